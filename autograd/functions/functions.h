@@ -1,0 +1,73 @@
+// The differentiable functions. Each calls its kernel and records, in a few lines, how to call the backward
+// kernel; shapes, formulas and sources stand with the kernels.
+#pragma once
+
+#include <span>
+
+#include "autograd/tape.h"
+#include "core/kernels/attention.h"
+#include "core/kernels/layer_norm.h"
+#include "core/kernels/matmul.h"
+#include "core/random.h"
+
+namespace conclave::functions {
+
+/// activation(x [rows, in] weight [out, in]^T + bias [out]) -> [rows, out]; bias may be undefined.
+Tensor linear(Tape& tape, const Tensor& x, const Tensor& weight, const Tensor& bias,
+              Activation activation = Activation::none);
+
+/// The same for groups of rows with a weight each: weight [groups, out, in], bias [groups, out]; `offsets`
+/// (groups + 1) is copied.
+Tensor grouped_linear(Tape& tape, const Tensor& x, kernels::RowOffsets offsets, const Tensor& weight,
+                      const Tensor& bias, Activation activation = Activation::none);
+
+/// a [m, k] b [k, n] -> [m, n].
+Tensor matmul(Tape& tape, const Tensor& a, const Tensor& b);
+
+/// Element-wise, any shape.
+Tensor activation(Tape& tape, const Tensor& x, Activation activation);
+Tensor add(Tape& tape, const Tensor& a, const Tensor& b);
+Tensor multiply(Tape& tape, const Tensor& a, const Tensor& b);
+
+/// x [rows, hidden] normalized over hidden; with options.gelu, GELU of that in the same pass.
+Tensor layer_norm(Tape& tape, const Tensor& x, const Tensor& gamma, const Tensor& beta,
+                  kernels::LayerNormOptions options = {});
+
+/// Softmax over the last dimension of x [rows, columns].
+Tensor softmax(Tape& tape, const Tensor& x);
+
+/// qkv [tokens, 3 hidden] -> [tokens, hidden]; offsets [sequences + 1] i32 must live as long as the tape.
+Tensor attention(Tape& tape, const Tensor& qkv, const Tensor& offsets, kernels::AttentionOptions options);
+
+/// table [vocabulary, hidden] at ids [rows] i32 -> [rows, hidden].
+Tensor embedding(Tape& tape, const Tensor& ids, const Tensor& table);
+
+/// dropout(x) + residual (where defined). `first` is the global index of x's first element. Rate 0 drops
+/// nothing.
+Tensor dropout(Tape& tape, const Tensor& x, const Tensor& residual, double rate, const RandomStream& stream,
+               Index first);
+
+struct CrossEntropy {
+  Tensor losses;         ///< [rows]
+  Tensor probabilities;  ///< [rows, classes], not differentiable
+  Tensor correct;        ///< [rows] u8
+};
+CrossEntropy cross_entropy(Tape& tape, const Tensor& logits, const Tensor& labels, double smoothing);
+
+struct Gate {
+  Tensor experts;  ///< [tokens, k] i32
+  Tensor weights;  ///< [tokens, k]
+};
+Gate top_k_gate(Tape& tape, const Tensor& probabilities, const Tensor& selection_bias, Index k);
+
+/// x [rows, hidden] -> [segments, hidden] by offsets [segments + 1] i32.
+Tensor segment_mean(Tape& tape, const Tensor& x, const Tensor& offsets);
+Tensor segment_max(Tape& tape, const Tensor& x, const Tensor& offsets);
+
+/// a [rows, m], b [rows, n] -> [rows, m + n].
+Tensor concatenate(Tape& tape, const Tensor& a, const Tensor& b);
+
+/// Sum of all elements -> [1].
+Tensor sum(Tape& tape, const Tensor& x);
+
+}  // namespace conclave::functions

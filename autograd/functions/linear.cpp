@@ -1,0 +1,85 @@
+#include <algorithm>
+
+#include "autograd/functions/functions.h"
+#include "core/kernels/activation.h"
+#include "core/kernels/reduction.h"
+
+namespace conclave::functions {
+
+Tensor grouped_linear(Tape& tape, const Tensor& x, kernels::RowOffsets offsets, const Tensor& weight,
+                      const Tensor& bias, Activation activation) {
+  require(weight.rank() == 3 && x.rank() == 2,
+          "linear: x {} and weight {}, expected [rows, in] and [groups, out, in]", x.shape().to_string(),
+          weight.shape().to_string());
+  Tensor y = tape.output({x.size(0), weight.size(1)}, x.dtype(), {&x, &weight, &bias});
+  const Tensor derivative =
+      y.slot && activation != Activation::none ? tape.empty(y.shape(), y.dtype()) : Tensor();
+  kernels::grouped_linear(x, offsets, weight, bias, activation, y, derivative);
+  if (!y.slot) return y;
+  auto* kept = static_cast<Index*>(tape.arena().allocate(offsets.size_bytes()));
+  std::ranges::copy(offsets, kept);
+  const kernels::RowOffsets groups{kept, offsets.size()};
+  tape.record("linear", {&x, &weight, &bias}, {&y}, [=](Tape& tape) {
+    const Tensor dz = tape.gradient(y);  // at the pre-activation, once multiplied by the stored derivative
+    if (derivative.defined()) kernels::multiply(dz, derivative, dz);
+    if (x.slot) {
+      const auto [dx, write] = tape.into(x);
+      kernels::grouped_linear_backward_input(dz, groups, weight, dx, write);
+    }
+    if (weight.slot || bias.slot) {
+      const auto target = [&](const Tensor& parameter) {
+        if (!parameter.slot) return Tensor();
+        const auto [gradient, write] = tape.into(parameter);
+        if (write == Write::assign) gradient.zero();  // the kernel accumulates
+        return gradient;
+      };
+      const Tensor dbias = target(bias);
+      if (weight.slot) {
+        kernels::grouped_linear_backward_parameters(dz, x, groups, target(weight), dbias);
+      } else {
+        for (Index g = 0; g < weight.size(0); ++g)
+          kernels::column_sums(
+              dz.rows(groups[static_cast<std::size_t>(g)], groups[static_cast<std::size_t>(g) + 1]),
+              dbias.rows(g, g + 1).reshape({dbias.size(1)}));
+      }
+    }
+  });
+  return y;
+}
+
+Tensor linear(Tape& tape, const Tensor& x, const Tensor& weight, const Tensor& bias, Activation activation) {
+  require(weight.rank() == 2, "linear: weight {} must be [out, in]", weight.shape().to_string());
+  // One group: the parameters' views keep their slots, whose gradients have the same elements in the same
+  // order.
+  Tensor grouped = weight.reshape({1, weight.size(0), weight.size(1)});
+  grouped.slot = weight.slot;
+  Tensor grouped_bias;
+  if (bias.defined()) {
+    grouped_bias = bias.reshape({1, bias.size(0)});
+    grouped_bias.slot = bias.slot;
+  }
+  const Index offsets[] = {0, x.size(0)};
+  return grouped_linear(tape, x, offsets, grouped, grouped_bias, activation);
+}
+
+Tensor matmul(Tape& tape, const Tensor& a, const Tensor& b) {
+  using kernels::Transpose;
+  require(a.rank() == 2 && b.rank() == 2, "matmul: a {} and b {} must be matrices", a.shape().to_string(),
+          b.shape().to_string());
+  Tensor y = tape.output({a.size(0), b.size(1)}, a.dtype(), {&a, &b});
+  kernels::matmul(a, Transpose::no, b, Transpose::no, y);
+  tape.record("matmul", {&a, &b}, {&y}, [=](Tape& tape) {
+    const Tensor dy = tape.gradient(y);
+    if (a.slot) {
+      const auto [da, write] = tape.into(a);
+      kernels::matmul(dy, Transpose::no, b, Transpose::yes, da, write);
+    }
+    if (b.slot) {
+      const auto [db, write] = tape.into(b);
+      kernels::matmul(a, Transpose::yes, dy, Transpose::no, db, write);
+    }
+  });
+  return y;
+}
+
+}  // namespace conclave::functions

@@ -1,0 +1,52 @@
+#include "autograd/functions/functions.h"
+#include "core/kernels/softmax.h"
+
+namespace conclave::functions {
+
+Tensor layer_norm(Tape& tape, const Tensor& x, const Tensor& gamma, const Tensor& beta,
+                  kernels::LayerNormOptions options) {
+  require(x.rank() == 2, "layer_norm: x {} must be [rows, hidden]", x.shape().to_string());
+  Tensor y = tape.output(x.shape(), x.dtype(), {&x, &gamma, &beta});
+  const Tensor mean = tape.empty({x.size(0)}, x.dtype()), rstd = tape.empty({x.size(0)}, x.dtype());
+  kernels::layer_norm(x, gamma, beta, options, y, mean, rstd);
+  tape.record("layer_norm", {&x, &gamma, &beta}, {&y}, [=](Tape& tape) {
+    // The kernel writes all three; what nobody wants goes to scratch.
+    const auto target = [&](const Tensor& input) {
+      return input.slot ? tape.into(input)
+                        : GradientTarget{tape.empty(input.shape(), input.dtype()), Write::assign};
+    };
+    const auto dx = target(x), dgamma = target(gamma), dbeta = target(beta);
+    for (const auto& [gradient, write] : {dgamma, dbeta})
+      if (write == Write::assign) gradient.zero();
+    const Tensor scratch = options.gelu ? tape.empty(x.shape(), x.dtype()) : Tensor();
+    kernels::layer_norm_backward(tape.gradient(y), x, gamma, beta, options, mean, rstd, dx.gradient, dx.write,
+                                 dgamma.gradient, dbeta.gradient, scratch);
+  });
+  return y;
+}
+
+Tensor softmax(Tape& tape, const Tensor& x) {
+  Tensor y = tape.output(x.shape(), x.dtype(), {&x});
+  kernels::softmax(x, y, Tensor());
+  tape.record("softmax", {&x}, {&y}, [=](Tape& tape) {
+    const auto [dx, write] = tape.into(x);
+    kernels::softmax_backward(tape.gradient(y), y, dx, write);
+  });
+  return y;
+}
+
+CrossEntropy cross_entropy(Tape& tape, const Tensor& logits, const Tensor& labels, double smoothing) {
+  require(logits.rank() == 2, "cross_entropy: logits {} must be [rows, classes]", logits.shape().to_string());
+  const Index rows = logits.size(0);
+  CrossEntropy result{tape.output({rows}, logits.dtype(), {&logits}),
+                      tape.empty(logits.shape(), logits.dtype()), tape.empty({rows}, DType::u8)};
+  kernels::cross_entropy(logits, labels, smoothing, result.losses, result.probabilities, result.correct);
+  tape.record("cross_entropy", {&logits}, {&result.losses}, [=](Tape& tape) {
+    const auto [dlogits, write] = tape.into(logits);
+    kernels::cross_entropy_backward(tape.gradient(result.losses), result.probabilities, labels, smoothing,
+                                    dlogits, write);
+  });
+  return result;
+}
+
+}  // namespace conclave::functions

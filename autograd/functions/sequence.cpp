@@ -1,0 +1,74 @@
+#include "autograd/functions/functions.h"
+#include "core/kernels/activation.h"
+#include "core/kernels/embedding.h"
+#include "core/kernels/reduction.h"
+
+namespace conclave::functions {
+
+Tensor attention(Tape& tape, const Tensor& qkv, const Tensor& offsets, kernels::AttentionOptions options) {
+  require(qkv.rank() == 2, "attention: qkv {} must be [tokens, 3 hidden]", qkv.shape().to_string());
+  Tensor out = tape.output({qkv.size(0), qkv.size(1) / 3}, qkv.dtype(), {&qkv});
+  const Tensor lse = tape.empty({qkv.size(0), options.heads}, qkv.dtype());
+  kernels::attention(qkv, offsets, options, out, lse);
+  tape.record("attention", {&qkv}, {&out}, [=](Tape& tape) {
+    const auto [dqkv, write] = tape.into(qkv);
+    if (write == Write::assign) {
+      kernels::attention_backward(tape.gradient(out), qkv, offsets, options, out, lse, dqkv);
+    } else {
+      const Tensor part = tape.empty(qkv.shape(), qkv.dtype());
+      kernels::attention_backward(tape.gradient(out), qkv, offsets, options, out, lse, part);
+      kernels::scale(part, 1.0, dqkv, Write::accumulate);
+    }
+  });
+  return out;
+}
+
+Tensor embedding(Tape& tape, const Tensor& ids, const Tensor& table) {
+  require(table.rank() == 2, "embedding: table {} must be [vocabulary, hidden]", table.shape().to_string());
+  Tensor y = tape.output({ids.numel(), table.size(1)}, table.dtype(), {&table});
+  kernels::embedding(ids, table, y);
+  tape.record("embedding", {&table}, {&y}, [=](Tape& tape) {
+    const auto [dtable, write] = tape.into(table);
+    if (write == Write::assign) dtable.zero();
+    kernels::embedding_backward(tape.gradient(y), ids, dtable);
+  });
+  return y;
+}
+
+Tensor segment_mean(Tape& tape, const Tensor& x, const Tensor& offsets) {
+  Tensor y = tape.output({offsets.numel() - 1, x.size(1)}, x.dtype(), {&x});
+  kernels::segment_mean(x, offsets, y);
+  tape.record("segment_mean", {&x}, {&y}, [=](Tape& tape) {
+    const auto [dx, write] = tape.into(x);
+    kernels::segment_mean_backward(tape.gradient(y), offsets, dx, write);
+  });
+  return y;
+}
+
+Tensor segment_max(Tape& tape, const Tensor& x, const Tensor& offsets) {
+  Tensor y = tape.output({offsets.numel() - 1, x.size(1)}, x.dtype(), {&x});
+  const Tensor winners = tape.empty(y.shape(), DType::i32);
+  kernels::segment_max(x, offsets, y, winners);
+  tape.record("segment_max", {&x}, {&y}, [=](Tape& tape) {
+    const auto [dx, write] = tape.into(x);
+    if (write == Write::assign) dx.zero();
+    kernels::segment_max_backward(tape.gradient(y), winners, dx);
+  });
+  return y;
+}
+
+Tensor sum(Tape& tape, const Tensor& x) {
+  Tensor y = tape.output({1}, x.dtype(), {&x});
+  y.fill(kernels::sum(x));
+  tape.record("sum", {&x}, {&y}, [=](Tape& tape) {
+    const Tensor dy = tape.gradient(y);
+    const double up = dy.dtype() == DType::f32 ? dy.data<float>()[0] : dy.data<double>()[0];
+    const auto [dx, write] = tape.into(x);
+    const Tensor ones = tape.empty(x.shape(), x.dtype());
+    ones.fill(1.0);
+    kernels::scale(ones, up, dx, write);
+  });
+  return y;
+}
+
+}  // namespace conclave::functions

@@ -1,0 +1,81 @@
+#include "autograd/nn/layers.h"
+
+namespace conclave {
+
+Linear::Linear(Index in, Index out, bool bias)
+    : weight_(add_parameter("weight", {out, in}, Initializer::fan_in(in))),
+      bias_(bias ? &add_parameter("bias", {out}, Initializer::constant(0), false) : nullptr) {}
+
+Tensor Linear::operator()(Tape& tape, const Tensor& x, Activation activation) const {
+  return functions::linear(tape, x, weight_.value, bias_ ? bias_->value : Tensor(), activation);
+}
+
+Embedding::Embedding(Index vocabulary, Index hidden, double deviation)
+    : table_(add_parameter("weight", {vocabulary, hidden}, Initializer::normal(deviation))) {}
+
+Tensor Embedding::operator()(Tape& tape, const Tensor& ids) const {
+  return functions::embedding(tape, ids, table_.value);
+}
+
+LayerNorm::LayerNorm(Index hidden, kernels::LayerNormOptions options)
+    : gamma_(add_parameter("weight", {hidden}, Initializer::constant(1), false)),
+      beta_(add_parameter("bias", {hidden}, Initializer::constant(0), false)),
+      options_(options) {}
+
+Tensor LayerNorm::operator()(Tape& tape, const Tensor& x) const {
+  return functions::layer_norm(tape, x, gamma_.value, beta_.value, options_);
+}
+
+MultiHeadAttention::MultiHeadAttention(Index hidden, Index heads, kernels::AttentionMask mask)
+    : qkv_(hidden, 3 * hidden), out_(hidden, hidden), options_{heads, mask} {
+  require(heads > 0 && hidden % heads == 0, "attention: {} heads do not divide a hidden size of {}", heads,
+          hidden);
+  add_module("qkv", qkv_);
+  add_module("out", out_);
+}
+
+Tensor MultiHeadAttention::operator()(Tape& tape, const Tensor& x, const Tensor& offsets) const {
+  return out_(tape, functions::attention(tape, qkv_(tape, x), offsets, options_));
+}
+
+Tensor apply_dropout(Tape& tape, ForwardContext& context, const Tensor& x, const Tensor& residual,
+                     double rate, Index first_row) {
+  const RandomStream stream = context.next_stream();  // also where unused, so that streams keep their numbers
+  if (context.training && rate > 0) {
+    return functions::dropout(tape, x, residual, rate, stream, first_row * x.size(-1));
+  }
+  return residual.defined() ? functions::add(tape, x, residual) : x;
+}
+
+FeedForward::FeedForward(Index hidden, Index ffn, Activation activation)
+    : up_(hidden, ffn), down_(ffn, hidden), activation_(activation) {
+  add_module("up", up_);
+  add_module("down", down_);
+}
+
+Tensor FeedForward::operator()(Tape& tape, const Tensor& x) const {
+  return down_(tape, up_(tape, x, activation_));
+}
+
+TransformerBlock::TransformerBlock(Index hidden, Index heads, Index ffn, double dropout,
+                                   kernels::AttentionMask mask)
+    : attention_norm_(hidden),
+      attention_(hidden, heads, mask),
+      feed_forward_norm_(hidden),
+      feed_forward_(hidden, ffn),
+      dropout_(dropout) {
+  add_module("attention_norm", attention_norm_);
+  add_module("attention", attention_);
+  add_module("feed_forward_norm", feed_forward_norm_);
+  add_module("feed_forward", feed_forward_);
+}
+
+Tensor TransformerBlock::operator()(Tape& tape, ForwardContext& context, const Tensor& x,
+                                    const Tensor& offsets) const {
+  const Tensor attended = attention_(tape, attention_norm_(tape, x), offsets);
+  const Tensor middle = apply_dropout(tape, context, attended, x, dropout_, context.first_token);
+  const Tensor fed = feed_forward_(tape, feed_forward_norm_(tape, middle));
+  return apply_dropout(tape, context, fed, middle, dropout_, context.first_token);
+}
+
+}  // namespace conclave

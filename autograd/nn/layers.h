@@ -1,0 +1,104 @@
+// The layers models are assembled from. Each is a Module; calling it records on the tape. Parameter names and
+// layouts are PyTorch's (weight [out, in]).
+#pragma once
+
+#include "autograd/functions/functions.h"
+#include "autograd/nn/module.h"
+
+namespace conclave {
+
+class Linear : public Module {
+ public:
+  Linear(Index in, Index out, bool bias = true);
+  /// x [rows, in] -> activation(x weight^T + bias) [rows, out]
+  Tensor operator()(Tape& tape, const Tensor& x, Activation activation = Activation::none) const;
+  Parameter& weight() { return weight_; }
+
+ private:
+  Parameter& weight_;
+  Parameter* bias_;
+};
+
+class Embedding : public Module {
+ public:
+  Embedding(Index vocabulary, Index hidden, double deviation = 0.02);
+  /// ids [rows] i32 -> [rows, hidden]
+  Tensor operator()(Tape& tape, const Tensor& ids) const;
+  /// The table [vocabulary, hidden], for a head that shares it.
+  const Tensor& table() const { return table_.value; }
+
+ private:
+  Parameter& table_;
+};
+
+class LayerNorm : public Module {
+ public:
+  explicit LayerNorm(Index hidden, kernels::LayerNormOptions options = {});
+  Tensor operator()(Tape& tape, const Tensor& x) const;
+
+ private:
+  Parameter& gamma_;
+  Parameter& beta_;
+  kernels::LayerNormOptions options_;
+};
+
+/// Self-attention over packed sequences, with one product for query, key and value.
+class MultiHeadAttention : public Module {
+ public:
+  MultiHeadAttention(Index hidden, Index heads, kernels::AttentionMask mask = kernels::AttentionMask::none);
+  /// x [tokens, hidden], offsets [sequences + 1] i32 -> [tokens, hidden]
+  Tensor operator()(Tape& tape, const Tensor& x, const Tensor& offsets) const;
+
+ private:
+  Linear qkv_, out_;
+  kernels::AttentionOptions options_;
+};
+
+/// The randomness and position of one forward pass; dropout streams are numbered in order of use.
+struct ForwardContext {
+  bool training = true;
+  RandomStream stream = {};  ///< of this step; `tensor` counts up
+  Index first_token = 0;     ///< global index of this rank's first token in the micro-batch
+  Index first_sequence = 0;
+  Index global_tokens = 0;  ///< of the micro-batch over all ranks; auxiliary losses are means over these
+  double loss_scale = 1;    ///< of this micro-batch in the step: 1 / number of micro-batches
+
+  RandomStream next_stream() {
+    ++stream.tensor;
+    return stream;
+  }
+};
+
+/// dropout(x) + residual, or x + residual where not training; `first_row` is the global index of x's first
+/// row.
+Tensor apply_dropout(Tape& tape, ForwardContext& context, const Tensor& x, const Tensor& residual,
+                     double rate, Index first_row);
+
+/// A dense feed-forward layer: down(gelu(up(x))).
+class FeedForward : public Module {
+ public:
+  FeedForward(Index hidden, Index ffn, Activation activation = Activation::gelu);
+  Tensor operator()(Tape& tape, const Tensor& x) const;
+
+ private:
+  Linear up_, down_;
+  Activation activation_;
+};
+
+/// One pre-norm Transformer block (Xiong et al. 2020) with a dense feed-forward layer:
+/// x += dropout(attention(norm(x))); x += dropout(feed_forward(norm(x))).
+class TransformerBlock : public Module {
+ public:
+  TransformerBlock(Index hidden, Index heads, Index ffn, double dropout,
+                   kernels::AttentionMask mask = kernels::AttentionMask::none);
+  Tensor operator()(Tape& tape, ForwardContext& context, const Tensor& x, const Tensor& offsets) const;
+
+ private:
+  LayerNorm attention_norm_;
+  MultiHeadAttention attention_;
+  LayerNorm feed_forward_norm_;
+  FeedForward feed_forward_;
+  double dropout_;
+};
+
+}  // namespace conclave

@@ -1,0 +1,101 @@
+#include "autograd/nn/parameter_set.h"
+
+#include <algorithm>
+
+#include "core/random.h"
+
+namespace conclave {
+namespace {
+
+// FNV-1a: a stream number per parameter that does not change when others are added.
+std::uint32_t stream_of(const std::string& name) {
+  std::uint32_t hash = 2166136261u;
+  for (const char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 16777619u;
+  return hash;
+}
+
+// Every parameter starts on its own cache line; padding elements stay zero, with zero gradient.
+Index padded(const Parameter& parameter) { return (parameter.shape.numel() + 15) / 16 * 16; }
+
+}  // namespace
+
+void initialize(const Parameter& parameter, std::uint64_t seed) {
+  const auto& [kind, value] = parameter.initializer;
+  if (kind == Initializer::Kind::constant) return parameter.value.fill(value);
+  const RandomStream stream{seed, 0, stream_of(parameter.name)};
+  const Index first =
+      parameter.first_row * (parameter.value.numel() / std::max<Index>(parameter.value.size(0), 1));
+  for_floating(parameter.value.dtype(), "initialize", [&]<class T>(T) {
+    T* values = parameter.value.data<T>();
+    const Index total = parameter.value.numel();
+#pragma omp parallel for schedule(static) if (total > kernels::kParallelElements)
+    for (Index i = 0; i < total; ++i) {
+      const auto index = static_cast<std::uint64_t>(first + i);
+      values[i] =
+          static_cast<T>(value * (kind == Initializer::Kind::normal ? stream.normal(index)
+                                                                    : 2.0 * stream.uniform(index) - 1.0));
+    }
+  });
+}
+
+ParameterSet::ParameterSet(Module& model, DType dtype, std::uint64_t seed) {
+  for (const auto& [name, parameter] : model.named_parameters()) {
+    parameter->name = name;
+    parameters_.push_back(parameter);
+  }
+  for (const bool sharded : {false, true}) {
+    for (const bool decay : {false, true}) {
+      std::vector<Parameter*> members;
+      std::ranges::copy_if(parameters_, std::back_inserter(members), [&](const Parameter* parameter) {
+        return parameter->sharded == sharded && parameter->decay == decay;
+      });
+      std::ranges::reverse(members);
+      Index elements = 0;
+      for (const Parameter* parameter : members) elements += padded(*parameter);
+      if (elements == 0) continue;
+      segments_.push_back(
+          {values_.zeros({elements}, dtype), gradients_.zeros({elements}, dtype), decay, sharded});
+      const Segment& segment = segments_.back();
+      Index begin = 0;
+      for (Parameter* parameter : members) {
+        const Index end = begin + parameter->shape.numel();
+        parameter->value = segment.values.slice(0, begin, end).reshape(parameter->shape);
+        parameter->slot.gradient = segment.gradients.slice(0, begin, end).reshape(parameter->shape);
+        parameter->slot.parameter = true;
+        parameter->value.slot = &parameter->slot;
+        begin += padded(*parameter);
+        initialize(*parameter, seed);
+      }
+    }
+  }
+  values_.seal();
+  gradients_.seal();
+}
+
+Index ParameterSet::elements() const {
+  Index total = 0;
+  for (const Parameter* parameter : parameters_) total += parameter->shape.numel();
+  return total;
+}
+
+void ParameterSet::zero_gradients() {
+  for (const Segment& segment : segments_) segment.gradients.zero();
+  for (Parameter* parameter : parameters_) parameter->slot.pending = 0;
+}
+
+std::size_t ParameterSet::segment_of(const Parameter& parameter) const {
+  const auto found = std::ranges::find_if(segments_, [&](const Segment& segment) {
+    return segment.sharded == parameter.sharded && segment.decay == parameter.decay;
+  });
+  require(found != segments_.end(), "parameter {} is not in this set", parameter.name);
+  return static_cast<std::size_t>(found - segments_.begin());
+}
+
+Tensor ParameterSet::part(std::size_t segment, const Tensor& flat, const Parameter& parameter) const {
+  const auto* start = static_cast<const std::byte*>(segments_[segment].values.raw());
+  const auto offset = static_cast<const std::byte*>(parameter.value.raw()) - start;
+  const Index begin = static_cast<Index>(offset) / static_cast<Index>(size_of(flat.dtype()));
+  return flat.slice(0, begin, begin + parameter.shape.numel()).reshape(parameter.shape);
+}
+
+}  // namespace conclave

@@ -1,0 +1,48 @@
+// All parameters of a model, end to end in one arena, and their gradients likewise in another: the optimizer
+// runs over a few flat arrays, and a bucket of the gradient all-reduce is a slice. The order is replicated
+// parameters, then expert parameters; within each, those without weight decay first. Within a part,
+// parameters stand in reverse order of the model, which is about the order in which backward finishes them.
+#pragma once
+
+#include <vector>
+
+#include "autograd/nn/module.h"
+
+namespace conclave {
+
+class ParameterSet {
+ public:
+  /// One flat stretch of parameters that are treated alike.
+  struct Segment {
+    Tensor values, gradients;  ///< [elements]
+    bool decay = true;
+    bool sharded = false;
+  };
+
+  /// Takes place for all parameters of `model` and initializes them. `model` must outlive the set.
+  ParameterSet(Module& model, DType dtype, std::uint64_t seed);
+
+  const std::vector<Parameter*>& parameters() const { return parameters_; }
+  const std::vector<Segment>& segments() const { return segments_; }
+  Arena& values() { return values_; }
+  Arena& gradients() { return gradients_; }
+  Index elements() const;
+
+  /// Before the first micro-batch of a step.
+  void zero_gradients();
+
+  /// The part of a flat array laid out like segment `segment` (a moment, an average) that belongs to
+  /// `parameter`, in its shape.
+  Tensor part(std::size_t segment, const Tensor& flat, const Parameter& parameter) const;
+  std::size_t segment_of(const Parameter& parameter) const;
+
+ private:
+  Arena values_{"parameters"}, gradients_{"gradients"};
+  std::vector<Parameter*> parameters_;
+  std::vector<Segment> segments_;
+};
+
+/// Fills `parameter.value` as its initializer says.
+void initialize(const Parameter& parameter, std::uint64_t seed);
+
+}  // namespace conclave

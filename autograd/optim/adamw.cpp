@@ -1,0 +1,77 @@
+#include "autograd/optim/adamw.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+#include "core/kernels/adamw.h"
+
+namespace conclave {
+
+double Schedule::at(std::int64_t step) const {
+  if (step <= warmup_steps) return peak * static_cast<double>(step) / static_cast<double>(warmup_steps);
+  if (kind == Kind::constant) return peak;
+  const auto length = static_cast<double>(std::max<std::int64_t>(total_steps - warmup_steps, 1));
+  const double progress = std::min(static_cast<double>(step - warmup_steps) / length, 1.0);
+  const double left =
+      kind == Kind::linear ? 1.0 - progress : 0.5 * (1.0 + std::cos(std::numbers::pi * progress));
+  return final + (peak - final) * left;
+}
+
+Schedule::Kind schedule_from(const std::string& name) {
+  if (name == "constant") return Schedule::Kind::constant;
+  if (name == "linear") return Schedule::Kind::linear;
+  if (name == "cosine") return Schedule::Kind::cosine;
+  fail("no schedule is named '{}'; there are constant, linear, cosine", name);
+}
+
+AdamW::AdamW(ParameterSet& parameters, OptimizerOptions options)
+    : parameters_(parameters), options_(options) {
+  for (const auto& segment : parameters_.segments()) {
+    first_.push_back(state_.zeros(segment.values.shape(), segment.values.dtype()));
+    second_.push_back(state_.zeros(segment.values.shape(), segment.values.dtype()));
+    if (!has_average()) continue;
+    average_.push_back(state_.empty(segment.values.shape(), segment.values.dtype()));
+    average_.back().copy_from(segment.values);
+  }
+  state_.seal();
+}
+
+void AdamW::update(std::int64_t step, double learning_rate, double gradient_scale) {
+  for (std::size_t i = 0; i < first_.size(); ++i) {
+    const auto& segment = parameters_.segments()[i];
+    // A young average follows closely, so that its start does not linger in it.
+    const double ema =
+        has_average()
+            ? std::min(options_.ema, (1.0 + static_cast<double>(step)) / (10.0 + static_cast<double>(step)))
+            : 0.0;
+    kernels::adamw(segment.values, segment.gradients, first_[i], second_[i],
+                   has_average() ? average_[i] : Tensor(),
+                   {.learning_rate = learning_rate,
+                    .beta1 = options_.beta1,
+                    .beta2 = options_.beta2,
+                    .epsilon = options_.epsilon,
+                    .weight_decay = segment.decay ? options_.weight_decay : 0.0,
+                    .gradient_scale = gradient_scale,
+                    .step = step,
+                    .ema = ema});
+  }
+}
+
+void AdamW::swap_average() {
+  for (std::size_t i = 0; i < average_.size(); ++i) {
+    auto* values = static_cast<std::byte*>(parameters_.segments()[i].values.raw());
+    std::swap_ranges(values, values + average_[i].bytes(), static_cast<std::byte*>(average_[i].raw()));
+  }
+}
+
+Tensor AdamW::part(const std::vector<Tensor>& flat, const Parameter& parameter) const {
+  const std::size_t segment = parameters_.segment_of(parameter);
+  return parameters_.part(segment, flat[segment], parameter);
+}
+
+double clip_scale(double norm, double clip_norm) {
+  return clip_norm > 0 && norm > clip_norm ? clip_norm / norm : 1.0;
+}
+
+}  // namespace conclave

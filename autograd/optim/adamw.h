@@ -1,0 +1,65 @@
+// The optimizer over a ParameterSet: AdamW on each flat segment, learning-rate schedules, global-norm
+// clipping.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "autograd/nn/parameter_set.h"
+
+namespace conclave {
+
+/// Linear warm-up from 0 over `warmup_steps`, then constant, linear or cosine (Loshchilov & Hutter 2017, eq.
+/// 5) down to `final` at `total_steps`.
+struct Schedule {
+  enum class Kind : std::uint8_t { constant, linear, cosine };
+  Kind kind = Kind::cosine;
+  double peak = 1e-3;
+  double final = 0;
+  std::int64_t warmup_steps = 0;
+  std::int64_t total_steps = 1;
+
+  double at(std::int64_t step) const;  ///< learning rate of step number `step`, from 1
+};
+
+/// Throws Error on a name other than constant, linear, cosine.
+Schedule::Kind schedule_from(const std::string& name);
+
+struct OptimizerOptions {
+  double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8;
+  double weight_decay = 0.01;
+  double ema = 0;  ///< decay of the parameters' moving average; 0: none is kept
+};
+
+class AdamW {
+ public:
+  /// `parameters` must outlive the optimizer.
+  AdamW(ParameterSet& parameters, OptimizerOptions options);
+
+  /// One update; gradients are multiplied by gradient_scale first. `step` counts from 1.
+  void update(std::int64_t step, double learning_rate, double gradient_scale);
+
+  Arena& state() { return state_; }
+  bool has_average() const { return options_.ema > 0; }
+  /// Exchanges the parameters with their moving average; calling it again undoes it.
+  void swap_average();
+
+  /// The optimizer's state of one parameter, in its shape, for a checkpoint.
+  Tensor first_moment(const Parameter& parameter) const { return part(first_, parameter); }
+  Tensor second_moment(const Parameter& parameter) const { return part(second_, parameter); }
+  Tensor average(const Parameter& parameter) const { return part(average_, parameter); }
+
+ private:
+  Tensor part(const std::vector<Tensor>& flat, const Parameter& parameter) const;
+
+  ParameterSet& parameters_;
+  OptimizerOptions options_;
+  Arena state_{"optimizer"};
+  std::vector<Tensor> first_, second_, average_;  // one flat tensor per segment
+};
+
+/// The factor that brings a gradient of norm `norm` down to `clip_norm`; 1 where it is within it or clip_norm
+/// is 0.
+double clip_scale(double norm, double clip_norm);
+
+}  // namespace conclave

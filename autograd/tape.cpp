@@ -1,0 +1,151 @@
+#include "autograd/tape.h"
+
+#include <algorithm>
+#include <cassert>
+
+#include "core/kernels/activation.h"
+#include "core/kernels/reduction.h"
+
+namespace conclave {
+
+GradientSlot* Tape::new_slot() { return new (arena_.allocate(sizeof(GradientSlot))) GradientSlot(); }
+
+Tensor Tape::output(const Shape& shape, DType dtype, std::span<const Tensor* const> inputs) {
+  Tensor result = arena_.empty(shape, dtype);
+  bool wanted = false;
+  for (const Tensor* input : inputs) wanted = wanted || input->slot;
+  if (recording_ && wanted) result.slot = new_slot();
+  return result;
+}
+
+void Tape::watch(Tensor& tensor) { tensor.slot = new_slot(); }
+
+Tape::Node& Tape::add(const char* name, std::span<const Tensor* const> inputs,
+                      std::initializer_list<const Tensor*> outputs) {
+  Node* node = new (arena_.allocate(sizeof(Node))) Node{};
+  assert(inputs.size() <= node->inputs.size() && outputs.size() <= node->outputs.size());
+  node->name = name;
+  node->scope = scope_;
+  std::size_t i = 0;
+  for (const Tensor* input : inputs) {
+    node->inputs[i++] = input->slot;
+    if (input->slot) ++input->slot->pending;
+  }
+  i = 0;
+  for (const Tensor* output : outputs) node->outputs[i++] = output->slot;
+  node->first_output = **outputs.begin();
+  node->previous = last_;
+  last_ = node;
+  return *node;
+}
+
+// A reshaped view may carry its tensor's slot: the same elements in the same order. A gradient has the shape
+// of whichever asked first, and is reshaped for the others.
+Tensor Tape::gradient(const Tensor& output) {
+  assert(output.slot);
+  GradientSlot& slot = *output.slot;
+  if (!slot.gradient.defined()) {
+    slot.gradient = gradient_memory(output.shape(), output.dtype());
+    slot.gradient.zero();
+  }
+  return slot.gradient.reshape(output.shape());
+}
+
+GradientTarget Tape::into(const Tensor& input) {
+  assert(input.slot);
+  GradientSlot& slot = *input.slot;
+  if (slot.gradient.defined()) return {slot.gradient.reshape(input.shape()), Write::accumulate};
+  slot.gradient = gradient_memory(input.shape(), input.dtype());
+  return {slot.gradient, Write::assign};
+}
+
+void Tape::hand_on(const Tensor& dy, const Tensor& input) {
+  if (!input.slot) return;
+  GradientSlot& slot = *input.slot;
+  if (slot.gradient.defined()) {
+    kernels::scale(dy, 1.0, slot.gradient.reshape(dy.shape()), Write::accumulate);
+  } else {
+    slot.gradient = dy;
+    slot.gradient.slot = nullptr;
+  }
+}
+
+// The latest that is free and large enough, though not wastefully so. Planning takes new memory each time:
+// what fits into what depends on the sizes, and those of later steps are other ones.
+Tensor Tape::gradient_memory(const Shape& shape, DType dtype) {
+  const std::size_t bytes = static_cast<std::size_t>(shape.numel()) * size_of(dtype);
+  for (std::size_t i = planning() ? 0 : free_count_; i-- > 0;) {
+    const Tensor free = free_[i];
+    if (free.bytes() < bytes || free.bytes() > 2 * bytes) continue;
+    std::move(free_.begin() + static_cast<std::ptrdiff_t>(i) + 1,
+              free_.begin() + static_cast<std::ptrdiff_t>(free_count_),
+              free_.begin() + static_cast<std::ptrdiff_t>(i));
+    --free_count_;
+    return Tensor::borrow(free.raw(), shape, dtype);
+  }
+  return arena_.empty(shape, dtype);
+}
+
+void Tape::recycle(const Node& node) {
+  for (GradientSlot* slot : node.outputs) {
+    if (!slot || !slot->gradient.defined() || slot->parameter) continue;
+    const Tensor gradient = std::exchange(slot->gradient, Tensor());
+    const bool handed_on = std::ranges::any_of(node.inputs, [&](const GradientSlot* input) {
+      return input && input->gradient.defined() && input->gradient.raw() == gradient.raw();
+    });
+    if (handed_on) continue;
+    if (free_count_ == free_.size()) {
+      std::move(free_.begin() + 1, free_.end(), free_.begin());
+      --free_count_;
+    }
+    free_[free_count_++] = gradient;
+  }
+}
+
+void Tape::settle(GradientSlot* slot) {
+  if (slot && --slot->pending == 0 && slot->on_ready) slot->on_ready(slot->context, *slot);
+}
+
+void Tape::backward(std::initializer_list<Loss> losses) {
+  for (const auto& [loss, seed] : losses) {
+    require(loss.slot != nullptr, "backward: the loss does not depend on anything that wants a gradient");
+    require(seed.shape() == loss.shape() && seed.dtype() == loss.dtype(), "backward: seed {} {}, loss {} {}",
+            name_of(seed.dtype()), seed.shape().to_string(), name_of(loss.dtype()), loss.shape().to_string());
+  }
+  // An earlier walk over the same recording leaves gradients behind in the activations' slots.
+  for (Node* node = last_; node; node = node->previous) {
+    for (GradientSlot* slot : node->outputs)
+      if (slot) slot->gradient = Tensor();
+    for (GradientSlot* slot : node->inputs)
+      if (slot && !slot->parameter) slot->gradient = Tensor();
+  }
+  for (const auto& [loss, seed] : losses) {
+    const auto [gradient, write] = into(loss);
+    kernels::scale(seed, 1.0, gradient, write);
+  }
+  for (Node* node = last_; node; node = node->previous) {
+    bool reached = false;
+    for (GradientSlot* slot : node->outputs) reached = reached || (slot && slot->gradient.defined());
+    if (reached) node->run(node->closure, *this);
+    recycle(*node);
+    for (GradientSlot* slot : node->inputs) settle(slot);
+  }
+  // The counts stand again as recorded, for another walk.
+  for (Node* node = last_; node; node = node->previous)
+    for (GradientSlot* slot : node->inputs)
+      if (slot && !slot->parameter) ++slot->pending;
+}
+
+const char* Tape::first_non_finite() const {
+  const Node* first = nullptr;
+  for (const Node* node = last_; node; node = node->previous) {
+    const Tensor& output = node->first_output;
+    const bool floating = output.dtype() == DType::f32 || output.dtype() == DType::f64;
+    if (floating && !kernels::all_finite(output)) first = node;
+  }
+  if (!first) return nullptr;
+  non_finite_scope_ = first->scope;
+  return first->name;
+}
+
+}  // namespace conclave

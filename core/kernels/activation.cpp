@@ -1,0 +1,116 @@
+#include "core/kernels/activation.h"
+
+#include "core/kernels/vector_math.h"
+
+namespace conclave::kernels {
+namespace {
+
+template <class T, class Function>
+void apply(T* values, Index count, T* derivative, Function function) {
+  if (derivative) {
+#pragma omp simd
+    for (Index i = 0; i < count; ++i) values[i] = function(values[i], derivative[i]);
+  } else {
+#pragma omp simd
+    for (Index i = 0; i < count; ++i) {
+      T unused;
+      values[i] = function(values[i], unused);
+    }
+  }
+}
+
+template <class T>
+void dispatch(T* values, Index count, Activation activation, T* derivative) {
+  switch (activation) {
+    case Activation::none:
+      return apply(values, count, derivative, [](T x, T& d) { return d = T(1), x; });
+    case Activation::relu:
+      return apply(values, count, derivative, [](T x, T& d) { return relu(x, d); });
+    case Activation::gelu:
+      return apply(values, count, derivative, [](T x, T& d) { return gelu(x, d); });
+    case Activation::silu:
+      return apply(values, count, derivative, [](T x, T& d) { return silu(x, d); });
+  }
+}
+
+constexpr Index kChunk = 4096;  // elements per task of a flat loop: 16 KiB of f32 stay in L1
+
+template <class Body>
+void for_chunks(Index total, Body body) {
+#pragma omp parallel for schedule(static) if (total > kParallelElements)
+  for (Index begin = 0; begin < total; begin += kChunk) body(begin, std::min(begin + kChunk, total));
+}
+
+}  // namespace
+
+void activate(float* values, Index count, Activation activation, float* derivative) {
+  dispatch(values, count, activation, derivative);
+}
+void activate(double* values, Index count, Activation activation, double* derivative) {
+  dispatch(values, count, activation, derivative);
+}
+
+void activation(const Tensor& x, Activation activation, const Tensor& y, const Tensor& derivative) {
+  expect("activation", "y", y, x.shape(), x.dtype());
+  if (derivative.defined()) expect("activation", "derivative", derivative, x.shape(), x.dtype());
+  for_floating(x.dtype(), "activation", [&]<class T>(T) {
+    const T* px = x.data<T>();
+    T *py = y.data<T>(), *pd = derivative.defined() ? derivative.data<T>() : nullptr;
+    for_chunks(x.numel(), [&](Index begin, Index end) {
+      if (py != px) std::copy(px + begin, px + end, py + begin);
+      dispatch<T>(py + begin, end - begin, activation, pd ? pd + begin : nullptr);
+    });
+  });
+}
+
+void multiply(const Tensor& a, const Tensor& b, const Tensor& c, Write write) {
+  expect("multiply", "b", b, a.shape(), a.dtype());
+  expect("multiply", "c", c, a.shape(), a.dtype());
+  for_floating(a.dtype(), "multiply", [&]<class T>(T) {
+    const T *pa = a.data<T>(), *pb = b.data<T>();
+    T* pc = c.data<T>();
+    const T keep = write == Write::accumulate ? T(1) : T(0);
+    for_chunks(a.numel(), [&](Index begin, Index end) {
+      if (keep == T(0)) {
+#pragma omp simd
+        for (Index i = begin; i < end; ++i) pc[i] = pa[i] * pb[i];
+      } else {
+#pragma omp simd
+        for (Index i = begin; i < end; ++i) pc[i] += pa[i] * pb[i];
+      }
+    });
+  });
+}
+
+void add(const Tensor& a, const Tensor& b, const Tensor& c) {
+  expect("add", "b", b, a.shape(), a.dtype());
+  expect("add", "c", c, a.shape(), a.dtype());
+  for_floating(a.dtype(), "add", [&]<class T>(T) {
+    const T *pa = a.data<T>(), *pb = b.data<T>();
+    T* pc = c.data<T>();
+    for_chunks(a.numel(), [&](Index begin, Index end) {
+#pragma omp simd
+      for (Index i = begin; i < end; ++i) pc[i] = pa[i] + pb[i];
+    });
+  });
+}
+
+void scale(const Tensor& a, double factor, const Tensor& c, Write write) {
+  expect("scale", "c", c, a.shape(), a.dtype());
+  for_floating(a.dtype(), "scale", [&]<class T>(T) {
+    const T* pa = a.data<T>();
+    T* pc = c.data<T>();
+    const T f = static_cast<T>(factor);
+    for_chunks(a.numel(), [&](Index begin, Index end) {
+      if (write == Write::assign) {
+#pragma omp simd
+        for (Index i = begin; i < end; ++i) pc[i] = f * pa[i];
+      } else {
+#pragma omp simd
+        for (Index i = begin; i < end; ++i) pc[i] += f * pa[i];
+      }
+    });
+  });
+}
+
+}  // namespace conclave::kernels

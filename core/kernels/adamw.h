@@ -1,0 +1,23 @@
+// AdamW (Loshchilov & Hutter 2019, algorithm 2) in one pass over flat arrays: parameters, gradients, both
+// moments and, where asked for, the exponential moving average of the parameters.
+#pragma once
+
+#include "core/kernels/kernel.h"
+
+namespace conclave::kernels {
+
+struct AdamWOptions {
+  double learning_rate = 1e-3;
+  double beta1 = 0.9, beta2 = 0.999;
+  double epsilon = 1e-8;
+  double weight_decay = 0.0;    ///< decoupled: the parameter shrinks by learning_rate * weight_decay
+  double gradient_scale = 1.0;  ///< multiplies the gradient first (global-norm clipping)
+  std::int64_t step = 1;        ///< from 1, for the bias corrections
+  double ema = 0.0;             ///< decay of the average; its tensor may be undefined where 0
+};
+
+/// All tensors have the same shape; values, first_moment, second_moment (and average) are updated.
+void adamw(const Tensor& values, const Tensor& gradients, const Tensor& first_moment,
+           const Tensor& second_moment, const Tensor& average, const AdamWOptions& options);
+
+}  // namespace conclave::kernels

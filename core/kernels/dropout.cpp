@@ -1,0 +1,107 @@
+#include "core/kernels/dropout.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+
+namespace conclave::kernels {
+namespace {
+
+constexpr Index kChunk = 4096;  // elements per task: what is drawn for them stays in L1
+
+// Of 65536 values of 16 bits, how many drop an element.
+std::uint32_t threshold_of(double rate) {
+  require(rate >= 0 && rate < 1, "dropout: rate {} is outside [0, 1)", rate);
+  return static_cast<std::uint32_t>(std::lround(rate * 65536.0));
+}
+
+template <class T>
+T scale_of(double rate) {
+  return static_cast<T>(65536.0 / (65536.0 - threshold_of(rate)));
+}
+
+constexpr Index kBlocks = 16;  // drawn at once, 8 elements each
+
+// Whether each element of kBlocks blocks is kept. Eight elements share one 128-bit draw.
+std::array<std::uint8_t, 8 * kBlocks> draw(const RandomStream& stream, std::uint32_t threshold, Index block) {
+  const auto words = stream.blocks<kBlocks>(static_cast<std::uint64_t>(block));
+  // Four elements' bytes at a time as one little-endian number, so that all blocks' are computed in vectors.
+  std::array<std::uint32_t, 2 * kBlocks> packed;
+  for (std::size_t half = 0; half < 2; ++half)
+#pragma GCC ivdep
+    for (std::size_t b = 0; b < kBlocks; ++b) {
+      const std::uint32_t one = words[2 * half][b], other = words[2 * half + 1][b];
+      packed[2 * b + half] =
+          std::uint32_t{(one & 0xffffu) >= threshold} | std::uint32_t{one >> 16 >= threshold} << 8 |
+          std::uint32_t{(other & 0xffffu) >= threshold} << 16 | std::uint32_t{other >> 16 >= threshold} << 24;
+    }
+  static_assert(std::endian::native == std::endian::little);
+  return std::bit_cast<std::array<std::uint8_t, 8 * kBlocks>>(packed);
+}
+
+// mask[i] = whether element first + i is kept, for i in [0, count). Blocks are aligned to the global index,
+// not to this rank's part.
+void draw_mask(const RandomStream& stream, std::uint32_t threshold, Index first, Index count,
+               std::uint8_t* mask) {
+  for (Index i = 0; i < count;) {
+    const Index skip = (first + i) % 8, taken = std::min(8 * kBlocks - skip, count - i);
+    const auto keep = draw(stream, threshold, (first + i) / 8);
+    std::copy_n(keep.begin() + skip, taken, mask + i);
+    i += taken;
+  }
+}
+
+template <class Body>
+void for_chunks(Index total, Body body) {
+#pragma omp parallel for schedule(static) if (total > kParallelElements)
+  for (Index begin = 0; begin < total; begin += kChunk) body(begin, std::min(begin + kChunk, total));
+}
+
+}  // namespace
+
+void dropout(const Tensor& x, const Tensor& residual, double rate, const RandomStream& stream, Index first,
+             const Tensor& y, const Tensor& mask) {
+  const std::uint32_t threshold = threshold_of(rate);
+  expect("dropout", "y", y, x.shape(), x.dtype());
+  expect("dropout", "mask", mask, x.shape(), DType::u8);
+  if (residual.defined()) expect("dropout", "residual", residual, x.shape(), x.dtype());
+  std::uint8_t* kept = mask.data<std::uint8_t>();
+  for_floating(x.dtype(), "dropout", [&]<class T>(T) {
+    const T scale = scale_of<T>(rate);
+    const T *px = x.data<T>(), *pr = residual.defined() ? residual.data<T>() : nullptr;
+    T* py = y.data<T>();
+    for_chunks(x.numel(), [&](Index begin, Index end) {
+      draw_mask(stream, threshold, first + begin, end - begin, kept + begin);
+      if (pr) {
+#pragma omp simd
+        for (Index i = begin; i < end; ++i) py[i] = px[i] * (scale * static_cast<T>(kept[i])) + pr[i];
+      } else {
+#pragma omp simd
+        for (Index i = begin; i < end; ++i) py[i] = px[i] * (scale * static_cast<T>(kept[i]));
+      }
+    });
+  });
+}
+
+void dropout_backward(const Tensor& dy, const Tensor& mask, double rate, const Tensor& dx, Write write) {
+  expect("dropout backward", "dx", dx, dy.shape(), dy.dtype());
+  expect("dropout backward", "mask", mask, dy.shape(), DType::u8);
+  const std::uint8_t* kept = mask.data<std::uint8_t>();
+  for_floating(dy.dtype(), "dropout backward", [&]<class T>(T) {
+    const T scale = scale_of<T>(rate);
+    const T* up = dy.data<T>();
+    T* out = dx.data<T>();
+    for_chunks(dy.numel(), [&](Index begin, Index end) {
+      if (write == Write::assign) {
+#pragma omp simd
+        for (Index i = begin; i < end; ++i) out[i] = up[i] * (scale * static_cast<T>(kept[i]));
+      } else {
+#pragma omp simd
+        for (Index i = begin; i < end; ++i) out[i] += up[i] * (scale * static_cast<T>(kept[i]));
+      }
+    });
+  });
+}
+
+}  // namespace conclave::kernels

@@ -1,0 +1,70 @@
+#include "core/kernels/gate.h"
+
+#include <algorithm>
+
+namespace conclave::kernels {
+
+void top_k_gate(const Tensor& probabilities, const Tensor& selection_bias, const Tensor& experts,
+                const Tensor& weights) {
+  expect_rank("top_k_gate", "probabilities", probabilities, 2);
+  expect_rank("top_k_gate", "experts", experts, 2);
+  const Index tokens = probabilities.size(0), count = probabilities.size(1), k = experts.size(1);
+  require(k >= 1 && k <= count, "top_k_gate: {} of {} experts cannot be chosen", k, count);
+  expect("top_k_gate", "experts", experts, {tokens, k}, DType::i32);
+  expect("top_k_gate", "weights", weights, {tokens, k}, probabilities.dtype());
+  if (selection_bias.defined()) expect("top_k_gate", "bias", selection_bias, {count}, probabilities.dtype());
+  for_floating(probabilities.dtype(), "top_k_gate", [&]<class T>(T) {
+    const T *pp = probabilities.data<T>(),
+            *pb = selection_bias.defined() ? selection_bias.data<T>() : nullptr;
+    std::int32_t* pe = experts.data<std::int32_t>();
+    T* pw = weights.data<T>();
+#pragma omp parallel for schedule(static) if (probabilities.numel() > kParallelElements)
+    for (Index token = 0; token < tokens; ++token) {
+      const T* p = pp + token * count;
+      std::int32_t* chosen = pe + token * k;
+      T sum = 0;
+      for (Index j = 0; j < k; ++j) {  // k passes: k is small, and nothing needs sorting or scratch
+        Index best = -1;
+        T best_score = 0;
+        for (Index e = 0; e < count; ++e) {
+          const T score = p[e] + (pb ? pb[e] : T(0));
+          // the negated comparison lets a NaN be chosen rather than leave no choice; the loss will show it
+          if (std::find(chosen, chosen + j, static_cast<std::int32_t>(e)) == chosen + j &&
+              (best < 0 || score > best_score)) {
+            best = e;
+            best_score = score;
+          }
+        }
+        chosen[j] = static_cast<std::int32_t>(best);
+        sum += p[best];
+      }
+      for (Index j = 0; j < k; ++j) pw[token * k + j] = p[chosen[j]] / sum;
+    }
+  });
+}
+
+void top_k_gate_backward(const Tensor& dweights, const Tensor& probabilities, const Tensor& experts,
+                         const Tensor& weights, const Tensor& dprobabilities, Write mode) {
+  const Index tokens = probabilities.size(0), count = probabilities.size(1), k = experts.size(1);
+  expect("top_k_gate backward", "dweights", dweights, weights.shape(), probabilities.dtype());
+  expect("top_k_gate backward", "dprobabilities", dprobabilities, probabilities.shape(),
+         probabilities.dtype());
+  for_floating(probabilities.dtype(), "top_k_gate backward", [&]<class T>(T) {
+    const T *up = dweights.data<T>(), *pp = probabilities.data<T>(), *pw = weights.data<T>();
+    const std::int32_t* pe = experts.data<std::int32_t>();
+    T* out = dprobabilities.data<T>();
+#pragma omp parallel for schedule(static) if (probabilities.numel() > kParallelElements)
+    for (Index token = 0; token < tokens; ++token) {
+      T* row = out + token * count;
+      if (mode == Write::assign) std::fill(row, row + count, T(0));
+      T sum = 0, dot = 0;
+      for (Index j = 0; j < k; ++j) {
+        sum += pp[token * count + pe[token * k + j]];
+        dot += up[token * k + j] * pw[token * k + j];
+      }
+      for (Index j = 0; j < k; ++j) row[pe[token * k + j]] += (up[token * k + j] - dot) / sum;
+    }
+  });
+}
+
+}  // namespace conclave::kernels

@@ -1,0 +1,19 @@
+// The top-k gate of a mixture of experts (Shazeer et al. 2017, section 2.1): each token goes to the k experts
+// of the highest score. A balancer's bias takes part in the selection only, never in the weights (Wang et al.
+// 2024, "Auxiliary-loss-free load balancing", eq. 3).
+#pragma once
+
+#include "core/kernels/kernel.h"
+
+namespace conclave::kernels {
+
+/// probabilities [tokens, experts]; selection_bias [experts] or undefined; experts [tokens, k] i32 by falling
+/// score (ties: the lower index first); weights [tokens, k] = the chosen probabilities, divided by their sum.
+void top_k_gate(const Tensor& probabilities, const Tensor& selection_bias, const Tensor& experts,
+                const Tensor& weights);
+
+/// dprobabilities [tokens, experts] (=, +=).
+void top_k_gate_backward(const Tensor& dweights, const Tensor& probabilities, const Tensor& experts,
+                         const Tensor& weights, const Tensor& dprobabilities, Write write);
+
+}  // namespace conclave::kernels

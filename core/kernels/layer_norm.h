@@ -1,0 +1,25 @@
+// Layer normalization (Ba, Kiros, Hinton 2016): y = gamma (x - mean) / sqrt(variance + epsilon) + beta over
+// each row, alone or followed by GELU in the same pass. The forward pass keeps mean and 1/deviation per row;
+// the backward pass recomputes the normalized values, which is cheaper than reading them back.
+#pragma once
+
+#include "core/kernels/kernel.h"
+
+namespace conclave::kernels {
+
+struct LayerNormOptions {
+  double epsilon = 1e-5;  ///< added to the variance
+  bool gelu = false;      ///< y = gelu(layer_norm(x)), fused
+};
+
+/// x, y [rows, hidden]; gamma, beta [hidden]; mean, rstd [rows] are written for the backward pass.
+void layer_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, LayerNormOptions options,
+                const Tensor& y, const Tensor& mean, const Tensor& rstd);
+
+/// dx [rows, hidden] (=, +=); dgamma, dbeta [hidden] accumulate. `scratch` [rows, hidden] is needed with gelu
+/// only.
+void layer_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& gamma, const Tensor& beta,
+                         LayerNormOptions options, const Tensor& mean, const Tensor& rstd, const Tensor& dx,
+                         Write write, const Tensor& dgamma, const Tensor& dbeta, const Tensor& scratch);
+
+}  // namespace conclave::kernels

@@ -1,0 +1,174 @@
+#include "core/kernels/matmul.h"
+
+#include <cblas.h>
+
+#include <algorithm>
+
+#include "core/kernels/activation.h"
+
+namespace conclave::kernels {
+namespace {
+
+void gemm(bool ta, bool tb, Index m, Index n, Index k, const float* a, Index lda, const float* b, Index ldb,
+          float beta, float* c, Index ldc) {
+  cblas_sgemm(CblasRowMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans,
+              static_cast<blasint>(m), static_cast<blasint>(n), static_cast<blasint>(k), 1.0f, a,
+              static_cast<blasint>(lda), b, static_cast<blasint>(ldb), beta, c, static_cast<blasint>(ldc));
+}
+void gemm(bool ta, bool tb, Index m, Index n, Index k, const double* a, Index lda, const double* b, Index ldb,
+          double beta, double* c, Index ldc) {
+  cblas_dgemm(CblasRowMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans,
+              static_cast<blasint>(m), static_cast<blasint>(n), static_cast<blasint>(k), 1.0, a,
+              static_cast<blasint>(lda), b, static_cast<blasint>(ldb), beta, c, static_cast<blasint>(ldc));
+}
+
+// One task is a block of at most `block` consecutive items (rows, or weight rows) of one group.
+struct Blocks {
+  RowOffsets offsets;
+  Index block;
+  Index count() const {
+    Index total = 0;
+    for (std::size_t g = 0; g + 1 < offsets.size(); ++g)
+      total += (offsets[g + 1] - offsets[g] + block - 1) / block;
+    return total;
+  }
+  struct Task {
+    Index group, begin, end;
+  };
+  Task task(Index number) const {
+    for (std::size_t g = 0;; ++g) {
+      const Index blocks = (offsets[g + 1] - offsets[g] + block - 1) / block;
+      if (number < blocks) {
+        const Index begin = offsets[g] + number * block;
+        return {static_cast<Index>(g), begin, std::min(begin + block, offsets[g + 1])};
+      }
+      number -= blocks;
+    }
+  }
+};
+
+// Rows per task: four tasks a thread balance uneven experts; below 64 rows BLAS repacks the weight too often
+// for its arithmetic, above 512 a block's output leaves the cache before the activation reads it.
+Index rows_per_task(Index rows) {
+  const Index share = rows / (4 * omp_get_max_threads());
+  return std::clamp<Index>((share + 7) / 8 * 8, 64, 512);
+}
+
+void check_offsets(const char* operation, RowOffsets offsets, Index groups, Index rows) {
+  require(static_cast<Index>(offsets.size()) == groups + 1 && offsets.front() == 0 &&
+              offsets.back() == rows && std::ranges::is_sorted(offsets),
+          "{}: offsets must rise from 0 to {} in {} entries", operation, rows, groups + 1);
+}
+
+}  // namespace
+
+void matmul(const Tensor& a, Transpose transpose_a, const Tensor& b, Transpose transpose_b, const Tensor& c,
+            Write write) {
+  const bool ta = transpose_a == Transpose::yes, tb = transpose_b == Transpose::yes;
+  for (const auto& [name, tensor] : {std::pair{"a", &a}, {"b", &b}, {"c", &c}}) {
+    expect_rank("matmul", name, *tensor, 2);
+    require(tensor->stride(1) == 1 || tensor->size(1) <= 1, "matmul: {} {} has strided columns", name,
+            tensor->shape().to_string());
+  }
+  const Index m = a.size(ta ? 1 : 0), k = a.size(ta ? 0 : 1), n = b.size(tb ? 0 : 1), kb = b.size(tb ? 1 : 0);
+  require(k == kb, "matmul: a {}{} and b {}{} do not chain: {} != {}", a.shape().to_string(), ta ? "^T" : "",
+          b.shape().to_string(), tb ? "^T" : "", k, kb);
+  require(c.size(0) == m && c.size(1) == n, "matmul: c is {}, expected [{}, {}]", c.shape().to_string(), m,
+          n);
+  if (m == 0 || n == 0) return;
+  for_floating(a.dtype(), "matmul", [&]<class T>(T) {
+    gemm(ta, tb, m, n, k, a.data<T>(), std::max<Index>(a.stride(0), 1), b.data<T>(),
+         std::max<Index>(b.stride(0), 1), write == Write::accumulate ? T(1) : T(0), c.data<T>(),
+         std::max<Index>(c.stride(0), 1));
+  });
+}
+
+void grouped_linear(const Tensor& x, RowOffsets offsets, const Tensor& weight, const Tensor& bias,
+                    Activation activation, const Tensor& y, const Tensor& derivative) {
+  expect_rank("linear", "x", x, 2);
+  expect_rank("linear", "weight", weight, 3);
+  const Index rows = x.size(0), in = x.size(1), groups = weight.size(0), out = weight.size(1);
+  require(weight.size(2) == in, "linear: x {} and weight {} do not chain: {} != {}", x.shape().to_string(),
+          weight.shape().to_string(), in, weight.size(2));
+  check_offsets("linear", offsets, groups, rows);
+  expect("linear", "x", x, {rows, in}, weight.dtype());
+  expect("linear", "y", y, {rows, out}, weight.dtype());
+  if (bias.defined()) expect("linear", "bias", bias, {groups, out}, weight.dtype());
+  if (derivative.defined()) expect("linear", "derivative", derivative, {rows, out}, weight.dtype());
+
+  const Blocks blocks{offsets, rows_per_task(rows)};
+  const Index tasks = blocks.count();
+  for_floating(x.dtype(), "linear", [&]<class T>(T) {
+    const T *px = x.data<T>(), *pw = weight.data<T>(), *pb = bias.defined() ? bias.data<T>() : nullptr;
+    T *py = y.data<T>(), *pd = derivative.defined() ? derivative.data<T>() : nullptr;
+#pragma omp parallel for schedule(dynamic) if (tasks > 1)
+    for (Index number = 0; number < tasks; ++number) {
+      const auto [group, begin, end] = blocks.task(number);
+      // The product is added to the bias: what BLAS would otherwise spend on setting y to zero writes that.
+      if (pb)
+        for (Index row = begin; row < end; ++row) std::copy_n(pb + group * out, out, py + row * out);
+      gemm(false, true, end - begin, out, in, px + begin * in, in, pw + group * out * in, in, T(pb ? 1 : 0),
+           py + begin * out, out);
+      if (activation != Activation::none || pd)
+        activate(py + begin * out, (end - begin) * out, activation, pd ? pd + begin * out : nullptr);
+    }
+  });
+}
+
+void grouped_linear_backward_input(const Tensor& dz, RowOffsets offsets, const Tensor& weight,
+                                   const Tensor& dx, Write write) {
+  const Index rows = dz.size(0), groups = weight.size(0), out = weight.size(1), in = weight.size(2);
+  check_offsets("linear backward", offsets, groups, rows);
+  expect("linear backward", "dz", dz, {rows, out}, weight.dtype());
+  expect("linear backward", "dx", dx, {rows, in}, weight.dtype());
+  const Blocks blocks{offsets, rows_per_task(rows)};
+  const Index tasks = blocks.count();
+  for_floating(dz.dtype(), "linear backward", [&]<class T>(T) {
+    const T *pdz = dz.data<T>(), *pw = weight.data<T>();
+    T* pdx = dx.data<T>();
+    const T beta = write == Write::accumulate ? T(1) : T(0);
+#pragma omp parallel for schedule(dynamic) if (tasks > 1)
+    for (Index number = 0; number < tasks; ++number) {
+      const auto [group, begin, end] = blocks.task(number);
+      gemm(false, false, end - begin, in, out, pdz + begin * out, out, pw + group * out * in, in, beta,
+           pdx + begin * in, in);
+    }
+  });
+}
+
+void grouped_linear_backward_parameters(const Tensor& dz, const Tensor& x, RowOffsets offsets,
+                                        const Tensor& dweight, const Tensor& dbias) {
+  const Index rows = dz.size(0), groups = dweight.size(0), out = dweight.size(1), in = dweight.size(2);
+  check_offsets("linear backward", offsets, groups, rows);
+  expect("linear backward", "dz", dz, {rows, out}, dweight.dtype());
+  expect("linear backward", "x", x, {rows, in}, dweight.dtype());
+  if (dbias.defined()) expect("linear backward", "dbias", dbias, {groups, out}, dweight.dtype());
+  // A group's weight rows are cut only so far that every thread has a task: BLAS packs x anew for each.
+  const Index per_group = std::max<Index>((omp_get_max_threads() + groups - 1) / groups, 1);
+  const Index block = std::clamp<Index>(((out + per_group - 1) / per_group + 15) / 16 * 16, 32, 1024);
+  const Index cuts = (out + block - 1) / block;
+  for_floating(dz.dtype(), "linear backward", [&]<class T>(T) {
+    const T *pdz = dz.data<T>(), *px = x.data<T>();
+    T *pdw = dweight.data<T>(), *pdb = dbias.defined() ? dbias.data<T>() : nullptr;
+#pragma omp parallel for schedule(dynamic) collapse(2) if (rows * out * in > kParallelElements)
+    for (Index group = 0; group < groups; ++group) {
+      for (Index cut = 0; cut < cuts; ++cut) {
+        const Index begin = offsets[static_cast<std::size_t>(group)],
+                    end = offsets[static_cast<std::size_t>(group) + 1];
+        const Index first = cut * block, columns = std::min(block, out - first);
+        if (begin == end) continue;
+        gemm(true, false, columns, in, end - begin, pdz + begin * out + first, out, px + begin * in, in, T(1),
+             pdw + (group * out + first) * in, in);
+        if (!pdb) continue;
+        T* sums = pdb + group * out + first;
+        for (Index row = begin; row < end; ++row) {
+          const T* values = pdz + row * out + first;
+#pragma omp simd
+          for (Index column = 0; column < columns; ++column) sums[column] += values[column];
+        }
+      }
+    }
+  });
+}
+
+}  // namespace conclave::kernels

@@ -1,0 +1,187 @@
+#include "core/kernels/permutation.h"
+
+#include <algorithm>
+#include <cassert>
+
+namespace conclave::kernels {
+namespace {
+
+void check_rows(const char* kernel, const SplitRows& rows, const Tensor& x) {
+  for (const Tensor& part : {rows.head, rows.tail}) {
+    expect_rank(kernel, "rows", part, 2);
+    expect(kernel, "rows", part, {part.size(0), x.size(1)}, x.dtype());
+  }
+}
+
+// Where row number `slot` is.
+template <class T>
+struct RowFinder {
+  explicit RowFinder(const SplitRows& rows)
+      : head(rows.head.data<T>()),
+        tail(rows.tail.data<T>()),
+        split(rows.head.size(0)),
+        hidden(rows.tail.size(1)) {}
+  T* operator()(Index slot) const {
+    return slot < split ? head + slot * hidden : tail + (slot - split) * hidden;
+  }
+
+  T *head, *tail;
+  Index split, hidden;
+};
+
+void check_slots(const char* kernel, const Tensor& slots, const Tensor& x,
+                 [[maybe_unused]] const SplitRows& rows) {
+  expect_rank(kernel, "slots", slots, 2);
+  expect(kernel, "slots", slots, {x.size(0), slots.size(1)}, DType::i32);
+  assert(std::ranges::all_of(slots.span<std::int32_t>(), [&](std::int32_t slot) {
+    return slot >= -1 && slot < rows.head.size(0) + rows.tail.size(0);
+  }));
+}
+
+}  // namespace
+
+void count_experts(const Tensor& experts, std::span<Index> counts) {
+  expect("count_experts", "experts", experts, experts.shape(), DType::i32);
+  std::ranges::fill(counts, 0);
+  for (const std::int32_t expert : experts.span<std::int32_t>()) {
+    require(expert >= 0 && expert < static_cast<Index>(counts.size()), "count_experts: expert {} of {}",
+            expert, counts.size());
+    ++counts[static_cast<std::size_t>(expert)];
+  }
+}
+
+void assign_slots(const Tensor& experts, std::span<SlotRange> ranges, const Tensor& slots) {
+  expect("assign_slots", "experts", experts, experts.shape(), DType::i32);
+  expect("assign_slots", "slots", slots, experts.shape(), DType::i32);
+  std::int32_t* slot = slots.data<std::int32_t>();
+  for (const std::int32_t expert : experts.span<std::int32_t>()) {
+    require(expert >= 0 && expert < static_cast<Index>(ranges.size()), "assign_slots: expert {} of {}",
+            expert, ranges.size());
+    auto& [skip, rows, first] = ranges[static_cast<std::size_t>(expert)];
+    *slot = -1;
+    if (skip > 0) {
+      --skip;
+    } else if (rows > 0) {
+      --rows;
+      *slot = static_cast<std::int32_t>(first++);
+    }
+    ++slot;
+  }
+}
+
+void gather_rows(const Tensor& x, const Tensor& slots, const SplitRows& rows) {
+  expect_rank("gather_rows", "x", x, 2);
+  check_rows("gather_rows", rows, x);
+  check_slots("gather_rows", slots, x, rows);
+  const Index tokens = x.size(0), hidden = x.size(1), k = slots.size(1);
+  const std::int32_t* ps = slots.data<std::int32_t>();
+  for_floating(x.dtype(), "gather_rows", [&]<class T>(T) {
+    const T* px = x.data<T>();
+    const RowFinder<T> row(rows);
+#pragma omp parallel for schedule(static) if (x.numel() * k > kParallelElements)
+    for (Index token = 0; token < tokens; ++token)
+      for (Index j = 0; j < k; ++j)
+        if (const Index slot = ps[token * k + j]; slot >= 0)
+          std::copy(px + token * hidden, px + (token + 1) * hidden, row(slot));
+  });
+}
+
+void combine_rows(const SplitRows& rows, const Tensor& slots, const Tensor& weights, const Tensor& y,
+                  Write mode) {
+  expect_rank("combine_rows", "y", y, 2);
+  check_rows("combine_rows", rows, y);
+  check_slots("combine_rows", slots, y, rows);
+  const Index tokens = y.size(0), hidden = y.size(1), k = slots.size(1);
+  if (weights.defined()) expect("combine_rows", "weights", weights, {tokens, k}, y.dtype());
+  const std::int32_t* ps = slots.data<std::int32_t>();
+  for_floating(y.dtype(), "combine_rows", [&]<class T>(T) {
+    const RowFinder<T> row(rows);
+    const T* pw = weights.defined() ? weights.data<T>() : nullptr;
+    T* py = y.data<T>();
+#pragma omp parallel for schedule(static) if (y.numel() * k > kParallelElements)
+    for (Index token = 0; token < tokens; ++token) {
+      T* to = py + token * hidden;
+      bool assign = mode == Write::assign;
+      for (Index j = 0; j < k; ++j) {
+        const Index slot = ps[token * k + j];
+        if (slot < 0) continue;
+        const T weight = pw ? pw[token * k + j] : T(1);
+        const T* from = row(slot);
+        if (assign) {
+#pragma omp simd
+          for (Index i = 0; i < hidden; ++i) to[i] = weight * from[i];
+        } else {
+#pragma omp simd
+          for (Index i = 0; i < hidden; ++i) to[i] += weight * from[i];
+        }
+        assign = false;
+      }
+      if (assign) std::fill(to, to + hidden, T(0));
+    }
+  });
+}
+
+void combine_rows_backward(const Tensor& dy, const SplitRows& rows, const Tensor& slots,
+                           const Tensor& weights, const SplitRows& drows, const Tensor& dweights) {
+  check_rows("combine_rows backward", rows, dy);
+  check_rows("combine_rows backward", drows, dy);
+  check_slots("combine_rows backward", slots, dy, drows);
+  expect("combine_rows backward", "drows", drows.head, rows.head.shape(), dy.dtype());
+  const Index tokens = dy.size(0), hidden = dy.size(1), k = slots.size(1);
+  if (dweights.defined()) expect("combine_rows backward", "dweights", dweights, {tokens, k}, dy.dtype());
+  const std::int32_t* ps = slots.data<std::int32_t>();
+  for_floating(dy.dtype(), "combine_rows backward", [&]<class T>(T) {
+    const RowFinder<T> row_at(rows), drow_at(drows);
+    const T *up = dy.data<T>(), *pw = weights.defined() ? weights.data<T>() : nullptr;
+    T* pdw = dweights.defined() ? dweights.data<T>() : nullptr;
+#pragma omp parallel for schedule(static) if (dy.numel() * k > kParallelElements)
+    for (Index token = 0; token < tokens; ++token) {
+      const T* from = up + token * hidden;
+      for (Index j = 0; j < k; ++j) {
+        const Index slot = ps[token * k + j];
+        if (slot < 0) continue;
+        const T weight = pw ? pw[token * k + j] : T(1);
+        T* to = drow_at(slot);
+        const T* row = row_at(slot);
+        T dot = 0;
+#pragma omp simd reduction(+ : dot)
+        for (Index i = 0; i < hidden; ++i) {
+          dot += from[i] * row[i];
+          to[i] = weight * from[i];
+        }
+        if (pdw) pdw[token * k + j] = dot;
+      }
+    }
+  });
+}
+
+void concatenate_columns(const Tensor& a, const Tensor& b, const Tensor& y) {
+  const Index rows = y.size(0), m = a.size(1), n = b.size(1);
+  expect("concatenate", "a", a, {rows, m}, y.dtype());
+  expect("concatenate", "b", b, {rows, n}, y.dtype());
+  expect("concatenate", "y", y, {rows, m + n}, y.dtype());
+  for_floating(y.dtype(), "concatenate", [&]<class T>(T) {
+    const T *pa = a.data<T>(), *pb = b.data<T>();
+    T* py = y.data<T>();
+#pragma omp parallel for schedule(static) if (y.numel() > kParallelElements)
+    for (Index row = 0; row < rows; ++row) {
+      std::copy(pa + row * m, pa + (row + 1) * m, py + row * (m + n));
+      std::copy(pb + row * n, pb + (row + 1) * n, py + row * (m + n) + m);
+    }
+  });
+}
+
+void take_columns(const Tensor& y, Index first, const Tensor& x, Write mode) {
+  const Index rows = x.size(0), n = x.size(1), width = y.size(1);
+  expect("take_columns", "x", x, {rows, n}, y.dtype());
+  require(first >= 0 && first + n <= width, "take_columns: columns [{}, {}) of {}", first, first + n, width);
+  for_floating(y.dtype(), "take_columns", [&]<class T>(T) {
+    const T* py = y.data<T>();
+    T* px = x.data<T>();
+#pragma omp parallel for schedule(static) if (x.numel() > kParallelElements)
+    for (Index row = 0; row < rows; ++row)
+      for (Index i = 0; i < n; ++i) write(px[row * n + i], py[row * width + first + i], mode);
+  });
+}
+
+}  // namespace conclave::kernels

@@ -1,0 +1,171 @@
+#include "core/kernels/reduction.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+
+namespace conclave::kernels {
+namespace {
+
+// At most this many partial sums, over equal parts of the elements: enough for any thread count to balance.
+constexpr Index kParts = 64;
+// So many elements are summed in their own precision, in vectors, before the sum joins a double: few enough
+// to lose nothing that matters.
+constexpr Index kRun = 128;
+
+template <class Element>
+double reduce(const Tensor& x, Element element) {
+  return for_floating(x.dtype(), "sum", [&]<class T>(T) {
+    require(x.contiguous(), "sum: x {} has gaps", x.shape().to_string());
+    const T* values = x.data<T>();
+    const Index total = x.numel();
+    std::array<double, kParts> partial{};
+#pragma omp parallel for schedule(static) if (total > kParallelElements)
+    for (Index part = 0; part < kParts; ++part) {
+      double sum = 0;
+      const Index begin = total * part / kParts, end = total * (part + 1) / kParts;
+      for (Index first = begin; first < end; first += kRun) {
+        const Index last = std::min(first + kRun, end);
+        T run = 0;
+#pragma omp simd reduction(+ : run)
+        for (Index i = first; i < last; ++i) run += element(values[i]);
+        sum += static_cast<double>(run);
+      }
+      partial[static_cast<std::size_t>(part)] = sum;
+    }
+    double sum = 0;
+    for (const double value : partial) sum += value;
+    return sum;
+  });
+}
+
+struct Segments {
+  Index count, hidden;
+  const std::int32_t* bounds;
+};
+
+Segments check(const char* operation, const Tensor& rows, const Tensor& offsets, const Tensor& reduced) {
+  expect_rank(operation, "x", rows, 2);
+  const Index count = offsets.numel() - 1, hidden = rows.size(1);
+  expect(operation, "offsets", offsets, {count + 1}, DType::i32);
+  expect(operation, "x", rows, rows.shape(), reduced.dtype());
+  expect(operation, "y", reduced, {count, hidden}, rows.dtype());
+  const auto bounds = offsets.span<std::int32_t>();
+  require(bounds.front() == 0 && bounds.back() == rows.size(0) && std::ranges::is_sorted(bounds),
+          "{}: offsets must rise from 0 to {}", operation, rows.size(0));
+  return {count, hidden, bounds.data()};
+}
+
+}  // namespace
+
+double sum(const Tensor& x) {
+  return reduce(x, [](auto value) { return value; });
+}
+
+double sum_of_squares(const Tensor& x) {
+  return reduce(x, [](auto value) { return value * value; });
+}
+
+bool all_finite(const Tensor& x) {
+  // By the bits: arithmetic that would tell (x * 0, x - x) is folded away where sums may be reassociated.
+  return reduce(x, []<class T>(T value) {
+           using Bits = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
+           constexpr Bits kExponent = std::bit_cast<Bits>(std::numeric_limits<T>::infinity());
+           return (std::bit_cast<Bits>(value) & kExponent) == kExponent ? T(1) : T(0);
+         }) == 0.0;
+}
+
+void segment_mean(const Tensor& x, const Tensor& offsets, const Tensor& y) {
+  const auto [count, hidden, bounds] = check("segment_mean", x, offsets, y);
+  for_floating(x.dtype(), "segment_mean", [&, hidden = hidden, bounds = bounds, count = count]<class T>(T) {
+    const T* px = x.data<T>();
+    T* py = y.data<T>();
+#pragma omp parallel for schedule(static) if (x.numel() > kParallelElements)
+    for (Index s = 0; s < count; ++s) {
+      T* to = py + s * hidden;
+      std::fill(to, to + hidden, T(0));
+      for (Index row = bounds[s]; row < bounds[s + 1]; ++row) {
+        const T* from = px + row * hidden;
+#pragma omp simd
+        for (Index i = 0; i < hidden; ++i) to[i] += from[i];
+      }
+      const T inverse = T(1) / static_cast<T>(std::max(bounds[s + 1] - bounds[s], 1));
+      for (Index i = 0; i < hidden; ++i) to[i] *= inverse;
+    }
+  });
+}
+
+void segment_mean_backward(const Tensor& dy, const Tensor& offsets, const Tensor& dx, Write mode) {
+  const auto [count, hidden, bounds] = check("segment_mean backward", dx, offsets, dy);
+  for_floating(dx.dtype(), "segment_mean", [&, hidden = hidden, bounds = bounds, count = count]<class T>(T) {
+    const T* up = dy.data<T>();
+    T* out = dx.data<T>();
+#pragma omp parallel for schedule(static) if (dx.numel() > kParallelElements)
+    for (Index s = 0; s < count; ++s) {
+      const T inverse = T(1) / static_cast<T>(std::max(bounds[s + 1] - bounds[s], 1));
+      for (Index row = bounds[s]; row < bounds[s + 1]; ++row)
+        for (Index i = 0; i < hidden; ++i) write(out[row * hidden + i], inverse * up[s * hidden + i], mode);
+    }
+  });
+}
+
+void segment_max(const Tensor& x, const Tensor& offsets, const Tensor& y, const Tensor& winners) {
+  const auto [count, hidden, bounds] = check("segment_max", x, offsets, y);
+  expect("segment_max", "winners", winners, y.shape(), DType::i32);
+  for_floating(x.dtype(), "segment_max", [&, hidden = hidden, bounds = bounds, count = count]<class T>(T) {
+    const T* px = x.data<T>();
+    T* py = y.data<T>();
+    std::int32_t* pw = winners.data<std::int32_t>();
+#pragma omp parallel for schedule(static) if (x.numel() > kParallelElements)
+    for (Index s = 0; s < count; ++s) {
+      T* best = py + s * hidden;
+      std::int32_t* winner = pw + s * hidden;
+      std::fill(best, best + hidden, T(0));
+      std::fill(winner, winner + hidden, -1);
+      for (std::int32_t row = bounds[s]; row < bounds[s + 1]; ++row) {
+        const T* from = px + row * hidden;
+        for (Index i = 0; i < hidden; ++i)
+          if (winner[i] < 0 || from[i] > best[i]) {
+            best[i] = from[i];
+            winner[i] = row;
+          }
+      }
+    }
+  });
+}
+
+void segment_max_backward(const Tensor& dy, const Tensor& winners, const Tensor& dx) {
+  const Index count = dy.size(0), hidden = dy.size(1);
+  expect("segment_max backward", "winners", winners, dy.shape(), DType::i32);
+  require(dx.rank() == 2 && dx.size(1) == hidden, "segment_max backward: dx is {}, expected [rows, {}]",
+          dx.shape().to_string(), hidden);
+  const std::int32_t* pw = winners.data<std::int32_t>();
+  for_floating(dy.dtype(), "segment_max backward", [&]<class T>(T) {
+    const T* up = dy.data<T>();
+    T* out = dx.data<T>();
+    for (Index i = 0; i < count * hidden; ++i)
+      if (pw[i] >= 0) out[pw[i] * hidden + i % hidden] += up[i];
+  });
+}
+
+void column_sums(const Tensor& x, const Tensor& sums) {
+  expect_rank("column_sums", "x", x, 2);
+  expect("column_sums", "sums", sums, {x.size(1)}, x.dtype());
+  const Index rows = x.size(0), columns = x.size(1);
+  for_floating(x.dtype(), "column_sums", [&]<class T>(T) {
+    const T* px = x.data<T>();
+    T* ps = sums.data<T>();
+#pragma omp parallel if (x.numel() > kParallelElements)
+    {
+      const Index threads = omp_get_num_threads(), me = omp_get_thread_num();
+      const Index begin = columns * me / threads, end = columns * (me + 1) / threads;
+      for (Index row = 0; row < rows; ++row) {
+#pragma omp simd
+        for (Index i = begin; i < end; ++i) ps[i] += px[row * columns + i];
+      }
+    }
+  });
+}
+
+}  // namespace conclave::kernels

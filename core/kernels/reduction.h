@@ -1,0 +1,30 @@
+// Sums whose order is fixed by the shape alone, never by the number of threads, so that the same input gives
+// the same bits.
+#pragma once
+
+#include "core/kernels/kernel.h"
+
+namespace conclave::kernels {
+
+double sum(const Tensor& x);             ///< of all elements, added up in f64
+double sum_of_squares(const Tensor& x);  ///< likewise
+bool all_finite(const Tensor& x);        ///< no NaN, no infinity
+
+/// y [segments, hidden] = mean over the rows [offsets[s], offsets[s + 1]) of x [rows, hidden]; offsets
+/// [segments + 1] i32; an empty segment gives zeros.
+void segment_mean(const Tensor& x, const Tensor& offsets, const Tensor& y);
+
+/// dx [rows, hidden] (=, +=).
+void segment_mean_backward(const Tensor& dy, const Tensor& offsets, const Tensor& dx, Write write);
+
+/// y [segments, hidden] = maximum over the same rows; winners [segments, hidden] i32 receives the row it came
+/// from (the first of equals, -1 in an empty segment, whose y is 0).
+void segment_max(const Tensor& x, const Tensor& offsets, const Tensor& y, const Tensor& winners);
+
+/// dx [rows, hidden] accumulates: dx[winners[s, i], i] += dy[s, i].
+void segment_max_backward(const Tensor& dy, const Tensor& winners, const Tensor& dx);
+
+/// sums [columns] += column sums of x [rows, columns].
+void column_sums(const Tensor& x, const Tensor& sums);
+
+}  // namespace conclave::kernels

@@ -1,0 +1,37 @@
+// Records of a CSV (RFC 4180) or TSV file. CSV fields may be quoted and then hold commas, doubled quotes and
+// line ends; TSV fields are taken as they stand, quotes included, as GLUE's and most others' files mean them.
+// Lines end in LF or CRLF; empty lines are skipped.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace conclave {
+
+class DelimitedReader {
+ public:
+  enum class Format { csv, tsv };
+
+  /// `content` must outlive the reader; `path` is for messages.
+  DelimitedReader(std::string_view content, std::string path, Format format);
+
+  /// Reads the next record into `fields`; false at the end. Throws Error with FILE:LINE for misplaced quotes.
+  bool next(std::vector<std::string>& fields);
+
+  /// The line the last record began on, from 1.
+  std::int64_t line() const { return record_line_; }
+
+ private:
+  void skip_empty_lines();
+  std::string quoted_field();
+  std::string plain_field();
+
+  std::string_view rest_;
+  std::string path_;
+  Format format_;
+  std::int64_t line_ = 1, record_line_ = 0;
+};
+
+}  // namespace conclave

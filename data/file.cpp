@@ -1,0 +1,88 @@
+#include "data/file.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "core/error.h"
+
+namespace conclave {
+namespace {
+
+struct Descriptor {
+  int value;
+  ~Descriptor() {
+    if (value >= 0) ::close(value);
+  }
+};
+
+}  // namespace
+
+std::string read_file(const std::string& path, std::string_view advice) {
+  const Descriptor file{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
+  struct stat status {};
+  require(file.value >= 0 && ::fstat(file.value, &status) == 0, "{}: cannot be opened ({}); {}", path,
+          std::strerror(errno), advice);
+  require(S_ISREG(status.st_mode), "{}: is not a regular file; {}", path, advice);
+  std::string bytes(static_cast<std::size_t>(status.st_size), '\0');
+  std::size_t done = 0;
+  while (done < bytes.size()) {
+    const ssize_t count = ::read(file.value, bytes.data() + done, bytes.size() - done);
+    if (count < 0 && errno == EINTR) continue;
+    require(count >= 0, "{}: cannot be read ({}); {}", path, std::strerror(errno), advice);
+    if (count == 0) break;
+    done += static_cast<std::size_t>(count);
+  }
+  bytes.resize(done);
+  return bytes;
+}
+
+void write_file_atomically(const std::string& path, std::string_view bytes) {
+  std::string temporary = path + ".XXXXXX";
+  Descriptor file{::mkstemp(temporary.data())};
+  require(file.value >= 0, "{}: cannot be created ({}); choose a folder this process may write to", path,
+          std::strerror(errno));
+  const auto give_up = [&](const char* what) {
+    const int reason = errno;
+    ::unlink(temporary.c_str());
+    fail("{}: {} failed ({}); is the disk full?", path, what, std::strerror(reason));
+  };
+  while (!bytes.empty()) {
+    const ssize_t count = ::write(file.value, bytes.data(), bytes.size());
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) give_up("writing");
+    bytes.remove_prefix(static_cast<std::size_t>(count));
+  }
+  // mkstemp makes the file readable by its owner alone; a cache may be shared.
+  if (::fchmod(file.value, 0644) != 0 || ::fsync(file.value) != 0) give_up("writing");
+  if (std::rename(temporary.c_str(), path.c_str()) != 0) give_up("renaming the finished file");
+}
+
+std::size_t find_invalid_utf8(std::string_view text) {
+  const auto byte = [&](std::size_t i) -> unsigned { return static_cast<unsigned char>(text[i]); };
+  std::size_t i = 0;
+  while (i < text.size()) {
+    const unsigned lead = byte(i);
+    if (lead < 0x80) {
+      ++i;
+      continue;
+    }
+    const std::size_t more = lead >= 0xC2 && lead < 0xE0 ? 1 : lead >= 0xE0 && lead < 0xF0 ? 2 : 3;
+    if (lead < 0xC2 || lead > 0xF4 || text.size() - i <= more) return i;
+    for (std::size_t k = 1; k <= more; ++k)
+      if ((byte(i + k) & 0xC0) != 0x80) return i;
+    const unsigned second = byte(i + 1);
+    const bool overlong = (lead == 0xE0 && second < 0xA0) || (lead == 0xF0 && second < 0x90);
+    const bool surrogate = lead == 0xED && second > 0x9F, beyond = lead == 0xF4 && second > 0x8F;
+    if (overlong || surrogate || beyond) return i;
+    i += more + 1;
+  }
+  return std::string_view::npos;
+}
+
+}  // namespace conclave

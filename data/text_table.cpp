@@ -1,0 +1,173 @@
+#include "data/text_table.h"
+
+#include <xxhash.h>
+
+#include <algorithm>
+#include <charconv>
+#include <filesystem>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <utility>
+
+#include "data/delimited.h"
+#include "data/file.h"
+
+namespace conclave {
+namespace {
+
+struct Row {
+  std::string text, label;
+  std::int64_t line = 0;
+};
+
+void add_row(const std::string& path, Row row, std::vector<Row>& rows) {
+  require(row.text.size() <= kLongestText,
+          "{}:{}: a text of {} bytes, above the limit of {}; cut it into rows", path, row.line,
+          row.text.size(), kLongestText);
+  require(!row.label.empty(), "{}:{}: the label is empty; label the row or leave it out", path, row.line);
+  require(row.label.size() <= kLongestLabel,
+          "{}:{}: a label of {} bytes, above the limit of {}; is label_column right?", path, row.line,
+          row.label.size(), kLongestLabel);
+  rows.push_back(std::move(row));
+}
+
+std::vector<Row> read_delimited(const std::string& path, std::string_view content,
+                                DelimitedReader::Format format, const TextTableOptions& options) {
+  DelimitedReader reader(content, path, format);
+  std::vector<std::string> header, fields;
+  require(reader.next(header), "{}:1: the file is empty; its first line names the columns", path);
+  const auto column = [&](const std::string& name) {
+    require(std::count(header.begin(), header.end(), name) == 1,
+            "{}:{}: the header needs one column named `{}`; it has: {}", path, reader.line(), name,
+            fmt::join(header, ", "));
+    return static_cast<std::size_t>(std::find(header.begin(), header.end(), name) - header.begin());
+  };
+  const std::size_t text = column(options.text_column), label = column(options.label_column);
+  std::vector<Row> rows;
+  while (reader.next(fields)) {
+    require(fields.size() == header.size(), "{}:{}: {} fields, but the header has {}{}", path, reader.line(),
+            fields.size(), header.size(),
+            format == DelimitedReader::Format::csv ? "; quote a field that holds a comma" : "");
+    add_row(path, {std::move(fields[text]), std::move(fields[label]), reader.line()}, rows);
+  }
+  return rows;
+}
+
+Row parse_json(const std::string& path, std::int64_t number, std::string_view line,
+               const TextTableOptions& options) {
+  nlohmann::json object;
+  try {
+    object = nlohmann::json::parse(line);
+  } catch (const nlohmann::json::exception& error) {
+    fail("{}:{}: not JSON ({}); each line is one object", path, number, error.what());
+  }
+  require(object.is_object(), "{}:{}: a JSON {}, expected an object", path, number, object.type_name());
+  const auto value = [&](const std::string& key) -> const nlohmann::json& {
+    const auto found = object.find(key);
+    require(found != object.end(),
+            "{}:{}: no key `{}`; set text_column and label_column to the file's own names", path, number,
+            key);
+    return *found;
+  };
+  const nlohmann::json &text = value(options.text_column), &label = value(options.label_column);
+  require(text.is_string(), "{}:{}: `{}` is a {}, expected a string", path, number, options.text_column,
+          text.type_name());
+  require(label.is_string() || label.is_number_integer(),
+          "{}:{}: `{}` is a {}, expected a string or an integer", path, number, options.label_column,
+          label.is_number() ? "fraction" : label.type_name());
+  return {text.get<std::string>(), label.is_string() ? label.get<std::string>() : label.dump(), number};
+}
+
+std::vector<Row> read_jsonl(const std::string& path, std::string_view content,
+                            const TextTableOptions& options) {
+  std::vector<Row> rows;
+  std::int64_t number = 0;
+  while (!content.empty()) {
+    const std::string_view line = content.substr(0, content.find('\n'));
+    content.remove_prefix(std::min(line.size() + 1, content.size()));
+    ++number;
+    if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
+    add_row(path, parse_json(path, number, line, options), rows);
+  }
+  return rows;
+}
+
+std::vector<Row> read_rows(const std::string& path, const TextTableOptions& options) {
+  if (path.empty()) return {};
+  const std::string extension = std::filesystem::path(path).extension().string();
+  require(extension == ".csv" || extension == ".tsv" || extension == ".jsonl",
+          "{}: unknown extension `{}`; rename the file to .csv, .tsv or .jsonl", path, extension);
+  const std::string bytes = read_file(path, "check the path in the recipe");
+  std::string_view content = bytes;
+  if (content.starts_with("\xEF\xBB\xBF")) content.remove_prefix(3);
+  const std::size_t invalid = find_invalid_utf8(content);
+  if (invalid != std::string_view::npos)
+    fail("{}:{}: invalid UTF-8; convert the file, e.g. with `iconv -f WINDOWS-1252 -t UTF-8`", path,
+         1 + std::count(content.begin(), content.begin() + static_cast<std::ptrdiff_t>(invalid), '\n'));
+  if (extension == ".jsonl") return read_jsonl(path, content, options);
+  return read_delimited(path, content,
+                        extension == ".csv" ? DelimitedReader::Format::csv : DelimitedReader::Format::tsv,
+                        options);
+}
+
+// The integer that `label` spells canonically: no sign but a minus, no leading zeros.
+std::optional<std::int64_t> as_integer(const std::string& label) {
+  std::int64_t value = 0;
+  const auto [end, error] = std::from_chars(label.data(), label.data() + label.size(), value);
+  if (error != std::errc() || end != label.data() + label.size() || std::to_string(value) != label) return {};
+  return value;
+}
+
+std::vector<std::string> sorted_labels(const std::string& path, const std::vector<Row>& rows) {
+  std::vector<std::string> names;
+  for (const Row& row : rows) names.push_back(row.label);
+  std::sort(names.begin(), names.end());
+  names.erase(std::unique(names.begin(), names.end()), names.end());
+  require(!names.empty(), "{}: no rows to train on", path);
+  require(names.size() <= kMostClasses,
+          "{}: {} different labels, above the limit of {}; is label_column right?", path, names.size(),
+          kMostClasses);
+  if (std::all_of(names.begin(), names.end(), [](const auto& name) { return as_integer(name).has_value(); }))
+    std::sort(names.begin(), names.end(),
+              [](const auto& a, const auto& b) { return *as_integer(a) < *as_integer(b); });
+  return names;
+}
+
+}  // namespace
+
+TextDataset read_text_table(const TextTableOptions& options) {
+  const bool one = !options.path.empty();
+  require(one ? options.train.empty() && options.validation.empty() && options.test.empty()
+              : !options.train.empty(),
+          "read_text_table: give either `path` (one file, split 90 / 5 / 5) or `train` (and `validation`, "
+          "`test`)");
+  require(options.text_column != options.label_column,
+          "read_text_table: text_column and label_column are both `{}`", options.text_column);
+  const std::string& train = one ? options.path : options.train;
+  std::vector<Row> rows = read_rows(train, options);
+  TextDataset data;
+  data.class_names = sorted_labels(train, rows);
+  std::map<std::string_view, std::int32_t> labels;
+  for (const std::string& name : data.class_names)
+    labels.emplace(name, static_cast<std::int32_t>(labels.size()));
+
+  const auto append = [&](const std::string& path, Row& row, std::vector<TextExample>& split) {
+    const auto found = labels.find(row.label);
+    require(found != labels.end(), "{}:{}: label `{}` does not occur in {}; a class needs training examples",
+            path, row.line, row.label, train);
+    split.push_back({std::move(row.text), found->second});
+  };
+  for (Row& row : rows) {
+    const auto bucket = one ? XXH3_64bits(row.text.data(), row.text.size()) % 20 : 0;
+    append(train, row, bucket < 18 ? data.train : bucket == 18 ? data.validation : data.test);
+  }
+  require(!data.train.empty(), "{}: too few rows to split; name the files `train`, `validation` and `test`",
+          train);
+  for (const auto& [path, split] :
+       {std::pair(&options.validation, &data.validation), std::pair(&options.test, &data.test)})
+    for (Row& row : read_rows(*path, options)) append(*path, row, *split);
+  return data;
+}
+
+}  // namespace conclave

@@ -1,0 +1,188 @@
+#include "data/tokenizer.h"
+
+#include <sentencepiece_processor.h>
+#include <sentencepiece_trainer.h>
+#include <xxhash.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <system_error>
+#include <unordered_map>
+#include <utility>
+
+#include "data/file.h"
+
+namespace conclave {
+namespace {
+
+// Field 20000 of ModelProto (200 and up are its extensions), 32 bytes long: tag 20000 << 3 | 2 as a varint.
+constexpr std::string_view kChecksumField = "\x82\xE2\x09\x20";
+constexpr std::size_t kHexDigits = 32;
+
+// A suffix array of it takes 5 times as much; more text hardly changes a vocabulary of some ten thousand
+// pieces.
+constexpr std::size_t kMostTrainingBytes = std::size_t{64} << 20;
+
+std::string hex(XXH128_hash_t hash) { return fmt::format("{:016x}{:016x}", hash.high64, hash.low64); }
+
+// The number of threads is part of the model: sums are taken per thread. 16 is SentencePiece's own default.
+std::unordered_map<std::string, std::string> settings(std::int64_t vocabulary) {
+  return {{"model_type", "unigram"},
+          {"vocab_size", std::to_string(vocabulary)},
+          {"hard_vocab_limit", "false"},
+          {"normalization_rule_name", "nmt_nfkc_cf"},
+          {"character_coverage", "0.9995"},
+          {"seed_sentencepiece_size", std::to_string(std::max<std::int64_t>(100'000, 4 * vocabulary))},
+          {"max_sentence_length", std::to_string(1 << 30)},
+          {"num_threads", "16"},
+          {"minloglevel", "3"}};
+}
+
+class Sample : public sentencepiece::SentenceIterator {
+ public:
+  explicit Sample(std::span<const TextExample> texts) : texts_(texts) {
+    std::size_t bytes = 0;
+    for (const TextExample& example : texts) bytes += example.text.size();
+    stride_ = bytes / kMostTrainingBytes + 1;
+  }
+  bool done() const override { return at_ >= texts_.size(); }
+  void Next() override { at_ += stride_; }
+  const std::string& value() const override { return texts_[at_].text; }
+  sentencepiece::util::Status status() const override { return {}; }
+
+ private:
+  std::span<const TextExample> texts_;
+  std::size_t at_ = 0, stride_ = 1;
+};
+
+std::string cache_key(std::span<const TextExample> texts, std::int64_t vocabulary) {
+  struct Free {
+    void operator()(XXH3_state_t* state) const { XXH3_freeState(state); }
+  };
+  const std::unique_ptr<XXH3_state_t, Free> state(XXH3_createState());
+  require(state != nullptr, "Tokenizer::train: out of memory");
+  XXH3_128bits_reset(state.get());
+  const auto add = [&](std::string_view text) {
+    const std::uint64_t size = text.size();
+    XXH3_128bits_update(state.get(), &size, sizeof size);
+    XXH3_128bits_update(state.get(), text.data(), text.size());
+  };
+  const auto chosen = settings(vocabulary);
+  std::vector<std::pair<std::string, std::string>> sorted(chosen.begin(), chosen.end());
+  std::sort(sorted.begin(), sorted.end());
+  for (const auto& [name, value] : sorted) {
+    add(name);
+    add(value);
+  }
+  for (const TextExample& example : texts) add(example.text);
+  return hex(XXH3_128bits_digest(state.get()));
+}
+
+std::string train_model(std::span<const TextExample> texts, std::int64_t vocabulary) {
+  Sample sample(texts);
+  std::string model;
+  const auto status = sentencepiece::SentencePieceTrainer::Train(settings(vocabulary), &sample, &model);
+  require(status.ok(),
+          "Tokenizer::train: SentencePiece could not make {} pieces of {} texts: {}; a larger vocabulary "
+          "holds more different characters",
+          vocabulary, texts.size(), status.message());
+  const std::string hash = hex(XXH3_128bits(model.data(), model.size()));
+  return model.append(kChecksumField).append(hash);
+}
+
+}  // namespace
+
+Tokenizer Tokenizer::train(std::span<const TextExample> texts, std::int64_t vocabulary,
+                           const std::string& cache_directory) {
+  require(vocabulary >= 16 && vocabulary <= 1'000'000,
+          "Tokenizer::train: vocabulary {} is not in [16, 1000000]", vocabulary);
+  require(std::any_of(texts.begin(), texts.end(),
+                      [](const TextExample& example) {
+                        return example.text.find_first_not_of(" \t\r\n") != std::string::npos;
+                      }),
+          "Tokenizer::train: none of the {} texts has any text to train on", texts.size());
+  if (cache_directory.empty()) return from_bytes(train_model(texts, vocabulary));
+
+  std::error_code error;
+  std::filesystem::create_directories(cache_directory, error);
+  require(!error, "{}: cannot be made ({}); choose another cache directory", cache_directory,
+          error.message());
+  const std::string path = cache_directory + "/tokenizer-" + cache_key(texts, vocabulary) + ".model";
+  if (std::filesystem::exists(path, error)) {
+    try {
+      return from_bytes(read_file(path, "delete it"));
+    } catch (const Error&) {
+      // A damaged cache is no reason to stop: it is trained again and replaced.
+    }
+  }
+  std::string bytes = train_model(texts, vocabulary);
+  write_file_atomically(path, bytes);
+  return from_bytes(std::move(bytes));
+}
+
+Tokenizer Tokenizer::from_bytes(std::string serialized) {
+  const std::size_t suffix = kChecksumField.size() + kHexDigits;
+  require(serialized.size() > suffix, "Tokenizer: {} bytes are no serialized tokenizer", serialized.size());
+  const std::string_view all = serialized, model = all.substr(0, all.size() - suffix);
+  require(all.substr(model.size(), kChecksumField.size()) == kChecksumField &&
+              all.substr(all.size() - kHexDigits) == hex(XXH3_128bits(model.data(), model.size())),
+          "Tokenizer: the serialized tokenizer is damaged, or was not written by Conclave: its checksum is "
+          "wrong; "
+          "take it from another checkpoint, or train it again");
+  auto processor = std::make_shared<sentencepiece::SentencePieceProcessor>();
+  const auto status = processor->LoadFromSerializedProto(model);
+  require(status.ok(), "Tokenizer: SentencePiece refuses the serialized tokenizer: {}; train it again",
+          status.message());
+  Tokenizer tokenizer;
+  tokenizer.bytes_ = std::move(serialized);
+  tokenizer.model_ = std::move(processor);
+  return tokenizer;
+}
+
+std::string Tokenizer::hash() const { return bytes_.substr(bytes_.size() - kHexDigits); }
+
+std::int64_t Tokenizer::vocabulary() const { return model_->GetPieceSize(); }
+
+std::int32_t Tokenizer::unknown() const { return model_->unk_id(); }
+
+std::vector<std::int32_t> Tokenizer::encode(std::string_view text) const {
+  std::vector<std::int32_t> ids;
+  const auto status = model_->Encode(text, &ids);
+  require(status.ok(), "Tokenizer::encode: {}", status.message());
+  return ids;
+}
+
+TokenizedSplit Tokenizer::encode_split(std::span<const TextExample> texts, std::int64_t max_length) const {
+  require(max_length > 0, "Tokenizer::encode_split: max_length {} leaves no tokens", max_length);
+  TokenizedSplit split;
+  split.labels.reserve(texts.size());
+  split.offsets.reserve(texts.size() + 1);
+  for (const TextExample& example : texts) {
+    std::vector<std::int32_t> ids = encode(example.text);
+    if (ids.empty()) ids.push_back(unknown());
+    const auto kept = std::min(static_cast<std::int64_t>(ids.size()), max_length);
+    split.tokens.insert(split.tokens.end(), ids.begin(), ids.begin() + kept);
+    split.offsets.push_back(static_cast<std::int64_t>(split.tokens.size()));
+    split.labels.push_back(example.label);
+  }
+  return split;
+}
+
+void Tokenizer::require_id(std::int32_t id) const {
+  require(id >= 0 && id < vocabulary(), "Tokenizer: id {} is outside the vocabulary of {}", id, vocabulary());
+}
+
+std::string Tokenizer::decode(std::span<const std::int32_t> ids) const {
+  for (const std::int32_t id : ids) require_id(id);
+  std::string text;
+  const auto status = model_->Decode(std::vector<int>(ids.begin(), ids.end()), &text);
+  require(status.ok(), "Tokenizer::decode: {}", status.message());
+  return text;
+}
+
+std::string Tokenizer::piece(std::int32_t id) const {
+  require_id(id);
+  return model_->IdToPiece(id);
+}
+
+}  // namespace conclave

@@ -1,0 +1,66 @@
+// Subword tokens by SentencePiece's unigram model (Kudo 2018), trained on the train split's own texts,
+// lower-cased and NFKC-normalized. Training is a pure function of the texts and the vocabulary size: the same
+// bits come on every machine, so a cached model is found by a hash of what it was trained from.
+//
+// A serialized model is a SentencePiece .model file that any of its tools can read, with our XXH3-128 of it
+// appended as one more protobuf field, so that a damaged one is refused before SentencePiece meets it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "data/dataset.h"
+
+namespace sentencepiece {
+class SentencePieceProcessor;
+}
+
+namespace conclave {
+
+/// A value: copies share the immutable model; all const functions may be called from many threads.
+class Tokenizer {
+ public:
+  /// Trains on `texts` (an even sample of them above 64 MiB), or reads the same model from an earlier call's
+  /// file in `cache_directory` ("": no cache). Texts too poor for `vocabulary` pieces give a smaller one.
+  /// Processes that race train the same model and each put it in place whole. Throws Error where there is no
+  /// text, or `vocabulary` is too small for the texts' characters.
+  static Tokenizer train(std::span<const TextExample> texts, std::int64_t vocabulary,
+                         const std::string& cache_directory);
+
+  /// The tokenizer that bytes() came from; throws Error where `serialized` is damaged or not one.
+  static Tokenizer from_bytes(std::string serialized);
+
+  const std::string& bytes() const { return bytes_; }
+  /// XXH3-128 of the model, 32 hexadecimal digits; equal hashes mean equal encodings.
+  std::string hash() const;
+
+  /// Ids are 0 .. vocabulary() - 1. 0 is the unknown piece, 1 and 2 begin and end (encode adds neither).
+  std::int64_t vocabulary() const;
+  std::int32_t unknown() const;
+
+  /// Ids of `text`; empty where nothing is left of it after normalization.
+  std::vector<std::int32_t> encode(std::string_view text) const;
+
+  /// Every text's first `max_length` ids, in order; a text without ids becomes one unknown piece, so that no
+  /// sequence is empty.
+  TokenizedSplit encode_split(std::span<const TextExample> texts, std::int64_t max_length) const;
+
+  /// The normalized text that `ids` spell; throws Error for an id outside the vocabulary.
+  std::string decode(std::span<const std::int32_t> ids) const;
+
+  /// The piece that `id` stands for ("\u2581" marks a word's beginning); throws Error outside the vocabulary.
+  std::string piece(std::int32_t id) const;
+
+ private:
+  Tokenizer() = default;
+  void require_id(std::int32_t id) const;
+
+  std::string bytes_;
+  std::shared_ptr<const sentencepiece::SentencePieceProcessor> model_;
+};
+
+}  // namespace conclave

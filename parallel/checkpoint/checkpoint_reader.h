@@ -1,0 +1,69 @@
+// Loads what CheckpointWriter wrote, on any number of ranks: each rank opens the file by itself and reads the
+// rows it holds. Whatever is handed out has passed its checksum. Every Error names the file, and the tensor
+// where it is about one.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "parallel/checkpoint/checkpoint.h"
+#include "parallel/checkpoint/hdf5_file.h"
+#include "parallel/communicator.h"
+
+namespace conclave {
+
+class CheckpointReader {
+ public:
+  /// Throws Error unless `path` is a complete checkpoint of this schema version with intact state. Not
+  /// collective. With a group, load() succeeds or fails on all of its ranks together.
+  explicit CheckpointReader(std::string path) : CheckpointReader(std::move(path), nullptr) {}
+  CheckpointReader(std::string path, Communicator& group) : CheckpointReader(std::move(path), &group) {}
+  ~CheckpointReader();
+  CheckpointReader(const CheckpointReader&) = delete;
+  CheckpointReader& operator=(const CheckpointReader&) = delete;
+
+  const std::string& path() const { return path_; }
+  const CheckpointState& state() const { return state_; }
+  std::vector<std::string> names() const;  ///< sorted
+  bool has(const std::string& name) const { return tensors_.contains(name); }
+  Shape shape(const std::string& name) const { return info(name).shape; }  ///< global
+  DType dtype(const std::string& name) const { return info(name).dtype; }
+
+  /// Fills entry.values, of the file's dtype and within its shape; throws Error and may have written part of
+  /// it where the file is damaged.
+  void read(const TensorEntry& entry) const;
+  /// The whole tensor, on the heap.
+  Tensor read(const std::string& name) const;
+
+  /// Reads and verifies all entries first and copies them only then: after an Error, no entry of any rank of
+  /// the group has changed. Collective over the group, if there is one. Takes as much memory again meanwhile.
+  void load(std::span<const TensorEntry> entries) const;
+
+  /// Reads every tensor and compares the checksums; throws Error for the first that differs.
+  void verify_all() const;
+
+ private:
+  struct Info {
+    DType dtype;
+    Shape shape;
+    std::vector<Checksum> checksums;  // one, or one per row
+  };
+
+  CheckpointReader(std::string path, Communicator* group);
+  void open();
+  Info describe(const std::string& name, std::uint64_t file_bytes) const;
+  std::string read_state(const std::string& name) const;
+  const Info& info(const std::string& name) const;
+  void check(const TensorEntry& entry) const;
+
+  std::string path_;
+  Communicator* group_;
+  std::optional<Hdf5Id> file_;
+  CheckpointState state_;
+  std::map<std::string, Info> tensors_;
+};
+
+}  // namespace conclave

@@ -1,0 +1,262 @@
+// write() is the sequence; each step ends with all ranks agreeing that it worked on all of them.
+#include "parallel/checkpoint/checkpoint_writer.h"
+
+#include <fcntl.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <exception>
+#include <filesystem>
+#include <thread>
+#include <vector>
+
+#include "parallel/checkpoint/hdf5_structure.h"
+
+namespace conclave {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// Well below what writing takes, well above what a test for completion costs.
+constexpr auto kPollInterval = std::chrono::milliseconds(1);
+
+MPI_Comm mpi_handle(Communicator& group) {
+  const auto* mpi = dynamic_cast<const MpiCommunicator*>(&group);
+  require(mpi != nullptr, "checkpoint writer: parallel HDF5 needs the MPI communicator of the ranks");
+  return mpi->handle();
+}
+
+// What `body` throws, as text; empty if nothing.
+template <class Body>
+std::string error_of(Body&& body) {
+  try {
+    body();
+    return {};
+  } catch (const std::exception& error) {
+    return *error.what() ? error.what() : "failed";
+  }
+}
+
+Hdf5Id open_on_all_ranks(const std::string& path, MPI_Comm handle) {
+  const std::string doing = path + ": cannot be opened through MPI-IO";
+  const Hdf5Id access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose, doing);
+  check_hdf5(H5Pset_fapl_mpio(access, handle, MPI_INFO_NULL), doing);
+  check_hdf5(H5Pset_libver_bounds(access, H5F_LIBVER_V18, H5F_LIBVER_V18), doing);
+  return {H5Fopen(path.c_str(), H5F_ACC_RDWR, access), H5Fclose, doing};
+}
+
+}  // namespace
+
+CheckpointWriter::CheckpointWriter(std::string directory, Communicator& world, int keep, bool asynchronous,
+                                   Report report)
+    : directory_(std::move(directory)),
+      group_(world.split(0)),
+      handle_(mpi_handle(*group_)),
+      keep_(keep),
+      asynchronous_(asynchronous),
+      report_(std::move(report)) {
+  require(keep >= 0, "checkpoint writer: keep = {}; give how many checkpoints stay, or 0 for all", keep);
+}
+
+CheckpointWriter::~CheckpointWriter() {
+  if (under_way_.valid()) under_way_.wait();
+}
+
+const std::optional<SaveOutcome>& CheckpointWriter::wait() {
+  if (under_way_.valid()) last_ = under_way_.get();
+  return last_;
+}
+
+std::size_t CheckpointWriter::prepare(std::span<const TensorEntry> entries) {
+  prepare(entries, 0);
+  return staging_.bytes();
+}
+
+void CheckpointWriter::prepare(std::span<const TensorEntry> entries, std::int64_t step) {
+  wait();
+  const std::uint64_t signature = CheckpointLayout::signature(entries);
+  std::array<Index, 3> facts{signature_ != signature, step, -step};
+  group_->all_reduce(Tensor::borrow(facts.data(), {3}, DType::i64), Reduction::max);
+  require(facts[1] == -facts[2] && facts[1] >= 0,
+          "checkpoint: ranks are at steps from {} to {}; save at the same step, not below 0, everywhere",
+          -facts[2], facts[1]);
+  if (facts[0] != 0) {
+    signature_.reset();
+    layout_ = CheckpointLayout::agree(entries, *group_);
+    signature_ = signature;
+  }
+  if (!staging_.defined() || staging_.bytes() < layout_.staging_bytes) {
+    staging_ = Tensor();  // gives back the old one first
+    staging_ =
+        Tensor::zeros({static_cast<Index>(std::max<std::size_t>(layout_.staging_bytes, 1))}, DType::u8);
+  }
+}
+
+void CheckpointWriter::save(std::span<const TensorEntry> entries, const CheckpointState& state) {
+  prepare(entries, state.step);
+  for (const CheckpointLayout::Part& part : layout_.parts) {
+    const Tensor& values = entries[part.tensor].values;
+    Tensor::borrow(static_cast<std::byte*>(staging_.raw()) + part.staging_offset, values.shape(),
+                   values.dtype())
+        .copy_from(values);
+  }
+  state_ = state;
+  under_way_ =
+      std::async(asynchronous_ ? std::launch::async : std::launch::deferred, [this] { return write(); });
+  if (!asynchronous_) wait();
+}
+
+SaveOutcome CheckpointWriter::write() {
+  const auto start = Clock::now();
+  SaveOutcome outcome;
+  outcome.step = state_.step;
+  outcome.path = checkpoint_path(directory_, state_.step);
+  outcome.bytes = layout_.total_bytes;
+  try {
+    write_or_explain(outcome);
+  } catch (const std::exception& error) {  // of MPI itself: ranks cannot agree on anything any more
+    outcome.message = error.what();
+  }
+  outcome.saved = outcome.message.empty();
+  outcome.seconds = std::chrono::duration<double>(Clock::now() - start).count();
+  if (report_ && group_->rank() == 0) report_(outcome);
+  return outcome;
+}
+
+void CheckpointWriter::write_or_explain(SaveOutcome& outcome) {
+  const bool first = group_->rank() == 0;
+  const std::vector<Checksum> checksums = all_checksums();
+  std::optional<AtomicFile> file;  // on rank 0; removes the temporary on the way out unless committed
+
+  const std::string laying_out = error_of([&] {
+    if (!first) return;
+    std::filesystem::create_directories(directory_);
+    remove_temporaries();
+    file.emplace(outcome.path);
+    lay_out(file->temporary(), checksums);
+  });
+  if (!agreed(laying_out, outcome)) return;
+  if (!agreed(write_parts(AtomicFile::temporary_of(outcome.path)), outcome)) return;
+  const std::string committing = error_of([&] {
+    if (first) file->commit();
+  });
+  if (!agreed(committing, outcome)) return;
+  if (first) retire_old();
+}
+
+std::vector<Checksum> CheckpointWriter::all_checksums() {
+  std::vector<Checksum> table(static_cast<std::size_t>(layout_.checksums), Checksum{});
+  for (const auto& plan : layout_.tensors)
+    if (plan.shape.numel() == 0)  // nobody writes it, and all know its checksum: rank 0 tells
+      if (group_->rank() == 0)
+        std::fill_n(table.begin() + plan.first_checksum, plan.checksums, checksum_of("", 0));
+  for (const CheckpointLayout::Part& part : layout_.parts) {
+    const auto& plan = layout_.tensors[part.tensor];
+    const bool whole = plan.checksums == 1;
+    const std::size_t count = whole ? 1 : static_cast<std::size_t>(part.rows), bytes = part.bytes / count;
+    const auto* from = static_cast<const std::byte*>(staging_.raw()) + part.staging_offset;
+    for (std::size_t i = 0; i < count; ++i)
+      table[static_cast<std::size_t>(plan.first_checksum + (whole ? 0 : part.first_row)) + i] =
+          checksum_of(from + i * bytes, bytes);
+  }
+  const Index bytes = static_cast<Index>(table.size() * sizeof(Checksum));
+  reduce_politely(Tensor::borrow(table.data(), {bytes}, DType::u8),
+                  Reduction::sum);  // one writer per checksum
+  return table;
+}
+
+void CheckpointWriter::lay_out(const std::string& path, std::span<const Checksum> checksums) const {
+  const Hdf5Lock lock;
+  lay_out_hdf5(path, [&](Hdf5Structure& file) {
+    file.attribute("format", "conclave-checkpoint");
+    file.attribute("schema_version", kCheckpointSchema);
+    file.attribute("step", state_.step);
+    file.text("state/recipe", state_.recipe);
+    file.text("state/metadata", state_.metadata);
+    file.bytes("state/tokenizer", state_.tokenizer);
+    for (const auto& plan : layout_.tensors)
+      file.tensor(plan.name, plan.shape, plan.dtype,
+                  checksums.subspan(static_cast<std::size_t>(plan.first_checksum),
+                                    static_cast<std::size_t>(plan.checksums)));
+  });
+}
+
+// Returns this rank's error. Every rank reaches every agreement and both collective calls.
+std::string CheckpointWriter::write_parts(const std::string& path) {
+  SaveOutcome ignored;
+  std::optional<FileDescriptor> descriptor;  // kept open for fsync
+  std::string error = error_of([&] { descriptor.emplace(path, O_WRONLY); });
+  if (!error.empty()) error += " (all ranks must share the directory)";
+  if (!agreed(error, ignored)) return error;
+
+  std::optional<Hdf5Id> file;
+  error = error_of([&] {
+    const Hdf5Lock lock;
+    file.emplace(open_on_all_ranks(path, handle_));
+  });
+  error = error_of([&] {
+    require(error.empty(), "{}", error);
+    for (const CheckpointLayout::Part& part : layout_.parts) {
+      const Hdf5Lock lock;
+      const auto& plan = layout_.tensors[part.tensor];
+      const std::string doing = fmt::format("{}: tensor {}", path, plan.name);
+      const Hdf5Id dataset(H5Dopen2(*file, plan.name.c_str(), H5P_DEFAULT), H5Dclose, doing);
+      const std::string failed = error_of([&] {
+        write_rows(dataset, plan.shape, plan.dtype, part.first_row, part.rows,
+                   static_cast<const std::byte*>(staging_.raw()) + part.staging_offset);
+      });
+      require(failed.empty(), "{}: {} (disk full, or a quota or limit on the size of files reached?)", doing,
+              failed);
+    }
+  });
+  agreed(error, ignored);  // so that closing, which waits without sleeping, finds the others there
+  if (file) {
+    const Hdf5Lock lock;
+    const std::string closing = error_of([&] { file->close(path + ": cannot be closed"); });
+    if (error.empty()) error = closing;
+  }
+  const std::string syncing = error_of([&] { descriptor->sync(); });
+  return error.empty() ? syncing : error;
+}
+
+void CheckpointWriter::retire_old() const {
+  const auto files = list_checkpoints(directory_);
+  std::size_t excess =
+      keep_ == 0 ? 0 : files.size() - std::min(files.size(), static_cast<std::size_t>(keep_));
+  for (const CheckpointFile& file : files) {
+    if (excess == 0) return;
+    if (file.step == state_.step) continue;  // whatever its number: it is the one known to be good
+    std::error_code ignored;                 // it will be tried again at the next save
+    std::filesystem::remove(file.path, ignored);
+    --excess;
+  }
+}
+
+void CheckpointWriter::remove_temporaries() const {
+  for (const auto& entry : std::filesystem::directory_iterator(directory_)) {
+    const std::string name = entry.path().filename().string();
+    std::error_code ignored;
+    if (name.starts_with("step-") && name.ends_with(".h5.tmp"))
+      std::filesystem::remove(entry.path(), ignored);
+  }
+}
+
+bool CheckpointWriter::agreed(const std::string& error, SaveOutcome& outcome) {
+  Index failed = !error.empty();
+  reduce_politely(Tensor::borrow(&failed, {1}, DType::i64), Reduction::max);
+  if (failed == 0) return true;
+  const auto errors = group_->all_gather(error);
+  const auto first =
+      std::find_if(errors.begin(), errors.end(), [](const auto& text) { return !text.empty(); });
+  outcome.message = fmt::format("checkpoint of step {} not saved: {} (on rank {})", outcome.step, *first,
+                                first - errors.begin());
+  return false;
+}
+
+void CheckpointWriter::reduce_politely(const Tensor& values, Reduction reduction) {
+  Request request = group_->start_all_reduce(values, reduction);
+  while (!request.test()) std::this_thread::sleep_for(kPollInterval);
+}
+
+}  // namespace conclave

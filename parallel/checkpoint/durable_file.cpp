@@ -1,0 +1,79 @@
+// Thin over the system calls; every one that can fail is checked.
+#include "parallel/checkpoint/durable_file.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+
+#include "core/error.h"
+
+namespace conclave {
+
+FileDescriptor::FileDescriptor(const std::string& path, int flags, unsigned mode)
+    : path_(path), descriptor_(::open(path.c_str(), flags | O_CLOEXEC, mode)) {
+  require(descriptor_ >= 0, "{}: cannot be opened: {}", path_, std::strerror(errno));
+}
+
+FileDescriptor::~FileDescriptor() { ::close(descriptor_); }
+
+void FileDescriptor::write(const void* data, std::size_t size) {
+  write_at(data, size, end_);
+  end_ += size;
+}
+
+void FileDescriptor::write_at(const void* data, std::size_t size, std::uint64_t offset) {
+  const char* at = static_cast<const char*>(data);
+  while (size > 0) {
+    const ssize_t written = ::pwrite(descriptor_, at, size, static_cast<off_t>(offset));
+    if (written < 0 && errno == EINTR) continue;
+    require(written > 0, "{}: cannot be written: {}", path_, std::strerror(errno));
+    at += written;
+    offset += static_cast<std::uint64_t>(written);
+    size -= static_cast<std::size_t>(written);
+  }
+}
+
+void FileDescriptor::resize(std::uint64_t size) {
+  const bool done = ::ftruncate(descriptor_, static_cast<off_t>(size)) == 0;
+  require(done, "{}: cannot get {} bytes: {}", path_, size, std::strerror(errno));
+}
+
+void FileDescriptor::sync() {
+  const bool done = ::fsync(descriptor_) == 0;  // in the call below errno might be read before it
+  require(done, "{}: fsync: {}", path_, std::strerror(errno));
+}
+
+void FileDescriptor::reserve(std::uint64_t size) {
+  int result = 0;
+  do result = size == 0 ? 0 : ::fallocate(descriptor_, 0, 0, static_cast<off_t>(size));
+  while (result != 0 && errno == EINTR);
+  require(result == 0 || errno == EOPNOTSUPP || errno == ENOSYS, "{}: no room for {} bytes: {}", path_, size,
+          std::strerror(errno));
+}
+
+std::uint64_t FileDescriptor::size() const {
+  struct stat status {};
+  const bool done = ::fstat(descriptor_, &status) == 0;
+  require(done, "{}: fstat: {}", path_, std::strerror(errno));
+  return static_cast<std::uint64_t>(status.st_size);
+}
+
+AtomicFile::~AtomicFile() {
+  if (!committed_) ::unlink(temporary().c_str());
+}
+
+void AtomicFile::commit() {
+  FileDescriptor(temporary(), O_RDONLY).sync();
+  const bool done = std::rename(temporary().c_str(), path_.c_str()) == 0;
+  require(done, "{}: cannot be renamed to {}: {}", temporary(), path_, std::strerror(errno));
+  committed_ = true;
+  const auto parent = std::filesystem::path(path_).parent_path();
+  FileDescriptor(parent.empty() ? "." : parent.string(), O_RDONLY | O_DIRECTORY).sync();
+}
+
+}  // namespace conclave

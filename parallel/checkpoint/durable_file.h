@@ -1,0 +1,55 @@
+// A file on disk is either the old one or the whole new one, also after a power cut: write under a temporary
+// name in the same directory, fsync, rename, fsync the directory.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <utility>
+
+namespace conclave {
+
+class FileDescriptor {
+ public:
+  /// open(2); throws Error naming the path and the system's reason.
+  FileDescriptor(const std::string& path, int flags, unsigned mode = 0644);
+  ~FileDescriptor();
+  FileDescriptor(const FileDescriptor&) = delete;
+  FileDescriptor& operator=(const FileDescriptor&) = delete;
+
+  /// All `size` bytes, from the beginning of the file on or after what write() wrote before; throws Error.
+  void write(const void* data, std::size_t size);
+  void write_at(const void* data, std::size_t size, std::uint64_t offset);
+  /// Returns when the file's bytes are on the disk; throws Error.
+  void sync();
+  /// Takes blocks for the first `size` bytes now, so that writing them later cannot find the disk or the
+  /// quota full; does nothing on file systems that cannot. Throws Error where there is no room.
+  void reserve(std::uint64_t size);
+  std::uint64_t size() const;
+  void resize(std::uint64_t size);
+
+ private:
+  std::string path_;
+  int descriptor_;
+  std::uint64_t end_ = 0;  // of what write() wrote
+};
+
+/// The temporary that becomes `path` on commit(), and disappears otherwise.
+class AtomicFile {
+ public:
+  explicit AtomicFile(std::string path) : path_(std::move(path)) {}
+  ~AtomicFile();
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+
+  static std::string temporary_of(const std::string& path) { return path + ".tmp"; }
+  std::string temporary() const { return temporary_of(path_); }
+  /// Puts what was written to temporary(), by then closed, in the place of `path`; throws Error.
+  void commit();
+
+ private:
+  std::string path_;
+  bool committed_ = false;
+};
+
+}  // namespace conclave

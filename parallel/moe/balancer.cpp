@@ -1,0 +1,75 @@
+#include "parallel/moe/balancer.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace conclave {
+namespace {
+
+class NoBalancer final : public Balancer {};
+
+class AuxLossBalancer final : public Balancer {
+ public:
+  explicit AuxLossBalancer(double coefficient) : coefficient_(coefficient) {}
+
+  bool has_gradient() const override { return true; }
+  void probability_gradient(std::span<const Index> load, Index tokens,
+                            std::span<double> gradient) const override {
+    // L = a E sum_e f_e mean_t p_te, with f_e a share of all choices that is constant for the gradient
+    const double choices =
+        std::max<double>(1, static_cast<double>(std::accumulate(load.begin(), load.end(), Index{})));
+    const double scale =
+        coefficient_ * static_cast<double>(load.size()) / std::max<double>(1, static_cast<double>(tokens));
+    for (std::size_t e = 0; e < load.size(); ++e)
+      gradient[e] = scale * static_cast<double>(load[e]) / choices;
+  }
+
+ private:
+  double coefficient_;
+};
+
+class BiasBalancer final : public Balancer {
+ public:
+  BiasBalancer(Index experts, double rate)
+      : bias_(Tensor::zeros({experts})), rate_(static_cast<float>(rate)) {}
+
+  const Tensor& selection_bias() const override { return bias_; }
+  void update(std::span<const Index> load) override {
+    const double mean = static_cast<double>(std::accumulate(load.begin(), load.end(), Index{})) /
+                        static_cast<double>(load.size());
+    const auto bias = bias_.span<float>();
+    for (std::size_t e = 0; e < load.size(); ++e) {
+      const double excess = static_cast<double>(load[e]) - mean;
+      if (excess != 0) bias[e] += excess > 0 ? -rate_ : rate_;
+    }
+  }
+
+ private:
+  Tensor bias_;
+  float rate_;
+};
+
+}  // namespace
+
+void Balancer::probability_gradient(std::span<const Index>, Index, std::span<double> gradient) const {
+  std::ranges::fill(gradient, 0.0);
+}
+
+std::unique_ptr<Balancer> make_balancer(const std::string& name, Index experts,
+                                        const BalancerOptions& options) {
+  if (name == "none") return std::make_unique<NoBalancer>();
+  if (name == "aux_loss") return std::make_unique<AuxLossBalancer>(options.aux_coefficient);
+  if (name == "bias") return std::make_unique<BiasBalancer>(experts, options.bias_rate);
+  fail("no balancer is named '{}'; there are none, aux_loss, bias", name);
+}
+
+double utilization(std::span<const Index> load) {
+  if (load.empty()) return 1.0;
+  const Index most = std::ranges::max(load);
+  if (most == 0) return 1.0;
+  const double mean = static_cast<double>(std::accumulate(load.begin(), load.end(), Index{})) /
+                      static_cast<double>(load.size());
+  return mean / static_cast<double>(most);
+}
+
+}  // namespace conclave

@@ -1,0 +1,175 @@
+#include "parallel/moe/moe_layer.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "core/kernels/activation.h"
+#include "core/kernels/permutation.h"
+#include "parallel/moe/router_losses.h"
+
+namespace conclave {
+namespace {
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+ExpertOptions expert_options(const MoeOptions& options, const ProcessGrid& grid) {
+  const Index count = options.experts / grid.expert_parallel();
+  return {options.hidden, options.ffn, count * grid.expert_group().rank(), count, options.experts};
+}
+
+// A handle of the same elements with a gradient slot of its own: what comes back through it is seen on the
+// way.
+Tensor tapped(Tape& tape, const Tensor& x) {
+  Tensor tap = x;
+  tap.slot = nullptr;
+  if (tape.recording() && x.slot) tape.watch(tap);
+  return tap;
+}
+
+bool keeps(const Tape& tape, const DispatchPlan& plan, Index round) {
+  return tape.planning() && round + 1 == plan.rounds;
+}
+
+}  // namespace
+
+MoeLayer::MoeLayer(const MoeOptions& options, const ProcessGrid& grid)
+    : options_(options),
+      grid_(grid),
+      router_(options.hidden, options.experts, false),
+      balancer_(make_balancer(options.balancer, options.experts, options.balancing)),
+      dispatcher_(grid.expert_group(), options.experts, options.capacity_factor) {
+  require(options.top_k >= 1 && options.top_k <= options.experts, "moe: top_k {} of {} experts",
+          options.top_k, options.experts);
+  experts_ = make_experts(options.expert, expert_options(options, grid));
+  for (const auto& [name, parameter] : experts_->named_parameters()) expert_parameters_.push_back(parameter);
+  require(expert_parameters_.size() <= kMostExpertParameters,
+          "moe: experts '{}' have {} parameters, at most {} fit", options.expert, expert_parameters_.size(),
+          kMostExpertParameters);
+  add_module("router", router_);
+  add_module("experts", *experts_);
+  if (options.shared_experts > 0) {
+    shared_.emplace(options.hidden, options.ffn * options.shared_experts);
+    add_module("shared", *shared_);
+  }
+  statistics_.load.assign(static_cast<std::size_t>(options.experts), 0);
+}
+
+void MoeLayer::reset_statistics() {
+  std::ranges::fill(statistics_.load, 0);
+  statistics_.seconds = 0;
+  statistics_.rounds = statistics_.passes = 0;
+}
+
+Tensor MoeLayer::operator()(Tape& tape, ForwardContext& context, const Tensor& x) {
+  const double start = now();
+  const Tensor entered = tapped(tape, x);
+  tape.record("moe", {&x}, {&entered}, [this, x, entered](Tape& tape) {
+    tape.hand_on(tape.gradient(entered), x);
+    statistics_.seconds += now();  // the other half was subtracted where backward entered the layer
+  });
+
+  const Tensor logits = router_(tape, entered);
+  const Tensor probabilities = route_probabilities(tape, logits, options_.z_coefficient, context);
+  // The balancer's gradient joins what the gate sends back; the load it needs is known once the gate has
+  // chosen.
+  const auto load =
+      static_cast<Index*>(tape.arena().allocate(static_cast<std::size_t>(options_.experts) * sizeof(Index)));
+  const std::span<Index> counts{load, static_cast<std::size_t>(options_.experts)};
+  const std::span<Index> global{static_cast<Index*>(tape.arena().allocate(counts.size_bytes())),
+                                counts.size()};
+  const Tensor balanced = context.training
+                              ? balance_probabilities(tape, probabilities, *balancer_, global, context)
+                              : probabilities;
+  const functions::Gate gate =
+      functions::top_k_gate(tape, balanced, balancer_->selection_bias(), options_.top_k);
+  chosen_ = gate.experts;
+
+  kernels::count_experts(gate.experts, counts);
+  const DispatchPlan plan = dispatcher_.plan(tape, counts);
+  if (balancer_->has_gradient() && context.training) {
+    std::ranges::fill(global, 0);
+    for (std::size_t i = 0; i < plan.counts.size(); ++i) global[i % global.size()] += plan.counts[i];
+    grid_.data_group().all_reduce(Tensor::borrow(global.data(), {options_.experts}, DType::i64));
+  }
+
+  Tensor shared;
+  const auto compute_shared = [&] {
+    if (shared_) shared = (*shared_)(tape, entered);
+  };
+  Tensor y;
+  if (plan.rounds == 1) {
+    const DispatchRound round = dispatcher_.round(tape, plan, gate.experts, entered, 0);
+    const Tensor rows = dispatcher_.dispatch(tape, entered, round, compute_shared);
+    y = dispatcher_.combine(tape, experts_->forward(tape, rows, round.offsets), gate.weights, round);
+  } else {
+    compute_shared();
+    y = experts_in_rounds(tape, entered, gate, plan);
+  }
+  if (shared_) y = functions::add(tape, y, shared);
+
+  const Tensor left = tapped(tape, y);
+  tape.record("moe", {&y}, {&left}, [this, y, left](Tape& tape) {
+    statistics_.seconds -= now();
+    tape.hand_on(tape.gradient(left), y);
+  });
+  if (context.training)
+    for (std::size_t e = 0; e < counts.size(); ++e) statistics_.load[e] += counts[e];
+  statistics_.rounds += plan.rounds;
+  ++statistics_.passes;
+  statistics_.seconds += now() - start;
+  return left;
+}
+
+// More rows are due than one round's memory holds. Nothing of a round is kept but its results: each round's
+// activations give their memory back, and the backward pass sends the rows out again and computes them anew.
+// While memory is being planned, the last round's is kept, as that of a single round, which other routing
+// needs, would be.
+Tensor MoeLayer::experts_in_rounds(Tape& tape, const Tensor& x, const functions::Gate& gate,
+                                   const DispatchPlan& plan) {
+  // The experts' parameters count as inputs, so that their gradients are not taken for complete between
+  // rounds.
+  std::array<const Tensor*, kMostExpertParameters + 2> all_inputs{&x, &gate.weights};
+  for (std::size_t i = 0; i < expert_parameters_.size(); ++i)
+    all_inputs[i + 2] = &expert_parameters_[i]->value;
+  const std::span inputs = std::span(all_inputs).first(expert_parameters_.size() + 2);
+  Tensor y = tape.output(x.shape(), x.dtype(), inputs);
+  const auto write = [](Index number) { return number == 0 ? Write::assign : Write::accumulate; };
+  for (Index number = 0; number < plan.rounds; ++number) {
+    std::optional<ArenaScope> scope;
+    if (!keeps(tape, plan, number) || tape.recording()) scope.emplace(tape.arena());
+    Tape forgetful(tape.arena(), false);
+    const DispatchRound round = dispatcher_.round(forgetful, plan, gate.experts, x, number);
+    const Tensor rows = dispatcher_.dispatch(forgetful, x, round, [] {});
+    const Tensor results = experts_->forward(forgetful, rows, round.offsets);
+    dispatcher_.combine_into(results, gate.weights, round, round.away, y, write(number));
+  }
+  tape.record("experts in rounds", inputs, {&y}, [this, x, gate, y, plan, write](Tape& tape) {
+    const Tensor dy = tape.gradient(y);
+    const auto dx = x.slot ? tape.into(x) : GradientTarget();
+    const auto dweights = gate.weights.slot ? tape.into(gate.weights) : GradientTarget();
+    require(dweights.write == Write::assign, "moe: the gate's weights must have no other use");
+    for (Index number = 0; number < plan.rounds; ++number) {
+      std::optional<ArenaScope> scope;
+      if (!keeps(tape, plan, number)) scope.emplace(tape.arena());
+      Tape again(tape.arena());
+      const DispatchRound round = dispatcher_.round(again, plan, gate.experts, x, number);
+      Tensor input = x;
+      input.slot = nullptr;
+      Tensor rows = dispatcher_.dispatch(again, input, round, [] {});
+      again.watch(rows);
+      const Tensor results = experts_->forward(again, rows, round.offsets);
+      const Tensor dresults = again.empty(results.shape(), results.dtype());
+      dispatcher_.bring_back(results, round, round.away);
+      dispatcher_.combine_backward(again, dy, results, gate.weights, round, dresults, dweights.gradient);
+      again.backward(results, dresults);
+      if (x.slot)
+        dispatcher_.dispatch_backward(again, again.gradient(rows), round, dx.gradient,
+                                      number == 0 ? dx.write : Write::accumulate);
+    }
+  });
+  return y;
+}
+
+}  // namespace conclave

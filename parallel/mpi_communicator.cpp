@@ -1,0 +1,303 @@
+// Each operation: check the arguments, answer a group of one by a copy, call MPI, check what it says.
+#include "parallel/mpi_communicator.h"
+
+#include <algorithm>
+#include <climits>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <iostream>
+
+namespace conclave {
+namespace {
+
+// MPI counts are ints; larger messages go in pieces of this many elements.
+constexpr Index kPiece = Index{1} << 30;
+constexpr int kExchangeTag = 1;  // messages between two ranks of a communicator arrive in order
+
+void check(int code, const char* operation) {
+  if (code == MPI_SUCCESS) [[likely]]
+    return;
+  char text[MPI_MAX_ERROR_STRING] = "unknown error";
+  int length = 0;
+  MPI_Error_string(code, text, &length);
+  fail("{}: MPI says: {}", operation, text);
+}
+
+bool mpi_is_running() {
+  int initialized = 0, finalized = 0;
+  MPI_Initialized(&initialized);
+  MPI_Finalized(&finalized);
+  return initialized && !finalized;
+}
+
+MPI_Datatype type_of(DType dtype) {
+  switch (dtype) {
+    case DType::f32:
+      return MPI_FLOAT;
+    case DType::f64:
+      return MPI_DOUBLE;
+    case DType::bf16:
+      return MPI_UINT16_T;  // moved, never reduced
+    case DType::i64:
+      return MPI_INT64_T;
+    case DType::i32:
+      return MPI_INT32_T;
+    case DType::i8:
+      return MPI_INT8_T;
+    case DType::u8:
+      return MPI_UINT8_T;
+  }
+  fail("mpi: no MPI type for dtype number {}", static_cast<int>(dtype));
+}
+
+MPI_Op op_of(Reduction reduction) {
+  return reduction == Reduction::sum ? MPI_SUM : reduction == Reduction::max ? MPI_MAX : MPI_MIN;
+}
+
+void check_tensor(const Tensor& tensor, const char* operation, const char* argument) {
+  require(tensor.device() == Device::cpu, "{}: {} is on {}; MPI moves tensors in CPU memory", operation,
+          argument, name_of(tensor.device()));
+  require(tensor.contiguous(), "{}: {} {} is a view with gaps; pass a contiguous tensor", operation, argument,
+          tensor.shape().to_string());
+}
+
+void check_reducible(const Tensor& values, const char* operation) {
+  check_tensor(values, operation, "values");
+  require(values.dtype() != DType::bf16 && values.dtype() != DType::i8,
+          "{}: values are {}; f32, f64, i32, i64 and u8 can be reduced", operation, name_of(values.dtype()));
+}
+
+std::byte* bytes_of(const Tensor& tensor, Index element = 0) {
+  return static_cast<std::byte*>(tensor.raw()) + static_cast<std::size_t>(element) * size_of(tensor.dtype());
+}
+
+void copy_elements(const Tensor& from, const Tensor& to, Index count) {
+  if (count > 0 && from.raw() != to.raw())
+    std::memmove(to.raw(), from.raw(), static_cast<std::size_t>(count) * size_of(from.dtype()));
+}
+
+Index row_elements(const Tensor& tensor) {
+  Index elements = 1;
+  for (int dim = 1; dim < tensor.rank(); ++dim) elements *= tensor.size(dim);
+  return elements;
+}
+
+void check_same_rows(const char* operation, const Tensor& send, const Tensor& receive) {
+  require(send.dtype() == receive.dtype() && row_elements(send) == row_elements(receive),
+          "{}: rows of send {} {} and receive {} {} differ", operation, name_of(send.dtype()),
+          send.shape().to_string(), name_of(receive.dtype()), receive.shape().to_string());
+}
+
+void fill_side(std::span<const Index> rows, const Tensor& tensor, const char* argument,
+               std::vector<int>& counts, std::vector<int>& offsets) {
+  require(tensor.rank() >= 1 && rows.size() == counts.size(),
+          "all_to_all: {} {} with {} row counts, in a group of {} ranks; give a tensor of rows and one count "
+          "per rank",
+          argument, tensor.shape().to_string(), rows.size(), counts.size());
+  const Index width = row_elements(tensor);
+  Index total = 0;
+  for (std::size_t r = 0; r < rows.size(); ++r) {
+    require(rows[r] >= 0 && rows[r] <= tensor.size(0) - total,
+            "all_to_all: {} {} has no room for {} rows of rank {} after {} of the ranks before it", argument,
+            tensor.shape().to_string(), rows[r], r, total);
+    require((total + rows[r]) <= INT_MAX / std::max<Index>(width, 1),
+            "all_to_all: {} moves more than {} elements (rows of {}) in one call; send fewer rows at a time",
+            argument, INT_MAX, width);
+    counts[r] = static_cast<int>(rows[r] * width);
+    offsets[r] = static_cast<int>(total * width);
+    total += rows[r];
+  }
+}
+
+}  // namespace
+
+MpiSession::MpiSession() : exceptions_at_start_(std::uncaught_exceptions()) {
+  int initialized = 0;
+  check(MPI_Initialized(&initialized), "mpi session");
+  require(!initialized, "mpi session: MPI was started before in this process, and starts only once");
+  int provided = MPI_THREAD_SINGLE;
+  check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &provided), "MPI_Init_thread");
+  check(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
+  check(MPI_Comm_set_errhandler(MPI_COMM_SELF, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
+  if (provided != MPI_THREAD_MULTIPLE) {
+    MPI_Finalize();
+    fail("mpi session: this MPI was built without MPI_THREAD_MULTIPLE, which saving while training needs");
+  }
+}
+
+MpiSession::~MpiSession() {
+  if (!mpi_is_running()) return;
+  int ranks = 1;
+  MPI_Comm_size(MPI_COMM_WORLD, &ranks);
+  if (ranks > 1 && std::uncaught_exceptions() > exceptions_at_start_) abort(1);
+  MPI_Finalize();
+}
+
+std::unique_ptr<Communicator> MpiSession::world() const {
+  MPI_Comm handle = MPI_COMM_NULL;
+  check(MPI_Comm_dup(MPI_COMM_WORLD, &handle), "MPI_Comm_dup");
+  return std::make_unique<MpiCommunicator>(handle);
+}
+
+void MpiSession::abort(int exit_code) noexcept {
+  std::cout.flush();
+  std::cerr.flush();
+  std::fflush(nullptr);
+  if (mpi_is_running()) MPI_Abort(MPI_COMM_WORLD, exit_code);
+  std::_Exit(exit_code);
+}
+
+MpiCommunicator::MpiCommunicator(MPI_Comm handle) : handle_(handle) {
+  static_assert(sizeof(MPI_Request) <= sizeof(void*), "a Request holds MPI's own handle inline");
+  check(MPI_Comm_set_errhandler(handle_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
+  check(MPI_Comm_rank(handle_, &rank_), "MPI_Comm_rank");
+  check(MPI_Comm_size(handle_, &size_), "MPI_Comm_size");
+  const auto ranks = static_cast<std::size_t>(size_);
+  for (auto* list : {&all_to_all_.send_counts, &all_to_all_.send_offsets, &all_to_all_.receive_counts,
+                     &all_to_all_.receive_offsets})
+    list->resize(ranks);
+}
+
+MpiCommunicator::~MpiCommunicator() {
+  if (mpi_is_running()) MPI_Comm_free(&handle_);
+}
+
+void MpiCommunicator::barrier() {
+  if (size_ > 1) check(MPI_Barrier(handle_), "barrier");
+}
+
+void MpiCommunicator::all_reduce(const Tensor& values, Reduction reduction) {
+  check_reducible(values, "all_reduce");
+  if (size_ == 1) return;
+  for (Index begin = 0; begin < values.numel(); begin += kPiece)
+    check(MPI_Allreduce(MPI_IN_PLACE, bytes_of(values, begin),
+                        static_cast<int>(std::min(kPiece, values.numel() - begin)), type_of(values.dtype()),
+                        op_of(reduction), handle_),
+          "all_reduce");
+}
+
+Request MpiCommunicator::start_all_reduce(const Tensor& values, Reduction reduction) {
+  check_reducible(values, "start_all_reduce");
+  require(values.numel() <= INT_MAX, "start_all_reduce: {} elements, at most {} fit one call; split them",
+          values.numel(), INT_MAX);
+  if (size_ == 1 || values.numel() == 0) return {};
+  MPI_Request native = MPI_REQUEST_NULL;
+  check(MPI_Iallreduce(MPI_IN_PLACE, values.raw(), static_cast<int>(values.numel()), type_of(values.dtype()),
+                       op_of(reduction), handle_, &native),
+        "start_all_reduce");
+  return Request(*this, native);
+}
+
+void MpiCommunicator::broadcast(const Tensor& values, int root) {
+  check_tensor(values, "broadcast", "values");
+  require(root >= 0 && root < size_, "broadcast: root {} is not one of the {} ranks", root, size_);
+  if (size_ == 1) return;
+  for (Index begin = 0; begin < values.numel(); begin += kPiece)
+    check(MPI_Bcast(bytes_of(values, begin), static_cast<int>(std::min(kPiece, values.numel() - begin)),
+                    type_of(values.dtype()), root, handle_),
+          "broadcast");
+}
+
+void MpiCommunicator::all_gather(const Tensor& mine, const Tensor& gathered) {
+  check_tensor(mine, "all_gather", "mine");
+  check_tensor(gathered, "all_gather", "gathered");
+  require(gathered.dtype() == mine.dtype() && gathered.numel() == mine.numel() * size_,
+          "all_gather: gathered {} {} does not hold {} times mine {} {}", name_of(gathered.dtype()),
+          gathered.shape().to_string(), size_, name_of(mine.dtype()), mine.shape().to_string());
+  require(gathered.numel() <= INT_MAX, "all_gather: {} elements, at most {} fit one call; split them",
+          gathered.numel(), INT_MAX);
+  if (size_ == 1) return copy_elements(mine, gathered, mine.numel());
+  if (mine.numel() == 0) return;
+  const int count = static_cast<int>(mine.numel());
+  const MPI_Datatype type = type_of(mine.dtype());
+  check(MPI_Allgather(mine.raw(), count, type, gathered.raw(), count, type, handle_), "all_gather");
+}
+
+void MpiCommunicator::all_to_all(const Tensor& send, std::span<const Index> send_rows, const Tensor& receive,
+                                 std::span<const Index> receive_rows) {
+  check_tensor(send, "all_to_all", "send");
+  check_tensor(receive, "all_to_all", "receive");
+  auto& [send_counts, send_offsets, receive_counts, receive_offsets] = all_to_all_;
+  fill_side(send_rows, send, "send", send_counts, send_offsets);
+  fill_side(receive_rows, receive, "receive", receive_counts, receive_offsets);
+  check_same_rows("all_to_all", send, receive);
+  const auto me = static_cast<std::size_t>(rank_);
+  require(send_rows[me] == receive_rows[me], "all_to_all: rank {} sends itself {} rows but expects {}", rank_,
+          send_rows[me], receive_rows[me]);
+  if (size_ == 1) return copy_elements(send, receive, send_counts[0]);
+  const MPI_Datatype type = type_of(send.dtype());
+  check(MPI_Alltoallv(send.raw(), send_counts.data(), send_offsets.data(), type, receive.raw(),
+                      receive_counts.data(), receive_offsets.data(), type, handle_),
+        "all_to_all");
+}
+
+void MpiCommunicator::add_messages(Exchange& exchange, const Tensor& tensor, std::span<const PeerRows> blocks,
+                                   bool sending) const {
+  const char* operation = "start_exchange";
+  check_tensor(tensor, operation, sending ? "send" : "receive");
+  const Index width = row_elements(tensor);
+  for (const auto& [rank, first, rows] : blocks) {
+    require(rank >= 0 && rank < size_ && rank != rank_, "{}: rank {} is not another of the {} ranks",
+            operation, rank, size_);
+    require(first >= 0 && rows >= 0 && first + rows <= tensor.size(0),
+            "{}: rows [{}, +{}) for rank {} are not in {} {}", operation, first, rows, rank,
+            sending ? "send" : "receive", tensor.shape().to_string());
+    require(rows <= INT_MAX / std::max<Index>(width, 1),
+            "{}: {} rows of {} elements are more than one message holds; cut the block", operation, rows,
+            width);
+  }
+  for (const auto& [rank, first, rows] : blocks) {
+    if (rows * width == 0) continue;
+    std::byte* const at = bytes_of(tensor, first * width);
+    const int count = static_cast<int>(rows * width);
+    MPI_Request& message = exchange.messages.emplace_back(MPI_REQUEST_NULL);
+    check(sending ? MPI_Isend(at, count, type_of(tensor.dtype()), rank, kExchangeTag, handle_, &message)
+                  : MPI_Irecv(at, count, type_of(tensor.dtype()), rank, kExchangeTag, handle_, &message),
+          operation);
+  }
+}
+
+Request MpiCommunicator::start_exchange(const Tensor& send, std::span<const PeerRows> leaving,
+                                        const Tensor& receive, std::span<const PeerRows> arriving) {
+  check_same_rows("start_exchange", send, receive);
+  const auto free =
+      std::find_if(exchanges_.begin(), exchanges_.end(), [](const auto& exchange) { return !exchange.busy; });
+  require(free != exchanges_.end(),
+          "start_exchange: {} are under way on this communicator; wait for one first", kExchanges);
+  free->messages.clear();
+  free->messages.reserve(leaving.size() + arriving.size());
+  add_messages(*free, receive, arriving, false);
+  add_messages(*free, send, leaving, true);
+  free->busy = true;
+  return Request(*this, nullptr, static_cast<int>(free - exchanges_.begin()));
+}
+
+bool MpiCommunicator::finish(void*& native, int slot, bool block) {
+  int complete = 1;
+  if (slot >= 0) {
+    Exchange& exchange = exchanges_[static_cast<std::size_t>(slot)];
+    const int count = static_cast<int>(exchange.messages.size());
+    const int code = block ? MPI_Waitall(count, exchange.messages.data(), MPI_STATUSES_IGNORE)
+                           : MPI_Testall(count, exchange.messages.data(), &complete, MPI_STATUSES_IGNORE);
+    if (code != MPI_SUCCESS || complete) exchange.busy = false;
+    check(code, "wait for an exchange started before");
+    return complete != 0;
+  }
+  MPI_Request request = static_cast<MPI_Request>(native);
+  const int code =
+      block ? MPI_Wait(&request, MPI_STATUS_IGNORE) : MPI_Test(&request, &complete, MPI_STATUS_IGNORE);
+  native = request;
+  check(code, "wait for an operation started before");
+  return complete != 0;
+}
+
+std::unique_ptr<Communicator> MpiCommunicator::split(int colour) {
+  require(colour >= 0, "split: colour {} is negative", colour);
+  MPI_Comm handle = MPI_COMM_NULL;
+  check(MPI_Comm_split(handle_, colour, rank_, &handle), "split");
+  return std::make_unique<MpiCommunicator>(handle);
+}
+
+}  // namespace conclave

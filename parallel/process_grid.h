@@ -1,0 +1,29 @@
+// W = expert_parallel x data_parallel ranks. Consecutive ranks share a layer's experts among them (one
+// expert-parallel group); ranks that hold the same experts form a data-parallel group and sum those experts'
+// gradients. Every rank reads its own part of every batch; what is not an expert is replicated on all ranks
+// and summed over the world.
+#pragma once
+
+#include <memory>
+
+#include "parallel/communicator.h"
+
+namespace conclave {
+
+class ProcessGrid {
+ public:
+  /// Throws Error unless `expert_parallel` divides the world; 0 means all ranks form one expert-parallel
+  /// group.
+  ProcessGrid(std::unique_ptr<Communicator> world, int expert_parallel);
+
+  Communicator& world() const { return *world_; }
+  Communicator& expert_group() const { return *expert_group_; }  ///< ranks among which experts are divided
+  Communicator& data_group() const { return *data_group_; }      ///< ranks that hold the same experts
+  int expert_parallel() const { return expert_group_->size(); }
+  int data_parallel() const { return data_group_->size(); }
+
+ private:
+  std::unique_ptr<Communicator> world_, expert_group_, data_group_;
+};
+
+}  // namespace conclave

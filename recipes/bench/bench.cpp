@@ -1,0 +1,47 @@
+#include "recipes/bench/bench.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <vector>
+
+namespace conclave::bench {
+namespace {
+
+double seconds(const std::function<void()>& work) {
+  const auto start = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+double median(std::vector<double> values) {
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
+}  // namespace
+
+Comparison compare(const std::function<void()>& subject, const std::function<void()>& reference,
+                   std::int64_t repetitions) {
+  reference();
+  subject();
+  std::vector<double> subjects, references, ratios;
+  for (std::int64_t i = 0; i < repetitions; ++i) {
+    // Before and after: a change of the machine's load in the middle touches both.
+    const double before = seconds(reference);
+    subjects.push_back(seconds(subject));
+    references.push_back((before + seconds(reference)) / 2);
+    ratios.push_back(references.back() / subjects.back());
+  }
+  return {median(subjects), median(references), median(ratios)};
+}
+
+void print_figure(std::string_view what, std::string_view figure, double target) {
+  fmt::print("{:.<68} {}{}\n", fmt::format("{} ", what), figure,
+             target > 0 ? fmt::format(" (target {:.0f}%)", 100 * target) : "");
+  std::fflush(stdout);
+}
+
+}  // namespace conclave::bench

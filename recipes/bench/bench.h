@@ -1,0 +1,47 @@
+// What `conclave bench` measures. Every figure is a ratio to a reference, and the two are timed in turn,
+// repetition by repetition: whatever else the machine does meanwhile slows both alike, and the median of the
+// ratios stays put where either time alone would not.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string_view>
+
+#include "parallel/process_grid.h"
+
+namespace conclave::bench {
+
+/// Medians over the repetitions.
+struct Comparison {
+  double subject = 0;    ///< seconds
+  double reference = 0;  ///< seconds
+  double ratio = 0;      ///< of reference to subject: 1 where both take the same time
+};
+
+/// Runs both once to warm up, then `repetitions` times in turn.
+Comparison compare(const std::function<void()>& subject, const std::function<void()>& reference,
+                   std::int64_t repetitions);
+
+/// Prints "what ....... figure (target ...)"; `target` 0: there is none.
+void print_figure(std::string_view what, std::string_view figure, double target = 0);
+
+/// A loop of fused multiply-adds in registers on each of `threads` threads: what no matrix product can
+/// exceed.
+class Peak {
+ public:
+  explicit Peak(int threads) : threads_(threads) {}
+  void run() const;
+  double flops() const;  ///< of one run(), over all threads
+
+ private:
+  int threads_;
+};
+
+void peak(std::int64_t repetitions);
+void grouped(std::int64_t repetitions);
+/// `grid` of one rank.
+void moe(const ProcessGrid& grid, std::int64_t repetitions);
+/// Collective; rank 0 prints.
+void dispatch(const ProcessGrid& grid, std::int64_t repetitions);
+
+}  // namespace conclave::bench

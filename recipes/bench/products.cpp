@@ -1,0 +1,92 @@
+// The grouped product against one large product, and a whole mixture-of-experts layer against the machine.
+#include <fmt/format.h>
+#include <omp.h>
+
+#include <vector>
+
+#include "autograd/nn/parameter_set.h"
+#include "core/random.h"
+#include "parallel/moe/moe_layer.h"
+#include "recipes/bench/bench.h"
+
+namespace conclave::bench {
+namespace {
+
+void fill(const Tensor& x, std::uint32_t number) {
+  const RandomStream stream{.seed = 1, .tensor = number};
+  std::uint64_t i = 0;
+  for (float& value : x.span<float>()) value = static_cast<float>(stream.uniform(i++) - 0.5);
+}
+
+void grouped_product(Index groups, Index rows_each, Index in, Index out, std::int64_t repetitions) {
+  const Index rows = groups * rows_each;
+  Arena arena("grouped product");
+  const Tensor x = arena.empty({rows, in}), weight = arena.empty({groups, out, in}),
+               y = arena.empty({rows, out});
+  fill(x, 0);
+  fill(weight, 1);
+  std::vector<Index> offsets;
+  for (Index g = 0; g <= groups; ++g) offsets.push_back(g * rows_each);
+  const Tensor one_weight = weight.rows(0, 1);
+  const Index one_group[] = {0, rows};
+  const double flops = 2.0 * static_cast<double>(rows * in * out);
+  // A repetition is long enough for the clock and for what else the machine does.
+  const int times = static_cast<int>(std::max(1.0, 2e10 / flops));
+  const auto product = [&](kernels::RowOffsets groups_of_rows, const Tensor& weights) {
+    for (int i = 0; i < times; ++i)
+      kernels::grouped_linear(x, groups_of_rows, weights, Tensor(), Activation::none, y, Tensor());
+  };
+  const Comparison time =
+      compare([&] { product(offsets, weight); }, [&] { product(one_group, one_weight); }, repetitions);
+  print_figure(fmt::format("{} groups of {} rows, {} -> {}, forward", groups, rows_each, in, out),
+               fmt::format("{:.0f} GFLOP/s, {:.0f}% of one product of {} rows",
+                           flops * times / time.subject / 1e9, 100 * time.ratio, rows),
+               0.85);
+}
+
+}  // namespace
+
+void grouped(std::int64_t repetitions) {
+  for (const Index groups : {8, 32}) {
+    grouped_product(groups, 64, 1024, 1024, repetitions);
+    grouped_product(groups, 64, 256, 1024, repetitions);
+  }
+}
+
+void moe(const ProcessGrid& grid, std::int64_t repetitions) {
+  constexpr Index kTokens = 8192, kHidden = 1024, kFfn = 4096, kTopK = 2;
+  MoeOptions options;
+  options.hidden = kHidden;
+  options.ffn = kFfn;
+  options.top_k = kTopK;
+  MoeLayer layer(options, grid);
+  ParameterSet parameters(layer, DType::f32, 1);
+  Arena input("input"), activations("activations");
+  Tensor x = input.empty({kTokens, kHidden});
+  const Tensor seed = input.zeros({kTokens, kHidden});
+  fill(x, 0);
+  fill(seed, 1);
+  ForwardContext context;
+  context.global_tokens = kTokens;
+  const auto step = [&] {
+    activations.reset();
+    Tape tape(activations);
+    tape.watch(x);
+    const Tensor y = layer(tape, context, x);
+    tape.backward(y, seed);
+  };
+  step();
+  activations.seal();
+  const Peak peak(omp_get_max_threads());
+  const Comparison time = compare(
+      step, [&] { peak.run(); }, repetitions);
+  // Two products forward, and for each of them two of the same size backward.
+  const double flops = 3 * 2 * 2.0 * static_cast<double>(kTokens * kTopK * kHidden * kFfn);
+  print_figure(fmt::format("MoE layer {} -> {}, 8 experts, top {}, {} tokens, both ways", kHidden, kFfn,
+                           kTopK, kTokens),
+               fmt::format("{:.0f} GFLOP/s, {:.0f}% of the FMA peak", flops / time.subject / 1e9,
+                           100 * time.ratio * flops / peak.flops()),
+               0.70);
+}
+
+}  // namespace conclave::bench

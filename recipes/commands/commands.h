@@ -1,0 +1,66 @@
+// The command line's verbs, one file each. Each returns the process's exit status.
+#pragma once
+
+#include <atomic>
+#include <string>
+#include <vector>
+
+#include "parallel/mpi_communicator.h"
+
+namespace conclave::commands {
+
+/// What of the process's surroundings the commands use; read once, in main.
+struct Surroundings {
+  std::string cache_directory;
+  std::string host;
+  bool omp_threads_given = false;  ///< OMP_NUM_THREADS is set: a recipe's threads = 0 keeps it
+  const char* no_color = nullptr;
+  const char* term = nullptr;
+  const std::atomic<bool>* interrupted = nullptr;
+};
+
+struct TrainArguments {
+  std::string recipe;
+  std::vector<std::string> overrides;
+  std::string resume;
+};
+int train(const TrainArguments& arguments, const Surroundings& surroundings, const MpiSession& session);
+
+struct EvaluateArguments {
+  std::string checkpoint;
+  std::string split = "test";
+  std::vector<std::string> overrides;
+};
+int evaluate(const EvaluateArguments& arguments, const Surroundings& surroundings, const MpiSession& session);
+
+struct PredictArguments {
+  std::string checkpoint;
+  std::vector<std::string> texts;  ///< none: one per line of standard input
+  std::int64_t top = 3;
+};
+int predict(const PredictArguments& arguments, const Surroundings& surroundings, const MpiSession& session);
+
+struct InspectArguments {
+  std::string checkpoint;
+  bool tensors = false, recipe = false, verify = false;
+};
+int inspect(const InspectArguments& arguments);
+
+struct ExportArguments {
+  std::string checkpoint, output;
+};
+int export_weights(const ExportArguments& arguments);
+
+struct BenchArguments {
+  std::vector<std::string> names;  ///< none: all
+  std::int64_t repetitions = 5;
+};
+int bench(const BenchArguments& arguments, const Surroundings& surroundings, const MpiSession& session);
+
+int recipe_check(const std::string& recipe, const std::vector<std::string>& overrides, std::int64_t ranks);
+int recipe_show(const std::string& recipe, const std::vector<std::string>& overrides, bool documented);
+
+/// Sets OpenMP's threads: as given, or this machine's cores divided among the ranks on it.
+void set_threads(std::int64_t requested, const Surroundings& surroundings, Communicator& world);
+
+}  // namespace conclave::commands

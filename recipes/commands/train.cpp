@@ -1,0 +1,47 @@
+#include <omp.h>
+#include <sched.h>
+
+#include <algorithm>
+
+#include "recipes/commands/commands.h"
+#include "recipes/trainer.h"
+
+namespace conclave::commands {
+
+void set_threads(std::int64_t requested, const Surroundings& surroundings, Communicator& world) {
+  if (requested > 0) return omp_set_num_threads(static_cast<int>(requested));
+  if (surroundings.omp_threads_given) return;
+  // mpirun may have bound this rank to its own cores; where it has not, the machine's are shared.
+  Index neighbours = 0;
+  for (const std::string& host : world.all_gather(surroundings.host)) neighbours += host == surroundings.host;
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  const Index allowed = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+  const bool bound = allowed < omp_get_num_procs() || world.max(allowed) * neighbours <= omp_get_num_procs();
+  omp_set_num_threads(static_cast<int>(std::max<Index>(bound ? allowed : allowed / neighbours, 1)));
+}
+
+int train(const TrainArguments& arguments, const Surroundings& surroundings, const MpiSession& session) {
+  auto world = session.world();
+  const Recipe recipe = read_recipe(arguments.recipe, arguments.overrides);
+  check_expert_parallel(recipe, arguments.recipe, world->size());
+  set_threads(recipe.run.threads, surroundings, *world);
+  const ProcessGrid grid(std::move(world), static_cast<int>(recipe.parallel.expert_parallel));
+  Trainer trainer(recipe, grid,
+                  {.cache_directory = surroundings.cache_directory,
+                   .host = surroundings.host,
+                   .progress = progress_options(2, surroundings.no_color, surroundings.term),
+                   .interrupted = surroundings.interrupted,
+                   .resume = arguments.resume});
+  const TrainResult result = trainer.run();
+  if (grid.world().rank() == 0) {
+    fmt::print("{} {} steps in {:.1f} s of training", result.interrupted ? "interrupted after" : "trained",
+               result.steps, result.train_seconds);
+    if (result.test)
+      fmt::print("; test accuracy {:.4f}, macro F1 {:.4f}", result.test->accuracy, result.test->macro_f1);
+    fmt::print("; checkpoints in {}\n", recipe.run.directory);
+  }
+  return result.interrupted ? 130 : 0;
+}
+
+}  // namespace conclave::commands

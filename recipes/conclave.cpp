@@ -1,0 +1,170 @@
+// The command line: what it accepts, and how an error becomes a message and an exit status. Statuses: 0 done,
+// 1 failed, 2 a mistake in the recipe or on the command line, 130 interrupted (after saving).
+#include <CLI/CLI.hpp>
+#include <csignal>
+#include <cstdlib>
+#include <thread>
+
+#include <unistd.h>
+
+#include "recipes/commands/commands.h"
+#include "recipes/recipe.h"
+
+namespace {
+
+std::atomic<bool> interrupted{false};
+
+// The first signal asks for an orderly end; a second one does what it always did.
+void on_signal(int signal) {
+  interrupted = true;
+  std::signal(signal, SIG_DFL);
+}
+
+std::string environment(const char* name) {
+  const char* value = std::getenv(name);
+  return value ? value : "";
+}
+
+conclave::commands::Surroundings surroundings() {
+  char host[256] = "localhost";
+  gethostname(host, sizeof host - 1);
+  std::string cache = environment("XDG_CACHE_HOME");
+  if (cache.empty() && !environment("HOME").empty()) cache = environment("HOME") + "/.cache";
+  return {.cache_directory = cache.empty() ? "" : cache + "/conclave",
+          .host = host,
+          .omp_threads_given = !environment("OMP_NUM_THREADS").empty(),
+          .no_color = std::getenv("NO_COLOR"),
+          .term = std::getenv("TERM"),
+          .interrupted = &interrupted};
+}
+
+// Runs a command of one process.
+int alone(const std::function<int()>& command) {
+  try {
+    return command();
+  } catch (const conclave::RecipeError& error) {
+    fmt::print(stderr, "conclave: {}\n", error.what());
+    return 2;
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "conclave: {}\n", error.what());
+    return 1;
+  }
+}
+
+// Runs a command on all ranks. A mistake in the recipe is found by every rank alike, and all end in order;
+// any other error may be one rank's alone, and the others would wait for it forever, so it ends them all.
+int together(const std::function<int(const conclave::MpiSession&)>& command) {
+  conclave::MpiSession session;
+  int rank = 0;
+  try {
+    rank = session.world()->rank();
+    return command(session);
+  } catch (const conclave::RecipeError& error) {
+    if (rank == 0) fmt::print(stderr, "conclave: {}\n", error.what());
+    return 2;
+  } catch (const std::exception& error) {
+    // Where all ranks fail alike, rank 0 speaks for them, and ends this one before it would.
+    if (rank != 0) std::this_thread::sleep_for(std::chrono::seconds(1));
+    fmt::print(stderr, "conclave: {}\n", error.what());
+    session.abort(1);
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  namespace commands = conclave::commands;
+  CLI::App app{"Conclave trains one mixture of experts across processes, machines and institutions."};
+  app.require_subcommand(1);
+  app.set_version_flag("--version", std::string(CONCLAVE_VERSION));
+
+  commands::TrainArguments train;
+  auto* train_command = app.add_subcommand("train", "Train a model: mpirun -n RANKS conclave train RECIPE");
+  train_command->add_option("recipe", train.recipe, "TOML file")->required();
+  train_command->add_option("--set", train.overrides, "Change a key: moe.experts=16 (repeatable)")
+      ->allow_extra_args(false);
+  train_command->add_option("--resume", train.resume,
+                            "Go on from a checkpoint: a path, or auto for the newest good one (if any)");
+
+  commands::EvaluateArguments evaluate;
+  auto* evaluate_command = app.add_subcommand("eval", "Accuracy of a checkpoint on one split of its data");
+  evaluate_command->add_option("checkpoint", evaluate.checkpoint, "File, or folder with checkpoints")
+      ->required();
+  evaluate_command->add_option("--split", evaluate.split, "train, validation or test")
+      ->check(CLI::IsMember({"train", "validation", "test"}));
+  evaluate_command->add_option("--set", evaluate.overrides, "Change a key of its recipe: data.path=...")
+      ->allow_extra_args(false);
+
+  commands::PredictArguments predict;
+  auto* predict_command = app.add_subcommand("predict", "Classes of texts, one JSON object per line");
+  predict_command->add_option("checkpoint", predict.checkpoint, "File, or folder with checkpoints")
+      ->required();
+  predict_command->add_option("texts", predict.texts, "Texts; none: lines of standard input");
+  predict_command->add_option("--top", predict.top, "How many classes to list")->check(CLI::PositiveNumber);
+
+  commands::InspectArguments inspect;
+  auto* inspect_command =
+      app.add_subcommand("inspect", "What is in a checkpoint, and what each expert serves");
+  inspect_command->add_option("checkpoint", inspect.checkpoint, "File, or folder with checkpoints")
+      ->required();
+  inspect_command->add_flag("--tensors", inspect.tensors, "List every tensor");
+  inspect_command->add_flag("--recipe", inspect.recipe, "Print its recipe and nothing else");
+  inspect_command->add_flag("--verify", inspect.verify, "Compare every tensor with its checksum");
+
+  commands::ExportArguments export_weights;
+  auto* export_command = app.add_subcommand("export", "Write a checkpoint's weights as .h5 or .safetensors");
+  export_command->add_option("checkpoint", export_weights.checkpoint, "File, or folder with checkpoints")
+      ->required();
+  export_command->add_option("output", export_weights.output, "*.h5 or *.safetensors")->required();
+
+  commands::BenchArguments bench;
+  auto* bench_command =
+      app.add_subcommand("bench", "Measure this machine and the parts that decide the speed");
+  bench_command->add_option("names", bench.names, "Which (none: all): peak, grouped, moe, dispatch");
+  bench_command
+      ->add_option("--repetitions", bench.repetitions, "Timings per figure, of which the median is taken")
+      ->check(CLI::PositiveNumber);
+
+  std::string recipe;
+  std::vector<std::string> overrides;
+  std::int64_t ranks = 0;
+  bool documented = false;
+  auto* recipe_command = app.add_subcommand("recipe", "Check or print a recipe");
+  recipe_command->require_subcommand(1);
+  auto* check_command = recipe_command->add_subcommand("check", "Find mistakes");
+  check_command->add_option("recipe", recipe, "TOML file")->required();
+  check_command->add_option("--set", overrides, "Change a key")->allow_extra_args(false);
+  check_command->add_option("--ranks", ranks, "Check also that this many ranks can run it")
+      ->check(CLI::PositiveNumber);
+  auto* show_command = recipe_command->add_subcommand("show", "Print it with every default filled in");
+  show_command->add_option("recipe", recipe, "TOML file")->required();
+  show_command->add_option("--set", overrides, "Change a key")->allow_extra_args(false);
+  show_command->add_flag("--documented", documented, "With what each key means");
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
+
+  const commands::Surroundings around = surroundings();
+  if (*check_command) return alone([&] { return commands::recipe_check(recipe, overrides, ranks); });
+  if (*show_command) return alone([&] { return commands::recipe_show(recipe, overrides, documented); });
+  if (*inspect_command) return alone([&] { return commands::inspect(inspect); });
+  if (*export_command) return alone([&] { return commands::export_weights(export_weights); });
+  if (*train_command) {
+    std::signal(SIGINT, on_signal);
+    std::signal(SIGTERM, on_signal);
+    std::signal(SIGXFSZ, SIG_IGN);  // a limit on file sizes then fails a save, and no more
+    return together(
+        [&](const conclave::MpiSession& session) { return commands::train(train, around, session); });
+  }
+  if (*evaluate_command)
+    return together(
+        [&](const conclave::MpiSession& session) { return commands::evaluate(evaluate, around, session); });
+  if (*predict_command)
+    return together(
+        [&](const conclave::MpiSession& session) { return commands::predict(predict, around, session); });
+  return together(
+      [&](const conclave::MpiSession& session) { return commands::bench(bench, around, session); });
+}

@@ -1,0 +1,104 @@
+#include "recipes/evaluator.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "core/kernels/reduction.h"
+
+namespace conclave {
+
+Evaluator::Evaluator(TextClassifier& model, const TokenizedSplit& split, Index classes, Index batch_tokens,
+                     Arena& activations, const ProcessGrid& grid)
+    : model_(model),
+      classes_(classes),
+      activations_(activations),
+      grid_(grid),
+      batcher_(split, {.tokens = batch_tokens,
+                       .shuffle = false,
+                       .rank = grid.world().rank(),
+                       .ranks = grid.world().size()}),
+      empty_(split.size() == 0) {}
+
+Tensor Evaluator::forward(Tape& tape, const Batch& batch) {
+  ForwardContext context{.training = false,
+                         .stream = {},
+                         .first_token = batch.first_token,
+                         .first_sequence = batch.first_sequence,
+                         .global_tokens = batch.global_tokens};
+  return model_.forward(tape, context, text_input(batch)).logits;
+}
+
+void Evaluator::plan() {
+  if (empty_) return;
+  batcher_.fill_largest(batch_);
+  activations_.reset();
+  Tape tape(activations_, false);
+  const Tensor logits = forward(tape, batch_);
+  functions::cross_entropy(tape, logits, text_input(batch_).labels, 0);
+}
+
+Evaluation Evaluator::run() {
+  Evaluation result;
+  const auto layers = model_.moe_layers();
+  const auto classes = static_cast<std::size_t>(classes_);
+  for (const auto& [name, layer] : layers)
+    result.expert_classes.emplace_back(layer->statistics().load.size() * classes);
+  if (empty_) return result;
+  const auto start = std::chrono::steady_clock::now();
+
+  // [loss sum, sequences, tokens, then per class: true positives, false positives, false negatives]
+  std::vector<double> sums(3 + 3 * classes);
+  for (DataPosition position; position.epoch == 0; position = batch_.next) {
+    batcher_.fill(position, batch_);
+    activations_.reset();
+    Tape tape(activations_, false);
+    const TextInput input = text_input(batch_);
+    const Tensor logits = forward(tape, batch_);
+    const auto scored = functions::cross_entropy(tape, logits, input.labels, 0);
+    sums[0] += kernels::sum(scored.losses);
+    sums[1] += static_cast<double>(batch_.local_sequences());
+    sums[2] += static_cast<double>(batch_.local_tokens());
+    const float* scores = logits.data<float>();
+    for (std::size_t i = 0; i < batch_.labels.size(); ++i, scores += classes) {
+      const auto label = static_cast<std::size_t>(batch_.labels[i]);
+      const auto predicted = static_cast<std::size_t>(std::max_element(scores, scores + classes) - scores);
+      if (predicted == label) {
+        ++sums[3 + 3 * label];
+      } else {
+        ++sums[3 + 3 * predicted + 1];
+        ++sums[3 + 3 * label + 2];
+      }
+    }
+    for (std::size_t l = 0; l < layers.size(); ++l) {
+      const Tensor& chosen = layers[l].second->chosen_experts();
+      const auto experts = chosen.span<std::int32_t>();
+      const auto k = static_cast<std::size_t>(chosen.size(1));
+      for (std::size_t s = 0; s < batch_.labels.size(); ++s) {
+        const auto first = static_cast<std::size_t>(batch_.offsets[s]) * k;
+        const auto last = static_cast<std::size_t>(batch_.offsets[s + 1]) * k;
+        for (std::size_t i = first; i < last; ++i)
+          ++result.expert_classes[l][static_cast<std::size_t>(experts[i]) * classes +
+                                     static_cast<std::size_t>(batch_.labels[s])];
+      }
+    }
+  }
+
+  Communicator& world = grid_.world();
+  world.all_reduce(Tensor::borrow(sums.data(), {static_cast<Index>(sums.size())}, DType::f64));
+  for (auto& table : result.expert_classes)
+    world.all_reduce(Tensor::borrow(table.data(), {static_cast<Index>(table.size())}, DType::i64));
+  double right = 0;
+  for (std::size_t c = 0; c < classes; ++c) {
+    const double tp = sums[3 + 3 * c], wrong = sums[3 + 3 * c + 1] + sums[3 + 3 * c + 2];
+    right += tp;
+    if (tp > 0) result.macro_f1 += 2 * tp / (2 * tp + wrong) / static_cast<double>(classes);
+  }
+  result.sequences = static_cast<Index>(sums[1]);
+  result.tokens = static_cast<Index>(sums[2]);
+  result.loss = sums[0] / sums[1];
+  result.accuracy = right / sums[1];
+  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return result;
+}
+
+}  // namespace conclave

@@ -1,0 +1,46 @@
+// How good is a model on a split, and which expert serves whom.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "recipes/corpus.h"
+#include "recipes/models/text_classifier.h"
+
+namespace conclave {
+
+struct Evaluation {
+  double loss = 0;  ///< mean cross-entropy, nats
+  double accuracy = 0;
+  double macro_f1 = 0;  ///< mean over the classes of 2 tp / (2 tp + fp + fn)
+  Index sequences = 0, tokens = 0;
+  double seconds = 0;
+  /// [layer][expert * classes + class]: routed tokens of texts of that class, over all ranks.
+  std::vector<std::vector<Index>> expert_classes;
+};
+
+class Evaluator {
+ public:
+  /// Collective. `batch_tokens` is the global budget per batch; all arguments must outlive the evaluator,
+  /// which resets `activations` for every batch.
+  Evaluator(TextClassifier& model, const TokenizedSplit& split, Index classes, Index batch_tokens,
+            Arena& activations, const ProcessGrid& grid);
+
+  /// One forward pass of the largest batch, so that the arena sees its size.
+  void plan();
+  /// Collective; the same result on every rank.
+  Evaluation run();
+
+ private:
+  Tensor forward(Tape& tape, const Batch& batch);
+
+  TextClassifier& model_;
+  Index classes_;
+  Arena& activations_;
+  const ProcessGrid& grid_;
+  DynamicBatcher batcher_;
+  Batch batch_;
+  bool empty_;
+};
+
+}  // namespace conclave

@@ -1,0 +1,40 @@
+// A trained model as a checkpoint holds it, ready to use: the recipe it was trained by, its tokenizer, class
+// names and weights, on however many ranks now run.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "autograd/nn/parameter_set.h"
+#include "data/tokenizer.h"
+#include "parallel/process_grid.h"
+#include "recipes/models/text_classifier.h"
+
+namespace conclave {
+
+/// Path of a checkpoint file given itself, or a folder (its newest good checkpoint); throws Error where there
+/// is none.
+std::string find_checkpoint(const std::string& path);
+
+class LoadedModel {
+ public:
+  /// Collective. Throws Error where the checkpoint is damaged, or was made by a model of another shape.
+  LoadedModel(const std::string& checkpoint, const ProcessGrid& grid);
+
+  const Recipe& recipe() const { return recipe_; }
+  const Tokenizer& tokenizer() const { return tokenizer_; }
+  const std::vector<std::string>& class_names() const { return class_names_; }
+  std::int64_t step() const { return step_; }
+  TextClassifier& model() { return *model_; }
+
+ private:
+  Recipe recipe_;
+  std::vector<std::string> class_names_;
+  Tokenizer tokenizer_;
+  std::int64_t step_ = 0;
+  std::unique_ptr<TextClassifier> model_;
+  std::unique_ptr<ParameterSet> parameters_;
+};
+
+}  // namespace conclave

@@ -1,0 +1,123 @@
+#include "recipes/metrics/metrics_writer.h"
+
+#include <charconv>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <optional>
+#include <string_view>
+#include <utility>
+
+#include "core/error.h"
+
+namespace conclave {
+namespace {
+
+constexpr std::string_view kLineStart = "{\"step\":";
+// Enough for a thousand experts' loads; longer lines take their memory while training.
+constexpr std::size_t kLongestLine = 32 * 1024;
+
+std::string made(const std::string& directory) {
+  std::error_code error;
+  std::filesystem::create_directories(directory, error);
+  require(!error && std::filesystem::is_directory(directory), "{}: the run's folder cannot be made: {}",
+          directory, error ? error.message() : "it is no folder");
+  return directory;
+}
+
+void append_number(fmt::memory_buffer& out, double value) {
+  if (std::isfinite(value))
+    fmt::format_to(std::back_inserter(out), "{}", value);
+  else
+    out.append(std::string_view("null"));
+}
+
+void append_name(fmt::memory_buffer& out, std::string_view name) {
+  out.append(std::string_view(",\""));
+  for (const char c : name) {
+    if (static_cast<unsigned char>(c) < 0x20) {
+      fmt::format_to(std::back_inserter(out), "\\u{:04x}", static_cast<int>(c));
+      continue;
+    }
+    if (c == '"' || c == '\\') out.push_back('\\');
+    out.push_back(c);
+  }
+  out.append(std::string_view("\":"));
+}
+
+/// The step of a line as write() makes it; nothing where it is not one.
+std::optional<std::int64_t> step_of(std::string_view line) {
+  if (!line.starts_with(kLineStart) || !line.ends_with('}')) return std::nullopt;
+  std::int64_t step = 0;
+  const auto [end, error] = std::from_chars(line.data() + kLineStart.size(), line.data() + line.size(), step);
+  return error == std::errc{} && (*end == ',' || *end == '}') ? std::optional(step) : std::nullopt;
+}
+
+}  // namespace
+
+std::int64_t kept_bytes(const std::string& jsonl_path, std::int64_t first_dropped) {
+  std::ifstream file(jsonl_path, std::ios::binary);
+  std::int64_t begin = 0, kept = 0;
+  for (std::string line; std::getline(file, line);) {
+    if (file.eof()) break;  // no newline behind it: torn
+    const std::int64_t end = begin + static_cast<std::int64_t>(line.size()) + 1;
+    if (const auto step = step_of(line)) {
+      if (*step >= first_dropped) break;
+      kept = end;
+    }
+    begin = end;
+  }
+  return kept;
+}
+
+double seconds_since_1970() {
+  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+MetricsWriter::MetricsWriter(MetricsOptions options)
+    : options_(std::move(options)),
+      lines_(made(options_.directory) + "/metrics.jsonl"),
+      events_(options_.directory, options_.clock(), options_.host) {
+  line_.reserve(kLongestLine);
+  if (std::filesystem::is_regular_file(lines_.path()))
+    if (const int reason = lines_.truncate(kept_bytes(lines_.path()))) warn_once(lines_.path(), reason);
+}
+
+void MetricsWriter::write(std::int64_t step, std::span<const Metric> metrics) {
+  const double now = options_.clock();
+  line_.clear();
+  fmt::format_to(std::back_inserter(line_), "{}{},\"time\":{:.3f}", kLineStart, step, now);
+  for (const Metric& metric : metrics) {
+    append_name(line_, metric.name);
+    if (!metric.is_array) {
+      append_number(line_, metric.scalar);
+      continue;
+    }
+    line_.push_back('[');
+    for (std::size_t i = 0; i < metric.array.size(); ++i) {
+      if (i > 0) line_.push_back(',');
+      append_number(line_, metric.array[i]);
+    }
+    line_.push_back(']');
+  }
+  line_.append(std::string_view("}\n"));
+  if (const int reason = lines_.append({line_.data(), line_.size()})) warn_once(lines_.path(), reason);
+  if (const int reason = events_.write(now, step, metrics)) warn_once(events_.path(), reason);
+}
+
+void MetricsWriter::truncate_from(std::int64_t step) {
+  if (std::filesystem::is_regular_file(lines_.path()))
+    if (const int reason = lines_.truncate(kept_bytes(lines_.path(), step))) warn_once(lines_.path(), reason);
+  if (const int reason = events_.restart(options_.clock(), step)) warn_once(events_.path(), reason);
+}
+
+void MetricsWriter::warn_once(const std::string& path, int reason) {
+  if (std::exchange(warned_, true) || !options_.warn) return;
+  options_.warn(fmt::format("{}: metrics cannot be written ({}); training goes on without them", path,
+                            std::strerror(reason)));
+}
+
+}  // namespace conclave

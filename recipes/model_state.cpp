@@ -1,0 +1,55 @@
+#include "recipes/model_state.h"
+
+#include <algorithm>
+
+namespace conclave {
+namespace {
+
+TensorEntry entry(const std::string& prefix, const Parameter& parameter, const Tensor& values) {
+  return {tensor_path(prefix, parameter.name), values, parameter.global_shape(), parameter.first_row,
+          parameter.sharded};
+}
+
+void add_routing_biases(TextClassifier& model, std::vector<TensorEntry>& entries) {
+  for (const auto& [name, layer] : model.moe_layers()) {
+    const Tensor& bias = layer->balancer().selection_bias();
+    if (bias.defined())
+      entries.push_back(
+          {tensor_path("model", name + ".router.selection_bias"), bias, bias.shape(), 0, false});
+  }
+}
+
+}  // namespace
+
+std::string tensor_path(const std::string& prefix, const std::string& parameter) {
+  std::string path = prefix + "/" + parameter;
+  std::ranges::replace(path, '.', '/');
+  return path;
+}
+
+std::vector<TensorEntry> model_entries(const ParameterSet& parameters, TextClassifier& model) {
+  std::vector<TensorEntry> entries;
+  for (const Parameter* parameter : parameters.parameters())
+    entries.push_back(entry("model", *parameter, parameter->value));
+  add_routing_biases(model, entries);
+  return entries;
+}
+
+std::vector<TensorEntry> training_entries(const ParameterSet& parameters, TextClassifier& model,
+                                          const AdamW& optimizer) {
+  std::vector<TensorEntry> entries;
+  for (const Parameter* parameter : parameters.parameters()) {
+    if (optimizer.has_average()) {
+      entries.push_back(entry("model", *parameter, optimizer.average(*parameter)));
+      entries.push_back(entry("optimizer/trained", *parameter, parameter->value));
+    } else {
+      entries.push_back(entry("model", *parameter, parameter->value));
+    }
+    entries.push_back(entry("optimizer/first_moment", *parameter, optimizer.first_moment(*parameter)));
+    entries.push_back(entry("optimizer/second_moment", *parameter, optimizer.second_moment(*parameter)));
+  }
+  add_routing_biases(model, entries);
+  return entries;
+}
+
+}  // namespace conclave

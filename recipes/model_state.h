@@ -1,0 +1,24 @@
+// What of a model and its training goes into a checkpoint, under which name. "model/..." is what one uses:
+// the moving average of the weights where the recipe keeps one (the weights being trained are then
+// "optimizer/trained/...").
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "autograd/optim/adamw.h"
+#include "parallel/checkpoint/checkpoint.h"
+#include "recipes/models/text_classifier.h"
+
+namespace conclave {
+
+/// "layers.0.moe.experts.up.weight" -> "model/layers/0/moe/experts/up/weight"
+std::string tensor_path(const std::string& prefix, const std::string& parameter);
+
+/// Parameters and routing biases, for use.
+std::vector<TensorEntry> model_entries(const ParameterSet& parameters, TextClassifier& model);
+/// The same and what it takes to train on.
+std::vector<TensorEntry> training_entries(const ParameterSet& parameters, TextClassifier& model,
+                                          const AdamW& optimizer);
+
+}  // namespace conclave

@@ -1,0 +1,65 @@
+// Text in, class out: token and position embeddings, pre-norm Transformer layers whose feed-forward part is a
+// mixture of experts, mean and maximum over each text's tokens, a linear head.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "data/dynamic_batcher.h"
+#include "parallel/moe/moe_layer.h"
+#include "recipes/recipe.h"
+
+namespace conclave {
+
+/// A batch's index arrays as tensors, borrowed from it.
+struct TextInput {
+  Tensor tokens;     ///< [tokens] i32
+  Tensor positions;  ///< [tokens] i32
+  Tensor offsets;    ///< [sequences + 1] i32
+  Tensor labels;     ///< [sequences] i32
+};
+/// `batch` must outlive the result and not change meanwhile.
+TextInput text_input(const Batch& batch);
+
+class TextClassifier : public Module {
+ public:
+  struct Sizes {
+    Index vocabulary, max_length, classes;
+    std::int32_t unknown_token;  ///< what token dropout puts in place of a token
+  };
+
+  /// `grid` must outlive the model.
+  TextClassifier(const ModelRecipe& model, const MoeRecipe& moe, const Sizes& sizes, const ProcessGrid& grid);
+  ~TextClassifier() override;
+
+  struct Output {
+    Tensor logits;  ///< [sequences, classes]
+    Tensor
+        masked_logits;  ///< [hidden tokens, vocabulary]: guesses at what token dropout hid; undefined without
+    Tensor masked_tokens;  ///< [hidden tokens] i32: what they were
+  };
+
+  /// `guess`: predict the tokens that token dropout hides, too (training only). Collective over the
+  /// expert-parallel group.
+  Output forward(Tape& tape, ForwardContext& context, const TextInput& input, bool guess = false);
+
+  /// The MoE layers, in order, and what they are called ("layers.0.moe").
+  std::vector<std::pair<std::string, MoeLayer*>> moe_layers();
+
+ private:
+  struct Layer;
+  struct HiddenTokens;
+
+  HiddenTokens hide_tokens(Tape& tape, ForwardContext& context, const Tensor& tokens) const;
+
+  ModelRecipe options_;
+  Sizes sizes_;
+  Embedding token_embedding_, position_embedding_;
+  std::vector<std::unique_ptr<Layer>> layers_;
+  LayerNorm final_norm_;
+  Linear head_;
+  Parameter& guess_bias_;  // [vocabulary]; the guesses' weight is the token embedding
+};
+
+}  // namespace conclave

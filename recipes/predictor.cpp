@@ -1,0 +1,43 @@
+#include "recipes/predictor.h"
+
+#include <algorithm>
+
+namespace conclave {
+
+Predictor::Predictor(LoadedModel& model, const ProcessGrid& grid) : model_(model) {
+  require(grid.world().size() == 1, "predict runs in one process, not in {}", grid.world().size());
+}
+
+std::vector<Prediction> Predictor::predict(std::span<const std::string> texts) {
+  constexpr std::size_t kTexts = 256;  // per forward pass
+  std::vector<Prediction> predictions;
+  const auto classes = model_.class_names().size();
+  for (std::size_t first = 0; first < texts.size(); first += kTexts) {
+    const auto part = texts.subspan(first, std::min(kTexts, texts.size() - first));
+    std::vector<TextExample> examples;
+    for (const std::string& text : part) examples.push_back({text, 0});
+    const TokenizedSplit split = model_.tokenizer().encode_split(examples, model_.recipe().data.max_length);
+    Batch batch;
+    batch.tokens = split.tokens;
+    batch.offsets = {0};
+    for (std::int64_t i = 0; i < split.size(); ++i) {
+      batch.offsets.push_back(static_cast<std::int32_t>(split.offsets[static_cast<std::size_t>(i) + 1]));
+      for (std::int32_t p = 0; p < split.length(i); ++p) batch.positions.push_back(p);
+    }
+    batch.labels = split.labels;
+    ArenaScope scope(activations_);
+    Tape tape(activations_, false);
+    ForwardContext context{.training = false, .stream = {}};
+    const Tensor logits = model_.model().forward(tape, context, text_input(batch)).logits;
+    const Tensor probabilities = functions::softmax(tape, logits);
+    const float* row = probabilities.data<float>();
+    for (const std::string& text : part) {
+      predictions.push_back(
+          {text, {row, row + classes}, static_cast<std::size_t>(std::max_element(row, row + classes) - row)});
+      row += classes;
+    }
+  }
+  return predictions;
+}
+
+}  // namespace conclave

@@ -1,0 +1,77 @@
+// What a person watching a run sees on standard error: on a terminal one line that is drawn over itself, and
+// where standard error is a file or a pipe one plain line per report, with every layer's expert loads.
+#pragma once
+
+#include <fmt/format.h>
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+namespace conclave {
+
+/// One MoE layer during the reported steps.
+struct MoeLayerReport {
+  std::span<const double> load;  ///< [experts] share of the routed tokens times experts; mean 1.0
+  double utilization = 0.0;      ///< mean load / max load
+  double milliseconds = 0.0;     ///< per step in this layer's MoE, on the reporting rank
+};
+
+/// What the steps since the last report came to; means where several were taken.
+struct StepReport {
+  std::int64_t step = 0;         ///< steps done
+  std::int64_t total_steps = 0;  ///< of the whole run; 0 where it has no end
+  double epoch = 0.0;            ///< passes over the training split done
+  double loss = 0.0;
+  double accuracy = 0.0;
+  double learning_rate = 0.0;
+  double tokens_per_second = 0.0;  ///< over all ranks
+  double seconds_per_step = 0.0;   ///< what the time left is reckoned from
+  std::span<const MoeLayerReport> layers;
+
+  double utilization() const;       ///< mean over the layers; 1 without any
+  double moe_milliseconds() const;  ///< sum over the layers
+};
+
+/// Appends "step 120/680  epoch 1.80  loss 1.234  acc 0.712  lr 9.8e-04  tokens/s 21340  utilization 0.93 moe
+/// 8.1 ms  eta 3m12s  [layer 0: utilization 0.93 moe 4.1 ms load 0.80 1.10 ...]  [layer 1: ...]"; no newline.
+void format_line(fmt::memory_buffer& out, const StepReport& report);
+/// Appends a bar and the most important figures that fit into `columns`, ASCII only; no newline.
+void format_bar(fmt::memory_buffer& out, const StepReport& report, int columns, bool colour);
+
+struct ProgressOptions {
+  int descriptor = 2;
+  bool bar = false;     ///< draw over one line; else a line per report
+  bool colour = false;  ///< of the bar
+  int columns = 0;      ///< of the terminal; 0 asks it at every report
+};
+
+/// A bar where `descriptor` is a terminal that can move its cursor, in colour unless told otherwise.
+/// `no_color` and `term` are the environment's NO_COLOR and TERM, or null.
+ProgressOptions progress_options(int descriptor, const char* no_color, const char* term);
+
+class Progress {
+ public:
+  explicit Progress(const ProgressOptions& options) : options_(options) {
+    for (fmt::memory_buffer* buffer : {&out_, &bar_}) buffer->reserve(16 * 1024);  // some 2000 experts' loads
+  }
+  ~Progress() { finish(); }
+  Progress(const Progress&) = delete;
+  Progress& operator=(const Progress&) = delete;
+
+  /// Redraws the bar, or writes a line. Allocates nothing but for more than was reserved. What cannot be
+  /// written is lost without an error.
+  void show(const StepReport& report);
+  /// A line of its own, without a newline in `text`; a bar gives way and comes back under it.
+  void message(std::string_view text);
+  /// Leaves the bar behind as it is and goes to the next line; a later report starts a new one.
+  void finish();
+
+ private:
+  void write();
+
+  ProgressOptions options_;
+  fmt::memory_buffer out_, bar_;  // bar_: what is drawn now
+};
+
+}  // namespace conclave

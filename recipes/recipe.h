@@ -1,0 +1,123 @@
+// A recipe: plain structs with defaults that a TOML file maps onto field by field. What each field means, its
+// unit and its limits stand once, in recipes/recipe_fields.h; the reader, `conclave recipe show` and the
+// error messages all use that list.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "core/error.h"
+
+namespace conclave {
+
+struct RunRecipe {
+  std::string name = "run";
+  std::string directory = "runs/default";
+  std::int64_t seed = 1;
+  std::int64_t threads = 0;
+  std::int64_t log_every = 10;
+};
+
+struct DataRecipe {
+  std::string source = "wordnet";
+  std::string classes = "noun";
+  bool synset_words = false;
+  std::string path;
+  std::string train, validation, test;
+  std::string text_column = "text", label_column = "label";
+  std::int64_t vocabulary = 16000;
+  std::int64_t max_length = 128;
+};
+
+struct ModelRecipe {
+  std::int64_t hidden = 128;
+  std::int64_t layers = 2;
+  std::int64_t heads = 4;
+  std::int64_t ffn = 512;
+  double dropout = 0.1;
+  double embedding_dropout = 0.1;
+  double token_dropout = 0.0;
+};
+
+struct MoeRecipe {
+  std::int64_t every = 1;
+  std::int64_t experts = 8;
+  std::int64_t top_k = 2;
+  std::int64_t shared_experts = 0;
+  std::string expert = "feed_forward";
+  std::string balancer = "bias";
+  double aux_coefficient = 0.01;
+  double bias_rate = 0.001;
+  double z_coefficient = 0.0;
+  double capacity_factor = 1.5;
+};
+
+struct TrainRecipe {
+  std::int64_t epochs = 5;
+  std::int64_t steps = 0;
+  std::int64_t batch_tokens = 8192;
+  std::int64_t accumulate = 1;
+  double learning_rate = 1e-3;
+  double warmup = 0.05;
+  std::string schedule = "cosine";
+  double final_learning_rate = 0.0;
+  double weight_decay = 0.01;
+  double beta1 = 0.9, beta2 = 0.98, epsilon = 1e-8;
+  double clip_norm = 1.0;
+  double label_smoothing = 0.1;
+  double masked_weight = 0.0;
+  double ema = 0.0;
+  std::int64_t evaluate_every = 0;
+};
+
+struct ParallelRecipe {
+  std::int64_t expert_parallel = 0;
+  std::int64_t bucket_kib = 4096;
+};
+
+struct CheckpointRecipe {
+  std::int64_t every = 100;
+  std::int64_t keep = 2;
+  bool asynchronous = true;
+};
+
+struct Recipe {
+  RunRecipe run;
+  DataRecipe data;
+  ModelRecipe model;
+  MoeRecipe moe;
+  TrainRecipe train;
+  ParallelRecipe parallel;
+  CheckpointRecipe checkpoint;
+
+  /// Where each key was given, for messages: "moe.experts" -> "recipes/quick.toml:7" or
+  /// "--set moe.experts=16". A key left to its default is absent.
+  std::map<std::string, std::string, std::less<>> origin;
+};
+
+/// A mistake in a recipe; its message names file, line, key, what is allowed and the nearest valid key. Exit
+/// status 2.
+class RecipeError : public Error {
+ public:
+  using Error::Error;
+};
+
+/// Reads `path` and applies `overrides` ("moe.experts=16") in order; throws RecipeError.
+Recipe read_recipe(const std::string& path, const std::vector<std::string>& overrides = {});
+/// Same from text; `name` stands for the file in messages.
+Recipe parse_recipe(const std::string& text, const std::string& name,
+                    const std::vector<std::string>& overrides = {});
+/// Checks every field's limits and what lies between fields (heads divide hidden, top_k <= experts, ...);
+/// called by both readers. `name` stands for the file where a key was left to its default.
+void check_recipe(const Recipe& recipe, const std::string& name);
+/// Checks what only `ranks`, the number of MPI ranks, decides: the expert-parallel size (0: all ranks) must
+/// divide `ranks` and moe.experts. Called once the ranks are known.
+void check_expert_parallel(const Recipe& recipe, const std::string& name, int ranks);
+/// The complete recipe as TOML that reads back to the same values; with `documented`, a comment above each
+/// key.
+std::string to_toml(const Recipe& recipe, bool documented = false);
+
+}  // namespace conclave

@@ -1,0 +1,160 @@
+// The limits of every field, and what must hold between fields. A message begins with the place where a user
+// wrote the offending key: the first of its keys that the file or a `--set` gave.
+#include <algorithm>
+#include <cmath>
+#include <initializer_list>
+#include <numeric>
+#include <tuple>
+
+#include "recipes/recipe.h"
+#include "recipes/recipe_fields.h"
+#include "recipes/recipe_text.h"
+
+namespace conclave {
+namespace {
+
+using namespace recipe_text;
+using recipe_fields::Rule;
+
+class Checker {
+ public:
+  Checker(const Recipe& recipe, const std::string& name) : recipe_(recipe), name_(name) {}
+
+  /// Where the first of `keys` that a user gave stands; the file where none was.
+  std::string place(std::initializer_list<std::string_view> keys) const {
+    for (const auto key : keys)
+      if (const auto found = recipe_.origin.find(key); found != recipe_.origin.end()) return found->second;
+    return name_;
+  }
+
+  /// "moe.experts = 8", and that it is the default where the user gave others but not this one.
+  template <class T>
+  std::string shown(std::string_view key, const T& value) const {
+    const bool given = recipe_.origin.empty() || recipe_.origin.contains(key);
+    return fmt::format("{} = {}{}", key, readable_value(value), given ? "" : " (default)");
+  }
+
+  template <class... Args>
+  void unless(bool holds, std::initializer_list<std::string_view> keys, fmt::format_string<Args...> format,
+              Args&&... args) {
+    if (holds) return;
+    if (!mistakes_.empty()) mistakes_ += '\n';
+    mistakes_ += fmt::format("{}: {}", place(keys), fmt::format(format, std::forward<Args>(args)...));
+  }
+
+  void finish() const {
+    if (!mistakes_.empty()) throw RecipeError(mistakes_);
+  }
+
+  void limits(const std::string& key, bool, const Rule&) { (void)key; }
+  void limits(const std::string& key, std::int64_t value, const Rule& rule) {
+    const auto number = static_cast<double>(value);
+    unless(number >= rule.least && number <= rule.most, {key}, "{} = {}: must be {}", key, value,
+           range(rule));
+  }
+  void limits(const std::string& key, double value, const Rule& rule) {
+    unless(std::isfinite(value) && value >= rule.least && value <= rule.most, {key}, "{} = {}: must be {}",
+           key, toml_value(value), range(rule));
+  }
+  void limits(const std::string& key, const std::string& value, const Rule& rule) {
+    unless(rule.may_be_empty || !value.empty(), {key}, "{}: must not be empty", key);
+    unless(rule.allowed.empty() || std::ranges::find(rule.allowed, value) != rule.allowed.end(), {key},
+           "{} = {}: must be one of {}; the nearest is {}", key, readable_value(value), joined(rule.allowed),
+           nearest(readable(value), rule.allowed));
+  }
+
+ private:
+  static std::string range(const Rule& rule) {
+    if (std::isinf(rule.most)) return fmt::format("at least {}", rule.least);
+    return fmt::format("between {} and {}", rule.least, rule.most);
+  }
+  template <class T>
+  static std::string readable_value(const T& value) {
+    if constexpr (std::same_as<T, std::string>)
+      return '"' + readable(value) + '"';
+    else
+      return toml_value(value);
+  }
+
+  const Recipe& recipe_;
+  const std::string& name_;
+  std::string mistakes_;
+};
+
+std::vector<std::int64_t> divisors(std::int64_t number) {
+  std::vector<std::int64_t> found;
+  for (std::int64_t d = 1; d <= number; ++d)
+    if (number % d == 0) found.push_back(d);
+  return found;
+}
+
+void check_data(const DataRecipe& data, Checker& check) {
+  const bool table = data.source == "table";
+  const std::string source = check.shown("data.source", data.source);
+  check.unless(!table || !data.path.empty() || !data.train.empty(), {"data.source"},
+               "{} needs data.path (one file to split) or data.train (with data.validation and data.test)",
+               source);
+  check.unless(!table || data.path.empty() || data.train.empty(), {"data.train", "data.path"},
+               "data.path and data.train exclude each other: one file to split, or a file per split");
+  check.unless(!table || !data.synset_words, {"data.synset_words", "data.source"},
+               "data.synset_words is for source = \"wordnet\", but {}", source);
+  check.unless(!table || data.text_column != data.label_column, {"data.label_column", "data.text_column"},
+               "{} and {} must differ", check.shown("data.text_column", data.text_column),
+               check.shown("data.label_column", data.label_column));
+  const bool split_files = !data.validation.empty() || !data.test.empty();
+  check.unless(!table || !split_files || !data.train.empty() || data.path.empty(),
+               {"data.validation", "data.test"},
+               "data.validation and data.test go with data.train, not with data.path");
+  check.unless(table || (data.train.empty() && !split_files), {"data.train", "data.validation", "data.test"},
+               "data.train, data.validation and data.test are for source = \"table\", but {}", source);
+}
+
+}  // namespace
+
+void check_recipe(const Recipe& recipe, const std::string& name) {
+  Checker check(recipe, name);
+  recipe_fields::for_each_field(
+      recipe, [&](std::string_view table, std::string_view key, const auto& member, std::string_view,
+                  const Rule& rule) { check.limits(fmt::format("{}.{}", table, key), member, rule); });
+  check.finish();  // what follows relies on the limits
+
+  const auto& [data, model, moe, train] = std::tie(recipe.data, recipe.model, recipe.moe, recipe.train);
+  if (model.hidden % model.heads != 0)
+    check.unless(false, {"model.heads", "model.hidden"}, "{} does not divide {}; model.heads may be {}",
+                 check.shown("model.heads", model.heads), check.shown("model.hidden", model.hidden),
+                 joined(divisors(model.hidden)));
+  check.unless(moe.top_k <= moe.experts, {"moe.top_k", "moe.experts"},
+               "{} is more than {}; moe.top_k may be 1 to {}", check.shown("moe.top_k", moe.top_k),
+               check.shown("moe.experts", moe.experts), moe.experts);
+  check.unless(moe.every <= model.layers, {"moe.every", "model.layers"},
+               "{} leaves none of {} with experts; moe.every may be 1 to {}",
+               check.shown("moe.every", moe.every), check.shown("model.layers", model.layers), model.layers);
+  check.unless(data.max_length <= train.batch_tokens, {"train.batch_tokens", "data.max_length"},
+               "{} cannot hold one text of {}; train.batch_tokens must be at least {}",
+               check.shown("train.batch_tokens", train.batch_tokens),
+               check.shown("data.max_length", data.max_length), data.max_length);
+  check_data(data, check);
+  check.finish();
+}
+
+void check_expert_parallel(const Recipe& recipe, const std::string& name, int ranks) {
+  const std::int64_t given = recipe.parallel.expert_parallel;
+  const std::int64_t experts = recipe.moe.experts;
+  const std::int64_t group = given == 0 ? ranks : given;
+  const bool divides_ranks = group <= ranks && ranks % group == 0;
+  if (divides_ranks && experts % group == 0) return;
+
+  Checker check(recipe, name);
+  const std::string size = check.shown("parallel.expert_parallel", given) +
+                           (given == 0 ? fmt::format(", which is all {} ranks,", ranks) : std::string());
+  const std::string broken =
+      !divides_ranks ? fmt::format("{} ranks", ranks) : check.shown("moe.experts", experts);
+  check.unless(
+      false, {"parallel.expert_parallel", "moe.experts"},
+      "{} does not divide {}; with moe.experts = {} on {} ranks parallel.expert_parallel may be {}{}", size,
+      broken, experts, ranks, joined(divisors(std::gcd(experts, std::int64_t{ranks}))),
+      divides_ranks ? fmt::format(", or make moe.experts a multiple of {}", group) : std::string());
+  check.finish();
+}
+
+}  // namespace conclave

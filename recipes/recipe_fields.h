@@ -1,0 +1,189 @@
+// Every field of a recipe, once: its key, the member it fills, one line of documentation, and what it may be.
+// To add a field: a member with its default in recipe.h, and a line here. Reading, `--set`, messages, `recipe
+// show` and the check of limits all walk this list.
+#pragma once
+
+#include <concepts>
+#include <initializer_list>
+#include <limits>
+#include <string_view>
+#include <type_traits>
+#include <vector>
+
+#include "recipes/recipe.h"
+
+namespace conclave::recipe_fields {
+
+/// What a value may be: numbers within [least, most], strings among `allowed` (any, where that is empty).
+struct Rule {
+  double least = -std::numeric_limits<double>::infinity();
+  double most = std::numeric_limits<double>::infinity();
+  std::vector<std::string_view> allowed;
+  bool may_be_empty = true;
+};
+
+inline Rule between(double least, double most) { return {.least = least, .most = most, .allowed = {}}; }
+inline Rule at_least(double least) { return {.least = least, .allowed = {}}; }
+inline Rule one_of(std::initializer_list<std::string_view> values) { return {.allowed = values}; }
+inline Rule any_text() { return {}; }
+inline Rule not_empty() { return {.allowed = {}, .may_be_empty = false}; }
+
+/// R is T or const T, so that one list serves writers and readers.
+template <class R, class T>
+concept Either = std::same_as<std::remove_const_t<R>, T>;
+
+template <Either<RunRecipe> R, class Visitor>
+void fields(R& run, Visitor&& field) {
+  field("name", run.name, "What this run is called in logs and in the exported model", not_empty());
+  field("directory", run.directory, "Folder for metrics and checkpoints; made where it is missing",
+        not_empty());
+  field("seed", run.seed, "Seed of every random number: initial weights, dropout, order of the data",
+        at_least(0));
+  field("threads", run.threads, "CPU threads per rank; 0 divides a machine's cores among its ranks",
+        between(0, 1024));
+  field("log_every", run.log_every, "Steps between two lines of the log and of the metrics", between(1, 1e9));
+}
+
+template <Either<DataRecipe> R, class Visitor>
+void fields(R& data, Visitor&& field) {
+  field("source", data.source, "Where examples come from: WordNet's glosses, or a table of texts and labels",
+        one_of({"wordnet", "table"}));
+  field("classes", data.classes,
+        "wordnet: the lexicographer files to tell apart, those of nouns or those of every part of speech",
+        one_of({"noun", "all"}));
+  field("synset_words", data.synset_words,
+        "wordnet: train on each training synset's words, too, as a second text of its class; what is "
+        "validated and "
+        "tested stays the glosses",
+        Rule{});
+  field(
+      "path", data.path,
+      "wordnet: the dictionary's folder, empty for /usr/share/wordnet; table: one .csv, .tsv or .jsonl file, "
+      "split 90 / 5 / 5 by a hash of each text",
+      any_text());
+  field("train", data.train, "table: .csv, .tsv or .jsonl file of the rows to train on, in place of path",
+        any_text());
+  field("validation", data.validation, "table: file of the rows to validate on, beside train; empty for none",
+        any_text());
+  field("test", data.test, "table: file of the rows to test on, beside train; empty for none", any_text());
+  field("text_column", data.text_column, "table: column (JSON key) of the text", not_empty());
+  field("label_column", data.label_column, "table: column (JSON key) of the class", not_empty());
+  field("vocabulary", data.vocabulary, "Subword tokens the tokenizer learns from the training texts",
+        between(16, 1e6));
+  field("max_length", data.max_length, "Tokens kept of a text; what follows them is cut off",
+        between(2, 65536));
+}
+
+template <Either<ModelRecipe> R, class Visitor>
+void fields(R& model, Visitor&& field) {
+  field("hidden", model.hidden, "Width of a token's vector between layers", between(1, 65536));
+  field("layers", model.layers, "Transformer layers: attention, then experts or a feed-forward block",
+        between(1, 1024));
+  field("heads", model.heads, "Attention heads; divides hidden", between(1, 1024));
+  field("ffn", model.ffn, "Inner width of a feed-forward block, and of each expert", between(1, 262144));
+  field("dropout", model.dropout, "Share of activations zeroed in training, after attention and experts",
+        between(0, 0.95));
+  field("embedding_dropout", model.embedding_dropout,
+        "Share of the embeddings' activations zeroed in training", between(0, 0.95));
+  field("token_dropout", model.token_dropout, "Share of whole input tokens hidden from the model in training",
+        between(0, 0.95));
+}
+
+template <Either<MoeRecipe> R, class Visitor>
+void fields(R& moe, Visitor&& field) {
+  field("every", moe.every, "Every how many layers one has experts: 1 is all of them, 2 every second",
+        between(1, 1024));
+  field("experts", moe.experts, "Routed experts per MoE layer, over all ranks", between(1, 4096));
+  field("top_k", moe.top_k, "Experts each token is sent to; at most experts", between(1, 64));
+  field("shared_experts", moe.shared_experts, "Experts that every token passes besides the routed ones",
+        between(0, 64));
+  field("expert", moe.expert, "Registered kind of expert", not_empty());
+  field("balancer", moe.balancer,
+        "What evens the experts' loads: nothing, a loss term, or a routing bias that follows the loads",
+        one_of({"none", "aux_loss", "bias"}));
+  field("aux_coefficient", moe.aux_coefficient, "Weight of the balancing loss; read by balancer aux_loss",
+        between(0, 100));
+  field("bias_rate", moe.bias_rate, "Step of the routing bias per training step; read by balancer bias",
+        between(0, 10));
+  field("z_coefficient", moe.z_coefficient, "Weight of the router z-loss, which keeps router scores small",
+        between(0, 100));
+  field("capacity_factor", moe.capacity_factor,
+        "Receive buffer per rank, in even shares of a batch's routed tokens; more takes further rounds",
+        between(0.05, 1024));
+}
+
+template <Either<TrainRecipe> R, class Visitor>
+void fields(R& train, Visitor&& field) {
+  field("epochs", train.epochs, "Passes over the training split; unused where steps is given",
+        between(1, 1e6));
+  field("steps", train.steps, "Optimizer steps to train; 0 leaves it to epochs", between(0, 1e12));
+  field("batch_tokens", train.batch_tokens, "Most tokens in a global batch, over all ranks", between(2, 1e9));
+  field("accumulate", train.accumulate, "Batches whose gradients are summed for one optimizer step",
+        between(1, 65536));
+  field("learning_rate", train.learning_rate, "AdamW's peak learning rate, reached at the end of warmup",
+        between(0, 10));
+  field("warmup", train.warmup, "Share of all steps in which the learning rate climbs from 0 to its peak",
+        between(0, 1));
+  field("schedule", train.schedule, "How the learning rate goes from its peak to final_learning_rate",
+        one_of({"constant", "linear", "cosine"}));
+  field("final_learning_rate", train.final_learning_rate,
+        "Learning rate of the last step; read by schedules linear and cosine", between(0, 10));
+  field("weight_decay", train.weight_decay, "AdamW's decoupled weight decay, per unit of learning rate",
+        between(0, 10));
+  field("beta1", train.beta1, "AdamW's decay of the gradient's running mean", between(0, 0.999999));
+  field("beta2", train.beta2, "AdamW's decay of the squared gradient's running mean", between(0, 0.999999));
+  field("epsilon", train.epsilon, "AdamW's addend to the root of the squared gradient's mean",
+        between(1e-30, 1));
+  field("clip_norm", train.clip_norm,
+        "Largest norm of the whole gradient, which is scaled down to it; 0 is off", between(0, 1e9));
+  field("label_smoothing", train.label_smoothing, "Share of the target spread evenly over all classes",
+        between(0, 0.95));
+  field("masked_weight", train.masked_weight,
+        "Weight of the second task, to guess the tokens that model.token_dropout hid; 0 for none",
+        between(0, 100));
+  field("ema", train.ema, "Decay of a running mean of the weights, evaluated in their place; 0 is off",
+        between(0, 0.999999));
+  field("evaluate_every", train.evaluate_every, "Steps between validations; 0 validates after each epoch",
+        between(0, 1e12));
+}
+
+template <Either<ParallelRecipe> R, class Visitor>
+void fields(R& parallel, Visitor&& field) {
+  field("expert_parallel", parallel.expert_parallel,
+        "Ranks that share one set of experts; divides the ranks and moe.experts; 0 is all ranks",
+        between(0, 65536));
+  field("bucket_kib", parallel.bucket_kib, "Gradients summed over ranks at a time, in KiB",
+        between(1, 1 << 20));
+}
+
+template <Either<CheckpointRecipe> R, class Visitor>
+void fields(R& checkpoint, Visitor&& field) {
+  field("every", checkpoint.every, "Steps between checkpoints; 0 writes one at the end only",
+        between(0, 1e12));
+  field("keep", checkpoint.keep, "Newest checkpoints kept; older ones are removed", between(1, 1e6));
+  field("asynchronous", checkpoint.asynchronous, "Whether training goes on while a checkpoint is written",
+        Rule{});
+}
+
+template <Either<Recipe> R, class Visitor>
+void tables(R& recipe, Visitor&& table) {
+  table("run", recipe.run, "The run itself");
+  table("data", recipe.data, "What is learned from");
+  table("model", recipe.model, "The encoder around the experts");
+  table("moe", recipe.moe, "The mixture of experts");
+  table("train", recipe.train, "Optimizer and schedule");
+  table("parallel", recipe.parallel, "How the work is divided among ranks");
+  table("checkpoint", recipe.checkpoint, "What is saved, and when");
+}
+
+/// Calls field(table, key, member, doc, rule) for every field of every table, in order.
+template <Either<Recipe> R, class Visitor>
+void for_each_field(R& recipe, Visitor&& field) {
+  tables(recipe, [&](std::string_view table, auto& members, std::string_view) {
+    fields(members, [&](std::string_view key, auto& member, std::string_view doc, const Rule& rule) {
+      field(table, key, member, doc, rule);
+    });
+  });
+}
+
+}  // namespace conclave::recipe_fields

@@ -1,0 +1,32 @@
+// How keys and values look in TOML and in messages, and which valid name is nearest to a mistyped one.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace conclave::recipe_text {
+
+/// A value as TOML; doubles in the fewest digits that read back to the same bits.
+std::string toml_value(std::int64_t value);
+std::string toml_value(double value);
+std::string toml_value(bool value);
+std::string toml_value(std::string_view value);
+inline std::string toml_value(const std::string& value) { return toml_value(std::string_view(value)); }
+inline std::string toml_value(const char* value) = delete;  // would become a bool
+
+/// `text` fit for a terminal: control characters escaped, at most 80 characters.
+std::string readable(std::string_view text);
+
+/// "a, b, c".
+std::string joined(std::span<const std::string_view> names);
+std::string joined(const std::vector<std::int64_t>& numbers);
+
+/// Levenshtein distance: insertions, deletions and replacements of one byte.
+std::size_t edit_distance(std::string_view a, std::string_view b);
+/// The candidate at the least edit distance, the first of them in a tie; "" where there is none.
+std::string_view nearest(std::string_view name, std::span<const std::string_view> candidates);
+
+}  // namespace conclave::recipe_text

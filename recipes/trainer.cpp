@@ -1,0 +1,443 @@
+#include "recipes/trainer.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "core/kernels/reduction.h"
+#include "recipes/model_state.h"
+
+namespace conclave {
+namespace {
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+BatcherOptions train_batches(const Recipe& recipe, const ProcessGrid& grid) {
+  return {.tokens = recipe.train.batch_tokens,
+          .seed = static_cast<std::uint64_t>(recipe.run.seed),
+          .shuffle = true,
+          .rank = grid.world().rank(),
+          .ranks = grid.world().size()};
+}
+
+std::optional<Tokenizer> tokenizer_of(const std::string& checkpoint) {
+  if (checkpoint.empty()) return std::nullopt;
+  return Tokenizer::from_bytes(CheckpointReader(checkpoint).state().tokenizer);
+}
+
+// "auto" becomes the newest good checkpoint's path, or "" where there is none; the same on every rank.
+std::string resolve_resume(const std::string& resume, const std::string& directory, Communicator& world) {
+  if (resume != "auto") return resume;
+  std::string path;
+  if (world.rank() == 0) {
+    std::vector<std::string> warnings;
+    path = newest_checkpoint(directory, &warnings).value_or("");
+    for (const std::string& warning : warnings)
+      fmt::print(stderr, "conclave: warning: skipped {}\n", warning);
+  }
+  return world.broadcast(path, 0);
+}
+
+}  // namespace
+
+// What is summed over ranks, once per step in one message, and what gathers until the next report.
+struct Trainer::StepSums {
+  // The message: [loss, correct, sequences, tokens, expert gradient norm^2, interrupted, loads of all
+  // layers...]
+  enum Item : std::size_t { loss, correct, sequences, tokens, expert_norm, interrupted, first_load };
+  std::vector<double> message;
+  std::vector<std::vector<Index>> step_load;    // by layer, of this step, global
+  std::vector<std::vector<double>> load_share;  // by layer, for the report
+  std::vector<std::vector<double>> load_sum;    // by layer, since the last report
+  std::vector<MoeLayerReport> layers;
+  std::vector<std::string> metric_names;  // "layers.0.moe/load" and so on, built once
+  std::vector<Metric> metrics;
+  double window_loss = 0, window_correct = 0, window_sequences = 0, window_tokens = 0;
+  std::int64_t window_steps = 0;
+  double window_start = 0, gradient_norm = 0, learning_rate = 0, save_seconds = 0;
+  bool stop = false;
+};
+
+Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironment environment)
+    : recipe_(recipe),
+      grid_(grid),
+      environment_([&] {
+        environment.resume = resolve_resume(environment.resume, recipe.run.directory, grid.world());
+        return std::move(environment);
+      }()),
+      corpus_(load_corpus(recipe.data, grid.world(), environment_.cache_directory,
+                          tokenizer_of(environment_.resume))),
+      model_(recipe.model, recipe.moe,
+             {corpus_.tokenizer.vocabulary(), recipe.data.max_length,
+              static_cast<Index>(corpus_.class_names.size()), corpus_.tokenizer.unknown()},
+             grid),
+      layers_(model_.moe_layers()),
+      parameters_(model_, DType::f32, static_cast<std::uint64_t>(recipe.run.seed)),
+      optimizer_(parameters_, {.beta1 = recipe.train.beta1,
+                               .beta2 = recipe.train.beta2,
+                               .epsilon = recipe.train.epsilon,
+                               .weight_decay = recipe.train.weight_decay,
+                               .ema = recipe.train.ema}),
+      reducer_(parameters_, grid, static_cast<std::size_t>(recipe.parallel.bucket_kib) * 1024),
+      prefetcher_(DynamicBatcher(corpus_.train, train_batches(recipe, grid))),
+      writer_(recipe.run.directory, grid.world(), static_cast<int>(recipe.checkpoint.keep),
+              recipe.checkpoint.asynchronous,
+              [this](const SaveOutcome& outcome) {
+                if (!outcome.saved)
+                  fmt::print(stderr, "conclave: warning: step {} was not saved, training goes on: {}\n",
+                             outcome.step, outcome.message);
+              }),
+      progress_(environment_.progress),
+      sums_(std::make_unique<StepSums>()) {
+  const DynamicBatcher batches(corpus_.train, train_batches(recipe, grid));
+  require(batches.batches_per_epoch() > 0, "the training split is empty; give [data] rows to train on");
+  steps_per_epoch_ = std::max<std::int64_t>(batches.batches_per_epoch() / recipe.train.accumulate, 1);
+  total_steps_ = recipe.train.steps > 0 ? recipe.train.steps : recipe.train.epochs * steps_per_epoch_;
+  schedule_ = {.kind = schedule_from(recipe.train.schedule),
+               .peak = recipe.train.learning_rate,
+               .final = recipe.train.final_learning_rate,
+               .warmup_steps = std::lround(recipe.train.warmup * static_cast<double>(total_steps_)),
+               .total_steps = total_steps_};
+  const auto classes = static_cast<Index>(corpus_.class_names.size());
+  validation_ = std::make_unique<Evaluator>(model_, corpus_.validation, classes, recipe.train.batch_tokens,
+                                            activations_, grid);
+  test_ = std::make_unique<Evaluator>(model_, corpus_.test, classes, recipe.train.batch_tokens, activations_,
+                                      grid);
+  entries_ = training_entries(parameters_, model_, optimizer_);
+
+  say(fmt::format(
+      "data: {} training, {} validation, {} test texts in {} classes; {} tokens of {} in {} batches, "
+      "padding {:.2f}%",
+      corpus_.train.size(), corpus_.validation.size(), corpus_.test.size(), corpus_.class_names.size(),
+      corpus_.train.tokens.size(), corpus_.tokenizer.vocabulary(), batches.batches_per_epoch(),
+      100 * batches.padding()));
+  say(fmt::format("ranks: {} = {} expert-parallel x {} data-parallel, {} threads each", grid.world().size(),
+                  grid.expert_parallel(), grid.data_parallel(), omp_get_max_threads()));
+  plan_memory();
+  resume();
+  start_metrics();
+}
+
+Trainer::~Trainer() = default;
+
+void Trainer::say(const std::string& text) {
+  if (grid_.world().rank() == 0) progress_.message(text);
+}
+
+void Trainer::plan_memory() {
+  DynamicBatcher batcher(corpus_.train, train_batches(recipe_, grid_));
+  Batch largest;
+  batcher.fill_largest(largest);
+  forward_backward(largest, 0, false);
+  activations_.reset();
+  validation_->plan();
+  test_->plan();
+  // Rows of a few dozen bytes are rounded up to cache lines, differently in every batch.
+  activations_.seal(activations_.peak() / 64 + (std::size_t{1} << 16));
+  parameters_.zero_gradients();
+  for (const auto& [name, layer] : layers_) layer->reset_statistics();
+  const std::size_t staging = writer_.prepare(entries_);
+  say(fmt::format("model: {} parameters ({} on this rank)", grid_.world().size() == 1 ? parameters_.elements() : [&] {
+    Index total = 0;
+    for (const Parameter* parameter : parameters_.parameters()) total += parameter->global_shape().numel();
+    return total;
+  }(), parameters_.elements()));
+  say(fmt::format(
+      "memory per rank: parameters {}, gradients {}, optimizer {}, activations {}, checkpoint staging {}",
+      format_bytes(parameters_.values().capacity()), format_bytes(parameters_.gradients().capacity()),
+      format_bytes(optimizer_.state().capacity()), format_bytes(activations_.capacity()),
+      format_bytes(staging)));
+
+  const auto experts = static_cast<std::size_t>(recipe_.moe.experts);
+  sums_->message.resize(StepSums::first_load + layers_.size() * experts);
+  sums_->step_load.assign(layers_.size(), std::vector<Index>(experts));
+  sums_->load_share.assign(layers_.size(), std::vector<double>(experts));
+  sums_->load_sum.assign(layers_.size(), std::vector<double>(experts));
+  sums_->layers.resize(layers_.size());
+  for (const auto& [name, layer] : layers_)
+    for (const char* what : {"/load", "/utilization", "/milliseconds"})
+      sums_->metric_names.push_back(name + what);
+  sums_->metrics.reserve(16 + sums_->metric_names.size());
+}
+
+void Trainer::resume() {
+  if (environment_.resume.empty()) return;
+  const CheckpointReader reader(environment_.resume, grid_.world());
+  reader.load(entries_);
+  step_ = reader.state().step;
+  const auto metadata = nlohmann::json::parse(reader.state().metadata);
+  require(metadata.at("tokenizer_hash") == corpus_.tokenizer.hash(),
+          "{}: its tokenizer does not match its metadata", environment_.resume);
+  prefetcher_.seek({metadata.at("data_position").at("epoch"), metadata.at("data_position").at("batch")});
+  say(fmt::format("resumed from {} at step {}", environment_.resume, step_));
+}
+
+void Trainer::start_metrics() {
+  if (grid_.world().rank() != 0) return;
+  metrics_ = std::make_unique<MetricsWriter>(
+      MetricsOptions{.directory = recipe_.run.directory,
+                     .host = environment_.host,
+                     .clock = seconds_since_1970,
+                     .warn = [this](const std::string& text) { progress_.message("warning: " + text); }});
+  metrics_->truncate_from(step_ == 0 ? 0 : step_ + 1);
+}
+
+double Trainer::forward_backward(const Batch& batch, int micro_batch, bool last) {
+  activations_.reset();
+  Tape tape(activations_);
+  const auto accumulate = static_cast<double>(recipe_.train.accumulate);
+  // Streams are numbered within a step; each micro-batch gets its own thousand.
+  ForwardContext context{.training = true,
+                         .stream = {.seed = static_cast<std::uint64_t>(recipe_.run.seed),
+                                    .step = static_cast<std::uint32_t>(step_ + 1),
+                                    .tensor = static_cast<std::uint32_t>(micro_batch) * 1000},
+                         .first_token = batch.first_token,
+                         .first_sequence = batch.first_sequence,
+                         .global_tokens = batch.global_tokens,
+                         .loss_scale = 1.0 / accumulate};
+  const TextInput input = text_input(batch);
+  const bool guess = recipe_.train.masked_weight > 0;
+  const auto output = model_.forward(tape, context, input, guess);
+  const auto scored =
+      functions::cross_entropy(tape, output.logits, input.labels, recipe_.train.label_smoothing);
+  const double loss = kernels::sum(scored.losses);
+  if (!std::isfinite(loss) && problem_.empty()) {
+    const char* function = tape.first_non_finite();
+    problem_ = fmt::format("rank {}: first in {} ({})", grid_.world().rank(), tape.non_finite_scope(),
+                           function ? function : "loss");
+  }
+  const Tensor seed = tape.empty(scored.losses.shape(), scored.losses.dtype());
+  seed.fill(1.0 / (accumulate * static_cast<double>(std::max<Index>(batch.global_sequences, 1))));
+  if (last) reducer_.arm();
+  if (output.masked_logits.defined()) {
+    // A mean over the expected number of hidden tokens, which all ranks know without asking.
+    const Tensor losses =
+        functions::cross_entropy(tape, output.masked_logits, output.masked_tokens, 0).losses;
+    const double expected =
+        recipe_.model.token_dropout * static_cast<double>(std::max<Index>(batch.global_tokens, 1));
+    const Tensor masked_seed = tape.empty(losses.shape(), losses.dtype());
+    masked_seed.fill(recipe_.train.masked_weight / (accumulate * expected));
+    tape.backward({{scored.losses, seed}, {losses, masked_seed}});
+  } else {
+    tape.backward(scored.losses, seed);
+  }
+
+  auto& message = sums_->message;
+  if (!message.empty()) {
+    for (const std::uint8_t right : scored.correct.span<std::uint8_t>()) message[StepSums::correct] += right;
+    message[StepSums::sequences] += static_cast<double>(batch.local_sequences());
+    message[StepSums::tokens] += static_cast<double>(batch.local_tokens());
+  }
+  return loss;
+}
+
+void Trainer::step() {
+  auto& sums = *sums_;
+  std::ranges::fill(sums.message, 0.0);
+  parameters_.zero_gradients();
+  for (std::int64_t micro = 0; micro < recipe_.train.accumulate; ++micro)
+    sums.message[StepSums::loss] +=
+        forward_backward(prefetcher_.next(), static_cast<int>(micro), micro + 1 == recipe_.train.accumulate);
+  reducer_.finish();
+
+  double norm_squared = 0;
+  for (const auto& segment : parameters_.segments()) {
+    const double part = kernels::sum_of_squares(segment.gradients);
+    if (segment.sharded)
+      sums.message[StepSums::expert_norm] += part / grid_.data_parallel();
+    else
+      norm_squared += part;
+  }
+  sums.message[StepSums::interrupted] = environment_.interrupted && *environment_.interrupted ? 1.0 : 0.0;
+  std::size_t at = StepSums::first_load;
+  for (const auto& [name, layer] : layers_)
+    for (const Index load : layer->statistics().load) sums.message[at++] = static_cast<double>(load);
+  grid_.world().all_reduce(
+      Tensor::borrow(sums.message.data(), {static_cast<Index>(sums.message.size())}, DType::f64));
+  norm_squared += sums.message[StepSums::expert_norm];
+  check_finite(sums.message[StepSums::loss], norm_squared);
+
+  ++step_;
+  sums.gradient_norm = std::sqrt(norm_squared);
+  sums.learning_rate = schedule_.at(step_);
+  optimizer_.update(step_, sums.learning_rate, clip_scale(sums.gradient_norm, recipe_.train.clip_norm));
+
+  at = StepSums::first_load;
+  for (std::size_t l = 0; l < layers_.size(); ++l) {
+    for (std::size_t e = 0; e < sums.step_load[l].size(); ++e, ++at) {
+      sums.step_load[l][e] = static_cast<Index>(sums.message[at]);
+      sums.load_sum[l][e] += sums.message[at];
+    }
+    MoeLayer& layer = *layers_[l].second;
+    layer.balancer().update(sums.step_load[l]);
+    sums.layers[l].milliseconds += 1e3 * layer.statistics().seconds;
+    layer.reset_statistics();
+  }
+  sums.window_loss += sums.message[StepSums::loss];
+  sums.window_correct += sums.message[StepSums::correct];
+  sums.window_sequences += sums.message[StepSums::sequences];
+  sums.window_tokens += sums.message[StepSums::tokens];
+  ++sums.window_steps;
+  sums.stop = sums.message[StepSums::interrupted] > 0;
+}
+
+void Trainer::check_finite(double loss, double norm_squared) {
+  if (std::isfinite(loss) && std::isfinite(norm_squared)) return;
+  if (std::isfinite(loss)) {  // the parameter nearest to the loss is where backward first went wrong
+    const auto parameters = model_.named_parameters();
+    const auto bad = std::find_if(parameters.rbegin(), parameters.rend(), [](const auto& named) {
+      return !std::isfinite(kernels::sum_of_squares(named.second->slot.gradient));
+    });
+    if (bad != parameters.rend())
+      problem_ = fmt::format("rank {}: first that of {}", grid_.world().rank(), bad->first);
+  }
+  std::string where;
+  for (const std::string& text : grid_.world().all_gather(problem_))
+    if (!text.empty()) where += (where.empty() ? "" : "; ") + text;
+  writer_.wait();
+  std::string last;
+  if (grid_.world().rank() == 0) last = newest_checkpoint(recipe_.run.directory).value_or("");
+  last = grid_.world().broadcast(last, 0);
+  throw NotFiniteError(fmt::format(
+      "step {}: the {} is not finite{}{}. {}; try a lower train.learning_rate or a longer train.warmup",
+      step_ + 1, std::isfinite(loss) ? "gradient" : "loss", where.empty() ? "" : ", ", where,
+      last.empty() ? "There is no checkpoint yet" : "The last good checkpoint is intact: " + last));
+}
+
+void Trainer::report(bool force) {
+  auto& sums = *sums_;
+  if (sums.window_steps == 0 || (!force && step_ % recipe_.run.log_every != 0 && step_ != total_steps_))
+    return;
+  const double seconds = now() - sums.window_start;
+  const auto steps = static_cast<double>(sums.window_steps);
+  for (std::size_t l = 0; l < sums.layers.size(); ++l) {
+    double total = 0, most = 0;
+    for (const double load : sums.load_sum[l]) {
+      total += load;
+      most = std::max(most, load);
+    }
+    const double mean = total / static_cast<double>(sums.load_sum[l].size());
+    for (std::size_t e = 0; e < sums.load_sum[l].size(); ++e)
+      sums.load_share[l][e] = mean > 0 ? sums.load_sum[l][e] / mean : 0;
+    sums.layers[l].load = sums.load_share[l];
+    sums.layers[l].utilization = most > 0 ? mean / most : 1;
+    sums.layers[l].milliseconds /= steps;
+  }
+  const StepReport report{.step = step_,
+                          .total_steps = total_steps_,
+                          .epoch = static_cast<double>(step_) / static_cast<double>(steps_per_epoch_),
+                          .loss = sums.window_loss / sums.window_sequences,
+                          .accuracy = sums.window_correct / sums.window_sequences,
+                          .learning_rate = sums.learning_rate,
+                          .tokens_per_second = sums.window_tokens / seconds,
+                          .seconds_per_step = seconds / steps,
+                          .layers = sums.layers};
+  if (grid_.world().rank() == 0) {
+    progress_.show(report);
+    auto& metrics = sums.metrics;
+    metrics.clear();
+    metrics.emplace_back("epoch", report.epoch);
+    metrics.emplace_back("train/loss", report.loss);
+    metrics.emplace_back("train/accuracy", report.accuracy);
+    metrics.emplace_back("train/learning_rate", report.learning_rate);
+    metrics.emplace_back("train/gradient_norm", sums.gradient_norm);
+    metrics.emplace_back("train/tokens_per_second", report.tokens_per_second);
+    metrics.emplace_back("train/seconds_per_step", report.seconds_per_step);
+    metrics.emplace_back("train/checkpoint_stall_seconds", sums.save_seconds);
+    metrics.emplace_back("moe/utilization", report.utilization());
+    for (std::size_t l = 0; l < sums.layers.size(); ++l) {
+      metrics.emplace_back(sums.metric_names[3 * l], sums.layers[l].load);
+      metrics.emplace_back(sums.metric_names[3 * l + 1], sums.layers[l].utilization);
+      metrics.emplace_back(sums.metric_names[3 * l + 2], sums.layers[l].milliseconds);
+    }
+    metrics_->write(step_, metrics);
+  }
+  for (auto& load : sums.load_sum) std::ranges::fill(load, 0.0);
+  for (auto& layer : sums.layers) layer.milliseconds = 0;
+  sums.window_loss = sums.window_correct = sums.window_sequences = sums.window_tokens = sums.save_seconds = 0;
+  sums.window_steps = 0;
+  sums.window_start = now();
+}
+
+CheckpointState Trainer::checkpoint_state() const {
+  const DataPosition position = prefetcher_.position();
+  nlohmann::json metadata{
+      {"seed", recipe_.run.seed},
+      {"random", {{"generator", "philox4x32-10"}, {"seed", recipe_.run.seed}, {"step", step_}}},
+      {"data_position", {{"epoch", position.epoch}, {"batch", position.batch}}},
+      {"tokenizer_hash", corpus_.tokenizer.hash()},
+      {"class_names", corpus_.class_names},
+      {"ranks", grid_.world().size()},
+      {"expert_parallel", grid_.expert_parallel()}};
+  if (last_validation_) {
+    metadata["metrics"] = {{"validation_accuracy", last_validation_->accuracy},
+                           {"validation_macro_f1", last_validation_->macro_f1},
+                           {"validation_loss", last_validation_->loss}};
+    nlohmann::json routing;
+    for (std::size_t l = 0; l < layers_.size(); ++l)
+      routing[layers_[l].first] = last_validation_->expert_classes[l];
+    metadata["routing"] = std::move(routing);
+  }
+  return {step_, to_toml(recipe_), metadata.dump(), corpus_.tokenizer.bytes()};
+}
+
+void Trainer::save() {
+  const double start = now();
+  writer_.save(entries_, checkpoint_state());
+  sums_->save_seconds += now() - start;
+}
+
+std::optional<Evaluation> Trainer::evaluate(std::unique_ptr<Evaluator>& evaluator, const char* name) {
+  if (optimizer_.has_average()) optimizer_.swap_average();
+  const Evaluation result = evaluator->run();
+  if (optimizer_.has_average()) optimizer_.swap_average();
+  for (const auto& [layer_name, layer] : layers_) layer->reset_statistics();
+  if (result.sequences == 0) return std::nullopt;
+  say(fmt::format("{}: accuracy {:.4f}  macro F1 {:.4f}  loss {:.4f}  ({} texts, {:.1f} s)", name,
+                  result.accuracy, result.macro_f1, result.loss, result.sequences, result.seconds));
+  if (metrics_) {
+    const std::string prefix = std::string(name) + "/";
+    const std::string names[] = {prefix + "accuracy", prefix + "macro_f1", prefix + "loss"};
+    metrics_->write(step_, std::array{Metric(names[0], result.accuracy), Metric(names[1], result.macro_f1),
+                                      Metric(names[2], result.loss)});
+  }
+  return result;
+}
+
+TrainResult Trainer::run() {
+  TrainResult result;
+  const double start = now();
+  double evaluating = 0;
+  sums_->window_start = now();
+  const std::int64_t every =
+      recipe_.train.evaluate_every > 0 ? recipe_.train.evaluate_every : steps_per_epoch_;
+  bool saved = false;
+  while (step_ < total_steps_ && !sums_->stop) {
+    step();
+    const bool last = step_ == total_steps_;
+    report(sums_->stop || last);
+    if (step_ % every == 0 || last) {
+      const double began = now();
+      last_validation_ = evaluate(validation_, "validation");
+      evaluating += now() - began;
+      sums_->window_start += now() - began;
+    }
+    saved = last || sums_->stop || (recipe_.checkpoint.every > 0 && step_ % recipe_.checkpoint.every == 0);
+    if (saved) save();
+  }
+  result.train_seconds = now() - start - evaluating;
+  writer_.wait();
+  result.steps = step_;
+  result.interrupted = sums_->stop && step_ < total_steps_;
+  result.validation = last_validation_;
+  if (!result.interrupted) result.test = evaluate(test_, "test");
+  progress_.finish();
+  return result;
+}
+
+}  // namespace conclave

@@ -1,0 +1,90 @@
+// Trains a text classifier from a recipe: reads the data, plans the memory, steps, evaluates, saves, and says
+// how it goes. One object per run, on every rank; all of it is collective.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "autograd/optim/adamw.h"
+#include "data/prefetcher.h"
+#include "parallel/checkpoint/checkpoint_reader.h"
+#include "parallel/checkpoint/checkpoint_writer.h"
+#include "parallel/data_parallel.h"
+#include "recipes/evaluator.h"
+#include "recipes/metrics/metrics_writer.h"
+#include "recipes/progress.h"
+#include "recipes/recipe.h"
+
+namespace conclave {
+
+/// What the trainer needs from the world outside, passed in.
+struct TrainerEnvironment {
+  std::string cache_directory;  ///< for trained tokenizers
+  std::string host = "localhost";
+  ProgressOptions progress;
+  const std::atomic<bool>* interrupted = nullptr;  ///< set by a signal: finish the step, save, stop
+  std::string resume;  ///< "": start anew; "auto": the newest checkpoint; else a path
+};
+
+struct TrainResult {
+  std::int64_t steps = 0;
+  double train_seconds = 0;  ///< stepping, without start-up and the final evaluation
+  bool interrupted = false;
+  std::optional<Evaluation> validation, test;
+};
+
+/// The loss or a gradient stopped being a finite number.
+class NotFiniteError : public Error {
+ public:
+  using Error::Error;
+};
+
+class Trainer {
+ public:
+  Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironment environment);
+  ~Trainer();
+
+  TrainResult run();
+
+ private:
+  struct StepSums;
+
+  void say(const std::string& text);
+  void plan_memory();
+  void resume();
+  void start_metrics();
+  void step();
+  double forward_backward(const Batch& batch, int micro_batch, bool last);
+  void check_finite(double loss, double norm_squared);
+  void report(bool force);
+  void save();
+  CheckpointState checkpoint_state() const;
+  std::optional<Evaluation> evaluate(std::unique_ptr<Evaluator>& evaluator, const char* name);
+
+  Recipe recipe_;
+  const ProcessGrid& grid_;
+  TrainerEnvironment environment_;
+  Corpus corpus_;
+  TextClassifier model_;
+  std::vector<std::pair<std::string, MoeLayer*>> layers_;
+  ParameterSet parameters_;
+  AdamW optimizer_;
+  GradientReducer reducer_;
+  Arena activations_{"activations"};
+  Prefetcher prefetcher_;
+  std::unique_ptr<Evaluator> validation_, test_;
+  CheckpointWriter writer_;
+  std::vector<TensorEntry> entries_;
+  std::unique_ptr<MetricsWriter> metrics_;  // rank 0
+  Progress progress_;
+  Schedule schedule_;
+  std::int64_t steps_per_epoch_ = 0, total_steps_ = 0, step_ = 0;
+  std::unique_ptr<StepSums> sums_;
+  std::string problem_;  // what this rank first saw go wrong with its numbers
+  std::optional<Evaluation> last_validation_;
+};
+
+}  // namespace conclave

@@ -1,0 +1,30 @@
+# What Conclave stands on, found the same way by its own build and by a project that does find_package(Conclave).
+find_package(OpenMP REQUIRED COMPONENTS CXX)
+find_package(MPI REQUIRED COMPONENTS C)
+find_package(Threads REQUIRED)
+find_package(fmt REQUIRED)
+find_package(nlohmann_json REQUIRED)
+find_package(ZLIB REQUIRED)
+find_package(PkgConfig REQUIRED)
+
+# Debian installs several builds of OpenBLAS side by side, and its alternatives choose the one that works for
+# most. Ours is the OpenMP one: its products then run on the threads that our own loops run on, where the
+# pthreads one would start as many again, and both would fight for the cores.
+set(conclave_openblas /usr/lib/${CMAKE_LIBRARY_ARCHITECTURE}/openblas-openmp/pkgconfig)
+if(EXISTS ${conclave_openblas})
+  set(ENV{PKG_CONFIG_PATH} "${conclave_openblas}:$ENV{PKG_CONFIG_PATH}")
+endif()
+
+foreach(pair IN ITEMS "openblas;openblas" "hdf5;hdf5-openmpi" "sentencepiece;sentencepiece" "xxhash;libxxhash"
+                      "tomlplusplus;tomlplusplus")
+  list(GET pair 0 name)
+  list(GET pair 1 module)
+  pkg_check_modules(${name} REQUIRED IMPORTED_TARGET GLOBAL ${module})
+endforeach()
+
+pkg_get_variable(conclave_openblas openblas openblas_config)
+if(NOT conclave_openblas MATCHES "USE_OPENMP=1")
+  message(FATAL_ERROR "OpenBLAS in ${openblas_LIBDIR} is not built with OpenMP (${conclave_openblas}). "
+                      "Debian's package is libopenblas-openmp-dev; scripts/setup installs it.")
+endif()
+unset(conclave_openblas)

@@ -1,0 +1,46 @@
+// The gate against its numerical derivative; tests/parallel/dispatcher_test.cpp has the moves to the experts.
+#include <catch2/catch.hpp>
+
+#include "tests/autograd/gradient.h"
+
+namespace conclave {
+namespace {
+
+TEST_CASE("top_k_gate: gradients of the weights for one, two and all experts", "[gradient]") {
+  const Tensor bias = kept(random_values({5}, 9, DType::f64, 0.1));
+  for (const Index k : {1, 2, 5})
+    for (const Tensor& selection : {Tensor(), bias}) {
+      CAPTURE(k, selection.defined());
+      CHECK(gradient_error(
+                [=](Tape& t, Inputs v) {
+                  return functions::top_k_gate(t, functions::softmax(t, v[0]), selection, k).weights;
+                },
+                {random_values({6, 5}, 1, DType::f64, 2.0)}) < kGradientTolerance);
+    }
+}
+
+TEST_CASE("top_k_gate: probabilities and weights may have other uses", "[gradient]") {
+  CHECK(gradient_error(
+            [](Tape& t, Inputs v) {
+              const Tensor p = functions::softmax(t, v[0]);
+              const Tensor w = functions::top_k_gate(t, p, Tensor(), 2).weights;
+              const Tensor again = functions::top_k_gate(t, p, Tensor(), 2).weights;
+              return functions::add(t, functions::multiply(t, w, again), w);
+            },
+            {random_values({4, 4}, 1, DType::f64, 2.0)}) < kGradientTolerance);
+}
+
+TEST_CASE("top_k_gate: with one expert the weight is one and the router learns nothing from it",
+          "[gradient]") {
+  Arena arena("test");
+  Tape tape(arena);
+  Tensor scores = kept(random_values({3, 4}, 1));
+  tape.watch(scores);
+  const Tensor weights = functions::top_k_gate(tape, functions::softmax(tape, scores), Tensor(), 1).weights;
+  CHECK(distance(weights, Tensor::of<double>({3, 1}, {1, 1, 1})) == 0);
+  tape.backward(weights, weights);
+  CHECK(distance(tape.gradient(scores), Tensor::zeros({3, 4})) < 1e-15);
+}
+
+}  // namespace
+}  // namespace conclave

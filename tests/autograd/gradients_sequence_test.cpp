@@ -1,0 +1,148 @@
+// Normalization, attention, dropout, look-ups, pooling and the loss against their numerical derivatives.
+#include <catch2/catch.hpp>
+
+#include "tests/autograd/gradient.h"
+
+namespace conclave {
+namespace {
+
+using kernels::AttentionMask;
+
+TEST_CASE("layer_norm: gradients of input, gain and bias, with and without GELU", "[gradient]") {
+  for (const bool gelu : {false, true}) {
+    for (const Shape& shape : {Shape{1, 3}, Shape{4, 8}, Shape{9, 5}, Shape{0, 4}}) {
+      CAPTURE(gelu, shape.to_string());
+      CHECK(gradient_error(
+                [=](Tape& t, Inputs v) {
+                  return functions::layer_norm(t, v[0], v[1], v[2], {.epsilon = 1e-2, .gelu = gelu});
+                },
+                {random_values(shape, 1), random_values({shape[1]}, 2), random_values({shape[1]}, 3)}) <
+            kGradientTolerance);
+    }
+    const Tensor gamma = kept(random_values({6}, 2)), beta = kept(random_values({6}, 3)),
+                 x = kept(random_values({3, 6}, 1));
+    CHECK(gradient_error(
+              [=](Tape& t, Inputs v) { return functions::layer_norm(t, v[0], gamma, beta, {.gelu = gelu}); },
+              {x}) < kGradientTolerance);
+    CHECK(gradient_error(
+              [=](Tape& t, Inputs v) { return functions::layer_norm(t, x, v[0], beta, {.gelu = gelu}); },
+              {gamma}) < kGradientTolerance);
+    // one gain for two norms, whose input has a use beside them
+    CHECK(gradient_error(
+              [=](Tape& t, Inputs v) {
+                const Tensor y = functions::layer_norm(t, v[0], v[1], beta, {.gelu = gelu});
+                return functions::add(t, functions::layer_norm(t, functions::add(t, y, v[0]), v[1], beta),
+                                      v[0]);
+              },
+              {random_values({3, 6}, 4), gamma}) < kGradientTolerance);
+  }
+}
+
+TEST_CASE("softmax: gradient", "[gradient]") {
+  for (const Shape& shape : {Shape{1, 1}, Shape{4, 6}, Shape{0, 3}})
+    CHECK(gradient_error([](Tape& t, Inputs v) { return functions::softmax(t, v[0]); },
+                         {random_values(shape, 1)}) < kGradientTolerance);
+  CHECK(gradient_error([](Tape& t, Inputs v) { return functions::add(t, functions::softmax(t, v[0]), v[0]); },
+                       {random_values({3, 4}, 1)}) < kGradientTolerance);
+}
+
+TEST_CASE("attention: gradients, plain and causal, over sequences of every length", "[gradient]") {
+  struct Case {
+    std::vector<std::int32_t> bounds;
+    Index hidden, heads;
+  };
+  // an empty sequence, a single token, and one just above the kernel's block of 64 keys
+  for (const auto& [bounds, hidden, heads] :
+       {Case{{0, 3, 3, 4, 9}, 6, 2}, Case{{0, 5}, 4, 4}, Case{{0, 66, 68}, 2, 1}}) {
+    for (const AttentionMask mask : {AttentionMask::none, AttentionMask::causal}) {
+      CAPTURE(bounds.back(), int(mask));
+      const Tensor offsets = kept_ids(bounds);
+      CHECK(gradient_error(
+                [=](Tape& t, Inputs v) {
+                  return functions::attention(t, v[0], offsets, {heads, mask});
+                },
+                {random_values({bounds.back(), 3 * hidden}, 1)}) < kGradientTolerance);
+    }
+  }
+}
+
+TEST_CASE("attention: its input may have another use", "[gradient]") {
+  const Tensor offsets = kept_ids({0, 2, 5});
+  for (const bool attention_first : {true, false})
+    CHECK(gradient_error(
+              [=](Tape& t, Inputs v) {
+                const auto attend = [&] { return functions::attention(t, v[0], offsets, {.heads = 2}); };
+                const auto other = [&] { return functions::matmul(t, v[0], v[1]); };
+                const Tensor first = attention_first ? attend() : other(),
+                             second = attention_first ? other() : attend();
+                return functions::add(t, first, second);
+              },
+              {random_values({5, 12}, 1), random_values({12, 4}, 2)}) < kGradientTolerance);
+}
+
+TEST_CASE("embedding: the gradient of a row sums over its ids", "[gradient]") {
+  const Tensor ids = kept_ids({2, 0, 2, 4, 2});
+  CHECK(gradient_error([=](Tape& t, Inputs v) { return functions::embedding(t, ids, v[0]); },
+                       {random_values({6, 3}, 1)}) < kGradientTolerance);
+  const Tensor others = kept_ids({1, 2, 2, 0, 5});
+  CHECK(gradient_error(
+            [=](Tape& t, Inputs v) {
+              return functions::add(t, functions::embedding(t, ids, v[0]),
+                                    functions::embedding(t, others, v[0]));
+            },
+            {random_values({6, 3}, 1)}) < kGradientTolerance);
+}
+
+TEST_CASE("dropout: gradients pass where values did, and to the residual", "[gradient]") {
+  const RandomStream stream{.seed = 1, .step = 2, .tensor = 3};
+  for (const double rate : {0.0, 0.4}) {
+    CHECK(gradient_error(
+              [=](Tape& t, Inputs v) { return functions::dropout(t, v[0], Tensor(), rate, stream, 0); },
+              {random_values({3, 7}, 1)}) < kGradientTolerance);
+    CHECK(
+        gradient_error([=](Tape& t, Inputs v) { return functions::dropout(t, v[0], v[1], rate, stream, 11); },
+                       {random_values({3, 7}, 1), random_values({3, 7}, 2)}) < kGradientTolerance);
+    CHECK(
+        gradient_error([=](Tape& t, Inputs v) { return functions::dropout(t, v[0], v[0], rate, stream, 3); },
+                       {random_values({3, 7}, 1)}) < kGradientTolerance);
+    const Tensor constant = kept(random_values({3, 7}, 2));
+    CHECK(gradient_error(
+              [=](Tape& t, Inputs v) { return functions::dropout(t, constant, v[0], rate, stream, 3); },
+              {random_values({3, 7}, 1)}) < kGradientTolerance);
+  }
+}
+
+TEST_CASE("cross entropy: gradient of the losses, smoothed or not", "[gradient]") {
+  const Tensor labels = kept_ids({3, 0, 4, 4});
+  for (const double smoothing : {0.0, 0.1, 1.0})
+    CHECK(gradient_error(
+              [=](Tape& t, Inputs v) { return functions::cross_entropy(t, v[0], labels, smoothing).losses; },
+              {random_values({4, 5}, 1)}) < kGradientTolerance);
+  const Tensor none = kept_ids({});
+  CHECK(gradient_error([=](Tape& t, Inputs v) { return functions::cross_entropy(t, v[0], none, 0.1).losses; },
+                       {random_values({0, 5}, 1)}) < kGradientTolerance);
+}
+
+TEST_CASE("segment_mean and segment_max: gradients with empty segments", "[gradient]") {
+  for (const auto& bounds : {std::vector<std::int32_t>{0, 0, 3, 3, 4, 7, 7}, {0, 1}, {0, 0}}) {
+    const Tensor offsets = kept_ids(bounds);
+    const Tensor x = random_values({bounds.back(), 4}, 1);
+    for (double& value : x.span<double>())
+      value = std::round(value * 1000) / 100;  // no two of them about equal
+    CAPTURE(bounds.size());
+    CHECK(gradient_error([=](Tape& t, Inputs v) { return functions::segment_mean(t, v[0], offsets); }, {x}) <
+          kGradientTolerance);
+    CHECK(gradient_error([=](Tape& t, Inputs v) { return functions::segment_max(t, v[0], offsets); }, {x}) <
+          kGradientTolerance);
+    // both poolings of one tensor
+    CHECK(gradient_error(
+              [=](Tape& t, Inputs v) {
+                return functions::concatenate(t, functions::segment_mean(t, v[0], offsets),
+                                              functions::segment_max(t, v[0], offsets));
+              },
+              {x}) < kGradientTolerance);
+  }
+}
+
+}  // namespace
+}  // namespace conclave

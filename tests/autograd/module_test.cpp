@@ -1,0 +1,193 @@
+#include <catch2/catch.hpp>
+#include <map>
+#include <set>
+#include <string>
+
+#include "autograd/nn/layers.h"
+#include "autograd/nn/parameter_set.h"
+#include "tests/core/values.h"
+
+namespace conclave {
+namespace {
+
+// A part of a layer's experts, as a rank of an expert-parallel group holds it.
+struct Shard : Module {
+  Shard(Index first, Index count, Index total) {
+    for (Parameter* parameter : {&add_parameter("weight", {count, 3, 5}, Initializer::normal(0.5)),
+                                 &add_parameter("bias", {count, 3}, Initializer::fan_in(4), false)}) {
+      parameter->sharded = true;
+      parameter->first_row = first;
+      parameter->global_rows = total;
+    }
+  }
+};
+
+struct Model : Module {
+  Model(Index first, Index count) : experts(first, count, 6) {
+    add_module("embedding", embedding);
+    add_module("experts", experts);
+    add_module("head", head);
+    add_parameter("scale", {1}, Initializer::constant(2), false);
+  }
+  Embedding embedding{7, 5};
+  Shard experts;
+  Linear head{5, 2};
+};
+
+std::map<std::string, Parameter*> by_name(const ParameterSet& set) {
+  std::map<std::string, Parameter*> found;
+  for (Parameter* parameter : set.parameters()) found[parameter->name] = parameter;
+  return found;
+}
+
+TEST_CASE("parameters are named by their path through the modules", "[module]") {
+  const TransformerBlock block(8, 2, 16, 0.1);
+  std::vector<std::string> names;
+  for (const auto& [name, parameter] : block.named_parameters()) names.push_back(name);
+  CHECK(names == std::vector<std::string>{
+                     "attention_norm.weight", "attention_norm.bias", "attention.qkv.weight",
+                     "attention.qkv.bias", "attention.out.weight", "attention.out.bias",
+                     "feed_forward_norm.weight", "feed_forward_norm.bias", "feed_forward.up.weight",
+                     "feed_forward.up.bias", "feed_forward.down.weight", "feed_forward.down.bias"});
+}
+
+TEST_CASE(
+    "parameters stand in segments: replicated, then sharded; undecayed first; each from the model's end",
+    "[module]") {
+  Model model(0, 6);
+  const ParameterSet set(model, DType::f32, 1);
+  const auto parameters = by_name(set);
+  CHECK(set.elements() == 7 * 5 + 6 * 3 * 5 + 6 * 3 + 5 * 2 + 2 + 1);
+  struct Expected {
+    bool sharded, decay;
+    std::vector<std::string> order;
+  };
+  const std::vector<Expected> expected{{false, false, {"head.bias", "scale"}},
+                                       {false, true, {"head.weight", "embedding.weight"}},
+                                       {true, false, {"experts.bias"}},
+                                       {true, true, {"experts.weight"}}};
+  REQUIRE(set.segments().size() == expected.size());
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    const auto& segment = set.segments()[i];
+    CHECK(segment.sharded == expected[i].sharded);
+    CHECK(segment.decay == expected[i].decay);
+    const char* end = static_cast<const char*>(segment.values.raw());
+    for (const std::string& name : expected[i].order) {
+      CAPTURE(name);
+      const Parameter& parameter = *parameters.at(name);
+      CHECK(set.segment_of(parameter) == i);
+      const char* begin = static_cast<const char*>(parameter.value.raw());
+      CHECK(begin >= end);      // one behind the other
+      CHECK(begin - end < 64);  // and close together
+      CHECK(reinterpret_cast<std::uintptr_t>(begin) % 64 == 0);
+      CHECK(parameter.value.slot == &parameter.slot);
+      CHECK(parameter.slot.parameter);
+      CHECK(static_cast<const char*>(parameter.slot.gradient.raw()) -
+                static_cast<const char*>(segment.gradients.raw()) ==
+            begin - static_cast<const char*>(segment.values.raw()));
+      end = begin + parameter.value.bytes();
+    }
+  }
+}
+
+TEST_CASE("padding between parameters is zero, in values and gradients", "[module]") {
+  Model model(0, 6);
+  const ParameterSet set(model, DType::f64, 1);
+  for (const auto& segment : set.segments()) {
+    Index padding = 0;
+    std::set<Index> used;
+    for (const Parameter* parameter : set.parameters()) {
+      const auto offset = static_cast<const double*>(parameter->value.raw()) - segment.values.data<double>();
+      if (offset < 0 || offset >= segment.values.numel()) continue;
+      for (Index i = 0; i < parameter->value.numel(); ++i) used.insert(offset + i);
+    }
+    for (Index i = 0; i < segment.values.numel(); ++i) {
+      REQUIRE(segment.gradients.data<double>()[i] == 0);
+      if (used.contains(i)) continue;
+      ++padding;
+      REQUIRE(segment.values.data<double>()[i] == 0);
+    }
+    CHECK(padding == segment.values.numel() - Index(used.size()));
+  }
+}
+
+TEST_CASE("a shard starts with its slice of what one rank would start with", "[module]") {
+  Model whole(0, 6);
+  const ParameterSet all(whole, DType::f32, 42);
+  for (const Index count : {1, 2, 3}) {
+    for (Index first = 0; first < 6; first += count) {
+      Model part(first, count);
+      const ParameterSet some(part, DType::f32, 42);
+      for (const auto& [name, parameter] : by_name(some)) {
+        CAPTURE(name, first, count);
+        const Tensor& value = by_name(all).at(name)->value;
+        CHECK(same_bits(parameter->value, parameter->sharded ? value.rows(first, first + count) : value));
+        CHECK(parameter->global_shape() == value.shape());
+      }
+    }
+  }
+}
+
+TEST_CASE("a parameter's start depends on seed and name, not on its neighbours", "[module]") {
+  struct Alone : Module {
+    Alone() { add_module("head", head); }
+    Linear head{5, 2};
+  } alone;
+  Model model(0, 6);
+  const ParameterSet one(alone, DType::f32, 42), other(model, DType::f32, 42);
+  CHECK(same_bits(alone.head.weight().value, model.head.weight().value));
+  Model another(0, 6);
+  const ParameterSet reseeded(another, DType::f32, 43);
+  CHECK_FALSE(same_bits(another.head.weight().value, model.head.weight().value));
+}
+
+TEST_CASE("initializers have the distribution they are named after", "[module]") {
+  struct Wide : Module {
+    Parameter& normal = add_parameter("normal", {200, 200}, Initializer::normal(0.02));
+    Parameter& uniform = add_parameter("uniform", {200, 200}, Initializer::fan_in(25));
+    Parameter& constant = add_parameter("constant", {200}, Initializer::constant(1.5));
+  } model;
+  const ParameterSet set(model, DType::f64, 3);
+  const auto moments = [](const Tensor& values) {
+    double sum = 0, squares = 0;
+    for (const double value : values.span<double>()) {
+      sum += value;
+      squares += value * value;
+    }
+    return std::pair{sum / double(values.numel()), squares / double(values.numel())};
+  };
+  CHECK(moments(model.normal.value).first == Approx(0).margin(5 * 0.02 / 200));
+  CHECK(moments(model.normal.value).second == Approx(4e-4).epsilon(5 * 1.42 / 200));
+  CHECK(moments(model.uniform.value).first == Approx(0).margin(5 * 0.12 / 200));
+  CHECK(moments(model.uniform.value).second == Approx(0.2 * 0.2 / 3).epsilon(5 * 0.9 / 200));
+  for (const double value : model.uniform.value.span<double>()) REQUIRE(std::fabs(value) <= 0.2);
+  for (const double value : model.constant.value.span<double>()) REQUIRE(value == 1.5);
+}
+
+TEST_CASE("a part of a flat array has its parameter's place and shape", "[module]") {
+  Model model(0, 6);
+  ParameterSet set(model, DType::f32, 1);
+  for (Parameter* parameter : set.parameters()) {
+    const std::size_t segment = set.segment_of(*parameter);
+    CHECK(same_bits(set.part(segment, set.segments()[segment].values, *parameter), parameter->value));
+    parameter->slot.gradient.fill(1);
+  }
+  set.zero_gradients();
+  for (const Parameter* parameter : set.parameters())
+    CHECK(distance(parameter->slot.gradient, Tensor::zeros(parameter->shape)) == 0);
+}
+
+TEST_CASE("parameter arenas are sealed: nothing else fits", "[module]") {
+  Model model(0, 6);
+  ParameterSet set(model, DType::f32, 1);
+  CHECK(set.values().sealed());
+  CHECK(set.gradients().sealed());
+  CHECK_THROWS_AS(set.values().allocate(64), Error);
+}
+
+TEST_CASE("a number of heads that does not divide the hidden size is an Error", "[module]") {
+  CHECK_THROWS_WITH(MultiHeadAttention(10, 3), "attention: 3 heads do not divide a hidden size of 10");
+}
+
+}  // namespace
+}  // namespace conclave

@@ -1,0 +1,138 @@
+// Our layers against PyTorch's, forward and backward: to 1e-5 in f32, to rounding in f64.
+#include <catch2/catch.hpp>
+
+#include "autograd/nn/layers.h"
+#include "autograd/optim/adamw.h"
+#include "core/kernels/reduction.h"
+#include "tests/autograd/gradient.h"
+#include "tests/fixtures/fixture.h"
+
+namespace conclave {
+namespace {
+
+template <class T>
+inline constexpr double kAgreement = std::is_same_v<T, float> ? 1e-5 : 1e-10;
+
+// One layer with the fixture's parameters, run once on its "x" and back on its "dy".
+template <class T>
+struct Run {
+  Run(const Fixture& fixture, Module& model) : fixture(fixture), parameters(model, dtype_of<T>, 0) {
+    for (Parameter* parameter : parameters.parameters())
+      parameter->value.copy_from(fixture(parameter->name, dtype_of<T>));
+    tape.watch(x);
+  }
+
+  void check(const Tensor& y) {
+    CHECK(distance(y, fixture("y")) < kAgreement<T>);
+    tape.backward(y, fixture("dy", dtype_of<T>));
+    CHECK(distance(tape.gradient(x), fixture("dx")) < kAgreement<T>);
+    for (const Parameter* parameter : parameters.parameters()) {
+      CAPTURE(parameter->name);
+      CHECK(distance(parameter->slot.gradient, fixture("d" + parameter->name)) < kAgreement<T>);
+    }
+  }
+
+  const Fixture& fixture;
+  ParameterSet parameters;
+  Arena arena{"test"};
+  Tape tape{arena};
+  Tensor x = kept(fixture("x", dtype_of<T>));
+};
+
+TEMPLATE_TEST_CASE("LayerNorm agrees with PyTorch, also with GELU behind it", "[pytorch]", float, double) {
+  for (const bool gelu : {false, true}) {
+    const Fixture fixture(gelu ? "layer_norm_gelu" : "layer_norm");
+    LayerNorm layer(12, {.gelu = gelu});
+    Run<TestType> run(fixture, layer);
+    run.check(layer(run.tape, run.x));
+  }
+}
+
+TEMPLATE_TEST_CASE("activations agree with PyTorch's", "[pytorch]", float, double) {
+  const Fixture fixture("activations");
+  const std::pair<const char*, Activation> kinds[] = {
+      {"gelu", Activation::gelu}, {"silu", Activation::silu}, {"relu", Activation::relu}};
+  for (const auto& [name, kind] : kinds) {
+    CAPTURE(name);
+    Arena arena("test");
+    Tape tape(arena);
+    Tensor x = kept(fixture("x", dtype_of<TestType>));
+    tape.watch(x);
+    const Tensor y = functions::activation(tape, x, kind);
+    CHECK(distance(y, fixture(name)) < kAgreement<TestType>);
+    tape.backward(y, fixture("dy", dtype_of<TestType>));
+    CHECK(distance(tape.gradient(x), fixture(std::string(name) + "_dx")) < kAgreement<TestType>);
+  }
+}
+
+TEMPLATE_TEST_CASE("cross entropy agrees with PyTorch, smoothed or not", "[pytorch]", float, double) {
+  const Fixture fixture("cross_entropy");
+  for (const bool smoothed : {false, true}) {
+    const std::string name = smoothed ? "smoothed" : "plain";
+    Arena arena("test");
+    Tape tape(arena);
+    Tensor logits = kept(fixture("logits", dtype_of<TestType>));
+    tape.watch(logits);
+    const auto result =
+        functions::cross_entropy(tape, logits, kept(fixture("labels", DType::i32)), smoothed ? 0.1 : 0.0);
+    CHECK(distance(result.losses, fixture(name + "_losses")) < kAgreement<TestType>);
+    CHECK(distance(result.correct, fixture("correct")) == 0);
+    tape.backward(result.losses, fixture("dy", dtype_of<TestType>));
+    CHECK(distance(tape.gradient(logits), fixture(name + "_dlogits")) < kAgreement<TestType>);
+  }
+}
+
+TEMPLATE_TEST_CASE("packed attention agrees with PyTorch's padded one", "[pytorch]", float, double) {
+  for (const bool causal : {false, true}) {
+    const Fixture fixture(causal ? "attention_causal" : "attention");
+    MultiHeadAttention layer(12, 3, causal ? kernels::AttentionMask::causal : kernels::AttentionMask::none);
+    Run<TestType> run(fixture, layer);
+    run.check(layer(run.tape, run.x, kept(fixture("offsets", DType::i32))));
+  }
+}
+
+TEMPLATE_TEST_CASE("a Transformer block agrees with PyTorch's pre-norm encoder layer", "[pytorch]", float,
+                   double) {
+  const Fixture fixture("transformer_block");
+  TransformerBlock layer(8, 2, 20, 0.0);
+  Run<TestType> run(fixture, layer);
+  ForwardContext context;
+  run.check(layer(run.tape, context, run.x, kept(fixture("offsets", DType::i32))));
+}
+
+// Five steps at changing rates; PyTorch's parameters after every step.
+template <class T>
+void check_adamw(const std::string& name, double clip_norm, double agreement) {
+  const Fixture fixture("adamw");
+  struct Model : Module {
+    Parameter& weight = add_parameter("weight", {3, 4}, Initializer::constant(0));
+    Parameter& bias = add_parameter("bias", {5}, Initializer::constant(0), false);
+  } model;
+  ParameterSet parameters(model, dtype_of<T>, 0);
+  AdamW optimizer(parameters, {.beta1 = 0.9, .beta2 = 0.98, .weight_decay = 0.1});
+  model.weight.value.copy_from(fixture("weight", dtype_of<T>));
+  model.bias.value.copy_from(fixture("bias", dtype_of<T>));
+  for (Index step = 0; step < 5; ++step) {
+    model.weight.slot.gradient.copy_from(fixture("weight_gradients", dtype_of<T>).rows(step, step + 1));
+    model.bias.slot.gradient.copy_from(fixture("bias_gradients", dtype_of<T>).rows(step, step + 1));
+    double squares = 0;
+    for (const auto& segment : parameters.segments()) squares += kernels::sum_of_squares(segment.gradients);
+    const double norm = std::sqrt(squares);
+    CHECK(norm == Approx(fixture("norms").data<double>()[step]).epsilon(1e-6));
+    optimizer.update(step + 1, fixture("rates").data<double>()[step], clip_scale(norm, clip_norm));
+    CHECK(distance(model.weight.value, fixture(name + "_weight").rows(step, step + 1).reshape({3, 4})) <
+          agreement);
+    CHECK(distance(model.bias.value, fixture(name + "_bias").rows(step, step + 1).reshape({5})) < agreement);
+  }
+}
+
+TEMPLATE_TEST_CASE("AdamW agrees with PyTorch's over several steps", "[pytorch]", float, double) {
+  check_adamw<TestType>("plain", 0, kAgreement<TestType>);
+}
+
+TEMPLATE_TEST_CASE("clipping by the global norm agrees with PyTorch's", "[pytorch]", float, double) {
+  check_adamw<TestType>("clipped", 1.5, 1e-5);  // PyTorch divides by norm + 1e-6
+}
+
+}  // namespace
+}  // namespace conclave

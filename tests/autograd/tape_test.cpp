@@ -1,0 +1,221 @@
+#include <catch2/catch.hpp>
+#include <limits>
+#include <string>
+
+#include "autograd/nn/layers.h"
+#include "autograd/nn/parameter_set.h"
+#include "tests/autograd/gradient.h"
+
+namespace conclave {
+namespace {
+
+// Norm, attention with a residual, and a feed-forward layer whose first tensor is used twice.
+struct SmallModel : Module {
+  SmallModel() {
+    add_module("norm", norm);
+    add_module("attention", attention);
+    add_module("feed_forward", feed_forward);
+  }
+  Tensor operator()(Tape& tape, const Tensor& x, const Tensor& offsets) const {
+    const Tensor middle = functions::add(tape, attention(tape, norm(tape, x), offsets), x);
+    return functions::add(tape, feed_forward(tape, middle), middle);
+  }
+  LayerNorm norm{4};
+  MultiHeadAttention attention{4, 2};
+  FeedForward feed_forward{4, 6};
+};
+
+struct Scene {
+  SmallModel model;
+  ParameterSet parameters{model, DType::f64, 5};
+  Arena arena{"test"};
+  Tensor offsets = kept_ids({0, 2, 5}), seed = random_values({5, 4}, 9);
+
+  std::vector<Tensor> gradients() const {
+    std::vector<Tensor> copies;
+    for (const auto& segment : parameters.segments()) copies.push_back(segment.gradients.clone());
+    return copies;
+  }
+};
+
+TEST_CASE("walking one recording twice gives the same gradients twice", "[tape]") {
+  Scene s;
+  Tape tape(s.arena);
+  Tensor x = kept(random_values({5, 4}, 1));
+  tape.watch(x);
+  const Tensor y = s.model(tape, x, s.offsets);
+
+  tape.backward(y, s.seed);
+  const std::vector<Tensor> once = s.gradients();
+  const Tensor dx = tape.gradient(x).clone();
+  s.parameters.zero_gradients();
+  tape.backward(y, s.seed);
+  CHECK(same_bits(tape.gradient(x), dx));
+  for (std::size_t i = 0; i < once.size(); ++i) CHECK(same_bits(s.gradients()[i], once[i]));
+
+  tape.backward(y, s.seed);  // without zeroing, parameters accumulate and activations do not
+  CHECK(same_bits(tape.gradient(x), dx));
+  for (std::size_t i = 0; i < once.size(); ++i)
+    CHECK(distance(s.gradients()[i], plus(once[i], once[i])) < 1e-12);
+}
+
+TEST_CASE("a second walk may have another seed", "[tape]") {
+  Scene s;
+  Tape tape(s.arena);
+  const Tensor y = s.model(tape, kept(random_values({5, 4}, 1)), s.offsets);
+  const Tensor twice = plus(s.seed, s.seed);
+  tape.backward(y, s.seed);
+  const std::vector<Tensor> once = s.gradients();
+  s.parameters.zero_gradients();
+  tape.backward(y, twice);
+  for (std::size_t i = 0; i < once.size(); ++i)
+    CHECK(distance(s.gradients()[i], plus(once[i], once[i])) < 1e-12);
+}
+
+TEST_CASE("one walk from several losses gives the sum of their gradients", "[tape]") {
+  Scene s;
+  Tape tape(s.arena);
+  const Tensor y = s.model(tape, kept(random_values({5, 4}, 1)), s.offsets);
+  const Tensor z = functions::activation(tape, y, Activation::gelu);  // one loss on the way to the other
+  const Tensor other = random_values({5, 4}, 8);
+  const auto gradients_of = [&](std::initializer_list<Tape::Loss> losses) {
+    s.parameters.zero_gradients();
+    tape.backward(losses);
+    return s.gradients();
+  };
+  const auto both = gradients_of({{y, s.seed}, {z, other}}), first = gradients_of({{y, s.seed}});
+  const auto second = gradients_of({{z, other}}), twice = gradients_of({{y, s.seed}, {y, s.seed}});
+  for (std::size_t i = 0; i < both.size(); ++i) {
+    CHECK(distance(both[i], plus(first[i], second[i])) < 1e-12);
+    CHECK(distance(twice[i], plus(first[i], first[i])) < 1e-12);
+  }
+}
+
+TEST_CASE("parameters add up the gradients of micro-batches", "[tape]") {
+  Scene s;
+  const auto gradients_of = [&](std::initializer_list<std::uint32_t> batches) {
+    s.parameters.zero_gradients();
+    for (const std::uint32_t batch : batches) {
+      ArenaScope scope(s.arena);
+      Tape tape(s.arena);
+      tape.backward(s.model(tape, kept(random_values({5, 4}, batch)), s.offsets), s.seed);
+    }
+    return s.gradients();
+  };
+  const auto both = gradients_of({1, 2}), first = gradients_of({1}), second = gradients_of({2});
+  for (std::size_t i = 0; i < both.size(); ++i) CHECK(distance(both[i], plus(first[i], second[i])) < 1e-12);
+}
+
+TEST_CASE("a tape that does not record computes the same and remembers nothing", "[tape]") {
+  Scene s;
+  const Tensor x = kept(random_values({5, 4}, 1));
+  Tape recording(s.arena);
+  const Tensor y = s.model(recording, x, s.offsets);
+  const std::size_t with_recording = s.arena.used();
+  Tape evaluating(s.arena, false);
+  const Tensor z = s.model(evaluating, x, s.offsets);
+  CHECK(same_bits(y, z));
+  CHECK(z.slot == nullptr);
+  CHECK(s.arena.used() - with_recording < with_recording);
+  CHECK_THROWS_WITH(evaluating.backward(z, s.seed),
+                    "backward: the loss does not depend on anything that wants a gradient");
+}
+
+TEST_CASE("what depends on nothing that wants a gradient is not recorded", "[tape]") {
+  Arena arena("test");
+  Tape tape(arena);
+  const Tensor constant = kept(random_values({3}, 1));
+  CHECK(functions::add(tape, constant, constant).slot == nullptr);
+}
+
+TEST_CASE("a seed of another shape is an Error", "[tape]") {
+  Arena arena("test");
+  Tape tape(arena);
+  Tensor x = kept(random_values({3}, 1));
+  tape.watch(x);
+  const Tensor y = functions::add(tape, x, x);
+  CHECK_THROWS_WITH(tape.backward(y, Tensor::zeros({4}, DType::f64)), "backward: seed f64 [4], loss f64 [3]");
+  CHECK_THROWS_WITH(tape.backward(y, Tensor::zeros({3})), "backward: seed f32 [3], loss f64 [3]");
+}
+
+TEST_CASE("branches that do not reach the loss cost nothing and give zero", "[tape]") {
+  Arena arena("test");
+  Tape tape(arena);
+  Tensor x = kept(random_values({3}, 1)), unused = kept(random_values({3}, 2));
+  tape.watch(x);
+  tape.watch(unused);
+  functions::multiply(tape, x, unused);  // result dropped
+  const Tensor y = functions::add(tape, x, x);
+  functions::multiply(tape, y, unused);
+  tape.backward(y, random_values({3}, 3));
+  CHECK(distance(tape.gradient(x), plus(random_values({3}, 3), random_values({3}, 3))) == 0);
+  CHECK(distance(tape.gradient(unused), Tensor::zeros({3})) == 0);
+}
+
+TEST_CASE("the first function that is not finite is named, with its scope", "[tape]") {
+  Arena arena("test");
+  Tape tape(arena);
+  Tensor x = kept(Tensor::of<double>({2, 2}, {1e200, 1, 1, 1}));
+  tape.watch(x);
+  tape.enter("layers.0.attention");
+  const Tensor fine = functions::add(tape, x, x);
+  CHECK(tape.first_non_finite() == nullptr);
+  tape.enter("layers.1.moe");
+  const Tensor overflow = functions::multiply(tape, fine, x);
+  tape.enter("head");
+  functions::softmax(tape, overflow);
+  REQUIRE(tape.first_non_finite() != nullptr);
+  CHECK(std::string(tape.first_non_finite()) == "multiply");
+  CHECK(std::string(tape.non_finite_scope()) == "layers.1.moe");
+}
+
+struct Announcements {
+  int count = 0;
+  std::vector<double> gradient;
+  void watch(Parameter& parameter) {
+    parameter.slot.context = this;
+    parameter.slot.on_ready = [](void* context, GradientSlot& slot) {
+      auto& self = *static_cast<Announcements*>(context);
+      ++self.count;
+      const auto values = slot.gradient.span<double>();
+      self.gradient.assign(values.begin(), values.end());
+    };
+  }
+};
+
+TEST_CASE("a parameter announces its gradient once, when its last use is done", "[tape]") {
+  struct Tied : Module {
+    Tied() { add_module("linear", linear); }
+    Linear linear{3, 3, false};
+  } model;
+  ParameterSet parameters(model, DType::f64, 1);
+  Parameter& weight = model.linear.weight();
+  Announcements announced;
+  announced.watch(weight);
+  Arena arena("test");
+  for (int batch = 1; batch <= 2; ++batch) {
+    Tape tape(arena);
+    const Tensor x = kept(random_values({2, 3}, 1));
+    const Tensor y = model.linear(tape, model.linear(tape, x), Activation::gelu);
+    model.linear(tape, x);  // a third use, which no gradient reaches
+    tape.backward(y, random_values({2, 3}, 2));
+    CHECK(announced.count == batch);
+    CHECK(std::ranges::equal(announced.gradient, weight.slot.gradient.span<double>()));
+  }
+}
+
+TEST_CASE("dropout streams keep their numbers where dropout is off", "[tape]") {
+  Arena arena("test");
+  Tape tape(arena);
+  const Tensor x = random_values({2, 3}, 1);
+  ForwardContext training{.stream = {.seed = 1, .step = 2, .tensor = 0}}, evaluating = training;
+  evaluating.training = false;
+  apply_dropout(tape, training, x, Tensor(), 0.5, 0);
+  CHECK(same_bits(apply_dropout(tape, evaluating, x, Tensor(), 0.5, 0), x));
+  CHECK(distance(apply_dropout(tape, evaluating, x, x, 0.5, 0), plus(x, x)) == 0);
+  CHECK(training.stream.tensor == 1);
+  CHECK(evaluating.stream.tensor == 2);
+}
+
+}  // namespace
+}  // namespace conclave

@@ -1,0 +1,185 @@
+#include <catch2/catch.hpp>
+#include <limits>
+
+#include "core/kernels/activation.h"
+#include "core/kernels/adamw.h"
+#include "core/kernels/dropout.h"
+#include "tests/core/reference_activation.h"
+#include "tests/core/values.h"
+
+namespace conclave::kernels {
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+TEMPLATE_TEST_CASE("activations and their derivatives follow their formulas", "[kernels]", float, double) {
+  for (const Index count :
+       {0, 1, 7, 37, 20001}) {  // the last is worth a second thread and ends in part of a chunk
+    const Tensor x = random_values({count}, 1, dtype_of<TestType>, 3.0);
+    for (const Activation kind : {Activation::none, Activation::relu, Activation::gelu, Activation::silu}) {
+      CAPTURE(count, int(kind));
+      const Tensor expected = Tensor::empty({count}, DType::f64), slope = expected.clone();
+      for (Index i = 0; i < count; ++i)
+        std::tie(expected.data<double>()[i], slope.data<double>()[i]) =
+            reference_activation(double(x.data<TestType>()[i]), kind);
+      const Tensor y = unwritten({count}, x.dtype()), d = unwritten({count}, x.dtype());
+      activation(x, kind, y, d);
+      CHECK(distance(y, expected) < tolerance<TestType>);
+      CHECK(distance(d, slope) < tolerance<TestType>);
+      const Tensor in_place = x.clone();
+      activation(in_place, kind, in_place, Tensor());
+      CHECK(distance(in_place, expected) < tolerance<TestType>);
+    }
+  }
+}
+
+TEMPLATE_TEST_CASE("activations stay finite far out and pass NaN on", "[kernels]", float, double) {
+  const TestType nan = std::numeric_limits<TestType>::quiet_NaN();
+  for (const Activation kind : {Activation::gelu, Activation::silu}) {
+    const Tensor x =
+        Tensor::of<TestType>({5}, {TestType(-1e4), TestType(-100), TestType(100), TestType(1e4), nan});
+    const Tensor y = Tensor::empty({5}, x.dtype()), d = Tensor::empty({5}, x.dtype());
+    activation(x, kind, y, d);
+    CHECK(distance(y.rows(0, 4), Tensor::of<double>({4}, {0, 0, 100, 1e4})) < 1e-6);
+    CHECK(distance(d.rows(0, 4), Tensor::of<double>({4}, {0, 0, 1, 1})) < 1e-6);
+    CHECK(std::isnan(y.data<TestType>()[4]));
+  }
+}
+
+TEMPLATE_TEST_CASE("add, multiply and scale go element by element", "[kernels]", float, double) {
+  const DType dtype = dtype_of<TestType>;
+  for (const Shape& shape : {Shape{0, 4}, Shape{1}, Shape{3, 5, 7}, Shape{333, 67}}) {
+    const Tensor a = random_values(shape, 1, dtype), b = random_values(shape, 2, dtype);
+    const Tensor product = Tensor::empty(shape, DType::f64), scaled = product.clone();
+    for (Index i = 0; i < a.numel(); ++i) {
+      product.data<double>()[i] = double(a.data<TestType>()[i]) * double(b.data<TestType>()[i]);
+      scaled.data<double>()[i] = -2.5 * double(a.data<TestType>()[i]);
+    }
+    const Tensor c = unwritten(shape, dtype);
+    add(a, b, c);
+    CHECK(distance(c, plus(a, b)) < tolerance<TestType>);
+    add(c, b, c);
+    CHECK(distance(c, plus(plus(a, b), b)) < tolerance<TestType>);
+    multiply(a, b, c);
+    CHECK(distance(c, product) < tolerance<TestType>);
+    multiply(a, b, c, Write::accumulate);
+    CHECK(distance(c, plus(product, product)) < tolerance<TestType>);
+    scale(a, -2.5, c);
+    CHECK(distance(c, scaled) < tolerance<TestType>);
+    scale(a, -2.5, c, Write::accumulate);
+    CHECK(distance(c, plus(scaled, scaled)) < tolerance<TestType>);
+  }
+  CHECK_THROWS_WITH(add(Tensor::zeros({2}), Tensor::zeros({3}), Tensor::zeros({2})),
+                    "add: b is f32 [3], expected f32 [2]");
+  CHECK_THROWS_WITH(multiply(Tensor::zeros({2}), Tensor::zeros({2}), Tensor::zeros({2}, DType::f64)),
+                    "multiply: c is f64 [2], expected f32 [2]");
+}
+
+TEMPLATE_TEST_CASE("dropout drops about its rate and scales the rest", "[kernels]", float, double) {
+  const Tensor ones = Tensor::empty({40000}, dtype_of<TestType>), y = ones.clone();
+  const Tensor mask = Tensor::empty(ones.shape(), DType::u8);
+  ones.fill(1);
+  for (const double rate : {0.0, 0.1, 0.5, 0.9}) {
+    dropout(ones, Tensor(), rate, RandomStream{5, 1, 2}, 0, y, mask);
+    Index dropped = 0;
+    for (const TestType value : y.span<TestType>()) {
+      dropped += value == 0;
+      if (value != 0)
+        REQUIRE(double(value) == Approx(1 / (1 - rate)).epsilon(1e-4));  // rate in steps of 2^-16
+    }
+    CHECK(double(dropped) / 40000 == Approx(rate).margin(5 * 0.5 / 200));
+  }
+  CHECK_THROWS_WITH(dropout(ones, Tensor(), 1.0, {}, 0, y, mask), "dropout: rate 1 is outside [0, 1)");
+  CHECK_THROWS_AS(dropout(ones, Tensor(), -0.1, {}, 0, y, mask), Error);
+}
+
+TEST_CASE("dropout of parts of a tensor drops what dropout of the whole drops", "[kernels]") {
+  const RandomStream stream{.seed = 9, .step = 3, .tensor = 1};
+  const Tensor x = random_values({10003}, 1), whole = unwritten({10003}, DType::f64);
+  const Tensor whole_mask = Tensor::empty(x.shape(), DType::u8);
+  dropout(x, Tensor(), 0.3, stream, 0, whole, whole_mask);
+  const Index cuts[] = {0, 0, 1, 8, 13, 500, 507, 10003};
+  for (int part = 0; part < 7; ++part) {
+    const Index begin = cuts[part], end = cuts[part + 1];
+    const Tensor y = unwritten({end - begin}, DType::f64), mask = Tensor::empty(y.shape(), DType::u8);
+    dropout(x.rows(begin, end), Tensor(), 0.3, stream, begin, y, mask);
+    CHECK(same_bits(y, whole.rows(begin, end)));
+    CHECK(same_bits(mask, whole_mask.rows(begin, end)));
+  }
+}
+
+TEST_CASE("dropout keeps what 16 of Philox's bits say, eight elements to a draw", "[kernels]") {
+  const RandomStream stream{.seed = 9, .step = 3, .tensor = 1};
+  const Tensor x = random_values({100}, 1), y = unwritten({100}, DType::f64);
+  const Tensor mask = Tensor::empty(x.shape(), DType::u8);
+  dropout(x, Tensor(), 0.25, stream, 3, y, mask);
+  for (Index i = 0; i < 100; ++i) {
+    const auto words = stream.bits(std::uint64_t(i + 3) / 8);
+    const std::size_t number = std::size_t(i + 3) % 8;
+    const std::uint32_t drawn = words[number / 2] >> (number % 2 * 16) & 0xffffu;
+    REQUIRE(mask.data<std::uint8_t>()[i] == (drawn >= 65536 / 4));
+    REQUIRE(y.data<double>()[i] == (drawn >= 65536 / 4 ? x.data<double>()[i] * (1 / 0.75) : 0));
+  }
+}
+
+TEMPLATE_TEST_CASE("dropout adds the residual, and its backward is dropout of the gradient", "[kernels]",
+                   float, double) {
+  const RandomStream stream{.seed = 9, .step = 3, .tensor = 1};
+  const DType dtype = dtype_of<TestType>;
+  const Tensor x = random_values({5, 11}, 1, dtype), residual = random_values({5, 11}, 2, dtype);
+  const Tensor alone = unwritten(x.shape(), dtype), y = alone.clone(), dx = alone.clone();
+  const Tensor mask = Tensor::empty(x.shape(), DType::u8);
+  dropout(x, residual, 0.5, stream, 4, y, mask);
+  dropout(x, Tensor(), 0.5, stream, 4, alone, mask);
+  CHECK(distance(y, plus(alone, residual)) < tolerance<TestType>);
+  dropout_backward(x, mask, 0.5, dx, Write::assign);
+  CHECK(same_bits(dx, alone));
+  dropout_backward(x, mask, 0.5, dx, Write::accumulate);
+  CHECK(distance(dx, plus(alone, alone)) < tolerance<TestType>);
+}
+
+// Algorithm 2 of the paper, with the average beside it.
+void reference_adamw(double& w, double g, double& m, double& v, double& average, const AdamWOptions& o) {
+  g *= o.gradient_scale;
+  m = o.beta1 * m + (1 - o.beta1) * g;
+  v = o.beta2 * v + (1 - o.beta2) * g * g;
+  const double m_hat = m / (1 - std::pow(o.beta1, double(o.step))),
+               v_hat = v / (1 - std::pow(o.beta2, double(o.step)));
+  w = w - o.learning_rate * (m_hat / (std::sqrt(v_hat) + o.epsilon) + o.weight_decay * w);
+  average = o.ema * average + (1 - o.ema) * w;
+}
+
+TEMPLATE_TEST_CASE("adamw follows its algorithm over several steps", "[kernels]", float, double) {
+  const DType dtype = dtype_of<TestType>;
+  for (const Index count : {0, 1, 13, 17001}) {
+    const Tensor w = random_values({count}, 1, dtype), m = Tensor::zeros({count}, dtype), v = m.clone();
+    const Tensor average = w.clone();
+    const Tensor w0 = w.to(DType::f64), m0 = m.to(DType::f64), v0 = v.to(DType::f64), a0 = w.to(DType::f64);
+    AdamWOptions options{.learning_rate = 0.02, .weight_decay = 0.1, .gradient_scale = 0.5, .ema = 0.9};
+    for (options.step = 1; options.step <= 5; ++options.step) {
+      const Tensor g = random_values({count}, static_cast<std::uint32_t>(options.step) + 1, dtype);
+      adamw(w, g, m, v, average, options);
+      for (Index i = 0; i < count; ++i)
+        reference_adamw(w0.data<double>()[i], double(g.data<TestType>()[i]), m0.data<double>()[i],
+                        v0.data<double>()[i], a0.data<double>()[i], options);
+    }
+    CHECK(distance(w, w0) < tolerance<TestType>);
+    CHECK(distance(m, m0) < tolerance<TestType>);
+    CHECK(distance(v, v0) < tolerance<TestType>);
+    CHECK(distance(average, a0) < tolerance<TestType>);
+  }
+  const Tensor one = Tensor::zeros({1});
+  CHECK_THROWS_WITH(adamw(one, one, one, one, Tensor(), {.step = 0}), "adamw: step 0 must be at least 1");
+  CHECK_THROWS_WITH(adamw(one, Tensor::zeros({2}), one, one, Tensor(), {}),
+                    "adamw: gradients is f32 [2], expected f32 [1]");
+}
+
+TEST_CASE("a gradient that is not finite is not hidden by adamw", "[kernels]") {
+  const Tensor w = Tensor::zeros({1}), g = Tensor::zeros({1}), m = Tensor::zeros({1}), v = Tensor::zeros({1});
+  g.fill(kInfinity);
+  adamw(w, g, m, v, Tensor(), {});
+  CHECK_FALSE(std::isfinite(w.data<float>()[0]));
+}
+
+}  // namespace
+}  // namespace conclave::kernels

@@ -1,0 +1,238 @@
+#include <catch2/catch.hpp>
+#include <numeric>
+#include <vector>
+
+#include "core/kernels/embedding.h"
+#include "core/kernels/gate.h"
+#include "core/kernels/permutation.h"
+#include "core/kernels/softmax.h"
+#include "tests/core/values.h"
+
+namespace conclave::kernels {
+namespace {
+
+Tensor probabilities(Index tokens, Index experts, DType dtype) {
+  const Tensor scores = random_values({tokens, experts}, 1, dtype);
+  softmax(scores, scores, Tensor());
+  return scores;
+}
+
+// A random order of experts for [tokens, k], several experts of which stay empty.
+Tensor some_experts(Index tokens, Index k, Index experts) {
+  const Tensor chosen = Tensor::empty({tokens, k}, DType::i32);
+  const RandomStream stream{.seed = 3, .step = 0, .tensor = 0};
+  for (Index i = 0; i < chosen.numel(); ++i)
+    chosen.data<std::int32_t>()[i] =
+        static_cast<std::int32_t>(stream.below(size_t(experts), size_t(i))) / 2 * 2;
+  return chosen;
+}
+
+TEMPLATE_TEST_CASE("the gate chooses the k largest and makes their weights sum to one", "[kernels]", float,
+                   double) {
+  const DType dtype = dtype_of<TestType>;
+  for (const Index tokens : {0, 1, 37, 3001}) {
+    for (const Index k : {1, 2, 7}) {
+      const Index experts = 7;
+      const Tensor p = probabilities(tokens, experts, dtype);
+      const Tensor chosen = Tensor::empty({tokens, k}, DType::i32), weights = unwritten({tokens, k}, dtype);
+      const Tensor expected_choice = chosen.clone(),
+                   expected_weights = Tensor::empty({tokens, k}, DType::f64);
+      for (Index t = 0; t < tokens; ++t) {
+        std::vector<std::int32_t> order(static_cast<size_t>(experts));
+        std::iota(order.begin(), order.end(), 0);
+        const TestType* row = p.data<TestType>() + t * experts;
+        std::ranges::stable_sort(order, std::greater{}, [&](std::int32_t e) { return row[e]; });
+        double sum = 0;
+        for (Index j = 0; j < k; ++j) sum += double(row[order[size_t(j)]]);
+        for (Index j = 0; j < k; ++j) {
+          expected_choice.data<std::int32_t>()[t * k + j] = order[size_t(j)];
+          expected_weights.data<double>()[t * k + j] = double(row[order[size_t(j)]]) / sum;
+        }
+      }
+      top_k_gate(p, Tensor(), chosen, weights);
+      CHECK(same_bits(chosen, expected_choice));
+      CHECK(distance(weights, expected_weights) < tolerance<TestType>);
+    }
+  }
+}
+
+TEST_CASE("a selection bias changes who is chosen and not the weights", "[kernels]") {
+  const Tensor p = Tensor::of<double>({1, 4}, {0.4, 0.3, 0.2, 0.1}),
+               bias = Tensor::of<double>({4}, {-1, 0, 0, 0.15});
+  const Tensor chosen = Tensor::empty({1, 2}, DType::i32), weights = Tensor::empty({1, 2}, DType::f64);
+  top_k_gate(p, bias, chosen, weights);
+  CHECK(chosen.data<std::int32_t>()[0] == 1);
+  CHECK(chosen.data<std::int32_t>()[1] == 3);
+  CHECK(distance(weights, Tensor::of<double>({1, 2}, {0.75, 0.25})) < 1e-15);
+}
+
+TEST_CASE("of equal scores the lower expert is chosen, and each expert once", "[kernels]") {
+  const Tensor p = Tensor::of<float>({1, 4}, {0.25f, 0.25f, 0.25f, 0.25f});
+  const Tensor chosen = Tensor::empty({1, 3}, DType::i32), weights = Tensor::empty({1, 3});
+  top_k_gate(p, Tensor(), chosen, weights);
+  CHECK(same_bits(chosen, Tensor::of<std::int32_t>({1, 3}, {0, 1, 2})));
+  CHECK_THROWS_WITH(top_k_gate(p, Tensor(), Tensor::empty({1, 5}, DType::i32), Tensor::empty({1, 5})),
+                    "top_k_gate: 5 of 4 experts cannot be chosen");
+}
+
+TEMPLATE_TEST_CASE("the gate's backward is the quotient rule on the chosen", "[kernels]", float, double) {
+  const DType dtype = dtype_of<TestType>;
+  const Index tokens = 29, experts = 5, k = 3;
+  const Tensor p = probabilities(tokens, experts, dtype), up = random_values({tokens, k}, 2, dtype);
+  const Tensor chosen = Tensor::empty({tokens, k}, DType::i32), weights = Tensor::empty({tokens, k}, dtype);
+  top_k_gate(p, Tensor(), chosen, weights);
+  const Tensor expected = Tensor::zeros(p.shape(), DType::f64);
+  const auto probability = [&](Index t, Index j) {
+    return double(p.data<TestType>()[t * experts + chosen.data<std::int32_t>()[t * k + j]]);
+  };
+  for (Index t = 0; t < tokens; ++t) {
+    double sum = 0;
+    for (Index j = 0; j < k; ++j) sum += probability(t, j);
+    for (Index i = 0; i < k; ++i)  // w_i = p_i / sum
+      for (Index j = 0; j < k; ++j)
+        expected.data<double>()[t * experts + chosen.data<std::int32_t>()[t * k + j]] +=
+            double(up.data<TestType>()[t * k + i]) * ((i == j) / sum - probability(t, i) / (sum * sum));
+  }
+  const Tensor dp = unwritten(p.shape(), dtype);
+  top_k_gate_backward(up, p, chosen, weights, dp, Write::assign);
+  CHECK(distance(dp, expected) < 10 * tolerance<TestType>);
+  top_k_gate_backward(up, p, chosen, weights, dp, Write::accumulate);
+  CHECK(distance(dp, plus(expected, expected)) < 10 * tolerance<TestType>);
+}
+
+TEST_CASE("experts are counted, and an expert that is none is named", "[kernels]") {
+  for (const Index tokens : {0, 1, 50}) {
+    const Tensor chosen = some_experts(tokens, 3, 8);
+    std::vector<Index> counts(8, -1);
+    count_experts(chosen, counts);
+    for (Index e = 0; e < 8; ++e)
+      CHECK(counts[size_t(e)] == std::ranges::count(chosen.span<std::int32_t>(), std::int32_t(e)));
+  }
+  std::vector<Index> counts(4);
+  CHECK_THROWS_WITH(count_experts(Tensor::of<std::int32_t>({1, 1}, {4}), counts),
+                    "count_experts: expert 4 of 4");
+}
+
+TEST_CASE("a range of each expert's choices gets slots, in their order", "[kernels]") {
+  const Tensor chosen = Tensor::of<std::int32_t>({4, 2}, {0, 1, 1, 0, 1, 2, 0, 1});
+  const Tensor slots = Tensor::empty({4, 2}, DType::i32);
+  SlotRange ranges[] = {{.skip = 1, .rows = 5, .first = 10}, {.skip = 1, .rows = 2, .first = 20}, {}};
+  assign_slots(chosen, ranges, slots);
+  const std::int32_t expected[] = {-1, -1, 20, 10, 21, -1, 11, -1};
+  CHECK(std::ranges::equal(slots.span<std::int32_t>(), expected));
+  SlotRange two[2];
+  CHECK_THROWS_WITH(assign_slots(chosen, two, slots), "assign_slots: expert 2 of 2");
+}
+
+// Slots for all choices but every fifth, by expert; the rows are as many as slots and one more.
+Tensor some_slots(Index tokens, Index k, Index rows) {
+  const Tensor slots = Tensor::empty({tokens, k}, DType::i32);
+  for (Index i = 0; i < slots.numel(); ++i)
+    slots.data<std::int32_t>()[i] = i % 5 == 4 ? -1 : static_cast<std::int32_t>((i * 7) % rows);
+  return slots;
+}
+
+TEMPLATE_TEST_CASE("gather, combine and combine's backward move the rows the slots say", "[kernels]", float,
+                   double) {
+  const DType dtype = dtype_of<TestType>;
+  struct Size {
+    Index tokens, k, hidden;
+  };
+  for (const auto [tokens, k, hidden] : {Size{0, 2, 3}, Size{1, 1, 1}, Size{13, 3, 5}, Size{501, 2, 33}}) {
+    Index count = tokens * k;
+    while (std::gcd(count, Index{7}) != 1) ++count;  // so that every choice has a row of its own
+    const Tensor slots = some_slots(tokens, k, count);
+    const Tensor x = random_values({tokens, hidden}, 1, dtype),
+                 rows = random_values({count, hidden}, 2, dtype);
+    const Tensor weights = random_values({tokens, k}, 3, dtype);
+    const Tensor gathered = Tensor::zeros(rows.shape(), DType::f64),
+                 combined = Tensor::zeros(x.shape(), DType::f64);
+    const Tensor summed = combined.clone(), drows = gathered.clone(),
+                 dweights = Tensor::zeros({tokens, k}, DType::f64);
+    for (Index c = 0; c < tokens * k; ++c) {
+      if (slots.data<std::int32_t>()[c] < 0) continue;
+      for (Index i = 0; i < hidden; ++i) {
+        const Index to = slots.data<std::int32_t>()[c] * hidden + i, from = c / k * hidden + i;
+        const double w = double(weights.data<TestType>()[c]), token = double(x.data<TestType>()[from]),
+                     row = double(rows.data<TestType>()[to]);
+        gathered.data<double>()[to] = token;
+        combined.data<double>()[from] += w * row;
+        summed.data<double>()[from] += row;
+        drows.data<double>()[to] = w * token;
+        dweights.data<double>()[c] += token * row;
+      }
+    }
+    // what has no slot is left alone, wherever the rows are divided in two
+    for (const Index split : {Index{0}, count / 3, count}) {
+      const auto halves = [&](const Tensor& all) {
+        return SplitRows{all.rows(0, split), all.rows(split, count)};
+      };
+      const Tensor moved = Tensor::zeros(rows.shape(), dtype), y = unwritten(x.shape(), dtype),
+                   dw = Tensor::zeros({tokens, k}, dtype);
+      gather_rows(x, slots, halves(moved));
+      CHECK(distance(moved, gathered) == 0);
+      combine_rows(halves(rows), slots, weights, y, Write::assign);
+      CHECK(distance(y, combined) < tolerance<TestType>);
+      combine_rows(halves(rows), slots, Tensor(), y, Write::accumulate);
+      CHECK(distance(y, plus(combined, summed)) < tolerance<TestType>);
+      combine_rows_backward(x, halves(rows), slots, weights, halves(moved), dw);
+      CHECK(distance(moved, drows) < tolerance<TestType>);
+      CHECK(distance(dw, dweights) < tolerance<TestType>);
+      combine_rows_backward(x, halves(rows), slots, Tensor(), halves(moved), Tensor());
+      CHECK(distance(moved, gathered) == 0);
+    }
+  }
+  const Tensor x = Tensor::zeros({2, 3}, dtype), slots = Tensor::zeros({2, 1}, DType::i32);
+  const SplitRows other{Tensor::zeros({1, 3}, dtype), Tensor::zeros({1, 4}, dtype)};
+  CHECK_THROWS_WITH(gather_rows(x, slots, other), Catch::Contains("gather_rows: rows is") &&
+                                                      Catch::Contains("[1, 4], expected") &&
+                                                      Catch::Contains("[1, 3]"));
+}
+
+TEMPLATE_TEST_CASE("columns taken out of concatenated ones are those put in", "[kernels]", float, double) {
+  for (const Index rows : {0, 1, 9, 700}) {
+    const Tensor a = random_values({rows, 5}, 1, dtype_of<TestType>),
+                 b = random_values({rows, 33}, 2, a.dtype());
+    const Tensor y = unwritten({rows, 38}, a.dtype()), left = unwritten(a.shape(), a.dtype()),
+                 right = b.clone();
+    concatenate_columns(a, b, y);
+    take_columns(y, 0, left, Write::assign);
+    CHECK(same_bits(left, a));
+    take_columns(y, 5, right, Write::accumulate);
+    CHECK(distance(right, plus(b, b)) < tolerance<TestType>);
+    CHECK_THROWS_AS(take_columns(y, 6, right, Write::assign), Error);
+  }
+}
+
+TEMPLATE_TEST_CASE("the embedding looks rows up, and its backward adds to them", "[kernels]", float, double) {
+  for (const Index rows : {0, 1, 60, 1100}) {
+    const Index vocabulary = 11, hidden = 17;
+    const Tensor table = random_values({vocabulary, hidden}, 1, dtype_of<TestType>),
+                 dy = random_values({rows, hidden}, 2, table.dtype());
+    const Tensor ids = Tensor::empty({rows}, DType::i32),
+                 dtable = random_values(table.shape(), 3, table.dtype());
+    const Tensor expected = Tensor::empty({rows, hidden}, DType::f64), dexpected = dtable.to(DType::f64);
+    for (Index r = 0; r < rows; ++r) {
+      const Index id = r * r % (vocabulary - 1);
+      ids.data<std::int32_t>()[r] = std::int32_t(id);
+      for (Index i = 0; i < hidden; ++i) {
+        expected.data<double>()[r * hidden + i] = double(table.data<TestType>()[id * hidden + i]);
+        dexpected.data<double>()[id * hidden + i] += double(dy.data<TestType>()[r * hidden + i]);
+      }
+    }
+    const Tensor y = unwritten({rows, hidden}, table.dtype());
+    embedding(ids, table, y);
+    CHECK(distance(y, expected) == 0);
+    embedding(ids, table, y, Write::accumulate);
+    CHECK(distance(y, plus(expected, expected)) == 0);
+    embedding_backward(dy, ids, dtable);
+    CHECK(distance(dtable, dexpected) < 10 * tolerance<TestType>);
+  }
+  const Tensor table = Tensor::zeros({3, 2}), y = Tensor::zeros({2, 2});
+  CHECK_THROWS_WITH(embedding(Tensor::of<std::int32_t>({2}, {0, 3}), table, y),
+                    "embedding: id 3 at row 1 is outside the table of 3");
+  CHECK_THROWS_AS(embedding(Tensor::of<std::int32_t>({2}, {-1, 0}), table, y), Error);
+}
+
+}  // namespace
+}  // namespace conclave::kernels

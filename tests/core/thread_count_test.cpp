@@ -1,0 +1,154 @@
+// Kernels divide their work among threads; which thread adds up what must not be seen in the result.
+#include <catch2/catch.hpp>
+#include <functional>
+#include <vector>
+
+#include "core/kernels/activation.h"
+#include "core/kernels/adamw.h"
+#include "core/kernels/attention.h"
+#include "core/kernels/dropout.h"
+#include "core/kernels/embedding.h"
+#include "core/kernels/layer_norm.h"
+#include "core/kernels/matmul.h"
+#include "core/kernels/permutation.h"
+#include "core/kernels/reduction.h"
+#include "core/kernels/softmax.h"
+#include "tests/core/values.h"
+
+namespace conclave::kernels {
+namespace {
+
+struct Threads {
+  explicit Threads(int count) : before(omp_get_max_threads()) { omp_set_num_threads(count); }
+  ~Threads() { omp_set_num_threads(before); }
+  int before;
+};
+
+// `compute` returns everything it has written.
+void check_same_bits(const std::function<std::vector<Tensor>()>& compute) {
+  std::vector<Tensor> alone;
+  {
+    const Threads one(1);
+    alone = compute();
+  }
+  for (const int count : {2, 3}) {
+    const Threads several(count);
+    const std::vector<Tensor> together = compute();
+    for (std::size_t i = 0; i < alone.size(); ++i) {
+      CAPTURE(count, i);
+      CHECK(same_bits(together[i], alone[i]));
+    }
+  }
+}
+
+// Odd extents, more elements than one thread is given.
+constexpr Index kRows = 701, kHidden = 75;
+
+TEMPLATE_TEST_CASE("sums have the same bits on any number of threads", "[kernels]", float, double) {
+  const Tensor x = random_values({kRows, kHidden}, 1, dtype_of<TestType>);
+  check_same_bits([&] {
+    const Tensor columns = Tensor::zeros({kHidden}, x.dtype());
+    column_sums(x, columns);
+    return std::vector{Tensor::of<double>({2}, {sum(x), sum_of_squares(x)}), columns};
+  });
+}
+
+TEMPLATE_TEST_CASE("grouped products agree to rounding on any number of threads", "[kernels]", float,
+                   double) {
+  // not to the bit: they are cut into blocks by the number of threads, and BLAS rounds by the size of a block
+  const DType dtype = dtype_of<TestType>;
+  const std::vector<Index> offsets{0, 3, 3, 400, kRows};
+  const Tensor x = random_values({kRows, kHidden}, 1, dtype),
+               weight = random_values({4, 53, kHidden}, 2, dtype);
+  const Tensor dz = random_values({kRows, 53}, 4, dtype);
+  const auto compute = [&](int threads) {
+    const Threads scope(threads);
+    const Tensor y = unwritten({kRows, 53}, dtype), dx = unwritten(x.shape(), dtype);
+    const Tensor dweight = Tensor::zeros(weight.shape(), dtype);
+    grouped_linear(x, offsets, weight, Tensor(), Activation::none, y, Tensor());
+    grouped_linear_backward_input(dz, offsets, weight, dx, Write::assign);
+    grouped_linear_backward_parameters(dz, x, offsets, dweight, Tensor());
+    return std::vector{y, dx, dweight};
+  };
+  const std::vector<Tensor> alone = compute(1);
+  for (const int threads : {2, 3}) {
+    const std::vector<Tensor> together = compute(threads);
+    for (std::size_t i = 0; i < alone.size(); ++i)
+      CHECK(distance(together[i], alone[i]) < 10 * tolerance<TestType>);
+  }
+}
+
+TEMPLATE_TEST_CASE("layer_norm has the same bits on any number of threads", "[kernels]", float, double) {
+  const DType dtype = dtype_of<TestType>;
+  const Tensor x = random_values({kRows, kHidden}, 1, dtype), gamma = random_values({kHidden}, 2, dtype);
+  const Tensor beta = random_values({kHidden}, 3, dtype), dy = random_values(x.shape(), 4, dtype);
+  for (const bool gelu : {false, true})
+    check_same_bits([&] {
+      const Tensor y = unwritten(x.shape(), dtype), mean = unwritten({kRows}, dtype),
+                   rstd = unwritten({kRows}, dtype);
+      const Tensor dx = unwritten(x.shape(), dtype), dgamma = Tensor::zeros({kHidden}, dtype),
+                   dbeta = dgamma.clone();
+      layer_norm(x, gamma, beta, {.gelu = gelu}, y, mean, rstd);
+      layer_norm_backward(dy, x, gamma, beta, {.gelu = gelu}, mean, rstd, dx, Write::assign, dgamma, dbeta,
+                          unwritten(x.shape(), dtype));
+      return std::vector{y, mean, rstd, dx, dgamma, dbeta};
+    });
+}
+
+TEMPLATE_TEST_CASE("attention has the same bits on any number of threads", "[kernels]", float, double) {
+  const DType dtype = dtype_of<TestType>;
+  const Tensor offsets = Tensor::of<std::int32_t>({5}, {0, 100, 101, 231, 300});
+  const Tensor qkv = random_values({300, 3 * 24}, 1, dtype), dout = random_values({300, 24}, 2, dtype);
+  check_same_bits([&] {
+    const AttentionOptions options{3, AttentionMask::causal};
+    const Tensor out = unwritten({300, 24}, dtype), lse = unwritten({300, 3}, dtype),
+                 dqkv = unwritten(qkv.shape(), dtype);
+    attention(qkv, offsets, options, out, lse);
+    attention_backward(dout, qkv, offsets, options, out, lse, dqkv);
+    return std::vector{out, lse, dqkv};
+  });
+}
+
+TEMPLATE_TEST_CASE("rows, ids and losses have the same bits on any number of threads", "[kernels]", float,
+                   double) {
+  const DType dtype = dtype_of<TestType>;
+  const Tensor x = random_values({kRows, kHidden}, 1, dtype), up = random_values({kRows}, 2, dtype);
+  const Tensor ids = Tensor::empty({kRows}, DType::i32), slots = Tensor::empty({kRows, 1}, DType::i32);
+  for (Index row = 0; row < kRows; ++row)
+    ids.data<std::int32_t>()[row] = static_cast<std::int32_t>(row * row % 19);
+  for (Index row = 0; row < kRows; ++row)
+    slots.data<std::int32_t>()[row] = static_cast<std::int32_t>(kRows - 1 - row);
+  check_same_bits([&] {
+    const Tensor table = Tensor::zeros({19, kHidden}, dtype), rows = unwritten(x.shape(), dtype),
+                 y = unwritten(x.shape(), dtype);
+    const Tensor losses = unwritten({kRows}, dtype), p = unwritten(x.shape(), dtype),
+                 d = unwritten(x.shape(), dtype);
+    embedding_backward(x, ids, table);
+    const SplitRows split{rows.rows(0, 9), rows.rows(9, kRows)};
+    gather_rows(x, slots, split);
+    combine_rows(split, slots, up.reshape({kRows, 1}), y, Write::assign);
+    cross_entropy(x, ids, 0.1, losses, p, Tensor::empty({kRows}, DType::u8));
+    cross_entropy_backward(up, p, ids, 0.1, d, Write::assign);
+    return std::vector{table, rows, y, losses, p, d};
+  });
+}
+
+TEMPLATE_TEST_CASE("element-wise kernels have the same bits on any number of threads", "[kernels]", float,
+                   double) {
+  const DType dtype = dtype_of<TestType>;
+  const Tensor x = random_values({kRows, kHidden}, 1, dtype), g = random_values(x.shape(), 2, dtype);
+  check_same_bits([&] {
+    const Tensor y = unwritten(x.shape(), dtype), slope = unwritten(x.shape(), dtype),
+                 dropped = unwritten(x.shape(), dtype);
+    const Tensor w = x.clone(), m = Tensor::zeros(x.shape(), dtype), v = m.clone(), average = x.clone();
+    activation(x, Activation::silu, y, slope);
+    const Tensor mask = Tensor::empty(x.shape(), DType::u8), back = unwritten(x.shape(), dtype);
+    dropout(x, g, 0.3, RandomStream{1, 2, 3}, 5, dropped, mask);
+    dropout_backward(g, mask, 0.3, back, Write::assign);
+    adamw(w, g, m, v, average, {.weight_decay = 0.1, .ema = 0.9});
+    return std::vector{y, slope, dropped, mask, back, w, m, v, average};
+  });
+}
+
+}  // namespace
+}  // namespace conclave::kernels

@@ -1,0 +1,198 @@
+#include "data/dynamic_batcher.h"
+
+#include <algorithm>
+#include <catch2/catch.hpp>
+#include <set>
+
+#include "data/tokenizer.h"
+#include "data/wordnet.h"
+#include "tests/data/random_split.h"
+#include "tests/data/temporary_directory.h"
+
+using namespace conclave;
+using Catch::Matchers::Contains;
+
+namespace {
+
+// The whole batch at `position`, put together from the shares of `ranks` ranks; checks each share on the way.
+Batch together(const TokenizedSplit& split, BatcherOptions options, DataPosition position, int ranks) {
+  Batch whole;
+  whole.offsets = {0};
+  options.ranks = ranks;
+  for (options.rank = 0; options.rank < ranks; ++options.rank) {
+    DynamicBatcher batcher(split, options);
+    Batch share, largest;
+    batcher.fill(position, share);
+    batcher.fill_largest(largest);
+    CHECK(share.local_tokens() <= largest.local_tokens());
+    CHECK(share.local_sequences() <= largest.local_sequences());
+    CHECK(share.global_tokens <= largest.global_tokens);
+    CHECK(share.global_sequences <= largest.global_sequences);
+    CHECK(share.first_token == whole.local_tokens());
+    CHECK(share.first_sequence == whole.local_sequences());
+    CHECK(share.offsets.front() == 0);
+    CHECK(share.offsets.back() == share.local_tokens());
+    CHECK(share.positions.size() == share.tokens.size());
+    for (std::size_t i = 0; i < share.labels.size(); ++i)
+      whole.offsets.push_back(static_cast<std::int32_t>(whole.local_tokens()) + share.offsets[i + 1]);
+    whole.tokens.insert(whole.tokens.end(), share.tokens.begin(), share.tokens.end());
+    whole.positions.insert(whole.positions.end(), share.positions.begin(), share.positions.end());
+    whole.labels.insert(whole.labels.end(), share.labels.begin(), share.labels.end());
+    whole.examples.insert(whole.examples.end(), share.examples.begin(), share.examples.end());
+    whole.global_tokens = share.global_tokens;
+    whole.global_sequences = share.global_sequences;
+    whole.next = share.next;
+  }
+  CHECK(whole.local_tokens() == whole.global_tokens);
+  CHECK(whole.local_sequences() == whole.global_sequences);
+  return whole;
+}
+
+}  // namespace
+
+TEST_CASE("an epoch's batches hold every sequence once, within the budget and evenly", "[data]") {
+  for (std::uint32_t run = 0; run < 60; ++run) {
+    const RandomStream random{3, run, 0};
+    const auto longest = static_cast<std::int64_t>(1 + random.below(40, 0));
+    const TokenizedSplit split =
+        random_split(static_cast<std::int64_t>(1 + random.below(400, 1)), longest, run);
+    const BatcherOptions options{.tokens = longest + static_cast<std::int64_t>(random.below(200, 2)),
+                                 .seed = run,
+                                 .shuffle = run % 4 != 0};
+    DynamicBatcher batcher(split, options);
+    Batch batch;
+    for (DataPosition at; at.epoch < 2;) {
+      std::set<std::int64_t> seen;
+      for (std::int64_t b = 0; b < batcher.batches_per_epoch(); ++b, at = batch.next) {
+        CHECK(at.batch == b);
+        batcher.fill(at, batch);
+        CHECK(batch.local_sequences() > 0);
+        CHECK(batch.local_tokens() <= options.tokens);
+        for (std::size_t i = 0; i < batch.labels.size(); ++i) {
+          const std::int64_t example = batch.examples[i];
+          CHECK(seen.insert(example).second);
+          const auto expected = split.sequence(example);
+          REQUIRE(batch.offsets[i + 1] - batch.offsets[i] == split.length(example));
+          CHECK(std::equal(expected.begin(), expected.end(), batch.tokens.begin() + batch.offsets[i]));
+          CHECK(batch.positions[static_cast<std::size_t>(batch.offsets[i])] == 0);
+          CHECK(batch.positions[static_cast<std::size_t>(batch.offsets[i + 1] - 1)] ==
+                split.length(example) - 1);
+          CHECK(batch.labels[i] == split.labels[static_cast<std::size_t>(example)]);
+        }
+      }
+      CHECK(static_cast<std::int64_t>(seen.size()) == split.size());
+    }
+  }
+}
+
+TEST_CASE("the shares of any number of ranks put together are the same global batch", "[data]") {
+  const TokenizedSplit split = random_split(500, 30, 1);
+  const BatcherOptions options{.tokens = 256, .seed = 5};
+  const std::int64_t batches = DynamicBatcher(split, options).batches_per_epoch();
+  for (std::int64_t b = 0; b < batches; ++b) {
+    const Batch one = together(split, options, {1, b}, 1);
+    for (const int ranks : {2, 4, 7}) {
+      const Batch many = together(split, options, {1, b}, ranks);
+      CHECK(many.tokens == one.tokens);
+      CHECK(many.offsets == one.offsets);
+      CHECK(many.positions == one.positions);
+      CHECK(many.labels == one.labels);
+      CHECK(many.examples == one.examples);
+      CHECK(many.next == one.next);
+    }
+  }
+}
+
+TEST_CASE("more ranks than sequences leave legal empty shares", "[data]") {
+  const TokenizedSplit split = random_split(3, 30, 2);
+  const Batch whole = together(split, {.tokens = 30}, {0, 0}, 16);
+  CHECK(whole.global_sequences >= 1);
+}
+
+TEST_CASE("a batcher that starts in the middle gives the batches of one that never stopped", "[data]") {
+  const TokenizedSplit split = random_split(300, 20, 3);
+  const BatcherOptions options{.tokens = 128, .seed = 9, .rank = 1, .ranks = 2};
+  DynamicBatcher straight(split, options);
+  Batch a, b;
+  for (DataPosition at; at.epoch < 3; at = a.next) {
+    straight.fill(at, a);
+    DynamicBatcher(split, options).fill(at, b);
+    CHECK(a.tokens == b.tokens);
+    CHECK(a.examples == b.examples);
+    CHECK(a.next == b.next);
+  }
+}
+
+TEST_CASE("epochs and seeds differ when shuffled, and do not when not", "[data]") {
+  const TokenizedSplit split = random_split(300, 20, 4);
+  const auto examples = [&](BatcherOptions options, std::int64_t epoch) {
+    Batch batch;
+    DynamicBatcher(split, options).fill({epoch, 0}, batch);
+    return batch.examples;
+  };
+  CHECK(examples({.tokens = 128, .seed = 1}, 0) != examples({.tokens = 128, .seed = 1}, 1));
+  CHECK(examples({.tokens = 128, .seed = 1}, 0) != examples({.tokens = 128, .seed = 2}, 0));
+  CHECK(examples({.tokens = 128, .shuffle = false}, 0) == examples({.tokens = 128, .shuffle = false}, 1));
+}
+
+TEST_CASE("the position after the last batch is the next epoch's first", "[data]") {
+  const TokenizedSplit split = random_split(100, 20, 5);
+  DynamicBatcher batcher(split, {.tokens = 128});
+  Batch a, b;
+  batcher.fill({0, batcher.batches_per_epoch()}, a);
+  batcher.fill({1, 0}, b);
+  CHECK(a.examples == b.examples);
+  CHECK(a.next == b.next);
+  batcher.fill({0, batcher.batches_per_epoch() - 1}, a);
+  CHECK(a.next == DataPosition{1, 0});
+}
+
+TEST_CASE("a refilled batch keeps its buffers", "[data]") {
+  const TokenizedSplit split = random_split(400, 30, 6);
+  DynamicBatcher batcher(split, {.tokens = 256});
+  Batch batch;
+  batcher.fill({0, 0}, batch);
+  const auto* tokens = batch.tokens.data();
+  const auto* labels = batch.labels.data();
+  for (DataPosition at = batch.next; at.epoch < 4; at = batch.next) {
+    batcher.fill(at, batch);
+    CHECK(batch.tokens.data() == tokens);
+    CHECK(batch.labels.data() == labels);
+  }
+  batcher.fill_largest(batch);
+  CHECK(batch.tokens.data() == tokens);
+  CHECK(batch.labels.data() == labels);
+}
+
+TEST_CASE("WordNet's nouns are batched with at most 3% padding", "[data]") {
+  const auto texts = read_wordnet(kWordNetDirectory, "noun").train;
+  const TokenizedSplit split = Tokenizer::train(texts, 16'000, "").encode_split(texts, 128);
+  const DynamicBatcher batcher(split, {.tokens = 8192, .seed = 1});
+  CHECK(batcher.padding() <= 0.03);
+  CHECK(static_cast<double>(split.tokens.size()) / static_cast<double>(batcher.batches_per_epoch()) >
+        0.97 * 8192);
+}
+
+TEST_CASE("impossible batches are refused with what to change", "[data]") {
+  const TokenizedSplit split = random_split(50, 20, 7);
+  CHECK_THAT(error_of([&] { DynamicBatcher(split, {.tokens = 19}); }), Contains("budget of 19"));
+  CHECK_THROWS_AS(DynamicBatcher(split, {.tokens = 0}), Error);
+  CHECK_THROWS_AS(DynamicBatcher(split, {.rank = 2, .ranks = 2}), Error);
+  DynamicBatcher batcher(split, {.tokens = 64});
+  Batch batch;
+  CHECK_THAT(error_of([&] { batcher.fill({0, 1000}, batch); }), Contains("batch 1000 does not exist"));
+  CHECK_THROWS_AS(batcher.fill({-1, 0}, batch), Error);
+  TokenizedSplit hollow = split;
+  hollow.offsets.push_back(hollow.offsets.back());
+  hollow.labels.push_back(0);
+  CHECK_THAT(error_of([&] { DynamicBatcher(hollow, {.tokens = 64}); }),
+             Contains("sequence 50 has no tokens"));
+
+  const TokenizedSplit none;
+  DynamicBatcher empty(none, {});
+  CHECK(empty.batches_per_epoch() == 0);
+  CHECK(empty.padding() == 0);
+  empty.fill_largest(batch);
+  CHECK(batch.local_sequences() == 0);
+  CHECK_THROWS_AS(empty.fill({0, 0}, batch), Error);
+}

@@ -1,0 +1,155 @@
+#include "data/text_table.h"
+
+#include <catch2/catch.hpp>
+#include <set>
+
+#include "core/random.h"
+#include "data/file.h"
+#include "tests/data/temporary_directory.h"
+
+using namespace conclave;
+using Catch::Matchers::Contains;
+
+namespace {
+
+TextDataset read_train(const std::string& name, const std::string& content) {
+  const TemporaryDirectory folder;
+  return read_text_table({.train = folder.write(name, content)});
+}
+
+std::string error_for(const std::string& name, const std::string& content) {
+  return error_of([&] { read_train(name, content); });
+}
+
+}  // namespace
+
+TEST_CASE("a CSV field may hold commas, doubled quotes and line ends", "[data]") {
+  const auto data = read_train("t.csv",
+                               "\xEF\xBB\xBFid,\"text\",label\r\n"
+                               "1,\"a, \"\"b\"\"\r\nc\",x\r\n"
+                               "\r\n"
+                               "2,,y\r\n"
+                               "3,\"\",\"x\"");
+  REQUIRE(data.train.size() == 3);
+  CHECK(data.train[0].text == "a, \"b\"\r\nc");
+  CHECK(data.train[1].text.empty());
+  CHECK(data.train[2].text.empty());
+  CHECK(data.class_names == std::vector<std::string>{"x", "y"});
+  CHECK(data.train[0].label == 0);
+  CHECK(data.train[1].label == 1);
+  CHECK(data.train[2].label == 0);
+  CHECK(data.validation.empty());
+  CHECK(data.test.empty());
+}
+
+TEST_CASE("TSV fields are taken as they stand", "[data]") {
+  const auto data = read_train("t.tsv", "label\ttext\r\n0\tsaid \"no, \r\n1\t'quoted'\n");
+  REQUIRE(data.train.size() == 2);
+  CHECK(data.train[0].text == "said \"no, ");
+  CHECK(data.train[1].text == "'quoted'");
+}
+
+TEST_CASE("JSONL labels may be strings or integers", "[data]") {
+  const auto data =
+      read_train("t.jsonl",
+                 "\xEF\xBB\xBF{\"text\": \"caf\\u00e9 \xE2\x82\xAC\", \"label\": 10}\r\n\n"
+                 "{\"label\": \"-2\", \"text\": \"b\\nc\", \"more\": [1, {}]}\n{\"text\":\"\",\"label\":9}");
+  REQUIRE(data.train.size() == 3);
+  CHECK(data.train[0].text == "caf\xC3\xA9 \xE2\x82\xAC");
+  CHECK(data.train[1].text == "b\nc");
+  CHECK(data.class_names == std::vector<std::string>{"-2", "9", "10"});  // integers sort as numbers
+  CHECK(data.train[0].label == 2);
+}
+
+TEST_CASE("column names are the user's own", "[data]") {
+  const TemporaryDirectory folder;
+  const TextTableOptions options{.train = folder.write("a.csv", "sentence,class\nhello,spam\n"),
+                                 .text_column = "sentence",
+                                 .label_column = "class"};
+  CHECK(read_text_table(options).train[0].text == "hello");
+  CHECK_THAT(error_for("t.csv", "sentence,class\nhello,spam\n"),
+             Contains("t.csv:1: ") && Contains("sentence, class"));
+  CHECK_THAT(error_for("t.csv", "text,label,text\n"), Contains("one column named `text`"));
+}
+
+TEST_CASE("labels that training lacks are named by file and line", "[data]") {
+  const TemporaryDirectory folder;
+  const TextTableOptions options{.train = folder.write("a.csv", "text,label\nhello,spam\nbye,ham\n"),
+                                 .validation = folder.write("b.tsv", "text\tlabel\nx\tham\n"),
+                                 .test = folder.write("c.jsonl", "{\"text\":\"x\",\"label\":\"egg\"}")};
+  CHECK_THAT(error_of([&] { read_text_table(options); }), Contains("c.jsonl:1: ") && Contains("`egg`"));
+  folder.write("c.jsonl", "{\"text\":\"x\",\"label\":\"spam\"}");
+  const auto data = read_text_table(options);
+  CHECK(data.validation.at(0).label == 0);
+  CHECK(data.test.at(0).label == 1);
+}
+
+TEST_CASE("one file is split 90 / 5 / 5 by its texts, whatever their order", "[data]") {
+  const TemporaryDirectory folder;
+  std::string forwards = "text,label\n", backwards = forwards;
+  for (int i = 0; i < 4000; ++i) forwards += fmt::format("text number {},{}\n", i, i % 3);
+  for (int i = 4000; i-- > 0;) backwards += fmt::format("text number {},{}\n", i, i % 3);
+  const auto a = read_text_table({.path = folder.write("a.csv", forwards)});
+  const auto b = read_text_table({.path = folder.write("b.csv", backwards)});
+  CHECK(a.train.size() == Approx(3600).margin(80));
+  CHECK(a.validation.size() == Approx(200).margin(60));
+  CHECK(a.train.size() + a.validation.size() + a.test.size() == 4000);
+  const auto texts = [](const std::vector<TextExample>& split) {
+    std::set<std::string> set;
+    for (const auto& example : split) set.insert(example.text);
+    return set;
+  };
+  CHECK(texts(a.test) == texts(b.test));
+  CHECK(texts(a.validation) == texts(b.validation));
+}
+
+TEST_CASE("malformed tables are named by file and line", "[data]") {
+  CHECK_THAT(error_for("t.csv", ""), Contains("t.csv:1: "));
+  CHECK_THAT(error_for("t.csv", "text,label\n"), Contains("no rows"));
+  CHECK_THAT(error_for("t.csv", "text,label\na,b\nc\n"), Contains("t.csv:3: 1 fields"));
+  CHECK_THAT(error_for("t.csv", "text,label\n\"a\nb\",x\nc,d,e\n"), Contains("t.csv:4: 3 fields"));
+  CHECK_THAT(error_for("t.csv", "text,label\na,b\n\"c\n,d\n"),
+             Contains("t.csv:3: ") && Contains("never closed"));
+  CHECK_THAT(error_for("t.csv", "text,label\n\"a\"b,c\n"),
+             Contains("t.csv:2: ") && Contains("closing quote"));
+  CHECK_THAT(error_for("t.csv", "text,label\na\"b,c\n"), Contains("t.csv:2: ") && Contains("unquoted"));
+  CHECK_THAT(error_for("t.csv", "text,label\na,\n"), Contains("t.csv:2: the label is empty"));
+  CHECK_THAT(error_for("t.csv", "text,label\na,b\nc\xFF,d\n"), Contains("t.csv:3: invalid UTF-8"));
+  CHECK_THAT(error_for("t.tsv", "text\tlabel\na,b\n"), Contains("t.tsv:2: 1 fields"));
+  CHECK_THAT(error_for("t.jsonl", "{\"text\":\"a\",\"label\":1}\n{\"text\":"),
+             Contains("t.jsonl:2: not JSON"));
+  CHECK_THAT(error_for("t.jsonl", "[1]"), Contains("t.jsonl:1: a JSON array"));
+  CHECK_THAT(error_for("t.jsonl", "{\"text\":\"a\"}"), Contains("no key `label`"));
+  CHECK_THAT(error_for("t.jsonl", "{\"text\":1,\"label\":1}"), Contains("`text` is a number"));
+  CHECK_THAT(error_for("t.jsonl", "{\"text\":\"a\",\"label\":1.5}"), Contains("`label` is a fraction"));
+  CHECK_THAT(error_for("t.jsonl", "{\"text\":\"\\ud800\",\"label\":1}"), Contains("t.jsonl:1: not JSON"));
+  CHECK_THAT(error_for("t.jsonl", "{\"text\":\"" + std::string(kLongestText + 1, 'a') + "\",\"label\":1}"),
+             Contains("t.jsonl:1: ") && Contains("above the limit"));
+  CHECK_THAT(error_for("t.csv", "text,label\na," + std::string(2000, 'x') + "\n"), Contains("label_column"));
+  CHECK_THAT(error_for("t.txt", "x"), Contains("unknown extension `.txt`"));
+  CHECK_THAT(error_of([] { read_text_table({.train = "/nonexistent.csv"}); }), Contains("/nonexistent.csv"));
+  CHECK_THAT(error_of([] { read_text_table({.path = "a.csv", .train = "b.csv"}); }),
+             Contains("either `path`"));
+  CHECK_THAT(error_of([] { read_text_table({}); }), Contains("either `path`"));
+}
+
+TEST_CASE("random bytes in a table give rows or an Error, never anything else", "[data]") {
+  const std::string alphabet = "\"\",,\n\r\t{}[]:1a\\u\xC3\xA9";
+  for (const char* name : {"t.csv", "t.tsv", "t.jsonl"})
+    for (std::uint32_t run = 0; run < 300; ++run) {
+      const RandomStream random{7, run, 0};
+      std::string content = run % 2 ? "text,label\n" : "text\tlabel\n{\"text\":\"a\",\"label\":";
+      for (std::uint64_t i = 0; i < random.below(60, 0); ++i)
+        content += alphabet[random.below(alphabet.size(), i + 1)];
+      CHECK_NOTHROW(error_for(name, content));
+    }
+}
+
+TEST_CASE("UTF-8 is checked to the letter of RFC 3629", "[data]") {
+  for (const char* good : {"", "a", "\xC2\x80", "\xE0\xA0\x80", "\xED\x9F\xBF", "\xEF\xBF\xBF",
+                           "\xF0\x90\x80\x80", "\xF4\x8F\xBF\xBF"})
+    CHECK(find_invalid_utf8(good) == std::string::npos);
+  for (const char* bad : {"\x80", "\xC0\x80", "\xC1\xBF", "\xC2", "\xE0\x9F\xBF", "\xE2\x82", "\xED\xA0\x80",
+                          "\xF0\x8F\xBF\xBF", "\xF4\x90\x80\x80", "\xF5\x80\x80\x80", "\xFF", "\xE2\x28\xA1"})
+    CHECK(find_invalid_utf8(std::string("ab") + bad) == 2);
+}

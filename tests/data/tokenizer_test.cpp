@@ -1,0 +1,157 @@
+#include "data/tokenizer.h"
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <catch2/catch.hpp>
+#include <filesystem>
+
+#include "core/random.h"
+#include "data/file.h"
+#include "data/wordnet.h"
+#include "tests/data/temporary_directory.h"
+
+using namespace conclave;
+using Catch::Matchers::Contains;
+
+namespace {
+
+const std::vector<TextExample>& glosses() {
+  static const std::vector<TextExample> texts = [] {
+    auto train = read_wordnet(kWordNetDirectory, "noun").train;
+    train.resize(3000);
+    return train;
+  }();
+  return texts;
+}
+
+const Tokenizer& small() {
+  static const Tokenizer tokenizer = Tokenizer::train(glosses(), 800, "");
+  return tokenizer;
+}
+
+std::vector<std::string> files_in(const std::string& folder) {
+  std::vector<std::string> files;
+  for (const auto& entry : std::filesystem::directory_iterator(folder))
+    files.push_back(entry.path().string());
+  return files;
+}
+
+}  // namespace
+
+TEST_CASE("training a tokenizer twice gives the same bits", "[data]") {
+  CHECK(Tokenizer::train(glosses(), 800, "").bytes() == small().bytes());
+  CHECK(small().vocabulary() == 800);
+}
+
+TEST_CASE("decoding an encoding gives the lower-cased text", "[data]") {
+  const auto ids = small().encode("An  ANIMAL that lives in Water\n");
+  REQUIRE(!ids.empty());
+  for (const auto id : ids) CHECK((id >= 0 && id < small().vocabulary() && id != small().unknown()));
+  CHECK(small().decode(ids) == "an animal that lives in water");
+  CHECK_THAT(small().piece(ids[0]), Contains("\xE2\x96\x81"));
+  CHECK(small().encode(" \t\n").empty());
+  CHECK(small().encode("\xE6\xBC\xA2").back() == small().unknown());
+  CHECK_NOTHROW(small().encode("\xFF\xFE broken UTF-8"));
+  CHECK_THAT(error_of([] { small().decode(std::vector<std::int32_t>{800}); }), Contains("800"));
+  CHECK_THAT(error_of([] { small().piece(-1); }), Contains("-1"));
+}
+
+TEST_CASE("a split is cut to max_length and has no empty sequence", "[data]") {
+  const std::vector<TextExample> texts{{"an animal that lives in water", 3}, {"  ", 1}, {"plant", 2}};
+  const TokenizedSplit split = small().encode_split(texts, 4);
+  REQUIRE(split.size() == 3);
+  CHECK(split.labels == std::vector<std::int32_t>{3, 1, 2});
+  CHECK(split.length(0) == 4);
+  CHECK(split.length(1) == 1);
+  CHECK(split.sequence(1)[0] == small().unknown());
+  const auto whole = small().encode(texts[0].text);
+  CHECK(std::equal(split.sequence(0).begin(), split.sequence(0).end(), whole.begin()));
+  CHECK(split.offsets.back() == static_cast<std::int64_t>(split.tokens.size()));
+  CHECK_THROWS_AS(small().encode_split(texts, 0), Error);
+}
+
+TEST_CASE("a tokenizer survives its own bytes, and damaged bytes are refused", "[data]") {
+  const std::string bytes = small().bytes();
+  const Tokenizer copy = Tokenizer::from_bytes(bytes);
+  CHECK(copy.hash() == small().hash());
+  CHECK(copy.hash().size() == 32);
+  CHECK(copy.encode("a small plant") == small().encode("a small plant"));
+  const RandomStream random{1, 2, 3};
+  for (std::uint64_t run = 0; run < 200; ++run) {
+    std::string damaged = bytes;
+    damaged[random.below(bytes.size(), 2 * run)] ^= static_cast<char>(1 + random.below(255, 2 * run + 1));
+    CHECK_THROWS_AS(Tokenizer::from_bytes(damaged), Error);
+    CHECK_THROWS_AS(Tokenizer::from_bytes(bytes.substr(0, random.below(bytes.size(), run))), Error);
+  }
+  CHECK_THAT(error_of([&] { Tokenizer::from_bytes(bytes + "x"); }), Contains("checksum"));
+}
+
+TEST_CASE("texts too poor for the vocabulary give a smaller one", "[data]") {
+  const Tokenizer tokenizer = Tokenizer::train(std::vector<TextExample>{{"good", 0}, {"bad", 1}}, 16'000, "");
+  CHECK(tokenizer.vocabulary() < 30);
+  CHECK(tokenizer.decode(tokenizer.encode("good bad")) == "good bad");
+}
+
+TEST_CASE("training without text or with too few pieces says so", "[data]") {
+  CHECK_THAT(error_of([] { Tokenizer::train({}, 100, ""); }), Contains("none of the 0 texts"));
+  CHECK_THAT(error_of([] {
+               Tokenizer::train(std::vector<TextExample>{{" \n", 0}}, 100, "");
+             }),
+             Contains("any text"));
+  CHECK_THAT(error_of([] { Tokenizer::train(glosses(), 3, ""); }), Contains("vocabulary 3"));
+  CHECK_THAT(error_of([] { Tokenizer::train(glosses(), 20, ""); }), Contains("larger vocabulary"));
+}
+
+TEST_CASE("a trained tokenizer is cached by its texts and vocabulary, and a damaged cache is replaced",
+          "[data]") {
+  const TemporaryDirectory folder;
+  const std::string cache = folder.path() + "/a/b";
+  const std::vector<TextExample> texts(glosses().begin(), glosses().begin() + 300);
+  const Tokenizer first = Tokenizer::train(texts, 200, cache);
+  REQUIRE(files_in(cache).size() == 1);
+  const std::string file = files_in(cache)[0];
+  const auto written = std::filesystem::last_write_time(file);
+  CHECK(Tokenizer::train(texts, 200, cache).bytes() == first.bytes());
+  CHECK(std::filesystem::last_write_time(file) == written);
+
+  std::filesystem::resize_file(file, 1000);
+  CHECK(Tokenizer::train(texts, 200, cache).bytes() == first.bytes());
+  CHECK(read_file(file, "") == first.bytes());
+
+  CHECK(Tokenizer::train(texts, 210, cache).vocabulary() == 210);
+  CHECK(files_in(cache).size() == 2);
+  std::vector<TextExample> other = texts;
+  other[0].text += '!';
+  Tokenizer::train(other, 200, cache);
+  CHECK(files_in(cache).size() == 3);
+}
+
+TEST_CASE("processes that race for the cache end with one whole file", "[data]") {
+  const TemporaryDirectory folder;
+  const std::vector<TextExample> texts(glosses().begin(), glosses().begin() + 300);
+  std::vector<pid_t> children;
+  for (int i = 0; i < 3; ++i) {
+    const pid_t child = ::fork();
+    REQUIRE(child >= 0);
+    if (child == 0) {
+      const std::string error = error_of([&] { Tokenizer::train(texts, 200, folder.path()); });
+      ::_exit(error.empty() ? 0 : 1);
+    }
+    children.push_back(child);
+  }
+  for (const pid_t child : children) {
+    int status = -1;
+    ::waitpid(child, &status, 0);
+    CHECK(status == 0);
+  }
+  REQUIRE(files_in(folder.path()).size() == 1);
+  CHECK(read_file(files_in(folder.path())[0], "") == Tokenizer::train(texts, 200, "").bytes());
+}
+
+TEST_CASE("a cache directory that cannot be made says so", "[data]") {
+  const TemporaryDirectory folder;
+  const std::string file = folder.write("file", "x");
+  CHECK_THAT(error_of([&] { Tokenizer::train(glosses(), 200, file + "/cache"); }),
+             Contains("cache directory"));
+}

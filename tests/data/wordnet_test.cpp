@@ -1,0 +1,103 @@
+#include "data/wordnet.h"
+
+#include <catch2/catch.hpp>
+#include <set>
+
+#include "tests/data/temporary_directory.h"
+
+using namespace conclave;
+using Catch::Matchers::Contains;
+
+namespace {
+
+const std::string kGood = "00001740 03 n 01 entity 0 003 ~ 00001930 n 0000 | that which is; \"a | b\"  \n";
+
+std::string error_for(const std::string& content) {
+  const TemporaryDirectory folder;
+  folder.write("data.noun", content);
+  return error_of([&] { read_wordnet(folder.path(), "noun"); });
+}
+
+}  // namespace
+
+TEST_CASE("WordNet's nouns are 26 classes with the split everybody else has", "[data]") {
+  const TextDataset data = read_wordnet(kWordNetDirectory, "noun");
+  CHECK(data.train.size() == 73'636);
+  CHECK(data.test.size() == 4'287);
+  CHECK(data.train.size() + data.validation.size() + data.test.size() == 82'115);
+  REQUIRE(data.class_names.size() == 26);
+  CHECK(data.class_names.front() == "noun.Tops");
+  CHECK(data.class_names[2] == "noun.animal");
+  CHECK(data.class_names.back() == "noun.time");
+  std::set<std::int32_t> labels;
+  for (const TextExample& example : data.train) labels.insert(example.label);
+  CHECK(labels.size() == 26);
+  CHECK(*labels.begin() == 0);
+  CHECK(*labels.rbegin() == 25);
+}
+
+TEST_CASE("all of WordNet is 45 classes", "[data]") {
+  const TextDataset data = read_wordnet(kWordNetDirectory, "all");
+  CHECK(data.train.size() == 105'605);
+  CHECK(data.test.size() == 6'100);
+  CHECK(data.train.size() + data.validation.size() + data.test.size() == 117'659);
+  REQUIRE(data.class_names.size() == 45);
+  CHECK(data.class_names[2] == "adv.all");
+  CHECK(data.class_names[44] == "adj.ppl");
+}
+
+TEST_CASE("a gloss is all the text after the first bar, trimmed, and its label counts from 0", "[data]") {
+  const TemporaryDirectory folder;
+  folder.write("data.noun", "  1 the licence\n" + kGood);
+  const TextDataset data = read_wordnet(folder.path(), "noun");
+  REQUIRE(data.train.size() + data.validation.size() + data.test.size() == 1);
+  const auto& example = !data.train.empty()  ? data.train[0]
+                        : !data.test.empty() ? data.test[0]
+                                             : data.validation[0];
+  CHECK(example.text == "that which is; \"a | b\"");
+  CHECK(example.label == 0);
+}
+
+TEST_CASE("a training synset's words are a second text of its class, and those of no other split are seen",
+          "[data]") {
+  const TextDataset glosses = read_wordnet(kWordNetDirectory, "all");
+  const TextDataset data = read_wordnet(kWordNetDirectory, "all", true);
+  CHECK(data.validation.size() == glosses.validation.size());
+  CHECK(data.test.size() == glosses.test.size());
+  REQUIRE(data.train.size() == 2 * glosses.train.size());
+  std::set<std::string> words;
+  for (std::size_t i = 0; i < glosses.train.size(); ++i) {
+    REQUIRE(data.train[2 * i].text == glosses.train[i].text);
+    REQUIRE(data.train[2 * i + 1].label == glosses.train[i].label);
+    words.insert(data.train[2 * i + 1].text);
+  }
+  CHECK_FALSE(words.contains("car, auto, automobile, machine, motorcar"));  // of the validation split
+  CHECK(words.contains("fait accompli, accomplished fact"));
+  CHECK(words.contains("galore"));  // "galore(ip)" in data.adj
+  CHECK(std::ranges::none_of(words, [](const std::string& text) { return text.find('_') != text.npos; }));
+}
+
+TEST_CASE("missing WordNet files name the package to install", "[data]") {
+  const std::string error = error_of([] { read_wordnet("/nonexistent", "noun"); });
+  CHECK_THAT(error, Contains("/nonexistent/data.noun") && Contains("apt-get install wordnet-base"));
+  CHECK_THAT(error_of([] { read_wordnet(kWordNetDirectory, "verbs"); }),
+             Contains("verbs") && Contains("noun"));
+}
+
+TEST_CASE("a malformed WordNet line is named by file and line", "[data]") {
+  CHECK(error_for("  licence\n" + kGood).empty());
+  for (const char* bad :
+       {"00001740 03 n 01 entity 0", "00001740 03 n 02 entity 0 000 | too few words",
+        "00001740 03 n 0x entity 0 000 | gloss", "0000174 03 n 01 entity | gloss",
+        "00001740 99 n 01 x | gloss", "00001740 29 n 01 x | a verb's file", "00001740 03 v 01 x | gloss",
+        "00001740 03 n 01 x | ", "", "| gloss", "00001740 03 n 01 x |gloss", "00001740 03 n 01 x | \xFF"})
+    CHECK_THAT(error_for("  licence\n" + kGood + bad + "\n" + kGood), Contains("data.noun:3: "));
+}
+
+TEST_CASE("no truncation of a WordNet line is misread or crashes", "[data]") {
+  for (std::size_t size = 0; size < kGood.size(); ++size) {
+    const std::string error = error_for(kGood.substr(0, size));
+    // Past the bar a shorter gloss is still a gloss.
+    if (size > 0 && size < kGood.find('|') + 3) CHECK_THAT(error, Contains("data.noun:1: "));
+  }
+}

@@ -1,0 +1,77 @@
+"""From the third step on, training allocates nothing: memory is planned before it starts. Told, and not counted as
+its own, is what two runtimes do inside themselves: MPI (nothing where there is one rank), and GCC's OpenMP, which
+takes and gives back a team's record for each parallel region that runs on one thread."""
+
+import os
+import shutil
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+from runs import PROGRAM, command, prepare, run
+
+COUNTER = os.environ["CONCLAVE_BUILD"] + "/tests/libcount_allocations.so"
+# Files of Open MPI and what it stands on; all else is ours, or called by us.
+MPI = ("libmpi", "libopen-", "mca_", "libpmix", "libevent", "libhwloc", "libucp", "libucs", "libuct", "libfabric")
+OPENMP = ("libgomp",)
+SAVING = ("libhdf5",)  # each run saves once, at its end; HDF5 has no part in a step
+# Pairs of runs that differ in their steps alone, not even in the lengths of their recipes. An epoch has 17.
+STEPS = [(2, 8), (10, 70)]
+
+
+def allocations(ranks, steps, *options):
+    """Of a whole run, by rank: {(file, offset): count}."""
+    directory = f"run{steps:02}"
+    arguments = command(ranks, directory, f"train.steps={steps}", *options)
+    counted = ["env", f"LD_PRELOAD={COUNTER}", f"COUNT_ALLOCATIONS=counted{steps}"]
+    # Under mpirun also alone: without, a process of mpirun's would be started by ours and counted, too.
+    run(["mpirun", "--oversubscribe", "-n", ranks, *counted, *arguments[arguments.index(PROGRAM) :]])
+    shutil.rmtree(directory)
+    return [
+        Counter({(file, offset): int(count) for count, file, offset in map(str.split, open(f"counted{steps}.{rank}"))})
+        for rank in range(ranks)
+    ]
+
+
+def name(place):
+    """The function at an offset in a file, where addr2line can tell."""
+    file, offset = place
+    try:
+        told = subprocess.run(["addr2line", "-Cfpe", file, offset], capture_output=True, text=True).stdout.strip()
+    except FileNotFoundError:
+        told = ""
+    return f"{Path(file).name}+{offset} {told}"
+
+
+def main():
+    prepare()
+    run(command(1, "first", "train.steps=1"))  # the first run trains the tokenizer, all others read it from the cache
+    failures = []
+    for ranks, *options in [
+        (1,),
+        (1, "train.accumulate=2", "train.ema=0.9", "moe.balancer=aux_loss", "moe.shared_experts=1"),
+        (2,),
+        (2, "train.accumulate=2", "train.ema=0.9", "moe.balancer=aux_loss", "moe.shared_experts=1"),
+        (2, "parallel.expert_parallel=1"),
+    ]:
+        alike = ["train.schedule=constant", "train.warmup=0", "checkpoint.asynchronous=false", *options]
+        for steps in STEPS:
+            pairs = zip(*(allocations(ranks, count, *alike) for count in steps))
+            for rank, (short, long) in enumerate(pairs):
+                assert sum(short.values()) > 1000, "nothing was counted"
+                more = {place: long[place] - short[place] for place in long if long[place] > short[place]}
+                of = lambda files: {place for place in more if Path(place[0]).name.startswith(files)}
+                mpi, openmp = of(MPI), of(OPENMP)
+                ours = more.keys() - mpi - openmp - of(SAVING)
+                numbers = [sum(more[place] for place in places) for places in (ours, mpi, openmp)]
+                print(
+                    f"{ranks} ranks {' '.join(options)}: rank {rank}, {steps[1] - steps[0]} steps:"
+                    " {} allocations, {} inside MPI, {} inside OpenMP".format(*numbers)
+                )
+                for place in ours | (mpi if ranks == 1 else set()):
+                    failures.append(f"{ranks} ranks {options}, rank {rank}: {more[place]} in {name(place)}")
+    assert not failures, "\n".join(failures)
+
+
+if __name__ == "__main__":
+    main()

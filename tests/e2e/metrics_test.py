@@ -1,0 +1,20 @@
+"""The metrics of a run: lines of JSON, a loss that falls, and the same in TensorBoard."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+trained = Path(os.environ["CONCLAVE_TRAINED"])
+check = Path(os.environ["CONCLAVE_SOURCE"], "tests/recipes/tensorboard_check.py")
+
+lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+losses = [line["train/loss"] for line in lines if "train/loss" in line]
+assert len(losses) == 10, f"20 steps, every second one logged, give {len(losses)} losses"
+assert losses[-1] < losses[0], losses
+for line in lines:
+    if "moe/utilization" in line:
+        assert 0 < line["moe/utilization"] <= 1, line
+assert any("test/accuracy" in line for line in lines), "no test accuracy"
+subprocess.run([sys.executable, check, trained], check=True)

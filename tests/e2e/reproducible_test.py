@@ -1,0 +1,37 @@
+"""The same recipe gives the same losses however many ranks train it and however they share the experts, and the
+same bits where they are the same; so does a run that was stopped and resumed."""
+
+from runs import assert_same_losses, assert_same_weights, losses, prepare, train
+
+SHAPES = [(1, 1), (2, 1), (2, 2), (4, 1), (4, 2), (4, 4)]  # ranks, of which so many share the experts
+STEPS = "train.steps=50"
+
+
+def main():
+    prepare()
+    for ranks, sharing in SHAPES:
+        shape = f"{ranks}x{sharing}"
+        train(ranks, shape, STEPS, f"parallel.expert_parallel={sharing}", says=[f"{sharing} expert-parallel"])
+        assert_same_losses("1x1", shape)
+    assert losses("1x1")[50] < 0.7 * losses("1x1")[1], "it learns nothing"
+
+    for ranks, sharing in [(1, 1), (2, 2), (4, 2)]:
+        train(ranks, f"again{ranks}", STEPS, f"parallel.expert_parallel={sharing}")
+        assert losses(f"again{ranks}") == losses(f"{ranks}x{sharing}")
+        assert_same_weights(f"again{ranks}", f"{ranks}x{sharing}")
+
+    # Rounds are what a small receive buffer costs; the numbers stay.
+    train(4, "rounds", STEPS, "moe.capacity_factor=0.3")
+    assert_same_losses("1x1", "rounds")
+
+    # Gradients of two batches are those of one step on every shape alike, with every kind of expert layer.
+    more = ["train.accumulate=2", "train.batch_tokens=128", "train.ema=0.9", "moe.shared_experts=1"]
+    for ranks in (1, 2):
+        for balancer in ("aux_loss", "none"):
+            train(ranks, f"{balancer}{ranks}", "train.steps=20", *more, f"moe.balancer={balancer}")
+            if ranks > 1:
+                assert_same_losses(f"{balancer}1", f"{balancer}{ranks}")
+
+
+if __name__ == "__main__":
+    main()

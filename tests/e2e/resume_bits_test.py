@@ -1,0 +1,69 @@
+"""A run that is stopped by a signal, or ends early, goes on as if it had not: with the same bits on the same ranks,
+and with the same losses on others."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from runs import assert_same_losses, assert_same_weights, checkpoints, command, losses, prepare, train
+
+STEPS = 60
+# Whatever has a state: two moments, a mean of the weights, the routing bias, dropout, batches within a step.
+RUN = [f"train.steps={STEPS}", "train.ema=0.9", "train.accumulate=2", "checkpoint.every=7", "checkpoint.keep=100"]
+
+
+def interrupted(ranks, directory, number):
+    """Sends the signal as soon as some steps are done."""
+    arguments = command(1, directory, *RUN, "train.steps=100000")
+    if ranks > 1:
+        arguments = [os.environ["CONCLAVE_SOURCE"] + "/scripts/run_ranks", str(ranks), *arguments]
+    job = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    metrics = Path(directory, "metrics.jsonl")
+    while not metrics.exists() or metrics.read_text().count("\n") < 5:
+        assert job.poll() is None, job.stdout.read()
+        time.sleep(0.01)
+    job.send_signal(number)
+    output, _ = job.communicate(timeout=60)
+    assert job.returncode == 130, f"status {job.returncode}\n{output}"
+    assert "interrupted after" in output, output
+    last = max(losses(directory))
+    assert checkpoints(directory)[-1].name == f"step-{last:08d}.h5", (last, checkpoints(directory))
+
+
+def main():
+    prepare()
+    for ranks in (1, 2):
+        train(ranks, f"whole{ranks}", *RUN)
+    assert_same_losses("whole1", "whole2")
+
+    # From a checkpoint in the middle: of an epoch, and not at its end.
+    for written in (1, 2):
+        middle = Path(f"whole{written}/step-00000028.h5")
+        for ranks in (1, 2, 4):
+            directory = f"{written}then{ranks}"
+            os.mkdir(directory)
+            shutil.copy(f"whole{written}/metrics.jsonl", directory)
+            train(ranks, directory, *RUN, resume=middle, says=["at step 28"])
+            assert_same_losses(f"whole{written}", directory)
+            if ranks == written:
+                assert losses(f"whole{written}") == losses(directory)
+                assert_same_weights(f"whole{written}", directory)
+
+    constant = ["train.schedule=constant", "train.warmup=0"]
+    RUN.extend(constant)  # so that the length of the run changes nothing but where it ends
+    for ranks in (1, 2):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            directory = f"{number.name}{ranks}"
+            interrupted(ranks, directory, number)
+            steps = f"train.steps={max(losses(directory)) + 10}"
+            train(ranks, directory, *RUN, steps, resume="auto", says=["resumed from"])
+            train(ranks, f"{directory}whole", *RUN, steps)
+            assert losses(f"{directory}whole") == losses(directory)
+            assert_same_weights(f"{directory}whole", directory)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# A resumed run gives the same bits as one never stopped.
+source "$CONCLAVE_SOURCE/tests/e2e/lib.sh"
+mkdir runs
+cp -r "$CONCLAVE_TRAINED" runs/
+rm runs/quick/step-*20.h5
+on_ranks 2 0 train "$CONCLAVE_SOURCE/recipes/quick.toml" --resume auto \
+  --set train.steps=20 --set run.log_every=2 --set checkpoint.every=10
+says "resumed from" "at step 10"
+for folder in "$CONCLAVE_TRAINED" runs/quick; do
+  conclave 0 export "$folder" model.safetensors
+  sha256sum <model.safetensors >>sums
+done
+[[ $(sort -u sums | wc -l) == 1 ]] || {
+  echo "FAILED: the resumed run's model differs"
+  exit 1
+}
+
+# Where there is nothing to resume, auto starts from the beginning: the command of a job that is restarted.
+on_ranks 2 0 train "$CONCLAVE_SOURCE/recipes/quick.toml" --resume auto --set train.steps=2 \
+  --set run.directory=runs/new
+[[ $output != *"resumed from"* ]]

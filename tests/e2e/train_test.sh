@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Trains the quick recipe for a while; the tests after this one look at what it leaves.
+source "$CONCLAVE_SOURCE/tests/e2e/lib.sh"
+on_ranks 2 0 train "$CONCLAVE_SOURCE/recipes/quick.toml" \
+  --set train.steps=20 --set run.log_every=2 --set checkpoint.every=10
+says "model:" "memory per rank:" "trained 20 steps" "runs/quick"
+[[ -f runs/quick/metrics.jsonl ]]
+compgen -G 'runs/quick/step-*10.h5' && compgen -G 'runs/quick/step-*20.h5'

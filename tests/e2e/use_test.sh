@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# What one does with a trained model: evaluate, predict, inspect, export.
+source "$CONCLAVE_SOURCE/tests/e2e/lib.sh"
+
+# One JSON object; the model is the same on one rank and on two.
+conclave 0 eval "$CONCLAVE_TRAINED"
+says '"step":20' '"split":"test"' '"accuracy":'
+alone=$(grep -o '"accuracy":[0-9.]*' <<<"$output")
+on_ranks 2 0 eval "$CONCLAVE_TRAINED"
+says "$alone"
+conclave 0 eval "$CONCLAVE_TRAINED" --split validation
+says '"split":"validation"'
+
+conclave 0 predict "$CONCLAVE_TRAINED" "a large domesticated animal" "the act of running" --top 2
+says '"text":"a large domesticated animal"' '"class":"noun.' '"probability":'
+(($(wc -l <<<"$output") == 2))
+argument=$output
+printf '%s\n' "a large domesticated animal" "the act of running" >texts
+conclave 0 predict "$CONCLAVE_TRAINED" --top 2 <texts
+[[ $output == "$argument" ]]
+
+conclave 0 inspect "$CONCLAVE_TRAINED" --verify
+says "step 20" "written by 2 ranks" "every tensor matches its checksum"
+conclave 0 inspect "$CONCLAVE_TRAINED" --tensors
+says model/
+conclave 0 inspect "$CONCLAVE_TRAINED" --recipe
+printf '%s\n' "$output" >recipe.toml
+conclave 0 recipe check recipe.toml
+
+conclave 0 export "$CONCLAVE_TRAINED" model.h5
+conclave 0 export "$CONCLAVE_TRAINED" model.safetensors
+[[ -s model.h5 && -s model.safetensors ]]
+conclave 1 export "$CONCLAVE_TRAINED" model.onnx
+says .safetensors

@@ -1,0 +1,102 @@
+"""A checkpoint that is damaged, or another model's, is refused with the tensor and the reason; training that
+resumes by itself goes on from the one before."""
+
+import shutil
+from pathlib import Path
+
+import h5py
+from runs import PROGRAM, checkpoints, prepare, run, train
+
+
+def copy(source, target):
+    Path(target).parent.mkdir(exist_ok=True)
+    return Path(shutil.copy(source, target))
+
+
+def truncated(path, part):
+    with open(path, "r+b") as file:
+        file.truncate(int(path.stat().st_size * part))
+
+
+def place(path, name):
+    with h5py.File(path) as file:
+        return file[name].id.get_offset()
+
+
+def flip_bit(path, offset):
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([byte ^ 0x10]))
+
+
+def a_tensor(path, part):
+    """Name of one whose name has `part` in it."""
+    names = []
+    with h5py.File(path) as file:
+        file.visit(names.append)
+        return next(name for name in sorted(names) if part in name and isinstance(file[name], h5py.Dataset))
+
+
+def refused(path, *says, ranks=1):
+    """By everything that reads a whole checkpoint."""
+    said = [path.name, *says]
+    run([PROGRAM, "inspect", path, "--verify"], status=1, says=said)
+    run([PROGRAM, "export", path, "never.safetensors"], status=1, says=said)
+    train(ranks, "never", resume=path, status=1, says=said)
+    assert not list(Path(".").glob("never.safetensors*")) and not checkpoints("never")
+
+
+def main():
+    prepare()
+    train(2, "whole", "train.steps=6", "checkpoint.every=2", "checkpoint.keep=10")
+    older, newer = checkpoints("whole")[1:]
+    run([PROGRAM, "inspect", newer, "--verify"], says=["step 6", "every tensor matches its checksum"])
+
+    for part in (0, 0.001, 0.5, 0.999):
+        path = copy(newer, "damaged/step-00000007.h5")
+        truncated(path, part)
+        refused(path)
+    for part in ("model/", "expert"):
+        path = copy(newer, "damaged/step-00000007.h5")
+        tensor = a_tensor(path, part)
+        flip_bit(path, place(path, tensor) + 5)
+        refused(path, tensor, "checksum mismatch", "the file is damaged", ranks=2)
+    path = copy(newer, "damaged/step-00000007.h5")
+    flip_bit(path, place(path, "state/tokenizer") + 5)
+    refused(path, "state/tokenizer", "checksum mismatch")
+
+    path = copy(newer, "damaged/step-00000007.h5")
+    with h5py.File(path, "r+") as file:
+        file.attrs["schema_version"] = 99
+    refused(path, "has schema version 99", "use the version of Conclave that wrote it")
+    with h5py.File(path, "w") as file:
+        file["model/values"] = [1.0, 2.0]
+    refused(path, "not a checkpoint of Conclave")
+    path.write_text("something else")
+    refused(path, "not a whole HDF5 file")
+
+    # Another model's: the first tensor that does not fit, and both shapes.
+    for ranks in (1, 2):
+        for option in ("model.hidden=64", "moe.experts=8"):
+            said = ["model/", "in the file", "in the model"]
+            train(ranks, "never", option, resume=newer, status=1, says=said)
+        train(ranks, "never", "model.layers=3", resume=newer, status=1, says=["model/layers/2/", "is missing"])
+
+    # Left to itself, training goes on from the newest that is whole.
+    for damage in ("half", "empty", "other"):
+        shutil.rmtree("run", ignore_errors=True)
+        shutil.copytree("whole", "run")
+        newest = checkpoints("run")[-1]
+        if damage == "other":
+            newest.write_text("something else")
+        else:
+            truncated(newest, {"half": 0.5, "empty": 0}[damage])
+        output = train(2, "run", "train.steps=8", resume="auto", says=["at step 4", newest.name, "skipped"])
+        assert output.count("skipped") == 1, output
+        run([PROGRAM, "inspect", "run", "--verify"], says=["step 8"])
+
+
+if __name__ == "__main__":
+    main()

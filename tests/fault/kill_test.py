@@ -1,0 +1,110 @@
+"""Ranks that are killed, whenever that is: the others end too, and --resume auto reaches the same bits as a run
+that was left alone."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from runs import PROGRAM, assert_same_weights, checkpoints, command, losses, prepare, run, train
+
+KILLS, STEPS = 20, 80
+RUN = [f"train.steps={STEPS}", "checkpoint.every=1", "train.ema=0.99"]
+
+
+def ranks_of(mpirun):
+    """Process numbers of the ranks, in their order."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            fields = dict(line.split(":\t", 1) for line in status.read_text().splitlines() if ":\t" in line)
+        except OSError:  # it has ended
+            continue
+        if int(fields["PPid"]) == mpirun:
+            found.append(int(fields["Pid"]))
+    return sorted(found)
+
+
+def newest(directory):
+    found = checkpoints(directory)
+    return int(found[-1].stem.removeprefix("step-")) if found else 0
+
+
+def kill(pid):
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def killed(victim, until, saving, delay, output):
+    """Trains until the checkpoint of step `until` is there, with `saving` until the next is being written, and for
+    `delay` seconds more; then kills `victim`: a rank's number, or "all", mpirun among them. Returns whether training
+    was still under way."""
+    with open(output, "w") as log:
+        job = subprocess.Popen(command(2, "killed", *RUN, resume="auto"), stdout=log, stderr=subprocess.STDOUT)
+    deadline = time.monotonic() + 120
+    ranks = []
+    while (len(ranks) < 2 or newest("killed") < until) and job.poll() is None:
+        assert time.monotonic() < deadline, Path(output).read_text()
+        time.sleep(0.002)
+        ranks = ranks if len(ranks) == 2 else ranks_of(job.pid)
+    while saving and not list(Path("killed").glob("*.tmp")) and job.poll() is None:
+        pass
+    time.sleep(delay)
+    if job.poll() is not None:
+        assert job.returncode == 0, Path(output).read_text()
+        return False
+    for pid in [job.pid, *ranks] if victim == "all" else ranks[victim : victim + 1]:
+        kill(pid)
+    try:
+        status = job.wait(timeout=30)
+    except subprocess.TimeoutExpired:
+        kill(job.pid)
+        raise AssertionError(f"30 s after rank {victim} was killed the others still run")
+    while any(os.path.exists(f"/proc/{pid}") for pid in ranks):
+        assert time.monotonic() < deadline, f"ranks outlive their job: {ranks}"
+        time.sleep(0.01)
+    if victim != "all" and ranks:
+        assert status != 0 and "signal 9" in Path(output).read_text(), f"{status}: {Path(output).read_text()}"
+    return True
+
+
+def main():
+    # What killed jobs leave of Open MPI's own files goes with the folder.
+    temporary = tempfile.mkdtemp()
+    os.environ.update(TMPDIR=temporary, OMPI_MCA_btl_vader_backing_directory=temporary)
+    try:
+        prepare()
+        start = time.monotonic()
+        train(2, "expected", *RUN)
+        step_seconds = (time.monotonic() - start) / STEPS  # so that 20 kills find work left on any machine
+        choose = random.Random(1)
+        torn = 0
+        for number in range(KILLS):
+            victim = choose.choice([0, 1, "all"])
+            # While starting, while saving, and twice whenever it comes.
+            starting, saving = number % 4 == 3, number % 4 == 1
+            until = 0 if starting else newest("killed") + choose.randint(1, 2)
+            delay = choose.uniform(0, 0.7 if starting else 0.005 if saving else 1.5 * step_seconds)
+            assert killed(victim, until, saving, delay, f"log{number}"), f"it was through before kill {number}"
+            torn += bool(list(Path("killed").glob("*.tmp")))
+            if newest("killed"):
+                run([PROGRAM, "inspect", "killed", "--verify"], says=["every tensor matches its checksum"])
+        assert torn > 0, "no kill came in the middle of saving"
+        print(f"{KILLS} kills, {torn} of them in the middle of saving; step {newest('killed')}")
+
+        train(2, "killed", *RUN, resume="auto", says=["resumed from", f"trained {STEPS} steps"])
+        assert_same_weights("expected", "killed")
+        assert losses("expected") == losses("killed"), "the metrics differ"
+        assert not list(Path("killed").glob("*.tmp"))
+    finally:
+        shutil.rmtree(temporary)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""A loss that is no number any more ends training, with the place where it began and a checkpoint from before."""
+
+import re
+
+from runs import PROGRAM, checkpoints, prepare, run, train
+
+# Weights beyond what f32 holds within a few steps.
+OVERFLOW = ["train.learning_rate=10", "train.weight_decay=10", "train.clip_norm=0", "train.warmup=0",
+            "train.schedule=constant", "train.steps=400"]
+
+
+def main():
+    prepare()
+    for ranks in (1, 2):
+        directory = f"saved{ranks}"
+        says = ["is not finite", "first ", "The last good checkpoint is intact: ", "train.learning_rate"]
+        output = train(ranks, directory, *OVERFLOW, "checkpoint.every=2", status=1, says=says)
+        said = next(line for line in output.splitlines() if "is not finite" in line)
+        print(said)
+        # Forward, the layer and the function; backward, the parameter.
+        assert re.search(r"rank 0: first (in \S.* \(.+\)|that of \S+)", said), said
+        last = checkpoints(directory)[-1]
+        assert f"is intact: {last}" in output, output
+        run([PROGRAM, "inspect", last, "--verify"], says=["every tensor matches its checksum"])
+        train(ranks, f"unsaved{ranks}", *OVERFLOW, status=1, says=["is not finite", "There is no checkpoint yet"])
+        assert not checkpoints(f"unsaved{ranks}")
+
+
+if __name__ == "__main__":
+    main()

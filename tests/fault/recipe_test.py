@@ -1,0 +1,62 @@
+"""A mistake in a recipe is status 2, found before training starts; the message says where it is, what is
+allowed, and what was probably meant."""
+
+from pathlib import Path
+
+from runs import PROGRAM, RECIPE, command, prepare, run, train
+
+
+def mistake(old, new, *says, ranks=1):
+    """RECIPE with `old` replaced: the message names the file, the line, and `says`."""
+    text = RECIPE.replace(old, new, 1)
+    assert text != RECIPE, old
+    Path("tiny.toml").write_text(text)
+    line = text[: text.index(new)].count("\n") + new.count("\n") + 1
+    output = train(ranks, "never", status=2, says=[f"tiny.toml:{line}: ", *says])
+    said = [shown for shown in output.splitlines() if f"tiny.toml:{line}: " in shown]
+    assert len(said) == 1, f"on {ranks} ranks it is said {len(said)} times:\n{output}"
+    assert not Path("never").exists(), "training began"
+
+
+def main():
+    prepare()
+    mistake("[moe]", "[moe]\ntop_q = 1", "moe.top_q: no such key", "the nearest is moe.top_k", "Keys of [moe]: every,")
+    mistake("[moe]", "[mou]", "[mou]: no such table", "the nearest is [moe]", "Tables are: run, data, model, moe,")
+    mistake("hidden = 32", 'hidden = "32"', "model.hidden: expected an integer", 'got the string "32"')
+    mistake("hidden = 32", "hidden = 32.5", "model.hidden: expected an integer", "got the float 32.5")
+    mistake("hidden = 32", "hidden = 0", "model.hidden = 0: must be between 1 and 65536")
+    mistake("steps = 20", "steps = -1", "train.steps = -1: must be between 0 and")
+    mistake("learning_rate = 3e-3", "learning_rate = nan", "train.learning_rate = nan: must be between 0 and 10")
+    mistake("heads = 2", "heads = 3", "model.heads = 3 does not divide model.hidden = 32", "may be 1, 2, 4, 8, 16, 32")
+    mistake("experts = 4", "experts = 1", "moe.top_k", "is more than moe.experts = 1", "may be 1 to 1")
+    mistake("[train]", '[train]\nschedule = "cosinus"', 'must be one of constant, linear, cosine; the nearest is cosine')
+    mistake("steps = 20", "steps = = 20", "column")
+
+    # Only the ranks decide whether these fit, and all of them end in order.
+    mistake("experts = 4", "experts = 3", "does not divide moe.experts = 3", "may be 1", "a multiple of 2", ranks=2)
+    mistake(
+        "every = 0", "every = 0\n[parallel]\nexpert_parallel = 3",
+        "parallel.expert_parallel = 3 does not divide 2 ranks", "may be 1, 2", ranks=2,
+    )
+    # Several mistakes are told at once.
+    mistake("experts = 4", "exprts = 4\ntop_q = 2", "the nearest is moe.top_k")
+
+    prepare()
+    train(1, "never", "moe.exprts=2", status=2, says=["--set moe.exprts=2: ", "the nearest is moe.experts"])
+    train(1, "never", "moe.experts=many", status=2, says=["--set moe.experts=many: ", "expected an integer"])
+    run([PROGRAM, "train", "tiny.tml"], status=2, says=["tiny.tml: no such file", "tiny.toml"])
+
+    # What is wrong with the data is not the recipe's mistake; it is named with its place.
+    wordnet = ["data.source=wordnet", "data.path=nowhere"]
+    for ranks in (1, 2):
+        train(ranks, "never", *wordnet, status=1, says=["nowhere", "apt-get install wordnet-base"])
+    train(1, "never", "data.path=nowhere.jsonl", status=1, says=["nowhere.jsonl"])
+    lines = Path("texts.jsonl").read_text().splitlines()
+    lines[6] = '{"text": "no label"}'
+    Path("texts.jsonl").write_text("\n".join(lines))
+    train(2, "never", status=1, says=["texts.jsonl:7", "label"])
+    assert not Path("never").exists()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+// Saving and loading as a training run does it, on whatever number of ranks this binary was started on.
+#include <catch2/catch.hpp>
+
+#include "tests/parallel/checkpoint_fixture.h"
+
+namespace conclave {
+namespace {
+
+using Catch::Matchers::Contains;
+using Names = std::vector<std::string>;
+
+TEST_CASE("what any number of ranks saved, any other number loads") {
+  Communicator& world = test_world();
+  const SharedDirectory directory;
+  for (int writers = 1; writers <= world.size(); ++writers)
+    for (int expert_parallel = 1; expert_parallel <= writers; ++expert_parallel) {
+      if (writers % expert_parallel != 0) continue;
+      const std::string path =
+          save_on(writers, expert_parallel, directory.path(), 10 * writers + expert_parallel);
+      for (int readers = 1; readers <= world.size(); ++readers) {
+        const auto group = world.split(world.rank() < readers ? 0 : 1);
+        if (world.rank() >= readers) continue;
+        const CheckpointReader reader(path, *group);
+        const auto entries = test_entries(*group, readers, false);
+        reader.load(entries);
+        CHECK(holds_values(entries));
+        reader.verify_all();
+      }
+      world.barrier();
+    }
+}
+
+TEST_CASE("the same model gives the same bytes from any ranks, saved in the background or not") {
+  Communicator& world = test_world();
+  const SharedDirectory directory;
+  const std::string alone = read_file(save_on(1, 1, directory.path() + "/alone", 7));
+  CHECK(alone.size() > 0);
+  CHECK(read_file(save_on(world.size(), world.size(), directory.path() + "/sync", 7)) == alone);
+
+  CheckpointWriter writer(directory.path() + "/async", world, 0, true);
+  auto entries = test_entries(world, world.size(), true);
+  writer.save(entries, test_state(7));
+  for (const TensorEntry& entry : entries) entry.values.fill(99);  // training goes on
+  REQUIRE(writer.wait()->saved);
+  world.barrier();
+  CHECK(read_file(writer.wait()->path) == alone);
+}
+
+TEST_CASE("the state comes back as it was saved") {
+  const SharedDirectory directory;
+  const CheckpointReader reader(save_on(test_world().size(), 1, directory.path(), 123456789));
+  const CheckpointState expected = test_state(123456789);
+  CHECK(reader.state().step == expected.step);
+  CHECK(reader.state().recipe == expected.recipe);
+  CHECK(reader.state().metadata == expected.metadata);
+  CHECK(reader.state().tokenizer == expected.tokenizer);
+  CHECK(reader.names().size() == 12);
+  CHECK(reader.has("model/scale"));
+  CHECK(reader.shape("model/layers/0/moe/experts/up/weight") == Shape{kExperts, 16, 32});
+  CHECK(reader.dtype("model/layers/0/moe/experts/down/weight") == DType::bf16);
+}
+
+TEST_CASE("an empty state and a tensor of many shards are saved") {
+  Communicator& world = test_world();
+  const SharedDirectory directory;
+  const Index rows = 10000, mine = rows / world.size();  // more checksums than fit HDF5's compact attributes
+  const Index first = mine * world.rank(), last = world.rank() + 1 == world.size() ? rows : first + mine;
+  const Tensor values = Tensor::zeros({last - first, 3});
+  values.fill(2.5);
+  CheckpointWriter writer(directory.path(), world, 0, false);
+  writer.save(std::vector<TensorEntry>{{"model/many", values, {rows, 3}, first, true}}, {});
+  INFO(writer.wait()->message);
+  REQUIRE(writer.wait()->saved);
+  const CheckpointReader reader(writer.wait()->path);
+  CHECK(reader.state().recipe.empty());
+  CHECK(reader.state().tokenizer.empty());
+  CHECK(reader.read("model/many").span<float>()[3 * 9999] == 2.5f);
+}
+
+TEST_CASE("saves in the background follow one another, while the ranks go on communicating") {
+  Communicator& world = test_world();
+  const SharedDirectory directory;
+  std::vector<SaveOutcome> reports;
+  {
+    CheckpointWriter writer(directory.path(), world, 3, true,
+                            [&](const SaveOutcome& o) { reports.push_back(o); });
+    for (int step = 1; step <= 8; ++step) {
+      writer.save(test_entries(world, world.size(), true, step), test_state(step));
+      const Tensor gradient = Tensor::zeros({20000});
+      for (int i = 0; i < 20; ++i) world.all_reduce(gradient);
+      const auto other = world.split(world.rank() % 2);
+      other->barrier();
+    }
+  }
+  CHECK(reports.size() == (world.rank() == 0 ? 8u : 0u));
+  world.barrier();
+  CHECK(directory.files() == Names{"step-00000006.h5", "step-00000007.h5", "step-00000008.h5"});
+  const auto entries = test_entries(world, world.size(), false);
+  CheckpointReader(*newest_checkpoint(directory.path()), world).load(entries);
+  CHECK(holds_values(entries, 8));
+}
+
+TEST_CASE("the oldest checkpoints and left-over temporaries go, other files stay") {
+  Communicator& world = test_world();
+  const SharedDirectory directory;
+  if (world.rank() == 0) {
+    write_file(directory.path() + "/step-00000001.h5.tmp", "torn");
+    write_file(directory.path() + "/notes.txt", "mine");
+  }
+  world.barrier();
+  for (int step : {10, 20, 30}) save_on(world.size(), 1, directory.path(), step, 2);
+  CHECK(directory.files() == Names{"notes.txt", "step-00000020.h5", "step-00000030.h5"});
+  world.barrier();
+  save_on(world.size(), 1, directory.path(), 5, 1);  // a run that went back: what it saved is what stays
+  CHECK(directory.files() == Names{"notes.txt", "step-00000005.h5"});
+}
+
+TEST_CASE("entries that do not go together are refused on every rank, and the writer still works") {
+  Communicator& world = test_world();
+  const SharedDirectory directory;
+  CheckpointWriter writer(directory.path(), world, 0, true);
+  const auto refused = [&](auto&& change, const std::string& why) {
+    auto entries = test_entries(world, world.size(), true);
+    change(entries);
+    CHECK_THROWS_WITH(writer.save(entries, test_state(1)), Contains(why));
+  };
+  const bool last = world.rank() + 1 == world.size();
+  refused(
+      [&](auto& e) {
+        if (last) e[0].name = "model//x";
+      },
+      "\"model//x\" cannot name a tensor");
+  refused(
+      [&](auto& e) {
+        if (last) e[0].name = "state/recipe";
+      },
+      "cannot name a tensor");
+  refused(
+      [&](auto& e) {
+        if (last) e[3].name = e[0].name;
+      },
+      "model/embedding/weight is given twice");
+  refused(
+      [&](auto& e) {
+        if (last) e[0].values = Tensor::zeros({49, 16});
+      },
+      "model/embedding/weight");
+  refused(
+      [&](auto& e) {
+        if (last) e[1].first_row = kExperts;
+      },
+      "model/layers/0/moe/experts/up/weight");
+  refused(
+      [&](auto& e) {
+        e[1] = {e[1].name, e[1].values.rows(0, 1), e[1].global_shape, 0, true};
+      },
+      "no rank holds the rows");
+  if (world.size() > 1) {
+    refused(
+        [&](auto& e) {
+          if (last) e[0] = {e[0].name, Tensor::zeros({2}), {2}, 0, false};
+        },
+        "model/embedding/weight f32 [2] where rank 0 has model/embedding/weight f32 [50, 16]");
+    refused(
+        [&](auto& e) {
+          if (last) e.pop_back();
+        },
+        "has nothing where rank 0 has optimizer/nothing");
+    CHECK_THROWS_WITH(writer.save(test_entries(world, 1, true), test_state(world.rank())),
+                      Contains("at steps from 0"));
+  }
+  writer.save(test_entries(world, world.size(), true), test_state(1));
+  CHECK(writer.wait()->saved);
+}
+
+}  // namespace
+}  // namespace conclave

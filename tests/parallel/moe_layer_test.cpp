@@ -1,0 +1,211 @@
+// The mixture-of-experts layer gives the same numbers however its experts and tokens are divided over ranks.
+#include <catch2/catch.hpp>
+#include <functional>
+#include <numeric>
+
+#include "core/kernels/reduction.h"
+#include "tests/parallel/moe_run.h"
+
+namespace conclave {
+namespace {
+
+constexpr Index kHidden = 6;
+
+MoeOptions small_layer() {
+  MoeOptions options;
+  options.hidden = kHidden;
+  options.ffn = 10;
+  options.experts = 8;
+  options.top_k = 2;
+  options.shared_experts = 1;
+  options.balancer = "aux_loss";
+  options.balancing.aux_coefficient = 0.1;
+  options.z_coefficient = 0.05;
+  return options;
+}
+
+void check_close(const Tensor& actual, const Tensor& expected) {
+  CHECK(distance(actual, expected) < (actual.dtype() == DType::f64 ? 1e-11 : 1e-5));
+}
+
+// This rank has `rows` tokens. What the grid computes must be what one rank computes on all ranks' tokens.
+void check_against_one_rank(const MoeOptions& options, Index rows, DType dtype, const MoeRunOptions& how = {},
+                            const std::function<void(const MoeRun&, int)>& and_then = {}) {
+  const Share share = share_of(rows);
+  const Tensor all_x = random_values({share.total, kHidden}, 1, dtype),
+               all_dy = random_values(all_x.shape(), 2, dtype);
+  if (share.total > 0)
+    for (Index t = 0; t < share.total; ++t)
+      all_x.slice(0, t, t + 1).slice(1, 0, 1).fill(1);  // for routers to lean on
+  const auto mine = [&](const Tensor& all) { return all.rows(share.first, share.first + share.rows); };
+  const ProcessGrid alone = grid_of(0);
+  const MoeRun expected = run_moe(options, alone, all_x, all_dy, share.total, {.prepare = how.prepare});
+  for (const int expert_parallel : grid_shapes()) {
+    CAPTURE(expert_parallel, rows, share.total);
+    const ProcessGrid grid = grid_of(expert_parallel);
+    const MoeRun run = run_moe(options, grid, mine(all_x).clone(), mine(all_dy).clone(), share.total, how);
+    check_close(run.y, mine(expected.y));
+    check_close(run.dx, mine(expected.dx));
+    REQUIRE(run.gradients.size() == expected.gradients.size());
+    for (const auto& [name, gradient] : run.gradients) {
+      CAPTURE(name);
+      const bool sharded = run.first_row.contains(name);
+      const Index first = sharded ? run.first_row.at(name) : 0;
+      const auto part = [&](const Tensor& whole) { return whole.rows(first, first + gradient.size(0)); };
+      CHECK(same_bits(run.values.at(name), part(expected.values.at(name))));
+      check_close(gradient, part(expected.gradients.at(name)));
+    }
+    if (and_then) and_then(run, expert_parallel);
+  }
+}
+
+// The rank's number of tokens: others on every rank.
+Index uneven_rows() { return 9 + 5 * (test_world().rank() % 3); }
+
+// Every token has most to say to expert 0, whatever else it is.
+void lean_on_expert_zero(ParameterSet& parameters) {
+  for (Parameter* parameter : parameters.parameters()) {
+    if (parameter->name != "router.weight") continue;
+    for_floating(parameter->value.dtype(), "test",
+                 [&]<class T>(T) { parameter->value.data<T>()[0] = T(30); });
+  }
+}
+
+TEST_CASE("outputs and gradients are those of one rank, for every way to divide the ranks", "[moe]") {
+  check_against_one_rank(small_layer(), uneven_rows(), DType::f64, {}, [](const MoeRun& run, int) {
+    CHECK(run.statistics.rounds == 1);
+    CHECK(run.statistics.passes == 1);
+    CHECK(std::reduce(run.statistics.load.begin(), run.statistics.load.end()) == 2 * uneven_rows());
+  });
+  check_against_one_rank(small_layer(), uneven_rows(), DType::f32);
+}
+
+TEST_CASE("neither k, nor shared experts, nor the balancer changes that", "[moe]") {
+  for (const Index top_k : {1, 3, 8}) {
+    for (const Index shared : {0, 2}) {
+      MoeOptions options = small_layer();
+      options.top_k = top_k;
+      options.shared_experts = shared;
+      options.balancer = shared ? "bias" : "none";
+      options.z_coefficient = 0;
+      check_against_one_rank(options, uneven_rows(), DType::f32);
+    }
+  }
+}
+
+TEST_CASE("several dispatch rounds give what one round gives", "[moe]") {
+  for (const Index capacity : {1, 4, 17}) {
+    check_against_one_rank(small_layer(), uneven_rows(), DType::f64, {.capacity = capacity},
+                           [&](const MoeRun& run, int expert_parallel) {
+                             CAPTURE(capacity);
+                             if (expert_parallel > 1 && capacity < 17) CHECK(run.statistics.rounds > 1);
+                             if (expert_parallel == 1) CHECK(run.statistics.rounds == 1);
+                           });
+  }
+}
+
+TEST_CASE("ranks without tokens take part", "[moe]") {
+  const int rank = test_world().rank();
+  for (const Index capacity : {0, 3}) {
+    check_against_one_rank(small_layer(), rank % 2 == 0 ? 0 : 11, DType::f64, {.capacity = capacity});
+    check_against_one_rank(small_layer(), rank % 2 == 1 ? 0 : 11, DType::f64, {.capacity = capacity});
+    check_against_one_rank(small_layer(), 0, DType::f64, {.capacity = capacity});
+  }
+}
+
+TEST_CASE("one token among all ranks is enough", "[moe]") {
+  check_against_one_rank(small_layer(), test_world().rank() == test_world().size() - 1 ? 1 : 0, DType::f64);
+}
+
+TEST_CASE("nothing is dropped when every token goes to one expert", "[moe]") {
+  MoeOptions options = small_layer();
+  options.top_k = 1;
+  for (const Index capacity : {0, 5})
+    check_against_one_rank(options, uneven_rows(), DType::f64,
+                           {.capacity = capacity, .prepare = lean_on_expert_zero},
+                           [](const MoeRun& run, int) {
+                             CHECK(run.statistics.load[0] == uneven_rows());
+                             CHECK(run.statistics.load[1] == 0);
+                           });
+}
+
+TEST_CASE("the planning pass computes the same numbers on its padded rows", "[moe]") {
+  MoeOptions options = small_layer();
+  check_against_one_rank(options, uneven_rows(), DType::f64, {.planning = true});
+}
+
+TEST_CASE("memory planned under one routing suffices for every other", "[moe]") {
+  // three layers, so that what one keeps for its backward pass adds up
+  struct Model : Module {
+    Model(const MoeOptions& options, const ProcessGrid& grid)
+        : a(options, grid), b(options, grid), c(options, grid) {
+      add_module("a", a);
+      add_module("b", b);
+      add_module("c", c);
+    }
+    MoeLayer a, b, c;
+  };
+  MoeOptions options = small_layer();
+  options.top_k = 1;
+  const ProcessGrid grid = grid_of(test_world().size());
+  const Tensor x = random_values({200, kHidden}, 1, DType::f32), dy = random_values(x.shape(), 2, DType::f32);
+  for (Index t = 0; t < 200; ++t) x.slice(0, t, t + 1).slice(1, 0, 1).fill(1);
+  for (const bool skewed_first : {true, false}) {
+    Model model(options, grid);
+    ParameterSet parameters(model, DType::f32, 7);
+    Arena arena("activations");
+    const auto pass = [&](bool skewed) {
+      for (Parameter* parameter : parameters.parameters())
+        if (parameter->name.ends_with("router.weight"))
+          parameter->value.data<float>()[0] = skewed ? 50.0f : 0.0f;
+      arena.reset();
+      parameters.zero_gradients();
+      Tape tape(arena);
+      ForwardContext context;
+      context.global_tokens = 200 * test_world().size();
+      const Tensor first = functions::add(tape, model.a(tape, context, x), x);
+      const Tensor second = functions::add(tape, model.b(tape, context, first), first);
+      const Tensor third = functions::add(tape, model.c(tape, context, second), second);
+      tape.backward(third, dy);
+      for (const auto& segment : parameters.segments()) REQUIRE(kernels::all_finite(segment.gradients));
+    };
+    pass(skewed_first);
+    arena.seal(arena.peak() / 64 + (std::size_t{1} << 16));  // as the trainer does
+    for (const bool skewed : {false, true, false}) REQUIRE_NOTHROW(pass(skewed));
+  }
+}
+
+TEST_CASE("evaluation computes the same outputs and counts no load", "[moe]") {
+  const ProcessGrid grid = grid_of(test_world().size());
+  MoeLayer layer(small_layer(), grid);
+  ParameterSet parameters(layer, DType::f32, 7);
+  const Tensor x = random_values({uneven_rows(), kHidden}, 1, DType::f32);
+  Arena arena("test");
+  Tape training(arena), evaluating(arena, false);
+  ForwardContext context, evaluation;
+  context.global_tokens = share_of(x.size(0)).total;
+  evaluation.training = false;
+  const Tensor y = layer(training, context, x);
+  layer.reset_statistics();
+  CHECK(distance(layer(evaluating, evaluation, x), y) < 1e-6);
+  CHECK(std::ranges::count(layer.statistics().load, 0) == 8);
+  CHECK(layer.chosen_experts().shape() == Shape{x.size(0), 2});
+}
+
+TEST_CASE("a layer that cannot be is refused with the reason", "[moe]") {
+  const ProcessGrid grid = grid_of(test_world().size());
+  MoeOptions options = small_layer();
+  options.top_k = 9;
+  CHECK_THROWS_WITH(MoeLayer(options, grid), "moe: top_k 9 of 8 experts");
+  options = small_layer();
+  options.balancer = "even";
+  CHECK_THROWS_WITH(MoeLayer(options, grid), "no balancer is named 'even'; there are none, aux_loss, bias");
+  options = small_layer();
+  options.experts = 7;
+  if (test_world().size() > 1)
+    CHECK_THROWS_WITH(MoeLayer(options, grid),
+                      "moe: 7 experts do not divide over " + std::to_string(test_world().size()) + " ranks");
+}
+
+}  // namespace
+}  // namespace conclave

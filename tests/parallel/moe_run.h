@@ -1,0 +1,103 @@
+// One MoeLayer run forward and backward over the ranks of a grid, and everything that came of it.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "autograd/nn/parameter_set.h"
+#include "parallel/data_parallel.h"
+#include "parallel/moe/moe_layer.h"
+#include "tests/core/values.h"
+#include "tests/parallel/test_world.h"
+
+namespace conclave {
+
+/// Rows [first, first + rows) of what all ranks together have.
+struct Share {
+  Index first = 0, rows = 0, total = 0;
+};
+
+inline Share share_of(Index my_rows) {
+  Communicator& world = test_world();
+  const Tensor mine = Tensor::of<std::int64_t>({1}, {my_rows}),
+               all = Tensor::zeros({world.size()}, DType::i64);
+  world.all_gather(mine, all);
+  Share share{.rows = my_rows};
+  for (int rank = 0; rank < world.size(); ++rank) {
+    if (rank == world.rank()) share.first = share.total;
+    share.total += all.data<std::int64_t>()[rank];
+  }
+  return share;
+}
+
+/// The ranks of this run, `expert_parallel` of them sharing the experts; or, with 0, this rank all by itself.
+inline ProcessGrid grid_of(int expert_parallel) {
+  Communicator& world = test_world();
+  return ProcessGrid(world.split(expert_parallel == 0 ? world.rank() : 0),
+                     expert_parallel == 0 ? 1 : expert_parallel);
+}
+
+/// Every number of expert-parallel ranks that divides this run's.
+inline std::vector<int> grid_shapes() {
+  std::vector<int> shapes;
+  for (int ranks = 1; ranks <= test_world().size(); ++ranks)
+    if (test_world().size() % ranks == 0) shapes.push_back(ranks);
+  return shapes;
+}
+
+struct MoeRun {
+  Tensor y, dx;
+  std::map<std::string, Tensor> values, gradients;  ///< by parameter; gradients summed over the ranks
+  std::map<std::string, Index> first_row;           ///< of sharded parameters
+  MoeStatistics statistics;
+};
+
+struct MoeRunOptions {
+  Index capacity = 0;     ///< rows per round; 0: as planned
+  bool planning = false;  ///< the planning pass itself is the run
+  std::function<void(ParameterSet&)> prepare = {};
+};
+
+/// x and dy: this rank's tokens, of `total` over all ranks of the grid.
+inline MoeRun run_moe(const MoeOptions& options, const ProcessGrid& grid, const Tensor& x, const Tensor& dy,
+                      Index total, const MoeRunOptions& how = {}) {
+  MoeLayer layer(options, grid);
+  ParameterSet parameters(layer, x.dtype(), 7);
+  if (how.prepare) how.prepare(parameters);
+  GradientReducer reducer(parameters, grid, 200);
+  Arena arena("test");
+  MoeRun run;
+  const auto pass = [&] {
+    ForwardContext context;
+    context.global_tokens = total;
+    context.loss_scale = 0.5;
+    arena.reset();
+    parameters.zero_gradients();
+    layer.reset_statistics();
+    Tape tape(arena);
+    Tensor input = Tensor::borrow(x.raw(), x.shape(), x.dtype());
+    tape.watch(input);
+    const Tensor y = layer(tape, context, input);
+    reducer.arm();
+    tape.backward(y, dy);
+    reducer.finish();
+    run.y = y.clone();
+    run.dx = tape.gradient(input).clone();
+  };
+  pass();
+  if (!how.planning) {
+    arena.seal(std::size_t{4} << 20);  // other capacities than the planned one may want more
+    if (how.capacity > 0) layer.dispatcher().set_capacity(how.capacity);
+    pass();
+  }
+  for (const Parameter* parameter : parameters.parameters()) {
+    run.values[parameter->name] = parameter->value.clone();
+    run.gradients[parameter->name] = parameter->slot.gradient.clone();
+    if (parameter->sharded) run.first_row[parameter->name] = parameter->first_row;
+  }
+  run.statistics = layer.statistics();
+  return run;
+}
+
+}  // namespace conclave

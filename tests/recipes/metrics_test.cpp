@@ -1,0 +1,220 @@
+// metrics.jsonl and the event file: what stands in them, and what a crash, a resume or a full disk leaves.
+// tensorboard_check.py reads the same files with TensorBoard itself.
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <catch2/catch.hpp>
+#include <cmath>
+#include <csignal>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "core/error.h"
+#include "recipes/metrics/crc32c.h"
+#include "recipes/metrics/metrics_writer.h"
+
+using namespace conclave;
+namespace fs = std::filesystem;
+
+namespace {
+
+/// A folder of its own, gone at the end of the test.
+struct Folder {
+  Folder() {
+    std::string name = (fs::temp_directory_path() / "conclave-metrics-XXXXXX").string();
+    path = ::mkdtemp(name.data());
+  }
+  ~Folder() { fs::remove_all(path); }
+  std::string path;
+};
+
+std::string bytes_of(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+void add_bytes(const fs::path& path, std::string_view bytes) {
+  std::ofstream(path, std::ios::binary | std::ios::app) << bytes;
+}
+
+std::vector<nlohmann::json> lines_of(const std::string& folder) {
+  std::istringstream text(bytes_of(folder + "/metrics.jsonl"));
+  std::vector<nlohmann::json> lines;
+  for (std::string line; std::getline(text, line);) lines.push_back(nlohmann::json::parse(line));
+  return lines;
+}
+
+std::vector<std::int64_t> steps_of(const std::string& folder) {
+  std::vector<std::int64_t> steps;
+  for (const auto& line : lines_of(folder)) steps.push_back(line["step"]);
+  return steps;
+}
+
+/// The data of every record; checks both CRCs of each.
+std::vector<std::string> records_of(const std::string& path) {
+  const std::string bytes = bytes_of(path);
+  std::vector<std::string> records;
+  for (std::size_t at = 0; at < bytes.size();) {
+    std::uint64_t length = 0;
+    std::uint32_t length_crc = 0, data_crc = 0;
+    REQUIRE(at + 16 <= bytes.size());
+    std::memcpy(&length, &bytes[at], 8);
+    std::memcpy(&length_crc, &bytes[at + 8], 4);
+    REQUIRE(at + 16 + length <= bytes.size());
+    REQUIRE(masked_crc32c(std::string_view(bytes).substr(at, 8)) == length_crc);
+    records.push_back(bytes.substr(at + 12, length));
+    std::memcpy(&data_crc, &bytes[at + 12 + length], 4);
+    REQUIRE(masked_crc32c(records.back()) == data_crc);
+    at += 16 + length;
+  }
+  return records;
+}
+
+MetricsOptions options(const std::string& folder, std::vector<std::string>* warnings = nullptr) {
+  return {.directory = folder,
+          .host = "host",
+          .clock = [] { return 1.5e9; },
+          .warn =
+              [=](const std::string& text) {
+                if (warnings) warnings->push_back(text);
+              }};
+}
+
+void write_steps(MetricsWriter& writer, std::int64_t from, std::int64_t to) {
+  for (std::int64_t step = from; step < to; ++step)
+    writer.write(step, std::array{Metric("loss", 1.0 / static_cast<double>(step + 1))});
+}
+
+}  // namespace
+
+TEST_CASE("crc32c has the value that RFC 3720 gives", "[metrics]") {
+  CHECK(crc32c("123456789") == 0xE3069283u);
+  CHECK(crc32c("") == 0u);
+  CHECK(crc32c(std::string(32, '\0')) == 0x8A9136AAu);
+  CHECK(crc32c(std::string(32, '\xff')) == 0x62A8AB43u);
+}
+
+TEST_CASE("a step is one JSON line with its numbers to the last bit", "[metrics]") {
+  const Folder folder;
+  MetricsWriter writer(options(folder.path));
+  const std::vector<double> load = {0.8, 1.1, std::nan("")};
+  const double third = 1.0 / 3.0;
+  writer.write(7, std::array{Metric("loss", third), Metric("moe/load", load),
+                             Metric("infinite", std::numeric_limits<double>::infinity()),
+                             Metric("none", std::span<const double>{}), Metric("a \"name\"\n", 1e300)});
+  const auto line = lines_of(folder.path).at(0);
+  CHECK(line["step"] == 7);
+  CHECK(line["time"] == 1.5e9);
+  CHECK(line["loss"].get<double>() == third);
+  CHECK(line["moe/load"].dump() == "[0.8,1.1,null]");
+  CHECK(line["infinite"].is_null());
+  CHECK(line["none"].empty());
+  CHECK(line["a \"name\"\n"] == 1e300);
+}
+
+TEST_CASE("the event file is TFRecords of protobuf events, byte for byte", "[metrics]") {
+  const Folder folder;
+  MetricsWriter writer(options(folder.path));
+  const std::vector<double> load = {2.0};
+  writer.write(300, std::array{Metric("loss", 1.0), Metric("l", load)});
+  CHECK(fs::path(writer.event_path()).filename() == "events.out.tfevents.1500000000.host");
+  const auto records = records_of(writer.event_path());
+  REQUIRE(records.size() == 2);
+  using namespace std::string_literals;
+  const std::string time = "\x09\x00\x00\x00\xC0\x0B\x5A\xD6\x41"s;  // field 1: the double 1.5e9
+  CHECK(records[0] == time + "\x10\x00\x1A\x0D"s + "brain.Event:2");
+  CHECK(records[1] == time + "\x10\xAC\x02\x2A\x19"s  // step 300, summary of 25 bytes
+                          + "\x0A\x0B\x0A\x04"s + "loss\x15\x00\x00\x80\x3F"s   // 1.0f
+                          + "\x0A\x0A\x0A\x03"s + "l/0\x15\x00\x00\x00\x40"s);  // 2.0f
+}
+
+TEST_CASE("a resumed run drops the steps it will take again and appends", "[metrics]") {
+  const Folder folder;
+  {
+    MetricsWriter writer(options(folder.path));
+    write_steps(writer, 0, 10);
+  }
+  MetricsWriter writer(options(folder.path));
+  CHECK(steps_of(folder.path).size() == 10);  // opening alone drops nothing
+  writer.truncate_from(6);
+  CHECK(steps_of(folder.path) == std::vector<std::int64_t>{0, 1, 2, 3, 4, 5});
+  write_steps(writer, 6, 8);
+  CHECK(steps_of(folder.path) == std::vector<std::int64_t>{0, 1, 2, 3, 4, 5, 6, 7});
+  CHECK(fs::path(writer.event_path()).filename() == "events.out.tfevents.1500000000.host.1");
+  using namespace std::string_literals;
+  // SessionLog { status: START } at step 6: TensorBoard forgets steps 6 to 9 of the earlier file.
+  CHECK(records_of(writer.event_path()).at(1).substr(9) == "\x10\x06\x3A\x02\x08\x01"s);
+}
+
+TEST_CASE("a new run in an old folder starts with empty metrics", "[metrics]") {
+  const Folder folder;
+  {
+    MetricsWriter writer(options(folder.path));
+    write_steps(writer, 0, 3);
+  }
+  MetricsWriter writer(options(folder.path));
+  writer.truncate_from(0);
+  CHECK(bytes_of(writer.jsonl_path()).empty());
+}
+
+TEST_CASE("a last line torn by a crash is cut off before more is written", "[metrics]") {
+  const Folder folder;
+  {
+    MetricsWriter writer(options(folder.path));
+    write_steps(writer, 0, 3);
+  }
+  for (const std::string_view torn :
+       {"{\"step\":3,\"time\":15", "{\"step\":3}", "{", "\0\0\0\n\0\0", "{\"step\":\n"}) {
+    add_bytes(folder.path + "/metrics.jsonl", torn);
+    MetricsWriter writer(options(folder.path));
+    CHECK(steps_of(folder.path) == std::vector<std::int64_t>{0, 1, 2});
+  }
+}
+
+TEST_CASE("a full disk costs lines and one warning, and leaves whole lines only", "[metrics]") {
+  const Folder folder;
+  std::vector<std::string> warnings;
+  MetricsWriter writer(options(folder.path, &warnings));
+  write_steps(writer, 0, 5);
+
+  rlimit before{};  // a limit on file sizes cuts a write short as a full disk does
+  ::getrlimit(RLIMIT_FSIZE, &before);
+  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
+  const rlimit full{fs::file_size(writer.jsonl_path()) + 10, before.rlim_max};
+  ::setrlimit(RLIMIT_FSIZE, &full);
+  write_steps(writer, 5, 8);
+  ::setrlimit(RLIMIT_FSIZE, &before);
+  std::signal(SIGXFSZ, handler);
+
+  write_steps(writer, 8, 10);
+  CHECK(steps_of(folder.path) == std::vector<std::int64_t>{0, 1, 2, 3, 4, 8, 9});
+  CHECK(records_of(writer.event_path()).size() <= 11);  // and all of them whole
+  REQUIRE(warnings.size() == 1);
+  CHECK_THAT(warnings[0], Catch::Matchers::Contains("metrics cannot be written"));
+}
+
+TEST_CASE("a device without room is a warning too", "[metrics]") {
+  const Folder folder;
+  fs::create_symlink("/dev/full", folder.path + "/metrics.jsonl");
+  std::vector<std::string> warnings;
+  MetricsWriter writer(options(folder.path, &warnings));
+  writer.truncate_from(0);
+  write_steps(writer, 0, 3);
+  CHECK(warnings ==
+        std::vector{folder.path + "/metrics.jsonl: metrics cannot be written (No space left on device); "
+                                  "training goes on without them"});
+  CHECK(records_of(writer.event_path()).size() == 5);
+}
+
+TEST_CASE("a folder that cannot be made is an error at once", "[metrics]") {
+  const Folder folder;
+  add_bytes(folder.path + "/file", "x");
+  CHECK_THROWS_AS(MetricsWriter(options(folder.path + "/file/run")), Error);
+  CHECK_NOTHROW(MetricsWriter(options(folder.path + "/new/run")));
+}

@@ -1,0 +1,262 @@
+// What a recipe may say, and what its writer is told where it says something else.
+#include "recipes/recipe.h"
+
+#include <catch2/catch.hpp>
+#include <filesystem>
+#include <fstream>
+#include <set>
+
+#include "recipes/recipe_fields.h"
+#include "recipes/recipe_text.h"
+
+using namespace conclave;
+using Catch::Matchers::Contains;
+using Catch::Matchers::Equals;
+using Catch::Matchers::StartsWith;
+
+namespace {
+
+namespace fs = std::filesystem;
+
+/// The message that reading `text` as q.toml ends in; "" where it is read.
+std::string mistake(const std::string& text, const std::vector<std::string>& overrides = {}) {
+  try {
+    parse_recipe(text, "q.toml", overrides);
+  } catch (const RecipeError& error) {
+    return error.what();
+  }
+  return "";
+}
+
+const fs::path kRecipes = fs::path(__FILE__).parent_path().parent_path().parent_path() / "recipes";
+
+}  // namespace
+
+TEST_CASE("an empty recipe is the defaults, and the defaults are a valid recipe", "[recipe]") {
+  const Recipe recipe = parse_recipe("", "q.toml");
+  CHECK(to_toml(recipe) == to_toml(Recipe{}));
+  CHECK(recipe.moe.experts == 8);
+  CHECK(recipe.origin.empty());
+}
+
+TEST_CASE("a recipe sets what it names and leaves the rest", "[recipe]") {
+  const Recipe recipe = parse_recipe(R"(
+[moe]
+experts = 16
+z_coefficient = 1      # an integer is also a number
+[train]
+learning_rate = 3e-4
+[checkpoint]
+asynchronous = false
+[run]
+name = "caf\u00e9"
+)",
+                                     "q.toml");
+  CHECK(recipe.moe.experts == 16);
+  CHECK(recipe.moe.z_coefficient == 1.0);
+  CHECK(recipe.train.learning_rate == 3e-4);
+  CHECK_FALSE(recipe.checkpoint.asynchronous);
+  CHECK(recipe.run.name == "caf\xC3\xA9");
+  CHECK(recipe.moe.top_k == 2);
+  CHECK(recipe.origin.at("moe.experts") == "q.toml:3");
+}
+
+TEST_CASE("--set overrides the file, later ones earlier ones, with or without quotes", "[recipe]") {
+  const Recipe recipe =
+      parse_recipe("moe.experts = 4", "q.toml",
+                   {"moe.experts=16", " moe.experts = 32 ", "run.name=two words", "train.schedule=\"linear\"",
+                    "checkpoint.asynchronous=false", "train.learning_rate=1", "run.directory=a=b"});
+  CHECK(recipe.moe.experts == 32);
+  CHECK(recipe.run.name == "two words");
+  CHECK(recipe.train.schedule == "linear");
+  CHECK_FALSE(recipe.checkpoint.asynchronous);
+  CHECK(recipe.train.learning_rate == 1.0);
+  CHECK(recipe.run.directory == "a=b");
+  CHECK(recipe.origin.at("moe.experts") == "--set moe.experts = 32");
+}
+
+TEST_CASE("a recipe written as TOML reads back to the same values, documented or not", "[recipe]") {
+  const Recipe recipe =
+      parse_recipe("", "q.toml",
+                   {"run.name=\"quote \\\" backslash \\\\ tab \\t end\"", "run.directory='#[x]'",
+                    "train.learning_rate=0.1234567890123456789", "train.epsilon=1e-30", "train.clip_norm=1e9",
+                    "run.seed=9007199254740993"});
+  for (const bool documented : {false, true}) {
+    const Recipe again = parse_recipe(to_toml(recipe, documented), "again.toml");
+    CHECK(to_toml(again) == to_toml(recipe));
+    CHECK(again.run.name == recipe.run.name);
+    CHECK(again.train.learning_rate == recipe.train.learning_rate);
+    CHECK(again.run.seed == 9007199254740993);
+  }
+}
+
+TEST_CASE("every field is documented, appears once, and stands in the written recipe", "[recipe]") {
+  std::set<std::string> keys;
+  const Recipe recipe;
+  const std::string text = to_toml(recipe, true);
+  recipe_fields::for_each_field(recipe, [&](std::string_view table, std::string_view key, const auto&,
+                                            std::string_view doc, const auto&) {
+    INFO(table << "." << key);
+    CHECK(keys.insert(fmt::format("{}.{}", table, key)).second);
+    CHECK(doc.size() > 20);
+    CHECK(doc.back() != '.');
+    CHECK_THAT(text, Contains(fmt::format("\n# {}.", doc)));
+    CHECK_THAT(text, Contains(fmt::format("\n{} = ", key)));
+  });
+}
+
+TEST_CASE("an unknown key names file, line, the nearest key and those of its table", "[recipe]") {
+  CHECK_THAT(
+      mistake("[moe]\n\nexpertz = 3"),
+      StartsWith("q.toml:3: moe.expertz: no such key; the nearest is moe.experts. Keys of [moe]: every, "
+                 "experts, top_k,"));
+  CHECK_THAT(mistake("[moe]\nlearning_rate = 3"), Contains("the nearest is train.learning_rate"));
+  CHECK_THAT(
+      mistake("experts = 3"),
+      StartsWith("q.toml:1: experts: no such key outside a table; the nearest is moe.experts. Tables are: "
+                 "run, data,"));
+  CHECK_THAT(
+      mistake("\n[mole]\nexperts = 3"),
+      Equals("q.toml:2: [mole]: no such table; the nearest is [moe]. Tables are: run, data, model, moe, "
+             "train, parallel, checkpoint"));
+  CHECK_THAT(mistake("[moe]\n\"a\\u001b[31m\" = 3"), Contains("a\\u001B[31m"));  // cannot paint the terminal
+}
+
+TEST_CASE("a value of the wrong type names what was expected and what came", "[recipe]") {
+  CHECK(mistake("[moe]\nexperts = \"eight\"") ==
+        "q.toml:2: moe.experts: expected an integer, got the string \"eight\"");
+  CHECK(mistake("train.epochs = 3.0") == "q.toml:1: train.epochs: expected an integer, got the float 3.0");
+  CHECK(mistake("run.seed = 1e30") == "q.toml:1: run.seed: expected an integer, got the float 1e+30");
+  CHECK(mistake("train.warmup = true") == "q.toml:1: train.warmup: expected a number, got the boolean true");
+  CHECK(mistake("run.name = 2020-01-01") == "q.toml:1: run.name: expected a string, got a date or time");
+  CHECK(mistake("checkpoint.asynchronous = 1") ==
+        "q.toml:1: checkpoint.asynchronous: expected true or false, got the integer 1");
+  CHECK(mistake("moe.experts.x = 1") == "q.toml:1: moe.experts: expected an integer, got a table");
+  CHECK(mistake("moe = 3") == "q.toml:1: moe: expected a table, [moe], got the integer 3");
+  CHECK(mistake("[[moe]]\nexperts = 3") == "q.toml:1: moe: expected a table, [moe], got an array");
+}
+
+TEST_CASE("a value out of range names the limits", "[recipe]") {
+  CHECK(mistake("[moe]\nexperts = 0") == "q.toml:2: moe.experts = 0: must be between 1 and 4096");
+  CHECK(mistake("run.seed = -1") == "q.toml:1: run.seed = -1: must be at least 0");
+  CHECK(mistake("model.dropout = 1") == "q.toml:1: model.dropout = 1.0: must be between 0 and 0.95");
+  CHECK(mistake("model.dropout = nan") == "q.toml:1: model.dropout = nan: must be between 0 and 0.95");
+  CHECK(mistake("train.clip_norm = inf") ==
+        "q.toml:1: train.clip_norm = inf: must be between 0 and 1000000000");
+  CHECK(mistake("moe.experts = 9223372036854775807") ==
+        "q.toml:1: moe.experts = 9223372036854775807: must be between 1 and 4096");
+  CHECK(
+      mistake("train.schedule = \"cosin\"") ==
+      "q.toml:1: train.schedule = \"cosin\": must be one of constant, linear, cosine; the nearest is cosine");
+  CHECK(mistake("run.directory = \"\"") == "q.toml:1: run.directory: must not be empty");
+}
+
+TEST_CASE("TOML's own mistakes come with line and column", "[recipe]") {
+  CHECK_THAT(mistake("[moe]\nexperts = \n"), StartsWith("q.toml:2: column "));
+  CHECK_THAT(mistake("[moe]\nexperts = 1\nexperts = 2"),
+             StartsWith("q.toml:3: column ") && Contains("cannot redefine existing integer 'experts'"));
+  CHECK_THAT(mistake("[moe]\n[run]\n[moe]"), StartsWith("q.toml:3:") && Contains("cannot redefine"));
+  CHECK_THAT(mistake("run.seed = 99999999999999999999"), StartsWith("q.toml:1: column "));
+  CHECK_THAT(mistake("run.name = \"\xff\""), StartsWith("q.toml:1: column "));
+}
+
+TEST_CASE("all mistakes of a file are told at once, in the order of its lines", "[recipe]") {
+  CHECK_THAT(mistake("[train]\nepochs = 1.5\n[moe]\nexpertz = 1\n[data]\npath = 3"),
+             StartsWith("q.toml:2: train.epochs") && Contains("\nq.toml:4: moe.expertz") &&
+                 Contains("\nq.toml:6: data.path"));
+}
+
+TEST_CASE("a mistake in --set is told as one", "[recipe]") {
+  const auto set = [](const std::string& text) { return mistake("", {text}); };
+  CHECK(set("moe.experts") == "--set moe.experts: expected key=value, as in --set moe.experts=16");
+  CHECK(set("=3") == "--set =3: expected key=value, as in --set moe.experts=16");
+  CHECK(set("moe.experts=eight") == "--set moe.experts=eight: moe.experts: expected an integer, got eight");
+  CHECK(set("moe.experts=") == "--set moe.experts=: moe.experts: expected an integer, got nothing");
+  CHECK(set("moe.experts=2.0") ==
+        "--set moe.experts=2.0: moe.experts: expected an integer, got the float 2.0");
+  CHECK_THAT(set("moe.experts=1\nmoe.top_k=1"), Contains("expected an integer"));
+  CHECK_THAT(set("moe.exprts=3"), Contains("moe.exprts: no such key; the nearest is moe.experts"));
+  CHECK_THAT(set("mo.experts=3"), Contains("[mo]: no such table; the nearest is [moe]"));
+  CHECK_THAT(set("experts=3"), Contains("the nearest is moe.experts"));
+  CHECK_THAT(set("moe=3"), Contains("moe is a table; set one of its keys: every, experts"));
+  CHECK(set("moe.experts=0") == "--set moe.experts=0: moe.experts = 0: must be between 1 and 4096");
+  CHECK_THAT(set("data.source=tabel"), Contains("must be one of wordnet, table; the nearest is table"));
+}
+
+TEST_CASE("what must hold between fields names the place of a key that was written", "[recipe]") {
+  CHECK(mistake("[model]\nhidden = 12\nheads = 5") ==
+        "q.toml:3: model.heads = 5 does not divide model.hidden = 12; model.heads may be 1, 2, 3, 4, 6, 12");
+  CHECK_THAT(mistake("\nmodel.hidden = 30"),
+             StartsWith("q.toml:2: model.heads = 4 (default) does not divide model.hidden = 30;"));
+  CHECK(mistake("moe.top_k = 3", {"moe.experts=2"}) ==
+        "q.toml:1: moe.top_k = 3 is more than moe.experts = 2; moe.top_k may be 1 to 2");
+  CHECK_THAT(mistake("", {"moe.experts=1"}), StartsWith("--set moe.experts=1: moe.top_k = 2 (default)"));
+  CHECK_THAT(mistake("moe.every = 3"), Contains("moe.every may be 1 to 2"));
+  CHECK_THAT(mistake("train.batch_tokens = 64"), Contains("must be at least 128"));
+  CHECK_THAT(mistake("data.source = \"table\""), StartsWith("q.toml:1:") && Contains("needs data.path"));
+  CHECK_THAT(mistake("data.train = \"x.csv\""), Contains("but data.source = \"wordnet\" (default)"));
+  const std::string table = "data.source = \"table\"\n";
+  CHECK_THAT(mistake(table + "data.path = \"x\"\ndata.train = \"y\""), Contains("exclude each other"));
+  CHECK_THAT(mistake(table + "data.path = \"x\"\ndata.test = \"y\""), Contains("go with data.train"));
+  CHECK_THAT(mistake(table + "data.path = \"x\"\ndata.label_column = \"text\""), Contains("must differ"));
+  CHECK(mistake(table + "data.train = \"x.csv\"\ndata.test = \"y.csv\"") == "");
+}
+
+TEST_CASE("a recipe built in code is checked too, without lines", "[recipe]") {
+  Recipe recipe;
+  recipe.moe.top_k = 9;
+  CHECK_THROWS_WITH(check_recipe(recipe, "code"),
+                    "code: moe.top_k = 9 is more than moe.experts = 8; moe.top_k may be 1 to 8");
+}
+
+TEST_CASE("experts spread evenly over the ranks of a group, or the message lists the sizes that do",
+          "[recipe]") {
+  const auto on = [](const std::string& text, int ranks) -> std::string {
+    try {
+      check_expert_parallel(parse_recipe(text, "q.toml"), "q.toml", ranks);
+    } catch (const RecipeError& error) {
+      return error.what();
+    }
+    return "";
+  };
+  for (const int ranks : {1, 2, 4, 8}) CHECK(on("", ranks) == "");
+  CHECK(on("parallel.expert_parallel = 2", 6) == "");
+  CHECK(on("moe.experts = 8", 6) ==
+        "q.toml:1: parallel.expert_parallel = 0 (default), which is all 6 ranks, does not divide moe.experts "
+        "= 8; "
+        "with moe.experts = 8 on 6 ranks parallel.expert_parallel may be 1, 2, or make moe.experts a "
+        "multiple of 6");
+  CHECK(on("[parallel]\nexpert_parallel = 4", 6) ==
+        "q.toml:2: parallel.expert_parallel = 4 does not divide 6 ranks; with moe.experts = 8 on 6 ranks "
+        "parallel.expert_parallel may be 1, 2");
+  CHECK_THAT(on("parallel.expert_parallel = 16", 8), Contains("does not divide 8 ranks"));
+}
+
+TEST_CASE("a missing recipe is met with those that lie beside it", "[recipe]") {
+  CHECK_THROWS_WITH(read_recipe((kRecipes / "quik.toml").string()),
+                    Contains("quik.toml: no such file; recipes there are:") && Contains("quick.toml") &&
+                        Contains("wordnet.toml"));
+  CHECK_THROWS_WITH(read_recipe(kRecipes.string()),
+                    Contains("is a folder, not a recipe") && Contains("quick.toml"));
+  CHECK_THROWS_AS(read_recipe("/dev/zero"), RecipeError);
+  CHECK_THROWS_AS(read_recipe(""), RecipeError);
+}
+
+TEST_CASE("the recipes that come with Conclave are valid on 1, 2 and 4 ranks", "[recipe]") {
+  int count = 0;
+  for (const auto& entry : fs::directory_iterator(kRecipes)) {
+    if (entry.path().extension() != ".toml") continue;
+    const Recipe recipe = read_recipe(entry.path().string());
+    for (const int ranks : {1, 2, 4}) CHECK_NOTHROW(check_expert_parallel(recipe, "", ranks));
+    ++count;
+  }
+  CHECK(count >= 2);
+}
+
+TEST_CASE("the edit distance counts insertions, deletions and replacements", "[recipe]") {
+  using recipe_text::edit_distance;
+  CHECK(edit_distance("kitten", "sitting") == 3);
+  CHECK(edit_distance("", "abc") == 3);
+  CHECK(edit_distance("abc", "") == 3);
+  CHECK(edit_distance("top_k", "topk") == 1);
+}

@@ -1,0 +1,120 @@
+"""Runs of a model small enough that one takes a second, for tests in Python; the working directory is theirs."""
+
+import json
+import os
+import random
+import subprocess
+from pathlib import Path
+
+PROGRAM = os.environ["CONCLAVE_PROGRAM"]
+# Many ranks on few cores: one that waits gives way to one that works.
+os.environ.update(OMPI_MCA_mpi_yield_when_idle="1", OMP_NUM_THREADS="1")
+
+RECIPE = """
+[run]
+name = "tiny"
+log_every = 1
+[data]
+source = "table"
+path = "texts.jsonl"
+vocabulary = 200
+max_length = 32
+[model]
+hidden = 32
+layers = 2
+heads = 2
+ffn = 32
+[moe]
+experts = 4
+[train]
+batch_tokens = 256
+steps = 20
+learning_rate = 3e-3
+evaluate_every = 1000000
+[checkpoint]
+every = 0
+"""
+
+
+def prepare():
+    """Writes tiny.toml and its data: 600 texts of three classes, each of its own words among common ones."""
+    words = random.Random(1)
+    vocabulary = [
+        "".join(words.choice("bdfgklmnprst") + words.choice("aeiou") for _ in range(words.randint(1, 3)))
+        for _ in range(90)
+    ]
+    with open("texts.jsonl", "w") as file:
+        for _ in range(600):
+            label = words.randrange(3)
+            own, common = vocabulary[20 * label : 20 * label + 20], vocabulary[60:]
+            text = " ".join(words.choice(words.choice([own, common])) for _ in range(words.randint(3, 12)))
+            file.write(json.dumps({"text": text, "label": f"class {label}"}) + "\n")
+    Path("tiny.toml").write_text(RECIPE)
+
+
+def command(ranks, directory, *options, resume=None):
+    """Of training tiny.toml; options are like "train.steps=4"."""
+    start = ["mpirun", "--oversubscribe", "-n", str(ranks)] if ranks > 1 else []
+    chosen = [f"--set={option}" for option in (f"run.directory={directory}", *options)]
+    return [*start, PROGRAM, "train", "tiny.toml", *chosen, *([f"--resume={resume}"] if resume else [])]
+
+
+def run(arguments, status=0, says=(), timeout=120, **how):
+    """Runs a command and returns what it printed; fails on another exit status, or where a text is not in it."""
+    done = subprocess.run(
+        [str(argument) for argument in arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        timeout=timeout,
+        **how,
+    )
+    wanted = [status] if isinstance(status, int) else status
+    shown = f"$ {' '.join(str(argument) for argument in arguments)}\n{done.stdout}"
+    assert done.returncode in wanted, f"status {done.returncode} instead of {status}:\n{shown}"
+    for text in says:
+        assert text in done.stdout, f"this is not in the output: {text}\n{shown}"
+    return done.stdout
+
+
+def train(ranks, directory, *options, resume=None, **how):
+    return run(command(ranks, directory, *options, resume=resume), **how)
+
+
+def checkpoints(directory):
+    """From old to new."""
+    return sorted(Path(directory).glob("step-*.h5"))
+
+
+def weights(checkpoint):
+    """Bytes of the model's tensors, by name. The recipe, in which the directory stands, is left out."""
+    output = "weights.safetensors"
+    run([PROGRAM, "export", checkpoint, output])
+    data = Path(output).read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header.pop("__metadata__", None)
+    return {name: data[end + at["data_offsets"][0] : end + at["data_offsets"][1]] for name, at in header.items()}
+
+
+def assert_same_weights(one, other):
+    first, second = weights(one), weights(other)
+    assert first and first.keys() == second.keys()
+    different = [name for name, value in first.items() if value != second[name]]
+    assert not different, f"{one} and {other} differ in {different}"
+
+
+def losses(directory):
+    """Of each logged step: {step: loss}."""
+    lines = map(json.loads, Path(directory, "metrics.jsonl").read_text().splitlines())
+    return {line["step"]: line["train/loss"] for line in lines if "train/loss" in line}
+
+
+def assert_same_losses(one, other, tolerance=1e-4):
+    """Relative."""
+    first, second = losses(one), losses(other)
+    assert first and first.keys() == second.keys(), (one, sorted(first), other, sorted(second))
+    for step, loss in first.items():
+        off = abs(loss - second[step]) / abs(loss)
+        assert off <= tolerance, f"step {step}: {loss} in {one}, {second[step]} in {other}: {off:.1e} apart"
