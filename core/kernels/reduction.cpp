@@ -10,8 +10,8 @@ namespace {
 
 // At most this many partial sums, over equal parts of the elements: enough for any thread count to balance.
 constexpr Index kParts = 64;
-// So many elements are summed in their own precision, in vectors, before the sum joins a double: few enough
-// to lose nothing that matters.
+// So many elements are summed in vectors, in the precision of `element`'s result, before the sum joins a double: few
+// enough to lose nothing that matters in f32.
 constexpr Index kRun = 128;
 
 template <class Element>
@@ -27,7 +27,7 @@ double reduce(const Tensor& x, Element element) {
       const Index begin = total * part / kParts, end = total * (part + 1) / kParts;
       for (Index first = begin; first < end; first += kRun) {
         const Index last = std::min(first + kRun, end);
-        T run = 0;
+        auto run = element(T(0));
 #pragma omp simd reduction(+ : run)
         for (Index i = first; i < last; ++i) run += element(values[i]);
         sum += static_cast<double>(run);
@@ -64,7 +64,8 @@ double sum(const Tensor& x) {
 }
 
 double sum_of_squares(const Tensor& x) {
-  return reduce(x, [](auto value) { return value * value; });
+  // The square of a finite f32 can be beyond f32.
+  return reduce(x, [](double value) { return value * value; });
 }
 
 bool all_finite(const Tensor& x) {

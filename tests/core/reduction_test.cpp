@@ -20,6 +20,12 @@ TEMPLATE_TEST_CASE("sums add up every element once", "[kernels]", float, double)
   }
 }
 
+TEST_CASE("the squares of large f32 values do not overflow", "[kernels]") {
+  Tensor x = Tensor::zeros({40007});
+  x.fill(1e30);
+  CHECK(sum_of_squares(x) == Approx(40007 * 1e60).epsilon(1e-6));
+}
+
 TEMPLATE_TEST_CASE("one NaN or infinity anywhere is seen", "[kernels]", float, double) {
   for (const Index count : {1, 65, 40007}) {
     const Tensor x = random_values({count}, 1, dtype_of<TestType>);
