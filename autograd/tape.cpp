@@ -106,7 +106,7 @@ void Tape::settle(GradientSlot* slot) {
   if (slot && --slot->pending == 0 && slot->on_ready) slot->on_ready(slot->context, *slot);
 }
 
-void Tape::backward(std::initializer_list<Loss> losses) {
+void Tape::backward(std::span<const Loss> losses) {
   for (const auto& [loss, seed] : losses) {
     require(loss.slot != nullptr, "backward: the loss does not depend on anything that wants a gradient");
     require(seed.shape() == loss.shape() && seed.dtype() == loss.dtype(), "backward: seed {} {}, loss {} {}",

@@ -91,8 +91,8 @@ class Tape {
     Tensor values, seed;
   };
   /// Walks the tape in reverse from the losses. Parameter gradients accumulate.
-  void backward(std::initializer_list<Loss> losses);
-  void backward(const Tensor& loss, const Tensor& seed) { backward({Loss{loss, seed}}); }
+  void backward(std::span<const Loss> losses);
+  void backward(const Tensor& loss, const Tensor& seed) { backward(std::array{Loss{loss, seed}}); }
 
   /// Name of the first recorded function whose output is not finite, or null; for saying where a NaN began.
   const char* first_non_finite() const;

@@ -10,13 +10,16 @@ TensorEntry entry(const std::string& prefix, const Parameter& parameter, const T
           parameter.sharded};
 }
 
-void add_routing_biases(TextClassifier& model, std::vector<TensorEntry>& entries) {
+// What a model has beside its parameters.
+void add_state(TextClassifier& model, std::vector<TensorEntry>& entries) {
+  const auto add = [&](const std::string& name, const Tensor& values) {
+    entries.push_back({tensor_path("model", name), values, values.shape(), 0, false});
+  };
   for (const auto& [name, layer] : model.moe_layers()) {
     const Tensor& bias = layer->balancer().selection_bias();
-    if (bias.defined())
-      entries.push_back(
-          {tensor_path("model", name + ".router.selection_bias"), bias, bias.shape(), 0, false});
+    if (bias.defined()) add(name + ".router.selection_bias", bias);
   }
+  if (model.wide()) add("wide.bigrams", model.wide()->bigrams());
 }
 
 }  // namespace
@@ -31,7 +34,7 @@ std::vector<TensorEntry> model_entries(const ParameterSet& parameters, TextClass
   std::vector<TensorEntry> entries;
   for (const Parameter* parameter : parameters.parameters())
     entries.push_back(entry("model", *parameter, parameter->value));
-  add_routing_biases(model, entries);
+  add_state(model, entries);
   return entries;
 }
 
@@ -48,7 +51,7 @@ std::vector<TensorEntry> training_entries(const ParameterSet& parameters, TextCl
     entries.push_back(entry("optimizer/first_moment", *parameter, optimizer.first_moment(*parameter)));
     entries.push_back(entry("optimizer/second_moment", *parameter, optimizer.second_moment(*parameter)));
   }
-  add_routing_biases(model, entries);
+  add_state(model, entries);
   return entries;
 }
 

@@ -40,6 +40,8 @@ struct ModelRecipe {
   double dropout = 0.1;
   double embedding_dropout = 0.1;
   double token_dropout = 0.0;
+  std::int64_t bigrams = 0;
+  double bigram_weight = 2.5;
 };
 
 struct MoeRecipe {

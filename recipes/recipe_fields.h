@@ -87,6 +87,13 @@ void fields(R& model, Visitor&& field) {
         "Share of the embeddings' activations zeroed in training", between(0, 0.95));
   field("token_dropout", model.token_dropout, "Share of whole input tokens hidden from the model in training",
         between(0, 0.95));
+  field("bigrams", model.bigrams,
+        "Most frequent pairs of adjacent tokens for a linear model beside the encoder, which scores texts by "
+        "their "
+        "tokens and these pairs; 0 for no such model",
+        between(0, 1e8));
+  field("bigram_weight", model.bigram_weight, "Weight of that model's scores beside the encoder's logits",
+        between(0, 100));
 }
 
 template <Either<MoeRecipe> R, class Visitor>

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/kernels/reduction.h"
+#include "data/bigrams.h"
 #include "recipes/model_state.h"
 
 namespace conclave {
@@ -60,6 +61,8 @@ struct Trainer::StepSums {
   double window_loss = 0, window_correct = 0, window_sequences = 0, window_tokens = 0;
   std::int64_t window_steps = 0;
   double window_start = 0, gradient_norm = 0, learning_rate = 0, save_seconds = 0;
+  std::int64_t saves = 0;  // of this run
+  double all_save_seconds = 0;
   bool stop = false;
 };
 
@@ -108,6 +111,7 @@ Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironme
                                             activations_, grid);
   test_ = std::make_unique<Evaluator>(model_, corpus_.test, classes, recipe.train.batch_tokens, activations_,
                                       grid);
+  if (model_.wide()) model_.wide()->set_bigrams(frequent_bigrams(corpus_.train, recipe.model.bigrams));
   entries_ = training_entries(parameters_, model_, optimizer_);
 
   say(fmt::format(
@@ -211,21 +215,25 @@ double Trainer::forward_backward(const Batch& batch, int micro_batch, bool last)
     problem_ = fmt::format("rank {}: first in {} ({})", grid_.world().rank(), tape.non_finite_scope(),
                            function ? function : "loss");
   }
-  const Tensor seed = tape.empty(scored.losses.shape(), scored.losses.dtype());
-  seed.fill(1.0 / (accumulate * static_cast<double>(std::max<Index>(batch.global_sequences, 1))));
-  if (last) reducer_.arm();
+  std::array<Tape::Loss, 3> losses;
+  std::size_t count = 0;
+  const auto add_loss = [&](const Tensor& values, double weight) {
+    losses[count] = {values, tape.empty(values.shape(), values.dtype())};
+    losses[count++].seed.fill(weight / accumulate);
+  };
+  const double per_sequence = 1.0 / static_cast<double>(std::max<Index>(batch.global_sequences, 1));
+  add_loss(scored.losses, per_sequence);
+  if (output.wide_scores.defined())
+    add_loss(functions::squared_hinge(tape, output.wide_scores, input.labels), per_sequence);
   if (output.masked_logits.defined()) {
     // A mean over the expected number of hidden tokens, which all ranks know without asking.
-    const Tensor losses =
-        functions::cross_entropy(tape, output.masked_logits, output.masked_tokens, 0).losses;
     const double expected =
         recipe_.model.token_dropout * static_cast<double>(std::max<Index>(batch.global_tokens, 1));
-    const Tensor masked_seed = tape.empty(losses.shape(), losses.dtype());
-    masked_seed.fill(recipe_.train.masked_weight / (accumulate * expected));
-    tape.backward({{scored.losses, seed}, {losses, masked_seed}});
-  } else {
-    tape.backward(scored.losses, seed);
+    add_loss(functions::cross_entropy(tape, output.masked_logits, output.masked_tokens, 0).losses,
+             recipe_.train.masked_weight / expected);
   }
+  if (last) reducer_.arm();
+  tape.backward(std::span(losses).first(count));
 
   auto& message = sums_->message;
   if (!message.empty()) {
@@ -389,7 +397,10 @@ CheckpointState Trainer::checkpoint_state() const {
 void Trainer::save() {
   const double start = now();
   writer_.save(entries_, checkpoint_state());
-  sums_->save_seconds += now() - start;
+  const double stall = now() - start;
+  sums_->save_seconds += stall;
+  sums_->all_save_seconds += stall;
+  ++sums_->saves;
 }
 
 std::optional<Evaluation> Trainer::evaluate(std::unique_ptr<Evaluator>& evaluator, const char* name) {
@@ -412,6 +423,7 @@ std::optional<Evaluation> Trainer::evaluate(std::unique_ptr<Evaluator>& evaluato
 TrainResult Trainer::run() {
   TrainResult result;
   const double start = now();
+  const std::int64_t first = step_;
   double evaluating = 0;
   sums_->window_start = now();
   const std::int64_t every =
@@ -432,7 +444,11 @@ TrainResult Trainer::run() {
   }
   result.train_seconds = now() - start - evaluating;
   writer_.wait();
+  result.saves = sums_->saves;
+  result.save_seconds = sums_->all_save_seconds;
   result.steps = step_;
+  result.seconds_per_step = (result.train_seconds - result.save_seconds) /
+                            static_cast<double>(std::max<std::int64_t>(step_ - first, 1));
   result.interrupted = sums_->stop && step_ < total_steps_;
   result.validation = last_validation_;
   if (!result.interrupted) result.test = evaluate(test_, "test");

@@ -31,7 +31,10 @@ struct TrainerEnvironment {
 
 struct TrainResult {
   std::int64_t steps = 0;
-  double train_seconds = 0;  ///< stepping, without start-up and the final evaluation
+  double train_seconds = 0;     ///< stepping, without start-up and the final evaluation
+  double seconds_per_step = 0;  ///< mean over this run, savings left out
+  std::int64_t saves = 0;       ///< checkpoints begun
+  double save_seconds = 0;      ///< how long they held training up; most of their writing happens beside it
   bool interrupted = false;
   std::optional<Evaluation> validation, test;
 };

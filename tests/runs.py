@@ -24,6 +24,7 @@ hidden = 32
 layers = 2
 heads = 2
 ffn = 32
+bigrams = 300
 [moe]
 experts = 4
 [train]
@@ -105,16 +106,17 @@ def assert_same_weights(one, other):
     assert not different, f"{one} and {other} differ in {different}"
 
 
-def losses(directory):
-    """Of each logged step: {step: loss}."""
+def losses(directory, split="train"):
+    """Of each step at which it was logged: {step: loss}."""
     lines = map(json.loads, Path(directory, "metrics.jsonl").read_text().splitlines())
-    return {line["step"]: line["train/loss"] for line in lines if "train/loss" in line}
+    return {line["step"]: line[f"{split}/loss"] for line in lines if f"{split}/loss" in line}
 
 
 def assert_same_losses(one, other, tolerance=1e-4):
-    """Relative."""
-    first, second = losses(one), losses(other)
-    assert first and first.keys() == second.keys(), (one, sorted(first), other, sorted(second))
-    for step, loss in first.items():
-        off = abs(loss - second[step]) / abs(loss)
-        assert off <= tolerance, f"step {step}: {loss} in {one}, {second[step]} in {other}: {off:.1e} apart"
+    """Relative; in training, and of the evaluations, where all parts of a model have their say."""
+    for split in ("train", "validation", "test"):
+        first, second = losses(one, split), losses(other, split)
+        assert first and first.keys() == second.keys(), (one, split, sorted(first), other, sorted(second))
+        for step, loss in first.items():
+            off = abs(loss - second[step]) / abs(loss)
+            assert off <= tolerance, f"{split}, step {step}: {loss} in {one}, {second[step]} in {other}: {off:.1e} apart"

@@ -45,6 +45,16 @@ Tensor multiply(Tape& tape, const Tensor& a, const Tensor& b) {
   return y;
 }
 
+Tensor scale(Tape& tape, const Tensor& x, double factor) {
+  Tensor y = tape.output(x.shape(), x.dtype(), {&x});
+  kernels::scale(x, factor, y);
+  tape.record("scale", {&x}, {&y}, [=](Tape& tape) {
+    const auto [dx, write] = tape.into(x);
+    kernels::scale(tape.gradient(y), factor, dx, write);
+  });
+  return y;
+}
+
 Tensor dropout(Tape& tape, const Tensor& x, const Tensor& residual, double rate, const RandomStream& stream,
                Index first) {
   Tensor y = tape.output(x.shape(), x.dtype(), {&x, &residual});

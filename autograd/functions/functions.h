@@ -28,6 +28,7 @@ Tensor matmul(Tape& tape, const Tensor& a, const Tensor& b);
 Tensor activation(Tape& tape, const Tensor& x, Activation activation);
 Tensor add(Tape& tape, const Tensor& a, const Tensor& b);
 Tensor multiply(Tape& tape, const Tensor& a, const Tensor& b);
+Tensor scale(Tape& tape, const Tensor& x, double factor);
 
 /// x [rows, hidden] normalized over hidden; with options.gelu, GELU of that in the same pass.
 Tensor layer_norm(Tape& tape, const Tensor& x, const Tensor& gamma, const Tensor& beta,
@@ -42,6 +43,10 @@ Tensor attention(Tape& tape, const Tensor& qkv, const Tensor& offsets, kernels::
 /// table [vocabulary, hidden] at ids [rows] i32 -> [rows, hidden].
 Tensor embedding(Tape& tape, const Tensor& ids, const Tensor& table);
 
+/// scale / sqrt(n) times the sum of table [vocabulary, columns] at each bag's n ids -> [bags, columns]; ids
+/// [n] and offsets [bags + 1] i32 must live as long as the tape.
+Tensor embedding_bag(Tape& tape, const Tensor& ids, const Tensor& offsets, double scale, const Tensor& table);
+
 /// dropout(x) + residual (where defined). `first` is the global index of x's first element. Rate 0 drops
 /// nothing.
 Tensor dropout(Tape& tape, const Tensor& x, const Tensor& residual, double rate, const RandomStream& stream,
@@ -53,6 +58,9 @@ struct CrossEntropy {
   Tensor correct;        ///< [rows] u8
 };
 CrossEntropy cross_entropy(Tape& tape, const Tensor& logits, const Tensor& labels, double smoothing);
+
+/// One class against the rest: scores [rows, classes], labels [rows] i32 -> losses [rows].
+Tensor squared_hinge(Tape& tape, const Tensor& scores, const Tensor& labels);
 
 struct Gate {
   Tensor experts;  ///< [tokens, k] i32

@@ -1,4 +1,5 @@
 #include "autograd/functions/functions.h"
+#include "core/kernels/hinge.h"
 #include "core/kernels/softmax.h"
 
 namespace conclave::functions {
@@ -47,6 +48,17 @@ CrossEntropy cross_entropy(Tape& tape, const Tensor& logits, const Tensor& label
                                     dlogits, write);
   });
   return result;
+}
+
+Tensor squared_hinge(Tape& tape, const Tensor& scores, const Tensor& labels) {
+  require(scores.rank() == 2, "squared_hinge: scores {} must be [rows, classes]", scores.shape().to_string());
+  Tensor losses = tape.output({scores.size(0)}, scores.dtype(), {&scores});
+  kernels::squared_hinge(scores, labels, losses);
+  tape.record("squared_hinge", {&scores}, {&losses}, [=](Tape& tape) {
+    const auto [dscores, write] = tape.into(scores);
+    kernels::squared_hinge_backward(tape.gradient(losses), scores, labels, dscores, write);
+  });
+  return losses;
 }
 
 }  // namespace conclave::functions

@@ -35,6 +35,20 @@ Tensor embedding(Tape& tape, const Tensor& ids, const Tensor& table) {
   return y;
 }
 
+Tensor embedding_bag(Tape& tape, const Tensor& ids, const Tensor& offsets, double scale,
+                     const Tensor& table) {
+  require(table.rank() == 2, "embedding_bag: table {} must be [vocabulary, columns]",
+          table.shape().to_string());
+  Tensor y = tape.output({offsets.numel() - 1, table.size(1)}, table.dtype(), {&table});
+  kernels::embedding_bag(ids, offsets, scale, table, y);
+  tape.record("embedding_bag", {&table}, {&y}, [=](Tape& tape) {
+    const auto [dtable, write] = tape.into(table);
+    if (write == Write::assign) dtable.zero();
+    kernels::embedding_bag_backward(tape.gradient(y), ids, offsets, scale, dtable);
+  });
+  return y;
+}
+
 Tensor segment_mean(Tape& tape, const Tensor& x, const Tensor& offsets) {
   Tensor y = tape.output({offsets.numel() - 1, x.size(1)}, x.dtype(), {&x});
   kernels::segment_mean(x, offsets, y);

@@ -1,18 +1,44 @@
 #include "core/kernels/embedding.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace conclave::kernels {
+namespace {
+
+void check_ids(const char* operation, const Tensor& ids, Index vocabulary) {
+  const auto values = ids.span<std::int32_t>();
+  for (std::size_t row = 0; row < values.size(); ++row)
+    require(values[row] >= 0 && values[row] < vocabulary, "{}: id {} at row {} is outside the table of {}",
+            operation, values[row], row, vocabulary);
+}
+
+// Number of bags; throws where `offsets` does not divide `ids` into them.
+Index count_bags(const char* operation, const Tensor& ids, const Tensor& offsets) {
+  expect_rank(operation, "offsets", offsets, 1);
+  expect(operation, "ids", ids, {ids.numel()}, DType::i32);
+  expect(operation, "offsets", offsets, {offsets.numel()}, DType::i32);
+  const auto bounds = offsets.span<std::int32_t>();
+  require(!bounds.empty() && bounds.front() == 0 && bounds.back() == ids.numel() &&
+              std::ranges::is_sorted(bounds),
+          "{}: offsets must rise from 0 to {}", operation, ids.numel());
+  return offsets.numel() - 1;
+}
+
+template <class T>
+T bag_scale(double scale, std::int32_t count) {
+  return static_cast<T>(scale / std::sqrt(static_cast<double>(count)));
+}
+
+}  // namespace
 
 void embedding(const Tensor& ids, const Tensor& table, const Tensor& y, Write mode) {
   expect_rank("embedding", "table", table, 2);
   const Index rows = ids.numel(), vocabulary = table.size(0), hidden = table.size(1);
   expect("embedding", "ids", ids, {rows}, DType::i32);
   expect("embedding", "y", y, {rows, hidden}, table.dtype());
+  check_ids("embedding", ids, vocabulary);
   const std::int32_t* pi = ids.data<std::int32_t>();
-  for (Index row = 0; row < rows; ++row)
-    require(pi[row] >= 0 && pi[row] < vocabulary, "embedding: id {} at row {} is outside the table of {}",
-            pi[row], row, vocabulary);
   for_floating(table.dtype(), "embedding", [&]<class T>(T) {
     const T* pt = table.data<T>();
     T* py = y.data<T>();
@@ -46,6 +72,59 @@ void embedding_backward(const Tensor& dy, const Tensor& ids, const Tensor& dtabl
         T* to = pt + pi[row] * hidden;
 #pragma omp simd
         for (Index i = 0; i < hidden; ++i) to[i] += from[i];
+      }
+    }
+  });
+}
+
+void embedding_bag(const Tensor& ids, const Tensor& offsets, double scale, const Tensor& table,
+                   const Tensor& y) {
+  expect_rank("embedding_bag", "table", table, 2);
+  const Index bags = count_bags("embedding_bag", ids, offsets), columns = table.size(1);
+  expect("embedding_bag", "y", y, {bags, columns}, table.dtype());
+  check_ids("embedding_bag", ids, table.size(0));
+  const std::int32_t *pi = ids.data<std::int32_t>(), *bounds = offsets.data<std::int32_t>();
+  for_floating(table.dtype(), "embedding_bag", [&]<class T>(T) {
+    const T* pt = table.data<T>();
+    T* py = y.data<T>();
+#pragma omp parallel for schedule(static) if (ids.numel() * columns > kParallelElements)
+    for (Index bag = 0; bag < bags; ++bag) {
+      T* to = py + bag * columns;
+      std::fill(to, to + columns, T(0));
+      for (std::int32_t i = bounds[bag]; i < bounds[bag + 1]; ++i) {
+        const T* from = pt + pi[i] * columns;
+#pragma omp simd
+        for (Index c = 0; c < columns; ++c) to[c] += from[c];
+      }
+      if (bounds[bag] == bounds[bag + 1]) continue;
+      const T factor = bag_scale<T>(scale, bounds[bag + 1] - bounds[bag]);
+#pragma omp simd
+      for (Index c = 0; c < columns; ++c) to[c] *= factor;
+    }
+  });
+}
+
+void embedding_bag_backward(const Tensor& dy, const Tensor& ids, const Tensor& offsets, double scale,
+                            const Tensor& dtable) {
+  const Index bags = count_bags("embedding_bag backward", ids, offsets), columns = dtable.size(1);
+  expect("embedding_bag backward", "dy", dy, {bags, columns}, dtable.dtype());
+  const std::int32_t *pi = ids.data<std::int32_t>(), *bounds = offsets.data<std::int32_t>();
+  for_floating(dtable.dtype(), "embedding_bag backward", [&]<class T>(T) {
+    const T* pdy = dy.data<T>();
+    T* pt = dtable.data<T>();
+#pragma omp parallel if (ids.numel() * columns > kParallelElements)
+    {
+      // As in embedding_backward, each thread owns the ids of one residue class.
+      const Index threads = omp_get_num_threads(), me = omp_get_thread_num();
+      for (Index bag = 0; bag < bags; ++bag) {
+        const T* from = pdy + bag * columns;
+        const T factor = bag_scale<T>(scale, bounds[bag + 1] - bounds[bag]);
+        for (std::int32_t i = bounds[bag]; i < bounds[bag + 1]; ++i) {
+          if (pi[i] % threads != me) continue;
+          T* to = pt + pi[i] * columns;
+#pragma omp simd
+          for (Index c = 0; c < columns; ++c) to[c] += factor * from[c];
+        }
       }
     }
   });

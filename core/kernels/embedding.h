@@ -12,4 +12,14 @@ void embedding(const Tensor& ids, const Tensor& table, const Tensor& y, Write wr
 /// dtable[ids[r]] += dy[r], in order of r for every id.
 void embedding_backward(const Tensor& dy, const Tensor& ids, const Tensor& dtable);
 
+/// y [bags, columns], each row scale / sqrt(n) times the sum of table [vocabulary, columns] at the bag's n
+/// ids: bag b is ids [offsets[b], offsets[b + 1]), all i32 (the combiner `sqrtn` of TensorFlow's
+/// embedding_lookup_sparse). An empty bag gives zeros; throws Error on an id outside the table.
+void embedding_bag(const Tensor& ids, const Tensor& offsets, double scale, const Tensor& table,
+                   const Tensor& y);
+
+/// dtable[ids[i]] += scale / sqrt(n) dy[bag of i], in order of i for every id.
+void embedding_bag_backward(const Tensor& dy, const Tensor& ids, const Tensor& offsets, double scale,
+                            const Tensor& dtable);
+
 }  // namespace conclave::kernels

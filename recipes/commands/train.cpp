@@ -40,6 +40,11 @@ int train(const TrainArguments& arguments, const Surroundings& surroundings, con
     if (result.test)
       fmt::print("; test accuracy {:.4f}, macro F1 {:.4f}", result.test->accuracy, result.test->macro_f1);
     fmt::print("; checkpoints in {}\n", recipe.run.directory);
+    if (result.saves > 0 && result.seconds_per_step > 0) {
+      const double stall = result.save_seconds / static_cast<double>(result.saves);
+      fmt::print("{} checkpoints held training up for {:.1f} ms each, {:.1f}% of a step\n", result.saves,
+                 1e3 * stall, 100 * stall / result.seconds_per_step);
+    }
   }
   return result.interrupted ? 130 : 0;
 }

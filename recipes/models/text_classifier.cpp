@@ -76,6 +76,10 @@ TextClassifier::TextClassifier(const ModelRecipe& model, const MoeRecipe& moe, c
   }
   add_module("final_norm", final_norm_);
   add_module("head", head_);
+  if (model.bigrams > 0) {
+    wide_ = std::make_unique<WideClassifier>(sizes.vocabulary, model.bigrams, sizes.classes);
+    add_module("wide", *wide_);
+  }
 }
 
 // The tokens as the model sees them, and which places were hidden.
@@ -136,11 +140,18 @@ TextClassifier::Output TextClassifier::forward(Tape& tape, ForwardContext& conte
   Tensor pooled = functions::concatenate(tape, functions::segment_mean(tape, x, input.offsets),
                                          functions::segment_max(tape, x, input.offsets));
   pooled = apply_dropout(tape, context, pooled, Tensor(), options_.dropout, context.first_sequence);
-  Output output{head_(tape, pooled), {}, tokens.original};
+  Output output{head_(tape, pooled), {}, tokens.original, {}};
   if (guess && tokens.places.defined()) {
     tape.enter("masked_tokens");
     const Tensor hidden = functions::embedding(tape, tokens.places, x);  // rows of x by their number
     output.masked_logits = functions::linear(tape, hidden, token_embedding_.table(), guess_bias_.value);
+  }
+  if (wide_) {
+    tape.enter("wide");
+    output.wide_scores = (*wide_)(tape, input.tokens, input.offsets);
+    if (!context.training)
+      output.logits = functions::add(tape, output.logits,
+                                     functions::scale(tape, output.wide_scores, options_.bigram_weight));
   }
   return output;
 }

@@ -1,5 +1,6 @@
 // Text in, class out: token and position embeddings, pre-norm Transformer layers whose feed-forward part is a
-// mixture of experts, mean and maximum over each text's tokens, a linear head.
+// mixture of experts, mean and maximum over each text's tokens, a linear head; and beside all that, where a
+// recipe asks for it, a linear model of the texts' bigrams.
 #pragma once
 
 #include <memory>
@@ -8,6 +9,7 @@
 
 #include "data/dynamic_batcher.h"
 #include "parallel/moe/moe_layer.h"
+#include "recipes/models/wide_classifier.h"
 #include "recipes/recipe.h"
 
 namespace conclave {
@@ -34,15 +36,21 @@ class TextClassifier : public Module {
   ~TextClassifier() override;
 
   struct Output {
-    Tensor logits;  ///< [sequences, classes]
-    Tensor
-        masked_logits;  ///< [hidden tokens, vocabulary]: guesses at what token dropout hid; undefined without
+    /// [sequences, classes]: the encoder's while training, where the wide classifier learns on its own; else
+    /// both's.
+    Tensor logits;
+    /// [hidden tokens, vocabulary]: guesses at what token dropout hid; undefined without.
+    Tensor masked_logits;
     Tensor masked_tokens;  ///< [hidden tokens] i32: what they were
+    Tensor wide_scores;    ///< [sequences, classes] for squared_hinge; undefined without a wide classifier
   };
 
   /// `guess`: predict the tokens that token dropout hides, too (training only). Collective over the
   /// expert-parallel group.
   Output forward(Tape& tape, ForwardContext& context, const TextInput& input, bool guess = false);
+
+  /// The linear model beside the encoder, or null.
+  WideClassifier* wide() { return wide_.get(); }
 
   /// The MoE layers, in order, and what they are called ("layers.0.moe").
   std::vector<std::pair<std::string, MoeLayer*>> moe_layers();
@@ -59,6 +67,7 @@ class TextClassifier : public Module {
   std::vector<std::unique_ptr<Layer>> layers_;
   LayerNorm final_norm_;
   Linear head_;
+  std::unique_ptr<WideClassifier> wide_;
   Parameter& guess_bias_;  // [vocabulary]; the guesses' weight is the token embedding
 };
 

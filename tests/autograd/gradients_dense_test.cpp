@@ -131,6 +131,15 @@ TEST_CASE("add and multiply: gradients, also of a tensor with itself", "[gradien
         kGradientTolerance);
 }
 
+TEST_CASE("scale: gradient, also where its input has another use", "[gradient]") {
+  const Tensor a = random_values({3, 4}, 1);
+  CHECK(gradient_error([](Tape& t, Inputs v) { return functions::scale(t, v[0], -2.5); }, {a}) <
+        kGradientTolerance);
+  CHECK(gradient_error(
+            [](Tape& t, Inputs v) { return functions::multiply(t, functions::scale(t, v[0], 3.0), v[0]); },
+            {a}) < kGradientTolerance);
+}
+
 TEST_CASE("sum: every element has the gradient of the sum", "[gradient]") {
   CHECK(gradient_error([](Tape& t, Inputs v) { return functions::sum(t, v[0]); },
                        {random_values({5, 3}, 1)}) < kGradientTolerance);

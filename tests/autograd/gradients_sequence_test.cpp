@@ -93,6 +93,22 @@ TEST_CASE("embedding: the gradient of a row sums over its ids", "[gradient]") {
             {random_values({6, 3}, 1)}) < kGradientTolerance);
 }
 
+TEST_CASE("embedding_bag: the gradient of a row sums over the bags with its id", "[gradient]") {
+  const Tensor ids = kept_ids({2, 0, 2, 4, 2}), offsets = kept_ids({0, 0, 3, 4, 5, 5});
+  CHECK(
+      gradient_error([=](Tape& t, Inputs v) { return functions::embedding_bag(t, ids, offsets, 3.0, v[0]); },
+                     {random_values({6, 3}, 1)}) < kGradientTolerance);
+  // one table in two bags, and beside them
+  CHECK(gradient_error(
+            [=](Tape& t, Inputs v) {
+              const auto bag = [&](double scale) {
+                return functions::embedding_bag(t, ids, offsets, scale, v[0]);
+              };
+              return functions::add(t, functions::add(t, bag(3.0), v[0]), bag(0.5));
+            },
+            {random_values({5, 3}, 1)}) < kGradientTolerance);
+}
+
 TEST_CASE("dropout: gradients pass where values did, and to the residual", "[gradient]") {
   const RandomStream stream{.seed = 1, .step = 2, .tensor = 3};
   for (const double rate : {0.0, 0.4}) {
@@ -121,6 +137,13 @@ TEST_CASE("cross entropy: gradient of the losses, smoothed or not", "[gradient]"
   const Tensor none = kept_ids({});
   CHECK(gradient_error([=](Tape& t, Inputs v) { return functions::cross_entropy(t, v[0], none, 0.1).losses; },
                        {random_values({0, 5}, 1)}) < kGradientTolerance);
+}
+
+TEST_CASE("squared hinge: gradient of the losses, for scores within the margin and beyond it", "[gradient]") {
+  const Tensor labels = kept_ids({3, 0, 4, 4});
+  const auto losses = [=](Tape& t, Inputs v) { return functions::squared_hinge(t, v[0], labels); };
+  CHECK(gradient_error(losses, {random_values({4, 5}, 1)}) < kGradientTolerance);
+  CHECK(gradient_error(losses, {random_values({4, 5}, 2, DType::f64, 4.0)}) < kGradientTolerance);
 }
 
 TEST_CASE("segment_mean and segment_max: gradients with empty segments", "[gradient]") {

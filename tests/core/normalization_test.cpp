@@ -1,6 +1,7 @@
 #include <catch2/catch.hpp>
 #include <limits>
 
+#include "core/kernels/hinge.h"
 #include "core/kernels/layer_norm.h"
 #include "core/kernels/softmax.h"
 #include "tests/core/reference_activation.h"
@@ -100,6 +101,40 @@ TEST_CASE("cross entropy refuses labels that are no class", "[kernels]") {
     CHECK_THROWS_WITH(
         cross_entropy(x, Tensor::of<std::int32_t>({2}, {0, wrong}), 0, losses, x.clone(), correct),
         "cross_entropy: label " + std::to_string(wrong) + " is outside [0, 3)");
+}
+
+TEMPLATE_TEST_CASE("the squared hinge loss and its gradient follow their definitions", "[kernels]", float,
+                   double) {
+  const DType dtype = dtype_of<TestType>;
+  for (const Shape& shape : kShapes) {
+    const Index rows = shape[0], classes = shape[1];
+    CAPTURE(rows, classes);
+    const Tensor scores = random_values(shape, 1, dtype, 2.0), labels = Tensor::empty({rows}, DType::i32),
+                 up = random_values({rows}, 2, dtype);
+    const Tensor losses = Tensor::zeros({rows}, DType::f64), expected = Tensor::zeros(shape, DType::f64);
+    for (Index r = 0; r < rows; ++r) {
+      labels.data<std::int32_t>()[r] = static_cast<std::int32_t>(r * 5 % classes);
+      for (Index c = 0; c < classes; ++c) {
+        const double target = c == r * 5 % classes ? 1 : -1,
+                     missing = 1 - target * double(scores.data<TestType>()[r * classes + c]);
+        if (missing <= 0) continue;
+        losses.data<double>()[r] += missing * missing / double(classes);
+        expected.data<double>()[r * classes + c] =
+            double(up.data<TestType>()[r]) * -2 * target * missing / double(classes);
+      }
+    }
+    const Tensor got = unwritten({rows}, dtype), dscores = unwritten(shape, dtype);
+    squared_hinge(scores, labels, got);
+    CHECK(distance(got, losses) < tolerance<TestType>);
+    squared_hinge_backward(up, scores, labels, dscores, Write::assign);
+    CHECK(distance(dscores, expected) < tolerance<TestType>);
+    squared_hinge_backward(up, scores, labels, dscores, Write::accumulate);
+    CHECK(distance(dscores, plus(expected, expected)) < tolerance<TestType>);
+  }
+  for (const std::int32_t wrong : {-1, 3})
+    CHECK_THROWS_WITH(
+        squared_hinge(Tensor::zeros({2, 3}), Tensor::of<std::int32_t>({2}, {0, wrong}), Tensor::zeros({2})),
+        "squared_hinge: label " + std::to_string(wrong) + " is outside [0, 3)");
 }
 
 struct Normalized {

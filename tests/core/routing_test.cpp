@@ -234,5 +234,51 @@ TEMPLATE_TEST_CASE("the embedding looks rows up, and its backward adds to them",
   CHECK_THROWS_AS(embedding(Tensor::of<std::int32_t>({2}, {-1, 0}), table, y), Error);
 }
 
+TEMPLATE_TEST_CASE("an embedding bag sums the rows of its ids over the root of their number", "[kernels]",
+                   float, double) {
+  const Index vocabulary = 11, columns = 17;
+  for (const Index bags : {0, 1, 40, 300}) {
+    std::vector<std::int32_t> bounds{0}, values;
+    for (Index b = 0; b < bags; ++b) {
+      for (Index i = 0; i < b * b % 7; ++i)  // some are empty
+        values.push_back(std::int32_t((b + i * i) % (vocabulary - 1)));
+      bounds.push_back(std::int32_t(values.size()));
+    }
+    const Tensor ids = Tensor::of<std::int32_t>({Index(values.size())}, values),
+                 offsets = Tensor::of<std::int32_t>({bags + 1}, bounds);
+    const Tensor table = random_values({vocabulary, columns}, 1, dtype_of<TestType>),
+                 dy = random_values({bags, columns}, 2, table.dtype()),
+                 dtable = random_values(table.shape(), 3, table.dtype());
+    const Tensor expected = Tensor::zeros({bags, columns}, DType::f64), dexpected = dtable.to(DType::f64);
+    for (Index b = 0; b < bags; ++b)
+      for (std::int32_t i = bounds[size_t(b)]; i < bounds[size_t(b) + 1]; ++i)
+        for (Index c = 0; c < columns; ++c) {
+          const double factor = 1.5 / std::sqrt(double(bounds[size_t(b) + 1] - bounds[size_t(b)]));
+          const Index at = values[size_t(i)] * columns + c;
+          expected.data<double>()[b * columns + c] += factor * double(table.data<TestType>()[at]);
+          dexpected.data<double>()[at] += factor * double(dy.data<TestType>()[b * columns + c]);
+        }
+    const Tensor y = unwritten({bags, columns}, table.dtype());
+    embedding_bag(ids, offsets, 1.5, table, y);
+    CHECK(distance(y, expected) < tolerance<TestType>);
+    embedding_bag_backward(dy, ids, offsets, 1.5, dtable);
+    CHECK(distance(dtable, dexpected) < 10 * tolerance<TestType>);
+  }
+}
+
+TEST_CASE("an embedding bag refuses ids outside the table, and offsets that do not divide them",
+          "[kernels]") {
+  const Tensor table = Tensor::zeros({3, 2}), y = Tensor::zeros({1, 2});
+  const auto bag = [&](std::vector<std::int32_t> ids, std::vector<std::int32_t> bounds) {
+    embedding_bag(Tensor::of<std::int32_t>({Index(ids.size())}, ids),
+                  Tensor::of<std::int32_t>({Index(bounds.size())}, bounds), 1, table, y);
+  };
+  CHECK_NOTHROW(bag({0, 2}, {0, 2}));
+  CHECK_THROWS_WITH(bag({0, 3}, {0, 2}), "embedding_bag: id 3 at row 1 is outside the table of 3");
+  CHECK_THROWS_WITH(bag({0, 2}, {0, 1}), "embedding_bag: offsets must rise from 0 to 2");
+  CHECK_THROWS_AS(bag({0, 2}, {1, 2}), Error);
+  CHECK_THROWS_AS(bag({0, 2}, {0, 1, 2}), Error);  // two bags for one row of y
+}
+
 }  // namespace
 }  // namespace conclave::kernels

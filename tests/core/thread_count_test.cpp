@@ -8,6 +8,7 @@
 #include "core/kernels/attention.h"
 #include "core/kernels/dropout.h"
 #include "core/kernels/embedding.h"
+#include "core/kernels/hinge.h"
 #include "core/kernels/layer_norm.h"
 #include "core/kernels/matmul.h"
 #include "core/kernels/permutation.h"
@@ -129,7 +130,14 @@ TEMPLATE_TEST_CASE("rows, ids and losses have the same bits on any number of thr
     combine_rows(split, slots, up.reshape({kRows, 1}), y, Write::assign);
     cross_entropy(x, ids, 0.1, losses, p, Tensor::empty({kRows}, DType::u8));
     cross_entropy_backward(up, p, ids, 0.1, d, Write::assign);
-    return std::vector{table, rows, y, losses, p, d};
+    const Tensor bounds = Tensor::of<std::int32_t>({3}, {0, 400, static_cast<std::int32_t>(kRows)}),
+                 bags = unwritten({2, kHidden}, dtype), bag_table = Tensor::zeros({19, kHidden}, dtype);
+    embedding_bag(ids, bounds, 2.0, x, bags);
+    embedding_bag_backward(x.rows(0, 2), ids, bounds, 2.0, bag_table);
+    const Tensor margins = unwritten({kRows}, dtype), dmargins = unwritten(x.shape(), dtype);
+    squared_hinge(x, ids, margins);
+    squared_hinge_backward(up, x, ids, dmargins, Write::assign);
+    return std::vector{table, rows, y, losses, p, d, bags, bag_table, margins, dmargins};
   });
 }
 

@@ -3,6 +3,6 @@
 source "$CONCLAVE_SOURCE/tests/e2e/lib.sh"
 on_ranks 2 0 train "$CONCLAVE_SOURCE/recipes/quick.toml" \
   --set train.steps=20 --set run.log_every=2 --set checkpoint.every=10
-says "model:" "memory per rank:" "trained 20 steps" "runs/quick"
+says "model:" "memory per rank:" "trained 20 steps" "runs/quick" "2 checkpoints held training up for"
 [[ -f runs/quick/metrics.jsonl ]]
 compgen -G 'runs/quick/step-*10.h5' && compgen -G 'runs/quick/step-*20.h5'

@@ -173,7 +173,7 @@ TEST_CASE("combine refuses rows that have another use rather than lose their gra
   s.tape.watch(rows);
   const Tensor y = s.dispatcher.combine(s.tape, rows, weights, round),
                other = functions::activation(s.tape, rows, Activation::relu);
-  const auto backward = [&] { s.tape.backward({{y, x}, {other, rows}}); };
+  const auto backward = [&] { s.tape.backward(std::array{Tape::Loss{y, x}, Tape::Loss{other, rows}}); };
   CHECK_THROWS_WITH(backward(), "combine: its rows and weights must have no other use");
 }
 
