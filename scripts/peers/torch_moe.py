@@ -137,6 +137,30 @@ class Classifier(nn.Module):
         return self.head(self.dropout(torch.cat([mean, largest], 1))), guessed
 
 
+class Wide(nn.Module):
+    """The linear model of tokens and bigrams, which are hashed beforehand, not looked up."""
+
+    def __init__(self, recipe, classes):
+        super().__init__()
+        self.vocabulary, self.bigrams = recipe["data"]["vocabulary"], recipe["model"]["bigrams"]
+        self.table = nn.EmbeddingBag(self.vocabulary + self.bigrams + 1, classes, mode="sum")
+        nn.init.zeros_(self.table.weight)
+
+    def features(self, texts):
+        bags = [tokens + [self.vocabulary + (first * 1000003 + second) % self.bigrams
+                          for first, second in itertools.pairwise(tokens)] + [self.vocabulary + self.bigrams]
+                for tokens, _ in texts]
+        sizes = torch.tensor([len(bag) for bag in bags])
+        return (torch.tensor(list(itertools.chain(*bags))), sizes.cumsum(0) - sizes,
+                (10 / sizes.sqrt()).repeat_interleave(sizes))
+
+    def forward(self, features, labels):
+        """The squared hinge loss, one class against the rest."""
+        scores = self.table(*features)
+        targets = 2 * F.one_hot(labels, scores.shape[1]) - 1
+        return (1 - targets * scores).clamp(min=0).square().mean()
+
+
 def pieces(text, vocabulary, longest):
     words = (word[i:i + PIECE] for word in text.split() for i in range(0, len(word), PIECE))
     return [zlib.crc32(word.encode()) % vocabulary for word in itertools.islice(words, longest)]
@@ -196,10 +220,14 @@ def main():
     texts = read_nouns(data["path"] or "/usr/share/wordnet", data["vocabulary"], data["max_length"])
     tokens_per_text = sum(len(tokens) for tokens, _ in texts) / len(texts)
     batches = batches_of(texts, train["batch_tokens"], random.Random(recipe["run"]["seed"]))
-    batches = [padded(batch) for batch in batches[:arguments.warmup + arguments.steps]]
+    batches = batches[:arguments.warmup + arguments.steps]
 
-    model = Classifier(recipe, 26)
-    plain = model
+    plain = Classifier(recipe, 26)
+    model = plain
+    if recipe["model"]["bigrams"] > 0:
+        plain.wide = Wide(recipe, 26)
+    features = [plain.wide.features(batch) if hasattr(plain, "wide") else None for batch in batches]
+    batches = [padded(batch) for batch in batches]
     if arguments.compile:
         model = torch.compile(model, dynamic=True)
     optimizer = torch.optim.AdamW(plain.parameters(), lr=train["learning_rate"],
@@ -215,6 +243,8 @@ def main():
         loss = F.cross_entropy(scores, labels, label_smoothing=train["label_smoothing"])
         if guessed is not None:
             loss = loss + train["masked_weight"] * guessed
+        if features[step] is not None:
+            loss = loss + plain.wide(features[step], labels)
         loss.backward()
         nn.utils.clip_grad_norm_(plain.parameters(), train["clip_norm"], foreach=True)
         optimizer.step()
