@@ -10,8 +10,8 @@ namespace {
 
 // At most this many partial sums, over equal parts of the elements: enough for any thread count to balance.
 constexpr Index kParts = 64;
-// So many elements are summed in vectors, in the precision of `element`'s result, before the sum joins a double: few
-// enough to lose nothing that matters in f32.
+// So many elements are summed in vectors, in the precision of `element`'s result, before the sum joins a
+// double: few enough to lose nothing that matters in f32.
 constexpr Index kRun = 128;
 
 template <class Element>
