@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "core/kernels/activation.h"
+#include "core/kernels/few_rows.h"
 
 namespace conclave::kernels {
 namespace {
@@ -96,11 +97,33 @@ void grouped_linear(const Tensor& x, RowOffsets offsets, const Tensor& weight, c
   if (bias.defined()) expect("linear", "bias", bias, {groups, out}, weight.dtype());
   if (derivative.defined()) expect("linear", "derivative", derivative, {rows, out}, weight.dtype());
 
+  Index largest = 0;
+  for (std::size_t g = 0; g + 1 < offsets.size(); ++g)
+    largest = std::max(largest, offsets[g + 1] - offsets[g]);
   const Blocks blocks{offsets, rows_per_task(rows)};
   const Index tasks = blocks.count();
   for_floating(x.dtype(), "linear", [&]<class T>(T) {
     const T *px = x.data<T>(), *pw = weight.data<T>(), *pb = bias.defined() ? bias.data<T>() : nullptr;
     T *py = y.data<T>(), *pd = derivative.defined() ? derivative.data<T>() : nullptr;
+    if (largest <= kFewRows) {
+      // x is rearranged anew for every task, so that there should not be many; but every thread wants a few.
+      const Index even = groups * out / (4 * omp_get_max_threads());
+      const Index share = std::clamp<Index>((even + 15) / 16 * 16, 64, kFewOutputs<T>);
+#pragma omp parallel for collapse(2) schedule(dynamic) if (rows * in * out > kParallelElements)
+      for (Index group = 0; group < groups; ++group) {
+        for (Index first = 0; first < out; first += share) {
+          const Index begin = offsets[static_cast<std::size_t>(group)],
+                      end = offsets[static_cast<std::size_t>(group) + 1];
+          const Index outputs = std::min(share, out - first);
+          few_rows_product(end - begin, outputs, in, px + begin * in, pw + (group * out + first) * in,
+                           pb ? pb + group * out + first : nullptr, py + begin * out + first, out);
+          if (activation == Activation::none && !pd) continue;
+          for (Index at = begin * out + first; at < end * out; at += out)
+            activate(py + at, outputs, activation, pd ? pd + at : nullptr);
+        }
+      }
+      return;
+    }
 #pragma omp parallel for schedule(dynamic) if (tasks > 1)
     for (Index number = 0; number < tasks; ++number) {
       const auto [group, begin, end] = blocks.task(number);

@@ -76,9 +76,13 @@ struct Groups {
   Index in, out;
 };
 
-// Empty groups at both ends and between, one group, no rows at all, and enough rows for several tasks.
-const std::vector<Groups> kGroups{
-    {{0, 0, 5, 5, 12, 12}, 7, 9}, {{0, 33}, 16, 5}, {{0, 0, 0}, 3, 4}, {{0, 300, 301, 777}, 19, 45}};
+// Empty groups at both ends and between, one group, no rows at all, enough rows for several tasks, and the
+// most rows that are few, of more columns than are taken at a time.
+const std::vector<Groups> kGroups{{{0, 0, 5, 5, 12, 12}, 7, 9},
+                                  {{0, 33}, 16, 5},
+                                  {{0, 0, 0}, 3, 4},
+                                  {{0, 300, 301, 777}, 19, 45},
+                                  {{0, 64, 64, 65, 82, 120}, 300, 530}};
 
 TEMPLATE_TEST_CASE("grouped_linear gives every group of rows its own weight, bias and activation",
                    "[kernels]", float, double) {

@@ -1,0 +1,101 @@
+// y = x W^T for so few rows that BLAS would spend as long on copying the weight into its own order as on
+// products: here every weight is read once, where it lies, and x is what is rearranged.
+#pragma once
+
+#include <algorithm>
+
+#include "core/kernels/tile.h"
+
+namespace conclave::kernels {
+
+constexpr Index kFewRows = 64;  ///< at most, and so many outputs, in one call
+template <class T>
+inline constexpr Index kFewOutputs = 4096 / sizeof(T);
+
+namespace few_rows {
+
+// Of the inner dimension and of the outputs at a time: a tile's columns of x, so deep, and so many outputs'
+// weights fit the first-level cache together. Rows of weights that are fetched ahead for each tile.
+constexpr Index kDepth = 256, kBlock = 12, kAhead = 4;
+
+/// to [columns, stride] = from [rows, columns]^T; columns of `to` up to the next multiple of kLanes are zero.
+template <class T>
+void transpose_rows(Index rows, Index columns, const T* from, Index from_row, T* to, Index stride) {
+  constexpr Index n = kLanes<T>;
+  for (Index row = 0; row < rows; row += n) {
+    const Index present = std::min(n, rows - row);
+    Index column = 0;
+    for (; column + n <= columns; column += n) {
+      Vector<T> square[n] = {};
+      for (Index i = 0; i < present; ++i) square[i] = load(from + (row + i) * from_row + column);
+      transpose<T>(square);
+      for (Index i = 0; i < n; ++i) store(to + (column + i) * stride + row, square[i]);
+    }
+    for (; column < columns; ++column)
+      for (Index i = 0; i < n; ++i)
+        to[column * stride + row + i] = i < present ? from[(row + i) * from_row + column] : T(0);
+  }
+}
+
+/// to [rows, columns] = from [columns, stride]^T + bias [columns], where there is one.
+template <class T>
+void transpose_back(Index rows, Index columns, const T* from, Index stride, const T* bias, T* to,
+                    Index to_row) {
+  constexpr Index n = kLanes<T>;
+  const Index whole = columns / n * n;
+  for (Index row = 0; row < rows; row += n) {  // row by row, so that a cache line is written at once
+    for (Index column = 0; column < whole; column += n) {
+      Vector<T> square[n];
+      for (Index i = 0; i < n; ++i) square[i] = load(from + (column + i) * stride + row);
+      transpose<T>(square);
+      const Vector<T> added = bias ? load(bias + column) : Vector<T>{};
+      for (Index i = 0; i < std::min(n, rows - row); ++i)
+        store(to + (row + i) * to_row + column, square[i] + added);
+    }
+  }
+  for (Index row = 0; row < rows; ++row)
+    for (Index column = whole; column < columns; ++column)
+      to[row * to_row + column] = from[column * stride + row] + (bias ? bias[column] : T(0));
+}
+
+}  // namespace few_rows
+
+/// y [rows, outputs] = x [rows, in] weight [outputs, in]^T + bias [outputs] (or null); rows of y are y_row
+/// apart.
+template <class T>
+void few_rows_product(Index rows, Index outputs, Index in, const T* x, const T* weight, const T* bias, T* y,
+                      Index y_row) {
+  using namespace few_rows;
+  constexpr Index kPanel = kTileColumns<T>;
+  alignas(64) T columns[kDepth * kFewRows], sums[kFewOutputs<T> * kFewRows];  // x and y, transposed
+  const Index stride = (rows + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+  if (in == 0) std::fill_n(sums, outputs * stride, T(0));
+  for (Index first = 0; first < in; first += kDepth) {
+    const Index depth = std::min(kDepth, in - first);
+    for (Index row = 0; row < rows; row += kPanel)
+      transpose_rows(std::min(kPanel, rows - row), depth, x + row * in + first, in, columns + row * depth,
+                     kPanel);
+    for (Index output = 0; output < outputs; output += kBlock) {
+      const Index count = std::min(kBlock, outputs - output);
+      // The next weights come from memory while these are multiplied, some rows at a time.
+      const bool deeper = output + kBlock >= outputs;
+      const T* next = deeper ? weight + first + depth : weight + (output + kBlock) * in + first;
+      const Index next_depth = deeper ? std::min(kDepth, in - first - depth) : depth;
+      const Index next_rows = std::min(kBlock, deeper ? outputs : outputs - output - kBlock);
+      Index ahead = 0;
+      for (Index row = 0; row < stride; row += kPanel) {
+        for (Index tile = 0; tile < count; tile += kTileRows) {
+          for (const Index end = std::min(ahead + kAhead, next_rows); ahead < end; ++ahead)
+            for (Index i = 0; i < next_depth; i += 64 / static_cast<Index>(sizeof(T)))
+              __builtin_prefetch(next + ahead * in + i, 0, 2);
+          tile_product(std::min(kTileRows, count - tile), std::min(kPanel, stride - row), depth,
+                       weight + (output + tile) * in + first, in, Index{1}, columns + row * depth, kPanel,
+                       sums + (output + tile) * stride + row, stride, first > 0);
+        }
+      }
+    }
+  }
+  transpose_back(rows, outputs, sums, stride, bias, y, y_row);
+}
+
+}  // namespace conclave::kernels
