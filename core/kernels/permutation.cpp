@@ -2,6 +2,11 @@
 
 #include <algorithm>
 #include <cassert>
+#include <cstring>
+
+#ifdef __AVX__
+#include <immintrin.h>
+#endif
 
 namespace conclave::kernels {
 namespace {
@@ -28,6 +33,27 @@ struct RowFinder {
   T *head, *tail;
   Index split, hidden;
 };
+
+// More bytes than this are gone from the caches before they are read again; writing around the caches then
+// saves fetching the lines that are to be overwritten.
+constexpr Index kStreamedBytes = Index{8} << 20;
+
+// Copies `bytes` around the caches; `to` and `bytes` are multiples of 32. stream_end() before others read it.
+#ifdef __AVX__
+void stream(const void* from, Index bytes, void* to) {
+  const auto* source = static_cast<const float*>(from);
+  auto* target = static_cast<float*>(to);
+  for (Index i = 0; i < bytes / 4; i += 8) _mm256_stream_ps(target + i, _mm256_loadu_ps(source + i));
+}
+void stream_end() { _mm_sfence(); }
+#else
+void stream(const void* from, Index bytes, void* to) {
+  std::memcpy(to, from, static_cast<std::size_t>(bytes));
+}
+void stream_end() {}
+#endif
+
+bool aligned(const Tensor& x) { return reinterpret_cast<std::uintptr_t>(x.raw()) % 32 == 0; }
 
 void check_slots(const char* kernel, const Tensor& slots, const Tensor& x,
                  [[maybe_unused]] const SplitRows& rows) {
@@ -78,11 +104,23 @@ void gather_rows(const Tensor& x, const Tensor& slots, const SplitRows& rows) {
   for_floating(x.dtype(), "gather_rows", [&]<class T>(T) {
     const T* px = x.data<T>();
     const RowFinder<T> row(rows);
-#pragma omp parallel for schedule(static) if (x.numel() * k > kParallelElements)
-    for (Index token = 0; token < tokens; ++token)
-      for (Index j = 0; j < k; ++j)
-        if (const Index slot = ps[token * k + j]; slot >= 0)
-          std::copy(px + token * hidden, px + (token + 1) * hidden, row(slot));
+    const Index bytes = hidden * static_cast<Index>(sizeof(T));
+    const bool streamed =
+        tokens * k * bytes > kStreamedBytes && bytes % 32 == 0 && aligned(rows.head) && aligned(rows.tail);
+#pragma omp parallel if (x.numel() * k > kParallelElements)
+    {
+#pragma omp for schedule(static)
+      for (Index token = 0; token < tokens; ++token)
+        for (Index j = 0; j < k; ++j) {
+          const Index slot = ps[token * k + j];
+          if (slot < 0) continue;
+          if (streamed)
+            stream(px + token * hidden, bytes, row(slot));
+          else
+            std::copy(px + token * hidden, px + (token + 1) * hidden, row(slot));
+        }
+      if (streamed) stream_end();
+    }
   });
 }
 
