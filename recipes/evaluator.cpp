@@ -7,6 +7,15 @@
 
 namespace conclave {
 
+double Evaluation::mean_experts() const {
+  double tokens_routed = 0, experts = 0;
+  for (std::size_t k = 0; k < experts_per_token.size(); ++k) {
+    tokens_routed += static_cast<double>(experts_per_token[k]);
+    experts += static_cast<double>(k) * static_cast<double>(experts_per_token[k]);
+  }
+  return tokens_routed > 0 ? experts / tokens_routed : 0;
+}
+
 Evaluator::Evaluator(TextClassifier& model, const TokenizedSplit& split, Index classes, Index batch_tokens,
                      Arena& activations, const ProcessGrid& grid)
     : model_(model),
@@ -43,6 +52,8 @@ Evaluation Evaluator::run() {
   const auto classes = static_cast<std::size_t>(classes_);
   for (const auto& [name, layer] : layers)
     result.expert_classes.emplace_back(layer->statistics().load.size() * classes);
+  result.experts_per_token.resize(
+      static_cast<std::size_t>(layers.empty() ? 1 : layers.front().second->top_k() + 1));
   if (empty_) return result;
   const auto start = std::chrono::steady_clock::now();
 
@@ -76,9 +87,16 @@ Evaluation Evaluator::run() {
       for (std::size_t s = 0; s < batch_.labels.size(); ++s) {
         const auto first = static_cast<std::size_t>(batch_.offsets[s]) * k;
         const auto last = static_cast<std::size_t>(batch_.offsets[s + 1]) * k;
+        for (std::size_t i = first; i < last; i += k)
+          ++result.experts_per_token[static_cast<std::size_t>(
+                                         std::find(experts.begin() + static_cast<std::ptrdiff_t>(i),
+                                                   experts.begin() + static_cast<std::ptrdiff_t>(i + k), -1) -
+                                         experts.begin()) -
+                                     i];
         for (std::size_t i = first; i < last; ++i)
-          ++result.expert_classes[l][static_cast<std::size_t>(experts[i]) * classes +
-                                     static_cast<std::size_t>(batch_.labels[s])];
+          if (experts[i] >= 0)
+            ++result.expert_classes[l][static_cast<std::size_t>(experts[i]) * classes +
+                                       static_cast<std::size_t>(batch_.labels[s])];
       }
     }
   }
@@ -87,6 +105,8 @@ Evaluation Evaluator::run() {
   world.all_reduce(Tensor::borrow(sums.data(), {static_cast<Index>(sums.size())}, DType::f64));
   for (auto& table : result.expert_classes)
     world.all_reduce(Tensor::borrow(table.data(), {static_cast<Index>(table.size())}, DType::i64));
+  world.all_reduce(Tensor::borrow(result.experts_per_token.data(),
+                                  {static_cast<Index>(result.experts_per_token.size())}, DType::i64));
   double right = 0;
   for (std::size_t c = 0; c < classes; ++c) {
     const double tp = sums[3 + 3 * c], wrong = sums[3 + 3 * c + 1] + sums[3 + 3 * c + 2];

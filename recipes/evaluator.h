@@ -17,6 +17,11 @@ struct Evaluation {
   double seconds = 0;
   /// [layer][expert * classes + class]: routed tokens of texts of that class, over all ranks.
   std::vector<std::vector<Index>> expert_classes;
+  std::vector<Index>
+      experts_per_token;  ///< [top_k + 1]: tokens that went to so many experts, over all MoE layers
+
+  /// Mean of the above; 0 without MoE layers.
+  double mean_experts() const;
 };
 
 class Evaluator {

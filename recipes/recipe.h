@@ -48,12 +48,15 @@ struct MoeRecipe {
   std::int64_t every = 1;
   std::int64_t experts = 8;
   std::int64_t top_k = 2;
+  double top_p = 1.0;
+  std::int64_t k_min = 1;
   std::int64_t shared_experts = 0;
   std::string expert = "feed_forward";
   std::string balancer = "bias";
   double aux_coefficient = 0.01;
   double bias_rate = 0.001;
   double z_coefficient = 0.0;
+  double entropy_coefficient = 0.0;
   double capacity_factor = 1.5;
 };
 

@@ -126,6 +126,9 @@ void check_recipe(const Recipe& recipe, const std::string& name) {
   check.unless(moe.top_k <= moe.experts, {"moe.top_k", "moe.experts"},
                "{} is more than {}; moe.top_k may be 1 to {}", check.shown("moe.top_k", moe.top_k),
                check.shown("moe.experts", moe.experts), moe.experts);
+  check.unless(moe.k_min <= moe.top_k, {"moe.k_min", "moe.top_k"},
+               "{} is more than {}; moe.k_min may be 1 to {}", check.shown("moe.k_min", moe.k_min),
+               check.shown("moe.top_k", moe.top_k), moe.top_k);
   check.unless(moe.every <= model.layers, {"moe.every", "model.layers"},
                "{} leaves none of {} with experts; moe.every may be 1 to {}",
                check.shown("moe.every", moe.every), check.shown("model.layers", model.layers), model.layers);

@@ -101,7 +101,15 @@ void fields(R& moe, Visitor&& field) {
   field("every", moe.every, "Every how many layers one has experts: 1 is all of them, 2 every second",
         between(1, 1024));
   field("experts", moe.experts, "Routed experts per MoE layer, over all ranks", between(1, 4096));
-  field("top_k", moe.top_k, "Experts each token is sent to; at most experts", between(1, 64));
+  field("top_k", moe.top_k, "Experts each token is sent to, or the most of them; at most experts",
+        between(1, 64));
+  field("top_p", moe.top_p,
+        "A token is sent to its best experts until their probabilities sum to this, at most to top_k; 1: "
+        "always to "
+        "top_k",
+        between(0.001, 1));
+  field("k_min", moe.k_min, "Fewest experts a token is sent to where top_p is below 1; at most top_k",
+        between(1, 64));
   field("shared_experts", moe.shared_experts, "Experts that every token passes besides the routed ones",
         between(0, 64));
   field("expert", moe.expert, "Registered kind of expert", not_empty());
@@ -114,6 +122,10 @@ void fields(R& moe, Visitor&& field) {
         between(0, 10));
   field("z_coefficient", moe.z_coefficient, "Weight of the router z-loss, which keeps router scores small",
         between(0, 100));
+  field(
+      "entropy_coefficient", moe.entropy_coefficient,
+      "Weight of the entropy of the router's probabilities, which keeps top_p from spreading to many experts",
+      between(0, 100));
   field("capacity_factor", moe.capacity_factor,
         "Receive buffer per rank, in even shares of a batch's routed tokens; more takes further rounds",
         between(0.05, 1024));

@@ -411,11 +411,22 @@ std::optional<Evaluation> Trainer::evaluate(std::unique_ptr<Evaluator>& evaluato
   if (result.sequences == 0) return std::nullopt;
   say(fmt::format("{}: accuracy {:.4f}  macro F1 {:.4f}  loss {:.4f}  ({} texts, {:.1f} s)", name,
                   result.accuracy, result.macro_f1, result.loss, result.sequences, result.seconds));
+  if (recipe_.moe.top_p < 1) {
+    std::string shares;
+    double tokens = 0;
+    for (const Index count : result.experts_per_token) tokens += static_cast<double>(count);
+    for (std::size_t k = 1; k < result.experts_per_token.size() && tokens > 0; ++k)
+      shares += fmt::format("{}{} to {:.1f}%", k == 1 ? "" : ", ", k,
+                            100 * static_cast<double>(result.experts_per_token[k]) / tokens);
+    say(fmt::format("{}: {:.3f} experts per token ({})", name, result.mean_experts(), shares));
+  }
   if (metrics_) {
     const std::string prefix = std::string(name) + "/";
-    const std::string names[] = {prefix + "accuracy", prefix + "macro_f1", prefix + "loss"};
-    metrics_->write(step_, std::array{Metric(names[0], result.accuracy), Metric(names[1], result.macro_f1),
-                                      Metric(names[2], result.loss)});
+    const std::string names[] = {prefix + "accuracy", prefix + "macro_f1", prefix + "loss",
+                                 prefix + "experts_per_token"};
+    metrics_->write(step_,
+                    std::array{Metric(names[0], result.accuracy), Metric(names[1], result.macro_f1),
+                               Metric(names[2], result.loss), Metric(names[3], result.mean_experts())});
   }
   return result;
 }

@@ -6,6 +6,7 @@
 
 #include "autograd/tape.h"
 #include "core/kernels/attention.h"
+#include "core/kernels/gate.h"
 #include "core/kernels/layer_norm.h"
 #include "core/kernels/matmul.h"
 #include "core/random.h"
@@ -63,10 +64,11 @@ CrossEntropy cross_entropy(Tape& tape, const Tensor& logits, const Tensor& label
 Tensor squared_hinge(Tape& tape, const Tensor& scores, const Tensor& labels);
 
 struct Gate {
-  Tensor experts;  ///< [tokens, k] i32
+  Tensor experts;  ///< [tokens, k] i32, -1 behind a token's last
   Tensor weights;  ///< [tokens, k]
 };
-Gate top_k_gate(Tape& tape, const Tensor& probabilities, const Tensor& selection_bias, Index k);
+Gate top_k_gate(Tape& tape, const Tensor& probabilities, const Tensor& selection_bias, Index k,
+                kernels::TopP top_p = {});
 
 /// x [rows, hidden] -> [segments, hidden] by offsets [segments + 1] i32.
 Tensor segment_mean(Tape& tape, const Tensor& x, const Tensor& offsets);

@@ -5,11 +5,13 @@
 namespace conclave::kernels {
 
 void top_k_gate(const Tensor& probabilities, const Tensor& selection_bias, const Tensor& experts,
-                const Tensor& weights) {
+                const Tensor& weights, TopP top_p) {
   expect_rank("top_k_gate", "probabilities", probabilities, 2);
   expect_rank("top_k_gate", "experts", experts, 2);
   const Index tokens = probabilities.size(0), count = probabilities.size(1), k = experts.size(1);
   require(k >= 1 && k <= count, "top_k_gate: {} of {} experts cannot be chosen", k, count);
+  require(top_p.p > 0 && top_p.p <= 1 && top_p.least >= 1 && top_p.least <= k,
+          "top_k_gate: p {} with at least {} of {} choices", top_p.p, top_p.least, k);
   expect("top_k_gate", "experts", experts, {tokens, k}, DType::i32);
   expect("top_k_gate", "weights", weights, {tokens, k}, probabilities.dtype());
   if (selection_bias.defined()) expect("top_k_gate", "bias", selection_bias, {count}, probabilities.dtype());
@@ -23,22 +25,28 @@ void top_k_gate(const Tensor& probabilities, const Tensor& selection_bias, const
       const T* p = pp + token * count;
       std::int32_t* chosen = pe + token * k;
       T sum = 0;
-      for (Index j = 0; j < k; ++j) {  // k passes: k is small, and nothing needs sorting or scratch
+      Index taken = 0;
+      // p = 1 is all k even where rounding lets fewer sum to 1.
+      const auto enough = [&] {
+        return taken >= top_p.least && top_p.p < 1 && sum >= static_cast<T>(top_p.p);
+      };
+      for (; taken < k && !enough(); ++taken) {  // k passes: k is small, and nothing needs sorting or scratch
         Index best = -1;
         T best_score = 0;
         for (Index e = 0; e < count; ++e) {
           const T score = p[e] + (pb ? pb[e] : T(0));
           // the negated comparison lets a NaN be chosen rather than leave no choice; the loss will show it
-          if (std::find(chosen, chosen + j, static_cast<std::int32_t>(e)) == chosen + j &&
+          if (std::find(chosen, chosen + taken, static_cast<std::int32_t>(e)) == chosen + taken &&
               (best < 0 || score > best_score)) {
             best = e;
             best_score = score;
           }
         }
-        chosen[j] = static_cast<std::int32_t>(best);
+        chosen[taken] = static_cast<std::int32_t>(best);
         sum += p[best];
       }
-      for (Index j = 0; j < k; ++j) pw[token * k + j] = p[chosen[j]] / sum;
+      std::fill(chosen + taken, chosen + k, -1);
+      for (Index j = 0; j < k; ++j) pw[token * k + j] = j < taken ? p[chosen[j]] / sum : T(0);
     }
   });
 }
@@ -58,11 +66,13 @@ void top_k_gate_backward(const Tensor& dweights, const Tensor& probabilities, co
       T* row = out + token * count;
       if (mode == Write::assign) std::fill(row, row + count, T(0));
       T sum = 0, dot = 0;
-      for (Index j = 0; j < k; ++j) {
-        sum += pp[token * count + pe[token * k + j]];
+      const auto* chosen = pe + token * k;
+      const Index taken = std::find(chosen, chosen + k, -1) - chosen;
+      for (Index j = 0; j < taken; ++j) {
+        sum += pp[token * count + chosen[j]];
         dot += up[token * k + j] * pw[token * k + j];
       }
-      for (Index j = 0; j < k; ++j) row[pe[token * k + j]] += (up[token * k + j] - dot) / sum;
+      for (Index j = 0; j < taken; ++j) row[chosen[j]] += (up[token * k + j] - dot) / sum;
     }
   });
 }

@@ -7,12 +7,21 @@
 
 namespace conclave::kernels {
 
-/// probabilities [tokens, experts]; selection_bias [experts] or undefined; experts [tokens, k] i32 by falling
-/// score (ties: the lower index first); weights [tokens, k] = the chosen probabilities, divided by their sum.
-void top_k_gate(const Tensor& probabilities, const Tensor& selection_bias, const Tensor& experts,
-                const Tensor& weights);
+/// How many of its k best experts a token goes to: the fewest whose probabilities sum to p or more, and at
+/// least `least` (Huang et al. 2024, "Harder tasks need more experts", arXiv:2403.07652, eq. 4). p = 1: all
+/// k.
+struct TopP {
+  double p = 1;
+  Index least = 1;
+};
 
-/// dprobabilities [tokens, experts] (=, +=).
+/// probabilities [tokens, experts]; selection_bias [experts] or undefined; experts [tokens, k] i32 by falling
+/// score (ties: the lower index first), -1 behind the last that is chosen; weights [tokens, k] = the chosen
+/// probabilities, divided by their sum, and 0.
+void top_k_gate(const Tensor& probabilities, const Tensor& selection_bias, const Tensor& experts,
+                const Tensor& weights, TopP top_p = {});
+
+/// dprobabilities [tokens, experts] (=, +=); dweights behind the last choice are not read.
 void top_k_gate_backward(const Tensor& dweights, const Tensor& probabilities, const Tensor& experts,
                          const Tensor& weights, const Tensor& dprobabilities, Write write);
 

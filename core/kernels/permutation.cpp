@@ -70,6 +70,7 @@ void count_experts(const Tensor& experts, std::span<Index> counts) {
   expect("count_experts", "experts", experts, experts.shape(), DType::i32);
   std::ranges::fill(counts, 0);
   for (const std::int32_t expert : experts.span<std::int32_t>()) {
+    if (expert == -1) continue;
     require(expert >= 0 && expert < static_cast<Index>(counts.size()), "count_experts: expert {} of {}",
             expert, counts.size());
     ++counts[static_cast<std::size_t>(expert)];
@@ -81,10 +82,14 @@ void assign_slots(const Tensor& experts, std::span<SlotRange> ranges, const Tens
   expect("assign_slots", "slots", slots, experts.shape(), DType::i32);
   std::int32_t* slot = slots.data<std::int32_t>();
   for (const std::int32_t expert : experts.span<std::int32_t>()) {
+    *slot = -1;
+    if (expert == -1) {
+      ++slot;
+      continue;
+    }
     require(expert >= 0 && expert < static_cast<Index>(ranges.size()), "assign_slots: expert {} of {}",
             expert, ranges.size());
     auto& [skip, rows, first] = ranges[static_cast<std::size_t>(expert)];
-    *slot = -1;
     if (skip > 0) {
       --skip;
     } else if (rows > 0) {

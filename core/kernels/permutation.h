@@ -8,7 +8,7 @@
 
 namespace conclave::kernels {
 
-/// counts[e] = how often expert e occurs in experts [tokens, k] i32.
+/// counts[e] = how often expert e occurs in experts [tokens, k] i32, where -1 is none.
 void count_experts(const Tensor& experts, std::span<Index> counts);
 
 /// Which of an expert's choices, counted in the order of (token, choice), get a slot: `skip` of them none,

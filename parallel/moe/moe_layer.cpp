@@ -5,7 +5,6 @@
 
 #include "core/kernels/activation.h"
 #include "core/kernels/permutation.h"
-#include "parallel/moe/router_losses.h"
 
 namespace conclave {
 namespace {
@@ -71,7 +70,7 @@ Tensor MoeLayer::operator()(Tape& tape, ForwardContext& context, const Tensor& x
   });
 
   const Tensor logits = router_(tape, entered);
-  const Tensor probabilities = route_probabilities(tape, logits, options_.z_coefficient, context);
+  const Tensor probabilities = route_probabilities(tape, logits, options_.router_losses, context);
   // The balancer's gradient joins what the gate sends back; the load it needs is known once the gate has
   // chosen.
   const auto load =
@@ -82,8 +81,10 @@ Tensor MoeLayer::operator()(Tape& tape, ForwardContext& context, const Tensor& x
   const Tensor balanced = context.training
                               ? balance_probabilities(tape, probabilities, *balancer_, global, context)
                               : probabilities;
+  // Memory is planned for tokens that go to as many experts as they may.
   const functions::Gate gate =
-      functions::top_k_gate(tape, balanced, balancer_->selection_bias(), options_.top_k);
+      functions::top_k_gate(tape, balanced, balancer_->selection_bias(), options_.top_k,
+                            tape.planning() ? kernels::TopP{} : options_.top_p);
   chosen_ = gate.experts;
 
   kernels::count_experts(gate.experts, counts);

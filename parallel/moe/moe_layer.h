@@ -12,6 +12,7 @@
 #include "parallel/moe/balancer.h"
 #include "parallel/moe/dispatcher.h"
 #include "parallel/moe/expert.h"
+#include "parallel/moe/router_losses.h"
 #include "parallel/process_grid.h"
 
 namespace conclave {
@@ -19,10 +20,11 @@ namespace conclave {
 struct MoeOptions {
   Index hidden = 0, ffn = 0;
   Index experts = 8, top_k = 2, shared_experts = 0;
+  kernels::TopP top_p = {};  ///< how many of the top_k a token goes to
   std::string expert = "feed_forward";
   std::string balancer = "bias";
   BalancerOptions balancing = {};
-  double z_coefficient = 0;      ///< router z-loss (Zoph et al. 2022, eq. 5)
+  RouterLosses router_losses = {};
   double capacity_factor = 1.5;  ///< planned rows per rank and round, over the mean
 };
 
@@ -47,7 +49,8 @@ class MoeLayer : public Module {
   void reset_statistics();
   Balancer& balancer() { return *balancer_; }
   Dispatcher& dispatcher() { return dispatcher_; }
-  /// [tokens, k] i32 of the last forward pass, in its tape's arena.
+  Index top_k() const { return options_.top_k; }
+  /// [tokens, top_k] i32, -1 behind a token's last, of the last forward pass, in its tape's arena.
   const Tensor& chosen_experts() const { return chosen_; }
 
  private:

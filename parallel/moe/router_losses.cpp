@@ -1,28 +1,40 @@
 #include "parallel/moe/router_losses.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
 #include "core/kernels/softmax.h"
 
 namespace conclave {
 
-Tensor route_probabilities(Tape& tape, const Tensor& logits, double z_coefficient,
+Tensor route_probabilities(Tape& tape, const Tensor& logits, RouterLosses losses,
                            const ForwardContext& context) {
   Tensor probabilities = tape.output(logits.shape(), logits.dtype(), {&logits});
-  const bool with_z = context.training && z_coefficient > 0;
-  const Tensor lse = with_z ? tape.empty({logits.size(0)}, logits.dtype()) : Tensor();
+  if (!context.training) losses = {};
+  const Tensor lse = losses.z > 0 ? tape.empty({logits.size(0)}, logits.dtype()) : Tensor();
   kernels::softmax(logits, probabilities, lse);
-  const double scale = 2.0 * z_coefficient * context.loss_scale /
-                       static_cast<double>(std::max<Index>(context.global_tokens, 1));
+  const double per_token =
+      context.loss_scale / static_cast<double>(std::max<Index>(context.global_tokens, 1));
   tape.record("router", {&logits}, {&probabilities}, [=](Tape& tape) {
     const auto [dlogits, write] = tape.into(logits);
     kernels::softmax_backward(tape.gradient(probabilities), probabilities, dlogits, write);
-    if (!lse.defined()) return;
+    if (losses.z <= 0 && losses.entropy <= 0) return;
     for_floating(logits.dtype(), "router", [&, dlogits = dlogits]<class T>(T) {
-      const T *p = probabilities.data<T>(), *z = lse.data<T>();
-      T* out = dlogits.data<T>();
       const Index experts = logits.size(1);
-      for (Index i = 0; i < logits.numel(); ++i) out[i] += static_cast<T>(scale) * z[i / experts] * p[i];
+      const T z_scale = static_cast<T>(2 * losses.z * per_token),
+              entropy_scale = static_cast<T>(losses.entropy * per_token);
+      for (Index token = 0; token < logits.size(0); ++token) {
+        const T* p = probabilities.data<T>() + token * experts;
+        T* out = dlogits.data<T>() + token * experts;
+        if (losses.z > 0)
+          for (Index e = 0; e < experts; ++e) out[e] += z_scale * lse.data<T>()[token] * p[e];
+        if (losses.entropy <= 0) continue;
+        const auto log = [&](Index e) { return std::log(std::max(p[e], std::numeric_limits<T>::min())); };
+        T entropy = 0;
+        for (Index e = 0; e < experts; ++e) entropy -= p[e] * log(e);
+        for (Index e = 0; e < experts; ++e) out[e] -= entropy_scale * p[e] * (log(e) + entropy);
+      }
     });
   });
   return probabilities;

@@ -1,6 +1,6 @@
-// From router scores to probabilities, with the gradients of the two losses that act on a router without
-// being part of the task: the z-loss on the scores' size, and a balancer's auxiliary loss. Both are added in
-// the backward pass, so no sum of losses runs through the model.
+// From router scores to probabilities, with the gradients of the losses that act on a router without being
+// part of the task: the z-loss on the scores' size, the probabilities' entropy, and a balancer's auxiliary
+// loss. They are added in the backward pass, so no sum of losses runs through the model.
 #pragma once
 
 #include <span>
@@ -10,9 +10,15 @@
 
 namespace conclave {
 
-/// softmax(logits [tokens, experts]), and the gradient of z_coefficient mean_t (log sum exp logits_t)^2 on
-/// the way back (the mean is over context.global_tokens).
-Tensor route_probabilities(Tape& tape, const Tensor& logits, double z_coefficient,
+struct RouterLosses {
+  double z = 0;  ///< coefficient of the z-loss, mean_t (log sum exp logits_t)^2 (Zoph et al. 2022, eq. 5)
+  double entropy =
+      0;  ///< of mean_t -sum_e p_te log p_te, which keeps a gate by top_p from asking for many experts
+};
+
+/// softmax(logits [tokens, experts]), and the gradients of `losses` on the way back (the means are over
+/// context.global_tokens).
+Tensor route_probabilities(Tape& tape, const Tensor& logits, RouterLosses losses,
                            const ForwardContext& context);
 
 /// The same probabilities; on the way back, `balancer`'s gradient for `load` joins. `load` [experts] is read

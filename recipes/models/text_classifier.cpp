@@ -30,17 +30,19 @@ struct TextClassifier::Layer : Module {
     add_module("attention", attention);
     add_module("feed_forward_norm", feed_forward_norm);
     if (with_experts) {
-      experts = std::make_unique<MoeLayer>(MoeOptions{.hidden = model.hidden,
-                                                      .ffn = model.ffn,
-                                                      .experts = moe.experts,
-                                                      .top_k = moe.top_k,
-                                                      .shared_experts = moe.shared_experts,
-                                                      .expert = moe.expert,
-                                                      .balancer = moe.balancer,
-                                                      .balancing = {moe.aux_coefficient, moe.bias_rate},
-                                                      .z_coefficient = moe.z_coefficient,
-                                                      .capacity_factor = moe.capacity_factor},
-                                           grid);
+      experts =
+          std::make_unique<MoeLayer>(MoeOptions{.hidden = model.hidden,
+                                                .ffn = model.ffn,
+                                                .experts = moe.experts,
+                                                .top_k = moe.top_k,
+                                                .shared_experts = moe.shared_experts,
+                                                .top_p = {moe.top_p, moe.k_min},
+                                                .expert = moe.expert,
+                                                .balancer = moe.balancer,
+                                                .balancing = {moe.aux_coefficient, moe.bias_rate},
+                                                .router_losses = {moe.z_coefficient, moe.entropy_coefficient},
+                                                .capacity_factor = moe.capacity_factor},
+                                     grid);
       add_module("moe", *experts);
     } else {
       feed_forward = std::make_unique<FeedForward>(model.hidden, model.ffn);

@@ -92,8 +92,8 @@ class Classifier(nn.Module):
     def __init__(self, recipe, classes):
         super().__init__()
         model, moe, data = recipe["model"], recipe["moe"], recipe["data"]
-        if moe["shared_experts"] > 0 or moe["balancer"] not in ("bias", "none"):
-            raise SystemExit("torch_moe: only recipes without shared experts and without an auxiliary loss")
+        if moe["shared_experts"] > 0 or moe["balancer"] not in ("bias", "none") or moe["top_p"] < 1:
+            raise SystemExit("torch_moe: only recipes without shared experts, auxiliary loss, and top_p below 1")
         if moe["balancer"] == "none":
             moe["bias_rate"] = 0.0
         hidden = model["hidden"]

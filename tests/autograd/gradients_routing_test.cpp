@@ -19,6 +19,17 @@ TEST_CASE("top_k_gate: gradients of the weights for one, two and all experts", "
     }
 }
 
+TEST_CASE("top_k_gate: gradients of the weights where top-p chooses few", "[gradient]") {
+  for (const double p : {0.3, 0.6, 0.95})
+    for (const Index least : {1, 2})
+      CHECK(
+          gradient_error(
+              [=](Tape& t, Inputs v) {
+                return functions::top_k_gate(t, functions::softmax(t, v[0]), Tensor(), 3, {p, least}).weights;
+              },
+              {random_values({6, 5}, 1, DType::f64, 2.0)}) < kGradientTolerance);
+}
+
 TEST_CASE("top_k_gate: probabilities and weights may have other uses", "[gradient]") {
   CHECK(gradient_error(
             [](Tape& t, Inputs v) {

@@ -1,5 +1,6 @@
 #include <catch2/catch.hpp>
 #include <numeric>
+#include <set>
 #include <vector>
 
 #include "core/kernels/embedding.h"
@@ -56,6 +57,44 @@ TEMPLATE_TEST_CASE("the gate chooses the k largest and makes their weights sum t
   }
 }
 
+TEMPLATE_TEST_CASE("with top-p a token goes to the fewest of its best experts that reach p", "[kernels]",
+                   float, double) {
+  const DType dtype = dtype_of<TestType>;
+  const Index tokens = 301, experts = 7, k = 4;
+  const Tensor p = probabilities(tokens, experts, dtype);
+  const Tensor all = Tensor::empty({tokens, k}, DType::i32), chosen = Tensor::empty({tokens, k}, DType::i32);
+  const Tensor weights = unwritten({tokens, k}, dtype);
+  top_k_gate(p, Tensor(), all, weights);
+  for (const double enough : {0.05, 0.5, 0.9}) {
+    for (const Index least : {1, 2, 4}) {
+      CAPTURE(enough, least);
+      weights.fill(-1);
+      top_k_gate(p, Tensor(), chosen, weights, {enough, least});
+      std::set<Index> sizes;
+      for (Index t = 0; t < tokens; ++t) {
+        const auto* best = all.data<std::int32_t>() + t * k;
+        Index taken = 0;
+        TestType sum = 0;
+        while (taken < k && (taken < least || sum < TestType(enough)))
+          sum += p.data<TestType>()[t * experts + best[taken++]];
+        sizes.insert(taken);
+        for (Index j = 0; j < k; ++j) {
+          CHECK(chosen.data<std::int32_t>()[t * k + j] == (j < taken ? best[j] : -1));
+          const double weight = j < taken ? double(p.data<TestType>()[t * experts + best[j]] / sum) : 0.0;
+          CHECK(double(weights.data<TestType>()[t * k + j]) == Approx(weight).margin(1e-12));
+        }
+      }
+      if (enough == 0.5 && least == 1) CHECK(sizes.size() > 1);
+    }
+  }
+  const Tensor sure = Tensor::of<TestType>({1, 3}, {1, 0, 0});  // p = 1 is never reached early
+  const Tensor two = Tensor::empty({1, 2}, DType::i32);
+  top_k_gate(sure, Tensor(), two, Tensor::empty({1, 2}, dtype), {1.0, 1});
+  CHECK(same_bits(two, Tensor::of<std::int32_t>({1, 2}, {0, 1})));
+  for (const TopP wrong : {TopP{0.0, 1}, TopP{1.1, 1}, TopP{0.5, 0}, TopP{0.5, 5}})
+    CHECK_THROWS_WITH(top_k_gate(p, Tensor(), chosen, weights, wrong), Catch::Contains("top_k_gate: p "));
+}
+
 TEST_CASE("a selection bias changes who is chosen and not the weights", "[kernels]") {
   const Tensor p = Tensor::of<double>({1, 4}, {0.4, 0.3, 0.2, 0.1}),
                bias = Tensor::of<double>({4}, {-1, 0, 0, 0.15});
@@ -109,16 +148,20 @@ TEST_CASE("experts are counted, and an expert that is none is named", "[kernels]
       CHECK(counts[size_t(e)] == std::ranges::count(chosen.span<std::int32_t>(), std::int32_t(e)));
   }
   std::vector<Index> counts(4);
+  count_experts(Tensor::of<std::int32_t>({2, 2}, {3, -1, 1, 3}), counts);  // -1: no expert
+  CHECK(counts == std::vector<Index>{0, 1, 0, 2});
+  CHECK_THROWS_WITH(count_experts(Tensor::of<std::int32_t>({1, 1}, {-2}), counts),
+                    "count_experts: expert -2 of 4");
   CHECK_THROWS_WITH(count_experts(Tensor::of<std::int32_t>({1, 1}, {4}), counts),
                     "count_experts: expert 4 of 4");
 }
 
 TEST_CASE("a range of each expert's choices gets slots, in their order", "[kernels]") {
-  const Tensor chosen = Tensor::of<std::int32_t>({4, 2}, {0, 1, 1, 0, 1, 2, 0, 1});
-  const Tensor slots = Tensor::empty({4, 2}, DType::i32);
+  const Tensor chosen = Tensor::of<std::int32_t>({5, 2}, {0, 1, 1, 0, 0, -1, 1, 2, 1, -1});
+  const Tensor slots = Tensor::empty({5, 2}, DType::i32);
   SlotRange ranges[] = {{.skip = 1, .rows = 5, .first = 10}, {.skip = 1, .rows = 2, .first = 20}, {}};
   assign_slots(chosen, ranges, slots);
-  const std::int32_t expected[] = {-1, -1, 20, 10, 21, -1, 11, -1};
+  const std::int32_t expected[] = {-1, -1, 20, 10, 11, -1, 21, -1, -1, -1};
   CHECK(std::ranges::equal(slots.span<std::int32_t>(), expected));
   SlotRange two[2];
   CHECK_THROWS_WITH(assign_slots(chosen, two, slots), "assign_slots: expert 2 of 2");

@@ -1,6 +1,8 @@
 """The same recipe gives the same losses however many ranks train it and however they share the experts, and the
 same bits where they are the same; so does a run that was stopped and resumed."""
 
+import re
+
 from runs import assert_same_losses, assert_same_weights, losses, prepare, train
 
 SHAPES = [(1, 1), (2, 1), (2, 2), (4, 1), (4, 2), (4, 4)]  # ranks, of which so many share the experts
@@ -33,6 +35,16 @@ def main():
             train(ranks, f"{balancer}{ranks}", "train.steps=20", *more, f"moe.balancer={balancer}")
             if ranks > 1:
                 assert_same_losses(f"{balancer}1", f"{balancer}{ranks}")
+
+
+    # As does a gate that sends each token to one expert, two or three.
+    adaptive = ["moe.top_k=3", "moe.top_p=0.5", "moe.entropy_coefficient=0.01"]
+    for ranks in (1, 2, 4):
+        said = train(ranks, f"adaptive{ranks}", "train.steps=20", *adaptive, says=["experts per token (1 to "])
+        mean = float(re.findall(r"test: ([0-9.]+) experts per token", said)[-1])
+        assert 1 < mean < 3, mean
+        if ranks > 1:
+            assert_same_losses("adaptive1", f"adaptive{ranks}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ MoeOptions small_layer() {
   options.shared_experts = 1;
   options.balancer = "aux_loss";
   options.balancing.aux_coefficient = 0.1;
-  options.z_coefficient = 0.05;
+  options.router_losses.z = 0.05;
   return options;
 }
 
@@ -87,9 +87,24 @@ TEST_CASE("neither k, nor shared experts, nor the balancer changes that", "[moe]
       options.top_k = top_k;
       options.shared_experts = shared;
       options.balancer = shared ? "bias" : "none";
-      options.z_coefficient = 0;
+      options.router_losses.z = 0;
       check_against_one_rank(options, uneven_rows(), DType::f32);
     }
+  }
+}
+
+TEST_CASE("tokens may go to different numbers of experts, in one round or several", "[moe]") {
+  for (const Index capacity : {0, 4}) {
+    MoeOptions options = small_layer();
+    options.top_k = 3;
+    options.top_p = {0.4, 1};
+    options.router_losses.entropy = 0.2;
+    check_against_one_rank(
+        options, uneven_rows(), DType::f64, {.capacity = capacity}, [](const MoeRun& run, int) {
+          const Index sent = std::reduce(run.statistics.load.begin(), run.statistics.load.end());
+          CHECK(sent > uneven_rows());
+          CHECK(sent < 3 * uneven_rows());
+        });
   }
 }
 

@@ -25,7 +25,7 @@ void check(bool with_losses, Index capacity) {
   if (with_losses) {
     options.balancer = "aux_loss";
     options.balancing.aux_coefficient = 0.05 / 0.5;  // run_moe's micro-batch has half of the step's loss
-    options.z_coefficient = 0.02 / 0.5;
+    options.router_losses.z = 0.02 / 0.5;
   }
   const double agreement = std::is_same_v<T, float> ? 1e-5 : 1e-10;
   const MoeRunOptions how{

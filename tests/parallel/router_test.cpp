@@ -63,7 +63,7 @@ struct Router {
 TEST_CASE("the z-loss joins the router's gradient, scaled to the micro-batch's share of the step",
           "[router]") {
   Router r;
-  const Tensor p = route_probabilities(r.tape, r.scores, 0.7, r.context);
+  const Tensor p = route_probabilities(r.tape, r.scores, {.z = 0.7}, r.context);
   r.tape.backward(p, r.up);
   const Tensor expected = numerical(r.scores, [&] {
     double z = 0;
@@ -77,11 +77,24 @@ TEST_CASE("the z-loss joins the router's gradient, scaled to the micro-batch's s
   CHECK(distance(r.tape.gradient(r.scores), expected) < 1e-9);
 }
 
+TEST_CASE("the entropy of the probabilities joins the router's gradient", "[router]") {
+  Router r;
+  const Tensor p = route_probabilities(r.tape, r.scores, {.entropy = 0.3}, r.context);
+  r.tape.backward(p, r.up);
+  const Tensor expected = numerical(r.scores, [&] {
+    double entropy = 0;
+    for (Index t = 0; t < kTokens; ++t)
+      for (const double p : softmax_row(r.scores.data<double>() + t * kExperts)) entropy -= p * std::log(p);
+    return r.task() + 0.25 * 0.3 * entropy / (3 * kTokens);
+  });
+  CHECK(distance(r.tape.gradient(r.scores), expected) < 1e-9);
+}
+
 TEST_CASE("the auxiliary loss joins the router's gradient", "[router]") {
   Router r;
   const std::vector<Index> load{9, 0, 2, 4};
   const auto balancer = make_balancer("aux_loss", kExperts, {.aux_coefficient = 0.3});
-  const Tensor p = route_probabilities(r.tape, r.scores, 0, r.context);
+  const Tensor p = route_probabilities(r.tape, r.scores, {}, r.context);
   const Tensor balanced = balance_probabilities(r.tape, p, *balancer, load, r.context);
   CHECK(same_bits(balanced, p));
   r.tape.backward(balanced, r.up);
@@ -101,7 +114,7 @@ TEST_CASE("a second walk adds each loss once", "[router]") {
   Router r;
   const std::vector<Index> load{9, 0, 2, 4};
   const auto balancer = make_balancer("aux_loss", kExperts, {});
-  const Tensor p = route_probabilities(r.tape, r.scores, 0.7, r.context);
+  const Tensor p = route_probabilities(r.tape, r.scores, {.z = 0.7}, r.context);
   const Tensor balanced = balance_probabilities(r.tape, p, *balancer, load, r.context);
   r.tape.backward(balanced, r.up);
   const Tensor once = r.tape.gradient(r.scores).clone();
@@ -113,7 +126,7 @@ TEST_CASE("evaluation and a coefficient of zero leave the gradient to the task",
   for (const bool training : {false, true}) {
     Router r;
     r.context.training = training;
-    const Tensor p = route_probabilities(r.tape, r.scores, training ? 0.0 : 0.7, r.context);
+    const Tensor p = route_probabilities(r.tape, r.scores, {.z = training ? 0.0 : 0.7}, r.context);
     r.tape.backward(p, r.up);
     CHECK(distance(r.tape.gradient(r.scores), numerical(r.scores, [&] { return r.task(); })) < 1e-9);
   }

@@ -191,6 +191,9 @@ TEST_CASE("what must hold between fields names the place of a key that was writt
   CHECK(mistake("moe.top_k = 3", {"moe.experts=2"}) ==
         "q.toml:1: moe.top_k = 3 is more than moe.experts = 2; moe.top_k may be 1 to 2");
   CHECK_THAT(mistake("", {"moe.experts=1"}), StartsWith("--set moe.experts=1: moe.top_k = 2 (default)"));
+  CHECK(mistake("moe.k_min = 3") ==
+        "q.toml:1: moe.k_min = 3 is more than moe.top_k = 2 (default); moe.k_min may be 1 to 2");
+  CHECK_THAT(mistake("moe.top_p = 1.5"), Contains("must be between 0.001 and 1"));
   CHECK_THAT(mistake("moe.every = 3"), Contains("moe.every may be 1 to 2"));
   CHECK_THAT(mistake("train.batch_tokens = 64"), Contains("must be at least 128"));
   CHECK_THAT(mistake("data.source = \"table\""), StartsWith("q.toml:1:") && Contains("needs data.path"));
