@@ -8,7 +8,8 @@
 
 namespace conclave::kernels {
 
-constexpr Index kFewRows = 64;  ///< at most, and so many outputs, in one call
+/// The most rows of one call, and the most outputs: their results, transposed, are on the stack meanwhile.
+constexpr Index kFewRows = 64;
 template <class T>
 inline constexpr Index kFewOutputs = 4096 / sizeof(T);
 
