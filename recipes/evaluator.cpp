@@ -87,12 +87,10 @@ Evaluation Evaluator::run() {
       for (std::size_t s = 0; s < batch_.labels.size(); ++s) {
         const auto first = static_cast<std::size_t>(batch_.offsets[s]) * k;
         const auto last = static_cast<std::size_t>(batch_.offsets[s + 1]) * k;
-        for (std::size_t i = first; i < last; i += k)
-          ++result.experts_per_token[static_cast<std::size_t>(
-                                         std::find(experts.begin() + static_cast<std::ptrdiff_t>(i),
-                                                   experts.begin() + static_cast<std::ptrdiff_t>(i + k), -1) -
-                                         experts.begin()) -
-                                     i];
+        for (std::size_t i = first; i < last; i += k) {
+          const auto unused = std::ranges::count(experts.subspan(i, k), -1);
+          ++result.experts_per_token[k - static_cast<std::size_t>(unused)];
+        }
         for (std::size_t i = first; i < last; ++i)
           if (experts[i] >= 0)
             ++result.expert_classes[l][static_cast<std::size_t>(experts[i]) * classes +

@@ -111,7 +111,8 @@ Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironme
                                             activations_, grid);
   test_ = std::make_unique<Evaluator>(model_, corpus_.test, classes, recipe.train.batch_tokens, activations_,
                                       grid);
-  if (model_.wide()) model_.wide()->set_bigrams(frequent_bigrams(corpus_.train, recipe.model.bigrams));
+  if (model_.wide() && environment_.resume.empty())  // else the checkpoint has them
+    model_.wide()->set_bigrams(frequent_bigrams(corpus_.train, recipe.model.bigrams));
   entries_ = training_entries(parameters_, model_, optimizer_);
 
   say(fmt::format(

@@ -13,18 +13,6 @@ void check_ids(const char* operation, const Tensor& ids, Index vocabulary) {
             operation, values[row], row, vocabulary);
 }
 
-// Number of bags; throws where `offsets` does not divide `ids` into them.
-Index count_bags(const char* operation, const Tensor& ids, const Tensor& offsets) {
-  expect_rank(operation, "offsets", offsets, 1);
-  expect(operation, "ids", ids, {ids.numel()}, DType::i32);
-  expect(operation, "offsets", offsets, {offsets.numel()}, DType::i32);
-  const auto bounds = offsets.span<std::int32_t>();
-  require(!bounds.empty() && bounds.front() == 0 && bounds.back() == ids.numel() &&
-              std::ranges::is_sorted(bounds),
-          "{}: offsets must rise from 0 to {}", operation, ids.numel());
-  return offsets.numel() - 1;
-}
-
 template <class T>
 T bag_scale(double scale, std::int32_t count) {
   return static_cast<T>(scale / std::sqrt(static_cast<double>(count)));
@@ -80,7 +68,8 @@ void embedding_backward(const Tensor& dy, const Tensor& ids, const Tensor& dtabl
 void embedding_bag(const Tensor& ids, const Tensor& offsets, double scale, const Tensor& table,
                    const Tensor& y) {
   expect_rank("embedding_bag", "table", table, 2);
-  const Index bags = count_bags("embedding_bag", ids, offsets), columns = table.size(1);
+  const Index bags = expect_offsets("embedding_bag", offsets, ids.numel()), columns = table.size(1);
+  expect("embedding_bag", "ids", ids, {ids.numel()}, DType::i32);
   expect("embedding_bag", "y", y, {bags, columns}, table.dtype());
   check_ids("embedding_bag", ids, table.size(0));
   const std::int32_t *pi = ids.data<std::int32_t>(), *bounds = offsets.data<std::int32_t>();
@@ -106,7 +95,8 @@ void embedding_bag(const Tensor& ids, const Tensor& offsets, double scale, const
 
 void embedding_bag_backward(const Tensor& dy, const Tensor& ids, const Tensor& offsets, double scale,
                             const Tensor& dtable) {
-  const Index bags = count_bags("embedding_bag backward", ids, offsets), columns = dtable.size(1);
+  const Index bags = expect_offsets("embedding_bag backward", offsets, ids.numel()), columns = dtable.size(1);
+  expect("embedding_bag backward", "ids", ids, {ids.numel()}, DType::i32);
   expect("embedding_bag backward", "dy", dy, {bags, columns}, dtable.dtype());
   const std::int32_t *pi = ids.data<std::int32_t>(), *bounds = offsets.data<std::int32_t>();
   for_floating(dtable.dtype(), "embedding_bag backward", [&]<class T>(T) {

@@ -19,10 +19,8 @@ void squared_hinge(const Tensor& scores, const Tensor& labels, const Tensor& los
   expect_rank("squared_hinge", "scores", scores, 2);
   const Index rows = scores.size(0), classes = scores.size(1);
   require(classes > 0, "squared_hinge: scores {} have no classes", scores.shape().to_string());
-  expect("squared_hinge", "labels", labels, {rows}, DType::i32);
   expect("squared_hinge", "losses", losses, {rows}, scores.dtype());
-  for (const std::int32_t label : labels.span<std::int32_t>())
-    require(label >= 0 && label < classes, "squared_hinge: label {} is outside [0, {})", label, classes);
+  expect_labels("squared_hinge", labels, rows, classes);
   for_floating(scores.dtype(), "squared_hinge", [&]<class T>(T) {
     const T* ps = scores.data<T>();
     const std::int32_t* pl = labels.data<std::int32_t>();

@@ -4,6 +4,7 @@
 
 #include <omp.h>
 
+#include <algorithm>
 #include <cstdint>
 
 #include "core/tensor.h"
@@ -34,6 +35,23 @@ inline void expect(const char* operation, const char* argument, const Tensor& te
 inline void expect_rank(const char* operation, const char* argument, const Tensor& tensor, int rank) {
   require(tensor.rank() == rank, "{}: {} has shape {}, expected {} dimensions", operation, argument,
           tensor.shape().to_string(), rank);
+}
+
+/// Throws Error unless `offsets` [segments + 1] i32 divides `rows` rows into segments; returns how many.
+inline Index expect_offsets(const char* operation, const Tensor& offsets, Index rows) {
+  const Index segments = offsets.numel() - 1;
+  expect(operation, "offsets", offsets, {segments + 1}, DType::i32);
+  const auto bounds = offsets.span<std::int32_t>();
+  require(!bounds.empty() && bounds.front() == 0 && bounds.back() == rows && std::ranges::is_sorted(bounds),
+          "{}: offsets must rise from 0 to {}", operation, rows);
+  return segments;
+}
+
+/// Throws Error unless `labels` [rows] i32 are classes, in [0, classes).
+inline void expect_labels(const char* operation, const Tensor& labels, Index rows, Index classes) {
+  expect(operation, "labels", labels, {rows}, DType::i32);
+  for (const std::int32_t label : labels.span<std::int32_t>())
+    require(label >= 0 && label < classes, "{}: label {} is outside [0, {})", operation, label, classes);
 }
 
 template <class T>

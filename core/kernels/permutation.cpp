@@ -82,11 +82,9 @@ void assign_slots(const Tensor& experts, std::span<SlotRange> ranges, const Tens
   expect("assign_slots", "slots", slots, experts.shape(), DType::i32);
   std::int32_t* slot = slots.data<std::int32_t>();
   for (const std::int32_t expert : experts.span<std::int32_t>()) {
-    *slot = -1;
-    if (expert == -1) {
-      ++slot;
-      continue;
-    }
+    std::int32_t& to = *slot++;
+    to = -1;
+    if (expert == -1) continue;
     require(expert >= 0 && expert < static_cast<Index>(ranges.size()), "assign_slots: expert {} of {}",
             expert, ranges.size());
     auto& [skip, rows, first] = ranges[static_cast<std::size_t>(expert)];
@@ -94,9 +92,8 @@ void assign_slots(const Tensor& experts, std::span<SlotRange> ranges, const Tens
       --skip;
     } else if (rows > 0) {
       --rows;
-      *slot = static_cast<std::int32_t>(first++);
+      to = static_cast<std::int32_t>(first++);
     }
-    ++slot;
   }
 }
 

@@ -47,14 +47,10 @@ struct Segments {
 
 Segments check(const char* operation, const Tensor& rows, const Tensor& offsets, const Tensor& reduced) {
   expect_rank(operation, "x", rows, 2);
-  const Index count = offsets.numel() - 1, hidden = rows.size(1);
-  expect(operation, "offsets", offsets, {count + 1}, DType::i32);
+  const Index count = expect_offsets(operation, offsets, rows.size(0)), hidden = rows.size(1);
   expect(operation, "x", rows, rows.shape(), reduced.dtype());
   expect(operation, "y", reduced, {count, hidden}, rows.dtype());
-  const auto bounds = offsets.span<std::int32_t>();
-  require(bounds.front() == 0 && bounds.back() == rows.size(0) && std::ranges::is_sorted(bounds),
-          "{}: offsets must rise from 0 to {}", operation, rows.size(0));
-  return {count, hidden, bounds.data()};
+  return {count, hidden, offsets.data<std::int32_t>()};
 }
 
 }  // namespace

@@ -68,12 +68,10 @@ void cross_entropy(const Tensor& logits, const Tensor& labels, double smoothing,
   expect_rank("cross_entropy", "logits", logits, 2);
   const Index rows = logits.size(0), classes = logits.size(1);
   require(classes > 0, "cross_entropy: logits {} have no classes", logits.shape().to_string());
-  expect("cross_entropy", "labels", labels, {rows}, DType::i32);
   expect("cross_entropy", "losses", losses, {rows}, logits.dtype());
   expect("cross_entropy", "probabilities", probabilities, logits.shape(), logits.dtype());
   expect("cross_entropy", "correct", correct, {rows}, DType::u8);
-  for (const std::int32_t label : labels.span<std::int32_t>())
-    require(label >= 0 && label < classes, "cross_entropy: label {} is outside [0, {})", label, classes);
+  expect_labels("cross_entropy", labels, rows, classes);
   for_floating(logits.dtype(), "cross_entropy", [&]<class T>(T) {
     const T* px = logits.data<T>();
     const std::int32_t* pl = labels.data<std::int32_t>();

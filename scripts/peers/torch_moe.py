@@ -107,6 +107,7 @@ class Classifier(nn.Module):
         self.norm = nn.LayerNorm(hidden)
         self.dropout = nn.Dropout(model["dropout"])
         self.head = nn.Linear(2 * hidden, classes)
+        self.wide = Wide(recipe, classes) if model["bigrams"] > 0 else None  # with a loss of its own
         self.masked_bias = nn.Parameter(torch.zeros(data["vocabulary"]))
         self.token_dropout, self.guess = model["token_dropout"], recipe["train"]["masked_weight"] > 0
 
@@ -222,11 +223,9 @@ def main():
     batches = batches_of(texts, train["batch_tokens"], random.Random(recipe["run"]["seed"]))
     batches = batches[:arguments.warmup + arguments.steps]
 
-    plain = Classifier(recipe, 26)
-    model = plain
-    if recipe["model"]["bigrams"] > 0:
-        plain.wide = Wide(recipe, 26)
-    features = [plain.wide.features(batch) if hasattr(plain, "wide") else None for batch in batches]
+    model = Classifier(recipe, 26)
+    plain = model
+    features = [plain.wide.features(batch) if plain.wide else None for batch in batches]
     batches = [padded(batch) for batch in batches]
     if arguments.compile:
         model = torch.compile(model, dynamic=True)
@@ -243,7 +242,7 @@ def main():
         loss = F.cross_entropy(scores, labels, label_smoothing=train["label_smoothing"])
         if guessed is not None:
             loss = loss + train["masked_weight"] * guessed
-        if features[step] is not None:
+        if plain.wide:
             loss = loss + plain.wide(features[step], labels)
         loss.backward()
         nn.utils.clip_grad_norm_(plain.parameters(), train["clip_norm"], foreach=True)

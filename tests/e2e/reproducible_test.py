@@ -36,8 +36,7 @@ def main():
             if ranks > 1:
                 assert_same_losses(f"{balancer}1", f"{balancer}{ranks}")
 
-
-    # As does a gate that sends each token to one expert, two or three.
+    # The same holds for a gate that sends each token to one expert, two or three.
     adaptive = ["moe.top_k=3", "moe.top_p=0.5", "moe.entropy_coefficient=0.01"]
     for ranks in (1, 2, 4):
         said = train(ranks, f"adaptive{ranks}", "train.steps=20", *adaptive, says=["experts per token (1 to "])
