@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "core/kernels/permutation.h"
 #include "core/kernels/reduction.h"
 
 namespace conclave {
@@ -17,13 +18,14 @@ double Evaluation::mean_experts() const {
 }
 
 Evaluator::Evaluator(TextClassifier& model, const TokenizedSplit& split, Index classes, Index batch_tokens,
-                     Arena& activations, const ProcessGrid& grid)
+                     Arena& activations, const ProcessGrid& grid, std::optional<std::uint64_t> shuffle)
     : model_(model),
       classes_(classes),
       activations_(activations),
       grid_(grid),
       batcher_(split, {.tokens = batch_tokens,
-                       .shuffle = false,
+                       .seed = shuffle.value_or(0),
+                       .shuffle = shuffle.has_value(),
                        .rank = grid.world().rank(),
                        .ranks = grid.world().size()}),
       empty_(split.size() == 0) {}
@@ -44,6 +46,26 @@ void Evaluator::plan() {
   Tape tape(activations_, false);
   const Tensor logits = forward(tape, batch_);
   functions::cross_entropy(tape, logits, text_input(batch_).labels, 0);
+}
+
+void Evaluator::calibrate(Index batches) {
+  const auto layers = model_.moe_layers();
+  std::vector<Index> load;
+  DataPosition position;
+  for (Index number = 0; number < std::min<Index>(batches, batcher_.batches_per_epoch()); ++number) {
+    batcher_.fill(position, batch_);
+    position = batch_.next;
+    activations_.reset();
+    Tape tape(activations_, false);
+    forward(tape, batch_);
+    for (const auto& [name, layer] : layers) {
+      if (!layer->balancer().calibrates()) continue;
+      load.resize(layer->statistics().load.size());
+      kernels::count_experts(layer->chosen_experts(), load);
+      grid_.world().all_reduce(Tensor::borrow(load.data(), {static_cast<Index>(load.size())}, DType::i64));
+      layer->balancer().calibrate(load, number);
+    }
+  }
 }
 
 Evaluation Evaluator::run() {

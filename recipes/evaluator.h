@@ -1,6 +1,7 @@
 // How good is a model on a split, and which expert serves whom.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,14 +28,16 @@ struct Evaluation {
 class Evaluator {
  public:
   /// Collective. `batch_tokens` is the global budget per batch; all arguments must outlive the evaluator,
-  /// which resets `activations` for every batch.
+  /// which resets `activations` for every batch. `shuffle`: the seed of the batches' order; else by length.
   Evaluator(TextClassifier& model, const TokenizedSplit& split, Index classes, Index batch_tokens,
-            Arena& activations, const ProcessGrid& grid);
+            Arena& activations, const ProcessGrid& grid, std::optional<std::uint64_t> shuffle = std::nullopt);
 
   /// One forward pass of the largest batch, so that the arena sees its size.
   void plan();
   /// Collective; the same result on every rank.
   Evaluation run();
+  /// Collective. Runs the first `batches` and tells balancers that want it what each expert received.
+  void calibrate(Index batches);
 
  private:
   Tensor forward(Tape& tape, const Batch& batch);

@@ -15,10 +15,9 @@ void add_state(TextClassifier& model, std::vector<TensorEntry>& entries) {
   const auto add = [&](const std::string& name, const Tensor& values) {
     entries.push_back({tensor_path("model", name), values, values.shape(), 0, false});
   };
-  for (const auto& [name, layer] : model.moe_layers()) {
-    const Tensor& bias = layer->balancer().selection_bias();
-    if (bias.defined()) add(name + ".router.selection_bias", bias);
-  }
+  for (const auto& [name, layer] : model.moe_layers())
+    for (const auto& state : layer->balancer().state())
+      if (!state.training_only) add(name + ".router." + state.name, state.values);
   if (model.wide()) add("wide.bigrams", model.wide()->bigrams());
 }
 
@@ -52,6 +51,11 @@ std::vector<TensorEntry> training_entries(const ParameterSet& parameters, TextCl
     entries.push_back(entry("optimizer/second_moment", *parameter, optimizer.second_moment(*parameter)));
   }
   add_state(model, entries);
+  for (const auto& [name, layer] : model.moe_layers())
+    for (const auto& state : layer->balancer().state())
+      if (state.training_only)
+        entries.push_back(
+            {tensor_path("balancer", name + "." + state.name), state.values, state.values.shape(), 0, false});
   return entries;
 }
 

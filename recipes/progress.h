@@ -13,7 +13,7 @@ namespace conclave {
 /// One MoE layer during the reported steps.
 struct MoeLayerReport {
   std::span<const double> load;  ///< [experts] share of the routed tokens times experts; mean 1.0
-  double utilization = 0.0;      ///< mean load / max load
+  double utilization = 0.0;      ///< mean load / max load of a step, mean over steps
   double milliseconds = 0.0;     ///< per step in this layer's MoE, on the reporting rank
 };
 

@@ -47,6 +47,9 @@ struct ModelRecipe {
 struct MoeRecipe {
   std::int64_t every = 1;
   std::int64_t experts = 8;
+  std::string router = "linear";
+  std::int64_t router_heads = 4;
+  double router_noise = 0.0;
   std::int64_t top_k = 2;
   double top_p = 1.0;
   std::int64_t k_min = 1;
@@ -55,6 +58,10 @@ struct MoeRecipe {
   std::string balancer = "bias";
   double aux_coefficient = 0.01;
   double bias_rate = 0.001;
+  double grad_norm_rate = 0.02;
+  std::int64_t grad_norm_rounds = 4;
+  double grad_norm_alpha = 0.5;
+  std::string grad_norm_moves = "both";
   double z_coefficient = 0.0;
   double entropy_coefficient = 0.0;
   double capacity_factor = 1.5;

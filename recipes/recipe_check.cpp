@@ -123,6 +123,11 @@ void check_recipe(const Recipe& recipe, const std::string& name) {
     check.unless(false, {"model.heads", "model.hidden"}, "{} does not divide {}; model.heads may be {}",
                  check.shown("model.heads", model.heads), check.shown("model.hidden", model.hidden),
                  joined(divisors(model.hidden)));
+  if (moe.router != "linear" && model.hidden % moe.router_heads != 0)
+    check.unless(false, {"moe.router_heads", "model.hidden"},
+                 "{} does not divide {}; moe.router_heads may be {}",
+                 check.shown("moe.router_heads", moe.router_heads), check.shown("model.hidden", model.hidden),
+                 joined(divisors(model.hidden)));
   check.unless(moe.top_k <= moe.experts, {"moe.top_k", "moe.experts"},
                "{} is more than {}; moe.top_k may be 1 to {}", check.shown("moe.top_k", moe.top_k),
                check.shown("moe.experts", moe.experts), moe.experts);

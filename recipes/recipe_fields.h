@@ -101,6 +101,17 @@ void fields(R& moe, Visitor&& field) {
   field("every", moe.every, "Every how many layers one has experts: 1 is all of them, 2 every second",
         between(1, 1024));
   field("experts", moe.experts, "Routed experts per MoE layer, over all ranks", between(1, 4096));
+  field("router", moe.router,
+        "What scores the experts: each token alone (linear), each token after self-attention "
+        "(attention_token), or "
+        "its whole sequence (attention)",
+        one_of({"linear", "attention", "attention_token"}));
+  field("router_heads", moe.router_heads,
+        "Heads of the router's self-attention; divides model.hidden; read by routers attention and "
+        "attention_token",
+        between(1, 1024));
+  field("router_noise", moe.router_noise,
+        "Standard deviation of the noise on the router's scores in training", between(0, 100));
   field("top_k", moe.top_k, "Experts each token is sent to, or the most of them; at most experts",
         between(1, 64));
   field("top_p", moe.top_p,
@@ -114,12 +125,30 @@ void fields(R& moe, Visitor&& field) {
         between(0, 64));
   field("expert", moe.expert, "Registered kind of expert", not_empty());
   field("balancer", moe.balancer,
-        "What evens the experts' loads: nothing, a loss term, or a routing bias that follows the loads",
-        one_of({"none", "aux_loss", "bias"}));
+        "What evens the experts' loads: nothing, a loss term, a routing bias that follows the loads, or "
+        "gradient normalization",
+        one_of({"none", "aux_loss", "bias", "grad_norm"}));
   field("aux_coefficient", moe.aux_coefficient, "Weight of the balancing loss; read by balancer aux_loss",
         between(0, 100));
   field("bias_rate", moe.bias_rate, "Step of the routing bias per training step; read by balancer bias",
         between(0, 10));
+  field("grad_norm_rate", moe.grad_norm_rate,
+        "Share of the loads' unevenness that one step takes back; read by balancer grad_norm", between(0, 1));
+  field("grad_norm_rounds", moe.grad_norm_rounds,
+        "Corrections of the selection within a batch of training, by the gradient norms to be expected; read "
+        "by "
+        "balancer grad_norm",
+        between(0, 100));
+  field("grad_norm_alpha", moe.grad_norm_alpha,
+        "Exponent of an expert's remaining loss in how much faster than others it is to learn; read by "
+        "balancer "
+        "grad_norm",
+        between(0, 10));
+  field(
+      "grad_norm_moves", moe.grad_norm_moves,
+      "What balancer grad_norm moves: the weights of the experts' gradients, the bias of their selection, or "
+      "both",
+      one_of({"both", "weights", "bias"}));
   field("z_coefficient", moe.z_coefficient, "Weight of the router z-loss, which keeps router scores small",
         between(0, 100));
   field(

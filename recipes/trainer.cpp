@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "core/kernels/reduction.h"
 #include "data/bigrams.h"
@@ -31,6 +32,9 @@ std::optional<Tokenizer> tokenizer_of(const std::string& checkpoint) {
   return Tokenizer::from_bytes(CheckpointReader(checkpoint).state().tokenizer);
 }
 
+// On how many batches the selection for inference is calibrated before the last evaluation.
+constexpr Index kCalibrationBatches = 64;
+
 // "auto" becomes the newest good checkpoint's path, or "" where there is none; the same on every rank.
 std::string resolve_resume(const std::string& resume, const std::string& directory, Communicator& world) {
   if (resume != "auto") return resume;
@@ -48,11 +52,16 @@ std::string resolve_resume(const std::string& resume, const std::string& directo
 
 // What is summed over ranks, once per step in one message, and what gathers until the next report.
 struct Trainer::StepSums {
-  // The message: [loss, correct, sequences, tokens, expert gradient norm^2, interrupted, loads of all
-  // layers...]
-  enum Item : std::size_t { loss, correct, sequences, tokens, expert_norm, interrupted, first_load };
+  // The message: [loss, correct, sequences, tokens, expert gradient norm^2, interrupted, then of each layer
+  // its experts' loads, and the other three where its balancer wants them]
+  enum Item : std::size_t { loss, correct, sequences, tokens, expert_norm, interrupted, first_layer };
   std::vector<double> message;
-  std::vector<std::vector<Index>> step_load;    // by layer, of this step, global
+  struct Layer {
+    std::span<double> load, gradient_squares, loss, weight;  // of `message`
+    std::vector<Index> rows;                                 // global, what the balancer is given
+    std::vector<double> gradient_norm, mean_loss;
+  };
+  std::vector<Layer> layer_sums;
   std::vector<std::vector<double>> load_share;  // by layer, for the report
   std::vector<std::vector<double>> load_sum;    // by layer, since the last report
   std::vector<MoeLayerReport> layers;
@@ -111,6 +120,9 @@ Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironme
                                             activations_, grid);
   test_ = std::make_unique<Evaluator>(model_, corpus_.test, classes, recipe.train.batch_tokens, activations_,
                                       grid);
+  if (std::ranges::any_of(layers_, [](const auto& named) { return named.second->balancer().calibrates(); }))
+    calibration_ = std::make_unique<Evaluator>(model_, corpus_.train, classes, recipe.train.batch_tokens,
+                                               activations_, grid, recipe.run.seed);
   if (model_.wide() && environment_.resume.empty())  // else the checkpoint has them
     model_.wide()->set_bigrams(frequent_bigrams(corpus_.train, recipe.model.bigrams));
   entries_ = training_entries(parameters_, model_, optimizer_);
@@ -159,8 +171,26 @@ void Trainer::plan_memory() {
       format_bytes(staging)));
 
   const auto experts = static_cast<std::size_t>(recipe_.moe.experts);
-  sums_->message.resize(StepSums::first_load + layers_.size() * experts);
-  sums_->step_load.assign(layers_.size(), std::vector<Index>(experts));
+  std::size_t items = StepSums::first_layer;
+  for (const auto& [name, layer] : layers_) items += (layer->balancer().wants_gradients() ? 4 : 1) * experts;
+  sums_->message.resize(items);
+  auto free = std::span(sums_->message).subspan(StepSums::first_layer);
+  for (const auto& [name, layer] : layers_) {
+    const auto take = [&] {
+      const auto taken = free.first(experts);
+      free = free.subspan(experts);
+      return taken;
+    };
+    auto& sums = sums_->layer_sums.emplace_back();
+    sums.load = take();
+    sums.rows.resize(experts);
+    if (!layer->balancer().wants_gradients()) continue;
+    sums.gradient_squares = take();
+    sums.loss = take();
+    sums.weight = take();
+    sums.gradient_norm.resize(experts);
+    sums.mean_loss.resize(experts);
+  }
   sums_->load_share.assign(layers_.size(), std::vector<double>(experts));
   sums_->load_sum.assign(layers_.size(), std::vector<double>(experts));
   sums_->layers.resize(layers_.size());
@@ -236,6 +266,8 @@ double Trainer::forward_backward(const Batch& batch, int micro_batch, bool last)
   if (last) reducer_.arm();
   tape.backward(std::span(losses).first(count));
 
+  for (const auto& [name, layer] : layers_)
+    if (layer->balancer().wants_gradients()) layer->attribute_losses(scored.losses, input.offsets);
   auto& message = sums_->message;
   if (!message.empty()) {
     for (const std::uint8_t right : scored.correct.span<std::uint8_t>()) message[StepSums::correct] += right;
@@ -253,6 +285,12 @@ void Trainer::step() {
     sums.message[StepSums::loss] +=
         forward_backward(prefetcher_.next(), static_cast<int>(micro), micro + 1 == recipe_.train.accumulate);
   reducer_.finish();
+  for (std::size_t l = 0; l < layers_.size(); ++l) {
+    MoeLayer& layer = *layers_[l].second;
+    if (!layer.balancer().wants_gradients()) continue;
+    layer.add_gradient_squares(sums.layer_sums[l].gradient_squares);
+    layer.weight_gradients();
+  }
 
   double norm_squared = 0;
   for (const auto& segment : parameters_.segments()) {
@@ -263,9 +301,14 @@ void Trainer::step() {
       norm_squared += part;
   }
   sums.message[StepSums::interrupted] = environment_.interrupted && *environment_.interrupted ? 1.0 : 0.0;
-  std::size_t at = StepSums::first_load;
-  for (const auto& [name, layer] : layers_)
-    for (const Index load : layer->statistics().load) sums.message[at++] = static_cast<double>(load);
+  for (std::size_t l = 0; l < layers_.size(); ++l) {
+    const MoeStatistics& statistics = layers_[l].second->statistics();
+    auto& layer = sums.layer_sums[l];
+    std::ranges::copy(statistics.load, layer.load.begin());
+    if (layer.loss.empty()) continue;
+    std::ranges::copy(statistics.loss, layer.loss.begin());
+    std::ranges::copy(statistics.weight, layer.weight.begin());
+  }
   grid_.world().all_reduce(
       Tensor::borrow(sums.message.data(), {static_cast<Index>(sums.message.size())}, DType::f64));
   norm_squared += sums.message[StepSums::expert_norm];
@@ -276,14 +319,18 @@ void Trainer::step() {
   sums.learning_rate = schedule_.at(step_);
   optimizer_.update(step_, sums.learning_rate, clip_scale(sums.gradient_norm, recipe_.train.clip_norm));
 
-  at = StepSums::first_load;
   for (std::size_t l = 0; l < layers_.size(); ++l) {
-    for (std::size_t e = 0; e < sums.step_load[l].size(); ++e, ++at) {
-      sums.step_load[l][e] = static_cast<Index>(sums.message[at]);
-      sums.load_sum[l][e] += sums.message[at];
+    auto& signals = sums.layer_sums[l];
+    for (std::size_t e = 0; e < signals.rows.size(); ++e) {
+      signals.rows[e] = static_cast<Index>(signals.load[e]);
+      sums.load_sum[l][e] += signals.load[e];
+      if (signals.loss.empty()) continue;
+      signals.gradient_norm[e] = std::sqrt(signals.gradient_squares[e]);
+      signals.mean_loss[e] = signals.weight[e] > 0 ? signals.loss[e] / signals.weight[e] : 0;
     }
+    sums.layers[l].utilization += utilization(signals.rows);
     MoeLayer& layer = *layers_[l].second;
-    layer.balancer().update(sums.step_load[l]);
+    layer.balancer().update({signals.rows, signals.gradient_norm, signals.mean_loss});
     sums.layers[l].milliseconds += 1e3 * layer.statistics().seconds;
     layer.reset_statistics();
   }
@@ -325,16 +372,12 @@ void Trainer::report(bool force) {
   const double seconds = now() - sums.window_start;
   const auto steps = static_cast<double>(sums.window_steps);
   for (std::size_t l = 0; l < sums.layers.size(); ++l) {
-    double total = 0, most = 0;
-    for (const double load : sums.load_sum[l]) {
-      total += load;
-      most = std::max(most, load);
-    }
+    const double total = std::accumulate(sums.load_sum[l].begin(), sums.load_sum[l].end(), 0.0);
     const double mean = total / static_cast<double>(sums.load_sum[l].size());
     for (std::size_t e = 0; e < sums.load_sum[l].size(); ++e)
       sums.load_share[l][e] = mean > 0 ? sums.load_sum[l][e] / mean : 0;
     sums.layers[l].load = sums.load_share[l];
-    sums.layers[l].utilization = most > 0 ? mean / most : 1;
+    sums.layers[l].utilization /= steps;
     sums.layers[l].milliseconds /= steps;
   }
   const StepReport report{.step = step_,
@@ -367,7 +410,7 @@ void Trainer::report(bool force) {
     metrics_->write(step_, metrics);
   }
   for (auto& load : sums.load_sum) std::ranges::fill(load, 0.0);
-  for (auto& layer : sums.layers) layer.milliseconds = 0;
+  for (auto& layer : sums.layers) layer.milliseconds = layer.utilization = 0;
   sums.window_loss = sums.window_correct = sums.window_sequences = sums.window_tokens = sums.save_seconds = 0;
   sums.window_steps = 0;
   sums.window_start = now();
@@ -402,6 +445,14 @@ void Trainer::save() {
   sums_->save_seconds += stall;
   sums_->all_save_seconds += stall;
   ++sums_->saves;
+}
+
+// The balancers' selection for inference: texts without dropout, weights as they are evaluated.
+void Trainer::calibrate(Index batches) {
+  if (!calibration_) return;
+  if (optimizer_.has_average()) optimizer_.swap_average();
+  calibration_->calibrate(batches);
+  if (optimizer_.has_average()) optimizer_.swap_average();
 }
 
 std::optional<Evaluation> Trainer::evaluate(std::unique_ptr<Evaluator>& evaluator, const char* name) {
@@ -447,6 +498,7 @@ TrainResult Trainer::run() {
     report(sums_->stop || last);
     if (step_ % every == 0 || last) {
       const double began = now();
+      calibrate(last ? kCalibrationBatches : kCalibrationBatches / 4);
       last_validation_ = evaluate(validation_, "validation");
       evaluating += now() - began;
       sums_->window_start += now() - began;

@@ -65,6 +65,7 @@ class Trainer {
   void report(bool force);
   void save();
   CheckpointState checkpoint_state() const;
+  void calibrate(Index batches);
   std::optional<Evaluation> evaluate(std::unique_ptr<Evaluator>& evaluator, const char* name);
 
   Recipe recipe_;
@@ -79,6 +80,7 @@ class Trainer {
   Arena activations_{"activations"};
   Prefetcher prefetcher_;
   std::unique_ptr<Evaluator> validation_, test_;
+  std::unique_ptr<Evaluator> calibration_;  // of training texts, where a balancer wants it
   CheckpointWriter writer_;
   std::vector<TensorEntry> entries_;
   std::unique_ptr<MetricsWriter> metrics_;  // rank 0

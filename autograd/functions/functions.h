@@ -67,7 +67,7 @@ struct Gate {
   Tensor experts;  ///< [tokens, k] i32, -1 behind a token's last
   Tensor weights;  ///< [tokens, k]
 };
-Gate top_k_gate(Tape& tape, const Tensor& probabilities, const Tensor& selection_bias, Index k,
+Gate top_k_gate(Tape& tape, const Tensor& probabilities, const kernels::Selection& selection, Index k,
                 kernels::TopP top_p = {});
 
 /// x [rows, hidden] -> [segments, hidden] by offsets [segments + 1] i32.

@@ -4,14 +4,14 @@
 
 namespace conclave::functions {
 
-Gate top_k_gate(Tape& tape, const Tensor& probabilities, const Tensor& selection_bias, Index k,
+Gate top_k_gate(Tape& tape, const Tensor& probabilities, const kernels::Selection& selection, Index k,
                 kernels::TopP top_p) {
   require(probabilities.rank() == 2, "top_k_gate: probabilities {} must be [tokens, experts]",
           probabilities.shape().to_string());
   const Index tokens = probabilities.size(0);
   Gate gate{tape.empty({tokens, k}, DType::i32),
             tape.output({tokens, k}, probabilities.dtype(), {&probabilities})};
-  kernels::top_k_gate(probabilities, selection_bias, gate.experts, gate.weights, top_p);
+  kernels::top_k_gate(probabilities, selection, gate.experts, gate.weights, top_p);
   tape.record("top_k_gate", {&probabilities}, {&gate.weights}, [=](Tape& tape) {
     const auto [dprobabilities, write] = tape.into(probabilities);
     kernels::top_k_gate_backward(tape.gradient(gate.weights), probabilities, gate.experts, gate.weights,

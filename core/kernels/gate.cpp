@@ -4,7 +4,7 @@
 
 namespace conclave::kernels {
 
-void top_k_gate(const Tensor& probabilities, const Tensor& selection_bias, const Tensor& experts,
+void top_k_gate(const Tensor& probabilities, const Selection& selection, const Tensor& experts,
                 const Tensor& weights, TopP top_p) {
   expect_rank("top_k_gate", "probabilities", probabilities, 2);
   expect_rank("top_k_gate", "experts", experts, 2);
@@ -14,10 +14,12 @@ void top_k_gate(const Tensor& probabilities, const Tensor& selection_bias, const
           "top_k_gate: p {} with at least {} of {} choices", top_p.p, top_p.least, k);
   expect("top_k_gate", "experts", experts, {tokens, k}, DType::i32);
   expect("top_k_gate", "weights", weights, {tokens, k}, probabilities.dtype());
-  if (selection_bias.defined()) expect("top_k_gate", "bias", selection_bias, {count}, probabilities.dtype());
+  const auto& [bias, factor] = selection;
+  if (bias.defined()) expect("top_k_gate", "bias", bias, {count}, probabilities.dtype());
+  if (factor.defined()) expect("top_k_gate", "factor", factor, {count}, probabilities.dtype());
   for_floating(probabilities.dtype(), "top_k_gate", [&]<class T>(T) {
-    const T *pp = probabilities.data<T>(),
-            *pb = selection_bias.defined() ? selection_bias.data<T>() : nullptr;
+    const T *pp = probabilities.data<T>(), *pb = bias.defined() ? bias.data<T>() : nullptr,
+            *pf = factor.defined() ? factor.data<T>() : nullptr;
     std::int32_t* pe = experts.data<std::int32_t>();
     T* pw = weights.data<T>();
 #pragma omp parallel for schedule(static) if (probabilities.numel() > kParallelElements)
@@ -34,7 +36,7 @@ void top_k_gate(const Tensor& probabilities, const Tensor& selection_bias, const
         Index best = -1;
         T best_score = 0;
         for (Index e = 0; e < count; ++e) {
-          const T score = p[e] + (pb ? pb[e] : T(0));
+          const T score = (pf ? p[e] * pf[e] : p[e]) + (pb ? pb[e] : T(0));
           // the negated comparison lets a NaN be chosen rather than leave no choice; the loss will show it
           if (std::find(chosen, chosen + taken, static_cast<std::int32_t>(e)) == chosen + taken &&
               (best < 0 || score > best_score)) {

@@ -1,6 +1,6 @@
 // The top-k gate of a mixture of experts (Shazeer et al. 2017, section 2.1): each token goes to the k experts
-// of the highest score. A balancer's bias takes part in the selection only, never in the weights (Wang et al.
-// 2024, "Auxiliary-loss-free load balancing", eq. 3).
+// of the highest score. What a balancer adds to scores takes part in the selection only, never in the weights
+// (Wang et al. 2024, "Auxiliary-loss-free load balancing", eq. 3).
 #pragma once
 
 #include "core/kernels/kernel.h"
@@ -15,10 +15,16 @@ struct TopP {
   Index least = 1;
 };
 
-/// probabilities [tokens, experts]; selection_bias [experts] or undefined; experts [tokens, k] i32 by falling
-/// score (ties: the lower index first), -1 behind the last that is chosen; weights [tokens, k] = the chosen
-/// probabilities, divided by their sum, and 0.
-void top_k_gate(const Tensor& probabilities, const Tensor& selection_bias, const Tensor& experts,
+/// How experts are compared: a token's score of an expert is probability * factor + bias. Each [experts], or
+/// undefined for 1 and 0.
+struct Selection {
+  Tensor bias, factor;
+};
+
+/// probabilities [tokens, experts]; experts [tokens, k] i32 by falling score (ties: the lower index first),
+/// -1 behind the last that is chosen; weights [tokens, k] = the chosen probabilities, divided by their sum,
+/// and 0.
+void top_k_gate(const Tensor& probabilities, const Selection& selection, const Tensor& experts,
                 const Tensor& weights, TopP top_p = {});
 
 /// dprobabilities [tokens, experts] (=, +=); dweights behind the last choice are not read.

@@ -1,5 +1,7 @@
 #include "parallel/moe/balancer.h"
 
+#include "parallel/moe/grad_norm.h"
+
 #include <algorithm>
 #include <numeric>
 
@@ -33,8 +35,10 @@ class BiasBalancer final : public Balancer {
   BiasBalancer(Index experts, double rate)
       : bias_(Tensor::zeros({experts})), rate_(static_cast<float>(rate)) {}
 
-  const Tensor& selection_bias() const override { return bias_; }
-  void update(std::span<const Index> load) override {
+  kernels::Selection selection() const override { return {bias_, {}}; }
+  std::vector<State> state() const override { return {{"selection_bias", bias_, false}}; }
+  void update(const ExpertSignals& signals) override {
+    const auto load = signals.load;
     const double mean = static_cast<double>(std::accumulate(load.begin(), load.end(), Index{})) /
                         static_cast<double>(load.size());
     const auto bias = bias_.span<float>();
@@ -60,7 +64,8 @@ std::unique_ptr<Balancer> make_balancer(const std::string& name, Index experts,
   if (name == "none") return std::make_unique<NoBalancer>();
   if (name == "aux_loss") return std::make_unique<AuxLossBalancer>(options.aux_coefficient);
   if (name == "bias") return std::make_unique<BiasBalancer>(experts, options.bias_rate);
-  fail("no balancer is named '{}'; there are none, aux_loss, bias", name);
+  if (name == "grad_norm") return std::make_unique<GradNormBalancer>(experts, options);
+  fail("no balancer is named '{}'; there are none, aux_loss, bias, grad_norm", name);
 }
 
 double utilization(std::span<const Index> load) {

@@ -1,8 +1,6 @@
 #include "parallel/moe/expert.h"
 
-#include <fmt/ranges.h>
-
-#include <map>
+#include "parallel/moe/registry.h"
 
 namespace conclave {
 namespace {
@@ -30,10 +28,10 @@ class FeedForwardExperts final : public BaseExpert {
 };
 
 // A function's static, so that registrations in other files' initializers find it constructed.
-std::map<std::string, ExpertFactory>& registry() {
-  static std::map<std::string, ExpertFactory> kinds{{"feed_forward", [](const ExpertOptions& options) {
-                                                       return std::make_unique<FeedForwardExperts>(options);
-                                                     }}};
+Registry<ExpertFactory>& registry() {
+  static Registry<ExpertFactory> kinds("expert", {{"feed_forward", [](const ExpertOptions& options) {
+                                                     return std::make_unique<FeedForwardExperts>(options);
+                                                   }}});
   return kinds;
 }
 
@@ -51,20 +49,13 @@ Parameter& BaseExpert::add_expert_parameter(std::string name, Shape per_expert, 
 }
 
 ExpertRegistration::ExpertRegistration(const std::string& name, ExpertFactory factory) {
-  registry()[name] = std::move(factory);
+  registry().add(name, std::move(factory));
 }
 
-std::vector<std::string> expert_kinds() {
-  std::vector<std::string> names;
-  for (const auto& [name, factory] : registry()) names.push_back(name);
-  return names;
-}
+std::vector<std::string> expert_kinds() { return registry().names(); }
 
 std::unique_ptr<BaseExpert> make_experts(const std::string& name, const ExpertOptions& options) {
-  const auto found = registry().find(name);
-  require(found != registry().end(), "no kind of expert is named '{}'; there are: {}", name,
-          fmt::join(expert_kinds(), ", "));
-  return found->second(options);
+  return registry().find(name)(options);
 }
 
 }  // namespace conclave

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <chrono>
+#include <functional>
 
 #include "core/kernels/activation.h"
 #include "core/kernels/permutation.h"
+#include "core/kernels/reduction.h"
 
 namespace conclave {
 namespace {
@@ -36,7 +38,8 @@ bool keeps(const Tape& tape, const DispatchPlan& plan, Index round) {
 MoeLayer::MoeLayer(const MoeOptions& options, const ProcessGrid& grid)
     : options_(options),
       grid_(grid),
-      router_(options.hidden, options.experts, false),
+      router_(make_router(options.router,
+                          {options.hidden, options.experts, options.router_heads, options.router_noise})),
       balancer_(make_balancer(options.balancer, options.experts, options.balancing)),
       dispatcher_(grid.expert_group(), options.experts, options.capacity_factor) {
   require(options.top_k >= 1 && options.top_k <= options.experts, "moe: top_k {} of {} experts",
@@ -46,22 +49,63 @@ MoeLayer::MoeLayer(const MoeOptions& options, const ProcessGrid& grid)
   require(expert_parameters_.size() <= kMostExpertParameters,
           "moe: experts '{}' have {} parameters, at most {} fit", options.expert, expert_parameters_.size(),
           kMostExpertParameters);
-  add_module("router", router_);
+  add_module("router", *router_);
   add_module("experts", *experts_);
   if (options.shared_experts > 0) {
     shared_.emplace(options.hidden, options.ffn * options.shared_experts);
     add_module("shared", *shared_);
   }
-  statistics_.load.assign(static_cast<std::size_t>(options.experts), 0);
+  const auto experts = static_cast<std::size_t>(options.experts);
+  statistics_.load.assign(experts, 0);
+  statistics_.loss.assign(experts, 0);
+  statistics_.weight.assign(experts, 0);
 }
 
 void MoeLayer::reset_statistics() {
   std::ranges::fill(statistics_.load, 0);
+  std::ranges::fill(statistics_.loss, 0);
+  std::ranges::fill(statistics_.weight, 0);
   statistics_.seconds = 0;
   statistics_.rounds = statistics_.passes = 0;
 }
 
-Tensor MoeLayer::operator()(Tape& tape, ForwardContext& context, const Tensor& x) {
+void MoeLayer::attribute_losses(const Tensor& losses, const Tensor& offsets) {
+  const Index sequences = kernels::expect_offsets("attribute_losses", offsets, gate_.experts.size(0));
+  kernels::expect("attribute_losses", "losses", losses, {sequences}, gate_.weights.dtype());
+  const auto bounds = offsets.span<std::int32_t>();
+  const std::int32_t* expert = gate_.experts.data<std::int32_t>();
+  for_floating(losses.dtype(), "attribute_losses", [&]<class T>(T) {
+    const T* weight = gate_.weights.data<T>();
+    for (std::size_t s = 0; s + 1 < bounds.size(); ++s) {
+      const auto loss = static_cast<double>(losses.data<T>()[s]);
+      const Index choices = (bounds[s + 1] - bounds[s]) * gate_.experts.size(1);
+      for (Index i = 0; i < choices; ++i, ++expert, ++weight) {
+        if (*expert < 0) continue;
+        statistics_.loss[static_cast<std::size_t>(*expert)] += static_cast<double>(*weight) * loss;
+        statistics_.weight[static_cast<std::size_t>(*expert)] += static_cast<double>(*weight);
+      }
+    }
+  });
+}
+
+void MoeLayer::add_gradient_squares(std::span<double> squares) const {
+  for (const Parameter* parameter : expert_parameters_)
+    for (Index i = 0; i < parameter->shape[0]; ++i)
+      squares[static_cast<std::size_t>(parameter->first_row + i)] +=
+          kernels::sum_of_squares(parameter->slot.gradient.rows(i, i + 1)) / grid_.data_parallel();
+}
+
+void MoeLayer::weight_gradients() const {
+  const auto weights = balancer_->gradient_weights();
+  if (weights.empty()) return;
+  for (const Parameter* parameter : expert_parameters_)
+    for (Index i = 0; i < parameter->shape[0]; ++i) {
+      const Tensor gradient = parameter->slot.gradient.rows(i, i + 1);
+      kernels::scale(gradient, weights[static_cast<std::size_t>(parameter->first_row + i)], gradient);
+    }
+}
+
+Tensor MoeLayer::operator()(Tape& tape, ForwardContext& context, const Tensor& x, const Tensor& offsets) {
   const double start = now();
   const Tensor entered = tapped(tape, x);
   tape.record("moe", {&x}, {&entered}, [this, x, entered](Tape& tape) {
@@ -69,7 +113,7 @@ Tensor MoeLayer::operator()(Tape& tape, ForwardContext& context, const Tensor& x
     statistics_.seconds += now();  // the other half was subtracted where backward entered the layer
   });
 
-  const Tensor logits = router_(tape, entered);
+  const Tensor logits = (*router_)(tape, context, entered, offsets);
   const Tensor probabilities = route_probabilities(tape, logits, options_.router_losses, context);
   // The balancer's gradient joins what the gate sends back; the load it needs is known once the gate has
   // chosen.
@@ -82,10 +126,22 @@ Tensor MoeLayer::operator()(Tape& tape, ForwardContext& context, const Tensor& x
                               ? balance_probabilities(tape, probabilities, *balancer_, global, context)
                               : probabilities;
   // Memory is planned for tokens that go to as many experts as they may.
-  const functions::Gate gate =
-      functions::top_k_gate(tape, balanced, balancer_->selection_bias(), options_.top_k,
-                            tape.planning() ? kernels::TopP{} : options_.top_p);
-  chosen_ = gate.experts;
+  const auto count_load = [&](const kernels::Selection& selection, std::span<Index> total) {
+    const ArenaScope scope(tape.arena());
+    const Tensor experts = tape.empty({x.size(0), options_.top_k}, DType::i32),
+                 weights = tape.empty(experts.shape(), probabilities.dtype());
+    kernels::top_k_gate(probabilities, selection, experts, weights, options_.top_p);
+    kernels::count_experts(experts, total);
+    grid_.world().all_reduce(Tensor::borrow(total.data(), {options_.experts}, DType::i64));
+  };
+  kernels::Selection selection = balancer_->selection();
+  if (tape.planning())
+    count_load(selection, global);
+  else if (context.training)
+    selection = balancer_->select_batch(std::cref(count_load));
+  const functions::Gate gate = functions::top_k_gate(tape, balanced, selection, options_.top_k,
+                                                     tape.planning() ? kernels::TopP{} : options_.top_p);
+  gate_ = gate;
 
   kernels::count_experts(gate.experts, counts);
   const DispatchPlan plan = dispatcher_.plan(tape, counts);

@@ -12,6 +12,7 @@
 #include "parallel/moe/balancer.h"
 #include "parallel/moe/dispatcher.h"
 #include "parallel/moe/expert.h"
+#include "parallel/moe/router.h"
 #include "parallel/moe/router_losses.h"
 #include "parallel/process_grid.h"
 
@@ -20,6 +21,9 @@ namespace conclave {
 struct MoeOptions {
   Index hidden = 0, ffn = 0;
   Index experts = 8, top_k = 2, shared_experts = 0;
+  std::string router = "linear";
+  Index router_heads = 4;
+  double router_noise = 0;
   kernels::TopP top_p = {};  ///< how many of the top_k a token goes to
   std::string expert = "feed_forward";
   std::string balancer = "bias";
@@ -30,10 +34,12 @@ struct MoeOptions {
 
 /// What a layer did since the last reset, on this rank.
 struct MoeStatistics {
-  std::vector<Index> load;  ///< [experts] rows that this rank's tokens sent to each expert
-  double seconds = 0;       ///< forward and backward
-  Index rounds = 0;         ///< dispatch rounds
-  Index passes = 0;         ///< forward passes; rounds / passes > 1 where the routing outgrew the plan
+  std::vector<Index> load;     ///< [experts] rows that this rank's tokens sent to each expert
+  std::vector<double> loss;    ///< [experts] losses of the tokens each served, times the gate's weights; both
+  std::vector<double> weight;  ///< and the weights' sums are of those told to attribute_losses
+  double seconds = 0;          ///< forward and backward
+  Index rounds = 0;            ///< dispatch rounds
+  Index passes = 0;            ///< forward passes; rounds / passes > 1 where the routing outgrew the plan
 };
 
 class MoeLayer : public Module {
@@ -41,17 +47,30 @@ class MoeLayer : public Module {
   /// `grid` must outlive the layer.
   MoeLayer(const MoeOptions& options, const ProcessGrid& grid);
 
-  /// x [tokens, hidden] -> [tokens, hidden]. Collective over the expert-parallel group.
-  Tensor operator()(Tape& tape, ForwardContext& context, const Tensor& x);
+  /// x [tokens, hidden], of sequences that offsets [sequences + 1] i32 divide it into -> [tokens, hidden].
+  /// Collective over the expert-parallel group and, with balancers that correct batches, over all ranks.
+  Tensor operator()(Tape& tape, ForwardContext& context, const Tensor& x, const Tensor& offsets);
+
+  // What a balancer learns of a step, beside the loads.
+
+  /// After a forward pass, in its tape's lifetime: losses [sequences], of the sequences that offsets
+  /// [sequences
+  /// + 1] i32 divide x into. A token's loss is its sequence's.
+  void attribute_losses(const Tensor& losses, const Tensor& offsets);
+  /// Once the gradients are complete: adds to squares [experts] those of each expert's gradient, this rank's
+  /// share of them, so that the sum over all ranks is the squared norm.
+  void add_gradient_squares(std::span<double> squares) const;
+  /// Then: multiplies each expert's gradient by the balancer's weight for it.
+  void weight_gradients() const;
 
   MoeStatistics& statistics() { return statistics_; }
-  /// Forgets the loads, times and rounds.
+  /// Forgets the loads, losses, times and rounds.
   void reset_statistics();
   Balancer& balancer() { return *balancer_; }
   Dispatcher& dispatcher() { return dispatcher_; }
   Index top_k() const { return options_.top_k; }
   /// [tokens, top_k] i32, -1 behind a token's last, of the last forward pass, in its tape's arena.
-  const Tensor& chosen_experts() const { return chosen_; }
+  const Tensor& chosen_experts() const { return gate_.experts; }
 
  private:
   static constexpr std::size_t kMostExpertParameters = Tape::kMostInputs - 2;
@@ -61,14 +80,14 @@ class MoeLayer : public Module {
 
   MoeOptions options_;
   const ProcessGrid& grid_;
-  Linear router_;
+  std::unique_ptr<Router> router_;
   std::unique_ptr<BaseExpert> experts_;
   std::vector<Parameter*> expert_parameters_;
   std::optional<FeedForward> shared_;
   std::unique_ptr<Balancer> balancer_;
   Dispatcher dispatcher_;
   MoeStatistics statistics_;
-  Tensor chosen_;
+  functions::Gate gate_;  // of the last forward pass
 };
 
 }  // namespace conclave

@@ -66,13 +66,14 @@ void moe(const ProcessGrid& grid, std::int64_t repetitions) {
   const Tensor seed = input.zeros({kTokens, kHidden});
   fill(x, 0);
   fill(seed, 1);
+  const Tensor offsets = Tensor::of<std::int32_t>({2}, {0, kTokens});
   ForwardContext context;
   context.global_tokens = kTokens;
   const auto step = [&] {
     activations.reset();
     Tape tape(activations);
     tape.watch(x);
-    const Tensor y = layer(tape, context, x);
+    const Tensor y = layer(tape, context, x, offsets);
     tape.backward(y, seed);
   };
   step();

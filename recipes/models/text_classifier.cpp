@@ -30,19 +30,23 @@ struct TextClassifier::Layer : Module {
     add_module("attention", attention);
     add_module("feed_forward_norm", feed_forward_norm);
     if (with_experts) {
-      experts =
-          std::make_unique<MoeLayer>(MoeOptions{.hidden = model.hidden,
-                                                .ffn = model.ffn,
-                                                .experts = moe.experts,
-                                                .top_k = moe.top_k,
-                                                .shared_experts = moe.shared_experts,
-                                                .top_p = {moe.top_p, moe.k_min},
-                                                .expert = moe.expert,
-                                                .balancer = moe.balancer,
-                                                .balancing = {moe.aux_coefficient, moe.bias_rate},
-                                                .router_losses = {moe.z_coefficient, moe.entropy_coefficient},
-                                                .capacity_factor = moe.capacity_factor},
-                                     grid);
+      experts = std::make_unique<MoeLayer>(
+          MoeOptions{.hidden = model.hidden,
+                     .ffn = model.ffn,
+                     .experts = moe.experts,
+                     .top_k = moe.top_k,
+                     .shared_experts = moe.shared_experts,
+                     .router = moe.router,
+                     .router_heads = moe.router_heads,
+                     .router_noise = moe.router_noise,
+                     .top_p = {moe.top_p, moe.k_min},
+                     .expert = moe.expert,
+                     .balancer = moe.balancer,
+                     .balancing = {moe.aux_coefficient, moe.bias_rate, moe.grad_norm_rate,
+                                   moe.grad_norm_rounds, moe.grad_norm_alpha, moe.grad_norm_moves},
+                     .router_losses = {moe.z_coefficient, moe.entropy_coefficient},
+                     .capacity_factor = moe.capacity_factor},
+          grid);
       add_module("moe", *experts);
     } else {
       feed_forward = std::make_unique<FeedForward>(model.hidden, model.ffn);
@@ -133,8 +137,8 @@ TextClassifier::Output TextClassifier::forward(Tape& tape, ForwardContext& conte
     x = apply_dropout(tape, context, attended, x, options_.dropout, context.first_token);
     const Tensor normal = layer->feed_forward_norm(tape, x);
     if (layer->experts) tape.enter(layer->moe_name.c_str());
-    const Tensor fed =
-        layer->experts ? (*layer->experts)(tape, context, normal) : (*layer->feed_forward)(tape, normal);
+    const Tensor fed = layer->experts ? (*layer->experts)(tape, context, normal, input.offsets)
+                                      : (*layer->feed_forward)(tape, normal);
     x = apply_dropout(tape, context, fed, x, options_.dropout, context.first_token);
   }
   tape.enter("head");

@@ -13,7 +13,7 @@ TEST_CASE("top_k_gate: gradients of the weights for one, two and all experts", "
       CAPTURE(k, selection.defined());
       CHECK(gradient_error(
                 [=](Tape& t, Inputs v) {
-                  return functions::top_k_gate(t, functions::softmax(t, v[0]), selection, k).weights;
+                  return functions::top_k_gate(t, functions::softmax(t, v[0]), {selection, {}}, k).weights;
                 },
                 {random_values({6, 5}, 1, DType::f64, 2.0)}) < kGradientTolerance);
     }
@@ -25,7 +25,7 @@ TEST_CASE("top_k_gate: gradients of the weights where top-p chooses few", "[grad
       CHECK(
           gradient_error(
               [=](Tape& t, Inputs v) {
-                return functions::top_k_gate(t, functions::softmax(t, v[0]), Tensor(), 3, {p, least}).weights;
+                return functions::top_k_gate(t, functions::softmax(t, v[0]), {}, 3, {p, least}).weights;
               },
               {random_values({6, 5}, 1, DType::f64, 2.0)}) < kGradientTolerance);
 }
@@ -34,8 +34,8 @@ TEST_CASE("top_k_gate: probabilities and weights may have other uses", "[gradien
   CHECK(gradient_error(
             [](Tape& t, Inputs v) {
               const Tensor p = functions::softmax(t, v[0]);
-              const Tensor w = functions::top_k_gate(t, p, Tensor(), 2).weights;
-              const Tensor again = functions::top_k_gate(t, p, Tensor(), 2).weights;
+              const Tensor w = functions::top_k_gate(t, p, {}, 2).weights;
+              const Tensor again = functions::top_k_gate(t, p, {}, 2).weights;
               return functions::add(t, functions::multiply(t, w, again), w);
             },
             {random_values({4, 4}, 1, DType::f64, 2.0)}) < kGradientTolerance);
@@ -47,7 +47,7 @@ TEST_CASE("top_k_gate: with one expert the weight is one and the router learns n
   Tape tape(arena);
   Tensor scores = kept(random_values({3, 4}, 1));
   tape.watch(scores);
-  const Tensor weights = functions::top_k_gate(tape, functions::softmax(tape, scores), Tensor(), 1).weights;
+  const Tensor weights = functions::top_k_gate(tape, functions::softmax(tape, scores), {}, 1).weights;
   CHECK(distance(weights, Tensor::of<double>({3, 1}, {1, 1, 1})) == 0);
   tape.backward(weights, weights);
   CHECK(distance(tape.gradient(scores), Tensor::zeros({3, 4})) < 1e-15);

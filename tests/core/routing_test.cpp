@@ -50,7 +50,7 @@ TEMPLATE_TEST_CASE("the gate chooses the k largest and makes their weights sum t
           expected_weights.data<double>()[t * k + j] = double(row[order[size_t(j)]]) / sum;
         }
       }
-      top_k_gate(p, Tensor(), chosen, weights);
+      top_k_gate(p, {}, chosen, weights);
       CHECK(same_bits(chosen, expected_choice));
       CHECK(distance(weights, expected_weights) < tolerance<TestType>);
     }
@@ -64,12 +64,12 @@ TEMPLATE_TEST_CASE("with top-p a token goes to the fewest of its best experts th
   const Tensor p = probabilities(tokens, experts, dtype);
   const Tensor all = Tensor::empty({tokens, k}, DType::i32), chosen = Tensor::empty({tokens, k}, DType::i32);
   const Tensor weights = unwritten({tokens, k}, dtype);
-  top_k_gate(p, Tensor(), all, weights);
+  top_k_gate(p, {}, all, weights);
   for (const double enough : {0.05, 0.5, 0.9}) {
     for (const Index least : {1, 2, 4}) {
       CAPTURE(enough, least);
       weights.fill(-1);
-      top_k_gate(p, Tensor(), chosen, weights, {enough, least});
+      top_k_gate(p, {}, chosen, weights, {enough, least});
       std::set<Index> sizes;
       for (Index t = 0; t < tokens; ++t) {
         const auto* best = all.data<std::int32_t>() + t * k;
@@ -89,17 +89,17 @@ TEMPLATE_TEST_CASE("with top-p a token goes to the fewest of its best experts th
   }
   const Tensor sure = Tensor::of<TestType>({1, 3}, {1, 0, 0});  // p = 1 is never reached early
   const Tensor two = Tensor::empty({1, 2}, DType::i32);
-  top_k_gate(sure, Tensor(), two, Tensor::empty({1, 2}, dtype), {1.0, 1});
+  top_k_gate(sure, {}, two, Tensor::empty({1, 2}, dtype), {1.0, 1});
   CHECK(same_bits(two, Tensor::of<std::int32_t>({1, 2}, {0, 1})));
   for (const TopP wrong : {TopP{0.0, 1}, TopP{1.1, 1}, TopP{0.5, 0}, TopP{0.5, 5}})
-    CHECK_THROWS_WITH(top_k_gate(p, Tensor(), chosen, weights, wrong), Catch::Contains("top_k_gate: p "));
+    CHECK_THROWS_WITH(top_k_gate(p, {}, chosen, weights, wrong), Catch::Contains("top_k_gate: p "));
 }
 
 TEST_CASE("a selection bias changes who is chosen and not the weights", "[kernels]") {
   const Tensor p = Tensor::of<double>({1, 4}, {0.4, 0.3, 0.2, 0.1}),
                bias = Tensor::of<double>({4}, {-1, 0, 0, 0.15});
   const Tensor chosen = Tensor::empty({1, 2}, DType::i32), weights = Tensor::empty({1, 2}, DType::f64);
-  top_k_gate(p, bias, chosen, weights);
+  top_k_gate(p, {bias, {}}, chosen, weights);
   CHECK(chosen.data<std::int32_t>()[0] == 1);
   CHECK(chosen.data<std::int32_t>()[1] == 3);
   CHECK(distance(weights, Tensor::of<double>({1, 2}, {0.75, 0.25})) < 1e-15);
@@ -108,9 +108,9 @@ TEST_CASE("a selection bias changes who is chosen and not the weights", "[kernel
 TEST_CASE("of equal scores the lower expert is chosen, and each expert once", "[kernels]") {
   const Tensor p = Tensor::of<float>({1, 4}, {0.25f, 0.25f, 0.25f, 0.25f});
   const Tensor chosen = Tensor::empty({1, 3}, DType::i32), weights = Tensor::empty({1, 3});
-  top_k_gate(p, Tensor(), chosen, weights);
+  top_k_gate(p, {}, chosen, weights);
   CHECK(same_bits(chosen, Tensor::of<std::int32_t>({1, 3}, {0, 1, 2})));
-  CHECK_THROWS_WITH(top_k_gate(p, Tensor(), Tensor::empty({1, 5}, DType::i32), Tensor::empty({1, 5})),
+  CHECK_THROWS_WITH(top_k_gate(p, {}, Tensor::empty({1, 5}, DType::i32), Tensor::empty({1, 5})),
                     "top_k_gate: 5 of 4 experts cannot be chosen");
 }
 
@@ -119,7 +119,7 @@ TEMPLATE_TEST_CASE("the gate's backward is the quotient rule on the chosen", "[k
   const Index tokens = 29, experts = 5, k = 3;
   const Tensor p = probabilities(tokens, experts, dtype), up = random_values({tokens, k}, 2, dtype);
   const Tensor chosen = Tensor::empty({tokens, k}, DType::i32), weights = Tensor::empty({tokens, k}, dtype);
-  top_k_gate(p, Tensor(), chosen, weights);
+  top_k_gate(p, {}, chosen, weights);
   const Tensor expected = Tensor::zeros(p.shape(), DType::f64);
   const auto probability = [&](Index t, Index j) {
     return double(p.data<TestType>()[t * experts + chosen.data<std::int32_t>()[t * k + j]]);

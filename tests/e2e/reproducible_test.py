@@ -31,10 +31,18 @@ def main():
     # make whole steps of their rounding, which in the end sends a token to another expert.
     more = ["train.accumulate=2", "train.batch_tokens=128", "train.ema=0.9", "moe.shared_experts=1", "train.epsilon=1e-5"]
     for ranks in (1, 2):
-        for balancer in ("aux_loss", "none"):
+        for balancer in ("aux_loss", "none", "grad_norm"):
             train(ranks, f"{balancer}{ranks}", "train.steps=20", *more, f"moe.balancer={balancer}")
             if ranks > 1:
                 assert_same_losses(f"{balancer}1", f"{balancer}{ranks}")
+
+    # Per-sequence decisions and noise are a sequence's own.
+    for router in ("attention", "attention_token"):
+        chosen = [f"moe.router={router}", "moe.router_heads=2", "moe.router_noise=0.3", "moe.balancer=grad_norm"]
+        for ranks in (1, 2, 4):
+            train(ranks, f"{router}{ranks}", "train.steps=20", *chosen)
+            if ranks > 1:
+                assert_same_losses(f"{router}1", f"{router}{ranks}")
 
     # The same holds for a gate that sends each token to one expert, two or three.
     adaptive = ["moe.top_k=3", "moe.top_p=0.5", "moe.entropy_coefficient=0.01"]

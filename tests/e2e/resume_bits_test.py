@@ -52,6 +52,18 @@ def main():
                 assert losses(f"whole{written}") == losses(directory)
                 assert_same_weights(f"whole{written}", directory)
 
+    # Another balancer has more to remember.
+    others = ["moe.balancer=grad_norm", "moe.router=attention", "moe.router_heads=2", "moe.router_noise=0.3"]
+    train(2, "others", *RUN, *others)
+    for ranks in (2, 4):
+        directory = f"others{ranks}"
+        os.mkdir(directory)
+        shutil.copy("others/metrics.jsonl", directory)
+        train(ranks, directory, *RUN, *others, resume="others/step-00000028.h5", says=["at step 28"])
+        assert_same_losses("others", directory)
+    assert losses("others") == losses("others2")
+    assert_same_weights("others", "others2")
+
     constant = ["train.schedule=constant", "train.warmup=0"]
     RUN.extend(constant)  # so that the length of the run changes nothing but where it ends
     for ranks in (1, 2):

@@ -19,11 +19,12 @@ TEST_CASE("utilization is the mean load over the largest", "[balancer]") {
 TEST_CASE("the bias of an expert falls when it has more than the mean, and rises when it has less",
           "[balancer]") {
   const auto balancer = make_balancer("bias", 4, {.bias_rate = 0.01});
-  CHECK(distance(balancer->selection_bias(), Tensor::zeros({4})) == 0);
-  balancer->update(std::vector<Index>{10, 2, 8, 8});  // mean 7
-  CHECK(distance(balancer->selection_bias(), Tensor::of<double>({4}, {-0.01, 0.01, -0.01, -0.01})) < 1e-8);
-  balancer->update(std::vector<Index>{7, 7, 6, 8});
-  CHECK(distance(balancer->selection_bias(), Tensor::of<double>({4}, {-0.01, 0.01, 0, -0.02})) < 1e-8);
+  const Tensor bias = balancer->selection().bias;
+  CHECK(distance(bias, Tensor::zeros({4})) == 0);
+  balancer->update({std::vector<Index>{10, 2, 8, 8}, {}, {}});  // mean 7
+  CHECK(distance(bias, Tensor::of<double>({4}, {-0.01, 0.01, -0.01, -0.01})) < 1e-8);
+  balancer->update({std::vector<Index>{7, 7, 6, 8}, {}, {}});
+  CHECK(distance(bias, Tensor::of<double>({4}, {-0.01, 0.01, 0, -0.02})) < 1e-8);
   CHECK_FALSE(balancer->has_gradient());
 }
 
@@ -38,13 +39,13 @@ TEST_CASE("the bias moves a router that prefers some experts towards equal loads
   const auto balancer = make_balancer("bias", kExperts, {.bias_rate = 0.004});
   const auto loads = [&] {
     const Tensor experts = Tensor::empty({kTokens, 2}, DType::i32), weights = Tensor::empty({kTokens, 2});
-    kernels::top_k_gate(p, balancer->selection_bias(), experts, weights);
+    kernels::top_k_gate(p, balancer->selection(), experts, weights);
     std::vector<Index> load(kExperts);
     for (const std::int32_t e : experts.span<std::int32_t>()) ++load[static_cast<std::size_t>(e)];
     return load;
   };
   const double before = utilization(loads());
-  for (int step = 0; step < 1500; ++step) balancer->update(loads());
+  for (int step = 0; step < 1500; ++step) balancer->update({loads(), {}, {}});
   CHECK(before < 0.4);
   CHECK(utilization(loads()) > 0.85);
 }
@@ -53,7 +54,7 @@ TEST_CASE("the auxiliary gradient is the derivative of a E sum_e f_e P_e with th
           "[balancer]") {
   const auto balancer = make_balancer("aux_loss", 4, {.aux_coefficient = 0.3});
   REQUIRE(balancer->has_gradient());
-  CHECK_FALSE(balancer->selection_bias().defined());
+  CHECK_FALSE(balancer->selection().bias.defined());
   const std::vector<Index> load{12, 3, 0, 9};
   constexpr Index kTokens = 12;
   const Tensor p = random_values({kTokens, 4}, 1);
@@ -84,14 +85,14 @@ TEST_CASE("an auxiliary gradient of an empty batch is finite", "[balancer]") {
 
 TEST_CASE("no balancer means neither bias nor gradient", "[balancer]") {
   const auto balancer = make_balancer("none", 3, {});
-  balancer->update(std::vector<Index>{9, 0, 0});
-  CHECK_FALSE(balancer->selection_bias().defined());
+  balancer->update({std::vector<Index>{9, 0, 0}, {}, {}});
+  CHECK_FALSE(balancer->selection().bias.defined());
   CHECK_FALSE(balancer->has_gradient());
 }
 
 TEST_CASE("an unknown balancer is refused with the list of those there are", "[balancer]") {
   CHECK_THROWS_WITH(make_balancer("switch", 4, {}),
-                    "no balancer is named 'switch'; there are none, aux_loss, bias");
+                    "no balancer is named 'switch'; there are none, aux_loss, bias, grad_norm");
 }
 
 }  // namespace

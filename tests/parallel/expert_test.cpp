@@ -60,7 +60,7 @@ TEST_CASE("a kind of expert registered by a user runs in the layer, divided over
   Arena arena("test");
   Tape tape(arena, false);
   ForwardContext context;
-  const Tensor y = layer(tape, context, x);
+  const Tensor y = layer(tape, context, x, Tensor::of<std::int32_t>({2}, {0, 10}));
   for (Index i = 0; i < x.numel(); ++i)
     expected.data<double>()[i] *=
         scales.data<double>()[layer.chosen_experts().data<std::int32_t>()[i / 4] * 4 + i % 4];

@@ -28,8 +28,17 @@ void check_close(const Tensor& actual, const Tensor& expected) {
   CHECK(distance(actual, expected) < (actual.dtype() == DType::f64 ? 1e-11 : 1e-5));
 }
 
+// Sequences of three tokens, and what is left over, of each rank's rows in turn.
+Tensor sequences_of(const std::vector<Index>& rows) {
+  std::vector<std::int32_t> offsets{0};
+  for (const Index count : rows)
+    for (Index left = count; left > 0; left -= 3)
+      offsets.push_back(offsets.back() + static_cast<std::int32_t>(std::min<Index>(left, 3)));
+  return Tensor::of<std::int32_t>({static_cast<Index>(offsets.size())}, offsets);
+}
+
 // This rank has `rows` tokens. What the grid computes must be what one rank computes on all ranks' tokens.
-void check_against_one_rank(const MoeOptions& options, Index rows, DType dtype, const MoeRunOptions& how = {},
+void check_against_one_rank(const MoeOptions& options, Index rows, DType dtype, MoeRunOptions how = {},
                             const std::function<void(const MoeRun&, int)>& and_then = {}) {
   const Share share = share_of(rows);
   const Tensor all_x = random_values({share.total, kHidden}, 1, dtype),
@@ -38,8 +47,17 @@ void check_against_one_rank(const MoeOptions& options, Index rows, DType dtype, 
     for (Index t = 0; t < share.total; ++t)
       all_x.slice(0, t, t + 1).slice(1, 0, 1).fill(1);  // for routers to lean on
   const auto mine = [&](const Tensor& all) { return all.rows(share.first, share.first + share.rows); };
+  const Tensor rows_of = Tensor::zeros({test_world().size()}, DType::i64);
+  test_world().all_gather(Tensor::of<std::int64_t>({1}, {rows}), rows_of);
+  const auto all_rows = rows_of.span<std::int64_t>();
+  const auto before = all_rows.first(static_cast<std::size_t>(test_world().rank()));
+  how.offsets = sequences_of({rows});
+  how.first_token = share.first;
+  how.first_sequence = sequences_of({before.begin(), before.end()}).numel() - 1;
   const ProcessGrid alone = grid_of(0);
-  const MoeRun expected = run_moe(options, alone, all_x, all_dy, share.total, {.prepare = how.prepare});
+  const MoeRun expected =
+      run_moe(options, alone, all_x, all_dy, share.total,
+              {.prepare = how.prepare, .offsets = sequences_of({all_rows.begin(), all_rows.end()})});
   for (const int expert_parallel : grid_shapes()) {
     CAPTURE(expert_parallel, rows, share.total);
     const ProcessGrid grid = grid_of(expert_parallel);
@@ -89,6 +107,19 @@ TEST_CASE("neither k, nor shared experts, nor the balancer changes that", "[moe]
       options.balancer = shared ? "bias" : "none";
       options.router_losses.z = 0;
       check_against_one_rank(options, uneven_rows(), DType::f32);
+    }
+  }
+}
+
+TEST_CASE("every router sends tokens as it does on one rank, with noise and without", "[moe]") {
+  for (const std::string& router : router_kinds()) {
+    for (const double noise : {0.0, 0.7}) {
+      CAPTURE(router, noise);
+      MoeOptions options = small_layer();
+      options.router = router;
+      options.router_heads = 2;
+      options.router_noise = noise;
+      check_against_one_rank(options, uneven_rows(), DType::f64);
     }
   }
 }
@@ -178,9 +209,10 @@ TEST_CASE("memory planned under one routing suffices for every other", "[moe]") 
       Tape tape(arena);
       ForwardContext context;
       context.global_tokens = 200 * test_world().size();
-      const Tensor first = functions::add(tape, model.a(tape, context, x), x);
-      const Tensor second = functions::add(tape, model.b(tape, context, first), first);
-      const Tensor third = functions::add(tape, model.c(tape, context, second), second);
+      const Tensor offsets = one_sequence(200);
+      const Tensor first = functions::add(tape, model.a(tape, context, x, offsets), x);
+      const Tensor second = functions::add(tape, model.b(tape, context, first, offsets), first);
+      const Tensor third = functions::add(tape, model.c(tape, context, second, offsets), second);
       tape.backward(third, dy);
       for (const auto& segment : parameters.segments()) REQUIRE(kernels::all_finite(segment.gradients));
     };
@@ -200,9 +232,10 @@ TEST_CASE("evaluation computes the same outputs and counts no load", "[moe]") {
   ForwardContext context, evaluation;
   context.global_tokens = share_of(x.size(0)).total;
   evaluation.training = false;
-  const Tensor y = layer(training, context, x);
+  const Tensor offsets = one_sequence(x.size(0));
+  const Tensor y = layer(training, context, x, offsets);
   layer.reset_statistics();
-  CHECK(distance(layer(evaluating, evaluation, x), y) < 1e-6);
+  CHECK(distance(layer(evaluating, evaluation, x, offsets), y) < 1e-6);
   CHECK(std::ranges::count(layer.statistics().load, 0) == 8);
   CHECK(layer.chosen_experts().shape() == Shape{x.size(0), 2});
 }
@@ -214,7 +247,12 @@ TEST_CASE("a layer that cannot be is refused with the reason", "[moe]") {
   CHECK_THROWS_WITH(MoeLayer(options, grid), "moe: top_k 9 of 8 experts");
   options = small_layer();
   options.balancer = "even";
-  CHECK_THROWS_WITH(MoeLayer(options, grid), "no balancer is named 'even'; there are none, aux_loss, bias");
+  CHECK_THROWS_WITH(MoeLayer(options, grid),
+                    "no balancer is named 'even'; there are none, aux_loss, bias, grad_norm");
+  options = small_layer();
+  options.router = "even";
+  CHECK_THROWS_WITH(MoeLayer(options, grid),
+                    Catch::Contains("no kind of router is named 'even'; there are: "));
   options = small_layer();
   options.experts = 7;
   if (test_world().size() > 1)

@@ -46,6 +46,11 @@ inline std::vector<int> grid_shapes() {
   return shapes;
 }
 
+/// Offsets of `rows` tokens that are one sequence.
+inline Tensor one_sequence(Index rows) {
+  return Tensor::of<std::int32_t>({2}, {0, static_cast<std::int32_t>(rows)});
+}
+
 struct MoeRun {
   Tensor y, dx;
   std::map<std::string, Tensor> values, gradients;  ///< by parameter; gradients summed over the ranks
@@ -57,6 +62,9 @@ struct MoeRunOptions {
   Index capacity = 0;     ///< rows per round; 0: as planned
   bool planning = false;  ///< the planning pass itself is the run
   std::function<void(ParameterSet&)> prepare = {};
+  Tensor offsets = {};    ///< of x's sequences; undefined: one
+  Index first_token = 0;  ///< of x, among those of all ranks
+  Index first_sequence = 0;
 };
 
 /// x and dy: this rank's tokens, of `total` over all ranks of the grid.
@@ -68,17 +76,20 @@ inline MoeRun run_moe(const MoeOptions& options, const ProcessGrid& grid, const 
   GradientReducer reducer(parameters, grid, 200);
   Arena arena("test");
   MoeRun run;
+  const Tensor offsets = how.offsets.defined() ? how.offsets : one_sequence(x.size(0));
   const auto pass = [&] {
     ForwardContext context;
     context.global_tokens = total;
     context.loss_scale = 0.5;
+    context.first_token = how.first_token;
+    context.first_sequence = how.first_sequence;
     arena.reset();
     parameters.zero_gradients();
     layer.reset_statistics();
     Tape tape(arena);
     Tensor input = Tensor::borrow(x.raw(), x.shape(), x.dtype());
     tape.watch(input);
-    const Tensor y = layer(tape, context, input);
+    const Tensor y = layer(tape, context, input, offsets);
     reducer.arm();
     tape.backward(y, dy);
     reducer.finish();

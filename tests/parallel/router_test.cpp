@@ -1,135 +1,92 @@
-// The losses that act on the router in the backward pass only, against numerical derivatives of what they
-// stand for.
+// Routers against PyTorch's MultiheadAttention, and what they add on their own.
 #include <catch2/catch.hpp>
-#include <functional>
-#include <vector>
+#include <set>
 
-#include "parallel/moe/router_losses.h"
+#include "autograd/nn/parameter_set.h"
+#include "core/kernels/softmax.h"
+#include "parallel/moe/router.h"
 #include "tests/core/values.h"
+#include "tests/fixtures/fixture.h"
 
 namespace conclave {
 namespace {
 
-constexpr Index kTokens = 5, kExperts = 4;
-
-std::vector<double> softmax_row(const double* scores) {
-  double sum = 0;
-  std::vector<double> p;
-  for (Index e = 0; e < kExperts; ++e) sum += std::exp(scores[e]);
-  for (Index e = 0; e < kExperts; ++e) p.push_back(std::exp(scores[e]) / sum);
-  return p;
-}
-
-// d loss / d scores by central differences.
-Tensor numerical(const Tensor& scores, const std::function<double()>& loss) {
-  const Tensor gradient = Tensor::empty(scores.shape(), DType::f64);
-  for (Index i = 0; i < scores.numel(); ++i) {
-    double& element = scores.data<double>()[i];
-    const double before = element;
-    const auto at = [&](double offset) {
-      element = before + offset;
-      const double value = loss();
-      element = before;
-      return value;
-    };
-    gradient.data<double>()[i] = (8 * (at(1e-3) - at(-1e-3)) - (at(2e-3) - at(-2e-3))) / 12e-3;
+TEMPLATE_TEST_CASE("attention routers agree with PyTorch, per sequence and per token", "[router][pytorch]",
+                   float, double) {
+  constexpr DType dtype = dtype_of<TestType>;
+  const double agreement = dtype == DType::f32 ? 1e-5 : 1e-10;
+  for (const std::string kind : {"attention", "attention_token"}) {
+    CAPTURE(kind);
+    const Fixture fixture("router_" + kind);
+    const auto router = make_router(kind, {.hidden = 12, .experts = 5});
+    ParameterSet parameters(*router, dtype, 0);
+    for (Parameter* parameter : parameters.parameters())
+      parameter->value.copy_from(fixture(parameter->name, dtype));
+    const Tensor owner = fixture("x", dtype), offsets = fixture("offsets", DType::i32);
+    Tensor x = Tensor::borrow(owner.raw(), owner.shape(), dtype);
+    Arena arena("test");
+    Tape tape(arena);
+    tape.watch(x);
+    ForwardContext context;
+    const Tensor y = (*router)(tape, context, x, offsets);
+    CHECK(distance(y, fixture("y")) < agreement);
+    const Tensor probabilities = Tensor::empty(y.shape(), dtype);
+    kernels::softmax(y, probabilities, Tensor());
+    CHECK(distance(probabilities, fixture("probabilities")) < agreement);
+    tape.backward(y, fixture("dy", dtype));
+    CHECK(distance(tape.gradient(x), fixture("dx")) < agreement);
+    for (const Parameter* parameter : parameters.parameters()) {
+      CAPTURE(parameter->name);
+      CHECK(distance(parameter->slot.gradient, fixture("d" + parameter->name)) < agreement);
+    }
   }
-  return gradient;
 }
 
-struct Router {
-  Tensor owner = random_values({kTokens, kExperts}, 1), up = random_values({kTokens, kExperts}, 2);
-  Tensor scores = Tensor::borrow(owner.raw(), owner.shape(), DType::f64);
-  Arena arena{"test"};
-  Tape tape{arena};
+TEST_CASE("a router that decides per sequence gives all its tokens one row, also with noise", "[router]") {
+  const auto router = make_router("attention", {.hidden = 8, .experts = 4, .heads = 2, .noise = 1});
+  CHECK(router->scope() == RouterScope::sequence);
+  ParameterSet parameters(*router, DType::f32, 0);
+  const Tensor x = random_values({7, 8}, 1, DType::f32),
+               offsets = Tensor::of<std::int32_t>({4}, {0, 4, 4, 7});
+  Arena arena("test");
+  Tape tape(arena, false);
   ForwardContext context;
-  Router() {
-    tape.watch(scores);
-    context.global_tokens = 3 * kTokens;  // as if two other ranks had as many
-    context.loss_scale = 0.25;
-  }
-  /// The task's part of the loss: <up, probabilities>.
-  double task() const {
-    double sum = 0;
-    for (Index t = 0; t < kTokens; ++t) {
-      const auto p = softmax_row(scores.data<double>() + t * kExperts);
-      for (Index e = 0; e < kExperts; ++e)
-        sum += up.data<double>()[t * kExperts + e] * p[static_cast<std::size_t>(e)];
+  const Tensor noisy = (*router)(tape, context, x, offsets);
+  for (const Index row : {1, 2, 3}) CHECK(same_bits(noisy.rows(row, row + 1), noisy.rows(0, 1)));
+  CHECK(same_bits(noisy.rows(4, 5), noisy.rows(6, 7)));
+  CHECK(distance(noisy.rows(0, 1), noisy.rows(4, 5)) > 0.01);
+  context.training = false;
+  const Tensor calm = (*router)(tape, context, x, offsets);
+  CHECK(distance(noisy, calm) > 0.1);
+  CHECK(same_bits((*router)(tape, context, x, offsets), calm));
+}
+
+TEST_CASE("a router of a user's own is known by its name; one that is not, is refused", "[router]") {
+  struct Constant : Router {
+    using Router::Router;
+    RouterScope scope() const override { return RouterScope::token; }
+    Tensor scores(Tape& tape, const Tensor& x, const Tensor&) override {
+      const Tensor scores = tape.empty({x.size(0), options_.experts + wrong}, x.dtype());
+      scores.fill(2);
+      return scores;
     }
-    return sum;
-  }
-};
-
-TEST_CASE("the z-loss joins the router's gradient, scaled to the micro-batch's share of the step",
-          "[router]") {
-  Router r;
-  const Tensor p = route_probabilities(r.tape, r.scores, {.z = 0.7}, r.context);
-  r.tape.backward(p, r.up);
-  const Tensor expected = numerical(r.scores, [&] {
-    double z = 0;
-    for (Index t = 0; t < kTokens; ++t) {
-      double sum = 0;
-      for (Index e = 0; e < kExperts; ++e) sum += std::exp(r.scores.data<double>()[t * kExperts + e]);
-      z += std::log(sum) * std::log(sum);
-    }
-    return r.task() + 0.25 * 0.7 * z / (3 * kTokens);
-  });
-  CHECK(distance(r.tape.gradient(r.scores), expected) < 1e-9);
-}
-
-TEST_CASE("the entropy of the probabilities joins the router's gradient", "[router]") {
-  Router r;
-  const Tensor p = route_probabilities(r.tape, r.scores, {.entropy = 0.3}, r.context);
-  r.tape.backward(p, r.up);
-  const Tensor expected = numerical(r.scores, [&] {
-    double entropy = 0;
-    for (Index t = 0; t < kTokens; ++t)
-      for (const double p : softmax_row(r.scores.data<double>() + t * kExperts)) entropy -= p * std::log(p);
-    return r.task() + 0.25 * 0.3 * entropy / (3 * kTokens);
-  });
-  CHECK(distance(r.tape.gradient(r.scores), expected) < 1e-9);
-}
-
-TEST_CASE("the auxiliary loss joins the router's gradient", "[router]") {
-  Router r;
-  const std::vector<Index> load{9, 0, 2, 4};
-  const auto balancer = make_balancer("aux_loss", kExperts, {.aux_coefficient = 0.3});
-  const Tensor p = route_probabilities(r.tape, r.scores, {}, r.context);
-  const Tensor balanced = balance_probabilities(r.tape, p, *balancer, load, r.context);
-  CHECK(same_bits(balanced, p));
-  r.tape.backward(balanced, r.up);
-  const Tensor expected = numerical(r.scores, [&] {
-    double aux = 0;
-    for (Index t = 0; t < kTokens; ++t) {
-      const auto p = softmax_row(r.scores.data<double>() + t * kExperts);
-      for (std::size_t e = 0; e < p.size(); ++e)
-        aux += static_cast<double>(load[e]) / 15 * p[e] / (3 * kTokens);
-    }
-    return r.task() + 0.25 * 0.3 * kExperts * aux;
-  });
-  CHECK(distance(r.tape.gradient(r.scores), expected) < 1e-9);
-}
-
-TEST_CASE("a second walk adds each loss once", "[router]") {
-  Router r;
-  const std::vector<Index> load{9, 0, 2, 4};
-  const auto balancer = make_balancer("aux_loss", kExperts, {});
-  const Tensor p = route_probabilities(r.tape, r.scores, {.z = 0.7}, r.context);
-  const Tensor balanced = balance_probabilities(r.tape, p, *balancer, load, r.context);
-  r.tape.backward(balanced, r.up);
-  const Tensor once = r.tape.gradient(r.scores).clone();
-  r.tape.backward(balanced, r.up);
-  CHECK(same_bits(r.tape.gradient(r.scores), once));
-}
-
-TEST_CASE("evaluation and a coefficient of zero leave the gradient to the task", "[router]") {
-  for (const bool training : {false, true}) {
-    Router r;
-    r.context.training = training;
-    const Tensor p = route_probabilities(r.tape, r.scores, {.z = training ? 0.0 : 0.7}, r.context);
-    r.tape.backward(p, r.up);
-    CHECK(distance(r.tape.gradient(r.scores), numerical(r.scores, [&] { return r.task(); })) < 1e-9);
-  }
+    Index wrong = 0;
+  };
+  const RouterRegistration mine(
+      "test_constant", [](const RouterOptions& options) { return std::make_unique<Constant>(options); });
+  const auto router = make_router("test_constant", {.hidden = 3, .experts = 2});
+  Arena arena("test");
+  Tape tape(arena, false);
+  ForwardContext context;
+  const Tensor x = random_values({5, 3}, 1, DType::f32), offsets = Tensor::of<std::int32_t>({2}, {0, 5});
+  CHECK((*router)(tape, context, x, offsets).shape() == Shape{5, 2});
+  dynamic_cast<Constant&>(*router).wrong = 1;
+  CHECK_THROWS_WITH((*router)(tape, context, x, offsets),
+                    Catch::Contains("router: its scores is f32 [5, 3]"));
+  CHECK_THROWS_WITH(
+      make_router("psychic", {.hidden = 3, .experts = 2}),
+      Catch::Contains("no kind of router is named 'psychic'; there are: attention, attention_token, "
+                      "linear"));
 }
 
 }  // namespace

@@ -1,0 +1,136 @@
+// The losses that act on the router in the backward pass only, against numerical derivatives of what they
+// stand for.
+#include <catch2/catch.hpp>
+#include <functional>
+#include <vector>
+
+#include "parallel/moe/router_losses.h"
+#include "tests/core/values.h"
+
+namespace conclave {
+namespace {
+
+constexpr Index kTokens = 5, kExperts = 4;
+
+std::vector<double> softmax_row(const double* scores) {
+  double sum = 0;
+  std::vector<double> p;
+  for (Index e = 0; e < kExperts; ++e) sum += std::exp(scores[e]);
+  for (Index e = 0; e < kExperts; ++e) p.push_back(std::exp(scores[e]) / sum);
+  return p;
+}
+
+// d loss / d scores by central differences.
+Tensor numerical(const Tensor& scores, const std::function<double()>& loss) {
+  const Tensor gradient = Tensor::empty(scores.shape(), DType::f64);
+  for (Index i = 0; i < scores.numel(); ++i) {
+    double& element = scores.data<double>()[i];
+    const double before = element;
+    const auto at = [&](double offset) {
+      element = before + offset;
+      const double value = loss();
+      element = before;
+      return value;
+    };
+    gradient.data<double>()[i] = (8 * (at(1e-3) - at(-1e-3)) - (at(2e-3) - at(-2e-3))) / 12e-3;
+  }
+  return gradient;
+}
+
+struct Router {
+  Tensor owner = random_values({kTokens, kExperts}, 1), up = random_values({kTokens, kExperts}, 2);
+  Tensor scores = Tensor::borrow(owner.raw(), owner.shape(), DType::f64);
+  Arena arena{"test"};
+  Tape tape{arena};
+  ForwardContext context;
+  Router() {
+    tape.watch(scores);
+    context.global_tokens = 3 * kTokens;  // as if two other ranks had as many
+    context.loss_scale = 0.25;
+  }
+  /// The task's part of the loss: <up, probabilities>.
+  double task() const {
+    double sum = 0;
+    for (Index t = 0; t < kTokens; ++t) {
+      const auto p = softmax_row(scores.data<double>() + t * kExperts);
+      for (Index e = 0; e < kExperts; ++e)
+        sum += up.data<double>()[t * kExperts + e] * p[static_cast<std::size_t>(e)];
+    }
+    return sum;
+  }
+};
+
+TEST_CASE("the z-loss joins the router's gradient, scaled to the micro-batch's share of the step",
+          "[router_losses]") {
+  Router r;
+  const Tensor p = route_probabilities(r.tape, r.scores, {.z = 0.7}, r.context);
+  r.tape.backward(p, r.up);
+  const Tensor expected = numerical(r.scores, [&] {
+    double z = 0;
+    for (Index t = 0; t < kTokens; ++t) {
+      double sum = 0;
+      for (Index e = 0; e < kExperts; ++e) sum += std::exp(r.scores.data<double>()[t * kExperts + e]);
+      z += std::log(sum) * std::log(sum);
+    }
+    return r.task() + 0.25 * 0.7 * z / (3 * kTokens);
+  });
+  CHECK(distance(r.tape.gradient(r.scores), expected) < 1e-9);
+}
+
+TEST_CASE("the entropy of the probabilities joins the router's gradient", "[router_losses]") {
+  Router r;
+  const Tensor p = route_probabilities(r.tape, r.scores, {.entropy = 0.3}, r.context);
+  r.tape.backward(p, r.up);
+  const Tensor expected = numerical(r.scores, [&] {
+    double entropy = 0;
+    for (Index t = 0; t < kTokens; ++t)
+      for (const double p : softmax_row(r.scores.data<double>() + t * kExperts)) entropy -= p * std::log(p);
+    return r.task() + 0.25 * 0.3 * entropy / (3 * kTokens);
+  });
+  CHECK(distance(r.tape.gradient(r.scores), expected) < 1e-9);
+}
+
+TEST_CASE("the auxiliary loss joins the router's gradient", "[router_losses]") {
+  Router r;
+  const std::vector<Index> load{9, 0, 2, 4};
+  const auto balancer = make_balancer("aux_loss", kExperts, {.aux_coefficient = 0.3});
+  const Tensor p = route_probabilities(r.tape, r.scores, {}, r.context);
+  const Tensor balanced = balance_probabilities(r.tape, p, *balancer, load, r.context);
+  CHECK(same_bits(balanced, p));
+  r.tape.backward(balanced, r.up);
+  const Tensor expected = numerical(r.scores, [&] {
+    double aux = 0;
+    for (Index t = 0; t < kTokens; ++t) {
+      const auto p = softmax_row(r.scores.data<double>() + t * kExperts);
+      for (std::size_t e = 0; e < p.size(); ++e)
+        aux += static_cast<double>(load[e]) / 15 * p[e] / (3 * kTokens);
+    }
+    return r.task() + 0.25 * 0.3 * kExperts * aux;
+  });
+  CHECK(distance(r.tape.gradient(r.scores), expected) < 1e-9);
+}
+
+TEST_CASE("a second walk adds each loss once", "[router_losses]") {
+  Router r;
+  const std::vector<Index> load{9, 0, 2, 4};
+  const auto balancer = make_balancer("aux_loss", kExperts, {});
+  const Tensor p = route_probabilities(r.tape, r.scores, {.z = 0.7}, r.context);
+  const Tensor balanced = balance_probabilities(r.tape, p, *balancer, load, r.context);
+  r.tape.backward(balanced, r.up);
+  const Tensor once = r.tape.gradient(r.scores).clone();
+  r.tape.backward(balanced, r.up);
+  CHECK(same_bits(r.tape.gradient(r.scores), once));
+}
+
+TEST_CASE("evaluation and a coefficient of zero leave the gradient to the task", "[router_losses]") {
+  for (const bool training : {false, true}) {
+    Router r;
+    r.context.training = training;
+    const Tensor p = route_probabilities(r.tape, r.scores, {.z = training ? 0.0 : 0.7}, r.context);
+    r.tape.backward(p, r.up);
+    CHECK(distance(r.tape.gradient(r.scores), numerical(r.scores, [&] { return r.task(); })) < 1e-9);
+  }
+}
+
+}  // namespace
+}  // namespace conclave
