@@ -55,13 +55,15 @@ Index rows_per_task(Index rows) {
   return std::clamp<Index>((share + 7) / 8 * 8, 64, 512);
 }
 
-void check_offsets(const char* operation, RowOffsets offsets, Index groups, Index rows) {
-  require(static_cast<Index>(offsets.size()) == groups + 1 && offsets.front() == 0 &&
-              offsets.back() == rows && std::ranges::is_sorted(offsets),
-          "{}: offsets must rise from 0 to {} in {} entries", operation, rows, groups + 1);
-}
-
 }  // namespace
+
+void expect_offsets(const char* operation, const char* argument, RowOffsets offsets, Index groups,
+                    Index rows) {
+  require(!offsets.empty() && static_cast<Index>(offsets.size()) == groups + 1 && offsets.front() == 0 &&
+              offsets.back() == rows && std::ranges::is_sorted(offsets),
+          "{}: {} must rise from 0 to {} in {} entries", operation, argument, rows,
+          std::max<Index>(groups, 0) + 1);
+}
 
 void matmul(const Tensor& a, Transpose transpose_a, const Tensor& b, Transpose transpose_b, const Tensor& c,
             Write write) {
@@ -91,7 +93,7 @@ void grouped_linear(const Tensor& x, RowOffsets offsets, const Tensor& weight, c
   const Index rows = x.size(0), in = x.size(1), groups = weight.size(0), out = weight.size(1);
   require(weight.size(2) == in, "linear: x {} and weight {} do not chain: {} != {}", x.shape().to_string(),
           weight.shape().to_string(), in, weight.size(2));
-  check_offsets("linear", offsets, groups, rows);
+  expect_offsets("linear", "offsets", offsets, groups, rows);
   expect("linear", "x", x, {rows, in}, weight.dtype());
   expect("linear", "y", y, {rows, out}, weight.dtype());
   if (bias.defined()) expect("linear", "bias", bias, {groups, out}, weight.dtype());
@@ -141,7 +143,7 @@ void grouped_linear(const Tensor& x, RowOffsets offsets, const Tensor& weight, c
 void grouped_linear_backward_input(const Tensor& dz, RowOffsets offsets, const Tensor& weight,
                                    const Tensor& dx, Write write) {
   const Index rows = dz.size(0), groups = weight.size(0), out = weight.size(1), in = weight.size(2);
-  check_offsets("linear backward", offsets, groups, rows);
+  expect_offsets("linear backward", "offsets", offsets, groups, rows);
   expect("linear backward", "dz", dz, {rows, out}, weight.dtype());
   expect("linear backward", "dx", dx, {rows, in}, weight.dtype());
   const Blocks blocks{offsets, rows_per_task(rows)};
@@ -162,7 +164,7 @@ void grouped_linear_backward_input(const Tensor& dz, RowOffsets offsets, const T
 void grouped_linear_backward_parameters(const Tensor& dz, const Tensor& x, RowOffsets offsets,
                                         const Tensor& dweight, const Tensor& dbias) {
   const Index rows = dz.size(0), groups = dweight.size(0), out = dweight.size(1), in = dweight.size(2);
-  check_offsets("linear backward", offsets, groups, rows);
+  expect_offsets("linear backward", "offsets", offsets, groups, rows);
   expect("linear backward", "dz", dz, {rows, out}, dweight.dtype());
   expect("linear backward", "x", x, {rows, in}, dweight.dtype());
   if (dbias.defined()) expect("linear backward", "dbias", dbias, {groups, out}, dweight.dtype());

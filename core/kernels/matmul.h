@@ -25,6 +25,10 @@ void matmul(const Tensor& a, Transpose transpose_a, const Tensor& b, Transpose t
 /// `rows`.
 using RowOffsets = std::span<const Index>;
 
+/// Throws Error unless `offsets` divides `rows` rows into `groups` groups.
+void expect_offsets(const char* operation, const char* argument, RowOffsets offsets, Index groups,
+                    Index rows);
+
 /// y [rows, out] = activation(x [rows, in] weight[g] [out, in]^T + bias[g] [out]), weight [groups, out, in],
 /// bias [groups, out] or undefined. `derivative` [rows, out], where defined, receives
 /// activation'(pre-activation) for the backward pass.
