@@ -51,10 +51,29 @@ inline T gelu(T x, T& derivative) {
   return x * cdf;
 }
 
+template <class T>
+inline T vector_sigmoid(T x) {
+  return T(1) / (T(1) + vector_exp(-x));
+}
+
+/// f32: Cephes' polynomial near zero, where 1 - 2 / (e^2x + 1) would cancel, and that beyond; 3 ulp.
+inline float vector_tanh(float x) {
+  const float a = std::fabs(x), square = x * x;
+  float p = -5.70498872745e-3f;
+  p = p * square + 2.06390887954e-2f;
+  p = p * square - 5.37397155531e-2f;
+  p = p * square + 1.33314422036e-1f;
+  p = p * square - 3.33332819422e-1f;
+  const float near = p * square * x + x;
+  const float far = std::copysign(1.0f - 2.0f / (vector_exp(2.0f * a) + 1.0f), x);
+  return a < 0.625f ? near : far;
+}
+inline double vector_tanh(double x) { return std::tanh(x); }
+
 /// SiLU x sigmoid(x), and its derivative.
 template <class T>
 inline T silu(T x, T& derivative) {
-  const T sigmoid = T(1) / (T(1) + vector_exp(-x));
+  const T sigmoid = vector_sigmoid(x);
   derivative = sigmoid * (T(1) + x * (T(1) - sigmoid));
   return x * sigmoid;
 }

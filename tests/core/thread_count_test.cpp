@@ -10,6 +10,7 @@
 #include "core/kernels/embedding.h"
 #include "core/kernels/hinge.h"
 #include "core/kernels/layer_norm.h"
+#include "core/kernels/lstm.h"
 #include "core/kernels/matmul.h"
 #include "core/kernels/permutation.h"
 #include "core/kernels/reduction.h"
@@ -107,6 +108,28 @@ TEMPLATE_TEST_CASE("attention has the same bits on any number of threads", "[ker
     attention(qkv, offsets, options, out, lse);
     attention_backward(dout, qkv, offsets, options, out, lse, dqkv);
     return std::vector{out, lse, dqkv};
+  });
+}
+
+TEMPLATE_TEST_CASE("lstm has the same bits on any number of threads", "[kernels]", float, double) {
+  const DType dtype = dtype_of<TestType>;
+  std::vector<Index> sequences{0};
+  for (Index s = 0; s < 200; ++s) sequences.push_back(sequences.back() + s * s % 7);
+  const std::vector<Index> groups{0, sequences[13], sequences[13], sequences[170], sequences.back()};
+  const Index rows = sequences.back(), hidden = 75, count = 200;
+  const Tensor projected = random_values({rows, 4 * hidden}, 1, dtype),
+               dy = random_values({rows, hidden}, 2, dtype),
+               recurrent = random_values({4, 4 * hidden, hidden}, 3, dtype, 0.3);
+  check_same_bits([&] {
+    const Tensor y = unwritten({rows, hidden}, dtype), cells = y.clone(),
+                 gates = unwritten(projected.shape(), dtype);
+    const Tensor order = Tensor::empty({count}, DType::i32), dprojected = gates.clone(),
+                 drecurrent = Tensor::zeros(recurrent.shape(), dtype);
+    lstm(projected, groups, sequences, recurrent, y, cells, gates, order,
+         unwritten(lstm_scratch(recurrent, count), dtype));
+    lstm_backward(dy, groups, sequences, recurrent, y, cells, gates, order, dprojected, drecurrent,
+                  unwritten(lstm_backward_scratch(recurrent, count, rows), dtype));
+    return std::vector{y, cells, gates, order, dprojected, drecurrent};
   });
 }
 
