@@ -41,6 +41,12 @@ Tensor softmax(Tape& tape, const Tensor& x);
 /// qkv [tokens, 3 hidden] -> [tokens, hidden]; offsets [sequences + 1] i32 must live as long as the tape.
 Tensor attention(Tape& tape, const Tensor& qkv, const Tensor& offsets, kernels::AttentionOptions options);
 
+/// projected [rows, 4 hidden] -> [rows, hidden]: an LSTM over each of the `sequences` of rows (sequences +
+/// 1), with a weight for each group of them: `groups` (groups + 1), recurrent [groups, 4 hidden, hidden];
+/// projected = x W^T + bias comes of grouped_linear. Both offsets are copied.
+Tensor lstm(Tape& tape, const Tensor& projected, kernels::RowOffsets groups, kernels::RowOffsets sequences,
+            const Tensor& recurrent);
+
 /// table [vocabulary, hidden] at ids [rows] i32 -> [rows, hidden].
 Tensor embedding(Tape& tape, const Tensor& ids, const Tensor& table);
 

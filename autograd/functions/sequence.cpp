@@ -1,6 +1,9 @@
+#include <algorithm>
+
 #include "autograd/functions/functions.h"
 #include "core/kernels/activation.h"
 #include "core/kernels/embedding.h"
+#include "core/kernels/lstm.h"
 #include "core/kernels/reduction.h"
 
 namespace conclave::functions {
@@ -21,6 +24,47 @@ Tensor attention(Tape& tape, const Tensor& qkv, const Tensor& offsets, kernels::
     }
   });
   return out;
+}
+
+Tensor lstm(Tape& tape, const Tensor& projected, kernels::RowOffsets groups, kernels::RowOffsets sequences,
+            const Tensor& recurrent) {
+  require(
+      projected.rank() == 2 && recurrent.rank() == 3 && !sequences.empty(),
+      "lstm: projected {}, recurrent {} and {} offsets of sequences, expected [rows, 4 hidden], [groups, 4 "
+      "hidden, hidden] and one more than sequences",
+      projected.shape().to_string(), recurrent.shape().to_string(), sequences.size());
+  const Index rows = projected.size(0), hidden = recurrent.size(2),
+              count = static_cast<Index>(sequences.size()) - 1;
+  const DType dtype = projected.dtype();
+  Tensor y = tape.output({rows, hidden}, dtype, {&projected, &recurrent});
+  const Tensor cells = tape.empty(y.shape(), dtype), order = tape.empty({count}, DType::i32);
+  const Tensor gates = y.slot ? tape.empty(projected.shape(), dtype) : Tensor();
+  {
+    const ArenaScope scope(tape.arena());
+    const Tensor scratch = tape.empty(kernels::lstm_scratch(recurrent, count), recurrent.dtype());
+    kernels::lstm(projected, groups, sequences, recurrent, y, cells, gates, order, scratch);
+  }
+  if (!y.slot) return y;
+  const auto keep = [&](kernels::RowOffsets offsets) {
+    auto* kept = static_cast<Index*>(tape.arena().allocate(offsets.size_bytes()));
+    std::ranges::copy(offsets, kept);
+    return kernels::RowOffsets{kept, offsets.size()};
+  };
+  const kernels::RowOffsets kept_groups = keep(groups), kept_sequences = keep(sequences);
+  tape.record("lstm", {&projected, &recurrent}, {&y}, [=](Tape& tape) {
+    const auto [dprojected, write] = projected.slot ? tape.into(projected) : GradientTarget();
+    const auto [drecurrent, recurrent_write] = recurrent.slot ? tape.into(recurrent) : GradientTarget();
+    if (drecurrent.defined() && recurrent_write == Write::assign) drecurrent.zero();
+    const ArenaScope scope(tape.arena());
+    // The kernel assigns the gates' gradients, and the weight's is made of them.
+    const bool direct = dprojected.defined() && write == Write::assign;
+    const Tensor part = direct ? dprojected : tape.empty(projected.shape(), dtype);
+    kernels::lstm_backward(tape.gradient(y), kept_groups, kept_sequences, recurrent, y, cells, gates, order,
+                           part, drecurrent,
+                           tape.empty(kernels::lstm_backward_scratch(recurrent, count, rows), dtype));
+    if (dprojected.defined() && !direct) kernels::scale(part, 1.0, dprojected, Write::accumulate);
+  });
+  return y;
 }
 
 Tensor embedding(Tape& tape, const Tensor& ids, const Tensor& table) {

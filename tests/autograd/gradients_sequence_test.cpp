@@ -80,6 +80,51 @@ TEST_CASE("attention: its input may have another use", "[gradient]") {
               {random_values({5, 12}, 1), random_values({12, 4}, 2)}) < kGradientTolerance);
 }
 
+TEST_CASE("lstm: gradients of input and weight, with empty groups and sequences", "[gradient]") {
+  struct Case {
+    std::vector<Index> groups, sequences;
+    Index hidden;
+  };
+  for (const auto& [groups, sequences, hidden] :
+       {Case{{0, 4, 4, 11}, {0, 3, 4, 4, 9, 11}, 3}, Case{{0, 2}, {0, 2}, 9}, Case{{0, 0}, {0, 0}, 2}}) {
+    CAPTURE(groups.back(), hidden);
+    const Index rows = groups.back(), experts = Index(groups.size()) - 1;
+    const Tensor projected = kept(random_values({rows, 4 * hidden}, 1)),
+                 recurrent = kept(random_values({experts, 4 * hidden, hidden}, 2, DType::f64, 0.5));
+    const auto run = [&, groups = groups, sequences = sequences](Tape& t, const Tensor& z, const Tensor& w) {
+      return functions::lstm(t, z, groups, sequences, w);
+    };
+    CHECK(gradient_error([=](Tape& t, Inputs v) { return run(t, v[0], v[1]); }, {projected, recurrent}) <
+          kGradientTolerance);
+    CHECK(gradient_error([=](Tape& t, Inputs v) { return run(t, v[0], recurrent); }, {projected}) <
+          kGradientTolerance);
+    CHECK(gradient_error([=](Tape& t, Inputs v) { return run(t, projected, v[0]); }, {recurrent}) <
+          kGradientTolerance);
+    // one input and one weight for two of them
+    CHECK(gradient_error(
+              [=](Tape& t, Inputs v) {
+                return functions::add(t, run(t, v[0], v[1]), run(t, functions::scale(t, v[0], 0.5), v[1]));
+              },
+              {projected, recurrent}) < kGradientTolerance);
+    CHECK(gradient_error(
+              [=](Tape& t, Inputs v) { return functions::add(t, run(t, v[0], v[1]), run(t, v[0], v[1])); },
+              {projected, recurrent}) < kGradientTolerance);
+  }
+}
+
+TEST_CASE("lstm: what it does not record, it does not keep, and the result is the same", "[gradient]") {
+  const std::vector<Index> groups{0, 2, 5}, sequences{0, 2, 3, 5};
+  Tensor projected = kept(random_values({5, 12}, 1)), recurrent = kept(random_values({2, 12, 3}, 2));
+  Arena arena("test"), evaluation("test");
+  Tape tape(arena), quiet(evaluation, false);
+  tape.watch(projected);
+  const Tensor y = functions::lstm(tape, projected, groups, sequences, recurrent);
+  CHECK(same_bits(functions::lstm(quiet, projected, groups, sequences, recurrent), y));
+  CHECK(evaluation.used() < arena.used());
+  CHECK_THROWS_WITH(functions::lstm(tape, projected, groups, {}, recurrent),
+                    Catch::StartsWith("lstm: projected [5, 12], recurrent [2, 12, 3] and 0 offsets"));
+}
+
 TEST_CASE("embedding: the gradient of a row sums over its ids", "[gradient]") {
   const Tensor ids = kept_ids({2, 0, 2, 4, 2});
   CHECK(gradient_error([=](Tape& t, Inputs v) { return functions::embedding(t, ids, v[0]); },

@@ -91,6 +91,22 @@ TEMPLATE_TEST_CASE("packed attention agrees with PyTorch's padded one", "[pytorc
   }
 }
 
+TEMPLATE_TEST_CASE("an LSTM over packed sequences agrees with PyTorch's, one for each group of them",
+                   "[pytorch]", float, double) {
+  const Fixture fixture("lstm");
+  struct Experts : Module {
+    Parameter& input = add_parameter("weight_ih", {2, 20, 7}, Initializer::constant(0));
+    Parameter& bias = add_parameter("bias", {2, 20}, Initializer::constant(0), false);
+    Parameter& recurrent = add_parameter("weight_hh", {2, 20, 5}, Initializer::constant(0));
+  } experts;
+  Run<TestType> run(fixture, experts);
+  const Tensor groups = fixture("groups", DType::i64), sequences = fixture("sequences", DType::i64);
+  const Tensor projected = functions::grouped_linear(run.tape, run.x, groups.span<Index>(),
+                                                     experts.input.value, experts.bias.value);
+  run.check(functions::lstm(run.tape, projected, groups.span<Index>(), sequences.span<Index>(),
+                            experts.recurrent.value));
+}
+
 TEMPLATE_TEST_CASE("a Transformer block agrees with PyTorch's pre-norm encoder layer", "[pytorch]", float,
                    double) {
   const Fixture fixture("transformer_block");
