@@ -39,6 +39,7 @@ class Peak {
 
 void peak(std::int64_t repetitions);
 void grouped(std::int64_t repetitions);
+void lstm(std::int64_t repetitions);
 /// `grid` of one rank.
 void moe(const ProcessGrid& grid, std::int64_t repetitions);
 /// Collective; rank 0 prints.

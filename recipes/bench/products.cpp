@@ -1,9 +1,11 @@
-// The grouped product against one large product, and a whole mixture-of-experts layer against the machine.
+// The grouped product against one large product; a layer of LSTM experts and a whole mixture-of-experts layer
+// against the machine.
 #include <fmt/format.h>
 #include <omp.h>
 
 #include <vector>
 
+#include "autograd/functions/functions.h"
 #include "autograd/nn/parameter_set.h"
 #include "core/random.h"
 #include "parallel/moe/moe_layer.h"
@@ -51,6 +53,47 @@ void grouped(std::int64_t repetitions) {
     grouped_product(groups, 64, 1024, 1024, repetitions);
     grouped_product(groups, 64, 256, 1024, repetitions);
   }
+}
+
+void lstm(std::int64_t repetitions) {
+  constexpr Index kExperts = 4, kSequences = 64, kLength = 16, kInput = 512, kHidden = 256;
+  constexpr Index kTokens = kExperts * kSequences * kLength;
+  struct Experts : Module {
+    Parameter& weight =
+        add_parameter("weight", {kExperts, 4 * kHidden, kInput}, Initializer::fan_in(kHidden));
+    Parameter& bias = add_parameter("bias", {kExperts, 4 * kHidden}, Initializer::fan_in(kHidden), false);
+    Parameter& recurrent =
+        add_parameter("recurrent", {kExperts, 4 * kHidden, kHidden}, Initializer::fan_in(kHidden));
+  } experts;
+  const ParameterSet parameters(experts, DType::f32, 1);
+  Arena input("input"), activations("activations");
+  Tensor x = input.empty({kTokens, kInput});
+  const Tensor seed = input.empty({kTokens, kHidden});
+  fill(x, 0);
+  fill(seed, 1);
+  std::vector<Index> groups, sequences;
+  for (Index row = 0; row <= kTokens; row += kSequences * kLength) groups.push_back(row);
+  for (Index row = 0; row <= kTokens; row += kLength) sequences.push_back(row);
+  const auto step = [&] {
+    activations.reset();
+    Tape tape(activations);
+    tape.watch(x);
+    const Tensor projected =
+        functions::grouped_linear(tape, x, groups, experts.weight.value, experts.bias.value);
+    tape.backward(functions::lstm(tape, projected, groups, sequences, experts.recurrent.value), seed);
+  };
+  step();
+  activations.seal();
+  const Peak peak(omp_get_max_threads());
+  const Comparison time = compare(
+      step, [&] { peak.run(); }, repetitions);
+  // Two products forward, and for each of them two of the same size backward.
+  const double flops = 3 * 2.0 * static_cast<double>(kTokens * 4 * kHidden * (kInput + kHidden));
+  print_figure(fmt::format("LSTM {} -> {}, {} experts, {} sequences of {} tokens each, both ways", kInput,
+                           kHidden, kExperts, kSequences, kLength),
+               fmt::format("{:.0f} tokens/s, {:.0f} GFLOP/s, {:.0f}% of the FMA peak",
+                           static_cast<double>(kTokens) / time.subject, flops / time.subject / 1e9,
+                           100 * time.ratio * flops / peak.flops()));
 }
 
 void moe(const ProcessGrid& grid, std::int64_t repetitions) {

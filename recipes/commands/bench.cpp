@@ -14,12 +14,12 @@ int bench(const BenchArguments& arguments, const Surroundings& surroundings, con
 
   std::vector<std::string> names = arguments.names;
   if (names.empty())
-    names = alone ? std::vector<std::string>{"peak", "grouped", "moe", "dispatch"}
+    names = alone ? std::vector<std::string>{"peak", "grouped", "lstm", "moe", "dispatch"}
                   : std::vector<std::string>{"dispatch"};
   for (const std::string& name : names) {
     const bool between_ranks = name == "dispatch";
-    require(between_ranks || name == "peak" || name == "grouped" || name == "moe",
-            "nothing is measured by the name '{}'; there are: peak, grouped, moe, dispatch", name);
+    require(between_ranks || name == "peak" || name == "grouped" || name == "lstm" || name == "moe",
+            "nothing is measured by the name '{}'; there are: peak, grouped, lstm, moe, dispatch", name);
     if (between_ranks == alone) {
       const char* how = alone ? "is measured between ranks: mpirun -n 2 conclave bench dispatch"
                               : "is measured in one process, without mpirun";
@@ -28,6 +28,7 @@ int bench(const BenchArguments& arguments, const Surroundings& surroundings, con
     }
     if (name == "peak") bench::peak(arguments.repetitions);
     if (name == "grouped") bench::grouped(arguments.repetitions);
+    if (name == "lstm") bench::lstm(arguments.repetitions);
     if (name == "moe") bench::moe(grid, arguments.repetitions);
     if (name == "dispatch") bench::dispatch(grid, arguments.repetitions);
   }
