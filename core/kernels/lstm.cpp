@@ -9,14 +9,13 @@
 namespace conclave::kernels {
 namespace {
 
-// Hidden units at a time: a panel has one column for each. Panels are multiplied this deep at a time: 16 KiB
-// of one stay in the first-level cache while all of a task's sequences pass.
-template <class T>
-constexpr Index kUnits = kTileColumns<T>;
+// A panel of a weight has a tile's columns, and is multiplied this deep at a time: 16 KiB of it stay in the
+// first-level cache while all of a task's sequences pass.
 constexpr Index kDepth = 256;
 
-// Sequences of one task: whole tiles; fewer than 12 would read the weights faster than the second-level cache
-// gives them, of more the block's gates would not fit the first.
+// Sequences of one task: whole tiles, at least two of them for each time that a weight is read. At most 24,
+// 48 and 96 take the same time; fewer leave more tasks to divide among the threads, more read weights less
+// often.
 constexpr Index kFewest = 2 * kTileRows, kMost = 8 * kTileRows;
 
 // Rows of drecurrent per product, whatever the number of threads: BLAS rounds by the size of a block.
@@ -26,24 +25,14 @@ constexpr Index kCut = 256;
 // meet in one set of the cache where hidden is a power of two.
 template <class T>
 constexpr Index row_of(Index columns) {
-  return columns + 64 / static_cast<Index>(sizeof(T));
+  return columns + kTileColumns<T>;
 }
 
+// Elements of the panels of one group's weight: [inner, outputs], outputs up to whole panels.
 template <class T>
-struct Sizes {
-  explicit Sizes(const Tensor& recurrent)
-      : hidden(recurrent.size(2)),
-        blocks((hidden + kUnits<T> - 1) / kUnits<T>),
-        group(4 * hidden * blocks * kUnits<T>),
-        panels(recurrent.size(0) * group),
-        state(row_of<T>(hidden)),
-        gradient(row_of<T>(4 * hidden)) {}
-  Index hidden, blocks;
-  Index group, panels;    // elements of one group's panels, and of all
-  Index state, gradient;  // between the rows of h, and of the gradients of the gates
-  Index forward_states() const { return 2 * state; }              // of one sequence: h now and before
-  Index backward_states() const { return 2 * gradient + state; }  // the gates' and the cell's gradients
-};
+constexpr Index panels_of(Index inner, Index outputs) {
+  return (outputs + kTileColumns<T> - 1) / kTileColumns<T> * kTileColumns<T> * inner;
+}
 
 Index count_of(RowOffsets offsets) { return static_cast<Index>(offsets.size()) - 1; }
 
@@ -66,19 +55,16 @@ void check(const char* operation, RowOffsets groups, RowOffsets sequences, const
   expect(operation, "order", order, {count_of(sequences)}, DType::i32);
 }
 
-// Sequences that a task takes: `order` names them, the longest first. `first` is the position of the first
-// one among all.
+// The sequences of a task by number, the longest first; `first` is the position of the first in the order of
+// all.
 struct Task {
   Index group, first;
   std::span<const std::int32_t> order;
   RowOffsets sequences;
   Index count() const { return static_cast<Index>(order.size()); }
-  Index begin(Index i) const {
-    return sequences[static_cast<std::size_t>(order[static_cast<std::size_t>(i)])];
-  }
-  Index length(Index i) const {
-    return sequences[static_cast<std::size_t>(order[static_cast<std::size_t>(i)]) + 1] - begin(i);
-  }
+  Index begin(Index i) const { return sequences[number(i)]; }
+  Index length(Index i) const { return sequences[number(i) + 1] - begin(i); }
+  std::size_t number(Index i) const { return static_cast<std::size_t>(order[static_cast<std::size_t>(i)]); }
 };
 
 struct Tasks {
@@ -91,7 +77,7 @@ struct Tasks {
     const Index share = count_of(sequences) / (3 * omp_get_max_threads());  // three tasks a thread
     most = std::clamp((share + kTileRows - 1) / kTileRows * kTileRows, kFewest, kMost);
   }
-  // Position of the first sequence of `group`, and of the first behind its last that has rows.
+  // Where the sequences of `group` begin, and those of the group before end.
   Index first(Index group) const {
     const Index row = groups[static_cast<std::size_t>(group)];
     return std::ranges::lower_bound(sequences, row) - sequences.begin();
@@ -127,150 +113,136 @@ struct Tasks {
   }
 };
 
-// Calls each(group, block) for every block of units of every group that has rows.
-template <class Each>
-void for_panels(RowOffsets groups, Index blocks, Each each) {
-#pragma omp parallel for collapse(2) schedule(static) if (count_of(groups) * blocks > 1)
-  for (Index g = 0; g < count_of(groups); ++g)
-    for (Index block = 0; block < blocks; ++block)
-      if (groups[static_cast<std::size_t>(g)] < groups[static_cast<std::size_t>(g) + 1]) each(g, block);
+// Calls each(group, first, columns) for every panel of the weight [inner, outputs] of every group that has
+// rows: its `columns` outputs from `first` on.
+template <class T, class Each>
+void for_panels(RowOffsets groups, Index outputs, Index inner, Each each) {
+  const Index count = count_of(groups);
+#pragma omp parallel for collapse(2) schedule(static) if (count * outputs * inner > kParallelElements)
+  for (Index g = 0; g < count; ++g)
+    for (Index first = 0; first < outputs; first += kTileColumns<T>)
+      if (groups[static_cast<std::size_t>(g)] < groups[static_cast<std::size_t>(g) + 1])
+        each(g, first, std::min(kTileColumns<T>, outputs - first));
 }
 
-// Columns of a panel that are computed: `units`, and what fills up the last vector.
+// to [rows, outputs] = from [rows, inner] panels [inner, outputs]; what fills up the last vector is written
+// too.
 template <class T>
-Index whole_vectors(Index units) {
-  return (units + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+void multiply_panels(Index rows, Index outputs, Index inner, const T* from, const T* panels, T* to) {
+  for (Index first = 0; first < outputs; first += kTileColumns<T>) {
+    const Index columns = std::min(kTileColumns<T>, outputs - first);
+    const Index whole = (columns + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+    for (Index depth = 0; depth < inner; depth += kDepth)
+      tile_product<T>(rows, whole, std::min(kDepth, inner - depth), from + depth, row_of<T>(inner), 1,
+                      panels + first * inner + depth * kTileColumns<T>, kTileColumns<T>, to + first,
+                      row_of<T>(outputs), depth > 0);
+  }
 }
 
-// to [rows, units] = states [rows, inner] panel [inner, units]
+// One step of one sequence: the gates' inputs are projected + z, the cells' before are zero where there are
+// none.
 template <class T>
-void multiply_panel(Index rows, Index units, Index inner, const T* states, Index state_row, const T* panel,
-                    T* to, Index to_row) {
-  for (Index first = 0; first < inner; first += kDepth)
-    tile_product<T>(rows, whole_vectors<T>(units), std::min(kDepth, inner - first), states + first, state_row,
-                    1, panel + first * kUnits<T>, kUnits<T>, to, to_row, first > 0);
-}
-
-// One step of `units` units of one sequence. The gates' inputs are projected (`hidden` between the gates)
-// plus z (kUnits between them); the gates go to `gates`, `gate` between them.
-template <class T>
-[[gnu::always_inline]] inline void step_forward(Index units, const T* projected, Index hidden, const T* z,
-                                                const T* cells_before, T* gates, Index gate, T* cells, T* y,
-                                                T* state) {
+void step_forward(Index hidden, const T* projected, const T* z, const T* cells_before, T* gates, T* cells,
+                  T* y, T* h) {
 #pragma omp simd
-  for (Index u = 0; u < units; ++u) {
+  for (Index u = 0; u < hidden; ++u) {
     const T i = vector_sigmoid(projected[u] + z[u]);
-    const T f = vector_sigmoid(projected[hidden + u] + z[kUnits<T> + u]);
-    const T g = vector_tanh(projected[2 * hidden + u] + z[2 * kUnits<T> + u]);
-    const T o = vector_sigmoid(projected[3 * hidden + u] + z[3 * kUnits<T> + u]);
-    const T c = f * cells_before[u] + i * g, h = o * vector_tanh(c);
+    const T f = vector_sigmoid(projected[hidden + u] + z[hidden + u]);
+    const T g = vector_tanh(projected[2 * hidden + u] + z[2 * hidden + u]);
+    const T o = vector_sigmoid(projected[3 * hidden + u] + z[3 * hidden + u]);
+    const T c = (cells_before ? f * cells_before[u] : T(0)) + i * g;
     gates[u] = i;
-    gates[gate + u] = f;
-    gates[2 * gate + u] = g;
-    gates[3 * gate + u] = o;
+    gates[hidden + u] = f;
+    gates[2 * hidden + u] = g;
+    gates[3 * hidden + u] = o;
     cells[u] = c;
-    y[u] = h;
-    state[u] = h;
+    y[u] = h[u] = o * vector_tanh(c);
   }
 }
 
 template <class T>
-void forward_task(const Task& task, const Sizes<T>& sizes, const T* projected, const T* panels, T* states,
-                  T* y, T* cells, T* gates) {
-  const Index hidden = sizes.hidden;
-  alignas(64) T z[kMost * 4 * kUnits<T>];
-  constexpr Index z_row = 4 * kUnits<T>;
-  constexpr T kNothing[kUnits<T>] = {};
-  T *before = states, *now = states + task.count() * sizes.state;
+constexpr Index forward_states(Index hidden) {
+  return row_of<T>(hidden) + row_of<T>(4 * hidden);  // of one sequence: h, and its part of the gates' inputs
+}
+
+template <class T>
+void forward_task(const Task& task, Index hidden, const T* projected, const T* panels, T* states, T* y,
+                  T* cells, T* gates) {
+  T *h = states, *z = h + task.count() * row_of<T>(hidden);
+  std::fill_n(states, task.count() * forward_states<T>(hidden), T(0));
   Index active = task.count();
   for (Index t = 0;; ++t) {
     while (active > 0 && task.length(active - 1) <= t) --active;
     if (active == 0) return;
-    for (Index block = 0; block < sizes.blocks; ++block) {
-      const Index first = block * kUnits<T>, units = std::min(kUnits<T>, hidden - first);
-      if (t == 0) std::fill_n(z, active * z_row, T(0));
-      for (Index gate = 0; gate < 4 && t > 0; ++gate)
-        multiply_panel(active, units, hidden, before, sizes.state,
-                       panels + (block * 4 + gate) * hidden * kUnits<T>, z + gate * kUnits<T>, z_row);
-      for (Index i = 0; i < active; ++i) {
-        const Index row = task.begin(i) + t, at = row * hidden + first;
-        T* z_of = z + i * z_row;
-        T* to = gates ? gates + 4 * row * hidden + first : z_of;  // over what has been read, for nobody
-        step_forward(units, projected + 4 * row * hidden + first, hidden, z_of,
-                     t > 0 ? cells + at - hidden : kNothing, to, gates ? hidden : kUnits<T>, cells + at,
-                     y + at, now + i * sizes.state + first);
-      }
+    if (t > 0) multiply_panels(active, 4 * hidden, hidden, h, panels, z);
+    for (Index i = 0; i < active; ++i) {
+      const Index row = task.begin(i) + t, at = row * hidden;
+      T* z_of = z + i * row_of<T>(4 * hidden);
+      step_forward(hidden, projected + 4 * at, z_of, t > 0 ? cells + at - hidden : nullptr,
+                   gates ? gates + 4 * at : z_of, cells + at, y + at, h + i * row_of<T>(hidden));
     }
-    std::swap(before, now);
   }
 }
 
-// The derivative of step_forward: dh is what comes from step t + 1, dcells what comes from its cells, which
-// is replaced by what goes to step t - 1. The gates' gradients are written twice.
+// The derivative of step_forward: dh comes from step t + 1, and dcells, which is replaced by what goes to
+// step t - 1. The gates' gradients are written twice.
 template <class T>
-[[gnu::always_inline]] inline void step_backward(Index units, Index hidden, const T* dy, const T* dh,
-                                                 const T* gates, const T* cells, const T* cells_before,
-                                                 T* dcells, T* dprojected, T* dgates) {
+void step_backward(Index hidden, const T* dy, const T* dh, const T* gates, const T* cells,
+                   const T* cells_before, T* dcells, T* dprojected, T* dgates) {
 #pragma omp simd
-  for (Index u = 0; u < units; ++u) {
+  for (Index u = 0; u < hidden; ++u) {
     const T i = gates[u], f = gates[hidden + u], g = gates[2 * hidden + u], o = gates[3 * hidden + u];
     const T up = dy[u] + dh[u], squashed = vector_tanh(cells[u]);
     const T dc = dcells[u] + up * o * (T(1) - squashed * squashed);
-    const T di = dc * g * i * (T(1) - i), df = dc * cells_before[u] * f * (T(1) - f);
-    const T dg = dc * i * (T(1) - g * g), d_o = up * squashed * o * (T(1) - o);
-    dprojected[u] = dgates[u] = di;
-    dprojected[hidden + u] = dgates[hidden + u] = df;
-    dprojected[2 * hidden + u] = dgates[2 * hidden + u] = dg;
-    dprojected[3 * hidden + u] = dgates[3 * hidden + u] = d_o;
+    dprojected[u] = dgates[u] = dc * g * i * (T(1) - i);
+    dprojected[hidden + u] = dgates[hidden + u] = cells_before ? dc * cells_before[u] * f * (T(1) - f) : T(0);
+    dprojected[2 * hidden + u] = dgates[2 * hidden + u] = dc * i * (T(1) - g * g);
+    dprojected[3 * hidden + u] = dgates[3 * hidden + u] = up * squashed * o * (T(1) - o);
     dcells[u] = dc * f;
   }
 }
 
 template <class T>
-void backward_task(const Task& task, const Sizes<T>& sizes, const T* dy, const T* panels, T* states,
-                   const T* cells, const T* gates, T* dprojected) {
-  const Index hidden = sizes.hidden;
-  alignas(64) T dh[kMost * kUnits<T>];
-  constexpr T kNothing[kUnits<T>] = {};
-  T *after = states, *now = after + task.count() * sizes.gradient,
-    *dcells = now + task.count() * sizes.gradient;
-  std::fill_n(dcells, task.count() * sizes.state, T(0));
+constexpr Index backward_states(Index hidden) {
+  return row_of<T>(4 * hidden) + 2 * row_of<T>(hidden);  // of one sequence: gradients of gates, h, and cells
+}
+
+template <class T>
+void backward_task(const Task& task, Index hidden, const T* dy, const T* panels, T* states, const T* cells,
+                   const T* gates, T* dprojected) {
+  T *dgates = states, *dh = dgates + task.count() * row_of<T>(4 * hidden),
+    *dcells = dh + task.count() * row_of<T>(hidden);
+  std::fill_n(states, task.count() * backward_states<T>(hidden), T(0));
   Index active = 0;
   for (Index t = task.length(0) - 1; t >= 0; --t) {
-    const Index later = active;  // sequences with a step t + 1
+    multiply_panels(active, hidden, 4 * hidden, dgates, panels, dh);  // of those with a step t + 1
     while (active < task.count() && task.length(active) > t) ++active;
-    for (Index block = 0; block < sizes.blocks; ++block) {
-      const Index first = block * kUnits<T>, units = std::min(kUnits<T>, hidden - first);
-      multiply_panel(later, units, 4 * hidden, after, sizes.gradient, panels + block * 4 * hidden * kUnits<T>,
-                     dh, kUnits<T>);
-      std::fill(dh + later * kUnits<T>, dh + active * kUnits<T>, T(0));
-      for (Index i = 0; i < active; ++i) {
-        const Index row = task.begin(i) + t, at = row * hidden + first, at_gates = 4 * row * hidden + first;
-        step_backward(units, hidden, dy + at, dh + i * kUnits<T>, gates + at_gates, cells + at,
-                      t > 0 ? cells + at - hidden : kNothing, dcells + i * sizes.state + first,
-                      dprojected + at_gates, now + i * sizes.gradient + first);
-      }
+    for (Index i = 0; i < active; ++i) {
+      const Index at = (task.begin(i) + t) * hidden;
+      step_backward(hidden, dy + at, dh + i * row_of<T>(hidden), gates + 4 * at, cells + at,
+                    t > 0 ? cells + at - hidden : nullptr, dcells + i * row_of<T>(hidden),
+                    dprojected + 4 * at, dgates + i * row_of<T>(4 * hidden));
     }
-    std::swap(after, now);
   }
 }
 
 }  // namespace
 
 Shape lstm_scratch(const Tensor& recurrent, Index sequences) {
+  const Index hidden = recurrent.size(2);
   Shape shape{0};
   for_floating(recurrent.dtype(), "lstm", [&]<class T>(T) {
-    const Sizes<T> sizes(recurrent);
-    shape[0] = sizes.panels + sequences * sizes.forward_states();
+    shape[0] = recurrent.size(0) * panels_of<T>(hidden, 4 * hidden) + sequences * forward_states<T>(hidden);
   });
   return shape;
 }
 
 Shape lstm_backward_scratch(const Tensor& recurrent, Index sequences, Index rows) {
+  const Index hidden = recurrent.size(2);
   Shape shape{0};
   for_floating(recurrent.dtype(), "lstm", [&]<class T>(T) {
-    const Sizes<T> sizes(recurrent);
-    shape[0] = sizes.panels + sequences * sizes.backward_states() + rows * sizes.hidden;
+    shape[0] = recurrent.size(0) * panels_of<T>(4 * hidden, hidden) + sequences * backward_states<T>(hidden) +
+               rows * hidden;
   });
   return shape;
 }
@@ -284,24 +256,19 @@ void lstm(const Tensor& projected, RowOffsets groups, RowOffsets sequences, cons
   const Tasks tasks(groups, sequences, order);
   tasks.sort();
   for_floating(y.dtype(), "lstm", [&]<class T>(T) {
-    const Sizes<T> sizes(recurrent);
-    const Index hidden = sizes.hidden, count = tasks.count();
+    const Index hidden = y.size(1), count = tasks.count(), group_panels = panels_of<T>(hidden, 4 * hidden);
     const T *px = projected.data<T>(), *pw = recurrent.data<T>();
     T *py = y.data<T>(), *pc = cells.data<T>(), *pg = gates.defined() ? gates.data<T>() : nullptr;
-    T *panels = scratch.data<T>(), *states = panels + sizes.panels;
-    // For each block of units and each gate, [hidden, units]: the rows of the weight that make them, turned.
-    for_panels(groups, sizes.blocks, [&](Index group, Index block) {
-      const Index first = block * kUnits<T>, units = std::min(kUnits<T>, hidden - first);
-      for (Index gate = 0; gate < 4; ++gate)
-        few_rows::transpose_rows(
-            units, hidden, pw + (group * 4 * hidden + gate * hidden + first) * hidden, hidden,
-            panels + group * sizes.group + (block * 4 + gate) * hidden * kUnits<T>, kUnits<T>);
+    T *panels = scratch.data<T>(), *states = panels + recurrent.size(0) * group_panels;
+    for_panels<T>(groups, 4 * hidden, hidden, [&](Index group, Index first, Index columns) {
+      few_rows::transpose_rows(columns, hidden, pw + (group * 4 * hidden + first) * hidden, hidden,
+                               panels + group * group_panels + first * hidden, kTileColumns<T>);
     });
 #pragma omp parallel for schedule(dynamic) if (count > 1)
     for (Index number = 0; number < count; ++number) {
       const Task task = tasks.task(number);
-      forward_task(task, sizes, px, panels + task.group * sizes.group,
-                   states + task.first * sizes.forward_states(), py, pc, pg);
+      forward_task(task, hidden, px, panels + task.group * group_panels,
+                   states + task.first * forward_states<T>(hidden), py, pc, pg);
     }
   });
 }
@@ -320,25 +287,22 @@ void lstm_backward(const Tensor& dy, RowOffsets groups, RowOffsets sequences, co
          y.dtype());
   const Tasks tasks(groups, sequences, order);
   for_floating(y.dtype(), operation, [&]<class T>(T) {
-    const Sizes<T> sizes(recurrent);
-    const Index hidden = sizes.hidden, count = tasks.count();
+    const Index hidden = y.size(1), count = tasks.count(), group_panels = panels_of<T>(4 * hidden, hidden);
     const T *pup = dy.data<T>(), *pw = recurrent.data<T>(), *py = y.data<T>(), *pc = cells.data<T>(),
             *pg = gates.data<T>();
-    T *pdz = dprojected.data<T>(), *panels = scratch.data<T>(), *states = panels + sizes.panels;
-    // For each block of units, [4 hidden, units]: the columns of the weight that read them.
-    for_panels(groups, sizes.blocks, [&](Index group, Index block) {
-      const Index first = block * kUnits<T>, units = std::min(kUnits<T>, hidden - first);
-      for (Index row = 0; row < 4 * hidden; ++row) {
-        T* to = panels + group * sizes.group + (block * 4 * hidden + row) * kUnits<T>;
-        std::fill(std::copy_n(pw + (group * 4 * hidden + row) * hidden + first, units, to), to + kUnits<T>,
-                  T(0));
-      }
+    T *pdz = dprojected.data<T>(), *panels = scratch.data<T>(),
+      *states = panels + recurrent.size(0) * group_panels;
+    for_panels<T>(groups, hidden, 4 * hidden, [&](Index group, Index first, Index columns) {
+      const T* from = pw + group * 4 * hidden * hidden + first;
+      T* to = panels + group * group_panels + first * 4 * hidden;
+      for (Index row = 0; row < 4 * hidden; ++row, from += hidden, to += kTileColumns<T>)
+        std::fill(std::copy_n(from, columns, to), to + kTileColumns<T>, T(0));
     });
 #pragma omp parallel for schedule(dynamic) if (count > 1)
     for (Index number = 0; number < count; ++number) {
       const Task task = tasks.task(number);
-      backward_task(task, sizes, pup, panels + task.group * sizes.group,
-                    states + task.first * sizes.backward_states(), pc, pg, pdz);
+      backward_task(task, hidden, pup, panels + task.group * group_panels,
+                    states + task.first * backward_states<T>(hidden), pc, pg, pdz);
     }
     if (!drecurrent.defined() || hidden == 0) return;
     // Each row's h_{t-1}: the row before, nothing at a sequence's first.

@@ -1,6 +1,6 @@
 // Long short-term memory (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000) over
 // sequences packed end to end, for groups of sequences with a weight each. A task is some sequences of one
-// group, the longest first: their next steps are one product, and those that have ended leave at the end.
+// group, the longest first: their next steps are one product, and those that have ended drop off the end.
 // A thread takes a task through all of its time alone, so that threads never wait for each other within a
 // sequence. The weights are rearranged into panels once, and serve every step.
 #pragma once
