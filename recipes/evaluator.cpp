@@ -5,6 +5,8 @@
 
 #include "core/kernels/permutation.h"
 #include "core/kernels/reduction.h"
+#include "parallel/moe/balancer.h"
+#include "recipes/expert_table.h"
 
 namespace conclave {
 
@@ -68,16 +70,20 @@ void Evaluator::calibrate(Index batches) {
   }
 }
 
-Evaluation Evaluator::run() {
+Evaluation Evaluator::run(const BatchVisitor& visit) {
   Evaluation result;
   const auto layers = model_.moe_layers();
   const auto classes = static_cast<std::size_t>(classes_);
-  for (const auto& [name, layer] : layers)
-    result.expert_classes.emplace_back(layer->statistics().load.size() * classes);
+  const std::size_t experts = layers.empty() ? 0 : layers.front().second->statistics().load.size();
+  result.expert_classes.assign(layers.size(), std::vector<Index>(experts * classes));
   result.experts_per_token.resize(
       static_cast<std::size_t>(layers.empty() ? 1 : layers.front().second->top_k() + 1));
   if (empty_) return result;
   const auto start = std::chrono::steady_clock::now();
+  Communicator& world = grid_.world();
+  std::vector<Tensor> chosen_experts(layers.size());
+  std::vector<Index> batch_load(layers.size() * experts);
+  double utilization_sum = 0, batches = 0;
 
   // [loss sum, sequences, tokens, then per class: true positives, false positives, false negatives]
   std::vector<double> sums(3 + 3 * classes);
@@ -102,31 +108,45 @@ Evaluation Evaluator::run() {
         ++sums[3 + 3 * label + 2];
       }
     }
+    std::ranges::fill(batch_load, 0);
     for (std::size_t l = 0; l < layers.size(); ++l) {
-      const Tensor& chosen = layers[l].second->chosen_experts();
-      const auto experts = chosen.span<std::int32_t>();
+      const Tensor& chosen = chosen_experts[l] = layers[l].second->chosen_experts();
+      const auto routed = chosen.span<std::int32_t>();
       const auto k = static_cast<std::size_t>(chosen.size(1));
       for (std::size_t s = 0; s < batch_.labels.size(); ++s) {
         const auto first = static_cast<std::size_t>(batch_.offsets[s]) * k;
         const auto last = static_cast<std::size_t>(batch_.offsets[s + 1]) * k;
         for (std::size_t i = first; i < last; i += k) {
-          const auto unused = std::ranges::count(experts.subspan(i, k), -1);
+          const auto unused = std::ranges::count(routed.subspan(i, k), -1);
           ++result.experts_per_token[k - static_cast<std::size_t>(unused)];
         }
-        for (std::size_t i = first; i < last; ++i)
-          if (experts[i] >= 0)
-            ++result.expert_classes[l][static_cast<std::size_t>(experts[i]) * classes +
-                                       static_cast<std::size_t>(batch_.labels[s])];
+        for (std::size_t i = first; i < last; ++i) {
+          if (routed[i] < 0) continue;
+          const auto expert = static_cast<std::size_t>(routed[i]);
+          ++result.expert_classes[l][expert * classes + static_cast<std::size_t>(batch_.labels[s])];
+          ++batch_load[l * experts + expert];
+        }
       }
     }
+    world.all_reduce(Tensor::borrow(batch_load.data(), {static_cast<Index>(batch_load.size())}, DType::i64));
+    for (std::size_t l = 0; l < layers.size(); ++l)
+      utilization_sum += utilization(std::span(batch_load).subspan(l * experts, experts));
+    ++batches;
+    if (visit) visit(batch_, chosen_experts);
   }
 
-  Communicator& world = grid_.world();
   world.all_reduce(Tensor::borrow(sums.data(), {static_cast<Index>(sums.size())}, DType::f64));
   for (auto& table : result.expert_classes)
     world.all_reduce(Tensor::borrow(table.data(), {static_cast<Index>(table.size())}, DType::i64));
   world.all_reduce(Tensor::borrow(result.experts_per_token.data(),
                                   {static_cast<Index>(result.experts_per_token.size())}, DType::i64));
+  if (!layers.empty()) {
+    const auto count = static_cast<double>(layers.size());
+    result.utilization = 0;
+    result.batch_utilization = utilization_sum / (batches * count);
+    for (const auto& table : result.expert_classes)
+      result.utilization += utilization(ExpertTable(table, classes).expert_totals()) / count;
+  }
   double right = 0;
   for (std::size_t c = 0; c < classes; ++c) {
     const double tp = sums[3 + 3 * c], wrong = sums[3 + 3 * c + 1] + sums[3 + 3 * c + 2];

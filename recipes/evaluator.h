@@ -1,7 +1,9 @@
 // How good is a model on a split, and which expert serves whom.
 #pragma once
 
+#include <functional>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -16,6 +18,9 @@ struct Evaluation {
   double macro_f1 = 0;  ///< mean over the classes of 2 tp / (2 tp + fp + fn)
   Index sequences = 0, tokens = 0;
   double seconds = 0;
+  /// How evenly the experts are used: mean load / largest load, a mean over the layers; 1 without MoE layers.
+  double utilization = 1;        ///< of the loads of the whole split
+  double batch_utilization = 1;  ///< of each global batch's loads, a mean over the batches too
   /// [layer][expert * classes + class]: routed tokens of texts of that class, over all ranks.
   std::vector<std::vector<Index>> expert_classes;
   std::vector<Index>
@@ -24,6 +29,10 @@ struct Evaluation {
   /// Mean of the above; 0 without MoE layers.
   double mean_experts() const;
 };
+
+/// Sees this rank's share of a batch and, per MoE layer, where its tokens went: [tokens, top_k] i32, -1
+/// behind a token's last expert.
+using BatchVisitor = std::function<void(const Batch& batch, std::span<const Tensor> chosen_experts)>;
 
 class Evaluator {
  public:
@@ -35,7 +44,7 @@ class Evaluator {
   /// One forward pass of the largest batch, so that the arena sees its size.
   void plan();
   /// Collective; the same result on every rank.
-  Evaluation run();
+  Evaluation run(const BatchVisitor& visit = {});
   /// Collective. Runs the first `batches` and tells balancers that want it what each expert received.
   void calibrate(Index batches);
 

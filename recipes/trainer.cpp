@@ -461,8 +461,11 @@ std::optional<Evaluation> Trainer::evaluate(std::unique_ptr<Evaluator>& evaluato
   if (optimizer_.has_average()) optimizer_.swap_average();
   for (const auto& [layer_name, layer] : layers_) layer->reset_statistics();
   if (result.sequences == 0) return std::nullopt;
-  say(fmt::format("{}: accuracy {:.4f}  macro F1 {:.4f}  loss {:.4f}  ({} texts, {:.1f} s)", name,
-                  result.accuracy, result.macro_f1, result.loss, result.sequences, result.seconds));
+  say(
+      fmt::format("{}: accuracy {:.4f}  macro F1 {:.4f}  loss {:.4f}  utilization {:.3f} (per batch {:.3f})  "
+                  "({} texts, {:.1f} s)",
+                  name, result.accuracy, result.macro_f1, result.loss, result.utilization,
+                  result.batch_utilization, result.sequences, result.seconds));
   if (recipe_.moe.top_p < 1) {
     std::string shares;
     double tokens = 0;
@@ -474,11 +477,13 @@ std::optional<Evaluation> Trainer::evaluate(std::unique_ptr<Evaluator>& evaluato
   }
   if (metrics_) {
     const std::string prefix = std::string(name) + "/";
-    const std::string names[] = {prefix + "accuracy", prefix + "macro_f1", prefix + "loss",
-                                 prefix + "experts_per_token"};
-    metrics_->write(step_,
-                    std::array{Metric(names[0], result.accuracy), Metric(names[1], result.macro_f1),
-                               Metric(names[2], result.loss), Metric(names[3], result.mean_experts())});
+    const std::string names[] = {
+        prefix + "accuracy",    prefix + "macro_f1",          prefix + "loss",
+        prefix + "utilization", prefix + "batch_utilization", prefix + "experts_per_token"};
+    metrics_->write(step_, std::array{Metric(names[0], result.accuracy), Metric(names[1], result.macro_f1),
+                                      Metric(names[2], result.loss), Metric(names[3], result.utilization),
+                                      Metric(names[4], result.batch_utilization),
+                                      Metric(names[5], result.mean_experts())});
   }
   return result;
 }

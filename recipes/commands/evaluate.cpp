@@ -40,6 +40,9 @@ int evaluate(const EvaluateArguments& arguments, const Surroundings& surrounding
         {"accuracy", result.accuracy},
         {"macro_f1", result.macro_f1},
         {"loss", result.loss},
+        {"utilization", result.utilization},
+        {"batch_utilization", result.batch_utilization},
+        {"experts_per_token", result.mean_experts()},
         {"tokens_per_second", static_cast<double>(result.tokens) / result.seconds}};
     fmt::print("{}\n", summary.dump());
   }

@@ -1,9 +1,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <algorithm>
 #include <nlohmann/json.hpp>
-#include <numeric>
 
 #include "core/arena.h"
 #include "parallel/checkpoint/checkpoint_reader.h"
@@ -11,6 +9,7 @@
 #include "parallel/checkpoint/safetensors.h"
 #include "parallel/moe/balancer.h"
 #include "recipes/commands/commands.h"
+#include "recipes/expert_table.h"
 #include "recipes/loaded_model.h"
 
 namespace conclave::commands {
@@ -24,29 +23,11 @@ void print_experts(const nlohmann::json& metadata) {
   const auto names = metadata.at("class_names").get<std::vector<std::string>>();
   for (const auto& [layer, table] : metadata.at("routing").items()) {
     const auto counts = table.get<std::vector<Index>>();
-    const std::size_t classes = names.size(), experts = counts.size() / classes;
-    std::vector<Index> load(experts), of_class(classes);
-    for (std::size_t i = 0; i < counts.size(); ++i) {
-      load[i / classes] += counts[i];
-      of_class[i % classes] += counts[i];
-    }
-    const double total =
-        std::max(1.0, static_cast<double>(std::accumulate(load.begin(), load.end(), Index{})));
-    fmt::print("{}: utilization {:.3f} on the validation split\n", layer, utilization(load));
-    for (std::size_t e = 0; e < experts; ++e) {
-      // How much more often than chance a class comes to this expert tells what it serves.
-      std::vector<std::pair<double, std::size_t>> lift;
-      for (std::size_t c = 0; c < classes; ++c) {
-        const double expected = static_cast<double>(load[e]) * static_cast<double>(of_class[c]) / total;
-        if (expected >= 1) lift.emplace_back(static_cast<double>(counts[e * classes + c]) / expected, c);
-      }
-      std::ranges::sort(lift, std::greater{});
-      std::string serves;
-      for (std::size_t i = 0; i < std::min<std::size_t>(4, lift.size()); ++i)
-        serves += fmt::format("{}{} x{:.2f}", i ? ", " : "", names[lift[i].second], lift[i].first);
-      fmt::print("  expert {:>2}  load {:.3f}  serves above average: {}\n", e,
-                 static_cast<double>(load[e]) / total * static_cast<double>(experts), serves);
-    }
+    const ExpertTable experts(counts, names.size());
+    fmt::print("{}: utilization {:.3f} on the validation split\n", layer,
+               utilization(experts.expert_totals()));
+    for (std::size_t e = 0; e < experts.experts(); ++e)
+      fmt::print("  {}\n", describe_expert(experts, e, names));
   }
 }
 

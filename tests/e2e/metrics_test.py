@@ -16,5 +16,8 @@ assert losses[-1] < losses[0], losses
 for line in lines:
     if "moe/utilization" in line:
         assert 0 < line["moe/utilization"] <= 1, line
-assert any("test/accuracy" in line for line in lines), "no test accuracy"
+tests = [line for line in lines if "test/accuracy" in line]
+assert tests, "no test accuracy"
+for name in ("test/utilization", "test/batch_utilization"):
+    assert 0 < tests[-1][name] <= 1, tests[-1]
 subprocess.run([sys.executable, check, trained], check=True)

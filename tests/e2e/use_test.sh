@@ -5,6 +5,7 @@ source "$CONCLAVE_SOURCE/tests/e2e/lib.sh"
 # One JSON object; the model is the same on one rank and on two.
 conclave 0 eval "$CONCLAVE_TRAINED"
 says '"step":20' '"split":"test"' '"accuracy":'
+says '"utilization":' '"batch_utilization":' '"experts_per_token":2.0'
 alone=$(grep -o '"accuracy":[0-9.]*' <<<"$output")
 on_ranks 2 0 eval "$CONCLAVE_TRAINED"
 says "$alone"
