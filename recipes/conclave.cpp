@@ -107,9 +107,24 @@ int main(int argc, char** argv) {
       app.add_subcommand("inspect", "What is in a checkpoint, and what each expert serves");
   inspect_command->add_option("checkpoint", inspect.checkpoint, "File, or folder with checkpoints")
       ->required();
-  inspect_command->add_flag("--tensors", inspect.tensors, "List every tensor");
-  inspect_command->add_flag("--recipe", inspect.recipe, "Print its recipe and nothing else");
-  inspect_command->add_flag("--verify", inspect.verify, "Compare every tensor with its checksum");
+  commands::ExpertsArguments experts;
+  bool inspect_experts = false;
+  auto* experts_flag = inspect_command->add_flag(
+      "--experts", inspect_experts,
+      "Print and draw what each expert serves on a split of the data; mpirun for several ranks");
+  inspect_command->add_option("--split", experts.split, "For --experts: train, validation or test")
+      ->check(CLI::IsMember({"train", "validation", "test"}))
+      ->needs(experts_flag);
+  inspect_command->add_option("--out", experts.out, "For --experts: folder for experts-LAYER.svg and .png")
+      ->needs(experts_flag);
+  inspect_command->add_option("--set", experts.overrides, "For --experts: change a key: data.path=...")
+      ->allow_extra_args(false)
+      ->needs(experts_flag);
+  inspect_command->add_flag("--tensors", inspect.tensors, "List every tensor")->excludes(experts_flag);
+  inspect_command->add_flag("--recipe", inspect.recipe, "Print its recipe and nothing else")
+      ->excludes(experts_flag);
+  inspect_command->add_flag("--verify", inspect.verify, "Compare every tensor with its checksum")
+      ->excludes(experts_flag);
 
   commands::ExportArguments export_weights;
   auto* export_command = app.add_subcommand("export", "Write a checkpoint's weights as .h5 or .safetensors");
@@ -150,6 +165,12 @@ int main(int argc, char** argv) {
   const commands::Surroundings around = surroundings();
   if (*check_command) return alone([&] { return commands::recipe_check(recipe, overrides, ranks); });
   if (*show_command) return alone([&] { return commands::recipe_show(recipe, overrides, documented); });
+  if (inspect_experts) {
+    experts.checkpoint = inspect.checkpoint;
+    return together([&](const conclave::MpiSession& session) {
+      return commands::inspect_experts(experts, around, session);
+    });
+  }
   if (*inspect_command) return alone([&] { return commands::inspect(inspect); });
   if (*export_command) return alone([&] { return commands::export_weights(export_weights); });
   if (*train_command) {

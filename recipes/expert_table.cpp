@@ -74,4 +74,22 @@ std::string describe_expert(const ExpertTable& table, std::size_t expert,
                      serves.empty() ? "none" : serves);
 }
 
+std::vector<std::size_t> classes_by_expert(const ExpertTable& table, std::size_t most) {
+  std::vector<std::size_t> order;
+  for (std::size_t c = 0; c < table.classes(); ++c)
+    if (table.class_totals()[c] > 0) order.push_back(c);
+  std::ranges::stable_sort(order, std::greater{}, [&](std::size_t c) { return table.class_totals()[c]; });
+  if (order.size() > most) order.resize(most);
+  std::vector<std::size_t> home(table.classes());  // the expert that has most of it
+  for (const std::size_t c : order)
+    for (std::size_t e = 1; e < table.experts(); ++e)
+      if (table.count(e, c) > table.count(home[c], c)) home[c] = e;
+  std::ranges::sort(order, [&](std::size_t a, std::size_t b) {
+    if (home[a] != home[b]) return home[a] < home[b];
+    const double lift_a = table.lift(home[a], a), lift_b = table.lift(home[b], b);
+    return lift_a != lift_b ? lift_a > lift_b : a < b;
+  });
+  return order;
+}
+
 }  // namespace conclave

@@ -50,4 +50,8 @@ class ExpertTable {
 std::string describe_expert(const ExpertTable& table, std::size_t expert,
                             std::span<const std::string> class_names);
 
+/// The classes that have tokens, at most the `most` that have most, ordered by the expert that has the
+/// largest part of them and, for each expert, falling from the highest lift: the table then shows blocks.
+std::vector<std::size_t> classes_by_expert(const ExpertTable& table, std::size_t most);
+
 }  // namespace conclave

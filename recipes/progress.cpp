@@ -47,11 +47,6 @@ bool append_time_left(fmt::memory_buffer& out, const StepReport& report) {
   return true;
 }
 
-int terminal_columns(int descriptor) {
-  winsize size{};
-  return ::ioctl(descriptor, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
-}
-
 /// The figures beside a bar, in the order they are shown; each may be left out.
 class Figures {
  public:
@@ -93,6 +88,11 @@ class Figures {
 };
 
 }  // namespace
+
+int terminal_columns(int descriptor) {
+  winsize size{};
+  return ::ioctl(descriptor, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
+}
 
 double StepReport::utilization() const {
   double sum = 0;

@@ -39,6 +39,9 @@ void format_line(fmt::memory_buffer& out, const StepReport& report);
 /// Appends a bar and the most important figures that fit into `columns`, ASCII only; no newline.
 void format_bar(fmt::memory_buffer& out, const StepReport& report, int columns, bool colour);
 
+/// Width of the terminal behind `descriptor`; 80 where there is none.
+int terminal_columns(int descriptor);
+
 struct ProgressOptions {
   int descriptor = 2;
   bool bar = false;     ///< draw over one line; else a line per report

@@ -46,6 +46,16 @@ struct InspectArguments {
 };
 int inspect(const InspectArguments& arguments);
 
+struct ExpertsArguments {
+  std::string checkpoint;
+  std::string split = "validation";
+  std::string out;  ///< folder for the pictures; "": the checkpoint's
+  std::vector<std::string> overrides;
+};
+/// inspect --experts
+int inspect_experts(const ExpertsArguments& arguments, const Surroundings& surroundings,
+                    const MpiSession& session);
+
 struct ExportArguments {
   std::string checkpoint, output;
 };

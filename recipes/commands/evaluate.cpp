@@ -3,8 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "recipes/commands/commands.h"
-#include "recipes/evaluator.h"
-#include "recipes/loaded_model.h"
+#include "recipes/split_evaluation.h"
 
 namespace conclave::commands {
 
@@ -13,28 +12,12 @@ int evaluate(const EvaluateArguments& arguments, const Surroundings& surrounding
   auto world = session.world();
   set_threads(0, surroundings, *world);
   const ProcessGrid grid(std::move(world), 0);
-  LoadedModel loaded(find_checkpoint(arguments.checkpoint), grid);
-  // Data paths may differ here from where the model was trained.
-  const Recipe recipe = parse_recipe(to_toml(loaded.recipe()), arguments.checkpoint, arguments.overrides);
-  const Corpus corpus =
-      load_corpus(recipe.data, grid.world(), surroundings.cache_directory, loaded.tokenizer());
-  require(corpus.class_names == loaded.class_names(),
-          "the data has other classes ({}) than the model was trained on ({})", corpus.class_names.size(),
-          loaded.class_names().size());
-  const TokenizedSplit& split = arguments.split == "train"        ? corpus.train
-                                : arguments.split == "validation" ? corpus.validation
-                                                                  : corpus.test;
-  require(split.size() > 0, "the {} split is empty", arguments.split);
-  Arena activations("activations");
-  Evaluator evaluator(loaded.model(), split, static_cast<Index>(corpus.class_names.size()),
-                      recipe.train.batch_tokens, activations, grid);
-  evaluator.plan();
-  activations.seal(std::size_t{1} << 20);
-  const Evaluation result = evaluator.run();
+  SplitEvaluation evaluation(arguments.checkpoint, arguments.split, arguments.overrides, grid);
+  const Evaluation result = evaluation.run();
   if (grid.world().rank() == 0) {
     const nlohmann::ordered_json summary{
-        {"checkpoint", find_checkpoint(arguments.checkpoint)},
-        {"step", loaded.step()},
+        {"checkpoint", evaluation.checkpoint()},
+        {"step", evaluation.loaded().step()},
         {"split", arguments.split},
         {"texts", result.sequences},
         {"accuracy", result.accuracy},

@@ -1,0 +1,39 @@
+// What a layer's experts do with the texts of a split: the classes they serve, measured against chance, and
+// the texts they like best.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "recipes/split_evaluation.h"
+
+namespace conclave {
+
+/// A text, and how much of it goes to an expert.
+struct Favourite {
+  Index text = -1;   ///< index in the split
+  Index routed = 0;  ///< tokens of it that went to the expert, of
+  Index tokens = 0;  ///< all its tokens
+
+  double share() const { return static_cast<double>(routed) / static_cast<double>(tokens); }
+};
+/// True where `a` stands before `b`: by share, then the longer text, then the earlier one.
+bool liked_better(const Favourite& a, const Favourite& b);
+
+struct LayerUsage {
+  std::string name;
+  std::vector<Index> counts;                       ///< [expert * classes + class], as an ExpertTable views it
+  std::vector<Index> shuffled;                     ///< the same with the texts' labels shuffled among them
+  std::vector<std::vector<Favourite>> favourites;  ///< [experts], up to kFavourites each, best first
+};
+
+inline constexpr std::size_t kFavourites = 3;
+inline constexpr Index kShortestFavourite = 5;  ///< tokens; of shorter texts any expert may have all
+
+/// seed -> a permutation of 0, ..., size - 1.
+std::vector<std::size_t> permutation(std::size_t size, std::uint64_t seed);
+
+/// Collective; the same result on every rank, one entry per MoE layer.
+std::vector<LayerUsage> measure_expert_usage(SplitEvaluation& evaluation, Communicator& world);
+
+}  // namespace conclave

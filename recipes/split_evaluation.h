@@ -1,0 +1,42 @@
+// A checkpoint's model and one split of its data, ready to be evaluated, on however many ranks now run.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "data/dataset.h"
+#include "recipes/evaluator.h"
+#include "recipes/loaded_model.h"
+
+namespace conclave {
+
+class SplitEvaluation {
+ public:
+  /// Collective. `checkpoint` is a file or a folder; `split` is "train", "validation" or "test"; `overrides`
+  /// change the checkpoint's recipe, as data paths may differ here from where the model was trained. Throws
+  /// Error where the data has other classes than the model, or the split is empty.
+  SplitEvaluation(const std::string& checkpoint, const std::string& split,
+                  const std::vector<std::string>& overrides, const ProcessGrid& grid);
+
+  const std::string& checkpoint() const { return checkpoint_; }  ///< the file
+  const Recipe& recipe() const { return recipe_; }
+  LoadedModel& loaded() { return loaded_; }
+  const LoadedModel& loaded() const { return loaded_; }
+  const std::vector<std::string>& class_names() const { return loaded_.class_names(); }
+  const std::vector<TextExample>& texts() const { return texts_; }
+  const TokenizedSplit& tokens() const { return tokens_; }
+  /// Collective; the same result on every rank.
+  Evaluation run(const BatchVisitor& visit = {}) { return evaluator_->run(visit); }
+
+ private:
+  std::string checkpoint_;
+  LoadedModel loaded_;
+  Recipe recipe_;
+  std::vector<TextExample> texts_;
+  TokenizedSplit tokens_;
+  Arena activations_{"activations"};
+  std::unique_ptr<Evaluator> evaluator_;
+};
+
+}  // namespace conclave
