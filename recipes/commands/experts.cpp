@@ -60,7 +60,7 @@ HeatMap picture(const LayerUsage& layer, const SplitEvaluation& evaluation, cons
       .row_caption = "class",
       .row_note_caption = "of tokens",
       .column_caption = "expert",
-      .legend = "tokens of the class that go to the expert, over what chance would send"};
+      .legend = "tokens of the class at the expert, over those expected by chance"};
   if (order.size() < names.size())
     map.subtitles.push_back(
         fmt::format("{} of {} classes: those with the most tokens", order.size(), names.size()));

@@ -60,7 +60,7 @@ void draw_legend(const HeatMap& map, Canvas& canvas, double x, double y) {
                 fmt::format("{}{}", octave < 0 ? "1/" : "", 1 << std::abs(octave)),
                 {.size = kNoteSize, .colour = kGrey, .anchor = Anchor::middle});
   }
-  canvas.text(x + kLegendWidth + 16, y + kLegendHeight - 1, map.legend, {.size = kNoteSize, .colour = kGrey});
+  canvas.text(x, y + kLegendHeight + 34, map.legend, {.size = kNoteSize, .colour = kGrey});
 }
 
 }  // namespace
@@ -72,13 +72,13 @@ HeatMapLayout::HeatMapLayout(const HeatMap& map) {
   left_ = kMargin + std::max(widest(map.rows, kLabelSize), estimated_width(map.row_caption, kNoteSize)) + 8;
   top_ = kMargin + kTitleSize + kLine * static_cast<double>(map.subtitles.size()) + 70;
   width_ = cell_x(map.columns.size()) + kNoteWidth + kMargin;
-  width_ = std::max(width_, left_ + kLegendWidth + 16 + estimated_width(map.legend, kNoteSize) + kMargin);
+  width_ = std::max(width_, left_ + kMargin + std::max(kLegendWidth, estimated_width(map.legend, kNoteSize)));
   width_ = std::max(width_, 2 * kMargin + estimated_width(map.title, kTitleSize));
   for (const std::string& subtitle : map.subtitles)
     width_ = std::max(width_, 2 * kMargin + estimated_width(subtitle, kLabelSize));
   width_ = std::ceil(width_);
   left_ = std::round(left_);
-  height_ = cell_y(map.rows.size()) + 48 + kMargin;
+  height_ = cell_y(map.rows.size()) + 60 + kMargin;
 }
 
 int octaves(const std::vector<double>& values) {

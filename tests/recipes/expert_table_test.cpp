@@ -59,3 +59,12 @@ TEST_CASE("an expert is described by its load and the classes it has more of tha
   CHECK(describe_expert(ExpertTable(even, 2), 0, names) ==
         "expert  0  load 1.000  (50.0% of tokens)  serves above average: none");
 }
+
+TEST_CASE("classes are ordered by the expert that has most of them, so that a table shows blocks",
+          "[experts]") {
+  const std::vector<Index> counts{1, 9, 0, 30, 5,   // expert 0
+                                  8, 1, 0, 10, 5};  // expert 1
+  const ExpertTable table(counts, 5);
+  CHECK(classes_by_expert(table, 5) == std::vector<std::size_t>{1, 3, 4, 0});  // class 2 has no tokens
+  CHECK(classes_by_expert(table, 2) == std::vector<std::size_t>{1, 3});
+}

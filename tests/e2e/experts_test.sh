@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# What each expert of a trained model serves: the same figures and pictures on one rank and on two.
+source "$CONCLAVE_SOURCE/tests/e2e/lib.sh"
+
+conclave 0 inspect "$CONCLAVE_TRAINED" --experts --out new/folder
+says "on the validation split" "I(class; expert)" "of H(expert)" "of H(class)" "by chance" "expert  7  load" \
+  "serves above average: noun." "%  noun." experts-layers.0.moe.svg experts-layers.0.moe.png
+alone=$output
+on_ranks 2 0 inspect "$CONCLAVE_TRAINED" --experts --out new/folder2
+[[ ${output//folder2/folder} == "$alone" ]]
+# Every MoE layer, every expert, three texts each, all within 80 columns.
+(($(grep -c "utilization" <<<"$alone") == 2 && $(grep -c "^  expert" <<<"$alone") == 16))
+(($(grep -c "^ *[0-9]*%  noun\." <<<"$alone") == 48))
+! grep "^ *[0-9]*%  noun\." <<<"$alone" | grep -E '^.{81}'
+
+for layer in 0 1; do
+  cmp new/folder{,2}/experts-layers.$layer.moe.svg
+  [[ $(head -c 4 new/folder/experts-layers.$layer.moe.png) == $'\x89PNG' ]]
+done
+(($(find new -type f | wc -l) == 8)) # no temporary file stays behind
+expect 0 "$CONCLAVE_PYTHON" - new/folder/experts-layers.0.moe.svg <<'PYTHON'
+import sys
+from xml.etree import ElementTree
+
+texts = [element.text for element in ElementTree.parse(sys.argv[1]).iter("{http://www.w3.org/2000/svg}text")]
+classes = [text for text in texts if text.startswith("noun.")]
+assert len(classes) == len(set(classes)) == 26, classes
+values = [text for text in texts if text.replace(".", "", 1).isdigit() and "." in text]
+assert len(values) == 26 * 8, len(values)
+PYTHON
+
+# Without --out, beside the checkpoint.
+mkdir run
+cp "$CONCLAVE_TRAINED"/step-*20.h5 run
+conclave 0 inspect run --experts --split test
+says "on the test split" run/experts-layers.1.moe.png
+[[ -s run/experts-layers.1.moe.svg ]]
+
+# What is refused, and how.
+conclave 2 inspect run --experts --split nonsense
+says nonsense validation
+conclave 2 inspect run --split test
+says --experts
+conclave 1 inspect run --experts --set data.path=/nonexistent
+says /nonexistent
+touch file
+conclave 1 inspect run --experts --out file/pictures
+says file/pictures
+conclave 1 inspect run --experts --out /proc
+says /proc/experts-layers.0.moe.svg "cannot be created"
+on_ranks 2 1 inspect run --experts --out file/pictures
+says file/pictures
