@@ -128,7 +128,9 @@ Evaluation Evaluator::run(const BatchVisitor& visit) {
         }
       }
     }
-    world.all_reduce(Tensor::borrow(batch_load.data(), {static_cast<Index>(batch_load.size())}, DType::i64));
+    if (!layers.empty())
+      world.all_reduce(
+          Tensor::borrow(batch_load.data(), {static_cast<Index>(batch_load.size())}, DType::i64));
     for (std::size_t l = 0; l < layers.size(); ++l)
       utilization_sum += utilization(std::span(batch_load).subspan(l * experts, experts));
     ++batches;
