@@ -14,7 +14,9 @@ Tensor grouped_linear(Tape& tape, const Tensor& x, kernels::RowOffsets offsets, 
   Tensor y = tape.output({x.size(0), weight.size(1)}, x.dtype(), {&x, &weight, &bias});
   const Tensor derivative =
       y.slot && activation != Activation::none ? tape.empty(y.shape(), y.dtype()) : Tensor();
-  kernels::grouped_linear(x, offsets, weight, bias, activation, y, derivative);
+  // In inference, what a text is told does not depend on its neighbours in the batch, to the last bit.
+  kernels::grouped_linear(x, offsets, weight, bias, activation, y, derivative,
+                          tape.recording() ? kernels::RowBits::fastest : kernels::RowBits::independent);
   if (!y.slot) return y;
   auto* kept = static_cast<Index*>(tape.arena().allocate(offsets.size_bytes()));
   std::ranges::copy(offsets, kept);

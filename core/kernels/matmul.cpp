@@ -87,7 +87,7 @@ void matmul(const Tensor& a, Transpose transpose_a, const Tensor& b, Transpose t
 }
 
 void grouped_linear(const Tensor& x, RowOffsets offsets, const Tensor& weight, const Tensor& bias,
-                    Activation activation, const Tensor& y, const Tensor& derivative) {
+                    Activation activation, const Tensor& y, const Tensor& derivative, RowBits bits) {
   expect_rank("linear", "x", x, 2);
   expect_rank("linear", "weight", weight, 3);
   const Index rows = x.size(0), in = x.size(1), groups = weight.size(0), out = weight.size(1);
@@ -107,15 +107,16 @@ void grouped_linear(const Tensor& x, RowOffsets offsets, const Tensor& weight, c
   for_floating(x.dtype(), "linear", [&]<class T>(T) {
     const T *px = x.data<T>(), *pw = weight.data<T>(), *pb = bias.defined() ? bias.data<T>() : nullptr;
     T *py = y.data<T>(), *pd = derivative.defined() ? derivative.data<T>() : nullptr;
-    if (largest <= kFewRows) {
+    if (largest <= kFewRows || bits == RowBits::independent) {
+      const Blocks few{offsets, kFewRows};
+      const Index blocks_of_rows = few.count();
       // x is rearranged anew for every task, so that there should not be many; but every thread wants a few.
-      const Index even = groups * out / (4 * omp_get_max_threads());
+      const Index even = blocks_of_rows * out / (4 * omp_get_max_threads());
       const Index share = std::clamp<Index>((even + 15) / 16 * 16, 64, kFewOutputs<T>);
 #pragma omp parallel for collapse(2) schedule(dynamic) if (rows * in * out > kParallelElements)
-      for (Index group = 0; group < groups; ++group) {
+      for (Index number = 0; number < blocks_of_rows; ++number) {
         for (Index first = 0; first < out; first += share) {
-          const Index begin = offsets[static_cast<std::size_t>(group)],
-                      end = offsets[static_cast<std::size_t>(group) + 1];
+          const auto [group, begin, end] = few.task(number);
           const Index outputs = std::min(share, out - first);
           few_rows_product(end - begin, outputs, in, px + begin * in, pw + (group * out + first) * in,
                            pb ? pb + group * out + first : nullptr, py + begin * out + first, out);

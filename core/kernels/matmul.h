@@ -29,11 +29,16 @@ using RowOffsets = std::span<const Index>;
 void expect_offsets(const char* operation, const char* argument, RowOffsets offsets, Index groups,
                     Index rows);
 
+/// Whether a row's result may depend, in its last bits, on how many other rows there are: BLAS orders its
+/// sums by the shape of the product.
+enum class RowBits : std::uint8_t { fastest, independent };
+
 /// y [rows, out] = activation(x [rows, in] weight[g] [out, in]^T + bias[g] [out]), weight [groups, out, in],
 /// bias [groups, out] or undefined. `derivative` [rows, out], where defined, receives
 /// activation'(pre-activation) for the backward pass.
 void grouped_linear(const Tensor& x, RowOffsets offsets, const Tensor& weight, const Tensor& bias,
-                    Activation activation, const Tensor& y, const Tensor& derivative);
+                    Activation activation, const Tensor& y, const Tensor& derivative,
+                    RowBits bits = RowBits::fastest);
 
 /// dx [rows, in] (=, +=) dz [rows, out] weight[g]; dz is the gradient at the pre-activation.
 void grouped_linear_backward_input(const Tensor& dz, RowOffsets offsets, const Tensor& weight,
