@@ -50,6 +50,7 @@ struct MoeRecipe {
   std::string router = "linear";
   std::int64_t router_heads = 4;
   double router_noise = 0.0;
+  double route_cache_mib = 0.0;
   std::int64_t top_k = 2;
   double top_p = 1.0;
   std::int64_t k_min = 1;
@@ -60,6 +61,7 @@ struct MoeRecipe {
   double bias_rate = 0.001;
   double grad_norm_rate = 0.02;
   std::int64_t grad_norm_rounds = 4;
+  bool balance_inference = false;
   double grad_norm_alpha = 0.5;
   std::string grad_norm_moves = "both";
   double z_coefficient = 0.0;

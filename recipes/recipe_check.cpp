@@ -128,6 +128,11 @@ void check_recipe(const Recipe& recipe, const std::string& name) {
                  "{} does not divide {}; moe.router_heads may be {}",
                  check.shown("moe.router_heads", moe.router_heads), check.shown("model.hidden", model.hidden),
                  joined(divisors(model.hidden)));
+  check.unless(moe.route_cache_mib == 0 || moe.router != "linear", {"moe.route_cache_mib", "moe.router"},
+               "{} with {}, which scores each token on its own in no more time than a look-up takes; set "
+               "moe.route_cache_mib to 0, or moe.router to \"attention\" or \"attention_token\"",
+               check.shown("moe.route_cache_mib", moe.route_cache_mib),
+               check.shown("moe.router", moe.router));
   check.unless(moe.top_k <= moe.experts, {"moe.top_k", "moe.experts"},
                "{} is more than {}; moe.top_k may be 1 to {}", check.shown("moe.top_k", moe.top_k),
                check.shown("moe.experts", moe.experts), moe.experts);

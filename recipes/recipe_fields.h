@@ -112,6 +112,11 @@ void fields(R& moe, Visitor&& field) {
         between(1, 1024));
   field("router_noise", moe.router_noise,
         "Standard deviation of the noise on the router's scores in training", between(0, 100));
+  field("route_cache_mib", moe.route_cache_mib,
+        "MiB per layer and rank for the scores of texts seen before, in evaluation and use; for routers "
+        "attention "
+        "and attention_token; 0 for none",
+        between(0, 1 << 20));
   field("top_k", moe.top_k, "Experts each token is sent to, or the most of them; at most experts",
         between(1, 64));
   field("top_p", moe.top_p,
@@ -139,6 +144,11 @@ void fields(R& moe, Visitor&& field) {
         "by "
         "balancer grad_norm",
         between(0, 100));
+  field("balance_inference", moe.balance_inference,
+        "Whether batches are corrected in evaluation and use, too: even loads, but a text's experts then "
+        "depend on "
+        "what is beside it in the batch; read by balancer grad_norm",
+        Rule{});
   field("grad_norm_alpha", moe.grad_norm_alpha,
         "Exponent of an expert's remaining loss in how much faster than others it is to learn; read by "
         "balancer "

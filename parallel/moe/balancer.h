@@ -39,8 +39,10 @@ class Balancer {
   virtual kernels::Selection selection() const { return {}; }
   /// Fills in the rows that each expert would receive over all ranks if this batch were sent by `selection`.
   using CountLoad = std::function<void(const kernels::Selection& selection, std::span<Index> load)>;
-  /// The selection for a batch of training. Collective if `count` is called.
-  virtual kernels::Selection select_batch(const CountLoad& /*count*/) { return selection(); }
+  /// The selection for a batch, of training or else of inference. Collective if `count` is called.
+  virtual kernels::Selection select_batch(const CountLoad& /*count*/, bool /*training*/) {
+    return selection();
+  }
 
   /// True where probability_gradient() is to be called in every backward pass.
   virtual bool has_gradient() const { return false; }

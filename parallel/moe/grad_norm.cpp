@@ -71,20 +71,20 @@ std::vector<Balancer::State> GradNormBalancer::state() const {
           {"gradient_target", target_, true}};
 }
 
-kernels::Selection GradNormBalancer::select_batch(const CountLoad& count) {
+kernels::Selection GradNormBalancer::select_batch(const CountLoad& count, bool training) {
   if (!moves_selection_) return selection();
-  batch_factor_.copy_from(training_factor_);
+  batch_factor_.copy_from(training ? training_factor_ : factor_);
   const kernels::Selection corrected{{}, batch_factor_};
   const auto weights = weights_.span<double>(), intensity = intensity_.span<double>(),
              target = target_.span<double>();
   response_ = kFirstRate;
   for (Index round = 0; round < std::max<Index>(rounds_, 1); ++round) {
     count(corrected, load_);
-    if (round == 0) std::ranges::transform(wished_, load_, wished_.begin(), std::plus{});
+    if (round == 0 && training) std::ranges::transform(wished_, load_, wished_.begin(), std::plus{});
     if (round == rounds_) break;
     // The gradient norms to be expected, over their targets.
     const auto expected = [&](std::size_t e) {
-      const double per_row = intensity[e] > 0 ? weights[e] * intensity[e] / target[e] : 1.0;
+      const double per_row = training && intensity[e] > 0 ? weights[e] * intensity[e] / target[e] : 1.0;
       return per_row * static_cast<double>(load_[e]);
     };
     double middle = 0;

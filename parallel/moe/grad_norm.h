@@ -23,8 +23,8 @@
 // many tokens at any scale.
 //
 // Inference has a selection of its own, which is the same for every batch, so that a decision depends on
-// nothing but its own text. Texts are seen there without dropout and by averaged weights, which shifts loads;
-// calibrate() makes up for it.
+// nothing but its own text; unless a recipe asks for even loads in every batch there, too. Texts are seen
+// there without dropout and by averaged weights, which shifts loads; calibrate() makes up for it.
 //
 // Stable: a step moves b_e by a share `rate` of what would remove its error, which is cut to [-1, 1]; |b_e|
 // is at most kMostBias and w_e within [1 / kMostWeight, kMostWeight] after being scaled to a mean of 1; the
@@ -43,7 +43,7 @@ class GradNormBalancer final : public Balancer {
   GradNormBalancer(Index experts, const BalancerOptions& options);
 
   kernels::Selection selection() const override { return {{}, factor_}; }
-  kernels::Selection select_batch(const CountLoad& count) override;
+  kernels::Selection select_batch(const CountLoad& count, bool training) override;
   bool wants_gradients() const override { return true; }
   std::span<const double> gradient_weights() const override { return weights_.span<double>(); }
   void update(const ExpertSignals& signals) override;

@@ -50,6 +50,15 @@ MoeLayer::MoeLayer(const MoeOptions& options, const ProcessGrid& grid)
           "moe: experts '{}' have {} parameters, at most {} fit", options.expert, expert_parameters_.size(),
           kMostExpertParameters);
   add_module("router", *router_);
+  if (options.route_cache_mib > 0) {
+    require(router_->scope() != RouterScope::token,
+            "moe.route_cache_mib = {}: router \"{}\" scores each token on its own, in no more time than a "
+            "look-up "
+            "takes; set it to 0, or moe.router to attention or attention_token",
+            options.route_cache_mib, options.router);
+    route_cache_.emplace(static_cast<std::size_t>(options.route_cache_mib * (1 << 20)), options.experts,
+                         router_->scope() == RouterScope::sequence ? 1 : options.longest_sequence);
+  }
   add_module("experts", *experts_);
   if (options.shared_experts > 0) {
     shared_.emplace(options.hidden, options.ffn * options.shared_experts);
@@ -65,7 +74,7 @@ void MoeLayer::reset_statistics() {
   std::ranges::fill(statistics_.load, 0);
   std::ranges::fill(statistics_.loss, 0);
   std::ranges::fill(statistics_.weight, 0);
-  statistics_.seconds = 0;
+  statistics_.seconds = statistics_.routing_seconds = 0;
   statistics_.rounds = statistics_.passes = 0;
 }
 
@@ -113,7 +122,7 @@ Tensor MoeLayer::operator()(Tape& tape, ForwardContext& context, const Tensor& x
     statistics_.seconds += now();  // the other half was subtracted where backward entered the layer
   });
 
-  const Tensor logits = (*router_)(tape, context, entered, offsets);
+  const Tensor logits = (*router_)(tape, context, entered, offsets, route_cache());
   const Tensor probabilities = route_probabilities(tape, logits, options_.router_losses, context);
   // The balancer's gradient joins what the gate sends back; the load it needs is known once the gate has
   // chosen.
@@ -137,11 +146,12 @@ Tensor MoeLayer::operator()(Tape& tape, ForwardContext& context, const Tensor& x
   kernels::Selection selection = balancer_->selection();
   if (tape.planning())
     count_load(selection, global);
-  else if (context.training)
-    selection = balancer_->select_batch(std::cref(count_load));
+  else if (context.training || options_.balance_inference)
+    selection = balancer_->select_batch(std::cref(count_load), context.training);
   const functions::Gate gate = functions::top_k_gate(tape, balanced, selection, options_.top_k,
                                                      tape.planning() ? kernels::TopP{} : options_.top_p);
   gate_ = gate;
+  statistics_.routing_seconds += now() - start;
 
   kernels::count_experts(gate.experts, counts);
   const DispatchPlan plan = dispatcher_.plan(tape, counts);

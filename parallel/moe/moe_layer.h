@@ -24,9 +24,12 @@ struct MoeOptions {
   std::string router = "linear";
   Index router_heads = 4;
   double router_noise = 0;
-  kernels::TopP top_p = {};  ///< how many of the top_k a token goes to
+  double route_cache_mib = 0;  ///< for router scores in inference, of this layer; 0: none
+  Index longest_sequence = 0;  ///< rows; read where there is a cache
+  kernels::TopP top_p = {};    ///< how many of the top_k a token goes to
   std::string expert = "feed_forward";
   std::string balancer = "bias";
+  bool balance_inference = false;  ///< balancers that correct batches do so there, too
   BalancerOptions balancing = {};
   RouterLosses router_losses = {};
   double capacity_factor = 1.5;  ///< planned rows per rank and round, over the mean
@@ -38,6 +41,7 @@ struct MoeStatistics {
   std::vector<double> loss;    ///< [experts] losses of the tokens each served, times the gate's weights; both
   std::vector<double> weight;  ///< and the weights' sums are of those told to attribute_losses
   double seconds = 0;          ///< forward and backward
+  double routing_seconds = 0;  ///< of the forward passes' router and gate
   Index rounds = 0;            ///< dispatch rounds
   Index passes = 0;            ///< forward passes; rounds / passes > 1 where the routing outgrew the plan
 };
@@ -67,6 +71,8 @@ class MoeLayer : public Module {
   /// Forgets the loads, losses, times and rounds.
   void reset_statistics();
   Balancer& balancer() { return *balancer_; }
+  /// Null without one.
+  RouteCache* route_cache() { return route_cache_ ? &*route_cache_ : nullptr; }
   Dispatcher& dispatcher() { return dispatcher_; }
   Index top_k() const { return options_.top_k; }
   /// [tokens, top_k] i32, -1 behind a token's last, of the last forward pass, in its tape's arena.
@@ -81,6 +87,7 @@ class MoeLayer : public Module {
   MoeOptions options_;
   const ProcessGrid& grid_;
   std::unique_ptr<Router> router_;
+  std::optional<RouteCache> route_cache_;
   std::unique_ptr<BaseExpert> experts_;
   std::vector<Parameter*> expert_parameters_;
   std::optional<FeedForward> shared_;

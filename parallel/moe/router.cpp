@@ -1,5 +1,8 @@
 #include "parallel/moe/router.h"
 
+#define XXH_INLINE_ALL  // for this processor
+#include <xxhash.h>
+
 #include "parallel/moe/registry.h"
 
 namespace conclave {
@@ -61,9 +64,72 @@ Registry<RouterFactory>& registry() {
 
 }  // namespace
 
-Tensor Router::operator()(Tape& tape, ForwardContext& context, const Tensor& x, const Tensor& offsets) {
+// Of the weights' bytes, so that nobody who changes them needs to say so: some microseconds per pass.
+std::uint64_t Router::version() const {
+  std::uint64_t version = 0;
+  for (const auto& [name, parameter] : named_parameters())
+    version = XXH3_64bits_withSeed(
+        parameter->value.raw(),
+        static_cast<std::size_t>(parameter->value.numel()) * size_of(parameter->value.dtype()), version + 1);
+  return version;
+}
+
+// What is missing is computed together, as sequences of a smaller batch.
+Tensor Router::cached_scores(Tape& tape, const Tensor& x, const Tensor& offsets, RouteCache& cache) {
+  require(scope() != RouterScope::token && x.dtype() == DType::f32,
+          "route cache: it serves f32 routers that see more than one token");
+  const std::uint64_t weights = version();
+  const Index sequences = offsets.numel() - 1;
+  const auto bounds = offsets.span<std::int32_t>();
+  const auto rows_of = [&](Index s) -> std::pair<Index, Index> {
+    if (scope() == RouterScope::sequence) return {s, s + 1};
+    return {bounds[static_cast<std::size_t>(s)], bounds[static_cast<std::size_t>(s) + 1]};
+  };
+  const Tensor decisions =
+      tape.empty({scope() == RouterScope::sequence ? sequences : x.size(0), options_.experts}, x.dtype());
+  const Tensor packed = tape.empty(x.shape(), x.dtype()),
+               packed_offsets = tape.empty({sequences + 1}, DType::i32),
+               missing = tape.empty({sequences}, DType::i32);
+  const auto ends = packed_offsets.span<std::int32_t>(), number = missing.span<std::int32_t>();
+  auto* keys = static_cast<RouteCache::Key*>(
+      tape.arena().allocate(static_cast<std::size_t>(sequences) * sizeof(RouteCache::Key)));
+  std::size_t count = 0;
+  if (sequences > 0 || !ends.empty()) ends[0] = 0;
+  for (Index s = 0; s < sequences; ++s) {
+    const Index begin = bounds[static_cast<std::size_t>(s)], end = bounds[static_cast<std::size_t>(s) + 1];
+    const auto [first, last] = rows_of(s);
+    const Tensor features = x.rows(begin, end), found = decisions.rows(first, last);
+    keys[s] = RouteCache::key(weights, features);
+    if (begin == end) {
+      found.zero();
+      continue;
+    }
+    // Memory is planned as if nothing were there.
+    if (!tape.planning() && cache.find(keys[s], found.span<float>())) continue;
+    packed.rows(ends[count], ends[count] + end - begin).copy_from(features);
+    number[count] = static_cast<std::int32_t>(s);
+    ends[count + 1] = ends[count] + static_cast<std::int32_t>(end - begin);
+    ++count;
+  }
+  if (count == 0) return decisions;
+  const Tensor computed =
+      scores(tape, packed.rows(0, ends[count]), packed_offsets.rows(0, static_cast<Index>(count) + 1));
+  Index row = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    const auto [first, last] = rows_of(number[i]);
+    const Tensor result = computed.rows(row, row + last - first);
+    row += last - first;
+    decisions.rows(first, last).copy_from(result);
+    if (!tape.planning()) cache.insert(keys[number[i]], result.span<float>());
+  }
+  return decisions;
+}
+
+Tensor Router::operator()(Tape& tape, ForwardContext& context, const Tensor& x, const Tensor& offsets,
+                          RouteCache* cache) {
   const bool per_sequence = scope() == RouterScope::sequence;
-  Tensor decisions = scores(tape, x, offsets);
+  Tensor decisions =
+      cache && !context.training ? cached_scores(tape, x, offsets, *cache) : scores(tape, x, offsets);
   const Index sequences = offsets.numel() - 1;
   kernels::expect("router", "its scores", decisions, {per_sequence ? sequences : x.size(0), options_.experts},
                   x.dtype());

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "autograd/nn/layers.h"
+#include "parallel/moe/route_cache.h"
 
 namespace conclave {
 
@@ -32,10 +33,17 @@ class Router : public Module {
 
   /// The scores of every token, [tokens, experts], with noise where it trains; the same on however many
   /// ranks.
-  Tensor operator()(Tape& tape, ForwardContext& context, const Tensor& x, const Tensor& offsets);
+  /// In inference, sequences that `cache` has seen before are not computed again; null for none. The scores
+  /// are the same to the bit. Throws Error where the scope is token.
+  Tensor operator()(Tape& tape, ForwardContext& context, const Tensor& x, const Tensor& offsets,
+                    RouteCache* cache = nullptr);
 
  protected:
   RouterOptions options_;
+
+ private:
+  std::uint64_t version() const;
+  Tensor cached_scores(Tape& tape, const Tensor& x, const Tensor& offsets, RouteCache& cache);
 };
 
 using RouterFactory = std::function<std::unique_ptr<Router>(const RouterOptions&)>;

@@ -20,7 +20,7 @@ TextInput text_input(const Batch& batch) {
 
 struct TextClassifier::Layer : Module {
   Layer(const std::string& layer_name, const ModelRecipe& model, const MoeRecipe& moe, bool with_experts,
-        const ProcessGrid& grid)
+        Index longest_sequence, const ProcessGrid& grid)
       : name(layer_name),
         moe_name(layer_name + ".moe"),
         attention_norm(model.hidden),
@@ -39,9 +39,12 @@ struct TextClassifier::Layer : Module {
                      .router = moe.router,
                      .router_heads = moe.router_heads,
                      .router_noise = moe.router_noise,
+                     .route_cache_mib = moe.route_cache_mib,
+                     .longest_sequence = longest_sequence,
                      .top_p = {moe.top_p, moe.k_min},
                      .expert = moe.expert,
                      .balancer = moe.balancer,
+                     .balance_inference = moe.balance_inference,
                      .balancing = {moe.aux_coefficient, moe.bias_rate, moe.grad_norm_rate,
                                    moe.grad_norm_rounds, moe.grad_norm_alpha, moe.grad_norm_moves},
                      .router_losses = {moe.z_coefficient, moe.entropy_coefficient},
@@ -77,7 +80,8 @@ TextClassifier::TextClassifier(const ModelRecipe& model, const MoeRecipe& moe, c
   add_module("position_embedding", position_embedding_);
   for (Index i = 0; i < model.layers; ++i) {
     const std::string name = "layers." + std::to_string(i);
-    layers_.push_back(std::make_unique<Layer>(name, model, moe, (i + 1) % moe.every == 0, grid));
+    layers_.push_back(
+        std::make_unique<Layer>(name, model, moe, (i + 1) % moe.every == 0, sizes.max_length, grid));
     add_module(name, *layers_.back());
   }
   add_module("final_norm", final_norm_);

@@ -61,10 +61,11 @@ Trained train(const BalancerOptions& options, double sharpness, int steps = 200)
   const std::vector<double> loss{2.0, 1.5, 1.2, 2.0, 1.0, 0.9};
   for (int step = 0; step < steps; ++step) {
     const Tensor p = preferences(kExperts, sharpness, static_cast<std::uint32_t>(step));
-    const auto selection =
-        balancer.select_batch([&](const kernels::Selection& selection, std::span<Index> load) {
+    const auto selection = balancer.select_batch(
+        [&](const kernels::Selection& selection, std::span<Index> load) {
           std::ranges::copy(loads(p, selection), load.begin());
-        });
+        },
+        true);
     const auto load = loads(p, selection);
     if (step < 10) result.first += utilization(load) / 10;
     if (step >= steps - 10) result.last += utilization(load) / 10;
@@ -124,7 +125,7 @@ TEST_CASE("an expert without tokens is chosen ever more readily, until some come
   float before = factor(2);
   for (int step = 0; step < 20; ++step) {
     balancer.select_batch(
-        [&](const kernels::Selection&, std::span<Index> out) { std::ranges::copy(load, out.begin()); });
+        [&](const kernels::Selection&, std::span<Index> out) { std::ranges::copy(load, out.begin()); }, true);
     balancer.update({load, std::vector<double>{1, 1, 0}, std::vector<double>{1, 1, 0}});
     CHECK(factor(2) > before);
     before = factor(2);
@@ -147,7 +148,7 @@ TEST_CASE("whatever comes, weights and factors stay finite and within their boun
       loss[e] = any(1e9) + 1e-9;
     }
     balancer.select_batch(
-        [&](const kernels::Selection&, std::span<Index> out) { std::ranges::copy(load, out.begin()); });
+        [&](const kernels::Selection&, std::span<Index> out) { std::ranges::copy(load, out.begin()); }, true);
     balancer.update({load, norm, loss});
     balancer.calibrate(load, step);
     for (const double weight : balancer.gradient_weights()) {

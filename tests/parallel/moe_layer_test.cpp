@@ -254,6 +254,15 @@ TEST_CASE("a layer that cannot be is refused with the reason", "[moe]") {
   CHECK_THROWS_WITH(MoeLayer(options, grid),
                     Catch::Contains("no kind of router is named 'even'; there are: "));
   options = small_layer();
+  options.route_cache_mib = 1;
+  CHECK_THROWS_WITH(MoeLayer(options, grid),
+                    Catch::Contains("moe.route_cache_mib = 1: router \"linear\" scores"));
+  options.router = "attention";
+  options.router_heads = 2;
+  CHECK_NOTHROW(MoeLayer(options, grid));
+  options.route_cache_mib = 1e9;
+  CHECK_THROWS_WITH(MoeLayer(options, grid), Catch::Contains("moe.route_cache_mib"));
+  options = small_layer();
   options.experts = 7;
   if (test_world().size() > 1)
     CHECK_THROWS_WITH(MoeLayer(options, grid),

@@ -61,6 +61,69 @@ TEST_CASE("a router that decides per sequence gives all its tokens one row, also
   CHECK(same_bits((*router)(tape, context, x, offsets), calm));
 }
 
+TEST_CASE("scores from the cache are those computed, to the bit, until any weight changes", "[router]") {
+  for (const std::string kind : {"attention", "attention_token"}) {
+    CAPTURE(kind);
+    const auto router = make_router(kind, {.hidden = 8, .experts = 4, .heads = 2, .noise = 1});
+    ParameterSet parameters(*router, DType::f32, 0);
+    const Tensor x = random_values({90, 8}, 1, DType::f32);
+    x.rows(70, 73).copy_from(x.rows(0, 3));  // a sequence twice in one batch
+    const Tensor offsets = Tensor::of<std::int32_t>({6}, {0, 3, 3, 70, 73, 90});
+    ForwardContext context;
+    context.training = false;
+    RouteCache cache(1 << 16, 4, 100);
+    Arena arena("test");
+    const auto scores = [&](RouteCache* cache, const Tensor& rows, const Tensor& sequences) {
+      Tape tape(arena, false);
+      return (*router)(tape, context, rows, sequences, cache).clone();
+    };
+    scores(&cache, x, offsets);  // while memory is being planned, nothing is kept
+    CHECK(cache.statistics().entries == 0);
+    arena.seal();
+    const auto run = [&](RouteCache* cache) {
+      arena.reset();
+      return scores(cache, x, offsets);
+    };
+    const Tensor expected = run(nullptr);
+    CHECK(same_bits(run(&cache), expected));
+    CHECK(cache.statistics().misses == 4);
+    CHECK(cache.statistics().entries == 3);
+    CHECK(same_bits(run(&cache), expected));
+    CHECK(cache.statistics().hits == 4);
+
+    arena.reset();  // in another batch, beside one that is new
+    const Tensor part = Tensor::empty({5, 8});
+    part.rows(0, 2).copy_from(x.rows(80, 82));
+    part.rows(2, 5).copy_from(x.rows(0, 3));
+    const Tensor mixed = scores(&cache, part, Tensor::of<std::int32_t>({3}, {0, 2, 5}));
+    CHECK(same_bits(mixed.rows(2, 5), expected.rows(0, 3)));
+    CHECK(cache.statistics().hits == 5);
+
+    for (const Parameter* parameter : parameters.parameters()) {
+      CAPTURE(parameter->name);
+      parameter->value.data<float>()[0] += 0.25f;
+      const Index misses = cache.statistics().misses;
+      CHECK(same_bits(run(&cache), run(nullptr)));
+      CHECK(cache.statistics().misses == misses + 4);
+    }
+  }
+}
+
+TEST_CASE("training computes its scores, and a router of single tokens has no cache", "[router]") {
+  const auto router = make_router("attention", {.hidden = 8, .experts = 4, .heads = 2}),
+             linear = make_router("linear", {.hidden = 8, .experts = 4});
+  ParameterSet parameters(*router, DType::f32, 0), linear_parameters(*linear, DType::f32, 0);
+  const Tensor x = random_values({6, 8}, 1, DType::f32), offsets = Tensor::of<std::int32_t>({3}, {0, 4, 6});
+  RouteCache cache(1 << 16, 4, 6);
+  Arena arena("test");
+  Tape tape(arena, false);
+  ForwardContext context;
+  (*router)(tape, context, x, offsets, &cache);
+  CHECK(cache.statistics().misses == 0);
+  context.training = false;
+  CHECK_THROWS_WITH((*linear)(tape, context, x, offsets, &cache), Catch::Contains("route cache: "));
+}
+
 TEST_CASE("a router of a user's own is known by its name; one that is not, is refused", "[router]") {
   struct Constant : Router {
     using Router::Router;
