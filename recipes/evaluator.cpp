@@ -77,7 +77,7 @@ Evaluation Evaluator::run(const BatchVisitor& visit) {
   const std::size_t experts = layers.empty() ? 0 : layers.front().second->statistics().load.size();
   result.expert_classes.assign(layers.size(), std::vector<Index>(experts * classes));
   result.experts_per_token.resize(
-      static_cast<std::size_t>(layers.empty() ? 1 : layers.front().second->top_k() + 1));
+      static_cast<std::size_t>(layers.empty() ? 1 : layers.front().second->most_experts() + 1));
   if (empty_) return result;
   const auto start = std::chrono::steady_clock::now();
   Communicator& world = grid_.world();

@@ -52,6 +52,7 @@ struct MoeRecipe {
   double router_noise = 0.0;
   double route_cache_mib = 0.0;
   std::int64_t top_k = 2;
+  std::string gate = "top_k";
   double top_p = 1.0;
   std::int64_t k_min = 1;
   std::int64_t shared_experts = 0;

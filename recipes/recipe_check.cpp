@@ -139,6 +139,13 @@ void check_recipe(const Recipe& recipe, const std::string& name) {
   check.unless(moe.k_min <= moe.top_k, {"moe.k_min", "moe.top_k"},
                "{} is more than {}; moe.k_min may be 1 to {}", check.shown("moe.k_min", moe.k_min),
                check.shown("moe.top_k", moe.top_k), moe.top_k);
+  const bool experts_choose = moe.gate == "expert_choice";
+  check.unless(!experts_choose || moe.balancer == "none", {"moe.gate", "moe.balancer"},
+               "{} with {}: loads are even by construction; set moe.balancer to \"none\"",
+               check.shown("moe.gate", moe.gate), check.shown("moe.balancer", moe.balancer));
+  check.unless(!experts_choose || moe.top_p == 1, {"moe.top_p", "moe.gate"},
+               "{} is for gate \"top_k\", but {}; set moe.top_p to 1", check.shown("moe.top_p", moe.top_p),
+               check.shown("moe.gate", moe.gate));
   check.unless(moe.every <= model.layers, {"moe.every", "model.layers"},
                "{} leaves none of {} with experts; moe.every may be 1 to {}",
                check.shown("moe.every", moe.every), check.shown("model.layers", model.layers), model.layers);

@@ -119,6 +119,11 @@ void fields(R& moe, Visitor&& field) {
         between(0, 1 << 20));
   field("top_k", moe.top_k, "Experts each token is sent to, or the most of them; at most experts",
         between(1, 64));
+  field("gate", moe.gate,
+        "Who chooses: each token its top_k experts, or each expert as many tokens of the batch "
+        "(expert_choice, with "
+        "balancer none; for comparison)",
+        one_of({"top_k", "expert_choice"}));
   field("top_p", moe.top_p,
         "A token is sent to its best experts until their probabilities sum to this, at most to top_k; 1: "
         "always to "

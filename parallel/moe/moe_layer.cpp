@@ -7,6 +7,7 @@
 #include "core/kernels/activation.h"
 #include "core/kernels/permutation.h"
 #include "core/kernels/reduction.h"
+#include "parallel/moe/expert_choice.h"
 
 namespace conclave {
 namespace {
@@ -44,6 +45,8 @@ MoeLayer::MoeLayer(const MoeOptions& options, const ProcessGrid& grid)
       dispatcher_(grid.expert_group(), options.experts, options.capacity_factor) {
   require(options.top_k >= 1 && options.top_k <= options.experts, "moe: top_k {} of {} experts",
           options.top_k, options.experts);
+  require(options.gate == "top_k" || options.gate == "expert_choice",
+          "no gate is named '{}'; there are top_k, expert_choice", options.gate);
   experts_ = make_experts(options.expert, expert_options(options, grid));
   for (const auto& [name, parameter] : experts_->named_parameters()) expert_parameters_.push_back(parameter);
   require(expert_parameters_.size() <= kMostExpertParameters,
@@ -114,6 +117,33 @@ void MoeLayer::weight_gradients() const {
     }
 }
 
+functions::Gate MoeLayer::choose_experts(Tape& tape, const ForwardContext& context,
+                                         const Tensor& probabilities) {
+  if (options_.gate == "expert_choice") {
+    const Index choices = std::max(context.global_tokens, probabilities.size(0)) * options_.top_k;
+    return expert_choice_gate(tape, probabilities, (choices + options_.experts - 1) / options_.experts,
+                              grid_.world());
+  }
+  const auto count_load = [&](const kernels::Selection& selection, std::span<Index> total) {
+    const ArenaScope scope(tape.arena());
+    const Tensor experts = tape.empty({probabilities.size(0), options_.top_k}, DType::i32),
+                 weights = tape.empty(experts.shape(), probabilities.dtype());
+    kernels::top_k_gate(probabilities, selection, experts, weights, options_.top_p);
+    kernels::count_experts(experts, total);
+    grid_.world().all_reduce(Tensor::borrow(total.data(), {options_.experts}, DType::i64));
+  };
+  kernels::Selection selection = balancer_->selection();
+  if (tape.planning()) {
+    std::vector<Index> ignored(static_cast<std::size_t>(options_.experts));
+    count_load(selection, ignored);
+  } else if (context.training || options_.balance_inference) {
+    selection = balancer_->select_batch(std::cref(count_load), context.training);
+  }
+  // Memory is planned for tokens that go to as many experts as they may.
+  return functions::top_k_gate(tape, probabilities, selection, options_.top_k,
+                               tape.planning() ? kernels::TopP{} : options_.top_p);
+}
+
 Tensor MoeLayer::operator()(Tape& tape, ForwardContext& context, const Tensor& x, const Tensor& offsets) {
   const double start = now();
   const Tensor entered = tapped(tape, x);
@@ -134,23 +164,7 @@ Tensor MoeLayer::operator()(Tape& tape, ForwardContext& context, const Tensor& x
   const Tensor balanced = context.training
                               ? balance_probabilities(tape, probabilities, *balancer_, global, context)
                               : probabilities;
-  // Memory is planned for tokens that go to as many experts as they may.
-  const auto count_load = [&](const kernels::Selection& selection, std::span<Index> total) {
-    const ArenaScope scope(tape.arena());
-    const Tensor experts = tape.empty({x.size(0), options_.top_k}, DType::i32),
-                 weights = tape.empty(experts.shape(), probabilities.dtype());
-    kernels::top_k_gate(probabilities, selection, experts, weights, options_.top_p);
-    kernels::count_experts(experts, total);
-    grid_.world().all_reduce(Tensor::borrow(total.data(), {options_.experts}, DType::i64));
-  };
-  kernels::Selection selection = balancer_->selection();
-  if (tape.planning())
-    count_load(selection, global);
-  else if (context.training || options_.balance_inference)
-    selection = balancer_->select_batch(std::cref(count_load), context.training);
-  const functions::Gate gate = functions::top_k_gate(tape, balanced, selection, options_.top_k,
-                                                     tape.planning() ? kernels::TopP{} : options_.top_p);
-  gate_ = gate;
+  const functions::Gate gate = gate_ = choose_experts(tape, context, balanced);
   statistics_.routing_seconds += now() - start;
 
   kernels::count_experts(gate.experts, counts);

@@ -26,7 +26,9 @@ struct MoeOptions {
   double router_noise = 0;
   double route_cache_mib = 0;  ///< for router scores in inference, of this layer; 0: none
   Index longest_sequence = 0;  ///< rows; read where there is a cache
-  kernels::TopP top_p = {};    ///< how many of the top_k a token goes to
+  /// "top_k": tokens choose experts; "expert_choice": experts choose as many tokens, without a balancer
+  std::string gate = "top_k";
+  kernels::TopP top_p = {};  ///< how many of the top_k a token goes to
   std::string expert = "feed_forward";
   std::string balancer = "bias";
   bool balance_inference = false;  ///< balancers that correct batches do so there, too
@@ -74,13 +76,15 @@ class MoeLayer : public Module {
   /// Null without one.
   RouteCache* route_cache() { return route_cache_ ? &*route_cache_ : nullptr; }
   Dispatcher& dispatcher() { return dispatcher_; }
-  Index top_k() const { return options_.top_k; }
-  /// [tokens, top_k] i32, -1 behind a token's last, of the last forward pass, in its tape's arena.
+  /// The most experts that a token goes to.
+  Index most_experts() const { return options_.gate == "top_k" ? options_.top_k : options_.experts; }
+  /// [tokens, most_experts()] i32, -1 behind a token's last, of the last forward pass, in its tape's arena.
   const Tensor& chosen_experts() const { return gate_.experts; }
 
  private:
   static constexpr std::size_t kMostExpertParameters = Tape::kMostInputs - 2;
 
+  functions::Gate choose_experts(Tape& tape, const ForwardContext& context, const Tensor& probabilities);
   Tensor experts_in_rounds(Tape& tape, const Tensor& x, const functions::Gate& gate,
                            const DispatchPlan& plan);
 

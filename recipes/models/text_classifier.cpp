@@ -41,6 +41,7 @@ struct TextClassifier::Layer : Module {
                      .router_noise = moe.router_noise,
                      .route_cache_mib = moe.route_cache_mib,
                      .longest_sequence = longest_sequence,
+                     .gate = moe.gate,
                      .top_p = {moe.top_p, moe.k_min},
                      .expert = moe.expert,
                      .balancer = moe.balancer,

@@ -124,6 +124,24 @@ TEST_CASE("every router sends tokens as it does on one rank, with noise and with
   }
 }
 
+TEST_CASE("experts that choose take the same tokens on however many ranks", "[moe]") {
+  for (const bool lean : {false, true}) {
+    for (const Index capacity : {0, 4}) {
+      MoeOptions options = small_layer();
+      options.gate = "expert_choice";
+      options.balancer = "none";
+      const MoeRunOptions how{.capacity = capacity,
+                              .prepare = lean ? lean_on_expert_zero : std::function<void(ParameterSet&)>()};
+      check_against_one_rank(options, uneven_rows(), DType::f64, how, [&](const MoeRun& run, int) {
+        const Tensor load = Tensor::of<std::int64_t>({8}, std::span<const Index>(run.statistics.load));
+        test_world().all_reduce(load);
+        const Index each = (share_of(uneven_rows()).total * 2 + 7) / 8;
+        for (const std::int64_t rows : load.span<std::int64_t>()) CHECK(rows == each);
+      });
+    }
+  }
+}
+
 TEST_CASE("tokens may go to different numbers of experts, in one round or several", "[moe]") {
   for (const Index capacity : {0, 4}) {
     MoeOptions options = small_layer();

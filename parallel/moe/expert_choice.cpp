@@ -1,0 +1,110 @@
+#include "parallel/moe/expert_choice.h"
+
+#include <algorithm>
+#include <bit>
+
+namespace conclave {
+namespace {
+
+constexpr Index kBins = 256;
+
+// For each expert the smallest score that it still takes, and how many of exactly that score, counted from
+// the first token of the first rank: a search by the scores' bits, a byte at a time, over all ranks at once.
+// Scores are not negative, so their bits are in the order of their values.
+template <class T>
+struct Thresholds {
+  using Bits = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
+
+  Thresholds(Tape& tape, const Tensor& scores, Index capacity, Communicator& world) {
+    const Index tokens = scores.size(0), experts = scores.size(1);
+    score = span<Bits>(tape, experts);
+    left = span<Index>(tape, experts);
+    std::ranges::fill(score, Bits{0});
+    std::ranges::fill(left, capacity);
+    const Tensor histogram = tape.empty({experts, kBins}, DType::i64);
+    const T* p = scores.data<T>();
+    for (int shift = 8 * sizeof(Bits) - 8; shift >= 0; shift -= 8) {
+      const Bits decided = shift + 8 < static_cast<int>(8 * sizeof(Bits)) ? ~Bits{0} << (shift + 8) : Bits{0};
+      histogram.zero();
+      std::int64_t* bins = histogram.data<std::int64_t>();
+      for (Index i = 0; i < tokens * experts; ++i) {
+        const Bits bits = std::bit_cast<Bits>(p[i]);
+        const auto e = static_cast<std::size_t>(i % experts);
+        if ((bits & decided) == score[e])
+          ++bins[static_cast<Index>(e) * kBins + static_cast<Index>((bits >> shift) & 0xFF)];
+      }
+      world.all_reduce(histogram);
+      for (Index e = 0; e < experts; ++e) {
+        const auto i = static_cast<std::size_t>(e);
+        Index bin = kBins - 1;
+        for (; bin > 0 && bins[e * kBins + bin] < left[i]; --bin) left[i] -= bins[e * kBins + bin];
+        score[i] |= static_cast<Bits>(bin) << shift;
+      }
+    }
+    // Of equal scores, those of lower ranks come first.
+    const Tensor mine = tape.empty({experts}, DType::i64),
+                 all = tape.empty({world.size(), experts}, DType::i64);
+    mine.zero();
+    for (Index i = 0; i < tokens * experts; ++i)
+      mine.data<std::int64_t>()[i % experts] +=
+          std::bit_cast<Bits>(p[i]) == score[static_cast<std::size_t>(i % experts)];
+    world.all_gather(mine, all);
+    for (Index e = 0; e < experts; ++e)
+      for (int rank = 0; rank < world.rank(); ++rank)
+        left[static_cast<std::size_t>(e)] -= all.data<std::int64_t>()[rank * experts + e];
+  }
+
+  template <class U>
+  static std::span<U> span(Tape& tape, Index count) {
+    const auto size = static_cast<std::size_t>(count);
+    return {static_cast<U*>(tape.arena().allocate(size * sizeof(U))), size};
+  }
+
+  std::span<Bits> score;
+  std::span<Index> left;  // of that score, on this rank
+};
+
+}  // namespace
+
+functions::Gate expert_choice_gate(Tape& tape, const Tensor& probabilities, Index capacity,
+                                   Communicator& world) {
+  kernels::expect_rank("expert_choice_gate", "probabilities", probabilities, 2);
+  const Index tokens = probabilities.size(0), experts = probabilities.size(1);
+  functions::Gate gate{tape.empty({tokens, experts}, DType::i32),
+                       tape.output({tokens, experts}, probabilities.dtype(), {&probabilities})};
+  std::int32_t* chosen = gate.experts.data<std::int32_t>();
+  std::fill_n(chosen, tokens * experts, -1);
+  gate.weights.zero();
+  for_floating(probabilities.dtype(), "expert_choice_gate", [&]<class T>(T) {
+    Thresholds<T> threshold(tape, probabilities, capacity, world);
+    const T* p = probabilities.data<T>();
+    T* weights = gate.weights.data<T>();
+    for (Index token = 0; token < tokens; ++token) {
+      Index taken = token * experts;
+      for (Index e = 0; e < experts; ++e) {
+        const auto i = static_cast<std::size_t>(e);
+        const T score = p[token * experts + e];
+        const auto bits = std::bit_cast<typename Thresholds<T>::Bits>(score);
+        const bool takes = tape.planning() ? token < capacity
+                                           : bits > threshold.score[i] ||
+                                                 (bits == threshold.score[i] && threshold.left[i]-- > 0);
+        if (!takes) continue;
+        chosen[taken] = static_cast<std::int32_t>(e);
+        weights[taken++] = score;
+      }
+    }
+  });
+  tape.record("expert_choice_gate", {&probabilities}, {&gate.weights}, [=](Tape& tape) {
+    const auto [dprobabilities, write] = tape.into(probabilities);
+    if (write == Write::assign) dprobabilities.zero();
+    const Tensor dweights = tape.gradient(gate.weights);
+    for_floating(dweights.dtype(), "expert_choice_gate", [&, to = dprobabilities]<class T>(T) {
+      const std::int32_t* chosen = gate.experts.data<std::int32_t>();
+      for (Index i = 0; i < tokens * experts; ++i)
+        if (chosen[i] >= 0) to.data<T>()[i / experts * experts + chosen[i]] += dweights.data<T>()[i];
+    });
+  });
+  return gate;
+}
+
+}  // namespace conclave
