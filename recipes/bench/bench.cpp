@@ -7,7 +7,6 @@
 #include <vector>
 
 namespace conclave::bench {
-namespace {
 
 double seconds(const std::function<void()>& work) {
   const auto start = std::chrono::steady_clock::now();
@@ -20,8 +19,6 @@ double median(std::vector<double> values) {
   std::nth_element(values.begin(), middle, values.end());
   return *middle;
 }
-
-}  // namespace
 
 Comparison compare(const std::function<void()>& subject, const std::function<void()>& reference,
                    std::int64_t repetitions) {

@@ -6,10 +6,16 @@
 #include <cstdint>
 #include <functional>
 #include <string_view>
+#include <vector>
 
 #include "parallel/process_grid.h"
 
 namespace conclave::bench {
+
+/// How long `work` takes.
+double seconds(const std::function<void()>& work);
+/// Of at least one value; of an even number, the upper of the middle two.
+double median(std::vector<double> values);
 
 /// Medians over the repetitions.
 struct Comparison {
@@ -42,7 +48,10 @@ void grouped(std::int64_t repetitions);
 void lstm(std::int64_t repetitions);
 /// `grid` of one rank.
 void moe(const ProcessGrid& grid, std::int64_t repetitions);
+/// `grid` of one rank.
+void routing_cache(const ProcessGrid& grid, std::int64_t repetitions);
 /// Collective; rank 0 prints.
+void routing_balance(const ProcessGrid& grid, std::int64_t repetitions);
 void dispatch(const ProcessGrid& grid, std::int64_t repetitions);
 
 }  // namespace conclave::bench

@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <functional>
+
 #include "recipes/commands/commands.h"
 
 namespace conclave::commands {
@@ -12,25 +15,33 @@ int bench(const BenchArguments& arguments, const Surroundings& surroundings, con
   const ProcessGrid grid(std::move(world), 0);
   const bool alone = grid.world().size() == 1, first = grid.world().rank() == 0;
 
-  std::vector<std::string> names = arguments.names;
-  if (names.empty())
-    names = alone ? std::vector<std::string>{"peak", "grouped", "lstm", "moe", "dispatch"}
-                  : std::vector<std::string>{"dispatch"};
-  for (const std::string& name : names) {
-    const bool between_ranks = name == "dispatch";
-    require(between_ranks || name == "peak" || name == "grouped" || name == "lstm" || name == "moe",
-            "nothing is measured by the name '{}'; there are: peak, grouped, lstm, moe, dispatch", name);
-    if (between_ranks == alone) {
-      const char* how = alone ? "is measured between ranks: mpirun -n 2 conclave bench dispatch"
-                              : "is measured in one process, without mpirun";
-      if (first) fmt::print("{} {}\n", name, how);
-      continue;
-    }
-    if (name == "peak") bench::peak(arguments.repetitions);
-    if (name == "grouped") bench::grouped(arguments.repetitions);
-    if (name == "lstm") bench::lstm(arguments.repetitions);
-    if (name == "moe") bench::moe(grid, arguments.repetitions);
-    if (name == "dispatch") bench::dispatch(grid, arguments.repetitions);
+  struct Measurement {
+    const char* name;
+    std::function<void()> alone, between_ranks;  // where it can be measured
+  };
+  const auto repetitions = arguments.repetitions;
+  const Measurement measurements[] = {
+      {"peak", [&] { bench::peak(repetitions); }, {}},
+      {"grouped", [&] { bench::grouped(repetitions); }, {}},
+      {"lstm", [&] { bench::lstm(repetitions); }, {}},
+      {"moe", [&] { bench::moe(grid, repetitions); }, {}},
+      {"routing", [&] { bench::routing_cache(grid, repetitions); },
+       [&] { bench::routing_balance(grid, repetitions); }},
+      {"dispatch", {}, [&] { bench::dispatch(grid, repetitions); }},
+  };
+  for (const std::string& name : arguments.names)
+    require(std::ranges::any_of(measurements, [&](const auto& known) { return name == known.name; }),
+            "nothing is measured by the name '{}'; there are: peak, grouped, lstm, moe, routing, dispatch",
+            name);
+  for (const auto& [name, on_one, on_several] : measurements) {
+    const bool asked = std::ranges::find(arguments.names, name) != arguments.names.end();
+    if (!asked && !arguments.names.empty()) continue;
+    if (const auto& measure = alone ? on_one : on_several)
+      measure();
+    else if (first && alone)
+      fmt::print("{0} is measured between ranks: mpirun -n 2 conclave bench {0}\n", name);
+    else if (first && asked)
+      fmt::print("{} is measured in one process, without mpirun\n", name);
   }
   return 0;
 }

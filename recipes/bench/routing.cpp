@@ -1,0 +1,207 @@
+// What routing costs in inference: the router's share of a forward pass with and without the cache, and what
+// uneven loads cost between ranks.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "autograd/nn/parameter_set.h"
+#include "core/random.h"
+#include "recipes/bench/bench.h"
+#include "recipes/models/text_classifier.h"
+
+namespace conclave::bench {
+namespace {
+
+constexpr Index kVocabulary = 8000;
+
+// A stream of texts of 4 to 28 tokens, a batch at a time: nine of ten were seen before.
+class Stream {
+ public:
+  void next(Batch& batch) {
+    constexpr int kTexts = 256;
+    batch = Batch{};
+    batch.offsets = {0};
+    for (int i = 0; i < kTexts; ++i) {
+      const std::uint64_t old = random_.below(static_cast<std::uint64_t>(std::max(seen_, 1)), drawn_++);
+      const bool repeats = seen_ > 0 && random_.uniform(drawn_++) < kRepeats;
+      repeated_ += repeats;
+      append(repeats ? static_cast<int>(old) : seen_++, batch);
+    }
+    shown_ += kTexts;
+    batch.global_tokens = batch.local_tokens();
+    batch.global_sequences = batch.local_sequences();
+  }
+  double repeat_rate() const { return static_cast<double>(repeated_) / static_cast<double>(shown_); }
+  void count_anew() { repeated_ = shown_ = 0; }
+
+ private:
+  static constexpr double kRepeats = 0.9;
+
+  // Text number `number`, the same whenever it comes.
+  static void append(int number, Batch& batch) {
+    const RandomStream words{.seed = 2, .step = static_cast<std::uint32_t>(number), .tensor = 0};
+    const auto length = static_cast<std::int32_t>(4 + words.below(25, 0));
+    for (std::int32_t p = 0; p < length; ++p) {
+      batch.tokens.push_back(
+          static_cast<std::int32_t>(words.below(kVocabulary, 2 + static_cast<std::uint64_t>(p))));
+      batch.positions.push_back(p);
+    }
+    batch.offsets.push_back(batch.offsets.back() + length);
+    batch.labels.push_back(0);
+  }
+
+  RandomStream random_{.seed = 1, .step = 0, .tensor = 0};
+  std::uint64_t drawn_ = 0;
+  int seen_ = 0, repeated_ = 0, shown_ = 0;
+};
+
+// A text classifier ready for inference.
+struct Server {
+  Server(const MoeRecipe& moe, const ProcessGrid& grid)
+      : model({.hidden = 256, .layers = 2, .heads = 4, .ffn = 1536, .dropout = 0, .embedding_dropout = 0},
+              moe, {kVocabulary, 32, 26, 1}, grid),
+        parameters(model, DType::f32, 1) {}
+
+  Tensor answer(const Batch& batch) {
+    activations.reset();
+    Tape tape(activations, false);
+    ForwardContext context{.training = false, .stream = {}, .global_tokens = batch.global_tokens};
+    return model.forward(tape, context, text_input(batch)).logits;
+  }
+  double routing_seconds() {
+    double sum = 0;
+    for (const auto& [name, layer] : model.moe_layers()) sum += layer->statistics().routing_seconds;
+    return sum;
+  }
+
+  TextClassifier model;
+  ParameterSet parameters;
+  Arena activations{"activations"};
+};
+
+}  // namespace
+
+void routing_cache(const ProcessGrid& grid, std::int64_t repetitions) {
+  MoeRecipe moe{.router = "attention"};
+  Server off(moe, grid);
+  moe.route_cache_mib = 64;
+  Server on(moe, grid);
+  Batch largest;
+  largest.offsets = {0};
+  for (int text = 0; text < 256; ++text) {
+    for (std::int32_t p = 0; p < 28; ++p) {
+      largest.tokens.push_back(p);
+      largest.positions.push_back(p);
+    }
+    largest.offsets.push_back(static_cast<std::int32_t>(largest.tokens.size()));
+    largest.labels.push_back(0);
+  }
+  largest.global_tokens = largest.local_tokens();
+  for (Server* server : {&off, &on}) {
+    server->answer(largest);
+    server->activations.seal(std::size_t{1} << 16);
+  }
+
+  Stream stream;
+  Batch batch;
+  bool same = true;
+  std::vector<double> shares[2], gains;
+  Index hits = 0, looked_up = 0;
+  const std::int64_t warm_up = 10;
+  for (std::int64_t i = 0; i < warm_up + 5 * repetitions; ++i) {
+    if (i == warm_up) stream.count_anew();
+    stream.next(batch);
+    double seconds[2], routing[2];
+    Tensor logits[2];
+    for (int k : {0, 1}) {
+      Server& server = k == 0 ? off : on;
+      const double before = server.routing_seconds();
+      seconds[k] = bench::seconds([&] { logits[k] = server.answer(batch); });
+      routing[k] = server.routing_seconds() - before;
+    }
+    same = same && std::memcmp(logits[0].raw(), logits[1].raw(),
+                               static_cast<std::size_t>(logits[0].numel()) * sizeof(float)) == 0;
+    if (i < warm_up) continue;
+    for (int k : {0, 1}) shares[k].push_back(routing[k] / seconds[k]);
+    gains.push_back(seconds[0] / seconds[1]);
+  }
+  for (const auto& [name, layer] : on.model.moe_layers()) {
+    const RouteCacheStatistics statistics = layer->route_cache()->statistics();
+    hits += statistics.hits;
+    looked_up += statistics.hits + statistics.misses;
+  }
+  print_figure("routing's share of a forward pass, attention router, no cache",
+               fmt::format("{:.1f}%", 100 * median(shares[0])));
+  print_figure(
+      fmt::format("with the cache, {:.0f}% of texts seen before", 100 * stream.repeat_rate()),
+      fmt::format("{:.1f}%; hits {:.0f}% from the start, pass x{:.2f} as fast, outputs {}",
+                  100 * median(shares[1]), 100 * static_cast<double>(hits) / static_cast<double>(looked_up),
+                  median(gains), same ? "identical" : "DIFFERENT"),
+      0.02);
+  require(same, "bench routing: the cache changed the outputs");
+}
+
+void routing_balance(const ProcessGrid& grid, std::int64_t repetitions) {
+  constexpr Index kTokens = 4096, kHidden = 512, kFfn = 2048, kExperts = 8;
+  constexpr double kUneven = 0.72;
+  MoeOptions options{.hidden = kHidden, .ffn = kFfn, .experts = kExperts};
+  options.balancer = "grad_norm";
+  MoeLayer uneven(options, grid);
+  options.balance_inference = true;
+  MoeLayer even(options, grid);
+  ParameterSet parameters(uneven, DType::f32, 1), same_parameters(even, DType::f32, 1);
+  Arena input("input"), activations("activations");
+  const Tensor x = input.empty({kTokens, kHidden});
+  const RandomStream stream{.seed = 3, .step = static_cast<std::uint32_t>(grid.world().rank()), .tensor = 0};
+  for (Index i = 0; i < x.numel(); ++i)
+    x.data<float>()[i] =
+        i % kHidden == 0 ? 1.0f : static_cast<float>(stream.normal(static_cast<std::uint64_t>(i)));
+  const Tensor offsets = Tensor::of<std::int32_t>({2}, {0, kTokens});
+  ForwardContext context{.training = false, .stream = {}, .global_tokens = kTokens * grid.world().size()};
+  const auto run = [&](MoeLayer& layer) {
+    activations.reset();
+    Tape tape(activations, false);
+    layer(tape, context, x, offsets);
+  };
+  std::vector<Index> load(kExperts);
+  const auto utilization_of = [&](MoeLayer& layer) {
+    run(layer);
+    kernels::count_experts(layer.chosen_experts(), load);
+    grid.world().all_reduce(Tensor::borrow(load.data(), {kExperts}, DType::i64));
+    return utilization(load);
+  };
+  // A router that prefers the experts of the first rank, as far as makes the utilization what it is to be.
+  const auto lean = [&](double how) {
+    for (ParameterSet* set : {&parameters, &same_parameters})
+      for (const Parameter* parameter : set->parameters())
+        if (parameter->name == "router.weight")
+          for (Index e = 0; e < kExperts; ++e)
+            parameter->value.data<float>()[e * kHidden] = static_cast<float>(e < kExperts / 2 ? how : -how);
+  };
+  for (MoeLayer* layer : {&uneven, &even}) run(*layer);
+  activations.seal(std::size_t{64} << 20);
+  double low = 0, high = 4;
+  for (int i = 0; i < 12; ++i) {
+    lean((low + high) / 2);
+    (utilization_of(uneven) > kUneven ? low : high) = (low + high) / 2;
+  }
+  const double before = utilization_of(uneven), after = utilization_of(even);
+  const auto together = [&](MoeLayer& layer) {
+    return [&] {
+      grid.world().barrier();
+      run(layer);
+      grid.world().barrier();
+    };
+  };
+  const Comparison time = compare(together(even), together(uneven), 2 * repetitions);
+  if (grid.world().rank() != 0) return;
+  print_figure(fmt::format("MoE layer's forward pass on {} ranks, utilization {:.0f}%", grid.world().size(),
+                           100 * before),
+               fmt::format("{:.1f} ms", 1e3 * time.reference));
+  print_figure(fmt::format("evened by grad_norm to {:.0f}%", 100 * after),
+               fmt::format("{:.1f} ms: {:.0f}% less", 1e3 * time.subject, 100 * (1 - 1 / time.ratio)), 0.25);
+}
+
+}  // namespace conclave::bench
