@@ -26,11 +26,15 @@ void top_k_gate(const Tensor& probabilities, const Selection& selection, const T
     for (Index token = 0; token < tokens; ++token) {
       const T* p = pp + token * count;
       std::int32_t* chosen = pe + token * k;
-      T sum = 0;
+      T sum = 0, share = 0, all = 1;  // share: of all, as the factors have it
+      if (pf && top_p.p < 1) {
+        all = 0;
+        for (Index e = 0; e < count; ++e) all += p[e] * pf[e];
+      }
       Index taken = 0;
       // p = 1 is all k even where rounding lets fewer sum to 1.
       const auto enough = [&] {
-        return taken >= top_p.least && top_p.p < 1 && sum >= static_cast<T>(top_p.p);
+        return taken >= top_p.least && top_p.p < 1 && share >= static_cast<T>(top_p.p) * all;
       };
       for (; taken < k && !enough(); ++taken) {  // k passes: k is small, and nothing needs sorting or scratch
         Index best = -1;
@@ -46,6 +50,7 @@ void top_k_gate(const Tensor& probabilities, const Selection& selection, const T
         }
         chosen[taken] = static_cast<std::int32_t>(best);
         sum += p[best];
+        share += pf ? p[best] * pf[best] : p[best];
       }
       std::fill(chosen + taken, chosen + k, -1);
       for (Index j = 0; j < k; ++j) pw[token * k + j] = j < taken ? p[chosen[j]] / sum : T(0);

@@ -7,9 +7,9 @@
 
 namespace conclave::kernels {
 
-/// How many of its k best experts a token goes to: the fewest whose probabilities sum to p or more, and at
-/// least `least` (Huang et al. 2024, "Harder tasks need more experts", arXiv:2403.07652, eq. 4). p = 1: all
-/// k.
+/// How many of its k best experts a token goes to: the fewest whose probabilities (times a selection's
+/// factors, over the sum of these products) sum to p or more, and at least `least` (Huang et al. 2024,
+/// "Harder tasks need more experts", arXiv:2403.07652, eq. 4). p = 1: all k.
 struct TopP {
   double p = 1;
   Index least = 1;

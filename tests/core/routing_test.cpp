@@ -105,6 +105,19 @@ TEST_CASE("a selection bias changes who is chosen and not the weights", "[kernel
   CHECK(distance(weights, Tensor::of<double>({1, 2}, {0.75, 0.25})) < 1e-15);
 }
 
+TEST_CASE("a selection factor scales scores, and what top_p sums, but not the weights", "[kernels]") {
+  const Tensor p = Tensor::of<double>({1, 4}, {0.6, 0.2, 0.15, 0.05}),
+               factor = Tensor::of<double>({4}, {0.1, 1, 2, 1});  // 0.06, 0.2, 0.3, 0.05: 0.61 in all
+  const Tensor chosen = Tensor::empty({1, 3}, DType::i32), weights = Tensor::empty({1, 3}, DType::f64);
+  top_k_gate(p, {{}, factor}, chosen, weights);
+  CHECK(distance(weights, Tensor::of<double>({1, 3}, {0.15 / 0.95, 0.2 / 0.95, 0.6 / 0.95})) < 1e-15);
+  top_k_gate(p, {{}, factor}, chosen, weights, {0.49});  // 0.3 / 0.61 = 0.492
+  CHECK(distance(weights, Tensor::of<double>({1, 3}, {1, 0, 0})) < 1e-15);
+  CHECK(chosen.data<std::int32_t>()[0] == 2);
+  top_k_gate(p, {{}, factor}, chosen, weights, {0.5});  // 0.5 / 0.61 = 0.82
+  CHECK(distance(weights, Tensor::of<double>({1, 3}, {0.15 / 0.35, 0.2 / 0.35, 0})) < 1e-15);
+}
+
 TEST_CASE("of equal scores the lower expert is chosen, and each expert once", "[kernels]") {
   const Tensor p = Tensor::of<float>({1, 4}, {0.25f, 0.25f, 0.25f, 0.25f});
   const Tensor chosen = Tensor::empty({1, 3}, DType::i32), weights = Tensor::empty({1, 3});

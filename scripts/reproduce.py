@@ -1,0 +1,234 @@
+"""What scripts/reproduce runs once everything is built: trains, measures, prints the table, draws."""
+
+import argparse
+import json
+import math
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+OUT = Path("build/reproduce")
+CONCLAVE = "build/release/conclave"
+RECIPE = "recipes/quick.toml"
+TASKS = {"26": [], "45": ["data.classes=all"]}  # WordNet's lexicographer files: of nouns, of every part of speech
+ADAPTIVE = ["moe.top_k=3", "moe.top_p=0.5", "moe.entropy_coefficient=0.003"]
+GRAD_NORM = ["moe.balancer=grad_norm"]
+VARIANTS = {
+    "none": ["moe.balancer=none"],
+    "aux_loss": ["moe.balancer=aux_loss"],
+    "bias": ["moe.balancer=bias"],
+    "grad_norm": GRAD_NORM,
+    "grad_norm-weights": [*GRAD_NORM, "moe.grad_norm_moves=weights"],
+    "grad_norm-bias": [*GRAD_NORM, "moe.grad_norm_moves=bias"],
+    "adaptive": [*GRAD_NORM, *ADAPTIVE],
+    "top-1": [*GRAD_NORM, "moe.top_k=1"],
+    "expert_choice": ["moe.balancer=none", "moe.gate=expert_choice"],
+    "attention": [*GRAD_NORM, "moe.router=attention"],
+    "attention_token": [*GRAD_NORM, "moe.router=attention_token"],
+}
+BALANCERS = ["none", "aux_loss", "bias", "grad_norm"]
+
+
+def call(arguments, log=None):
+    """Runs a command and returns what it printed; a failure ends everything with its last lines."""
+    done = subprocess.run(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if log:
+        log.write_text(done.stdout)
+    if done.returncode != 0:
+        last = "\n".join(done.stdout.splitlines()[-5:])
+        sys.exit(f"reproduce: status {done.returncode} of: {' '.join(map(str, arguments))}\n{last}")
+    return done.stdout
+
+
+def train(task, variant, seed, extra):
+    """Metrics of one run on two ranks, which is not repeated where it was completed with the same options."""
+    directory = OUT / task / variant / f"seed-{seed}"
+    options = [*TASKS[task], *VARIANTS[variant], *extra, f"run.seed={seed}", "checkpoint.every=0"]
+    done = directory / "options.json"
+    if not done.exists() or json.loads(done.read_text()) != options:
+        print(f"training {task} classes, {variant}, seed {seed}", flush=True)
+        directory.mkdir(parents=True, exist_ok=True)
+        for old in [*directory.glob("*.h5"), *directory.glob("metrics.jsonl"), *directory.glob("events.*")]:
+            old.unlink()
+        sets = [f"--set={option}" for option in (*options, f"run.directory={directory}")]
+        call(["scripts/run_ranks", "2", CONCLAVE, "train", RECIPE, *sets], directory / "log.txt")
+        done.write_text(json.dumps(options))
+    records = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    utilization = [(r["step"], r["moe/utilization"]) for r in records if "moe/utilization" in r]
+    test = [r for r in records if "test/accuracy" in r][-1]
+    return {
+        "directory": str(directory),
+        "accuracy": 100 * test["test/accuracy"],
+        "batch_utilization": 100 * statistics.fmean(u for _, u in utilization),
+        "test_utilization": 100 * test["test/utilization"],
+        "experts_per_token": test["test/experts_per_token"],
+        "curve": utilization,
+    }
+
+
+def evened(directory):
+    """The test split again, every batch corrected in inference, too."""
+    saved = Path(directory) / "evened.json"
+    if not saved.exists():
+        said = call(["scripts/run_ranks", "2", CONCLAVE, "eval", directory, "--set=moe.balance_inference=true"])
+        saved.write_text([line for line in said.splitlines() if line.startswith("{")][-1])
+    result = json.loads(saved.read_text())
+    return {
+        "evened_accuracy": 100 * result["accuracy"],
+        "evened_utilization": 100 * result["utilization"],
+        "evened_batch_utilization": 100 * result["batch_utilization"],
+    }
+
+
+def routing():
+    """What `conclave bench routing` prints, in one process and on two ranks."""
+    alone = call([CONCLAVE, "bench", "routing"])
+    ranks = call(["scripts/run_ranks", "2", CONCLAVE, "bench", "routing"])
+    without, cached = (float(x) for x in re.findall(r"\.\.\. ([0-9.]+)%", alone)[:2])
+    less = float(re.findall(r"ms: (-?[0-9]+)% less", ranks)[0])
+    uneven = float(re.findall(r"utilization ([0-9]+)%", ranks)[0])
+    return {"share": without, "cached_share": cached, "identical": "outputs identical" in alone,
+            "uneven_utilization": uneven, "time_less": less}
+
+
+class Measured:
+    """A figure over the seeds."""
+
+    def __init__(self, runs, name):
+        self.values = [run[name] for run in runs]
+        self.mean = statistics.fmean(self.values)
+        self.error = statistics.stdev(self.values) / math.sqrt(len(self.values)) if len(self.values) > 1 else 0.0
+
+    def __str__(self):
+        return f"{self.mean:.2f} ± {self.error:.2f}" if len(self.values) > 1 else f"{self.mean:.2f}"
+
+
+def not_below(figure, other):
+    """Within one standard error of the difference, or better."""
+    return figure.mean >= other.mean - math.hypot(figure.error, other.error)
+
+
+def table(task, results):
+    """Rows of (claim, what, claimed, measured, passes)."""
+    def of(variant, name):
+        return Measured(results[variant], name) if variant in results else None
+
+    rows = []
+    grad_norm, adaptive = of("grad_norm", "accuracy"), of("adaptive", "accuracy")
+    if grad_norm:
+        per_batch, over_test = of("grad_norm", "batch_utilization"), of("grad_norm", "test_utilization")
+        rows.append((4, "utilization per batch in training, grad_norm", "72 -> 89 %", f"{per_batch} %", per_batch.mean >= 93))
+        rows.append((4, "utilization over the test set, grad_norm", "", f"{over_test} %", over_test.mean >= 97))
+        evened_test = of("grad_norm", "evened_utilization")
+        rows.append((4, "the same, batches evened in inference", "", f"{evened_test} %", evened_test.mean >= 97))
+        rows.append((4, "accuracy so", "", f"{of('grad_norm', 'evened_accuracy')} %",
+                     not_below(of("grad_norm", "evened_accuracy"), grad_norm)))
+        for other in BALANCERS[:-1]:
+            if accuracy := of(other, "accuracy"):
+                rows.append((4, f"accuracy, grad_norm against {other} (utilization {of(other, 'batch_utilization')} %)", "",
+                             f"{grad_norm} against {accuracy} %", not_below(grad_norm, accuracy)))
+        for part in "grad_norm-weights", "grad_norm-bias":
+            if accuracy := of(part, "accuracy"):
+                rows.append((4, f"ablation: {part}", "", f"utilization {of(part, 'batch_utilization')} %, "
+                             f"accuracy {accuracy} %", None))
+    if adaptive:
+        k = of("adaptive", "experts_per_token")
+        rows.append((2, "adaptive k: experts per token, of 1 to 3", "2-3", str(k), k.mean <= 2))
+        if grad_norm:
+            rows.append((18, "adaptive k against k = 2: accuracy", "future work", f"{adaptive} against {grad_norm} %",
+                         not_below(adaptive, grad_norm)))
+    for variant in "top-1", "expert_choice", "attention", "attention_token":
+        if variant in results:
+            rows.append((7 if variant.startswith("attention") else 2, f"for comparison: {variant}", "",
+                         f"accuracy {of(variant, 'accuracy')} %, utilization {of(variant, 'batch_utilization')} %", None))
+    return rows
+
+
+def show(title, rows):
+    print(f"\n{title}")
+    width = max(len(what) for _, what, *_ in rows)
+    for claim, what, claimed, measured, passes in rows:
+        verdict = "" if passes is None else "passes" if passes else "MISSES"
+        print(f"  {claim:>3}  {what:<{width}}  {claimed:<12}  {measured:<36}  {verdict}".rstrip())
+
+
+def draw(task, results, shares):
+    import matplotlib
+
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+
+    def save(figure, name):
+        figure.tight_layout()
+        figure.savefig(OUT / f"{name}-{task}.svg")
+        figure.savefig(OUT / f"{name}-{task}.png", dpi=150, backend="agg")
+        plt.close(figure)
+
+    figure, axes = plt.subplots(figsize=(7, 4))
+    for variant in BALANCERS:
+        if variant in results:
+            curves = [dict(run["curve"]) for run in results[variant]]
+            steps = sorted(set.intersection(*(set(curve) for curve in curves)))
+            axes.plot(steps, [100 * statistics.fmean(c[step] for c in curves) for step in steps], label=variant, lw=1)
+    axes.axhline(93, color="grey", ls=":", lw=1)
+    axes.set(xlabel="step", ylabel="utilization per batch, %", ylim=(0, 100), title=f"WordNet, {task} classes")
+    axes.legend()
+    save(figure, "utilization")
+
+    figure, axes = plt.subplots(figsize=(5, 4))
+    for variant in "top-1", "adaptive", "grad_norm":
+        if variant in results:
+            k, accuracy = Measured(results[variant], "experts_per_token"), Measured(results[variant], "accuracy")
+            axes.errorbar(k.mean, accuracy.mean, accuracy.error, k.error, "o", capsize=3,
+                          label={"grad_norm": "k = 2", "top-1": "k = 1"}.get(variant, "top_p, k = 1 to 3"))
+    axes.set(xlabel="experts per token", ylabel="test accuracy, %", title="accuracy against compute")
+    axes.legend()
+    save(figure, "adaptive")
+
+    if shares:
+        figure, axes = plt.subplots(figsize=(4, 4))
+        axes.bar(["no cache", "cache, 90 % repeats"], [shares["share"], shares["cached_share"]])
+        axes.axhline(2, color="grey", ls=":", lw=1)
+        axes.set(ylabel="routing's share of the forward pass, %")
+        save(figure, "shares")
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="scripts/reproduce", description="Measures what the reference design claims.")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--set", action="append", default=[], metavar="key=value", help="of every recipe, as in conclave train")
+    arguments = parser.parse_args()
+    OUT.mkdir(parents=True, exist_ok=True)
+
+    everything = {"tasks": {}}
+    for task in arguments.tasks:
+        results = {}
+        for seed in range(1, arguments.seeds + 1):
+            for variant in arguments.variants:
+                run = train(task, variant, seed, arguments.set)
+                if variant == "grad_norm":
+                    run |= evened(run["directory"])
+                results.setdefault(variant, []).append(run)
+        everything["tasks"][task] = results
+    shares = everything["routing"] = routing()
+
+    for task, results in everything["tasks"].items():
+        show(f"WordNet, {task} classes, {arguments.seeds} seeds: mean ± standard error", table(task, results))
+        draw(task, results, shares)
+    show("Routing in inference", [
+        (8, f"routing's share of time, 90 % repeats (no cache: {shares['share']} %)", "12 -> 4 %",
+         f"{shares['cached_share']} %, outputs {'identical' if shares['identical'] else 'DIFFER'}",
+         shares["cached_share"] <= 2 and shares["identical"]),
+        (5, f"time of the MoE forward pass, evened from {shares['uneven_utilization']:.0f} %", "-18 %",
+         f"-{shares['time_less']:.0f} %", shares["time_less"] >= 25),
+    ])
+    (OUT / "results.json").write_text(json.dumps(everything, indent=1))
+    print(f"\n{OUT}/results.json, and plots beside it")
+
+
+if __name__ == "__main__":
+    main()
