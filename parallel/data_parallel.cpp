@@ -20,6 +20,7 @@ GradientReducer::GradientReducer(ParameterSet& parameters, const ProcessGrid& gr
     for (std::size_t place = 0; place < all.size(); ++place) {
       Parameter& parameter = *all[place];
       if (parameter.sharded != segment.sharded || parameter.decay != segment.decay) continue;
+      if (parameter.value.numel() == 0) continue;  // of experts that other ranks hold: no pass will use it
       const auto offset = static_cast<const std::byte*>(parameter.value.raw()) -
                           static_cast<const std::byte*>(segment.values.raw());
       const Index begin = static_cast<Index>(offset) / static_cast<Index>(size_of(segment.values.dtype()));

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <span>
+#include <utility>
 
 #include "autograd/tape.h"
 #include "core/kernels/attention.h"
@@ -82,6 +83,11 @@ Tensor segment_max(Tape& tape, const Tensor& x, const Tensor& offsets);
 
 /// a [rows, m], b [rows, n] -> [rows, m + n].
 Tensor concatenate(Tape& tape, const Tensor& a, const Tensor& b);
+
+/// x [rows, hidden] -> views of its first `at` rows and of the others.
+std::pair<Tensor, Tensor> split_rows(Tape& tape, const Tensor& x, Index at);
+/// head [m, hidden], tail [n, hidden] -> [m + n, hidden].
+Tensor join_rows(Tape& tape, const Tensor& head, const Tensor& tail);
 
 /// Sum of all elements -> [1].
 Tensor sum(Tape& tape, const Tensor& x);

@@ -1,4 +1,5 @@
 #include "autograd/functions/functions.h"
+#include "core/kernels/activation.h"
 #include "core/kernels/gate.h"
 #include "core/kernels/permutation.h"
 
@@ -35,6 +36,39 @@ Tensor concatenate(Tape& tape, const Tensor& a, const Tensor& b) {
     if (b.slot) {
       const auto [db, write] = tape.into(b);
       kernels::take_columns(dy, a.size(1), db, write);
+    }
+  });
+  return y;
+}
+
+std::pair<Tensor, Tensor> split_rows(Tape& tape, const Tensor& x, Index at) {
+  Tensor head = x.rows(0, at), tail = x.rows(at, x.size(0));
+  if (!tape.recording() || !x.slot) return {head, tail};
+  tape.watch(head);
+  tape.watch(tail);
+  tape.record("split_rows", {&x}, {&head, &tail}, [=](Tape& tape) {
+    const auto [dx, write] = tape.into(x);
+    kernels::scale(tape.gradient(head), 1.0, dx.rows(0, at), write);
+    kernels::scale(tape.gradient(tail), 1.0, dx.rows(at, dx.size(0)), write);
+  });
+  return {head, tail};
+}
+
+Tensor join_rows(Tape& tape, const Tensor& head, const Tensor& tail) {
+  require(
+      head.rank() == 2 && tail.rank() == 2 && head.size(1) == tail.size(1) && head.dtype() == tail.dtype(),
+      "join_rows: head {} and tail {} differ in columns or element type", head.shape().to_string(),
+      tail.shape().to_string());
+  const Index at = head.size(0);
+  Tensor y = tape.output({at + tail.size(0), head.size(1)}, head.dtype(), {&head, &tail});
+  kernels::scale(head, 1.0, y.rows(0, at));
+  kernels::scale(tail, 1.0, y.rows(at, y.size(0)));
+  tape.record("join_rows", {&head, &tail}, {&y}, [=](Tape& tape) {
+    const Tensor dy = tape.gradient(y);
+    for (const auto& [part, dpart] : {std::pair(&head, dy.rows(0, at)), {&tail, dy.rows(at, dy.size(0))}}) {
+      if (!part->slot) continue;
+      const auto [dx, write] = tape.into(*part);
+      kernels::scale(dpart, 1.0, dx, write);
     }
   });
   return y;

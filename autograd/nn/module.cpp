@@ -34,7 +34,8 @@ std::vector<std::pair<std::string, Parameter*>> Module::named_parameters() const
 void Module::collect(const std::string& prefix,
                      std::vector<std::pair<std::string, Parameter*>>& found) const {
   for (const auto& [name, parameter] : parameters_) found.emplace_back(prefix + name, parameter.get());
-  for (const auto& [name, child] : children_) child->collect(prefix + name + ".", found);
+  for (const auto& [name, child] : children_)
+    child->collect(name.empty() ? prefix : prefix + name + ".", found);
 }
 
 }  // namespace conclave

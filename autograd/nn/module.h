@@ -52,7 +52,7 @@ class Module {
 
  protected:
   Parameter& add_parameter(std::string name, const Shape& shape, Initializer initializer, bool decay = true);
-  /// `child` must outlive this module (usually its member).
+  /// `child` must outlive this module (usually its member). Without a name, its parameters keep their own.
   void add_module(std::string name, Module& child);
 
  private:

@@ -52,7 +52,7 @@ ParameterSet::ParameterSet(Module& model, DType dtype, std::uint64_t seed) {
       std::ranges::reverse(members);
       Index elements = 0;
       for (const Parameter* parameter : members) elements += padded(*parameter);
-      if (elements == 0) continue;
+      if (members.empty()) continue;  // one without elements stays: other ranks' experts may fill it
       segments_.push_back(
           {values_.zeros({elements}, dtype), gradients_.zeros({elements}, dtype), decay, sharded});
       const Segment& segment = segments_.back();

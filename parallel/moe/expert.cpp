@@ -17,21 +17,50 @@ class FeedForwardExperts final : public BaseExpert {
                                    Initializer::fan_in(options.ffn))),
         down_bias_(add_expert_parameter("down.bias", {options.hidden}, Initializer::constant(0), false)) {}
 
-  Tensor forward(Tape& tape, const Tensor& rows, kernels::RowOffsets offsets) override {
-    const Tensor inner =
-        functions::grouped_linear(tape, rows, offsets, up_.value, up_bias_.value, Activation::gelu);
-    return functions::grouped_linear(tape, inner, offsets, down_.value, down_bias_.value);
+  Tensor forward(Tape& tape, const ExpertInput& input) override {
+    const Tensor inner = functions::grouped_linear(tape, input.rows, input.offsets, up_.value, up_bias_.value,
+                                                   Activation::gelu);
+    return functions::grouped_linear(tape, inner, input.offsets, down_.value, down_bias_.value);
   }
 
  private:
   Parameter &up_, &up_bias_, &down_, &down_bias_;
 };
 
+/// down(silu(gate(x)) * up(x)).
+class GatedExperts final : public BaseExpert {
+ public:
+  explicit GatedExperts(const ExpertOptions& options)
+      : BaseExpert(options),
+        gate_(matrix("gate.weight", options.ffn, options.hidden)),
+        up_(matrix("up.weight", options.ffn, options.hidden)),
+        down_(matrix("down.weight", options.hidden, options.ffn)) {}
+
+  Tensor forward(Tape& tape, const ExpertInput& input) override {
+    const auto product = [&](const Tensor& x, const Parameter& weight, Activation activation) {
+      return functions::grouped_linear(tape, x, input.offsets, weight.value, Tensor(), activation);
+    };
+    const Tensor gate = product(input.rows, gate_, Activation::silu),
+                 up = product(input.rows, up_, Activation::none);
+    return product(functions::multiply(tape, gate, up), down_, Activation::none);
+  }
+
+ private:
+  Parameter& matrix(const char* name, Index out, Index in) {
+    return add_expert_parameter(name, {out, in}, Initializer::fan_in(in));
+  }
+  Parameter &gate_, &up_, &down_;
+};
+
+template <class Experts>
+ExpertFactory factory() {
+  return [](const ExpertOptions& options) { return std::make_unique<Experts>(options); };
+}
+
 // A function's static, so that registrations in other files' initializers find it constructed.
 Registry<ExpertFactory>& registry() {
-  static Registry<ExpertFactory> kinds("expert", {{"feed_forward", [](const ExpertOptions& options) {
-                                                     return std::make_unique<FeedForwardExperts>(options);
-                                                   }}});
+  static Registry<ExpertFactory> kinds(
+      "expert", {{"feed_forward", factory<FeedForwardExperts>()}, {"gated", factory<GatedExperts>()}});
   return kinds;
 }
 
@@ -48,14 +77,31 @@ Parameter& BaseExpert::add_expert_parameter(std::string name, Shape per_expert, 
   return parameter;
 }
 
+double BaseExpert::flops_per_row() const {
+  double multiplications = 0;
+  for (const auto& [name, parameter] : named_parameters())
+    if (const Shape& shape = parameter->shape; parameter->sharded && shape.rank() == 3)
+      multiplications += static_cast<double>(shape[1] * shape[2]);
+  return 2 * multiplications;
+}
+
 ExpertRegistration::ExpertRegistration(const std::string& name, ExpertFactory factory) {
   registry().add(name, std::move(factory));
 }
 
 std::vector<std::string> expert_kinds() { return registry().names(); }
 
-std::unique_ptr<BaseExpert> make_experts(const std::string& name, const ExpertOptions& options) {
-  return registry().find(name)(options);
+std::unique_ptr<BaseExpert> make_experts(const std::string& name, ExpertOptions options) {
+  options.name = name;
+  const ExpertFactory& factory = registry().find(name);
+  std::unique_ptr<BaseExpert> made;
+  try {
+    made = factory(options);
+  } catch (const std::exception& error) {
+    fail("experts of kind '{}' cannot be made: {}", name, error.what());
+  }
+  require(made != nullptr, "experts of kind '{}' cannot be made: the factory made nothing", name);
+  return made;
 }
 
 }  // namespace conclave

@@ -1,10 +1,9 @@
-// Experts. One BaseExpert object is a rank's share of a layer's experts, computed together: rows arrive
-// sorted by expert, and a subclass is free to group their products. A new kind is one subclass and one
+// Experts. One BaseExpert object is a rank's share of a layer's experts of one kind, computed together: rows
+// arrive sorted by expert, and a subclass is free to group their products. A new kind is one subclass and one
 // registration:
 //
 //   struct MyExperts : BaseExpert { ... };
-//   const ExpertRegistration mine{"mine", [](const ExpertOptions& o) { return std::make_unique<MyExperts>(o);
-//   }};
+//   CONCLAVE_REGISTER_EXPERT("mine", MyExperts)
 #pragma once
 
 #include <functional>
@@ -18,19 +17,33 @@
 namespace conclave {
 
 struct ExpertOptions {
-  Index hidden = 0;  ///< size of the rows that come in and go out
-  Index ffn = 0;     ///< size of the inner layer
-  Index first = 0;   ///< global index of this rank's first expert
-  Index count = 0;   ///< experts on this rank
-  Index total = 0;   ///< experts of the layer, over all ranks
+  Index hidden = 0;       ///< size of the rows that come in and go out
+  Index ffn = 0;          ///< size of the inner layer
+  Index first = 0;        ///< this rank's first expert, by its number among those of its kind
+  Index count = 0;        ///< experts on this rank; none, where other ranks hold all of the kind
+  Index total = 0;        ///< experts of the kind in the layer, over all ranks
+  std::string name = {};  ///< of the kind, in recipes
+};
+
+/// What a rank's experts of one kind are given: number i of them owns rows [offsets[i], offsets[i + 1]).
+struct ExpertInput {
+  Tensor rows;                  ///< [n, hidden]
+  kernels::RowOffsets offsets;  ///< [experts on this rank + 1]
 };
 
 class BaseExpert : public Module {
  public:
   explicit BaseExpert(const ExpertOptions& options) : options_(options) {}
 
-  /// rows [n, hidden]; expert number i of this rank owns rows [offsets[i], offsets[i + 1]) -> [n, hidden].
-  virtual Tensor forward(Tape& tape, const Tensor& rows, kernels::RowOffsets offsets) = 0;
+  /// -> [n, hidden], a row for each that came. n may be 0. `input` lives as long as the call; functions copy
+  /// the offsets they are given.
+  virtual Tensor forward(Tape& tape, const ExpertInput& input) = 0;
+
+  /// Floating point operations of a row's forward pass. As long as it is not said otherwise, those of the
+  /// products with an expert's matrices.
+  virtual double flops_per_row() const;
+
+  const std::string& name() const { return options_.name; }
 
  protected:
   /// A parameter with one slice per expert: [experts on this rank, ...], sharded along dimension 0.
@@ -42,13 +55,16 @@ class BaseExpert : public Module {
 
 using ExpertFactory = std::function<std::unique_ptr<BaseExpert>(const ExpertOptions&)>;
 
-/// Makes `name` known to recipes (moe.expert); static objects of this type register a kind before main.
+/// Makes `name` known to recipes (moe.expert); static objects of this type register a kind before main. There
+/// are:
+///   feed_forward  down(gelu(up x)), with biases
+///   gated         down(silu(gate x) * up x), without (SwiGLU; Shazeer 2020, eq. 6)
 struct ExpertRegistration {
   ExpertRegistration(const std::string& name, ExpertFactory factory);
 };
 
-/// Throws Error, listing the kinds there are, on an unknown name.
-std::unique_ptr<BaseExpert> make_experts(const std::string& name, const ExpertOptions& options);
+/// Throws Error, listing the kinds there are, on an unknown name; `options.name` becomes `name`.
+std::unique_ptr<BaseExpert> make_experts(const std::string& name, ExpertOptions options);
 std::vector<std::string> expert_kinds();
 
 }  // namespace conclave

@@ -18,7 +18,11 @@ double now() {
 
 ExpertOptions expert_options(const MoeOptions& options, const ProcessGrid& grid) {
   const Index count = options.experts / grid.expert_parallel();
-  return {options.hidden, options.ffn, count * grid.expert_group().rank(), count, options.experts};
+  return {.hidden = options.hidden,
+          .ffn = options.ffn,
+          .first = count * grid.expert_group().rank(),
+          .count = count,
+          .total = options.experts};
 }
 
 // A handle of the same elements with a gradient slot of its own: what comes back through it is seen on the
@@ -41,28 +45,25 @@ MoeLayer::MoeLayer(const MoeOptions& options, const ProcessGrid& grid)
       grid_(grid),
       router_(make_router(options.router,
                           {options.hidden, options.experts, options.router_heads, options.router_noise})),
+      experts_(expert_shares(options.expert, options.experts), expert_options(options, grid)),
       balancer_(make_balancer(options.balancer, options.experts, options.balancing)),
       dispatcher_(grid.expert_group(), options.experts, options.capacity_factor) {
   require(options.top_k >= 1 && options.top_k <= options.experts, "moe: top_k {} of {} experts",
           options.top_k, options.experts);
   require(options.gate == "top_k" || options.gate == "expert_choice",
           "no gate is named '{}'; there are top_k, expert_choice", options.gate);
-  experts_ = make_experts(options.expert, expert_options(options, grid));
-  for (const auto& [name, parameter] : experts_->named_parameters()) expert_parameters_.push_back(parameter);
-  require(expert_parameters_.size() <= kMostExpertParameters,
-          "moe: experts '{}' have {} parameters, at most {} fit", options.expert, expert_parameters_.size(),
-          kMostExpertParameters);
+  for (const auto& [name, parameter] : experts_.named_parameters())
+    expert_values_.push_back(&parameter->value);
   add_module("router", *router_);
   if (options.route_cache_mib > 0) {
     require(router_->scope() != RouterScope::token,
-            "moe.route_cache_mib = {}: router \"{}\" scores each token on its own, in no more time than a "
-            "look-up "
+            "moe.route_cache_mib = {}: router \"{}\" scores each token on its own, in no more time than a look-up "
             "takes; set it to 0, or moe.router to attention or attention_token",
             options.route_cache_mib, options.router);
     route_cache_.emplace(static_cast<std::size_t>(options.route_cache_mib * (1 << 20)), options.experts,
                          router_->scope() == RouterScope::sequence ? 1 : options.longest_sequence);
   }
-  add_module("experts", *experts_);
+  add_module("experts", experts_);
   if (options.shared_experts > 0) {
     shared_.emplace(options.hidden, options.ffn * options.shared_experts);
     add_module("shared", *shared_);
@@ -101,19 +102,19 @@ void MoeLayer::attribute_losses(const Tensor& losses, const Tensor& offsets) {
 }
 
 void MoeLayer::add_gradient_squares(std::span<double> squares) const {
-  for (const Parameter* parameter : expert_parameters_)
+  for (const auto& [parameter, first] : experts_.parameters())
     for (Index i = 0; i < parameter->shape[0]; ++i)
-      squares[static_cast<std::size_t>(parameter->first_row + i)] +=
+      squares[static_cast<std::size_t>(first + i)] +=
           kernels::sum_of_squares(parameter->slot.gradient.rows(i, i + 1)) / grid_.data_parallel();
 }
 
 void MoeLayer::weight_gradients() const {
   const auto weights = balancer_->gradient_weights();
   if (weights.empty()) return;
-  for (const Parameter* parameter : expert_parameters_)
+  for (const auto& [parameter, first] : experts_.parameters())
     for (Index i = 0; i < parameter->shape[0]; ++i) {
       const Tensor gradient = parameter->slot.gradient.rows(i, i + 1);
-      kernels::scale(gradient, weights[static_cast<std::size_t>(parameter->first_row + i)], gradient);
+      kernels::scale(gradient, weights[static_cast<std::size_t>(first + i)], gradient);
     }
 }
 
@@ -183,7 +184,7 @@ Tensor MoeLayer::operator()(Tape& tape, ForwardContext& context, const Tensor& x
   if (plan.rounds == 1) {
     const DispatchRound round = dispatcher_.round(tape, plan, gate.experts, entered, 0);
     const Tensor rows = dispatcher_.dispatch(tape, entered, round, compute_shared);
-    y = dispatcher_.combine(tape, experts_->forward(tape, rows, round.offsets), gate.weights, round);
+    y = dispatcher_.combine(tape, experts_.forward(tape, {rows, round.offsets}), gate.weights, round);
   } else {
     compute_shared();
     y = experts_in_rounds(tape, entered, gate, plan);
@@ -209,13 +210,7 @@ Tensor MoeLayer::operator()(Tape& tape, ForwardContext& context, const Tensor& x
 // needs, would be.
 Tensor MoeLayer::experts_in_rounds(Tape& tape, const Tensor& x, const functions::Gate& gate,
                                    const DispatchPlan& plan) {
-  // The experts' parameters count as inputs, so that their gradients are not taken for complete between
-  // rounds.
-  std::array<const Tensor*, kMostExpertParameters + 2> all_inputs{&x, &gate.weights};
-  for (std::size_t i = 0; i < expert_parameters_.size(); ++i)
-    all_inputs[i + 2] = &expert_parameters_[i]->value;
-  const std::span inputs = std::span(all_inputs).first(expert_parameters_.size() + 2);
-  Tensor y = tape.output(x.shape(), x.dtype(), inputs);
+  Tensor y = tape.output(x.shape(), x.dtype(), {&x, &gate.weights});
   const auto write = [](Index number) { return number == 0 ? Write::assign : Write::accumulate; };
   for (Index number = 0; number < plan.rounds; ++number) {
     std::optional<ArenaScope> scope;
@@ -223,10 +218,17 @@ Tensor MoeLayer::experts_in_rounds(Tape& tape, const Tensor& x, const functions:
     Tape forgetful(tape.arena(), false);
     const DispatchRound round = dispatcher_.round(forgetful, plan, gate.experts, x, number);
     const Tensor rows = dispatcher_.dispatch(forgetful, x, round, [] {});
-    const Tensor results = experts_->forward(forgetful, rows, round.offsets);
+    const Tensor results = experts_.forward(forgetful, {rows, round.offsets});
     dispatcher_.combine_into(results, gate.weights, round, round.away, y, write(number));
   }
-  tape.record("experts in rounds", inputs, {&y}, [this, x, gate, y, plan, write](Tape& tape) {
+  // The experts' parameters count as inputs, of nodes behind which the rounds are done in the backward pass,
+  // so that their gradients are not taken for complete between rounds.
+  for (std::span left(expert_values_); !left.empty();) {
+    const auto inputs = left.first(std::min(left.size(), Tape::kMostInputs));
+    tape.record("experts in rounds", inputs, {&y}, [](Tape&) {});
+    left = left.subspan(inputs.size());
+  }
+  tape.record("experts in rounds", {&x, &gate.weights}, {&y}, [this, x, gate, y, plan, write](Tape& tape) {
     const Tensor dy = tape.gradient(y);
     const auto dx = x.slot ? tape.into(x) : GradientTarget();
     const auto dweights = gate.weights.slot ? tape.into(gate.weights) : GradientTarget();
@@ -240,7 +242,7 @@ Tensor MoeLayer::experts_in_rounds(Tape& tape, const Tensor& x, const functions:
       input.slot = nullptr;
       Tensor rows = dispatcher_.dispatch(again, input, round, [] {});
       again.watch(rows);
-      const Tensor results = experts_->forward(again, rows, round.offsets);
+      const Tensor results = experts_.forward(again, {rows, round.offsets});
       const Tensor dresults = again.empty(results.shape(), results.dtype());
       dispatcher_.bring_back(results, round, round.away);
       dispatcher_.combine_backward(again, dy, results, gate.weights, round, dresults, dweights.gradient);

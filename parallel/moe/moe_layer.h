@@ -11,7 +11,7 @@
 #include "autograd/nn/layers.h"
 #include "parallel/moe/balancer.h"
 #include "parallel/moe/dispatcher.h"
-#include "parallel/moe/expert.h"
+#include "parallel/moe/mixed_experts.h"
 #include "parallel/moe/router.h"
 #include "parallel/moe/router_losses.h"
 #include "parallel/process_grid.h"
@@ -28,8 +28,8 @@ struct MoeOptions {
   Index longest_sequence = 0;  ///< rows; read where there is a cache
   /// "top_k": tokens choose experts; "expert_choice": experts choose as many tokens, without a balancer
   std::string gate = "top_k";
-  kernels::TopP top_p = {};  ///< how many of the top_k a token goes to
-  std::string expert = "feed_forward";
+  kernels::TopP top_p = {};             ///< how many of the top_k a token goes to
+  std::string expert = "feed_forward";  ///< the kind of all, or "6 feed_forward, 2 gated"
   std::string balancer = "bias";
   bool balance_inference = false;  ///< balancers that correct batches do so there, too
   BalancerOptions balancing = {};
@@ -82,8 +82,6 @@ class MoeLayer : public Module {
   const Tensor& chosen_experts() const { return gate_.experts; }
 
  private:
-  static constexpr std::size_t kMostExpertParameters = Tape::kMostInputs - 2;
-
   functions::Gate choose_experts(Tape& tape, const ForwardContext& context, const Tensor& probabilities);
   Tensor experts_in_rounds(Tape& tape, const Tensor& x, const functions::Gate& gate,
                            const DispatchPlan& plan);
@@ -92,8 +90,8 @@ class MoeLayer : public Module {
   const ProcessGrid& grid_;
   std::unique_ptr<Router> router_;
   std::optional<RouteCache> route_cache_;
-  std::unique_ptr<BaseExpert> experts_;
-  std::vector<Parameter*> expert_parameters_;
+  MixedExperts experts_;
+  std::vector<const Tensor*> expert_values_;  // of their parameters
   std::optional<FeedForward> shared_;
   std::unique_ptr<Balancer> balancer_;
   Dispatcher dispatcher_;

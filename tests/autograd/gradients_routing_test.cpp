@@ -22,12 +22,11 @@ TEST_CASE("top_k_gate: gradients of the weights for one, two and all experts", "
 TEST_CASE("top_k_gate: gradients of the weights where top-p chooses few", "[gradient]") {
   for (const double p : {0.3, 0.6, 0.95})
     for (const Index least : {1, 2})
-      CHECK(
-          gradient_error(
-              [=](Tape& t, Inputs v) {
-                return functions::top_k_gate(t, functions::softmax(t, v[0]), {}, 3, {p, least}).weights;
-              },
-              {random_values({6, 5}, 1, DType::f64, 2.0)}) < kGradientTolerance);
+      CHECK(gradient_error(
+                [=](Tape& t, Inputs v) {
+                  return functions::top_k_gate(t, functions::softmax(t, v[0]), {}, 3, {p, least}).weights;
+                },
+                {random_values({6, 5}, 1, DType::f64, 2.0)}) < kGradientTolerance);
 }
 
 TEST_CASE("top_k_gate: probabilities and weights may have other uses", "[gradient]") {
@@ -51,6 +50,30 @@ TEST_CASE("top_k_gate: with one expert the weight is one and the router learns n
   CHECK(distance(weights, Tensor::of<double>({3, 1}, {1, 1, 1})) == 0);
   tape.backward(weights, weights);
   CHECK(distance(tape.gradient(scores), Tensor::zeros({3, 4})) < 1e-15);
+}
+
+TEST_CASE("split_rows and join_rows: gradients of either part, of both, and of none", "[gradient]") {
+  for (const Index at : {0, 2, 5}) {
+    CAPTURE(at);
+    CHECK(gradient_error(
+              [=](Tape& t, Inputs v) {
+                const auto [head, tail] = functions::split_rows(t, v[0], at);
+                const Tensor moved = functions::join_rows(t, functions::multiply(t, tail, tail), head);
+                return functions::multiply(t, moved, functions::add(t, moved, v[0]));
+              },
+              {random_values({5, 3}, 1)}) < kGradientTolerance);
+    for (const bool first : {true, false})
+      CHECK(gradient_error(
+                [=](Tape& t, Inputs v) {
+                  const auto [head, tail] = functions::split_rows(t, v[0], at);
+                  return functions::sum(t, first ? functions::multiply(t, head, head) : tail);
+                },
+                {random_values({5, 3}, 1)}) < kGradientTolerance);
+  }
+  Arena arena("test");
+  Tape tape(arena);
+  CHECK_THROWS_WITH(functions::join_rows(tape, Tensor::zeros({1, 2}), Tensor::zeros({1, 3})),
+                    "join_rows: head [1, 2] and tail [1, 3] differ in columns or element type");
 }
 
 }  // namespace

@@ -10,9 +10,8 @@ namespace {
 
 struct DoublingExperts : conclave::BaseExpert {
   using BaseExpert::BaseExpert;
-  conclave::Tensor forward(conclave::Tape& tape, const conclave::Tensor& rows,
-                           conclave::kernels::RowOffsets) override {
-    return conclave::functions::add(tape, rows, rows);
+  conclave::Tensor forward(conclave::Tape& tape, const conclave::ExpertInput& input) override {
+    return conclave::functions::add(tape, input.rows, input.rows);
   }
 };
 const conclave::ExpertRegistration doubling{"doubling", [](const conclave::ExpertOptions& options) {
@@ -33,7 +32,7 @@ int main() {
   fmt::print("x w = {}\ndw = {}\n", y.span<float>(), tape.gradient(w).span<float>());
 
   const Tensor doubled =
-      make_experts("doubling", {.hidden = 2, .ffn = 2, .count = 1, .total = 1})->forward(tape, x, {});
+      make_experts("doubling", {.hidden = 2, .ffn = 2, .count = 1, .total = 1})->forward(tape, {x, {}});
   fmt::print("doubled {}; kinds of experts: {}\n", doubled.span<float>(), expert_kinds());
   return doubled.span<float>()[1] == 4 ? 0 : 1;
 }

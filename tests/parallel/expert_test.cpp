@@ -1,4 +1,6 @@
 #include <catch2/catch.hpp>
+#include <cmath>
+#include <map>
 
 #include "autograd/nn/parameter_set.h"
 #include "parallel/moe/moe_layer.h"
@@ -15,7 +17,8 @@ class ScalingExperts final : public BaseExpert {
       : BaseExpert(options),
         scale_(add_expert_parameter("scale", {options.hidden}, Initializer::normal(1))) {}
 
-  Tensor forward(Tape& tape, const Tensor& rows, kernels::RowOffsets offsets) override {
+  Tensor forward(Tape& tape, const ExpertInput& input) override {
+    const auto& [rows, offsets] = input;
     // diagonal matrices would do, but a look-up of each row's expert is simpler to follow
     const Tensor ids = tape.empty({rows.size(0)}, DType::i32);
     for (Index e = 0; e < options_.count; ++e)
@@ -33,8 +36,8 @@ const ExpertRegistration kScaling{
 
 TEST_CASE("an unknown kind of expert is refused with the list of those there are", "[expert]") {
   CHECK_THROWS_WITH(make_experts("dense", {}),
-                    "no kind of expert is named 'dense'; there are: feed_forward, test_scaling");
-  CHECK(expert_kinds() == std::vector<std::string>{"feed_forward", "test_scaling"});
+                    "no kind of expert is named 'dense'; there are: feed_forward, gated, test_scaling");
+  CHECK(expert_kinds() == std::vector<std::string>{"feed_forward", "gated", "test_scaling"});
 }
 
 TEST_CASE("a kind of expert registered by a user runs in the layer, divided over the ranks", "[expert]") {
@@ -65,6 +68,84 @@ TEST_CASE("a kind of expert registered by a user runs in the layer, divided over
     expected.data<double>()[i] *=
         scales.data<double>()[layer.chosen_experts().data<std::int32_t>()[i / 4] * 4 + i % 4];
   CHECK(distance(y, expected) < 1e-14);
+}
+
+TEST_CASE("gated experts compute down(silu(gate x) * up x)", "[expert]") {
+  constexpr Index kHidden = 4, kFfn = 6;
+  const auto experts = make_experts("gated", {.hidden = kHidden, .ffn = kFfn, .count = 2, .total = 2});
+  CHECK(experts->name() == "gated");
+  CHECK(experts->flops_per_row() == 2 * 3 * kHidden * kFfn);
+  ParameterSet parameters(*experts, DType::f64, 3);
+  std::map<std::string, const double*> weight;
+  for (const Parameter* parameter : parameters.parameters())
+    weight[parameter->name] = parameter->value.data<double>();
+  const Tensor x = random_values({5, kHidden}, 1), expected = Tensor::zeros({5, kHidden}, DType::f64);
+  const Index offsets[] = {0, 2, 5};
+  for (Index row = 0; row < 5; ++row)
+    for (Index f = 0; f < kFfn; ++f) {
+      const Index inner = (row < 2 ? 0 : kFfn) + f;
+      double gate = 0, up = 0;
+      for (Index h = 0; h < kHidden; ++h) {
+        gate += weight["gate.weight"][inner * kHidden + h] * x.data<double>()[row * kHidden + h];
+        up += weight["up.weight"][inner * kHidden + h] * x.data<double>()[row * kHidden + h];
+      }
+      for (Index h = 0; h < kHidden; ++h)
+        expected.data<double>()[row * kHidden + h] +=
+            weight["down.weight"][(row < 2 ? 0 : kHidden * kFfn) + h * kFfn + f] * gate /
+            (1 + std::exp(-gate)) * up;
+    }
+  Arena arena("test");
+  Tape tape(arena, false);
+  CHECK(distance(experts->forward(tape, {x, offsets}), expected) < 1e-14);
+}
+
+TEST_CASE("a kind for all experts, or numbers of several kinds that make up the layer's", "[expert]") {
+  const auto shares = [](const std::string& text) {
+    std::string shown;
+    for (const auto& [kind, count] : expert_shares(text, 8)) shown += std::to_string(count) + kind + ' ';
+    return shown;
+  };
+  CHECK(shares("gated") == "8gated ");
+  CHECK(shares("8 gated") == "8gated ");
+  CHECK(shares(" 6 feed_forward,1  gated , 1 lstm") == "6feed_forward 1gated 1lstm ");
+  CHECK_THROWS_WITH(shares("6 feed_forward, 1 gated"),
+                    "these are 7 experts, and the layer has 8; make them as many, or change either");
+  CHECK_THROWS_WITH(shares("4 gated, 4 gated"), "kind 'gated' is given twice; add the two numbers up");
+  for (const char* text : {"", ",", "gated,", "8 ", "gated 8", "-8 gated", "4 a b, 4 c", "a b"})
+    CHECK_THROWS_WITH(shares(text), Catch::Contains("name one kind for all, or how many of each"));
+  CHECK_THROWS_WITH(shares("9223372036854775807 a, 9223372036854775807 b"), Catch::Contains("cannot be"));
+}
+
+TEST_CASE("experts that fail, or return something else than a row for each, are named", "[expert]") {
+  struct Failing : BaseExpert {
+    using BaseExpert::BaseExpert;
+    Tensor forward(Tape&, const ExpertInput& input) override {
+      if (input.rows.size(0) == 1) throw std::runtime_error("one is none");
+      return input.rows.rows(1, input.rows.size(0));
+    }
+  };
+  const ExpertRegistration failing{"test_failing", [](const ExpertOptions& options) {
+                                     require(options.ffn > 0, "no ffn");
+                                     return std::make_unique<Failing>(options);
+                                   }};
+  const ExpertRegistration nothing{"test_nothing", [](const ExpertOptions&) { return nullptr; }};
+  const auto make = [](const char* kind, Index ffn) {
+    return std::make_unique<MixedExperts>(expert_shares(kind, 1),
+                                          ExpertOptions{.hidden = 2, .ffn = ffn, .count = 1, .total = 1});
+  };
+  CHECK_THROWS_WITH(make("test_failing", 0), "experts of kind 'test_failing' cannot be made: no ffn");
+  CHECK_THROWS_WITH(make("test_nothing", 1),
+                    "experts of kind 'test_nothing' cannot be made: the factory made nothing");
+  const auto experts = make("test_failing", 1);
+  Arena arena("test");
+  Tape tape(arena, false);
+  const auto run = [&](Index rows) {
+    experts->forward(tape, {Tensor::zeros({rows, 2}), std::array{Index{0}, rows}});
+  };
+  CHECK_THROWS_WITH(run(1), "experts of kind 'test_failing': forward: one is none");
+  CHECK_THROWS_WITH(run(3),
+                    "experts of kind 'test_failing': forward returned f32 [2, 2], expected f32 [3, 2], a row "
+                    "for each that came");
 }
 
 TEST_CASE("feed-forward experts have PyTorch's names and layouts", "[expert]") {

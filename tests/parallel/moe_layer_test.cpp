@@ -168,6 +168,46 @@ TEST_CASE("several dispatch rounds give what one round gives", "[moe]") {
   }
 }
 
+TEST_CASE("experts may be of several kinds, of which a rank may have none", "[moe]") {
+  for (const char* kinds : {"6 feed_forward, 2 gated", "1 gated, 7 feed_forward", "8 gated"}) {
+    for (const Index capacity : {0, 4}) {
+      CAPTURE(kinds, capacity);
+      MoeOptions options = small_layer();
+      options.expert = kinds;
+      check_against_one_rank(options, uneven_rows(), DType::f64, {.capacity = capacity});
+      check_against_one_rank(options, test_world().rank() % 2 == 0 ? 0 : 11, DType::f64,
+                             {.capacity = capacity});
+    }
+    MoeOptions options = small_layer();
+    options.expert = kinds;
+    check_against_one_rank(options, uneven_rows(), DType::f64, {.planning = true});
+  }
+}
+
+TEST_CASE("several kinds take part in what a balancer learns of gradients", "[moe]") {
+  MoeOptions options = small_layer();
+  options.expert = "3 gated, 5 feed_forward";
+  const ProcessGrid grid = grid_of(test_world().size());
+  MoeLayer layer(options, grid);
+  ParameterSet parameters(layer, DType::f64, 7);
+  // A gradient says whose it is: expert e's elements are e + 1 each.
+  std::vector<double> expected(8), squares(8);
+  for (Parameter* parameter : parameters.parameters()) {
+    if (!parameter->sharded) continue;
+    const bool gated = parameter->name.starts_with("experts.gated.");
+    CHECK(parameter->global_rows == (gated ? 3 : 5));
+    for (Index i = 0; i < parameter->shape[0]; ++i) {
+      const Index expert = parameter->first_row + i + (gated ? 0 : 3);
+      CHECK(expert / (8 / test_world().size()) == test_world().rank());
+      const Tensor gradient = parameter->slot.gradient.rows(i, i + 1);
+      gradient.fill(static_cast<double>(expert + 1));
+      expected[size_t(expert)] += static_cast<double>(gradient.numel() * (expert + 1) * (expert + 1));
+    }
+  }
+  layer.add_gradient_squares(squares);
+  for (std::size_t e = 0; e < 8; ++e) CHECK(squares[e] == Approx(expected[e]));
+}
+
 TEST_CASE("ranks without tokens take part", "[moe]") {
   const int rank = test_world().rank();
   for (const Index capacity : {0, 3}) {
@@ -211,6 +251,8 @@ TEST_CASE("memory planned under one routing suffices for every other", "[moe]") 
   };
   MoeOptions options = small_layer();
   options.top_k = 1;
+  options.expert = GENERATE("feed_forward", "1 gated, 7 feed_forward", "7 feed_forward, 1 gated");
+  options.shared_experts = 0;
   const ProcessGrid grid = grid_of(test_world().size());
   const Tensor x = random_values({200, kHidden}, 1, DType::f32), dy = random_values(x.shape(), 2, DType::f32);
   for (Index t = 0; t < 200; ++t) x.slice(0, t, t + 1).slice(1, 0, 1).fill(1);

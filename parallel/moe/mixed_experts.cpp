@@ -1,0 +1,154 @@
+#include "parallel/moe/mixed_experts.h"
+
+#include <algorithm>
+#include <charconv>
+#include <numeric>
+#include <string_view>
+
+namespace conclave {
+namespace {
+
+std::string_view trimmed(std::string_view text) {
+  const auto first = text.find_first_not_of(' ');
+  if (first == std::string_view::npos) return {};
+  return text.substr(first, text.find_last_not_of(' ') + 1 - first);
+}
+
+// What one kind makes of its rows.
+Tensor checked_forward(Tape& tape, BaseExpert& experts, const ExpertInput& input) {
+  Tensor y;
+  try {
+    y = experts.forward(tape, input);
+  } catch (const std::exception& error) {
+    fail("experts of kind '{}': forward: {}", experts.name(), error.what());
+  }
+  const Tensor& rows = input.rows;
+  require(y.shape() == rows.shape() && y.dtype() == rows.dtype() && y.contiguous(),
+          "experts of kind '{}': forward returned {} {}{}, expected {} {}, a row for each that came",
+          experts.name(), name_of(y.dtype()), y.shape().to_string(), y.contiguous() ? "" : " (strided)",
+          name_of(rows.dtype()), rows.shape().to_string());
+  return y;
+}
+
+// Offsets that begin with `first`, counted from there.
+kernels::RowOffsets from(Tape& tape, kernels::RowOffsets offsets, Index first) {
+  auto* moved = static_cast<Index*>(tape.arena().allocate(offsets.size_bytes()));
+  std::ranges::transform(offsets, moved, [&](Index offset) { return offset - first; });
+  return {moved, offsets.size()};
+}
+
+// While it lives, the parameters want no gradients.
+class Unwatched {
+ public:
+  explicit Unwatched(const Module& module) : parameters_(module.named_parameters()) {
+    for (const auto& [name, parameter] : parameters_) parameter->value.slot = nullptr;
+  }
+  ~Unwatched() {
+    for (const auto& [name, parameter] : parameters_) parameter->value.slot = &parameter->slot;
+  }
+  Unwatched(const Unwatched&) = delete;
+  Unwatched& operator=(const Unwatched&) = delete;
+
+ private:
+  std::vector<std::pair<std::string, Parameter*>> parameters_;
+};
+
+// What forward, and backward where `recording`, take for `count` rows, all of one expert.
+std::size_t bytes_for(BaseExpert& experts, Index local, Index count, const Tensor& like, bool recording) {
+  const Unwatched unwatched(experts);
+  Arena arena("trial of experts");
+  Tape tape(arena, recording);
+  Tensor rows = arena.zeros({count, like.size(1)}, like.dtype());
+  const std::size_t before = arena.used();
+  if (recording) tape.watch(rows);
+  std::vector<Index> offsets(static_cast<std::size_t>(local) + 1, count);
+  offsets.front() = 0;
+  const Tensor y = checked_forward(tape, experts, {rows, offsets});
+  if (y.slot) tape.backward(y, rows);
+  return arena.peak() - before;
+}
+
+}  // namespace
+
+std::vector<ExpertShare> expert_shares(const std::string& text, Index experts) {
+  constexpr const char* kHow = "name one kind for all, or how many of each: \"6 feed_forward, 2 gated\"";
+  std::vector<ExpertShare> shares;
+  const bool one = text.find_first_of(" ,") == std::string::npos;
+  for (std::size_t begin = 0; begin <= text.size();) {
+    const std::size_t end = std::min(text.find(',', begin), text.size());
+    const std::string_view part = trimmed(std::string_view(text).substr(begin, end - begin));
+    begin = end + 1;
+    Index count = one ? experts : 0;
+    const char* rest = part.data();
+    if (!one) rest = std::from_chars(part.data(), part.data() + part.size(), count).ptr;
+    const std::string_view kind = trimmed({rest, static_cast<std::size_t>(part.data() + part.size() - rest)});
+    require(count > 0 && !kind.empty() && kind.find(' ') == kind.npos && (one || rest[0] == ' '),
+            "\"{}\" is not a number of experts and their kind; {}", part, kHow);
+    require(std::ranges::none_of(shares, [&](const auto& share) { return share.kind == kind; }),
+            "kind '{}' is given twice; add the two numbers up", kind);
+    shares.push_back({std::string(kind), count});
+  }
+  Index sum = 0;
+  for (const auto& [kind, count] : shares)
+    require(!__builtin_add_overflow(sum, count, &sum), "there cannot be {} experts", count);
+  require(sum == experts, "these are {} experts, and the layer has {}; make them as many, or change either",
+          sum, experts);
+  return shares;
+}
+
+MixedExperts::MixedExperts(const std::vector<ExpertShare>& shares, const ExpertOptions& options) {
+  Index before = 0;
+  for (const auto& [name, total] : shares) {
+    ExpertOptions kind = options;
+    const auto within = [&](Index expert) { return std::clamp<Index>(expert - before, 0, total); };
+    kind.first = within(options.first);
+    kind.count = within(options.first + options.count) - kind.first;
+    kind.total = total;
+    kinds_.push_back({make_experts(name, kind), before, total, kind.count});
+    add_module(shares.size() == 1 ? "" : name, *kinds_.back().experts);
+    for (const auto& [_, parameter] : kinds_.back().experts->named_parameters())
+      if (parameter->sharded) parameters_.push_back({parameter, before + parameter->first_row});
+    before += total;
+  }
+  for (Kind& kind : kinds_)
+    if (kind.local > 0) present_.push_back(&kind);
+}
+
+Tensor MixedExperts::forward(Tape& tape, const ExpertInput& input) {
+  const std::size_t before = tape.arena().used();
+  const Tensor y = forward_from(tape, 0, input);
+  if (tape.planning() && present_.size() > 1) {
+    const std::size_t most = most_bytes(tape, input.rows), taken = tape.arena().used() - before;
+    if (most > taken) tape.arena().allocate(most - taken);
+  }
+  return y;
+}
+
+// Of this kind's rows and those of all that follow it.
+Tensor MixedExperts::forward_from(Tape& tape, std::size_t number, const ExpertInput& input) {
+  const Kind& kind = *present_[number];
+  if (number + 1 == present_.size()) return checked_forward(tape, *kind.experts, input);
+  const auto local = static_cast<std::size_t>(kind.local);
+  const Index at = input.offsets[local];
+  const auto [head, tail] = functions::split_rows(tape, input.rows, at);
+  const Tensor first = checked_forward(tape, *kind.experts, {head, input.offsets.first(local + 1)});
+  const Tensor others = forward_from(tape, number + 1, {tail, from(tape, input.offsets.subspan(local), at)});
+  return functions::join_rows(tape, first, others);
+}
+
+// The worst that a routing can do: all rows go to the kind that takes most for them, and the others take what
+// they do for none.
+std::size_t MixedExperts::most_bytes(const Tape& tape, const Tensor& rows) {
+  std::size_t none = 0, most = 0;
+  for (const Kind* kind : present_) {
+    const auto bytes = [&](Index count) {
+      return bytes_for(*kind->experts, kind->local, count, rows, tape.recording());
+    };
+    const std::size_t least = bytes(0), all = bytes(rows.size(0));
+    none += least;
+    most = std::max(most, all - std::min(all, least));
+  }
+  return none + most;
+}
+
+}  // namespace conclave
