@@ -101,6 +101,8 @@ int main(int argc, char** argv) {
       ->required();
   predict_command->add_option("texts", predict.texts, "Texts; none: lines of standard input");
   predict_command->add_option("--top", predict.top, "How many classes to list")->check(CLI::PositiveNumber);
+  predict_command->add_option("--set", predict.overrides, "Other plug-ins: run.plugins=libmine.so")
+      ->allow_extra_args(false);
 
   commands::InspectArguments inspect;
   auto* inspect_command =

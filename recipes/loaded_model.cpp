@@ -5,6 +5,7 @@
 
 #include "parallel/checkpoint/checkpoint_reader.h"
 #include "recipes/model_state.h"
+#include "recipes/plugins.h"
 
 namespace conclave {
 namespace {
@@ -22,10 +23,15 @@ std::string find_checkpoint(const std::string& path) {
   return *newest;
 }
 
-LoadedModel::LoadedModel(const std::string& checkpoint, const ProcessGrid& grid)
+LoadedModel::LoadedModel(const std::string& checkpoint, const ProcessGrid& grid,
+                         const std::vector<std::string>& overrides)
     : tokenizer_(tokenizer_of(CheckpointReader(checkpoint))) {
   const CheckpointReader reader(checkpoint, grid.world());
-  recipe_ = parse_recipe(reader.state().recipe, checkpoint + ":/state/recipe");
+  const std::string name = checkpoint + ":/state/recipe";
+  recipe_ = parse_recipe(reader.state().recipe, name);
+  Recipe changed = parse_recipe(reader.state().recipe, name, overrides);
+  load_plugins(changed, checkpoint);
+  recipe_.run.plugins = changed.run.plugins;
   const auto metadata = nlohmann::json::parse(reader.state().metadata);
   class_names_ = metadata.at("class_names").get<std::vector<std::string>>();
   step_ = reader.state().step;

@@ -20,7 +20,9 @@ std::string find_checkpoint(const std::string& path);
 class LoadedModel {
  public:
   /// Collective. Throws Error where the checkpoint is damaged, or was made by a model of another shape.
-  LoadedModel(const std::string& checkpoint, const ProcessGrid& grid);
+  /// Its plug-ins are loaded; of `overrides` ("run.plugins=..."), only these are heeded.
+  LoadedModel(const std::string& checkpoint, const ProcessGrid& grid,
+              const std::vector<std::string>& overrides);
 
   const Recipe& recipe() const { return recipe_; }
   const Tokenizer& tokenizer() const { return tokenizer_; }

@@ -82,7 +82,9 @@ std::string what_came(const toml::node& node) {
     return fmt::format("the float {}", toml_value(number->get()));
   if (const auto* flag = node.as_boolean()) return fmt::format("the boolean {}", flag->get());
   if (node.is_table()) return "a table";
-  if (node.is_array()) return "an array";
+  if (const auto* array = node.as_array())
+    return !array->empty() && array->is_homogeneous(toml::node_type::string) ? "an array of strings"
+                                                                             : "an array";
   return "a date or time";
 }
 
@@ -90,6 +92,8 @@ const char* type_name(const std::int64_t&) { return "an integer"; }
 const char* type_name(const double&) { return "a number"; }
 const char* type_name(const bool&) { return "true or false"; }
 const char* type_name(const std::string&) { return "a string"; }
+
+const char* type_name(const std::vector<std::string>&) { return "an array of strings"; }
 
 /// Whether `node` is of the member's type, which then takes its value. An integer is also a number.
 template <class T>
@@ -100,9 +104,17 @@ bool assign(T& member, const toml::node& node) {
       return true;
     }
   }
-  const auto* value = node.as<T>();
-  if (value) member = value->get();
-  return value != nullptr;
+  if constexpr (std::same_as<T, std::vector<std::string>>) {
+    const auto* array = node.as_array();
+    if (!array || !(array->empty() || array->is_homogeneous(toml::node_type::string))) return false;
+    member.clear();
+    for (const auto& element : *array) member.push_back(element.as_string()->get());
+    return true;
+  } else {
+    const auto* value = node.as<T>();
+    if (value) member = value->get();
+    return value != nullptr;
+  }
 }
 
 /// One reading of one file: fills `recipe`, gathers mistakes.
@@ -192,14 +204,22 @@ std::string_view trimmed(std::string_view text) {
   return text.substr(first, text.find_last_not_of(kBlank) + 1 - first);
 }
 
-/// The value behind `--set key=`: TOML, except that a string's quotes may be left out.
-std::optional<toml::table> parse_value(std::string_view text, bool string) {
-  const bool quoted = !text.empty() && (text.front() == '"' || text.front() == '\'');
-  if (text.size() > kMostBytes || std::ranges::count(text, '.') > kMostDots ||
-      text.find_first_of("\r\n") != std::string_view::npos)
+/// The value behind `--set key=`: TOML, except that a string's quotes may be left out, and the brackets of an
+/// array of one. `wanted` has the type.
+template <class T>
+std::optional<toml::table> parse_value(std::string_view given, const T& /*wanted*/) {
+  constexpr bool kArray = std::same_as<T, std::vector<std::string>>;
+  constexpr bool kString = std::same_as<T, std::string> || kArray;
+  const bool quoted = !given.empty() && (given.front() == '"' || given.front() == '\'');
+  const bool listed = given.empty() || given.front() == '[';
+  if (given.size() > kMostBytes || std::ranges::count(given, '.') > kMostDots ||
+      given.find_first_of("\r\n") != std::string_view::npos)
     return std::nullopt;
+  std::string text(given);
+  if (kString && !quoted && !(kArray && listed)) text = toml_value(given);
+  if (kArray && !listed) text = '[' + text + ']';
   try {
-    return toml::parse(fmt::format("value = {}", string && !quoted ? toml_value(text) : std::string(text)));
+    return toml::parse("value = " + text);
   } catch (const toml::parse_error&) {
     return std::nullopt;
   }
@@ -214,19 +234,19 @@ void apply_override(Recipe& recipe, const std::string& text) {
   const std::string_view value = trimmed(std::string_view(text).substr(equals + 1));
 
   bool known = false;
-  recipe_fields::for_each_field(recipe, [&](std::string_view table, std::string_view field, auto& member,
-                                            auto, auto&) {
-    if (full_key(table, field) != key) return;
-    known = true;
-    const auto parsed = parse_value(value, std::same_as<std::remove_cvref_t<decltype(member)>, std::string>);
-    const toml::node* node = parsed ? parsed->get("value") : nullptr;
-    if (!node || !assign(member, *node))
-      throw RecipeError(fmt::format("{}: {}: expected {}, got {}", where, key, type_name(member),
-                                    node            ? what_came(*node)
-                                    : value.empty() ? std::string("nothing")
-                                                    : readable(value)));
-    recipe.origin.insert_or_assign(std::string(key), where);
-  });
+  recipe_fields::for_each_field(
+      recipe, [&](std::string_view table, std::string_view field, auto& member, auto, auto&) {
+        if (full_key(table, field) != key) return;
+        known = true;
+        const auto parsed = parse_value(value, member);
+        const toml::node* node = parsed ? parsed->get("value") : nullptr;
+        if (!node || !assign(member, *node))
+          throw RecipeError(fmt::format("{}: {}: expected {}, got {}", where, key, type_name(member),
+                                        node            ? what_came(*node)
+                                        : value.empty() ? std::string("nothing")
+                                                        : readable(value)));
+        recipe.origin.insert_or_assign(std::string(key), where);
+      });
   if (known) return;
   const auto dot = key.find('.');
   if (!key_names(key).empty())

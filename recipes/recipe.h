@@ -19,6 +19,7 @@ struct RunRecipe {
   std::int64_t seed = 1;
   std::int64_t threads = 0;
   std::int64_t log_every = 10;
+  std::vector<std::string> plugins;
 };
 
 struct DataRecipe {

@@ -6,6 +6,7 @@
 #include <numeric>
 #include <tuple>
 
+#include "parallel/moe/mixed_experts.h"
 #include "recipes/recipe.h"
 #include "recipes/recipe_fields.h"
 #include "recipes/recipe_text.h"
@@ -61,6 +62,10 @@ class Checker {
     unless(rule.allowed.empty() || std::ranges::find(rule.allowed, value) != rule.allowed.end(), {key},
            "{} = {}: must be one of {}; the nearest is {}", key, readable_value(value), joined(rule.allowed),
            nearest(readable(value), rule.allowed));
+  }
+
+  void limits(const std::string& key, const std::vector<std::string>& values, const Rule& rule) {
+    for (const std::string& value : values) limits(key, value, rule);
   }
 
  private:
@@ -136,6 +141,12 @@ void check_recipe(const Recipe& recipe, const std::string& name) {
   check.unless(moe.top_k <= moe.experts, {"moe.top_k", "moe.experts"},
                "{} is more than {}; moe.top_k may be 1 to {}", check.shown("moe.top_k", moe.top_k),
                check.shown("moe.experts", moe.experts), moe.experts);
+  try {
+    expert_shares(moe.expert, moe.experts);
+  } catch (const Error& error) {
+    check.unless(false, {"moe.expert", "moe.experts"}, "{}, {}: {}", check.shown("moe.expert", moe.expert),
+                 check.shown("moe.experts", moe.experts), error.what());
+  }
   check.unless(moe.k_min <= moe.top_k, {"moe.k_min", "moe.top_k"},
                "{} is more than {}; moe.k_min may be 1 to {}", check.shown("moe.k_min", moe.k_min),
                check.shown("moe.top_k", moe.top_k), moe.top_k);

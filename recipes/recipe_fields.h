@@ -14,7 +14,8 @@
 
 namespace conclave::recipe_fields {
 
-/// What a value may be: numbers within [least, most], strings among `allowed` (any, where that is empty).
+/// What a value may be: numbers within [least, most], strings among `allowed` (any, where that is empty); of
+/// an array, each of its strings.
 struct Rule {
   double least = -std::numeric_limits<double>::infinity();
   double most = std::numeric_limits<double>::infinity();
@@ -42,6 +43,11 @@ void fields(R& run, Visitor&& field) {
   field("threads", run.threads, "CPU threads per rank; 0 divides a machine's cores among its ranks",
         between(0, 1024));
   field("log_every", run.log_every, "Steps between two lines of the log and of the metrics", between(1, 1e9));
+  field("plugins", run.plugins,
+        "Shared libraries with kinds of experts of your own; relative paths are looked up beside the recipe, "
+        "then "
+        "in the working directory",
+        not_empty());
 }
 
 template <Either<DataRecipe> R, class Visitor>
@@ -133,7 +139,11 @@ void fields(R& moe, Visitor&& field) {
         between(1, 64));
   field("shared_experts", moe.shared_experts, "Experts that every token passes besides the routed ones",
         between(0, 64));
-  field("expert", moe.expert, "Registered kind of expert", not_empty());
+  field("expert", moe.expert,
+        "Kind of all experts: feed_forward, gated or a plug-in's; or how many are of each, in the order of "
+        "their "
+        "numbers: \"6 feed_forward, 2 gated\"",
+        not_empty());
   field("balancer", moe.balancer,
         "What evens the experts' loads: nothing, a loss term, a routing bias that follows the loads, or "
         "gradient normalization",

@@ -42,6 +42,12 @@ std::string toml_value(double value) {
 
 std::string toml_value(std::string_view value) { return '"' + escaped(value) + '"'; }
 
+std::string toml_value(const std::vector<std::string>& values) {
+  std::string text;
+  for (const std::string& value : values) text += (text.empty() ? "" : ", ") + toml_value(value);
+  return '[' + text + ']';
+}
+
 std::string readable(std::string_view text) {
   constexpr std::size_t kMost = 80;
   if (text.size() <= kMost) return escaped(text);

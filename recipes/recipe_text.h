@@ -15,6 +15,7 @@ std::string toml_value(double value);
 std::string toml_value(bool value);
 std::string toml_value(std::string_view value);
 inline std::string toml_value(const std::string& value) { return toml_value(std::string_view(value)); }
+std::string toml_value(const std::vector<std::string>& values);
 inline std::string toml_value(const char* value) = delete;  // would become a bool
 
 /// `text` fit for a terminal: control characters escaped, at most 80 characters.

@@ -7,7 +7,7 @@ namespace conclave {
 SplitEvaluation::SplitEvaluation(const std::string& checkpoint, const std::string& split,
                                  const std::vector<std::string>& overrides, const ProcessGrid& grid)
     : checkpoint_(find_checkpoint(checkpoint)),
-      loaded_(checkpoint_, grid),
+      loaded_(checkpoint_, grid, overrides),
       recipe_(parse_recipe(to_toml(loaded_.recipe()), checkpoint, overrides)) {
   TextDataset data = read_texts(recipe_.data);
   require(data.class_names == loaded_.class_names(),

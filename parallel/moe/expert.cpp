@@ -64,6 +64,11 @@ Registry<ExpertFactory>& registry() {
   return kinds;
 }
 
+std::string describe(const std::string& name) {
+  const std::string& plugin = registry().find(name).plugin;
+  return fmt::format("experts of kind '{}'{}", name, plugin.empty() ? "" : " (of " + plugin + ")");
+}
+
 }  // namespace
 
 Parameter& BaseExpert::add_expert_parameter(std::string name, Shape per_expert, Initializer initializer,
@@ -85,22 +90,26 @@ double BaseExpert::flops_per_row() const {
   return 2 * multiplications;
 }
 
-ExpertRegistration::ExpertRegistration(const std::string& name, ExpertFactory factory) {
-  registry().add(name, std::move(factory));
+std::string BaseExpert::described() const { return describe(name()); }
+
+ExpertRegistration::ExpertRegistration(const std::string& name, ExpertFactory factory, const char*) {
+  register_kind([=](const std::string& plugin) { registry().add(name, factory, plugin); });
 }
+
+void expect_expert_kind(const std::string& name) { registry().find(name); }
 
 std::vector<std::string> expert_kinds() { return registry().names(); }
 
 std::unique_ptr<BaseExpert> make_experts(const std::string& name, ExpertOptions options) {
   options.name = name;
-  const ExpertFactory& factory = registry().find(name);
+  const ExpertFactory& factory = registry().find(name).factory;
   std::unique_ptr<BaseExpert> made;
   try {
     made = factory(options);
   } catch (const std::exception& error) {
-    fail("experts of kind '{}' cannot be made: {}", name, error.what());
+    fail("{} cannot be made: {}", describe(name), error.what());
   }
-  require(made != nullptr, "experts of kind '{}' cannot be made: the factory made nothing", name);
+  require(made != nullptr, "{} cannot be made: the factory made nothing", describe(name));
   return made;
 }
 

@@ -3,7 +3,7 @@
 // registration:
 //
 //   struct MyExperts : BaseExpert { ... };
-//   CONCLAVE_REGISTER_EXPERT("mine", MyExperts)
+//   CONCLAVE_REGISTER_EXPERT("mine", MyExperts);
 #pragma once
 
 #include <functional>
@@ -13,6 +13,7 @@
 
 #include "autograd/functions/functions.h"
 #include "autograd/nn/module.h"
+#include "parallel/moe/plugin.h"
 
 namespace conclave {
 
@@ -44,6 +45,8 @@ class BaseExpert : public Module {
   virtual double flops_per_row() const;
 
   const std::string& name() const { return options_.name; }
+  /// The name in messages: "experts of kind 'lstm' (of libmedical.so)".
+  std::string described() const;
 
  protected:
   /// A parameter with one slice per expert: [experts on this rank, ...], sharded along dimension 0.
@@ -60,11 +63,22 @@ using ExpertFactory = std::function<std::unique_ptr<BaseExpert>(const ExpertOpti
 ///   feed_forward  down(gelu(up x)), with biases
 ///   gated         down(silu(gate x) * up x), without (SwiGLU; Shazeer 2020, eq. 6)
 struct ExpertRegistration {
-  ExpertRegistration(const std::string& name, ExpertFactory factory);
+  /// `mark` is for nothing but that a plug-in which registers something has it.
+  ExpertRegistration(const std::string& name, ExpertFactory factory, const char* mark = conclave_plugin_abi);
 };
+
+/// At namespace scope: CONCLAVE_REGISTER_EXPERT("mine", MyExperts); for `struct MyExperts : BaseExpert`.
+#define CONCLAVE_REGISTER_EXPERT(name, Experts)                                                     \
+  static const ::conclave::ExpertRegistration CONCLAVE_UNIQUE_NAME(conclave_expert_) {              \
+    name, [](const ::conclave::ExpertOptions& options) -> std::unique_ptr<::conclave::BaseExpert> { \
+      return std::make_unique<Experts>(options);                                                    \
+    }                                                                                               \
+  }
 
 /// Throws Error, listing the kinds there are, on an unknown name; `options.name` becomes `name`.
 std::unique_ptr<BaseExpert> make_experts(const std::string& name, ExpertOptions options);
 std::vector<std::string> expert_kinds();
+/// Throws that Error.
+void expect_expert_kind(const std::string& name);
 
 }  // namespace conclave

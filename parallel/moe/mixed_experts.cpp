@@ -20,14 +20,13 @@ Tensor checked_forward(Tape& tape, BaseExpert& experts, const ExpertInput& input
   try {
     y = experts.forward(tape, input);
   } catch (const std::exception& error) {
-    fail("experts of kind '{}': forward: {}", experts.name(), error.what());
+    fail("{}: forward: {}", experts.described(), error.what());
   }
   const Tensor& rows = input.rows;
-  require(y.shape() == rows.shape() && y.dtype() == rows.dtype() && y.contiguous(),
-          "experts of kind '{}': forward returned {} {}{}, expected {} {}, a row for each that came",
-          experts.name(), name_of(y.dtype()), y.shape().to_string(), y.contiguous() ? "" : " (strided)",
-          name_of(rows.dtype()), rows.shape().to_string());
-  return y;
+  if (y.shape() == rows.shape() && y.dtype() == rows.dtype() && y.contiguous()) return y;
+  fail("{}: forward returned {} {}{}, expected {} {}, a row for each that came", experts.described(),
+       name_of(y.dtype()), y.shape().to_string(), y.contiguous() ? "" : " (strided)", name_of(rows.dtype()),
+       rows.shape().to_string());
 }
 
 // Offsets that begin with `first`, counted from there.

@@ -15,27 +15,43 @@ template <class Factory>
 class Registry {
  public:
   /// `what` names the things in messages ("router").
-  Registry(const char* what, std::map<std::string, Factory> kinds) : what_(what), kinds_(std::move(kinds)) {}
+  Registry(const char* what, std::map<std::string, Factory> kinds) : what_(what) {
+    for (auto& [name, factory] : kinds) kinds_[name] = {std::move(factory), {}};
+  }
 
-  void add(const std::string& name, Factory factory) { kinds_[name] = std::move(factory); }
+  struct Kind {
+    Factory factory;
+    std::string plugin;  ///< that brought it; "" for the program's own
+  };
 
-  /// Throws Error, listing the kinds there are, on an unknown name.
-  const Factory& find(const std::string& name) const {
+  /// A later kind of the program's own replaces an earlier one; one of a plug-in's throws Error.
+  void add(const std::string& name, Factory factory, const std::string& plugin) {
     const auto found = kinds_.find(name);
-    require(found != kinds_.end(), "no kind of {} is named '{}'; there are: {}", what_, name,
-            fmt::join(names(), ", "));
-    return found->second;
+    if (!plugin.empty() && found != kinds_.end())
+      fail("there is a kind of {} named '{}' already, {}; give it another name", what_, name,
+           found->second.plugin.empty() ? "of the program's own" : "of " + found->second.plugin);
+    kinds_[name] = {std::move(factory), plugin};
+  }
+
+  /// Throws Error, listing the kinds there are, and of which plug-in, on an unknown name.
+  const Kind& find(const std::string& name) const {
+    const auto found = kinds_.find(name);
+    if (found != kinds_.end()) return found->second;
+    std::vector<std::string> all;
+    for (const auto& [kind, entry] : kinds_)
+      all.push_back(entry.plugin.empty() ? kind : fmt::format("{} (of {})", kind, entry.plugin));
+    fail("no kind of {} is named '{}'; there are: {}", what_, name, fmt::join(all, ", "));
   }
 
   std::vector<std::string> names() const {
     std::vector<std::string> names;
-    for (const auto& [name, factory] : kinds_) names.push_back(name);
+    for (const auto& [name, kind] : kinds_) names.push_back(name);
     return names;
   }
 
  private:
   const char* what_;
-  std::map<std::string, Factory> kinds_;
+  std::map<std::string, Kind> kinds_;
 };
 
 }  // namespace conclave

@@ -154,14 +154,14 @@ Tensor Router::operator()(Tape& tape, ForwardContext& context, const Tensor& x, 
   return functions::embedding(tape, sequence_of, decisions);
 }
 
-RouterRegistration::RouterRegistration(const std::string& name, RouterFactory factory) {
-  registry().add(name, std::move(factory));
+RouterRegistration::RouterRegistration(const std::string& name, RouterFactory factory, const char*) {
+  register_kind([=](const std::string& plugin) { registry().add(name, factory, plugin); });
 }
 
 std::vector<std::string> router_kinds() { return registry().names(); }
 
 std::unique_ptr<Router> make_router(const std::string& name, const RouterOptions& options) {
-  return registry().find(name)(options);
+  return registry().find(name).factory(options);
 }
 
 }  // namespace conclave

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "autograd/nn/layers.h"
+#include "parallel/moe/plugin.h"
 #include "parallel/moe/route_cache.h"
 
 namespace conclave {
@@ -54,8 +55,16 @@ using RouterFactory = std::function<std::unique_ptr<Router>(const RouterOptions&
 ///   attention        self-attention over the sequence, the mean over it, W: one decision per sequence
 ///   attention_token  the same without the mean
 struct RouterRegistration {
-  RouterRegistration(const std::string& name, RouterFactory factory);
+  RouterRegistration(const std::string& name, RouterFactory factory, const char* mark = conclave_plugin_abi);
 };
+
+/// At namespace scope: CONCLAVE_REGISTER_ROUTER("mine", MyRouter); for `struct MyRouter : Router`.
+#define CONCLAVE_REGISTER_ROUTER(name, Kind)                                                    \
+  static const ::conclave::RouterRegistration CONCLAVE_UNIQUE_NAME(conclave_router_) {          \
+    name, [](const ::conclave::RouterOptions& options) -> std::unique_ptr<::conclave::Router> { \
+      return std::make_unique<Kind>(options);                                                   \
+    }                                                                                           \
+  }
 
 /// Throws Error, listing the kinds there are, on an unknown name.
 std::unique_ptr<Router> make_router(const std::string& name, const RouterOptions& options);

@@ -37,6 +37,7 @@ struct PredictArguments {
   std::string checkpoint;
   std::vector<std::string> texts;  ///< none: one per line of standard input
   std::int64_t top = 3;
+  std::vector<std::string> overrides;
 };
 int predict(const PredictArguments& arguments, const Surroundings& surroundings, const MpiSession& session);
 

@@ -35,7 +35,7 @@ int predict(const PredictArguments& arguments, const Surroundings& surroundings,
   auto world = session.world();
   set_threads(0, surroundings, *world);
   const ProcessGrid grid(std::move(world), 0);
-  LoadedModel loaded(find_checkpoint(arguments.checkpoint), grid);
+  LoadedModel loaded(find_checkpoint(arguments.checkpoint), grid, arguments.overrides);
   Predictor predictor(loaded, grid);
   const auto answer = [&](const std::vector<std::string>& texts) {
     for (const Prediction& prediction : predictor.predict(texts))

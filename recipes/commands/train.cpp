@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "recipes/commands/commands.h"
+#include "recipes/plugins.h"
 #include "recipes/trainer.h"
 
 namespace conclave::commands {
@@ -23,8 +24,9 @@ void set_threads(std::int64_t requested, const Surroundings& surroundings, Commu
 
 int train(const TrainArguments& arguments, const Surroundings& surroundings, const MpiSession& session) {
   auto world = session.world();
-  const Recipe recipe = read_recipe(arguments.recipe, arguments.overrides);
+  Recipe recipe = read_recipe(arguments.recipe, arguments.overrides);
   check_expert_parallel(recipe, arguments.recipe, world->size());
+  load_plugins(recipe, arguments.recipe);
   set_threads(recipe.run.threads, surroundings, *world);
   const ProcessGrid grid(std::move(world), static_cast<int>(recipe.parallel.expert_parallel));
   Trainer trainer(recipe, grid,

@@ -1,4 +1,5 @@
 # find_package(Conclave): the targets Conclave::core, ::autograd, ::data, ::parallel, ::recipes (one library per
-# folder), and Conclave::conclave, which is all of them.
+# folder), Conclave::conclave, which is all of them,
+# and Conclave::plugin, which is the headers alone, for a plug-in.
 include(${CMAKE_CURRENT_LIST_DIR}/ConclaveDependencies.cmake)
 include(${CMAKE_CURRENT_LIST_DIR}/ConclaveTargets.cmake)

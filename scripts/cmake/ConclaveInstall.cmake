@@ -8,6 +8,19 @@ set_target_properties(conclave_all PROPERTIES EXPORT_NAME conclave)
 target_link_libraries(conclave_all INTERFACE conclave_recipes)  # which stands on all others
 install(TARGETS conclave_all EXPORT ConclaveTargets)
 
+# For plug-ins, which run.plugins names in a recipe:
+#   add_library(mine MODULE mine.cpp)
+#   target_link_libraries(mine PRIVATE Conclave::plugin)
+# Headers and no libraries: what they declare is in the program.
+add_library(conclave_plugin INTERFACE)
+add_library(Conclave::plugin ALIAS conclave_plugin)
+set_target_properties(conclave_plugin PROPERTIES EXPORT_NAME plugin)
+target_compile_features(conclave_plugin INTERFACE cxx_std_20)
+target_include_directories(conclave_plugin INTERFACE
+  $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}/conclave>
+  $<TARGET_PROPERTY:fmt::fmt,INTERFACE_INCLUDE_DIRECTORIES>)
+install(TARGETS conclave_plugin EXPORT ConclaveTargets)
+
 set(package ${CMAKE_INSTALL_LIBDIR}/cmake/Conclave)
 install(EXPORT ConclaveTargets NAMESPACE Conclave:: DESTINATION ${package})
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/ConclaveConfigVersion.cmake COMPATIBILITY SameMinorVersion)

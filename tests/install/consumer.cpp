@@ -14,9 +14,7 @@ struct DoublingExperts : conclave::BaseExpert {
     return conclave::functions::add(tape, input.rows, input.rows);
   }
 };
-const conclave::ExpertRegistration doubling{"doubling", [](const conclave::ExpertOptions& options) {
-                                              return std::make_unique<DoublingExperts>(options);
-                                            }};
+CONCLAVE_REGISTER_EXPERT("doubling", DoublingExperts);
 
 }  // namespace
 

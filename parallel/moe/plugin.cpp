@@ -1,0 +1,119 @@
+#include "parallel/moe/plugin.h"
+
+#include <cxxabi.h>
+#include <dlfcn.h>
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <memory>
+#include <set>
+#include <string_view>
+#include <vector>
+
+#include "core/error.h"
+
+namespace conclave {
+namespace {
+
+using Registrations = std::vector<std::function<void(const std::string&)>>;
+
+// Those of the plug-in that is being loaded; null while none is.
+Registrations*& waiting() {
+  static Registrations* registrations = nullptr;
+  return registrations;
+}
+
+std::string read_file(const std::string& path) {
+  errno = 0;
+  std::ifstream file(path, std::ios::binary);
+  require(file.good() && std::filesystem::is_regular_file(path), "{}: cannot be read: {}", path,
+          errno ? std::strerror(errno) : "it is no file");
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+void check_mark(const std::string& path) {
+  const std::string own = conclave_plugin_abi, begin = own.substr(0, own.find("ABI") + 3);
+  const std::string file = read_file(path);
+  require(file.starts_with("\177ELF"), "{}: is not a shared library; give the .so that a plug-in is built to",
+          path);
+  const auto at = file.find(begin);
+  require(at != std::string::npos,
+          "{}: is not a plug-in of Conclave's, it has no symbol conclave_plugin_abi; it needs a "
+          "CONCLAVE_REGISTER_EXPERT(...) of parallel/moe/expert.h",
+          path);
+  const std::string_view mark(file.c_str() + at);  // ends with its string
+  require(
+      mark == own,
+      "{}: was compiled for another Conclave: it has \"{}\", this program \"{}\"; compile it anew, with the "
+      "program's compiler and against its installed headers",
+      path, mark.substr(0, 2 * own.size()), own);
+}
+
+// "/x.so: undefined symbol: _ZN8conclave5ArenaE" -> "undefined symbol: conclave::Arena"
+std::string readable(const std::string& path, std::string problem) {
+  if (problem.starts_with(path + ": ")) problem.erase(0, path.size() + 2);
+  const auto symbol = problem.rfind(" _Z");
+  if (symbol == std::string::npos) return problem;
+  int status = 0;
+  const std::unique_ptr<char, void (*)(void*)> name(
+      abi::__cxa_demangle(problem.c_str() + symbol + 1, nullptr, nullptr, &status), std::free);
+  return name ? problem.substr(0, symbol + 1) + name.get() : problem;
+}
+
+void open(const std::string& path) {
+  // Declared not to throw, it does where a static object's constructor does.
+  void* (*const volatile open)(const char*, int) = dlopen;
+  void* library = nullptr;
+  try {
+    library = open(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  } catch (const std::exception& error) {
+    fail("{}: a static object of it cannot be constructed: {}", path, error.what());
+  } catch (...) {
+    fail("{}: a static object of it cannot be constructed: it throws no std::exception", path);
+  }
+  if (library) return;
+  const std::string problem = readable(path, dlerror());
+  if (problem.find("undefined symbol") != std::string::npos)
+    fail("{}: {}: neither the program nor a library that the plug-in is linked with has it", path, problem);
+  fail("{}: cannot be loaded: {}", path, problem);
+}
+
+}  // namespace
+
+void register_kind(std::function<void(const std::string& plugin)> add) {
+  if (waiting())
+    waiting()->push_back(std::move(add));
+  else
+    add("");
+}
+
+void load_plugin(const std::string& path) {
+  static std::set<std::string> loaded;
+  std::error_code error;
+  const std::string file = std::filesystem::canonical(path, error).string();
+  require(!error, "{}: {}", path, error.message());
+  if (loaded.contains(file)) return;
+  check_mark(file);
+  Registrations registrations;
+  waiting() = &registrations;
+  try {
+    open(file);
+  } catch (...) {
+    waiting() = nullptr;
+    throw;
+  }
+  waiting() = nullptr;
+  require(!registrations.empty(),
+          "{}: registers nothing; has the library this file is of been loaded before?", path);
+  try {
+    for (const auto& add : registrations) add(std::filesystem::path(file).filename().string());
+  } catch (const Error& problem) {
+    fail("{}: {}", path, problem.what());
+  }
+  loaded.insert(file);
+}
+
+}  // namespace conclave

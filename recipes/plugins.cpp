@@ -1,0 +1,49 @@
+#include "recipes/plugins.h"
+
+#include <fmt/ranges.h>
+
+#include <filesystem>
+
+#include "parallel/moe/mixed_experts.h"
+#include "parallel/moe/plugin.h"
+
+namespace conclave {
+namespace {
+
+std::string find_plugin(const std::filesystem::path& path, const std::filesystem::path& folder) {
+  std::vector<std::string> tried;
+  for (const auto& place : {folder / path, path, folder / path.filename(), path.filename()}) {
+    std::error_code error;
+    const auto absolute = std::filesystem::absolute(place, error).lexically_normal();
+    if (std::filesystem::exists(absolute, error)) return absolute.string();
+    if (std::ranges::find(tried, absolute.string()) == tried.end()) tried.push_back(absolute.string());
+  }
+  fail("no such file; looked for {}; say where it is, as in --set run.plugins=/path/to/{}",
+       fmt::join(tried, ", "), path.filename().string());
+}
+
+}  // namespace
+
+void load_plugins(Recipe& recipe, const std::string& file) {
+  const auto place = [&](const std::string& key) {
+    const auto found = recipe.origin.find(key);
+    return fmt::format("{}: {}", found == recipe.origin.end() ? file : found->second, key);
+  };
+  for (std::string& plugin : recipe.run.plugins) {
+    const std::string given = plugin;
+    try {
+      plugin = find_plugin(given, std::filesystem::path(file).parent_path());
+      load_plugin(plugin);
+    } catch (const std::exception& error) {
+      fail("{}: \"{}\": {}", place("run.plugins"), given, error.what());
+    }
+  }
+  for (const auto& [kind, count] : expert_shares(recipe.moe.expert, recipe.moe.experts)) try {
+      expect_expert_kind(kind);
+    } catch (const Error& error) {
+      throw RecipeError(fmt::format("{}: {}; name one of these, or in run.plugins the plug-in that brings it",
+                                    place("moe.expert"), error.what()));
+    }
+}
+
+}  // namespace conclave
