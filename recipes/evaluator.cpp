@@ -85,6 +85,9 @@ Evaluation Evaluator::run(const BatchVisitor& visit) {
   std::vector<Index> batch_load(layers.size() * experts);
   double utilization_sum = 0, batches = 0;
 
+  for (const auto& [name, layer] : layers)
+    if (layer->route_cache()) layer->route_cache()->reset_statistics();
+
   // [loss sum, sequences, tokens, then per class: true positives, false positives, false negatives]
   std::vector<double> sums(3 + 3 * classes);
   for (DataPosition position; position.epoch == 0; position = batch_.next) {
@@ -137,6 +140,15 @@ Evaluation Evaluator::run(const BatchVisitor& visit) {
     if (visit) visit(batch_, chosen_experts);
   }
 
+  double looked_up[2] = {};  // found, and in all
+  for (const auto& [name, layer] : layers) {
+    if (!layer->route_cache()) continue;
+    const RouteCacheStatistics statistics = layer->route_cache()->statistics();
+    looked_up[0] += static_cast<double>(statistics.hits);
+    looked_up[1] += static_cast<double>(statistics.hits + statistics.misses);
+  }
+  world.all_reduce(Tensor::borrow(looked_up, {2}, DType::f64));
+  if (looked_up[1] > 0) result.route_hit_rate = looked_up[0] / looked_up[1];
   world.all_reduce(Tensor::borrow(sums.data(), {static_cast<Index>(sums.size())}, DType::f64));
   for (auto& table : result.expert_classes)
     world.all_reduce(Tensor::borrow(table.data(), {static_cast<Index>(table.size())}, DType::i64));

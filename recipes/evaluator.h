@@ -26,7 +26,9 @@ struct Evaluation {
   std::vector<Index>
       experts_per_token;  ///< [top_k + 1]: tokens that went to so many experts, over all MoE layers
 
-  /// Mean of the above; 0 without MoE layers.
+  double route_hit_rate = 0;  ///< of the routing caches, over all layers and ranks; 0 without
+
+  /// Mean of experts_per_token; 0 without MoE layers.
   double mean_experts() const;
 };
 

@@ -27,11 +27,8 @@ LoadedModel::LoadedModel(const std::string& checkpoint, const ProcessGrid& grid,
                          const std::vector<std::string>& overrides)
     : tokenizer_(tokenizer_of(CheckpointReader(checkpoint))) {
   const CheckpointReader reader(checkpoint, grid.world());
-  const std::string name = checkpoint + ":/state/recipe";
-  recipe_ = parse_recipe(reader.state().recipe, name);
-  Recipe changed = parse_recipe(reader.state().recipe, name, overrides);
-  load_plugins(changed, checkpoint);
-  recipe_.run.plugins = changed.run.plugins;
+  recipe_ = parse_recipe(reader.state().recipe, checkpoint + ":/state/recipe", overrides);
+  load_plugins(recipe_, checkpoint);
   const auto metadata = nlohmann::json::parse(reader.state().metadata);
   class_names_ = metadata.at("class_names").get<std::vector<std::string>>();
   step_ = reader.state().step;

@@ -6,19 +6,18 @@ namespace conclave {
 
 SplitEvaluation::SplitEvaluation(const std::string& checkpoint, const std::string& split,
                                  const std::vector<std::string>& overrides, const ProcessGrid& grid)
-    : checkpoint_(find_checkpoint(checkpoint)),
-      loaded_(checkpoint_, grid, overrides),
-      recipe_(parse_recipe(to_toml(loaded_.recipe()), checkpoint, overrides)) {
-  TextDataset data = read_texts(recipe_.data);
+    : checkpoint_(find_checkpoint(checkpoint)), loaded_(checkpoint_, grid, overrides) {
+  const Recipe& recipe = loaded_.recipe();
+  TextDataset data = read_texts(recipe.data);
   require(data.class_names == loaded_.class_names(),
           "the data has other classes ({}) than the model was trained on ({})", data.class_names.size(),
           loaded_.class_names().size());
   texts_ = std::move(split == "train" ? data.train : split == "validation" ? data.validation : data.test);
   require(!texts_.empty(), "the {} split is empty", split);
-  tokens_ = loaded_.tokenizer().encode_split(texts_, recipe_.data.max_length);
+  tokens_ = loaded_.tokenizer().encode_split(texts_, recipe.data.max_length);
   evaluator_ =
       std::make_unique<Evaluator>(loaded_.model(), tokens_, static_cast<Index>(data.class_names.size()),
-                                  recipe_.train.batch_tokens, activations_, grid);
+                                  recipe.train.batch_tokens, activations_, grid);
   evaluator_->plan();
   activations_.seal(std::size_t{1} << 20);
 }

@@ -20,7 +20,7 @@ class SplitEvaluation {
                   const std::vector<std::string>& overrides, const ProcessGrid& grid);
 
   const std::string& checkpoint() const { return checkpoint_; }  ///< the file
-  const Recipe& recipe() const { return recipe_; }
+  const Recipe& recipe() const { return loaded_.recipe(); }
   LoadedModel& loaded() { return loaded_; }
   const LoadedModel& loaded() const { return loaded_; }
   const std::vector<std::string>& class_names() const { return loaded_.class_names(); }
@@ -32,7 +32,6 @@ class SplitEvaluation {
  private:
   std::string checkpoint_;
   LoadedModel loaded_;
-  Recipe recipe_;
   std::vector<TextExample> texts_;
   TokenizedSplit tokens_;
   Arena activations_{"activations"};

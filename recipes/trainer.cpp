@@ -477,13 +477,16 @@ std::optional<Evaluation> Trainer::evaluate(std::unique_ptr<Evaluator>& evaluato
   }
   if (metrics_) {
     const std::string prefix = std::string(name) + "/";
-    const std::string names[] = {
-        prefix + "accuracy",    prefix + "macro_f1",          prefix + "loss",
-        prefix + "utilization", prefix + "batch_utilization", prefix + "experts_per_token"};
-    metrics_->write(step_, std::array{Metric(names[0], result.accuracy), Metric(names[1], result.macro_f1),
-                                      Metric(names[2], result.loss), Metric(names[3], result.utilization),
-                                      Metric(names[4], result.batch_utilization),
-                                      Metric(names[5], result.mean_experts())});
+    const std::pair<std::string, double> values[] = {{prefix + "accuracy", result.accuracy},
+                                                     {prefix + "macro_f1", result.macro_f1},
+                                                     {prefix + "loss", result.loss},
+                                                     {prefix + "utilization", result.utilization},
+                                                     {prefix + "batch_utilization", result.batch_utilization},
+                                                     {prefix + "experts_per_token", result.mean_experts()},
+                                                     {prefix + "route_hit_rate", result.route_hit_rate}};
+    std::vector<Metric> metrics;
+    for (const auto& [key, value] : values) metrics.emplace_back(key, value);
+    metrics_->write(step_, metrics);
   }
   return result;
 }

@@ -26,6 +26,7 @@ int evaluate(const EvaluateArguments& arguments, const Surroundings& surrounding
         {"utilization", result.utilization},
         {"batch_utilization", result.batch_utilization},
         {"experts_per_token", result.mean_experts()},
+        {"route_hit_rate", result.route_hit_rate},
         {"tokens_per_second", static_cast<double>(result.tokens) / result.seconds}};
     fmt::print("{}\n", summary.dump());
   }

@@ -167,5 +167,29 @@ TEST_CASE("grouped_linear names the argument that does not fit", "[kernels]") {
                       "linear: offsets must rise from 0 to 4 in 3 entries");
 }
 
+TEMPLATE_TEST_CASE("an independent row has the same bits whatever rows are beside it", "[kernels]", float,
+                   double) {
+  constexpr DType dtype = dtype_of<TestType>;
+  for (const auto& [in, out] : {std::pair<Index, Index>{128, 70}, {300, 33}}) {
+    const Tensor x = random_values({500, in}, 1, dtype), weight = random_values({1, out, in}, 2, dtype),
+                 bias = random_values({1, out}, 3, dtype), expected = Tensor::empty({500, out}, dtype);
+    const auto run = [&](Index first, Index rows, const Tensor& y) {
+      const Index offsets[] = {0, rows};
+      grouped_linear(x.rows(first, first + rows).clone(), offsets, weight, bias, Activation::gelu, y,
+                     Tensor(), RowBits::independent);
+    };
+    run(0, 500, expected);
+    for (const Index rows : {1, 2, 7, 63, 64, 65, 130, 333}) {
+      const Tensor y = Tensor::empty({rows, out}, dtype);
+      run(101, rows, y);
+      CHECK(same_bits(y, expected.rows(101, 101 + rows)));
+    }
+    const Tensor blas = Tensor::empty({500, out}, dtype);
+    const Index offsets[] = {0, 500};
+    grouped_linear(x, offsets, weight, bias, Activation::gelu, blas, Tensor());
+    CHECK(distance(blas, expected) < (dtype == DType::f32 ? 1e-4 : 1e-12));
+  }
+}
+
 }  // namespace
 }  // namespace conclave::kernels

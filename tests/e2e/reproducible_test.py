@@ -1,9 +1,10 @@
 """The same recipe gives the same losses however many ranks train it and however they share the experts, and the
 same bits where they are the same; so does a run that was stopped and resumed."""
 
+import json
 import re
 
-from runs import assert_same_losses, assert_same_weights, losses, prepare, train
+from runs import PROGRAM, assert_same_losses, assert_same_weights, losses, prepare, run, train
 
 SHAPES = [(1, 1), (2, 1), (2, 2), (4, 1), (4, 2), (4, 4)]  # ranks, of which so many share the experts
 STEPS = "train.steps=50"
@@ -43,6 +44,18 @@ def main():
             train(ranks, f"{router}{ranks}", "train.steps=20", *chosen)
             if ranks > 1:
                 assert_same_losses(f"{router}1", f"{router}{ranks}")
+
+    # Evaluated with a cache of routes and without, on one rank and two, nothing changes; evened, loads do.
+    said = {}
+    for options in ([], ["--set=moe.route_cache_mib=1"], ["--set=moe.balance_inference=true"]):
+        for ranks in (1, 2):
+            start = ["mpirun", "--oversubscribe", "-n", "2"] if ranks > 1 else []
+            output = run([*start, PROGRAM, "eval", "attention1", "--split", "train", *options])
+            found = json.loads(output.splitlines()[-1])
+            said[tuple(options), ranks] = [round(found[key], 6) for key in ("loss", "accuracy", "batch_utilization")]
+    plain, cached, evened = list(said.values())[::2]
+    assert list(said.values())[::2] == list(said.values())[1::2], said
+    assert plain == cached and evened[2] > plain[2], said
 
     # The same holds for a gate that sends each token to one expert, two or three.
     adaptive = ["moe.top_k=3", "moe.top_p=0.5", "moe.entropy_coefficient=0.01"]

@@ -20,6 +20,13 @@ printf '%s\n' "a large domesticated animal" "the act of running" >texts
 conclave 0 predict "$CONCLAVE_TRAINED" --top 2 <texts
 [[ $output == "$argument" ]]
 
+# What a text is told does not depend on what is beside it, to the last digit.
+alone=$output
+sed 's/.*| //' /usr/share/wordnet/data.noun | tail -n 500 >>texts
+conclave 0 predict "$CONCLAVE_TRAINED" --top 2 <texts
+[[ $(head -n 2 <<<"$output") == "$alone" ]]
+(($(wc -l <<<"$output") == 502))
+
 conclave 0 inspect "$CONCLAVE_TRAINED" --verify
 says "step 20" "written by 2 ranks" "every tensor matches its checksum"
 conclave 0 inspect "$CONCLAVE_TRAINED" --tensors

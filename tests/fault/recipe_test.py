@@ -32,6 +32,14 @@ def main():
     mistake("[train]", '[train]\nschedule = "cosinus"', 'must be one of constant, linear, cosine; the nearest is cosine')
     mistake("steps = 20", "steps = = 20", "column")
 
+    # What does not go together in a mixture.
+    mistake("[moe]", "[moe]\ntop_p = 1.5", "moe.top_p = 1.5: must be between 0.001 and 1")
+    mistake("[moe]", "[moe]\nk_min = 3", "moe.k_min = 3 is more than moe.top_k = 2 (default)", "may be 1 to 2")
+    mistake("[moe]", '[moe]\nrouter = "attention"\nrouter_heads = 3', "moe.router_heads = 3 does not divide", "may be 1, 2, 4")
+    mistake("[moe]", "[moe]\nroute_cache_mib = 8", "scores each token on its own", "set moe.route_cache_mib to 0")
+    mistake("[moe]", '[moe]\ngate = "expert_choice"', 'moe.balancer = "bias" (default)', 'set moe.balancer to "none"')
+    mistake("[moe]", '[moe]\nbalancer = "gradnorm"', "the nearest is grad_norm")
+
     # Only the ranks decide whether these fit, and all of them end in order.
     mistake("experts = 4", "experts = 3", "does not divide moe.experts = 3", "may be 1", "a multiple of 2", ranks=2)
     mistake(
@@ -45,6 +53,9 @@ def main():
     train(1, "never", "moe.exprts=2", status=2, says=["--set moe.exprts=2: ", "the nearest is moe.experts"])
     train(1, "never", "moe.experts=many", status=2, says=["--set moe.experts=many: ", "expected an integer"])
     run([PROGRAM, "train", "tiny.tml"], status=2, says=["tiny.tml: no such file", "tiny.toml"])
+
+    cached = ["moe.router=attention", "moe.router_heads=2", "moe.route_cache_mib=1000000"]
+    train(2, "never", *cached, status=1, says=["moe.route_cache_mib", "memory"])
 
     # What is wrong with the data is not the recipe's mistake; it is named with its place.
     wordnet = ["data.source=wordnet", "data.path=nowhere"]
