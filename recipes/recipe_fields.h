@@ -181,7 +181,9 @@ void fields(R& moe, Visitor&& field) {
       "Weight of the entropy of the router's probabilities, which keeps top_p from spreading to many experts",
       between(0, 100));
   field("capacity_factor", moe.capacity_factor,
-        "Receive buffer per rank, in even shares of a batch's routed tokens; more takes further rounds",
+        "Receive buffer per rank, in even shares of a batch's routed tokens; more takes further rounds; "
+        "unread where experts want whole sequences, which "
+        "takes room for all",
         between(0.05, 1024));
 }
 

@@ -164,6 +164,13 @@ void Trainer::plan_memory() {
     for (const Parameter* parameter : parameters_.parameters()) total += parameter->global_shape().numel();
     return total;
   }(), parameters_.elements()));
+  if (!layers_.empty() && layers_.front().second->experts().kinds().size() > 1) {
+    std::vector<std::string> kinds;
+    for (const auto& kind : layers_.front().second->experts().kinds())
+      kinds.push_back(fmt::format("{} {} of {:.1f} kFLOP per row", kind.total, kind.experts->name(),
+                                  kind.experts->flops_per_row() / 1e3));
+    say(fmt::format("experts of a layer: {}", fmt::join(kinds, ", ")));
+  }
   say(fmt::format(
       "memory per rank: parameters {}, gradients {}, optimizer {}, activations {}, checkpoint staging {}",
       format_bytes(parameters_.values().capacity()), format_bytes(parameters_.gradients().capacity()),

@@ -29,8 +29,8 @@ struct Window {
 
 }  // namespace
 
-Dispatcher::Dispatcher(Communicator& group, Index experts, double capacity_factor)
-    : group_(group), experts_(experts), capacity_factor_(capacity_factor) {
+Dispatcher::Dispatcher(Communicator& group, Index experts, double capacity_factor, bool one_round)
+    : group_(group), experts_(experts), capacity_factor_(capacity_factor), one_round_(one_round) {
   require(experts % group.size() == 0, "moe: {} experts do not divide over {} ranks", experts, group.size());
 }
 
@@ -59,13 +59,20 @@ DispatchPlan Dispatcher::plan(Tape& tape, std::span<const Index> local) {
     largest_share = std::max(largest_share, share);
   }
   if (tape.planning()) {
-    const auto wanted = static_cast<Index>(std::ceil(capacity_factor_ * static_cast<double>(largest_share)));
+    const auto wanted =
+        one_round_ ? std::accumulate(plan.counts.begin(), plan.counts.end(), Index{})
+                   : static_cast<Index>(std::ceil(capacity_factor_ * static_cast<double>(largest_share)));
     capacity_ = std::max({capacity_, wanted, Index{1}});
   }
   require(capacity_ > 0,
           "moe: the dispatcher was given no capacity; run a planning pass or call set_capacity");
   plan.capacity = capacity_;
   plan.rounds = std::max<Index>((most + capacity_ - 1) / capacity_, 1);
+  require(
+      plan.rounds == 1 || !one_round_,
+      "moe: {} rows are due on one rank, which has room for {}; experts that want sequences need them all at "
+      "once",
+      most, capacity_);
   plan.padded = tape.planning();
   return plan;
 }
@@ -124,6 +131,37 @@ DispatchRound Dispatcher::round(Tape& tape, const DispatchPlan& plan, const Tens
   round.offsets.back() = round.rows;
   kernels::assign_slots(chosen, ranges, round.slots);
   return round;
+}
+
+void Dispatcher::exchange_sequences(Tape& tape, const DispatchPlan& plan, const Tensor& offsets,
+                                    DispatchRound& round) const {
+  const Index sequences = kernels::expect_offsets("moe", offsets, round.slots.size(0));
+  const Tensor away = tape.empty({round.away.size(0), 1}, DType::i32),
+               here = tape.empty({round.rows, 1}, DType::i32);
+  auto *leaving = away.data<std::int32_t>(), *staying = here.data<std::int32_t>();
+  // A row's sequence, by its number on the rank that sends it.
+  const auto bounds = offsets.span<std::int32_t>();
+  const auto* slot = round.slots.data<std::int32_t>();
+  for (std::int32_t s = 0; s < sequences; ++s) {
+    const auto tokens = bounds[static_cast<std::size_t>(s) + 1] - bounds[static_cast<std::size_t>(s)];
+    for (Index i = 0; i < tokens * round.slots.size(1); ++i, ++slot)
+      if (*slot >= 0) (*slot < away.size(0) ? leaving[*slot] : staying[*slot - away.size(0)]) = s;
+  }
+  group_.start_exchange(away, round.leaving, here, round.arriving).wait();
+
+  round.sequences = arena_span<Index>(tape, round.rows + 1);
+  std::size_t runs = 0;
+  Index row = 0;
+  for (Index e = 0; e < local_experts(); ++e)
+    for (Index source = 0; source < group_.size(); ++source) {
+      const Index expert = group_.rank() * local_experts() + e, begin = row;
+      for (Index left = plan.counts[static_cast<std::size_t>(source * experts_ + expert)]; left > 0;
+           --left, ++row)
+        if (row == begin || staying[row] != staying[row - 1]) round.sequences[runs++] = row;
+    }
+  while (row < round.rows) round.sequences[runs++] = row++;
+  round.sequences[runs] = row;
+  round.sequences = round.sequences.first(runs + 1);
 }
 
 Request Dispatcher::depart(const Tensor& x, const DispatchRound& round, const Tensor& rows) {

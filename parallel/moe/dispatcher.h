@@ -36,6 +36,7 @@ struct DispatchRound {
   std::span<PeerRows> leaving;   ///< blocks of `away`
   std::span<PeerRows> arriving;  ///< blocks of the experts' rows
   std::span<Index> offsets;      ///< [local experts + 1] of the experts' rows
+  std::span<Index> sequences;    ///< [runs + 1] of the experts' rows; see exchange_sequences
   Index rows = 0;                ///< the experts' rows, with
   Index padding = 0;             ///< rows of zeros behind the last expert's
 };
@@ -43,8 +44,8 @@ struct DispatchRound {
 class Dispatcher {
  public:
   /// `group`: the ranks that share the experts, `experts` in all; each holds experts / group.size()
-  /// consecutive ones.
-  Dispatcher(Communicator& group, Index experts, double capacity_factor);
+  /// consecutive ones. `one_round`: the capacity planned is all ranks' rows, whatever the factor.
+  Dispatcher(Communicator& group, Index experts, double capacity_factor, bool one_round = false);
 
   /// Rows a rank may receive per round; set by the largest planning pass, or by hand (tests).
   Index capacity() const { return capacity_; }
@@ -55,6 +56,11 @@ class Dispatcher {
   /// chosen [tokens, k] i32: the tokens' experts; x [tokens, hidden] is what will be dispatched.
   DispatchRound round(Tape& tape, const DispatchPlan& plan, const Tensor& chosen, const Tensor& x,
                       Index number) const;
+
+  /// Collective, for a plan of one round. Fills round.sequences: runs of rows that are of one sequence and
+  /// one expert, given the offsets [sequences + 1] i32 of this rank's tokens. Rows of padding are a run each.
+  void exchange_sequences(Tape& tape, const DispatchPlan& plan, const Tensor& offsets,
+                          DispatchRound& round) const;
 
   /// x [tokens, hidden] -> the round's rows on this rank, sorted by expert: [round.rows, hidden].
   /// Differentiable where the plan has one round. `meanwhile` is called while rows are under way.
@@ -88,6 +94,7 @@ class Dispatcher {
   Communicator& group_;
   Index experts_;
   double capacity_factor_;
+  bool one_round_;
   Index capacity_ = 0;
 };
 

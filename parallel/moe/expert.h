@@ -30,6 +30,10 @@ struct ExpertOptions {
 struct ExpertInput {
   Tensor rows;                  ///< [n, hidden]
   kernels::RowOffsets offsets;  ///< [experts on this rank + 1]
+  /// Where the kind wants_sequences(): [runs + 1], the runs of rows that are of one sequence and one expert.
+  /// A run has the tokens of its sequence that came to the expert, in their order; no other run has any of
+  /// them.
+  kernels::RowOffsets sequences = {};
 };
 
 class BaseExpert : public Module {
@@ -39,6 +43,10 @@ class BaseExpert : public Module {
   /// -> [n, hidden], a row for each that came. n may be 0. `input` lives as long as the call; functions copy
   /// the offsets they are given.
   virtual Tensor forward(Tape& tape, const ExpertInput& input) = 0;
+
+  /// Whether forward is told which rows are of one sequence. A layer with such experts receives all its rows
+  /// in one round: memory is planned for those of all ranks coming to one.
+  virtual bool wants_sequences() const { return false; }
 
   /// Floating point operations of a row's forward pass. As long as it is not said otherwise, those of the
   /// products with an expert's matrices.

@@ -18,7 +18,8 @@ std::string_view trimmed(std::string_view text) {
 Tensor checked_forward(Tape& tape, BaseExpert& experts, const ExpertInput& input) {
   Tensor y;
   try {
-    y = experts.forward(tape, input);
+    y = experts.forward(tape, {input.rows, input.offsets,
+                               experts.wants_sequences() ? input.sequences : kernels::RowOffsets{}});
   } catch (const std::exception& error) {
     fail("{}: forward: {}", experts.described(), error.what());
   }
@@ -52,7 +53,8 @@ class Unwatched {
   std::vector<std::pair<std::string, Parameter*>> parameters_;
 };
 
-// What forward, and backward where `recording`, take for `count` rows, all of one expert.
+// What forward, and backward where `recording`, take for `count` rows, all of one expert and of as many
+// sequences as there can be.
 std::size_t bytes_for(BaseExpert& experts, Index local, Index count, const Tensor& like, bool recording) {
   const Unwatched unwatched(experts);
   Arena arena("trial of experts");
@@ -62,7 +64,9 @@ std::size_t bytes_for(BaseExpert& experts, Index local, Index count, const Tenso
   if (recording) tape.watch(rows);
   std::vector<Index> offsets(static_cast<std::size_t>(local) + 1, count);
   offsets.front() = 0;
-  const Tensor y = checked_forward(tape, experts, {rows, offsets});
+  std::vector<Index> sequences(static_cast<std::size_t>(count) + 1);
+  std::iota(sequences.begin(), sequences.end(), Index{0});
+  const Tensor y = checked_forward(tape, experts, {rows, offsets, sequences});
   if (y.slot) tape.backward(y, rows);
   return arena.peak() - before;
 }
@@ -113,10 +117,14 @@ MixedExperts::MixedExperts(const std::vector<ExpertShare>& shares, const ExpertO
     if (kind.local > 0) present_.push_back(&kind);
 }
 
+bool MixedExperts::wants_sequences() const {
+  return std::ranges::any_of(kinds_, [](const Kind& kind) { return kind.experts->wants_sequences(); });
+}
+
 Tensor MixedExperts::forward(Tape& tape, const ExpertInput& input) {
   const std::size_t before = tape.arena().used();
   const Tensor y = forward_from(tape, 0, input);
-  if (tape.planning() && present_.size() > 1) {
+  if (tape.planning() && (present_.size() > 1 || wants_sequences())) {
     const std::size_t most = most_bytes(tape, input.rows), taken = tape.arena().used() - before;
     if (most > taken) tape.arena().allocate(most - taken);
   }
@@ -130,8 +138,14 @@ Tensor MixedExperts::forward_from(Tape& tape, std::size_t number, const ExpertIn
   const auto local = static_cast<std::size_t>(kind.local);
   const Index at = input.offsets[local];
   const auto [head, tail] = functions::split_rows(tape, input.rows, at);
-  const Tensor first = checked_forward(tape, *kind.experts, {head, input.offsets.first(local + 1)});
-  const Tensor others = forward_from(tape, number + 1, {tail, from(tape, input.offsets.subspan(local), at)});
+  // How many of the sequences are this kind's: none goes on into the next.
+  const auto runs =
+      static_cast<std::size_t>(std::ranges::lower_bound(input.sequences, at) - input.sequences.begin());
+  const auto own_runs = input.sequences.first(std::min(runs + 1, input.sequences.size()));
+  const Tensor first = checked_forward(tape, *kind.experts, {head, input.offsets.first(local + 1), own_runs});
+  const Tensor others = forward_from(
+      tape, number + 1,
+      {tail, from(tape, input.offsets.subspan(local), at), from(tape, input.sequences.subspan(runs), at)});
   return functions::join_rows(tape, first, others);
 }
 

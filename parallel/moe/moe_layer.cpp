@@ -47,7 +47,7 @@ MoeLayer::MoeLayer(const MoeOptions& options, const ProcessGrid& grid)
                           {options.hidden, options.experts, options.router_heads, options.router_noise})),
       experts_(expert_shares(options.expert, options.experts), expert_options(options, grid)),
       balancer_(make_balancer(options.balancer, options.experts, options.balancing)),
-      dispatcher_(grid.expert_group(), options.experts, options.capacity_factor) {
+      dispatcher_(grid.expert_group(), options.experts, options.capacity_factor, experts_.wants_sequences()) {
   require(options.top_k >= 1 && options.top_k <= options.experts, "moe: top_k {} of {} experts",
           options.top_k, options.experts);
   require(options.gate == "top_k" || options.gate == "expert_choice",
@@ -182,9 +182,11 @@ Tensor MoeLayer::operator()(Tape& tape, ForwardContext& context, const Tensor& x
   };
   Tensor y;
   if (plan.rounds == 1) {
-    const DispatchRound round = dispatcher_.round(tape, plan, gate.experts, entered, 0);
+    DispatchRound round = dispatcher_.round(tape, plan, gate.experts, entered, 0);
+    if (experts_.wants_sequences()) dispatcher_.exchange_sequences(tape, plan, offsets, round);
     const Tensor rows = dispatcher_.dispatch(tape, entered, round, compute_shared);
-    y = dispatcher_.combine(tape, experts_.forward(tape, {rows, round.offsets}), gate.weights, round);
+    y = dispatcher_.combine(tape, experts_.forward(tape, {rows, round.offsets, round.sequences}),
+                            gate.weights, round);
   } else {
     compute_shared();
     y = experts_in_rounds(tape, entered, gate, plan);

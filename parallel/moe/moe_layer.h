@@ -75,6 +75,7 @@ class MoeLayer : public Module {
   Balancer& balancer() { return *balancer_; }
   /// Null without one.
   RouteCache* route_cache() { return route_cache_ ? &*route_cache_ : nullptr; }
+  const MixedExperts& experts() const { return experts_; }
   Dispatcher& dispatcher() { return dispatcher_; }
   /// The most experts that a token goes to.
   Index most_experts() const { return options_.gate == "top_k" ? options_.top_k : options_.experts; }

@@ -18,7 +18,7 @@ class ScalingExperts final : public BaseExpert {
         scale_(add_expert_parameter("scale", {options.hidden}, Initializer::normal(1))) {}
 
   Tensor forward(Tape& tape, const ExpertInput& input) override {
-    const auto& [rows, offsets] = input;
+    const auto& [rows, offsets, _] = input;
     // diagonal matrices would do, but a look-up of each row's expert is simpler to follow
     const Tensor ids = tape.empty({rows.size(0)}, DType::i32);
     for (Index e = 0; e < options_.count; ++e)
@@ -36,8 +36,10 @@ const ExpertRegistration kScaling{
 
 TEST_CASE("an unknown kind of expert is refused with the list of those there are", "[expert]") {
   CHECK_THROWS_WITH(make_experts("dense", {}),
-                    "no kind of expert is named 'dense'; there are: feed_forward, gated, test_scaling");
-  CHECK(expert_kinds() == std::vector<std::string>{"feed_forward", "gated", "test_scaling"});
+                    "no kind of expert is named 'dense'; there are: feed_forward, gated, test_counting, "
+                    "test_recurrent, test_scaling");
+  CHECK(expert_kinds() ==
+        std::vector<std::string>{"feed_forward", "gated", "test_counting", "test_recurrent", "test_scaling"});
 }
 
 TEST_CASE("a kind of expert registered by a user runs in the layer, divided over the ranks", "[expert]") {

@@ -184,6 +184,94 @@ TEST_CASE("experts may be of several kinds, of which a rank may have none", "[mo
   }
 }
 
+// Of every row, how many of its sequence came to its expert.
+struct CountingExperts : BaseExpert {
+  using BaseExpert::BaseExpert;
+  bool wants_sequences() const override { return true; }
+  Tensor forward(Tape& tape, const ExpertInput& input) override {
+    const Tensor y = tape.output(input.rows.shape(), input.rows.dtype(), {});
+    REQUIRE(input.sequences.front() == 0);
+    REQUIRE(input.sequences.back() == input.rows.size(0));
+    for (std::size_t run = 0; run + 1 < input.sequences.size(); ++run) {
+      const Index begin = input.sequences[run], end = input.sequences[run + 1];
+      REQUIRE(begin < end);
+      y.rows(begin, end).fill(static_cast<double>(end - begin));
+    }
+    return y;
+  }
+};
+CONCLAVE_REGISTER_EXPERT("test_counting", CountingExperts);
+
+// An LSTM: what it makes of a row depends on all that came before in the sequence.
+struct RecurrentExperts : BaseExpert {
+  using BaseExpert::BaseExpert;
+  Parameter& in =
+      add_expert_parameter("in", {4 * options_.hidden, options_.hidden}, Initializer::normal(0.4));
+  Parameter& again =
+      add_expert_parameter("again", {4 * options_.hidden, options_.hidden}, Initializer::normal(0.4));
+  bool wants_sequences() const override { return true; }
+  Tensor forward(Tape& tape, const ExpertInput& input) override {
+    const Tensor projected = functions::grouped_linear(tape, input.rows, input.offsets, in.value, Tensor());
+    return functions::lstm(tape, projected, input.offsets, input.sequences, again.value);
+  }
+};
+CONCLAVE_REGISTER_EXPERT("test_recurrent", RecurrentExperts);
+
+TEST_CASE("experts that want sequences are told them, however many experts a sequence's tokens go to",
+          "[moe]") {
+  MoeOptions options = small_layer();
+  options.shared_experts = 0;
+  options.balancer = "none";
+  options.top_k = 1;  // a token's weight is 1
+  for (const char* kinds : {"8 test_counting", "3 test_counting, 4 feed_forward, 1 test_recurrent"}) {
+    options.expert = kinds;
+    const ProcessGrid grid = grid_of(test_world().size());
+    MoeLayer layer(options, grid);
+    ParameterSet parameters(layer, DType::f64, 7);
+    const Index tokens = uneven_rows(), counting = kinds[0] - '0';
+    const Tensor offsets = sequences_of({tokens}),
+                 x = random_values({tokens, kHidden}, static_cast<std::uint32_t>(test_world().rank()));
+    Arena arena("test");
+    Tape tape(arena, false);
+    ForwardContext context;
+    context.training = false;
+    const Tensor y = layer(tape, context, x, offsets);
+    const auto chosen = layer.chosen_experts().span<std::int32_t>();
+    for (Index t = 0; t < tokens; ++t) {
+      if (chosen[size_t(t)] >= counting) continue;
+      const auto sequence = chosen.subspan(size_t(t / 3 * 3), size_t(std::min<Index>(3, tokens - t / 3 * 3)));
+      CHECK(y.data<double>()[t * kHidden] == Approx(std::ranges::count(sequence, chosen[size_t(t)])));
+    }
+  }
+}
+
+TEST_CASE("what experts make of sequences is what they make of them on one rank", "[moe]") {
+  for (const char* kinds :
+       {"test_recurrent", "5 feed_forward, 3 test_recurrent", "1 test_recurrent, 7 gated"})
+    for (const char* router : {"linear", "attention"}) {
+      CAPTURE(kinds, router);
+      MoeOptions options = small_layer();
+      options.expert = kinds;
+      options.router = router;
+      options.router_heads = 2;
+      check_against_one_rank(options, uneven_rows(), DType::f64, {},
+                             [](const MoeRun& run, int) { CHECK(run.statistics.rounds == 1); });
+      check_against_one_rank(options, uneven_rows(), DType::f64, {.planning = true});
+      check_against_one_rank(options, test_world().rank() % 2 == 0 ? 0 : 11, DType::f64);
+      check_against_one_rank(options, 0, DType::f64);
+    }
+}
+
+TEST_CASE("sequences that do not fit one round are refused", "[moe]") {
+  if (test_world().size() == 1) return;
+  MoeOptions options = small_layer();
+  options.expert = "test_recurrent";
+  const ProcessGrid grid = grid_of(test_world().size());
+  const Tensor x = random_values({9, kHidden}, 1);
+  CHECK_THROWS_WITH(run_moe(options, grid, x, x, 9 * test_world().size(), {.capacity = 4}),
+                    Catch::Contains("room for 4; experts that want sequences need them all at once"));
+}
+
 TEST_CASE("several kinds take part in what a balancer learns of gradients", "[moe]") {
   MoeOptions options = small_layer();
   options.expert = "3 gated, 5 feed_forward";
@@ -251,7 +339,9 @@ TEST_CASE("memory planned under one routing suffices for every other", "[moe]") 
   };
   MoeOptions options = small_layer();
   options.top_k = 1;
-  options.expert = GENERATE("feed_forward", "1 gated, 7 feed_forward", "7 feed_forward, 1 gated");
+  options.expert =
+      GENERATE("feed_forward", "1 gated, 7 feed_forward", "7 feed_forward, 1 gated", "test_recurrent",
+               "1 test_recurrent, 7 gated", "7 feed_forward, 1 test_recurrent");
   options.shared_experts = 0;
   const ProcessGrid grid = grid_of(test_world().size());
   const Tensor x = random_values({200, kHidden}, 1, DType::f32), dy = random_values(x.shape(), 2, DType::f32);

@@ -90,6 +90,42 @@ TEST_CASE("a recipe written as TOML reads back to the same values, documented or
   }
 }
 
+TEST_CASE("an array of strings is read, set and written; of one, quotes and brackets may be left out",
+          "[recipe]") {
+  const auto plugins = [](const std::string& text, const std::vector<std::string>& overrides = {}) {
+    return parse_recipe(text, "q.toml", overrides).run.plugins;
+  };
+  using Texts = std::vector<std::string>;
+  CHECK(plugins("").empty());
+  CHECK(plugins("run.plugins = [\"a.so\", 'b c.so']") == Texts{"a.so", "b c.so"});
+  CHECK(plugins("run.plugins = ['a.so']", {"run.plugins=[]"}).empty());
+  for (const char* set : {"run.plugins=/x/a.so", "run.plugins='/x/a.so'", "run.plugins = [\"/x/a.so\"]"})
+    CHECK(plugins("run.plugins = ['b.so', 'c.so']", {set}) == Texts{"/x/a.so"});
+  const Recipe recipe = parse_recipe("", "q.toml", {"run.plugins=[\"a\\\"b\", 'c']"});
+  CHECK(recipe.run.plugins == Texts{"a\"b", "c"});
+  CHECK(parse_recipe(to_toml(recipe, true), "again.toml").run.plugins == recipe.run.plugins);
+
+  CHECK(mistake("run.plugins = 'a.so'") ==
+        "q.toml:1: run.plugins: expected an array of strings, got the string \"a.so\"");
+  CHECK(mistake("run.plugins = ['a.so', 1]") ==
+        "q.toml:1: run.plugins: expected an array of strings, got an array");
+  CHECK(mistake("run.name = ['a', 'b']") == "q.toml:1: run.name: expected a string, got an array of strings");
+  CHECK(mistake("run.plugins = ['']") == "q.toml:1: run.plugins: must not be empty");
+  CHECK(mistake("", {"run.plugins="}) ==
+        "--set run.plugins=: run.plugins: expected an array of strings, got nothing");
+  CHECK_THAT(mistake("", {"run.plugins=[a"}), Contains("expected an array of strings, got [a"));
+}
+
+TEST_CASE("the numbers of experts of each kind must make up the layer's", "[recipe]") {
+  CHECK_NOTHROW(parse_recipe("moe.expert = \"6 feed_forward, 1 gated, 1 not_known_here\"", "q.toml"));
+  CHECK(mistake("moe.expert = \"6 feed_forward, 1 gated\"") ==
+        "q.toml:1: moe.expert = \"6 feed_forward, 1 gated\", moe.experts = 8 (default): these are 7 experts, "
+        "and the "
+        "layer has 8; make them as many, or change either");
+  CHECK_THAT(mistake("", {"moe.expert=6 feed_forward and 2 gated"}),
+             StartsWith("--set moe.expert=6 feed_forward and 2 gated: ") && Contains("how many of each"));
+}
+
 TEST_CASE("every field is documented, appears once, and stands in the written recipe", "[recipe]") {
   std::set<std::string> keys;
   const Recipe recipe;
