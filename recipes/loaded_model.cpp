@@ -28,7 +28,7 @@ LoadedModel::LoadedModel(const std::string& checkpoint, const ProcessGrid& grid,
     : tokenizer_(tokenizer_of(CheckpointReader(checkpoint))) {
   const CheckpointReader reader(checkpoint, grid.world());
   recipe_ = parse_recipe(reader.state().recipe, checkpoint + ":/state/recipe", overrides);
-  load_plugins(recipe_, checkpoint);
+  load_plugins(recipe_, checkpoint, &grid.world());
   const auto metadata = nlohmann::json::parse(reader.state().metadata);
   class_names_ = metadata.at("class_names").get<std::vector<std::string>>();
   step_ = reader.state().step;

@@ -2,6 +2,7 @@
 
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include "parallel/moe/mixed_experts.h"
@@ -22,9 +23,7 @@ std::string find_plugin(const std::filesystem::path& path, const std::filesystem
        fmt::join(tried, ", "), path.filename().string());
 }
 
-}  // namespace
-
-void load_plugins(Recipe& recipe, const std::string& file) {
+void load(Recipe& recipe, const std::string& file) {
   const auto place = [&](const std::string& key) {
     const auto found = recipe.origin.find(key);
     return fmt::format("{}: {}", found == recipe.origin.end() ? file : found->second, key);
@@ -38,12 +37,32 @@ void load_plugins(Recipe& recipe, const std::string& file) {
       fail("{}: \"{}\": {}", place("run.plugins"), given, error.what());
     }
   }
-  for (const auto& [kind, count] : expert_shares(recipe.moe.expert, recipe.moe.experts)) try {
+  try {
+    for (const auto& [kind, count] : expert_shares(recipe.moe.expert, recipe.moe.experts))
       expect_expert_kind(kind);
-    } catch (const Error& error) {
-      throw RecipeError(fmt::format("{}: {}; name one of these, or in run.plugins the plug-in that brings it",
-                                    place("moe.expert"), error.what()));
-    }
+  } catch (const Error& error) {
+    fail("{}: {}; name one of these, or in run.plugins the plug-in that brings it", place("moe.expert"),
+         error.what());
+  }
+}
+
+}  // namespace
+
+void load_plugins(Recipe& recipe, const std::string& file, Communicator* ranks) {
+  std::string mistake;
+  try {
+    load(recipe, file);
+  } catch (const Error& error) {
+    mistake = error.what();
+  }
+  if (ranks) {
+    const auto mistakes = ranks->all_gather(mistake);
+    const auto first = std::ranges::find_if(mistakes, [](const auto& text) { return !text.empty(); });
+    if (first == mistakes.end()) return;
+    mistake = *first;
+    if (first != mistakes.begin()) mistake += fmt::format(" (on rank {})", first - mistakes.begin());
+  }
+  if (!mistake.empty()) throw RecipeError(mistake);
 }
 
 }  // namespace conclave

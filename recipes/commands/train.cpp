@@ -26,7 +26,7 @@ int train(const TrainArguments& arguments, const Surroundings& surroundings, con
   auto world = session.world();
   Recipe recipe = read_recipe(arguments.recipe, arguments.overrides);
   check_expert_parallel(recipe, arguments.recipe, world->size());
-  load_plugins(recipe, arguments.recipe);
+  load_plugins(recipe, arguments.recipe, world.get());
   set_threads(recipe.run.threads, surroundings, *world);
   const ProcessGrid grid(std::move(world), static_cast<int>(recipe.parallel.expert_parallel));
   Trainer trainer(recipe, grid,

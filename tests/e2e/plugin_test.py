@@ -1,0 +1,120 @@
+"""A plug-in is built against the installed Conclave, trained with other kinds of experts, saved and used; the losses are
+those of any number of ranks. Plug-ins with a mistake are refused in words."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import runs
+from runs import assert_same_losses, assert_same_weights, checkpoints, losses, prepare, run, train
+
+SOURCE, BUILD = os.environ["CONCLAVE_SOURCE"], os.environ["CONCLAVE_BUILD"]
+MIXED = ['moe.expert="2 feed_forward, 1 gated, 1 lstm_medical"']
+STEPS = "train.steps=20"
+
+
+def build():
+    """The plug-ins of tests/plugin, in plugins/, by a program that is installed."""
+    run(["cmake", "--install", BUILD, "--prefix", Path.cwd() / "prefix"])
+    shutil.copytree(f"{SOURCE}/tests/plugin", "source")
+    run(["cmake", "-S", "source", "-B", "plugins", f"-DCMAKE_PREFIX_PATH={Path.cwd()}/prefix"])
+    run(["cmake", "--build", "plugins", "-j2"], timeout=600)
+    lines = Path("source/medical_expert.cpp").read_text().count("\n")
+    assert lines < 40, lines
+    runs.PROGRAM = str(Path("prefix/bin/conclave").absolute())
+
+
+def plugin(name):
+    return f"run.plugins=plugins/lib{name}.so"
+
+
+def trains():
+    for router in ("attention", "linear"):
+        chosen = [plugin("medical"), *MIXED, f"moe.router={router}", "moe.router_heads=2", STEPS]
+        for ranks in (1, 2, 4):
+            train(ranks, f"{router}{ranks}", *chosen, says=["1 lstm_medical of "])
+            assert_same_losses(f"{router}1", f"{router}{ranks}")
+        train(4, f"{router}4x2", *chosen, "parallel.expert_parallel=2")
+        assert_same_losses(f"{router}1", f"{router}4x2")
+        first, *_, last = losses(f"{router}1").values()
+        assert last < first, "it learns nothing"
+
+
+def resumes_and_serves():
+    chosen = [plugin("medical"), *MIXED, STEPS, "checkpoint.every=10", "checkpoint.keep=9", "moe.balancer=grad_norm"]
+    train(2, "whole", *chosen)
+    # Stopped at step 10 and gone on from there: the same bits; on another number of ranks, the same losses.
+    for ranks in (2, 4):
+        os.mkdir(f"resumed{ranks}")
+        shutil.copy(checkpoints("whole")[0], f"resumed{ranks}")
+        shutil.copy("whole/metrics.jsonl", f"resumed{ranks}")
+        train(ranks, f"resumed{ranks}", *chosen, resume="auto", says=["at step 10"])
+    assert_same_weights("whole", "resumed2")
+    assert_same_losses("whole", "resumed4")
+
+    tensors = run([runs.PROGRAM, "inspect", "whole", "--tensors"])
+    for name, rows in [("feed_forward/up/weight", 2), ("gated/gate/weight", 1), ("lstm_medical/recurrent/weight", 1)]:
+        assert re.search(rf"model/layers/0/moe/experts/{name} +f32 \[{rows}, ", tensors), tensors
+
+    # The checkpoint knows where the plug-in is, from wherever it is used.
+    results = []
+    for ranks in (1, 2):
+        ranked = ["mpirun", "--oversubscribe", "-n", ranks] if ranks > 1 else []
+        evaluated = run([*ranked, runs.PROGRAM, "eval", "whole"], says=['"accuracy"'])
+        results.append(re.search(r'"accuracy":[0-9.]+', evaluated).group())
+    assert results[0] == results[1], results
+    run([runs.PROGRAM, "predict", Path("whole").absolute(), "ba de"], cwd="/", says=['"class"'])
+    run([runs.PROGRAM, "inspect", "whole", "--experts", "--out", "pictures"], says=["expert"])
+
+    # It was moved: beside the checkpoint, or where one says.
+    os.rename("plugins/libmedical.so", "moved.so")
+    lost = ["run.plugins", "libmedical.so", "no such file", "--set run.plugins="]
+    run([runs.PROGRAM, "predict", "whole", "ba de"], status=2, says=lost)
+    run([runs.PROGRAM, "predict", "whole", "ba de", "--set", "run.plugins=moved.so"], says=['"class"'])
+    run([runs.PROGRAM, "eval", "whole", "--set", 'run.plugins=["moved.so"]'], says=['"accuracy"'])
+    shutil.copy("moved.so", "whole/libmedical.so")
+    run([runs.PROGRAM, "predict", "whole", "ba de"], says=['"class"'])
+    os.rename("moved.so", "plugins/libmedical.so")
+
+
+def refused(ranks, plugins, *says, expert="faulty", status=2):
+    said = train(ranks, "never", plugins, f'moe.expert="{expert}"', status=status, says=says)
+    told = [line for line in said.splitlines() if line.startswith("conclave: ")]
+    assert len(told) == 1, said
+    assert not Path("never").exists(), "training began"
+
+
+def mistakes():
+    for ranks in (1, 2):
+        refused(ranks, plugin("none"), "run.plugins", "plugins/libnone.so", "no such file")
+        refused(ranks, plugin("foreign"), "run.plugins", "ABI 99; GCC 99", "ABI 1; ", "compile it anew")
+    refused(1, "run.plugins=tiny.toml", "run.plugins", "is not a shared library")
+    Path("torn.so").write_bytes(Path("plugins/libmedical.so").read_bytes()[:6000])
+    refused(1, "run.plugins=torn.so", "run.plugins", "torn.so")
+    refused(1, plugin("stranger"), "run.plugins", "no symbol conclave_plugin_abi")
+    refused(1, plugin("unresolved"), "run.plugins", "undefined symbol: conclave::nowhere_defined()")
+    refused(1, plugin("static"), "run.plugins", "static object", "the constructor's own words")
+    refused(1, plugin("nothing"), "run.plugins", "registers nothing")
+    refused(1, plugin("taken"), "run.plugins", "'gated' already", "give it another name")
+    refused(2, plugin("medical"), "moe.expert", "'faulty'", "feed_forward, gated, lstm_medical (of libmedical.so)")
+    for name, *said in [
+        ("factory", "cannot be made: the factory's own words"),
+        ("forward", "forward: the forward pass's own words"),
+        ("shape", "forward returned f32 [", "expected f32 ["),
+    ]:
+        refused(1, plugin(name), f"experts of kind 'faulty' (of lib{name}.so)", *said, status=1)
+    refused(1, plugin("medical"), "these are 3 experts, and the layer has 4", expert="2 gated, 1 lstm_medical")
+    run([runs.PROGRAM, "recipe", "check", "tiny.toml", "--set", plugin("foreign")], status=2, says=["run.plugins", "ABI 99"])
+
+
+def main():
+    prepare()
+    build()
+    trains()
+    resumes_and_serves()
+    mistakes()
+
+
+if __name__ == "__main__":
+    main()

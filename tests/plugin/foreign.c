@@ -1,0 +1,6 @@
+/* A plug-in of another time: none of its code may run. */
+#include <stdlib.h>
+
+const char conclave_plugin_abi[] = "conclave plug-in ABI 99; GCC 99, libstdc++, C++11 ABI 1";
+
+__attribute__((constructor)) static void run(void) { abort(); }

@@ -1,0 +1,2 @@
+/* A shared library, but no plug-in. */
+int stranger(void) { return 1; }
