@@ -12,6 +12,7 @@
 #include <optional>
 #include <string_view>
 
+#include "core/spelling.h"
 #include "recipes/recipe_fields.h"
 #include "recipes/recipe_text.h"
 

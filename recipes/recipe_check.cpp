@@ -6,6 +6,7 @@
 #include <numeric>
 #include <tuple>
 
+#include "core/spelling.h"
 #include "parallel/moe/mixed_experts.h"
 #include "recipes/recipe.h"
 #include "recipes/recipe_fields.h"

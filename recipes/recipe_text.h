@@ -1,4 +1,4 @@
-// How keys and values look in TOML and in messages, and which valid name is nearest to a mistyped one.
+// How keys and values look in TOML and in messages.
 #pragma once
 
 #include <cstdint>
@@ -24,10 +24,5 @@ std::string readable(std::string_view text);
 /// "a, b, c".
 std::string joined(std::span<const std::string_view> names);
 std::string joined(const std::vector<std::int64_t>& numbers);
-
-/// Levenshtein distance: insertions, deletions and replacements of one byte.
-std::size_t edit_distance(std::string_view a, std::string_view b);
-/// The candidate at the least edit distance, the first of them in a tie; "" where there is none.
-std::string_view nearest(std::string_view name, std::span<const std::string_view> candidates);
 
 }  // namespace conclave::recipe_text
