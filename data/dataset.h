@@ -13,6 +13,7 @@ namespace conclave {
 struct TextExample {
   std::string text;
   std::int32_t label = 0;
+  bool in_domain = false;  ///< of the domain that a recipe may single out
 };
 
 struct TextDataset {
@@ -25,6 +26,7 @@ struct TokenizedSplit {
   std::vector<std::int32_t> tokens;
   std::vector<std::int64_t> offsets{0};
   std::vector<std::int32_t> labels;
+  std::vector<std::int32_t> in_domain;  ///< 1 for texts of the domain, else 0; or empty: none is
 
   std::int64_t size() const { return static_cast<std::int64_t>(labels.size()); }
   std::int64_t length(std::int64_t i) const {

@@ -116,6 +116,7 @@ void DynamicBatcher::reserve(Batch& batch) const {
   batch.positions.reserve(tokens);
   batch.offsets.reserve(sequences + 1);
   batch.labels.reserve(sequences);
+  batch.in_domain.reserve(sequences);
   batch.examples.reserve(sequences);
 }
 
@@ -125,6 +126,7 @@ void DynamicBatcher::start(Batch& batch) const {
   batch.positions.clear();
   batch.offsets.assign(1, 0);
   batch.labels.clear();
+  batch.in_domain.clear();
   batch.examples.clear();
   batch.first_token = batch.first_sequence = batch.global_tokens = batch.global_sequences = 0;
   batch.next = {};
@@ -136,6 +138,8 @@ void DynamicBatcher::append(std::int64_t sequence, Batch& batch) const {
   for (std::size_t i = 0; i < ids.size(); ++i) batch.positions.push_back(static_cast<std::int32_t>(i));
   batch.offsets.push_back(static_cast<std::int32_t>(batch.tokens.size()));
   batch.labels.push_back(split_->labels[static_cast<std::size_t>(sequence)]);
+  batch.in_domain.push_back(
+      split_->in_domain.empty() ? 0 : split_->in_domain[static_cast<std::size_t>(sequence)]);
   batch.examples.push_back(sequence);
 }
 
@@ -180,6 +184,7 @@ void DynamicBatcher::append_made_up(std::int64_t length, Batch& batch) const {
   for (std::int64_t i = 0; i < length; ++i) batch.positions.push_back(static_cast<std::int32_t>(i));
   batch.offsets.push_back(static_cast<std::int32_t>(batch.tokens.size()));
   batch.labels.push_back(0);
+  batch.in_domain.push_back(0);
 }
 
 void DynamicBatcher::fill_largest(Batch& batch) const {

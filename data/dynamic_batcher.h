@@ -40,6 +40,7 @@ struct Batch {
   std::vector<std::int32_t> offsets;    ///< [local sequences + 1]
   std::vector<std::int32_t> positions;  ///< [local tokens], position within the sequence
   std::vector<std::int32_t> labels;     ///< [local sequences]
+  std::vector<std::int32_t> in_domain;  ///< [local sequences], 1 for texts of the domain, else 0
   std::vector<std::int64_t> examples;   ///< [local sequences], index in the split
   std::int64_t first_token = 0;         ///< of this share, within the global batch
   std::int64_t first_sequence = 0;

@@ -19,7 +19,10 @@ namespace {
 struct Row {
   std::string text, label;
   std::int64_t line = 0;
+  bool in_domain = false;
 };
+
+bool says_yes(std::string_view value) { return !value.empty() && value != "0" && value != "false"; }
 
 void add_row(const std::string& path, Row row, std::vector<Row>& rows) {
   require(row.text.size() <= kLongestText,
@@ -44,12 +47,15 @@ std::vector<Row> read_delimited(const std::string& path, std::string_view conten
     return static_cast<std::size_t>(std::find(header.begin(), header.end(), name) - header.begin());
   };
   const std::size_t text = column(options.text_column), label = column(options.label_column);
+  const bool has_domain = !options.domain_column.empty();
+  const std::size_t domain = has_domain ? column(options.domain_column) : 0;
   std::vector<Row> rows;
   while (reader.next(fields)) {
     require(fields.size() == header.size(), "{}:{}: {} fields, but the header has {}{}", path, reader.line(),
             fields.size(), header.size(),
             format == DelimitedReader::Format::csv ? "; quote a field that holds a comma" : "");
-    add_row(path, {std::move(fields[text]), std::move(fields[label]), reader.line()}, rows);
+    const bool in_domain = has_domain && says_yes(fields[domain]);
+    add_row(path, {std::move(fields[text]), std::move(fields[label]), reader.line(), in_domain}, rows);
   }
   return rows;
 }
@@ -76,7 +82,11 @@ Row parse_json(const std::string& path, std::int64_t number, std::string_view li
   require(label.is_string() || label.is_number_integer(),
           "{}:{}: `{}` is a {}, expected a string or an integer", path, number, options.label_column,
           label.is_number() ? "fraction" : label.type_name());
-  return {text.get<std::string>(), label.is_string() ? label.get<std::string>() : label.dump(), number};
+  const auto domain = options.domain_column.empty() ? object.end() : object.find(options.domain_column);
+  const bool in_domain = domain != object.end() && !domain->is_null() &&
+                         says_yes(domain->is_string() ? domain->get<std::string>() : domain->dump());
+  return {text.get<std::string>(), label.is_string() ? label.get<std::string>() : label.dump(), number,
+          in_domain};
 }
 
 std::vector<Row> read_jsonl(const std::string& path, std::string_view content,
@@ -156,7 +166,7 @@ TextDataset read_text_table(const TextTableOptions& options) {
     const auto found = labels.find(row.label);
     require(found != labels.end(), "{}:{}: label `{}` does not occur in {}; a class needs training examples",
             path, row.line, row.label, train);
-    split.push_back({std::move(row.text), found->second});
+    split.push_back({std::move(row.text), found->second, row.in_domain});
   };
   for (Row& row : rows) {
     const auto bucket = one ? XXH3_64bits(row.text.data(), row.text.size()) % 20 : 0;

@@ -15,6 +15,8 @@ struct TextTableOptions {
   std::string train = {}, validation = {}, test = {};  ///< three; the last two may be "": an empty split
   std::string text_column = "text";    ///< CSV and TSV: a name in the header row; JSONL: a key
   std::string label_column = "label";  ///< its values may be strings or integers
+  /// "": none. Texts are in the domain unless the value is empty, 0 or false (or, in JSONL, null or missing).
+  std::string domain_column = {};
 };
 
 inline constexpr std::size_t kLongestText = std::size_t{1} << 20;   ///< bytes; more is a broken file

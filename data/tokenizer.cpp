@@ -156,6 +156,7 @@ TokenizedSplit Tokenizer::encode_split(std::span<const TextExample> texts, std::
   require(max_length > 0, "Tokenizer::encode_split: max_length {} leaves no tokens", max_length);
   TokenizedSplit split;
   split.labels.reserve(texts.size());
+  split.in_domain.reserve(texts.size());
   split.offsets.reserve(texts.size() + 1);
   for (const TextExample& example : texts) {
     std::vector<std::int32_t> ids = encode(example.text);
@@ -164,6 +165,7 @@ TokenizedSplit Tokenizer::encode_split(std::span<const TextExample> texts, std::
     split.tokens.insert(split.tokens.end(), ids.begin(), ids.begin() + kept);
     split.offsets.push_back(static_cast<std::int64_t>(split.tokens.size()));
     split.labels.push_back(example.label);
+    split.in_domain.push_back(example.in_domain ? 1 : 0);
   }
   return split;
 }

@@ -1,11 +1,15 @@
 #include "data/wordnet.h"
 
+#include <fmt/ranges.h>
 #include <zlib.h>
 
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <map>
+#include <set>
 
+#include "core/spelling.h"
 #include "data/file.h"
 
 namespace conclave {
@@ -42,12 +46,13 @@ struct Synset {
   std::string_view offset;
   std::int32_t lexicographer_file = 0;
   std::string words;
+  std::vector<std::string_view> topics;  // offsets of the nouns it points to as its domain's topic
   std::string_view gloss;
 };
 
 // "03 hot_dog 0 red_hot 1 frank(p) 2 ..." becomes "hot dog, red hot, frank"; false where it is not of this
-// form.
-bool parse_words(std::string_view line, std::string& words) {
+// form. What follows is left in `line`.
+bool parse_words(std::string_view& line, std::string& words) {
   std::size_t count = 0;
   const auto [rest, error] =
       std::from_chars(line.data(), line.data() + std::min<std::size_t>(line.size(), 2), count, 16);
@@ -69,6 +74,27 @@ bool parse_words(std::string_view line, std::string& words) {
   return line.starts_with(' ');
 }
 
+// " 002 @ 00001740 n 0000 ;c 06043075 n 0000 " (symbol, offset, part of speech, words from and to): the
+// topics are "06043075". All topics are nouns.
+bool parse_topics(std::string_view line, std::vector<std::string_view>& topics) {
+  const auto field = [&line] {
+    line.remove_prefix(std::min(line.size(), line.find_first_not_of(' ')));
+    const std::string_view found = line.substr(0, line.find(' '));
+    line.remove_prefix(found.size());
+    return found;
+  };
+  const std::string_view digits = field();
+  std::size_t count = 0;
+  const auto [rest, error] = std::from_chars(digits.data(), digits.data() + digits.size(), count);
+  if (digits.size() != 3 || error != std::errc() || rest != digits.data() + 3) return false;
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::string_view symbol = field(), offset = field(), part = field(), words = field();
+    if (offset.size() != 8 || !std::ranges::all_of(offset, is_digit) || words.size() != 4) return false;
+    if (symbol == ";c" && part == "n") topics.push_back(offset);
+  }
+  return true;
+}
+
 // "offset lex_filenum ss_type ... | gloss"; false where the line is not of this form.
 bool parse(std::string_view line, const PartOfSpeech& part, Synset& synset) {
   const std::size_t bar = line.find("| ");
@@ -82,7 +108,8 @@ bool parse(std::string_view line, const PartOfSpeech& part, Synset& synset) {
   const std::string_view name = kLexicographerFiles[static_cast<std::size_t>(number)];
   if (name.substr(0, name.find('.')) != part.name) return false;
   synset.lexicographer_file = number;
-  if (!parse_words(line.substr(14, bar - 14), synset.words)) return false;
+  std::string_view rest = line.substr(14, bar - 14);
+  if (!parse_words(rest, synset.words) || !parse_topics(rest, synset.topics)) return false;
   const std::string_view gloss = line.substr(bar + 2);
   const std::size_t first = gloss.find_first_not_of(" \t\r"), last = gloss.find_last_not_of(" \t\r");
   if (first == std::string_view::npos) return false;
@@ -97,8 +124,9 @@ std::vector<TextExample>& split_of(TextDataset& data, std::string_view part, std
   return bucket < 18 ? data.train : bucket == 18 ? data.validation : data.test;
 }
 
-void read_part(const std::string& directory, const PartOfSpeech& part, std::int32_t first_label,
-               bool synset_words, TextDataset& data) {
+// Calls visit(synset) for every one of a part of speech; what a synset views is gone afterwards.
+template <class Visit>
+void for_each_synset(const std::string& directory, const PartOfSpeech& part, Visit visit) {
   const std::string path = directory + "/data." + std::string(part.name);
   const std::string content =
       read_file(path, "WordNet comes with `apt-get install wordnet-base`, into /usr/share/wordnet");
@@ -116,24 +144,103 @@ void read_part(const std::string& directory, const PartOfSpeech& part, std::int3
             "{}:{}: expected `offset lex_filenum ss_type ... | gloss` of a {} synset, got `{}`; reinstall "
             "wordnet-base",
             path, number, part.name, line.substr(0, 60));
-    auto& split = split_of(data, part.name, synset.offset);
-    const std::int32_t label = synset.lexicographer_file - first_label;
-    split.push_back({std::string(synset.gloss), label});
-    if (synset_words && &split == &data.train) split.push_back({std::move(synset.words), label});
+    visit(synset);
   }
+}
+
+std::vector<std::string> split_list(std::string_view list) {
+  std::vector<std::string> items;
+  while (!list.empty()) {
+    const std::string_view item = list.substr(0, list.find(','));
+    list.remove_prefix(std::min(item.size() + 1, list.size()));
+    const std::size_t first = item.find_first_not_of(" \t"), last = item.find_last_not_of(" \t");
+    if (first != std::string_view::npos) items.emplace_back(item.substr(first, last - first + 1));
+  }
+  return items;
+}
+
+// As names are compared: "Computer_Science" is "computer science".
+std::string plain(std::string_view name) {
+  std::string text(name);
+  for (char& c : text) {
+    if (c == '_') c = ' ';
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+  }
+  return text;
+}
+
+// What a list of names stands for among the synsets of some parts of speech.
+struct Domain {
+  std::set<std::int32_t> lexicographer_files;
+  std::set<std::string, std::less<>> topics;  // offsets
+
+  bool has(const Synset& synset) const {
+    return lexicographer_files.contains(synset.lexicographer_file) ||
+           std::ranges::any_of(synset.topics, [&](std::string_view topic) { return topics.contains(topic); });
+  }
+};
+
+Domain find_domain(const std::string& directory, std::span<const PartOfSpeech> parts, std::string_view list) {
+  std::map<std::string, std::string, std::less<>> words;  // of nouns by offset
+  std::set<std::string, std::less<>> topics;              // offsets
+  for (const PartOfSpeech& part : parts)
+    for_each_synset(directory, part, [&](const Synset& synset) {
+      topics.insert(synset.topics.begin(), synset.topics.end());
+      if (part.name == "noun") words.emplace(synset.offset, plain(synset.words));
+    });
+  std::multimap<std::string, std::string, std::less<>> offsets;  // of topics by word
+  for (const std::string& topic : topics)
+    for (const std::string& word : split_list(words[topic])) offsets.emplace(word, topic);
+  std::map<std::string, std::int32_t, std::less<>> files;
+  for (std::size_t i = 0; i < kLexicographerFiles.size(); ++i) {
+    const std::string_view name = kLexicographerFiles[i];
+    if (std::ranges::any_of(parts, [&](const auto& part) { return name.starts_with(part.name); }))
+      files.emplace(plain(name), static_cast<std::int32_t>(i));
+  }
+
+  Domain domain;
+  for (const std::string& given : split_list(list)) {
+    const std::string name = plain(given);
+    const auto [first, last] = offsets.equal_range(name);
+    for (auto topic = first; topic != last; ++topic) domain.topics.insert(topic->second);
+    if (const auto file = files.find(name); file != files.end())
+      domain.lexicographer_files.insert(file->second);
+    else if (first == last) {
+      std::set<std::pair<std::size_t, std::string_view>> near;
+      for (const auto& [word, offset] : offsets) near.emplace(edit_distance(name, word), word);
+      for (const auto& [file_name, number] : files) near.emplace(edit_distance(name, file_name), file_name);
+      std::vector<std::string_view> nearest;
+      for (const auto& [distance, candidate] : near)
+        if (nearest.size() < 4) nearest.push_back(candidate);
+      fail(
+          "data.domain: `{}` is neither a topic of these synsets nor a lexicographer file; near it are: {}. "
+          "{}/data.noun has the topics, `man 5 lexnames` the files",
+          given, fmt::join(nearest, ", "), directory);
+    }
+  }
+  return domain;
 }
 
 }  // namespace
 
-TextDataset read_wordnet(const std::string& directory, std::string_view classes, bool synset_words) {
+TextDataset read_wordnet(const std::string& directory, std::string_view classes, bool synset_words,
+                         std::string_view domain) {
   require(classes == "noun" || classes == "all",
           "read_wordnet: classes is `{}`; choose `noun` (26 classes) or `all` (45)", classes);
   const bool nouns = classes == "noun";
   const auto first = kLexicographerFiles.begin() + (nouns ? kFirstNoun : 0);
   TextDataset data;
   data.class_names.assign(first, nouns ? first + kNouns : kLexicographerFiles.end());
-  for (const PartOfSpeech& part : kParts)
-    if (!nouns || part.name == "noun") read_part(directory, part, nouns ? kFirstNoun : 0, synset_words, data);
+  const auto parts = std::span(kParts).first(nouns ? 1 : kParts.size());
+  const Domain found = domain.empty() ? Domain() : find_domain(directory, parts, domain);
+  for (const PartOfSpeech& part : parts)
+    for_each_synset(directory, part, [&](const Synset& synset) {
+      auto& split = split_of(data, part.name, synset.offset);
+      const std::int32_t label = synset.lexicographer_file - (nouns ? kFirstNoun : 0);
+      const bool in_domain = found.has(synset);
+      split.push_back({std::string(synset.gloss), label, in_domain});
+      if (synset_words && &split == &data.train) split.push_back({synset.words, label, in_domain});
+    });
   return data;
 }
 

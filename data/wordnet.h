@@ -18,8 +18,15 @@ inline constexpr const char* kWordNetDirectory = "/usr/share/wordnet";
 /// Reads data.noun (`classes` "noun": 26 classes) or data.noun, data.verb, data.adj and data.adv ("all": 45).
 /// Labels are 0..C-1 in the order of WordNet's own numbers. With `synset_words` the training split has a
 /// second text of each of its synsets, of the same class: its words ("car, auto, automobile"); validation and
-/// test have the glosses alone. Throws Error for a missing file, a malformed line (FILE:LINE) or another
-/// `classes`.
-TextDataset read_wordnet(const std::string& directory, std::string_view classes, bool synset_words = false);
+/// test have the glosses alone.
+///
+/// `domain` is a list of names, "medicine, anatomy, noun.body": a text is in the domain if its synset points
+/// to a topic (`;c`) one of whose words is one of these, or lies in a lexicographer file that is. Upper case
+/// and underscores make no difference.
+///
+/// Throws Error for a missing file, a malformed line (FILE:LINE), another `classes`, or a name in `domain`
+/// that is of no synset, with those near it.
+TextDataset read_wordnet(const std::string& directory, std::string_view classes, bool synset_words = false,
+                         std::string_view domain = {});
 
 }  // namespace conclave

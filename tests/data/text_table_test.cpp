@@ -72,6 +72,27 @@ TEST_CASE("column names are the user's own", "[data]") {
   CHECK_THAT(error_for("t.csv", "text,label,text\n"), Contains("one column named `text`"));
 }
 
+TEST_CASE("a column may say which texts are of the domain", "[data]") {
+  const TemporaryDirectory folder;
+  const auto in_domain = [&](const std::string& name, const std::string& content) {
+    std::string marks;
+    const auto data = read_text_table({.train = folder.write(name, content), .domain_column = "urgent"});
+    for (const TextExample& example : data.train) marks += example.in_domain ? '1' : '0';
+    return marks;
+  };
+  CHECK(in_domain("t.csv", "text,urgent,label\na,,x\nb,0,x\nc,false,x\nd,1,x\ne,true,x\nf,law,x\n") ==
+        "000111");
+  CHECK(in_domain("t.jsonl", R"({"text":"a","label":"x"}
+{"text":"b","label":"x","urgent":null}
+{"text":"c","label":"x","urgent":false}
+{"text":"d","label":"x","urgent":0}
+{"text":"e","label":"x","urgent":""}
+{"text":"f","label":"x","urgent":true}
+{"text":"g","label":"x","urgent":"law"})") == "0000011");
+  CHECK_THAT(error_of([&] { in_domain("t.csv", "text,label\na,x\n"); }),
+             Contains("one column named `urgent`"));
+}
+
 TEST_CASE("labels that training lacks are named by file and line", "[data]") {
   const TemporaryDirectory folder;
   const TextTableOptions options{.train = folder.write("a.csv", "text,label\nhello,spam\nbye,ham\n"),

@@ -10,7 +10,7 @@ using Catch::Matchers::Contains;
 
 namespace {
 
-const std::string kGood = "00001740 03 n 01 entity 0 003 ~ 00001930 n 0000 | that which is; \"a | b\"  \n";
+const std::string kGood = "00001740 03 n 01 entity 0 001 ~ 00001930 n 0000 | that which is; \"a | b\"  \n";
 
 std::string error_for(const std::string& content) {
   const TemporaryDirectory folder;
@@ -77,6 +77,52 @@ TEST_CASE("a training synset's words are a second text of its class, and those o
   CHECK(std::ranges::none_of(words, [](const std::string& text) { return text.find('_') != text.npos; }));
 }
 
+TEST_CASE("a text is in the domain by the topic its synset points to, or by its lexicographer file",
+          "[data]") {
+  const TemporaryDirectory folder;
+  folder.write("data.noun",
+               "00000001 09 n 03 medicine 0 medical_specialty 0 Galen 0 000 | the topic itself\n"
+               "00000002 09 n 01 law 1 000 | another topic\n"
+               "00000003 26 n 01 a 0 002 @ 00000001 n 0000 ;c 00000001 n 0000 | points to it as its topic\n"
+               "00000004 26 n 01 b 0 001 @ 00000001 n 0000 | points to it otherwise\n"
+               "00000005 26 n 01 c 0 002 ;c 00000002 n 0000 ;u 00000001 n 0000 | of law\n"
+               "00000006 08 n 01 d 0 000 | part of a body\n");
+  const auto in_domain = [&](const char* domain) {
+    const TextDataset data = read_wordnet(folder.path(), "noun", false, domain);
+    std::set<std::string> texts;
+    for (const auto* split : {&data.train, &data.validation, &data.test})
+      for (const TextExample& example : *split)
+        if (example.in_domain) texts.insert(example.text);
+    return texts;
+  };
+  using Texts = std::set<std::string>;
+  CHECK(in_domain("") == Texts{});
+  CHECK(in_domain("medicine") == Texts{"points to it as its topic"});
+  CHECK(in_domain("Medical_specialty,galen") == Texts{"points to it as its topic"});
+  CHECK(in_domain("noun.body") == Texts{"part of a body"});
+  CHECK(in_domain(" medical specialty , law,noun.body") ==
+        Texts{"points to it as its topic", "of law", "part of a body"});
+
+  CHECK_THAT(error_of([&] { in_domain("law, medicin"); }),
+             Contains("data.domain: `medicin`") && Contains("near it are: medicine, "));
+  CHECK_THAT(error_of([&] { in_domain("noun.bdy"); }), Contains("near it are: noun.body, "));
+  CHECK_THAT(error_of([&] { in_domain("verb.body"); }), Contains("`verb.body`"));  // no verbs are read
+  CHECK_THAT(error_of([&] { in_domain("a"); }), Contains("`a`"));  // a word, but nothing's topic
+}
+
+TEST_CASE("medicine, anatomy and noun.body are a fortieth of WordNet's nouns", "[data]") {
+  const TextDataset data = read_wordnet(kWordNetDirectory, "noun", true, "medicine, anatomy, noun.body");
+  std::int64_t glosses = 0, words = 0;
+  for (std::size_t i = 0; i < data.train.size(); i += 2) {
+    glosses += data.train[i].in_domain;
+    words += data.train[i + 1].in_domain;
+  }
+  CHECK(glosses == words);
+  for (const auto* split : {&data.validation, &data.test})
+    glosses += std::ranges::count_if(*split, [](const auto& example) { return example.in_domain; });
+  CHECK(glosses == 2064);
+}
+
 TEST_CASE("missing WordNet files name the package to install", "[data]") {
   const std::string error = error_of([] { read_wordnet("/nonexistent", "noun"); });
   CHECK_THAT(error, Contains("/nonexistent/data.noun") && Contains("apt-get install wordnet-base"));
@@ -90,7 +136,10 @@ TEST_CASE("a malformed WordNet line is named by file and line", "[data]") {
        {"00001740 03 n 01 entity 0", "00001740 03 n 02 entity 0 000 | too few words",
         "00001740 03 n 0x entity 0 000 | gloss", "0000174 03 n 01 entity | gloss",
         "00001740 99 n 01 x | gloss", "00001740 29 n 01 x | a verb's file", "00001740 03 v 01 x | gloss",
-        "00001740 03 n 01 x | ", "", "| gloss", "00001740 03 n 01 x |gloss", "00001740 03 n 01 x | \xFF"})
+        "00001740 03 n 01 x 0 001 | no pointer",
+        "00001740 03 n 01 x 0 1 ~ 00001930 n 0000 | not three digits",
+        "00001740 03 n 01 x 0 001 ~ 0000193 n 0000 | a short offset", "00001740 03 n 01 x | ", "", "| gloss",
+        "00001740 03 n 01 x |gloss", "00001740 03 n 01 x | \xFF"})
     CHECK_THAT(error_for("  licence\n" + kGood + bad + "\n" + kGood), Contains("data.noun:3: "));
 }
 
