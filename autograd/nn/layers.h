@@ -60,8 +60,10 @@ struct ForwardContext {
   RandomStream stream = {};  ///< of this step; `tensor` counts up
   Index first_token = 0;     ///< global index of this rank's first token in the micro-batch
   Index first_sequence = 0;
-  Index global_tokens = 0;  ///< of the micro-batch over all ranks; auxiliary losses are means over these
-  double loss_scale = 1;    ///< of this micro-batch in the step: 1 / number of micro-batches
+  Index global_tokens = 0;     ///< of the micro-batch over all ranks; auxiliary losses are means over these
+  double loss_scale = 1;       ///< of this micro-batch in the step: 1 / number of micro-batches
+  Tensor in_domain = {};       ///< [sequences] i32, 1 for texts of the domain; undefined: none is
+  double domain_strength = 0;  ///< share of the domain's prior that acts in this step
 
   RandomStream next_stream() {
     ++stream.tensor;

@@ -154,7 +154,7 @@ Tensor MoeLayer::operator()(Tape& tape, ForwardContext& context, const Tensor& x
   });
 
   const Tensor logits = (*router_)(tape, context, entered, offsets, route_cache());
-  const Tensor probabilities = route_probabilities(tape, logits, options_.router_losses, context);
+  const Tensor probabilities = route_probabilities(tape, logits, offsets, options_.router_losses, context);
   // The balancer's gradient joins what the gate sends back; the load it needs is known once the gate has
   // chosen.
   const auto load =

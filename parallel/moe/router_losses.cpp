@@ -7,8 +7,26 @@
 #include "core/kernels/softmax.h"
 
 namespace conclave {
+namespace {
 
-Tensor route_probabilities(Tape& tape, const Tensor& logits, RouterLosses losses,
+// d(-log p_te) / dlogits = p_t - onehot(e)
+void add_domain_gradient(const Tensor& probabilities, const Tensor& offsets, const Tensor& in_domain,
+                         double scale, Index expert, const Tensor& dlogits) {
+  const auto bounds = offsets.span<std::int32_t>(), chosen = in_domain.span<std::int32_t>();
+  for (std::size_t s = 0; s < chosen.size(); ++s) {
+    if (chosen[s] == 0) continue;
+    const Tensor p = probabilities.rows(bounds[s], bounds[s + 1]), d = dlogits.rows(bounds[s], bounds[s + 1]);
+    for_floating(d.dtype(), "domain", [&]<class T>(T) {
+      const T weight = static_cast<T>(scale);
+      for (Index i = 0; i < d.numel(); ++i)
+        d.data<T>()[i] += weight * (p.data<T>()[i] - T(i % d.size(1) == expert ? 1 : 0));
+    });
+  }
+}
+
+}  // namespace
+
+Tensor route_probabilities(Tape& tape, const Tensor& logits, const Tensor& offsets, RouterLosses losses,
                            const ForwardContext& context) {
   Tensor probabilities = tape.output(logits.shape(), logits.dtype(), {&logits});
   if (!context.training) losses = {};
@@ -16,9 +34,14 @@ Tensor route_probabilities(Tape& tape, const Tensor& logits, RouterLosses losses
   kernels::softmax(logits, probabilities, lse);
   const double per_token =
       context.loss_scale / static_cast<double>(std::max<Index>(context.global_tokens, 1));
+  const Tensor in_domain = context.in_domain;
+  losses.domain *= in_domain.defined() ? context.domain_strength : 0;
   tape.record("router", {&logits}, {&probabilities}, [=](Tape& tape) {
     const auto [dlogits, write] = tape.into(logits);
     kernels::softmax_backward(tape.gradient(probabilities), probabilities, dlogits, write);
+    if (losses.domain > 0)
+      add_domain_gradient(probabilities, offsets, in_domain, losses.domain * per_token, losses.domain_expert,
+                          dlogits);
     if (losses.z <= 0 && losses.entropy <= 0) return;
     for_floating(logits.dtype(), "router", [&, dlogits = dlogits]<class T>(T) {
       const Index experts = logits.size(1);

@@ -39,6 +39,7 @@ Tensor numerical(const Tensor& scores, const std::function<double()>& loss) {
 
 struct Router {
   Tensor owner = random_values({kTokens, kExperts}, 1), up = random_values({kTokens, kExperts}, 2);
+  Tensor offsets = Tensor::of<std::int32_t>({4}, {0, 2, 2, kTokens});  // of three texts, one of them empty
   Tensor scores = Tensor::borrow(owner.raw(), owner.shape(), DType::f64);
   Arena arena{"test"};
   Tape tape{arena};
@@ -63,7 +64,7 @@ struct Router {
 TEST_CASE("the z-loss joins the router's gradient, scaled to the micro-batch's share of the step",
           "[router_losses]") {
   Router r;
-  const Tensor p = route_probabilities(r.tape, r.scores, {.z = 0.7}, r.context);
+  const Tensor p = route_probabilities(r.tape, r.scores, r.offsets, {.z = 0.7}, r.context);
   r.tape.backward(p, r.up);
   const Tensor expected = numerical(r.scores, [&] {
     double z = 0;
@@ -79,7 +80,7 @@ TEST_CASE("the z-loss joins the router's gradient, scaled to the micro-batch's s
 
 TEST_CASE("the entropy of the probabilities joins the router's gradient", "[router_losses]") {
   Router r;
-  const Tensor p = route_probabilities(r.tape, r.scores, {.entropy = 0.3}, r.context);
+  const Tensor p = route_probabilities(r.tape, r.scores, r.offsets, {.entropy = 0.3}, r.context);
   r.tape.backward(p, r.up);
   const Tensor expected = numerical(r.scores, [&] {
     double entropy = 0;
@@ -90,11 +91,49 @@ TEST_CASE("the entropy of the probabilities joins the router's gradient", "[rout
   CHECK(distance(r.tape.gradient(r.scores), expected) < 1e-9);
 }
 
+TEST_CASE("the domain's prior draws its texts' tokens to their expert, as strongly as it is to act by now",
+          "[router_losses]") {
+  Router r;
+  r.context.in_domain = Tensor::of<std::int32_t>({3}, {0, 1, 1});
+  r.context.domain_strength = 0.5;
+  const Tensor p =
+      route_probabilities(r.tape, r.scores, r.offsets, {.domain = 0.8, .domain_expert = 2}, r.context);
+  r.tape.backward(p, r.up);
+  const Tensor expected = numerical(r.scores, [&] {
+    double surprise = 0;
+    for (Index t = 2; t < kTokens; ++t)
+      surprise -= std::log(softmax_row(r.scores.data<double>() + t * kExperts)[2]);
+    return r.task() + 0.25 * 0.5 * 0.8 * surprise / (3 * kTokens);
+  });
+  CHECK(distance(r.tape.gradient(r.scores), expected) < 1e-9);
+}
+
+TEST_CASE("the domain's prior leaves other texts, and all of them once it has faded, to the bit as they are",
+          "[router_losses]") {
+  const auto gradient = [](const Tensor& in_domain, double strength, double weight) {
+    Router r;
+    r.context.in_domain = in_domain;
+    r.context.domain_strength = strength;
+    const Tensor p = route_probabilities(r.tape, r.scores, r.offsets, {.domain = weight}, r.context);
+    r.tape.backward(p, r.up);
+    return r.tape.gradient(r.scores).clone();
+  };
+  const Tensor plain = gradient({}, 0, 0), last = Tensor::of<std::int32_t>({3}, {0, 0, 1});
+  const Tensor seeded = gradient(last, 1, 0.8);
+  CHECK(same_bits(seeded.rows(0, 2), plain.rows(0, 2)));
+  for (const Index row : {2, 3, 4})
+    CHECK(distance(seeded.rows(row, row + 1), plain.rows(row, row + 1)) > 1e-3);
+  CHECK(same_bits(gradient(last, 0, 0.8), plain));
+  CHECK(same_bits(gradient(last, 1, 0), plain));
+  CHECK(same_bits(gradient({}, 1, 0.8), plain));
+  CHECK(same_bits(gradient(Tensor::of<std::int32_t>({3}, {0, 1, 0}), 1, 0.8), plain));
+}
+
 TEST_CASE("the auxiliary loss joins the router's gradient", "[router_losses]") {
   Router r;
   const std::vector<Index> load{9, 0, 2, 4};
   const auto balancer = make_balancer("aux_loss", kExperts, {.aux_coefficient = 0.3});
-  const Tensor p = route_probabilities(r.tape, r.scores, {}, r.context);
+  const Tensor p = route_probabilities(r.tape, r.scores, r.offsets, {}, r.context);
   const Tensor balanced = balance_probabilities(r.tape, p, *balancer, load, r.context);
   CHECK(same_bits(balanced, p));
   r.tape.backward(balanced, r.up);
@@ -114,7 +153,7 @@ TEST_CASE("a second walk adds each loss once", "[router_losses]") {
   Router r;
   const std::vector<Index> load{9, 0, 2, 4};
   const auto balancer = make_balancer("aux_loss", kExperts, {});
-  const Tensor p = route_probabilities(r.tape, r.scores, {.z = 0.7}, r.context);
+  const Tensor p = route_probabilities(r.tape, r.scores, r.offsets, {.z = 0.7}, r.context);
   const Tensor balanced = balance_probabilities(r.tape, p, *balancer, load, r.context);
   r.tape.backward(balanced, r.up);
   const Tensor once = r.tape.gradient(r.scores).clone();
@@ -126,7 +165,10 @@ TEST_CASE("evaluation and a coefficient of zero leave the gradient to the task",
   for (const bool training : {false, true}) {
     Router r;
     r.context.training = training;
-    const Tensor p = route_probabilities(r.tape, r.scores, {.z = training ? 0.0 : 0.7}, r.context);
+    r.context.in_domain = Tensor::of<std::int32_t>({3}, {1, 1, 1});
+    r.context.domain_strength = 1;
+    const Tensor p = route_probabilities(
+        r.tape, r.scores, r.offsets, {.z = training ? 0.0 : 0.7, .domain = training ? 0.0 : 0.7}, r.context);
     r.tape.backward(p, r.up);
     CHECK(distance(r.tape.gradient(r.scores), numerical(r.scores, [&] { return r.task(); })) < 1e-9);
   }
