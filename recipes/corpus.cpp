@@ -1,5 +1,7 @@
 #include "recipes/corpus.h"
 
+#include <algorithm>
+
 #include "data/text_table.h"
 #include "data/wordnet.h"
 
@@ -8,18 +10,22 @@ namespace conclave {
 TextDataset read_texts(const DataRecipe& recipe) {
   if (recipe.source == "wordnet")
     return read_wordnet(recipe.path.empty() ? kWordNetDirectory : recipe.path, recipe.classes,
-                        recipe.synset_words);
+                        recipe.synset_words, recipe.domain);
   return read_text_table({.path = recipe.path,
                           .train = recipe.train,
                           .validation = recipe.validation,
                           .test = recipe.test,
                           .text_column = recipe.text_column,
-                          .label_column = recipe.label_column});
+                          .label_column = recipe.label_column,
+                          .domain_column = recipe.domain_column});
 }
 
 Corpus load_corpus(const DataRecipe& recipe, Communicator& world, const std::string& cache_directory,
                    std::optional<Tokenizer> tokenizer) {
   const TextDataset texts = read_texts(recipe);
+  const bool in_domain = std::ranges::any_of(texts.train, &TextExample::in_domain);
+  require(in_domain || recipe.domain_name().empty(), "data.{} = \"{}\": no training text is of it",
+          recipe.source == "table" ? "domain_column" : "domain", recipe.domain_name());
   if (!tokenizer) {
     std::string bytes, problem;
     if (world.rank() == 0) {

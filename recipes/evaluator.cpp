@@ -83,6 +83,8 @@ Evaluation Evaluator::run(const BatchVisitor& visit) {
   Communicator& world = grid_.world();
   std::vector<Tensor> chosen_experts(layers.size());
   std::vector<Index> batch_load(layers.size() * experts);
+  // [tokens of others, of the domain, then of each layer and expert those that it received]
+  std::vector<Index> domain(2 + 2 * layers.size() * experts);
   double utilization_sum = 0, batches = 0;
 
   for (const auto& [name, layer] : layers)
@@ -119,6 +121,8 @@ Evaluation Evaluator::run(const BatchVisitor& visit) {
       for (std::size_t s = 0; s < batch_.labels.size(); ++s) {
         const auto first = static_cast<std::size_t>(batch_.offsets[s]) * k;
         const auto last = static_cast<std::size_t>(batch_.offsets[s + 1]) * k;
+        const auto in_domain = static_cast<std::size_t>(batch_.in_domain[s]);
+        if (l == 0) domain[in_domain] += static_cast<Index>((last - first) / k);
         for (std::size_t i = first; i < last; i += k) {
           const auto unused = std::ranges::count(routed.subspan(i, k), -1);
           ++result.experts_per_token[k - static_cast<std::size_t>(unused)];
@@ -128,6 +132,7 @@ Evaluation Evaluator::run(const BatchVisitor& visit) {
           const auto expert = static_cast<std::size_t>(routed[i]);
           ++result.expert_classes[l][expert * classes + static_cast<std::size_t>(batch_.labels[s])];
           ++batch_load[l * experts + expert];
+          ++domain[2 + 2 * (l * experts + expert) + in_domain];
         }
       }
     }
@@ -154,6 +159,14 @@ Evaluation Evaluator::run(const BatchVisitor& visit) {
     world.all_reduce(Tensor::borrow(table.data(), {static_cast<Index>(table.size())}, DType::i64));
   world.all_reduce(Tensor::borrow(result.experts_per_token.data(),
                                   {static_cast<Index>(result.experts_per_token.size())}, DType::i64));
+  world.all_reduce(Tensor::borrow(domain.data(), {static_cast<Index>(domain.size())}, DType::i64));
+  for (std::size_t l = 0; l < layers.size() && domain[1] > 0; ++l) {
+    DomainRouting& routing = result.domain.emplace_back(DomainRouting{domain[1], domain[0], {}, {}});
+    for (std::size_t e = 0; e < experts; ++e) {
+      routing.other.push_back(domain[2 + 2 * (l * experts + e)]);
+      routing.domain.push_back(domain[2 + 2 * (l * experts + e) + 1]);
+    }
+  }
   if (!layers.empty()) {
     const auto count = static_cast<double>(layers.size());
     result.utilization = 0;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "recipes/corpus.h"
+#include "recipes/domain_routing.h"
 #include "recipes/models/text_classifier.h"
 
 namespace conclave {
@@ -25,6 +26,7 @@ struct Evaluation {
   std::vector<std::vector<Index>> expert_classes;
   std::vector<Index>
       experts_per_token;  ///< [top_k + 1]: tokens that went to so many experts, over all MoE layers
+  std::vector<DomainRouting> domain;  ///< [layer]; empty where no text of the split is of the domain
 
   double route_hit_rate = 0;  ///< of the routing caches, over all layers and ranks; 0 without
 

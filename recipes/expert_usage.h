@@ -2,6 +2,7 @@
 // the texts they like best.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,6 +25,7 @@ struct LayerUsage {
   std::string name;
   std::vector<Index> counts;                       ///< [expert * classes + class], as an ExpertTable views it
   std::vector<Index> shuffled;                     ///< the same with the texts' labels shuffled among them
+  std::optional<DomainRouting> domain;             ///< where texts of the split are of one
   std::vector<std::vector<Favourite>> favourites;  ///< [experts], up to kFavourites each, best first
 };
 

@@ -29,8 +29,12 @@ struct DataRecipe {
   std::string path;
   std::string train, validation, test;
   std::string text_column = "text", label_column = "label";
+  std::string domain, domain_column;
   std::int64_t vocabulary = 16000;
   std::int64_t max_length = 128;
+
+  /// What the domain is called in figures; "" without one.
+  const std::string& domain_name() const { return source == "table" ? domain_column : domain; }
 };
 
 struct ModelRecipe {
@@ -68,6 +72,9 @@ struct MoeRecipe {
   std::string grad_norm_moves = "both";
   double z_coefficient = 0.0;
   double entropy_coefficient = 0.0;
+  std::int64_t domain_expert = -1;
+  double domain_prior = 0.2;
+  double domain_steps = 0.5;
   double capacity_factor = 1.5;
 };
 

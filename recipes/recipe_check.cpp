@@ -107,6 +107,11 @@ void check_data(const DataRecipe& data, Checker& check) {
   check.unless(!table || data.text_column != data.label_column, {"data.label_column", "data.text_column"},
                "{} and {} must differ", check.shown("data.text_column", data.text_column),
                check.shown("data.label_column", data.label_column));
+  check.unless(!table || data.domain.empty(), {"data.domain", "data.source"},
+               "data.domain is for source = \"wordnet\", but {}; name a column in data.domain_column",
+               source);
+  check.unless(table || data.domain_column.empty(), {"data.domain_column", "data.source"},
+               "data.domain_column is for source = \"table\", but {}; name topics in data.domain", source);
   const bool split_files = !data.validation.empty() || !data.test.empty();
   check.unless(!table || !split_files || !data.train.empty() || data.path.empty(),
                {"data.validation", "data.test"},
@@ -142,6 +147,15 @@ void check_recipe(const Recipe& recipe, const std::string& name) {
   check.unless(moe.top_k <= moe.experts, {"moe.top_k", "moe.experts"},
                "{} is more than {}; moe.top_k may be 1 to {}", check.shown("moe.top_k", moe.top_k),
                check.shown("moe.experts", moe.experts), moe.experts);
+  check.unless(moe.domain_expert < moe.experts, {"moe.domain_expert", "moe.experts"},
+               "{} is none of {}; moe.domain_expert may be 0 to {}, or -1 for none",
+               check.shown("moe.domain_expert", moe.domain_expert), check.shown("moe.experts", moe.experts),
+               moe.experts - 1);
+  check.unless(moe.domain_expert < 0 || !data.domain.empty() || !data.domain_column.empty(),
+               {"moe.domain_expert"}, "{} has no texts to serve; single some out by {}",
+               check.shown("moe.domain_expert", moe.domain_expert),
+               data.source == "table" ? "data.domain_column"
+                                      : "data.domain, such as \"medicine, anatomy, noun.body\"");
   try {
     expert_shares(moe.expert, moe.experts);
   } catch (const Error& error) {

@@ -74,6 +74,14 @@ void fields(R& data, Visitor&& field) {
   field("test", data.test, "table: file of the rows to test on, beside train; empty for none", any_text());
   field("text_column", data.text_column, "table: column (JSON key) of the text", not_empty());
   field("label_column", data.label_column, "table: column (JSON key) of the class", not_empty());
+  field("domain", data.domain,
+        "wordnet: texts to single out, by topics (medicine, law) and lexicographer files (noun.body), "
+        "separated "
+        "by commas; how often they reach each expert is measured; see moe.domain_expert",
+        any_text());
+  field("domain_column", data.domain_column,
+        "table: column (JSON key) that is neither empty, 0 nor false for texts to single out; empty for none",
+        any_text());
   field("vocabulary", data.vocabulary, "Subword tokens the tokenizer learns from the training texts",
         between(16, 1e6));
   field("max_length", data.max_length, "Tokens kept of a text; what follows them is cut off",
@@ -180,6 +188,16 @@ void fields(R& moe, Visitor&& field) {
       "entropy_coefficient", moe.entropy_coefficient,
       "Weight of the entropy of the router's probabilities, which keeps top_p from spreading to many experts",
       between(0, 100));
+  field("domain_expert", moe.domain_expert,
+        "Number of the expert in every layer that is to serve the texts of data.domain; -1 for none",
+        between(-1, 4095));
+  field("domain_prior", moe.domain_prior,
+        "Weight of the loss that has the router send those texts' tokens there, -log of the expert's "
+        "probability",
+        between(0, 1000));
+  field("domain_steps", moe.domain_steps,
+        "Share of training in which domain_prior acts, falling linearly to 0; evaluation never sees it",
+        between(0, 1));
   field("capacity_factor", moe.capacity_factor,
         "Receive buffer per rank, in even shares of a batch's routed tokens; more takes further rounds; "
         "unread where experts want whole sequences, which "

@@ -229,10 +229,16 @@ void Trainer::start_metrics() {
   metrics_->truncate_from(step_ == 0 ? 0 : step_ + 1);
 }
 
+double Trainer::domain_strength() const {
+  const double steps = recipe_.moe.domain_steps * static_cast<double>(total_steps_);
+  return steps > 0 ? std::max(0.0, 1.0 - static_cast<double>(step_) / steps) : 0.0;
+}
+
 double Trainer::forward_backward(const Batch& batch, int micro_batch, bool last) {
   activations_.reset();
   Tape tape(activations_);
   const auto accumulate = static_cast<double>(recipe_.train.accumulate);
+  const TextInput input = text_input(batch);
   // Streams are numbered within a step; each micro-batch gets its own thousand.
   ForwardContext context{.training = true,
                          .stream = {.seed = static_cast<std::uint64_t>(recipe_.run.seed),
@@ -241,8 +247,9 @@ double Trainer::forward_backward(const Batch& batch, int micro_batch, bool last)
                          .first_token = batch.first_token,
                          .first_sequence = batch.first_sequence,
                          .global_tokens = batch.global_tokens,
-                         .loss_scale = 1.0 / accumulate};
-  const TextInput input = text_input(batch);
+                         .loss_scale = 1.0 / accumulate,
+                         .in_domain = input.in_domain,
+                         .domain_strength = domain_strength()};
   const bool guess = recipe_.train.masked_weight > 0;
   const auto output = model_.forward(tape, context, input, guess);
   const auto scored =
@@ -482,17 +489,27 @@ std::optional<Evaluation> Trainer::evaluate(std::unique_ptr<Evaluator>& evaluato
                             100 * static_cast<double>(result.experts_per_token[k]) / tokens);
     say(fmt::format("{}: {:.3f} experts per token ({})", name, result.mean_experts(), shares));
   }
+  for (std::size_t l = 0; l < result.domain.size(); ++l)
+    say(fmt::format(
+        "{}: {}: {}", name, layers_[l].first,
+        describe_domain(result.domain[l], recipe_.data.domain_name(), recipe_.moe.domain_expert)));
   if (metrics_) {
     const std::string prefix = std::string(name) + "/";
-    const std::pair<std::string, double> values[] = {{prefix + "accuracy", result.accuracy},
-                                                     {prefix + "macro_f1", result.macro_f1},
-                                                     {prefix + "loss", result.loss},
-                                                     {prefix + "utilization", result.utilization},
-                                                     {prefix + "batch_utilization", result.batch_utilization},
-                                                     {prefix + "experts_per_token", result.mean_experts()},
-                                                     {prefix + "route_hit_rate", result.route_hit_rate}};
+    std::vector<std::pair<std::string, double>> values{
+        {prefix + "accuracy", result.accuracy},
+        {prefix + "macro_f1", result.macro_f1},
+        {prefix + "loss", result.loss},
+        {prefix + "utilization", result.utilization},
+        {prefix + "batch_utilization", result.batch_utilization},
+        {prefix + "experts_per_token", result.mean_experts()},
+        {prefix + "route_hit_rate", result.route_hit_rate}};
+    if (!result.domain.empty())
+      values.emplace_back(prefix + "domain_ratio", mean_ratio(result.domain, recipe_.moe.domain_expert));
+    for (std::size_t l = 0; l < result.domain.size(); ++l)
+      values.emplace_back(prefix + layers_[l].first + "/domain_ratio",
+                          result.domain[l].ratio(result.domain[l].expert(recipe_.moe.domain_expert)));
     std::vector<Metric> metrics;
-    for (const auto& [key, value] : values) metrics.emplace_back(key, value);
+    for (const auto& [metric_name, value] : values) metrics.emplace_back(metric_name, value);
     metrics_->write(step_, metrics);
   }
   return result;

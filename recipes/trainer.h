@@ -60,6 +60,7 @@ class Trainer {
   void resume();
   void start_metrics();
   void step();
+  double domain_strength() const;
   double forward_backward(const Batch& batch, int micro_batch, bool last);
   void check_finite(double loss, double norm_squared);
   void report(bool force);

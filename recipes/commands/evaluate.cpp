@@ -6,6 +6,26 @@
 #include "recipes/split_evaluation.h"
 
 namespace conclave::commands {
+namespace {
+
+nlohmann::ordered_json domain_summary(SplitEvaluation& evaluation, const Evaluation& result) {
+  const Index wanted = evaluation.recipe().moe.domain_expert;
+  nlohmann::ordered_json summary{{"name", evaluation.recipe().data.domain_name()},
+                                 {"tokens", result.domain.front().domain_tokens},
+                                 {"ratio", mean_ratio(result.domain, wanted)}};
+  const auto layers = evaluation.loaded().model().moe_layers();
+  for (std::size_t l = 0; l < layers.size(); ++l) {
+    const DomainRouting& layer = result.domain[l];
+    const std::size_t expert = layer.expert(wanted);
+    summary["layers"][layers[l].first] = {{"expert", expert},
+                                          {"ratio", layer.ratio(expert)},
+                                          {"share", layer.domain_share(expert)},
+                                          {"share_of_others", layer.other_share(expert)}};
+  }
+  return summary;
+}
+
+}  // namespace
 
 int evaluate(const EvaluateArguments& arguments, const Surroundings& surroundings,
              const MpiSession& session) {
@@ -15,7 +35,7 @@ int evaluate(const EvaluateArguments& arguments, const Surroundings& surrounding
   SplitEvaluation evaluation(arguments.checkpoint, arguments.split, arguments.overrides, grid);
   const Evaluation result = evaluation.run();
   if (grid.world().rank() == 0) {
-    const nlohmann::ordered_json summary{
+    nlohmann::ordered_json summary{
         {"checkpoint", evaluation.checkpoint()},
         {"step", evaluation.loaded().step()},
         {"split", arguments.split},
@@ -28,6 +48,7 @@ int evaluate(const EvaluateArguments& arguments, const Surroundings& surrounding
         {"experts_per_token", result.mean_experts()},
         {"route_hit_rate", result.route_hit_rate},
         {"tokens_per_second", static_cast<double>(result.tokens) / result.seconds}};
+    if (!result.domain.empty()) summary["domain"] = domain_summary(evaluation, result);
     fmt::print("{}\n", summary.dump());
   }
   return 0;

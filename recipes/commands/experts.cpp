@@ -33,6 +33,9 @@ void print(const LayerUsage& layer, const SplitEvaluation& evaluation, const std
   fmt::print(
       "  by chance {:.3f} bits: the same once the texts' labels are shuffled among them (run.seed {})\n",
       shuffled.information().mutual, evaluation.recipe().run.seed);
+  if (layer.domain)
+    fmt::print("  {}\n", describe_domain(*layer.domain, evaluation.recipe().data.domain_name(),
+                                         evaluation.recipe().moe.domain_expert));
   for (std::size_t e = 0; e < table.experts(); ++e) {
     fmt::print("  {}\n", describe_expert(table, e, names));
     for (const Favourite& favourite : layer.favourites[e]) {

@@ -15,7 +15,8 @@ Tensor borrow(const std::vector<std::int32_t>& values) {
 }  // namespace
 
 TextInput text_input(const Batch& batch) {
-  return {borrow(batch.tokens), borrow(batch.positions), borrow(batch.offsets), borrow(batch.labels)};
+  return {borrow(batch.tokens), borrow(batch.positions), borrow(batch.offsets), borrow(batch.labels),
+          borrow(batch.in_domain)};
 }
 
 struct TextClassifier::Layer : Module {
@@ -48,7 +49,8 @@ struct TextClassifier::Layer : Module {
                      .balance_inference = moe.balance_inference,
                      .balancing = {moe.aux_coefficient, moe.bias_rate, moe.grad_norm_rate,
                                    moe.grad_norm_rounds, moe.grad_norm_alpha, moe.grad_norm_moves},
-                     .router_losses = {moe.z_coefficient, moe.entropy_coefficient},
+                     .router_losses = {moe.z_coefficient, moe.entropy_coefficient,
+                                       moe.domain_expert < 0 ? 0 : moe.domain_prior, moe.domain_expert},
                      .capacity_factor = moe.capacity_factor},
           grid);
       add_module("moe", *experts);

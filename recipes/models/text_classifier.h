@@ -20,6 +20,7 @@ struct TextInput {
   Tensor positions;  ///< [tokens] i32
   Tensor offsets;    ///< [sequences + 1] i32
   Tensor labels;     ///< [sequences] i32
+  Tensor in_domain;  ///< [sequences] i32, for ForwardContext
 };
 /// `batch` must outlive the result and not change meanwhile.
 TextInput text_input(const Batch& batch);

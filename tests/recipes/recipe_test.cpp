@@ -281,6 +281,21 @@ TEST_CASE("a missing recipe is met with those that lie beside it", "[recipe]") {
   CHECK_THROWS_AS(read_recipe(""), RecipeError);
 }
 
+TEST_CASE("an expert for a domain needs a domain, and to be one of the experts", "[recipe]") {
+  CHECK_THAT(
+      mistake("[moe]\ndomain_expert = 1"),
+      StartsWith("q.toml:2: moe.domain_expert = 1 has no texts to serve; single some out by data.domain, "
+                 "such as \"medicine, anatomy, noun.body\""));
+  CHECK_THAT(
+      mistake("[data]\ndomain = \"law\"\n[moe]\nexperts = 4\ndomain_expert = 4"),
+      Equals(
+          "q.toml:5: moe.domain_expert = 4 is none of moe.experts = 4; moe.domain_expert may be 0 to 3, or "
+          "-1 for none"));
+  CHECK_THAT(
+      mistake("[data]\ndomain_column = \"law\""),
+      StartsWith("q.toml:2: data.domain_column is for source = \"table\", but data.source = \"wordnet\""));
+}
+
 TEST_CASE("the recipes that come with Conclave are valid on 1, 2 and 4 ranks", "[recipe]") {
   int count = 0;
   for (const auto& entry : fs::directory_iterator(kRecipes)) {
