@@ -38,7 +38,8 @@ every = 0
 
 
 def prepare():
-    """Writes tiny.toml and its data: 600 texts of three classes, each of its own words among common ones."""
+    """Writes tiny.toml and its data: 600 texts of three classes, each of its own words among common ones; a word of
+    the second class makes a text urgent."""
     words = random.Random(1)
     vocabulary = [
         "".join(words.choice("bdfgklmnprst") + words.choice("aeiou") for _ in range(words.randint(1, 3)))
@@ -49,7 +50,8 @@ def prepare():
             label = words.randrange(3)
             own, common = vocabulary[20 * label : 20 * label + 20], vocabulary[60:]
             text = " ".join(words.choice(words.choice([own, common])) for _ in range(words.randint(3, 12)))
-            file.write(json.dumps({"text": text, "label": f"class {label}"}) + "\n")
+            row = {"text": text, "label": f"class {label}", "urgent": vocabulary[20] in text.split()}
+            file.write(json.dumps(row) + "\n")
     Path("tiny.toml").write_text(RECIPE)
 
 

@@ -29,6 +29,21 @@ values = [text for text in texts if text.replace(".", "", 1).isdigit() and "." i
 assert len(values) == 26 * 8, len(values)
 PYTHON
 
+# A domain can be asked for afterwards, too.
+conclave 0 inspect "$CONCLAVE_TRAINED" --experts --out new/folder2 --set data.domain="medicine, anatomy, noun.body"
+says "  domain medicine, anatomy, noun.body: expert " " more often than others ("
+(($(grep -c "^  domain" <<<"$output") == 2))
+conclave 0 eval "$CONCLAVE_TRAINED" --set data.domain="medicine, anatomy, noun.body"
+says '"domain":{"name":"medicine, anatomy, noun.body","tokens":' '"ratio":' '"layers.1.moe":{"expert":'
+alone=$(grep -o '"domain":.*' <<<"$output")
+on_ranks 2 0 eval "$CONCLAVE_TRAINED" --set data.domain="medicine, anatomy, noun.body"
+says "$alone"
+on_ranks 2 0 train "$CONCLAVE_SOURCE/recipes/medical.toml" --set train.steps=3
+says "test: layers.0.moe: domain medicine, anatomy, noun.body: expert 0 receives it x" "test: layers.1.moe: domain"
+grep -q '"test/domain_ratio":.*"test/layers.1.moe/domain_ratio":' runs/medical/metrics.jsonl
+conclave 1 train "$CONCLAVE_SOURCE/recipes/medical.toml" --set data.domain="medicine, noun.bodi"
+says "data.domain: \`noun.bodi\`" "near it are: noun.body, "
+
 # Without --out, beside the checkpoint.
 mkdir run
 cp "$CONCLAVE_TRAINED"/step-*20.h5 run

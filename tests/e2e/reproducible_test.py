@@ -37,11 +37,13 @@ def main():
             if ranks > 1:
                 assert_same_losses(f"{balancer}1", f"{balancer}{ranks}")
 
-    # Per-sequence decisions and noise are a sequence's own.
-    for router in ("attention", "attention_token"):
+    # Per-sequence decisions, noise and what draws a domain to its expert are a sequence's own.
+    for router in ("linear", "attention", "attention_token"):
         chosen = [f"moe.router={router}", "moe.router_heads=2", "moe.router_noise=0.3", "moe.balancer=grad_norm"]
+        chosen += ["data.domain_column=urgent", "moe.domain_expert=1", "train.epsilon=1e-5"]
+        says = ["test: layers.1.moe: domain urgent: expert 1 receives it x"]
         for ranks in (1, 2, 4):
-            train(ranks, f"{router}{ranks}", "train.steps=20", *chosen)
+            train(ranks, f"{router}{ranks}", "train.steps=20", *chosen, says=says)
             if ranks > 1:
                 assert_same_losses(f"{router}1", f"{router}{ranks}")
 

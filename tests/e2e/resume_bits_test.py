@@ -54,6 +54,7 @@ def main():
 
     # Another balancer has more to remember.
     others = ["moe.balancer=grad_norm", "moe.router=attention", "moe.router_heads=2", "moe.router_noise=0.3"]
+    others += ["data.domain_column=urgent", "moe.domain_expert=2", "moe.domain_steps=0.8"]
     train(2, "others", *RUN, *others)
     for ranks in (2, 4):
         directory = f"others{ranks}"

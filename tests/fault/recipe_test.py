@@ -28,6 +28,8 @@ def main():
     mistake("steps = 20", "steps = -1", "train.steps = -1: must be between 0 and")
     mistake("learning_rate = 3e-3", "learning_rate = nan", "train.learning_rate = nan: must be between 0 and 10")
     mistake("heads = 2", "heads = 3", "model.heads = 3 does not divide model.hidden = 32", "may be 1, 2, 4, 8, 16, 32")
+    mistake("experts = 4", "experts = 4\ndomain_expert = 1", "moe.domain_expert = 1 has no texts", "data.domain_column")
+    mistake("[data]", '[data]\ndomain = "law"', 'is for source = "wordnet"', "data.domain_column")
     mistake("experts = 4", "experts = 1", "moe.top_k", "is more than moe.experts = 1", "may be 1 to 1")
     mistake("[train]", '[train]\nschedule = "cosinus"', 'must be one of constant, linear, cosine; the nearest is cosine')
     mistake("steps = 20", "steps = = 20", "column")
@@ -61,6 +63,8 @@ def main():
     wordnet = ["data.source=wordnet", "data.path=nowhere"]
     for ranks in (1, 2):
         train(ranks, "never", *wordnet, status=1, says=["nowhere", "apt-get install wordnet-base"])
+    urgent = ["data.domain_column=urgnt", "moe.domain_expert=1"]
+    train(2, "never", *urgent, status=1, says=['data.domain_column = "urgnt": no training text is of it'])
     train(1, "never", "data.path=nowhere.jsonl", status=1, says=["nowhere.jsonl"])
     lines = Path("texts.jsonl").read_text().splitlines()
     lines[6] = '{"text": "no label"}'
