@@ -52,6 +52,7 @@ def main():
         (1, "train.accumulate=2", "train.ema=0.9", "moe.balancer=aux_loss", "moe.shared_experts=1"),
         (2,),
         (2, "train.accumulate=2", "train.ema=0.9", "moe.balancer=aux_loss", "moe.shared_experts=1"),
+        (2, "moe.balancer=grad_norm", "data.domain_column=urgent", "moe.domain_expert=1"),
         (2, "parallel.expert_parallel=1"),
     ]:
         alike = ["train.schedule=constant", "train.warmup=0", "checkpoint.asynchronous=false", *options]
