@@ -7,6 +7,7 @@
 
 #include "parallel/moe/mixed_experts.h"
 #include "parallel/moe/plugin.h"
+#include "parallel/moe/router.h"
 
 namespace conclave {
 namespace {
@@ -37,13 +38,19 @@ void load(Recipe& recipe, const std::string& file) {
       fail("{}: \"{}\": {}", place("run.plugins"), given, error.what());
     }
   }
-  try {
+  const auto known = [&](const std::string& key, const auto& expect) {
+    try {
+      expect();
+    } catch (const Error& error) {
+      fail("{}: {}; name one of these, or in run.plugins the plug-in that brings it", place(key),
+           error.what());
+    }
+  };
+  known("moe.router", [&] { expect_router_kind(recipe.moe.router); });
+  known("moe.expert", [&] {
     for (const auto& [kind, count] : expert_shares(recipe.moe.expert, recipe.moe.experts))
       expect_expert_kind(kind);
-  } catch (const Error& error) {
-    fail("{}: {}; name one of these, or in run.plugins the plug-in that brings it", place("moe.expert"),
-         error.what());
-  }
+  });
 }
 
 }  // namespace

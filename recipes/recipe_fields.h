@@ -44,7 +44,8 @@ void fields(R& run, Visitor&& field) {
         between(0, 1024));
   field("log_every", run.log_every, "Steps between two lines of the log and of the metrics", between(1, 1e9));
   field("plugins", run.plugins,
-        "Shared libraries with kinds of experts of your own; relative paths are looked up beside the recipe, "
+        "Shared libraries with kinds of experts or routers of your own; relative paths are looked up beside "
+        "the recipe, "
         "then "
         "in the working directory",
         not_empty());
@@ -118,8 +119,8 @@ void fields(R& moe, Visitor&& field) {
   field("router", moe.router,
         "What scores the experts: each token alone (linear), each token after self-attention "
         "(attention_token), or "
-        "its whole sequence (attention)",
-        one_of({"linear", "attention", "attention_token"}));
+        "its whole sequence (attention); or a plug-in's kind",
+        not_empty());
   field("router_heads", moe.router_heads,
         "Heads of the router's self-attention; divides model.hidden; read by routers attention and "
         "attention_token",

@@ -106,8 +106,7 @@ void load_plugin(const std::string& path) {
     throw;
   }
   waiting() = nullptr;
-  require(!registrations.empty(),
-          "{}: registers nothing; has the library this file is of been loaded before?", path);
+  require(!registrations.empty(), "{}: registers nothing; it needs a CONCLAVE_REGISTER_EXPERT(...)", path);
   try {
     for (const auto& add : registrations) add(std::filesystem::path(file).filename().string());
   } catch (const Error& problem) {

@@ -158,6 +158,8 @@ RouterRegistration::RouterRegistration(const std::string& name, RouterFactory fa
   register_kind([=](const std::string& plugin) { registry().add(name, factory, plugin); });
 }
 
+void expect_router_kind(const std::string& name) { registry().find(name); }
+
 std::vector<std::string> router_kinds() { return registry().names(); }
 
 std::unique_ptr<Router> make_router(const std::string& name, const RouterOptions& options) {

@@ -69,5 +69,7 @@ struct RouterRegistration {
 /// Throws Error, listing the kinds there are, on an unknown name.
 std::unique_ptr<Router> make_router(const std::string& name, const RouterOptions& options);
 std::vector<std::string> router_kinds();
+/// Throws that Error.
+void expect_router_kind(const std::string& name);
 
 }  // namespace conclave

@@ -11,6 +11,7 @@ from pathlib import Path
 from runs import PROGRAM, command, prepare, run
 
 COUNTER = os.environ["CONCLAVE_BUILD"] + "/tests/libcount_allocations.so"
+MEDICAL = os.environ["CONCLAVE_BUILD"] + "/tests/libmedical.so"
 # Files of Open MPI and what it stands on; all else is ours, or called by us.
 MPI = ("libmpi", "libopen-", "mca_", "libpmix", "libevent", "libhwloc", "libucp", "libucs", "libuct", "libfabric")
 OPENMP = ("libgomp",)
@@ -54,6 +55,7 @@ def main():
         (2, "train.accumulate=2", "train.ema=0.9", "moe.balancer=aux_loss", "moe.shared_experts=1"),
         (2, "moe.balancer=grad_norm", "data.domain_column=urgent", "moe.domain_expert=1"),
         (2, "parallel.expert_parallel=1"),
+        (2, f"run.plugins={MEDICAL}", 'moe.expert="2 feed_forward, 1 gated, 1 lstm_medical"'),
     ]:
         alike = ["train.schedule=constant", "train.warmup=0", "checkpoint.asynchronous=false", *options]
         for steps in STEPS:

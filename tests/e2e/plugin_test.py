@@ -39,10 +39,17 @@ def trains():
         assert_same_losses(f"{router}1", f"{router}4x2")
         first, *_, last = losses(f"{router}1").values()
         assert last < first, "it learns nothing"
+    # Of two plug-ins, one has a router.
+    both = ["run.plugins=['plugins/libmedical.so', 'plugins/libplain.so']", "moe.router=plain", *MIXED, STEPS]
+    for ranks in (1, 2):
+        train(ranks, f"plain{ranks}", *both)
+    assert losses("plain1") == losses("linear1")  # which it is by another name
+    assert_same_losses("plain1", "plain2")
 
 
 def resumes_and_serves():
     chosen = [plugin("medical"), *MIXED, STEPS, "checkpoint.every=10", "checkpoint.keep=9", "moe.balancer=grad_norm"]
+    chosen += ["train.ema=0.9", "train.accumulate=2", "moe.shared_experts=1"]
     train(2, "whole", *chosen)
     # Stopped at step 10 and gone on from there: the same bits; on another number of ranks, the same losses.
     for ranks in (2, 4):
@@ -78,8 +85,9 @@ def resumes_and_serves():
     os.rename("moved.so", "plugins/libmedical.so")
 
 
-def refused(ranks, plugins, *says, expert="faulty", status=2):
-    said = train(ranks, "never", plugins, f'moe.expert="{expert}"', status=status, says=says)
+def refused(ranks, plugins, *says, expert="faulty", router="linear", status=2):
+    chosen = [plugins, f'moe.expert="{expert}"', f"moe.router={router}"]
+    said = train(ranks, "never", *chosen, status=status, says=says)
     told = [line for line in said.splitlines() if line.startswith("conclave: ")]
     assert len(told) == 1, said
     assert not Path("never").exists(), "training began"
@@ -97,6 +105,7 @@ def mistakes():
     refused(1, plugin("static"), "run.plugins", "static object", "the constructor's own words")
     refused(1, plugin("nothing"), "run.plugins", "registers nothing")
     refused(1, plugin("taken"), "run.plugins", "'gated' already", "give it another name")
+    refused(1, plugin("plain"), "moe.router", "'odd'", "linear", "plain (of libplain.so)", router="odd")
     refused(2, plugin("medical"), "moe.expert", "'faulty'", "feed_forward, gated, lstm_medical (of libmedical.so)")
     for name, *said in [
         ("factory", "cannot be made: the factory's own words"),
