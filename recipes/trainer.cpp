@@ -65,6 +65,7 @@ struct Trainer::StepSums {
   std::vector<std::vector<double>> load_share;  // by layer, for the report
   std::vector<std::vector<double>> load_sum;    // by layer, since the last report
   std::vector<MoeLayerReport> layers;
+  std::vector<double> balancing_seconds;  // by layer, since the last report
   std::vector<std::string> metric_names;  // "layers.0.moe/load" and so on, built once
   std::vector<Metric> metrics;
   double window_loss = 0, window_correct = 0, window_sequences = 0, window_tokens = 0;
@@ -201,8 +202,9 @@ void Trainer::plan_memory() {
   sums_->load_share.assign(layers_.size(), std::vector<double>(experts));
   sums_->load_sum.assign(layers_.size(), std::vector<double>(experts));
   sums_->layers.resize(layers_.size());
+  sums_->balancing_seconds.resize(layers_.size());
   for (const auto& [name, layer] : layers_)
-    for (const char* what : {"/load", "/utilization", "/milliseconds"})
+    for (const char* what : {"/load", "/utilization", "/milliseconds", "/balancing_milliseconds"})
       sums_->metric_names.push_back(name + what);
   sums_->metrics.reserve(16 + sums_->metric_names.size());
 }
@@ -346,6 +348,7 @@ void Trainer::step() {
     MoeLayer& layer = *layers_[l].second;
     layer.balancer().update({signals.rows, signals.gradient_norm, signals.mean_loss});
     sums.layers[l].milliseconds += 1e3 * layer.statistics().seconds;
+    sums.balancing_seconds[l] += layer.statistics().balancing_seconds;
     layer.reset_statistics();
   }
   sums.window_loss += sums.message[StepSums::loss];
@@ -417,14 +420,16 @@ void Trainer::report(bool force) {
     metrics.emplace_back("train/checkpoint_stall_seconds", sums.save_seconds);
     metrics.emplace_back("moe/utilization", report.utilization());
     for (std::size_t l = 0; l < sums.layers.size(); ++l) {
-      metrics.emplace_back(sums.metric_names[3 * l], sums.layers[l].load);
-      metrics.emplace_back(sums.metric_names[3 * l + 1], sums.layers[l].utilization);
-      metrics.emplace_back(sums.metric_names[3 * l + 2], sums.layers[l].milliseconds);
+      metrics.emplace_back(sums.metric_names[4 * l], sums.layers[l].load);
+      metrics.emplace_back(sums.metric_names[4 * l + 1], sums.layers[l].utilization);
+      metrics.emplace_back(sums.metric_names[4 * l + 2], sums.layers[l].milliseconds);
+      metrics.emplace_back(sums.metric_names[4 * l + 3], 1e3 * sums.balancing_seconds[l] / steps);
     }
     metrics_->write(step_, metrics);
   }
   for (auto& load : sums.load_sum) std::ranges::fill(load, 0.0);
   for (auto& layer : sums.layers) layer.milliseconds = layer.utilization = 0;
+  std::ranges::fill(sums.balancing_seconds, 0.0);
   sums.window_loss = sums.window_correct = sums.window_sequences = sums.window_tokens = sums.save_seconds = 0;
   sums.window_steps = 0;
   sums.window_start = now();

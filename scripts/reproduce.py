@@ -64,6 +64,9 @@ def train(task, variant, seed, extra):
         "batch_utilization": 100 * statistics.fmean(u for _, u in utilization),
         "test_utilization": 100 * test["test/utilization"],
         "experts_per_token": test["test/experts_per_token"],
+        "balancing": 100 * statistics.median(
+            sum(value for key, value in r.items() if key.endswith("/balancing_milliseconds"))
+            / (1e3 * r["train/seconds_per_step"]) for r in records if "moe/utilization" in r and r["step"] > 100),
         "curve": utilization,
     }
 
@@ -125,6 +128,7 @@ def table(task, results):
         rows.append((4, "the same, batches evened in inference", "", f"{evened_test} %", evened_test.mean >= 97))
         rows.append((4, "accuracy so", "", f"{of('grad_norm', 'evened_accuracy')} %",
                      not_below(of("grad_norm", "evened_accuracy"), grad_norm)))
+        rows.append((4, "share of a training step spent on it", "", f"{of('grad_norm', 'balancing')} %", None))
         for other in BALANCERS[:-1]:
             if accuracy := of(other, "accuracy"):
                 rows.append((4, f"accuracy, grad_norm against {other} (utilization {of(other, 'batch_utilization')} %)", "",

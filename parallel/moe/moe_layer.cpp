@@ -16,6 +16,18 @@ double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
+// Adds the time from here to the end of the scope.
+class Timed {
+ public:
+  explicit Timed(double& seconds) : seconds_(seconds) { seconds_ -= now(); }
+  ~Timed() { seconds_ += now(); }
+  Timed(const Timed&) = delete;
+  Timed& operator=(const Timed&) = delete;
+
+ private:
+  double& seconds_;
+};
+
 ExpertOptions expert_options(const MoeOptions& options, const ProcessGrid& grid) {
   const Index count = options.experts / grid.expert_parallel();
   return {.hidden = options.hidden,
@@ -79,11 +91,12 @@ void MoeLayer::reset_statistics() {
   std::ranges::fill(statistics_.load, 0);
   std::ranges::fill(statistics_.loss, 0);
   std::ranges::fill(statistics_.weight, 0);
-  statistics_.seconds = statistics_.routing_seconds = 0;
+  statistics_.seconds = statistics_.routing_seconds = statistics_.balancing_seconds = 0;
   statistics_.rounds = statistics_.passes = 0;
 }
 
 void MoeLayer::attribute_losses(const Tensor& losses, const Tensor& offsets) {
+  const Timed timed(statistics_.balancing_seconds);
   const Index sequences = kernels::expect_offsets("attribute_losses", offsets, gate_.experts.size(0));
   kernels::expect("attribute_losses", "losses", losses, {sequences}, gate_.weights.dtype());
   const auto bounds = offsets.span<std::int32_t>();
@@ -102,14 +115,16 @@ void MoeLayer::attribute_losses(const Tensor& losses, const Tensor& offsets) {
   });
 }
 
-void MoeLayer::add_gradient_squares(std::span<double> squares) const {
+void MoeLayer::add_gradient_squares(std::span<double> squares) {
+  const Timed timed(statistics_.balancing_seconds);
   for (const auto& [parameter, first] : experts_.parameters())
     for (Index i = 0; i < parameter->shape[0]; ++i)
       squares[static_cast<std::size_t>(first + i)] +=
           kernels::sum_of_squares(parameter->slot.gradient.rows(i, i + 1)) / grid_.data_parallel();
 }
 
-void MoeLayer::weight_gradients() const {
+void MoeLayer::weight_gradients() {
+  const Timed timed(statistics_.balancing_seconds);
   const auto weights = balancer_->gradient_weights();
   if (weights.empty()) return;
   for (const auto& [parameter, first] : experts_.parameters())
@@ -139,6 +154,7 @@ functions::Gate MoeLayer::choose_experts(Tape& tape, const ForwardContext& conte
     std::vector<Index> ignored(static_cast<std::size_t>(options_.experts));
     count_load(selection, ignored);
   } else if (context.training || options_.balance_inference) {
+    const Timed timed(statistics_.balancing_seconds);
     selection = balancer_->select_batch(std::cref(count_load), context.training);
   }
   // Memory is planned for tokens that go to as many experts as they may.

@@ -44,8 +44,9 @@ struct MoeStatistics {
   std::vector<double> weight;  ///< and the weights' sums are of those told to attribute_losses
   double seconds = 0;          ///< forward and backward
   double routing_seconds = 0;  ///< of the forward passes' router and gate
-  Index rounds = 0;            ///< dispatch rounds
-  Index passes = 0;            ///< forward passes; rounds / passes > 1 where the routing outgrew the plan
+  double balancing_seconds = 0;  ///< of what a balancer learns and corrects, with waiting for other ranks
+  Index rounds = 0;              ///< dispatch rounds
+  Index passes = 0;              ///< forward passes; rounds / passes > 1 where the routing outgrew the plan
 };
 
 class MoeLayer : public Module {
@@ -65,9 +66,9 @@ class MoeLayer : public Module {
   void attribute_losses(const Tensor& losses, const Tensor& offsets);
   /// Once the gradients are complete: adds to squares [experts] those of each expert's gradient, this rank's
   /// share of them, so that the sum over all ranks is the squared norm.
-  void add_gradient_squares(std::span<double> squares) const;
+  void add_gradient_squares(std::span<double> squares);
   /// Then: multiplies each expert's gradient by the balancer's weight for it.
-  void weight_gradients() const;
+  void weight_gradients();
 
   MoeStatistics& statistics() { return statistics_; }
   /// Forgets the loads, losses, times and rounds.
