@@ -52,7 +52,9 @@ class Tape {
   Arena& arena() { return arena_; }
   bool recording() const { return recording_; }
   /// True while the arena is being sized: work that depends on the data then takes the most it ever could.
-  bool planning() const { return !arena_.sealed(); }
+  bool planning() const { return may_plan_ && !arena_.sealed(); }
+  /// For an arena that may go on growing: the work is done as the data has it.
+  void stop_planning() { may_plan_ = false; }
 
   Tensor empty(const Shape& shape, DType dtype) { return arena_.empty(shape, dtype); }
 
@@ -121,7 +123,7 @@ class Tape {
   void recycle(const Node& node);
 
   Arena& arena_;
-  bool recording_;
+  bool recording_, may_plan_ = true;
   Node* last_ = nullptr;
   std::array<Tensor, 16> free_;  // memory of gradients that are done with, the latest last
   std::size_t free_count_ = 0;

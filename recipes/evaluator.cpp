@@ -32,11 +32,12 @@ Evaluator::Evaluator(TextClassifier& model, const TokenizedSplit& split, Index c
                        .ranks = grid.world().size()}),
       empty_(split.size() == 0) {}
 
-Tensor Evaluator::forward(Tape& tape, const Batch& batch) {
+Tensor Evaluator::forward(Tape& tape, const Batch& batch, bool calibrating) {
   ForwardContext context{.training = false,
                          .stream = {},
                          .first_token = batch.first_token,
                          .first_sequence = batch.first_sequence,
+                         .calibrating = calibrating,
                          .global_tokens = batch.global_tokens};
   return model_.forward(tape, context, text_input(batch)).logits;
 }
@@ -59,7 +60,7 @@ void Evaluator::calibrate(Index batches) {
     position = batch_.next;
     activations_.reset();
     Tape tape(activations_, false);
-    forward(tape, batch_);
+    forward(tape, batch_, true);
     for (const auto& [name, layer] : layers) {
       if (!layer->balancer().calibrates()) continue;
       load.resize(layer->statistics().load.size());

@@ -53,7 +53,7 @@ class Evaluator {
   void calibrate(Index batches);
 
  private:
-  Tensor forward(Tape& tape, const Batch& batch);
+  Tensor forward(Tape& tape, const Batch& batch, bool calibrating = false);
 
   TextClassifier& model_;
   Index classes_;

@@ -27,6 +27,7 @@ std::vector<Prediction> Predictor::predict(std::span<const std::string> texts) {
     batch.labels = split.labels;
     ArenaScope scope(activations_);
     Tape tape(activations_, false);
+    tape.stop_planning();  // nobody knows how long the texts will be that are still to come
     ForwardContext context{.training = false, .stream = {}, .global_tokens = batch.local_tokens()};
     const Tensor logits = model_.model().forward(tape, context, text_input(batch)).logits;
     const Tensor probabilities = functions::softmax(tape, logits);

@@ -134,7 +134,7 @@ void check_recipe(const Recipe& recipe, const std::string& name) {
     check.unless(false, {"model.heads", "model.hidden"}, "{} does not divide {}; model.heads may be {}",
                  check.shown("model.heads", model.heads), check.shown("model.hidden", model.hidden),
                  joined(divisors(model.hidden)));
-  if (moe.router != "linear" && model.hidden % moe.router_heads != 0)
+  if (moe.router.starts_with("attention") && model.hidden % moe.router_heads != 0)
     check.unless(false, {"moe.router_heads", "model.hidden"},
                  "{} does not divide {}; moe.router_heads may be {}",
                  check.shown("moe.router_heads", moe.router_heads), check.shown("model.hidden", model.hidden),
@@ -165,6 +165,10 @@ void check_recipe(const Recipe& recipe, const std::string& name) {
   check.unless(moe.k_min <= moe.top_k, {"moe.k_min", "moe.top_k"},
                "{} is more than {}; moe.k_min may be 1 to {}", check.shown("moe.k_min", moe.k_min),
                check.shown("moe.top_k", moe.top_k), moe.top_k);
+  check.unless(
+      !moe.balance_inference || moe.balancer == "grad_norm", {"moe.balance_inference", "moe.balancer"},
+      "{} is for balancer \"grad_norm\", but {}; set one of them to the other's",
+      check.shown("moe.balance_inference", moe.balance_inference), check.shown("moe.balancer", moe.balancer));
   const bool experts_choose = moe.gate == "expert_choice";
   check.unless(!experts_choose || moe.balancer == "none", {"moe.gate", "moe.balancer"},
                "{} with {}: loads are even by construction; set moe.balancer to \"none\"",

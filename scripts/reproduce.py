@@ -15,7 +15,9 @@ RECIPE = "recipes/quick.toml"
 TASKS = {"26": [], "45": ["data.classes=all"]}  # WordNet's lexicographer files: of nouns, of every part of speech
 ADAPTIVE = ["moe.top_k=3", "moe.top_p=0.5", "moe.entropy_coefficient=0.003"]
 GRAD_NORM = ["moe.balancer=grad_norm"]
+MEDICAL = "recipes/medical.toml"  # a variant with a recipe of its own
 VARIANTS = {
+    "medical": [],
     "none": ["moe.balancer=none"],
     "aux_loss": ["moe.balancer=aux_loss"],
     "bias": ["moe.balancer=bias"],
@@ -50,10 +52,10 @@ def train(task, variant, seed, extra):
     if not done.exists() or json.loads(done.read_text()) != options:
         print(f"training {task} classes, {variant}, seed {seed}", flush=True)
         directory.mkdir(parents=True, exist_ok=True)
-        for old in [*directory.glob("*.h5"), *directory.glob("metrics.jsonl"), *directory.glob("events.*")]:
-            old.unlink()
+        for old in [done, directory / "evened.json", *directory.glob("*.h5"), *directory.glob("events.*")]:
+            old.unlink(missing_ok=True)
         sets = [f"--set={option}" for option in (*options, f"run.directory={directory}")]
-        call(["scripts/run_ranks", "2", CONCLAVE, "train", RECIPE, *sets], directory / "log.txt")
+        call(["scripts/run_ranks", "2", CONCLAVE, "train", MEDICAL if variant == "medical" else RECIPE, *sets], directory / "log.txt")
         done.write_text(json.dumps(options))
     records = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     utilization = [(r["step"], r["moe/utilization"]) for r in records if "moe/utilization" in r]
@@ -64,6 +66,7 @@ def train(task, variant, seed, extra):
         "batch_utilization": 100 * statistics.fmean(u for _, u in utilization),
         "test_utilization": 100 * test["test/utilization"],
         "experts_per_token": test["test/experts_per_token"],
+        "domain_ratio": test.get("test/domain_ratio"),
         "balancing": 100 * statistics.median(
             sum(value for key, value in r.items() if key.endswith("/balancing_milliseconds"))
             / (1e3 * r["train/seconds_per_step"]) for r in records if "moe/utilization" in r and r["step"] > 100),
@@ -137,6 +140,12 @@ def table(task, results):
             if accuracy := of(part, "accuracy"):
                 rows.append((4, f"ablation: {part}", "", f"utilization {of(part, 'batch_utilization')} %, "
                              f"accuracy {accuracy} %", None))
+    if "medical" in results:
+        ratio = of("medical", "domain_ratio")
+        rows.append((3, "a medical token's share at the medical expert, over another's", "", f"{ratio} x", ratio.mean >= 3))
+        if grad_norm:
+            rows.append((3, "accuracy with that expert", "", f"{of('medical', 'accuracy')} against {grad_norm} %",
+                         not_below(of("medical", "accuracy"), grad_norm)))
     if adaptive:
         k = of("adaptive", "experts_per_token")
         rows.append((2, "adaptive k: experts per token, of 1 to 3", "2-3", str(k), k.mean <= 2))
@@ -147,6 +156,17 @@ def table(task, results):
         if variant in results:
             rows.append((7 if variant.startswith("attention") else 2, f"for comparison: {variant}", "",
                          f"accuracy {of(variant, 'accuracy')} %, utilization {of(variant, 'batch_utilization')} %", None))
+    return rows
+
+
+def tests():
+    """Rows that a test of this project decides."""
+    of_row = {7: ("attention router against PyTorch, to 1e-5", "mpi_1"), 14: ("0 allocations per step", "e2e/allocations"),
+              17: ("an LSTM expert under 40 lines, as a plug-in", "e2e/plugin")}
+    rows = []
+    for row, (what, test) in of_row.items():
+        done = subprocess.run(["scripts/test", "-R", f"^{test}$"], capture_output=True, text=True)
+        rows.append((row, what, "", f"scripts/test -R {test}", done.returncode == 0))
     return rows
 
 
@@ -230,6 +250,7 @@ def main():
         (5, f"time of the MoE forward pass, evened from {shares['uneven_utilization']:.0f} %", "-18 %",
          f"-{shares['time_less']:.0f} %", shares["time_less"] >= 25),
     ])
+    show("What tests decide", tests())
     (OUT / "results.json").write_text(json.dumps(everything, indent=1))
     print(f"\n{OUT}/results.json, and plots beside it")
 

@@ -60,6 +60,7 @@ struct ForwardContext {
   RandomStream stream = {};  ///< of this step; `tensor` counts up
   Index first_token = 0;     ///< global index of this rank's first token in the micro-batch
   Index first_sequence = 0;
+  bool calibrating = false;    ///< inference whose loads a balancer learns from, and does not correct
   Index global_tokens = 0;     ///< of the micro-batch over all ranks; auxiliary losses are means over these
   double loss_scale = 1;       ///< of this micro-batch in the step: 1 / number of micro-batches
   Tensor in_domain = {};       ///< [sequences] i32, 1 for texts of the domain; undefined: none is

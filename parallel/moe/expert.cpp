@@ -108,6 +108,8 @@ std::unique_ptr<BaseExpert> make_experts(const std::string& name, ExpertOptions 
     made = factory(options);
   } catch (const std::exception& error) {
     fail("{} cannot be made: {}", describe(name), error.what());
+  } catch (...) {
+    fail("{} cannot be made: its factory throws no std::exception", describe(name));
   }
   require(made != nullptr, "{} cannot be made: the factory made nothing", describe(name));
   return made;

@@ -116,7 +116,10 @@ void GradNormBalancer::update(const ExpertSignals& signals) {
     rows += static_cast<double>(signals.load[e]);
     norms += signals.gradient_norm[e];
   }
-  if (rows == 0 || norms == 0) return;
+  if (rows == 0 || norms == 0) {
+    std::ranges::fill(wished_, 0);
+    return;
+  }
   for (std::size_t e = 0; e < experts; ++e) {
     if (signals.load[e] == 0) continue;
     follow(intensity[e], signals.gradient_norm[e] / static_cast<double>(signals.load[e]) * rows / norms);

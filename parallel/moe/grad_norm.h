@@ -24,7 +24,8 @@
 //
 // Inference has a selection of its own, which is the same for every batch, so that a decision depends on
 // nothing but its own text; unless a recipe asks for even loads in every batch there, too. Texts are seen
-// there without dropout and by averaged weights, which shifts loads; calibrate() makes up for it.
+// there without dropout and by averaged weights, which shifts loads; calibrate() makes up for it, before each
+// evaluation (a checkpoint between two has training's selection).
 //
 // Stable: a step moves b_e by a share `rate` of what would remove its error, which is cut to [-1, 1]; |b_e|
 // is at most kMostBias and w_e within [1 / kMostWeight, kMostWeight] after being scaled to a mean of 1; the

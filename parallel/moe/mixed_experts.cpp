@@ -22,6 +22,8 @@ Tensor checked_forward(Tape& tape, BaseExpert& experts, const ExpertInput& input
                                experts.wants_sequences() ? input.sequences : kernels::RowOffsets{}});
   } catch (const std::exception& error) {
     fail("{}: forward: {}", experts.described(), error.what());
+  } catch (...) {
+    fail("{}: forward throws no std::exception", experts.described());
   }
   const Tensor& rows = input.rows;
   if (y.shape() == rows.shape() && y.dtype() == rows.dtype() && y.contiguous()) return y;
@@ -125,7 +127,12 @@ Tensor MixedExperts::forward(Tape& tape, const ExpertInput& input) {
   const std::size_t before = tape.arena().used();
   const Tensor y = forward_from(tape, 0, input);
   if (tape.planning() && (present_.size() > 1 || wants_sequences())) {
-    const std::size_t most = most_bytes(tape, input.rows), taken = tape.arena().used() - before;
+    // What divides the rows and joins them, between each kind and the next.
+    constexpr std::size_t kLine = 64;
+    const std::size_t dividing =
+        (present_.size() - 1) * (static_cast<std::size_t>(input.rows.numel()) * size_of(input.rows.dtype()) +
+                                 input.offsets.size_bytes() + input.sequences.size_bytes() + 4 * kLine);
+    const std::size_t most = most_bytes(tape, input.rows) + dividing, taken = tape.arena().used() - before;
     if (most > taken) tape.arena().allocate(most - taken);
   }
   return y;

@@ -153,7 +153,7 @@ functions::Gate MoeLayer::choose_experts(Tape& tape, const ForwardContext& conte
   if (tape.planning()) {
     std::vector<Index> ignored(static_cast<std::size_t>(options_.experts));
     count_load(selection, ignored);
-  } else if (context.training || options_.balance_inference) {
+  } else if (context.training || (options_.balance_inference && !context.calibrating)) {
     const Timed timed(statistics_.balancing_seconds);
     selection = balancer_->select_batch(std::cref(count_load), context.training);
   }

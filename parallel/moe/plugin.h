@@ -32,8 +32,8 @@ namespace conclave {
 
 /// Loads the shared library at `path`, for as long as the program runs; once, however often it is called.
 /// Throws Error, which begins with the path, where it is none, was compiled for another Conclave, uses what
-/// is nowhere, fails while it is loaded, or brings nothing or what there is already. What it registers is
-/// there only once all of that has been seen to.
+/// is nowhere, fails while it is loaded, or brings nothing or what there is already. Nothing of what it
+/// registers is there before it is loaded.
 void load_plugin(const std::string& path);
 
 /// For registrations: calls add("") at once or, while a plug-in is being loaded, add(its file's name) once

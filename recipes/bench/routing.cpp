@@ -146,6 +146,11 @@ void routing_cache(const ProcessGrid& grid, std::int64_t repetitions) {
 void routing_balance(const ProcessGrid& grid, std::int64_t repetitions) {
   constexpr Index kTokens = 4096, kHidden = 512, kFfn = 2048, kExperts = 8;
   constexpr double kUneven = 0.72;
+  if (grid.world().size() != 2) {
+    if (grid.world().rank() == 0)
+      fmt::print("routing is measured on two ranks: mpirun -n 2 conclave bench routing\n");
+    return;
+  }
   MoeOptions options{.hidden = kHidden, .ffn = kFfn, .experts = kExperts};
   options.balancer = "grad_norm";
   MoeLayer uneven(options, grid);

@@ -3,6 +3,7 @@ same bits where they are the same; so does a run that was stopped and resumed.""
 
 import json
 import re
+from pathlib import Path
 
 from runs import PROGRAM, assert_same_losses, assert_same_weights, losses, prepare, run, train
 
@@ -67,6 +68,23 @@ def main():
         assert 1 < mean < 3, mean
         if ranks > 1:
             assert_same_losses("adaptive1", f"adaptive{ranks}")
+
+    # And for experts that choose their tokens from all ranks.
+    choose = ["moe.gate=expert_choice", "moe.balancer=none", "train.epsilon=1e-5"]
+    for ranks in (1, 2, 4):
+        train(ranks, f"choose{ranks}", "train.steps=20", *choose)
+        if ranks > 1:
+            assert_same_losses("choose1", f"choose{ranks}")
+
+    # Predictions take a gate as it is, and are the same with a cache, for texts that come again and those that do not.
+    Path("asked").write_text("".join(json.loads(line)["text"] + "\n" for line in open("texts.jsonl")) * 2)
+
+    def predicted(directory, *options):
+        with open("asked") as asked:
+            return run([PROGRAM, "predict", directory, *options], stdin=asked)
+
+    assert predicted("adaptive1") != predicted("adaptive1", "--set=moe.top_p=1")
+    assert predicted("attention1") == predicted("attention1", "--set=moe.route_cache_mib=1")
 
 
 if __name__ == "__main__":

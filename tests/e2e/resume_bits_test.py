@@ -53,6 +53,15 @@ def main():
                 assert_same_weights(f"whole{written}", directory)
 
     # Another balancer has more to remember.
+    plain = ["moe.balancer=aux_loss", "moe.router=attention_token", "moe.router_heads=2", "moe.top_p=0.6"]
+    choice = ["moe.balancer=none", "moe.gate=expert_choice"]
+    for name, options in (("plain", plain), ("choice", choice)):
+        train(2, name, *RUN, *options)
+        os.mkdir(f"{name}_resumed")
+        shutil.copy(f"{name}/metrics.jsonl", f"{name}_resumed")
+        train(2, f"{name}_resumed", *RUN, *options, resume=f"{name}/step-00000028.h5", says=["at step 28"])
+        assert losses(name) == losses(f"{name}_resumed")
+        assert_same_weights(name, f"{name}_resumed")
     others = ["moe.balancer=grad_norm", "moe.router=attention", "moe.router_heads=2", "moe.router_noise=0.3"]
     others += ["data.domain_column=urgent", "moe.domain_expert=2", "moe.domain_steps=0.8"]
     train(2, "others", *RUN, *others)
