@@ -24,7 +24,8 @@ def ranks_of(mpirun):
             fields = dict(line.split(":\t", 1) for line in status.read_text().splitlines() if ":\t" in line)
         except OSError:  # it has ended
             continue
-        if int(fields["PPid"]) == mpirun:
+        # Before it has become the program it is mpirun, which does not survive every death of its own at that moment.
+        if int(fields["PPid"]) == mpirun and fields["Name"] == Path(PROGRAM).name:
             found.append(int(fields["Pid"]))
     return sorted(found)
 
