@@ -4,8 +4,12 @@
 // malloc.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
+#include <memory>
+#include <span>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "core/tensor.h"
@@ -25,6 +29,12 @@ class Arena {
   Tensor empty(const Shape& shape, DType dtype = DType::f32);
   Tensor zeros(const Shape& shape, DType dtype = DType::f32);
   void* allocate(std::size_t bytes);
+  /// `count` value-initialized elements, which are never destroyed; valid as long as a tensor.
+  template <class T>
+  std::span<T> array(Index count);
+  /// A copy of `values`, likewise.
+  template <class T>
+  std::span<T> copy(std::span<const T> values);
 
   /// Everything allocated after `mark()` is given back by `release(mark)`.
   std::size_t mark() const { return used_; }
@@ -50,6 +60,22 @@ class Arena {
   std::size_t peak_ = 0;
   bool sealed_ = false;
 };
+
+template <class T>
+std::span<T> Arena::array(Index count) {
+  static_assert(std::is_trivially_destructible_v<T>);
+  const auto size = static_cast<std::size_t>(count);
+  auto* memory = static_cast<T*>(allocate(size * sizeof(T)));
+  std::uninitialized_value_construct_n(memory, size);
+  return {memory, size};
+}
+
+template <class T>
+std::span<T> Arena::copy(std::span<const T> values) {
+  const auto copied = array<T>(static_cast<Index>(values.size()));
+  std::ranges::copy(values, copied.begin());
+  return copied;
+}
 
 /// Gives back, at the end of a scope, what was taken from an arena in it.
 class ArenaScope {

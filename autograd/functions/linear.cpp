@@ -1,5 +1,3 @@
-#include <algorithm>
-
 #include "autograd/functions/functions.h"
 #include "core/kernels/activation.h"
 #include "core/kernels/reduction.h"
@@ -18,9 +16,7 @@ Tensor grouped_linear(Tape& tape, const Tensor& x, kernels::RowOffsets offsets, 
   kernels::grouped_linear(x, offsets, weight, bias, activation, y, derivative,
                           tape.recording() ? kernels::RowBits::fastest : kernels::RowBits::independent);
   if (!y.slot) return y;
-  auto* kept = static_cast<Index*>(tape.arena().allocate(offsets.size_bytes()));
-  std::ranges::copy(offsets, kept);
-  const kernels::RowOffsets groups{kept, offsets.size()};
+  const kernels::RowOffsets groups = tape.arena().copy(offsets);
   tape.record("linear", {&x, &weight, &bias}, {&y}, [=](Tape& tape) {
     const Tensor dz = tape.gradient(y);  // at the pre-activation, once multiplied by the stored derivative
     if (derivative.defined()) kernels::multiply(dz, derivative, dz);

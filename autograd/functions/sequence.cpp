@@ -1,5 +1,3 @@
-#include <algorithm>
-
 #include "autograd/functions/functions.h"
 #include "core/kernels/activation.h"
 #include "core/kernels/embedding.h"
@@ -45,12 +43,8 @@ Tensor lstm(Tape& tape, const Tensor& projected, kernels::RowOffsets groups, ker
     kernels::lstm(projected, groups, sequences, recurrent, y, cells, gates, order, scratch);
   }
   if (!y.slot) return y;
-  const auto keep = [&](kernels::RowOffsets offsets) {
-    auto* kept = static_cast<Index*>(tape.arena().allocate(offsets.size_bytes()));
-    std::ranges::copy(offsets, kept);
-    return kernels::RowOffsets{kept, offsets.size()};
-  };
-  const kernels::RowOffsets kept_groups = keep(groups), kept_sequences = keep(sequences);
+  const kernels::RowOffsets kept_groups = tape.arena().copy(groups),
+                            kept_sequences = tape.arena().copy(sequences);
   tape.record("lstm", {&projected, &recurrent}, {&y}, [=](Tape& tape) {
     const auto [dprojected, write] = projected.slot ? tape.into(projected) : GradientTarget();
     const auto [drecurrent, recurrent_write] = recurrent.slot ? tape.into(recurrent) : GradientTarget();

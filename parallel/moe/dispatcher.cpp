@@ -7,13 +7,6 @@
 namespace conclave {
 namespace {
 
-template <class T>
-std::span<T> arena_span(Tape& tape, Index count) {
-  auto* memory = static_cast<T*>(tape.arena().allocate(static_cast<std::size_t>(count) * sizeof(T)));
-  std::uninitialized_value_construct_n(memory, count);
-  return {memory, static_cast<std::size_t>(count)};
-}
-
 void clear_padding(const Tensor& rows, const DispatchRound& round) {
   if (round.padding > 0) rows.rows(round.rows - round.padding, round.rows).zero();
 }
@@ -37,11 +30,10 @@ Dispatcher::Dispatcher(Communicator& group, Index experts, double capacity_facto
 DispatchPlan Dispatcher::plan(Tape& tape, std::span<const Index> local) {
   const Index ranks = group_.size();
   DispatchPlan plan;
-  plan.counts = arena_span<Index>(tape, ranks * experts_);
+  plan.counts = tape.arena().array<Index>(ranks * experts_);
   plan.row_count = std::accumulate(local.begin(), local.end(), Index{});
   const Tensor all = Tensor::borrow(plan.counts.data(), {ranks, experts_}, DType::i64);
-  const auto mine = arena_span<Index>(tape, experts_);
-  std::ranges::copy(local, mine.begin());
+  const auto mine = tape.arena().copy(local);
   group_.all_gather(Tensor::borrow(mine.data(), {experts_}, DType::i64), all);
 
   if (ranks == 1) {  // a rank's own rows always fit: they have the size of its own batch
@@ -86,10 +78,10 @@ DispatchRound Dispatcher::round(Tape& tape, const DispatchPlan& plan, const Tens
   const Window window{number * plan.capacity, plan.capacity};
   DispatchRound round;
   round.slots = tape.empty(chosen.shape(), DType::i32);
-  round.leaving = arena_span<PeerRows>(tape, experts_ - own);
-  round.arriving = arena_span<PeerRows>(tape, (ranks - 1) * own);
-  round.offsets = arena_span<Index>(tape, own + 1);
-  const auto ranges = arena_span<kernels::SlotRange>(tape, experts_);
+  round.leaving = tape.arena().array<PeerRows>(experts_ - own);
+  round.arriving = tape.arena().array<PeerRows>((ranks - 1) * own);
+  round.offsets = tape.arena().array<Index>(own + 1);
+  const auto ranges = tape.arena().array<kernels::SlotRange>(experts_);
 
   // What this rank sends, by expert; of each, the part that the destination's queue has in this round.
   std::size_t blocks = 0;
@@ -149,7 +141,7 @@ void Dispatcher::exchange_sequences(Tape& tape, const DispatchPlan& plan, const 
   }
   group_.start_exchange(away, round.leaving, here, round.arriving).wait();
 
-  round.sequences = arena_span<Index>(tape, round.rows + 1);
+  round.sequences = tape.arena().array<Index>(round.rows + 1);
   std::size_t runs = 0;
   Index row = 0;
   for (Index e = 0; e < local_experts(); ++e)

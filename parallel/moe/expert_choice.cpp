@@ -17,9 +17,8 @@ struct Thresholds {
 
   Thresholds(Tape& tape, const Tensor& scores, Index capacity, Communicator& world) {
     const Index tokens = scores.size(0), experts = scores.size(1);
-    score = span<Bits>(tape, experts);
-    left = span<Index>(tape, experts);
-    std::ranges::fill(score, Bits{0});
+    score = tape.arena().array<Bits>(experts);
+    left = tape.arena().array<Index>(experts);
     std::ranges::fill(left, capacity);
     const Tensor histogram = tape.empty({experts, kBins}, DType::i64);
     const T* p = scores.data<T>();
@@ -52,12 +51,6 @@ struct Thresholds {
     for (Index e = 0; e < experts; ++e)
       for (int rank = 0; rank < world.rank(); ++rank)
         left[static_cast<std::size_t>(e)] -= all.data<std::int64_t>()[rank * experts + e];
-  }
-
-  template <class U>
-  static std::span<U> span(Tape& tape, Index count) {
-    const auto size = static_cast<std::size_t>(count);
-    return {static_cast<U*>(tape.arena().allocate(size * sizeof(U))), size};
   }
 
   std::span<Bits> score;

@@ -34,9 +34,9 @@ Tensor checked_forward(Tape& tape, BaseExpert& experts, const ExpertInput& input
 
 // Offsets that begin with `first`, counted from there.
 kernels::RowOffsets from(Tape& tape, kernels::RowOffsets offsets, Index first) {
-  auto* moved = static_cast<Index*>(tape.arena().allocate(offsets.size_bytes()));
-  std::ranges::transform(offsets, moved, [&](Index offset) { return offset - first; });
-  return {moved, offsets.size()};
+  const auto moved = tape.arena().copy(offsets);
+  for (Index& offset : moved) offset -= first;
+  return moved;
 }
 
 // While it lives, the parameters want no gradients.

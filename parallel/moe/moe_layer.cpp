@@ -174,11 +174,8 @@ Tensor MoeLayer::operator()(Tape& tape, ForwardContext& context, const Tensor& x
   const Tensor probabilities = route_probabilities(tape, logits, offsets, options_.router_losses, context);
   // The balancer's gradient joins what the gate sends back; the load it needs is known once the gate has
   // chosen.
-  const auto load =
-      static_cast<Index*>(tape.arena().allocate(static_cast<std::size_t>(options_.experts) * sizeof(Index)));
-  const std::span<Index> counts{load, static_cast<std::size_t>(options_.experts)};
-  const std::span<Index> global{static_cast<Index*>(tape.arena().allocate(counts.size_bytes())),
-                                counts.size()};
+  const auto counts = tape.arena().array<Index>(options_.experts),
+             global = tape.arena().array<Index>(options_.experts);
   const Tensor balanced = context.training
                               ? balance_probabilities(tape, probabilities, *balancer_, global, context)
                               : probabilities;

@@ -92,21 +92,21 @@ Tensor Router::cached_scores(Tape& tape, const Tensor& x, const Tensor& offsets,
                packed_offsets = tape.empty({sequences + 1}, DType::i32),
                missing = tape.empty({sequences}, DType::i32);
   const auto ends = packed_offsets.span<std::int32_t>(), number = missing.span<std::int32_t>();
-  auto* keys = static_cast<RouteCache::Key*>(
-      tape.arena().allocate(static_cast<std::size_t>(sequences) * sizeof(RouteCache::Key)));
+  const auto keys = tape.arena().array<RouteCache::Key>(sequences);
   std::size_t count = 0;
   ends[0] = 0;
   for (Index s = 0; s < sequences; ++s) {
     const Index begin = bounds[static_cast<std::size_t>(s)], end = bounds[static_cast<std::size_t>(s) + 1];
     const auto [first, last] = rows_of(s);
     const Tensor features = x.rows(begin, end), found = decisions.rows(first, last);
-    keys[s] = RouteCache::key(weights, features);
+    RouteCache::Key& key = keys[static_cast<std::size_t>(s)];
+    key = RouteCache::key(weights, features);
     if (begin == end) {
       found.zero();
       continue;
     }
     // Memory is planned as if nothing were there.
-    if (!tape.planning() && cache.find(keys[s], found.span<float>())) continue;
+    if (!tape.planning() && cache.find(key, found.span<float>())) continue;
     packed.rows(ends[count], ends[count] + end - begin).copy_from(features);
     number[count] = static_cast<std::int32_t>(s);
     ends[count + 1] = ends[count] + static_cast<std::int32_t>(end - begin);
@@ -121,7 +121,7 @@ Tensor Router::cached_scores(Tape& tape, const Tensor& x, const Tensor& offsets,
     const Tensor result = computed.rows(row, row + last - first);
     row += last - first;
     decisions.rows(first, last).copy_from(result);
-    if (!tape.planning()) cache.insert(keys[number[i]], result.span<float>());
+    if (!tape.planning()) cache.insert(keys[static_cast<std::size_t>(number[i])], result.span<float>());
   }
   return decisions;
 }

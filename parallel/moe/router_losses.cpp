@@ -68,9 +68,7 @@ Tensor balance_probabilities(Tape& tape, const Tensor& probabilities, const Bala
   if (!balancer.has_gradient() || !tape.recording() || !probabilities.slot) return probabilities;
   Tensor balanced = probabilities;
   tape.watch(balanced);
-  const auto experts = static_cast<std::size_t>(probabilities.size(1));
-  const std::span<double> gradient{static_cast<double*>(tape.arena().allocate(experts * sizeof(double))),
-                                   experts};
+  const auto gradient = tape.arena().array<double>(probabilities.size(1));
   const Index tokens = context.global_tokens;
   const double scale = context.loss_scale;
   tape.record("balance", {&probabilities}, {&balanced}, [=, &balancer](Tape& tape) {
@@ -79,7 +77,7 @@ Tensor balance_probabilities(Tape& tape, const Tensor& probabilities, const Bala
     for_floating(d.dtype(), "balance", [&]<class T>(T) {
       T* out = d.data<T>();
       for (Index i = 0; i < d.numel(); ++i)
-        out[i] += static_cast<T>(scale * gradient[static_cast<std::size_t>(i) % experts]);
+        out[i] += static_cast<T>(scale * gradient[static_cast<std::size_t>(i) % gradient.size()]);
     });
     tape.hand_on(d, probabilities);
   });
