@@ -10,6 +10,7 @@
 #include <set>
 
 #include "core/spelling.h"
+#include "core/text.h"
 #include "data/file.h"
 
 namespace conclave {
@@ -110,11 +111,8 @@ bool parse(std::string_view line, const PartOfSpeech& part, Synset& synset) {
   synset.lexicographer_file = number;
   std::string_view rest = line.substr(14, bar - 14);
   if (!parse_words(rest, synset.words) || !parse_topics(rest, synset.topics)) return false;
-  const std::string_view gloss = line.substr(bar + 2);
-  const std::size_t first = gloss.find_first_not_of(" \t\r"), last = gloss.find_last_not_of(" \t\r");
-  if (first == std::string_view::npos) return false;
-  synset.gloss = gloss.substr(first, last - first + 1);
-  return true;
+  synset.gloss = trimmed(line.substr(bar + 2), " \t\r");
+  return !synset.gloss.empty();
 }
 
 std::vector<TextExample>& split_of(TextDataset& data, std::string_view part, std::string_view offset) {
@@ -153,8 +151,7 @@ std::vector<std::string> split_list(std::string_view list) {
   while (!list.empty()) {
     const std::string_view item = list.substr(0, list.find(','));
     list.remove_prefix(std::min(item.size() + 1, list.size()));
-    const std::size_t first = item.find_first_not_of(" \t"), last = item.find_last_not_of(" \t");
-    if (first != std::string_view::npos) items.emplace_back(item.substr(first, last - first + 1));
+    if (const auto name = trimmed(item); !name.empty()) items.emplace_back(name);
   }
   return items;
 }

@@ -13,6 +13,7 @@
 #include <string_view>
 
 #include "core/spelling.h"
+#include "core/text.h"
 #include "recipes/recipe_fields.h"
 #include "recipes/recipe_text.h"
 
@@ -197,13 +198,6 @@ class Reader {
   const std::string& name_;
   std::vector<Mistake> mistakes_;
 };
-
-std::string_view trimmed(std::string_view text) {
-  constexpr std::string_view kBlank = " \t";
-  const auto first = text.find_first_not_of(kBlank);
-  if (first == std::string_view::npos) return {};
-  return text.substr(first, text.find_last_not_of(kBlank) + 1 - first);
-}
 
 /// The value behind `--set key=`: TOML, except that a string's quotes may be left out, and the brackets of an
 /// array of one. `wanted` has the type.

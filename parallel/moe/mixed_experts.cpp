@@ -5,14 +5,10 @@
 #include <numeric>
 #include <string_view>
 
+#include "core/text.h"
+
 namespace conclave {
 namespace {
-
-std::string_view trimmed(std::string_view text) {
-  const auto first = text.find_first_not_of(' ');
-  if (first == std::string_view::npos) return {};
-  return text.substr(first, text.find_last_not_of(' ') + 1 - first);
-}
 
 // What one kind makes of its rows.
 Tensor checked_forward(Tape& tape, BaseExpert& experts, const ExpertInput& input) {
@@ -81,12 +77,13 @@ std::vector<ExpertShare> expert_shares(const std::string& text, Index experts) {
   const bool one = text.find_first_of(" ,") == std::string::npos;
   for (std::size_t begin = 0; begin <= text.size();) {
     const std::size_t end = std::min(text.find(',', begin), text.size());
-    const std::string_view part = trimmed(std::string_view(text).substr(begin, end - begin));
+    const std::string_view part = trimmed(std::string_view(text).substr(begin, end - begin), " ");
     begin = end + 1;
     Index count = one ? experts : 0;
     const char* rest = part.data();
     if (!one) rest = std::from_chars(part.data(), part.data() + part.size(), count).ptr;
-    const std::string_view kind = trimmed({rest, static_cast<std::size_t>(part.data() + part.size() - rest)});
+    const std::string_view kind =
+        trimmed({rest, static_cast<std::size_t>(part.data() + part.size() - rest)}, " ");
     require(count > 0 && !kind.empty() && kind.find(' ') == kind.npos && (one || rest[0] == ' '),
             "\"{}\" is not a number of experts and their kind; {}", part, kHow);
     require(std::ranges::none_of(shares, [&](const auto& share) { return share.kind == kind; }),

@@ -1,0 +1,15 @@
+// What is done to pieces of text read from files and command lines.
+#pragma once
+
+#include <string_view>
+
+namespace conclave {
+
+/// `text` without the characters of `blanks` at its ends.
+inline std::string_view trimmed(std::string_view text, std::string_view blanks = " \t") {
+  const auto first = text.find_first_not_of(blanks);
+  if (first == std::string_view::npos) return {};
+  return text.substr(first, text.find_last_not_of(blanks) + 1 - first);
+}
+
+}  // namespace conclave
