@@ -60,13 +60,9 @@ ExpertFactory factory() {
 // A function's static, so that registrations in other files' initializers find it constructed.
 Registry<ExpertFactory>& registry() {
   static Registry<ExpertFactory> kinds(
-      "expert", {{"feed_forward", factory<FeedForwardExperts>()}, {"gated", factory<GatedExperts>()}});
+      "expert", "experts",
+      {{"feed_forward", factory<FeedForwardExperts>()}, {"gated", factory<GatedExperts>()}});
   return kinds;
-}
-
-std::string describe(const std::string& name) {
-  const std::string& plugin = registry().find(name).plugin;
-  return fmt::format("experts of kind '{}'{}", name, plugin.empty() ? "" : " (of " + plugin + ")");
 }
 
 }  // namespace
@@ -90,7 +86,7 @@ double BaseExpert::flops_per_row() const {
   return 2 * multiplications;
 }
 
-std::string BaseExpert::described() const { return describe(name()); }
+std::string BaseExpert::described() const { return registry().describe(name()); }
 
 ExpertRegistration::ExpertRegistration(const std::string& name, ExpertFactory factory, const char*) {
   register_kind([=](const std::string& plugin) { registry().add(name, factory, plugin); });
@@ -102,17 +98,7 @@ std::vector<std::string> expert_kinds() { return registry().names(); }
 
 std::unique_ptr<BaseExpert> make_experts(const std::string& name, ExpertOptions options) {
   options.name = name;
-  const ExpertFactory& factory = registry().find(name).factory;
-  std::unique_ptr<BaseExpert> made;
-  try {
-    made = factory(options);
-  } catch (const std::exception& error) {
-    fail("{} cannot be made: {}", describe(name), error.what());
-  } catch (...) {
-    fail("{} cannot be made: its factory throws no std::exception", describe(name));
-  }
-  require(made != nullptr, "{} cannot be made: the factory made nothing", describe(name));
-  return made;
+  return registry().make(name, options);
 }
 
 }  // namespace conclave

@@ -1,8 +1,10 @@
-// Kinds of a thing by name, for make_NAME() and for the registrations of others' libraries.
+// Kinds of a thing by name, for make_NAME() and for the registrations of others' libraries. A factory may be
+// a plug-in's: what goes wrong in it is told with the kind's name.
 #pragma once
 
 #include <fmt/ranges.h>
 
+#include <exception>
 #include <map>
 #include <string>
 #include <vector>
@@ -14,8 +16,9 @@ namespace conclave {
 template <class Factory>
 class Registry {
  public:
-  /// `what` names the things in messages ("router").
-  Registry(const char* what, std::map<std::string, Factory> kinds) : what_(what) {
+  /// `what` names a thing in messages, `made` what a factory makes ("expert", "experts").
+  Registry(const char* what, const char* made, std::map<std::string, Factory> kinds)
+      : what_(what), made_(made) {
     for (auto& [name, factory] : kinds) kinds_[name] = {std::move(factory), {}};
   }
 
@@ -43,6 +46,28 @@ class Registry {
     fail("no kind of {} is named '{}'; there are: {}", what_, name, fmt::join(all, ", "));
   }
 
+  /// "experts of kind 'lstm' (of libmedical.so)".
+  std::string describe(const std::string& name) const {
+    const std::string& plugin = find(name).plugin;
+    return fmt::format("{} of kind '{}'{}", made_, name, plugin.empty() ? "" : " (of " + plugin + ")");
+  }
+
+  /// What the kind's factory makes of `options`; throws Error on an unknown name, and where it makes nothing.
+  template <class Options>
+  auto make(const std::string& name, const Options& options) const {
+    const Factory& factory = find(name).factory;
+    decltype(factory(options)) made;
+    try {
+      made = factory(options);
+    } catch (const std::exception& error) {
+      fail("{} cannot be made: {}", describe(name), error.what());
+    } catch (...) {
+      fail("{} cannot be made: its factory throws no std::exception", describe(name));
+    }
+    require(made != nullptr, "{} cannot be made: the factory made nothing", describe(name));
+    return made;
+  }
+
   std::vector<std::string> names() const {
     std::vector<std::string> names;
     for (const auto& [name, kind] : kinds_) names.push_back(name);
@@ -50,7 +75,7 @@ class Registry {
   }
 
  private:
-  const char* what_;
+  const char *what_, *made_;
   std::map<std::string, Kind> kinds_;
 };
 

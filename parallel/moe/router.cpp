@@ -55,7 +55,7 @@ RouterFactory attention(RouterScope scope) {
 // A function's static, so that registrations in other files' initializers find it constructed.
 Registry<RouterFactory>& registry() {
   static Registry<RouterFactory> kinds(
-      "router",
+      "router", "routers",
       {{"linear", [](const RouterOptions& options) { return std::make_unique<LinearRouter>(options); }},
        {"attention", attention(RouterScope::sequence)},
        {"attention_token", attention(RouterScope::token_in_sequence)}});
@@ -164,18 +164,7 @@ void expect_router_kind(const std::string& name) { registry().find(name); }
 std::vector<std::string> router_kinds() { return registry().names(); }
 
 std::unique_ptr<Router> make_router(const std::string& name, const RouterOptions& options) {
-  const auto& [factory, plugin] = registry().find(name);
-  const std::string kind = fmt::format("router '{}'{}", name, plugin.empty() ? "" : " of " + plugin);
-  std::unique_ptr<Router> made;
-  try {
-    made = factory(options);
-  } catch (const std::exception& error) {
-    fail("{} cannot be made: {}", kind, error.what());
-  } catch (...) {
-    fail("{} cannot be made: its factory throws no std::exception", kind);
-  }
-  require(made != nullptr, "{} cannot be made: the factory made nothing", kind);
-  return made;
+  return registry().make(name, options);
 }
 
 }  // namespace conclave
