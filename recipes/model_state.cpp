@@ -10,15 +10,19 @@ TensorEntry entry(const std::string& prefix, const Parameter& parameter, const T
           parameter.sharded};
 }
 
+TensorEntry whole(const std::string& path, const Tensor& values) {
+  return {path, values, values.shape(), 0, false};
+}
+
 // What a model has beside its parameters.
-void add_state(TextClassifier& model, std::vector<TensorEntry>& entries) {
-  const auto add = [&](const std::string& name, const Tensor& values) {
-    entries.push_back({tensor_path("model", name), values, values.shape(), 0, false});
-  };
+void add_state(TextClassifier& model, bool training, std::vector<TensorEntry>& entries) {
   for (const auto& [name, layer] : model.moe_layers())
-    for (const auto& state : layer->balancer().state())
-      if (!state.training_only) add(name + ".router." + state.name, state.values);
-  if (model.wide()) add("wide.bigrams", model.wide()->bigrams());
+    for (const auto& [what, values, training_only] : layer->balancer().state())
+      if (training || !training_only)
+        entries.push_back(whole(training_only ? tensor_path("balancer", name + "." + what)
+                                              : tensor_path("model", name + ".router." + what),
+                                values));
+  if (model.wide()) entries.push_back(whole(tensor_path("model", "wide.bigrams"), model.wide()->bigrams()));
 }
 
 }  // namespace
@@ -33,7 +37,7 @@ std::vector<TensorEntry> model_entries(const ParameterSet& parameters, TextClass
   std::vector<TensorEntry> entries;
   for (const Parameter* parameter : parameters.parameters())
     entries.push_back(entry("model", *parameter, parameter->value));
-  add_state(model, entries);
+  add_state(model, false, entries);
   return entries;
 }
 
@@ -50,12 +54,7 @@ std::vector<TensorEntry> training_entries(const ParameterSet& parameters, TextCl
     entries.push_back(entry("optimizer/first_moment", *parameter, optimizer.first_moment(*parameter)));
     entries.push_back(entry("optimizer/second_moment", *parameter, optimizer.second_moment(*parameter)));
   }
-  add_state(model, entries);
-  for (const auto& [name, layer] : model.moe_layers())
-    for (const auto& state : layer->balancer().state())
-      if (state.training_only)
-        entries.push_back(
-            {tensor_path("balancer", name + "." + state.name), state.values, state.values.shape(), 0, false});
+  add_state(model, true, entries);
   return entries;
 }
 

@@ -45,9 +45,7 @@ void fields(R& run, Visitor&& field) {
   field("log_every", run.log_every, "Steps between two lines of the log and of the metrics", between(1, 1e9));
   field("plugins", run.plugins,
         "Shared libraries with kinds of experts or routers of your own; relative paths are looked up beside "
-        "the recipe, "
-        "then "
-        "in the working directory",
+        "the recipe, then in the working directory",
         not_empty());
 }
 
@@ -60,14 +58,12 @@ void fields(R& data, Visitor&& field) {
         one_of({"noun", "all"}));
   field("synset_words", data.synset_words,
         "wordnet: train on each training synset's words, too, as a second text of its class; what is "
-        "validated and "
-        "tested stays the glosses",
+        "validated and tested stays the glosses",
         Rule{});
-  field(
-      "path", data.path,
-      "wordnet: the dictionary's folder, empty for /usr/share/wordnet; table: one .csv, .tsv or .jsonl file, "
-      "split 90 / 5 / 5 by a hash of each text",
-      any_text());
+  field("path", data.path,
+        "wordnet: the dictionary's folder, empty for /usr/share/wordnet; table: one .csv, .tsv or .jsonl "
+        "file, split 90 / 5 / 5 by a hash of each text",
+        any_text());
   field("train", data.train, "table: .csv, .tsv or .jsonl file of the rows to train on, in place of path",
         any_text());
   field("validation", data.validation, "table: file of the rows to validate on, beside train; empty for none",
@@ -77,8 +73,7 @@ void fields(R& data, Visitor&& field) {
   field("label_column", data.label_column, "table: column (JSON key) of the class", not_empty());
   field("domain", data.domain,
         "wordnet: texts to single out, by topics (medicine, law) and lexicographer files (noun.body), "
-        "separated "
-        "by commas; how often they reach each expert is measured; see moe.domain_expert",
+        "separated by commas; how often they reach each expert is measured; see moe.domain_expert",
         any_text());
   field("domain_column", data.domain_column,
         "table: column (JSON key) that is neither empty, 0 nor false for texts to single out; empty for none",
@@ -104,8 +99,7 @@ void fields(R& model, Visitor&& field) {
         between(0, 0.95));
   field("bigrams", model.bigrams,
         "Most frequent pairs of adjacent tokens for a linear model beside the encoder, which scores texts by "
-        "their "
-        "tokens and these pairs; 0 for no such model",
+        "their tokens and these pairs; 0 for no such model",
         between(0, 1e8));
   field("bigram_weight", model.bigram_weight, "Weight of that model's scores beside the encoder's logits",
         between(0, 100));
@@ -118,8 +112,7 @@ void fields(R& moe, Visitor&& field) {
   field("experts", moe.experts, "Routed experts per MoE layer, over all ranks", between(1, 4096));
   field("router", moe.router,
         "What scores the experts: each token alone (linear), each token after self-attention "
-        "(attention_token), or "
-        "its whole sequence (attention); or a plug-in's kind",
+        "(attention_token), or its whole sequence (attention); or a plug-in's kind",
         not_empty());
   field("router_heads", moe.router_heads,
         "Heads of the router's self-attention; divides model.hidden; read by routers attention and "
@@ -129,20 +122,17 @@ void fields(R& moe, Visitor&& field) {
         "Standard deviation of the noise on the router's scores in training", between(0, 100));
   field("route_cache_mib", moe.route_cache_mib,
         "MiB per layer and rank for the scores of texts seen before, in evaluation and use; for routers "
-        "attention "
-        "and attention_token; 0 for none",
+        "attention and attention_token; 0 for none",
         between(0, 1 << 20));
   field("top_k", moe.top_k, "Experts each token is sent to, or the most of them; at most experts",
         between(1, 64));
   field("gate", moe.gate,
         "Who chooses: each token its top_k experts, or each expert as many tokens of the batch "
-        "(expert_choice, with "
-        "balancer none; for comparison)",
+        "(expert_choice, with balancer none; for comparison)",
         one_of({"top_k", "expert_choice"}));
   field("top_p", moe.top_p,
         "A token is sent to its best experts until their probabilities sum to this, at most to top_k; 1: "
-        "always to "
-        "top_k",
+        "always to top_k",
         between(0.001, 1));
   field("k_min", moe.k_min, "Fewest experts a token is sent to where top_p is below 1; at most top_k",
         between(1, 64));
@@ -150,8 +140,7 @@ void fields(R& moe, Visitor&& field) {
         between(0, 64));
   field("expert", moe.expert,
         "Kind of all experts: feed_forward, gated or a plug-in's; or how many are of each, in the order of "
-        "their "
-        "numbers: \"6 feed_forward, 2 gated\"",
+        "their numbers: \"6 feed_forward, 2 gated\"",
         not_empty());
   field("balancer", moe.balancer,
         "What evens the experts' loads: nothing, a loss term, a routing bias that follows the loads, or "
@@ -165,24 +154,20 @@ void fields(R& moe, Visitor&& field) {
         "Share of the loads' unevenness that one step takes back; read by balancer grad_norm", between(0, 1));
   field("grad_norm_rounds", moe.grad_norm_rounds,
         "Corrections of the selection within a batch of training, by the gradient norms to be expected; read "
-        "by "
-        "balancer grad_norm",
+        "by balancer grad_norm",
         between(0, 100));
   field("balance_inference", moe.balance_inference,
         "Whether batches are corrected in evaluation and use, too: even loads, but a text's experts then "
-        "depend on "
-        "what is beside it in the batch; read by balancer grad_norm",
+        "depend on what is beside it in the batch; read by balancer grad_norm",
         Rule{});
   field("grad_norm_alpha", moe.grad_norm_alpha,
         "Exponent of an expert's remaining loss in how much faster than others it is to learn; read by "
-        "balancer "
-        "grad_norm",
+        "balancer grad_norm",
         between(0, 10));
-  field(
-      "grad_norm_moves", moe.grad_norm_moves,
-      "What balancer grad_norm moves: the weights of the experts' gradients, the bias of their selection, or "
-      "both",
-      one_of({"both", "weights", "bias"}));
+  field("grad_norm_moves", moe.grad_norm_moves,
+        "What balancer grad_norm moves: the weights of the experts' gradients, the bias of their selection, "
+        "or both",
+        one_of({"both", "weights", "bias"}));
   field("z_coefficient", moe.z_coefficient, "Weight of the router z-loss, which keeps router scores small",
         between(0, 100));
   field(
@@ -201,8 +186,7 @@ void fields(R& moe, Visitor&& field) {
         between(0, 1));
   field("capacity_factor", moe.capacity_factor,
         "Receive buffer per rank, in even shares of a batch's routed tokens; more takes further rounds; "
-        "unread where experts want whole sequences, which "
-        "takes room for all",
+        "unread where experts want whole sequences, which takes room for all",
         between(0.05, 1024));
 }
 

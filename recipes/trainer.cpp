@@ -466,16 +466,10 @@ void Trainer::save() {
   ++sums_->saves;
 }
 
-// The balancers' selection for inference: texts without dropout, weights as they are evaluated.
-void Trainer::calibrate(Index batches) {
-  if (!calibration_) return;
+std::optional<Evaluation> Trainer::evaluate(std::unique_ptr<Evaluator>& evaluator, const char* name,
+                                            Index calibration_batches) {
   if (optimizer_.has_average()) optimizer_.swap_average();
-  calibration_->calibrate(batches);
-  if (optimizer_.has_average()) optimizer_.swap_average();
-}
-
-std::optional<Evaluation> Trainer::evaluate(std::unique_ptr<Evaluator>& evaluator, const char* name) {
-  if (optimizer_.has_average()) optimizer_.swap_average();
+  if (calibration_) calibration_->calibrate(calibration_batches);
   const Evaluation result = evaluator->run();
   if (optimizer_.has_average()) optimizer_.swap_average();
   for (const auto& [layer_name, layer] : layers_) layer->reset_statistics();
@@ -535,8 +529,8 @@ TrainResult Trainer::run() {
     report(sums_->stop || last);
     if (step_ % every == 0 || last) {
       const double began = now();
-      calibrate(last ? kCalibrationBatches : kCalibrationBatches / 4);
-      last_validation_ = evaluate(validation_, "validation");
+      last_validation_ =
+          evaluate(validation_, "validation", last ? kCalibrationBatches : kCalibrationBatches / 4);
       evaluating += now() - began;
       sums_->window_start += now() - began;
     }

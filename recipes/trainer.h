@@ -66,8 +66,9 @@ class Trainer {
   void report(bool force);
   void save();
   CheckpointState checkpoint_state() const;
-  void calibrate(Index batches);
-  std::optional<Evaluation> evaluate(std::unique_ptr<Evaluator>& evaluator, const char* name);
+  // First calibrates the balancers' selection for inference on so many batches, where they want that.
+  std::optional<Evaluation> evaluate(std::unique_ptr<Evaluator>& evaluator, const char* name,
+                                     Index calibration_batches = 0);
 
   Recipe recipe_;
   const ProcessGrid& grid_;

@@ -1,9 +1,9 @@
 #include "parallel/moe/balancer.h"
 
-#include "parallel/moe/grad_norm.h"
-
 #include <algorithm>
 #include <numeric>
+
+#include "parallel/moe/grad_norm.h"
 
 namespace conclave {
 namespace {
@@ -39,8 +39,7 @@ class BiasBalancer final : public Balancer {
   std::vector<State> state() const override { return {{"selection_bias", bias_, false}}; }
   void update(const ExpertSignals& signals) override {
     const auto load = signals.load;
-    const double mean = static_cast<double>(std::accumulate(load.begin(), load.end(), Index{})) /
-                        static_cast<double>(load.size());
+    const double mean = mean_load(load);
     const auto bias = bias_.span<float>();
     for (std::size_t e = 0; e < load.size(); ++e) {
       const double excess = static_cast<double>(load[e]) - mean;
@@ -68,13 +67,16 @@ std::unique_ptr<Balancer> make_balancer(const std::string& name, Index experts,
   fail("no balancer is named '{}'; there are none, aux_loss, bias, grad_norm", name);
 }
 
+double mean_load(std::span<const Index> load) {
+  return static_cast<double>(std::accumulate(load.begin(), load.end(), Index{})) /
+         static_cast<double>(load.size());
+}
+
 double utilization(std::span<const Index> load) {
   if (load.empty()) return 1.0;
   const Index most = std::ranges::max(load);
   if (most == 0) return 1.0;
-  const double mean = static_cast<double>(std::accumulate(load.begin(), load.end(), Index{})) /
-                      static_cast<double>(load.size());
-  return mean / static_cast<double>(most);
+  return mean_load(load) / static_cast<double>(most);
 }
 
 }  // namespace conclave

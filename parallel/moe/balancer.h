@@ -14,10 +14,10 @@
 namespace conclave {
 
 struct BalancerOptions {
-  double aux_coefficient = 0.01;  ///< a of the auxiliary loss
-  double bias_rate = 0.001;       ///< gamma, how far a bias moves in one step
-  double grad_norm_rate = 0.02;   ///< share of the loads' unevenness that a step takes back
-  Index grad_norm_rounds = 4;
+  double aux_coefficient = 0.01;         ///< a of the auxiliary loss
+  double bias_rate = 0.001;              ///< gamma, how far a bias moves in one step
+  double grad_norm_rate = 0.02;          ///< share of the loads' unevenness that a step takes back
+  Index grad_norm_rounds = 4;            ///< corrections of the selection for a batch
   double grad_norm_alpha = 0.5;          ///< how much more an expert is to learn whose loss falls slowly
   std::string grad_norm_moves = "both";  ///< "both", or only the experts' "weights" or the selection's "bias"
 };
@@ -78,6 +78,7 @@ class Balancer {
 std::unique_ptr<Balancer> make_balancer(const std::string& name, Index experts,
                                         const BalancerOptions& options);
 
+double mean_load(std::span<const Index> load);
 /// Mean load over the largest: 1 when all experts are equally busy, 1/experts when one does everything.
 double utilization(std::span<const Index> load);
 

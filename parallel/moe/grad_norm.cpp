@@ -19,6 +19,17 @@ void follow(double& running, double value) {
   running = running > 0 ? kMemory * running + (1 - kMemory) * value : value;
 }
 
+// How far one of several values is from their mean, cut so that one step stays a small one.
+double log_excess(double value, double mean) { return std::log(std::clamp(value / mean, 1 / 3.0, 3.0)); }
+
+// The mean of value(e) over the experts.
+template <class Value>
+double mean_of(std::size_t experts, Value value) {
+  double mean = 0;
+  for (std::size_t e = 0; e < experts; ++e) mean += value(e) / static_cast<double>(experts);
+  return mean;
+}
+
 // factor_e *= exp(change(e)); then centred, as only ratios count, and bounded.
 template <class Change>
 void move(const Tensor& factor, Change change) {
@@ -87,14 +98,13 @@ kernels::Selection GradNormBalancer::select_batch(const CountLoad& count, bool t
       const double per_row = training && intensity[e] > 0 ? weights[e] * intensity[e] / target[e] : 1.0;
       return per_row * static_cast<double>(load_[e]);
     };
-    double middle = 0;
-    for (std::size_t e = 0; e < load_.size(); ++e) middle += expected(e) / static_cast<double>(load_.size());
+    const double middle = mean_of(load_.size(), expected);
     if (middle == 0) break;
     // How far loads follow depends on how sure the router is: the last correction tells, and the next one is
     // as long as that takes (a secant step, one for all experts).
     double moved = 0, followed = 0;
     for (std::size_t e = 0; e < load_.size(); ++e) {
-      const double error = std::log(std::clamp(expected(e) / middle, 1 / 3.0, 3.0));
+      const double error = log_excess(expected(e), middle);
       followed += step_[e] * (error - error_[e]);
       moved += step_[e] * step_[e];
       error_[e] = error;
@@ -149,8 +159,7 @@ void GradNormBalancer::update(const ExpertSignals& signals) {
     const auto norm = [&](std::size_t e) {
       return weights[e] * intensity[e] * static_cast<double>(wished_[e]);
     };
-    double middle = 0;
-    for (std::size_t e = 0; e < experts; ++e) middle += norm(e) / static_cast<double>(experts);
+    const double middle = mean_of(experts, norm);
     if (middle > 0)
       move(training_factor_, [&](std::size_t e) {
         return -rate_ * response_ * std::clamp(norm(e) / middle - target[e], -1.0, 1.0);
@@ -161,14 +170,11 @@ void GradNormBalancer::update(const ExpertSignals& signals) {
 }
 
 void GradNormBalancer::calibrate(std::span<const Index> load, Index number) {
-  const double middle = static_cast<double>(std::accumulate(load.begin(), load.end(), Index{})) /
-                        static_cast<double>(load.size());
+  const double middle = mean_load(load);
   if (middle == 0) return;
   // Steps that fall as 1 / number average the batches' chance out (Robbins and Monro 1951).
   const double rate = 2.0 / static_cast<double>(number + 4);
-  move(factor_, [&](std::size_t e) {
-    return -rate * std::log(std::clamp(static_cast<double>(load[e]) / middle, 1 / 3.0, 3.0));
-  });
+  move(factor_, [&](std::size_t e) { return -rate * log_excess(static_cast<double>(load[e]), middle); });
 }
 
 }  // namespace conclave

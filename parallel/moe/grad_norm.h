@@ -9,9 +9,8 @@
 //
 // So the two are given an error each. A gradient's norm is one row's share of it times the rows,
 // G_e = w_e s_e n_e:
-//   weights   move against  log(w_e s_e / r_e^alpha): experts are to learn at one rate per row, and faster
-//   where
-//             their loss lags;
+//   weights   move against  log(w_e s_e / r_e^alpha): experts are to learn at one rate per row, and
+//             faster where their loss lags;
 //   selection moves against w_e s_e n_e / mean - r_e^alpha: what is left once the rates are even is the load.
 // Where both errors are zero, n_e is the same for every expert, for any alpha. s_e is a running mean, so that
 // one batch's gradient does not move tokens. Since s_e is known before a batch is sent, the norms to be

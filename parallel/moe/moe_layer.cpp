@@ -70,8 +70,7 @@ MoeLayer::MoeLayer(const MoeOptions& options, const ProcessGrid& grid)
   if (options.route_cache_mib > 0) {
     require(router_->scope() != RouterScope::token,
             "moe.route_cache_mib = {}: router \"{}\" scores each token on its own, in no more time than a "
-            "look-up "
-            "takes; set it to 0, or moe.router to attention or attention_token",
+            "look-up takes; set it to 0, or moe.router to attention or attention_token",
             options.route_cache_mib, options.router);
     route_cache_.emplace(static_cast<std::size_t>(options.route_cache_mib * (1 << 20)), options.experts,
                          router_->scope() == RouterScope::sequence ? 1 : options.longest_sequence);

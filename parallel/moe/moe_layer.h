@@ -60,9 +60,8 @@ class MoeLayer : public Module {
 
   // What a balancer learns of a step, beside the loads.
 
-  /// After a forward pass, in its tape's lifetime: losses [sequences], of the sequences that offsets
-  /// [sequences
-  /// + 1] i32 divide x into. A token's loss is its sequence's.
+  /// After a forward pass, in its tape's lifetime: losses [sequences], of those that offsets [sequences + 1]
+  /// i32 divide x into. A token's loss is its sequence's.
   void attribute_losses(const Tensor& losses, const Tensor& offsets);
   /// Once the gradients are complete: adds to squares [experts] those of each expert's gradient, this rank's
   /// share of them, so that the sum over all ranks is the squared norm.

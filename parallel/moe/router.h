@@ -32,10 +32,9 @@ class Router : public Module {
   /// sequence, per sequence.
   virtual Tensor scores(Tape& tape, const Tensor& x, const Tensor& offsets) = 0;
 
-  /// The scores of every token, [tokens, experts], with noise where it trains; the same on however many
-  /// ranks.
-  /// In inference, sequences that `cache` has seen before are not computed again; null for none. The scores
-  /// are the same to the bit. Throws Error where the scope is token.
+  /// The scores of every token, [tokens, experts], with noise where it trains; the same on any number of
+  /// ranks. In inference, sequences that `cache` has seen before are not computed again; null for none. The
+  /// scores are the same to the bit. Throws Error where the scope is token.
   Tensor operator()(Tape& tape, ForwardContext& context, const Tensor& x, const Tensor& offsets,
                     RouteCache* cache = nullptr);
 
