@@ -8,6 +8,7 @@
 #include <chrono>
 #include <exception>
 #include <filesystem>
+#include <random>
 #include <thread>
 #include <vector>
 
@@ -38,6 +39,12 @@ std::string error_of(Body&& body) {
   }
 }
 
+// 16 characters that no other writer has, the same on all ranks.
+std::string new_mark(Communicator& group) {
+  std::random_device random;
+  return group.broadcast(fmt::format("{:08x}{:08x}", random(), random()), 0);
+}
+
 Hdf5Id open_on_all_ranks(const std::string& path, MPI_Comm handle) {
   const std::string doing = path + ": cannot be opened through MPI-IO";
   const Hdf5Id access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose, doing);
@@ -52,6 +59,7 @@ CheckpointWriter::CheckpointWriter(std::string directory, Communicator& world, i
                                    Report report)
     : directory_(std::move(directory)),
       group_(world.split(0)),
+      mark_(new_mark(*group_)),
       handle_(mpi_handle(*group_)),
       keep_(keep),
       asynchronous_(asynchronous),
@@ -133,11 +141,11 @@ void CheckpointWriter::write_or_explain(SaveOutcome& outcome) {
     if (!first) return;
     std::filesystem::create_directories(directory_);
     remove_temporaries();
-    file.emplace(outcome.path);
+    file.emplace(outcome.path, temporary_of(outcome.path));
     lay_out(file->temporary(), checksums);
   });
   if (!agreed(laying_out, outcome)) return;
-  if (!agreed(write_parts(AtomicFile::temporary_of(outcome.path)), outcome)) return;
+  if (!agreed(write_parts(temporary_of(outcome.path)), outcome)) return;
   const std::string committing = error_of([&] {
     if (first) file->commit();
   });
@@ -237,7 +245,7 @@ void CheckpointWriter::remove_temporaries() const {
   for (const auto& entry : std::filesystem::directory_iterator(directory_)) {
     const std::string name = entry.path().filename().string();
     std::error_code ignored;
-    if (name.starts_with("step-") && name.ends_with(".h5.tmp"))
+    if (name.starts_with("step-") && name.find(".h5.") != std::string::npos && name.ends_with(".tmp"))
       std::filesystem::remove(entry.path(), ignored);
   }
 }

@@ -10,6 +10,11 @@
 // of space is one rank's Error. Then all ranks open it through MPI-IO and write their rows independently,
 // touching no metadata; a rank whose write fails still meets the others in closing the file. Between the
 // phases ranks agree on success by polling, not spinning: a slow disk costs training no processor time.
+//
+// Every writer gives its temporaries names of its own. Open MPI 4 guards a file opened by several ranks with
+// a semaphore of the machine that is named after the file, without its directory: under one name, jobs that
+// save the same step into different directories wait for each other, and a rank killed while it opens the
+// file would stop, for as long as the machine is up, every later job that saves this step.
 #pragma once
 
 #include <functional>
@@ -64,14 +69,16 @@ class CheckpointWriter {
   std::vector<Checksum> all_checksums();
   void retire_old() const;
   void remove_temporaries() const;
+  std::string temporary_of(const std::string& path) const { return path + "." + mark_ + ".tmp"; }
 
   bool agreed(const std::string& error, SaveOutcome& outcome);
   void reduce_politely(const Tensor& values, Reduction reduction);
 
   std::string directory_;
   std::unique_ptr<Communicator>
-      group_;        // the training thread's between saves, the background thread's in one
-  MPI_Comm handle_;  // group_'s, for HDF5
+      group_;         // the training thread's between saves, the background thread's in one
+  std::string mark_;  // in the names of this writer's temporaries, and of no other's
+  MPI_Comm handle_;   // group_'s, for HDF5
   int keep_;
   bool asynchronous_;
   Report report_;

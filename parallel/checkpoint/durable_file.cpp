@@ -64,13 +64,13 @@ std::uint64_t FileDescriptor::size() const {
 }
 
 AtomicFile::~AtomicFile() {
-  if (!committed_) ::unlink(temporary().c_str());
+  if (!committed_) ::unlink(temporary_.c_str());
 }
 
 void AtomicFile::commit() {
-  FileDescriptor(temporary(), O_RDONLY).sync();
-  const bool done = std::rename(temporary().c_str(), path_.c_str()) == 0;
-  require(done, "{}: cannot be renamed to {}: {}", temporary(), path_, std::strerror(errno));
+  FileDescriptor(temporary_, O_RDONLY).sync();
+  const bool done = std::rename(temporary_.c_str(), path_.c_str()) == 0;
+  require(done, "{}: cannot be renamed to {}: {}", temporary_, path_, std::strerror(errno));
   committed_ = true;
   const auto parent = std::filesystem::path(path_).parent_path();
   FileDescriptor(parent.empty() ? "." : parent.string(), O_RDONLY | O_DIRECTORY).sync();

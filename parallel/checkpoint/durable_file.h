@@ -37,18 +37,20 @@ class FileDescriptor {
 /// The temporary that becomes `path` on commit(), and disappears otherwise.
 class AtomicFile {
  public:
-  explicit AtomicFile(std::string path) : path_(std::move(path)) {}
+  explicit AtomicFile(const std::string& path) : AtomicFile(path, path + ".tmp") {}
+  /// `temporary` must be in the directory of `path`.
+  AtomicFile(std::string path, std::string temporary)
+      : path_(std::move(path)), temporary_(std::move(temporary)) {}
   ~AtomicFile();
   AtomicFile(const AtomicFile&) = delete;
   AtomicFile& operator=(const AtomicFile&) = delete;
 
-  static std::string temporary_of(const std::string& path) { return path + ".tmp"; }
-  std::string temporary() const { return temporary_of(path_); }
+  const std::string& temporary() const { return temporary_; }
   /// Puts what was written to temporary(), by then closed, in the place of `path`; throws Error.
   void commit();
 
  private:
-  std::string path_;
+  std::string path_, temporary_;
   bool committed_ = false;
 };
 

@@ -1,4 +1,6 @@
 // Saving and loading as a training run does it, on whatever number of ranks this binary was started on.
+#include <fcntl.h>
+#include <semaphore.h>
 #include <catch2/catch.hpp>
 
 #include "tests/parallel/checkpoint_fixture.h"
@@ -105,6 +107,7 @@ TEST_CASE("the oldest checkpoints and left-over temporaries go, other files stay
   const SharedDirectory directory;
   if (world.rank() == 0) {
     write_file(directory.path() + "/step-00000001.h5.tmp", "torn");
+    write_file(directory.path() + "/step-00000002.h5.0123456789abcdef.tmp", "torn");
     write_file(directory.path() + "/notes.txt", "mine");
   }
   world.barrier();
@@ -113,6 +116,20 @@ TEST_CASE("the oldest checkpoints and left-over temporaries go, other files stay
   world.barrier();
   save_on(world.size(), 1, directory.path(), 5, 1);  // a run that went back: what it saved is what stays
   CHECK(directory.files() == Names{"notes.txt", "step-00000005.h5"});
+}
+
+TEST_CASE("a semaphore that a killed job left locked stops nobody") {
+  const SharedDirectory directory;
+  // As Open MPI names it after the file it guards. With a value of 0 it lets nobody in.
+  const char* name = "/OMPIO_step-00000007.h5.tmp";
+  sem_t* const left = ::sem_open(name, O_CREAT, 0600, 0);
+  REQUIRE(left != SEM_FAILED);
+  test_world().barrier();
+  save_on(test_world().size(), 1, directory.path(), 7);
+  test_world().barrier();
+  ::sem_close(left);
+  ::sem_unlink(name);
+  CHECK(directory.files() == Names{"step-00000007.h5"});
 }
 
 TEST_CASE("entries that do not go together are refused on every rank, and the writer still works") {
