@@ -13,7 +13,7 @@ OUT = Path("build/reproduce")
 CONCLAVE = "build/release/conclave"
 RECIPE = "recipes/quick.toml"
 TASKS = {"26": [], "45": ["data.classes=all"]}  # WordNet's lexicographer files: of nouns, of every part of speech
-ADAPTIVE = ["moe.top_k=3", "moe.top_p=0.5", "moe.entropy_coefficient=0.003"]
+ADAPTIVE = ["moe.top_k=3", "moe.top_p=0.7", "moe.entropy_coefficient=0.003"]
 GRAD_NORM = ["moe.balancer=grad_norm"]
 MEDICAL = "recipes/medical.toml"  # a variant with a recipe of its own
 VARIANTS = {

@@ -38,6 +38,11 @@ Tensor MultiHeadAttention::operator()(Tape& tape, const Tensor& x, const Tensor&
   return out_(tape, functions::attention(tape, qkv_(tape, x), offsets, options_));
 }
 
+Tensor MultiHeadAttention::mean(Tape& tape, const Tensor& x, const Tensor& offsets) const {
+  const Tensor attended = functions::attention(tape, qkv_(tape, x), offsets, options_);
+  return out_(tape, functions::segment_mean(tape, attended, offsets));
+}
+
 Tensor apply_dropout(Tape& tape, ForwardContext& context, const Tensor& x, const Tensor& residual,
                      double rate, Index first_row) {
   const RandomStream stream = context.next_stream();  // also where unused, so that streams keep their numbers

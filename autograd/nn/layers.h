@@ -48,6 +48,9 @@ class MultiHeadAttention : public Module {
   MultiHeadAttention(Index hidden, Index heads, kernels::AttentionMask mask = kernels::AttentionMask::none);
   /// x [tokens, hidden], offsets [sequences + 1] i32 -> [tokens, hidden]
   Tensor operator()(Tape& tape, const Tensor& x, const Tensor& offsets) const;
+  /// The mean of that over each sequence, [sequences, hidden]. The output's projection, being linear, comes
+  /// after the mean and so has a row per sequence to do, not one per token.
+  Tensor mean(Tape& tape, const Tensor& x, const Tensor& offsets) const;
 
  private:
   Linear qkv_, out_;

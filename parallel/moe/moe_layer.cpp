@@ -169,7 +169,10 @@ Tensor MoeLayer::operator()(Tape& tape, ForwardContext& context, const Tensor& x
     statistics_.seconds += now();  // the other half was subtracted where backward entered the layer
   });
 
-  const Tensor logits = (*router_)(tape, context, entered, offsets, route_cache());
+  const Tensor decisions = router_->decisions(tape, context, entered, offsets, route_cache());
+  // Where no token counts by itself, the gate sees each decision once, and tokens get what it chose.
+  const bool repeat_choice = !tape.recording() && !options_.balance_inference && options_.gate == "top_k";
+  const Tensor logits = repeat_choice ? decisions : router_->for_tokens(tape, decisions, offsets);
   const Tensor probabilities = route_probabilities(tape, logits, offsets, options_.router_losses, context);
   // The balancer's gradient joins what the gate sends back; the load it needs is known once the gate has
   // chosen.
@@ -178,7 +181,11 @@ Tensor MoeLayer::operator()(Tape& tape, ForwardContext& context, const Tensor& x
   const Tensor balanced = context.training
                               ? balance_probabilities(tape, probabilities, *balancer_, global, context)
                               : probabilities;
-  const functions::Gate gate = gate_ = choose_experts(tape, context, balanced);
+  functions::Gate gate = choose_experts(tape, context, balanced);
+  if (repeat_choice)
+    gate = {router_->for_tokens(tape, gate.experts, offsets),
+            router_->for_tokens(tape, gate.weights, offsets)};
+  gate_ = gate;
   statistics_.routing_seconds += now() - start;
 
   kernels::count_experts(gate.experts, counts);

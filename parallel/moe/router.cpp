@@ -3,6 +3,9 @@
 #define XXH_INLINE_ALL  // for this processor
 #include <xxhash.h>
 
+#include <algorithm>
+#include <cstring>
+
 #include "parallel/moe/registry.h"
 
 namespace conclave {
@@ -37,9 +40,8 @@ class AttentionRouter final : public Router {
 
   RouterScope scope() const override { return scope_; }
   Tensor scores(Tape& tape, const Tensor& x, const Tensor& offsets) override {
-    Tensor attended = attention_(tape, x, offsets);
-    if (scope_ == RouterScope::sequence) attended = functions::segment_mean(tape, attended, offsets);
-    return score_(tape, attended);
+    return score_(tape, scope_ == RouterScope::sequence ? attention_.mean(tape, x, offsets)
+                                                        : attention_(tape, x, offsets));
   }
 
  private:
@@ -64,50 +66,73 @@ Registry<RouterFactory>& registry() {
 
 }  // namespace
 
-// Of the weights' bytes, so that nobody who changes them needs to say so; read at the memory's speed, 1 MiB
-// for a hidden size of 256.
-std::uint64_t Router::version() const {
-  std::uint64_t version = 0;
-  for (const auto& [name, parameter] : named_parameters())
-    version = XXH3_64bits_withSeed(
-        parameter->value.raw(),
-        static_cast<std::size_t>(parameter->value.numel()) * size_of(parameter->value.dtype()), version + 1);
-  return version;
+// Of the weights' bytes, so that nobody who changes them needs to say so; in pieces that threads share, and
+// read at the memory's speed: 1 MiB for a hidden size of 256.
+std::uint64_t Router::version(Arena& arena) {
+  constexpr std::size_t kPiece = 64 * 1024;
+  struct Piece {
+    const std::byte* from;
+    std::size_t bytes;
+  };
+  if (weights_.empty())
+    for (const auto& [name, parameter] : named_parameters()) weights_.push_back(parameter);
+  Index count = 0;
+  for (const Parameter* weight : weights_)
+    count += static_cast<Index>((weight->value.bytes() + kPiece - 1) / kPiece);
+  const ArenaScope scope(arena);
+  const auto pieces = arena.array<Piece>(count);
+  const auto hashes = arena.array<std::uint64_t>(count);
+  auto next = pieces.begin();
+  for (const Parameter* weight : weights_)
+    for (std::size_t at = 0; at < weight->value.bytes(); at += kPiece)
+      *next++ = {static_cast<const std::byte*>(weight->value.raw()) + at,
+                 std::min(kPiece, weight->value.bytes() - at)};
+#pragma omp parallel for schedule(static) if (count > 1)
+  for (Index i = 0; i < count; ++i) {
+    const Piece& piece = pieces[static_cast<std::size_t>(i)];
+    hashes[static_cast<std::size_t>(i)] = XXH3_64bits(piece.from, piece.bytes);
+  }
+  return XXH3_64bits(hashes.data(), hashes.size_bytes());
 }
 
 // What is missing is computed together, as sequences of a smaller batch.
 Tensor Router::cached_scores(Tape& tape, const Tensor& x, const Tensor& offsets, RouteCache& cache) {
   require(scope() != RouterScope::token && x.dtype() == DType::f32,
           "route cache: it serves f32 routers that see more than one token");
-  const std::uint64_t weights = version();
+  const std::uint64_t weights = version(tape.arena());
   const Index sequences = offsets.numel() - 1;
   const auto bounds = offsets.span<std::int32_t>();
-  const auto rows_of = [&](Index s) -> std::pair<Index, Index> {
-    if (scope() == RouterScope::sequence) return {s, s + 1};
-    return {bounds[static_cast<std::size_t>(s)], bounds[static_cast<std::size_t>(s) + 1]};
+  const auto rows_of = [&](std::size_t s) -> std::pair<Index, Index> {
+    const auto number = static_cast<Index>(s);
+    if (scope() == RouterScope::sequence) return {number, number + 1};
+    return {bounds[s], bounds[s + 1]};
   };
   const Tensor decisions =
       tape.empty({scope() == RouterScope::sequence ? sequences : x.size(0), options_.experts}, x.dtype());
+  const auto scores_of = [&](std::size_t s) {
+    const auto [first, last] = rows_of(s);
+    return decisions.span<float>().subspan(static_cast<std::size_t>(first * options_.experts),
+                                           static_cast<std::size_t>((last - first) * options_.experts));
+  };
   const Tensor packed = tape.empty(x.shape(), x.dtype()),
                packed_offsets = tape.empty({sequences + 1}, DType::i32),
                missing = tape.empty({sequences}, DType::i32);
   const auto ends = packed_offsets.span<std::int32_t>(), number = missing.span<std::int32_t>();
   const auto keys = tape.arena().array<RouteCache::Key>(sequences);
+#pragma omp parallel for schedule(static) if (x.numel() > kernels::kParallelElements)
+  for (std::size_t s = 0; s < keys.size(); ++s)
+    keys[s] = RouteCache::key(weights, x.rows(bounds[s], bounds[s + 1]));
   std::size_t count = 0;
   ends[0] = 0;
-  for (Index s = 0; s < sequences; ++s) {
-    const Index begin = bounds[static_cast<std::size_t>(s)], end = bounds[static_cast<std::size_t>(s) + 1];
-    const auto [first, last] = rows_of(s);
-    const Tensor features = x.rows(begin, end), found = decisions.rows(first, last);
-    RouteCache::Key& key = keys[static_cast<std::size_t>(s)];
-    key = RouteCache::key(weights, features);
+  for (std::size_t s = 0; s < keys.size(); ++s) {
+    const Index begin = bounds[s], end = bounds[s + 1];
     if (begin == end) {
-      found.zero();
+      std::ranges::fill(scores_of(s), 0.0f);
       continue;
     }
     // Memory is planned as if nothing were there.
-    if (!tape.planning() && cache.find(key, found.span<float>())) continue;
-    packed.rows(ends[count], ends[count] + end - begin).copy_from(features);
+    if (!tape.planning() && cache.find(keys[s], scores_of(s))) continue;
+    packed.rows(ends[count], ends[count] + end - begin).copy_from(x.rows(begin, end));
     number[count] = static_cast<std::int32_t>(s);
     ends[count + 1] = ends[count] + static_cast<std::int32_t>(end - begin);
     ++count;
@@ -115,43 +140,55 @@ Tensor Router::cached_scores(Tape& tape, const Tensor& x, const Tensor& offsets,
   if (count == 0) return decisions;
   const Tensor computed =
       scores(tape, packed.rows(0, ends[count]), packed_offsets.rows(0, static_cast<Index>(count) + 1));
-  Index row = 0;
+  const float* result = computed.data<float>();
   for (std::size_t i = 0; i < count; ++i) {
-    const auto [first, last] = rows_of(number[i]);
-    const Tensor result = computed.rows(row, row + last - first);
-    row += last - first;
-    decisions.rows(first, last).copy_from(result);
-    if (!tape.planning()) cache.insert(keys[static_cast<std::size_t>(number[i])], result.span<float>());
+    const auto s = static_cast<std::size_t>(number[i]);
+    const auto kept = scores_of(s);
+    std::copy_n(result, kept.size(), kept.begin());
+    result += kept.size();
+    if (!tape.planning()) cache.insert(keys[s], kept);
   }
   return decisions;
 }
 
-Tensor Router::operator()(Tape& tape, ForwardContext& context, const Tensor& x, const Tensor& offsets,
-                          RouteCache* cache) {
+Tensor Router::decisions(Tape& tape, ForwardContext& context, const Tensor& x, const Tensor& offsets,
+                         RouteCache* cache) {
   const bool per_sequence = scope() == RouterScope::sequence;
-  Tensor decisions =
+  const Tensor decisions =
       cache && !context.training ? cached_scores(tape, x, offsets, *cache) : scores(tape, x, offsets);
-  const Index sequences = offsets.numel() - 1;
-  kernels::expect("router", "its scores", decisions, {per_sequence ? sequences : x.size(0), options_.experts},
-                  x.dtype());
-  if (context.training && options_.noise > 0) {
-    const RandomStream stream = context.next_stream();
-    const auto first = static_cast<std::uint64_t>(
-        (per_sequence ? context.first_sequence : context.first_token) * options_.experts);
-    const Tensor noise = tape.empty(decisions.shape(), decisions.dtype());
-    for_floating(noise.dtype(), "router noise", [&]<class T>(T) {
-      T* values = noise.data<T>();
-      for (Index i = 0; i < noise.numel(); ++i)
-        values[i] = static_cast<T>(options_.noise * stream.normal(first + static_cast<std::uint64_t>(i)));
-    });
-    decisions = functions::add(tape, decisions, noise);
-  }
-  if (!per_sequence) return decisions;
-  const Tensor sequence_of = tape.empty({x.size(0)}, DType::i32);
+  kernels::expect("router", "its scores", decisions,
+                  {per_sequence ? offsets.numel() - 1 : x.size(0), options_.experts}, x.dtype());
+  if (!context.training || options_.noise <= 0) return decisions;
+  const RandomStream stream = context.next_stream();
+  const auto first = static_cast<std::uint64_t>(
+      (per_sequence ? context.first_sequence : context.first_token) * options_.experts);
+  const Tensor noise = tape.empty(decisions.shape(), decisions.dtype());
+  for_floating(noise.dtype(), "router noise", [&]<class T>(T) {
+    T* values = noise.data<T>();
+    for (Index i = 0; i < noise.numel(); ++i)
+      values[i] = static_cast<T>(options_.noise * stream.normal(first + static_cast<std::uint64_t>(i)));
+  });
+  return functions::add(tape, decisions, noise);
+}
+
+Tensor Router::for_tokens(Tape& tape, const Tensor& decisions, const Tensor& offsets) const {
+  if (scope() != RouterScope::sequence) return decisions;
   const auto bounds = offsets.span<std::int32_t>();
-  for (Index s = 0; s < sequences; ++s)
-    sequence_of.rows(bounds[static_cast<std::size_t>(s)], bounds[static_cast<std::size_t>(s) + 1])
-        .fill(static_cast<double>(s));
+  const Index tokens = bounds.back();
+  if (!tape.recording()) {
+    const Tensor repeated = tape.empty({tokens, decisions.size(1)}, decisions.dtype());
+    const std::size_t bytes =
+        decisions.bytes() / static_cast<std::size_t>(std::max<Index>(decisions.size(0), 1));
+    const auto* from = static_cast<const std::byte*>(decisions.raw());
+    auto* to = static_cast<std::byte*>(repeated.raw());
+    for (std::size_t s = 0; s + 1 < bounds.size(); ++s, from += bytes)
+      for (std::int32_t token = bounds[s]; token < bounds[s + 1]; ++token, to += bytes)
+        std::memcpy(to, from, bytes);
+    return repeated;
+  }
+  const Tensor sequence_of = tape.empty({tokens}, DType::i32);
+  for (std::size_t s = 0; s + 1 < bounds.size(); ++s)
+    sequence_of.rows(bounds[s], bounds[s + 1]).fill(static_cast<double>(s));
   return functions::embedding(tape, sequence_of, decisions);
 }
 

@@ -32,18 +32,23 @@ class Router : public Module {
   /// sequence, per sequence.
   virtual Tensor scores(Tape& tape, const Tensor& x, const Tensor& offsets) = 0;
 
-  /// The scores of every token, [tokens, experts], with noise where it trains; the same on any number of
-  /// ranks. In inference, sequences that `cache` has seen before are not computed again; null for none. The
-  /// scores are the same to the bit. Throws Error where the scope is token.
-  Tensor operator()(Tape& tape, ForwardContext& context, const Tensor& x, const Tensor& offsets,
-                    RouteCache* cache = nullptr);
+  /// scores(), with noise where it trains; the same on any number of ranks. In inference, sequences that
+  /// `cache` has seen before are not computed again; null for none. The scores are the same to the bit.
+  /// Throws Error where the scope is token.
+  Tensor decisions(Tape& tape, ForwardContext& context, const Tensor& x, const Tensor& offsets,
+                   RouteCache* cache = nullptr);
+  /// Rows that belong to decisions, of any dtype where the tape does not record, as rows of tokens: repeated
+  /// for scope sequence, as they are for the others.
+  Tensor for_tokens(Tape& tape, const Tensor& decisions, const Tensor& offsets) const;
 
  protected:
   RouterOptions options_;
 
  private:
-  std::uint64_t version() const;
+  std::uint64_t version(Arena& arena);
   Tensor cached_scores(Tape& tape, const Tensor& x, const Tensor& offsets, RouteCache& cache);
+
+  std::vector<const Parameter*> weights_;  // all of them, from the first look-up on
 };
 
 using RouterFactory = std::function<std::unique_ptr<Router>(const RouterOptions&)>;

@@ -11,6 +11,11 @@
 namespace conclave {
 namespace {
 
+Tensor token_scores(Router& router, Tape& tape, ForwardContext& context, const Tensor& x,
+                    const Tensor& offsets, RouteCache* cache = nullptr) {
+  return router.for_tokens(tape, router.decisions(tape, context, x, offsets, cache), offsets);
+}
+
 TEMPLATE_TEST_CASE("attention routers agree with PyTorch, per sequence and per token", "[router][pytorch]",
                    float, double) {
   constexpr DType dtype = dtype_of<TestType>;
@@ -28,7 +33,7 @@ TEMPLATE_TEST_CASE("attention routers agree with PyTorch, per sequence and per t
     Tape tape(arena);
     tape.watch(x);
     ForwardContext context;
-    const Tensor y = (*router)(tape, context, x, offsets);
+    const Tensor y = token_scores(*router, tape, context, x, offsets);
     CHECK(distance(y, fixture("y")) < agreement);
     const Tensor probabilities = Tensor::empty(y.shape(), dtype);
     kernels::softmax(y, probabilities, Tensor());
@@ -51,14 +56,14 @@ TEST_CASE("a router that decides per sequence gives all its tokens one row, also
   Arena arena("test");
   Tape tape(arena, false);
   ForwardContext context;
-  const Tensor noisy = (*router)(tape, context, x, offsets);
+  const Tensor noisy = token_scores(*router, tape, context, x, offsets);
   for (const Index row : {1, 2, 3}) CHECK(same_bits(noisy.rows(row, row + 1), noisy.rows(0, 1)));
   CHECK(same_bits(noisy.rows(4, 5), noisy.rows(6, 7)));
   CHECK(distance(noisy.rows(0, 1), noisy.rows(4, 5)) > 0.01);
   context.training = false;
-  const Tensor calm = (*router)(tape, context, x, offsets);
+  const Tensor calm = token_scores(*router, tape, context, x, offsets);
   CHECK(distance(noisy, calm) > 0.1);
-  CHECK(same_bits((*router)(tape, context, x, offsets), calm));
+  CHECK(same_bits(token_scores(*router, tape, context, x, offsets), calm));
 }
 
 TEST_CASE("scores from the cache are those computed, to the bit, until any weight changes", "[router]") {
@@ -75,7 +80,7 @@ TEST_CASE("scores from the cache are those computed, to the bit, until any weigh
     Arena arena("test");
     const auto scores = [&](RouteCache* cache, const Tensor& rows, const Tensor& sequences) {
       Tape tape(arena, false);
-      return (*router)(tape, context, rows, sequences, cache).clone();
+      return token_scores(*router, tape, context, rows, sequences, cache).clone();
     };
     scores(&cache, x, offsets);  // while memory is being planned, nothing is kept
     CHECK(cache.statistics().entries == 0);
@@ -118,10 +123,11 @@ TEST_CASE("training computes its scores, and a router of single tokens has no ca
   Arena arena("test");
   Tape tape(arena, false);
   ForwardContext context;
-  (*router)(tape, context, x, offsets, &cache);
+  token_scores(*router, tape, context, x, offsets, &cache);
   CHECK(cache.statistics().misses == 0);
   context.training = false;
-  CHECK_THROWS_WITH((*linear)(tape, context, x, offsets, &cache), Catch::Contains("route cache: "));
+  CHECK_THROWS_WITH(token_scores(*linear, tape, context, x, offsets, &cache),
+                    Catch::Contains("route cache: "));
 }
 
 TEST_CASE("a router of a user's own is known by its name; one that is not, is refused", "[router]") {
@@ -142,9 +148,9 @@ TEST_CASE("a router of a user's own is known by its name; one that is not, is re
   Tape tape(arena, false);
   ForwardContext context;
   const Tensor x = random_values({5, 3}, 1, DType::f32), offsets = Tensor::of<std::int32_t>({2}, {0, 5});
-  CHECK((*router)(tape, context, x, offsets).shape() == Shape{5, 2});
+  CHECK(token_scores(*router, tape, context, x, offsets).shape() == Shape{5, 2});
   dynamic_cast<Constant&>(*router).wrong = 1;
-  CHECK_THROWS_WITH((*router)(tape, context, x, offsets),
+  CHECK_THROWS_WITH(token_scores(*router, tape, context, x, offsets),
                     Catch::Contains("router: its scores is f32 [5, 3]"));
   CHECK_THROWS_WITH(
       make_router("psychic", {.hidden = 3, .experts = 2}),
