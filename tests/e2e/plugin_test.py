@@ -113,6 +113,8 @@ def mistakes():
         ("shape", "forward returned f32 [", "expected f32 ["),
     ]:
         refused(1, plugin(name), f"experts of kind 'faulty' (of lib{name}.so)", *said, status=1)
+    # On the one rank that has such an expert, while the other waits for its results.
+    refused(2, plugin("forward"), "forward: the forward pass's own words", expert="3 feed_forward, 1 faulty", status=1)
     refused(1, plugin("medical"), "these are 3 experts, and the layer has 4", expert="2 gated, 1 lstm_medical")
     run([runs.PROGRAM, "recipe", "check", "tiny.toml", "--set", plugin("foreign")], status=2, says=["run.plugins", "ABI 99"])
 
