@@ -99,6 +99,13 @@ def routing():
             "uneven_utilization": uneven, "time_less": less}
 
 
+def batching():
+    """What `conclave bench batching` prints."""
+    said = call([CONCLAVE, "bench", "batching"])
+    fixed, dynamic = map(float, re.findall(r"([0-9.]+)% / ([0-9.]+)%", said)[0])
+    return {"fixed_padding": fixed, "padding": dynamic, "faster": float(re.findall(r": x([0-9.]+)", said)[0])}
+
+
 class Measured:
     """A figure over the seeds."""
 
@@ -238,6 +245,7 @@ def main():
                 results.setdefault(variant, []).append(run)
         everything["tasks"][task] = results
     shares = everything["routing"] = routing()
+    batches = everything["batching"] = batching()
 
     for task, results in everything["tasks"].items():
         show(f"WordNet, {task} classes, {arguments.seeds} seeds: mean ± standard error", table(task, results))
@@ -248,6 +256,11 @@ def main():
          shares["cached_share"] <= 2 and shares["identical"]),
         (5, f"time of the MoE forward pass, evened from {shares['uneven_utilization']:.0f} %", "-18 %",
          f"-{shares['time_less']:.0f} %", shares["time_less"] >= 25),
+    ])
+    show("Batches of texts alike in length, WordNet's glosses", [
+        (16, f"padding, if batches were padded (in any order: {batches['fixed_padding']} %)", "", f"{batches['padding']} %",
+         batches["padding"] <= 3),
+        (16, "tokens per second, against padded batches in any order", "", f"{batches['faster']} x", batches["faster"] >= 1.5),
     ])
     show("What tests decide", tests())
     (OUT / "results.json").write_text(json.dumps(everything, indent=1))

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -50,6 +51,8 @@ void lstm(std::int64_t repetitions);
 void moe(const ProcessGrid& grid, std::int64_t repetitions);
 /// `grid` of one rank.
 void routing_cache(const ProcessGrid& grid, std::int64_t repetitions);
+/// Needs WordNet; `grid` of one rank.
+void batching(const ProcessGrid& grid, const std::string& cache_directory, std::int64_t repetitions);
 /// Collective; rank 0 prints.
 void routing_balance(const ProcessGrid& grid, std::int64_t repetitions);
 void dispatch(const ProcessGrid& grid, std::int64_t repetitions);

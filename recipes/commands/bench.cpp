@@ -27,11 +27,13 @@ int bench(const BenchArguments& arguments, const Surroundings& surroundings, con
       {"moe", [&] { bench::moe(grid, repetitions); }, {}},
       {"routing", [&] { bench::routing_cache(grid, repetitions); },
        [&] { bench::routing_balance(grid, repetitions); }},
+      {"batching", [&] { bench::batching(grid, surroundings.cache_directory, repetitions); }, {}},
       {"dispatch", {}, [&] { bench::dispatch(grid, repetitions); }},
   };
   for (const std::string& name : arguments.names)
     require(std::ranges::any_of(measurements, [&](const auto& known) { return name == known.name; }),
-            "nothing is measured by the name '{}'; there are: peak, grouped, lstm, moe, routing, dispatch",
+            "nothing is measured by the name '{}'; there are: peak, grouped, lstm, moe, routing, batching, "
+            "dispatch",
             name);
   for (const auto& [name, on_one, on_several] : measurements) {
     const bool asked = std::ranges::find(arguments.names, name) != arguments.names.end();

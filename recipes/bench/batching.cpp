@@ -1,0 +1,118 @@
+// What batches of texts alike in length are worth: training steps on WordNet's glosses, against batches of as
+// many texts as they come, each padded to the longest beside it.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <numeric>
+#include <vector>
+
+#include "autograd/nn/parameter_set.h"
+#include "data/dynamic_batcher.h"
+#include "recipes/bench/bench.h"
+#include "recipes/corpus.h"
+#include "recipes/models/text_classifier.h"
+
+namespace conclave::bench {
+namespace {
+
+constexpr std::int64_t kTokens = 4096, kBatches = 16;
+
+// `texts` texts of a split in any order, as one rectangle; what is added counts as tokens of the text.
+Batch padded_batch(const TokenizedSplit& split, std::span<const std::int64_t> texts) {
+  std::int64_t longest = 0;
+  for (const std::int64_t text : texts) longest = std::max(longest, split.length(text));
+  Batch batch;
+  batch.offsets = {0};
+  for (const std::int64_t text : texts) {
+    const auto tokens = split.sequence(text);
+    batch.tokens.insert(batch.tokens.end(), tokens.begin(), tokens.end());
+    batch.tokens.resize(batch.tokens.size() + static_cast<std::size_t>(longest) - tokens.size(), 0);
+    for (std::int32_t p = 0; p < longest; ++p) batch.positions.push_back(p);
+    batch.offsets.push_back(static_cast<std::int32_t>(batch.tokens.size()));
+    batch.labels.push_back(split.labels[static_cast<std::size_t>(text)]);
+  }
+  batch.global_tokens = batch.local_tokens();
+  batch.global_sequences = batch.local_sequences();
+  return batch;
+}
+
+// quick.toml's model, forward and backward.
+class Trainee {
+ public:
+  Trainee(const Corpus& corpus, Index max_length, const ProcessGrid& grid)
+      : model_({.hidden = 128, .layers = 2, .heads = 4, .ffn = 256}, {.experts = 8, .top_k = 2},
+               {corpus.tokenizer.vocabulary(), max_length, static_cast<Index>(corpus.class_names.size()),
+                corpus.tokenizer.unknown()},
+               grid),
+        parameters_(model_, DType::f32, 1) {}
+
+  void step(const Batch& batch) {
+    parameters_.zero_gradients();
+    activations_.reset();
+    Tape tape(activations_);
+    ForwardContext context{.stream = {.seed = 1, .step = ++steps_, .tensor = 0},
+                           .global_tokens = batch.global_tokens};
+    const TextInput input = text_input(batch);
+    const Tensor losses =
+        functions::cross_entropy(tape, model_.forward(tape, context, input).logits, input.labels, 0).losses;
+    const Tensor seed = tape.empty(losses.shape(), losses.dtype());
+    seed.fill(1.0 / static_cast<double>(batch.local_sequences()));
+    const std::array<Tape::Loss, 1> loss{Tape::Loss{losses, seed}};
+    tape.backward(loss);
+  }
+  /// Memory enough for the batches seen so far; dropout routes them a little differently every time.
+  void end_planning() { activations_.seal(std::size_t{64} << 20); }
+
+ private:
+  TextClassifier model_;
+  ParameterSet parameters_;
+  Arena activations_{"activations"};
+  std::uint32_t steps_ = 0;
+};
+
+}  // namespace
+
+void batching(const ProcessGrid& grid, const std::string& cache_directory, std::int64_t repetitions) {
+  DataRecipe data;
+  data.vocabulary = 8000;
+  data.max_length = 64;
+  const Corpus corpus = load_corpus(data, grid.world(), cache_directory);
+  const TokenizedSplit& split = corpus.train;
+  DynamicBatcher batcher(split, {.tokens = kTokens});
+  const std::int64_t texts = split.size() / batcher.batches_per_epoch();
+  std::vector<std::int64_t> order(static_cast<std::size_t>(split.size()));
+  std::iota(order.begin(), order.end(), 0);
+  const RandomStream random{.seed = 1};
+  for (std::size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[random.below(i, i)]);
+
+  std::vector<Batch> dynamic(kBatches), fixed;
+  double dynamic_tokens = 0, fixed_tokens = 0, rectangles = 0;  // padding is not among the first two
+  for (std::int64_t b = 0; b < kBatches; ++b) {
+    batcher.fill({0, b}, dynamic[static_cast<std::size_t>(b)]);
+    dynamic_tokens += static_cast<double>(dynamic[static_cast<std::size_t>(b)].local_tokens());
+    const auto chosen =
+        std::span(order).subspan(static_cast<std::size_t>(b * texts), static_cast<std::size_t>(texts));
+    fixed.push_back(padded_batch(split, chosen));
+    rectangles += static_cast<double>(fixed.back().local_tokens());
+    for (const std::int64_t text : chosen) fixed_tokens += static_cast<double>(split.length(text));
+  }
+  Trainee trainee(corpus, data.max_length, grid);
+  const auto all = [&](const std::vector<Batch>& batches) {
+    return [&] {
+      for (const Batch& batch : batches) trainee.step(batch);
+    };
+  };
+  for (const auto* batches : {&dynamic, &fixed}) all (*batches)();
+  trainee.end_planning();
+  const Comparison time = compare(all(dynamic), all(fixed), repetitions);
+  print_figure(
+      fmt::format("padding, {} texts a batch in any order / batches alike in length", texts),
+      fmt::format("{:.1f}% / {:.1f}%", 100 * (1 - fixed_tokens / rectangles), 100 * batcher.padding()), 0.03);
+  print_figure("training on WordNet's glosses in these, tokens per second",
+               fmt::format("{:.0f} / {:.0f}: x{:.2f}", fixed_tokens / time.reference,
+                           dynamic_tokens / time.subject, time.ratio * dynamic_tokens / fixed_tokens),
+               1.5);
+}
+
+}  // namespace conclave::bench
