@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <new>
+#include <utility>
 
 namespace conclave {
 namespace {
@@ -92,6 +93,12 @@ Tensor Tensor::borrow(void* data, const Shape& shape, DType dtype, Device device
   return tensor;
 }
 
+Tensor Tensor::own(std::shared_ptr<void> owner, void* data, const Shape& shape, DType dtype, Device device) {
+  Tensor tensor = borrow(data, shape, dtype, device);
+  tensor.owner_ = std::move(owner);
+  return tensor;
+}
+
 Tensor Tensor::empty(const Shape& shape, DType dtype) {
   std::size_t bytes = 0;
   require(!__builtin_mul_overflow(static_cast<std::size_t>(shape.numel()), size_of(dtype), &bytes),
@@ -99,10 +106,9 @@ Tensor Tensor::empty(const Shape& shape, DType dtype) {
   void* data = ::operator new (std::max<std::size_t>(bytes, 1), std::align_val_t{kAlignment}, std::nothrow);
   require(data != nullptr, "tensor: no memory for {} bytes (shape {} of {})", bytes, shape.to_string(),
           name_of(dtype));
-  Tensor tensor = borrow(data, shape, dtype);
-  tensor.owner_ = std::shared_ptr<void>(
-      data, [](void* memory) { ::operator delete (memory, std::align_val_t{kAlignment}); });
-  return tensor;
+  std::shared_ptr<void> owner(data,
+                              [](void* memory) { ::operator delete (memory, std::align_val_t{kAlignment}); });
+  return own(std::move(owner), data, shape, dtype, Device::cpu);
 }
 
 Tensor Tensor::zeros(const Shape& shape, DType dtype) {

@@ -61,6 +61,9 @@ class Tensor {
   /// Borrows `data`, which must outlive the handle and every view of it.
   static Tensor borrow(void* data, const Shape& shape, DType dtype, Device device = Device::cpu);
 
+  /// As borrow(); `owner` lives as long as the handle and every view of it.
+  static Tensor own(std::shared_ptr<void> owner, void* data, const Shape& shape, DType dtype, Device device);
+
   bool defined() const { return data_ != nullptr; }
   const Shape& shape() const { return shape_; }
   int rank() const { return shape_.rank(); }

@@ -1,0 +1,62 @@
+#include "core/cuda/memory.h"
+
+#include <utility>
+
+#include "core/arena.h"
+#include "core/cuda/launch.h"
+
+namespace conclave::cuda {
+namespace {
+
+cudaMemcpyKind direction(Device from, Device to) {
+  if (from == Device::cpu) return to == Device::cpu ? cudaMemcpyHostToHost : cudaMemcpyHostToDevice;
+  return to == Device::cpu ? cudaMemcpyDeviceToHost : cudaMemcpyDeviceToDevice;
+}
+
+}  // namespace
+
+DeviceMemory::DeviceMemory(std::size_t bytes) {
+  const cudaError_t code = cudaMalloc(&data_, bytes);
+  if (code == cudaErrorMemoryAllocation) {
+    cudaGetLastError();  // which would otherwise be the next call's
+    std::size_t free = 0, total = 0;
+    check(cudaMemGetInfo(&free, &total), "asking for the device's memory");
+    fail("the device has {} free of {}, and {} are needed", format_bytes(free), format_bytes(total),
+         format_bytes(bytes));
+  }
+  check(code, "allocating device memory");
+}
+
+DeviceMemory::~DeviceMemory() { cudaFree(data_); }
+
+Tensor empty_on_device(const Shape& shape, DType dtype) {
+  auto memory = std::make_shared<DeviceMemory>(static_cast<std::size_t>(shape.numel()) * size_of(dtype));
+  void* const data = memory->data();
+  return Tensor::own(std::move(memory), data, shape, dtype, Device::cuda);
+}
+
+void copy(const Tensor& from, const Tensor& to) {
+  require(from.dtype() == to.dtype() && from.numel() == to.numel() && from.contiguous() && to.contiguous(),
+          "copy: from {} {} to {} {}; both must be contiguous, of one type and size", name_of(from.dtype()),
+          from.shape().to_string(), name_of(to.dtype()), to.shape().to_string());
+  if (from.numel() == 0) return;
+  check(cudaMemcpyAsync(to.raw(), from.raw(), from.bytes(), direction(from.device(), to.device()),
+                        current_stream()),
+        "copy");
+}
+
+Tensor to_device(const Tensor& tensor) {
+  const Tensor result = empty_on_device(tensor.shape(), tensor.dtype());
+  copy(tensor, result);
+  check(cudaStreamSynchronize(current_stream()), "copy");
+  return result;
+}
+
+Tensor to_host(const Tensor& tensor) {
+  const Tensor result = Tensor::empty(tensor.shape(), tensor.dtype());
+  copy(tensor, result);
+  check(cudaStreamSynchronize(current_stream()), "copy");
+  return result;
+}
+
+}  // namespace conclave::cuda

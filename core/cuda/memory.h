@@ -1,0 +1,36 @@
+// Memory on a CUDA device, and copies between it and the host's.
+#pragma once
+
+#include <cstddef>
+
+#include "core/tensor.h"
+
+namespace conclave::cuda {
+
+/// `bytes` uninitialized bytes of device memory.
+class DeviceMemory {
+ public:
+  /// Throws Error, saying what is free, where there is too little.
+  explicit DeviceMemory(std::size_t bytes);
+  ~DeviceMemory();
+  DeviceMemory(const DeviceMemory&) = delete;
+  DeviceMemory& operator=(const DeviceMemory&) = delete;
+
+  void* data() const { return data_; }
+
+ private:
+  void* data_ = nullptr;
+};
+
+/// An owning tensor on the device: tests, set-up, tools; a training step takes from an Arena instead.
+Tensor empty_on_device(const Shape& shape, DType dtype = DType::f32);
+
+/// Queues the copy on the current stream, in any direction; same dtype and numel, both contiguous, else
+/// Error. A side in the host's memory must stay as it is until the stream was waited for.
+void copy(const Tensor& from, const Tensor& to);
+
+/// Owning copies, complete when these return.
+Tensor to_device(const Tensor& tensor);
+Tensor to_host(const Tensor& tensor);
+
+}  // namespace conclave::cuda

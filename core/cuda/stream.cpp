@@ -1,0 +1,39 @@
+#include "core/cuda/stream.h"
+
+#include "core/cuda/launch.h"
+
+namespace conclave::cuda {
+
+// Destructors check nothing: at the end of the process the device may be gone, and its objects with it.
+
+Stream::Stream() { check(cudaStreamCreateWithFlags(&handle_, cudaStreamNonBlocking), "creating a stream"); }
+Stream::~Stream() { cudaStreamDestroy(handle_); }
+
+void Stream::synchronize() const { check(cudaStreamSynchronize(handle_), "waiting for a stream"); }
+
+void Stream::wait_for(const Event& event) const {
+  check(cudaStreamWaitEvent(handle_, event.handle(), 0), "making a stream wait");
+}
+
+Event::Event() { check(cudaEventCreateWithFlags(&handle_, cudaEventDisableTiming), "creating an event"); }
+Event::~Event() { cudaEventDestroy(handle_); }
+
+void Event::record(cudaStream_t stream) const {
+  check(cudaEventRecord(handle_, stream), "recording an event");
+}
+
+bool Event::passed() const {
+  const cudaError_t code = cudaEventQuery(handle_);
+  if (code == cudaErrorNotReady) return false;
+  check(code, "asking for an event");
+  return true;
+}
+
+void Event::synchronize() const { check(cudaEventSynchronize(handle_), "waiting for an event"); }
+
+StreamScope::StreamScope(const Stream& stream) : before_(current_stream()) {
+  set_current_stream(stream.handle());
+}
+StreamScope::~StreamScope() { set_current_stream(before_); }
+
+}  // namespace conclave::cuda
