@@ -2,6 +2,9 @@
 // was expected and what to do next. Broken invariants of our own are asserts, not Errors.
 #pragma once
 
+#ifdef __NVCC__
+#define FMT_USE_CONSTEXPR 1  // fmt 9 takes nvcc for a compiler without
+#endif
 #include <fmt/format.h>
 
 #include <stdexcept>

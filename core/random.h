@@ -8,6 +8,8 @@
 #include <cmath>
 #include <cstdint>
 
+#include "core/host_device.h"
+
 namespace conclave {
 
 /// One stream of random numbers. `tensor` tells apart the uses within one step (each dropout, each
@@ -19,17 +21,15 @@ struct RandomStream {
 
   /// 128 random bits, number `block` of the stream.
   std::array<std::uint32_t, 4> bits(std::uint64_t block) const {
-    const Blocks<1> one = blocks<1>(block);
+    std::uint32_t one[4][1];
+    blocks(block, one);
     return {one[0][0], one[1][0], one[2][0], one[3][0]};
   }
 
-  /// [i][b]: word i of block number first + b.
+  /// N consecutive blocks at once, which the compiler computes in vectors: c[i][b] receives word i of block
+  /// number first + b. Arrays of the language, as device code cannot index a std::array.
   template <std::size_t N>
-  using Blocks = std::array<std::array<std::uint32_t, N>, 4>;
-  /// N consecutive blocks at once, which the compiler computes in vectors.
-  template <std::size_t N>
-  Blocks<N> blocks(std::uint64_t first) const {
-    Blocks<N> c;
+  CONCLAVE_HOST_DEVICE void blocks(std::uint64_t first, std::uint32_t (&c)[4][N]) const {
     for (std::size_t b = 0; b < N; ++b) {
       c[0][b] = static_cast<std::uint32_t>(first + b);
       c[1][b] = static_cast<std::uint32_t>((first + b) >> 32);
@@ -52,7 +52,6 @@ struct RandomStream {
       k0 += 0x9E3779B9u;
       k1 += 0xBB67AE85u;
     }
-    return c;
   }
 
   /// Uniform in [0, 1), value number `index`.

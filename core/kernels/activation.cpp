@@ -53,6 +53,8 @@ void activate(double* values, Index count, Activation activation, double* deriva
 void activation(const Tensor& x, Activation activation, const Tensor& y, const Tensor& derivative) {
   expect("activation", "y", y, x.shape(), x.dtype());
   if (derivative.defined()) expect("activation", "derivative", derivative, x.shape(), x.dtype());
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("activation", x, y, derivative)) return cuda::activation(x, activation, y, derivative);
   for_floating(x.dtype(), "activation", [&]<class T>(T) {
     const T* px = x.data<T>();
     T *py = y.data<T>(), *pd = derivative.defined() ? derivative.data<T>() : nullptr;
@@ -66,6 +68,8 @@ void activation(const Tensor& x, Activation activation, const Tensor& y, const T
 void multiply(const Tensor& a, const Tensor& b, const Tensor& c, Write write) {
   expect("multiply", "b", b, a.shape(), a.dtype());
   expect("multiply", "c", c, a.shape(), a.dtype());
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("multiply", a, b, c)) return cuda::multiply(a, b, c, write);
   for_floating(a.dtype(), "multiply", [&]<class T>(T) {
     const T *pa = a.data<T>(), *pb = b.data<T>();
     T* pc = c.data<T>();
@@ -85,6 +89,8 @@ void multiply(const Tensor& a, const Tensor& b, const Tensor& c, Write write) {
 void add(const Tensor& a, const Tensor& b, const Tensor& c) {
   expect("add", "b", b, a.shape(), a.dtype());
   expect("add", "c", c, a.shape(), a.dtype());
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("add", a, b, c)) return cuda::add(a, b, c);
   for_floating(a.dtype(), "add", [&]<class T>(T) {
     const T *pa = a.data<T>(), *pb = b.data<T>();
     T* pc = c.data<T>();
@@ -97,6 +103,8 @@ void add(const Tensor& a, const Tensor& b, const Tensor& c) {
 
 void scale(const Tensor& a, double factor, const Tensor& c, Write write) {
   expect("scale", "c", c, a.shape(), a.dtype());
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("scale", a, c)) return cuda::scale(a, factor, c, write);
   for_floating(a.dtype(), "scale", [&]<class T>(T) {
     const T* pa = a.data<T>();
     T* pc = c.data<T>();

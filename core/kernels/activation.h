@@ -24,4 +24,12 @@ void add(const Tensor& a, const Tensor& b, const Tensor& c);
 /// c (=, +=) scale * a.
 void scale(const Tensor& a, double scale, const Tensor& c, Write write = Write::assign);
 
+/// The CUDA twins, to which those above hand over.
+namespace cuda {
+void activation(const Tensor& x, Activation activation, const Tensor& y, const Tensor& derivative);
+void multiply(const Tensor& a, const Tensor& b, const Tensor& c, Write write);
+void add(const Tensor& a, const Tensor& b, const Tensor& c);
+void scale(const Tensor& a, double scale, const Tensor& c, Write write);
+}  // namespace cuda
+
 }  // namespace conclave::kernels

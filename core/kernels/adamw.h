@@ -20,4 +20,10 @@ struct AdamWOptions {
 void adamw(const Tensor& values, const Tensor& gradients, const Tensor& first_moment,
            const Tensor& second_moment, const Tensor& average, const AdamWOptions& options);
 
+/// The CUDA twins, to which those above hand over.
+namespace cuda {
+void adamw(const Tensor& values, const Tensor& gradients, const Tensor& first_moment,
+           const Tensor& second_moment, const Tensor& average, const AdamWOptions& options);
+}  // namespace cuda
+
 }  // namespace conclave::kernels

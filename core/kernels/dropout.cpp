@@ -3,29 +3,20 @@
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <cmath>
+
+#include "core/kernels/dropout_rate.h"
 
 namespace conclave::kernels {
 namespace {
 
 constexpr Index kChunk = 4096;  // elements per task: what is drawn for them stays in L1
 
-// Of 65536 values of 16 bits, how many drop an element.
-std::uint32_t threshold_of(double rate) {
-  require(rate >= 0 && rate < 1, "dropout: rate {} is outside [0, 1)", rate);
-  return static_cast<std::uint32_t>(std::lround(rate * 65536.0));
-}
-
-template <class T>
-T scale_of(double rate) {
-  return static_cast<T>(65536.0 / (65536.0 - threshold_of(rate)));
-}
-
 constexpr Index kBlocks = 16;  // drawn at once, 8 elements each
 
 // Whether each element of kBlocks blocks is kept. Eight elements share one 128-bit draw.
 std::array<std::uint8_t, 8 * kBlocks> draw(const RandomStream& stream, std::uint32_t threshold, Index block) {
-  const auto words = stream.blocks<kBlocks>(static_cast<std::uint64_t>(block));
+  std::uint32_t words[4][kBlocks];
+  stream.blocks(static_cast<std::uint64_t>(block), words);
   // Four elements' bytes at a time as one little-endian number, so that all blocks' are computed in vectors.
   std::array<std::uint32_t, 2 * kBlocks> packed;
   for (std::size_t half = 0; half < 2; ++half)
@@ -62,13 +53,16 @@ void for_chunks(Index total, Body body) {
 
 void dropout(const Tensor& x, const Tensor& residual, double rate, const RandomStream& stream, Index first,
              const Tensor& y, const Tensor& mask) {
-  const std::uint32_t threshold = threshold_of(rate);
+  const std::uint32_t threshold = dropout_threshold(rate);
   expect("dropout", "y", y, x.shape(), x.dtype());
   expect("dropout", "mask", mask, x.shape(), DType::u8);
   if (residual.defined()) expect("dropout", "residual", residual, x.shape(), x.dtype());
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("dropout", x, residual, y, mask))
+      return cuda::dropout(x, residual, rate, stream, first, y, mask);
   std::uint8_t* kept = mask.data<std::uint8_t>();
   for_floating(x.dtype(), "dropout", [&]<class T>(T) {
-    const T scale = scale_of<T>(rate);
+    const T scale = dropout_scale<T>(rate);
     const T *px = x.data<T>(), *pr = residual.defined() ? residual.data<T>() : nullptr;
     T* py = y.data<T>();
     for_chunks(x.numel(), [&](Index begin, Index end) {
@@ -87,9 +81,11 @@ void dropout(const Tensor& x, const Tensor& residual, double rate, const RandomS
 void dropout_backward(const Tensor& dy, const Tensor& mask, double rate, const Tensor& dx, Write write) {
   expect("dropout backward", "dx", dx, dy.shape(), dy.dtype());
   expect("dropout backward", "mask", mask, dy.shape(), DType::u8);
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("dropout backward", dy, mask, dx)) return cuda::dropout_backward(dy, mask, rate, dx, write);
   const std::uint8_t* kept = mask.data<std::uint8_t>();
   for_floating(dy.dtype(), "dropout backward", [&]<class T>(T) {
-    const T scale = scale_of<T>(rate);
+    const T scale = dropout_scale<T>(rate);
     const T* up = dy.data<T>();
     T* out = dx.data<T>();
     for_chunks(dy.numel(), [&](Index begin, Index end) {

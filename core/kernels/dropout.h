@@ -17,4 +17,11 @@ void dropout(const Tensor& x, const Tensor& residual, double rate, const RandomS
 /// dx (=, +=) dy where the mask keeps, scaled as by dropout with this rate, and 0 elsewhere.
 void dropout_backward(const Tensor& dy, const Tensor& mask, double rate, const Tensor& dx, Write write);
 
+/// The CUDA twins, to which those above hand over.
+namespace cuda {
+void dropout(const Tensor& x, const Tensor& residual, double rate, const RandomStream& stream, Index first,
+             const Tensor& y, const Tensor& mask);
+void dropout_backward(const Tensor& dy, const Tensor& mask, double rate, const Tensor& dx, Write write);
+}  // namespace cuda
+
 }  // namespace conclave::kernels

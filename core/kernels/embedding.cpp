@@ -25,6 +25,8 @@ void embedding(const Tensor& ids, const Tensor& table, const Tensor& y, Write mo
   const Index rows = ids.numel(), vocabulary = table.size(0), hidden = table.size(1);
   expect("embedding", "ids", ids, {rows}, DType::i32);
   expect("embedding", "y", y, {rows, hidden}, table.dtype());
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("embedding", ids, table, y)) return cuda::embedding(ids, table, y, mode);
   check_ids("embedding", ids, vocabulary);
   const std::int32_t* pi = ids.data<std::int32_t>();
   for_floating(table.dtype(), "embedding", [&]<class T>(T) {
@@ -45,6 +47,8 @@ void embedding(const Tensor& ids, const Tensor& table, const Tensor& y, Write mo
 void embedding_backward(const Tensor& dy, const Tensor& ids, const Tensor& dtable) {
   const Index rows = ids.numel(), hidden = dtable.size(1);
   expect("embedding backward", "dy", dy, {rows, hidden}, dtable.dtype());
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("embedding backward", dy, ids, dtable)) return cuda::embedding_backward(dy, ids, dtable);
   const std::int32_t* pi = ids.data<std::int32_t>();
   for_floating(dtable.dtype(), "embedding backward", [&]<class T>(T) {
     const T* pdy = dy.data<T>();
@@ -71,6 +75,9 @@ void embedding_bag(const Tensor& ids, const Tensor& offsets, double scale, const
   const Index bags = expect_offsets("embedding_bag", offsets, ids.numel()), columns = table.size(1);
   expect("embedding_bag", "ids", ids, {ids.numel()}, DType::i32);
   expect("embedding_bag", "y", y, {bags, columns}, table.dtype());
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("embedding_bag", ids, offsets, table, y))
+      return cuda::embedding_bag(ids, offsets, scale, table, y);
   check_ids("embedding_bag", ids, table.size(0));
   const std::int32_t *pi = ids.data<std::int32_t>(), *bounds = offsets.data<std::int32_t>();
   for_floating(table.dtype(), "embedding_bag", [&]<class T>(T) {
@@ -98,6 +105,9 @@ void embedding_bag_backward(const Tensor& dy, const Tensor& ids, const Tensor& o
   const Index bags = expect_offsets("embedding_bag backward", offsets, ids.numel()), columns = dtable.size(1);
   expect("embedding_bag backward", "ids", ids, {ids.numel()}, DType::i32);
   expect("embedding_bag backward", "dy", dy, {bags, columns}, dtable.dtype());
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("embedding_bag backward", dy, ids, offsets, dtable))
+      return cuda::embedding_bag_backward(dy, ids, offsets, scale, dtable);
   const std::int32_t *pi = ids.data<std::int32_t>(), *bounds = offsets.data<std::int32_t>();
   for_floating(dtable.dtype(), "embedding_bag backward", [&]<class T>(T) {
     const T* pdy = dy.data<T>();

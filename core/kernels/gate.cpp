@@ -17,6 +17,9 @@ void top_k_gate(const Tensor& probabilities, const Selection& selection, const T
   const auto& [bias, factor] = selection;
   if (bias.defined()) expect("top_k_gate", "bias", bias, {count}, probabilities.dtype());
   if (factor.defined()) expect("top_k_gate", "factor", factor, {count}, probabilities.dtype());
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("top_k_gate", probabilities, bias, factor, experts, weights))
+      return cuda::top_k_gate(probabilities, selection, experts, weights, top_p);
   for_floating(probabilities.dtype(), "top_k_gate", [&]<class T>(T) {
     const T *pp = probabilities.data<T>(), *pb = bias.defined() ? bias.data<T>() : nullptr,
             *pf = factor.defined() ? factor.data<T>() : nullptr;
@@ -64,6 +67,9 @@ void top_k_gate_backward(const Tensor& dweights, const Tensor& probabilities, co
   expect("top_k_gate backward", "dweights", dweights, weights.shape(), probabilities.dtype());
   expect("top_k_gate backward", "dprobabilities", dprobabilities, probabilities.shape(),
          probabilities.dtype());
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("top_k_gate backward", dweights, probabilities, experts, weights, dprobabilities))
+      return cuda::top_k_gate_backward(dweights, probabilities, experts, weights, dprobabilities, mode);
   for_floating(probabilities.dtype(), "top_k_gate backward", [&]<class T>(T) {
     const T *up = dweights.data<T>(), *pp = probabilities.data<T>(), *pw = weights.data<T>();
     const std::int32_t* pe = experts.data<std::int32_t>();

@@ -31,4 +31,12 @@ void top_k_gate(const Tensor& probabilities, const Selection& selection, const T
 void top_k_gate_backward(const Tensor& dweights, const Tensor& probabilities, const Tensor& experts,
                          const Tensor& weights, const Tensor& dprobabilities, Write write);
 
+/// The CUDA twins, to which those above hand over.
+namespace cuda {
+void top_k_gate(const Tensor& probabilities, const Selection& selection, const Tensor& experts,
+                const Tensor& weights, TopP top_p);
+void top_k_gate_backward(const Tensor& dweights, const Tensor& probabilities, const Tensor& experts,
+                         const Tensor& weights, const Tensor& dprobabilities, Write write);
+}  // namespace cuda
+
 }  // namespace conclave::kernels

@@ -21,6 +21,8 @@ void squared_hinge(const Tensor& scores, const Tensor& labels, const Tensor& los
   require(classes > 0, "squared_hinge: scores {} have no classes", scores.shape().to_string());
   expect("squared_hinge", "losses", losses, {rows}, scores.dtype());
   expect_labels("squared_hinge", labels, rows, classes);
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("squared_hinge", scores, labels, losses)) return cuda::squared_hinge(scores, labels, losses);
   for_floating(scores.dtype(), "squared_hinge", [&]<class T>(T) {
     const T* ps = scores.data<T>();
     const std::int32_t* pl = labels.data<std::int32_t>();
@@ -42,6 +44,9 @@ void squared_hinge_backward(const Tensor& dlosses, const Tensor& scores, const T
   const Index rows = scores.size(0), classes = scores.size(1);
   expect("squared_hinge backward", "dlosses", dlosses, {rows}, scores.dtype());
   expect("squared_hinge backward", "dscores", dscores, scores.shape(), scores.dtype());
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("squared_hinge backward", dlosses, scores, labels, dscores))
+      return cuda::squared_hinge_backward(dlosses, scores, labels, dscores, mode);
   for_floating(scores.dtype(), "squared_hinge backward", [&]<class T>(T) {
     const T *up = dlosses.data<T>(), *ps = scores.data<T>();
     const std::int32_t* pl = labels.data<std::int32_t>();

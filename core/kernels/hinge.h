@@ -14,4 +14,11 @@ void squared_hinge(const Tensor& scores, const Tensor& labels, const Tensor& los
 void squared_hinge_backward(const Tensor& dlosses, const Tensor& scores, const Tensor& labels,
                             const Tensor& dscores, Write write);
 
+/// The CUDA twins, to which those above hand over.
+namespace cuda {
+void squared_hinge(const Tensor& scores, const Tensor& labels, const Tensor& losses);
+void squared_hinge_backward(const Tensor& dlosses, const Tensor& scores, const Tensor& labels,
+                            const Tensor& dscores, Write write);
+}  // namespace cuda
+
 }  // namespace conclave::kernels

@@ -31,6 +31,17 @@ inline void expect(const char* operation, const char* argument, const Tensor& te
           shape.to_string());
 }
 
+/// Whether an operation's tensors are on a CUDA device; throws Error where some are and others are not. A
+/// kernel that has checked its arguments then hands over to its twin of the same name in namespace cuda.
+template <class... Tensors>
+bool on_cuda(const char* operation, const Tensor& first, const Tensors&... others) {
+  for (const Tensor* other : std::initializer_list<const Tensor*>{&others...})
+    require(!other->defined() || other->device() == first.device(),
+            "{}: some tensors are on {}, others on {}; copy all to one of them", operation,
+            name_of(first.device()), name_of(other->device()));
+  return first.device() == Device::cuda;
+}
+
 /// Throws Error unless `tensor` has `rank` dimensions.
 inline void expect_rank(const char* operation, const char* argument, const Tensor& tensor, int rank) {
   require(tensor.rank() == rank, "{}: {} has shape {}, expected {} dimensions", operation, argument,
@@ -38,18 +49,23 @@ inline void expect_rank(const char* operation, const char* argument, const Tenso
 }
 
 /// Throws Error unless `offsets` [segments + 1] i32 divides `rows` rows into segments; returns how many.
+/// Those on a CUDA device are taken at their word.
 inline Index expect_offsets(const char* operation, const Tensor& offsets, Index rows) {
   const Index segments = offsets.numel() - 1;
   expect(operation, "offsets", offsets, {segments + 1}, DType::i32);
+  if (offsets.device() != Device::cpu) return segments;
   const auto bounds = offsets.span<std::int32_t>();
-  require(!bounds.empty() && bounds.front() == 0 && bounds.back() == rows && std::ranges::is_sorted(bounds),
+  require(!bounds.empty() && bounds.front() == 0 && bounds.back() == rows &&
+              std::is_sorted(bounds.begin(), bounds.end()),
           "{}: offsets must rise from 0 to {}", operation, rows);
   return segments;
 }
 
-/// Throws Error unless `labels` [rows] i32 are classes, in [0, classes).
+/// Throws Error unless `labels` [rows] i32 are classes, in [0, classes). Those on a CUDA device are
+/// not looked at: there, a wrong one makes its row's loss NaN.
 inline void expect_labels(const char* operation, const Tensor& labels, Index rows, Index classes) {
   expect(operation, "labels", labels, {rows}, DType::i32);
+  if (labels.device() != Device::cpu) return;
   for (const std::int32_t label : labels.span<std::int32_t>())
     require(label >= 0 && label < classes, "{}: label {} is outside [0, {})", operation, label, classes);
 }

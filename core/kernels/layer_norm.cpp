@@ -15,6 +15,9 @@ void layer_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, LayerN
   expect("layer_norm", "y", y, x.shape(), x.dtype());
   expect("layer_norm", "mean", mean, {rows}, x.dtype());
   expect("layer_norm", "rstd", rstd, {rows}, x.dtype());
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("layer_norm", x, gamma, beta, y, mean, rstd))
+      return cuda::layer_norm(x, gamma, beta, options, y, mean, rstd);
   for_floating(x.dtype(), "layer_norm", [&]<class T>(T) {
     const T *px = x.data<T>(), *pg = gamma.data<T>(), *pb = beta.data<T>();
     T *py = y.data<T>(), *pm = mean.data<T>(), *pr = rstd.data<T>();
@@ -54,6 +57,10 @@ void layer_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& gamma,
   expect("layer_norm backward", "dgamma", dgamma, {hidden}, x.dtype());
   expect("layer_norm backward", "dbeta", dbeta, {hidden}, x.dtype());
   if (options.gelu) expect("layer_norm backward", "scratch", scratch, x.shape(), x.dtype());
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("layer_norm backward", dy, x, gamma, beta, mean, rstd, dx, dgamma, dbeta, scratch))
+      return cuda::layer_norm_backward(dy, x, gamma, beta, options, mean, rstd, dx, write, dgamma, dbeta,
+                                       scratch);
   for_floating(x.dtype(), "layer_norm backward", [&]<class T>(T) {
     const T *pdy = dy.data<T>(), *px = x.data<T>(), *pg = gamma.data<T>(), *pb = beta.data<T>();
     const T *pm = mean.data<T>(), *pr = rstd.data<T>();

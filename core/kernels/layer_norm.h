@@ -22,4 +22,13 @@ void layer_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& gamma,
                          LayerNormOptions options, const Tensor& mean, const Tensor& rstd, const Tensor& dx,
                          Write write, const Tensor& dgamma, const Tensor& dbeta, const Tensor& scratch);
 
+/// The CUDA twins, to which those above hand over.
+namespace cuda {
+void layer_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, LayerNormOptions options,
+                const Tensor& y, const Tensor& mean, const Tensor& rstd);
+void layer_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& gamma, const Tensor& beta,
+                         LayerNormOptions options, const Tensor& mean, const Tensor& rstd, const Tensor& dx,
+                         Write write, const Tensor& dgamma, const Tensor& dbeta, const Tensor& scratch);
+}  // namespace cuda
+
 }  // namespace conclave::kernels

@@ -59,15 +59,18 @@ void check_slots(const char* kernel, const Tensor& slots, const Tensor& x,
                  [[maybe_unused]] const SplitRows& rows) {
   expect_rank(kernel, "slots", slots, 2);
   expect(kernel, "slots", slots, {x.size(0), slots.size(1)}, DType::i32);
-  assert(std::ranges::all_of(slots.span<std::int32_t>(), [&](std::int32_t slot) {
-    return slot >= -1 && slot < rows.head.size(0) + rows.tail.size(0);
-  }));
+  assert(slots.device() != Device::cpu ||
+         std::ranges::all_of(slots.span<std::int32_t>(), [&](std::int32_t slot) {
+           return slot >= -1 && slot < rows.head.size(0) + rows.tail.size(0);
+         }));
 }
 
 }  // namespace
 
 void count_experts(const Tensor& experts, std::span<Index> counts) {
   expect("count_experts", "experts", experts, experts.shape(), DType::i32);
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("count_experts", experts)) return cuda::count_experts(experts, counts);
   std::ranges::fill(counts, 0);
   for (const std::int32_t expert : experts.span<std::int32_t>()) {
     if (expert == -1) continue;
@@ -80,6 +83,8 @@ void count_experts(const Tensor& experts, std::span<Index> counts) {
 void assign_slots(const Tensor& experts, std::span<SlotRange> ranges, const Tensor& slots) {
   expect("assign_slots", "experts", experts, experts.shape(), DType::i32);
   expect("assign_slots", "slots", slots, experts.shape(), DType::i32);
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("assign_slots", experts, slots)) return cuda::assign_slots(experts, ranges, slots);
   std::int32_t* slot = slots.data<std::int32_t>();
   for (const std::int32_t expert : experts.span<std::int32_t>()) {
     std::int32_t& to = *slot++;
@@ -102,6 +107,8 @@ void gather_rows(const Tensor& x, const Tensor& slots, const SplitRows& rows) {
   check_rows("gather_rows", rows, x);
   check_slots("gather_rows", slots, x, rows);
   const Index tokens = x.size(0), hidden = x.size(1), k = slots.size(1);
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("gather_rows", x, slots, rows.head, rows.tail)) return cuda::gather_rows(x, slots, rows);
   const std::int32_t* ps = slots.data<std::int32_t>();
   for_floating(x.dtype(), "gather_rows", [&]<class T>(T) {
     const T* px = x.data<T>();
@@ -133,6 +140,9 @@ void combine_rows(const SplitRows& rows, const Tensor& slots, const Tensor& weig
   check_slots("combine_rows", slots, y, rows);
   const Index tokens = y.size(0), hidden = y.size(1), k = slots.size(1);
   if (weights.defined()) expect("combine_rows", "weights", weights, {tokens, k}, y.dtype());
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("combine_rows", y, rows.head, rows.tail, slots, weights))
+      return cuda::combine_rows(rows, slots, weights, y, mode);
   const std::int32_t* ps = slots.data<std::int32_t>();
   for_floating(y.dtype(), "combine_rows", [&]<class T>(T) {
     const RowFinder<T> row(rows);
@@ -169,6 +179,10 @@ void combine_rows_backward(const Tensor& dy, const SplitRows& rows, const Tensor
   expect("combine_rows backward", "drows", drows.head, rows.head.shape(), dy.dtype());
   const Index tokens = dy.size(0), hidden = dy.size(1), k = slots.size(1);
   if (dweights.defined()) expect("combine_rows backward", "dweights", dweights, {tokens, k}, dy.dtype());
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("combine_rows backward", dy, rows.head, rows.tail, slots, weights, drows.head, drows.tail,
+                dweights))
+      return cuda::combine_rows_backward(dy, rows, slots, weights, drows, dweights);
   const std::int32_t* ps = slots.data<std::int32_t>();
   for_floating(dy.dtype(), "combine_rows backward", [&]<class T>(T) {
     const RowFinder<T> row_at(rows), drow_at(drows);
@@ -200,6 +214,8 @@ void concatenate_columns(const Tensor& a, const Tensor& b, const Tensor& y) {
   expect("concatenate", "a", a, {rows, m}, y.dtype());
   expect("concatenate", "b", b, {rows, n}, y.dtype());
   expect("concatenate", "y", y, {rows, m + n}, y.dtype());
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("concatenate", a, b, y)) return cuda::concatenate_columns(a, b, y);
   for_floating(y.dtype(), "concatenate", [&]<class T>(T) {
     const T *pa = a.data<T>(), *pb = b.data<T>();
     T* py = y.data<T>();
@@ -215,6 +231,8 @@ void take_columns(const Tensor& y, Index first, const Tensor& x, Write mode) {
   const Index rows = x.size(0), n = x.size(1), width = y.size(1);
   expect("take_columns", "x", x, {rows, n}, y.dtype());
   require(first >= 0 && first + n <= width, "take_columns: columns [{}, {}) of {}", first, first + n, width);
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("take_columns", y, x)) return cuda::take_columns(y, first, x, mode);
   for_floating(y.dtype(), "take_columns", [&]<class T>(T) {
     const T* py = y.data<T>();
     T* px = x.data<T>();

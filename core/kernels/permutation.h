@@ -45,4 +45,17 @@ void concatenate_columns(const Tensor& a, const Tensor& b, const Tensor& y);
 /// x [rows, n] (=, +=) columns [first, first + n) of y.
 void take_columns(const Tensor& y, Index first, const Tensor& x, Write write);
 
+/// The CUDA twins, to which those above hand over.
+namespace cuda {
+void count_experts(const Tensor& experts, std::span<Index> counts);
+void assign_slots(const Tensor& experts, std::span<SlotRange> ranges, const Tensor& slots);
+void gather_rows(const Tensor& x, const Tensor& slots, const SplitRows& rows);
+void combine_rows(const SplitRows& rows, const Tensor& slots, const Tensor& weights, const Tensor& y,
+                  Write write);
+void combine_rows_backward(const Tensor& dy, const SplitRows& rows, const Tensor& slots,
+                           const Tensor& weights, const SplitRows& drows, const Tensor& dweights);
+void concatenate_columns(const Tensor& a, const Tensor& b, const Tensor& y);
+void take_columns(const Tensor& y, Index first, const Tensor& x, Write write);
+}  // namespace cuda
+
 }  // namespace conclave::kernels

@@ -56,15 +56,21 @@ Segments check(const char* operation, const Tensor& rows, const Tensor& offsets,
 }  // namespace
 
 double sum(const Tensor& x) {
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("sum", x)) return cuda::sum(x);
   return reduce(x, [](auto value) { return value; });
 }
 
 double sum_of_squares(const Tensor& x) {
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("sum", x)) return cuda::sum_of_squares(x);
   // The square of a finite f32 can be beyond f32.
   return reduce(x, [](double value) { return value * value; });
 }
 
 bool all_finite(const Tensor& x) {
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("all_finite", x)) return cuda::all_finite(x);
   // By the bits: arithmetic that would tell (x * 0, x - x) is folded away where sums may be reassociated.
   return reduce(x, []<class T>(T value) {
            using Bits = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
@@ -75,6 +81,8 @@ bool all_finite(const Tensor& x) {
 
 void segment_mean(const Tensor& x, const Tensor& offsets, const Tensor& y) {
   const auto [count, hidden, bounds] = check("segment_mean", x, offsets, y);
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("segment_mean", x, offsets, y)) return cuda::segment_mean(x, offsets, y);
   for_floating(x.dtype(), "segment_mean", [&, hidden = hidden, bounds = bounds, count = count]<class T>(T) {
     const T* px = x.data<T>();
     T* py = y.data<T>();
@@ -95,6 +103,9 @@ void segment_mean(const Tensor& x, const Tensor& offsets, const Tensor& y) {
 
 void segment_mean_backward(const Tensor& dy, const Tensor& offsets, const Tensor& dx, Write mode) {
   const auto [count, hidden, bounds] = check("segment_mean backward", dx, offsets, dy);
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("segment_mean backward", dy, offsets, dx))
+      return cuda::segment_mean_backward(dy, offsets, dx, mode);
   for_floating(dx.dtype(), "segment_mean", [&, hidden = hidden, bounds = bounds, count = count]<class T>(T) {
     const T* up = dy.data<T>();
     T* out = dx.data<T>();
@@ -110,6 +121,8 @@ void segment_mean_backward(const Tensor& dy, const Tensor& offsets, const Tensor
 void segment_max(const Tensor& x, const Tensor& offsets, const Tensor& y, const Tensor& winners) {
   const auto [count, hidden, bounds] = check("segment_max", x, offsets, y);
   expect("segment_max", "winners", winners, y.shape(), DType::i32);
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("segment_max", x, offsets, y, winners)) return cuda::segment_max(x, offsets, y, winners);
   for_floating(x.dtype(), "segment_max", [&, hidden = hidden, bounds = bounds, count = count]<class T>(T) {
     const T* px = x.data<T>();
     T* py = y.data<T>();
@@ -137,6 +150,8 @@ void segment_max_backward(const Tensor& dy, const Tensor& winners, const Tensor&
   expect("segment_max backward", "winners", winners, dy.shape(), DType::i32);
   require(dx.rank() == 2 && dx.size(1) == hidden, "segment_max backward: dx is {}, expected [rows, {}]",
           dx.shape().to_string(), hidden);
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("segment_max backward", dy, winners, dx)) return cuda::segment_max_backward(dy, winners, dx);
   const std::int32_t* pw = winners.data<std::int32_t>();
   for_floating(dy.dtype(), "segment_max backward", [&]<class T>(T) {
     const T* up = dy.data<T>();
@@ -150,6 +165,8 @@ void column_sums(const Tensor& x, const Tensor& sums) {
   expect_rank("column_sums", "x", x, 2);
   expect("column_sums", "sums", sums, {x.size(1)}, x.dtype());
   const Index rows = x.size(0), columns = x.size(1);
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("column_sums", x, sums)) return cuda::column_sums(x, sums);
   for_floating(x.dtype(), "column_sums", [&]<class T>(T) {
     const T* px = x.data<T>();
     T* ps = sums.data<T>();

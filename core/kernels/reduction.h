@@ -27,4 +27,16 @@ void segment_max_backward(const Tensor& dy, const Tensor& winners, const Tensor&
 /// sums [columns] += column sums of x [rows, columns].
 void column_sums(const Tensor& x, const Tensor& sums);
 
+/// The CUDA twins, to which those above hand over.
+namespace cuda {
+double sum(const Tensor& x);
+double sum_of_squares(const Tensor& x);
+bool all_finite(const Tensor& x);
+void segment_mean(const Tensor& x, const Tensor& offsets, const Tensor& y);
+void segment_mean_backward(const Tensor& dy, const Tensor& offsets, const Tensor& dx, Write write);
+void segment_max(const Tensor& x, const Tensor& offsets, const Tensor& y, const Tensor& winners);
+void segment_max_backward(const Tensor& dy, const Tensor& winners, const Tensor& dx);
+void column_sums(const Tensor& x, const Tensor& sums);
+}  // namespace cuda
+
 }  // namespace conclave::kernels

@@ -34,6 +34,8 @@ void softmax(const Tensor& x, const Tensor& y, const Tensor& lse) {
   if (lse.defined()) expect("softmax", "lse", lse, {x.size(0)}, x.dtype());
   const Index rows = x.size(0), columns = x.size(1);
   require(columns > 0, "softmax: x {} has no columns", x.shape().to_string());
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("softmax", x, y, lse)) return cuda::softmax(x, y, lse);
   for_floating(x.dtype(), "softmax", [&]<class T>(T) {
     const T* px = x.data<T>();
     T *py = y.data<T>(), *pl = lse.defined() ? lse.data<T>() : nullptr;
@@ -49,6 +51,8 @@ void softmax_backward(const Tensor& dy, const Tensor& y, const Tensor& dx, Write
   expect("softmax backward", "dy", dy, y.shape(), y.dtype());
   expect("softmax backward", "dx", dx, y.shape(), y.dtype());
   const Index rows = y.size(0), columns = y.size(1);
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("softmax backward", dy, y, dx)) return cuda::softmax_backward(dy, y, dx, mode);
   for_floating(y.dtype(), "softmax backward", [&]<class T>(T) {
     const T *pdy = dy.data<T>(), *py = y.data<T>();
     T* pdx = dx.data<T>();
@@ -72,6 +76,9 @@ void cross_entropy(const Tensor& logits, const Tensor& labels, double smoothing,
   expect("cross_entropy", "probabilities", probabilities, logits.shape(), logits.dtype());
   expect("cross_entropy", "correct", correct, {rows}, DType::u8);
   expect_labels("cross_entropy", labels, rows, classes);
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("cross_entropy", logits, labels, losses, probabilities, correct))
+      return cuda::cross_entropy(logits, labels, smoothing, losses, probabilities, correct);
   for_floating(logits.dtype(), "cross_entropy", [&]<class T>(T) {
     const T* px = logits.data<T>();
     const std::int32_t* pl = labels.data<std::int32_t>();
@@ -96,6 +103,9 @@ void cross_entropy_backward(const Tensor& dlosses, const Tensor& probabilities, 
   const Index rows = probabilities.size(0), classes = probabilities.size(1);
   expect("cross_entropy backward", "dlosses", dlosses, {rows}, probabilities.dtype());
   expect("cross_entropy backward", "dlogits", dlogits, probabilities.shape(), probabilities.dtype());
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("cross_entropy backward", dlosses, probabilities, labels, dlogits))
+      return cuda::cross_entropy_backward(dlosses, probabilities, labels, smoothing, dlogits, mode);
   for_floating(probabilities.dtype(), "cross_entropy backward", [&]<class T>(T) {
     const T *up = dlosses.data<T>(), *pp = probabilities.data<T>();
     const std::int32_t* pl = labels.data<std::int32_t>();

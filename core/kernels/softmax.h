@@ -22,4 +22,14 @@ void cross_entropy(const Tensor& logits, const Tensor& labels, double smoothing,
 void cross_entropy_backward(const Tensor& dlosses, const Tensor& probabilities, const Tensor& labels,
                             double smoothing, const Tensor& dlogits, Write write);
 
+/// The CUDA twins, to which those above hand over.
+namespace cuda {
+void softmax(const Tensor& x, const Tensor& y, const Tensor& lse);
+void softmax_backward(const Tensor& dy, const Tensor& y, const Tensor& dx, Write write);
+void cross_entropy(const Tensor& logits, const Tensor& labels, double smoothing, const Tensor& losses,
+                   const Tensor& probabilities, const Tensor& correct);
+void cross_entropy_backward(const Tensor& dlosses, const Tensor& probabilities, const Tensor& labels,
+                            double smoothing, const Tensor& dlogits, Write write);
+}  // namespace cuda
+
 }  // namespace conclave::kernels

@@ -1,16 +1,19 @@
 // exp, the Gaussian's erf and friends in a form the compiler vectorizes in f32; f64 uses the standard
-// library, so that gradient checks are not limited by an approximation.
+// library, so that gradient checks are not limited by an approximation. For CUDA kernels too, whose results
+// then differ from the CPU's by rounding alone; that device code may call __builtin_bit_cast but not
+// std::bit_cast is why the former is here.
 #pragma once
 
-#include <bit>
 #include <cmath>
 #include <cstdint>
+
+#include "core/host_device.h"
 
 namespace conclave::kernels {
 
 /// e^x. f32: Cephes' polynomial after reduction by ln 2, 2 ulp over the normal range, 0 below -87, clamped
 /// above 88.
-inline float vector_exp(float x) {
+CONCLAVE_HOST_DEVICE inline float vector_exp(float x) {
   const float clamped = x < -87.0f ? -87.0f : (x > 88.0f ? 88.0f : x);  // comparisons, so that NaN stays NaN
   const float n = std::floor(clamped * 1.44269504088896341f + 0.5f);
   const float r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;
@@ -21,14 +24,14 @@ inline float vector_exp(float x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
-  const float power = std::bit_cast<float>((static_cast<std::int32_t>(n) + 127) << 23);
+  const float power = __builtin_bit_cast(float, (static_cast<std::int32_t>(n) + 127) << 23);
   return p * power;
 }
-inline double vector_exp(double x) { return std::exp(x); }
+CONCLAVE_HOST_DEVICE inline double vector_exp(double x) { return std::exp(x); }
 
 /// Phi(x), the standard normal's distribution function, and `bell` = exp(-x^2 / 2), which its derivative
 /// needs. f32: Abramowitz & Stegun 7.1.26, absolute error below 1e-7.
-inline float normal_cdf(float x, float& bell) {
+CONCLAVE_HOST_DEVICE inline float normal_cdf(float x, float& bell) {
   bell = vector_exp(-0.5f * x * x);
   const float a = std::fabs(x) * 0.70710678118654752f;
   const float t = 1.0f / (1.0f + 0.3275911f * a);
@@ -37,14 +40,14 @@ inline float normal_cdf(float x, float& bell) {
   const float upper = 0.5f * poly * bell;  // 1 - Phi(|x|)
   return x < 0.0f ? upper : 1.0f - upper;
 }
-inline double normal_cdf(double x, double& bell) {
+CONCLAVE_HOST_DEVICE inline double normal_cdf(double x, double& bell) {
   bell = std::exp(-0.5 * x * x);
   return 0.5 * std::erfc(-x * 0.7071067811865475244);
 }
 
 /// GELU (Hendrycks & Gimpel 2016), exact form x Phi(x), and its derivative Phi(x) + x phi(x).
 template <class T>
-inline T gelu(T x, T& derivative) {
+CONCLAVE_HOST_DEVICE inline T gelu(T x, T& derivative) {
   T bell;
   const T cdf = normal_cdf(x, bell);
   derivative = cdf + x * bell * T(0.39894228040143267794);
@@ -52,12 +55,12 @@ inline T gelu(T x, T& derivative) {
 }
 
 template <class T>
-inline T vector_sigmoid(T x) {
+CONCLAVE_HOST_DEVICE inline T vector_sigmoid(T x) {
   return T(1) / (T(1) + vector_exp(-x));
 }
 
 /// f32: Cephes' polynomial near zero, where 1 - 2 / (e^2x + 1) would cancel, and that beyond; 3 ulp.
-inline float vector_tanh(float x) {
+CONCLAVE_HOST_DEVICE inline float vector_tanh(float x) {
   const float a = std::fabs(x), square = x * x;
   float p = -5.70498872745e-3f;
   p = p * square + 2.06390887954e-2f;
@@ -68,18 +71,18 @@ inline float vector_tanh(float x) {
   const float far = std::copysign(1.0f - 2.0f / (vector_exp(2.0f * a) + 1.0f), x);
   return a < 0.625f ? near : far;
 }
-inline double vector_tanh(double x) { return std::tanh(x); }
+CONCLAVE_HOST_DEVICE inline double vector_tanh(double x) { return std::tanh(x); }
 
 /// SiLU x sigmoid(x), and its derivative.
 template <class T>
-inline T silu(T x, T& derivative) {
+CONCLAVE_HOST_DEVICE inline T silu(T x, T& derivative) {
   const T sigmoid = vector_sigmoid(x);
   derivative = sigmoid * (T(1) + x * (T(1) - sigmoid));
   return x * sigmoid;
 }
 
 template <class T>
-inline T relu(T x, T& derivative) {
+CONCLAVE_HOST_DEVICE inline T relu(T x, T& derivative) {
   derivative = x > T(0) ? T(1) : T(0);
   return x > T(0) ? x : T(0);
 }

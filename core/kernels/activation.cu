@@ -1,0 +1,116 @@
+#include "core/kernels/activation.h"
+#include "core/kernels/cuda_kernel.h"
+#include "core/kernels/vector_math.h"
+
+namespace conclave::kernels::cuda {
+namespace {
+
+template <Activation kActivation, class T>
+__device__ T activated(T x, T& derivative) {
+  if constexpr (kActivation == Activation::relu) return relu(x, derivative);
+  if constexpr (kActivation == Activation::gelu) return gelu(x, derivative);
+  if constexpr (kActivation == Activation::silu) return silu(x, derivative);
+  derivative = T(1);
+  return x;
+}
+
+template <class T, Activation kActivation>
+struct Activate {
+  const T* x;
+  T *y, *derivative;
+  template <int kWidth>
+  __device__ void at(Index i) const {
+    Pack<T, kWidth> value = load<kWidth>(x + i), slope;
+    for (int j = 0; j < kWidth; ++j) value.at[j] = activated<kActivation>(value.at[j], slope.at[j]);
+    store<kWidth>(y + i, value);
+    if (derivative) store<kWidth>(derivative + i, slope);
+  }
+};
+
+template <class T, Activation kActivation>
+void activate(const Tensor& x, const Tensor& y, const Tensor& derivative) {
+  const Activate<T, kActivation> body{x.data<T>(), y.data<T>(),
+                                      derivative.defined() ? derivative.data<T>() : nullptr};
+  for_flat<T>("activation", x.numel(), {body.x, body.y, body.derivative}, body);
+}
+
+template <class T>
+struct Multiply {
+  const T *a, *b;
+  T* c;
+  Write mode;
+  template <int kWidth>
+  __device__ void at(Index i) const {
+    Pack<T, kWidth> value = load<kWidth>(a + i);
+    const Pack<T, kWidth> factor = load<kWidth>(b + i);
+    for (int j = 0; j < kWidth; ++j) value.at[j] *= factor.at[j];
+    write_pack<kWidth>(c + i, value, mode);
+  }
+};
+
+template <class T>
+struct Add {
+  const T *a, *b;
+  T* c;
+  template <int kWidth>
+  __device__ void at(Index i) const {
+    Pack<T, kWidth> value = load<kWidth>(a + i);
+    const Pack<T, kWidth> other = load<kWidth>(b + i);
+    for (int j = 0; j < kWidth; ++j) value.at[j] += other.at[j];
+    store<kWidth>(c + i, value);
+  }
+};
+
+template <class T>
+struct Scale {
+  const T* a;
+  T factor;
+  T* c;
+  Write mode;
+  template <int kWidth>
+  __device__ void at(Index i) const {
+    Pack<T, kWidth> value = load<kWidth>(a + i);
+    for (int j = 0; j < kWidth; ++j) value.at[j] *= factor;
+    write_pack<kWidth>(c + i, value, mode);
+  }
+};
+
+}  // namespace
+
+void activation(const Tensor& x, Activation activation, const Tensor& y, const Tensor& derivative) {
+  for_floating(x.dtype(), "activation", [&]<class T>(T) {
+    switch (activation) {
+      case Activation::none:
+        return activate<T, Activation::none>(x, y, derivative);
+      case Activation::relu:
+        return activate<T, Activation::relu>(x, y, derivative);
+      case Activation::gelu:
+        return activate<T, Activation::gelu>(x, y, derivative);
+      case Activation::silu:
+        return activate<T, Activation::silu>(x, y, derivative);
+    }
+  });
+}
+
+void multiply(const Tensor& a, const Tensor& b, const Tensor& c, Write write) {
+  for_floating(a.dtype(), "multiply", [&]<class T>(T) {
+    const Multiply<T> body{a.data<T>(), b.data<T>(), c.data<T>(), write};
+    for_flat<T>("multiply", a.numel(), {body.a, body.b, body.c}, body);
+  });
+}
+
+void add(const Tensor& a, const Tensor& b, const Tensor& c) {
+  for_floating(a.dtype(), "add", [&]<class T>(T) {
+    const Add<T> body{a.data<T>(), b.data<T>(), c.data<T>()};
+    for_flat<T>("add", a.numel(), {body.a, body.b, body.c}, body);
+  });
+}
+
+void scale(const Tensor& a, double factor, const Tensor& c, Write write) {
+  for_floating(a.dtype(), "scale", [&]<class T>(T) {
+    const Scale<T> body{a.data<T>(), static_cast<T>(factor), c.data<T>(), write};
+    for_flat<T>("scale", a.numel(), {body.a, body.c}, body);
+  });
+}
+
+}  // namespace conclave::kernels::cuda

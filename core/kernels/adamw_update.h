@@ -1,0 +1,38 @@
+// One element's AdamW step, which CPU and CUDA kernels share.
+#pragma once
+
+#include <cmath>
+
+#include "core/host_device.h"
+#include "core/kernels/adamw.h"
+
+namespace conclave::kernels {
+
+template <class T>
+struct AdamWUpdate {
+  T b1, b2, c1, c2, rate, correction, shrink, epsilon, scale, towards;
+
+  explicit AdamWUpdate(const AdamWOptions& options)
+      : b1(static_cast<T>(options.beta1)),
+        b2(static_cast<T>(options.beta2)),
+        c1(static_cast<T>(1.0 - options.beta1)),
+        c2(static_cast<T>(1.0 - options.beta2)),
+        rate(static_cast<T>(options.learning_rate /
+                            (1.0 - std::pow(options.beta1, static_cast<double>(options.step))))),
+        correction(static_cast<T>(
+            1.0 / std::sqrt(1.0 - std::pow(options.beta2, static_cast<double>(options.step))))),
+        shrink(static_cast<T>(1.0 - options.learning_rate * options.weight_decay)),
+        epsilon(static_cast<T>(options.epsilon)),
+        scale(static_cast<T>(options.gradient_scale)),
+        towards(static_cast<T>(1.0 - options.ema)) {}
+
+  CONCLAVE_HOST_DEVICE void step(T g, T& w, T& m, T& v) const {
+    const T gradient = g * scale;
+    m = b1 * m + c1 * gradient;
+    v = b2 * v + c2 * gradient * gradient;
+    w = w * shrink - rate * m / (std::sqrt(v) * correction + epsilon);
+  }
+  CONCLAVE_HOST_DEVICE void average(T w, T& a) const { a += towards * (w - a); }
+};
+
+}  // namespace conclave::kernels

@@ -1,0 +1,195 @@
+// What every CUDA kernel leans on, as kernel.h is for the CPU's: teams of threads for rows, loops over flat
+// arrays, 16-byte accesses. For .cu files.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <initializer_list>
+
+#include "core/cuda/launch.h"
+#include "core/kernels/kernel.h"
+
+namespace conclave::kernels::cuda {
+
+using conclave::cuda::launch;
+using conclave::cuda::LaunchShape;
+
+inline constexpr int kWarp = 32;
+inline constexpr int kBlock = 256;  ///< threads per block, of all kernels but for a few that say why not
+/// Kernels loop over what more blocks would do: this many fill every device of today some times over.
+inline constexpr Index kMaxBlocks = 2048;
+/// A row longer than this is worth a block of its own: 8 packs of f32 for each thread of a warp.
+inline constexpr Index kLongRow = 1024;
+
+/// Blocks for `items` threads or teams, `per_block` of them in one.
+inline unsigned blocks_for(Index items, Index per_block) {
+  return static_cast<unsigned>(std::min((items + per_block - 1) / per_block, kMaxBlocks));
+}
+
+/// kWidth neighbours, which one instruction loads and stores.
+template <class T, int kWidth>
+struct alignas(sizeof(T) * kWidth) Pack {
+  T at[kWidth];
+};
+/// Elements of a 16-byte access, the widest there is.
+template <class T>
+inline constexpr int kPackWidth = 16 / static_cast<int>(sizeof(T));
+
+template <int kWidth, class T>
+__device__ Pack<T, kWidth> load(const T* from) {
+  return *reinterpret_cast<const Pack<T, kWidth>*>(from);
+}
+
+template <int kWidth, class T>
+__device__ void store(T* to, const Pack<T, kWidth>& values) {
+  *reinterpret_cast<Pack<T, kWidth>*>(to) = values;
+}
+
+/// As `write` for one element.
+template <int kWidth, class T>
+__device__ void write_pack(T* to, Pack<T, kWidth> values, Write mode) {
+  if (mode == Write::accumulate) {
+    const Pack<T, kWidth> before = load<kWidth>(to);
+    for (int j = 0; j < kWidth; ++j) values.at[j] = before.at[j] + values.at[j];
+  }
+  store<kWidth>(to, values);
+}
+
+/// What marks a result whose operand was wrong, where the CPU kernel, which can look first, throws an Error.
+template <class T>
+__device__ T not_a_number() {
+  return static_cast<T>(__builtin_nanf(""));
+}
+
+inline bool aligned(std::initializer_list<const void*> arrays) {
+  return std::all_of(arrays.begin(), arrays.end(),
+                     [](const void* array) { return reinterpret_cast<std::uintptr_t>(array) % 16 == 0; });
+}
+
+// Reductions within a team. Every thread of the warp, or block, takes part and gets the result, whose bits do
+// not depend on the order in which threads run.
+
+template <class T, class Combine>
+__device__ T warp_reduce(T value, Combine combine) {
+  for (int distance = kWarp / 2; distance > 0; distance /= 2)
+    value = combine(value, __shfl_xor_sync(0xffffffffu, value, distance));
+  return value;
+}
+
+/// kTeam: kWarp for a team of one warp, kBlock for the whole block.
+template <int kTeam, class T, class Combine>
+__device__ T team_reduce(T value, Combine combine) {
+  value = warp_reduce(value, combine);
+  if constexpr (kTeam > kWarp) {
+    __shared__ T of_warps[kTeam / kWarp];
+    __syncthreads();  // until all have read the previous reduction's
+    if (threadIdx.x % kWarp == 0) of_warps[threadIdx.x / kWarp] = value;
+    __syncthreads();
+    value = of_warps[0];
+    for (int warp = 1; warp < kTeam / kWarp; ++warp) value = combine(value, of_warps[warp]);
+  }
+  return value;
+}
+
+template <int kTeam, class T>
+__device__ T team_sum(T value) {
+  return team_reduce<kTeam>(value, [](T a, T b) { return a + b; });
+}
+
+template <int kTeam, class T>
+__device__ T team_max(T value) {
+  return team_reduce<kTeam>(value, [](T a, T b) { return a < b ? b : a; });
+}
+
+/// body(row) for each of `rows` rows that is this team's; blocks are [kTeam, kBlock / kTeam].
+template <class Body>
+__device__ void for_team_rows(Index rows, Body body) {
+  const Index step = Index{gridDim.x} * blockDim.y;
+  for (Index row = Index{blockIdx.x} * blockDim.y + threadIdx.y; row < rows; row += step) body(row);
+}
+
+/// body(i) for each of this thread's packs in a row of `columns` elements, the pack [i, i + kWidth).
+template <int kWidth, int kTeam, class Body>
+__device__ void for_columns(Index columns, Body body) {
+  for (Index i = Index{threadIdx.x} * kWidth; i < columns; i += kTeam * kWidth) body(i);
+}
+
+/// What a launch needs so that each of `rows` (at least one) has a team.
+template <int kTeam>
+LaunchShape team_shape(Index rows) {
+  constexpr unsigned kTeams = kBlock / kTeam;
+  return {.grid = dim3(blocks_for(rows, kTeams)), .block = dim3(kTeam, kTeams)};
+}
+
+/// body.operator()<kWidth, kTeam>() with what suits rows of so many `columns` in these arrays.
+template <class T, class Body>
+void for_team(Index columns, std::initializer_list<const void*> arrays, Body body) {
+  constexpr int kPack = kPackWidth<T>;
+  if (columns % kPack == 0 && aligned(arrays)) {
+    if (columns > kLongRow)
+      body.template operator()<kPack, kBlock>();
+    else
+      body.template operator()<kPack, kWarp>();
+  } else {
+    if (columns > kLongRow)
+      body.template operator()<1, kBlock>();
+    else
+      body.template operator()<1, kWarp>();
+  }
+}
+
+template <int kWidth, class Body>
+__global__ void __launch_bounds__(kBlock) flat_kernel(Index total, Body body) {
+  const Index step = Index{gridDim.x} * blockDim.x, first = Index{blockIdx.x} * blockDim.x + threadIdx.x;
+  const Index packs = total / kWidth;
+  for (Index pack = first; pack < packs; pack += step) body.template at<kWidth>(pack * kWidth);
+  if constexpr (kWidth > 1)
+    for (Index i = packs * kWidth + first; i < total; i += step) body.template at<1>(i);
+}
+
+/// body.at<kWidth>(i) for elements [i, i + kWidth) of flat arrays, whose beginnings `arrays` are; all
+/// `total`.
+template <class T, class Body>
+void for_flat(const char* operation, Index total, std::initializer_list<const void*> arrays,
+              const Body& body) {
+  if (total == 0) return;
+  constexpr int kPack = kPackWidth<T>;
+  if (aligned(arrays))
+    launch(operation, flat_kernel<kPack, Body>,
+           {.grid = dim3(blocks_for((total + kPack - 1) / kPack, kBlock)), .block = dim3(kBlock)}, total,
+           body);
+  else
+    launch(operation, flat_kernel<1, Body>, {.grid = dim3(blocks_for(total, kBlock)), .block = dim3(kBlock)},
+           total, body);
+}
+
+/// body.at<1>(item) for each of `items` items: for_flat where an item is no element.
+template <class Body>
+void for_items(const char* operation, Index items, const Body& body) {
+  if (items == 0) return;
+  launch(operation, flat_kernel<1, Body>, {.grid = dim3(blocks_for(items, kBlock)), .block = dim3(kBlock)},
+         items, body);
+}
+
+/// body.operator()<kWidth>() with the width of the packs into which rows of so many `columns` in these arrays
+/// divide.
+template <class T, class Body>
+void for_width(Index columns, std::initializer_list<const void*> arrays, Body body) {
+  if (columns % kPackWidth<T> == 0 && aligned(arrays))
+    body.template operator()<kPackWidth<T>>();
+  else
+    body.template operator()<1>();
+}
+
+/// Copies from the device and waits for everything queued so far.
+template <class T>
+void copy_to_host(const char* operation, const T* from, Index count, T* to) {
+  const cudaStream_t stream = conclave::cuda::current_stream();
+  conclave::cuda::check(
+      cudaMemcpyAsync(to, from, static_cast<std::size_t>(count) * sizeof(T), cudaMemcpyDeviceToHost, stream),
+      operation);
+  conclave::cuda::check(cudaStreamSynchronize(stream), operation);
+}
+
+}  // namespace conclave::kernels::cuda

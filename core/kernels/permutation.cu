@@ -1,0 +1,289 @@
+#include <vector>
+
+#include "core/cuda/scratch.h"
+#include "core/cuda/shared_memory.h"
+#include "core/kernels/cuda_kernel.h"
+#include "core/kernels/cuda_sort.h"
+#include "core/kernels/permutation.h"
+
+namespace conclave::kernels::cuda {
+namespace {
+
+using conclave::cuda::check;
+using conclave::cuda::current_stream;
+using conclave::cuda::Scratch;
+using conclave::cuda::shared_memory;
+
+constexpr Index kSharedExperts = 8192;  // whose counts fit in the shared memory any kernel may have
+
+// counts[e] += how often e occurs, counts[number] += how many are no experts; integers, so that any order
+// will do. With `shared`, a block counts for itself first.
+__global__ void __launch_bounds__(kBlock) count_experts_kernel(const std::int32_t* experts, Index total,
+                                                               Index number, bool shared, unsigned* counts) {
+  unsigned* here = shared ? shared_memory<unsigned>() : counts;
+  if (shared) {
+    for (Index e = threadIdx.x; e <= number; e += kBlock) here[e] = 0;
+    __syncthreads();
+  }
+  for (Index i = Index{blockIdx.x} * kBlock + threadIdx.x; i < total; i += Index{gridDim.x} * kBlock) {
+    const Index expert = experts[i];
+    if (expert != -1) atomicAdd(here + (expert >= 0 && expert < number ? expert : number), 1u);
+  }
+  if (!shared) return;
+  __syncthreads();
+  for (Index e = threadIdx.x; e <= number; e += kBlock)
+    if (here[e] > 0) atomicAdd(counts + e, here[e]);
+}
+
+// counts [number + 1] as above, to the host.
+const std::vector<unsigned>& count(const char* operation, const Tensor& experts, Index number) {
+  thread_local std::vector<unsigned> on_host;  // kept, as a training step allocates nothing
+  on_host.assign(static_cast<std::size_t>(number + 1), 0);
+  const Index total = experts.numel();
+  if (total > 0) {
+    Scratch scratch;
+    unsigned* counts = scratch.array<unsigned>(number + 1);
+    check(cudaMemsetAsync(counts, 0, on_host.size() * sizeof(unsigned), current_stream()), operation);
+    const bool shared = number < kSharedExperts;
+    launch(operation, count_experts_kernel,
+           {.grid = dim3(blocks_for(total, kBlock)),
+            .block = dim3(kBlock),
+            .shared_bytes = shared ? on_host.size() * sizeof(unsigned) : 0},
+           experts.data<std::int32_t>(), total, number, shared, counts);
+    copy_to_host(operation, counts, number + 1, on_host.data());
+  }
+  require(on_host.back() == 0, "{}: {} of {} choices are of none of {} experts", operation, on_host.back(),
+          total, number);
+  return on_host;
+}
+
+// The slot of the choice at one place among the sorted ones; first[e] is where expert e's begin.
+struct AssignSlots {
+  SortedItems sorted;
+  std::int32_t number;
+  const SlotRange* ranges;
+  const std::int32_t* first;
+  std::int32_t* slots;
+  template <int>
+  __device__ void at(Index place) const {
+    const std::int32_t expert = sorted.keys[place];
+    std::int32_t slot = -1;
+    if (expert < number) {
+      const SlotRange& range = ranges[expert];
+      const Index row = place - first[expert] - range.skip;
+      if (row >= 0 && row < range.rows) slot = static_cast<std::int32_t>(range.first + row);
+    }
+    slots[sorted.items[place]] = slot;
+  }
+};
+
+struct FindFirst {
+  const std::int32_t* keys;
+  Index count;
+  std::int32_t* first;
+  template <int>
+  __device__ void at(Index expert) const {
+    first[expert] =
+        static_cast<std::int32_t>(first_not_below(keys, count, static_cast<std::int32_t>(expert)));
+  }
+};
+
+// Where row number `slot` is.
+template <class T>
+struct RowFinder {
+  explicit RowFinder(const SplitRows& rows)
+      : head(rows.head.data<T>()),
+        tail(rows.tail.data<T>()),
+        split(rows.head.size(0)),
+        hidden(rows.tail.size(1)) {}
+  __device__ T* operator()(Index slot) const {
+    return slot < split ? head + slot * hidden : tail + (slot - split) * hidden;
+  }
+
+  T *head, *tail;
+  Index split, hidden;
+};
+
+template <class T, int kWidth, int kTeam>
+__global__ void __launch_bounds__(kBlock) gather_rows_kernel(Index tokens, Index hidden, Index k, const T* x,
+                                                             const std::int32_t* slots, RowFinder<T> rows) {
+  for_team_rows(tokens, [&](Index token) {
+    for_columns<kWidth, kTeam>(hidden, [&](Index i) {
+      const Pack<T, kWidth> value = load<kWidth>(x + token * hidden + i);
+      for (Index j = 0; j < k; ++j) {
+        const Index slot = slots[token * k + j];
+        if (slot >= 0) store<kWidth>(rows(slot) + i, value);
+      }
+    });
+  });
+}
+
+template <class T, int kWidth, int kTeam>
+__global__ void __launch_bounds__(kBlock)
+    combine_rows_kernel(Index tokens, Index hidden, Index k, RowFinder<T> rows, const std::int32_t* slots,
+                        const T* weights, T* y, Write mode) {
+  for_team_rows(tokens, [&](Index token) {
+    for_columns<kWidth, kTeam>(hidden, [&](Index i) {
+      T* to = y + token * hidden + i;
+      Pack<T, kWidth> sum{};
+      if (mode == Write::accumulate) sum = load<kWidth>(to);
+      for (Index j = 0; j < k; ++j) {
+        const Index slot = slots[token * k + j];
+        if (slot < 0) continue;
+        const T weight = weights ? weights[token * k + j] : T(1);
+        const Pack<T, kWidth> value = load<kWidth>(rows(slot) + i);
+        for (int n = 0; n < kWidth; ++n) sum.at[n] += weight * value.at[n];
+      }
+      store<kWidth>(to, sum);
+    });
+  });
+}
+
+// `weights` and `dweights` may be null.
+template <class T, int kWidth, int kTeam>
+__global__ void __launch_bounds__(kBlock)
+    combine_rows_backward_kernel(Index tokens, Index hidden, Index k, const T* dy, RowFinder<T> rows,
+                                 const std::int32_t* slots, const T* weights, RowFinder<T> drows,
+                                 T* dweights) {
+  for_team_rows(tokens, [&](Index token) {
+    for (Index j = 0; j < k; ++j) {
+      const Index slot = slots[token * k + j];
+      if (slot < 0) continue;
+      const T weight = weights ? weights[token * k + j] : T(1);
+      const T *up = dy + token * hidden, *row = rows(slot);
+      T* to = drows(slot);
+      T dot = 0;
+      for_columns<kWidth, kTeam>(hidden, [&](Index i) {
+        Pack<T, kWidth> value = load<kWidth>(up + i);
+        if (dweights) {
+          const Pack<T, kWidth> other = load<kWidth>(row + i);
+          for (int n = 0; n < kWidth; ++n) dot += value.at[n] * other.at[n];
+        }
+        for (int n = 0; n < kWidth; ++n) value.at[n] *= weight;
+        store<kWidth>(to + i, value);
+      });
+      if (!dweights) continue;
+      dot = team_sum<kTeam>(dot);
+      if (threadIdx.x == 0) dweights[token * k + j] = dot;
+    }
+  });
+}
+
+template <class T, int kWidth, int kTeam>
+__global__ void __launch_bounds__(kBlock)
+    concatenate_kernel(Index rows, Index m, Index n, const T* a, const T* b, T* y) {
+  for_team_rows(rows, [&](Index row) {
+    T* to = y + row * (m + n);
+    for_columns<kWidth, kTeam>(m, [&](Index i) { store<kWidth>(to + i, load<kWidth>(a + row * m + i)); });
+    for_columns<kWidth, kTeam>(n, [&](Index i) { store<kWidth>(to + m + i, load<kWidth>(b + row * n + i)); });
+  });
+}
+
+template <class T, int kWidth, int kTeam>
+__global__ void __launch_bounds__(kBlock)
+    take_columns_kernel(Index rows, Index width, Index first, Index n, const T* y, T* x, Write mode) {
+  for_team_rows(rows, [&](Index row) {
+    for_columns<kWidth, kTeam>(n, [&](Index i) {
+      write_pack<kWidth>(x + row * n + i, load<kWidth>(y + row * width + first + i), mode);
+    });
+  });
+}
+
+}  // namespace
+
+void count_experts(const Tensor& experts, std::span<Index> counts) {
+  const auto& counted = count("count_experts", experts, static_cast<Index>(counts.size()));
+  std::copy(counted.begin(), counted.end() - 1, counts.begin());
+}
+
+void assign_slots(const Tensor& experts, std::span<SlotRange> ranges, const Tensor& slots) {
+  const Index total = experts.numel(), number = static_cast<Index>(ranges.size());
+  if (total == 0) return;
+  Scratch scratch;
+  auto* on_device = scratch.array<SlotRange>(number);
+  check(cudaMemcpyAsync(on_device, ranges.data(), ranges.size_bytes(), cudaMemcpyHostToDevice,
+                        current_stream()),
+        "assign_slots");
+  // Waits, also for the copy, before the ranges change; throws on a choice of no expert before they do.
+  const auto& counts = count("assign_slots", experts, number);
+  const SortedItems sorted = sort_items("assign_slots", experts.data<std::int32_t>(), total,
+                                        static_cast<std::int32_t>(number), scratch);
+  std::int32_t* first = scratch.array<std::int32_t>(number);
+  for_items("assign_slots", number, FindFirst{sorted.keys, total, first});
+  for_items(
+      "assign_slots", total,
+      AssignSlots{sorted, static_cast<std::int32_t>(number), on_device, first, slots.data<std::int32_t>()});
+  for (std::size_t e = 0; e < ranges.size(); ++e) {
+    auto& [skip, rows, next] = ranges[e];
+    const Index skipped = std::min<Index>(skip, counts[e]),
+                given = std::min<Index>(rows, counts[e] - skipped);
+    skip -= skipped;
+    rows -= given;
+    next += given;
+  }
+}
+
+void gather_rows(const Tensor& x, const Tensor& slots, const SplitRows& rows) {
+  const Index tokens = x.size(0), hidden = x.size(1), k = slots.size(1);
+  if (tokens == 0) return;
+  for_floating(x.dtype(), "gather_rows", [&]<class T>(T) {
+    for_team<T>(hidden, {x.raw(), rows.head.raw(), rows.tail.raw()}, [&]<int kWidth, int kTeam>() {
+      launch("gather_rows", gather_rows_kernel<T, kWidth, kTeam>, team_shape<kTeam>(tokens), tokens, hidden,
+             k, x.data<T>(), slots.data<std::int32_t>(), RowFinder<T>(rows));
+    });
+  });
+}
+
+void combine_rows(const SplitRows& rows, const Tensor& slots, const Tensor& weights, const Tensor& y,
+                  Write write) {
+  const Index tokens = y.size(0), hidden = y.size(1), k = slots.size(1);
+  if (tokens == 0) return;
+  for_floating(y.dtype(), "combine_rows", [&]<class T>(T) {
+    for_team<T>(hidden, {rows.head.raw(), rows.tail.raw(), y.raw()}, [&]<int kWidth, int kTeam>() {
+      launch("combine_rows", combine_rows_kernel<T, kWidth, kTeam>, team_shape<kTeam>(tokens), tokens, hidden,
+             k, RowFinder<T>(rows), slots.data<std::int32_t>(),
+             weights.defined() ? weights.data<T>() : nullptr, y.data<T>(), write);
+    });
+  });
+}
+
+void combine_rows_backward(const Tensor& dy, const SplitRows& rows, const Tensor& slots,
+                           const Tensor& weights, const SplitRows& drows, const Tensor& dweights) {
+  const Index tokens = dy.size(0), hidden = dy.size(1), k = slots.size(1);
+  if (tokens == 0) return;
+  for_floating(dy.dtype(), "combine_rows backward", [&]<class T>(T) {
+    for_team<T>(hidden, {dy.raw(), rows.head.raw(), rows.tail.raw(), drows.head.raw(), drows.tail.raw()},
+                [&]<int kWidth, int kTeam>() {
+                  launch("combine_rows backward", combine_rows_backward_kernel<T, kWidth, kTeam>,
+                         team_shape<kTeam>(tokens), tokens, hidden, k, dy.data<T>(), RowFinder<T>(rows),
+                         slots.data<std::int32_t>(), weights.defined() ? weights.data<T>() : nullptr,
+                         RowFinder<T>(drows), dweights.defined() ? dweights.data<T>() : nullptr);
+                });
+  });
+}
+
+void concatenate_columns(const Tensor& a, const Tensor& b, const Tensor& y) {
+  const Index rows = y.size(0), m = a.size(1), n = b.size(1);
+  if (rows == 0) return;
+  for_floating(y.dtype(), "concatenate", [&]<class T>(T) {
+    const Index widths = m | n;  // divisible by the width of a pack, a power of two, if m and n are
+    for_team<T>(widths, {a.raw(), b.raw(), y.raw()}, [&]<int kWidth, int kTeam>() {
+      launch("concatenate", concatenate_kernel<T, kWidth, kTeam>, team_shape<kTeam>(rows), rows, m, n,
+             a.data<T>(), b.data<T>(), y.data<T>());
+    });
+  });
+}
+
+void take_columns(const Tensor& y, Index first, const Tensor& x, Write write) {
+  const Index rows = x.size(0), n = x.size(1), width = y.size(1);
+  if (rows == 0) return;
+  for_floating(y.dtype(), "take_columns", [&]<class T>(T) {
+    const Index widths = width | first | n;  // as above
+    for_team<T>(widths, {y.raw(), x.raw()}, [&]<int kWidth, int kTeam>() {
+      launch("take_columns", take_columns_kernel<T, kWidth, kTeam>, team_shape<kTeam>(rows), rows, width,
+             first, n, y.data<T>(), x.data<T>(), write);
+    });
+  });
+}
+
+}  // namespace conclave::kernels::cuda

@@ -1,0 +1,160 @@
+#include "core/kernels/cuda_kernel.h"
+#include "core/kernels/softmax.h"
+#include "core/kernels/vector_math.h"
+
+namespace conclave::kernels::cuda {
+namespace {
+
+// Writes softmax(in) to out and returns log sum exp, to every thread of the team.
+template <int kWidth, int kTeam, class T>
+__device__ T softmax_row(const T* in, T* out, Index columns, T& largest) {
+  largest = -static_cast<T>(__builtin_inff());
+  for_columns<kWidth, kTeam>(columns, [&](Index i) {
+    const Pack<T, kWidth> value = load<kWidth>(in + i);
+    for (int j = 0; j < kWidth; ++j) largest = largest < value.at[j] ? value.at[j] : largest;
+  });
+  largest = team_max<kTeam>(largest);
+  T sum = 0;
+  for_columns<kWidth, kTeam>(columns, [&](Index i) {
+    Pack<T, kWidth> value = load<kWidth>(in + i);
+    for (int j = 0; j < kWidth; ++j) {
+      value.at[j] = vector_exp(value.at[j] - largest);
+      sum += value.at[j];
+    }
+    store<kWidth>(out + i, value);
+  });
+  sum = team_sum<kTeam>(sum);
+  const T inverse = T(1) / sum;
+  for_columns<kWidth, kTeam>(columns, [&](Index i) {
+    Pack<T, kWidth> value = load<kWidth>(out + i);
+    for (int j = 0; j < kWidth; ++j) value.at[j] *= inverse;
+    store<kWidth>(out + i, value);
+  });
+  return largest + std::log(sum);
+}
+
+template <class T, int kWidth, int kTeam>
+__global__ void __launch_bounds__(kBlock)
+    softmax_kernel(Index rows, Index columns, const T* x, T* y, T* lse) {
+  for_team_rows(rows, [&](Index row) {
+    T largest;
+    const T value = softmax_row<kWidth, kTeam>(x + row * columns, y + row * columns, columns, largest);
+    if (lse && threadIdx.x == 0) lse[row] = value;
+  });
+}
+
+template <class T, int kWidth, int kTeam>
+__global__ void __launch_bounds__(kBlock)
+    softmax_backward_kernel(Index rows, Index columns, const T* dy, const T* y, T* dx, Write mode) {
+  for_team_rows(rows, [&](Index row) {
+    const T *up = dy + row * columns, *p = y + row * columns;
+    T dot = 0;
+    for_columns<kWidth, kTeam>(columns, [&](Index i) {
+      const Pack<T, kWidth> a = load<kWidth>(up + i), b = load<kWidth>(p + i);
+      for (int j = 0; j < kWidth; ++j) dot += a.at[j] * b.at[j];
+    });
+    dot = team_sum<kTeam>(dot);
+    for_columns<kWidth, kTeam>(columns, [&](Index i) {
+      const Pack<T, kWidth> a = load<kWidth>(up + i);
+      Pack<T, kWidth> value = load<kWidth>(p + i);
+      for (int j = 0; j < kWidth; ++j) value.at[j] *= a.at[j] - dot;
+      write_pack<kWidth>(dx + row * columns + i, value, mode);
+    });
+  });
+}
+
+template <class T, int kWidth, int kTeam>
+__global__ void __launch_bounds__(kBlock)
+    cross_entropy_kernel(Index rows, Index classes, const T* logits, const std::int32_t* labels, T smoothing,
+                         T* losses, T* probabilities, std::uint8_t* correct) {
+  for_team_rows(rows, [&](Index row) {
+    const T* in = logits + row * classes;
+    T largest, sum = 0;
+    const T lse = softmax_row<kWidth, kTeam>(in, probabilities + row * classes, classes, largest);
+    // The first class with the largest logit, or `classes` where none is, of NaNs.
+    Index best = classes;
+    for_columns<kWidth, kTeam>(classes, [&](Index i) {
+      const Pack<T, kWidth> value = load<kWidth>(in + i);
+      for (int j = 0; j < kWidth; ++j) {
+        sum += value.at[j];
+        if (value.at[j] == largest && i + j < best) best = i + j;
+      }
+    });
+    sum = team_sum<kTeam>(sum);
+    best = team_reduce<kTeam>(best, [](Index a, Index b) { return a < b ? a : b; });
+    if (threadIdx.x != 0) return;
+    const Index label = labels[row];
+    const T target = label >= 0 && label < classes ? in[label] : not_a_number<T>();
+    losses[row] = lse - (T(1) - smoothing) * target - smoothing / static_cast<T>(classes) * sum;
+    correct[row] = best == label;
+  });
+}
+
+template <class T, int kWidth, int kTeam>
+__global__ void __launch_bounds__(kBlock)
+    cross_entropy_backward_kernel(Index rows, Index classes, const T* dlosses, const T* probabilities,
+                                  const std::int32_t* labels, T smoothing, T* dlogits, Write mode) {
+  const T rest = smoothing / static_cast<T>(classes);
+  for_team_rows(rows, [&](Index row) {
+    const T up = dlosses[row];
+    const Index label = labels[row];
+    for_columns<kWidth, kTeam>(classes, [&](Index i) {
+      Pack<T, kWidth> value = load<kWidth>(probabilities + row * classes + i);
+      for (int j = 0; j < kWidth; ++j)
+        value.at[j] = up * (value.at[j] - rest - (i + j == label ? T(1) - smoothing : T(0)));
+      write_pack<kWidth>(dlogits + row * classes + i, value, mode);
+    });
+  });
+}
+
+}  // namespace
+
+void softmax(const Tensor& x, const Tensor& y, const Tensor& lse) {
+  const Index rows = x.size(0), columns = x.size(1);
+  if (rows == 0) return;
+  for_floating(x.dtype(), "softmax", [&]<class T>(T) {
+    for_team<T>(columns, {x.raw(), y.raw()}, [&]<int kWidth, int kTeam>() {
+      launch("softmax", softmax_kernel<T, kWidth, kTeam>, team_shape<kTeam>(rows), rows, columns, x.data<T>(),
+             y.data<T>(), lse.defined() ? lse.data<T>() : nullptr);
+    });
+  });
+}
+
+void softmax_backward(const Tensor& dy, const Tensor& y, const Tensor& dx, Write write) {
+  const Index rows = y.size(0), columns = y.size(1);
+  if (rows == 0) return;
+  for_floating(y.dtype(), "softmax backward", [&]<class T>(T) {
+    for_team<T>(columns, {dy.raw(), y.raw(), dx.raw()}, [&]<int kWidth, int kTeam>() {
+      launch("softmax backward", softmax_backward_kernel<T, kWidth, kTeam>, team_shape<kTeam>(rows), rows,
+             columns, dy.data<T>(), y.data<T>(), dx.data<T>(), write);
+    });
+  });
+}
+
+void cross_entropy(const Tensor& logits, const Tensor& labels, double smoothing, const Tensor& losses,
+                   const Tensor& probabilities, const Tensor& correct) {
+  const Index rows = logits.size(0), classes = logits.size(1);
+  if (rows == 0) return;
+  for_floating(logits.dtype(), "cross_entropy", [&]<class T>(T) {
+    for_team<T>(classes, {logits.raw(), probabilities.raw()}, [&]<int kWidth, int kTeam>() {
+      launch("cross_entropy", cross_entropy_kernel<T, kWidth, kTeam>, team_shape<kTeam>(rows), rows, classes,
+             logits.data<T>(), labels.data<std::int32_t>(), static_cast<T>(smoothing), losses.data<T>(),
+             probabilities.data<T>(), correct.data<std::uint8_t>());
+    });
+  });
+}
+
+void cross_entropy_backward(const Tensor& dlosses, const Tensor& probabilities, const Tensor& labels,
+                            double smoothing, const Tensor& dlogits, Write write) {
+  const Index rows = probabilities.size(0), classes = probabilities.size(1);
+  if (rows == 0) return;
+  for_floating(probabilities.dtype(), "cross_entropy backward", [&]<class T>(T) {
+    for_team<T>(classes, {probabilities.raw(), dlogits.raw()}, [&]<int kWidth, int kTeam>() {
+      launch("cross_entropy backward", cross_entropy_backward_kernel<T, kWidth, kTeam>,
+             team_shape<kTeam>(rows), rows, classes, dlosses.data<T>(), probabilities.data<T>(),
+             labels.data<std::int32_t>(), static_cast<T>(smoothing), dlogits.data<T>(), write);
+    });
+  });
+}
+
+}  // namespace conclave::kernels::cuda

@@ -1,0 +1,101 @@
+"""Compiles the CUDA kernels for the GPUs they are meant for, warnings as errors, and compares what each takes of a
+GPU with the table that is checked in: fails where a kernel spills registers that did not, or takes more than its row says.
+    cuda_resources.py [--nvcc PATH] [--update]"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TABLE = ROOT / "core/kernels/cuda_resources.tsv"
+ARCHITECTURES = ("80", "90")  # A100, H100; later ones translate the latter's PTX
+FIGURES = ("registers", "shared bytes", "spilled bytes")
+
+
+def compiled(nvcc, source, folder):
+    """What ptxas says of a file, or None where it does not compile."""
+    options = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHITECTURES]
+    options.append(f"-gencode=arch=compute_{ARCHITECTURES[-1]},code=compute_{ARCHITECTURES[-1]}")
+    command = [*(["ccache"] if shutil.which("ccache") else []), nvcc, "-std=c++20", "-O3", "-DCONCLAVE_CUDA=1", *options, "-Xptxas=-v",
+               "-Werror=all-warnings", "-Xcompiler=-Wall,-Wextra,-Werror", "-I.", "-c", str(source.relative_to(ROOT)),
+               "-o", str(Path(folder) / (source.stem + ".o"))]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode != 0:
+        print(done.stdout)
+        return None
+    return subprocess.run(["c++filt"], input=done.stdout, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+def short(symbol):
+    """A kernel's name, and that of the function it applies, without what the compiler says of namespaces and types."""
+    name = re.sub(r"conclave::kernels::cuda::|conclave::kernels::|conclave::|\(anonymous namespace\)::|^void ", "", symbol)
+    kernel = re.match(r"\w+", name).group()
+    applied = re.search(r"[<, ]([A-Z]\w+)<(?:float|double)", name)
+    return f"{kernel} {applied.group(1)}" if applied else kernel
+
+
+def resources(said, stem):
+    """{(kernel, gpu): (registers, shared, spilled)}: the most that any instance takes."""
+    most = defaultdict(lambda: (0, 0, 0))
+    for line in said.splitlines():
+        if entry := re.search(r"Compiling entry function '(.+)' for '(sm_\d+)'", line):
+            key, spilled = (f"{stem}: {short(entry.group(1))}", entry.group(2)), 0
+        elif spills := re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", line):
+            spilled = max(map(int, spills.groups()))
+        elif used := re.search(r"Used (\d+) registers", line):
+            shared = re.search(r"(\d+) bytes smem", line)
+            now = (int(used.group(1)), int(shared.group(1)) if shared else 0, spilled)
+            most[key] = tuple(map(max, most[key], now))
+    return most
+
+
+def read_table():
+    """The compiler's version, and the figures."""
+    version, _, *rows = [line.split("\t") for line in TABLE.read_text().splitlines()]
+    return version[0], {(kernel, gpu): tuple(map(int, figures)) for kernel, gpu, *figures in rows}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n    ")[0])
+    parser.add_argument("--nvcc", default=shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc")
+    parser.add_argument("--update", action="store_true", help="write the table anew")
+    arguments = parser.parse_args()
+    sources = sorted((ROOT / "core").rglob("*.cu"))
+    measured = {}
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
+        said = list(pool.map(lambda source: compiled(arguments.nvcc, source, folder), sources))
+    if None in said:
+        sys.exit("cuda_resources: not all kernels compile")
+    for text, source in zip(said, sources):
+        measured |= resources(text, source.stem)
+    told = subprocess.run([arguments.nvcc, "--version"], stdout=subprocess.PIPE, text=True, check=True).stdout
+    version = "nvcc " + re.search(r"V([0-9.]+)", told).group(1)
+    if arguments.update:
+        rows = [("kernel", "gpu", *FIGURES), *((*key, *figures) for key, figures in sorted(measured.items()))]
+        TABLE.write_text("\n".join([version, *("\t".join(map(str, row)) for row in rows)]) + "\n")
+    spilled = sum(figures[2] > 0 for figures in measured.values())
+    print(f"{len(sources)} files, {len(measured) // len(ARCHITECTURES)} kernels for {len(ARCHITECTURES)} GPUs by {version}; "
+          f"registers at most {max(figures[0] for figures in measured.values())}, {spilled} spill")
+    of_version, table = read_table()
+    if version != of_version:
+        print(f"{TABLE.name} was written by {of_version}: not compared")
+        return
+    wrong = [f"{key}: there is no row for it" for key in measured.keys() - table.keys()]
+    wrong += [f"{key}: there is no such kernel" for key in table.keys() - measured.keys()]
+    for key, figures in measured.items():
+        for what, now, row in zip(FIGURES, figures, table.get(key, figures)):
+            if now > row:
+                wrong.append(f"{key}: {now} {what}, {row} in the table")
+    if wrong:
+        sys.exit("\n".join(sorted(wrong)) + f"\ncuda_resources: see above; scripts/cuda_resources.py --update writes {TABLE.name} anew")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,294 @@
+#include "core/cuda/stream.h"
+#include "core/kernels/embedding.h"
+#include "core/kernels/gate.h"
+#include "core/kernels/hinge.h"
+#include "core/kernels/permutation.h"
+#include "core/kernels/reduction.h"
+#include "tests/cuda_emulator/twins.h"
+
+namespace conclave {
+namespace {
+
+// conclave::cuda is not to be named here, where kernels::cuda is as near.
+using conclave::cuda::empty_on_device, conclave::cuda::to_device, conclave::cuda::to_host;
+using namespace kernels;
+using Tensors = std::vector<Tensor>;
+
+constexpr int kShapes = 6;
+
+Tensor target(Write mode, const Shape& shape, DType dtype) {
+  return mode == Write::assign ? unwritten(shape, dtype) : random_values(shape, 9, dtype);
+}
+
+TEMPLATE_TEST_CASE("sums on the device are those of the processor, and its order of threads does not matter",
+                   "", float, double) {
+  using T = TestType;
+  constexpr DType kType = dtype_of<T>;
+  Shapes shapes(1);
+  for (int round = 0; round < 2 * kShapes; ++round) {
+    const Tensor x = random_values({round == 0 ? 0 : shapes.between(1, round < 3 ? 30000 : 5000)}, 1, kType);
+    std::vector<double> sums, squares;
+    for (std::uint64_t seed = 1; seed <= 3; ++seed) {
+      emulator::set_seed(seed);
+      const Tensor on_device = to_device(x);
+      sums.push_back(sum(on_device));
+      squares.push_back(sum_of_squares(on_device));
+      CHECK(all_finite(on_device));
+    }
+    CHECK(sums[0] == Approx(sum(x)).epsilon(tolerance<T>).margin(1e-4));
+    CHECK(squares[0] == Approx(sum_of_squares(x)).epsilon(tolerance<T>));
+    CHECK((sums[0] == sums[1] && sums[0] == sums[2] && squares[0] == squares[1] && squares[0] == squares[2]));
+    if (x.numel() == 0) continue;
+    for (const double bad : {double{NAN}, double{INFINITY}, -double{INFINITY}}) {
+      const Tensor one = x.clone();
+      one.data<T>()[shapes.between(0, x.numel() - 1)] = static_cast<T>(bad);
+      CHECK_FALSE(all_finite(to_device(one)));
+    }
+  }
+  CHECK(emulator::take_report() == "");
+}
+
+TEMPLATE_TEST_CASE("segments and columns are reduced on the device as on the processor", "", float, double) {
+  using T = TestType;
+  constexpr DType kType = dtype_of<T>;
+  Shapes shapes(2);
+  for (int round = 0; round < 2 * kShapes; ++round) {
+    const Index segments = shapes.between(1, 12), rows = round == 0 ? 0 : shapes.between(1, 300);
+    const Index columns = round % 2 ? 4 * shapes.between(1, 20) : shapes.between(1, 70);
+    const Tensor offsets = shapes.offsets(segments, rows);
+    const Tensor x = random_values({rows, columns}, 1, kType),
+                 dy = random_values({segments, columns}, 2, kType);
+    for (T& value : x.template span<T>()) value = std::round(value * 4) / 4;  // so that some are equal
+    for (const Write mode : {Write::assign, Write::accumulate})
+      compare_twins<T>(
+          {x, offsets, unwritten({segments, columns}, kType), dy, target(mode, {rows, columns}, kType)},
+          [&](const Tensors& t) {
+            segment_mean(t[0], t[1], t[2]);
+            segment_mean_backward(t[3], t[1], t[4], mode);
+          });
+    compare_twins<T>(
+        {x, offsets, unwritten({segments, columns}, kType), Tensor::zeros({segments, columns}, DType::i32),
+         dy, random_values({rows, columns}, 3, kType)},
+        [&](const Tensors& t) {
+          segment_max(t[0], t[1], t[2], t[3]);
+          segment_max_backward(t[4], t[3], t[5]);
+        });
+    compare_twins<T>({x, random_values({columns}, 4, kType)},
+                     [&](const Tensors& t) { column_sums(t[0], t[1]); });
+  }
+}
+
+TEMPLATE_TEST_CASE("embeddings on the device do what they do on the processor", "", float, double) {
+  using T = TestType;
+  constexpr DType kType = dtype_of<T>;
+  Shapes shapes(3);
+  for (int round = 0; round < 2 * kShapes; ++round) {
+    const Index rows = round == 0 ? 0 : shapes.between(1, 900), bags = shapes.between(1, 40);
+    // Above 255, the sort takes two passes; few ids, long runs.
+    const Index vocabulary = round % 3 == 0 ? shapes.between(256, 2000) : shapes.between(1, 20);
+    const Index columns = round % 2 ? 4 * shapes.between(1, 40) : shapes.between(1, 150);
+    const Tensor ids = shapes.integers({rows}, 0, vocabulary - 1), offsets = shapes.offsets(bags, rows);
+    const Tensor table = random_values({vocabulary, columns}, 1, kType);
+    for (const Write mode : {Write::assign, Write::accumulate})
+      compare_twins<T>(
+          {ids, table, target(mode, {rows, columns}, kType), random_values({rows, columns}, 2, kType),
+           random_values({vocabulary, columns}, 3, kType)},
+          [&](const Tensors& t) {
+            embedding(t[0], t[1], t[2], mode);
+            embedding_backward(t[3], t[0], t[4]);
+          });
+    compare_twins<T>(
+        {ids, offsets, table, unwritten({bags, columns}, kType), random_values({bags, columns}, 4, kType),
+         random_values({vocabulary, columns}, 5, kType)},
+        [&](const Tensors& t) {
+          embedding_bag(t[0], t[1], 0.8, t[2], t[3]);
+          embedding_bag_backward(t[4], t[0], t[1], 0.8, t[5]);
+        });
+  }
+}
+
+TEST_CASE("an id or label outside gives NaN on the device, where it cannot be an Error in time") {
+  const Tensor ids = to_device(Tensor::of<std::int32_t>({3}, {1, -1, 2}));
+  const Tensor table = to_device(random_values({2, 5}, 1, DType::f32));
+  const Tensor y = empty_on_device({3, 5}), dtable = to_device(Tensor::zeros({2, 5}));
+  embedding(ids, table, y);
+  embedding_backward(y.rows(0, 3), ids, dtable);
+  const Tensor host = to_host(y), gradient = to_host(dtable);
+  CHECK(same_bits(host.rows(0, 1), to_host(table).rows(1, 2)));
+  for (Index i = 5; i < 15; ++i) CHECK(std::isnan(host.data<float>()[i]));
+  CHECK(same_bits(gradient.rows(1, 2), host.rows(0, 1)));
+  CHECK(same_bits(gradient.rows(0, 1), Tensor::zeros({1, 5})));
+
+  const Tensor losses = empty_on_device({3});
+  const Tensor scores = to_device(random_values({3, 2}, 2, DType::f32));
+  squared_hinge(scores, ids, losses);
+  CHECK(std::isfinite(to_host(losses).data<float>()[0]));
+  CHECK(std::isnan(to_host(losses).data<float>()[1]));
+  CHECK(emulator::take_report() == "");
+}
+
+TEMPLATE_TEST_CASE("the hinge loss on the device is that of the processor", "", float, double) {
+  using T = TestType;
+  constexpr DType kType = dtype_of<T>;
+  Shapes shapes(4);
+  for (int round = 0; round < 2 * kShapes; ++round) {
+    const Index rows = round == 0 ? 0 : shapes.between(1, 20), classes = shapes.columns();
+    for (const Write mode : {Write::assign, Write::accumulate})
+      compare_twins<T>(
+          {random_values({rows, classes}, 1, kType), shapes.integers({rows}, 0, classes - 1),
+           unwritten({rows}, kType), random_values({rows}, 2, kType), target(mode, {rows, classes}, kType)},
+          [&](const Tensors& t) {
+            squared_hinge(t[0], t[1], t[2]);
+            squared_hinge_backward(t[3], t[0], t[1], t[4], mode);
+          });
+  }
+}
+
+TEMPLATE_TEST_CASE("the gate on the device chooses as on the processor", "", float, double) {
+  using T = TestType;
+  constexpr DType kType = dtype_of<T>;
+  Shapes shapes(5);
+  for (int round = 0; round < 4 * kShapes; ++round) {
+    const Index tokens = round == 0 ? 0 : shapes.between(1, 40),
+                experts = shapes.between(1, round % 4 ? 20 : 200);
+    const Index k = shapes.between(1, std::min<Index>(experts, 40));
+    const Tensor p = random_values({tokens, experts}, 1, kType);
+    for (T& value : p.template span<T>())
+      value = std::round(std::fabs(value) * 8) / 8 + T(0.125);  // with ties
+    const Tensor bias = round % 2 ? random_values({experts}, 2, kType) : Tensor{};
+    const Tensor factor = round % 3 ? Tensor::empty({experts}, kType) : Tensor{};
+    if (factor.defined())
+      for (T& value : factor.template span<T>()) value = static_cast<T>(shapes.between(1, 4));
+    const TopP top_p = round % 4 < 2 ? TopP{} : TopP{.p = 0.3, .least = shapes.between(1, k)};
+    for (const Write mode : {Write::assign, Write::accumulate})
+      compare_twins<T>(
+          {p, bias, factor, Tensor::zeros({tokens, k}, DType::i32), unwritten({tokens, k}, kType),
+           random_values({tokens, k}, 3, kType), target(mode, {tokens, experts}, kType)},
+          [&](const Tensors& t) {
+            top_k_gate(t[0], {.bias = t[1], .factor = t[2]}, t[3], t[4], top_p);
+            top_k_gate_backward(t[5], t[0], t[3], t[4], t[6], mode);
+          });
+  }
+}
+
+TEST_CASE("experts are counted and slots assigned on the device as on the processor") {
+  Shapes shapes(6);
+  for (int round = 0; round < 4 * kShapes; ++round) {
+    const Index tokens = round == 0   ? 0
+                         : round == 1 ? 30000
+                                      : shapes.between(1, 900),
+                k = shapes.between(2, 4);
+    const Index number = round % 6 == 5 ? 8200 : round % 3 ? shapes.between(1, 12) : shapes.between(200, 700);
+    const Tensor experts = shapes.integers({tokens, k}, -1, number - 1);
+    std::vector<SlotRange> ranges(static_cast<std::size_t>(number));
+    for (SlotRange& range : ranges)
+      range = {.skip = shapes.between(0, 3), .rows = shapes.between(0, 60), .first = shapes.between(0, 1000)};
+    std::vector<SlotRange> expected_ranges = ranges;
+    std::vector<Index> counts(ranges.size()), expected_counts(ranges.size());
+    const Tensor expected = Tensor::zeros({tokens, k}, DType::i32);
+    count_experts(experts, expected_counts);
+    assign_slots(experts, expected_ranges, expected);
+    for (std::uint64_t seed = 1; seed <= 2; ++seed) {
+      emulator::set_seed(seed);
+      const Tensor on_device = to_device(experts), slots = empty_on_device({tokens, k}, DType::i32);
+      count_experts(on_device, counts);
+      CHECK(counts == expected_counts);
+      std::vector<SlotRange> left = ranges;
+      assign_slots(on_device, left, slots);
+      CHECK(same_bits(to_host(slots), expected));
+      CHECK(std::equal(left.begin(), left.end(), expected_ranges.begin(), [](const auto& a, const auto& b) {
+        return a.skip == b.skip && a.rows == b.rows && a.first == b.first;
+      }));
+    }
+  }
+  CHECK(emulator::take_report() == "");
+  std::vector<Index> counts(2);
+  const Tensor wrong = to_device(Tensor::of<std::int32_t>({1, 3}, {0, 2, -2}));
+  CHECK_THROWS_WITH(count_experts(wrong, counts), "count_experts: 2 of 3 choices are of none of 2 experts");
+}
+
+TEMPLATE_TEST_CASE("rows move on the device as on the processor", "", float, double) {
+  using T = TestType;
+  constexpr DType kType = dtype_of<T>;
+  Shapes shapes(7);
+  for (int round = 0; round < 2 * kShapes; ++round) {
+    const Index tokens = round == 0 ? 0 : shapes.between(1, 30), k = shapes.between(1, 4),
+                hidden = shapes.columns();
+    const Index rows = tokens * k, split = shapes.between(0, rows);
+    const Tensor slots = Tensor::empty({tokens, k}, DType::i32);
+    std::vector<std::int32_t> order(static_cast<std::size_t>(rows));
+    for (Index i = 0; i < rows; ++i) order[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(i);
+    std::shuffle(order.begin(), order.end(), std::mt19937(static_cast<unsigned>(round)));
+    for (Index i = 0; i < rows; ++i)
+      slots.data<std::int32_t>()[i] = shapes.between(0, 4) == 0 ? -1 : order[static_cast<std::size_t>(i)];
+    const auto both = [&](std::uint32_t number) {
+      return Tensors{random_values({split, hidden}, number, kType),
+                     random_values({rows - split, hidden}, number + 1, kType)};
+    };
+    const Tensor x = random_values({tokens, hidden}, 1, kType);
+    const Tensors filled = both(2), from = both(4), drows = both(6);
+    compare_twins<T>({x, slots, filled[0], filled[1]},
+                     [](const Tensors& t) { gather_rows(t[0], t[1], {.head = t[2], .tail = t[3]}); });
+    for (const bool weighted : {false, true})
+      for (const Write mode : {Write::assign, Write::accumulate})
+        compare_twins<T>({from[0], from[1], slots, weighted ? random_values({tokens, k}, 8, kType) : Tensor{},
+                          target(mode, {tokens, hidden}, kType), x, drows[0], drows[1],
+                          weighted ? random_values({tokens, k}, 10, kType) : Tensor{}},
+                         [&](const Tensors& t) {
+                           const SplitRows at{t[0], t[1]}, dat{t[6], t[7]};
+                           combine_rows(at, t[2], t[3], t[4], mode);
+                           combine_rows_backward(t[5], at, t[2], t[3], dat, t[8]);
+                         });
+  }
+}
+
+TEMPLATE_TEST_CASE("columns are put together and taken on the device as on the processor", "", float,
+                   double) {
+  using T = TestType;
+  constexpr DType kType = dtype_of<T>;
+  Shapes shapes(8);
+  for (int round = 0; round < 2 * kShapes; ++round) {
+    const Index rows = round == 0 ? 0 : shapes.between(1, 20), m = shapes.columns(), n = shapes.columns();
+    for (const Write mode : {Write::assign, Write::accumulate})
+      compare_twins<T>({random_values({rows, m}, 1, kType), random_values({rows, n}, 2, kType),
+                        unwritten({rows, m + n}, kType), target(mode, {rows, n}, kType)},
+                       [&](const Tensors& t) {
+                         concatenate_columns(t[0], t[1], t[2]);
+                         take_columns(t[2], m, t[3], mode);
+                       });
+  }
+}
+
+TEST_CASE("kernels take their scratch memory once, for each stream its own") {
+  const Tensor dy = to_device(random_values({3000, 40}, 1, DType::f32)),
+               ids = to_device(Shapes(9).integers({3000}, 0, 300)),
+               expected = to_device(Tensor::zeros({301, 40})), dtable = to_device(Tensor::zeros({301, 40}));
+  embedding_backward(dy, ids, expected);
+  to_host(expected);
+  const std::size_t allocations = emulator::counters().allocations;
+  for (int i = 0; i < 3; ++i) column_sums(dy, dtable.rows(i, i + 1).reshape({40}));
+  sum(dy);
+  embedding_backward(dy, ids, expected);
+  CHECK(emulator::counters().allocations == allocations);
+
+  // Two streams at once, whose work may be mixed in any way.
+  const conclave::cuda::Stream stream;
+  const Tensor one = to_device(Tensor::zeros({301, 40})), other = to_device(Tensor::zeros({301, 40}));
+  embedding_backward(dy, ids, one);
+  {
+    const conclave::cuda::StreamScope scope(stream);
+    embedding_backward(dy, ids, other);
+  }
+  stream.synchronize();
+  CHECK(same_bits(to_host(one), to_host(other)));
+  CHECK(emulator::take_report() == "");
+}
+
+TEST_CASE("tensors on two devices are an Error") {
+  const Tensor a = random_values({3, 4}, 1, DType::f32), b = to_device(a);
+  CHECK_THROWS_WITH(embedding(to_device(Tensor::zeros({3}, DType::i32)), b, a),
+                    "embedding: some tensors are on cuda, others on cpu; copy all to one of them");
+}
+
+}  // namespace
+}  // namespace conclave
