@@ -1,4 +1,5 @@
-// Table look-up and its transpose.
+// Table look-up and its transpose. Ids on a CUDA device are not looked at before they are used: there, one
+// outside the table gives NaN, and its gradient goes nowhere.
 #pragma once
 
 #include "core/kernels/kernel.h"

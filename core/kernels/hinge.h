@@ -7,7 +7,8 @@
 namespace conclave::kernels {
 
 /// losses [rows] = mean over classes c of max(0, 1 - t_c s_c)^2, for scores s [rows, classes], with t_c = 1
-/// for the label and -1 for the others. labels [rows] i32; throws Error on a label outside [0, classes).
+/// for the label and -1 for the others. labels [rows] i32; throws Error on a label outside [0, classes),
+/// whose row's loss is NaN on a CUDA device.
 void squared_hinge(const Tensor& scores, const Tensor& labels, const Tensor& losses);
 
 /// dscores (=, +=) dlosses [rows] times -2 / classes t_c max(0, 1 - t_c s_c).

@@ -8,7 +8,8 @@
 
 namespace conclave::kernels {
 
-/// counts[e] = how often expert e occurs in experts [tokens, k] i32, where -1 is none.
+/// counts[e] = how often expert e occurs in experts [tokens, k] i32, where -1 is none. This and assign_slots
+/// wait, of tensors on a CUDA device, for what is queued before.
 void count_experts(const Tensor& experts, std::span<Index> counts);
 
 /// Which of an expert's choices, counted in the order of (token, choice), get a slot: `skip` of them none,

@@ -6,6 +6,7 @@
 
 namespace conclave::kernels {
 
+// Of a tensor on a CUDA device, these wait for what is queued before.
 double sum(const Tensor& x);             ///< of all elements, added up in f64
 double sum_of_squares(const Tensor& x);  ///< likewise
 bool all_finite(const Tensor& x);        ///< no NaN, no infinity
