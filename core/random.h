@@ -21,15 +21,22 @@ struct RandomStream {
 
   /// 128 random bits, number `block` of the stream.
   std::array<std::uint32_t, 4> bits(std::uint64_t block) const {
-    std::uint32_t one[4][1];
-    blocks(block, one);
+    const Blocks<1> one = blocks<1>(block);
     return {one[0][0], one[1][0], one[2][0], one[3][0]};
   }
 
-  /// N consecutive blocks at once, which the compiler computes in vectors: c[i][b] receives word i of block
-  /// number first + b. Arrays of the language, as device code cannot index a std::array.
+  /// [i][b]: word i of block number first + b. No std::array, which device code cannot index; and behind an
+  /// operator, as GCC 12 does not vectorize the rounds on a plain array of arrays.
   template <std::size_t N>
-  CONCLAVE_HOST_DEVICE void blocks(std::uint64_t first, std::uint32_t (&c)[4][N]) const {
+  struct Blocks {
+    std::uint32_t words[4][N];
+    CONCLAVE_HOST_DEVICE std::uint32_t* operator[](std::size_t i) { return words[i]; }
+    CONCLAVE_HOST_DEVICE const std::uint32_t* operator[](std::size_t i) const { return words[i]; }
+  };
+  /// N consecutive blocks at once, which the compiler computes in vectors.
+  template <std::size_t N>
+  CONCLAVE_HOST_DEVICE Blocks<N> blocks(std::uint64_t first) const {
+    Blocks<N> c;
     for (std::size_t b = 0; b < N; ++b) {
       c[0][b] = static_cast<std::uint32_t>(first + b);
       c[1][b] = static_cast<std::uint32_t>((first + b) >> 32);
@@ -40,18 +47,17 @@ struct RandomStream {
     for (int round = 0; round < 10; ++round) {
 #pragma GCC ivdep
       for (std::size_t b = 0; b < N; ++b) {
-        const std::uint64_t p0 = std::uint64_t{0xD2511F53u} * c[0][b],
-                            p1 = std::uint64_t{0xCD9E8D57u} * c[2][b];
-        const std::uint32_t n0 = static_cast<std::uint32_t>(p1 >> 32) ^ c[1][b] ^ k0;
-        const std::uint32_t n2 = static_cast<std::uint32_t>(p0 >> 32) ^ c[3][b] ^ k1;
+        const std::uint32_t c0 = c[0][b], c1 = c[1][b], c2 = c[2][b], c3 = c[3][b];
+        const std::uint64_t p0 = std::uint64_t{0xD2511F53u} * c0, p1 = std::uint64_t{0xCD9E8D57u} * c2;
+        c[0][b] = static_cast<std::uint32_t>(p1 >> 32) ^ c1 ^ k0;
         c[1][b] = static_cast<std::uint32_t>(p1);
+        c[2][b] = static_cast<std::uint32_t>(p0 >> 32) ^ c3 ^ k1;
         c[3][b] = static_cast<std::uint32_t>(p0);
-        c[0][b] = n0;
-        c[2][b] = n2;
       }
       k0 += 0x9E3779B9u;
       k1 += 0xBB67AE85u;
     }
+    return c;
   }
 
   /// Uniform in [0, 1), value number `index`.

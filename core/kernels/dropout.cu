@@ -21,8 +21,7 @@ struct Dropout {
   template <int>
   __device__ void at(Index item) const {
     const Index draw = first / kDrawn + item, begin = draw * kDrawn - first;
-    std::uint32_t words[4][1];
-    stream.blocks(static_cast<std::uint64_t>(draw), words);
+    const auto words = stream.blocks<1>(static_cast<std::uint64_t>(draw));
     std::uint8_t kept[kDrawn];
     for (int w = 0; w < 4; ++w) {
       kept[2 * w] = (words[w][0] & 0xffffu) >= threshold;
