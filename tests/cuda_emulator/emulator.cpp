@@ -108,10 +108,14 @@ class Block {
   void resume(Thread& thread);
   void suspend();
   void make_ready(Thread& thread);
+  void choose_paces();
   void open_barrier();
 
   std::vector<Thread> threads_;
-  std::vector<Thread*> ready_;
+  // From barrier to barrier one warp goes ahead of all others, as far as it can, and one stays behind.
+  enum Pace : std::size_t { ahead, usual, behind };
+  std::array<std::vector<Thread*>, 3> ready_;  // by pace
+  unsigned warp_ahead_ = 0, warp_behind_ = 0;
   std::vector<std::unique_ptr<Stack>> free_stacks_;
   std::vector<std::vector<Meeting>> meetings_;  // by warp
   const std::function<void()>* body_ = nullptr;
@@ -178,17 +182,25 @@ void Block::suspend() {
 #endif
 }
 
-// At a place among the ready that chance chooses.
+// At a place among those of its pace that chance chooses.
 void Block::make_ready(Thread& thread) {
   thread.state = State::ready;
-  ready_.push_back(&thread);
-  std::swap(ready_.back(), ready_[random_engine() % ready_.size()]);
+  const unsigned warp = thread.number / kWarp;
+  auto& ready = ready_[warp == warp_ahead_ ? ahead : warp == warp_behind_ ? behind : usual];
+  ready.push_back(&thread);
+  std::swap(ready.back(), ready[random_engine() % ready.size()]);
+}
+
+void Block::choose_paces() {
+  warp_ahead_ = static_cast<unsigned>(random_engine() % meetings_.size());
+  warp_behind_ = static_cast<unsigned>(random_engine() % meetings_.size());
 }
 
 void Block::open_barrier() {
   told_true_ = brought_true_;
   brought_true_ = 0;
   at_barrier_ = 0;
+  choose_paces();
   for (Thread& thread : threads_)
     if (thread.state == State::at_barrier) make_ready(thread);
 }
@@ -197,19 +209,21 @@ void Block::run(uint3 index, dim3 size, const std::function<void()>& body) {
   blockIdx = index;
   const unsigned count = size.x * size.y * size.z;
   threads_.resize(count);
-  ready_.clear();
+  for (auto& ready : ready_) ready.clear();
   meetings_.assign((count + kWarp - 1) / kWarp, {});
   body_ = &body;
   at_barrier_ = finished_ = 0;
   brought_true_ = 0;
   failure_.clear();
+  choose_paces();
   for (unsigned i = 0; i < count; ++i) {
     threads_[i].number = i;
     threads_[i].index = {i % size.x, i / size.x % size.y, i / size.x / size.y};
     make_ready(threads_[i]);
   }
   while (finished_ < count && failure_.empty()) {
-    if (ready_.empty()) {
+    const auto next = std::ranges::find_if(ready_, [](const auto& ready) { return !ready.empty(); });
+    if (next == ready_.end()) {
       const Thread& waits =
           *std::ranges::find_if(threads_, [](const Thread& t) { return t.state != State::finished; });
       failure_ =
@@ -218,8 +232,8 @@ void Block::run(uint3 index, dim3 size, const std::function<void()>& body) {
                                             : "a warp's operation, which lanes of its mask did not reach");
       break;
     }
-    Thread& thread = *ready_.back();
-    ready_.pop_back();
+    Thread& thread = *next->back();
+    next->pop_back();
     resume(thread);
   }
   // Fibers that wait are left where they are; what their stacks held is not destroyed.

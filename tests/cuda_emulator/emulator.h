@@ -1,8 +1,9 @@
 // A CUDA device of the processor's: the project's own .cu files and host code run on it, without a GPU, and
 // it is stricter than one.
 //
-// A block's threads are fibers, which run one at a time, in an order drawn anew at every barrier: what
-// depends on the order gives other results, or none. Memory starts as NaN, lies between guards, and its use
+// A block's threads are fibers, which run one at a time, in an order drawn anew at every barrier, from where
+// one warp goes ahead as far as it can and another stays behind: what depends on the order gives other
+// results, or none. Memory starts as NaN, lies between guards, and its use
 // after it was given back is an error. Work on a stream runs when something waits for it, as late as CUDA
 // allows, so that a missing wait is seen; what a copy reads from the host must not change before it ran.
 //

@@ -100,6 +100,39 @@ TEST_CASE("a product by tiles, and what it gives without one of its barriers", "
   }
 }
 
+// Two sums over a block, one after the other, in the same shared memory.
+template <bool kBarrier>
+__global__ void two_sums(int* out) {
+  __shared__ int of_warps[8];
+  int sum = 1;
+  for (int round = 0; round < 2; ++round) {
+    for (int distance = 16; distance > 0; distance /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, distance);
+    if (kBarrier) __syncthreads();  // until all have read the sums before
+    if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = sum;
+    __syncthreads();
+    sum = 0;
+    for (const int of_warp : of_warps) sum += of_warp;
+  }
+  out[threadIdx.x] = sum;
+}
+
+TEST_CASE("a warp that writes what a slower one still has to read", "[emulator]") {
+  const Tensor out = cuda::empty_on_device({256}, DType::i32);
+  const auto right = [&](auto kernel) {
+    launch("sums", kernel, {.grid = dim3(1), .block = dim3(256)}, out.data<std::int32_t>());
+    const Tensor result = cuda::to_host(out);
+    const auto sums = result.span<std::int32_t>();
+    return std::all_of(sums.begin(), sums.end(), [](std::int32_t sum) { return sum == 256 * 256; });
+  };
+  int wrong = 0;
+  for (std::uint64_t seed = 1; seed <= 20; ++seed) {
+    emulator::set_seed(seed);
+    CHECK(right(two_sums<true>));
+    wrong += !right(two_sums<false>);
+  }
+  CHECK(wrong >= 10);
+}
+
 __global__ void histogram(const int* values, int count, int* counts, int bins) {
   int* const mine = cuda::shared_memory<int>();
   for (unsigned bin = threadIdx.x; bin < static_cast<unsigned>(bins); bin += blockDim.x) mine[bin] = 0;
