@@ -1,11 +1,14 @@
 // A CUDA device of the processor's: the project's own .cu files and host code run on it, without a GPU, and
 // it is stricter than one.
 //
-// A block's threads are fibers, which run one at a time, in an order drawn anew at every barrier, from where
-// one warp goes ahead as far as it can and another stays behind: what depends on the order gives other
-// results, or none. Memory starts as NaN, lies between guards, and its use
-// after it was given back is an error. Work on a stream runs when something waits for it, as late as CUDA
-// allows, so that a missing wait is seen; what a copy reads from the host must not change before it ran.
+// A block's threads are fibers, which run one at a time, in an order drawn anew at every barrier: what
+// depends on the order gives other results, or none. Memory starts as NaN, lies between guards, and its use
+// after it was given back is an error; so is the host's touching it, which is a segmentation fault. Where a
+// .cu file is compiled with -fsanitize=thread, every access of a kernel is looked at: whether it is to memory
+// that the kernel may touch, and whether another thread touched the same without a barrier between them. (The
+// sanitized build has AddressSanitizer in its place, which sees the former.) Work on a stream runs when
+// something waits for it, as late as CUDA allows, so that a missing wait is seen; what a copy reads from the
+// host must not change before it ran, and what it writes there is NaN until then.
 //
 // What is wrong is a report: the next call that waits returns cudaErrorLaunchFailure, whose text it is.
 #pragma once
@@ -13,17 +16,21 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace conclave::emulator {
 
 struct Counters {
-  std::size_t allocations = 0;  ///< calls of cudaMalloc so far
-  std::size_t live = 0;         ///< of these, how many were not given back
-  std::size_t launches = 0;     ///< kernels that ran
+  std::size_t allocations = 0;   ///< calls of cudaMalloc so far
+  std::size_t live = 0;          ///< of these, how many were not given back
+  std::size_t live_bytes = 0;    ///< and what they hold
+  std::size_t launches = 0;      ///< kernels that ran
+  std::size_t copies = 0;        ///< that ran, of any direction
+  std::size_t copied_bytes = 0;  ///< by them
 };
 Counters counters();
 
-/// Of the order of threads and blocks.
+/// Of the order of threads, blocks and streams; CONCLAVE_CUDA_SEED sets it at the start of the process.
 void set_seed(std::uint64_t seed);
 
 /// Device memory from now on; what is taken stays.
@@ -31,5 +38,8 @@ void set_memory(std::size_t bytes);
 
 /// What was wrong since the last call, "" for nothing; the device works again.
 std::string take_report();
+
+/// Allocations that were not given back, oldest first: "allocation 3 of 400 bytes".
+std::vector<std::string> leaks();
 
 }  // namespace conclave::emulator

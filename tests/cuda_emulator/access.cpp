@@ -1,0 +1,233 @@
+// What kernels touch. GCC's -fsanitize=thread puts a call before every access to memory, to functions that
+// its library has; here they are ours. A .cu file that is not compiled so runs as well, unseen.
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstring>
+
+#include "tests/cuda_emulator/internal.h"
+
+namespace conclave::emulator {
+namespace {
+
+enum class Kind { read, write, atomic };
+
+constexpr std::array kVerbs{"reads", "writes", "changes"};
+
+// Several threads may write the same value to the same place, as when each of them raises a flag. Whether it
+// was the same is seen once the second one has written.
+struct Suspicion {
+  std::uintptr_t at = 0;
+  std::size_t bytes = 0;
+  std::array<unsigned char, 16> before{};
+  std::string what;
+};
+Suspicion suspicion;
+
+// What other threads' accesses cannot have come before without a barrier.
+inline bool ordered(const Access& then, const Access& now, bool shared) {
+  if (then.launch != now.launch) [[likely]]
+    return true;
+  if (then.block != now.block) return shared || running->fenced;
+  if (then.thread == now.thread || then.barriers != now.barriers) return true;
+  return then.thread / kWarp == now.thread / kWarp && then.warp_barriers != now.warp_barriers;
+}
+
+inline bool conflict(const Access& then, const Access& now, bool shared) {
+  return !ordered(then, now, shared) && (then.bytes & now.bytes) != 0 && !(then.atomic && now.atomic);
+}
+
+inline void remember(Access& then, const Access& now) {
+  const bool same = then.launch == now.launch && then.block == now.block && then.thread == now.thread &&
+                    then.barriers == now.barriers && then.warp_barriers == now.warp_barriers &&
+                    then.atomic == now.atomic;
+  const std::uint8_t bytes = same ? then.bytes : 0;
+  then = now;
+  then.bytes |= bytes;
+}
+
+std::string race(const char* verb, const Access& then, const char* other, const std::string& where) {
+  return std::string(verb) + " " + where + ", which thread number " + std::to_string(then.thread) +
+         " of block number " + std::to_string(then.block) + " " + other + " with no barrier between them";
+}
+
+template <class Where>
+void look_for_races(Shadow& shadow, std::size_t offset, std::size_t size, std::size_t memory_bytes,
+                    std::uintptr_t at, Kind kind, bool shared, Where&& where) {
+  Access now{.launch = running->launch,
+             .block = running->block,
+             .thread = running->thread,
+             .barriers = running->barriers,
+             .warp_barriers = running->warp_barriers[running->thread / kWarp],
+             .atomic = kind == Kind::atomic};
+  const char* const verb = kVerbs[static_cast<std::size_t>(kind)];
+  for (std::size_t word = offset / 4 * 4; word < offset + size; word += 4) {
+    const std::size_t begin = std::max(word, offset), end = std::min(word + 4, offset + size);
+    now.bytes = static_cast<std::uint8_t>(((1u << (end - begin)) - 1) << (begin - word));
+    Cell& cell = shadow.at(word, memory_bytes);
+    if (conflict(cell.write, now, shared)) {
+      const std::string what = race(verb, cell.write, cell.write.atomic ? "changed" : "wrote", where());
+      if (kind != Kind::write || cell.write.atomic || size > suspicion.before.size()) throw Report(what);
+      suspicion = {at, size, {}, what};
+      std::memcpy(suspicion.before.data(), reinterpret_cast<const void*>(at), size);
+    }
+    if (kind == Kind::read) {
+      Access& first = cell.reads[0];
+      const bool kept = first.launch == now.launch &&
+                        (first.block != now.block || first.thread != now.thread) &&
+                        !ordered(first, now, shared);
+      remember(cell.reads[kept ? 1 : 0], now);
+    } else {
+      for (const Access& read : cell.reads)
+        if (conflict(read, now, shared)) throw Report(race(verb, read, "read", where()));
+      remember(cell.write, now);
+    }
+  }
+}
+
+SharedVariable* find_shared(std::uintptr_t at) {
+  std::vector<SharedVariable>& variables = shared_variables();
+  const auto behind = std::ranges::upper_bound(variables, at, {}, &SharedVariable::begin);
+  if (behind == variables.begin()) return nullptr;
+  SharedVariable& variable = *std::prev(behind);
+  return at - variable.begin < variable.bytes ? &variable : nullptr;
+}
+
+Shadow dynamic_shadow;
+std::array<Allocation*, 64> recent_allocations{};  // by the lowest bits of the page
+
+void look(std::uintptr_t at, std::size_t size, Kind kind) {
+  const Running& me = *running;
+  if (at - me.stack_begin < me.stack_bytes || at - me.call_begin < me.call_bytes) return;
+  const auto start = [&] {
+    return std::string(kVerbs[static_cast<std::size_t>(kind)]) + " " + std::to_string(size) + " bytes: ";
+  };
+  Allocation*& recent = recent_allocations[at / 4096 % recent_allocations.size()];
+  const bool found =
+      recent && recent->live && at >= recent->begin && at + size <= recent->begin + recent->bytes;
+  if (found || in_device_memory(at)) {
+    if (!found) recent = find_allocation(at);
+    Allocation* const allocation = recent;
+    if (!allocation || !allocation->live || at < allocation->begin ||
+        at + size > allocation->begin + allocation->bytes)
+      throw Report(start() + describe(at));
+    look_for_races(allocation->shadow, at - allocation->begin, size, allocation->bytes, at, kind, false,
+                   [&] { return describe(at); });
+    return;
+  }
+  if (at - me.shared_area < me.shared_area_bytes) {
+    const std::size_t offset = at - me.shared_begin;
+    if (at < me.shared_begin || offset + size > me.shared_bytes)
+      throw Report(start() + "offset " + std::to_string(static_cast<std::ptrdiff_t>(offset)) + " of " +
+                   std::to_string(me.shared_bytes) + " bytes of dynamic shared memory");
+    look_for_races(dynamic_shadow, offset, size, kMostShared, at, kind, true,
+                   [&] { return "offset " + std::to_string(offset) + " of dynamic shared memory"; });
+    return;
+  }
+  if (in_program(at)) {
+    SharedVariable* const variable = find_shared(at);
+    if (!variable) return;
+    const std::size_t offset = at - variable->begin;
+    const auto where = [&] {
+      return "offset " + std::to_string(offset) + " of the " + std::to_string(variable->bytes) +
+             " bytes of " + variable->name;
+    };
+    if (offset + size > variable->bytes) throw Report(start() + where());
+    look_for_races(variable->shadow, offset, size, variable->bytes, at, kind, true, where);
+    return;
+  }
+  if (!in_pinned_memory(at)) throw Report(start() + "this is not the device's memory but the host's");
+}
+
+inline void see(const volatile void* memory, std::size_t size, Kind kind) {
+  if (!running) [[likely]]
+    return;
+  std::string wrong;
+  try {
+    settle();
+    look(reinterpret_cast<std::uintptr_t>(memory), size, kind);
+    return;
+  } catch (const Report& report) {
+    wrong = report.what();
+  }
+  stop(std::move(wrong));  // not from within the handler, which would never end
+}
+
+}  // namespace
+
+void settle() {
+  if (suspicion.bytes == 0) return;
+  const std::size_t bytes = std::exchange(suspicion.bytes, 0);
+  if (std::memcmp(suspicion.before.data(), reinterpret_cast<const void*>(suspicion.at), bytes) != 0)
+    throw Report(suspicion.what);
+}
+
+void forget_suspicion() { suspicion.bytes = 0; }
+
+void see_atomic(const void* memory, std::size_t size) {
+  if (!running) return;
+  settle();
+  look(address(memory), size, Kind::atomic);
+}
+
+}  // namespace conclave::emulator
+
+// ---- The hooks
+
+using conclave::emulator::Kind;
+using conclave::emulator::see;
+
+extern "C" {
+
+void __tsan_init() {}
+void __tsan_func_entry(void*) {}
+void __tsan_func_exit() {}
+void __tsan_vptr_update(void**, void*) {}
+void __tsan_read_range(void* at, std::size_t bytes) { see(at, bytes, Kind::read); }
+void __tsan_write_range(void* at, std::size_t bytes) { see(at, bytes, Kind::write); }
+
+#define CONCLAVE_HOOKS(bytes)                                                 \
+  void __tsan_read##bytes(void* at) { see(at, bytes, Kind::read); }           \
+  void __tsan_write##bytes(void* at) { see(at, bytes, Kind::write); }         \
+  void __tsan_unaligned_read##bytes(void* at) { see(at, bytes, Kind::read); } \
+  void __tsan_unaligned_write##bytes(void* at) { see(at, bytes, Kind::write); }
+CONCLAVE_HOOKS(1)
+CONCLAVE_HOOKS(2)
+CONCLAVE_HOOKS(4)
+CONCLAVE_HOOKS(8)
+CONCLAVE_HOOKS(16)
+#undef CONCLAVE_HOOKS
+
+// What a shared_ptr or a mutex of the host's code in the same file becomes.
+#define CONCLAVE_ATOMICS(bits, type)                                                                         \
+  type __tsan_atomic##bits##_load(const volatile type* at, int) { return __atomic_load_n(at, 5); }           \
+  void __tsan_atomic##bits##_store(volatile type* at, type value, int) { __atomic_store_n(at, value, 5); }   \
+  type __tsan_atomic##bits##_exchange(volatile type* at, type value, int) {                                  \
+    return __atomic_exchange_n(at, value, 5);                                                                \
+  }                                                                                                          \
+  type __tsan_atomic##bits##_fetch_add(volatile type* at, type value, int) {                                 \
+    return __atomic_fetch_add(at, value, 5);                                                                 \
+  }                                                                                                          \
+  type __tsan_atomic##bits##_fetch_sub(volatile type* at, type value, int) {                                 \
+    return __atomic_fetch_sub(at, value, 5);                                                                 \
+  }                                                                                                          \
+  type __tsan_atomic##bits##_fetch_and(volatile type* at, type value, int) {                                 \
+    return __atomic_fetch_and(at, value, 5);                                                                 \
+  }                                                                                                          \
+  type __tsan_atomic##bits##_fetch_or(volatile type* at, type value, int) {                                  \
+    return __atomic_fetch_or(at, value, 5);                                                                  \
+  }                                                                                                          \
+  int __tsan_atomic##bits##_compare_exchange_strong(volatile type* at, type* expected, type value, int,      \
+                                                    int) {                                                   \
+    return __atomic_compare_exchange_n(at, expected, value, false, 5, 5);                                    \
+  }                                                                                                          \
+  int __tsan_atomic##bits##_compare_exchange_weak(volatile type* at, type* expected, type value, int, int) { \
+    return __atomic_compare_exchange_n(at, expected, value, true, 5, 5);                                     \
+  }
+CONCLAVE_ATOMICS(8, std::uint8_t)
+CONCLAVE_ATOMICS(16, std::uint16_t)
+CONCLAVE_ATOMICS(32, std::uint32_t)
+CONCLAVE_ATOMICS(64, std::uint64_t)
+#undef CONCLAVE_ATOMICS
+
+}  // extern "C"

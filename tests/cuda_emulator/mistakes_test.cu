@@ -1,0 +1,346 @@
+// Planted mistakes, each of which the emulated device sees.
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cstdlib>
+#include <string>
+
+#include "tests/cuda_emulator/trial.h"
+#include "tests/cuda_emulator/trial_kernels.h"
+
+namespace conclave {
+namespace {
+
+using Catch::Contains;
+using cuda::launch;
+using cuda::LaunchShape;
+
+// What a process that `body` is the end of writes to its standard error; "" if it survives.
+template <class Body>
+std::string last_words(Body&& body) {
+  std::array<int, 2> ends{};
+  REQUIRE(pipe(ends.data()) == 0);
+  const pid_t child = fork();
+  REQUIRE(child >= 0);
+  if (child == 0) {
+    dup2(ends[1], STDERR_FILENO);
+    close(STDOUT_FILENO);  // Catch2's, whose words these are not
+    close(ends[0]);
+    body();
+    std::_Exit(0);
+  }
+  close(ends[1]);
+  std::string words;
+  std::array<char, 4096> buffer{};
+  for (ssize_t count; (count = read(ends[0], buffer.data(), buffer.size())) > 0;)
+    words.append(buffer.data(), static_cast<std::size_t>(count));
+  close(ends[0]);
+  int status = 0;
+  REQUIRE(waitpid(child, &status, 0) == child);
+  return status == 0 ? "" : words;
+}
+
+// The kernel fails, and says what is in `says`; afterwards the device works again.
+template <class... Arguments>
+void fails(const char* says, void (*kernel)(Arguments...), LaunchShape shape, Arguments... arguments) {
+  launch("planted", kernel, shape, arguments...);
+  CHECK_THROWS_WITH(wait(), Contains(says));
+  CHECK_THAT(emulator::take_report(), Contains(says));
+  CHECK_NOTHROW(wait());
+}
+
+__global__ void barrier_for_some() {
+  if (threadIdx.x < 3) __syncthreads();
+}
+__global__ void barriers_of_two_lines() {
+  if (threadIdx.x < 3)
+    __syncthreads();
+  else
+    __syncthreads();
+}
+__global__ void shuffle_beside_a_barrier(int* out) {
+  if (threadIdx.x == 9) __syncthreads();
+  out[threadIdx.x] = __shfl_xor_sync(0xffffffffu, static_cast<int>(threadIdx.x), 1);
+  if (threadIdx.x != 9) __syncthreads();
+}
+__global__ void shuffle_with_an_absent_lane(int* out) {
+  if (threadIdx.x == 9) return;
+  out[threadIdx.x] = __shfl_xor_sync(0xffffffffu, static_cast<int>(threadIdx.x), 1);
+}
+__global__ void shuffle_from_outside_the_mask(int* out) {
+  if (threadIdx.x < 4) out[threadIdx.x] = __shfl_sync(0xfu, static_cast<int>(threadIdx.x), 20);
+}
+__global__ void without_myself() { __syncwarp(1); }
+__global__ void two_operations_of_one_mask() {
+  if (threadIdx.x % 2)
+    __syncwarp();
+  else
+    __ballot_sync(0xffffffffu, 1);
+}
+__global__ void set(float* out, float value) { *out = value; }
+
+TEST_CASE("threads that wait for others in vain", "[emulator]") {
+  const Tensor out = cuda::empty_on_device({32}, DType::i32);
+  fails("in __syncthreads for ever, which others did not reach", barrier_for_some,
+        {.grid = dim3(2), .block = dim3(32)});
+  fails("in __syncthreads for ever, which others did not reach", barriers_of_two_lines,
+        {.grid = dim3(2), .block = dim3(32)});
+  fails("lanes of its mask did not reach: thread (9, 0, 0) of block (0, 0, 0) waits at mistakes_test.cu",
+        shuffle_beside_a_barrier, {.grid = dim3(1), .block = dim3(32)}, out.data<std::int32_t>());
+  fails("lanes of its mask did not reach: thread (9, 0, 0) of block (0, 0, 0) has ended",
+        shuffle_with_an_absent_lane, {.grid = dim3(1), .block = dim3(32)}, out.data<std::int32_t>());
+  fails("reads lane 20, which takes no part", shuffle_from_outside_the_mask,
+        {.grid = dim3(1), .block = dim3(32)}, out.data<std::int32_t>());
+  fails("lacks the lane itself", without_myself, {.grid = dim3(1), .block = dim3(32)});
+  fails("different operations of a warp", two_operations_of_one_mask, {.grid = dim3(1), .block = dim3(32)});
+}
+
+__global__ void one_too_far(float* out, int count) {
+  if (threadIdx.x <= static_cast<unsigned>(count)) out[threadIdx.x] = 1;
+}
+__global__ void one_too_far_in_shared_memory(float* out) {
+  float* const mine = cuda::shared_memory<float>();
+  mine[threadIdx.x + 1] = 1;
+  __syncthreads();
+  out[threadIdx.x] = mine[threadIdx.x];
+}
+__global__ void read_one(const float* from, float* out) { *out = *from; }
+
+#ifdef __SANITIZE_ADDRESS__
+
+// AddressSanitizer ends the process.
+TEST_CASE("a kernel that touches what is not its own", "[emulator]") {
+  const Tensor out = cuda::empty_on_device({13});
+  CHECK_THAT(last_words([&] {
+               launch("planted", one_too_far, {.grid = dim3(1), .block = dim3(32)}, out.data<float>(), 13);
+               wait();
+             }),
+             Contains("use-after-poison") && Contains("one_too_far"));
+  CHECK_THAT(last_words([&] {
+               launch("planted", one_too_far_in_shared_memory,
+                      {.grid = dim3(1), .block = dim3(8), .shared_bytes = 32}, out.data<float>());
+               wait();
+             }),
+             Contains("use-after-poison") && Contains("one_too_far_in_shared_memory"));
+  CHECK_THAT(last_words([&] {
+               float* memory = nullptr;
+               cudaMalloc(&memory, 16);
+               cudaFree(memory);
+               launch("planted", read_one, {.grid = dim3(1), .block = dim3(1)}, memory, out.data<float>());
+               wait();
+             }),
+             Contains("use-after-poison") && Contains("read_one"));
+}
+
+#else
+
+TEST_CASE("a kernel that touches what is not its own", "[emulator]") {
+  const Tensor out = cuda::empty_on_device({13});
+  fails(
+      "one_too_far(float*, int): thread (13, 0, 0) of block (0, 0, 0): writes 4 bytes: 0 bytes behind the 52",
+      one_too_far, {.grid = dim3(1), .block = dim3(32)}, out.data<float>(), 13);
+  fails("writes 4 bytes: offset 32 of 32 bytes of dynamic shared memory", one_too_far_in_shared_memory,
+        {.grid = dim3(1), .block = dim3(8), .shared_bytes = 32}, out.data<float>());
+  float* memory = nullptr;
+  REQUIRE(cudaMalloc(&memory, 16) == cudaSuccess);
+  REQUIRE(cudaFree(memory) == cudaSuccess);
+  fails("reads 4 bytes: offset 0 of the 16 bytes", read_one, {.grid = dim3(1), .block = dim3(1)},
+        static_cast<const float*>(memory), out.data<float>());
+  const Tensor host = ramp(1);
+  fails("not the device's memory but the host's", read_one, {.grid = dim3(1), .block = dim3(1)},
+        static_cast<const float*>(host.data<float>()), out.data<float>());
+}
+
+#ifdef __OPTIMIZE__
+// What nothing but the guards sees.
+__attribute__((no_sanitize("thread"))) __global__ void unseen(float* out, int count) { out[count] = 1; }
+
+TEST_CASE("a kernel that nobody looks at and that writes behind its memory", "[emulator]") {
+  const Tensor out = cuda::empty_on_device({13});
+  fails("written outside of 52 bytes", unseen, {.grid = dim3(1), .block = dim3(1)}, out.data<float>(), 13);
+}
+#endif
+
+__global__ void add_without_atomics(float* sum) { *sum += 1; }
+__global__ void raise_a_flag(int* flag) { *flag = 1; }
+__global__ void each_its_number(int* out) { *out = static_cast<int>(threadIdx.x + blockIdx.x); }
+__global__ void reverse_in_a_warp(int* out, bool barrier) {
+  __shared__ int values[32];
+  values[threadIdx.x] = static_cast<int>(threadIdx.x);
+  if (barrier) __syncwarp();
+  out[threadIdx.x] = values[31 - threadIdx.x];
+}
+__global__ void bytes_of_a_word(signed char* out) { out[threadIdx.x] = 1; }
+
+TEST_CASE("threads that race", "[emulator]") {
+  const Tensor out = cuda::empty_on_device({64}, DType::i32);
+  int* const ints = out.data<std::int32_t>();
+  fails("with no barrier between them", add_without_atomics, {.grid = dim3(1), .block = dim3(2)},
+        static_cast<float*>(out.raw()));
+  fails("with no barrier between them", add_without_atomics, {.grid = dim3(2), .block = dim3(1)},
+        static_cast<float*>(out.raw()));
+  fails("with no barrier between them", each_its_number, {.grid = dim3(1), .block = dim3(64)}, ints);
+  fails("values", reverse_in_a_warp, {.grid = dim3(1), .block = dim3(32)}, ints, false);
+  // None is here:
+  launch("fine", raise_a_flag, {.grid = dim3(4), .block = dim3(64)}, ints);
+  launch("fine", reverse_in_a_warp, {.grid = dim3(1), .block = dim3(32)}, ints, true);
+  launch("fine", bytes_of_a_word, {.grid = dim3(1), .block = dim3(64)}, static_cast<signed char*>(out.raw()));
+  CHECK_NOTHROW(wait());
+}
+#endif
+
+// Seen as a race where accesses are looked at, and in the result in any case.
+TEST_CASE("a product by tiles that lacks a barrier", "[emulator]") {
+  constexpr int kN = 21;
+  const Tensor a = cuda::to_device(ramp(kN * kN)), c = cuda::empty_on_device({kN, kN});
+  const auto product = [&](auto kernel) {
+    launch("product", kernel, {.grid = dim3(2, 2), .block = dim3(trial::kTile, trial::kTile)},
+           static_cast<const float*>(a.data<float>()), static_cast<const float*>(a.data<float>()),
+           c.data<float>(), kN);
+  };
+  for (const std::uint64_t seed : {1, 2, 3}) {
+    emulator::set_seed(seed);
+    product(trial::tiled_product<true>);
+    const Tensor right = cuda::to_host(c);
+    product(trial::tiled_product<false>);
+#ifdef __SANITIZE_THREAD__
+    CHECK_THROWS_WITH(wait(), Contains("tiled_product<false>") && Contains("with no barrier between them"));
+    emulator::take_report();
+#else
+    const Tensor wrong = cuda::to_host(c);
+    int differ = 0;
+    for (Index i = 0; i < kN * kN; ++i) differ += !(wrong.data<float>()[i] == right.data<float>()[i]);
+    CHECK(differ > kN);
+#endif
+  }
+}
+
+__global__ void without_writing(float* out) {
+  __shared__ float never[64];
+  float* const also_never = cuda::shared_memory<float>();
+  out[2 * threadIdx.x] = never[threadIdx.x];
+  out[2 * threadIdx.x + 1] = also_never[threadIdx.x];
+  __syncthreads();
+  never[threadIdx.x] = also_never[threadIdx.x] = 1;  // which the next block must not see
+}
+
+TEST_CASE("shared memory that nobody wrote", "[emulator]") {
+  const Tensor out = cuda::empty_on_device({128});
+  cuda::check(cudaMemsetAsync(out.raw(), 0, out.bytes()), "zeros");
+  for (int again = 0; again < 2; ++again)
+    launch("planted", without_writing,
+           {.grid = dim3(1), .block = dim3(64), .shared_bytes = 64 * sizeof(float)}, out.data<float>());
+  const Tensor result = cuda::to_host(out);
+  for (Index i = 0; i < 128; ++i) CHECK(std::isnan(result.data<float>()[i]));
+}
+
+TEST_CASE("a host that touches the device's memory", "[emulator]") {
+  const Tensor device = cuda::to_device(ramp(4));
+  CHECK_THAT(last_words([&] { device.data<float>()[0] += 1; }),
+             Contains("the host's code touched device memory"));
+}
+
+TEST_CASE("memory that nobody wrote, or that was given back", "[emulator]") {
+  const Tensor never = cuda::to_host(cuda::empty_on_device({3}));
+  for (Index i = 0; i < 3; ++i) CHECK(std::isnan(never.data<float>()[i]));
+  void* memory = nullptr;
+  REQUIRE(cudaMalloc(&memory, 16) == cudaSuccess);
+  const std::size_t live = emulator::counters().live;
+  REQUIRE(cudaFree(memory) == cudaSuccess);
+  CHECK(emulator::counters().live == live - 1);
+  CHECK(cudaMemsetAsync(memory, 0, 16, nullptr) == cudaErrorLaunchFailure);
+  CHECK_THAT(emulator::take_report(), Contains("given back"));
+  CHECK(cudaFree(memory) == cudaErrorLaunchFailure);
+  CHECK_THAT(emulator::take_report(), Contains("given back before"));
+  int host = 0;
+  CHECK(cudaMemsetAsync(&host, 0, sizeof host, nullptr) == cudaErrorLaunchFailure);
+  CHECK_THAT(emulator::take_report(), Contains("not device memory"));
+  const Tensor small = cuda::empty_on_device({4});
+  float five[5] = {};
+  CHECK(cudaMemcpy(small.raw(), five, sizeof five, cudaMemcpyHostToDevice) == cudaErrorLaunchFailure);
+  CHECK_THAT(emulator::take_report(), Contains("20 bytes at offset 0 of 16"));
+}
+
+TEST_CASE("a host that does not wait", "[emulator]") {
+  Tensor host = ramp(4);
+  const Tensor device = cuda::empty_on_device({4});
+  cuda::copy(host, device);
+  host.data<float>()[2] = 7;
+  CHECK_THROWS_WITH(wait(), Contains("changed before it had been copied"));
+  emulator::take_report();
+
+  const Tensor good = cuda::to_device(ramp(4));
+  cuda::copy(good, host);
+  host.data<float>()[1] = 7;
+  CHECK_THROWS_WITH(wait(), Contains("the host wrote to memory before the copy to it had run"));
+  emulator::take_report();
+
+  cuda::copy(good, host);
+  CHECK(std::isnan(host.data<float>()[0]));  // too early
+  wait();
+  CHECK(host.data<float>()[0] == 1);
+}
+
+TEST_CASE("a stream that does not wait for another", "[emulator]") {
+  const Tensor value = cuda::empty_on_device({1});
+  const cuda::Stream producer, consumer;
+  const auto seen = [&](bool waits) {
+    const Tensor result = Tensor::empty({1});
+    cuda::check(cudaMemsetAsync(value.raw(), 0, value.bytes(), consumer.handle()), "zero");
+    consumer.synchronize();
+    const cuda::Event written;
+    {
+      const cuda::StreamScope scope(producer);
+      launch("set", set, {.grid = dim3(1), .block = dim3(1)}, value.data<float>(), 5.0f);
+      written.record(cuda::current_stream());
+    }
+    if (waits) consumer.wait_for(written);
+    {
+      const cuda::StreamScope scope(consumer);
+      cuda::copy(value, result);
+    }
+    consumer.synchronize();
+    producer.synchronize();
+    return result.data<float>()[0];
+  };
+  CHECK(seen(true) == 5);
+  CHECK(seen(false) == 0);
+
+  const cuda::Event event;
+  launch("set", set, {.grid = dim3(1), .block = dim3(1)}, value.data<float>(), 6.0f);
+  event.record(nullptr);
+  CHECK_FALSE(event.passed());
+  int asked = 1;
+  for (; !event.passed(); ++asked) REQUIRE(asked < 10);
+  CHECK(cuda::to_host(value).data<float>()[0] == 6);
+}
+
+TEST_CASE("launches that no device takes, and memory it does not have", "[emulator]") {
+  const auto refused = [](dim3 grid, dim3 block, std::size_t shared) {
+    CHECK_THROWS_WITH(
+        launch("planted", barrier_for_some, {.grid = grid, .block = block, .shared_bytes = shared}),
+        Contains("planted: CUDA says: invalid configuration"));
+  };
+  refused(dim3(1), dim3(1025), 0);
+  refused(dim3(0), dim3(32), 0);
+  refused(dim3(1, 65536), dim3(32), 0);
+  refused(dim3(1), dim3(1, 1, 65), 0);
+  refused(dim3(1), dim3(32), (48 << 10) + 1);
+  CHECK(cudaFuncSetAttribute(barrier_for_some, cudaFuncAttributeMaxDynamicSharedMemorySize, 228 << 10) ==
+        cudaErrorInvalidValue);
+  CHECK(cudaFuncSetAttribute(read_one, cudaFuncAttributeMaxDynamicSharedMemorySize, 227 << 10) ==
+        cudaSuccess);
+  const Tensor two = cuda::to_device(ramp(2));
+  launch("much shared memory", read_one, {.grid = dim3(1), .block = dim3(1), .shared_bytes = 227 << 10},
+         static_cast<const float*>(two.data<float>()), two.data<float>() + 1);
+  CHECK(cuda::to_host(two).data<float>()[1] == 1);
+
+  emulator::set_memory(std::size_t{1} << 30);
+  CHECK_THROWS_WITH(cuda::DeviceMemory(std::size_t{2} << 30), Contains("2.0 GiB are needed"));
+  emulator::set_memory(std::size_t{4} << 30);
+}
+
+}  // namespace
+}  // namespace conclave

@@ -1,0 +1,477 @@
+// CUDA's functions for the host, and when the device's work runs: as late as may be.
+#include <algorithm>
+#include <bit>
+#include <chrono>
+#include <cstdlib>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string_view>
+
+#include "tests/cuda_emulator/internal.h"
+
+namespace conclave::emulator {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// A stream that was destroyed lives on until its work is done, and with the events in it.
+struct Stream {
+  std::deque<std::function<void()>> work;
+  std::uint64_t queued = 0, done = 0;
+  bool destroyed = false;
+};
+
+// What an event stands for, from one cudaEventRecord to the next.
+struct Mark {
+  std::shared_ptr<Stream> stream;
+  std::uint64_t ticket = 0;
+  Clock::time_point passed{};
+};
+
+}  // namespace
+
+std::recursive_mutex mutex;
+Counters counts;
+
+}  // namespace conclave::emulator
+
+struct CUstream_st {
+  std::shared_ptr<conclave::emulator::Stream> stream = std::make_shared<conclave::emulator::Stream>();
+};
+struct CUevent_st {
+  std::shared_ptr<conclave::emulator::Mark> mark;
+};
+
+namespace conclave::emulator {
+namespace {
+
+// Never destroyed, as the streams in static variables are given back late.
+auto& default_stream = *new CUstream_st;
+auto& streams = *new std::vector<std::shared_ptr<Stream>>{default_stream.stream};
+std::string& report = *new std::string;
+// Of dynamic shared memory, by kernel: what cudaFuncSetAttribute allowed.
+auto& allowed_shared = *new std::map<const void*, std::size_t>;
+thread_local cudaError_t last_error = cudaSuccess;  // that is not a report
+
+void complain(const std::string& what) { report += (report.empty() ? "" : "; ") + what; }
+
+cudaError_t status() { return report.empty() ? cudaSuccess : cudaErrorLaunchFailure; }
+
+cudaError_t refuse(cudaError_t error) { return last_error = error; }
+
+Stream& of(cudaStream_t stream) { return stream ? *stream->stream : *default_stream.stream; }
+const std::shared_ptr<Stream>& owner_of(cudaStream_t stream) {
+  return stream ? stream->stream : default_stream.stream;
+}
+
+void queue(cudaStream_t stream, std::function<void()> work) {
+  of(stream).work.push_back(std::move(work));
+  ++of(stream).queued;
+}
+
+// Runs the stream's work up to piece number `ticket`. After a report nothing runs any more, as after an error
+// of CUDA's.
+void drain(Stream& stream, std::uint64_t ticket) {
+  if (stream.done >= ticket) return;
+  const OnDevice scope;
+  while (stream.done < ticket) {
+    const auto work = std::move(stream.work.front());
+    stream.work.pop_front();
+    ++stream.done;
+    if (!report.empty()) continue;
+    try {
+      work();
+    } catch (const std::exception& error) {
+      complain(error.what());
+    }
+  }
+}
+
+// One piece of a stream's, then one of another's, as chance has it.
+void drain_all() {
+  std::erase_if(streams, [](const auto& stream) { return stream->destroyed && stream->work.empty(); });
+  if (std::ranges::all_of(streams, [](const auto& stream) { return stream->work.empty(); })) return;
+  const OnDevice scope;
+  for (;;) {
+    std::vector<Stream*> busy;
+    for (const auto& stream : streams)
+      if (!stream->work.empty()) busy.push_back(stream.get());
+    if (busy.empty()) return;
+    Stream& stream = *busy[order.below(static_cast<std::uint32_t>(busy.size()))];
+    drain(stream, stream.done + 1);
+  }
+}
+
+// A call of the host's: one at a time, and what it throws becomes a report.
+template <class Body>
+cudaError_t call(Body&& body) {
+  const std::lock_guard lock(mutex);
+  try {
+    body();
+  } catch (const std::exception& error) {
+    complain(error.what());
+  }
+  return status();
+}
+
+std::size_t hash(const void* memory, std::size_t bytes) {
+  return std::hash<std::string_view>()({static_cast<const char*>(memory), bytes});
+}
+
+// ---- Copies: what the host must leave alone until they ran
+
+struct HostRange {
+  const void* begin;
+  std::size_t bytes;
+};
+// Destinations of copies that have not run.
+auto& awaited = *new std::vector<HostRange>;
+
+bool is_awaited(const void* memory, std::size_t bytes) {
+  return std::ranges::any_of(awaited, [&](const HostRange& range) {
+    return address(memory) < address(range.begin) + range.bytes &&
+           address(range.begin) < address(memory) + bytes;
+  });
+}
+
+void queue_copy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
+  if (bytes == 0) return;
+  if (kind == cudaMemcpyDefault) {
+    const bool from_device = in_device_memory(address(from)), to_device = in_device_memory(address(to));
+    kind = from_device ? (to_device ? cudaMemcpyDeviceToDevice : cudaMemcpyDeviceToHost)
+                       : (to_device ? cudaMemcpyHostToDevice : cudaMemcpyHostToHost);
+  }
+  const bool from_host = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyHostToHost,
+             to_host = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyHostToHost;
+  if (from_host == in_device_memory(address(from)) || to_host == in_device_memory(address(to)))
+    throw Report("cudaMemcpy: a side is not where the kind of copy says: this is not device memory, or is");
+  if (!from_host) expect_device(from, bytes, "cudaMemcpy from");
+  if (!to_host) expect_device(to, bytes, "cudaMemcpy to");
+  // What another copy is still to bring there has no value yet to compare with.
+  const bool compare_from = from_host && !is_awaited(from, bytes);
+  const bool compare_to = to_host && !is_awaited(to, bytes);
+  const std::size_t before = compare_from ? hash(from, bytes) : 0;
+  if (to_host) {
+    std::memset(to, kPoison, bytes);
+    awaited.push_back({to, bytes});
+  }
+  queue(stream, [=] {
+    if (!from_host) expect_device(from, bytes, "cudaMemcpy from");
+    if (!to_host) expect_device(to, bytes, "cudaMemcpy to");
+    if (compare_from && hash(from, bytes) != before)
+      throw Report("cudaMemcpyAsync: the host's memory was changed before it had been copied");
+    if (to_host) {
+      awaited.erase(std::ranges::find(awaited, to, &HostRange::begin));
+      const auto* const now = static_cast<const unsigned char*>(to);
+      if (compare_to && !std::all_of(now, now + bytes, [](unsigned char byte) { return byte == kPoison; }))
+        throw Report("cudaMemcpyAsync: the host wrote to memory before the copy to it had run");
+    }
+    std::memmove(to, from, bytes);
+    ++counts.copies;
+    counts.copied_bytes += bytes;
+  });
+}
+
+}  // namespace
+
+Counters counters() {
+  const std::lock_guard lock(mutex);
+  return counts;
+}
+
+std::string take_report() {
+  const std::lock_guard lock(mutex);
+  drain_all();
+  awaited.clear();  // what did not run after a report
+  return std::exchange(report, {});
+}
+
+cudaError_t queue_kernel(const cudaLaunchConfig_t& config, const void* kernel,
+                         std::unique_ptr<const KernelCall> call) {
+  const std::lock_guard lock(mutex);
+  const auto& [x, y, z] = config.blockDim;
+  const dim3& grid = config.gridDim;
+  if (x == 0 || y == 0 || z == 0 || std::size_t{x} * y * z > 1024 || z > 64 || grid.x == 0 || grid.y == 0 ||
+      grid.z == 0 || grid.x > 0x7fffffff || grid.y > 65535 || grid.z > 65535)
+    return refuse(cudaErrorInvalidConfiguration);
+  const std::string name = mangled_name(kernel);
+  const auto allowed = allowed_shared.find(kernel);
+  const std::size_t most = allowed == allowed_shared.end() ? 0 : allowed->second;
+  const std::size_t own = static_shared_bytes(name), dynamic = config.dynamicSmemBytes;
+  if (own + dynamic > kStaticShared && (dynamic > most || own + dynamic > kMostShared))
+    return refuse(cudaErrorInvalidConfiguration);
+  // std::function wants to be copied, and a pointer that is alone does not.
+  queue(config.stream, [config, name, call = std::shared_ptr<const KernelCall>(std::move(call))] {
+    run_grid(config, *call, name);
+  });
+  return status();
+}
+
+cudaError_t allow_shared(const void* kernel, int bytes) {
+  const std::lock_guard lock(mutex);
+  if (bytes < 0 || static_shared_bytes(mangled_name(kernel)) + static_cast<std::size_t>(bytes) > kMostShared)
+    return refuse(cudaErrorInvalidValue);
+  allowed_shared[kernel] = static_cast<std::size_t>(bytes);
+  return status();
+}
+
+}  // namespace conclave::emulator
+
+// ---- CUDA's functions
+
+using namespace conclave::emulator;
+
+const char* cudaGetErrorString(cudaError_t error) {
+  switch (error) {
+    case cudaSuccess:
+      return "no error";
+    case cudaErrorInvalidValue:
+      return "invalid argument";
+    case cudaErrorMemoryAllocation:
+      return "out of memory";
+    case cudaErrorInvalidConfiguration:
+      return "invalid configuration argument";
+    case cudaErrorNoDevice:
+      return "no CUDA-capable device is detected";
+    case cudaErrorInvalidDevice:
+      return "invalid device ordinal";
+    case cudaErrorNotReady:
+      return "device not ready";
+    case cudaErrorLaunchFailure:
+      break;
+  }
+  return report.empty() ? "unspecified launch failure" : report.c_str();
+}
+
+const char* cudaGetErrorName(cudaError_t error) {
+  switch (error) {
+    case cudaSuccess:
+      return "cudaSuccess";
+    case cudaErrorInvalidValue:
+      return "cudaErrorInvalidValue";
+    case cudaErrorMemoryAllocation:
+      return "cudaErrorMemoryAllocation";
+    case cudaErrorInvalidConfiguration:
+      return "cudaErrorInvalidConfiguration";
+    case cudaErrorNoDevice:
+      return "cudaErrorNoDevice";
+    case cudaErrorInvalidDevice:
+      return "cudaErrorInvalidDevice";
+    case cudaErrorNotReady:
+      return "cudaErrorNotReady";
+    case cudaErrorLaunchFailure:
+      break;
+  }
+  return "cudaErrorLaunchFailure";
+}
+
+cudaError_t cudaPeekAtLastError() {
+  const std::lock_guard lock(mutex);
+  return report.empty() ? last_error : cudaErrorLaunchFailure;
+}
+
+cudaError_t cudaGetLastError() {
+  const cudaError_t error = cudaPeekAtLastError();
+  last_error = cudaSuccess;
+  return error;
+}
+
+cudaError_t cudaGetDeviceCount(int* count) {
+  *count = 1;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+
+cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : refuse(cudaErrorInvalidDevice); }
+
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
+  if (device != 0) return refuse(cudaErrorInvalidDevice);
+  const std::lock_guard lock(mutex);
+  *properties = {};
+  std::strcpy(properties->name, "emulated device");
+  properties->totalGlobalMem = free_and_total().second;
+  properties->sharedMemPerBlock = kStaticShared;
+  properties->sharedMemPerBlockOptin = kMostShared;
+  properties->warpSize = static_cast<int>(kWarp);
+  properties->maxThreadsPerBlock = 1024;
+  properties->major = 9;
+  properties->multiProcessorCount = 4;  // few, so that loops over a grid go round more than once
+  return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
+  cudaDeviceProp properties;
+  const cudaError_t error = cudaGetDeviceProperties(&properties, device);
+  if (error != cudaSuccess) return error;
+  switch (attribute) {
+    case cudaDevAttrMaxThreadsPerBlock:
+      *value = properties.maxThreadsPerBlock;
+      break;
+    case cudaDevAttrMultiProcessorCount:
+      *value = properties.multiProcessorCount;
+      break;
+    case cudaDevAttrComputeCapabilityMajor:
+      *value = properties.major;
+      break;
+    case cudaDevAttrComputeCapabilityMinor:
+      *value = properties.minor;
+      break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+      *value = static_cast<int>(properties.sharedMemPerBlockOptin);
+      break;
+  }
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
+  const std::lock_guard lock(mutex);
+  std::tie(*free, *total) = free_and_total();
+  return status();
+}
+
+cudaError_t cudaMalloc(void** memory, std::size_t bytes) {
+  const std::lock_guard lock(mutex);
+  const cudaError_t error = allocate(memory, bytes);
+  return error == cudaSuccess ? status() : refuse(error);
+}
+
+cudaError_t cudaFree(void* memory) {
+  return call([&] {
+    if (!memory) return;
+    drain_all();
+    release(memory);
+  });
+}
+
+cudaError_t cudaMallocHost(void** memory, std::size_t bytes) {
+  return call([&] { *memory = allocate_pinned(bytes); });
+}
+
+cudaError_t cudaHostAlloc(void** memory, std::size_t bytes, unsigned) {
+  return cudaMallocHost(memory, bytes);
+}
+
+cudaError_t cudaFreeHost(void* memory) {
+  return call([&] {
+    drain_all();
+    release_pinned(memory);
+  });
+}
+
+cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind,
+                            cudaStream_t stream) {
+  return call([&] { queue_copy(to, from, bytes, kind, stream); });
+}
+
+cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind) {
+  cudaMemcpyAsync(to, from, bytes, kind, nullptr);
+  return cudaStreamSynchronize(nullptr);
+}
+
+cudaError_t cudaMemsetAsync(void* memory, int value, std::size_t bytes, cudaStream_t stream) {
+  return call([&] {
+    if (bytes == 0) return;
+    expect_device(memory, bytes, "cudaMemset");
+    queue(stream, [=] {
+      expect_device(memory, bytes, "cudaMemset");
+      std::memset(memory, value, bytes);
+    });
+  });
+}
+
+cudaError_t cudaMemset(void* memory, int value, std::size_t bytes) {
+  return cudaMemsetAsync(memory, value, bytes, nullptr);  // asynchronous, as CUDA's is
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  return call([&] {
+    *stream = new CUstream_st;
+    streams.push_back((*stream)->stream);
+  });
+}
+
+cudaError_t cudaStreamCreate(cudaStream_t* stream) { return cudaStreamCreateWithFlags(stream, 0); }
+
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  return call([&] {
+    stream->stream->destroyed = true;
+    delete stream;
+  });
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  return call([&] {
+    const std::shared_ptr<Stream> kept = owner_of(stream);
+    drain(*kept, kept->queued);
+  });
+}
+
+cudaError_t cudaStreamQuery(cudaStream_t stream) {
+  const std::lock_guard lock(mutex);
+  Stream& asked = of(stream);
+  if (asked.work.empty()) return status();
+  drain(asked, asked.done + 1);
+  return cudaErrorNotReady;
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  return call([&] {
+    if (!event->mark) return;
+    queue(stream, [mark = event->mark] { drain(*mark->stream, mark->ticket); });
+  });
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+  *event = new CUevent_st;
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventCreate(cudaEvent_t* event) { return cudaEventCreateWithFlags(event, 0); }
+
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  const std::lock_guard lock(mutex);
+  delete event;
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  return call([&] {
+    const auto mark = std::make_shared<Mark>();
+    queue(stream, [mark] { mark->passed = Clock::now(); });
+    mark->stream = owner_of(stream);
+    mark->ticket = mark->stream->queued;
+    event->mark = mark;
+  });
+}
+
+// Whoever asks again and again is told yes in the end: each question runs a piece of work.
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+  const std::lock_guard lock(mutex);
+  if (!event->mark || event->mark->stream->done >= event->mark->ticket) return status();
+  drain(*event->mark->stream, event->mark->stream->done + 1);
+  return cudaErrorNotReady;
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  return call([&] {
+    if (event->mark) drain(*event->mark->stream, event->mark->ticket);
+  });
+}
+
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
+  const std::lock_guard lock(mutex);
+  for (const cudaEvent_t event : {begin, end}) {
+    if (!event->mark) return refuse(cudaErrorInvalidValue);
+    if (event->mark->stream->done < event->mark->ticket) return refuse(cudaErrorNotReady);
+  }
+  *milliseconds = std::chrono::duration<float, std::milli>(end->mark->passed - begin->mark->passed).count();
+  return status();
+}
+
+cudaError_t cudaDeviceSynchronize() { return call(drain_all); }

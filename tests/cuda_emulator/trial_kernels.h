@@ -1,0 +1,94 @@
+// Kernels that use what CUDA kernels use: for the emulated device's tests, and as readily for nvcc.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+
+#include "core/cuda/shared_memory.h"
+
+namespace conclave::trial {
+
+constexpr int kWarp = 32;
+
+__device__ inline float sum_of_warp(float value) {
+#pragma unroll
+  for (int distance = kWarp / 2; distance > 0; distance /= 2)
+    value += __shfl_xor_sync(0xffffffffu, value, distance);
+  return value;
+}
+
+/// Sum over a block of whole warps, for all of its threads.
+__device__ inline float sum_of_block(float value) {
+  __shared__ float of_warps[kWarp];
+  const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  value = sum_of_warp(value);
+  __syncthreads();  // of_warps may still be read by the sum before this one
+  if (lane == 0) of_warps[warp] = value;
+  __syncthreads();
+  return sum_of_warp(lane < blockDim.x / kWarp ? of_warps[lane] : 0.0f);
+}
+
+__device__ inline float gelu(float x) { return 0.5f * x * (1.0f + erff(x * 0.70710678f)); }
+
+__device__ inline void store(float* to, float value) { *to = value; }
+__device__ inline void store(__nv_bfloat16* to, float value) { *to = __float2bfloat16(value); }
+
+/// y = gelu(normalize(x) * scale + shift) with a block for each row of x [rows, columns].
+template <class T>
+__global__ void __launch_bounds__(256)
+    layer_norm_gelu(const float* __restrict__ x, const float* __restrict__ scale,
+                    const float* __restrict__ shift, T* __restrict__ y, int columns) {
+  const float* const row = x + static_cast<long long>(blockIdx.x) * columns;
+  float sum = 0, squares = 0;
+  for (int i = static_cast<int>(threadIdx.x); i < columns; i += static_cast<int>(blockDim.x)) sum += row[i];
+  const float mean = sum_of_block(sum) / static_cast<float>(columns);
+  for (int i = static_cast<int>(threadIdx.x); i < columns; i += static_cast<int>(blockDim.x))
+    squares += (row[i] - mean) * (row[i] - mean);
+  const float inverse = rsqrtf(sum_of_block(squares) / static_cast<float>(columns) + 1e-5f);
+  for (int i = static_cast<int>(threadIdx.x); i < columns; i += static_cast<int>(blockDim.x))
+    store(y + static_cast<long long>(blockIdx.x) * columns + i,
+          gelu((row[i] - mean) * inverse * __ldg(scale + i) + __ldg(shift + i)));
+}
+
+constexpr int kTile = 16;
+
+/// c [n, n] = a [n, n] b [n, n] by tiles in shared memory. Without one of its barriers, a planted mistake.
+template <bool kBarrier>
+__global__ void tiled_product(const float* a, const float* b, float* c, int n) {
+  __shared__ float of_a[kTile][kTile + 1], of_b[kTile][kTile + 1];
+  const int x = static_cast<int>(threadIdx.x), y = static_cast<int>(threadIdx.y);
+  const int row = static_cast<int>(blockIdx.y) * kTile + y, column = static_cast<int>(blockIdx.x) * kTile + x;
+  float sum = 0;
+  for (int k = 0; k < n; k += kTile) {
+    of_a[y][x] = row < n && k + x < n ? a[row * n + k + x] : 0.0f;
+    of_b[y][x] = column < n && k + y < n ? b[(k + y) * n + column] : 0.0f;
+    if (kBarrier) __syncthreads();
+    for (int i = 0; i < kTile; ++i) sum += of_a[y][i] * of_b[i][x];
+    __syncthreads();
+  }
+  if (row < n && column < n) c[row * n + column] = sum;
+}
+
+/// counts [bins] += how many of values [count] are each, by way of shared memory of `bins` ints.
+inline __global__ void histogram(const int* values, int count, int* counts, int bins) {
+  int* const mine = cuda::shared_memory<int>();
+  for (int bin = static_cast<int>(threadIdx.x); bin < bins; bin += static_cast<int>(blockDim.x))
+    mine[bin] = 0;
+  __syncthreads();
+  for (int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x); i < count;
+       i += static_cast<int>(gridDim.x * blockDim.x))
+    atomicAdd(&mine[values[i]], 1);
+  __syncthreads();
+  for (int bin = static_cast<int>(threadIdx.x); bin < bins; bin += static_cast<int>(blockDim.x))
+    atomicAdd(&counts[bin], mine[bin]);
+}
+
+/// y [count] += x [count], four at a time; count is a multiple of four.
+inline __global__ void add_fours(const float4* x, float4* y, int fours) {
+  const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+  if (i >= fours) return;
+  const float4 left = x[i], right = y[i];
+  y[i] = make_float4(left.x + right.x, left.y + right.y, left.z + right.z, left.w + right.w);
+}
+
+}  // namespace conclave::trial
