@@ -4,6 +4,8 @@
 #include <array>
 #include <bit>
 #include <cstring>
+#include <deque>
+#include <iterator>
 
 #include "tests/cuda_emulator/internal.h"
 
@@ -24,10 +26,43 @@ struct Suspicion {
 };
 Suspicion suspicion;
 
-// What other threads' accesses cannot have come before without a barrier.
+// ---- Pieces of streams' work: which of those that ran may on a GPU run beside the one that runs now
+
+struct Work {
+  std::uint32_t number = 0;
+  std::size_t stream = 0;
+  std::uint64_t ticket = 0;  // of its stream's work
+  std::string name;
+};
+// A copy or a fill, which touches too much for a note at each word.
+struct Range {
+  std::uintptr_t begin = 0, end = 0;
+  bool writes = false;
+  std::uint32_t work = 0;
+};
+constexpr std::size_t kHistory = 256;  // of what came before these, nothing is said any more
+std::deque<Work>& history = *new std::deque<Work>;
+std::deque<Range>& ranges = *new std::deque<Range>;
+std::vector<std::uint32_t>& beside = *new std::vector<std::uint32_t>;  // in the order of their numbers
+std::vector<Range>& ranges_beside = *new std::vector<Range>;
+std::uint32_t first_beside = ~0u, work_count = 0;
+
+bool is_beside(std::uint32_t work) {
+  return work >= first_beside && std::ranges::binary_search(beside, work);
+}
+
+std::string name_of_work(std::uint32_t work) {
+  const auto found = std::ranges::find(history, work, &Work::number);
+  return found == history.end() ? "another stream's work" : found->name + " on another stream";
+}
+
+// ---- Accesses of threads
+
+// What other threads' accesses cannot have come before without a barrier, and other streams' without an
+// event.
 inline bool ordered(const Access& then, const Access& now, bool shared) {
   if (then.launch != now.launch) [[likely]]
-    return true;
+    return shared || then.launch < first_beside || !is_beside(then.launch);
   if (then.block != now.block) return shared || running->fenced;
   if (then.thread == now.thread || then.barriers != now.barriers) return true;
   return then.thread / kWarp == now.thread / kWarp && then.warp_barriers != now.warp_barriers;
@@ -47,6 +82,9 @@ inline void remember(Access& then, const Access& now) {
 }
 
 std::string race(const char* verb, const Access& then, const char* other, const std::string& where) {
+  if (then.launch != running->launch)
+    return std::string(verb) + " " + where + ", which " + name_of_work(then.launch) + " " + other +
+           " with no event between them";
   return std::string(verb) + " " + where + ", which thread number " + std::to_string(then.thread) +
          " of block number " + std::to_string(then.block) + " " + other + " with no barrier between them";
 }
@@ -111,6 +149,11 @@ void look(std::uintptr_t at, std::size_t size, Kind kind) {
     if (!allocation || !allocation->live || at < allocation->begin ||
         at + size > allocation->begin + allocation->bytes)
       throw Report(start() + describe(at));
+    for (const Range& range : ranges_beside)
+      if (at < range.end && range.begin < at + size && (range.writes || kind != Kind::read))
+        throw Report(std::string(kVerbs[static_cast<std::size_t>(kind)]) + " " + describe(at) + ", which " +
+                     name_of_work(range.work) + (range.writes ? " wrote" : " read") +
+                     " with no event between them");
     look_for_races(allocation->shadow, at - allocation->begin, size, allocation->bytes, at, kind, false,
                    [&] { return describe(at); });
     return;
@@ -160,6 +203,44 @@ void settle() {
   const std::size_t bytes = std::exchange(suspicion.bytes, 0);
   if (std::memcmp(suspicion.before.data(), reinterpret_cast<const void*>(suspicion.at), bytes) != 0)
     throw Report(suspicion.what);
+}
+
+std::uint32_t begin_work(std::size_t stream, std::uint64_t ticket, const std::vector<std::uint64_t>& before,
+                         const std::string& name) {
+  if (history.size() == kHistory) history.pop_front();
+  beside.clear();
+  for (const Work& work : history)
+    if (work.stream >= before.size() || before[work.stream] < work.ticket) beside.push_back(work.number);
+  first_beside = beside.empty() ? ~0u : beside.front();
+  history.push_back({++work_count, stream, ticket, name});
+  while (!ranges.empty() && ranges.front().work < history.front().number) ranges.pop_front();
+  ranges_beside.clear();
+  std::ranges::copy_if(ranges, std::back_inserter(ranges_beside),
+                       [](const Range& range) { return is_beside(range.work); });
+  return work_count;
+}
+
+void see_range(const void* memory, std::size_t bytes, bool writes) {
+  const Range now{
+      .begin = address(memory), .end = address(memory) + bytes, .writes = writes, .work = work_count};
+  const auto complain = [&](std::uint32_t work, bool wrote) {
+    throw Report(history.back().name + (writes ? " writes " : " reads ") + describe(now.begin) + ", which " +
+                 name_of_work(work) + (wrote ? " wrote" : " read") + " with no event between them");
+  };
+  for (const Range& range : ranges_beside)
+    if (now.begin < range.end && range.begin < now.end && (range.writes || writes))
+      complain(range.work, range.writes);
+  Allocation& allocation = *find_allocation(now.begin);
+  if (!beside.empty() && allocation.shadow.used())
+    for (std::uintptr_t at = now.begin / 4 * 4; at < now.end; at += 4) {
+      const std::uintptr_t begin = std::max(at, now.begin), end = std::min(at + 4, now.end);
+      const unsigned bytes = ((1u << (end - begin)) - 1) << (begin - at);
+      const Cell& cell = allocation.shadow.at(at - allocation.begin, allocation.bytes);
+      if ((cell.write.bytes & bytes) != 0 && is_beside(cell.write.launch)) complain(cell.write.launch, true);
+      for (const Access& read : cell.reads)
+        if (writes && (read.bytes & bytes) != 0 && is_beside(read.launch)) complain(read.launch, false);
+    }
+  ranges.push_back(now);
 }
 
 void forget_suspicion() { suspicion.bytes = 0; }

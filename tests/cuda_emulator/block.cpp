@@ -289,12 +289,12 @@ void Block::run(uint3 index, std::uint32_t number) {
     thread.state = State::ready;
     thread.fiber = nullptr;
   }
-  // Either a warp goes as far as it can before the next one starts, or all threads go together.
-  const bool by_warp = order.below(2) == 0;
   std::array<unsigned, 32> warps{};
   std::iota(warps.begin(), warps.end(), 0u);
   do {
-    if (by_warp) {
+    // From barrier to barrier, either a warp goes as far as it can before the next one starts, which is what
+    // most mistakes are seen by, or all threads go together.
+    if (order.below(4) != 0) {
       const std::span used(warps.data(), warp_barriers_.size());
       order.shuffle(used);
       for (const unsigned warp : used) run_until_barrier(warp * kWarp, std::min(kWarp, count - warp * kWarp));
@@ -513,7 +513,8 @@ std::size_t static_shared_bytes(const std::string& kernel) {
   return bytes;
 }
 
-void run_grid(const cudaLaunchConfig_t& config, const KernelCall& call, const std::string& kernel) {
+void run_grid(const cudaLaunchConfig_t& config, const KernelCall& call, const std::string& kernel,
+              std::uint32_t launch) {
   ++counts.launches;
   device_block_size = config.blockDim;
   device_grid_size = config.gridDim;
@@ -528,8 +529,7 @@ void run_grid(const cudaLaunchConfig_t& config, const KernelCall& call, const st
   for (SharedVariable& variable : shared_variables())
     if (variable.kernel.empty() || variable.kernel == kernel) variables.push_back(&variable);
   set_shared(config.dynamicSmemBytes);
-  block.begin_launch(call, config.blockDim, static_cast<std::uint32_t>(counts.launches),
-                     config.dynamicSmemBytes);
+  block.begin_launch(call, config.blockDim, launch, config.dynamicSmemBytes);
   try {
     for (std::size_t i = 0; i < count; ++i) {
       const auto number = blocks.empty() ? static_cast<std::uint32_t>(i) : blocks[i];

@@ -1,14 +1,21 @@
 // A CUDA device of the processor's: the project's own .cu files and host code run on it, without a GPU, and
 // it is stricter than one.
 //
-// A block's threads are fibers, which run one at a time, in an order drawn anew at every barrier: what
-// depends on the order gives other results, or none. Memory starts as NaN, lies between guards, and its use
-// after it was given back is an error; so is the host's touching it, which is a segmentation fault. Where a
-// .cu file is compiled with -fsanitize=thread, every access of a kernel is looked at: whether it is to memory
-// that the kernel may touch, and whether another thread touched the same without a barrier between them. (The
-// sanitized build has AddressSanitizer in its place, which sees the former.) Work on a stream runs when
-// something waits for it, as late as CUDA allows, so that a missing wait is seen; what a copy reads from the
-// host must not change before it ran, and what it writes there is NaN until then.
+// A block's threads are fibers, which run one at a time, in an order drawn anew at every barrier, often one
+// warp far ahead of the others: what depends on the order gives other results, or none. Memory starts as NaN,
+// lies between guards, and its use after it was given back is an error; so is the host's touching it, which
+// is a segmentation fault. Work on a stream runs when something waits for it, as late as CUDA allows, so that
+// a missing wait is seen; what a copy reads from the host must not change before it ran, and what it writes
+// there is NaN until then.
+//
+// Where a .cu file is compiled with -fsanitize=thread, as it is but in the sanitized build, every access of a
+// kernel is looked at: whether it is to memory that the kernel may touch, and whether another thread, or
+// another stream's work, touched the same with nothing between them that puts one before the other. The
+// sanitized build has AddressSanitizer in its place, which sees the first of these, and ends the process.
+//
+// It is no GPU in that blocks run one after the other, and threads until they wait: code that spins until
+// another thread has done something hangs. Streams that are not cudaStreamNonBlocking do not wait for the
+// default stream, either.
 //
 // What is wrong is a report: the next call that waits returns cudaErrorLaunchFailure, whose text it is.
 #pragma once

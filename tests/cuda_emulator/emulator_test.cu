@@ -1,5 +1,6 @@
 // That kernels compute on the emulated device what they say. mistakes_test.cu is about those that do not.
 #define CATCH_CONFIG_EXTERNAL_INTERFACES  // for the listener
+#include <algorithm>
 #include <random>
 #include <vector>
 
@@ -97,6 +98,21 @@ TEST_CASE("four floats at a time, by many threads that never wait", "[emulator]"
   bool right = true;
   for (Index i = 0; i < kCount; ++i) right &= result.data<float>()[i] == 2 * static_cast<float>(i + 1);
   CHECK(right);
+}
+
+TEST_CASE("sums by tiles of a warp", "[emulator]") {
+  const Tensor values = Tensor::empty({192}, DType::i32);
+  for (int i = 0; i < 192; ++i) values.data<std::int32_t>()[i] = i * i % 11;
+  const Tensor on_device = cuda::to_device(values), sums = cuda::empty_on_device({24}, DType::i32),
+               above = cuda::empty_on_device({24}, DType::i32);
+  launch("sums", trial::sums_of_eights, {.grid = dim3(2), .block = dim3(96)}, on_device.data<std::int32_t>(),
+         sums.data<std::int32_t>(), above.data<std::int32_t>());
+  const Tensor sum = cuda::to_host(sums), over = cuda::to_host(above);
+  for (int i = 0; i < 24; ++i) {
+    const auto eight = values.span<std::int32_t>().subspan(8 * static_cast<std::size_t>(i), 8);
+    CHECK(sum.data<std::int32_t>()[i] == std::accumulate(eight.begin(), eight.end(), 0));
+    CHECK(over.data<std::int32_t>()[i] == std::ranges::count_if(eight, [](int value) { return value > 4; }));
+  }
 }
 
 __global__ void ballots(unsigned* out) {

@@ -57,9 +57,10 @@ extern Random order;
 // ---- What threads touched lately, to see two that touch the same without a barrier between them
 
 /// Who touched a word, and when: two accesses of one launch by different threads are ordered where a barrier
-/// of their block lies between them, or one of their warp.
+/// of their block lies between them, or one of their warp; those of two launches, where a stream, an event or
+/// the host's waiting put one before the other.
 struct Access {
-  std::uint32_t launch = 0, block = 0;
+  std::uint32_t launch = 0, block = 0;  // begin_work() numbers launches
   std::uint16_t thread = 0, barriers = 0, warp_barriers = 0;
   std::uint8_t bytes = 0;  // a bit for each of the word's four
   bool atomic = false;
@@ -81,6 +82,7 @@ class Shadow {
     std::swap(bytes_, other.bytes_);
     return *this;
   }
+  bool used() const { return cells_ != nullptr; }
   /// Of the word at `offset` of `memory_bytes`.
   Cell& at(std::size_t offset, std::size_t memory_bytes) {
     if (!cells_) [[unlikely]]
@@ -94,6 +96,13 @@ class Shadow {
   Cell* cells_ = nullptr;
   std::size_t bytes_ = 0;
 };
+
+/// A piece of work begins, whose number for Access::launch this returns; `before[s]` pieces of stream number
+/// s are known to have come before it.
+std::uint32_t begin_work(std::size_t stream, std::uint64_t ticket, const std::vector<std::uint64_t>& before,
+                         const std::string& name);
+/// The piece that runs reads or writes all of these bytes of the device's; throws Report for a race.
+void see_range(const void* memory, std::size_t bytes, bool writes);
 
 // ---- Memory
 
@@ -156,7 +165,8 @@ bool in_program(std::uintptr_t at);
 // ---- Blocks
 
 /// Runs all of a launch's blocks; throws Report.
-void run_grid(const cudaLaunchConfig_t& config, const KernelCall& call, const std::string& mangled_kernel);
+void run_grid(const cudaLaunchConfig_t& config, const KernelCall& call, const std::string& mangled_kernel,
+              std::uint32_t launch);
 /// Bytes of __shared__ variables in a kernel itself.
 std::size_t static_shared_bytes(const std::string& mangled_kernel);
 

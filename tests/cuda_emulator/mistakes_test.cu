@@ -3,6 +3,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <string>
@@ -217,6 +218,47 @@ TEST_CASE("a product by tiles that lacks a barrier", "[emulator]") {
   }
 }
 
+// Two sums over a block, one after the other, in the same shared memory.
+template <bool kBarrier>
+__global__ void two_sums(unsigned* out) {
+  __shared__ unsigned of_warps[8];
+  unsigned sum = 1;  // wraps around where the sums are wrong
+  for (int round = 0; round < 2; ++round) {
+    for (int distance = 16; distance > 0; distance /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, distance);
+    if (kBarrier) __syncthreads();  // until all have read the sums before
+    if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = sum;
+    __syncthreads();
+    sum = 0;
+    for (const unsigned of_warp : of_warps) sum += of_warp;
+  }
+  out[threadIdx.x] = sum;
+}
+
+TEST_CASE("a warp that writes what a slower one still has to read", "[emulator]") {
+  const Tensor out = cuda::empty_on_device({256}, DType::i32);
+  const auto right = [&](auto kernel) {
+    launch("sums", kernel, {.grid = dim3(1), .block = dim3(256)}, static_cast<unsigned*>(out.raw()));
+    const Tensor result = cuda::to_host(out);
+    const auto sums = result.span<std::int32_t>();
+    return std::all_of(sums.begin(), sums.end(), [](std::int32_t sum) { return sum == 256 * 256; });
+  };
+  [[maybe_unused]] int wrong = 0;
+  for (std::uint64_t seed = 1; seed <= 20; ++seed) {
+    emulator::set_seed(seed);
+    CHECK(right(two_sums<true>));
+#ifdef __SANITIZE_THREAD__
+    CHECK_THROWS_WITH(right(two_sums<false>),
+                      Contains("of_warps") && Contains("with no barrier between them"));
+    emulator::take_report();
+#else
+    wrong += !right(two_sums<false>);
+#endif
+  }
+#ifndef __SANITIZE_THREAD__
+  CHECK(wrong >= 10);
+#endif
+}
+
 __global__ void without_writing(float* out) {
   __shared__ float never[64];
   float* const also_never = cuda::shared_memory<float>();
@@ -306,7 +348,13 @@ TEST_CASE("a stream that does not wait for another", "[emulator]") {
     return result.data<float>()[0];
   };
   CHECK(seen(true) == 5);
+#ifdef __SANITIZE_THREAD__
+  CHECK_THROWS_WITH(seen(false), Contains("with no event between them"));
+  CHECK_THAT(emulator::take_report(),
+             Contains("on another stream") && Contains("with no event between them"));
+#else
   CHECK(seen(false) == 0);
+#endif
 
   const cuda::Event event;
   launch("set", set, {.grid = dim3(1), .block = dim3(1)}, value.data<float>(), 6.0f);
@@ -315,6 +363,31 @@ TEST_CASE("a stream that does not wait for another", "[emulator]") {
   int asked = 1;
   for (; !event.passed(); ++asked) REQUIRE(asked < 10);
   CHECK(cuda::to_host(value).data<float>()[0] == 6);
+}
+
+TEST_CASE("copies on two streams that none puts in order", "[emulator]") {
+  const Tensor values = ramp(64), device = cuda::to_device(values), read = Tensor::empty({64});
+  const cuda::Stream first, second;
+  const cuda::Event written;
+  for (const bool waits : {true, false}) {
+    cuda::check(cudaMemsetAsync(device.raw(), 0, device.bytes(), first.handle()), "zeros");
+    written.record(first.handle());
+    if (waits) second.wait_for(written);
+    {
+      const cuda::StreamScope scope(second);
+      cuda::copy(device, read);
+    }
+    if (waits) {
+      CHECK_NOTHROW(second.synchronize());
+      CHECK(read.data<float>()[0] == 0);
+    } else {
+      first.synchronize();  // which comes too late for what is queued
+      CHECK_THROWS_WITH(second.synchronize(), Contains("a copy reads offset 0 of") &&
+                                                  Contains("a fill on another stream wrote") &&
+                                                  Contains("with no event between them"));
+      emulator::take_report();
+    }
+  }
 }
 
 TEST_CASE("launches that no device takes, and memory it does not have", "[emulator]") {

@@ -16,10 +16,26 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+// By stream, how much of its work is known to have come before something.
+using Past = std::vector<std::uint64_t>;
+
+void join(Past& past, const Past& other) {
+  past.resize(std::max(past.size(), other.size()));
+  for (std::size_t i = 0; i < other.size(); ++i) past[i] = std::max(past[i], other[i]);
+}
+
+struct Work {
+  std::function<void(std::uint32_t)> run;  // its number is what it gets
+  std::string name;                        // "" for what touches no memory
+  Past before;
+};
+
 // A stream that was destroyed lives on until its work is done, and with the events in it.
 struct Stream {
-  std::deque<std::function<void()>> work;
+  std::size_t number = 0;
+  std::deque<Work> work;
   std::uint64_t queued = 0, done = 0;
+  Past past;  // of what will be queued next
   bool destroyed = false;
 };
 
@@ -27,6 +43,7 @@ struct Stream {
 struct Mark {
   std::shared_ptr<Stream> stream;
   std::uint64_t ticket = 0;
+  Past past;
   Clock::time_point passed{};
 };
 
@@ -50,6 +67,8 @@ namespace {
 // Never destroyed, as the streams in static variables are given back late.
 auto& default_stream = *new CUstream_st;
 auto& streams = *new std::vector<std::shared_ptr<Stream>>{default_stream.stream};
+std::size_t stream_count = 1;
+Past& past_of_host = *new Past;  // what the host waited for
 std::string& report = *new std::string;
 // Of dynamic shared memory, by kernel: what cudaFuncSetAttribute allowed.
 auto& allowed_shared = *new std::map<const void*, std::size_t>;
@@ -66,9 +85,13 @@ const std::shared_ptr<Stream>& owner_of(cudaStream_t stream) {
   return stream ? stream->stream : default_stream.stream;
 }
 
-void queue(cudaStream_t stream, std::function<void()> work) {
-  of(stream).work.push_back(std::move(work));
-  ++of(stream).queued;
+void queue(cudaStream_t handle, const std::string& name, std::function<void(std::uint32_t)> run) {
+  Stream& stream = of(handle);
+  join(stream.past, past_of_host);
+  stream.work.push_back({std::move(run), name, stream.past});
+  ++stream.queued;
+  stream.past.resize(std::max(stream.past.size(), stream.number + 1));
+  stream.past[stream.number] = stream.queued;
 }
 
 // Runs the stream's work up to piece number `ticket`. After a report nothing runs any more, as after an error
@@ -77,12 +100,12 @@ void drain(Stream& stream, std::uint64_t ticket) {
   if (stream.done >= ticket) return;
   const OnDevice scope;
   while (stream.done < ticket) {
-    const auto work = std::move(stream.work.front());
+    const Work work = std::move(stream.work.front());
     stream.work.pop_front();
     ++stream.done;
     if (!report.empty()) continue;
     try {
-      work();
+      work.run(work.name.empty() ? 0 : begin_work(stream.number, stream.done, work.before, work.name));
     } catch (const std::exception& error) {
       complain(error.what());
     }
@@ -91,6 +114,7 @@ void drain(Stream& stream, std::uint64_t ticket) {
 
 // One piece of a stream's, then one of another's, as chance has it.
 void drain_all() {
+  for (const auto& stream : streams) join(past_of_host, stream->past);
   std::erase_if(streams, [](const auto& stream) { return stream->destroyed && stream->work.empty(); });
   if (std::ranges::all_of(streams, [](const auto& stream) { return stream->work.empty(); })) return;
   const OnDevice scope;
@@ -157,7 +181,7 @@ void queue_copy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind ki
     std::memset(to, kPoison, bytes);
     awaited.push_back({to, bytes});
   }
-  queue(stream, [=] {
+  queue(stream, "a copy", [=](std::uint32_t) {
     if (!from_host) expect_device(from, bytes, "cudaMemcpy from");
     if (!to_host) expect_device(to, bytes, "cudaMemcpy to");
     if (compare_from && hash(from, bytes) != before)
@@ -168,6 +192,8 @@ void queue_copy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind ki
       if (compare_to && !std::all_of(now, now + bytes, [](unsigned char byte) { return byte == kPoison; }))
         throw Report("cudaMemcpyAsync: the host wrote to memory before the copy to it had run");
     }
+    if (!from_host) see_range(from, bytes, false);
+    if (!to_host) see_range(to, bytes, true);
     std::memmove(to, from, bytes);
     ++counts.copies;
     counts.copied_bytes += bytes;
@@ -203,9 +229,10 @@ cudaError_t queue_kernel(const cudaLaunchConfig_t& config, const void* kernel,
   if (own + dynamic > kStaticShared && (dynamic > most || own + dynamic > kMostShared))
     return refuse(cudaErrorInvalidConfiguration);
   // std::function wants to be copied, and a pointer that is alone does not.
-  queue(config.stream, [config, name, call = std::shared_ptr<const KernelCall>(std::move(call))] {
-    run_grid(config, *call, name);
-  });
+  queue(config.stream, "kernel " + readable_name(name),
+        [config, name, call = std::shared_ptr<const KernelCall>(std::move(call))](std::uint32_t number) {
+          run_grid(config, *call, name, number);
+        });
   return status();
 }
 
@@ -378,8 +405,9 @@ cudaError_t cudaMemsetAsync(void* memory, int value, std::size_t bytes, cudaStre
   return call([&] {
     if (bytes == 0) return;
     expect_device(memory, bytes, "cudaMemset");
-    queue(stream, [=] {
+    queue(stream, "a fill", [=](std::uint32_t) {
       expect_device(memory, bytes, "cudaMemset");
+      see_range(memory, bytes, true);
       std::memset(memory, value, bytes);
     });
   });
@@ -392,6 +420,7 @@ cudaError_t cudaMemset(void* memory, int value, std::size_t bytes) {
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   return call([&] {
     *stream = new CUstream_st;
+    (*stream)->stream->number = stream_count++;
     streams.push_back((*stream)->stream);
   });
 }
@@ -408,6 +437,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   return call([&] {
     const std::shared_ptr<Stream> kept = owner_of(stream);
+    join(past_of_host, kept->past);
     drain(*kept, kept->queued);
   });
 }
@@ -415,7 +445,10 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
   const std::lock_guard lock(mutex);
   Stream& asked = of(stream);
-  if (asked.work.empty()) return status();
+  if (asked.work.empty()) {
+    join(past_of_host, asked.past);
+    return status();
+  }
   drain(asked, asked.done + 1);
   return cudaErrorNotReady;
 }
@@ -423,7 +456,8 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
   return call([&] {
     if (!event->mark) return;
-    queue(stream, [mark = event->mark] { drain(*mark->stream, mark->ticket); });
+    join(of(stream).past, event->mark->past);
+    queue(stream, "", [mark = event->mark](std::uint32_t) { drain(*mark->stream, mark->ticket); });
   });
 }
 
@@ -443,9 +477,10 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   return call([&] {
     const auto mark = std::make_shared<Mark>();
-    queue(stream, [mark] { mark->passed = Clock::now(); });
+    queue(stream, "", [mark](std::uint32_t) { mark->passed = Clock::now(); });
     mark->stream = owner_of(stream);
     mark->ticket = mark->stream->queued;
+    mark->past = mark->stream->past;
     event->mark = mark;
   });
 }
@@ -453,14 +488,20 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
 // Whoever asks again and again is told yes in the end: each question runs a piece of work.
 cudaError_t cudaEventQuery(cudaEvent_t event) {
   const std::lock_guard lock(mutex);
-  if (!event->mark || event->mark->stream->done >= event->mark->ticket) return status();
+  if (!event->mark) return status();
+  if (event->mark->stream->done >= event->mark->ticket) {
+    join(past_of_host, event->mark->past);
+    return status();
+  }
   drain(*event->mark->stream, event->mark->stream->done + 1);
   return cudaErrorNotReady;
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   return call([&] {
-    if (event->mark) drain(*event->mark->stream, event->mark->ticket);
+    if (!event->mark) return;
+    join(past_of_host, event->mark->past);
+    drain(*event->mark->stream, event->mark->ticket);
   });
 }
 

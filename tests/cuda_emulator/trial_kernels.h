@@ -1,6 +1,7 @@
 // Kernels that use what CUDA kernels use: for the emulated device's tests, and as readily for nvcc.
 #pragma once
 
+#include <cooperative_groups.h>
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
@@ -70,7 +71,7 @@ __global__ void tiled_product(const float* a, const float* b, float* c, int n) {
 }
 
 /// counts [bins] += how many of values [count] are each, by way of shared memory of `bins` ints.
-inline __global__ void histogram(const int* values, int count, int* counts, int bins) {
+[[maybe_unused]] __global__ static void histogram(const int* values, int count, int* counts, int bins) {
   int* const mine = cuda::shared_memory<int>();
   for (int bin = static_cast<int>(threadIdx.x); bin < bins; bin += static_cast<int>(blockDim.x))
     mine[bin] = 0;
@@ -83,8 +84,23 @@ inline __global__ void histogram(const int* values, int count, int* counts, int 
     atomicAdd(&counts[bin], mine[bin]);
 }
 
+/// sums [count / 8] = of every eight of values [count], by tiles of a warp; above = how many in each are
+/// over 4.
+[[maybe_unused]] __global__ static void sums_of_eights(const int* values, int* sums, int* above) {
+  const auto block = cooperative_groups::this_thread_block();
+  const auto tile = cooperative_groups::tiled_partition<8>(block);
+  const unsigned i = blockIdx.x * blockDim.x + block.thread_rank();
+  const int mine = values[i];
+  int sum = mine;
+  for (unsigned distance = tile.size() / 2; distance > 0; distance /= 2) sum += tile.shfl_down(sum, distance);
+  const unsigned over = tile.ballot(mine > 4);
+  if (tile.thread_rank() != 0) return;
+  sums[i / tile.size()] = sum;
+  above[i / tile.size()] = __popc(over);
+}
+
 /// y [count] += x [count], four at a time; count is a multiple of four.
-inline __global__ void add_fours(const float4* x, float4* y, int fours) {
+[[maybe_unused]] __global__ static void add_fours(const float4* x, float4* y, int fours) {
   const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
   if (i >= fours) return;
   const float4 left = x[i], right = y[i];
