@@ -8,6 +8,8 @@
 #include <immintrin.h>
 #endif
 
+#include "core/kernels/row_finder.h"
+
 namespace conclave::kernels {
 namespace {
 
@@ -17,22 +19,6 @@ void check_rows(const char* kernel, const SplitRows& rows, const Tensor& x) {
     expect(kernel, "rows", part, {part.size(0), x.size(1)}, x.dtype());
   }
 }
-
-// Where row number `slot` is.
-template <class T>
-struct RowFinder {
-  explicit RowFinder(const SplitRows& rows)
-      : head(rows.head.data<T>()),
-        tail(rows.tail.data<T>()),
-        split(rows.head.size(0)),
-        hidden(rows.tail.size(1)) {}
-  T* operator()(Index slot) const {
-    return slot < split ? head + slot * hidden : tail + (slot - split) * hidden;
-  }
-
-  T *head, *tail;
-  Index split, hidden;
-};
 
 // More bytes than this are gone from the caches before they are read again; writing around the caches then
 // saves fetching the lines that are to be overwritten.

@@ -5,6 +5,7 @@
 #include "core/kernels/cuda_kernel.h"
 #include "core/kernels/cuda_sort.h"
 #include "core/kernels/permutation.h"
+#include "core/kernels/row_finder.h"
 
 namespace conclave::kernels::cuda {
 namespace {
@@ -86,22 +87,6 @@ struct FindFirst {
     first[expert] =
         static_cast<std::int32_t>(first_not_below(keys, count, static_cast<std::int32_t>(expert)));
   }
-};
-
-// Where row number `slot` is.
-template <class T>
-struct RowFinder {
-  explicit RowFinder(const SplitRows& rows)
-      : head(rows.head.data<T>()),
-        tail(rows.tail.data<T>()),
-        split(rows.head.size(0)),
-        hidden(rows.tail.size(1)) {}
-  __device__ T* operator()(Index slot) const {
-    return slot < split ? head + slot * hidden : tail + (slot - split) * hidden;
-  }
-
-  T *head, *tail;
-  Index split, hidden;
 };
 
 template <class T, int kWidth, int kTeam>
