@@ -132,7 +132,7 @@ void fields(R& moe, Visitor&& field) {
         one_of({"top_k", "expert_choice"}));
   field("top_p", moe.top_p,
         "A token is sent to its best experts until their probabilities sum to this, at most to top_k; 1: "
-        "always to top_k",
+        "always to top_k. A model trained with 1 may be used with less: eval and predict --set moe.top_p=0.7",
         between(0.001, 1));
   field("k_min", moe.k_min, "Fewest experts a token is sent to where top_p is below 1; at most top_k",
         between(1, 64));
