@@ -18,6 +18,20 @@ Tensor Tape::output(const Shape& shape, DType dtype, std::span<const Tensor* con
   return result;
 }
 
+Tensor Tape::on_host(const Tensor& tensor) {
+  if (tensor.device() == Device::cpu) return tensor;
+  const Tensor copy = arena_.empty_on_host(tensor.shape(), tensor.dtype());
+  copy.copy_from(tensor);
+  return copy;
+}
+
+Tensor Tape::on_device(const Tensor& tensor) {
+  if (!tensor.defined() || tensor.device() == device()) return tensor;
+  const Tensor copy = arena_.empty(tensor.shape(), tensor.dtype());
+  copy.queue_copy_from(tensor);
+  return copy;
+}
+
 void Tape::watch(Tensor& tensor) { tensor.slot = new_slot(); }
 
 Tape::Node& Tape::add(const char* name, std::span<const Tensor* const> inputs,
@@ -81,7 +95,7 @@ Tensor Tape::gradient_memory(const Shape& shape, DType dtype) {
               free_.begin() + static_cast<std::ptrdiff_t>(free_count_),
               free_.begin() + static_cast<std::ptrdiff_t>(i));
     --free_count_;
-    return Tensor::borrow(free.raw(), shape, dtype);
+    return Tensor::borrow(free.raw(), shape, dtype, free.device());
   }
   return arena_.empty(shape, dtype);
 }

@@ -58,6 +58,15 @@ class Tape {
 
   Tensor empty(const Shape& shape, DType dtype) { return arena_.empty(shape, dtype); }
 
+  /// Where its activations are; the inputs of functions must be there, too.
+  Device device() const { return arena_.device(); }
+  /// `tensor` itself where it is in host memory; else its copy there, once all that was queued before is
+  /// done.
+  Tensor on_host(const Tensor& tensor);
+  /// `tensor`, which is in host memory, itself or as a copy on device(). It must stay as it is until the
+  /// device was waited for.
+  Tensor on_device(const Tensor& tensor);
+
   /// An output tensor; it gets a gradient slot if this tape records and any of `inputs` has one.
   Tensor output(const Shape& shape, DType dtype, std::span<const Tensor* const> inputs);
   Tensor output(const Shape& shape, DType dtype, std::initializer_list<const Tensor*> inputs) {

@@ -7,6 +7,8 @@
 #include <cerrno>
 #include <cstring>
 
+#include "core/cuda/memory.h"
+
 namespace conclave {
 namespace {
 
@@ -22,45 +24,89 @@ std::size_t physical_memory() {
   return static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
 }
 
-}  // namespace
-
-Arena::Arena(std::string name, std::size_t limit)
-    : name_(std::move(name)), reserved_(round_up(limit ? limit : physical_memory(), kGrowth)) {
-  void* address = mmap(nullptr, reserved_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  require(address != MAP_FAILED, "arena {}: cannot reserve {} of addresses: {}", name_,
-          format_bytes(reserved_), std::strerror(errno));
-  require(processor_checked, "arena {}: the processor was not checked", name_);
-  base_ = static_cast<std::byte*>(address);
-  madvise(base_, reserved_, MADV_HUGEPAGE);  // a hint: fewer TLB misses where the kernel agrees
+std::size_t bytes_of(const std::string& arena, const Shape& shape, DType dtype) {
+  std::size_t bytes = 0;
+  require(!__builtin_mul_overflow(static_cast<std::size_t>(shape.numel()), size_of(dtype), &bytes),
+          "arena {}: shape {} has more bytes than can be addressed", arena, shape.to_string());
+  return bytes;
 }
 
-Arena::~Arena() { munmap(base_, reserved_); }
+}  // namespace
 
-void* Arena::allocate(std::size_t bytes) {
-  const std::size_t begin = round_up(used_, kAlignment);
-  std::size_t end = 0;
-  const bool fits = !__builtin_add_overflow(begin, bytes, &end) && end <= capacity();
-  require(fits, "arena {}: {} more do not fit, {} of {} are in use; {}", name_, format_bytes(bytes),
-          format_bytes(used_), format_bytes(capacity()),
-          sealed_ ? "the planning run did not see a step this large"
-                  : "this machine has no more memory: make the batch or the model smaller");
-  if (end > committed_) {
-    const std::size_t grown = std::min(round_up(end, kGrowth), reserved_);
-    require(mprotect(base_ + committed_, grown - committed_, PROT_READ | PROT_WRITE) == 0,
-            "arena {}: the system refuses {}: {}", name_, format_bytes(grown - committed_),
-            std::strerror(errno));
-    committed_ = grown;
+Arena::Arena(std::string name, std::size_t limit, Device device) : name_(std::move(name)), device_(device) {
+  require(processor_checked, "arena {}: the processor was not checked", name_);
+  Region& region = host_region();
+  region.reserved = round_up(limit && device == Device::cpu ? limit : physical_memory(), kGrowth);
+  region.limit = region.reserved;
+  void* address =
+      mmap(nullptr, region.reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  require(address != MAP_FAILED, "arena {}: cannot reserve {} of addresses: {}", name_,
+          format_bytes(region.reserved), std::strerror(errno));
+  region.base = static_cast<std::byte*>(address);
+  madvise(region.base, region.reserved, MADV_HUGEPAGE);  // a hint: fewer TLB misses where the kernel agrees
+  if (device != Device::cpu) tensors_.limit = limit;
+}
+
+Arena::~Arena() { munmap(host_region().base, host_region().reserved); }
+
+// Makes the host's memory up to `end` usable.
+void Arena::commit(Region& region, std::size_t end) {
+  if (end <= region.committed) return;
+  const std::size_t grown = std::min(round_up(end, kGrowth), region.reserved);
+  require(mprotect(region.base + region.committed, grown - region.committed, PROT_READ | PROT_WRITE) == 0,
+          "arena {}: the system refuses {}: {}", name_, format_bytes(grown - region.committed),
+          std::strerror(errno));
+  region.committed = grown;
+}
+
+void Arena::take_device_memory(std::size_t bytes) {
+  if constexpr (kBuiltWithCuda) {
+    device_memory_.reset();
+    const auto memory = std::make_shared<cuda::DeviceMemory>(bytes);
+    tensors_.base = static_cast<std::byte*>(memory->data());
+    tensors_.limit = bytes;
+    device_memory_ = memory;
+  } else {
+    fail("arena {}: {} on a CUDA device, for which this program was not built", name_, format_bytes(bytes));
   }
-  used_ = end;
-  peak_ = std::max(peak_, used_);
-  return base_ + begin;
+}
+
+std::byte* Arena::take(Region& region, std::size_t bytes) {
+  const bool on_device = &region != &host_region();
+  if (on_device && !device_memory_ && !sealed_) {
+    // Kernels need some for themselves, and libraries for theirs.
+    std::size_t most = 0;
+    if constexpr (kBuiltWithCuda) most = cuda::free_memory() / 8 * 7;
+    take_device_memory(std::min(most, tensors_.limit ? tensors_.limit : most));
+  }
+  const std::size_t begin = round_up(region.used, kAlignment);
+  std::size_t end = 0;
+  const bool fits = !__builtin_add_overflow(begin, bytes, &end) && end <= region.limit;
+  require(fits, "arena {}: {} more do not fit, {} of {} are in use; {}", name_, format_bytes(bytes),
+          format_bytes(region.used), format_bytes(region.limit),
+          sealed_     ? "the planning run did not see a step this large"
+          : on_device ? "the device has no more memory: make the batch or the model smaller"
+                      : "this machine has no more memory: make the batch or the model smaller");
+  if (!on_device) commit(region, end);
+  region.used = end;
+  region.peak = std::max(region.peak, region.used);
+  return region.base + begin;
+}
+
+void* Arena::allocate(std::size_t bytes) { return take(host_region(), bytes); }
+
+void Arena::take(const Bytes& bytes) {
+  take(tensors_, bytes.tensors);
+  if (bytes.host > 0) take(host_region(), bytes.host);
+}
+
+void Arena::release(const Bytes& mark) {
+  tensors_.used = mark.tensors;
+  host_.used = mark.host;
 }
 
 Tensor Arena::empty(const Shape& shape, DType dtype) {
-  std::size_t bytes = 0;
-  require(!__builtin_mul_overflow(static_cast<std::size_t>(shape.numel()), size_of(dtype), &bytes),
-          "arena {}: shape {} has more bytes than can be addressed", name_, shape.to_string());
-  return Tensor::borrow(allocate(bytes), shape, dtype);
+  return Tensor::borrow(take(tensors_, bytes_of(name_, shape, dtype)), shape, dtype, device_);
 }
 
 Tensor Arena::zeros(const Shape& shape, DType dtype) {
@@ -69,13 +115,45 @@ Tensor Arena::zeros(const Shape& shape, DType dtype) {
   return tensor;
 }
 
-void Arena::seal(std::size_t slack) {
-  capacity_ = std::min(round_up(peak_ + slack, kAlignment), reserved_);
-  if (capacity_ > committed_) {
-    mprotect(base_ + committed_, round_up(capacity_, kGrowth) - committed_, PROT_READ | PROT_WRITE);
-    committed_ = std::min(round_up(capacity_, kGrowth), reserved_);
-  }
+Tensor Arena::empty_on_host(const Shape& shape, DType dtype) {
+  return Tensor::borrow(allocate(bytes_of(name_, shape, dtype)), shape, dtype);
+}
+
+void Arena::seal(std::size_t slack, double share) {
+  const auto wanted = [&](const Region& region) {
+    const auto more = static_cast<std::size_t>(share * static_cast<double>(region.peak));
+    return round_up(region.peak + more + slack, kAlignment);
+  };
+  Region& host = host_region();
+  host.limit = std::min(wanted(host), host.reserved);
+  commit(host, host.limit);
+  if (device_ != Device::cpu) take_device_memory(wanted(tensors_));
   sealed_ = true;
+}
+
+void Arena::seal_for(std::size_t bytes) {
+  tensors_.peak = std::max(tensors_.peak, bytes);
+  seal();
+}
+
+std::size_t Arena::room_for(const Shape& shape, DType dtype) {
+  return round_up(static_cast<std::size_t>(shape.numel()) * size_of(dtype), kAlignment);
+}
+
+ArenaTrial::ArenaTrial(Arena& arena)
+    : arena_(arena), before_(arena.mark()), peak_{arena.tensors_.peak, arena.host_.peak} {
+  arena_.tensors_.peak = before_.tensors;
+  arena_.host_.peak = before_.host;
+}
+
+ArenaTrial::~ArenaTrial() {
+  arena_.release(before_);
+  arena_.tensors_.peak = peak_.tensors;
+  arena_.host_.peak = peak_.host;
+}
+
+Arena::Bytes ArenaTrial::taken() const {
+  return {arena_.tensors_.peak - before_.tensors, arena_.host_.peak - before_.host};
 }
 
 std::string format_bytes(std::size_t bytes) {

@@ -1,7 +1,9 @@
 // Memory is planned, not allocated: one Arena per lifetime (parameters, gradients, optimizer state, one
 // step's activations, communication buffers). While it is planning, an arena grows into reserved address
 // space and remembers its peak; sealed, it owns exactly that much, and asking for more is an Error and not a
-// malloc.
+// malloc. The tensors of an arena for a CUDA device lie there; what the host notes down beside them lies in
+// host memory, which is planned alike. Such an arena plans in most of the device's free memory, and sealing
+// it is the one cudaMalloc of what it keeps.
 #pragma once
 
 #include <algorithm>
@@ -18,16 +20,25 @@ namespace conclave {
 
 class Arena {
  public:
-  /// Reserves address space (no memory yet) for at most `limit` bytes; 0: this machine's physical memory.
-  explicit Arena(std::string name, std::size_t limit = 0);
+  /// Bytes in use, or to be used: of tensors, and on the host beside them. An arena in host memory counts
+  /// both as tensors.
+  struct Bytes {
+    std::size_t tensors = 0, host = 0;
+  };
+
+  /// Reserves address space (no memory yet) for at most `limit` bytes, or takes no more of a device; 0: this
+  /// machine's physical memory, or what a device has free.
+  explicit Arena(std::string name, std::size_t limit = 0, Device device = Device::cpu);
   ~Arena();
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
 
-  /// Uninitialized contiguous tensor, aligned to 64 bytes, valid until the mark before it is released.
-  /// Throws Error, naming the arena and both sizes, where a sealed arena has no room left.
+  /// Uninitialized contiguous tensor on device(), aligned to 64 bytes, valid until the mark before it is
+  /// released. Throws Error, naming the arena and both sizes, where a sealed arena has no room left.
   Tensor empty(const Shape& shape, DType dtype = DType::f32);
   Tensor zeros(const Shape& shape, DType dtype = DType::f32);
+  /// The same in host memory, as is all that follows.
+  Tensor empty_on_host(const Shape& shape, DType dtype = DType::f32);
   void* allocate(std::size_t bytes);
   /// `count` value-initialized elements, which are never destroyed; valid as long as a tensor.
   template <class T>
@@ -35,30 +46,48 @@ class Arena {
   /// A copy of `values`, likewise.
   template <class T>
   std::span<T> copy(std::span<const T> values);
+  /// Takes so much and gives it to nobody: for plans.
+  void take(const Bytes& bytes);
 
   /// Everything allocated after `mark()` is given back by `release(mark)`.
-  std::size_t mark() const { return used_; }
-  void release(std::size_t mark) { used_ = mark; }
-  void reset() { used_ = 0; }
+  Bytes mark() const { return {tensors_.used, host_.used}; }
+  void release(const Bytes& mark);
+  void reset() { release({}); }
 
-  /// Ends planning: the peak so far, plus `slack` bytes, becomes the capacity.
-  void seal(std::size_t slack = 0);
+  /// Ends planning: the peak so far, its `share` more and `slack` bytes become the capacity. What is on a
+  /// device is lost.
+  void seal(std::size_t slack = 0, double share = 0);
+  /// Plans nothing: `bytes` are the capacity, the sum of room_for() over the tensors to come.
+  void seal_for(std::size_t bytes);
+  static std::size_t room_for(const Shape& shape, DType dtype);
 
   const std::string& name() const { return name_; }
-  std::size_t used() const { return used_; }
-  std::size_t peak() const { return peak_; }
-  std::size_t capacity() const { return sealed_ ? capacity_ : reserved_; }
+  Device device() const { return device_; }
   bool sealed() const { return sealed_; }
+  // Of tensors' memory.
+  std::size_t used() const { return tensors_.used; }
+  std::size_t peak() const { return tensors_.peak; }
+  std::size_t capacity() const { return tensors_.limit; }
 
  private:
+  friend class ArenaTrial;
+  struct Region {
+    std::byte* base = nullptr;
+    std::size_t limit = 0;  // the most that may be used
+    std::size_t reserved = 0, committed = 0;
+    std::size_t used = 0, peak = 0;
+  };
+
+  Region& host_region() { return device_ == Device::cpu ? tensors_ : host_; }
+  std::byte* take(Region& region, std::size_t bytes);
+  void commit(Region& region, std::size_t end);
+  void take_device_memory(std::size_t bytes);
+
   std::string name_;
-  std::byte* base_ = nullptr;
-  std::size_t reserved_ = 0;
-  std::size_t committed_ = 0;
-  std::size_t capacity_ = 0;
-  std::size_t used_ = 0;
-  std::size_t peak_ = 0;
+  Device device_;
   bool sealed_ = false;
+  Region tensors_, host_;  // an arena in host memory has no use for the second
+  std::shared_ptr<void> device_memory_;
 };
 
 template <class T>
@@ -87,7 +116,24 @@ class ArenaScope {
 
  private:
   Arena& arena_;
-  std::size_t mark_;
+  Arena::Bytes mark_;
+};
+
+/// The same, and what was taken in the scope is no part of the arena's peak: for finding out how much
+/// something takes.
+class ArenaTrial {
+ public:
+  explicit ArenaTrial(Arena& arena);
+  ~ArenaTrial();
+  ArenaTrial(const ArenaTrial&) = delete;
+  ArenaTrial& operator=(const ArenaTrial&) = delete;
+
+  /// The most that was in use at once.
+  Arena::Bytes taken() const;
+
+ private:
+  Arena& arena_;
+  Arena::Bytes before_, peak_;
 };
 
 /// "12.3 MiB"

@@ -10,12 +10,17 @@ enum class Device : std::uint8_t { cpu, cuda };
 
 std::string_view name_of(Device device);
 
-/// Whether the CUDA kernels, NAME.cu beside NAME.cpp, are part of this build.
+/// Whether the CUDA kernels, NAME.cu beside NAME.cpp, are part of this build of core; for its own files, as
+/// the others are compiled alike for both. These ask built_with_cuda().
 #if defined(CONCLAVE_CUDA) && CONCLAVE_CUDA
-inline constexpr bool kBuiltWithCuda = true;
+constexpr bool kBuiltWithCuda = true;
 #else
-inline constexpr bool kBuiltWithCuda = false;
+constexpr bool kBuiltWithCuda = false;
 #endif
+bool built_with_cuda();
+
+/// Waits for all that this thread has queued on the device.
+void synchronize(Device device);
 
 /// Always true; naming it keeps the start-up check of the processor (device_check.cpp) in a static link.
 extern const bool processor_checked;

@@ -61,14 +61,14 @@ struct RandomStream {
   }
 
   /// Uniform in [0, 1), value number `index`.
-  double uniform(std::uint64_t index) const {
-    const auto word = bits(index / 2);
-    const std::uint64_t wide = std::uint64_t{word[index % 2 * 2]} << 32 | word[index % 2 * 2 + 1];
+  CONCLAVE_HOST_DEVICE double uniform(std::uint64_t index) const {
+    const Blocks<1> word = blocks<1>(index / 2);
+    const std::uint64_t wide = std::uint64_t{word[index % 2 * 2][0]} << 32 | word[index % 2 * 2 + 1][0];
     return static_cast<double>(wide >> 11) * 0x1p-53;
   }
 
   /// Standard normal by Box-Muller, value number `index`.
-  double normal(std::uint64_t index) const {
+  CONCLAVE_HOST_DEVICE double normal(std::uint64_t index) const {
     const double radius = std::sqrt(-2.0 * std::log(1.0 - uniform(index * 2)));
     return radius * std::cos(6.283185307179586 * uniform(index * 2 + 1));
   }

@@ -5,6 +5,8 @@
 #include <new>
 #include <utility>
 
+#include "core/cuda/memory.h"
+
 namespace conclave {
 namespace {
 
@@ -163,18 +165,29 @@ Tensor Tensor::transpose(int first, int second) const {
 }
 
 void Tensor::fill(double value) const {
+  if constexpr (kBuiltWithCuda)
+    if (device_ == Device::cuda) return cuda::fill(*this, value);
   for_any(dtype_, [&]<class T>(T) { std::ranges::fill(span<T>(), from_double<T>(value)); });
 }
 
 void Tensor::zero() const {
   require(contiguous(), "zero: the view {} is not contiguous", shape_.to_string());
+  if constexpr (kBuiltWithCuda)
+    if (device_ == Device::cuda) return cuda::zero(*this);
   if (numel_ > 0) std::memset(data_, 0, bytes());
 }
 
 void Tensor::copy_from(const Tensor& source) const {
+  queue_copy_from(source);
+  if (device_ != source.device_) synchronize(Device::cuda);
+}
+
+void Tensor::queue_copy_from(const Tensor& source) const {
   require(dtype_ == source.dtype_ && numel_ == source.numel_ && contiguous() && source.contiguous(),
           "copy: {} of {} into {} of {}", source.shape_.to_string(), name_of(source.dtype_),
           shape_.to_string(), name_of(dtype_));
+  if constexpr (kBuiltWithCuda)
+    if (device_ == Device::cuda || source.device_ == Device::cuda) return cuda::copy(source, *this);
   if (numel_ > 0) std::memcpy(data_, source.data_, bytes());
 }
 

@@ -53,6 +53,8 @@ class Communicator {
 
   virtual int rank() const = 0;
   virtual int size() const = 0;
+  /// Where the tensors of an operation may be beside host memory; Device::cpu: nowhere else.
+  virtual Device device() const { return Device::cpu; }
 
   virtual void barrier() = 0;
   /// In place, over f32, f64, i32, i64 or u8 elements.

@@ -16,6 +16,7 @@ class ProcessGrid {
   /// group.
   ProcessGrid(std::unique_ptr<Communicator> world, int expert_parallel);
 
+  Device device() const { return world_->device(); }
   Communicator& world() const { return *world_; }
   Communicator& expert_group() const { return *expert_group_; }  ///< ranks among which experts are divided
   Communicator& data_group() const { return *data_group_; }      ///< ranks that hold the same experts

@@ -42,13 +42,22 @@ Tensor Evaluator::forward(Tape& tape, const Batch& batch, bool calibrating) {
   return model_.forward(tape, context, text_input(batch)).logits;
 }
 
+// Of what the device has computed, in host memory.
+Evaluator::Results Evaluator::copies_of(Tape& tape, const Tensor& logits) {
+  Results results{tape.on_host(logits), {}};
+  for (const auto& [name, layer] : model_.moe_layers())
+    results.chosen_experts.push_back(tape.on_host(layer->chosen_experts()));
+  return results;
+}
+
 void Evaluator::plan() {
   if (empty_) return;
   batcher_.fill_largest(batch_);
   activations_.reset();
   Tape tape(activations_, false);
   const Tensor logits = forward(tape, batch_);
-  functions::cross_entropy(tape, logits, text_input(batch_).labels, 0);
+  functions::cross_entropy(tape, logits, tape.on_device(text_input(batch_).labels), 0);
+  copies_of(tape, logits);
 }
 
 void Evaluator::calibrate(Index batches) {
@@ -82,7 +91,6 @@ Evaluation Evaluator::run(const BatchVisitor& visit) {
   if (empty_) return result;
   const auto start = std::chrono::steady_clock::now();
   Communicator& world = grid_.world();
-  std::vector<Tensor> chosen_experts(layers.size());
   std::vector<Index> batch_load(layers.size() * experts);
   // [tokens of others, of the domain, then of each layer and expert those that it received]
   std::vector<Index> domain(2 + 2 * layers.size() * experts);
@@ -99,11 +107,12 @@ Evaluation Evaluator::run(const BatchVisitor& visit) {
     Tape tape(activations_, false);
     const TextInput input = text_input(batch_);
     const Tensor logits = forward(tape, batch_);
-    const auto scored = functions::cross_entropy(tape, logits, input.labels, 0);
+    const auto scored = functions::cross_entropy(tape, logits, tape.on_device(input.labels), 0);
     sums[0] += kernels::sum(scored.losses);
     sums[1] += static_cast<double>(batch_.local_sequences());
     sums[2] += static_cast<double>(batch_.local_tokens());
-    const float* scores = logits.data<float>();
+    const auto [scores_here, chosen_experts] = copies_of(tape, logits);
+    const float* scores = scores_here.data<float>();
     for (std::size_t i = 0; i < batch_.labels.size(); ++i, scores += classes) {
       const auto label = static_cast<std::size_t>(batch_.labels[i]);
       const auto predicted = static_cast<std::size_t>(std::max_element(scores, scores + classes) - scores);
@@ -116,7 +125,7 @@ Evaluation Evaluator::run(const BatchVisitor& visit) {
     }
     std::ranges::fill(batch_load, 0);
     for (std::size_t l = 0; l < layers.size(); ++l) {
-      const Tensor& chosen = chosen_experts[l] = layers[l].second->chosen_experts();
+      const Tensor& chosen = chosen_experts[l];
       const auto routed = chosen.span<std::int32_t>();
       const auto k = static_cast<std::size_t>(chosen.size(1));
       for (std::size_t s = 0; s < batch_.labels.size(); ++s) {

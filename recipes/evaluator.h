@@ -53,7 +53,13 @@ class Evaluator {
   void calibrate(Index batches);
 
  private:
+  struct Results {
+    Tensor logits;
+    std::vector<Tensor> chosen_experts;  // by layer
+  };
+
   Tensor forward(Tape& tape, const Batch& batch, bool calibrating = false);
+  Results copies_of(Tape& tape, const Tensor& logits);
 
   TextClassifier& model_;
   Index classes_;

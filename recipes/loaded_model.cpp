@@ -37,7 +37,7 @@ LoadedModel::LoadedModel(const std::string& checkpoint, const ProcessGrid& grid,
       TextClassifier::Sizes{tokenizer_.vocabulary(), recipe_.data.max_length,
                             static_cast<Index>(class_names_.size()), tokenizer_.unknown()},
       grid);
-  parameters_ = std::make_unique<ParameterSet>(*model_, DType::f32, 0);
+  parameters_ = std::make_unique<ParameterSet>(*model_, DType::f32, 0, grid.device());
   reader.load(model_entries(*parameters_, *model_));
 }
 

@@ -4,7 +4,8 @@
 
 namespace conclave {
 
-Predictor::Predictor(LoadedModel& model, const ProcessGrid& grid) : model_(model) {
+Predictor::Predictor(LoadedModel& model, const ProcessGrid& grid)
+    : model_(model), activations_("activations", 0, grid.device()) {
   require(grid.world().size() == 1, "predict runs in one process, not in {}", grid.world().size());
 }
 
@@ -30,7 +31,7 @@ std::vector<Prediction> Predictor::predict(std::span<const std::string> texts) {
     tape.stop_planning();  // nobody knows how long the texts will be that are still to come
     ForwardContext context{.training = false, .stream = {}, .global_tokens = batch.local_tokens()};
     const Tensor logits = model_.model().forward(tape, context, text_input(batch)).logits;
-    const Tensor probabilities = functions::softmax(tape, logits);
+    const Tensor probabilities = tape.on_host(functions::softmax(tape, logits));
     const float* row = probabilities.data<float>();
     for (const std::string& text : part) {
       predictions.push_back(

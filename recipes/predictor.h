@@ -25,7 +25,7 @@ class Predictor {
 
  private:
   LoadedModel& model_;
-  Arena activations_{"activations"};
+  Arena activations_;
 };
 
 }  // namespace conclave

@@ -6,7 +6,9 @@ namespace conclave {
 
 SplitEvaluation::SplitEvaluation(const std::string& checkpoint, const std::string& split,
                                  const std::vector<std::string>& overrides, const ProcessGrid& grid)
-    : checkpoint_(find_checkpoint(checkpoint)), loaded_(checkpoint_, grid, overrides) {
+    : checkpoint_(find_checkpoint(checkpoint)),
+      loaded_(checkpoint_, grid, overrides),
+      activations_("activations", 0, grid.device()) {
   const Recipe& recipe = loaded_.recipe();
   TextDataset data = read_texts(recipe.data);
   require(data.class_names == loaded_.class_names(),

@@ -34,7 +34,7 @@ class SplitEvaluation {
   LoadedModel loaded_;
   std::vector<TextExample> texts_;
   TokenizedSplit tokens_;
-  Arena activations_{"activations"};
+  Arena activations_;
   std::unique_ptr<Evaluator> evaluator_;
 };
 

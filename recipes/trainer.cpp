@@ -90,13 +90,14 @@ Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironme
               static_cast<Index>(corpus_.class_names.size()), corpus_.tokenizer.unknown()},
              grid),
       layers_(model_.moe_layers()),
-      parameters_(model_, DType::f32, static_cast<std::uint64_t>(recipe.run.seed)),
+      parameters_(model_, DType::f32, static_cast<std::uint64_t>(recipe.run.seed), grid.device()),
       optimizer_(parameters_, {.beta1 = recipe.train.beta1,
                                .beta2 = recipe.train.beta2,
                                .epsilon = recipe.train.epsilon,
                                .weight_decay = recipe.train.weight_decay,
                                .ema = recipe.train.ema}),
       reducer_(parameters_, grid, static_cast<std::size_t>(recipe.parallel.bucket_kib) * 1024),
+      activations_("activations", 0, grid.device()),
       prefetcher_(DynamicBatcher(corpus_.train, train_batches(recipe, grid))),
       writer_(recipe.run.directory, grid.world(), static_cast<int>(recipe.checkpoint.keep),
               recipe.checkpoint.asynchronous,
@@ -156,7 +157,7 @@ void Trainer::plan_memory() {
   validation_->plan();
   test_->plan();
   // Rows of a few dozen bytes are rounded up to cache lines, differently in every batch.
-  activations_.seal(activations_.peak() / 64 + (std::size_t{1} << 16));
+  activations_.seal(std::size_t{1} << 16, 1.0 / 64);
   parameters_.zero_gradients();
   for (const auto& [name, layer] : layers_) layer->reset_statistics();
   const std::size_t staging = writer_.prepare(entries_);
@@ -254,8 +255,8 @@ double Trainer::forward_backward(const Batch& batch, int micro_batch, bool last)
                          .domain_strength = domain_strength()};
   const bool guess = recipe_.train.masked_weight > 0;
   const auto output = model_.forward(tape, context, input, guess);
-  const auto scored =
-      functions::cross_entropy(tape, output.logits, input.labels, recipe_.train.label_smoothing);
+  const Tensor labels = tape.on_device(input.labels);
+  const auto scored = functions::cross_entropy(tape, output.logits, labels, recipe_.train.label_smoothing);
   const double loss = kernels::sum(scored.losses);
   if (!std::isfinite(loss) && problem_.empty()) {
     const char* function = tape.first_non_finite();
@@ -271,22 +272,24 @@ double Trainer::forward_backward(const Batch& batch, int micro_batch, bool last)
   const double per_sequence = 1.0 / static_cast<double>(std::max<Index>(batch.global_sequences, 1));
   add_loss(scored.losses, per_sequence);
   if (output.wide_scores.defined())
-    add_loss(functions::squared_hinge(tape, output.wide_scores, input.labels), per_sequence);
+    add_loss(functions::squared_hinge(tape, output.wide_scores, labels), per_sequence);
   if (output.masked_logits.defined()) {
     // A mean over the expected number of hidden tokens, which all ranks know without asking.
     const double expected =
         recipe_.model.token_dropout * static_cast<double>(std::max<Index>(batch.global_tokens, 1));
-    add_loss(functions::cross_entropy(tape, output.masked_logits, output.masked_tokens, 0).losses,
+    const Tensor masked = tape.on_device(output.masked_tokens);
+    add_loss(functions::cross_entropy(tape, output.masked_logits, masked, 0).losses,
              recipe_.train.masked_weight / expected);
   }
   if (last) reducer_.arm();
   tape.backward(std::span(losses).first(count));
 
   for (const auto& [name, layer] : layers_)
-    if (layer->balancer().wants_gradients()) layer->attribute_losses(scored.losses, input.offsets);
+    if (layer->balancer().wants_gradients()) layer->attribute_losses(tape, scored.losses, input.offsets);
   auto& message = sums_->message;
+  const Tensor correct = tape.on_host(scored.correct);
   if (!message.empty()) {
-    for (const std::uint8_t right : scored.correct.span<std::uint8_t>()) message[StepSums::correct] += right;
+    for (const std::uint8_t right : correct.span<std::uint8_t>()) message[StepSums::correct] += right;
     message[StepSums::sequences] += static_cast<double>(batch.local_sequences());
     message[StepSums::tokens] += static_cast<double>(batch.local_tokens());
   }

@@ -79,7 +79,7 @@ class Trainer {
   ParameterSet parameters_;
   AdamW optimizer_;
   GradientReducer reducer_;
-  Arena activations_{"activations"};
+  Arena activations_;
   Prefetcher prefetcher_;
   std::unique_ptr<Evaluator> validation_, test_;
   std::unique_ptr<Evaluator> calibration_;  // of training texts, where a balancer wants it

@@ -23,53 +23,65 @@ void initialize(const Parameter& parameter, std::uint64_t seed) {
   const auto& [kind, value] = parameter.initializer;
   if (kind == Initializer::Kind::constant) return parameter.value.fill(value);
   const RandomStream stream{seed, 0, stream_of(parameter.name)};
-  const Index first =
-      parameter.first_row * (parameter.value.numel() / std::max<Index>(parameter.value.size(0), 1));
-  for_floating(parameter.value.dtype(), "initialize", [&]<class T>(T) {
-    T* values = parameter.value.data<T>();
-    const Index total = parameter.value.numel();
+  const Tensor& values = parameter.value;
+  const bool on_host = values.device() == Device::cpu;
+  const Tensor drawn = on_host ? values : Tensor::empty(values.shape(), values.dtype());
+  const Index first = parameter.first_row * (values.numel() / std::max<Index>(values.size(0), 1));
+  for_floating(values.dtype(), "initialize", [&]<class T>(T) {
+    T* to = drawn.data<T>();
+    const Index total = drawn.numel();
 #pragma omp parallel for schedule(static) if (total > kernels::kParallelElements)
     for (Index i = 0; i < total; ++i) {
       const auto index = static_cast<std::uint64_t>(first + i);
-      values[i] =
-          static_cast<T>(value * (kind == Initializer::Kind::normal ? stream.normal(index)
-                                                                    : 2.0 * stream.uniform(index) - 1.0));
+      to[i] = static_cast<T>(value * (kind == Initializer::Kind::normal ? stream.normal(index)
+                                                                        : 2.0 * stream.uniform(index) - 1.0));
     }
   });
+  if (!on_host) values.copy_from(drawn);
 }
 
-ParameterSet::ParameterSet(Module& model, DType dtype, std::uint64_t seed) {
+ParameterSet::ParameterSet(Module& model, DType dtype, std::uint64_t seed, Device device)
+    : values_("parameters", 0, device), gradients_("gradients", 0, device) {
   for (const auto& [name, parameter] : model.named_parameters()) {
     parameter->name = name;
     parameters_.push_back(parameter);
   }
+  struct Part {
+    std::vector<Parameter*> members;
+    Index elements = 0;
+  };
+  std::vector<Part> parts;
+  std::size_t bytes = 0;
   for (const bool sharded : {false, true}) {
     for (const bool decay : {false, true}) {
-      std::vector<Parameter*> members;
-      std::ranges::copy_if(parameters_, std::back_inserter(members), [&](const Parameter* parameter) {
+      Part part;
+      std::ranges::copy_if(parameters_, std::back_inserter(part.members), [&](const Parameter* parameter) {
         return parameter->sharded == sharded && parameter->decay == decay;
       });
-      std::ranges::reverse(members);
-      Index elements = 0;
-      for (const Parameter* parameter : members) elements += padded(*parameter);
-      if (members.empty()) continue;  // one without elements stays: other ranks' experts may fill it
-      segments_.push_back(
-          {values_.zeros({elements}, dtype), gradients_.zeros({elements}, dtype), decay, sharded});
-      const Segment& segment = segments_.back();
-      Index begin = 0;
-      for (Parameter* parameter : members) {
-        const Index end = begin + parameter->shape.numel();
-        parameter->value = segment.values.slice(0, begin, end).reshape(parameter->shape);
-        parameter->slot.gradient = segment.gradients.slice(0, begin, end).reshape(parameter->shape);
-        parameter->slot.parameter = true;
-        parameter->value.slot = &parameter->slot;
-        begin += padded(*parameter);
-        initialize(*parameter, seed);
-      }
+      std::ranges::reverse(part.members);
+      for (const Parameter* parameter : part.members) part.elements += padded(*parameter);
+      if (part.members.empty()) continue;  // one without elements stays: other ranks' experts may fill it
+      bytes += Arena::room_for({part.elements}, dtype);
+      parts.push_back(std::move(part));
     }
   }
-  values_.seal();
-  gradients_.seal();
+  values_.seal_for(bytes);
+  gradients_.seal_for(bytes);
+  for (const auto& [members, elements] : parts) {
+    segments_.push_back({values_.zeros({elements}, dtype), gradients_.zeros({elements}, dtype),
+                         members.front()->decay, members.front()->sharded});
+    const Segment& segment = segments_.back();
+    Index begin = 0;
+    for (Parameter* parameter : members) {
+      const Index end = begin + parameter->shape.numel();
+      parameter->value = segment.values.slice(0, begin, end).reshape(parameter->shape);
+      parameter->slot.gradient = segment.gradients.slice(0, begin, end).reshape(parameter->shape);
+      parameter->slot.parameter = true;
+      parameter->value.slot = &parameter->slot;
+      begin += padded(*parameter);
+      initialize(*parameter, seed);
+    }
+  }
 }
 
 Index ParameterSet::elements() const {
@@ -81,6 +93,10 @@ Index ParameterSet::elements() const {
 void ParameterSet::zero_gradients() {
   constexpr std::size_t kChunk = std::size_t{1} << 18;  // bytes, a task
   for (const Segment& segment : segments_) {
+    if (segment.gradients.device() != Device::cpu) {
+      segment.gradients.zero();
+      continue;
+    }
     auto* bytes = static_cast<std::byte*>(segment.gradients.raw());
     const std::size_t total = segment.gradients.bytes();
 #pragma omp parallel for schedule(static) if (total > kChunk)

@@ -19,14 +19,16 @@ class ParameterSet {
     bool sharded = false;
   };
 
-  /// Takes place for all parameters of `model` and initializes them. `model` must outlive the set.
-  ParameterSet(Module& model, DType dtype, std::uint64_t seed);
+  /// Takes place on `device` for all parameters of `model` and initializes them. `model` must outlive the
+  /// set.
+  ParameterSet(Module& model, DType dtype, std::uint64_t seed, Device device = Device::cpu);
 
   const std::vector<Parameter*>& parameters() const { return parameters_; }
   const std::vector<Segment>& segments() const { return segments_; }
   Arena& values() { return values_; }
   Arena& gradients() { return gradients_; }
   Index elements() const;
+  Device device() const { return values_.device(); }
 
   /// Before the first micro-batch of a step.
   void zero_gradients();
@@ -37,7 +39,7 @@ class ParameterSet {
   std::size_t segment_of(const Parameter& parameter) const;
 
  private:
-  Arena values_{"parameters"}, gradients_{"gradients"};
+  Arena values_, gradients_;
   std::vector<Parameter*> parameters_;
   std::vector<Segment> segments_;
 };

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <numbers>
 
+#include "core/kernels/activation.h"
 #include "core/kernels/adamw.h"
 
 namespace conclave {
@@ -26,7 +27,11 @@ Schedule::Kind schedule_from(const std::string& name) {
 }
 
 AdamW::AdamW(ParameterSet& parameters, OptimizerOptions options)
-    : parameters_(parameters), options_(options) {
+    : parameters_(parameters), options_(options), state_("optimizer", 0, parameters.device()) {
+  std::size_t bytes = 0;
+  for (const auto& segment : parameters_.segments())
+    bytes += (has_average() ? 3 : 2) * Arena::room_for(segment.values.shape(), segment.values.dtype());
+  state_.seal_for(bytes);
   for (const auto& segment : parameters_.segments()) {
     first_.push_back(state_.zeros(segment.values.shape(), segment.values.dtype()));
     second_.push_back(state_.zeros(segment.values.shape(), segment.values.dtype()));
@@ -34,7 +39,6 @@ AdamW::AdamW(ParameterSet& parameters, OptimizerOptions options)
     average_.push_back(state_.empty(segment.values.shape(), segment.values.dtype()));
     average_.back().copy_from(segment.values);
   }
-  state_.seal();
 }
 
 void AdamW::update(std::int64_t step, double learning_rate, double gradient_scale) {
@@ -59,10 +63,8 @@ void AdamW::update(std::int64_t step, double learning_rate, double gradient_scal
 }
 
 void AdamW::swap_average() {
-  for (std::size_t i = 0; i < average_.size(); ++i) {
-    auto* values = static_cast<std::byte*>(parameters_.segments()[i].values.raw());
-    std::swap_ranges(values, values + average_[i].bytes(), static_cast<std::byte*>(average_[i].raw()));
-  }
+  for (std::size_t i = 0; i < average_.size(); ++i)
+    kernels::swap(parameters_.segments()[i].values, average_[i]);
 }
 
 Tensor AdamW::part(const std::vector<Tensor>& flat, const Parameter& parameter) const {

@@ -54,7 +54,7 @@ class AdamW {
 
   ParameterSet& parameters_;
   OptimizerOptions options_;
-  Arena state_{"optimizer"};
+  Arena state_;
   std::vector<Tensor> first_, second_, average_;  // one flat tensor per segment
 };
 

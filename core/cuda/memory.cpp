@@ -19,15 +19,24 @@ DeviceMemory::DeviceMemory(std::size_t bytes) {
   const cudaError_t code = cudaMalloc(&data_, bytes);
   if (code == cudaErrorMemoryAllocation) {
     cudaGetLastError();  // which would otherwise be the next call's
-    std::size_t free = 0, total = 0;
-    check(cudaMemGetInfo(&free, &total), "asking for the device's memory");
-    fail("the device has {} free of {}, and {} are needed", format_bytes(free), format_bytes(total),
-         format_bytes(bytes));
+    fail("the device has {} free, and {} are needed", format_bytes(free_memory()), format_bytes(bytes));
   }
   check(code, "allocating device memory");
 }
 
 DeviceMemory::~DeviceMemory() { cudaFree(data_); }
+
+std::size_t free_memory() {
+  std::size_t free = 0, total = 0;
+  check(cudaMemGetInfo(&free, &total), "asking for the device's memory");
+  return free;
+}
+
+void synchronize() { check(cudaStreamSynchronize(current_stream()), "waiting for the device"); }
+
+void zero(const Tensor& tensor) {
+  if (tensor.numel() > 0) check(cudaMemsetAsync(tensor.raw(), 0, tensor.bytes(), current_stream()), "zero");
+}
 
 Tensor empty_on_device(const Shape& shape, DType dtype) {
   auto memory = std::make_shared<DeviceMemory>(static_cast<std::size_t>(shape.numel()) * size_of(dtype));
@@ -48,14 +57,14 @@ void copy(const Tensor& from, const Tensor& to) {
 Tensor to_device(const Tensor& tensor) {
   const Tensor result = empty_on_device(tensor.shape(), tensor.dtype());
   copy(tensor, result);
-  check(cudaStreamSynchronize(current_stream()), "copy");
+  synchronize();
   return result;
 }
 
 Tensor to_host(const Tensor& tensor) {
   const Tensor result = Tensor::empty(tensor.shape(), tensor.dtype());
   copy(tensor, result);
-  check(cudaStreamSynchronize(current_stream()), "copy");
+  synchronize();
   return result;
 }
 

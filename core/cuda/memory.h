@@ -22,12 +22,22 @@ class DeviceMemory {
   void* data_ = nullptr;
 };
 
+/// Bytes that the device has free.
+std::size_t free_memory();
+
+/// Waits for the current stream.
+void synchronize();
+
 /// An owning tensor on the device: tests, set-up, tools; a training step takes from an Arena instead.
 Tensor empty_on_device(const Shape& shape, DType dtype = DType::f32);
 
 /// Queues the copy on the current stream, in any direction; same dtype and numel, both contiguous, else
 /// Error. A side in the host's memory must stay as it is until the stream was waited for.
 void copy(const Tensor& from, const Tensor& to);
+
+/// Queues it, for contiguous tensors on the device.
+void zero(const Tensor& tensor);
+void fill(const Tensor& tensor, double value);
 
 /// Owning copies, complete when these return.
 Tensor to_device(const Tensor& tensor);

@@ -121,4 +121,15 @@ void scale(const Tensor& a, double factor, const Tensor& c, Write write) {
   });
 }
 
+void swap(const Tensor& a, const Tensor& b) {
+  expect("swap", "b", b, a.shape(), a.dtype());
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("swap", a, b)) return cuda::swap(a, b);
+  for_floating(a.dtype(), "swap", [&]<class T>(T) {
+    T *pa = a.data<T>(), *pb = b.data<T>();
+    for_chunks(a.numel(),
+               [&](Index begin, Index end) { std::swap_ranges(pa + begin, pa + end, pb + begin); });
+  });
+}
+
 }  // namespace conclave::kernels

@@ -75,6 +75,17 @@ struct Scale {
   }
 };
 
+template <class T>
+struct Swap {
+  T *a, *b;
+  template <int kWidth>
+  __device__ void at(Index i) const {
+    const Pack<T, kWidth> value = load<kWidth>(a + i);
+    store<kWidth>(a + i, load<kWidth>(b + i));
+    store<kWidth>(b + i, value);
+  }
+};
+
 }  // namespace
 
 void activation(const Tensor& x, Activation activation, const Tensor& y, const Tensor& derivative) {
@@ -110,6 +121,13 @@ void scale(const Tensor& a, double factor, const Tensor& c, Write write) {
   for_floating(a.dtype(), "scale", [&]<class T>(T) {
     const Scale<T> body{a.data<T>(), static_cast<T>(factor), c.data<T>(), write};
     for_flat<T>("scale", a.numel(), {body.a, body.c}, body);
+  });
+}
+
+void swap(const Tensor& a, const Tensor& b) {
+  for_floating(a.dtype(), "swap", [&]<class T>(T) {
+    const Swap<T> body{a.data<T>(), b.data<T>()};
+    for_flat<T>("swap", a.numel(), {body.a, body.b}, body);
   });
 }
 

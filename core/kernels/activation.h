@@ -24,8 +24,12 @@ void add(const Tensor& a, const Tensor& b, const Tensor& c);
 /// c (=, +=) scale * a.
 void scale(const Tensor& a, double scale, const Tensor& c, Write write = Write::assign);
 
+/// Exchanges the elements of a and b.
+void swap(const Tensor& a, const Tensor& b);
+
 /// The CUDA twins, to which those above hand over.
 namespace cuda {
+void swap(const Tensor& a, const Tensor& b);
 void activation(const Tensor& x, Activation activation, const Tensor& y, const Tensor& derivative);
 void multiply(const Tensor& a, const Tensor& b, const Tensor& c, Write write);
 void add(const Tensor& a, const Tensor& b, const Tensor& c);

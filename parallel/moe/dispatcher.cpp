@@ -128,15 +128,16 @@ DispatchRound Dispatcher::round(Tape& tape, const DispatchPlan& plan, const Tens
 void Dispatcher::exchange_sequences(Tape& tape, const DispatchPlan& plan, const Tensor& offsets,
                                     DispatchRound& round) const {
   const Index sequences = kernels::expect_offsets("moe", offsets, round.slots.size(0));
-  const Tensor away = tape.empty({round.away.size(0), 1}, DType::i32),
-               here = tape.empty({round.rows, 1}, DType::i32);
+  const Tensor away = tape.arena().empty_on_host({round.away.size(0), 1}, DType::i32),
+               here = tape.arena().empty_on_host({round.rows, 1}, DType::i32);
   auto *leaving = away.data<std::int32_t>(), *staying = here.data<std::int32_t>();
   // A row's sequence, by its number on the rank that sends it.
   const auto bounds = offsets.span<std::int32_t>();
-  const auto* slot = round.slots.data<std::int32_t>();
+  const Tensor slots = tape.on_host(round.slots);
+  const auto* slot = slots.data<std::int32_t>();
   for (std::int32_t s = 0; s < sequences; ++s) {
     const auto tokens = bounds[static_cast<std::size_t>(s) + 1] - bounds[static_cast<std::size_t>(s)];
-    for (Index i = 0; i < tokens * round.slots.size(1); ++i, ++slot)
+    for (Index i = 0; i < tokens * slots.size(1); ++i, ++slot)
       if (*slot >= 0) (*slot < away.size(0) ? leaving[*slot] : staying[*slot - away.size(0)]) = s;
   }
   group_.start_exchange(away, round.leaving, here, round.arriving).wait();

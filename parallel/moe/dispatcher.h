@@ -58,7 +58,8 @@ class Dispatcher {
                       Index number) const;
 
   /// Collective, for a plan of one round. Fills round.sequences: runs of rows that are of one sequence and
-  /// one expert, given the offsets [sequences + 1] i32 of this rank's tokens. Rows of padding are a run each.
+  /// one expert, given the offsets [sequences + 1] i32, in host memory, of this rank's tokens. Rows of
+  /// padding are a run each.
   void exchange_sequences(Tape& tape, const DispatchPlan& plan, const Tensor& offsets,
                           DispatchRound& round) const;
 

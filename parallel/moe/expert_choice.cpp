@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <bit>
 
+#include "core/kernels/activation.h"
+
 namespace conclave {
 namespace {
 
@@ -20,7 +22,7 @@ struct Thresholds {
     score = tape.arena().array<Bits>(experts);
     left = tape.arena().array<Index>(experts);
     std::ranges::fill(left, capacity);
-    const Tensor histogram = tape.empty({experts, kBins}, DType::i64);
+    const Tensor histogram = tape.arena().empty_on_host({experts, kBins}, DType::i64);
     const T* p = scores.data<T>();
     for (int shift = 8 * sizeof(Bits) - 8; shift >= 0; shift -= 8) {
       const Bits decided = shift + 8 < static_cast<int>(8 * sizeof(Bits)) ? ~Bits{0} << (shift + 8) : Bits{0};
@@ -41,8 +43,8 @@ struct Thresholds {
       }
     }
     // Of equal scores, those of lower ranks come first.
-    const Tensor mine = tape.empty({experts}, DType::i64),
-                 all = tape.empty({world.size(), experts}, DType::i64);
+    const Tensor mine = tape.arena().empty_on_host({experts}, DType::i64),
+                 all = tape.arena().empty_on_host({world.size(), experts}, DType::i64);
     mine.zero();
     for (Index i = 0; i < tokens * experts; ++i)
       mine.data<std::int64_t>()[i % experts] +=
@@ -59,19 +61,21 @@ struct Thresholds {
 
 }  // namespace
 
+// There for comparison, so it has no kernels of its own: on a device's tensors, the host works on copies.
 functions::Gate expert_choice_gate(Tape& tape, const Tensor& probabilities, Index capacity,
                                    Communicator& world) {
   kernels::expect_rank("expert_choice_gate", "probabilities", probabilities, 2);
   const Index tokens = probabilities.size(0), experts = probabilities.size(1);
-  functions::Gate gate{tape.empty({tokens, experts}, DType::i32),
-                       tape.output({tokens, experts}, probabilities.dtype(), {&probabilities})};
-  std::int32_t* chosen = gate.experts.data<std::int32_t>();
+  const Tensor weights_here = tape.arena().empty_on_host(probabilities.shape(), probabilities.dtype()),
+               experts_here = tape.arena().empty_on_host(probabilities.shape(), DType::i32),
+               scores = tape.on_host(probabilities);
+  std::int32_t* chosen = experts_here.data<std::int32_t>();
   std::fill_n(chosen, tokens * experts, -1);
-  gate.weights.zero();
+  weights_here.zero();
   for_floating(probabilities.dtype(), "expert_choice_gate", [&]<class T>(T) {
-    Thresholds<T> threshold(tape, probabilities, capacity, world);
-    const T* p = probabilities.data<T>();
-    T* weights = gate.weights.data<T>();
+    Thresholds<T> threshold(tape, scores, capacity, world);
+    const T* p = scores.data<T>();
+    T* weights = weights_here.data<T>();
     for (Index token = 0; token < tokens; ++token) {
       Index taken = token * experts;
       for (Index e = 0; e < experts; ++e) {
@@ -87,15 +91,20 @@ functions::Gate expert_choice_gate(Tape& tape, const Tensor& probabilities, Inde
       }
     }
   });
+  functions::Gate gate{tape.on_device(experts_here),
+                       tape.output({tokens, experts}, probabilities.dtype(), {&probabilities})};
+  gate.weights.queue_copy_from(weights_here);
   tape.record("expert_choice_gate", {&probabilities}, {&gate.weights}, [=](Tape& tape) {
-    const auto [dprobabilities, write] = tape.into(probabilities);
-    if (write == Write::assign) dprobabilities.zero();
-    const Tensor dweights = tape.gradient(gate.weights);
-    for_floating(dweights.dtype(), "expert_choice_gate", [&, to = dprobabilities]<class T>(T) {
-      const std::int32_t* chosen = gate.experts.data<std::int32_t>();
+    const Tensor dweights = tape.on_host(tape.gradient(gate.weights)),
+                 d = tape.arena().empty_on_host(dweights.shape(), dweights.dtype());
+    d.zero();
+    for_floating(d.dtype(), "expert_choice_gate", [&]<class T>(T) {
+      const std::int32_t* chosen = experts_here.data<std::int32_t>();
       for (Index i = 0; i < tokens * experts; ++i)
-        if (chosen[i] >= 0) to.data<T>()[i / experts * experts + chosen[i]] += dweights.data<T>()[i];
+        if (chosen[i] >= 0) d.data<T>()[i / experts * experts + chosen[i]] = dweights.data<T>()[i];
     });
+    const auto [dprobabilities, write] = tape.into(probabilities);
+    kernels::scale(tape.on_device(d), 1.0, dprobabilities, write);
   });
   return gate;
 }

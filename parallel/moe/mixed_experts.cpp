@@ -53,12 +53,13 @@ class Unwatched {
 
 // What forward, and backward where `recording`, take for `count` rows, all of one expert and of as many
 // sequences as there can be.
-std::size_t bytes_for(BaseExpert& experts, Index local, Index count, const Tensor& like, bool recording) {
+Arena::Bytes bytes_for(Arena& arena, BaseExpert& experts, Index local, Index count, const Tensor& like,
+                       bool recording) {
   const Unwatched unwatched(experts);
-  Arena arena("trial of experts");
+  const ArenaScope scope(arena);
   Tape tape(arena, recording);
   Tensor rows = arena.zeros({count, like.size(1)}, like.dtype());
-  const std::size_t before = arena.used();
+  const ArenaTrial trial(arena);
   if (recording) tape.watch(rows);
   std::vector<Index> offsets(static_cast<std::size_t>(local) + 1, count);
   offsets.front() = 0;
@@ -66,7 +67,7 @@ std::size_t bytes_for(BaseExpert& experts, Index local, Index count, const Tenso
   std::iota(sequences.begin(), sequences.end(), Index{0});
   const Tensor y = checked_forward(tape, experts, {rows, offsets, sequences});
   if (y.slot) tape.backward(y, rows);
-  return arena.peak() - before;
+  return trial.taken();
 }
 
 }  // namespace
@@ -121,16 +122,20 @@ bool MixedExperts::wants_sequences() const {
 }
 
 Tensor MixedExperts::forward(Tape& tape, const ExpertInput& input) {
-  const std::size_t before = tape.arena().used();
+  const Arena::Bytes before = tape.arena().mark();
   const Tensor y = forward_from(tape, 0, input);
   if (tape.planning() && (present_.size() > 1 || wants_sequences())) {
     // What divides the rows and joins them, between each kind and the next.
     constexpr std::size_t kLine = 64;
-    const std::size_t dividing =
-        (present_.size() - 1) * (static_cast<std::size_t>(input.rows.numel()) * size_of(input.rows.dtype()) +
-                                 input.offsets.size_bytes() + input.sequences.size_bytes() + 4 * kLine);
-    const std::size_t most = most_bytes(tape, input.rows) + dividing, taken = tape.arena().used() - before;
-    if (most > taken) tape.arena().allocate(most - taken);
+    const std::size_t rows = input.rows.bytes(),
+                      offsets = input.offsets.size_bytes() + input.sequences.size_bytes() + 4 * kLine,
+                      between = present_.size() - 1;
+    const bool beside = tape.device() != Device::cpu;  // offsets are the host's
+    const Arena::Bytes dividing{between * (rows + (beside ? 0 : offsets)), beside ? between * offsets : 0};
+    const Arena::Bytes most = most_bytes(tape, input.rows), taken = tape.arena().mark();
+    const auto missing = [](std::size_t wanted, std::size_t had) { return wanted - std::min(wanted, had); };
+    tape.arena().take({missing(most.tensors + dividing.tensors, taken.tensors - before.tensors),
+                       missing(most.host + dividing.host, taken.host - before.host)});
   }
   return y;
 }
@@ -155,17 +160,19 @@ Tensor MixedExperts::forward_from(Tape& tape, std::size_t number, const ExpertIn
 
 // The worst that a routing can do: all rows go to the kind that takes most for them, and the others take what
 // they do for none.
-std::size_t MixedExperts::most_bytes(const Tape& tape, const Tensor& rows) {
-  std::size_t none = 0, most = 0;
+Arena::Bytes MixedExperts::most_bytes(Tape& tape, const Tensor& rows) {
+  Arena::Bytes none, most;
   for (const Kind* kind : present_) {
     const auto bytes = [&](Index count) {
-      return bytes_for(*kind->experts, kind->local, count, rows, tape.recording());
+      return bytes_for(tape.arena(), *kind->experts, kind->local, count, rows, tape.recording());
     };
-    const std::size_t least = bytes(0), all = bytes(rows.size(0));
-    none += least;
-    most = std::max(most, all - std::min(all, least));
+    const Arena::Bytes least = bytes(0), all = bytes(rows.size(0));
+    for (std::size_t Arena::Bytes::*part : {&Arena::Bytes::tensors, &Arena::Bytes::host}) {
+      none.*part += least.*part;
+      most.*part = std::max(most.*part, all.*part - std::min(all.*part, least.*part));
+    }
   }
-  return none + most;
+  return {none.tensors + most.tensors, none.host + most.host};
 }
 
 }  // namespace conclave

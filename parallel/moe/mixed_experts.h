@@ -52,7 +52,7 @@ class MixedExperts : public Module {
 
  private:
   Tensor forward_from(Tape& tape, std::size_t kind, const ExpertInput& input);
-  std::size_t most_bytes(const Tape& tape, const Tensor& rows);
+  Arena::Bytes most_bytes(Tape& tape, const Tensor& rows);
 
   std::vector<Kind> kinds_;
   std::vector<Kind*> present_;  // those with experts on this rank

@@ -94,16 +94,18 @@ void MoeLayer::reset_statistics() {
   statistics_.rounds = statistics_.passes = 0;
 }
 
-void MoeLayer::attribute_losses(const Tensor& losses, const Tensor& offsets) {
+void MoeLayer::attribute_losses(Tape& tape, const Tensor& losses, const Tensor& offsets) {
   const Timed timed(statistics_.balancing_seconds);
   const Index sequences = kernels::expect_offsets("attribute_losses", offsets, gate_.experts.size(0));
   kernels::expect("attribute_losses", "losses", losses, {sequences}, gate_.weights.dtype());
   const auto bounds = offsets.span<std::int32_t>();
-  const std::int32_t* expert = gate_.experts.data<std::int32_t>();
+  const Tensor experts = tape.on_host(gate_.experts), weights = tape.on_host(gate_.weights),
+               losses_here = tape.on_host(losses);
+  const std::int32_t* expert = experts.data<std::int32_t>();
   for_floating(losses.dtype(), "attribute_losses", [&]<class T>(T) {
-    const T* weight = gate_.weights.data<T>();
+    const T* weight = weights.data<T>();
     for (std::size_t s = 0; s + 1 < bounds.size(); ++s) {
-      const auto loss = static_cast<double>(losses.data<T>()[s]);
+      const auto loss = static_cast<double>(losses_here.data<T>()[s]);
       const Index choices = (bounds[s + 1] - bounds[s]) * gate_.experts.size(1);
       for (Index i = 0; i < choices; ++i, ++expert, ++weight) {
         if (*expert < 0) continue;
@@ -140,11 +142,14 @@ functions::Gate MoeLayer::choose_experts(Tape& tape, const ForwardContext& conte
     return expert_choice_gate(tape, probabilities, (choices + options_.experts - 1) / options_.experts,
                               grid_.world());
   }
+  const auto in_place = [&](const kernels::Selection& selection) {
+    return kernels::Selection{tape.on_device(selection.bias), tape.on_device(selection.factor)};
+  };
   const auto count_load = [&](const kernels::Selection& selection, std::span<Index> total) {
     const ArenaScope scope(tape.arena());
     const Tensor experts = tape.empty({probabilities.size(0), options_.top_k}, DType::i32),
                  weights = tape.empty(experts.shape(), probabilities.dtype());
-    kernels::top_k_gate(probabilities, selection, experts, weights, options_.top_p);
+    kernels::top_k_gate(probabilities, in_place(selection), experts, weights, options_.top_p);
     kernels::count_experts(experts, total);
     grid_.world().all_reduce(Tensor::borrow(total.data(), {options_.experts}, DType::i64));
   };
@@ -157,12 +162,14 @@ functions::Gate MoeLayer::choose_experts(Tape& tape, const ForwardContext& conte
     selection = balancer_->select_batch(std::cref(count_load), context.training);
   }
   // Memory is planned for tokens that go to as many experts as they may.
-  return functions::top_k_gate(tape, probabilities, selection, options_.top_k,
+  return functions::top_k_gate(tape, probabilities, in_place(selection), options_.top_k,
                                tape.planning() ? kernels::TopP{} : options_.top_p);
 }
 
-Tensor MoeLayer::operator()(Tape& tape, ForwardContext& context, const Tensor& x, const Tensor& offsets) {
+Tensor MoeLayer::operator()(Tape& tape, ForwardContext& context, const Tensor& x,
+                            const Tensor& host_offsets) {
   const double start = now();
+  const Tensor offsets = tape.on_device(host_offsets);
   const Tensor entered = tapped(tape, x);
   tape.record("moe", {&x}, {&entered}, [this, x, entered](Tape& tape) {
     tape.hand_on(tape.gradient(entered), x);
@@ -171,8 +178,12 @@ Tensor MoeLayer::operator()(Tape& tape, ForwardContext& context, const Tensor& x
 
   const Tensor decisions = router_->decisions(tape, context, entered, offsets, route_cache());
   // Where no token counts by itself, the gate sees each decision once, and tokens get what it chose.
-  const bool repeat_choice = !tape.recording() && !options_.balance_inference && options_.gate == "top_k";
-  const Tensor logits = repeat_choice ? decisions : router_->for_tokens(tape, decisions, offsets);
+  const bool repeat_choice = !tape.recording() && !options_.balance_inference && options_.gate == "top_k" &&
+                             tape.device() == Device::cpu;
+  const auto for_tokens = [&](const Tensor& rows) {
+    return router_->for_tokens(tape, rows, offsets, x.size(0));
+  };
+  const Tensor logits = repeat_choice ? decisions : for_tokens(decisions);
   const Tensor probabilities = route_probabilities(tape, logits, offsets, options_.router_losses, context);
   // The balancer's gradient joins what the gate sends back; the load it needs is known once the gate has
   // chosen.
@@ -182,9 +193,7 @@ Tensor MoeLayer::operator()(Tape& tape, ForwardContext& context, const Tensor& x
                               ? balance_probabilities(tape, probabilities, *balancer_, global, context)
                               : probabilities;
   functions::Gate gate = choose_experts(tape, context, balanced);
-  if (repeat_choice)
-    gate = {router_->for_tokens(tape, gate.experts, offsets),
-            router_->for_tokens(tape, gate.weights, offsets)};
+  if (repeat_choice) gate = {for_tokens(gate.experts), for_tokens(gate.weights)};
   gate_ = gate;
   statistics_.routing_seconds += now() - start;
 
@@ -203,7 +212,7 @@ Tensor MoeLayer::operator()(Tape& tape, ForwardContext& context, const Tensor& x
   Tensor y;
   if (plan.rounds == 1) {
     DispatchRound round = dispatcher_.round(tape, plan, gate.experts, entered, 0);
-    if (experts_.wants_sequences()) dispatcher_.exchange_sequences(tape, plan, offsets, round);
+    if (experts_.wants_sequences()) dispatcher_.exchange_sequences(tape, plan, host_offsets, round);
     const Tensor rows = dispatcher_.dispatch(tape, entered, round, compute_shared);
     y = dispatcher_.combine(tape, experts_.forward(tape, {rows, round.offsets, round.sequences}),
                             gate.weights, round);

@@ -54,15 +54,16 @@ class MoeLayer : public Module {
   /// `grid` must outlive the layer.
   MoeLayer(const MoeOptions& options, const ProcessGrid& grid);
 
-  /// x [tokens, hidden], of sequences that offsets [sequences + 1] i32 divide it into -> [tokens, hidden].
-  /// Collective over the expert-parallel group and, with balancers that correct batches, over all ranks.
+  /// x [tokens, hidden], of sequences that offsets [sequences + 1] i32, in host memory, divide it into ->
+  /// [tokens, hidden]. Collective over the expert-parallel group and, with balancers that correct batches,
+  /// over all ranks.
   Tensor operator()(Tape& tape, ForwardContext& context, const Tensor& x, const Tensor& offsets);
 
   // What a balancer learns of a step, beside the loads.
 
   /// After a forward pass, in its tape's lifetime: losses [sequences], of those that offsets [sequences + 1]
-  /// i32 divide x into. A token's loss is its sequence's.
-  void attribute_losses(const Tensor& losses, const Tensor& offsets);
+  /// i32, in host memory, divide x into. A token's loss is its sequence's.
+  void attribute_losses(Tape& tape, const Tensor& losses, const Tensor& offsets);
   /// Once the gradients are complete: adds to squares [experts] those of each expert's gradient, this rank's
   /// share of them, so that the sum over all ranks is the squared norm.
   void add_gradient_squares(std::span<double> squares);

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/kernels/routing.h"
 #include "parallel/moe/registry.h"
 
 namespace conclave {
@@ -99,6 +100,10 @@ std::uint64_t Router::version(Arena& arena) {
 Tensor Router::cached_scores(Tape& tape, const Tensor& x, const Tensor& offsets, RouteCache& cache) {
   require(scope() != RouterScope::token && x.dtype() == DType::f32,
           "route cache: it serves f32 routers that see more than one token");
+  require(
+      x.device() == Device::cpu,
+      "moe.route_cache_mib: keys are of rows in host memory, and these are on a CUDA device, which scores "
+      "them sooner than they are copied; set it to 0");
   const std::uint64_t weights = version(tape.arena());
   const Index sequences = offsets.numel() - 1;
   const auto bounds = offsets.span<std::int32_t>();
@@ -159,23 +164,16 @@ Tensor Router::decisions(Tape& tape, ForwardContext& context, const Tensor& x, c
   kernels::expect("router", "its scores", decisions,
                   {per_sequence ? offsets.numel() - 1 : x.size(0), options_.experts}, x.dtype());
   if (!context.training || options_.noise <= 0) return decisions;
-  const RandomStream stream = context.next_stream();
-  const auto first = static_cast<std::uint64_t>(
-      (per_sequence ? context.first_sequence : context.first_token) * options_.experts);
+  const Index first = (per_sequence ? context.first_sequence : context.first_token) * options_.experts;
   const Tensor noise = tape.empty(decisions.shape(), decisions.dtype());
-  for_floating(noise.dtype(), "router noise", [&]<class T>(T) {
-    T* values = noise.data<T>();
-    for (Index i = 0; i < noise.numel(); ++i)
-      values[i] = static_cast<T>(options_.noise * stream.normal(first + static_cast<std::uint64_t>(i)));
-  });
+  kernels::normal_noise(context.next_stream(), first, options_.noise, noise);
   return functions::add(tape, decisions, noise);
 }
 
-Tensor Router::for_tokens(Tape& tape, const Tensor& decisions, const Tensor& offsets) const {
+Tensor Router::for_tokens(Tape& tape, const Tensor& decisions, const Tensor& offsets, Index tokens) const {
   if (scope() != RouterScope::sequence) return decisions;
-  const auto bounds = offsets.span<std::int32_t>();
-  const Index tokens = bounds.back();
-  if (!tape.recording()) {
+  if (!tape.recording() && tape.device() == Device::cpu) {
+    const auto bounds = offsets.span<std::int32_t>();
     const Tensor repeated = tape.empty({tokens, decisions.size(1)}, decisions.dtype());
     const std::size_t bytes =
         decisions.bytes() / static_cast<std::size_t>(std::max<Index>(decisions.size(0), 1));
@@ -187,8 +185,7 @@ Tensor Router::for_tokens(Tape& tape, const Tensor& decisions, const Tensor& off
     return repeated;
   }
   const Tensor sequence_of = tape.empty({tokens}, DType::i32);
-  for (std::size_t s = 0; s + 1 < bounds.size(); ++s)
-    sequence_of.rows(bounds[s], bounds[s + 1]).fill(static_cast<double>(s));
+  kernels::segment_numbers(offsets, sequence_of);
   return functions::embedding(tape, sequence_of, decisions);
 }
 

@@ -37,9 +37,9 @@ class Router : public Module {
   /// Throws Error where the scope is token.
   Tensor decisions(Tape& tape, ForwardContext& context, const Tensor& x, const Tensor& offsets,
                    RouteCache* cache = nullptr);
-  /// Rows that belong to decisions, of any dtype where the tape does not record, as rows of tokens: repeated
-  /// for scope sequence, as they are for the others.
-  Tensor for_tokens(Tape& tape, const Tensor& decisions, const Tensor& offsets) const;
+  /// Rows that belong to decisions, of any dtype in host memory where the tape does not record, as rows of
+  /// `tokens` tokens: repeated for scope sequence, as they are for the others.
+  Tensor for_tokens(Tape& tape, const Tensor& decisions, const Tensor& offsets, Index tokens) const;
 
  protected:
   RouterOptions options_;

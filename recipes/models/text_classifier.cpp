@@ -111,8 +111,9 @@ TextClassifier::HiddenTokens TextClassifier::hide_tokens(Tape& tape, ForwardCont
   // cluster.
   const Index most =
       std::min(tokens.numel(), static_cast<Index>(std::ceil(expected + 6 * std::sqrt(expected))) + 16);
-  HiddenTokens result{tape.empty(tokens.shape(), DType::i32), tape.empty({most}, DType::i32),
-                      tape.empty({most}, DType::i32)};
+  Arena& arena = tape.arena();
+  HiddenTokens result{arena.empty_on_host(tokens.shape(), DType::i32),
+                      arena.empty_on_host({most}, DType::i32), arena.empty_on_host({most}, DType::i32)};
   const auto from = tokens.span<std::int32_t>(), to = result.seen.span<std::int32_t>();
   auto *places = result.places.data<std::int32_t>(), *original = result.original.data<std::int32_t>();
   Index hidden = 0;
@@ -135,12 +136,13 @@ TextClassifier::Output TextClassifier::forward(Tape& tape, ForwardContext& conte
                                                bool guess) {
   tape.enter("embedding");
   const HiddenTokens tokens = hide_tokens(tape, context, input.tokens);
-  Tensor x =
-      functions::add(tape, token_embedding_(tape, tokens.seen), position_embedding_(tape, input.positions));
+  const Tensor offsets = tape.on_device(input.offsets);
+  Tensor x = functions::add(tape, token_embedding_(tape, tape.on_device(tokens.seen)),
+                            position_embedding_(tape, tape.on_device(input.positions)));
   x = apply_dropout(tape, context, x, Tensor(), options_.embedding_dropout, context.first_token);
   for (const auto& layer : layers_) {
     tape.enter(layer->name.c_str());
-    const Tensor attended = layer->attention(tape, layer->attention_norm(tape, x), input.offsets);
+    const Tensor attended = layer->attention(tape, layer->attention_norm(tape, x), offsets);
     x = apply_dropout(tape, context, attended, x, options_.dropout, context.first_token);
     const Tensor normal = layer->feed_forward_norm(tape, x);
     if (layer->experts) tape.enter(layer->moe_name.c_str());
@@ -150,13 +152,14 @@ TextClassifier::Output TextClassifier::forward(Tape& tape, ForwardContext& conte
   }
   tape.enter("head");
   x = final_norm_(tape, x);
-  Tensor pooled = functions::concatenate(tape, functions::segment_mean(tape, x, input.offsets),
-                                         functions::segment_max(tape, x, input.offsets));
+  Tensor pooled = functions::concatenate(tape, functions::segment_mean(tape, x, offsets),
+                                         functions::segment_max(tape, x, offsets));
   pooled = apply_dropout(tape, context, pooled, Tensor(), options_.dropout, context.first_sequence);
   Output output{head_(tape, pooled), {}, tokens.original, {}};
   if (guess && tokens.places.defined()) {
     tape.enter("masked_tokens");
-    const Tensor hidden = functions::embedding(tape, tokens.places, x);  // rows of x by their number
+    const Tensor hidden =
+        functions::embedding(tape, tape.on_device(tokens.places), x);  // rows of x by their number
     output.masked_logits = functions::linear(tape, hidden, token_embedding_.table(), guess_bias_.value);
   }
   if (wide_) {

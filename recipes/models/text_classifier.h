@@ -14,7 +14,7 @@
 
 namespace conclave {
 
-/// A batch's index arrays as tensors, borrowed from it.
+/// A batch's index arrays as tensors in host memory, borrowed from it.
 struct TextInput {
   Tensor tokens;     ///< [tokens] i32
   Tensor positions;  ///< [tokens] i32
@@ -42,7 +42,7 @@ class TextClassifier : public Module {
     Tensor logits;
     /// [hidden tokens, vocabulary]: guesses at what token dropout hid; undefined without.
     Tensor masked_logits;
-    Tensor masked_tokens;  ///< [hidden tokens] i32: what they were
+    Tensor masked_tokens;  ///< [hidden tokens] i32, in host memory: what they were
     Tensor wide_scores;    ///< [sequences, classes] for squared_hinge; undefined without a wide classifier
   };
 

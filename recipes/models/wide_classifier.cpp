@@ -45,7 +45,8 @@ WideClassifier::Features WideClassifier::features(Tape& tape, const Tensor& toke
   const auto known = bigrams_.span<std::int64_t>();
   // Of every n tokens, at most n - 1 bigrams and the bias: the same memory for every batch of so many tokens.
   const Index most = 2 * tokens.numel() + offsets.numel();  // an empty sequence has a bias, too
-  Features found{tape.empty({most}, DType::i32), tape.empty(offsets.shape(), DType::i32)};
+  Features found{tape.arena().empty_on_host({most}, DType::i32),
+                 tape.arena().empty_on_host(offsets.shape(), DType::i32)};
   const std::int32_t* from = tokens.data<std::int32_t>();
   auto *ids = found.ids.data<std::int32_t>(), *ends = found.offsets.data<std::int32_t>();
   std::int32_t count = 0;
@@ -67,7 +68,8 @@ WideClassifier::Features WideClassifier::features(Tape& tape, const Tensor& toke
 
 Tensor WideClassifier::operator()(Tape& tape, const Tensor& tokens, const Tensor& offsets) {
   const Features found = features(tape, tokens, offsets);
-  return functions::embedding_bag(tape, found.ids, found.offsets, kFeature, weight_.value);
+  return functions::embedding_bag(tape, tape.on_device(found.ids), tape.on_device(found.offsets), kFeature,
+                                  weight_.value);
 }
 
 }  // namespace conclave

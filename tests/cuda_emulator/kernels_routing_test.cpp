@@ -1,9 +1,13 @@
+#include "core/arena.h"
 #include "core/cuda/stream.h"
+#include "core/kernels/activation.h"
 #include "core/kernels/embedding.h"
 #include "core/kernels/gate.h"
 #include "core/kernels/hinge.h"
 #include "core/kernels/permutation.h"
 #include "core/kernels/reduction.h"
+#include "core/kernels/routing.h"
+#include "core/kernels/softmax.h"
 #include "tests/cuda_emulator/twins.h"
 
 namespace conclave {
@@ -288,6 +292,90 @@ TEST_CASE("tensors on two devices are an Error") {
   const Tensor a = random_values({3, 4}, 1, DType::f32), b = to_device(a);
   CHECK_THROWS_WITH(embedding(to_device(Tensor::zeros({3}, DType::i32)), b, a),
                     "embedding: some tensors are on cuda, others on cpu; copy all to one of them");
+}
+
+TEMPLATE_TEST_CASE("what acts on routers beside their products is the same on the device", "", float,
+                   double) {
+  using T = TestType;
+  constexpr DType kType = dtype_of<T>;
+  Shapes shapes(11);
+  for (int round = 0; round < 2 * kShapes; ++round) {
+    const Index tokens = round == 0 ? 0 : shapes.between(1, 60), sequences = shapes.between(1, 8);
+    const Index experts = round % 3 == 0 ? shapes.columns() : shapes.between(1, 20);
+    const Tensor offsets = shapes.offsets(sequences, tokens), chosen = shapes.integers({sequences}, 0, 1);
+    const Tensor logits = random_values({tokens, experts}, 1, kType),
+                 probabilities = unwritten(logits.shape(), kType), lse = unwritten({tokens}, kType);
+    softmax(logits, probabilities, lse);
+    const Tensor dlogits = random_values(logits.shape(), 2, kType);
+    for (const RouterTerms terms : {RouterTerms{.z = 0.3}, {.entropy = 0.2}, {0.1, 0.4}})
+      compare_twins<T>({probabilities, lse, dlogits},
+                       [&](const Tensors& t) { add_router_gradients(t[0], t[1], terms, t[2]); });
+    compare_twins<T>({probabilities, offsets, chosen, dlogits}, [&](const Tensors& t) {
+      add_domain_gradients(t[0], t[1], t[2], 0.7, experts / 2, t[3]);
+    });
+    compare_twins<T>({dlogits, random_values({experts}, 3, DType::f64)},
+                     [](const Tensors& t) { add_row(t[1], t[0]); });
+    compare_twins<T>({unwritten({tokens}, DType::i32), offsets},
+                     [](const Tensors& t) { segment_numbers(t[1], t[0]); });
+    compare_twins<T>({unwritten(logits.shape(), kType)}, [&](const Tensors& t) {
+      normal_noise({.seed = 3, .step = 1, .tensor = 2}, 7 * round, 0.5, t[0]);
+    });
+    compare_twins<T>({logits, dlogits}, [](const Tensors& t) { swap(t[0], t[1]); });
+  }
+}
+
+TEST_CASE("tensors on the device are cleared, filled and copied", "[arena]") {
+  for (const DType dtype : {DType::f32, DType::f64, DType::i32}) {
+    const Tensor on_device = empty_on_device({37}, dtype), here = Tensor::zeros({37}, dtype);
+    on_device.fill(3);
+    here.copy_from(on_device);
+    CHECK(here.to(DType::f64).data<double>()[36] == 3);
+    on_device.zero();
+    here.copy_from(on_device);
+    CHECK(here.to(DType::f64).data<double>()[36] == 0);
+  }
+  CHECK(emulator::take_report() == "");
+}
+
+TEST_CASE("an arena on a device plans in what is free, and then takes what it needs in one piece",
+          "[arena]") {
+  emulator::set_memory(std::size_t{16} << 20);
+  Arena arena("activations", 0, Device::cuda);
+  const auto step = [&] {
+    arena.reset();
+    const Tensor x = arena.zeros({100, 3});
+    CHECK(x.device() == Device::cuda);
+    const Tensor noted = arena.empty_on_host({10}, DType::i32);
+    CHECK(noted.device() == Device::cpu);
+    noted.fill(1);
+    arena.copy<Index>(std::vector<Index>{1, 2, 3});
+    return to_host(x).data<float>()[299];
+  };
+  CHECK(step() == 0);
+  CHECK(emulator::counters().live_bytes == (std::size_t{14} << 20));
+  CHECK_THROWS_WITH(arena.empty({Index{4} << 20}),
+                    "arena activations: 16.0 MiB more do not fit, 1.2 KiB of 14.0 MiB are in use; the device "
+                    "has no more memory: make the batch or the model smaller");
+  std::size_t taken = 0;
+  {
+    const ArenaTrial trial(arena);
+    arena.empty({1000});
+    arena.allocate(500);
+    taken = trial.taken().tensors;
+    CHECK(trial.taken().host >= 500);
+  }
+  CHECK(taken >= 4000);
+  CHECK(arena.peak() < 4000);
+  arena.seal();
+  CHECK(arena.capacity() == 1216);
+  CHECK(emulator::counters().live_bytes == 1216);
+  const std::size_t allocations = emulator::counters().allocations;
+  for (int i = 0; i < 3; ++i) CHECK(step() == 0);
+  CHECK(emulator::counters().allocations == allocations);
+  CHECK_THROWS_WITH(arena.empty({64}), Catch::Matchers::Contains("the planning run did not see"));
+  CHECK_THROWS_WITH(Arena("parameters", 0, Device::cuda).seal_for(std::size_t{20} << 20),
+                    "the device has 16.0 MiB free, and 20.0 MiB are needed");
+  emulator::set_memory(std::size_t{4} << 30);
 }
 
 }  // namespace

@@ -204,7 +204,7 @@ TEST_CASE("an expert's gradient norm and loss are the same on however many ranks
     for (Index row = 0; row < rows; row += 3) losses.push_back(static_cast<float>(first + row));
     const Tensor offsets = Tensor::of<std::int32_t>({static_cast<Index>(bounds.size())}, bounds);
     const Tensor y = layer(tape, context, input, offsets);
-    layer.attribute_losses(Tensor::of<float>({static_cast<Index>(losses.size())}, losses), offsets);
+    layer.attribute_losses(tape, Tensor::of<float>({static_cast<Index>(losses.size())}, losses), offsets);
     reducer.arm();
     tape.backward(y, all_dy.rows(first, first + rows).clone());
     reducer.finish();

@@ -13,7 +13,7 @@ namespace {
 
 Tensor token_scores(Router& router, Tape& tape, ForwardContext& context, const Tensor& x,
                     const Tensor& offsets, RouteCache* cache = nullptr) {
-  return router.for_tokens(tape, router.decisions(tape, context, x, offsets, cache), offsets);
+  return router.for_tokens(tape, router.decisions(tape, context, x, offsets, cache), offsets, x.size(0));
 }
 
 TEMPLATE_TEST_CASE("attention routers agree with PyTorch, per sequence and per token", "[router][pytorch]",
