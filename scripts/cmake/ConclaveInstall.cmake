@@ -24,7 +24,8 @@ install(TARGETS conclave_plugin EXPORT ConclaveTargets)
 set(package ${CMAKE_INSTALL_LIBDIR}/cmake/Conclave)
 install(EXPORT ConclaveTargets NAMESPACE Conclave:: DESTINATION ${package})
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/ConclaveConfigVersion.cmake COMPATIBILITY SameMinorVersion)
-install(FILES ${PROJECT_SOURCE_DIR}/scripts/cmake/ConclaveConfig.cmake
+configure_file(${PROJECT_SOURCE_DIR}/scripts/cmake/ConclaveConfig.cmake ${PROJECT_BINARY_DIR}/ConclaveConfig.cmake @ONLY)
+install(FILES ${PROJECT_BINARY_DIR}/ConclaveConfig.cmake
               ${PROJECT_SOURCE_DIR}/scripts/cmake/ConclaveDependencies.cmake
               ${PROJECT_BINARY_DIR}/ConclaveConfigVersion.cmake
         DESTINATION ${package})

@@ -1,0 +1,32 @@
+# Whether there is to be a CUDA backend, and the compiler for it. Sets CONCLAVE_WITH_CUDA.
+set(CONCLAVE_WITH_CUDA OFF)
+if(CONCLAVE_CUDA STREQUAL OFF)
+  return()
+endif()
+
+# Without a driver nothing could run it, and its kernels take minutes to compile.
+find_library(CONCLAVE_CUDA_DRIVER NAMES libcuda.so.1)
+if(CONCLAVE_CUDA STREQUAL AUTO AND NOT CONCLAVE_CUDA_DRIVER)
+  return()
+endif()
+
+find_program(CONCLAVE_NVCC nvcc HINTS /usr/local/cuda/bin)
+find_path(CONCLAVE_NCCL_INCLUDE nccl.h HINTS /usr/local/cuda/include)
+if(NOT CONCLAVE_NVCC OR NOT CONCLAVE_NCCL_INCLUDE)
+  set(message "There will be no CUDA backend, for want of the CUDA toolkit (nvcc) or NCCL (nccl.h).")
+  if(CONCLAVE_CUDA STREQUAL AUTO)
+    message(NOTICE "${message}")
+    return()
+  endif()
+  message(FATAL_ERROR "${message} NVIDIA's packages are cuda-toolkit and libnccl-dev; or set CONCLAVE_CUDA to OFF.")
+endif()
+
+set(CONCLAVE_WITH_CUDA ON)
+set(CMAKE_CUDA_COMPILER ${CONCLAVE_NVCC})
+set(CMAKE_CUDA_ARCHITECTURES 80-real 90)  # A100, H100; later ones translate the latter's PTX
+set(CMAKE_CUDA_COMPILER_LAUNCHER ${CMAKE_CXX_COMPILER_LAUNCHER})
+enable_language(CUDA)
+if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake 3.25 does not know that nvcc knows C++20
+  set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
+  set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
+endif()
