@@ -123,6 +123,34 @@ void look_for_races(Shadow& shadow, std::size_t offset, std::size_t size, std::s
   }
 }
 
+// ---- Traffic
+
+bool seen = false;  // some code of the program calls the hooks
+bool counting = false;
+std::uint64_t block_count = 0;
+std::vector<Traffic>& traffic = *new std::vector<Traffic>;  // the last is that of the work that runs
+
+void count_sectors(Allocation& allocation, std::size_t offset, std::size_t size, Kind kind) {
+  if (allocation.sectors.empty()) allocation.sectors.resize((allocation.bytes + kSector - 1) / kSector);
+  Traffic& now = traffic.back();
+  const auto touch = [](auto& last, auto current, std::size_t& bytes) {
+    if (last != current) bytes += kSector;
+    last = current;
+  };
+  for (std::size_t s = offset / kSector; s <= (offset + size - 1) / kSector; ++s) {
+    Sector& sector = allocation.sectors[s];
+    if (kind != Kind::write) {
+      if (sector.written_by_launch != work_count) touch(sector.read_by_launch, work_count, now.read);
+      if (sector.written_by_block != block_count)
+        touch(sector.read_by_block, block_count, now.read_by_blocks);
+    }
+    if (kind != Kind::read) {
+      touch(sector.written_by_launch, work_count, now.written);
+      touch(sector.written_by_block, block_count, now.written_by_blocks);
+    }
+  }
+}
+
 SharedVariable* find_shared(std::uintptr_t at) {
   std::vector<SharedVariable>& variables = shared_variables();
   const auto behind = std::ranges::upper_bound(variables, at, {}, &SharedVariable::begin);
@@ -156,6 +184,8 @@ void look(std::uintptr_t at, std::size_t size, Kind kind) {
                      " with no event between them");
     look_for_races(allocation->shadow, at - allocation->begin, size, allocation->bytes, at, kind, false,
                    [&] { return describe(at); });
+    if (counting) [[unlikely]]
+      count_sectors(*allocation, at - allocation->begin, size, kind);
     return;
   }
   if (at - me.shared_area < me.shared_area_bytes) {
@@ -217,6 +247,8 @@ std::uint32_t begin_work(std::size_t stream, std::uint64_t ticket, const std::ve
   ranges_beside.clear();
   std::ranges::copy_if(ranges, std::back_inserter(ranges_beside),
                        [](const Range& range) { return is_beside(range.work); });
+  if (counting) traffic.push_back({.what = name});
+  begin_block_traffic();
   return work_count;
 }
 
@@ -241,6 +273,21 @@ void see_range(const void* memory, std::size_t bytes, bool writes) {
         if (writes && (read.bytes & bytes) != 0 && is_beside(read.launch)) complain(read.launch, false);
     }
   ranges.push_back(now);
+  if (counting)
+    count_sectors(allocation, now.begin - allocation.begin, bytes, writes ? Kind::write : Kind::read);
+}
+
+void begin_block_traffic() { ++block_count; }
+
+bool count_traffic(bool on) {
+  const std::lock_guard lock(mutex);
+  counting = on;
+  return seen;
+}
+
+std::vector<Traffic> take_traffic() {
+  const std::lock_guard lock(mutex);
+  return std::exchange(traffic, {});
 }
 
 void forget_suspicion() { suspicion.bytes = 0; }
@@ -260,7 +307,7 @@ using conclave::emulator::see;
 
 extern "C" {
 
-void __tsan_init() {}
+void __tsan_init() { conclave::emulator::seen = true; }
 void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}
 void __tsan_vptr_update(void**, void*) {}

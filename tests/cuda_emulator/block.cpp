@@ -536,6 +536,7 @@ void run_grid(const cudaLaunchConfig_t& config, const KernelCall& call, const st
       if (i > 0) std::memset(shared_begin(), kPoison, config.dynamicSmemBytes);
       for (const SharedVariable* variable : variables)
         std::memset(reinterpret_cast<void*>(variable->begin), kPoison, variable->bytes);
+      begin_block_traffic();
       block.run({number % grid.x, number / grid.x % grid.y, number / grid.x / grid.y}, number);
 #ifndef __SANITIZE_ADDRESS__
       const unsigned char* const end = shared_begin() + config.dynamicSmemBytes;

@@ -37,6 +37,23 @@ struct Counters {
 };
 Counters counters();
 
+/// What one kernel, copy or fill moved, in bytes: of the 32-byte sectors of device memory that it read and
+/// wrote, each counted once. What was read after the same launch, or block, had written it came from a cache.
+struct Traffic {
+  std::string what;  ///< "kernel ...", as in a report
+  /// Of the launch as a whole: what a GPU moves to and from its memory at least, as its second cache keeps
+  /// what several blocks read, a table or a row of factors. It is this that an operation's floor is held to.
+  std::size_t read = 0, written = 0;
+  /// The sum over blocks of what each touched: what passes between the first caches, one of which serves a
+  /// block's repeated reads, and the second one. No less than the above, and much more where blocks share.
+  std::size_t read_by_blocks = 0, written_by_blocks = 0;
+};
+/// Counts traffic from now on, or no more; off at first, as it takes time. Returns false, and counts nothing
+/// of kernels, where accesses are not looked at.
+bool count_traffic(bool on);
+/// Of what ran since the last call, in that order.
+std::vector<Traffic> take_traffic();
+
 /// Of the order of threads, blocks and streams; CONCLAVE_CUDA_SEED sets it at the start of the process.
 void set_seed(std::uint64_t seed);
 

@@ -145,6 +145,44 @@ TEST_CASE("ballots, shuffles and counting barriers, also of a warp that is not f
   CHECK(at(12, 4) == 5);
 }
 
+#ifdef __SANITIZE_THREAD__
+// Adds 1 in place, reads what it wrote, and a table that all blocks share.
+__global__ void add_one(float* values, const float* table, float* sums) {
+  const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+  values[i] += 1;
+  sums[i] = values[i] + table[threadIdx.x % 8];
+}
+
+TEST_CASE("traffic is sectors, once for each block and once for a launch", "[emulator]") {
+  constexpr Index kCount = 128;
+  const Tensor values = cuda::to_device(ramp(kCount)), table = cuda::to_device(ramp(8)),
+               sums = cuda::empty_on_device({kCount}), host = Tensor::empty({kCount});
+  REQUIRE(emulator::count_traffic(true));
+  for (const std::uint64_t seed : {1, 2}) {
+    emulator::set_seed(seed);
+    launch("addition", add_one, {.grid = dim3(4), .block = dim3(kCount / 4)}, values.data<float>(),
+           static_cast<const float*>(table.data<float>()), sums.data<float>());
+    cuda::check(cudaMemsetAsync(table.raw(), 0, 20), "zeros");
+    cuda::copy(sums, host);
+    wait();
+    const std::vector<emulator::Traffic> traffic = emulator::take_traffic();
+    REQUIRE(traffic.size() == 3);
+    CHECK_THAT(traffic[0].what, Catch::Contains("kernel add_one"));
+    CHECK(traffic[0].read == 4 * kCount + 32);
+    CHECK(traffic[0].written == 8 * kCount);
+    CHECK(traffic[0].read_by_blocks == 4 * kCount + 4 * 32);
+    CHECK(traffic[0].written_by_blocks == 8 * kCount);
+    CHECK((traffic[1].what == "a fill" && traffic[1].read == 0 && traffic[1].written == 32));
+    CHECK((traffic[2].what == "a copy" && traffic[2].read == 4 * kCount && traffic[2].written == 0));
+  }
+  emulator::count_traffic(false);
+  launch("addition", add_one, {.grid = dim3(4), .block = dim3(kCount / 4)}, values.data<float>(),
+         static_cast<const float*>(table.data<float>()), sums.data<float>());
+  wait();
+  CHECK(emulator::take_traffic().empty());
+}
+#endif
+
 TEST_CASE("counters, properties and the time between two events", "[emulator]") {
   const emulator::Counters before = emulator::counters();
   {

@@ -97,6 +97,15 @@ class Shadow {
   std::size_t bytes_ = 0;
 };
 
+/// When a sector of device memory was last touched: the numbers of the launch and, over all launches, of the
+/// block. As blocks run one after the other, that tells a first touch from the next ones.
+struct Sector {
+  std::uint32_t read_by_launch = 0, written_by_launch = 0;
+  std::uint64_t read_by_block = 0, written_by_block = 0;
+};
+constexpr std::size_t kSector = 32;
+void begin_block_traffic();
+
 /// A piece of work begins, whose number for Access::launch this returns; `before[s]` pieces of stream number
 /// s are known to have come before it.
 std::uint32_t begin_work(std::size_t stream, std::uint64_t ticket, const std::vector<std::uint64_t>& before,
@@ -112,6 +121,7 @@ struct Allocation {
   std::size_t number = 0;  // the first cudaMalloc's is 1
   bool live = false;
   Shadow shadow;
+  std::vector<Sector> sectors;  // empty until its traffic is counted
 };
 
 /// The allocation on whose pages `at` lies, null for none; also one that was given back, as nobody gets its

@@ -109,6 +109,7 @@ void give_back(void* memory) {
   __asan_poison_memory_region(memory, allocation->bytes);
 #endif
   allocation->shadow = {};
+  allocation->sectors = {};
 }
 
 }  // namespace
