@@ -40,9 +40,10 @@ target_compile_features(conclave_emulated PUBLIC cxx_std_20)
 target_link_libraries(conclave_emulated PUBLIC OpenMP::OpenMP_CXX fmt::fmt PkgConfig::openblas
                       PRIVATE conclave_flags ${CONCLAVE_BOOST_CONTEXT})
 
-add_executable(emulated_tests main.cpp ${emulated_test_sources})
+add_executable(emulated_tests main.cpp ${emulated_test_sources} cuda/operations.cpp)
 conclave_emulate_kernels(${emulated_test_sources})
 target_link_libraries(emulated_tests PRIVATE conclave_emulated Catch2::Catch2 conclave_flags)
 target_compile_options(emulated_tests PRIVATE -O1)
+target_compile_definitions(emulated_tests PRIVATE CONCLAVE_SOURCE="${PROJECT_SOURCE_DIR}")
 conclave_unit_tests(emulated_tests ${emulated_test_sources})
 add_dependencies(sanitized_tests emulated_tests)

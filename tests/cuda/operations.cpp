@@ -1,0 +1,296 @@
+#include "tests/cuda/operations.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <utility>
+
+#include "core/cuda/memory.h"
+#include "core/kernels/activation.h"
+#include "core/kernels/adamw.h"
+#include "core/kernels/dropout.h"
+#include "core/kernels/embedding.h"
+#include "core/kernels/gate.h"
+#include "core/kernels/hinge.h"
+#include "core/kernels/layer_norm.h"
+#include "core/kernels/permutation.h"
+#include "core/kernels/reduction.h"
+#include "core/kernels/softmax.h"
+
+namespace conclave::roofline {
+namespace {
+
+using namespace kernels;
+using Tensors = std::vector<Tensor>;
+
+void spread(const Tensor& values) {
+  std::uint32_t i = 0;
+  for (float& value : values.span<float>())
+    value = static_cast<float>(static_cast<std::int32_t>(i++ * 2654435761u)) * 0x1p-31f;
+}
+
+Operand read(const Shape& shape, DType dtype = DType::f32) { return {Use::read, shape, dtype}; }
+Operand written(const Shape& shape, DType dtype = DType::f32) { return {Use::written, shape, dtype}; }
+Operand updated(const Shape& shape) { return {Use::updated, shape}; }
+
+/// i32 that go through [0, bound) in leaps, each of them as often as another but for one.
+Operand numbers(const Shape& shape, Index bound) {
+  return {Use::read, shape, DType::i32, [bound](const Tensor& values) {
+            constexpr Index kLeap = 7919;  // a prime, which divides none of the sizes below
+            Index i = 0;
+            for (std::int32_t& value : values.span<std::int32_t>())
+              value = static_cast<std::int32_t>(i++ * kLeap % bound);
+          }};
+}
+
+/// [segments + 1] i32: segments of equal lengths.
+Operand equal_segments(Index segments, Index each) {
+  return {Use::read, {segments + 1}, DType::i32, [each](const Tensor& values) {
+            Index begin = 0;
+            for (std::int32_t& value : values.span<std::int32_t>())
+              value = static_cast<std::int32_t>(std::exchange(begin, begin + each));
+          }};
+}
+
+/// [tokens, k] i32: k experts of each token, so far apart that no two of their scores share a sector.
+Operand choices(Index tokens, Index k, Index experts) {
+  return {Use::read, {tokens, k}, DType::i32, [k, experts](const Tensor& values) {
+            Index i = 0;
+            for (std::int32_t& value : values.span<std::int32_t>()) {
+              const Index token = i / k, choice = i++ % k;
+              value = static_cast<std::int32_t>((token * 5 + choice * (experts / k)) % experts);
+            }
+          }};
+}
+
+// What a radix sort of so many keys below `bound` moves; cuda_sort.cu.
+Bytes sort_bytes(Index count, Index bound) {
+  constexpr double kBytes = 4, kDigits = 256, kMostStretches = 128;
+  const auto keys = static_cast<double>(count);
+  const double passes = std::ceil(std::bit_width(static_cast<std::uint64_t>(bound)) / 8.0);
+  const double counts = kDigits * std::min(kMostStretches, std::ceil(keys / kDigits));
+  // A pass reads keys to count and to place them, with their items but in the first; counts are written,
+  // summed in place and read. The result is read in the end.
+  return {.read = kBytes * (passes * (2 * keys + 2 * counts) + (passes - 1) * keys + 2 * keys),
+          .written = kBytes * passes * (2 * keys + 2 * counts)};
+}
+constexpr const char* kSort = "the sort by id that fixes the order of sums";
+
+}  // namespace
+
+Bytes Operation::least() const {
+  Bytes bytes;
+  for (const Operand& operand : operands) {
+    const double size = operand.part * static_cast<double>(operand.shape.numel()) *
+                        static_cast<double>(size_of(operand.dtype));
+    if (operand.use == Use::read || operand.use == Use::updated) bytes.read += size;
+    if (operand.use == Use::written || operand.use == Use::updated) bytes.written += size;
+  }
+  return bytes;
+}
+
+std::vector<Tensor> Operation::tensors() const {
+  std::vector<Tensor> result;
+  for (const Operand& operand : operands) {
+    const Tensor host = Tensor::zeros(operand.shape, operand.dtype);
+    if (operand.fill)
+      operand.fill(host);
+    else if (operand.dtype == DType::f32)
+      spread(host);
+    result.push_back(conclave::cuda::to_device(host));
+  }
+  return result;
+}
+
+double floor_of(const Operation& operation, const Rates& rates) {
+  const double flops = operation.arithmetic == Arithmetic::f32 ? rates.f32 : rates.bf16_products;
+  return std::max(operation.least().total() / rates.bytes, operation.flops / flops);
+}
+
+std::vector<Operation> operations(Size size) {
+  const bool small = size == Size::small;
+  std::vector<Operation> table;
+  const auto row = [&](const char* name, const std::string& sizes, std::vector<Operand> operands,
+                       double flops, std::function<void(const Tensors&)> run, Bytes more = {},
+                       const char* reason = "") {
+    table.push_back({name, sizes, std::move(operands), flops, std::move(run), more, reason});
+  };
+
+  // ---- A transformer's layers: rows of tokens
+  const Index tokens = small ? 384 : 16384, hidden = small ? 512 : 4096;
+  const Shape rows{tokens, hidden};
+  const std::string rows_text = fmt::format("tokens {}, hidden {}", tokens, hidden);
+  const auto n = static_cast<double>(rows.numel());
+
+  row("activation (gelu)", rows_text, {read(rows), written(rows), written(rows)}, 45 * n,
+      [](const Tensors& t) { activation(t[0], Activation::gelu, t[1], t[2]); });
+  row("multiply", rows_text, {read(rows), read(rows), written(rows)}, n,
+      [](const Tensors& t) { multiply(t[0], t[1], t[2]); });
+  row("multiply, added", rows_text, {read(rows), read(rows), updated(rows)}, 2 * n,
+      [](const Tensors& t) { multiply(t[0], t[1], t[2], Write::accumulate); });
+  row("add", rows_text, {read(rows), read(rows), written(rows)}, n,
+      [](const Tensors& t) { add(t[0], t[1], t[2]); });
+  row("scale", rows_text, {read(rows), written(rows)}, n, [](const Tensors& t) { scale(t[0], 0.5, t[1]); });
+
+  constexpr double kRate = 0.1;
+  const RandomStream stream{.seed = 1, .step = 2, .tensor = 3};
+  row("dropout", rows_text, {read(rows), read(rows), written(rows), written(rows, DType::u8)}, 20 * n,
+      [=](const Tensors& t) { dropout(t[0], t[1], kRate, stream, 0, t[2], t[3]); });
+  row("dropout backward", rows_text, {read(rows), read(rows, DType::u8), written(rows)}, 2 * n,
+      [=](const Tensors& t) { dropout_backward(t[0], t[1], kRate, t[2], Write::assign); });
+
+  for (const bool gelu : {false, true}) {
+    const LayerNormOptions options{.gelu = gelu};
+    row(gelu ? "layer_norm (gelu)" : "layer_norm", rows_text,
+        {read(rows), read({hidden}), read({hidden}), written(rows), written({tokens}), written({tokens})},
+        (gelu ? 53 : 8) * n,
+        [=](const Tensors& t) { layer_norm(t[0], t[1], t[2], options, t[3], t[4], t[5]); });
+    row(
+        gelu ? "layer_norm (gelu) backward" : "layer_norm backward", rows_text,
+        {read(rows), read(rows), read({hidden}), read({hidden}), read({tokens}), read({tokens}),
+         written(rows), updated({hidden}), updated({hidden}), Operand{Use::scratch, gelu ? rows : Shape{0}}},
+        (gelu ? 62 : 17) * n,
+        [=](const Tensors& t) {
+          layer_norm_backward(t[0], t[1], t[2], t[3], options, t[4], t[5], t[6], Write::assign, t[7], t[8],
+                              t[9]);
+        },
+        Bytes{.read = 8 * n, .written = gelu ? 4 * n : 0},
+        "the parameters' gradients, sums over all rows, are a second pass");
+  }
+
+  row("softmax", rows_text, {read(rows), written(rows), written({tokens})}, 24 * n,
+      [](const Tensors& t) { softmax(t[0], t[1], t[2]); });
+  row("softmax backward", rows_text, {read(rows), read(rows), written(rows)}, 4 * n,
+      [](const Tensors& t) { softmax_backward(t[0], t[1], t[2], Write::assign); });
+
+  row("column_sums", rows_text, {read(rows), updated({hidden})}, n,
+      [](const Tensors& t) { column_sums(t[0], t[1]); });
+  row("sum", rows_text, {read(rows)}, n, [](const Tensors& t) { sum(t[0]); });
+  row("sum_of_squares", rows_text, {read(rows)}, 2 * n, [](const Tensors& t) { sum_of_squares(t[0]); });
+  row("all_finite", rows_text, {read(rows)}, 2 * n, [](const Tensors& t) { all_finite(t[0]); });
+
+  const Shape half{tokens, hidden / 2};
+  row("concatenate_columns", rows_text, {read(half), read(half), written(rows)}, 0,
+      [](const Tensors& t) { concatenate_columns(t[0], t[1], t[2]); });
+  row("take_columns", rows_text, {{.use = Use::read, .shape = rows, .part = 0.5}, written(half)}, 0,
+      [=](const Tensors& t) { take_columns(t[0], hidden / 2, t[1], Write::assign); });
+
+  // ---- A mixture of experts
+  const Index experts = 64, k = 4, slots = tokens * k;
+  const std::string gate_text = fmt::format("tokens {}, experts {}, k {}", tokens, experts, k);
+  const auto scores = static_cast<double>(tokens * experts);
+  row("top_k_gate", gate_text,
+      {read({tokens, experts}), read({experts}), written({tokens, k}, DType::i32), written({tokens, k})},
+      3 * k * scores, [](const Tensors& t) { top_k_gate(t[0], {.bias = t[1], .factor = {}}, t[2], t[3]); });
+  // Those of the chosen experts, and what shares their sectors.
+  const Operand few_scores{.use = Use::read, .shape = {tokens, experts}, .part = 8.0 * k / experts};
+  row("top_k_gate backward", gate_text,
+      {read({tokens, k}), few_scores, choices(tokens, k, experts), read({tokens, k}),
+       written({tokens, experts})},
+      scores, [](const Tensors& t) { top_k_gate_backward(t[0], t[1], t[2], t[3], t[4], Write::assign); });
+  row(
+      "count_experts", gate_text, {choices(tokens, k, experts)}, 0,
+      [=](const Tensors& t) {
+        std::vector<Index> counts(static_cast<std::size_t>(experts));
+        count_experts(t[0], counts);
+      },
+      {.read = 8.0 * experts, .written = 8.0 * experts}, "counts: set to 0, added to, copied to the host");
+  Bytes assigning = sort_bytes(slots, experts);
+  assigning.read += 4.0 * static_cast<double>(slots);
+  row(
+      "assign_slots", gate_text, {choices(tokens, k, experts), written({tokens, k}, DType::i32)}, 0,
+      [=](const Tensors& t) {
+        std::vector<SlotRange> ranges(static_cast<std::size_t>(experts), SlotRange{.rows = slots});
+        assign_slots(t[0], ranges, t[1]);
+      },
+      assigning, "the sort by expert that fixes their order, and the count before it");
+
+  const std::string moved_text = fmt::format("{}, k {}", rows_text, k);
+  const Shape head{slots / 2, hidden}, tail{slots - slots / 2, hidden};
+  const Operand slot_of = numbers({tokens, k}, slots);
+  const auto moved = static_cast<double>(slots * hidden);
+  row("gather_rows", moved_text, {read(rows), slot_of, written(head), written(tail)}, 0,
+      [](const Tensors& t) { gather_rows(t[0], t[1], {.head = t[2], .tail = t[3]}); });
+  row("combine_rows", moved_text, {read(head), read(tail), slot_of, read({tokens, k}), written(rows)},
+      2 * moved,
+      [](const Tensors& t) { combine_rows({.head = t[0], .tail = t[1]}, t[2], t[3], t[4], Write::assign); });
+  row("combine_rows backward", moved_text,
+      {read(rows), read(head), read(tail), slot_of, read({tokens, k}), written(head), written(tail),
+       written({tokens, k})},
+      3 * moved, [](const Tensors& t) {
+        combine_rows_backward(t[0], {.head = t[1], .tail = t[2]}, t[3], t[4], {.head = t[5], .tail = t[6]},
+                              t[7]);
+      });
+
+  // ---- Tables, bags and segments
+  const Index vocabulary = tokens;  // each of whose rows is used
+  const std::string table_text = fmt::format("{}, vocabulary {}", rows_text, vocabulary);
+  const Operand ids = numbers({tokens}, vocabulary);
+  row("embedding", table_text, {ids, read({vocabulary, hidden}), written(rows)}, 0,
+      [](const Tensors& t) { embedding(t[0], t[1], t[2]); });
+  row(
+      "embedding backward", table_text, {read(rows), ids, updated({vocabulary, hidden})}, n,
+      [](const Tensors& t) { embedding_backward(t[0], t[1], t[2]); }, sort_bytes(tokens, vocabulary), kSort);
+
+  const Index each = 8, segments = tokens / each;
+  const Shape reduced{segments, hidden};
+  const Operand offsets = equal_segments(segments, each);
+  const std::string bag_text = fmt::format("{}, {} ids a bag", table_text, each);
+  row("embedding_bag", bag_text, {ids, offsets, read({vocabulary, hidden}), written(reduced)}, n,
+      [](const Tensors& t) { embedding_bag(t[0], t[1], 1.0, t[2], t[3]); });
+  Bytes spreading = sort_bytes(tokens, vocabulary);
+  spreading.read += 4.0 * static_cast<double>(tokens + segments);
+  spreading.written += 4.0 * static_cast<double>(tokens + segments);
+  row(
+      "embedding_bag backward", bag_text, {read(reduced), ids, offsets, updated({vocabulary, hidden})}, 2 * n,
+      [](const Tensors& t) { embedding_bag_backward(t[0], t[1], t[2], 1.0, t[3]); }, spreading, kSort);
+
+  const std::string segment_text = fmt::format("{}, {} a segment", rows_text, each);
+  row("segment_mean", segment_text, {read(rows), offsets, written(reduced)}, n,
+      [](const Tensors& t) { segment_mean(t[0], t[1], t[2]); });
+  row("segment_mean backward", segment_text, {read(reduced), offsets, written(rows)}, n,
+      [](const Tensors& t) { segment_mean_backward(t[0], t[1], t[2], Write::assign); });
+  row("segment_max", segment_text, {read(rows), offsets, written(reduced), written(reduced, DType::i32)}, n,
+      [](const Tensors& t) { segment_max(t[0], t[1], t[2], t[3]); });
+  // As each sector of dx is most likely to have a winner in it, all of dx counts.
+  row("segment_max backward", segment_text,
+      {read(reduced),
+       {Use::read, reduced, DType::i32,
+        [=](const Tensor& winners) {
+          Index i = 0;
+          for (std::int32_t& winner : winners.span<std::int32_t>()) {
+            const Index segment = i / hidden, column = i++ % hidden;
+            winner = static_cast<std::int32_t>(segment * each + column % each);
+          }
+        }},
+       updated(rows)},
+      n / static_cast<double>(each), [](const Tensors& t) { segment_max_backward(t[0], t[1], t[2]); });
+
+  // ---- Losses
+  const Index classes = small ? 2048 : 32768, examples = small ? 96 : 4096;
+  const Shape logits{examples, classes};
+  const std::string loss_text = fmt::format("rows {}, classes {}", examples, classes);
+  const Operand labels = numbers({examples}, classes);
+  const auto m = static_cast<double>(logits.numel());
+  row("cross_entropy", loss_text,
+      {read(logits), labels, written({examples}), written(logits), written({examples}, DType::u8)}, 26 * m,
+      [](const Tensors& t) { cross_entropy(t[0], t[1], 0.1, t[2], t[3], t[4]); });
+  row("cross_entropy backward", loss_text, {read({examples}), read(logits), labels, written(logits)}, 3 * m,
+      [](const Tensors& t) { cross_entropy_backward(t[0], t[1], t[2], 0.1, t[3], Write::assign); });
+  row("squared_hinge", loss_text, {read(logits), labels, written({examples})}, 4 * m,
+      [](const Tensors& t) { squared_hinge(t[0], t[1], t[2]); });
+  row("squared_hinge backward", loss_text, {read({examples}), read(logits), labels, written(logits)}, 4 * m,
+      [](const Tensors& t) { squared_hinge_backward(t[0], t[1], t[2], t[3], Write::assign); });
+
+  // ---- The optimizer
+  const Shape parameters{small ? 100'000 : Index{1} << 27};
+  row("adamw", fmt::format("parameters {}", parameters.numel()),
+      {updated(parameters), read(parameters), updated(parameters), updated(parameters), updated(parameters)},
+      40 * static_cast<double>(parameters.numel()),
+      [](const Tensors& t) { adamw(t[0], t[1], t[2], t[3], t[4], {.ema = 0.999}); });
+  return table;
+}
+
+}  // namespace conclave::roofline
