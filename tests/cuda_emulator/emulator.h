@@ -60,6 +60,10 @@ void set_seed(std::uint64_t seed);
 /// Device memory from now on; what is taken stays.
 void set_memory(std::size_t bytes);
 
+/// Of the host's calls from now on that may fail, number `call` (from 1) finds the device broken: a report of
+/// its own. 0: none.
+void break_at(std::size_t call);
+
 /// What was wrong since the last call, "" for nothing; the device works again.
 std::string take_report();
 

@@ -128,9 +128,15 @@ void drain_all() {
   }
 }
 
+std::size_t calls_until_broken = 0;  // 0: it will not be
+
+void count_call() {
+  if (calls_until_broken > 0 && --calls_until_broken == 0) throw Report("the device broke, as planned");
+}
+
 // A call of the host's: one at a time, and what it throws becomes a report.
 template <class Body>
-cudaError_t call(Body&& body) {
+cudaError_t call_that_succeeds(Body&& body) {
   const std::lock_guard lock(mutex);
   try {
     body();
@@ -138,6 +144,14 @@ cudaError_t call(Body&& body) {
     complain(error.what());
   }
   return status();
+}
+
+template <class Body>
+cudaError_t call(Body&& body) {
+  return call_that_succeeds([&] {
+    count_call();
+    body();
+  });
 }
 
 std::size_t hash(const void* memory, std::size_t bytes) {
@@ -207,6 +221,11 @@ Counters counters() {
   return counts;
 }
 
+void break_at(std::size_t call) {
+  const std::lock_guard lock(mutex);
+  calls_until_broken = call;
+}
+
 std::string take_report() {
   const std::lock_guard lock(mutex);
   drain_all();
@@ -228,12 +247,13 @@ cudaError_t queue_kernel(const cudaLaunchConfig_t& config, const void* kernel,
   const std::size_t own = static_shared_bytes(name), dynamic = config.dynamicSmemBytes;
   if (own + dynamic > kStaticShared && (dynamic > most || own + dynamic > kMostShared))
     return refuse(cudaErrorInvalidConfiguration);
-  // std::function wants to be copied, and a pointer that is alone does not.
-  queue(config.stream, "kernel " + readable_name(name),
-        [config, name, call = std::shared_ptr<const KernelCall>(std::move(call))](std::uint32_t number) {
-          run_grid(config, *call, name, number);
-        });
-  return status();
+  return conclave::emulator::call([&] {
+    // std::function wants to be copied, and a pointer that is alone does not.
+    queue(config.stream, "kernel " + readable_name(name),
+          [config, name, call = std::shared_ptr<const KernelCall>(std::move(call))](std::uint32_t number) {
+            run_grid(config, *call, name, number);
+          });
+  });
 }
 
 cudaError_t allow_shared(const void* kernel, int bytes) {
@@ -363,13 +383,13 @@ cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
 }
 
 cudaError_t cudaMalloc(void** memory, std::size_t bytes) {
-  const std::lock_guard lock(mutex);
-  const cudaError_t error = allocate(memory, bytes);
-  return error == cudaSuccess ? status() : refuse(error);
+  cudaError_t error = cudaSuccess;
+  const cudaError_t broken = call([&] { error = allocate(memory, bytes); });
+  return broken != cudaSuccess || error == cudaSuccess ? broken : refuse(error);
 }
 
 cudaError_t cudaFree(void* memory) {
-  return call([&] {
+  return call_that_succeeds([&] {
     if (!memory) return;
     drain_all();
     release(memory);
@@ -385,7 +405,7 @@ cudaError_t cudaHostAlloc(void** memory, std::size_t bytes, unsigned) {
 }
 
 cudaError_t cudaFreeHost(void* memory) {
-  return call([&] {
+  return call_that_succeeds([&] {
     drain_all();
     release_pinned(memory);
   });
@@ -428,7 +448,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
 cudaError_t cudaStreamCreate(cudaStream_t* stream) { return cudaStreamCreateWithFlags(stream, 0); }
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
-  return call([&] {
+  return call_that_succeeds([&] {
     stream->stream->destroyed = true;
     delete stream;
   });
@@ -462,8 +482,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
-  *event = new CUevent_st;
-  return cudaSuccess;
+  return call([&] { *event = new CUevent_st; });
 }
 
 cudaError_t cudaEventCreate(cudaEvent_t* event) { return cudaEventCreateWithFlags(event, 0); }
@@ -488,6 +507,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
 // Whoever asks again and again is told yes in the end: each question runs a piece of work.
 cudaError_t cudaEventQuery(cudaEvent_t event) {
   const std::lock_guard lock(mutex);
+  if (const cudaError_t broken = call([] {}); broken != cudaSuccess) return broken;
   if (!event->mark) return status();
   if (event->mark->stream->done >= event->mark->ticket) {
     join(past_of_host, event->mark->past);

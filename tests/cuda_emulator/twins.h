@@ -6,6 +6,7 @@
 #include <random>
 #include <vector>
 
+#include "core/cuda/launch.h"
 #include "core/cuda/memory.h"
 #include "tests/core/values.h"
 #include "tests/cuda_emulator/emulator.h"
@@ -54,9 +55,18 @@ class Shapes {
   std::mt19937 generator_;
 };
 
+/// A copy on the device that does not begin where 16 bytes do, as a part of a tensor need not.
+inline Tensor to_device_off_bounds(const Tensor& tensor) {
+  const Tensor larger = cuda::empty_on_device({1 + tensor.numel()}, tensor.dtype());
+  const Tensor result = larger.rows(1, 1 + tensor.numel()).reshape(tensor.shape());
+  cuda::copy(tensor, result);
+  cuda::check(cudaStreamSynchronize(cuda::current_stream()), "copy");
+  return result;
+}
+
 /// operation(tensors) on copies of `tensors` (undefined ones stay so), on the processor and on the device.
 /// What it leaves in all of them is the same but for rounding, integers exactly, and has the same bits in
-/// every order of threads.
+/// every order of threads. In the end, once more where no array begins where 16 bytes do.
 template <class T, class Operation>
 void compare_twins(const std::vector<Tensor>& tensors, Operation operation) {
   const auto each = [](const std::vector<Tensor>& all, auto copy) {
@@ -69,7 +79,8 @@ void compare_twins(const std::vector<Tensor>& tensors, Operation operation) {
   std::vector<Tensor> first;
   for (std::uint64_t seed = 1; seed <= 3; ++seed) {
     emulator::set_seed(seed);
-    const auto on_device = each(tensors, cuda::to_device);
+    const bool off_bounds = seed == 3;  // where kernels may add up in another order
+    const auto on_device = each(tensors, off_bounds ? to_device_off_bounds : cuda::to_device);
     const std::size_t launches = emulator::counters().launches;
     operation(on_device);
     const auto actual = each(on_device, cuda::to_host);
@@ -82,7 +93,7 @@ void compare_twins(const std::vector<Tensor>& tensors, Operation operation) {
         CHECK(distance(actual[i], expected[i]) <= tolerance<T>);
       else
         CHECK(same_bits(actual[i], expected[i]));
-      if (seed > 1) CHECK(same_bits(actual[i], first[i]));
+      if (seed > 1 && !off_bounds) CHECK(same_bits(actual[i], first[i]));
     }
     if (seed == 1) first = actual;
   }
