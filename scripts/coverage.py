@@ -1,0 +1,96 @@
+"""Reads what a build with CONCLAVE_COVERAGE counted while its tests ran, and prints for each file of the CUDA code how many
+of its lines ran, and those that did not, and which instances of kernels were never launched. For scripts/coverage.
+    coverage.py BUILD"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+WHOLE = re.compile(r"core/cuda/[^/]+|core/kernels/([^/]+\.cu|cuda_[^/]+\.h)")
+HALF = re.compile(r"core/kernels/[^/]+\.cpp")  # of which only the way to the CUDA twin counts
+KERNEL = re.compile(r"(?:void )?([\w:]+)\[abi:emulated_global\](.*)\(.*\)")
+HANDS_OVER = re.compile(r"if constexpr \(kBuiltWithCuda\)[^;]*;")
+
+
+def arguments_of(template):
+    """"<double, 1>" of "<double, 1>(long, double*)", "" where there are none."""
+    depth = 0
+    for at, letter in enumerate(template):
+        depth += (letter == "<") - (letter == ">")
+        if depth == 0:
+            return template[: at + 1] if letter == ">" else ""
+    return ""
+
+
+def counts_of(data):
+    """{file: {line: how often it ran}} and {kernel: how often a thread of it ran} by one object file's counts."""
+    said = subprocess.run(["gcov", "--json-format", "--stdout", data.name], cwd=data.parent, stdout=subprocess.PIPE, check=True)
+    result, kernels = defaultdict(lambda: defaultdict(int)), {}
+    for text in said.stdout.splitlines():
+        told = json.loads(text)
+        for file in told["files"]:
+            path = os.path.relpath(Path(told["current_working_directory"], file["file"]).resolve(), ROOT)
+            for line in file["lines"]:
+                result[path][line["line_number"]] += line["count"]
+            for function in file["functions"]:
+                name = re.sub(r"\(anonymous namespace\)::|conclave::|kernels::cuda::|kernels::", "", function["demangled_name"])
+                if (kernel := KERNEL.fullmatch(name)) and "{lambda" not in name:
+                    kernels[f"{path}: {kernel.group(1)}{arguments_of(kernel.group(2))}"] = function["execution_count"]
+    return result, kernels
+
+
+def lines_that_count(path, lines):
+    if WHOLE.fullmatch(path):
+        return set(lines)
+    if not HALF.fullmatch(path):
+        return set()
+    text = (ROOT / path).read_text()
+    handing_over = set()
+    for found in HANDS_OVER.finditer(text):
+        handing_over.update(range(1 + text.count("\n", 0, found.start()), 2 + text.count("\n", 0, found.end())))
+    return set(lines) & handing_over
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n    ")[0])
+    parser.add_argument("build", type=Path)
+    build = parser.parse_args().build.resolve()
+    data = sorted(build.rglob("*.gcda"))
+    if not data:
+        sys.exit(f"coverage: nothing was counted in {build}; scripts/coverage builds it and runs its tests")
+    runs, launched = defaultdict(lambda: defaultdict(int)), {}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for counted, kernels in pool.map(counts_of, data):
+            launched |= kernels
+            for path, lines in counted.items():
+                for line, count in lines.items():
+                    runs[path][line] += count
+    total = missing = 0
+    for path in sorted(runs):
+        counting = lines_that_count(path, runs[path])
+        if not counting:
+            continue
+        never = sorted(line for line in counting if runs[path][line] == 0)
+        total += len(counting)
+        missing += len(never)
+        print(f"{path:<44}{len(counting) - len(never):>5} of {len(counting):>5} lines  {100 * (1 - len(never) / len(counting)):6.2f} %")
+        text = (ROOT / path).read_text().splitlines()
+        for line in never:
+            print(f"    {line}: {text[line - 1].strip()}")
+    never = sorted(kernel for kernel, count in launched.items() if count == 0)
+    for kernel in never:
+        print(f"never launched: {kernel}")
+    print(f"{total - missing} of {total} lines of CUDA code ran, and {len(launched) - len(never)} of {len(launched)} instances of kernels")
+    if missing or never:
+        sys.exit("coverage: see above for what no test runs")
+
+
+if __name__ == "__main__":
+    main()
