@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <mutex>
 #include <span>
 #include <stdexcept>
@@ -53,6 +54,16 @@ class Random {
   std::uint64_t state_ = 0x9E3779B97F4A7C15u;
 };
 extern Random order;
+
+// ---- Streams, for the libraries that queue work of their own
+
+/// Queues work on a stream, which gets the number of begin_work() when it runs; throws Report where the
+/// stream was destroyed. The work of no name touches no memory.
+void queue(cudaStream_t stream, const std::string& name, std::function<void(std::uint32_t)> run);
+/// Adds to the report.
+void complain(const std::string& what);
+/// What the report says so far, "" for nothing.
+const std::string& report_so_far();
 
 // ---- What threads touched lately, to see two that touch the same without a barrier between them
 

@@ -21,6 +21,7 @@ namespace conclave::emulator {
 namespace {
 
 constexpr std::size_t kPage = 4096, kGuard = 256;  // CUDA aligns allocations to as much
+constexpr std::size_t kLargePage = 2 << 20;
 constexpr unsigned char kGuardByte = 0xA5;
 constexpr std::size_t kAddresses = std::size_t{256} << 30;
 
@@ -217,6 +218,8 @@ cudaError_t allocate(void** memory, std::size_t bytes) {
   std::fill_n(arena().pages + first, pages, static_cast<std::uint32_t>(allocation->number));
   void* const pages_begin = pointer(allocation->begin - kGuard);
   mprotect(pages_begin, pages * kPage, PROT_READ | PROT_WRITE);
+  // protect() takes its time for every page: those of a workspace for products would be most there are.
+  if (bytes >= kLargePage) madvise(pages_begin, pages * kPage, MADV_HUGEPAGE);
   std::memset(pointer(allocation->begin), kPoison, bytes);
   set_guards(*allocation);
   if (on_device == 0) mprotect(pages_begin, pages * kPage, PROT_NONE);

@@ -30,7 +30,8 @@ struct Work {
   Past before;
 };
 
-// A stream that was destroyed lives on until its work is done, and with the events in it.
+// A stream that was destroyed lives on until its work is done, and with the events in it; its handle lives on
+// for ever, so that its use is seen.
 struct Stream {
   std::size_t number = 0;
   std::deque<Work> work;
@@ -67,6 +68,7 @@ namespace {
 // Never destroyed, as the streams in static variables are given back late.
 auto& default_stream = *new CUstream_st;
 auto& streams = *new std::vector<std::shared_ptr<Stream>>{default_stream.stream};
+auto& destroyed_handles = *new std::vector<cudaStream_t>;
 std::size_t stream_count = 1;
 Past& past_of_host = *new Past;  // what the host waited for
 std::string& report = *new std::string;
@@ -74,25 +76,16 @@ std::string& report = *new std::string;
 auto& allowed_shared = *new std::map<const void*, std::size_t>;
 thread_local cudaError_t last_error = cudaSuccess;  // that is not a report
 
-void complain(const std::string& what) { report += (report.empty() ? "" : "; ") + what; }
-
 cudaError_t status() { return report.empty() ? cudaSuccess : cudaErrorLaunchFailure; }
 
 cudaError_t refuse(cudaError_t error) { return last_error = error; }
 
-Stream& of(cudaStream_t stream) { return stream ? *stream->stream : *default_stream.stream; }
-const std::shared_ptr<Stream>& owner_of(cudaStream_t stream) {
-  return stream ? stream->stream : default_stream.stream;
+const std::shared_ptr<Stream>& owner_of(cudaStream_t handle) {
+  const std::shared_ptr<Stream>& stream = (handle ? *handle : default_stream).stream;
+  if (stream->destroyed) throw Report("a stream is used that was destroyed");
+  return stream;
 }
-
-void queue(cudaStream_t handle, const std::string& name, std::function<void(std::uint32_t)> run) {
-  Stream& stream = of(handle);
-  join(stream.past, past_of_host);
-  stream.work.push_back({std::move(run), name, stream.past});
-  ++stream.queued;
-  stream.past.resize(std::max(stream.past.size(), stream.number + 1));
-  stream.past[stream.number] = stream.queued;
-}
+Stream& of(cudaStream_t handle) { return *owner_of(handle); }
 
 // Runs the stream's work up to piece number `ticket`. After a report nothing runs any more, as after an error
 // of CUDA's.
@@ -226,6 +219,19 @@ void break_at(std::size_t call) {
   calls_until_broken = call;
 }
 
+void queue(cudaStream_t handle, const std::string& name, std::function<void(std::uint32_t)> run) {
+  Stream& stream = of(handle);
+  join(stream.past, past_of_host);
+  stream.work.push_back({std::move(run), name, stream.past});
+  ++stream.queued;
+  stream.past.resize(std::max(stream.past.size(), stream.number + 1));
+  stream.past[stream.number] = stream.queued;
+}
+
+void complain(const std::string& what) { report += (report.empty() ? "" : "; ") + what; }
+
+const std::string& report_so_far() { return report; }
+
 std::string take_report() {
   const std::lock_guard lock(mutex);
   drain_all();
@@ -247,12 +253,10 @@ cudaError_t queue_kernel(const cudaLaunchConfig_t& config, const void* kernel,
   const std::size_t own = static_shared_bytes(name), dynamic = config.dynamicSmemBytes;
   if (own + dynamic > kStaticShared && (dynamic > most || own + dynamic > kMostShared))
     return refuse(cudaErrorInvalidConfiguration);
-  return conclave::emulator::call([&] {
-    // std::function wants to be copied, and a pointer that is alone does not.
+  // std::function wants to be copied, and a pointer that is alone does not.
+  return conclave::emulator::call([&, shared = std::shared_ptr<const KernelCall>(std::move(call))] {
     queue(config.stream, "kernel " + readable_name(name),
-          [config, name, call = std::shared_ptr<const KernelCall>(std::move(call))](std::uint32_t number) {
-            run_grid(config, *call, name, number);
-          });
+          [config, name, shared](std::uint32_t number) { run_grid(config, *shared, name, number); });
   });
 }
 
@@ -449,8 +453,8 @@ cudaError_t cudaStreamCreate(cudaStream_t* stream) { return cudaStreamCreateWith
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   return call_that_succeeds([&] {
-    stream->stream->destroyed = true;
-    delete stream;
+    of(stream).destroyed = true;
+    destroyed_handles.push_back(stream);
   });
 }
 
@@ -463,14 +467,16 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
 }
 
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
-  const std::lock_guard lock(mutex);
-  Stream& asked = of(stream);
-  if (asked.work.empty()) {
-    join(past_of_host, asked.past);
-    return status();
-  }
-  drain(asked, asked.done + 1);
-  return cudaErrorNotReady;
+  bool ready = true;
+  const cudaError_t error = call([&] {
+    Stream& asked = of(stream);
+    ready = asked.work.empty();
+    if (ready)
+      join(past_of_host, asked.past);
+    else
+      drain(asked, asked.done + 1);
+  });
+  return ready ? error : cudaErrorNotReady;
 }
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {

@@ -1,0 +1,209 @@
+#include "core/cuda/blas.h"
+
+#include <cublasLt.h>
+
+#include <atomic>
+#include <bit>
+#include <memory>
+#include <type_traits>
+#include <unordered_map>
+
+#include "core/cuda/launch.h"
+#include "core/cuda/scratch.h"
+
+namespace conclave::cuda {
+namespace {
+
+using conclave::cuda::check;
+
+constexpr Index kWorkspace = Index{32} << 20;  // what NVIDIA advises for sm_90; others are content with less
+
+void check(cublasStatus_t status, const char* operation) {
+  require(status == CUBLAS_STATUS_SUCCESS, "{}: cuBLASLt says: {}", operation,
+          cublasLtGetStatusString(status));
+}
+
+struct Destroy {
+  void operator()(cublasLtHandle_t handle) const { cublasLtDestroy(handle); }
+  void operator()(cublasLtMatmulDesc_t operation) const { cublasLtMatmulDescDestroy(operation); }
+  void operator()(cublasLtMatrixLayout_t layout) const { cublasLtMatrixLayoutDestroy(layout); }
+  void operator()(cublasLtMatmulPreference_t preference) const {
+    cublasLtMatmulPreferenceDestroy(preference);
+  }
+};
+template <class Handle>
+using Owned = std::unique_ptr<std::remove_pointer_t<Handle>, Destroy>;
+
+template <class Handle, class... Parameters>
+Owned<Handle> create(cublasStatus_t (*function)(Handle*, Parameters...),
+                     std::type_identity_t<Parameters>... arguments) {
+  Handle handle = nullptr;
+  check(function(&handle, arguments...), "creating an object of cuBLASLt's");
+  return Owned<Handle>(handle);
+}
+
+template <class T>
+void set(const Owned<cublasLtMatmulDesc_t>& operation, cublasLtMatmulDescAttributes_t attribute,
+         const T& value) {
+  check(cublasLtMatmulDescSetAttribute(operation.get(), attribute, &value, sizeof value),
+        "describing a product");
+}
+
+template <class T>
+void set(const Owned<cublasLtMatmulPreference_t>& preference, cublasLtMatmulPreferenceAttributes_t attribute,
+         const T& value) {
+  check(cublasLtMatmulPreferenceSetAttribute(preference.get(), attribute, &value, sizeof value),
+        "describing what algorithm is wanted");
+}
+
+// What a pointer is a multiple of; more than 256 bytes, as cudaMalloc gives, no algorithm asks for.
+std::uint32_t alignment(const void* pointer) {
+  return 1u << std::countr_zero(reinterpret_cast<std::uintptr_t>(pointer) | 256);
+}
+
+// All that the choice of an algorithm depends on.
+struct Key {
+  Index m, n, k, a_stride, b_stride, c_stride;
+  std::uint32_t a_alignment, b_alignment, c_alignment;
+  bool a_transposed, b_transposed;
+  cublasComputeType_t compute;
+  cublasLtEpilogue_t epilogue;
+
+  bool operator==(const Key&) const = default;
+};
+
+struct Hash {
+  std::size_t operator()(const Key& key) const {
+    std::size_t hash = 0;
+    for (const Index value :
+         {key.m, key.n, key.k, key.a_stride, key.b_stride, key.c_stride, Index{key.a_alignment},
+          Index{key.b_alignment}, Index{key.c_alignment}, Index{key.a_transposed}, Index{key.b_transposed},
+          Index{key.compute}, Index{key.epilogue}})
+      hash = std::rotl((hash ^ static_cast<std::size_t>(value)) * 0x9E3779B97F4A7C15u, 29);
+    return hash;
+  }
+};
+
+struct Plan {
+  Owned<cublasLtMatmulDesc_t> operation;
+  Owned<cublasLtMatrixLayout_t> left, right, result;
+  cublasLtMatmulAlgo_t algorithm{};
+};
+
+// The library's matrices are in column-major order, in which ours are their own transposes: it is told to
+// compute c^T = b^T a^T, of which b^T is the left operand, and nothing needs to be transposed for it.
+Plan plan_for(const char* operation, cublasLtHandle_t handle, const Key& key, const void* bias) {
+  const cudaDataType type = key.compute == CUBLAS_COMPUTE_64F ? CUDA_R_64F : CUDA_R_32F;
+  const auto layout = [&](Index rows, Index columns, bool transposed, Index stride) {
+    if (transposed) std::swap(rows, columns);
+    return create(cublasLtMatrixLayoutCreate, type, static_cast<std::uint64_t>(columns),
+                  static_cast<std::uint64_t>(rows), stride);
+  };
+  Plan plan{.operation = create(cublasLtMatmulDescCreate, key.compute, type),
+            .left = layout(key.k, key.n, key.b_transposed, key.b_stride),
+            .right = layout(key.m, key.k, key.a_transposed, key.a_stride),
+            .result = layout(key.m, key.n, false, key.c_stride)};
+  set(plan.operation, CUBLASLT_MATMUL_DESC_TRANSA, key.b_transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
+  set(plan.operation, CUBLASLT_MATMUL_DESC_TRANSB, key.a_transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
+  set(plan.operation, CUBLASLT_MATMUL_DESC_EPILOGUE, key.epilogue);
+  if (bias) set(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);  // whose alignment is looked at
+
+  const auto preference = create(cublasLtMatmulPreferenceCreate);
+  set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<std::uint64_t>(kWorkspace));
+  set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, key.b_alignment);
+  set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, key.a_alignment);
+  set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, key.c_alignment);
+  set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, key.c_alignment);
+  cublasLtMatmulHeuristicResult_t best{};
+  int found = 0;
+  check(cublasLtMatmulAlgoGetHeuristic(handle, plan.operation.get(), plan.left.get(), plan.right.get(),
+                                       plan.result.get(), plan.result.get(), preference.get(), 1, &best,
+                                       &found),
+        operation);
+  require(found == 1, "{}: cuBLASLt has no algorithm for [{}, {}] times [{}, {}]", operation, key.m, key.k,
+          key.k, key.n);
+  check(best.state, operation);
+  plan.algorithm = best.algo;
+  return plan;
+}
+
+// A thread's handle and plans. The plans are as many as there are shapes: some hundred in a model whose
+// batches are all of one size, but one more with almost every step for an expert, who gets as many rows as
+// were sent. So at kPlans, which take some 4 MiB, all are forgotten.
+class Library {
+ public:
+  static Library& of_thread() {
+    thread_local Library library;
+    return library;
+  }
+
+  cublasLtHandle_t handle() const { return handle_.get(); }
+  const Plan& plan(const char* operation, const Key& key, const void* bias) {
+    if (const auto known = plans_.find(key); known != plans_.end()) return known->second;
+    if (plans_.size() == kPlans) plans_.clear();
+    return plans_.emplace(key, plan_for(operation, handle(), key, bias)).first->second;
+  }
+
+ private:
+  static constexpr std::size_t kPlans = 4096;
+
+  Owned<cublasLtHandle_t> handle_ = create(cublasLtCreate);
+  std::unordered_map<Key, Plan, Hash> plans_;
+};
+
+std::atomic<Precision> precision_of_products = Precision::f32;
+
+cublasComputeType_t compute_type(float) {
+  return precision() == Precision::tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
+}
+cublasComputeType_t compute_type(double) { return CUBLAS_COMPUTE_64F; }
+
+template <class T>
+void multiply_any(const char* operation, const MatrixProduct<T>& product) {
+  const auto& [m, n, k, a, b, c, c_stride, accumulate, bias, relu] = product;
+  if (m == 0 || n == 0) return;
+  if (k == 0) {  // which the library does not take
+    for (Index row = 0; row < m && !accumulate; ++row)
+      check(cudaMemsetAsync(c + row * c_stride, 0, static_cast<std::size_t>(n) * sizeof(T), current_stream()),
+            operation);
+    return;
+  }
+  const Key key{.m = m,
+                .n = n,
+                .k = k,
+                .a_stride = a.stride,
+                .b_stride = b.stride,
+                .c_stride = c_stride,
+                .a_alignment = alignment(a.data),
+                .b_alignment = alignment(b.data),
+                .c_alignment = alignment(c),
+                .a_transposed = a.transposed,
+                .b_transposed = b.transposed,
+                .compute = compute_type(T{}),
+                .epilogue = bias ? (relu ? CUBLASLT_EPILOGUE_RELU_BIAS : CUBLASLT_EPILOGUE_BIAS)
+                                 : (relu ? CUBLASLT_EPILOGUE_RELU : CUBLASLT_EPILOGUE_DEFAULT)};
+  Library& library = Library::of_thread();
+  const Plan& plan = library.plan(operation, key, bias);
+  if (bias)
+    set(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, static_cast<const void*>(bias));  // this time's
+  const T alpha = 1, beta = accumulate ? T(1) : T(0);
+  Scratch scratch;
+  check(cublasLtMatmul(library.handle(), plan.operation.get(), &alpha, b.data, plan.left.get(), a.data,
+                       plan.right.get(), &beta, c, plan.result.get(), c, plan.result.get(), &plan.algorithm,
+                       scratch.array<std::byte>(kWorkspace), kWorkspace, current_stream()),
+        operation);
+}
+
+}  // namespace
+
+Precision precision() { return precision_of_products; }
+void set_precision(Precision precision) { precision_of_products = precision; }
+
+void multiply(const char* operation, const MatrixProduct<float>& product) {
+  multiply_any(operation, product);
+}
+void multiply(const char* operation, const MatrixProduct<double>& product) {
+  multiply_any(operation, product);
+}
+
+}  // namespace conclave::cuda

@@ -1,0 +1,426 @@
+// cuBLASLt: products computed in f64, when their stream comes to them, and a look at every argument. What the
+// library, or its documentation, forbids is a report, also where the library itself would compute something.
+#include <cublasLt.h>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+#include <map>
+
+#include "tests/cuda_emulator/internal.h"
+
+namespace conclave::emulator {
+namespace {
+
+// ---- Objects
+
+struct Matrix {  // in column-major order
+  cudaDataType type = CUDA_R_32F;
+  std::uint64_t rows = 0, columns = 0;
+  std::int64_t leading_dimension = 0;
+
+  bool operator==(const Matrix&) const = default;
+  std::size_t element() const { return type == CUDA_R_64F ? sizeof(double) : sizeof(float); }
+};
+
+struct Operation {
+  cublasComputeType_t compute = CUBLAS_COMPUTE_32F;
+  cudaDataType scale = CUDA_R_32F;
+  cublasOperation_t transpose_a = CUBLAS_OP_N, transpose_b = CUBLAS_OP_N;
+  cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_DEFAULT;
+  const void* bias = nullptr;
+
+  bool has_bias() const { return (epilogue & CUBLASLT_EPILOGUE_BIAS) != 0; }
+};
+
+constexpr std::array kNames{"A", "B", "C", "D"};
+constexpr std::uint64_t kMostAligned = 256, kBiasAlignment = 16;
+
+struct Preference {
+  std::uint64_t most_workspace = 0;
+  std::array<std::uint32_t, 4> alignments{kMostAligned, kMostAligned, kMostAligned, kMostAligned};
+};
+
+struct Problem {
+  Operation operation;
+  std::array<Matrix, 4> matrices;  // A, B, C, D
+};
+
+// What the heuristic answered.
+struct Algorithm {
+  Problem problem;
+  std::array<std::uint32_t, 4> alignments{};
+  std::uint64_t bias_alignment = 0, workspace = 0;
+};
+
+// Objects by handles, each of which is given once, so that those of destroyed objects are known.
+template <class Handle, class Object>
+class Objects {
+ public:
+  explicit Objects(const char* kind) : kind_(kind) {}
+  Handle create(Object object) {
+    const std::uintptr_t number = 16 * ++count_;  // nothing lies at such addresses
+    objects_.emplace(number, std::move(object));
+    return reinterpret_cast<Handle>(number);
+  }
+  Object& at(Handle handle, const std::string& doing) {
+    const auto found = objects_.find(address(handle));
+    if (found != objects_.end()) return found->second;
+    const bool was = handle && address(handle) % 16 == 0 && address(handle) / 16 <= count_;
+    throw Report(doing + ": " +
+                 (!handle ? "null"
+                  : was   ? "a destroyed handle"
+                          : "something else") +
+                 " is where " + kind_ + " should be");
+  }
+  void destroy(Handle handle, const std::string& doing) {
+    at(handle, doing);
+    objects_.erase(address(handle));
+  }
+
+ private:
+  std::string kind_;
+  std::uintptr_t count_ = 0;
+  std::map<std::uintptr_t, Object> objects_;
+};
+
+struct Nothing {};
+
+// Never destroyed, as threads' handles are given back late.
+auto& handles = *new Objects<cublasLtHandle_t, Nothing>("a cuBLASLt handle");
+auto& operations = *new Objects<cublasLtMatmulDesc_t, Operation>("a description of a product");
+auto& layouts = *new Objects<cublasLtMatrixLayout_t, Matrix>("a matrix's layout");
+auto& preferences = *new Objects<cublasLtMatmulPreference_t, Preference>("a preference");
+auto& algorithms = *new std::vector<Algorithm>;  // whose numbers, from 1, are in cublasLtMatmulAlgo_t
+
+// A call of the host's, as in streams.cpp.
+template <class Body>
+cublasStatus_t call(Body&& body) {
+  const std::lock_guard lock(mutex);
+  try {
+    body();
+  } catch (const Report& mistake) {
+    complain(mistake.what());
+    return CUBLAS_STATUS_INVALID_VALUE;
+  }
+  return report_so_far().empty() ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_EXECUTION_FAILED;
+}
+
+template <class T>
+void read(T& to, const void* value, std::size_t bytes, const char* attribute) {
+  if (!value || bytes != sizeof(T))
+    throw Report(std::string(attribute) + " wants " + std::to_string(sizeof(T)) + " bytes and gets " +
+                 (value ? std::to_string(bytes) : "null"));
+  std::memcpy(&to, value, sizeof(T));
+}
+
+// ---- What is wrong with a product
+
+std::string text_of(std::uint64_t rows, std::uint64_t columns) {
+  return "[" + std::to_string(rows) + ", " + std::to_string(columns) + "]";
+}
+
+std::uint64_t alignment_of(const void* pointer, std::uint64_t most) {
+  return std::uint64_t{1} << std::countr_zero(address(pointer) | most);
+}
+
+Problem problem_of(const std::string& doing, cublasLtMatmulDesc_t operation,
+                   const std::array<cublasLtMatrixLayout_t, 4>& given) {
+  Problem problem{.operation = operations.at(operation, doing), .matrices = {}};
+  const Operation& how = problem.operation;
+  const cudaDataType type = how.compute == CUBLAS_COMPUTE_64F ? CUDA_R_64F : CUDA_R_32F;
+  if (how.scale != type) throw Report(doing + ": alpha and beta are not of the type computed in");
+  for (std::size_t i = 0; i < 4; ++i) {
+    const std::string name = doing + ": " + kNames[i];
+    const Matrix& matrix = problem.matrices[i] = layouts.at(given[i], name);
+    if (matrix.type != type) throw Report(name + " is not of the type computed in");
+    if (matrix.rows == 0 || matrix.columns == 0)
+      throw Report(name + " is " + text_of(matrix.rows, matrix.columns) + ", of no elements");
+    if (matrix.leading_dimension < static_cast<std::int64_t>(matrix.rows))
+      throw Report(name + " has leading dimension " + std::to_string(matrix.leading_dimension) +
+                   ", less than its " + std::to_string(matrix.rows) + " rows");
+  }
+  const auto& [a, b, c, d] = problem.matrices;
+  const bool ta = how.transpose_a == CUBLAS_OP_T, tb = how.transpose_b == CUBLAS_OP_T;
+  const std::uint64_t m = ta ? a.columns : a.rows, k = ta ? a.rows : a.columns, kb = tb ? b.columns : b.rows,
+                      n = tb ? b.rows : b.columns;
+  if (k != kb || d.rows != m || d.columns != n)
+    throw Report(doing + ": " + text_of(m, k) + " times " + text_of(kb, n) + " is no " +
+                 text_of(d.rows, d.columns));
+  if (c.rows != d.rows || c.columns != d.columns)
+    throw Report(doing + ": C is " + text_of(c.rows, c.columns) + " and D is " + text_of(d.rows, d.columns));
+  return problem;
+}
+
+// The columns of a matrix in memory, or a vector as the only column of one.
+struct Area {
+  std::string name;
+  std::uintptr_t begin = 0;
+  std::size_t bytes = 0, step = 0, count = 0;  // of a column, from one to the next, how many
+
+  static Area of(std::string name, const void* memory, const Matrix& matrix) {
+    return {std::move(name), address(memory), matrix.rows * matrix.element(),
+            static_cast<std::size_t>(matrix.leading_dimension) * matrix.element(), matrix.columns};
+  }
+  static Area of(std::string name, const void* memory, std::size_t bytes) {
+    return {std::move(name), address(memory), bytes, bytes, 1};
+  }
+  bool operator==(const Area& other) const {
+    return begin == other.begin && bytes == other.bytes && step == other.step && count == other.count;
+  }
+  std::uintptr_t column(std::size_t i) const { return begin + i * step; }
+
+  void expect_on_device(const std::string& doing) const {
+    expect_device(reinterpret_cast<const void*>(begin), (count - 1) * step + bytes,
+                  (doing + " " + name).c_str());
+  }
+  void see(bool writes) const {
+    const bool whole = bytes == step;
+    for (std::size_t i = 0; i < (whole ? 1 : count); ++i)
+      see_range(reinterpret_cast<const void*>(column(i)), whole ? count * bytes : bytes, writes);
+  }
+};
+
+bool overlap(const Area& a, const Area& b) {
+  for (std::size_t i = 0, j = 0; i < a.count && j < b.count;) {
+    if (a.column(i) + a.bytes <= b.column(j))
+      ++i;
+    else if (b.column(j) + b.bytes <= a.column(i))
+      ++j;
+    else
+      return true;
+  }
+  return false;
+}
+
+// ---- What a product is
+
+// To the 11 significant bits of a TF32.
+double as_tf32(float value) {
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  return std::isfinite(value) ? std::bit_cast<float>((bits + 0xFFFu + (bits >> 13 & 1u)) & ~0x1FFFu) : value;
+}
+
+template <class T>
+void compute(const Problem& problem, double alpha, const void* a, const void* b, double beta, const void* c,
+             void* d) {
+  const auto& [a_matrix, b_matrix, c_matrix, d_matrix] = problem.matrices;
+  const Operation& how = problem.operation;
+  const auto operand = [&](const void* memory, const Matrix& matrix, bool transposed, std::uint64_t row,
+                           std::uint64_t column) -> double {
+    if (transposed) std::swap(row, column);
+    const T value =
+        static_cast<const T*>(memory)[row + column * static_cast<std::uint64_t>(matrix.leading_dimension)];
+    return how.compute == CUBLAS_COMPUTE_32F_FAST_TF32 ? as_tf32(static_cast<float>(value)) : value;
+  };
+  const bool ta = how.transpose_a == CUBLAS_OP_T, tb = how.transpose_b == CUBLAS_OP_T;
+  const std::uint64_t depth = ta ? a_matrix.rows : a_matrix.columns;
+  for (std::uint64_t column = 0; column < d_matrix.columns; ++column)
+    for (std::uint64_t row = 0; row < d_matrix.rows; ++row) {
+      double sum = 0;
+      for (std::uint64_t i = 0; i < depth; ++i)
+        sum += operand(a, a_matrix, ta, row, i) * operand(b, b_matrix, tb, i, column);
+      sum *= alpha;
+      if (beta != 0) {
+        const auto at = row + column * static_cast<std::uint64_t>(c_matrix.leading_dimension);
+        sum += beta * static_cast<double>(static_cast<const T*>(c)[at]);
+      }
+      if (how.has_bias()) sum += static_cast<double>(static_cast<const T*>(how.bias)[row]);
+      if ((how.epilogue & CUBLASLT_EPILOGUE_RELU) != 0 && !(sum > 0)) sum = 0;  // NaN, too
+      static_cast<T*>(d)[row + column * static_cast<std::uint64_t>(d_matrix.leading_dimension)] =
+          static_cast<T>(sum);
+    }
+}
+
+}  // namespace
+}  // namespace conclave::emulator
+
+// ---- cuBLASLt's functions
+
+using namespace conclave::emulator;
+
+const char* cublasLtGetStatusString(cublasStatus_t status) {
+  switch (status) {
+    case CUBLAS_STATUS_SUCCESS:
+      return "CUBLAS_STATUS_SUCCESS";
+    case CUBLAS_STATUS_NOT_SUPPORTED:
+      return "CUBLAS_STATUS_NOT_SUPPORTED";
+    case CUBLAS_STATUS_INVALID_VALUE:
+    case CUBLAS_STATUS_EXECUTION_FAILED:
+      break;
+  }
+  return report_so_far().empty() ? "CUBLAS_STATUS_EXECUTION_FAILED" : report_so_far().c_str();
+}
+
+cublasStatus_t cublasLtCreate(cublasLtHandle_t* handle) {
+  return call([&] { *handle = handles.create({}); });
+}
+cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle) {
+  return call([&] { handles.destroy(handle, "cublasLtDestroy"); });
+}
+
+cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t* operation, cublasComputeType_t compute,
+                                        cudaDataType_t scale) {
+  return call([&] { *operation = operations.create({.compute = compute, .scale = scale}); });
+}
+cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t operation) {
+  return call([&] { operations.destroy(operation, "cublasLtMatmulDescDestroy"); });
+}
+cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t operation,
+                                              cublasLtMatmulDescAttributes_t attribute, const void* value,
+                                              std::size_t bytes) {
+  return call([&] {
+    Operation& how = operations.at(operation, "cublasLtMatmulDescSetAttribute");
+    switch (attribute) {
+      case CUBLASLT_MATMUL_DESC_TRANSA:
+        return read(how.transpose_a, value, bytes, "CUBLASLT_MATMUL_DESC_TRANSA");
+      case CUBLASLT_MATMUL_DESC_TRANSB:
+        return read(how.transpose_b, value, bytes, "CUBLASLT_MATMUL_DESC_TRANSB");
+      case CUBLASLT_MATMUL_DESC_EPILOGUE:
+        return read(how.epilogue, value, bytes, "CUBLASLT_MATMUL_DESC_EPILOGUE");
+      case CUBLASLT_MATMUL_DESC_BIAS_POINTER:
+        return read(how.bias, value, bytes, "CUBLASLT_MATMUL_DESC_BIAS_POINTER");
+    }
+  });
+}
+
+cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t* layout, cudaDataType type,
+                                          std::uint64_t rows, std::uint64_t columns,
+                                          std::int64_t leading_dimension) {
+  return call([&] { *layout = layouts.create({type, rows, columns, leading_dimension}); });
+}
+cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t layout) {
+  return call([&] { layouts.destroy(layout, "cublasLtMatrixLayoutDestroy"); });
+}
+
+cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t* preference) {
+  return call([&] { *preference = preferences.create({}); });
+}
+cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t preference) {
+  return call([&] { preferences.destroy(preference, "cublasLtMatmulPreferenceDestroy"); });
+}
+cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t preference,
+                                                    cublasLtMatmulPreferenceAttributes_t attribute,
+                                                    const void* value, std::size_t bytes) {
+  return call([&] {
+    Preference& wanted = preferences.at(preference, "cublasLtMatmulPreferenceSetAttribute");
+    if (attribute == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES)
+      return read(wanted.most_workspace, value, bytes, "CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES");
+    std::uint32_t& alignment =
+        wanted.alignments[static_cast<std::size_t>(attribute - CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES)];
+    read(alignment, value, bytes, "CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT");
+    if (!std::has_single_bit(alignment))
+      throw Report("CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT is " + std::to_string(alignment) +
+                   ", no power of two");
+  });
+}
+
+cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtMatmulDesc_t operation,
+                                              cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
+                                              cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
+                                              cublasLtMatmulPreference_t preference, int wanted,
+                                              cublasLtMatmulHeuristicResult_t* results, int* found) {
+  constexpr const char* kDoing = "cublasLtMatmulAlgoGetHeuristic";
+  return call([&] {
+    handles.at(handle, kDoing);
+    const Preference& preferred = preferences.at(preference, kDoing);
+    Algorithm algorithm{.problem = problem_of(kDoing, operation, {a, b, c, d}),
+                        .alignments = preferred.alignments};
+    const Problem& problem = algorithm.problem;
+    if (wanted < 1 || !results || !found) throw Report(std::string(kDoing) + ": no room for an answer");
+    for (std::size_t i = 0; i < 4; ++i)
+      if (preferred.alignments[i] < problem.matrices[i].element())
+        throw Report(std::string(kDoing) + ": " + kNames[i] + " need not even be aligned to its elements");
+    if (problem.operation.has_bias() && !problem.operation.bias)
+      throw Report(std::string(kDoing) + ": the epilogue adds a bias, and there is no bias pointer");
+    algorithm.bias_alignment = alignment_of(problem.operation.bias, kBiasAlignment);
+    // One that adds up several parts of the inner dimension, where their sums find room.
+    const Matrix& result = problem.matrices[3];
+    const std::uint64_t needed = (result.rows * result.columns * sizeof(double) + 255) / 256 * 256;
+    if (needed <= preferred.most_workspace) algorithm.workspace = needed;
+    algorithms.push_back(algorithm);
+    results[0] = {.algo = {.data = {algorithms.size()}},
+                  .workspaceSize = algorithm.workspace,
+                  .state = CUBLAS_STATUS_SUCCESS,
+                  .wavesCount = 1};
+    *found = 1;
+  });
+}
+
+cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t operation, const void* alpha,
+                              const void* a, cublasLtMatrixLayout_t a_layout, const void* b,
+                              cublasLtMatrixLayout_t b_layout, const void* beta, const void* c,
+                              cublasLtMatrixLayout_t c_layout, void* d, cublasLtMatrixLayout_t d_layout,
+                              const cublasLtMatmulAlgo_t* algorithm, void* workspace,
+                              std::size_t workspace_bytes, cudaStream_t stream) {
+  const std::string doing = "cublasLtMatmul";
+  return call([&] {
+    handles.at(handle, doing);
+    const Problem problem = problem_of(doing, operation, {a_layout, b_layout, c_layout, d_layout});
+    const Operation& how = problem.operation;
+    const std::uint64_t number = algorithm ? algorithm->data[0] : 0;
+    if (number == 0 || number > algorithms.size()) throw Report(doing + ": no heuristic gave this algorithm");
+    const Algorithm& chosen = algorithms[number - 1];
+    const Operation& chosen_for = chosen.problem.operation;
+    if (chosen.problem.matrices != problem.matrices || chosen_for.compute != how.compute ||
+        chosen_for.transpose_a != how.transpose_a || chosen_for.transpose_b != how.transpose_b ||
+        chosen_for.epilogue != how.epilogue)
+      throw Report(doing + ": the heuristic gave this algorithm for another product");
+
+    const bool wide = how.scale == CUDA_R_64F;
+    const auto factor = [&](const void* value, const char* name) {
+      if (!value || in_device_memory(address(value)))
+        throw Report(doing + ": " + name + " is not in the host's memory");
+      return wide ? *static_cast<const double*>(value) : double{*static_cast<const float*>(value)};
+    };
+    const double scale = factor(alpha, "alpha"), keep = factor(beta, "beta");
+
+    const std::array<const void*, 4> pointers{a, b, c, d};
+    std::vector<Area> reads, writes{Area::of("D", d, problem.matrices[3])};
+    const Area& result = writes.front();
+    for (std::size_t i = 0; i < 3; ++i)
+      if (i < 2 || keep != 0) reads.push_back(Area::of(kNames[i], pointers[i], problem.matrices[i]));
+    if (how.has_bias()) {
+      if (!how.bias) throw Report(doing + ": the epilogue adds a bias, and there is no bias pointer");
+      if (address(how.bias) % chosen.bias_alignment != 0)
+        throw Report(doing + ": the bias is less aligned than the one the heuristic was shown");
+      reads.push_back(
+          Area::of("the bias", how.bias, problem.matrices[3].rows * problem.matrices[3].element()));
+    }
+    for (std::size_t i = 0; i < 4; ++i)
+      if (address(pointers[i]) % chosen.alignments[i] != 0)
+        throw Report(doing + ": " + kNames[i] + " is aligned to " +
+                     std::to_string(alignment_of(pointers[i], kMostAligned)) + " bytes, and " +
+                     std::to_string(chosen.alignments[i]) + " were preferred");
+    if (chosen.workspace > workspace_bytes)
+      throw Report(doing + ": the algorithm needs " + std::to_string(chosen.workspace) +
+                   " bytes of workspace and gets " + std::to_string(workspace_bytes));
+    if (address(workspace) % 256 != 0) throw Report(doing + ": the workspace is not aligned to 256 bytes");
+    if (workspace_bytes > 0) Area::of("workspace", workspace, workspace_bytes).expect_on_device(doing);
+    if (chosen.workspace > 0) writes.push_back(Area::of("workspace", workspace, chosen.workspace));
+    for (const Area& area : writes) area.expect_on_device(doing);
+    for (const Area& area : reads) {
+      area.expect_on_device(doing);
+      for (const Area& written : writes)
+        if (overlap(area, written) && !(area.name == "C" && area == result))
+          throw Report(doing + ": " + area.name + " and " + written.name + " overlap");
+    }
+    if (writes.size() > 1 && overlap(result, writes.back()))
+      throw Report(doing + ": D and workspace overlap");
+
+    queue(stream, "a product of matrices", [=, needed = chosen.workspace](std::uint32_t) {
+      for (const auto* const areas : {&reads, &writes})
+        for (const Area& area : *areas) {
+          area.expect_on_device(doing);
+          area.see(areas == &writes);
+        }
+      if (needed > 0) std::memset(workspace, kPoison, needed);
+      if (wide)
+        compute<double>(problem, scale, a, b, keep, c, d);
+      else
+        compute<float>(problem, scale, a, b, keep, c, d);
+      ++counts.launches;
+    });
+  });
+}

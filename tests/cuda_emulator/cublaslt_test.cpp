@@ -1,0 +1,241 @@
+// Planted mistakes in the use of cuBLASLt, each of which the emulated library sees; and what it computes.
+#include <cublasLt.h>
+
+#include <algorithm>
+#include <array>
+#include <functional>
+#include <optional>
+
+#include "core/cuda/blas.h"
+#include "tests/core/values.h"
+#include "tests/cuda_emulator/trial.h"
+
+namespace conclave {
+namespace {
+
+using Catch::Contains;
+
+// D [3, 2] = A [3, 4] B [4, 2] in column-major order, of which a test changes one thing.
+struct Call {
+  Tensor memory = cuda::to_device(random_values({64}, 1, DType::f32));
+  Tensor room = cuda::empty_on_device({2048}, DType::u8);
+  cublasLtHandle_t handle = nullptr;
+  cublasLtMatmulDesc_t operation = nullptr;
+  std::array<cublasLtMatrixLayout_t, 4> layouts{};
+  cublasLtMatmulPreference_t preference = nullptr;
+  std::array<std::int64_t, 3> leading{3, 4, 3};  // of A, B, C and D
+  float* pointers[4] = {at(0), at(16), at(32), at(32)};
+  const void* bias = at(48);
+  std::array<std::uint32_t, 4> alignments{16, 16, 16, 16};
+  cudaDataType scale = CUDA_R_32F, type_of_b = CUDA_R_32F;
+  std::uint64_t inner_of_b = 4;
+  float beta = 0;
+  void* workspace = room.raw();
+  std::size_t workspace_bytes = 1024;
+  cudaStream_t stream = nullptr;
+  std::optional<cublasLtEpilogue_t> epilogue;
+  // Before the heuristic is asked, and before the product.
+  std::function<void(Call&)> before = [](Call&) {}, then = [](Call&) {};
+
+  float* at(Index offset) const { return memory.data<float>() + offset; }
+  const char* run() {
+    cublasLtCreate(&handle);
+    cublasLtMatmulDescCreate(&operation, CUBLAS_COMPUTE_32F, scale);
+    cublasLtMatrixLayoutCreate(&layouts[0], CUDA_R_32F, 3, 4, leading[0]);
+    cublasLtMatrixLayoutCreate(&layouts[1], type_of_b, inner_of_b, 2, leading[1]);
+    for (const std::size_t i : {2, 3}) cublasLtMatrixLayoutCreate(&layouts[i], CUDA_R_32F, 3, 2, leading[2]);
+    if (epilogue) {
+      cublasLtMatmulDescSetAttribute(operation, CUBLASLT_MATMUL_DESC_EPILOGUE, &*epilogue, sizeof *epilogue);
+      cublasLtMatmulDescSetAttribute(operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias);
+    }
+    cublasLtMatmulPreferenceCreate(&preference);
+    const std::uint64_t most = 1024;
+    cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &most,
+                                         sizeof most);
+    for (int i = 0; i < 4; ++i)
+      cublasLtMatmulPreferenceSetAttribute(
+          preference,
+          static_cast<cublasLtMatmulPreferenceAttributes_t>(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES + i),
+          &alignments[static_cast<std::size_t>(i)], sizeof(std::uint32_t));
+    before(*this);
+    cublasLtMatmulHeuristicResult_t chosen{};
+    int found = 0;
+    cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
+        handle, operation, layouts[0], layouts[1], layouts[2], layouts[3], preference, 1, &chosen, &found);
+    if (status == CUBLAS_STATUS_SUCCESS) {
+      then(*this);
+      const float alpha = 1;
+      status = cublasLtMatmul(handle, operation, &alpha, pointers[0], layouts[0], pointers[1], layouts[1],
+                              &beta, pointers[2], layouts[2], pointers[3], layouts[3], &chosen.algo,
+                              workspace, workspace_bytes, stream);
+    }
+    return cublasLtGetStatusString(status);
+  }
+};
+
+void fails(const char* says, const std::function<void(Call&)>& change) {
+  Call call;
+  change(call);
+  CHECK_THAT(call.run(), Contains(says));
+  CHECK_THAT(emulator::take_report(), Contains(says));
+}
+
+TEST_CASE("a product that nothing is wrong with") {
+  Call call;
+  call.epilogue = CUBLASLT_EPILOGUE_RELU_BIAS;
+  CHECK(call.run() == std::string("CUBLAS_STATUS_SUCCESS"));
+  const Tensor host = cuda::to_host(call.memory);
+  CHECK(emulator::take_report() == "");
+  const float* const values = host.data<float>();
+  for (Index row = 0; row < 3; ++row)
+    for (Index column = 0; column < 2; ++column) {
+      double sum = values[48 + row];
+      for (Index i = 0; i < 4; ++i) sum += double{values[row + 3 * i]} * values[16 + i + 4 * column];
+      CHECK(values[32 + row + 3 * column] == Approx(std::max(sum, 0.0)));
+    }
+  const Tensor workspace = cuda::to_host(call.room);
+  CHECK(workspace.data<std::uint8_t>()[0] == 0xFF);  // what a kernel left there would be lost
+}
+
+TEST_CASE("matrices that are not what is multiplied") {
+  fails("A has leading dimension 2, less than its 3 rows", [](Call& call) { call.leading[0] = 2; });
+  fails("D has leading dimension 1, less than its 3 rows", [](Call& call) {
+    call.then = [](Call& now) { cublasLtMatrixLayoutCreate(&now.layouts[3], CUDA_R_32F, 3, 2, 1); };
+  });
+  fails("[3, 4] times [3, 2] is no [3, 2]", [](Call& call) { call.inner_of_b = 3; });
+  fails("B is not of the type computed in", [](Call& call) { call.type_of_b = CUDA_R_64F; });
+  fails("alpha and beta are not of the type", [](Call& call) { call.scale = CUDA_R_64F; });
+  fails("is [0, 2], of no elements", [](Call& call) { call.inner_of_b = 0; });
+  fails("gave this algorithm for another product", [](Call& call) {
+    call.then = [](Call& now) { cublasLtMatrixLayoutCreate(&now.layouts[0], CUDA_R_32F, 3, 4, 4); };
+  });
+}
+
+TEST_CASE("memory that a product may not have") {
+  const Tensor host = Tensor::zeros({16});
+  fails("cublasLtMatmul A: this is not device memory",
+        [&](Call& call) { call.pointers[0] = host.data<float>(); });
+  fails("cublasLtMatmul B: 32 bytes at offset 240 of 256",
+        [](Call& call) { call.pointers[1] = call.at(60); });
+  fails("cublasLtMatmul D: 24 bytes at offset 240 of 256",
+        [](Call& call) { call.pointers[3] = call.at(60); });
+  fails("C: 24 bytes at offset 240 of 256", [](Call& call) {
+    call.beta = 1;
+    call.pointers[2] = call.at(60);
+  });
+  fails("the bias: 12 bytes at offset 256 of 256", [](Call& call) {
+    call.epilogue = CUBLASLT_EPILOGUE_BIAS;
+    call.bias = call.at(64);
+  });
+  fails("A is aligned to 4 bytes, and 16 were preferred", [](Call& call) { call.pointers[0] = call.at(1); });
+  fails("C need not even be aligned", [](Call& call) { call.alignments[2] = 2; });
+  fails("is 12, no power of two", [](Call& call) { call.alignments[2] = 12; });
+  fails("the bias is less aligned", [](Call& call) {
+    call.epilogue = CUBLASLT_EPILOGUE_BIAS;
+    call.then = [](Call& now) {
+      now.bias = now.at(49);
+      cublasLtMatmulDescSetAttribute(now.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &now.bias,
+                                     sizeof now.bias);
+    };
+  });
+  fails("there is no bias pointer", [](Call& call) {
+    call.epilogue = CUBLASLT_EPILOGUE_RELU_BIAS;
+    call.bias = nullptr;
+  });
+  fails("A and D overlap", [](Call& call) { call.pointers[0] = call.at(36); });
+  fails("C and D overlap", [](Call& call) {
+    call.beta = 1;
+    call.pointers[2] = call.at(36);
+  });
+  fails("A and workspace overlap", [](Call& call) {
+    call.workspace = call.memory.raw();
+    call.workspace_bytes = 256;
+  });
+  fails("needs 256 bytes of workspace and gets 255", [](Call& call) { call.workspace_bytes = 255; });
+  fails("the workspace is not aligned to 256 bytes",
+        [](Call& call) { call.workspace = call.room.data<std::uint8_t>() + 16; });
+  fails("workspace: 4096 bytes at offset 0 of 2048", [](Call& call) { call.workspace_bytes = 4096; });
+}
+
+TEST_CASE("handles and descriptions that are not there") {
+  fails("cublasLtMatmul: null is where a cuBLASLt handle should be",
+        [](Call& call) { call.then = [](Call& now) { now.handle = nullptr; }; });
+  fails("cublasLtMatmul: a destroyed handle is where a cuBLASLt handle should be",
+        [](Call& call) { call.then = [](Call& now) { cublasLtDestroy(now.handle); }; });
+  fails("a destroyed handle is where a description of a product should be",
+        [](Call& call) { call.then = [](Call& now) { cublasLtMatmulDescDestroy(now.operation); }; });
+  fails("cublasLtMatmul: B: a destroyed handle is where a matrix's layout should be",
+        [](Call& call) { call.then = [](Call& now) { cublasLtMatrixLayoutDestroy(now.layouts[1]); }; });
+  fails("is where a preference should be",
+        [](Call& call) { call.before = [](Call& now) { cublasLtMatmulPreferenceDestroy(now.preference); }; });
+  fails("a stream is used that was destroyed", [](Call& call) {
+    call.then = [](Call& now) {
+      const cuda::Stream gone;
+      now.stream = gone.handle();
+    };
+  });
+  cublasLtMatmulDesc_t operation = nullptr;
+  CHECK(cublasLtMatmulDescCreate(&operation, CUBLAS_COMPUTE_32F, CUDA_R_32F) == CUBLAS_STATUS_SUCCESS);
+  const std::uint8_t narrow = CUBLAS_OP_T;
+  CHECK(cublasLtMatmulDescSetAttribute(operation, CUBLASLT_MATMUL_DESC_TRANSA, &narrow, sizeof narrow) ==
+        CUBLAS_STATUS_INVALID_VALUE);
+  CHECK_THAT(emulator::take_report(), Contains("CUBLASLT_MATMUL_DESC_TRANSA wants 4 bytes and gets 1"));
+}
+
+// What the project itself calls.
+void square(const Tensor& from, const Tensor& to) {
+  multiply("square", cuda::MatrixProduct<float>{.m = 8,
+                                                .n = 8,
+                                                .k = 8,
+                                                .a = {from.data<float>(), 8},
+                                                .b = {from.data<float>(), 8},
+                                                .c = to.data<float>(),
+                                                .c_stride = 8});
+}
+
+TEST_CASE("a product's mistake is an Error that says what it is") {
+  const Tensor values = cuda::to_device(ramp(64));
+  CHECK_THROWS_WITH(square(values, values),
+                    Contains("square: cuBLASLt says: cublasLtMatmul: A and D overlap"));
+  CHECK_THAT(emulator::take_report(), Contains("overlap"));
+  CHECK_NOTHROW(square(values, cuda::empty_on_device({64})));
+}
+
+TEST_CASE("a stream that does not wait for a product on another") {
+  const Tensor from = cuda::to_device(ramp(64)), to = cuda::to_device(ramp(64)), result = Tensor::empty({64});
+  const cuda::Stream producer, consumer;
+  const cuda::Event multiplied;
+  for (const bool waits : {true, false}) {
+    {
+      const cuda::StreamScope scope(producer);
+      square(from, to);
+      multiplied.record(producer.handle());
+    }
+    if (waits) consumer.wait_for(multiplied);
+    {
+      const cuda::StreamScope scope(consumer);
+      cuda::copy(to, result);
+    }
+    if (waits) {
+      CHECK_NOTHROW(consumer.synchronize());
+      CHECK(result.data<float>()[0] == 1380);
+    } else {
+      producer.synchronize();
+      CHECK_THROWS_WITH(
+          consumer.synchronize(),
+          Contains("a copy reads offset 0 of") && Contains("a product of matrices on another stream wrote"));
+      emulator::take_report();
+    }
+  }
+  // And the other way round.
+  cuda::check(cudaMemsetAsync(from.raw(), 0, from.bytes(), consumer.handle()), "zeros");
+  const cuda::StreamScope scope(producer);
+  square(from, to);
+  consumer.synchronize();
+  CHECK_THROWS_WITH(producer.synchronize(),
+                    Contains("a product of matrices reads") && Contains("a fill on another stream wrote"));
+  emulator::take_report();
+}
+
+}  // namespace
+}  // namespace conclave
