@@ -1,5 +1,6 @@
 """Compiles the CUDA kernels for the GPUs they are meant for, warnings as errors, and compares what each takes of a
 GPU with the table that is checked in: fails where a kernel spills registers that did not, or takes more than its row says.
+The host's side of them is held to the toolkit's headers, as the tests compile it for those of the emulated device.
     cuda_resources.py [--nvcc PATH] [--update]"""
 
 import argparse
@@ -31,6 +32,16 @@ def compiled(nvcc, source, folder):
         print(done.stdout)
         return None
     return subprocess.run(["c++filt"], input=done.stdout, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+def host_code_compiles(nvcc, source):
+    """Whether a file that is the host's, and calls CUDA's libraries, is one for the toolkit's own headers."""
+    toolkit = Path(nvcc).resolve().parent.parent / "include"
+    done = subprocess.run([os.environ.get("CXX", "g++"), "-std=c++20", "-fsyntax-only", "-DCONCLAVE_CUDA=1", "-Wall", "-Wextra", "-Werror",
+                           "-I.", f"-I{toolkit}", source.relative_to(ROOT)],
+                          cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    print(done.stdout, end="")
+    return done.returncode == 0
 
 
 def short(symbol):
@@ -68,11 +79,13 @@ def main():
     parser.add_argument("--update", action="store_true", help="write the table anew")
     arguments = parser.parse_args()
     sources = sorted((ROOT / "core").rglob("*.cu"))
+    host_sources = sorted((ROOT / "core/cuda").glob("*.cpp"))
     measured = {}
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
+        host_code = pool.map(lambda source: host_code_compiles(arguments.nvcc, source), host_sources)
         said = list(pool.map(lambda source: compiled(arguments.nvcc, source, folder), sources))
-    if None in said:
-        sys.exit("cuda_resources: not all kernels compile")
+    if None in said or not all(host_code):
+        sys.exit("cuda_resources: not all files compile")
     for text, source in zip(said, sources):
         measured |= resources(text, source.stem)
     told = subprocess.run([arguments.nvcc, "--version"], stdout=subprocess.PIPE, text=True, check=True).stdout
@@ -81,7 +94,7 @@ def main():
         rows = [("kernel", "gpu", *FIGURES), *((*key, *figures) for key, figures in sorted(measured.items()))]
         TABLE.write_text("\n".join([version, *("\t".join(map(str, row)) for row in rows)]) + "\n")
     spilled = sum(figures[2] > 0 for figures in measured.values())
-    print(f"{len(sources)} files, {len(measured) // len(ARCHITECTURES)} kernels for {len(ARCHITECTURES)} GPUs by {version}; "
+    print(f"{len(sources)} files, and {len(host_sources)} of the host's; {len(measured) // len(ARCHITECTURES)} kernels for {len(ARCHITECTURES)} GPUs by {version}; "
           f"registers at most {max(figures[0] for figures in measured.values())}, {spilled} spill")
     of_version, table = read_table()
     if version != of_version:
