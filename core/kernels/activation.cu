@@ -1,18 +1,9 @@
 #include "core/kernels/activation.h"
+#include "core/kernels/cuda_activation.h"
 #include "core/kernels/cuda_kernel.h"
-#include "core/kernels/vector_math.h"
 
 namespace conclave::kernels::cuda {
 namespace {
-
-template <Activation kActivation, class T>
-__device__ T activated(T x, T& derivative) {
-  if constexpr (kActivation == Activation::relu) return relu(x, derivative);
-  if constexpr (kActivation == Activation::gelu) return gelu(x, derivative);
-  if constexpr (kActivation == Activation::silu) return silu(x, derivative);
-  derivative = T(1);
-  return x;
-}
 
 template <class T, Activation kActivation>
 struct Activate {
@@ -90,16 +81,7 @@ struct Swap {
 
 void activation(const Tensor& x, Activation activation, const Tensor& y, const Tensor& derivative) {
   for_floating(x.dtype(), "activation", [&]<class T>(T) {
-    switch (activation) {
-      case Activation::none:
-        return activate<T, Activation::none>(x, y, derivative);
-      case Activation::relu:
-        return activate<T, Activation::relu>(x, y, derivative);
-      case Activation::gelu:
-        return activate<T, Activation::gelu>(x, y, derivative);
-      case Activation::silu:
-        return activate<T, Activation::silu>(x, y, derivative);
-    }
+    for_activation(activation, [&]<Activation kActivation>() { activate<T, kActivation>(x, y, derivative); });
   });
 }
 

@@ -79,6 +79,8 @@ void matmul(const Tensor& a, Transpose transpose_a, const Tensor& b, Transpose t
   require(c.size(0) == m && c.size(1) == n, "matmul: c is {}, expected [{}, {}]", c.shape().to_string(), m,
           n);
   if (m == 0 || n == 0) return;
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("matmul", a, b, c)) return cuda::matmul(a, transpose_a, b, transpose_b, c, write);
   for_floating(a.dtype(), "matmul", [&]<class T>(T) {
     gemm(ta, tb, m, n, k, a.data<T>(), std::max<Index>(a.stride(0), 1), b.data<T>(),
          std::max<Index>(b.stride(0), 1), write == Write::accumulate ? T(1) : T(0), c.data<T>(),
@@ -98,6 +100,9 @@ void grouped_linear(const Tensor& x, RowOffsets offsets, const Tensor& weight, c
   expect("linear", "y", y, {rows, out}, weight.dtype());
   if (bias.defined()) expect("linear", "bias", bias, {groups, out}, weight.dtype());
   if (derivative.defined()) expect("linear", "derivative", derivative, {rows, out}, weight.dtype());
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("linear", x, weight, bias, y, derivative))
+      return cuda::grouped_linear(x, offsets, weight, bias, activation, y, derivative, bits);
 
   Index largest = 0;
   for (std::size_t g = 0; g + 1 < offsets.size(); ++g)
@@ -147,6 +152,9 @@ void grouped_linear_backward_input(const Tensor& dz, RowOffsets offsets, const T
   expect_offsets("linear backward", "offsets", offsets, groups, rows);
   expect("linear backward", "dz", dz, {rows, out}, weight.dtype());
   expect("linear backward", "dx", dx, {rows, in}, weight.dtype());
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("linear backward", dz, weight, dx))
+      return cuda::grouped_linear_backward_input(dz, offsets, weight, dx, write);
   const Blocks blocks{offsets, rows_per_task(rows)};
   const Index tasks = blocks.count();
   for_floating(dz.dtype(), "linear backward", [&]<class T>(T) {
@@ -169,6 +177,9 @@ void grouped_linear_backward_parameters(const Tensor& dz, const Tensor& x, RowOf
   expect("linear backward", "dz", dz, {rows, out}, dweight.dtype());
   expect("linear backward", "x", x, {rows, in}, dweight.dtype());
   if (dbias.defined()) expect("linear backward", "dbias", dbias, {groups, out}, dweight.dtype());
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("linear backward", dz, x, dweight, dbias))
+      return cuda::grouped_linear_backward_parameters(dz, x, offsets, dweight, dbias);
   // A group's weight rows are cut only so far that every thread has a task: BLAS packs x anew for each.
   const Index per_group = std::max<Index>((omp_get_max_threads() + groups - 1) / groups, 1);
   const Index block = std::clamp<Index>(((out + per_group - 1) / per_group + 15) / 16 * 16, 32, 1024);

@@ -48,5 +48,19 @@ void grouped_linear_backward_input(const Tensor& dz, RowOffsets offsets, const T
 void grouped_linear_backward_parameters(const Tensor& dz, const Tensor& x, RowOffsets offsets,
                                         const Tensor& dweight, const Tensor& dbias);
 
+/// The CUDA twins, to which those above hand over: cuBLASLt's products, one for each group that has rows, but
+/// for many small groups and for RowBits::independent, which are one kernel of ours. They follow
+/// conclave::cuda::precision(), the kernel computing in f32 in any case.
+namespace cuda {
+void matmul(const Tensor& a, Transpose transpose_a, const Tensor& b, Transpose transpose_b, const Tensor& c,
+            Write write);
+void grouped_linear(const Tensor& x, RowOffsets offsets, const Tensor& weight, const Tensor& bias,
+                    Activation activation, const Tensor& y, const Tensor& derivative, RowBits bits);
+void grouped_linear_backward_input(const Tensor& dz, RowOffsets offsets, const Tensor& weight,
+                                   const Tensor& dx, Write write);
+void grouped_linear_backward_parameters(const Tensor& dz, const Tensor& x, RowOffsets offsets,
+                                        const Tensor& dweight, const Tensor& dbias);
+}  // namespace cuda
+
 }  // namespace kernels
 }  // namespace conclave

@@ -1,0 +1,35 @@
+// An activation's value and derivative, in kernels. For .cu files.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "core/kernels/matmul.h"
+#include "core/kernels/vector_math.h"
+
+namespace conclave::kernels::cuda {
+
+template <Activation kActivation, class T>
+__device__ T activated(T x, T& derivative) {
+  if constexpr (kActivation == Activation::relu) return relu(x, derivative);
+  if constexpr (kActivation == Activation::gelu) return gelu(x, derivative);
+  if constexpr (kActivation == Activation::silu) return silu(x, derivative);
+  derivative = T(1);
+  return x;
+}
+
+/// body.operator()<kActivation>() with this activation.
+template <class Body>
+void for_activation(Activation activation, Body body) {
+  switch (activation) {
+    case Activation::none:
+      return body.template operator()<Activation::none>();
+    case Activation::relu:
+      return body.template operator()<Activation::relu>();
+    case Activation::gelu:
+      return body.template operator()<Activation::gelu>();
+    case Activation::silu:
+      return body.template operator()<Activation::silu>();
+  }
+}
+
+}  // namespace conclave::kernels::cuda
