@@ -116,13 +116,12 @@ Plan plan_for(const char* operation, cublasLtHandle_t handle, const Key& key, co
   set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, key.c_alignment);
   cublasLtMatmulHeuristicResult_t best{};
   int found = 0;
-  check(cublasLtMatmulAlgoGetHeuristic(handle, plan.operation.get(), plan.left.get(), plan.right.get(),
-                                       plan.result.get(), plan.result.get(), preference.get(), 1, &best,
-                                       &found),
-        operation);
-  require(found == 1, "{}: cuBLASLt has no algorithm for [{}, {}] times [{}, {}]", operation, key.m, key.k,
-          key.k, key.n);
-  check(best.state, operation);
+  const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
+      handle, plan.operation.get(), plan.left.get(), plan.right.get(), plan.result.get(), plan.result.get(),
+      preference.get(), 1, &best, &found);
+  require(status == CUBLAS_STATUS_SUCCESS && found == 1 && best.state == CUBLAS_STATUS_SUCCESS,
+          "{}: cuBLASLt has no algorithm for {} [{}, {}] times [{}, {}]: {}", operation,
+          type == CUDA_R_64F ? "f64" : "f32", key.m, key.k, key.k, key.n, cublasLtGetStatusString(status));
   plan.algorithm = best.algo;
   return plan;
 }

@@ -135,6 +135,7 @@ __device__ void load_tile(const Side<T>& side, Index first, Index end, Index dep
 
 // body.part(g) says what is multiplied for the g-th of body.groups, body.write(g, row, column, sum) takes the
 // result; where there is such a function, body.add_left(g, row, sum) gets the sums of the left side's rows.
+// Two blocks at least share a multiprocessor, so that one multiplies while another waits for its tiles.
 template <class T, class Body>
 __global__ void __launch_bounds__(kBlock, 2) grouped_product_kernel(const __grid_constant__ Body body) {
   constexpr bool kAddLeft = requires(T sum) { body.add_left(Index{}, Index{}, sum); };
@@ -217,8 +218,8 @@ struct BackwardParameters {
   T *dweight, *dbias;
 
   __device__ Part<T> part(Index g) const {
-    const Index first = groups.offsets[g];
-    return {out, in, groups.rows(g), {dz + first * out, 1, out}, {x + first * in, 1, in}};
+    const Index first = groups.offsets[g], rows = groups.rows(g);
+    return {rows > 0 ? out : 0, in, rows, {dz + first * out, 1, out}, {x + first * in, 1, in}};
   }
   __device__ void write(Index g, Index row, Index column, T sum) const {
     dweight[((groups.first + g) * out + row) * in + column] += sum;
@@ -240,9 +241,9 @@ void grouped_product(const char* operation, Index rows, Index columns, const Bod
          body);
 }
 
-// Whether to take that kernel although cuBLASLt's are faster: to start one of them for each group, at some 5
-// us, takes longer than all groups do here, where each is a tile of rows and so few weights that it takes
-// about 3 us of an H100 at a third of its speed. By its data sheet; not measured.
+// Whether to take that kernel although cuBLASLt's are faster, above all on tensor cores: one of those for
+// each group costs some 5 us to start, however small. Here, a group of a tile's rows and so few weights takes
+// about 3 us of an H100 at a third of what its data sheet says; not measured.
 bool small_groups(RowOffsets offsets, Index in, Index out) {
   constexpr Index kFewWeights = Index{1} << 19;
   return offsets.size() > 2 && in * out > 0 && in * out <= kFewWeights && largest_group(offsets) <= kTile;

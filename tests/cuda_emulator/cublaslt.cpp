@@ -244,8 +244,6 @@ const char* cublasLtGetStatusString(cublasStatus_t status) {
   switch (status) {
     case CUBLAS_STATUS_SUCCESS:
       return "CUBLAS_STATUS_SUCCESS";
-    case CUBLAS_STATUS_NOT_SUPPORTED:
-      return "CUBLAS_STATUS_NOT_SUPPORTED";
     case CUBLAS_STATUS_INVALID_VALUE:
     case CUBLAS_STATUS_EXECUTION_FAILED:
       break;

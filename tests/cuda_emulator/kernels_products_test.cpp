@@ -1,6 +1,8 @@
-#include <numeric>
+#include <cmath>
 
 #include "core/cuda/blas.h"
+#include "core/cuda/launch.h"
+#include "core/kernels/activation.h"
 #include "core/kernels/matmul.h"
 #include "tests/cuda_emulator/twins.h"
 
@@ -155,6 +157,31 @@ TEST_CASE("products of f32 are rounded to TF32 where that is allowed, and nowher
   CHECK(rounded > 1e-4);
   CHECK(rounded < 1e-2);
   CHECK(error() < 1e-5);
+}
+
+TEST_CASE("groups without rows cost nothing") {
+  const Tensor x = conclave::cuda::to_device(random_values({70, 9}, 1, DType::f32)),
+               weight = conclave::cuda::to_device(random_values({4, 5, 9}, 2, DType::f32)),
+               y = conclave::cuda::empty_on_device({70, 5});
+  const auto launches = [&](const std::vector<Index>& offsets) {
+    const std::size_t before = emulator::counters().launches;
+    const Tensor rows = x.rows(0, offsets.back());
+    grouped_linear(rows, offsets, weight, {}, Activation::none, y.rows(0, offsets.back()), {});
+    grouped_linear_backward_parameters(y.rows(0, offsets.back()), rows, offsets, weight, {});
+    conclave::cuda::check(cudaStreamSynchronize(nullptr), "waiting");
+    return emulator::counters().launches - before;
+  };
+  CHECK(launches({0, 0, 0, 0, 0}) == 0);
+  CHECK(launches({0, 0, 70, 70, 70}) == 2);
+  CHECK(launches({0, 1, 1, 69, 70}) == 6);
+  // By one kernel for all, what is no sum is not even added to: -0 + 0 is 0.
+  const Tensor gradient = conclave::cuda::to_device(Tensor::zeros({4, 5, 9}));
+  kernels::scale(gradient, -1, gradient);
+  const std::vector<Index> offsets{0, 0, 3, 3, 6};
+  grouped_linear_backward_parameters(y.rows(0, 6), x.rows(0, 6), offsets, gradient, {});
+  const Tensor result = conclave::cuda::to_host(gradient);
+  for (const Index group : {0, 2}) CHECK(std::signbit(result.data<float>()[group * 45 + 7]));
+  CHECK(emulator::take_report() == "");
 }
 
 TEST_CASE("products allocate nothing once their shapes are known") {

@@ -11,7 +11,6 @@ enum cublasStatus_t {
   CUBLAS_STATUS_SUCCESS = 0,
   CUBLAS_STATUS_INVALID_VALUE = 7,
   CUBLAS_STATUS_EXECUTION_FAILED = 13,
-  CUBLAS_STATUS_NOT_SUPPORTED = 15,
 };
 enum cudaDataType { CUDA_R_32F = 0, CUDA_R_64F = 1 };
 using cudaDataType_t = cudaDataType;
