@@ -18,7 +18,7 @@ enum class Precision : std::uint8_t { f32, tf32 };
 Precision precision();
 void set_precision(Precision precision);
 
-/// A matrix in row-major order, its rows `stride` elements apart, or its transpose.
+/// A matrix in row-major order, its rows `stride` elements apart; `transposed`, its transpose is what counts.
 template <class T>
 struct Operand {
   const T* data = nullptr;
@@ -34,7 +34,8 @@ struct MatrixProduct {
   T* c = nullptr;
   Index c_stride = 0;
   bool accumulate = false;  ///< c += the product instead
-  /// Only for k > 0: [n], aligned to 16 bytes, added to every row, and what becomes of the sum.
+  /// Only in f32, whose epilogues are in everybody's use, and for k > 0: a bias [n], aligned to 16 bytes, for
+  /// every row, and max(0, .) of the sum.
   const T* bias = nullptr;
   bool relu = false;
 };

@@ -1,5 +1,8 @@
 #include "core/kernels/matmul.h"
 
+#include <algorithm>
+#include <type_traits>
+
 #include "core/cuda/blas.h"
 #include "core/kernels/activation.h"
 #include "core/kernels/cuda_activation.h"
@@ -286,8 +289,10 @@ void grouped_linear(const Tensor& x, RowOffsets offsets, const Tensor& weight, c
       });
       return;
     }
+    const bool alone = !pb && !pd && kind == Activation::none;  // nothing follows the product
     // GELU is another function to cuBLASLt, and every group's bias must begin where 16 bytes do.
-    const bool by_library = !pd && (kind == Activation::none || kind == Activation::relu) && in > 0 &&
+    const bool by_library = std::is_same_v<T, float> && !pd && in > 0 &&
+                            (kind == Activation::none || kind == Activation::relu) &&
                             (!pb || (aligned({pb}) && out % kPackWidth<T> == 0));
     for_groups(offsets, [&](Index group, Index first, Index rows) {
       multiply("linear", MatrixProduct<T>{.m = rows,
@@ -300,7 +305,7 @@ void grouped_linear(const Tensor& x, RowOffsets offsets, const Tensor& weight, c
                                           .bias = by_library && pb ? pb + group * out : nullptr,
                                           .relu = by_library && kind == Activation::relu});
     });
-    if (!by_library) finish<T>(offsets, bias, kind, y, derivative);
+    if (!alone && !by_library) finish<T>(offsets, bias, kind, y, derivative);
   });
 }
 

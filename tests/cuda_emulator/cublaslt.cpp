@@ -131,6 +131,8 @@ Problem problem_of(const std::string& doing, cublasLtMatmulDesc_t operation,
   const Operation& how = problem.operation;
   const cudaDataType type = how.compute == CUBLAS_COMPUTE_64F ? CUDA_R_64F : CUDA_R_32F;
   if (how.scale != type) throw Report(doing + ": alpha and beta are not of the type computed in");
+  if (type == CUDA_R_64F && how.epilogue != CUBLASLT_EPILOGUE_DEFAULT)
+    throw Report(doing + ": an epilogue in f64, on which the project does not rely");
   for (std::size_t i = 0; i < 4; ++i) {
     const std::string name = doing + ": " + kNames[i];
     const Matrix& matrix = problem.matrices[i] = layouts.at(given[i], name);
@@ -338,6 +340,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
     const std::uint64_t needed = (result.rows * result.columns * sizeof(double) + 255) / 256 * 256;
     if (needed <= preferred.most_workspace) algorithm.workspace = needed;
     algorithms.push_back(algorithm);
+    ++counts.algorithms;
     results[0] = {.algo = {.data = {algorithms.size()}},
                   .workspaceSize = algorithm.workspace,
                   .state = CUBLAS_STATUS_SUCCESS,

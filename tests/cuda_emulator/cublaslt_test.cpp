@@ -27,6 +27,7 @@ struct Call {
   float* pointers[4] = {at(0), at(16), at(32), at(32)};
   const void* bias = at(48);
   std::array<std::uint32_t, 4> alignments{16, 16, 16, 16};
+  cublasComputeType_t compute = CUBLAS_COMPUTE_32F;
   cudaDataType scale = CUDA_R_32F, type_of_b = CUDA_R_32F;
   std::uint64_t inner_of_b = 4;
   float beta = 0;
@@ -40,7 +41,7 @@ struct Call {
   float* at(Index offset) const { return memory.data<float>() + offset; }
   const char* run() {
     cublasLtCreate(&handle);
-    cublasLtMatmulDescCreate(&operation, CUBLAS_COMPUTE_32F, scale);
+    cublasLtMatmulDescCreate(&operation, compute, scale);
     cublasLtMatrixLayoutCreate(&layouts[0], CUDA_R_32F, 3, 4, leading[0]);
     cublasLtMatrixLayoutCreate(&layouts[1], type_of_b, inner_of_b, 2, leading[1]);
     for (const std::size_t i : {2, 3}) cublasLtMatrixLayoutCreate(&layouts[i], CUDA_R_32F, 3, 2, leading[2]);
@@ -105,6 +106,11 @@ TEST_CASE("matrices that are not what is multiplied") {
   fails("[3, 4] times [3, 2] is no [3, 2]", [](Call& call) { call.inner_of_b = 3; });
   fails("B is not of the type computed in", [](Call& call) { call.type_of_b = CUDA_R_64F; });
   fails("alpha and beta are not of the type", [](Call& call) { call.scale = CUDA_R_64F; });
+  fails("an epilogue in f64", [](Call& call) {
+    call.compute = CUBLAS_COMPUTE_64F;
+    call.scale = CUDA_R_64F;
+    call.epilogue = CUBLASLT_EPILOGUE_RELU;
+  });
   fails("is [0, 2], of no elements", [](Call& call) { call.inner_of_b = 0; });
   fails("gave this algorithm for another product", [](Call& call) {
     call.then = [](Call& now) { cublasLtMatrixLayoutCreate(&now.layouts[0], CUDA_R_32F, 3, 4, 4); };

@@ -17,8 +17,8 @@
 // another thread has done something hangs. Streams that are not cudaStreamNonBlocking do not wait for the
 // default stream, either.
 //
-// cuBLASLt is here, too: what its functions are given is looked at more closely than it does itself, and what a
-// product reads and writes as what a copy does.
+// cuBLASLt is here, too: what its functions are given is looked at more closely than it does itself, and what
+// a product reads and writes as what a copy does.
 //
 // What is wrong is a report: the next call that waits returns cudaErrorLaunchFailure, whose text it is.
 #pragma once
@@ -35,6 +35,7 @@ struct Counters {
   std::size_t live = 0;          ///< of these, how many were not given back
   std::size_t live_bytes = 0;    ///< and what they hold
   std::size_t launches = 0;      ///< kernels and products that ran
+  std::size_t algorithms = 0;    ///< that cuBLASLt was asked for
   std::size_t copies = 0;        ///< that ran, of any direction
   std::size_t copied_bytes = 0;  ///< by them
 };

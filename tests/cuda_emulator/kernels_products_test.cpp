@@ -184,14 +184,20 @@ TEST_CASE("groups without rows cost nothing") {
   CHECK(emulator::take_report() == "");
 }
 
-TEST_CASE("products allocate nothing once their shapes are known") {
+TEST_CASE("products neither allocate nor ask for algorithms once their shapes are known") {
   const Tensor a = conclave::cuda::to_device(random_values({8, 8}, 1, DType::f32)),
                c = conclave::cuda::empty_on_device({8, 8});
-  const auto product = [&] { matmul(a, Transpose::no, a, Transpose::yes, c); };
-  product();
-  const std::size_t allocations = emulator::counters().allocations;
-  for (int again = 0; again < 3; ++again) product();
-  CHECK(emulator::counters().allocations == allocations);
+  const auto product = [&](Index rows) {
+    matmul(a.rows(0, rows), Transpose::no, a, Transpose::yes, c.rows(0, rows));
+  };
+  product(8);
+  const emulator::Counters before = emulator::counters();
+  for (int again = 0; again < 3; ++again) product(8);
+  CHECK(emulator::counters().allocations == before.allocations);
+  CHECK(emulator::counters().algorithms == before.algorithms);
+  product(7);
+  CHECK(emulator::counters().allocations == before.allocations);
+  CHECK(emulator::counters().algorithms == before.algorithms + 1);
 }
 
 TEST_CASE("a product of tensors that are not all on the device is refused") {
