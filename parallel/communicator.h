@@ -1,6 +1,7 @@
-// What a group of processes can do together. Implementations: OpenMPI (mpi_communicator.h); NCCL comes beside
-// it. All tensors are contiguous. Every member of the group calls the same operations in the same order, from
-// one thread at a time. A failed call throws Error, naming the operation.
+// What a group of processes can do together. Implementations: Open MPI (mpi_communicator.h), and NCCL beside
+// it for tensors on CUDA devices (nccl_communicator.h). All tensors are contiguous. Every member of the group
+// calls the same operations in the same order, from one thread at a time. A failed call throws Error, naming
+// the operation.
 #pragma once
 
 #include <cstdint>

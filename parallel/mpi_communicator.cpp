@@ -9,6 +9,8 @@
 #include <exception>
 #include <iostream>
 
+#include "parallel/communicator_arguments.h"
+
 namespace conclave {
 namespace {
 
@@ -59,14 +61,7 @@ MPI_Op op_of(Reduction reduction) {
 void check_tensor(const Tensor& tensor, const char* operation, const char* argument) {
   require(tensor.device() == Device::cpu, "{}: {} is on {}; MPI moves tensors in CPU memory", operation,
           argument, name_of(tensor.device()));
-  require(tensor.contiguous(), "{}: {} {} is a view with gaps; pass a contiguous tensor", operation, argument,
-          tensor.shape().to_string());
-}
-
-void check_reducible(const Tensor& values, const char* operation) {
-  check_tensor(values, operation, "values");
-  require(values.dtype() != DType::bf16 && values.dtype() != DType::i8,
-          "{}: values are {}; f32, f64, i32, i64 and u8 can be reduced", operation, name_of(values.dtype()));
+  expect_contiguous(operation, argument, tensor);
 }
 
 std::byte* bytes_of(const Tensor& tensor, Index element = 0) {
@@ -78,30 +73,12 @@ void copy_elements(const Tensor& from, const Tensor& to, Index count) {
     std::memmove(to.raw(), from.raw(), static_cast<std::size_t>(count) * size_of(from.dtype()));
 }
 
-Index row_elements(const Tensor& tensor) {
-  Index elements = 1;
-  for (int dim = 1; dim < tensor.rank(); ++dim) elements *= tensor.size(dim);
-  return elements;
-}
-
-void check_same_rows(const char* operation, const Tensor& send, const Tensor& receive) {
-  require(send.dtype() == receive.dtype() && row_elements(send) == row_elements(receive),
-          "{}: rows of send {} {} and receive {} {} differ", operation, name_of(send.dtype()),
-          send.shape().to_string(), name_of(receive.dtype()), receive.shape().to_string());
-}
-
 void fill_side(std::span<const Index> rows, const Tensor& tensor, const char* argument,
                std::vector<int>& counts, std::vector<int>& offsets) {
-  require(tensor.rank() >= 1 && rows.size() == counts.size(),
-          "all_to_all: {} {} with {} row counts, in a group of {} ranks; give a tensor of rows and one count "
-          "per rank",
-          argument, tensor.shape().to_string(), rows.size(), counts.size());
+  expect_row_counts(argument, tensor, rows, static_cast<int>(counts.size()));
   const Index width = row_elements(tensor);
   Index total = 0;
   for (std::size_t r = 0; r < rows.size(); ++r) {
-    require(rows[r] >= 0 && rows[r] <= tensor.size(0) - total,
-            "all_to_all: {} {} has no room for {} rows of rank {} after {} of the ranks before it", argument,
-            tensor.shape().to_string(), rows[r], r, total);
     require((total + rows[r]) <= INT_MAX / std::max<Index>(width, 1),
             "all_to_all: {} moves more than {} elements (rows of {}) in one call; send fewer rows at a time",
             argument, INT_MAX, width);
@@ -135,7 +112,7 @@ MpiSession::~MpiSession() {
   MPI_Finalize();
 }
 
-std::unique_ptr<Communicator> MpiSession::world() const {
+std::unique_ptr<MpiCommunicator> MpiSession::world() const {
   MPI_Comm handle = MPI_COMM_NULL;
   check(MPI_Comm_dup(MPI_COMM_WORLD, &handle), "MPI_Comm_dup");
   return std::make_unique<MpiCommunicator>(handle);
@@ -169,7 +146,8 @@ void MpiCommunicator::barrier() {
 }
 
 void MpiCommunicator::all_reduce(const Tensor& values, Reduction reduction) {
-  check_reducible(values, "all_reduce");
+  check_tensor(values, "all_reduce", "values");
+  expect_reducible("all_reduce", values);
   if (size_ == 1) return;
   for (Index begin = 0; begin < values.numel(); begin += kPiece)
     check(MPI_Allreduce(MPI_IN_PLACE, bytes_of(values, begin),
@@ -179,7 +157,8 @@ void MpiCommunicator::all_reduce(const Tensor& values, Reduction reduction) {
 }
 
 Request MpiCommunicator::start_all_reduce(const Tensor& values, Reduction reduction) {
-  check_reducible(values, "start_all_reduce");
+  check_tensor(values, "start_all_reduce", "values");
+  expect_reducible("start_all_reduce", values);
   require(values.numel() <= INT_MAX, "start_all_reduce: {} elements, at most {} fit one call; split them",
           values.numel(), INT_MAX);
   if (size_ == 1 || values.numel() == 0) return {};
@@ -192,7 +171,7 @@ Request MpiCommunicator::start_all_reduce(const Tensor& values, Reduction reduct
 
 void MpiCommunicator::broadcast(const Tensor& values, int root) {
   check_tensor(values, "broadcast", "values");
-  require(root >= 0 && root < size_, "broadcast: root {} is not one of the {} ranks", root, size_);
+  expect_root(root, size_);
   if (size_ == 1) return;
   for (Index begin = 0; begin < values.numel(); begin += kPiece)
     check(MPI_Bcast(bytes_of(values, begin), static_cast<int>(std::min(kPiece, values.numel() - begin)),
@@ -203,9 +182,7 @@ void MpiCommunicator::broadcast(const Tensor& values, int root) {
 void MpiCommunicator::all_gather(const Tensor& mine, const Tensor& gathered) {
   check_tensor(mine, "all_gather", "mine");
   check_tensor(gathered, "all_gather", "gathered");
-  require(gathered.dtype() == mine.dtype() && gathered.numel() == mine.numel() * size_,
-          "all_gather: gathered {} {} does not hold {} times mine {} {}", name_of(gathered.dtype()),
-          gathered.shape().to_string(), size_, name_of(mine.dtype()), mine.shape().to_string());
+  expect_gathered(mine, gathered, size_);
   require(gathered.numel() <= INT_MAX, "all_gather: {} elements, at most {} fit one call; split them",
           gathered.numel(), INT_MAX);
   if (size_ == 1) return copy_elements(mine, gathered, mine.numel());
@@ -222,10 +199,8 @@ void MpiCommunicator::all_to_all(const Tensor& send, std::span<const Index> send
   auto& [send_counts, send_offsets, receive_counts, receive_offsets] = all_to_all_;
   fill_side(send_rows, send, "send", send_counts, send_offsets);
   fill_side(receive_rows, receive, "receive", receive_counts, receive_offsets);
-  check_same_rows("all_to_all", send, receive);
-  const auto me = static_cast<std::size_t>(rank_);
-  require(send_rows[me] == receive_rows[me], "all_to_all: rank {} sends itself {} rows but expects {}", rank_,
-          send_rows[me], receive_rows[me]);
+  expect_same_rows("all_to_all", send, receive);
+  expect_own_rows(send_rows, receive_rows, rank_);
   if (size_ == 1) return copy_elements(send, receive, send_counts[0]);
   const MPI_Datatype type = type_of(send.dtype());
   check(MPI_Alltoallv(send.raw(), send_counts.data(), send_offsets.data(), type, receive.raw(),
@@ -238,16 +213,11 @@ void MpiCommunicator::add_messages(Exchange& exchange, const Tensor& tensor, std
   const char* operation = "start_exchange";
   check_tensor(tensor, operation, sending ? "send" : "receive");
   const Index width = row_elements(tensor);
-  for (const auto& [rank, first, rows] : blocks) {
-    require(rank >= 0 && rank < size_ && rank != rank_, "{}: rank {} is not another of the {} ranks",
-            operation, rank, size_);
-    require(first >= 0 && rows >= 0 && first + rows <= tensor.size(0),
-            "{}: rows [{}, +{}) for rank {} are not in {} {}", operation, first, rows, rank,
-            sending ? "send" : "receive", tensor.shape().to_string());
+  expect_blocks(tensor, blocks, sending ? "send" : "receive", rank_, size_);
+  for (const auto& [rank, first, rows] : blocks)
     require(rows <= INT_MAX / std::max<Index>(width, 1),
             "{}: {} rows of {} elements are more than one message holds; cut the block", operation, rows,
             width);
-  }
   for (const auto& [rank, first, rows] : blocks) {
     if (rows * width == 0) continue;
     std::byte* const at = bytes_of(tensor, first * width);
@@ -261,7 +231,7 @@ void MpiCommunicator::add_messages(Exchange& exchange, const Tensor& tensor, std
 
 Request MpiCommunicator::start_exchange(const Tensor& send, std::span<const PeerRows> leaving,
                                         const Tensor& receive, std::span<const PeerRows> arriving) {
-  check_same_rows("start_exchange", send, receive);
+  expect_same_rows("start_exchange", send, receive);
   const auto free =
       std::find_if(exchanges_.begin(), exchanges_.end(), [](const auto& exchange) { return !exchange.busy; });
   require(free != exchanges_.end(),

@@ -13,6 +13,8 @@
 
 namespace conclave {
 
+class MpiCommunicator;
+
 /// MPI's life in this process: initialized here, with support for calls from several threads, and finalized
 /// on destruction. Works without mpirun too, as a world of one rank. One at a time, once per process.
 ///
@@ -30,10 +32,10 @@ class MpiSession {
   MpiSession& operator=(const MpiSession&) = delete;
 
   /// A communicator of all ranks; to be destroyed before the session. Each call makes a new one.
-  std::unique_ptr<Communicator> world() const;
+  std::unique_ptr<MpiCommunicator> world() const;
 
   /// Ends this process and every other rank with `exit_code`. Destroys nothing, flushes the standard streams.
-  [[noreturn]] void abort(int exit_code) noexcept;
+  [[noreturn]] static void abort(int exit_code) noexcept;
 
  private:
   int exceptions_at_start_;
