@@ -3,7 +3,10 @@
 import json
 import os
 import random
+import shutil
 import subprocess
+import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 PROGRAM = os.environ["CONCLAVE_PROGRAM"]
@@ -79,6 +82,32 @@ def run(arguments, status=0, says=(), timeout=120, **how):
     for text in says:
         assert text in done.stdout, f"this is not in the output: {text}\n{shown}"
     return done.stdout
+
+
+def ranks_of(mpirun, program=PROGRAM):
+    """Process numbers of the ranks, in their order."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            fields = dict(line.split(":\t", 1) for line in status.read_text().splitlines() if ":\t" in line)
+        except OSError:  # it has ended
+            continue
+        # Before it has become the program it is mpirun, which does not survive every death of its own at that moment.
+        # The system keeps 15 characters of a name.
+        if int(fields["PPid"]) == mpirun and fields["Name"] == Path(program).name[:15]:
+            found.append(int(fields["Pid"]))
+    return sorted(found)
+
+
+@contextmanager
+def own_temporary_files():
+    """What killed jobs leave of Open MPI's own files goes with the folder."""
+    folder = tempfile.mkdtemp()
+    os.environ.update(TMPDIR=folder, OMPI_MCA_btl_vader_backing_directory=folder)
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder)
 
 
 def train(ranks, directory, *options, resume=None, **how):

@@ -1,4 +1,4 @@
-# The CUDA backend on an emulated device: core once more, its .cu files as C++ for the headers in include/. For
+# The CUDA backend on an emulated device, in one process: core once more, its .cu files as C++ for the headers in include/. For
 # ../CMakeLists.txt.
 find_library(CONCLAVE_BOOST_CONTEXT boost_context)
 find_path(CONCLAVE_BOOST_INCLUDE boost/context/detail/fcontext.hpp)
@@ -12,6 +12,9 @@ set(core ${PROJECT_SOURCE_DIR}/core)
 file(GLOB emulator_sources CONFIGURE_DEPENDS ${emulator}/*.cpp)
 file(GLOB emulated_test_sources CONFIGURE_DEPENDS ${emulator}/*_test.cpp ${emulator}/*_test.cu)
 list(REMOVE_ITEM emulator_sources ${emulated_test_sources})
+foreach(list IN ITEMS emulator_sources emulated_test_sources)  # ranks.cmake has them
+  list(FILTER ${list} EXCLUDE REGEX "/nccl(_test)?\\.cpp$")
+endforeach()
 file(GLOB emulated_sources CONFIGURE_DEPENDS ${core}/*.cpp ${core}/kernels/*.cpp ${core}/cuda/*.cpp)
 file(GLOB emulated_kernels CONFIGURE_DEPENDS ${core}/kernels/*.cu ${core}/cuda/*.cu)
 

@@ -20,9 +20,14 @@
 // cuBLASLt is here, too: what its functions are given is looked at more closely than it does itself, and what
 // a product reads and writes as what a copy does.
 //
+// NCCL (include/nccl.h, nccl.cpp) moves the tensors of several processes' devices by MPI. Its work waits, on
+// its stream, for the other processes', while other streams' goes on; what does not fit between the ranks, or
+// never comes, is a report on some of them.
+//
 // What is wrong is a report: the next call that waits returns cudaErrorLaunchFailure, whose text it is.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -38,6 +43,7 @@ struct Counters {
   std::size_t algorithms = 0;    ///< that cuBLASLt was asked for
   std::size_t copies = 0;        ///< that ran, of any direction
   std::size_t copied_bytes = 0;  ///< by them
+  std::size_t events = 0;        ///< made so far
 };
 Counters counters();
 
@@ -67,6 +73,16 @@ void set_memory(std::size_t bytes);
 /// Of the host's calls from now on that may fail, number `call` (from 1) finds the device broken: a report of
 /// its own. 0: none.
 void break_at(std::size_t call);
+/// How long work may wait for other processes with nothing going on; then that is a report.
+void set_patience(std::chrono::milliseconds most);
+
+/// What cudaGetDeviceCount says from now on, the count or a cudaError_t, and cudaDriverGetVersion.
+void set_devices(int count, int error = 0, int driver_version = 13000);
+/// What cudaDeviceGetPCIBusId says, by which devices are told apart; "" for one that no other process has.
+void set_bus_id(const std::string& id);
+
+/// Whether all NCCL communicators of this process have an asynchronous error, as when a peer is lost.
+void plant_nccl_error(bool planted);
 
 /// What was wrong since the last call, "" for nothing; the device works again.
 std::string take_report();

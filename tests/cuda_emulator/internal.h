@@ -1,5 +1,6 @@
 // What the emulator's parts know of each other: block.cpp runs a block's threads, access.cpp looks at what
-// they touch, memory.cpp owns what they may touch, streams.cpp decides when, symbols.cpp gives names.
+// they touch, memory.cpp owns what they may touch, streams.cpp decides when, symbols.cpp gives names,
+// nccl.cpp is between the devices of several processes.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -165,6 +166,19 @@ class OnDevice {
   OnDevice(const OnDevice&) = delete;
   OnDevice& operator=(const OnDevice&) = delete;
 };
+
+// ---- Streams
+
+/// Work that waits for other processes.
+class SharedWork {
+ public:
+  virtual ~SharedWork() = default;
+  /// Goes on as far as it can without waiting; whether it is complete. What it reads and writes the first
+  /// call says by see_range(). Throws Report.
+  virtual bool advance() = 0;
+  virtual std::string waits_for() const = 0;  ///< "has no answer of rank 1"
+};
+void queue_shared(cudaStream_t stream, const std::string& name, std::shared_ptr<SharedWork> work);
 
 // ---- Names
 

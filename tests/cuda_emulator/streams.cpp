@@ -1,4 +1,6 @@
 // CUDA's functions for the host, and when the device's work runs: as late as may be.
+#include <unistd.h>
+
 #include <algorithm>
 #include <bit>
 #include <chrono>
@@ -8,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <string_view>
+#include <thread>
 
 #include "tests/cuda_emulator/internal.h"
 
@@ -25,9 +28,12 @@ void join(Past& past, const Past& other) {
 }
 
 struct Work {
-  std::function<void(std::uint32_t)> run;  // its number is what it gets
+  std::function<bool(std::uint32_t)> run;  // its number is what it gets; whether it is complete
   std::string name;                        // "" for what touches no memory
   Past before;
+  std::shared_ptr<SharedWork> shared;  // null for what this process does alone
+  bool begun = false;
+  std::uint32_t number = 0;
 };
 
 // A stream that was destroyed lives on until its work is done, and with the events in it; its handle lives on
@@ -75,6 +81,12 @@ std::string& report = *new std::string;
 // Of dynamic shared memory, by kernel: what cudaFuncSetAttribute allowed.
 auto& allowed_shared = *new std::map<const void*, std::size_t>;
 thread_local cudaError_t last_error = cudaSuccess;  // that is not a report
+thread_local bool queues = false;                   // whether this thread is one that gives the device work
+std::chrono::milliseconds patience{30'000};
+std::uint64_t pieces_done = 0;
+int device_count = 1, driver = CUDART_VERSION;
+cudaError_t device_error = cudaSuccess;  // of cudaGetDeviceCount
+std::string& bus_id = *new std::string;  // "" for one that no other process has
 
 cudaError_t status() { return report.empty() ? cudaSuccess : cudaErrorLaunchFailure; }
 
@@ -87,38 +99,94 @@ const std::shared_ptr<Stream>& owner_of(cudaStream_t handle) {
 }
 Stream& of(cudaStream_t handle) { return *owner_of(handle); }
 
-// Runs the stream's work up to piece number `ticket`. After a report nothing runs any more, as after an error
-// of CUDA's.
-void drain(Stream& stream, std::uint64_t ticket) {
-  if (stream.done >= ticket) return;
-  const OnDevice scope;
-  while (stream.done < ticket) {
-    const Work work = std::move(stream.work.front());
-    stream.work.pop_front();
-    ++stream.done;
-    if (!report.empty()) continue;
+// `run` says whether it is complete.
+void enqueue(cudaStream_t handle, const std::string& name, std::function<bool(std::uint32_t)> run,
+             std::shared_ptr<SharedWork> shared = nullptr) {
+  queues = true;
+  Stream& stream = of(handle);
+  join(stream.past, past_of_host);
+  stream.work.push_back({std::move(run), name, stream.past, std::move(shared)});
+  ++stream.queued;
+  stream.past.resize(std::max(stream.past.size(), stream.number + 1));
+  stream.past[stream.number] = stream.queued;
+}
+
+// Tries the stream's next piece of work; whether it is complete. After a report nothing runs any more, as
+// after an error of CUDA's.
+bool advance(Stream& stream) {
+  Work& work = stream.work.front();
+  if (report.empty()) {
     try {
-      work.run(work.name.empty() ? 0 : begin_work(stream.number, stream.done, work.before, work.name));
+      if (!std::exchange(work.begun, true) && !work.name.empty())
+        work.number = begin_work(stream.number, stream.done + 1, work.before, work.name);
+      if (!work.run(work.number)) return false;
     } catch (const std::exception& error) {
       complain(error.what());
     }
   }
+  const Work done = std::move(work);
+  stream.work.pop_front();
+  ++stream.done;
+  ++pieces_done;
+  return true;
 }
 
-// One piece of a stream's, then one of another's, as chance has it.
+std::vector<Stream*> busy_streams() {
+  std::vector<Stream*> busy;
+  for (const auto& stream : streams)
+    if (!stream->work.empty()) busy.push_back(stream.get());
+  order.shuffle(std::span(busy));
+  return busy;
+}
+
+// One piece of any stream's, as chance has it; false where all that could be next waits for other processes.
+bool advance_any() {
+  return std::ranges::any_of(busy_streams(), [](Stream* stream) { return advance(*stream); });
+}
+
+// Between two attempts, while nothing can go on; complains once that has lasted too long.
+class Waiting {
+ public:
+  void wait() {
+    if (std::exchange(pieces_, pieces_done) != pieces_done) since_ = Clock::now();
+    if (Clock::now() - since_ > patience) {
+      std::string what;
+      for (const Stream* stream : busy_streams())
+        if (const auto& work = stream->work.front(); work.shared && work.begun)
+          what += "; " + work.name + " " + work.shared->waits_for();
+      complain("nothing went on for " + std::to_string(patience.count()) + " ms" + what);
+    }
+    std::this_thread::sleep_for(std::chrono::microseconds(20));
+  }
+
+ private:
+  Clock::time_point since_ = Clock::now();
+  std::uint64_t pieces_ = pieces_done;
+};
+
+// Runs the stream's work up to piece number `ticket`; others' only where it waits for other processes.
+void drain(Stream& stream, std::uint64_t ticket) {
+  if (stream.done >= ticket) return;
+  const OnDevice scope;
+  Waiting waiting;
+  while (stream.done < ticket)
+    if (!advance(stream) && !advance_any()) waiting.wait();
+}
+
+// One piece of work, if any can go on.
+void nudge(Stream& stream) {
+  const OnDevice scope;
+  if (!advance(stream)) advance_any();
+}
+
 void drain_all() {
   for (const auto& stream : streams) join(past_of_host, stream->past);
   std::erase_if(streams, [](const auto& stream) { return stream->destroyed && stream->work.empty(); });
   if (std::ranges::all_of(streams, [](const auto& stream) { return stream->work.empty(); })) return;
   const OnDevice scope;
-  for (;;) {
-    std::vector<Stream*> busy;
-    for (const auto& stream : streams)
-      if (!stream->work.empty()) busy.push_back(stream.get());
-    if (busy.empty()) return;
-    Stream& stream = *busy[order.below(static_cast<std::uint32_t>(busy.size()))];
-    drain(stream, stream.done + 1);
-  }
+  Waiting waiting;
+  while (std::ranges::any_of(streams, [](const auto& stream) { return !stream->work.empty(); }))
+    if (!advance_any()) waiting.wait();
 }
 
 std::size_t calls_until_broken = 0;  // 0: it will not be
@@ -188,7 +256,7 @@ void queue_copy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind ki
     std::memset(to, kPoison, bytes);
     awaited.push_back({to, bytes});
   }
-  queue(stream, "a copy", [=](std::uint32_t) {
+  enqueue(stream, "a copy", [=](std::uint32_t) {
     if (!from_host) expect_device(from, bytes, "cudaMemcpy from");
     if (!to_host) expect_device(to, bytes, "cudaMemcpy to");
     if (compare_from && hash(from, bytes) != before)
@@ -204,10 +272,26 @@ void queue_copy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind ki
     std::memmove(to, from, bytes);
     ++counts.copies;
     counts.copied_bytes += bytes;
+    return true;
   });
 }
 
 }  // namespace
+
+void queue_shared(cudaStream_t stream, const std::string& name, std::shared_ptr<SharedWork> work) {
+  enqueue(
+      stream, name, [work](std::uint32_t) { return work->advance(); }, work);
+}
+
+void set_patience(std::chrono::milliseconds most) { patience = most; }
+
+void set_devices(int count, int error, int driver_version) {
+  device_count = count;
+  driver = driver_version;
+  device_error = static_cast<cudaError_t>(error);
+}
+
+void set_bus_id(const std::string& id) { bus_id = id; }
 
 Counters counters() {
   const std::lock_guard lock(mutex);
@@ -254,10 +338,17 @@ cudaError_t queue_kernel(const cudaLaunchConfig_t& config, const void* kernel,
   if (own + dynamic > kStaticShared && (dynamic > most || own + dynamic > kMostShared))
     return refuse(cudaErrorInvalidConfiguration);
   // std::function wants to be copied, and a pointer that is alone does not.
-  return conclave::emulator::call([&, shared = std::shared_ptr<const KernelCall>(std::move(call))] {
-    queue(config.stream, "kernel " + readable_name(name),
-          [config, name, shared](std::uint32_t number) { run_grid(config, *shared, name, number); });
-  });
+  void break_at(std::size_t call) {
+    const std::lock_guard lock(mutex);
+    calls_until_broken = call;
+  }
+
+  void queue(cudaStream_t stream, const std::string& name, std::function<void(std::uint32_t)> run) {
+    enqueue(stream, name, [run = std::move(run)](std::uint32_t number) {
+      run(number);
+      return true;
+    });
+  }
 }
 
 cudaError_t allow_shared(const void* kernel, int bytes) {
@@ -284,6 +375,10 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "out of memory";
     case cudaErrorInvalidConfiguration:
       return "invalid configuration argument";
+    case cudaErrorStubLibrary:
+      return "CUDA driver is a stub library";
+    case cudaErrorInsufficientDriver:
+      return "CUDA driver version is insufficient for CUDA runtime version";
     case cudaErrorNoDevice:
       return "no CUDA-capable device is detected";
     case cudaErrorInvalidDevice:
@@ -306,6 +401,10 @@ const char* cudaGetErrorName(cudaError_t error) {
       return "cudaErrorMemoryAllocation";
     case cudaErrorInvalidConfiguration:
       return "cudaErrorInvalidConfiguration";
+    case cudaErrorStubLibrary:
+      return "cudaErrorStubLibrary";
+    case cudaErrorInsufficientDriver:
+      return "cudaErrorInsufficientDriver";
     case cudaErrorNoDevice:
       return "cudaErrorNoDevice";
     case cudaErrorInvalidDevice:
@@ -329,8 +428,21 @@ cudaError_t cudaGetLastError() {
   return error;
 }
 
+cudaError_t cudaDriverGetVersion(int* version) {
+  *version = driver;
+  return cudaSuccess;
+}
+
 cudaError_t cudaGetDeviceCount(int* count) {
-  *count = 1;
+  *count = device_count;
+  return device_error;
+}
+
+cudaError_t cudaDeviceGetPCIBusId(char* id, int bytes, int device) {
+  if (device < 0 || device >= device_count) return refuse(cudaErrorInvalidDevice);
+  const std::string text = bus_id.empty() ? "process " + std::to_string(getpid()) : bus_id;
+  if (static_cast<int>(text.size()) >= bytes) return refuse(cudaErrorInvalidValue);
+  std::strcpy(id, text.c_str());
   return cudaSuccess;
 }
 
@@ -339,7 +451,9 @@ cudaError_t cudaGetDevice(int* device) {
   return cudaSuccess;
 }
 
-cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : refuse(cudaErrorInvalidDevice); }
+cudaError_t cudaSetDevice(int device) {
+  return device >= 0 && device < device_count ? cudaSuccess : refuse(cudaErrorInvalidDevice);
+}
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   if (device != 0) return refuse(cudaErrorInvalidDevice);
@@ -429,10 +543,11 @@ cudaError_t cudaMemsetAsync(void* memory, int value, std::size_t bytes, cudaStre
   return call([&] {
     if (bytes == 0) return;
     expect_device(memory, bytes, "cudaMemset");
-    queue(stream, "a fill", [=](std::uint32_t) {
+    enqueue(stream, "a fill", [=](std::uint32_t) {
       expect_device(memory, bytes, "cudaMemset");
       see_range(memory, bytes, true);
       std::memset(memory, value, bytes);
+      return true;
     });
   });
 }
@@ -467,6 +582,25 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
 }
 
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
+  return conclave::emulator::call([&, shared = std::shared_ptr<const KernelCall>(std::move(call))] {
+    queue(config.stream, "kernel " + readable_name(name),
+          [config, name, shared](std::uint32_t number) { run_grid(config, *shared, name, number); });
+  });
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  return call([&] {
+    if (!event->mark) return;
+    join(of(stream).past, event->mark->past);
+    enqueue(stream, "", [mark = event->mark](std::uint32_t) {
+      while (mark->stream->done < mark->ticket)
+        if (!advance(*mark->stream)) return false;
+      return true;
+    });
+  });
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   bool ready = true;
   const cudaError_t error = call([&] {
     Stream& asked = of(stream);
@@ -474,21 +608,9 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
     if (ready)
       join(past_of_host, asked.past);
     else
-      drain(asked, asked.done + 1);
+      nudge(asked);
   });
   return ready ? error : cudaErrorNotReady;
-}
-
-cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
-  return call([&] {
-    if (!event->mark) return;
-    join(of(stream).past, event->mark->past);
-    queue(stream, "", [mark = event->mark](std::uint32_t) { drain(*mark->stream, mark->ticket); });
-  });
-}
-
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
-  return call([&] { *event = new CUevent_st; });
 }
 
 cudaError_t cudaEventCreate(cudaEvent_t* event) { return cudaEventCreateWithFlags(event, 0); }
@@ -502,7 +624,10 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   return call([&] {
     const auto mark = std::make_shared<Mark>();
-    queue(stream, "", [mark](std::uint32_t) { mark->passed = Clock::now(); });
+    enqueue(stream, "", [mark](std::uint32_t) {
+      mark->passed = Clock::now();
+      return true;
+    });
     mark->stream = owner_of(stream);
     mark->ticket = mark->stream->queued;
     mark->past = mark->stream->past;
@@ -510,16 +635,19 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   });
 }
 
-// Whoever asks again and again is told yes in the end: each question runs a piece of work.
+// Whoever asks again and again is told yes in the end: each question runs a piece of work. A thread that has
+// given the device none only looks on: it runs nothing, and waits for nobody.
 cudaError_t cudaEventQuery(cudaEvent_t event) {
-  const std::lock_guard lock(mutex);
-  if (const cudaError_t broken = call([] {}); broken != cudaSuccess) return broken;
+  return call([&] {
+    *event = new CUevent_st;
+    ++counts.events;
+  });
   if (!event->mark) return status();
   if (event->mark->stream->done >= event->mark->ticket) {
     join(past_of_host, event->mark->past);
     return status();
   }
-  drain(*event->mark->stream, event->mark->stream->done + 1);
+  nudge(*event->mark->stream);
   return cudaErrorNotReady;
 }
 

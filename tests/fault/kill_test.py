@@ -3,31 +3,26 @@ that was left alone."""
 
 import os
 import random
-import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from pathlib import Path
 
-from runs import PROGRAM, assert_same_weights, checkpoints, command, losses, prepare, run, train
+from runs import (
+    PROGRAM,
+    assert_same_weights,
+    checkpoints,
+    command,
+    losses,
+    own_temporary_files,
+    prepare,
+    ranks_of,
+    run,
+    train,
+)
 
 KILLS, STEPS = 20, 80
 RUN = [f"train.steps={STEPS}", "checkpoint.every=1", "train.ema=0.99"]
-
-
-def ranks_of(mpirun):
-    """Process numbers of the ranks, in their order."""
-    found = []
-    for status in Path("/proc").glob("[0-9]*/status"):
-        try:
-            fields = dict(line.split(":\t", 1) for line in status.read_text().splitlines() if ":\t" in line)
-        except OSError:  # it has ended
-            continue
-        # Before it has become the program it is mpirun, which does not survive every death of its own at that moment.
-        if int(fields["PPid"]) == mpirun and fields["Name"] == Path(PROGRAM).name:
-            found.append(int(fields["Pid"]))
-    return sorted(found)
 
 
 def newest(directory):
@@ -79,10 +74,7 @@ def killed(victim, until, saving, delay, output):
 
 
 def main():
-    # What killed jobs leave of Open MPI's own files goes with the folder.
-    temporary = tempfile.mkdtemp()
-    os.environ.update(TMPDIR=temporary, OMPI_MCA_btl_vader_backing_directory=temporary)
-    try:
+    with own_temporary_files():
         prepare()
         start = time.monotonic()
         train(2, "expected", *RUN)
@@ -106,8 +98,6 @@ def main():
         assert_same_weights("expected", "killed")
         assert losses("expected") == losses("killed"), "the metrics differ"
         assert not list(Path("killed").glob("*.tmp"))
-    finally:
-        shutil.rmtree(temporary)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,93 @@
+#include "parallel/device_choice.h"
+
+#include <cuda_runtime.h>
+
+#include <array>
+#include <map>
+
+#include "core/cuda/launch.h"
+
+namespace conclave {
+namespace {
+
+std::string host_name() {
+  std::array<char, MPI_MAX_PROCESSOR_NAME> name{};
+  int length = 0;
+  require(MPI_Get_processor_name(name.data(), &length) == MPI_SUCCESS,
+          "choosing a device: MPI has no name for this host");
+  return {name.data(), static_cast<std::size_t>(length)};
+}
+
+int rank_on_node(const MpiCommunicator& world) {
+  MPI_Comm node = MPI_COMM_NULL;
+  int rank = 0;
+  require(MPI_Comm_split_type(world.handle(), MPI_COMM_TYPE_SHARED, world.rank(), MPI_INFO_NULL, &node) ==
+                  MPI_SUCCESS &&
+              MPI_Comm_rank(node, &rank) == MPI_SUCCESS && MPI_Comm_free(&node) == MPI_SUCCESS,
+          "choosing a device: MPI does not say which ranks share this node");
+  return rank;
+}
+
+// Why there is no device, "" where there is one.
+std::string why_none(cudaError_t code, int devices) {
+  int driver = 0;
+  switch (code) {
+    case cudaSuccess:
+      if (devices > 0) return "";
+      [[fallthrough]];
+    case cudaErrorNoDevice:
+      return "no CUDA device; the job was given none, or CUDA_VISIBLE_DEVICES hides them";
+    case cudaErrorInsufficientDriver:
+      if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0)
+        return "no NVIDIA driver; install one, and in a container start it with access to the GPUs";
+      return fmt::format(
+          "an NVIDIA driver for CUDA {}.{}, older than the {}.{} of this program; update the driver",
+          driver / 1000, driver % 1000 / 10, CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
+    case cudaErrorStubLibrary:
+      return "a stub in place of the NVIDIA driver; take CUDA's folder `stubs` out of LD_LIBRARY_PATH";
+    default:
+      return fmt::format("no CUDA device: {}", cudaGetErrorString(code));
+  }
+}
+
+}  // namespace
+
+int choose_device(MpiCommunicator& world) {
+  const std::string host = host_name();
+  const int local = rank_on_node(world);
+  int devices = 0, device = 0;
+  const cudaError_t code = cudaGetDeviceCount(&devices);
+  cudaGetLastError();  // which would otherwise be the next call's
+  const std::string none = why_none(code, devices);
+  std::array<char, 32> bus_id{};
+  if (none.empty()) {
+    device = local % devices;
+    cuda::check(cudaSetDevice(device), "choosing a device");
+    cuda::check(cudaDeviceGetPCIBusId(bus_id.data(), static_cast<int>(bus_id.size()), device),
+                "choosing a device");
+  }
+
+  std::string problems;
+  const auto add = [&](const std::string& problem) { problems += (problems.empty() ? "" : "; ") + problem; };
+  const std::vector<std::string> hosts = world.all_gather(host), reasons = world.all_gather(none),
+                                 ids = world.all_gather(std::string(bus_id.data()));
+  for (std::size_t rank = 0; rank < reasons.size(); ++rank)
+    if (!reasons[rank].empty()) add(fmt::format("rank {} on {} has {}", rank, hosts[rank], reasons[rank]));
+  require(problems.empty(), "choosing a device: {}", problems);
+
+  std::map<std::pair<std::string, std::string>, std::string> users;  // by host and device
+  for (std::size_t rank = 0; rank < ids.size(); ++rank) {
+    std::string& ranks = users[{hosts[rank], ids[rank]}];
+    ranks += (ranks.empty() ? "" : ", ") + std::to_string(rank);
+  }
+  for (const auto& [place, ranks] : users)
+    if (ranks.find(',') != std::string::npos)
+      add(fmt::format("ranks {} share device {} on {}", ranks, place.second, place.first));
+  require(problems.empty(),
+          "choosing a device: {}; NCCL wants one for each rank: start no more ranks on a host than it has "
+          "devices",
+          problems);
+  return device;
+}
+
+}  // namespace conclave

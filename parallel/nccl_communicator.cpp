@@ -1,0 +1,326 @@
+// Each operation: check the arguments, answer a group of one by a copy, queue NCCL's work behind what it
+// needs. Messages of no elements are left out, on both sides, as both know the counts.
+#include "parallel/nccl_communicator.h"
+
+#include <nccl.h>
+
+#include <algorithm>
+#include <exception>
+#include <utility>
+#include <vector>
+
+#include "core/cuda/launch.h"
+#include "core/cuda/memory.h"
+#include "core/cuda/stream.h"
+#include "core/kernels/kernel.h"
+#include "parallel/communicator_arguments.h"
+#include "parallel/nccl_watchdog.h"
+
+namespace conclave {
+namespace {
+
+constexpr int kExchanges = 8;  // under way at once, as between CPUs
+
+void check(ncclResult_t code, const char* operation, ncclComm_t handle = nullptr) {
+  if (code == ncclSuccess) [[likely]]
+    return;
+  fail("{}: NCCL says: {}: {}", operation, ncclGetErrorString(code), ncclGetLastError(handle));
+}
+
+ncclDataType_t type_of(DType dtype) {
+  switch (dtype) {
+    case DType::f32:
+      return ncclFloat32;
+    case DType::f64:
+      return ncclFloat64;
+    case DType::bf16:
+      return ncclBfloat16;
+    case DType::i64:
+      return ncclInt64;
+    case DType::i32:
+      return ncclInt32;
+    case DType::i8:
+      return ncclInt8;
+    case DType::u8:
+      return ncclUint8;
+  }
+  fail("nccl: no NCCL type for dtype number {}", static_cast<int>(dtype));
+}
+
+ncclRedOp_t op_of(Reduction reduction) {
+  return reduction == Reduction::sum ? ncclSum : reduction == Reduction::max ? ncclMax : ncclMin;
+}
+
+// On the current stream; nothing where both are the same.
+void copy_rows(const Tensor& from, const Tensor& to) {
+  if (from.raw() != to.raw()) cuda::copy(from, to);
+}
+
+// What NCCL does together: its sends and receives would otherwise wait for each other.
+class Group {
+ public:
+  explicit Group(const char* operation) : operation_(operation) { check(ncclGroupStart(), operation_); }
+  ~Group() {
+    if (open_) ncclGroupEnd();
+  }
+  Group(const Group&) = delete;
+  Group& operator=(const Group&) = delete;
+
+  void end() {
+    open_ = false;
+    check(ncclGroupEnd(), operation_);
+  }
+
+ private:
+  const char* operation_;
+  bool open_ = true;
+};
+
+}  // namespace
+
+/// What the first operation on the device makes.
+struct NcclCommunicator::Engine {
+  using Lane = NcclWatch::Lane;
+
+  /// A started operation, and its event, which serves one after the other.
+  struct Started {
+    cuda::Event done;
+    bool busy = false, exchange = false;
+  };
+
+  Engine(Communicator& control, const NcclOptions& options)
+      : watch(fmt::format("rank {} of {}", control.rank(), control.size()), options),
+        exceptions_at_start(std::uncaught_exceptions()) {
+    constexpr const char* kStarting = "starting NCCL";
+    ncclUniqueId id{};
+    if (control.rank() == 0) check(ncclGetUniqueId(&id), kStarting);
+    control.broadcast(Tensor::borrow(id.internal, {sizeof id.internal}, DType::u8), 0);
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.blocking = 1;
+    {
+      const NcclWatch::Call call(watch, kStarting);
+      check(ncclCommInitRankConfig(&handle, control.size(), id, control.rank(), &config), kStarting);
+    }
+    watch.set_handle(handle);
+  }
+
+  ~Engine() {
+    const bool failing = std::uncaught_exceptions() > exceptions_at_start;
+    if (!failing) {  // the device's errors are not this one's to tell
+      cudaStreamSynchronize(stream.handle());
+      cudaEventSynchronize(on_current.handle());
+    }
+    watch.set_handle(nullptr);
+    if (watch.aborted()) return;
+    failing ? ncclCommAbort(handle) : ncclCommDestroy(handle);
+  }
+
+  /// call(stream) queues work on the current stream.
+  template <class Body>
+  void run(const char* operation, Body&& body) {
+    queue(Lane::current_stream, operation, on_current, cuda::current_stream(), body);
+  }
+
+  /// The same on the communicator's own stream, behind all that the current one has; returns the number of
+  /// what is under way.
+  template <class Body>
+  int start(const char* operation, bool exchange, Body&& body) {
+    auto free = std::ranges::find(started, false, [](const auto& one) { return one->busy; });
+    if (free == started.end()) free = started.insert(free, std::make_unique<Started>());
+    before.record(cuda::current_stream());
+    stream.wait_for(before);
+    queue(Lane::own_stream, operation, (*free)->done, stream.handle(), body);
+    (*free)->busy = true;
+    (*free)->exchange = exchange;
+    return static_cast<int>(free - started.begin());
+  }
+
+  template <class Body>
+  void queue(Lane lane, const char* operation, const cuda::Event& done, cudaStream_t on, Body& body) {
+    {
+      const NcclWatch::Call call(watch, operation);
+      body(on);
+    }
+    watch.record(lane, operation, done, on);
+  }
+
+  void send(const char* operation, const Tensor& rows, int peer, cudaStream_t on) const {
+    if (rows.numel() == 0) return;
+    check(
+        ncclSend(rows.raw(), static_cast<std::size_t>(rows.numel()), type_of(rows.dtype()), peer, handle, on),
+        operation, handle);
+  }
+  void receive(const char* operation, const Tensor& rows, int peer, cudaStream_t on) const {
+    if (rows.numel() == 0) return;
+    check(
+        ncclRecv(rows.raw(), static_cast<std::size_t>(rows.numel()), type_of(rows.dtype()), peer, handle, on),
+        operation, handle);
+  }
+  void all_reduce(const char* operation, const Tensor& values, Reduction reduction, cudaStream_t on) const {
+    check(ncclAllReduce(values.raw(), values.raw(), static_cast<std::size_t>(values.numel()),
+                        type_of(values.dtype()), op_of(reduction), handle, on),
+          operation, handle);
+  }
+
+  NcclWatch watch;
+  ncclComm_t handle = nullptr;
+  cuda::Stream stream;
+  cuda::Event before;      // what the current stream had when something was started
+  cuda::Event on_current;  // the last operation on the current stream
+  std::vector<std::unique_ptr<Started>> started;
+  int exceptions_at_start;
+};
+
+NcclCommunicator::NcclCommunicator(std::unique_ptr<Communicator> control, NcclOptions options)
+    : control_(std::move(control)), options_(std::move(options)) {}
+
+NcclCommunicator::~NcclCommunicator() = default;
+
+// Every rank comes here with the same operation, also one that has nothing to send in it.
+NcclCommunicator::Engine& NcclCommunicator::engine() {
+  if (!engine_) engine_ = std::make_unique<Engine>(*control_, options_);
+  return *engine_;
+}
+
+void NcclCommunicator::barrier() {
+  cuda::check(cudaStreamSynchronize(cuda::current_stream()), "barrier");
+  control_->barrier();
+}
+
+void NcclCommunicator::all_reduce(const Tensor& values, Reduction reduction) {
+  constexpr const char* kOperation = "all_reduce";
+  if (values.device() == Device::cpu) return control_->all_reduce(values, reduction);
+  expect_contiguous(kOperation, "values", values);
+  expect_reducible(kOperation, values);
+  if (size() == 1 || values.numel() == 0) return;
+  Engine& nccl = engine();
+  nccl.run(kOperation, [&](cudaStream_t on) { nccl.all_reduce(kOperation, values, reduction, on); });
+}
+
+Request NcclCommunicator::start_all_reduce(const Tensor& values, Reduction reduction) {
+  constexpr const char* kOperation = "start_all_reduce";
+  if (values.device() == Device::cpu) return control_->start_all_reduce(values, reduction);
+  expect_contiguous(kOperation, "values", values);
+  expect_reducible(kOperation, values);
+  if (size() == 1 || values.numel() == 0) return {};
+  Engine& nccl = engine();
+  return Request(*this, nullptr, nccl.start(kOperation, false, [&](cudaStream_t on) {
+    nccl.all_reduce(kOperation, values, reduction, on);
+  }));
+}
+
+void NcclCommunicator::broadcast(const Tensor& values, int root) {
+  constexpr const char* kOperation = "broadcast";
+  if (values.device() == Device::cpu) return control_->broadcast(values, root);
+  expect_contiguous(kOperation, "values", values);
+  expect_root(root, size());
+  if (size() == 1 || values.numel() == 0) return;
+  Engine& nccl = engine();
+  nccl.run(kOperation, [&](cudaStream_t on) {
+    check(ncclBroadcast(values.raw(), values.raw(), static_cast<std::size_t>(values.numel()),
+                        type_of(values.dtype()), root, nccl.handle, on),
+          kOperation, nccl.handle);
+  });
+}
+
+void NcclCommunicator::all_gather(const Tensor& mine, const Tensor& gathered) {
+  constexpr const char* kOperation = "all_gather";
+  if (!kernels::on_cuda(kOperation, mine, gathered)) return control_->all_gather(mine, gathered);
+  expect_contiguous(kOperation, "mine", mine);
+  expect_contiguous(kOperation, "gathered", gathered);
+  expect_gathered(mine, gathered, size());
+  if (size() == 1) return copy_rows(mine, gathered);
+  if (mine.numel() == 0) return;
+  Engine& nccl = engine();
+  nccl.run(kOperation, [&](cudaStream_t on) {
+    check(ncclAllGather(mine.raw(), gathered.raw(), static_cast<std::size_t>(mine.numel()),
+                        type_of(mine.dtype()), nccl.handle, on),
+          kOperation, nccl.handle);
+  });
+}
+
+void NcclCommunicator::all_to_all(const Tensor& send, std::span<const Index> send_rows, const Tensor& receive,
+                                  std::span<const Index> receive_rows) {
+  constexpr const char* kOperation = "all_to_all";
+  if (!kernels::on_cuda(kOperation, send, receive))
+    return control_->all_to_all(send, send_rows, receive, receive_rows);
+  expect_contiguous(kOperation, "send", send);
+  expect_contiguous(kOperation, "receive", receive);
+  expect_row_counts("send", send, send_rows, size());
+  expect_row_counts("receive", receive, receive_rows, size());
+  expect_same_rows(kOperation, send, receive);
+  expect_own_rows(send_rows, receive_rows, rank());
+  // take(rank, its rows of either tensor), for all ranks
+  const auto each = [&](auto take) {
+    Index from = 0, to = 0;
+    for (int peer = 0; peer < size(); ++peer) {
+      const Index leaving = send_rows[static_cast<std::size_t>(peer)],
+                  arriving = receive_rows[static_cast<std::size_t>(peer)];
+      take(peer, send.rows(from, from + leaving), receive.rows(to, to + arriving));
+      from += leaving;
+      to += arriving;
+    }
+  };
+  each([&](int peer, const Tensor& leaving, const Tensor& arriving) {
+    if (peer == rank()) copy_rows(leaving, arriving);
+  });
+  if (size() == 1) return;
+  Engine& nccl = engine();
+  nccl.run(kOperation, [&](cudaStream_t on) {
+    Group group(kOperation);
+    each([&](int peer, const Tensor& leaving, const Tensor& arriving) {
+      if (peer == rank()) return;
+      nccl.send(kOperation, leaving, peer, on);
+      nccl.receive(kOperation, arriving, peer, on);
+    });
+    group.end();
+  });
+}
+
+Request NcclCommunicator::start_exchange(const Tensor& send, std::span<const PeerRows> leaving,
+                                         const Tensor& receive, std::span<const PeerRows> arriving) {
+  constexpr const char* kOperation = "start_exchange";
+  if (!kernels::on_cuda(kOperation, send, receive))
+    return control_->start_exchange(send, leaving, receive, arriving);
+  expect_contiguous(kOperation, "send", send);
+  expect_contiguous(kOperation, "receive", receive);
+  expect_same_rows(kOperation, send, receive);
+  expect_blocks(receive, arriving, "receive", rank(), size());
+  expect_blocks(send, leaving, "send", rank(), size());
+  if (size() == 1) return {};
+  Engine& nccl = engine();
+  require(std::ranges::count_if(nccl.started, [](const auto& one) { return one->busy && one->exchange; }) <
+              kExchanges,
+          "{}: {} are under way on this communicator; wait for one first", kOperation, kExchanges);
+  return Request(*this, nullptr, nccl.start(kOperation, true, [&](cudaStream_t on) {
+    Group group(kOperation);
+    for (const auto& [peer, first, rows] : arriving)
+      nccl.receive(kOperation, receive.rows(first, first + rows), peer, on);
+    for (const auto& [peer, first, rows] : leaving)
+      nccl.send(kOperation, send.rows(first, first + rows), peer, on);
+    group.end();
+  }));
+}
+
+bool NcclCommunicator::finish(void*&, int slot, bool block) {
+  auto& operation = *engine_->started[static_cast<std::size_t>(slot)];
+  try {
+    if (!block && !operation.done.passed()) return false;
+  } catch (const Error&) {
+    operation.busy = false;  // one that failed is over as well
+    throw;
+  }
+  operation.busy = false;
+  if (block)
+    cuda::check(cudaStreamWaitEvent(cuda::current_stream(), operation.done.handle(), 0),
+                "wait for an operation started before");
+  return true;
+}
+
+std::unique_ptr<Communicator> NcclCommunicator::split(int colour) {
+  // Its NCCL communicator gets an id of its own once it is needed. ncclCommSplit would want the parent to
+  // have one, and would tie the two together.
+  return std::make_unique<NcclCommunicator>(control_->split(colour), options_);
+}
+
+}  // namespace conclave

@@ -1,0 +1,35 @@
+# The emulated device on several ranks, with an NCCL of its own: what of parallel/ moves tensors. For
+# ../CMakeLists.txt, behind emulated.cmake and the tests with MPI.
+if(NOT TARGET conclave_emulated)
+  return()
+endif()
+
+set(parallel ${PROJECT_SOURCE_DIR}/parallel)
+file(GLOB emulated_parallel CONFIGURE_DEPENDS ${parallel}/*communicator*.cpp ${parallel}/nccl_*.cpp)
+list(REMOVE_DUPLICATES emulated_parallel)
+add_executable(emulated_mpi_tests mpi_main.cpp ${emulator}/nccl_test.cpp ${emulator}/nccl.cpp ${emulated_parallel}
+               ${parallel}/process_grid.cpp ${parallel}/device_choice.cpp)
+target_link_libraries(emulated_mpi_tests PRIVATE conclave_emulated MPI::MPI_C Threads::Threads Catch2::Catch2
+                      conclave_flags)
+target_compile_options(emulated_mpi_tests PRIVATE -O1)
+
+foreach(ranks IN ITEMS 1 2 4)
+  add_test(NAME emulated_mpi_${ranks}
+           COMMAND ${MPIEXEC_EXECUTABLE} --oversubscribe -n ${ranks} $<TARGET_FILE:emulated_mpi_tests>)
+  set_tests_properties(emulated_mpi_${ranks} PROPERTIES LABELS mpi PROCESSORS ${ranks} TIMEOUT 300
+                       ENVIRONMENT "${mpi_environment};OMP_NUM_THREADS=1" DEPENDS "${unit_names}")
+  list(APPEND mpi_names emulated_mpi_${ranks})
+endforeach()
+
+# That the emulated headers are the real ones' in what is used of them.
+find_path(CONCLAVE_NCCL_INCLUDE nccl.h HINTS /usr/local/cuda/include)
+find_path(CONCLAVE_CUDA_INCLUDE cuda_runtime.h HINTS /usr/local/cuda/include)
+if(CONCLAVE_NCCL_INCLUDE AND CONCLAVE_CUDA_INCLUDE)
+  list(TRANSFORM MPI_C_INCLUDE_DIRS PREPEND -isystem OUTPUT_VARIABLE mpi_includes)
+  add_test(NAME cuda/nccl_headers
+           COMMAND ${CMAKE_CXX_COMPILER} -std=c++20 -fsyntax-only -fopenmp -Wall -Wextra -Wpedantic -Werror
+                   -DCONCLAVE_CUDA=1 -I${PROJECT_SOURCE_DIR} -isystem${CONCLAVE_NCCL_INCLUDE}
+                   -isystem${CONCLAVE_CUDA_INCLUDE} ${mpi_includes} ${parallel}/nccl_communicator.cpp
+                   ${parallel}/nccl_watchdog.cpp ${parallel}/device_choice.cpp)
+  set_tests_properties(cuda/nccl_headers PROPERTIES LABELS cuda TIMEOUT 300)
+endif()
