@@ -378,8 +378,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t oper
     const double scale = factor(alpha, "alpha"), keep = factor(beta, "beta");
 
     const std::array<const void*, 4> pointers{a, b, c, d};
-    std::vector<Area> reads, writes{Area::of("D", d, problem.matrices[3])};
-    const Area& result = writes.front();
+    const Area result = Area::of("D", d, problem.matrices[3]);
+    std::vector<Area> reads, writes{result};
     for (std::size_t i = 0; i < 3; ++i)
       if (i < 2 || keep != 0) reads.push_back(Area::of(kNames[i], pointers[i], problem.matrices[i]));
     if (how.has_bias()) {
