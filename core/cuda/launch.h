@@ -14,6 +14,9 @@ void check(cudaError_t code, const char* doing);
 cudaStream_t current_stream();
 void set_current_stream(cudaStream_t stream);
 
+/// Dynamic shared memory that any kernel may have; CUDA wants to be asked for more.
+inline constexpr std::size_t kSharedForAll = 48 * 1024;
+
 struct LaunchShape {
   dim3 grid, block;
   std::size_t shared_bytes = 0;  ///< dynamic shared memory, which the kernel gets by shared_memory()
@@ -28,6 +31,10 @@ void launch(const char* operation, void (*kernel)(Parameters...), const LaunchSh
   config.blockDim = shape.block;
   config.dynamicSmemBytes = shape.shared_bytes;
   config.stream = current_stream();
+  if (shape.shared_bytes > kSharedForAll)
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(shape.shared_bytes)),
+          operation);
   check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), operation);
 }
 

@@ -26,13 +26,10 @@ Geometry check(const char* operation, const Tensor& qkv, const Tensor& offsets,
   require(qkv.size(1) % 3 == 0 && options.heads > 0 && qkv.size(1) / 3 % options.heads == 0,
           "{}: qkv {} does not divide into query, key and value of {} heads", operation,
           qkv.shape().to_string(), options.heads);
-  const Index tokens = qkv.size(0), hidden = qkv.size(1) / 3, sequences = offsets.numel() - 1;
-  expect(operation, "offsets", offsets, {sequences + 1}, DType::i32);
+  const Index tokens = qkv.size(0), hidden = qkv.size(1) / 3;
   expect(operation, "out", out, {tokens, hidden}, qkv.dtype());
   expect(operation, "lse", lse, {tokens, options.heads}, qkv.dtype());
-  const auto bounds = offsets.span<std::int32_t>();
-  require(sequences >= 0 && bounds.front() == 0 && bounds.back() == tokens && std::ranges::is_sorted(bounds),
-          "{}: offsets must rise from 0 to {}", operation, tokens);
+  const Index sequences = expect_offsets(operation, offsets, tokens);
   return {tokens, sequences, options.heads, hidden / options.heads, hidden};
 }
 
@@ -180,6 +177,8 @@ void backward_sequence(const T* dout, const T* qkv, Index begin, Index length, I
 void attention(const Tensor& qkv, const Tensor& offsets, AttentionOptions options, const Tensor& out,
                const Tensor& lse) {
   const Geometry g = check("attention", qkv, offsets, options, out, lse);
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("attention", qkv, offsets, out, lse)) return cuda::attention(qkv, offsets, options, out, lse);
   const std::int32_t* bounds = offsets.data<std::int32_t>();
   for_floating(qkv.dtype(), "attention", [&]<class T>(T) {
     const T* p = qkv.data<T>();
@@ -196,6 +195,9 @@ void attention_backward(const Tensor& dout, const Tensor& qkv, const Tensor& off
   const Geometry g = check("attention backward", qkv, offsets, options, out, lse);
   expect("attention backward", "dout", dout, out.shape(), qkv.dtype());
   expect("attention backward", "dqkv", dqkv, qkv.shape(), qkv.dtype());
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("attention backward", dout, qkv, offsets, out, lse, dqkv))
+      return cuda::attention_backward(dout, qkv, offsets, options, out, lse, dqkv);
   const std::int32_t* bounds = offsets.data<std::int32_t>();
   for_floating(qkv.dtype(), "attention backward", [&]<class T>(T) {
     const T *pu = dout.data<T>(), *p = qkv.data<T>(), *po = out.data<T>(), *pl = lse.data<T>();

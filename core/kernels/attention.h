@@ -24,4 +24,12 @@ void attention(const Tensor& qkv, const Tensor& offsets, AttentionOptions option
 void attention_backward(const Tensor& dout, const Tensor& qkv, const Tensor& offsets,
                         AttentionOptions options, const Tensor& out, const Tensor& lse, const Tensor& dqkv);
 
+/// The CUDA twins, to which those above hand over; for heads of at most 256 elements.
+namespace cuda {
+void attention(const Tensor& qkv, const Tensor& offsets, AttentionOptions options, const Tensor& out,
+               const Tensor& lse);
+void attention_backward(const Tensor& dout, const Tensor& qkv, const Tensor& offsets,
+                        AttentionOptions options, const Tensor& out, const Tensor& lse, const Tensor& dqkv);
+}  // namespace cuda
+
 }  // namespace conclave::kernels
