@@ -303,13 +303,11 @@ void break_at(std::size_t call) {
   calls_until_broken = call;
 }
 
-void queue(cudaStream_t handle, const std::string& name, std::function<void(std::uint32_t)> run) {
-  Stream& stream = of(handle);
-  join(stream.past, past_of_host);
-  stream.work.push_back({std::move(run), name, stream.past});
-  ++stream.queued;
-  stream.past.resize(std::max(stream.past.size(), stream.number + 1));
-  stream.past[stream.number] = stream.queued;
+void queue(cudaStream_t stream, const std::string& name, std::function<void(std::uint32_t)> run) {
+  enqueue(stream, name, [run = std::move(run)](std::uint32_t number) {
+    run(number);
+    return true;
+  });
 }
 
 void complain(const std::string& what) { report += (report.empty() ? "" : "; ") + what; }
@@ -338,17 +336,10 @@ cudaError_t queue_kernel(const cudaLaunchConfig_t& config, const void* kernel,
   if (own + dynamic > kStaticShared && (dynamic > most || own + dynamic > kMostShared))
     return refuse(cudaErrorInvalidConfiguration);
   // std::function wants to be copied, and a pointer that is alone does not.
-  void break_at(std::size_t call) {
-    const std::lock_guard lock(mutex);
-    calls_until_broken = call;
-  }
-
-  void queue(cudaStream_t stream, const std::string& name, std::function<void(std::uint32_t)> run) {
-    enqueue(stream, name, [run = std::move(run)](std::uint32_t number) {
-      run(number);
-      return true;
-    });
-  }
+  return conclave::emulator::call([&, shared = std::shared_ptr<const KernelCall>(std::move(call))] {
+    queue(config.stream, "kernel " + readable_name(name),
+          [config, name, shared](std::uint32_t number) { run_grid(config, *shared, name, number); });
+  });
 }
 
 cudaError_t allow_shared(const void* kernel, int bytes) {
@@ -582,10 +573,16 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
 }
 
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
-  return conclave::emulator::call([&, shared = std::shared_ptr<const KernelCall>(std::move(call))] {
-    queue(config.stream, "kernel " + readable_name(name),
-          [config, name, shared](std::uint32_t number) { run_grid(config, *shared, name, number); });
+  bool ready = true;
+  const cudaError_t error = call([&] {
+    Stream& asked = of(stream);
+    ready = asked.work.empty();
+    if (ready)
+      join(past_of_host, asked.past);
+    else
+      nudge(asked);
   });
+  return ready ? error : cudaErrorNotReady;
 }
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
@@ -601,16 +598,10 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
-  bool ready = true;
-  const cudaError_t error = call([&] {
-    Stream& asked = of(stream);
-    ready = asked.work.empty();
-    if (ready)
-      join(past_of_host, asked.past);
-    else
-      nudge(asked);
+  return call([&] {
+    *event = new CUevent_st;
+    ++counts.events;
   });
-  return ready ? error : cudaErrorNotReady;
 }
 
 cudaError_t cudaEventCreate(cudaEvent_t* event) { return cudaEventCreateWithFlags(event, 0); }
@@ -638,10 +629,13 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
 // Whoever asks again and again is told yes in the end: each question runs a piece of work. A thread that has
 // given the device none only looks on: it runs nothing, and waits for nobody.
 cudaError_t cudaEventQuery(cudaEvent_t event) {
-  return call([&] {
-    *event = new CUevent_st;
-    ++counts.events;
-  });
+  std::unique_lock lock(mutex, std::defer_lock);
+  if (!queues) {
+    if (!lock.try_lock()) return cudaErrorNotReady;
+    return event->mark && event->mark->stream->done < event->mark->ticket ? cudaErrorNotReady : status();
+  }
+  lock.lock();
+  if (const cudaError_t broken = call([] {}); broken != cudaSuccess) return broken;
   if (!event->mark) return status();
   if (event->mark->stream->done >= event->mark->ticket) {
     join(past_of_host, event->mark->past);
