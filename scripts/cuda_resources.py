@@ -46,7 +46,7 @@ def host_code_compiles(nvcc, source):
 
 def short(symbol):
     """A kernel's name, and that of the function it applies, without what the compiler says of namespaces and types."""
-    name = re.sub(r"conclave::kernels::cuda::|conclave::kernels::|conclave::|\(anonymous namespace\)::|^void ", "", symbol)
+    name = re.sub(r"conclave::kernels::cuda::|conclave::kernels::|conclave::cuda::|conclave::|\(anonymous namespace\)::|^void ", "", symbol)
     kernel = re.match(r"\w+", name).group()
     applied = re.search(r"[<, ]([A-Z]\w+)<(?:float|double)", name)
     return f"{kernel} {applied.group(1)}" if applied else kernel

@@ -36,8 +36,8 @@ struct Tiling {
   static constexpr int kBlocks = sizeof(T) == 4 && kHead <= 64 ? 2 : 1;
   // A thread's columns of a result: kParts times kWidth neighbours, a row's threads side by side.
   static constexpr int kWidth = std::min(kPack, kHead / kSide), kParts = kHead / kSide / kWidth;
-  static constexpr int kStride = tile_stride<T>(kHead), kElements = kTile * kStride;
-  static constexpr int kWeightStride = tile_stride<T>(kTile), kWeights = kTile * kWeightStride;
+  static constexpr int kStride = kTileStride<T, kHead>, kElements = kTile * kStride;
+  static constexpr int kWeightStride = kTileStride<T, kTile>, kWeights = kTile * kWeightStride;
 
   using Scores = T[kRows][kRows];               // of rows row(i) and the other tile's column(j)
   using Sums = Pack<T, kWidth>[kRows][kParts];  // of rows row(i)
@@ -88,15 +88,9 @@ __device__ void load_tile(const Sequences<T>& all, const T* from, Index stride, 
   constexpr int kPacks = G::kHead / G::kPack;
   for (int item = threadIdx.y * kSide + threadIdx.x; item < G::kTile * kPacks; item += kBlock) {
     const int row = item / kPacks, column = item % kPacks * G::kPack;
-    const T* at = from + row * stride + column;
-    Pack<T, G::kPack> values{};
-    if (row < count && all.packed) {
-      if (column < all.head_size) values = load<G::kPack>(at);
-    } else if (row < count) {
-      for (int n = 0; n < G::kPack; ++n)
-        if (column + n < all.head_size) values.at[n] = at[n];
-    }
-    store<G::kPack>(tile + row * G::kStride + column, values);
+    store<G::kPack>(
+        tile + row * G::kStride + column,
+        load_columns(row < count ? from + row * stride : nullptr, column, all.head_size, all.packed));
   }
 }
 

@@ -9,12 +9,26 @@ namespace conclave::kernels::cuda {
 inline constexpr int kSide = 16;
 static_assert(kSide * kSide == kBlock);
 
-/// Elements from one row of a tile to the next, of rows of so many `columns`, whole packs of an even number:
-/// with one pack more, an odd number of them, the same pack of eight neighbouring rows is in eight different
-/// places of the memory's 128 bytes, and is read at once.
+/// Elements from one row of a tile to the next, where rows have kColumns, whole packs of an even number: with
+/// one pack more, an odd number, the same pack of eight neighbouring rows is in eight different places of
+/// the memory's 128 bytes, and is read at once.
+template <class T, int kColumns>
+inline constexpr int kTileStride = kColumns + kPackWidth<T>;
+
+/// A pack of a row of so many `columns`; zeros beyond them, and where the row is null. `packed`: the rows
+/// divide into packs and begin where packs do.
 template <class T>
-constexpr int tile_stride(int columns) {
-  return columns + kPackWidth<T>;
+__device__ Pack<T, kPackWidth<T>> load_columns(const T* row, Index column, Index columns, bool packed) {
+  constexpr int kPack = kPackWidth<T>;
+  Pack<T, kPack> values{};
+  if (!row) return values;
+  if (packed) {
+    if (column < columns) values = load<kPack>(row + column);
+  } else {
+    for (int n = 0; n < kPack; ++n)
+      if (column + n < columns) values.at[n] = row[column + n];
+  }
+  return values;
 }
 
 /// sums[i][j] += row i of a times row j of b, the first `packs` packs of them; from one row to the next are

@@ -1,10 +1,9 @@
 #include "core/kernels/lstm.h"
 
 #include <algorithm>
-#include <numeric>
 
 #include "core/kernels/few_rows.h"
-#include "core/kernels/vector_math.h"
+#include "core/kernels/lstm_cell.h"
 
 namespace conclave::kernels {
 namespace {
@@ -79,8 +78,7 @@ struct Tasks {
   }
   // Where the sequences of `group` begin, and those of the group before end.
   Index first(Index group) const {
-    const Index row = groups[static_cast<std::size_t>(group)];
-    return std::ranges::lower_bound(sequences, row) - sequences.begin();
+    return first_sequence(sequences, groups[static_cast<std::size_t>(group)]);
   }
   Index of_group(Index group) const { return (first(group + 1) - first(group) + most - 1) / most; }
   Index count() const {
@@ -99,17 +97,6 @@ struct Tasks {
       }
       number -= tasks;
     }
-  }
-  // Within each group, by falling length; of equally long ones the first comes first.
-  void sort() const {
-    std::iota(order.begin(), order.end(), 0);
-    const auto length = [this](std::int32_t s) {
-      return sequences[static_cast<std::size_t>(s) + 1] - sequences[static_cast<std::size_t>(s)];
-    };
-    for (Index g = 0; g < count_of(groups); ++g)
-      std::sort(order.begin() + first(g), order.begin() + first(g + 1), [&](std::int32_t a, std::int32_t b) {
-        return length(a) != length(b) ? length(a) > length(b) : a < b;
-      });
   }
 };
 
@@ -146,17 +133,18 @@ void step_forward(Index hidden, const T* projected, const T* z, const T* cells_b
                   T* y, T* h) {
 #pragma omp simd
   for (Index u = 0; u < hidden; ++u) {
-    const T i = vector_sigmoid(projected[u] + z[u]);
-    const T f = vector_sigmoid(projected[hidden + u] + z[hidden + u]);
-    const T g = vector_tanh(projected[2 * hidden + u] + z[2 * hidden + u]);
-    const T o = vector_sigmoid(projected[3 * hidden + u] + z[3 * hidden + u]);
-    const T c = (cells_before ? f * cells_before[u] : T(0)) + i * g;
+    const T before = cells_before ? cells_before[u] : T(0);
+    T cell, output;
+    const auto [i, f, g, o] = lstm_cell<T>(
+        {projected[u] + z[u], projected[hidden + u] + z[hidden + u],
+         projected[2 * hidden + u] + z[2 * hidden + u], projected[3 * hidden + u] + z[3 * hidden + u]},
+        before, cell, output);
     gates[u] = i;
     gates[hidden + u] = f;
     gates[2 * hidden + u] = g;
     gates[3 * hidden + u] = o;
-    cells[u] = c;
-    y[u] = h[u] = o * vector_tanh(c);
+    cells[u] = cell;
+    y[u] = h[u] = output;
   }
 }
 
@@ -191,14 +179,14 @@ void step_backward(Index hidden, const T* dy, const T* dh, const T* gates, const
                    const T* cells_before, T* dcells, T* dprojected, T* dgates) {
 #pragma omp simd
   for (Index u = 0; u < hidden; ++u) {
-    const T i = gates[u], f = gates[hidden + u], g = gates[2 * hidden + u], o = gates[3 * hidden + u];
-    const T up = dy[u] + dh[u], squashed = vector_tanh(cells[u]);
-    const T dc = dcells[u] + up * o * (T(1) - squashed * squashed);
-    dprojected[u] = dgates[u] = dc * g * i * (T(1) - i);
-    dprojected[hidden + u] = dgates[hidden + u] = cells_before ? dc * cells_before[u] * f * (T(1) - f) : T(0);
-    dprojected[2 * hidden + u] = dgates[2 * hidden + u] = dc * i * (T(1) - g * g);
-    dprojected[3 * hidden + u] = dgates[3 * hidden + u] = up * squashed * o * (T(1) - o);
-    dcells[u] = dc * f;
+    const T before = cells_before ? cells_before[u] : T(0);
+    const auto [i, f, g, o] =
+        lstm_cell_backward<T>({gates[u], gates[hidden + u], gates[2 * hidden + u], gates[3 * hidden + u]},
+                              cells[u], before, dy[u] + dh[u], dcells[u]);
+    dprojected[u] = dgates[u] = i;
+    dprojected[hidden + u] = dgates[hidden + u] = f;
+    dprojected[2 * hidden + u] = dgates[2 * hidden + u] = g;
+    dprojected[3 * hidden + u] = dgates[3 * hidden + u] = o;
   }
 }
 
@@ -253,8 +241,11 @@ void lstm(const Tensor& projected, RowOffsets groups, RowOffsets sequences, cons
   check("lstm", groups, sequences, recurrent, y, cells, gates, order);
   expect("lstm", "projected", projected, {y.size(0), 4 * y.size(1)}, y.dtype());
   expect("lstm", "scratch", scratch, lstm_scratch(recurrent, count_of(sequences)), y.dtype());
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("lstm", projected, recurrent, y, cells, gates, order, scratch))
+      return cuda::lstm(projected, groups, sequences, recurrent, y, cells, gates, order);
+  order_sequences(groups, sequences, order.span<std::int32_t>());
   const Tasks tasks(groups, sequences, order);
-  tasks.sort();
   for_floating(y.dtype(), "lstm", [&]<class T>(T) {
     const Index hidden = y.size(1), count = tasks.count(), group_panels = panels_of<T>(hidden, 4 * hidden);
     const T *px = projected.data<T>(), *pw = recurrent.data<T>();
@@ -285,6 +276,9 @@ void lstm_backward(const Tensor& dy, RowOffsets groups, RowOffsets sequences, co
   if (drecurrent.defined()) expect(operation, "drecurrent", drecurrent, recurrent.shape(), y.dtype());
   expect(operation, "scratch", scratch, lstm_backward_scratch(recurrent, count_of(sequences), rows),
          y.dtype());
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda(operation, dy, recurrent, y, cells, gates, order, dprojected, drecurrent, scratch))
+      return cuda::lstm_backward(dy, groups, sequences, recurrent, y, cells, gates, dprojected, drecurrent);
   const Tasks tasks(groups, sequences, order);
   for_floating(y.dtype(), operation, [&]<class T>(T) {
     const Index hidden = y.size(1), count = tasks.count(), group_panels = panels_of<T>(4 * hidden, hidden);

@@ -31,4 +31,13 @@ void lstm_backward(const Tensor& dy, RowOffsets groups, RowOffsets sequences, co
 Shape lstm_scratch(const Tensor& recurrent, Index sequences);
 Shape lstm_backward_scratch(const Tensor& recurrent, Index sequences, Index rows);
 
+/// The CUDA twins, to which those above hand over; what they work in is their own.
+namespace cuda {
+void lstm(const Tensor& projected, RowOffsets groups, RowOffsets sequences, const Tensor& recurrent,
+          const Tensor& y, const Tensor& cells, const Tensor& gates, const Tensor& order);
+void lstm_backward(const Tensor& dy, RowOffsets groups, RowOffsets sequences, const Tensor& recurrent,
+                   const Tensor& y, const Tensor& cells, const Tensor& gates, const Tensor& dprojected,
+                   const Tensor& drecurrent);
+}  // namespace cuda
+
 }  // namespace conclave::kernels

@@ -1,5 +1,5 @@
 #include "core/kernels/attention.h"
-#include "core/kernels/lstm.h"
+#include "core/kernels/lstm_cell.h"
 #include "tests/cuda_emulator/twins.h"
 
 namespace conclave {
@@ -9,6 +9,11 @@ namespace {
 using conclave::cuda::empty_on_device, conclave::cuda::to_device;
 using namespace kernels;
 using Tensors = std::vector<Tensor>;
+
+Tensor empty_like(const Tensor& tensor, const Shape& shape) {
+  return tensor.device() == Device::cuda ? empty_on_device(shape, tensor.dtype())
+                                         : Tensor::empty(shape, tensor.dtype());
+}
 
 // Sequences of `lengths`, packed: [sequences + 1] i32.
 Tensor offsets_of(const std::vector<Index>& lengths) {
@@ -75,6 +80,61 @@ TEST_CASE("attention on the device refuses heads that are too large for it") {
                lse = empty_on_device({4, 1}), offsets = to_device(offsets_of({4}));
   CHECK_THROWS_WITH(attention(qkv, offsets, {}, out, lse),
                     "attention: heads of 257 elements, at most 256 on a CUDA device");
+}
+
+TEMPLATE_TEST_CASE("lstm on the device does what it does on the processor", "", float, double) {
+  using T = TestType;
+  constexpr DType kType = dtype_of<T>;
+  struct Case {
+    std::vector<Index> groups, sequences;
+    Index hidden;
+  };
+  std::vector<Case> cases{{{0}, {0, 0, 0}, 3},                                // no groups, empty sequences
+                          {{0, 0}, {0}, 3},                                   // nothing at all
+                          {{0, 1}, {0, 1}, 1},                                // a sequence of one
+                          {{0, 0, 5, 5, 9, 9}, {0, 0, 2, 5, 5, 5, 9, 9}, 5},  // empty groups and sequences
+                          {{0, 3, 21}, {0, 1, 3, 10, 10, 21}, 16},
+                          {{0, 8}, {0, 3, 4, 8}, 72},
+                          {{0, 6, 13}, {0, 4, 6, 11, 13}, 33}};
+  Case many{{}, {0}, 5};  // more than a tile of sequences, in one of two groups
+  for (const Index length : {2, 0, 1, 3, 1})
+    for (int i = 0; i < 9; ++i) many.sequences.push_back(many.sequences.back() + length);
+  many.groups = {0, many.sequences[2], many.sequences.back()};
+  cases.push_back(many);
+  Case more{{0, 270}, {0}, 1};  // than one launch's arguments carry to the device
+  for (Index row = 1; row <= 270; ++row) more.sequences.push_back(row);
+  cases.push_back(more);
+  for (const auto& [groups, sequences, hidden] : cases) {
+    const Index rows = sequences.back(), count = static_cast<Index>(sequences.size()) - 1,
+                experts = static_cast<Index>(groups.size()) - 1;
+    CAPTURE(rows, count, experts, hidden);
+    const Shape outputs{rows, hidden}, inputs{rows, 4 * hidden}, weights{experts, 4 * hidden, hidden};
+    const Tensor projected = random_values(inputs, 1, kType),
+                 recurrent = random_values(weights, 2, kType, 0.1),
+                 order = Tensor::zeros({count}, DType::i32), y = unwritten(outputs, kType);
+    compare_twins<T>(
+        {projected, recurrent, y, y, unwritten(inputs, kType), order, random_values(outputs, 3, kType),
+         unwritten(inputs, kType), random_values(weights, 4, kType)},
+        [&](const Tensors& t) {
+          lstm(t[0], groups, sequences, t[1], t[2], t[3], t[4], t[5],
+               empty_like(t[0], lstm_scratch(recurrent, count)));
+          lstm_backward(t[6], groups, sequences, t[1], t[2], t[3], t[4], t[5], t[7], t[8],
+                        empty_like(t[0], lstm_backward_scratch(recurrent, count, rows)));
+        });
+    // Nobody asks for the gates, or for the weight's gradient.
+    compare_twins<T>({projected, recurrent, y, y, order}, [&](const Tensors& t) {
+      lstm(t[0], groups, sequences, t[1], t[2], t[3], {}, t[4],
+           empty_like(t[0], lstm_scratch(recurrent, count)));
+    });
+    const Tensor cells = random_values(outputs, 5, kType), gates = random_values(inputs, 6, kType);
+    order_sequences(groups, sequences, order.span<std::int32_t>());
+    compare_twins<T>({random_values(outputs, 7, kType), recurrent, cells, gates, order,
+                      unwritten(inputs, kType), random_values(outputs, 3, kType)},
+                     [&](const Tensors& t) {
+                       lstm_backward(t[6], groups, sequences, t[1], t[0], t[2], t[3], t[4], t[5], {},
+                                     empty_like(t[0], lstm_backward_scratch(recurrent, count, rows)));
+                     });
+  }
 }
 
 }  // namespace

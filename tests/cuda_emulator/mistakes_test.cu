@@ -391,16 +391,18 @@ TEST_CASE("copies on two streams that none puts in order", "[emulator]") {
 }
 
 TEST_CASE("launches that no device takes, and memory it does not have", "[emulator]") {
-  const auto refused = [](dim3 grid, dim3 block, std::size_t shared) {
-    CHECK_THROWS_WITH(
-        launch("planted", barrier_for_some, {.grid = grid, .block = block, .shared_bytes = shared}),
-        Contains("planted: CUDA says: invalid configuration"));
+  const auto refused = [](dim3 grid, dim3 block) {
+    CHECK_THROWS_WITH(launch("planted", barrier_for_some, {.grid = grid, .block = block}),
+                      Contains("planted: CUDA says: invalid configuration"));
   };
-  refused(dim3(1), dim3(1025), 0);
-  refused(dim3(0), dim3(32), 0);
-  refused(dim3(1, 65536), dim3(32), 0);
-  refused(dim3(1), dim3(1, 1, 65), 0);
-  refused(dim3(1), dim3(32), (48 << 10) + 1);
+  refused(dim3(1), dim3(1025));
+  refused(dim3(0), dim3(32));
+  refused(dim3(1, 65536), dim3(32));
+  refused(dim3(1), dim3(1, 1, 65));
+  cudaLaunchConfig_t more_shared;  // for which launch() would ask
+  more_shared.blockDim = dim3(32);
+  more_shared.dynamicSmemBytes = cuda::kSharedForAll + 1;
+  CHECK(cudaLaunchKernelEx(&more_shared, barrier_for_some) == cudaErrorInvalidConfiguration);
   CHECK(cudaFuncSetAttribute(barrier_for_some, cudaFuncAttributeMaxDynamicSharedMemorySize, 228 << 10) ==
         cudaErrorInvalidValue);
   CHECK(cudaFuncSetAttribute(read_one, cudaFuncAttributeMaxDynamicSharedMemorySize, 227 << 10) ==
