@@ -15,7 +15,10 @@ void Stream::wait_for(const Event& event) const {
   check(cudaStreamWaitEvent(handle_, event.handle(), 0), "making a stream wait");
 }
 
-Event::Event() { check(cudaEventCreateWithFlags(&handle_, cudaEventDisableTiming), "creating an event"); }
+Event::Event(Timing timing) {
+  check(cudaEventCreateWithFlags(&handle_, timing == Timing::on ? cudaEventDefault : cudaEventDisableTiming),
+        "creating an event");
+}
 Event::~Event() { cudaEventDestroy(handle_); }
 
 void Event::record(cudaStream_t stream) const {
@@ -30,6 +33,12 @@ bool Event::passed() const {
 }
 
 void Event::synchronize() const { check(cudaEventSynchronize(handle_), "waiting for an event"); }
+
+double Event::seconds_since(const Event& earlier) const {
+  float milliseconds = 0;
+  check(cudaEventElapsedTime(&milliseconds, earlier.handle_, handle_), "asking for a time");
+  return static_cast<double>(milliseconds) / 1000;
+}
 
 StreamScope::StreamScope(const Stream& stream) : before_(current_stream()) {
   set_current_stream(stream.handle());

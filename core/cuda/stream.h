@@ -24,10 +24,13 @@ class Stream {
   cudaStream_t handle_ = nullptr;
 };
 
+/// Whether an event notes when it was passed, which costs a little.
+enum class Timing { off, on };
+
 /// A place in a stream's work.
 class Event {
  public:
-  Event();
+  explicit Event(Timing timing = Timing::off);
   ~Event();
   Event(const Event&) = delete;
   Event& operator=(const Event&) = delete;
@@ -37,6 +40,8 @@ class Event {
   /// Whether that place was passed, and waiting for it; both throw Error where the work before it failed.
   bool passed() const;
   void synchronize() const;
+  /// The seconds from `earlier` to this; Error unless both were passed, and have Timing::on.
+  double seconds_since(const Event& earlier) const;
 
  private:
   cudaEvent_t handle_ = nullptr;

@@ -205,20 +205,14 @@ TEST_CASE("counters, properties and the time between two events", "[emulator]") 
   cudaDeviceProp properties;
   REQUIRE(cudaGetDeviceProperties(&properties, 0) == cudaSuccess);
   CHECK(properties.warpSize == 32);
-  cudaEvent_t begin, end;
-  REQUIRE(cudaEventCreate(&begin) == cudaSuccess);
-  REQUIRE(cudaEventCreate(&end) == cudaSuccess);
-  REQUIRE(cudaEventRecord(begin) == cudaSuccess);
-  REQUIRE(cudaEventRecord(end) == cudaSuccess);
-  float milliseconds = -1;
-  CHECK(cudaEventElapsedTime(&milliseconds, begin, end) == cudaErrorNotReady);
+  const cuda::Event begin(cuda::Timing::on), end(cuda::Timing::on), untimed;
+  for (const cuda::Event* event : {&begin, &end, &untimed}) event->record(nullptr);
+  CHECK_THROWS_WITH(end.seconds_since(begin), "asking for a time: CUDA says: device not ready");
   CHECK(cudaGetLastError() == cudaErrorNotReady);
   CHECK(cudaGetLastError() == cudaSuccess);
-  REQUIRE(cudaEventSynchronize(end) == cudaSuccess);
-  CHECK(cudaEventElapsedTime(&milliseconds, begin, end) == cudaSuccess);
-  CHECK(milliseconds >= 0);
-  CHECK(cudaEventDestroy(begin) == cudaSuccess);
-  CHECK(cudaEventDestroy(end) == cudaSuccess);
+  untimed.synchronize();
+  CHECK(end.seconds_since(begin) >= 0);
+  CHECK_THROWS_WITH(untimed.seconds_since(begin), "asking for a time: CUDA says: invalid resource handle");
 }
 
 }  // namespace

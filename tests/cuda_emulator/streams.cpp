@@ -65,6 +65,7 @@ struct CUstream_st {
   std::shared_ptr<conclave::emulator::Stream> stream = std::make_shared<conclave::emulator::Stream>();
 };
 struct CUevent_st {
+  bool timed = true;
   std::shared_ptr<conclave::emulator::Mark> mark;
 };
 
@@ -374,6 +375,8 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "no CUDA-capable device is detected";
     case cudaErrorInvalidDevice:
       return "invalid device ordinal";
+    case cudaErrorInvalidResourceHandle:
+      return "invalid resource handle";
     case cudaErrorNotReady:
       return "device not ready";
     case cudaErrorLaunchFailure:
@@ -400,6 +403,8 @@ const char* cudaGetErrorName(cudaError_t error) {
       return "cudaErrorNoDevice";
     case cudaErrorInvalidDevice:
       return "cudaErrorInvalidDevice";
+    case cudaErrorInvalidResourceHandle:
+      return "cudaErrorInvalidResourceHandle";
     case cudaErrorNotReady:
       return "cudaErrorNotReady";
     case cudaErrorLaunchFailure:
@@ -597,9 +602,9 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
   });
 }
 
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
   return call([&] {
-    *event = new CUevent_st;
+    *event = new CUevent_st{.timed = (flags & cudaEventDisableTiming) == 0, .mark = {}};
     ++counts.events;
   });
 }
@@ -656,6 +661,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
   const std::lock_guard lock(mutex);
   for (const cudaEvent_t event : {begin, end}) {
+    if (!event->timed) return refuse(cudaErrorInvalidResourceHandle);
     if (!event->mark) return refuse(cudaErrorInvalidValue);
     if (event->mark->stream->done < event->mark->ticket) return refuse(cudaErrorNotReady);
   }
