@@ -54,3 +54,12 @@ target_compile_options(emulated_tests PRIVATE -O1)
 target_compile_definitions(emulated_tests PRIVATE CONCLAVE_SOURCE="${PROJECT_SOURCE_DIR}")
 conclave_unit_tests(emulated_tests ${emulated_test_sources})
 add_dependencies(sanitized_tests emulated_tests)
+
+# What scripts/gpu_check measures with, here to see that it runs.
+add_executable(emulated_roofline cuda/roofline.cpp cuda/operations.cpp cuda/peak.cu)
+conclave_emulate_kernels(cuda/peak.cu)
+target_link_libraries(emulated_roofline PRIVATE conclave_emulated conclave_flags)
+add_dependencies(emulated_tests emulated_roofline)
+add_test(NAME cuda_emulator/roofline COMMAND emulated_roofline --small)
+set_tests_properties(cuda_emulator/roofline PROPERTIES LABELS unit PROCESSORS ${cores} TIMEOUT 300
+                     ENVIRONMENT "${unit_environment}")
