@@ -13,7 +13,7 @@ file(GLOB emulator_sources CONFIGURE_DEPENDS ${emulator}/*.cpp)
 file(GLOB emulated_test_sources CONFIGURE_DEPENDS ${emulator}/*_test.cpp ${emulator}/*_test.cu)
 list(REMOVE_ITEM emulator_sources ${emulated_test_sources})
 foreach(list IN ITEMS emulator_sources emulated_test_sources)  # ranks.cmake has them
-  list(FILTER ${list} EXCLUDE REGEX "/nccl(_test)?\\.cpp$")
+  list(FILTER ${list} EXCLUDE REGEX "/(nccl|nccl_test|mpi)\\.cpp$")
 endforeach()
 file(GLOB emulated_sources CONFIGURE_DEPENDS ${core}/*.cpp ${core}/kernels/*.cpp ${core}/cuda/*.cpp)
 file(GLOB emulated_kernels CONFIGURE_DEPENDS ${core}/kernels/*.cu ${core}/cuda/*.cu)

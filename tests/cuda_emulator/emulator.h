@@ -21,7 +21,8 @@
 // a product reads and writes as what a copy does.
 //
 // NCCL (include/nccl.h, nccl.cpp) moves the tensors of several processes' devices by MPI. Its work waits, on
-// its stream, for the other processes', while other streams' goes on; what does not fit between the ranks, or
+// its stream, for the other processes', while other streams' goes on, and it runs while the host waits in MPI
+// (mpi.cpp) once another process wants it to; what does not fit between the ranks, or
 // never comes, is a report on some of them.
 //
 // What is wrong is a report: the next call that waits returns cudaErrorLaunchFailure, whose text it is.

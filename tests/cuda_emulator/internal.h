@@ -1,6 +1,6 @@
 // What the emulator's parts know of each other: block.cpp runs a block's threads, access.cpp looks at what
 // they touch, memory.cpp owns what they may touch, streams.cpp decides when, symbols.cpp gives names,
-// nccl.cpp is between the devices of several processes.
+// nccl.cpp is between the devices of several processes, and mpi.cpp between their hosts.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -179,6 +179,14 @@ class SharedWork {
   virtual std::string waits_for() const = 0;  ///< "has no answer of rank 1"
 };
 void queue_shared(cudaStream_t stream, const std::string& name, std::shared_ptr<SharedWork> work);
+/// One piece of any stream's work, for the host's thread that gives it; false where none can go on.
+bool go_on();
+
+// ---- Other processes
+
+/// One piece of work, if another process has begun something that this one's device has to do as well; false
+/// where there is nothing to be done.
+bool help_peers();
 
 // ---- Names
 

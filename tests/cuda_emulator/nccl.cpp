@@ -125,9 +125,11 @@ struct State {
   std::vector<int> world_ranks;        // of MPI_COMM_WORLD, by rank here
   std::uint64_t queued = 0, done = 0;  // pieces of work, which run in this order whatever their streams
   std::uint64_t collectives = 0;       // so far
+  bool posted = false;                 // whether others were told of the piece that is next
   std::atomic<bool> aborted = false, failed = false, destroyed = false;
 };
 
+auto& states = *new std::vector<std::weak_ptr<State>>;  // of all communicators with work
 std::atomic<bool> planted_error = false;
 // Of the call that failed last in this thread, as NCCL has it.
 thread_local std::string last_error;
@@ -190,7 +192,7 @@ class Piece final : public SharedWork {
     if (state_->failed) throw Report(name() + ": the communicator has failed before");
     if (state_->aborted) return finish([](std::size_t) {});
     if (number_ != state_->done) return false;  // behind work on another stream
-    if (!posted_) post();
+    if (!state_->posted) post();
     if (!receive()) return false;
     for (Message& message : sent_) {
       int sent = 0;
@@ -263,7 +265,7 @@ class Piece final : public SharedWork {
   }
 
   void post() {
-    posted_ = true;
+    state_->posted = true;
     expect_memory();  // which may have been given back in the meantime
     for (std::size_t i = 0; i < calls_.size(); ++i) {
       const Call& call = calls_[i];
@@ -380,6 +382,7 @@ class Piece final : public SharedWork {
         if (const Range write = written_by(i); write.bytes > 0)
           std::memset(calls_[i].receive, kPoison, write.bytes);
     ++state_->done;
+    state_->posted = false;
     complete_ = !state_->aborted;
     return true;
   }
@@ -389,7 +392,7 @@ class Piece final : public SharedWork {
   const std::uint64_t number_;
   std::vector<std::uint64_t> numbers_;  // of the calls, among the collectives
   std::deque<Message> sent_, awaited_;
-  bool begun_ = false, posted_ = false, complete_ = false;
+  bool begun_ = false, complete_ = false;
 };
 
 // ---- Groups
@@ -421,6 +424,23 @@ ncclResult_t guarded(Body&& body) {
 }
 
 }  // namespace
+
+bool help_peers() {
+  const std::unique_lock lock(mutex, std::try_to_lock);
+  if (!lock) return false;
+  std::erase_if(states, [](const auto& state) { return state.expired(); });
+  return std::ranges::any_of(
+             states,
+             [](const auto& weak) {
+               const auto state = weak.lock();
+               int there = state->posted;
+               if (state->queued > state->done && !there)
+                 check_mpi(MPI_Iprobe(MPI_ANY_SOURCE, state->tag, MPI_COMM_WORLD, &there, MPI_STATUS_IGNORE),
+                           "MPI_Iprobe");
+               return there != 0;
+             }) &&
+         go_on();
+}
 
 void plant_nccl_error(bool planted) { planted_error = planted; }
 
@@ -481,6 +501,12 @@ constexpr int kFirstTag = 1 << 20, kTags = 1 << 8;
 
 int tag_of(const Identity& id) { return kFirstTag + id.world_rank * kTags + id.number % kTags; }
 
+void receive(void* into, int bytes, int from, int tag) {
+  MPI_Request request;
+  check_mpi(MPI_Irecv(into, bytes, MPI_BYTE, from, tag, MPI_COMM_WORLD, &request), "MPI_Irecv");
+  check_mpi(MPI_Wait(&request, MPI_STATUS_IGNORE), "MPI_Wait");
+}
+
 std::string meet(State& state, const Identity& id, const Introduction& me) {
   std::vector<Introduction> all(static_cast<std::size_t>(me.ranks));
   const int tag = tag_of(id);
@@ -488,17 +514,13 @@ std::string meet(State& state, const Identity& id, const Introduction& me) {
   std::string wrong;
   if (me.world_rank == id.world_rank) {
     all[0] = me;
-    for (std::size_t i = 1; i < all.size(); ++i)
-      check_mpi(MPI_Recv(&all[i], kBytes, MPI_BYTE, MPI_ANY_SOURCE, tag, MPI_COMM_WORLD, MPI_STATUS_IGNORE),
-                "MPI_Recv");
+    for (std::size_t i = 1; i < all.size(); ++i) receive(&all[i], kBytes, MPI_ANY_SOURCE, tag);
     for (std::size_t i = 1; i < all.size(); ++i)
       check_mpi(MPI_Send(all.data(), me.ranks * kBytes, MPI_BYTE, all[i].world_rank, tag, MPI_COMM_WORLD),
                 "MPI_Send");
   } else {
     check_mpi(MPI_Send(&me, kBytes, MPI_BYTE, id.world_rank, tag, MPI_COMM_WORLD), "MPI_Send");
-    check_mpi(MPI_Recv(all.data(), me.ranks * kBytes, MPI_BYTE, id.world_rank, tag, MPI_COMM_WORLD,
-                       MPI_STATUS_IGNORE),
-              "MPI_Recv");
+    receive(all.data(), me.ranks * kBytes, id.world_rank, tag);
   }
   state.world_ranks.assign(all.size(), -1);
   for (const Introduction& one : all) {
@@ -576,6 +598,7 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int ranks, ncclUniqueId id
     made->state->tag = tag_of(identity);
     if (const std::string wrong = meet(*made->state, identity, me); !wrong.empty())
       return refuse(ncclInvalidUsage, wrong);
+    states.push_back(made->state);
     *comm = made.release();
     return ncclSuccess;
   });
@@ -586,6 +609,7 @@ ncclResult_t ncclCommDestroy(ncclComm_t comm) {
     if (!comm) return ncclSuccess;
     State& state = usable(comm, "ncclCommDestroy");
     state.destroyed = true;
+    if (depth > 0) throw Report("ncclCommDestroy: a group is open");
     if (state.failed) return ncclSuccess;
     if (state.done != state.queued)
       throw Report("ncclCommDestroy: " + std::to_string(state.queued - state.done) +

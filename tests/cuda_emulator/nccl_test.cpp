@@ -181,6 +181,18 @@ TEST_CASE("what is queued behind an operation's wait uses its result, and the ho
   check_device();
 }
 
+TEST_CASE("a rank that waits for its device, while the others' hosts wait for it by MPI") {
+  const auto world = device_world();
+  const Tensor values = cuda::to_device(Tensor::of<float>({1}, {1}));
+  for (int root = 0; root < world->size(); ++root) {
+    world->all_reduce(values);
+    if (world->rank() == root) CHECK(cuda::to_host(values).numel() == 1);
+    CHECK(world->sum(Index{1}) == world->size());
+  }
+  CHECK(cuda::to_host(values).data<float>()[0] == std::pow(world->size(), world->size()));
+  check_device();
+}
+
 TEST_CASE("a request that is destroyed under way, or moved from") {
   const auto world = device_world();
   const Tensor values = cuda::to_device(Tensor::of<std::int64_t>({1}, {world->rank() + 1}));

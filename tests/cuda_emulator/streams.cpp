@@ -284,6 +284,13 @@ void queue_shared(cudaStream_t stream, const std::string& name, std::shared_ptr<
       stream, name, [work](std::uint32_t) { return work->advance(); }, work);
 }
 
+bool go_on() {
+  const std::unique_lock lock(mutex, std::try_to_lock);
+  if (!queues || !lock) return false;
+  const OnDevice scope;
+  return advance_any();
+}
+
 void set_patience(std::chrono::milliseconds most) { patience = most; }
 
 void set_devices(int count, int error, int driver_version) {
