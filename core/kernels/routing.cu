@@ -72,7 +72,11 @@ struct AddRow {
   template <int kWidth>
   __device__ void at(Index i) const {
     Pack<T, kWidth> value = load<kWidth>(x + i);
-    for (int j = 0; j < kWidth; ++j) value.at[j] += static_cast<T>(row[(i + j) % columns]);
+    Index column = i % columns;
+    for (int j = 0; j < kWidth; ++j) {
+      value.at[j] += static_cast<T>(row[column]);
+      if (++column == columns) column = 0;
+    }
     store<kWidth>(x + i, value);
   }
 };

@@ -17,6 +17,7 @@
 #include "core/kernels/layer_norm.h"
 #include "core/kernels/permutation.h"
 #include "core/kernels/reduction.h"
+#include "core/kernels/routing.h"
 #include "core/kernels/softmax.h"
 
 namespace conclave::roofline {
@@ -132,6 +133,12 @@ std::vector<Operation> operations(Size size) {
       [](const Tensors& t) { multiply(t[0], t[1], t[2], Write::accumulate); });
   row("add", rows_text, {read(rows), read(rows), written(rows)}, n,
       [](const Tensors& t) { add(t[0], t[1], t[2]); });
+  row("swap", rows_text, {updated(rows), updated(rows)}, 0, [](const Tensors& t) { swap(t[0], t[1]); });
+  row("fill", rows_text, {written(rows)}, 0, [](const Tensors& t) { t[0].fill(1); });
+  row("normal_noise", rows_text, {written(rows)}, 100 * n,
+      [](const Tensors& t) { normal_noise({.seed = 1}, 0, 0.5, t[0]); });
+  row("add_row", rows_text, {read({hidden}, DType::f64), updated(rows)}, n,
+      [](const Tensors& t) { add_row(t[0], t[1]); });
   row("scale", rows_text, {read(rows), written(rows)}, n, [](const Tensors& t) { scale(t[0], 0.5, t[1]); });
 
   constexpr double kRate = 0.1;
@@ -162,6 +169,15 @@ std::vector<Operation> operations(Size size) {
 
   row("softmax", rows_text, {read(rows), written(rows), written({tokens})}, 24 * n,
       [](const Tensors& t) { softmax(t[0], t[1], t[2]); });
+  row("add_router_gradients", rows_text, {read(rows), read({tokens}), updated(rows)}, 45 * n,
+      [](const Tensors& t) { add_router_gradients(t[0], t[1], {.z = 0.1, .entropy = 0.1}, t[2]); });
+  const Index texts = tokens / 64;
+  row("add_domain_gradients", rows_text,
+      {read(rows), equal_segments(texts, 64),
+       Operand{Use::read, {texts}, DType::i32, [](const Tensor& chosen) { chosen.fill(1); }}, updated(rows)},
+      3 * n, [](const Tensors& t) { add_domain_gradients(t[0], t[1], t[2], 0.1, 3, t[3]); });
+  row("segment_numbers", rows_text, {equal_segments(texts, 64), written({tokens}, DType::i32)}, 0,
+      [](const Tensors& t) { segment_numbers(t[0], t[1]); });
   row("softmax backward", rows_text, {read(rows), read(rows), written(rows)}, 4 * n,
       [](const Tensors& t) { softmax_backward(t[0], t[1], t[2], Write::assign); });
 
