@@ -6,8 +6,6 @@ namespace conclave {
 
 std::string_view name_of(Device device) { return device == Device::cpu ? "cpu" : "cuda"; }
 
-bool built_with_cuda() { return kBuiltWithCuda; }
-
 void synchronize(Device device) {
   if constexpr (kBuiltWithCuda)
     if (device == Device::cuda) cuda::synchronize();

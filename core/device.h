@@ -10,14 +10,13 @@ enum class Device : std::uint8_t { cpu, cuda };
 
 std::string_view name_of(Device device);
 
-/// Whether the CUDA kernels, NAME.cu beside NAME.cpp, are part of this build of core; for its own files, as
-/// the others are compiled alike for both. These ask built_with_cuda().
+/// Whether the CUDA backend, NAME.cu beside NAME.cpp, is part of this build; for files of core and parallel,
+/// as the others are compiled alike for both.
 #if defined(CONCLAVE_CUDA) && CONCLAVE_CUDA
 constexpr bool kBuiltWithCuda = true;
 #else
 constexpr bool kBuiltWithCuda = false;
 #endif
-bool built_with_cuda();
 
 /// Waits for all that this thread has queued on the device.
 void synchronize(Device device);

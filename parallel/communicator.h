@@ -56,6 +56,8 @@ class Communicator {
   virtual int size() const = 0;
   /// Where the tensors of an operation may be beside host memory; Device::cpu: nowhere else.
   virtual Device device() const { return Device::cpu; }
+  /// The one that tensors in host memory go by.
+  virtual const Communicator& host() const { return *this; }
 
   virtual void barrier() = 0;
   /// In place, over f32, f64, i32, i64 or u8 elements.

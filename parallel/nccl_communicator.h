@@ -44,6 +44,8 @@ class NcclCommunicator final : public Communicator {
 
   int rank() const override { return control_->rank(); }
   int size() const override { return control_->size(); }
+  Device device() const override { return Device::cuda; }
+  const Communicator& host() const override { return control_->host(); }
 
   /// The current stream's work is done on all ranks.
   void barrier() override;

@@ -85,6 +85,9 @@ int main(int argc, char** argv) {
       ->allow_extra_args(false);
   train_command->add_option("--resume", train.resume,
                             "Go on from a checkpoint: a path, or auto for the newest good one (if any)");
+  train_command
+      ->add_option("--device", train.device, "cpu, cuda, or auto: CUDA devices where every rank has one")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
 
   commands::EvaluateArguments evaluate;
   auto* evaluate_command = app.add_subcommand("eval", "Accuracy of a checkpoint on one split of its data");
@@ -94,6 +97,9 @@ int main(int argc, char** argv) {
       ->check(CLI::IsMember({"train", "validation", "test"}));
   evaluate_command->add_option("--set", evaluate.overrides, "Change a key of its recipe: data.path=...")
       ->allow_extra_args(false);
+  evaluate_command
+      ->add_option("--device", evaluate.device, "cpu, cuda, or auto: CUDA devices where every rank has one")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
 
   commands::PredictArguments predict;
   auto* predict_command = app.add_subcommand("predict", "Classes of texts, one JSON object per line");
@@ -103,6 +109,9 @@ int main(int argc, char** argv) {
   predict_command->add_option("--top", predict.top, "How many classes to list")->check(CLI::PositiveNumber);
   predict_command->add_option("--set", predict.overrides, "Other plug-ins: run.plugins=libmine.so")
       ->allow_extra_args(false);
+  predict_command
+      ->add_option("--device", predict.device, "cpu, cuda, or auto: CUDA devices where every rank has one")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
 
   commands::InspectArguments inspect;
   auto* inspect_command =

@@ -23,7 +23,7 @@ using Clock = std::chrono::steady_clock;
 constexpr auto kPollInterval = std::chrono::milliseconds(1);
 
 MPI_Comm mpi_handle(Communicator& group) {
-  const auto* mpi = dynamic_cast<const MpiCommunicator*>(&group);
+  const auto* mpi = dynamic_cast<const MpiCommunicator*>(&group.host());
   require(mpi != nullptr, "checkpoint writer: parallel HDF5 needs the MPI communicator of the ranks");
   return mpi->handle();
 }

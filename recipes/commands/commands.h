@@ -23,6 +23,7 @@ struct TrainArguments {
   std::string recipe;
   std::vector<std::string> overrides;
   std::string resume;
+  std::string device = "auto";  ///< see world_on() in parallel/device_world.h
 };
 int train(const TrainArguments& arguments, const Surroundings& surroundings, const MpiSession& session);
 
@@ -30,6 +31,7 @@ struct EvaluateArguments {
   std::string checkpoint;
   std::string split = "test";
   std::vector<std::string> overrides;
+  std::string device = "auto";
 };
 int evaluate(const EvaluateArguments& arguments, const Surroundings& surroundings, const MpiSession& session);
 
@@ -38,6 +40,7 @@ struct PredictArguments {
   std::vector<std::string> texts;  ///< none: one per line of standard input
   std::int64_t top = 3;
   std::vector<std::string> overrides;
+  std::string device = "auto";
 };
 int predict(const PredictArguments& arguments, const Surroundings& surroundings, const MpiSession& session);
 
@@ -70,6 +73,9 @@ int bench(const BenchArguments& arguments, const Surroundings& surroundings, con
 
 int recipe_check(const std::string& recipe, const std::vector<std::string>& overrides, std::int64_t ranks);
 int recipe_show(const std::string& recipe, const std::vector<std::string>& overrides, bool documented);
+
+/// Collective. All ranks, for `device`; rank 0 says where they compute if that is not where they might.
+std::unique_ptr<Communicator> world_for(const std::string& device, const MpiSession& session);
 
 /// Sets OpenMP's threads: as given, or this machine's cores divided among the ranks on it.
 void set_threads(std::int64_t requested, const Surroundings& surroundings, Communicator& world);

@@ -13,6 +13,15 @@ target_link_libraries(emulated_mpi_tests PRIVATE conclave_emulated MPI::MPI_C Th
                       conclave_flags)
 target_compile_options(emulated_mpi_tests PRIVATE -O1)
 
+# The program on emulated devices. What is compiled here, for CUDA, comes before what the libraries have of it.
+add_executable(emulated_conclave ${PROJECT_SOURCE_DIR}/recipes/conclave.cpp ${emulator}/nccl.cpp ${emulator}/mpi.cpp
+               ${parallel}/nccl_communicator.cpp ${parallel}/nccl_watchdog.cpp ${parallel}/device_choice.cpp
+               ${parallel}/device_world.cpp)
+target_link_libraries(emulated_conclave PRIVATE $<LINK_LIBRARY:WHOLE_ARCHIVE,conclave_emulated> conclave_recipes
+                      conclave_flags)
+target_compile_definitions(emulated_conclave PRIVATE CONCLAVE_VERSION="${PROJECT_VERSION}")
+target_compile_options(emulated_conclave PRIVATE -O1)
+
 foreach(ranks IN ITEMS 1 2 4)
   add_test(NAME emulated_mpi_${ranks}
            COMMAND ${MPIEXEC_EXECUTABLE} --oversubscribe -n ${ranks} $<TARGET_FILE:emulated_mpi_tests>)

@@ -1,0 +1,20 @@
+// Where a job computes: on its processors, or on CUDA devices, one for each rank.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "parallel/mpi_communicator.h"
+
+namespace conclave {
+
+struct DeviceWorld {
+  std::unique_ptr<Communicator> world;  ///< of all ranks; its device() is where they compute
+  std::string note;  ///< why not on CUDA devices, where these were looked for and not found; else ""
+};
+
+/// Collective. `wanted`: "cpu"; "cuda", and an Error, the same on every rank, where that cannot be; or
+/// "auto": on CUDA devices where every rank has one of its own, else on processors.
+DeviceWorld world_on(const std::string& wanted, std::unique_ptr<MpiCommunicator> all);
+
+}  // namespace conclave
