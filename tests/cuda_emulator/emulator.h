@@ -68,7 +68,8 @@ std::vector<Traffic> take_traffic();
 /// Of the order of threads, blocks and streams; CONCLAVE_CUDA_SEED sets it at the start of the process.
 void set_seed(std::uint64_t seed);
 
-/// Device memory from now on; what is taken stays.
+/// Device memory from now on; what is taken stays. CONCLAVE_CUDA_MEMORY, in MiB, sets it at the start of the
+/// process; CONCLAVE_CUDA_COUNTS names a file to which its end adds a line with the number of allocations.
 void set_memory(std::size_t bytes);
 
 /// Of the host's calls from now on that may fail, number `call` (from 1) finds the device broken: a report of

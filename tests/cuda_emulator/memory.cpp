@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstdlib>
+#include <fstream>
 #include <map>
 #include <memory>
 #include <new>
@@ -50,8 +51,18 @@ auto& allocations = *new std::vector<std::unique_ptr<Allocation>>;
 auto& live = *new std::vector<Allocation*>;  // in no order
 auto& pinned = *new std::map<std::uintptr_t, std::size_t>;
 auto& free_shadows = *new std::multimap<std::size_t, Cell*>;  // by size
-std::size_t capacity = std::size_t{4} << 30;
+std::size_t capacity = [] {
+  const char* mebibytes = std::getenv("CONCLAVE_CUDA_MEMORY");
+  return mebibytes ? std::strtoull(mebibytes, nullptr, 10) << 20 : std::size_t{4} << 30;
+}();
 int on_device = 0;
+
+struct CountsAtEnd {
+  ~CountsAtEnd() {
+    if (const char* path = std::getenv("CONCLAVE_CUDA_COUNTS"))
+      std::ofstream(path, std::ios::app) << counts.allocations << std::endl;
+  }
+} counts_at_end;
 
 void* pointer(std::uintptr_t at) { return reinterpret_cast<void*>(at); }
 

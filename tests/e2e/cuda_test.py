@@ -1,0 +1,47 @@
+"""Training on CUDA devices, which are emulated, over NCCL, likewise: the losses are those of processors, and once two steps
+are done no device memory is allocated."""
+
+import os
+from pathlib import Path
+
+from runs import PROGRAM, losses, prepare, run
+
+EMULATED = Path(os.environ["CONCLAVE_BUILD"], "emulated_conclave")
+RANKS = ["mpirun", "--oversubscribe", "-n", "2"]
+STEPS = 20
+
+
+def train(program, recipe, directory, *options):
+    """As run() does; says how much device memory each rank has allocated, and how often."""
+    counts = Path(f"{directory}.counts")
+    os.environ.update(CONCLAVE_CUDA_COUNTS=str(counts), CONCLAVE_CUDA_MEMORY="512")
+    sets = [f"--set={option}" for option in (*options, f"run.directory={directory}", "run.log_every=1")]
+    said = run([*RANKS, program, "train", recipe, "--device", "cuda" if program == EMULATED else "cpu", *sets])
+    assert f"threads each, on {'cuda' if program == EMULATED else 'cpu'}" in said, said
+    return counts.read_text().split() if counts.exists() else []
+
+
+def assert_close(first, second):
+    assert set(losses(first)) == set(losses(second)), (losses(first), losses(second))
+    for step, loss in losses(first).items():
+        assert abs(loss - losses(second)[step]) <= 1e-4 * max(1, abs(loss)), (step, loss, losses(second)[step])
+
+
+def main():
+    prepare()
+    mixed = ["moe.expert=2 feed_forward, 2 gated", "moe.balancer=grad_norm", "moe.shared_experts=1", "train.epsilon=1e-5"]
+    train(PROGRAM, "tiny.toml", "processors", f"train.steps={STEPS}", *mixed)
+    all_steps = train(EMULATED, "tiny.toml", "devices", f"train.steps={STEPS}", *mixed)
+    assert_close("processors", "devices")
+    assert losses("devices")[STEPS] < 0.8 * losses("devices")[1], "it learns nothing"
+    two_steps = train(EMULATED, "tiny.toml", "two", "train.steps=2", *mixed)
+    assert len(two_steps) == 2 and sorted(all_steps) == sorted(two_steps), (two_steps, all_steps)
+
+    # The processors' checkpoint, evaluated on devices.
+    here = run([*RANKS, PROGRAM, "eval", "processors"])
+    there = run([*RANKS, EMULATED, "eval", "processors", "--device", "cuda"])
+    assert here.split('"accuracy":')[1][:8] == there.split('"accuracy":')[1][:8], (here, there)
+
+
+if __name__ == "__main__":
+    main()
