@@ -91,18 +91,7 @@ Index ParameterSet::elements() const {
 }
 
 void ParameterSet::zero_gradients() {
-  constexpr std::size_t kChunk = std::size_t{1} << 18;  // bytes, a task
-  for (const Segment& segment : segments_) {
-    if (segment.gradients.device() != Device::cpu) {
-      segment.gradients.zero();
-      continue;
-    }
-    auto* bytes = static_cast<std::byte*>(segment.gradients.raw());
-    const std::size_t total = segment.gradients.bytes();
-#pragma omp parallel for schedule(static) if (total > kChunk)
-    for (std::size_t begin = 0; begin < total; begin += kChunk)
-      std::fill_n(bytes + begin, std::min(kChunk, total - begin), std::byte{0});
-  }
+  for (const Segment& segment : segments_) segment.gradients.zero();
   for (Parameter* parameter : parameters_) parameter->slot.pending = 0;
 }
 
