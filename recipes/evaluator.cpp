@@ -43,9 +43,9 @@ Tensor Evaluator::forward(Tape& tape, const Batch& batch, bool calibrating) {
 }
 
 // Of what the device has computed, in host memory.
-Evaluator::Results Evaluator::copies_of(Tape& tape, const Tensor& logits) {
+Evaluator::Results Evaluator::copies_of(Tape& tape, const Tensor& logits, const Layers& layers) {
   Results results{tape.on_host(logits), {}};
-  for (const auto& [name, layer] : model_.moe_layers())
+  for (const auto& [name, layer] : layers)
     results.chosen_experts.push_back(tape.on_host(layer->chosen_experts()));
   return results;
 }
@@ -57,7 +57,7 @@ void Evaluator::plan() {
   Tape tape(activations_, false);
   const Tensor logits = forward(tape, batch_);
   functions::cross_entropy(tape, logits, tape.on_device(text_input(batch_).labels), 0);
-  copies_of(tape, logits);
+  copies_of(tape, logits, model_.moe_layers());
 }
 
 void Evaluator::calibrate(Index batches) {
@@ -111,7 +111,7 @@ Evaluation Evaluator::run(const BatchVisitor& visit) {
     sums[0] += kernels::sum(scored.losses);
     sums[1] += static_cast<double>(batch_.local_sequences());
     sums[2] += static_cast<double>(batch_.local_tokens());
-    const auto [scores_here, chosen_experts] = copies_of(tape, logits);
+    const auto [scores_here, chosen_experts] = copies_of(tape, logits, layers);
     const float* scores = scores_here.data<float>();
     for (std::size_t i = 0; i < batch_.labels.size(); ++i, scores += classes) {
       const auto label = static_cast<std::size_t>(batch_.labels[i]);

@@ -59,7 +59,8 @@ class Evaluator {
   };
 
   Tensor forward(Tape& tape, const Batch& batch, bool calibrating = false);
-  Results copies_of(Tape& tape, const Tensor& logits);
+  using Layers = std::vector<std::pair<std::string, MoeLayer*>>;
+  static Results copies_of(Tape& tape, const Tensor& logits, const Layers& layers);
 
   TextClassifier& model_;
   Index classes_;
