@@ -4,8 +4,10 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import tempfile
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -112,6 +114,22 @@ def own_temporary_files():
 
 def train(ranks, directory, *options, resume=None, **how):
     return run(command(ranks, directory, *options, resume=resume), **how)
+
+
+def stop_after(steps, arguments, directory, number=signal.SIGINT, timeout=60):
+    """Runs a training that logs every step, sends the signal once `steps` are logged, and returns what it printed."""
+    job = subprocess.Popen(
+        [str(argument) for argument in arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    metrics = Path(directory, "metrics.jsonl")
+    while not metrics.exists() or metrics.read_text().count("\n") < steps:
+        assert job.poll() is None, job.stdout.read()
+        time.sleep(0.01)
+    job.send_signal(number)
+    output, _ = job.communicate(timeout=timeout)
+    assert job.returncode == 130, f"status {job.returncode}\n{output}"
+    assert "interrupted after" in output, output
+    return output
 
 
 def checkpoints(directory):

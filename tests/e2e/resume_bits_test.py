@@ -4,11 +4,9 @@ and with the same losses on others."""
 import os
 import shutil
 import signal
-import subprocess
-import time
 from pathlib import Path
 
-from runs import assert_same_losses, assert_same_weights, checkpoints, command, losses, prepare, train
+from runs import assert_same_losses, assert_same_weights, checkpoints, command, losses, prepare, stop_after, train
 
 STEPS = 60
 # Whatever has a state: two moments, a mean of the weights, the routing bias, dropout, batches within a step.
@@ -20,15 +18,7 @@ def interrupted(ranks, directory, number):
     arguments = command(1, directory, *RUN, "train.steps=100000")
     if ranks > 1:
         arguments = [os.environ["CONCLAVE_SOURCE"] + "/scripts/run_ranks", str(ranks), *arguments]
-    job = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    metrics = Path(directory, "metrics.jsonl")
-    while not metrics.exists() or metrics.read_text().count("\n") < 5:
-        assert job.poll() is None, job.stdout.read()
-        time.sleep(0.01)
-    job.send_signal(number)
-    output, _ = job.communicate(timeout=60)
-    assert job.returncode == 130, f"status {job.returncode}\n{output}"
-    assert "interrupted after" in output, output
+    stop_after(5, arguments, directory, number)
     last = max(losses(directory))
     assert checkpoints(directory)[-1].name == f"step-{last:08d}.h5", (last, checkpoints(directory))
 

@@ -1,0 +1,33 @@
+"""The default recipe on two CUDA devices, which are emulated, over NCCL, likewise: its first steps have the losses that
+processors have. Batches are smaller than the recipe's, as a step of those takes half a minute there."""
+
+import os
+from pathlib import Path
+
+from runs import PROGRAM, losses, stop_after
+
+EMULATED = Path(os.environ["CONCLAVE_BUILD"], "emulated_conclave")
+SOURCE = Path(os.environ["CONCLAVE_SOURCE"])
+STEPS = 20
+# An epsilon above rounding: Adam makes steps of full size of gradients that are nothing but rounding.
+OPTIONS = ["train.batch_tokens=512", "train.epsilon=1e-5", "run.log_every=1"]
+
+
+def first_losses(program, device):
+    sets = [f"--set={option}" for option in (*OPTIONS, f"run.directory={device}")]
+    training = [program, "train", SOURCE / "recipes/quick.toml", "--device", device, *sets]
+    stop_after(STEPS, [SOURCE / "scripts/run_ranks", "2", *training], device)
+    return {step: loss for step, loss in losses(device).items() if step <= STEPS}
+
+
+def main():
+    os.environ["CONCLAVE_CUDA_MEMORY"] = "512"
+    here, there = first_losses(PROGRAM, "cpu"), first_losses(EMULATED, "cuda")
+    assert len(here) == len(there) == STEPS, (here, there)
+    worst = max(abs(loss - there[step]) / max(1, abs(loss)) for step, loss in here.items())
+    print(f"quick.toml, {STEPS} steps: losses at most {worst:.1e} apart, the last {here[STEPS]:.4f} of {here[1]:.4f}")
+    assert worst <= 1e-4, (here, there)
+
+
+if __name__ == "__main__":
+    main()
