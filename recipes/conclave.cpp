@@ -55,9 +55,10 @@ int alone(const std::function<int()>& command) {
 // any other error may be one rank's alone, and the others would wait for it forever, so it ends them all.
 int together(const std::function<int(const conclave::MpiSession&)>& command) {
   conclave::MpiSession session;
-  int rank = 0;
+  int rank = 0, ranks = 1;
   try {
     rank = session.world()->rank();
+    ranks = session.world()->size();
     return command(session);
   } catch (const conclave::RecipeError& error) {
     if (rank == 0) fmt::print(stderr, "conclave: {}\n", error.what());
@@ -66,6 +67,7 @@ int together(const std::function<int(const conclave::MpiSession&)>& command) {
     // Where all ranks fail alike, rank 0 speaks for them, and ends this one before it would.
     if (rank != 0) std::this_thread::sleep_for(std::chrono::seconds(1));
     fmt::print(stderr, "conclave: {}\n", error.what());
+    if (ranks == 1) return 1;
     session.abort(1);
   }
 }

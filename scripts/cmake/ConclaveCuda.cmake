@@ -23,7 +23,9 @@ endif()
 
 set(CONCLAVE_WITH_CUDA ON)
 set(CMAKE_CUDA_COMPILER ${CONCLAVE_NVCC})
-set(CMAKE_CUDA_ARCHITECTURES 80-real 90)  # A100, H100; later ones translate the latter's PTX
+if(NOT CMAKE_CUDA_ARCHITECTURES)
+  set(CMAKE_CUDA_ARCHITECTURES 80-real 90)  # A100, H100; later ones translate the latter's PTX
+endif()
 set(CMAKE_CUDA_COMPILER_LAUNCHER ${CMAKE_CXX_COMPILER_LAUNCHER})
 enable_language(CUDA)
 if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake 3.25 does not know that nvcc knows C++20
