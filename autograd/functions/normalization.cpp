@@ -19,7 +19,8 @@ Tensor layer_norm(Tape& tape, const Tensor& x, const Tensor& gamma, const Tensor
     const auto dx = target(x), dgamma = target(gamma), dbeta = target(beta);
     for (const auto& [gradient, write] : {dgamma, dbeta})
       if (write == Write::assign) gradient.zero();
-    const Tensor scratch = options.gelu ? tape.empty(x.shape(), x.dtype()) : Tensor();
+    const bool scratched = options.gelu && x.device() == Device::cpu;
+    const Tensor scratch = scratched ? tape.empty(x.shape(), x.dtype()) : Tensor();
     kernels::layer_norm_backward(tape.gradient(y), x, gamma, beta, options, mean, rstd, dx.gradient, dx.write,
                                  dgamma.gradient, dbeta.gradient, scratch);
   });

@@ -122,17 +122,19 @@ LaunchShape team_shape(Index rows) {
   return {.grid = dim3(blocks_for(rows, kTeams)), .block = dim3(kTeam, kTeams)};
 }
 
-/// body.operator()<kWidth, kTeam>() with what suits rows of so many `columns` in these arrays.
+/// body.operator()<kWidth, kTeam>() with what suits rows of so many `columns` in these arrays; a row of at
+/// most `warps_row` is a warp's.
 template <class T, class Body>
-void for_team(Index columns, std::initializer_list<const void*> arrays, Body body) {
+void for_team(Index columns, std::initializer_list<const void*> arrays, Body body,
+              Index warps_row = kLongRow) {
   constexpr int kPack = kPackWidth<T>;
   if (columns % kPack == 0 && aligned(arrays)) {
-    if (columns > kLongRow)
+    if (columns > warps_row)
       body.template operator()<kPack, kBlock>();
     else
       body.template operator()<kPack, kWarp>();
   } else {
-    if (columns > kLongRow)
+    if (columns > warps_row)
       body.template operator()<1, kBlock>();
     else
       body.template operator()<1, kWarp>();

@@ -56,11 +56,10 @@ void layer_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& gamma,
   expect("layer_norm backward", "dx", dx, x.shape(), x.dtype());
   expect("layer_norm backward", "dgamma", dgamma, {hidden}, x.dtype());
   expect("layer_norm backward", "dbeta", dbeta, {hidden}, x.dtype());
-  if (options.gelu) expect("layer_norm backward", "scratch", scratch, x.shape(), x.dtype());
   if constexpr (kBuiltWithCuda)
-    if (on_cuda("layer_norm backward", dy, x, gamma, beta, mean, rstd, dx, dgamma, dbeta, scratch))
-      return cuda::layer_norm_backward(dy, x, gamma, beta, options, mean, rstd, dx, write, dgamma, dbeta,
-                                       scratch);
+    if (on_cuda("layer_norm backward", dy, x, gamma, beta, mean, rstd, dx, dgamma, dbeta))
+      return cuda::layer_norm_backward(dy, x, gamma, beta, options, mean, rstd, dx, write, dgamma, dbeta);
+  if (options.gelu) expect("layer_norm backward", "scratch", scratch, x.shape(), x.dtype());
   for_floating(x.dtype(), "layer_norm backward", [&]<class T>(T) {
     const T *pdy = dy.data<T>(), *px = x.data<T>(), *pg = gamma.data<T>(), *pb = beta.data<T>();
     const T *pm = mean.data<T>(), *pr = rstd.data<T>();

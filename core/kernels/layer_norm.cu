@@ -1,4 +1,7 @@
+#include <algorithm>
+
 #include "core/cuda/scratch.h"
+#include "core/cuda/shared_memory.h"
 #include "core/kernels/cuda_column_sums.h"
 #include "core/kernels/cuda_kernel.h"
 #include "core/kernels/layer_norm.h"
@@ -6,6 +9,9 @@
 
 namespace conclave::kernels::cuda {
 namespace {
+
+using conclave::cuda::Scratch;
+using conclave::cuda::shared_memory;
 
 // A row is read three times, but only the first time from memory: the rows of a block stay in its L1.
 template <class T, bool kGelu, int kWidth, int kTeam>
@@ -45,11 +51,34 @@ __global__ void __launch_bounds__(kBlock)
   });
 }
 
-// Writes dx and, with GELU, the gradient behind it to dz.
+// Columns whose gradients a block can hold for a row: 32 KiB of them.
+template <class T>
+constexpr Index kWindow = Index{32 * 1024} / sizeof(T);
+// The longest row for a warp: eight rows' sums, and their gradients behind GELU, are 96 KiB of shared memory.
+template <class T>
+constexpr Index kWarpsRow = Index{4 * 1024} / sizeof(T);
+
+// What a team has in shared memory: its sums for gamma and beta and, with GELU, the gradient behind it.
+template <bool kGelu>
+constexpr Index kArrays = kGelu ? 3 : 2;
+
+// Writes dx, and to partial [blocks, 2, hidden] what the block's rows add to the gradients of gamma and beta.
+// The blocks are [blocks, windows of columns]: all of a row counts for its window of dx. A thread has the
+// same columns of each row, and keeps what it knows of them where nobody else looks before the end. As many
+// blocks as shared memory has room for share a multiprocessor, but of f64 fewer, for want of registers.
 template <class T, bool kGelu, int kWidth, int kTeam>
-__global__ void __launch_bounds__(kBlock)
+__global__ void __launch_bounds__(kBlock, sizeof(T) == sizeof(float) ? 3 : 2)
     layer_norm_backward_kernel(Index rows, Index hidden, const T* dy, const T* x, const T* gamma,
-                               const T* beta, const T* mean, const T* rstd, T* dx, Write mode, T* dz) {
+                               const T* beta, const T* mean, const T* rstd, T* dx, Write mode, T* partial) {
+  static_assert(kWindow<T> % (kTeam * kWidth) == 0, "the windows begin where a team's first thread is");
+  const Index begin = Index{blockIdx.y} * kWindow<T>, columns = min(hidden - begin, kWindow<T>);
+  T* const shared = shared_memory<T>();
+  T *dgamma = shared + Index{threadIdx.y} * kArrays<kGelu> * columns, *dbeta = dgamma + columns,
+    *dz = dbeta + columns;
+  for_columns<kWidth, kTeam>(columns, [&](Index i) {
+    store<kWidth>(dgamma + i, Pack<T, kWidth>{});
+    store<kWidth>(dbeta + i, Pack<T, kWidth>{});
+  });
   for_team_rows(rows, [&](Index row) {
     const T *in = x + row * hidden, *up = dy + row * hidden;
     const T average = mean[row], r = rstd[row];
@@ -64,7 +93,7 @@ __global__ void __launch_bounds__(kBlock)
           gelu((value.at[j] - average) * r * g.at[j] + b.at[j], derivative);
           d.at[j] *= derivative;
         }
-        store<kWidth>(dz + row * hidden + i, d);
+        if (i >= begin && i < begin + columns) store<kWidth>(dz + i - begin, d);
       }
       for (int j = 0; j < kWidth; ++j) {
         sum += d.at[j] * g.at[j];
@@ -73,28 +102,47 @@ __global__ void __launch_bounds__(kBlock)
     });
     sum = team_sum<kTeam>(sum) / static_cast<T>(hidden);
     dot = team_sum<kTeam>(dot) / static_cast<T>(hidden);
-    if constexpr (kGelu) up = dz + row * hidden;  // what this thread itself has written
-    for_columns<kWidth, kTeam>(hidden, [&](Index i) {
-      const Pack<T, kWidth> value = load<kWidth>(in + i), g = load<kWidth>(gamma + i);
-      Pack<T, kWidth> d = load<kWidth>(up + i);
-      for (int j = 0; j < kWidth; ++j)
-        d.at[j] = (d.at[j] * g.at[j] - sum - (value.at[j] - average) * r * dot) * r;
-      write_pack<kWidth>(dx + row * hidden + i, d, mode);
+    for_columns<kWidth, kTeam>(columns, [&](Index i) {
+      const Pack<T, kWidth> value = load<kWidth>(in + begin + i), g = load<kWidth>(gamma + begin + i),
+                            d = load<kWidth>(kGelu ? dz + i : up + begin + i);
+      Pack<T, kWidth> gradient, for_gamma = load<kWidth>(dgamma + i), for_beta = load<kWidth>(dbeta + i);
+      for (int j = 0; j < kWidth; ++j) {
+        const T normalized = (value.at[j] - average) * r;
+        gradient.at[j] = (d.at[j] * g.at[j] - sum - normalized * dot) * r;
+        for_gamma.at[j] += d.at[j] * normalized;
+        for_beta.at[j] += d.at[j];
+      }
+      write_pack<kWidth>(dx + row * hidden + begin + i, gradient, mode);
+      store<kWidth>(dgamma + i, for_gamma);
+      store<kWidth>(dbeta + i, for_beta);
     });
   });
+  __syncthreads();
+  for (Index i = Index{threadIdx.y} * kTeam + threadIdx.x; i < columns; i += kBlock)
+    for (int s = 0; s < 2; ++s) {
+      T sum = 0;
+      for (int team = 0; team < kBlock / kTeam; ++team)
+        sum += shared[(team * kArrays<kGelu> + s) * columns + i];
+      partial[(Index{blockIdx.x} * 2 + s) * hidden + begin + i] = sum;
+    }
 }
 
-// One row's part of the gradients of gamma and beta.
+// One block's part of the gradients of gamma and beta.
 template <class T>
 struct ParameterTerms {
   Index hidden;
-  const T *dz, *x, *mean, *rstd;
-  __device__ void operator()(Index row, Index column, T (&sums)[2]) const {
-    const T d = dz[row * hidden + column];
-    sums[0] += d * (x[row * hidden + column] - mean[row]) * rstd[row];
-    sums[1] += d;
+  const T* partial;
+  __device__ void operator()(Index block, Index column, T (&sums)[2]) const {
+    for (int s = 0; s < 2; ++s) sums[s] += partial[(block * 2 + s) * hidden + column];
   }
 };
+
+// What each leaves to add up, twice hidden, written and read, is a twelfth at most of what its rows take,
+// three times hidden each; where two for each of an H100's multiprocessors have more rows, less.
+Index backward_blocks(Index rows) {
+  constexpr Index kRows = 16, kManyRows = 64, kTwoEach = 264;
+  return std::clamp(std::min(rows / kRows, std::max(kTwoEach, rows / kManyRows)), Index{1}, kMaxBlocks);
+}
 
 }  // namespace
 
@@ -116,23 +164,32 @@ void layer_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, LayerN
 
 void layer_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& gamma, const Tensor& beta,
                          LayerNormOptions options, const Tensor& mean, const Tensor& rstd, const Tensor& dx,
-                         Write write, const Tensor& dgamma, const Tensor& dbeta, const Tensor& scratch) {
+                         Write write, const Tensor& dgamma, const Tensor& dbeta) {
+  const char* operation = "layer_norm backward";
   const Index rows = x.size(0), hidden = x.size(1);
   if (x.numel() == 0) return;
-  for_floating(x.dtype(), "layer_norm backward", [&]<class T>(T) {
-    T* dz = options.gelu ? scratch.data<T>() : nullptr;
+  for_floating(x.dtype(), operation, [&]<class T>(T) {
+    const Index blocks = backward_blocks(rows), windows = (hidden + kWindow<T> - 1) / kWindow<T>;
+    Scratch scratch;
+    T* const partial = scratch.array<T>(blocks * 2 * hidden);
     const auto run = [&]<int kWidth, int kTeam>() {
-      launch("layer_norm backward",
-             options.gelu ? layer_norm_backward_kernel<T, true, kWidth, kTeam>
-                          : layer_norm_backward_kernel<T, false, kWidth, kTeam>,
-             team_shape<kTeam>(rows), rows, hidden, dy.data<T>(), x.data<T>(), gamma.data<T>(),
-             beta.data<T>(), mean.data<T>(), rstd.data<T>(), dx.data<T>(), write, dz);
+      const auto launch_for = [&]<bool kGelu>() {
+        const Index elements = kBlock / kTeam * kArrays<kGelu> * std::min(hidden, kWindow<T>);
+        launch(operation, layer_norm_backward_kernel<T, kGelu, kWidth, kTeam>,
+               {.grid = dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(windows)),
+                .block = dim3(kTeam, kBlock / kTeam),
+                .shared_bytes = static_cast<std::size_t>(elements) * sizeof(T)},
+               rows, hidden, dy.data<T>(), x.data<T>(), gamma.data<T>(), beta.data<T>(), mean.data<T>(),
+               rstd.data<T>(), dx.data<T>(), write, partial);
+      };
+      if (options.gelu)
+        launch_for.template operator()<true>();
+      else
+        launch_for.template operator()<false>();
     };
-    for_team<T>(hidden, {dy.raw(), x.raw(), gamma.raw(), beta.raw(), dx.raw(), dz}, run);
-    // dx may not be dy or x: the rows are read again here.
-    const ParameterTerms<T> terms{hidden, dz ? dz : dy.data<T>(), x.data<T>(), mean.data<T>(),
-                                  rstd.data<T>()};
-    add_column_sums<T, 2>("layer_norm backward", rows, hidden, terms, {dgamma.data<T>(), dbeta.data<T>()});
+    for_team<T>(hidden, {dy.raw(), x.raw(), gamma.raw(), beta.raw(), dx.raw()}, run, kWarpsRow<T>);
+    add_column_sums<T, 2>(operation, blocks, hidden, ParameterTerms<T>{hidden, partial},
+                          {dgamma.data<T>(), dbeta.data<T>()});
   });
 }
 

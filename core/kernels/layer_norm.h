@@ -16,8 +16,8 @@ struct LayerNormOptions {
 void layer_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, LayerNormOptions options,
                 const Tensor& y, const Tensor& mean, const Tensor& rstd);
 
-/// dx [rows, hidden] (=, +=); dgamma, dbeta [hidden] accumulate. `scratch` [rows, hidden] is needed with gelu
-/// only.
+/// dx [rows, hidden] (=, +=), which is not dy or x; dgamma, dbeta [hidden] accumulate. `scratch` [rows,
+/// hidden] is needed with gelu on a processor only.
 void layer_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& gamma, const Tensor& beta,
                          LayerNormOptions options, const Tensor& mean, const Tensor& rstd, const Tensor& dx,
                          Write write, const Tensor& dgamma, const Tensor& dbeta, const Tensor& scratch);
@@ -28,7 +28,7 @@ void layer_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, LayerN
                 const Tensor& y, const Tensor& mean, const Tensor& rstd);
 void layer_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& gamma, const Tensor& beta,
                          LayerNormOptions options, const Tensor& mean, const Tensor& rstd, const Tensor& dx,
-                         Write write, const Tensor& dgamma, const Tensor& dbeta, const Tensor& scratch);
+                         Write write, const Tensor& dgamma, const Tensor& dbeta);
 }  // namespace cuda
 
 }  // namespace conclave::kernels

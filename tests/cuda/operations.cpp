@@ -154,17 +154,13 @@ std::vector<Operation> operations(Size size) {
         {read(rows), read({hidden}), read({hidden}), written(rows), written({tokens}), written({tokens})},
         (gelu ? 53 : 8) * n,
         [=](const Tensors& t) { layer_norm(t[0], t[1], t[2], options, t[3], t[4], t[5]); });
-    row(
-        gelu ? "layer_norm (gelu) backward" : "layer_norm backward", rows_text,
+    row(gelu ? "layer_norm (gelu) backward" : "layer_norm backward", rows_text,
         {read(rows), read(rows), read({hidden}), read({hidden}), read({tokens}), read({tokens}),
-         written(rows), updated({hidden}), updated({hidden}), Operand{Use::scratch, gelu ? rows : Shape{0}}},
-        (gelu ? 62 : 17) * n,
-        [=](const Tensors& t) {
+         written(rows), updated({hidden}), updated({hidden})},
+        (gelu ? 62 : 17) * n, [=](const Tensors& t) {
           layer_norm_backward(t[0], t[1], t[2], t[3], options, t[4], t[5], t[6], Write::assign, t[7], t[8],
-                              t[9]);
-        },
-        Bytes{.read = 8 * n, .written = gelu ? 4 * n : 0},
-        "the parameters' gradients, sums over all rows, are a second pass");
+                              {});
+        });
   }
 
   row("softmax", rows_text, {read(rows), written(rows), written({tokens})}, 24 * n,
