@@ -357,6 +357,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t oper
                               std::size_t workspace_bytes, cudaStream_t stream) {
   const std::string doing = "cublasLtMatmul";
   return call([&] {
+    count_call();
     handles.at(handle, doing);
     const Problem problem = problem_of(doing, operation, {a_layout, b_layout, c_layout, d_layout});
     const Operation& how = problem.operation;

@@ -61,6 +61,8 @@ extern Random order;
 /// Queues work on a stream, which gets the number of begin_work() when it runs; throws Report where the
 /// stream was destroyed. The work of no name touches no memory.
 void queue(cudaStream_t stream, const std::string& name, std::function<void(std::uint32_t)> run);
+/// A call of the host's that may fail begins; throws Report where break_at() wants it to.
+void count_call();
 /// Adds to the report.
 void complain(const std::string& what);
 /// What the report says so far, "" for nothing.

@@ -192,10 +192,6 @@ void drain_all() {
 
 std::size_t calls_until_broken = 0;  // 0: it will not be
 
-void count_call() {
-  if (calls_until_broken > 0 && --calls_until_broken == 0) throw Report("the device broke, as planned");
-}
-
 // A call of the host's: one at a time, and what it throws becomes a report.
 template <class Body>
 cudaError_t call_that_succeeds(Body&& body) {
@@ -316,6 +312,10 @@ void queue(cudaStream_t stream, const std::string& name, std::function<void(std:
     run(number);
     return true;
   });
+}
+
+void count_call() {
+  if (calls_until_broken > 0 && --calls_until_broken == 0) throw Report("the device broke, as planned");
 }
 
 void complain(const std::string& what) { report += (report.empty() ? "" : "; ") + what; }
