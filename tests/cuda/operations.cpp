@@ -10,11 +10,14 @@
 #include "core/cuda/memory.h"
 #include "core/kernels/activation.h"
 #include "core/kernels/adamw.h"
+#include "core/kernels/attention.h"
 #include "core/kernels/dropout.h"
 #include "core/kernels/embedding.h"
 #include "core/kernels/gate.h"
 #include "core/kernels/hinge.h"
 #include "core/kernels/layer_norm.h"
+#include "core/kernels/lstm.h"
+#include "core/kernels/matmul.h"
 #include "core/kernels/permutation.h"
 #include "core/kernels/reduction.h"
 #include "core/kernels/routing.h"
@@ -53,6 +56,13 @@ Operand equal_segments(Index segments, Index each) {
             for (std::int32_t& value : values.span<std::int32_t>())
               value = static_cast<std::int32_t>(std::exchange(begin, begin + each));
           }};
+}
+
+/// The same, for operations that want them on the host.
+std::vector<Index> equal_offsets(Index segments, Index each) {
+  std::vector<Index> offsets;
+  for (Index segment = 0; segment <= segments; ++segment) offsets.push_back(segment * each);
+  return offsets;
 }
 
 /// [tokens, k] i32: k experts of each token, so far apart that no two of their scores share a sector.
@@ -109,6 +119,140 @@ double floor_of(const Operation& operation, const Rates& rates) {
   const double flops = operation.arithmetic == Arithmetic::f32 ? rates.f32 : rates.bf16_products;
   return std::max(operation.least().total() / rates.bytes, operation.flops / flops);
 }
+
+namespace {
+
+// Rows that come together; row(name, sizes, operands, FLOPs, run, more = {}, reason = "") adds one.
+
+template <class Row>
+void attention_rows(bool small, const Row& row) {
+  const Index sequences = small ? 2 : 8, length = small ? 96 : 2048, heads = small ? 2 : 32,
+              head_size = small ? 32 : 128;
+  const Index tokens = sequences * length, hidden = heads * head_size;
+  const std::string sizes =
+      fmt::format("{} sequences of {}, {} heads of {}", sequences, length, heads, head_size);
+  const Shape inputs{tokens, 3 * hidden}, outputs{tokens, hidden}, sums{tokens, heads};
+  const Operand offsets = equal_segments(sequences, length);
+  const auto n = static_cast<double>(outputs.numel()), m = static_cast<double>(sums.numel()),
+             size = static_cast<double>(head_size);
+  for (const AttentionMask mask : {AttentionMask::none, AttentionMask::causal}) {
+    const bool causal = mask == AttentionMask::causal;
+    const AttentionOptions options{heads, mask};
+    const double scores = m * static_cast<double>(causal ? length + 1 : 2 * length) / 2;
+    row(causal ? "attention (causal)" : "attention", sizes,
+        {read(inputs), offsets, written(outputs), written(sums)}, (4 * size + 25) * scores,
+        [=](const Tensors& t) { attention(t[0], t[1], options, t[2], t[3]); });
+    row(
+        causal ? "attention (causal) backward" : "attention backward", sizes,
+        {read(outputs), read(inputs), offsets, read(outputs), read(sums), written(inputs)},
+        (10 * size + 25) * scores,
+        [=](const Tensors& t) { attention_backward(t[0], t[1], t[2], options, t[3], t[4], t[5]); },
+        Bytes{.read = 4 * (4 * n + 2 * m), .written = 4 * m},
+        "the gradients of keys and values, sums over queries in a fixed order, are a second pass");
+  }
+}
+
+template <class Row>
+void lstm_rows(bool small, const Row& row) {
+  const Index count = small ? 32 : 1024, steps = small ? 8 : 64, groups = small ? 2 : 8,
+              hidden = small ? 64 : 256, rows = count * steps;
+  const std::string sizes =
+      fmt::format("{} sequences of {}, groups {}, hidden {}", count, steps, groups, hidden);
+  const Shape states{rows, hidden}, gates{rows, 4 * hidden}, weight{groups, 4 * hidden, hidden};
+  const Tensor recurrent = Tensor::empty(weight);
+  const Operand scratch{Use::scratch, lstm_scratch(recurrent, count)},
+      backward_scratch{Use::scratch, lstm_backward_scratch(recurrent, count, rows)};
+  const std::vector<Index> of_groups = equal_offsets(groups, rows / groups),
+                           sequences = equal_offsets(count, steps);
+  // All units, and what of h, c or their gradients goes from one step to the next.
+  const auto n = static_cast<double>(states.numel()), carried = static_cast<double>((rows - count) * hidden);
+  const double product = 8 * carried * static_cast<double>(hidden);
+  // Each step but one multiplies by the weights, and all look where the sequences lie.
+  const auto anew = static_cast<double>((steps - 2) * weight.numel() * 4 + steps * count * 16);
+  const auto places = static_cast<double>(count * 16);
+  row(
+      "lstm", sizes,
+      {read(gates), read(weight), written(states), written(states), written(gates),
+       written({count}, DType::i32), scratch},
+      product + 110 * n,
+      [=](const Tensors& t) { lstm(t[0], of_groups, sequences, t[1], t[2], t[3], t[4], t[5], t[6]); },
+      Bytes{.read = anew + 4 * 2 * carried, .written = places},
+      "each step is a launch, which finds the weights, h and c in the second cache");
+  // Of each row a byte that says whether a sequence begins there, alone in its sector where steps are many.
+  const auto starts = static_cast<double>(rows * std::min<Index>(steps, 32));
+  row(
+      "lstm backward", sizes,
+      {read(states), read(weight), read(states), read(states), read(gates),
+       Operand{Use::scratch, {count}, DType::i32}, written(gates), updated(weight), backward_scratch},
+      2 * product + 45 * n,
+      [=](const Tensors& t) {
+        lstm_backward(t[0], of_groups, sequences, t[1], t[2], t[3], t[4], t[5], t[6], t[7], t[8]);
+      },
+      // The gradients of gates and c that the step after left, c of the one before; the former again, to sum.
+      Bytes{.read = anew + 4 * (4 + 1 + 1 + 4) * carried, .written = places + 4 * n + starts},
+      "each step is a launch, which finds the weights and what the step after left in the second cache; the "
+      "weights' gradients are a second pass");
+}
+
+template <class Row>
+void product_rows(bool small, const Row& row) {
+  const Index rows = small ? 192 : 16384, in = small ? 96 : 4096, out = small ? 128 : 4096;
+  const Shape inputs{rows, in}, outputs{rows, out};
+  const auto n = static_cast<double>(outputs.numel());
+  const double product = 2 * n * static_cast<double>(in);
+  const std::string sizes = fmt::format("rows {}, in {}, out {}", rows, in, out);
+  row("matmul", sizes, {read(inputs), read({in, out}), written(outputs)}, product,
+      [](const Tensors& t) { matmul(t[0], Transpose::no, t[1], Transpose::no, t[2]); });
+
+  // Of a mixture's experts, for each of which cuBLASLt multiplies.
+  const Index groups = small ? 2 : 8;
+  const Shape weights{groups, out, in}, biases{groups, out};
+  const std::vector<Index> offsets = equal_offsets(groups, rows / groups);
+  const std::string grouped = fmt::format("{}, groups {}", sizes, groups);
+  row("linear (relu)", grouped, {read(inputs), read(weights), read(biases), written(outputs)},
+      product + 2 * n,
+      [=](const Tensors& t) { grouped_linear(t[0], offsets, t[1], t[2], Activation::relu, t[3], {}); });
+  row(
+      "linear (gelu)", grouped,
+      {read(inputs), read(weights), read(biases), written(outputs), written(outputs)}, product + 46 * n,
+      [=](const Tensors& t) { grouped_linear(t[0], offsets, t[1], t[2], Activation::gelu, t[3], t[4]); },
+      Bytes{.read = 4 * n, .written = 4 * n},
+      "cuBLASLt's GELU is another function, and has no derivative: a second pass over y");
+  row("linear backward input", grouped, {read(outputs), read(weights), written(inputs)}, product,
+      [=](const Tensors& t) { grouped_linear_backward_input(t[0], offsets, t[1], t[2], Write::assign); });
+  row(
+      "linear backward parameters", grouped, {read(outputs), read(inputs), updated(weights), updated(biases)},
+      product + n,
+      [=](const Tensors& t) { grouped_linear_backward_parameters(t[0], t[1], offsets, t[2], t[3]); },
+      Bytes{.read = 4 * n}, "cuBLASLt's sums over rows would replace the bias's gradient: a second pass");
+  row("linear, independent rows", sizes, {read(inputs), read({1, out, in}), read({1, out}), written(outputs)},
+      product + 2 * n, [=, whole = equal_offsets(1, rows)](const Tensors& t) {
+        grouped_linear(t[0], whole, t[1], t[2], Activation::relu, t[3], {}, RowBits::independent);
+      });
+}
+
+// Groups so many, and so small, that one kernel of ours takes them all.
+template <class Row>
+void small_group_rows(bool small, const Row& row) {
+  const Index groups = small ? 3 : 256, each = small ? 40 : 64, in = small ? 48 : 512,
+              out = small ? 80 : 1024;
+  const Index rows = groups * each;
+  const Shape inputs{rows, in}, outputs{rows, out}, weights{groups, out, in}, biases{groups, out};
+  const std::vector<Index> offsets = equal_offsets(groups, each);
+  const auto n = static_cast<double>(outputs.numel());
+  const double product = 2 * n * static_cast<double>(in);
+  const std::string sizes = fmt::format("groups {}, {} rows each, in {}, out {}", groups, each, in, out);
+  row("small groups (gelu)", sizes,
+      {read(inputs), read(weights), read(biases), written(outputs), written(outputs)}, product + 46 * n,
+      [=](const Tensors& t) { grouped_linear(t[0], offsets, t[1], t[2], Activation::gelu, t[3], t[4]); });
+  row("small groups backward input", sizes, {read(outputs), read(weights), written(inputs)}, product,
+      [=](const Tensors& t) { grouped_linear_backward_input(t[0], offsets, t[1], t[2], Write::assign); });
+  row("small groups backward parameters", sizes,
+      {read(outputs), read(inputs), updated(weights), updated(biases)}, product + n,
+      [=](const Tensors& t) { grouped_linear_backward_parameters(t[0], t[1], offsets, t[2], t[3]); });
+}
+
+}  // namespace
 
 std::vector<Operation> operations(Size size) {
   const bool small = size == Size::small;
@@ -279,6 +423,11 @@ std::vector<Operation> operations(Size size) {
         }},
        updated(rows)},
       n / static_cast<double>(each), [](const Tensors& t) { segment_max_backward(t[0], t[1], t[2]); });
+
+  attention_rows(small, row);
+  lstm_rows(small, row);
+  product_rows(small, row);
+  small_group_rows(small, row);
 
   // ---- Losses
   const Index classes = small ? 2048 : 32768, examples = small ? 96 : 4096;

@@ -11,7 +11,7 @@
 
 namespace conclave::roofline {
 
-/// updated: read and written; scratch: what a better algorithm would not need.
+/// updated: read and written; scratch: what only the processor's twin works in.
 enum class Use { read, written, updated, scratch };
 
 /// A tensor of an operation's; `fill` gives it values on the host, null: numbers in [-1, 1).

@@ -56,11 +56,11 @@ void print(Size size) {
       "{}, {} multiprocessors, compute capability {}.{}: copies {:.2f} TB/s, multiply-adds {:.1f} TFLOP/s\n",
       device.name, device.multiProcessorCount, device.major, device.minor, rates.bytes / 1e12,
       rates.f32 / 1e12);
-  fmt::print("{:<28}{:>12}{:>12}{:>10}  {}\n", "operation", "us", "floor us", "of floor", "sizes");
+  fmt::print("{:<33}{:>12}{:>12}{:>10}  {}\n", "operation", "us", "floor us", "of floor", "sizes");
   for (const Operation& operation : operations(size)) {
     const std::vector<Tensor> tensors = operation.tensors();
     const double time = seconds(size, [&] { operation.run(tensors); }), least = floor_of(operation, rates);
-    fmt::print("{:<28}{:>12.2f}{:>12.2f}{:>9.0f}%  {}\n", operation.name, time * 1e6, least * 1e6,
+    fmt::print("{:<33}{:>12.2f}{:>12.2f}{:>9.0f}%  {}\n", operation.name, time * 1e6, least * 1e6,
                100 * least / time, operation.sizes);
   }
 }

@@ -252,7 +252,7 @@ std::uint32_t begin_work(std::size_t stream, std::uint64_t ticket, const std::ve
   return work_count;
 }
 
-void see_range(const void* memory, std::size_t bytes, bool writes) {
+void see_range(const void* memory, std::size_t bytes, bool writes, bool is_traffic) {
   const Range now{
       .begin = address(memory), .end = address(memory) + bytes, .writes = writes, .work = work_count};
   const auto complain = [&](std::uint32_t work, bool wrote) {
@@ -273,7 +273,7 @@ void see_range(const void* memory, std::size_t bytes, bool writes) {
         if (writes && (read.bytes & bytes) != 0 && is_beside(read.launch)) complain(read.launch, false);
     }
   ranges.push_back(now);
-  if (counting)
+  if (counting && is_traffic)
     count_sectors(allocation, now.begin - allocation.begin, bytes, writes ? Kind::write : Kind::read);
 }
 

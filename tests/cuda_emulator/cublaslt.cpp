@@ -160,6 +160,7 @@ struct Area {
   std::string name;
   std::uintptr_t begin = 0;
   std::size_t bytes = 0, step = 0, count = 0;  // of a column, from one to the next, how many
+  bool is_operand = true;
 
   static Area of(std::string name, const void* memory, const Matrix& matrix) {
     return {std::move(name), address(memory), matrix.rows * matrix.element(),
@@ -180,7 +181,7 @@ struct Area {
   void see(bool writes) const {
     const bool whole = bytes == step;
     for (std::size_t i = 0; i < (whole ? 1 : count); ++i)
-      see_range(reinterpret_cast<const void*>(column(i)), whole ? count * bytes : bytes, writes);
+      see_range(reinterpret_cast<const void*>(column(i)), whole ? count * bytes : bytes, writes, is_operand);
   }
 };
 
@@ -400,7 +401,10 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t oper
                    " bytes of workspace and gets " + std::to_string(workspace_bytes));
     if (address(workspace) % 256 != 0) throw Report(doing + ": the workspace is not aligned to 256 bytes");
     if (workspace_bytes > 0) Area::of("workspace", workspace, workspace_bytes).expect_on_device(doing);
-    if (chosen.workspace > 0) writes.push_back(Area::of("workspace", workspace, chosen.workspace));
+    if (chosen.workspace > 0) {
+      writes.push_back(Area::of("workspace", workspace, chosen.workspace));
+      writes.back().is_operand = false;
+    }
     for (const Area& area : writes) area.expect_on_device(doing);
     for (const Area& area : reads) {
       area.expect_on_device(doing);

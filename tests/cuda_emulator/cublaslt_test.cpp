@@ -98,6 +98,20 @@ TEST_CASE("a product that nothing is wrong with") {
   CHECK(workspace.data<std::uint8_t>()[0] == 0xFF);  // what a kernel left there would be lost
 }
 
+TEST_CASE("a product's traffic is its operands, not what it works in") {
+  Call call;
+  emulator::take_traffic();
+  emulator::count_traffic(true);
+  call.run();
+  wait();
+  emulator::count_traffic(false);
+  const std::vector<emulator::Traffic> traffic = emulator::take_traffic();
+  REQUIRE(traffic.size() == 1);
+  CHECK(traffic[0].what == "a product of matrices");
+  CHECK(traffic[0].read == 64 + 32);  // A and B, in sectors
+  CHECK(traffic[0].written == 32);
+}
+
 TEST_CASE("matrices that are not what is multiplied") {
   fails("A has leading dimension 2, less than its 3 rows", [](Call& call) { call.leading[0] = 2; });
   fails("D has leading dimension 1, less than its 3 rows", [](Call& call) {

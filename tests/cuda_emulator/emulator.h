@@ -50,6 +50,7 @@ Counters counters();
 
 /// What one kernel, copy or fill moved, in bytes: of the 32-byte sectors of device memory that it read and
 /// wrote, each counted once. What was read after the same launch, or block, had written it came from a cache.
+/// Of a product of cuBLASLt's, its operands, as of one block: what the library works in is its own affair.
 struct Traffic {
   std::string what;  ///< "kernel ...", as in a report
   /// Of the launch as a whole: what a GPU moves to and from its memory at least, as its second cache keeps

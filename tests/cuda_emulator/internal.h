@@ -124,8 +124,9 @@ void begin_block_traffic();
 /// s are known to have come before it.
 std::uint32_t begin_work(std::size_t stream, std::uint64_t ticket, const std::vector<std::uint64_t>& before,
                          const std::string& name);
-/// The piece that runs reads or writes all of these bytes of the device's; throws Report for a race.
-void see_range(const void* memory, std::size_t bytes, bool writes);
+/// The piece that runs reads or writes all of these bytes of the device's; throws Report for a race. They are
+/// no traffic where they are what a library works in.
+void see_range(const void* memory, std::size_t bytes, bool writes, bool is_traffic = true);
 
 // ---- Memory
 
