@@ -1,6 +1,7 @@
 // cuBLASLt: products computed in f64, when their stream comes to them, and a look at every argument. What the
 // library, or its documentation, forbids is a report, also where the library itself would compute something.
 #include <cublasLt.h>
+#include <cuda_bf16.h>
 
 #include <algorithm>
 #include <array>
@@ -21,7 +22,9 @@ struct Matrix {  // in column-major order
   std::int64_t leading_dimension = 0;
 
   bool operator==(const Matrix&) const = default;
-  std::size_t element() const { return type == CUDA_R_64F ? sizeof(double) : sizeof(float); }
+  std::size_t element() const {
+    return type == CUDA_R_64F ? sizeof(double) : type == CUDA_R_32F ? sizeof(float) : sizeof(__nv_bfloat16);
+  }
 };
 
 struct Operation {
@@ -36,6 +39,8 @@ struct Operation {
 
 constexpr std::array kNames{"A", "B", "C", "D"};
 constexpr std::uint64_t kMostAligned = 256, kBiasAlignment = 16;
+/// Of matrices of bf16 and of their columns: what tensor cores' fast kernels want.
+constexpr std::uint64_t kHalfAlignment = 16;
 
 struct Preference {
   std::uint64_t most_workspace = 0;
@@ -136,7 +141,15 @@ Problem problem_of(const std::string& doing, cublasLtMatmulDesc_t operation,
   for (std::size_t i = 0; i < 4; ++i) {
     const std::string name = doing + ": " + kNames[i];
     const Matrix& matrix = problem.matrices[i] = layouts.at(given[i], name);
-    if (matrix.type != type) throw Report(name + " is not of the type computed in");
+    // Of what the documentation lists for each way to compute, what the project relies on.
+    const bool halves = i < 2 && problem.matrices[0].type == CUDA_R_16BF;
+    if (halves && how.compute != CUBLAS_COMPUTE_32F)
+      throw Report(name + " is of bf16, which CUBLAS_COMPUTE_32F multiplies");
+    if (matrix.type != (halves ? CUDA_R_16BF : type))
+      throw Report(name + (halves ? " is not of bf16, as A is" : " is not of the type computed in"));
+    if (halves && static_cast<std::size_t>(matrix.leading_dimension) * matrix.element() % kHalfAlignment != 0)
+      throw Report(name + " of bf16 has leading dimension " + std::to_string(matrix.leading_dimension) +
+                   ", and columns are to begin where 16 bytes do");
     if (matrix.rows == 0 || matrix.columns == 0)
       throw Report(name + " is " + text_of(matrix.rows, matrix.columns) + ", of no elements");
     if (matrix.leading_dimension < static_cast<std::int64_t>(matrix.rows))
@@ -213,8 +226,9 @@ void compute(const Problem& problem, double alpha, const void* a, const void* b,
   const auto operand = [&](const void* memory, const Matrix& matrix, bool transposed, std::uint64_t row,
                            std::uint64_t column) -> double {
     if (transposed) std::swap(row, column);
-    const T value =
-        static_cast<const T*>(memory)[row + column * static_cast<std::uint64_t>(matrix.leading_dimension)];
+    const std::uint64_t at = row + column * static_cast<std::uint64_t>(matrix.leading_dimension);
+    if (matrix.type == CUDA_R_16BF) return static_cast<float>(static_cast<const __nv_bfloat16*>(memory)[at]);
+    const T value = static_cast<const T*>(memory)[at];
     return how.compute == CUBLAS_COMPUTE_32F_FAST_TF32 ? as_tf32(static_cast<float>(value)) : value;
   };
   const bool ta = how.transpose_a == CUBLAS_OP_T, tb = how.transpose_b == CUBLAS_OP_T;
@@ -333,6 +347,8 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
     for (std::size_t i = 0; i < 4; ++i)
       if (preferred.alignments[i] < problem.matrices[i].element())
         throw Report(std::string(kDoing) + ": " + kNames[i] + " need not even be aligned to its elements");
+      else if (problem.matrices[i].type == CUDA_R_16BF && preferred.alignments[i] < kHalfAlignment)
+        throw Report(std::string(kDoing) + ": " + kNames[i] + " of bf16 is to begin where 16 bytes do");
     if (problem.operation.has_bias() && !problem.operation.bias)
       throw Report(std::string(kDoing) + ": the epilogue adds a bias, and there is no bias pointer");
     algorithm.bias_alignment = alignment_of(problem.operation.bias, kBiasAlignment);

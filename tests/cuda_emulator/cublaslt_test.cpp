@@ -28,7 +28,7 @@ struct Call {
   const void* bias = at(48);
   std::array<std::uint32_t, 4> alignments{16, 16, 16, 16};
   cublasComputeType_t compute = CUBLAS_COMPUTE_32F;
-  cudaDataType scale = CUDA_R_32F, type_of_b = CUDA_R_32F;
+  cudaDataType scale = CUDA_R_32F, type_of_a = CUDA_R_32F, type_of_b = CUDA_R_32F;
   std::uint64_t inner_of_b = 4;
   float beta = 0;
   void* workspace = room.raw();
@@ -42,7 +42,7 @@ struct Call {
   const char* run() {
     cublasLtCreate(&handle);
     cublasLtMatmulDescCreate(&operation, compute, scale);
-    cublasLtMatrixLayoutCreate(&layouts[0], CUDA_R_32F, 3, 4, leading[0]);
+    cublasLtMatrixLayoutCreate(&layouts[0], type_of_a, 3, 4, leading[0]);
     cublasLtMatrixLayoutCreate(&layouts[1], type_of_b, inner_of_b, 2, leading[1]);
     for (const std::size_t i : {2, 3}) cublasLtMatrixLayoutCreate(&layouts[i], CUDA_R_32F, 3, 2, leading[2]);
     if (epilogue) {
@@ -129,6 +129,55 @@ TEST_CASE("matrices that are not what is multiplied") {
   fails("gave this algorithm for another product", [](Call& call) {
     call.then = [](Call& now) { cublasLtMatrixLayoutCreate(&now.layouts[0], CUDA_R_32F, 3, 4, 4); };
   });
+}
+
+// A and B of bf16 in memory of f32, as are C, D and the bias.
+void use_halves(Call& call) {
+  call.type_of_a = call.type_of_b = CUDA_R_16BF;
+  call.leading = {8, 8, 3};
+}
+
+TEST_CASE("a product of bf16, its sums and bias in f32") {
+  Call call;
+  use_halves(call);
+  call.epilogue = CUBLASLT_EPILOGUE_BIAS;
+  const Tensor halves = Tensor::borrow(call.memory.raw(), {64}, DType::bf16, Device::cuda);
+  halves.copy_from(random_values({64}, 2, DType::bf16));
+  CHECK(call.run() == std::string("CUBLAS_STATUS_SUCCESS"));
+  const Tensor host = cuda::to_host(call.memory), multiplied = cuda::to_host(halves).to(DType::f64);
+  CHECK(emulator::take_report() == "");
+  const double* const values = multiplied.data<double>();
+  for (Index row = 0; row < 3; ++row)
+    for (Index column = 0; column < 2; ++column) {
+      double sum = host.data<float>()[48 + row];
+      for (Index i = 0; i < 4; ++i) sum += values[row + 8 * i] * values[32 + i + 8 * column];
+      CHECK(host.data<float>()[32 + row + 3 * column] == static_cast<float>(sum));
+    }
+}
+
+TEST_CASE("products of bf16 that the library has not, or only slow ones for") {
+  const auto halves_fail = [](const char* says, const std::function<void(Call&)>& change) {
+    fails(says, [&](Call& call) {
+      use_halves(call);
+      change(call);
+    });
+  };
+  halves_fail("B is not of bf16, as A is", [](Call& call) { call.type_of_b = CUDA_R_32F; });
+  halves_fail("B is not of the type computed in", [](Call& call) { call.type_of_a = CUDA_R_32F; });
+  halves_fail("D is not of the type computed in", [](Call& call) {
+    call.before = [](Call& now) { cublasLtMatrixLayoutCreate(&now.layouts[3], CUDA_R_16BF, 3, 2, 8); };
+  });
+  for (const cublasComputeType_t compute : {CUBLAS_COMPUTE_32F_FAST_TF32, CUBLAS_COMPUTE_64F})
+    halves_fail("A is of bf16, which CUBLAS_COMPUTE_32F multiplies", [&](Call& call) {
+      call.compute = compute;
+      call.scale = compute == CUBLAS_COMPUTE_64F ? CUDA_R_64F : CUDA_R_32F;
+    });
+  halves_fail("A of bf16 has leading dimension 4, and columns are to begin where 16 bytes do",
+              [](Call& call) { call.leading[0] = 4; });
+  halves_fail("B of bf16 is to begin where 16 bytes do", [](Call& call) { call.alignments[1] = 8; });
+  halves_fail("A is aligned to 4 bytes, and 16 were preferred",
+              [](Call& call) { call.pointers[0] = call.at(1); });
+  halves_fail("A: 54 bytes at offset 208 of 256", [](Call& call) { call.pointers[0] = call.at(52); });
 }
 
 TEST_CASE("memory that a product may not have") {
