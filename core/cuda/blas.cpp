@@ -2,7 +2,6 @@
 
 #include <cublasLt.h>
 
-#include <atomic>
 #include <bit>
 #include <memory>
 #include <type_traits>
@@ -66,6 +65,7 @@ struct Key {
   Index m, n, k, a_stride, b_stride, c_stride;
   std::uint32_t a_alignment, b_alignment, c_alignment;
   bool a_transposed, b_transposed;
+  DType type, sum_type;
   cublasComputeType_t compute;
   cublasLtEpilogue_t epilogue;
 
@@ -78,11 +78,15 @@ struct Hash {
     for (const Index value :
          {key.m, key.n, key.k, key.a_stride, key.b_stride, key.c_stride, Index{key.a_alignment},
           Index{key.b_alignment}, Index{key.c_alignment}, Index{key.a_transposed}, Index{key.b_transposed},
-          Index{key.compute}, Index{key.epilogue}})
+          static_cast<Index>(key.type), Index{key.compute}, Index{key.epilogue}})
       hash = std::rotl((hash ^ static_cast<std::size_t>(value)) * 0x9E3779B97F4A7C15u, 29);
     return hash;
   }
 };
+
+cudaDataType library_type(DType type) {
+  return type == DType::f64 ? CUDA_R_64F : type == DType::bf16 ? CUDA_R_16BF : CUDA_R_32F;
+}
 
 struct Plan {
   Owned<cublasLtMatmulDesc_t> operation;
@@ -93,16 +97,15 @@ struct Plan {
 // The library's matrices are in column-major order, in which ours are their own transposes: it is told to
 // compute c^T = b^T a^T, of which b^T is the left operand, and nothing needs to be transposed for it.
 Plan plan_for(const char* operation, cublasLtHandle_t handle, const Key& key, const void* bias) {
-  const cudaDataType type = key.compute == CUBLAS_COMPUTE_64F ? CUDA_R_64F : CUDA_R_32F;
-  const auto layout = [&](Index rows, Index columns, bool transposed, Index stride) {
+  const auto layout = [&](DType type, Index rows, Index columns, bool transposed, Index stride) {
     if (transposed) std::swap(rows, columns);
-    return create(cublasLtMatrixLayoutCreate, type, static_cast<std::uint64_t>(columns),
+    return create(cublasLtMatrixLayoutCreate, library_type(type), static_cast<std::uint64_t>(columns),
                   static_cast<std::uint64_t>(rows), stride);
   };
-  Plan plan{.operation = create(cublasLtMatmulDescCreate, key.compute, type),
-            .left = layout(key.k, key.n, key.b_transposed, key.b_stride),
-            .right = layout(key.m, key.k, key.a_transposed, key.a_stride),
-            .result = layout(key.m, key.n, false, key.c_stride)};
+  Plan plan{.operation = create(cublasLtMatmulDescCreate, key.compute, library_type(key.sum_type)),
+            .left = layout(key.type, key.k, key.n, key.b_transposed, key.b_stride),
+            .right = layout(key.type, key.m, key.k, key.a_transposed, key.a_stride),
+            .result = layout(key.sum_type, key.m, key.n, false, key.c_stride)};
   set(plan.operation, CUBLASLT_MATMUL_DESC_TRANSA, key.b_transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
   set(plan.operation, CUBLASLT_MATMUL_DESC_TRANSB, key.a_transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
   set(plan.operation, CUBLASLT_MATMUL_DESC_EPILOGUE, key.epilogue);
@@ -120,8 +123,8 @@ Plan plan_for(const char* operation, cublasLtHandle_t handle, const Key& key, co
       handle, plan.operation.get(), plan.left.get(), plan.right.get(), plan.result.get(), plan.result.get(),
       preference.get(), 1, &best, &found);
   require(status == CUBLAS_STATUS_SUCCESS && found == 1 && best.state == CUBLAS_STATUS_SUCCESS,
-          "{}: cuBLASLt has no algorithm for {} [{}, {}] times [{}, {}]: {}", operation,
-          type == CUDA_R_64F ? "f64" : "f32", key.m, key.k, key.k, key.n, cublasLtGetStatusString(status));
+          "{}: cuBLASLt has no algorithm for matrices of {}, [{}, {}] times [{}, {}]: {}", operation,
+          name_of(key.type), key.m, key.k, key.k, key.n, cublasLtGetStatusString(status));
   plan.algorithm = best.algo;
   return plan;
 }
@@ -150,21 +153,21 @@ class Library {
   std::unordered_map<Key, Plan, Hash> plans_;
 };
 
-std::atomic<Precision> precision_of_products = Precision::f32;
-
-cublasComputeType_t compute_type(float) {
-  return precision() == Precision::tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
+cublasComputeType_t compute_type(DType type) {
+  if (type == DType::f64) return CUBLAS_COMPUTE_64F;
+  return type == DType::f32 && precision() == Precision::tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32
+                                                              : CUBLAS_COMPUTE_32F;
 }
-cublasComputeType_t compute_type(double) { return CUBLAS_COMPUTE_64F; }
 
-template <class T>
-void multiply_any(const char* operation, const MatrixProduct<T>& product) {
+template <class T, class Sum>
+void multiply_any(const char* operation, const MatrixProduct<T, Sum>& product) {
   const auto& [m, n, k, a, b, c, c_stride, accumulate, bias, relu] = product;
   if (m == 0 || n == 0) return;
   if (k == 0) {  // which the library does not take
     for (Index row = 0; row < m && !accumulate; ++row)
-      check(cudaMemsetAsync(c + row * c_stride, 0, static_cast<std::size_t>(n) * sizeof(T), current_stream()),
-            operation);
+      check(
+          cudaMemsetAsync(c + row * c_stride, 0, static_cast<std::size_t>(n) * sizeof(Sum), current_stream()),
+          operation);
     return;
   }
   const Key key{.m = m,
@@ -178,14 +181,16 @@ void multiply_any(const char* operation, const MatrixProduct<T>& product) {
                 .c_alignment = alignment(c),
                 .a_transposed = a.transposed,
                 .b_transposed = b.transposed,
-                .compute = compute_type(T{}),
+                .type = dtype_of<T>,
+                .sum_type = dtype_of<Sum>,
+                .compute = compute_type(dtype_of<T>),
                 .epilogue = bias ? (relu ? CUBLASLT_EPILOGUE_RELU_BIAS : CUBLASLT_EPILOGUE_BIAS)
                                  : (relu ? CUBLASLT_EPILOGUE_RELU : CUBLASLT_EPILOGUE_DEFAULT)};
   Library& library = Library::of_thread();
   const Plan& plan = library.plan(operation, key, bias);
   if (bias)
     set(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, static_cast<const void*>(bias));  // this time's
-  const T alpha = 1, beta = accumulate ? T(1) : T(0);
+  const Sum alpha = 1, beta = accumulate ? Sum(1) : Sum(0);
   Scratch scratch;
   check(cublasLtMatmul(library.handle(), plan.operation.get(), &alpha, b.data, plan.left.get(), a.data,
                        plan.right.get(), &beta, c, plan.result.get(), c, plan.result.get(), &plan.algorithm,
@@ -195,9 +200,9 @@ void multiply_any(const char* operation, const MatrixProduct<T>& product) {
 
 }  // namespace
 
-Precision precision() { return precision_of_products; }
-void set_precision(Precision precision) { precision_of_products = precision; }
-
+void multiply(const char* operation, const MatrixProduct<BFloat16, float>& product) {
+  multiply_any(operation, product);
+}
 void multiply(const char* operation, const MatrixProduct<float>& product) {
   multiply_any(operation, product);
 }

@@ -6,42 +6,51 @@
 // current stream, a workspace from Scratch, and descriptors as objects, in plans by shape.
 #pragma once
 
-#include <cstdint>
+#include <type_traits>
 
+#include "core/cuda/matrix.h"
+#include "core/cuda/scratch.h"
+#include "core/precision.h"
 #include "core/tensor.h"
 
 namespace conclave::cuda {
 
-/// How products of f32 are computed, in all threads: f32, as on a processor, unless set. tf32 rounds what is
-/// multiplied to 11 significant bits, and tensor cores then multiply it about eight times as fast.
-enum class Precision : std::uint8_t { f32, tf32 };
-Precision precision();
-void set_precision(Precision precision);
-
-/// A matrix in row-major order, its rows `stride` elements apart; `transposed`, its transpose is what counts.
-template <class T>
-struct Operand {
-  const T* data = nullptr;
-  Index stride = 0;
-  bool transposed = false;
-};
-
-/// c [m, n] = a [m, k] b [k, n], of which c may not overlap with a or b.
-template <class T>
+/// c [m, n] = a [m, k] b [k, n], of which c may not overlap with a or b. Sums are of type Sum, and so is what
+/// becomes of them; a and b of bf16 begin, and their rows begin, where 16 bytes do.
+template <class T, class Sum = T>
 struct MatrixProduct {
   Index m = 0, n = 0, k = 0;
   Operand<T> a, b;
-  T* c = nullptr;
+  Sum* c = nullptr;
   Index c_stride = 0;
   bool accumulate = false;  ///< c += the product instead
-  /// Only in f32, whose epilogues are in everybody's use, and for k > 0: a bias [n], aligned to 16 bytes, for
+  /// Only of f32, whose epilogues are in everybody's use, and for k > 0: a bias [n], aligned to 16 bytes, for
   /// every row, and max(0, .) of the sum.
-  const T* bias = nullptr;
+  const Sum* bias = nullptr;
   bool relu = false;
 };
 
-/// Queues the product; throws Error, naming the operation, where that fails.
+/// Queues the product; throws Error, naming the operation, where that fails. Operands of f32 are multiplied
+/// in TF32 where precision() is tf32; for bf16, see multiplied().
+void multiply(const char* operation, const MatrixProduct<BFloat16, float>& product);
 void multiply(const char* operation, const MatrixProduct<float>& product);
 void multiply(const char* operation, const MatrixProduct<double>& product);
+
+/// body(a, b) with two matrices as products of them, or of their parts, are to have them: as they are, but
+/// where precision() is bf16, and they are of f32, as copies in scratch, each rounded once for all products.
+template <class T, class Body>
+void multiplied(const char* operation, const Matrix<T>& a, const Matrix<T>& b, Body body) {
+  if constexpr (std::is_same_v<T, float>)
+    if (precision() == Precision::bf16) {
+      Scratch scratch;
+      const auto rounded = [&](const Matrix<float>& matrix) {
+        BFloat16* const to = scratch.array<BFloat16>(matrix.rows * bf16_stride(matrix.columns));
+        return round_to_bf16(operation, matrix, to);
+      };
+      const Matrix<BFloat16> left = rounded(a), right = rounded(b);
+      return body(left, right);
+    }
+  body(a, b);
+}
 
 }  // namespace conclave::cuda

@@ -45,7 +45,8 @@ void* Scratch::allocate(std::size_t bytes) {
   auto& [blocks, block, used] = pool_;
   auto at = std::next(blocks.begin(), static_cast<std::ptrdiff_t>(std::min(block, blocks.size())));
   for (; at != blocks.end() && used + bytes > at->bytes; ++at, ++block) used = 0;
-  if (at == blocks.end()) at = blocks.emplace(at, std::max(bytes, kSmallestBlock));
+  // An eighth more than is wanted now, as later batches may have some more rows for an expert.
+  if (at == blocks.end()) at = blocks.emplace(at, std::max(bytes + bytes / 8, kSmallestBlock));
   void* result = static_cast<std::byte*>(at->memory.data()) + used;
   used += bytes;
   return result;

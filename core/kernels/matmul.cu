@@ -12,7 +12,9 @@
 namespace conclave::kernels::cuda {
 namespace {
 
+using conclave::cuda::Matrix;
 using conclave::cuda::MatrixProduct;
+using conclave::cuda::multiplied;
 using conclave::cuda::multiply;
 
 // A run of groups, small enough for a kernel's parameters, for which every device has 4 KiB.
@@ -262,14 +264,19 @@ void matmul(const Tensor& a, Transpose transpose_a, const Tensor& b, Transpose t
     return matrix.size(0) > 1 ? matrix.stride(0) : std::max<Index>(matrix.size(1), 1);
   };
   for_floating(a.dtype(), "matmul", [&]<class T>(T) {
-    multiply("matmul", MatrixProduct<T>{.m = c.size(0),
-                                        .n = c.size(1),
-                                        .k = a.size(ta ? 0 : 1),
-                                        .a = {a.data<T>(), stride(a), ta},
-                                        .b = {b.data<T>(), stride(b), tb},
-                                        .c = c.data<T>(),
-                                        .c_stride = stride(c),
-                                        .accumulate = write == Write::accumulate});
+    const auto matrix = [&](const Tensor& tensor) {
+      return Matrix<T>{tensor.data<T>(), tensor.size(0), tensor.size(1), stride(tensor)};
+    };
+    multiplied("matmul", matrix(a), matrix(b), [&]<class S>(const Matrix<S>& left, const Matrix<S>& right) {
+      multiply("matmul", MatrixProduct<S, T>{.m = c.size(0),
+                                             .n = c.size(1),
+                                             .k = a.size(ta ? 0 : 1),
+                                             .a = left.from(0, ta),
+                                             .b = right.from(0, tb),
+                                             .c = c.data<T>(),
+                                             .c_stride = stride(c),
+                                             .accumulate = write == Write::accumulate});
+    });
   });
 }
 
@@ -294,17 +301,21 @@ void grouped_linear(const Tensor& x, RowOffsets offsets, const Tensor& weight, c
     const bool by_library = std::is_same_v<T, float> && !pd && in > 0 &&
                             (kind == Activation::none || kind == Activation::relu) &&
                             (!pb || (aligned({pb}) && out % kPackWidth<T> == 0));
-    for_groups(offsets, [&](Index group, Index first, Index rows) {
-      multiply("linear", MatrixProduct<T>{.m = rows,
-                                          .n = out,
-                                          .k = in,
-                                          .a = {px + first * in, in, false},
-                                          .b = {pw + group * out * in, in, true},
-                                          .c = py + first * out,
-                                          .c_stride = out,
-                                          .bias = by_library && pb ? pb + group * out : nullptr,
-                                          .relu = by_library && kind == Activation::relu});
-    });
+    multiplied("linear", Matrix<T>{px, x.size(0), in, in}, Matrix<T>{pw, weight.size(0) * out, in, in},
+               [&]<class S>(const Matrix<S>& inputs, const Matrix<S>& weights) {
+                 for_groups(offsets, [&](Index group, Index first, Index rows) {
+                   multiply("linear",
+                            MatrixProduct<S, T>{.m = rows,
+                                                .n = out,
+                                                .k = in,
+                                                .a = inputs.from(first),
+                                                .b = weights.from(group * out, true),
+                                                .c = py + first * out,
+                                                .c_stride = out,
+                                                .bias = by_library && pb ? pb + group * out : nullptr,
+                                                .relu = by_library && kind == Activation::relu});
+                 });
+               });
     if (!alone && !by_library) finish<T>(offsets, bias, kind, y, derivative);
   });
 }
@@ -312,6 +323,7 @@ void grouped_linear(const Tensor& x, RowOffsets offsets, const Tensor& weight, c
 void grouped_linear_backward_input(const Tensor& dz, RowOffsets offsets, const Tensor& weight,
                                    const Tensor& dx, Write write) {
   const Index in = weight.size(2), out = weight.size(1);
+  if (dx.numel() == 0) return;
   for_floating(dz.dtype(), "linear backward", [&]<class T>(T) {
     const T *pdz = dz.data<T>(), *pw = weight.data<T>();
     T* pdx = dx.data<T>();
@@ -322,16 +334,20 @@ void grouped_linear_backward_input(const Tensor& dz, RowOffsets offsets, const T
       });
       return;
     }
-    for_groups(offsets, [&](Index group, Index first, Index rows) {
-      multiply("linear backward", MatrixProduct<T>{.m = rows,
-                                                   .n = in,
-                                                   .k = out,
-                                                   .a = {pdz + first * out, out, false},
-                                                   .b = {pw + group * out * in, in, false},
-                                                   .c = pdx + first * in,
-                                                   .c_stride = in,
-                                                   .accumulate = write == Write::accumulate});
-    });
+    multiplied("linear backward", Matrix<T>{pdz, dz.size(0), out, out},
+               Matrix<T>{pw, weight.size(0) * out, in, in},
+               [&]<class S>(const Matrix<S>& gradients, const Matrix<S>& weights) {
+                 for_groups(offsets, [&](Index group, Index first, Index rows) {
+                   multiply("linear backward", MatrixProduct<S, T>{.m = rows,
+                                                                   .n = in,
+                                                                   .k = out,
+                                                                   .a = gradients.from(first),
+                                                                   .b = weights.from(group * out),
+                                                                   .c = pdx + first * in,
+                                                                   .c_stride = in,
+                                                                   .accumulate = write == Write::accumulate});
+                 });
+               });
   });
 }
 
@@ -348,18 +364,24 @@ void grouped_linear_backward_parameters(const Tensor& dz, const Tensor& x, RowOf
       });
       return;
     }
-    for_groups(offsets, [&](Index group, Index first, Index rows) {
-      multiply("linear backward", MatrixProduct<T>{.m = out,
-                                                   .n = in,
-                                                   .k = rows,
-                                                   .a = {pdz + first * out, out, true},
-                                                   .b = {px + first * in, in, false},
-                                                   .c = pdw + group * out * in,
-                                                   .c_stride = in,
-                                                   .accumulate = true});
-      // The library's own sums would replace what is there.
-      if (pdb) column_sums(dz.rows(first, first + rows), dbias.rows(group, group + 1));
-    });
+    multiplied("linear backward", Matrix<T>{pdz, dz.size(0), out, out}, Matrix<T>{px, x.size(0), in, in},
+               [&]<class S>(const Matrix<S>& gradients, const Matrix<S>& inputs) {
+                 for_groups(offsets, [&](Index group, Index first, Index rows) {
+                   multiply("linear backward", MatrixProduct<S, T>{.m = out,
+                                                                   .n = in,
+                                                                   .k = rows,
+                                                                   .a = gradients.from(first, true),
+                                                                   .b = inputs.from(first),
+                                                                   .c = pdw + group * out * in,
+                                                                   .c_stride = in,
+                                                                   .accumulate = true});
+                 });
+               });
+    // The library's own sums would replace what is there.
+    if (pdb)
+      for_groups(offsets, [&](Index group, Index first, Index rows) {
+        column_sums(dz.rows(first, first + rows), dbias.rows(group, group + 1));
+      });
   });
 }
 

@@ -50,7 +50,8 @@ void grouped_linear_backward_parameters(const Tensor& dz, const Tensor& x, RowOf
 
 /// The CUDA twins, to which those above hand over: cuBLASLt's products, one for each group that has rows, but
 /// for many small groups and for RowBits::independent, which are one kernel of ours. They follow
-/// conclave::cuda::precision(), the kernel computing in f32 in any case.
+/// conclave::precision(), the kernel computing in f32 in any case; for bf16, both tensors are rounded anew to
+/// copies in scratch, parameters too.
 namespace cuda {
 void matmul(const Tensor& a, Transpose transpose_a, const Tensor& b, Transpose transpose_b, const Tensor& c,
             Write write);

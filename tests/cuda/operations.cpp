@@ -7,6 +7,7 @@
 #include <cmath>
 #include <utility>
 
+#include "core/cuda/matrix.h"
 #include "core/cuda/memory.h"
 #include "core/kernels/activation.h"
 #include "core/kernels/adamw.h"
@@ -284,6 +285,11 @@ std::vector<Operation> operations(Size size) {
   row("add_row", rows_text, {read({hidden}, DType::f64), updated(rows)}, n,
       [](const Tensors& t) { add_row(t[0], t[1]); });
   row("scale", rows_text, {read(rows), written(rows)}, n, [](const Tensors& t) { scale(t[0], 0.5, t[1]); });
+
+  row("round_to_bf16", rows_text, {read(rows), written(rows, DType::bf16)}, n, [=](const Tensors& t) {
+    conclave::cuda::round_to_bf16("round_to_bf16", {t[0].data<float>(), tokens, hidden, hidden},
+                                  t[1].data<BFloat16>());
+  });
 
   constexpr double kRate = 0.1;
   const RandomStream stream{.seed = 1, .step = 2, .tensor = 3};

@@ -1,4 +1,5 @@
 #include <cmath>
+#include <limits>
 
 #include "core/cuda/blas.h"
 #include "core/cuda/launch.h"
@@ -141,22 +142,156 @@ TEMPLATE_TEST_CASE("a row's bits do not depend on the others on the device, wher
         CHECK(same_bits(product(x.rows(first, first + rows)), all.rows(first, first + rows)));
 }
 
-TEST_CASE("products of f32 are rounded to TF32 where that is allowed, and nowhere else") {
-  const Tensor a = random_values({40, 50}, 1, DType::f32), b = random_values({50, 30}, 2, DType::f32);
-  const Tensor exact = Tensor::empty({40, 30});
-  matmul(a, Transpose::no, b, Transpose::no, exact);
-  const auto error = [&] {
-    const Tensor c = conclave::cuda::empty_on_device({40, 30});
-    matmul(conclave::cuda::to_device(a), Transpose::no, conclave::cuda::to_device(b), Transpose::no, c);
-    return distance(conclave::cuda::to_host(c), exact);
+struct PrecisionScope {
+  explicit PrecisionScope(Precision chosen) { set_precision(chosen); }
+  ~PrecisionScope() { set_precision(Precision::f32); }
+};
+
+/// f32 rounded to what is multiplied, as f64.
+Tensor rounded(const Tensor& values, Precision chosen) {
+  if (chosen == Precision::bf16) return values.to(DType::bf16).to(DType::f64);
+  const Tensor result = values.to(DType::f64);
+  for (double& value : result.span<double>()) {
+    const double unit = std::exp2(std::ilogb(value) - 10);  // of the last of 11 bits
+    value = unit * std::nearbyint(value / unit);            // to even
+  }
+  return result;
+}
+
+Tensor magnitudes(const Tensor& values) {
+  const Tensor result = values.to(DType::f64);
+  for (double& value : result.span<double>()) value = std::fabs(value);
+  return result;
+}
+
+/// Holds operation(a, b, c), which adds products of a's and b's elements to c, on the device to f64 on the
+/// processor: closely where that has a and b rounded, and where it has not, within what rounding does.
+template <class Operation>
+void check_rounding(const Tensor& a, const Tensor& b, const Tensor& c, Operation operation) {
+  const auto on_device = [&] {
+    const Tensor result = conclave::cuda::to_device(c);
+    operation(conclave::cuda::to_device(a), conclave::cuda::to_device(b), result);
+    return conclave::cuda::to_host(result);
   };
-  CHECK(error() < 1e-5);
-  conclave::cuda::set_precision(conclave::cuda::Precision::tf32);
-  const double rounded = error();
-  conclave::cuda::set_precision(conclave::cuda::Precision::f32);
-  CHECK(rounded > 1e-4);
-  CHECK(rounded < 1e-2);
-  CHECK(error() < 1e-5);
+  const auto in_f64 = [&](const Tensor& left, const Tensor& right, const Tensor& start) {
+    const Tensor result = start.to(DType::f64);
+    operation(left, right, result);
+    return result;
+  };
+  const Tensor exact = in_f64(a.to(DType::f64), b.to(DType::f64), c);
+  const Tensor terms = in_f64(magnitudes(a), magnitudes(b), magnitudes(c));
+  CHECK(distance(on_device(), exact) <= tolerance<float>);
+  for (const Precision chosen : {Precision::tf32, Precision::bf16}) {
+    INFO(name_of(chosen));
+    const PrecisionScope scope(chosen);
+    const Tensor actual = on_device();
+    CHECK(distance(actual, in_f64(rounded(a, chosen), rounded(b, chosen), c)) <= tolerance<float>);
+    double worst = 0;  // of what is lost, in the sums of the terms' magnitudes
+    for (Index i = 0; i < actual.numel(); ++i)
+      worst = std::max(
+          worst, std::fabs(actual.data<float>()[i] - exact.data<double>()[i]) / terms.data<double>()[i]);
+    const double half_a_unit = std::exp2(chosen == Precision::bf16 ? -8 : -11);
+    CHECK(worst <= 2.01 * half_a_unit);  // of either factor
+    CHECK(worst > 0.01 * half_a_unit);   // else nothing was rounded
+  }
+  CHECK(emulator::take_report() == "");
+}
+
+TEST_CASE("products of f32 are rounded as their precision says, and nowhere else") {
+  for (const bool ta : {false, true})
+    for (const bool tb : {false, true})
+      check_rounding(random_values(ta ? Shape{50, 41} : Shape{41, 50}, 1, DType::f32),
+                     random_values(tb ? Shape{30, 50} : Shape{50, 30}, 2, DType::f32),
+                     random_values({41, 30}, 3, DType::f32),
+                     [&](const Tensor& a, const Tensor& b, const Tensor& c) {
+                       matmul(a, ta ? Transpose::yes : Transpose::no, b, tb ? Transpose::yes : Transpose::no,
+                              c, Write::accumulate);
+                     });
+  // Views that begin at odd places.
+  check_rounding(
+      random_values({13, 21}, 1, DType::f32), random_values({11, 21}, 2, DType::f32),
+      random_values({13, 11}, 3, DType::f32), [&](const Tensor& a, const Tensor& b, const Tensor& c) {
+        matmul(a.slice(1, 3, 20), Transpose::no, b.slice(1, 3, 20), Transpose::yes, c, Write::accumulate);
+      });
+}
+
+TEST_CASE("a layer's products are rounded as their precision says, and its bias is not") {
+  const std::vector<Index> offsets{0, 3, 3, 70, 71, 71};  // too many rows for one kernel for all
+  for (const auto& [in, out] : {std::pair<Index, Index>{16, 8}, {13, 11}}) {
+    INFO("in " << in << ", out " << out);
+    const Tensor x = random_values({71, in}, 1, DType::f32), dz = random_values({71, out}, 2, DType::f32),
+                 weight = random_values({5, out, in}, 3, DType::f32),
+                 bias = random_values({5, out}, 4, DType::f32);
+    for (const bool with_bias : {false, true})
+      check_rounding(x, weight, Tensor::zeros({71, out}),
+                     [&](const Tensor& a, const Tensor& b, const Tensor& c) {
+                       const Tensor added =
+                           c.device() == Device::cuda ? conclave::cuda::to_device(bias) : bias.to(c.dtype());
+                       grouped_linear(a, offsets, b, with_bias ? added : Tensor{}, Activation::none, c, {});
+                     });
+    check_rounding(dz, weight, x, [&](const Tensor& a, const Tensor& b, const Tensor& c) {
+      grouped_linear_backward_input(a, offsets, b, c, Write::accumulate);
+    });
+    check_rounding(dz, x, weight, [&](const Tensor& a, const Tensor& b, const Tensor& c) {
+      grouped_linear_backward_parameters(a, b, offsets, c, {});
+    });
+    const auto bias_gradient = [&](Precision chosen) {
+      const PrecisionScope scope(chosen);
+      const Tensor dbias = conclave::cuda::to_device(bias);
+      grouped_linear_backward_parameters(conclave::cuda::to_device(dz), conclave::cuda::to_device(x), offsets,
+                                         conclave::cuda::to_device(weight), dbias);
+      return conclave::cuda::to_host(dbias);
+    };
+    CHECK(same_bits(bias_gradient(Precision::bf16), bias_gradient(Precision::f32)));
+  }
+}
+
+TEST_CASE("the kernel for small groups and independent rows computes in f32 whatever the precision") {
+  const Tensor x = conclave::cuda::to_device(random_values({71, 12}, 1, DType::f32)),
+               weight = conclave::cuda::to_device(random_values({2, 8, 12}, 2, DType::f32));
+  for (const auto& [offsets, bits] : {std::pair<std::vector<Index>, RowBits>{{0, 20, 50}, RowBits::fastest},
+                                      {{0, 1, 71}, RowBits::independent}}) {
+    const auto product = [&](Precision chosen) {
+      const PrecisionScope scope(chosen);
+      const Tensor y = conclave::cuda::empty_on_device({offsets.back(), 8});
+      grouped_linear(x.rows(0, offsets.back()), offsets, weight, {}, Activation::none, y, {}, bits);
+      return conclave::cuda::to_host(y);
+    };
+    for (const Precision chosen : {Precision::tf32, Precision::bf16})
+      CHECK(same_bits(product(chosen), product(Precision::f32)));
+  }
+}
+
+TEST_CASE("f32 is rounded to bf16 on the device as on the processor") {
+  using Limits = std::numeric_limits<float>;
+  const float tie = 1 + 0x1p-8F, other_tie = 1 + 3 * 0x1p-8F;
+  const Tensor special =
+      Tensor::of<float>({12}, {tie, -tie, other_tie, -other_tie, std::nextafter(tie, 2.0F),
+                               std::nextafter(tie, 0.0F), Limits::max(), Limits::infinity(),
+                               -Limits::infinity(), Limits::denorm_min(), -0.0F, 0x1p-133F * 3});
+  for (const Index columns : {1, 4, 8, 13, 28, 64})
+    for (const bool off_bounds : {false, true})
+      for (const Index apart : {0, 3, 4}) {
+        INFO(columns << " columns, " << apart << " apart" << (off_bounds ? ", off bounds" : ""));
+        const Tensor values = random_values({9, columns + apart}, 1, DType::f32);
+        for (Index i = 0; i < 12 && i < values.numel(); ++i)
+          values.data<float>()[i] = special.data<float>()[i];
+        const Tensor from = off_bounds ? to_device_off_bounds(values) : conclave::cuda::to_device(values);
+        const Index stride = conclave::cuda::bf16_stride(columns);
+        const Tensor to = conclave::cuda::empty_on_device({9, stride}, DType::bf16);
+        conclave::cuda::round_to_bf16("rounding", {from.data<float>(), 9, columns, columns + apart},
+                                      to.data<BFloat16>());
+        const Tensor actual = conclave::cuda::to_host(to), expected = Tensor::zeros({9, stride}, DType::bf16);
+        for (Index i = 0; i < 9 * columns; ++i)
+          expected.data<BFloat16>()[i / columns * stride + i % columns] =
+              BFloat16(values.data<float>()[i / columns * (columns + apart) + i % columns]);
+        CHECK(same_bits(actual, expected));
+      }
+  const Tensor nothing = conclave::cuda::to_device(unwritten({1, 1}, DType::f32)),
+               to = conclave::cuda::empty_on_device({1, 8}, DType::bf16);
+  conclave::cuda::round_to_bf16("rounding", {nothing.data<float>(), 1, 1, 1}, to.data<BFloat16>());
+  CHECK(std::isnan(static_cast<float>(conclave::cuda::to_host(to).data<BFloat16>()[0])));
+  CHECK(emulator::take_report() == "");
 }
 
 TEST_CASE("groups without rows cost nothing") {
@@ -174,6 +309,11 @@ TEST_CASE("groups without rows cost nothing") {
   CHECK(launches({0, 0, 0, 0, 0}) == 0);
   CHECK(launches({0, 0, 70, 70, 70}) == 2);
   CHECK(launches({0, 1, 1, 69, 70}) == 6);
+  {
+    const PrecisionScope scope(Precision::bf16);  // which is two matrices to round, for all groups at once
+    CHECK(launches({0, 0, 0, 0, 0}) == 0);
+    CHECK(launches({0, 1, 1, 69, 70}) == 6 + 4);
+  }
   // By one kernel for all, what is no sum is not even added to: -0 + 0 is 0.
   const Tensor gradient = conclave::cuda::to_device(Tensor::zeros({4, 5, 9}));
   kernels::scale(gradient, -1, gradient);
@@ -198,6 +338,13 @@ TEST_CASE("products neither allocate nor ask for algorithms once their shapes ar
   product(7);
   CHECK(emulator::counters().allocations == before.allocations);
   CHECK(emulator::counters().algorithms == before.algorithms + 1);
+  const PrecisionScope scope(Precision::bf16);
+  product(8);
+  CHECK(emulator::counters().algorithms == before.algorithms + 2);
+  const emulator::Counters then = emulator::counters();
+  product(8);
+  CHECK(emulator::counters().allocations == then.allocations);
+  CHECK(emulator::counters().algorithms == then.algorithms);
 }
 
 TEST_CASE("a product of tensors that are not all on the device is refused") {
