@@ -6,6 +6,7 @@
 #include "parallel/checkpoint/checkpoint_reader.h"
 #include "recipes/model_state.h"
 #include "recipes/plugins.h"
+#include "recipes/use_precision.h"
 
 namespace conclave {
 namespace {
@@ -29,6 +30,7 @@ LoadedModel::LoadedModel(const std::string& checkpoint, const ProcessGrid& grid,
   const CheckpointReader reader(checkpoint, grid.world());
   recipe_ = parse_recipe(reader.state().recipe, checkpoint + ":/state/recipe", overrides);
   load_plugins(recipe_, checkpoint, &grid.world());
+  use_precision(recipe_.run, grid.device());
   const auto metadata = nlohmann::json::parse(reader.state().metadata);
   class_names_ = metadata.at("class_names").get<std::vector<std::string>>();
   step_ = reader.state().step;

@@ -20,7 +20,8 @@ std::string find_checkpoint(const std::string& path);
 class LoadedModel {
  public:
   /// Collective. Throws Error where the checkpoint is damaged, or was made by a model of another shape.
-  /// Its plug-ins are loaded. `overrides` ("moe.route_cache_mib=64") change its recipe.
+  /// Its plug-ins are loaded, and its precision is that of this process. `overrides`
+  /// ("moe.route_cache_mib=64") change its recipe.
   LoadedModel(const std::string& checkpoint, const ProcessGrid& grid,
               const std::vector<std::string>& overrides);
 

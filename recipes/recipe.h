@@ -18,6 +18,7 @@ struct RunRecipe {
   std::string directory = "runs/default";
   std::int64_t seed = 1;
   std::int64_t threads = 0;
+  std::string precision = "f32";
   std::int64_t log_every = 10;
   std::vector<std::string> plugins;
 };

@@ -11,6 +11,7 @@
 #include "core/kernels/reduction.h"
 #include "data/bigrams.h"
 #include "recipes/model_state.h"
+#include "recipes/use_precision.h"
 
 namespace conclave {
 namespace {
@@ -135,9 +136,9 @@ Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironme
       corpus_.train.size(), corpus_.validation.size(), corpus_.test.size(), corpus_.class_names.size(),
       corpus_.train.tokens.size(), corpus_.tokenizer.vocabulary(), batches.batches_per_epoch(),
       100 * batches.padding()));
-  say(fmt::format("ranks: {} = {} expert-parallel x {} data-parallel, {} threads each, on {}",
+  say(fmt::format("ranks: {} = {} expert-parallel x {} data-parallel, {} threads each, on {}{}",
                   grid.world().size(), grid.expert_parallel(), grid.data_parallel(), omp_get_max_threads(),
-                  name_of(grid.device())));
+                  name_of(grid.device()), use_precision(recipe.run, grid.device())));
   plan_memory();
   resume();
   start_metrics();

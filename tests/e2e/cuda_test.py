@@ -11,20 +11,21 @@ RANKS = ["mpirun", "--oversubscribe", "-n", "2"]
 STEPS = 20
 
 
-def train(program, recipe, directory, *options):
+def train(program, recipe, directory, *options, says=""):
     """As run() does; says how much device memory each rank has allocated, and how often."""
     counts = Path(f"{directory}.counts")
     os.environ.update(CONCLAVE_CUDA_COUNTS=str(counts), CONCLAVE_CUDA_MEMORY="512")
     sets = [f"--set={option}" for option in (*options, f"run.directory={directory}", "run.log_every=1")]
     said = run([*RANKS, program, "train", recipe, "--device", "cuda" if program == EMULATED else "cpu", *sets])
     assert f"threads each, on {'cuda' if program == EMULATED else 'cpu'}" in said, said
+    assert says in said, said
     return counts.read_text().split() if counts.exists() else []
 
 
-def assert_close(first, second):
+def assert_close(first, second, tolerance=1e-4):
     assert set(losses(first)) == set(losses(second)), (losses(first), losses(second))
     for step, loss in losses(first).items():
-        assert abs(loss - losses(second)[step]) <= 1e-4 * max(1, abs(loss)), (step, loss, losses(second)[step])
+        assert abs(loss - losses(second)[step]) <= tolerance * max(1, abs(loss)), (step, loss, losses(second)[step])
 
 
 def main():
@@ -36,6 +37,15 @@ def main():
     assert losses("devices")[STEPS] < 0.8 * losses("devices")[1], "it learns nothing"
     two_steps = train(EMULATED, "tiny.toml", "two", "train.steps=2", *mixed)
     assert len(two_steps) == 2 and sorted(all_steps) == sorted(two_steps), (two_steps, all_steps)
+
+    # What is multiplied in bf16 is nearly the same.
+    rounded = [*mixed, "run.precision=bf16"]
+    train(EMULATED, "tiny.toml", "rounded", "train.steps=2", *rounded, says=", on cuda, products in bf16")
+    assert_close("two", "rounded", 2e-2)
+    for step, loss in losses("two").items():
+        assert abs(loss - losses("rounded")[step]) > 1e-6 * loss, (step, loss, "nothing was rounded")
+    train(PROGRAM, "tiny.toml", "not_rounded", "train.steps=2", *rounded, says="products in f32, as run.precision")
+    assert_close("two", "not_rounded")
 
     # The processors' checkpoint, evaluated on devices.
     here = run([*RANKS, PROGRAM, "eval", "processors"])

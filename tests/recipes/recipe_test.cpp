@@ -184,6 +184,8 @@ TEST_CASE("a value out of range names the limits", "[recipe]") {
   CHECK(
       mistake("train.schedule = \"cosin\"") ==
       "q.toml:1: train.schedule = \"cosin\": must be one of constant, linear, cosine; the nearest is cosine");
+  CHECK(mistake("run.precision = \"fp16\"") ==
+        "q.toml:1: run.precision = \"fp16\": must be one of f32, tf32, bf16; the nearest is bf16");
   CHECK(mistake("run.directory = \"\"") == "q.toml:1: run.directory: must not be empty");
 }
 
