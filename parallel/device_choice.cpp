@@ -6,6 +6,7 @@
 #include <map>
 
 #include "core/cuda/launch.h"
+#include "core/cuda/stream.h"
 
 namespace conclave {
 namespace {
@@ -88,6 +89,14 @@ int choose_device(MpiCommunicator& world) {
           "devices",
           problems);
   return device;
+}
+
+std::shared_ptr<void> take_stream() {
+  struct Taken {
+    cuda::Stream stream;
+    cuda::StreamScope scope{stream};
+  };
+  return std::make_shared<Taken>();
 }
 
 }  // namespace conclave

@@ -1,6 +1,8 @@
 // Which CUDA device a rank computes on.
 #pragma once
 
+#include <memory>
+
 #include "parallel/mpi_communicator.h"
 
 namespace conclave {
@@ -10,5 +12,9 @@ namespace conclave {
 /// same Error on every rank, naming ranks, hosts and what to do, where one has no device, or two have the
 /// same, which NCCL refuses.
 int choose_device(MpiCommunicator& world);
+
+/// A stream on this thread's device, to which the thread's work goes until the result is gone. CUDA's default
+/// stream waits for others', and lets none of its work be captured.
+std::shared_ptr<void> take_stream();
 
 }  // namespace conclave

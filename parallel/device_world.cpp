@@ -8,21 +8,21 @@ namespace conclave {
 DeviceWorld world_on(const std::string& wanted, std::unique_ptr<MpiCommunicator> all) {
   require(wanted == "cpu" || wanted == "cuda" || wanted == "auto",
           "--device {}: there are auto, cpu and cuda", wanted);
-  if (wanted == "cpu") return {std::move(all), ""};
+  if (wanted == "cpu") return {nullptr, std::move(all), ""};
   if constexpr (kBuiltWithCuda) {
     try {
       choose_device(*all);
     } catch (const Error& error) {
       if (wanted == "cuda") throw;
-      return {std::move(all), error.what()};
+      return {nullptr, std::move(all), error.what()};
     }
-    return {std::make_unique<NcclCommunicator>(std::move(all)), ""};
+    return {take_stream(), std::make_unique<NcclCommunicator>(std::move(all)), ""};
   } else {
     require(
         wanted != "cuda",
         "--device cuda: this program was built without CUDA; where the CUDA toolkit and NCCL are installed, "
         "build it again:\n    cmake --preset release -DCONCLAVE_CUDA=ON && cmake --build --preset release");
-    return {std::move(all), ""};
+    return {nullptr, std::move(all), ""};
   }
 }
 

@@ -9,6 +9,9 @@
 namespace conclave {
 
 struct DeviceWorld {
+  /// On devices, a stream for this thread's work, which goes there while this lives: longer than the world,
+  /// and than all that computes.
+  std::shared_ptr<void> stream;
   std::unique_ptr<Communicator> world;  ///< of all ranks; its device() is where they compute
   std::string note;  ///< why not on CUDA devices, where these were looked for and not found; else ""
 };

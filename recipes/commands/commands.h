@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "parallel/mpi_communicator.h"
+#include "parallel/device_world.h"
 
 namespace conclave::commands {
 
@@ -75,7 +75,7 @@ int recipe_check(const std::string& recipe, const std::vector<std::string>& over
 int recipe_show(const std::string& recipe, const std::vector<std::string>& overrides, bool documented);
 
 /// Collective. All ranks, for `device`; rank 0 says where they compute if that is not where they might.
-std::unique_ptr<Communicator> world_for(const std::string& device, const MpiSession& session);
+DeviceWorld world_for(const std::string& device, const MpiSession& session);
 
 /// Sets OpenMP's threads: as given, or this machine's cores divided among the ranks on it.
 void set_threads(std::int64_t requested, const Surroundings& surroundings, Communicator& world);

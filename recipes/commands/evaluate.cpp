@@ -29,7 +29,8 @@ nlohmann::ordered_json domain_summary(SplitEvaluation& evaluation, const Evaluat
 
 int evaluate(const EvaluateArguments& arguments, const Surroundings& surroundings,
              const MpiSession& session) {
-  auto world = world_for(arguments.device, session);
+  DeviceWorld chosen = world_for(arguments.device, session);
+  auto& world = chosen.world;
   set_threads(0, surroundings, *world);
   const ProcessGrid grid(std::move(world), 0);
   SplitEvaluation evaluation(arguments.checkpoint, arguments.split, arguments.overrides, grid);

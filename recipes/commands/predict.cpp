@@ -32,7 +32,8 @@ void print(const Prediction& prediction, const std::vector<std::string>& class_n
 }  // namespace
 
 int predict(const PredictArguments& arguments, const Surroundings& surroundings, const MpiSession& session) {
-  auto world = world_for(arguments.device, session);
+  DeviceWorld chosen = world_for(arguments.device, session);
+  auto& world = chosen.world;
   set_threads(0, surroundings, *world);
   const ProcessGrid grid(std::move(world), 0);
   LoadedModel loaded(find_checkpoint(arguments.checkpoint), grid, arguments.overrides);

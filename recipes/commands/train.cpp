@@ -3,7 +3,6 @@
 
 #include <algorithm>
 
-#include "parallel/device_world.h"
 #include "recipes/commands/commands.h"
 #include "recipes/plugins.h"
 #include "recipes/trainer.h"
@@ -23,15 +22,16 @@ void set_threads(std::int64_t requested, const Surroundings& surroundings, Commu
   omp_set_num_threads(static_cast<int>(std::max<Index>(bound ? allowed : allowed / neighbours, 1)));
 }
 
-std::unique_ptr<Communicator> world_for(const std::string& device, const MpiSession& session) {
+DeviceWorld world_for(const std::string& device, const MpiSession& session) {
   DeviceWorld chosen = world_on(device, session.world());
   if (!chosen.note.empty() && chosen.world->rank() == 0)
     fmt::print(stderr, "conclave: on processors, as {}\n", chosen.note);
-  return std::move(chosen.world);
+  return chosen;
 }
 
 int train(const TrainArguments& arguments, const Surroundings& surroundings, const MpiSession& session) {
-  auto world = world_for(arguments.device, session);
+  DeviceWorld chosen = world_for(arguments.device, session);
+  auto& world = chosen.world;
   Recipe recipe = read_recipe(arguments.recipe, arguments.overrides);
   check_expert_parallel(recipe, arguments.recipe, world->size());
   load_plugins(recipe, arguments.recipe, world.get());

@@ -12,6 +12,7 @@
 #include "core/cuda/memory.h"
 #include "core/cuda/stream.h"
 #include "parallel/device_choice.h"
+#include "parallel/device_world.h"
 #include "parallel/nccl_communicator.h"
 #include "parallel/process_grid.h"
 #include "tests/core/values.h"
@@ -561,6 +562,27 @@ TEST_CASE("a rank has the device of its place on the node, and all hear of one w
   if (world.size() > 1)
     CHECK_THAT(shared, Contains("ranks 0, 1") && Contains("share device 0000:1b:00.0 on ") &&
                            Contains("NCCL wants one"));
+}
+
+TEST_CASE("a world of devices has a stream for its thread's work while it lives") {
+  const auto all = [] {
+    MPI_Comm copy = MPI_COMM_NULL;
+    REQUIRE(MPI_Comm_dup(dynamic_cast<MpiCommunicator&>(test_world()).handle(), &copy) == MPI_SUCCESS);
+    return std::make_unique<MpiCommunicator>(copy);
+  };
+  check_device();
+  CHECK(world_on("cpu", all()).stream == nullptr);
+  {
+    const DeviceWorld chosen = world_on("cuda", all());
+    CHECK(chosen.world->device() == Device::cuda);
+    REQUIRE(cuda::current_stream() != nullptr);
+    const Tensor ones = cuda::empty_on_device({3});
+    cuda::fill(ones, 1);
+    chosen.world->all_reduce(ones);
+    CHECK(cudaStreamQuery(nullptr) == cudaSuccess);  // it has none of this
+    CHECK(cuda::to_host(ones).data<float>()[2] == static_cast<float>(chosen.world->size()));
+  }
+  CHECK(cuda::current_stream() == nullptr);
 }
 
 // ---- For tests/fault: what ends the job

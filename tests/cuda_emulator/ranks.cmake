@@ -8,7 +8,7 @@ set(parallel ${PROJECT_SOURCE_DIR}/parallel)
 file(GLOB emulated_parallel CONFIGURE_DEPENDS ${parallel}/*communicator*.cpp ${parallel}/nccl_*.cpp)
 list(REMOVE_DUPLICATES emulated_parallel)
 add_executable(emulated_mpi_tests mpi_main.cpp ${emulator}/nccl_test.cpp ${emulator}/nccl.cpp ${emulator}/mpi.cpp
-               ${emulated_parallel} ${parallel}/process_grid.cpp ${parallel}/device_choice.cpp)
+               ${emulated_parallel} ${parallel}/process_grid.cpp ${parallel}/device_choice.cpp ${parallel}/device_world.cpp)
 target_link_libraries(emulated_mpi_tests PRIVATE conclave_emulated MPI::MPI_C Threads::Threads Catch2::Catch2
                       conclave_flags)
 target_compile_options(emulated_mpi_tests PRIVATE -O1)
