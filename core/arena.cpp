@@ -16,6 +16,10 @@ constexpr std::size_t kAlignment = 64;
 constexpr std::size_t kGrowth = std::size_t{8}
                                 << 20;  // commits 8 MiB at a time: few mprotect calls, little waste
 
+// Of a device's memory, what planning leaves at least: to kernels for their scratch and to libraries, of
+// which the one for products takes half of it.
+constexpr std::size_t kForOthers = std::size_t{64} << 20;
+
 std::size_t round_up(std::size_t value, std::size_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
@@ -74,9 +78,11 @@ void Arena::take_device_memory(std::size_t bytes) {
 std::byte* Arena::take(Region& region, std::size_t bytes) {
   const bool on_device = &region != &host_region();
   if (on_device && !device_memory_ && !sealed_) {
-    // Kernels need some for themselves, and libraries for theirs.
     std::size_t most = 0;
-    if constexpr (kBuiltWithCuda) most = cuda::free_memory() / 8 * 7;
+    if constexpr (kBuiltWithCuda) {
+      const std::size_t free = cuda::free_memory();
+      most = free - std::min(free, std::max(free / 8, kForOthers));
+    }
     take_device_memory(std::min(most, tensors_.limit ? tensors_.limit : most));
   }
   const std::size_t begin = round_up(region.used, kAlignment);
