@@ -209,7 +209,7 @@ void look(std::uintptr_t at, std::size_t size, Kind kind) {
     look_for_races(variable->shadow, offset, size, variable->bytes, at, kind, true, where);
     return;
   }
-  if (!in_pinned_memory(at)) throw Report(start() + "this is not the device's memory but the host's");
+  if (!in_pinned_memory(at, size)) throw Report(start() + "this is not the device's memory but the host's");
 }
 
 inline void see(const volatile void* memory, std::size_t size, Kind kind) {

@@ -6,7 +6,12 @@
 // lies between guards, and its use after it was given back is an error; so is the host's touching it, which
 // is a segmentation fault. Work on a stream runs when something waits for it, as late as CUDA allows, so that
 // a missing wait is seen; what a copy reads from the host must not change before it ran, and what it writes
-// there is NaN until then.
+// there is NaN until then. Pinned memory lies between guards, too, and whoever touches it after it was given
+// back is seen.
+//
+// What is queued on a stream while its work is captured becomes a graph, whose launches queue it again. Waits
+// and allocations of the thread that captures are reports, and so are events, copies from and to the host and
+// NCCL's work in a graph, of which a GPU would take some.
 //
 // Where a .cu file is compiled with -fsanitize=thread, as it is but in the sanitized build, every access of a
 // kernel is looked at: whether it is to memory that the kernel may touch, and whether another thread, or
@@ -44,7 +49,13 @@ struct Counters {
   std::size_t algorithms = 0;    ///< that cuBLASLt was asked for
   std::size_t copies = 0;        ///< that ran, of any direction
   std::size_t copied_bytes = 0;  ///< by them
-  std::size_t events = 0;        ///< made so far
+  /// Of these copies, those between the device and memory of the host's that is not pinned.
+  std::size_t pageable_copies = 0;
+  std::size_t pinned_allocations = 0;  ///< calls of cudaHostAlloc so far
+  std::size_t pinned_bytes = 0;        ///< what they hold that was not given back
+  std::size_t captures = 0;            ///< of streams, begun so far
+  std::size_t graphs = 0;              ///< launched so far
+  std::size_t events = 0;              ///< made so far
 };
 Counters counters();
 
@@ -72,6 +83,8 @@ void set_seed(std::uint64_t seed);
 /// Device memory from now on; what is taken stays. CONCLAVE_CUDA_MEMORY, in MiB, sets it at the start of the
 /// process; CONCLAVE_CUDA_COUNTS names a file to which its end adds a line with the number of allocations.
 void set_memory(std::size_t bytes);
+/// Pinned memory of the host's from now on, as much as anyone wants at first.
+void set_pinned_memory(std::size_t bytes);
 
 /// Of the host's calls from now on that may fail, number `call` (from 1) finds the device broken: a report of
 /// its own. 0: none.

@@ -151,13 +151,14 @@ std::string describe(std::uintptr_t at);
 void check_guards();
 /// Throws Report unless all of it is one live allocation's.
 void expect_device(const void* memory, std::size_t bytes, const char* what);
-bool in_pinned_memory(std::uintptr_t at);
+/// Whether all of it is one pinned allocation's that was not given back; throws Report where it was.
+bool in_pinned_memory(std::uintptr_t at, std::size_t bytes);
 
 // What is behind cudaMalloc and its kin; release() and release_pinned() throw Report.
 cudaError_t allocate(void** memory, std::size_t bytes);
 void release(void* memory);
 std::pair<std::size_t, std::size_t> free_and_total();
-void* allocate_pinned(std::size_t bytes);
+cudaError_t allocate_pinned(void** memory, std::size_t bytes);
 void release_pinned(void* memory);
 
 /// Device memory can be touched while one of these lives; else that is a segmentation fault, as a host's

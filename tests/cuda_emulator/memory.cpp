@@ -8,6 +8,7 @@
 #include <bit>
 #include <cstdlib>
 #include <fstream>
+#include <limits>
 #include <map>
 #include <memory>
 #include <new>
@@ -49,7 +50,12 @@ Arena& arena() {
 // Never destroyed, as tensors in static variables are given back late.
 auto& allocations = *new std::vector<std::unique_ptr<Allocation>>;
 auto& live = *new std::vector<Allocation*>;  // in no order
-auto& pinned = *new std::map<std::uintptr_t, std::size_t>;
+struct Pinned {
+  std::size_t bytes = 0;
+  bool live = true;
+};
+auto& pinned = *new std::map<std::uintptr_t, Pinned>;  // by address, also what was given back
+std::size_t pinned_capacity = std::numeric_limits<std::size_t>::max();
 auto& free_shadows = *new std::multimap<std::size_t, Cell*>;  // by size
 std::size_t capacity = [] {
   const char* mebibytes = std::getenv("CONCLAVE_CUDA_MEMORY");
@@ -65,6 +71,7 @@ struct CountsAtEnd {
 } counts_at_end;
 
 void* pointer(std::uintptr_t at) { return reinterpret_cast<void*>(at); }
+std::size_t pages_for(std::size_t bytes) { return (bytes + kPage - 1) / kPage; }
 
 void protect(int protection) {
   if (arena().used > 0) mprotect(pointer(arena().begin), arena().used, protection);
@@ -80,13 +87,34 @@ void set_guards(const Allocation& allocation) {
   return std::all_of(bytes, bytes + kGuard, [](unsigned char byte) { return byte == kGuardByte; });
 }
 
+// The allocation on whose pages `at` lies, null for none.
+const std::pair<const std::uintptr_t, Pinned>* find_pinned(std::uintptr_t at) {
+  const auto next = pinned.upper_bound(at);
+  if (next == pinned.begin()) return nullptr;
+  const auto found = std::prev(next);
+  return at - found->first < pages_for(found->second.bytes) * kPage ? &*found : nullptr;
+}
+
+// The rest of its last page is the guard behind pinned memory.
+void check_guard([[maybe_unused]] std::uintptr_t begin, [[maybe_unused]] std::size_t bytes) {
+#ifndef __SANITIZE_ADDRESS__
+  auto* const end = static_cast<unsigned char*>(pointer(begin + bytes));
+  auto* const page_end = static_cast<unsigned char*>(pointer(begin + pages_for(bytes) * kPage));
+  if (std::all_of(end, page_end, [](unsigned char byte) { return byte == kGuardByte; })) return;
+  std::fill(end, page_end, kGuardByte);
+  throw Report("written behind " + std::to_string(bytes) + " bytes of pinned memory");
+#endif
+}
+
 struct sigaction handler_before;
 
 void on_segmentation_fault(int number, siginfo_t* info, void* state) {
-  if (in_device_memory(address(info->si_addr))) {
-    constexpr std::string_view kText = "emulated CUDA device: the host's code touched device memory\n";
-    [[maybe_unused]] const auto written = write(STDERR_FILENO, kText.data(), kText.size());
-  }
+  std::string_view text;
+  if (in_device_memory(address(info->si_addr)))
+    text = "emulated CUDA device: the host's code touched device memory\n";
+  else if (find_pinned(address(info->si_addr)))
+    text = "emulated CUDA device: the host's code touched pinned memory that was given back\n";
+  [[maybe_unused]] const auto written = write(STDERR_FILENO, text.data(), text.size());
   if (handler_before.sa_flags & SA_SIGINFO) return handler_before.sa_sigaction(number, info, state);
   sigaction(SIGSEGV, &handler_before, nullptr);  // the same instruction then fails again
 }
@@ -165,6 +193,8 @@ std::string describe(std::uintptr_t at) {
 void check_guards() {
 #ifndef __SANITIZE_ADDRESS__
   const OnDevice scope;
+  for (const auto& [begin, memory] : pinned)
+    if (memory.live) check_guard(begin, memory.bytes);
   for (const Allocation* const allocation : live) {
     if (whole(allocation->begin - kGuard) && whole(allocation->begin + allocation->bytes)) continue;
     set_guards(*allocation);
@@ -185,9 +215,11 @@ void expect_device(const void* memory, std::size_t bytes, const char* what) {
                  std::to_string(allocation->bytes));
 }
 
-bool in_pinned_memory(std::uintptr_t at) {
-  const auto found = pinned.upper_bound(at);
-  return found != pinned.begin() && at - std::prev(found)->first < std::prev(found)->second;
+bool in_pinned_memory(std::uintptr_t at, std::size_t bytes) {
+  const auto* const found = find_pinned(at);
+  if (!found) return false;
+  if (!found->second.live) throw Report("this pinned memory was given back");
+  return at - found->first + bytes <= found->second.bytes;
 }
 
 OnDevice::OnDevice() {
@@ -198,6 +230,7 @@ OnDevice::~OnDevice() {
 }
 
 void set_memory(std::size_t bytes) { capacity = bytes; }
+void set_pinned_memory(std::size_t bytes) { pinned_capacity = bytes; }
 
 std::vector<std::string> leaks() {
   const std::lock_guard lock(mutex);
@@ -252,19 +285,43 @@ std::pair<std::size_t, std::size_t> free_and_total() {
   return {capacity - std::min(capacity, counts.live_bytes), capacity};
 }
 
-void* allocate_pinned(std::size_t bytes) {
-  void* const memory = std::malloc(std::max<std::size_t>(bytes, 1));
-  if (memory) {
-    std::memset(memory, kPoison, bytes);
-    pinned[address(memory)] = bytes;
-  }
-  return memory;
+// On pages of its own, between two that nobody may touch; its addresses are never used again.
+cudaError_t allocate_pinned(void** memory, std::size_t bytes) {
+  *memory = nullptr;
+  if (bytes > pinned_capacity - std::min(pinned_capacity, counts.pinned_bytes))
+    return cudaErrorMemoryAllocation;
+  ++counts.pinned_allocations;
+  if (bytes == 0) return cudaSuccess;
+  watch_for_segmentation_faults();
+  const std::size_t size = pages_for(bytes) * kPage;
+  auto* const begin = static_cast<std::byte*>(reserve(size + 2 * kPage, PROT_NONE)) + kPage;
+  mprotect(begin, size, PROT_READ | PROT_WRITE);
+  std::memset(begin, kPoison, bytes);
+  std::memset(begin + bytes, kGuardByte, size - bytes);
+#ifdef __SANITIZE_ADDRESS__
+  __asan_poison_memory_region(begin + bytes, size - bytes);
+#endif
+  pinned[address(begin)] = {bytes};
+  counts.pinned_bytes += bytes;
+  *memory = begin;
+  return cudaSuccess;
 }
 
 void release_pinned(void* memory) {
   if (!memory) return;
-  if (pinned.erase(address(memory)) == 0) throw Report("cudaFreeHost: this is not memory of cudaMallocHost");
-  std::free(memory);
+  const auto found = pinned.find(address(memory));
+  if (found == pinned.end()) throw Report("cudaFreeHost: this is not the beginning of pinned memory");
+  auto& [begin, allocation] = *found;
+  if (!allocation.live) throw Report("cudaFreeHost: this memory was given back before");
+  allocation.live = false;
+  counts.pinned_bytes -= allocation.bytes;
+  const std::size_t size = pages_for(allocation.bytes) * kPage;
+#ifdef __SANITIZE_ADDRESS__
+  __asan_unpoison_memory_region(memory, size);  // it is the system's message that counts
+#endif
+  check_guard(begin, allocation.bytes);
+  madvise(memory, size, MADV_DONTNEED);
+  mprotect(memory, size, PROT_NONE);
 }
 
 }  // namespace conclave::emulator

@@ -9,6 +9,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string_view>
 #include <thread>
 
@@ -36,6 +37,12 @@ struct Work {
   std::uint32_t number = 0;
 };
 
+// What was queued while a stream's work was captured.
+struct Captured {
+  std::function<bool(std::uint32_t)> run;
+  std::string name;
+};
+
 // A stream that was destroyed lives on until its work is done, and with the events in it; its handle lives on
 // for ever, so that its use is seen.
 struct Stream {
@@ -44,6 +51,7 @@ struct Stream {
   std::uint64_t queued = 0, done = 0;
   Past past;  // of what will be queued next
   bool destroyed = false;
+  std::optional<std::vector<Captured>> captured;  // while its work is
 };
 
 // What an event stands for, from one cudaEventRecord to the next.
@@ -64,6 +72,13 @@ Counters counts;
 struct CUstream_st {
   std::shared_ptr<conclave::emulator::Stream> stream = std::make_shared<conclave::emulator::Stream>();
 };
+struct CUgraph_st {
+  std::vector<conclave::emulator::Captured> work;
+};
+struct CUgraphExec_st {
+  std::vector<conclave::emulator::Captured> work;
+  bool destroyed = false;
+};
 struct CUevent_st {
   bool timed = true;
   std::shared_ptr<conclave::emulator::Mark> mark;
@@ -76,6 +91,7 @@ namespace {
 auto& default_stream = *new CUstream_st;
 auto& streams = *new std::vector<std::shared_ptr<Stream>>{default_stream.stream};
 auto& destroyed_handles = *new std::vector<cudaStream_t>;
+auto& destroyed_graphs = *new std::vector<cudaGraphExec_t>;  // likewise
 std::size_t stream_count = 1;
 Past& past_of_host = *new Past;  // what the host waited for
 std::string& report = *new std::string;
@@ -83,6 +99,7 @@ std::string& report = *new std::string;
 auto& allowed_shared = *new std::map<const void*, std::size_t>;
 thread_local cudaError_t last_error = cudaSuccess;  // that is not a report
 thread_local bool queues = false;                   // whether this thread is one that gives the device work
+thread_local int captures = 0;                      // streams whose work this thread captures
 std::chrono::milliseconds patience{30'000};
 std::uint64_t pieces_done = 0;
 int device_count = 1, driver = CUDART_VERSION;
@@ -105,6 +122,11 @@ void enqueue(cudaStream_t handle, const std::string& name, std::function<bool(st
              std::shared_ptr<SharedWork> shared = nullptr) {
   queues = true;
   Stream& stream = of(handle);
+  if (stream.captured) {
+    if (shared) throw Report(name + " is captured, which this device does not do");
+    stream.captured->push_back({std::move(run), name});
+    return;
+  }
   join(stream.past, past_of_host);
   stream.work.push_back({std::move(run), name, stream.past, std::move(shared)});
   ++stream.queued;
@@ -192,6 +214,16 @@ void drain_all() {
 
 std::size_t calls_until_broken = 0;  // 0: it will not be
 
+// What waits, or may, which CUDA refuses to the thread that captures: what is captured does not run.
+void expect_no_capture(const char* function) {
+  if (captures > 0) throw Report(std::string(function) + ": not while this thread captures a stream's work");
+}
+
+// What could be captured, but for this device.
+void expect_uncaptured(const char* what, cudaStream_t stream) {
+  if (of(stream).captured) throw Report(std::string(what) + " is captured, which this device does not do");
+}
+
 // A call of the host's: one at a time, and what it throws becomes a report.
 template <class Body>
 cudaError_t call_that_succeeds(Body&& body) {
@@ -245,6 +277,8 @@ void queue_copy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind ki
     throw Report("cudaMemcpy: a side is not where the kind of copy says: this is not device memory, or is");
   if (!from_host) expect_device(from, bytes, "cudaMemcpy from");
   if (!to_host) expect_device(to, bytes, "cudaMemcpy to");
+  if (from_host || to_host) expect_uncaptured("a copy from or to the host", stream);
+  const bool pageable = from_host != to_host && !in_pinned_memory(address(from_host ? from : to), bytes);
   // What another copy is still to bring there has no value yet to compare with.
   const bool compare_from = from_host && !is_awaited(from, bytes);
   const bool compare_to = to_host && !is_awaited(to, bytes);
@@ -268,6 +302,7 @@ void queue_copy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind ki
     if (!to_host) see_range(to, bytes, true);
     std::memmove(to, from, bytes);
     ++counts.copies;
+    counts.pageable_copies += pageable;
     counts.copied_bytes += bytes;
     return true;
   });
@@ -386,6 +421,8 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "invalid resource handle";
     case cudaErrorNotReady:
       return "device not ready";
+    case cudaErrorStreamCaptureUnsupported:
+      return "operation not permitted when stream is capturing";
     case cudaErrorLaunchFailure:
       break;
   }
@@ -414,6 +451,8 @@ const char* cudaGetErrorName(cudaError_t error) {
       return "cudaErrorInvalidResourceHandle";
     case cudaErrorNotReady:
       return "cudaErrorNotReady";
+    case cudaErrorStreamCaptureUnsupported:
+      return "cudaErrorStreamCaptureUnsupported";
     case cudaErrorLaunchFailure:
       break;
   }
@@ -505,20 +544,29 @@ cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
 
 cudaError_t cudaMalloc(void** memory, std::size_t bytes) {
   cudaError_t error = cudaSuccess;
-  const cudaError_t broken = call([&] { error = allocate(memory, bytes); });
+  const cudaError_t broken = call([&] {
+    expect_no_capture("cudaMalloc");
+    error = allocate(memory, bytes);
+  });
   return broken != cudaSuccess || error == cudaSuccess ? broken : refuse(error);
 }
 
 cudaError_t cudaFree(void* memory) {
   return call_that_succeeds([&] {
     if (!memory) return;
+    expect_no_capture("cudaFree");
     drain_all();
     release(memory);
   });
 }
 
 cudaError_t cudaMallocHost(void** memory, std::size_t bytes) {
-  return call([&] { *memory = allocate_pinned(bytes); });
+  cudaError_t error = cudaSuccess;
+  const cudaError_t broken = call([&] {
+    expect_no_capture("cudaMallocHost");
+    error = allocate_pinned(memory, bytes);
+  });
+  return broken != cudaSuccess || error == cudaSuccess ? broken : refuse(error);
 }
 
 cudaError_t cudaHostAlloc(void** memory, std::size_t bytes, unsigned) {
@@ -527,6 +575,7 @@ cudaError_t cudaHostAlloc(void** memory, std::size_t bytes, unsigned) {
 
 cudaError_t cudaFreeHost(void* memory) {
   return call_that_succeeds([&] {
+    expect_no_capture("cudaFreeHost");
     drain_all();
     release_pinned(memory);
   });
@@ -571,6 +620,7 @@ cudaError_t cudaStreamCreate(cudaStream_t* stream) { return cudaStreamCreateWith
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   return call_that_succeeds([&] {
+    expect_uncaptured("the end of a stream", stream);
     of(stream).destroyed = true;
     destroyed_handles.push_back(stream);
   });
@@ -578,6 +628,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   return call([&] {
+    expect_no_capture("cudaStreamSynchronize");
     const std::shared_ptr<Stream> kept = owner_of(stream);
     join(past_of_host, kept->past);
     drain(*kept, kept->queued);
@@ -587,6 +638,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
   bool ready = true;
   const cudaError_t error = call([&] {
+    expect_no_capture("cudaStreamQuery");
     Stream& asked = of(stream);
     ready = asked.work.empty();
     if (ready)
@@ -599,6 +651,7 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
   return call([&] {
+    expect_uncaptured("a wait for an event", stream);
     if (!event->mark) return;
     join(of(stream).past, event->mark->past);
     enqueue(stream, "", [mark = event->mark](std::uint32_t) {
@@ -626,6 +679,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   return call([&] {
+    expect_uncaptured("an event", stream);
     const auto mark = std::make_shared<Mark>();
     enqueue(stream, "", [mark](std::uint32_t) {
       mark->passed = Clock::now();
@@ -647,7 +701,8 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
     return event->mark && event->mark->stream->done < event->mark->ticket ? cudaErrorNotReady : status();
   }
   lock.lock();
-  if (const cudaError_t broken = call([] {}); broken != cudaSuccess) return broken;
+  if (const cudaError_t broken = call([] { expect_no_capture("cudaEventQuery"); }); broken != cudaSuccess)
+    return broken;
   if (!event->mark) return status();
   if (event->mark->stream->done >= event->mark->ticket) {
     join(past_of_host, event->mark->past);
@@ -659,6 +714,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   return call([&] {
+    expect_no_capture("cudaEventSynchronize");
     if (!event->mark) return;
     join(past_of_host, event->mark->past);
     drain(*event->mark->stream, event->mark->ticket);
@@ -676,4 +732,61 @@ cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEve
   return status();
 }
 
-cudaError_t cudaDeviceSynchronize() { return call(drain_all); }
+cudaError_t cudaDeviceSynchronize() {
+  return call([] {
+    expect_no_capture("cudaDeviceSynchronize");
+    drain_all();
+  });
+}
+
+// Of this thread's calls alone, whatever the mode: other threads may wait and allocate as ever.
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  if (!stream) return refuse(cudaErrorStreamCaptureUnsupported);
+  return call([&] {
+    Stream& from = of(stream);
+    if (from.captured) throw Report("cudaStreamBeginCapture: this stream's work is being captured");
+    from.captured.emplace();
+    ++captures;
+    ++counts.captures;
+  });
+}
+
+// Ends it in any case; what a report came upon is no graph.
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  *graph = nullptr;
+  return call_that_succeeds([&] {
+    Stream& from = of(stream);
+    if (!from.captured) throw Report("cudaStreamEndCapture: this stream's work is not being captured");
+    auto captured = std::exchange(from.captured, std::nullopt);
+    --captures;
+    count_call();
+    if (report.empty()) *graph = new CUgraph_st{std::move(*captured)};
+  });
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
+  return call([&] { *executable = new CUgraphExec_st{.work = graph->work}; });
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
+  return call([&] {
+    if (executable->destroyed) throw Report("a graph is launched that was destroyed");
+    expect_uncaptured("a graph", stream);
+    for (const Captured& work : executable->work) enqueue(stream, work.name, work.run);
+    ++counts.graphs;
+  });
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  const std::lock_guard lock(mutex);
+  delete graph;
+  return cudaSuccess;
+}
+
+// It lives on, so that its use is seen.
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
+  const std::lock_guard lock(mutex);
+  executable->destroyed = true;
+  destroyed_graphs.push_back(executable);
+  return cudaSuccess;
+}
