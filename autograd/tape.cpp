@@ -27,8 +27,13 @@ Tensor Tape::on_host(const Tensor& tensor) {
 
 Tensor Tape::on_device(const Tensor& tensor) {
   if (!tensor.defined() || tensor.device() == device()) return tensor;
+  Tensor from = tensor;
+  if (!arena_.holds_on_host(tensor)) {
+    from = arena_.empty_on_host(tensor.shape(), tensor.dtype());
+    from.copy_from(tensor);
+  }
   const Tensor copy = arena_.empty(tensor.shape(), tensor.dtype());
-  copy.queue_copy_from(tensor);
+  copy.queue_copy_from(from);
   return copy;
 }
 

@@ -60,11 +60,12 @@ class Tape {
 
   /// Where its activations are; the inputs of functions must be there, too.
   Device device() const { return arena_.device(); }
-  /// `tensor` itself where it is in host memory; else its copy there, once all that was queued before is
-  /// done.
+  /// `tensor` itself where it is in host memory; else its copy there, in the arena, once all that was queued
+  /// before is done.
   Tensor on_host(const Tensor& tensor);
-  /// `tensor`, which is in host memory, itself or as a copy on device(). It must stay as it is until the
-  /// device was waited for.
+  /// `tensor`, which is in host memory, itself or as a copy on device(). Unless it is the arena's own, it may
+  /// change as soon as this returns. What is the arena's may change, or be given back, once the device was
+  /// waited for.
   Tensor on_device(const Tensor& tensor);
 
   /// An output tensor; it gets a gradient slot if this tape records and any of `inputs` has one.

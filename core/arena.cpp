@@ -51,7 +51,14 @@ Arena::Arena(std::string name, std::size_t limit, Device device) : name_(std::mo
   if (device != Device::cpu) tensors_.limit = limit;
 }
 
-Arena::~Arena() { munmap(host_region().base, host_region().reserved); }
+Arena::~Arena() { give_back_reserved(); }
+
+void Arena::give_back_reserved() {
+  Region& region = host_region();
+  if (region.reserved > 0) munmap(region.base, region.reserved);
+  region.base = nullptr;
+  region.reserved = region.committed = 0;
+}
 
 // Makes the host's memory up to `end` usable.
 void Arena::commit(Region& region, std::size_t end) {
@@ -72,6 +79,17 @@ void Arena::take_device_memory(std::size_t bytes) {
     device_memory_ = memory;
   } else {
     fail("arena {}: {} on a CUDA device, for which this program was not built", name_, format_bytes(bytes));
+  }
+}
+
+void Arena::take_pinned_memory(std::size_t bytes) {
+  give_back_reserved();
+  host_.limit = host_.committed = bytes;
+  if (bytes == 0) return;
+  if constexpr (kBuiltWithCuda) {
+    const auto memory = std::make_shared<cuda::PinnedMemory>(bytes);
+    host_.base = static_cast<std::byte*>(memory->data());
+    pinned_memory_ = memory;
   }
 }
 
@@ -125,15 +143,24 @@ Tensor Arena::empty_on_host(const Shape& shape, DType dtype) {
   return Tensor::borrow(allocate(bytes_of(name_, shape, dtype)), shape, dtype);
 }
 
+bool Arena::holds_on_host(const Tensor& tensor) const {
+  const Region& region = host_region();
+  const auto* const at = static_cast<const std::byte*>(tensor.raw());
+  return region.base <= at && at < region.base + region.used;
+}
+
 void Arena::seal(std::size_t slack, double share) {
   const auto wanted = [&](const Region& region) {
     const auto more = static_cast<std::size_t>(share * static_cast<double>(region.peak));
     return round_up(region.peak + more + slack, kAlignment);
   };
-  Region& host = host_region();
-  host.limit = std::min(wanted(host), host.reserved);
-  commit(host, host.limit);
-  if (device_ != Device::cpu) take_device_memory(wanted(tensors_));
+  if (device_ == Device::cpu) {
+    tensors_.limit = std::min(wanted(tensors_), tensors_.reserved);
+    commit(tensors_, tensors_.limit);
+  } else {
+    take_device_memory(wanted(tensors_));
+    take_pinned_memory(wanted(host_));
+  }
   sealed_ = true;
 }
 

@@ -3,7 +3,8 @@
 // space and remembers its peak; sealed, it owns exactly that much, and asking for more is an Error and not a
 // malloc. The tensors of an arena for a CUDA device lie there; what the host notes down beside them lies in
 // host memory, which is planned alike. Such an arena plans in most of the device's free memory, and sealing
-// it is the one cudaMalloc of what it keeps.
+// it is the one cudaMalloc of what it keeps; the host memory beside it is pinned from then on, so that copies
+// between the two are the device's own work.
 #pragma once
 
 #include <algorithm>
@@ -39,6 +40,8 @@ class Arena {
   Tensor zeros(const Shape& shape, DType dtype = DType::f32);
   /// The same in host memory, as is all that follows.
   Tensor empty_on_host(const Shape& shape, DType dtype = DType::f32);
+  /// Whether `tensor` lies in this arena's host memory.
+  bool holds_on_host(const Tensor& tensor) const;
   void* allocate(std::size_t bytes);
   /// `count` value-initialized elements, which are never destroyed; valid as long as a tensor.
   template <class T>
@@ -54,8 +57,8 @@ class Arena {
   void release(const Bytes& mark);
   void reset() { release({}); }
 
-  /// Ends planning: the peak so far, its `share` more and `slack` bytes become the capacity. What is on a
-  /// device is lost.
+  /// Ends planning: the peak so far, its `share` more and `slack` bytes become the capacity. What an arena
+  /// for a device holds is lost.
   void seal(std::size_t slack = 0, double share = 0);
   /// Plans nothing: `bytes` are the capacity, the sum of room_for() over the tensors to come.
   void seal_for(std::size_t bytes);
@@ -79,15 +82,18 @@ class Arena {
   };
 
   Region& host_region() { return device_ == Device::cpu ? tensors_ : host_; }
+  const Region& host_region() const { return device_ == Device::cpu ? tensors_ : host_; }
   std::byte* take(Region& region, std::size_t bytes);
   void commit(Region& region, std::size_t end);
+  void give_back_reserved();
   void take_device_memory(std::size_t bytes);
+  void take_pinned_memory(std::size_t bytes);
 
   std::string name_;
   Device device_;
   bool sealed_ = false;
   Region tensors_, host_;  // an arena in host memory has no use for the second
-  std::shared_ptr<void> device_memory_;
+  std::shared_ptr<void> device_memory_, pinned_memory_;
 };
 
 template <class T>

@@ -1,5 +1,7 @@
 #include "core/cuda/memory.h"
 
+#include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "core/arena.h"
@@ -25,6 +27,21 @@ DeviceMemory::DeviceMemory(std::size_t bytes) {
 }
 
 DeviceMemory::~DeviceMemory() { cudaFree(data_); }
+
+PinnedMemory::PinnedMemory(std::size_t bytes) {
+  const cudaError_t code = cudaHostAlloc(&data_, bytes, cudaHostAllocDefault);
+  if (code == cudaErrorMemoryAllocation) {
+    cudaGetLastError();  // which would otherwise be the next call's
+    fail(
+        "{} of this host's memory cannot be pinned for copies to and from the device: others hold it, or it "
+        "is "
+        "more than a limit of the job or container allows",
+        format_bytes(bytes));
+  }
+  check(code, "pinning memory");
+}
+
+PinnedMemory::~PinnedMemory() { cudaFreeHost(data_); }
 
 std::size_t free_memory() {
   std::size_t free = 0, total = 0;
@@ -52,6 +69,19 @@ void copy(const Tensor& from, const Tensor& to) {
   check(cudaMemcpyAsync(to.raw(), from.raw(), from.bytes(), direction(from.device(), to.device()),
                         current_stream()),
         "copy");
+}
+
+void download(const char* operation, const void* from, std::size_t bytes, void* to) {
+  constexpr std::size_t kMost = std::size_t{16} << 10;  // at once
+  thread_local const PinnedMemory pinned(kMost);
+  for (std::size_t done = 0; done < bytes; done += kMost) {
+    const std::size_t next = std::min(bytes - done, kMost);
+    check(cudaMemcpyAsync(pinned.data(), static_cast<const std::byte*>(from) + done, next,
+                          cudaMemcpyDeviceToHost, current_stream()),
+          operation);
+    check(cudaStreamSynchronize(current_stream()), operation);
+    std::memcpy(static_cast<std::byte*>(to) + done, pinned.data(), next);
+  }
 }
 
 Tensor to_device(const Tensor& tensor) {

@@ -22,6 +22,22 @@ class DeviceMemory {
   void* data_ = nullptr;
 };
 
+/// `bytes` uninitialized bytes of the host's memory that stay where they are, so that the device copies from
+/// and to them on its own, while the host goes on.
+class PinnedMemory {
+ public:
+  /// Throws Error where the system does not give so much of it.
+  explicit PinnedMemory(std::size_t bytes);
+  ~PinnedMemory();
+  PinnedMemory(const PinnedMemory&) = delete;
+  PinnedMemory& operator=(const PinnedMemory&) = delete;
+
+  void* data() const { return data_; }
+
+ private:
+  void* data_ = nullptr;
+};
+
 /// Bytes that the device has free.
 std::size_t free_memory();
 
@@ -32,8 +48,13 @@ void synchronize();
 Tensor empty_on_device(const Shape& shape, DType dtype = DType::f32);
 
 /// Queues the copy on the current stream, in any direction; same dtype and numel, both contiguous, else
-/// Error. A side in the host's memory must stay as it is until the stream was waited for.
+/// Error. A side in the host's memory must stay as it is until the stream was waited for, and should be
+/// pinned: else the host may have to wait until the copy's turn comes.
 void copy(const Tensor& from, const Tensor& to);
+
+/// Copies a small table from the device, and waits for it and for all that was queued before; by way of
+/// pinned memory of the thread's.
+void download(const char* operation, const void* from, std::size_t bytes, void* to);
 
 /// Queues it, for contiguous tensors on the device.
 void zero(const Tensor& tensor);

@@ -184,14 +184,4 @@ void for_width(Index columns, std::initializer_list<const void*> arrays, Body bo
     body.template operator()<1>();
 }
 
-/// Copies from the device and waits for everything queued so far.
-template <class T>
-void copy_to_host(const char* operation, const T* from, Index count, T* to) {
-  const cudaStream_t stream = conclave::cuda::current_stream();
-  conclave::cuda::check(
-      cudaMemcpyAsync(to, from, static_cast<std::size_t>(count) * sizeof(T), cudaMemcpyDeviceToHost, stream),
-      operation);
-  conclave::cuda::check(cudaStreamSynchronize(stream), operation);
-}
-
 }  // namespace conclave::kernels::cuda

@@ -1,7 +1,9 @@
 #include <vector>
 
+#include "core/cuda/memory.h"
 #include "core/cuda/scratch.h"
 #include "core/cuda/shared_memory.h"
+#include "core/cuda/upload.h"
 #include "core/kernels/cuda_kernel.h"
 #include "core/kernels/cuda_sort.h"
 #include "core/kernels/permutation.h"
@@ -12,8 +14,10 @@ namespace {
 
 using conclave::cuda::check;
 using conclave::cuda::current_stream;
+using conclave::cuda::download;
 using conclave::cuda::Scratch;
 using conclave::cuda::shared_memory;
+using conclave::cuda::upload;
 
 constexpr Index kSharedExperts = 8192;  // whose counts fit in the shared memory any kernel may have
 
@@ -51,7 +55,7 @@ const std::vector<unsigned>& count(const char* operation, const Tensor& experts,
             .block = dim3(kBlock),
             .shared_bytes = shared ? on_host.size() * sizeof(unsigned) : 0},
            experts.data<std::int32_t>(), total, number, shared, counts);
-    copy_to_host(operation, counts, number + 1, on_host.data());
+    download(operation, counts, on_host.size() * sizeof(unsigned), on_host.data());
   }
   require(on_host.back() == 0, "{}: {} of {} choices are of none of {} experts", operation, on_host.back(),
           total, number);
@@ -186,10 +190,8 @@ void assign_slots(const Tensor& experts, std::span<SlotRange> ranges, const Tens
   if (total == 0) return;
   Scratch scratch;
   auto* on_device = scratch.array<SlotRange>(number);
-  check(cudaMemcpyAsync(on_device, ranges.data(), ranges.size_bytes(), cudaMemcpyHostToDevice,
-                        current_stream()),
-        "assign_slots");
-  // Waits, also for the copy, before the ranges change; throws on a choice of no expert before they do.
+  upload("assign_slots", std::span<const SlotRange>(ranges), on_device);
+  // Waits; throws on a choice of no expert before the ranges change.
   const auto& counts = count("assign_slots", experts, number);
   const SortedItems sorted = sort_items("assign_slots", experts.data<std::int32_t>(), total,
                                         static_cast<std::int32_t>(number), scratch);

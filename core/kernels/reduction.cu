@@ -2,6 +2,7 @@
 #include <cmath>
 #include <limits>
 
+#include "core/cuda/memory.h"
 #include "core/cuda/scratch.h"
 #include "core/kernels/cuda_column_sums.h"
 #include "core/kernels/cuda_kernel.h"
@@ -9,6 +10,8 @@
 
 namespace conclave::kernels::cuda {
 namespace {
+
+using conclave::cuda::download;
 
 // At most so many partial sums, one a block, which the host adds up.
 constexpr Index kParts = 512;
@@ -67,7 +70,7 @@ double reduce(const Tensor& x, Term term) {
     else
       launch("sum", reduce_kernel<T, 1, Term>, shape, values, total, term, partial);
     std::array<double, kParts> on_host;
-    copy_to_host("sum", partial, parts, on_host.data());
+    download("sum", partial, static_cast<std::size_t>(parts) * sizeof(double), on_host.data());
     double sum = 0;
     for (Index part = 0; part < parts; ++part) sum += on_host[static_cast<std::size_t>(part)];
     return sum;

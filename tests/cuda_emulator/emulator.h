@@ -81,7 +81,8 @@ std::vector<Traffic> take_traffic();
 void set_seed(std::uint64_t seed);
 
 /// Device memory from now on; what is taken stays. CONCLAVE_CUDA_MEMORY, in MiB, sets it at the start of the
-/// process; CONCLAVE_CUDA_COUNTS names a file to which its end adds a line with the number of allocations.
+/// process; CONCLAVE_CUDA_COUNTS names a file to which its end adds a line with the numbers of allocations,
+/// of pinned ones and of pageable copies.
 void set_memory(std::size_t bytes);
 /// Pinned memory of the host's from now on, as much as anyone wants at first.
 void set_pinned_memory(std::size_t bytes);

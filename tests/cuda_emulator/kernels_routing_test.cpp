@@ -344,6 +344,17 @@ TEST_CASE("tensors on the device are cleared, filled and copied", "[arena]") {
   CHECK(emulator::take_report() == "");
 }
 
+TEST_CASE("a table of any size is downloaded, by way of pinned memory") {
+  for (const Index count : {0, 1, 5000}) {
+    const Tensor values = random_values({count}, 1, DType::f64), on_device = to_device(values),
+                 back = unwritten({count}, DType::f64);
+    const std::size_t pageable = emulator::counters().pageable_copies;
+    conclave::cuda::download("download", on_device.raw(), on_device.bytes(), back.raw());
+    CHECK(same_bits(back, values));
+    CHECK(emulator::counters().pageable_copies == pageable);
+  }
+}
+
 TEST_CASE("an arena on a device plans in what is free, and then takes what it needs in one piece",
           "[arena]") {
   const std::size_t before = emulator::counters().live_bytes;
@@ -360,6 +371,12 @@ TEST_CASE("an arena on a device plans in what is free, and then takes what it ne
     arena.copy<Index>(std::vector<Index>{1, 2, 3});
     return to_host(x).data<float>()[299];
   };
+  const auto pageable_copies = [&](const Tensor& on_host) {
+    const ArenaTrial trial(arena);
+    const std::size_t copies = emulator::counters().pageable_copies;
+    on_host.copy_from(arena.zeros({1}));
+    return emulator::counters().pageable_copies - copies;
+  };
   CHECK(step() == 0);
   CHECK(taken_here() == (std::size_t{16} << 20));
   CHECK_THROWS_WITH(arena.empty({Index{6} << 20}),
@@ -375,12 +392,23 @@ TEST_CASE("an arena on a device plans in what is free, and then takes what it ne
   }
   CHECK(taken >= 4000);
   CHECK(arena.peak() < 4000);
+  const Tensor planned = arena.empty_on_host({1});
+  CHECK(arena.holds_on_host(planned));
+  CHECK(pageable_copies(planned) == 1);
+  arena.reset();
   arena.seal();
   CHECK(arena.capacity() == 1216);
+  {
+    const ArenaScope scope(arena);
+    const Tensor pinned = arena.empty_on_host({1}), elsewhere = Tensor::zeros({1});
+    CHECK((arena.holds_on_host(pinned) && !arena.holds_on_host(elsewhere)));
+    CHECK(pageable_copies(pinned) == 0);
+  }
   CHECK(taken_here() == 1216);
-  const std::size_t allocations = emulator::counters().allocations;
+  const emulator::Counters sealed = emulator::counters();
   for (int i = 0; i < 3; ++i) CHECK(step() == 0);
-  CHECK(emulator::counters().allocations == allocations);
+  CHECK(emulator::counters().allocations == sealed.allocations);
+  CHECK(emulator::counters().pinned_allocations == sealed.pinned_allocations);
   CHECK_THROWS_WITH(arena.empty({64}), Catch::Matchers::Contains("the planning run did not see"));
   CHECK_THROWS_WITH(Arena("parameters", 0, Device::cuda).seal_for(std::size_t{90} << 20),
                     "the device has 80.0 MiB free, and 90.0 MiB are needed");

@@ -66,7 +66,8 @@ int on_device = 0;
 struct CountsAtEnd {
   ~CountsAtEnd() {
     if (const char* path = std::getenv("CONCLAVE_CUDA_COUNTS"))
-      std::ofstream(path, std::ios::app) << counts.allocations << std::endl;
+      std::ofstream(path, std::ios::app) << counts.allocations << ' ' << counts.pinned_allocations << ' '
+                                         << counts.pageable_copies << std::endl;
   }
 } counts_at_end;
 

@@ -390,6 +390,57 @@ TEST_CASE("copies on two streams that none puts in order", "[emulator]") {
   }
 }
 
+TEST_CASE("pinned memory that is not used as it may be", "[emulator]") {
+  const Tensor device = cuda::empty_on_device({2});
+  void* memory = nullptr;
+  REQUIRE(cudaHostAlloc(&memory, 12, cudaHostAllocDefault) == cudaSuccess);
+  auto* const values = static_cast<float*>(memory);
+  CHECK(std::isnan(values[2]));
+  CHECK(cudaMemcpyAsync(device.raw(), values + 1, 8, cudaMemcpyHostToDevice) == cudaSuccess);
+  wait();
+#ifndef __SANITIZE_ADDRESS__
+  values[3] = 1;
+  launch("planted", set, {.grid = dim3(1), .block = dim3(1)}, device.data<float>(), 1.0f);
+  CHECK_THROWS_WITH(wait(), Contains("written behind 12 bytes of pinned memory"));
+  emulator::take_report();
+#endif
+  CHECK_THAT(last_words([&] {
+               cudaFreeHost(memory);
+               values[0] = 1;
+             }),
+             Contains("the host's code touched pinned memory that was given back"));
+  CHECK(cudaFreeHost(values + 1) == cudaErrorLaunchFailure);
+  CHECK_THAT(emulator::take_report(), Contains("not the beginning of pinned memory"));
+  CHECK(cudaFreeHost(memory) == cudaSuccess);
+  CHECK(cudaFreeHost(memory) == cudaErrorLaunchFailure);
+  CHECK_THAT(emulator::take_report(), Contains("given back before"));
+  CHECK(cudaMemcpyAsync(memory, device.raw(), 8, cudaMemcpyDeviceToHost) == cudaErrorLaunchFailure);
+  CHECK_THAT(emulator::take_report(), Contains("this pinned memory was given back"));
+
+  emulator::set_pinned_memory(1000);
+  CHECK_THROWS_WITH(cuda::PinnedMemory(1001), Contains("1001 B of this host's memory cannot be pinned"));
+  CHECK(cudaGetLastError() == cudaSuccess);
+  emulator::set_pinned_memory(std::size_t{1} << 40);
+}
+
+TEST_CASE("copies are counted whose host memory is not pinned", "[emulator]") {
+  const Tensor device = cuda::to_device(ramp(3)), host = Tensor::empty({3});
+  const cuda::PinnedMemory memory(12);
+  const Tensor pinned = Tensor::borrow(memory.data(), {3}, DType::f32);
+  const auto counted = [&](const Tensor& from, const Tensor& to) {
+    const std::size_t before = emulator::counters().pageable_copies;
+    cuda::copy(from, to);
+    wait();
+    return emulator::counters().pageable_copies - before;
+  };
+  CHECK(counted(device, pinned) == 0);
+  CHECK(pinned.data<float>()[2] == 3);
+  CHECK(counted(pinned, device) == 0);
+  CHECK(counted(device, device) == 0);
+  CHECK(counted(device, host) == 1);
+  CHECK(counted(host, device) == 1);
+}
+
 TEST_CASE("launches that no device takes, and memory it does not have", "[emulator]") {
   const auto refused = [](dim3 grid, dim3 block) {
     CHECK_THROWS_WITH(launch("planted", barrier_for_some, {.grid = grid, .block = block}),

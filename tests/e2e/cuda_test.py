@@ -1,5 +1,5 @@
 """Training on CUDA devices, which are emulated, over NCCL, likewise: the losses are those of processors, and once two steps
-are done no device memory is allocated."""
+are done no memory is allocated on the device or pinned, and none is copied to or from it that is not pinned."""
 
 import os
 from pathlib import Path
@@ -12,14 +12,14 @@ STEPS = 20
 
 
 def train(program, recipe, directory, *options, says=""):
-    """As run() does; says how much device memory each rank has allocated, and how often."""
+    """As run() does; the counts of each rank's allocations on its device, of pinned ones and of pageable copies."""
     counts = Path(f"{directory}.counts")
     os.environ.update(CONCLAVE_CUDA_COUNTS=str(counts), CONCLAVE_CUDA_MEMORY="512")
     sets = [f"--set={option}" for option in (*options, f"run.directory={directory}", "run.log_every=1")]
     said = run([*RANKS, program, "train", recipe, "--device", "cuda" if program == EMULATED else "cpu", *sets])
     assert f"threads each, on {'cuda' if program == EMULATED else 'cpu'}" in said, said
     assert says in said, said
-    return counts.read_text().split() if counts.exists() else []
+    return counts.read_text().splitlines() if counts.exists() else []
 
 
 def assert_close(first, second, tolerance=1e-4):
