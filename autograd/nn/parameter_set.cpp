@@ -41,7 +41,7 @@ void initialize(const Parameter& parameter, std::uint64_t seed) {
 }
 
 ParameterSet::ParameterSet(Module& model, DType dtype, std::uint64_t seed, Device device)
-    : values_("parameters", 0, device), gradients_("gradients", 0, device) {
+    : values_("parameters", 0, device), gradients_("gradients", 0, device), zeros_(device) {
   for (const auto& [name, parameter] : model.named_parameters()) {
     parameter->name = name;
     parameters_.push_back(parameter);
@@ -91,7 +91,9 @@ Index ParameterSet::elements() const {
 }
 
 void ParameterSet::zero_gradients() {
-  for (const Segment& segment : segments_) segment.gradients.zero();
+  zeros_.run([this] {
+    for (const Segment& segment : segments_) segment.gradients.zero();
+  });
   for (Parameter* parameter : parameters_) parameter->slot.pending = 0;
 }
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "autograd/nn/module.h"
+#include "core/replay.h"
 
 namespace conclave {
 
@@ -42,6 +43,7 @@ class ParameterSet {
   Arena values_, gradients_;
   std::vector<Parameter*> parameters_;
   std::vector<Segment> segments_;
+  Replay zeros_;  // in all gradients
 };
 
 /// Fills `parameter.value` as its initializer says.

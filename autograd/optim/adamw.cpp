@@ -27,12 +27,18 @@ Schedule::Kind schedule_from(const std::string& name) {
 }
 
 AdamW::AdamW(ParameterSet& parameters, OptimizerOptions options)
-    : parameters_(parameters), options_(options), state_("optimizer", 0, parameters.device()) {
-  std::size_t bytes = 0;
-  for (const auto& segment : parameters_.segments())
+    : parameters_(parameters),
+      options_(options),
+      state_("optimizer", 0, parameters.device()),
+      updates_(parameters.device()) {
+  const auto& segments = parameters_.segments();
+  const Shape numbers{kernels::kAdamWNumbers};
+  std::size_t bytes = segments.empty() ? 0 : Arena::room_for(numbers, segments.front().values.dtype());
+  for (const auto& segment : segments)
     bytes += (has_average() ? 3 : 2) * Arena::room_for(segment.values.shape(), segment.values.dtype());
   state_.seal_for(bytes);
-  for (const auto& segment : parameters_.segments()) {
+  if (!segments.empty()) numbers_ = state_.zeros(numbers, segments.front().values.dtype());
+  for (const auto& segment : segments) {
     first_.push_back(state_.zeros(segment.values.shape(), segment.values.dtype()));
     second_.push_back(state_.zeros(segment.values.shape(), segment.values.dtype()));
     if (!has_average()) continue;
@@ -42,24 +48,29 @@ AdamW::AdamW(ParameterSet& parameters, OptimizerOptions options)
 }
 
 void AdamW::update(std::int64_t step, double learning_rate, double gradient_scale) {
-  for (std::size_t i = 0; i < first_.size(); ++i) {
-    const auto& segment = parameters_.segments()[i];
-    // A young average follows closely, so that its start does not linger in it.
-    const double ema =
-        has_average()
-            ? std::min(options_.ema, (1.0 + static_cast<double>(step)) / (10.0 + static_cast<double>(step)))
-            : 0.0;
-    kernels::adamw(segment.values, segment.gradients, first_[i], second_[i],
-                   has_average() ? average_[i] : Tensor(),
-                   {.learning_rate = learning_rate,
-                    .beta1 = options_.beta1,
-                    .beta2 = options_.beta2,
-                    .epsilon = options_.epsilon,
-                    .weight_decay = segment.decay ? options_.weight_decay : 0.0,
-                    .gradient_scale = gradient_scale,
-                    .step = step,
-                    .ema = ema});
-  }
+  if (first_.empty()) return;
+  // A young average follows closely, so that its start does not linger in it.
+  const double ema =
+      has_average()
+          ? std::min(options_.ema, (1.0 + static_cast<double>(step)) / (10.0 + static_cast<double>(step)))
+          : 0.0;
+  kernels::prepare_adamw({.learning_rate = learning_rate,
+                          .beta1 = options_.beta1,
+                          .beta2 = options_.beta2,
+                          .epsilon = options_.epsilon,
+                          .weight_decay = options_.weight_decay,
+                          .gradient_scale = gradient_scale,
+                          .step = step,
+                          .ema = ema},
+                         numbers_);
+  updates_.run([this] {
+    for (std::size_t i = 0; i < first_.size(); ++i) {
+      const auto& segment = parameters_.segments()[i];
+      kernels::adamw(segment.values, segment.gradients, first_[i], second_[i],
+                     has_average() ? average_[i] : Tensor(),
+                     segment.decay ? kernels::Decay::on : kernels::Decay::off, numbers_);
+    }
+  });
 }
 
 void AdamW::swap_average() {

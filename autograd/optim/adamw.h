@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "autograd/nn/parameter_set.h"
+#include "core/replay.h"
 
 namespace conclave {
 
@@ -56,6 +57,8 @@ class AdamW {
   OptimizerOptions options_;
   Arena state_;
   std::vector<Tensor> first_, second_, average_;  // one flat tensor per segment
+  Tensor numbers_;                                // of the step, for all segments
+  Replay updates_;
 };
 
 /// The factor that brings a gradient of norm `norm` down to `clip_norm`; 1 where it is within it or clip_norm

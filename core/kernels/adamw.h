@@ -16,14 +16,25 @@ struct AdamWOptions {
   double ema = 0.0;             ///< decay of the average; its tensor may be undefined where 0
 };
 
-/// All tensors have the same shape; values, first_moment, second_moment (and average) are updated.
+/// What adamw() has to know of AdamWOptions: so many elements, of the tensors' type, beside them in memory.
+/// On a CUDA device updates may so be captured once, and go by other numbers in every step.
+inline constexpr Index kAdamWNumbers = 10;
+/// numbers [kAdamWNumbers] for `options`.
+void prepare_adamw(const AdamWOptions& options, const Tensor& numbers);
+
+/// Whether parameters shrink by the weight decay that was prepared.
+enum class Decay : std::uint8_t { off, on };
+
+/// All tensors have the same shape; values, first_moment, second_moment (and average, if defined) are
+/// updated.
 void adamw(const Tensor& values, const Tensor& gradients, const Tensor& first_moment,
-           const Tensor& second_moment, const Tensor& average, const AdamWOptions& options);
+           const Tensor& second_moment, const Tensor& average, Decay decay, const Tensor& numbers);
 
 /// The CUDA twins, to which those above hand over.
 namespace cuda {
+void prepare_adamw(const AdamWOptions& options, const Tensor& numbers);
 void adamw(const Tensor& values, const Tensor& gradients, const Tensor& first_moment,
-           const Tensor& second_moment, const Tensor& average, const AdamWOptions& options);
+           const Tensor& second_moment, const Tensor& average, Decay decay, const Tensor& numbers);
 }  // namespace cuda
 
 }  // namespace conclave::kernels

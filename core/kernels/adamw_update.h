@@ -8,10 +8,16 @@
 
 namespace conclave::kernels {
 
+/// Whose members are adamw's numbers.
 template <class T>
 struct AdamWUpdate {
   T b1, b2, c1, c2, rate, correction, shrink, epsilon, scale, towards;
 
+  AdamWUpdate() = default;
+  /// With all that the numbers say, or without their weight decay.
+  CONCLAVE_HOST_DEVICE AdamWUpdate(const AdamWUpdate& numbers, Decay decay) : AdamWUpdate(numbers) {
+    if (decay == Decay::off) shrink = T(1);
+  }
   explicit AdamWUpdate(const AdamWOptions& options)
       : b1(static_cast<T>(options.beta1)),
         b2(static_cast<T>(options.beta2)),

@@ -151,6 +151,7 @@ void reference_adamw(double& w, double g, double& m, double& v, double& average,
 
 TEMPLATE_TEST_CASE("adamw follows its algorithm over several steps", "[kernels]", float, double) {
   const DType dtype = dtype_of<TestType>;
+  const Tensor numbers = unwritten({kAdamWNumbers}, dtype);
   for (const Index count : {0, 1, 13, 17001}) {
     const Tensor w = random_values({count}, 1, dtype), m = Tensor::zeros({count}, dtype), v = m.clone();
     const Tensor average = w.clone();
@@ -158,7 +159,8 @@ TEMPLATE_TEST_CASE("adamw follows its algorithm over several steps", "[kernels]"
     AdamWOptions options{.learning_rate = 0.02, .weight_decay = 0.1, .gradient_scale = 0.5, .ema = 0.9};
     for (options.step = 1; options.step <= 5; ++options.step) {
       const Tensor g = random_values({count}, static_cast<std::uint32_t>(options.step) + 1, dtype);
-      adamw(w, g, m, v, average, options);
+      prepare_adamw(options, numbers);
+      adamw(w, g, m, v, average, Decay::on, numbers);
       for (Index i = 0; i < count; ++i)
         reference_adamw(w0.data<double>()[i], double(g.data<TestType>()[i]), m0.data<double>()[i],
                         v0.data<double>()[i], a0.data<double>()[i], options);
@@ -169,15 +171,20 @@ TEMPLATE_TEST_CASE("adamw follows its algorithm over several steps", "[kernels]"
     CHECK(distance(average, a0) < tolerance<TestType>);
   }
   const Tensor one = Tensor::zeros({1});
-  CHECK_THROWS_WITH(adamw(one, one, one, one, Tensor(), {.step = 0}), "adamw: step 0 must be at least 1");
-  CHECK_THROWS_WITH(adamw(one, Tensor::zeros({2}), one, one, Tensor(), {}),
+  CHECK_THROWS_WITH(prepare_adamw({.step = 0}, numbers), "adamw: step 0 must be at least 1");
+  CHECK_THROWS_WITH(prepare_adamw({}, one), "adamw: numbers is f32 [1], expected f32 [10]");
+  CHECK_THROWS_WITH(adamw(one, one, one, one, Tensor(), Decay::on, one),
+                    "adamw: numbers is f32 [1], expected f32 [10]");
+  CHECK_THROWS_WITH(adamw(one, Tensor::zeros({2}), one, one, Tensor(), Decay::on, numbers),
                     "adamw: gradients is f32 [2], expected f32 [1]");
 }
 
 TEST_CASE("a gradient that is not finite is not hidden by adamw", "[kernels]") {
   const Tensor w = Tensor::zeros({1}), g = Tensor::zeros({1}), m = Tensor::zeros({1}), v = Tensor::zeros({1});
   g.fill(kInfinity);
-  adamw(w, g, m, v, Tensor(), {});
+  const Tensor numbers = unwritten({kAdamWNumbers}, DType::f32);
+  prepare_adamw({}, numbers);
+  adamw(w, g, m, v, Tensor(), Decay::on, numbers);
   CHECK_FALSE(std::isfinite(w.data<float>()[0]));
 }
 

@@ -176,7 +176,9 @@ TEMPLATE_TEST_CASE("element-wise kernels have the same bits on any number of thr
     const Tensor mask = Tensor::empty(x.shape(), DType::u8), back = unwritten(x.shape(), dtype);
     dropout(x, g, 0.3, RandomStream{1, 2, 3}, 5, dropped, mask);
     dropout_backward(g, mask, 0.3, back, Write::assign);
-    adamw(w, g, m, v, average, {.weight_decay = 0.1, .ema = 0.9});
+    const Tensor numbers = unwritten({kAdamWNumbers}, dtype);
+    prepare_adamw({.weight_decay = 0.1, .ema = 0.9}, numbers);
+    adamw(w, g, m, v, average, Decay::on, numbers);
     return std::vector{y, slope, dropped, mask, back, w, m, v, average};
   });
 }

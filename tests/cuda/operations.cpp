@@ -454,9 +454,12 @@ std::vector<Operation> operations(Size size) {
   // ---- The optimizer
   const Shape parameters{small ? 100'000 : Index{1} << 27};
   row("adamw", fmt::format("parameters {}", parameters.numel()),
-      {updated(parameters), read(parameters), updated(parameters), updated(parameters), updated(parameters)},
-      40 * static_cast<double>(parameters.numel()),
-      [](const Tensors& t) { adamw(t[0], t[1], t[2], t[3], t[4], {.ema = 0.999}); });
+      {updated(parameters), read(parameters), updated(parameters), updated(parameters), updated(parameters),
+       updated({kAdamWNumbers})},
+      40 * static_cast<double>(parameters.numel()), [](const Tensors& t) {
+        prepare_adamw({.ema = 0.999}, t[5]);
+        adamw(t[0], t[1], t[2], t[3], t[4], Decay::on, t[5]);
+      });
   return table;
 }
 

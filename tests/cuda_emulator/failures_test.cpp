@@ -1,6 +1,7 @@
 // What happens where CUDA's own calls fail: an Error that names the operation, after which all works again.
 #include <catch2/catch.hpp>
 
+#include "core/cuda/graph.h"
 #include "core/cuda/launch.h"
 #include "core/cuda/memory.h"
 #include "core/cuda/stream.h"
@@ -55,6 +56,13 @@ TEST_CASE("memory and streams of a device that breaks") {
           require(event.passed(), "an event that was waited for has passed");
           other.synchronize();
         }) == 8);
+  const Tensor device = cuda::to_device(host);
+  CHECK(break_at_each_call([&] {
+          const cuda::Graph graph([&] { cuda::zero(device); });
+          graph.launch();
+          cuda::synchronize();
+        }) == 7);
+  CHECK(break_at_each_call([] { cuda::PinnedMemory(100); }) == 1);
 }
 
 }  // namespace

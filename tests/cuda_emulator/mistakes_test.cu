@@ -6,8 +6,10 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
+#include <memory>
 #include <string>
 
+#include "core/cuda/graph.h"
 #include "tests/cuda_emulator/trial.h"
 #include "tests/cuda_emulator/trial_kernels.h"
 
@@ -388,6 +390,71 @@ TEST_CASE("copies on two streams that none puts in order", "[emulator]") {
       emulator::take_report();
     }
   }
+}
+
+TEST_CASE("what the host must not do while it captures", "[emulator]") {
+  const cuda::Stream stream;
+  const cuda::StreamScope scope(stream);
+  const cuda::Event event;
+  const Tensor device = cuda::to_device(ramp(4)), host = ramp(4);
+  void* memory = nullptr;
+  const auto planted = [&](const char* says, auto mistake) {
+    INFO(says);
+    CHECK_THROWS_WITH(cuda::Graph([&] { mistake(); }), Contains(says));
+    CHECK_THAT(emulator::take_report(), Contains(says));
+    CHECK_NOTHROW(cuda::synchronize());
+  };
+  const char* const kNotNow = ": not while this thread captures a stream's work";
+  const auto refused = [&](const std::string& function, auto mistake) {
+    planted((function + kNotNow).c_str(), mistake);
+  };
+  refused("cudaMalloc", [&] { cudaMalloc(&memory, 16); });
+  refused("cudaFree", [&] { cudaFree(device.raw()); });
+  refused("cudaMallocHost", [&] { cudaMallocHost(&memory, 16); });
+  refused("cudaFreeHost", [&] { cudaFreeHost(memory); });
+  refused("cudaStreamSynchronize", [] { cuda::synchronize(); });
+  refused("cudaStreamSynchronize", [&] { stream.synchronize(); });
+  refused("cudaStreamQuery", [&] { cudaStreamQuery(stream.handle()); });
+  refused("cudaEventSynchronize", [&] { event.synchronize(); });
+  refused("cudaEventQuery", [&] { event.passed(); });
+  refused("cudaDeviceSynchronize", [] { cudaDeviceSynchronize(); });
+  // What a GPU would take:
+  planted("a copy from or to the host is captured", [&] { cuda::copy(host, device); });
+  planted("a copy from or to the host is captured", [&] { cuda::copy(device, host); });
+  planted("an event is captured", [&] { event.record(cuda::current_stream()); });
+  planted("the end of a stream is captured", [] { cudaStreamDestroy(cuda::current_stream()); });
+  planted("a wait for an event is captured",
+          [&] { cudaStreamWaitEvent(cuda::current_stream(), event.handle(), 0); });
+  const cuda::Graph graph([] {});
+  planted("a graph is captured", [&] { graph.launch(); });
+
+  CHECK(cudaStreamBeginCapture(nullptr, cudaStreamCaptureModeThreadLocal) ==
+        cudaErrorStreamCaptureUnsupported);
+  CHECK(cudaGetLastError() == cudaErrorStreamCaptureUnsupported);
+  planted("this stream's work is being captured",
+          [] { cudaStreamBeginCapture(cuda::current_stream(), cudaStreamCaptureModeThreadLocal); });
+  cudaGraph_t none = nullptr;
+  CHECK(cudaStreamEndCapture(stream.handle(), &none) == cudaErrorLaunchFailure);
+  CHECK_THAT(emulator::take_report(), Contains("not being captured"));
+  cudaGraphExec_t executable = nullptr;
+  REQUIRE(cudaStreamBeginCapture(stream.handle(), cudaStreamCaptureModeThreadLocal) == cudaSuccess);
+  REQUIRE(cudaStreamEndCapture(stream.handle(), &none) == cudaSuccess);
+  REQUIRE(cudaGraphInstantiate(&executable, none) == cudaSuccess);
+  cudaGraphDestroy(none);
+  cudaGraphExecDestroy(executable);
+  CHECK(cudaGraphLaunch(executable, stream.handle()) == cudaErrorLaunchFailure);
+  CHECK_THAT(emulator::take_report(), Contains("a graph is launched that was destroyed"));
+}
+
+TEST_CASE("a graph whose memory was given back", "[emulator]") {
+  const auto captured = [] {
+    const Tensor gone = cuda::empty_on_device({4});
+    return std::make_unique<cuda::Graph>([&] { cuda::zero(gone); });
+  };
+  const auto graph = captured();
+  graph->launch();
+  CHECK_THROWS_WITH(wait(), Contains("this memory was given back"));
+  emulator::take_report();
 }
 
 TEST_CASE("pinned memory that is not used as it may be", "[emulator]") {
