@@ -79,6 +79,23 @@ bool all_finite(const Tensor& x) {
          }) == 0.0;
 }
 
+void add_row_squares(std::span<const RowSquares> all, double divisor) {
+  for (const auto& [x, squares] : all) {
+    require(x.rank() >= 1 && x.contiguous() && x.size(0) == static_cast<Index>(squares.size()),
+            "row_squares: x is {}{}, expected [{}, ...]", x.shape().to_string(),
+            x.contiguous() ? "" : " (strided)", squares.size());
+    expect("row_squares", "x", x, x.shape(), all.front().x.dtype());
+  }
+  if (all.empty()) return;
+  bool device = false;
+  for (const RowSquares& one : all) device = on_cuda("row_squares", all.front().x, one.x);
+  if constexpr (kBuiltWithCuda)
+    if (device) return cuda::add_row_squares(all, divisor);
+  for (const auto& [x, squares] : all)
+    for (std::size_t i = 0; i < squares.size(); ++i)
+      squares[i] += sum_of_squares(x.rows(static_cast<Index>(i), static_cast<Index>(i) + 1)) / divisor;
+}
+
 void segment_mean(const Tensor& x, const Tensor& offsets, const Tensor& y) {
   const auto [count, hidden, bounds] = check("segment_mean", x, offsets, y);
   if constexpr (kBuiltWithCuda)

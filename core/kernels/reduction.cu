@@ -1,6 +1,7 @@
 #include <array>
 #include <cmath>
 #include <limits>
+#include <vector>
 
 #include "core/cuda/memory.h"
 #include "core/cuda/scratch.h"
@@ -76,6 +77,36 @@ double reduce(const Tensor& x, Term term) {
     return sum;
   });
 }
+
+// Partial sums of rows' squares: of each row of x [rows, columns], one for each block of the grid's first
+// dimension.
+template <class T, int kWidth>
+__global__ void __launch_bounds__(kBlock)
+    row_squares_kernel(const T* x, Index rows, Index columns, double* partial) {
+  const Index step = Index{gridDim.x} * kBlock * kWidth,
+              first = (Index{blockIdx.x} * kBlock + threadIdx.x) * kWidth;
+  for (Index row = blockIdx.y; row < rows; row += gridDim.y) {
+    double sum = 0;
+    for (Index i = first; i < columns; i += step) {
+      const Pack<T, kWidth> value = load<kWidth>(x + row * columns + i);
+      for (int j = 0; j < kWidth; ++j) sum += Square()(value.at[j]);
+    }
+    sum = team_sum<kBlock>(sum);
+    if (threadIdx.x == 0) partial[row * gridDim.x + blockIdx.x] = sum;
+  }
+}
+
+struct AddParts {
+  Index parts;
+  const double* partial;
+  double* sums;
+  template <int>
+  __device__ void at(Index row) const {
+    double sum = 0;
+    for (Index part = 0; part < parts; ++part) sum += partial[row * parts + part];
+    sums[row] = sum;
+  }
+};
 
 // One pack of columns of one segment.
 template <class T, int kWidth>
@@ -183,6 +214,41 @@ struct Column {
 double sum(const Tensor& x) { return reduce(x, Value{}); }
 double sum_of_squares(const Tensor& x) { return reduce(x, Square{}); }
 bool all_finite(const Tensor& x) { return reduce(x, NotFinite{}) == 0.0; }
+
+void add_row_squares(std::span<const RowSquares> all, double divisor) {
+  constexpr const char* kOperation = "row_squares";
+  constexpr Index kRowParts = 64;            // blocks of one row at most
+  thread_local std::vector<double> on_host;  // kept, as a training step allocates nothing
+  std::size_t total = 0;
+  for (const RowSquares& one : all) total += one.squares.size();
+  if (total == 0) return;
+  on_host.resize(total);
+  conclave::cuda::Scratch scratch;
+  double* const sums = scratch.array<double>(static_cast<Index>(total));
+  double* next = sums;
+  for (const auto& [x, squares] : all) {
+    const Index rows = x.size(0), columns = rows == 0 ? 0 : x.numel() / rows;
+    if (rows == 0) continue;
+    for_floating(x.dtype(), kOperation, [&, &x = x]<class T>(T) {
+      const Index parts = std::clamp((columns + kBlock * kThreadElements - 1) / (kBlock * kThreadElements),
+                                     Index{1}, kRowParts);
+      conclave::cuda::Scratch of_one;
+      double* const partial = of_one.array<double>(rows * parts);
+      const LaunchShape shape{
+          .grid = dim3(static_cast<unsigned>(parts), static_cast<unsigned>(std::min(rows, kMaxBlocks))),
+          .block = dim3(kBlock)};
+      for_width<T>(columns, {x.raw()}, [&]<int kWidth>() {
+        launch(kOperation, row_squares_kernel<T, kWidth>, shape, x.data<T>(), rows, columns, partial);
+      });
+      for_items(kOperation, rows, AddParts{parts, partial, next});
+    });
+    next += rows;
+  }
+  conclave::cuda::download(kOperation, sums, total * sizeof(double), on_host.data());
+  const double* sum = on_host.data();
+  for (const RowSquares& one : all)
+    for (double& square : one.squares) square += *sum++ / divisor;
+}
 
 void segment_mean(const Tensor& x, const Tensor& offsets, const Tensor& y) {
   const Index columns = y.size(1);

@@ -11,6 +11,14 @@ double sum(const Tensor& x);             ///< of all elements, added up in f64
 double sum_of_squares(const Tensor& x);  ///< likewise
 bool all_finite(const Tensor& x);        ///< no NaN, no infinity
 
+/// squares[i] += the sum of squares of row i of x [rows, ...], added up in f64, divided by `divisor`.
+struct RowSquares {
+  Tensor x;
+  std::span<double> squares;
+};
+/// For all of them, of one dtype and in their order; on a CUDA device with one wait.
+void add_row_squares(std::span<const RowSquares> all, double divisor);
+
 /// y [segments, hidden] = mean over the rows [offsets[s], offsets[s + 1]) of x [rows, hidden]; offsets
 /// [segments + 1] i32; an empty segment gives zeros.
 void segment_mean(const Tensor& x, const Tensor& offsets, const Tensor& y);
@@ -33,6 +41,7 @@ namespace cuda {
 double sum(const Tensor& x);
 double sum_of_squares(const Tensor& x);
 bool all_finite(const Tensor& x);
+void add_row_squares(std::span<const RowSquares> all, double divisor);
 void segment_mean(const Tensor& x, const Tensor& offsets, const Tensor& y);
 void segment_mean_backward(const Tensor& dy, const Tensor& offsets, const Tensor& dx, Write write);
 void segment_max(const Tensor& x, const Tensor& offsets, const Tensor& y, const Tensor& winners);

@@ -118,10 +118,13 @@ void MoeLayer::attribute_losses(Tape& tape, const Tensor& losses, const Tensor& 
 
 void MoeLayer::add_gradient_squares(std::span<double> squares) {
   const Timed timed(statistics_.balancing_seconds);
+  thread_local std::vector<kernels::RowSquares> rows;  // kept, as a training step allocates nothing
+  rows.clear();
   for (const auto& [parameter, first] : experts_.parameters())
-    for (Index i = 0; i < parameter->shape[0]; ++i)
-      squares[static_cast<std::size_t>(first + i)] +=
-          kernels::sum_of_squares(parameter->slot.gradient.rows(i, i + 1)) / grid_.data_parallel();
+    rows.push_back(
+        {parameter->slot.gradient,
+         squares.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(parameter->shape[0]))});
+  kernels::add_row_squares(rows, grid_.data_parallel());
 }
 
 void MoeLayer::weight_gradients() {

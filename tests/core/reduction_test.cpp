@@ -1,3 +1,4 @@
+#include <array>
 #include <catch2/catch.hpp>
 #include <limits>
 
@@ -18,6 +19,21 @@ TEMPLATE_TEST_CASE("sums add up every element once", "[kernels]", float, double)
     CHECK(sum(x) == Approx(total).margin(1e-10));
     CHECK(sum_of_squares(x) == Approx(squares).margin(1e-10));
   }
+}
+
+TEMPLATE_TEST_CASE("the squares of rows are added to what is there, divided", "[kernels]", float, double) {
+  const Tensor x = random_values({3, 5, 7}, 1, dtype_of<TestType>), y = random_values({2}, 2, x.dtype());
+  std::vector<double> squares{1, 2, 3, 4};
+  add_row_squares(std::array{RowSquares{x, std::span(squares).first(3)},
+                             RowSquares{y, std::span(squares).subspan(1, 2)}, RowSquares{x.rows(1, 1), {}}},
+                  2);
+  CHECK(squares[0] == 1 + sum_of_squares(x.rows(0, 1)) / 2);
+  CHECK(squares[1] == Approx(2 + (sum_of_squares(x.rows(1, 2)) + sum_of_squares(y.rows(0, 1))) / 2));
+  CHECK(squares[2] == Approx(3 + (sum_of_squares(x.rows(2, 3)) + sum_of_squares(y.rows(1, 2))) / 2));
+  CHECK(squares[3] == 4);
+  add_row_squares({}, 2);
+  CHECK_THROWS_WITH(add_row_squares(std::array{RowSquares{x, squares}}, 1),
+                    "row_squares: x is [3, 5, 7], expected [4, ...]");
 }
 
 TEST_CASE("the squares of large f32 values do not overflow", "[kernels]") {

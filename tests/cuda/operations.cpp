@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <utility>
@@ -330,6 +331,12 @@ std::vector<Operation> operations(Size size) {
   row("column_sums", rows_text, {read(rows), updated({hidden})}, n,
       [](const Tensors& t) { column_sums(t[0], t[1]); });
   row("sum", rows_text, {read(rows)}, n, [](const Tensors& t) { sum(t[0]); });
+  const Shape gradients{small ? 5 : 64, small ? 30'000 : 1 << 20};
+  row("row_squares", fmt::format("rows {}, columns {}", gradients[0], gradients[1]), {read(gradients)},
+      2 * static_cast<double>(gradients.numel()), [](const Tensors& t) {
+        std::vector<double> squares(static_cast<std::size_t>(t[0].size(0)));
+        add_row_squares(std::array{RowSquares{t[0], squares}}, 1);
+      });
   row("sum_of_squares", rows_text, {read(rows)}, 2 * n, [](const Tensors& t) { sum_of_squares(t[0]); });
   row("all_finite", rows_text, {read(rows)}, 2 * n, [](const Tensors& t) { all_finite(t[0]); });
 

@@ -56,6 +56,40 @@ TEMPLATE_TEST_CASE("sums on the device are those of the processor, and its order
   CHECK(emulator::take_report() == "");
 }
 
+TEMPLATE_TEST_CASE("rows' squares on the device are those of the processor, had with one wait", "", float,
+                   double) {
+  using T = TestType;
+  constexpr DType kType = dtype_of<T>;
+  Shapes shapes(14);
+  for (int round = 0; round < kShapes; ++round) {
+    const Tensor x = random_values({shapes.between(0, 4), shapes.columns() * 7}, 1, kType),
+                 y = random_values({3, 2, shapes.between(0, 2)}, 2, kType);
+    const auto squares = [&](auto copy) {
+      std::vector<double> result(7, 0.5);
+      const auto of_x = std::span(result).first(static_cast<std::size_t>(x.size(0)));
+      add_row_squares(std::array{RowSquares{copy(x), of_x}, RowSquares{copy(y), std::span(result).last(3)}},
+                      3);
+      return result;
+    };
+    const auto expected = squares([](const Tensor& host) { return host; });
+    std::vector<double> first;
+    for (std::uint64_t seed = 1; seed <= 3; ++seed) {
+      emulator::set_seed(seed);
+      const auto actual = squares(seed == 3 ? to_device_off_bounds : to_device);
+      for (std::size_t i = 0; i < actual.size(); ++i)
+        CHECK(actual[i] == Approx(expected[i]).epsilon(tolerance<T>));
+      if (seed == 2) CHECK(actual == first);
+      first = actual;
+    }
+  }
+  CHECK(emulator::take_report() == "");
+  const Tensor many = random_values({2048 + 3, 1}, 3, kType);  // more rows than the grid has
+  std::vector<double> here(2048 + 3), there = here;
+  add_row_squares(std::array{RowSquares{many, here}}, 1);
+  add_row_squares(std::array{RowSquares{to_device(many), there}}, 1);
+  CHECK(here.back() == Approx(there.back()).epsilon(tolerance<T>));
+}
+
 TEMPLATE_TEST_CASE("segments and columns are reduced on the device as on the processor", "", float, double) {
   using T = TestType;
   constexpr DType kType = dtype_of<T>;
