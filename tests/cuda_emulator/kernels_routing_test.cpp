@@ -1,4 +1,3 @@
-#include "core/arena.h"
 #include "core/cuda/stream.h"
 #include "core/kernels/activation.h"
 #include "core/kernels/embedding.h"
@@ -387,66 +386,6 @@ TEST_CASE("a table of any size is downloaded, by way of pinned memory") {
     CHECK(same_bits(back, values));
     CHECK(emulator::counters().pageable_copies == pageable);
   }
-}
-
-TEST_CASE("an arena on a device plans in what is free, and then takes what it needs in one piece",
-          "[arena]") {
-  const std::size_t before = emulator::counters().live_bytes;
-  const auto taken_here = [&] { return emulator::counters().live_bytes - before; };
-  emulator::set_memory(before + (std::size_t{80} << 20));
-  Arena arena("activations", 0, Device::cuda);
-  const auto step = [&] {
-    arena.reset();
-    const Tensor x = arena.zeros({100, 3});
-    CHECK(x.device() == Device::cuda);
-    const Tensor noted = arena.empty_on_host({10}, DType::i32);
-    CHECK(noted.device() == Device::cpu);
-    noted.fill(1);
-    arena.copy<Index>(std::vector<Index>{1, 2, 3});
-    return to_host(x).data<float>()[299];
-  };
-  const auto pageable_copies = [&](const Tensor& on_host) {
-    const ArenaTrial trial(arena);
-    const std::size_t copies = emulator::counters().pageable_copies;
-    on_host.copy_from(arena.zeros({1}));
-    return emulator::counters().pageable_copies - copies;
-  };
-  CHECK(step() == 0);
-  CHECK(taken_here() == (std::size_t{16} << 20));
-  CHECK_THROWS_WITH(arena.empty({Index{6} << 20}),
-                    "arena activations: 24.0 MiB more do not fit, 1.2 KiB of 16.0 MiB are in use; the device "
-                    "has no more memory: make the batch or the model smaller");
-  std::size_t taken = 0;
-  {
-    const ArenaTrial trial(arena);
-    arena.empty({1000});
-    arena.allocate(500);
-    taken = trial.taken().tensors;
-    CHECK(trial.taken().host >= 500);
-  }
-  CHECK(taken >= 4000);
-  CHECK(arena.peak() < 4000);
-  const Tensor planned = arena.empty_on_host({1});
-  CHECK(arena.holds_on_host(planned));
-  CHECK(pageable_copies(planned) == 1);
-  arena.reset();
-  arena.seal();
-  CHECK(arena.capacity() == 1216);
-  {
-    const ArenaScope scope(arena);
-    const Tensor pinned = arena.empty_on_host({1}), elsewhere = Tensor::zeros({1});
-    CHECK((arena.holds_on_host(pinned) && !arena.holds_on_host(elsewhere)));
-    CHECK(pageable_copies(pinned) == 0);
-  }
-  CHECK(taken_here() == 1216);
-  const emulator::Counters sealed = emulator::counters();
-  for (int i = 0; i < 3; ++i) CHECK(step() == 0);
-  CHECK(emulator::counters().allocations == sealed.allocations);
-  CHECK(emulator::counters().pinned_allocations == sealed.pinned_allocations);
-  CHECK_THROWS_WITH(arena.empty({64}), Catch::Matchers::Contains("the planning run did not see"));
-  CHECK_THROWS_WITH(Arena("parameters", 0, Device::cuda).seal_for(std::size_t{90} << 20),
-                    "the device has 80.0 MiB free, and 90.0 MiB are needed");
-  emulator::set_memory(std::size_t{4} << 30);
 }
 
 }  // namespace
