@@ -13,8 +13,10 @@
 namespace conclave::kernels {
 namespace {
 
-void check_rows(const char* kernel, const SplitRows& rows, const Tensor& x) {
-  for (const Tensor& part : {rows.head, rows.tail}) {
+void check_rows(const char* kernel, RowParts rows, const Tensor& x) {
+  require(!rows.empty() && rows.size() <= kMostRowParts, "{}: rows in {} parts, expected 1 to {}", kernel,
+          rows.size(), kMostRowParts);
+  for (const Tensor& part : rows) {
     expect_rank(kernel, "rows", part, 2);
     expect(kernel, "rows", part, {part.size(0), x.size(1)}, x.dtype());
   }
@@ -39,16 +41,27 @@ void stream(const void* from, Index bytes, void* to) {
 void stream_end() {}
 #endif
 
+// As kernels::on_cuda(), with rows.
+template <class... Tensors>
+bool on_cuda(const char* kernel, RowParts rows, const Tensor& first, const Tensors&... others) {
+  for (const Tensor& part : rows) kernels::on_cuda(kernel, first, part);
+  return kernels::on_cuda(kernel, first, others...);
+}
+
 bool aligned(const Tensor& x) { return reinterpret_cast<std::uintptr_t>(x.raw()) % 32 == 0; }
 
-void check_slots(const char* kernel, const Tensor& slots, const Tensor& x,
-                 [[maybe_unused]] const SplitRows& rows) {
+[[maybe_unused]] Index rows_in(RowParts parts) {
+  Index rows = 0;
+  for (const Tensor& part : parts) rows += part.size(0);
+  return rows;
+}
+
+void check_slots(const char* kernel, const Tensor& slots, const Tensor& x, [[maybe_unused]] RowParts rows) {
   expect_rank(kernel, "slots", slots, 2);
   expect(kernel, "slots", slots, {x.size(0), slots.size(1)}, DType::i32);
   assert(slots.device() != Device::cpu ||
-         std::ranges::all_of(slots.span<std::int32_t>(), [&](std::int32_t slot) {
-           return slot >= -1 && slot < rows.head.size(0) + rows.tail.size(0);
-         }));
+         std::ranges::all_of(slots.span<std::int32_t>(),
+                             [&](std::int32_t slot) { return slot >= -1 && slot < rows_in(rows); }));
 }
 
 }  // namespace
@@ -88,26 +101,26 @@ void assign_slots(const Tensor& experts, std::span<SlotRange> ranges, const Tens
   }
 }
 
-void gather_rows(const Tensor& x, const Tensor& slots, const SplitRows& rows) {
+void gather_rows(const Tensor& x, const Tensor& slots, RowParts rows) {
   expect_rank("gather_rows", "x", x, 2);
   check_rows("gather_rows", rows, x);
   check_slots("gather_rows", slots, x, rows);
   const Index tokens = x.size(0), hidden = x.size(1), k = slots.size(1);
   if constexpr (kBuiltWithCuda)
-    if (on_cuda("gather_rows", x, slots, rows.head, rows.tail)) return cuda::gather_rows(x, slots, rows);
+    if (on_cuda("gather_rows", rows, x, slots)) return cuda::gather_rows(x, slots, rows);
   const std::int32_t* ps = slots.data<std::int32_t>();
   for_floating(x.dtype(), "gather_rows", [&]<class T>(T) {
     const T* px = x.data<T>();
     const RowFinder<T> row(rows);
     const Index bytes = hidden * static_cast<Index>(sizeof(T));
     const bool streamed =
-        tokens * k * bytes > kStreamedBytes && bytes % 32 == 0 && aligned(rows.head) && aligned(rows.tail);
+        tokens * k * bytes > kStreamedBytes && bytes % 32 == 0 && std::ranges::all_of(rows, aligned);
 #pragma omp parallel if (x.numel() * k > kParallelElements)
     {
 #pragma omp for schedule(static)
       for (Index token = 0; token < tokens; ++token)
         for (Index j = 0; j < k; ++j) {
-          const Index slot = ps[token * k + j];
+          const std::int32_t slot = ps[token * k + j];
           if (slot < 0) continue;
           if (streamed)
             stream(px + token * hidden, bytes, row(slot));
@@ -119,15 +132,14 @@ void gather_rows(const Tensor& x, const Tensor& slots, const SplitRows& rows) {
   });
 }
 
-void combine_rows(const SplitRows& rows, const Tensor& slots, const Tensor& weights, const Tensor& y,
-                  Write mode) {
+void combine_rows(RowParts rows, const Tensor& slots, const Tensor& weights, const Tensor& y, Write mode) {
   expect_rank("combine_rows", "y", y, 2);
   check_rows("combine_rows", rows, y);
   check_slots("combine_rows", slots, y, rows);
   const Index tokens = y.size(0), hidden = y.size(1), k = slots.size(1);
   if (weights.defined()) expect("combine_rows", "weights", weights, {tokens, k}, y.dtype());
   if constexpr (kBuiltWithCuda)
-    if (on_cuda("combine_rows", y, rows.head, rows.tail, slots, weights))
+    if (on_cuda("combine_rows", rows, y, slots, weights))
       return cuda::combine_rows(rows, slots, weights, y, mode);
   const std::int32_t* ps = slots.data<std::int32_t>();
   for_floating(y.dtype(), "combine_rows", [&]<class T>(T) {
@@ -139,7 +151,7 @@ void combine_rows(const SplitRows& rows, const Tensor& slots, const Tensor& weig
       T* to = py + token * hidden;
       bool assign = mode == Write::assign;
       for (Index j = 0; j < k; ++j) {
-        const Index slot = ps[token * k + j];
+        const std::int32_t slot = ps[token * k + j];
         if (slot < 0) continue;
         const T weight = pw ? pw[token * k + j] : T(1);
         const T* from = row(slot);
@@ -157,17 +169,18 @@ void combine_rows(const SplitRows& rows, const Tensor& slots, const Tensor& weig
   });
 }
 
-void combine_rows_backward(const Tensor& dy, const SplitRows& rows, const Tensor& slots,
-                           const Tensor& weights, const SplitRows& drows, const Tensor& dweights) {
+void combine_rows_backward(const Tensor& dy, RowParts rows, const Tensor& slots, const Tensor& weights,
+                           RowParts drows, const Tensor& dweights) {
   check_rows("combine_rows backward", rows, dy);
   check_rows("combine_rows backward", drows, dy);
   check_slots("combine_rows backward", slots, dy, drows);
-  expect("combine_rows backward", "drows", drows.head, rows.head.shape(), dy.dtype());
+  require(std::ranges::equal(rows, drows, {}, &Tensor::shape, &Tensor::shape),
+          "combine_rows backward: the parts of drows are not as those of rows");
   const Index tokens = dy.size(0), hidden = dy.size(1), k = slots.size(1);
   if (dweights.defined()) expect("combine_rows backward", "dweights", dweights, {tokens, k}, dy.dtype());
   if constexpr (kBuiltWithCuda)
-    if (on_cuda("combine_rows backward", dy, rows.head, rows.tail, slots, weights, drows.head, drows.tail,
-                dweights))
+    if (on_cuda("combine_rows backward", rows, dy, slots, weights, dweights) &&
+        on_cuda("combine_rows backward", drows, dy))
       return cuda::combine_rows_backward(dy, rows, slots, weights, drows, dweights);
   const std::int32_t* ps = slots.data<std::int32_t>();
   for_floating(dy.dtype(), "combine_rows backward", [&]<class T>(T) {
@@ -178,7 +191,7 @@ void combine_rows_backward(const Tensor& dy, const SplitRows& rows, const Tensor
     for (Index token = 0; token < tokens; ++token) {
       const T* from = up + token * hidden;
       for (Index j = 0; j < k; ++j) {
-        const Index slot = ps[token * k + j];
+        const std::int32_t slot = ps[token * k + j];
         if (slot < 0) continue;
         const T weight = pw ? pw[token * k + j] : T(1);
         T* to = drow_at(slot);

@@ -93,6 +93,13 @@ struct FindFirst {
   }
 };
 
+// A multiple of each power of two that all parts' addresses are multiples of.
+const void* common_address(RowParts rows) {
+  std::uintptr_t bits = 0;
+  for (const Tensor& part : rows) bits |= reinterpret_cast<std::uintptr_t>(part.raw());
+  return reinterpret_cast<const void*>(bits);
+}
+
 template <class T, int kWidth, int kTeam>
 __global__ void __launch_bounds__(kBlock) gather_rows_kernel(Index tokens, Index hidden, Index k, const T* x,
                                                              const std::int32_t* slots, RowFinder<T> rows) {
@@ -100,7 +107,7 @@ __global__ void __launch_bounds__(kBlock) gather_rows_kernel(Index tokens, Index
     for_columns<kWidth, kTeam>(hidden, [&](Index i) {
       const Pack<T, kWidth> value = load<kWidth>(x + token * hidden + i);
       for (Index j = 0; j < k; ++j) {
-        const Index slot = slots[token * k + j];
+        const std::int32_t slot = slots[token * k + j];
         if (slot >= 0) store<kWidth>(rows(slot) + i, value);
       }
     });
@@ -117,7 +124,7 @@ __global__ void __launch_bounds__(kBlock)
       Pack<T, kWidth> sum{};
       if (mode == Write::accumulate) sum = load<kWidth>(to);
       for (Index j = 0; j < k; ++j) {
-        const Index slot = slots[token * k + j];
+        const std::int32_t slot = slots[token * k + j];
         if (slot < 0) continue;
         const T weight = weights ? weights[token * k + j] : T(1);
         const Pack<T, kWidth> value = load<kWidth>(rows(slot) + i);
@@ -136,7 +143,7 @@ __global__ void __launch_bounds__(kBlock)
                                  T* dweights) {
   for_team_rows(tokens, [&](Index token) {
     for (Index j = 0; j < k; ++j) {
-      const Index slot = slots[token * k + j];
+      const std::int32_t slot = slots[token * k + j];
       if (slot < 0) continue;
       const T weight = weights ? weights[token * k + j] : T(1);
       const T *up = dy + token * hidden, *row = rows(slot);
@@ -210,23 +217,22 @@ void assign_slots(const Tensor& experts, std::span<SlotRange> ranges, const Tens
   }
 }
 
-void gather_rows(const Tensor& x, const Tensor& slots, const SplitRows& rows) {
+void gather_rows(const Tensor& x, const Tensor& slots, RowParts rows) {
   const Index tokens = x.size(0), hidden = x.size(1), k = slots.size(1);
   if (tokens == 0) return;
   for_floating(x.dtype(), "gather_rows", [&]<class T>(T) {
-    for_team<T>(hidden, {x.raw(), rows.head.raw(), rows.tail.raw()}, [&]<int kWidth, int kTeam>() {
+    for_team<T>(hidden, {x.raw(), common_address(rows)}, [&]<int kWidth, int kTeam>() {
       launch("gather_rows", gather_rows_kernel<T, kWidth, kTeam>, team_shape<kTeam>(tokens), tokens, hidden,
              k, x.data<T>(), slots.data<std::int32_t>(), RowFinder<T>(rows));
     });
   });
 }
 
-void combine_rows(const SplitRows& rows, const Tensor& slots, const Tensor& weights, const Tensor& y,
-                  Write write) {
+void combine_rows(RowParts rows, const Tensor& slots, const Tensor& weights, const Tensor& y, Write write) {
   const Index tokens = y.size(0), hidden = y.size(1), k = slots.size(1);
   if (tokens == 0) return;
   for_floating(y.dtype(), "combine_rows", [&]<class T>(T) {
-    for_team<T>(hidden, {rows.head.raw(), rows.tail.raw(), y.raw()}, [&]<int kWidth, int kTeam>() {
+    for_team<T>(hidden, {common_address(rows), y.raw()}, [&]<int kWidth, int kTeam>() {
       launch("combine_rows", combine_rows_kernel<T, kWidth, kTeam>, team_shape<kTeam>(tokens), tokens, hidden,
              k, RowFinder<T>(rows), slots.data<std::int32_t>(),
              weights.defined() ? weights.data<T>() : nullptr, y.data<T>(), write);
@@ -234,12 +240,12 @@ void combine_rows(const SplitRows& rows, const Tensor& slots, const Tensor& weig
   });
 }
 
-void combine_rows_backward(const Tensor& dy, const SplitRows& rows, const Tensor& slots,
-                           const Tensor& weights, const SplitRows& drows, const Tensor& dweights) {
+void combine_rows_backward(const Tensor& dy, RowParts rows, const Tensor& slots, const Tensor& weights,
+                           RowParts drows, const Tensor& dweights) {
   const Index tokens = dy.size(0), hidden = dy.size(1), k = slots.size(1);
   if (tokens == 0) return;
   for_floating(dy.dtype(), "combine_rows backward", [&]<class T>(T) {
-    for_team<T>(hidden, {dy.raw(), rows.head.raw(), rows.tail.raw(), drows.head.raw(), drows.tail.raw()},
+    for_team<T>(hidden, {dy.raw(), common_address(rows), common_address(drows)},
                 [&]<int kWidth, int kTeam>() {
                   launch("combine_rows backward", combine_rows_backward_kernel<T, kWidth, kTeam>,
                          team_shape<kTeam>(tokens), tokens, hidden, k, dy.data<T>(), RowFinder<T>(rows),

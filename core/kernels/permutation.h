@@ -22,23 +22,22 @@ struct SlotRange {
 /// expert.
 void assign_slots(const Tensor& experts, std::span<SlotRange> ranges, const Tensor& slots);
 
-/// Rows in two places: the first are those of `head` [n, hidden], the further ones those of `tail` [m,
-/// hidden].
-struct SplitRows {
-  Tensor head, tail;
-};
+/// Rows in several places, one at least: the first are those of the first tensor [n, hidden], the further
+/// ones those of the next, and so on.
+using RowParts = std::span<const Tensor>;
+constexpr std::size_t kMostRowParts = 5;
 
 /// rows[slots[t, j]] = x[t], x [tokens, hidden]; nothing for slot -1.
-void gather_rows(const Tensor& x, const Tensor& slots, const SplitRows& rows);
+void gather_rows(const Tensor& x, const Tensor& slots, RowParts rows);
 
 /// y[t] (=, +=) sum_j weights[t, j] rows[slots[t, j]] over those with a slot; undefined weights mean 1.
-void combine_rows(const SplitRows& rows, const Tensor& slots, const Tensor& weights, const Tensor& y,
-                  Write write);
+void combine_rows(RowParts rows, const Tensor& slots, const Tensor& weights, const Tensor& y, Write write);
 
 /// The transpose of combine_rows: drows[slots[t, j]] = weights[t, j] dy[t]; dweights[t, j] = <dy[t],
-/// rows[slots[t, j]]>, where defined; nothing for slot -1.
-void combine_rows_backward(const Tensor& dy, const SplitRows& rows, const Tensor& slots,
-                           const Tensor& weights, const SplitRows& drows, const Tensor& dweights);
+/// rows[slots[t, j]]>, where defined; nothing for slot -1. Parts of drows may be those of rows: no other row
+/// is read, and each before it is written.
+void combine_rows_backward(const Tensor& dy, RowParts rows, const Tensor& slots, const Tensor& weights,
+                           RowParts drows, const Tensor& dweights);
 
 /// y [rows, m + n] = a [rows, m] beside b [rows, n].
 void concatenate_columns(const Tensor& a, const Tensor& b, const Tensor& y);
@@ -50,11 +49,10 @@ void take_columns(const Tensor& y, Index first, const Tensor& x, Write write);
 namespace cuda {
 void count_experts(const Tensor& experts, std::span<Index> counts);
 void assign_slots(const Tensor& experts, std::span<SlotRange> ranges, const Tensor& slots);
-void gather_rows(const Tensor& x, const Tensor& slots, const SplitRows& rows);
-void combine_rows(const SplitRows& rows, const Tensor& slots, const Tensor& weights, const Tensor& y,
-                  Write write);
-void combine_rows_backward(const Tensor& dy, const SplitRows& rows, const Tensor& slots,
-                           const Tensor& weights, const SplitRows& drows, const Tensor& dweights);
+void gather_rows(const Tensor& x, const Tensor& slots, RowParts rows);
+void combine_rows(RowParts rows, const Tensor& slots, const Tensor& weights, const Tensor& y, Write write);
+void combine_rows_backward(const Tensor& dy, RowParts rows, const Tensor& slots, const Tensor& weights,
+                           RowParts drows, const Tensor& dweights);
 void concatenate_columns(const Tensor& a, const Tensor& b, const Tensor& y);
 void take_columns(const Tensor& y, Index first, const Tensor& x, Write write);
 }  // namespace cuda

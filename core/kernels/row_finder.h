@@ -1,6 +1,9 @@
 // What the CPU's and CUDA's kernels of permutation.h share.
 #pragma once
 
+#include <cstdint>
+#include <limits>
+
 #include "core/host_device.h"
 #include "core/kernels/permutation.h"
 
@@ -9,17 +12,25 @@ namespace conclave::kernels {
 /// Where row number `slot` is.
 template <class T>
 struct RowFinder {
-  explicit RowFinder(const SplitRows& rows)
-      : head(rows.head.data<T>()),
-        tail(rows.tail.data<T>()),
-        split(rows.head.size(0)),
-        hidden(rows.tail.size(1)) {}
-  CONCLAVE_HOST_DEVICE T* operator()(Index slot) const {
-    return slot < split ? head + slot * hidden : tail + (slot - split) * hidden;
+  explicit RowFinder(RowParts parts) : hidden(parts.front().size(1)) {
+    std::int32_t next = 0;
+    for (std::size_t i = 0; i < kMostRowParts; ++i) {
+      const bool given = i < parts.size();
+      rows[i] = given ? parts[i].data<T>() - next * hidden : nullptr;
+      first[i] = given ? next : std::numeric_limits<std::int32_t>::max();
+      if (given) next += static_cast<std::int32_t>(parts[i].size(0));
+    }
+  }
+  CONCLAVE_HOST_DEVICE T* operator()(std::int32_t slot) const {
+    T* part = rows[0];
+    for (std::size_t i = 1; i < kMostRowParts; ++i)
+      if (slot >= first[i]) part = rows[i];
+    return part + Index{slot} * hidden;
   }
 
-  T *head, *tail;
-  Index split, hidden;
+  T* rows[kMostRowParts];             // where row 0 would be, did each part begin with it: saves registers
+  std::int32_t first[kMostRowParts];  // of each part
+  Index hidden;
 };
 
 }  // namespace conclave::kernels

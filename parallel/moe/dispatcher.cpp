@@ -158,7 +158,7 @@ void Dispatcher::exchange_sequences(Tape& tape, const DispatchPlan& plan, const 
 }
 
 Request Dispatcher::depart(const Tensor& x, const DispatchRound& round, const Tensor& rows) {
-  kernels::gather_rows(x, round.slots, {round.away, rows});
+  kernels::gather_rows(x, round.slots, std::array{round.away, rows});
   clear_padding(rows, round);
   return group_.start_exchange(round.away, round.leaving, rows, round.arriving);
 }
@@ -198,7 +198,7 @@ void Dispatcher::bring_back(const Tensor& rows, const DispatchRound& round, cons
 void Dispatcher::combine_into(const Tensor& rows, const Tensor& weights, const DispatchRound& round,
                               const Tensor& away, const Tensor& y, Write write) {
   bring_back(rows, round, away);
-  kernels::combine_rows({away, rows}, round.slots, weights, y, write);
+  kernels::combine_rows(std::array{away, rows}, round.slots, weights, y, write);
 }
 
 void Dispatcher::dispatch_backward(Tape& tape, const Tensor& drows, const DispatchRound& round,
@@ -211,7 +211,8 @@ void Dispatcher::combine_backward(Tape& tape, const Tensor& dy, const Tensor& ro
                                   const DispatchRound& round, const Tensor& drows, const Tensor& dweights) {
   const ArenaScope scope(tape.arena());
   const Tensor daway = tape.empty(round.away.shape(), dy.dtype());
-  kernels::combine_rows_backward(dy, {round.away, rows}, round.slots, weights, {daway, drows}, dweights);
+  kernels::combine_rows_backward(dy, std::array{round.away, rows}, round.slots, weights,
+                                 std::array{daway, drows}, dweights);
   clear_padding(drows, round);
   group_.start_exchange(daway, round.leaving, drows, round.arriving).wait();
 }

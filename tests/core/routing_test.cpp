@@ -219,28 +219,38 @@ TEMPLATE_TEST_CASE("gather, combine and combine's backward move the rows the slo
         dweights.data<double>()[c] += token * row;
       }
     }
-    // what has no slot is left alone, wherever the rows are divided in two
+    // what has no slot is left alone, wherever the rows are divided into five
     for (const Index split : {Index{0}, count / 3, count}) {
-      const auto halves = [&](const Tensor& all) {
-        return SplitRows{all.rows(0, split), all.rows(split, count)};
+      const auto parts = [&](const Tensor& all) {
+        const Index rest = count - split;
+        return std::array{all.rows(0, split), all.rows(split, split), all.rows(split, split + rest / 2),
+                          all.rows(split + rest / 2, count), all.rows(count, count)};
       };
       const Tensor moved = Tensor::zeros(rows.shape(), dtype), y = unwritten(x.shape(), dtype),
                    dw = Tensor::zeros({tokens, k}, dtype);
-      gather_rows(x, slots, halves(moved));
+      gather_rows(x, slots, parts(moved));
       CHECK(distance(moved, gathered) == 0);
-      combine_rows(halves(rows), slots, weights, y, Write::assign);
+      combine_rows(parts(rows), slots, weights, y, Write::assign);
       CHECK(distance(y, combined) < tolerance<TestType>);
-      combine_rows(halves(rows), slots, Tensor(), y, Write::accumulate);
+      combine_rows(parts(rows), slots, Tensor(), y, Write::accumulate);
       CHECK(distance(y, plus(combined, summed)) < tolerance<TestType>);
-      combine_rows_backward(x, halves(rows), slots, weights, halves(moved), dw);
+      combine_rows_backward(x, parts(rows), slots, weights, parts(moved), dw);
       CHECK(distance(moved, drows) < tolerance<TestType>);
       CHECK(distance(dw, dweights) < tolerance<TestType>);
-      combine_rows_backward(x, halves(rows), slots, Tensor(), halves(moved), Tensor());
+      combine_rows_backward(x, parts(rows), slots, Tensor(), parts(moved), Tensor());
       CHECK(distance(moved, gathered) == 0);
+      // and what is read may be where the result is written
+      const Tensor in_place = rows.clone(), in_place_dw = Tensor::zeros({tokens, k}, dtype);
+      combine_rows_backward(x, parts(rows), slots, weights, parts(moved), dw);
+      combine_rows_backward(x, parts(in_place), slots, weights, parts(in_place), in_place_dw);
+      CHECK(same_bits(in_place_dw, dw));
+      for (Index c = 0; c < tokens * k; ++c)
+        if (const auto slot = slots.data<std::int32_t>()[c]; slot >= 0)
+          CHECK(same_bits(in_place.rows(slot, slot + 1), moved.rows(slot, slot + 1)));
     }
   }
   const Tensor x = Tensor::zeros({2, 3}, dtype), slots = Tensor::zeros({2, 1}, DType::i32);
-  const SplitRows other{Tensor::zeros({1, 3}, dtype), Tensor::zeros({1, 4}, dtype)};
+  const std::array other{Tensor::zeros({1, 3}, dtype), Tensor::zeros({1, 4}, dtype)};
   CHECK_THROWS_WITH(gather_rows(x, slots, other), Catch::Contains("gather_rows: rows is") &&
                                                       Catch::Contains("[1, 4], expected") &&
                                                       Catch::Contains("[1, 3]"));

@@ -148,7 +148,7 @@ TEMPLATE_TEST_CASE("rows, ids and losses have the same bits on any number of thr
     const Tensor losses = unwritten({kRows}, dtype), p = unwritten(x.shape(), dtype),
                  d = unwritten(x.shape(), dtype);
     embedding_backward(x, ids, table);
-    const SplitRows split{rows.rows(0, 9), rows.rows(9, kRows)};
+    const std::array split{rows.rows(0, 9), rows.rows(9, kRows)};
     gather_rows(x, slots, split);
     combine_rows(split, slots, up.reshape({kRows, 1}), y, Write::assign);
     cross_entropy(x, ids, 0.1, losses, p, Tensor::empty({kRows}, DType::u8));

@@ -381,16 +381,18 @@ std::vector<Operation> operations(Size size) {
   const Operand slot_of = numbers({tokens, k}, slots);
   const auto moved = static_cast<double>(slots * hidden);
   row("gather_rows", moved_text, {read(rows), slot_of, written(head), written(tail)}, 0,
-      [](const Tensors& t) { gather_rows(t[0], t[1], {.head = t[2], .tail = t[3]}); });
+      [](const Tensors& t) {
+        gather_rows(t[0], t[1], std::array{t[2], t[3]});
+      });
   row("combine_rows", moved_text, {read(head), read(tail), slot_of, read({tokens, k}), written(rows)},
-      2 * moved,
-      [](const Tensors& t) { combine_rows({.head = t[0], .tail = t[1]}, t[2], t[3], t[4], Write::assign); });
+      2 * moved, [](const Tensors& t) {
+        combine_rows(std::array{t[0], t[1]}, t[2], t[3], t[4], Write::assign);
+      });
   row("combine_rows backward", moved_text,
       {read(rows), read(head), read(tail), slot_of, read({tokens, k}), written(head), written(tail),
        written({tokens, k})},
       3 * moved, [](const Tensors& t) {
-        combine_rows_backward(t[0], {.head = t[1], .tail = t[2]}, t[3], t[4], {.head = t[5], .tail = t[6]},
-                              t[7]);
+        combine_rows_backward(t[0], std::array{t[1], t[2]}, t[3], t[4], std::array{t[5], t[6]}, t[7]);
       });
 
   // ---- Tables, bags and segments
