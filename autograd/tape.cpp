@@ -39,6 +39,21 @@ Tensor Tape::on_device(const Tensor& tensor) {
 
 void Tape::watch(Tensor& tensor) { tensor.slot = new_slot(); }
 
+Tensor Tape::tap(const Tensor& tensor) {
+  Tensor tap = tensor;
+  tap.slot = nullptr;
+  if (recording_ && tensor.slot) watch(tap);
+  return tap;
+}
+
+Tensor Tape::range(const Tensor& x, Index begin, Index end) {
+  Tensor rows = x.rows(begin, end);
+  if (!recording_ || !x.slot) return rows;
+  watch(rows);
+  rows.slot->range = new (arena_.allocate(sizeof(RowRange))) RowRange{x, begin, end};
+  return rows;
+}
+
 Tape::Node& Tape::add(const char* name, std::span<const Tensor* const> inputs,
                       std::initializer_list<const Tensor*> outputs) {
   Node* node = new (arena_.allocate(sizeof(Node))) Node{};
@@ -74,15 +89,17 @@ GradientTarget Tape::into(const Tensor& input) {
   assert(input.slot);
   GradientSlot& slot = *input.slot;
   if (slot.gradient.defined()) return {slot.gradient.reshape(input.shape()), Write::accumulate};
-  slot.gradient = gradient_memory(input.shape(), input.dtype());
+  slot.gradient = slot.range ? gradient_within(*slot.range).reshape(input.shape())
+                             : gradient_memory(input.shape(), input.dtype());
   return {slot.gradient, Write::assign};
 }
 
 void Tape::hand_on(const Tensor& dy, const Tensor& input) {
   if (!input.slot) return;
   GradientSlot& slot = *input.slot;
-  if (slot.gradient.defined()) {
-    kernels::scale(dy, 1.0, slot.gradient.reshape(dy.shape()), Write::accumulate);
+  if (slot.gradient.defined() || slot.range) {
+    const auto [dx, write] = into(input);
+    kernels::scale(dy, 1.0, dx.reshape(dy.shape()), write);
   } else {
     slot.gradient = dy;
     slot.gradient.slot = nullptr;
@@ -105,10 +122,18 @@ Tensor Tape::gradient_memory(const Shape& shape, DType dtype) {
   return arena_.empty(shape, dtype);
 }
 
+// The first of the ranges makes it for all.
+Tensor Tape::gradient_within(const RowRange& range) {
+  Tensor& gradient = range.whole.slot->gradient;
+  if (!gradient.defined()) gradient = gradient_memory(range.whole.shape(), range.whole.dtype());
+  return gradient.rows(range.begin, range.end);
+}
+
 void Tape::recycle(const Node& node) {
   for (GradientSlot* slot : node.outputs) {
     if (!slot || !slot->gradient.defined() || slot->parameter) continue;
     const Tensor gradient = std::exchange(slot->gradient, Tensor());
+    if (slot->range) continue;
     const bool handed_on = std::ranges::any_of(node.inputs, [&](const GradientSlot* input) {
       return input && input->gradient.defined() && input->gradient.raw() == gradient.raw();
     });
@@ -144,7 +169,13 @@ void Tape::backward(std::span<const Loss> losses) {
   }
   for (Node* node = last_; node; node = node->previous) {
     bool reached = false;
-    for (GradientSlot* slot : node->outputs) reached = reached || (slot && slot->gradient.defined());
+    for (GradientSlot* slot : node->outputs) {
+      if (slot && slot->range && !slot->gradient.defined()) {
+        slot->gradient = gradient_within(*slot->range);
+        slot->gradient.zero();
+      }
+      reached = reached || (slot && slot->gradient.defined());
+    }
     if (reached) node->run(node->closure, *this);
     recycle(*node);
     for (GradientSlot* slot : node->inputs) settle(slot);

@@ -23,6 +23,12 @@
 
 namespace conclave {
 
+/// Rows [begin, end) of a tensor.
+struct RowRange {
+  Tensor whole;
+  Index begin = 0, end = 0;
+};
+
 /// Where one tensor's gradient goes. Parameters own theirs for good; activations' live in the arena for one
 /// step.
 struct GradientSlot {
@@ -32,6 +38,7 @@ struct GradientSlot {
   void (*on_ready)(void* context,
                    GradientSlot& slot) = nullptr;  ///< called when pending falls to 0 in backward
   void* context = nullptr;
+  const RowRange* range = nullptr;  ///< of Tape::range's tensors: in whose gradient theirs is
 };
 
 /// A gradient to write to, and how: the first contribution assigns, later ones add.
@@ -76,6 +83,13 @@ class Tape {
   /// Gives `tensor` a slot, making it a leaf whose gradient can be asked for after backward (tests,
   /// re-computation).
   void watch(Tensor& tensor);
+  /// A handle of the same elements with a slot of its own, where `tensor` has one: what comes back through it
+  /// is seen on the way, by a node from `tensor` to it.
+  Tensor tap(const Tensor& tensor);
+  /// Rows [begin, end) of x as a view, whose gradient is those rows of x's gradient. Each range wants a node
+  /// from x to it, which backward always runs: rows that no gradient flows into are zeros. x must have no
+  /// other use than ranges that together are all its rows, each once.
+  Tensor range(const Tensor& x, Index begin, Index end);
 
   /// Remembers how gradients flow from `outputs` to `inputs`. `backward` is called as backward(Tape&) when at
   /// least one output has a gradient; it must be trivially destructible but for Tensor handles of arena or
@@ -130,6 +144,7 @@ class Tape {
   GradientSlot* new_slot();
   void settle(GradientSlot* slot);
   Tensor gradient_memory(const Shape& shape, DType dtype);
+  Tensor gradient_within(const RowRange& range);
   void recycle(const Node& node);
 
   Arena& arena_;

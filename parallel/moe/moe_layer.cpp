@@ -37,15 +37,6 @@ ExpertOptions expert_options(const MoeOptions& options, const ProcessGrid& grid)
           .total = options.experts};
 }
 
-// A handle of the same elements with a gradient slot of its own: what comes back through it is seen on the
-// way.
-Tensor tapped(Tape& tape, const Tensor& x) {
-  Tensor tap = x;
-  tap.slot = nullptr;
-  if (tape.recording() && x.slot) tape.watch(tap);
-  return tap;
-}
-
 bool keeps(const Tape& tape, const DispatchPlan& plan, Index round) {
   return tape.planning() && round + 1 == plan.rounds;
 }
@@ -173,7 +164,7 @@ Tensor MoeLayer::operator()(Tape& tape, ForwardContext& context, const Tensor& x
                             const Tensor& host_offsets) {
   const double start = now();
   const Tensor offsets = tape.on_device(host_offsets);
-  const Tensor entered = tapped(tape, x);
+  const Tensor entered = tape.tap(x);
   tape.record("moe", {&x}, {&entered}, [this, x, entered](Tape& tape) {
     tape.hand_on(tape.gradient(entered), x);
     statistics_.seconds += now();  // the other half was subtracted where backward entered the layer
@@ -225,7 +216,7 @@ Tensor MoeLayer::operator()(Tape& tape, ForwardContext& context, const Tensor& x
   }
   if (shared_) y = functions::add(tape, y, shared);
 
-  const Tensor left = tapped(tape, y);
+  const Tensor left = tape.tap(y);
   tape.record("moe", {&y}, {&left}, [this, y, left](Tape& tape) {
     statistics_.seconds -= now();
     tape.hand_on(tape.gradient(left), y);

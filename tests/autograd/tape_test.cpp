@@ -106,6 +106,39 @@ TEST_CASE("parameters add up the gradients of micro-batches", "[tape]") {
   for (std::size_t i = 0; i < both.size(); ++i) CHECK(distance(both[i], plus(first[i], second[i])) < 1e-12);
 }
 
+TEST_CASE("ranges of rows have their gradients in the whole's", "[tape][gradient]") {
+  // of which one is used twice, one is passed on as it is, one is empty, and one is unused
+  Tensor whole;
+  std::array<Tensor, 4> parts;
+  const auto in_ranges = [&](Tape& tape, Inputs inputs) {
+    whole = functions::activation(tape, inputs[0], Activation::gelu);
+    const std::array<Index, 5> bounds{0, 2, 4, 4, 5};
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      parts[i] = tape.range(whole, bounds[i], bounds[i + 1]);
+      tape.record("range", {&whole}, {&parts[i]}, [](Tape&) {});
+    }
+    const Tensor sum = functions::add(tape, parts[1], functions::multiply(tape, parts[0], parts[0]));
+    return functions::join_rows(tape, sum, functions::activation(tape, parts[2], Activation::relu));
+  };
+  CHECK(gradient_error(in_ranges, {random_values({5, 3}, 1)}) < kGradientTolerance);
+
+  Arena arena("test");
+  Tape tape(arena);
+  Tensor x = kept(random_values({5, 3}, 1));
+  tape.watch(x);
+  const Tensor y = in_ranges(tape, std::span(&x, 1));
+  CHECK(parts[1].raw() == whole.rows(2, 4).raw());
+  const Tensor seed = random_values(y.shape(), 2);
+  tape.backward(y, seed);
+  const Tensor dx = tape.gradient(x).clone();
+  tape.backward(y, seed);
+  CHECK(same_bits(tape.gradient(x), dx));
+
+  Tape evaluating(arena, false);
+  CHECK(evaluating.range(x, 1, 3).slot == nullptr);
+  CHECK(evaluating.tap(x).slot == nullptr);
+}
+
 TEST_CASE("a tape that does not record computes the same and remembers nothing", "[tape]") {
   Scene s;
   const Tensor x = kept(random_values({5, 4}, 1));
