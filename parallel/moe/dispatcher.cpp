@@ -3,17 +3,42 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <utility>
 
 namespace conclave {
 namespace {
 
-void clear_padding(const Tensor& rows, const DispatchRound& round) {
-  if (round.padding > 0) rows.rows(round.rows - round.padding, round.rows).zero();
+// Of a chunk's rows.
+void clear_padding(const Tensor& rows, const DispatchChunk& chunk) {
+  if (chunk.padding > 0) rows.rows(chunk.rows - chunk.padding, chunk.rows).zero();
 }
+
+Tensor of_chunk(const Tensor& rows, const DispatchChunk& chunk) {
+  return rows.rows(chunk.first, chunk.first + chunk.rows);
+}
+
+// `away` and the chunks' rows, as slots number them.
+class Parts {
+ public:
+  Parts(const DispatchRound& round, const ChunkRows& rows) : count_(1 + round.chunks.size()) {
+    parts_.front() = round.away;
+    std::ranges::copy(rows, parts_.begin() + 1);
+  }
+  operator kernels::RowParts() const { return kernels::RowParts(parts_).first(count_); }
+
+ private:
+  std::array<Tensor, kernels::kMostRowParts> parts_;
+  std::size_t count_;
+};
 
 // The part of a queue's interval [begin, begin + count) that falls into the window [first, first + capacity).
 struct Window {
   Index first, capacity;
+  // Number `number` of those of `rows` rows each that divide this one; the last ones may have fewer, or none.
+  Window part(std::size_t number, Index rows) const {
+    const Index skip = static_cast<Index>(number) * rows;
+    return {first + skip, std::clamp<Index>(capacity - skip, 0, rows)};
+  }
   std::pair<Index, Index> of(Index begin, Index count) const {
     const Index from = std::max(begin, first), to = std::min(begin + count, first + capacity);
     return from < to ? std::pair{from - begin, to - from} : std::pair{Index{0}, Index{0}};
@@ -22,8 +47,17 @@ struct Window {
 
 }  // namespace
 
-Dispatcher::Dispatcher(Communicator& group, Index experts, double capacity_factor, bool one_round)
-    : group_(group), experts_(experts), capacity_factor_(capacity_factor), one_round_(one_round) {
+Dispatcher::Dispatcher(Communicator& group, Index experts, double capacity_factor, bool one_round,
+                       Index chunks)
+    : group_(group),
+      experts_(experts),
+      capacity_factor_(capacity_factor),
+      one_round_(one_round),
+      chunks_(chunks) {
+  if (chunks == 0) chunks_ = group.device() == Device::cpu ? 1 : 2;
+  if (one_round || group.size() == 1) chunks_ = 1;
+  require(chunks >= 0 && chunks <= static_cast<Index>(kMostChunks),
+          "moe: {} chunks of a round, expected 0 to {}", chunks, kMostChunks);
   require(experts % group.size() == 0, "moe: {} experts do not divide over {} ranks", experts, group.size());
 }
 
@@ -31,24 +65,25 @@ DispatchPlan Dispatcher::plan(Tape& tape, std::span<const Index> local) {
   const Index ranks = group_.size();
   DispatchPlan plan;
   plan.counts = tape.arena().array<Index>(ranks * experts_);
+  plan.due = tape.arena().array<Index>(ranks);
   plan.row_count = std::accumulate(local.begin(), local.end(), Index{});
   const Tensor all = Tensor::borrow(plan.counts.data(), {ranks, experts_}, DType::i64);
   const auto mine = tape.arena().copy(local);
   group_.all_gather(Tensor::borrow(mine.data(), {experts_}, DType::i64), all);
 
+  for (std::size_t i = 0; i < plan.counts.size(); ++i) {
+    const Index expert = static_cast<Index>(i) % experts_;
+    plan.due[static_cast<std::size_t>(expert / local_experts())] += plan.counts[i];
+  }
   if (ranks == 1) {  // a rank's own rows always fit: they have the size of its own batch
     plan.capacity = std::max<Index>(plan.row_count, 1);
     return plan;
   }
-  Index most = 0, largest_share = 0;
-  for (Index rank = 0; rank < ranks; ++rank) {
-    Index due = 0, share = 0;
-    for (Index source = 0; source < ranks; ++source)
-      for (Index e = 0; e < local_experts(); ++e)
-        due += plan.counts[static_cast<std::size_t>(source * experts_ + rank * local_experts() + e)];
-    for (Index e = 0; e < experts_; ++e) share += plan.counts[static_cast<std::size_t>(rank * experts_ + e)];
-    most = std::max(most, due);
-    largest_share = std::max(largest_share, share);
+  const Index most = std::ranges::max(plan.due);
+  Index largest_share = 0;
+  for (auto left = plan.counts; !left.empty(); left = left.subspan(local.size())) {
+    const auto share = left.first(local.size());
+    largest_share = std::max(largest_share, std::accumulate(share.begin(), share.end(), Index{}));
   }
   if (tape.planning()) {
     const auto wanted =
@@ -69,6 +104,14 @@ DispatchPlan Dispatcher::plan(Tape& tape, std::span<const Index> local) {
   return plan;
 }
 
+// The rows of each chunk of round `number` on `rank` but the last ones, which may have fewer. While memory is
+// being planned, all are as large as they can be.
+Index Dispatcher::chunk_rows(const DispatchPlan& plan, Index rank, Index number) const {
+  const Index left = plan.due[static_cast<std::size_t>(rank)] - number * plan.capacity,
+              rows = plan.padded ? plan.capacity : std::clamp<Index>(left, 0, plan.capacity);
+  return (rows + chunks_ - 1) / chunks_;
+}
+
 DispatchRound Dispatcher::round(Tape& tape, const DispatchPlan& plan, const Tensor& chosen, const Tensor& x,
                                 Index number) const {
   const Index ranks = group_.size(), own = local_experts(), me = group_.rank();
@@ -78,49 +121,67 @@ DispatchRound Dispatcher::round(Tape& tape, const DispatchPlan& plan, const Tens
   const Window window{number * plan.capacity, plan.capacity};
   DispatchRound round;
   round.slots = tape.empty(chosen.shape(), DType::i32);
-  round.leaving = tape.arena().array<PeerRows>(experts_ - own);
-  round.arriving = tape.arena().array<PeerRows>((ranks - 1) * own);
-  round.offsets = tape.arena().array<Index>(own + 1);
+  round.chunks = tape.arena().array<DispatchChunk>(chunks_);
+  for (DispatchChunk& chunk : round.chunks) {
+    chunk.leaving = tape.arena().array<PeerRows>(experts_ - own);
+    chunk.arriving = tape.arena().array<PeerRows>((ranks - 1) * own);
+    chunk.offsets = tape.arena().array<Index>(own + 1);
+  }
   const auto ranges = tape.arena().array<kernels::SlotRange>(experts_);
 
   // What this rank sends, by expert; of each, the part that the destination's queue has in this round.
-  std::size_t blocks = 0;
+  std::size_t block = 0;
   Index leaving = 0;
   for (Index rank = 0; rank < ranks; ++rank) {
     Index queue = 0;
+    const Index each = chunk_rows(plan, rank, number);
     for (Index expert = rank * own; expert < (rank + 1) * own; ++expert) {
       for (Index source = 0; source < ranks; ++source) {
-        const auto [skip, rows] = window.of(queue, count(source, expert));
-        queue += count(source, expert);
+        const Index begin = queue, due = count(source, expert);
+        queue += due;
         if (source != me) continue;
+        const auto [skip, rows] = window.of(begin, due);
         ranges[static_cast<std::size_t>(expert)] = {skip, rows, leaving};
         if (rank == me) continue;
-        round.leaving[blocks++] = {static_cast<int>(rank), leaving, rows};
-        leaving += rows;
+        for (std::size_t c = 0; c < round.chunks.size(); ++c) {
+          const Index part = window.part(c, each).of(begin, due).second;
+          round.chunks[c].leaving[block] = {static_cast<int>(rank), leaving, part};
+          leaving += part;
+        }
+        ++block;
       }
     }
   }
   round.away = tape.empty({plan.padded ? plan.row_count : leaving, x.size(1)}, x.dtype());
 
   // What its experts compute, by expert and source.
-  blocks = 0;
+  block = 0;
   Index queue = 0;
+  const Index each = chunk_rows(plan, me, number);
   for (Index e = 0; e < own; ++e) {
     for (Index source = 0; source < ranks; ++source) {
-      const Index due = count(source, me * own + e);
-      const Index rows = window.of(queue, due).second;
+      const Index begin = queue, due = count(source, me * own + e);
       queue += due;
       if (source == me)
         ranges[static_cast<std::size_t>(me * own + e)].first = round.away.size(0) + round.rows;
-      else
-        round.arriving[blocks++] = {static_cast<int>(source), round.rows, rows};
-      round.rows += rows;
+      for (std::size_t c = 0; c < round.chunks.size(); ++c) {
+        DispatchChunk& chunk = round.chunks[c];
+        const Index rows = window.part(c, each).of(begin, due).second;
+        if (source != me) chunk.arriving[block] = {static_cast<int>(source), chunk.rows, rows};
+        chunk.rows += rows;
+        round.rows += rows;
+      }
+      if (source != me) ++block;
     }
-    round.offsets[static_cast<std::size_t>(e) + 1] = round.rows;
+    for (DispatchChunk& chunk : round.chunks) chunk.offsets[static_cast<std::size_t>(e) + 1] = chunk.rows;
   }
-  if (plan.padded) round.padding = plan.capacity - round.rows;
-  round.rows += round.padding;
-  round.offsets.back() = round.rows;
+  round.rows = 0;
+  for (DispatchChunk& chunk : round.chunks) {
+    if (plan.padded) chunk.padding = each - chunk.rows;
+    chunk.rows += chunk.padding;
+    chunk.offsets.back() = chunk.rows;
+    chunk.first = std::exchange(round.rows, round.rows + chunk.rows);
+  }
   kernels::assign_slots(chosen, ranges, round.slots);
   return round;
 }
@@ -140,7 +201,7 @@ void Dispatcher::exchange_sequences(Tape& tape, const DispatchPlan& plan, const 
     for (Index i = 0; i < tokens * slots.size(1); ++i, ++slot)
       if (*slot >= 0) (*slot < away.size(0) ? leaving[*slot] : staying[*slot - away.size(0)]) = s;
   }
-  group_.start_exchange(away, round.leaving, here, round.arriving).wait();
+  group_.start_exchange(away, round.chunks.front().leaving, here, round.chunks.front().arriving).wait();
 
   round.sequences = tape.arena().array<Index>(round.rows + 1);
   std::size_t runs = 0;
@@ -157,64 +218,104 @@ void Dispatcher::exchange_sequences(Tape& tape, const DispatchPlan& plan, const 
   round.sequences = round.sequences.first(runs + 1);
 }
 
-Request Dispatcher::depart(const Tensor& x, const DispatchRound& round, const Tensor& rows) {
+void Dispatcher::start(std::size_t chunk, const Tensor& send, std::span<const PeerRows> leaving,
+                       const Tensor& receive, std::span<const PeerRows> arriving) {
+  under_way_[chunk].wait();
+  under_way_[chunk] = group_.start_exchange(send, leaving, receive, arriving);
+}
+
+void Dispatcher::wait() {
+  for (Request& request : under_way_) request.wait();
+}
+
+void Dispatcher::depart(const Tensor& x, const DispatchRound& round, const Tensor& rows) {
   kernels::gather_rows(x, round.slots, std::array{round.away, rows});
-  clear_padding(rows, round);
-  return group_.start_exchange(round.away, round.leaving, rows, round.arriving);
+  for (std::size_t c = 0; c < round.chunks.size(); ++c) {
+    const DispatchChunk& chunk = round.chunks[c];
+    const Tensor here = of_chunk(rows, chunk);
+    clear_padding(here, chunk);
+    start(c, round.away, chunk.leaving, here, chunk.arriving);
+  }
 }
 
 void Dispatcher::record_dispatch(Tape& tape, const Tensor& x, const Tensor& rows,
                                  const DispatchRound& round) {
   tape.record("dispatch", {&x}, {&rows}, [this, x, rows, round](Tape& tape) {
     const auto [dx, write] = tape.into(x);
-    dispatch_backward(tape, tape.gradient(rows), round, dx, write);
-    // A pass in rounds keeps a copy of a gradient that one in a single round, as planned, does not.
-    if (tape.planning()) tape.empty(rows.shape(), rows.dtype());
+    dispatch_backward(tape.gradient(rows), round, dx, write);
   });
 }
 
-Tensor Dispatcher::combine(Tape& tape, const Tensor& rows, const Tensor& weights,
+Tensor Dispatcher::arrive(Tape& tape, const Tensor& rows, const DispatchRound& round, std::size_t number) {
+  under_way_[number].wait();
+  const DispatchChunk& chunk = round.chunks[number];
+  const Tensor arrived = tape.range(rows, chunk.first, chunk.first + chunk.rows);
+  tape.record("arrive", {&rows}, {&arrived}, [this, arrived, away = round.away, chunk, number](Tape& tape) {
+    start(number, tape.gradient(arrived), chunk.arriving, away, chunk.leaving);
+  });
+  return arrived;
+}
+
+Tensor Dispatcher::leave(Tape& tape, const Tensor& results, const DispatchRound& round, std::size_t number) {
+  const DispatchChunk& chunk = round.chunks[number];
+  start(number, results, chunk.arriving, round.away, chunk.leaving);
+  const Tensor left = tape.tap(results);
+  tape.record("leave", {&results}, {&left}, [this, results, left, number](Tape& tape) {
+    under_way_[number].wait();
+    tape.hand_on(tape.gradient(left), results);
+    // A pass in rounds keeps a copy of a gradient that one in a single round, as planned, does not.
+    if (tape.planning()) tape.empty(results.shape(), results.dtype());
+  });
+  return left;
+}
+
+Tensor Dispatcher::combine(Tape& tape, const ChunkRows& results, const Tensor& weights,
                            const DispatchRound& round) {
-  Tensor y = tape.output({weights.size(0), rows.size(1)}, rows.dtype(), {&rows, &weights});
-  combine_into(rows, weights, round, round.away, y, Write::assign);
-  tape.record("combine", {&rows, &weights}, {&y}, [this, y, rows, weights, round](Tape& tape) {
-    // Both gradients come from one pass over the rows. These tensors have one use each, so it assigns.
+  std::array<const Tensor*, kMostChunks + 1> inputs{&weights};
+  const std::size_t chunks = round.chunks.size();
+  for (std::size_t c = 0; c < chunks; ++c) inputs[c + 1] = &results[c];
+  const auto given = std::span(inputs).first(chunks + 1);
+  Tensor y = tape.output({weights.size(0), results[0].size(1)}, weights.dtype(), given);
+  combine_into(results, weights, round, y, Write::assign);
+  tape.record("combine", given, {&y}, [this, y, results, weights, round, walked = false](Tape& tape) mutable {
+    require(!std::exchange(walked, true), "combine: its recording can be walked only once");
+    // All gradients come from one pass over the rows. These tensors have one use each, so it assigns.
     const auto target = [&](const Tensor& input) {
-      if (!input.slot) return GradientTarget{tape.empty(input.shape(), input.dtype()), Write::assign};
-      return tape.into(input);
+      if (!input.slot) return tape.empty(input.shape(), input.dtype());
+      const auto [gradient, write] = tape.into(input);
+      require(write == Write::assign, "combine: its rows and weights must have no other use");
+      return gradient;
     };
-    const auto drows = target(rows), dweights = target(weights);
-    require(drows.write == Write::assign && dweights.write == Write::assign,
-            "combine: its rows and weights must have no other use");
-    combine_backward(tape, tape.gradient(y), rows, weights, round, drows.gradient, dweights.gradient);
+    ChunkRows dresults;
+    for (std::size_t c = 0; c < round.chunks.size(); ++c) dresults[c] = target(results[c]);
+    combine_backward(tape.gradient(y), results, weights, round, dresults, target(weights));
   });
   return y;
 }
 
-void Dispatcher::bring_back(const Tensor& rows, const DispatchRound& round, const Tensor& away) {
-  group_.start_exchange(rows, round.arriving, away, round.leaving).wait();
+void Dispatcher::combine_into(const ChunkRows& results, const Tensor& weights, const DispatchRound& round,
+                              const Tensor& y, Write write) {
+  wait();
+  kernels::combine_rows(Parts(round, results), round.slots, weights, y, write);
 }
 
-void Dispatcher::combine_into(const Tensor& rows, const Tensor& weights, const DispatchRound& round,
-                              const Tensor& away, const Tensor& y, Write write) {
-  bring_back(rows, round, away);
-  kernels::combine_rows(std::array{away, rows}, round.slots, weights, y, write);
+void Dispatcher::combine_backward(const Tensor& dy, const ChunkRows& results, const Tensor& weights,
+                                  const DispatchRound& round, const ChunkRows& dresults,
+                                  const Tensor& dweights) {
+  wait();
+  kernels::combine_rows_backward(dy, Parts(round, results), round.slots, weights, Parts(round, dresults),
+                                 dweights);
+  for (std::size_t c = round.chunks.size(); c-- > 0;) {
+    const DispatchChunk& chunk = round.chunks[c];
+    clear_padding(dresults[c], chunk);
+    start(c, round.away, chunk.leaving, dresults[c], chunk.arriving);
+  }
 }
 
-void Dispatcher::dispatch_backward(Tape& tape, const Tensor& drows, const DispatchRound& round,
-                                   const Tensor& dx, Write write) {
-  const ArenaScope scope(tape.arena());
-  combine_into(drows, Tensor(), round, tape.empty(round.away.shape(), drows.dtype()), dx, write);
-}
-
-void Dispatcher::combine_backward(Tape& tape, const Tensor& dy, const Tensor& rows, const Tensor& weights,
-                                  const DispatchRound& round, const Tensor& drows, const Tensor& dweights) {
-  const ArenaScope scope(tape.arena());
-  const Tensor daway = tape.empty(round.away.shape(), dy.dtype());
-  kernels::combine_rows_backward(dy, std::array{round.away, rows}, round.slots, weights,
-                                 std::array{daway, drows}, dweights);
-  clear_padding(drows, round);
-  group_.start_exchange(daway, round.leaving, drows, round.arriving).wait();
+void Dispatcher::dispatch_backward(const Tensor& drows, const DispatchRound& round, const Tensor& dx,
+                                   Write write) {
+  wait();
+  kernels::combine_rows(std::array{round.away, drows}, round.slots, Tensor(), dx, write);
 }
 
 }  // namespace conclave

@@ -50,7 +50,8 @@ MoeLayer::MoeLayer(const MoeOptions& options, const ProcessGrid& grid)
                           {options.hidden, options.experts, options.router_heads, options.router_noise})),
       experts_(expert_shares(options.expert, options.experts), expert_options(options, grid)),
       balancer_(make_balancer(options.balancer, options.experts, options.balancing)),
-      dispatcher_(grid.expert_group(), options.experts, options.capacity_factor, experts_.wants_sequences()) {
+      dispatcher_(grid.expert_group(), options.experts, options.capacity_factor, experts_.wants_sequences(),
+                  options.dispatch_chunks) {
   require(options.top_k >= 1 && options.top_k <= options.experts, "moe: top_k {} of {} experts",
           options.top_k, options.experts);
   require(options.gate == "top_k" || options.gate == "expert_choice",
@@ -208,8 +209,7 @@ Tensor MoeLayer::operator()(Tape& tape, ForwardContext& context, const Tensor& x
     DispatchRound round = dispatcher_.round(tape, plan, gate.experts, entered, 0);
     if (experts_.wants_sequences()) dispatcher_.exchange_sequences(tape, plan, host_offsets, round);
     const Tensor rows = dispatcher_.dispatch(tape, entered, round, compute_shared);
-    y = dispatcher_.combine(tape, experts_.forward(tape, {rows, round.offsets, round.sequences}),
-                            gate.weights, round);
+    y = dispatcher_.combine(tape, compute_experts(tape, rows, round), gate.weights, round);
   } else {
     compute_shared();
     y = experts_in_rounds(tape, entered, gate, plan);
@@ -229,6 +229,16 @@ Tensor MoeLayer::operator()(Tape& tape, ForwardContext& context, const Tensor& x
   return left;
 }
 
+ChunkRows MoeLayer::compute_experts(Tape& tape, const Tensor& rows, const DispatchRound& round) {
+  ChunkRows results;
+  for (std::size_t c = 0; c < round.chunks.size(); ++c) {
+    const Tensor arrived = dispatcher_.arrive(tape, rows, round, c);
+    const Tensor result = experts_.forward(tape, {arrived, round.chunks[c].offsets, round.sequences});
+    results[c] = dispatcher_.leave(tape, result, round, c);
+  }
+  return results;
+}
+
 // More rows are due than one round's memory holds. Nothing of a round is kept but its results: each round's
 // activations give their memory back, and the backward pass sends the rows out again and computes them anew.
 // While memory is being planned, the last round's is kept, as that of a single round, which other routing
@@ -243,8 +253,7 @@ Tensor MoeLayer::experts_in_rounds(Tape& tape, const Tensor& x, const functions:
     Tape forgetful(tape.arena(), false);
     const DispatchRound round = dispatcher_.round(forgetful, plan, gate.experts, x, number);
     const Tensor rows = dispatcher_.dispatch(forgetful, x, round, [] {});
-    const Tensor results = experts_.forward(forgetful, {rows, round.offsets});
-    dispatcher_.combine_into(results, gate.weights, round, round.away, y, write(number));
+    dispatcher_.combine_into(compute_experts(forgetful, rows, round), gate.weights, round, y, write(number));
   }
   // The experts' parameters count as inputs, of nodes behind which the rounds are done in the backward pass,
   // so that their gradients are not taken for complete between rounds.
@@ -266,14 +275,20 @@ Tensor MoeLayer::experts_in_rounds(Tape& tape, const Tensor& x, const functions:
       Tensor input = x;
       input.slot = nullptr;
       Tensor rows = dispatcher_.dispatch(again, input, round, [] {});
-      again.watch(rows);
-      const Tensor results = experts_.forward(again, {rows, round.offsets});
-      const Tensor dresults = again.empty(results.shape(), results.dtype());
-      dispatcher_.bring_back(results, round, round.away);
-      dispatcher_.combine_backward(again, dy, results, gate.weights, round, dresults, dweights.gradient);
-      again.backward(results, dresults);
+      if (x.slot) again.watch(rows);
+      const ChunkRows results = compute_experts(again, rows, round);
+      ChunkRows dresults;
+      std::array<Tape::Loss, kMostChunks> losses;
+      const std::size_t chunks = round.chunks.size();
+      for (std::size_t c = 0; c < chunks; ++c) {
+        dresults[c] = again.empty(results[c].shape(), results[c].dtype());
+        losses[c] = {results[c], dresults[c]};
+      }
+      dispatcher_.combine_backward(dy, results, gate.weights, round, dresults, dweights.gradient);
+      dispatcher_.wait();
+      again.backward(std::span(losses).first(chunks));
       if (x.slot)
-        dispatcher_.dispatch_backward(again, again.gradient(rows), round, dx.gradient,
+        dispatcher_.dispatch_backward(again.gradient(rows), round, dx.gradient,
                                       number == 0 ? dx.write : Write::accumulate);
     }
   });

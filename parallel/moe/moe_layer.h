@@ -35,6 +35,7 @@ struct MoeOptions {
   BalancerOptions balancing = {};
   RouterLosses router_losses = {};
   double capacity_factor = 1.5;  ///< planned rows per rank and round, over the mean
+  Index dispatch_chunks = 0;     ///< of a round, see Dispatcher
 };
 
 /// What a layer did since the last reset, on this rank.
@@ -85,6 +86,7 @@ class MoeLayer : public Module {
 
  private:
   functions::Gate choose_experts(Tape& tape, const ForwardContext& context, const Tensor& probabilities);
+  ChunkRows compute_experts(Tape& tape, const Tensor& rows, const DispatchRound& round);
   Tensor experts_in_rounds(Tape& tape, const Tensor& x, const functions::Gate& gate,
                            const DispatchPlan& plan);
 

@@ -34,7 +34,10 @@ void dispatch(const ProcessGrid& grid, std::int64_t repetitions) {
     const DispatchPlan plan = dispatcher.plan(tape, counts);
     const DispatchRound round = dispatcher.round(tape, plan, chosen, x, 0);
     const Tensor rows = dispatcher.dispatch(tape, x, round, [] {});
-    dispatcher.combine_into(rows, weights, round, round.away, y, Write::assign);
+    ChunkRows results;
+    for (std::size_t c = 0; c < round.chunks.size(); ++c)
+      results[c] = dispatcher.leave(tape, dispatcher.arrive(tape, rows, round, c), round, c);
+    dispatcher.combine_into(results, weights, round, y, Write::assign);
   };
   there_and_back();
   steps.seal();

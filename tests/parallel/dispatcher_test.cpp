@@ -1,4 +1,5 @@
 #include <catch2/catch.hpp>
+#include <functional>
 #include <numeric>
 #include <vector>
 
@@ -44,14 +45,33 @@ Tensor labelled(Index tokens, int rank) {
 
 // A dispatcher that is past its planning.
 struct Sealed {
-  explicit Sealed(Index capacity) {
+  explicit Sealed(Index capacity, Index chunks = 1)
+      : dispatcher(test_world(), experts(), 1.5, false, chunks) {
     arena.seal(std::size_t{1} << 20);
     dispatcher.set_capacity(capacity);
   }
   Arena arena{"test"};
   Tape tape{arena};
-  Dispatcher dispatcher{test_world(), experts(), 1.5};
+  Dispatcher dispatcher;
 };
+
+// The rows of a round, once all have arrived.
+Tensor dispatched(Sealed& s, const Tensor& x, const DispatchRound& round) {
+  const Tensor rows = s.dispatcher.dispatch(s.tape, x, round, [] {});
+  s.dispatcher.wait();
+  return rows;
+}
+
+// Each chunk of `rows`, or what `make` makes of it, on its way back.
+ChunkRows sent_back(Dispatcher& dispatcher, Tape& tape, const Tensor& rows, const DispatchRound& round,
+                    const std::function<Tensor(const Tensor&)>& make = {}) {
+  ChunkRows results;
+  for (std::size_t c = 0; c < round.chunks.size(); ++c) {
+    const Tensor arrived = dispatcher.arrive(tape, rows, round, c);
+    results[c] = dispatcher.leave(tape, make ? make(arrived) : arrived, round, c);
+  }
+  return results;
+}
 
 std::uint32_t own_number(std::uint32_t number) {
   return 100 * number + static_cast<std::uint32_t>(test_world().rank());
@@ -64,12 +84,14 @@ double dot(const Tensor& a, const Tensor& b) {
   return test_world().sum(sum);
 }
 
-TEST_CASE("rows arrive by expert, then source, then order, every one in exactly one round", "[dispatcher]") {
+TEST_CASE("rows arrive by expert, then source, then order, every one in exactly one round and chunk",
+          "[dispatcher]") {
   const int ranks = test_world().size(), me = test_world().rank();
   for (std::uint32_t trial = 0; trial < 12; ++trial) {
-    for (const Index capacity : {1, 5, 1000}) {
-      CAPTURE(trial, capacity);
-      Sealed s(capacity);
+    for (const auto& [capacity, chunks] :
+         {std::pair{1, 1}, {5, 1}, {5, 2}, {1000, 1}, {1000, 3}, {1000, 4}}) {
+      CAPTURE(trial, capacity, chunks);
+      Sealed s(capacity, chunks);
       const Tensor chosen = choices_of(me, trial), x = labelled(chosen.size(0), me);
       const DispatchPlan plan = s.dispatcher.plan(s.tape, counts_of(chosen));
       // what must come: this rank's queue, cut into rounds
@@ -90,17 +112,26 @@ TEST_CASE("rows arrive by expert, then source, then order, every one in exactly 
       for (Index number = 0; number < plan.rounds; ++number) {
         ArenaScope scope(s.arena);
         const DispatchRound round = s.dispatcher.round(s.tape, plan, chosen, x, number);
-        const Tensor rows = s.dispatcher.dispatch(s.tape, x, round, [] {});
+        const Tensor rows = dispatched(s, x, round);
+        const Index cut = ranks == 1 ? 1 : chunks;
+        REQUIRE(static_cast<Index>(round.chunks.size()) == cut);
         if (ranks > 1) REQUIRE(rows.size(0) <= capacity);
-        REQUIRE(rows.size(0) == round.offsets.back());
-        for (Index e = 0; e < kPerRank; ++e)
-          for (Index row = round.offsets[size_t(e)]; row < round.offsets[size_t(e) + 1]; ++row, ++at) {
-            REQUIRE(at < queue.size());
-            const double* values = rows.data<double>() + row * 2;
-            REQUIRE(std::equal(values, values + 2, queue[at].label.begin()));
-            REQUIRE(queue[at].expert == me * kPerRank + e);
-          }
-        s.dispatcher.combine_into(rows, Tensor(), round, round.away, back, Write::accumulate);
+        Index row = 0;
+        for (const DispatchChunk& chunk : round.chunks) {
+          REQUIRE(chunk.first == row);
+          REQUIRE(chunk.rows == chunk.offsets.back());
+          REQUIRE(chunk.rows <= (rows.size(0) + cut - 1) / cut);
+          for (Index e = 0; e < kPerRank; ++e)
+            for (; row < chunk.first + chunk.offsets[size_t(e) + 1]; ++row, ++at) {
+              REQUIRE(at < queue.size());
+              const double* values = rows.data<double>() + row * 2;
+              REQUIRE(std::equal(values, values + 2, queue[at].label.begin()));
+              REQUIRE(queue[at].expert == me * kPerRank + e);
+            }
+        }
+        REQUIRE(row == rows.size(0));
+        s.dispatcher.combine_into(sent_back(s.dispatcher, s.tape, rows, round), Tensor(), round, back,
+                                  Write::accumulate);
       }
       CHECK(at == queue.size());
       CHECK(distance(back, plus(x, x)) == 0);  // and all return: each token as often as it chose
@@ -112,8 +143,9 @@ TEST_CASE("dispatch and combine: backward is the transpose", "[dispatcher]") {
   // of a linear map; combine is one of its rows and one of its weights
   const int me = test_world().rank();
   for (std::uint32_t trial = 0; trial < 8; ++trial) {
-    CAPTURE(trial);
-    Sealed s(1000);
+    const Index chunks = 1 + trial % 4;
+    CAPTURE(trial, chunks);
+    Sealed s(1000, chunks);
     const Tensor chosen = choices_of(me, trial);
     const DispatchPlan plan = s.dispatcher.plan(s.tape, counts_of(chosen));
     REQUIRE(plan.rounds == 1);
@@ -123,24 +155,38 @@ TEST_CASE("dispatch and combine: backward is the transpose", "[dispatcher]") {
     bool meanwhile = false;
     const Tensor out = s.dispatcher.dispatch(s.tape, x, round, [&] { meanwhile = true; });
     CHECK(meanwhile);
-    const Tensor dout = kept(random_values(out.shape(), own_number(2)));
-    s.tape.backward(out, dout);
+    std::vector<Tape::Loss> losses;
+    const Tensor dout = random_values(out.shape(), own_number(2));
+    for (std::size_t c = 0; c < round.chunks.size(); ++c) {
+      const auto& [first, rows, padding, leaving, arriving, offsets] = round.chunks[c];
+      losses.push_back({s.dispatcher.arrive(s.tape, out, round, c), kept(dout.rows(first, first + rows))});
+    }
+    s.tape.backward(losses);
     CHECK(dot(out, dout) == Approx(dot(x, s.tape.gradient(x))).margin(1e-10));
 
+    Tape tape(s.arena);
     Tensor rows = kept(random_values({round.rows, 4}, own_number(3))),
            weights = kept(random_values(chosen.shape(), own_number(4)));
-    s.tape.watch(rows);
-    s.tape.watch(weights);
-    const Tensor y = s.dispatcher.combine(s.tape, rows, weights, round);
+    tape.watch(rows);
+    tape.watch(weights);
+    const Tensor y = s.dispatcher.combine(tape, sent_back(s.dispatcher, tape, rows, round), weights, round);
     const Tensor dy = kept(random_values(y.shape(), own_number(5)));
-    s.tape.backward(y, dy);
+    tape.backward(y, dy);
+    s.dispatcher.wait();
+    const Tensor drows = tape.gradient(rows).clone(), dweights = tape.gradient(weights).clone();
+    CHECK_THROWS_WITH(tape.backward(y, dy), "combine: its recording can be walked only once");
     const Tensor other_rows = random_values(rows.shape(), own_number(6)),
                  other_weights = random_values(weights.shape(), own_number(7));
     const Tensor along_rows = unwritten(y.shape(), DType::f64), along_weights = along_rows.clone();
-    s.dispatcher.combine_into(other_rows, weights, round, round.away, along_rows, Write::assign);
-    CHECK(dot(along_rows, dy) == Approx(dot(other_rows, s.tape.gradient(rows))).margin(1e-10));
-    s.dispatcher.combine_into(rows, other_weights, round, round.away, along_weights, Write::assign);
-    CHECK(dot(along_weights, dy) == Approx(dot(other_weights, s.tape.gradient(weights))).margin(1e-10));
+    Tape forgetful(s.arena, false);
+    const auto combined = [&](const Tensor& of, const Tensor& by, const Tensor& into) {
+      s.dispatcher.combine_into(sent_back(s.dispatcher, forgetful, of, round), by, round, into,
+                                Write::assign);
+    };
+    combined(other_rows, weights, along_rows);
+    CHECK(dot(along_rows, dy) == Approx(dot(other_rows, drows)).margin(1e-10));
+    combined(rows, other_weights, along_weights);
+    CHECK(dot(along_weights, dy) == Approx(dot(other_weights, dweights)).margin(1e-10));
   }
 }
 
@@ -152,33 +198,42 @@ TEST_CASE("dispatch and combine: numerical gradients, all ranks at once", "[disp
   for (Index i = 0; i < kTokens * kChoices; ++i)  // an expert in two is nobody's choice
     experts_of_tokens.push_back(static_cast<std::int32_t>((i * i + 3 * me) % experts() / 2 * 2));
   const Tensor chosen = Tensor::of<std::int32_t>({kTokens, kChoices}, experts_of_tokens);
-  const auto there_and_back = [&, dispatcher = std::make_shared<Dispatcher>(test_world(), experts(), 1.5)](
-                                  Tape& tape, Inputs inputs) {
-    const DispatchPlan plan = dispatcher->plan(tape, counts_of(chosen));
-    const DispatchRound round = dispatcher->round(tape, plan, chosen, inputs[0], 0);
-    const Tensor rows = dispatcher->dispatch(tape, inputs[0], round, [] {});
-    return dispatcher->combine(tape, functions::activation(tape, rows, Activation::gelu), inputs[1], round);
-  };
-  CHECK(gradient_error(there_and_back, {random_values({kTokens, 3}, own_number(1)),
-                                        random_values(chosen.shape(), own_number(2))}) < kGradientTolerance);
+  for (const Index chunks : {1, 2, 3, 4}) {
+    CAPTURE(chunks);
+    Dispatcher dispatcher(test_world(), experts(), 1.5, false, chunks);
+    const auto there_and_back = [&](Tape& tape, Inputs inputs) {
+      const DispatchPlan plan = dispatcher.plan(tape, counts_of(chosen));
+      const DispatchRound round = dispatcher.round(tape, plan, chosen, inputs[0], 0);
+      const Tensor rows = dispatcher.dispatch(tape, inputs[0], round, [] {});
+      const auto make = [&](const Tensor& part) {
+        return functions::activation(tape, part, Activation::gelu);
+      };
+      return dispatcher.combine(tape, sent_back(dispatcher, tape, rows, round, make), inputs[1], round);
+    };
+    CHECK(gradient_error(there_and_back, {random_values({kTokens, 3}, own_number(1)),
+                                          random_values(chosen.shape(), own_number(2))}) <
+          kGradientTolerance);
+  }
 }
 
-TEST_CASE("combine refuses rows that have another use rather than lose their gradient", "[dispatcher]") {
+TEST_CASE("combine refuses weights that have another use rather than lose their gradient", "[dispatcher]") {
   Sealed s(1000);
   const Tensor chosen = Tensor::zeros({2, 1}, DType::i32);
   const DispatchPlan plan = s.dispatcher.plan(s.tape, counts_of(chosen));
   const Tensor x = kept(random_values({2, 3}, 1));
   const DispatchRound round = s.dispatcher.round(s.tape, plan, chosen, x, 0);
-  Tensor rows = kept(random_values({round.rows, 3}, 2)), weights = kept(random_values({2, 1}, 3));
-  s.tape.watch(rows);
-  const Tensor y = s.dispatcher.combine(s.tape, rows, weights, round),
-               other = functions::activation(s.tape, rows, Activation::relu);
-  const auto backward = [&] { s.tape.backward(std::array{Tape::Loss{y, x}, Tape::Loss{other, rows}}); };
+  const Tensor rows = kept(random_values({round.rows, 3}, 2));
+  Tensor weights = kept(random_values({2, 1}, 3));
+  s.tape.watch(weights);
+  const Tensor y = s.dispatcher.combine(s.tape, sent_back(s.dispatcher, s.tape, rows, round), weights, round),
+               other = functions::activation(s.tape, weights, Activation::relu);
+  const auto backward = [&] { s.tape.backward(std::array{Tape::Loss{y, x}, Tape::Loss{other, weights}}); };
   CHECK_THROWS_WITH(backward(), "combine: its rows and weights must have no other use");
 }
 
 TEST_CASE("with more rounds the transpose holds for their sum", "[dispatcher]") {
-  Sealed s(4);
+  const Index chunks = GENERATE(1, 3);
+  Sealed s(4, chunks);
   const Tensor chosen = choices_of(test_world().rank(), 3);
   const DispatchPlan plan = s.dispatcher.plan(s.tape, counts_of(chosen));
   if (test_world().size() > 1) CHECK(plan.rounds > 1);
@@ -187,10 +242,11 @@ TEST_CASE("with more rounds the transpose holds for their sum", "[dispatcher]") 
   double forward = 0;
   for (Index number = 0; number < plan.rounds; ++number) {
     const DispatchRound round = s.dispatcher.round(s.tape, plan, chosen, x, number);
-    const Tensor out = s.dispatcher.dispatch(s.tape, x, round, [] {}),
+    const Tensor out = dispatched(s, x, round),
                  dout = random_values(out.shape(), own_number(static_cast<std::uint32_t>(number) + 2));
     forward += dot(out, dout);
-    s.dispatcher.dispatch_backward(s.tape, dout, round, dx, number == 0 ? Write::assign : Write::accumulate);
+    sent_back(s.dispatcher, s.tape, dout, round);
+    s.dispatcher.dispatch_backward(dout, round, dx, number == 0 ? Write::assign : Write::accumulate);
   }
   CHECK(forward == Approx(dot(x, dx)).margin(1e-10));
 }
@@ -198,9 +254,10 @@ TEST_CASE("with more rounds the transpose holds for their sum", "[dispatcher]") 
 TEST_CASE("a planning pass sets the capacity from the largest share and pads up to it", "[dispatcher]") {
   const int ranks = test_world().size(), me = test_world().rank();
   if (ranks == 1) return;  // one rank's rows always fit
+  const Index chunks = GENERATE(1, 4);
   Arena arena("test");
   Tape tape(arena);
-  Dispatcher dispatcher(test_world(), experts(), 1.5);
+  Dispatcher dispatcher(test_world(), experts(), 1.5, false, chunks);
   // every rank sends `me + 2` rows to every expert
   const Tensor chosen = Tensor::empty({(me + 2) * experts(), 1}, DType::i32);
   for (Index t = 0; t < chosen.numel(); ++t)
@@ -212,13 +269,20 @@ TEST_CASE("a planning pass sets the capacity from the largest share and pads up 
   const Tensor x = random_values({chosen.size(0), 3}, own_number(1), DType::f32);
   const DispatchRound round = dispatcher.round(tape, plan, chosen, x, 0);
   const Tensor rows = dispatcher.dispatch(tape, x, round, [] {});
-  CHECK(round.padding == dispatcher.capacity() - due);
-  CHECK(round.away.size(0) == chosen.size(0));  // as many as could leave
-  CHECK(rows.shape() == Shape{dispatcher.capacity(), 3});
-  CHECK(round.offsets.back() == dispatcher.capacity());
-  CHECK(distance(rows.rows(due, rows.size(0)), Tensor::zeros({round.padding, 3})) == 0);
+  dispatcher.wait();
+  const Index each = (dispatcher.capacity() + chunks - 1) / chunks;  // as large as a chunk can be
+  CHECK(round.away.size(0) == chosen.size(0));                       // as many as could leave
+  CHECK(rows.shape() == Shape{each * chunks, 3});
+  Index padding = 0;
+  for (const DispatchChunk& chunk : round.chunks) {
+    CHECK(chunk.rows == each);
+    CHECK(chunk.offsets.back() == each);
+    padding += chunk.padding;
+  }
+  CHECK(padding == rows.size(0) - due);
+  CHECK(distance(rows.rows(due, rows.size(0)), Tensor::zeros({padding, 3})) == 0);
   const Tensor y = unwritten(x.shape(), DType::f32);
-  dispatcher.combine_into(rows, Tensor(), round, round.away, y, Write::assign);
+  dispatcher.combine_into(sent_back(dispatcher, tape, rows, round), Tensor(), round, y, Write::assign);
   CHECK(same_bits(y, x));
 }
 
@@ -227,6 +291,16 @@ TEST_CASE("a dispatcher that was never planned says what to do", "[dispatcher]")
   Sealed s(0);
   CHECK_THROWS_WITH(s.dispatcher.plan(s.tape, counts_of(choices_of(test_world().rank(), 0))),
                     "moe: the dispatcher was given no capacity; run a planning pass or call set_capacity");
+}
+
+TEST_CASE("chunks are as many as asked for, or as the device wants, where anything travels", "[dispatcher]") {
+  const auto chunks = [](bool one_round, Index asked) {
+    return Dispatcher(test_world(), experts(), 1.5, one_round, asked).chunks();
+  };
+  CHECK(chunks(false, 3) == (test_world().size() == 1 ? 1 : 3));
+  CHECK(chunks(true, 3) == 1);
+  CHECK(chunks(false, 0) == 1);  // in host memory
+  CHECK_THROWS_WITH(chunks(false, 5), "moe: 5 chunks of a round, expected 0 to 4");
 }
 
 TEST_CASE("experts that do not divide over the ranks are refused", "[dispatcher]") {

@@ -37,9 +37,9 @@ const ExpertRegistration kScaling{
 TEST_CASE("an unknown kind of expert is refused with the list of those there are", "[expert]") {
   CHECK_THROWS_WITH(make_experts("dense", {}),
                     "no kind of expert is named 'dense'; there are: feed_forward, gated, test_counting, "
-                    "test_recurrent, test_scaling");
-  CHECK(expert_kinds() ==
-        std::vector<std::string>{"feed_forward", "gated", "test_counting", "test_recurrent", "test_scaling"});
+                    "test_noting, test_recurrent, test_scaling");
+  CHECK(expert_kinds() == std::vector<std::string>{"feed_forward", "gated", "test_counting", "test_noting",
+                                                   "test_recurrent", "test_scaling"});
 }
 
 TEST_CASE("a kind of expert registered by a user runs in the layer, divided over the ranks", "[expert]") {

@@ -168,6 +168,31 @@ TEST_CASE("several dispatch rounds give what one round gives", "[moe]") {
   }
 }
 
+TEST_CASE("rows that travel in chunks give what they give at once", "[moe]") {
+  for (const Index chunks : {2, 3, 4}) {
+    CAPTURE(chunks);
+    MoeOptions options = small_layer();
+    options.dispatch_chunks = chunks;
+    check_against_one_rank(options, uneven_rows(), DType::f64, {},
+                           [](const MoeRun& run, int) { CHECK(run.statistics.rounds == 1); });
+    check_against_one_rank(options, uneven_rows(), DType::f32);
+    check_against_one_rank(options, uneven_rows(), DType::f64, {.planning = true});
+    check_against_one_rank(options, uneven_rows(), DType::f64, {.capacity = 4});
+    check_against_one_rank(options, test_world().rank() == 0 ? 1 : 0,
+                           DType::f64);  // most chunks have no rows
+    check_against_one_rank(options, 0, DType::f64);
+    options.shared_experts = 0;
+    options.expert = "3 gated, 5 feed_forward";
+    check_against_one_rank(options, uneven_rows(), DType::f64);
+    options.top_k = 1;
+    check_against_one_rank(options, uneven_rows(), DType::f64, {.prepare = lean_on_expert_zero});
+    check_against_one_rank(options, uneven_rows(), DType::f64,
+                           {.capacity = 5, .prepare = lean_on_expert_zero});
+    options.expert = "1 test_recurrent, 7 gated";  // whose sequences are in one chunk
+    check_against_one_rank(options, uneven_rows(), DType::f64);
+  }
+}
+
 TEST_CASE("experts may be of several kinds, of which a rank may have none", "[moe]") {
   for (const char* kinds : {"6 feed_forward, 2 gated", "1 gated, 7 feed_forward", "8 gated"}) {
     for (const Index capacity : {0, 4}) {
@@ -343,6 +368,7 @@ TEST_CASE("memory planned under one routing suffices for every other", "[moe]") 
       GENERATE("feed_forward", "1 gated, 7 feed_forward", "7 feed_forward, 1 gated", "test_recurrent",
                "1 test_recurrent, 7 gated", "7 feed_forward, 1 test_recurrent");
   options.shared_experts = 0;
+  options.dispatch_chunks = GENERATE(1, 3, 4);
   const ProcessGrid grid = grid_of(test_world().size());
   const Tensor x = random_values({200, kHidden}, 1, DType::f32), dy = random_values(x.shape(), 2, DType::f32);
   for (Index t = 0; t < 200; ++t) x.slice(0, t, t + 1).slice(1, 0, 1).fill(1);
