@@ -38,7 +38,7 @@ LoadedModel::LoadedModel(const std::string& checkpoint, const ProcessGrid& grid,
       recipe_.model, recipe_.moe,
       TextClassifier::Sizes{tokenizer_.vocabulary(), recipe_.data.max_length,
                             static_cast<Index>(class_names_.size()), tokenizer_.unknown()},
-      grid);
+      grid, recipe_.parallel.dispatch_chunks);
   parameters_ = std::make_unique<ParameterSet>(*model_, DType::f32, 0, grid.device());
   reader.load(model_entries(*parameters_, *model_));
 }

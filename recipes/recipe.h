@@ -100,6 +100,7 @@ struct TrainRecipe {
 struct ParallelRecipe {
   std::int64_t expert_parallel = 0;
   std::int64_t bucket_kib = 4096;
+  std::int64_t dispatch_chunks = 0;
 };
 
 struct CheckpointRecipe {

@@ -236,6 +236,11 @@ void fields(R& parallel, Visitor&& field) {
         between(0, 65536));
   field("bucket_kib", parallel.bucket_kib, "Gradients summed over ranks at a time, in KiB",
         between(1, 1 << 20));
+  field("dispatch_chunks", parallel.dispatch_chunks,
+        "Parts in which rows go to their experts, so that some travel while others are computed; 0 is 2 on "
+        "CUDA "
+        "devices, else 1; unread where experts want whole sequences, or are on each rank",
+        between(0, 4));
 }
 
 template <Either<CheckpointRecipe> R, class Visitor>

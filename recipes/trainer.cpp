@@ -89,7 +89,7 @@ Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironme
       model_(recipe.model, recipe.moe,
              {corpus_.tokenizer.vocabulary(), recipe.data.max_length,
               static_cast<Index>(corpus_.class_names.size()), corpus_.tokenizer.unknown()},
-             grid),
+             grid, recipe.parallel.dispatch_chunks),
       layers_(model_.moe_layers()),
       parameters_(model_, DType::f32, static_cast<std::uint64_t>(recipe.run.seed), grid.device()),
       optimizer_(parameters_, {.beta1 = recipe.train.beta1,

@@ -21,7 +21,7 @@ TextInput text_input(const Batch& batch) {
 
 struct TextClassifier::Layer : Module {
   Layer(const std::string& layer_name, const ModelRecipe& model, const MoeRecipe& moe, bool with_experts,
-        Index longest_sequence, const ProcessGrid& grid)
+        Index longest_sequence, const ProcessGrid& grid, Index dispatch_chunks)
       : name(layer_name),
         moe_name(layer_name + ".moe"),
         attention_norm(model.hidden),
@@ -51,7 +51,8 @@ struct TextClassifier::Layer : Module {
                                    moe.grad_norm_rounds, moe.grad_norm_alpha, moe.grad_norm_moves},
                      .router_losses = {moe.z_coefficient, moe.entropy_coefficient,
                                        moe.domain_expert < 0 ? 0 : moe.domain_prior, moe.domain_expert},
-                     .capacity_factor = moe.capacity_factor},
+                     .capacity_factor = moe.capacity_factor,
+                     .dispatch_chunks = dispatch_chunks},
           grid);
       add_module("moe", *experts);
     } else {
@@ -71,7 +72,7 @@ struct TextClassifier::Layer : Module {
 TextClassifier::~TextClassifier() = default;
 
 TextClassifier::TextClassifier(const ModelRecipe& model, const MoeRecipe& moe, const Sizes& sizes,
-                               const ProcessGrid& grid)
+                               const ProcessGrid& grid, Index dispatch_chunks)
     : options_(model),
       sizes_(sizes),
       token_embedding_(sizes.vocabulary, model.hidden),
@@ -83,8 +84,8 @@ TextClassifier::TextClassifier(const ModelRecipe& model, const MoeRecipe& moe, c
   add_module("position_embedding", position_embedding_);
   for (Index i = 0; i < model.layers; ++i) {
     const std::string name = "layers." + std::to_string(i);
-    layers_.push_back(
-        std::make_unique<Layer>(name, model, moe, (i + 1) % moe.every == 0, sizes.max_length, grid));
+    layers_.push_back(std::make_unique<Layer>(name, model, moe, (i + 1) % moe.every == 0, sizes.max_length,
+                                              grid, dispatch_chunks));
     add_module(name, *layers_.back());
   }
   add_module("final_norm", final_norm_);

@@ -32,8 +32,9 @@ class TextClassifier : public Module {
     std::int32_t unknown_token;  ///< what token dropout puts in place of a token
   };
 
-  /// `grid` must outlive the model.
-  TextClassifier(const ModelRecipe& model, const MoeRecipe& moe, const Sizes& sizes, const ProcessGrid& grid);
+  /// `grid` must outlive the model. `dispatch_chunks`: see Dispatcher.
+  TextClassifier(const ModelRecipe& model, const MoeRecipe& moe, const Sizes& sizes, const ProcessGrid& grid,
+                 Index dispatch_chunks = 0);
   ~TextClassifier() override;
 
   struct Output {
