@@ -26,9 +26,9 @@ void dispatch(const ProcessGrid& grid, std::int64_t repetitions) {
   std::vector<Index> counts(static_cast<std::size_t>(experts));
   kernels::count_experts(chosen, counts);
 
-  Dispatcher dispatcher(group, experts, 1.5);
   Arena steps("dispatch steps");
-  const auto there_and_back = [&] {
+  // All rows to their experts and back, with no experts' work between.
+  const auto there_and_back = [&](Dispatcher& dispatcher) {
     steps.reset();
     Tape tape(steps, false);
     const DispatchPlan plan = dispatcher.plan(tape, counts);
@@ -39,12 +39,14 @@ void dispatch(const ProcessGrid& grid, std::int64_t repetitions) {
       results[c] = dispatcher.leave(tape, dispatcher.arrive(tape, rows, round, c), round, c);
     dispatcher.combine_into(results, weights, round, y, Write::assign);
   };
-  there_and_back();
+  Dispatcher at_once(group, experts, 1.5), halves(group, experts, 1.5, false, 2),
+      quarters(group, experts, 1.5, false, 4);
+  for (Dispatcher* dispatcher : {&at_once, &halves, &quarters}) there_and_back(*dispatcher);
   steps.seal();
 
   // The same rows, as a bare all-to-all is given them: one behind the other, those that stay among them.
   std::vector<Index> send_rows(static_cast<std::size_t>(ranks)), receive_rows(send_rows.size());
-  const Index own = dispatcher.local_experts();
+  const Index own = at_once.local_experts();
   for (Index e = 0; e < experts; ++e)
     send_rows[static_cast<std::size_t>(e / own)] += counts[static_cast<std::size_t>(e)];
   const std::vector<Index> one_each(send_rows.size(), 1);
@@ -63,7 +65,12 @@ void dispatch(const ProcessGrid& grid, std::int64_t repetitions) {
       group.barrier();
     };
   };
-  const Comparison time = compare(together(there_and_back), together(bare), repetitions);
+  const auto once = [&] { there_and_back(at_once); };
+  const auto in_halves = [&] { there_and_back(halves); };
+  const auto in_quarters = [&] { there_and_back(quarters); };
+  const Comparison time = compare(together(once), together(bare), repetitions),
+                   two = compare(together(in_halves), together(once), repetitions),
+                   four = compare(together(in_quarters), together(once), repetitions);
   const Index stays = send_rows[static_cast<std::size_t>(group.rank())];
   const Index crossing = group.sum(kTokens * kTopK - stays + received - stays);
   if (group.rank() != 0) return;
@@ -73,6 +80,10 @@ void dispatch(const ProcessGrid& grid, std::int64_t repetitions) {
                fmt::format("{:.2f} GB/s between ranks, {:.0f}% of a bare all-to-all's {:.2f} GB/s",
                            bytes / time.subject / 1e9, 100 * time.ratio, bytes / time.reference / 1e9),
                0.75);
+  if (ranks > 1)
+    print_figure(
+        "the same in chunks, with nothing to compute meanwhile",
+        fmt::format("in 2 {:.0f}%, in 4 {:.0f}% as fast as at once", 100 * two.ratio, 100 * four.ratio));
 }
 
 }  // namespace conclave::bench

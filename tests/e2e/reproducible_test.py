@@ -28,6 +28,10 @@ def main():
     train(4, "rounds", STEPS, "moe.capacity_factor=0.3")
     assert_same_losses("1x1", "rounds")
 
+    # So do they where rows travel in parts, in each of which is another sum of the gradients.
+    train(4, "chunks", STEPS, "parallel.dispatch_chunks=3")
+    assert_same_losses("1x1", "chunks")
+
     # Gradients of two batches are those of one step on every shape alike, with every kind of expert layer.
     # Unbalanced, an expert may see one token of a batch; AdamW would divide its tiny gradients by their own size, and
     # make whole steps of their rounding, which in the end sends a token to another expert.
