@@ -102,6 +102,9 @@ class Dispatcher {
   /// sum. Differentiable where the plan has one round, for results and weights without another use.
   Tensor combine(Tape& tape, const ChunkRows& results, const Tensor& weights, const DispatchRound& round);
 
+  /// Until nothing is under way to or from the memory of a pass that fails; says nothing of errors.
+  void abandon() { under_way_ = {}; }
+
   // What dispatch and combine are made of, for those who record on their own.
 
   /// Until all that is under way is there.

@@ -229,7 +229,7 @@ Tensor MoeLayer::operator()(Tape& tape, ForwardContext& context, const Tensor& x
   return left;
 }
 
-ChunkRows MoeLayer::compute_experts(Tape& tape, const Tensor& rows, const DispatchRound& round) {
+ChunkRows MoeLayer::compute_experts(Tape& tape, const Tensor& rows, const DispatchRound& round) try {
   ChunkRows results;
   for (std::size_t c = 0; c < round.chunks.size(); ++c) {
     const Tensor arrived = dispatcher_.arrive(tape, rows, round, c);
@@ -237,6 +237,9 @@ ChunkRows MoeLayer::compute_experts(Tape& tape, const Tensor& rows, const Dispat
     results[c] = dispatcher_.leave(tape, result, round, c);
   }
   return results;
+} catch (...) {
+  dispatcher_.abandon();
+  throw;
 }
 
 // More rows are due than one round's memory holds. Nothing of a round is kept but its results: each round's

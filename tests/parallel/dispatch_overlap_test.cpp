@@ -1,7 +1,10 @@
 // That rows travel while others are computed: the order of exchanges and of the experts' work.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <catch2/catch.hpp>
+#include <limits>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -15,6 +18,7 @@ namespace {
 
 std::vector<std::string> notes;
 int exchanges = 0;
+bool failing = false;  // the experts, from the second chunk on
 
 // Another communicator, of which it notes when exchanges are started and waited for, by number.
 class NotingCommunicator final : public Communicator {
@@ -66,6 +70,7 @@ struct NotingExperts : BaseExpert {
   Parameter& weight =
       add_expert_parameter("weight", {options_.hidden, options_.hidden}, Initializer::normal(1));
   Tensor forward(Tape& tape, const ExpertInput& input) override {
+    require(!failing || std::ranges::count(notes, "compute") == 0, "out of order");
     notes.push_back("compute");
     const Tensor rows = tape.tap(input.rows);
     tape.record("note", {&input.rows}, {&rows}, [from = input.rows, rows](Tape& tape) {
@@ -77,17 +82,21 @@ struct NotingExperts : BaseExpert {
 };
 CONCLAVE_REGISTER_EXPERT("test_noting", NotingExperts);
 
-TEST_CASE("while a chunk is computed, the next one is under way, forward and backward", "[moe]") {
-  const int asked = GENERATE(1, 2, 3, 4), chunks = test_world().size() == 1 ? 1 : asked;
+MoeOptions noted_layer(Index chunks) {
   MoeOptions options;
   options.hidden = 6;
   options.ffn = 4;
   options.shared_experts = 1;
   options.expert = "test_noting";
   options.balancer = "none";
-  options.dispatch_chunks = asked;
+  options.dispatch_chunks = chunks;
+  return options;
+}
+
+TEST_CASE("while a chunk is computed, the next one is under way, forward and backward", "[moe]") {
+  const int asked = GENERATE(1, 2, 3, 4), chunks = test_world().size() == 1 ? 1 : asked;
   const ProcessGrid grid(std::make_unique<NotingCommunicator>(test_world().split(0)), 0);
-  MoeLayer layer(options, grid);
+  MoeLayer layer(noted_layer(asked), grid);
   ParameterSet parameters(layer, DType::f64, 7);
   for (Parameter* parameter : parameters.parameters())
     if (parameter->name == "shared.up.weight")
@@ -118,6 +127,26 @@ TEST_CASE("while a chunk is computed, the next one is under way, forward and bac
     if (first > 0 && chunks == 1) expected.push_back("shared");
   }
   CHECK(notes == expected);
+}
+
+TEST_CASE("experts that fail leave no rows under way", "[moe]") {
+  if (test_world().size() == 1) return;
+  const ProcessGrid grid(std::make_unique<NotingCommunicator>(test_world().split(0)), 0);
+  MoeLayer layer(noted_layer(4), grid);
+  ParameterSet parameters(layer, DType::f64, 7);
+  Arena arena("test");
+  ForwardContext context;
+  Tape tape(arena);
+  const Tensor x = random_values({30, 6}, static_cast<std::uint32_t>(test_world().rank()));
+  notes.clear();
+  failing = true;
+  CHECK_THROWS_WITH(layer(tape, context, x, one_sequence(30)), Catch::Contains("out of order"));
+  failing = false;
+  const auto count = [](const char* what) {
+    return std::ranges::count_if(notes, [&](const std::string& note) { return note.starts_with(what); });
+  };
+  CHECK(count("start") == 5);
+  CHECK(count("wait") == 5);
 }
 
 }  // namespace
