@@ -8,6 +8,7 @@
 #include <cmath>
 #include <utility>
 
+#include "core/cuda/blas.h"
 #include "core/cuda/matrix.h"
 #include "core/cuda/memory.h"
 #include "core/kernels/activation.h"
@@ -233,6 +234,25 @@ void product_rows(bool small, const Row& row) {
       });
 }
 
+// What linear layers come to where run.precision is bf16.
+template <class Row>
+void bf16_row(bool small, const Row& row) {
+  const Index side = small ? 128 : 8192;
+  const Shape square{side, side};
+  row("matmul of bf16", fmt::format("rows {0}, in {0}, out {0}", side),
+      {read(square, DType::bf16), read(square, DType::bf16), written(square)},
+      2 * std::pow(static_cast<double>(side), 3), [=](const Tensors& t) {
+        conclave::cuda::multiply("matmul of bf16", conclave::cuda::MatrixProduct<BFloat16, float>{
+                                                       .m = side,
+                                                       .n = side,
+                                                       .k = side,
+                                                       .a = {t[0].data<BFloat16>(), side},
+                                                       .b = {t[1].data<BFloat16>(), side, true},
+                                                       .c = t[2].data<float>(),
+                                                       .c_stride = side});
+      });
+}
+
 // Groups so many, and so small, that one kernel of ours takes them all.
 template <class Row>
 void small_group_rows(bool small, const Row& row) {
@@ -442,6 +462,8 @@ std::vector<Operation> operations(Size size) {
   attention_rows(small, row);
   lstm_rows(small, row);
   product_rows(small, row);
+  bf16_row(small, row);
+  table.back().arithmetic = Arithmetic::bf16_products;
   small_group_rows(small, row);
 
   // ---- Losses

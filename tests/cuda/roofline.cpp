@@ -1,5 +1,5 @@
 // How close each operation comes on this GPU to the time that its bytes and FLOPs take at least, at the rates
-// of a plain copy and of multiply-adds in registers.
+// of a plain copy, of multiply-adds in registers, and of a large product of bf16 by cuBLASLt.
 //   cuda_roofline            scripts/gpu_check runs it
 //   cuda_roofline --small    sizes of the emulated device, whose times say nothing
 #include <cuda_runtime.h>
@@ -36,7 +36,6 @@ double seconds(Size size, const std::function<void()>& work) {
   return times[repetitions / 2];
 }
 
-// No product of bf16 is among the operations yet; cuBLASLt's rate is what theirs will be held to.
 Rates measure_rates(Size size) {
   const bool small = size == Size::small;
   const Index bytes = Index{1} << (small ? 16 : 30), rounds = small ? 16 : 8192;
@@ -45,7 +44,12 @@ Rates measure_rates(Size size) {
   double flops = 0;
   const double copy = seconds(size, [&] { cuda::copy(from, to); }),
                arithmetic = seconds(size, [&] { flops = multiply_adds(rounds, small, out); });
-  return {.bytes = 2 * static_cast<double>(bytes) / copy, .f32 = flops / arithmetic};
+  const std::vector<Operation> table = operations(size);
+  const Operation& product = *std::ranges::find(table, Arithmetic::bf16_products, &Operation::arithmetic);
+  const std::vector<Tensor> matrices = product.tensors();
+  return {.bytes = 2 * static_cast<double>(bytes) / copy,
+          .f32 = flops / arithmetic,
+          .bf16_products = product.flops / seconds(size, [&] { product.run(matrices); })};
 }
 
 void print(Size size) {
@@ -53,9 +57,10 @@ void print(Size size) {
   cuda::check(cudaGetDeviceProperties(&device, 0), "asking for the device");
   const Rates rates = measure_rates(size);
   fmt::print(
-      "{}, {} multiprocessors, compute capability {}.{}: copies {:.2f} TB/s, multiply-adds {:.1f} TFLOP/s\n",
+      "{}, {} multiprocessors, compute capability {}.{}: copies {:.2f} TB/s, multiply-adds {:.1f} TFLOP/s, "
+      "products of bf16 {:.1f} TFLOP/s\n",
       device.name, device.multiProcessorCount, device.major, device.minor, rates.bytes / 1e12,
-      rates.f32 / 1e12);
+      rates.f32 / 1e12, rates.bf16_products / 1e12);
   fmt::print("{:<33}{:>12}{:>12}{:>10}  {}\n", "operation", "us", "floor us", "of floor", "sizes");
   for (const Operation& operation : operations(size)) {
     const std::vector<Tensor> tensors = operation.tensors();
