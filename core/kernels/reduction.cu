@@ -230,8 +230,8 @@ void add_row_squares(std::span<const RowSquares> all, double divisor) {
     const Index rows = x.size(0), columns = rows == 0 ? 0 : x.numel() / rows;
     if (rows == 0) continue;
     for_floating(x.dtype(), kOperation, [&, &x = x]<class T>(T) {
-      const Index parts = std::clamp((columns + kBlock * kThreadElements - 1) / (kBlock * kThreadElements),
-                                     Index{1}, kRowParts);
+      constexpr Index kPart = kBlock * kThreadElements;
+      const Index parts = std::clamp<Index>((columns + kPart - 1) / kPart, 1, kRowParts);
       conclave::cuda::Scratch of_one;
       double* const partial = of_one.array<double>(rows * parts);
       const LaunchShape shape{

@@ -76,6 +76,8 @@ std::vector<Sizes> sizes_of_groups() {
           {random_offsets(shapes, 20, 60), 18, 12},
           {{0, 3, 3, 70, 71, 71}, 12, 8, true},  // too many rows for one kernel for all
           {{0, 66, 66, 71}, 5, 7},
+          {{0, 66}, 2, 1029, true},  // rows that a block has to itself
+          {{0, 66}, 2, 1032, true},
           {std::move(many), 3, 5}};
 }
 
