@@ -1,0 +1,174 @@
+#include "data/image.h"
+
+#include <png.h>
+#include <turbojpeg.h>
+#include <zlib.h>
+
+#include <memory>
+#include <utility>
+
+#include "core/error.h"
+
+namespace conclave {
+namespace {
+
+constexpr std::string_view kPngSignature = "\x89PNG\r\n\x1A\n", kJpegSignature = "\xFF\xD8\xFF";
+
+// Deflate makes at most 1,032 bytes of one, of 8 pixels each; a JPEG has a bit or more for every 64 pixels.
+constexpr std::int64_t kMostPixelsPerByte = 8 * 1032;
+
+const unsigned char* data_of(std::string_view bytes) {
+  return reinterpret_cast<const unsigned char*>(bytes.data());
+}
+
+void check_size(std::int64_t height, std::int64_t width, std::string_view bytes, std::string_view name,
+                std::int64_t most_pixels) {
+  require(height >= 1 && width >= 1 && width <= most_pixels / height,
+          "{}: {} x {} pixels (height x width), above the limit of {}", name, height, width, most_pixels);
+  require(height * width / kMostPixelsPerByte <= static_cast<std::int64_t>(bytes.size()),
+          "{}: {} x {} pixels (height x width) cannot be in a file of {} bytes; it is damaged", name, height,
+          width, bytes.size());
+}
+
+// libpng reads no further than the pixels and so misses what is cut off or damaged behind them; it also does
+// not say where.
+void check_chunks(std::string_view bytes, std::string_view name) {
+  std::size_t offset = kPngSignature.size();
+  const auto number = [&](std::size_t at) {
+    const unsigned char* p = data_of(bytes) + at;
+    return std::uint32_t{p[0]} << 24 | std::uint32_t{p[1]} << 16 | std::uint32_t{p[2]} << 8 | p[3];
+  };
+  for (bool end = false; !end;) {
+    const std::size_t left = bytes.size() - offset;
+    require(left >= 12 && number(offset) <= left - 12,
+            "{}: the PNG chunk at byte {} goes on after the end of the file, byte {}; the file is truncated",
+            name, offset, bytes.size());
+    const std::uint32_t length = number(offset);
+    const std::string_view typed = bytes.substr(offset + 4, length + std::size_t{4});
+    require(crc32_z(0, data_of(typed), typed.size()) == number(offset + 8 + length),
+            "{}: the PNG chunk at byte {} does not have the checksum it says; the file is damaged", name,
+            offset);
+    end = typed.starts_with("IEND");
+    offset += length + std::size_t{12};
+  }
+}
+
+// Both of libpng's halves of its simplified interface, which keeps its longjmp to itself.
+struct Png {
+  png_image image{};
+  Png() { image.version = PNG_IMAGE_VERSION; }
+  ~Png() { png_image_free(&image); }
+  Png(const Png&) = delete;
+  Png& operator=(const Png&) = delete;
+};
+
+Image decode_png(std::string_view bytes, std::string_view name, std::int64_t most_pixels) {
+  check_chunks(bytes, name);
+  Png png;
+  const auto check = [&](int succeeded) {
+    require(succeeded != 0, "{}: not a good PNG file ({})", name, png.image.message);
+  };
+  check(png_image_begin_read_from_memory(&png.image, bytes.data(), bytes.size()));
+  check_size(png.image.height, png.image.width, bytes, name, most_pixels);
+  const bool alpha = (png.image.format & PNG_FORMAT_FLAG_ALPHA) != 0;
+  const bool colour = (png.image.format & PNG_FORMAT_FLAG_COLOR) != 0;
+  png.image.format = alpha ? PNG_FORMAT_RGBA : colour ? PNG_FORMAT_RGB : PNG_FORMAT_GRAY;
+  png.image.flags |= PNG_IMAGE_FLAG_16BIT_sRGB;  // libpng would take 16 bits without a gamma for linear
+  Image image{{png.image.height, png.image.width, alpha ? 4 : colour ? 3 : 1}, {}};
+  image.pixels.resize(static_cast<std::size_t>(image.shape.size()));
+  check(png_image_finish_read(&png.image, nullptr, image.pixels.data(), 0, nullptr));
+  return image;
+}
+
+struct DestroyJpeg {
+  void operator()(void* handle) const { tjDestroy(handle); }
+};
+
+Image decode_jpeg(std::string_view bytes, std::string_view name, std::int64_t most_pixels) {
+  // TurboJPEG's interface, too, has no longjmp that its caller sees.
+  const std::unique_ptr<void, DestroyJpeg> jpeg(tjInitDecompress());
+  const auto check = [&](int status) {
+    require(status == 0, "{}: not a good JPEG file ({})", name, tjGetErrorStr2(jpeg.get()));
+  };
+  const auto size = static_cast<unsigned long>(bytes.size());
+  int width = 0, height = 0, subsampling = 0, colours = 0;
+  check(tjDecompressHeader3(jpeg.get(), data_of(bytes), size, &width, &height, &subsampling, &colours));
+  check_size(height, width, bytes, name, most_pixels);
+  require(colours != TJCS_CMYK && colours != TJCS_YCCK,
+          "{}: a JPEG of printer's colours (CMYK); convert it, e.g. with `convert -colorspace sRGB`", name);
+  const bool grey = colours == TJCS_GRAY;
+  Image image{{height, width, grey ? 1 : 3}, {}};
+  image.pixels.resize(static_cast<std::size_t>(image.shape.size()));
+  // Limited scans: a small progressive file can otherwise have thousands, each over all of the pixels.
+  check(tjDecompress2(jpeg.get(), data_of(bytes), size, image.pixels.data(), width, 0, height,
+                      grey ? TJPF_GRAY : TJPF_RGB,
+                      TJFLAG_ACCURATEDCT | TJFLAG_STOPONWARNING | TJFLAG_LIMITSCANS));
+  return image;
+}
+
+void check_image(const Image& image, std::string_view operation) {
+  const ImageShape& shape = image.shape;
+  require(shape.channels == 1 || shape.channels == 3 || shape.channels == 4,
+          "{}: {} channels; an image has 1, 3 or 4", operation, shape.channels);
+  require(std::cmp_equal(image.pixels.size(), shape.size()), "{}: {} bytes for {} x {} x {}", operation,
+          image.pixels.size(), shape.height, shape.width, shape.channels);
+}
+
+// Rounded a * b / 255 + c * (255 - b) / 255.
+std::uint8_t blend(unsigned a, unsigned b, unsigned c) {
+  return static_cast<std::uint8_t>((a * b + c * (255 - b) + 127) / 255);
+}
+
+}  // namespace
+
+Image decode_image(std::string_view bytes, std::string_view name, std::int64_t most_pixels) {
+  if (bytes.starts_with(kPngSignature)) return decode_png(bytes, name, most_pixels);
+  require(bytes.starts_with(kJpegSignature), "{}: neither a PNG nor a JPEG file, as its first bytes show",
+          name);
+  return decode_jpeg(bytes, name, most_pixels);
+}
+
+std::string encode_png(const Image& image) {
+  const ImageShape& shape = image.shape;
+  check_image(image, "encode_png");
+  Png png;
+  png.image.height = static_cast<png_uint_32>(shape.height);
+  png.image.width = static_cast<png_uint_32>(shape.width);
+  png.image.format = shape.channels == 1   ? PNG_FORMAT_GRAY
+                     : shape.channels == 3 ? PNG_FORMAT_RGB
+                                           : PNG_FORMAT_RGBA;
+  std::string bytes(PNG_IMAGE_PNG_SIZE_MAX(png.image), '\0');
+  png_alloc_size_t size = bytes.size();
+  require(png_image_write_to_memory(&png.image, bytes.data(), &size, 0, image.pixels.data(), 0, nullptr) != 0,
+          "encode_png: {}", png.image.message);
+  bytes.resize(size);
+  return bytes;
+}
+
+Image to_rgb(const Image& image, Rgb background) {
+  check_image(image, "to_rgb");
+  const auto channels = static_cast<std::size_t>(image.shape.channels);
+  if (channels == 3) return image;
+  Image rgb{{image.shape.height, image.shape.width, 3}, {}};
+  rgb.pixels.reserve(static_cast<std::size_t>(rgb.shape.size()));
+  for (std::size_t at = 0; at < image.pixels.size(); at += channels)
+    for (std::size_t c = 0; c < 3; ++c)
+      rgb.pixels.push_back(channels == 1 ? image.pixels[at]
+                                         : blend(image.pixels[at + c], image.pixels[at + 3], background[c]));
+  return rgb;
+}
+
+Image to_grey(const Image& image, Rgb background) {
+  if (image.shape.channels == 1) return image;
+  const Image rgb = to_rgb(image, background);
+  Image grey{{image.shape.height, image.shape.width, 1}, {}};
+  grey.pixels.reserve(static_cast<std::size_t>(grey.shape.size()));
+  for (std::size_t at = 0; at < rgb.pixels.size(); at += 3) {
+    // In 2^16ths, as Pillow's.
+    const unsigned luma = rgb.pixels[at] * 19595u + rgb.pixels[at + 1] * 38470u + rgb.pixels[at + 2] * 7471u;
+    grey.pixels.push_back(static_cast<std::uint8_t>((luma + 0x8000) >> 16));
+  }
+  return grey;
+}
+
+}  // namespace conclave

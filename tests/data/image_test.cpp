@@ -1,0 +1,155 @@
+#include "data/image.h"
+
+#include <zlib.h>
+
+#include <catch2/catch.hpp>
+
+#include "data/file.h"
+#include "tests/data/temporary_directory.h"
+#include "tests/fixtures/fixture.h"
+#include "tests/fixtures/image_fixture.h"
+
+using namespace conclave;
+using Catch::Matchers::Contains;
+using Catch::Matchers::StartsWith;
+
+namespace {
+
+std::string file(const std::string& name) {
+  return read_file(CONCLAVE_FIXTURES "/images/" + name, "tests/fixtures/make_images.py writes it");
+}
+
+std::string error_for(std::string_view bytes, std::int64_t most_pixels = kMostPixels) {
+  return error_of([&] { decode_image(bytes, "file", most_pixels); });
+}
+
+std::string big_endian(std::uint32_t value) {
+  return {static_cast<char>(value >> 24), static_cast<char>(value >> 16), static_cast<char>(value >> 8),
+          static_cast<char>(value)};
+}
+
+std::string chunk(const std::string& type, const std::string& data) {
+  const std::string typed = type + data;
+  const auto checksum =
+      crc32(0, reinterpret_cast<const Bytef*>(typed.data()), static_cast<uInt>(typed.size()));
+  return big_endian(static_cast<std::uint32_t>(data.size())) + typed +
+         big_endian(static_cast<std::uint32_t>(checksum));
+}
+
+// A well-formed grey PNG of 8 bits that says it is of this size, with whatever `pixels` holds.
+std::string png(std::uint32_t height, std::uint32_t width, const std::string& pixels) {
+  std::string packed(compressBound(pixels.size()), '\0');
+  uLongf size = packed.size();
+  compress(reinterpret_cast<Bytef*>(packed.data()), &size, reinterpret_cast<const Bytef*>(pixels.data()),
+           pixels.size());
+  packed.resize(size);
+  return "\x89PNG\r\n\x1A\n" +
+         chunk("IHDR", big_endian(width) + big_endian(height) + std::string("\x08\0\0\0\0", 5)) +
+         chunk("IDAT", packed) + chunk("IEND", "");
+}
+
+}  // namespace
+
+TEST_CASE("every kind of PNG becomes grey, colour, or colour with alpha", "[data]") {
+  const std::string name =
+      GENERATE("grey", "colour", "alpha", "palette", "palette_alpha", "grey_alpha", "interlaced");
+  CHECK_THAT(decode_image(file(name + ".png"), name), IsImage(image_fixture(name), 0));
+}
+
+TEST_CASE("a PNG's 16 bits become 8", "[data]") {
+  const std::string name = GENERATE("grey", "colour", "alpha");
+  CHECK_THAT(decode_image(file(name + "_16.png"), name), IsImage(image_fixture(name), 0));
+}
+
+TEST_CASE("a JPEG is grey or colour, progressive or not", "[data]") {
+  const std::string name = GENERATE("grey.jpg", "colour.jpg", "progressive.jpg");
+  CHECK_THAT(decode_image(file(name), name), IsImage(image_fixture(name), 2));
+}
+
+TEST_CASE("a JPEG of printer's colours is refused", "[data]") {
+  CHECK_THAT(error_for(file("cmyk.jpg")), StartsWith("file: ") && Contains("CMYK"));
+}
+
+TEST_CASE("what is neither PNG nor JPEG is refused", "[data]") {
+  CHECK_THAT(error_for("GIF89a"), StartsWith("file: neither a PNG nor a JPEG"));
+  CHECK_THAT(error_for(""), StartsWith("file: neither a PNG nor a JPEG"));
+}
+
+TEST_CASE("a PNG written and read again is the same", "[data]") {
+  const std::string name = GENERATE("grey", "colour", "alpha");
+  const Image image = image_fixture(name);
+  CHECK_THAT(decode_image(encode_png(image), name), IsImage(image, 0));
+}
+
+TEST_CASE("an image of another number of channels or pixels than it says is refused", "[data]") {
+  CHECK_THAT(error_of([] { encode_png({{1, 1, 2}, {0, 0}}); }), Contains("2 channels"));
+  CHECK_THAT(error_of([] { encode_png({{1, 2, 1}, {0}}); }), Contains("1 bytes for 1 x 2 x 1"));
+  CHECK_THAT(error_of([] { to_rgb({{1, 1, 2}, {0, 0}}); }), StartsWith("to_rgb: ") && Contains("2 channels"));
+  CHECK_THAT(error_of([] { to_grey({{1, 2, 4}, {0, 0, 0, 0}}); }), Contains("4 bytes for 1 x 2 x 4"));
+  CHECK_THAT(error_of([] { encode_png({{0, 2, 1}, {}}); }), StartsWith("encode_png: "));
+}
+
+TEST_CASE("no truncation of an image is taken for one", "[data]") {
+  for (const char* name : {"palette_alpha.png", "grey_16.png", "grey.jpg", "colour.jpg", "progressive.jpg"}) {
+    const std::string whole = file(name);
+    for (std::size_t size = 0; size < whole.size(); ++size) {
+      CAPTURE(name, size);
+      REQUIRE_THAT(error_for(std::string_view(whole).substr(0, size)), StartsWith("file: "));
+    }
+  }
+}
+
+TEST_CASE("a damaged PNG is told by its checksums, with the chunk's place", "[data]") {
+  std::string bytes = file("colour.png");
+  for (std::size_t at = 8; at < bytes.size(); ++at) {
+    std::string damaged = bytes;
+    damaged[at] = static_cast<char>(damaged[at] ^ 0x10);
+    CAPTURE(at);
+    REQUIRE_THAT(error_for(damaged), StartsWith("file: the PNG chunk at byte "));
+  }
+}
+
+TEST_CASE("a damaged JPEG is an error or an image, and nothing worse", "[data]") {
+  const std::string bytes = file(GENERATE("colour.jpg", "progressive.jpg"));
+  for (std::size_t at = 3; at < bytes.size(); ++at) {
+    std::string damaged = bytes;
+    damaged[at] = static_cast<char>(damaged[at] ^ 0x55);
+    error_for(damaged, 1 << 16);
+  }
+}
+
+TEST_CASE("sizes are checked before there is memory for them", "[data]") {
+  const std::string row(1 + 4, '\0');
+  CHECK(error_for(png(1, 4, row)) == "");
+  CHECK_THAT(error_for(png(2, 4, row)), StartsWith("file: not a good PNG file ("));  // a row is missing
+  CHECK(error_for(png(2, 2, "\0\1\2\0\3\4"), 4) != "");
+  CHECK_THAT(error_for(png(1, 4, row), 3), Contains("1 x 4 pixels") && Contains("limit of 3"));
+  CHECK_THAT(error_for(png(1'000'000, 1'000'000, row)), Contains("above the limit of 67108864"));
+  CHECK_THAT(error_for(png(8000, 8000, row)),
+             Contains("8000 x 8000 pixels") && Contains("cannot be in a file of"));
+  CHECK_THAT(error_for(png(0, 4, row)), StartsWith("file: not a good PNG file ("));
+  CHECK_THAT(error_for(png(0x8000'0000, 4, row)), StartsWith("file: not a good PNG file ("));
+
+  std::string jpeg = file("grey.jpg");
+  const std::size_t frame = jpeg.find("\xFF\xC0");
+  REQUIRE(frame != std::string::npos);
+  jpeg.replace(frame + 5, 4, "\xFF\x00\xFF\x00", 4);
+  CHECK_THAT(error_for(jpeg), Contains("65280 x 65280 pixels") && Contains("limit"));
+  jpeg.replace(frame + 5, 4, "\x20\x00\x20\x00", 4);
+  CHECK_THAT(error_for(jpeg), Contains("8192 x 8192 pixels") && Contains("cannot be in a file of"));
+}
+
+TEST_CASE("what is transparent shows the background, and grey is repeated", "[data]") {
+  const Image image{{1, 3, 4}, {10, 20, 30, 0, 10, 20, 30, 255, 0, 100, 200, 128}};
+  const Image rgb = to_rgb(image, {255, 0, 100});
+  CHECK(rgb.shape == ImageShape{1, 3, 3});
+  CHECK(rgb.pixels == std::vector<std::uint8_t>{255, 0, 100, 10, 20, 30, 127, 50, 150});
+  CHECK(to_rgb({{2, 1, 1}, {7, 9}}).pixels == std::vector<std::uint8_t>{7, 7, 7, 9, 9, 9});
+  CHECK(to_rgb(rgb).pixels == rgb.pixels);
+}
+
+TEST_CASE("grey is the luma that Pillow computes", "[data]") {
+  CHECK_THAT(to_grey(image_fixture("noise_luma")), IsImage(image_fixture("noise_luma_grey"), 0));
+  CHECK(to_grey({{1, 1, 4}, {1, 2, 3, 0}}, {50, 50, 50}).pixels == std::vector<std::uint8_t>{50});
+  CHECK(to_grey({{1, 1, 1}, {42}}).pixels == std::vector<std::uint8_t>{42});
+}
