@@ -1,17 +1,21 @@
-// A data set in memory: labelled texts in three splits, and the same once tokenized, packed end to end.
+// A data set in memory: labelled texts, images or both in three splits, and the same once tokenized, packed
+// end to end. Every column of a split has an entry for each example; what an example lacks is an empty text,
+// or no image.
 #pragma once
 
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/error.h"
+#include "data/image.h"
 
 namespace conclave {
 
 struct TextExample {
-  std::string text;
+  std::string text;  ///< "" in an ImageSplit: it has none
   std::int32_t label = 0;
   bool in_domain = false;  ///< of the domain that a recipe may single out
 };
@@ -21,12 +25,41 @@ struct TextDataset {
   std::vector<TextExample> train, validation, test;
 };
 
-/// Token sequences packed end to end: sequence i is tokens[offsets[i], offsets[i + 1]).
+/// Images of one shape in one block of memory, and which example has which. Examples may share one, as the
+/// captions of a photograph do.
+struct ImageColumn {
+  ImageShape shape;
+  std::vector<std::uint8_t> pixels;  ///< [images, height, width, channels]
+  std::vector<std::int32_t> rows;  ///< [examples], the image of each, -1: none; or empty: no example has one
+
+  std::int64_t size() const;  ///< images
+  std::span<const std::uint8_t> image(std::int64_t row) const;
+  /// The image of an example; empty where it has none.
+  std::span<const std::uint8_t> of(std::int64_t example) const;
+
+  /// A further example, with an image of its own. Throws Error, which begins with `name` (the image's file),
+  /// where it is of another shape than those before.
+  void append(const Image& image, std::string_view name);
+};
+
+struct ImageSplit {
+  std::vector<TextExample> examples;
+  ImageColumn images;
+};
+
+struct ImageDataset {
+  std::vector<std::string> class_names;
+  ImageSplit train, validation, test;
+};
+
+/// Token sequences packed end to end: sequence i is tokens[offsets[i], offsets[i + 1]). Only where there are
+/// images may it be empty, for an example without text.
 struct TokenizedSplit {
   std::vector<std::int32_t> tokens;
   std::vector<std::int64_t> offsets{0};
   std::vector<std::int32_t> labels;
   std::vector<std::int32_t> in_domain;  ///< 1 for texts of the domain, else 0; or empty: none is
+  ImageColumn images;
 
   std::int64_t size() const { return static_cast<std::int64_t>(labels.size()); }
   std::int64_t length(std::int64_t i) const {
@@ -36,5 +69,8 @@ struct TokenizedSplit {
     return {tokens.data() + offsets[static_cast<std::size_t>(i)], static_cast<std::size_t>(length(i))};
   }
 };
+
+/// The labels and images of `split`, without tokens: all that there is to a data set without texts.
+TokenizedSplit without_texts(ImageSplit split);
 
 }  // namespace conclave

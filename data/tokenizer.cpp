@@ -153,6 +153,17 @@ std::vector<std::int32_t> Tokenizer::encode(std::string_view text) const {
 }
 
 TokenizedSplit Tokenizer::encode_split(std::span<const TextExample> texts, std::int64_t max_length) const {
+  return encode_split(texts, max_length, false);
+}
+
+TokenizedSplit Tokenizer::encode_split(ImageSplit split, std::int64_t max_length) const {
+  TokenizedSplit tokenized = encode_split(split.examples, max_length, true);
+  tokenized.images = std::move(split.images);
+  return tokenized;
+}
+
+TokenizedSplit Tokenizer::encode_split(std::span<const TextExample> texts, std::int64_t max_length,
+                                       bool some_missing) const {
   require(max_length > 0, "Tokenizer::encode_split: max_length {} leaves no tokens", max_length);
   TokenizedSplit split;
   split.labels.reserve(texts.size());
@@ -160,7 +171,7 @@ TokenizedSplit Tokenizer::encode_split(std::span<const TextExample> texts, std::
   split.offsets.reserve(texts.size() + 1);
   for (const TextExample& example : texts) {
     std::vector<std::int32_t> ids = encode(example.text);
-    if (ids.empty()) ids.push_back(unknown());
+    if (ids.empty() && !(some_missing && example.text.empty())) ids.push_back(unknown());
     const auto kept = std::min(static_cast<std::int64_t>(ids.size()), max_length);
     split.tokens.insert(split.tokens.end(), ids.begin(), ids.begin() + kept);
     split.offsets.push_back(static_cast<std::int64_t>(split.tokens.size()));

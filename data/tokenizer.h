@@ -49,6 +49,9 @@ class Tokenizer {
   /// sequence is empty.
   TokenizedSplit encode_split(std::span<const TextExample> texts, std::int64_t max_length) const;
 
+  /// The same with the images of `split`; a text that is missing, "", stays without tokens.
+  TokenizedSplit encode_split(ImageSplit split, std::int64_t max_length) const;
+
   /// The normalized text that `ids` spell; throws Error for an id outside the vocabulary.
   std::string decode(std::span<const std::int32_t> ids) const;
 
@@ -57,6 +60,8 @@ class Tokenizer {
 
  private:
   Tokenizer() = default;
+  TokenizedSplit encode_split(std::span<const TextExample> texts, std::int64_t max_length,
+                              bool some_missing) const;
   void require_id(std::int32_t id) const;
 
   std::string bytes_;

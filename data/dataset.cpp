@@ -1,0 +1,44 @@
+#include "data/dataset.h"
+
+#include <utility>
+
+namespace conclave {
+
+std::int64_t ImageColumn::size() const {
+  return pixels.empty() ? 0 : static_cast<std::int64_t>(pixels.size()) / shape.size();
+}
+
+std::span<const std::uint8_t> ImageColumn::image(std::int64_t row) const {
+  return std::span(pixels).subspan(static_cast<std::size_t>(row * shape.size()),
+                                   static_cast<std::size_t>(shape.size()));
+}
+
+std::span<const std::uint8_t> ImageColumn::of(std::int64_t example) const {
+  const std::int32_t row = rows.empty() ? -1 : rows[static_cast<std::size_t>(example)];
+  return row < 0 ? std::span<const std::uint8_t>() : image(row);
+}
+
+void ImageColumn::append(const Image& image, std::string_view name) {
+  if (pixels.empty()) shape = image.shape;
+  require(
+      image.shape == shape,
+      "{}: image {} is {} x {} pixels of {} channels, those before it are {} x {} of {}; a data set's images "
+      "are all alike",
+      name, size(), image.shape.height, image.shape.width, image.shape.channels, shape.height, shape.width,
+      shape.channels);
+  rows.push_back(static_cast<std::int32_t>(size()));
+  pixels.insert(pixels.end(), image.pixels.begin(), image.pixels.end());
+}
+
+TokenizedSplit without_texts(ImageSplit split) {
+  TokenizedSplit packed;
+  for (const TextExample& example : split.examples) {
+    packed.labels.push_back(example.label);
+    packed.in_domain.push_back(example.in_domain ? 1 : 0);
+  }
+  packed.offsets.assign(split.examples.size() + 1, 0);
+  packed.images = std::move(split.images);
+  return packed;
+}
+
+}  // namespace conclave
