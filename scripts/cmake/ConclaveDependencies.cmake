@@ -16,7 +16,8 @@ if(EXISTS ${conclave_openblas})
 endif()
 
 foreach(pair IN ITEMS "openblas;openblas" "hdf5;hdf5-openmpi" "sentencepiece;sentencepiece" "xxhash;libxxhash"
-                      "tomlplusplus;tomlplusplus" "cairo;cairo" "png;libpng" "turbojpeg;libturbojpeg")
+                      "tomlplusplus;tomlplusplus" "cairo;cairo" "png;libpng" "turbojpeg;libturbojpeg"
+                      "freetype;freetype2")
   list(GET pair 0 name)
   list(GET pair 1 module)
   pkg_check_modules(${name} REQUIRED IMPORTED_TARGET GLOBAL ${module})
