@@ -231,25 +231,28 @@ EmojiFont::~EmojiFont() = default;
 bool EmojiFont::has(char32_t code) const { return FT_Get_Char_Index(library_->face, code) != 0; }
 
 Image EmojiFont::image(char32_t code) const {
-  const FT_Face face = library_->face;
-  require(has(code) && FT_Load_Char(face, code, FT_LOAD_COLOR) == 0 &&
-              face->glyph->format == FT_GLYPH_FORMAT_BITMAP &&
-              face->glyph->bitmap.pixel_mode == FT_PIXEL_MODE_BGRA,
-          "{}: no coloured bitmap of U+{:04X} that FreeType can read", name_,
-          static_cast<std::uint32_t>(code));
-  const FT_Bitmap& bitmap = face->glyph->bitmap;
-  Image image{{bitmap.rows, bitmap.width, 4}, {}};
+  const FT_GlyphSlot glyph = library_->face->glyph;
+  const FT_Bitmap& bitmap = glyph->bitmap;
+  Image image;
+  if (has(code) && FT_Load_Char(library_->face, code, FT_LOAD_COLOR) == 0 &&
+      glyph->format == FT_GLYPH_FORMAT_BITMAP && bitmap.pixel_mode == FT_PIXEL_MODE_BGRA)
+    image.shape = {bitmap.rows, bitmap.width, 4};
   image.pixels.reserve(static_cast<std::size_t>(image.shape.size()));
-  for (unsigned y = 0; y < bitmap.rows; ++y)
-    for (unsigned x = 0; x < bitmap.width; ++x) {
+  bool visible = false;
+  for (std::int64_t y = 0; y < image.shape.height; ++y)
+    for (std::int64_t x = 0; x < image.shape.width; ++x) {
       // Blue, green, red and alpha, by which the others are multiplied.
-      const unsigned char* pixel = bitmap.buffer + static_cast<std::ptrdiff_t>(y) * bitmap.pitch + x * 4;
+      const unsigned char* pixel = bitmap.buffer + y * bitmap.pitch + x * 4;
       const unsigned alpha = pixel[3];
       for (const int c : {2, 1, 0})
         image.pixels.push_back(static_cast<std::uint8_t>(
             alpha == 0 ? 0 : std::min(255u, (pixel[c] * 255u + alpha / 2) / alpha)));
       image.pixels.push_back(pixel[3]);
+      visible |= alpha > 0;
     }
+  // FreeType leaves a bitmap empty whose PNG is not of the size the font says.
+  require(visible, "{}: no coloured bitmap of U+{:04X} that FreeType can read", name_,
+          static_cast<std::uint32_t>(code));
   return image;
 }
 

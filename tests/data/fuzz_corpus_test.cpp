@@ -1,0 +1,26 @@
+#include <catch2/catch.hpp>
+#include <filesystem>
+
+#include "data/file.h"
+#include "tests/fuzz/targets.h"
+
+using namespace conclave;
+
+TEST_CASE("what fuzzing began with or found once does no harm", "[data]") {
+  const std::string corpus = CONCLAVE_SOURCE "/tests/fuzz/corpus/", images = CONCLAVE_FIXTURES "/images";
+  struct Target {
+    void (*run)(std::string_view);
+    const char* name;
+  };
+  const auto target =
+      GENERATE(Target{fuzz_image, "image"}, Target{fuzz_font, "font"}, Target{fuzz_idx, "idx"},
+               Target{fuzz_emoji_names, "emoji_names"}, Target{fuzz_annotations, "annotations"});
+  std::int64_t files = 0;
+  for (const std::string& folder : {corpus + target.name, images})
+    for (const auto& file : std::filesystem::directory_iterator(folder)) {
+      CAPTURE(file.path().string());
+      CHECK_NOTHROW(target.run(read_file(file.path().string(), "")));
+      ++files;
+    }
+  CHECK(files > 10);
+}
