@@ -160,6 +160,7 @@ std::vector<EmojiName> parse_emoji_names(std::string_view content, const std::st
   std::vector<EmojiName> names;
   std::string group, subgroup;
   std::int64_t number = 0;
+  const bool whole = trimmed(content, " \t\r\n").ends_with("#EOF");
   while (!content.empty()) {
     std::string_view line = trimmed(take(content, "\n"), " \t\r");
     ++number;
@@ -185,6 +186,7 @@ std::vector<EmojiName> parse_emoji_names(std::string_view content, const std::st
     if (status == "fully-qualified" && codes.size() == 1)
       names.push_back({codes[0], std::string(name), group, subgroup});
   }
+  require(whole, "{}: does not end in #EOF; it is truncated, or no emoji-test.txt", path);
   return names;
 }
 
@@ -197,10 +199,15 @@ std::map<std::string, std::vector<std::string>, std::less<>> parse_annotations(s
     if (element.name != "annotation" || element.empty) continue;
     const std::string text = xml.text(element.name);
     if (element.attributes.contains("type")) continue;  // type="tts" is the name, as it is read aloud
-    std::vector<std::string>& keywords = annotations[element.attributes["cp"]];
+    const auto character = element.attributes.find("cp");
+    require(character != element.attributes.end(),
+            "{}: an annotation without `cp`; take the file from CLDR again", path);
+    std::vector<std::string>& keywords = annotations[character->second];
     for (std::string_view rest = text; !rest.empty();)
       if (const auto keyword = trimmed(take(rest, "|")); !keyword.empty()) keywords.emplace_back(keyword);
   }
+  require(trimmed(content, " \t\r\n").ends_with("</ldml>"),
+          "{}: does not end in </ldml>; it is truncated, or not of CLDR", path);
   return annotations;
 }
 

@@ -35,15 +35,16 @@ struct Emoji {
 };
 
 /// The fully qualified emoji of a single code point in an emoji-test.txt (UTS #51), in its order. Throws
-/// Error with PATH:LINE for a line that is not of its form.
+/// Error with PATH:LINE for a line that is not of its form, and where the file's last line is missing.
 std::vector<EmojiName> parse_emoji_names(std::string_view content, const std::string& path);
 
 /// The keywords of each character (UTF-8) in a file of CLDR's annotations: the elements `<annotation
-/// cp="...">a | b</annotation>` without `type`. Throws Error with PATH:LINE for what is not XML.
+/// cp="...">a | b</annotation>` without `type`. Throws Error with PATH:LINE for what is not XML, and where
+/// the file's end is missing.
 std::map<std::string, std::vector<std::string>, std::less<>> parse_annotations(std::string_view content,
                                                                                const std::string& path);
 
-/// A font of coloured bitmaps.
+/// A font of coloured bitmaps. For one thread.
 class EmojiFont {
  public:
   /// `bytes` is a font file and must outlive this; throws Error, which begins with `name`, where it is none
