@@ -10,6 +10,7 @@
 #include "core/kernels/gate.h"
 #include "core/kernels/layer_norm.h"
 #include "core/kernels/matmul.h"
+#include "core/kernels/window.h"
 #include "core/random.h"
 
 namespace conclave::functions {
@@ -22,6 +23,15 @@ Tensor linear(Tape& tape, const Tensor& x, const Tensor& weight, const Tensor& b
 /// (groups + 1) is copied.
 Tensor grouped_linear(Tape& tape, const Tensor& x, kernels::RowOffsets offsets, const Tensor& weight,
                       const Tensor& bias, Activation activation = Activation::none);
+
+/// x [images, height, width, in], weight [out, size, size, in], bias [out] or undefined -> activation of the
+/// convolution [images, out height, out width, out].
+Tensor convolution(Tape& tape, const Tensor& x, const Tensor& weight, const Tensor& bias,
+                   const kernels::Window& window, Activation activation = Activation::none);
+
+/// x [images, height, width, channels], weight [size, size, channels] -> [images, out height, out width,
+/// channels]: a window for each channel.
+Tensor depthwise(Tape& tape, const Tensor& x, const Tensor& weight, const kernels::Window& window);
 
 /// a [m, k] b [k, n] -> [m, n].
 Tensor matmul(Tape& tape, const Tensor& a, const Tensor& b);
