@@ -33,6 +33,31 @@ Tensor convolution(Tape& tape, const Tensor& x, const Tensor& weight, const Tens
 /// channels]: a window for each channel.
 Tensor depthwise(Tape& tape, const Tensor& x, const Tensor& weight, const kernels::Window& window);
 
+/// x [images, ..., channels] -> activation(group normalization of each image, times gamma [channels], plus
+/// beta).
+Tensor group_norm(Tape& tape, const Tensor& x, const Tensor& gamma, const Tensor& beta, Index groups,
+                  double epsilon, Activation activation = Activation::none);
+
+/// What batch normalization has beside its parameters.
+struct BatchNormState {
+  Tensor running_mean, running_variance;  ///< [channels], which inference takes
+  double momentum = 0.1;
+  double epsilon = 1e-5;
+  Index images = 0;  ///< of the whole batch; 0: those here
+  /// Adds a tensor of f64 up, in place, over all processes that have a part of the batch.
+  void (*add_up)(void* context, const Tensor& totals) = nullptr;
+  void* context = nullptr;
+};
+
+/// x [images, ..., channels] -> activation(normalization of each channel over the whole batch, times gamma
+/// [channels], plus beta). `training`: by the batch's statistics, which the state learns from; else by the
+/// state's.
+Tensor batch_norm(Tape& tape, const Tensor& x, const Tensor& gamma, const Tensor& beta,
+                  const BatchNormState& state, bool training, Activation activation = Activation::none);
+
+/// x [images, ..., channels] times factor [images, channels].
+Tensor scale_channels(Tape& tape, const Tensor& x, const Tensor& factor);
+
 /// a [m, k] b [k, n] -> [m, n].
 Tensor matmul(Tape& tape, const Tensor& a, const Tensor& b);
 

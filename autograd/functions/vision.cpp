@@ -1,7 +1,9 @@
 #include "autograd/functions/functions.h"
 #include "core/kernels/activation.h"
+#include "core/kernels/channels.h"
 #include "core/kernels/convolution.h"
 #include "core/kernels/depthwise.h"
+#include "core/kernels/image_norm.h"
 #include "core/kernels/reduction.h"
 
 namespace conclave::functions {
@@ -64,6 +66,132 @@ Tensor depthwise(Tape& tape, const Tensor& x, const Tensor& weight, const kernel
     kernels::depthwise_backward_weight(
         dy, x, window, dweight,
         tape.empty({kernels::depthwise_parts(x.size(0)), window.size, window.size, x.size(3)}, x.dtype()));
+  });
+  return y;
+}
+
+namespace {
+
+Index pixels_of(const Tensor& x) { return x.numel() / std::max<Index>(x.size(0) * x.size(x.rank() - 1), 1); }
+
+// What normalizations have in common: y and, for the backward pass, the activation's derivative; the gradient
+// of x from tables that `tables` makes of channel_dots.
+struct Scaled {
+  Tensor x, y, centre, factor, derivative;
+
+  Scaled(Tape& tape, const Tensor& x, const Tensor& gamma, const Tensor& beta, const Tensor& centre,
+         const Tensor& factor, Activation activation)
+      : x(x), y(tape.output(x.shape(), x.dtype(), {&x, &gamma, &beta})), centre(centre), factor(factor) {
+    if (y.slot && activation != Activation::none) derivative = tape.empty(y.shape(), y.dtype());
+    kernels::scale_channels(x, centre, factor, beta.reshape({1, beta.size(0)}), activation, y, derivative);
+  }
+
+  template <class Tables>
+  void backward(Tape& tape, Index rows_of_table, Tables tables) const {
+    const Tensor dz = tape.gradient(y);
+    if (derivative.defined()) kernels::multiply(dz, derivative, dz);
+    const auto dx = x.slot ? tape.into(x) : GradientTarget();
+    const ArenaScope scope(tape.arena());
+    const Shape by_image{x.size(0), x.size(x.rank() - 1)}, table{rows_of_table, by_image[1]};
+    const Tensor sums = tape.empty(by_image, x.dtype()), dots = tape.empty(by_image, x.dtype()),
+                 slope = tape.empty(table, x.dtype()), addend = tape.empty(table, x.dtype());
+    kernels::channel_dots(dz, x, centre, sums, dots);
+    tables(sums, dots, slope, addend);
+    if (x.slot) kernels::scale_channels_backward(dz, x, centre, factor, slope, addend, dx.gradient, dx.write);
+  }
+};
+
+// As accumulator(), but there is always one.
+Tensor accumulator_or_scratch(Tape& tape, const Tensor& parameter) {
+  const Tensor gradient = accumulator(tape, parameter);
+  return gradient.defined() ? gradient : tape.empty(parameter.shape(), parameter.dtype());
+}
+
+}  // namespace
+
+Tensor group_norm(Tape& tape, const Tensor& x, const Tensor& gamma, const Tensor& beta, Index groups,
+                  double epsilon, Activation activation) {
+  require(x.rank() >= 2, "group_norm: x {} must be [images, ..., channels]", x.shape().to_string());
+  const Shape table{x.size(0), x.size(x.rank() - 1)};
+  const Index pixels = pixels_of(x);
+  const Tensor centre = tape.empty(table, x.dtype()), rstd = tape.empty(table, x.dtype()),
+               factor = tape.empty(table, x.dtype());
+  {
+    const ArenaScope scope(tape.arena());
+    const Tensor mean = tape.empty(table, x.dtype()), squares = tape.empty(table, x.dtype());
+    kernels::channel_moments(x, mean, squares);
+    kernels::group_norm_table(mean, squares, pixels, groups, epsilon, gamma, centre, rstd, factor);
+  }
+  const Scaled scaled(tape, x, gamma, beta, centre, factor, activation);
+  tape.record("group_norm", {&x, &gamma, &beta}, {&scaled.y}, [=](Tape& tape) {
+    const Tensor dgamma = accumulator_or_scratch(tape, gamma), dbeta = accumulator_or_scratch(tape, beta);
+    scaled.backward(tape, x.size(0),
+                    [&](const Tensor& sums, const Tensor& dots, const Tensor& slope, const Tensor& addend) {
+                      kernels::group_norm_backward_table(sums, dots, pixels, groups, gamma, rstd, slope,
+                                                         addend, dgamma, dbeta);
+                    });
+  });
+  return scaled.y;
+}
+
+Tensor batch_norm(Tape& tape, const Tensor& x, const Tensor& gamma, const Tensor& beta,
+                  const BatchNormState& state, bool training, Activation activation) {
+  require(x.rank() >= 2, "batch_norm: x {} must be [images, ..., channels]", x.shape().to_string());
+  const Index channels = x.size(x.rank() - 1), pixels = pixels_of(x);
+  const Shape by_image{x.size(0), channels}, table{1, channels}, pair{2, channels};
+  const Tensor centre = tape.empty(table, x.dtype()), rstd = tape.empty(table, x.dtype()),
+               factor = tape.empty(table, x.dtype());
+  const double count =
+      static_cast<double>(pixels) * static_cast<double>(state.images > 0 ? state.images : x.size(0));
+  if (training) {
+    const ArenaScope scope(tape.arena());
+    const Tensor mean = tape.empty(by_image, x.dtype()), squares = tape.empty(by_image, x.dtype()),
+                 totals = tape.empty(pair, DType::f64);
+    kernels::channel_moments(x, mean, squares);
+    kernels::batch_norm_totals(mean, squares, pixels, totals);
+    if (state.add_up) state.add_up(state.context, totals);
+    kernels::batch_norm_table(totals, count, state.epsilon, gamma, centre, rstd, factor, state.running_mean,
+                              state.running_variance, state.momentum);
+  } else {
+    kernels::batch_norm_running_table(state.running_mean, state.running_variance, state.epsilon, gamma,
+                                      centre, rstd, factor);
+  }
+  const Scaled scaled(tape, x, gamma, beta, centre, factor, activation);
+  tape.record("batch_norm", {&x, &gamma, &beta}, {&scaled.y}, [=](Tape& tape) {
+    const Tensor dgamma = accumulator_or_scratch(tape, gamma), dbeta = accumulator_or_scratch(tape, beta);
+    scaled.backward(tape, 1,
+                    [&](const Tensor& sums, const Tensor& dots, const Tensor& slope, const Tensor& addend) {
+                      const Tensor totals = tape.empty(pair, DType::f64);
+                      kernels::batch_norm_backward_totals(sums, dots, rstd, totals, dgamma, dbeta);
+                      if (!training)
+                        totals.zero();  // the state's statistics do not depend on x
+                      else if (state.add_up)
+                        state.add_up(state.context, totals);
+                      kernels::batch_norm_backward_table(totals, count, gamma, rstd, slope, addend);
+                    });
+  });
+  return scaled.y;
+}
+
+Tensor scale_channels(Tape& tape, const Tensor& x, const Tensor& factor) {
+  Tensor y = tape.output(x.shape(), x.dtype(), {&x, &factor});
+  kernels::scale_channels(x, Tensor(), factor, Tensor(), Activation::none, y, Tensor());
+  tape.record("scale_channels", {&x, &factor}, {&y}, [=](Tape& tape) {
+    const Tensor dy = tape.gradient(y);
+    if (factor.slot) {
+      const auto [dfactor, write] = tape.into(factor);
+      if (write == Write::assign) {
+        kernels::channel_dots(dy, x, Tensor(), Tensor(), dfactor);
+      } else {
+        const ArenaScope scope(tape.arena());
+        const Tensor part = tape.empty(factor.shape(), factor.dtype());
+        kernels::channel_dots(dy, x, Tensor(), Tensor(), part);
+        kernels::add(dfactor, part, dfactor);
+      }
+    }
+    if (!x.slot) return;
+    const auto [dx, write] = tape.into(x);
+    kernels::scale_channels_backward(dy, x, Tensor(), factor, Tensor(), Tensor(), dx, write);
   });
   return y;
 }

@@ -30,6 +30,10 @@ void dispatch(T* values, Index count, Activation activation, T* derivative) {
       return apply(values, count, derivative, [](T x, T& d) { return gelu(x, d); });
     case Activation::silu:
       return apply(values, count, derivative, [](T x, T& d) { return silu(x, d); });
+    case Activation::hard_swish:
+      return apply(values, count, derivative, [](T x, T& d) { return hard_swish(x, d); });
+    case Activation::hard_sigmoid:
+      return apply(values, count, derivative, [](T x, T& d) { return hard_sigmoid(x, d); });
   }
 }
 

@@ -13,6 +13,8 @@ __device__ T activated(T x, T& derivative) {
   if constexpr (kActivation == Activation::relu) return relu(x, derivative);
   if constexpr (kActivation == Activation::gelu) return gelu(x, derivative);
   if constexpr (kActivation == Activation::silu) return silu(x, derivative);
+  if constexpr (kActivation == Activation::hard_swish) return hard_swish(x, derivative);
+  if constexpr (kActivation == Activation::hard_sigmoid) return hard_sigmoid(x, derivative);
   derivative = T(1);
   return x;
 }
@@ -29,6 +31,10 @@ void for_activation(Activation activation, Body body) {
       return body.template operator()<Activation::gelu>();
     case Activation::silu:
       return body.template operator()<Activation::silu>();
+    case Activation::hard_swish:
+      return body.template operator()<Activation::hard_swish>();
+    case Activation::hard_sigmoid:
+      return body.template operator()<Activation::hard_sigmoid>();
   }
 }
 

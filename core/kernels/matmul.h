@@ -11,7 +11,7 @@
 
 namespace conclave {
 
-enum class Activation : std::uint8_t { none, relu, gelu, silu };
+enum class Activation : std::uint8_t { none, relu, gelu, silu, hard_swish, hard_sigmoid };
 
 namespace kernels {
 

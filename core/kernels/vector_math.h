@@ -81,6 +81,23 @@ CONCLAVE_HOST_DEVICE inline T silu(T x, T& derivative) {
   return x * sigmoid;
 }
 
+/// Howard et al. 2019, section 5.2: the sigmoid by three straight lines, min(max(x / 6 + 1/2, 0), 1), and x
+/// times that.
+template <class T>
+CONCLAVE_HOST_DEVICE inline T hard_sigmoid(T x, T& derivative) {
+  const T line = x * T(1.0 / 6) + T(0.5);
+  const bool inside = x > T(-3) && x < T(3);
+  derivative = inside ? T(1.0 / 6) : T(0);
+  return inside ? line : x >= T(3) ? T(1) : x * T(0);  // NaN stays NaN
+}
+template <class T>
+CONCLAVE_HOST_DEVICE inline T hard_swish(T x, T& derivative) {
+  T slope;
+  const T gate = hard_sigmoid(x, slope);
+  derivative = gate + x * slope;
+  return x * gate;
+}
+
 template <class T>
 CONCLAVE_HOST_DEVICE inline T relu(T x, T& derivative) {
   derivative = x > T(0) ? T(1) : T(0);

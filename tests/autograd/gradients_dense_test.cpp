@@ -2,19 +2,17 @@
 #include <catch2/catch.hpp>
 
 #include "tests/autograd/gradient.h"
+#include "tests/core/reference_activation.h"
 
 namespace conclave {
 namespace {
-
-constexpr Activation kActivations[] = {Activation::none, Activation::relu, Activation::gelu,
-                                       Activation::silu};
 
 TEST_CASE("linear: gradients of input, weight and bias", "[gradient]") {
   struct Size {
     Index rows, in, out;
   };
   for (const auto [rows, in, out] : {Size{1, 1, 1}, Size{5, 7, 3}, Size{0, 3, 2}, Size{66, 1, 2}}) {
-    for (const Activation kind : kActivations) {
+    for (const Activation kind : kAllActivations) {
       if (rows > 5 && kind != Activation::silu)
         continue;  // large is slow, and something would lie on relu's kink
       CAPTURE(rows, in, out, int(kind));
@@ -79,7 +77,7 @@ TEST_CASE("linear: one tensor in several places gathers all its gradients", "[gr
 TEST_CASE("grouped_linear: gradients with empty groups and every activation", "[gradient]") {
   for (const std::vector<Index>& offsets : {std::vector<Index>{0, 0, 3, 3, 7, 7}, {0, 6}, {0, 0}}) {
     const Index rows = offsets.back(), groups = static_cast<Index>(offsets.size()) - 1;
-    for (const Activation kind : kActivations) {
+    for (const Activation kind : kAllActivations) {
       CAPTURE(rows, groups, int(kind));
       CHECK(gradient_error(
                 [=](Tape& t, Inputs v) {
@@ -111,7 +109,7 @@ TEST_CASE("matmul: gradients of both factors", "[gradient]") {
 
 TEST_CASE("activations: gradients", "[gradient]") {
   for (const Shape& shape : {Shape{7}, Shape{2, 3, 4}, Shape{0, 4}})
-    for (const Activation kind : kActivations)
+    for (const Activation kind : kAllActivations)
       CHECK(gradient_error([=](Tape& t, Inputs v) { return functions::activation(t, v[0], kind); },
                            {random_values(shape, 1, DType::f64, 2.0)}) < kGradientTolerance);
 }

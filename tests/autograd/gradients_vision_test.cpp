@@ -49,6 +49,45 @@ TEST_CASE("depthwise: gradients of images and weight", "[gradient]") {
     }
 }
 
+TEST_CASE("group_norm: gradients of images, gamma and beta", "[gradient]") {
+  for (const Index groups : {1, 2, 6}) {
+    for (const Activation kind : {Activation::none, Activation::silu}) {
+      CAPTURE(groups, int(kind));
+      CHECK(gradient_error(
+                [=](Tape& tape, Inputs v) {
+                  return functions::group_norm(tape, v[0], v[1], v[2], groups, 1e-5, kind);
+                },
+                {random_values({3, 2, 4, 6}, 1), random_values({6}, 2), random_values({6}, 3)}) <
+            kGradientTolerance);
+    }
+  }
+}
+
+TEST_CASE("batch_norm: gradients of images, gamma and beta, in training and in inference", "[gradient]") {
+  for (const bool training : {true, false}) {
+    CAPTURE(training);
+    const functions::BatchNormState state{
+        .running_mean = kept(random_values({5}, 4)),
+        .running_variance = kept(Tensor::of<double>({5}, {1, 2, 0.5, 3, 1.5}))};
+    CHECK(gradient_error(
+              [=](Tape& tape, Inputs v) {
+                return functions::batch_norm(tape, v[0], v[1], v[2], state, training, Activation::gelu);
+              },
+              {random_values({3, 2, 3, 5}, 1), random_values({5}, 2), random_values({5}, 3)}) <
+          kGradientTolerance);
+  }
+}
+
+TEST_CASE("scale_channels: gradients of images and factors", "[gradient]") {
+  CHECK(gradient_error([](Tape& t, Inputs v) { return functions::scale_channels(t, v[0], v[1]); },
+                       {random_values({3, 2, 4, 5}, 1), random_values({3, 5}, 2)}) < kGradientTolerance);
+  CHECK(gradient_error(
+            [](Tape& t, Inputs v) {
+              return functions::scale_channels(t, functions::scale_channels(t, v[0], v[1]), v[1]);
+            },
+            {random_values({2, 3, 5}, 1), random_values({2, 5}, 2)}) < kGradientTolerance);
+}
+
 TEST_CASE("images used twice gather both gradients", "[gradient]") {
   const Window window{3, 1, 1};
   CHECK(gradient_error(

@@ -16,7 +16,7 @@ TEMPLATE_TEST_CASE("activations and their derivatives follow their formulas", "[
   for (const Index count :
        {0, 1, 7, 37, 20001}) {  // the last is worth a second thread and ends in part of a chunk
     const Tensor x = random_values({count}, 1, dtype_of<TestType>, 3.0);
-    for (const Activation kind : {Activation::none, Activation::relu, Activation::gelu, Activation::silu}) {
+    for (const Activation kind : kAllActivations) {
       CAPTURE(count, int(kind));
       const Tensor expected = Tensor::empty({count}, DType::f64), slope = expected.clone();
       for (Index i = 0; i < count; ++i)
@@ -35,7 +35,7 @@ TEMPLATE_TEST_CASE("activations and their derivatives follow their formulas", "[
 
 TEMPLATE_TEST_CASE("activations stay finite far out and pass NaN on", "[kernels]", float, double) {
   const TestType nan = std::numeric_limits<TestType>::quiet_NaN();
-  for (const Activation kind : {Activation::gelu, Activation::silu}) {
+  for (const Activation kind : {Activation::gelu, Activation::silu, Activation::hard_swish}) {
     const Tensor x =
         Tensor::of<TestType>({5}, {TestType(-1e4), TestType(-100), TestType(100), TestType(1e4), nan});
     const Tensor y = Tensor::empty({5}, x.dtype()), d = Tensor::empty({5}, x.dtype());

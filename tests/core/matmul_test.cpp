@@ -91,7 +91,7 @@ TEMPLATE_TEST_CASE("grouped_linear gives every group of rows its own weight, bia
     const Index rows = offsets.back(), groups = static_cast<Index>(offsets.size()) - 1;
     const Tensor x = random_values({rows, in}, 1, dtype), w = random_values({groups, out, in}, 2, dtype, 0.3);
     const Tensor bias = random_values({groups, out}, 3, dtype);
-    for (const Activation kind : {Activation::none, Activation::relu, Activation::gelu, Activation::silu}) {
+    for (const Activation kind : kAllActivations) {
       for (const bool with_bias : {true, false}) {
         CAPTURE(rows, groups, int(kind), with_bias);
         const Tensor expected = Tensor::zeros({rows, out}, DType::f64), slope = expected.clone();

@@ -3,6 +3,7 @@
 #include "core/kernels/dropout.h"
 #include "core/kernels/layer_norm.h"
 #include "core/kernels/softmax.h"
+#include "tests/core/reference_activation.h"
 #include "tests/cuda_emulator/twins.h"
 
 namespace conclave {
@@ -20,7 +21,7 @@ TEMPLATE_TEST_CASE("element-wise kernels on the device do what they do on the pr
   for (int round = 0; round < kShapes; ++round) {
     const Shape shape{shapes.between(0, 9), shapes.between(1, 700)};
     const Tensor a = random_values(shape, 1, kType, 2), b = random_values(shape, 2, kType);
-    for (const Activation kind : {Activation::none, Activation::relu, Activation::gelu, Activation::silu}) {
+    for (const Activation kind : kAllActivations) {
       compare_twins<T>({a, unwritten(shape, kType), unwritten(shape, kType)},
                        [&](const Tensors& t) { activation(t[0], kind, t[1], t[2]); });
       compare_twins<T>({a}, [&](const Tensors& t) { activation(t[0], kind, t[0], {}); });

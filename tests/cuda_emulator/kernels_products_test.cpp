@@ -5,6 +5,7 @@
 #include "core/cuda/launch.h"
 #include "core/kernels/activation.h"
 #include "core/kernels/matmul.h"
+#include "tests/core/reference_activation.h"
 #include "tests/cuda_emulator/twins.h"
 
 namespace conclave {
@@ -89,7 +90,7 @@ TEMPLATE_TEST_CASE("grouped_linear on the device does what it does on the proces
     INFO(groups << " groups of " << rows << " rows, in " << in << ", out " << out);
     const Tensor x = random_values({rows, in}, 1, kType), weight = random_values({groups, out, in}, 2, kType),
                  bias = random_values({groups, out}, 3, kType), y = unwritten({rows, out}, kType);
-    for (const Activation kind : {Activation::none, Activation::relu, Activation::gelu, Activation::silu})
+    for (const Activation kind : kAllActivations)
       for (const bool with_bias : {false, true})
         for (const bool with_derivative : {false, true}) {
           if (!thoroughly && (kind != Activation::gelu || with_bias != with_derivative)) continue;

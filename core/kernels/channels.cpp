@@ -1,0 +1,168 @@
+#include "core/kernels/channels.h"
+
+#include "core/kernels/activation.h"
+
+namespace conclave::kernels {
+namespace {
+
+// Channels at a time: their sums are on the stack.
+constexpr Index kChannels = 256;
+
+struct Extents {
+  Index images, pixels, channels;
+  explicit Extents(const Tensor& x)
+      : images(x.size(0)),
+        pixels(x.numel() / std::max<Index>(x.size(0) * x.size(x.rank() - 1), 1)),
+        channels(x.size(x.rank() - 1)) {}
+};
+
+Extents check(const char* operation, const Tensor& x) {
+  require(x.rank() >= 2, "{}: x {} must be [images, ..., channels]", operation, x.shape().to_string());
+  expect(operation, "x", x, x.shape(), x.dtype());
+  return Extents(x);
+}
+
+void expect_table(const char* operation, const char* argument, const Tensor& table, const Tensor& x) {
+  const Index channels = x.size(x.rank() - 1);
+  expect(operation, argument, table, {table.rank() == 2 && table.size(0) == 1 ? 1 : x.size(0), channels},
+         x.dtype());
+}
+
+// An image's row of a table, null where there is no table.
+template <class T>
+const T* row_of(const Tensor& table, Index image) {
+  if (!table.defined()) return nullptr;
+  return table.data<T>() + (table.size(0) == 1 ? 0 : image * table.size(1));
+}
+
+}  // namespace
+
+void channel_moments(const Tensor& x, const Tensor& mean, const Tensor& squares) {
+  const auto [images, pixels, channels] = check("channel_moments", x);
+  expect("channel_moments", "mean", mean, {images, channels}, x.dtype());
+  expect("channel_moments", "squares", squares, {images, channels}, x.dtype());
+  for_floating(x.dtype(), "channel_moments", [&]<class T>(T) {
+#pragma omp parallel for schedule(static) if (x.numel() > kParallelElements)
+    for (Index image = 0; image < images; ++image) {
+      const T* in = x.data<T>() + image * pixels * channels;
+      T *means = mean.data<T>() + image * channels, *sums = squares.data<T>() + image * channels;
+      std::fill_n(means, channels, T(0));
+      for (Index pixel = 0; pixel < pixels; ++pixel)
+#pragma omp simd
+        for (Index c = 0; c < channels; ++c) means[c] += in[pixel * channels + c];
+      for (Index c = 0; c < channels; ++c) means[c] /= static_cast<T>(std::max<Index>(pixels, 1));
+      std::fill_n(sums, channels, T(0));
+      for (Index pixel = 0; pixel < pixels; ++pixel)
+#pragma omp simd
+        for (Index c = 0; c < channels; ++c) {
+          const T distance = in[pixel * channels + c] - means[c];
+          sums[c] += distance * distance;
+        }
+    }
+  });
+}
+
+void scale_channels(const Tensor& x, const Tensor& centre, const Tensor& factor, const Tensor& addend,
+                    Activation activation, const Tensor& y, const Tensor& derivative) {
+  const auto [images, pixels, channels] = check("scale_channels", x);
+  expect("scale_channels", "y", y, x.shape(), x.dtype());
+  expect_table("scale_channels", "factor", factor, x);
+  if (centre.defined()) expect_table("scale_channels", "centre", centre, x);
+  if (addend.defined()) expect_table("scale_channels", "addend", addend, x);
+  if (derivative.defined()) expect("scale_channels", "derivative", derivative, x.shape(), x.dtype());
+  // Rows of pixels per task, which stay in the first-level cache until the activation has seen them.
+  const Index step = std::clamp<Index>(4096 / std::max<Index>(channels, 1), 1, std::max<Index>(pixels, 1));
+  for_floating(x.dtype(), "scale_channels", [&]<class T>(T) {
+#pragma omp parallel for collapse(2) schedule(static) if (x.numel() > kParallelElements)
+    for (Index image = 0; image < images; ++image)
+      for (Index first = 0; first < pixels; first += step) {
+        const T *m = row_of<T>(centre, image), *f = row_of<T>(factor, image), *a = row_of<T>(addend, image);
+        const Index begin = (image * pixels + first) * channels, rows = std::min(step, pixels - first);
+        const T* in = x.data<T>() + begin;
+        T* out = y.data<T>() + begin;
+        for (Index row = 0; row < rows; ++row, in += channels, out += channels) {
+          if (m && a) {
+#pragma omp simd
+            for (Index c = 0; c < channels; ++c) out[c] = (in[c] - m[c]) * f[c] + a[c];
+          } else {
+#pragma omp simd
+            for (Index c = 0; c < channels; ++c)
+              out[c] = (in[c] - (m ? m[c] : T(0))) * f[c] + (a ? a[c] : T(0));
+          }
+        }
+        if (activation != Activation::none || derivative.defined())
+          activate(y.data<T>() + begin, rows * channels, activation,
+                   derivative.defined() ? derivative.data<T>() + begin : nullptr);
+      }
+  });
+}
+
+void channel_dots(const Tensor& dz, const Tensor& x, const Tensor& centre, const Tensor& sums,
+                  const Tensor& dots) {
+  const auto [images, pixels, channels] = check("channel_dots", x);
+  expect("channel_dots", "dz", dz, x.shape(), x.dtype());
+  if (centre.defined()) expect_table("channel_dots", "centre", centre, x);
+  if (sums.defined()) expect("channel_dots", "sums", sums, {images, channels}, x.dtype());
+  expect("channel_dots", "dots", dots, {images, channels}, x.dtype());
+  for_floating(x.dtype(), "channel_dots", [&]<class T>(T) {
+#pragma omp parallel for schedule(static) if (x.numel() > kParallelElements)
+    for (Index image = 0; image < images; ++image)
+      for (Index first = 0; first < channels; first += kChannels) {
+        const Index count = std::min(kChannels, channels - first);
+        const T* m = row_of<T>(centre, image);
+        T sum[kChannels] = {}, dot[kChannels] = {}, middle[kChannels] = {};
+        if (m) std::copy_n(m + first, count, middle);
+        for (Index pixel = 0; pixel < pixels; ++pixel) {
+          const Index at = (image * pixels + pixel) * channels + first;
+          const T *up = dz.data<T>() + at, *in = x.data<T>() + at;
+#pragma omp simd
+          for (Index c = 0; c < count; ++c) {
+            sum[c] += up[c];
+            dot[c] += up[c] * (in[c] - middle[c]);
+          }
+        }
+        if (sums.defined()) std::copy_n(sum, count, sums.data<T>() + image * channels + first);
+        std::copy_n(dot, count, dots.data<T>() + image * channels + first);
+      }
+  });
+}
+
+void scale_channels_backward(const Tensor& dz, const Tensor& x, const Tensor& centre, const Tensor& factor,
+                             const Tensor& slope, const Tensor& addend, const Tensor& dx, Write mode) {
+  const auto [images, pixels, channels] = check("scale_channels backward", dz);
+  expect("scale_channels backward", "dx", dx, dz.shape(), dz.dtype());
+  expect_table("scale_channels backward", "factor", factor, dz);
+  if (slope.defined()) {
+    expect("scale_channels backward", "x", x, dz.shape(), dz.dtype());
+    for (const auto& [name, table] : {std::pair{"centre", &centre}, {"slope", &slope}, {"addend", &addend}})
+      expect_table("scale_channels backward", name, *table, dz);
+  }
+  for_floating(dz.dtype(), "scale_channels backward", [&]<class T>(T) {
+    const T keep = mode == Write::accumulate ? T(1) : T(0);
+#pragma omp parallel for collapse(2) schedule(static) if (dz.numel() > kParallelElements)
+    for (Index image = 0; image < images; ++image)
+      for (Index pixel = 0; pixel < pixels; ++pixel) {
+        const Index at = (image * pixels + pixel) * channels;
+        const T *up = dz.data<T>() + at, *f = row_of<T>(factor, image);
+        T* out = dx.data<T>() + at;
+        const auto put = [&](auto value) {
+          if (keep == T(0)) {
+#pragma omp simd
+            for (Index c = 0; c < channels; ++c) out[c] = value(c);
+          } else {
+#pragma omp simd
+            for (Index c = 0; c < channels; ++c) out[c] += value(c);
+          }
+        };
+        if (!slope.defined()) {
+          put([&](Index c) { return up[c] * f[c]; });
+          continue;
+        }
+        const T *in = x.data<T>() + at, *m = row_of<T>(centre, image), *s = row_of<T>(slope, image),
+                *a = row_of<T>(addend, image);
+        put([&](Index c) { return up[c] * f[c] + (in[c] - m[c]) * s[c] + a[c]; });
+      }
+  });
+}
+
+}  // namespace conclave::kernels

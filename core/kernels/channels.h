@@ -1,0 +1,29 @@
+// What happens to each channel of an image by itself, over images [images, ..., channels] whose channels lie
+// together: statistics of a channel's pixels, and a factor and an addend for it. Group and batch
+// normalization and squeeze-excitation are made of these.
+//
+// Where a table has one row, [1, channels], it is for all images; else it is [images, channels].
+#pragma once
+
+#include "core/kernels/matmul.h"
+
+namespace conclave::kernels {
+
+/// Of each image's channel: mean [images, channels], and the sum of the squared distances from it.
+void channel_moments(const Tensor& x, const Tensor& mean, const Tensor& squares);
+
+/// y = activation((x - centre) factor + addend); centre and addend may be undefined, which means 0.
+/// `derivative`, like y, where defined receives activation'(...).
+void scale_channels(const Tensor& x, const Tensor& centre, const Tensor& factor, const Tensor& addend,
+                    Activation activation, const Tensor& y, const Tensor& derivative);
+
+/// sums [images, channels] = of dz over a channel's pixels; dots, of dz (x - centre). Centre may be
+/// undefined, sums as well.
+void channel_dots(const Tensor& dz, const Tensor& x, const Tensor& centre, const Tensor& sums,
+                  const Tensor& dots);
+
+/// dx (=, +=) dz factor + (x - centre) slope + addend; without `slope`, dz factor alone, whatever the others.
+void scale_channels_backward(const Tensor& dz, const Tensor& x, const Tensor& centre, const Tensor& factor,
+                             const Tensor& slope, const Tensor& addend, const Tensor& dx, Write write);
+
+}  // namespace conclave::kernels
