@@ -8,6 +8,10 @@ Initializer Initializer::fan_in(Index fan_in) {
   return {Kind::uniform, 1.0 / std::sqrt(static_cast<double>(fan_in))};
 }
 
+Initializer Initializer::fan_out(Index fan_out) {
+  return {Kind::normal, std::sqrt(2.0 / static_cast<double>(fan_out))};
+}
+
 Shape Parameter::global_shape() const {
   Shape global = shape;
   if (sharded) global[0] = global_rows;
@@ -23,19 +27,31 @@ Parameter& Module::add_parameter(std::string name, const Shape& shape, Initializ
   return *parameters_.back().second;
 }
 
+Buffer& Module::add_buffer(std::string name, const Shape& shape, double start) {
+  buffers_.emplace_back(std::move(name), std::make_unique<Buffer>(Buffer{{}, shape, start, {}}));
+  return *buffers_.back().second;
+}
+
 void Module::add_module(std::string name, Module& child) { children_.emplace_back(std::move(name), &child); }
 
 std::vector<std::pair<std::string, Parameter*>> Module::named_parameters() const {
   std::vector<std::pair<std::string, Parameter*>> found;
-  collect("", found);
+  collect(&Module::parameters_, "", found);
   return found;
 }
 
-void Module::collect(const std::string& prefix,
-                     std::vector<std::pair<std::string, Parameter*>>& found) const {
-  for (const auto& [name, parameter] : parameters_) found.emplace_back(prefix + name, parameter.get());
+std::vector<std::pair<std::string, Buffer*>> Module::named_buffers() const {
+  std::vector<std::pair<std::string, Buffer*>> found;
+  collect(&Module::buffers_, "", found);
+  return found;
+}
+
+template <class Part>
+void Module::collect(Named<Part> Module::*parts, const std::string& prefix,
+                     std::vector<std::pair<std::string, Part*>>& found) const {
+  for (const auto& [name, part] : this->*parts) found.emplace_back(prefix + name, part.get());
   for (const auto& [name, child] : children_)
-    child->collect(name.empty() ? prefix : prefix + name + ".", found);
+    child->collect(parts, name.empty() ? prefix : prefix + name + ".", found);
 }
 
 }  // namespace conclave

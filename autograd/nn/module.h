@@ -23,6 +23,8 @@ struct Initializer {
   static Initializer normal(double deviation) { return {Kind::normal, deviation}; }
   /// U(-1/sqrt(fan_in), 1/sqrt(fan_in)), the default of PyTorch's linear layers.
   static Initializer fan_in(Index fan_in);
+  /// N(0, 2/fan_out) (He et al. 2015), with which convolutions before a ReLU keep their gradients' size.
+  static Initializer fan_out(Index fan_out);
 };
 
 struct Parameter {
@@ -40,6 +42,15 @@ struct Parameter {
   Shape global_shape() const;
 };
 
+/// What a module has beside its parameters that training changes, though not by gradients. It is part of the
+/// model and the same on every rank.
+struct Buffer {
+  std::string name;  ///< as a parameter's
+  Shape shape;
+  double start = 0;  ///< what all of its elements are at first
+  Tensor values;
+};
+
 class Module {
  public:
   Module() = default;
@@ -49,16 +60,24 @@ class Module {
 
   /// All parameters below, in the order they were added, with names joined by dots.
   std::vector<std::pair<std::string, Parameter*>> named_parameters() const;
+  /// Likewise.
+  std::vector<std::pair<std::string, Buffer*>> named_buffers() const;
 
  protected:
   Parameter& add_parameter(std::string name, const Shape& shape, Initializer initializer, bool decay = true);
+  Buffer& add_buffer(std::string name, const Shape& shape, double start);
   /// `child` must outlive this module (usually its member). Without a name, its parameters keep their own.
   void add_module(std::string name, Module& child);
 
  private:
-  void collect(const std::string& prefix, std::vector<std::pair<std::string, Parameter*>>& found) const;
+  template <class Part>
+  using Named = std::vector<std::pair<std::string, std::unique_ptr<Part>>>;
+  template <class Part>
+  void collect(Named<Part> Module::*parts, const std::string& prefix,
+               std::vector<std::pair<std::string, Part*>>& found) const;
 
-  std::vector<std::pair<std::string, std::unique_ptr<Parameter>>> parameters_;
+  Named<Parameter> parameters_;
+  Named<Buffer> buffers_;
   std::vector<std::pair<std::string, Module*>> children_;
 };
 

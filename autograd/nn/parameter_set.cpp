@@ -46,6 +46,10 @@ ParameterSet::ParameterSet(Module& model, DType dtype, std::uint64_t seed, Devic
     parameter->name = name;
     parameters_.push_back(parameter);
   }
+  for (const auto& [name, buffer] : model.named_buffers()) {
+    buffer->name = name;
+    buffers_.push_back(buffer);
+  }
   struct Part {
     std::vector<Parameter*> members;
     Index elements = 0;
@@ -65,8 +69,9 @@ ParameterSet::ParameterSet(Module& model, DType dtype, std::uint64_t seed, Devic
       parts.push_back(std::move(part));
     }
   }
-  values_.seal_for(bytes);
   gradients_.seal_for(bytes);
+  for (const Buffer* buffer : buffers_) bytes += Arena::room_for(buffer->shape, dtype);
+  values_.seal_for(bytes);
   for (const auto& [members, elements] : parts) {
     segments_.push_back({values_.zeros({elements}, dtype), gradients_.zeros({elements}, dtype),
                          members.front()->decay, members.front()->sharded});
@@ -81,6 +86,10 @@ ParameterSet::ParameterSet(Module& model, DType dtype, std::uint64_t seed, Devic
       begin += padded(*parameter);
       initialize(*parameter, seed);
     }
+  }
+  for (Buffer* buffer : buffers_) {
+    buffer->values = values_.empty(buffer->shape, dtype);
+    buffer->values.fill(buffer->start);
   }
 }
 

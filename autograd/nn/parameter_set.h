@@ -2,6 +2,7 @@
 // runs over a few flat arrays, and a bucket of the gradient all-reduce is a slice. The order is replicated
 // parameters, then expert parameters; within each, those without weight decay first. Within a part,
 // parameters stand in reverse order of the model, which is about the order in which backward finishes them.
+// The model's buffers lie behind its parameters.
 #pragma once
 
 #include <vector>
@@ -20,11 +21,12 @@ class ParameterSet {
     bool sharded = false;
   };
 
-  /// Takes place on `device` for all parameters of `model` and initializes them. `model` must outlive the
-  /// set.
+  /// Takes place on `device` for all parameters and buffers of `model` and initializes them. `model` must
+  /// outlive the set.
   ParameterSet(Module& model, DType dtype, std::uint64_t seed, Device device = Device::cpu);
 
   const std::vector<Parameter*>& parameters() const { return parameters_; }
+  const std::vector<Buffer*>& buffers() const { return buffers_; }
   const std::vector<Segment>& segments() const { return segments_; }
   Arena& values() { return values_; }
   Arena& gradients() { return gradients_; }
@@ -42,6 +44,7 @@ class ParameterSet {
  private:
   Arena values_, gradients_;
   std::vector<Parameter*> parameters_;
+  std::vector<Buffer*> buffers_;
   std::vector<Segment> segments_;
   Replay zeros_;  // in all gradients
 };

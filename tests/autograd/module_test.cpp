@@ -185,6 +185,22 @@ TEST_CASE("parameter arenas are sealed: nothing else fits", "[module]") {
   CHECK_THROWS_AS(set.values().allocate(64), Error);
 }
 
+TEST_CASE("buffers have names like parameters, a place behind them, and start as they say", "[module]") {
+  struct Counter : Module {
+    Buffer& count = add_buffer("count", {3}, 2.5);
+  };
+  struct Counting : Module {
+    Counting() { add_module("counter", counter), add_module("head", head); }
+    Counter counter;
+    Linear head{5, 2};
+  } model;
+  const ParameterSet set(model, DType::f32, 1);
+  REQUIRE(set.buffers() == std::vector<Buffer*>{&model.counter.count});
+  CHECK(model.counter.count.name == "counter.count");
+  CHECK(same_bits(model.counter.count.values, Tensor::of<float>({3}, {2.5f, 2.5f, 2.5f})));
+  CHECK(set.parameters().size() == 2);
+}
+
 TEST_CASE("a number of heads that does not divide the hidden size is an Error", "[module]") {
   CHECK_THROWS_WITH(MultiHeadAttention(10, 3), "attention: 3 heads do not divide a hidden size of 10");
 }
