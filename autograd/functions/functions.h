@@ -15,6 +15,9 @@
 
 namespace conclave::functions {
 
+/// The same elements in another shape, and the same gradient.
+Tensor reshape(const Tensor& x, const Shape& shape);
+
 /// activation(x [rows, in] weight [out, in]^T + bias [out]) -> [rows, out]; bias may be undefined.
 Tensor linear(Tape& tape, const Tensor& x, const Tensor& weight, const Tensor& bias,
               Activation activation = Activation::none);

@@ -4,6 +4,12 @@
 
 namespace conclave::functions {
 
+Tensor reshape(const Tensor& x, const Shape& shape) {
+  Tensor view = x.reshape(shape);
+  view.slot = x.slot;
+  return view;
+}
+
 Tensor grouped_linear(Tape& tape, const Tensor& x, kernels::RowOffsets offsets, const Tensor& weight,
                       const Tensor& bias, Activation activation) {
   require(weight.rank() == 3 && x.rank() == 2,
@@ -47,15 +53,8 @@ Tensor grouped_linear(Tape& tape, const Tensor& x, kernels::RowOffsets offsets, 
 
 Tensor linear(Tape& tape, const Tensor& x, const Tensor& weight, const Tensor& bias, Activation activation) {
   require(weight.rank() == 2, "linear: weight {} must be [out, in]", weight.shape().to_string());
-  // One group: the parameters' views keep their slots, whose gradients have the same elements in the same
-  // order.
-  Tensor grouped = weight.reshape({1, weight.size(0), weight.size(1)});
-  grouped.slot = weight.slot;
-  Tensor grouped_bias;
-  if (bias.defined()) {
-    grouped_bias = bias.reshape({1, bias.size(0)});
-    grouped_bias.slot = bias.slot;
-  }
+  const Tensor grouped = reshape(weight, {1, weight.size(0), weight.size(1)}),
+               grouped_bias = bias.defined() ? reshape(bias, {1, bias.size(0)}) : bias;
   const Index offsets[] = {0, x.size(0)};
   return grouped_linear(tape, x, offsets, grouped, grouped_bias, activation);
 }

@@ -68,6 +68,10 @@ struct ForwardContext {
   double loss_scale = 1;       ///< of this micro-batch in the step: 1 / number of micro-batches
   Tensor in_domain = {};       ///< [sequences] i32, 1 for texts of the domain; undefined: none is
   double domain_strength = 0;  ///< share of the domain's prior that acts in this step
+  Index global_images = 0;     ///< of the micro-batch over all ranks; 0: those here are all
+  /// Adds a tensor of f64 up over the ranks that have those images, as functions::BatchNormState says.
+  void (*add_up)(void* context, const Tensor& totals) = nullptr;
+  void* add_up_context = nullptr;
 
   RandomStream next_stream() {
     ++stream.tensor;

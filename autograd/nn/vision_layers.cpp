@@ -1,0 +1,128 @@
+#include "autograd/nn/vision_layers.h"
+
+namespace conclave {
+
+kernels::Window same_window(Index size, Index stride) {
+  require(size >= 1 && size % 2 == 1, "a window of {} has no pixel in the middle; its size must be odd",
+          size);
+  return {size, stride, size / 2};
+}
+
+Convolution::Convolution(Index in, Index out, const kernels::Window& window, bool bias)
+    : window_(window),
+      weight_(add_parameter("weight", {out, window.size, window.size, in},
+                            Initializer::fan_out(out * window.size * window.size))),
+      bias_(bias ? &add_parameter("bias", {out}, Initializer::constant(0), false) : nullptr) {}
+
+Tensor Convolution::operator()(Tape& tape, const Tensor& x, Activation activation) const {
+  const Tensor& weight = weight_.value;
+  const Tensor bias = bias_ ? bias_->value : Tensor();
+  if (window_.size > 1 || window_.stride > 1)
+    return functions::convolution(tape, x, weight, bias, window_, activation);
+  // The pixels are the rows already that a convolution writes its windows to.
+  kernels::expect_rank("convolution", "x", x, 4);
+  const Index pixels = x.size(0) * x.size(1) * x.size(2), out = weight.size(0);
+  const Tensor y = functions::linear(tape, functions::reshape(x, {pixels, x.size(3)}),
+                                     functions::reshape(weight, {out, weight.size(3)}), bias, activation);
+  return functions::reshape(y, {x.size(0), x.size(1), x.size(2), out});
+}
+
+Depthwise::Depthwise(Index channels, const kernels::Window& window)
+    : window_(window),
+      weight_(add_parameter("weight", {window.size, window.size, channels},
+                            Initializer::fan_out(window.size * window.size))) {}
+
+Tensor Depthwise::operator()(Tape& tape, const Tensor& x) const {
+  return functions::depthwise(tape, x, weight_.value, window_);
+}
+
+ImageNorm::ImageNorm(Index channels)
+    : gamma_(add_parameter("weight", {channels}, Initializer::constant(1), false)),
+      beta_(add_parameter("bias", {channels}, Initializer::constant(0), false)) {}
+
+GroupNorm::GroupNorm(Index channels, Index groups, double epsilon)
+    : ImageNorm(channels), groups_(groups), epsilon_(epsilon) {}
+
+Tensor GroupNorm::operator()(Tape& tape, const ForwardContext& /*context*/, const Tensor& x,
+                             Activation activation) const {
+  return functions::group_norm(tape, x, gamma_.value, beta_.value, groups_, epsilon_, activation);
+}
+
+BatchNorm::BatchNorm(Index channels, BatchNormOptions options)
+    : ImageNorm(channels),
+      options_(options),
+      running_mean_(add_buffer("running_mean", {channels}, 0)),
+      running_variance_(add_buffer("running_var", {channels}, 1)) {}
+
+Tensor BatchNorm::operator()(Tape& tape, const ForwardContext& context, const Tensor& x,
+                             Activation activation) const {
+  const functions::BatchNormState state{.running_mean = running_mean_.values,
+                                        .running_variance = running_variance_.values,
+                                        .momentum = tape.planning() ? 0 : options_.momentum,
+                                        .epsilon = options_.epsilon,
+                                        .images = context.global_images,
+                                        .add_up = context.add_up,
+                                        .context = context.add_up_context};
+  return functions::batch_norm(tape, x, gamma_.value, beta_.value, state, context.training, activation);
+}
+
+std::unique_ptr<ImageNorm> make_image_norm(const ImageNormOptions& options, Index channels) {
+  if (options.kind == ImageNormOptions::Kind::batch) return std::make_unique<BatchNorm>(channels);
+  require(options.group_channels >= 1 && channels % options.group_channels == 0,
+          "group normalization: groups of {} channels do not divide {} channels", options.group_channels,
+          channels);
+  return std::make_unique<GroupNorm>(channels, channels / options.group_channels);
+}
+
+SqueezeExcite::SqueezeExcite(Index channels)
+    : squeeze_(channels, std::max<Index>(channels / 4, 1)),
+      excite_(std::max<Index>(channels / 4, 1), channels) {
+  add_module("squeeze", squeeze_);
+  add_module("excite", excite_);
+}
+
+Tensor SqueezeExcite::operator()(Tape& tape, const Tensor& x) const {
+  kernels::expect_rank("squeeze_excite", "x", x, 4);
+  const Index images = x.size(0), pixels = x.size(1) * x.size(2);
+  const Tensor offsets = tape.arena().empty_on_host({images + 1}, DType::i32);
+  for (Index i = 0; i <= images; ++i) offsets.data<std::int32_t>()[i] = static_cast<std::int32_t>(i * pixels);
+  const Tensor mean = functions::segment_mean(tape, functions::reshape(x, {images * pixels, x.size(3)}),
+                                              tape.on_device(offsets));
+  const Tensor squeezed = squeeze_(tape, mean, Activation::relu);
+  return functions::scale_channels(tape, x, excite_(tape, squeezed, Activation::hard_sigmoid));
+}
+
+InvertedResidual::InvertedResidual(const InvertedResidualOptions& options)
+    : options_(options), project_(options.in * options.expansion, options.out, {1, 1, 0}, false) {
+  const Index middle = options.in * options.expansion;
+  const kernels::Window window = same_window(options.window, options.stride);
+  const auto norm = [&](const char* name, std::unique_ptr<ImageNorm>& member, Index channels) {
+    member = make_image_norm(options.norm, channels);
+    add_module(name, *member);
+  };
+  if (options.expansion > 1) {
+    add_module("expand", expand_.emplace(options.in, middle, kernels::Window{1, 1, 0}, false));
+    norm("expand_norm", expand_norm_, middle);
+  }
+  if (options.depthwise)
+    add_module("depthwise", depthwise_.emplace(middle, window));
+  else
+    add_module("convolution", convolution_.emplace(middle, middle, window, false));
+  norm("window_norm", window_norm_, middle);
+  if (options.squeeze_excite) add_module("squeeze_excite", squeeze_excite_.emplace(middle));
+  add_module("project", project_);
+  norm("project_norm", project_norm_, options.out);
+}
+
+Tensor InvertedResidual::operator()(Tape& tape, const ForwardContext& context, const Tensor& x) const {
+  Tensor y = x;
+  if (expand_) y = (*expand_norm_)(tape, context, (*expand_)(tape, y), options_.activation);
+  y = depthwise_ ? (*depthwise_)(tape, y) : (*convolution_)(tape, y);
+  y = (*window_norm_)(tape, context, y, options_.activation);
+  if (squeeze_excite_) y = (*squeeze_excite_)(tape, y);
+  y = (*project_norm_)(tape, context, project_(tape, y));
+  const bool same = options_.stride == 1 && options_.in == options_.out;
+  return same ? functions::add(tape, x, y) : y;
+}
+
+}  // namespace conclave

@@ -1,0 +1,139 @@
+// The layers that image encoders are assembled from. Images are [images, height, width, channels], with a
+// pixel's channels together. Weights stand likewise: PyTorch's [out, in, height, width] is [out, height,
+// width, in] here, and [channels, 1, height, width] is [height, width, channels].
+#pragma once
+
+#include <memory>
+#include <optional>
+
+#include "autograd/nn/layers.h"
+
+namespace conclave {
+
+/// A window of `size` that leaves images as large as they are, or divides their sides by the stride, rounded
+/// up; `size` must be odd.
+kernels::Window same_window(Index size, Index stride = 1);
+
+/// Weights start out as N(0, 2 / fan out), biases at 0.
+class Convolution : public Module {
+ public:
+  Convolution(Index in, Index out, const kernels::Window& window = {1, 1, 0}, bool bias = true);
+  /// x [images, height, width, in] -> activation(convolution + bias) [images, out height, out width, out]
+  Tensor operator()(Tape& tape, const Tensor& x, Activation activation = Activation::none) const;
+
+ private:
+  kernels::Window window_;
+  Parameter& weight_;
+  Parameter* bias_;
+};
+
+/// A window for each channel, without bias. Weights start out as N(0, 2 / fan out), which of a channel by
+/// itself is the window's size; PyTorch multiplies it by the number of channels, and has smaller weights.
+class Depthwise : public Module {
+ public:
+  Depthwise(Index channels, const kernels::Window& window);
+  Tensor operator()(Tape& tape, const Tensor& x) const;
+
+ private:
+  kernels::Window window_;
+  Parameter& weight_;
+};
+
+/// A normalization of images, with a gain and a bias for each channel.
+class ImageNorm : public Module {
+ public:
+  explicit ImageNorm(Index channels);
+  /// x [images, height, width, channels] -> activation(normalized), like x
+  virtual Tensor operator()(Tape& tape, const ForwardContext& context, const Tensor& x,
+                            Activation activation = Activation::none) const = 0;
+
+ protected:
+  Parameter& gamma_;
+  Parameter& beta_;
+};
+
+/// Over groups of channels of each image by itself (Wu & He 2018).
+class GroupNorm : public ImageNorm {
+ public:
+  GroupNorm(Index channels, Index groups, double epsilon = 1e-5);
+  Tensor operator()(Tape& tape, const ForwardContext& context, const Tensor& x,
+                    Activation activation = Activation::none) const override;
+
+ private:
+  Index groups_;
+  double epsilon_;
+};
+
+struct BatchNormOptions {
+  double epsilon = 1e-5;
+  double momentum = 0.1;  ///< how far a batch moves the running mean and variance to its own
+};
+
+/// Over all images of a micro-batch, on all ranks where the context adds up, and in inference by the running
+/// mean and variance (Ioffe & Szegedy 2015). Passes that memory is planned with leave these alone.
+class BatchNorm : public ImageNorm {
+ public:
+  explicit BatchNorm(Index channels, BatchNormOptions options = {});
+  Tensor operator()(Tape& tape, const ForwardContext& context, const Tensor& x,
+                    Activation activation = Activation::none) const override;
+
+ private:
+  BatchNormOptions options_;
+  Buffer& running_mean_;
+  Buffer& running_variance_;
+};
+
+/// Which of them a model has.
+struct ImageNormOptions {
+  enum class Kind : std::uint8_t { group, batch };
+  Kind kind = Kind::group;
+  Index group_channels = 8;  ///< of a group
+};
+/// Throws Error where groups do not divide the channels.
+std::unique_ptr<ImageNorm> make_image_norm(const ImageNormOptions& options, Index channels);
+
+/// Multiplies each channel of an image by a factor in [0, 1] that depends on all channels' means (Hu et al.
+/// 2018): hard_sigmoid(excite relu(squeeze mean)), with MobileNetV3's (Howard et al. 2019) quarter of the
+/// channels in the middle.
+class SqueezeExcite : public Module {
+ public:
+  explicit SqueezeExcite(Index channels);
+  Tensor operator()(Tape& tape, const Tensor& x) const;
+
+ private:
+  Linear squeeze_, excite_;
+};
+
+struct InvertedResidualOptions {
+  Index in = 0, out = 0;
+  Index window = 3, stride = 1;
+  Index expansion = 4;  ///< times `in`: channels in the middle; 1: they are not expanded
+  bool squeeze_excite = false;
+  Activation activation = Activation::relu;
+  bool depthwise = true;  ///< false: its twin with a full convolution of the same window
+  ImageNormOptions norm = {};
+};
+
+/// MobileNet's block (Sandler et al. 2018; Howard et al. 2019): expands the pixels' channels, has a window
+/// look at each by itself, and projects them; where the images stay as they are, what comes in is added.
+///
+///   activation(norm(expand)) -> activation(norm(depthwise)) -> squeeze_excite -> norm(project) (+ x)
+class InvertedResidual : public Module {
+ public:
+  explicit InvertedResidual(const InvertedResidualOptions& options);
+  /// x [images, height, width, in] -> [images, height / stride, width / stride, out], rounded up
+  Tensor operator()(Tape& tape, const ForwardContext& context, const Tensor& x) const;
+
+ private:
+  InvertedResidualOptions options_;
+  std::optional<Convolution> expand_;
+  std::unique_ptr<ImageNorm> expand_norm_;
+  std::optional<Depthwise> depthwise_;  // one of the two
+  std::optional<Convolution> convolution_;
+  std::unique_ptr<ImageNorm> window_norm_;
+  std::optional<SqueezeExcite> squeeze_excite_;
+  Convolution project_;
+  std::unique_ptr<ImageNorm> project_norm_;
+};
+
+}  // namespace conclave
