@@ -1,0 +1,116 @@
+#include "recipes/models/image_encoder.h"
+
+#include <charconv>
+#include <sstream>
+
+#include "core/kernels/pixels.h"
+#include "recipes/recipe_text.h"
+
+namespace conclave {
+namespace {
+
+constexpr const char* kAllowed =
+    "a block reads like \"k3 x4 c24 s2 se hs\": its window (k1, k3, k5, ...), expansion (x1, x2, ...) and "
+    "channels (c1 to c65536) and, if wanted, a stride (s1 or s2), squeeze-excitation (se), and relu or hs";
+constexpr Index kMost = 1 << 16;
+
+// 0 where it is none, or not allowed.
+Index number_in(std::string_view text) {
+  Index number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  const bool whole = error == std::errc() && end == text.data() + text.size();
+  return whole && number >= 1 && number <= kMost ? number : 0;
+}
+
+ImageNormOptions norm_of(const ImageEncoderOptions& options) {
+  require(options.norm == "group" || options.norm == "batch",
+          "no normalization of images is named '{}'; there are group, batch", options.norm);
+  return {options.norm == "group" ? ImageNormOptions::Kind::group : ImageNormOptions::Kind::batch,
+          options.group_channels};
+}
+
+std::vector<double> of_channels(const std::vector<double>& values, Index channels) {
+  return values.empty() ? std::vector(static_cast<std::size_t>(channels), 0.5) : values;
+}
+
+}  // namespace
+
+ImageBlock image_block(const std::string& text) {
+  const auto refuse = [&](const std::string& problem) {
+    fail("image block \"{}\": {}; {}", recipe_text::readable(text), problem, kAllowed);
+  };
+  ImageBlock block;
+  std::string given;  // a letter for each word so far
+  std::istringstream words(text);
+  for (std::string word; words >> word;) {
+    const bool flag = word == "se" || word == "hs" || word == "relu";
+    const char kind = word == "se" ? 'e' : flag ? 'a' : word.front();
+    const Index number = flag ? 0 : number_in(std::string_view(word).substr(1));
+    const bool sized = number > 0 && std::string_view("kxcs").find(kind) != std::string_view::npos;
+    if (!flag && !sized) refuse(fmt::format("'{}' is none of its words", recipe_text::readable(word)));
+    if (given.find(kind) != std::string::npos)
+      refuse(fmt::format("'{}' comes after another of its kind", word));
+    given += kind;
+    if (kind == 'k') block.window = number;
+    if (kind == 'x') block.expansion = number;
+    if (kind == 'c') block.channels = number;
+    if (kind == 's') block.stride = number;
+    if (kind == 'e') block.squeeze_excite = true;
+    if (kind == 'a') block.activation = word == "hs" ? Activation::hard_swish : Activation::relu;
+  }
+  for (const auto& [kind, what] : {std::pair{'k', "window"}, {'x', "expansion"}, {'c', "channels"}})
+    if (given.find(kind) == std::string::npos) refuse(fmt::format("it has no {} ({}...)", what, kind));
+  if (block.window % 2 == 0) refuse(fmt::format("'k{}' has no pixel in the middle", block.window));
+  if (block.stride > 2) refuse(fmt::format("'s{}' skips pixels", block.stride));
+  return block;
+}
+
+ImageEncoder::ImageEncoder(const ImageEncoderOptions& options, Index channels, Index hidden)
+    : mean_(of_channels(options.mean, channels)),
+      deviation_(of_channels(options.deviation, channels)),
+      stem_(channels, options.stem_channels, same_window(3, options.stem_stride), false) {
+  const ImageNormOptions norm = norm_of(options);
+  add_module("stem", stem_);
+  stem_norm_ = make_image_norm(norm, options.stem_channels);
+  add_module("stem_norm", *stem_norm_);
+  Index in = options.stem_channels;
+  for (const std::string& text : options.blocks) {
+    const ImageBlock block = image_block(text);
+    const std::string name = "blocks." + std::to_string(blocks_.size());
+    try {
+      blocks_.push_back({"image." + name, std::make_unique<InvertedResidual>(
+                                              InvertedResidualOptions{.in = in,
+                                                                      .out = block.channels,
+                                                                      .window = block.window,
+                                                                      .stride = block.stride,
+                                                                      .expansion = block.expansion,
+                                                                      .squeeze_excite = block.squeeze_excite,
+                                                                      .activation = block.activation,
+                                                                      .depthwise = options.depthwise,
+                                                                      .norm = norm})});
+    } catch (const Error& error) {
+      fail("image block \"{}\", of {} channels that come in: {}", text, in, error.what());
+    }
+    add_module(name, *blocks_.back().layer);
+    in = block.channels;
+  }
+  last_ = std::make_unique<Convolution>(in, hidden, kernels::Window{1, 1, 0}, false);
+  last_norm_ = make_image_norm(norm, hidden);
+  add_module("last", *last_);
+  add_module("last_norm", *last_norm_);
+}
+
+Tensor ImageEncoder::operator()(Tape& tape, const ForwardContext& context, const Tensor& images) const {
+  tape.enter("image.stem");
+  const Tensor pixels = tape.arena().empty_on_host(images.shape(), stem_.weight().value.dtype());
+  kernels::pixels_to_floats(images, mean_, deviation_, pixels);
+  Tensor x = (*stem_norm_)(tape, context, stem_(tape, tape.on_device(pixels)), Activation::hard_swish);
+  for (const auto& [name, layer] : blocks_) {
+    tape.enter(name.c_str());
+    x = (*layer)(tape, context, x);
+  }
+  tape.enter("image.last");
+  return (*last_norm_)(tape, context, (*last_)(tape, x), Activation::hard_swish);
+}
+
+}  // namespace conclave
