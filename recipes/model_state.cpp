@@ -15,7 +15,10 @@ TensorEntry whole(const std::string& path, const Tensor& values) {
 }
 
 // What a model has beside its parameters.
-void add_state(TextClassifier& model, bool training, std::vector<TensorEntry>& entries) {
+void add_state(const ParameterSet& parameters, TextClassifier& model, bool training,
+               std::vector<TensorEntry>& entries) {
+  for (const Buffer* buffer : parameters.buffers())
+    entries.push_back(whole(tensor_path("model", buffer->name), buffer->values));
   for (const auto& [name, layer] : model.moe_layers())
     for (const auto& [what, values, training_only] : layer->balancer().state())
       if (training || !training_only)
@@ -37,7 +40,7 @@ std::vector<TensorEntry> model_entries(const ParameterSet& parameters, TextClass
   std::vector<TensorEntry> entries;
   for (const Parameter* parameter : parameters.parameters())
     entries.push_back(entry("model", *parameter, parameter->value));
-  add_state(model, false, entries);
+  add_state(parameters, model, false, entries);
   return entries;
 }
 
@@ -54,7 +57,7 @@ std::vector<TensorEntry> training_entries(const ParameterSet& parameters, TextCl
     entries.push_back(entry("optimizer/first_moment", *parameter, optimizer.first_moment(*parameter)));
     entries.push_back(entry("optimizer/second_moment", *parameter, optimizer.second_moment(*parameter)));
   }
-  add_state(model, true, entries);
+  add_state(parameters, model, true, entries);
   return entries;
 }
 

@@ -15,7 +15,7 @@ namespace conclave {
 /// "layers.0.moe.experts.up.weight" -> "model/layers/0/moe/experts/up/weight"
 std::string tensor_path(const std::string& prefix, const std::string& parameter);
 
-/// Parameters and what the balancers have found for the selection, for use.
+/// Parameters, buffers and what the balancers have found for the selection, for use.
 std::vector<TensorEntry> model_entries(const ParameterSet& parameters, TextClassifier& model);
 /// The same and what it takes to train on.
 std::vector<TensorEntry> training_entries(const ParameterSet& parameters, TextClassifier& model,

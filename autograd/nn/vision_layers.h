@@ -20,6 +20,7 @@ class Convolution : public Module {
   Convolution(Index in, Index out, const kernels::Window& window = {1, 1, 0}, bool bias = true);
   /// x [images, height, width, in] -> activation(convolution + bias) [images, out height, out width, out]
   Tensor operator()(Tape& tape, const Tensor& x, Activation activation = Activation::none) const;
+  const Parameter& weight() const { return weight_; }
 
  private:
   kernels::Window window_;
