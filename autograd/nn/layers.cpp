@@ -10,6 +10,10 @@ Tensor Linear::operator()(Tape& tape, const Tensor& x, Activation activation) co
   return functions::linear(tape, x, weight_.value, bias_ ? bias_->value : Tensor(), activation);
 }
 
+double Linear::flops(Extent& extent) const {
+  return 2 * static_cast<double>(extent.rows() * weight_.shape.numel());
+}
+
 Embedding::Embedding(Index vocabulary, Index hidden, double deviation)
     : table_(add_parameter("weight", {vocabulary, hidden}, Initializer::normal(deviation))) {}
 
@@ -41,6 +45,24 @@ Tensor MultiHeadAttention::operator()(Tape& tape, const Tensor& x, const Tensor&
 Tensor MultiHeadAttention::mean(Tape& tape, const Tensor& x, const Tensor& offsets) const {
   const Tensor attended = functions::attention(tape, qkv_(tape, x), offsets, options_);
   return out_(tape, functions::segment_mean(tape, attended, offsets));
+}
+
+// Each pair of a query and a key that it sees has a product of keys and one of values.
+double MultiHeadAttention::attention_flops(Extent& extent) const {
+  const auto rows = static_cast<double>(extent.rows()), hidden = static_cast<double>(out_.weight().shape[0]);
+  const double keys = options_.mask == kernels::AttentionMask::causal ? (rows + 1) / 2 : rows;
+  return qkv_.flops(extent) + 2 * 2 * rows * keys * hidden;
+}
+
+double MultiHeadAttention::flops(Extent& extent) const {
+  const double attention = attention_flops(extent);
+  return attention + out_.flops(extent);
+}
+
+double MultiHeadAttention::mean_flops(Extent& extent) const {
+  const double attention = attention_flops(extent);
+  extent = {};
+  return attention + out_.flops(extent);
 }
 
 Tensor apply_dropout(Tape& tape, ForwardContext& context, const Tensor& x, const Tensor& residual,

@@ -12,7 +12,8 @@ class Linear : public Module {
   Linear(Index in, Index out, bool bias = true);
   /// x [rows, in] -> activation(x weight^T + bias) [rows, out]
   Tensor operator()(Tape& tape, const Tensor& x, Activation activation = Activation::none) const;
-  Parameter& weight() { return weight_; }
+  Parameter& weight() const { return weight_; }
+  double flops(Extent& extent) const override;
 
  private:
   Parameter& weight_;
@@ -51,8 +52,12 @@ class MultiHeadAttention : public Module {
   /// The mean of that over each sequence, [sequences, hidden]. The output's projection, being linear, comes
   /// after the mean and so has a row per sequence to do, not one per token.
   Tensor mean(Tape& tape, const Tensor& x, const Tensor& offsets) const;
+  double flops(Extent& extent) const override;
+  double mean_flops(Extent& extent) const;  ///< of mean()
 
  private:
+  double attention_flops(Extent& extent) const;
+
   Linear qkv_, out_;
   kernels::AttentionOptions options_;
 };

@@ -46,6 +46,18 @@ std::vector<std::pair<std::string, Buffer*>> Module::named_buffers() const {
   return found;
 }
 
+Index Module::parameter_count() const {
+  Index count = 0;
+  for (const auto& [name, parameter] : named_parameters()) count += parameter->global_shape().numel();
+  return count;
+}
+
+double Module::flops(Extent& extent) const {
+  double sum = 0;
+  for (const auto& [name, child] : children_) sum += child->flops(extent);
+  return sum;
+}
+
 template <class Part>
 void Module::collect(Named<Part> Module::*parts, const std::string& prefix,
                      std::vector<std::pair<std::string, Part*>>& found) const {

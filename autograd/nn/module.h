@@ -51,6 +51,12 @@ struct Buffer {
   Tensor values;
 };
 
+/// What a module is given of one example: a text's tokens, or an image's pixels.
+struct Extent {
+  Index height = 1, width = 1;
+  Index rows() const { return height * width; }
+};
+
 class Module {
  public:
   Module() = default;
@@ -62,6 +68,15 @@ class Module {
   std::vector<std::pair<std::string, Parameter*>> named_parameters() const;
   /// Likewise.
   std::vector<std::pair<std::string, Buffer*>> named_buffers() const;
+
+  /// Numbers in all parameters below, over all ranks.
+  Index parameter_count() const;
+  /// Floating point operations of one example's forward pass; `extent` becomes that of what comes out. As
+  /// papers do, these are of products of matrices and of convolutions, two for a multiplication with its
+  /// addition; windows count as whole at an image's border. What is done to numbers one by one (biases,
+  /// normalizations, activations) is not counted. A module that does not say otherwise costs what its
+  /// children do, one after another.
+  virtual double flops(Extent& extent) const;
 
  protected:
   Parameter& add_parameter(std::string name, const Shape& shape, Initializer initializer, bool decay = true);

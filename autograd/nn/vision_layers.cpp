@@ -1,6 +1,15 @@
 #include "autograd/nn/vision_layers.h"
 
 namespace conclave {
+namespace {
+
+// Each position of the window multiplies each number of the weight once.
+double window_flops(const kernels::Window& window, const Parameter& weight, Extent& extent) {
+  extent = {window.positions(extent.height), window.positions(extent.width)};
+  return 2 * static_cast<double>(extent.rows() * weight.shape.numel());
+}
+
+}  // namespace
 
 kernels::Window same_window(Index size, Index stride) {
   require(size >= 1 && size % 2 == 1, "a window of {} has no pixel in the middle; its size must be odd",
@@ -27,6 +36,8 @@ Tensor Convolution::operator()(Tape& tape, const Tensor& x, Activation activatio
   return functions::reshape(y, {x.size(0), x.size(1), x.size(2), out});
 }
 
+double Convolution::flops(Extent& extent) const { return window_flops(window_, weight_, extent); }
+
 Depthwise::Depthwise(Index channels, const kernels::Window& window)
     : window_(window),
       weight_(add_parameter("weight", {window.size, window.size, channels},
@@ -35,6 +46,8 @@ Depthwise::Depthwise(Index channels, const kernels::Window& window)
 Tensor Depthwise::operator()(Tape& tape, const Tensor& x) const {
   return functions::depthwise(tape, x, weight_.value, window_);
 }
+
+double Depthwise::flops(Extent& extent) const { return window_flops(window_, weight_, extent); }
 
 ImageNorm::ImageNorm(Index channels)
     : gamma_(add_parameter("weight", {channels}, Initializer::constant(1), false)),
@@ -90,6 +103,11 @@ Tensor SqueezeExcite::operator()(Tape& tape, const Tensor& x) const {
                                               tape.on_device(offsets));
   const Tensor squeezed = squeeze_(tape, mean, Activation::relu);
   return functions::scale_channels(tape, x, excite_(tape, squeezed, Activation::hard_sigmoid));
+}
+
+double SqueezeExcite::flops(Extent& /*extent*/) const {
+  Extent mean;
+  return squeeze_.flops(mean) + excite_.flops(mean);
 }
 
 InvertedResidual::InvertedResidual(const InvertedResidualOptions& options)

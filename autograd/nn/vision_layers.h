@@ -21,6 +21,7 @@ class Convolution : public Module {
   /// x [images, height, width, in] -> activation(convolution + bias) [images, out height, out width, out]
   Tensor operator()(Tape& tape, const Tensor& x, Activation activation = Activation::none) const;
   const Parameter& weight() const { return weight_; }
+  double flops(Extent& extent) const override;
 
  private:
   kernels::Window window_;
@@ -34,6 +35,7 @@ class Depthwise : public Module {
  public:
   Depthwise(Index channels, const kernels::Window& window);
   Tensor operator()(Tape& tape, const Tensor& x) const;
+  double flops(Extent& extent) const override;
 
  private:
   kernels::Window window_;
@@ -100,6 +102,7 @@ class SqueezeExcite : public Module {
  public:
   explicit SqueezeExcite(Index channels);
   Tensor operator()(Tape& tape, const Tensor& x) const;
+  double flops(Extent& extent) const override;
 
  private:
   Linear squeeze_, excite_;

@@ -117,6 +117,15 @@ MixedExperts::MixedExperts(const std::vector<ExpertShare>& shares, const ExpertO
     if (kind.local > 0) present_.push_back(&kind);
 }
 
+double MixedExperts::flops(Extent& extent) const {
+  double sum = 0, experts = 0;
+  for (const Kind& kind : kinds_) {
+    sum += static_cast<double>(kind.total) * kind.experts->flops_per_row();
+    experts += static_cast<double>(kind.total);
+  }
+  return static_cast<double>(extent.rows()) * sum / experts;
+}
+
 bool MixedExperts::wants_sequences() const {
   return std::ranges::any_of(kinds_, [](const Kind& kind) { return kind.experts->wants_sequences(); });
 }

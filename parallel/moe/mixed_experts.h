@@ -32,6 +32,9 @@ class MixedExperts : public Module {
   /// returns is not of its rows' shape. While memory is being planned, takes as much as it could ever need.
   Tensor forward(Tape& tape, const ExpertInput& input);
 
+  /// With one expert for each row; where kinds differ, their mean.
+  double flops(Extent& extent) const override;
+
   /// Whether any kind does, be it on other ranks.
   bool wants_sequences() const;
 

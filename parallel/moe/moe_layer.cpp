@@ -78,6 +78,12 @@ MoeLayer::MoeLayer(const MoeOptions& options, const ProcessGrid& grid)
   statistics_.weight.assign(experts, 0);
 }
 
+double MoeLayer::flops(Extent& extent) const {
+  Extent decisions = extent;
+  const double shared = shared_ ? shared_->flops(extent) : 0;
+  return router_->flops(decisions) + static_cast<double>(options_.top_k) * experts_.flops(extent) + shared;
+}
+
 void MoeLayer::reset_statistics() {
   std::ranges::fill(statistics_.load, 0);
   std::ranges::fill(statistics_.loss, 0);

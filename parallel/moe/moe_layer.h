@@ -60,6 +60,9 @@ class MoeLayer : public Module {
   /// over all ranks.
   Tensor operator()(Tape& tape, ForwardContext& context, const Tensor& x, const Tensor& offsets);
 
+  /// With top_k experts for each token, be it fewer for some by top_p.
+  double flops(Extent& extent) const override;
+
   // What a balancer learns of a step, beside the loads.
 
   /// After a forward pass, in its tape's lifetime: losses [sequences], of those that offsets [sequences + 1]

@@ -23,6 +23,9 @@ class LinearRouter final : public Router {
   Tensor scores(Tape& tape, const Tensor& x, const Tensor& /*offsets*/) override {
     return functions::linear(tape, x, weight_.value, Tensor());
   }
+  double flops(Extent& extent) const override {
+    return 2 * static_cast<double>(extent.rows() * weight_.shape.numel());
+  }
 
  private:
   Parameter& weight_;
@@ -43,6 +46,11 @@ class AttentionRouter final : public Router {
   Tensor scores(Tape& tape, const Tensor& x, const Tensor& offsets) override {
     return score_(tape, scope_ == RouterScope::sequence ? attention_.mean(tape, x, offsets)
                                                         : attention_(tape, x, offsets));
+  }
+  double flops(Extent& extent) const override {
+    const double attention =
+        scope_ == RouterScope::sequence ? attention_.mean_flops(extent) : attention_.flops(extent);
+    return attention + score_.flops(extent);
   }
 
  private:

@@ -173,6 +173,13 @@ TextClassifier::Output TextClassifier::forward(Tape& tape, ForwardContext& conte
   return output;
 }
 
+double TextClassifier::flops(Extent& extent) const {
+  double sum = 0;
+  for (const auto& layer : layers_) sum += layer->flops(extent);
+  extent = {};
+  return sum + head_.flops(extent);
+}
+
 std::vector<std::pair<std::string, MoeLayer*>> TextClassifier::moe_layers() {
   std::vector<std::pair<std::string, MoeLayer*>> found;
   for (const auto& layer : layers_)

@@ -51,6 +51,8 @@ class TextClassifier : public Module {
   /// expert-parallel group.
   Output forward(Tape& tape, ForwardContext& context, const TextInput& input, bool guess = false);
 
+  double flops(Extent& extent) const override;
+
   /// The linear model beside the encoder, or null.
   WideClassifier* wide() { return wide_.get(); }
 
