@@ -6,6 +6,8 @@
 #include <chrono>
 #include <vector>
 
+#include "core/random.h"
+
 namespace conclave::bench {
 
 double seconds(const std::function<void()>& work) {
@@ -33,6 +35,12 @@ Comparison compare(const std::function<void()>& subject, const std::function<voi
     ratios.push_back(references.back() / subjects.back());
   }
   return {median(subjects), median(references), median(ratios)};
+}
+
+void fill(const Tensor& x, std::uint32_t number) {
+  const RandomStream stream{.seed = 1, .tensor = number};
+  std::uint64_t i = 0;
+  for (float& value : x.span<float>()) value = static_cast<float>(stream.uniform(i++) - 0.5);
 }
 
 void print_figure(std::string_view what, std::string_view figure, double target) {

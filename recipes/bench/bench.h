@@ -29,6 +29,9 @@ struct Comparison {
 Comparison compare(const std::function<void()>& subject, const std::function<void()>& reference,
                    std::int64_t repetitions);
 
+/// Gives x f32 values in [-0.5, 0.5); another `number`, other values.
+void fill(const Tensor& x, std::uint32_t number);
+
 /// Prints "what ....... figure (target ...)"; `target` 0: there is none.
 void print_figure(std::string_view what, std::string_view figure, double target = 0);
 
@@ -46,6 +49,7 @@ class Peak {
 
 void peak(std::int64_t repetitions);
 void grouped(std::int64_t repetitions);
+void convolution(std::int64_t repetitions);
 void lstm(std::int64_t repetitions);
 /// `grid` of one rank.
 void moe(const ProcessGrid& grid, std::int64_t repetitions);

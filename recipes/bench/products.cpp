@@ -7,18 +7,11 @@
 
 #include "autograd/functions/functions.h"
 #include "autograd/nn/parameter_set.h"
-#include "core/random.h"
 #include "parallel/moe/moe_layer.h"
 #include "recipes/bench/bench.h"
 
 namespace conclave::bench {
 namespace {
-
-void fill(const Tensor& x, std::uint32_t number) {
-  const RandomStream stream{.seed = 1, .tensor = number};
-  std::uint64_t i = 0;
-  for (float& value : x.span<float>()) value = static_cast<float>(stream.uniform(i++) - 0.5);
-}
 
 void grouped_product(Index groups, Index rows_each, Index in, Index out, std::int64_t repetitions) {
   const Index rows = groups * rows_each;

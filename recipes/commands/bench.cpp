@@ -23,6 +23,7 @@ int bench(const BenchArguments& arguments, const Surroundings& surroundings, con
   const Measurement measurements[] = {
       {"peak", [&] { bench::peak(repetitions); }, {}},
       {"grouped", [&] { bench::grouped(repetitions); }, {}},
+      {"convolution", [&] { bench::convolution(repetitions); }, {}},
       {"lstm", [&] { bench::lstm(repetitions); }, {}},
       {"moe", [&] { bench::moe(grid, repetitions); }, {}},
       {"routing", [&] { bench::routing_cache(grid, repetitions); },
@@ -31,10 +32,11 @@ int bench(const BenchArguments& arguments, const Surroundings& surroundings, con
       {"dispatch", {}, [&] { bench::dispatch(grid, repetitions); }},
   };
   for (const std::string& name : arguments.names)
-    require(std::ranges::any_of(measurements, [&](const auto& known) { return name == known.name; }),
-            "nothing is measured by the name '{}'; there are: peak, grouped, lstm, moe, routing, batching, "
-            "dispatch",
-            name);
+    require(
+        std::ranges::any_of(measurements, [&](const auto& known) { return name == known.name; }),
+        "nothing is measured by the name '{}'; there are: peak, grouped, convolution, lstm, moe, routing, "
+        "batching, dispatch",
+        name);
   for (const auto& [name, on_one, on_several] : measurements) {
     const bool asked = std::ranges::find(arguments.names, name) != arguments.names.end();
     if (!asked && !arguments.names.empty()) continue;

@@ -1,0 +1,55 @@
+// Depthwise convolutions of a MobileNet for images of 28 x 28 pixels, against the machine.
+#include <fmt/format.h>
+#include <omp.h>
+
+#include "core/arena.h"
+#include "core/kernels/depthwise.h"
+#include "recipes/bench/bench.h"
+
+namespace conclave::bench {
+namespace {
+
+void depthwise(Index side, Index channels, const kernels::Window& window, std::int64_t repetitions) {
+  constexpr Index kImages = 64;
+  Arena arena("convolution");
+  const Tensor x = arena.empty({kImages, side, side, channels}),
+               weight = arena.empty({window.size, window.size, channels});
+  const Tensor y = arena.empty(kernels::window_shape("depthwise", x, window, channels)),
+               dx = arena.empty(x.shape()), dweight = arena.zeros(weight.shape()),
+               scratch = arena.empty({kernels::depthwise_parts(kImages), window.size, window.size, channels});
+  fill(x, 0);
+  fill(weight, 1);
+  const Peak peak(omp_get_max_threads());
+  const auto measure = [&](const char* way, double flops, const auto& work) {
+    // A repetition is long enough for the clock and for what else the machine does.
+    const int times = static_cast<int>(std::max(1.0, 5e8 / flops));
+    const Comparison time = compare(
+        [&] {
+          for (int i = 0; i < times; ++i) work();
+        },
+        [&] { peak.run(); }, repetitions);
+    print_figure(
+        fmt::format("depthwise {} x {}, stride {}, {} images {} x {} x {}, {}", window.size, window.size,
+                    window.stride, kImages, side, side, channels, way),
+        fmt::format("{:.3f} ms, {:.1f} GFLOP/s, {:.0f}% of the FMA peak", 1e3 * time.subject / times,
+                    flops * times / time.subject / 1e9, 100 * time.ratio * flops * times / peak.flops()));
+  };
+  const double flops = 2 * static_cast<double>(y.numel() * window.size * window.size);
+  measure("forward", flops, [&] { kernels::depthwise(x, weight, window, y); });
+  measure("backward", 2 * flops, [&] {
+    kernels::depthwise_backward_input(y, weight, window, dx, Write::assign);
+    kernels::depthwise_backward_weight(y, x, window, dweight, scratch);
+  });
+}
+
+}  // namespace
+
+void convolution(std::int64_t repetitions) {
+  depthwise(28, 16, {3, 1, 1}, repetitions);
+  depthwise(28, 64, {3, 2, 1}, repetitions);
+  depthwise(14, 96, {3, 1, 1}, repetitions);
+  depthwise(14, 96, {5, 1, 2}, repetitions);
+  depthwise(7, 240, {5, 1, 2}, repetitions);
+}
+
+}  // namespace conclave::bench
