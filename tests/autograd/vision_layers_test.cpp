@@ -87,7 +87,7 @@ TEST_CASE("the running mean and variance learn in training, but not of what memo
   const Tensor x = random_values({4, 2, 2, 3}, 1, DType::f32);
   const auto pass = [&](bool training, bool planning) {
     Arena arena("test");
-    Tape tape(arena);
+    Tape tape(arena, false);
     if (!planning) tape.stop_planning();
     norm(tape, {.training = training}, x);
   };
