@@ -8,18 +8,10 @@ namespace {
 // Channels at a time: their sums are on the stack.
 constexpr Index kChannels = 256;
 
-struct Extents {
-  Index images, pixels, channels;
-  explicit Extents(const Tensor& x)
-      : images(x.size(0)),
-        pixels(x.numel() / std::max<Index>(x.size(0) * x.size(x.rank() - 1), 1)),
-        channels(x.size(x.rank() - 1)) {}
-};
-
-Extents check(const char* operation, const Tensor& x) {
+ImageExtents check(const char* operation, const Tensor& x) {
   require(x.rank() >= 2, "{}: x {} must be [images, ..., channels]", operation, x.shape().to_string());
   expect(operation, "x", x, x.shape(), x.dtype());
-  return Extents(x);
+  return ImageExtents(x);
 }
 
 void expect_table(const char* operation, const char* argument, const Tensor& table, const Tensor& x) {
@@ -41,6 +33,8 @@ void channel_moments(const Tensor& x, const Tensor& mean, const Tensor& squares)
   const auto [images, pixels, channels] = check("channel_moments", x);
   expect("channel_moments", "mean", mean, {images, channels}, x.dtype());
   expect("channel_moments", "squares", squares, {images, channels}, x.dtype());
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("channel_moments", x, mean, squares)) return cuda::channel_moments(x, mean, squares);
   for_floating(x.dtype(), "channel_moments", [&]<class T>(T) {
 #pragma omp parallel for schedule(static) if (x.numel() > kParallelElements)
     for (Index image = 0; image < images; ++image) {
@@ -70,6 +64,9 @@ void scale_channels(const Tensor& x, const Tensor& centre, const Tensor& factor,
   if (centre.defined()) expect_table("scale_channels", "centre", centre, x);
   if (addend.defined()) expect_table("scale_channels", "addend", addend, x);
   if (derivative.defined()) expect("scale_channels", "derivative", derivative, x.shape(), x.dtype());
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("scale_channels", x, centre, factor, addend, y, derivative))
+      return cuda::scale_channels(x, centre, factor, addend, activation, y, derivative);
   // Rows of pixels per task, which stay in the first-level cache until the activation has seen them.
   const Index step = std::clamp<Index>(4096 / std::max<Index>(channels, 1), 1, std::max<Index>(pixels, 1));
   for_floating(x.dtype(), "scale_channels", [&]<class T>(T) {
@@ -104,6 +101,9 @@ void channel_dots(const Tensor& dz, const Tensor& x, const Tensor& centre, const
   if (centre.defined()) expect_table("channel_dots", "centre", centre, x);
   if (sums.defined()) expect("channel_dots", "sums", sums, {images, channels}, x.dtype());
   expect("channel_dots", "dots", dots, {images, channels}, x.dtype());
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("channel_dots", dz, x, centre, sums, dots))
+      return cuda::channel_dots(dz, x, centre, sums, dots);
   for_floating(x.dtype(), "channel_dots", [&]<class T>(T) {
 #pragma omp parallel for schedule(static) if (x.numel() > kParallelElements)
     for (Index image = 0; image < images; ++image)
@@ -137,6 +137,9 @@ void scale_channels_backward(const Tensor& dz, const Tensor& x, const Tensor& ce
     for (const auto& [name, table] : {std::pair{"centre", &centre}, {"slope", &slope}, {"addend", &addend}})
       expect_table("scale_channels backward", name, *table, dz);
   }
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("scale_channels backward", dz, x, centre, factor, slope, addend, dx))
+      return cuda::scale_channels_backward(dz, x, centre, factor, slope, addend, dx, mode);
   for_floating(dz.dtype(), "scale_channels backward", [&]<class T>(T) {
     const T keep = mode == Write::accumulate ? T(1) : T(0);
 #pragma omp parallel for collapse(2) schedule(static) if (dz.numel() > kParallelElements)

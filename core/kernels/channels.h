@@ -9,6 +9,15 @@
 
 namespace conclave::kernels {
 
+/// Of images [images, ..., channels].
+struct ImageExtents {
+  Index images, pixels, channels;
+  explicit ImageExtents(const Tensor& x)
+      : images(x.size(0)),
+        pixels(x.numel() / std::max<Index>(x.size(0) * x.size(x.rank() - 1), 1)),
+        channels(x.size(x.rank() - 1)) {}
+};
+
 /// Of each image's channel: mean [images, channels], and the sum of the squared distances from it.
 void channel_moments(const Tensor& x, const Tensor& mean, const Tensor& squares);
 
@@ -25,5 +34,16 @@ void channel_dots(const Tensor& dz, const Tensor& x, const Tensor& centre, const
 /// dx (=, +=) dz factor + (x - centre) slope + addend; without `slope`, dz factor alone, whatever the others.
 void scale_channels_backward(const Tensor& dz, const Tensor& x, const Tensor& centre, const Tensor& factor,
                              const Tensor& slope, const Tensor& addend, const Tensor& dx, Write write);
+
+/// The CUDA twins, to which those above hand over.
+namespace cuda {
+void channel_moments(const Tensor& x, const Tensor& mean, const Tensor& squares);
+void scale_channels(const Tensor& x, const Tensor& centre, const Tensor& factor, const Tensor& addend,
+                    Activation activation, const Tensor& y, const Tensor& derivative);
+void channel_dots(const Tensor& dz, const Tensor& x, const Tensor& centre, const Tensor& sums,
+                  const Tensor& dots);
+void scale_channels_backward(const Tensor& dz, const Tensor& x, const Tensor& centre, const Tensor& factor,
+                             const Tensor& slope, const Tensor& addend, const Tensor& dx, Write write);
+}  // namespace cuda
 
 }  // namespace conclave::kernels

@@ -14,6 +14,7 @@
 #include "core/kernels/activation.h"
 #include "core/kernels/adamw.h"
 #include "core/kernels/attention.h"
+#include "core/kernels/channels.h"
 #include "core/kernels/dropout.h"
 #include "core/kernels/embedding.h"
 #include "core/kernels/gate.h"
@@ -274,6 +275,34 @@ void small_group_rows(bool small, const Row& row) {
       [=](const Tensors& t) { grouped_linear_backward_parameters(t[0], t[1], offsets, t[2], t[3]); });
 }
 
+// Normalizations of images: two passes over them forward, and two backward, with tables between.
+template <class Row>
+void image_rows(bool small, const Row& row) {
+  const Index images = small ? 24 : 256, side = small ? 11 : 56, channels = small ? 72 : 256;
+  const Shape pixels{images, side, side, channels}, table{images, channels}, one{1, channels};
+  const std::string sizes = fmt::format("{} images of {} x {}, channels {}", images, side, side, channels);
+  const auto n = static_cast<double>(pixels.numel());
+
+  row("channel_moments", sizes, {read(pixels), written(table), written(table)}, 10 * n,
+      [](const Tensors& t) { channel_moments(t[0], t[1], t[2]); });
+  // So few that each is divided among blocks.
+  const Index few = small ? 2 : 8, wide = small ? 48 : 512;
+  row("channel_moments, few images", fmt::format("{} images of {} x {}, channels {}", few, wide, wide, 64),
+      {read({few, wide, wide, 64}), written({few, 64}), written({few, 64})},
+      10 * static_cast<double>(few * wide * wide * 64),
+      [](const Tensors& t) { channel_moments(t[0], t[1], t[2]); });
+  row("scale_channels (hard_swish)", sizes,
+      {read(pixels), read(table), read(table), read(one), written(pixels), written(pixels)}, 10 * n,
+      [](const Tensors& t) { scale_channels(t[0], t[1], t[2], t[3], Activation::hard_swish, t[4], t[5]); });
+  row("channel_dots", sizes, {read(pixels), read(pixels), read(table), written(table), written(table)}, 4 * n,
+      [](const Tensors& t) { channel_dots(t[0], t[1], t[2], t[3], t[4]); });
+  row("scale_channels backward", sizes,
+      {read(pixels), read(pixels), read(table), read(table), read(table), read(table), written(pixels)},
+      5 * n, [](const Tensors& t) {
+        scale_channels_backward(t[0], t[1], t[2], t[3], t[4], t[5], t[6], Write::assign);
+      });
+}
+
 }  // namespace
 
 std::vector<Operation> operations(Size size) {
@@ -465,6 +494,7 @@ std::vector<Operation> operations(Size size) {
   bf16_row(small, row);
   table.back().arithmetic = Arithmetic::bf16_products;
   small_group_rows(small, row);
+  image_rows(small, row);
 
   // ---- Losses
   const Index classes = small ? 2048 : 32768, examples = small ? 96 : 4096;
