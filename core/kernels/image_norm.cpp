@@ -26,6 +26,9 @@ void group_norm_table(const Tensor& mean, const Tensor& squares, Index pixels, I
   for (const auto& [name, table] :
        {std::pair{"squares", &squares}, {"centre", &centre}, {"rstd", &rstd}, {"factor", &factor}})
     expect_table(kOperation, name, *table, mean);
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda(kOperation, mean, squares, gamma, centre, rstd, factor))
+      return cuda::group_norm_table(mean, squares, pixels, groups, epsilon, gamma, centre, rstd, factor);
   for_floating(mean.dtype(), kOperation, [&]<class T>(T) {
     for (Index image = 0; image < images; ++image)
       for (Index first = 0; first < channels; first += share) {
@@ -61,6 +64,10 @@ void group_norm_backward_table(const Tensor& sums, const Tensor& dots, Index pix
     expect_table(kOperation, name, *table, sums);
   for (const auto& [name, row] : {std::pair{"gamma", &gamma}, {"dgamma", &dgamma}, {"dbeta", &dbeta}})
     expect(kOperation, name, *row, {channels}, sums.dtype());
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda(kOperation, sums, dots, gamma, rstd, slope, addend, dgamma, dbeta))
+      return cuda::group_norm_backward_table(sums, dots, pixels, groups, gamma, rstd, slope, addend, dgamma,
+                                             dbeta);
   for_floating(sums.dtype(), kOperation, [&]<class T>(T) {
     const T* g = gamma.data<T>();
     for (Index image = 0; image < images; ++image)
@@ -87,6 +94,9 @@ void batch_norm_totals(const Tensor& mean, const Tensor& squares, Index pixels, 
   const Index images = mean.size(0), channels = mean.size(1);
   expect_table(kOperation, "squares", squares, mean);
   expect(kOperation, "totals", totals, {2, channels}, DType::f64);
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda(kOperation, mean, squares, totals))
+      return cuda::batch_norm_totals(mean, squares, pixels, totals);
   for_floating(mean.dtype(), kOperation, [&]<class T>(T) {
     auto *sum = totals.data<double>(), *square = sum + channels;
     std::fill_n(sum, 2 * channels, 0.0);
@@ -111,6 +121,10 @@ void batch_norm_table(const Tensor& totals, double count, double epsilon, const 
        {std::pair{"running_mean", &running_mean}, {"running_variance", &running_variance}})
     expect(kOperation, name, *row, {channels}, gamma.dtype());
   require(count > 0, "batch_norm: there are no pixels");
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda(kOperation, totals, gamma, centre, rstd, factor, running_mean, running_variance))
+      return cuda::batch_norm_table(totals, count, epsilon, gamma, centre, rstd, factor, running_mean,
+                                    running_variance, momentum);
   for_floating(gamma.dtype(), kOperation, [&]<class T>(T) {
     const auto *sum = totals.data<double>(), *square = sum + channels;
     for (Index c = 0; c < channels; ++c) {
@@ -138,6 +152,10 @@ void batch_norm_running_table(const Tensor& running_mean, const Tensor& running_
   for (const auto& [name, row] :
        {std::pair{"running_mean", &running_mean}, {"running_variance", &running_variance}})
     expect(kOperation, name, *row, {channels}, gamma.dtype());
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda(kOperation, running_mean, running_variance, gamma, centre, rstd, factor))
+      return cuda::batch_norm_running_table(running_mean, running_variance, epsilon, gamma, centre, rstd,
+                                            factor);
   for_floating(gamma.dtype(), kOperation, [&]<class T>(T) {
     for (Index c = 0; c < channels; ++c) {
       const T r = T(1) / std::sqrt(running_variance.data<T>()[c] + static_cast<T>(epsilon));
@@ -158,6 +176,9 @@ void batch_norm_backward_totals(const Tensor& sums, const Tensor& dots, const Te
   expect(kOperation, "totals", totals, {2, channels}, DType::f64);
   for (const auto& [name, row] : {std::pair{"dgamma", &dgamma}, {"dbeta", &dbeta}})
     expect(kOperation, name, *row, {channels}, sums.dtype());
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda(kOperation, sums, dots, rstd, totals, dgamma, dbeta))
+      return cuda::batch_norm_backward_totals(sums, dots, rstd, totals, dgamma, dbeta);
   for_floating(sums.dtype(), kOperation, [&]<class T>(T) {
     auto *sum = totals.data<double>(), *dot = sum + channels;
     std::fill_n(sum, 2 * channels, 0.0);
@@ -180,6 +201,9 @@ void batch_norm_backward_table(const Tensor& totals, double count, const Tensor&
   expect(kOperation, "totals", totals, {2, channels}, DType::f64);
   for (const auto& [name, table] : {std::pair{"rstd", &rstd}, {"slope", &slope}, {"addend", &addend}})
     expect(kOperation, name, *table, {1, channels}, gamma.dtype());
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda(kOperation, totals, gamma, rstd, slope, addend))
+      return cuda::batch_norm_backward_table(totals, count, gamma, rstd, slope, addend);
   for_floating(gamma.dtype(), kOperation, [&]<class T>(T) {
     const auto *sum = totals.data<double>(), *dot = sum + channels;
     for (Index c = 0; c < channels; ++c) {

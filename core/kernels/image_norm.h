@@ -43,4 +43,24 @@ void batch_norm_backward_totals(const Tensor& sums, const Tensor& dots, const Te
 void batch_norm_backward_table(const Tensor& totals, double count, const Tensor& gamma, const Tensor& rstd,
                                const Tensor& slope, const Tensor& addend);
 
+/// The CUDA twins, to which those above hand over.
+namespace cuda {
+void group_norm_table(const Tensor& mean, const Tensor& squares, Index pixels, Index groups, double epsilon,
+                      const Tensor& gamma, const Tensor& centre, const Tensor& rstd, const Tensor& factor);
+void group_norm_backward_table(const Tensor& sums, const Tensor& dots, Index pixels, Index groups,
+                               const Tensor& gamma, const Tensor& rstd, const Tensor& slope,
+                               const Tensor& addend, const Tensor& dgamma, const Tensor& dbeta);
+void batch_norm_totals(const Tensor& mean, const Tensor& squares, Index pixels, const Tensor& totals);
+void batch_norm_table(const Tensor& totals, double count, double epsilon, const Tensor& gamma,
+                      const Tensor& centre, const Tensor& rstd, const Tensor& factor,
+                      const Tensor& running_mean, const Tensor& running_variance, double momentum);
+void batch_norm_running_table(const Tensor& running_mean, const Tensor& running_variance, double epsilon,
+                              const Tensor& gamma, const Tensor& centre, const Tensor& rstd,
+                              const Tensor& factor);
+void batch_norm_backward_totals(const Tensor& sums, const Tensor& dots, const Tensor& rstd,
+                                const Tensor& totals, const Tensor& dgamma, const Tensor& dbeta);
+void batch_norm_backward_table(const Tensor& totals, double count, const Tensor& gamma, const Tensor& rstd,
+                               const Tensor& slope, const Tensor& addend);
+}  // namespace cuda
+
 }  // namespace conclave::kernels

@@ -19,6 +19,7 @@
 #include "core/kernels/embedding.h"
 #include "core/kernels/gate.h"
 #include "core/kernels/hinge.h"
+#include "core/kernels/image_norm.h"
 #include "core/kernels/layer_norm.h"
 #include "core/kernels/lstm.h"
 #include "core/kernels/matmul.h"
@@ -278,7 +279,7 @@ void small_group_rows(bool small, const Row& row) {
 // Normalizations of images: two passes over them forward, and two backward, with tables between.
 template <class Row>
 void image_rows(bool small, const Row& row) {
-  const Index images = small ? 24 : 256, side = small ? 11 : 56, channels = small ? 72 : 256;
+  const Index images = small ? 24 : 256, side = small ? 11 : 56, channels = small ? 72 : 256, groups = 8;
   const Shape pixels{images, side, side, channels}, table{images, channels}, one{1, channels};
   const std::string sizes = fmt::format("{} images of {} x {}, channels {}", images, side, side, channels);
   const auto n = static_cast<double>(pixels.numel());
@@ -301,6 +302,50 @@ void image_rows(bool small, const Row& row) {
       5 * n, [](const Tensors& t) {
         scale_channels_backward(t[0], t[1], t[2], t[3], t[4], t[5], t[6], Write::assign);
       });
+
+  // The tables, as many images as make a table larger than a row of it.
+  const Index many = small ? 384 : 16384;
+  const Shape tables{many, channels}, totals{2, channels}, vector{channels};
+  const std::string table_text = fmt::format("{} images, channels {}", many, channels);
+  const auto m = static_cast<double>(tables.numel());
+  row("group_norm_table", table_text,
+      {read(tables), read(tables), read(vector), written(tables), written(tables), written(tables)}, 8 * m,
+      [=](const Tensors& t) {
+        group_norm_table(t[0], t[1], side * side, groups, 1e-5, t[2], t[3], t[4], t[5]);
+      });
+  row(
+      "group_norm_backward_table", table_text,
+      {read(tables), read(tables), read(vector), read(tables), written(tables), written(tables),
+       updated(vector), updated(vector)},
+      10 * m,
+      [=](const Tensors& t) {
+        group_norm_backward_table(t[0], t[1], side * side, groups, t[2], t[3], t[4], t[5], t[6], t[7]);
+      },
+      Bytes{.read = 4 * 2 * m + 4 * m * 7 / 8},
+      "the gradients of gamma and beta, sums over images, are a second pass over tables");
+  row("batch_norm_totals", table_text, {read(tables), read(tables), written(totals, DType::f64)}, 5 * m,
+      [=](const Tensors& t) { batch_norm_totals(t[0], t[1], side * side, t[2]); });
+  row("batch_norm_table", table_text,
+      {read(totals, DType::f64), read(vector), written(one), written(one), written(one), updated(vector),
+       updated(vector)},
+      80 * static_cast<double>(channels),
+      [](const Tensors& t) { batch_norm_table(t[0], 1000, 1e-5, t[1], t[2], t[3], t[4], t[5], t[6], 0.1); });
+  row("batch_norm_running_table", table_text,
+      {read(vector),
+       {Use::read, vector, DType::f32, [](const Tensor& variance) { variance.fill(1); }},
+       read(vector),
+       written(one),
+       written(one),
+       written(one)},
+      40 * static_cast<double>(channels),
+      [](const Tensors& t) { batch_norm_running_table(t[0], t[1], 1e-5, t[2], t[3], t[4], t[5]); });
+  row("batch_norm_backward_totals", table_text,
+      {read(tables), read(tables), read(one), written(totals, DType::f64), updated(vector), updated(vector)},
+      2 * m, [](const Tensors& t) { batch_norm_backward_totals(t[0], t[1], t[2], t[3], t[4], t[5]); });
+  row("batch_norm_backward_table", table_text,
+      {read(totals, DType::f64), read(vector), read(one), written(one), written(one)},
+      8 * static_cast<double>(channels),
+      [](const Tensors& t) { batch_norm_backward_table(t[0], 1000, t[1], t[2], t[3], t[4]); });
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
 #include "core/kernels/channels.h"
+#include "core/kernels/image_norm.h"
 #include "tests/core/reference_activation.h"
 #include "tests/cuda_emulator/twins.h"
 
@@ -66,6 +67,56 @@ TEMPLATE_TEST_CASE("scaled channels on the device are what they are on the proce
                            scale_channels_backward(t[0], t[1], {}, t[3], {}, {}, t[7], mode);
                          });
     }
+  }
+}
+
+// What may be sums of squares.
+Tensor positive_values(const Shape& shape, std::uint32_t number, DType dtype) {
+  const Tensor values = random_values(shape, number);
+  for (double& value : values.span<double>()) value = 5 * value * value;
+  return values.to(dtype);
+}
+
+TEMPLATE_TEST_CASE("tables of normalizations on the device are what they are on the processor", "", float,
+                   double) {
+  using T = TestType;
+  constexpr DType kType = dtype_of<T>;
+  struct Size {
+    Index images, groups, share, pixels;
+  };
+  // None; images in several chunks; groups of more channels than a warp has threads; images of no pixels.
+  for (const auto [images, groups, share, pixels] :
+       {Size{0, 2, 3, 5}, Size{140, 3, 2, 1}, Size{5, 4, 41, 12}, Size{7, 1, 35, 49}, Size{2, 5, 1, 0}}) {
+    const Index channels = groups * share;
+    const Shape table{images, channels}, row{1, channels};
+    const auto values = [](const Shape& shape, std::uint32_t number) {
+      return random_values(shape, number, kType);
+    };
+    const auto by_channel = [&](std::uint32_t number) { return values({channels}, number); };
+    compare_twins<T>(
+        {values(table, 1), positive_values(table, 2, kType), by_channel(3), unwritten(table, kType),
+         unwritten(table, kType), unwritten(table, kType), values(table, 4), values(table, 5),
+         unwritten(table, kType), unwritten(table, kType), by_channel(6), by_channel(7)},
+        [&](const Tensors& t) {
+          group_norm_table(t[0], t[1], pixels, groups, 0.1, t[2], t[3], t[4], t[5]);
+          group_norm_backward_table(t[6], t[7], pixels, groups, t[2], t[4], t[8], t[9], t[10], t[11]);
+        });
+    const double count = static_cast<double>(std::max<Index>(images * pixels, 1));
+    compare_twins<T>({values(table, 1), positive_values(table, 2, kType), by_channel(3),
+                      unwritten({2, channels}, DType::f64), unwritten(row, kType), unwritten(row, kType),
+                      unwritten(row, kType), by_channel(4), positive_values({channels}, 5, kType)},
+                     [&](const Tensors& t) {
+                       batch_norm_totals(t[0], t[1], pixels, t[3]);
+                       batch_norm_table(t[3], count, 0.1, t[2], t[4], t[5], t[6], t[7], t[8], 0.3);
+                       batch_norm_running_table(t[7], t[8], 0.1, t[2], t[4], t[5], t[6]);
+                     });
+    compare_twins<T>({values(table, 1), values(table, 2), values(row, 3), by_channel(4),
+                      unwritten({2, channels}, DType::f64), by_channel(5), by_channel(6),
+                      unwritten(row, kType), unwritten(row, kType)},
+                     [&](const Tensors& t) {
+                       batch_norm_backward_totals(t[0], t[1], t[2], t[4], t[5], t[6]);
+                       batch_norm_backward_table(t[4], count, t[3], t[2], t[7], t[8]);
+                     });
   }
 }
 

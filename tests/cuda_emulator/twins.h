@@ -91,6 +91,8 @@ void compare_twins(const std::vector<Tensor>& tensors, Operation operation) {
       INFO("tensor " << i << " of shape " << actual[i].shape().to_string() << ", order " << seed);
       if (actual[i].dtype() == dtype_of<T>)
         CHECK(distance(actual[i], expected[i]) <= tolerance<T>);
+      else if (actual[i].dtype() == DType::f64)
+        CHECK(distance(actual[i], expected[i]) <= tolerance<double>);
       else
         CHECK(same_bits(actual[i], expected[i]));
       if (seed > 1 && !off_bounds) CHECK(same_bits(actual[i], first[i]));
