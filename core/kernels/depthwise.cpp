@@ -128,6 +128,8 @@ void check(const char* operation, const Tensor& x, const Tensor& weight, const W
 
 void depthwise(const Tensor& x, const Tensor& weight, const Window& window, const Tensor& y) {
   check("depthwise", x, weight, window, y);
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("depthwise", x, weight, y)) return cuda::depthwise(x, weight, window, y);
   const Index images = x.size(0), height = x.size(1), width = x.size(2), channels = x.size(3);
   const Index out_height = y.size(1), out_width = y.size(2);
   for_floating(x.dtype(), "depthwise", [&]<class T>(T) {
@@ -160,6 +162,9 @@ void depthwise(const Tensor& x, const Tensor& weight, const Window& window, cons
 void depthwise_backward_input(const Tensor& dy, const Tensor& weight, const Window& window, const Tensor& dx,
                               Write mode) {
   check("depthwise backward", dx, weight, window, dy);
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("depthwise backward", dy, weight, dx))
+      return cuda::depthwise_backward_input(dy, weight, window, dx, mode);
   const Index images = dx.size(0), height = dx.size(1), width = dx.size(2), channels = dx.size(3);
   const Index out_height = dy.size(1), out_width = dy.size(2), stride = window.stride;
   for_floating(dx.dtype(), "depthwise backward", [&]<class T>(T) {
@@ -287,6 +292,9 @@ struct ImageProducts {
 void depthwise_backward_weight(const Tensor& dy, const Tensor& x, const Window& window, const Tensor& dweight,
                                const Tensor& scratch) {
   check("depthwise backward", x, dweight, window, dy);
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("depthwise backward", dy, x, dweight))
+      return cuda::depthwise_backward_weight(dy, x, window, dweight);
   const Index images = x.size(0), channels = x.size(3), parts = depthwise_parts(images);
   const Index elements = dweight.numel();
   expect("depthwise backward", "scratch", scratch, {parts, window.size, window.size, channels}, x.dtype());

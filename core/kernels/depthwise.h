@@ -21,4 +21,13 @@ void depthwise_backward_weight(const Tensor& dy, const Tensor& x, const Window& 
                                const Tensor& scratch);
 inline Index depthwise_parts(Index images) { return std::min<Index>(images, 16); }
 
+/// The CUDA twins, to which those above hand over; what they work in is their own.
+namespace cuda {
+void depthwise(const Tensor& x, const Tensor& weight, const Window& window, const Tensor& y);
+void depthwise_backward_input(const Tensor& dy, const Tensor& weight, const Window& window, const Tensor& dx,
+                              Write write);
+void depthwise_backward_weight(const Tensor& dy, const Tensor& x, const Window& window,
+                               const Tensor& dweight);
+}  // namespace cuda
+
 }  // namespace conclave::kernels

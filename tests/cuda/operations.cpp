@@ -15,6 +15,7 @@
 #include "core/kernels/adamw.h"
 #include "core/kernels/attention.h"
 #include "core/kernels/channels.h"
+#include "core/kernels/depthwise.h"
 #include "core/kernels/dropout.h"
 #include "core/kernels/embedding.h"
 #include "core/kernels/gate.h"
@@ -348,6 +349,31 @@ void image_rows(bool small, const Row& row) {
       [](const Tensors& t) { batch_norm_backward_table(t[0], 1000, t[1], t[2], t[3], t[4]); });
 }
 
+template <class Row>
+void depthwise_rows(bool small, const Row& row) {
+  const Index images = small ? 16 : 256, side = small ? 15 : 56, channels = small ? 72 : 256;
+  const Shape inputs{images, side, side, channels};
+  // Unrolled ones; others, of either stride.
+  for (const Window window : {Window{3, 1, 1}, Window{5, 2, 2}, Window{7, 1, 3}}) {
+    const Index out = window.positions(side);
+    const Shape outputs{images, out, out, channels}, weight{window.size, window.size, channels};
+    const std::string name = fmt::format("depthwise ({} x {})", window.size, window.size),
+                      sizes = fmt::format("{} images of {} x {}, channels {}, stride {}", images, side, side,
+                                          channels, window.stride);
+    const double flops = 2 * static_cast<double>(outputs.numel() * window.size * window.size);
+    row(name.c_str(), sizes, {read(inputs), read(weight), written(outputs)}, flops,
+        [=](const Tensors& t) { depthwise(t[0], t[1], window, t[2]); });
+    row((name + " backward input").c_str(), sizes, {read(outputs), read(weight), written(inputs)}, flops,
+        [=](const Tensors& t) { depthwise_backward_input(t[0], t[1], window, t[2], Write::assign); });
+    row((name + " backward weight").c_str(), sizes,
+        {read(outputs),
+         read(inputs),
+         updated(weight),
+         {Use::scratch, {depthwise_parts(images), window.size, window.size, channels}}},
+        flops, [=](const Tensors& t) { depthwise_backward_weight(t[0], t[1], window, t[2], t[3]); });
+  }
+}
+
 }  // namespace
 
 std::vector<Operation> operations(Size size) {
@@ -540,6 +566,7 @@ std::vector<Operation> operations(Size size) {
   table.back().arithmetic = Arithmetic::bf16_products;
   small_group_rows(small, row);
   image_rows(small, row);
+  depthwise_rows(small, row);
 
   // ---- Losses
   const Index classes = small ? 2048 : 32768, examples = small ? 96 : 4096;

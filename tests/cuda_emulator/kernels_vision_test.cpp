@@ -1,4 +1,5 @@
 #include "core/kernels/channels.h"
+#include "core/kernels/depthwise.h"
 #include "core/kernels/image_norm.h"
 #include "tests/core/reference_activation.h"
 #include "tests/cuda_emulator/twins.h"
@@ -118,6 +119,38 @@ TEMPLATE_TEST_CASE("tables of normalizations on the device are what they are on 
                        batch_norm_backward_table(t[4], count, t[3], t[2], t[7], t[8]);
                      });
   }
+}
+
+TEMPLATE_TEST_CASE("depthwise convolution on the device is what it is on the processor", "", float, double) {
+  using T = TestType;
+  constexpr DType kType = dtype_of<T>;
+  Shapes shapes(23);
+  struct Images {
+    Index images, height, width, channels;
+  };
+  for (const Index size : {1, 2, 3, 5, 7})
+    for (const Index stride : {1, 2, 3}) {
+      const Window window{size, stride, shapes.between(0, size - 1)};
+      // None; one pixel of each; channels of packs, and not; images for several parts.
+      std::vector<Images> all{{0, size, size, 3}, {1, size, size, 4}, {2, size + 2, size + 5, 36}};
+      if (stride < 3) all.push_back({3, 19, 17, shapes.between(1, 9)});
+      for (const auto [images, height, width, channels] : all) {
+        CAPTURE(size, stride, window.padding, images, height, width, channels);
+        const Shape shape{images, height, width, channels};
+        const Tensor x = random_values(shape, 1, kType),
+                     weight = random_values({size, size, channels}, 2, kType),
+                     dy = random_values(window_shape("test", x, window, channels), 3, kType, 0.3);
+        const Tensor scratch = unwritten({depthwise_parts(images), size, size, channels}, kType);
+        compare_twins<T>({x, weight, unwritten(dy.shape(), kType), dy, unwritten(shape, kType),
+                          random_values(shape, 4, kType), random_values(weight.shape(), 5, kType)},
+                         [&](const Tensors& t) {
+                           depthwise(t[0], t[1], window, t[2]);
+                           depthwise_backward_input(t[3], t[1], window, t[4], Write::assign);
+                           depthwise_backward_input(t[3], t[1], window, t[5], Write::accumulate);
+                           depthwise_backward_weight(t[3], t[0], window, t[6], scratch);
+                         });
+      }
+    }
 }
 
 }  // namespace

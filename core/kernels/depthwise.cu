@@ -1,0 +1,258 @@
+#include "core/cuda/scratch.h"
+#include "core/kernels/cuda_column_sums.h"
+#include "core/kernels/cuda_images.h"
+#include "core/kernels/depthwise.h"
+
+namespace conclave::kernels::cuda {
+namespace {
+
+// A window of kSize by kSize, with stride kStride, whose loops are unrolled: a thread has kPixels neighbours
+// of a row, whose windows overlap. kSize 0 is any window, and one pixel at a time.
+template <int kSize>
+inline constexpr int kPixels = kSize > 0 ? 4 : 1;
+
+// Images, of which windows look at `source` and have their results in `to`.
+template <class T>
+struct Sight {
+  const T *source, *weight;
+  T* to;
+  Index height, width;        // of the source
+  Index to_height, to_width;  // and of the results
+  Index channels;
+  Window window;
+
+  __device__ Index source_at(Index image, Index row, Index channel) const {
+    return (image * height + row) * width * channels + channel;
+  }
+  __device__ Index to_at(Index image, Index row, Index column, Index channel) const {
+    return ((image * to_height + row) * to_width + column) * channels + channel;
+  }
+};
+
+template <class T, int kWidth>
+__device__ void add_product(Pack<T, kWidth>& sum, const Pack<T, kWidth>& a, const Pack<T, kWidth>& b) {
+  for (int j = 0; j < kWidth; ++j) sum.at[j] += a.at[j] * b.at[j];
+}
+
+// turned: by half a turn, as the gradient of the input sees the window.
+template <class T, int kWidth, int kSize, int kStride>
+__global__ void __launch_bounds__(kBlock) depthwise_kernel(Sight<T> sight, bool turned, Write mode) {
+  constexpr int kCount = kPixels<kSize>;
+  const Index image = blockIdx.x, channel = first_channel<kWidth>(), channels = sight.channels;
+  if (channel >= channels) return;
+  const Window window = sight.window;
+  const Index size = kSize > 0 ? kSize : window.size, stride = kSize > 0 ? kStride : window.stride;
+  const auto weight = [&](Index a, Index b) {
+    const Index tap = a * size + b;
+    return load<kWidth>(sight.weight + (turned ? size * size - 1 - tap : tap) * channels + channel);
+  };
+  const Index of_row = (sight.to_width + kCount - 1) / kCount;
+  for_part(sight.to_height * of_row, blockIdx.z, gridDim.z, [&](Index item) {
+    const Index row = item / of_row, column = item % of_row * kCount;
+    const Index top = row * stride - window.padding, left = column * stride - window.padding;
+    Pack<T, kWidth> sums[kCount] = {};
+    for (Index a = 0; a < size; ++a) {
+      if (top + a < 0 || top + a >= sight.height) continue;
+      const T* const line = sight.source + sight.source_at(image, top + a, channel);
+      if constexpr (kSize > 0) {
+        Pack<T, kWidth> weights[kSize];
+#pragma unroll
+        for (int b = 0; b < kSize; ++b) weights[b] = weight(a, b);
+#pragma unroll
+        for (int q = 0; q < (kCount - 1) * kStride + kSize; ++q) {
+          if (left + q < 0 || left + q >= sight.width) continue;
+          const Pack<T, kWidth> value = load<kWidth>(line + (left + q) * channels);
+#pragma unroll
+          for (int p = 0; p < kCount; ++p)
+            if (q - p * kStride >= 0 && q - p * kStride < kSize)
+              add_product(sums[p], weights[q - p * kStride], value);
+        }
+      } else {
+        for (Index b = 0; b < size; ++b)
+          if (left + b >= 0 && left + b < sight.width)
+            add_product(sums[0], weight(a, b), load<kWidth>(line + (left + b) * channels));
+      }
+    }
+#pragma unroll
+    for (int p = 0; p < kCount; ++p)
+      if (column + p < sight.to_width)
+        write_pack<kWidth>(sight.to + sight.to_at(image, row, column + p, channel), sums[p], mode);
+  });
+}
+
+// The gradient of the input where windows are more than a pixel apart: of the window, every stride-th row and
+// column saw a pixel.
+template <class T, int kWidth>
+__global__ void __launch_bounds__(kBlock) depthwise_backward_input_kernel(Sight<T> sight, Write mode) {
+  const Index image = blockIdx.x, channel = first_channel<kWidth>(), channels = sight.channels;
+  if (channel >= channels) return;
+  const auto [size, stride, padding] = sight.window;
+  for_part(sight.to_height * sight.to_width, blockIdx.z, gridDim.z, [&](Index item) {
+    const Index row = item / sight.to_width, column = item % sight.to_width;
+    Pack<T, kWidth> sum{};
+    for (Index a = (row + padding) % stride; a < size && a <= row + padding; a += stride) {
+      const Index from = (row + padding - a) / stride;
+      if (from >= sight.height) continue;
+      const T* const line = sight.source + sight.source_at(image, from, channel);
+      for (Index b = (column + padding) % stride; b < size && b <= column + padding; b += stride) {
+        const Index at = (column + padding - b) / stride;
+        if (at < sight.width)
+          add_product(sum, load<kWidth>(sight.weight + (a * size + b) * channels + channel),
+                      load<kWidth>(line + at * channels));
+      }
+    }
+    write_pack<kWidth>(sight.to + sight.to_at(image, row, column, channel), sum, mode);
+  });
+}
+
+template <class T, int kWidth>
+struct Sum {
+  Pack<T, kWidth> value;
+  __device__ void add(const Sum& other) {
+    for (int j = 0; j < kWidth; ++j) value.at[j] += other.value.at[j];
+  }
+};
+
+// partial [parts, size, size, channels], from dy, like `to`, and the source. Blocks are [parts, packs, taps],
+// where an unrolled window's have all its taps.
+template <class T, int kWidth, int kSize, int kStride>
+__global__ void __launch_bounds__(kBlock)
+    depthwise_backward_weight_kernel(Index images, Sight<T> sight, const T* dy, T* partial) {
+  constexpr int kCount = kPixels<kSize>, kSide = kSize > 0 ? kSize : 1;
+  const Index part = blockIdx.x, channel = first_channel<kWidth>(), channels = sight.channels;
+  const Window window = sight.window;
+  const Index stride = kSize > 0 ? kStride : window.stride;
+  const Index first_row = blockIdx.z / window.size, first_column = blockIdx.z % window.size;
+  const Index of_row = (sight.to_width + kCount - 1) / kCount, of_image = sight.to_height * of_row;
+  Sum<T, kWidth> sums[kSide][kSide] = {};
+  if (channel < channels)
+    for_part(images * of_image, part, gridDim.x, [&](Index item) {
+      const Index image = item / of_image, row = item % of_image / of_row, column = item % of_row * kCount;
+      const Index top = row * stride - window.padding + first_row,
+                  left = column * stride - window.padding + first_column;
+      Pack<T, kWidth> up[kCount] = {};
+#pragma unroll
+      for (int p = 0; p < kCount; ++p)
+        if (column + p < sight.to_width)
+          up[p] = load<kWidth>(dy + sight.to_at(image, row, column + p, channel));
+#pragma unroll
+      for (int a = 0; a < kSide; ++a) {
+        if (top + a < 0 || top + a >= sight.height) continue;
+        const T* const line = sight.source + sight.source_at(image, top + a, channel);
+#pragma unroll
+        for (int q = 0; q < (kCount - 1) * kStride + kSide; ++q) {
+          if (left + q < 0 || left + q >= sight.width) continue;
+          const Pack<T, kWidth> value = load<kWidth>(line + (left + q) * channels);
+#pragma unroll
+          for (int p = 0; p < kCount; ++p)
+            if (q - p * kStride >= 0 && q - p * kStride < kSide)
+              add_product(sums[a][q - p * kStride].value, up[p], value);
+        }
+      }
+    });
+#pragma unroll
+  for (int a = 0; a < kSide; ++a)
+#pragma unroll
+    for (int b = 0; b < kSide; ++b) {
+      const Sum<T, kWidth> sum = sum_of_block(sums[a][b]);
+      const Index tap = (first_row + a) * window.size + first_column + b;
+      if (threadIdx.y == 0 && channel < channels)
+        store<kWidth>(partial + (part * window.size * window.size + tap) * channels + channel, sum.value);
+    }
+}
+
+// One part's sums for the weights.
+template <class T>
+struct WeightTerms {
+  Index elements;
+  const T* partial;
+  __device__ void operator()(Index part, Index element, T (&sums)[1]) const {
+    sums[0] += partial[part * elements + element];
+  }
+};
+
+// body.operator()<kSize, kStride>() with those of the window, if there is code for it, else with zeros.
+template <class Body>
+void for_window(const Window& window, Body body) {
+  const auto with_stride = [&]<int kSize>() {
+    if (window.stride == 1) return body.template operator()<kSize, 1>();
+    if (window.stride == 2) return body.template operator()<kSize, 2>();
+    body.template operator()<0, 0>();
+  };
+  if (window.size == 3) return with_stride.template operator()<3>();
+  if (window.size == 5) return with_stride.template operator()<5>();
+  body.template operator()<0, 0>();
+}
+
+template <class T>
+Sight<T> sight_of(const Tensor& source, const Tensor& weight, const Window& window, const Tensor& to) {
+  return {source.data<T>(), weight.data<T>(), to.data<T>(), source.size(1), source.size(2),
+          to.size(1),       to.size(2),       to.size(3),   window};
+}
+
+template <class T>
+void see(const char* operation, const Tensor& source, const Tensor& weight, const Window& window,
+         const Tensor& to, bool turned, Write write) {
+  for_window(window, [&]<int kSize, int kStride>() {
+    for_width<T>(to.size(3), {source.raw(), weight.raw(), to.raw()}, [&]<int kWidth>() {
+      const Index items = to.size(1) * ((to.size(2) + kPixels<kSize> - 1) / kPixels<kSize>);
+      LaunchShape shape = image_shape<kWidth>(to.size(0), items, to.size(3));
+      shape.grid.z = independent_parts(shape, items);
+      launch(operation, depthwise_kernel<T, kWidth, kSize, kStride>, shape,
+             sight_of<T>(source, weight, window, to), turned, write);
+    });
+  });
+}
+
+}  // namespace
+
+void depthwise(const Tensor& x, const Tensor& weight, const Window& window, const Tensor& y) {
+  if (y.numel() == 0) return;
+  for_floating(x.dtype(), "depthwise",
+               [&]<class T>(T) { see<T>("depthwise", x, weight, window, y, false, Write::assign); });
+}
+
+void depthwise_backward_input(const Tensor& dy, const Tensor& weight, const Window& window, const Tensor& dx,
+                              Write write) {
+  constexpr const char* kOperation = "depthwise backward";
+  if (dx.numel() == 0) return;
+  for_floating(dx.dtype(), kOperation, [&]<class T>(T) {
+    if (window.stride == 1)  // a convolution of dy
+      return see<T>(kOperation, dy, weight, {window.size, 1, window.size - 1 - window.padding}, dx, true,
+                    write);
+    for_width<T>(dx.size(3), {dy.raw(), weight.raw(), dx.raw()}, [&]<int kWidth>() {
+      const Index items = dx.size(1) * dx.size(2);
+      LaunchShape shape = image_shape<kWidth>(dx.size(0), items, dx.size(3));
+      shape.grid.z = independent_parts(shape, items);
+      launch(kOperation, depthwise_backward_input_kernel<T, kWidth>, shape,
+             sight_of<T>(dy, weight, window, dx), write);
+    });
+  });
+}
+
+void depthwise_backward_weight(const Tensor& dy, const Tensor& x, const Window& window,
+                               const Tensor& dweight) {
+  constexpr const char* kOperation = "depthwise backward";
+  // Pixels of a part at least for each tap, so that what parts leave is little beside them.
+  constexpr Index kTapPixels = 16;
+  if (x.numel() == 0) return;
+  const Index images = x.size(0), channels = x.size(3), taps = window.size * window.size;
+  for_floating(x.dtype(), kOperation, [&]<class T>(T) {
+    for_window(window, [&]<int kSize, int kStride>() {
+      for_width<T>(channels, {dy.raw(), x.raw()}, [&]<int kWidth>() {
+        const Index items = images * dy.size(1) * ((dy.size(2) + kPixels<kSize> - 1) / kPixels<kSize>);
+        LaunchShape shape = image_shape<kWidth>(1, items, channels);
+        const Index parts = shape.grid.x = summed_parts(shape, items, kTapPixels * taps / kPixels<kSize>);
+        shape.grid.z = kSize > 0 ? 1 : static_cast<unsigned>(taps);
+        conclave::cuda::Scratch scratch;
+        T* const partial = scratch.array<T>(parts * dweight.numel());
+        launch(kOperation, depthwise_backward_weight_kernel<T, kWidth, kSize, kStride>, shape, images,
+               sight_of<T>(x, dweight, window, dy), dy.data<T>(), partial);
+        add_column_sums<T, 1>(kOperation, parts, dweight.numel(), WeightTerms<T>{dweight.numel(), partial},
+                              {dweight.data<T>()});
+      });
+    });
+  });
+}
+
+}  // namespace conclave::kernels::cuda
