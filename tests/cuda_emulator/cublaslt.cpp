@@ -5,11 +5,8 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
-#include <cmath>
-#include <map>
 
-#include "tests/cuda_emulator/internal.h"
+#include "tests/cuda_emulator/library.h"
 
 namespace conclave::emulator {
 namespace {
@@ -59,39 +56,6 @@ struct Algorithm {
   std::uint64_t bias_alignment = 0, workspace = 0;
 };
 
-// Objects by handles, each of which is given once, so that those of destroyed objects are known.
-template <class Handle, class Object>
-class Objects {
- public:
-  explicit Objects(const char* kind) : kind_(kind) {}
-  Handle create(Object object) {
-    const std::uintptr_t number = 16 * ++count_;  // nothing lies at such addresses
-    objects_.emplace(number, std::move(object));
-    return reinterpret_cast<Handle>(number);
-  }
-  Object& at(Handle handle, const std::string& doing) {
-    const auto found = objects_.find(address(handle));
-    if (found != objects_.end()) return found->second;
-    const bool was = handle && address(handle) % 16 == 0 && address(handle) / 16 <= count_;
-    throw Report(doing + ": " +
-                 (!handle ? "null"
-                  : was   ? "a destroyed handle"
-                          : "something else") +
-                 " is where " + kind_ + " should be");
-  }
-  void destroy(Handle handle, const std::string& doing) {
-    at(handle, doing);
-    objects_.erase(address(handle));
-  }
-
- private:
-  std::string kind_;
-  std::uintptr_t count_ = 0;
-  std::map<std::uintptr_t, Object> objects_;
-};
-
-struct Nothing {};
-
 // Never destroyed, as threads' handles are given back late.
 auto& handles = *new Objects<cublasLtHandle_t, Nothing>("a cuBLASLt handle");
 auto& operations = *new Objects<cublasLtMatmulDesc_t, Operation>("a description of a product");
@@ -99,17 +63,10 @@ auto& layouts = *new Objects<cublasLtMatrixLayout_t, Matrix>("a matrix's layout"
 auto& preferences = *new Objects<cublasLtMatmulPreference_t, Preference>("a preference");
 auto& algorithms = *new std::vector<Algorithm>;  // whose numbers, from 1, are in cublasLtMatmulAlgo_t
 
-// A call of the host's, as in streams.cpp.
 template <class Body>
 cublasStatus_t call(Body&& body) {
-  const std::lock_guard lock(mutex);
-  try {
-    body();
-  } catch (const Report& mistake) {
-    complain(mistake.what());
-    return CUBLAS_STATUS_INVALID_VALUE;
-  }
-  return report_so_far().empty() ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_EXECUTION_FAILED;
+  return call_of_library(body, CUBLAS_STATUS_SUCCESS, CUBLAS_STATUS_INVALID_VALUE,
+                         CUBLAS_STATUS_EXECUTION_FAILED);
 }
 
 template <class T>
@@ -124,10 +81,6 @@ void read(T& to, const void* value, std::size_t bytes, const char* attribute) {
 
 std::string text_of(std::uint64_t rows, std::uint64_t columns) {
   return "[" + std::to_string(rows) + ", " + std::to_string(columns) + "]";
-}
-
-std::uint64_t alignment_of(const void* pointer, std::uint64_t most) {
-  return std::uint64_t{1} << std::countr_zero(address(pointer) | most);
 }
 
 Problem problem_of(const std::string& doing, cublasLtMatmulDesc_t operation,
@@ -168,55 +121,12 @@ Problem problem_of(const std::string& doing, cublasLtMatmulDesc_t operation,
   return problem;
 }
 
-// The columns of a matrix in memory, or a vector as the only column of one.
-struct Area {
-  std::string name;
-  std::uintptr_t begin = 0;
-  std::size_t bytes = 0, step = 0, count = 0;  // of a column, from one to the next, how many
-  bool is_operand = true;
-
-  static Area of(std::string name, const void* memory, const Matrix& matrix) {
-    return {std::move(name), address(memory), matrix.rows * matrix.element(),
-            static_cast<std::size_t>(matrix.leading_dimension) * matrix.element(), matrix.columns};
-  }
-  static Area of(std::string name, const void* memory, std::size_t bytes) {
-    return {std::move(name), address(memory), bytes, bytes, 1};
-  }
-  bool operator==(const Area& other) const {
-    return begin == other.begin && bytes == other.bytes && step == other.step && count == other.count;
-  }
-  std::uintptr_t column(std::size_t i) const { return begin + i * step; }
-
-  void expect_on_device(const std::string& doing) const {
-    expect_device(reinterpret_cast<const void*>(begin), (count - 1) * step + bytes,
-                  (doing + " " + name).c_str());
-  }
-  void see(bool writes) const {
-    const bool whole = bytes == step;
-    for (std::size_t i = 0; i < (whole ? 1 : count); ++i)
-      see_range(reinterpret_cast<const void*>(column(i)), whole ? count * bytes : bytes, writes, is_operand);
-  }
-};
-
-bool overlap(const Area& a, const Area& b) {
-  for (std::size_t i = 0, j = 0; i < a.count && j < b.count;) {
-    if (a.column(i) + a.bytes <= b.column(j))
-      ++i;
-    else if (b.column(j) + b.bytes <= a.column(i))
-      ++j;
-    else
-      return true;
-  }
-  return false;
+Area area_of(std::string name, const void* memory, const Matrix& matrix) {
+  return {std::move(name), address(memory), matrix.rows * matrix.element(),
+          static_cast<std::size_t>(matrix.leading_dimension) * matrix.element(), matrix.columns};
 }
 
 // ---- What a product is
-
-// To the 11 significant bits of a TF32.
-double as_tf32(float value) {
-  const auto bits = std::bit_cast<std::uint32_t>(value);
-  return std::isfinite(value) ? std::bit_cast<float>((bits + 0xFFFu + (bits >> 13 & 1u)) & ~0x1FFFu) : value;
-}
 
 template <class T>
 void compute(const Problem& problem, double alpha, const void* a, const void* b, double beta, const void* c,
@@ -396,10 +306,10 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t oper
     const double scale = factor(alpha, "alpha"), keep = factor(beta, "beta");
 
     const std::array<const void*, 4> pointers{a, b, c, d};
-    const Area result = Area::of("D", d, problem.matrices[3]);
+    const Area result = area_of("D", d, problem.matrices[3]);
     std::vector<Area> reads, writes{result};
     for (std::size_t i = 0; i < 3; ++i)
-      if (i < 2 || keep != 0) reads.push_back(Area::of(kNames[i], pointers[i], problem.matrices[i]));
+      if (i < 2 || keep != 0) reads.push_back(area_of(kNames[i], pointers[i], problem.matrices[i]));
     if (how.has_bias()) {
       if (!how.bias) throw Report(doing + ": the epilogue adds a bias, and there is no bias pointer");
       if (address(how.bias) % chosen.bias_alignment != 0)
