@@ -60,7 +60,7 @@ void scale_channels(const Tensor& x, const Tensor& centre, const Tensor& factor,
                     Activation activation, const Tensor& y, const Tensor& derivative) {
   const auto [images, pixels, channels] = check("scale_channels", x);
   expect("scale_channels", "y", y, x.shape(), x.dtype());
-  expect_table("scale_channels", "factor", factor, x);
+  if (factor.defined()) expect_table("scale_channels", "factor", factor, x);
   if (centre.defined()) expect_table("scale_channels", "centre", centre, x);
   if (addend.defined()) expect_table("scale_channels", "addend", addend, x);
   if (derivative.defined()) expect("scale_channels", "derivative", derivative, x.shape(), x.dtype());
@@ -78,13 +78,13 @@ void scale_channels(const Tensor& x, const Tensor& centre, const Tensor& factor,
         const T* in = x.data<T>() + begin;
         T* out = y.data<T>() + begin;
         for (Index row = 0; row < rows; ++row, in += channels, out += channels) {
-          if (m && a) {
+          if (m && f && a) {
 #pragma omp simd
             for (Index c = 0; c < channels; ++c) out[c] = (in[c] - m[c]) * f[c] + a[c];
           } else {
 #pragma omp simd
             for (Index c = 0; c < channels; ++c)
-              out[c] = (in[c] - (m ? m[c] : T(0))) * f[c] + (a ? a[c] : T(0));
+              out[c] = (in[c] - (m ? m[c] : T(0))) * (f ? f[c] : T(1)) + (a ? a[c] : T(0));
           }
         }
         if (activation != Activation::none || derivative.defined())

@@ -6,20 +6,24 @@
 namespace conclave::kernels::cuda {
 namespace {
 
-// A table's rows for images; zeros where there is no table.
+// A table's rows for images; where there is no table, it is `otherwise` everywhere.
 template <class T>
 struct Table {
   const T* data = nullptr;
   Index stride = 0;
+  T otherwise;
 
-  explicit Table(const Tensor& table) {
+  explicit Table(const Tensor& table, T otherwise = 0) : otherwise(otherwise) {
     if (!table.defined()) return;
     data = table.data<T>();
     stride = table.size(0) == 1 ? 0 : table.size(1);
   }
   template <int kWidth>
   __device__ Pack<T, kWidth> at(Index image, Index channel) const {
-    return data ? load<kWidth>(data + image * stride + channel) : Pack<T, kWidth>{};
+    if (data) return load<kWidth>(data + image * stride + channel);
+    Pack<T, kWidth> all;
+    for (int j = 0; j < kWidth; ++j) all.at[j] = otherwise;
+    return all;
   }
 };
 
@@ -238,13 +242,14 @@ void scale_channels(const Tensor& x, const Tensor& centre, const Tensor& factor,
   if (x.numel() == 0) return;
   for_floating(x.dtype(), "scale_channels", [&]<class T>(T) {
     for_activation(activation, [&]<Activation kActivation>() {
-      for_width<T>(
-          extents.channels, {x.raw(), centre.raw(), factor.raw(), addend.raw(), y.raw(), derivative.raw()},
-          [&]<int kWidth>() {
-            launch("scale_channels", scale_channels_kernel<T, kActivation, kWidth>,
-                   scaling_shape<kWidth>(extents), extents, x.data<T>(), Table<T>(centre), Table<T>(factor),
-                   Table<T>(addend), y.data<T>(), derivative.defined() ? derivative.data<T>() : nullptr);
-          });
+      for_width<T>(extents.channels,
+                   {x.raw(), centre.raw(), factor.raw(), addend.raw(), y.raw(), derivative.raw()},
+                   [&]<int kWidth>() {
+                     launch("scale_channels", scale_channels_kernel<T, kActivation, kWidth>,
+                            scaling_shape<kWidth>(extents), extents, x.data<T>(), Table<T>(centre),
+                            Table<T>(factor, 1), Table<T>(addend), y.data<T>(),
+                            derivative.defined() ? derivative.data<T>() : nullptr);
+                   });
     });
   });
 }

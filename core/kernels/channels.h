@@ -21,8 +21,8 @@ struct ImageExtents {
 /// Of each image's channel: mean [images, channels], and the sum of the squared distances from it.
 void channel_moments(const Tensor& x, const Tensor& mean, const Tensor& squares);
 
-/// y = activation((x - centre) factor + addend); centre and addend may be undefined, which means 0.
-/// `derivative`, like y, where defined receives activation'(...).
+/// y = activation((x - centre) factor + addend), y may be x; the tables may be undefined, which means 0, and
+/// 1 for the factor. `derivative`, like y, where defined receives activation'(...).
 void scale_channels(const Tensor& x, const Tensor& centre, const Tensor& factor, const Tensor& addend,
                     Activation activation, const Tensor& y, const Tensor& derivative);
 

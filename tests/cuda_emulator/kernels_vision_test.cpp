@@ -59,6 +59,7 @@ TEMPLATE_TEST_CASE("scaled channels on the device are what they are on the proce
                          [&](const Tensors& t) {
                            scale_channels(t[0], t[1], t[2], t[3], kind, t[4], t[5]);
                            scale_channels(t[0], {}, t[2], {}, kind, t[6], {});
+                           scale_channels(t[6], {}, {}, t[3], kind, t[6], {});
                          });
       for (const Write mode : {Write::assign, Write::accumulate})
         compare_twins<T>({dz, x, table(3), table(4), table(5), table(6), random_values(shape, 7, kType),
