@@ -1,9 +1,6 @@
 // Matrix products by cuBLASLt, of which no other file knows. A thread has a handle of its own, from its first
 // product on, and its own plans: descriptors and the algorithm that the library chose, by shape. A product
 // goes to the thread's current stream, with a workspace from Scratch.
-//
-// cuDNN will live beside it in dnn.h when convolutions come: a handle per thread that every call binds to the
-// current stream, a workspace from Scratch, and descriptors as objects, in plans by shape.
 #pragma once
 
 #include <type_traits>

@@ -113,6 +113,7 @@ void fold(const Tensor& rows, const Window& window, const Tensor& x, Write mode)
 }  // namespace
 
 Index convolution_scratch(const Tensor& x, const Window& window) {
+  if (x.device() == Device::cuda) return 0;
   return images_at_once(x, window) * window.positions(x.size(1)) * window.positions(x.size(2)) *
          row_of(x, window);
 }
@@ -120,6 +121,11 @@ Index convolution_scratch(const Tensor& x, const Window& window) {
 void convolution(const Tensor& x, const Tensor& weight, const Tensor& bias, const Window& window,
                  Activation activation, const Tensor& y, const Tensor& derivative, const Tensor& scratch) {
   check("convolution", x, weight, window, y, scratch);
+  if (bias.defined()) expect("convolution", "bias", bias, {weight.size(0)}, x.dtype());
+  if (derivative.defined()) expect("convolution", "derivative", derivative, y.shape(), x.dtype());
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("convolution", x, weight, bias, y, derivative))
+      return cuda::convolution(x, weight, bias, window, activation, y, derivative);
   for_floating(x.dtype(), "convolution", [&]<class T>(T) {
     for_images(x, window, scratch, [&](Index first, Index last, const Tensor& rows) {
       unfold<T>(x.rows(first, last), window, rows);
@@ -134,6 +140,9 @@ void convolution(const Tensor& x, const Tensor& weight, const Tensor& bias, cons
 void convolution_backward_input(const Tensor& dz, const Tensor& weight, const Window& window,
                                 const Tensor& dx, Write write, const Tensor& scratch) {
   check("convolution backward", dx, weight, window, dz, scratch);
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("convolution backward", dz, weight, dx))
+      return cuda::convolution_backward_input(dz, weight, window, dx, write);
   for_floating(dx.dtype(), "convolution backward", [&]<class T>(T) {
     for_images(dx, window, scratch, [&](Index first, Index last, const Tensor& rows) {
       const Index offsets[] = {0, rows.size(0)};
@@ -147,6 +156,10 @@ void convolution_backward_input(const Tensor& dz, const Tensor& weight, const Wi
 void convolution_backward_parameters(const Tensor& dz, const Tensor& x, const Window& window,
                                      const Tensor& dweight, const Tensor& dbias, const Tensor& scratch) {
   check("convolution backward", x, dweight, window, dz, scratch);
+  if (dbias.defined()) expect("convolution backward", "dbias", dbias, {dweight.size(0)}, x.dtype());
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("convolution backward", dz, x, dweight, dbias))
+      return cuda::convolution_backward_parameters(dz, x, window, dweight, dbias);
   for_floating(x.dtype(), "convolution backward", [&]<class T>(T) {
     for_images(x, window, scratch, [&](Index first, Index last, const Tensor& rows) {
       unfold<T>(x.rows(first, last), window, rows);

@@ -8,7 +8,8 @@
 
 namespace conclave::kernels {
 
-/// Elements of scratch memory that the functions below want for images like x: [images, height, width, in].
+/// Elements of scratch memory that the functions below want for images like x: [images, height, width, in];
+/// none on a CUDA device.
 Index convolution_scratch(const Tensor& x, const Window& window);
 
 /// y [images, out height, out width, out] = activation(x [images, height, width, in] under weight [out, size,
@@ -24,5 +25,16 @@ void convolution_backward_input(const Tensor& dz, const Tensor& weight, const Wi
 /// dweight, dbias (or undefined) accumulate.
 void convolution_backward_parameters(const Tensor& dz, const Tensor& x, const Window& window,
                                      const Tensor& dweight, const Tensor& dbias, const Tensor& scratch);
+
+/// The CUDA twins, to which those above hand over: cuDNN's convolutions, with a pass over y for a bias and an
+/// activation. They follow conclave::precision(); see core/cuda/dnn.h.
+namespace cuda {
+void convolution(const Tensor& x, const Tensor& weight, const Tensor& bias, const Window& window,
+                 Activation activation, const Tensor& y, const Tensor& derivative);
+void convolution_backward_input(const Tensor& dz, const Tensor& weight, const Window& window,
+                                const Tensor& dx, Write write);
+void convolution_backward_parameters(const Tensor& dz, const Tensor& x, const Window& window,
+                                     const Tensor& dweight, const Tensor& dbias);
+}  // namespace cuda
 
 }  // namespace conclave::kernels

@@ -15,6 +15,7 @@
 #include "core/kernels/adamw.h"
 #include "core/kernels/attention.h"
 #include "core/kernels/channels.h"
+#include "core/kernels/convolution.h"
 #include "core/kernels/depthwise.h"
 #include "core/kernels/dropout.h"
 #include "core/kernels/embedding.h"
@@ -374,6 +375,35 @@ void depthwise_rows(bool small, const Row& row) {
   }
 }
 
+template <class Row>
+void convolution_rows(bool small, const Row& row) {
+  const Index images = small ? 4 : 256, side = small ? 9 : 56, in = small ? 16 : 128, out = small ? 24 : 128;
+  const Window window{3, 1, 1};
+  const Shape inputs{images, side, side, in}, outputs{images, side, side, out}, weight{out, 3, 3, in};
+  const std::string sizes =
+      fmt::format("{} images of {} x {}, in {}, out {}, 3 x 3", images, side, side, in, out);
+  const auto n = static_cast<double>(outputs.numel());
+  const double product = 2 * n * static_cast<double>(9 * in);
+  const Tensor none = Tensor::empty({0});
+  row("convolution", sizes, {read(inputs), read(weight), written(outputs)}, product,
+      [=](const Tensors& t) { convolution(t[0], t[1], {}, window, Activation::none, t[2], {}, none); });
+  row(
+      "convolution (hard_swish)", sizes,
+      {read(inputs), read(weight), read({out}), written(outputs), written(outputs)}, product + 10 * n,
+      [=](const Tensors& t) {
+        convolution(t[0], t[1], t[2], window, Activation::hard_swish, t[3], t[4], none);
+      },
+      Bytes{.read = 4 * n, .written = 4 * n},
+      "cuDNN has no such activation, and no derivative: a second pass over y");
+  row("convolution backward input", sizes, {read(outputs), read(weight), written(inputs)}, product,
+      [=](const Tensors& t) { convolution_backward_input(t[0], t[1], window, t[2], Write::assign, none); });
+  row(
+      "convolution backward parameters", sizes,
+      {read(outputs), read(inputs), updated(weight), updated({out})}, product + n,
+      [=](const Tensors& t) { convolution_backward_parameters(t[0], t[1], window, t[2], t[3], none); },
+      Bytes{.read = 4 * n}, "the bias's gradient is a second pass");
+}
+
 }  // namespace
 
 std::vector<Operation> operations(Size size) {
@@ -567,6 +597,7 @@ std::vector<Operation> operations(Size size) {
   small_group_rows(small, row);
   image_rows(small, row);
   depthwise_rows(small, row);
+  convolution_rows(small, row);
 
   // ---- Losses
   const Index classes = small ? 2048 : 32768, examples = small ? 96 : 4096;

@@ -63,3 +63,14 @@ add_dependencies(emulated_tests emulated_roofline)
 add_test(NAME cuda_emulator/roofline COMMAND emulated_roofline --small)
 set_tests_properties(cuda_emulator/roofline PROPERTIES LABELS unit PROCESSORS ${cores} TIMEOUT 300
                      ENVIRONMENT "${unit_environment}")
+
+# That the emulated header is the real one in what is used of it, as in ranks.cmake.
+find_path(CONCLAVE_CUDNN_INCLUDE cudnn.h HINTS /usr/local/cuda/include)
+find_path(CONCLAVE_CUDA_INCLUDE cuda_runtime.h HINTS /usr/local/cuda/include)
+if(CONCLAVE_CUDNN_INCLUDE AND CONCLAVE_CUDA_INCLUDE)
+  add_test(NAME cuda/cudnn_headers
+           COMMAND ${CMAKE_CXX_COMPILER} -std=c++20 -fsyntax-only -Wall -Wextra -Wpedantic -Werror -DCONCLAVE_CUDA=1
+                   -I${PROJECT_SOURCE_DIR} -isystem${CONCLAVE_CUDNN_INCLUDE} -isystem${CONCLAVE_CUDA_INCLUDE}
+                   ${core}/cuda/dnn.cpp)
+  set_tests_properties(cuda/cudnn_headers PROPERTIES LABELS cuda TIMEOUT 300)
+endif()

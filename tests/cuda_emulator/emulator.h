@@ -22,8 +22,8 @@
 // another thread has done something hangs. Streams that are not cudaStreamNonBlocking do not wait for the
 // default stream, either.
 //
-// cuBLASLt is here, too: what its functions are given is looked at more closely than it does itself, and what
-// a product reads and writes as what a copy does.
+// cuBLASLt and cuDNN are here, too: what their functions are given is looked at more closely than they do it
+// themselves, and what a product or a convolution reads and writes as what a copy does.
 //
 // NCCL (include/nccl.h, nccl.cpp) moves the tensors of several processes' devices by MPI. Its work waits, on
 // its stream, for the other processes', while other streams' goes on, and it runs while the host waits in MPI
@@ -45,8 +45,8 @@ struct Counters {
   std::size_t allocations = 0;   ///< calls of cudaMalloc so far
   std::size_t live = 0;          ///< of these, how many were not given back
   std::size_t live_bytes = 0;    ///< and what they hold
-  std::size_t launches = 0;      ///< kernels and products that ran
-  std::size_t algorithms = 0;    ///< that cuBLASLt was asked for
+  std::size_t launches = 0;      ///< kernels, products and convolutions that ran
+  std::size_t algorithms = 0;    ///< that cuBLASLt and cuDNN were asked for
   std::size_t copies = 0;        ///< that ran, of any direction
   std::size_t copied_bytes = 0;  ///< by them
   /// Of these copies, those between the device and memory of the host's that is not pinned.
@@ -61,7 +61,8 @@ Counters counters();
 
 /// What one kernel, copy or fill moved, in bytes: of the 32-byte sectors of device memory that it read and
 /// wrote, each counted once. What was read after the same launch, or block, had written it came from a cache.
-/// Of a product of cuBLASLt's, its operands, as of one block: what the library works in is its own affair.
+/// Of a product of cuBLASLt's or a convolution of cuDNN's, its operands, as of one block: what the library
+/// works in is its own affair.
 struct Traffic {
   std::string what;  ///< "kernel ...", as in a report
   /// Of the launch as a whole: what a GPU moves to and from its memory at least, as its second cache keeps

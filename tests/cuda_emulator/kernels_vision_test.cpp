@@ -1,4 +1,5 @@
 #include "core/kernels/channels.h"
+#include "core/kernels/convolution.h"
 #include "core/kernels/depthwise.h"
 #include "core/kernels/image_norm.h"
 #include "tests/core/reference_activation.h"
@@ -151,6 +152,43 @@ TEMPLATE_TEST_CASE("depthwise convolution on the device is what it is on the pro
                            depthwise_backward_weight(t[3], t[0], window, t[6], scratch);
                          });
       }
+    }
+}
+
+TEMPLATE_TEST_CASE("convolution on the device is what it is on the processor", "", float, double) {
+  using T = TestType;
+  constexpr DType kType = dtype_of<T>;
+  struct Images {
+    Index images, height, width, in, out;
+  };
+  for (const Window window : {Window{1, 1, 0}, Window{3, 1, 1}, Window{3, 2, 1}, Window{2, 3, 1}})
+    for (const auto [images, height, width, in, out] :
+         {Images{0, 4, 4, 2, 2}, Images{2, 7, 5, 3, 9}, Images{3, 6, 8, 8, 4}}) {
+      CAPTURE(window.size, window.stride, images, in, out);
+      const Shape shape{images, height, width, in},
+          outputs = window_shape("test", Tensor::empty(shape), window, out);
+      const Tensor x = random_values(shape, 1, kType),
+                   weight = random_values({out, window.size, window.size, in}, 2, kType, 0.3),
+                   bias = random_values({out}, 3, kType), dz = random_values(outputs, 4, kType, 0.3);
+      const auto scratch = [&](const Tensors& t) {
+        return Tensor::empty({convolution_scratch(t[0], window)}, kType);
+      };
+      for (const auto& [kind, biased] : {std::pair{Activation::none, false},
+                                         {Activation::none, true},
+                                         {Activation::gelu, true},
+                                         {Activation::relu, false}})
+        compare_twins<T>(
+            {x, weight, biased ? bias : Tensor{}, unwritten(outputs, kType),
+             kind == Activation::gelu ? unwritten(outputs, kType) : Tensor{}},
+            [&](const Tensors& t) { convolution(t[0], t[1], t[2], window, kind, t[3], t[4], scratch(t)); });
+      compare_twins<T>({x, weight, dz, unwritten(shape, kType), random_values(shape, 5, kType),
+                        random_values(weight.shape(), 6, kType), random_values({out}, 7, kType)},
+                       [&](const Tensors& t) {
+                         convolution_backward_input(t[2], t[1], window, t[3], Write::assign, scratch(t));
+                         convolution_backward_input(t[2], t[1], window, t[4], Write::accumulate, scratch(t));
+                         convolution_backward_parameters(t[2], t[0], window, t[5], t[6], scratch(t));
+                         convolution_backward_parameters(t[2], t[0], window, t[5], {}, scratch(t));
+                       });
     }
 }
 
