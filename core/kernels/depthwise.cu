@@ -113,18 +113,23 @@ struct Sum {
   }
 };
 
-// partial [parts, size, size, channels], from dy, like `to`, and the source. Blocks are [parts, packs, taps],
-// where an unrolled window's have all its taps.
+// Taps in a row of a window that is not unrolled, of which one block has the sums.
+constexpr int kTaps = 7;
+
+// partial [parts, size, size, channels], from dy, like `to`, and the source. Blocks are [parts, packs, taps]:
+// of an unrolled window, one has all, else kTaps of a row.
 template <class T, int kWidth, int kSize, int kStride>
 __global__ void __launch_bounds__(kBlock)
     depthwise_backward_weight_kernel(Index images, Sight<T> sight, const T* dy, T* partial) {
-  constexpr int kCount = kPixels<kSize>, kSide = kSize > 0 ? kSize : 1;
+  constexpr int kCount = kPixels<kSize>, kRows = kSize > 0 ? kSize : 1, kColumns = kSize > 0 ? kSize : kTaps;
   const Index part = blockIdx.x, channel = first_channel<kWidth>(), channels = sight.channels;
   const Window window = sight.window;
   const Index stride = kSize > 0 ? kStride : window.stride;
-  const Index first_row = blockIdx.z / window.size, first_column = blockIdx.z % window.size;
+  const Index of_window = (window.size + kColumns - 1) / kColumns;
+  const Index first_row = blockIdx.z / of_window, first_column = blockIdx.z % of_window * kColumns,
+              columns = kSize > 0 ? kSize : window.size - first_column;
   const Index of_row = (sight.to_width + kCount - 1) / kCount, of_image = sight.to_height * of_row;
-  Sum<T, kWidth> sums[kSide][kSide] = {};
+  Sum<T, kWidth> sums[kRows][kColumns] = {};
   if (channel < channels)
     for_part(images * of_image, part, gridDim.x, [&](Index item) {
       const Index image = item / of_image, row = item % of_image / of_row, column = item % of_row * kCount;
@@ -136,24 +141,25 @@ __global__ void __launch_bounds__(kBlock)
         if (column + p < sight.to_width)
           up[p] = load<kWidth>(dy + sight.to_at(image, row, column + p, channel));
 #pragma unroll
-      for (int a = 0; a < kSide; ++a) {
+      for (int a = 0; a < kRows; ++a) {
         if (top + a < 0 || top + a >= sight.height) continue;
         const T* const line = sight.source + sight.source_at(image, top + a, channel);
 #pragma unroll
-        for (int q = 0; q < (kCount - 1) * kStride + kSide; ++q) {
-          if (left + q < 0 || left + q >= sight.width) continue;
+        for (int q = 0; q < (kCount - 1) * kStride + kColumns; ++q) {
+          if (left + q < 0 || left + q >= sight.width || (kSize == 0 && q >= columns)) continue;
           const Pack<T, kWidth> value = load<kWidth>(line + (left + q) * channels);
 #pragma unroll
           for (int p = 0; p < kCount; ++p)
-            if (q - p * kStride >= 0 && q - p * kStride < kSide)
+            if (q - p * kStride >= 0 && q - p * kStride < kColumns)
               add_product(sums[a][q - p * kStride].value, up[p], value);
         }
       }
     });
 #pragma unroll
-  for (int a = 0; a < kSide; ++a)
+  for (int a = 0; a < kRows; ++a)
 #pragma unroll
-    for (int b = 0; b < kSide; ++b) {
+    for (int b = 0; b < kColumns; ++b) {
+      if (b >= columns) continue;
       const Sum<T, kWidth> sum = sum_of_block(sums[a][b]);
       const Index tap = (first_row + a) * window.size + first_column + b;
       if (threadIdx.y == 0 && channel < channels)
@@ -171,16 +177,23 @@ struct WeightTerms {
   }
 };
 
-// body.operator()<kSize, kStride>() with those of the window, if there is code for it, else with zeros.
-template <class Body>
+// body.operator()<kSize, kStride>() with those of the window, if it is unrolled, else with zeros.
+template <int kLargest, class Body>
 void for_window(const Window& window, Body body) {
-  const auto with_stride = [&]<int kSize>() {
-    if (window.stride == 1) return body.template operator()<kSize, 1>();
-    if (window.stride == 2) return body.template operator()<kSize, 2>();
-    body.template operator()<0, 0>();
+  const auto try_size = [&]<int kSize>() {
+    if constexpr (kSize <= kLargest)
+      if (window.size == kSize && window.stride <= 2) {
+        if (window.stride == 1)
+          body.template operator()<kSize, 1>();
+        else
+          body.template operator()<kSize, 2>();
+        return true;
+      }
+    return false;
   };
-  if (window.size == 3) return with_stride.template operator()<3>();
-  if (window.size == 5) return with_stride.template operator()<5>();
+  if (try_size.template operator()<3>() || try_size.template operator()<5>() ||
+      try_size.template operator()<7>())
+    return;
   body.template operator()<0, 0>();
 }
 
@@ -193,7 +206,7 @@ Sight<T> sight_of(const Tensor& source, const Tensor& weight, const Window& wind
 template <class T>
 void see(const char* operation, const Tensor& source, const Tensor& weight, const Window& window,
          const Tensor& to, bool turned, Write write) {
-  for_window(window, [&]<int kSize, int kStride>() {
+  for_window<7>(window, [&]<int kSize, int kStride>() {
     for_width<T>(to.size(3), {source.raw(), weight.raw(), to.raw()}, [&]<int kWidth>() {
       const Index items = to.size(1) * ((to.size(2) + kPixels<kSize> - 1) / kPixels<kSize>);
       LaunchShape shape = image_shape<kWidth>(to.size(0), items, to.size(3));
@@ -238,12 +251,13 @@ void depthwise_backward_weight(const Tensor& dy, const Tensor& x, const Window& 
   if (x.numel() == 0) return;
   const Index images = x.size(0), channels = x.size(3), taps = window.size * window.size;
   for_floating(x.dtype(), kOperation, [&]<class T>(T) {
-    for_window(window, [&]<int kSize, int kStride>() {
+    for_window<5>(window, [&]<int kSize, int kStride>() {  // whose sums find room in registers
       for_width<T>(channels, {dy.raw(), x.raw()}, [&]<int kWidth>() {
         const Index items = images * dy.size(1) * ((dy.size(2) + kPixels<kSize> - 1) / kPixels<kSize>);
         LaunchShape shape = image_shape<kWidth>(1, items, channels);
         const Index parts = shape.grid.x = summed_parts(shape, items, kTapPixels * taps / kPixels<kSize>);
-        shape.grid.z = kSize > 0 ? 1 : static_cast<unsigned>(taps);
+        if (kSize == 0)
+          shape.grid.z = static_cast<unsigned>(window.size * ((window.size + kTaps - 1) / kTaps));
         conclave::cuda::Scratch scratch;
         T* const partial = scratch.array<T>(parts * dweight.numel());
         launch(kOperation, depthwise_backward_weight_kernel<T, kWidth, kSize, kStride>, shape, images,

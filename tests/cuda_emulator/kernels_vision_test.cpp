@@ -130,7 +130,7 @@ TEMPLATE_TEST_CASE("depthwise convolution on the device is what it is on the pro
   struct Images {
     Index images, height, width, channels;
   };
-  for (const Index size : {1, 2, 3, 5, 7})
+  for (const Index size : {1, 2, 3, 5, 7, 9})
     for (const Index stride : {1, 2, 3}) {
       const Window window{size, stride, shapes.between(0, size - 1)};
       // None; one pixel of each; channels of packs, and not; images for several parts.
