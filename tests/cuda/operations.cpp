@@ -354,7 +354,7 @@ template <class Row>
 void depthwise_rows(bool small, const Row& row) {
   const Index images = small ? 16 : 256, side = small ? 15 : 56, channels = small ? 72 : 256;
   const Shape inputs{images, side, side, channels};
-  // Unrolled ones; others, of either stride.
+  // Of either stride; the largest one's weights get their gradients by rows.
   for (const Window window : {Window{3, 1, 1}, Window{5, 2, 2}, Window{7, 1, 3}}) {
     const Index out = window.positions(side);
     const Shape outputs{images, out, out, channels}, weight{window.size, window.size, channels};
