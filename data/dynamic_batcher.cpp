@@ -25,6 +25,34 @@ void shuffle(std::vector<std::uint32_t>& values, const RandomStream& stream) {
 
 }  // namespace
 
+void Batch::clear() {
+  tokens.clear();
+  positions.clear();
+  text_offsets.assign(1, 0);
+  offsets.assign(1, 0);
+  labels.clear();
+  in_domain.clear();
+  examples.clear();
+  images.clear();
+  image_sequences.clear();
+  first_token = first_sequence = global_tokens = global_sequences = global_images = 0;
+  next = {};
+}
+
+std::span<std::uint8_t> Batch::add(std::span<const std::int32_t> text, std::int32_t label,
+                                   std::int64_t image_tokens, std::size_t image_bytes) {
+  tokens.insert(tokens.end(), text.begin(), text.end());
+  for (std::size_t i = 0; i < text.size(); ++i) positions.push_back(static_cast<std::int32_t>(i));
+  text_offsets.push_back(static_cast<std::int32_t>(tokens.size()));
+  if (image_bytes > 0) image_sequences.push_back(static_cast<std::int32_t>(labels.size()));
+  offsets.push_back(offsets.back() + static_cast<std::int32_t>(static_cast<std::int64_t>(text.size()) +
+                                                               (image_bytes > 0 ? image_tokens : 0)));
+  labels.push_back(label);
+  const std::size_t before = images.size();
+  images.resize(before + image_bytes);
+  return std::span(images).subspan(before);
+}
+
 DynamicBatcher::DynamicBatcher(const TokenizedSplit& split, const BatcherOptions& options)
     : split_(&split), options_(options) {
   require(options.ranks >= 1 && options.rank >= 0 && options.rank < options.ranks,
@@ -33,19 +61,22 @@ DynamicBatcher::DynamicBatcher(const TokenizedSplit& split, const BatcherOptions
           "DynamicBatcher: a budget of {} tokens is not in [1, 2147483647]", options.tokens);
   require(split.size() < std::numeric_limits<std::uint32_t>::max(),
           "DynamicBatcher: {} sequences are too many", split.size());
+  if (options.augmentation && split.images.size() > 0)
+    augmentation_.emplace(split.images.shape, *options.augmentation);
   std::vector<std::int32_t> lengths;
   lengths.reserve(split.labels.size());
   for (std::int64_t i = 0; i < split.size(); ++i) {
-    const std::int64_t length = split.length(i);
-    require(length >= 1, "DynamicBatcher: sequence {} has no tokens", i);
-    require(length <= options.tokens,
+    const std::int64_t tokens = length(i);
+    require(tokens >= 1, "DynamicBatcher: sequence {} has no tokens", i);
+    require(tokens <= options.tokens,
             "DynamicBatcher: sequence {} has {} tokens, more than the budget of {} per batch; raise the "
             "budget or "
             "lower max_length",
-            i, length, options.tokens);
-    lengths.push_back(static_cast<std::int32_t>(length));
-    total_ += length;
-    longest_ = std::max(longest_, length);
+            i, tokens, options.tokens);
+    lengths.push_back(static_cast<std::int32_t>(tokens));
+    total_ += tokens;
+    longest_ = std::max(longest_, tokens);
+    longest_text_ = std::max(longest_text_, split.length(i));
   }
   if (lengths.empty()) return;
   // A batch is closed by the sequence that takes it to its part of the tokens, so the part must leave room
@@ -77,7 +108,7 @@ void DynamicBatcher::order_sequences(const RandomStream& stream, Plan& plan) con
   for (std::size_t begin = 0; begin < count; begin += window, upwards = !upwards) {
     const std::size_t end = std::min(begin + window, count);
     for (std::size_t i = begin; i < end; ++i)
-      plan.keys[i] = static_cast<std::uint64_t>(split_->length(plan.shuffled[i])) << 32 | i;
+      plan.keys[i] = static_cast<std::uint64_t>(length(plan.shuffled[i])) << 32 | i;
     std::sort(plan.keys.data() + begin, plan.keys.data() + end);
     if (!upwards) std::reverse(plan.keys.data() + begin, plan.keys.data() + end);
     for (std::size_t i = begin; i < end; ++i) plan.order[i] = plan.shuffled[plan.keys[i] & 0xFFFFFFFFu];
@@ -94,7 +125,7 @@ void DynamicBatcher::cut(Plan& plan) const {
     const std::int64_t batches_left = batches_ - b, part = ceil_divide(left, batches_left);
     std::int64_t tokens = 0;
     while (tokens < part && (tokens == 0 || split_->size() - at >= batches_left))
-      tokens += split_->length(plan.order[static_cast<std::size_t>(at++)]);
+      tokens += length(plan.order[static_cast<std::size_t>(at++)]);
     left -= tokens;
   }
   plan.first.back() = at;
@@ -110,34 +141,40 @@ void DynamicBatcher::build(std::int64_t epoch, Plan& plan) const {
   plan.epoch = epoch;
 }
 
+bool DynamicBatcher::has_image(std::int64_t sequence) const { return !split_->images.of(sequence).empty(); }
+
+std::int64_t DynamicBatcher::length(std::int64_t sequence) const {
+  return split_->length(sequence) + (has_image(sequence) ? options_.image_tokens : 0);
+}
+
 void DynamicBatcher::reserve(Batch& batch) const {
   const auto tokens = static_cast<std::size_t>(share_tokens_), sequences = shortest_.size() + 1;
   batch.tokens.reserve(tokens);
   batch.positions.reserve(tokens);
+  batch.text_offsets.reserve(sequences + 1);
   batch.offsets.reserve(sequences + 1);
   batch.labels.reserve(sequences);
   batch.in_domain.reserve(sequences);
   batch.examples.reserve(sequences);
+  if (split_->images.size() == 0) return;
+  batch.images.reserve(sequences * static_cast<std::size_t>(split_->images.shape.size()));
+  batch.image_sequences.reserve(sequences);
 }
 
 void DynamicBatcher::start(Batch& batch) const {
   reserve(batch);
-  batch.tokens.clear();
-  batch.positions.clear();
-  batch.offsets.assign(1, 0);
-  batch.labels.clear();
-  batch.in_domain.clear();
-  batch.examples.clear();
-  batch.first_token = batch.first_sequence = batch.global_tokens = batch.global_sequences = 0;
-  batch.next = {};
+  batch.clear();
 }
 
-void DynamicBatcher::append(std::int64_t sequence, Batch& batch) const {
-  const auto ids = split_->sequence(sequence);
-  batch.tokens.insert(batch.tokens.end(), ids.begin(), ids.end());
-  for (std::size_t i = 0; i < ids.size(); ++i) batch.positions.push_back(static_cast<std::int32_t>(i));
-  batch.offsets.push_back(static_cast<std::int32_t>(batch.tokens.size()));
-  batch.labels.push_back(split_->labels[static_cast<std::size_t>(sequence)]);
+void DynamicBatcher::append(std::int64_t sequence, std::int64_t epoch, Batch& batch) const {
+  const auto image = split_->images.of(sequence);
+  const auto changed =
+      batch.add(split_->sequence(sequence), split_->labels[static_cast<std::size_t>(sequence)],
+                options_.image_tokens, image.size());
+  if (augmentation_ && !image.empty())
+    augmentation_->apply(epoch, sequence, image, changed);
+  else
+    std::ranges::copy(image, changed.begin());
   batch.in_domain.push_back(
       split_->in_domain.empty() ? 0 : split_->in_domain[static_cast<std::size_t>(sequence)]);
   batch.examples.push_back(sequence);
@@ -156,8 +193,11 @@ void DynamicBatcher::fill(DataPosition position, Batch& batch) {
   start(batch);
   const auto number = plan_.batches[static_cast<std::size_t>(position.batch)];
   const std::int64_t begin = plan_.first[number], end = plan_.first[number + 1];
-  for (std::int64_t i = begin; i < end; ++i)
-    batch.global_tokens += split_->length(plan_.order[static_cast<std::size_t>(i)]);
+  for (std::int64_t i = begin; i < end; ++i) {
+    const std::int64_t sequence = plan_.order[static_cast<std::size_t>(i)];
+    batch.global_tokens += length(sequence);
+    if (has_image(sequence)) ++batch.global_images;
+  }
   batch.global_sequences = end - begin;
   batch.first_token = -1;
   std::int64_t token = 0;
@@ -166,11 +206,11 @@ void DynamicBatcher::fill(DataPosition position, Batch& batch) {
     if (scaled >= (options_.rank + 1) * batch.global_tokens) break;
     if (scaled >= options_.rank * batch.global_tokens) {
       if (batch.labels.empty()) batch.first_token = token;
-      append(sequence, batch);
+      append(sequence, position.epoch, batch);
     } else {
       ++batch.first_sequence;
     }
-    token += split_->length(sequence);
+    token += length(sequence);
   }
   if (batch.labels.empty()) batch.first_token = token;
   const bool last = position.batch + 1 == batches_;
@@ -178,21 +218,46 @@ void DynamicBatcher::fill(DataPosition position, Batch& batch) {
 }
 
 void DynamicBatcher::append_made_up(std::int64_t length, Batch& batch) const {
-  const auto begin = split_->tokens.begin() + batch.local_tokens();
+  const bool image = split_->images.size() > 0 && length >= options_.image_tokens;
+  const std::int64_t text = std::min(length - (image ? options_.image_tokens : 0), longest_text_);
   batch.examples.push_back(batch.local_sequences() % split_->size());
-  batch.tokens.insert(batch.tokens.end(), begin, begin + length);
-  for (std::int64_t i = 0; i < length; ++i) batch.positions.push_back(static_cast<std::int32_t>(i));
-  batch.offsets.push_back(static_cast<std::int32_t>(batch.tokens.size()));
-  batch.labels.push_back(0);
+  std::vector<std::int32_t> tokens(static_cast<std::size_t>(text));
+  for (std::size_t i = 0; i < tokens.size() && !split_->tokens.empty(); ++i)
+    tokens[i] = split_->tokens[(batch.tokens.size() + i) % split_->tokens.size()];
+  batch.add(tokens, 0, options_.image_tokens,
+            image ? static_cast<std::size_t>(split_->images.shape.size()) : 0);
   batch.in_domain.push_back(0);
 }
 
-void DynamicBatcher::fill_largest(Batch& batch) const {
+std::span<const DynamicBatcher::Most> DynamicBatcher::extremes() const {
+  static constexpr Most kAll[] = {Most::sequences, Most::images, Most::text};
+  return std::span(kAll).first(split_->images.size() > 0 ? 3 : 1);
+}
+
+void DynamicBatcher::fill_largest(Batch& batch, Most most) const {
   start(batch);
-  for (const std::int32_t length : shortest_) append_made_up(length, batch);
-  if (batch.local_tokens() < share_tokens_) append_made_up(share_tokens_ - batch.local_tokens(), batch);
+  const auto fits = [&](std::int64_t length) {
+    return batch.local_tokens() + length <= share_tokens_ &&
+           batch.local_sequences() < static_cast<std::int64_t>(shortest_.size());
+  };
+  switch (most) {
+    case Most::sequences:
+      for (const std::int32_t length : shortest_) append_made_up(length, batch);
+      break;
+    case Most::images:
+      while (fits(options_.image_tokens)) append_made_up(options_.image_tokens, batch);
+      break;
+    case Most::text:
+      while (fits(longest_)) append_made_up(longest_, batch);
+      break;
+  }
+  // What is left over, where there are texts that could have it.
+  while (batch.local_tokens() < share_tokens_ && longest_text_ > 0 &&
+         batch.local_sequences() <= static_cast<std::int64_t>(shortest_.size()))
+    append_made_up(std::min(share_tokens_ - batch.local_tokens(), longest_), batch);
   batch.global_tokens = global_tokens_;
   batch.global_sequences = std::max(global_sequences_, batch.local_sequences());
+  batch.global_images = split_->images.size() > 0 ? batch.global_sequences : 0;
 }
 
 double DynamicBatcher::padding() const {
@@ -203,7 +268,7 @@ double DynamicBatcher::padding() const {
   for (std::size_t b = 0; b + 1 < plan.first.size(); ++b) {
     std::int64_t longest = 0;
     for (std::int64_t i = plan.first[b]; i < plan.first[b + 1]; ++i)
-      longest = std::max(longest, split_->length(plan.order[static_cast<std::size_t>(i)]));
+      longest = std::max(longest, length(plan.order[static_cast<std::size_t>(i)]));
     rectangles += longest * (plan.first[b + 1] - plan.first[b]);
   }
   return 1.0 - static_cast<double>(total_) / static_cast<double>(rectangles);

@@ -1,7 +1,7 @@
 // Cuts a split into global batches of at most `tokens` tokens, alike in length so that a padded consumer
-// wastes little, and hands each rank its share. Which sequences form batch number b of epoch e, and in which
-// order, depends on the seed alone and not on the number of ranks; a rank's share is a run of consecutive
-// sequences of the batch.
+// wastes little, and hands each rank its share. An image counts as so many tokens as a model has rows for it.
+// Which sequences form batch number b of epoch e, and in which order, depends on the seed alone and not on
+// the number of ranks; a rank's share is a run of consecutive sequences of the batch.
 //
 // An epoch's plan: shuffle the sequences; sort windows of about 256 batches by length, upwards and downwards
 // in turn, so that neighbours across a window's edge are alike too; cut the row into the same number of
@@ -11,10 +11,13 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
+#include <span>
 #include <vector>
 
 #include "core/random.h"
 #include "data/dataset.h"
+#include "data/image_transform.h"
 
 namespace conclave {
 
@@ -24,6 +27,9 @@ struct BatcherOptions {
   bool shuffle = true;  ///< false: by length only, every epoch alike (evaluation)
   int rank = 0;
   int ranks = 1;
+  std::int64_t image_tokens = 0;  ///< rows of a model that an image counts as
+  /// How images are changed each time they are seen; without, they are as they are.
+  std::optional<AugmentationOptions> augmentation = std::nullopt;
 };
 
 /// Where training stands in the data; enough to resume in the middle of an epoch.
@@ -33,23 +39,36 @@ struct DataPosition {
   bool operator==(const DataPosition&) const = default;
 };
 
+/// Rows of a model: of an example first its text's tokens, then those that stand for its image.
+///
 /// One rank's share of a global batch; vectors keep their capacity, so refilling allocates nothing once warm.
 /// A share may be empty (offsets is then {0}): few long sequences on many ranks.
 struct Batch {
-  std::vector<std::int32_t> tokens;     ///< [local tokens], sequences end to end
-  std::vector<std::int32_t> offsets;    ///< [local sequences + 1]
-  std::vector<std::int32_t> positions;  ///< [local tokens], position within the sequence
-  std::vector<std::int32_t> labels;     ///< [local sequences]
-  std::vector<std::int32_t> in_domain;  ///< [local sequences], 1 for texts of the domain, else 0
-  std::vector<std::int64_t> examples;   ///< [local sequences], index in the split
-  std::int64_t first_token = 0;         ///< of this share, within the global batch
+  std::vector<std::int32_t> tokens;           ///< [local text tokens], texts end to end
+  std::vector<std::int32_t> positions;        ///< [local text tokens], position within the text
+  std::vector<std::int32_t> text_offsets{0};  ///< [local sequences + 1], of tokens
+  std::vector<std::int32_t> offsets{0};       ///< [local sequences + 1], of all rows
+  std::vector<std::int32_t> labels;           ///< [local sequences]
+  std::vector<std::int32_t> in_domain;        ///< [local sequences], 1 for texts of the domain, else 0
+  std::vector<std::int64_t> examples;         ///< [local sequences], index in the split
+  std::vector<std::uint8_t> images;           ///< [local images, height, width, channels]
+  std::vector<std::int32_t> image_sequences;  ///< [local images], the sequence of each, rising
+  std::int64_t first_token = 0;               ///< of this share's rows, within the global batch
   std::int64_t first_sequence = 0;
-  std::int64_t global_tokens = 0;
+  std::int64_t global_tokens = 0;  ///< rows
   std::int64_t global_sequences = 0;
+  std::int64_t global_images = 0;
   DataPosition next;  ///< where to go on after this batch
 
-  std::int64_t local_tokens() const { return static_cast<std::int64_t>(tokens.size()); }
+  std::int64_t local_tokens() const { return offsets.back(); }
   std::int64_t local_sequences() const { return static_cast<std::int64_t>(labels.size()); }
+  std::int64_t local_images() const { return static_cast<std::int64_t>(image_sequences.size()); }
+
+  void clear();
+  /// A further sequence: a text, and an image that stands for `image_tokens` rows and comes from
+  /// `image_bytes`, of which the caller sets the values; none where that is 0.
+  std::span<std::uint8_t> add(std::span<const std::int32_t> text, std::int32_t label,
+                              std::int64_t image_tokens = 0, std::size_t image_bytes = 0);
 };
 
 class DynamicBatcher {
@@ -67,12 +86,18 @@ class DynamicBatcher {
   /// epoch.
   void fill(DataPosition position, Batch& batch);
 
-  /// A made-up batch for the planning run, with as many tokens and sequences as any share can get.
+  /// What a made-up batch has as much of as any share can get, beside rows: sequences, images, or, where both
+  /// come together, tokens of texts.
+  enum class Most { sequences, images, text };
+  /// Which of them differ for this split.
+  std::span<const Most> extremes() const;
+
+  /// A made-up batch for the planning run.
   /// Tokens: a global batch has at most G = ceil(total / batches_per_epoch()) + longest - 1 (<= the budget),
   /// a share at most P = min(G, ceil(G / ranks) + longest - 1). Sequences: n of them have at least the tokens
   /// of the n shortest of the split, so P tokens bound n; the batch is made of those shortest, and one more
-  /// where that leaves tokens over.
-  void fill_largest(Batch& batch) const;
+  /// where that leaves tokens over. Or it is made of images without text, or of the longest sequences.
+  void fill_largest(Batch& batch, Most most = Most::sequences) const;
 
   /// Share of a [sequences, longest] rectangle per global batch that would be padding, over epoch 0.
   double padding() const;
@@ -90,16 +115,19 @@ class DynamicBatcher {
   void order_sequences(const RandomStream& stream, Plan& plan) const;
   void cut(Plan& plan) const;
   void reserve(Batch& batch) const;
-  void append(std::int64_t sequence, Batch& batch) const;
+  std::int64_t length(std::int64_t sequence) const;
+  bool has_image(std::int64_t sequence) const;
+  void append(std::int64_t sequence, std::int64_t epoch, Batch& batch) const;
   void start(Batch& batch) const;
   void append_made_up(std::int64_t length, Batch& batch) const;
 
   const TokenizedSplit* split_;
   BatcherOptions options_;
-  std::int64_t batches_ = 0, total_ = 0, longest_ = 0;
+  std::int64_t batches_ = 0, total_ = 0, longest_ = 0, longest_text_ = 0;
   std::int64_t global_tokens_ = 0, share_tokens_ = 0;  // G and P of fill_largest
   std::int64_t global_sequences_ = 0;                  // most in a global batch
   std::vector<std::int32_t> shortest_;                 // lengths of as many of the shortest as fit into P
+  std::optional<Augmentation> augmentation_;
   Plan plan_;
 };
 

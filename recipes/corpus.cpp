@@ -1,36 +1,105 @@
 #include "recipes/corpus.h"
 
 #include <algorithm>
+#include <utility>
 
+#include "data/emoji.h"
+#include "data/fashion_mnist.h"
+#include "data/image_transform.h"
 #include "data/text_table.h"
 #include "data/wordnet.h"
 
 namespace conclave {
 
-TextDataset read_texts(const DataRecipe& recipe) {
-  if (recipe.source == "wordnet")
-    return read_wordnet(recipe.path.empty() ? kWordNetDirectory : recipe.path, recipe.classes,
-                        recipe.synset_words, recipe.domain);
-  return read_text_table({.path = recipe.path,
-                          .train = recipe.train,
-                          .validation = recipe.validation,
-                          .test = recipe.test,
-                          .text_column = recipe.text_column,
-                          .label_column = recipe.label_column,
-                          .domain_column = recipe.domain_column});
+namespace {
+
+constexpr Index kEmojiSide = 32;
+
+ImageDataset from_texts(TextDataset texts) {
+  return {std::move(texts.class_names),
+          {std::move(texts.train), {}},
+          {std::move(texts.validation), {}},
+          {std::move(texts.test), {}}};
 }
 
-Corpus load_corpus(const DataRecipe& recipe, Communicator& world, const std::string& cache_directory,
+void resize(ImageColumn& images, Index side) {
+  if (images.size() == 0 || (images.shape.height == side && images.shape.width == side)) return;
+  Resizer resizer(images.shape, side, side);
+  const Index count = images.size();
+  std::vector<std::uint8_t> pixels(static_cast<std::size_t>(count * resizer.shape().size()));
+  for (Index i = 0; i < count; ++i)
+    resizer.resize(images.image(i),
+                   std::span(pixels).subspan(static_cast<std::size_t>(i * resizer.shape().size()),
+                                             static_cast<std::size_t>(resizer.shape().size())));
+  images.shape = resizer.shape();
+  images.pixels = std::move(pixels);
+}
+
+template <class Change>
+void for_splits(ImageDataset& data, Change change) {
+  for (ImageSplit* split : {&data.train, &data.validation, &data.test}) change(*split);
+}
+
+}  // namespace
+
+ImageDataset read_examples(const DataRecipe& data, const ImageRecipe& image) {
+  if (data.source == "wordnet")
+    return from_texts(read_wordnet(data.path.empty() ? kWordNetDirectory : data.path, data.classes,
+                                   data.synset_words, data.domain));
+  if (data.source == "table")
+    return from_texts(read_text_table({.path = data.path,
+                                       .train = data.train,
+                                       .validation = data.validation,
+                                       .test = data.test,
+                                       .text_column = data.text_column,
+                                       .label_column = data.label_column,
+                                       .domain_column = data.domain_column}));
+  if (data.source == "fashion_mnist") {
+    ImageDataset read = read_fashion_mnist(data.path.empty() ? kFashionMnistDirectory : data.path);
+    if (image.size > 0) for_splits(read, [&](ImageSplit& split) { resize(split.images, image.size); });
+    return read;
+  }
+  ImageDataset read = read_emoji_dataset(
+      {.side = image.size > 0 ? image.size : kEmojiSide, .subgroups = data.classes == "subgroup"});
+  for_splits(read, [&](ImageSplit& split) {
+    if (!data.has_images()) split.images = {};
+    if (!data.has_texts())
+      for (TextExample& example : split.examples) example.text.clear();
+  });
+  return read;
+}
+
+TokenizedSplit tokenize(ImageSplit split, const std::optional<Tokenizer>& tokenizer, Index max_length) {
+  if (!tokenizer) return without_texts(std::move(split));
+  if (split.images.size() == 0) return tokenizer->encode_split(split.examples, max_length);
+  return tokenizer->encode_split(std::move(split), max_length);
+}
+
+Classifier::Sizes model_sizes(const DataRecipe& recipe, std::size_t classes,
+                              const std::optional<Tokenizer>& tokenizer, const ImageShape& image) {
+  return {.vocabulary = tokenizer ? tokenizer->vocabulary() : 0,
+          .max_length = recipe.max_length,
+          .classes = static_cast<Index>(classes),
+          .unknown_token = tokenizer ? tokenizer->unknown() : 0,
+          .image = image};
+}
+
+Classifier::Sizes Corpus::sizes(const DataRecipe& recipe) const {
+  return model_sizes(recipe, class_names.size(), tokenizer, train.images.shape);
+}
+
+Corpus load_corpus(const Recipe& recipe, Communicator& world, const std::string& cache_directory,
                    std::optional<Tokenizer> tokenizer) {
-  const TextDataset texts = read_texts(recipe);
-  const bool in_domain = std::ranges::any_of(texts.train, &TextExample::in_domain);
-  require(in_domain || recipe.domain_name().empty(), "data.{} = \"{}\": no training text is of it",
-          recipe.source == "table" ? "domain_column" : "domain", recipe.domain_name());
-  if (!tokenizer) {
+  const DataRecipe& data = recipe.data;
+  ImageDataset read = read_examples(data, recipe.image);
+  const bool in_domain = std::ranges::any_of(read.train.examples, &TextExample::in_domain);
+  require(in_domain || data.domain_name().empty(), "data.{} = \"{}\": no training text is of it",
+          data.source == "table" ? "domain_column" : "domain", data.domain_name());
+  if (!tokenizer && data.has_texts()) {
     std::string bytes, problem;
     if (world.rank() == 0) {
       try {
-        bytes = Tokenizer::train(texts.train, recipe.vocabulary, cache_directory).bytes();
+        bytes = Tokenizer::train(read.train.examples, data.vocabulary, cache_directory).bytes();
       } catch (const Error& error) {  // the others wait for the bytes, so they must hear of it
         problem = error.what();
       }
@@ -39,9 +108,9 @@ Corpus load_corpus(const DataRecipe& recipe, Communicator& world, const std::str
     require(problem.empty(), "{}", problem);
     tokenizer = Tokenizer::from_bytes(world.broadcast(bytes, 0));
   }
-  return {texts.class_names, *tokenizer, tokenizer->encode_split(texts.train, recipe.max_length),
-          tokenizer->encode_split(texts.validation, recipe.max_length),
-          tokenizer->encode_split(texts.test, recipe.max_length)};
+  return {std::move(read.class_names), tokenizer, tokenize(std::move(read.train), tokenizer, data.max_length),
+          tokenize(std::move(read.validation), tokenizer, data.max_length),
+          tokenize(std::move(read.test), tokenizer, data.max_length)};
 }
 
 }  // namespace conclave

@@ -1,5 +1,5 @@
-// What a recipe's [data] section stands for: the texts, the tokenizer trained on the train split, and the
-// three splits as token sequences.
+// What a recipe's [data] section stands for: the examples, the tokenizer trained on the train split's texts,
+// and the three splits as token sequences and images.
 #pragma once
 
 #include <optional>
@@ -9,22 +9,31 @@
 #include "data/dataset.h"
 #include "data/tokenizer.h"
 #include "parallel/communicator.h"
+#include "recipes/models/classifier.h"
 #include "recipes/recipe.h"
 
 namespace conclave {
 
 struct Corpus {
   std::vector<std::string> class_names;
-  Tokenizer tokenizer;
+  std::optional<Tokenizer> tokenizer;  ///< none where there are no texts
   TokenizedSplit train, validation, test;
+
+  /// What a model of these examples is built for.
+  Classifier::Sizes sizes(const DataRecipe& recipe) const;
 };
+/// The same of a model whose corpus is not at hand.
+Classifier::Sizes model_sizes(const DataRecipe& recipe, std::size_t classes,
+                              const std::optional<Tokenizer>& tokenizer, const ImageShape& image);
 
-/// Reads the texts only.
-TextDataset read_texts(const DataRecipe& recipe);
+/// Reads texts and images only.
+ImageDataset read_examples(const DataRecipe& data, const ImageRecipe& image);
+/// Without `tokenizer`, the images alone.
+TokenizedSplit tokenize(ImageSplit split, const std::optional<Tokenizer>& tokenizer, Index max_length);
 
-/// Collective. Without `tokenizer`, rank 0 trains one (or finds it in `cache_directory`) and all ranks take
-/// it.
-Corpus load_corpus(const DataRecipe& recipe, Communicator& world, const std::string& cache_directory,
+/// Collective. Without `tokenizer`, and where there are texts, rank 0 trains one (or finds it in
+/// `cache_directory`) and all ranks take it.
+Corpus load_corpus(const Recipe& recipe, Communicator& world, const std::string& cache_directory,
                    std::optional<Tokenizer> tokenizer = std::nullopt);
 
 }  // namespace conclave

@@ -19,7 +19,7 @@ double Evaluation::mean_experts() const {
   return tokens_routed > 0 ? experts / tokens_routed : 0;
 }
 
-Evaluator::Evaluator(TextClassifier& model, const TokenizedSplit& split, Index classes, Index batch_tokens,
+Evaluator::Evaluator(Classifier& model, const TokenizedSplit& split, Index classes, Index batch_tokens,
                      Arena& activations, const ProcessGrid& grid, std::optional<std::uint64_t> shuffle)
     : model_(model),
       classes_(classes),
@@ -29,7 +29,8 @@ Evaluator::Evaluator(TextClassifier& model, const TokenizedSplit& split, Index c
                        .seed = shuffle.value_or(0),
                        .shuffle = shuffle.has_value(),
                        .rank = grid.world().rank(),
-                       .ranks = grid.world().size()}),
+                       .ranks = grid.world().size(),
+                       .image_tokens = model.image_tokens()}),
       empty_(split.size() == 0) {}
 
 Tensor Evaluator::forward(Tape& tape, const Batch& batch, bool calibrating) {
@@ -38,8 +39,9 @@ Tensor Evaluator::forward(Tape& tape, const Batch& batch, bool calibrating) {
                          .first_token = batch.first_token,
                          .first_sequence = batch.first_sequence,
                          .calibrating = calibrating,
-                         .global_tokens = batch.global_tokens};
-  return model_.forward(tape, context, text_input(batch)).logits;
+                         .global_tokens = batch.global_tokens,
+                         .global_images = batch.global_images};
+  return model_.forward(tape, context, model_input(batch)).logits;
 }
 
 // Of what the device has computed, in host memory.
@@ -52,12 +54,14 @@ Evaluator::Results Evaluator::copies_of(Tape& tape, const Tensor& logits, const 
 
 void Evaluator::plan() {
   if (empty_) return;
-  batcher_.fill_largest(batch_);
-  activations_.reset();
-  Tape tape(activations_, false);
-  const Tensor logits = forward(tape, batch_);
-  functions::cross_entropy(tape, logits, tape.on_device(text_input(batch_).labels), 0);
-  copies_of(tape, logits, model_.moe_layers());
+  for (const auto most : batcher_.extremes()) {
+    batcher_.fill_largest(batch_, most);
+    activations_.reset();
+    Tape tape(activations_, false);
+    const Tensor logits = forward(tape, batch_);
+    functions::cross_entropy(tape, logits, tape.on_device(model_input(batch_).labels), 0);
+    copies_of(tape, logits, model_.moe_layers());
+  }
 }
 
 void Evaluator::calibrate(Index batches) {
@@ -105,7 +109,7 @@ Evaluation Evaluator::run(const BatchVisitor& visit) {
     batcher_.fill(position, batch_);
     activations_.reset();
     Tape tape(activations_, false);
-    const TextInput input = text_input(batch_);
+    const ModelInput input = model_input(batch_);
     const Tensor logits = forward(tape, batch_);
     const auto scored = functions::cross_entropy(tape, logits, tape.on_device(input.labels), 0);
     sums[0] += kernels::sum(scored.losses);

@@ -9,7 +9,7 @@
 
 #include "recipes/corpus.h"
 #include "recipes/domain_routing.h"
-#include "recipes/models/text_classifier.h"
+#include "recipes/models/classifier.h"
 
 namespace conclave {
 
@@ -42,7 +42,7 @@ class Evaluator {
  public:
   /// Collective. `batch_tokens` is the global budget per batch; all arguments must outlive the evaluator,
   /// which resets `activations` for every batch. `shuffle`: the seed of the batches' order; else by length.
-  Evaluator(TextClassifier& model, const TokenizedSplit& split, Index classes, Index batch_tokens,
+  Evaluator(Classifier& model, const TokenizedSplit& split, Index classes, Index batch_tokens,
             Arena& activations, const ProcessGrid& grid, std::optional<std::uint64_t> shuffle = std::nullopt);
 
   /// One forward pass of the largest batch, so that the arena sees its size.
@@ -62,7 +62,7 @@ class Evaluator {
   using Layers = std::vector<std::pair<std::string, MoeLayer*>>;
   static Results copies_of(Tape& tape, const Tensor& logits, const Layers& layers);
 
-  TextClassifier& model_;
+  Classifier& model_;
   Index classes_;
   Arena& activations_;
   const ProcessGrid& grid_;

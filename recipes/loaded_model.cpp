@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "parallel/checkpoint/checkpoint_reader.h"
+#include "recipes/corpus.h"
 #include "recipes/model_state.h"
 #include "recipes/plugins.h"
 #include "recipes/use_precision.h"
@@ -11,8 +12,14 @@
 namespace conclave {
 namespace {
 
-Tokenizer tokenizer_of(const CheckpointReader& reader) {
+std::optional<Tokenizer> tokenizer_of(const CheckpointReader& reader) {
+  if (reader.state().tokenizer.empty()) return std::nullopt;
   return Tokenizer::from_bytes(reader.state().tokenizer);
+}
+
+ImageShape image_shape(const nlohmann::json& metadata) {
+  const auto sizes = metadata.value("image_shape", std::vector<std::int64_t>{0, 0, 0});
+  return {sizes.at(0), sizes.at(1), sizes.at(2)};
 }
 
 }  // namespace
@@ -34,11 +41,8 @@ LoadedModel::LoadedModel(const std::string& checkpoint, const ProcessGrid& grid,
   const auto metadata = nlohmann::json::parse(reader.state().metadata);
   class_names_ = metadata.at("class_names").get<std::vector<std::string>>();
   step_ = reader.state().step;
-  model_ = std::make_unique<TextClassifier>(
-      recipe_.model, recipe_.moe,
-      TextClassifier::Sizes{tokenizer_.vocabulary(), recipe_.data.max_length,
-                            static_cast<Index>(class_names_.size()), tokenizer_.unknown()},
-      grid, recipe_.parallel.dispatch_chunks);
+  model_ = std::make_unique<Classifier>(
+      recipe_, model_sizes(recipe_.data, class_names_.size(), tokenizer_, image_shape(metadata)), grid);
   parameters_ = std::make_unique<ParameterSet>(*model_, DType::f32, 0, grid.device());
   reader.load(model_entries(*parameters_, *model_));
 }

@@ -3,13 +3,14 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "autograd/nn/parameter_set.h"
 #include "data/tokenizer.h"
 #include "parallel/process_grid.h"
-#include "recipes/models/text_classifier.h"
+#include "recipes/models/classifier.h"
 
 namespace conclave {
 
@@ -26,17 +27,18 @@ class LoadedModel {
               const std::vector<std::string>& overrides);
 
   const Recipe& recipe() const { return recipe_; }
-  const Tokenizer& tokenizer() const { return tokenizer_; }
+  /// None where it was trained on images alone.
+  const std::optional<Tokenizer>& tokenizer() const { return tokenizer_; }
   const std::vector<std::string>& class_names() const { return class_names_; }
   std::int64_t step() const { return step_; }
-  TextClassifier& model() { return *model_; }
+  Classifier& model() { return *model_; }
 
  private:
   Recipe recipe_;
   std::vector<std::string> class_names_;
-  Tokenizer tokenizer_;
+  std::optional<Tokenizer> tokenizer_;
   std::int64_t step_ = 0;
-  std::unique_ptr<TextClassifier> model_;
+  std::unique_ptr<Classifier> model_;
   std::unique_ptr<ParameterSet> parameters_;
 };
 

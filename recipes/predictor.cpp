@@ -7,6 +7,7 @@ namespace conclave {
 Predictor::Predictor(LoadedModel& model, const ProcessGrid& grid)
     : model_(model), activations_("activations", 0, grid.device()) {
   require(grid.world().size() == 1, "predict runs in one process, not in {}", grid.world().size());
+  require(model.tokenizer().has_value(), "the model was trained on images alone, and predict gives it texts");
 }
 
 std::vector<Prediction> Predictor::predict(std::span<const std::string> texts) {
@@ -17,20 +18,14 @@ std::vector<Prediction> Predictor::predict(std::span<const std::string> texts) {
     const auto part = texts.subspan(first, std::min(kTexts, texts.size() - first));
     std::vector<TextExample> examples;
     for (const std::string& text : part) examples.push_back({text, 0});
-    const TokenizedSplit split = model_.tokenizer().encode_split(examples, model_.recipe().data.max_length);
+    const TokenizedSplit split = model_.tokenizer()->encode_split(examples, model_.recipe().data.max_length);
     Batch batch;
-    batch.tokens = split.tokens;
-    batch.offsets = {0};
-    for (std::int64_t i = 0; i < split.size(); ++i) {
-      batch.offsets.push_back(static_cast<std::int32_t>(split.offsets[static_cast<std::size_t>(i) + 1]));
-      for (std::int32_t p = 0; p < split.length(i); ++p) batch.positions.push_back(p);
-    }
-    batch.labels = split.labels;
+    for (std::int64_t i = 0; i < split.size(); ++i) batch.add(split.sequence(i), 0);
     ArenaScope scope(activations_);
     Tape tape(activations_, false);
     tape.stop_planning();  // nobody knows how long the texts will be that are still to come
     ForwardContext context{.training = false, .stream = {}, .global_tokens = batch.local_tokens()};
-    const Tensor logits = model_.model().forward(tape, context, text_input(batch)).logits;
+    const Tensor logits = model_.model().forward(tape, context, model_input(batch)).logits;
     const Tensor probabilities = tape.on_host(functions::softmax(tape, logits));
     const float* row = probabilities.data<float>();
     for (const std::string& text : part) {

@@ -31,11 +31,27 @@ struct DataRecipe {
   std::string train, validation, test;
   std::string text_column = "text", label_column = "label";
   std::string domain, domain_column;
+  std::string inputs = "both";
   std::int64_t vocabulary = 16000;
   std::int64_t max_length = 128;
 
+  bool has_images() const { return source == "fashion_mnist" || (source == "emoji" && inputs != "text"); }
+  bool has_texts() const { return source != "fashion_mnist" && (source != "emoji" || inputs != "image"); }
   /// What the domain is called in figures; "" without one.
   const std::string& domain_name() const { return source == "table" ? domain_column : domain; }
+};
+
+struct ImageRecipe {
+  std::int64_t size = 0;
+  std::int64_t stem = 16;
+  std::vector<std::string> blocks = {"k3 x3 c24 s2 se relu", "k3 x4 c32 s1 se hs", "k5 x4 c48 s2 se hs",
+                                     "k5 x4 c64 s1 se hs"};
+  std::string norm = "group";
+  bool depthwise = true;
+  std::string tokens = "mean";
+  std::int64_t shift = 0;
+  bool flip = false;
+  double erase = 0.0;
 };
 
 struct ModelRecipe {
@@ -112,6 +128,7 @@ struct CheckpointRecipe {
 struct Recipe {
   RunRecipe run;
   DataRecipe data;
+  ImageRecipe image;
   ModelRecipe model;
   MoeRecipe moe;
   TrainRecipe train;

@@ -8,6 +8,7 @@
 
 #include "core/spelling.h"
 #include "parallel/moe/mixed_experts.h"
+#include "recipes/models/image_encoder.h"
 #include "recipes/recipe.h"
 #include "recipes/recipe_fields.h"
 #include "recipes/recipe_text.h"
@@ -120,6 +121,31 @@ void check_data(const DataRecipe& data, Checker& check) {
                "data.train, data.validation and data.test are for source = \"table\", but {}", source);
 }
 
+// What only texts, or only images, have.
+void check_modalities(const Recipe& recipe, Checker& check) {
+  const DataRecipe& data = recipe.data;
+  const std::string source = check.shown("data.source", data.source);
+  const bool of_nouns = data.classes == "noun" || data.classes == "all";
+  if (data.source == "wordnet" || data.source == "emoji")
+    check.unless(of_nouns == (data.source == "wordnet"), {"data.classes", "data.source"},
+                 "{} with {}: data.classes may be {}", check.shown("data.classes", data.classes), source,
+                 data.source == "wordnet" ? "\"noun\" or \"all\"" : "\"group\" or \"subgroup\"");
+  check.unless(data.source == "emoji" || data.inputs == "both", {"data.inputs", "data.source"},
+               "data.inputs is for source = \"emoji\", but {}", source);
+  for (const std::string& block : recipe.image.blocks) try {
+      image_block(block);
+    } catch (const Error& error) {
+      check.unless(false, {"image.blocks"}, "image.blocks: {}", error.what());
+    }
+  const auto for_texts = [&](std::string_view key, double value) {
+    check.unless(data.has_texts() || value == 0, {key, "data.source"},
+                 "{} is for texts, of which {} has none", check.shown(key, value), source);
+  };
+  for_texts("model.token_dropout", recipe.model.token_dropout);
+  for_texts("model.bigrams", static_cast<double>(recipe.model.bigrams));
+  for_texts("train.masked_weight", recipe.train.masked_weight);
+}
+
 }  // namespace
 
 void check_recipe(const Recipe& recipe, const std::string& name) {
@@ -179,11 +205,13 @@ void check_recipe(const Recipe& recipe, const std::string& name) {
   check.unless(moe.every <= model.layers, {"moe.every", "model.layers"},
                "{} leaves none of {} with experts; moe.every may be 1 to {}",
                check.shown("moe.every", moe.every), check.shown("model.layers", model.layers), model.layers);
-  check.unless(data.max_length <= train.batch_tokens, {"train.batch_tokens", "data.max_length"},
+  check.unless(!data.has_texts() || data.max_length <= train.batch_tokens,
+               {"train.batch_tokens", "data.max_length"},
                "{} cannot hold one text of {}; train.batch_tokens must be at least {}",
                check.shown("train.batch_tokens", train.batch_tokens),
                check.shown("data.max_length", data.max_length), data.max_length);
   check_data(data, check);
+  check_modalities(recipe, check);
   check.finish();
 }
 

@@ -55,17 +55,22 @@ void fields(R& run, Visitor&& field) {
 
 template <Either<DataRecipe> R, class Visitor>
 void fields(R& data, Visitor&& field) {
-  field("source", data.source, "Where examples come from: WordNet's glosses, or a table of texts and labels",
-        one_of({"wordnet", "table"}));
+  field(
+      "source", data.source,
+      "Where examples come from: WordNet's glosses, a table of texts and labels, Fashion-MNIST's images, or "
+      "emoji with their names",
+      one_of({"wordnet", "table", "fashion_mnist", "emoji"}));
   field("classes", data.classes,
-        "wordnet: the lexicographer files to tell apart, those of nouns or those of every part of speech",
-        one_of({"noun", "all"}));
+        "wordnet: the lexicographer files to tell apart, those of nouns or those of every part of speech; "
+        "emoji: their groups or subgroups",
+        one_of({"noun", "all", "group", "subgroup"}));
   field("synset_words", data.synset_words,
         "wordnet: train on each training synset's words, too, as a second text of its class; what is "
         "validated and tested stays the glosses",
         Rule{});
   field("path", data.path,
-        "wordnet: the dictionary's folder, empty for /usr/share/wordnet; table: one .csv, .tsv or .jsonl "
+        "wordnet, fashion_mnist: the data's folder, empty for that of Debian's package; table: one .csv, "
+        ".tsv or .jsonl "
         "file, split 90 / 5 / 5 by a hash of each text",
         any_text());
   field("train", data.train, "table: .csv, .tsv or .jsonl file of the rows to train on, in place of path",
@@ -82,10 +87,39 @@ void fields(R& data, Visitor&& field) {
   field("domain_column", data.domain_column,
         "table: column (JSON key) that is neither empty, 0 nor false for texts to single out; empty for none",
         any_text());
+  field("inputs", data.inputs, "emoji: what the model is shown of them: picture, name and keywords, or both",
+        one_of({"image", "text", "both"}));
   field("vocabulary", data.vocabulary, "Subword tokens the tokenizer learns from the training texts",
         between(16, 1e6));
   field("max_length", data.max_length, "Tokens kept of a text; what follows them is cut off",
         between(2, 65536));
+}
+
+template <Either<ImageRecipe> R, class Visitor>
+void fields(R& image, Visitor&& field) {
+  field("size", image.size, "Images are resized to this many pixels a side; 0 leaves them as they are",
+        between(0, 4096));
+  field("stem", image.stem, "Channels that the first convolution, of 3 x 3 pixels, makes", between(1, 4096));
+  field("blocks", image.blocks,
+        "Inverted residual blocks: kernel, expansion, channels, stride, then se for squeeze-excitation, and "
+        "relu or hs (hard-swish): k5 x4 c48 s2 se hs",
+        not_empty());
+  field("norm", image.norm,
+        "Normalization of channels: each image in groups of channels by itself (group), or the whole batch "
+        "(batch)",
+        one_of({"group", "batch"}));
+  field("depthwise", image.depthwise,
+        "Blocks convolve each channel by itself; false: every channel sees all, as in older networks",
+        Rule{});
+  field("tokens", image.tokens,
+        "What of an image the layers with experts see: the mean of its pixels (mean), or every pixel of what "
+        "the blocks leave (grid)",
+        one_of({"mean", "grid"}));
+  field("shift", image.shift, "Most pixels by which images are moved at random in training",
+        between(0, 1024));
+  field("flip", image.flip, "Every second image is shown in training as its mirror image", Rule{});
+  field("erase", image.erase, "Share of images of which a random rectangle is erased in training",
+        between(0, 1));
 }
 
 template <Either<ModelRecipe> R, class Visitor>
@@ -256,6 +290,7 @@ template <Either<Recipe> R, class Visitor>
 void tables(R& recipe, Visitor&& table) {
   table("run", recipe.run, "The run itself");
   table("data", recipe.data, "What is learned from");
+  table("image", recipe.image, "The encoder of images, a MobileNetV3; for data that has some");
   table("model", recipe.model, "The encoder around the experts");
   table("moe", recipe.moe, "The mixture of experts");
   table("train", recipe.train, "Optimizer and schedule");

@@ -10,13 +10,14 @@ SplitEvaluation::SplitEvaluation(const std::string& checkpoint, const std::strin
       loaded_(checkpoint_, grid, overrides),
       activations_("activations", 0, grid.device()) {
   const Recipe& recipe = loaded_.recipe();
-  TextDataset data = read_texts(recipe.data);
+  ImageDataset data = read_examples(recipe.data, recipe.image);
   require(data.class_names == loaded_.class_names(),
           "the data has other classes ({}) than the model was trained on ({})", data.class_names.size(),
           loaded_.class_names().size());
-  texts_ = std::move(split == "train" ? data.train : split == "validation" ? data.validation : data.test);
-  require(!texts_.empty(), "the {} split is empty", split);
-  tokens_ = loaded_.tokenizer().encode_split(texts_, recipe.data.max_length);
+  ImageSplit& chosen = split == "train" ? data.train : split == "validation" ? data.validation : data.test;
+  require(!chosen.examples.empty(), "the {} split is empty", split);
+  texts_ = chosen.examples;
+  tokens_ = tokenize(std::move(chosen), loaded_.tokenizer(), recipe.data.max_length);
   evaluator_ =
       std::make_unique<Evaluator>(loaded_.model(), tokens_, static_cast<Index>(data.class_names.size()),
                                   recipe.train.batch_tokens, activations_, grid);

@@ -20,17 +20,24 @@ double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-BatcherOptions train_batches(const Recipe& recipe, const ProcessGrid& grid) {
+BatcherOptions train_batches(const Recipe& recipe, const ProcessGrid& grid, Index image_tokens) {
+  const auto seed = static_cast<std::uint64_t>(recipe.run.seed);
   return {.tokens = recipe.train.batch_tokens,
-          .seed = static_cast<std::uint64_t>(recipe.run.seed),
+          .seed = seed,
           .shuffle = true,
           .rank = grid.world().rank(),
-          .ranks = grid.world().size()};
+          .ranks = grid.world().size(),
+          .image_tokens = image_tokens,
+          .augmentation = AugmentationOptions{.padding = recipe.image.shift,
+                                              .flip = recipe.image.flip,
+                                              .erase = recipe.image.erase,
+                                              .seed = seed}};
 }
 
 std::optional<Tokenizer> tokenizer_of(const std::string& checkpoint) {
   if (checkpoint.empty()) return std::nullopt;
-  return Tokenizer::from_bytes(CheckpointReader(checkpoint).state().tokenizer);
+  const std::string bytes = CheckpointReader(checkpoint).state().tokenizer;
+  return bytes.empty() ? std::nullopt : std::optional(Tokenizer::from_bytes(bytes));
 }
 
 // On how many batches the selection for inference is calibrated before the last evaluation.
@@ -84,12 +91,9 @@ Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironme
         environment.resume = resolve_resume(environment.resume, recipe.run.directory, grid.world());
         return std::move(environment);
       }()),
-      corpus_(load_corpus(recipe.data, grid.world(), environment_.cache_directory,
-                          tokenizer_of(environment_.resume))),
-      model_(recipe.model, recipe.moe,
-             {corpus_.tokenizer.vocabulary(), recipe.data.max_length,
-              static_cast<Index>(corpus_.class_names.size()), corpus_.tokenizer.unknown()},
-             grid, recipe.parallel.dispatch_chunks),
+      corpus_(
+          load_corpus(recipe, grid.world(), environment_.cache_directory, tokenizer_of(environment_.resume))),
+      model_(recipe, corpus_.sizes(recipe.data), grid),
       layers_(model_.moe_layers()),
       parameters_(model_, DType::f32, static_cast<std::uint64_t>(recipe.run.seed), grid.device()),
       optimizer_(parameters_, {.beta1 = recipe.train.beta1,
@@ -99,7 +103,7 @@ Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironme
                                .ema = recipe.train.ema}),
       reducer_(parameters_, grid, static_cast<std::size_t>(recipe.parallel.bucket_kib) * 1024),
       activations_("activations", 0, grid.device()),
-      prefetcher_(DynamicBatcher(corpus_.train, train_batches(recipe, grid))),
+      prefetcher_(DynamicBatcher(corpus_.train, train_batches(recipe, grid, model_.image_tokens()))),
       writer_(recipe.run.directory, grid.world(), static_cast<int>(recipe.checkpoint.keep),
               recipe.checkpoint.asynchronous,
               [this](const SaveOutcome& outcome) {
@@ -109,7 +113,7 @@ Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironme
               }),
       progress_(environment_.progress),
       sums_(std::make_unique<StepSums>()) {
-  const DynamicBatcher batches(corpus_.train, train_batches(recipe, grid));
+  const DynamicBatcher batches(corpus_.train, train_batches(recipe, grid, model_.image_tokens()));
   require(batches.batches_per_epoch() > 0, "the training split is empty; give [data] rows to train on");
   steps_per_epoch_ = std::max<std::int64_t>(batches.batches_per_epoch() / recipe.train.accumulate, 1);
   total_steps_ = recipe.train.steps > 0 ? recipe.train.steps : recipe.train.epochs * steps_per_epoch_;
@@ -130,12 +134,19 @@ Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironme
     model_.wide()->set_bigrams(frequent_bigrams(corpus_.train, recipe.model.bigrams));
   entries_ = training_entries(parameters_, model_, optimizer_);
 
+  const std::string tokens = corpus_.tokenizer ? fmt::format("{} tokens of {} ", corpus_.train.tokens.size(),
+                                                             corpus_.tokenizer->vocabulary())
+                                               : "";
+  const ImageShape& image = corpus_.train.images.shape;
+  const std::string images =
+      recipe.data.has_images()
+          ? fmt::format("images of {} x {} pixels in {} channels ", image.height, image.width, image.channels)
+          : "";
   say(fmt::format(
-      "data: {} training, {} validation, {} test texts in {} classes; {} tokens of {} in {} batches, "
-      "padding {:.2f}%",
-      corpus_.train.size(), corpus_.validation.size(), corpus_.test.size(), corpus_.class_names.size(),
-      corpus_.train.tokens.size(), corpus_.tokenizer.vocabulary(), batches.batches_per_epoch(),
-      100 * batches.padding()));
+      "data: {} training, {} validation, {} test {} in {} classes; {}{}in {} batches, padding {:.2f}%",
+      corpus_.train.size(), corpus_.validation.size(), corpus_.test.size(),
+      recipe.data.has_images() ? recipe.data.has_texts() ? "texts with images" : "images" : "texts",
+      corpus_.class_names.size(), tokens, images, batches.batches_per_epoch(), 100 * batches.padding()));
   say(fmt::format("ranks: {} = {} expert-parallel x {} data-parallel, {} threads each, on {}{}",
                   grid.world().size(), grid.expert_parallel(), grid.data_parallel(), omp_get_max_threads(),
                   name_of(grid.device()), use_precision(recipe.run, grid.device())));
@@ -150,12 +161,16 @@ void Trainer::say(const std::string& text) {
   if (grid_.world().rank() == 0) progress_.message(text);
 }
 
+std::string Trainer::tokenizer_hash() const { return corpus_.tokenizer ? corpus_.tokenizer->hash() : ""; }
+
 void Trainer::plan_memory() {
-  DynamicBatcher batcher(corpus_.train, train_batches(recipe_, grid_));
+  DynamicBatcher batcher(corpus_.train, train_batches(recipe_, grid_, model_.image_tokens()));
   Batch largest;
-  batcher.fill_largest(largest);
-  forward_backward(largest, 0, false);
-  activations_.reset();
+  for (const auto most : batcher.extremes()) {
+    batcher.fill_largest(largest, most);
+    forward_backward(largest, 0, false);
+    activations_.reset();
+  }
   validation_->plan();
   test_->plan();
   // Rows of a few dozen bytes are rounded up to cache lines, differently in every batch.
@@ -218,8 +233,8 @@ void Trainer::resume() {
   reader.load(entries_);
   step_ = reader.state().step;
   const auto metadata = nlohmann::json::parse(reader.state().metadata);
-  require(metadata.at("tokenizer_hash") == corpus_.tokenizer.hash(),
-          "{}: its tokenizer does not match its metadata", environment_.resume);
+  require(metadata.at("tokenizer_hash") == tokenizer_hash(), "{}: its tokenizer does not match its metadata",
+          environment_.resume);
   prefetcher_.seek({metadata.at("data_position").at("epoch"), metadata.at("data_position").at("batch")});
   say(fmt::format("resumed from {} at step {}", environment_.resume, step_));
 }
@@ -243,7 +258,7 @@ double Trainer::forward_backward(const Batch& batch, int micro_batch, bool last)
   activations_.reset();
   Tape tape(activations_);
   const auto accumulate = static_cast<double>(recipe_.train.accumulate);
-  const TextInput input = text_input(batch);
+  const ModelInput input = model_input(batch);
   // Streams are numbered within a step; each micro-batch gets its own thousand.
   ForwardContext context{.training = true,
                          .stream = {.seed = static_cast<std::uint64_t>(recipe_.run.seed),
@@ -254,7 +269,8 @@ double Trainer::forward_backward(const Batch& batch, int micro_batch, bool last)
                          .global_tokens = batch.global_tokens,
                          .loss_scale = 1.0 / accumulate,
                          .in_domain = input.in_domain,
-                         .domain_strength = domain_strength()};
+                         .domain_strength = domain_strength(),
+                         .global_images = batch.global_images};
   const bool guess = recipe_.train.masked_weight > 0;
   const auto output = model_.forward(tape, context, input, guess);
   const Tensor labels = tape.on_device(input.labels);
@@ -442,14 +458,16 @@ void Trainer::report(bool force) {
 
 CheckpointState Trainer::checkpoint_state() const {
   const DataPosition position = prefetcher_.position();
+  const ImageShape& image = corpus_.train.images.shape;
   nlohmann::json metadata{
       {"seed", recipe_.run.seed},
       {"random", {{"generator", "philox4x32-10"}, {"seed", recipe_.run.seed}, {"step", step_}}},
       {"data_position", {{"epoch", position.epoch}, {"batch", position.batch}}},
-      {"tokenizer_hash", corpus_.tokenizer.hash()},
+      {"tokenizer_hash", tokenizer_hash()},
       {"class_names", corpus_.class_names},
       {"ranks", grid_.world().size()},
       {"expert_parallel", grid_.expert_parallel()}};
+  if (recipe_.data.has_images()) metadata["image_shape"] = {image.height, image.width, image.channels};
   if (last_validation_) {
     metadata["metrics"] = {{"validation_accuracy", last_validation_->accuracy},
                            {"validation_macro_f1", last_validation_->macro_f1},
@@ -459,7 +477,7 @@ CheckpointState Trainer::checkpoint_state() const {
       routing[layers_[l].first] = last_validation_->expert_classes[l];
     metadata["routing"] = std::move(routing);
   }
-  return {step_, to_toml(recipe_), metadata.dump(), corpus_.tokenizer.bytes()};
+  return {step_, to_toml(recipe_), metadata.dump(), corpus_.tokenizer ? corpus_.tokenizer->bytes() : ""};
 }
 
 void Trainer::save() {
@@ -479,11 +497,11 @@ std::optional<Evaluation> Trainer::evaluate(std::unique_ptr<Evaluator>& evaluato
   if (optimizer_.has_average()) optimizer_.swap_average();
   for (const auto& [layer_name, layer] : layers_) layer->reset_statistics();
   if (result.sequences == 0) return std::nullopt;
-  say(
-      fmt::format("{}: accuracy {:.4f}  macro F1 {:.4f}  loss {:.4f}  utilization {:.3f} (per batch {:.3f})  "
-                  "({} texts, {:.1f} s)",
-                  name, result.accuracy, result.macro_f1, result.loss, result.utilization,
-                  result.batch_utilization, result.sequences, result.seconds));
+  say(fmt::format(
+      "{}: accuracy {:.4f}  macro F1 {:.4f}  loss {:.4f}  utilization {:.3f} (per batch {:.3f})  "
+      "({} {}, {:.1f} s)",
+      name, result.accuracy, result.macro_f1, result.loss, result.utilization, result.batch_utilization,
+      result.sequences, recipe_.data.has_texts() ? "texts" : "images", result.seconds));
   if (recipe_.moe.top_p < 1) {
     std::string shares;
     double tokens = 0;

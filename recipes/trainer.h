@@ -1,4 +1,4 @@
-// Trains a text classifier from a recipe: reads the data, plans the memory, steps, evaluates, saves, and says
+// Trains a classifier from a recipe: reads the data, plans the memory, steps, evaluates, saves, and says
 // how it goes. One object per run, on every rank; all of it is collective.
 #pragma once
 
@@ -57,6 +57,7 @@ class Trainer {
 
   void say(const std::string& text);
   void plan_memory();
+  std::string tokenizer_hash() const;  // "" without texts
   void resume();
   void start_metrics();
   void step();
@@ -74,7 +75,7 @@ class Trainer {
   const ProcessGrid& grid_;
   TrainerEnvironment environment_;
   Corpus corpus_;
-  TextClassifier model_;
+  Classifier model_;
   std::vector<std::pair<std::string, MoeLayer*>> layers_;
   ParameterSet parameters_;
   AdamW optimizer_;

@@ -61,6 +61,10 @@ Tensor batch_norm(Tape& tape, const Tensor& x, const Tensor& gamma, const Tensor
 /// x [images, ..., channels] times factor [images, channels].
 Tensor scale_channels(Tape& tape, const Tensor& x, const Tensor& factor);
 
+/// Row i is that of number slots[i] among the rows of head [n, hidden] and, behind them, tail [m, hidden];
+/// slots [n + m, 1] i32 is a permutation.
+Tensor merge_rows(Tape& tape, const Tensor& head, const Tensor& tail, const Tensor& slots);
+
 /// a [m, k] b [k, n] -> [m, n].
 Tensor matmul(Tape& tape, const Tensor& a, const Tensor& b);
 

@@ -11,7 +11,7 @@
 #include "data/dynamic_batcher.h"
 #include "recipes/bench/bench.h"
 #include "recipes/corpus.h"
-#include "recipes/models/text_classifier.h"
+#include "recipes/models/classifier.h"
 
 namespace conclave::bench {
 namespace {
@@ -23,29 +23,36 @@ Batch padded_batch(const TokenizedSplit& split, std::span<const std::int64_t> te
   std::int64_t longest = 0;
   for (const std::int64_t text : texts) longest = std::max(longest, split.length(text));
   Batch batch;
-  batch.offsets = {0};
+  std::vector<std::int32_t> padded(static_cast<std::size_t>(longest));
   for (const std::int64_t text : texts) {
     const auto tokens = split.sequence(text);
-    batch.tokens.insert(batch.tokens.end(), tokens.begin(), tokens.end());
-    batch.tokens.resize(batch.tokens.size() + static_cast<std::size_t>(longest) - tokens.size(), 0);
-    for (std::int32_t p = 0; p < longest; ++p) batch.positions.push_back(p);
-    batch.offsets.push_back(static_cast<std::int32_t>(batch.tokens.size()));
-    batch.labels.push_back(split.labels[static_cast<std::size_t>(text)]);
+    std::fill(std::ranges::copy(tokens, padded.begin()).out, padded.end(), 0);
+    batch.add(padded, split.labels[static_cast<std::size_t>(text)]);
   }
   batch.global_tokens = batch.local_tokens();
   batch.global_sequences = batch.local_sequences();
   return batch;
 }
 
-// quick.toml's model, forward and backward.
+// What matters here of quick.toml.
+Recipe quick() {
+  Recipe recipe;
+  recipe.data.vocabulary = 8000;
+  recipe.data.max_length = 64;
+  recipe.model.hidden = 128;
+  recipe.model.layers = 2;
+  recipe.model.heads = 4;
+  recipe.model.ffn = 256;
+  recipe.moe.experts = 8;
+  recipe.moe.top_k = 2;
+  return recipe;
+}
+
+// Its model, forward and backward.
 class Trainee {
  public:
-  Trainee(const Corpus& corpus, Index max_length, const ProcessGrid& grid)
-      : model_({.hidden = 128, .layers = 2, .heads = 4, .ffn = 256}, {.experts = 8, .top_k = 2},
-               {corpus.tokenizer.vocabulary(), max_length, static_cast<Index>(corpus.class_names.size()),
-                corpus.tokenizer.unknown()},
-               grid),
-        parameters_(model_, DType::f32, 1) {}
+  Trainee(const Recipe& recipe, const Corpus& corpus, const ProcessGrid& grid)
+      : model_(recipe, corpus.sizes(recipe.data), grid), parameters_(model_, DType::f32, 1) {}
 
   void step(const Batch& batch) {
     parameters_.zero_gradients();
@@ -53,7 +60,7 @@ class Trainee {
     Tape tape(activations_);
     ForwardContext context{.stream = {.seed = 1, .step = ++steps_, .tensor = 0},
                            .global_tokens = batch.global_tokens};
-    const TextInput input = text_input(batch);
+    const ModelInput input = model_input(batch);
     const Tensor losses =
         functions::cross_entropy(tape, model_.forward(tape, context, input).logits, input.labels, 0).losses;
     const Tensor seed = tape.empty(losses.shape(), losses.dtype());
@@ -65,7 +72,7 @@ class Trainee {
   void end_planning() { activations_.seal(std::size_t{64} << 20); }
 
  private:
-  TextClassifier model_;
+  Classifier model_;
   ParameterSet parameters_;
   Arena activations_{"activations"};
   std::uint32_t steps_ = 0;
@@ -74,10 +81,8 @@ class Trainee {
 }  // namespace
 
 void batching(const ProcessGrid& grid, const std::string& cache_directory, std::int64_t repetitions) {
-  DataRecipe data;
-  data.vocabulary = 8000;
-  data.max_length = 64;
-  const Corpus corpus = load_corpus(data, grid.world(), cache_directory);
+  const Recipe recipe = quick();
+  const Corpus corpus = load_corpus(recipe, grid.world(), cache_directory);
   const TokenizedSplit& split = corpus.train;
   DynamicBatcher batcher(split, {.tokens = kTokens});
   const std::int64_t texts = split.size() / batcher.batches_per_epoch();
@@ -97,7 +102,7 @@ void batching(const ProcessGrid& grid, const std::string& cache_directory, std::
     rectangles += static_cast<double>(fixed.back().local_tokens());
     for (const std::int64_t text : chosen) fixed_tokens += static_cast<double>(split.length(text));
   }
-  Trainee trainee(corpus, data.max_length, grid);
+  Trainee trainee(recipe, corpus, grid);
   const auto all = [&](const std::vector<Batch>& batches) {
     return [&] {
       for (const Batch& batch : batches) trainee.step(batch);

@@ -4,12 +4,13 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 #include <vector>
 
 #include "autograd/nn/parameter_set.h"
 #include "core/random.h"
 #include "recipes/bench/bench.h"
-#include "recipes/models/text_classifier.h"
+#include "recipes/models/classifier.h"
 
 namespace conclave::bench {
 namespace {
@@ -21,8 +22,7 @@ class Stream {
  public:
   void next(Batch& batch) {
     constexpr int kTexts = 256;
-    batch = Batch{};
-    batch.offsets = {0};
+    batch.clear();
     for (int i = 0; i < kTexts; ++i) {
       const bool repeats = shown_++ % 10 != 0;
       append(repeats ? static_cast<int>(random_.below(static_cast<std::uint64_t>(seen_), drawn_++)) : seen_++,
@@ -37,13 +37,10 @@ class Stream {
   static void append(int number, Batch& batch) {
     const RandomStream words{.seed = 2, .step = static_cast<std::uint32_t>(number), .tensor = 0};
     const auto length = static_cast<std::int32_t>(4 + words.below(25, 0));
-    for (std::int32_t p = 0; p < length; ++p) {
-      batch.tokens.push_back(
-          static_cast<std::int32_t>(words.below(kVocabulary, 2 + static_cast<std::uint64_t>(p))));
-      batch.positions.push_back(p);
-    }
-    batch.offsets.push_back(batch.offsets.back() + length);
-    batch.labels.push_back(0);
+    std::vector<std::int32_t> text;
+    for (std::int32_t p = 0; p < length; ++p)
+      text.push_back(static_cast<std::int32_t>(words.below(kVocabulary, 2 + static_cast<std::uint64_t>(p))));
+    batch.add(text, 0);
   }
 
   RandomStream random_{.seed = 1, .step = 0, .tensor = 0};
@@ -51,18 +48,25 @@ class Stream {
   int seen_ = 0, shown_ = 0;
 };
 
+Recipe wide_experts(const MoeRecipe& moe) {
+  Recipe recipe;
+  recipe.model = {.hidden = 256, .layers = 2, .heads = 4, .ffn = 1536, .dropout = 0, .embedding_dropout = 0};
+  recipe.moe = moe;
+  return recipe;
+}
+
 // A text classifier ready for inference.
 struct Server {
   Server(const MoeRecipe& moe, const ProcessGrid& grid)
-      : model({.hidden = 256, .layers = 2, .heads = 4, .ffn = 1536, .dropout = 0, .embedding_dropout = 0},
-              moe, {kVocabulary, 32, 26, 1}, grid),
+      : model(wide_experts(moe),
+              {.vocabulary = kVocabulary, .max_length = 32, .classes = 26, .unknown_token = 1}, grid),
         parameters(model, DType::f32, 1) {}
 
   Tensor answer(const Batch& batch) {
     activations.reset();
     Tape tape(activations, false);
     ForwardContext context{.training = false, .stream = {}, .global_tokens = batch.global_tokens};
-    return model.forward(tape, context, text_input(batch)).logits;
+    return model.forward(tape, context, model_input(batch)).logits;
   }
   double routing_seconds() {
     double sum = 0;
@@ -70,7 +74,7 @@ struct Server {
     return sum;
   }
 
-  TextClassifier model;
+  Classifier model;
   ParameterSet parameters;
   Arena activations{"activations"};
 };
@@ -83,15 +87,9 @@ void routing_cache(const ProcessGrid& grid, std::int64_t repetitions) {
   moe.route_cache_mib = 64;
   Server on(moe, grid);
   Batch largest;
-  largest.offsets = {0};
-  for (int text = 0; text < 256; ++text) {
-    for (std::int32_t p = 0; p < 28; ++p) {
-      largest.tokens.push_back(p);
-      largest.positions.push_back(p);
-    }
-    largest.offsets.push_back(static_cast<std::int32_t>(largest.tokens.size()));
-    largest.labels.push_back(0);
-  }
+  std::vector<std::int32_t> longest(28);
+  std::iota(longest.begin(), longest.end(), 0);
+  for (int text = 0; text < 256; ++text) largest.add(longest, 0);
   largest.global_tokens = largest.local_tokens();
   for (Server* server : {&off, &on}) {
     server->answer(largest);

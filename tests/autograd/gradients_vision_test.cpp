@@ -88,6 +88,21 @@ TEST_CASE("scale_channels: gradients of images and factors", "[gradient]") {
             {random_values({2, 3, 5}, 1), random_values({2, 5}, 2)}) < kGradientTolerance);
 }
 
+TEST_CASE("merge_rows: gradients of both parts, also where one has another use", "[gradient]") {
+  const Tensor slots = kept(Tensor::of<std::int32_t>({5, 1}, {3, 0, 4, 2, 1}));
+  const Tensor head = random_values({3, 4}, 1), tail = random_values({2, 4}, 2);
+  CHECK(gradient_error([=](Tape& t, Inputs v) { return functions::merge_rows(t, v[0], v[1], slots); },
+                       {head, tail}) < kGradientTolerance);
+  CHECK(gradient_error(
+            [=](Tape& t, Inputs v) {
+              const Tensor merged = functions::merge_rows(t, v[0], v[1], slots);
+              return functions::matmul(t, v[0], functions::reshape(merged, {4, 5}));
+            },
+            {head, tail}) < kGradientTolerance);
+  CHECK(gradient_error([=](Tape& t, Inputs v) { return functions::merge_rows(t, kept(head), v[0], slots); },
+                       {tail}) < kGradientTolerance);
+}
+
 TEST_CASE("images used twice gather both gradients", "[gradient]") {
   const Window window{3, 1, 1};
   CHECK(gradient_error(

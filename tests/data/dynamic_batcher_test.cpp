@@ -17,7 +17,6 @@ namespace {
 // The whole batch at `position`, put together from the shares of `ranks` ranks; checks each share on the way.
 Batch together(const TokenizedSplit& split, BatcherOptions options, DataPosition position, int ranks) {
   Batch whole;
-  whole.offsets = {0};
   options.ranks = ranks;
   for (options.rank = 0; options.rank < ranks; ++options.rank) {
     DynamicBatcher batcher(split, options);
@@ -33,8 +32,9 @@ Batch together(const TokenizedSplit& split, BatcherOptions options, DataPosition
     CHECK(share.offsets.front() == 0);
     CHECK(share.offsets.back() == share.local_tokens());
     CHECK(share.positions.size() == share.tokens.size());
+    const auto before = static_cast<std::int32_t>(whole.local_tokens());
     for (std::size_t i = 0; i < share.labels.size(); ++i)
-      whole.offsets.push_back(static_cast<std::int32_t>(whole.local_tokens()) + share.offsets[i + 1]);
+      whole.offsets.push_back(before + share.offsets[i + 1]);
     whole.tokens.insert(whole.tokens.end(), share.tokens.begin(), share.tokens.end());
     whole.positions.insert(whole.positions.end(), share.positions.begin(), share.positions.end());
     whole.labels.insert(whole.labels.end(), share.labels.begin(), share.labels.end());
@@ -101,6 +101,85 @@ TEST_CASE("the shares of any number of ranks put together are the same global ba
       CHECK(many.next == one.next);
     }
   }
+}
+
+TEST_CASE("an image counts as the rows that stand for it, and travels with its example", "[data]") {
+  // Texts, images and both: examples 0 mod 3 have no text, 1 mod 3 no image.
+  TokenizedSplit split;
+  split.images.shape = {2, 3, 1};
+  for (std::int32_t i = 0; i < 60; ++i) {
+    for (std::int32_t t = 0; t < (i % 3 == 0 ? 0 : 1 + i % 5); ++t) split.tokens.push_back(100 * i + t);
+    split.offsets.push_back(static_cast<std::int64_t>(split.tokens.size()));
+    split.labels.push_back(i);
+    split.images.rows.push_back(i % 3 == 1 ? -1 : static_cast<std::int32_t>(split.images.size()));
+    if (i % 3 != 1) split.images.pixels.insert(split.images.pixels.end(), 6, static_cast<std::uint8_t>(i));
+  }
+  const BatcherOptions plain{.tokens = 40, .seed = 3, .image_tokens = 4};
+  for (const int ranks : {1, 2, 3}) {
+    std::set<std::int64_t> seen;
+    BatcherOptions options = plain;
+    options.ranks = ranks;
+    DynamicBatcher one(split, plain);
+    for (std::int64_t b = 0; b < one.batches_per_epoch(); ++b) {
+      Batch whole;
+      one.fill({0, b}, whole);
+      std::int64_t images = 0, rows = 0;
+      for (options.rank = 0; options.rank < ranks; ++options.rank) {
+        DynamicBatcher batcher(split, options);
+        Batch share, largest;
+        batcher.fill({0, b}, share);
+        std::int64_t most_sequences = 0, most_images = 0, most_text = 0;
+        for (const auto extreme : batcher.extremes()) {
+          batcher.fill_largest(largest, extreme);
+          CHECK(share.local_tokens() <= largest.local_tokens());
+          most_sequences = std::max(most_sequences, largest.local_sequences());
+          most_images = std::max(most_images, largest.local_images());
+          most_text = std::max(most_text, static_cast<std::int64_t>(largest.tokens.size()));
+        }
+        CHECK(share.local_sequences() <= most_sequences);
+        CHECK(share.local_images() <= most_images);
+        CHECK(static_cast<std::int64_t>(share.tokens.size()) <= most_text);
+        CHECK(share.first_token == rows);
+        CHECK(share.global_images == whole.local_images());
+        CHECK(share.images.size() == 6 * share.image_sequences.size());
+        std::size_t image = 0;
+        for (std::size_t s = 0; s < share.labels.size(); ++s) {
+          const std::int64_t example = share.examples[s];
+          seen.insert(example);
+          CHECK(share.labels[s] == example);
+          const bool has_image = example % 3 != 1;
+          const std::int64_t text = split.length(example);
+          CHECK(share.text_offsets[s + 1] - share.text_offsets[s] == text);
+          CHECK(share.offsets[s + 1] - share.offsets[s] == text + (has_image ? 4 : 0));
+          if (text > 0) CHECK(share.tokens[static_cast<std::size_t>(share.text_offsets[s])] == 100 * example);
+          if (!has_image) continue;
+          CHECK(share.image_sequences[image] == static_cast<std::int32_t>(s));
+          CHECK(share.images[6 * image++] == example);
+        }
+        CHECK(share.local_images() == static_cast<std::int64_t>(image));
+        images += share.local_images();
+        rows += share.local_tokens();
+      }
+      CHECK(images == whole.local_images());
+      CHECK(rows == whole.global_tokens);
+      CHECK(rows <= plain.tokens);
+    }
+    CHECK(seen.size() == 60);
+  }
+
+  // Changed at random, by the example and the epoch alone.
+  for (std::size_t i = 0; i < split.images.pixels.size(); ++i)
+    split.images.pixels[i] = static_cast<std::uint8_t>(i);
+  BatcherOptions changing = plain;
+  changing.augmentation = AugmentationOptions{.padding = 1, .flip = true, .seed = 9};
+  Batch first, again, later, same;
+  DynamicBatcher batcher(split, changing);
+  batcher.fill({0, 0}, first);
+  batcher.fill({0, 0}, again);
+  CHECK(first.images == again.images);
+  DynamicBatcher(split, plain).fill({0, 0}, same);
+  CHECK(first.examples == same.examples);
+  CHECK(first.images != same.images);
 }
 
 TEST_CASE("more ranks than sequences leave legal empty shares", "[data]") {

@@ -1,7 +1,7 @@
 // What mixtures of experts cost, by hand, whatever part of the experts a rank has.
 #include <catch2/catch.hpp>
 
-#include "recipes/models/text_classifier.h"
+#include "recipes/models/classifier.h"
 #include "tests/parallel/moe_run.h"
 
 namespace conclave {
@@ -41,8 +41,11 @@ TEST_CASE("a classifier of texts costs its layers, and its head once", "[moe][fl
   model.hidden = kHidden, model.heads = 2, model.layers = 2, model.ffn = kFfn;
   MoeRecipe moe;
   moe.experts = 4, moe.top_k = 1, moe.every = 2;
-  const TextClassifier classifier(
-      model, moe, {.vocabulary = 50, .max_length = 16, .classes = 5, .unknown_token = 0}, grid);
+  Recipe recipe;
+  recipe.model = model;
+  recipe.moe = moe;
+  const Classifier classifier(recipe, {.vocabulary = 50, .max_length = 16, .classes = 5, .unknown_token = 0},
+                              grid);
   Extent text{1, kTokens};
   const double attention = kTokens * 2.0 * 4 * kHidden * kHidden + kTokens * kTokens * 2.0 * 2 * kHidden;
   CHECK(classifier.flops(text) ==

@@ -153,8 +153,9 @@ TEST_CASE("an unknown key names file, line, the nearest key and those of its tab
                  "run, data,"));
   CHECK_THAT(
       mistake("\n[mole]\nexperts = 3"),
-      Equals("q.toml:2: [mole]: no such table; the nearest is [moe]. Tables are: run, data, model, moe, "
-             "train, parallel, checkpoint"));
+      Equals(
+          "q.toml:2: [mole]: no such table; the nearest is [moe]. Tables are: run, data, image, model, moe, "
+          "train, parallel, checkpoint"));
   CHECK_THAT(mistake("[moe]\n\"a\\u001b[31m\" = 3"), Contains("a\\u001B[31m"));  // cannot paint the terminal
 }
 
@@ -218,7 +219,8 @@ TEST_CASE("a mistake in --set is told as one", "[recipe]") {
   CHECK_THAT(set("experts=3"), Contains("the nearest is moe.experts"));
   CHECK_THAT(set("moe=3"), Contains("moe is a table; set one of its keys: every, experts"));
   CHECK(set("moe.experts=0") == "--set moe.experts=0: moe.experts = 0: must be between 1 and 4096");
-  CHECK_THAT(set("data.source=tabel"), Contains("must be one of wordnet, table; the nearest is table"));
+  CHECK_THAT(set("data.source=tabel"),
+             Contains("must be one of wordnet, table, fashion_mnist, emoji; the nearest is table"));
 }
 
 TEST_CASE("what must hold between fields names the place of a key that was written", "[recipe]") {
@@ -241,6 +243,26 @@ TEST_CASE("what must hold between fields names the place of a key that was writt
   CHECK_THAT(mistake(table + "data.path = \"x\"\ndata.test = \"y\""), Contains("go with data.train"));
   CHECK_THAT(mistake(table + "data.path = \"x\"\ndata.label_column = \"text\""), Contains("must differ"));
   CHECK(mistake(table + "data.train = \"x.csv\"\ndata.test = \"y.csv\"") == "");
+}
+
+TEST_CASE("what only texts or only images have is refused without them", "[recipe]") {
+  const std::string images = "data.source = \"fashion_mnist\"\n";
+  CHECK(mistake(images) == "");
+  CHECK(mistake(images + "train.batch_tokens = 64") == "");  // no text has to fit
+  CHECK(mistake(images + "model.bigrams = 100") ==
+        "q.toml:2: model.bigrams = 100.0 is for texts, of which data.source = \"fashion_mnist\" has none");
+  CHECK_THAT(mistake(images + "model.token_dropout = 0.1"), StartsWith("q.toml:2: model.token_dropout"));
+  CHECK_THAT(mistake(images + "train.masked_weight = 0.1"), StartsWith("q.toml:2: train.masked_weight"));
+  CHECK_THAT(mistake("data.inputs = \"image\""), Contains("data.inputs is for source = \"emoji\""));
+  CHECK_THAT(mistake("data.source = \"emoji\""), Contains("data.classes may be \"group\" or \"subgroup\""));
+  const std::string emoji = "data.source = \"emoji\"\ndata.classes = \"group\"\n";
+  CHECK(mistake(emoji) == "");
+  CHECK(mistake(emoji + "data.inputs = \"text\"\nmodel.bigrams = 100") == "");
+  CHECK_THAT(mistake(emoji + "data.inputs = \"image\"\nmodel.bigrams = 100"), Contains("is for texts"));
+  CHECK_THAT(mistake("data.classes = \"group\""), Contains("data.classes may be \"noun\" or \"all\""));
+  CHECK(mistake(images + "image.blocks = [\"k3 x2 c16\", \"k4 x2 c16\"]")
+            .starts_with("q.toml:2: image.blocks"));
+  CHECK_THAT(mistake(images + "image.norm = \"layer\""), Contains("must be one of group, batch"));
 }
 
 TEST_CASE("a recipe built in code is checked too, without lines", "[recipe]") {
