@@ -66,25 +66,24 @@ std::array<Extents, 3> extents_of(const Key& key) {
 
 cudnnDataType_t library_type(DType type) { return type == DType::f64 ? CUDNN_DATA_DOUBLE : CUDNN_DATA_FLOAT; }
 
-Owned<cudnnTensorDescriptor_t> describe_tensor(const Extents& extents, DType type,
-                                               cudnnTensorFormat_t format) {
-  auto tensor = create(cudnnCreateTensorDescriptor);
+void describe(const Owned<cudnnTensorDescriptor_t>& tensor, const Extents& extents, DType type,
+              cudnnTensorFormat_t format) {
   check(cudnnSetTensor4dDescriptor(tensor.get(), format, library_type(type), static_cast<int>(extents.images),
                                    static_cast<int>(extents.channels), static_cast<int>(extents.height),
                                    static_cast<int>(extents.width)),
         "describing images");
-  return tensor;
 }
 
 struct Descriptions {
-  Owned<cudnnTensorDescriptor_t> x, y;
+  Owned<cudnnTensorDescriptor_t> x = create(cudnnCreateTensorDescriptor),
+                                 y = create(cudnnCreateTensorDescriptor);
   Owned<cudnnFilterDescriptor_t> weight = create(cudnnCreateFilterDescriptor);
   Owned<cudnnConvolutionDescriptor_t> window = create(cudnnCreateConvolutionDescriptor);
 
   Descriptions(const Key& key, cudnnTensorFormat_t format) {
     const auto [x_extents, weight_extents, y_extents] = extents_of(key);
-    x = describe_tensor(x_extents, key.type, format);
-    y = describe_tensor(y_extents, key.type, format);
+    describe(x, x_extents, key.type, format);
+    describe(y, y_extents, key.type, format);
     check(cudnnSetFilter4dDescriptor(weight.get(), library_type(key.type), format, static_cast<int>(key.out),
                                      static_cast<int>(key.in), static_cast<int>(key.size),
                                      static_cast<int>(key.size)),
@@ -175,8 +174,10 @@ struct Copies {
 
   explicit Copies(const Key& key) : extents(extents_of(key)) {
     for (std::size_t i = 0; i < 3; ++i) {
-      ours[i] = describe_tensor(extents[i], key.type, CUDNN_TENSOR_NHWC);
-      theirs[i] = describe_tensor(extents[i], key.type, CUDNN_TENSOR_NCHW);
+      ours[i] = create(cudnnCreateTensorDescriptor);
+      theirs[i] = create(cudnnCreateTensorDescriptor);
+      describe(ours[i], extents[i], key.type, CUDNN_TENSOR_NHWC);
+      describe(theirs[i], extents[i], key.type, CUDNN_TENSOR_NCHW);
     }
   }
 };

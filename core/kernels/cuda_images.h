@@ -3,7 +3,6 @@
 // `items` of in it; threads of the same threadIdx.y have one of these at a time. For .cu files.
 #pragma once
 
-#include "core/host_device.h"
 #include "core/kernels/cuda_kernel.h"
 
 namespace conclave::kernels::cuda {
@@ -38,10 +37,8 @@ __device__ Index first_channel() {
   return (Index{blockIdx.y} * blockDim.x + threadIdx.x) * kWidth;
 }
 
-/// Where a part of `items` begins; the last one ends where one more would begin.
-CONCLAVE_HOST_DEVICE inline Index part_begin(Index items, Index part, Index parts) {
-  return items * part / parts;
-}
+/// Where a part of `items` begins, and the one before it ends.
+inline __device__ Index part_begin(Index items, Index part, Index parts) { return items * part / parts; }
 
 /// body(item) for each of this thread's among all `items`.
 template <class Body>
