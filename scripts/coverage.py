@@ -8,7 +8,7 @@ import os
 import re
 import subprocess
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -65,10 +65,11 @@ def main():
     data = sorted(build.rglob("*.gcda"))
     if not data:
         sys.exit(f"coverage: nothing was counted in {build}; scripts/coverage builds it and runs its tests")
-    runs, launched = defaultdict(lambda: defaultdict(int)), {}
+    runs, launched = defaultdict(lambda: defaultdict(int)), Counter()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for counted, kernels in pool.map(counts_of, data):
-            launched |= kernels
+            for kernel, count in kernels.items():  # of an instance in several files, the linker keeps one
+                launched[kernel] += count
             for path, lines in counted.items():
                 for line, count in lines.items():
                     runs[path][line] += count
