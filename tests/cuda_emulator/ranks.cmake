@@ -7,6 +7,10 @@ endif()
 set(parallel ${PROJECT_SOURCE_DIR}/parallel)
 file(GLOB emulated_parallel CONFIGURE_DEPENDS ${parallel}/*communicator*.cpp ${parallel}/nccl_*.cpp)
 list(REMOVE_DUPLICATES emulated_parallel)
+if(CONCLAVE_COVERAGE)
+  file(GLOB covered CONFIGURE_DEPENDS ${parallel}/nccl_*.cpp ${parallel}/device_*.cpp)
+  set_property(SOURCE ${covered} APPEND PROPERTY COMPILE_OPTIONS --coverage -O0)
+endif()
 add_executable(emulated_mpi_tests mpi_main.cpp ${emulator}/nccl_test.cpp ${emulator}/nccl.cpp ${emulator}/mpi.cpp
                ${emulated_parallel} ${parallel}/process_grid.cpp ${parallel}/device_choice.cpp ${parallel}/device_world.cpp)
 target_link_libraries(emulated_mpi_tests PRIVATE conclave_emulated MPI::MPI_C Threads::Threads Catch2::Catch2

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from runs import PROGRAM, losses, prepare, run
 
-EMULATED = Path(os.environ["CONCLAVE_BUILD"], "emulated_conclave")
+DEVICES = Path(os.environ["CONCLAVE_CUDA_PROGRAM"])
 RANKS = ["mpirun", "--oversubscribe", "-n", "2"]
 STEPS = 20
 
@@ -16,8 +16,8 @@ def train(program, recipe, directory, *options, says=""):
     counts = Path(f"{directory}.counts")
     os.environ.update(CONCLAVE_CUDA_COUNTS=str(counts), CONCLAVE_CUDA_MEMORY="512")
     sets = [f"--set={option}" for option in (*options, f"run.directory={directory}", "run.log_every=1")]
-    said = run([*RANKS, program, "train", recipe, "--device", "cuda" if program == EMULATED else "cpu", *sets])
-    assert f"threads each, on {'cuda' if program == EMULATED else 'cpu'}" in said, said
+    said = run([*RANKS, program, "train", recipe, "--device", "cuda" if program == DEVICES else "cpu", *sets])
+    assert f"threads each, on {'cuda' if program == DEVICES else 'cpu'}" in said, said
     assert says in said, said
     return counts.read_text().splitlines() if counts.exists() else []
 
@@ -32,15 +32,15 @@ def main():
     prepare()
     mixed = ["moe.expert=2 feed_forward, 2 gated", "moe.balancer=grad_norm", "moe.shared_experts=1", "train.epsilon=1e-5"]
     train(PROGRAM, "tiny.toml", "processors", f"train.steps={STEPS}", *mixed)
-    all_steps = train(EMULATED, "tiny.toml", "devices", f"train.steps={STEPS}", *mixed)
+    all_steps = train(DEVICES, "tiny.toml", "devices", f"train.steps={STEPS}", *mixed)
     assert_close("processors", "devices")
     assert losses("devices")[STEPS] < 0.8 * losses("devices")[1], "it learns nothing"
-    two_steps = train(EMULATED, "tiny.toml", "two", "train.steps=2", *mixed)
+    two_steps = train(DEVICES, "tiny.toml", "two", "train.steps=2", *mixed)
     assert len(two_steps) == 2 and sorted(all_steps) == sorted(two_steps), (two_steps, all_steps)
 
     # What is multiplied in bf16 is nearly the same.
     rounded = [*mixed, "run.precision=bf16"]
-    train(EMULATED, "tiny.toml", "rounded", "train.steps=2", *rounded, says=", on cuda, products in bf16")
+    train(DEVICES, "tiny.toml", "rounded", "train.steps=2", *rounded, says=", on cuda, products in bf16")
     assert_close("two", "rounded", 2e-2)
     for step, loss in losses("two").items():
         assert abs(loss - losses("rounded")[step]) > 1e-6 * loss, (step, loss, "nothing was rounded")
@@ -49,7 +49,7 @@ def main():
 
     # The processors' checkpoint, evaluated on devices.
     here = run([*RANKS, PROGRAM, "eval", "processors"])
-    there = run([*RANKS, EMULATED, "eval", "processors", "--device", "cuda"])
+    there = run([*RANKS, DEVICES, "eval", "processors", "--device", "cuda"])
     assert here.split('"accuracy":')[1][:8] == there.split('"accuracy":')[1][:8], (here, there)
 
 

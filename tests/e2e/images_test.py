@@ -1,4 +1,4 @@
-"""Training on images, read from idx files, by one process and by several, stopped and resumed, and on emulated devices."""
+"""Training on images, read from idx files, by one process and by several, stopped and resumed."""
 
 import gzip
 import os
@@ -8,7 +8,6 @@ from pathlib import Path
 
 from runs import PROGRAM, assert_same_losses, assert_same_weights, checkpoints, losses, run
 
-EMULATED = Path(os.environ["CONCLAVE_BUILD"], "emulated_conclave")
 SIDE, CLASSES = 8, 10
 
 RECIPE = """
