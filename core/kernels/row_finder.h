@@ -16,7 +16,9 @@ struct RowFinder {
     std::int32_t next = 0;
     for (std::size_t i = 0; i < kMostRowParts; ++i) {
       const bool given = i < parts.size();
-      rows[i] = given ? parts[i].data<T>() - next * hidden : nullptr;
+      // One without rows, which may be nowhere, begins where the next one does, and no slot finds it.
+      const bool empty = !given || parts[i].numel() == 0;
+      rows[i] = empty ? nullptr : parts[i].data<T>() - next * hidden;
       first[i] = given ? next : std::numeric_limits<std::int32_t>::max();
       if (given) next += static_cast<std::int32_t>(parts[i].size(0));
     }
