@@ -51,6 +51,7 @@ struct Stream {
   std::uint64_t queued = 0, done = 0;
   Past past;  // of what will be queued next
   bool destroyed = false;
+  bool running = false;  // its first piece of work, which may wait, and so have all streams go on
   std::optional<std::vector<Captured>> captured;  // while its work is
 };
 
@@ -137,15 +138,21 @@ void enqueue(cudaStream_t handle, const std::string& name, std::function<bool(st
 // Tries the stream's next piece of work; whether it is complete. After a report nothing runs any more, as
 // after an error of CUDA's.
 bool advance(Stream& stream) {
+  // What runs on another stream may have come here, or have done all this one had.
+  if (stream.running || stream.work.empty()) return false;
   Work& work = stream.work.front();
   if (report.empty()) {
+    stream.running = true;
+    bool done = true;
     try {
       if (!std::exchange(work.begun, true) && !work.name.empty())
         work.number = begin_work(stream.number, stream.done + 1, work.before, work.name);
-      if (!work.run(work.number)) return false;
+      done = work.run(work.number);
     } catch (const std::exception& error) {
       complain(error.what());
     }
+    stream.running = false;
+    if (!done) return false;
   }
   const Work done = std::move(work);
   stream.work.pop_front();
