@@ -556,6 +556,7 @@ TEST_CASE("a rank has the device of its place on the node, and all hear of one w
   CHECK_THAT(refused(cudaErrorInsufficientDriver, 0), Contains("no NVIDIA driver"));
   CHECK_THAT(refused(cudaErrorInsufficientDriver, 12040), Contains("CUDA 12.4, older than the 13.0"));
   CHECK_THAT(refused(cudaErrorStubLibrary), Contains("stub"));
+  CHECK_THAT(refused(cudaErrorInvalidDevice), Contains("no CUDA device: "));
   emulator::set_bus_id("0000:1b:00.0");
   const std::string shared = refused(0);
   emulator::set_bus_id("");
@@ -572,6 +573,12 @@ TEST_CASE("a world of devices has a stream for its thread's work while it lives"
   };
   check_device();
   CHECK(world_on("cpu", all()).stream == nullptr);
+  emulator::set_devices(0);
+  CHECK_THROWS_WITH(world_on("cuda", all()), Contains("no CUDA device"));
+  const DeviceWorld without = world_on("auto", all());
+  CHECK(without.stream == nullptr);
+  CHECK_THAT(without.note, Contains("no CUDA device"));
+  emulator::set_devices(1);
   {
     const DeviceWorld chosen = world_on("cuda", all());
     CHECK(chosen.world->device() == Device::cuda);
