@@ -1,3 +1,4 @@
+#include "autograd/functions/accumulator.h"
 #include "autograd/functions/functions.h"
 #include "core/kernels/activation.h"
 #include "core/kernels/reduction.h"
@@ -31,15 +32,9 @@ Tensor grouped_linear(Tape& tape, const Tensor& x, kernels::RowOffsets offsets, 
       kernels::grouped_linear_backward_input(dz, groups, weight, dx, write);
     }
     if (weight.slot || bias.slot) {
-      const auto target = [&](const Tensor& parameter) {
-        if (!parameter.slot) return Tensor();
-        const auto [gradient, write] = tape.into(parameter);
-        if (write == Write::assign) gradient.zero();  // the kernel accumulates
-        return gradient;
-      };
-      const Tensor dbias = target(bias);
+      const Tensor dbias = accumulator(tape, bias);
       if (weight.slot) {
-        kernels::grouped_linear_backward_parameters(dz, x, groups, target(weight), dbias);
+        kernels::grouped_linear_backward_parameters(dz, x, groups, accumulator(tape, weight), dbias);
       } else {
         for (Index g = 0; g < weight.size(0); ++g)
           kernels::column_sums(

@@ -1,3 +1,4 @@
+#include "autograd/functions/accumulator.h"
 #include "autograd/functions/functions.h"
 #include "core/kernels/activation.h"
 #include "core/kernels/embedding.h"
@@ -47,8 +48,7 @@ Tensor lstm(Tape& tape, const Tensor& projected, kernels::RowOffsets groups, ker
                             kept_sequences = tape.arena().copy(sequences);
   tape.record("lstm", {&projected, &recurrent}, {&y}, [=](Tape& tape) {
     const auto [dprojected, write] = projected.slot ? tape.into(projected) : GradientTarget();
-    const auto [drecurrent, recurrent_write] = recurrent.slot ? tape.into(recurrent) : GradientTarget();
-    if (drecurrent.defined() && recurrent_write == Write::assign) drecurrent.zero();
+    const Tensor drecurrent = accumulator(tape, recurrent);
     const ArenaScope scope(tape.arena());
     // The kernel assigns the gates' gradients, and the weight's is made of them.
     const bool direct = dprojected.defined() && write == Write::assign;
@@ -66,9 +66,7 @@ Tensor embedding(Tape& tape, const Tensor& ids, const Tensor& table) {
   Tensor y = tape.output({ids.numel(), table.size(1)}, table.dtype(), {&table});
   kernels::embedding(ids, table, y);
   tape.record("embedding", {&table}, {&y}, [=](Tape& tape) {
-    const auto [dtable, write] = tape.into(table);
-    if (write == Write::assign) dtable.zero();
-    kernels::embedding_backward(tape.gradient(y), ids, dtable);
+    kernels::embedding_backward(tape.gradient(y), ids, accumulator(tape, table));
   });
   return y;
 }
@@ -80,9 +78,7 @@ Tensor embedding_bag(Tape& tape, const Tensor& ids, const Tensor& offsets, doubl
   Tensor y = tape.output({offsets.numel() - 1, table.size(1)}, table.dtype(), {&table});
   kernels::embedding_bag(ids, offsets, scale, table, y);
   tape.record("embedding_bag", {&table}, {&y}, [=](Tape& tape) {
-    const auto [dtable, write] = tape.into(table);
-    if (write == Write::assign) dtable.zero();
-    kernels::embedding_bag_backward(tape.gradient(y), ids, offsets, scale, dtable);
+    kernels::embedding_bag_backward(tape.gradient(y), ids, offsets, scale, accumulator(tape, table));
   });
   return y;
 }
@@ -102,9 +98,7 @@ Tensor segment_max(Tape& tape, const Tensor& x, const Tensor& offsets) {
   const Tensor winners = tape.empty(y.shape(), DType::i32);
   kernels::segment_max(x, offsets, y, winners);
   tape.record("segment_max", {&x}, {&y}, [=](Tape& tape) {
-    const auto [dx, write] = tape.into(x);
-    if (write == Write::assign) dx.zero();
-    kernels::segment_max_backward(tape.gradient(y), winners, dx);
+    kernels::segment_max_backward(tape.gradient(y), winners, accumulator(tape, x));
   });
   return y;
 }

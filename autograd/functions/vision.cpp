@@ -1,3 +1,4 @@
+#include "autograd/functions/accumulator.h"
 #include "autograd/functions/functions.h"
 #include "core/kernels/activation.h"
 #include "core/kernels/channels.h"
@@ -7,17 +8,6 @@
 #include "core/kernels/reduction.h"
 
 namespace conclave::functions {
-namespace {
-
-// Where a kernel adds a parameter's gradient up; undefined where nobody wants it.
-Tensor accumulator(Tape& tape, const Tensor& parameter) {
-  if (!parameter.slot) return {};
-  const auto [gradient, write] = tape.into(parameter);
-  if (write == Write::assign) gradient.zero();
-  return gradient;
-}
-
-}  // namespace
 
 Tensor convolution(Tape& tape, const Tensor& x, const Tensor& weight, const Tensor& bias,
                    const kernels::Window& window, Activation activation) {
