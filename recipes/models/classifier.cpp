@@ -47,13 +47,9 @@ Classifier::Images::Images(const ImageRecipe& recipe, const ImageShape& image, I
                .depthwise = recipe.depthwise},
               image.channels, hidden) {
   add_module("", encoder);
-  Index height = image.height, width = image.width;
-  for (const std::string& block : recipe.blocks) {
-    const Index stride = image_block(block).stride;
-    height = (height + stride - 1) / stride;
-    width = (width + stride - 1) / stride;
-  }
-  grid = height * width;
+  Extent extent{image.height, image.width};
+  encoder.flops(extent);  // which becomes that of what it leaves
+  grid = extent.rows();
   if (recipe.tokens == "mean") return;
   rows = grid;
   add_module("position_embedding", positions.emplace(grid, hidden));
