@@ -39,7 +39,7 @@ struct DataPosition {
   bool operator==(const DataPosition&) const = default;
 };
 
-/// Rows of a model: of an example first its text's tokens, then those that stand for its image.
+/// Rows of a model: of an example first those that stand for its image, then its text's tokens.
 ///
 /// One rank's share of a global batch; vectors keep their capacity, so refilling allocates nothing once warm.
 /// A share may be empty (offsets is then {0}): few long sequences on many ranks.

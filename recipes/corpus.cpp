@@ -75,8 +75,8 @@ TokenizedSplit tokenize(ImageSplit split, const std::optional<Tokenizer>& tokeni
   return tokenizer->encode_split(std::move(split), max_length);
 }
 
-Classifier::Sizes model_sizes(const DataRecipe& recipe, std::size_t classes,
-                              const std::optional<Tokenizer>& tokenizer, const ImageShape& image) {
+ModelSizes model_sizes(const DataRecipe& recipe, std::size_t classes,
+                       const std::optional<Tokenizer>& tokenizer, const ImageShape& image) {
   return {.vocabulary = tokenizer ? tokenizer->vocabulary() : 0,
           .max_length = recipe.max_length,
           .classes = static_cast<Index>(classes),
@@ -84,8 +84,8 @@ Classifier::Sizes model_sizes(const DataRecipe& recipe, std::size_t classes,
           .image = image};
 }
 
-Classifier::Sizes Corpus::sizes(const DataRecipe& recipe) const {
-  return model_sizes(recipe, class_names.size(), tokenizer, train.images.shape);
+ModelSizes Corpus::sizes(const DataRecipe& recipe) const {
+  return model_sizes(recipe, class_names.size(), tokenizer, tasks.front().train.images.shape);
 }
 
 Corpus load_corpus(const Recipe& recipe, Communicator& world, const std::string& cache_directory,
@@ -108,9 +108,11 @@ Corpus load_corpus(const Recipe& recipe, Communicator& world, const std::string&
     require(problem.empty(), "{}", problem);
     tokenizer = Tokenizer::from_bytes(world.broadcast(bytes, 0));
   }
-  return {std::move(read.class_names), tokenizer, tokenize(std::move(read.train), tokenizer, data.max_length),
-          tokenize(std::move(read.validation), tokenizer, data.max_length),
-          tokenize(std::move(read.test), tokenizer, data.max_length)};
+  Corpus corpus{std::move(read.class_names), tokenizer, {}};
+  corpus.tasks.push_back({tokenize(std::move(read.train), tokenizer, data.max_length),
+                          tokenize(std::move(read.validation), tokenizer, data.max_length),
+                          tokenize(std::move(read.test), tokenizer, data.max_length)});
+  return corpus;
 }
 
 }  // namespace conclave

@@ -9,22 +9,27 @@
 #include "data/dataset.h"
 #include "data/tokenizer.h"
 #include "parallel/communicator.h"
-#include "recipes/models/classifier.h"
+#include "recipes/models/trunk.h"
 #include "recipes/recipe.h"
 
 namespace conclave {
 
+/// What one task is trained and judged on.
+struct TaskSplits {
+  TokenizedSplit train, validation, test;
+};
+
 struct Corpus {
   std::vector<std::string> class_names;
   std::optional<Tokenizer> tokenizer;  ///< none where there are no texts
-  TokenizedSplit train, validation, test;
+  std::vector<TaskSplits> tasks;       ///< in the order of the recipe's [tasks]
 
   /// What a model of these examples is built for.
-  Classifier::Sizes sizes(const DataRecipe& recipe) const;
+  ModelSizes sizes(const DataRecipe& recipe) const;
 };
 /// The same of a model whose corpus is not at hand.
-Classifier::Sizes model_sizes(const DataRecipe& recipe, std::size_t classes,
-                              const std::optional<Tokenizer>& tokenizer, const ImageShape& image);
+ModelSizes model_sizes(const DataRecipe& recipe, std::size_t classes,
+                       const std::optional<Tokenizer>& tokenizer, const ImageShape& image);
 
 /// Reads texts and images only.
 ImageDataset read_examples(const DataRecipe& data, const ImageRecipe& image);

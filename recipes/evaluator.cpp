@@ -19,9 +19,10 @@ double Evaluation::mean_experts() const {
   return tokens_routed > 0 ? experts / tokens_routed : 0;
 }
 
-Evaluator::Evaluator(Classifier& model, const TokenizedSplit& split, Index classes, Index batch_tokens,
+Evaluator::Evaluator(Model& model, Task& task, const TokenizedSplit& split, Index classes, Index batch_tokens,
                      Arena& activations, const ProcessGrid& grid, std::optional<std::uint64_t> shuffle)
     : model_(model),
+      task_(task),
       classes_(classes),
       activations_(activations),
       grid_(grid),
@@ -30,23 +31,25 @@ Evaluator::Evaluator(Classifier& model, const TokenizedSplit& split, Index class
                        .shuffle = shuffle.has_value(),
                        .rank = grid.world().rank(),
                        .ranks = grid.world().size(),
-                       .image_tokens = model.image_tokens()}),
+                       .image_tokens = task.image_tokens()}),
       empty_(split.size() == 0) {}
 
-Tensor Evaluator::forward(Tape& tape, const Batch& batch, bool calibrating) {
+TaskOutput Evaluator::forward(Tape& tape, const Batch& batch, bool calibrating) {
   ForwardContext context{.training = false,
                          .stream = {},
                          .first_token = batch.first_token,
                          .first_sequence = batch.first_sequence,
                          .calibrating = calibrating,
                          .global_tokens = batch.global_tokens,
+                         .global_sequences = batch.global_sequences,
                          .global_images = batch.global_images};
-  return model_.forward(tape, context, model_input(batch)).logits;
+  return task_(tape, context, model_input(batch));
 }
 
 // Of what the device has computed, in host memory.
-Evaluator::Results Evaluator::copies_of(Tape& tape, const Tensor& logits, const Layers& layers) {
-  Results results{tape.on_host(logits), {}};
+Evaluator::Results Evaluator::copies_of(Tape& tape, const TaskOutput& output, const Layers& layers) {
+  const auto copy = [&](const Tensor& tensor) { return tensor.defined() ? tape.on_host(tensor) : Tensor(); };
+  Results results{copy(output.losses), copy(output.correct), copy(output.logits), {}};
   for (const auto& [name, layer] : layers)
     results.chosen_experts.push_back(tape.on_host(layer->chosen_experts()));
   return results;
@@ -58,9 +61,7 @@ void Evaluator::plan() {
     batcher_.fill_largest(batch_, most);
     activations_.reset();
     Tape tape(activations_, false);
-    const Tensor logits = forward(tape, batch_);
-    functions::cross_entropy(tape, logits, tape.on_device(model_input(batch_).labels), 0);
-    copies_of(tape, logits, model_.moe_layers());
+    copies_of(tape, forward(tape, batch_), model_.moe_layers());
   }
 }
 
@@ -103,28 +104,35 @@ Evaluation Evaluator::run(const BatchVisitor& visit) {
   for (const auto& [name, layer] : layers)
     if (layer->route_cache()) layer->route_cache()->reset_statistics();
 
-  // [loss sum, sequences, tokens, then per class: true positives, false positives, false negatives]
-  std::vector<double> sums(3 + 3 * classes);
+  // of this rank, then of all, with per class its true positives, false positives and false negatives
+  enum Sum : std::size_t { loss, guesses, right, judged, sequences, tokens, first_class };
+  std::vector<double> sums(first_class + 3 * classes);
+  bool of_classes = false;
   for (DataPosition position; position.epoch == 0; position = batch_.next) {
     batcher_.fill(position, batch_);
     activations_.reset();
     Tape tape(activations_, false);
-    const ModelInput input = model_input(batch_);
-    const Tensor logits = forward(tape, batch_);
-    const auto scored = functions::cross_entropy(tape, logits, tape.on_device(input.labels), 0);
-    sums[0] += kernels::sum(scored.losses);
-    sums[1] += static_cast<double>(batch_.local_sequences());
-    sums[2] += static_cast<double>(batch_.local_tokens());
-    const auto [scores_here, chosen_experts] = copies_of(tape, logits, layers);
-    const float* scores = scores_here.data<float>();
-    for (std::size_t i = 0; i < batch_.labels.size(); ++i, scores += classes) {
-      const auto label = static_cast<std::size_t>(batch_.labels[i]);
-      const auto predicted = static_cast<std::size_t>(std::max_element(scores, scores + classes) - scores);
-      if (predicted == label) {
-        ++sums[3 + 3 * label];
-      } else {
-        ++sums[3 + 3 * predicted + 1];
-        ++sums[3 + 3 * label + 2];
+    const auto [losses, correct, logits, chosen_experts] = copies_of(tape, forward(tape, batch_), layers);
+    sums[loss] += kernels::sum(losses);
+    sums[guesses] += static_cast<double>(losses.numel());
+    sums[sequences] += static_cast<double>(batch_.local_sequences());
+    sums[tokens] += static_cast<double>(batch_.local_tokens());
+    if (correct.defined()) {
+      for (const std::uint8_t right_one : correct.span<std::uint8_t>()) sums[right] += right_one;
+      sums[judged] += static_cast<double>(correct.numel());
+    }
+    if (logits.defined()) {
+      of_classes = true;
+      const float* scores = logits.data<float>();
+      for (std::size_t i = 0; i < batch_.labels.size(); ++i, scores += classes) {
+        const auto label = static_cast<std::size_t>(batch_.labels[i]);
+        const auto predicted = static_cast<std::size_t>(std::max_element(scores, scores + classes) - scores);
+        if (predicted == label) {
+          ++sums[first_class + 3 * label];
+        } else {
+          ++sums[first_class + 3 * predicted + 1];
+          ++sums[first_class + 3 * label + 2];
+        }
       }
     }
     std::ranges::fill(batch_load, 0);
@@ -188,16 +196,16 @@ Evaluation Evaluator::run(const BatchVisitor& visit) {
     for (const auto& table : result.expert_classes)
       result.utilization += utilization(ExpertTable(table, classes).expert_totals()) / count;
   }
-  double right = 0;
-  for (std::size_t c = 0; c < classes; ++c) {
-    const double tp = sums[3 + 3 * c], wrong = sums[3 + 3 * c + 1] + sums[3 + 3 * c + 2];
-    right += tp;
-    if (tp > 0) result.macro_f1 += 2 * tp / (2 * tp + wrong) / static_cast<double>(classes);
+  if (of_classes) {
+    double f1_sum = 0;
+    for (std::size_t c = first_class; c < sums.size(); c += 3)
+      if (sums[c] > 0) f1_sum += 2 * sums[c] / (2 * sums[c] + sums[c + 1] + sums[c + 2]);
+    result.macro_f1 = f1_sum / static_cast<double>(classes);
   }
-  result.sequences = static_cast<Index>(sums[1]);
-  result.tokens = static_cast<Index>(sums[2]);
-  result.loss = sums[0] / sums[1];
-  result.accuracy = right / sums[1];
+  result.sequences = static_cast<Index>(sums[sequences]);
+  result.tokens = static_cast<Index>(sums[tokens]);
+  result.loss = sums[loss] / sums[guesses];
+  if (sums[judged] > 0) result.accuracy = sums[right] / sums[judged];
   result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return result;
 }

@@ -1,4 +1,4 @@
-// How good is a model on a split, and which expert serves whom.
+// How good is a model at a task on a split, and which expert serves whom.
 #pragma once
 
 #include <functional>
@@ -9,14 +9,14 @@
 
 #include "recipes/corpus.h"
 #include "recipes/domain_routing.h"
-#include "recipes/models/classifier.h"
+#include "recipes/models/model.h"
 
 namespace conclave {
 
 struct Evaluation {
-  double loss = 0;  ///< mean cross-entropy, nats
-  double accuracy = 0;
-  double macro_f1 = 0;  ///< mean over the classes of 2 tp / (2 tp + fp + fn)
+  double loss = 0;  ///< mean over the task's guesses: of classes and tokens cross-entropy, in nats
+  std::optional<double> accuracy;  ///< share of guesses that are right; none where no guess is right or wrong
+  std::optional<double> macro_f1;  ///< of classes: mean over them of 2 tp / (2 tp + fp + fn)
   Index sequences = 0, tokens = 0;
   double seconds = 0;
   /// How evenly the experts are used: mean load / largest load, a mean over the layers; 1 without MoE layers.
@@ -42,7 +42,7 @@ class Evaluator {
  public:
   /// Collective. `batch_tokens` is the global budget per batch; all arguments must outlive the evaluator,
   /// which resets `activations` for every batch. `shuffle`: the seed of the batches' order; else by length.
-  Evaluator(Classifier& model, const TokenizedSplit& split, Index classes, Index batch_tokens,
+  Evaluator(Model& model, Task& task, const TokenizedSplit& split, Index classes, Index batch_tokens,
             Arena& activations, const ProcessGrid& grid, std::optional<std::uint64_t> shuffle = std::nullopt);
 
   /// One forward pass of the largest batch, so that the arena sees its size.
@@ -53,16 +53,18 @@ class Evaluator {
   void calibrate(Index batches);
 
  private:
+  // In host memory.
   struct Results {
-    Tensor logits;
+    Tensor losses, correct, logits;      // as the task's; undefined likewise
     std::vector<Tensor> chosen_experts;  // by layer
   };
 
-  Tensor forward(Tape& tape, const Batch& batch, bool calibrating = false);
+  TaskOutput forward(Tape& tape, const Batch& batch, bool calibrating = false);
   using Layers = std::vector<std::pair<std::string, MoeLayer*>>;
-  static Results copies_of(Tape& tape, const Tensor& logits, const Layers& layers);
+  static Results copies_of(Tape& tape, const TaskOutput& output, const Layers& layers);
 
-  Classifier& model_;
+  Model& model_;
+  Task& task_;
   Index classes_;
   Arena& activations_;
   const ProcessGrid& grid_;

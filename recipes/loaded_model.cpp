@@ -41,7 +41,7 @@ LoadedModel::LoadedModel(const std::string& checkpoint, const ProcessGrid& grid,
   const auto metadata = nlohmann::json::parse(reader.state().metadata);
   class_names_ = metadata.at("class_names").get<std::vector<std::string>>();
   step_ = reader.state().step;
-  model_ = std::make_unique<Classifier>(
+  model_ = std::make_unique<Model>(
       recipe_, model_sizes(recipe_.data, class_names_.size(), tokenizer_, image_shape(metadata)), grid);
   parameters_ = std::make_unique<ParameterSet>(*model_, DType::f32, 0, grid.device());
   reader.load(model_entries(*parameters_, *model_));

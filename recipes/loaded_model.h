@@ -10,7 +10,7 @@
 #include "autograd/nn/parameter_set.h"
 #include "data/tokenizer.h"
 #include "parallel/process_grid.h"
-#include "recipes/models/classifier.h"
+#include "recipes/models/model.h"
 
 namespace conclave {
 
@@ -31,14 +31,14 @@ class LoadedModel {
   const std::optional<Tokenizer>& tokenizer() const { return tokenizer_; }
   const std::vector<std::string>& class_names() const { return class_names_; }
   std::int64_t step() const { return step_; }
-  Classifier& model() { return *model_; }
+  Model& model() { return *model_; }
 
  private:
   Recipe recipe_;
   std::vector<std::string> class_names_;
   std::optional<Tokenizer> tokenizer_;
   std::int64_t step_ = 0;
-  std::unique_ptr<Classifier> model_;
+  std::unique_ptr<Model> model_;
   std::unique_ptr<ParameterSet> parameters_;
 };
 

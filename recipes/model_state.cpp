@@ -15,7 +15,7 @@ TensorEntry whole(const std::string& path, const Tensor& values) {
 }
 
 // What a model has beside its parameters.
-void add_state(const ParameterSet& parameters, Classifier& model, bool training,
+void add_state(const ParameterSet& parameters, Model& model, bool training,
                std::vector<TensorEntry>& entries) {
   for (const Buffer* buffer : parameters.buffers())
     entries.push_back(whole(tensor_path("model", buffer->name), buffer->values));
@@ -36,7 +36,7 @@ std::string tensor_path(const std::string& prefix, const std::string& parameter)
   return path;
 }
 
-std::vector<TensorEntry> model_entries(const ParameterSet& parameters, Classifier& model) {
+std::vector<TensorEntry> model_entries(const ParameterSet& parameters, Model& model) {
   std::vector<TensorEntry> entries;
   for (const Parameter* parameter : parameters.parameters())
     entries.push_back(entry("model", *parameter, parameter->value));
@@ -44,7 +44,7 @@ std::vector<TensorEntry> model_entries(const ParameterSet& parameters, Classifie
   return entries;
 }
 
-std::vector<TensorEntry> training_entries(const ParameterSet& parameters, Classifier& model,
+std::vector<TensorEntry> training_entries(const ParameterSet& parameters, Model& model,
                                           const AdamW& optimizer) {
   std::vector<TensorEntry> entries;
   for (const Parameter* parameter : parameters.parameters()) {

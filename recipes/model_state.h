@@ -8,7 +8,7 @@
 
 #include "autograd/optim/adamw.h"
 #include "parallel/checkpoint/checkpoint.h"
-#include "recipes/models/classifier.h"
+#include "recipes/models/model.h"
 
 namespace conclave {
 
@@ -16,9 +16,9 @@ namespace conclave {
 std::string tensor_path(const std::string& prefix, const std::string& parameter);
 
 /// Parameters, buffers and what the balancers have found for the selection, for use.
-std::vector<TensorEntry> model_entries(const ParameterSet& parameters, Classifier& model);
+std::vector<TensorEntry> model_entries(const ParameterSet& parameters, Model& model);
 /// The same and what it takes to train on.
-std::vector<TensorEntry> training_entries(const ParameterSet& parameters, Classifier& model,
+std::vector<TensorEntry> training_entries(const ParameterSet& parameters, Model& model,
                                           const AdamW& optimizer);
 
 }  // namespace conclave

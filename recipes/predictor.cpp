@@ -25,7 +25,7 @@ std::vector<Prediction> Predictor::predict(std::span<const std::string> texts) {
     Tape tape(activations_, false);
     tape.stop_planning();  // nobody knows how long the texts will be that are still to come
     ForwardContext context{.training = false, .stream = {}, .global_tokens = batch.local_tokens()};
-    const Tensor logits = model_.model().forward(tape, context, model_input(batch)).logits;
+    const Tensor logits = (*model_.model().classifier())(tape, context, model_input(batch)).logits;
     const Tensor probabilities = tape.on_host(functions::softmax(tape, logits));
     const float* row = probabilities.data<float>();
     for (const std::string& text : part) {

@@ -109,8 +109,15 @@ double StepReport::moe_milliseconds() const {
 void format_line(fmt::memory_buffer& out, const StepReport& report) {
   append_text(out, "step ");
   append_steps(out, report);
-  append(out, "  epoch {:.2f}  loss {:.4f}  acc {:.3f}  lr {:.1e}  tokens/s {:.0f}", report.epoch,
-         report.loss, report.accuracy, report.learning_rate, report.tokens_per_second);
+  append(out, "  epoch {:.2f}", report.epoch);
+  for (const TaskReport& task : report.tasks) {
+    if (!task.steps_taken) continue;
+    append_text(out, "  ");
+    if (report.tasks.size() > 1) append(out, "{} ", task.name);
+    append(out, "loss {:.4f}", task.loss);
+    if (task.accuracy) append(out, "  acc {:.3f}", *task.accuracy);
+  }
+  append(out, "  lr {:.1e}  tokens/s {:.0f}", report.learning_rate, report.tokens_per_second);
   append(out, "  utilization {:.2f}  moe {:.1f} ms", report.utilization(), report.moe_milliseconds());
   const std::size_t before = out.size();
   append_text(out, "  eta ");
@@ -134,8 +141,13 @@ void format_bar(fmt::memory_buffer& out, const StepReport& report, int columns, 
 
   Figures figures;
   figures.add(6, "epoch {:.1f}", report.epoch);
-  figures.add(1, "loss {:.3f}", report.loss);
-  figures.add(2, "acc {:.3f}", report.accuracy);
+  if (report.tasks.size() == 1) {
+    figures.add(1, "loss {:.3f}", report.tasks.front().loss);
+    if (report.tasks.front().accuracy) figures.add(2, "acc {:.3f}", *report.tasks.front().accuracy);
+  } else {
+    for (const TaskReport& task : report.tasks)
+      if (task.steps_taken) figures.add(1, "{} {:.3f}", task.name, task.loss);
+  }
   figures.add(4, "{:.0f} tokens/s", report.tokens_per_second);
   figures.add(5, "utilization {:.2f}", report.utilization());
   double least = 1, most = 1;

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string_view>
 
@@ -17,16 +18,23 @@ struct MoeLayerReport {
   double milliseconds = 0.0;     ///< per step in this layer's MoE, on the reporting rank
 };
 
+/// One of a model's tasks during the reported steps.
+struct TaskReport {
+  std::string_view name;
+  bool steps_taken = false;  ///< else the two below say nothing
+  double loss = 0.0;
+  std::optional<double> accuracy;
+};
+
 /// What the steps since the last report came to; means where several were taken.
 struct StepReport {
   std::int64_t step = 0;         ///< steps done
   std::int64_t total_steps = 0;  ///< of the whole run; 0 where it has no end
   double epoch = 0.0;            ///< passes over the training split done
-  double loss = 0.0;
-  double accuracy = 0.0;
   double learning_rate = 0.0;
   double tokens_per_second = 0.0;  ///< over all ranks
   double seconds_per_step = 0.0;   ///< what the time left is reckoned from
+  std::span<const TaskReport> tasks;
   std::span<const MoeLayerReport> layers;
 
   double utilization() const;       ///< mean over the layers; 1 without any
@@ -34,7 +42,8 @@ struct StepReport {
 };
 
 /// Appends "step 120/680  epoch 1.80  loss 1.234  acc 0.712  lr 9.8e-04  tokens/s 21340  utilization 0.93 moe
-/// 8.1 ms  eta 3m12s  [layer 0: utilization 0.93 moe 4.1 ms load 0.80 1.10 ...]  [layer 1: ...]"; no newline.
+/// 8.1 ms  eta 3m12s  [layer 0: utilization 0.93 moe 4.1 ms load 0.80 1.10 ...]  [layer 1: ...]"; of several
+/// tasks, "classify loss 1.234  acc 0.712  caption loss 2.345 ...". No newline.
 void format_line(fmt::memory_buffer& out, const StepReport& report);
 /// Appends a bar and the most important figures that fit into `columns`, ASCII only; no newline.
 void format_bar(fmt::memory_buffer& out, const StepReport& report, int columns, bool colour);

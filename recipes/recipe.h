@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/error.h"
@@ -52,6 +53,17 @@ struct ImageRecipe {
   std::int64_t shift = 0;
   bool flip = false;
   double erase = 0.0;
+};
+
+/// What the model is trained to do, by how often; 0: not at all.
+struct TasksRecipe {
+  double classify = 1.0;
+  double caption = 0.0;
+  double generate = 0.0;
+
+  double weight(std::string_view task) const {
+    return task == "classify" ? classify : task == "caption" ? caption : generate;
+  }
 };
 
 struct ModelRecipe {
@@ -128,6 +140,7 @@ struct CheckpointRecipe {
 struct Recipe {
   RunRecipe run;
   DataRecipe data;
+  TasksRecipe tasks;
   ImageRecipe image;
   ModelRecipe model;
   MoeRecipe moe;

@@ -18,9 +18,9 @@ SplitEvaluation::SplitEvaluation(const std::string& checkpoint, const std::strin
   require(!chosen.examples.empty(), "the {} split is empty", split);
   texts_ = chosen.examples;
   tokens_ = tokenize(std::move(chosen), loaded_.tokenizer(), recipe.data.max_length);
-  evaluator_ =
-      std::make_unique<Evaluator>(loaded_.model(), tokens_, static_cast<Index>(data.class_names.size()),
-                                  recipe.train.batch_tokens, activations_, grid);
+  evaluator_ = std::make_unique<Evaluator>(loaded_.model(), *loaded_.model().classifier(), tokens_,
+                                           static_cast<Index>(data.class_names.size()),
+                                           recipe.train.batch_tokens, activations_, grid);
   evaluator_->plan();
   activations_.seal(std::size_t{1} << 20);
 }

@@ -58,12 +58,25 @@ std::string resolve_resume(const std::string& resume, const std::string& directo
 
 }  // namespace
 
+struct Trainer::TrainedTask {
+  Task* task;
+  const TaskSplits* splits;
+  double share;  // of the micro-batches
+  std::unique_ptr<Prefetcher> batches;
+  std::unique_ptr<Evaluator> validation = {}, test = {};
+};
+
 // What is summed over ranks, once per step in one message, and what gathers until the next report.
 struct Trainer::StepSums {
-  // The message: [loss, correct, sequences, tokens, expert gradient norm^2, interrupted, then of each layer
-  // its experts' loads, and the other three where its balancer wants them]
-  enum Item : std::size_t { loss, correct, sequences, tokens, expert_norm, interrupted, first_layer };
+  // The message: [expert gradient norm^2, interrupted, tokens, then of each task what TaskSums has, then of
+  // each layer its experts' loads, and the other three where its balancer wants them]
+  enum Item : std::size_t { expert_norm, interrupted, tokens, first_task };
+  // Of a task's guesses.
+  enum TaskItem : std::size_t { loss, guesses, right, judged, task_items };
   std::vector<double> message;
+  std::span<double> task(std::size_t number) {
+    return std::span(message).subspan(first_task + number * task_items, task_items);
+  }
   struct Layer {
     std::span<double> load, gradient_squares, loss, weight;  // of `message`
     std::vector<Index> rows;                                 // global, what the balancer is given
@@ -73,10 +86,12 @@ struct Trainer::StepSums {
   std::vector<std::vector<double>> load_share;  // by layer, for the report
   std::vector<std::vector<double>> load_sum;    // by layer, since the last report
   std::vector<MoeLayerReport> layers;
-  std::vector<double> balancing_seconds;  // by layer, since the last report
-  std::vector<std::string> metric_names;  // "layers.0.moe/load" and so on, built once
+  std::vector<double> balancing_seconds;       // by layer, since the last report
+  std::vector<std::string> metric_names;       // "layers.0.moe/load" and so on, built once
+  std::vector<std::string> task_metric_names;  // "train/loss" and "train/accuracy" of each task
   std::vector<Metric> metrics;
-  double window_loss = 0, window_correct = 0, window_sequences = 0, window_tokens = 0;
+  std::vector<double> window;  // the message's items before the layers', since the last report
+  std::vector<TaskReport> tasks;
   std::int64_t window_steps = 0;
   double window_start = 0, gradient_norm = 0, learning_rate = 0, save_seconds = 0;
   std::int64_t saves = 0;  // of this run
@@ -103,7 +118,6 @@ Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironme
                                .ema = recipe.train.ema}),
       reducer_(parameters_, grid, static_cast<std::size_t>(recipe.parallel.bucket_kib) * 1024),
       activations_("activations", 0, grid.device()),
-      prefetcher_(DynamicBatcher(corpus_.train, train_batches(recipe, grid, model_.image_tokens()))),
       writer_(recipe.run.directory, grid.world(), static_cast<int>(recipe.checkpoint.keep),
               recipe.checkpoint.asynchronous,
               [this](const SaveOutcome& outcome) {
@@ -113,9 +127,22 @@ Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironme
               }),
       progress_(environment_.progress),
       sums_(std::make_unique<StepSums>()) {
-  const DynamicBatcher batches(corpus_.train, train_batches(recipe, grid, model_.image_tokens()));
-  require(batches.batches_per_epoch() > 0, "the training split is empty; give [data] rows to train on");
-  steps_per_epoch_ = std::max<std::int64_t>(batches.batches_per_epoch() / recipe.train.accumulate, 1);
+  double weights = 0;
+  for (const Task* task : model_.tasks()) weights += recipe.tasks.weight(task->name());
+  for (std::size_t t = 0; t < model_.tasks().size(); ++t) {
+    Task& task = *model_.tasks()[t];
+    const TaskSplits& splits = corpus_.tasks[t];
+    DynamicBatcher batches(splits.train, train_batches(recipe, grid, task.image_tokens()));
+    require(batches.batches_per_epoch() > 0, "the training split is empty; give [data] rows to train on");
+    describe(task, splits, batches);
+    const double share = recipe.tasks.weight(task.name()) / weights;
+    if (t == 0)
+      steps_per_epoch_ = std::max<std::int64_t>(
+          static_cast<std::int64_t>(static_cast<double>(batches.batches_per_epoch()) /
+                                    static_cast<double>(recipe.train.accumulate) / share),
+          1);
+    tasks_.push_back({&task, &splits, share, std::make_unique<Prefetcher>(std::move(batches))});
+  }
   total_steps_ = recipe.train.steps > 0 ? recipe.train.steps : recipe.train.epochs * steps_per_epoch_;
   schedule_ = {.kind = schedule_from(recipe.train.schedule),
                .peak = recipe.train.learning_rate,
@@ -123,30 +150,21 @@ Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironme
                .warmup_steps = std::lround(recipe.train.warmup * static_cast<double>(total_steps_)),
                .total_steps = total_steps_};
   const auto classes = static_cast<Index>(corpus_.class_names.size());
-  validation_ = std::make_unique<Evaluator>(model_, corpus_.validation, classes, recipe.train.batch_tokens,
-                                            activations_, grid);
-  test_ = std::make_unique<Evaluator>(model_, corpus_.test, classes, recipe.train.batch_tokens, activations_,
-                                      grid);
+  const auto evaluator = [&](const TrainedTask& one, const TokenizedSplit& split,
+                             std::optional<std::uint64_t> shuffle = std::nullopt) {
+    return std::make_unique<Evaluator>(model_, *one.task, split, classes, recipe.train.batch_tokens,
+                                       activations_, grid, shuffle);
+  };
+  for (TrainedTask& one : tasks_) {
+    one.validation = evaluator(one, one.splits->validation);
+    one.test = evaluator(one, one.splits->test);
+  }
+  const TrainedTask& first = tasks_.front();
   if (std::ranges::any_of(layers_, [](const auto& named) { return named.second->balancer().calibrates(); }))
-    calibration_ = std::make_unique<Evaluator>(model_, corpus_.train, classes, recipe.train.batch_tokens,
-                                               activations_, grid, recipe.run.seed);
+    calibration_ = evaluator(first, first.splits->train, recipe.run.seed);
   if (model_.wide() && environment_.resume.empty())  // else the checkpoint has them
-    model_.wide()->set_bigrams(frequent_bigrams(corpus_.train, recipe.model.bigrams));
+    model_.wide()->set_bigrams(frequent_bigrams(first.splits->train, recipe.model.bigrams));
   entries_ = training_entries(parameters_, model_, optimizer_);
-
-  const std::string tokens = corpus_.tokenizer ? fmt::format("{} tokens of {} ", corpus_.train.tokens.size(),
-                                                             corpus_.tokenizer->vocabulary())
-                                               : "";
-  const ImageShape& image = corpus_.train.images.shape;
-  const std::string images =
-      recipe.data.has_images()
-          ? fmt::format("images of {} x {} pixels in {} channels ", image.height, image.width, image.channels)
-          : "";
-  say(fmt::format(
-      "data: {} training, {} validation, {} test {} in {} classes; {}{}in {} batches, padding {:.2f}%",
-      corpus_.train.size(), corpus_.validation.size(), corpus_.test.size(),
-      recipe.data.has_images() ? recipe.data.has_texts() ? "texts with images" : "images" : "texts",
-      corpus_.class_names.size(), tokens, images, batches.batches_per_epoch(), 100 * batches.padding()));
   say(fmt::format("ranks: {} = {} expert-parallel x {} data-parallel, {} threads each, on {}{}",
                   grid.world().size(), grid.expert_parallel(), grid.data_parallel(), omp_get_max_threads(),
                   name_of(grid.device()), use_precision(recipe.run, grid.device())));
@@ -163,16 +181,35 @@ void Trainer::say(const std::string& text) {
 
 std::string Trainer::tokenizer_hash() const { return corpus_.tokenizer ? corpus_.tokenizer->hash() : ""; }
 
+void Trainer::describe(const Task& task, const TaskSplits& splits, const DynamicBatcher& batches) {
+  const bool texts = !splits.train.tokens.empty(), images = splits.train.images.size() > 0;
+  const std::string tokens =
+      texts ? fmt::format("{} tokens of {} ", splits.train.tokens.size(), corpus_.tokenizer->vocabulary())
+            : "";
+  const ImageShape& image = splits.train.images.shape;
+  const std::string pixels = images ? fmt::format("images of {} x {} pixels in {} channels ", image.height,
+                                                  image.width, image.channels)
+                                    : "";
+  say(fmt::format(
+      "data{}: {} training, {} validation, {} test {} in {} classes; {}{}in {} batches, padding {:.2f}%",
+      model_.tasks().size() == 1 ? "" : " to " + task.name(), splits.train.size(), splits.validation.size(),
+      splits.test.size(), images ? texts ? "texts with images" : "images" : "texts",
+      corpus_.class_names.size(), tokens, pixels, batches.batches_per_epoch(), 100 * batches.padding()));
+}
+
 void Trainer::plan_memory() {
-  DynamicBatcher batcher(corpus_.train, train_batches(recipe_, grid_, model_.image_tokens()));
   Batch largest;
-  for (const auto most : batcher.extremes()) {
-    batcher.fill_largest(largest, most);
-    forward_backward(largest, 0, false);
-    activations_.reset();
+  for (std::size_t t = 0; t < tasks_.size(); ++t) {
+    TrainedTask& one = tasks_[t];
+    const DynamicBatcher batcher(one.splits->train, train_batches(recipe_, grid_, one.task->image_tokens()));
+    for (const auto most : batcher.extremes()) {
+      batcher.fill_largest(largest, most);
+      forward_backward(t, largest, 0, false);
+      activations_.reset();
+    }
+    one.validation->plan();
+    one.test->plan();
   }
-  validation_->plan();
-  test_->plan();
   // Rows of a few dozen bytes are rounded up to cache lines, differently in every batch.
   activations_.seal(std::size_t{1} << 16, 1.0 / 64);
   parameters_.zero_gradients();
@@ -197,10 +234,12 @@ void Trainer::plan_memory() {
       format_bytes(staging)));
 
   const auto experts = static_cast<std::size_t>(recipe_.moe.experts);
-  std::size_t items = StepSums::first_layer;
+  const std::size_t first_layer = StepSums::first_task + tasks_.size() * StepSums::task_items;
+  std::size_t items = first_layer;
   for (const auto& [name, layer] : layers_) items += (layer->balancer().wants_gradients() ? 4 : 1) * experts;
   sums_->message.resize(items);
-  auto free = std::span(sums_->message).subspan(StepSums::first_layer);
+  auto free = std::span(sums_->message).subspan(first_layer);
+  sums_->window.resize(first_layer);
   for (const auto& [name, layer] : layers_) {
     const auto take = [&] {
       const auto taken = free.first(experts);
@@ -224,7 +263,12 @@ void Trainer::plan_memory() {
   for (const auto& [name, layer] : layers_)
     for (const char* what : {"/load", "/utilization", "/milliseconds", "/balancing_milliseconds"})
       sums_->metric_names.push_back(name + what);
-  sums_->metrics.reserve(16 + sums_->metric_names.size());
+  for (const TrainedTask& one : tasks_) {
+    sums_->tasks.emplace_back().name = one.task->name();
+    for (const char* what : {"train/loss", "train/accuracy"})
+      sums_->task_metric_names.push_back(metric_prefix(one.task->name()) + what);
+  }
+  sums_->metrics.reserve(16 + sums_->metric_names.size() + sums_->task_metric_names.size());
 }
 
 void Trainer::resume() {
@@ -235,7 +279,10 @@ void Trainer::resume() {
   const auto metadata = nlohmann::json::parse(reader.state().metadata);
   require(metadata.at("tokenizer_hash") == tokenizer_hash(), "{}: its tokenizer does not match its metadata",
           environment_.resume);
-  prefetcher_.seek({metadata.at("data_position").at("epoch"), metadata.at("data_position").at("batch")});
+  for (TrainedTask& one : tasks_) {
+    const auto& position = metadata.at("data_position").at(one.task->name());
+    one.batches->seek({position.at("epoch"), position.at("batch")});
+  }
   say(fmt::format("resumed from {} at step {}", environment_.resume, step_));
 }
 
@@ -254,73 +301,78 @@ double Trainer::domain_strength() const {
   return steps > 0 ? std::max(0.0, 1.0 - static_cast<double>(step_) / steps) : 0.0;
 }
 
-double Trainer::forward_backward(const Batch& batch, int micro_batch, bool last) {
+// Drawn anew for every micro-batch, alike on all ranks.
+std::size_t Trainer::task_of(std::int64_t micro_batch) const {
+  if (tasks_.size() == 1) return 0;
+  const RandomStream stream = stream_of(micro_batch);
+  double drawn = stream.uniform(0);
+  for (std::size_t t = 0; t + 1 < tasks_.size(); ++t)
+    if ((drawn -= tasks_[t].share) < 0) return t;
+  return tasks_.size() - 1;
+}
+
+// Streams are numbered within a step; each micro-batch gets its own thousand, of which the first is
+// task_of's.
+RandomStream Trainer::stream_of(std::int64_t micro_batch) const {
+  return {.seed = static_cast<std::uint64_t>(recipe_.run.seed),
+          .step = static_cast<std::uint32_t>(step_ + 1),
+          .tensor = static_cast<std::uint32_t>(micro_batch) * 1000};
+}
+
+void Trainer::forward_backward(std::size_t number, const Batch& batch, std::int64_t micro_batch, bool last) {
   activations_.reset();
   Tape tape(activations_);
   const auto accumulate = static_cast<double>(recipe_.train.accumulate);
   const ModelInput input = model_input(batch);
-  // Streams are numbered within a step; each micro-batch gets its own thousand.
   ForwardContext context{.training = true,
-                         .stream = {.seed = static_cast<std::uint64_t>(recipe_.run.seed),
-                                    .step = static_cast<std::uint32_t>(step_ + 1),
-                                    .tensor = static_cast<std::uint32_t>(micro_batch) * 1000},
+                         .stream = stream_of(micro_batch),
                          .first_token = batch.first_token,
                          .first_sequence = batch.first_sequence,
                          .global_tokens = batch.global_tokens,
+                         .global_sequences = batch.global_sequences,
                          .loss_scale = 1.0 / accumulate,
                          .in_domain = input.in_domain,
                          .domain_strength = domain_strength(),
                          .global_images = batch.global_images};
-  const bool guess = recipe_.train.masked_weight > 0;
-  const auto output = model_.forward(tape, context, input, guess);
-  const Tensor labels = tape.on_device(input.labels);
-  const auto scored = functions::cross_entropy(tape, output.logits, labels, recipe_.train.label_smoothing);
-  const double loss = kernels::sum(scored.losses);
+  const TaskOutput output = (*tasks_[number].task)(tape, context, input);
+  const double loss = kernels::sum(output.losses);
   if (!std::isfinite(loss) && problem_.empty()) {
     const char* function = tape.first_non_finite();
     problem_ = fmt::format("rank {}: first in {} ({})", grid_.world().rank(), tape.non_finite_scope(),
                            function ? function : "loss");
   }
-  std::array<Tape::Loss, 3> losses;
+  std::array<Tape::Loss, TaskOutput::kMostTerms> losses;
   std::size_t count = 0;
-  const auto add_loss = [&](const Tensor& values, double weight) {
+  for (const auto& [values, weight] : output.terms()) {
     losses[count] = {values, tape.empty(values.shape(), values.dtype())};
     losses[count++].seed.fill(weight / accumulate);
-  };
-  const double per_sequence = 1.0 / static_cast<double>(std::max<Index>(batch.global_sequences, 1));
-  add_loss(scored.losses, per_sequence);
-  if (output.wide_scores.defined())
-    add_loss(functions::squared_hinge(tape, output.wide_scores, labels), per_sequence);
-  if (output.masked_logits.defined()) {
-    // A mean over the expected number of hidden tokens, which all ranks know without asking.
-    const double expected =
-        recipe_.model.token_dropout * static_cast<double>(std::max<Index>(batch.global_tokens, 1));
-    const Tensor masked = tape.on_device(output.masked_tokens);
-    add_loss(functions::cross_entropy(tape, output.masked_logits, masked, 0).losses,
-             recipe_.train.masked_weight / expected);
   }
   if (last) reducer_.arm();
   tape.backward(std::span(losses).first(count));
 
   for (const auto& [name, layer] : layers_)
-    if (layer->balancer().wants_gradients()) layer->attribute_losses(tape, scored.losses, input.offsets);
-  auto& message = sums_->message;
-  const Tensor correct = tape.on_host(scored.correct);
-  if (!message.empty()) {
-    for (const std::uint8_t right : correct.span<std::uint8_t>()) message[StepSums::correct] += right;
-    message[StepSums::sequences] += static_cast<double>(batch.local_sequences());
-    message[StepSums::tokens] += static_cast<double>(batch.local_tokens());
+    if (layer->balancer().wants_gradients())
+      layer->attribute_losses(tape, output.sequence_losses, input.offsets);
+  if (sums_->message.empty()) return;  // planning
+  const auto sums = sums_->task(number);
+  sums[StepSums::loss] += loss;
+  sums[StepSums::guesses] += static_cast<double>(output.losses.numel());
+  if (output.correct.defined()) {
+    const Tensor correct = tape.on_host(output.correct);
+    for (const std::uint8_t right : correct.span<std::uint8_t>()) sums[StepSums::right] += right;
+    sums[StepSums::judged] += static_cast<double>(correct.numel());
   }
-  return loss;
+  sums_->message[StepSums::tokens] += static_cast<double>(batch.local_tokens());
 }
 
 void Trainer::step() {
   auto& sums = *sums_;
   std::ranges::fill(sums.message, 0.0);
   parameters_.zero_gradients();
-  for (std::int64_t micro = 0; micro < recipe_.train.accumulate; ++micro)
-    sums.message[StepSums::loss] +=
-        forward_backward(prefetcher_.next(), static_cast<int>(micro), micro + 1 == recipe_.train.accumulate);
+  for (std::int64_t micro = 0; micro < recipe_.train.accumulate; ++micro) {
+    const std::size_t task = task_of(micro);
+    forward_backward(task, tasks_[task].batches->next(), micro, micro + 1 == recipe_.train.accumulate);
+  }
   reducer_.finish();
   for (std::size_t l = 0; l < layers_.size(); ++l) {
     MoeLayer& layer = *layers_[l].second;
@@ -349,7 +401,9 @@ void Trainer::step() {
   grid_.world().all_reduce(
       Tensor::borrow(sums.message.data(), {static_cast<Index>(sums.message.size())}, DType::f64));
   norm_squared += sums.message[StepSums::expert_norm];
-  check_finite(sums.message[StepSums::loss], norm_squared);
+  double loss = 0;
+  for (std::size_t t = 0; t < tasks_.size(); ++t) loss += sums.task(t)[StepSums::loss];
+  check_finite(loss, norm_squared);
 
   ++step_;
   sums.gradient_norm = std::sqrt(norm_squared);
@@ -372,10 +426,7 @@ void Trainer::step() {
     sums.balancing_seconds[l] += layer.statistics().balancing_seconds;
     layer.reset_statistics();
   }
-  sums.window_loss += sums.message[StepSums::loss];
-  sums.window_correct += sums.message[StepSums::correct];
-  sums.window_sequences += sums.message[StepSums::sequences];
-  sums.window_tokens += sums.message[StepSums::tokens];
+  for (std::size_t i = 0; i < sums.window.size(); ++i) sums.window[i] += sums.message[i];
   ++sums.window_steps;
   sums.stop = sums.message[StepSums::interrupted] > 0;
 }
@@ -418,22 +469,34 @@ void Trainer::report(bool force) {
     sums.layers[l].utilization /= steps;
     sums.layers[l].milliseconds /= steps;
   }
+  for (std::size_t t = 0; t < tasks_.size(); ++t) {
+    const auto task = std::span<const double>(sums.window)
+                          .subspan(StepSums::first_task + t * StepSums::task_items, StepSums::task_items);
+    sums.tasks[t].steps_taken = task[StepSums::guesses] > 0;
+    sums.tasks[t].loss = task[StepSums::loss] / std::max(task[StepSums::guesses], 1.0);
+    sums.tasks[t].accuracy = task[StepSums::judged] > 0
+                                 ? std::optional(task[StepSums::right] / task[StepSums::judged])
+                                 : std::nullopt;
+  }
   const StepReport report{.step = step_,
                           .total_steps = total_steps_,
                           .epoch = static_cast<double>(step_) / static_cast<double>(steps_per_epoch_),
-                          .loss = sums.window_loss / sums.window_sequences,
-                          .accuracy = sums.window_correct / sums.window_sequences,
                           .learning_rate = sums.learning_rate,
-                          .tokens_per_second = sums.window_tokens / seconds,
+                          .tokens_per_second = sums.window[StepSums::tokens] / seconds,
                           .seconds_per_step = seconds / steps,
+                          .tasks = sums.tasks,
                           .layers = sums.layers};
   if (grid_.world().rank() == 0) {
     progress_.show(report);
     auto& metrics = sums.metrics;
     metrics.clear();
     metrics.emplace_back("epoch", report.epoch);
-    metrics.emplace_back("train/loss", report.loss);
-    metrics.emplace_back("train/accuracy", report.accuracy);
+    for (std::size_t t = 0; t < sums.tasks.size(); ++t) {
+      if (!sums.tasks[t].steps_taken) continue;
+      metrics.emplace_back(sums.task_metric_names[2 * t], sums.tasks[t].loss);
+      if (sums.tasks[t].accuracy)
+        metrics.emplace_back(sums.task_metric_names[2 * t + 1], *sums.tasks[t].accuracy);
+    }
     metrics.emplace_back("train/learning_rate", report.learning_rate);
     metrics.emplace_back("train/gradient_norm", sums.gradient_norm);
     metrics.emplace_back("train/tokens_per_second", report.tokens_per_second);
@@ -451,32 +514,34 @@ void Trainer::report(bool force) {
   for (auto& load : sums.load_sum) std::ranges::fill(load, 0.0);
   for (auto& layer : sums.layers) layer.milliseconds = layer.utilization = 0;
   std::ranges::fill(sums.balancing_seconds, 0.0);
-  sums.window_loss = sums.window_correct = sums.window_sequences = sums.window_tokens = sums.save_seconds = 0;
+  std::ranges::fill(sums.window, 0.0);
+  sums.save_seconds = 0;
   sums.window_steps = 0;
   sums.window_start = now();
 }
 
 CheckpointState Trainer::checkpoint_state() const {
-  const DataPosition position = prefetcher_.position();
-  const ImageShape& image = corpus_.train.images.shape;
+  const ImageShape& image = corpus_.tasks.front().train.images.shape;
   nlohmann::json metadata{
       {"seed", recipe_.run.seed},
       {"random", {{"generator", "philox4x32-10"}, {"seed", recipe_.run.seed}, {"step", step_}}},
-      {"data_position", {{"epoch", position.epoch}, {"batch", position.batch}}},
       {"tokenizer_hash", tokenizer_hash()},
       {"class_names", corpus_.class_names},
       {"ranks", grid_.world().size()},
       {"expert_parallel", grid_.expert_parallel()}};
-  if (recipe_.data.has_images()) metadata["image_shape"] = {image.height, image.width, image.channels};
-  if (last_validation_) {
-    metadata["metrics"] = {{"validation_accuracy", last_validation_->accuracy},
-                           {"validation_macro_f1", last_validation_->macro_f1},
-                           {"validation_loss", last_validation_->loss}};
-    nlohmann::json routing;
-    for (std::size_t l = 0; l < layers_.size(); ++l)
-      routing[layers_[l].first] = last_validation_->expert_classes[l];
-    metadata["routing"] = std::move(routing);
+  for (const TrainedTask& one : tasks_) {
+    const DataPosition position = one.batches->position();
+    metadata["data_position"][one.task->name()] = {{"epoch", position.epoch}, {"batch", position.batch}};
   }
+  if (image.size() > 0) metadata["image_shape"] = {image.height, image.width, image.channels};
+  for (const auto& [task, result] : last_validation_) {
+    auto& metrics = metadata["metrics"][task];
+    metrics["validation_loss"] = result.loss;
+    if (result.accuracy) metrics["validation_accuracy"] = *result.accuracy;
+    if (result.macro_f1) metrics["validation_macro_f1"] = *result.macro_f1;
+  }
+  for (std::size_t l = 0; l < layers_.size() && !last_validation_.empty(); ++l)
+    metadata["routing"][layers_[l].first] = last_validation_.front().second.expert_classes[l];
   return {step_, to_toml(recipe_), metadata.dump(), corpus_.tokenizer ? corpus_.tokenizer->bytes() : ""};
 }
 
@@ -489,19 +554,29 @@ void Trainer::save() {
   ++sums_->saves;
 }
 
-std::optional<Evaluation> Trainer::evaluate(std::unique_ptr<Evaluator>& evaluator, const char* name,
-                                            Index calibration_batches) {
+std::vector<std::pair<std::string, Evaluation>> Trainer::evaluate(
+    std::unique_ptr<Evaluator> TrainedTask::*evaluator, const char* split, Index calibration_batches) {
+  std::vector<std::pair<std::string, Evaluation>> results;
   if (optimizer_.has_average()) optimizer_.swap_average();
   if (calibration_) calibration_->calibrate(calibration_batches);
-  const Evaluation result = evaluator->run();
+  for (const TrainedTask& one : tasks_) {
+    Evaluation result = (one.*evaluator)->run();
+    if (result.sequences > 0) results.emplace_back(one.task->name(), std::move(result));
+  }
   if (optimizer_.has_average()) optimizer_.swap_average();
-  for (const auto& [layer_name, layer] : layers_) layer->reset_statistics();
-  if (result.sequences == 0) return std::nullopt;
-  say(fmt::format(
-      "{}: accuracy {:.4f}  macro F1 {:.4f}  loss {:.4f}  utilization {:.3f} (per batch {:.3f})  "
-      "({} {}, {:.1f} s)",
-      name, result.accuracy, result.macro_f1, result.loss, result.utilization, result.batch_utilization,
-      result.sequences, recipe_.data.has_texts() ? "texts" : "images", result.seconds));
+  for (const auto& [name, layer] : layers_) layer->reset_statistics();
+  for (const auto& [task, result] : results) tell(result, split, task);
+  return results;
+}
+
+void Trainer::tell(const Evaluation& result, const std::string& split, const std::string& task) {
+  const std::string name = tasks_.size() == 1 ? split : fmt::format("{} {}", task, split);
+  std::string figures;
+  if (result.accuracy) figures += fmt::format("accuracy {:.4f}  ", *result.accuracy);
+  if (result.macro_f1) figures += fmt::format("macro F1 {:.4f}  ", *result.macro_f1);
+  say(fmt::format("{}: {}loss {:.4f}  utilization {:.3f} (per batch {:.3f})  ({} {}, {:.1f} s)", name,
+                  figures, result.loss, result.utilization, result.batch_utilization, result.sequences,
+                  recipe_.data.has_texts() ? "texts" : "images", result.seconds));
   if (recipe_.moe.top_p < 1) {
     std::string shares;
     double tokens = 0;
@@ -515,26 +590,28 @@ std::optional<Evaluation> Trainer::evaluate(std::unique_ptr<Evaluator>& evaluato
     say(fmt::format(
         "{}: {}: {}", name, layers_[l].first,
         describe_domain(result.domain[l], recipe_.data.domain_name(), recipe_.moe.domain_expert)));
-  if (metrics_) {
-    const std::string prefix = std::string(name) + "/";
-    std::vector<std::pair<std::string, double>> values{
-        {prefix + "accuracy", result.accuracy},
-        {prefix + "macro_f1", result.macro_f1},
-        {prefix + "loss", result.loss},
-        {prefix + "utilization", result.utilization},
-        {prefix + "batch_utilization", result.batch_utilization},
-        {prefix + "experts_per_token", result.mean_experts()},
-        {prefix + "route_hit_rate", result.route_hit_rate}};
-    if (!result.domain.empty())
-      values.emplace_back(prefix + "domain_ratio", mean_ratio(result.domain, recipe_.moe.domain_expert));
-    for (std::size_t l = 0; l < result.domain.size(); ++l)
-      values.emplace_back(prefix + layers_[l].first + "/domain_ratio",
-                          result.domain[l].ratio(result.domain[l].expert(recipe_.moe.domain_expert)));
-    std::vector<Metric> metrics;
-    for (const auto& [metric_name, value] : values) metrics.emplace_back(metric_name, value);
-    metrics_->write(step_, metrics);
-  }
-  return result;
+  if (!metrics_) return;
+  const std::string prefix = metric_prefix(task) + split + "/";
+  std::vector<std::pair<std::string, double>> values{{prefix + "loss", result.loss},
+                                                     {prefix + "utilization", result.utilization},
+                                                     {prefix + "batch_utilization", result.batch_utilization},
+                                                     {prefix + "experts_per_token", result.mean_experts()},
+                                                     {prefix + "route_hit_rate", result.route_hit_rate}};
+  if (result.accuracy) values.emplace_back(prefix + "accuracy", *result.accuracy);
+  if (result.macro_f1) values.emplace_back(prefix + "macro_f1", *result.macro_f1);
+  if (!result.domain.empty())
+    values.emplace_back(prefix + "domain_ratio", mean_ratio(result.domain, recipe_.moe.domain_expert));
+  for (std::size_t l = 0; l < result.domain.size(); ++l)
+    values.emplace_back(prefix + layers_[l].first + "/domain_ratio",
+                        result.domain[l].ratio(result.domain[l].expert(recipe_.moe.domain_expert)));
+  std::vector<Metric> metrics;
+  for (const auto& [metric_name, value] : values) metrics.emplace_back(metric_name, value);
+  metrics_->write(step_, metrics);
+}
+
+// What the metrics of a task begin with: nothing where it is the only one.
+std::string Trainer::metric_prefix(const std::string& task) const {
+  return tasks_.size() == 1 ? "" : task + "/";
 }
 
 TrainResult Trainer::run() {
@@ -552,8 +629,8 @@ TrainResult Trainer::run() {
     report(sums_->stop || last);
     if (step_ % every == 0 || last) {
       const double began = now();
-      last_validation_ =
-          evaluate(validation_, "validation", last ? kCalibrationBatches : kCalibrationBatches / 4);
+      last_validation_ = evaluate(&TrainedTask::validation, "validation",
+                                  last ? kCalibrationBatches : kCalibrationBatches / 4);
       evaluating += now() - began;
       sums_->window_start += now() - began;
     }
@@ -569,7 +646,7 @@ TrainResult Trainer::run() {
                             static_cast<double>(std::max<std::int64_t>(step_ - first, 1));
   result.interrupted = sums_->stop && step_ < total_steps_;
   result.validation = last_validation_;
-  if (!result.interrupted) result.test = evaluate(test_, "test");
+  if (!result.interrupted) result.test = evaluate(&TrainedTask::test, "test");
   progress_.finish();
   return result;
 }

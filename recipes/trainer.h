@@ -1,4 +1,4 @@
-// Trains a classifier from a recipe: reads the data, plans the memory, steps, evaluates, saves, and says
+// Trains a model from a recipe: reads the data, plans the memory, steps, evaluates, saves, and says
 // how it goes. One object per run, on every rank; all of it is collective.
 #pragma once
 
@@ -7,6 +7,8 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "autograd/optim/adamw.h"
 #include "data/prefetcher.h"
@@ -36,7 +38,8 @@ struct TrainResult {
   std::int64_t saves = 0;       ///< checkpoints begun
   double save_seconds = 0;      ///< how long they held training up; most of their writing happens beside it
   bool interrupted = false;
-  std::optional<Evaluation> validation, test;
+  /// Of each task that has such a split, by its name.
+  std::vector<std::pair<std::string, Evaluation>> validation, test;
 };
 
 /// The loss or a gradient stopped being a finite number.
@@ -54,36 +57,43 @@ class Trainer {
 
  private:
   struct StepSums;
+  struct TrainedTask;
 
   void say(const std::string& text);
   void plan_memory();
   std::string tokenizer_hash() const;  // "" without texts
+  void describe(const Task& task, const TaskSplits& splits, const DynamicBatcher& batches);
   void resume();
   void start_metrics();
   void step();
   double domain_strength() const;
-  double forward_backward(const Batch& batch, int micro_batch, bool last);
+  RandomStream stream_of(std::int64_t micro_batch) const;
+  std::size_t task_of(std::int64_t micro_batch) const;
+  void forward_backward(std::size_t task, const Batch& batch, std::int64_t micro_batch, bool last);
   void check_finite(double loss, double norm_squared);
   void report(bool force);
   void save();
   CheckpointState checkpoint_state() const;
-  // First calibrates the balancers' selection for inference on so many batches, where they want that.
-  std::optional<Evaluation> evaluate(std::unique_ptr<Evaluator>& evaluator, const char* name,
-                                     Index calibration_batches = 0);
+  // All tasks. First calibrates the balancers' selection for inference on so many batches, where they want
+  // that.
+  std::vector<std::pair<std::string, Evaluation>> evaluate(std::unique_ptr<Evaluator> TrainedTask::*evaluator,
+                                                           const char* split, Index calibration_batches = 0);
+  void tell(const Evaluation& result, const std::string& split, const std::string& task);
+  std::string metric_prefix(const std::string& task) const;
 
   Recipe recipe_;
   const ProcessGrid& grid_;
   TrainerEnvironment environment_;
   Corpus corpus_;
-  Classifier model_;
+  Model model_;
   std::vector<std::pair<std::string, MoeLayer*>> layers_;
   ParameterSet parameters_;
   AdamW optimizer_;
   GradientReducer reducer_;
   Arena activations_;
-  Prefetcher prefetcher_;
-  std::unique_ptr<Evaluator> validation_, test_;
-  std::unique_ptr<Evaluator> calibration_;  // of training texts, where a balancer wants it
+  std::vector<TrainedTask> tasks_;
+  std::unique_ptr<Evaluator>
+      calibration_;  // of the first task's training examples, where a balancer wants it
   CheckpointWriter writer_;
   std::vector<TensorEntry> entries_;
   std::unique_ptr<MetricsWriter> metrics_;  // rank 0
@@ -92,7 +102,7 @@ class Trainer {
   std::int64_t steps_per_epoch_ = 0, total_steps_ = 0, step_ = 0;
   std::unique_ptr<StepSums> sums_;
   std::string problem_;  // what this rank first saw go wrong with its numbers
-  std::optional<Evaluation> last_validation_;
+  std::vector<std::pair<std::string, Evaluation>> last_validation_;
 };
 
 }  // namespace conclave

@@ -38,8 +38,9 @@ MultiHeadAttention::MultiHeadAttention(Index hidden, Index heads, kernels::Atten
   add_module("out", out_);
 }
 
-Tensor MultiHeadAttention::operator()(Tape& tape, const Tensor& x, const Tensor& offsets) const {
-  return out_(tape, functions::attention(tape, qkv_(tape, x), offsets, options_));
+Tensor MultiHeadAttention::operator()(Tape& tape, const Tensor& x, const Tensor& offsets,
+                                      kernels::AttentionMask mask) const {
+  return out_(tape, functions::attention(tape, qkv_(tape, x), offsets, {options_.heads, mask}));
 }
 
 Tensor MultiHeadAttention::mean(Tape& tape, const Tensor& x, const Tensor& offsets) const {

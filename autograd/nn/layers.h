@@ -48,7 +48,11 @@ class MultiHeadAttention : public Module {
  public:
   MultiHeadAttention(Index hidden, Index heads, kernels::AttentionMask mask = kernels::AttentionMask::none);
   /// x [tokens, hidden], offsets [sequences + 1] i32 -> [tokens, hidden]
-  Tensor operator()(Tape& tape, const Tensor& x, const Tensor& offsets) const;
+  Tensor operator()(Tape& tape, const Tensor& x, const Tensor& offsets) const {
+    return (*this)(tape, x, offsets, options_.mask);
+  }
+  /// The same by another mask than the layer's own.
+  Tensor operator()(Tape& tape, const Tensor& x, const Tensor& offsets, kernels::AttentionMask mask) const;
   /// The mean of that over each sequence, [sequences, hidden]. The output's projection, being linear, comes
   /// after the mean and so has a row per sequence to do, not one per token.
   Tensor mean(Tape& tape, const Tensor& x, const Tensor& offsets) const;
@@ -70,6 +74,7 @@ struct ForwardContext {
   Index first_sequence = 0;
   bool calibrating = false;    ///< inference whose loads a balancer learns from, and does not correct
   Index global_tokens = 0;     ///< of the micro-batch over all ranks; auxiliary losses are means over these
+  Index global_sequences = 0;  ///< likewise
   double loss_scale = 1;       ///< of this micro-batch in the step: 1 / number of micro-batches
   Tensor in_domain = {};       ///< [sequences] i32, 1 for texts of the domain; undefined: none is
   double domain_strength = 0;  ///< share of the domain's prior that acts in this step

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <numeric>
 #include <vector>
 
@@ -11,7 +10,7 @@
 #include "data/dynamic_batcher.h"
 #include "recipes/bench/bench.h"
 #include "recipes/corpus.h"
-#include "recipes/models/classifier.h"
+#include "recipes/models/model.h"
 
 namespace conclave::bench {
 namespace {
@@ -59,20 +58,19 @@ class Trainee {
     activations_.reset();
     Tape tape(activations_);
     ForwardContext context{.stream = {.seed = 1, .step = ++steps_, .tensor = 0},
-                           .global_tokens = batch.global_tokens};
-    const ModelInput input = model_input(batch);
-    const Tensor losses =
-        functions::cross_entropy(tape, model_.forward(tape, context, input).logits, input.labels, 0).losses;
-    const Tensor seed = tape.empty(losses.shape(), losses.dtype());
-    seed.fill(1.0 / static_cast<double>(batch.local_sequences()));
-    const std::array<Tape::Loss, 1> loss{Tape::Loss{losses, seed}};
-    tape.backward(loss);
+                           .global_tokens = batch.global_tokens,
+                           .global_sequences = batch.global_sequences};
+    const TaskOutput output = (*model_.classifier())(tape, context, model_input(batch));
+    const TaskOutput::Term& term = output.terms().front();
+    const Tensor seed = tape.empty(term.losses.shape(), term.losses.dtype());
+    seed.fill(term.weight);
+    tape.backward(term.losses, seed);
   }
   /// Memory enough for the batches seen so far; dropout routes them a little differently every time.
   void end_planning() { activations_.seal(std::size_t{64} << 20); }
 
  private:
-  Classifier model_;
+  Model model_;
   ParameterSet parameters_;
   Arena activations_{"activations"};
   std::uint32_t steps_ = 0;
@@ -83,7 +81,7 @@ class Trainee {
 void batching(const ProcessGrid& grid, const std::string& cache_directory, std::int64_t repetitions) {
   const Recipe recipe = quick();
   const Corpus corpus = load_corpus(recipe, grid.world(), cache_directory);
-  const TokenizedSplit& split = corpus.train;
+  const TokenizedSplit& split = corpus.tasks.front().train;
   DynamicBatcher batcher(split, {.tokens = kTokens});
   const std::int64_t texts = split.size() / batcher.batches_per_epoch();
   std::vector<std::int64_t> order(static_cast<std::size_t>(split.size()));

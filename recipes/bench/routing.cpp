@@ -10,7 +10,7 @@
 #include "autograd/nn/parameter_set.h"
 #include "core/random.h"
 #include "recipes/bench/bench.h"
-#include "recipes/models/classifier.h"
+#include "recipes/models/model.h"
 
 namespace conclave::bench {
 namespace {
@@ -66,7 +66,7 @@ struct Server {
     activations.reset();
     Tape tape(activations, false);
     ForwardContext context{.training = false, .stream = {}, .global_tokens = batch.global_tokens};
-    return model.forward(tape, context, model_input(batch)).logits;
+    return (*model.classifier())(tape, context, model_input(batch)).logits;
   }
   double routing_seconds() {
     double sum = 0;
@@ -74,7 +74,7 @@ struct Server {
     return sum;
   }
 
-  Classifier model;
+  Model model;
   ParameterSet parameters;
   Arena activations{"activations"};
 };

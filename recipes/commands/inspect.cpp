@@ -53,16 +53,16 @@ int inspect(const InspectArguments& arguments) {
   fmt::print("{}\n", reader.path());
   fmt::print("step {}; model of {} numbers in {} tensors; {} tensors and {} in all\n", state.step, elements,
              tensors, reader.names().size(), format_bytes(bytes));
-  fmt::print(
-      "written by {} ranks, {} of them sharing the experts; data position: epoch {}, batch {}; tokenizer "
-      "{}\n",
-      metadata.at("ranks").get<int>(), metadata.at("expert_parallel").get<int>(),
-      metadata.at("data_position").at("epoch").get<Index>(),
-      metadata.at("data_position").at("batch").get<Index>(),
-      metadata.at("tokenizer_hash").get<std::string>());
+  fmt::print("written by {} ranks, {} of them sharing the experts; tokenizer {}\n",
+             metadata.at("ranks").get<int>(), metadata.at("expert_parallel").get<int>(),
+             metadata.at("tokenizer_hash").get<std::string>());
+  for (const auto& [task, position] : metadata.at("data_position").items())
+    fmt::print("{}: next is epoch {}, batch {}\n", task, position.at("epoch").get<Index>(),
+               position.at("batch").get<Index>());
   if (metadata.contains("metrics"))
-    for (const auto& [name, value] : metadata.at("metrics").items())
-      fmt::print("{} {:.4f}\n", name, value.get<double>());
+    for (const auto& [task, metrics] : metadata.at("metrics").items())
+      for (const auto& [name, value] : metrics.items())
+        fmt::print("{}: {} {:.4f}\n", task, name, value.get<double>());
   print_experts(metadata);
   if (arguments.verify) {
     reader.verify_all();

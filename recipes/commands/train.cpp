@@ -47,8 +47,14 @@ int train(const TrainArguments& arguments, const Surroundings& surroundings, con
   if (grid.world().rank() == 0) {
     fmt::print("{} {} steps in {:.1f} s of training", result.interrupted ? "interrupted after" : "trained",
                result.steps, result.train_seconds);
-    if (result.test)
-      fmt::print("; test accuracy {:.4f}, macro F1 {:.4f}", result.test->accuracy, result.test->macro_f1);
+    for (const auto& [task, test] : result.test) {
+      fmt::print("; {}test ", result.test.size() == 1 ? "" : task + " ");
+      if (test.accuracy)
+        fmt::print("accuracy {:.4f}", *test.accuracy);
+      else
+        fmt::print("loss {:.4f}", test.loss);
+      if (test.macro_f1) fmt::print(", macro F1 {:.4f}", *test.macro_f1);
+    }
     fmt::print("; checkpoints in {}\n", recipe.run.directory);
     if (result.saves > 0 && result.seconds_per_step > 0) {
       const double stall = result.save_seconds / static_cast<double>(result.saves);

@@ -1,7 +1,7 @@
 // What mixtures of experts cost, by hand, whatever part of the experts a rank has.
 #include <catch2/catch.hpp>
 
-#include "recipes/models/classifier.h"
+#include "recipes/models/model.h"
 #include "tests/parallel/moe_run.h"
 
 namespace conclave {
@@ -44,8 +44,9 @@ TEST_CASE("a classifier of texts costs its layers, and its head once", "[moe][fl
   Recipe recipe;
   recipe.model = model;
   recipe.moe = moe;
-  const Classifier classifier(recipe, {.vocabulary = 50, .max_length = 16, .classes = 5, .unknown_token = 0},
-                              grid);
+  const ModelSizes sizes{.vocabulary = 50, .max_length = 16, .classes = 5, .unknown_token = 0};
+  Model model_of_texts(recipe, sizes, grid);
+  const Classifier& classifier = *model_of_texts.classifier();
   Extent text{1, kTokens};
   const double attention = kTokens * 2.0 * 4 * kHidden * kHidden + kTokens * kTokens * 2.0 * 2 * kHidden;
   CHECK(classifier.flops(text) ==

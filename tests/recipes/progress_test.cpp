@@ -18,15 +18,16 @@ namespace {
 const std::vector<double> kLoad = {0.8, 1.2, 1.0};
 const std::array<MoeLayerReport, 2> kLayers = {MoeLayerReport{kLoad, 0.83, 4.06}, {kLoad, 0.93, 5.0}};
 
+const std::array<TaskReport, 1> kTasks = {TaskReport{"classify", true, 1.23449, 0.7118}};
+
 StepReport report() {
   return {.step = 120,
           .total_steps = 680,
           .epoch = 1.76,
-          .loss = 1.23449,
-          .accuracy = 0.7118,
           .learning_rate = 9.8e-4,
           .tokens_per_second = 21340.4,
           .seconds_per_step = 0.343,
+          .tasks = kTasks,
           .layers = kLayers};
 }
 
@@ -62,6 +63,15 @@ TEST_CASE("a log line has every figure and, per layer, utilization, time and eac
         "step 120/680  epoch 1.76  loss 1.2345  acc 0.712  lr 9.8e-04  tokens/s 21340  utilization 0.88  "
         "moe 9.1 ms  eta 3m12s  [layer 0: utilization 0.83 moe 4.1 ms load 0.80 1.20 1.00]  "
         "[layer 1: utilization 0.93 moe 5.0 ms load 0.80 1.20 1.00]");
+}
+
+TEST_CASE("several tasks are told by their names, those that took no step not at all", "[progress]") {
+  const std::array<TaskReport, 3> tasks = {kTasks[0], TaskReport{"caption", false, 7, 0.5},
+                                           TaskReport{"generate", true, 0.25, {}}};
+  StepReport some = report();
+  some.tasks = tasks;
+  CHECK_THAT(line(some), Contains("epoch 1.76  classify loss 1.2345  acc 0.712  generate loss 0.2500  lr"));
+  CHECK_THAT(bar(some, 200), Contains("classify 1.234  generate 0.250"));
 }
 
 TEST_CASE("the time left is told in two units, and not where it is unknown", "[progress]") {
@@ -114,7 +124,8 @@ TEST_CASE("a bar is drawn at its beginning, at its end and past it", "[progress]
 
 TEST_CASE("figures of any size stay within the bar's line", "[progress]") {
   StepReport some = report();
-  some.loss = 1e300;
+  const std::array<TaskReport, 1> diverged = {TaskReport{"classify", true, 1e300, 0.7118}};
+  some.tasks = diverged;
   some.tokens_per_second = std::numeric_limits<double>::quiet_NaN();
   some.step = std::numeric_limits<std::int64_t>::max();
   for (const int columns : {1, 20, 80, 400})

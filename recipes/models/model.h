@@ -1,0 +1,34 @@
+// A trunk, and the tasks that a recipe wants of it.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "recipes/models/classifier.h"
+#include "recipes/models/trunk.h"
+
+namespace conclave {
+
+class Model : public Module {
+ public:
+  /// `grid` must outlive the model.
+  Model(const Recipe& recipe, const ModelSizes& sizes, const ProcessGrid& grid);
+
+  /// In the order of the recipe's [tasks].
+  const std::vector<Task*>& tasks() const { return tasks_; }
+  /// Null where the model was not made to classify.
+  Classifier* classifier() { return classifier_.get(); }
+  /// The linear model beside the classifier's head, or null.
+  WideClassifier* wide() { return classifier_ ? classifier_->wide() : nullptr; }
+  std::vector<std::pair<std::string, MoeLayer*>> moe_layers() { return trunk_.moe_layers(); }
+
+ private:
+  Trunk trunk_;
+  std::unique_ptr<Classifier> classifier_;
+  std::vector<Task*> tasks_;
+};
+
+}  // namespace conclave

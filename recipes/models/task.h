@@ -1,0 +1,47 @@
+// Something that a model is trained to do, and judged by: a head on the trunk that all tasks share, and its
+// loss.
+#pragma once
+
+#include <array>
+#include <span>
+#include <string>
+
+#include "autograd/nn/layers.h"
+#include "recipes/models/model_input.h"
+
+namespace conclave {
+
+struct TaskOutput {
+  static constexpr std::size_t kMostTerms = 3;
+  /// Losses to go down, each counting `weight` in the step.
+  struct Term {
+    Tensor losses;
+    double weight = 0;
+  };
+
+  /// Of what the task is judged by: one for each of what it guesses (a class, a token, an image).
+  Tensor losses;
+  Tensor correct;  ///< [as losses] u8, which guesses are right; undefined where none is right or wrong
+  Tensor sequence_losses;  ///< [sequences]: their means over each example
+  Tensor logits;           ///< [sequences, classes] of a classifier; else undefined
+
+  std::span<const Term> terms() const { return {terms_.data(), count_}; }
+  void add(const Tensor& term, double weight) { terms_.at(count_++) = {term, weight}; }
+
+ private:
+  std::array<Term, kMostTerms> terms_;
+  std::size_t count_ = 0;
+};
+
+class Task : public Module {
+ public:
+  /// "classify", "caption" or "generate".
+  virtual const std::string& name() const = 0;
+  /// Rows of the trunk that an image of this task's batches stands for.
+  virtual Index image_tokens() const = 0;
+  /// Without context.training, nothing is random, and there are no terms. Collective over the expert-parallel
+  /// group.
+  virtual TaskOutput operator()(Tape& tape, ForwardContext& context, const ModelInput& input) = 0;
+};
+
+}  // namespace conclave

@@ -1,0 +1,182 @@
+#include "recipes/models/trunk.h"
+
+#include <algorithm>
+
+namespace conclave {
+
+Trunk::Texts::Texts(Index vocabulary, Index max_length, Index hidden)
+    : tokens(vocabulary, hidden), positions(max_length, hidden) {
+  add_module("token_embedding", tokens);
+  add_module("position_embedding", positions);
+}
+
+Trunk::Images::Images(const ImageRecipe& recipe, const ImageShape& image, Index hidden, Communicator& world)
+    : world(world),
+      shape(image),
+      encoder({.stem_channels = recipe.stem,
+               .blocks = recipe.blocks,
+               .norm = recipe.norm,
+               .depthwise = recipe.depthwise},
+              image.channels, hidden) {
+  add_module("", encoder);
+  Extent extent{image.height, image.width};
+  encoder.flops(extent);  // which becomes that of what it leaves
+  grid = extent.rows();
+  if (recipe.tokens == "mean") return;
+  rows = grid;
+  add_module("position_embedding", positions.emplace(grid, hidden));
+}
+
+struct Trunk::Layer : Module {
+  Layer(const std::string& layer_name, const ModelRecipe& model, const MoeRecipe& moe, bool with_experts,
+        Index longest_sequence, const ProcessGrid& grid, Index dispatch_chunks)
+      : name(layer_name),
+        moe_name(layer_name + ".moe"),
+        attention_norm(model.hidden),
+        attention(model.hidden, model.heads),
+        feed_forward_norm(model.hidden) {
+    add_module("attention_norm", attention_norm);
+    add_module("attention", attention);
+    add_module("feed_forward_norm", feed_forward_norm);
+    if (with_experts) {
+      experts = std::make_unique<MoeLayer>(
+          MoeOptions{.hidden = model.hidden,
+                     .ffn = model.ffn,
+                     .experts = moe.experts,
+                     .top_k = moe.top_k,
+                     .shared_experts = moe.shared_experts,
+                     .router = moe.router,
+                     .router_heads = moe.router_heads,
+                     .router_noise = moe.router_noise,
+                     .route_cache_mib = moe.route_cache_mib,
+                     .longest_sequence = longest_sequence,
+                     .gate = moe.gate,
+                     .top_p = {moe.top_p, moe.k_min},
+                     .expert = moe.expert,
+                     .balancer = moe.balancer,
+                     .balance_inference = moe.balance_inference,
+                     .balancing = {moe.aux_coefficient, moe.bias_rate, moe.grad_norm_rate,
+                                   moe.grad_norm_rounds, moe.grad_norm_alpha, moe.grad_norm_moves},
+                     .router_losses = {moe.z_coefficient, moe.entropy_coefficient,
+                                       moe.domain_expert < 0 ? 0 : moe.domain_prior, moe.domain_expert},
+                     .capacity_factor = moe.capacity_factor,
+                     .dispatch_chunks = dispatch_chunks},
+          grid);
+      add_module("moe", *experts);
+    } else {
+      feed_forward = std::make_unique<FeedForward>(model.hidden, model.ffn);
+      add_module("feed_forward", *feed_forward);
+    }
+  }
+
+  std::string name, moe_name;
+  LayerNorm attention_norm;
+  MultiHeadAttention attention;
+  LayerNorm feed_forward_norm;
+  std::unique_ptr<MoeLayer> experts;  // one of the two
+  std::unique_ptr<FeedForward> feed_forward;
+};
+
+Trunk::~Trunk() = default;
+
+Trunk::Trunk(const Recipe& recipe, const ModelSizes& sizes, bool encodes_images, const ProcessGrid& grid)
+    : dropout_(recipe.model.dropout),
+      embedding_dropout_(recipe.model.embedding_dropout),
+      final_norm_(recipe.model.hidden) {
+  const ModelRecipe& model = recipe.model;
+  if (sizes.vocabulary > 0) {
+    texts_ = std::make_unique<Texts>(sizes.vocabulary, sizes.max_length, model.hidden);
+    add_module("", *texts_);
+  }
+  if (encodes_images) {
+    images_ = std::make_unique<Images>(recipe.image, sizes.image, model.hidden, grid.world());
+    add_module("image", *images_);
+  }
+  for (Index i = 0; i < model.layers; ++i) {
+    const std::string name = "layers." + std::to_string(i);
+    layers_.push_back(std::make_unique<Layer>(name, model, recipe.moe, (i + 1) % recipe.moe.every == 0,
+                                              std::max(sizes.max_length, image_tokens()), grid,
+                                              recipe.parallel.dispatch_chunks));
+    add_module(name, *layers_.back());
+  }
+  add_module("final_norm", final_norm_);
+}
+
+Tensor Trunk::embed(Tape& tape, const Tensor& tokens, const Tensor& positions) {
+  tape.enter("embedding");
+  return functions::add(tape, texts_->tokens(tape, tape.on_device(tokens)),
+                        texts_->positions(tape, tape.on_device(positions)));
+}
+
+Tensor Trunk::encode(Tape& tape, ForwardContext& context, const Tensor& pixels) {
+  tape.enter("image");
+  const Index images = pixels.size(0), grid = images_->grid;
+  const ImageShape& shape = images_->shape;
+  context.add_up = [](void* all, const Tensor& totals) {
+    static_cast<Communicator*>(all)->all_reduce(totals);
+  };
+  context.add_up_context = &images_->world;
+  const Tensor encoded =
+      images_->encoder(tape, context, pixels.reshape({images, shape.height, shape.width, shape.channels}));
+  const Tensor x = functions::reshape(encoded, {images * grid, encoded.size(3)});
+  if (!images_->positions) {
+    const Tensor offsets = tape.arena().empty_on_host({images + 1}, DType::i32);
+    for (Index i = 0; i <= images; ++i) offsets.data<std::int32_t>()[i] = static_cast<std::int32_t>(i * grid);
+    return functions::segment_mean(tape, x, tape.on_device(offsets));
+  }
+  const Tensor places = tape.arena().empty_on_host({images * grid}, DType::i32);
+  for (Index i = 0; i < images * grid; ++i)
+    places.data<std::int32_t>()[i] = static_cast<std::int32_t>(i % grid);
+  return functions::add(tape, x, (*images_->positions)(tape, tape.on_device(places)));
+}
+
+Tensor Trunk::merge(Tape& tape, const Tensor& images, const Tensor& texts, Index image_rows,
+                    const ModelInput& input) {
+  if (!images.defined()) return texts;
+  if (!texts.defined()) return images;
+  const auto text_offsets = input.text_offsets.span<std::int32_t>(),
+             with_image = input.image_sequences.span<std::int32_t>();
+  const Tensor slots = tape.arena().empty_on_host({images.size(0) + texts.size(0), 1}, DType::i32);
+  auto* slot = slots.data<std::int32_t>();
+  std::size_t image = 0;
+  for (std::size_t s = 0; s + 1 < text_offsets.size(); ++s) {
+    for (; image < with_image.size() && static_cast<std::size_t>(with_image[image]) == s; ++image)
+      for (Index row = 0; row < image_rows; ++row)
+        *slot++ = static_cast<std::int32_t>(static_cast<Index>(image) * image_rows + row);
+    for (std::int32_t token = text_offsets[s]; token < text_offsets[s + 1]; ++token)
+      *slot++ = static_cast<std::int32_t>(images.size(0)) + token;
+  }
+  return functions::merge_rows(tape, images, texts, tape.on_device(slots));
+}
+
+Tensor Trunk::transform(Tape& tape, ForwardContext& context, Tensor x, const Tensor& offsets,
+                        kernels::AttentionMask mask) {
+  const Tensor bounds = tape.on_device(offsets);
+  x = apply_dropout(tape, context, x, Tensor(), embedding_dropout_, context.first_token);
+  for (const auto& layer : layers_) {
+    tape.enter(layer->name.c_str());
+    const Tensor attended = layer->attention(tape, layer->attention_norm(tape, x), bounds, mask);
+    x = apply_dropout(tape, context, attended, x, dropout_, context.first_token);
+    const Tensor normal = layer->feed_forward_norm(tape, x);
+    if (layer->experts) tape.enter(layer->moe_name.c_str());
+    const Tensor fed = layer->experts ? (*layer->experts)(tape, context, normal, offsets)
+                                      : (*layer->feed_forward)(tape, normal);
+    x = apply_dropout(tape, context, fed, x, dropout_, context.first_token);
+  }
+  return final_norm_(tape, x);
+}
+
+double Trunk::flops(Extent& extent) const {
+  double sum = 0;
+  for (const auto& layer : layers_) sum += layer->flops(extent);
+  return sum;
+}
+
+std::vector<std::pair<std::string, MoeLayer*>> Trunk::moe_layers() {
+  std::vector<std::pair<std::string, MoeLayer*>> found;
+  for (const auto& layer : layers_)
+    if (layer->experts) found.emplace_back(layer->moe_name, layer->experts.get());
+  return found;
+}
+
+}  // namespace conclave

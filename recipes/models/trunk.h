@@ -1,0 +1,82 @@
+// What the tasks of a model share. A text's tokens are embedded, an image goes through a convolutional
+// encoder that leaves one row or a grid of them; rows of an example together pass pre-norm Transformer layers
+// whose feed-forward part is a mixture of experts, which so serve both.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "parallel/moe/moe_layer.h"
+#include "recipes/models/image_encoder.h"
+#include "recipes/models/model_input.h"
+#include "recipes/recipe.h"
+
+namespace conclave {
+
+/// What a model of some examples is built for.
+struct ModelSizes {
+  Index vocabulary = 0;  ///< 0: no texts
+  Index max_length = 0, classes = 0;
+  std::int32_t unknown_token = 0;  ///< what token dropout puts in place of a token
+  ImageShape image = {};           ///< empty: no images
+};
+
+class Trunk : public Module {
+ public:
+  /// `grid` must outlive the trunk. `encodes_images`: some task is shown images.
+  Trunk(const Recipe& recipe, const ModelSizes& sizes, bool encodes_images, const ProcessGrid& grid);
+  ~Trunk() override;
+
+  bool has_texts() const { return texts_ != nullptr; }
+  bool has_images() const { return images_ != nullptr; }
+  /// Rows that stand for an image; 0 without images.
+  Index image_tokens() const { return images_ ? images_->rows : 0; }
+  /// The token embedding's table [vocabulary, hidden], for heads that share it.
+  const Tensor& token_table() const { return texts_->tokens.table(); }
+
+  /// tokens and their positions, [tokens] i32 in host memory -> [tokens, hidden]
+  Tensor embed(Tape& tape, const Tensor& tokens, const Tensor& positions);
+  /// pixels [images, bytes of one] u8, in host memory -> [images x image_tokens(), hidden]
+  Tensor encode(Tape& tape, ForwardContext& context, const Tensor& pixels);
+  /// Rows of images and of texts -> those of each example one after another, its image's first: `image_rows`
+  /// for each image. As they come in where one of the two is undefined.
+  static Tensor merge(Tape& tape, const Tensor& images, const Tensor& texts, Index image_rows,
+                      const ModelInput& input);
+  /// x [rows, hidden] through all layers and the last normalization; offsets [sequences + 1] i32, in host
+  /// memory, are of x's rows. Collective over the expert-parallel group.
+  Tensor transform(Tape& tape, ForwardContext& context, Tensor x, const Tensor& offsets,
+                   kernels::AttentionMask mask = kernels::AttentionMask::none);
+
+  /// The MoE layers, in order, and what they are called ("layers.0.moe").
+  std::vector<std::pair<std::string, MoeLayer*>> moe_layers();
+
+  /// Of transform().
+  double flops(Extent& extent) const override;
+
+ private:
+  struct Layer;
+
+  struct Texts : Module {
+    Texts(Index vocabulary, Index max_length, Index hidden);
+    Embedding tokens, positions;
+  };
+  struct Images : Module {
+    Images(const ImageRecipe& recipe, const ImageShape& image, Index hidden, Communicator& world);
+    Communicator& world;
+    ImageShape shape;
+    ImageEncoder encoder;
+    Index grid = 1, rows = 1;  // pixels that the encoder leaves, and rows made of them
+    std::optional<Embedding> positions;
+  };
+
+  double dropout_, embedding_dropout_;
+  std::unique_ptr<Texts> texts_;
+  std::unique_ptr<Images> images_;
+  std::vector<std::unique_ptr<Layer>> layers_;
+  LayerNorm final_norm_;
+};
+
+}  // namespace conclave
