@@ -50,8 +50,7 @@ TaskOutput Evaluator::forward(Tape& tape, const Batch& batch, bool calibrating) 
 Evaluator::Results Evaluator::copies_of(Tape& tape, const TaskOutput& output, const Layers& layers) {
   const auto copy = [&](const Tensor& tensor) { return tensor.defined() ? tape.on_host(tensor) : Tensor(); };
   Results results{copy(output.losses), copy(output.correct), copy(output.logits), {}};
-  for (const auto& [name, layer] : layers)
-    results.chosen_experts.push_back(tape.on_host(layer->chosen_experts()));
+  for (const auto& [name, layer] : layers) results.chosen_experts.push_back(layer->chosen_experts(tape));
   return results;
 }
 
@@ -78,7 +77,7 @@ void Evaluator::calibrate(Index batches) {
     for (const auto& [name, layer] : layers) {
       if (!layer->balancer().calibrates()) continue;
       load.resize(layer->statistics().load.size());
-      kernels::count_experts(layer->chosen_experts(), load);
+      kernels::count_experts(layer->chosen_experts(tape), load);
       grid_.world().all_reduce(Tensor::borrow(load.data(), {static_cast<Index>(load.size())}, DType::i64));
       layer->balancer().calibrate(load, number);
     }
@@ -139,10 +138,11 @@ Evaluation Evaluator::run(const BatchVisitor& visit) {
     for (std::size_t l = 0; l < layers.size(); ++l) {
       const Tensor& chosen = chosen_experts[l];
       const auto routed = chosen.span<std::int32_t>();
-      const auto k = static_cast<std::size_t>(chosen.size(1));
+      const auto width = static_cast<std::size_t>(chosen.size(1)),
+                 k = static_cast<std::size_t>(layers[l].second->most_experts());
       for (std::size_t s = 0; s < batch_.labels.size(); ++s) {
-        const auto first = static_cast<std::size_t>(batch_.offsets[s]) * k;
-        const auto last = static_cast<std::size_t>(batch_.offsets[s + 1]) * k;
+        const auto first = static_cast<std::size_t>(batch_.offsets[s]) * width;
+        const auto last = static_cast<std::size_t>(batch_.offsets[s + 1]) * width;
         const auto in_domain = static_cast<std::size_t>(batch_.in_domain[s]);
         if (l == 0) domain[in_domain] += static_cast<Index>((last - first) / k);
         for (std::size_t i = first; i < last; i += k) {

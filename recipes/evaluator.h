@@ -25,7 +25,7 @@ struct Evaluation {
   /// [layer][expert * classes + class]: routed tokens of texts of that class, over all ranks.
   std::vector<std::vector<Index>> expert_classes;
   std::vector<Index>
-      experts_per_token;  ///< [top_k + 1]: tokens that went to so many experts, over all MoE layers
+      experts_per_token;  ///< [top_k + 1]: tokens that went to so many experts, over all uses of MoE layers
   std::vector<DomainRouting> domain;  ///< [layer]; empty where no text of the split is of the domain
 
   double route_hit_rate = 0;  ///< of the routing caches, over all layers and ranks; 0 without
@@ -34,8 +34,8 @@ struct Evaluation {
   double mean_experts() const;
 };
 
-/// Sees this rank's share of a batch and, per MoE layer, where its tokens went: [tokens, top_k] i32, -1
-/// behind a token's last expert.
+/// Sees this rank's share of a batch and, per MoE layer, where its tokens went, as MoeLayer::chosen_experts
+/// says.
 using BatchVisitor = std::function<void(const Batch& batch, std::span<const Tensor> chosen_experts)>;
 
 class Evaluator {

@@ -66,19 +66,20 @@ std::vector<LayerUsage> measure_expert_usage(SplitEvaluation& evaluation, Commun
   Evaluation result = evaluation.run([&](const Batch& batch, std::span<const Tensor> chosen_experts) {
     for (std::size_t l = 0; l < layers.size(); ++l) {
       const auto experts = chosen_experts[l].span<std::int32_t>();
-      const auto k = static_cast<std::size_t>(chosen_experts[l].size(1));
+      const auto width = static_cast<std::size_t>(chosen_experts[l].size(1)),
+                 uses = width / static_cast<std::size_t>(moe_layers[l].second->most_experts());
       for (std::size_t s = 0; s < batch.examples.size(); ++s) {
         const auto first = static_cast<std::size_t>(batch.offsets[s]);
         const auto tokens = static_cast<std::size_t>(batch.offsets[s + 1]) - first;
         routed.assign(layers[l].favourites.size(), 0);
-        for (const std::int32_t expert : experts.subspan(first * k, tokens * k))
+        for (const std::int32_t expert : experts.subspan(first * width, tokens * width))
           if (expert >= 0) ++routed[static_cast<std::size_t>(expert)];
         const auto label =
             static_cast<std::size_t>(labels[order[static_cast<std::size_t>(batch.examples[s])]]);
         for (std::size_t e = 0; e < routed.size(); ++e) {
           layers[l].shuffled[e * classes + label] += routed[e];
-          const Favourite text{batch.examples[s], routed[e], static_cast<Index>(tokens)};
-          if (routed[e] > 0 && text.tokens >= kShortestFavourite) insert(layers[l].favourites[e], text);
+          const Favourite text{batch.examples[s], routed[e], static_cast<Index>(tokens * uses)};
+          if (routed[e] > 0 && tokens >= kShortestFavourite) insert(layers[l].favourites[e], text);
         }
       }
     }

@@ -14,7 +14,7 @@ namespace conclave {
 struct Favourite {
   Index text = -1;   ///< index in the split
   Index routed = 0;  ///< tokens of it that went to the expert, of
-  Index tokens = 0;  ///< all its tokens
+  Index tokens = 0;  ///< all its tokens, each as often as the layer is used
 
   double share() const { return static_cast<double>(routed) / static_cast<double>(tokens); }
 };
@@ -30,7 +30,7 @@ struct LayerUsage {
 };
 
 inline constexpr std::size_t kFavourites = 3;
-inline constexpr Index kShortestFavourite = 5;  ///< tokens; of shorter texts any expert may have all
+inline constexpr std::size_t kShortestFavourite = 5;  ///< tokens; of shorter texts any expert may have all
 
 /// seed -> a permutation of 0, ..., size - 1.
 std::vector<std::size_t> permutation(std::size_t size, std::uint64_t seed);

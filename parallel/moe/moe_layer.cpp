@@ -94,24 +94,40 @@ void MoeLayer::reset_statistics() {
 
 void MoeLayer::attribute_losses(Tape& tape, const Tensor& losses, const Tensor& offsets) {
   const Timed timed(statistics_.balancing_seconds);
-  const Index sequences = kernels::expect_offsets("attribute_losses", offsets, gate_.experts.size(0));
-  kernels::expect("attribute_losses", "losses", losses, {sequences}, gate_.weights.dtype());
   const auto bounds = offsets.span<std::int32_t>();
-  const Tensor experts = tape.on_host(gate_.experts), weights = tape.on_host(gate_.weights),
-               losses_here = tape.on_host(losses);
-  const std::int32_t* expert = experts.data<std::int32_t>();
-  for_floating(losses.dtype(), "attribute_losses", [&]<class T>(T) {
-    const T* weight = weights.data<T>();
-    for (std::size_t s = 0; s + 1 < bounds.size(); ++s) {
-      const auto loss = static_cast<double>(losses_here.data<T>()[s]);
-      const Index choices = (bounds[s + 1] - bounds[s]) * gate_.experts.size(1);
-      for (Index i = 0; i < choices; ++i, ++expert, ++weight) {
-        if (*expert < 0) continue;
-        statistics_.loss[static_cast<std::size_t>(*expert)] += static_cast<double>(*weight) * loss;
-        statistics_.weight[static_cast<std::size_t>(*expert)] += static_cast<double>(*weight);
+  const Tensor losses_here = tape.on_host(losses);
+  for (const functions::Gate& gate : gates_) {
+    const Index sequences = kernels::expect_offsets("attribute_losses", offsets, gate.experts.size(0));
+    kernels::expect("attribute_losses", "losses", losses, {sequences}, gate.weights.dtype());
+    const Tensor experts = tape.on_host(gate.experts), weights = tape.on_host(gate.weights);
+    const std::int32_t* expert = experts.data<std::int32_t>();
+    for_floating(losses.dtype(), "attribute_losses", [&]<class T>(T) {
+      const T* weight = weights.data<T>();
+      for (std::size_t s = 0; s + 1 < bounds.size(); ++s) {
+        const auto loss = static_cast<double>(losses_here.data<T>()[s]);
+        const Index choices = (bounds[s + 1] - bounds[s]) * gate.experts.size(1);
+        for (Index i = 0; i < choices; ++i, ++expert, ++weight) {
+          if (*expert < 0) continue;
+          statistics_.loss[static_cast<std::size_t>(*expert)] += static_cast<double>(*weight) * loss;
+          statistics_.weight[static_cast<std::size_t>(*expert)] += static_cast<double>(*weight);
+        }
       }
-    }
-  });
+    });
+  }
+}
+
+Tensor MoeLayer::chosen_experts(Tape& tape) const {
+  if (gates_.size() == 1) return tape.on_host(gates_.front().experts);
+  const Index tokens = gates_.front().experts.size(0), uses = static_cast<Index>(gates_.size());
+  const Index each = gates_.front().experts.size(1);
+  const Tensor chosen = tape.arena().empty_on_host({tokens, uses * each}, DType::i32);
+  for (Index use = 0; use < uses; ++use) {
+    const Tensor experts = tape.on_host(gates_[static_cast<std::size_t>(use)].experts);
+    for (Index t = 0; t < tokens; ++t)
+      std::copy_n(experts.data<std::int32_t>() + t * each, each,
+                  chosen.data<std::int32_t>() + (t * uses + use) * each);
+  }
+  return chosen;
 }
 
 void MoeLayer::add_gradient_squares(std::span<double> squares) {
@@ -167,8 +183,8 @@ functions::Gate MoeLayer::choose_experts(Tape& tape, const ForwardContext& conte
                                tape.planning() ? kernels::TopP{} : options_.top_p);
 }
 
-Tensor MoeLayer::operator()(Tape& tape, ForwardContext& context, const Tensor& x,
-                            const Tensor& host_offsets) {
+Tensor MoeLayer::operator()(Tape& tape, ForwardContext& context, const Tensor& x, const Tensor& host_offsets,
+                            Index use) {
   const double start = now();
   const Tensor offsets = tape.on_device(host_offsets);
   const Tensor entered = tape.tap(x);
@@ -195,7 +211,8 @@ Tensor MoeLayer::operator()(Tape& tape, ForwardContext& context, const Tensor& x
                               : probabilities;
   functions::Gate gate = choose_experts(tape, context, balanced);
   if (repeat_choice) gate = {for_tokens(gate.experts), for_tokens(gate.weights)};
-  gate_ = gate;
+  gates_.resize(static_cast<std::size_t>(use));
+  gates_.push_back(gate);
   statistics_.routing_seconds += now() - start;
 
   kernels::count_experts(gate.experts, counts);

@@ -47,7 +47,7 @@ struct MoeStatistics {
   double routing_seconds = 0;  ///< of the forward passes' router and gate
   double balancing_seconds = 0;  ///< of what a balancer learns and corrects, with waiting for other ranks
   Index rounds = 0;              ///< dispatch rounds
-  Index passes = 0;              ///< forward passes; rounds / passes > 1 where the routing outgrew the plan
+  Index passes = 0;  ///< forward passes, each use one; rounds / passes > 1 where the routing outgrew the plan
 };
 
 class MoeLayer : public Module {
@@ -57,8 +57,10 @@ class MoeLayer : public Module {
 
   /// x [tokens, hidden], of sequences that offsets [sequences + 1] i32, in host memory, divide it into ->
   /// [tokens, hidden]. Collective over the expert-parallel group and, with balancers that correct batches,
-  /// over all ranks.
-  Tensor operator()(Tape& tape, ForwardContext& context, const Tensor& x, const Tensor& offsets);
+  /// over all ranks. A model may apply the layer several times in one forward pass, to as many tokens each
+  /// time; `use` is then 0, 1, ...
+  Tensor operator()(Tape& tape, ForwardContext& context, const Tensor& x, const Tensor& offsets,
+                    Index use = 0);
 
   /// With top_k experts for each token, be it fewer for some by top_p.
   double flops(Extent& extent) const override;
@@ -84,8 +86,9 @@ class MoeLayer : public Module {
   Dispatcher& dispatcher() { return dispatcher_; }
   /// The most experts that a token goes to.
   Index most_experts() const { return options_.gate == "top_k" ? options_.top_k : options_.experts; }
-  /// [tokens, most_experts()] i32, -1 behind a token's last, of the last forward pass, in its tape's arena.
-  const Tensor& chosen_experts() const { return gate_.experts; }
+  /// Of the last forward pass, which was on `tape`: [tokens, uses x most_experts()] i32 in host memory, -1
+  /// behind a token's last of each use.
+  Tensor chosen_experts(Tape& tape) const;
 
  private:
   functions::Gate choose_experts(Tape& tape, const ForwardContext& context, const Tensor& probabilities);
@@ -103,7 +106,7 @@ class MoeLayer : public Module {
   std::unique_ptr<Balancer> balancer_;
   Dispatcher dispatcher_;
   MoeStatistics statistics_;
-  functions::Gate gate_;  // of the last forward pass
+  std::vector<functions::Gate> gates_;  // of the last forward pass, by use
 };
 
 }  // namespace conclave

@@ -160,11 +160,11 @@ void routing_balance(const ProcessGrid& grid, std::int64_t repetitions) {
     activations.reset();
     Tape tape(activations, false);
     layer(tape, context, x, offsets);
+    return layer.chosen_experts(tape);
   };
   std::vector<Index> load(kExperts);
   const auto utilization_of = [&](MoeLayer& layer) {
-    run(layer);
-    kernels::count_experts(layer.chosen_experts(), load);
+    kernels::count_experts(run(layer), load);
     grid.world().all_reduce(Tensor::borrow(load.data(), {kExperts}, DType::i64));
     return utilization(load);
   };

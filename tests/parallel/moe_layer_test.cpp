@@ -55,9 +55,10 @@ void check_against_one_rank(const MoeOptions& options, Index rows, DType dtype, 
   how.first_token = share.first;
   how.first_sequence = sequences_of({before.begin(), before.end()}).numel() - 1;
   const ProcessGrid alone = grid_of(0);
-  const MoeRun expected =
-      run_moe(options, alone, all_x, all_dy, share.total,
-              {.prepare = how.prepare, .offsets = sequences_of({all_rows.begin(), all_rows.end()})});
+  const MoeRun expected = run_moe(options, alone, all_x, all_dy, share.total,
+                                  {.prepare = how.prepare,
+                                   .offsets = sequences_of({all_rows.begin(), all_rows.end()}),
+                                   .uses = how.uses});
   for (const int expert_parallel : grid_shapes()) {
     CAPTURE(expert_parallel, rows, share.total);
     const ProcessGrid grid = grid_of(expert_parallel);
@@ -168,6 +169,25 @@ TEST_CASE("several dispatch rounds give what one round gives", "[moe]") {
   }
 }
 
+TEST_CASE("a layer may be used several times in a pass, in one round or several", "[moe]") {
+  for (const Index capacity : {0, 4})
+    for (const char* balancer : {"aux_loss", "none"}) {
+      CAPTURE(capacity, balancer);
+      MoeOptions options = small_layer();
+      options.balancer = balancer;
+      options.router = "attention_token";
+      options.router_heads = 2;
+      check_against_one_rank(options, uneven_rows(), DType::f64, {.capacity = capacity, .uses = 3},
+                             [](const MoeRun& run, int) {
+                               CHECK(run.statistics.passes == 3);
+                               CHECK(std::reduce(run.statistics.load.begin(), run.statistics.load.end()) ==
+                                     3 * 2 * uneven_rows());
+                             });
+      options.dispatch_chunks = 2;
+      check_against_one_rank(options, uneven_rows(), DType::f64, {.capacity = capacity, .uses = 2});
+    }
+}
+
 TEST_CASE("rows that travel in chunks give what they give at once", "[moe]") {
   for (const Index chunks : {2, 3, 4}) {
     CAPTURE(chunks);
@@ -260,7 +280,7 @@ TEST_CASE("experts that want sequences are told them, however many experts a seq
     ForwardContext context;
     context.training = false;
     const Tensor y = layer(tape, context, x, offsets);
-    const auto chosen = layer.chosen_experts().span<std::int32_t>();
+    const auto chosen = layer.chosen_experts(tape).span<std::int32_t>();
     for (Index t = 0; t < tokens; ++t) {
       if (chosen[size_t(t)] >= counting) continue;
       const auto sequence = chosen.subspan(size_t(t / 3 * 3), size_t(std::min<Index>(3, tokens - t / 3 * 3)));
@@ -412,7 +432,7 @@ TEST_CASE("evaluation computes the same outputs and counts no load", "[moe]") {
   layer.reset_statistics();
   CHECK(distance(layer(evaluating, evaluation, x, offsets), y) < 1e-6);
   CHECK(std::ranges::count(layer.statistics().load, 0) == 8);
-  CHECK(layer.chosen_experts().shape() == Shape{x.size(0), 2});
+  CHECK(layer.chosen_experts(evaluating).shape() == Shape{x.size(0), 2});
 }
 
 TEST_CASE("a layer that cannot be is refused with the reason", "[moe]") {

@@ -65,6 +65,7 @@ struct MoeRunOptions {
   Tensor offsets = {};    ///< of x's sequences; undefined: one
   Index first_token = 0;  ///< of x, among those of all ranks
   Index first_sequence = 0;
+  Index uses = 1;  ///< one after the other, of the one layer
 };
 
 /// x and dy: this rank's tokens, of `total` over all ranks of the grid.
@@ -89,7 +90,8 @@ inline MoeRun run_moe(const MoeOptions& options, const ProcessGrid& grid, const 
     Tape tape(arena);
     Tensor input = Tensor::borrow(x.raw(), x.shape(), x.dtype());
     tape.watch(input);
-    const Tensor y = layer(tape, context, input, offsets);
+    Tensor y = input;
+    for (Index use = 0; use < how.uses; ++use) y = layer(tape, context, y, offsets, use);
     reducer.arm();
     tape.backward(y, dy);
     reducer.finish();
