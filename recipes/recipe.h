@@ -68,7 +68,9 @@ struct TasksRecipe {
 
 struct ModelRecipe {
   std::int64_t hidden = 128;
+  std::int64_t embedding = 0;
   std::int64_t layers = 2;
+  bool share_layers = false;
   std::int64_t heads = 4;
   std::int64_t ffn = 512;
   double dropout = 0.1;

@@ -137,12 +137,13 @@ void check_modalities(const Recipe& recipe, Checker& check) {
     } catch (const Error& error) {
       check.unless(false, {"image.blocks"}, "image.blocks: {}", error.what());
     }
-  const auto for_texts = [&](std::string_view key, double value) {
+  const auto for_texts = [&](std::string_view key, auto value) {
     check.unless(data.has_texts() || value == 0, {key, "data.source"},
                  "{} is for texts, of which {} has none", check.shown(key, value), source);
   };
+  for_texts("model.embedding", recipe.model.embedding);
   for_texts("model.token_dropout", recipe.model.token_dropout);
-  for_texts("model.bigrams", static_cast<double>(recipe.model.bigrams));
+  for_texts("model.bigrams", recipe.model.bigrams);
   for_texts("train.masked_weight", recipe.train.masked_weight);
 }
 
@@ -160,6 +161,10 @@ void check_recipe(const Recipe& recipe, const std::string& name) {
     check.unless(false, {"model.heads", "model.hidden"}, "{} does not divide {}; model.heads may be {}",
                  check.shown("model.heads", model.heads), check.shown("model.hidden", model.hidden),
                  joined(divisors(model.hidden)));
+  check.unless(model.embedding <= model.hidden, {"model.embedding", "model.hidden"},
+               "{} is more than {}; model.embedding may be 1 to {}, or 0 for tables as wide as hidden",
+               check.shown("model.embedding", model.embedding), check.shown("model.hidden", model.hidden),
+               model.hidden);
   if (moe.router.starts_with("attention") && model.hidden % moe.router_heads != 0)
     check.unless(false, {"moe.router_heads", "model.hidden"},
                  "{} does not divide {}; moe.router_heads may be {}",

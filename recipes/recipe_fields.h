@@ -125,8 +125,17 @@ void fields(R& image, Visitor&& field) {
 template <Either<ModelRecipe> R, class Visitor>
 void fields(R& model, Visitor&& field) {
   field("hidden", model.hidden, "Width of a token's vector between layers", between(1, 65536));
+  field(
+      "embedding", model.embedding,
+      "Width of the tables of tokens and positions, whose sum a linear map makes as wide as hidden (ALBERT); "
+      "at most hidden; 0: tables as wide as hidden, and no map",
+      between(0, 65536));
   field("layers", model.layers, "Transformer layers: attention, then experts or a feed-forward block",
         between(1, 1024));
+  field("share_layers", model.share_layers,
+        "One set of parameters, router and experts among them, is applied as every layer (ALBERT); where "
+        "moe.every is above 1, so many sets in turn",
+        Rule{});
   field("heads", model.heads, "Attention heads; divides hidden", between(1, 1024));
   field("ffn", model.ffn, "Inner width of a feed-forward block, and of each expert", between(1, 262144));
   field("dropout", model.dropout, "Share of activations zeroed in training, after attention and experts",

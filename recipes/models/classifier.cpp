@@ -14,8 +14,10 @@ Classifier::Classifier(const Recipe& recipe, const ModelSizes& sizes, Trunk& tru
       masked_weight_(recipe.train.masked_weight),
       unknown_token_(sizes.unknown_token),
       head_(2 * recipe.model.hidden, sizes.classes) {
-  if (texts_)
-    guess_bias_ = &add_parameter("masked_tokens.bias", {sizes.vocabulary}, Initializer::constant(0), false);
+  if (texts_) {
+    guesses_ = std::make_unique<TokenHead>(sizes.vocabulary, options_);
+    add_module("masked_tokens", *guesses_);
+  }
   add_module("head", head_);
   if (options_.bigrams > 0) {
     wide_ = std::make_unique<WideClassifier>(sizes.vocabulary, options_.bigrams, sizes.classes);
@@ -108,7 +110,7 @@ TaskOutput Classifier::operator()(Tape& tape, ForwardContext& context, const Mod
     tape.enter("masked_tokens");
     const Tensor hidden =
         functions::embedding(tape, tape.on_device(tokens.places), x);  // rows of x by their number
-    const Tensor guesses = functions::linear(tape, hidden, trunk_.token_table(), guess_bias_->value);
+    const Tensor guesses = (*guesses_)(tape, hidden, trunk_.token_table());
     // A mean over the expected number of hidden tokens, which all ranks know without asking.
     const double expected =
         options_.token_dropout * static_cast<double>(std::max<Index>(context.global_tokens, 1));

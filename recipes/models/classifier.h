@@ -7,6 +7,7 @@
 #include <string>
 
 #include "recipes/models/task.h"
+#include "recipes/models/token_head.h"
 #include "recipes/models/trunk.h"
 #include "recipes/models/wide_classifier.h"
 #include "recipes/recipe.h"
@@ -39,7 +40,7 @@ class Classifier : public Task {
   std::int32_t unknown_token_;
   Linear head_;
   std::unique_ptr<WideClassifier> wide_;
-  Parameter* guess_bias_ = nullptr;  // [vocabulary]; the guesses' weight is the token embedding
+  std::unique_ptr<TokenHead> guesses_;  // at tokens that were hidden; null without texts
 };
 
 }  // namespace conclave

@@ -4,10 +4,13 @@
 
 namespace conclave {
 
-Trunk::Texts::Texts(Index vocabulary, Index max_length, Index hidden)
-    : tokens(vocabulary, hidden), positions(max_length, hidden) {
+Trunk::Texts::Texts(const ModelSizes& sizes, const ModelRecipe& model)
+    : tokens(sizes.vocabulary, model.embedding > 0 ? model.embedding : model.hidden),
+      positions(sizes.max_length, model.embedding > 0 ? model.embedding : model.hidden) {
   add_module("token_embedding", tokens);
   add_module("position_embedding", positions);
+  if (model.embedding > 0)
+    add_module("embedding_projection", projection.emplace(model.embedding, model.hidden));
 }
 
 Trunk::Images::Images(const ImageRecipe& recipe, const ImageShape& image, Index hidden, Communicator& world)
@@ -80,19 +83,20 @@ struct Trunk::Layer : Module {
 Trunk::~Trunk() = default;
 
 Trunk::Trunk(const Recipe& recipe, const ModelSizes& sizes, bool encodes_images, const ProcessGrid& grid)
-    : dropout_(recipe.model.dropout),
+    : depth_(recipe.model.layers),
+      dropout_(recipe.model.dropout),
       embedding_dropout_(recipe.model.embedding_dropout),
       final_norm_(recipe.model.hidden) {
   const ModelRecipe& model = recipe.model;
   if (sizes.vocabulary > 0) {
-    texts_ = std::make_unique<Texts>(sizes.vocabulary, sizes.max_length, model.hidden);
+    texts_ = std::make_unique<Texts>(sizes, model);
     add_module("", *texts_);
   }
   if (encodes_images) {
     images_ = std::make_unique<Images>(recipe.image, sizes.image, model.hidden, grid.world());
     add_module("image", *images_);
   }
-  for (Index i = 0; i < model.layers; ++i) {
+  for (Index i = 0; i < (model.share_layers ? recipe.moe.every : model.layers); ++i) {
     const std::string name = "layers." + std::to_string(i);
     layers_.push_back(std::make_unique<Layer>(name, model, recipe.moe, (i + 1) % recipe.moe.every == 0,
                                               std::max(sizes.max_length, image_tokens()), grid,
@@ -104,8 +108,9 @@ Trunk::Trunk(const Recipe& recipe, const ModelSizes& sizes, bool encodes_images,
 
 Tensor Trunk::embed(Tape& tape, const Tensor& tokens, const Tensor& positions) {
   tape.enter("embedding");
-  return functions::add(tape, texts_->tokens(tape, tape.on_device(tokens)),
-                        texts_->positions(tape, tape.on_device(positions)));
+  const Tensor x = functions::add(tape, texts_->tokens(tape, tape.on_device(tokens)),
+                                  texts_->positions(tape, tape.on_device(positions)));
+  return texts_->projection ? (*texts_->projection)(tape, x) : x;
 }
 
 Tensor Trunk::encode(Tape& tape, ForwardContext& context, const Tensor& pixels) {
@@ -153,13 +158,15 @@ Tensor Trunk::transform(Tape& tape, ForwardContext& context, Tensor x, const Ten
                         kernels::AttentionMask mask) {
   const Tensor bounds = tape.on_device(offsets);
   x = apply_dropout(tape, context, x, Tensor(), embedding_dropout_, context.first_token);
-  for (const auto& layer : layers_) {
+  const auto different = static_cast<Index>(layers_.size());
+  for (Index i = 0; i < depth_; ++i) {
+    const auto& layer = layers_[static_cast<std::size_t>(i % different)];
     tape.enter(layer->name.c_str());
     const Tensor attended = layer->attention(tape, layer->attention_norm(tape, x), bounds, mask);
     x = apply_dropout(tape, context, attended, x, dropout_, context.first_token);
     const Tensor normal = layer->feed_forward_norm(tape, x);
     if (layer->experts) tape.enter(layer->moe_name.c_str());
-    const Tensor fed = layer->experts ? (*layer->experts)(tape, context, normal, offsets)
+    const Tensor fed = layer->experts ? (*layer->experts)(tape, context, normal, offsets, i / different)
                                       : (*layer->feed_forward)(tape, normal);
     x = apply_dropout(tape, context, fed, x, dropout_, context.first_token);
   }
@@ -168,7 +175,8 @@ Tensor Trunk::transform(Tape& tape, ForwardContext& context, Tensor x, const Ten
 
 double Trunk::flops(Extent& extent) const {
   double sum = 0;
-  for (const auto& layer : layers_) sum += layer->flops(extent);
+  for (Index i = 0; i < depth_; ++i)
+    sum += layers_[static_cast<std::size_t>(i) % layers_.size()]->flops(extent);
   return sum;
 }
 

@@ -34,7 +34,7 @@ class Trunk : public Module {
   bool has_images() const { return images_ != nullptr; }
   /// Rows that stand for an image; 0 without images.
   Index image_tokens() const { return images_ ? images_->rows : 0; }
-  /// The token embedding's table [vocabulary, hidden], for heads that share it.
+  /// The token embedding's table [vocabulary, width], for heads that share it.
   const Tensor& token_table() const { return texts_->tokens.table(); }
 
   /// tokens and their positions, [tokens] i32 in host memory -> [tokens, hidden]
@@ -50,7 +50,7 @@ class Trunk : public Module {
   Tensor transform(Tape& tape, ForwardContext& context, Tensor x, const Tensor& offsets,
                    kernels::AttentionMask mask = kernels::AttentionMask::none);
 
-  /// The MoE layers, in order, and what they are called ("layers.0.moe").
+  /// The MoE layers, in order, and what they are called ("layers.0.moe"). Those that are shared are one.
   std::vector<std::pair<std::string, MoeLayer*>> moe_layers();
 
   /// Of transform().
@@ -60,8 +60,9 @@ class Trunk : public Module {
   struct Layer;
 
   struct Texts : Module {
-    Texts(Index vocabulary, Index max_length, Index hidden);
+    Texts(const ModelSizes& sizes, const ModelRecipe& model);
     Embedding tokens, positions;
+    std::optional<Linear> projection;  // from the tables' width, where that is another
   };
   struct Images : Module {
     Images(const ImageRecipe& recipe, const ImageShape& image, Index hidden, Communicator& world);
@@ -72,10 +73,11 @@ class Trunk : public Module {
     std::optional<Embedding> positions;
   };
 
+  Index depth_;
   double dropout_, embedding_dropout_;
   std::unique_ptr<Texts> texts_;
   std::unique_ptr<Images> images_;
-  std::vector<std::unique_ptr<Layer>> layers_;
+  std::vector<std::unique_ptr<Layer>> layers_;  // applied in turn, until depth_ have been
   LayerNorm final_norm_;
 };
 

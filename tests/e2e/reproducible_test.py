@@ -5,10 +5,11 @@ import json
 import re
 from pathlib import Path
 
-from runs import PROGRAM, assert_same_losses, assert_same_weights, losses, prepare, run, train
+from runs import PROGRAM, assert_same_losses, assert_same_weights, losses, prepare, run, train, weights
 
 SHAPES = [(1, 1), (2, 1), (2, 2), (4, 1), (4, 2), (4, 4)]  # ranks, of which so many share the experts
 STEPS = "train.steps=50"
+TWO_RANKS = ["mpirun", "--oversubscribe", "-n", "2"]
 
 
 def main():
@@ -56,13 +57,28 @@ def main():
     said = {}
     for options in ([], ["--set=moe.route_cache_mib=1"], ["--set=moe.balance_inference=true"]):
         for ranks in (1, 2):
-            start = ["mpirun", "--oversubscribe", "-n", "2"] if ranks > 1 else []
-            output = run([*start, PROGRAM, "eval", "attention1", "--split", "train", *options])
+            output = run([*(TWO_RANKS if ranks > 1 else []), PROGRAM, "eval", "attention1", "--split", "train", *options])
             found = json.loads(output.splitlines()[-1])
             said[tuple(options), ranks] = [round(found[key], 6) for key in ("loss", "accuracy", "batch_utilization")]
     plain, cached, evened = list(said.values())[::2]
     assert list(said.values())[::2] == list(said.values())[1::2], said
     assert plain == cached and evened[2] > plain[2], said
+
+    # And for layers that are one, whose gradients are complete only after the first of its uses.
+    shared = ["model.layers=3", "model.share_layers=true", "model.embedding=8", "model.token_dropout=0.1"]
+    shared += ["train.masked_weight=0.2", "train.epsilon=1e-5", "parallel.bucket_kib=1", "data.domain_column=urgent"]
+    for balancer in ("bias", "grad_norm"):
+        for ranks in (1, 2, 4):
+            train(ranks, f"{balancer}_shared{ranks}", "train.steps=20", *shared, f"moe.balancer={balancer}")
+            if ranks > 1:
+                assert_same_losses(f"{balancer}_shared1", f"{balancer}_shared{ranks}")
+    names = weights("bias_shared1").keys()
+    assert {"layers/0/moe/router/weight", "embedding_projection/weight", "masked_tokens/transform/weight"} <= names, names
+    assert not any(name.startswith("layers/1") for name in names), names
+    shown = [run([*start, PROGRAM, "inspect", "--experts", "bias_shared1"]) for start in ([], TWO_RANKS)]
+    assert shown[0] == shown[1] and "layers.0.moe: utilization" in shown[0], shown
+    shares = [int(share) for share in re.findall(r"^ +(\d+)%  class", shown[0], re.M)]
+    assert shares and max(shares) <= 100, shown[0]
 
     # The same holds for a gate that sends each token to one expert, two or three.
     adaptive = ["moe.top_k=3", "moe.top_p=0.5", "moe.entropy_coefficient=0.01"]

@@ -45,7 +45,9 @@ def main():
     # Another balancer has more to remember.
     plain = ["moe.balancer=aux_loss", "moe.router=attention_token", "moe.router_heads=2", "moe.top_p=0.6"]
     choice = ["moe.balancer=none", "moe.gate=expert_choice"]
-    for name, options in (("plain", plain), ("choice", choice)):
+    shared = ["model.layers=3", "model.share_layers=true", "model.embedding=8", "model.token_dropout=0.1"]
+    shared += ["train.masked_weight=0.2"]
+    for name, options in (("plain", plain), ("choice", choice), ("shared", shared)):
         train(2, name, *RUN, *options)
         os.mkdir(f"{name}_resumed")
         shutil.copy(f"{name}/metrics.jsonl", f"{name}_resumed")

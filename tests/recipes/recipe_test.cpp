@@ -116,6 +116,16 @@ TEST_CASE("an array of strings is read, set and written; of one, quotes and brac
   CHECK_THAT(mistake("", {"run.plugins=[a"}), Contains("expected an array of strings, got [a"));
 }
 
+TEST_CASE("an embedding of its own width is for texts, and not wider than what it becomes", "[recipe]") {
+  CHECK_NOTHROW(parse_recipe("model.embedding = 128", "q.toml"));
+  CHECK(mistake("model.embedding = 129") ==
+        "q.toml:1: model.embedding = 129 is more than model.hidden = 128 (default); model.embedding may be 1 "
+        "to 128, or 0 for tables as wide as hidden");
+  CHECK_THAT(
+      mistake("model.embedding = 32", {"data.source=fashion_mnist"}),
+      Contains("model.embedding = 32 is for texts, of which data.source = \"fashion_mnist\" has none"));
+}
+
 TEST_CASE("the numbers of experts of each kind must make up the layer's", "[recipe]") {
   CHECK_NOTHROW(parse_recipe("moe.expert = \"6 feed_forward, 1 gated, 1 not_known_here\"", "q.toml"));
   CHECK(mistake("moe.expert = \"6 feed_forward, 1 gated\"") ==
@@ -250,7 +260,7 @@ TEST_CASE("what only texts or only images have is refused without them", "[recip
   CHECK(mistake(images) == "");
   CHECK(mistake(images + "train.batch_tokens = 64") == "");  // no text has to fit
   CHECK(mistake(images + "model.bigrams = 100") ==
-        "q.toml:2: model.bigrams = 100.0 is for texts, of which data.source = \"fashion_mnist\" has none");
+        "q.toml:2: model.bigrams = 100 is for texts, of which data.source = \"fashion_mnist\" has none");
   CHECK_THAT(mistake(images + "model.token_dropout = 0.1"), StartsWith("q.toml:2: model.token_dropout"));
   CHECK_THAT(mistake(images + "train.masked_weight = 0.1"), StartsWith("q.toml:2: train.masked_weight"));
   CHECK_THAT(mistake("data.inputs = \"image\""), Contains("data.inputs is for source = \"emoji\""));
