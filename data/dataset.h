@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -17,7 +18,9 @@ namespace conclave {
 struct TextExample {
   std::string text;  ///< "" in an ImageSplit: it has none
   std::int32_t label = 0;
-  bool in_domain = false;  ///< of the domain that a recipe may single out
+  bool in_domain = false;            ///< of the domain that a recipe may single out
+  std::string pair = {};             ///< the second of two texts that are judged together; "": there is one
+  std::optional<double> score = {};  ///< what `label` was rounded from, where a number is to be guessed
 };
 
 struct TextDataset {
@@ -59,6 +62,7 @@ struct TokenizedSplit {
   std::vector<std::int64_t> offsets{0};
   std::vector<std::int32_t> labels;
   std::vector<std::int32_t> in_domain;  ///< 1 for texts of the domain, else 0; or empty: none is
+  std::vector<double> scores;           ///< what the labels were rounded from; or empty: they are classes
   ImageColumn images;
 
   std::int64_t size() const { return static_cast<std::int64_t>(labels.size()); }

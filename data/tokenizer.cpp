@@ -19,6 +19,8 @@ namespace {
 constexpr std::string_view kChecksumField = "\x82\xE2\x09\x20";
 constexpr std::size_t kHexDigits = 32;
 
+constexpr const char* kSeparator = "<sep>";
+
 // A suffix array of it takes 5 times as much; more text hardly changes a vocabulary of some ten thousand
 // pieces.
 constexpr std::size_t kMostTrainingBytes = std::size_t{64} << 20;
@@ -26,32 +28,44 @@ constexpr std::size_t kMostTrainingBytes = std::size_t{64} << 20;
 std::string hex(XXH128_hash_t hash) { return fmt::format("{:016x}{:016x}", hash.high64, hash.low64); }
 
 // The number of threads is part of the model: sums are taken per thread. 16 is SentencePiece's own default.
-std::unordered_map<std::string, std::string> settings(std::int64_t vocabulary) {
-  return {{"model_type", "unigram"},
-          {"vocab_size", std::to_string(vocabulary)},
-          {"hard_vocab_limit", "false"},
-          {"normalization_rule_name", "nmt_nfkc_cf"},
-          {"character_coverage", "0.9995"},
-          {"seed_sentencepiece_size", std::to_string(std::max<std::int64_t>(100'000, 4 * vocabulary))},
-          {"max_sentence_length", std::to_string(1 << 30)},
-          {"num_threads", "16"},
-          {"minloglevel", "3"}};
+std::unordered_map<std::string, std::string> settings(std::int64_t vocabulary, bool pairs) {
+  std::unordered_map<std::string, std::string> chosen{
+      {"model_type", "unigram"},
+      {"vocab_size", std::to_string(vocabulary)},
+      {"hard_vocab_limit", "false"},
+      {"normalization_rule_name", "nmt_nfkc_cf"},
+      {"character_coverage", "0.9995"},
+      {"seed_sentencepiece_size", std::to_string(std::max<std::int64_t>(100'000, 4 * vocabulary))},
+      {"max_sentence_length", std::to_string(1 << 30)},
+      {"num_threads", "16"},
+      {"minloglevel", "3"}};
+  // A control symbol has an id, and no text that spells it: what a user writes is never taken for it.
+  if (pairs) chosen["control_symbols"] = kSeparator;
+  return chosen;
+}
+
+bool has_pairs(std::span<const TextExample> texts) {
+  return std::ranges::any_of(texts, [](const TextExample& example) { return !example.pair.empty(); });
 }
 
 class Sample : public sentencepiece::SentenceIterator {
  public:
-  explicit Sample(std::span<const TextExample> texts) : texts_(texts) {
+  explicit Sample(std::span<const TextExample> texts) {
     std::size_t bytes = 0;
-    for (const TextExample& example : texts) bytes += example.text.size();
+    for (const TextExample& example : texts) {
+      texts_.push_back(&example.text);
+      if (!example.pair.empty()) texts_.push_back(&example.pair);
+      bytes += example.text.size() + example.pair.size();
+    }
     stride_ = bytes / kMostTrainingBytes + 1;
   }
   bool done() const override { return at_ >= texts_.size(); }
   void Next() override { at_ += stride_; }
-  const std::string& value() const override { return texts_[at_].text; }
+  const std::string& value() const override { return *texts_[at_]; }
   sentencepiece::util::Status status() const override { return {}; }
 
  private:
-  std::span<const TextExample> texts_;
+  std::vector<const std::string*> texts_;
   std::size_t at_ = 0, stride_ = 1;
 };
 
@@ -67,21 +81,25 @@ std::string cache_key(std::span<const TextExample> texts, std::int64_t vocabular
     XXH3_128bits_update(state.get(), &size, sizeof size);
     XXH3_128bits_update(state.get(), text.data(), text.size());
   };
-  const auto chosen = settings(vocabulary);
+  const auto chosen = settings(vocabulary, has_pairs(texts));
   std::vector<std::pair<std::string, std::string>> sorted(chosen.begin(), chosen.end());
   std::sort(sorted.begin(), sorted.end());
   for (const auto& [name, value] : sorted) {
     add(name);
     add(value);
   }
-  for (const TextExample& example : texts) add(example.text);
+  for (const TextExample& example : texts) {
+    add(example.text);
+    if (!example.pair.empty()) add(example.pair);
+  }
   return hex(XXH3_128bits_digest(state.get()));
 }
 
 std::string train_model(std::span<const TextExample> texts, std::int64_t vocabulary) {
   Sample sample(texts);
   std::string model;
-  const auto status = sentencepiece::SentencePieceTrainer::Train(settings(vocabulary), &sample, &model);
+  const auto status =
+      sentencepiece::SentencePieceTrainer::Train(settings(vocabulary, has_pairs(texts)), &sample, &model);
   require(status.ok(),
           "Tokenizer::train: SentencePiece could not make {} pieces of {} texts: {}; a larger vocabulary "
           "holds more different characters",
@@ -145,11 +163,38 @@ std::int64_t Tokenizer::vocabulary() const { return model_->GetPieceSize(); }
 
 std::int32_t Tokenizer::unknown() const { return model_->unk_id(); }
 
+std::optional<std::int32_t> Tokenizer::separator() const {
+  const std::int32_t id = model_->PieceToId(kSeparator);
+  return model_->IsControl(id) ? std::optional(id) : std::nullopt;
+}
+
 std::vector<std::int32_t> Tokenizer::encode(std::string_view text) const {
   std::vector<std::int32_t> ids;
   const auto status = model_->Encode(text, &ids);
   require(status.ok(), "Tokenizer::encode: {}", status.message());
   return ids;
+}
+
+std::vector<std::int32_t> Tokenizer::encode_pair(const TextExample& example, std::int64_t max_length) const {
+  const std::optional<std::int32_t> between = separator();
+  require(between.has_value(),
+          "Tokenizer::encode_split: a pair of texts, but the tokenizer was trained on single ones; train a "
+          "model on pairs");
+  require(max_length >= 3, "Tokenizer::encode_split: max_length {} cannot hold a pair; 3 is the least",
+          max_length);
+  std::vector<std::int32_t> first = encode(example.text), second = encode(example.pair);
+  for (auto* ids : {&first, &second})
+    if (ids->empty()) ids->push_back(unknown());
+  const auto room = static_cast<std::size_t>(max_length - 1);
+  if (first.size() + second.size() > room) {
+    const std::size_t beside_second = room - std::min(second.size(), room / 2);
+    const std::size_t kept = std::min(first.size(), beside_second);
+    first.resize(kept);
+    second.resize(room - kept);
+  }
+  first.push_back(*between);
+  first.insert(first.end(), second.begin(), second.end());
+  return first;
 }
 
 TokenizedSplit Tokenizer::encode_split(std::span<const TextExample> texts, std::int64_t max_length) const {
@@ -170,13 +215,15 @@ TokenizedSplit Tokenizer::encode_split(std::span<const TextExample> texts, std::
   split.in_domain.reserve(texts.size());
   split.offsets.reserve(texts.size() + 1);
   for (const TextExample& example : texts) {
-    std::vector<std::int32_t> ids = encode(example.text);
+    std::vector<std::int32_t> ids =
+        example.pair.empty() ? encode(example.text) : encode_pair(example, max_length);
     if (ids.empty() && !(some_missing && example.text.empty())) ids.push_back(unknown());
     const auto kept = std::min(static_cast<std::int64_t>(ids.size()), max_length);
     split.tokens.insert(split.tokens.end(), ids.begin(), ids.begin() + kept);
     split.offsets.push_back(static_cast<std::int64_t>(split.tokens.size()));
     split.labels.push_back(example.label);
     split.in_domain.push_back(example.in_domain ? 1 : 0);
+    if (example.score) split.scores.push_back(*example.score);
   }
   return split;
 }

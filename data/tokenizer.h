@@ -2,12 +2,16 @@
 // lower-cased and NFKC-normalized. Training is a pure function of the texts and the vocabulary size: the same
 // bits come on every machine, so a cached model is found by a hash of what it was trained from.
 //
+// Two texts that are judged together become one sequence, with a separator between them. Texts never encode
+// to that piece, whatever they say; a tokenizer has it where it was trained on pairs.
+//
 // A serialized model is a SentencePiece .model file that any of its tools can read, with our XXH3-128 of it
 // appended as one more protobuf field, so that a damaged one is refused before SentencePiece meets it.
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -24,10 +28,10 @@ namespace conclave {
 /// A value: copies share the immutable model; all const functions may be called from many threads.
 class Tokenizer {
  public:
-  /// Trains on `texts` (an even sample of them above 64 MiB), or reads the same model from an earlier call's
-  /// file in `cache_directory` ("": no cache). Texts too poor for `vocabulary` pieces give a smaller one.
-  /// Processes that race train the same model and each put it in place whole. Throws Error where there is no
-  /// text, or `vocabulary` is too small for the texts' characters.
+  /// Trains on `texts` and their pairs (an even sample of them above 64 MiB), or reads the same model from an
+  /// earlier call's file in `cache_directory` ("": no cache). Texts too poor for `vocabulary` pieces give a
+  /// smaller one. Processes that race train the same model and each put it in place whole. Throws Error where
+  /// there is no text, or `vocabulary` is too small for the texts' characters.
   static Tokenizer train(std::span<const TextExample> texts, std::int64_t vocabulary,
                          const std::string& cache_directory);
 
@@ -41,12 +45,16 @@ class Tokenizer {
   /// Ids are 0 .. vocabulary() - 1. 0 is the unknown piece, 1 and 2 begin and end (encode adds neither).
   std::int64_t vocabulary() const;
   std::int32_t unknown() const;
+  /// Of the piece between the two texts of a pair; none where no pair was among the texts trained on.
+  std::optional<std::int32_t> separator() const;
 
   /// Ids of `text`; empty where nothing is left of it after normalization.
   std::vector<std::int32_t> encode(std::string_view text) const;
 
   /// Every text's first `max_length` ids, in order; a text without ids becomes one unknown piece, so that no
-  /// sequence is empty.
+  /// sequence is empty. Of a pair the first text's, the separator and the second's; what is too long is cut
+  /// off from the longer of the two until both are of one length. Throws Error for a pair without a
+  /// separator, or where max_length cannot hold one.
   TokenizedSplit encode_split(std::span<const TextExample> texts, std::int64_t max_length) const;
 
   /// The same with the images of `split`; a text that is missing, "", stays without tokens.
@@ -62,6 +70,7 @@ class Tokenizer {
   Tokenizer() = default;
   TokenizedSplit encode_split(std::span<const TextExample> texts, std::int64_t max_length,
                               bool some_missing) const;
+  std::vector<std::int32_t> encode_pair(const TextExample& example, std::int64_t max_length) const;
   void require_id(std::int32_t id) const;
 
   std::string bytes_;

@@ -71,6 +71,56 @@ TEST_CASE("a split is cut to max_length and has no empty sequence", "[data]") {
   CHECK_THROWS_AS(small().encode_split(texts, 0), Error);
 }
 
+TEST_CASE("a pair is one sequence, with a separator that no text spells", "[data]") {
+  std::vector<TextExample> pairs;
+  for (std::size_t i = 0; i < 600; i += 2)
+    pairs.push_back({glosses()[i].text, 0, false, glosses()[i + 1].text});
+  const Tokenizer tokenizer = Tokenizer::train(pairs, 300, "");
+  REQUIRE(tokenizer.separator().has_value());
+  const std::int32_t separator = *tokenizer.separator();
+  CHECK(tokenizer.piece(separator) == "<sep>");
+  CHECK(std::ranges::count(tokenizer.encode("a <sep> b"), separator) == 0);
+  CHECK(tokenizer.decode(tokenizer.encode("a <sep> b")) == tokenizer.decode(tokenizer.encode("a <SEP> b")));
+  CHECK_FALSE(small().separator().has_value());
+  CHECK_THAT(error_of([&] { small().encode_split(pairs, 10); }), Contains("trained on single ones"));
+
+  const auto sequence = [&](const std::string& first, const std::string& second, std::int64_t max_length) {
+    const auto split =
+        tokenizer.encode_split(std::vector<TextExample>{{first, 0, false, second}}, max_length);
+    const auto ids = split.sequence(0);
+    return std::vector<std::int32_t>(ids.begin(), ids.end());
+  };
+  const std::string text = "an animal that lives in water";
+  const auto ids = tokenizer.encode(text);
+  REQUIRE(ids.size() > 6);
+  const auto expected = [&](std::size_t first, std::size_t second) {
+    std::vector<std::int32_t> both(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(first));
+    both.push_back(separator);
+    both.insert(both.end(), ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(second));
+    return both;
+  };
+  const std::size_t all = ids.size();
+  CHECK(sequence(text, text, 100) == expected(all, all));
+  CHECK(sequence(text, text, static_cast<std::int64_t>(2 * all + 1)) == expected(all, all));
+  CHECK(sequence(text, text, static_cast<std::int64_t>(2 * all)) == expected(all, all - 1));
+  CHECK(sequence(text, text, 6) == expected(3, 2));
+  CHECK(sequence(text, text, 3) == expected(1, 1));
+  CHECK(sequence(" ", " ", 5) == std::vector{tokenizer.unknown(), separator, tokenizer.unknown()});
+  auto short_first = expected(0, 4);
+  short_first.insert(short_first.begin(), tokenizer.unknown());
+  CHECK(sequence(" ", text, 6) == short_first);
+  auto short_second = expected(4, 0);
+  short_second.push_back(tokenizer.unknown());
+  CHECK(sequence(text, " ", 6) == short_second);
+  CHECK_THAT(error_of([&] { sequence(text, text, 2); }), Contains("3 is the least"));
+}
+
+TEST_CASE("scores go along with the labels that were rounded from them", "[data]") {
+  const std::vector<TextExample> texts{{"plant", 3, false, "", 2.6}, {"animal", 0, false, "", 0.25}};
+  CHECK(small().encode_split(texts, 4).scores == std::vector{2.6, 0.25});
+  CHECK(small().encode_split(glosses(), 4).scores.empty());
+}
+
 TEST_CASE("a tokenizer survives its own bytes, and damaged bytes are refused", "[data]") {
   const std::string bytes = small().bytes();
   const Tokenizer copy = Tokenizer::from_bytes(bytes);
