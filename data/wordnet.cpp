@@ -1,7 +1,6 @@
 #include "data/wordnet.h"
 
 #include <fmt/ranges.h>
-#include <zlib.h>
 
 #include <algorithm>
 #include <array>
@@ -12,6 +11,7 @@
 #include "core/spelling.h"
 #include "core/text.h"
 #include "data/file.h"
+#include "data/stable_bucket.h"
 
 namespace conclave {
 namespace {
@@ -117,8 +117,7 @@ bool parse(std::string_view line, const PartOfSpeech& part, Synset& synset) {
 
 std::vector<TextExample>& split_of(TextDataset& data, std::string_view part, std::string_view offset) {
   const std::string name = std::string(part) + std::string(offset);
-  const auto bucket =
-      crc32(0, reinterpret_cast<const unsigned char*>(name.data()), static_cast<unsigned>(name.size())) % 20;
+  const std::uint32_t bucket = bucket_of(name, 20);
   return bucket < 18 ? data.train : bucket == 18 ? data.validation : data.test;
 }
 
