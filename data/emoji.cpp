@@ -1,7 +1,6 @@
 #include "data/emoji.h"
 
 #include <ft2build.h>
-#include <zlib.h>
 
 #include <algorithm>
 #include <array>
@@ -12,7 +11,8 @@
 
 #include "core/text.h"
 #include "data/file.h"
-#include "data/image_transform.h"
+#include "data/image_files.h"
+#include "data/stable_bucket.h"
 #include FT_FREETYPE_H
 
 namespace conclave {
@@ -263,7 +263,7 @@ Image EmojiFont::image(char32_t code) const {
   return image;
 }
 
-std::vector<Emoji> read_emoji(const EmojiFiles& files) {
+std::vector<Emoji> read_emoji(const EmojiFiles& files, BadInputs& bad) {
   const std::string names =
       read_file(files.names, "emoji-test.txt comes with `apt-get install unicode-data`");
   const std::string annotations =
@@ -276,24 +276,25 @@ std::vector<Emoji> read_emoji(const EmojiFiles& files) {
   for (EmojiName& name : parse_emoji_names(names, files.names)) {
     if (!font.has(name.code)) continue;
     const auto found = keywords.find(utf8(name.code));
-    Image image = font.image(name.code);
-    emoji.push_back({std::move(name), found == keywords.end() ? std::vector<std::string>() : found->second,
-                     std::move(image)});
+    bad.read([&] {
+      Image image = font.image(name.code);
+      emoji.push_back({std::move(name), found == keywords.end() ? std::vector<std::string>() : found->second,
+                       std::move(image)});
+    });
   }
   return emoji;
 }
 
-ImageDataset read_emoji_dataset(const EmojiOptions& options) {
+ImageDataset read_emoji_dataset(const EmojiOptions& options, BadInputs& bad) {
   ImageDataset data;
-  std::vector<std::uint8_t> square;
-  for (const Emoji& emoji : read_emoji(options.files)) {
+  for (const Emoji& emoji : read_emoji(options.files, bad)) {
     const std::string& name = options.subgroups ? emoji.name.subgroup : emoji.name.group;
     const auto found = std::ranges::find(data.class_names, name);
     const auto label = static_cast<std::int32_t>(found - data.class_names.begin());
     if (found == data.class_names.end()) data.class_names.push_back(name);
 
     const std::string code = fmt::format("{:X}", static_cast<std::uint32_t>(emoji.name.code));
-    const auto bucket = crc32_z(0, reinterpret_cast<const Bytef*>(code.data()), code.size()) % 10;
+    const std::uint32_t bucket = bucket_of(code, 10);
     ImageSplit& split = bucket == 9 ? data.test : bucket == 8 ? data.validation : data.train;
     std::string text = emoji.name.name;
     for (std::size_t i = 0; i < emoji.keywords.size(); ++i)
@@ -301,16 +302,7 @@ ImageDataset read_emoji_dataset(const EmojiOptions& options) {
     split.examples.push_back({std::move(text), label});
 
     // Noto's are 136 x 128 pixels with 4 empty columns at either side.
-    const Image image = to_rgb(emoji.image, options.background);
-    const std::int64_t side = std::min(image.shape.height, image.shape.width);
-    const ImageShape shape{side, side, 3};
-    square.resize(static_cast<std::size_t>(shape.size()));
-    centre_crop(image.pixels, image.shape, side, side, square);
-    Resizer resizer(shape, options.side, options.side);
-    Image resized{resizer.shape(), {}};
-    resized.pixels.resize(static_cast<std::size_t>(resized.shape.size()));
-    resizer.resize(square, resized.pixels);
-    split.images.append(resized, options.files.font);
+    split.images.append(square_image(emoji.image, options.side, options.background), options.files.font);
   }
   require(!data.train.examples.empty(), "{}: has none of the emoji in {}", options.files.font,
           options.files.names);

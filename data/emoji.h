@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "data/bad_inputs.h"
 #include "data/dataset.h"
 
 namespace conclave {
@@ -64,8 +65,9 @@ class EmojiFont {
   std::unique_ptr<Library> library_;
 };
 
-/// All emoji of the three files that have a picture, in the order of the names.
-std::vector<Emoji> read_emoji(const EmojiFiles& files = {});
+/// All emoji of the three files that have a picture, in the order of the names; of damaged pictures `bad`
+/// decides.
+std::vector<Emoji> read_emoji(const EmojiFiles& files, BadInputs& bad);
 
 struct EmojiOptions {
   EmojiFiles files = {};
@@ -75,6 +77,6 @@ struct EmojiOptions {
 };
 
 /// read_emoji's pictures and, as texts, "name: keyword, keyword"; classes in the order of the names.
-ImageDataset read_emoji_dataset(const EmojiOptions& options = {});
+ImageDataset read_emoji_dataset(const EmojiOptions& options, BadInputs& bad);
 
 }  // namespace conclave

@@ -107,7 +107,8 @@ int main(int argc, char** argv) {
   auto* predict_command = app.add_subcommand("predict", "Classes of texts, one JSON object per line");
   predict_command->add_option("checkpoint", predict.checkpoint, "File, or folder with checkpoints")
       ->required();
-  predict_command->add_option("texts", predict.texts, "Texts; none: lines of standard input");
+  predict_command->add_option("texts", predict.texts,
+                              "Texts, or pairs with a tab between the two; none: lines of standard input");
   predict_command->add_option("--top", predict.top, "How many classes to list")->check(CLI::PositiveNumber);
   predict_command->add_option("--set", predict.overrides, "Other plug-ins: run.plugins=libmine.so")
       ->allow_extra_args(false);

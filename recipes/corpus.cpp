@@ -3,8 +3,11 @@
 #include <algorithm>
 #include <utility>
 
+#include "data/coco.h"
 #include "data/emoji.h"
 #include "data/fashion_mnist.h"
+#include "data/glue.h"
+#include "data/image_folder.h"
 #include "data/image_transform.h"
 #include "data/text_table.h"
 #include "data/wordnet.h"
@@ -40,9 +43,7 @@ void for_splits(ImageDataset& data, Change change) {
   for (ImageSplit* split : {&data.train, &data.validation, &data.test}) change(*split);
 }
 
-}  // namespace
-
-ImageDataset read_examples(const DataRecipe& data, const ImageRecipe& image) {
+ImageDataset read_source(const DataRecipe& data, const ImageRecipe& image, BadInputs& bad) {
   if (data.source == "wordnet")
     return from_texts(read_wordnet(data.path.empty() ? kWordNetDirectory : data.path, data.classes,
                                    data.synset_words, data.domain));
@@ -54,18 +55,38 @@ ImageDataset read_examples(const DataRecipe& data, const ImageRecipe& image) {
                                        .text_column = data.text_column,
                                        .label_column = data.label_column,
                                        .domain_column = data.domain_column}));
+  if (data.source == "glue") return from_texts(read_glue(data.path, data.task, bad));
+  if (data.source == "image_folder") return read_image_folder(data.path, image.size, bad);
+  if (data.source == "coco")
+    return read_coco({.directory = data.path,
+                      .side = image.size,
+                      .images = data.has_images(),
+                      .texts = data.has_texts(),
+                      .supercategories = data.classes == "supercategory"},
+                     bad);
   if (data.source == "fashion_mnist") {
     ImageDataset read = read_fashion_mnist(data.path.empty() ? kFashionMnistDirectory : data.path);
     if (image.size > 0) for_splits(read, [&](ImageSplit& split) { resize(split.images, image.size); });
     return read;
   }
   ImageDataset read = read_emoji_dataset(
-      {.side = image.size > 0 ? image.size : kEmojiSide, .subgroups = data.classes == "subgroup"});
+      {.side = image.size > 0 ? image.size : kEmojiSide, .subgroups = data.classes == "subgroup"}, bad);
   for_splits(read, [&](ImageSplit& split) {
     if (!data.has_images()) split.images = {};
     if (!data.has_texts())
       for (TextExample& example : split.examples) example.text.clear();
   });
+  return read;
+}
+
+}  // namespace
+
+ImageDataset read_examples(const DataRecipe& data, const ImageRecipe& image, bool speaks) {
+  BadInputs bad(data.skip_bad);
+  ImageDataset read = read_source(data, image, bad);
+  if (speaks && bad.count() > 0)
+    fmt::print(stderr, "conclave: warning: {} left out that cannot be read; the first: {}\n", bad.count(),
+               bad.first());
   return read;
 }
 
@@ -91,7 +112,7 @@ ModelSizes Corpus::sizes(const DataRecipe& recipe) const {
 Corpus load_corpus(const Recipe& recipe, Communicator& world, const std::string& cache_directory,
                    std::optional<Tokenizer> tokenizer) {
   const DataRecipe& data = recipe.data;
-  ImageDataset read = read_examples(data, recipe.image);
+  ImageDataset read = read_examples(data, recipe.image, world.rank() == 0);
   const bool in_domain = std::ranges::any_of(read.train.examples, &TextExample::in_domain);
   require(in_domain || data.domain_name().empty(), "data.{} = \"{}\": no training text is of it",
           data.source == "table" ? "domain_column" : "domain", data.domain_name());

@@ -31,8 +31,8 @@ struct Corpus {
 ModelSizes model_sizes(const DataRecipe& recipe, std::size_t classes,
                        const std::optional<Tokenizer>& tokenizer, const ImageShape& image);
 
-/// Reads texts and images only.
-ImageDataset read_examples(const DataRecipe& data, const ImageRecipe& image);
+/// Reads texts and images only. Where `speaks`, a warning says how many of them were left out as bad.
+ImageDataset read_examples(const DataRecipe& data, const ImageRecipe& image, bool speaks);
 /// Without `tokenizer`, the images alone.
 TokenizedSplit tokenize(ImageSplit split, const std::optional<Tokenizer>& tokenizer, Index max_length);
 

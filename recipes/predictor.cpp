@@ -4,6 +4,16 @@
 
 namespace conclave {
 
+namespace {
+
+TextExample example_of(const std::string& text, bool of_pairs) {
+  const std::size_t tab = of_pairs ? text.find('\t') : std::string::npos;
+  if (tab == std::string::npos) return {text, 0};
+  return {text.substr(0, tab), 0, false, text.substr(tab + 1)};
+}
+
+}  // namespace
+
 Predictor::Predictor(LoadedModel& model, const ProcessGrid& grid)
     : model_(model), activations_("activations", 0, grid.device()) {
   require(grid.world().size() == 1, "predict runs in one process, not in {}", grid.world().size());
@@ -14,10 +24,11 @@ std::vector<Prediction> Predictor::predict(std::span<const std::string> texts) {
   constexpr std::size_t kTexts = 256;  // per forward pass
   std::vector<Prediction> predictions;
   const auto classes = model_.class_names().size();
+  const bool of_pairs = model_.tokenizer()->separator().has_value();
   for (std::size_t first = 0; first < texts.size(); first += kTexts) {
     const auto part = texts.subspan(first, std::min(kTexts, texts.size() - first));
     std::vector<TextExample> examples;
-    for (const std::string& text : part) examples.push_back({text, 0});
+    for (const std::string& text : part) examples.push_back(example_of(text, of_pairs));
     const TokenizedSplit split = model_.tokenizer()->encode_split(examples, model_.recipe().data.max_length);
     Batch batch;
     for (std::int64_t i = 0; i < split.size(); ++i) batch.add(split.sequence(i), 0);

@@ -20,7 +20,8 @@ class Predictor {
   /// `model` must outlive the predictor.
   explicit Predictor(LoadedModel& model, const ProcessGrid& grid);
 
-  /// One prediction per text, in order; texts are computed together in batches of bounded size.
+  /// One prediction per text, in order; of a model trained on pairs, a text is two with a tab between them;
+  /// texts are computed together in batches of bounded size.
   std::vector<Prediction> predict(std::span<const std::string> texts);
 
  private:

@@ -33,11 +33,17 @@ struct DataRecipe {
   std::string text_column = "text", label_column = "label";
   std::string domain, domain_column;
   std::string inputs = "both";
+  std::string task = "cola";
+  bool skip_bad = false;
   std::int64_t vocabulary = 16000;
   std::int64_t max_length = 128;
 
-  bool has_images() const { return source == "fashion_mnist" || (source == "emoji" && inputs != "text"); }
-  bool has_texts() const { return source != "fashion_mnist" && (source != "emoji" || inputs != "image"); }
+  /// Both together, or, by `inputs`, one of them.
+  bool may_have_both() const { return source == "emoji" || source == "coco"; }
+  bool has_images() const {
+    return source == "fashion_mnist" || source == "image_folder" || (may_have_both() && inputs != "text");
+  }
+  bool has_texts() const { return !has_images() || (may_have_both() && inputs != "image"); }
   /// What the domain is called in figures; "" without one.
   const std::string& domain_name() const { return source == "table" ? domain_column : domain; }
 };

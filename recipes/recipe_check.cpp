@@ -7,6 +7,7 @@
 #include <tuple>
 
 #include "core/spelling.h"
+#include "data/glue.h"
 #include "parallel/moe/mixed_experts.h"
 #include "recipes/models/image_encoder.h"
 #include "recipes/recipe.h"
@@ -103,14 +104,15 @@ void check_data(const DataRecipe& data, Checker& check) {
                source);
   check.unless(!table || data.path.empty() || data.train.empty(), {"data.train", "data.path"},
                "data.path and data.train exclude each other: one file to split, or a file per split");
-  check.unless(!table || !data.synset_words, {"data.synset_words", "data.source"},
+  const bool wordnet = data.source == "wordnet";
+  check.unless(wordnet || !data.synset_words, {"data.synset_words", "data.source"},
                "data.synset_words is for source = \"wordnet\", but {}", source);
   check.unless(!table || data.text_column != data.label_column, {"data.label_column", "data.text_column"},
                "{} and {} must differ", check.shown("data.text_column", data.text_column),
                check.shown("data.label_column", data.label_column));
-  check.unless(!table || data.domain.empty(), {"data.domain", "data.source"},
-               "data.domain is for source = \"wordnet\", but {}; name a column in data.domain_column",
-               source);
+  check.unless(wordnet || data.domain.empty(), {"data.domain", "data.source"},
+               "data.domain is for source = \"wordnet\", but {}{}", source,
+               table ? "; name a column in data.domain_column" : "");
   check.unless(table || data.domain_column.empty(), {"data.domain_column", "data.source"},
                "data.domain_column is for source = \"table\", but {}; name topics in data.domain", source);
   const bool split_files = !data.validation.empty() || !data.test.empty();
@@ -121,17 +123,37 @@ void check_data(const DataRecipe& data, Checker& check) {
                "data.train, data.validation and data.test are for source = \"table\", but {}", source);
 }
 
+// What the field's standard formats, of which nobody has a copy by default, need.
+void check_own_copy(const Recipe& recipe, Checker& check) {
+  const DataRecipe& data = recipe.data;
+  const std::string source = check.shown("data.source", data.source);
+  for (const auto& [of, folder] :
+       {std::pair("glue", "the folder of GLUE's tasks (CoLA, SST-2, ...), or of the task's train.tsv"),
+        std::pair("coco", "the folder with COCO's annotations, train2017 and val2017"),
+        std::pair("image_folder", "a folder of a folder of images for each class")})
+    check.unless(data.source != of || !data.path.empty(), {"data.source"}, "{} needs data.path, {}", source,
+                 folder);
+  const bool of_every_size = data.has_images() && (data.source == "coco" || data.source == "image_folder");
+  check.unless(!of_every_size || recipe.image.size > 0, {"image.size", "data.source"},
+               "{} has images of every size; set image.size to the pixels a side that they get, such as 64",
+               source);
+  check.unless(data.source != "glue" || !glue_task(data.task).has_pairs() || data.max_length > 2,
+               {"data.max_length", "data.task"}, "{} cannot hold a pair of texts, as {} has; at least 3",
+               check.shown("data.max_length", data.max_length), check.shown("data.task", data.task));
+}
+
 // What only texts, or only images, have.
 void check_modalities(const Recipe& recipe, Checker& check) {
   const DataRecipe& data = recipe.data;
   const std::string source = check.shown("data.source", data.source);
-  const bool of_nouns = data.classes == "noun" || data.classes == "all";
-  if (data.source == "wordnet" || data.source == "emoji")
-    check.unless(of_nouns == (data.source == "wordnet"), {"data.classes", "data.source"},
-                 "{} with {}: data.classes may be {}", check.shown("data.classes", data.classes), source,
-                 data.source == "wordnet" ? "\"noun\" or \"all\"" : "\"group\" or \"subgroup\"");
-  check.unless(data.source == "emoji" || data.inputs == "both", {"data.inputs", "data.source"},
-               "data.inputs is for source = \"emoji\", but {}", source);
+  for (const auto& [of, some, others] :
+       {std::tuple("wordnet", "noun", "all"), std::tuple("emoji", "group", "subgroup"),
+        std::tuple("coco", "category", "supercategory")})
+    check.unless(data.source != of || data.classes == some || data.classes == others,
+                 {"data.classes", "data.source"}, "{} with {}: data.classes may be \"{}\" or \"{}\"",
+                 check.shown("data.classes", data.classes), source, some, others);
+  check.unless(data.may_have_both() || data.inputs == "both", {"data.inputs", "data.source"},
+               "data.inputs is for source = \"emoji\" or \"coco\", but {}", source);
   for (const std::string& block : recipe.image.blocks) try {
       image_block(block);
     } catch (const Error& error) {
@@ -216,6 +238,7 @@ void check_recipe(const Recipe& recipe, const std::string& name) {
                check.shown("train.batch_tokens", train.batch_tokens),
                check.shown("data.max_length", data.max_length), data.max_length);
   check_data(data, check);
+  check_own_copy(recipe, check);
   check_modalities(recipe, check);
   check.finish();
 }

@@ -55,24 +55,31 @@ void fields(R& run, Visitor&& field) {
 
 template <Either<DataRecipe> R, class Visitor>
 void fields(R& data, Visitor&& field) {
-  field(
-      "source", data.source,
-      "Where examples come from: WordNet's glosses, a table of texts and labels, Fashion-MNIST's images, or "
-      "emoji with their names",
-      one_of({"wordnet", "table", "fashion_mnist", "emoji"}));
+  field("source", data.source,
+        "Where examples come from: WordNet's glosses, a table of texts and labels, a task of GLUE, "
+        "Fashion-MNIST's images, a folder of images for each class, emoji with their names, or COCO's images "
+        "with their captions",
+        one_of({"wordnet", "table", "glue", "fashion_mnist", "image_folder", "emoji", "coco"}));
   field("classes", data.classes,
         "wordnet: the lexicographer files to tell apart, those of nouns or those of every part of speech; "
-        "emoji: their groups or subgroups",
-        one_of({"noun", "all", "group", "subgroup"}));
+        "emoji: their groups or subgroups; coco: the category that takes up most of an image, or its "
+        "supercategory",
+        one_of({"noun", "all", "group", "subgroup", "category", "supercategory"}));
+  field("task", data.task,
+        "glue: which of its tasks; mnli_mismatched is mnli tested on the texts of other kinds than it is "
+        "trained on",
+        one_of({"cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "mnli_mismatched", "qnli", "rte", "wnli"}));
   field("synset_words", data.synset_words,
         "wordnet: train on each training synset's words, too, as a second text of its class; what is "
         "validated and tested stays the glosses",
         Rule{});
-  field("path", data.path,
-        "wordnet, fashion_mnist: the data's folder, empty for that of Debian's package; table: one .csv, "
-        ".tsv or .jsonl "
-        "file, split 90 / 5 / 5 by a hash of each text",
-        any_text());
+  field(
+      "path", data.path,
+      "wordnet, fashion_mnist: the data's folder, empty for that of Debian's package; table: one .csv, "
+      ".tsv or .jsonl file, split 90 / 5 / 5 by a hash of each text; glue: folder of all tasks' folders, or "
+      "of the task's train.tsv and dev.tsv; coco: folder with annotations, train2017 and val2017; "
+      "image_folder: folder of a folder of images for each class, or of such as train, validation and test",
+      any_text());
   field("train", data.train, "table: .csv, .tsv or .jsonl file of the rows to train on, in place of path",
         any_text());
   field("validation", data.validation, "table: file of the rows to validate on, beside train; empty for none",
@@ -87,17 +94,26 @@ void fields(R& data, Visitor&& field) {
   field("domain_column", data.domain_column,
         "table: column (JSON key) that is neither empty, 0 nor false for texts to single out; empty for none",
         any_text());
-  field("inputs", data.inputs, "emoji: what the model is shown of them: picture, name and keywords, or both",
+  field("inputs", data.inputs,
+        "emoji, coco: what the model is shown of them: picture, name and keywords or captions, or both",
         one_of({"image", "text", "both"}));
+  field(
+      "skip_bad", data.skip_bad,
+      "glue, image_folder, emoji, coco: leave out and count rows and images that cannot be read; false: the "
+      "first is an error",
+      Rule{});
   field("vocabulary", data.vocabulary, "Subword tokens the tokenizer learns from the training texts",
         between(16, 1e6));
-  field("max_length", data.max_length, "Tokens kept of a text; what follows them is cut off",
-        between(2, 65536));
+  field("max_length", data.max_length,
+        "Tokens kept of a text, or of two texts together; what follows them is cut off", between(2, 65536));
 }
 
 template <Either<ImageRecipe> R, class Visitor>
 void fields(R& image, Visitor&& field) {
-  field("size", image.size, "Images are resized to this many pixels a side; 0 leaves them as they are",
+  field("size", image.size,
+        "Images are resized to this many pixels a side; 0 leaves them as they are, which coco and "
+        "image_folder, "
+        "with images of every size, cannot have",
         between(0, 4096));
   field("stem", image.stem, "Channels that the first convolution, of 3 x 3 pixels, makes", between(1, 4096));
   field("blocks", image.blocks,

@@ -10,7 +10,7 @@ SplitEvaluation::SplitEvaluation(const std::string& checkpoint, const std::strin
       loaded_(checkpoint_, grid, overrides),
       activations_("activations", 0, grid.device()) {
   const Recipe& recipe = loaded_.recipe();
-  ImageDataset data = read_examples(recipe.data, recipe.image);
+  ImageDataset data = read_examples(recipe.data, recipe.image, grid.world().rank() == 0);
   require(data.class_names == loaded_.class_names(),
           "the data has other classes ({}) than the model was trained on ({})", data.class_names.size(),
           loaded_.class_names().size());

@@ -48,7 +48,8 @@ std::string font_file() { return read_file(EmojiFiles().font, "install it"); }
 }  // namespace
 
 TEST_CASE("there are 1,377 emoji of one code point, all with an image, in 9 groups", "[data]") {
-  const ImageDataset data = read_emoji_dataset({.side = 8});
+  BadInputs none;
+  const ImageDataset data = read_emoji_dataset({.side = 8}, none);
   REQUIRE(data.class_names == std::vector<std::string>{"Smileys & Emotion", "People & Body",
                                                        "Animals & Nature", "Food & Drink", "Travel & Places",
                                                        "Activities", "Objects", "Symbols", "Flags"});
@@ -74,7 +75,8 @@ TEST_CASE("an emoji's split is decided by its code point, and its class may be t
   const TemporaryDirectory folder;
   EmojiOptions options{.side = 4, .subgroups = true};
   options.files.names = folder.write("names.txt", kNames);
-  const ImageDataset data = read_emoji_dataset(options);
+  BadInputs none;
+  const ImageDataset data = read_emoji_dataset(options, none);
   CHECK(data.class_names == std::vector<std::string>{"face-smiling", "cat-face"});
   // zlib.crc32(b"1F600") % 10 is 9; of 263A and 1F63A it is 4 and 6.
   REQUIRE(data.test.examples.size() == 1);
@@ -102,6 +104,14 @@ TEST_CASE("a bitmap of another size than its font says is refused", "[data]") {
   --bytes[png - 9];  // the height of the first glyph
   const EmojiFont font(bytes, "font");
   CHECK_THAT(error_of([&] { font.image(0x1F600); }), StartsWith("font: no coloured bitmap of U+1F600"));
+
+  const TemporaryDirectory folder;
+  const EmojiFiles files{.font = folder.write("font.ttf", bytes), .names = folder.write("names", kNames)};
+  BadInputs none, bad(true);
+  CHECK_THAT(error_of([&] { read_emoji(files, none); }), Contains("no coloured bitmap of U+1F600"));
+  REQUIRE(read_emoji(files, bad).size() == 1);  // the cat
+  CHECK(bad.count() == 1);
+  CHECK_THAT(bad.first(), Contains("no coloured bitmap of U+1F600"));
 }
 
 TEST_CASE("Noto's emoji are square, with 4 empty columns at either side", "[data]") {
@@ -187,6 +197,7 @@ TEST_CASE("a font that is none, is cut off, or has no colours is refused", "[dat
 TEST_CASE("missing files of emoji name the package to install", "[data]") {
   EmojiFiles files;
   files.annotations = "/nonexistent/en.xml";
-  CHECK_THAT(error_of([&] { read_emoji(files); }),
+  BadInputs none;
+  CHECK_THAT(error_of([&] { read_emoji(files, none); }),
              Contains("/nonexistent/en.xml") && Contains("apt-get install unicode-cldr-core"));
 }

@@ -6,11 +6,13 @@
 #include <fstream>
 #include <set>
 
+#include "data/glue.h"
 #include "recipes/recipe_fields.h"
 #include "recipes/recipe_text.h"
 
 using namespace conclave;
 using Catch::Matchers::Contains;
+using Catch::Matchers::EndsWith;
 using Catch::Matchers::Equals;
 using Catch::Matchers::StartsWith;
 
@@ -229,8 +231,8 @@ TEST_CASE("a mistake in --set is told as one", "[recipe]") {
   CHECK_THAT(set("experts=3"), Contains("the nearest is moe.experts"));
   CHECK_THAT(set("moe=3"), Contains("moe is a table; set one of its keys: every, experts"));
   CHECK(set("moe.experts=0") == "--set moe.experts=0: moe.experts = 0: must be between 1 and 4096");
-  CHECK_THAT(set("data.source=tabel"),
-             Contains("must be one of wordnet, table, fashion_mnist, emoji; the nearest is table"));
+  CHECK_THAT(set("data.source=tabel"), Contains("must be one of wordnet, table, glue, fashion_mnist, "
+                                                "image_folder, emoji, coco; the nearest is table"));
 }
 
 TEST_CASE("what must hold between fields names the place of a key that was written", "[recipe]") {
@@ -253,6 +255,40 @@ TEST_CASE("what must hold between fields names the place of a key that was writt
   CHECK_THAT(mistake(table + "data.path = \"x\"\ndata.test = \"y\""), Contains("go with data.train"));
   CHECK_THAT(mistake(table + "data.path = \"x\"\ndata.label_column = \"text\""), Contains("must differ"));
   CHECK(mistake(table + "data.train = \"x.csv\"\ndata.test = \"y.csv\"") == "");
+}
+
+TEST_CASE("a source of one's own copy says what it needs", "[recipe]") {
+  CHECK(mistake("data.source = \"glue\"") ==
+        "q.toml:1: data.source = \"glue\" needs data.path, the folder of GLUE's tasks (CoLA, SST-2, ...), or "
+        "of "
+        "the task's train.tsv");
+  const std::string glue = "data.source = \"glue\"\ndata.path = \"x\"\n";
+  for (const GlueTask& task : glue_tasks())
+    CHECK(mistake(glue, {fmt::format("data.task={}", task.name)}) == "");
+  CHECK_THAT(mistake(glue + "data.task = \"colla\""), Contains("the nearest is cola"));
+  CHECK(mistake(glue + "data.max_length = 2") == "");
+  CHECK(mistake(glue + "data.max_length = 2\ndata.task = \"rte\"") ==
+        "q.toml:3: data.max_length = 2 cannot hold a pair of texts, as data.task = \"rte\" has; at least 3");
+  CHECK_THAT(mistake(glue + "data.domain = \"law\""), EndsWith("but data.source = \"glue\""));
+  CHECK_THAT(mistake(glue + "data.synset_words = true"), Contains("but data.source = \"glue\""));
+
+  CHECK_THAT(mistake("data.source = \"image_folder\"\nimage.size = 8"),
+             Contains("needs data.path, a folder"));
+  const std::string folder = "data.source = \"image_folder\"\ndata.path = \"x\"\n";
+  CHECK_THAT(mistake(folder), StartsWith("q.toml:1: ") && Contains("set image.size"));
+  CHECK(mistake(folder + "image.size = 8") == "");
+  CHECK_THAT(mistake(folder + "image.size = 8\nmodel.bigrams = 1"), Contains("is for texts"));
+
+  const std::string coco = "data.source = \"coco\"\ndata.classes = \"category\"\n";
+  CHECK_THAT(mistake(coco + "image.size = 8"),
+             Contains("needs data.path, the folder with COCO's annotations"));
+  CHECK(mistake(coco + "image.size = 8\ndata.path = \"x\"") == "");
+  CHECK_THAT(mistake(coco + "data.path = \"x\""), Contains("set image.size"));
+  CHECK(mistake(coco + "data.path = \"x\"\ndata.inputs = \"text\"") == "");
+  CHECK_THAT(mistake(coco + "image.size = 8\ndata.path = \"x\"\ndata.inputs = \"image\"\nmodel.bigrams = 1"),
+             Contains("is for texts"));
+  CHECK_THAT(mistake("data.source = \"coco\"\ndata.path = \"x\"\nimage.size = 8"),
+             Contains("data.classes may be \"category\" or \"supercategory\""));
 }
 
 TEST_CASE("what only texts or only images have is refused without them", "[recipe]") {

@@ -1,0 +1,113 @@
+"""Small copies of GLUE, of COCO and of a folder of images, trained on by the recipes for them, on one rank and two."""
+
+import json
+import os
+import random
+import shutil
+import struct
+import zlib
+from pathlib import Path
+
+from runs import PROGRAM, assert_same_losses, run
+
+SOURCE, FIXTURES = Path(os.environ["CONCLAVE_SOURCE"]), Path(os.environ["CONCLAVE_FIXTURES"])
+SMALL = ["model.hidden=16", "model.heads=2", "model.ffn=16", "moe.experts=4", "train.steps=3", "run.log_every=1"]
+SMALL += ["train.epsilon=1e-5", "train.batch_tokens=256", "checkpoint.every=0"]
+draw = random.Random(1)
+
+
+def train(recipe, directory, *options, ranks=(1, 2), says=(), status=0):
+    for count in ranks:
+        start = ["mpirun", "--oversubscribe", "-n", str(count)] if count > 1 else []
+        sets = [f"--set={option}" for option in [*SMALL, *options, f"run.directory={directory}{count}"]]
+        said = run([*start, PROGRAM, "train", SOURCE / "recipes" / recipe, *sets], says=says, status=status)
+    if len(ranks) > 1:
+        assert_same_losses(f"{directory}1", f"{directory}2")
+    return said
+
+
+def png(path, side, colour):
+    def chunk(type, data):
+        return struct.pack(">I", len(data)) + type + data + struct.pack(">I", zlib.crc32(type + data))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    rows = zlib.compress((b"\0" + bytes(colour) * side) * side)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
+
+
+def sentence():
+    return " ".join(draw.choice(["a", "cat", "sat", "on", 'the "mat', "dog", "ran", "far"]) for _ in range(draw.randint(2, 9)))
+
+
+def glue():
+    tasks = {
+        "CoLA": (None, lambda: ["gj04", draw.choice("01"), "*", sentence()]),
+        "STS-B": (["index", "sentence1", "sentence2", "score"], lambda: ["0", sentence(), sentence(), f"{draw.uniform(0, 5):.3f}"]),
+        "MNLI": (
+            ["index", "sentence1", "sentence2", "gold_label"],
+            lambda: ["0", sentence(), sentence(), draw.choice(["entailment", "neutral", "contradiction"])],
+        ),
+    }
+    for task, (header, row) in tasks.items():
+        folder = Path("glue", task)
+        folder.mkdir(parents=True)
+        for name, count in (("train", 150), ("dev", 20), ("dev_matched", 20), ("dev_mismatched", 25)):
+            rows = ([header] if header else []) + [row() for _ in range(count)]
+            (folder / f"{name}.tsv").write_text("".join("\t".join(one) + "\n" for one in rows))
+
+    options = ["data.path=glue", "data.vocabulary=60", "data.max_length=16"]
+    for task, classes in (("cola", 2), ("stsb", 6), ("mnli", 3)):
+        ranks = (1, 2) if task == "stsb" else (1,)
+        train("glue.toml", task, *options, f"data.task={task}", ranks=ranks, says=[f"20 test texts in {classes} classes"])
+    said = json.loads(run([PROGRAM, "eval", "mnli1", "--set=data.task=mnli_mismatched"]).splitlines()[-1])
+    assert said["texts"] == 25, said
+    said = run([PROGRAM, "predict", "mnli1", "a cat\tsat", "a cat\tran on the mat"])
+    one, other = (json.loads(line) for line in said.splitlines())
+    assert one["text"] == "a cat\tsat" and one["probability"] != other["probability"], said
+
+    with open("glue/CoLA/train.tsv", "a") as file:
+        file.write("gj04\t1\n")
+    train("glue.toml", "broken", *options, ranks=(1,), status=1, says=["glue/CoLA/train.tsv:151: 2 columns, expected 4"])
+    skipping = [*options, "data.skip_bad=true"]
+    train("glue.toml", "skipping", *skipping, ranks=(2,), says=["warning: 1 left out", "CoLA/train.tsv:151"])
+
+
+def image_folder():
+    for name, colour in (("red", (250, 20, 30)), ("blue", (10, 20, 240))):
+        for number in range(20):
+            png(Path("images", name, f"{number}.png"), 5 + number, [min(255, value + number) for value in colour])
+        shutil.copy(FIXTURES / "images/colour.jpg", Path("images", name, "last.JPG"))
+    options = ["data.path=images", "image.size=8", "image.shift=1", "train.batch_tokens=16"]
+    train("image_folder.toml", "folder", *options, says=["images in 2 classes"])
+    Path("images/blue/damaged.png").write_bytes(b"no image")
+    train("image_folder.toml", "left", *options, "data.skip_bad=true", ranks=(1,), says=["blue/damaged.png: neither a PNG"])
+
+
+def coco():
+    categories = [{"id": id, "name": name, "supercategory": "animal"} for id, name in ((17, "cat"), (18, "dog"))]
+    Path("coco/annotations").mkdir(parents=True)
+    for part, count in (("train2017", 40), ("val2017", 8)):
+        Path("coco", part).mkdir()
+        images = [{"id": id, "file_name": f"{id:012}.jpg"} for id in range(count)]
+        for image in images:
+            shutil.copy(FIXTURES / "images" / draw.choice(["colour.jpg", "grey.jpg"]), Path("coco", part, image["file_name"]))
+        areas = [
+            {"id": id, "image_id": id % count, "category_id": draw.choice([17, 18]), "area": 9.5, "segmentation": [[1, 2]]}
+            for id in range(2 * count)
+        ]
+        captions = [{"id": id, "image_id": id % count, "caption": sentence()} for id in range(3 * count)]
+        for name, annotations in (("instances", areas), ("captions", captions)):
+            whole = {"info": {}, "images": images, "annotations": annotations, "categories": categories}
+            Path(f"coco/annotations/{name}_{part}.json").write_text(json.dumps(whole))
+    options = ["data.path=coco", "image.size=8", "image.shift=1", "data.vocabulary=60", "data.max_length=16"]
+    train("coco_label.toml", "coco", *options, says=["8 test images in 2 classes"])
+    train("coco_label.toml", "captions", *options, "data.inputs=both", ranks=(1,), says=["24 test texts with images in 2"])
+    Path("coco/val2017/000000000003.jpg").unlink()
+    train("coco_label.toml", "missing", *options, ranks=(1,), status=1, says=["coco/val2017/000000000003.jpg: cannot"])
+
+
+if __name__ == "__main__":
+    glue()
+    image_folder()
+    coco()
