@@ -6,6 +6,7 @@
 #include <zlib.h>
 
 #include <algorithm>
+#include <iterator>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -13,7 +14,9 @@
 #include <vector>
 
 #include "core/error.h"
+#include "data/coco.h"
 #include "data/emoji.h"
+#include "data/glue.h"
 #include "data/idx.h"
 #include "data/image_transform.h"
 
@@ -77,6 +80,28 @@ inline void fuzz_emoji_names(std::string_view bytes) {
 
 inline void fuzz_annotations(std::string_view bytes) {
   with_errors_allowed([&] { parse_annotations(bytes, "annotations"); });
+}
+
+inline void fuzz_glue(std::string_view bytes) {
+  for (const GlueTask& task : glue_tasks())
+    for (const bool skip : {false, true})
+      with_errors_allowed([&] {
+        BadInputs bad(skip);
+        const auto classes = static_cast<std::int32_t>(task.class_names.size());
+        for (const TextExample& example : parse_glue(bytes, "glue", task, bad))
+          if (example.label < 0 || example.label >= classes || example.score.has_value() != task.has_scores())
+            throw std::logic_error("a label that is none of the task's");
+      });
+}
+
+inline void fuzz_coco(std::string_view bytes) {
+  with_errors_allowed([&] { parse_coco_captions(bytes, "captions"); });
+  with_errors_allowed([&] {
+    const CocoInstances found = parse_coco_instances(bytes, "instances");
+    for (const CocoImage& image : found.images)
+      if (image.category < -1 || image.category >= std::ssize(found.categories))
+        throw std::logic_error("a category there is not");
+  });
 }
 
 inline void fuzz_font(std::string_view bytes) {
