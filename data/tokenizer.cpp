@@ -19,7 +19,8 @@ namespace {
 constexpr std::string_view kChecksumField = "\x82\xE2\x09\x20";
 constexpr std::size_t kHexDigits = 32;
 
-constexpr const char* kSeparator = "<sep>";
+// In upper case, which normalized text never has: no piece of it can be of the same name.
+constexpr const char* kSeparator = "<SEP>";
 
 // A suffix array of it takes 5 times as much; more text hardly changes a vocabulary of some ten thousand
 // pieces.
