@@ -4,8 +4,10 @@
 
 #include <array>
 #include <map>
+#include <vector>
 
 #include "core/cuda/launch.h"
+#include "core/cuda/memory.h"
 #include "core/cuda/stream.h"
 
 namespace conclave {
@@ -53,7 +55,7 @@ std::string why_none(cudaError_t code, int devices) {
 
 }  // namespace
 
-int choose_device(MpiCommunicator& world) {
+DeviceChoice choose_device(MpiCommunicator& world) {
   const std::string host = host_name();
   const int local = rank_on_node(world);
   int devices = 0, device = 0;
@@ -76,19 +78,20 @@ int choose_device(MpiCommunicator& world) {
     if (!reasons[rank].empty()) add(fmt::format("rank {} on {} has {}", rank, hosts[rank], reasons[rank]));
   require(problems.empty(), "choosing a device: {}", problems);
 
-  std::map<std::pair<std::string, std::string>, std::string> users;  // by host and device
-  for (std::size_t rank = 0; rank < ids.size(); ++rank) {
-    std::string& ranks = users[{hosts[rank], ids[rank]}];
-    ranks += (ranks.empty() ? "" : ", ") + std::to_string(rank);
-  }
+  std::map<std::pair<std::string, std::string>, std::vector<std::size_t>> users;  // by host and device
+  for (std::size_t rank = 0; rank < ids.size(); ++rank) users[{hosts[rank], ids[rank]}].push_back(rank);
+  DeviceChoice chosen{.device = device, .shared = ""};
   for (const auto& [place, ranks] : users)
-    if (ranks.find(',') != std::string::npos)
-      add(fmt::format("ranks {} share device {} on {}", ranks, place.second, place.first));
-  require(problems.empty(),
-          "choosing a device: {}; NCCL wants one for each rank: start no more ranks on a host than it has "
-          "devices",
-          problems);
-  return device;
+    if (ranks.size() > 1)
+      chosen.shared += fmt::format("{}ranks {} share device {} on {}", chosen.shared.empty() ? "" : "; ",
+                                   fmt::join(ranks, ", "), place.second, place.first);
+  if (!chosen.shared.empty()) {
+    world.barrier();  // what CUDA itself takes of the memory is taken, by each of them
+    cuda::limit_memory(cuda::free_memory() /
+                       users[{host, ids[static_cast<std::size_t>(world.rank())]}].size());
+    world.barrier();
+  }
+  return chosen;
 }
 
 std::shared_ptr<void> take_stream() {

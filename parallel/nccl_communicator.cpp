@@ -1,5 +1,5 @@
-// Each operation: check the arguments, answer a group of one by a copy, queue NCCL's work behind what it
-// needs. Messages of no elements are left out, on both sides, as both know the counts.
+// Each operation: queue NCCL's work behind what it needs. Messages of no elements are left out, on both
+// sides, as both know the counts.
 #include "parallel/nccl_communicator.h"
 
 #include <nccl.h>
@@ -12,8 +12,6 @@
 #include "core/cuda/launch.h"
 #include "core/cuda/memory.h"
 #include "core/cuda/stream.h"
-#include "core/kernels/kernel.h"
-#include "parallel/communicator_arguments.h"
 #include "parallel/nccl_watchdog.h"
 
 namespace conclave {
@@ -49,11 +47,6 @@ ncclDataType_t type_of(DType dtype) {
 
 ncclRedOp_t op_of(Reduction reduction) {
   return reduction == Reduction::sum ? ncclSum : reduction == Reduction::max ? ncclMax : ncclMin;
-}
-
-// On the current stream; nothing where both are the same.
-void copy_rows(const Tensor& from, const Tensor& to) {
-  if (from.raw() != to.raw()) cuda::copy(from, to);
 }
 
 // What NCCL does together: its sends and receives would otherwise wait for each other.
@@ -172,49 +165,32 @@ struct NcclCommunicator::Engine {
 };
 
 NcclCommunicator::NcclCommunicator(std::unique_ptr<Communicator> control, NcclOptions options)
-    : control_(std::move(control)), options_(std::move(options)) {}
+    : DeviceCommunicator(std::move(control)), options_(std::move(options)) {}
 
 NcclCommunicator::~NcclCommunicator() = default;
 
 // Every rank comes here with the same operation, also one that has nothing to send in it.
 NcclCommunicator::Engine& NcclCommunicator::engine() {
-  if (!engine_) engine_ = std::make_unique<Engine>(*control_, options_);
+  if (!engine_) engine_ = std::make_unique<Engine>(control(), options_);
   return *engine_;
 }
 
-void NcclCommunicator::barrier() {
-  cuda::check(cudaStreamSynchronize(cuda::current_stream()), "barrier");
-  control_->barrier();
-}
-
-void NcclCommunicator::all_reduce(const Tensor& values, Reduction reduction) {
+void NcclCommunicator::all_reduce_there(const Tensor& values, Reduction reduction) {
   constexpr const char* kOperation = "all_reduce";
-  if (values.device() == Device::cpu) return control_->all_reduce(values, reduction);
-  expect_contiguous(kOperation, "values", values);
-  expect_reducible(kOperation, values);
-  if (size() == 1 || values.numel() == 0) return;
   Engine& nccl = engine();
   nccl.run(kOperation, [&](cudaStream_t on) { nccl.all_reduce(kOperation, values, reduction, on); });
 }
 
-Request NcclCommunicator::start_all_reduce(const Tensor& values, Reduction reduction) {
+Request NcclCommunicator::start_all_reduce_there(const Tensor& values, Reduction reduction) {
   constexpr const char* kOperation = "start_all_reduce";
-  if (values.device() == Device::cpu) return control_->start_all_reduce(values, reduction);
-  expect_contiguous(kOperation, "values", values);
-  expect_reducible(kOperation, values);
-  if (size() == 1 || values.numel() == 0) return {};
   Engine& nccl = engine();
   return Request(*this, nullptr, nccl.start(kOperation, false, [&](cudaStream_t on) {
     nccl.all_reduce(kOperation, values, reduction, on);
   }));
 }
 
-void NcclCommunicator::broadcast(const Tensor& values, int root) {
+void NcclCommunicator::broadcast_there(const Tensor& values, int root) {
   constexpr const char* kOperation = "broadcast";
-  if (values.device() == Device::cpu) return control_->broadcast(values, root);
-  expect_contiguous(kOperation, "values", values);
-  expect_root(root, size());
-  if (size() == 1 || values.numel() == 0) return;
   Engine& nccl = engine();
   nccl.run(kOperation, [&](cudaStream_t on) {
     check(ncclBroadcast(values.raw(), values.raw(), static_cast<std::size_t>(values.numel()),
@@ -223,14 +199,8 @@ void NcclCommunicator::broadcast(const Tensor& values, int root) {
   });
 }
 
-void NcclCommunicator::all_gather(const Tensor& mine, const Tensor& gathered) {
+void NcclCommunicator::all_gather_there(const Tensor& mine, const Tensor& gathered) {
   constexpr const char* kOperation = "all_gather";
-  if (!kernels::on_cuda(kOperation, mine, gathered)) return control_->all_gather(mine, gathered);
-  expect_contiguous(kOperation, "mine", mine);
-  expect_contiguous(kOperation, "gathered", gathered);
-  expect_gathered(mine, gathered, size());
-  if (size() == 1) return copy_rows(mine, gathered);
-  if (mine.numel() == 0) return;
   Engine& nccl = engine();
   nccl.run(kOperation, [&](cudaStream_t on) {
     check(ncclAllGather(mine.raw(), gathered.raw(), static_cast<std::size_t>(mine.numel()),
@@ -239,17 +209,9 @@ void NcclCommunicator::all_gather(const Tensor& mine, const Tensor& gathered) {
   });
 }
 
-void NcclCommunicator::all_to_all(const Tensor& send, std::span<const Index> send_rows, const Tensor& receive,
-                                  std::span<const Index> receive_rows) {
+void NcclCommunicator::all_to_all_there(const Tensor& send, std::span<const Index> send_rows,
+                                        const Tensor& receive, std::span<const Index> receive_rows) {
   constexpr const char* kOperation = "all_to_all";
-  if (!kernels::on_cuda(kOperation, send, receive))
-    return control_->all_to_all(send, send_rows, receive, receive_rows);
-  expect_contiguous(kOperation, "send", send);
-  expect_contiguous(kOperation, "receive", receive);
-  expect_row_counts("send", send, send_rows, size());
-  expect_row_counts("receive", receive, receive_rows, size());
-  expect_same_rows(kOperation, send, receive);
-  expect_own_rows(send_rows, receive_rows, rank());
   // take(rank, its rows of either tensor), for all ranks
   const auto each = [&](auto take) {
     Index from = 0, to = 0;
@@ -262,9 +224,8 @@ void NcclCommunicator::all_to_all(const Tensor& send, std::span<const Index> sen
     }
   };
   each([&](int peer, const Tensor& leaving, const Tensor& arriving) {
-    if (peer == rank()) copy_rows(leaving, arriving);
+    if (peer == rank() && leaving.raw() != arriving.raw()) cuda::copy(leaving, arriving);
   });
-  if (size() == 1) return;
   Engine& nccl = engine();
   nccl.run(kOperation, [&](cudaStream_t on) {
     Group group(kOperation);
@@ -277,17 +238,9 @@ void NcclCommunicator::all_to_all(const Tensor& send, std::span<const Index> sen
   });
 }
 
-Request NcclCommunicator::start_exchange(const Tensor& send, std::span<const PeerRows> leaving,
-                                         const Tensor& receive, std::span<const PeerRows> arriving) {
+Request NcclCommunicator::start_exchange_there(const Tensor& send, std::span<const PeerRows> leaving,
+                                               const Tensor& receive, std::span<const PeerRows> arriving) {
   constexpr const char* kOperation = "start_exchange";
-  if (!kernels::on_cuda(kOperation, send, receive))
-    return control_->start_exchange(send, leaving, receive, arriving);
-  expect_contiguous(kOperation, "send", send);
-  expect_contiguous(kOperation, "receive", receive);
-  expect_same_rows(kOperation, send, receive);
-  expect_blocks(receive, arriving, "receive", rank(), size());
-  expect_blocks(send, leaving, "send", rank(), size());
-  if (size() == 1) return {};
   Engine& nccl = engine();
   require(std::ranges::count_if(nccl.started, [](const auto& one) { return one->busy && one->exchange; }) <
               kExchanges,
@@ -304,23 +257,19 @@ Request NcclCommunicator::start_exchange(const Tensor& send, std::span<const Pee
 
 bool NcclCommunicator::finish(void*&, int slot, bool block) {
   auto& operation = *engine_->started[static_cast<std::size_t>(slot)];
-  try {
-    if (!block && !operation.done.passed()) return false;
-  } catch (const Error&) {
-    operation.busy = false;  // one that failed is over as well
-    throw;
-  }
-  operation.busy = false;
+  operation.busy = false;  // one that failed is over as well
   if (block)
     cuda::check(cudaStreamWaitEvent(cuda::current_stream(), operation.done.handle(), 0),
                 "wait for an operation started before");
-  return true;
+  else
+    operation.busy = !operation.done.passed();
+  return !operation.busy;
 }
 
 std::unique_ptr<Communicator> NcclCommunicator::split(int colour) {
   // Its NCCL communicator gets an id of its own once it is needed. ncclCommSplit would want the parent to
   // have one, and would tie the two together.
-  return std::make_unique<NcclCommunicator>(control_->split(colour), options_);
+  return std::make_unique<NcclCommunicator>(control().split(colour), options_);
 }
 
 }  // namespace conclave

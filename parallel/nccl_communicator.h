@@ -1,5 +1,4 @@
-// The Communicator between CUDA devices: NCCL for tensors there; what is in CPU memory (counts, texts,
-// control) goes by the Communicator that this is built from.
+// The Communicator between CUDA devices, one of each rank: NCCL.
 //
 // No operation on the device makes the host wait. A call is work of the current stream (core/cuda/launch.h),
 // as a kernel is. What start_...() starts runs on a stream of the communicator's own, behind what the current
@@ -16,10 +15,9 @@
 #include <chrono>
 #include <functional>
 #include <memory>
-#include <span>
 #include <string>
 
-#include "parallel/communicator.h"
+#include "parallel/device_communicator.h"
 
 namespace conclave {
 
@@ -33,41 +31,30 @@ struct NcclOptions {
   std::function<void(const std::string& what)> on_failure;
 };
 
-class NcclCommunicator final : public Communicator {
+class NcclCommunicator final : public DeviceCommunicator {
  public:
-  /// `control` is between the same ranks. Each of them has a device of its own: choose_device().
   explicit NcclCommunicator(std::unique_ptr<Communicator> control, NcclOptions options = {});
   /// Waits for what is under way, unless an exception flies: then the peers may never come.
   ~NcclCommunicator() override;
   NcclCommunicator(const NcclCommunicator&) = delete;
   NcclCommunicator& operator=(const NcclCommunicator&) = delete;
 
-  int rank() const override { return control_->rank(); }
-  int size() const override { return control_->size(); }
-  Device device() const override { return Device::cuda; }
-  const Communicator& host() const override { return control_->host(); }
-
-  /// The current stream's work is done on all ranks.
-  void barrier() override;
-  void all_reduce(const Tensor& values, Reduction reduction) override;
-  Request start_all_reduce(const Tensor& values, Reduction reduction) override;
-  void broadcast(const Tensor& values, int root) override;
-  void all_gather(const Tensor& mine, const Tensor& gathered) override;
-  void all_to_all(const Tensor& send, std::span<const Index> send_rows, const Tensor& receive,
-                  std::span<const Index> receive_rows) override;
-  Request start_exchange(const Tensor& send, std::span<const PeerRows> leaving, const Tensor& receive,
-                         std::span<const PeerRows> arriving) override;
   std::unique_ptr<Communicator> split(int colour) override;
-
-  using Communicator::all_gather;
-  using Communicator::broadcast;
 
  private:
   struct Engine;
   Engine& engine();
   bool finish(void*& native, int slot, bool block) override;
 
-  std::unique_ptr<Communicator> control_;
+  void all_reduce_there(const Tensor& values, Reduction reduction) override;
+  Request start_all_reduce_there(const Tensor& values, Reduction reduction) override;
+  void broadcast_there(const Tensor& values, int root) override;
+  void all_gather_there(const Tensor& mine, const Tensor& gathered) override;
+  void all_to_all_there(const Tensor& send, std::span<const Index> send_rows, const Tensor& receive,
+                        std::span<const Index> receive_rows) override;
+  Request start_exchange_there(const Tensor& send, std::span<const PeerRows> leaving, const Tensor& receive,
+                               std::span<const PeerRows> arriving) override;
+
   NcclOptions options_;
   std::unique_ptr<Engine> engine_;  // null until the first operation on the device
 };

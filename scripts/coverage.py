@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-WHOLE = re.compile(r"core/cuda/[^/]+|core/kernels/([^/]+\.cu|cuda_[^/]+\.h)|parallel/(nccl|device)_\w+\.(cpp|h)")
+WHOLE = re.compile(r"core/cuda/[^/]+|core/kernels/([^/]+\.cu|cuda_[^/]+\.h)|parallel/(nccl|staged|device)_\w+\.(cpp|h)")
 HALF = re.compile(r"core/kernels/[^/]+\.cpp")  # of which only the way to the CUDA twin counts
 KERNEL = re.compile(r"(?:void )?([\w:]+)\[abi:emulated_global\](.*)\(.*\)")
 HANDS_OVER = re.compile(r"if constexpr \(kBuiltWithCuda\)[^;]*;")

@@ -1,7 +1,9 @@
 #include "core/cuda/memory.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
+#include <limits>
 #include <utility>
 
 #include "core/arena.h"
@@ -15,18 +17,25 @@ cudaMemcpyKind direction(Device from, Device to) {
   return to == Device::cpu ? cudaMemcpyDeviceToHost : cudaMemcpyDeviceToDevice;
 }
 
+// Of this process, on its one device.
+std::atomic<std::size_t> held = 0, most = std::numeric_limits<std::size_t>::max();
+
 }  // namespace
 
-DeviceMemory::DeviceMemory(std::size_t bytes) {
+DeviceMemory::DeviceMemory(std::size_t bytes) : bytes_(bytes) {
   const cudaError_t code = cudaMalloc(&data_, bytes);
   if (code == cudaErrorMemoryAllocation) {
     cudaGetLastError();  // which would otherwise be the next call's
     fail("the device has {} free, and {} are needed", format_bytes(free_memory()), format_bytes(bytes));
   }
   check(code, "allocating device memory");
+  held += bytes;
 }
 
-DeviceMemory::~DeviceMemory() { cudaFree(data_); }
+DeviceMemory::~DeviceMemory() {
+  cudaFree(data_);
+  held -= bytes_;
+}
 
 PinnedMemory::PinnedMemory(std::size_t bytes) {
   const cudaError_t code = cudaHostAlloc(&data_, bytes, cudaHostAllocDefault);
@@ -46,8 +55,10 @@ PinnedMemory::~PinnedMemory() { cudaFreeHost(data_); }
 std::size_t free_memory() {
   std::size_t free = 0, total = 0;
   check(cudaMemGetInfo(&free, &total), "asking for the device's memory");
-  return free;
+  return std::min(free, most - std::min<std::size_t>(most, held));
 }
+
+void limit_memory(std::size_t bytes) { most = held + bytes; }
 
 void synchronize() { check(cudaStreamSynchronize(current_stream()), "waiting for the device"); }
 

@@ -19,6 +19,7 @@ class DeviceMemory {
   void* data() const { return data_; }
 
  private:
+  std::size_t bytes_;
   void* data_ = nullptr;
 };
 
@@ -38,8 +39,12 @@ class PinnedMemory {
   void* data_ = nullptr;
 };
 
-/// Bytes that the device has free.
+/// Bytes that the device has free, of which this process is to take no more than limit_memory() leaves it.
 std::size_t free_memory();
+
+/// This process is to plan with `bytes` of the device's memory beyond what it holds now, as others have the
+/// rest.
+void limit_memory(std::size_t bytes);
 
 /// Waits for the current stream.
 void synchronize();

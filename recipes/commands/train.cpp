@@ -24,8 +24,10 @@ void set_threads(std::int64_t requested, const Surroundings& surroundings, Commu
 
 DeviceWorld world_for(const std::string& device, const MpiSession& session) {
   DeviceWorld chosen = world_on(device, session.world());
-  if (!chosen.note.empty() && chosen.world->rank() == 0)
-    fmt::print(stderr, "conclave: on processors, as {}\n", chosen.note);
+  if (chosen.world->rank() == 0) {
+    if (!chosen.note.empty()) fmt::print(stderr, "conclave: on processors, as {}\n", chosen.note);
+    if (!chosen.warning.empty()) fmt::print(stderr, "conclave: warning: {}\n", chosen.warning);
+  }
   return chosen;
 }
 

@@ -97,6 +97,7 @@ void set_patience(std::chrono::milliseconds most);
 /// What cudaGetDeviceCount says from now on, the count or a cudaError_t, and cudaDriverGetVersion.
 void set_devices(int count, int error = 0, int driver_version = 13000);
 /// What cudaDeviceGetPCIBusId says, by which devices are told apart; "" for one that no other process has.
+/// CONCLAVE_CUDA_BUS_ID sets it at the start of the process.
 void set_bus_id(const std::string& id);
 
 /// Whether all NCCL communicators of this process have an asynchronous error, as when a peer is lost.

@@ -1,5 +1,5 @@
-// NcclCommunicator on emulated devices, one of each rank: its results are MPI's, what is under way waits for
-// nobody but those who asked, and mistakes are reported.
+// Communicators on emulated devices, NCCL's and that of shared ones: their results are MPI's, what is under
+// way with NCCL waits for nobody but those who asked, and mistakes are reported.
 #include <nccl.h>
 #include <catch2/catch.hpp>
 
@@ -15,6 +15,7 @@
 #include "parallel/device_world.h"
 #include "parallel/nccl_communicator.h"
 #include "parallel/process_grid.h"
+#include "parallel/staged_communicator.h"
 #include "tests/core/values.h"
 #include "tests/cuda_emulator/emulator.h"
 #include "tests/parallel/test_world.h"
@@ -29,6 +30,12 @@ constexpr DType kTypes[] = {DType::f32, DType::f64, DType::bf16, DType::i64,
 
 std::unique_ptr<Communicator> device_world(NcclOptions options = {}) {
   return std::make_unique<NcclCommunicator>(test_world().split(0), std::move(options));
+}
+
+// For a test of every engine.
+std::unique_ptr<Communicator> any_world() {
+  if (GENERATE(true, false)) return device_world();
+  return std::make_unique<StagedCommunicator>(test_world().split(0));
 }
 
 // Numbers that add up without rounding; `engine` need not be the same on all ranks.
@@ -83,7 +90,7 @@ struct Traffic {
 };
 
 TEST_CASE("reductions, broadcasts and gathers on devices give what MPI gives") {
-  const auto world = device_world();
+  const auto world = any_world();
   std::mt19937 engine(static_cast<unsigned>(world->rank()));
   for (const DType dtype : kTypes)
     for (const Index count : {0, 1, 37}) {
@@ -110,7 +117,7 @@ TEST_CASE("reductions, broadcasts and gathers on devices give what MPI gives") {
 }
 
 TEST_CASE("all_to_all on devices moves the rows that MPI moves") {
-  const auto world = device_world();
+  const auto world = any_world();
   std::mt19937 common(11);
   for (int round = 0; round < 20; ++round) {
     const Traffic t(common, kTypes[static_cast<std::size_t>(round) % std::size(kTypes)]);
@@ -123,9 +130,9 @@ TEST_CASE("all_to_all on devices moves the rows that MPI moves") {
 }
 
 TEST_CASE("eight exchanges between devices are under way at once, and reductions beside them") {
-  const auto world = device_world();
+  const auto world = any_world();
   std::mt19937 common(12);
-  std::size_t events = 0;
+  std::size_t events = 0, pinned = 0;
   for (int round = 0; round < 3; ++round) {
     std::vector<Traffic> traffic;
     std::vector<Tensor> send, receive, sums;
@@ -157,13 +164,15 @@ TEST_CASE("eight exchanges between devices are under way at once, and reductions
                       Tensor::of<double>({2}, {ranks * static_cast<double>(i), ranks * (ranks - 1) / 2})));
     }
     if (round > 0) CHECK(emulator::counters().events == events);
+    if (round > 0) CHECK(emulator::counters().pinned_allocations == pinned);
     events = emulator::counters().events;
+    pinned = emulator::counters().pinned_allocations;
   }
   check_device();
 }
 
-TEST_CASE("what is queued behind an operation's wait uses its result, and the host does not wait") {
-  const auto world = device_world();
+TEST_CASE("what is queued behind an operation's wait uses its result, and with NCCL the host does not wait") {
+  const auto world = any_world();
   const Tensor values = cuda::to_device(Tensor::of<float>({3}, {1, 2, 3})), copy = cuda::empty_on_device({3});
   const std::size_t copies = emulator::counters().copies;
   world->all_reduce(values);
@@ -174,7 +183,7 @@ TEST_CASE("what is queued behind an operation's wait uses its result, and the ho
   }
   cuda::copy(values, copy);
   world->all_reduce(copy);
-  CHECK(emulator::counters().copies == copies);
+  if (dynamic_cast<NcclCommunicator*>(world.get())) CHECK(emulator::counters().copies == copies);
   const auto ranks = static_cast<float>(world->size());
   CHECK(same_bits(cuda::to_host(copy),
                   Tensor::of<float>({3}, {1 * ranks * ranks * ranks, 2 * ranks * ranks * ranks,
@@ -183,7 +192,7 @@ TEST_CASE("what is queued behind an operation's wait uses its result, and the ho
 }
 
 TEST_CASE("a rank that waits for its device, while the others' hosts wait for it by MPI") {
-  const auto world = device_world();
+  const auto world = any_world();
   const Tensor values = cuda::to_device(Tensor::of<float>({1}, {1}));
   for (int root = 0; root < world->size(); ++root) {
     world->all_reduce(values);
@@ -195,7 +204,7 @@ TEST_CASE("a rank that waits for its device, while the others' hosts wait for it
 }
 
 TEST_CASE("a request that is destroyed under way, or moved from") {
-  const auto world = device_world();
+  const auto world = any_world();
   const Tensor values = cuda::to_device(Tensor::of<std::int64_t>({1}, {world->rank() + 1}));
   {
     Request first = world->start_all_reduce(values, Reduction::max);
@@ -207,7 +216,7 @@ TEST_CASE("a request that is destroyed under way, or moved from") {
 }
 
 TEST_CASE("groups that are split off work beside the world, whoever waits for which first") {
-  const auto world = device_world();
+  const auto world = any_world();
   const auto half = world->split(world->rank() % 2), all = world->split(0);
   std::mt19937 common(13);
   for (int round = 0; round < 4; ++round) {
@@ -233,8 +242,9 @@ TEST_CASE("groups that are split off work beside the world, whoever waits for wh
 }
 
 TEST_CASE("a process grid of devices sums over the world and its parts") {
+  const auto world = any_world();
   for (int expert_parallel = 1; expert_parallel <= test_world().size(); expert_parallel *= 2) {
-    const ProcessGrid grid(device_world(), expert_parallel);
+    const ProcessGrid grid(world->split(0), expert_parallel);
     for (Communicator* group : {&grid.world(), &grid.expert_group(), &grid.data_group()}) {
       const Tensor one = cuda::to_device(Tensor::of<float>({1}, {1}));
       group->all_reduce(one, Reduction::sum);
@@ -247,10 +257,13 @@ TEST_CASE("a process grid of devices sums over the world and its parts") {
 }
 
 TEST_CASE("what is in the host's memory goes by MPI, and operations have both sides in one place") {
-  const auto world = device_world();
+  const auto world = any_world();
   const Tensor host = Tensor::zeros({4, 3}), device = cuda::to_device(host);
   CHECK(world->sum(Index{1}) == world->size());
   CHECK(world->all_gather("text").size() == static_cast<std::size_t>(world->size()));
+  CHECK(world->host().device() == Device::cpu);
+  world->start_exchange(host, {}, host, {}).wait();
+  world->start_all_reduce(host).wait();
   CHECK_THROWS_WITH(world->all_gather(host, device), Contains("all_gather: some tensors are on"));
   CHECK_THROWS_WITH(world->start_exchange(device, {}, host, {}), Contains("start_exchange: some tensors"));
   CHECK_THROWS_WITH(world->all_reduce(device.transpose(0, 1), Reduction::sum),
@@ -536,7 +549,7 @@ TEST_CASE("a communicator that an exception takes along does not wait for the ot
 TEST_CASE("a rank has the device of its place on the node, and all hear of one without") {
   auto& world = dynamic_cast<MpiCommunicator&>(test_world());
   emulator::set_devices(2);
-  CHECK(choose_device(world) == world.rank() % 2);
+  CHECK(choose_device(world).device == world.rank() % 2);
   const bool last = world.rank() == world.size() - 1;
   const auto refused = [&](int error, int driver = 13000) {
     emulator::set_devices(last && error != 0 ? 0 : 1, last ? error : 0, driver);
@@ -557,12 +570,23 @@ TEST_CASE("a rank has the device of its place on the node, and all hear of one w
   CHECK_THAT(refused(cudaErrorInsufficientDriver, 12040), Contains("CUDA 12.4, older than the 13.0"));
   CHECK_THAT(refused(cudaErrorStubLibrary), Contains("stub"));
   CHECK_THAT(refused(cudaErrorInvalidDevice), Contains("no CUDA device: "));
+}
+
+TEST_CASE("ranks that share a device divide its memory") {
+  auto& world = dynamic_cast<MpiCommunicator&>(test_world());
+  const std::size_t free = cuda::free_memory();
+  CHECK(choose_device(world).shared.empty());
+  CHECK(cuda::free_memory() == free);
   emulator::set_bus_id("0000:1b:00.0");
-  const std::string shared = refused(0);
+  const std::string shared = choose_device(world).shared;
   emulator::set_bus_id("");
+  CHECK(cuda::free_memory() == free / static_cast<std::size_t>(world.size()));
   if (world.size() > 1)
-    CHECK_THAT(shared, Contains("ranks 0, 1") && Contains("share device 0000:1b:00.0 on ") &&
-                           Contains("NCCL wants one"));
+    CHECK_THAT(shared, Contains("ranks 0, 1") && Contains("share device 0000:1b:00.0 on "));
+  else
+    CHECK(shared.empty());
+  for (const std::string& other : world.all_gather(shared)) CHECK(other == shared);
+  cuda::limit_memory(free);
 }
 
 TEST_CASE("a world of devices has a stream for its thread's work while it lives") {
@@ -579,8 +603,15 @@ TEST_CASE("a world of devices has a stream for its thread's work while it lives"
   CHECK(without.stream == nullptr);
   CHECK_THAT(without.note, Contains("no CUDA device"));
   emulator::set_devices(1);
-  {
-    const DeviceWorld chosen = world_on("cuda", all());
+  for (const char* const bus_id : {"", "0000:1b:00.0"}) {
+    emulator::set_bus_id(bus_id);
+    const DeviceWorld chosen = world_on("auto", all());
+    emulator::set_bus_id("");
+    CHECK(chosen.note.empty());
+    if (*bus_id && test_world().size() > 1)
+      CHECK_THAT(chosen.warning, Contains("share device 0000:1b:00.0") && Contains("NCCL wants one"));
+    else
+      CHECK(chosen.warning.empty());
     CHECK(chosen.world->device() == Device::cuda);
     REQUIRE(cuda::current_stream() != nullptr);
     const Tensor ones = cuda::empty_on_device({3});

@@ -5,22 +5,20 @@ if(NOT TARGET conclave_emulated)
 endif()
 
 set(parallel ${PROJECT_SOURCE_DIR}/parallel)
-file(GLOB emulated_parallel CONFIGURE_DEPENDS ${parallel}/*communicator*.cpp ${parallel}/nccl_*.cpp)
-list(REMOVE_DUPLICATES emulated_parallel)
+file(GLOB emulated_parallel CONFIGURE_DEPENDS ${parallel}/nccl_*.cpp ${parallel}/staged_*.cpp ${parallel}/device_*.cpp)
 if(CONCLAVE_COVERAGE)
-  file(GLOB covered CONFIGURE_DEPENDS ${parallel}/nccl_*.cpp ${parallel}/device_*.cpp)
-  set_property(SOURCE ${covered} APPEND PROPERTY COMPILE_OPTIONS --coverage -O0)
+  set_property(SOURCE ${emulated_parallel} APPEND PROPERTY COMPILE_OPTIONS --coverage -O0)
 endif()
 add_executable(emulated_mpi_tests mpi_main.cpp ${emulator}/nccl_test.cpp ${emulator}/nccl.cpp ${emulator}/mpi.cpp
-               ${emulated_parallel} ${parallel}/process_grid.cpp ${parallel}/device_choice.cpp ${parallel}/device_world.cpp)
+               ${emulated_parallel} ${parallel}/communicator.cpp ${parallel}/communicator_arguments.cpp
+               ${parallel}/mpi_communicator.cpp ${parallel}/process_grid.cpp)
 target_link_libraries(emulated_mpi_tests PRIVATE conclave_emulated MPI::MPI_C Threads::Threads Catch2::Catch2
                       conclave_flags)
 target_compile_options(emulated_mpi_tests PRIVATE -O1)
 
 # The program on emulated devices. What is compiled here, for CUDA, comes before what the libraries have of it.
 add_executable(emulated_conclave ${PROJECT_SOURCE_DIR}/recipes/conclave.cpp ${emulator}/nccl.cpp ${emulator}/mpi.cpp
-               ${parallel}/nccl_communicator.cpp ${parallel}/nccl_watchdog.cpp ${parallel}/device_choice.cpp
-               ${parallel}/device_world.cpp)
+               ${emulated_parallel})
 target_link_libraries(emulated_conclave PRIVATE $<LINK_LIBRARY:WHOLE_ARCHIVE,conclave_emulated> conclave_recipes
                       conclave_flags)
 target_compile_definitions(emulated_conclave PRIVATE CONCLAVE_VERSION="${PROJECT_VERSION}")
@@ -42,7 +40,6 @@ if(CONCLAVE_NCCL_INCLUDE AND CONCLAVE_CUDA_INCLUDE)
   add_test(NAME cuda/nccl_headers
            COMMAND ${CMAKE_CXX_COMPILER} -std=c++20 -fsyntax-only -fopenmp -Wall -Wextra -Wpedantic -Werror
                    -DCONCLAVE_CUDA=1 -I${PROJECT_SOURCE_DIR} -isystem${CONCLAVE_NCCL_INCLUDE}
-                   -isystem${CONCLAVE_CUDA_INCLUDE} ${mpi_includes} ${parallel}/nccl_communicator.cpp
-                   ${parallel}/nccl_watchdog.cpp ${parallel}/device_choice.cpp)
+                   -isystem${CONCLAVE_CUDA_INCLUDE} ${mpi_includes} ${emulated_parallel})
   set_tests_properties(cuda/nccl_headers PROPERTIES LABELS cuda TIMEOUT 300)
 endif()

@@ -105,7 +105,10 @@ std::chrono::milliseconds patience{30'000};
 std::uint64_t pieces_done = 0;
 int device_count = 1, driver = CUDART_VERSION;
 cudaError_t device_error = cudaSuccess;  // of cudaGetDeviceCount
-std::string& bus_id = *new std::string;  // "" for one that no other process has
+std::string& bus_id = *new std::string([] {  // "" for one that no other process has
+  const char* const given = std::getenv("CONCLAVE_CUDA_BUS_ID");
+  return given ? given : "";
+}());
 
 cudaError_t status() { return report.empty() ? cudaSuccess : cudaErrorLaunchFailure; }
 
