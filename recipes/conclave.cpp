@@ -119,7 +119,9 @@ int main(int argc, char** argv) {
   commands::InspectArguments inspect;
   auto* inspect_command =
       app.add_subcommand("inspect", "What is in a checkpoint, and what each expert serves");
-  inspect_command->add_option("checkpoint", inspect.checkpoint, "File, or folder with checkpoints")
+  inspect_command
+      ->add_option("checkpoint", inspect.checkpoint,
+                   "File, or folder with checkpoints; for --cost also a recipe")
       ->required();
   commands::ExpertsArguments experts;
   bool inspect_experts = false;
@@ -131,14 +133,30 @@ int main(int argc, char** argv) {
       ->needs(experts_flag);
   inspect_command->add_option("--out", experts.out, "For --experts: folder for experts-LAYER.svg and .png")
       ->needs(experts_flag);
-  inspect_command->add_option("--set", experts.overrides, "For --experts: change a key: data.path=...")
-      ->allow_extra_args(false)
-      ->needs(experts_flag);
-  inspect_command->add_flag("--tensors", inspect.tensors, "List every tensor")->excludes(experts_flag);
+  commands::CostArguments cost;
+  bool inspect_cost = false;
+  auto* cost_flag = inspect_command
+                        ->add_flag("--cost", inspect_cost,
+                                   "Parameters and FLOPs of every part, for one example's forward pass")
+                        ->excludes(experts_flag);
+  inspect_command
+      ->add_option("--length", cost.length, "For --cost: tokens of a text (default: data.max_length)")
+      ->check(CLI::PositiveNumber)
+      ->needs(cost_flag);
+  inspect_command
+      ->add_option("--set", experts.overrides,
+                   "For --experts and --cost: change a key: image.depthwise=false")
+      ->allow_extra_args(false);
+  inspect_command->parse_complete_callback([&] {
+    if (!experts.overrides.empty() && !inspect_experts && !inspect_cost)
+      throw CLI::RequiresError("--set", "--experts or --cost");
+  });
+  inspect_command->add_flag("--tensors", inspect.tensors, "List every tensor")
+      ->excludes(experts_flag, cost_flag);
   inspect_command->add_flag("--recipe", inspect.recipe, "Print its recipe and nothing else")
-      ->excludes(experts_flag);
+      ->excludes(experts_flag, cost_flag);
   inspect_command->add_flag("--verify", inspect.verify, "Compare every tensor with its checksum")
-      ->excludes(experts_flag);
+      ->excludes(experts_flag, cost_flag);
 
   commands::ExportArguments export_weights;
   auto* export_command = app.add_subcommand("export", "Write a checkpoint's weights as .h5 or .safetensors");
@@ -186,6 +204,12 @@ int main(int argc, char** argv) {
     return together([&](const conclave::MpiSession& session) {
       return commands::inspect_experts(experts, around, session);
     });
+  }
+  if (inspect_cost) {
+    cost.path = inspect.checkpoint;
+    cost.overrides = experts.overrides;
+    return together(
+        [&](const conclave::MpiSession& session) { return commands::inspect_cost(cost, around, session); });
   }
   if (*inspect_command) return alone([&] { return commands::inspect(inspect); });
   if (*export_command) return alone([&] { return commands::export_weights(export_weights); });

@@ -69,6 +69,8 @@ class Module {
   /// Likewise.
   std::vector<std::pair<std::string, Buffer*>> named_buffers() const;
 
+  /// Those directly below, in the order they were added.
+  const std::vector<std::pair<std::string, Module*>>& children() const { return children_; }
   /// Numbers in all parameters below, over all ranks.
   Index parameter_count() const;
   /// Floating point operations of one example's forward pass; `extent` becomes that of what comes out. As

@@ -60,6 +60,14 @@ struct ExpertsArguments {
 int inspect_experts(const ExpertsArguments& arguments, const Surroundings& surroundings,
                     const MpiSession& session);
 
+struct CostArguments {
+  std::string path;         ///< of a checkpoint, a folder with some, or a recipe (*.toml)
+  std::int64_t length = 0;  ///< tokens of the text; 0: the longest
+  std::vector<std::string> overrides;
+};
+/// inspect --cost
+int inspect_cost(const CostArguments& arguments, const Surroundings& surroundings, const MpiSession& session);
+
 struct ExportArguments {
   std::string checkpoint, output;
 };

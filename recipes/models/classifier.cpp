@@ -120,10 +120,14 @@ TaskOutput Classifier::operator()(Tape& tape, ForwardContext& context, const Mod
   return output;
 }
 
-double Classifier::flops(Extent& extent) const {
-  const double sum = trunk_.flops(extent);
-  extent = {};
-  return sum + head_.flops(extent);
+std::vector<Cost> Classifier::costs(Index tokens) const {
+  const Index texts = texts_ ? tokens : 0;
+  std::vector<Cost> costs = trunk_.costs(texts, images_, texts + image_tokens());
+  Extent pooled;
+  costs.push_back({"head", head_.parameter_count(), head_.flops(pooled)});
+  if (guesses_) costs.push_back({"masked_tokens", guesses_->parameter_count(), 0});  // in training only
+  if (wide_) costs.push_back({"wide", wide_->parameter_count(), wide_->flops(pooled)});
+  return costs;
 }
 
 }  // namespace conclave

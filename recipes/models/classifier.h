@@ -8,7 +8,6 @@
 
 #include "recipes/models/task.h"
 #include "recipes/models/token_head.h"
-#include "recipes/models/trunk.h"
 #include "recipes/models/wide_classifier.h"
 #include "recipes/recipe.h"
 
@@ -24,7 +23,7 @@ class Classifier : public Task {
   /// Its logits are the head's while training, where the wide classifier learns on its own; else both's.
   TaskOutput operator()(Tape& tape, ForwardContext& context, const ModelInput& input) override;
 
-  double flops(Extent& extent) const override;
+  std::vector<Cost> costs(Index tokens) const override;
 
   /// The linear model beside the head, or null.
   WideClassifier* wide() { return wide_.get(); }

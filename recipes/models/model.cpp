@@ -3,7 +3,7 @@
 namespace conclave {
 
 Model::Model(const Recipe& recipe, const ModelSizes& sizes, const ProcessGrid& grid)
-    : trunk_(recipe, sizes, sizes.image.size() > 0, grid) {
+    : sizes_(sizes), trunk_(recipe, sizes, sizes.image.size() > 0, grid) {
   add_module("", trunk_);
   classifier_ = std::make_unique<Classifier>(recipe, sizes, trunk_);
   add_module("", *classifier_);

@@ -17,6 +17,7 @@ class Model : public Module {
   /// `grid` must outlive the model.
   Model(const Recipe& recipe, const ModelSizes& sizes, const ProcessGrid& grid);
 
+  const ModelSizes& sizes() const { return sizes_; }
   /// In the order of the recipe's [tasks].
   const std::vector<Task*>& tasks() const { return tasks_; }
   /// Null where the model was not made to classify.
@@ -26,6 +27,7 @@ class Model : public Module {
   std::vector<std::pair<std::string, MoeLayer*>> moe_layers() { return trunk_.moe_layers(); }
 
  private:
+  ModelSizes sizes_;
   Trunk trunk_;
   std::unique_ptr<Classifier> classifier_;
   std::vector<Task*> tasks_;

@@ -5,9 +5,10 @@
 #include <array>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "autograd/nn/layers.h"
-#include "recipes/models/model_input.h"
+#include "recipes/models/trunk.h"
 
 namespace conclave {
 
@@ -42,6 +43,11 @@ class Task : public Module {
   /// Without context.training, nothing is random, and there are no terms. Collective over the expert-parallel
   /// group.
   virtual TaskOutput operator()(Tape& tape, ForwardContext& context, const ModelInput& input) = 0;
+
+  /// Of all parts that have to do with an example, whose text, where it has one, is of so many tokens.
+  virtual std::vector<Cost> costs(Index tokens) const = 0;
+  /// Their sum; `extent` is that of the text.
+  double flops(Extent& extent) const override;
 };
 
 }  // namespace conclave

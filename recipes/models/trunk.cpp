@@ -4,6 +4,14 @@
 
 namespace conclave {
 
+void add_costs(const std::string& prefix, const Module& module, Extent extent, std::vector<Cost>& costs,
+               Index uses) {
+  for (const auto& [name, child] : module.children()) {
+    Cost& cost = costs.emplace_back(Cost{prefix + name, child->parameter_count(), 0});
+    cost.flops = static_cast<double>(uses) * child->flops(extent);
+  }
+}
+
 Trunk::Texts::Texts(const ModelSizes& sizes, const ModelRecipe& model)
     : tokens(sizes.vocabulary, model.embedding > 0 ? model.embedding : model.hidden),
       positions(sizes.max_length, model.embedding > 0 ? model.embedding : model.hidden) {
@@ -173,11 +181,21 @@ Tensor Trunk::transform(Tape& tape, ForwardContext& context, Tensor x, const Ten
   return final_norm_(tape, x);
 }
 
-double Trunk::flops(Extent& extent) const {
-  double sum = 0;
-  for (Index i = 0; i < depth_; ++i)
-    sum += layers_[static_cast<std::size_t>(i) % layers_.size()]->flops(extent);
-  return sum;
+std::vector<Cost> Trunk::costs(Index tokens, bool image, Index rows) const {
+  std::vector<Cost> costs;
+  if (tokens > 0) add_costs("", *texts_, {1, tokens}, costs);
+  if (image) {
+    add_costs("image.", images_->encoder, {images_->shape.height, images_->shape.width}, costs);
+    if (images_->positions)
+      costs.push_back({"image.position_embedding", images_->positions->parameter_count(), 0});
+  }
+  const auto different = static_cast<Index>(layers_.size());
+  for (Index i = 0; i < different; ++i) {
+    const Layer& layer = *layers_[static_cast<std::size_t>(i)];
+    add_costs(layer.name + ".", layer, {1, rows}, costs, (depth_ - i + different - 1) / different);
+  }
+  costs.push_back({"final_norm", final_norm_.parameter_count(), 0});
+  return costs;
 }
 
 std::vector<std::pair<std::string, MoeLayer*>> Trunk::moe_layers() {

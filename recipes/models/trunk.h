@@ -24,6 +24,16 @@ struct ModelSizes {
   ImageShape image = {};           ///< empty: no images
 };
 
+/// A part of a model, and what it costs to compute one example's forward pass.
+struct Cost {
+  std::string name;  ///< as in its parameters' names
+  Index parameters = 0;
+  double flops = 0;  ///< as Module::flops counts them, of all its uses
+};
+/// Of a module's children, `uses` times each, on an example of that extent.
+void add_costs(const std::string& prefix, const Module& module, Extent extent, std::vector<Cost>& costs,
+               Index uses = 1);
+
 class Trunk : public Module {
  public:
   /// `grid` must outlive the trunk. `encodes_images`: some task is shown images.
@@ -53,8 +63,9 @@ class Trunk : public Module {
   /// The MoE layers, in order, and what they are called ("layers.0.moe"). Those that are shared are one.
   std::vector<std::pair<std::string, MoeLayer*>> moe_layers();
 
-  /// Of transform().
-  double flops(Extent& extent) const override;
+  /// Of its parts, where a task shows it a text of so many tokens (0: none), and an image to encode or not,
+  /// and has `rows` transformed.
+  std::vector<Cost> costs(Index tokens, bool image, Index rows) const;
 
  private:
   struct Layer;

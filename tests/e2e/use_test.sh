@@ -35,6 +35,22 @@ conclave 0 inspect "$CONCLAVE_TRAINED" --recipe
 printf '%s\n' "$output" >recipe.toml
 conclave 0 recipe check recipe.toml
 
+# What the parts of a model cost does not depend on whether it was trained.
+conclave 0 inspect "$CONCLAVE_TRAINED" --cost --length 20
+says ": parameters, and FLOPs of the forward pass of a text of 20 tokens" layers.1.moe
+trained=$(tail -n +2 <<<"$output")
+conclave 0 inspect --cost --length 20 recipe.toml
+[[ $(tail -n +2 <<<"$output") == "$trained" ]]
+on_ranks 2 0 inspect --cost --length 20 recipe.toml
+[[ $(tail -n +2 <<<"$output") == "$trained" ]]
+conclave 0 inspect --cost recipe.toml --set model.share_layers=true
+says "a text of 64 tokens" layers.0.moe
+[[ $output != *layers.1.* ]]
+conclave 1 inspect --cost recipe.toml --length 65
+says "at most data.max_length = 64 tokens"
+conclave 2 inspect "$CONCLAVE_TRAINED" --set model.share_layers=true
+says "--set requires --experts or --cost"
+
 conclave 0 export "$CONCLAVE_TRAINED" model.h5
 conclave 0 export "$CONCLAVE_TRAINED" model.safetensors
 [[ -s model.h5 && -s model.safetensors ]]

@@ -54,5 +54,61 @@ TEST_CASE("a classifier of texts costs its layers, and its head once", "[moe][fl
   CHECK(text.rows() == 1);
 }
 
+TEST_CASE("every part of a classifier of texts with images has its price, and together they are all of it",
+          "[moe][flops]") {
+  constexpr Index kEmbedding = 4, kVocabulary = 50, kClasses = 5, kLength = 16, kLayers = 3;
+  const ProcessGrid grid = grid_of(0);
+  Recipe recipe;
+  recipe.model.hidden = kHidden, recipe.model.heads = 2, recipe.model.ffn = kFfn;
+  recipe.model.embedding = kEmbedding, recipe.model.layers = kLayers, recipe.model.share_layers = true;
+  recipe.model.bigrams = 10;
+  recipe.moe.experts = 4, recipe.moe.top_k = 1;
+  recipe.image.stem = 8, recipe.image.blocks = {"k3 x2 c16 s2 se relu"}, recipe.image.tokens = "grid";
+  // An image of 8 x 6 pixels becomes 4 x 3 rows.
+  constexpr double kPixels = 8 * 6, kGrid = 4 * 3, kRows = kTokens + kGrid;
+  for (const bool depthwise : {true, false}) {
+    recipe.image.depthwise = depthwise;
+    const ModelSizes sizes{.vocabulary = kVocabulary,
+                           .max_length = kLength,
+                           .classes = kClasses,
+                           .unknown_token = 0,
+                           .image = {8, 6, 3}};
+    recipe.data.source = "emoji";
+    Model model(recipe, sizes, grid);
+    const Classifier& classifier = *model.classifier();
+    std::map<std::string, Cost> parts;
+    Cost sum;
+    for (const Cost& cost : classifier.costs(kTokens)) {
+      parts[cost.name] = cost;
+      sum.parameters += cost.parameters;
+      sum.flops += cost.flops;
+    }
+    const auto check = [&](const char* name, Index parameters, double flops) {
+      CAPTURE(depthwise, name);
+      CHECK(parts.at(name).parameters == parameters);
+      CHECK(parts.at(name).flops == flops);
+    };
+    check("token_embedding", kVocabulary * kEmbedding, 0);
+    check("position_embedding", kLength * kEmbedding, 0);
+    check("embedding_projection", kHidden * kEmbedding + kHidden, kTokens * 2.0 * kHidden * kEmbedding);
+    check("image.stem", 8 * 9 * 3, kPixels * 2 * 8 * 9 * 3);
+    const double window = kGrid * 2 * 9 * 16 * (depthwise ? 1 : 16);
+    check("image.blocks.0",
+          8 * 16 + 2 * 16 + 9 * 16 * (depthwise ? 1 : 16) + 2 * 16 + 2 * 4 * 16 + 4 + 16 + 16 * 16 + 2 * 16,
+          kPixels * 2 * 8 * 16 + window + 2 * 2 * 4 * 16 + kGrid * 2 * 16 * 16);
+    check("image.last", 16 * kHidden, kGrid * 2 * 16 * kHidden);
+    check("image.position_embedding", static_cast<Index>(kGrid) * kHidden, 0);
+    check("layers.0.attention", 4 * kHidden * kHidden + 4 * kHidden,
+          kLayers * (kRows * 2 * 4 * kHidden * kHidden + kRows * kRows * 2 * 2 * kHidden));
+    check("layers.0.moe", kHidden * 4 + 4 * kFeedForwardParameters,
+          kLayers * kRows / kTokens * (kRouter + kFeedForward));
+    check("head", (2 * kHidden + 1) * kClasses, 2.0 * 2 * kHidden * kClasses);
+    check("masked_tokens", kVocabulary + kHidden * kEmbedding + 3 * kEmbedding, 0);
+    CHECK(sum.parameters == model.parameter_count());
+    Extent text{1, kTokens};
+    CHECK(classifier.flops(text) == sum.flops);
+  }
+}
+
 }  // namespace
 }  // namespace conclave
