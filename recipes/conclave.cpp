@@ -104,11 +104,20 @@ int main(int argc, char** argv) {
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
 
   commands::PredictArguments predict;
-  auto* predict_command = app.add_subcommand("predict", "Classes of texts, one JSON object per line");
+  auto* predict_command =
+      app.add_subcommand("predict", "Classes of texts and images, one JSON object per line");
   predict_command->add_option("checkpoint", predict.checkpoint, "File, or folder with checkpoints")
       ->required();
-  predict_command->add_option("texts", predict.texts,
-                              "Texts, or pairs with a tab between the two; none: lines of standard input");
+  predict_command->add_option(
+      "texts", predict.texts,
+      "Texts, or pairs with a tab between the two. Without any, or images: lines of standard input, each a "
+      "text; an image's file where the model takes images alone; where it takes both, also FILE, a tab and "
+      "TEXT");
+  predict_command
+      ->add_option(
+          "--image", predict.images,
+          "PNG or JPEG file (repeatable); beside texts, the image of the text in its place, \"\" for none")
+      ->allow_extra_args(false);
   predict_command->add_option("--top", predict.top, "How many classes to list")->check(CLI::PositiveNumber);
   predict_command->add_option("--set", predict.overrides, "Other plug-ins: run.plugins=libmine.so")
       ->allow_extra_args(false);

@@ -2,48 +2,77 @@
 
 #include <algorithm>
 
-namespace conclave {
+#include "data/file.h"
+#include "data/image_transform.h"
 
+namespace conclave {
 namespace {
 
-TextExample example_of(const std::string& text, bool of_pairs) {
+std::vector<std::uint8_t> read_image(const std::string& path, const ImageShape& shape) {
+  const Image read = decode_image(read_file(path, "give a PNG or JPEG file"), path);
+  const Image image = shape.channels == 1 ? to_grey(read) : to_rgb(read);
+  if (image.shape == shape) return image.pixels;
+  std::vector<std::uint8_t> pixels(static_cast<std::size_t>(shape.size()));
+  Resizer(image.shape, shape.height, shape.width).resize(image.pixels, pixels);
+  return pixels;
+}
+
+TextExample text_of(const std::string& text, bool of_pairs) {
   const std::size_t tab = of_pairs ? text.find('\t') : std::string::npos;
   if (tab == std::string::npos) return {text, 0};
   return {text.substr(0, tab), 0, false, text.substr(tab + 1)};
 }
 
+Classifier& classifier_of(LoadedModel& model) {
+  Classifier* classifier = model.model().classifier();
+  require(classifier != nullptr, "the model was not trained to classify; predict has no classes to tell");
+  return *classifier;
+}
+
 }  // namespace
 
 Predictor::Predictor(LoadedModel& model, const ProcessGrid& grid)
-    : model_(model), activations_("activations", 0, grid.device()) {
+    : model_(model), classifier_(classifier_of(model)), activations_("activations", 0, grid.device()) {
   require(grid.world().size() == 1, "predict runs in one process, not in {}", grid.world().size());
-  require(model.tokenizer().has_value(), "the model was trained on images alone, and predict gives it texts");
 }
 
-std::vector<Prediction> Predictor::predict(std::span<const std::string> texts) {
-  constexpr std::size_t kTexts = 256;  // per forward pass
+void Predictor::add(const Example& example, Batch& batch) const {
+  const ImageShape& shape = model_.model().sizes().image;
+  TokenizedSplit text;
+  if (!example.text.empty() || example.image.empty()) {
+    require(model_.tokenizer().has_value(),
+            "the model was trained on images alone, and predict was given a text; give it --image FILE");
+    const TextExample given = text_of(example.text, model_.tokenizer()->separator().has_value());
+    text = model_.tokenizer()->encode_split(std::span(&given, 1), model_.recipe().data.max_length);
+  }
+  const auto tokens = text.size() > 0 ? text.sequence(0) : std::span<const std::int32_t>();
+  if (example.image.empty()) {
+    batch.add(tokens, 0);
+    return;
+  }
+  require(shape.size() > 0, "{}: the model was trained on texts alone, and takes no image", example.image);
+  const auto pixels = read_image(example.image, shape);
+  std::ranges::copy(pixels, batch.add(tokens, 0, classifier_.image_tokens(), pixels.size()).begin());
+}
+
+std::vector<Prediction> Predictor::predict(std::span<const Example> examples) {
+  const std::size_t most = classifier_.image_tokens() > 0 ? 32 : 256;  // per forward pass
   std::vector<Prediction> predictions;
   const auto classes = model_.class_names().size();
-  const bool of_pairs = model_.tokenizer()->separator().has_value();
-  for (std::size_t first = 0; first < texts.size(); first += kTexts) {
-    const auto part = texts.subspan(first, std::min(kTexts, texts.size() - first));
-    std::vector<TextExample> examples;
-    for (const std::string& text : part) examples.push_back(example_of(text, of_pairs));
-    const TokenizedSplit split = model_.tokenizer()->encode_split(examples, model_.recipe().data.max_length);
+  for (std::size_t first = 0; first < examples.size(); first += most) {
+    const auto part = examples.subspan(first, std::min(most, examples.size() - first));
     Batch batch;
-    for (std::int64_t i = 0; i < split.size(); ++i) batch.add(split.sequence(i), 0);
+    for (const Example& example : part) add(example, batch);
     ArenaScope scope(activations_);
     Tape tape(activations_, false);
     tape.stop_planning();  // nobody knows how long the texts will be that are still to come
     ForwardContext context{.training = false, .stream = {}, .global_tokens = batch.local_tokens()};
-    const Tensor logits = (*model_.model().classifier())(tape, context, model_input(batch)).logits;
+    const Tensor logits = classifier_(tape, context, model_input(batch)).logits;
     const Tensor probabilities = tape.on_host(functions::softmax(tape, logits));
     const float* row = probabilities.data<float>();
-    for (const std::string& text : part) {
+    for (std::size_t i = 0; i < part.size(); ++i, row += classes)
       predictions.push_back(
-          {text, {row, row + classes}, static_cast<std::size_t>(std::max_element(row, row + classes) - row)});
-      row += classes;
-    }
+          {{row, row + classes}, static_cast<std::size_t>(std::max_element(row, row + classes) - row)});
   }
   return predictions;
 }

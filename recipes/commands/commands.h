@@ -37,7 +37,7 @@ int evaluate(const EvaluateArguments& arguments, const Surroundings& surrounding
 
 struct PredictArguments {
   std::string checkpoint;
-  std::vector<std::string> texts;  ///< none: one per line of standard input
+  std::vector<std::string> texts, images;  ///< pairs; none of both: lines of standard input
   std::int64_t top = 3;
   std::vector<std::string> overrides;
   std::string device = "auto";

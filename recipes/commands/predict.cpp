@@ -11,7 +11,8 @@
 namespace conclave::commands {
 namespace {
 
-void print(const Prediction& prediction, const std::vector<std::string>& class_names, std::size_t top) {
+void print(const Example& example, const Prediction& prediction, const std::vector<std::string>& class_names,
+           std::size_t top) {
   std::vector<std::size_t> order(class_names.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
   const std::size_t shown = std::min(top, order.size());
@@ -19,14 +20,26 @@ void print(const Prediction& prediction, const std::vector<std::string>& class_n
                     [&](std::size_t a, std::size_t b) {
                       return prediction.probabilities[a] > prediction.probabilities[b];
                     });
-  nlohmann::ordered_json line{{"text", prediction.text},
-                              {"class", class_names[prediction.best]},
-                              {"probability", prediction.probabilities[prediction.best]}};
+  nlohmann::ordered_json line;
+  if (!example.image.empty()) line["image"] = example.image;
+  if (!example.text.empty() || example.image.empty()) line["text"] = example.text;
+  line["class"] = class_names[prediction.best];
+  line["probability"] = prediction.probabilities[prediction.best];
   for (std::size_t i = 0; i < shown; ++i)
     line["top"].push_back(
         {{"class", class_names[order[i]]}, {"probability", prediction.probabilities[order[i]]}});
   // Bytes that are no UTF-8 become replacement characters, so that the output is always JSON.
   fmt::print("{}\n", line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
+}
+
+// Of a model of texts or of images alone, the text or the image's file; of one of both, the file, a tab and
+// the text, or a text.
+Example example_of(std::string line, const LoadedModel& loaded) {
+  const bool images = loaded.recipe().data.has_images();
+  if (images && !loaded.tokenizer()) return {"", std::move(line)};
+  const std::size_t tab = images ? line.find('\t') : std::string::npos;
+  if (tab == std::string::npos) return {std::move(line), ""};
+  return {line.substr(tab + 1), line.substr(0, tab)};
 }
 
 }  // namespace
@@ -38,25 +51,32 @@ int predict(const PredictArguments& arguments, const Surroundings& surroundings,
   const ProcessGrid grid(std::move(world), 0);
   LoadedModel loaded(find_checkpoint(arguments.checkpoint), grid, arguments.overrides);
   Predictor predictor(loaded, grid);
-  const auto answer = [&](const std::vector<std::string>& texts) {
-    for (const Prediction& prediction : predictor.predict(texts))
-      print(prediction, loaded.class_names(), static_cast<std::size_t>(arguments.top));
+  const auto answer = [&](const std::vector<Example>& examples) {
+    const std::vector<Prediction> predictions = predictor.predict(examples);
+    for (std::size_t i = 0; i < examples.size(); ++i)
+      print(examples[i], predictions[i], loaded.class_names(), static_cast<std::size_t>(arguments.top));
     std::fflush(stdout);
   };
-  if (!arguments.texts.empty()) {
-    answer(arguments.texts);
+  const auto &texts = arguments.texts, &images = arguments.images;
+  require(texts.empty() || images.empty() || texts.size() == images.size(),
+          "{} texts and {} images: give as many of both, \"\" for what an example lacks", texts.size(),
+          images.size());
+  std::vector<Example> examples(std::max(texts.size(), images.size()));
+  for (std::size_t i = 0; i < texts.size(); ++i) examples[i].text = texts[i];
+  for (std::size_t i = 0; i < images.size(); ++i) examples[i].image = images[i];
+  if (!examples.empty()) {
+    answer(examples);
     return 0;
   }
   // A person typing, or a service on a pipe, waits for each line's answer; a file is read in larger pieces.
   std::ios::sync_with_stdio(false);  // else std::cin reads ahead nothing, and in_avail knows nothing
-  std::vector<std::string> lines;
   for (std::string line; std::getline(std::cin, line);) {
-    lines.push_back(std::move(line));
-    if (std::cin.rdbuf()->in_avail() > 0 && lines.size() < 256) continue;
-    answer(lines);
-    lines.clear();
+    examples.push_back(example_of(std::move(line), loaded));
+    if (std::cin.rdbuf()->in_avail() > 0 && examples.size() < 256) continue;
+    answer(examples);
+    examples.clear();
   }
-  if (!lines.empty()) answer(lines);
+  if (!examples.empty()) answer(examples);
   return 0;
 }
 

@@ -1,14 +1,18 @@
 """Training on images, read from idx files, by one process and by several, stopped and resumed."""
 
 import gzip
+import json
 import os
 import random
 import struct
+import zlib
 from pathlib import Path
 
 from runs import PROGRAM, assert_same_losses, assert_same_weights, checkpoints, losses, run
 
 SIDE, CLASSES = 8, 10
+NAMES = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot".split(",")
+COLOUR_TYPES = {1: 0, 3: 2, 4: 6}  # of PNG, by the number of channels
 
 RECIPE = """
 [run]
@@ -48,6 +52,22 @@ def write_idx(name, *shape, values):
         file.write(header + bytes(values))
 
 
+def write_png(name, side, pixels):
+    """Of pixels, row by row, each a tuple of its channels."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = b"".join(b"\0" + bytes(sum(pixels[y * side : (y + 1) * side], ())) for y in range(side))
+    header = struct.pack(">IIBBBBB", side, side, 8, COLOUR_TYPES[len(pixels[0])], 0, 0, 0)
+    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    Path(name).write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts))
+
+
+def read_idx(name):
+    return gzip.decompress(Path("idx", name).read_bytes())
+
+
 def prepare():
     """A bright row for each class below 8, one of two columns for the others, in noise."""
     Path("idx").mkdir()
@@ -72,6 +92,52 @@ def train(ranks, directory, *options, resume=None, program=PROGRAM, **how):
     return run([*start, program, "train", "images.toml", *sets, *resumed], **how)
 
 
+def predict(checkpoint, *arguments, **how):
+    return [json.loads(line) for line in run([PROGRAM, "predict", checkpoint, *arguments], **how).splitlines()]
+
+
+def predictions_are_those_of_the_test_split(checkpoint):
+    pixels = read_idx("t10k-images-idx3-ubyte.gz")[16:]
+    labels = read_idx("t10k-labels-idx1-ubyte.gz")[8:]
+    pictures = [pixels[i : i + SIDE * SIDE] for i in range(0, len(pixels), SIDE * SIDE)]
+    names = [f"{i}.png" for i in range(len(pictures))]
+    for name, picture in zip(names, pictures, strict=True):
+        write_png(name, SIDE, [(value,) for value in picture])
+    Path("names").write_text("\n".join(names))
+    with open("names") as file:
+        found = predict(checkpoint, stdin=file)
+    assert [line["image"] for line in found] == names and "text" not in found[0], found[0]
+    right = sum(line["class"] == NAMES[label] for line, label in zip(found, labels, strict=True))
+    accuracy = json.loads(run([PROGRAM, "eval", checkpoint]).splitlines()[-1])["accuracy"]
+    assert abs(right / len(labels) - accuracy) < 1e-6, (right, accuracy)
+
+    # Colours become grey, what is transparent white, and larger pictures smaller.
+    picture = [255 if value > 120 else value for value in pictures[0]]
+    write_png("grey.png", SIDE, [(value,) for value in picture])
+    write_png("colour.png", SIDE, [(value, value, value) for value in picture])
+    write_png("alpha.png", SIDE, [(0, 0, 0, 0) if value == 255 else (value, value, value, 255) for value in picture])
+    write_png("large.png", 2 * SIDE, [(picture[y // 2 * SIDE + x // 2],) for y in range(16) for x in range(16)])
+    grey, colour, alpha, large = predict(
+        checkpoint, *(f"--image={kind}.png" for kind in ("grey", "colour", "alpha", "large")), "--top=10"
+    )
+    assert grey["top"] == colour["top"] == alpha["top"] != large["top"], (grey, colour, alpha)
+    assert grey["class"] == large["class"], (grey, large)
+
+
+def texts_and_images():
+    write_png("red.png", 5, [(200, 30, 30)] * 25)
+    sets = [f"--set={option}" for option in ("run.directory=emoji", "train.steps=2", "image.size=16")]
+    run([PROGRAM, "train", Path(os.environ["CONCLAVE_SOURCE"], "recipes/emoji_group.toml"), *sets])
+    images = ["--image=red.png", "--image", "", "--image=red.png"]
+    both, text, image = predict("emoji", "red heart", "red heart", "", *images)
+    assert (both["image"], both["text"]) == ("red.png", "red heart") and "image" not in text and "text" not in image
+    assert len({both["probability"], text["probability"], image["probability"]}) == 3
+    Path("pairs").write_text("red.png\tred heart\nred heart\nred.png\t\n")
+    with open("pairs") as file:
+        assert predict("emoji", stdin=file) == [both, text, image]
+    run([PROGRAM, "predict", "emoji", "one", "two", "--image=red.png"], status=1, says=["2 texts and 1 images"])
+
+
 def main():
     prepare()
     for norm in ("group", "batch"):
@@ -84,15 +150,17 @@ def main():
         os.mkdir(f"{norm}_resumed")
         train(1, f"{norm}_resumed", f"image.norm={norm}", resume=checkpoints(one)[0], says=["at step 20"])
         assert_same_weights(one, f"{norm}_resumed")
-        told = run([PROGRAM, "eval", one])
-        assert '"accuracy":' in told, told
+        predictions_are_those_of_the_test_split(one)
 
     # Every pixel that the blocks leave, of 2 x 2, is a row of its own.
     train(1, "grid", "image.tokens=grid", "train.batch_tokens=128", "train.steps=4")
     train(2, "grid2", "image.tokens=grid", "train.batch_tokens=128", "train.steps=4")
     assert_same_losses("grid", "grid2")
 
-    run([PROGRAM, "predict", "group1"], status=1, says=["trained on images alone"])
+    run([PROGRAM, "predict", "group1", "a text"], status=1, says=["trained on images alone", "--image FILE"])
+    run([PROGRAM, "predict", "group1", "--image=no.png"], status=1, says=["no.png", "give a PNG or JPEG file"])
+    run([PROGRAM, "predict", "group1", "--image=images.toml"], status=1, says=["images.toml: "])
+    texts_and_images()
     train(1, "wrong", "model.bigrams=10", status=2, says=["model.bigrams = 10", "is for texts"])
     Path("idx/train-labels-idx1-ubyte.gz").unlink()
     train(1, "missing", status=1, says=["train-labels-idx1-ubyte"])

@@ -27,6 +27,9 @@ conclave 0 predict "$CONCLAVE_TRAINED" --top 2 <texts
 [[ $(head -n 2 <<<"$output") == "$alone" ]]
 (($(wc -l <<<"$output") == 502))
 
+conclave 1 predict "$CONCLAVE_TRAINED" --image "$CONCLAVE_FIXTURES/images/colour.png"
+says colour.png "trained on texts alone"
+
 conclave 0 inspect "$CONCLAVE_TRAINED" --verify
 says "step 20" "written by 2 ranks" "every tensor matches its checksum"
 conclave 0 inspect "$CONCLAVE_TRAINED" --tensors
