@@ -1,8 +1,11 @@
 #include "core/kernels/attention.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <limits>
 
+#include "core/kernels/strided_rows.h"
 #include "core/kernels/tile.h"
 #include "core/kernels/vector_math.h"
 
@@ -17,26 +20,55 @@ template <class T>
 using Block = T[kBlock * kBlock];
 
 struct Geometry {
-  Index tokens, sequences, heads, head_size, hidden;
+  Index sequences, heads, head_size;
 };
 
-Geometry check(const char* operation, const Tensor& qkv, const Tensor& offsets,
-               const AttentionOptions& options, const Tensor& out, const Tensor& lse) {
-  expect_rank(operation, "qkv", qkv, 2);
-  require(qkv.size(1) % 3 == 0 && options.heads > 0 && qkv.size(1) / 3 % options.heads == 0,
-          "{}: qkv {} does not divide into query, key and value of {} heads", operation,
-          qkv.shape().to_string(), options.heads);
-  const Index tokens = qkv.size(0), hidden = qkv.size(1) / 3;
-  expect(operation, "out", out, {tokens, hidden}, qkv.dtype());
-  expect(operation, "lse", lse, {tokens, options.heads}, qkv.dtype());
-  const Index sequences = expect_offsets(operation, offsets, tokens);
-  return {tokens, sequences, options.heads, hidden / options.heads, hidden};
+Geometry check(const char* operation, const Tensor& q, const Tensor& k, const Tensor& v,
+               const Tensor& offsets, const Tensor& key_offsets, const AttentionOptions& options,
+               const Tensor& out, const Tensor& lse) {
+  expect_rank(operation, "q", q, 2);
+  expect_rank(operation, "k", k, 2);
+  const Index rows = q.size(0), hidden = q.size(1), key_rows = k.size(0);
+  require(options.heads > 0 && hidden % options.heads == 0, "{}: q {} does not divide into {} heads",
+          operation, q.shape().to_string(), options.heads);
+  expect_rows(operation, "q", q, rows, hidden, q.dtype());
+  expect_rows(operation, "k", k, key_rows, hidden, q.dtype());
+  expect_rows(operation, "v", v, key_rows, hidden, q.dtype());
+  expect(operation, "out", out, {rows, hidden}, q.dtype());
+  expect(operation, "lse", lse, {rows, options.heads}, q.dtype());
+  const Index sequences = expect_offsets(operation, offsets, rows),
+              of_keys = expect_offsets(operation, key_offsets, key_rows, "key offsets");
+  require(of_keys == sequences, "{}: {} sequences of queries, but {} of keys", operation, sequences, of_keys);
+  return {sequences, options.heads, hidden / options.heads};
 }
 
-// Keys that query `i` of a sequence of `length` may see: [0, returned).
-Index visible(Index i, Index length, AttentionMask mask) {
-  return mask == AttentionMask::causal ? i + 1 : length;
+// The query, key and value columns of qkv [tokens, 3 hidden], or of its gradient.
+std::array<Tensor, 3> parts_of(const char* operation, const Tensor& qkv, Index heads) {
+  expect_rank(operation, "qkv", qkv, 2);
+  const Index hidden = qkv.size(1) / 3;
+  require(qkv.size(1) % 3 == 0 && heads > 0 && hidden % heads == 0,
+          "{}: qkv {} does not divide into query, key and value of {} heads", operation,
+          qkv.shape().to_string(), heads);
+  return {qkv.slice(1, 0, hidden), qkv.slice(1, hidden, 2 * hidden), qkv.slice(1, 2 * hidden, 3 * hidden)};
 }
+
+// Where one sequence's rows begin, how many they are, and what its queries see.
+struct Sequence {
+  Index begin, queries, key_begin, keys;
+  Index first_sees, more_each;  // keys that the first query sees, below 0 for none, and every next one more
+
+  Sequence(std::int32_t begin, std::int32_t end, std::int32_t key_begin, std::int32_t key_end,
+           AttentionMask mask)
+      : begin(begin),
+        queries(end - begin),
+        key_begin(key_begin),
+        keys(key_end - key_begin),
+        first_sees(mask == AttentionMask::causal ? keys - queries + 1 : keys),
+        more_each(mask == AttentionMask::causal ? 1 : 0) {}
+
+  /// Keys that query `i` may see: [0, returned).
+  Index visible(Index i) const { return std::max<Index>(first_sees + i * more_each, 0); }
+};
 
 // to [size, kBlock] = from [count, size] transposed, columns up to the next multiple of a vector's lanes.
 template <class T>
@@ -82,26 +114,32 @@ void for_blocks(Index length, Each each) {
   for (Index first = 0; first < length; first += kBlock) each(first, std::min(kBlock, length - first));
 }
 
+// Rows [begin, end) of d columns = 0.
 template <class T>
-void forward_sequence(const T* qkv, Index begin, Index length, Index head, const Geometry& g,
-                      AttentionMask mask, T* out, T* lse) {
-  const Index stride = 3 * g.hidden, d = g.head_size;
+void clear(StridedRows<T> rows, Index begin, Index end, Index d) {
+  for (Index row = begin; row < end; ++row) std::fill_n(rows[row], d, T(0));
+}
+
+// One head of a sequence, whose first rows the arguments begin with.
+template <class T>
+void forward_sequence(const Sequence& sequence, Index d, StridedRows<const T> q, StridedRows<const T> k,
+                      StridedRows<const T> v, StridedRows<T> out, StridedRows<T> lse) {
   const T scale = T(1) / std::sqrt(static_cast<T>(d));
-  const T* q = qkv + begin * stride + head * d;
-  const T *k = q + g.hidden, *v = k + g.hidden;
   constexpr T kInfinity = std::numeric_limits<T>::infinity();
   alignas(64) Block<T> turned, p;
-  for_blocks(length, [&](Index i0, Index queries) {
-    T* o = out + (begin + i0) * g.hidden + head * d;
+  for_blocks(sequence.queries, [&](Index i0, Index queries) {
+    const StridedRows<T> o = out.at(i0, 0);
     T largest[kBlock], sum[kBlock];
-    std::fill_n(largest, queries, -kInfinity);
+    std::fill_n(largest, queries, std::numeric_limits<T>::lowest());
     std::fill_n(sum, queries, T(0));
-    for_blocks(visible(i0 + queries - 1, length, mask), [&](Index j0, Index keys) {  // a running softmax
-      score(q + i0 * stride, stride, queries, k + j0 * stride, stride, keys, d, turned, p);
+    const Index end = sequence.visible(i0 + queries - 1);
+    if (end == 0) clear(o, 0, queries, d);
+    for_blocks(end, [&](Index j0, Index keys) {  // a running softmax
+      score(q[i0], q.stride, queries, k[j0], k.stride, keys, d, turned, p);
       const int width = static_cast<int>(whole_vectors<T>(keys));
       for (Index i = 0; i < queries; ++i) {
         T* row = p + i * kBlock;
-        const int seen = static_cast<int>(std::clamp<Index>(visible(i0 + i, length, mask) - j0, 0, keys));
+        const int seen = static_cast<int>(std::clamp<Index>(sequence.visible(i0 + i) - j0, 0, keys));
         T most = largest[i], total = 0;
 #pragma omp simd reduction(max : most)
         for (int j = 0; j < width; ++j) most = std::max(most, j < seen ? scale * row[j] : -kInfinity);
@@ -113,100 +151,143 @@ void forward_sequence(const T* qkv, Index begin, Index length, Index head, const
         if (j0 > 0) {
           const T shrink = vector_exp(largest[i] - most);
           sum[i] *= shrink;
-          for (Index x = 0; x < d; ++x) o[i * g.hidden + x] *= shrink;
+          T* o_row = o[i];
+          for (Index x = 0; x < d; ++x) o_row[x] *= shrink;
         }
         largest[i] = most;
         sum[i] += total;
       }
-      tile_product<T>(queries, d, keys, p, kBlock, 1, v + j0 * stride, stride, o, g.hidden, j0 > 0);
+      tile_product<T>(queries, d, keys, p, kBlock, 1, v[j0], v.stride, o.data, o.stride, j0 > 0);
     });
     for (Index i = 0; i < queries; ++i) {
-      const T inverse = T(1) / sum[i];
-      for (Index x = 0; x < d; ++x) o[i * g.hidden + x] *= inverse;
-      lse[(begin + i0 + i) * g.heads + head] = largest[i] + std::log(sum[i]);
+      const bool sees_any = sequence.visible(i0 + i) > 0;
+      const T inverse = sees_any ? T(1) / sum[i] : T(0);
+      T* row = o[i];
+      for (Index x = 0; x < d; ++x) row[x] *= inverse;
+      *lse[i0 + i] = sees_any ? largest[i] + std::log(sum[i]) : T(0);
     }
   });
 }
 
 template <class T>
-void backward_sequence(const T* dout, const T* qkv, Index begin, Index length, Index head, const Geometry& g,
-                       AttentionMask mask, const T* out, const T* lse, T* dqkv) {
-  const Index stride = 3 * g.hidden, d = g.head_size;
+void backward_sequence(const Sequence& sequence, Index d, StridedRows<const T> dout, StridedRows<const T> q,
+                       StridedRows<const T> k, StridedRows<const T> v, StridedRows<const T> out,
+                       StridedRows<const T> lse, StridedRows<T> dq, StridedRows<T> dk, StridedRows<T> dv) {
   const T scale = T(1) / std::sqrt(static_cast<T>(d));
-  const T* q = qkv + begin * stride + head * d;
-  const T *k = q + g.hidden, *v = k + g.hidden;
-  T* dq = dqkv + begin * stride + head * d;
-  T *dk = dq + g.hidden, *dv = dk + g.hidden;
   alignas(64) Block<T> turned, p, ds;
-  for_blocks(length, [&](Index i0, Index queries) {
-    const T* up = dout + (begin + i0) * g.hidden + head * d;
-    const T* o = out + (begin + i0) * g.hidden + head * d;
+  Index assigned = 0;  // keys whose gradients the blocks of queries so far have assigned
+  for_blocks(sequence.queries, [&](Index i0, Index queries) {
+    const StridedRows<const T> up = dout.at(i0, 0), o = out.at(i0, 0);
     T delta[kBlock];
     for (Index i = 0; i < queries; ++i) {
+      const T *up_row = up[i], *o_row = o[i];
       T dot = 0;
 #pragma omp simd reduction(+ : dot)
-      for (Index x = 0; x < d; ++x) dot += up[i * g.hidden + x] * o[i * g.hidden + x];
+      for (Index x = 0; x < d; ++x) dot += up_row[x] * o_row[x];
       delta[i] = dot;
     }
-    for_blocks(visible(i0 + queries - 1, length, mask), [&](Index j0, Index keys) {
-      score(q + i0 * stride, stride, queries, k + j0 * stride, stride, keys, d, turned, p);
-      score(up, g.hidden, queries, v + j0 * stride, stride, keys, d, turned, ds);
+    // Whole blocks, so that all of a block's keys have been assigned or none has.
+    const Index end =
+        std::min((sequence.visible(i0 + queries - 1) + kBlock - 1) / kBlock * kBlock, sequence.keys);
+    if (end == 0) clear(dq, i0, i0 + queries, d);
+    for_blocks(end, [&](Index j0, Index keys) {
+      score(q[i0], q.stride, queries, k[j0], k.stride, keys, d, turned, p);
+      score(up.data, up.stride, queries, v[j0], v.stride, keys, d, turned, ds);
       const int width = static_cast<int>(whole_vectors<T>(keys));
       for (Index i = 0; i < queries; ++i) {
-        const T row_lse = lse[(begin + i0 + i) * g.heads + head], row_delta = delta[i];
+        const T row_lse = *lse[i0 + i], row_delta = delta[i];
         T *p_row = p + i * kBlock, *ds_row = ds + i * kBlock;
-        const int seen = static_cast<int>(std::clamp<Index>(visible(i0 + i, length, mask) - j0, 0, keys));
+        const int seen = static_cast<int>(std::clamp<Index>(sequence.visible(i0 + i) - j0, 0, keys));
 #pragma omp simd
         for (int j = 0; j < width; ++j) {
           p_row[j] = j < seen ? vector_exp(scale * p_row[j] - row_lse) : T(0);
           ds_row[j] = p_row[j] * (ds_row[j] - row_delta) * scale;
         }
       }
-      // The first block of queries that sees these keys assigns their gradients.
-      const bool more = i0 > (mask == AttentionMask::causal ? j0 : 0);
-      const Index at = j0 * stride, to = i0 * stride;
-      tile_product<T>(keys, d, queries, p, 1, kBlock, up, g.hidden, dv + at, stride, more);
-      tile_product<T>(keys, d, queries, ds, 1, kBlock, q + to, stride, dk + at, stride, more);
-      tile_product<T>(queries, d, keys, ds, kBlock, 1, k + at, stride, dq + to, stride, j0 > 0);
+      const bool more = j0 < assigned;
+      tile_product<T>(keys, d, queries, p, 1, kBlock, up.data, up.stride, dv[j0], dv.stride, more);
+      tile_product<T>(keys, d, queries, ds, 1, kBlock, q[i0], q.stride, dk[j0], dk.stride, more);
+      tile_product<T>(queries, d, keys, ds, kBlock, 1, k[j0], k.stride, dq[i0], dq.stride, j0 > 0);
     });
+    assigned = end;
   });
+  clear(dk, assigned, sequence.keys, d);
+  clear(dv, assigned, sequence.keys, d);
+}
+
+// body(sequence, head) for all of them, on several threads where that many elements are worth it.
+template <class Body>
+void for_heads(const Geometry& g, Index elements, const Tensor& offsets, const Tensor& key_offsets,
+               AttentionMask mask, Body body) {
+  const std::int32_t *bounds = offsets.data<std::int32_t>(), *key_bounds = key_offsets.data<std::int32_t>();
+#pragma omp parallel for schedule(dynamic, 8) collapse(2) if (elements > kParallelElements)
+  for (Index s = 0; s < g.sequences; ++s)
+    for (Index head = 0; head < g.heads; ++head)
+      body(Sequence(bounds[s], bounds[s + 1], key_bounds[s], key_bounds[s + 1], mask), head);
 }
 
 }  // namespace
 
+void attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& offsets,
+               const Tensor& key_offsets, AttentionOptions options, const Tensor& out, const Tensor& lse) {
+  const Geometry g = check("attention", q, k, v, offsets, key_offsets, options, out, lse);
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("attention", q, k, v, offsets, key_offsets, out, lse))
+      return cuda::attention(q, k, v, offsets, key_offsets, options, out, lse);
+  for_floating(q.dtype(), "attention", [&]<class T>(T) {
+    const auto pq = strided_rows<const T>(q), pk = strided_rows<const T>(k), pv = strided_rows<const T>(v);
+    const auto po = strided_rows<T>(out), pl = strided_rows<T>(lse);
+    for_heads(g, q.numel() + 2 * k.numel(), offsets, key_offsets, options.mask,
+              [&](const Sequence& s, Index head) {
+                const Index column = head * g.head_size;
+                forward_sequence(s, g.head_size, pq.at(s.begin, column), pk.at(s.key_begin, column),
+                                 pv.at(s.key_begin, column), po.at(s.begin, column), pl.at(s.begin, head));
+              });
+  });
+}
+
+void attention_backward(const Tensor& dout, const Tensor& q, const Tensor& k, const Tensor& v,
+                        const Tensor& offsets, const Tensor& key_offsets, AttentionOptions options,
+                        const Tensor& out, const Tensor& lse, const Tensor& dq, const Tensor& dk,
+                        const Tensor& dv) {
+  const char* operation = "attention backward";
+  const Geometry g = check(operation, q, k, v, offsets, key_offsets, options, out, lse);
+  expect(operation, "dout", dout, out.shape(), q.dtype());
+  expect_rows(operation, "dq", dq, q.size(0), q.size(1), q.dtype());
+  expect_rows(operation, "dk", dk, k.size(0), k.size(1), q.dtype());
+  expect_rows(operation, "dv", dv, v.size(0), v.size(1), q.dtype());
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda(operation, dout, q, k, v, offsets, key_offsets, out, lse, dq, dk, dv))
+      return cuda::attention_backward(dout, q, k, v, offsets, key_offsets, options, out, lse, dq, dk, dv);
+  for_floating(q.dtype(), operation, [&]<class T>(T) {
+    const auto pu = strided_rows<const T>(dout), pq = strided_rows<const T>(q), pk = strided_rows<const T>(k),
+               pv = strided_rows<const T>(v), po = strided_rows<const T>(out),
+               pl = strided_rows<const T>(lse);
+    const auto pdq = strided_rows<T>(dq), pdk = strided_rows<T>(dk), pdv = strided_rows<T>(dv);
+    for_heads(g, q.numel() + 2 * k.numel(), offsets, key_offsets, options.mask,
+              [&](const Sequence& s, Index head) {
+                const Index column = head * g.head_size;
+                const auto of_queries = [&](auto rows) { return rows.at(s.begin, column); };
+                const auto of_keys = [&](auto rows) { return rows.at(s.key_begin, column); };
+                backward_sequence(s, g.head_size, of_queries(pu), of_queries(pq), of_keys(pk), of_keys(pv),
+                                  of_queries(po), pl.at(s.begin, head), of_queries(pdq), of_keys(pdk),
+                                  of_keys(pdv));
+              });
+  });
+}
+
 void attention(const Tensor& qkv, const Tensor& offsets, AttentionOptions options, const Tensor& out,
                const Tensor& lse) {
-  const Geometry g = check("attention", qkv, offsets, options, out, lse);
-  if constexpr (kBuiltWithCuda)
-    if (on_cuda("attention", qkv, offsets, out, lse)) return cuda::attention(qkv, offsets, options, out, lse);
-  const std::int32_t* bounds = offsets.data<std::int32_t>();
-  for_floating(qkv.dtype(), "attention", [&]<class T>(T) {
-    const T* p = qkv.data<T>();
-    T *po = out.data<T>(), *pl = lse.data<T>();
-#pragma omp parallel for schedule(dynamic, 8) collapse(2) if (qkv.numel() > kParallelElements)
-    for (Index s = 0; s < g.sequences; ++s)
-      for (Index head = 0; head < g.heads; ++head)
-        forward_sequence(p, bounds[s], bounds[s + 1] - bounds[s], head, g, options.mask, po, pl);
-  });
+  const auto [q, k, v] = parts_of("attention", qkv, options.heads);
+  attention(q, k, v, offsets, offsets, options, out, lse);
 }
 
 void attention_backward(const Tensor& dout, const Tensor& qkv, const Tensor& offsets,
                         AttentionOptions options, const Tensor& out, const Tensor& lse, const Tensor& dqkv) {
-  const Geometry g = check("attention backward", qkv, offsets, options, out, lse);
-  expect("attention backward", "dout", dout, out.shape(), qkv.dtype());
-  expect("attention backward", "dqkv", dqkv, qkv.shape(), qkv.dtype());
-  if constexpr (kBuiltWithCuda)
-    if (on_cuda("attention backward", dout, qkv, offsets, out, lse, dqkv))
-      return cuda::attention_backward(dout, qkv, offsets, options, out, lse, dqkv);
-  const std::int32_t* bounds = offsets.data<std::int32_t>();
-  for_floating(qkv.dtype(), "attention backward", [&]<class T>(T) {
-    const T *pu = dout.data<T>(), *p = qkv.data<T>(), *po = out.data<T>(), *pl = lse.data<T>();
-    T* pd = dqkv.data<T>();
-#pragma omp parallel for schedule(dynamic, 8) collapse(2) if (qkv.numel() > kParallelElements)
-    for (Index s = 0; s < g.sequences; ++s)
-      for (Index head = 0; head < g.heads; ++head)
-        backward_sequence(pu, p, bounds[s], bounds[s + 1] - bounds[s], head, g, options.mask, po, pl, pd);
-  });
+  const char* operation = "attention backward";
+  const auto [q, k, v] = parts_of(operation, qkv, options.heads);
+  const auto [dq, dk, dv] = parts_of(operation, dqkv, options.heads);
+  attention_backward(dout, q, k, v, offsets, offsets, options, out, lse, dq, dk, dv);
 }
 
 }  // namespace conclave::kernels

@@ -1,17 +1,16 @@
 #include <cmath>
 #include <limits>
 
-#include "core/cuda/scratch.h"
 #include "core/cuda/shared_memory.h"
 #include "core/kernels/attention.h"
 #include "core/kernels/cuda_kernel.h"
 #include "core/kernels/cuda_tile.h"
+#include "core/kernels/strided_rows.h"
 #include "core/kernels/vector_math.h"
 
 namespace conclave::kernels::cuda {
 namespace {
 
-using conclave::cuda::Scratch;
 using conclave::cuda::shared_memory;
 
 // A block keeps one tile of a sequence's queries (or, for the gradients of keys and values, of its keys) of
@@ -21,8 +20,11 @@ using conclave::cuda::shared_memory;
 constexpr int kLargestHead = 256;
 constexpr int kTileBytes = 32 * 1024;  // four tiles and the weights are what an A100 has room for
 
+// Device code cannot call these.
 template <class T>
-constexpr T kInfinity = std::numeric_limits<T>::infinity();  // device code cannot call it
+constexpr T kInfinity = std::numeric_limits<T>::infinity();
+template <class T>
+constexpr T kLowest = std::numeric_limits<T>::lowest();
 
 // What follows from the size of a head, rounded up.
 template <class T_, int kHead_>
@@ -53,44 +55,60 @@ struct Tiling {
 
 template <class T>
 struct Sequences {
-  const std::int32_t* offsets;
-  Index count, heads, head_size, hidden;
+  const std::int32_t *offsets, *key_offsets;
+  Index count, heads, head_size;
   T scale;
   bool causal, packed;
-
-  __device__ bool sees(Index query, Index key) const { return !causal || key <= query; }
 };
 
-// A block's tile: its first token within the sequence. None where that is not within it.
+// A block's tile, of queries or of keys: its first row within the sequence, none where that is not within it.
 struct Tile {
-  Index begin, length, first;
+  bool of_keys, causal;
+  Index first, begin, queries, key_begin, keys;  // and where the sequence's begin and how many they are
+
+  // Keys that a query sees: [0, returned).
+  __device__ Index visible(Index query) const {
+    return causal ? max(min(query + 1 + keys - queries, keys), Index{0}) : keys;
+  }
 };
 
-// Sequence s has the blocks from offsets[s] / kTile + s on: as many as it has tiles, or one more.
+// Sequence s has the blocks from offsets[s] / kTile + s on for its queries: as many as they have tiles, or
+// one more. With `keys_too`, as many as its keys need by the same rule follow these, so that blocks that read
+// the same run at about the same time.
 template <int kTile, class T>
-__device__ Tile find_tile(const Sequences<T>& all) {
+__device__ Tile find_tile(const Sequences<T>& all, bool keys_too) {
   const Index block = blockIdx.x;
+  const auto first_block = [&](Index s) {
+    return all.offsets[s] / kTile + s + (keys_too ? all.key_offsets[s] / kTile + s : 0);
+  };
   Index s = 0, end = all.count;  // the last sequence whose blocks begin at this one or before is in [s, end)
   while (end - s > 1) {
     const Index middle = (s + end) / 2;
-    if (all.offsets[middle] / kTile + middle <= block)
+    if (first_block(middle) <= block)
       s = middle;
     else
       end = middle;
   }
-  const Index begin = all.offsets[s];
-  return {begin, all.offsets[s + 1] - begin, (block - begin / kTile - s) * kTile};
+  const Index begin = all.offsets[s], stop = all.offsets[s + 1], key_begin = all.key_offsets[s];
+  const Index number = block - first_block(s), of_queries = stop / kTile - begin / kTile + 1;
+  const bool of_keys = number >= of_queries;
+  return {of_keys,
+          all.causal,
+          (of_keys ? number - of_queries : number) * kTile,
+          begin,
+          stop - begin,
+          key_begin,
+          all.key_offsets[s + 1] - key_begin};
 }
 
-// tile = up to kTile rows of this head, `count` from `from` on and then zeros, as are the columns beyond it.
+// tile = up to kTile rows of this head, the first `count` and then zeros, as are the columns beyond it.
 template <class G, class T>
-__device__ void load_tile(const Sequences<T>& all, const T* from, Index stride, Index count, T* tile) {
+__device__ void load_tile(const Sequences<T>& all, StridedRows<const T> rows, Index count, T* tile) {
   constexpr int kPacks = G::kHead / G::kPack;
   for (int item = threadIdx.y * kSide + threadIdx.x; item < G::kTile * kPacks; item += kBlock) {
     const int row = item / kPacks, column = item % kPacks * G::kPack;
-    store<G::kPack>(
-        tile + row * G::kStride + column,
-        load_columns(row < count ? from + row * stride : nullptr, column, all.head_size, all.packed));
+    store<G::kPack>(tile + row * G::kStride + column,
+                    load_columns(row < count ? rows[row] : nullptr, column, all.head_size, all.packed));
   }
 }
 
@@ -160,43 +178,42 @@ __device__ T row_sum(T value) {
   return row_reduce(value, [](T a, T b) { return a + b; });
 }
 
-// body(first) for each tile of this block's keys that its queries see.
-template <class G, class T, class Body>
-__device__ void for_keys(const Sequences<T>& all, const Tile& tile, Body body) {
-  const Index end = all.causal ? min(tile.length, tile.first + G::kTile) : tile.length;
+// body(first) for each tile of the keys that this block's queries see.
+template <class G, class Body>
+__device__ void for_keys(const Tile& tile, Body body) {
+  const Index end = tile.visible(tile.first + G::kTile - 1);
   for (Index first = 0; first < end; first += G::kTile) body(first);
 }
 
 template <class G, class T>
 __global__ void __launch_bounds__(kBlock, G::kBlocks)
-    attention_kernel(Sequences<T> all, const T* qkv, T* out, T* lse) {
-  const Tile tile = find_tile<G::kTile>(all);
-  const Index count = tile.length - tile.first, stride = 3 * all.hidden, head = blockIdx.y;
+    attention_kernel(Sequences<T> all, StridedRows<const T> queries, StridedRows<const T> keys,
+                     StridedRows<const T> values, StridedRows<T> out, T* lse) {
+  const Tile tile = find_tile<G::kTile>(all, false);
+  const Index count = tile.queries - tile.first, head = blockIdx.y, column = head * all.head_size;
   if (count <= 0) return;
   T *q = shared_memory<T>(), *k = q + G::kElements, *v = k + G::kElements, *shared = v + G::kElements;
-  const T* queries = qkv + tile.begin * stride + head * all.head_size;
-  const T *keys = queries + all.hidden, *values = keys + all.hidden;
-  load_tile<G>(all, queries + tile.first * stride, stride, count, q);
+  load_tile<G>(all, queries.at(tile.begin + tile.first, column), count, q);
   T largest[G::kRows], total[G::kRows];  // of each row so far; `total` is this thread's part
   for (int i = 0; i < G::kRows; ++i) {
-    largest[i] = -kInfinity<T>;
+    largest[i] = kLowest<T>;
     total[i] = 0;
   }
   typename G::Sums sums{};
-  for_keys<G>(all, tile, [&](Index first) {
-    const Index left = tile.length - first;
+  for_keys<G>(tile, [&](Index first) {
+    const Index left = tile.keys - first;
     if (first > 0) __syncthreads();  // until all have read the tiles before
-    load_tile<G>(all, keys + first * stride, stride, left, k);
-    load_tile<G>(all, values + first * stride, stride, left, v);
+    load_tile<G>(all, keys.at(tile.key_begin + first, column), left, k);
+    load_tile<G>(all, values.at(tile.key_begin + first, column), left, v);
     __syncthreads();
     if (G::idle(count)) return;
     typename G::Scores scores;
     score<G>(q, k, all.head_size, scores);
     for (int i = 0; i < G::kRows; ++i) {  // a running softmax
+      const Index seen = tile.visible(tile.first + G::row(i)) - first;
       T most = largest[i];
       for (int j = 0; j < G::kRows; ++j) {
-        const bool seen = G::column(j) < left && all.sees(tile.first + G::row(i), first + G::column(j));
-        scores[i][j] = seen ? all.scale * scores[i][j] : -kInfinity<T>;
+        scores[i][j] = G::column(j) < seen ? all.scale * scores[i][j] : -kInfinity<T>;
         most = most < scores[i][j] ? scores[i][j] : most;
       }
       most = row_reduce(most, [](T a, T b) { return a < b ? b : a; });
@@ -216,10 +233,33 @@ __global__ void __launch_bounds__(kBlock, G::kBlocks)
   for (int i = 0; i < G::kRows; ++i) {
     const T sum = row_sum(total[i]);
     if (G::row(i) >= count) continue;
-    const Index token = tile.begin + tile.first + G::row(i);
-    store_row<G>(all, sums[i], T(1) / sum, out + token * all.hidden + head * all.head_size);
-    if (threadIdx.x == 0) lse[token * all.heads + head] = largest[i] + std::log(sum);
+    const bool sees_any = tile.visible(tile.first + G::row(i)) > 0;
+    const Index row = tile.begin + tile.first + G::row(i);
+    store_row<G>(all, sums[i], sees_any ? T(1) / sum : T(0), out[row] + column);
+    if (threadIdx.x == 0) lse[row * all.heads + head] = sees_any ? largest[i] + std::log(sum) : T(0);
   }
+}
+
+template <class T>
+struct Backward {
+  Sequences<T> all;
+  StridedRows<const T> dout, queries, keys, values, out;
+  const T* lse;
+  StridedRows<T> dqueries, dkeys, dvalues;
+};
+
+// The sum of dout out over this head of a query, for all threads of the same y.
+template <class G, class T>
+__device__ T delta(const Backward<T>& of, Index query, Index column, bool present) {
+  T sum = 0;
+  for (int x = G::column(0) * G::kPack; x < G::kHead; x += kSide * G::kPack) {
+    const auto part = [&](StridedRows<const T> rows) {
+      return load_columns(present ? rows[query] + column : nullptr, x, of.all.head_size, of.all.packed);
+    };
+    const Pack<T, G::kPack> up = part(of.dout), out = part(of.out);
+    for (int n = 0; n < G::kPack; ++n) sum += up.at[n] * out.at[n];
+  }
+  return row_sum(sum);
 }
 
 // scores, which are q k^T, become the probabilities p, and dp, which is dout v^T, the scores' gradient.
@@ -229,77 +269,69 @@ __device__ void differentiate(const Sequences<T>& all, bool seen, T lse, T delta
   dp = score * (dp - delta) * all.scale;
 }
 
-// Also writes delta [tokens, heads], the sum of dout out over each head, for the kernel below.
 template <class G, class T>
-__global__ void __launch_bounds__(kBlock, G::kBlocks)
-    attention_backward_queries_kernel(Sequences<T> all, const T* dout, const T* qkv, const T* out,
-                                      const T* lse, T* delta, T* dqkv) {
-  const Tile tile = find_tile<G::kTile>(all);
-  const Index count = tile.length - tile.first, stride = 3 * all.hidden, head = blockIdx.y;
+__device__ void backward_queries(const Backward<T>& of, const Tile& tile) {
+  const Sequences<T>& all = of.all;
+  const Index count = tile.queries - tile.first, head = blockIdx.y, column = head * all.head_size,
+              begin = tile.begin + tile.first;
   if (count <= 0) return;
   T *q = shared_memory<T>(), *up = q + G::kElements, *k = up + G::kElements, *v = k + G::kElements,
     *shared = v + G::kElements;
-  const Index column = head * all.head_size, token = tile.begin + tile.first;
-  const T* keys = qkv + tile.begin * stride + all.hidden + column;
-  const T* values = keys + all.hidden;
-  load_tile<G>(all, qkv + token * stride + column, stride, count, q);
-  load_tile<G>(all, dout + token * all.hidden + column, all.hidden, count, up);
-  __syncthreads();
+  load_tile<G>(all, of.queries.at(begin, column), count, q);
+  load_tile<G>(all, of.dout.at(begin, column), count, up);
   T row_lse[G::kRows], row_delta[G::kRows];
   for (int i = 0; i < G::kRows; ++i) {
     const bool present = G::row(i) < count;
-    const Index row = token + G::row(i);
-    T dot = 0;
-    for (int x = threadIdx.x; x < all.head_size && present; x += kSide)
-      dot += up[G::row(i) * G::kStride + x] * out[row * all.hidden + column + x];
-    row_delta[i] = row_sum(dot);
-    row_lse[i] = present ? lse[row * all.heads + head] : T(0);
-    if (present && threadIdx.x == 0) delta[row * all.heads + head] = row_delta[i];
+    row_delta[i] = delta<G>(of, begin + G::row(i), column, present);
+    row_lse[i] = present ? of.lse[(begin + G::row(i)) * all.heads + head] : T(0);
   }
   typename G::Sums sums{};
-  for_keys<G>(all, tile, [&](Index first) {
-    const Index left = tile.length - first;
+  for_keys<G>(tile, [&](Index first) {
+    const Index left = tile.keys - first;
     if (first > 0) __syncthreads();  // until all have read the tiles before
-    load_tile<G>(all, keys + first * stride, stride, left, k);
-    load_tile<G>(all, values + first * stride, stride, left, v);
+    load_tile<G>(all, of.keys.at(tile.key_begin + first, column), left, k);
+    load_tile<G>(all, of.values.at(tile.key_begin + first, column), left, v);
     __syncthreads();
     if (G::idle(count)) return;
     typename G::Scores p, ds;
     score<G>(q, k, all.head_size, p);
     score<G>(up, v, all.head_size, ds);
-    for (int i = 0; i < G::kRows; ++i)
-      for (int j = 0; j < G::kRows; ++j) {
-        const bool seen = G::column(j) < left && all.sees(tile.first + G::row(i), first + G::column(j));
-        differentiate(all, seen, row_lse[i], row_delta[i], p[i][j], ds[i][j]);
-      }
+    for (int i = 0; i < G::kRows; ++i) {
+      const Index seen = tile.visible(tile.first + G::row(i)) - first;
+      for (int j = 0; j < G::kRows; ++j)
+        differentiate(all, G::column(j) < seen, row_lse[i], row_delta[i], p[i][j], ds[i][j]);
+    }
     add_weighted<G>(ds, shared, k, left, sums);
   });
 #pragma unroll
   for (int i = 0; i < G::kRows; ++i)
-    if (G::row(i) < count) store_row<G>(all, sums[i], T(1), dqkv + (token + G::row(i)) * stride + column);
+    if (G::row(i) < count) store_row<G>(all, sums[i], T(1), of.dqueries[begin + G::row(i)] + column);
 }
 
 // The tile that is kept is one of keys, and the scores are k q^T.
 template <class G, class T>
-__global__ void __launch_bounds__(kBlock, G::kBlocks)
-    attention_backward_keys_kernel(Sequences<T> all, const T* dout, const T* qkv, const T* lse,
-                                   const T* delta, T* dqkv) {
-  const Tile tile = find_tile<G::kTile>(all);
-  const Index count = tile.length - tile.first, stride = 3 * all.hidden, head = blockIdx.y;
+__device__ void backward_keys(const Backward<T>& of, const Tile& tile) {
+  const Sequences<T>& all = of.all;
+  const Index count = tile.keys - tile.first, head = blockIdx.y, column = head * all.head_size,
+              begin = tile.key_begin + tile.first;
   if (count <= 0) return;
   T *k = shared_memory<T>(), *v = k + G::kElements, *q = v + G::kElements, *up = q + G::kElements,
     *shared = up + G::kElements;
-  const Index column = head * all.head_size,
-              to_keys = (tile.begin + tile.first) * stride + all.hidden + column;
-  load_tile<G>(all, qkv + to_keys, stride, count, k);
-  load_tile<G>(all, qkv + to_keys + all.hidden, stride, count, v);
+  __shared__ T deltas[G::kTile];  // of the tile of queries
+  load_tile<G>(all, of.keys.at(begin, column), count, k);
+  load_tile<G>(all, of.values.at(begin, column), count, v);
   typename G::Sums dk{}, dv{};
-  const Index begin = all.causal ? tile.first : 0;
-  for (Index first = begin; first < tile.length; first += G::kTile) {
-    const Index left = tile.length - first, token = tile.begin + first;
-    if (first > begin) __syncthreads();  // until all have read the tiles before
-    load_tile<G>(all, qkv + token * stride + column, stride, left, q);
-    load_tile<G>(all, dout + token * all.hidden + column, all.hidden, left, up);
+  // The first query that sees any of these keys.
+  const Index start = tile.causal ? max(tile.first - (tile.keys - tile.queries), Index{0}) : 0;
+  for (Index first = start; first < tile.queries; first += G::kTile) {
+    const Index left = tile.queries - first, row = tile.begin + first;
+    if (first > start) __syncthreads();  // until all have read the tiles before
+    load_tile<G>(all, of.queries.at(row, column), left, q);
+    load_tile<G>(all, of.dout.at(row, column), left, up);
+    for (int i = 0; i < G::kRows; ++i) {
+      const T value = delta<G>(of, row + G::row(i), column, G::row(i) < left);
+      if (threadIdx.x == 0) deltas[G::row(i)] = value;
+    }
     __syncthreads();
     if (G::idle(count)) continue;
     typename G::Scores p, ds;
@@ -307,12 +339,10 @@ __global__ void __launch_bounds__(kBlock, G::kBlocks)
     score<G>(v, up, all.head_size, ds);
     for (int j = 0; j < G::kRows; ++j) {
       const bool present = G::column(j) < left;
-      const Index at = (token + G::column(j)) * all.heads + head;
-      const T column_lse = present ? lse[at] : T(0), column_delta = present ? delta[at] : T(0);
-      for (int i = 0; i < G::kRows; ++i) {
-        const bool seen = present && all.sees(first + G::column(j), tile.first + G::row(i));
-        differentiate(all, seen, column_lse, column_delta, p[i][j], ds[i][j]);
-      }
+      const T column_lse = present ? of.lse[(row + G::column(j)) * all.heads + head] : T(0);
+      const Index seen = present ? tile.visible(first + G::column(j)) - tile.first : 0;
+      for (int i = 0; i < G::kRows; ++i)
+        differentiate(all, G::row(i) < seen, column_lse, deltas[G::column(j)], p[i][j], ds[i][j]);
     }
     add_weighted<G>(p, shared, up, left, dv);
     add_weighted<G>(ds, shared, q, left, dk);
@@ -320,75 +350,97 @@ __global__ void __launch_bounds__(kBlock, G::kBlocks)
 #pragma unroll
   for (int i = 0; i < G::kRows; ++i)
     if (G::row(i) < count) {
-      T* to = dqkv + to_keys + G::row(i) * stride;
-      store_row<G>(all, dk[i], T(1), to);
-      store_row<G>(all, dv[i], T(1), to + all.hidden);
+      store_row<G>(all, dk[i], T(1), of.dkeys[begin + G::row(i)] + column);
+      store_row<G>(all, dv[i], T(1), of.dvalues[begin + G::row(i)] + column);
     }
 }
 
+// Blocks of keys add up each query's delta again rather than wait for another launch to leave it.
+template <class G, class T>
+__global__ void __launch_bounds__(kBlock, G::kBlocks) attention_backward_kernel(Backward<T> of) {
+  const Tile tile = find_tile<G::kTile>(of.all, true);
+  if (tile.of_keys)
+    backward_keys<G>(of, tile);
+  else
+    backward_queries<G>(of, tile);
+}
+
 template <class T>
-Sequences<T> sequences_of(const Tensor& qkv, const Tensor& offsets, AttentionOptions options,
-                          std::initializer_list<const void*> arrays) {
-  const Index hidden = qkv.size(1) / 3, head_size = hidden / options.heads;
+Sequences<T> sequences_of(const Tensor& offsets, const Tensor& key_offsets, Index hidden,
+                          AttentionOptions options, std::initializer_list<const Tensor*> matrices) {
+  constexpr int kPack = kPackWidth<T>;
+  const Index head_size = hidden / options.heads;
+  const bool packed = head_size % kPack == 0 && std::ranges::all_of(matrices, [](const Tensor* matrix) {
+                        return aligned({matrix->raw()}) && matrix->stride(0) % kPack == 0;
+                      });
   return {offsets.data<std::int32_t>(),
+          key_offsets.data<std::int32_t>(),
           offsets.numel() - 1,
           options.heads,
           head_size,
-          hidden,
           T(1) / std::sqrt(static_cast<T>(head_size)),
           options.mask == AttentionMask::causal,
-          head_size % kPackWidth<T> == 0 && aligned(arrays)};
+          packed};
 }
 
-// body.operator()<Tiling>(shape of a launch but for its memory) for heads of so many elements.
+// body.operator()<Tiling>() for heads of so many elements.
 template <class T, class Body>
-void for_tiling(const char* operation, Index tokens, const Sequences<T>& all, Body body) {
-  const auto run = [&]<int kHead>() {
-    using G = Tiling<T, kHead>;
-    body.template operator()<G>(LaunchShape{
-        .grid = dim3(static_cast<unsigned>(tokens / G::kTile + all.count), static_cast<unsigned>(all.heads)),
-        .block = dim3(kSide, kSide)});
-  };
-  require(all.head_size <= kLargestHead, "{}: heads of {} elements, at most {} on a CUDA device", operation,
-          all.head_size, kLargestHead);
-  if (all.head_size <= 32)
-    run.template operator()<32>();
-  else if (all.head_size <= 64)
-    run.template operator()<64>();
-  else if (all.head_size <= 128)
-    run.template operator()<128>();
+void for_tiling(const char* operation, Index head_size, Body body) {
+  require(head_size <= kLargestHead, "{}: heads of {} elements, at most {} on a CUDA device", operation,
+          head_size, kLargestHead);
+  if (head_size <= 32)
+    body.template operator()<Tiling<T, 32>>();
+  else if (head_size <= 64)
+    body.template operator()<Tiling<T, 64>>();
+  else if (head_size <= 128)
+    body.template operator()<Tiling<T, 128>>();
   else
-    run.template operator()<kLargestHead>();
+    body.template operator()<Tiling<T, kLargestHead>>();
+}
+
+template <class G, class T>
+LaunchShape shape_of(const Sequences<T>& all, Index blocks, int tiles) {
+  return {.grid = dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(all.heads)),
+          .block = dim3(kSide, kSide),
+          .shared_bytes = G::shared_bytes(tiles)};
 }
 
 }  // namespace
 
-void attention(const Tensor& qkv, const Tensor& offsets, AttentionOptions options, const Tensor& out,
-               const Tensor& lse) {
+void attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& offsets,
+               const Tensor& key_offsets, AttentionOptions options, const Tensor& out, const Tensor& lse) {
   if (out.numel() == 0) return;
-  for_floating(qkv.dtype(), "attention", [&]<class T>(T) {
-    const auto all = sequences_of<T>(qkv, offsets, options, {qkv.raw(), out.raw()});
-    for_tiling<T>("attention", qkv.size(0), all, [&]<class G>(LaunchShape shape) {
-      shape.shared_bytes = G::shared_bytes(3);
-      launch("attention", attention_kernel<G, T>, shape, all, qkv.data<T>(), out.data<T>(), lse.data<T>());
+  for_floating(q.dtype(), "attention", [&]<class T>(T) {
+    const auto all = sequences_of<T>(offsets, key_offsets, q.size(1), options, {&q, &k, &v, &out});
+    for_tiling<T>("attention", all.head_size, [&]<class G>() {
+      launch("attention", attention_kernel<G, T>, shape_of<G>(all, q.size(0) / G::kTile + all.count, 3), all,
+             strided_rows<const T>(q), strided_rows<const T>(k), strided_rows<const T>(v),
+             strided_rows<T>(out), lse.data<T>());
     });
   });
 }
 
-void attention_backward(const Tensor& dout, const Tensor& qkv, const Tensor& offsets,
-                        AttentionOptions options, const Tensor& out, const Tensor& lse, const Tensor& dqkv) {
+void attention_backward(const Tensor& dout, const Tensor& q, const Tensor& k, const Tensor& v,
+                        const Tensor& offsets, const Tensor& key_offsets, AttentionOptions options,
+                        const Tensor& out, const Tensor& lse, const Tensor& dq, const Tensor& dk,
+                        const Tensor& dv) {
   const char* operation = "attention backward";
-  if (out.numel() == 0) return;
-  for_floating(qkv.dtype(), operation, [&]<class T>(T) {
-    const auto all = sequences_of<T>(qkv, offsets, options, {dout.raw(), qkv.raw(), dqkv.raw()});
-    Scratch scratch;
-    T* delta = scratch.array<T>(lse.numel());
-    for_tiling<T>(operation, qkv.size(0), all, [&]<class G>(LaunchShape shape) {
-      shape.shared_bytes = G::shared_bytes(4);
-      launch(operation, attention_backward_queries_kernel<G, T>, shape, all, dout.data<T>(), qkv.data<T>(),
-             out.data<T>(), lse.data<T>(), delta, dqkv.data<T>());
-      launch(operation, attention_backward_keys_kernel<G, T>, shape, all, dout.data<T>(), qkv.data<T>(),
-             lse.data<T>(), delta, dqkv.data<T>());
+  if (q.numel() + k.numel() == 0) return;
+  for_floating(q.dtype(), operation, [&]<class T>(T) {
+    const Backward<T> of{.all = sequences_of<T>(offsets, key_offsets, q.size(1), options,
+                                                {&dout, &q, &k, &v, &out, &dq, &dk, &dv}),
+                         .dout = strided_rows<const T>(dout),
+                         .queries = strided_rows<const T>(q),
+                         .keys = strided_rows<const T>(k),
+                         .values = strided_rows<const T>(v),
+                         .out = strided_rows<const T>(out),
+                         .lse = lse.data<T>(),
+                         .dqueries = strided_rows<T>(dq),
+                         .dkeys = strided_rows<T>(dk),
+                         .dvalues = strided_rows<T>(dv)};
+    for_tiling<T>(operation, of.all.head_size, [&]<class G>() {
+      const Index blocks = q.size(0) / G::kTile + k.size(0) / G::kTile + 2 * of.all.count;
+      launch(operation, attention_backward_kernel<G, T>, shape_of<G>(of.all, blocks, 4), of);
     });
   });
 }

@@ -50,14 +50,15 @@ inline void expect_rank(const char* operation, const char* argument, const Tenso
 
 /// Throws Error unless `offsets` [segments + 1] i32 divides `rows` rows into segments; returns how many.
 /// Those on a CUDA device are taken at their word.
-inline Index expect_offsets(const char* operation, const Tensor& offsets, Index rows) {
+inline Index expect_offsets(const char* operation, const Tensor& offsets, Index rows,
+                            const char* argument = "offsets") {
   const Index segments = offsets.numel() - 1;
-  expect(operation, "offsets", offsets, {segments + 1}, DType::i32);
+  expect(operation, argument, offsets, {segments + 1}, DType::i32);
   if (offsets.device() != Device::cpu) return segments;
   const auto bounds = offsets.span<std::int32_t>();
   require(!bounds.empty() && bounds.front() == 0 && bounds.back() == rows &&
               std::is_sorted(bounds.begin(), bounds.end()),
-          "{}: offsets must rise from 0 to {}", operation, rows);
+          "{}: {} must rise from 0 to {}", operation, argument, rows);
   return segments;
 }
 

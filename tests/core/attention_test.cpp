@@ -7,53 +7,63 @@
 namespace conclave::kernels {
 namespace {
 
+using Bounds = std::vector<std::int32_t>;
+
+Tensor offsets_of(const Bounds& bounds) { return Tensor::of<std::int32_t>({Index(bounds.size())}, bounds); }
+
 struct Attended {
-  Tensor out, lse, dqkv;
+  Tensor out, lse, dq, dk, dv;
 };
 
 // Equation 1 of the paper and its derivative for every sequence and head, in f64, with all scores in memory.
-Attended reference_attention(const Tensor& qkv32, const std::vector<std::int32_t>& bounds,
-                             AttentionOptions options, const Tensor& dout32) {
-  const Tensor qkv = qkv32.to(DType::f64), dout = dout32.to(DType::f64);
-  const Index tokens = qkv.size(0), hidden = qkv.size(1) / 3, d = hidden / options.heads;
-  Attended r{Tensor::zeros({tokens, hidden}, DType::f64), Tensor::zeros({tokens, options.heads}, DType::f64),
-             Tensor::zeros({tokens, 3 * hidden}, DType::f64)};
+Attended reference_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Bounds& bounds,
+                             const Bounds& key_bounds, AttentionOptions options, const Tensor& dout) {
+  const Index hidden = q.size(1), d = hidden / options.heads;
+  const auto zeros = [](Index rows, Index columns) { return Tensor::zeros({rows, columns}, DType::f64); };
+  Attended r{zeros(q.size(0), hidden), zeros(q.size(0), options.heads), zeros(q.size(0), hidden),
+             zeros(k.size(0), hidden), zeros(k.size(0), hidden)};
+  const Tensor q64 = q.to(DType::f64), k64 = k.to(DType::f64), v64 = v.to(DType::f64),
+               dout64 = dout.to(DType::f64);
   const double scale = 1 / std::sqrt(double(d));
   for (std::size_t s = 0; s + 1 < bounds.size(); ++s) {
+    const Index queries = bounds[s + 1] - bounds[s], keys = key_bounds[s + 1] - key_bounds[s];
     for (Index head = 0; head < options.heads; ++head) {
-      // part 0: query, 1: key, 2: value
-      const auto at = [&](const Tensor& t, int part, Index token, Index x) -> double& {
-        return t.data<double>()[token * 3 * hidden + part * hidden + head * d + x];
+      const auto query = [&](const Tensor& t, Index i, Index x) -> double& {
+        return t.data<double>()[(bounds[s] + i) * hidden + head * d + x];
       };
-      for (Index i = bounds[s]; i < bounds[s + 1]; ++i) {
-        const Index end = options.mask == AttentionMask::causal ? i + 1 : bounds[s + 1];
+      const auto key = [&](const Tensor& t, Index j, Index x) -> double& {
+        return t.data<double>()[(key_bounds[s] + j) * hidden + head * d + x];
+      };
+      for (Index i = 0; i < queries; ++i) {
+        const Index end = options.mask == AttentionMask::causal ? i + 1 + keys - queries : keys;
+        if (end <= 0) continue;
         std::vector<double> p, dp;
         double sum = 0, dot = 0;
-        for (Index j = bounds[s]; j < end; ++j) {
+        for (Index j = 0; j < end; ++j) {
           double score = 0;
-          for (Index x = 0; x < d; ++x) score += scale * at(qkv, 0, i, x) * at(qkv, 1, j, x);
+          for (Index x = 0; x < d; ++x) score += scale * query(q64, i, x) * key(k64, j, x);
           p.push_back(std::exp(score));
           sum += p.back();
         }
-        r.lse.data<double>()[i * options.heads + head] = std::log(sum);
-        for (Index j = bounds[s]; j < end; ++j) {
-          double& probability = p[size_t(j - bounds[s])];
+        r.lse.data<double>()[(bounds[s] + i) * options.heads + head] = std::log(sum);
+        for (Index j = 0; j < end; ++j) {
+          double& probability = p[size_t(j)];
           probability /= sum;
           double up = 0;
           for (Index x = 0; x < d; ++x) {
-            const double g = dout.data<double>()[i * hidden + head * d + x];
-            r.out.data<double>()[i * hidden + head * d + x] += probability * at(qkv, 2, j, x);
-            at(r.dqkv, 2, j, x) += probability * g;
-            up += g * at(qkv, 2, j, x);
+            const double g = query(dout64, i, x);
+            query(r.out, i, x) += probability * key(v64, j, x);
+            key(r.dv, j, x) += probability * g;
+            up += g * key(v64, j, x);
           }
           dp.push_back(up);
           dot += probability * up;
         }
-        for (Index j = bounds[s]; j < end; ++j) {
-          const double ds = p[size_t(j - bounds[s])] * (dp[size_t(j - bounds[s])] - dot) * scale;
+        for (Index j = 0; j < end; ++j) {
+          const double ds = p[size_t(j)] * (dp[size_t(j)] - dot) * scale;
           for (Index x = 0; x < d; ++x) {
-            at(r.dqkv, 0, i, x) += ds * at(qkv, 1, j, x);
-            at(r.dqkv, 1, j, x) += ds * at(qkv, 0, i, x);
+            query(r.dq, i, x) += ds * key(k64, j, x);
+            key(r.dk, j, x) += ds * query(q64, i, x);
           }
         }
       }
@@ -62,11 +72,14 @@ Attended reference_attention(const Tensor& qkv32, const std::vector<std::int32_t
   return r;
 }
 
+// Columns [begin, begin + count) of a wider tensor.
+Tensor columns(const Tensor& wide, Index begin, Index count) { return wide.slice(1, begin, begin + count); }
+
 TEMPLATE_TEST_CASE("attention over packed sequences agrees with equation 1 and its derivative", "[kernels]",
                    float, double) {
   const DType dtype = dtype_of<TestType>;
   struct Case {
-    std::vector<std::int32_t> bounds;
+    Bounds bounds;
     Index hidden, heads;
   };
   const Case cases[] = {{{0, 1}, 1, 1},
@@ -81,17 +94,83 @@ TEMPLATE_TEST_CASE("attention over packed sequences agrees with equation 1 and i
       CAPTURE(tokens, hidden, heads, int(mask));
       const AttentionOptions options{heads, mask};
       const Tensor qkv = random_values({tokens, 3 * hidden}, 1, dtype),
-                   dout = random_values({tokens, hidden}, 2, dtype);
-      const Tensor offsets = Tensor::of<std::int32_t>({Index(bounds.size())}, bounds);
-      const Attended expected = reference_attention(qkv, bounds, options, dout);
+                   dout = random_values({tokens, hidden}, 2, dtype), offsets = offsets_of(bounds);
+      const Attended expected =
+          reference_attention(columns(qkv, 0, hidden), columns(qkv, hidden, hidden),
+                              columns(qkv, 2 * hidden, hidden), bounds, bounds, options, dout);
       const Tensor out = unwritten({tokens, hidden}, dtype), lse = unwritten({tokens, heads}, dtype);
       attention(qkv, offsets, options, out, lse);
       CHECK(distance(out, expected.out) < tolerance<TestType>);
       CHECK(distance(lse, expected.lse) < tolerance<TestType>);
       const Tensor dqkv = unwritten(qkv.shape(), dtype);
       attention_backward(dout, qkv, offsets, options, out, lse, dqkv);
-      CHECK(distance(dqkv, expected.dqkv) < 3 * tolerance<TestType>);
+      CHECK(distance(columns(dqkv, 0, hidden), expected.dq) < 3 * tolerance<TestType>);
+      CHECK(distance(columns(dqkv, hidden, hidden), expected.dk) < 3 * tolerance<TestType>);
+      CHECK(distance(columns(dqkv, 2 * hidden, hidden), expected.dv) < 3 * tolerance<TestType>);
     }
+  }
+}
+
+TEMPLATE_TEST_CASE("attention to other rows agrees with equation 1, and touches no columns but its own",
+                   "[kernels]", float, double) {
+  const DType dtype = dtype_of<TestType>;
+  struct Case {
+    Bounds bounds, key_bounds;
+    Index hidden, heads;
+  };
+  const Case cases[] = {{{0, 1}, {0, 1}, 1, 1},
+                        {{0, 3, 5, 5, 6}, {0, 4, 4, 9, 10}, 6, 2},  // no keys, no queries
+                        {{0, 2}, {0, 0}, 4, 1},                     // no keys at all
+                        {{0, 0}, {0, 2}, 4, 1},                     // no queries at all
+                        {{0, 1, 2}, {0, 130, 131}, 16, 2},          // one token after many
+                        {{0, 70, 200}, {0, 133, 330}, 15, 3},       // blocks that do not lie alike
+                        {{0, 100, 130}, {0, 30, 60}, 8, 1},         // causal: most see no key
+                        {{0, 5, 205}, {0, 90, 400}, 32, 2}};        // several threads
+  for (const auto& [bounds, key_bounds, hidden, heads] : cases) {
+    for (const AttentionMask mask : {AttentionMask::none, AttentionMask::causal}) {
+      const Index rows = bounds.back(), key_rows = key_bounds.back();
+      CAPTURE(rows, key_rows, hidden, heads, int(mask));
+      const AttentionOptions options{heads, mask};
+      const Shape wide{rows, hidden + 3}, key_wide{key_rows, 2 * hidden + 1};
+      const Tensor queries = random_values(wide, 1, dtype), pairs = random_values(key_wide, 2, dtype),
+                   dout = random_values({rows, hidden}, 3, dtype);
+      const auto q_of = [hidden = hidden](const Tensor& t) { return columns(t, 2, hidden); };
+      const auto k_of = [hidden = hidden](const Tensor& t) { return columns(t, 1, hidden); };
+      const auto v_of = [hidden = hidden](const Tensor& t) { return columns(t, 1 + hidden, hidden); };
+      const Tensor q = q_of(queries), k = k_of(pairs), v = v_of(pairs);
+      const Attended expected = reference_attention(q, k, v, bounds, key_bounds, options, dout);
+      const Tensor out = unwritten({rows, hidden}, dtype), lse = unwritten({rows, heads}, dtype),
+                   offsets = offsets_of(bounds), key_offsets = offsets_of(key_bounds);
+      attention(q, k, v, offsets, key_offsets, options, out, lse);
+      CHECK(distance(out, expected.out) < tolerance<TestType>);
+      CHECK(distance(lse, expected.lse) < tolerance<TestType>);
+      const Tensor dqueries = queries.clone(), dpairs = pairs.clone();
+      attention_backward(dout, q, k, v, offsets, key_offsets, options, out, lse, q_of(dqueries), k_of(dpairs),
+                         v_of(dpairs));
+      CHECK(distance(q_of(dqueries), expected.dq) < 3 * tolerance<TestType>);
+      CHECK(distance(k_of(dpairs), expected.dk) < 3 * tolerance<TestType>);
+      CHECK(distance(v_of(dpairs), expected.dv) < 3 * tolerance<TestType>);
+      for (const Index other : {Index{0}, Index{1}, hidden + 2})
+        CHECK(same_bits(columns(dqueries, other, 1).clone(), columns(queries, other, 1).clone()));
+      CHECK(same_bits(columns(dpairs, 0, 1).clone(), columns(pairs, 0, 1).clone()));
+    }
+  }
+}
+
+TEMPLATE_TEST_CASE("decoding token by token from kept keys and values is causal attention over all of them",
+                   "[kernels]", float, double) {
+  const DType dtype = dtype_of<TestType>;
+  const Index tokens = 70, hidden = 8;
+  const AttentionOptions options{2, AttentionMask::causal};
+  const Tensor qkv = random_values({tokens, 3 * hidden}, 1, dtype), out = unwritten({tokens, hidden}, dtype),
+               lse = unwritten({tokens, 2}, dtype);
+  attention(qkv, offsets_of({0, 70}), options, out, lse);
+  for (Index t = 0; t < tokens; ++t) {
+    const Tensor seen = qkv.rows(0, t + 1), row = unwritten({1, hidden}, dtype);
+    attention(columns(qkv.rows(t, t + 1), 0, hidden), columns(seen, hidden, hidden),
+              columns(seen, 2 * hidden, hidden), offsets_of({0, 1}), offsets_of({0, std::int32_t(t + 1)}),
+              options, row, unwritten({1, 2}, dtype));
+    REQUIRE(distance(row, out.rows(t, t + 1)) < tolerance<TestType>);
   }
 }
 
@@ -113,16 +192,25 @@ TEMPLATE_TEST_CASE("attention with large scores neither overflows nor forgets", 
 
 TEST_CASE("attention refuses shapes and offsets that do not fit", "[kernels]") {
   const Tensor qkv = Tensor::zeros({4, 24}), out = Tensor::zeros({4, 8}), lse = Tensor::zeros({4, 2});
-  const auto offsets = [](std::initializer_list<std::int32_t> values) {
-    return Tensor::of<std::int32_t>({Index(values.size())}, values);
-  };
-  CHECK_THROWS_WITH(attention(qkv, offsets({0, 4}), {.heads = 3}, out, lse),
+  CHECK_THROWS_WITH(attention(qkv, offsets_of({0, 4}), {.heads = 3}, out, lse),
                     "attention: qkv [4, 24] does not divide into query, key and value of 3 heads");
-  for (const Tensor& wrong : {offsets({0, 5}), offsets({1, 4}), offsets({0, 3, 2, 4})})
-    CHECK_THROWS_WITH(attention(qkv, wrong, {.heads = 2}, out, lse),
+  for (const Bounds& wrong : {Bounds{0, 5}, {1, 4}, {0, 3, 2, 4}})
+    CHECK_THROWS_WITH(attention(qkv, offsets_of(wrong), {.heads = 2}, out, lse),
                       "attention: offsets must rise from 0 to 4");
-  CHECK_THROWS_WITH(attention(qkv, offsets({0, 4}), {.heads = 2}, out, Tensor::zeros({4, 1})),
+  CHECK_THROWS_WITH(attention(qkv, offsets_of({0, 4}), {.heads = 2}, out, Tensor::zeros({4, 1})),
                     "attention: lse is f32 [4, 1], expected f32 [4, 2]");
+
+  const auto attend = [&](const Tensor& k, const Tensor& v, const Bounds& key_bounds, Index heads = 2) {
+    attention(qkv.slice(1, 0, 8), k, v, offsets_of({0, 4}), offsets_of(key_bounds), {heads}, out, lse);
+  };
+  const Tensor keys = Tensor::zeros({6, 8});
+  CHECK_THROWS_WITH(attend(keys, keys, {0, 6}, 3), "attention: q [4, 8] does not divide into 3 heads");
+  CHECK_THROWS_WITH(attend(keys, keys.rows(0, 5), {0, 6}),
+                    "attention: v is f32 [5, 8], expected f32 [6, 8] with contiguous rows");
+  CHECK_THROWS_WITH(attend(keys, Tensor::zeros({8, 6}).transpose(0, 1), {0, 6}),
+                    "attention: v is f32 [6, 8], expected f32 [6, 8] with contiguous rows");
+  CHECK_THROWS_WITH(attend(keys, keys, {0, 4}), "attention: key offsets must rise from 0 to 6");
+  CHECK_THROWS_WITH(attend(keys, keys, {0, 4, 6}), "attention: 1 sequences of queries, but 2 of keys");
 }
 
 }  // namespace

@@ -140,8 +140,7 @@ void attention_rows(bool small, const Row& row) {
       fmt::format("{} sequences of {}, {} heads of {}", sequences, length, heads, head_size);
   const Shape inputs{tokens, 3 * hidden}, outputs{tokens, hidden}, sums{tokens, heads};
   const Operand offsets = equal_segments(sequences, length);
-  const auto n = static_cast<double>(outputs.numel()), m = static_cast<double>(sums.numel()),
-             size = static_cast<double>(head_size);
+  const auto m = static_cast<double>(sums.numel()), size = static_cast<double>(head_size);
   for (const AttentionMask mask : {AttentionMask::none, AttentionMask::causal}) {
     const bool causal = mask == AttentionMask::causal;
     const AttentionOptions options{heads, mask};
@@ -149,13 +148,10 @@ void attention_rows(bool small, const Row& row) {
     row(causal ? "attention (causal)" : "attention", sizes,
         {read(inputs), offsets, written(outputs), written(sums)}, (4 * size + 25) * scores,
         [=](const Tensors& t) { attention(t[0], t[1], options, t[2], t[3]); });
-    row(
-        causal ? "attention (causal) backward" : "attention backward", sizes,
+    row(causal ? "attention (causal) backward" : "attention backward", sizes,
         {read(outputs), read(inputs), offsets, read(outputs), read(sums), written(inputs)},
         (10 * size + 25) * scores,
-        [=](const Tensors& t) { attention_backward(t[0], t[1], t[2], options, t[3], t[4], t[5]); },
-        Bytes{.read = 4 * (4 * n + 2 * m), .written = 4 * m},
-        "the gradients of keys and values, sums over queries in a fixed order, are a second pass");
+        [=](const Tensors& t) { attention_backward(t[0], t[1], t[2], options, t[3], t[4], t[5]); });
   }
 }
 

@@ -75,6 +75,53 @@ TEMPLATE_TEST_CASE("attention on the device, of sequences of random lengths", ""
   }
 }
 
+// Queries, and pairs of a key and a value, among columns of others; what they are given back likewise.
+template <class T>
+void compare_attention(const Tensor& offsets, const Tensor& key_offsets, Index head_size,
+                       AttentionOptions options) {
+  constexpr DType kType = dtype_of<T>;
+  const Index rows = offsets.span<std::int32_t>().back(), key_rows = key_offsets.span<std::int32_t>().back(),
+              hidden = options.heads * head_size;
+  CAPTURE(rows, key_rows, options.heads, head_size, int(options.mask));
+  const Shape wide{rows, hidden + 4}, pairs{key_rows, 2 * hidden};
+  compare_twins<T>(
+      {random_values(wide, 1, kType), random_values(pairs, 2, kType), offsets, key_offsets,
+       unwritten({rows, hidden}, kType), unwritten({rows, options.heads}, kType),
+       random_values({rows, hidden}, 3, kType), random_values(wide, 4, kType), unwritten(pairs, kType)},
+      [&](const Tensors& t) {
+        const auto q = [&](int i) { return t[i].slice(1, 4, 4 + hidden); };
+        const auto k = [&](int i) { return t[i].slice(1, 0, hidden); };
+        const auto v = [&](int i) { return t[i].slice(1, hidden, 2 * hidden); };
+        attention(q(0), k(1), v(1), t[2], t[3], options, t[4], t[5]);
+        attention_backward(t[6], q(0), k(1), v(1), t[2], t[3], options, t[4], t[5], q(7), k(8), v(8));
+      });
+}
+
+TEMPLATE_TEST_CASE("attention on the device to rows of other sequences", "", float, double) {
+  struct Case {
+    std::vector<Index> queries, keys;
+    Index heads, head_size;
+  };
+  const Case cases[] = {{{2, 0}, {0, 0}, 1, 4},  // no keys at all
+                        {{0}, {3}, 2, 4},        // no queries at all
+                        {{3, 2, 0, 1}, {4, 0, 5, 1}, 2, 3},
+                        {{1, 1}, {70, 1}, 1, 32},     // one token after many
+                        {{33, 18}, {90, 71}, 1, 12},  // tiles that do not lie alike
+                        {{80, 20}, {30, 1}, 1, 72}};  // causal: most see no key
+  for (const auto& [queries, keys, heads, head_size] : cases)
+    for (const AttentionMask mask : {AttentionMask::none, AttentionMask::causal})
+      compare_attention<TestType>(offsets_of(queries), offsets_of(keys), head_size, {heads, mask});
+  Shapes shapes(2);
+  for (int round = 0; round < 4; ++round) {
+    const Index sequences = shapes.between(1, 7);
+    const Tensor offsets = shapes.offsets(sequences, shapes.between(1, 100)),
+                 key_offsets = shapes.offsets(sequences, shapes.between(1, 100));
+    compare_attention<TestType>(
+        offsets, key_offsets, shapes.between(1, 20),
+        {shapes.between(1, 3), round % 2 ? AttentionMask::causal : AttentionMask::none});
+  }
+}
+
 TEST_CASE("attention on the device refuses heads that are too large for it") {
   const Tensor qkv = empty_on_device({4, 3 * 257}), out = empty_on_device({4, 257}),
                lse = empty_on_device({4, 1}), offsets = to_device(offsets_of({4}));
