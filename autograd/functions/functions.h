@@ -84,6 +84,14 @@ Tensor softmax(Tape& tape, const Tensor& x);
 /// qkv [tokens, 3 hidden] -> [tokens, hidden]; offsets [sequences + 1] i32 must live as long as the tape.
 Tensor attention(Tape& tape, const Tensor& qkv, const Tensor& offsets, kernels::AttentionOptions options);
 
+/// Queries q [rows, hidden] see keys k and values v [key rows, hidden] of their sequence -> [rows, hidden],
+/// zeros where there are none; offsets and key_offsets [sequences + 1] i32 must live as long as the tape.
+Tensor attention(Tape& tape, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& offsets,
+                 const Tensor& key_offsets, kernels::AttentionOptions options);
+/// The same with key_value [key rows, 2 hidden].
+Tensor attention(Tape& tape, const Tensor& q, const Tensor& key_value, const Tensor& offsets,
+                 const Tensor& key_offsets, kernels::AttentionOptions options);
+
 /// projected [rows, 4 hidden] -> [rows, hidden]: an LSTM over each of the `sequences` of rows (sequences +
 /// 1), with a weight for each group of them: `groups` (groups + 1), recurrent [groups, 4 hidden, hidden];
 /// projected = x W^T + bias comes of grouped_linear. Both offsets are copied.

@@ -1,5 +1,6 @@
 #include <array>
 
+#include "autograd/functions/assigned.h"
 #include "autograd/functions/functions.h"
 #include "core/kernels/activation.h"
 #include "core/kernels/gate.h"
@@ -83,19 +84,9 @@ Tensor merge_rows(Tape& tape, const Tensor& head, const Tensor& tail, const Tens
   Tensor y = tape.output({head.size(0) + tail.size(0), head.size(1)}, head.dtype(), {&head, &tail});
   kernels::combine_rows(std::array{head, tail}, slots, Tensor(), y, Write::assign);
   tape.record("merge_rows", {&head, &tail}, {&y}, [=](Tape& tape) {
-    // The rows are moved, not added: what a gradient has already is added afterwards.
-    const auto target = [&](const Tensor& part) { return part.slot ? tape.into(part) : GradientTarget(); };
-    const std::array targets{target(head), target(tail)};
-    const ArenaScope scope(tape.arena());
-    const auto moved = [&](const Tensor& part, const GradientTarget& to) {
-      const bool direct = to.gradient.defined() && to.write == Write::assign;
-      return direct ? to.gradient : tape.empty(part.shape(), part.dtype());
-    };
-    const std::array rows{moved(head, targets[0]), moved(tail, targets[1])};
-    kernels::gather_rows(tape.gradient(y), slots, rows);
-    for (std::size_t i = 0; i < rows.size(); ++i)
-      if (targets[i].gradient.defined() && targets[i].write == Write::accumulate)
-        kernels::add(targets[i].gradient, rows[i], targets[i].gradient);
+    const Tensor dy = tape.gradient(y);
+    assign_gradients(tape, std::array{head, tail},
+                     [&](const auto& rows) { kernels::gather_rows(dy, slots, rows); });
   });
   return y;
 }

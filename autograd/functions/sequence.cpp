@@ -1,4 +1,8 @@
+#include <algorithm>
+#include <array>
+
 #include "autograd/functions/accumulator.h"
+#include "autograd/functions/assigned.h"
 #include "autograd/functions/functions.h"
 #include "core/kernels/activation.h"
 #include "core/kernels/embedding.h"
@@ -6,6 +10,32 @@
 #include "core/kernels/reduction.h"
 
 namespace conclave::functions {
+namespace {
+
+// Attention whose query, key and value are parts_of(inputs), as their gradients are of the inputs' gradients.
+template <std::size_t kCount, class Parts>
+Tensor attend(Tape& tape, const std::array<Tensor, kCount>& inputs, Parts parts_of, const Tensor& offsets,
+              const Tensor& key_offsets, kernels::AttentionOptions options) {
+  std::array<const Tensor*, kCount> sources;
+  std::ranges::transform(inputs, sources.begin(), [](const Tensor& input) { return &input; });
+  const std::array<Tensor, 3> parts = parts_of(inputs);
+  const auto& [q, k, v] = parts;
+  require(q.rank() == 2, "attention: q {} must be [rows, hidden]", q.shape().to_string());
+  Tensor out = tape.output(q.shape(), q.dtype(), sources);
+  const Tensor lse = tape.empty({q.size(0), options.heads}, q.dtype());
+  kernels::attention(q, k, v, offsets, key_offsets, options, out, lse);
+  tape.record("attention", sources, {&out}, [=](Tape& tape) {
+    const Tensor dout = tape.gradient(out);
+    assign_gradients(tape, inputs, [&](const auto& gradients) {
+      const auto& [q, k, v] = parts;
+      const auto [dq, dk, dv] = parts_of(gradients);
+      kernels::attention_backward(dout, q, k, v, offsets, key_offsets, options, out, lse, dq, dk, dv);
+    });
+  });
+  return out;
+}
+
+}  // namespace
 
 Tensor attention(Tape& tape, const Tensor& qkv, const Tensor& offsets, kernels::AttentionOptions options) {
   require(qkv.rank() == 2, "attention: qkv {} must be [tokens, 3 hidden]", qkv.shape().to_string());
@@ -13,16 +43,30 @@ Tensor attention(Tape& tape, const Tensor& qkv, const Tensor& offsets, kernels::
   const Tensor lse = tape.empty({qkv.size(0), options.heads}, qkv.dtype());
   kernels::attention(qkv, offsets, options, out, lse);
   tape.record("attention", {&qkv}, {&out}, [=](Tape& tape) {
-    const auto [dqkv, write] = tape.into(qkv);
-    if (write == Write::assign) {
-      kernels::attention_backward(tape.gradient(out), qkv, offsets, options, out, lse, dqkv);
-    } else {
-      const Tensor part = tape.empty(qkv.shape(), qkv.dtype());
-      kernels::attention_backward(tape.gradient(out), qkv, offsets, options, out, lse, part);
-      kernels::scale(part, 1.0, dqkv, Write::accumulate);
-    }
+    const Tensor dout = tape.gradient(out);
+    assign_gradients(tape, std::array{qkv}, [&](const auto& gradients) {
+      kernels::attention_backward(dout, qkv, offsets, options, out, lse, gradients[0]);
+    });
   });
   return out;
+}
+
+Tensor attention(Tape& tape, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& offsets,
+                 const Tensor& key_offsets, kernels::AttentionOptions options) {
+  return attend(
+      tape, std::array{q, k, v}, [](const auto& inputs) { return inputs; }, offsets, key_offsets, options);
+}
+
+Tensor attention(Tape& tape, const Tensor& q, const Tensor& key_value, const Tensor& offsets,
+                 const Tensor& key_offsets, kernels::AttentionOptions options) {
+  require(q.rank() == 2 && key_value.rank() == 2 && key_value.size(1) == 2 * q.size(1),
+          "attention: q {} and key_value {} must be [rows, hidden] and [key rows, 2 hidden]",
+          q.shape().to_string(), key_value.shape().to_string());
+  const auto parts_of = [hidden = q.size(1)](const auto& inputs) {
+    const Tensor& pairs = inputs[1];
+    return std::array{inputs[0], pairs.slice(1, 0, hidden), pairs.slice(1, hidden, 2 * hidden)};
+  };
+  return attend(tape, std::array{q, key_value}, parts_of, offsets, key_offsets, options);
 }
 
 Tensor lstm(Tape& tape, const Tensor& projected, kernels::RowOffsets groups, kernels::RowOffsets sequences,

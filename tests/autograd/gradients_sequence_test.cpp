@@ -80,6 +80,56 @@ TEST_CASE("attention: its input may have another use", "[gradient]") {
               {random_values({5, 12}, 1), random_values({12, 4}, 2)}) < kGradientTolerance);
 }
 
+TEST_CASE("attention: gradients of queries, keys and values that are other rows", "[gradient]") {
+  struct Case {
+    std::vector<std::int32_t> bounds, key_bounds;
+    Index hidden, heads;
+  };
+  // sequences without keys and without queries, causal ones with fewer keys than queries, and two blocks
+  for (const auto& [bounds, key_bounds, hidden, heads] :
+       {Case{{0, 3, 5, 5, 6, 9}, {0, 4, 4, 6, 7, 9}, 4, 2}, Case{{0, 2}, {0, 67}, 2, 1},
+        Case{{0, 2}, {0, 0}, 2, 1}}) {
+    for (const AttentionMask mask : {AttentionMask::none, AttentionMask::causal}) {
+      CAPTURE(bounds.back(), key_bounds.back(), int(mask));
+      const Tensor offsets = kept_ids(bounds), key_offsets = kept_ids(key_bounds);
+      const kernels::AttentionOptions options{heads, mask};
+      const Tensor q = kept(random_values({bounds.back(), hidden}, 1)),
+                   k = kept(random_values({key_bounds.back(), hidden}, 2)),
+                   v = kept(random_values({key_bounds.back(), hidden}, 3));
+      const auto attend = [=](Tape& t, const Tensor& q, const Tensor& k, const Tensor& v) {
+        return functions::attention(t, q, k, v, offsets, key_offsets, options);
+      };
+      CHECK(gradient_error([=](Tape& t, Inputs in) { return attend(t, in[0], in[1], in[2]); }, {q, k, v}) <
+            kGradientTolerance);
+      CHECK(gradient_error([=](Tape& t, Inputs in) { return attend(t, in[0], k, v); }, {q}) <
+            kGradientTolerance);
+      CHECK(gradient_error([=](Tape& t, Inputs in) { return attend(t, q, k, in[0]); }, {v}) <
+            kGradientTolerance);
+      CHECK(gradient_error(
+                [=](Tape& t, Inputs in) {
+                  return functions::attention(t, in[0], in[1], offsets, key_offsets, options);
+                },
+                {q, random_values({key_bounds.back(), 2 * hidden}, 4)}) < kGradientTolerance);
+    }
+  }
+  Arena arena("test");
+  Tape tape(arena);
+  CHECK_THROWS_WITH(
+      functions::attention(tape, Tensor::zeros({2, 4}), Tensor::zeros({3, 4}), kept_ids({0, 2}),
+                           kept_ids({0, 3}), {}),
+      "attention: q [2, 4] and key_value [3, 4] must be [rows, hidden] and [key rows, 2 hidden]");
+}
+
+TEST_CASE("attention: query, key and value may be one tensor, with another use", "[gradient]") {
+  const Tensor offsets = kept_ids({0, 2, 5});
+  CHECK(gradient_error(
+            [=](Tape& t, Inputs v) {
+              return functions::add(
+                  t, functions::attention(t, v[0], v[0], v[0], offsets, offsets, {.heads = 2}), v[0]);
+            },
+            {random_values({5, 4}, 1)}) < kGradientTolerance);
+}
+
 TEST_CASE("lstm: gradients of input and weight, with empty groups and sequences", "[gradient]") {
   struct Case {
     std::vector<Index> groups, sequences;

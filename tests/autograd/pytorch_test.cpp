@@ -61,6 +61,30 @@ TEMPLATE_TEST_CASE("packed attention agrees with PyTorch's padded one", "[pytorc
   }
 }
 
+TEMPLATE_TEST_CASE("attention to other rows agrees with PyTorch's, also causal with the last rows aligned",
+                   "[pytorch]", float, double) {
+  const Fixture fixture("attention_other_rows");
+  for (const bool causal : {false, true}) {
+    const std::string name = causal ? "causal" : "plain";
+    Arena arena("test");
+    Tape tape(arena);
+    const auto watched = [&](const char* input) {
+      Tensor tensor = kept(fixture(input, dtype_of<TestType>));
+      tape.watch(tensor);
+      return tensor;
+    };
+    const Tensor q = watched("q"), k = watched("k"), v = watched("v");
+    const Tensor y = functions::attention(
+        tape, q, k, v, kept(fixture("offsets", DType::i32)), kept(fixture("key_offsets", DType::i32)),
+        {3, causal ? kernels::AttentionMask::causal : kernels::AttentionMask::none});
+    CHECK(distance(y, fixture(name + "_y")) < kAgreement<TestType>);
+    tape.backward(y, fixture("dy", dtype_of<TestType>));
+    CHECK(distance(tape.gradient(q), fixture(name + "_dq")) < kAgreement<TestType>);
+    CHECK(distance(tape.gradient(k), fixture(name + "_dk")) < kAgreement<TestType>);
+    CHECK(distance(tape.gradient(v), fixture(name + "_dv")) < kAgreement<TestType>);
+  }
+}
+
 TEMPLATE_TEST_CASE("an LSTM over packed sequences agrees with PyTorch's, one for each group of them",
                    "[pytorch]", float, double) {
   const Fixture fixture("lstm");
