@@ -120,6 +120,10 @@ CrossEntropy cross_entropy(Tape& tape, const Tensor& logits, const Tensor& label
 /// One class against the rest: scores [rows, classes], labels [rows] i32 -> losses [rows].
 Tensor squared_hinge(Tape& tape, const Tensor& scores, const Tensor& labels);
 
+/// Mean over columns of (prediction - target)^2, both [rows, columns] -> losses [rows]; target is a constant
+/// that must live as long as the tape.
+Tensor squared_error(Tape& tape, const Tensor& prediction, const Tensor& target);
+
 struct Gate {
   Tensor experts;  ///< [tokens, k] i32, -1 behind a token's last
   Tensor weights;  ///< [tokens, k]

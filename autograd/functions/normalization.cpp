@@ -1,6 +1,7 @@
 #include "autograd/functions/functions.h"
 #include "core/kernels/hinge.h"
 #include "core/kernels/softmax.h"
+#include "core/kernels/squared_error.h"
 
 namespace conclave::functions {
 
@@ -58,6 +59,18 @@ Tensor squared_hinge(Tape& tape, const Tensor& scores, const Tensor& labels) {
   tape.record("squared_hinge", {&scores}, {&losses}, [=](Tape& tape) {
     const auto [dscores, write] = tape.into(scores);
     kernels::squared_hinge_backward(tape.gradient(losses), scores, labels, dscores, write);
+  });
+  return losses;
+}
+
+Tensor squared_error(Tape& tape, const Tensor& prediction, const Tensor& target) {
+  require(prediction.rank() == 2, "squared_error: prediction {} must be [rows, columns]",
+          prediction.shape().to_string());
+  Tensor losses = tape.output({prediction.size(0)}, prediction.dtype(), {&prediction});
+  kernels::squared_error(prediction, target, losses);
+  tape.record("squared_error", {&prediction}, {&losses}, [=](Tape& tape) {
+    const auto [dprediction, write] = tape.into(prediction);
+    kernels::squared_error_backward(tape.gradient(losses), prediction, target, dprediction, write);
   });
   return losses;
 }

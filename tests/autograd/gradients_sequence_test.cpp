@@ -241,6 +241,18 @@ TEST_CASE("squared hinge: gradient of the losses, for scores within the margin a
   CHECK(gradient_error(losses, {random_values({4, 5}, 2, DType::f64, 4.0)}) < kGradientTolerance);
 }
 
+TEST_CASE("squared error: gradient of the losses, whose prediction may have another use", "[gradient]") {
+  const Tensor target = kept(random_values({4, 5}, 2));
+  const auto losses = [=](Tape& t, const Tensor& x) { return functions::squared_error(t, x, target); };
+  CHECK(gradient_error([=](Tape& t, Inputs v) { return losses(t, v[0]); }, {random_values({4, 5}, 1)}) <
+        kGradientTolerance);
+  CHECK(gradient_error(
+            [=](Tape& t, Inputs v) {
+              return functions::add(t, losses(t, v[0]), losses(t, functions::scale(t, v[0], 2)));
+            },
+            {random_values({4, 5}, 1)}) < kGradientTolerance);
+}
+
 TEST_CASE("segment_mean and segment_max: gradients with empty segments", "[gradient]") {
   for (const auto& bounds : {std::vector<std::int32_t>{0, 0, 3, 3, 4, 7, 7}, {0, 1}, {0, 0}}) {
     const Tensor offsets = kept_ids(bounds);

@@ -52,6 +52,14 @@ TEMPLATE_TEST_CASE("cross entropy agrees with PyTorch, smoothed or not", "[pytor
   }
 }
 
+TEMPLATE_TEST_CASE("the squared error agrees with PyTorch's", "[pytorch]", float, double) {
+  const Fixture fixture("squared_error");
+  struct : Module {
+  } none;
+  Run<TestType> run(fixture, none);
+  run.check(functions::squared_error(run.tape, run.x, kept(fixture("target", dtype_of<TestType>))));
+}
+
 TEMPLATE_TEST_CASE("packed attention agrees with PyTorch's padded one", "[pytorch]", float, double) {
   for (const bool causal : {false, true}) {
     const Fixture fixture(causal ? "attention_causal" : "attention");

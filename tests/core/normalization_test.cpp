@@ -4,6 +4,7 @@
 #include "core/kernels/hinge.h"
 #include "core/kernels/layer_norm.h"
 #include "core/kernels/softmax.h"
+#include "core/kernels/squared_error.h"
 #include "tests/core/reference_activation.h"
 #include "tests/core/values.h"
 
@@ -135,6 +136,34 @@ TEMPLATE_TEST_CASE("the squared hinge loss and its gradient follow their definit
     CHECK_THROWS_WITH(
         squared_hinge(Tensor::zeros({2, 3}), Tensor::of<std::int32_t>({2}, {0, wrong}), Tensor::zeros({2})),
         "squared_hinge: label " + std::to_string(wrong) + " is outside [0, 3)");
+}
+
+TEMPLATE_TEST_CASE("the squared error and its gradient follow their definitions", "[kernels]", float,
+                   double) {
+  const DType dtype = dtype_of<TestType>;
+  for (const Shape& shape : kShapes) {
+    const Index rows = shape[0], columns = shape[1];
+    CAPTURE(rows, columns);
+    const Tensor prediction = random_values(shape, 1, dtype), target = random_values(shape, 2, dtype),
+                 up = random_values({rows}, 3, dtype);
+    const Tensor losses = Tensor::zeros({rows}, DType::f64), expected = Tensor::zeros(shape, DType::f64);
+    for (Index i = 0; i < shape.numel(); ++i) {
+      const double error = double(prediction.data<TestType>()[i]) - double(target.data<TestType>()[i]);
+      losses.data<double>()[i / columns] += error * error / double(columns);
+      expected.data<double>()[i] = double(up.data<TestType>()[i / columns]) * 2 * error / double(columns);
+    }
+    const Tensor got = unwritten({rows}, dtype), dprediction = unwritten(shape, dtype);
+    squared_error(prediction, target, got);
+    CHECK(distance(got, losses) < tolerance<TestType>);
+    squared_error_backward(up, prediction, target, dprediction, Write::assign);
+    CHECK(distance(dprediction, expected) < tolerance<TestType>);
+    squared_error_backward(up, prediction, target, dprediction, Write::accumulate);
+    CHECK(distance(dprediction, plus(expected, expected)) < tolerance<TestType>);
+  }
+  CHECK_THROWS_WITH(squared_error(Tensor::zeros({2, 3}), Tensor::zeros({2, 4}), Tensor::zeros({2})),
+                    "squared_error: target is f32 [2, 4], expected f32 [2, 3]");
+  CHECK_THROWS_WITH(squared_error(Tensor::zeros({2, 0}), Tensor::zeros({2, 0}), Tensor::zeros({2})),
+                    "squared_error: prediction [2, 0] has no columns");
 }
 
 struct Normalized {

@@ -15,6 +15,7 @@
 #include "core/kernels/permutation.h"
 #include "core/kernels/reduction.h"
 #include "core/kernels/softmax.h"
+#include "core/kernels/squared_error.h"
 #include "tests/core/values.h"
 
 namespace conclave::kernels {
@@ -160,7 +161,10 @@ TEMPLATE_TEST_CASE("rows, ids and losses have the same bits on any number of thr
     const Tensor margins = unwritten({kRows}, dtype), dmargins = unwritten(x.shape(), dtype);
     squared_hinge(x, ids, margins);
     squared_hinge_backward(up, x, ids, dmargins, Write::assign);
-    return std::vector{table, rows, y, losses, p, d, bags, bag_table, margins, dmargins};
+    const Tensor errors = unwritten({kRows}, dtype), derrors = unwritten(x.shape(), dtype);
+    squared_error(x, y, errors);
+    squared_error_backward(up, x, y, derrors, Write::assign);
+    return std::vector{table, rows, y, losses, p, d, bags, bag_table, margins, dmargins, errors, derrors};
   });
 }
 

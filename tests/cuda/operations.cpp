@@ -29,6 +29,7 @@
 #include "core/kernels/reduction.h"
 #include "core/kernels/routing.h"
 #include "core/kernels/softmax.h"
+#include "core/kernels/squared_error.h"
 
 namespace conclave::roofline {
 namespace {
@@ -610,6 +611,12 @@ std::vector<Operation> operations(Size size) {
       [](const Tensors& t) { squared_hinge(t[0], t[1], t[2]); });
   row("squared_hinge backward", loss_text, {read({examples}), read(logits), labels, written(logits)}, 4 * m,
       [](const Tensors& t) { squared_hinge_backward(t[0], t[1], t[2], t[3], Write::assign); });
+  row("squared_error", fmt::format("rows {}, columns {}", examples, classes),
+      {read(logits), read(logits), written({examples})}, 3 * m,
+      [](const Tensors& t) { squared_error(t[0], t[1], t[2]); });
+  row("squared_error backward", fmt::format("rows {}, columns {}", examples, classes),
+      {read({examples}), read(logits), read(logits), written(logits)}, 2 * m,
+      [](const Tensors& t) { squared_error_backward(t[0], t[1], t[2], t[3], Write::assign); });
 
   // ---- The optimizer
   const Shape parameters{small ? 100'000 : Index{1} << 27};

@@ -7,6 +7,7 @@
 #include "core/kernels/reduction.h"
 #include "core/kernels/routing.h"
 #include "core/kernels/softmax.h"
+#include "core/kernels/squared_error.h"
 #include "tests/cuda_emulator/twins.h"
 
 namespace conclave {
@@ -184,6 +185,23 @@ TEMPLATE_TEST_CASE("the hinge loss on the device is that of the processor", "", 
           [&](const Tensors& t) {
             squared_hinge(t[0], t[1], t[2]);
             squared_hinge_backward(t[3], t[0], t[1], t[4], mode);
+          });
+  }
+}
+
+TEMPLATE_TEST_CASE("the squared error on the device is that of the processor", "", float, double) {
+  using T = TestType;
+  constexpr DType kType = dtype_of<T>;
+  Shapes shapes(6);
+  for (int round = 0; round < 2 * kShapes; ++round) {
+    const Index rows = round == 0 ? 0 : shapes.between(1, 20), columns = shapes.columns();
+    for (const Write mode : {Write::assign, Write::accumulate})
+      compare_twins<T>(
+          {random_values({rows, columns}, 1, kType), random_values({rows, columns}, 2, kType),
+           unwritten({rows}, kType), random_values({rows}, 3, kType), target(mode, {rows, columns}, kType)},
+          [&](const Tensors& t) {
+            squared_error(t[0], t[1], t[2]);
+            squared_error_backward(t[3], t[0], t[1], t[4], mode);
           });
   }
 }
