@@ -66,6 +66,41 @@ double MultiHeadAttention::mean_flops(Extent& extent) const {
   return attention + out_.flops(extent);
 }
 
+CrossAttention::CrossAttention(Index hidden, Index heads)
+    : query_(hidden, hidden),
+      first_key_value_(hidden, 2 * hidden),
+      second_key_value_(hidden, 2 * hidden),
+      out_(hidden, hidden),
+      heads_(heads) {
+  require(heads > 0 && hidden % heads == 0, "cross-attention: {} heads do not divide a hidden size of {}",
+          heads, hidden);
+  add_module("query", query_);
+  add_module("first.key_value", first_key_value_);
+  add_module("second.key_value", second_key_value_);
+  add_module("out", out_);
+}
+
+std::pair<Tensor, Tensor> CrossAttention::operator()(Tape& tape, const Tensor& first,
+                                                     const Tensor& first_offsets, const Tensor& second,
+                                                     const Tensor& second_offsets) const {
+  const auto attend = [&](const Tensor& x, const Tensor& offsets, const Tensor& key_value,
+                          const Tensor& key_offsets) {
+    return out_(tape, functions::attention(tape, query_(tape, x), key_value, offsets, key_offsets, {heads_}));
+  };
+  const Tensor to_second = attend(first, first_offsets, second_key_value_(tape, second), second_offsets);
+  return {to_second, attend(second, second_offsets, first_key_value_(tape, first), first_offsets)};
+}
+
+double CrossAttention::flops(Extent& extent) const { return flops(extent, extent); }
+
+double CrossAttention::flops(const Extent& first, const Extent& second) const {
+  const auto hidden = static_cast<double>(out_.weight().shape[0]);
+  const double pairs = static_cast<double>(first.rows()) * static_cast<double>(second.rows());
+  // Queries, keys, values and outputs of all rows; a product of keys and one of values of all pairs, twice.
+  return 2 * 4 * static_cast<double>(first.rows() + second.rows()) * hidden * hidden +
+         2 * 2 * 2 * pairs * hidden;
+}
+
 Tensor apply_dropout(Tape& tape, ForwardContext& context, const Tensor& x, const Tensor& residual,
                      double rate, Index first_row) {
   const RandomStream stream = context.next_stream();  // also where unused, so that streams keep their numbers

@@ -66,6 +66,25 @@ class MultiHeadAttention : public Module {
   kernels::AttentionOptions options_;
 };
 
+/// Attention between two modalities of the same examples, each example's rows of the one to its rows of the
+/// other, with one query matrix for both.
+class CrossAttention : public Module {
+ public:
+  CrossAttention(Index hidden, Index heads);
+  /// first and second [rows, hidden], each with offsets [sequences + 1] i32 of its own -> first's rows, which
+  /// attended to second's, and second's, which attended to first's. Where an example lacks the other
+  /// modality, the output's projection is given zeros.
+  std::pair<Tensor, Tensor> operator()(Tape& tape, const Tensor& first, const Tensor& first_offsets,
+                                       const Tensor& second, const Tensor& second_offsets) const;
+  /// Of an example with as many rows of the one as of the other; or with so many of either.
+  double flops(Extent& extent) const override;
+  double flops(const Extent& first, const Extent& second) const;
+
+ private:
+  Linear query_, first_key_value_, second_key_value_, out_;
+  Index heads_;
+};
+
 /// The randomness and position of one forward pass; dropout streams are numbered in order of use.
 struct ForwardContext {
   bool training = true;

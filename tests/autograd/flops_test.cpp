@@ -32,6 +32,9 @@ TEST_CASE("layers of texts cost what their products do", "[flops]") {
   check(causal, text, {4 * 8 * 8 + 4 * 8, projections + 21 * 2.0 * 2 * 8, text});
   check(TransformerBlock(8, 2, 20, 0.1), text,
         {288 + 348 + 2 * 16, projections + 36 * 2.0 * 2 * 8 + 6 * 2.0 * 2 * 8 * 20, text});
+  check(CrossAttention(8, 2), text, {6 * 8 * 8 + 6 * 8, 2 * projections + 2 * 36 * 2.0 * 2 * 8, text});
+  CHECK(CrossAttention(8, 2).flops({1, 6}, {2, 2}) ==
+        projections + 4 * 2.0 * 4 * 8 * 8 + 2 * 6 * 4 * 2.0 * 2 * 8);
   Extent mean = text;
   CHECK(MultiHeadAttention(8, 2).mean_flops(mean) == 6 * 2.0 * 3 * 8 * 8 + 36 * 2.0 * 2 * 8 + 2.0 * 8 * 8);
   CHECK(mean.rows() == 1);

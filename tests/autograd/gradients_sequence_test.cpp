@@ -1,6 +1,8 @@
 // Normalization, attention, dropout, look-ups, pooling and the loss against their numerical derivatives.
 #include <catch2/catch.hpp>
 
+#include "autograd/nn/layers.h"
+#include "autograd/nn/parameter_set.h"
 #include "tests/autograd/gradient.h"
 
 namespace conclave {
@@ -128,6 +130,18 @@ TEST_CASE("attention: query, key and value may be one tensor, with another use",
                   t, functions::attention(t, v[0], v[0], v[0], offsets, offsets, {.heads = 2}), v[0]);
             },
             {random_values({5, 4}, 1)}) < kGradientTolerance);
+}
+
+TEST_CASE("cross-attention: gradients of both modalities, either of which may be missing", "[gradient]") {
+  const Tensor first_offsets = kept_ids({0, 3, 5, 5}), second_offsets = kept_ids({0, 2, 2, 4});
+  CrossAttention layer(4, 2);
+  const ParameterSet parameters(layer, DType::f64, 1);
+  CHECK(gradient_error(
+            [&](Tape& t, Inputs v) {
+              const auto [first, second] = layer(t, v[0], first_offsets, v[1], second_offsets);
+              return functions::join_rows(t, first, second);
+            },
+            {random_values({5, 4}, 1), random_values({4, 4}, 2)}) < kGradientTolerance);
 }
 
 TEST_CASE("lstm: gradients of input and weight, with empty groups and sequences", "[gradient]") {

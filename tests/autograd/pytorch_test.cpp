@@ -93,6 +93,19 @@ TEMPLATE_TEST_CASE("attention to other rows agrees with PyTorch's, also causal w
   }
 }
 
+TEMPLATE_TEST_CASE("cross-attention with one query matrix agrees with PyTorch's", "[pytorch]", float,
+                   double) {
+  const Fixture fixture("cross_attention");
+  CrossAttention layer(12, 3);
+  Run<TestType> run(fixture, layer);
+  const Tensor first_offsets = kept(fixture("first_offsets", DType::i32)),
+               second_offsets = kept(fixture("second_offsets", DType::i32));
+  const auto [first, second] =
+      functions::split_rows(run.tape, run.x, first_offsets.span<std::int32_t>().back());
+  const auto [to_second, to_first] = layer(run.tape, first, first_offsets, second, second_offsets);
+  run.check(functions::join_rows(run.tape, to_second, to_first));
+}
+
 TEMPLATE_TEST_CASE("an LSTM over packed sequences agrees with PyTorch's, one for each group of them",
                    "[pytorch]", float, double) {
   const Fixture fixture("lstm");
