@@ -189,7 +189,8 @@ ImageDataset read_coco(const CocoOptions& options, BadInputs& bad) {
           split.images.rows.resize(split.examples.size() + std::max<std::size_t>(texts.size(), 1), row);
         }
         const std::int32_t label = labels[static_cast<std::size_t>(image.category)];
-        for (const std::string& text : texts) split.examples.push_back({text, label});
+        for (const std::string& text : texts)
+          split.examples.push_back({.text = text, .label = label, .caption = text});
         if (texts.empty()) split.examples.push_back({"", label});
       });
     }

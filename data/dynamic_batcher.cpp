@@ -65,6 +65,7 @@ DynamicBatcher::DynamicBatcher(const TokenizedSplit& split, const BatcherOptions
     augmentation_.emplace(split.images.shape, *options.augmentation);
   std::vector<std::int32_t> lengths;
   lengths.reserve(split.labels.size());
+  all_both_ = split.images.size() > 0 && split.size() > 0;
   for (std::int64_t i = 0; i < split.size(); ++i) {
     const std::int64_t tokens = length(i);
     require(tokens >= 1, "DynamicBatcher: sequence {} has no tokens", i);
@@ -77,6 +78,7 @@ DynamicBatcher::DynamicBatcher(const TokenizedSplit& split, const BatcherOptions
     total_ += tokens;
     longest_ = std::max(longest_, tokens);
     longest_text_ = std::max(longest_text_, split.length(i));
+    all_both_ = all_both_ && has_image(i) && split.length(i) > 0;
   }
   if (lengths.empty()) return;
   // A batch is closed by the sequence that takes it to its part of the tokens, so the part must leave room
@@ -230,8 +232,8 @@ void DynamicBatcher::append_made_up(std::int64_t length, Batch& batch) const {
 }
 
 std::span<const DynamicBatcher::Most> DynamicBatcher::extremes() const {
-  static constexpr Most kAll[] = {Most::sequences, Most::images, Most::text};
-  return std::span(kAll).first(split_->images.size() > 0 ? 3 : 1);
+  static constexpr Most kAll[] = {Most::sequences, Most::text, Most::images};
+  return std::span(kAll).first(all_both_ ? 2 : split_->images.size() > 0 ? 3 : 1);
 }
 
 void DynamicBatcher::fill_largest(Batch& batch, Most most) const {
@@ -254,8 +256,10 @@ void DynamicBatcher::fill_largest(Batch& batch, Most most) const {
   // What is left over, where there are texts that could have it.
   while (batch.local_tokens() < share_tokens_ && longest_text_ > 0 &&
          batch.local_sequences() <= static_cast<std::int64_t>(shortest_.size()))
-    append_made_up(std::min(share_tokens_ - batch.local_tokens(), longest_), batch);
-  batch.global_tokens = global_tokens_;
+    append_made_up(std::max(std::min(share_tokens_ - batch.local_tokens(), longest_),
+                            all_both_ ? std::int64_t{shortest_.front()} : 1),
+                   batch);
+  batch.global_tokens = std::max(global_tokens_, batch.local_tokens());
   batch.global_sequences = std::max(global_sequences_, batch.local_sequences());
   batch.global_images = split_->images.size() > 0 ? batch.global_sequences : 0;
 }

@@ -88,15 +88,16 @@ class DynamicBatcher {
 
   /// What a made-up batch has as much of as any share can get, beside rows: sequences, images, or, where both
   /// come together, tokens of texts.
-  enum class Most { sequences, images, text };
-  /// Which of them differ for this split.
+  enum class Most { sequences, text, images };
+  /// Which of them differ for this split, and can be: no image comes alone where all have texts.
   std::span<const Most> extremes() const;
 
   /// A made-up batch for the planning run.
   /// Tokens: a global batch has at most G = ceil(total / batches_per_epoch()) + longest - 1 (<= the budget),
   /// a share at most P = min(G, ceil(G / ranks) + longest - 1). Sequences: n of them have at least the tokens
   /// of the n shortest of the split, so P tokens bound n; the batch is made of those shortest, and one more
-  /// where that leaves tokens over. Or it is made of images without text, or of the longest sequences.
+  /// where that leaves tokens over. Or it is made of images without text, or of the longest sequences. Where
+  /// all sequences have both, so have those made up, be it a few tokens more than P.
   void fill_largest(Batch& batch, Most most = Most::sequences) const;
 
   /// Share of a [sequences, longest] rectangle per global batch that would be padding, over epoch 0.
@@ -124,6 +125,7 @@ class DynamicBatcher {
   const TokenizedSplit* split_;
   BatcherOptions options_;
   std::int64_t batches_ = 0, total_ = 0, longest_ = 0, longest_text_ = 0;
+  bool all_both_ = false;                              // every sequence has a text and an image
   std::int64_t global_tokens_ = 0, share_tokens_ = 0;  // G and P of fill_largest
   std::int64_t global_sequences_ = 0;                  // most in a global batch
   std::vector<std::int32_t> shortest_;                 // lengths of as many of the shortest as fit into P

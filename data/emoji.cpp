@@ -299,7 +299,7 @@ ImageDataset read_emoji_dataset(const EmojiOptions& options, BadInputs& bad) {
     std::string text = emoji.name.name;
     for (std::size_t i = 0; i < emoji.keywords.size(); ++i)
       text += (i == 0 ? ": " : ", ") + emoji.keywords[i];
-    split.examples.push_back({std::move(text), label});
+    split.examples.push_back({.text = std::move(text), .label = label, .caption = emoji.name.name});
 
     // Noto's are 136 x 128 pixels with 4 empty columns at either side.
     split.images.append(square_image(emoji.image, options.side, options.background), options.files.font);

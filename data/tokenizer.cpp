@@ -164,6 +164,8 @@ std::int64_t Tokenizer::vocabulary() const { return model_->GetPieceSize(); }
 
 std::int32_t Tokenizer::unknown() const { return model_->unk_id(); }
 
+std::int32_t Tokenizer::end() const { return model_->eos_id(); }
+
 std::optional<std::int32_t> Tokenizer::separator() const {
   const std::int32_t id = model_->PieceToId(kSeparator);
   return model_->IsControl(id) ? std::optional(id) : std::nullopt;

@@ -45,6 +45,8 @@ class Tokenizer {
   /// Ids are 0 .. vocabulary() - 1. 0 is the unknown piece, 1 and 2 begin and end (encode adds neither).
   std::int64_t vocabulary() const;
   std::int32_t unknown() const;
+  /// What no text has, for the end of one.
+  std::int32_t end() const;
   /// Of the piece between the two texts of a pair; none where no pair was among the texts trained on.
   std::optional<std::int32_t> separator() const;
 

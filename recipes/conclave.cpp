@@ -97,6 +97,8 @@ int main(int argc, char** argv) {
       ->required();
   evaluate_command->add_option("--split", evaluate.split, "train, validation or test")
       ->check(CLI::IsMember({"train", "validation", "test"}));
+  evaluate_command->add_option("--task", evaluate.task,
+                               "classify, caption or generate; else the first that it was trained to do");
   evaluate_command->add_option("--set", evaluate.overrides, "Change a key of its recipe: data.path=...")
       ->allow_extra_args(false);
   evaluate_command
@@ -123,6 +125,31 @@ int main(int argc, char** argv) {
       ->allow_extra_args(false);
   predict_command
       ->add_option("--device", predict.device, "cpu, cuda, or auto: CUDA devices where every rank has one")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
+
+  commands::GenerateArguments generate;
+  auto* generate_command = app.add_subcommand("generate", "Draw images of what texts say");
+  generate_command->add_option("checkpoint", generate.checkpoint, "File, or folder with checkpoints")
+      ->required();
+  generate_command->add_option("--text", generate.texts, "What to draw (repeatable)")
+      ->required()
+      ->allow_extra_args(false);
+  generate_command->add_option("--count", generate.count, "Images for each text")->check(CLI::PositiveNumber);
+  generate_command->add_option("--out", generate.out, "*.png, with all of them in a grid");
+  generate_command
+      ->add_option("--steps", generate.steps, "Steps from noise to an image, of two passes of the model each")
+      ->check(CLI::PositiveNumber);
+  generate_command
+      ->add_option("--guidance", generate.guidance,
+                   "How far to exaggerate what a text adds: 1 draws as the model would, 0 whatever it likes")
+      ->check(CLI::NonNegativeNumber);
+  generate_command->add_option("--seed", generate.seed, "Other seeds, other images");
+  generate_command->add_option("--scale", generate.scale, "How many times as large to show a pixel")
+      ->check(CLI::Range(1, 64));
+  generate_command->add_option("--set", generate.overrides, "Change a key of its recipe")
+      ->allow_extra_args(false);
+  generate_command
+      ->add_option("--device", generate.device, "cpu, cuda, or auto: a CUDA device where there is one")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
 
   commands::InspectArguments inspect;
@@ -232,6 +259,9 @@ int main(int argc, char** argv) {
   if (*evaluate_command)
     return together(
         [&](const conclave::MpiSession& session) { return commands::evaluate(evaluate, around, session); });
+  if (*generate_command)
+    return together(
+        [&](const conclave::MpiSession& session) { return commands::generate(generate, around, session); });
   if (*predict_command)
     return together(
         [&](const conclave::MpiSession& session) { return commands::predict(predict, around, session); });

@@ -90,10 +90,27 @@ ImageDataset read_examples(const DataRecipe& data, const ImageRecipe& image, boo
   return read;
 }
 
-TokenizedSplit tokenize(ImageSplit split, const std::optional<Tokenizer>& tokenizer, Index max_length) {
-  if (!tokenizer) return without_texts(std::move(split));
-  if (split.images.size() == 0) return tokenizer->encode_split(split.examples, max_length);
-  return tokenizer->encode_split(std::move(split), max_length);
+ImageSplit examples_for(std::string_view task, const ImageSplit& split,
+                        const std::vector<std::string>& class_names) {
+  if (task == "classify") return split;
+  ImageSplit shown{{}, {split.images.shape, split.images.pixels, {}}};
+  for (std::size_t i = 0; i < split.examples.size(); ++i) {
+    const TextExample& example = split.examples[i];
+    const std::int32_t row = split.images.rows.empty() ? -1 : split.images.rows[i];
+    if (row < 0) continue;
+    const std::string& name = class_names[static_cast<std::size_t>(example.label)];
+    shown.examples.push_back(
+        {.text = example.caption.empty() ? name : example.caption, .label = example.label});
+    shown.images.rows.push_back(row);
+  }
+  return shown;
+}
+
+TokenizedSplit tokenize(std::string_view task, ImageSplit split, const std::optional<Tokenizer>& tokenizer,
+                        const DataRecipe& data) {
+  if (task == "classify" && !data.has_texts()) return without_texts(std::move(split));
+  if (split.images.size() == 0) return tokenizer->encode_split(split.examples, data.max_length);
+  return tokenizer->encode_split(std::move(split), data.max_length);
 }
 
 ModelSizes model_sizes(const DataRecipe& recipe, std::size_t classes,
@@ -102,6 +119,7 @@ ModelSizes model_sizes(const DataRecipe& recipe, std::size_t classes,
           .max_length = recipe.max_length,
           .classes = static_cast<Index>(classes),
           .unknown_token = tokenizer ? tokenizer->unknown() : 0,
+          .end_token = tokenizer ? tokenizer->end() : 0,
           .image = image};
 }
 
@@ -116,11 +134,22 @@ Corpus load_corpus(const Recipe& recipe, Communicator& world, const std::string&
   const bool in_domain = std::ranges::any_of(read.train.examples, &TextExample::in_domain);
   require(in_domain || data.domain_name().empty(), "data.{} = \"{}\": no training text is of it",
           data.source == "table" ? "domain_column" : "domain", data.domain_name());
-  if (!tokenizer && data.has_texts()) {
+  std::vector<std::pair<std::string_view, ImageDataset>> tasks;
+  for (const std::string_view task : recipe.tasks.names())
+    tasks.push_back({task,
+                     {{},
+                      examples_for(task, read.train, read.class_names),
+                      examples_for(task, read.validation, read.class_names),
+                      examples_for(task, read.test, read.class_names)}});
+  if (!tokenizer && recipe.has_texts()) {
     std::string bytes, problem;
     if (world.rank() == 0) {
       try {
-        bytes = Tokenizer::train(read.train.examples, data.vocabulary, cache_directory).bytes();
+        std::vector<TextExample> texts;
+        for (const auto& [task, examples] : tasks)
+          std::ranges::copy_if(examples.train.examples, std::back_inserter(texts),
+                               [](const TextExample& example) { return !example.text.empty(); });
+        bytes = Tokenizer::train(texts, data.vocabulary, cache_directory).bytes();
       } catch (const Error& error) {  // the others wait for the bytes, so they must hear of it
         problem = error.what();
       }
@@ -130,9 +159,10 @@ Corpus load_corpus(const Recipe& recipe, Communicator& world, const std::string&
     tokenizer = Tokenizer::from_bytes(world.broadcast(bytes, 0));
   }
   Corpus corpus{std::move(read.class_names), tokenizer, {}};
-  corpus.tasks.push_back({tokenize(std::move(read.train), tokenizer, data.max_length),
-                          tokenize(std::move(read.validation), tokenizer, data.max_length),
-                          tokenize(std::move(read.test), tokenizer, data.max_length)});
+  for (auto& [task, examples] : tasks)
+    corpus.tasks.push_back({tokenize(task, std::move(examples.train), tokenizer, data),
+                            tokenize(task, std::move(examples.validation), tokenizer, data),
+                            tokenize(task, std::move(examples.test), tokenizer, data)});
   return corpus;
 }
 

@@ -4,6 +4,7 @@
 
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "data/dataset.h"
@@ -33,10 +34,15 @@ ModelSizes model_sizes(const DataRecipe& recipe, std::size_t classes,
 
 /// Reads texts and images only. Where `speaks`, a warning says how many of them were left out as bad.
 ImageDataset read_examples(const DataRecipe& data, const ImageRecipe& image, bool speaks);
-/// Without `tokenizer`, the images alone.
-TokenizedSplit tokenize(ImageSplit split, const std::optional<Tokenizer>& tokenizer, Index max_length);
+/// What `task` is given of a split's examples: those that have an image, with what it shows as their texts;
+/// or all as they are, to classify.
+ImageSplit examples_for(std::string_view task, const ImageSplit& split,
+                        const std::vector<std::string>& class_names);
+/// Those as `task` reads them, which may be by their images alone.
+TokenizedSplit tokenize(std::string_view task, ImageSplit split, const std::optional<Tokenizer>& tokenizer,
+                        const DataRecipe& data);
 
-/// Collective. Without `tokenizer`, and where there are texts, rank 0 trains one (or finds it in
+/// Collective. Without `tokenizer`, and where a task has texts, rank 0 trains one (or finds it in
 /// `cache_directory`) and all ranks take it.
 Corpus load_corpus(const Recipe& recipe, Communicator& world, const std::string& cache_directory,
                    std::optional<Tokenizer> tokenizer = std::nullopt);

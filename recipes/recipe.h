@@ -70,6 +70,19 @@ struct TasksRecipe {
   double weight(std::string_view task) const {
     return task == "classify" ? classify : task == "caption" ? caption : generate;
   }
+  /// Of those with a weight, in this order.
+  std::vector<std::string_view> names() const {
+    std::vector<std::string_view> names;
+    for (const std::string_view name : {"classify", "caption", "generate"})
+      if (weight(name) > 0) names.push_back(name);
+    return names;
+  }
+};
+
+/// How images are generated.
+struct GenerateRecipe {
+  std::int64_t patch = 4;
+  double text_dropout = 0.1;
 };
 
 struct ModelRecipe {
@@ -150,11 +163,17 @@ struct Recipe {
   DataRecipe data;
   TasksRecipe tasks;
   ImageRecipe image;
+  GenerateRecipe generate;
   ModelRecipe model;
   MoeRecipe moe;
   TrainRecipe train;
   ParallelRecipe parallel;
   CheckpointRecipe checkpoint;
+
+  /// Some task reads or writes texts.
+  bool has_texts() const {
+    return tasks.caption > 0 || tasks.generate > 0 || (tasks.classify > 0 && data.has_texts());
+  }
 
   /// Where each key was given, for messages: "moe.experts" -> "recipes/quick.toml:7" or
   /// "--set moe.experts=16". A key left to its default is absent.

@@ -159,6 +159,13 @@ void check_modalities(const Recipe& recipe, Checker& check) {
     } catch (const Error& error) {
       check.unless(false, {"image.blocks"}, "image.blocks: {}", error.what());
     }
+  const TasksRecipe& tasks = recipe.tasks;
+  check.unless(!tasks.names().empty(), {"tasks.classify", "tasks.caption", "tasks.generate"},
+               "[tasks] has none with a weight above 0");
+  check.unless((tasks.caption == 0 && tasks.generate == 0) || data.has_images(),
+               {"tasks.caption", "tasks.generate", "data.source", "data.inputs"},
+               "tasks.caption and tasks.generate are for data with images, of which {}{} has none", source,
+               data.may_have_both() ? ", " + check.shown("data.inputs", data.inputs) + "," : "");
   const auto for_texts = [&](std::string_view key, auto value) {
     check.unless(data.has_texts() || value == 0, {key, "data.source"},
                  "{} is for texts, of which {} has none", check.shown(key, value), source);

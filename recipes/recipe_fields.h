@@ -138,6 +138,27 @@ void fields(R& image, Visitor&& field) {
         between(0, 1));
 }
 
+template <Either<TasksRecipe> R, class Visitor>
+void fields(R& tasks, Visitor&& field) {
+  field("classify", tasks.classify, "Texts, images or both in, class out: how often, against the others",
+        between(0, 1e6));
+  field("caption", tasks.caption,
+        "Image in, what it shows in words out (its class's name, where data say no more)", between(0, 1e6));
+  field("generate", tasks.generate, "What an image shows in, the image out, by flow matching",
+        between(0, 1e6));
+}
+
+template <Either<GenerateRecipe> R, class Visitor>
+void fields(R& generate, Visitor&& field) {
+  field("patch", generate.patch,
+        "Side in pixels of the squares that an image is cut into, each a token; divides its sides",
+        between(1, 256));
+  field("text_dropout", generate.text_dropout,
+        "Share of texts hidden in training, so that images can be guided away from what the model draws "
+        "without one",
+        between(0, 0.9));
+}
+
 template <Either<ModelRecipe> R, class Visitor>
 void fields(R& model, Visitor&& field) {
   field("hidden", model.hidden, "Width of a token's vector between layers", between(1, 65536));
@@ -315,7 +336,10 @@ template <Either<Recipe> R, class Visitor>
 void tables(R& recipe, Visitor&& table) {
   table("run", recipe.run, "The run itself");
   table("data", recipe.data, "What is learned from");
+  table("tasks", recipe.tasks,
+        "What the model is trained to do: each task's share of the steps; 0: not at all");
   table("image", recipe.image, "The encoder of images, a MobileNetV3; for data that has some");
+  table("generate", recipe.generate, "How images are generated; for tasks.generate");
   table("model", recipe.model, "The encoder around the experts");
   table("moe", recipe.moe, "The mixture of experts");
   table("train", recipe.train, "Optimizer and schedule");

@@ -3,22 +3,40 @@
 #include <utility>
 
 namespace conclave {
+namespace {
+
+Task* task_of(Model& model, const std::string& name) {
+  std::string names;
+  for (Task* task : model.tasks()) {
+    if (name.empty() || task->name() == name) return task;
+    names += (names.empty() ? "" : ", ") + task->name();
+  }
+  fail("--task {}: the model was trained to {}", name, names);
+}
+
+}  // namespace
 
 SplitEvaluation::SplitEvaluation(const std::string& checkpoint, const std::string& split,
-                                 const std::vector<std::string>& overrides, const ProcessGrid& grid)
+                                 const std::string& task, const std::vector<std::string>& overrides,
+                                 const ProcessGrid& grid)
     : checkpoint_(find_checkpoint(checkpoint)),
       loaded_(checkpoint_, grid, overrides),
+      task_(task_of(loaded_.model(), task)),
       activations_("activations", 0, grid.device()) {
   const Recipe& recipe = loaded_.recipe();
   ImageDataset data = read_examples(recipe.data, recipe.image, grid.world().rank() == 0);
   require(data.class_names == loaded_.class_names(),
           "the data has other classes ({}) than the model was trained on ({})", data.class_names.size(),
           loaded_.class_names().size());
-  ImageSplit& chosen = split == "train" ? data.train : split == "validation" ? data.validation : data.test;
+  const ImageSplit chosen = examples_for(task_->name(),
+                                         split == "train"        ? data.train
+                                         : split == "validation" ? data.validation
+                                                                 : data.test,
+                                         data.class_names);
   require(!chosen.examples.empty(), "the {} split is empty", split);
   texts_ = chosen.examples;
-  tokens_ = tokenize(std::move(chosen), loaded_.tokenizer(), recipe.data.max_length);
-  evaluator_ = std::make_unique<Evaluator>(loaded_.model(), *loaded_.model().classifier(), tokens_,
+  tokens_ = tokenize(task_->name(), chosen, loaded_.tokenizer(), recipe.data);
+  evaluator_ = std::make_unique<Evaluator>(loaded_.model(), *task_, tokens_,
                                            static_cast<Index>(data.class_names.size()),
                                            recipe.train.batch_tokens, activations_, grid);
   evaluator_->plan();

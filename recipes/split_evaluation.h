@@ -16,7 +16,8 @@ class SplitEvaluation {
   /// Collective. `checkpoint` is a file or a folder; `split` is "train", "validation" or "test"; `overrides`
   /// change the checkpoint's recipe, as data paths may differ here from where the model was trained. Throws
   /// Error where the data has other classes than the model, or the split is empty.
-  SplitEvaluation(const std::string& checkpoint, const std::string& split,
+  /// `task`: one of the model's; "": the first of them.
+  SplitEvaluation(const std::string& checkpoint, const std::string& split, const std::string& task,
                   const std::vector<std::string>& overrides, const ProcessGrid& grid);
 
   const std::string& checkpoint() const { return checkpoint_; }  ///< the file
@@ -26,12 +27,14 @@ class SplitEvaluation {
   const std::vector<std::string>& class_names() const { return loaded_.class_names(); }
   const std::vector<TextExample>& texts() const { return texts_; }
   const TokenizedSplit& tokens() const { return tokens_; }
+  const std::string& task() const { return task_->name(); }
   /// Collective; the same result on every rank.
   Evaluation run(const BatchVisitor& visit = {}) { return evaluator_->run(visit); }
 
  private:
   std::string checkpoint_;
   LoadedModel loaded_;
+  Task* task_;
   std::vector<TextExample> texts_;
   TokenizedSplit tokens_;
   Arena activations_;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -30,6 +31,7 @@ int train(const TrainArguments& arguments, const Surroundings& surroundings, con
 struct EvaluateArguments {
   std::string checkpoint;
   std::string split = "test";
+  std::string task;  ///< "": the model's first
   std::vector<std::string> overrides;
   std::string device = "auto";
 };
@@ -43,6 +45,20 @@ struct PredictArguments {
   std::string device = "auto";
 };
 int predict(const PredictArguments& arguments, const Surroundings& surroundings, const MpiSession& session);
+
+struct GenerateArguments {
+  std::string checkpoint;
+  std::vector<std::string> texts;
+  std::int64_t count = 16;  ///< images for each text
+  std::string out = "generated.png";
+  std::int64_t steps = 12;
+  double guidance = 2.0;
+  std::uint64_t seed = 1;
+  std::int64_t scale = 2;
+  std::vector<std::string> overrides;
+  std::string device = "auto";
+};
+int generate(const GenerateArguments& arguments, const Surroundings& surroundings, const MpiSession& session);
 
 struct InspectArguments {
   std::string checkpoint;

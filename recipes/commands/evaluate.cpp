@@ -33,22 +33,24 @@ int evaluate(const EvaluateArguments& arguments, const Surroundings& surrounding
   auto& world = chosen.world;
   set_threads(0, surroundings, *world);
   const ProcessGrid grid(std::move(world), 0);
-  SplitEvaluation evaluation(arguments.checkpoint, arguments.split, arguments.overrides, grid);
+  SplitEvaluation evaluation(arguments.checkpoint, arguments.split, arguments.task, arguments.overrides,
+                             grid);
   const Evaluation result = evaluation.run();
   if (grid.world().rank() == 0) {
     nlohmann::ordered_json summary{
         {"checkpoint", evaluation.checkpoint()},
         {"step", evaluation.loaded().step()},
         {"split", arguments.split},
+        {"task", evaluation.task()},
         {"texts", result.sequences},
-        {"accuracy", result.accuracy.value()},
-        {"macro_f1", result.macro_f1.value()},
         {"loss", result.loss},
         {"utilization", result.utilization},
         {"batch_utilization", result.batch_utilization},
         {"experts_per_token", result.mean_experts()},
         {"route_hit_rate", result.route_hit_rate},
         {"tokens_per_second", static_cast<double>(result.tokens) / result.seconds}};
+    if (result.accuracy) summary["accuracy"] = *result.accuracy;
+    if (result.macro_f1) summary["macro_f1"] = *result.macro_f1;
     if (!result.domain.empty()) summary["domain"] = domain_summary(evaluation, result);
     fmt::print("{}\n", summary.dump());
   }

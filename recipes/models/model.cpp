@@ -1,13 +1,26 @@
 #include "recipes/models/model.h"
 
 namespace conclave {
+namespace {
+
+bool encodes_images(const Recipe& recipe) {
+  return recipe.tasks.caption > 0 || (recipe.tasks.classify > 0 && recipe.data.has_images());
+}
+
+}  // namespace
 
 Model::Model(const Recipe& recipe, const ModelSizes& sizes, const ProcessGrid& grid)
-    : sizes_(sizes), trunk_(recipe, sizes, sizes.image.size() > 0, grid) {
+    : sizes_(sizes), trunk_(recipe, sizes, encodes_images(recipe), grid) {
   add_module("", trunk_);
-  classifier_ = std::make_unique<Classifier>(recipe, sizes, trunk_);
-  add_module("", *classifier_);
-  tasks_.push_back(classifier_.get());
+  const auto add = [&](auto& task, const char* name, double weight) {
+    if (weight == 0) return;
+    task.emplace(recipe, sizes, trunk_);
+    add_module(name, *task);
+    tasks_.push_back(&*task);
+  };
+  add(classifier_, "", recipe.tasks.classify);
+  add(captioner_, "caption", recipe.tasks.caption);
+  add(generator_, "generate", recipe.tasks.generate);
 }
 
 }  // namespace conclave

@@ -1,13 +1,15 @@
 // A trunk, and the tasks that a recipe wants of it.
 #pragma once
 
-#include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include "recipes/models/captioner.h"
 #include "recipes/models/classifier.h"
+#include "recipes/models/image_generator.h"
 #include "recipes/models/trunk.h"
 
 namespace conclave {
@@ -20,8 +22,10 @@ class Model : public Module {
   const ModelSizes& sizes() const { return sizes_; }
   /// In the order of the recipe's [tasks].
   const std::vector<Task*>& tasks() const { return tasks_; }
-  /// Null where the model was not made to classify.
-  Classifier* classifier() { return classifier_.get(); }
+  /// Null where the recipe's [tasks] have not this one; likewise the two below.
+  Classifier* classifier() { return classifier_ ? &*classifier_ : nullptr; }
+  Captioner* captioner() { return captioner_ ? &*captioner_ : nullptr; }
+  ImageGenerator* generator() { return generator_ ? &*generator_ : nullptr; }
   /// The linear model beside the classifier's head, or null.
   WideClassifier* wide() { return classifier_ ? classifier_->wide() : nullptr; }
   std::vector<std::pair<std::string, MoeLayer*>> moe_layers() { return trunk_.moe_layers(); }
@@ -29,7 +33,9 @@ class Model : public Module {
  private:
   ModelSizes sizes_;
   Trunk trunk_;
-  std::unique_ptr<Classifier> classifier_;
+  std::optional<Classifier> classifier_;
+  std::optional<Captioner> captioner_;
+  std::optional<ImageGenerator> generator_;
   std::vector<Task*> tasks_;
 };
 

@@ -20,7 +20,8 @@ namespace conclave {
 struct ModelSizes {
   Index vocabulary = 0;  ///< 0: no texts
   Index max_length = 0, classes = 0;
-  std::int32_t unknown_token = 0;  ///< what token dropout puts in place of a token
+  std::int32_t unknown_token = 0;  ///< what stands in place of a token that is hidden
+  std::int32_t end_token = 0;      ///< what follows a text's last token
   ImageShape image = {};           ///< empty: no images
 };
 

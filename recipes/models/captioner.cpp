@@ -1,0 +1,74 @@
+#include "recipes/models/captioner.h"
+
+#include <algorithm>
+
+namespace conclave {
+
+Captioner::Captioner(const Recipe& recipe, const ModelSizes& sizes, Trunk& trunk)
+    : trunk_(trunk),
+      head_(sizes.vocabulary, recipe.model),
+      label_smoothing_(recipe.train.label_smoothing),
+      end_token_(sizes.end_token) {
+  add_module("", head_);
+}
+
+const std::string& Captioner::name() const {
+  static const std::string name = "caption";
+  return name;
+}
+
+TaskOutput Captioner::operator()(Tape& tape, ForwardContext& context, const ModelInput& input) {
+  const Index sequences = input.sequences();
+  require(input.image_sequences.size(0) == sequences, "caption: {} of {} examples have no image",
+          sequences - input.image_sequences.size(0), sequences);
+  const Tensor images = trunk_.encode(tape, context, input.images),
+               texts = trunk_.embed(tape, input.tokens, input.positions);
+  const Tensor x =
+      trunk_.transform(tape, context, Trunk::merge(tape, images, texts, trunk_.image_tokens(), input),
+                       input.offsets, kernels::AttentionMask::causal);
+  tape.enter("caption");
+  const Index guesses = input.tokens.size(0) + sequences;
+  Arena& arena = tape.arena();
+  const Tensor rows = arena.empty_on_host({guesses}, DType::i32),
+               next = arena.empty_on_host({guesses}, DType::i32),
+               bounds = arena.empty_on_host({sequences + 1}, DType::i32);
+  const auto offsets = input.offsets.span<std::int32_t>(), text = input.text_offsets.span<std::int32_t>(),
+             tokens = input.tokens.span<std::int32_t>();
+  auto *row = rows.data<std::int32_t>(), *token = next.data<std::int32_t>(),
+       *bound = bounds.data<std::int32_t>();
+  *bound = 0;
+  for (std::size_t s = 0; s < static_cast<std::size_t>(sequences); ++s) {
+    const std::int32_t length = text[s + 1] - text[s];
+    for (std::int32_t k = 0; k <= length; ++k) {
+      *row++ = offsets[s + 1] - length - 1 + k;
+      *token++ = k < length ? tokens[static_cast<std::size_t>(text[s] + k)] : end_token_;
+    }
+    bound[s + 1] = bound[s] + length + 1;
+  }
+  const Tensor logits =
+      head_(tape, functions::embedding(tape, tape.on_device(rows), x), trunk_.token_table());
+  const auto scored =
+      functions::cross_entropy(tape, logits, tape.on_device(next), context.training ? label_smoothing_ : 0);
+  TaskOutput output;
+  output.losses = scored.losses;
+  output.correct = scored.correct;
+  output.sequence_losses = functions::reshape(
+      functions::segment_mean(tape, functions::reshape(scored.losses, {guesses, 1}), tape.on_device(bounds)),
+      {sequences});
+  if (context.training) {
+    // rows over all ranks that are not an image's, and one more for each text's end
+    const Index all =
+        context.global_tokens - context.global_images * trunk_.image_tokens() + context.global_sequences;
+    output.add(scored.losses, 1.0 / static_cast<double>(std::max<Index>(all, 1)));
+  }
+  return output;
+}
+
+std::vector<Cost> Captioner::costs(Index tokens) const {
+  std::vector<Cost> costs = trunk_.costs(tokens, true, tokens + image_tokens());
+  Extent guesses{1, tokens + 1};
+  costs.push_back({"caption", head_.parameter_count(), head_.flops(guesses)});
+  return costs;
+}
+
+}  // namespace conclave
