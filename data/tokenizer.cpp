@@ -52,12 +52,12 @@ bool has_pairs(std::span<const TextExample> texts) {
 class Sample : public sentencepiece::SentenceIterator {
  public:
   explicit Sample(std::span<const TextExample> texts) {
-    std::size_t bytes = 0;
-    for (const TextExample& example : texts) {
-      texts_.push_back(&example.text);
+    for (const TextExample& example : texts) texts_.push_back(&example.text);
+    // Behind all first texts, or an even stride would never meet a second one.
+    for (const TextExample& example : texts)
       if (!example.pair.empty()) texts_.push_back(&example.pair);
-      bytes += example.text.size() + example.pair.size();
-    }
+    std::size_t bytes = 0;
+    for (const std::string* text : texts_) bytes += text->size();
     stride_ = bytes / kMostTrainingBytes + 1;
   }
   bool done() const override { return at_ >= texts_.size(); }
