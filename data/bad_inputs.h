@@ -13,17 +13,15 @@ class BadInputs {
  public:
   explicit BadInputs(bool skip = false) : skip_(skip) {}
 
-  /// Calls read(), which throws Error where the input is bad. Where such are skipped it returns false then,
-  /// and the error is counted; else it passes on.
+  /// Calls read(), which throws Error where the input is bad, before it has changed anything. That error
+  /// passes on, or is counted where such inputs are skipped.
   template <class Read>
-  bool read(Read&& read) {
+  void attempt(Read&& read) {
     try {
       std::forward<Read>(read)();
-      return true;
     } catch (const Error& error) {
       if (!skip_) throw;
       if (count_++ == 0) first_ = error.what();
-      return false;
     }
   }
 

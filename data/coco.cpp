@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <system_error>
 #include <utility>
 
 #include "data/file.h"
@@ -95,7 +96,8 @@ T& known(std::map<std::int64_t, T>& entries, std::int64_t id, const std::string&
 // Which files there are.
 std::string find_year(const std::string& directory) {
   for (const char* year : {"2017", "2014"})
-    if (std::filesystem::exists(fmt::format("{}/annotations/instances_train{}.json", directory, year)))
+    if (std::error_code ignored; std::filesystem::exists(
+            fmt::format("{}/annotations/instances_train{}.json", directory, year), ignored))
       return year;
   fail(
       "{}: neither annotations/instances_train2017.json nor that of 2014; data.path is the folder that has "
@@ -181,7 +183,7 @@ ImageDataset read_coco(const CocoOptions& options, BadInputs& bad) {
       ImageSplit& split = part == "val"                                  ? data.test
                           : bucket_of(std::to_string(image.id), 20) == 0 ? data.validation
                                                                          : data.train;
-      bad.read([&] {
+      bad.attempt([&] {
         if (options.images) {
           const std::string file = fmt::format("{}/{}{}/{}", options.directory, part, year, image.file);
           split.images.append(read_square_image(file, options.side), file);

@@ -276,7 +276,7 @@ std::vector<Emoji> read_emoji(const EmojiFiles& files, BadInputs& bad) {
   for (EmojiName& name : parse_emoji_names(names, files.names)) {
     if (!font.has(name.code)) continue;
     const auto found = keywords.find(utf8(name.code));
-    bad.read([&] {
+    bad.attempt([&] {
       Image image = font.image(name.code);
       emoji.push_back({std::move(name), found == keywords.end() ? std::vector<std::string>() : found->second,
                        std::move(image)});

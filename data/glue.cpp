@@ -6,6 +6,7 @@
 #include <charconv>
 #include <cmath>
 #include <filesystem>
+#include <system_error>
 #include <utility>
 
 #include "data/delimited.h"
@@ -116,13 +117,12 @@ std::vector<TextExample> parse_glue(std::string_view content, const std::string&
   const Columns columns = find_columns(fields, path, task);
   std::vector<TextExample> examples;
   while (reader.next(fields))
-    bad.read([&] {
+    bad.attempt([&] {
       const std::string place = fmt::format("{}:{}", path, reader.line());
       require(fields.size() == columns.names.size(), "{}: {} columns, expected {}: {}{}", place,
               fields.size(), columns.names.size(), fmt::join(columns.names, ", "),
               task.name == "qqp"
-                  ? "; QQP was published with some such rows, which data.skip_bad = true leaves "
-                    "out"
+                  ? "; some of QQP's published rows are so, and data.skip_bad = true leaves them out"
                   : "");
       TextExample example;
       set_label(fields[columns.label], place, task, example);
@@ -141,7 +141,8 @@ std::vector<TextExample> parse_glue(std::string_view content, const std::string&
 
 TextDataset read_glue(const std::string& directory, std::string_view name, BadInputs& bad) {
   const GlueTask& task = glue_task(name);
-  const bool of_all = !std::filesystem::exists(directory + "/train.tsv");
+  std::error_code ignored;  // reading says it better
+  const bool of_all = !std::filesystem::exists(directory + "/train.tsv", ignored);
   const std::string folder = of_all ? directory + "/" + std::string(task.folder) : directory;
   TextDataset data;
   data.class_names.assign(task.class_names.begin(), task.class_names.end());

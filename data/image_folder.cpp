@@ -31,6 +31,11 @@ std::vector<std::string> names_in(const std::string& folder, fs::file_type type)
   return names;
 }
 
+bool is_folder(const std::string& path) {
+  std::error_code ignored;  // what cannot be looked at is none
+  return fs::is_directory(path, ignored);
+}
+
 bool is_image(const std::string& name) {
   std::string extension = fs::path(name).extension().string();
   for (char& c : extension)
@@ -58,14 +63,14 @@ void for_each_image(const std::string& folder, const std::vector<std::string>& c
 ImageDataset read_image_folder(const std::string& folder, std::int64_t side, BadInputs& bad) {
   // A class of trains has no folders in its own.
   const bool split =
-      fs::is_directory(folder + "/train") && !names_in(folder + "/train", fs::file_type::directory).empty();
+      is_folder(folder + "/train") && !names_in(folder + "/train", fs::file_type::directory).empty();
   const std::string train = split ? folder + "/train" : folder;
   ImageDataset data;
   data.class_names = names_in(train, fs::file_type::directory);
   require(!data.class_names.empty(), "{}: no folder of images for each class", train);
 
   const auto read = [&](const std::string& path, std::int32_t label, ImageSplit& to) {
-    bad.read([&] {
+    bad.attempt([&] {
       to.images.append(read_square_image(path, side), path);
       to.examples.push_back({"", label});
     });
@@ -74,7 +79,7 @@ ImageDataset read_image_folder(const std::string& folder, std::int64_t side, Bad
     for (const auto& [name, to] : {std::pair("train", &data.train), std::pair("validation", &data.validation),
                                    std::pair("val", &data.validation), std::pair("test", &data.test)}) {
       const std::string part = folder + "/" + name;
-      if (fs::is_directory(part))
+      if (is_folder(part))
         for_each_image(part, data.class_names, [&](const std::string& image, std::int32_t label) {
           read(part + "/" + image, label, *to);
         });

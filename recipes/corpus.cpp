@@ -81,11 +81,18 @@ ImageDataset read_source(const DataRecipe& data, const ImageRecipe& image, BadIn
 
 }  // namespace
 
-ImageDataset read_examples(const DataRecipe& data, const ImageRecipe& image, bool speaks) {
+ImageDataset read_examples(const DataRecipe& data, const ImageRecipe& image, Communicator& world) {
   BadInputs bad(data.skip_bad);
   ImageDataset read = read_source(data, image, bad);
-  if (speaks && bad.count() > 0)
-    fmt::print(stderr, "conclave: warning: {} left out that cannot be read; the first: {}\n", bad.count(),
+  if (!data.skip_bad) return read;
+  const std::string count = std::to_string(bad.count()), of_first = world.broadcast(count, 0);
+  require(
+      count == of_first,
+      "{} rows or images cannot be read here, but {} on rank 0; every rank needs the same data. The first "
+      "here: {}",
+      count, of_first, bad.count() > 0 ? bad.first() : "none");
+  if (world.rank() == 0 && bad.count() > 0)
+    fmt::print(stderr, "conclave: warning: {} left out that cannot be read; the first: {}\n", count,
                bad.first());
   return read;
 }
@@ -130,7 +137,7 @@ ModelSizes Corpus::sizes(const DataRecipe& recipe) const {
 Corpus load_corpus(const Recipe& recipe, Communicator& world, const std::string& cache_directory,
                    std::optional<Tokenizer> tokenizer) {
   const DataRecipe& data = recipe.data;
-  ImageDataset read = read_examples(data, recipe.image, world.rank() == 0);
+  ImageDataset read = read_examples(data, recipe.image, world);
   const bool in_domain = std::ranges::any_of(read.train.examples, &TextExample::in_domain);
   require(in_domain || data.domain_name().empty(), "data.{} = \"{}\": no training text is of it",
           data.source == "table" ? "domain_column" : "domain", data.domain_name());

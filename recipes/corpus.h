@@ -32,8 +32,9 @@ struct Corpus {
 ModelSizes model_sizes(const DataRecipe& recipe, std::size_t classes,
                        const std::optional<Tokenizer>& tokenizer, const ImageShape& image);
 
-/// Reads texts and images only. Where `speaks`, a warning says how many of them were left out as bad.
-ImageDataset read_examples(const DataRecipe& data, const ImageRecipe& image, bool speaks);
+/// Collective. Reads texts and images only. Rank 0 warns where some were left out as bad; throws Error where
+/// those are not as many on every rank.
+ImageDataset read_examples(const DataRecipe& data, const ImageRecipe& image, Communicator& world);
 /// What `task` is given of a split's examples: those that have an image, with what it shows as their texts;
 /// or all as they are, to classify.
 ImageSplit examples_for(std::string_view task, const ImageSplit& split,

@@ -17,6 +17,7 @@ std::vector<std::uint8_t> read_image(const std::string& path, const ImageShape& 
   return pixels;
 }
 
+// Of a line of input.
 TextExample text_of(const std::string& text, bool of_pairs) {
   const std::size_t tab = of_pairs ? text.find('\t') : std::string::npos;
   if (tab == std::string::npos) return {text, 0};

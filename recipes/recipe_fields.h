@@ -112,8 +112,7 @@ template <Either<ImageRecipe> R, class Visitor>
 void fields(R& image, Visitor&& field) {
   field("size", image.size,
         "Images are resized to this many pixels a side; 0 leaves them as they are, which coco and "
-        "image_folder, "
-        "with images of every size, cannot have",
+        "image_folder, with images of every size, cannot have",
         between(0, 4096));
   field("stem", image.stem, "Channels that the first convolution, of 3 x 3 pixels, makes", between(1, 4096));
   field("blocks", image.blocks,

@@ -24,7 +24,7 @@ SplitEvaluation::SplitEvaluation(const std::string& checkpoint, const std::strin
       task_(task_of(loaded_.model(), task)),
       activations_("activations", 0, grid.device()) {
   const Recipe& recipe = loaded_.recipe();
-  ImageDataset data = read_examples(recipe.data, recipe.image, grid.world().rank() == 0);
+  ImageDataset data = read_examples(recipe.data, recipe.image, grid.world());
   require(data.class_names == loaded_.class_names(),
           "the data has other classes ({}) than the model was trained on ({})", data.class_names.size(),
           loaded_.class_names().size());
