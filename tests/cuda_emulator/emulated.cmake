@@ -47,7 +47,7 @@ target_compile_features(conclave_emulated PUBLIC cxx_std_20)
 target_link_libraries(conclave_emulated PUBLIC OpenMP::OpenMP_CXX fmt::fmt PkgConfig::openblas
                       PRIVATE conclave_flags ${CONCLAVE_BOOST_CONTEXT})
 
-add_executable(emulated_tests main.cpp ${emulated_test_sources} cuda/operations.cpp)
+add_executable(emulated_tests $<TARGET_OBJECTS:test_main> ${emulated_test_sources} cuda/operations.cpp)
 conclave_emulate_kernels(${emulated_test_sources})
 target_link_libraries(emulated_tests PRIVATE conclave_emulated Catch2::Catch2 conclave_flags)
 target_compile_options(emulated_tests PRIVATE -O1)
