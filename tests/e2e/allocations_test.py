@@ -54,7 +54,7 @@ def main():
         (2,),
         (2, "train.accumulate=2", "train.ema=0.9", "moe.balancer=aux_loss", "moe.shared_experts=1"),
         (2, "moe.balancer=grad_norm", "data.domain_column=urgent", "moe.domain_expert=1"),
-        (2, "parallel.expert_parallel=1"),
+        (2, "parallel.expert_parallel=1", "model.share_layers=true"),
         (2, "parallel.dispatch_chunks=3", "moe.shared_experts=1"),
         (2, f"run.plugins={MEDICAL}", 'moe.expert="2 feed_forward, 1 gated, 1 lstm_medical"'),
     ]:
