@@ -89,14 +89,14 @@ cudaDataType library_type(DType type) {
 }
 
 struct Plan {
-  Owned<cublasLtMatmulDesc_t> operation;
+  Owned<cublasLtMatmulDesc_t> operation;  // null: the library has none that gives row sums
   Owned<cublasLtMatrixLayout_t> left, right, result;
   cublasLtMatmulAlgo_t algorithm{};
 };
 
 // The library's matrices are in column-major order, in which ours are their own transposes: it is told to
 // compute c^T = b^T a^T, of which b^T is the left operand, and nothing needs to be transposed for it.
-Plan plan_for(const char* operation, cublasLtHandle_t handle, const Key& key, const void* bias) {
+Plan plan_for(const char* operation, cublasLtHandle_t handle, const Key& key, const void* vector) {
   const auto layout = [&](DType type, Index rows, Index columns, bool transposed, Index stride) {
     if (transposed) std::swap(rows, columns);
     return create(cublasLtMatrixLayoutCreate, library_type(type), static_cast<std::uint64_t>(columns),
@@ -109,7 +109,7 @@ Plan plan_for(const char* operation, cublasLtHandle_t handle, const Key& key, co
   set(plan.operation, CUBLASLT_MATMUL_DESC_TRANSA, key.b_transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
   set(plan.operation, CUBLASLT_MATMUL_DESC_TRANSB, key.a_transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
   set(plan.operation, CUBLASLT_MATMUL_DESC_EPILOGUE, key.epilogue);
-  if (bias) set(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);  // whose alignment is looked at
+  if (vector) set(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, vector);  // its alignment is looked at
 
   const auto preference = create(cublasLtMatmulPreferenceCreate);
   set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<std::uint64_t>(kWorkspace));
@@ -122,9 +122,11 @@ Plan plan_for(const char* operation, cublasLtHandle_t handle, const Key& key, co
   const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
       handle, plan.operation.get(), plan.left.get(), plan.right.get(), plan.result.get(), plan.result.get(),
       preference.get(), 1, &best, &found);
-  require(status == CUBLAS_STATUS_SUCCESS && found == 1 && best.state == CUBLAS_STATUS_SUCCESS,
+  const bool has = status == CUBLAS_STATUS_SUCCESS && found == 1 && best.state == CUBLAS_STATUS_SUCCESS;
+  require(has || key.epilogue == CUBLASLT_EPILOGUE_BGRADB,
           "{}: cuBLASLt has no algorithm for matrices of {}, [{}, {}] times [{}, {}]: {}", operation,
           name_of(key.type), key.m, key.k, key.k, key.n, cublasLtGetStatusString(status));
+  if (!has) plan.operation.reset();
   plan.algorithm = best.algo;
   return plan;
 }
@@ -140,10 +142,10 @@ class Library {
   }
 
   cublasLtHandle_t handle() const { return handle_.get(); }
-  const Plan& plan(const char* operation, const Key& key, const void* bias) {
+  const Plan& plan(const char* operation, const Key& key, const void* vector) {
     if (const auto known = plans_.find(key); known != plans_.end()) return known->second;
     if (plans_.size() == kPlans) plans_.clear();
-    return plans_.emplace(key, plan_for(operation, handle(), key, bias)).first->second;
+    return plans_.emplace(key, plan_for(operation, handle(), key, vector)).first->second;
   }
 
  private:
@@ -160,15 +162,15 @@ cublasComputeType_t compute_type(DType type) {
 }
 
 template <class T, class Sum>
-void multiply_any(const char* operation, const MatrixProduct<T, Sum>& product) {
-  const auto& [m, n, k, a, b, c, c_stride, accumulate, bias, relu] = product;
-  if (m == 0 || n == 0) return;
+bool multiply_any(const char* operation, const MatrixProduct<T, Sum>& product) {
+  const auto& [m, n, k, a, b, c, c_stride, accumulate, bias, relu, row_sums] = product;
+  if (m == 0 || n == 0) return false;
   if (k == 0) {  // which the library does not take
     for (Index row = 0; row < m && !accumulate; ++row)
       check(
           cudaMemsetAsync(c + row * c_stride, 0, static_cast<std::size_t>(n) * sizeof(Sum), current_stream()),
           operation);
-    return;
+    return false;
   }
   const Key key{.m = m,
                 .n = n,
@@ -184,30 +186,37 @@ void multiply_any(const char* operation, const MatrixProduct<T, Sum>& product) {
                 .type = dtype_of<T>,
                 .sum_type = dtype_of<Sum>,
                 .compute = compute_type(dtype_of<T>),
-                .epilogue = bias ? (relu ? CUBLASLT_EPILOGUE_RELU_BIAS : CUBLASLT_EPILOGUE_BIAS)
-                                 : (relu ? CUBLASLT_EPILOGUE_RELU : CUBLASLT_EPILOGUE_DEFAULT)};
+                .epilogue = row_sums ? CUBLASLT_EPILOGUE_BGRADB  // of b^T a^T, whose right operand a is
+                            : bias   ? (relu ? CUBLASLT_EPILOGUE_RELU_BIAS : CUBLASLT_EPILOGUE_BIAS)
+                                     : (relu ? CUBLASLT_EPILOGUE_RELU : CUBLASLT_EPILOGUE_DEFAULT)};
+  const void* const vector = row_sums ? row_sums : bias;
   Library& library = Library::of_thread();
-  const Plan& plan = library.plan(operation, key, bias);
-  if (bias)
-    set(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, static_cast<const void*>(bias));  // this time's
+  const Plan& plan = library.plan(operation, key, vector);
+  if (!plan.operation) {
+    MatrixProduct<T, Sum> without = product;
+    without.row_sums = nullptr;
+    return multiply_any(operation, without);
+  }
+  if (vector) set(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, vector);  // this time's
   const Sum alpha = 1, beta = accumulate ? Sum(1) : Sum(0);
   Scratch scratch;
   check(cublasLtMatmul(library.handle(), plan.operation.get(), &alpha, b.data, plan.left.get(), a.data,
                        plan.right.get(), &beta, c, plan.result.get(), c, plan.result.get(), &plan.algorithm,
                        scratch.array<std::byte>(kWorkspace), kWorkspace, current_stream()),
         operation);
+  return row_sums != nullptr;
 }
 
 }  // namespace
 
-void multiply(const char* operation, const MatrixProduct<BFloat16, float>& product) {
-  multiply_any(operation, product);
+bool multiply(const char* operation, const MatrixProduct<BFloat16, float>& product) {
+  return multiply_any(operation, product);
 }
-void multiply(const char* operation, const MatrixProduct<float>& product) {
-  multiply_any(operation, product);
+bool multiply(const char* operation, const MatrixProduct<float>& product) {
+  return multiply_any(operation, product);
 }
-void multiply(const char* operation, const MatrixProduct<double>& product) {
-  multiply_any(operation, product);
+bool multiply(const char* operation, const MatrixProduct<double>& product) {
+  return multiply_any(operation, product);
 }
 
 }  // namespace conclave::cuda

@@ -25,13 +25,17 @@ struct MatrixProduct {
   /// every row, and max(0, .) of the sum.
   const Sum* bias = nullptr;
   bool relu = false;
+  /// In place of these two, where the operands are of f32 as well: [m], aligned likewise, for the sums of a's
+  /// rows.
+  Sum* row_sums = nullptr;
 };
 
 /// Queues the product; throws Error, naming the operation, where that fails. Operands of f32 are multiplied
-/// in TF32 where precision() is tf32; for bf16, see multiplied().
-void multiply(const char* operation, const MatrixProduct<BFloat16, float>& product);
-void multiply(const char* operation, const MatrixProduct<float>& product);
-void multiply(const char* operation, const MatrixProduct<double>& product);
+/// in TF32 where precision() is tf32; for bf16, see multiplied(). Returns whether the row sums are written:
+/// for some shapes the library has only products without.
+bool multiply(const char* operation, const MatrixProduct<BFloat16, float>& product);
+bool multiply(const char* operation, const MatrixProduct<float>& product);
+bool multiply(const char* operation, const MatrixProduct<double>& product);
 
 /// body(a, b) with two matrices as products of them, or of their parts, are to have them: as they are, but
 /// where precision() is bf16, and they are of f32, as copies in scratch, each rounded once for all products.

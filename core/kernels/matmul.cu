@@ -16,6 +16,7 @@ using conclave::cuda::Matrix;
 using conclave::cuda::MatrixProduct;
 using conclave::cuda::multiplied;
 using conclave::cuda::multiply;
+using conclave::cuda::Scratch;
 
 // A run of groups, small enough for a kernel's parameters, for which every device has 4 KiB.
 struct Groups {
@@ -364,24 +365,31 @@ void grouped_linear_backward_parameters(const Tensor& dz, const Tensor& x, RowOf
       });
       return;
     }
+    // The product's pass over dz gives its sums, too, which replace what is there: of f32, and unrounded.
+    const bool by_library = pdb && std::is_same_v<T, float> && precision() == Precision::f32;
     multiplied("linear backward", Matrix<T>{pdz, dz.size(0), out, out}, Matrix<T>{px, x.size(0), in, in},
                [&]<class S>(const Matrix<S>& gradients, const Matrix<S>& inputs) {
                  for_groups(offsets, [&](Index group, Index first, Index rows) {
-                   multiply("linear backward", MatrixProduct<S, T>{.m = out,
-                                                                   .n = in,
-                                                                   .k = rows,
-                                                                   .a = gradients.from(first, true),
-                                                                   .b = inputs.from(first),
-                                                                   .c = pdw + group * out * in,
-                                                                   .c_stride = in,
-                                                                   .accumulate = true});
+                   Scratch scratch;
+                   T* const sums = by_library ? scratch.array<T>(out) : nullptr;
+                   const bool summed =
+                       multiply("linear backward", MatrixProduct<S, T>{.m = out,
+                                                                       .n = in,
+                                                                       .k = rows,
+                                                                       .a = gradients.from(first, true),
+                                                                       .b = inputs.from(first),
+                                                                       .c = pdw + group * out * in,
+                                                                       .c_stride = in,
+                                                                       .accumulate = true,
+                                                                       .row_sums = sums});
+                   if (!pdb) return;
+                   const Tensor to = dbias.rows(group, group + 1);
+                   if (summed)
+                     add(to, Tensor::borrow(sums, to.shape(), to.dtype(), Device::cuda), to);
+                   else
+                     column_sums(dz.rows(first, first + rows), to);
                  });
                });
-    // The library's own sums would replace what is there.
-    if (pdb)
-      for_groups(offsets, [&](Index group, Index first, Index rows) {
-        column_sums(dz.rows(first, first + rows), dbias.rows(group, group + 1));
-      });
   });
 }
 

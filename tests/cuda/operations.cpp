@@ -224,11 +224,9 @@ void product_rows(bool small, const Row& row) {
       "cuBLASLt's GELU is another function, and has no derivative: a second pass over y");
   row("linear backward input", grouped, {read(outputs), read(weights), written(inputs)}, product,
       [=](const Tensors& t) { grouped_linear_backward_input(t[0], offsets, t[1], t[2], Write::assign); });
-  row(
-      "linear backward parameters", grouped, {read(outputs), read(inputs), updated(weights), updated(biases)},
+  row("linear backward parameters", grouped, {read(outputs), read(inputs), updated(weights), updated(biases)},
       product + n,
-      [=](const Tensors& t) { grouped_linear_backward_parameters(t[0], t[1], offsets, t[2], t[3]); },
-      Bytes{.read = 4 * n}, "cuBLASLt's sums over rows would replace the bias's gradient: a second pass");
+      [=](const Tensors& t) { grouped_linear_backward_parameters(t[0], t[1], offsets, t[2], t[3]); });
   row("linear, independent rows", sizes, {read(inputs), read({1, out, in}), read({1, out}), written(outputs)},
       product + 2 * n, [=, whole = equal_offsets(1, rows)](const Tensors& t) {
         grouped_linear(t[0], whole, t[1], t[2], Activation::relu, t[3], {}, RowBits::independent);

@@ -29,9 +29,10 @@ struct Operation {
   cudaDataType scale = CUDA_R_32F;
   cublasOperation_t transpose_a = CUBLAS_OP_N, transpose_b = CUBLAS_OP_N;
   cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_DEFAULT;
-  const void* bias = nullptr;
+  void* bias = nullptr;  // or where the sums go
 
   bool has_bias() const { return (epilogue & CUBLASLT_EPILOGUE_BIAS) != 0; }
+  bool sums() const { return epilogue == CUBLASLT_EPILOGUE_BGRADB; }  // of op(B)'s columns
 };
 
 constexpr std::array kNames{"A", "B", "C", "D"};
@@ -91,6 +92,9 @@ Problem problem_of(const std::string& doing, cublasLtMatmulDesc_t operation,
   if (how.scale != type) throw Report(doing + ": alpha and beta are not of the type computed in");
   if (type == CUDA_R_64F && how.epilogue != CUBLASLT_EPILOGUE_DEFAULT)
     throw Report(doing + ": an epilogue in f64, on which the project does not rely");
+  if ((how.has_bias() || how.sums()) && !how.bias)
+    throw Report(doing + ": the epilogue " + (how.sums() ? "writes sums" : "adds a bias") +
+                 ", and there is no bias pointer");
   for (std::size_t i = 0; i < 4; ++i) {
     const std::string name = doing + ": " + kNames[i];
     const Matrix& matrix = problem.matrices[i] = layouts.at(given[i], name);
@@ -158,6 +162,11 @@ void compute(const Problem& problem, double alpha, const void* a, const void* b,
       static_cast<T*>(d)[row + column * static_cast<std::uint64_t>(d_matrix.leading_dimension)] =
           static_cast<T>(sum);
     }
+  for (std::uint64_t column = 0; how.sums() && column < d_matrix.columns; ++column) {
+    double sum = 0;
+    for (std::uint64_t i = 0; i < depth; ++i) sum += operand(b, b_matrix, tb, i, column);
+    static_cast<T*>(how.bias)[column] = static_cast<T>(sum);
+  }
 }
 
 }  // namespace
@@ -171,6 +180,8 @@ const char* cublasLtGetStatusString(cublasStatus_t status) {
   switch (status) {
     case CUBLAS_STATUS_SUCCESS:
       return "CUBLAS_STATUS_SUCCESS";
+    case CUBLAS_STATUS_NOT_SUPPORTED:
+      return "CUBLAS_STATUS_NOT_SUPPORTED";
     case CUBLAS_STATUS_INVALID_VALUE:
     case CUBLAS_STATUS_EXECUTION_FAILED:
       break;
@@ -247,7 +258,8 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
                                               cublasLtMatmulPreference_t preference, int wanted,
                                               cublasLtMatmulHeuristicResult_t* results, int* found) {
   constexpr const char* kDoing = "cublasLtMatmulAlgoGetHeuristic";
-  return call([&] {
+  bool has_one = true;
+  const cublasStatus_t status = call([&] {
     handles.at(handle, kDoing);
     const Preference& preferred = preferences.at(preference, kDoing);
     Algorithm algorithm{.problem = problem_of(kDoing, operation, {a, b, c, d}),
@@ -259,8 +271,13 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
         throw Report(std::string(kDoing) + ": " + kNames[i] + " need not even be aligned to its elements");
       else if (problem.matrices[i].type == CUDA_R_16BF && preferred.alignments[i] < kHalfAlignment)
         throw Report(std::string(kDoing) + ": " + kNames[i] + " of bf16 is to begin where 16 bytes do");
-    if (problem.operation.has_bias() && !problem.operation.bias)
-      throw Report(std::string(kDoing) + ": the epilogue adds a bias, and there is no bias pointer");
+    // The library has these epilogues for some layouts only, and does not say which.
+    const Matrix& right = problem.matrices[1];
+    if (problem.operation.sums()) {
+      if (right.type != CUDA_R_32F)
+        throw Report(std::string(kDoing) + ": sums of what is not f32, on which the project does not rely");
+      has_one = right.leading_dimension % 4 == 0;
+    }
     algorithm.bias_alignment = alignment_of(problem.operation.bias, kBiasAlignment);
     // One that adds up several parts of the inner dimension, where their sums find room.
     const Matrix& result = problem.matrices[3];
@@ -274,6 +291,9 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
                   .wavesCount = 1};
     *found = 1;
   });
+  if (has_one) return status;
+  *found = 0;
+  return CUBLAS_STATUS_NOT_SUPPORTED;
 }
 
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t operation, const void* alpha,
@@ -311,12 +331,14 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t oper
     for (std::size_t i = 0; i < 3; ++i)
       if (i < 2 || keep != 0) reads.push_back(area_of(kNames[i], pointers[i], problem.matrices[i]));
     if (how.has_bias()) {
-      if (!how.bias) throw Report(doing + ": the epilogue adds a bias, and there is no bias pointer");
-      if (address(how.bias) % chosen.bias_alignment != 0)
-        throw Report(doing + ": the bias is less aligned than the one the heuristic was shown");
       reads.push_back(
           Area::of("the bias", how.bias, problem.matrices[3].rows * problem.matrices[3].element()));
     }
+    if (how.sums())
+      writes.push_back(
+          Area::of("the sums", how.bias, problem.matrices[3].columns * problem.matrices[3].element()));
+    if ((how.has_bias() || how.sums()) && address(how.bias) % chosen.bias_alignment != 0)
+      throw Report(doing + ": the bias is less aligned than the one the heuristic was shown");
     for (std::size_t i = 0; i < 4; ++i)
       if (address(pointers[i]) % chosen.alignments[i] != 0)
         throw Report(doing + ": " + kNames[i] + " is aligned to " +
@@ -338,8 +360,10 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t oper
         if (overlap(area, written) && !(area.name == "C" && area == result))
           throw Report(doing + ": " + area.name + " and " + written.name + " overlap");
     }
-    if (writes.size() > 1 && overlap(result, writes.back()))
-      throw Report(doing + ": D and workspace overlap");
+    for (std::size_t i = 0; i < writes.size(); ++i)
+      for (std::size_t j = 0; j < i; ++j)
+        if (overlap(writes[j], writes[i]))
+          throw Report(doing + ": " + writes[j].name + " and " + writes[i].name + " overlap");
 
     queue(stream, "a product of matrices", [=, needed = chosen.workspace](std::uint32_t) {
       for (const auto* const areas : {&reads, &writes})

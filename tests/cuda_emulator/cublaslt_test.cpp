@@ -98,6 +98,46 @@ TEST_CASE("a product that nothing is wrong with") {
   CHECK(workspace.data<std::uint8_t>()[0] == 0xFF);  // what a kernel left there would be lost
 }
 
+TEST_CASE("a product that also gives the sums of its right operand's columns") {
+  Call call;
+  call.epilogue = CUBLASLT_EPILOGUE_BGRADB;
+  CHECK(call.run() == std::string("CUBLAS_STATUS_SUCCESS"));
+  const Tensor host = cuda::to_host(call.memory);
+  CHECK(emulator::take_report() == "");
+  const float* const values = host.data<float>();
+  for (Index column = 0; column < 2; ++column) {
+    double sum = 0, product = 0;
+    for (Index i = 0; i < 4; ++i) {
+      sum += values[16 + i + 4 * column];
+      product += double{values[3 * i]} * values[16 + i + 4 * column];
+    }
+    CHECK(values[48 + column] == Approx(sum));
+    CHECK(values[32 + 3 * column] == Approx(product));
+  }
+}
+
+TEST_CASE("sums of columns that the library has not, or has no room for") {
+  const auto sums_fail = [](const char* says, const std::function<void(Call&)>& change) {
+    fails(says, [&](Call& call) {
+      call.epilogue = CUBLASLT_EPILOGUE_BGRADB;
+      change(call);
+    });
+  };
+  sums_fail("writes sums, and there is no bias pointer", [](Call& call) { call.bias = nullptr; });
+  sums_fail("D and the sums overlap", [](Call& call) { call.bias = call.at(36); });
+  sums_fail("A and the sums overlap", [](Call& call) { call.bias = call.at(0); });
+  sums_fail("the sums: 8 bytes at offset 256 of 256", [](Call& call) { call.bias = call.at(64); });
+  sums_fail("sums of what is not f32", [](Call& call) {
+    call.type_of_a = call.type_of_b = CUDA_R_16BF;
+    call.leading = {8, 8, 3};
+  });
+  Call call;
+  call.epilogue = CUBLASLT_EPILOGUE_BGRADB;
+  call.leading[1] = 5;
+  CHECK(call.run() == std::string("CUBLAS_STATUS_NOT_SUPPORTED"));
+  CHECK(emulator::take_report() == "");
+}
+
 TEST_CASE("a product's traffic is its operands, not what it works in") {
   Call call;
   emulator::take_traffic();
