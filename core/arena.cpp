@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "core/cuda/memory.h"
+#include "core/memory.h"
 
 namespace conclave {
 namespace {
@@ -73,10 +74,14 @@ void Arena::commit(Region& region, std::size_t end) {
 void Arena::take_device_memory(std::size_t bytes) {
   if constexpr (kBuiltWithCuda) {
     device_memory_.reset();
-    const auto memory = std::make_shared<cuda::DeviceMemory>(bytes);
-    tensors_.base = static_cast<std::byte*>(memory->data());
+    try {
+      const auto memory = std::make_shared<cuda::DeviceMemory>(bytes);
+      tensors_.base = static_cast<std::byte*>(memory->data());
+      device_memory_ = memory;
+    } catch (const OutOfMemory& error) {
+      throw OutOfMemory(fmt::format("arena {}: {}", name_, error.what()));
+    }
     tensors_.limit = bytes;
-    device_memory_ = memory;
   } else {
     fail("arena {}: {} on a CUDA device, for which this program was not built", name_, format_bytes(bytes));
   }
@@ -105,12 +110,13 @@ std::byte* Arena::take(Region& region, std::size_t bytes) {
   }
   const std::size_t begin = round_up(region.used, kAlignment);
   std::size_t end = 0;
-  const bool fits = !__builtin_add_overflow(begin, bytes, &end) && end <= region.limit;
-  require(fits, "arena {}: {} more do not fit, {} of {} are in use; {}", name_, format_bytes(bytes),
-          format_bytes(region.used), format_bytes(region.limit),
-          sealed_     ? "the planning run did not see a step this large"
-          : on_device ? "the device has no more memory: make the batch or the model smaller"
-                      : "this machine has no more memory: make the batch or the model smaller");
+  if (__builtin_add_overflow(begin, bytes, &end) || end > region.limit) {
+    const std::string what =
+        fmt::format("arena {}: {} more do not fit, {} of {} are in use; ", name_, format_bytes(bytes),
+                    format_bytes(region.used), format_bytes(region.limit));
+    require(!sealed_, "{}the planning run did not see a step this large", what);
+    throw OutOfMemory(what + (on_device ? "the device" : "this machine") + " has no more memory");
+  }
   if (!on_device) commit(region, end);
   region.used = end;
   region.peak = std::max(region.peak, region.used);

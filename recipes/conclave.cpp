@@ -7,6 +7,7 @@
 
 #include <unistd.h>
 
+#include "core/memory.h"
 #include "recipes/commands/commands.h"
 #include "recipes/recipe.h"
 
@@ -51,6 +52,14 @@ int alone(const std::function<int()>& command) {
   }
 }
 
+// What a recipe can do about an error, where that does not say it itself.
+std::string with_advice(const std::exception& error) {
+  if (!dynamic_cast<const conclave::OutOfMemory*>(&error)) return error.what();
+  return std::string(error.what()) +
+         "; lower train.batch_tokens, for which a higher train.accumulate makes up, make the model smaller, "
+         "start more ranks, over which batches and experts are spread, or end what else takes the memory";
+}
+
 // Runs a command on all ranks. A mistake in the recipe is found by every rank alike, and all end in order;
 // any other error may be one rank's alone, and the others would wait for it forever, so it ends them all.
 int together(const std::function<int(const conclave::MpiSession&)>& command) {
@@ -66,7 +75,7 @@ int together(const std::function<int(const conclave::MpiSession&)>& command) {
   } catch (const std::exception& error) {
     // Where all ranks fail alike, rank 0 speaks for them, and ends this one before it would.
     if (rank != 0) std::this_thread::sleep_for(std::chrono::seconds(1));
-    fmt::print(stderr, "conclave: {}\n", error.what());
+    fmt::print(stderr, "conclave: {}\n", with_advice(error));
     if (ranks == 1) return 1;
     session.abort(1);
   }

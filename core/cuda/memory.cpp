@@ -8,6 +8,7 @@
 
 #include "core/arena.h"
 #include "core/cuda/launch.h"
+#include "core/memory.h"
 
 namespace conclave::cuda {
 namespace {
@@ -26,7 +27,8 @@ DeviceMemory::DeviceMemory(std::size_t bytes) : bytes_(bytes) {
   const cudaError_t code = cudaMalloc(&data_, bytes);
   if (code == cudaErrorMemoryAllocation) {
     cudaGetLastError();  // which would otherwise be the next call's
-    fail("the device has {} free, and {} are needed", format_bytes(free_memory()), format_bytes(bytes));
+    throw OutOfMemory(fmt::format("the device has {} free, and {} are needed", format_bytes(free_memory()),
+                                  format_bytes(bytes)));
   }
   check(code, "allocating device memory");
   held += bytes;

@@ -10,7 +10,7 @@ namespace conclave::cuda {
 /// `bytes` uninitialized bytes of device memory.
 class DeviceMemory {
  public:
-  /// Throws Error, saying what is free, where there is too little.
+  /// Throws OutOfMemory, saying what is free, where there is too little.
   explicit DeviceMemory(std::size_t bytes);
   ~DeviceMemory();
   DeviceMemory(const DeviceMemory&) = delete;

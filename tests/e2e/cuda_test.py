@@ -57,6 +57,12 @@ def main():
     train(PROGRAM, "tiny.toml", "not_rounded", "train.steps=2", *rounded, says="products in f32, as run.precision")
     assert_close("two", "not_rounded")
 
+    # Too little memory for the model, and for its batches.
+    for mebibytes, problem in ("0", ": the device has 0 B free, and "), ("66", " more do not fit, "):
+        environment = {**os.environ, "CONCLAVE_CUDA_MEMORY": mebibytes}
+        advice = "; lower train.batch_tokens, "
+        run([DEVICES, "train", "tiny.toml", "--device", "cuda"], status=1, says=[problem, advice], env=environment)
+
     # The processors' checkpoint, evaluated on devices.
     here = run([*RANKS, PROGRAM, "eval", "processors"])
     there = run([*RANKS, DEVICES, "eval", "processors", "--device", "cuda"])
