@@ -56,22 +56,13 @@ struct StagedCommunicator::Stage {
   }
 
   Tensor take(const Shape& shape, DType dtype) {
-    const Tensor tensor = Tensor::borrow(static_cast<std::byte*>(memory->data()) + used, shape, dtype);
-    used += room_for(tensor.bytes());
-    return tensor;
+    std::byte* const at = static_cast<std::byte*>(memory->data()) + used;
+    used += room_for(static_cast<std::size_t>(shape.numel()) * size_of(dtype));
+    return Tensor::borrow(at, shape, dtype);
   }
-  /// Its copy, once the stream was waited for.
-  Tensor send(const Tensor& tensor) {
-    const Tensor staged = take(tensor.shape(), tensor.dtype());
-    cuda::copy(tensor, staged);
-    return staged;
-  }
+  Tensor take_for(const Tensor& tensor) { return take(tensor.shape(), tensor.dtype()); }
   /// What its new elements arrive in.
-  Tensor receive(const Tensor& tensor) {
-    const Tensor staged = take(tensor.shape(), tensor.dtype());
-    arriving.emplace_back(staged, tensor);
-    return staged;
-  }
+  Tensor receive(const Tensor& tensor) { return arriving.emplace_back(take_for(tensor), tensor).first; }
 
   void end() {
     for (const auto& [staged, tensor] : arriving) cuda::copy(staged, tensor);
@@ -125,7 +116,8 @@ Request StagedCommunicator::start_all_reduce_there(const Tensor& values, Reducti
 
 void StagedCommunicator::broadcast_there(const Tensor& values, int root) {
   Stage& pinned = stage(values.bytes());
-  const Tensor staged = rank() == root ? pinned.send(values) : pinned.receive(values);
+  const Tensor staged = rank() == root ? pinned.take_for(values) : pinned.receive(values);
+  if (rank() == root) cuda::copy(values, staged);
   cuda::synchronize();
   control().broadcast(staged, root);
   pinned.end();
@@ -133,7 +125,8 @@ void StagedCommunicator::broadcast_there(const Tensor& values, int root) {
 
 void StagedCommunicator::all_gather_there(const Tensor& mine, const Tensor& gathered) {
   Stage& pinned = stage(room_for(mine.bytes()) + gathered.bytes());
-  const Tensor leaving = pinned.send(mine), arriving = pinned.receive(gathered);
+  const Tensor leaving = pinned.take_for(mine), arriving = pinned.receive(gathered);
+  cuda::copy(mine, leaving);
   cuda::synchronize();
   control().all_gather(leaving, arriving);
   pinned.end();
@@ -143,7 +136,8 @@ void StagedCommunicator::all_to_all_there(const Tensor& send, std::span<const In
                                           const Tensor& receive, std::span<const Index> receive_rows) {
   const Tensor sent = send.rows(0, total(send_rows)), received = receive.rows(0, total(receive_rows));
   Stage& pinned = stage(room_for(sent.bytes()) + received.bytes());
-  const Tensor leaving = pinned.send(sent), arriving = pinned.receive(received);
+  const Tensor leaving = pinned.take_for(sent), arriving = pinned.receive(received);
+  cuda::copy(sent, leaving);
   cuda::synchronize();
   control().all_to_all(leaving, send_rows, arriving, receive_rows);
   pinned.end();

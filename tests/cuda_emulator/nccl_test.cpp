@@ -262,6 +262,8 @@ TEST_CASE("what is in the host's memory goes by MPI, and operations have both si
   CHECK(world->sum(Index{1}) == world->size());
   CHECK(world->all_gather("text").size() == static_cast<std::size_t>(world->size()));
   CHECK(world->host().device() == Device::cpu);
+  const std::vector<Index> none(static_cast<std::size_t>(world->size()));
+  world->all_to_all(host, none, Tensor::zeros({4, 3}), none);
   world->start_exchange(host, {}, host, {}).wait();
   world->start_all_reduce(host).wait();
   CHECK_THROWS_WITH(world->all_gather(host, device), Contains("all_gather: some tensors are on"));
@@ -469,6 +471,16 @@ TEST_CASE("groups and communicators in the wrong state") {
   CHECK(result == (test_world().size() == 1 ? ncclSuccess : ncclInvalidUsage));
   if (result != ncclSuccess) CHECK_THAT(ncclGetLastError(comm), Contains("Duplicate GPU"));
   emulator::set_bus_id("");
+}
+
+TEST_CASE("what NCCL refuses is an Error that says why") {
+  if (test_world().size() == 1) return;
+  emulator::set_bus_id("0000:1b:00.0");
+  const auto world = device_world();
+  CHECK_THROWS_WITH(world->all_reduce(cuda::to_device(Tensor::zeros({4}))),
+                    Contains("starting NCCL: NCCL says: ") && Contains("Duplicate GPU"));
+  emulator::set_bus_id("");
+  meet();
 }
 
 // ---- The watchdog

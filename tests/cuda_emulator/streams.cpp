@@ -104,7 +104,7 @@ thread_local int captures = 0;                      // streams whose work this t
 std::chrono::milliseconds patience{30'000};
 std::uint64_t pieces_done = 0;
 int device_count = 1, driver = CUDART_VERSION;
-cudaError_t device_error = cudaSuccess;  // of cudaGetDeviceCount
+cudaError_t device_error = cudaSuccess;      // of cudaGetDeviceCount
 std::string& bus_id = *new std::string([] {  // "" for one that no other process has
   const char* const given = std::getenv("CONCLAVE_CUDA_BUS_ID");
   return given ? given : "";
