@@ -20,8 +20,8 @@ struct TextExample {
   std::int32_t label = 0;
   bool in_domain = false;            ///< of the domain that a recipe may single out
   std::string pair = {};             ///< the second of two texts that are judged together; "": there is one
-  std::string caption = {};          ///< what its image shows; "": no more than its class says
   std::optional<double> score = {};  ///< what `label` was rounded from, where a number is to be guessed
+  std::string caption = {};          ///< what its image shows; "": no more than its class says
 };
 
 struct TextDataset {

@@ -140,8 +140,8 @@ int main(int argc, char** argv) {
   auto* generate_command = app.add_subcommand("generate", "Draw images of what texts say");
   generate_command->add_option("checkpoint", generate.checkpoint, "File, or folder with checkpoints")
       ->required();
-  generate_command->add_option("--text", generate.texts, "What to draw (repeatable)")
-      ->required()
+  generate_command
+      ->add_option("--text", generate.texts, "What to draw (repeatable); none: every class by its name")
       ->allow_extra_args(false);
   generate_command->add_option("--count", generate.count, "Images for each text")->check(CLI::PositiveNumber);
   generate_command->add_option("--out", generate.out, "*.png, with all of them in a grid");
@@ -155,6 +155,10 @@ int main(int argc, char** argv) {
   generate_command->add_option("--seed", generate.seed, "Other seeds, other images");
   generate_command->add_option("--scale", generate.scale, "How many times as large to show a pixel")
       ->check(CLI::Range(1, 64));
+  generate_command->add_option("--judge", generate.judge,
+                               "Checkpoint of a classifier: how many images it takes for what was asked, and "
+                               "how near they are to those "
+                               "that the generator was trained on");
   generate_command->add_option("--set", generate.overrides, "Change a key of its recipe")
       ->allow_extra_args(false);
   generate_command

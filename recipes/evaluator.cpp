@@ -19,14 +19,16 @@ double Evaluation::mean_experts() const {
   return tokens_routed > 0 ? experts / tokens_routed : 0;
 }
 
-Evaluator::Evaluator(Model& model, Task& task, const TokenizedSplit& split, Index classes, Index batch_tokens,
+Evaluator::Evaluator(Model& model, Task& task, const TokenizedSplit& split, const Recipe& recipe,
                      Arena& activations, const ProcessGrid& grid, std::optional<std::uint64_t> shuffle)
     : model_(model),
       task_(task),
-      classes_(classes),
+      split_(split),
+      classes_(model.sizes().classes),
+      glue_task_(recipe.data.source == "glue" && task.name() == "classify" ? recipe.data.task : ""),
       activations_(activations),
       grid_(grid),
-      batcher_(split, {.tokens = batch_tokens,
+      batcher_(split, {.tokens = recipe.train.batch_tokens,
                        .seed = shuffle.value_or(0),
                        .shuffle = shuffle.has_value(),
                        .rank = grid.world().rank(),
@@ -107,6 +109,7 @@ Evaluation Evaluator::run(const BatchVisitor& visit) {
   enum Sum : std::size_t { loss, guesses, right, judged, sequences, tokens, first_class };
   std::vector<double> sums(first_class + 3 * classes);
   bool of_classes = false;
+  std::vector<double> predictions(glue_task_.empty() ? 0 : static_cast<std::size_t>(split_.size()));
   for (DataPosition position; position.epoch == 0; position = batch_.next) {
     batcher_.fill(position, batch_);
     activations_.reset();
@@ -126,6 +129,9 @@ Evaluation Evaluator::run(const BatchVisitor& visit) {
       for (std::size_t i = 0; i < batch_.labels.size(); ++i, scores += classes) {
         const auto label = static_cast<std::size_t>(batch_.labels[i]);
         const auto predicted = static_cast<std::size_t>(std::max_element(scores, scores + classes) - scores);
+        if (!predictions.empty())
+          predictions[static_cast<std::size_t>(batch_.examples[i])] =
+              glue_prediction(glue_task_, {scores, classes});
         if (predicted == label) {
           ++sums[first_class + 3 * label];
         } else {
@@ -201,6 +207,12 @@ Evaluation Evaluator::run(const BatchVisitor& visit) {
     for (std::size_t c = first_class; c < sums.size(); c += 3)
       if (sums[c] > 0) f1_sum += 2 * sums[c] / (2 * sums[c] + sums[c + 1] + sums[c + 2]);
     result.macro_f1 = f1_sum / static_cast<double>(classes);
+  }
+  if (!predictions.empty()) {  // each rank has those of its own examples, and 0 for the others
+    world.all_reduce(
+        Tensor::borrow(predictions.data(), {static_cast<Index>(predictions.size())}, DType::f64));
+    const std::vector<double> labels(split_.labels.begin(), split_.labels.end());
+    result.measures = glue_measures(glue_task_, predictions, split_.scores.empty() ? labels : split_.scores);
   }
   result.sequences = static_cast<Index>(sums[sequences]);
   result.tokens = static_cast<Index>(sums[tokens]);

@@ -9,6 +9,7 @@
 
 #include "recipes/corpus.h"
 #include "recipes/domain_routing.h"
+#include "recipes/measures/glue.h"
 #include "recipes/models/model.h"
 
 namespace conclave {
@@ -17,6 +18,7 @@ struct Evaluation {
   double loss = 0;  ///< mean over the task's guesses: of classes and tokens cross-entropy, in nats
   std::optional<double> accuracy;  ///< share of guesses that are right; none where no guess is right or wrong
   std::optional<double> macro_f1;  ///< of classes: mean over them of 2 tp / (2 tp + fp + fn)
+  std::vector<Measure> measures;   ///< others that the data's own judges take: GLUE's
   Index sequences = 0, tokens = 0;
   double seconds = 0;
   /// How evenly the experts are used: mean load / largest load, a mean over the layers; 1 without MoE layers.
@@ -40,10 +42,10 @@ using BatchVisitor = std::function<void(const Batch& batch, std::span<const Tens
 
 class Evaluator {
  public:
-  /// Collective. `batch_tokens` is the global budget per batch; all arguments must outlive the evaluator,
+  /// Collective. All arguments but the recipe, of which the batches' budget is, must outlive the evaluator,
   /// which resets `activations` for every batch. `shuffle`: the seed of the batches' order; else by length.
-  Evaluator(Model& model, Task& task, const TokenizedSplit& split, Index classes, Index batch_tokens,
-            Arena& activations, const ProcessGrid& grid, std::optional<std::uint64_t> shuffle = std::nullopt);
+  Evaluator(Model& model, Task& task, const TokenizedSplit& split, const Recipe& recipe, Arena& activations,
+            const ProcessGrid& grid, std::optional<std::uint64_t> shuffle = std::nullopt);
 
   /// One forward pass of the largest batch, so that the arena sees its size.
   void plan();
@@ -65,7 +67,9 @@ class Evaluator {
 
   Model& model_;
   Task& task_;
+  const TokenizedSplit& split_;
   Index classes_;
+  std::string glue_task_;  // "": the data are not GLUE's
   Arena& activations_;
   const ProcessGrid& grid_;
   DynamicBatcher batcher_;

@@ -40,19 +40,23 @@ Predictor::Predictor(LoadedModel& model, const ProcessGrid& grid)
 void Predictor::add(const Example& example, Batch& batch) const {
   const ImageShape& shape = model_.model().sizes().image;
   TokenizedSplit text;
-  if (!example.text.empty() || example.image.empty()) {
+  if (!example.text.empty() || !example.has_image()) {
     require(model_.tokenizer().has_value(),
             "the model was trained on images alone, and predict was given a text; give it --image FILE");
     const TextExample given = text_of(example.text, model_.tokenizer()->separator().has_value());
     text = model_.tokenizer()->encode_split(std::span(&given, 1), model_.recipe().data.max_length);
   }
   const auto tokens = text.size() > 0 ? text.sequence(0) : std::span<const std::int32_t>();
-  if (example.image.empty()) {
+  if (!example.has_image()) {
     batch.add(tokens, 0);
     return;
   }
   require(shape.size() > 0, "{}: the model was trained on texts alone, and takes no image", example.image);
-  const auto pixels = read_image(example.image, shape);
+  require(!example.pixels || example.pixels->shape == shape,
+          "an image of {} x {} pixels in {} channels, but the model was trained on {} x {} in {}",
+          example.pixels ? example.pixels->shape.height : 0, example.pixels ? example.pixels->shape.width : 0,
+          example.pixels ? example.pixels->shape.channels : 0, shape.height, shape.width, shape.channels);
+  const auto pixels = example.pixels ? example.pixels->pixels : read_image(example.image, shape);
   std::ranges::copy(pixels, batch.add(tokens, 0, classifier_.image_tokens(), pixels.size()).begin());
 }
 

@@ -5,14 +5,18 @@
 #include <string>
 #include <vector>
 
+#include "data/image.h"
 #include "recipes/loaded_model.h"
 
 namespace conclave {
 
 /// A text, an image, or both, as the model was trained on.
 struct Example {
-  std::string text;   ///< "" beside an image: there is none
-  std::string image;  ///< file; "": there is none
+  std::string text;               ///< "" beside an image: there is none
+  std::string image;              ///< file; "": there is none
+  const Image* pixels = nullptr;  ///< in place of a file, of the shape that the model was trained on
+
+  bool has_image() const { return pixels || !image.empty(); }
 };
 
 struct Prediction {

@@ -36,9 +36,7 @@ SplitEvaluation::SplitEvaluation(const std::string& checkpoint, const std::strin
   require(!chosen.examples.empty(), "the {} split is empty", split);
   texts_ = chosen.examples;
   tokens_ = tokenize(task_->name(), chosen, loaded_.tokenizer(), recipe.data);
-  evaluator_ = std::make_unique<Evaluator>(loaded_.model(), *task_, tokens_,
-                                           static_cast<Index>(data.class_names.size()),
-                                           recipe.train.batch_tokens, activations_, grid);
+  evaluator_ = std::make_unique<Evaluator>(loaded_.model(), *task_, tokens_, recipe, activations_, grid);
   evaluator_->plan();
   activations_.seal(std::size_t{1} << 20);
 }

@@ -149,11 +149,9 @@ Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironme
                .final = recipe.train.final_learning_rate,
                .warmup_steps = std::lround(recipe.train.warmup * static_cast<double>(total_steps_)),
                .total_steps = total_steps_};
-  const auto classes = static_cast<Index>(corpus_.class_names.size());
   const auto evaluator = [&](const TrainedTask& one, const TokenizedSplit& split,
                              std::optional<std::uint64_t> shuffle = std::nullopt) {
-    return std::make_unique<Evaluator>(model_, *one.task, split, classes, recipe.train.batch_tokens,
-                                       activations_, grid, shuffle);
+    return std::make_unique<Evaluator>(model_, *one.task, split, recipe, activations_, grid, shuffle);
   };
   for (TrainedTask& one : tasks_) {
     one.validation = evaluator(one, one.splits->validation);
@@ -574,6 +572,8 @@ void Trainer::tell(const Evaluation& result, const std::string& split, const std
   std::string figures;
   if (result.accuracy) figures += fmt::format("accuracy {:.4f}  ", *result.accuracy);
   if (result.macro_f1) figures += fmt::format("macro F1 {:.4f}  ", *result.macro_f1);
+  for (const auto& [measure, value] : result.measures)
+    if (measure != "accuracy") figures += fmt::format("{} {:.4f}  ", measure, value);
   say(fmt::format("{}: {}loss {:.4f}  utilization {:.3f} (per batch {:.3f})  ({} {}, {:.1f} s)", name,
                   figures, result.loss, result.utilization, result.batch_utilization, result.sequences,
                   recipe_.data.has_texts() ? "texts" : "images", result.seconds));
@@ -599,6 +599,8 @@ void Trainer::tell(const Evaluation& result, const std::string& split, const std
                                                      {prefix + "route_hit_rate", result.route_hit_rate}};
   if (result.accuracy) values.emplace_back(prefix + "accuracy", *result.accuracy);
   if (result.macro_f1) values.emplace_back(prefix + "macro_f1", *result.macro_f1);
+  for (const auto& [measure, value] : result.measures)
+    if (measure != "accuracy") values.emplace_back(prefix + measure, value);
   if (!result.domain.empty())
     values.emplace_back(prefix + "domain_ratio", mean_ratio(result.domain, recipe_.moe.domain_expert));
   for (std::size_t l = 0; l < result.domain.size(); ++l)

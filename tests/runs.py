@@ -161,15 +161,16 @@ def losses(directory, split="train"):
     return {line["step"]: line[f"{split}/loss"] for line in lines if f"{split}/loss" in line}
 
 
-def assert_same_losses(one, other, tolerance=1e-4):
-    """Relative; in training, and of the evaluations, where all parts of a model have their say. An evaluation's loss
+def assert_same_losses(one, other, tolerance=1e-4, task=""):
+    """Of a task, where there are several. Relative; in training, and of the evaluations, where all parts of a model have their say. An evaluation's loss
     below 1 counts as 1: it is how far probabilities near 1 are from it, the little that is left when most cancels."""
     worst = 0
     for split in ("train", "validation", "test"):
+        split = f"{task}/{split}" if task else split
         first, second = losses(one, split), losses(other, split)
         assert first and first.keys() == second.keys(), (one, split, sorted(first), other, sorted(second))
         for step, loss in first.items():
-            off = abs(loss - second[step]) / (abs(loss) if split == "train" else max(abs(loss), 1))
+            off = abs(loss - second[step]) / (abs(loss) if split.endswith("train") else max(abs(loss), 1))
             worst = max(worst, off)
             assert off <= tolerance, f"{split}, step {step}: {loss} in {one}, {second[step]} in {other}: {off:.1e} apart"
     print(f"{one} and {other}: losses at most {worst:.1e} apart")

@@ -48,13 +48,14 @@ int predict(const PredictArguments& arguments, const Surroundings& surroundings,
 
 struct GenerateArguments {
   std::string checkpoint;
-  std::vector<std::string> texts;
-  std::int64_t count = 16;  ///< images for each text
+  std::vector<std::string> texts;  ///< none: the names of all classes
+  std::int64_t count = 16;         ///< images for each text
   std::string out = "generated.png";
   std::int64_t steps = 12;
   double guidance = 2.0;
   std::uint64_t seed = 1;
   std::int64_t scale = 2;
+  std::string judge;  ///< checkpoint of a classifier; "": nobody judges
   std::vector<std::string> overrides;
   std::string device = "auto";
 };

@@ -51,6 +51,7 @@ int evaluate(const EvaluateArguments& arguments, const Surroundings& surrounding
         {"tokens_per_second", static_cast<double>(result.tokens) / result.seconds}};
     if (result.accuracy) summary["accuracy"] = *result.accuracy;
     if (result.macro_f1) summary["macro_f1"] = *result.macro_f1;
+    for (const auto& [measure, value] : result.measures) summary[measure] = value;
     if (!result.domain.empty()) summary["domain"] = domain_summary(evaluation, result);
     fmt::print("{}\n", summary.dump());
   }

@@ -1,4 +1,4 @@
-#include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <chrono>
@@ -6,6 +6,8 @@
 
 #include "data/file.h"
 #include "recipes/commands/commands.h"
+#include "recipes/corpus.h"
+#include "recipes/generated_check.h"
 #include "recipes/image_sampler.h"
 
 namespace conclave::commands {
@@ -30,6 +32,52 @@ Image grid_of(const std::vector<Image>& images, Index columns, Index scale) {
   return grid;
 }
 
+// The class that each text names.
+std::vector<std::int32_t> classes_of(const std::vector<std::string>& texts,
+                                     const std::vector<std::string>& class_names, const std::string& judge) {
+  std::vector<std::int32_t> classes;
+  for (const std::string& text : texts) {
+    const auto found = std::ranges::find(class_names, text);
+    require(found != class_names.end(), "--judge {}: it has no class \"{}\"; its classes are: {}", judge,
+            text, fmt::join(class_names, ", "));
+    classes.push_back(static_cast<std::int32_t>(found - class_names.begin()));
+  }
+  return classes;
+}
+
+void judge(const std::string& path, const std::vector<Image>& images, const std::vector<std::string>& texts,
+           const Recipe& recipe, const ProcessGrid& grid) {
+  LoadedModel loaded(find_checkpoint(path), grid, {});
+  const std::vector<std::string>& names = loaded.class_names();
+  const std::vector<std::int32_t> labels = classes_of(texts, names, path);
+  Predictor predictor(loaded, grid);
+  const std::vector<double> shares = recognised(predictor, images, labels, names.size());
+  double right = 0;
+  for (const std::int32_t label : labels) right += shares[static_cast<std::size_t>(label)];
+  fmt::print("recognised: {:.1f}% of {} images", 100 * right / static_cast<double>(images.size()),
+             images.size());
+  for (std::size_t c = 0; c < names.size(); ++c)
+    if (!std::isnan(shares[c])) fmt::print("{} {} {:.0f}%", c == 0 ? ":" : ",", names[c], 100 * shares[c]);
+
+  const ImageDataset data = read_examples(recipe.data, recipe.image, grid.world());
+  const ImageShape& shape = data.train.images.shape;
+  std::vector<std::uint8_t> bytes;
+  for (const Image& image : images) bytes.insert(bytes.end(), image.pixels.begin(), image.pixels.end());
+  const auto unseen =
+      std::span(data.test.images.pixels).first(std::min(bytes.size(), data.test.images.pixels.size()));
+  std::vector<double> generated = nearest_distances(bytes, data.train.images.pixels, shape),
+                      real = nearest_distances(unseen, data.train.images.pixels, shape);
+  std::ranges::sort(generated);
+  std::ranges::sort(real);
+  const double near = real[real.size() / 100];
+  fmt::print(
+      "\nnearest training image: {:.1f} of 255 away (median; root of the mean square), {:.1f} from images of "
+      "the test split; {:.1f}% are nearer than the nearest 1% of those are\n",
+      generated[generated.size() / 2], real[real.size() / 2],
+      100 * static_cast<double>(std::ranges::lower_bound(generated, near) - generated.begin()) /
+          static_cast<double>(generated.size()));
+}
+
 }  // namespace
 
 int generate(const GenerateArguments& arguments, const Surroundings& surroundings,
@@ -40,20 +88,22 @@ int generate(const GenerateArguments& arguments, const Surroundings& surrounding
   const ProcessGrid grid(std::move(chosen.world), 0);
   LoadedModel loaded(find_checkpoint(arguments.checkpoint), grid, arguments.overrides);
   ImageSampler sampler(loaded, grid);
+  const std::vector<std::string>& wanted = arguments.texts.empty() ? loaded.class_names() : arguments.texts;
   std::vector<std::string> texts;
-  for (const std::string& text : arguments.texts)
+  for (const std::string& text : wanted)
     texts.insert(texts.end(), static_cast<std::size_t>(arguments.count), text);
   const auto begin = std::chrono::steady_clock::now();
   const std::vector<Image> images = sampler.sample(
       texts, {.steps = arguments.steps, .guidance = arguments.guidance, .seed = arguments.seed});
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
   // A row for each text where there are several, else as square as can be.
-  const Index columns = arguments.texts.size() > 1
+  const Index columns = wanted.size() > 1
                             ? arguments.count
                             : static_cast<Index>(std::ceil(std::sqrt(static_cast<double>(arguments.count))));
   write_file_atomically(arguments.out, encode_png(grid_of(images, columns, arguments.scale)));
   fmt::print("{}: {} images in {:.1f} s, {:.3f} s each\n", arguments.out, images.size(), seconds.count(),
              seconds.count() / static_cast<double>(images.size()));
+  if (!arguments.judge.empty()) judge(arguments.judge, images, texts, loaded.recipe(), grid);
   return 0;
 }
 

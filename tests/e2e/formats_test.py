@@ -57,9 +57,13 @@ def glue():
             (folder / f"{name}.tsv").write_text("".join("\t".join(one) + "\n" for one in rows))
 
     options = ["data.path=glue", "data.vocabulary=60", "data.max_length=16"]
-    for task, classes in (("cola", 2), ("stsb", 6), ("mnli", 3)):
+    for task, classes, measure in (("cola", 2, "matthews"), ("stsb", 6, "spearman"), ("mnli", 3, "accuracy")):
         ranks = (1, 2) if task == "stsb" else (1,)
-        train("glue.toml", task, *options, f"data.task={task}", ranks=ranks, says=[f"20 test texts in {classes} classes"])
+        says = [f"20 test texts in {classes} classes", f"{measure} "]
+        train("glue.toml", task, *options, f"data.task={task}", ranks=ranks, says=says)
+    one, two = (json.loads(run([PROGRAM, "eval", f"stsb{ranks}"]).splitlines()[-1]) for ranks in (1, 2))
+    for measure in ("pearson", "spearman"):
+        assert -1 <= one[measure] <= 1 and abs(one[measure] - two[measure]) < 1e-3, (one, two)
     said = json.loads(run([PROGRAM, "eval", "mnli1", "--set=data.task=mnli_mismatched"]).splitlines()[-1])
     assert said["texts"] == 25, said
     said = run([PROGRAM, "predict", "mnli1", "a cat\tsat", "a cat\tran on the mat"])

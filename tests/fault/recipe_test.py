@@ -21,7 +21,7 @@ def mistake(old, new, *says, ranks=1):
 def main():
     prepare()
     mistake("[moe]", "[moe]\ntop_q = 1", "moe.top_q: no such key", "the nearest is moe.top_k", "Keys of [moe]: every,")
-    mistake("[moe]", "[mou]", "[mou]: no such table", "the nearest is [moe]", "Tables are: run, data, image, model, moe,")
+    mistake("[moe]", "[mou]", "[mou]: no such table", "the nearest is [moe]", "Tables are: run, data, tasks, image, generate, model, moe,")
     mistake("hidden = 32", 'hidden = "32"', "model.hidden: expected an integer", 'got the string "32"')
     mistake("hidden = 32", "hidden = 32.5", "model.hidden: expected an integer", "got the float 32.5")
     mistake("hidden = 32", "hidden = 0", "model.hidden = 0: must be between 1 and 65536")

@@ -163,11 +163,9 @@ TEST_CASE("an unknown key names file, line, the nearest key and those of its tab
       mistake("experts = 3"),
       StartsWith("q.toml:1: experts: no such key outside a table; the nearest is moe.experts. Tables are: "
                  "run, data,"));
-  CHECK_THAT(
-      mistake("\n[mole]\nexperts = 3"),
-      Equals(
-          "q.toml:2: [mole]: no such table; the nearest is [moe]. Tables are: run, data, image, model, moe, "
-          "train, parallel, checkpoint"));
+  CHECK_THAT(mistake("\n[mole]\nexperts = 3"), Equals("q.toml:2: [mole]: no such table; the nearest is "
+                                                      "[moe]. Tables are: run, data, tasks, image, generate, "
+                                                      "model, moe, train, parallel, checkpoint"));
   CHECK_THAT(mistake("[moe]\n\"a\\u001b[31m\" = 3"), Contains("a\\u001B[31m"));  // cannot paint the terminal
 }
 
@@ -300,6 +298,14 @@ TEST_CASE("what only texts or only images have is refused without them", "[recip
   CHECK_THAT(mistake(images + "model.token_dropout = 0.1"), StartsWith("q.toml:2: model.token_dropout"));
   CHECK_THAT(mistake(images + "train.masked_weight = 0.1"), StartsWith("q.toml:2: train.masked_weight"));
   CHECK_THAT(mistake("data.inputs = \"image\""), Contains("data.inputs is for source = \"emoji\""));
+  CHECK_THAT(mistake("tasks.caption = 1"),
+             Contains("tasks.caption and tasks.generate are for data with images, of which data.source = "
+                      "\"wordnet\" (default) has none"));
+  CHECK_THAT(
+      mistake(
+          "tasks.generate = 1\ndata.source = \"emoji\"\ndata.inputs = \"text\"\ndata.classes = \"group\""),
+      Contains("of which data.source = \"emoji\", data.inputs = \"text\", has none"));
+  CHECK_THAT(mistake("tasks.classify = 0"), Contains("[tasks] has none with a weight above 0"));
   CHECK_THAT(mistake("data.source = \"emoji\""), Contains("data.classes may be \"group\" or \"subgroup\""));
   const std::string emoji = "data.source = \"emoji\"\ndata.classes = \"group\"\n";
   CHECK(mistake(emoji) == "");

@@ -1,0 +1,63 @@
+"""Several tasks in one model: learned together, by one process and by several, stopped and resumed; and images drawn."""
+
+import json
+from pathlib import Path
+
+from images_test import prepare, train
+from runs import PROGRAM, assert_same_losses, assert_same_weights, checkpoints, losses, run
+
+TASKS = [
+    "tasks.caption=1",
+    "tasks.generate=1",
+    "data.vocabulary=60",
+    "data.max_length=16",
+    "image.tokens=grid",
+    "generate.patch=4",
+    "train.batch_tokens=256",
+    "train.steps=24",
+    "checkpoint.every=12",
+]
+
+
+def size_of(png):
+    header = Path(png).read_bytes()[16:24]
+    return int.from_bytes(header[:4], "big"), int.from_bytes(header[4:], "big")
+
+
+def main():
+    prepare()
+    train(1, "one", *TASKS, says=["data to classify: ", "data to caption: ", "generate validation: loss"])
+    for ranks in (2, 4):
+        train(ranks, f"on{ranks}", *TASKS)
+        for task in ("classify", "caption", "generate"):
+            assert_same_losses("one", f"on{ranks}", task=task)
+    train(1, "resumed", *TASKS, resume=checkpoints("one")[0], says=["at step 12"])
+    assert_same_weights("one", "resumed")
+    for task in ("classify", "generate"):
+        seen = losses("one", f"{task}/train")
+        steps = sorted(seen)
+        assert seen[steps[-1]] < 0.9 * seen[steps[0]], f"{task}: it learns nothing: {seen}"
+
+    for task, has in (("caption", "accuracy"), ("generate", "loss"), ("classify", "macro_f1")):
+        judged = json.loads(run([PROGRAM, "eval", "one", f"--task={task}"]).splitlines()[-1])
+        assert judged["task"] == task and has in judged, judged
+    run([PROGRAM, "eval", "one", "--task=sing"], status=1, says=["--task sing", "classify, caption, generate"])
+
+    draw = [PROGRAM, "generate", "one", "--text=Bag", "--text=ankle boot", "--count=3", "--steps=2", "--scale=1"]
+    for name, options in (("a", []), ("b", []), ("c", ["--seed=2"]), ("d", ["--guidance=0"])):
+        run([*draw, f"--out={name}.png", *options], says=[f"{name}.png: 6 images"])
+    assert size_of("a.png") == (3 * 8 + 2 * 2, 2 * 8 + 2), size_of("a.png")
+    a, b, c = (Path(f"{name}.png").read_bytes() for name in "abc")
+    assert a == b != c, "the seed decides the images"
+    run([*draw, "--out=a.gif"], status=1, says=["name the output *.png"])
+
+    train(1, "alone", "tasks.classify=0", "tasks.generate=1", "data.vocabulary=60", "data.max_length=16", "train.steps=2")
+    run([PROGRAM, "predict", "alone", "Bag"], status=1, says=["not trained to classify"])
+    train(1, "classes", "train.steps=2")
+    run([PROGRAM, "generate", "classes", "--text=Bag"], status=1, says=["not trained to generate"])
+    train(1, "wrong", "tasks.classify=0", status=2, says=["[tasks] has none with a weight above 0"])
+    train(1, "wrong", *TASKS, "generate.patch=3", status=1, says=["does not divide images of 8 x 8"])
+
+
+if __name__ == "__main__":
+    main()
