@@ -1,9 +1,10 @@
-"""Training on images on two CUDA devices, which are emulated: the losses are those of processors."""
+"""Images on two CUDA devices, which are emulated: classified, captioned and generated, with the losses of processors."""
 
 import os
 from pathlib import Path
 
 from e2e.images_test import prepare, train
+from e2e.tasks_test import TASKS
 from runs import assert_same_losses, losses
 
 DEVICES = Path(os.environ["CONCLAVE_CUDA_PROGRAM"])
@@ -18,6 +19,11 @@ def main():
         train(2, f"{norm}_cuda", *options, program=DEVICES, says=["threads each, on cuda"])
         assert len(losses(f"{norm}_cpu")) == 6
         assert_same_losses(f"{norm}_cpu", f"{norm}_cuda")
+    options = [*TASKS, "train.steps=8", "checkpoint.every=0"]
+    train(2, "tasks_cpu", *options)
+    train(2, "tasks_cuda", *options, program=DEVICES)
+    for task in ("classify", "caption", "generate"):
+        assert_same_losses("tasks_cpu", "tasks_cuda", task=task)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from images_test import prepare, train
+from e2e.images_test import prepare, train
 from runs import PROGRAM, assert_same_losses, assert_same_weights, checkpoints, losses, run
 
 TASKS = [
