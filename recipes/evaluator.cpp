@@ -188,6 +188,7 @@ Evaluation Evaluator::run(const BatchVisitor& visit) {
   world.all_reduce(Tensor::borrow(result.experts_per_token.data(),
                                   {static_cast<Index>(result.experts_per_token.size())}, DType::i64));
   world.all_reduce(Tensor::borrow(domain.data(), {static_cast<Index>(domain.size())}, DType::i64));
+  result.image_weight = task_.image_weight();
   for (std::size_t l = 0; l < layers.size() && domain[1] > 0; ++l) {
     DomainRouting& routing = result.domain.emplace_back(DomainRouting{domain[1], domain[0], {}, {}});
     for (std::size_t e = 0; e < experts; ++e) {

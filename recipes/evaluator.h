@@ -30,6 +30,8 @@ struct Evaluation {
       experts_per_token;  ///< [top_k + 1]: tokens that went to so many experts, over all uses of MoE layers
   std::vector<DomainRouting> domain;  ///< [layer]; empty where no text of the split is of the domain
 
+  std::optional<double> image_weight;  ///< as Task::image_weight
+
   double route_hit_rate = 0;  ///< of the routing caches, over all layers and ranks; 0 without
 
   /// Mean of experts_per_token; 0 without MoE layers.

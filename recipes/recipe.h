@@ -97,6 +97,8 @@ struct ModelRecipe {
   double token_dropout = 0.0;
   std::int64_t bigrams = 0;
   double bigram_weight = 2.5;
+  std::string fusion = "joint";
+  double image_weight = 0.5;
 };
 
 struct MoeRecipe {

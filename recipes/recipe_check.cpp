@@ -174,6 +174,9 @@ void check_modalities(const Recipe& recipe, Checker& check) {
   for_texts("model.token_dropout", recipe.model.token_dropout);
   for_texts("model.bigrams", recipe.model.bigrams);
   for_texts("train.masked_weight", recipe.train.masked_weight);
+  check.unless(data.may_have_both() || recipe.model.fusion == "joint", {"model.fusion", "data.source"},
+               "{} is for images with texts, but {} has one of them alone; leave it \"joint\"",
+               check.shown("model.fusion", recipe.model.fusion), source);
 }
 
 }  // namespace

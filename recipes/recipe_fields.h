@@ -186,6 +186,15 @@ void fields(R& model, Visitor&& field) {
         between(0, 1e8));
   field("bigram_weight", model.bigram_weight, "Weight of that model's scores beside the encoder's logits",
         between(0, 100));
+  field(
+      "fusion", model.fusion,
+      "How a classifier that is shown images with texts has them meet: in one sequence from the first layer "
+      "on (joint), each in layers of its own sequence, then by cross-attention and learned weights of the "
+      "two (cross), or side by side at its head (late); shown one of them alone, it is joint",
+      one_of({"joint", "cross", "late"}));
+  field("image_weight", model.image_weight,
+        "The image's weight when training begins, of 1 for image and text together; read by fusion cross",
+        between(0.001, 0.999));
 }
 
 template <Either<MoeRecipe> R, class Visitor>

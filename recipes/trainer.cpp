@@ -537,6 +537,7 @@ CheckpointState Trainer::checkpoint_state() const {
     metrics["validation_loss"] = result.loss;
     if (result.accuracy) metrics["validation_accuracy"] = *result.accuracy;
     if (result.macro_f1) metrics["validation_macro_f1"] = *result.macro_f1;
+    if (result.image_weight) metrics["image_weight"] = *result.image_weight;
   }
   for (std::size_t l = 0; l < layers_.size() && !last_validation_.empty(); ++l)
     metadata["routing"][layers_[l].first] = last_validation_.front().second.expert_classes[l];
@@ -586,6 +587,9 @@ void Trainer::tell(const Evaluation& result, const std::string& split, const std
                             100 * static_cast<double>(result.experts_per_token[k]) / tokens);
     say(fmt::format("{}: {:.3f} experts per token ({})", name, result.mean_experts(), shares));
   }
+  if (result.image_weight)
+    say(fmt::format("{}: modality weights: image {:.2f}, text {:.2f}", name, *result.image_weight,
+                    1 - *result.image_weight));
   for (std::size_t l = 0; l < result.domain.size(); ++l)
     say(fmt::format(
         "{}: {}: {}", name, layers_[l].first,
@@ -606,6 +610,7 @@ void Trainer::tell(const Evaluation& result, const std::string& split, const std
   for (std::size_t l = 0; l < result.domain.size(); ++l)
     values.emplace_back(prefix + layers_[l].first + "/domain_ratio",
                         result.domain[l].ratio(result.domain[l].expert(recipe_.moe.domain_expert)));
+  if (result.image_weight) values.emplace_back(metric_prefix(task) + "modality/image", *result.image_weight);
   std::vector<Metric> metrics;
   for (const auto& [metric_name, value] : values) metrics.emplace_back(metric_name, value);
   metrics_->write(step_, metrics);

@@ -52,6 +52,7 @@ int evaluate(const EvaluateArguments& arguments, const Surroundings& surrounding
     if (result.accuracy) summary["accuracy"] = *result.accuracy;
     if (result.macro_f1) summary["macro_f1"] = *result.macro_f1;
     for (const auto& [measure, value] : result.measures) summary[measure] = value;
+    if (result.image_weight) summary["image_weight"] = *result.image_weight;
     if (!result.domain.empty()) summary["domain"] = domain_summary(evaluation, result);
     fmt::print("{}\n", summary.dump());
   }

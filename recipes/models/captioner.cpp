@@ -65,7 +65,7 @@ TaskOutput Captioner::operator()(Tape& tape, ForwardContext& context, const Mode
 }
 
 std::vector<Cost> Captioner::costs(Index tokens) const {
-  std::vector<Cost> costs = trunk_.costs(tokens, true, tokens + image_tokens());
+  std::vector<Cost> costs = trunk_.costs(tokens, true, {{1, tokens + image_tokens()}});
   Extent guesses{1, tokens + 1};
   costs.push_back({"caption", head_.parameter_count(), head_.flops(guesses)});
   return costs;

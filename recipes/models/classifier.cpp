@@ -4,6 +4,14 @@
 #include <cmath>
 
 namespace conclave {
+namespace {
+
+std::unique_ptr<Fusion> fusion_of(const Recipe& recipe) {
+  const bool both = recipe.data.has_texts() && recipe.data.has_images();
+  return both && recipe.model.fusion != "joint" ? std::make_unique<Fusion>(recipe.model) : nullptr;
+}
+
+}  // namespace
 
 Classifier::Classifier(const Recipe& recipe, const ModelSizes& sizes, Trunk& trunk)
     : trunk_(trunk),
@@ -13,7 +21,9 @@ Classifier::Classifier(const Recipe& recipe, const ModelSizes& sizes, Trunk& tru
       label_smoothing_(recipe.train.label_smoothing),
       masked_weight_(recipe.train.masked_weight),
       unknown_token_(sizes.unknown_token),
-      head_(2 * recipe.model.hidden, sizes.classes) {
+      fusion_(fusion_of(recipe)),
+      head_((fusion_ ? fusion_->vectors() : 1) * 2 * recipe.model.hidden, sizes.classes) {
+  if (fusion_) add_module("fusion", *fusion_);
   if (texts_) {
     guesses_ = std::make_unique<TokenHead>(sizes.vocabulary, options_);
     add_module("masked_tokens", *guesses_);
@@ -80,12 +90,22 @@ TaskOutput Classifier::operator()(Tape& tape, ForwardContext& context, const Mod
     texts = trunk_.embed(tape, tokens.seen, input.positions);
   }
   if (images_) images = trunk_.encode(tape, context, input.images);
-  const Tensor x = trunk_.transform(
-      tape, context, Trunk::merge(tape, images, texts, trunk_.image_tokens(), input), input.offsets);
+  const Tensor merged = Trunk::merge(tape, images, texts, trunk_.image_tokens(), input),
+               sequences = fusion_ ? Fusion::offsets(tape, input) : input.offsets;
+  // Sequences are numbered over all ranks; with a fusion, each example has two.
+  const Index first = context.first_sequence;
+  if (fusion_) context.first_sequence *= 2;
+  Tensor x = trunk_.transform(tape, context, merged, sequences);
+  context.first_sequence = first;
+  if (fusion_) {
+    tape.enter("fusion");
+    x = fusion_->exchange(tape, context, x, sequences);
+  }
   tape.enter("head");
-  const Tensor offsets = tape.on_device(input.offsets);
+  const Tensor offsets = tape.on_device(sequences);
   Tensor pooled = functions::concatenate(tape, functions::segment_mean(tape, x, offsets),
                                          functions::segment_max(tape, x, offsets));
+  if (fusion_) pooled = fusion_->join(tape, pooled, sequences);
   pooled = apply_dropout(tape, context, pooled, Tensor(), options_.dropout, context.first_sequence);
   TaskOutput output;
   output.logits = head_(tape, pooled);
@@ -122,7 +142,10 @@ TaskOutput Classifier::operator()(Tape& tape, ForwardContext& context, const Mod
 
 std::vector<Cost> Classifier::costs(Index tokens) const {
   const Index texts = texts_ ? tokens : 0;
-  std::vector<Cost> costs = trunk_.costs(texts, images_, texts + image_tokens());
+  const Extent image{1, image_tokens()}, text{1, texts}, both{1, texts + image_tokens()};
+  std::vector<Cost> costs =
+      trunk_.costs(texts, images_, fusion_ ? std::vector{image, text} : std::vector{both});
+  if (fusion_) costs.push_back({"fusion", fusion_->parameter_count(), fusion_->flops(image, text)});
   Extent pooled;
   costs.push_back({"head", head_.parameter_count(), head_.flops(pooled)});
   if (guesses_) costs.push_back({"masked_tokens", guesses_->parameter_count(), 0});  // in training only

@@ -1,11 +1,12 @@
 // Text, an image or both in, class out: mean and maximum over each example's rows of the trunk, and a linear
-// head. Beside that, where a recipe asks for it, a linear model of the texts' bigrams, and guesses at the
-// tokens that token dropout hid.
+// head. Image and text are one sequence, or come together as a Fusion says. Beside that, where a recipe asks
+// for it, a linear model of the texts' bigrams, and guesses at the tokens that token dropout hid.
 #pragma once
 
 #include <memory>
 #include <string>
 
+#include "recipes/models/fusion.h"
 #include "recipes/models/task.h"
 #include "recipes/models/token_head.h"
 #include "recipes/models/wide_classifier.h"
@@ -23,6 +24,10 @@ class Classifier : public Task {
   /// Its logits are the head's while training, where the wide classifier learns on its own; else both's.
   TaskOutput operator()(Tape& tape, ForwardContext& context, const ModelInput& input) override;
 
+  std::optional<double> image_weight() const override {
+    return fusion_ ? fusion_->image_weight() : std::nullopt;
+  }
+
   std::vector<Cost> costs(Index tokens) const override;
 
   /// The linear model beside the head, or null.
@@ -37,6 +42,7 @@ class Classifier : public Task {
   ModelRecipe options_;
   double label_smoothing_, masked_weight_;
   std::int32_t unknown_token_;
+  std::unique_ptr<Fusion> fusion_;  // null where all rows of an example are one sequence
   Linear head_;
   std::unique_ptr<WideClassifier> wide_;
   std::unique_ptr<TokenHead> guesses_;  // at tokens that were hidden; null without texts

@@ -181,7 +181,7 @@ Tensor ImageGenerator::velocity(Tape& tape, ForwardContext& context, const Model
 }
 
 std::vector<Cost> ImageGenerator::costs(Index tokens) const {
-  std::vector<Cost> costs = trunk_.costs(tokens, false, tokens + patches_.count());
+  std::vector<Cost> costs = trunk_.costs(tokens, false, {{1, tokens + patches_.count()}});
   const auto add = [&](const char* name, const Module& module, Index rows) {
     Extent extent{1, rows};
     costs.push_back({std::string("generate.") + name, module.parameter_count(), module.flops(extent)});

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -43,6 +44,9 @@ class Task : public Module {
   /// Without context.training, nothing is random, and there are no terms. Collective over the expert-parallel
   /// group.
   virtual TaskOutput operator()(Tape& tape, ForwardContext& context, const ModelInput& input) = 0;
+
+  /// Where it weighs an example's image and text, the image's weight, of 1 for both; else none.
+  virtual std::optional<double> image_weight() const { return std::nullopt; }
 
   /// Of all parts that have to do with an example, whose text, where it has one, is of so many tokens.
   virtual std::vector<Cost> costs(Index tokens) const = 0;

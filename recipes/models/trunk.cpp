@@ -4,11 +4,11 @@
 
 namespace conclave {
 
-void add_costs(const std::string& prefix, const Module& module, Extent extent, std::vector<Cost>& costs,
-               Index uses) {
+void add_costs(const std::string& prefix, const Module& module, std::vector<Extent> sequences,
+               std::vector<Cost>& costs, Index uses) {
   for (const auto& [name, child] : module.children()) {
     Cost& cost = costs.emplace_back(Cost{prefix + name, child->parameter_count(), 0});
-    cost.flops = static_cast<double>(uses) * child->flops(extent);
+    for (Extent& extent : sequences) cost.flops += static_cast<double>(uses) * child->flops(extent);
   }
 }
 
@@ -181,18 +181,18 @@ Tensor Trunk::transform(Tape& tape, ForwardContext& context, Tensor x, const Ten
   return final_norm_(tape, x);
 }
 
-std::vector<Cost> Trunk::costs(Index tokens, bool image, Index rows) const {
+std::vector<Cost> Trunk::costs(Index tokens, bool image, const std::vector<Extent>& sequences) const {
   std::vector<Cost> costs;
-  if (tokens > 0) add_costs("", *texts_, {1, tokens}, costs);
+  if (tokens > 0) add_costs("", *texts_, {{1, tokens}}, costs);
   if (image) {
-    add_costs("image.", images_->encoder, {images_->shape.height, images_->shape.width}, costs);
+    add_costs("image.", images_->encoder, {{images_->shape.height, images_->shape.width}}, costs);
     if (images_->positions)
       costs.push_back({"image.position_embedding", images_->positions->parameter_count(), 0});
   }
   const auto different = static_cast<Index>(layers_.size());
   for (Index i = 0; i < different; ++i) {
     const Layer& layer = *layers_[static_cast<std::size_t>(i)];
-    add_costs(layer.name + ".", layer, {1, rows}, costs, (depth_ - i + different - 1) / different);
+    add_costs(layer.name + ".", layer, sequences, costs, (depth_ - i + different - 1) / different);
   }
   costs.push_back({"final_norm", final_norm_.parameter_count(), 0});
   return costs;

@@ -31,9 +31,9 @@ struct Cost {
   Index parameters = 0;
   double flops = 0;  ///< as Module::flops counts them, of all its uses
 };
-/// Of a module's children, `uses` times each, on an example of that extent.
-void add_costs(const std::string& prefix, const Module& module, Extent extent, std::vector<Cost>& costs,
-               Index uses = 1);
+/// Of a module's children, `uses` times each, on an example of sequences of those extents.
+void add_costs(const std::string& prefix, const Module& module, std::vector<Extent> sequences,
+               std::vector<Cost>& costs, Index uses = 1);
 
 class Trunk : public Module {
  public:
@@ -65,8 +65,8 @@ class Trunk : public Module {
   std::vector<std::pair<std::string, MoeLayer*>> moe_layers();
 
   /// Of its parts, where a task shows it a text of so many tokens (0: none), and an image to encode or not,
-  /// and has `rows` transformed.
-  std::vector<Cost> costs(Index tokens, bool image, Index rows) const;
+  /// and has sequences of so many rows transformed.
+  std::vector<Cost> costs(Index tokens, bool image, const std::vector<Extent>& sequences) const;
 
  private:
   struct Layer;

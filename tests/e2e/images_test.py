@@ -11,6 +11,7 @@ from pathlib import Path
 from runs import PROGRAM, assert_same_losses, assert_same_weights, checkpoints, losses, run
 
 SIDE, CLASSES = 8, 10
+EMOJI = Path(os.environ["CONCLAVE_SOURCE"], "recipes/emoji_group.toml")
 NAMES = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot".split(",")
 COLOUR_TYPES = {1: 0, 3: 2, 4: 6}  # of PNG, by the number of channels
 
@@ -127,7 +128,7 @@ def predictions_are_those_of_the_test_split(checkpoint):
 def texts_and_images():
     write_png("red.png", 5, [(200, 30, 30)] * 25)
     sets = [f"--set={option}" for option in ("run.directory=emoji", "train.steps=2", "image.size=16")]
-    run([PROGRAM, "train", Path(os.environ["CONCLAVE_SOURCE"], "recipes/emoji_group.toml"), *sets])
+    run([PROGRAM, "train", EMOJI, *sets])
     images = ["--image=red.png", "--image", "", "--image=red.png"]
     both, text, image = predict("emoji", "red heart", "red heart", "", *images)
     assert (both["image"], both["text"]) == ("red.png", "red heart") and "image" not in text and "text" not in image
@@ -136,6 +137,22 @@ def texts_and_images():
     with open("pairs") as file:
         assert predict("emoji", stdin=file) == [both, text, image]
     run([PROGRAM, "predict", "emoji", "one", "two", "--image=red.png"], status=1, says=["2 texts and 1 images"])
+
+
+def fusions():
+    for fusion, numbers_of_ranks in (("cross", (1, 2, 4)), ("late", (1, 4))):
+        for ranks in numbers_of_ranks:
+            sets = [f"run.directory={fusion}{ranks}", f"model.fusion={fusion}", "train.steps=2", "image.size=16"]
+            sets += ["train.batch_tokens=512", "run.log_every=1", "model.image_weight=0.7"]
+            start = ["mpirun", "--oversubscribe", "-n", str(ranks)]
+            says = ["modality weights: image 0.70, text 0.30"] if fusion == "cross" else []
+            run([*start, PROGRAM, "train", EMOJI, *(f"--set={option}" for option in sets)], says=says)
+            if ranks > 1:
+                assert_same_losses(f"{fusion}1", f"{fusion}{ranks}")
+    lines = list(map(json.loads, Path("cross1", "metrics.jsonl").read_text().splitlines()))
+    weights = [line["modality/image"] for line in lines if "modality/image" in line]
+    assert weights and all(0 < abs(weight - 0.7) < 0.01 for weight in weights), weights
+    run([PROGRAM, "inspect", "cross1"], says=[f"classify: image_weight {weights[0]:.4f}"])
 
 
 def main():
@@ -161,6 +178,7 @@ def main():
     run([PROGRAM, "predict", "group1", "--image=no.png"], status=1, says=["no.png", "give a PNG or JPEG file"])
     run([PROGRAM, "predict", "group1", "--image=images.toml"], status=1, says=["images.toml: "])
     texts_and_images()
+    fusions()
     train(1, "wrong", "model.bigrams=10", status=2, says=["model.bigrams = 10", "is for texts"])
     Path("idx/train-labels-idx1-ubyte.gz").unlink()
     train(1, "missing", status=1, says=["train-labels-idx1-ubyte"])

@@ -311,6 +311,16 @@ TEST_CASE("what only texts or only images have is refused without them", "[recip
   CHECK(mistake(emoji) == "");
   CHECK(mistake(emoji + "data.inputs = \"text\"\nmodel.bigrams = 100") == "");
   CHECK_THAT(mistake(emoji + "data.inputs = \"image\"\nmodel.bigrams = 100"), Contains("is for texts"));
+  for (const char* fusion : {"model.fusion = \"cross\"\n", "model.fusion = \"late\"\n"}) {
+    CHECK(mistake(emoji + fusion) == "");
+    CHECK(mistake(emoji + fusion + "data.inputs = \"image\"") == "");  // is joint then
+  }
+  CHECK(
+      mistake(images + "model.fusion = \"cross\"") ==
+      "q.toml:2: model.fusion = \"cross\" is for images with texts, but data.source = \"fashion_mnist\" has "
+      "one of them alone; leave it \"joint\"");
+  CHECK_THAT(mistake(emoji + "model.fusion = \"early\""), Contains("must be one of joint, cross, late"));
+  CHECK_THAT(mistake(emoji + "model.image_weight = 1"), Contains("must be between 0.001 and 0.999"));
   CHECK_THAT(mistake("data.classes = \"group\""), Contains("data.classes may be \"noun\" or \"all\""));
   CHECK(mistake(images + "image.blocks = [\"k3 x2 c16\", \"k4 x2 c16\"]")
             .starts_with("q.toml:2: image.blocks"));

@@ -1,0 +1,179 @@
+// Images and texts that come together at a classifier's head.
+#include <catch2/catch.hpp>
+
+#include "recipes/models/model.h"
+#include "tests/autograd/gradient.h"
+#include "tests/parallel/moe_run.h"
+
+namespace conclave {
+namespace {
+
+constexpr Index kSide = 4, kRows = 4, kHidden = 8, kClasses = 3;  // an image's rows: 2 x 2
+
+Recipe recipe_of(const std::string& fusion, double image_weight = 0.5) {
+  Recipe recipe;
+  recipe.data.source = "emoji", recipe.data.classes = "group";
+  recipe.image.stem = 8, recipe.image.blocks = {"k3 x1 c8 s2 se hs"}, recipe.image.tokens = "grid";
+  recipe.model.hidden = kHidden, recipe.model.heads = 2, recipe.model.layers = 1, recipe.model.ffn = 12;
+  recipe.model.dropout = recipe.model.embedding_dropout = 0;
+  recipe.model.fusion = fusion, recipe.model.image_weight = image_weight;
+  recipe.moe.experts = 4, recipe.moe.balancer = "none";
+  return recipe;
+}
+
+enum class Shown { both, image, text };
+
+void add(Batch& batch, Index number, Shown shown) {
+  std::vector<std::int32_t> tokens(shown == Shown::image ? 0 : static_cast<std::size_t>(2 + number % 3));
+  for (std::size_t i = 0; i < tokens.size(); ++i)
+    tokens[i] = static_cast<std::int32_t>((7 * number + 3 * static_cast<Index>(i)) % 20);
+  const auto pixels = batch.add(tokens, static_cast<std::int32_t>(number % kClasses), kRows,
+                                shown == Shown::text ? 0 : 3 * kSide * kSide);
+  for (std::size_t i = 0; i < pixels.size(); ++i)
+    pixels[i] = static_cast<std::uint8_t>(37 * i * (static_cast<std::size_t>(number) + 2) % 251);
+}
+
+constexpr std::array kShown{Shown::both, Shown::text, Shown::both, Shown::image,
+                            Shown::both, Shown::both, Shown::text};
+
+struct Scene {
+  Scene(const Recipe& recipe, const ProcessGrid& grid)
+      : model(recipe,
+              {.vocabulary = 20,
+               .max_length = 8,
+               .classes = kClasses,
+               .unknown_token = 1,
+               .image = {kSide, kSide, 3}},
+              grid),
+        parameters(model, DType::f64, 3) {}
+
+  /// Of examples [first, last) of kShown, which belong to a batch of all.
+  TaskOutput forward(std::size_t first = 0, std::size_t last = kShown.size()) {
+    batch.clear();
+    for (std::size_t i = 0; i < first; ++i) add(batch, static_cast<Index>(i), kShown[i]);
+    ForwardContext context{.first_token = batch.local_tokens(), .first_sequence = batch.local_sequences()};
+    batch.clear();
+    for (std::size_t i = first; i < last; ++i) add(batch, static_cast<Index>(i), kShown[i]);
+    return (*model.classifier())(tape, context, model_input(batch));
+  }
+  Parameter& parameter(const std::string& name) {
+    for (Parameter* one : parameters.parameters())
+      if (one->name == name) return *one;
+    FAIL(name);
+    throw;
+  }
+
+  Model model;
+  ParameterSet parameters;
+  Batch batch;
+  Arena arena{"test"};
+  Tape tape{arena};
+};
+
+TEST_CASE("fusion: gradients of all parameters, with examples that lack an image or a text", "[fusion]") {
+  const ProcessGrid grid = grid_of(0);
+  for (const char* fusion : {"cross", "late"}) {
+    CAPTURE(fusion);
+    Scene scene(recipe_of(fusion, 0.7), grid);
+    const auto losses = [&] { return scene.forward().losses; };
+    const Tensor first = losses();
+    const Tensor seed = random_values(first.shape(), 5);
+    scene.tape.backward(first, seed);
+    const auto loss = [&] {
+      const Tensor values = losses();
+      double sum = 0;
+      for (Index i = 0; i < values.numel(); ++i) sum += values.data<double>()[i] * seed.data<double>()[i];
+      return sum;
+    };
+    // Of each parameter, along one direction.
+    for (Parameter* parameter : scene.parameters.parameters()) {
+      CAPTURE(parameter->name);
+      const Tensor direction = random_values(parameter->shape, 6), value = parameter->value;
+      double analytic = 0;
+      for (Index i = 0; i < value.numel(); ++i)
+        analytic += direction.data<double>()[i] * parameter->slot.gradient.data<double>()[i];
+      constexpr double kStep = 1e-7;
+      const auto moved = [&](double by) {
+        for (Index i = 0; i < value.numel(); ++i) value.data<double>()[i] += by * direction.data<double>()[i];
+      };
+      moved(kStep);
+      const double above = loss();
+      moved(-2 * kStep);
+      const double below = loss();
+      moved(kStep);
+      CHECK(analytic == Approx((above - below) / (2 * kStep)).epsilon(1e-5).margin(1e-7));
+    }
+  }
+}
+
+TEST_CASE("fusion: modality weights start at the prior and get gradients; what is alone has all of it",
+          "[fusion]") {
+  const ProcessGrid grid = grid_of(0);
+  CHECK(Scene(recipe_of("joint"), grid).model.classifier()->image_weight() == std::nullopt);
+  CHECK(Scene(recipe_of("late"), grid).model.classifier()->image_weight() == std::nullopt);
+  Scene scene(recipe_of("cross", 0.7), grid);
+  CHECK(scene.model.classifier()->image_weight().value() == Approx(0.7));
+  const Tensor logits = scene.forward().logits;
+  scene.tape.backward(logits, random_values(logits.shape(), 2));
+  Parameter &image = scene.parameter("fusion.image"), &text = scene.parameter("fusion.text");
+  const double gradient = image.slot.gradient.data<double>()[0];
+  CHECK(std::abs(gradient) > 1e-6);
+  CHECK(text.slot.gradient.data<double>()[0] == Approx(-gradient));  // as the two sum to 1
+  CHECK(!image.decay);
+
+  image.value.data<double>()[0] += 1;
+  CHECK(scene.model.classifier()->image_weight().value() == Approx(0.7 * M_E / (0.7 * M_E + 0.3)));
+  const Tensor moved = scene.forward().logits;
+  for (std::size_t i = 0; i < kShown.size(); ++i) {
+    CAPTURE(i);
+    const auto row = static_cast<Index>(i);
+    const double apart = distance(logits.rows(row, row + 1), moved.rows(row, row + 1));
+    if (kShown[i] == Shown::both)
+      CHECK(apart > 1e-6);
+    else
+      CHECK(apart == 0);
+  }
+}
+
+TEST_CASE("fusion: each modality passes the layers by itself, and sees the other only in cross-attention",
+          "[fusion]") {
+  const ProcessGrid grid = grid_of(0);
+  Scene scene(recipe_of("cross"), grid);
+  const Tensor none = Tensor::zeros({kHidden, kHidden}, DType::f64);
+  scene.parameter("fusion.attention.out.weight").value.copy_from(none);  // nothing is seen of the other
+  scene.parameter("fusion.image").value.data<double>()[0] = -50;         // and only texts count
+  const Tensor logits = scene.forward().logits;
+  for (std::uint8_t& pixel : scene.batch.images) pixel = static_cast<std::uint8_t>(pixel / 2);
+  ForwardContext context;
+  const Tensor others = (*scene.model.classifier())(scene.tape, context, model_input(scene.batch)).logits;
+  for (std::size_t i = 0; i < kShown.size(); ++i) {
+    CAPTURE(i);
+    const auto row = static_cast<Index>(i);
+    const double apart = distance(logits.rows(row, row + 1), others.rows(row, row + 1));
+    if (kShown[i] == Shown::image)
+      CHECK(apart > 1e-6);
+    else
+      CHECK(apart < 1e-12);
+  }
+}
+
+TEST_CASE("fusion: the same losses on any number of ranks", "[fusion]") {
+  const ProcessGrid alone = grid_of(0), all = grid_of(test_world().size());
+  const auto ranks = static_cast<std::size_t>(test_world().size()),
+             rank = static_cast<std::size_t>(test_world().rank());
+  const std::size_t first = rank * kShown.size() / ranks, last = (rank + 1) * kShown.size() / ranks;
+  for (const char* fusion : {"joint", "cross", "late"}) {
+    Recipe recipe = recipe_of(fusion);
+    recipe.model.dropout = recipe.model.embedding_dropout = 0.2;
+    for (const char* router : {"linear", "attention"}) {
+      CAPTURE(fusion, router);
+      recipe.moe.router = router, recipe.moe.router_noise = 0.5;
+      Scene whole(recipe, alone), part(recipe, all);
+      const Tensor expected = whole.forward().losses, losses = part.forward(first, last).losses;
+      CHECK(distance(losses, expected.rows(static_cast<Index>(first), static_cast<Index>(last))) < 1e-12);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace conclave
