@@ -19,6 +19,30 @@ double Evaluation::mean_experts() const {
   return tokens_routed > 0 ? experts / tokens_routed : 0;
 }
 
+namespace {
+
+// Of each layer and expert, where some of what it received are rows of images, and others are not.
+std::vector<std::vector<double>> image_shares(std::span<const Index> image_load,
+                                              const std::vector<std::vector<Index>>& expert_classes,
+                                              std::size_t classes) {
+  std::vector<std::vector<double>> shares;
+  Index images = 0, all = 0;
+  for (const auto& counts : expert_classes) {
+    const ExpertTable table(counts, classes);
+    auto& layer = shares.emplace_back();
+    for (const Index total : table.expert_totals()) {
+      images += image_load.front();
+      all += total;
+      layer.push_back(static_cast<double>(image_load.front()) /
+                      static_cast<double>(std::max<Index>(total, 1)));
+      image_load = image_load.subspan(1);
+    }
+  }
+  return images > 0 && images < all ? shares : std::vector<std::vector<double>>();
+}
+
+}  // namespace
+
 Evaluator::Evaluator(Model& model, Task& task, const TokenizedSplit& split, const Recipe& recipe,
                      Arena& activations, const ProcessGrid& grid, std::optional<std::uint64_t> shuffle)
     : model_(model),
@@ -100,6 +124,7 @@ Evaluation Evaluator::run(const BatchVisitor& visit) {
   std::vector<Index> batch_load(layers.size() * experts);
   // [tokens of others, of the domain, then of each layer and expert those that it received]
   std::vector<Index> domain(2 + 2 * layers.size() * experts);
+  std::vector<Index> image_load(layers.size() * experts);  // rows of images that each received
   double utilization_sum = 0, batches = 0;
 
   for (const auto& [name, layer] : layers)
@@ -149,6 +174,7 @@ Evaluation Evaluator::run(const BatchVisitor& visit) {
       for (std::size_t s = 0; s < batch_.labels.size(); ++s) {
         const auto first = static_cast<std::size_t>(batch_.offsets[s]) * width;
         const auto last = static_cast<std::size_t>(batch_.offsets[s + 1]) * width;
+        const auto text = static_cast<std::size_t>(batch_.text_offsets[s + 1] - batch_.text_offsets[s]);
         const auto in_domain = static_cast<std::size_t>(batch_.in_domain[s]);
         if (l == 0) domain[in_domain] += static_cast<Index>((last - first) / k);
         for (std::size_t i = first; i < last; i += k) {
@@ -161,6 +187,7 @@ Evaluation Evaluator::run(const BatchVisitor& visit) {
           ++result.expert_classes[l][expert * classes + static_cast<std::size_t>(batch_.labels[s])];
           ++batch_load[l * experts + expert];
           ++domain[2 + 2 * (l * experts + expert) + in_domain];
+          if (i < last - text * width) ++image_load[l * experts + expert];
         }
       }
     }
@@ -197,6 +224,8 @@ Evaluation Evaluator::run(const BatchVisitor& visit) {
     }
   }
   if (!layers.empty()) {
+    world.all_reduce(Tensor::borrow(image_load.data(), {static_cast<Index>(image_load.size())}, DType::i64));
+    result.image_share = image_shares(image_load, result.expert_classes, classes);
     const auto count = static_cast<double>(layers.size());
     result.utilization = 0;
     result.batch_utilization = utilization_sum / (batches * count);

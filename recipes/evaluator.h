@@ -31,6 +31,8 @@ struct Evaluation {
   std::vector<DomainRouting> domain;  ///< [layer]; empty where no text of the split is of the domain
 
   std::optional<double> image_weight;  ///< as Task::image_weight
+  /// [layer][expert]: of the rows that it received, the share that are images'; empty where none or all are.
+  std::vector<std::vector<double>> image_share;
 
   double route_hit_rate = 0;  ///< of the routing caches, over all layers and ranks; 0 without
 

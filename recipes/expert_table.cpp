@@ -74,6 +74,12 @@ std::string describe_expert(const ExpertTable& table, std::size_t expert,
                      serves.empty() ? "none" : serves);
 }
 
+std::string describe_image_share(std::span<const double> experts) {
+  std::string text = "rows of images among each expert's:";
+  for (const double share : experts) text += fmt::format(" {:.0f}%", 100 * share);
+  return text;
+}
+
 std::vector<std::size_t> classes_by_expert(const ExpertTable& table, std::size_t most) {
   std::vector<std::size_t> order;
   for (std::size_t c = 0; c < table.classes(); ++c)

@@ -50,6 +50,9 @@ class ExpertTable {
 std::string describe_expert(const ExpertTable& table, std::size_t expert,
                             std::span<const std::string> class_names);
 
+/// "rows of images among each expert's: 0% 12% 97%".
+std::string describe_image_share(std::span<const double> experts);
+
 /// The classes that have tokens, at most the `most` that have most, ordered by the expert that has the
 /// largest part of them and, for each expert, falling from the highest lift: the table then shows blocks.
 std::vector<std::size_t> classes_by_expert(const ExpertTable& table, std::size_t most);

@@ -86,6 +86,7 @@ std::vector<LayerUsage> measure_expert_usage(SplitEvaluation& evaluation, Commun
   });
   for (std::size_t l = 0; l < layers.size(); ++l) {
     layers[l].counts = std::move(result.expert_classes[l]);
+    if (!result.image_share.empty()) layers[l].image_share = std::move(result.image_share[l]);
     if (!result.domain.empty()) layers[l].domain = std::move(result.domain[l]);
     world.all_reduce(Tensor::borrow(layers[l].shuffled.data(),
                                     {static_cast<Index>(layers[l].shuffled.size())}, DType::i64));

@@ -26,6 +26,7 @@ struct LayerUsage {
   std::vector<Index> counts;                       ///< [expert * classes + class], as an ExpertTable views it
   std::vector<Index> shuffled;                     ///< the same with the texts' labels shuffled among them
   std::optional<DomainRouting> domain;             ///< where texts of the split are of one
+  std::vector<double> image_share;                 ///< as Evaluation's, of this layer
   std::vector<std::vector<Favourite>> favourites;  ///< [experts], up to kFavourites each, best first
 };
 

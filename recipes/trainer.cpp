@@ -10,6 +10,7 @@
 
 #include "core/kernels/reduction.h"
 #include "data/bigrams.h"
+#include "recipes/expert_table.h"
 #include "recipes/model_state.h"
 #include "recipes/use_precision.h"
 
@@ -590,6 +591,8 @@ void Trainer::tell(const Evaluation& result, const std::string& split, const std
   if (result.image_weight)
     say(fmt::format("{}: modality weights: image {:.2f}, text {:.2f}", name, *result.image_weight,
                     1 - *result.image_weight));
+  for (std::size_t l = 0; l < result.image_share.size() && split == "test"; ++l)
+    say(fmt::format("{}: {}: {}", name, layers_[l].first, describe_image_share(result.image_share[l])));
   for (std::size_t l = 0; l < result.domain.size(); ++l)
     say(fmt::format(
         "{}: {}: {}", name, layers_[l].first,
@@ -611,8 +614,13 @@ void Trainer::tell(const Evaluation& result, const std::string& split, const std
     values.emplace_back(prefix + layers_[l].first + "/domain_ratio",
                         result.domain[l].ratio(result.domain[l].expert(recipe_.moe.domain_expert)));
   if (result.image_weight) values.emplace_back(metric_prefix(task) + "modality/image", *result.image_weight);
+  std::vector<std::string> share_names;
+  for (std::size_t l = 0; l < result.image_share.size(); ++l)
+    share_names.push_back(prefix + layers_[l].first + "/image_share");
   std::vector<Metric> metrics;
   for (const auto& [metric_name, value] : values) metrics.emplace_back(metric_name, value);
+  for (std::size_t l = 0; l < share_names.size(); ++l)
+    metrics.emplace_back(share_names[l], result.image_share[l]);
   metrics_->write(step_, metrics);
 }
 

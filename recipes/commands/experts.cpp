@@ -36,6 +36,7 @@ void print(const LayerUsage& layer, const SplitEvaluation& evaluation, const std
   if (layer.domain)
     fmt::print("  {}\n", describe_domain(*layer.domain, evaluation.recipe().data.domain_name(),
                                          evaluation.recipe().moe.domain_expert));
+  if (!layer.image_share.empty()) fmt::print("  {}\n", describe_image_share(layer.image_share));
   for (std::size_t e = 0; e < table.experts(); ++e) {
     fmt::print("  {}\n", describe_expert(table, e, names));
     for (const Favourite& favourite : layer.favourites[e]) {

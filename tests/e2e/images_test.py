@@ -152,6 +152,8 @@ def fusions():
     lines = list(map(json.loads, Path("cross1", "metrics.jsonl").read_text().splitlines()))
     weights = [line["modality/image"] for line in lines if "modality/image" in line]
     assert weights and all(0 < abs(weight - 0.7) < 0.01 for weight in weights), weights
+    shares = [line["test/layers.0.moe/image_share"] for line in lines if "test/layers.0.moe/image_share" in line]
+    assert len(shares) == 1 and len(shares[0]) == 8 and 0 < max(shares[0]) <= 1, shares
     run([PROGRAM, "inspect", "cross1"], says=[f"classify: image_weight {weights[0]:.4f}"])
 
 

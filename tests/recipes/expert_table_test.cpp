@@ -60,6 +60,11 @@ TEST_CASE("an expert is described by its load and the classes it has more of tha
         "expert  0  load 1.000  (50.0% of tokens)  serves above average: none");
 }
 
+TEST_CASE("the rows of images among each expert's are told in percent", "[experts]") {
+  CHECK(describe_image_share(std::vector{0.0, 0.124, 1.0}) ==
+        "rows of images among each expert's: 0% 12% 100%");
+}
+
 TEST_CASE("classes are ordered by the expert that has most of them, so that a table shows blocks",
           "[experts]") {
   const std::vector<Index> counts{1, 9, 0, 30, 5,   // expert 0
