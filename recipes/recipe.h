@@ -114,6 +114,7 @@ struct MoeRecipe {
   std::int64_t k_min = 1;
   std::int64_t shared_experts = 0;
   std::string expert = "feed_forward";
+  std::string modality_experts = "shared";
   std::string balancer = "bias";
   double aux_coefficient = 0.01;
   double bias_rate = 0.001;

@@ -179,6 +179,28 @@ void check_modalities(const Recipe& recipe, Checker& check) {
                check.shown("model.fusion", recipe.model.fusion), source);
 }
 
+void check_modality_experts(const Recipe& recipe, Checker& check) {
+  const MoeRecipe& moe = recipe.moe;
+  if (moe.modality_experts == "shared") return;
+  const std::string separate = check.shown("moe.modality_experts", moe.modality_experts);
+  check.unless(recipe.data.may_have_both() || (recipe.data.has_images() && recipe.has_texts()),
+               {"moe.modality_experts", "data.source"},
+               "{} is for images with texts, but {} has one of them alone; leave it \"shared\"", separate,
+               check.shown("data.source", recipe.data.source));
+  check.unless(moe.experts % 2 == 0 && moe.top_k <= moe.experts / 2,
+               {"moe.modality_experts", "moe.experts", "moe.top_k"},
+               "{}: half of {} are too few for {}, or no whole number", separate,
+               check.shown("moe.experts", moe.experts), check.shown("moe.top_k", moe.top_k));
+  check.unless(
+      moe.balancer == "none" || moe.balancer == "aux_loss", {"moe.modality_experts", "moe.balancer"},
+      "{} with {}, which would have all experts receive as much, though a modality has only its half; "
+      "set moe.balancer to \"aux_loss\" or \"none\"",
+      separate, check.shown("moe.balancer", moe.balancer));
+  check.unless(moe.gate == "top_k", {"moe.modality_experts", "moe.gate"},
+               "{} with {}, where experts choose rows of either; set moe.gate to \"top_k\"", separate,
+               check.shown("moe.gate", moe.gate));
+}
+
 }  // namespace
 
 void check_recipe(const Recipe& recipe, const std::string& name) {
@@ -250,6 +272,7 @@ void check_recipe(const Recipe& recipe, const std::string& name) {
   check_data(data, check);
   check_own_copy(recipe, check);
   check_modalities(recipe, check);
+  check_modality_experts(recipe, check);
   check.finish();
 }
 

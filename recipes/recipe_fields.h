@@ -234,6 +234,10 @@ void fields(R& moe, Visitor&& field) {
         "Kind of all experts: feed_forward, gated or a plug-in's; or how many are of each, in the order of "
         "their numbers: \"6 feed_forward, 2 gated\"",
         not_empty());
+  field("modality_experts", moe.modality_experts,
+        "Whether rows of images and of texts share all experts, or images have the first half and texts the "
+        "second (separate, with balancer none or aux_loss; for comparison)",
+        one_of({"shared", "separate"}));
   field("balancer", moe.balancer,
         "What evens the experts' loads: nothing, a loss term, a routing bias that follows the loads, or "
         "gradient normalization",

@@ -101,6 +101,7 @@ struct ForwardContext {
   /// Adds a tensor of f64 up over the ranks that have those images, as functions::BatchNormState says.
   void (*add_up)(void* context, const Tensor& totals) = nullptr;
   void* add_up_context = nullptr;
+  Tensor router_scores = {};  ///< [tokens, experts], added to those of every router; undefined: nothing is
 
   RandomStream next_stream() {
     ++stream.tensor;

@@ -196,11 +196,12 @@ Tensor MoeLayer::operator()(Tape& tape, ForwardContext& context, const Tensor& x
   const Tensor decisions = router_->decisions(tape, context, entered, offsets, route_cache());
   // Where no token counts by itself, the gate sees each decision once, and tokens get what it chose.
   const bool repeat_choice = !tape.recording() && !options_.balance_inference && options_.gate == "top_k" &&
-                             tape.device() == Device::cpu;
+                             tape.device() == Device::cpu && !context.router_scores.defined();
   const auto for_tokens = [&](const Tensor& rows) {
     return router_->for_tokens(tape, rows, offsets, x.size(0));
   };
-  const Tensor logits = repeat_choice ? decisions : for_tokens(decisions);
+  Tensor logits = repeat_choice ? decisions : for_tokens(decisions);
+  if (context.router_scores.defined()) logits = functions::add(tape, logits, context.router_scores);
   const Tensor probabilities = route_probabilities(tape, logits, offsets, options_.router_losses, context);
   // The balancer's gradient joins what the gate sends back; the load it needs is known once the gate has
   // chosen.

@@ -23,6 +23,7 @@ TaskOutput Captioner::operator()(Tape& tape, ForwardContext& context, const Mode
           sequences - input.image_sequences.size(0), sequences);
   const Tensor images = trunk_.encode(tape, context, input.images),
                texts = trunk_.embed(tape, input.tokens, input.positions);
+  trunk_.separate_experts(tape, context, input, texts.dtype());
   const Tensor x =
       trunk_.transform(tape, context, Trunk::merge(tape, images, texts, trunk_.image_tokens(), input),
                        input.offsets, kernels::AttentionMask::causal);

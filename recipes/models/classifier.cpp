@@ -92,6 +92,7 @@ TaskOutput Classifier::operator()(Tape& tape, ForwardContext& context, const Mod
   if (images_) images = trunk_.encode(tape, context, input.images);
   const Tensor merged = Trunk::merge(tape, images, texts, trunk_.image_tokens(), input),
                sequences = fusion_ ? Fusion::offsets(tape, input) : input.offsets;
+  trunk_.separate_experts(tape, context, input, merged.dtype());
   // Sequences are numbered over all ranks; with a fusion, each example has two.
   const Index first = context.first_sequence;
   if (fusion_) context.first_sequence *= 2;

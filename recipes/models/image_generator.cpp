@@ -175,6 +175,7 @@ Tensor ImageGenerator::velocity(Tape& tape, ForwardContext& context, const Model
   Tensor x =
       functions::add(tape, patch_in_(tape, tape.on_device(noisy)), positions_(tape, tape.on_device(places)));
   x = functions::add(tape, x, functions::embedding(tape, tape.on_device(owners), condition));
+  trunk_.separate_experts(tape, context, input, x.dtype());
   x = trunk_.transform(tape, context, Trunk::merge(tape, x, texts, count, input), input.offsets);
   tape.enter("generate");
   return patch_out_(tape, functions::embedding(tape, tape.on_device(rows), x));

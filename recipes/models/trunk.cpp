@@ -3,6 +3,16 @@
 #include <algorithm>
 
 namespace conclave {
+namespace {
+
+// Added to a router's score of an expert that a row must not go to, whose probability is then 0.
+constexpr double kNever = -1e9;
+
+bool separates(const Recipe& recipe) {
+  return recipe.moe.modality_experts == "separate" && recipe.data.has_images() && recipe.has_texts();
+}
+
+}  // namespace
 
 void add_costs(const std::string& prefix, const Module& module, std::vector<Extent> sequences,
                std::vector<Cost>& costs, Index uses) {
@@ -92,6 +102,7 @@ Trunk::~Trunk() = default;
 
 Trunk::Trunk(const Recipe& recipe, const ModelSizes& sizes, bool encodes_images, const ProcessGrid& grid)
     : depth_(recipe.model.layers),
+      separate_experts_(separates(recipe) ? recipe.moe.experts : 0),
       dropout_(recipe.model.dropout),
       embedding_dropout_(recipe.model.embedding_dropout),
       final_norm_(recipe.model.hidden) {
@@ -162,8 +173,28 @@ Tensor Trunk::merge(Tape& tape, const Tensor& images, const Tensor& texts, Index
   return functions::merge_rows(tape, images, texts, tape.on_device(slots));
 }
 
+void Trunk::separate_experts(Tape& tape, ForwardContext& context, const ModelInput& input,
+                             DType dtype) const {
+  if (separate_experts_ == 0) return;
+  const auto offsets = input.offsets.span<std::int32_t>(), texts = input.text_offsets.span<std::int32_t>();
+  const Tensor scores = tape.arena().empty_on_host({offsets.back(), separate_experts_}, dtype);
+  for_floating(dtype, "separate_experts", [&]<class T>(T) {
+    const Index half = separate_experts_ / 2;
+    T* score = scores.data<T>();
+    for (std::size_t s = 0; s + 1 < offsets.size(); ++s)
+      for (std::int32_t row = offsets[s]; row < offsets[s + 1]; ++row, score += separate_experts_) {
+        const bool image = row < offsets[s + 1] - (texts[s + 1] - texts[s]);
+        std::fill_n(score, half, image ? T(0) : T(kNever));
+        std::fill_n(score + half, half, image ? T(kNever) : T(0));
+      }
+  });
+  context.router_scores = tape.on_device(scores);
+}
+
 Tensor Trunk::transform(Tape& tape, ForwardContext& context, Tensor x, const Tensor& offsets,
                         kernels::AttentionMask mask) {
+  require(separate_experts_ == 0 || context.router_scores.defined(),
+          "moe.modality_experts: it was not said which rows are images'");
   const Tensor bounds = tape.on_device(offsets);
   x = apply_dropout(tape, context, x, Tensor(), embedding_dropout_, context.first_token);
   const auto different = static_cast<Index>(layers_.size());

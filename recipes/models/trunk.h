@@ -56,6 +56,9 @@ class Trunk : public Module {
   /// for each image. As they come in where one of the two is undefined.
   static Tensor merge(Tape& tape, const Tensor& images, const Tensor& texts, Index image_rows,
                       const ModelInput& input);
+  /// Before transform(): where image and text have experts of their own, routers are told to send rows of
+  /// images, as merge() leaves them, to the first half of the experts, and those of texts to the second.
+  void separate_experts(Tape& tape, ForwardContext& context, const ModelInput& input, DType dtype) const;
   /// x [rows, hidden] through all layers and the last normalization; offsets [sequences + 1] i32, in host
   /// memory, are of x's rows. Collective over the expert-parallel group.
   Tensor transform(Tape& tape, ForwardContext& context, Tensor x, const Tensor& offsets,
@@ -86,6 +89,7 @@ class Trunk : public Module {
   };
 
   Index depth_;
+  Index separate_experts_;  // in each layer, where each modality has half of them; else 0
   double dropout_, embedding_dropout_;
   std::unique_ptr<Texts> texts_;
   std::unique_ptr<Images> images_;

@@ -1,5 +1,7 @@
 // Images and texts that come together at a classifier's head.
 #include <catch2/catch.hpp>
+#include <set>
+#include <tuple>
 
 #include "recipes/models/model.h"
 #include "tests/autograd/gradient.h"
@@ -155,6 +157,29 @@ TEST_CASE("fusion: each modality passes the layers by itself, and sees the other
     else
       CHECK(apart < 1e-12);
   }
+}
+
+TEST_CASE("images and texts may have half of the experts each", "[fusion]") {
+  const ProcessGrid grid = grid_of(0);
+  for (const char* fusion : {"joint", "cross"})
+    for (const char* router : {"linear", "attention"}) {
+      CAPTURE(fusion, router);
+      Recipe recipe = recipe_of(fusion);
+      recipe.moe.router = router, recipe.moe.modality_experts = "separate", recipe.moe.router_noise = 0.5;
+      Scene scene(recipe, grid);
+      scene.forward();
+      const Tensor chosen = scene.model.moe_layers().front().second->chosen_experts(scene.tape);
+      std::set<std::int32_t> images, texts;
+      for (std::size_t s = 0; s < kShown.size(); ++s) {
+        const auto& [offsets, text_offsets] = std::tie(scene.batch.offsets, scene.batch.text_offsets);
+        const std::int32_t text = offsets[s + 1] - (text_offsets[s + 1] - text_offsets[s]);
+        for (std::int32_t row = offsets[s]; row < offsets[s + 1]; ++row)
+          for (const std::int32_t expert : chosen.rows(row, row + 1).span<std::int32_t>())
+            (row < text ? images : texts).insert(expert);
+      }
+      CHECK(images == std::set{0, 1});
+      CHECK(texts == std::set{2, 3});
+    }
 }
 
 TEST_CASE("fusion: the same losses on any number of ranks", "[fusion]") {

@@ -321,6 +321,14 @@ TEST_CASE("what only texts or only images have is refused without them", "[recip
       "one of them alone; leave it \"joint\"");
   CHECK_THAT(mistake(emoji + "model.fusion = \"early\""), Contains("must be one of joint, cross, late"));
   CHECK_THAT(mistake(emoji + "model.image_weight = 1"), Contains("must be between 0.001 and 0.999"));
+  const std::string separate = "moe.modality_experts = \"separate\"\n";
+  CHECK(mistake(emoji + separate + "moe.balancer = \"aux_loss\"") == "");
+  CHECK_THAT(mistake(emoji + separate), Contains("set moe.balancer to \"aux_loss\" or \"none\""));
+  CHECK_THAT(mistake(emoji + separate + "moe.balancer = \"none\"\nmoe.gate = \"expert_choice\""),
+             Contains("set moe.gate to \"top_k\""));
+  for (const char* few : {"moe.experts = 3", "moe.experts = 8\nmoe.top_k = 5"})
+    CHECK_THAT(mistake(emoji + separate + "moe.balancer = \"none\"\n" + few), Contains("are too few for"));
+  CHECK_THAT(mistake(images + separate + "moe.balancer = \"none\""), Contains("leave it \"shared\""));
   CHECK_THAT(mistake("data.classes = \"group\""), Contains("data.classes may be \"noun\" or \"all\""));
   CHECK(mistake(images + "image.blocks = [\"k3 x2 c16\", \"k4 x2 c16\"]")
             .starts_with("q.toml:2: image.blocks"));
