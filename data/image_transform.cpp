@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "core/random.h"
+#include "data/file.h"
 
 namespace conclave {
 namespace {
@@ -93,6 +94,15 @@ void Resizer::resize(std::span<const std::uint8_t> from, std::span<std::uint8_t>
   require_size("Resizer: to", to, to_);
   horizontal_.resample(from_.height, from_.channels, from.data(), narrow_.data());
   vertical_.resample(1, to_.width * to_.channels, narrow_.data(), to.data());
+}
+
+std::vector<std::uint8_t> read_image(const std::string& path, const ImageShape& shape) {
+  const Image read = decode_image(read_file(path, "give a PNG or JPEG file"), path);
+  const Image image = shape.channels == 1 ? to_grey(read) : to_rgb(read);
+  if (image.shape == shape) return image.pixels;
+  std::vector<std::uint8_t> pixels(static_cast<std::size_t>(shape.size()));
+  Resizer(image.shape, shape.height, shape.width).resize(image.pixels, pixels);
+  return pixels;
 }
 
 void centre_crop(std::span<const std::uint8_t> from, const ImageShape& shape, std::int64_t height,

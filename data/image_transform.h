@@ -6,6 +6,7 @@
 #include <array>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "data/image.h"
@@ -40,6 +41,10 @@ class Resizer {
   Axis horizontal_, vertical_;
   std::vector<std::uint8_t> narrow_;  // [from's height, to's width, channels]
 };
+
+/// The picture in the PNG or JPEG file at `path`, made grey or coloured, with what is transparent over white,
+/// and resized to what `shape` says. Throws Error, with the file's name, where it cannot be read.
+std::vector<std::uint8_t> read_image(const std::string& path, const ImageShape& shape);
 
 /// Copies the middle `height` x `width` pixels of `from`; where there is an odd one over, it is cut off at
 /// the bottom or the right. Throws Error where they are more than there are.

@@ -2,20 +2,10 @@
 
 #include <algorithm>
 
-#include "data/file.h"
 #include "data/image_transform.h"
 
 namespace conclave {
 namespace {
-
-std::vector<std::uint8_t> read_image(const std::string& path, const ImageShape& shape) {
-  const Image read = decode_image(read_file(path, "give a PNG or JPEG file"), path);
-  const Image image = shape.channels == 1 ? to_grey(read) : to_rgb(read);
-  if (image.shape == shape) return image.pixels;
-  std::vector<std::uint8_t> pixels(static_cast<std::size_t>(shape.size()));
-  Resizer(image.shape, shape.height, shape.width).resize(image.pixels, pixels);
-  return pixels;
-}
 
 // Of a line of input.
 TextExample text_of(const std::string& text, bool of_pairs) {
