@@ -10,6 +10,12 @@ Tensor Linear::operator()(Tape& tape, const Tensor& x, Activation activation) co
   return functions::linear(tape, x, weight_.value, bias_ ? bias_->value : Tensor(), activation);
 }
 
+Tensor Linear::part(Tape& tape, const Tensor& x, Index begin, Index end) const {
+  require(!tape.recording(), "linear: a part of the weight has no gradient of its own");
+  return functions::linear(tape, x, weight_.value.rows(begin, end),
+                           bias_ ? bias_->value.rows(begin, end) : Tensor());
+}
+
 double Linear::flops(Extent& extent) const {
   return 2 * static_cast<double>(extent.rows() * weight_.shape.numel());
 }
@@ -41,6 +47,14 @@ MultiHeadAttention::MultiHeadAttention(Index hidden, Index heads, kernels::Atten
 Tensor MultiHeadAttention::operator()(Tape& tape, const Tensor& x, const Tensor& offsets,
                                       kernels::AttentionMask mask) const {
   return out_(tape, functions::attention(tape, qkv_(tape, x), offsets, {options_.heads, mask}));
+}
+
+Tensor MultiHeadAttention::operator()(Tape& tape, const Tensor& x, KeyValueCache& cache, Index layer) const {
+  const Index hidden = x.size(1);
+  const Tensor query = qkv_.part(tape, x, 0, hidden),
+               key_value = cache.append(layer, qkv_.part(tape, x, hidden, 3 * hidden));
+  return out_(tape, functions::attention(tape, query, key_value, cache.offsets(), cache.key_offsets(),
+                                         {options_.heads, kernels::AttentionMask::causal}));
 }
 
 Tensor MultiHeadAttention::mean(Tape& tape, const Tensor& x, const Tensor& offsets) const {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "autograd/functions/functions.h"
+#include "autograd/nn/key_value_cache.h"
 #include "autograd/nn/module.h"
 
 namespace conclave {
@@ -12,6 +13,8 @@ class Linear : public Module {
   Linear(Index in, Index out, bool bias = true);
   /// x [rows, in] -> activation(x weight^T + bias) [rows, out]
   Tensor operator()(Tape& tape, const Tensor& x, Activation activation = Activation::none) const;
+  /// The same with rows [begin, end) of the weight alone, for tapes that do not record -> [rows, end - begin]
+  Tensor part(Tape& tape, const Tensor& x, Index begin, Index end) const;
   Parameter& weight() const { return weight_; }
   double flops(Extent& extent) const override;
 
@@ -53,6 +56,9 @@ class MultiHeadAttention : public Module {
   }
   /// The same by another mask than the layer's own.
   Tensor operator()(Tape& tape, const Tensor& x, const Tensor& offsets, kernels::AttentionMask mask) const;
+  /// The same, by a causal mask, for the rows of a pass of `cache`, which see those that it has of layer
+  /// number `layer`, too. For tapes that do not record.
+  Tensor operator()(Tape& tape, const Tensor& x, KeyValueCache& cache, Index layer) const;
   /// The mean of that over each sequence, [sequences, hidden]. The output's projection, being linear, comes
   /// after the mean and so has a row per sequence to do, not one per token.
   Tensor mean(Tape& tape, const Tensor& x, const Tensor& offsets) const;

@@ -78,6 +78,11 @@ MoeLayer::MoeLayer(const MoeOptions& options, const ProcessGrid& grid)
   statistics_.weight.assign(experts, 0);
 }
 
+bool MoeLayer::row_by_row() const {
+  return router_->scope() == RouterScope::token && options_.gate == "top_k" && !options_.balance_inference &&
+         !experts_.wants_sequences();
+}
+
 double MoeLayer::flops(Extent& extent) const {
   Extent decisions = extent;
   const double shared = shared_ ? shared_->flops(extent) : 0;

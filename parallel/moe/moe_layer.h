@@ -62,6 +62,9 @@ class MoeLayer : public Module {
   Tensor operator()(Tape& tape, ForwardContext& context, const Tensor& x, const Tensor& offsets,
                     Index use = 0);
 
+  /// What a row becomes depends on that row alone, and not on the others of its sequence or of the batch.
+  bool row_by_row() const;
+
   /// With top_k experts for each token, be it fewer for some by top_p.
   double flops(Extent& extent) const override;
 

@@ -65,6 +65,35 @@ TaskOutput Captioner::operator()(Tape& tape, ForwardContext& context, const Mode
   return output;
 }
 
+KeyValueCache Captioner::cache(Arena& arena, Index captions, Index tokens) const {
+  return trunk_.cache(arena, captions, trunk_.image_tokens() + tokens);
+}
+
+Tensor Captioner::first(Tape& tape, ForwardContext& context, const Tensor& pixels, KeyValueCache& cache) {
+  const Index images = pixels.size(0), rows = trunk_.image_tokens();
+  const Tensor numbers = tape.arena().empty_on_host({images}, DType::i32),
+               last = tape.arena().empty_on_host({images}, DType::i32);
+  for (Index i = 0; i < images; ++i) {
+    numbers.data<std::int32_t>()[i] = static_cast<std::int32_t>(i);
+    last.data<std::int32_t>()[i] = static_cast<std::int32_t>((i + 1) * rows - 1);
+  }
+  cache.extend(tape, numbers.span<std::int32_t>(), rows);
+  const Tensor x = trunk_.transform(tape, context, trunk_.encode(tape, context, pixels), cache);
+  return head_(tape, functions::embedding(tape, tape.on_device(last), x), trunk_.token_table());
+}
+
+Tensor Captioner::next(Tape& tape, ForwardContext& context, std::span<const std::int32_t> tokens,
+                       std::span<const std::int32_t> parents, Index place, KeyValueCache& cache) {
+  const Shape each{static_cast<Index>(tokens.size())};
+  const Tensor ids = tape.arena().empty_on_host(each, DType::i32),
+               places = tape.arena().empty_on_host(each, DType::i32);
+  std::ranges::copy(tokens, ids.data<std::int32_t>());
+  places.fill(static_cast<double>(place));
+  cache.extend(tape, parents, 1);
+  const Tensor x = trunk_.transform(tape, context, trunk_.embed(tape, ids, places), cache);
+  return head_(tape, x, trunk_.token_table());
+}
+
 std::vector<Cost> Captioner::costs(Index tokens) const {
   std::vector<Cost> costs = trunk_.costs(tokens, true, {{1, tokens + image_tokens()}});
   Extent guesses{1, tokens + 1};

@@ -103,6 +103,7 @@ Trunk::~Trunk() = default;
 Trunk::Trunk(const Recipe& recipe, const ModelSizes& sizes, bool encodes_images, const ProcessGrid& grid)
     : depth_(recipe.model.layers),
       separate_experts_(separates(recipe) ? recipe.moe.experts : 0),
+      hidden_(recipe.model.hidden),
       dropout_(recipe.model.dropout),
       embedding_dropout_(recipe.model.embedding_dropout),
       final_norm_(recipe.model.hidden) {
@@ -191,17 +192,15 @@ void Trunk::separate_experts(Tape& tape, ForwardContext& context, const ModelInp
   context.router_scores = tape.on_device(scores);
 }
 
-Tensor Trunk::transform(Tape& tape, ForwardContext& context, Tensor x, const Tensor& offsets,
-                        kernels::AttentionMask mask) {
-  require(separate_experts_ == 0 || context.router_scores.defined(),
-          "moe.modality_experts: it was not said which rows are images'");
-  const Tensor bounds = tape.on_device(offsets);
+template <class Attend>
+Tensor Trunk::through_layers(Tape& tape, ForwardContext& context, Tensor x, const Tensor& offsets,
+                             Attend attend) {
   x = apply_dropout(tape, context, x, Tensor(), embedding_dropout_, context.first_token);
   const auto different = static_cast<Index>(layers_.size());
   for (Index i = 0; i < depth_; ++i) {
     const auto& layer = layers_[static_cast<std::size_t>(i % different)];
     tape.enter(layer->name.c_str());
-    const Tensor attended = layer->attention(tape, layer->attention_norm(tape, x), bounds, mask);
+    const Tensor attended = attend(layer->attention, layer->attention_norm(tape, x), i);
     x = apply_dropout(tape, context, attended, x, dropout_, context.first_token);
     const Tensor normal = layer->feed_forward_norm(tape, x);
     if (layer->experts) tape.enter(layer->moe_name.c_str());
@@ -210,6 +209,38 @@ Tensor Trunk::transform(Tape& tape, ForwardContext& context, Tensor x, const Ten
     x = apply_dropout(tape, context, fed, x, dropout_, context.first_token);
   }
   return final_norm_(tape, x);
+}
+
+Tensor Trunk::transform(Tape& tape, ForwardContext& context, Tensor x, const Tensor& offsets,
+                        kernels::AttentionMask mask) {
+  require(separate_experts_ == 0 || context.router_scores.defined(),
+          "moe.modality_experts: it was not said which rows are images'");
+  const Tensor bounds = tape.on_device(offsets);
+  return through_layers(tape, context, x, offsets,
+                        [&](const MultiHeadAttention& attention, const Tensor& rows, Index /*number*/) {
+                          return attention(tape, rows, bounds, mask);
+                        });
+}
+
+Tensor Trunk::transform(Tape& tape, ForwardContext& context, Tensor x, KeyValueCache& cache) {
+  return through_layers(tape, context, x, cache.host_offsets(),
+                        [&](const MultiHeadAttention& attention, const Tensor& rows, Index number) {
+                          return attention(tape, rows, cache, number);
+                        });
+}
+
+KeyValueCache Trunk::cache(Arena& arena, Index sequences, Index rows) const {
+  require(separate_experts_ == 0,
+          "moe.modality_experts = \"separate\": a text is not written row by row then; train a model with "
+          "\"shared\"");
+  for (const auto& layer : layers_)
+    require(
+        !layer->experts || layer->experts->row_by_row(),
+        "{}: its router, gate, balancer or experts look at other rows, and those to come are not there yet, "
+        "so a text cannot be written row by row; train a model with moe.router = \"linear\", moe.gate = "
+        "\"top_k\" and experts that take rows one by one, and leave moe.balance_inference at false",
+        layer->moe_name);
+  return KeyValueCache(arena, depth_, sequences, rows, hidden_, token_table().dtype());
 }
 
 std::vector<Cost> Trunk::costs(Index tokens, bool image, const std::vector<Extent>& sequences) const {

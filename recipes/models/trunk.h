@@ -64,6 +64,13 @@ class Trunk : public Module {
   Tensor transform(Tape& tape, ForwardContext& context, Tensor x, const Tensor& offsets,
                    kernels::AttentionMask mask = kernels::AttentionMask::none);
 
+  /// Memory for transform() to go on: of at most `sequences` sequences of `rows` rows. Throws Error where
+  /// what a row becomes depends on rows behind it. For trunks that have texts.
+  KeyValueCache cache(Arena& arena, Index sequences, Index rows) const;
+  /// The same as transform() by a causal mask, for x [rows of a pass of `cache`, hidden], which go on from
+  /// the rows that went through before. Without context.training, and on a tape that does not record.
+  Tensor transform(Tape& tape, ForwardContext& context, Tensor x, KeyValueCache& cache);
+
   /// The MoE layers, in order, and what they are called ("layers.0.moe"). Those that are shared are one.
   std::vector<std::pair<std::string, MoeLayer*>> moe_layers();
 
@@ -73,6 +80,10 @@ class Trunk : public Module {
 
  private:
   struct Layer;
+
+  // attend(layer, x, i) is what attention makes of x in the layer that is applied i-th.
+  template <class Attend>
+  Tensor through_layers(Tape& tape, ForwardContext& context, Tensor x, const Tensor& offsets, Attend attend);
 
   struct Texts : Module {
     Texts(const ModelSizes& sizes, const ModelRecipe& model);
@@ -88,7 +99,7 @@ class Trunk : public Module {
     std::optional<Embedding> positions;
   };
 
-  Index depth_;
+  Index depth_, hidden_;
   Index separate_experts_;  // in each layer, where each modality has half of them; else 0
   double dropout_, embedding_dropout_;
   std::unique_ptr<Texts> texts_;

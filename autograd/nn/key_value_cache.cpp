@@ -1,0 +1,61 @@
+#include "autograd/nn/key_value_cache.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "core/kernels/embedding.h"
+
+namespace conclave {
+
+KeyValueCache::KeyValueCache(Arena& arena, Index layers, Index sequences, Index rows, Index hidden,
+                             DType dtype)
+    : most_sequences_(sequences), most_rows_(rows), sequences_(sequences) {
+  const auto memory = [&] { return arena.empty({sequences * rows, 2 * hidden}, dtype); };
+  for (Index layer = 0; layer < layers; ++layer) layers_.push_back(memory());
+  spare_ = memory();
+}
+
+void KeyValueCache::extend(Tape& tape, std::span<const std::int32_t> parents, Index rows) {
+  const auto count = static_cast<Index>(parents.size());
+  require(!tape.recording(), "key-value cache: for inference, and this tape records");
+  require(count <= most_sequences_ && rows_ + rows <= most_rows_,
+          "key-value cache: {} sequences of {} rows, but there is room for {} of {}", count, rows_ + rows,
+          most_sequences_, most_rows_);
+  const auto [least, most] = std::ranges::minmax_element(parents);
+  require(count > 0 && *least >= 0 && *most < sequences_,
+          "key-value cache: {} sequences go on from others than the {} there are", count, sequences_);
+  const Index before = rows_;
+  kept_ = before > 0 ? sequences_ * before : 0;
+  sequences_ = count;
+  rows_ += rows;
+  Arena& arena = tape.arena();
+  const auto offsets_of = [&](Index each) {
+    const Tensor offsets = arena.empty_on_host({count + 1}, DType::i32);
+    for (Index i = 0; i <= count; ++i) offsets.data<std::int32_t>()[i] = static_cast<std::int32_t>(i * each);
+    return offsets;
+  };
+  host_offsets_ = offsets_of(rows);
+  offsets_ = tape.on_device(host_offsets_);
+  key_offsets_ = tape.on_device(offsets_of(rows_));
+  // Among the rows kept and, behind them, those of this pass.
+  const Tensor places = arena.empty_on_host({count * rows_}, DType::i32);
+  auto* place = places.data<std::int32_t>();
+  for (Index i = 0; i < count; ++i) {
+    const Index first = parents[static_cast<std::size_t>(i)] * before;
+    for (Index row = 0; row < before; ++row) *place++ = static_cast<std::int32_t>(first + row);
+    for (Index row = 0; row < rows; ++row) *place++ = static_cast<std::int32_t>(kept_ + i * rows + row);
+  }
+  places_ = tape.on_device(places);
+}
+
+Tensor KeyValueCache::append(Index layer, const Tensor& key_value) {
+  Tensor& kept = layers_.at(static_cast<std::size_t>(layer));
+  const Index all = kept_ + key_value.size(0);
+  kept.rows(kept_, all).queue_copy_from(key_value);
+  const Tensor appended = spare_.rows(0, sequences_ * rows_);
+  kernels::embedding(places_, kept.rows(0, all), appended);
+  std::swap(kept, spare_);
+  return appended;
+}
+
+}  // namespace conclave
