@@ -171,6 +171,11 @@ std::optional<std::int32_t> Tokenizer::separator() const {
   return model_->IsControl(id) ? std::optional(id) : std::nullopt;
 }
 
+bool Tokenizer::spells(std::int32_t id) const {
+  require_id(id);
+  return !model_->IsUnknown(id) && !model_->IsControl(id) && !model_->IsUnused(id);
+}
+
 std::vector<std::int32_t> Tokenizer::encode(std::string_view text) const {
   std::vector<std::int32_t> ids;
   const auto status = model_->Encode(text, &ids);

@@ -50,6 +50,9 @@ class Tokenizer {
   /// Of the piece between the two texts of a pair; none where no pair was among the texts trained on.
   std::optional<std::int32_t> separator() const;
 
+  /// Whether `id` spells something: neither the unknown piece nor one that no text has.
+  bool spells(std::int32_t id) const;
+
   /// Ids of `text`; empty where nothing is left of it after normalization.
   std::vector<std::int32_t> encode(std::string_view text) const;
 

@@ -1,0 +1,190 @@
+#include "recipes/caption_writer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <utility>
+
+namespace conclave {
+namespace {
+
+constexpr std::size_t kTexts = 64;  // per forward pass
+constexpr double kNever = -std::numeric_limits<double>::infinity();
+
+void check(const CaptionOptions& options, std::int64_t max_length) {
+  require(options.beam >= 1, "a beam of {} texts; 1 is the least", options.beam);
+  require(options.top_p >= 0 && options.top_p <= 1, "top_p = {} is not from 0 to 1", options.top_p);
+  require(options.top_p == 0 || options.beam == 1, "a beam or top_p: of both there is no such thing");
+  require(options.temperature > 0, "a temperature of {} is not above 0", options.temperature);
+  require(options.max_tokens >= 0 && options.max_tokens <= max_length,
+          "texts of {} tokens, but the model learnt those of at most {}", options.max_tokens, max_length);
+}
+
+double penalized(double log_probability, std::size_t tokens, double length_penalty) {
+  return log_probability / std::pow((5 + static_cast<double>(tokens)) / 6, length_penalty);
+}
+
+}  // namespace
+
+// A token behind one of the texts.
+struct CaptionWriter::Candidate {
+  std::size_t text;
+  std::int32_t token;
+  double log_probability;  // of the whole
+};
+
+// A row of the model's passes.
+struct CaptionWriter::Unfinished {
+  std::size_t image;
+  WrittenCaption written;
+};
+
+CaptionWriter::CaptionWriter(Captioner& captioner, std::vector<std::uint8_t> may_write,
+                             std::int64_t max_length, Device device)
+    : captioner_(captioner),
+      may_write_(std::move(may_write)),
+      max_length_(max_length),
+      activations_("activations", 0, device) {
+  may_write_.at(static_cast<std::size_t>(captioner.end_token())) = 0;  // not within a text
+  require(std::ranges::count(may_write_, 0) < std::ssize(may_write_), "captions: no token may be written");
+}
+
+std::vector<WrittenCaption> CaptionWriter::write(const Tensor& pixels, const CaptionOptions& options,
+                                                 std::int64_t first) {
+  check(options, max_length_);
+  const Index images = pixels.size(0), some = std::max<Index>(kTexts / options.beam, 1);
+  std::vector<WrittenCaption> captions;
+  for (Index done = 0; done < images; done += some)
+    write_some(pixels.rows(done, std::min(done + some, images)), options, first + done, captions);
+  return captions;
+}
+
+void CaptionWriter::write_some(const Tensor& pixels, const CaptionOptions& options, std::int64_t first,
+                               std::vector<WrittenCaption>& captions) {
+  const std::int64_t most = options.max_tokens > 0 ? options.max_tokens : max_length_;
+  const auto images = static_cast<std::size_t>(pixels.size(0));
+  const ArenaScope scope(activations_);
+  KeyValueCache cache = captioner_.cache(activations_, static_cast<Index>(images) * options.beam, most);
+  ForwardContext context{.training = false, .stream = {}};
+  const auto pass = [&](bool may_end, auto&& compute) {
+    const ArenaScope of_pass(activations_);
+    Tape tape(activations_, false);
+    tape.stop_planning();
+    score(tape.on_host(compute(tape)), may_end);
+  };
+
+  std::vector<WrittenCaption> best(images);
+  std::vector<double> best_score(images, kNever);
+  std::vector<std::size_t> finished(images);
+  const auto finish = [&](const Unfinished& text, std::size_t length) {
+    ++finished[text.image];
+    const double score = penalized(text.written.log_probability, length, options.length_penalty);
+    if (score <= best_score[text.image]) return;
+    best_score[text.image] = score;
+    best[text.image] = text.written;
+  };
+
+  std::vector<Unfinished> texts, next;
+  for (std::size_t image = 0; image < images; ++image) texts.push_back({image, {}});
+  std::vector<std::int32_t> tokens, parents;
+  pass(false, [&](Tape& tape) { return captioner_.first(tape, context, pixels, cache); });
+  for (std::int64_t written = 0; !texts.empty(); ++written) {
+    next.clear(), tokens.clear(), parents.clear();
+    // All texts of an image are neighbours.
+    for (std::size_t begin = 0, end = 0; begin < texts.size(); begin = end) {
+      const std::size_t image = texts[begin].image;
+      while (end < texts.size() && texts[end].image == image) ++end;
+      std::vector<Candidate> candidates;
+      if (options.top_p > 0) {
+        const RandomStream stream{.seed = options.seed, .step = static_cast<std::uint32_t>(written)};
+        const double uniform =
+            stream.uniform(static_cast<std::uint64_t>(first) + static_cast<std::uint64_t>(image));
+        candidates.push_back(draw(texts, begin, uniform, options));
+      } else {
+        candidates = likeliest(texts, begin, end, static_cast<std::size_t>(options.beam) - finished[image]);
+      }
+      for (const Candidate& candidate : candidates) {
+        Unfinished text = texts[candidate.text];
+        text.written.log_probability = candidate.log_probability;
+        const bool ends = candidate.token == captioner_.end_token();
+        if (!ends) text.written.tokens.push_back(candidate.token);
+        if (ends || written + 1 == most) {
+          finish(text, text.written.tokens.size() + (ends ? 1 : 0));
+          continue;
+        }
+        next.push_back(std::move(text));
+        tokens.push_back(candidate.token);
+        parents.push_back(static_cast<std::int32_t>(candidate.text));
+      }
+    }
+    std::swap(texts, next);
+    if (texts.empty()) break;
+    pass(true, [&](Tape& tape) { return captioner_.next(tape, context, tokens, parents, written, cache); });
+  }
+  std::ranges::move(best, std::back_inserter(captions));
+}
+
+// Of what may not be written, or be the end, nothing is left to the others' probabilities.
+void CaptionWriter::score(const Tensor& logits, bool may_end) {
+  const Index texts = logits.size(0), vocabulary = logits.size(1);
+  const auto end = static_cast<std::size_t>(captioner_.end_token());
+  scores_.resize(static_cast<std::size_t>(logits.numel()));
+#pragma omp parallel for schedule(static)
+  for (Index text = 0; text < texts; ++text) {
+    const float* logit = logits.data<float>() + text * vocabulary;
+    double* scores = scores_.data() + text * vocabulary;
+    double most = kNever, sum = 0;
+    for (std::size_t token = 0; token < may_write_.size(); ++token) {
+      const bool allowed = may_write_[token] != 0 || (token == end && may_end);
+      scores[token] = allowed ? static_cast<double>(logit[token]) : kNever;
+      most = std::max(most, scores[token]);
+    }
+    for (std::size_t token = 0; token < may_write_.size(); ++token) sum += std::exp(scores[token] - most);
+    const double all = most + std::log(sum);
+    for (std::size_t token = 0; token < may_write_.size(); ++token) scores[token] -= all;
+  }
+}
+
+std::vector<CaptionWriter::Candidate> CaptionWriter::likeliest(const std::vector<Unfinished>& texts,
+                                                               std::size_t begin, std::size_t end,
+                                                               std::size_t most) const {
+  const auto likelier = [](const Candidate& a, const Candidate& b) {
+    return a.log_probability > b.log_probability;
+  };
+  std::vector<Candidate> found;  // the likeliest first, of equals the one met first
+  for (std::size_t text = begin; text < end; ++text) {
+    const double before = texts[text].written.log_probability;
+    const double* scores = scores_.data() + text * may_write_.size();
+    for (std::size_t token = 0; token < may_write_.size(); ++token) {
+      const Candidate candidate{text, static_cast<std::int32_t>(token), before + scores[token]};
+      if (scores[token] == kNever || (found.size() == most && !likelier(candidate, found.back()))) continue;
+      if (found.size() == most) found.pop_back();
+      found.insert(std::ranges::upper_bound(found, candidate, likelier), candidate);
+    }
+  }
+  return found;
+}
+
+CaptionWriter::Candidate CaptionWriter::draw(const std::vector<Unfinished>& texts, std::size_t text,
+                                             double uniform, const CaptionOptions& options) const {
+  const double* scores = scores_.data() + text * may_write_.size();
+  std::vector<std::int32_t> order(may_write_.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::ranges::stable_sort(order, std::greater(), [&](std::int32_t token) { return scores[token]; });
+  std::vector<double> weights(order.size());
+  for (std::size_t i = 0; i < order.size(); ++i)
+    weights[i] = std::exp((scores[order[i]] - scores[order[0]]) / options.temperature);
+  const double wanted = options.top_p * std::accumulate(weights.begin(), weights.end(), 0.0);
+  std::size_t nucleus = 0;
+  double sum = 0;
+  while (nucleus < weights.size() && (nucleus == 0 || sum < wanted)) sum += weights[nucleus++];
+  std::size_t drawn = 0;
+  for (double left = uniform * sum - weights[0]; left >= 0 && drawn + 1 < nucleus; left -= weights[drawn])
+    ++drawn;
+  // Of top_p = 1 rounding may reach tokens of no weight.
+  while (weights[drawn] == 0) --drawn;
+  return {text, order[drawn], texts[text].written.log_probability + scores[order[drawn]]};
+}
+
+}  // namespace conclave

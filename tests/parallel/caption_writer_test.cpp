@@ -1,0 +1,235 @@
+// Captions that are written row by row are those that the whole forward pass would have written.
+#include "recipes/caption_writer.h"
+
+#include <catch2/catch.hpp>
+
+#include "recipes/models/model.h"
+#include "tests/parallel/moe_run.h"
+
+namespace conclave {
+namespace {
+
+using Catch::Matchers::Contains;
+
+constexpr Index kVocabulary = 23, kMaxLength = 7, kImages = 3, kSide = 5;
+constexpr std::int32_t kEnd = 2;
+
+Recipe recipe_of() {
+  Recipe recipe;
+  recipe.tasks = {.classify = 0, .caption = 1};
+  recipe.image.stem = 8, recipe.image.blocks = {"k3 x2 c8 s2"}, recipe.image.tokens = "grid";
+  recipe.model.hidden = 8, recipe.model.heads = 2, recipe.model.layers = 3, recipe.model.ffn = 12;
+  recipe.moe.experts = 4, recipe.moe.every = 2, recipe.moe.balancer = "none";
+  return recipe;
+}
+
+struct Scene {
+  explicit Scene(const Recipe& recipe, const ProcessGrid& grid, DType dtype = DType::f32)
+      : model(recipe,
+              {.vocabulary = kVocabulary,
+               .max_length = kMaxLength,
+               .classes = 2,
+               .end_token = kEnd,
+               .image = {kSide, kSide, 3}},
+              grid),
+        parameters(model, dtype, 5) {
+    // Far from even guesses, so that texts differ.
+    for (const Parameter* parameter : parameters.parameters())
+      if (parameter->name == "token_embedding.weight") {
+        const Tensor values = random_values(parameter->shape, 9, dtype);
+        parameter->value.copy_from(values);
+      }
+    const RandomStream stream{.seed = 3};
+    for (Index i = 0; i < pixels.numel(); ++i)
+      pixels.data<std::uint8_t>()[i] =
+          static_cast<std::uint8_t>(stream.below(256, static_cast<std::uint64_t>(i)));
+  }
+
+  Captioner& captioner() { return *model.captioner(); }
+  CaptionWriter writer() {
+    std::vector<std::uint8_t> may_write(kVocabulary, 1);
+    may_write[0] = may_write[1] = 0;
+    return CaptionWriter(captioner(), may_write, kMaxLength);
+  }
+  // log P(text), its end with it, of an image, by one forward pass as in training.
+  double log_probability(Index image, const std::vector<std::int32_t>& text) {
+    Batch batch;
+    const auto one = pixels.rows(image, image + 1).span<std::uint8_t>();
+    std::ranges::copy(one, batch.add(text, 0, captioner().image_tokens(), one.size()).begin());
+    Arena arena("test");
+    Tape tape(arena, false);
+    ForwardContext context{.training = false};
+    double sum = 0;
+    const Tensor losses = captioner()(tape, context, model_input(batch)).losses;
+    for (Index i = 0; i < losses.numel(); ++i)
+      sum -= losses.dtype() == DType::f64 ? losses.data<double>()[i] : losses.data<float>()[i];
+    return sum;
+  }
+
+  Model model;
+  ParameterSet parameters;
+  Tensor pixels = Tensor::empty({kImages, kSide* kSide * 3}, DType::u8);
+};
+
+double log_softmax(const Tensor& logits, Index row, std::int32_t token) {
+  const double* scores = logits.data<double>() + row * logits.size(1);
+  double sum = 0;
+  for (Index i = 0; i < logits.size(1); ++i) sum += std::exp(scores[i] - scores[token]);
+  return -std::log(sum);
+}
+
+TEST_CASE("row by row come the scores of a whole pass, for texts that branch and end", "[caption_writer]") {
+  for (const int expert_parallel : grid_shapes())
+    for (const bool shared : {false, true}) {
+      const ProcessGrid grid = grid_of(expert_parallel);
+      Recipe recipe = recipe_of();
+      recipe.model.share_layers = shared;
+      Scene scene(recipe, grid, DType::f64);
+      Arena arena("test");
+      Tape tape(arena, false);
+      ForwardContext context{.training = false};
+      KeyValueCache cache = scene.captioner().cache(arena, 4, kMaxLength);
+      struct Text {
+        Index image;
+        std::vector<std::int32_t> tokens;
+        double log_probability;
+      };
+      std::vector<Text> texts;
+      for (Index image = 0; image < kImages; ++image) texts.push_back({image, {}, 0});
+      Tensor logits = scene.captioner().first(tape, context, scene.pixels, cache);
+      const std::vector<std::vector<std::int32_t>> parents{{2, 0, 0, 1}, {3, 1, 1}, {2, 0}, {0, 1}};
+      for (std::size_t place = 0; place < parents.size(); ++place) {
+        std::vector<Text> next;
+        std::vector<std::int32_t> tokens;
+        for (const std::int32_t parent : parents[place]) {
+          Text text = texts[static_cast<std::size_t>(parent)];
+          tokens.push_back(static_cast<std::int32_t>(3 + (7 * place + 5 * tokens.size()) % 20));
+          text.tokens.push_back(tokens.back());
+          text.log_probability += log_softmax(logits, parent, tokens.back());
+          next.push_back(text);
+        }
+        texts = next;
+        logits =
+            scene.captioner().next(tape, context, tokens, parents[place], static_cast<Index>(place), cache);
+        for (std::size_t i = 0; i < texts.size(); ++i) {
+          const double with_end = texts[i].log_probability + log_softmax(logits, static_cast<Index>(i), kEnd);
+          CHECK(with_end == Approx(scene.log_probability(texts[i].image, texts[i].tokens)).epsilon(1e-10));
+        }
+      }
+    }
+}
+
+TEST_CASE("a beam finds no worse texts than the likeliest token each time", "[caption_writer]") {
+  const ProcessGrid grid = grid_of(0);
+  Scene scene(recipe_of(), grid);
+  CaptionWriter writer = scene.writer();
+  const auto greedy = writer.write(scene.pixels, {.beam = 1});
+  const auto beam = writer.write(scene.pixels, {.beam = 5, .length_penalty = 0});
+  REQUIRE(greedy.size() == kImages);
+  bool better = false;
+  for (std::size_t i = 0; i < kImages; ++i) {
+    CHECK(beam[i].log_probability >= greedy[i].log_probability - 1e-9);
+    better = better || beam[i].log_probability > greedy[i].log_probability + 1e-3;
+    CHECK_FALSE(greedy[i].tokens.empty());
+    CHECK(greedy[i].tokens.size() <= kMaxLength);
+    CHECK(std::ranges::none_of(beam[i].tokens, [](std::int32_t token) { return token <= kEnd; }));
+  }
+  CHECK(better);
+  const auto cut = writer.write(scene.pixels, {.beam = 1, .max_tokens = 1});
+  for (std::size_t i = 0; i < kImages; ++i) {
+    REQUIRE(cut[i].tokens.size() == 1);
+    CHECK(cut[i].tokens[0] == greedy[i].tokens[0]);
+  }
+}
+
+TEST_CASE("a beam of all texts finds the likeliest of them", "[caption_writer]") {
+  const ProcessGrid grid = grid_of(0);
+  Scene scene(recipe_of(), grid);
+  std::vector<std::uint8_t> may_write(kVocabulary, 0);
+  may_write[5] = may_write[9] = may_write[11] = 1;
+  CaptionWriter writer(scene.captioner(), may_write, kMaxLength);
+  const auto all = writer.write(scene.pixels, {.beam = 64, .length_penalty = 0, .max_tokens = 3});
+  const auto some = writer.write(scene.pixels, {.beam = 2, .length_penalty = 0, .max_tokens = 3});
+  for (std::size_t i = 0; i < kImages; ++i) CHECK(all[i].log_probability >= some[i].log_probability - 1e-9);
+  // By a penalty that long texts hardly pay, the longest.
+  const auto longest = writer.write(scene.pixels, {.beam = 64, .length_penalty = 40, .max_tokens = 3});
+  for (const WrittenCaption& text : longest) CHECK(text.tokens.size() == 3);
+}
+
+TEST_CASE("drawing from next to nothing takes the likeliest token, and a seed draws the same again",
+          "[caption_writer]") {
+  const ProcessGrid grid = grid_of(0);
+  Scene scene(recipe_of(), grid);
+  CaptionWriter writer = scene.writer();
+  const auto tokens = [&](const CaptionOptions& options) {
+    std::vector<std::vector<std::int32_t>> texts;
+    for (const WrittenCaption& text : writer.write(scene.pixels, options)) texts.push_back(text.tokens);
+    return texts;
+  };
+  CHECK(tokens({.top_p = 1e-9}) == tokens({}));
+  CHECK(tokens({.top_p = 1, .temperature = 1e-3}) == tokens({}));
+  const auto drawn = tokens({.top_p = 0.95, .temperature = 2, .seed = 4});
+  CHECK(drawn == tokens({.top_p = 0.95, .temperature = 2, .seed = 4}));
+  CHECK(drawn != tokens({.top_p = 0.95, .temperature = 2, .seed = 5}));
+  // An image's text does not depend on the images beside it.
+  const auto second = writer.write(scene.pixels.rows(1, 2), {.top_p = 0.95, .temperature = 2, .seed = 4}, 1);
+  CHECK(second.at(0).tokens == drawn[1]);
+}
+
+TEST_CASE("the probability of a text is the model's", "[caption_writer]") {
+  const ProcessGrid grid = grid_of(0);
+  Scene scene(recipe_of(), grid);
+  CaptionWriter writer(scene.captioner(), std::vector<std::uint8_t>(kVocabulary, 1), kMaxLength);
+  // Where nothing is forbidden, but for a text without tokens.
+  const auto texts = writer.write(scene.pixels, {.beam = 4});
+  for (std::size_t i = 0; i < kImages; ++i) {
+    const auto image = static_cast<Index>(i);
+    if (texts[i].tokens.size() == kMaxLength) continue;  // cut off
+    const double no_text = std::exp(scene.log_probability(image, {}));
+    CHECK(texts[i].log_probability ==
+          Approx(scene.log_probability(image, texts[i].tokens) - std::log1p(-no_text)).epsilon(1e-4));
+  }
+}
+
+TEST_CASE("what cannot be written row by row, or makes no sense, says so", "[caption_writer]") {
+  const ProcessGrid grid = grid_of(0);
+  Scene scene(recipe_of(), grid);
+  CaptionWriter writer = scene.writer();
+  const auto message = [&](const CaptionOptions& options, const char* expected) {
+    CHECK_THROWS_WITH(writer.write(scene.pixels, options), Contains(expected));
+  };
+  message({.beam = 0}, "a beam of 0 texts");
+  message({.beam = 2, .top_p = 0.5}, "a beam or top_p");
+  message({.top_p = 1.5}, "top_p = 1.5 is not from 0 to 1");
+  message({.top_p = 0.5, .temperature = 0}, "a temperature of 0");
+  message({.max_tokens = kMaxLength + 1}, "texts of 8 tokens, but the model learnt those of at most 7");
+  Arena arena("test");
+  for (const char* router : {"attention", "attention_token"}) {
+    Recipe recipe = recipe_of();
+    recipe.moe.router = router;
+    recipe.moe.router_heads = 2;
+    Scene other(recipe, grid);
+    CHECK_THROWS_WITH(other.captioner().cache(arena, 1, 1), Contains("layers.1.moe: its router"));
+  }
+  Recipe recipe = recipe_of();
+  recipe.moe.gate = "expert_choice";
+  Scene choosing(recipe, grid);
+  CHECK_THROWS_WITH(choosing.captioner().cache(arena, 1, 1), Contains("moe.gate = \"top_k\""));
+  recipe = recipe_of();
+  recipe.moe.balance_inference = true;
+  Scene balanced(recipe, grid);
+  CHECK_THROWS_WITH(balanced.captioner().cache(arena, 1, 1),
+                    Contains("leave moe.balance_inference at false"));
+
+  Tape tape(arena, false);
+  KeyValueCache cache(arena, 1, 2, 3, 4, DType::f32);
+  const std::vector<std::int32_t> two{0, 1}, stranger{2};
+  cache.extend(tape, two, 2);
+  CHECK_THROWS_WITH(cache.extend(tape, stranger, 1), Contains("go on from others than the 2 there are"));
+  CHECK_THROWS_WITH(cache.extend(tape, two, 2), Contains("there is room for 2 of 3"));
+  Tape recording(arena);
+  CHECK_THROWS_WITH(cache.extend(recording, two, 1), Contains("this tape records"));
+}
+
+}  // namespace
+}  // namespace conclave
