@@ -165,6 +165,49 @@ int main(int argc, char** argv) {
       ->add_option("--device", generate.device, "cpu, cuda, or auto: a CUDA device where there is one")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
 
+  commands::CaptionArguments caption;
+  auto* caption_command = app.add_subcommand("caption", "Say what images show, one JSON object per line");
+  caption_command->add_option("checkpoint", caption.checkpoint, "File, or folder with checkpoints")
+      ->required();
+  auto* caption_images =
+      caption_command->add_option("--image", caption.images, "PNG or JPEG file (repeatable)")
+          ->allow_extra_args(false);
+  caption_command
+      ->add_option("--split", caption.split,
+                   "Instead of files: the images of the train, validation or test split of its data, and how "
+                   "well the captions fit those given there, by BLEU-4 and CIDEr-D")
+      ->check(CLI::IsMember({"train", "validation", "test"}))
+      ->excludes(caption_images);
+  auto* beam_option = caption_command->add_option(
+      "--beam", caption.options.beam, "Follow so many texts at once; 1 takes the likeliest token each time");
+  beam_option->check(CLI::Range(1, 64));
+  caption_command
+      ->add_option("--length-penalty", caption.options.length_penalty,
+                   "For --beam: 0 prefers the likeliest text, more a longer one")
+      ->check(CLI::NonNegativeNumber)
+      ->needs(beam_option);
+  auto* top_p_option =
+      caption_command->add_option("--top-p", caption.options.top_p,
+                                  "Draw tokens at random, of the likeliest that together have this "
+                                  "probability, above 0 and at most 1");
+  top_p_option->check(CLI::Range(1e-9, 1.0))->excludes(beam_option);
+  caption_command
+      ->add_option("--temperature", caption.options.temperature,
+                   "For --top-p: above 1 the unlikely come more often, below 1 more rarely")
+      ->check(CLI::PositiveNumber)
+      ->needs(top_p_option);
+  caption_command->add_option("--seed", caption.options.seed, "For --top-p: other seeds, other texts")
+      ->needs(top_p_option);
+  caption_command
+      ->add_option("--max-tokens", caption.options.max_tokens,
+                   "Where texts are cut off (default: data.max_length)")
+      ->check(CLI::PositiveNumber);
+  caption_command->add_option("--set", caption.overrides, "Change a key of its recipe: data.path=...")
+      ->allow_extra_args(false);
+  caption_command
+      ->add_option("--device", caption.device, "cpu, cuda, or auto: a CUDA device where there is one")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
+
   commands::InspectArguments inspect;
   auto* inspect_command =
       app.add_subcommand("inspect", "What is in a checkpoint, and what each expert serves");
@@ -275,6 +318,9 @@ int main(int argc, char** argv) {
   if (*generate_command)
     return together(
         [&](const conclave::MpiSession& session) { return commands::generate(generate, around, session); });
+  if (*caption_command)
+    return together(
+        [&](const conclave::MpiSession& session) { return commands::caption(caption, around, session); });
   if (*predict_command)
     return together(
         [&](const conclave::MpiSession& session) { return commands::predict(predict, around, session); });

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "parallel/device_world.h"
+#include "recipes/caption_writer.h"
 
 namespace conclave::commands {
 
@@ -60,6 +61,16 @@ struct GenerateArguments {
   std::string device = "auto";
 };
 int generate(const GenerateArguments& arguments, const Surroundings& surroundings, const MpiSession& session);
+
+struct CaptionArguments {
+  std::string checkpoint;
+  std::vector<std::string> images;  ///< files; none: those of a split
+  std::string split;                ///< "": of none
+  CaptionOptions options;
+  std::vector<std::string> overrides;
+  std::string device = "auto";
+};
+int caption(const CaptionArguments& arguments, const Surroundings& surroundings, const MpiSession& session);
 
 struct InspectArguments {
   std::string checkpoint;

@@ -1,0 +1,130 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <nlohmann/json.hpp>
+
+#include "data/image_transform.h"
+#include "recipes/commands/commands.h"
+#include "recipes/corpus.h"
+#include "recipes/loaded_model.h"
+#include "recipes/measures/captions.h"
+
+namespace conclave::commands {
+namespace {
+
+constexpr std::size_t kImages = 64;  // that are read, or printed, at once
+
+Captioner& captioner_of(LoadedModel& model) {
+  Captioner* captioner = model.model().captioner();
+  require(captioner != nullptr,
+          "the model was not trained to caption images; train one with --set tasks.caption=1");
+  return *captioner;
+}
+
+CaptionWriter writer_of(LoadedModel& model, const ProcessGrid& grid) {
+  require(grid.world().size() == 1, "caption runs in one process, not in {}", grid.world().size());
+  Captioner& captioner = captioner_of(model);
+  const Tokenizer& tokenizer = *model.tokenizer();
+  std::vector<std::uint8_t> may_write(static_cast<std::size_t>(tokenizer.vocabulary()));
+  for (std::size_t id = 0; id < may_write.size(); ++id)
+    may_write[id] = tokenizer.spells(static_cast<std::int32_t>(id)) ? 1 : 0;
+  return CaptionWriter(captioner, std::move(may_write), model.recipe().data.max_length, grid.device());
+}
+
+void print(const nlohmann::ordered_json& line) {
+  // A file's name may be no UTF-8; its bytes then become replacement characters.
+  fmt::print("{}\n", line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
+}
+
+// A split's images, each once, and what people say that they show.
+struct ImagesWithReferences {
+  ImageColumn images;
+  std::vector<std::int64_t> rows;
+  std::vector<std::vector<std::string>> references;
+};
+
+ImagesWithReferences split_of(const LoadedModel& model, const std::string& name, Communicator& world) {
+  const Recipe& recipe = model.recipe();
+  const ImageDataset data = read_examples(recipe.data, recipe.image, world);
+  ImageSplit split = examples_for("caption",
+                                  name == "train"        ? data.train
+                                  : name == "validation" ? data.validation
+                                                         : data.test,
+                                  data.class_names);
+  require(!split.examples.empty(), "the {} split has no images", name);
+  ImagesWithReferences found{std::move(split.images), {}, {}};
+  std::vector<std::size_t> place(static_cast<std::size_t>(found.images.size()), split.examples.size());
+  for (std::size_t i = 0; i < split.examples.size(); ++i) {
+    std::size_t& at = place[static_cast<std::size_t>(found.images.rows[i])];
+    if (at == split.examples.size()) {
+      at = found.rows.size();
+      found.rows.push_back(found.images.rows[i]);
+      found.references.emplace_back();
+    }
+    found.references[at].push_back(std::move(split.examples[i].text));
+  }
+  return found;
+}
+
+}  // namespace
+
+int caption(const CaptionArguments& arguments, const Surroundings& surroundings, const MpiSession& session) {
+  require(arguments.images.empty() != arguments.split.empty(),
+          "caption: give either --image FILE or --split");
+  DeviceWorld chosen = world_for(arguments.device, session);
+  set_threads(0, surroundings, *chosen.world);
+  const ProcessGrid grid(std::move(chosen.world), 0);
+  const std::string checkpoint = find_checkpoint(arguments.checkpoint);
+  LoadedModel loaded(checkpoint, grid, arguments.overrides);
+  CaptionWriter writer = writer_of(loaded, grid);
+  const ImageShape& shape = loaded.model().sizes().image;
+  ImagesWithReferences split;
+  if (!arguments.split.empty()) {
+    split = split_of(loaded, arguments.split, grid.world());
+    require(split.images.shape == shape, "the data's images are of another size than those trained on");
+  }
+  const bool of_split = !split.rows.empty();
+  const std::size_t images = of_split ? split.rows.size() : arguments.images.size();
+  const auto size = static_cast<std::size_t>(shape.size());
+  std::vector<JudgedCaption> judged;
+  std::chrono::duration<double> seconds{};
+  for (std::size_t first = 0; first < images; first += kImages) {
+    const std::size_t some = std::min(kImages, images - first);
+    std::vector<std::uint8_t> pixels;
+    pixels.reserve(some * size);
+    for (std::size_t i = first; i < first + some; ++i) {
+      if (of_split)
+        std::ranges::copy(split.images.image(split.rows[i]), std::back_inserter(pixels));
+      else
+        std::ranges::copy(read_image(arguments.images[i], shape), std::back_inserter(pixels));
+    }
+    const auto begin = std::chrono::steady_clock::now();
+    const auto written =
+        writer.write(Tensor::borrow(pixels.data(), {static_cast<Index>(some), shape.size()}, DType::u8),
+                     arguments.options, static_cast<std::int64_t>(first));
+    seconds += std::chrono::steady_clock::now() - begin;
+    for (std::size_t i = 0; i < some; ++i) {
+      const std::string text = loaded.tokenizer()->decode(written[i].tokens);
+      nlohmann::ordered_json line;
+      if (!of_split) line["image"] = arguments.images[first + i];
+      line["caption"] = text;
+      line["log_probability"] = written[i].log_probability;
+      if (of_split) line["references"] = split.references[first + i];
+      print(line);
+      if (of_split) judged.push_back({text, std::move(split.references[first + i])});
+    }
+    std::fflush(stdout);
+  }
+  if (of_split)
+    print({{"checkpoint", checkpoint},
+           {"step", loaded.step()},
+           {"split", arguments.split},
+           {"images", images},
+           {"bleu_4", bleu(judged)[3]},
+           {"cider_d", cider_d(judged)},
+           {"captions_per_second", static_cast<double>(images) / seconds.count()}});
+  return 0;
+}
+
+}  // namespace conclave::commands
