@@ -102,8 +102,8 @@ Trunk::~Trunk() = default;
 
 Trunk::Trunk(const Recipe& recipe, const ModelSizes& sizes, bool encodes_images, const ProcessGrid& grid)
     : depth_(recipe.model.layers),
-      separate_experts_(separates(recipe) ? recipe.moe.experts : 0),
       hidden_(recipe.model.hidden),
+      separate_experts_(separates(recipe) ? recipe.moe.experts : 0),
       dropout_(recipe.model.dropout),
       embedding_dropout_(recipe.model.embedding_dropout),
       final_norm_(recipe.model.hidden) {
