@@ -162,6 +162,15 @@ void check_modalities(const Recipe& recipe, Checker& check) {
   const TasksRecipe& tasks = recipe.tasks;
   check.unless(!tasks.names().empty(), {"tasks.classify", "tasks.caption", "tasks.generate"},
                "[tasks] has none with a weight above 0");
+  check.unless(
+      tasks.caption == 0 || (recipe.moe.router != "attention" && recipe.moe.router != "attention_token"),
+      {"moe.router", "tasks.caption"},
+      "{} looks at words that are still to come, which captions are to guess; set moe.router to \"linear\"",
+      check.shown("moe.router", recipe.moe.router));
+  check.unless(
+      tasks.caption == 0 || recipe.moe.gate == "top_k", {"moe.gate", "tasks.caption"},
+      "{} looks at words that are still to come, which captions are to guess; set moe.gate to \"top_k\"",
+      check.shown("moe.gate", recipe.moe.gate));
   check.unless((tasks.caption == 0 && tasks.generate == 0) || data.has_images(),
                {"tasks.caption", "tasks.generate", "data.source", "data.inputs"},
                "tasks.caption and tasks.generate are for data with images, of which {}{} has none", source,

@@ -305,6 +305,10 @@ TEST_CASE("what only texts or only images have is refused without them", "[recip
       mistake(
           "tasks.generate = 1\ndata.source = \"emoji\"\ndata.inputs = \"text\"\ndata.classes = \"group\""),
       Contains("of which data.source = \"emoji\", data.inputs = \"text\", has none"));
+  for (const auto* looks_ahead :
+       {"router = \"attention\"", "gate = \"expert_choice\"\nmoe.balancer = \"none\""})
+    CHECK_THAT(mistake("tasks.caption = 1\ndata.source = \"fashion_mnist\"\nmoe." + std::string(looks_ahead)),
+               Contains("looks at words that are still to come"));
   CHECK_THAT(mistake("tasks.classify = 0"), Contains("[tasks] has none with a weight above 0"));
   CHECK_THAT(mistake("data.source = \"emoji\""), Contains("data.classes may be \"group\" or \"subgroup\""));
   const std::string emoji = "data.source = \"emoji\"\ndata.classes = \"group\"\n";
