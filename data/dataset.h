@@ -54,6 +54,11 @@ struct ImageSplit {
 struct ImageDataset {
   std::vector<std::string> class_names;
   ImageSplit train, validation, test;
+
+  /// The one of that name: "train", "validation" or "test".
+  const ImageSplit& split(std::string_view name) const {
+    return name == "train" ? train : name == "validation" ? validation : test;
+  }
 };
 
 /// Token sequences packed end to end: sequence i is tokens[offsets[i], offsets[i + 1]). Only where there are

@@ -130,7 +130,8 @@ void fields(R& image, Visitor&& field) {
         "What of an image the layers with experts see: the mean of its pixels (mean), or every pixel of what "
         "the blocks leave (grid)",
         one_of({"mean", "grid"}));
-  field("shift", image.shift, "Most pixels by which images are moved at random in training",
+  field("shift", image.shift,
+        "Most pixels by which images that are read, not drawn, are moved at random in training",
         between(0, 1024));
   field("flip", image.flip, "Every second image is shown in training as its mirror image", Rule{});
   field("erase", image.erase, "Share of images of which a random rectangle is erased in training",

@@ -28,11 +28,7 @@ SplitEvaluation::SplitEvaluation(const std::string& checkpoint, const std::strin
   require(data.class_names == loaded_.class_names(),
           "the data has other classes ({}) than the model was trained on ({})", data.class_names.size(),
           loaded_.class_names().size());
-  const ImageSplit chosen = examples_for(task_->name(),
-                                         split == "train"        ? data.train
-                                         : split == "validation" ? data.validation
-                                                                 : data.test,
-                                         data.class_names);
+  const ImageSplit chosen = examples_for(task_->name(), data.split(split), data.class_names);
   require(!chosen.examples.empty(), "the {} split is empty", split);
   texts_ = chosen.examples;
   tokens_ = tokenize(task_->name(), chosen, loaded_.tokenizer(), recipe.data);

@@ -21,18 +21,19 @@ double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-BatcherOptions train_batches(const Recipe& recipe, const ProcessGrid& grid, Index image_tokens) {
+BatcherOptions train_batches(const Recipe& recipe, const ProcessGrid& grid, const Task& task) {
   const auto seed = static_cast<std::uint64_t>(recipe.run.seed);
   return {.tokens = recipe.train.batch_tokens,
           .seed = seed,
           .shuffle = true,
           .rank = grid.world().rank(),
           .ranks = grid.world().size(),
-          .image_tokens = image_tokens,
-          .augmentation = AugmentationOptions{.padding = recipe.image.shift,
-                                              .flip = recipe.image.flip,
-                                              .erase = recipe.image.erase,
-                                              .seed = seed}};
+          .image_tokens = task.image_tokens(),
+          .augmentation = task.augments() ? std::optional(AugmentationOptions{.padding = recipe.image.shift,
+                                                                              .flip = recipe.image.flip,
+                                                                              .erase = recipe.image.erase,
+                                                                              .seed = seed})
+                                          : std::nullopt};
 }
 
 std::optional<Tokenizer> tokenizer_of(const std::string& checkpoint) {
@@ -69,8 +70,8 @@ struct Trainer::TrainedTask {
 
 // What is summed over ranks, once per step in one message, and what gathers until the next report.
 struct Trainer::StepSums {
-  // The message: [expert gradient norm^2, interrupted, tokens, then of each task what TaskSums has, then of
-  // each layer its experts' loads, and the other three where its balancer wants them]
+  // The message: [expert gradient norm^2, interrupted, tokens, then of each task what TaskItem names,
+  // then of each layer its experts' loads, and the other three where its balancer wants them]
   enum Item : std::size_t { expert_norm, interrupted, tokens, first_task };
   // Of a task's guesses.
   enum TaskItem : std::size_t { loss, guesses, right, judged, task_items };
@@ -133,7 +134,7 @@ Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironme
   for (std::size_t t = 0; t < model_.tasks().size(); ++t) {
     Task& task = *model_.tasks()[t];
     const TaskSplits& splits = corpus_.tasks[t];
-    DynamicBatcher batches(splits.train, train_batches(recipe, grid, task.image_tokens()));
+    DynamicBatcher batches(splits.train, train_batches(recipe, grid, task));
     require(batches.batches_per_epoch() > 0, "the training split is empty; give [data] rows to train on");
     describe(task, splits, batches);
     const double share = recipe.tasks.weight(task.name()) / weights;
@@ -200,7 +201,7 @@ void Trainer::plan_memory() {
   Batch largest;
   for (std::size_t t = 0; t < tasks_.size(); ++t) {
     TrainedTask& one = tasks_[t];
-    const DynamicBatcher batcher(one.splits->train, train_batches(recipe_, grid_, one.task->image_tokens()));
+    const DynamicBatcher batcher(one.splits->train, train_batches(recipe_, grid_, *one.task));
     for (const auto most : batcher.extremes()) {
       batcher.fill_largest(largest, most);
       forward_backward(t, largest, 0, false);

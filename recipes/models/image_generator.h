@@ -34,6 +34,7 @@ class ImageGenerator : public Task {
 
   const std::string& name() const override;
   Index image_tokens() const override { return patches_.count(); }
+  bool augments() const override { return false; }
   /// The losses are squared errors of an image's velocities, means over its pixels.
   TaskOutput operator()(Tape& tape, ForwardContext& context, const ModelInput& input) override;
 

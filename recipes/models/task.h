@@ -41,6 +41,8 @@ class Task : public Module {
   virtual const std::string& name() const = 0;
   /// Rows of the trunk that an image of this task's batches stands for.
   virtual Index image_tokens() const = 0;
+  /// Whether images may be changed at random in training, as [image] says: those that it draws may not.
+  virtual bool augments() const { return true; }
   /// Without context.training, nothing is random, and there are no terms. Collective over the expert-parallel
   /// group.
   virtual TaskOutput operator()(Tape& tape, ForwardContext& context, const ModelInput& input) = 0;

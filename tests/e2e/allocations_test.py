@@ -8,6 +8,7 @@ import subprocess
 from collections import Counter
 from pathlib import Path
 
+from e2e import images_test
 from runs import PROGRAM, command, prepare, run
 
 COUNTER = os.environ["CONCLAVE_BUILD"] + "/tests/libcount_allocations.so"
@@ -16,6 +17,10 @@ MEDICAL = os.environ["CONCLAVE_BUILD"] + "/tests/libmedical.so"
 MPI = ("libmpi", "libopen-", "mca_", "libpmix", "libevent", "libhwloc", "libucp", "libucs", "libuct", "libfabric")
 OPENMP = ("libgomp",)
 SAVING = ("libhdf5",)  # each run saves once, at its end; HDF5 has no part in a step
+# Images of 8 x 8 pixels that are classified, captioned and drawn, in place of texts.
+TASKS = """data.source=fashion_mnist data.path=idx data.vocabulary=60 model.bigrams=0 model.token_dropout=0 image.stem=8
+image.tokens=grid image.shift=1 image.flip=true image.erase=0.2 tasks.caption=1 tasks.generate=1""".split()
+BLOCKS = 'image.blocks=["k3 x2 c8 s2 se relu", "k5 x2 c16 s2 hs"]'
 # Pairs of runs that differ in their steps alone, not even in the lengths of their recipes. An epoch has 17.
 STEPS = [(2, 8), (10, 70)]
 
@@ -46,6 +51,7 @@ def name(place):
 
 def main():
     prepare()
+    images_test.prepare()
     run(command(1, "first", "train.steps=1"))  # the first run trains the tokenizer, all others read it from the cache
     failures = []
     for ranks, *options in [
@@ -55,6 +61,8 @@ def main():
         (2, "train.accumulate=2", "train.ema=0.9", "moe.balancer=aux_loss", "moe.shared_experts=1"),
         (2, "moe.balancer=grad_norm", "data.domain_column=urgent", "moe.domain_expert=1"),
         (2, "parallel.expert_parallel=1", "model.share_layers=true"),
+        (1, *TASKS, BLOCKS),
+        (2, *TASKS, BLOCKS, "image.norm=batch"),
         (2, "parallel.dispatch_chunks=3", "moe.shared_experts=1"),
         (2, f"run.plugins={MEDICAL}", 'moe.expert="2 feed_forward, 1 gated, 1 lstm_medical"'),
     ]:
