@@ -86,6 +86,9 @@ class DynamicBatcher {
   /// epoch.
   void fill(DataPosition position, Batch& batch);
 
+  /// Gives `batch` the memory that any share needs, so that fill() allocates nothing.
+  void reserve(Batch& batch) const;
+
   /// What a made-up batch has as much of as any share can get, beside rows: sequences, images, or, where both
   /// come together, tokens of texts.
   enum class Most { sequences, text, images };
@@ -115,7 +118,6 @@ class DynamicBatcher {
   void build(std::int64_t epoch, Plan& plan) const;
   void order_sequences(const RandomStream& stream, Plan& plan) const;
   void cut(Plan& plan) const;
-  void reserve(Batch& batch) const;
   std::int64_t length(std::int64_t sequence) const;
   bool has_image(std::int64_t sequence) const;
   void append(std::int64_t sequence, std::int64_t epoch, Batch& batch) const;

@@ -52,7 +52,8 @@ def name(place):
 def main():
     prepare()
     images_test.prepare()
-    run(command(1, "first", "train.steps=1"))  # the first run trains the tokenizer, all others read it from the cache
+    for name, options in (("first", []), ("images", [*TASKS, BLOCKS])):
+        run(command(1, name, "train.steps=1", *options))  # trains the tokenizer, which all others read from the cache
     failures = []
     for ranks, *options in [
         (1,),
