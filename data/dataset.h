@@ -56,7 +56,7 @@ struct ImageDataset {
   ImageSplit train, validation, test;
 
   /// The one of that name: "train", "validation" or "test".
-  const ImageSplit& split(std::string_view name) const {
+  ImageSplit& split(std::string_view name) {
     return name == "train" ? train : name == "validation" ? validation : test;
   }
 };

@@ -81,6 +81,12 @@ int together(const std::function<int(const conclave::MpiSession&)>& command) {
   }
 }
 
+void add_device(CLI::App* command, std::string& device,
+                std::string_view automatic = "CUDA devices where every rank has one") {
+  command->add_option("--device", device, fmt::format("cpu, cuda, or auto: {}", automatic))
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -96,9 +102,7 @@ int main(int argc, char** argv) {
       ->allow_extra_args(false);
   train_command->add_option("--resume", train.resume,
                             "Go on from a checkpoint: a path, or auto for the newest good one (if any)");
-  train_command
-      ->add_option("--device", train.device, "cpu, cuda, or auto: CUDA devices where every rank has one")
-      ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
+  add_device(train_command, train.device);
 
   commands::EvaluateArguments evaluate;
   auto* evaluate_command = app.add_subcommand("eval", "Accuracy of a checkpoint on one split of its data");
@@ -110,9 +114,7 @@ int main(int argc, char** argv) {
                                "classify, caption or generate; else the first that it was trained to do");
   evaluate_command->add_option("--set", evaluate.overrides, "Change a key of its recipe: data.path=...")
       ->allow_extra_args(false);
-  evaluate_command
-      ->add_option("--device", evaluate.device, "cpu, cuda, or auto: CUDA devices where every rank has one")
-      ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
+  add_device(evaluate_command, evaluate.device);
 
   commands::PredictArguments predict;
   auto* predict_command =
@@ -132,9 +134,7 @@ int main(int argc, char** argv) {
   predict_command->add_option("--top", predict.top, "How many classes to list")->check(CLI::PositiveNumber);
   predict_command->add_option("--set", predict.overrides, "Other plug-ins: run.plugins=libmine.so")
       ->allow_extra_args(false);
-  predict_command
-      ->add_option("--device", predict.device, "cpu, cuda, or auto: CUDA devices where every rank has one")
-      ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
+  add_device(predict_command, predict.device);
 
   commands::GenerateArguments generate;
   auto* generate_command = app.add_subcommand("generate", "Draw images of what texts say");
@@ -161,9 +161,7 @@ int main(int argc, char** argv) {
                                "that the generator was trained on");
   generate_command->add_option("--set", generate.overrides, "Change a key of its recipe")
       ->allow_extra_args(false);
-  generate_command
-      ->add_option("--device", generate.device, "cpu, cuda, or auto: a CUDA device where there is one")
-      ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
+  add_device(generate_command, generate.device, "a CUDA device where there is one");
 
   commands::CaptionArguments caption;
   auto* caption_command = app.add_subcommand("caption", "Say what images show, one JSON object per line");
@@ -204,9 +202,7 @@ int main(int argc, char** argv) {
       ->check(CLI::PositiveNumber);
   caption_command->add_option("--set", caption.overrides, "Change a key of its recipe: data.path=...")
       ->allow_extra_args(false);
-  caption_command
-      ->add_option("--device", caption.device, "cpu, cuda, or auto: a CUDA device where there is one")
-      ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
+  add_device(caption_command, caption.device, "a CUDA device where there is one");
 
   commands::InspectArguments inspect;
   auto* inspect_command =

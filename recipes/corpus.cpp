@@ -97,10 +97,10 @@ ImageDataset read_examples(const DataRecipe& data, const ImageRecipe& image, Com
   return read;
 }
 
-ImageSplit examples_for(std::string_view task, const ImageSplit& split,
+ImageSplit examples_for(std::string_view task, ImageSplit split,
                         const std::vector<std::string>& class_names) {
   if (task == "classify") return split;
-  ImageSplit shown{{}, {split.images.shape, split.images.pixels, {}}};
+  ImageSplit shown{{}, {split.images.shape, std::move(split.images.pixels), {}}};
   for (std::size_t i = 0; i < split.examples.size(); ++i) {
     const TextExample& example = split.examples[i];
     const std::int32_t row = split.images.rows.empty() ? -1 : split.images.rows[i];
@@ -142,12 +142,14 @@ Corpus load_corpus(const Recipe& recipe, Communicator& world, const std::string&
   require(in_domain || data.domain_name().empty(), "data.{} = \"{}\": no training text is of it",
           data.source == "table" ? "domain_column" : "domain", data.domain_name());
   std::vector<std::pair<std::string_view, ImageDataset>> tasks;
-  for (const std::string_view task : recipe.tasks.names())
-    tasks.push_back({task,
-                     {{},
-                      examples_for(task, read.train, read.class_names),
-                      examples_for(task, read.validation, read.class_names),
-                      examples_for(task, read.test, read.class_names)}});
+  const std::vector<std::string_view> names = recipe.tasks.names();
+  for (const std::string_view task : names) {
+    // The last task, which mostly is the only one, takes what was read; others take copies.
+    const auto take = [&](ImageSplit& split) {
+      return examples_for(task, task == names.back() ? std::move(split) : split, read.class_names);
+    };
+    tasks.push_back({task, {{}, take(read.train), take(read.validation), take(read.test)}});
+  }
   if (!tokenizer && recipe.has_texts()) {
     std::string bytes, problem;
     if (world.rank() == 0) {

@@ -37,8 +37,7 @@ ModelSizes model_sizes(const DataRecipe& recipe, std::size_t classes,
 ImageDataset read_examples(const DataRecipe& data, const ImageRecipe& image, Communicator& world);
 /// What `task` is given of a split's examples: those that have an image, with what it shows as their texts;
 /// or all as they are, to classify.
-ImageSplit examples_for(std::string_view task, const ImageSplit& split,
-                        const std::vector<std::string>& class_names);
+ImageSplit examples_for(std::string_view task, ImageSplit split, const std::vector<std::string>& class_names);
 /// Those as `task` reads them, which may be by their images alone.
 TokenizedSplit tokenize(std::string_view task, ImageSplit split, const std::optional<Tokenizer>& tokenizer,
                         const DataRecipe& data);

@@ -61,10 +61,9 @@ std::vector<double> nearest_distances(std::span<const std::uint8_t> images,
     const Tensor products = Tensor::zeros({rows.size(0), end - first}, DType::f32);
     kernels::matmul(rows, kernels::Transpose::no, block, kernels::Transpose::yes, products, Write::assign);
     const float* product = products.data<float>();
-    for (double& best : nearest) {
-      const double own = squares[static_cast<std::size_t>(&best - nearest.data())];
-      for (const double other : block_squares) best = std::min(best, own + other - 2.0 * *product++);
-    }
+    for (std::size_t i = 0; i < nearest.size(); ++i)
+      for (const double other : block_squares)
+        nearest[i] = std::min(nearest[i], squares[i] + other - 2.0 * *product++);
   }
   for (double& distance : nearest) distance = std::sqrt(std::max(distance, 0.0) / static_cast<double>(size));
   return nearest;

@@ -42,11 +42,13 @@ void Predictor::add(const Example& example, Batch& batch) const {
     return;
   }
   require(shape.size() > 0, "{}: the model was trained on texts alone, and takes no image", example.image);
-  require(!example.pixels || example.pixels->shape == shape,
+  std::vector<std::uint8_t> read;
+  if (!example.pixels) read = read_image(example.image, shape);
+  const auto& pixels = example.pixels ? example.pixels->pixels : read;
+  const ImageShape& given = example.pixels ? example.pixels->shape : shape;
+  require(given == shape,
           "an image of {} x {} pixels in {} channels, but the model was trained on {} x {} in {}",
-          example.pixels ? example.pixels->shape.height : 0, example.pixels ? example.pixels->shape.width : 0,
-          example.pixels ? example.pixels->shape.channels : 0, shape.height, shape.width, shape.channels);
-  const auto pixels = example.pixels ? example.pixels->pixels : read_image(example.image, shape);
+          given.height, given.width, given.channels, shape.height, shape.width, shape.channels);
   std::ranges::copy(pixels, batch.add(tokens, 0, classifier_.image_tokens(), pixels.size()).begin());
 }
 

@@ -28,10 +28,10 @@ SplitEvaluation::SplitEvaluation(const std::string& checkpoint, const std::strin
   require(data.class_names == loaded_.class_names(),
           "the data has other classes ({}) than the model was trained on ({})", data.class_names.size(),
           loaded_.class_names().size());
-  const ImageSplit chosen = examples_for(task_->name(), data.split(split), data.class_names);
+  ImageSplit chosen = examples_for(task_->name(), std::move(data.split(split)), data.class_names);
   require(!chosen.examples.empty(), "the {} split is empty", split);
   texts_ = chosen.examples;
-  tokens_ = tokenize(task_->name(), chosen, loaded_.tokenizer(), recipe.data);
+  tokens_ = tokenize(task_->name(), std::move(chosen), loaded_.tokenizer(), recipe.data);
   evaluator_ = std::make_unique<Evaluator>(loaded_.model(), *task_, tokens_, recipe, activations_, grid);
   evaluator_->plan();
   activations_.seal(std::size_t{1} << 20);

@@ -131,6 +131,9 @@ struct Gate {
 Gate top_k_gate(Tape& tape, const Tensor& probabilities, const kernels::Selection& selection, Index k,
                 kernels::TopP top_p = {});
 
+/// 0, rows, 2 rows, ... [segments + 1] i32, in host memory: the offsets of segments of as many rows each.
+Tensor even_offsets(Tape& tape, Index segments, Index rows);
+
 /// x [rows, hidden] -> [segments, hidden] by offsets [segments + 1] i32.
 Tensor segment_mean(Tape& tape, const Tensor& x, const Tensor& offsets);
 Tensor segment_max(Tape& tape, const Tensor& x, const Tensor& offsets);

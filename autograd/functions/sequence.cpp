@@ -127,6 +127,12 @@ Tensor embedding_bag(Tape& tape, const Tensor& ids, const Tensor& offsets, doubl
   return y;
 }
 
+Tensor even_offsets(Tape& tape, Index segments, Index rows) {
+  Tensor offsets = tape.arena().empty_on_host({segments + 1}, DType::i32);
+  for (Index i = 0; i <= segments; ++i) offsets.data<std::int32_t>()[i] = static_cast<std::int32_t>(i * rows);
+  return offsets;
+}
+
 Tensor segment_mean(Tape& tape, const Tensor& x, const Tensor& offsets) {
   Tensor y = tape.output({offsets.numel() - 1, x.size(1)}, x.dtype(), {&x});
   kernels::segment_mean(x, offsets, y);

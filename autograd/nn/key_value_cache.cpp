@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "autograd/functions/functions.h"
 #include "core/kernels/embedding.h"
 
 namespace conclave {
@@ -29,14 +30,9 @@ void KeyValueCache::extend(Tape& tape, std::span<const std::int32_t> parents, In
   sequences_ = count;
   rows_ += rows;
   Arena& arena = tape.arena();
-  const auto offsets_of = [&](Index each) {
-    const Tensor offsets = arena.empty_on_host({count + 1}, DType::i32);
-    for (Index i = 0; i <= count; ++i) offsets.data<std::int32_t>()[i] = static_cast<std::int32_t>(i * each);
-    return offsets;
-  };
-  host_offsets_ = offsets_of(rows);
+  host_offsets_ = functions::even_offsets(tape, count, rows);
   offsets_ = tape.on_device(host_offsets_);
-  key_offsets_ = tape.on_device(offsets_of(rows_));
+  key_offsets_ = tape.on_device(functions::even_offsets(tape, count, rows_));
   // Among the rows kept and, behind them, those of this pass.
   const Tensor places = arena.empty_on_host({count * rows_}, DType::i32);
   auto* place = places.data<std::int32_t>();

@@ -97,10 +97,8 @@ SqueezeExcite::SqueezeExcite(Index channels)
 Tensor SqueezeExcite::operator()(Tape& tape, const Tensor& x) const {
   kernels::expect_rank("squeeze_excite", "x", x, 4);
   const Index images = x.size(0), pixels = x.size(1) * x.size(2);
-  const Tensor offsets = tape.arena().empty_on_host({images + 1}, DType::i32);
-  for (Index i = 0; i <= images; ++i) offsets.data<std::int32_t>()[i] = static_cast<std::int32_t>(i * pixels);
   const Tensor mean = functions::segment_mean(tape, functions::reshape(x, {images * pixels, x.size(3)}),
-                                              tape.on_device(offsets));
+                                              tape.on_device(functions::even_offsets(tape, images, pixels)));
   const Tensor squeezed = squeeze_(tape, mean, Activation::relu);
   return functions::scale_channels(tape, x, excite_(tape, squeezed, Activation::hard_sigmoid));
 }

@@ -5,22 +5,17 @@
 namespace conclave {
 
 Captioner::Captioner(const Recipe& recipe, const ModelSizes& sizes, Trunk& trunk)
-    : trunk_(trunk),
+    : Task("caption"),
+      trunk_(trunk),
       head_(sizes.vocabulary, recipe.model),
       label_smoothing_(recipe.train.label_smoothing),
       end_token_(sizes.end_token) {
   add_module("", head_);
 }
 
-const std::string& Captioner::name() const {
-  static const std::string name = "caption";
-  return name;
-}
-
 TaskOutput Captioner::operator()(Tape& tape, ForwardContext& context, const ModelInput& input) {
   const Index sequences = input.sequences();
-  require(input.image_sequences.size(0) == sequences, "caption: {} of {} examples have no image",
-          sequences - input.image_sequences.size(0), sequences);
+  expect_images(input);
   const Tensor images = trunk_.encode(tape, context, input.images),
                texts = trunk_.embed(tape, input.tokens, input.positions);
   trunk_.separate_experts(tape, context, input, texts.dtype());
@@ -53,9 +48,7 @@ TaskOutput Captioner::operator()(Tape& tape, ForwardContext& context, const Mode
   TaskOutput output;
   output.losses = scored.losses;
   output.correct = scored.correct;
-  output.sequence_losses = functions::reshape(
-      functions::segment_mean(tape, functions::reshape(scored.losses, {guesses, 1}), tape.on_device(bounds)),
-      {sequences});
+  output.sequence_losses = sequence_means(tape, scored.losses, bounds);
   if (context.training) {
     // rows over all ranks that are not an image's, and one more for each text's end
     const Index all =

@@ -17,7 +17,6 @@ class Captioner : public Task {
   /// `trunk` must outlive it.
   Captioner(const Recipe& recipe, const ModelSizes& sizes, Trunk& trunk);
 
-  const std::string& name() const override;
   Index image_tokens() const override { return trunk_.image_tokens(); }
   /// The losses are those of tokens, with each text's end.
   TaskOutput operator()(Tape& tape, ForwardContext& context, const ModelInput& input) override;

@@ -14,7 +14,8 @@ std::unique_ptr<Fusion> fusion_of(const Recipe& recipe) {
 }  // namespace
 
 Classifier::Classifier(const Recipe& recipe, const ModelSizes& sizes, Trunk& trunk)
-    : trunk_(trunk),
+    : Task("classify"),
+      trunk_(trunk),
       texts_(recipe.data.has_texts()),
       images_(recipe.data.has_images()),
       options_(recipe.model),
@@ -33,11 +34,6 @@ Classifier::Classifier(const Recipe& recipe, const ModelSizes& sizes, Trunk& tru
     wide_ = std::make_unique<WideClassifier>(sizes.vocabulary, options_.bigrams, sizes.classes);
     add_module("wide", *wide_);
   }
-}
-
-const std::string& Classifier::name() const {
-  static const std::string name = "classify";
-  return name;
 }
 
 // The tokens as the model sees them, and which places were hidden.

@@ -19,7 +19,6 @@ class Classifier : public Task {
   /// `trunk` must outlive it.
   Classifier(const Recipe& recipe, const ModelSizes& sizes, Trunk& trunk);
 
-  const std::string& name() const override;
   Index image_tokens() const override { return images_ ? trunk_.image_tokens() : 0; }
   /// Its logits are the head's while training, where the wide classifier learns on its own; else both's.
   TaskOutput operator()(Tape& tape, ForwardContext& context, const ModelInput& input) override;

@@ -72,8 +72,7 @@ Tensor Fusion::join(Tape& tape, const Tensor& pooled, const Tensor& offsets) con
   if (!cross_) return functions::reshape(pooled, {sequences, 2 * width});
   Arena& arena = tape.arena();
   const Tensor missing = arena.empty_on_host({sequences, 2}, pooled.dtype()),
-               same = arena.empty_on_host({sequences}, DType::i32),
-               pairs = arena.empty_on_host({sequences + 1}, DType::i32);
+               same = arena.empty_on_host({sequences}, DType::i32);
   const auto bounds = offsets.span<std::int32_t>();
   for_floating(pooled.dtype(), "fusion", [&]<class T>(T) {
     const auto scores = missing.span<T>();
@@ -81,7 +80,6 @@ Tensor Fusion::join(Tape& tape, const Tensor& pooled, const Tensor& offsets) con
       scores[i] = bounds[i] < bounds[i + 1] ? T(0) : T(kMissing);
   });
   std::ranges::fill(same.span<std::int32_t>(), 0);
-  for (Index s = 0; s <= sequences; ++s) pairs.data<std::int32_t>()[s] = static_cast<std::int32_t>(2 * s);
   const Tensor first_row = tape.on_device(same);
   const Tensor scores = functions::concatenate(tape, functions::embedding(tape, first_row, image_->value),
                                                functions::embedding(tape, first_row, text_->value));
@@ -90,7 +88,7 @@ Tensor Fusion::join(Tape& tape, const Tensor& pooled, const Tensor& offsets) con
       functions::scale_channels(tape, functions::reshape(pooled, {2 * sequences, width, 1}),
                                 functions::reshape(weights, {2 * sequences, 1}));
   const Tensor means = functions::segment_mean(tape, functions::reshape(weighed, {2 * sequences, width}),
-                                               tape.on_device(pairs));
+                                               tape.on_device(functions::even_offsets(tape, sequences, 2)));
   return functions::scale(tape, means, 2);
 }
 

@@ -69,7 +69,8 @@ void Patches::join(const Tensor& patches, const Tensor& pixels) const {
 }
 
 ImageGenerator::ImageGenerator(const Recipe& recipe, const ModelSizes& sizes, Trunk& trunk)
-    : trunk_(trunk),
+    : Task("generate"),
+      trunk_(trunk),
       patches_{sizes.image, recipe.generate.patch},
       text_dropout_(recipe.generate.text_dropout),
       hidden_token_(sizes.unknown_token),
@@ -88,11 +89,6 @@ ImageGenerator::ImageGenerator(const Recipe& recipe, const ModelSizes& sizes, Tr
   add_module("position_embedding", positions_);
 }
 
-const std::string& ImageGenerator::name() const {
-  static const std::string name = "generate";
-  return name;
-}
-
 // The tokens, all of those of some texts hidden.
 Tensor ImageGenerator::hide_texts(Tape& tape, ForwardContext& context, const ModelInput& input) const {
   const RandomStream stream = context.next_stream();
@@ -109,8 +105,7 @@ Tensor ImageGenerator::hide_texts(Tape& tape, ForwardContext& context, const Mod
 
 TaskOutput ImageGenerator::operator()(Tape& tape, ForwardContext& context, const ModelInput& input) {
   const Index images = input.sequences(), count = patches_.count(), size = patches_.size();
-  require(input.image_sequences.size(0) == images, "generate: {} of {} examples have no image",
-          images - input.image_sequences.size(0), images);
+  expect_images(input);
   Arena& arena = tape.arena();
   const auto first = static_cast<std::uint64_t>(context.first_sequence);
   ModelInput shown = input;
@@ -140,12 +135,9 @@ TaskOutput ImageGenerator::operator()(Tape& tape, ForwardContext& context, const
 
   const Tensor guessed = velocity(tape, context, shown, noisy, times);
   const Tensor errors = functions::squared_error(tape, guessed, tape.on_device(target));
-  const Tensor offsets = arena.empty_on_host({images + 1}, DType::i32);
-  for (Index i = 0; i <= images; ++i) offsets.data<std::int32_t>()[i] = static_cast<std::int32_t>(i * count);
-  const Tensor means =
-      functions::segment_mean(tape, functions::reshape(errors, {images * count, 1}), tape.on_device(offsets));
   TaskOutput output;
-  output.losses = output.sequence_losses = functions::reshape(means, {images});
+  output.losses = output.sequence_losses =
+      sequence_means(tape, errors, functions::even_offsets(tape, images, count));
   if (context.training)
     output.add(output.losses, 1.0 / static_cast<double>(std::max<Index>(context.global_sequences, 1)));
   return output;

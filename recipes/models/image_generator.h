@@ -32,7 +32,6 @@ class ImageGenerator : public Task {
   /// `trunk` must outlive it. Throws Error where the recipe's patch does not divide the images' sides.
   ImageGenerator(const Recipe& recipe, const ModelSizes& sizes, Trunk& trunk);
 
-  const std::string& name() const override;
   Index image_tokens() const override { return patches_.count(); }
   bool augments() const override { return false; }
   /// The losses are squared errors of an image's velocities, means over its pixels.

@@ -9,4 +9,15 @@ double Task::flops(Extent& extent) const {
   return sum;
 }
 
+void Task::expect_images(const ModelInput& input) const {
+  const Index images = input.image_sequences.size(0), examples = input.sequences();
+  require(images == examples, "{}: {} of {} examples have no image", name_, examples - images, examples);
+}
+
+Tensor Task::sequence_means(Tape& tape, const Tensor& losses, const Tensor& offsets) {
+  const Tensor means =
+      functions::segment_mean(tape, functions::reshape(losses, {losses.size(0), 1}), tape.on_device(offsets));
+  return functions::reshape(means, {means.size(0)});
+}
+
 }  // namespace conclave

@@ -6,6 +6,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "autograd/nn/layers.h"
@@ -38,7 +39,9 @@ struct TaskOutput {
 class Task : public Module {
  public:
   /// "classify", "caption" or "generate".
-  virtual const std::string& name() const = 0;
+  explicit Task(std::string name) : name_(std::move(name)) {}
+
+  const std::string& name() const { return name_; }
   /// Rows of the trunk that an image of this task's batches stands for.
   virtual Index image_tokens() const = 0;
   /// Whether images may be changed at random in training, as [image] says: those that it draws may not.
@@ -54,6 +57,15 @@ class Task : public Module {
   virtual std::vector<Cost> costs(Index tokens) const = 0;
   /// Their sum; `extent` is that of the text.
   double flops(Extent& extent) const override;
+
+ protected:
+  /// Throws Error where an example has none.
+  void expect_images(const ModelInput& input) const;
+  /// losses [n] -> [sequences]: their means over segments of `offsets` [sequences + 1] i32, in host memory.
+  static Tensor sequence_means(Tape& tape, const Tensor& losses, const Tensor& offsets);
+
+ private:
+  std::string name_;
 };
 
 }  // namespace conclave

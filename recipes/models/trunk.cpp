@@ -144,11 +144,8 @@ Tensor Trunk::encode(Tape& tape, ForwardContext& context, const Tensor& pixels) 
   const Tensor encoded =
       images_->encoder(tape, context, pixels.reshape({images, shape.height, shape.width, shape.channels}));
   const Tensor x = functions::reshape(encoded, {images * grid, encoded.size(3)});
-  if (!images_->positions) {
-    const Tensor offsets = tape.arena().empty_on_host({images + 1}, DType::i32);
-    for (Index i = 0; i <= images; ++i) offsets.data<std::int32_t>()[i] = static_cast<std::int32_t>(i * grid);
-    return functions::segment_mean(tape, x, tape.on_device(offsets));
-  }
+  if (!images_->positions)
+    return functions::segment_mean(tape, x, tape.on_device(functions::even_offsets(tape, images, grid)));
   const Tensor places = tape.arena().empty_on_host({images * grid}, DType::i32);
   for (Index i = 0; i < images * grid; ++i)
     places.data<std::int32_t>()[i] = static_cast<std::int32_t>(i % grid);

@@ -4,7 +4,7 @@ import json
 import os
 from pathlib import Path
 
-from images_test import write_png
+from e2e.images_test import write_png
 from runs import PROGRAM, run
 
 COLOURS = {"scarlet": (220, 30, 30), "green": (30, 200, 40), "deep blue": (30, 40, 220)}

@@ -4,10 +4,9 @@ import json
 import os
 import random
 import shutil
-import struct
-import zlib
 from pathlib import Path
 
+from e2e.images_test import write_png
 from runs import PROGRAM, assert_same_losses, run
 
 SOURCE, FIXTURES = Path(os.environ["CONCLAVE_SOURCE"]), Path(os.environ["CONCLAVE_FIXTURES"])
@@ -27,13 +26,8 @@ def train(recipe, directory, *options, ranks=(1, 2), says=(), status=0):
 
 
 def png(path, side, colour):
-    def chunk(type, data):
-        return struct.pack(">I", len(data)) + type + data + struct.pack(">I", zlib.crc32(type + data))
-
-    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    rows = zlib.compress((b"\0" + bytes(colour) * side) * side)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
+    write_png(path, side, [tuple(colour)] * side * side)
 
 
 def sentence():
