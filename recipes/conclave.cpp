@@ -256,7 +256,7 @@ int main(int argc, char** argv) {
   auto* bench_command =
       app.add_subcommand("bench", "Measure this machine and the parts that decide the speed");
   bench_command->add_option("names", bench.names,
-                            "Which (none: all): peak, grouped, convolution, lstm, moe, routing, "
+                            "Which (none: all): peak, grouped, convolution, layer_norm, lstm, moe, routing, "
                             "batching, dispatch");
   bench_command
       ->add_option("--repetitions", bench.repetitions, "Timings per figure, of which the median is taken")

@@ -1,10 +1,16 @@
 #include "core/kernels/layer_norm.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/kernels/vector_math.h"
 
 namespace conclave::kernels {
+namespace {
+
+constexpr Index kBlockElements = 1 << 15;  // of rows that fit into a core's cache
+
+}  // namespace
 
 void layer_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, LayerNormOptions options,
                 const Tensor& y, const Tensor& mean, const Tensor& rstd) {
@@ -66,11 +72,14 @@ void layer_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& gamma,
     T *pdx = dx.data<T>(), *pdg = dgamma.data<T>(), *pdb = dbeta.data<T>();
     T* pdz =
         options.gelu ? scratch.data<T>() : nullptr;  // gradient behind GELU, at the normalization's output
+    // The columns' sums are over rows that are still in the cache.
+    const Index block = std::max<Index>(1, kBlockElements / std::max<Index>(1, hidden));
     const bool parallel = x.numel() > kParallelElements;
 #pragma omp parallel if (parallel)
-    {
+    for (Index first = 0; first < rows; first += block) {
+      const Index last = std::min(rows, first + block);
 #pragma omp for schedule(static)
-      for (Index row = 0; row < rows; ++row) {
+      for (Index row = first; row < last; ++row) {
         const T *in = px + row * hidden, *up = pdy + row * hidden;
         const T average = pm[row], r = pr[row];
         if (pdz) {
@@ -107,7 +116,7 @@ void layer_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& gamma,
       const Index threads = omp_get_num_threads(), me = omp_get_thread_num();
       const Index begin = hidden * me / threads, end = hidden * (me + 1) / threads;
       const T* up = pdz ? pdz : pdy;
-      for (Index row = 0; row < rows; ++row) {
+      for (Index row = first; row < last; ++row) {
         const T average = pm[row], r = pr[row];
 #pragma omp simd
         for (Index i = begin; i < end; ++i) {

@@ -50,6 +50,7 @@ class Peak {
 void peak(std::int64_t repetitions);
 void grouped(std::int64_t repetitions);
 void convolution(std::int64_t repetitions);
+void layer_norm(std::int64_t repetitions);
 void lstm(std::int64_t repetitions);
 /// `grid` of one rank.
 void moe(const ProcessGrid& grid, std::int64_t repetitions);

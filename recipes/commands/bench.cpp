@@ -24,6 +24,7 @@ int bench(const BenchArguments& arguments, const Surroundings& surroundings, con
       {"peak", [&] { bench::peak(repetitions); }, {}},
       {"grouped", [&] { bench::grouped(repetitions); }, {}},
       {"convolution", [&] { bench::convolution(repetitions); }, {}},
+      {"layer_norm", [&] { bench::layer_norm(repetitions); }, {}},
       {"lstm", [&] { bench::lstm(repetitions); }, {}},
       {"moe", [&] { bench::moe(grid, repetitions); }, {}},
       {"routing", [&] { bench::routing_cache(grid, repetitions); },
@@ -32,11 +33,11 @@ int bench(const BenchArguments& arguments, const Surroundings& surroundings, con
       {"dispatch", {}, [&] { bench::dispatch(grid, repetitions); }},
   };
   for (const std::string& name : arguments.names)
-    require(
-        std::ranges::any_of(measurements, [&](const auto& known) { return name == known.name; }),
-        "nothing is measured by the name '{}'; there are: peak, grouped, convolution, lstm, moe, routing, "
-        "batching, dispatch",
-        name);
+    require(std::ranges::any_of(measurements, [&](const auto& known) { return name == known.name; }),
+            "nothing is measured by the name '{}'; there are: peak, grouped, convolution, layer_norm, lstm, "
+            "moe, routing, "
+            "batching, dispatch",
+            name);
   for (const auto& [name, on_one, on_several] : measurements) {
     const bool asked = std::ranges::find(arguments.names, name) != arguments.names.end();
     if (!asked && !arguments.names.empty()) continue;

@@ -53,7 +53,7 @@ struct GenerateArguments {
   std::int64_t count = 16;         ///< images for each text
   std::string out = "generated.png";
   std::int64_t steps = 12;
-  double guidance = 2.0;
+  double guidance = 3.0;
   std::uint64_t seed = 1;
   std::int64_t scale = 2;
   std::string judge;  ///< checkpoint of a classifier; "": nobody judges
