@@ -1,109 +1,38 @@
 """The model of a Conclave recipe, trained by PyTorch on the CPU: what scripts/bench_peers compares with.
 
-It is written for speed, as a practised PyTorch user would: batches of texts of like length, padded
-beforehand; fused attention; rows sorted by expert once per layer, so that each expert is two dense products;
-fused AdamW. Words are hashed into pieces rather than taken from a learned vocabulary, with about as many
-tokens per text.
+Batches are of texts of like length, padded beforehand; torch_training.py has what else is done for speed.
+Words are hashed into pieces rather than taken from a learned vocabulary, with about as many tokens per text.
 
     conclave recipe show recipes/quick.toml > all.toml; python torch_moe.py all.toml
 
 prints one JSON object; tokens_per_second is the median over the steps after the warm-up, padding not counted.
 """
 
-import argparse
 import itertools
-import json
 import random
-import statistics
-import time
-import tomllib
 import zlib
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from torch_training import layers_of, read_arguments, tell, train
+
 WINDOW = 256  # batches whose texts are sorted together, as in data/dynamic_batcher.h
 PIECE = 5  # characters of a word that make a token: 18 a text; 4,000 to 16,000 learned subwords give 19 to 15.5
-
-
-class Attention(nn.Module):
-    def __init__(self, hidden, heads):
-        super().__init__()
-        self.heads = heads
-        self.qkv, self.out = nn.Linear(hidden, 3 * hidden), nn.Linear(hidden, hidden)
-
-    def forward(self, x, mask):
-        batch, length, hidden = x.shape
-        q, k, v = self.qkv(x).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.out(y.transpose(1, 2).reshape(batch, length, hidden))
-
-
-class Experts(nn.Module):
-    def __init__(self, hidden, ffn, experts, top_k, bias_rate):
-        super().__init__()
-        self.top_k, self.bias_rate = top_k, bias_rate
-        self.router = nn.Linear(hidden, experts, bias=False)
-        self.up = nn.ModuleList(nn.Linear(hidden, ffn) for _ in range(experts))
-        self.down = nn.ModuleList(nn.Linear(ffn, hidden) for _ in range(experts))
-        self.register_buffer("selection_bias", torch.zeros(experts))
-        self.register_buffer("load", torch.zeros(experts, dtype=torch.long))
-
-    def forward(self, x):
-        rows = x.flatten(0, 1)
-        probabilities = self.router(rows).softmax(-1)
-        chosen = (probabilities + self.selection_bias).topk(self.top_k, sorted=False).indices
-        weights = probabilities.gather(1, chosen)
-        weights = weights / weights.sum(-1, keepdim=True)
-        flat = chosen.flatten()
-        order = flat.argsort()
-        self.load = flat.bincount(minlength=len(self.up))
-        tokens = order // self.top_k
-        parts = rows.index_select(0, tokens).split(self.load.tolist())
-        results = [down(F.gelu(up(part))) for up, down, part in zip(self.up, self.down, parts)]
-        results = torch.cat(results) * weights.flatten().index_select(0, order).unsqueeze(1)
-        return torch.zeros_like(rows).index_add(0, tokens, results).view_as(x)
-
-    @torch.no_grad()
-    def balance(self):
-        load = self.load.float()
-        self.selection_bias += self.bias_rate * (load.mean() - load).sign()
-
-
-class Layer(nn.Module):
-    def __init__(self, model, moe, with_experts):
-        super().__init__()
-        hidden, ffn = model["hidden"], model["ffn"]
-        self.attention_norm, self.feed_forward_norm = nn.LayerNorm(hidden), nn.LayerNorm(hidden)
-        self.attention = Attention(hidden, model["heads"])
-        if with_experts:
-            self.feed_forward = Experts(hidden, ffn, moe["experts"], moe["top_k"], moe["bias_rate"])
-        else:
-            self.feed_forward = nn.Sequential(nn.Linear(hidden, ffn), nn.GELU(), nn.Linear(ffn, hidden))
-        self.dropout = nn.Dropout(model["dropout"])
-
-    def forward(self, x, mask):
-        x = x + self.dropout(self.attention(self.attention_norm(x), mask))
-        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
 class Classifier(nn.Module):
     def __init__(self, recipe, classes):
         super().__init__()
-        model, moe, data = recipe["model"], recipe["moe"], recipe["data"]
-        if moe["shared_experts"] > 0 or moe["balancer"] not in ("bias", "none") or moe["top_p"] < 1:
-            raise SystemExit("torch_moe: only recipes without shared experts, auxiliary loss, and top_p below 1")
-        if moe["balancer"] == "none":
-            moe["bias_rate"] = 0.0
+        model, data = recipe["model"], recipe["data"]
         hidden = model["hidden"]
         self.tokens = nn.Embedding(data["vocabulary"], hidden)
         self.positions = nn.Embedding(data["max_length"], hidden)
         for table in (self.tokens, self.positions):
             nn.init.normal_(table.weight, std=0.02)
         self.embedding_dropout = nn.Dropout(model["embedding_dropout"])
-        self.layers = nn.ModuleList(
-            Layer(model, moe, (i + 1) % moe["every"] == 0) for i in range(model["layers"]))
+        self.layers = layers_of(recipe)
         self.norm = nn.LayerNorm(hidden)
         self.dropout = nn.Dropout(model["dropout"])
         self.head = nn.Linear(2 * hidden, classes)
@@ -203,66 +132,34 @@ def batches_of(texts, budget, randomness):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("recipe", help="complete, as `conclave recipe show` prints it")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=50, help="measured")
-    parser.add_argument("--warmup", type=int, default=10, help="steps before")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the model, with dynamic shapes")
-    arguments = parser.parse_args()
-    with open(arguments.recipe, "rb") as file:
-        recipe = tomllib.load(file)
-    data, train = recipe["data"], recipe["train"]
+    arguments, recipe = read_arguments(__doc__)
+    data, settings = recipe["data"], recipe["train"]
     if data["source"] != "wordnet" or data["classes"] != "noun":
         raise SystemExit("torch_moe: only recipes on WordNet's nouns")
-
-    torch.set_num_threads(arguments.threads)
-    torch.manual_seed(recipe["run"]["seed"])
     texts = read_nouns(data["path"] or "/usr/share/wordnet", data["vocabulary"], data["max_length"])
     tokens_per_text = sum(len(tokens) for tokens, _ in texts) / len(texts)
-    batches = batches_of(texts, train["batch_tokens"], random.Random(recipe["run"]["seed"]))
-    batches = batches[:arguments.warmup + arguments.steps]
+    chosen = batches_of(texts, settings["batch_tokens"], random.Random(recipe["run"]["seed"]))
+    chosen = chosen[:arguments.warmup + arguments.steps]
 
     model = Classifier(recipe, 26)
-    plain = model
-    features = [plain.wide.features(batch) if plain.wide else None for batch in batches]
-    batches = [padded(batch) for batch in batches]
-    if arguments.compile:
-        model = torch.compile(model, dynamic=True)
-    optimizer = torch.optim.AdamW(plain.parameters(), lr=train["learning_rate"],
-                                  betas=(train["beta1"], train["beta2"]), eps=train["epsilon"],
-                                  weight_decay=train["weight_decay"], fused=True)
-    parameters = [parameter.detach() for parameter in plain.parameters()]
-    averages = [parameter.clone() for parameter in parameters] if train["ema"] > 0 else []
-    speeds, loss = [], None
-    for step, (tokens, present, labels, count) in enumerate(batches):
-        start = time.perf_counter()
-        optimizer.zero_grad(set_to_none=True)
-        scores, guessed = model(tokens, present)
-        loss = F.cross_entropy(scores, labels, label_smoothing=train["label_smoothing"])
+    batches = []
+    for batch in chosen:
+        *inputs, count = padded(batch)
+        batches.append(((*inputs, model.wide.features(batch) if model.wide else None), count))
+
+    def loss_of(run, tokens, present, labels, features):
+        scores, guessed = run(tokens, present)
+        loss = F.cross_entropy(scores, labels, label_smoothing=settings["label_smoothing"])
         if guessed is not None:
-            loss = loss + train["masked_weight"] * guessed
-        if plain.wide:
-            loss = loss + plain.wide(features[step], labels)
-        loss.backward()
-        nn.utils.clip_grad_norm_(plain.parameters(), train["clip_norm"], foreach=True)
-        optimizer.step()
-        if averages:
-            torch._foreach_lerp_(averages, parameters, 1 - train["ema"])
-        for layer in plain.layers:
-            if isinstance(layer.feed_forward, Experts):
-                layer.feed_forward.balance()
-        if step >= arguments.warmup:
-            speeds.append(count / (time.perf_counter() - start))
-    rectangle, held = sum(batch[0].numel() for batch in batches), sum(batch[3] for batch in batches)
-    print(json.dumps({
-        "tokens_per_second": statistics.median(speeds),
-        "parameters": sum(parameter.numel() for parameter in plain.parameters()),
-        "tokens_per_text": round(tokens_per_text, 2),
-        "padding": round(1 - held / rectangle, 4),
-        "last_loss": round(loss.item(), 4),
-        "torch": torch.__version__,
-    }))
+            loss = loss + settings["masked_weight"] * guessed
+        if model.wide:
+            loss = loss + model.wide(features, labels)
+        return loss
+
+    speed, loss = train(model, recipe, arguments, batches, loss_of)
+    rectangle, held = sum(inputs[0].numel() for inputs, _ in batches), sum(count for _, count in batches)
+    tell(model, tokens_per_second=speed, tokens_per_text=round(tokens_per_text, 2),
+         padding=round(1 - held / rectangle, 4), last_loss=loss)
 
 
 if __name__ == "__main__":
