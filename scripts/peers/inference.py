@@ -1,0 +1,84 @@
+"""Images generated and captions written by Conclave and by PyTorch, in turn on the same cores, with the same
+weights: for scripts/bench_peers.
+
+    python inference.py build/release/conclave --threads 2
+
+Prints seconds per image and captions per second of each, their medians over the rounds, and how many times
+faster Conclave is. Starting and reading a model does not count. Conclave computes once in each round; PyTorch
+once before it is timed, too. torch_generate.py and torch_caption.py check that both say and draw the same.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+
+HERE = pathlib.Path(__file__).parent
+RECIPES = HERE.parent.parent / "recipes"
+TEXT, IMAGES = "ankle boot", 192  # so many that a tenth of a second, to which Conclave tells them, is little
+# How fast images are drawn does not depend on what was learned; how long captions get, does.
+STEPS = {"fashion_generate": ["--set", "train.steps=4"], "emoji_caption": []}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("conclave", help="the program")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--runs", type=pathlib.Path,
+                        help="folder of trained fashion_generate and emoji_caption; left out, they are trained now")
+    arguments = parser.parse_args()
+    environment = os.environ | {"OMP_NUM_THREADS": str(arguments.threads)}
+
+    def run(*command):
+        done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise SystemExit(f"inference: {command[0]} {command[1]} failed: {done.stderr[-2000:]}")
+        return done.stdout
+
+    def conclave(*command):
+        return run(arguments.conclave, *command)
+
+    def torch(program, recipe, *options):
+        return json.loads(run(sys.executable, HERE / program, runs / recipe, work / f"{recipe}.safetensors",
+                              "--threads", arguments.threads, *options))
+
+    with tempfile.TemporaryDirectory() as folder:
+        work = pathlib.Path(folder)
+        runs = arguments.runs or work
+        for recipe, steps in STEPS.items():
+            if arguments.runs is None:
+                conclave("train", RECIPES / f"{recipe}.toml", "--set", f"run.directory={work / recipe}", *steps)
+            conclave("export", runs / recipe, work / f"{recipe}.safetensors")
+        found = []
+        print(f"{'':8} {'s/image, Conclave':>20} {'PyTorch':>10} {'captions/s, Conclave':>22} {'PyTorch':>10}")
+        for number in range(1, arguments.rounds + 1):
+            grid, captions = work / "grid.png", work / "captions.jsonl"
+            said = conclave("generate", runs / "fashion_generate", "--text", TEXT, "--count", IMAGES, "--scale", 1,
+                            "--out", grid)
+            drawn = torch("torch_generate.py", "fashion_generate", "--text", TEXT, "--count", IMAGES,
+                          "--passes", 1, "--compare", grid)
+            captions.write_text(conclave("caption", runs / "emoji_caption", "--split", "test"))
+            summary = json.loads(captions.read_text().splitlines()[-1])
+            written = torch("torch_caption.py", "emoji_caption", "--compare", captions)
+            found.append([float(re.search(r" in ([\d.]+) s", said)[1]) / IMAGES, drawn["seconds_per_image"],
+                          summary["captions_per_second"], written["captions_per_second"]])
+            row(number, found[-1])
+    image, image_peer, caption, caption_peer = medians = [statistics.median(values) for values in zip(*found)]
+    row("median", medians)
+    print(f"Conclave is {image_peer / image:.2f} times as fast as PyTorch at images (target 2.4) and "
+          f"{caption / caption_peer:.2f} at captions (target 2)")
+    print(f"PyTorch's last: {json.dumps(drawn)} {json.dumps(written)}; {arguments.threads} threads")
+
+
+def row(name, values):
+    print("{:8} {:20.4f} {:10.4f} {:22.0f} {:10.0f}".format(str(name), *values), flush=True)
+
+
+if __name__ == "__main__":
+    main()

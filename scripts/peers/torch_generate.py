@@ -1,0 +1,141 @@
+"""Images drawn by a model that Conclave trained, with PyTorch on the CPU: for scripts/bench_peers.
+
+It is written for speed: images in batches as large as recipes/image_sampler.cpp's, each with its guide in the
+same pass; fused attention; rows sorted by expert; what does not change from step to step computed once.
+
+    conclave export RUN weights.safetensors
+    conclave generate RUN --text "ankle boot" --count 16 --scale 1 --out grid.png
+    python torch_generate.py RUN weights.safetensors --text "ankle boot" --count 16 --compare grid.png
+
+prints one JSON object; seconds_per_image is the median of the passes after the first. The noise is
+Conclave's, so that the images are to be those of grid.png; levels_apart says how far they are, of 255, and a
+mean above 0.5 is an error.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import time
+
+import numpy
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from trained import Linear, Tokenizer, Trunk, read
+
+BATCH = 64  # images per forward pass
+TIME_FEATURES = 64
+
+
+def normal_noise(seed, count):
+    """As kernels::normal_noise: Box-Muller of Philox4x32-10, a block of it for each number."""
+    index = numpy.arange(count, dtype=numpy.uint64)
+    low = numpy.uint64(0xFFFFFFFF)
+    c = [index & low, index >> numpy.uint64(32), numpy.zeros_like(index), numpy.zeros_like(index)]
+    k0, k1 = seed & 0xFFFFFFFF, seed >> 32
+    for _ in range(10):
+        p0, p1 = numpy.uint64(0xD2511F53) * c[0], numpy.uint64(0xCD9E8D57) * c[2]
+        c = [(p1 >> numpy.uint64(32)) ^ c[1] ^ numpy.uint64(k0), p1 & low,
+             (p0 >> numpy.uint64(32)) ^ c[3] ^ numpy.uint64(k1), p0 & low]
+        k0, k1 = (k0 + 0x9E3779B9) & 0xFFFFFFFF, (k1 + 0xBB67AE85) & 0xFFFFFFFF
+    first, second = (((c[i] << numpy.uint64(32) | c[i + 1]) >> numpy.uint64(11)) * 2.0**-53 for i in (0, 2))
+    return torch.from_numpy(numpy.sqrt(-2 * numpy.log(1 - first)) * numpy.cos(2 * math.pi * second)).float()
+
+
+class Generator:
+    def __init__(self, recipe, tensors):
+        self.trunk = Trunk(recipe, tensors)
+        self.patch_in, self.time_in, self.time_out, self.patch_out = (
+            Linear(tensors, f"generate/{name}") for name in ("patch_in", "time_in", "time_out", "patch_out"))
+        self.positions = tensors["generate/position_embedding/weight"]
+        self.frequencies = 1000.0 ** (torch.arange(TIME_FEATURES // 2) / (TIME_FEATURES // 2 - 1))
+
+    def texts(self, *texts):
+        """texts [rows, hidden] of each, all of one length"""
+        return [self.trunk.tokens[tokens] + self.trunk.positions[:len(tokens)] for tokens in texts]
+
+    def velocities(self, x, time, texts):
+        """x [images, patches, size] -> the same for each of the texts, [texts, images, patches, size]"""
+        angles = self.frequencies * time
+        told = self.time_out(F.gelu(self.time_in(torch.cat([angles.cos(), angles.sin()]))))
+        patches = self.patch_in(x) + self.positions
+        rows = torch.cat([
+            torch.cat([patches + (told + text.mean(0)), text.expand(len(x), -1, -1)], 1) for text in texts])
+        y = self.trunk(rows)[:, :patches.shape[1]]
+        return self.patch_out(y).view(len(texts), *x.shape)
+
+    @torch.inference_mode()
+    def sample(self, noise, text, hidden, steps, guidance):
+        """The midpoint method, two velocities a step."""
+        texts = self.texts(text, hidden) if guidance != 1 else self.texts(text)
+        images = []
+        for x in noise.split(BATCH):
+            def follow(at, time, step):
+                told, *untold = self.velocities(at, time, texts)
+                return x + step * (torch.lerp(untold[0], told, guidance) if untold else told)
+
+            for step in range(steps):
+                middle = follow(x, step / steps, 0.5 / steps)
+                x = follow(middle, (step + 0.5) / steps, 1 / steps)
+            images.append(x)
+        return torch.cat(images)
+
+
+def pixels(patches, side, height, width):
+    """[images, patches, size] in -1 .. 1 -> [images, height, width, channels] bytes"""
+    levels = ((patches + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    grid = levels.view(len(patches), height // side, width // side, side, side, -1)
+    return grid.transpose(2, 3).reshape(len(patches), height, width, -1).numpy()
+
+
+def shown(path, count, height, width):
+    """The images of a grid of `conclave generate --scale 1`: rows as long as there are, gaps of 2 pixels."""
+    grid = numpy.asarray(Image.open(path))
+    grid = grid.reshape(*grid.shape[:2], -1)
+    columns = math.ceil(math.sqrt(count))
+    corners = [(i // columns * (height + 2), i % columns * (width + 2)) for i in range(count)]
+    return numpy.stack([grid[top:top + height, left:left + width] for top, left in corners])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("run", help="folder with the checkpoints")
+    parser.add_argument("weights", help="exported from it, *.safetensors")
+    parser.add_argument("--text", required=True)
+    parser.add_argument("--count", type=int, default=16)
+    parser.add_argument("--side", type=int, default=28, help="pixels along an image's sides")
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--guidance", type=float, default=2.0)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--passes", type=int, default=3, help="after one that is not timed")
+    parser.add_argument("--compare", metavar="GRID", help="the same images by Conclave, *.png")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    recipe, tensors = read(arguments.weights)
+    generator, tokenizer = Generator(recipe, tensors), Tokenizer(arguments.run)
+    text = tokenizer.encode(arguments.text)[:recipe["data"]["max_length"]]
+    patches, size = len(generator.positions), generator.patch_in.weight.shape[1]
+    noise = normal_noise(arguments.seed, arguments.count * patches * size).view(-1, patches, size)
+    seconds = []
+    for _ in range(1 + arguments.passes):
+        start = time.perf_counter()
+        drawn = generator.sample(noise, text, [tokenizer.unknown] * len(text), arguments.steps,
+                                 arguments.guidance)
+        seconds.append(time.perf_counter() - start)
+    said = {"seconds_per_image": statistics.median(seconds[1:]) / arguments.count, "images": arguments.count}
+    if arguments.compare:
+        side = arguments.side
+        apart = numpy.abs(pixels(drawn, recipe["generate"]["patch"], side, side).astype(int)
+                          - shown(arguments.compare, arguments.count, side, side))
+        if apart.mean() > 0.5:
+            raise SystemExit(f"torch_generate: images {apart.mean():.2f} of 255 from those of {arguments.compare}; "
+                             "are they of the same run, text, seed, steps, guidance and number?")
+        said |= {"levels_apart": {"mean": round(float(apart.mean()), 5), "most": int(apart.max())}}
+    print(json.dumps(said | {"torch": torch.__version__}))
+
+
+if __name__ == "__main__":
+    main()
