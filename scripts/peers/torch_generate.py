@@ -107,7 +107,7 @@ def main():
     parser.add_argument("--count", type=int, default=16)
     parser.add_argument("--side", type=int, default=28, help="pixels along an image's sides")
     parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--guidance", type=float, default=2.0)
+    parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--passes", type=int, default=3, help="after one that is not timed")
