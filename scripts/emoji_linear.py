@@ -21,8 +21,8 @@ SIDE = 32
 STRENGTHS = [10.0**k for k in range(-4, 5)]  # C, of which validation takes the best
 
 
-def read():
-    """(split, group, text, glyph) of every emoji of one code point that has a picture, and the function that draws it."""
+def read(side=SIDE):
+    """(split, group, name, text, glyph) of every emoji of one code point that has a picture, and what draws a glyph."""
     root = xml.etree.ElementTree.parse(ANNOTATIONS).getroot()
     keywords = {a.get("cp"): [k.strip() for k in a.text.split("|")] for a in root.iter("annotation") if not a.get("type")}
     font = TTFont(FONT)
@@ -36,17 +36,17 @@ def read():
         if len(codes) == 1 and codes[0] in glyphs:
             bucket = zlib.crc32(f"{codes[0]:X}".encode()) % 10
             text = ", ".join([found[2], *keywords.get(chr(codes[0]), [])])
-            emoji.append(({8: "validation", 9: "test"}.get(bucket, "train"), group, text, glyphs[codes[0]]))
-    return emoji, lambda glyph: picture(pictures[glyph].imageData)
+            emoji.append(({8: "validation", 9: "test"}.get(bucket, "train"), group, found[2], text, glyphs[codes[0]]))
+    return emoji, lambda glyph: picture(pictures[glyph].imageData, side)
 
 
-def picture(png):
-    """The middle square, on white, as the recipe's models see it."""
+def picture(png, side):
+    """The middle square, on white, as Conclave's models see it: [side, side, 3], from 0 to 1."""
     image = Image.open(io.BytesIO(png)).convert("RGBA")
     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    left, top = (image.width - image.height) // 2, 0
-    square = image.crop((left, top, left + image.height, image.height))
-    return numpy.asarray(square.resize((SIDE, SIDE), Image.Resampling.BOX), dtype=float).ravel() / 255
+    left = (image.width - image.height) // 2
+    square = image.crop((left, 0, left + image.height, image.height))
+    return numpy.asarray(square.resize((side, side), Image.Resampling.BOX), dtype=float) / 255
 
 
 def fit(features, labels, split):
@@ -63,7 +63,7 @@ def fit(features, labels, split):
 
 def texts(emoji, split, left_out, pairs):
     vectorizer = TfidfVectorizer(token_pattern=r"\w+", stop_words=left_out, ngram_range=(1, 1 + pairs), sublinear_tf=True)
-    lines = numpy.array([text for _, _, text, _ in emoji])
+    lines = numpy.array([text for *_, text, _ in emoji])
     vectorizer.fit(lines[split == "train"])
     return vectorizer.transform(lines)
 
@@ -74,7 +74,7 @@ def measure():
     split = numpy.array([e[0] for e in emoji])
     labels = numpy.array([e[1] for e in emoji])
     group_words = sorted({word for group in labels for word in re.findall(r"\w+", group.lower())})
-    pixels = numpy.array([draw(glyph) for *_, glyph in emoji])
+    pixels = numpy.array([draw(glyph).ravel() for *_, glyph in emoji])
     pixels = (pixels - pixels[split == "train"].mean(0)) / (pixels[split == "train"].std(0) + 1e-6)
     results = {"examples": {name: int((split == name).sum()) for name in ("train", "validation", "test")},
                "image": fit(pixels, labels, split)}

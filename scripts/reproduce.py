@@ -1,4 +1,4 @@
-"""What scripts/reproduce runs once everything is built: trains, measures, prints the table, draws."""
+"""What scripts/reproduce runs once everything is built: trains, measures, prints tables, draws. The mixture is here."""
 
 import argparse
 import json
@@ -6,11 +6,12 @@ import math
 import re
 import statistics
 import subprocess
-import sys
 from pathlib import Path
 
-OUT = Path("build/reproduce")
-CONCLAVE = "build/release/conclave"
+import multimodal
+import pictures
+from reproduction import CONCLAVE, OUT, Measured, call, not_below, show, train
+
 RECIPE = "recipes/quick.toml"
 TASKS = {"26": [], "45": ["data.classes=all"]}  # WordNet's lexicographer files: of nouns, of every part of speech
 ADAPTIVE = ["moe.top_k=3", "moe.top_p=0.7", "moe.entropy_coefficient=0.003"]
@@ -35,31 +36,11 @@ INFERENCE = {"evened": "moe.balance_inference=true", "adaptive": "moe.top_p=0.7"
 BALANCERS = ["none", "aux_loss", "bias", "grad_norm"]
 
 
-def call(arguments, log=None):
-    """Runs a command and returns what it printed; a failure ends everything with its last lines."""
-    done = subprocess.run(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if log:
-        log.write_text(done.stdout)
-    if done.returncode != 0:
-        last = "\n".join(done.stdout.splitlines()[-5:])
-        sys.exit(f"reproduce: status {done.returncode} of: {' '.join(map(str, arguments))}\n{last}")
-    return done.stdout
-
-
-def train(task, variant, seed, extra):
-    """Metrics of one run on two ranks, which is not repeated where it was completed with the same options."""
+def mixture_run(task, variant, seed, extra):
+    """Figures of one run."""
     directory = OUT / task / variant / f"seed-{seed}"
     options = [*TASKS[task], *VARIANTS[variant], *extra, f"run.seed={seed}", "checkpoint.every=0"]
-    done = directory / "options.json"
-    if not done.exists() or json.loads(done.read_text()) != options:
-        print(f"training {task} classes, {variant}, seed {seed}", flush=True)
-        directory.mkdir(parents=True, exist_ok=True)
-        for old in [done, *(directory / f"{name}.json" for name in INFERENCE), *directory.glob("*.h5"), *directory.glob("events.*")]:
-            old.unlink(missing_ok=True)
-        sets = [f"--set={option}" for option in (*options, f"run.directory={directory}")]
-        call(["scripts/run_ranks", "2", CONCLAVE, "train", MEDICAL if variant == "medical" else RECIPE, *sets], directory / "log.txt")
-        done.write_text(json.dumps(options))
-    records = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    records = train(directory, MEDICAL if variant == "medical" else RECIPE, options)
     utilization = [(r["step"], r["moe/utilization"]) for r in records if "moe/utilization" in r]
     test = [r for r in records if "test/accuracy" in r][-1]
     return {
@@ -107,23 +88,6 @@ def batching():
     said = call([CONCLAVE, "bench", "batching"])
     fixed, dynamic = map(float, re.findall(r"([0-9.]+)% / ([0-9.]+)%", said)[0])
     return {"fixed_padding": fixed, "padding": dynamic, "faster": float(re.findall(r": x([0-9.]+)", said)[0])}
-
-
-class Measured:
-    """A figure over the seeds."""
-
-    def __init__(self, runs, name):
-        self.values = [run[name] for run in runs]
-        self.mean = statistics.fmean(self.values)
-        self.error = statistics.stdev(self.values) / math.sqrt(len(self.values)) if len(self.values) > 1 else 0.0
-
-    def __str__(self):
-        return f"{self.mean:.2f} ± {self.error:.2f}" if len(self.values) > 1 else f"{self.mean:.2f}"
-
-
-def not_below(figure, other):
-    """Within one standard error of the difference, or better."""
-    return figure.mean >= other.mean - math.hypot(figure.error, other.error)
 
 
 def table(task, results):
@@ -181,14 +145,6 @@ def tests():
             for row, (what, test) in of_row.items()]
 
 
-def show(title, rows):
-    print(f"\n{title}")
-    width = max(len(what) for _, what, *_ in rows)
-    for claim, what, claimed, measured, passes in rows:
-        verdict = "" if passes is None else "passes" if passes else "MISSES"
-        print(f"  {claim:>3}  {what:<{width}}  {claimed:<12}  {measured:<36}  {verdict}".rstrip())
-
-
 def draw(task, results, shares):
     import matplotlib
 
@@ -230,30 +186,21 @@ def draw(task, results, shares):
         save(figure, "shares")
 
 
-def main():
-    parser = argparse.ArgumentParser(prog="scripts/reproduce", description="Measures what the reference design claims.")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    parser.add_argument("--set", action="append", default=[], metavar="key=value", help="of every recipe, as in conclave train")
-    arguments = parser.parse_args()
-    OUT.mkdir(parents=True, exist_ok=True)
-
-    everything = {"tasks": {}}
+def mixture(arguments):
+    """Trains the variants, shows tables and draws; what to keep of it."""
+    tasks = {}
     for task in arguments.tasks:
-        results = {}
+        results = tasks[task] = {}
         for seed in range(1, arguments.seeds + 1):
             for variant in arguments.variants:
-                run = train(task, variant, seed, arguments.set)
+                run = mixture_run(task, variant, seed, arguments.set)
                 if variant == "grad_norm":
                     for name in INFERENCE:
                         run |= again(run["directory"], name)
                 results.setdefault(variant, []).append(run)
-        everything["tasks"][task] = results
-    shares = everything["routing"] = routing()
-    batches = everything["batching"] = batching()
+    shares, batches = routing(), batching()
 
-    for task, results in everything["tasks"].items():
+    for task, results in tasks.items():
         show(f"WordNet, {task} classes, {arguments.seeds} seeds: mean ± standard error", table(task, results))
         draw(task, results, shares)
     show("Routing in inference", [
@@ -269,8 +216,30 @@ def main():
         (16, "tokens per second, against padded batches in any order", "", f"{batches['faster']} x", batches["faster"] >= 1.5),
     ])
     show("What tests decide", tests())
-    (OUT / "results.json").write_text(json.dumps(everything, indent=1))
-    print(f"\n{OUT}/results.json, and plots beside it")
+    return {"tasks": tasks, "routing": shares, "batching": batches}
+
+
+def main():
+    parts = {"mixture": mixture, "encoder": multimodal.encoder, "sharing": multimodal.sharing, "emoji": multimodal.emoji}
+    parser = argparse.ArgumentParser(prog="scripts/reproduce", description="Measures what the reference design claims.")
+    parser.add_argument("--only", nargs="+", choices=[*parts, "pictures"], default=list(parts), metavar="PART",
+                        help=f"of {', '.join(parts)}; or pictures, which draws README's from trained runs")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="of mixture")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="of mixture")
+    parser.add_argument("--set", action="append", default=[], metavar="key=value", help="of every recipe, as in conclave train")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where pictures looks for trained recipes")
+    arguments = parser.parse_args()
+    OUT.mkdir(parents=True, exist_ok=True)
+
+    saved = OUT / "results.json"
+    for part, measure in parts.items():
+        if part in arguments.only:
+            results = json.loads(saved.read_text()) if saved.exists() else {}
+            saved.write_text(json.dumps(results | measure(arguments), indent=1))
+            print(f"\n{saved}, and plots beside it")
+    if "pictures" in arguments.only:
+        pictures.draw(arguments.runs)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,69 @@
+"""What every part of scripts/reproduce uses: runs that are kept, figures over the seeds, tables."""
+
+import json
+import math
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+OUT = Path("build/reproduce")
+CONCLAVE = "build/release/conclave"
+
+
+def call(arguments, log=None):
+    """Runs a command and returns what it printed; a failure ends everything with its last lines."""
+    done = subprocess.run(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if log:
+        log.write_text(done.stdout)
+    if done.returncode != 0:
+        last = "\n".join(done.stdout.splitlines()[-5:])
+        sys.exit(f"reproduce: status {done.returncode} of: {' '.join(map(str, arguments))}\n{last}")
+    return done.stdout
+
+
+def train(directory, recipe, options):
+    """Metrics of a run on two ranks, a dictionary each, which is not repeated where it was completed with these options."""
+    done = directory / "options.json"
+    if not done.exists() or json.loads(done.read_text()) != options:
+        print(f"training {directory.relative_to(OUT)}", flush=True)
+        directory.mkdir(parents=True, exist_ok=True)
+        for old in (old for pattern in ("*.json", "*.h5", "events.*") for old in directory.glob(pattern)):
+            old.unlink()
+        sets = [f"--set={option}" for option in (*options, f"run.directory={directory}")]
+        call(["scripts/run_ranks", "2", CONCLAVE, "train", recipe, *sets], directory / "log.txt")
+        done.write_text(json.dumps(options))
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def costs(directory):
+    """Parameters and FLOPs of each part of a run's model, by its name."""
+    said = call([CONCLAVE, "inspect", "--cost", directory])
+    found = re.findall(r"^(\S+) +(\d+) +[0-9.]+% +(\d+) ", said, re.MULTILINE)
+    return {name: (int(parameters), int(flops)) for name, parameters, flops in found}
+
+
+class Measured:
+    """A figure over the seeds."""
+
+    def __init__(self, runs, name):
+        self.values = [run[name] for run in runs]
+        self.mean = statistics.fmean(self.values)
+        self.error = statistics.stdev(self.values) / math.sqrt(len(self.values)) if len(self.values) > 1 else 0.0
+
+    def __str__(self):
+        return f"{self.mean:.2f} ± {self.error:.2f}" if len(self.values) > 1 else f"{self.mean:.2f}"
+
+
+def not_below(figure, other):
+    """Within one standard error of the difference, or better."""
+    return figure.mean >= other.mean - math.hypot(figure.error, other.error)
+
+
+def show(title, rows):
+    print(f"\n{title}")
+    width = max(len(what) for _, what, *_ in rows)
+    for claim, what, claimed, measured, passes in rows:
+        verdict = "" if passes is None else "passes" if passes else "MISSES"
+        print(f"  {claim:>3}  {what:<{width}}  {claimed:<12}  {measured:<36}  {verdict}".rstrip())
