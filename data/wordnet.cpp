@@ -75,22 +75,27 @@ bool parse_words(std::string_view& line, std::string& words) {
   return line.starts_with(' ');
 }
 
+// What comes first in `line` between blanks; it goes from there.
+std::string_view take_field(std::string_view& line) {
+  line.remove_prefix(std::min(line.size(), line.find_first_not_of(' ')));
+  const std::string_view found = line.substr(0, line.find(' '));
+  line.remove_prefix(found.size());
+  return found;
+}
+
+bool is_offset(std::string_view field) { return field.size() == 8 && std::ranges::all_of(field, is_digit); }
+
 // " 002 @ 00001740 n 0000 ;c 06043075 n 0000 " (symbol, offset, part of speech, words from and to): the
 // topics are "06043075". All topics are nouns.
 bool parse_topics(std::string_view line, std::vector<std::string_view>& topics) {
-  const auto field = [&line] {
-    line.remove_prefix(std::min(line.size(), line.find_first_not_of(' ')));
-    const std::string_view found = line.substr(0, line.find(' '));
-    line.remove_prefix(found.size());
-    return found;
-  };
-  const std::string_view digits = field();
+  const std::string_view digits = take_field(line);
   std::size_t count = 0;
   const auto [rest, error] = std::from_chars(digits.data(), digits.data() + digits.size(), count);
   if (digits.size() != 3 || error != std::errc() || rest != digits.data() + 3) return false;
   for (std::size_t i = 0; i < count; ++i) {
-    const std::string_view symbol = field(), offset = field(), part = field(), words = field();
-    if (offset.size() != 8 || !std::ranges::all_of(offset, is_digit) || words.size() != 4) return false;
+    const std::string_view symbol = take_field(line), offset = take_field(line);
+    const std::string_view part = take_field(line), words = take_field(line);
+    if (!is_offset(offset) || words.size() != 4) return false;
     if (symbol == ";c" && part == "n") topics.push_back(offset);
   }
   return true;
@@ -121,10 +126,9 @@ std::vector<TextExample>& split_of(TextDataset& data, std::string_view part, std
   return bucket < 18 ? data.train : bucket == 18 ? data.validation : data.test;
 }
 
-// Calls visit(synset) for every one of a part of speech; what a synset views is gone afterwards.
+// Calls visit(line, its number) for those of a file of WordNet's that are not the licence.
 template <class Visit>
-void for_each_synset(const std::string& directory, const PartOfSpeech& part, Visit visit) {
-  const std::string path = directory + "/data." + std::string(part.name);
+void for_each_line(const std::string& path, Visit visit) {
   const std::string content =
       read_file(path, "WordNet comes with `apt-get install wordnet-base`, into /usr/share/wordnet");
   const std::size_t invalid = find_invalid_utf8(content);
@@ -135,14 +139,22 @@ void for_each_synset(const std::string& directory, const PartOfSpeech& part, Vis
     ++number;
     require(invalid >= end || invalid < begin, "{}:{}: not UTF-8; reinstall wordnet-base", path, number);
     begin = end + 1;
-    if (line.starts_with("  ")) continue;  // the licence
+    if (!line.starts_with("  ")) visit(line, number);
+  }
+}
+
+// Calls visit(synset) for every one of a part of speech; what a synset views is gone afterwards.
+template <class Visit>
+void for_each_synset(const std::string& directory, const PartOfSpeech& part, Visit visit) {
+  const std::string path = directory + "/data." + std::string(part.name);
+  for_each_line(path, [&](std::string_view line, std::int64_t number) {
     Synset synset;
     require(parse(line, part, synset),
             "{}:{}: expected `offset lex_filenum ss_type ... | gloss` of a {} synset, got `{}`; reinstall "
             "wordnet-base",
             path, number, part.name, line.substr(0, 60));
     visit(synset);
-  }
+  });
 }
 
 std::vector<std::string> split_list(std::string_view list) {
@@ -217,6 +229,25 @@ Domain find_domain(const std::string& directory, std::span<const PartOfSpeech> p
   return domain;
 }
 
+// "flip-flop n 4 3 @ ~ + 4 0 05789808 03364008 03363887 00439749  ": the offsets, that of the first sense
+// first, or none where the line is not of this form.
+std::vector<std::string> parse_senses(std::string_view line) {
+  std::vector<std::string_view> fields;
+  for (auto field = take_field(line); !field.empty(); field = take_field(line)) fields.push_back(field);
+  std::size_t senses = 0;
+  if (fields.size() < 3) return {};
+  std::from_chars(fields[2].data(), fields[2].data() + fields[2].size(), senses);
+  if (senses == 0 || fields.size() < 6 + senses) return {};
+  const auto last = std::span(fields).last(senses);
+  if (!std::ranges::all_of(last, is_offset)) return {};
+  return {last.begin(), last.end()};
+}
+
+// A gloss up to its first example, `; "he stuffed his laundry into a large bag"`.
+std::string definition_of(std::string_view gloss) {
+  return std::string(trimmed(gloss.substr(0, gloss.find('"')), "; "));
+}
+
 }  // namespace
 
 TextDataset read_wordnet(const std::string& directory, std::string_view classes, bool synset_words,
@@ -238,6 +269,41 @@ TextDataset read_wordnet(const std::string& directory, std::string_view classes,
       if (synset_words && &split == &data.train) split.push_back({synset.words, label, in_domain});
     });
   return data;
+}
+
+std::vector<std::string> read_definitions(const std::string& directory, std::string_view lexicographer_file,
+                                          std::span<const std::string_view> words) {
+  std::map<std::string, std::vector<std::string>, std::less<>> senses;  // of each word, by offset
+  for (const std::string_view word : words) senses.emplace(plain(word), std::vector<std::string>());
+  const std::string index = directory + "/index.noun";
+  for_each_line(index, [&](std::string_view line, std::int64_t number) {
+    const auto found = senses.find(plain(line.substr(0, line.find(' '))));
+    if (found == senses.end()) return;
+    found->second = parse_senses(line);
+    require(!found->second.empty(),
+            "{}:{}: expected `lemma n synset_cnt ... synset_offset...`, got `{}`; reinstall wordnet-base",
+            index, number, line.substr(0, 60));
+  });
+  std::map<std::string, std::string, std::less<>> definitions;  // by offset
+  for (const auto& [word, offsets] : senses)
+    for (const std::string& offset : offsets) definitions.emplace(offset, "");
+  for_each_synset(directory, kParts[0], [&](const Synset& synset) {
+    const auto found = definitions.find(synset.offset);
+    const auto file = static_cast<std::size_t>(synset.lexicographer_file);
+    if (found != definitions.end() && kLexicographerFiles[file] == lexicographer_file)
+      found->second = definition_of(synset.gloss);
+  });
+  std::vector<std::string> read;
+  for (const std::string_view word : words) {
+    const std::vector<std::string>& offsets = senses[plain(word)];
+    const auto first =
+        std::ranges::find_if(offsets, [&](const auto& offset) { return !definitions[offset].empty(); });
+    require(first != offsets.end(),
+            "{}: `{}` has no sense that {}/data.noun defines in {}; reinstall wordnet-base", index, word,
+            directory, lexicographer_file);
+    read.push_back(definitions[*first]);
+  }
+  return read;
 }
 
 }  // namespace conclave

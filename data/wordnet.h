@@ -5,8 +5,10 @@
 // lexnames (the 45 lexicographer files).
 #pragma once
 
+#include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "data/dataset.h"
 
@@ -28,5 +30,11 @@ inline constexpr const char* kWordNetDirectory = "/usr/share/wordnet";
 /// that is of no synset, with those near it.
 TextDataset read_wordnet(const std::string& directory, std::string_view classes, bool synset_words = false,
                          std::string_view domain = {});
+
+/// Of each of some nouns ("gym shoe") its definition, the gloss without the examples that may follow it: that
+/// of the first of its senses, in the order of index.noun, that lies in this lexicographer file. Throws Error
+/// as above, and for a word without such a sense.
+std::vector<std::string> read_definitions(const std::string& directory, std::string_view lexicographer_file,
+                                          std::span<const std::string_view> words);
 
 }  // namespace conclave

@@ -5,6 +5,7 @@
 
 #include "data/coco.h"
 #include "data/emoji.h"
+#include "data/fashion_gloss.h"
 #include "data/fashion_mnist.h"
 #include "data/glue.h"
 #include "data/image_folder.h"
@@ -64,13 +65,17 @@ ImageDataset read_source(const DataRecipe& data, const ImageRecipe& image, BadIn
                       .texts = data.has_texts(),
                       .supercategories = data.classes == "supercategory"},
                      bad);
-  if (data.source == "fashion_mnist") {
-    ImageDataset read = read_fashion_mnist(data.path.empty() ? kFashionMnistDirectory : data.path);
+  ImageDataset read;
+  if (data.source == "emoji") {
+    read = read_emoji_dataset(
+        {.side = image.size > 0 ? image.size : kEmojiSide, .subgroups = data.classes == "subgroup"}, bad);
+  } else {
+    const std::string clothes = data.path.empty() ? kFashionMnistDirectory : data.path;
+    read = data.source == "fashion_mnist"
+               ? read_fashion_mnist(clothes)
+               : read_fashion_gloss(clothes, data.path.empty() ? kWordNetDirectory : data.path);
     if (image.size > 0) for_splits(read, [&](ImageSplit& split) { resize(split.images, image.size); });
-    return read;
   }
-  ImageDataset read = read_emoji_dataset(
-      {.side = image.size > 0 ? image.size : kEmojiSide, .subgroups = data.classes == "subgroup"}, bad);
   for_splits(read, [&](ImageSplit& split) {
     if (!data.has_images()) split.images = {};
     if (!data.has_texts())

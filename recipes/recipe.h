@@ -39,7 +39,7 @@ struct DataRecipe {
   std::int64_t max_length = 128;
 
   /// Both together, or, by `inputs`, one of them.
-  bool may_have_both() const { return source == "emoji" || source == "coco"; }
+  bool may_have_both() const { return source == "emoji" || source == "coco" || source == "fashion_gloss"; }
   bool has_images() const {
     return source == "fashion_mnist" || source == "image_folder" || (may_have_both() && inputs != "text");
   }

@@ -153,7 +153,7 @@ void check_modalities(const Recipe& recipe, Checker& check) {
                  {"data.classes", "data.source"}, "{} with {}: data.classes may be \"{}\" or \"{}\"",
                  check.shown("data.classes", data.classes), source, some, others);
   check.unless(data.may_have_both() || data.inputs == "both", {"data.inputs", "data.source"},
-               "data.inputs is for source = \"emoji\" or \"coco\", but {}", source);
+               "data.inputs is for source = \"emoji\", \"coco\" or \"fashion_gloss\", but {}", source);
   for (const std::string& block : recipe.image.blocks) try {
       image_block(block);
     } catch (const Error& error) {

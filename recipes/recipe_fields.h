@@ -57,9 +57,10 @@ template <Either<DataRecipe> R, class Visitor>
 void fields(R& data, Visitor&& field) {
   field("source", data.source,
         "Where examples come from: WordNet's glosses, a table of texts and labels, a task of GLUE, "
-        "Fashion-MNIST's images, a folder of images for each class, emoji with their names, or COCO's images "
-        "with their captions",
-        one_of({"wordnet", "table", "glue", "fashion_mnist", "image_folder", "emoji", "coco"}));
+        "Fashion-MNIST's images, a folder of images for each class, emoji with their names, COCO's images "
+        "with their captions, or Fashion-MNIST's with WordNet's definitions, which describe them or do not",
+        one_of(
+            {"wordnet", "table", "glue", "fashion_mnist", "image_folder", "emoji", "coco", "fashion_gloss"}));
   field("classes", data.classes,
         "wordnet: the lexicographer files to tell apart, those of nouns or those of every part of speech; "
         "emoji: their groups or subgroups; coco: the category that takes up most of an image, or its "
@@ -75,7 +76,8 @@ void fields(R& data, Visitor&& field) {
         Rule{});
   field(
       "path", data.path,
-      "wordnet, fashion_mnist: the data's folder, empty for that of Debian's package; table: one .csv, "
+      "wordnet, fashion_mnist: the data's folder, empty for that of Debian's package; fashion_gloss: one "
+      "folder with the files of both; table: one .csv, "
       ".tsv or .jsonl file, split 90 / 5 / 5 by a hash of each text; glue: folder of all tasks' folders, or "
       "of the task's train.tsv and dev.tsv; coco: folder with annotations, train2017 and val2017; "
       "image_folder: folder of a folder of images for each class, or of such as train, validation and test",
@@ -94,9 +96,11 @@ void fields(R& data, Visitor&& field) {
   field("domain_column", data.domain_column,
         "table: column (JSON key) that is neither empty, 0 nor false for texts to single out; empty for none",
         any_text());
-  field("inputs", data.inputs,
-        "emoji, coco: what the model is shown of them: picture, name and keywords or captions, or both",
-        one_of({"image", "text", "both"}));
+  field(
+      "inputs", data.inputs,
+      "emoji, coco, fashion_gloss: what the model is shown of them: picture; name and keywords, captions or "
+      "definition; or both",
+      one_of({"image", "text", "both"}));
   field(
       "skip_bad", data.skip_bad,
       "glue, image_folder, emoji, coco: leave out and count rows and images that cannot be read; false: the "

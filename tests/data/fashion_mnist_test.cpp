@@ -3,7 +3,7 @@
 #include <array>
 #include <catch2/catch.hpp>
 
-#include "tests/data/gzip.h"
+#include "tests/data/idx_file.h"
 #include "tests/data/temporary_directory.h"
 
 using namespace conclave;
@@ -11,22 +11,15 @@ using Catch::Matchers::Contains;
 
 namespace {
 
-// An idx file of these extents, each below 256.
-std::string idx(const std::vector<int>& extents, const std::string& values) {
-  std::string bytes{0, 0, 8, static_cast<char>(extents.size())};
-  for (const int extent : extents) bytes += std::string(3, '\0') + static_cast<char>(extent);
-  return gzip(bytes + values);
-}
-
 // A folder with 24 images of 2 x 3 pixels for training, the 24 first of the alphabet, and one for testing.
 struct Folder : TemporaryDirectory {
   Folder() {
     std::string pixels;
     for (char letter = 'a'; letter < 'y'; ++letter) pixels += std::string(6, letter);
-    write("train-images-idx3-ubyte.gz", idx({24, 2, 3}, pixels));
-    write("train-labels-idx1-ubyte.gz", idx({24}, std::string(20, '\1') + "\2\3\4\5"));
-    write("t10k-images-idx3-ubyte.gz", idx({1, 2, 3}, "ABCDEF"));
-    write("t10k-labels-idx1-ubyte.gz", idx({1}, "\x9"));
+    write("train-images-idx3-ubyte.gz", idx_file({24, 2, 3}, pixels));
+    write("train-labels-idx1-ubyte.gz", idx_file({24}, std::string(20, '\1') + "\2\3\4\5"));
+    write("t10k-images-idx3-ubyte.gz", idx_file({1, 2, 3}, "ABCDEF"));
+    write("t10k-labels-idx1-ubyte.gz", idx_file({1}, "\x9"));
   }
   std::string error() const {
     return error_of([&] { read_fashion_mnist(path()); });
@@ -67,13 +60,13 @@ TEST_CASE("the last twelfth of the training images is for validation", "[data]")
 TEST_CASE("files of Fashion-MNIST that do not fit each other are named", "[data]") {
   const Folder folder;
   CHECK(folder.error() == "");
-  folder.write("t10k-images-idx3-ubyte.gz", idx({1, 3, 2}, "ABCDEF"));
+  folder.write("t10k-images-idx3-ubyte.gz", idx_file({1, 3, 2}, "ABCDEF"));
   CHECK_THAT(folder.error(), Contains("test images of 3 x 2 pixels, but training images of 2 x 3"));
-  folder.write("t10k-images-idx3-ubyte.gz", idx({6}, "ABCDEF"));
+  folder.write("t10k-images-idx3-ubyte.gz", idx_file({6}, "ABCDEF"));
   CHECK_THAT(folder.error(), Contains("t10k-images-idx3-ubyte.gz: 1 extents; images have 3"));
-  folder.write("train-labels-idx1-ubyte.gz", idx({24}, std::string(23, '\1') + "\xA"));
+  folder.write("train-labels-idx1-ubyte.gz", idx_file({24}, std::string(23, '\1') + "\xA"));
   CHECK_THAT(folder.error(), Contains("train-labels-idx1-ubyte.gz: label 23 is 10; there are 10 classes"));
-  folder.write("train-labels-idx1-ubyte.gz", idx({23}, std::string(23, '\1')));
+  folder.write("train-labels-idx1-ubyte.gz", idx_file({23}, std::string(23, '\1')));
   CHECK_THAT(folder.error(),
              Contains("train-labels-idx1-ubyte.gz: 23 labels, but ") && Contains(" has 24 images"));
   CHECK_THAT(error_of([] { read_fashion_mnist("/nonexistent"); }),

@@ -150,3 +150,33 @@ TEST_CASE("no truncation of a WordNet line is misread or crashes", "[data]") {
     if (size > 0 && size < kGood.find('|') + 3) CHECK_THAT(error, Contains("data.noun:1: "));
   }
 }
+
+TEST_CASE("a noun's definition is that of its first sense in the lexicographer file, without examples",
+          "[data]") {
+  const TemporaryDirectory folder;
+  folder.write("data.noun",
+               "  1 the licence\n"
+               "00000001 06 n 01 gym_shoe 0 000 | a second sense; \"with an example\"\n"
+               "00000002 04 n 01 gym_shoe 0 000 | the first, but no artifact\n"
+               "00000003 06 n 01 gym_shoe 0 000 | a shoe; has a sole; \"his shoe\"; \"her shoe\"\n"
+               "00000004 06 n 01 T-shirt 0 000 | a shirt\n");
+  const std::string index =
+      "  1 the licence\ngym_shoe n 3 2 @ ~ 3 1 00000002 00000003 00000001  \nt-shirt n 1 1 @ 1 0 00000004  "
+      "\n";
+  folder.write("index.noun", index + "act n 1 1 @ 1 0 00000002  \n");
+  const auto definitions = [&](const std::vector<std::string_view>& words) {
+    return read_definitions(folder.path(), "noun.artifact", words);
+  };
+  CHECK(definitions({"T-shirt", "gym shoe"}) == std::vector<std::string>{"a shirt", "a shoe; has a sole"});
+  for (const char* missing : {"act", "boot"})
+    CHECK_THAT(error_of([&] {
+                 definitions({"T-shirt", missing});
+               }),
+               Contains(fmt::format("index.noun: `{}` has no sense", missing)) && Contains("noun.artifact"));
+  for (const char* bad : {"boot", "boot n 1 1 @ 1 0", "boot n 2 1 @ 1 0 00000004", "boot n 1 1 @ 1 0 0000004",
+                          "boot n x 1 @ 1 0 00000004", "boot n 0 1 @ 1 0 00000004"}) {
+    folder.write("index.noun", index + bad + "\n");
+    CHECK_THAT(error_of([&] { definitions({"boot"}); }), Contains("index.noun:4: "));
+    CHECK(error_of([&] { definitions({"T-shirt"}); }) == "");
+  }
+}

@@ -229,8 +229,9 @@ TEST_CASE("a mistake in --set is told as one", "[recipe]") {
   CHECK_THAT(set("experts=3"), Contains("the nearest is moe.experts"));
   CHECK_THAT(set("moe=3"), Contains("moe is a table; set one of its keys: every, experts"));
   CHECK(set("moe.experts=0") == "--set moe.experts=0: moe.experts = 0: must be between 1 and 4096");
-  CHECK_THAT(set("data.source=tabel"), Contains("must be one of wordnet, table, glue, fashion_mnist, "
-                                                "image_folder, emoji, coco; the nearest is table"));
+  CHECK_THAT(set("data.source=tabel"),
+             Contains("must be one of wordnet, table, glue, fashion_mnist, "
+                      "image_folder, emoji, coco, fashion_gloss; the nearest is table"));
 }
 
 TEST_CASE("what must hold between fields names the place of a key that was written", "[recipe]") {
@@ -323,6 +324,7 @@ TEST_CASE("what only texts or only images have is refused without them", "[recip
       mistake(images + "model.fusion = \"cross\"") ==
       "q.toml:2: model.fusion = \"cross\" is for images with texts, but data.source = \"fashion_mnist\" has "
       "one of them alone; leave it \"joint\"");
+  CHECK(mistake("data.source = \"fashion_gloss\"\nmodel.fusion = \"late\"\ndata.inputs = \"text\"") == "");
   CHECK_THAT(mistake(emoji + "model.fusion = \"early\""), Contains("must be one of joint, cross, late"));
   CHECK_THAT(mistake(emoji + "model.image_weight = 1"), Contains("must be between 0.001 and 0.999"));
   const std::string separate = "moe.modality_experts = \"separate\"\n";
