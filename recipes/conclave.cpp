@@ -146,13 +146,14 @@ int main(int argc, char** argv) {
   generate_command->add_option("--count", generate.count, "Images for each text")->check(CLI::PositiveNumber);
   generate_command->add_option("--out", generate.out, "*.png, with all of them in a grid");
   generate_command
-      ->add_option("--steps", generate.steps, "Steps from noise to an image, of two passes of the model each")
+      ->add_option("--steps", generate.options.steps,
+                   "Steps from noise to an image, of two passes of the model each")
       ->check(CLI::PositiveNumber);
   generate_command
-      ->add_option("--guidance", generate.guidance,
+      ->add_option("--guidance", generate.options.guidance,
                    "How far to exaggerate what a text adds: 1 draws as the model would, 0 whatever it likes")
       ->check(CLI::NonNegativeNumber);
-  generate_command->add_option("--seed", generate.seed, "Other seeds, other images");
+  generate_command->add_option("--seed", generate.options.seed, "Other seeds, other images");
   generate_command->add_option("--scale", generate.scale, "How many times as large to show a pixel")
       ->check(CLI::Range(1, 64));
   generate_command->add_option("--judge", generate.judge,
@@ -255,9 +256,7 @@ int main(int argc, char** argv) {
   commands::BenchArguments bench;
   auto* bench_command =
       app.add_subcommand("bench", "Measure this machine and the parts that decide the speed");
-  bench_command->add_option("names", bench.names,
-                            "Which (none: all): peak, grouped, convolution, layer_norm, lstm, moe, routing, "
-                            "batching, dispatch");
+  bench_command->add_option("names", bench.names, "Which (none: all): " + commands::bench_names());
   bench_command
       ->add_option("--repetitions", bench.repetitions, "Timings per figure, of which the median is taken")
       ->check(CLI::PositiveNumber);

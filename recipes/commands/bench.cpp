@@ -3,46 +3,66 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <functional>
+#include <iterator>
+#include <string>
+#include <string_view>
+#include <utility>
 
 #include "recipes/commands/commands.h"
 
 namespace conclave::commands {
+namespace {
+
+struct Setting {
+  const ProcessGrid& grid;
+  const std::string& cache_directory;
+  std::int64_t repetitions;
+};
+
+struct Measurement {
+  std::string_view name;
+  void (*alone)(const Setting&);  // either is null where it cannot be measured so
+  void (*between_ranks)(const Setting&);
+};
+
+constexpr Measurement kMeasurements[] = {
+    {"peak", [](const Setting& s) { bench::peak(s.repetitions); }, nullptr},
+    {"grouped", [](const Setting& s) { bench::grouped(s.repetitions); }, nullptr},
+    {"convolution", [](const Setting& s) { bench::convolution(s.repetitions); }, nullptr},
+    {"layer_norm", [](const Setting& s) { bench::layer_norm(s.repetitions); }, nullptr},
+    {"lstm", [](const Setting& s) { bench::lstm(s.repetitions); }, nullptr},
+    {"moe", [](const Setting& s) { bench::moe(s.grid, s.repetitions); }, nullptr},
+    {"routing", [](const Setting& s) { bench::routing_cache(s.grid, s.repetitions); },
+     [](const Setting& s) { bench::routing_balance(s.grid, s.repetitions); }},
+    {"batching", [](const Setting& s) { bench::batching(s.grid, s.cache_directory, s.repetitions); },
+     nullptr},
+    {"dispatch", nullptr, [](const Setting& s) { bench::dispatch(s.grid, s.repetitions); }},
+};
+
+}  // namespace
+
+std::string bench_names() {
+  std::string names;
+  for (const Measurement& measurement : kMeasurements)
+    names.append(names.empty() ? "" : ", ").append(measurement.name);
+  return names;
+}
 
 int bench(const BenchArguments& arguments, const Surroundings& surroundings, const MpiSession& session) {
   auto world = session.world();
   set_threads(0, surroundings, *world);
   const ProcessGrid grid(std::move(world), 0);
   const bool alone = grid.world().size() == 1, first = grid.world().rank() == 0;
+  const Setting setting{grid, surroundings.cache_directory, arguments.repetitions};
 
-  struct Measurement {
-    const char* name;
-    std::function<void()> alone, between_ranks;  // where it can be measured
-  };
-  const auto repetitions = arguments.repetitions;
-  const Measurement measurements[] = {
-      {"peak", [&] { bench::peak(repetitions); }, {}},
-      {"grouped", [&] { bench::grouped(repetitions); }, {}},
-      {"convolution", [&] { bench::convolution(repetitions); }, {}},
-      {"layer_norm", [&] { bench::layer_norm(repetitions); }, {}},
-      {"lstm", [&] { bench::lstm(repetitions); }, {}},
-      {"moe", [&] { bench::moe(grid, repetitions); }, {}},
-      {"routing", [&] { bench::routing_cache(grid, repetitions); },
-       [&] { bench::routing_balance(grid, repetitions); }},
-      {"batching", [&] { bench::batching(grid, surroundings.cache_directory, repetitions); }, {}},
-      {"dispatch", {}, [&] { bench::dispatch(grid, repetitions); }},
-  };
   for (const std::string& name : arguments.names)
-    require(std::ranges::any_of(measurements, [&](const auto& known) { return name == known.name; }),
-            "nothing is measured by the name '{}'; there are: peak, grouped, convolution, layer_norm, lstm, "
-            "moe, routing, "
-            "batching, dispatch",
-            name);
-  for (const auto& [name, on_one, on_several] : measurements) {
+    require(std::ranges::find(kMeasurements, name, &Measurement::name) != std::end(kMeasurements),
+            "nothing is measured by the name '{}'; there are: {}", name, bench_names());
+  for (const auto& [name, on_one, on_several] : kMeasurements) {
     const bool asked = std::ranges::find(arguments.names, name) != arguments.names.end();
     if (!asked && !arguments.names.empty()) continue;
-    if (const auto& measure = alone ? on_one : on_several)
-      measure();
+    if (const auto measure = alone ? on_one : on_several)
+      measure(setting);
     else if (first && alone)
       fmt::print("{0} is measured between ranks: mpirun -n 2 conclave bench {0}\n", name);
     else if (first && asked)

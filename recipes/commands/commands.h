@@ -8,6 +8,7 @@
 
 #include "parallel/device_world.h"
 #include "recipes/caption_writer.h"
+#include "recipes/image_sampler.h"
 
 namespace conclave::commands {
 
@@ -52,9 +53,7 @@ struct GenerateArguments {
   std::vector<std::string> texts;  ///< none: the names of all classes
   std::int64_t count = 16;         ///< images for each text
   std::string out = "generated.png";
-  std::int64_t steps = 12;
-  double guidance = 3.0;
-  std::uint64_t seed = 1;
+  SamplerOptions options;
   std::int64_t scale = 2;
   std::string judge;  ///< checkpoint of a classifier; "": nobody judges
   std::vector<std::string> overrides;
@@ -105,6 +104,8 @@ struct BenchArguments {
   std::vector<std::string> names;  ///< none: all
   std::int64_t repetitions = 5;
 };
+/// What can be measured, as a sentence lists it.
+std::string bench_names();
 int bench(const BenchArguments& arguments, const Surroundings& surroundings, const MpiSession& session);
 
 int recipe_check(const std::string& recipe, const std::vector<std::string>& overrides, std::int64_t ranks);

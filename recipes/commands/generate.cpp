@@ -93,8 +93,7 @@ int generate(const GenerateArguments& arguments, const Surroundings& surrounding
   for (const std::string& text : wanted)
     texts.insert(texts.end(), static_cast<std::size_t>(arguments.count), text);
   const auto begin = std::chrono::steady_clock::now();
-  const std::vector<Image> images = sampler.sample(
-      texts, {.steps = arguments.steps, .guidance = arguments.guidance, .seed = arguments.seed});
+  const std::vector<Image> images = sampler.sample(texts, arguments.options);
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
   // A row for each text where there are several, else as square as can be.
   const Index columns = wanted.size() > 1
