@@ -1,52 +1,19 @@
 """Linear models of emoji's groups, which recipes/emoji_group.toml is held to: logistic regression on TF-IDF of the
 texts, on pixels, and on both, of the emoji and the split that data/emoji.h describes. Prints them as JSON."""
 
-import io
 import json
 import re
-import xml.etree.ElementTree
-import zlib
 
 import numpy
 import scipy.sparse
-from fontTools.ttLib import TTFont
 from PIL import Image
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-FONT = "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"
-NAMES = "/usr/share/unicode/emoji/emoji-test.txt"
-ANNOTATIONS = "/usr/share/unicode/cldr/common/annotations/en.xml"
+from peers.emoji import picture, read
+
 SIDE = 32
 STRENGTHS = [10.0**k for k in range(-4, 5)]  # C, of which validation takes the best
-
-
-def read(side=SIDE):
-    """(split, group, name, text, glyph) of every emoji of one code point that has a picture, and what draws a glyph."""
-    root = xml.etree.ElementTree.parse(ANNOTATIONS).getroot()
-    keywords = {a.get("cp"): [k.strip() for k in a.text.split("|")] for a in root.iter("annotation") if not a.get("type")}
-    font = TTFont(FONT)
-    glyphs, pictures = font.getBestCmap(), font["CBDT"].strikeData[0]
-    emoji, group = [], None
-    for line in open(NAMES, encoding="utf-8"):
-        if line.startswith("# group:"):
-            group = line[len("# group:"):].strip()
-        found = re.match(r"([0-9A-F ]+?) *; fully-qualified *# \S+ E\S+ (.*)", line)
-        codes = [int(code, 16) for code in found[1].split() if code != "FE0F"] if found else []
-        if len(codes) == 1 and codes[0] in glyphs:
-            bucket = zlib.crc32(f"{codes[0]:X}".encode()) % 10
-            text = ", ".join([found[2], *keywords.get(chr(codes[0]), [])])
-            emoji.append(({8: "validation", 9: "test"}.get(bucket, "train"), group, found[2], text, glyphs[codes[0]]))
-    return emoji, lambda glyph: picture(pictures[glyph].imageData, side)
-
-
-def picture(png, side):
-    """The middle square, on white, as Conclave's models see it: [side, side, 3], from 0 to 1."""
-    image = Image.open(io.BytesIO(png)).convert("RGBA")
-    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    left = (image.width - image.height) // 2
-    square = image.crop((left, 0, left + image.height, image.height))
-    return numpy.asarray(square.resize((side, side), Image.Resampling.BOX), dtype=float) / 255
 
 
 def fit(features, labels, split):
@@ -63,18 +30,18 @@ def fit(features, labels, split):
 
 def texts(emoji, split, left_out, pairs):
     vectorizer = TfidfVectorizer(token_pattern=r"\w+", stop_words=left_out, ngram_range=(1, 1 + pairs), sublinear_tf=True)
-    lines = numpy.array([text for *_, text, _ in emoji])
+    lines = numpy.array([e.text for e in emoji])
     vectorizer.fit(lines[split == "train"])
     return vectorizer.transform(lines)
 
 
 def measure():
     """Accuracies by features; of the texts with and without the words of the groups' names, which give some away."""
-    emoji, draw = read()
-    split = numpy.array([e[0] for e in emoji])
-    labels = numpy.array([e[1] for e in emoji])
+    emoji = read()
+    split = numpy.array([e.split for e in emoji])
+    labels = numpy.array([e.group for e in emoji])
     group_words = sorted({word for group in labels for word in re.findall(r"\w+", group.lower())})
-    pixels = numpy.array([draw(glyph).ravel() for *_, glyph in emoji])
+    pixels = numpy.array([picture(e.png, SIDE, Image.BOX).ravel() / 255 for e in emoji])
     pixels = (pixels - pixels[split == "train"].mean(0)) / (pixels[split == "train"].std(0) + 1e-6)
     results = {"examples": {name: int((split == name).sum()) for name in ("train", "validation", "test")},
                "image": fit(pixels, labels, split)}

@@ -4,8 +4,8 @@ import json
 import sys
 from pathlib import Path
 
-import emoji_linear
 import matplotlib
+from peers.emoji import picture, read
 from PIL import Image
 from reproduction import CONCLAVE, OUT, call
 
@@ -42,13 +42,12 @@ def captions(runs):
     run = needed(runs / "emoji_caption", "scripts/train recipes/emoji_caption.toml")
     said = call([CONCLAVE, "caption", run, "--split", "test", "--beam", "4"])
     lines = [line for line in map(json.loads, said.splitlines()) if "caption" in line]
-    emoji, draw = emoji_linear.read(side=64)
-    glyphs = {name: glyph for _, _, name, _, glyph in emoji}
+    pngs = {emoji.name: emoji.png for emoji in read()}
     figure, axes = plt.subplots(ROWS, COLUMNS, figsize=(9, 6.4))
     for i, axis in enumerate(axes.flat):
         line = lines[i * len(lines) // axes.size]
         name = line["references"][0]
-        axis.imshow(draw(glyphs[name]))
+        axis.imshow(picture(pngs[name], 64, Image.BOX))
         axis.set_axis_off()
         axis.text(0.5, -0.06, line["caption"], transform=axis.transAxes, ha="center", va="top", fontsize=8, wrap=True)
         axis.text(0.5, -0.22, name, transform=axis.transAxes, ha="center", va="top", fontsize=7, color="grey", wrap=True)

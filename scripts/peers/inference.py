@@ -20,7 +20,8 @@ import tempfile
 
 HERE = pathlib.Path(__file__).parent
 RECIPES = HERE.parent.parent / "recipes"
-TEXT, IMAGES = "ankle boot", 192  # so many that a tenth of a second, to which Conclave tells them, is little
+IMAGES = 192  # so many that a tenth of a second, to which Conclave tells them, is little
+DRAWING = ["--text", "ankle boot", "--count", IMAGES, "--steps", 12, "--guidance", 3]
 # How fast images are drawn does not depend on what was learned; how long captions get, does.
 STEPS = {"fashion_generate": ["--set", "train.steps=4"], "emoji_caption": []}
 
@@ -59,10 +60,9 @@ def main():
         print(f"{'':8} {'s/image, Conclave':>20} {'PyTorch':>10} {'captions/s, Conclave':>22} {'PyTorch':>10}")
         for number in range(1, arguments.rounds + 1):
             grid, captions = work / "grid.png", work / "captions.jsonl"
-            said = conclave("generate", runs / "fashion_generate", "--text", TEXT, "--count", IMAGES, "--scale", 1,
-                            "--out", grid)
-            drawn = torch("torch_generate.py", "fashion_generate", "--text", TEXT, "--count", IMAGES,
-                          "--passes", 1, "--compare", grid)
+            said = conclave("generate", runs / "fashion_generate", *DRAWING, "--scale", 1, "--out", grid)
+            drawn = torch("torch_generate.py", "fashion_generate", *DRAWING, "--passes", 1,
+                          "--compare", grid)
             captions.write_text(conclave("caption", runs / "emoji_caption", "--split", "test"))
             summary = json.loads(captions.read_text().splitlines()[-1])
             written = torch("torch_caption.py", "emoji_caption", "--compare", captions)

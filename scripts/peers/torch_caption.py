@@ -13,49 +13,23 @@ many captions are those of captions.jsonl, of which fewer than nine in ten are a
 log_probabilities_apart is the largest difference of these.
 """
 
-import argparse
-import io
 import json
-import statistics
-import time
-import zlib
 
 import numpy
 import torch
-from fontTools.ttLib import TTFont
 from PIL import Image
 from torch.nn import functional as F
 
-from trained import Linear, Tokenizer, Trunk, read
+from emoji import picture, read as read_emoji
+from trained import Linear, Trunk, argument_parser, opened, timed
 
 BATCH = 64  # images per forward pass
-FONT = "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"
-NAMES = "/usr/share/unicode/emoji/emoji-test.txt"
 
 
 def test_images(side):
-    """As data/emoji.h has them, [images, 3, side, side] bytes; resized by Pillow, within a level of Conclave."""
-    font = TTFont(FONT)
-    glyphs, bitmaps = font.getBestCmap(), font["CBDT"].strikeData[0]
-    images = []
-    with open(NAMES, encoding="utf-8") as file:
-        for line in file:
-            codes, _, rest = line.partition(";")
-            codes = [code for code in codes.split() if code != "FE0F"]
-            if line.startswith("#") or not rest.lstrip().startswith("fully-qualified") or len(codes) != 1:
-                continue
-            code = int(codes[0], 16)
-            glyph = glyphs.get(code)
-            if glyph not in bitmaps or zlib.crc32(f"{code:X}".encode()) % 10 != 9:
-                continue
-            image = Image.open(io.BytesIO(bitmaps[glyph].imageData)).convert("RGBA")
-            white = Image.new("RGBA", image.size, "white")
-            image = Image.alpha_composite(white, image).convert("RGB")
-            shorter = min(image.size)
-            left, top = (image.width - shorter) // 2, (image.height - shorter) // 2
-            image = image.crop((left, top, left + shorter, top + shorter)).resize((side, side), Image.BILINEAR)
-            images.append(numpy.asarray(image).transpose(2, 0, 1))
-    return torch.from_numpy(numpy.stack(images))
+    """[images, 3, side, side] bytes"""
+    images = [picture(emoji.png, side, Image.BILINEAR) for emoji in read_emoji() if emoji.split == "test"]
+    return torch.from_numpy(numpy.stack(images).transpose(0, 3, 1, 2))
 
 
 class ImageEncoder:
@@ -158,25 +132,14 @@ class Captioner:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("run", help="folder with the checkpoints")
-    parser.add_argument("weights", help="exported from it, *.safetensors")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--passes", type=int, default=3, help="after one that is not timed")
+    parser = argument_parser(__doc__)
     parser.add_argument("--compare", metavar="CAPTIONS", help="what `conclave caption RUN --split test` printed")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    recipe, tensors = read(arguments.weights)
+    arguments, recipe, tensors, tokenizer = opened(parser)
     if recipe["data"]["source"] != "emoji":
         raise SystemExit("torch_caption: only recipes on emoji")
-    tokenizer = Tokenizer(arguments.run)
     captioner, images = Captioner(recipe, tensors, tokenizer), test_images(recipe["image"]["size"])
-    seconds = []
-    for _ in range(1 + arguments.passes):
-        start = time.perf_counter()
-        written = captioner.write(images)
-        seconds.append(time.perf_counter() - start)
-    said = {"captions_per_second": len(images) / statistics.median(seconds[1:]), "images": len(images),
+    written, seconds = timed(arguments.passes, lambda: captioner.write(images))
+    said = {"captions_per_second": len(images) / seconds, "images": len(images),
             "tokens": sum(len(tokens) for tokens, _ in written)}
     if arguments.compare:
         with open(arguments.compare, encoding="utf-8") as file:

@@ -12,18 +12,15 @@ Conclave's, so that the images are to be those of grid.png; levels_apart says ho
 mean above 0.5 is an error.
 """
 
-import argparse
 import json
 import math
-import statistics
-import time
 
 import numpy
 import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from trained import Linear, Tokenizer, Trunk, read
+from trained import Linear, Trunk, argument_parser, opened, timed
 
 BATCH = 64  # images per forward pass
 TIME_FEATURES = 64
@@ -100,32 +97,23 @@ def shown(path, count, height, width):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("run", help="folder with the checkpoints")
-    parser.add_argument("weights", help="exported from it, *.safetensors")
+    parser = argument_parser(__doc__)
     parser.add_argument("--text", required=True)
     parser.add_argument("--count", type=int, default=16)
     parser.add_argument("--side", type=int, default=28, help="pixels along an image's sides")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--passes", type=int, default=3, help="after one that is not timed")
     parser.add_argument("--compare", metavar="GRID", help="the same images by Conclave, *.png")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    recipe, tensors = read(arguments.weights)
-    generator, tokenizer = Generator(recipe, tensors), Tokenizer(arguments.run)
+    arguments, recipe, tensors, tokenizer = opened(parser)
+    generator = Generator(recipe, tensors)
     text = tokenizer.encode(arguments.text)[:recipe["data"]["max_length"]]
     patches, size = len(generator.positions), generator.patch_in.weight.shape[1]
     noise = normal_noise(arguments.seed, arguments.count * patches * size).view(-1, patches, size)
-    seconds = []
-    for _ in range(1 + arguments.passes):
-        start = time.perf_counter()
-        drawn = generator.sample(noise, text, [tokenizer.unknown] * len(text), arguments.steps,
-                                 arguments.guidance)
-        seconds.append(time.perf_counter() - start)
-    said = {"seconds_per_image": statistics.median(seconds[1:]) / arguments.count, "images": arguments.count}
+    hidden = [tokenizer.unknown] * len(text)
+    drawn, seconds = timed(
+        arguments.passes, lambda: generator.sample(noise, text, hidden, arguments.steps, arguments.guidance))
+    said = {"seconds_per_image": seconds / arguments.count, "images": arguments.count}
     if arguments.compare:
         side = arguments.side
         apart = numpy.abs(pixels(drawn, recipe["generate"]["patch"], side, side).astype(int)

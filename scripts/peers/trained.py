@@ -4,21 +4,45 @@ Its weights are those that `conclave export RUN weights.safetensors` wrote; its 
 newest checkpoint, as that is where the tokenizer is.
 """
 
+import argparse
 import math
 import pathlib
+import statistics
+import time
 import tomllib
 
 import h5py
 import torch
 from safetensors import safe_open
-from torch import nn
 from torch.nn import functional as F
 
 
-def read(weights):
-    """The recipe and the tensors by name of an exported model."""
-    with safe_open(weights, "pt") as file:
-        return tomllib.loads(file.metadata()["recipe"]), {name: file.get_tensor(name) for name in file.keys()}
+def argument_parser(description):
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("run", help="folder with the checkpoints")
+    parser.add_argument("weights", help="exported from it, *.safetensors")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--passes", type=int, default=3, help="after one that is not timed")
+    return parser
+
+
+def opened(parser):
+    """What the command line says, and of the model it names the recipe, the tensors by name and the tokenizer."""
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    with safe_open(arguments.weights, "pt") as file:
+        recipe, tensors = tomllib.loads(file.metadata()["recipe"]), {name: file.get_tensor(name) for name in file.keys()}
+    return arguments, recipe, tensors, Tokenizer(arguments.run)
+
+
+def timed(passes, work):
+    """What work() returns, and its seconds: the median of the passes after a first one."""
+    seconds = []
+    for _ in range(1 + passes):
+        start = time.perf_counter()
+        result = work()
+        seconds.append(time.perf_counter() - start)
+    return result, statistics.median(seconds[1:])
 
 
 class Linear:
