@@ -7,7 +7,7 @@
 namespace conclave {
 namespace {
 
-constexpr std::size_t kImages = 64;  // per forward pass
+constexpr std::size_t kImages = 16;  // per forward pass: more no longer fit the second-level cache
 
 ImageGenerator& generator_of(LoadedModel& model) {
   ImageGenerator* generator = model.model().generator();

@@ -77,16 +77,20 @@ void scale_channels(const Tensor& x, const Tensor& centre, const Tensor& factor,
         const Index begin = (image * pixels + first) * channels, rows = std::min(step, pixels - first);
         const T* in = x.data<T>() + begin;
         T* out = y.data<T>() + begin;
-        for (Index row = 0; row < rows; ++row, in += channels, out += channels) {
-          if (m && f && a) {
+        // What there is, is asked once and not within the loop: of a null table even masked loads are slow.
+        const auto each_row = [&](auto value) {
+          for (Index row = 0; row < rows; ++row, in += channels, out += channels)
 #pragma omp simd
-            for (Index c = 0; c < channels; ++c) out[c] = (in[c] - m[c]) * f[c] + a[c];
-          } else {
-#pragma omp simd
-            for (Index c = 0; c < channels; ++c)
-              out[c] = (in[c] - (m ? m[c] : T(0))) * (f ? f[c] : T(1)) + (a ? a[c] : T(0));
-          }
-        }
+            for (Index c = 0; c < channels; ++c) out[c] = value(in, c);
+        };
+        if (m && f && a)
+          each_row([=](const T* from, Index c) { return (from[c] - m[c]) * f[c] + a[c]; });
+        else if (f && !m && !a)
+          each_row([=](const T* from, Index c) { return from[c] * f[c]; });
+        else
+          each_row([=](const T* from, Index c) {
+            return (from[c] - (m ? m[c] : T(0))) * (f ? f[c] : T(1)) + (a ? a[c] : T(0));
+          });
         if (activation != Activation::none || derivative.defined())
           activate(y.data<T>() + begin, rows * channels, activation,
                    derivative.defined() ? derivative.data<T>() + begin : nullptr);

@@ -1,5 +1,6 @@
-// y = x W^T for so few rows that BLAS would spend as long on copying the weight into its own order as on
-// products: here every weight is read once, where it lies, and x is what is rearranged.
+// y = x W^T whose rows do not depend on what rows are beside them. For so few rows that BLAS would spend as
+// long on copying the weight into its own order as on products, every weight is read once, where it lies, and
+// x is what is rearranged; for more it is the weight. Either way a row's sums are taken in the same order.
 #pragma once
 
 #include <algorithm>
@@ -10,14 +11,16 @@ namespace conclave::kernels {
 
 /// The most rows of one call, and the most outputs: their results, transposed, are on the stack meanwhile.
 constexpr Index kFewRows = 64;
+/// The rows of one call of many_rows_product, at best: beside its output they fit the second-level cache.
+constexpr Index kManyRows = 384;
 template <class T>
 inline constexpr Index kFewOutputs = 4096 / sizeof(T);
 
 namespace few_rows {
 
 // Of the inner dimension and of the outputs at a time: a tile's columns of x, so deep, and so many outputs'
-// weights fit the first-level cache together. Rows of weights that are fetched ahead for each tile.
-constexpr Index kDepth = 256, kBlock = 12, kAhead = 4;
+// weights fit the first-level cache together.
+constexpr Index kDepth = 256, kBlock = 12;
 
 /// to [columns, stride] = from [rows, columns]^T; columns of `to` up to the next multiple of kLanes are zero.
 template <class T>
@@ -83,20 +86,40 @@ void few_rows_product(Index rows, Index outputs, Index in, const T* x, const T* 
       const T* next = deeper ? weight + first + depth : weight + (output + kBlock) * in + first;
       const Index next_depth = deeper ? std::min(kDepth, in - first - depth) : depth;
       const Index next_rows = std::min(kBlock, deeper ? outputs : outputs - output - kBlock);
+      const Index tiles = (stride + kPanel - 1) / kPanel, some = (next_rows + tiles - 1) / tiles;
       Index ahead = 0;
       for (Index row = 0; row < stride; row += kPanel) {
-        for (Index tile = 0; tile < count; tile += kTileRows) {
-          for (const Index end = std::min(ahead + kAhead, next_rows); ahead < end; ++ahead)
-            for (Index i = 0; i < next_depth; i += 64 / static_cast<Index>(sizeof(T)))
-              __builtin_prefetch(next + ahead * in + i, 0, 2);
-          tile_product(std::min(kTileRows, count - tile), std::min(kPanel, stride - row), depth,
-                       weight + (output + tile) * in + first, in, Index{1}, columns + row * depth, kPanel,
-                       sums + (output + tile) * stride + row, stride, first > 0);
-        }
+        for (const Index end = std::min(ahead + some, next_rows); ahead < end; ++ahead)
+          for (Index i = 0; i < next_depth; i += 64 / static_cast<Index>(sizeof(T)))
+            __builtin_prefetch(next + ahead * in + i, 0, 2);
+        tile_product(count, std::min(kPanel, stride - row), depth, weight + output * in + first, in, Index{1},
+                     columns + row * depth, kPanel, sums + output * stride + row, stride, first > 0);
       }
     }
   }
   transpose_back(rows, outputs, sums, stride, bias, y, y_row);
+}
+
+/// The same for any number of rows; outputs must be whole panels of kTileColumns.
+template <class T>
+void many_rows_product(Index rows, Index outputs, Index in, const T* x, const T* weight, const T* bias, T* y,
+                       Index y_row) {
+  using few_rows::kDepth;
+  constexpr Index kPanel = kTileColumns<T>;
+  alignas(64) T panel[kDepth * kPanel];
+  for (Index output = 0; output < outputs; output += kPanel) {
+    for (Index first = 0; first == 0 || first < in; first += kDepth) {
+      const Index depth = std::min(kDepth, in - first);
+      few_rows::transpose_rows(kPanel, depth, weight + output * in + first, in, panel, kPanel);
+      tile_product(rows, kPanel, depth, x + first, in, Index{1}, panel, kPanel, y + output, y_row, first > 0);
+    }
+    if (!bias) continue;
+    const Vector<T> left = load(bias + output), right = load(bias + output + kLanes<T>);
+    for (T *to = y + output, *end = to + rows * y_row; to != end; to += y_row) {
+      store(to, load(to) + left);
+      store(to + kLanes<T>, load(to + kLanes<T>) + right);
+    }
+  }
 }
 
 }  // namespace conclave::kernels

@@ -113,23 +113,29 @@ void grouped_linear(const Tensor& x, RowOffsets offsets, const Tensor& weight, c
     const T *px = x.data<T>(), *pw = weight.data<T>(), *pb = bias.defined() ? bias.data<T>() : nullptr;
     T *py = y.data<T>(), *pd = derivative.defined() ? derivative.data<T>() : nullptr;
     if (largest <= kFewRows || bits == RowBits::independent) {
-      const Blocks few{offsets, kFewRows};
-      const Index blocks_of_rows = few.count();
-      // x is rearranged anew for every task, so that there should not be many; but every thread wants a few.
-      const Index even = blocks_of_rows * out / (4 * omp_get_max_threads());
-      const Index share = std::clamp<Index>((even + 15) / 16 * 16, 64, kFewOutputs<T>);
+      // Groups of many rows take their weights in panels, but for outputs that do not fill one.
+      const Index paneled = largest > kFewRows ? out / kTileColumns<T> * kTileColumns<T> : 0;
+      const auto product = [&](const Blocks& parts, Index first_output, Index last_output, auto&& multiply) {
+        const Index count = parts.count();
+        // What is rearranged is so anew for every task, so that there should not be many; but every thread
+        // wants a few.
+        const Index even = count * (last_output - first_output) / (4 * omp_get_max_threads());
+        const Index share = std::clamp<Index>((even + 15) / 16 * 16, 64, kFewOutputs<T>);
 #pragma omp parallel for collapse(2) schedule(dynamic) if (rows * in * out > kParallelElements)
-      for (Index number = 0; number < blocks_of_rows; ++number) {
-        for (Index first = 0; first < out; first += share) {
-          const auto [group, begin, end] = few.task(number);
-          const Index outputs = std::min(share, out - first);
-          few_rows_product(end - begin, outputs, in, px + begin * in, pw + (group * out + first) * in,
-                           pb ? pb + group * out + first : nullptr, py + begin * out + first, out);
-          if (activation == Activation::none && !pd) continue;
-          for (Index at = begin * out + first; at < end * out; at += out)
-            activate(py + at, outputs, activation, pd ? pd + at : nullptr);
+        for (Index number = 0; number < count; ++number) {
+          for (Index first = first_output; first < last_output; first += share) {
+            const auto [group, begin, end] = parts.task(number);
+            const Index outputs = std::min(share, last_output - first);
+            multiply(end - begin, outputs, in, px + begin * in, pw + (group * out + first) * in,
+                     pb ? pb + group * out + first : nullptr, py + begin * out + first, out);
+            if (activation == Activation::none && !pd) continue;
+            for (Index at = begin * out + first; at < end * out; at += out)
+              activate(py + at, outputs, activation, pd ? pd + at : nullptr);
+          }
         }
-      }
+      };
+      if (paneled > 0) product({offsets, kManyRows}, 0, paneled, many_rows_product<T>);
+      if (paneled < out) product({offsets, kFewRows}, paneled, out, few_rows_product<T>);
       return;
     }
 #pragma omp parallel for schedule(dynamic) if (tasks > 1)

@@ -1,7 +1,8 @@
 // Products of tiles that fit the registers: what larger products are made of. A tile of c has up to six rows
 // of two vectors; each step of its inner loop loads a row of b, and broadcasts a column of a, element by
 // element (Goto & van de Geijn 2008, section 6). Written with the compiler's own vectors, so that it is the
-// same source for every processor.
+// same source for every processor. Where the processor has AVX-512, a tile has up to twelve rows of one
+// vector twice as wide: the same sums in the same order.
 #pragma once
 
 #include <cstring>
@@ -10,28 +11,28 @@
 
 namespace conclave::kernels {
 
-template <class T>
+template <class T, int kBytes = 32>
 struct VectorOf {
-  using type [[gnu::vector_size(32)]] = T;
+  using type [[gnu::vector_size(kBytes)]] = T;
 };
 /// 32 bytes of T: a register of AVX2; the compiler makes two or four of it where registers are smaller.
-template <class T>
-using Vector = typename VectorOf<T>::type;
-template <class T>
-inline constexpr Index kLanes = 32 / sizeof(T);
+template <class T, int kBytes = 32>
+using Vector = typename VectorOf<T, kBytes>::type;
+template <class T, int kBytes = 32>
+inline constexpr Index kLanes = kBytes / sizeof(T);
 
 constexpr Index kTileRows = 6;
 template <class T>
 inline constexpr Index kTileColumns = 2 * kLanes<T>;
 
-template <class T>
-[[gnu::always_inline]] inline Vector<T> load(const T* from) {
-  Vector<T> v;
+template <class T, int kBytes = 32>
+[[gnu::always_inline]] inline Vector<T, kBytes> load(const T* from) {
+  Vector<T, kBytes> v;
   std::memcpy(&v, from, sizeof v);
   return v;
 }
-template <class T>
-[[gnu::always_inline]] inline void store(T* to, Vector<T> v) {
+template <class T, int kBytes = 32>
+[[gnu::always_inline]] inline void store(T* to, Vector<T, kBytes> v) {
   std::memcpy(to, &v, sizeof v);
 }
 
@@ -66,83 +67,68 @@ void tile_product(Index m, Index n, Index k, const T* a, Index a_row, Index a_co
 namespace tiles {
 
 // acc [R rows, V vectors] = a [R, k] b [k, V vectors]
-template <class T, int R, int V>
+template <class T, int kBytes, int R, int V>
 [[gnu::always_inline]] inline void multiply(Index k, const T* a, Index a_row, Index a_column, const T* b,
-                                            Index b_row, Vector<T> (&acc)[R][V]) {
-#pragma GCC unroll 6
+                                            Index b_row, Vector<T, kBytes> (&acc)[R][V]) {
+#pragma GCC unroll 12
   for (int r = 0; r < R; ++r)
-    for (int v = 0; v < V; ++v) acc[r][v] = Vector<T>{};
+    for (int v = 0; v < V; ++v) acc[r][v] = Vector<T, kBytes>{};
 #pragma GCC unroll 4
   for (Index i = 0; i < k; ++i) {
-    Vector<T> row[V];
+    Vector<T, kBytes> row[V];
 #pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) row[v] = load(b + i * b_row + v * kLanes<T>);
-#pragma GCC unroll 6
+    for (int v = 0; v < V; ++v) row[v] = load<T, kBytes>(b + i * b_row + v * kLanes<T, kBytes>);
+#pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
-      const Vector<T> element = Vector<T>{} + a[r * a_row + i * a_column];
+      const Vector<T, kBytes> element = Vector<T, kBytes>{} + a[r * a_row + i * a_column];
 #pragma GCC unroll 2
       for (int v = 0; v < V; ++v) acc[r][v] += element * row[v];
     }
   }
 }
 
-template <class T, int R, int V>
+template <class T, int kBytes, int R, int V>
 void product(Index k, const T* a, Index a_row, Index a_column, const T* b, Index b_row, T* c, Index c_row,
              bool accumulate) {
-  Vector<T> acc[R][V];
-  multiply<T, R, V>(k, a, a_row, a_column, b, b_row, acc);
-#pragma GCC unroll 6
+  Vector<T, kBytes> acc[R][V];
+  multiply<T, kBytes, R, V>(k, a, a_row, a_column, b, b_row, acc);
+#pragma GCC unroll 12
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
     for (int v = 0; v < V; ++v) {
-      T* to = c + r * c_row + v * kLanes<T>;
-      store(to, accumulate ? acc[r][v] + load(to) : acc[r][v]);
+      T* to = c + r * c_row + v * kLanes<T, kBytes>;
+      store<T, kBytes>(to, accumulate ? acc[r][v] + load<T, kBytes>(to) : acc[r][v]);
     }
 }
 
-template <class T, int V>
+/// The m rows of V vectors of a product, kRows of them at a time.
+template <class T, int kBytes, int V, int kRows>
 void rows(Index m, Index k, const T* a, Index a_row, Index a_column, const T* b, Index b_row, T* c,
           Index c_row, bool accumulate) {
   Index i = 0;
-  for (; i + kTileRows <= m; i += kTileRows)
-    product<T, kTileRows, V>(k, a + i * a_row, a_row, a_column, b, b_row, c + i * c_row, c_row, accumulate);
-  const auto last = [&]<int R>() {
-    product<T, R, V>(k, a + i * a_row, a_row, a_column, b, b_row, c + i * c_row, c_row, accumulate);
+  for (; i + kRows <= m; i += kRows)
+    product<T, kBytes, kRows, V>(k, a + i * a_row, a_row, a_column, b, b_row, c + i * c_row, c_row,
+                                 accumulate);
+  const auto last = [&]<int R>(auto&& self) {
+    if constexpr (R > 0) {
+      if (m - i == R)
+        product<T, kBytes, R, V>(k, a + i * a_row, a_row, a_column, b, b_row, c + i * c_row, c_row,
+                                 accumulate);
+      else
+        self.template operator()<R - 1>(self);
+    }
   };
-  switch (m - i) {
-    case 1:
-      return last.template operator()<1>();
-    case 2:
-      return last.template operator()<2>();
-    case 3:
-      return last.template operator()<3>();
-    case 4:
-      return last.template operator()<4>();
-    case 5:
-      return last.template operator()<5>();
-  }
+  last.template operator()<kRows - 1>(last);
 }
+
+/// tile_product in vectors of 32 bytes, and in those of 64, of which n must be a multiple.
+template <class T>
+void narrow_product(Index m, Index n, Index k, const T* a, Index a_row, Index a_column, const T* b,
+                    Index b_row, T* c, Index c_row, bool accumulate);
+template <class T>
+void wide_product(Index m, Index n, Index k, const T* a, Index a_row, Index a_column, const T* b, Index b_row,
+                  T* c, Index c_row, bool accumulate);
 
 }  // namespace tiles
-
-template <class T>
-void tile_product(Index m, Index n, Index k, const T* a, Index a_row, Index a_column, const T* b, Index b_row,
-                  T* c, Index c_row, bool accumulate) {
-  Index j = 0;
-  for (; j + 2 * kLanes<T> <= n; j += 2 * kLanes<T>)
-    tiles::rows<T, 2>(m, k, a, a_row, a_column, b + j, b_row, c + j, c_row, accumulate);
-  if (j + kLanes<T> <= n) {
-    tiles::rows<T, 1>(m, k, a, a_row, a_column, b + j, b_row, c + j, c_row, accumulate);
-    j += kLanes<T>;
-  }
-  if (j == n) return;
-  for (Index i = 0; i < m; ++i) {
-    T* to = c + i * c_row;
-    if (!accumulate) std::fill(to + j, to + n, T(0));
-    for (Index x = 0; x < k; ++x)
-      for (Index column = j; column < n; ++column)
-        to[column] += a[i * a_row + x * a_column] * b[x * b_row + column];
-  }
-}
 
 }  // namespace conclave::kernels

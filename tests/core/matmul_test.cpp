@@ -2,6 +2,7 @@
 #include <vector>
 
 #include "core/kernels/matmul.h"
+#include "core/kernels/tile.h"
 #include "tests/core/reference_activation.h"
 #include "tests/core/values.h"
 
@@ -189,6 +190,24 @@ TEMPLATE_TEST_CASE("an independent row has the same bits whatever rows are besid
     grouped_linear(x, offsets, weight, bias, Activation::gelu, blas, Tensor());
     CHECK(distance(blas, expected) < (dtype == DType::f32 ? 1e-4 : 1e-12));
   }
+}
+
+TEMPLATE_TEST_CASE("tiles of wide vectors add up the same sums in the same order", "[kernels]", float,
+                   double) {
+  constexpr DType dtype = dtype_of<TestType>;
+  for (const Index m : {1, 6, 11, 12, 13, 25})
+    for (const Index k : {1, 7, 300})
+      for (const bool accumulate : {false, true}) {
+        CAPTURE(m, k, accumulate);
+        constexpr Index n = 3 * kTileColumns<TestType>;
+        const Tensor a = random_values({m, k}, 1, dtype), b = random_values({k, n}, 2, dtype),
+                     c = random_values({m, n}, 3, dtype), expected = c.clone();
+        tiles::narrow_product(m, n, k, a.data<TestType>(), k, Index{1}, b.data<TestType>(), n,
+                              expected.data<TestType>(), n, accumulate);
+        tile_product(m, n, k, a.data<TestType>(), k, Index{1}, b.data<TestType>(), n, c.data<TestType>(), n,
+                     accumulate);
+        CHECK(same_bits(c, expected));
+      }
 }
 
 }  // namespace

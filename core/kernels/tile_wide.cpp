@@ -1,0 +1,25 @@
+// Compiled for AVX-512, called only where the processor has it. What it shares with code for lesser
+// processors must be inlined, or the linker might take this copy for theirs: nothing of the standard library
+// is called here.
+#ifdef CONCLAVE_WIDE_TILES
+
+#include "core/kernels/tile.h"
+
+namespace conclave::kernels {
+
+template <class T>
+void tiles::wide_product(Index m, Index n, Index k, const T* a, Index a_row, Index a_column, const T* b,
+                         Index b_row, T* c, Index c_row, bool accumulate) {
+  constexpr int kBytes = 64, kRows = 12;
+  for (Index j = 0; j < n; j += kLanes<T, kBytes>)
+    rows<T, kBytes, 1, kRows>(m, k, a, a_row, a_column, b + j, b_row, c + j, c_row, accumulate);
+}
+
+template void tiles::wide_product(Index, Index, Index, const float*, Index, Index, const float*, Index,
+                                  float*, Index, bool);
+template void tiles::wide_product(Index, Index, Index, const double*, Index, Index, const double*, Index,
+                                  double*, Index, bool);
+
+}  // namespace conclave::kernels
+
+#endif
