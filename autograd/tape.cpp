@@ -154,7 +154,7 @@ void Tape::backward(std::span<const Loss> losses) {
   for (const auto& [loss, seed] : losses) {
     require(loss.slot != nullptr, "backward: the loss does not depend on anything that wants a gradient");
     require(seed.shape() == loss.shape() && seed.dtype() == loss.dtype(), "backward: seed {} {}, loss {} {}",
-            name_of(seed.dtype()), seed.shape().to_string(), name_of(loss.dtype()), loss.shape().to_string());
+            name_of(seed.dtype()), seed.shape(), name_of(loss.dtype()), loss.shape());
   }
   // An earlier walk over the same recording leaves gradients behind in the activations' slots.
   for (Node* node = last_; node; node = node->previous) {

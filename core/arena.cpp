@@ -32,7 +32,7 @@ std::size_t physical_memory() {
 std::size_t bytes_of(const std::string& arena, const Shape& shape, DType dtype) {
   std::size_t bytes = 0;
   require(!__builtin_mul_overflow(static_cast<std::size_t>(shape.numel()), size_of(dtype), &bytes),
-          "arena {}: shape {} has more bytes than can be addressed", arena, shape.to_string());
+          "arena {}: shape {} has more bytes than can be addressed", arena, shape);
   return bytes;
 }
 

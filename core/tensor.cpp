@@ -104,10 +104,9 @@ Tensor Tensor::own(std::shared_ptr<void> owner, void* data, const Shape& shape, 
 Tensor Tensor::empty(const Shape& shape, DType dtype) {
   std::size_t bytes = 0;
   require(!__builtin_mul_overflow(static_cast<std::size_t>(shape.numel()), size_of(dtype), &bytes),
-          "tensor: shape {} of {} has more bytes than can be addressed", shape.to_string(), name_of(dtype));
+          "tensor: shape {} of {} has more bytes than can be addressed", shape, name_of(dtype));
   void* data = ::operator new (std::max<std::size_t>(bytes, 1), std::align_val_t{kAlignment}, std::nothrow);
-  require(data != nullptr, "tensor: no memory for {} bytes (shape {} of {})", bytes, shape.to_string(),
-          name_of(dtype));
+  require(data != nullptr, "tensor: no memory for {} bytes (shape {} of {})", bytes, shape, name_of(dtype));
   std::shared_ptr<void> owner(data,
                               [](void* memory) { ::operator delete (memory, std::align_val_t{kAlignment}); });
   return own(std::move(owner), data, shape, dtype, Device::cpu);
@@ -129,9 +128,9 @@ bool Tensor::contiguous() const {
 }
 
 Tensor Tensor::reshape(const Shape& shape) const {
-  require(contiguous(), "reshape: the view {} is not contiguous; clone it first", shape_.to_string());
-  require(shape.numel() == numel_, "reshape: {} has {} elements, {} has {}", shape_.to_string(), numel_,
-          shape.to_string(), shape.numel());
+  require(contiguous(), "reshape: the view {} is not contiguous; clone it first", shape_);
+  require(shape.numel() == numel_, "reshape: {} has {} elements, {} has {}", shape_, numel_, shape,
+          shape.numel());
   Tensor view = *this;
   view.slot = nullptr;
   view.shape_ = shape;
@@ -142,7 +141,7 @@ Tensor Tensor::reshape(const Shape& shape) const {
 Tensor Tensor::slice(int dim, Index begin, Index end) const {
   if (dim < 0) dim += rank();
   require(dim >= 0 && dim < rank() && begin >= 0 && begin <= end && end <= shape_[dim],
-          "slice: [{}, {}) of dimension {} does not lie in shape {}", begin, end, dim, shape_.to_string());
+          "slice: [{}, {}) of dimension {} does not lie in shape {}", begin, end, dim, shape_);
   Tensor view = *this;
   view.slot = nullptr;
   view.data_ =
@@ -156,7 +155,7 @@ Tensor Tensor::transpose(int first, int second) const {
   if (first < 0) first += rank();
   if (second < 0) second += rank();
   require(first >= 0 && second >= 0 && first < rank() && second < rank(),
-          "transpose: dimensions {} and {} of shape {}", first, second, shape_.to_string());
+          "transpose: dimensions {} and {} of shape {}", first, second, shape_);
   Tensor view = *this;
   view.slot = nullptr;
   std::swap(view.shape_[first], view.shape_[second]);
@@ -171,7 +170,7 @@ void Tensor::fill(double value) const {
 }
 
 void Tensor::zero() const {
-  require(contiguous(), "zero: the view {} is not contiguous", shape_.to_string());
+  require(contiguous(), "zero: the view {} is not contiguous", shape_);
   if constexpr (kBuiltWithCuda)
     if (device_ == Device::cuda) return cuda::zero(*this);
   constexpr std::size_t kChunk = std::size_t{1} << 18;  // bytes, a task
@@ -189,8 +188,7 @@ void Tensor::copy_from(const Tensor& source) const {
 
 void Tensor::queue_copy_from(const Tensor& source) const {
   require(dtype_ == source.dtype_ && numel_ == source.numel_ && contiguous() && source.contiguous(),
-          "copy: {} of {} into {} of {}", source.shape_.to_string(), name_of(source.dtype_),
-          shape_.to_string(), name_of(dtype_));
+          "copy: {} of {} into {} of {}", source.shape_, name_of(source.dtype_), shape_, name_of(dtype_));
   if constexpr (kBuiltWithCuda)
     if (device_ == Device::cuda || source.device_ == Device::cuda) return cuda::copy(source, *this);
   if (numel_ > 0) std::memcpy(data_, source.data_, bytes());

@@ -44,6 +44,19 @@ class Shape {
   int rank_ = 0;
 };
 
+}  // namespace conclave
+
+/// A check that holds makes no text of its shapes.
+template <>
+struct fmt::formatter<conclave::Shape> : fmt::formatter<fmt::string_view> {
+  template <class Context>
+  auto format(const conclave::Shape& shape, Context& context) const {
+    return fmt::formatter<fmt::string_view>::format(shape.to_string(), context);
+  }
+};
+
+namespace conclave {
+
 class Tensor {
  public:
   Tensor() = default;
@@ -78,14 +91,13 @@ class Tensor {
   /// First element; throws Error unless T is the dtype.
   template <class T>
   T* data() const {
-    require(dtype_of<T> == dtype_, "tensor: asked for {} elements of a tensor of {}", name_of(dtype_of<T>),
-            name_of(dtype_));
+    if (dtype_of<T> != dtype_) [[unlikely]]  // no call otherwise: loops ask for rows
+      fail("tensor: asked for {} elements of a tensor of {}", name_of(dtype_of<T>), name_of(dtype_));
     return static_cast<T*>(data_);
   }
   template <class T>
   std::span<T> span() const {
-    require(contiguous(), "tensor: a span needs contiguous elements, this view {} has gaps",
-            shape_.to_string());
+    require(contiguous(), "tensor: a span needs contiguous elements, this view {} has gaps", shape_);
     return {data<T>(), static_cast<std::size_t>(numel_)};
   }
   void* raw() const { return data_; }
@@ -121,7 +133,7 @@ template <class T>
 Tensor Tensor::of(const Shape& shape, std::span<const T> values) {
   Tensor result = empty(shape, dtype_of<T>);
   require(static_cast<Index>(values.size()) == result.numel(), "tensor: {} values do not fill shape {}",
-          values.size(), shape.to_string());
+          values.size(), shape);
   std::copy(values.begin(), values.end(), result.data<T>());
   return result;
 }

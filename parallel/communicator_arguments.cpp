@@ -4,7 +4,7 @@ namespace conclave {
 
 void expect_contiguous(const char* operation, const char* argument, const Tensor& tensor) {
   require(tensor.contiguous(), "{}: {} {} is a view with gaps; pass a contiguous tensor", operation, argument,
-          tensor.shape().to_string());
+          tensor.shape());
 }
 
 void expect_reducible(const char* operation, const Tensor& values) {
@@ -19,25 +19,25 @@ void expect_root(int root, int ranks) {
 void expect_gathered(const Tensor& mine, const Tensor& gathered, int ranks) {
   require(gathered.dtype() == mine.dtype() && gathered.numel() == mine.numel() * ranks,
           "all_gather: gathered {} {} does not hold {} times mine {} {}", name_of(gathered.dtype()),
-          gathered.shape().to_string(), ranks, name_of(mine.dtype()), mine.shape().to_string());
+          gathered.shape(), ranks, name_of(mine.dtype()), mine.shape());
 }
 
 void expect_same_rows(const char* operation, const Tensor& send, const Tensor& receive) {
   require(send.dtype() == receive.dtype() && row_elements(send) == row_elements(receive),
-          "{}: rows of send {} {} and receive {} {} differ", operation, name_of(send.dtype()),
-          send.shape().to_string(), name_of(receive.dtype()), receive.shape().to_string());
+          "{}: rows of send {} {} and receive {} {} differ", operation, name_of(send.dtype()), send.shape(),
+          name_of(receive.dtype()), receive.shape());
 }
 
 void expect_row_counts(const char* argument, const Tensor& tensor, std::span<const Index> rows, int ranks) {
   require(tensor.rank() >= 1 && rows.size() == static_cast<std::size_t>(ranks),
           "all_to_all: {} {} with {} row counts, in a group of {} ranks; give a tensor of rows and one count "
           "per rank",
-          argument, tensor.shape().to_string(), rows.size(), ranks);
+          argument, tensor.shape(), rows.size(), ranks);
   Index total = 0;
   for (std::size_t r = 0; r < rows.size(); ++r) {
     require(rows[r] >= 0 && rows[r] <= tensor.size(0) - total,
             "all_to_all: {} {} has no room for {} rows of rank {} after {} of the ranks before it", argument,
-            tensor.shape().to_string(), rows[r], r, total);
+            tensor.shape(), rows[r], r, total);
     total += rows[r];
   }
 }
@@ -55,7 +55,7 @@ void expect_blocks(const Tensor& tensor, std::span<const PeerRows> blocks, const
             "start_exchange: rank {} is not another of the {} ranks", peer, ranks);
     require(first >= 0 && rows >= 0 && first + rows <= tensor.size(0),
             "start_exchange: rows [{}, +{}) for rank {} are not in {} {}", first, rows, peer, argument,
-            tensor.shape().to_string());
+            tensor.shape());
   }
 }
 

@@ -14,8 +14,7 @@ Tensor reshape(const Tensor& x, const Shape& shape) {
 Tensor grouped_linear(Tape& tape, const Tensor& x, kernels::RowOffsets offsets, const Tensor& weight,
                       const Tensor& bias, Activation activation) {
   require(weight.rank() == 3 && x.rank() == 2,
-          "linear: x {} and weight {}, expected [rows, in] and [groups, out, in]", x.shape().to_string(),
-          weight.shape().to_string());
+          "linear: x {} and weight {}, expected [rows, in] and [groups, out, in]", x.shape(), weight.shape());
   Tensor y = tape.output({x.size(0), weight.size(1)}, x.dtype(), {&x, &weight, &bias});
   const Tensor derivative =
       y.slot && activation != Activation::none ? tape.empty(y.shape(), y.dtype()) : Tensor();
@@ -47,7 +46,7 @@ Tensor grouped_linear(Tape& tape, const Tensor& x, kernels::RowOffsets offsets, 
 }
 
 Tensor linear(Tape& tape, const Tensor& x, const Tensor& weight, const Tensor& bias, Activation activation) {
-  require(weight.rank() == 2, "linear: weight {} must be [out, in]", weight.shape().to_string());
+  require(weight.rank() == 2, "linear: weight {} must be [out, in]", weight.shape());
   const Tensor grouped = reshape(weight, {1, weight.size(0), weight.size(1)}),
                grouped_bias = bias.defined() ? reshape(bias, {1, bias.size(0)}) : bias;
   const Index offsets[] = {0, x.size(0)};
@@ -56,8 +55,7 @@ Tensor linear(Tape& tape, const Tensor& x, const Tensor& weight, const Tensor& b
 
 Tensor matmul(Tape& tape, const Tensor& a, const Tensor& b) {
   using kernels::Transpose;
-  require(a.rank() == 2 && b.rank() == 2, "matmul: a {} and b {} must be matrices", a.shape().to_string(),
-          b.shape().to_string());
+  require(a.rank() == 2 && b.rank() == 2, "matmul: a {} and b {} must be matrices", a.shape(), b.shape());
   Tensor y = tape.output({a.size(0), b.size(1)}, a.dtype(), {&a, &b});
   kernels::matmul(a, Transpose::no, b, Transpose::no, y);
   tape.record("matmul", {&a, &b}, {&y}, [=](Tape& tape) {

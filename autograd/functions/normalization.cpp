@@ -7,7 +7,7 @@ namespace conclave::functions {
 
 Tensor layer_norm(Tape& tape, const Tensor& x, const Tensor& gamma, const Tensor& beta,
                   kernels::LayerNormOptions options) {
-  require(x.rank() == 2, "layer_norm: x {} must be [rows, hidden]", x.shape().to_string());
+  require(x.rank() == 2, "layer_norm: x {} must be [rows, hidden]", x.shape());
   Tensor y = tape.output(x.shape(), x.dtype(), {&x, &gamma, &beta});
   const Tensor mean = tape.empty({x.size(0)}, x.dtype()), rstd = tape.empty({x.size(0)}, x.dtype());
   kernels::layer_norm(x, gamma, beta, options, y, mean, rstd);
@@ -39,7 +39,7 @@ Tensor softmax(Tape& tape, const Tensor& x) {
 }
 
 CrossEntropy cross_entropy(Tape& tape, const Tensor& logits, const Tensor& labels, double smoothing) {
-  require(logits.rank() == 2, "cross_entropy: logits {} must be [rows, classes]", logits.shape().to_string());
+  require(logits.rank() == 2, "cross_entropy: logits {} must be [rows, classes]", logits.shape());
   const Index rows = logits.size(0);
   CrossEntropy result{tape.output({rows}, logits.dtype(), {&logits}),
                       tape.empty(logits.shape(), logits.dtype()), tape.empty({rows}, DType::u8)};
@@ -53,7 +53,7 @@ CrossEntropy cross_entropy(Tape& tape, const Tensor& logits, const Tensor& label
 }
 
 Tensor squared_hinge(Tape& tape, const Tensor& scores, const Tensor& labels) {
-  require(scores.rank() == 2, "squared_hinge: scores {} must be [rows, classes]", scores.shape().to_string());
+  require(scores.rank() == 2, "squared_hinge: scores {} must be [rows, classes]", scores.shape());
   Tensor losses = tape.output({scores.size(0)}, scores.dtype(), {&scores});
   kernels::squared_hinge(scores, labels, losses);
   tape.record("squared_hinge", {&scores}, {&losses}, [=](Tape& tape) {
@@ -64,8 +64,7 @@ Tensor squared_hinge(Tape& tape, const Tensor& scores, const Tensor& labels) {
 }
 
 Tensor squared_error(Tape& tape, const Tensor& prediction, const Tensor& target) {
-  require(prediction.rank() == 2, "squared_error: prediction {} must be [rows, columns]",
-          prediction.shape().to_string());
+  require(prediction.rank() == 2, "squared_error: prediction {} must be [rows, columns]", prediction.shape());
   Tensor losses = tape.output({prediction.size(0)}, prediction.dtype(), {&prediction});
   kernels::squared_error(prediction, target, losses);
   tape.record("squared_error", {&prediction}, {&losses}, [=](Tape& tape) {

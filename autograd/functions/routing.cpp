@@ -11,7 +11,7 @@ namespace conclave::functions {
 Gate top_k_gate(Tape& tape, const Tensor& probabilities, const kernels::Selection& selection, Index k,
                 kernels::TopP top_p) {
   require(probabilities.rank() == 2, "top_k_gate: probabilities {} must be [tokens, experts]",
-          probabilities.shape().to_string());
+          probabilities.shape());
   const Index tokens = probabilities.size(0);
   Gate gate{tape.empty({tokens, k}, DType::i32),
             tape.output({tokens, k}, probabilities.dtype(), {&probabilities})};
@@ -26,8 +26,7 @@ Gate top_k_gate(Tape& tape, const Tensor& probabilities, const kernels::Selectio
 
 Tensor concatenate(Tape& tape, const Tensor& a, const Tensor& b) {
   require(a.rank() == 2 && b.rank() == 2 && a.size(0) == b.size(0) && a.dtype() == b.dtype(),
-          "concatenate: a {} and b {} differ in rows or element type", a.shape().to_string(),
-          b.shape().to_string());
+          "concatenate: a {} and b {} differ in rows or element type", a.shape(), b.shape());
   Tensor y = tape.output({a.size(0), a.size(1) + b.size(1)}, a.dtype(), {&a, &b});
   kernels::concatenate_columns(a, b, y);
   tape.record("concatenate", {&a, &b}, {&y}, [=](Tape& tape) {
@@ -60,8 +59,7 @@ std::pair<Tensor, Tensor> split_rows(Tape& tape, const Tensor& x, Index at) {
 Tensor join_rows(Tape& tape, const Tensor& head, const Tensor& tail) {
   require(
       head.rank() == 2 && tail.rank() == 2 && head.size(1) == tail.size(1) && head.dtype() == tail.dtype(),
-      "join_rows: head {} and tail {} differ in columns or element type", head.shape().to_string(),
-      tail.shape().to_string());
+      "join_rows: head {} and tail {} differ in columns or element type", head.shape(), tail.shape());
   const Index at = head.size(0);
   Tensor y = tape.output({at + tail.size(0), head.size(1)}, head.dtype(), {&head, &tail});
   kernels::scale(head, 1.0, y.rows(0, at));
@@ -79,8 +77,7 @@ Tensor join_rows(Tape& tape, const Tensor& head, const Tensor& tail) {
 
 Tensor merge_rows(Tape& tape, const Tensor& head, const Tensor& tail, const Tensor& slots) {
   require(head.rank() == 2 && tail.rank() == 2 && head.size(1) == tail.size(1),
-          "merge_rows: head {} and tail {} differ in columns", head.shape().to_string(),
-          tail.shape().to_string());
+          "merge_rows: head {} and tail {} differ in columns", head.shape(), tail.shape());
   Tensor y = tape.output({head.size(0) + tail.size(0), head.size(1)}, head.dtype(), {&head, &tail});
   kernels::combine_rows(std::array{head, tail}, slots, Tensor(), y, Write::assign);
   tape.record("merge_rows", {&head, &tail}, {&y}, [=](Tape& tape) {

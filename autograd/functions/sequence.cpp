@@ -20,7 +20,7 @@ Tensor attend(Tape& tape, const std::array<Tensor, kCount>& inputs, Parts parts_
   std::ranges::transform(inputs, sources.begin(), [](const Tensor& input) { return &input; });
   const std::array<Tensor, 3> parts = parts_of(inputs);
   const auto& [q, k, v] = parts;
-  require(q.rank() == 2, "attention: q {} must be [rows, hidden]", q.shape().to_string());
+  require(q.rank() == 2, "attention: q {} must be [rows, hidden]", q.shape());
   Tensor out = tape.output(q.shape(), q.dtype(), sources);
   const Tensor lse = tape.empty({q.size(0), options.heads}, q.dtype());
   kernels::attention(q, k, v, offsets, key_offsets, options, out, lse);
@@ -38,7 +38,7 @@ Tensor attend(Tape& tape, const std::array<Tensor, kCount>& inputs, Parts parts_
 }  // namespace
 
 Tensor attention(Tape& tape, const Tensor& qkv, const Tensor& offsets, kernels::AttentionOptions options) {
-  require(qkv.rank() == 2, "attention: qkv {} must be [tokens, 3 hidden]", qkv.shape().to_string());
+  require(qkv.rank() == 2, "attention: qkv {} must be [tokens, 3 hidden]", qkv.shape());
   Tensor out = tape.output({qkv.size(0), qkv.size(1) / 3}, qkv.dtype(), {&qkv});
   const Tensor lse = tape.empty({qkv.size(0), options.heads}, qkv.dtype());
   kernels::attention(qkv, offsets, options, out, lse);
@@ -60,8 +60,8 @@ Tensor attention(Tape& tape, const Tensor& q, const Tensor& k, const Tensor& v, 
 Tensor attention(Tape& tape, const Tensor& q, const Tensor& key_value, const Tensor& offsets,
                  const Tensor& key_offsets, kernels::AttentionOptions options) {
   require(q.rank() == 2 && key_value.rank() == 2 && key_value.size(1) == 2 * q.size(1),
-          "attention: q {} and key_value {} must be [rows, hidden] and [key rows, 2 hidden]",
-          q.shape().to_string(), key_value.shape().to_string());
+          "attention: q {} and key_value {} must be [rows, hidden] and [key rows, 2 hidden]", q.shape(),
+          key_value.shape());
   const auto parts_of = [hidden = q.size(1)](const auto& inputs) {
     const Tensor& pairs = inputs[1];
     return std::array{inputs[0], pairs.slice(1, 0, hidden), pairs.slice(1, hidden, 2 * hidden)};
@@ -75,7 +75,7 @@ Tensor lstm(Tape& tape, const Tensor& projected, kernels::RowOffsets groups, ker
       projected.rank() == 2 && recurrent.rank() == 3 && !sequences.empty(),
       "lstm: projected {}, recurrent {} and {} offsets of sequences, expected [rows, 4 hidden], [groups, 4 "
       "hidden, hidden] and one more than sequences",
-      projected.shape().to_string(), recurrent.shape().to_string(), sequences.size());
+      projected.shape(), recurrent.shape(), sequences.size());
   const Index rows = projected.size(0), hidden = recurrent.size(2),
               count = static_cast<Index>(sequences.size()) - 1;
   const DType dtype = projected.dtype();
@@ -106,7 +106,7 @@ Tensor lstm(Tape& tape, const Tensor& projected, kernels::RowOffsets groups, ker
 }
 
 Tensor embedding(Tape& tape, const Tensor& ids, const Tensor& table) {
-  require(table.rank() == 2, "embedding: table {} must be [vocabulary, hidden]", table.shape().to_string());
+  require(table.rank() == 2, "embedding: table {} must be [vocabulary, hidden]", table.shape());
   Tensor y = tape.output({ids.numel(), table.size(1)}, table.dtype(), {&table});
   kernels::embedding(ids, table, y);
   tape.record("embedding", {&table}, {&y}, [=](Tape& tape) {
@@ -117,8 +117,7 @@ Tensor embedding(Tape& tape, const Tensor& ids, const Tensor& table) {
 
 Tensor embedding_bag(Tape& tape, const Tensor& ids, const Tensor& offsets, double scale,
                      const Tensor& table) {
-  require(table.rank() == 2, "embedding_bag: table {} must be [vocabulary, columns]",
-          table.shape().to_string());
+  require(table.rank() == 2, "embedding_bag: table {} must be [vocabulary, columns]", table.shape());
   Tensor y = tape.output({offsets.numel() - 1, table.size(1)}, table.dtype(), {&table});
   kernels::embedding_bag(ids, offsets, scale, table, y);
   tape.record("embedding_bag", {&table}, {&y}, [=](Tape& tape) {

@@ -11,8 +11,7 @@ namespace conclave::functions {
 
 Tensor convolution(Tape& tape, const Tensor& x, const Tensor& weight, const Tensor& bias,
                    const kernels::Window& window, Activation activation) {
-  require(weight.rank() == 4, "convolution: weight {} must be [out, size, size, in]",
-          weight.shape().to_string());
+  require(weight.rank() == 4, "convolution: weight {} must be [out, size, size, in]", weight.shape());
   Tensor y = tape.output(kernels::window_shape("convolution", x, window, weight.size(0)), x.dtype(),
                          {&x, &weight, &bias});
   const Tensor derivative =
@@ -101,7 +100,7 @@ Tensor accumulator_or_scratch(Tape& tape, const Tensor& parameter) {
 
 Tensor group_norm(Tape& tape, const Tensor& x, const Tensor& gamma, const Tensor& beta, Index groups,
                   double epsilon, Activation activation) {
-  require(x.rank() >= 2, "group_norm: x {} must be [images, ..., channels]", x.shape().to_string());
+  require(x.rank() >= 2, "group_norm: x {} must be [images, ..., channels]", x.shape());
   const Shape table{x.size(0), x.size(x.rank() - 1)};
   const Index pixels = pixels_of(x);
   const Tensor centre = tape.empty(table, x.dtype()), rstd = tape.empty(table, x.dtype()),
@@ -126,7 +125,7 @@ Tensor group_norm(Tape& tape, const Tensor& x, const Tensor& gamma, const Tensor
 
 Tensor batch_norm(Tape& tape, const Tensor& x, const Tensor& gamma, const Tensor& beta,
                   const BatchNormState& state, bool training, Activation activation) {
-  require(x.rank() >= 2, "batch_norm: x {} must be [images, ..., channels]", x.shape().to_string());
+  require(x.rank() >= 2, "batch_norm: x {} must be [images, ..., channels]", x.shape());
   const Index channels = x.size(x.rank() - 1), pixels = pixels_of(x);
   const Shape by_image{x.size(0), channels}, table{1, channels}, pair{2, channels};
   const Tensor centre = tape.empty(table, x.dtype()), rstd = tape.empty(table, x.dtype()),

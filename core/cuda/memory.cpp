@@ -77,7 +77,7 @@ Tensor empty_on_device(const Shape& shape, DType dtype) {
 void copy(const Tensor& from, const Tensor& to) {
   require(from.dtype() == to.dtype() && from.numel() == to.numel() && from.contiguous() && to.contiguous(),
           "copy: from {} {} to {} {}; both must be contiguous, of one type and size", name_of(from.dtype()),
-          from.shape().to_string(), name_of(to.dtype()), to.shape().to_string());
+          from.shape(), name_of(to.dtype()), to.shape());
   if (from.numel() == 0) return;
   check(cudaMemcpyAsync(to.raw(), from.raw(), from.bytes(), direction(from.device(), to.device()),
                         current_stream()),

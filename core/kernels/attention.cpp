@@ -30,7 +30,7 @@ Geometry check(const char* operation, const Tensor& q, const Tensor& k, const Te
   expect_rank(operation, "k", k, 2);
   const Index rows = q.size(0), hidden = q.size(1), key_rows = k.size(0);
   require(options.heads > 0 && hidden % options.heads == 0, "{}: q {} does not divide into {} heads",
-          operation, q.shape().to_string(), options.heads);
+          operation, q.shape(), options.heads);
   expect_rows(operation, "q", q, rows, hidden, q.dtype());
   expect_rows(operation, "k", k, key_rows, hidden, q.dtype());
   expect_rows(operation, "v", v, key_rows, hidden, q.dtype());
@@ -47,8 +47,7 @@ std::array<Tensor, 3> parts_of(const char* operation, const Tensor& qkv, Index h
   expect_rank(operation, "qkv", qkv, 2);
   const Index hidden = qkv.size(1) / 3;
   require(qkv.size(1) % 3 == 0 && heads > 0 && hidden % heads == 0,
-          "{}: qkv {} does not divide into query, key and value of {} heads", operation,
-          qkv.shape().to_string(), heads);
+          "{}: qkv {} does not divide into query, key and value of {} heads", operation, qkv.shape(), heads);
   return {qkv.slice(1, 0, hidden), qkv.slice(1, hidden, 2 * hidden), qkv.slice(1, 2 * hidden, 3 * hidden)};
 }
 

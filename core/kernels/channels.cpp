@@ -9,7 +9,7 @@ namespace {
 constexpr Index kChannels = 256;
 
 ImageExtents check(const char* operation, const Tensor& x) {
-  require(x.rank() >= 2, "{}: x {} must be [images, ..., channels]", operation, x.shape().to_string());
+  require(x.rank() >= 2, "{}: x {} must be [images, ..., channels]", operation, x.shape());
   expect(operation, "x", x, x.shape(), x.dtype());
   return ImageExtents(x);
 }

@@ -18,7 +18,7 @@ struct Shortfall {
 void squared_hinge(const Tensor& scores, const Tensor& labels, const Tensor& losses) {
   expect_rank("squared_hinge", "scores", scores, 2);
   const Index rows = scores.size(0), classes = scores.size(1);
-  require(classes > 0, "squared_hinge: scores {} have no classes", scores.shape().to_string());
+  require(classes > 0, "squared_hinge: scores {} have no classes", scores.shape());
   expect("squared_hinge", "losses", losses, {rows}, scores.dtype());
   expect_labels("squared_hinge", labels, rows, classes);
   if constexpr (kBuiltWithCuda)

@@ -24,11 +24,10 @@ inline constexpr Index kParallelElements = 16 * 1024;
 inline void expect(const char* operation, const char* argument, const Tensor& tensor, const Shape& shape,
                    DType dtype) {
   require(tensor.defined() || shape.numel() == 0, "{}: {} is undefined, expected {} {}", operation, argument,
-          name_of(dtype), shape.to_string());
+          name_of(dtype), shape);
   require(tensor.shape() == shape && tensor.dtype() == dtype && tensor.contiguous(),
-          "{}: {} is {} {}{}, expected {} {}", operation, argument, name_of(tensor.dtype()),
-          tensor.shape().to_string(), tensor.contiguous() ? "" : " (strided)", name_of(dtype),
-          shape.to_string());
+          "{}: {} is {} {}{}, expected {} {}", operation, argument, name_of(tensor.dtype()), tensor.shape(),
+          tensor.contiguous() ? "" : " (strided)", name_of(dtype), shape);
 }
 
 /// Whether an operation's tensors are on a CUDA device; throws Error where some are and others are not. A
@@ -45,7 +44,7 @@ bool on_cuda(const char* operation, const Tensor& first, const Tensors&... other
 /// Throws Error unless `tensor` has `rank` dimensions.
 inline void expect_rank(const char* operation, const char* argument, const Tensor& tensor, int rank) {
   require(tensor.rank() == rank, "{}: {} has shape {}, expected {} dimensions", operation, argument,
-          tensor.shape().to_string(), rank);
+          tensor.shape(), rank);
 }
 
 /// Throws Error unless `offsets` [segments + 1] i32 divides `rows` rows into segments; returns how many.

@@ -71,13 +71,12 @@ void matmul(const Tensor& a, Transpose transpose_a, const Tensor& b, Transpose t
   for (const auto& [name, tensor] : {std::pair{"a", &a}, {"b", &b}, {"c", &c}}) {
     expect_rank("matmul", name, *tensor, 2);
     require(tensor->stride(1) == 1 || tensor->size(1) <= 1, "matmul: {} {} has strided columns", name,
-            tensor->shape().to_string());
+            tensor->shape());
   }
   const Index m = a.size(ta ? 1 : 0), k = a.size(ta ? 0 : 1), n = b.size(tb ? 0 : 1), kb = b.size(tb ? 1 : 0);
-  require(k == kb, "matmul: a {}{} and b {}{} do not chain: {} != {}", a.shape().to_string(), ta ? "^T" : "",
-          b.shape().to_string(), tb ? "^T" : "", k, kb);
-  require(c.size(0) == m && c.size(1) == n, "matmul: c is {}, expected [{}, {}]", c.shape().to_string(), m,
-          n);
+  require(k == kb, "matmul: a {}{} and b {}{} do not chain: {} != {}", a.shape(), ta ? "^T" : "", b.shape(),
+          tb ? "^T" : "", k, kb);
+  require(c.size(0) == m && c.size(1) == n, "matmul: c is {}, expected [{}, {}]", c.shape(), m, n);
   if (m == 0 || n == 0) return;
   if constexpr (kBuiltWithCuda)
     if (on_cuda("matmul", a, b, c)) return cuda::matmul(a, transpose_a, b, transpose_b, c, write);
@@ -93,8 +92,8 @@ void grouped_linear(const Tensor& x, RowOffsets offsets, const Tensor& weight, c
   expect_rank("linear", "x", x, 2);
   expect_rank("linear", "weight", weight, 3);
   const Index rows = x.size(0), in = x.size(1), groups = weight.size(0), out = weight.size(1);
-  require(weight.size(2) == in, "linear: x {} and weight {} do not chain: {} != {}", x.shape().to_string(),
-          weight.shape().to_string(), in, weight.size(2));
+  require(weight.size(2) == in, "linear: x {} and weight {} do not chain: {} != {}", x.shape(),
+          weight.shape(), in, weight.size(2));
   expect_offsets("linear", "offsets", offsets, groups, rows);
   expect("linear", "x", x, {rows, in}, weight.dtype());
   expect("linear", "y", y, {rows, out}, weight.dtype());

@@ -17,7 +17,7 @@ constexpr Index kRun = 128;
 template <class Element>
 double reduce(const Tensor& x, Element element) {
   return for_floating(x.dtype(), "sum", [&]<class T>(T) {
-    require(x.contiguous(), "sum: x {} has gaps", x.shape().to_string());
+    require(x.contiguous(), "sum: x {} has gaps", x.shape());
     const T* values = x.data<T>();
     const Index total = x.numel();
     std::array<double, kParts> partial{};
@@ -82,8 +82,8 @@ bool all_finite(const Tensor& x) {
 void add_row_squares(std::span<const RowSquares> all, double divisor) {
   for (const auto& [x, squares] : all) {
     require(x.rank() >= 1 && x.contiguous() && x.size(0) == static_cast<Index>(squares.size()),
-            "row_squares: x is {}{}, expected [{}, ...]", x.shape().to_string(),
-            x.contiguous() ? "" : " (strided)", squares.size());
+            "row_squares: x is {}{}, expected [{}, ...]", x.shape(), x.contiguous() ? "" : " (strided)",
+            squares.size());
     expect("row_squares", "x", x, x.shape(), all.front().x.dtype());
   }
   if (all.empty()) return;
@@ -166,7 +166,7 @@ void segment_max_backward(const Tensor& dy, const Tensor& winners, const Tensor&
   const Index count = dy.size(0), hidden = dy.size(1);
   expect("segment_max backward", "winners", winners, dy.shape(), DType::i32);
   require(dx.rank() == 2 && dx.size(1) == hidden, "segment_max backward: dx is {}, expected [rows, {}]",
-          dx.shape().to_string(), hidden);
+          dx.shape(), hidden);
   if constexpr (kBuiltWithCuda)
     if (on_cuda("segment_max backward", dy, winners, dx)) return cuda::segment_max_backward(dy, winners, dx);
   const std::int32_t* pw = winners.data<std::int32_t>();

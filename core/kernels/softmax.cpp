@@ -33,7 +33,7 @@ void softmax(const Tensor& x, const Tensor& y, const Tensor& lse) {
   expect("softmax", "y", y, x.shape(), x.dtype());
   if (lse.defined()) expect("softmax", "lse", lse, {x.size(0)}, x.dtype());
   const Index rows = x.size(0), columns = x.size(1);
-  require(columns > 0, "softmax: x {} has no columns", x.shape().to_string());
+  require(columns > 0, "softmax: x {} has no columns", x.shape());
   if constexpr (kBuiltWithCuda)
     if (on_cuda("softmax", x, y, lse)) return cuda::softmax(x, y, lse);
   for_floating(x.dtype(), "softmax", [&]<class T>(T) {
@@ -71,7 +71,7 @@ void cross_entropy(const Tensor& logits, const Tensor& labels, double smoothing,
                    const Tensor& probabilities, const Tensor& correct) {
   expect_rank("cross_entropy", "logits", logits, 2);
   const Index rows = logits.size(0), classes = logits.size(1);
-  require(classes > 0, "cross_entropy: logits {} have no classes", logits.shape().to_string());
+  require(classes > 0, "cross_entropy: logits {} have no classes", logits.shape());
   expect("cross_entropy", "losses", losses, {rows}, logits.dtype());
   expect("cross_entropy", "probabilities", probabilities, logits.shape(), logits.dtype());
   expect("cross_entropy", "correct", correct, {rows}, DType::u8);

@@ -5,7 +5,7 @@ namespace conclave::kernels {
 void squared_error(const Tensor& prediction, const Tensor& target, const Tensor& losses) {
   expect_rank("squared_error", "prediction", prediction, 2);
   const Index rows = prediction.size(0), columns = prediction.size(1);
-  require(columns > 0, "squared_error: prediction {} has no columns", prediction.shape().to_string());
+  require(columns > 0, "squared_error: prediction {} has no columns", prediction.shape());
   expect("squared_error", "prediction", prediction, prediction.shape(), prediction.dtype());
   expect("squared_error", "target", target, prediction.shape(), prediction.dtype());
   expect("squared_error", "losses", losses, {rows}, prediction.dtype());

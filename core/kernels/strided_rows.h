@@ -31,7 +31,7 @@ inline void expect_rows(const char* operation, const char* argument, const Tenso
   const Shape shape{rows, columns};
   require(tensor.shape() == shape && tensor.dtype() == dtype && tensor.stride(1) == 1,
           "{}: {} is {} {}, expected {} {} with contiguous rows", operation, argument,
-          name_of(tensor.dtype()), tensor.shape().to_string(), name_of(dtype), shape.to_string());
+          name_of(tensor.dtype()), tensor.shape(), name_of(dtype), shape);
 }
 
 }  // namespace conclave::kernels

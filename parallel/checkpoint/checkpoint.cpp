@@ -42,7 +42,7 @@ void check_entry(const TensorEntry& entry) {
       "checkpoint: \"{}\" cannot name a tensor; use components separated by single slashes, not below state/",
       entry.name);
   require(entry.values.contiguous(), "checkpoint: tensor {}: values {} are a view with gaps", entry.name,
-          entry.values.shape().to_string());
+          entry.values.shape());
   Shape local = entry.global_shape;
   if (entry.sharded) {
     require(local.rank() >= 1 && entry.values.rank() >= 1,
@@ -50,12 +50,11 @@ void check_entry(const TensorEntry& entry) {
     local[0] = entry.values.size(0);
   }
   require(local == entry.values.shape(), "checkpoint: tensor {}: {} values {} are no part of {}", entry.name,
-          entry.sharded ? "sharded" : "replicated", entry.values.shape().to_string(),
-          entry.global_shape.to_string());
+          entry.sharded ? "sharded" : "replicated", entry.values.shape(), entry.global_shape);
   const Index rows = entry.sharded ? entry.global_shape[0] - entry.values.size(0) : 0;
   require(entry.first_row >= 0 && entry.first_row <= rows,
-          "checkpoint: tensor {}: {} from row {} are outside {}", entry.name,
-          entry.values.shape().to_string(), entry.first_row, entry.global_shape.to_string());
+          "checkpoint: tensor {}: {} from row {} are outside {}", entry.name, entry.values.shape(),
+          entry.first_row, entry.global_shape);
 }
 
 std::string checkpoint_path(const std::string& directory, std::int64_t step) {

@@ -12,7 +12,7 @@ namespace {
 constexpr std::size_t kStagingAlignment = 64;
 
 std::string describe(const TensorEntry& entry) {
-  return fmt::format("{} {} {}{}", entry.name, name_of(entry.values.dtype()), entry.global_shape.to_string(),
+  return fmt::format("{} {} {}{}", entry.name, name_of(entry.values.dtype()), entry.global_shape,
                      entry.sharded ? " sharded" : "");
 }
 
@@ -113,8 +113,7 @@ CheckpointLayout CheckpointLayout::agree(std::span<const TensorEntry> entries, C
         if (writer == ranks || load[rank] < load[writer]) writer = rank;
       }
       require(range.first_row == covered, "checkpoint: tensor {} {}: {} between rows {} and {}", entry.name,
-              entry.global_shape.to_string(),
-              range.first_row < covered ? "ranks overlap" : "no rank holds the rows",
+              entry.global_shape, range.first_row < covered ? "ranks overlap" : "no rank holds the rows",
               std::min(range.first_row, covered), std::max(range.first_row, covered));
       covered += range.rows;
       const std::uint64_t bytes = row_bytes * static_cast<std::uint64_t>(range.rows);
@@ -125,7 +124,7 @@ CheckpointLayout CheckpointLayout::agree(std::span<const TensorEntry> entries, C
       layout.staging_bytes += (bytes + kStagingAlignment - 1) / kStagingAlignment * kStagingAlignment;
     }
     require(covered == total_rows, "checkpoint: tensor {} {}: no rank holds the rows from {}", entry.name,
-            entry.global_shape.to_string(), covered);
+            entry.global_shape, covered);
     layout.total_bytes += row_bytes * static_cast<std::uint64_t>(total_rows);
   };
   for (const bool sharded : {true, false})

@@ -88,10 +88,10 @@ CheckpointReader::Info CheckpointReader::describe(const std::string& name, std::
   info.checksums = read_checksums(dataset);
   const auto checksums = static_cast<Index>(info.checksums.size());
   require(checksums == 1 || (rank > 0 && checksums == info.shape[0]), "{} checksums do not fit shape {}",
-          checksums, info.shape.to_string());
+          checksums, info.shape);
 
   const std::uint64_t count = static_cast<std::uint64_t>(info.shape.numel());
-  require(count <= file_bytes, "shape {} is more than the file can hold", info.shape.to_string());
+  require(count <= file_bytes, "shape {} is more than the file can hold", info.shape);
   const std::uint64_t bytes = count * size_of(info.dtype);
   const haddr_t offset = bytes == 0 ? 0 : H5Dget_offset(dataset);
   require(bytes == 0 || (offset != HADDR_UNDEF && bytes <= file_bytes && offset <= file_bytes - bytes),
@@ -139,8 +139,8 @@ void CheckpointReader::check(const TensorEntry& entry) const {
   check_entry(entry);
   const Info& stored = info(entry.name);
   require(stored.shape == entry.global_shape,
-          "checkpoint {}: tensor {}: shape {} in the file, {} in the model", path_, entry.name,
-          stored.shape.to_string(), entry.global_shape.to_string());
+          "checkpoint {}: tensor {}: shape {} in the file, {} in the model", path_, entry.name, stored.shape,
+          entry.global_shape);
   require(stored.dtype == entry.values.dtype(), "checkpoint {}: tensor {}: {} in the file, {} in the model",
           path_, entry.name, name_of(stored.dtype), name_of(entry.values.dtype()));
 }

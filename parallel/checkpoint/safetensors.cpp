@@ -57,7 +57,7 @@ SafetensorsFile::Entry parse_entry(const Json& json, std::uint64_t data_begin, s
   const Shape shape{std::span<const Index>(extents)};
   const auto numel = static_cast<std::uint64_t>(shape.numel());
   require(numel <= data_bytes && numel * size_of(known->first) == end - begin, "{} {} does not take {} bytes",
-          dtype, shape.to_string(), end - begin);
+          dtype, shape, end - begin);
   return {known->first, shape, data_begin + begin, data_begin + end};
 }
 

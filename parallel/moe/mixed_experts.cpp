@@ -24,8 +24,8 @@ Tensor checked_forward(Tape& tape, BaseExpert& experts, const ExpertInput& input
   const Tensor& rows = input.rows;
   if (y.shape() == rows.shape() && y.dtype() == rows.dtype() && y.contiguous()) return y;
   fail("{}: forward returned {} {}{}, expected {} {}, a row for each that came", experts.described(),
-       name_of(y.dtype()), y.shape().to_string(), y.contiguous() ? "" : " (strided)", name_of(rows.dtype()),
-       rows.shape().to_string());
+       name_of(y.dtype()), y.shape(), y.contiguous() ? "" : " (strided)", name_of(rows.dtype()),
+       rows.shape());
 }
 
 // Offsets that begin with `first`, counted from there.

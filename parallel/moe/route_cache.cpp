@@ -58,8 +58,7 @@ RouteCache::RouteCache(std::size_t bytes, Index experts, Index most_rows)
 }
 
 RouteCache::Key RouteCache::key(std::uint64_t router_version, const Tensor& features) {
-  if (!features.contiguous())
-    fail("route cache: features {} have gaps between their rows", features.shape().to_string());
+  if (!features.contiguous()) fail("route cache: features {} have gaps between their rows", features.shape());
   const XXH128_hash_t content = XXH3_128bits(features.raw(), features.bytes());
   // Hashed once more together with the rest, so that all 128 bits depend on every part.
   std::array<std::uint64_t, 5 + Shape::kMaxRank> parts{content.low64, content.high64, router_version,

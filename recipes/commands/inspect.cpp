@@ -47,8 +47,7 @@ int inspect(const InspectArguments& arguments) {
     const Shape shape = reader.shape(name);
     bytes += static_cast<std::size_t>(shape.numel()) * size_of(reader.dtype(name));
     if (name.starts_with("model/")) elements += shape.numel(), ++tensors;
-    if (arguments.tensors)
-      fmt::print("{:<64} {:>4} {}\n", name, name_of(reader.dtype(name)), shape.to_string());
+    if (arguments.tensors) fmt::print("{:<64} {:>4} {}\n", name, name_of(reader.dtype(name)), shape);
   }
   fmt::print("{}\n", reader.path());
   fmt::print("step {}; model of {} numbers in {} tensors; {} tensors and {} in all\n", state.step, elements,
