@@ -48,10 +48,11 @@ class Shape {
 
 /// A check that holds makes no text of its shapes.
 template <>
-struct fmt::formatter<conclave::Shape> : fmt::formatter<fmt::string_view> {
+struct fmt::formatter<conclave::Shape> {
+  constexpr auto parse(fmt::format_parse_context& context) { return context.begin(); }
   template <class Context>
   auto format(const conclave::Shape& shape, Context& context) const {
-    return fmt::formatter<fmt::string_view>::format(shape.to_string(), context);
+    return fmt::format_to(context.out(), "{}", shape.to_string());
   }
 };
 

@@ -63,30 +63,33 @@ namespace {
 
 Index pixels_of(const Tensor& x) { return x.numel() / std::max<Index>(x.size(0) * x.size(x.rank() - 1), 1); }
 
-// What normalizations have in common: y and, for the backward pass, the activation's derivative; the gradient
-// of x from tables that `tables` makes of channel_dots.
+// What normalizations have in common: y, and the gradient of x from tables that `tables` makes of
+// channel_dots.
 struct Scaled {
-  Tensor x, y, centre, factor, derivative;
+  Tensor x, y, centre;
+  kernels::ScaledBy by;
 
   Scaled(Tape& tape, const Tensor& x, const Tensor& gamma, const Tensor& beta, const Tensor& centre,
          const Tensor& factor, Activation activation)
-      : x(x), y(tape.output(x.shape(), x.dtype(), {&x, &gamma, &beta})), centre(centre), factor(factor) {
-    if (y.slot && activation != Activation::none) derivative = tape.empty(y.shape(), y.dtype());
-    kernels::scale_channels(x, centre, factor, beta.reshape({1, beta.size(0)}), activation, y, derivative);
+      : x(x),
+        y(tape.output(x.shape(), x.dtype(), {&x, &gamma, &beta})),
+        centre(centre),
+        by{factor, beta.reshape({1, beta.size(0)}), activation} {
+    kernels::scale_channels(x, centre, factor, by.addend, activation, y, Tensor());
   }
 
   template <class Tables>
   void backward(Tape& tape, Index rows_of_table, Tables tables) const {
-    const Tensor dz = tape.gradient(y);
-    if (derivative.defined()) kernels::multiply(dz, derivative, dz);
+    const Tensor dz = tape.gradient(y);  // at the pre-activation, after channel_dots
     const auto dx = x.slot ? tape.into(x) : GradientTarget();
     const ArenaScope scope(tape.arena());
     const Shape by_image{x.size(0), x.size(x.rank() - 1)}, table{rows_of_table, by_image[1]};
     const Tensor sums = tape.empty(by_image, x.dtype()), dots = tape.empty(by_image, x.dtype()),
                  slope = tape.empty(table, x.dtype()), addend = tape.empty(table, x.dtype());
-    kernels::channel_dots(dz, x, centre, sums, dots);
+    kernels::channel_dots(dz, x, centre, sums, dots, by);
     tables(sums, dots, slope, addend);
-    if (x.slot) kernels::scale_channels_backward(dz, x, centre, factor, slope, addend, dx.gradient, dx.write);
+    if (x.slot)
+      kernels::scale_channels_backward(dz, x, centre, by.factor, slope, addend, dx.gradient, dx.write);
   }
 };
 

@@ -1,6 +1,6 @@
 #include "core/kernels/activation.h"
 
-#include "core/kernels/vector_math.h"
+#include "core/kernels/activated.h"
 
 namespace conclave::kernels {
 namespace {
@@ -21,20 +21,9 @@ void apply(T* values, Index count, T* derivative, Function function) {
 
 template <class T>
 void dispatch(T* values, Index count, Activation activation, T* derivative) {
-  switch (activation) {
-    case Activation::none:
-      return apply(values, count, derivative, [](T x, T& d) { return d = T(1), x; });
-    case Activation::relu:
-      return apply(values, count, derivative, [](T x, T& d) { return relu(x, d); });
-    case Activation::gelu:
-      return apply(values, count, derivative, [](T x, T& d) { return gelu(x, d); });
-    case Activation::silu:
-      return apply(values, count, derivative, [](T x, T& d) { return silu(x, d); });
-    case Activation::hard_swish:
-      return apply(values, count, derivative, [](T x, T& d) { return hard_swish(x, d); });
-    case Activation::hard_sigmoid:
-      return apply(values, count, derivative, [](T x, T& d) { return hard_sigmoid(x, d); });
-  }
+  for_activation(activation, [&]<Activation kActivation>() {
+    apply(values, count, derivative, [](T x, T& d) { return activated<kActivation>(x, d); });
+  });
 }
 
 constexpr Index kChunk = 4096;  // elements per task of a flat loop: 16 KiB of f32 stay in L1

@@ -1,5 +1,5 @@
+#include "core/kernels/activated.h"
 #include "core/kernels/activation.h"
-#include "core/kernels/cuda_activation.h"
 #include "core/kernels/cuda_kernel.h"
 
 namespace conclave::kernels::cuda {

@@ -1,5 +1,6 @@
 #include "core/kernels/channels.h"
 
+#include "core/kernels/activated.h"
 #include "core/kernels/activation.h"
 
 namespace conclave::kernels {
@@ -99,35 +100,48 @@ void scale_channels(const Tensor& x, const Tensor& centre, const Tensor& factor,
 }
 
 void channel_dots(const Tensor& dz, const Tensor& x, const Tensor& centre, const Tensor& sums,
-                  const Tensor& dots) {
+                  const Tensor& dots, const ScaledBy& by) {
   const auto [images, pixels, channels] = check("channel_dots", x);
   expect("channel_dots", "dz", dz, x.shape(), x.dtype());
   if (centre.defined()) expect_table("channel_dots", "centre", centre, x);
   if (sums.defined()) expect("channel_dots", "sums", sums, {images, channels}, x.dtype());
   expect("channel_dots", "dots", dots, {images, channels}, x.dtype());
+  if (by.activation != Activation::none) {
+    expect_table("channel_dots", "factor", by.factor, x);
+    expect_table("channel_dots", "addend", by.addend, x);
+  }
   if constexpr (kBuiltWithCuda)
-    if (on_cuda("channel_dots", dz, x, centre, sums, dots))
-      return cuda::channel_dots(dz, x, centre, sums, dots);
+    if (on_cuda("channel_dots", dz, x, centre, sums, dots, by.factor, by.addend))
+      return cuda::channel_dots(dz, x, centre, sums, dots, by);
   for_floating(x.dtype(), "channel_dots", [&]<class T>(T) {
+    for_activation(by.activation, [&]<Activation kActivation>() {
 #pragma omp parallel for schedule(static) if (x.numel() > kParallelElements)
-    for (Index image = 0; image < images; ++image)
-      for (Index first = 0; first < channels; first += kChannels) {
-        const Index count = std::min(kChannels, channels - first);
-        const T* m = row_of<T>(centre, image);
-        T sum[kChannels] = {}, dot[kChannels] = {}, middle[kChannels] = {};
-        if (m) std::copy_n(m + first, count, middle);
-        for (Index pixel = 0; pixel < pixels; ++pixel) {
-          const Index at = (image * pixels + pixel) * channels + first;
-          const T *up = dz.data<T>() + at, *in = x.data<T>() + at;
+      for (Index image = 0; image < images; ++image)
+        for (Index first = 0; first < channels; first += kChannels) {
+          const Index count = std::min(kChannels, channels - first);
+          const T *m = row_of<T>(centre, image), *f = row_of<T>(by.factor, image),
+                  *a = row_of<T>(by.addend, image);
+          T sum[kChannels] = {}, dot[kChannels] = {}, middle[kChannels] = {};
+          if (m) std::copy_n(m + first, count, middle);
+          T* up = dz.data<T>() + image * pixels * channels + first;
+          const T* in = x.data<T>() + image * pixels * channels + first;
+          for (Index pixel = 0; pixel < pixels; ++pixel, up += channels, in += channels) {
 #pragma omp simd
-          for (Index c = 0; c < count; ++c) {
-            sum[c] += up[c];
-            dot[c] += up[c] * (in[c] - middle[c]);
+            for (Index c = 0; c < count; ++c) {
+              const T distance = in[c] - middle[c];
+              if constexpr (kActivation != Activation::none) {
+                T derivative;
+                activated<kActivation>(distance * f[first + c] + a[first + c], derivative);
+                up[c] *= derivative;
+              }
+              sum[c] += up[c];
+              dot[c] += up[c] * distance;
+            }
           }
+          if (sums.defined()) std::copy_n(sum, count, sums.data<T>() + image * channels + first);
+          std::copy_n(dot, count, dots.data<T>() + image * channels + first);
         }
-        if (sums.defined()) std::copy_n(sum, count, sums.data<T>() + image * channels + first);
-        std::copy_n(dot, count, dots.data<T>() + image * channels + first);
-      }
+    });
   });
 }
 

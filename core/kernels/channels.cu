@@ -1,6 +1,6 @@
 #include "core/cuda/scratch.h"
+#include "core/kernels/activated.h"
 #include "core/kernels/channels.h"
-#include "core/kernels/cuda_activation.h"
 #include "core/kernels/cuda_images.h"
 
 namespace conclave::kernels::cuda {
@@ -86,19 +86,32 @@ struct Dots {
   }
 };
 
-template <class T>
+// Of gradients, which the activation's derivative at (x - centre) factor + addend is multiplied into first.
+template <class T, Activation kActivation>
 struct OfGradients {
   template <int kWidth>
   using Sum = Dots<T, kWidth>;
-  const T *dz, *x;
-  Table<T> centre;
+  T* dz;
+  const T* x;
+  Table<T> centre, factor, addend;
 
   template <int kWidth>
   __device__ Sum<kWidth> at(Index image, Index channel, Index i) const {
-    const Pack<T, kWidth> up = load<kWidth>(dz + i), in = load<kWidth>(x + i),
-                          middle = centre.template at<kWidth>(image, channel);
+    Pack<T, kWidth> up = load<kWidth>(dz + i), distance = load<kWidth>(x + i);
+    const Pack<T, kWidth> middle = centre.template at<kWidth>(image, channel);
+    for (int j = 0; j < kWidth; ++j) distance.at[j] -= middle.at[j];
+    if constexpr (kActivation != Activation::none) {
+      const Pack<T, kWidth> f = factor.template at<kWidth>(image, channel),
+                            a = addend.template at<kWidth>(image, channel);
+      for (int j = 0; j < kWidth; ++j) {
+        T derivative;
+        activated<kActivation>(distance.at[j] * f.at[j] + a.at[j], derivative);
+        up.at[j] *= derivative;
+      }
+      store<kWidth>(dz + i, up);
+    }
     Sum<kWidth> result{up, {}};
-    for (int j = 0; j < kWidth; ++j) result.dot.at[j] = up.at[j] * (in.at[j] - middle.at[j]);
+    for (int j = 0; j < kWidth; ++j) result.dot.at[j] = up.at[j] * distance.at[j];
     return result;
   }
 };
@@ -228,11 +241,16 @@ void channel_moments(const Tensor& x, const Tensor& mean, const Tensor& squares)
 }
 
 void channel_dots(const Tensor& dz, const Tensor& x, const Tensor& centre, const Tensor& sums,
-                  const Tensor& dots) {
+                  const Tensor& dots, const ScaledBy& by) {
   for_floating(x.dtype(), "channel_dots", [&]<class T>(T) {
-    sum_channels("channel_dots", x, {dz.raw(), x.raw(), centre.raw(), sums.raw(), dots.raw()},
-                 OfGradients<T>{dz.data<T>(), x.data<T>(), Table<T>(centre)},
-                 sums.defined() ? sums.data<T>() : nullptr, dots.data<T>());
+    for_activation(by.activation, [&]<Activation kActivation>() {
+      sum_channels(
+          "channel_dots", x,
+          {dz.raw(), x.raw(), centre.raw(), by.factor.raw(), by.addend.raw(), sums.raw(), dots.raw()},
+          OfGradients<T, kActivation>{dz.data<T>(), x.data<T>(), Table<T>(centre), Table<T>(by.factor),
+                                      Table<T>(by.addend)},
+          sums.defined() ? sums.data<T>() : nullptr, dots.data<T>());
+    });
   });
 }
 

@@ -26,10 +26,17 @@ void channel_moments(const Tensor& x, const Tensor& mean, const Tensor& squares)
 void scale_channels(const Tensor& x, const Tensor& centre, const Tensor& factor, const Tensor& addend,
                     Activation activation, const Tensor& y, const Tensor& derivative);
 
+/// What scale_channels did to x, for its backward pass: activation((x - centre) factor + addend).
+struct ScaledBy {
+  Tensor factor, addend;
+  Activation activation = Activation::none;
+};
+
 /// sums [images, channels] = of dz over a channel's pixels; dots, of dz (x - centre). Centre may be
-/// undefined, sums as well.
+/// undefined, sums as well. Where there is an activation, dz is first multiplied by its derivative, in place:
+/// to compute that again from x, which is read anyhow, takes less time than to fetch it from memory.
 void channel_dots(const Tensor& dz, const Tensor& x, const Tensor& centre, const Tensor& sums,
-                  const Tensor& dots);
+                  const Tensor& dots, const ScaledBy& by = {});
 
 /// dx (=, +=) dz factor + (x - centre) slope + addend; without `slope`, dz factor alone, whatever the others.
 void scale_channels_backward(const Tensor& dz, const Tensor& x, const Tensor& centre, const Tensor& factor,
@@ -41,7 +48,7 @@ void channel_moments(const Tensor& x, const Tensor& mean, const Tensor& squares)
 void scale_channels(const Tensor& x, const Tensor& centre, const Tensor& factor, const Tensor& addend,
                     Activation activation, const Tensor& y, const Tensor& derivative);
 void channel_dots(const Tensor& dz, const Tensor& x, const Tensor& centre, const Tensor& sums,
-                  const Tensor& dots);
+                  const Tensor& dots, const ScaledBy& by);
 void scale_channels_backward(const Tensor& dz, const Tensor& x, const Tensor& centre, const Tensor& factor,
                              const Tensor& slope, const Tensor& addend, const Tensor& dx, Write write);
 }  // namespace cuda

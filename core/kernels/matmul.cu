@@ -4,8 +4,8 @@
 #include <type_traits>
 
 #include "core/cuda/blas.h"
+#include "core/kernels/activated.h"
 #include "core/kernels/activation.h"
-#include "core/kernels/cuda_activation.h"
 #include "core/kernels/cuda_kernel.h"
 #include "core/kernels/reduction.h"
 

@@ -290,10 +290,15 @@ void image_rows(bool small, const Row& row) {
       10 * static_cast<double>(few * wide * wide * 64),
       [](const Tensors& t) { channel_moments(t[0], t[1], t[2]); });
   row("scale_channels (hard_swish)", sizes,
-      {read(pixels), read(table), read(table), read(one), written(pixels), written(pixels)}, 10 * n,
-      [](const Tensors& t) { scale_channels(t[0], t[1], t[2], t[3], Activation::hard_swish, t[4], t[5]); });
+      {read(pixels), read(table), read(table), read(one), written(pixels)}, 7 * n,
+      [](const Tensors& t) { scale_channels(t[0], t[1], t[2], t[3], Activation::hard_swish, t[4], {}); });
   row("channel_dots", sizes, {read(pixels), read(pixels), read(table), written(table), written(table)}, 4 * n,
       [](const Tensors& t) { channel_dots(t[0], t[1], t[2], t[3], t[4]); });
+  row("channel_dots (hard_swish)", sizes,
+      {updated(pixels), read(pixels), read(table), read(table), read(one), written(table), written(table)},
+      14 * n, [](const Tensors& t) {
+        channel_dots(t[0], t[1], t[2], t[5], t[6], {t[3], t[4], Activation::hard_swish});
+      });
   row("scale_channels backward", sizes,
       {read(pixels), read(pixels), read(table), read(table), read(table), read(table), written(pixels)},
       5 * n, [](const Tensors& t) {

@@ -39,6 +39,14 @@ TEMPLATE_TEST_CASE("statistics of channels on the device are what they are on th
                          channel_dots(t[1], t[0], t[2], t[3], t[4]);
                          channel_dots(t[1], t[0], {}, {}, t[5]);
                        });
+    for (const Activation kind : kAllActivations)
+      for (const Index rows : {table[0], Index{1}})
+        compare_twins<T>({x, dz.clone(), random_values({rows, table[1]}, 3, kType),
+                          random_values({rows, table[1]}, 4, kType), random_values({1, table[1]}, 5, kType),
+                          unwritten(table, kType), unwritten(table, kType)},
+                         [&](const Tensors& t) {
+                           channel_dots(t[1], t[0], t[2], t[5], t[6], {t[3], t[4], kind});
+                         });
   }
 }
 

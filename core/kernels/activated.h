@@ -1,15 +1,13 @@
-// An activation's value and derivative, in kernels. For .cu files.
+// An activation's value and derivative, chosen while compiling: for loops and kernels of all processors.
 #pragma once
-
-#include <cuda_runtime.h>
 
 #include "core/kernels/matmul.h"
 #include "core/kernels/vector_math.h"
 
-namespace conclave::kernels::cuda {
+namespace conclave::kernels {
 
 template <Activation kActivation, class T>
-__device__ T activated(T x, T& derivative) {
+CONCLAVE_HOST_DEVICE inline T activated(T x, T& derivative) {
   if constexpr (kActivation == Activation::relu) return relu(x, derivative);
   if constexpr (kActivation == Activation::gelu) return gelu(x, derivative);
   if constexpr (kActivation == Activation::silu) return silu(x, derivative);
@@ -38,4 +36,4 @@ void for_activation(Activation activation, Body body) {
   }
 }
 
-}  // namespace conclave::kernels::cuda
+}  // namespace conclave::kernels
