@@ -37,6 +37,14 @@ Tensor Tape::on_device(const Tensor& tensor) {
   return copy;
 }
 
+Tensor Tape::keep_only(const Tensor& x, const Arena::Bytes& mark) {
+  if (recording_ || device() != Device::cpu) return x;
+  arena_.release(mark);
+  const Tensor kept = arena_.empty(x.shape(), x.dtype());  // it may overlap x, which lies behind
+  std::memmove(kept.raw(), x.raw(), x.bytes());
+  return kept;
+}
+
 void Tape::watch(Tensor& tensor) { tensor.slot = new_slot(); }
 
 Tensor Tape::tap(const Tensor& tensor) {

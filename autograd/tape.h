@@ -64,6 +64,9 @@ class Tape {
   void stop_planning() { may_plan_ = false; }
 
   Tensor empty(const Shape& shape, DType dtype) { return arena_.empty(shape, dtype); }
+  /// Where nothing is recorded, in host memory: gives back all that was taken since `mark` but x, which moves
+  /// to the front of it, so that what follows finds its memory in the cache. Else x itself.
+  Tensor keep_only(const Tensor& x, const Arena::Bytes& mark);
 
   /// Where its activations are; the inputs of functions must be there, too.
   Device device() const { return arena_.device(); }

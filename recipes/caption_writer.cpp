@@ -9,7 +9,7 @@
 namespace conclave {
 namespace {
 
-constexpr std::size_t kTexts = 64;  // per forward pass
+constexpr std::size_t kTexts = 32;  // per forward pass
 constexpr double kNever = -std::numeric_limits<double>::infinity();
 
 void check(const CaptionOptions& options, std::int64_t max_length) {

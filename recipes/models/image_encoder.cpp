@@ -107,7 +107,8 @@ Tensor ImageEncoder::operator()(Tape& tape, const ForwardContext& context, const
   Tensor x = (*stem_norm_)(tape, context, stem_(tape, tape.on_device(pixels)), Activation::hard_swish);
   for (const auto& [name, layer] : blocks_) {
     tape.enter(name.c_str());
-    x = (*layer)(tape, context, x);
+    const Arena::Bytes mark = tape.arena().mark();
+    x = tape.keep_only((*layer)(tape, context, x), mark);
   }
   tape.enter("image.last");
   return (*last_norm_)(tape, context, (*last_)(tape, x), Activation::hard_swish);

@@ -22,6 +22,7 @@ HERE = pathlib.Path(__file__).parent
 RECIPES = HERE.parent.parent / "recipes"
 IMAGES = 192  # so many that a tenth of a second, to which Conclave tells them, is little
 DRAWING = ["--text", "ankle boot", "--count", IMAGES, "--steps", 12, "--guidance", 3]
+WRITING = ["--split", "train"]  # over a thousand: touching memory for the first time is little of it
 # How fast images are drawn does not depend on what was learned; how long captions get, does.
 STEPS = {"fashion_generate": ["--set", "train.steps=4"], "emoji_caption": []}
 
@@ -63,9 +64,9 @@ def main():
             said = conclave("generate", runs / "fashion_generate", *DRAWING, "--scale", 1, "--out", grid)
             drawn = torch("torch_generate.py", "fashion_generate", *DRAWING, "--passes", 1,
                           "--compare", grid)
-            captions.write_text(conclave("caption", runs / "emoji_caption", "--split", "test"))
+            captions.write_text(conclave("caption", runs / "emoji_caption", *WRITING))
             summary = json.loads(captions.read_text().splitlines()[-1])
-            written = torch("torch_caption.py", "emoji_caption", "--compare", captions)
+            written = torch("torch_caption.py", "emoji_caption", *WRITING, "--compare", captions)
             found.append([float(re.search(r" in ([\d.]+) s", said)[1]) / IMAGES, drawn["seconds_per_image"],
                           summary["captions_per_second"], written["captions_per_second"]])
             row(number, found[-1])

@@ -26,9 +26,9 @@ from trained import Linear, Trunk, argument_parser, opened, timed
 BATCH = 64  # images per forward pass
 
 
-def test_images(side):
+def images_of(split, side):
     """[images, 3, side, side] bytes"""
-    images = [picture(emoji.png, side, Image.BILINEAR) for emoji in read_emoji() if emoji.split == "test"]
+    images = [picture(emoji.png, side, Image.BILINEAR) for emoji in read_emoji() if emoji.split == split]
     return torch.from_numpy(numpy.stack(images).transpose(0, 3, 1, 2))
 
 
@@ -133,11 +133,12 @@ class Captioner:
 
 def main():
     parser = argument_parser(__doc__)
-    parser.add_argument("--compare", metavar="CAPTIONS", help="what `conclave caption RUN --split test` printed")
+    parser.add_argument("--split", default="test", choices=["train", "validation", "test"])
+    parser.add_argument("--compare", metavar="CAPTIONS", help="what `conclave caption RUN` printed of the same split")
     arguments, recipe, tensors, tokenizer = opened(parser)
     if recipe["data"]["source"] != "emoji":
         raise SystemExit("torch_caption: only recipes on emoji")
-    captioner, images = Captioner(recipe, tensors, tokenizer), test_images(recipe["image"]["size"])
+    captioner, images = Captioner(recipe, tensors, tokenizer), images_of(arguments.split, recipe["image"]["size"])
     written, seconds = timed(arguments.passes, lambda: captioner.write(images))
     said = {"captions_per_second": len(images) / seconds, "images": len(images),
             "tokens": sum(len(tokens) for tokens, _ in written)}

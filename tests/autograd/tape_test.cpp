@@ -250,5 +250,24 @@ TEST_CASE("dropout streams keep their numbers where dropout is off", "[tape]") {
   CHECK(evaluating.stream.tensor == 2);
 }
 
+TEST_CASE("without a recording a part's memory is given back but for its result", "[tape]") {
+  for (const bool recording : {false, true}) {
+    Arena arena("test");
+    Tape tape(arena, recording);
+    Tensor x = kept(random_values({5, 4}, 1));
+    const auto part = [&](const Tensor& from) {
+      return functions::add(tape, functions::add(tape, from, from), from);
+    };
+    const Tensor before = functions::add(tape, x, x), expected = part(before).clone();
+    const Arena::Bytes mark = arena.mark();
+    const Tensor all = part(before);
+    const std::size_t taken = arena.used() - mark.tensors;
+    const Tensor result = tape.keep_only(all, mark);
+    CHECK(same_bits(result, expected));
+    CHECK(arena.used() - mark.tensors == (recording ? taken : taken / 2));
+    if (recording) CHECK(result.raw() == all.raw());
+  }
+}
+
 }  // namespace
 }  // namespace conclave
