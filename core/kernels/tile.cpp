@@ -3,17 +3,16 @@
 #include <algorithm>
 
 namespace conclave::kernels {
-namespace {
 
-#ifdef CONCLAVE_WIDE_TILES
 bool has_wide_vectors() {
+#ifdef CONCLAVE_WIDE_VECTORS
   static const bool has = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
                           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
   return has;
-}
+#else
+  return false;
 #endif
-
-}  // namespace
+}
 
 template <class T>
 void tiles::narrow_product(Index m, Index n, Index k, const T* a, Index a_row, Index a_column, const T* b,
@@ -39,7 +38,7 @@ template <class T>
 void tile_product(Index m, Index n, Index k, const T* a, Index a_row, Index a_column, const T* b, Index b_row,
                   T* c, Index c_row, bool accumulate) {
   Index wide = 0;
-#ifdef CONCLAVE_WIDE_TILES
+#ifdef CONCLAVE_WIDE_VECTORS
   if (has_wide_vectors()) {
     wide = n / kTileColumns<T> * kTileColumns<T>;
     tiles::wide_product(m, wide, k, a, a_row, a_column, b, b_row, c, c_row, accumulate);

@@ -21,6 +21,9 @@ using Vector = typename VectorOf<T, kBytes>::type;
 template <class T, int kBytes = 32>
 inline constexpr Index kLanes = kBytes / sizeof(T);
 
+/// Whether code for vectors of 64 bytes was built and this processor has them (AVX-512).
+bool has_wide_vectors();
+
 constexpr Index kTileRows = 6;
 template <class T>
 inline constexpr Index kTileColumns = 2 * kLanes<T>;

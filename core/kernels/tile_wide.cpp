@@ -1,7 +1,7 @@
 // Compiled for AVX-512, called only where the processor has it. What it shares with code for lesser
 // processors must be inlined, or the linker might take this copy for theirs: nothing of the standard library
 // is called here.
-#ifdef CONCLAVE_WIDE_TILES
+#ifdef CONCLAVE_WIDE_VECTORS
 
 #include "core/kernels/tile.h"
 

@@ -1,0 +1,249 @@
+// Rows of depthwise convolutions, in vectors of 32 bytes or, for processors with AVX-512, of 64: a channel's
+// sums are the same.
+#pragma once
+
+#include <algorithm>
+
+#include "core/kernels/kernel.h"
+#include "core/kernels/tile.h"
+#include "core/kernels/window.h"
+
+namespace conclave::kernels::depthwise_lines {
+
+inline Index ceil_divide(Index a, Index b) { return (a + b - 1) / b; }
+
+/// The numbers i of [0, count) for which from + i step is in [0, length); step > 0.
+struct Inside {
+  Index first, last;
+  Inside(Index from, Index step, Index length, Index count)
+      : first(std::clamp<Index>(from < 0 ? ceil_divide(-from, step) : 0, 0, count)),
+        last(std::clamp<Index>(length > from ? ceil_divide(length - from, step) : 0, first, count)) {}
+};
+
+// A row of results, pixel i of which is the sum over a in [0, rows) and b in [0, columns) of source[a
+// source_row + (start + i step + b) channels + c] weight[a weight_row + b weight_column + c], where columns
+// outside of the source count as zeros. The gradient of the input is such a sum as well, of the output's
+// gradients, with the window the other way round; one for each residue that its columns have by the stride.
+template <class T>
+struct Line {
+  const T* source;
+  Index source_row, length;  // of the source's rows, in pixels
+  Index start, step;
+  const T* weight;
+  Index weight_row, weight_column;
+  Index rows, columns;
+  T* to;
+  Index to_step, count;  // pixels
+  Index channels;
+  Write mode;
+};
+
+// A vector of channels of P pixels of a line, whose window has K columns and goes on by S. Every pixel of the
+// source is read once for all the sums that it is part of. Ends: some of them may be outside.
+template <class T, int kBytes, int K, int S, int P, bool kEnds>
+[[gnu::always_inline]] inline void sum_taps(const Line<T>& line, Index pixel, Index channel) {
+  Vector<T, kBytes> sums[P] = {};
+  const Index at = line.start + pixel * S;
+  const T *source = line.source + at * line.channels + channel, *weight = line.weight + channel;
+  for (Index a = 0; a < line.rows; ++a, source += line.source_row, weight += line.weight_row) {
+    Vector<T, kBytes> w[K];
+#pragma GCC unroll 8
+    for (int b = 0; b < K; ++b) w[b] = load<T, kBytes>(weight + b * line.weight_column);
+#pragma GCC unroll 32
+    for (int q = 0; q < (P - 1) * S + K; ++q) {
+      if (kEnds && (at + q < 0 || at + q >= line.length)) continue;
+      const Vector<T, kBytes> x = load<T, kBytes>(source + q * line.channels);
+#pragma GCC unroll 8
+      for (int p = 0; p < P; ++p)
+        if (q - p * S >= 0 && q - p * S < K) sums[p] += w[q - p * S] * x;
+    }
+  }
+#pragma GCC unroll 8
+  for (int p = 0; p < P; ++p) {
+    T* to = line.to + (pixel + p) * line.to_step + channel;
+    store<T, kBytes>(to, line.mode == Write::assign ? sums[p] : load<T, kBytes>(to) + sums[p]);
+  }
+}
+
+// One channel of one pixel, for any window.
+template <class T>
+[[gnu::always_inline]] inline void sum_taps(const Line<T>& line, Index pixel, Index channel) {
+  const Index at = line.start + pixel * line.step;
+  const auto [first, last] = Inside(at, 1, line.length, line.columns);
+  T sum = 0;
+  for (Index a = 0; a < line.rows; ++a)
+    for (Index b = first; b < last; ++b)
+      sum += line.source[a * line.source_row + (at + b) * line.channels + channel] *
+             line.weight[a * line.weight_row + b * line.weight_column + channel];
+  write(line.to[pixel * line.to_step + channel], sum, line.mode);
+}
+
+// Channels from `channel` on, as many as fill vectors of kBytes; returns the first that does not.
+template <class T, int kBytes, int K, int S, int P>
+[[gnu::always_inline]] inline Index vectors(const Line<T>& line, Index pixel, Index channel) {
+  constexpr Index n = kLanes<T, kBytes>;
+  const Index at = line.start + pixel * S;
+  if (at < 0 || at + (P - 1) * S + K > line.length) {
+    for (; channel + n <= line.channels; channel += n)
+      sum_taps<T, kBytes, K, S, P, true>(line, pixel, channel);
+  } else {
+    for (; channel + n <= line.channels; channel += n)
+      sum_taps<T, kBytes, K, S, P, false>(line, pixel, channel);
+  }
+  return channel;
+}
+
+template <class T, int kBytes, int K, int S, int P>
+void pixels(const Line<T>& line, Index pixel) {
+  Index channel = vectors<T, kBytes, K, S, P>(line, pixel, 0);
+  if constexpr (kBytes > 32) channel = vectors<T, 32, K, S, P>(line, pixel, channel);
+  for (; channel < line.channels; ++channel)
+    for (int p = 0; p < P; ++p) sum_taps(line, pixel + p, channel);
+}
+
+template <class T, int kBytes, int K, int S>
+void run(const Line<T>& line) {
+  // Seven pixels' sums and five weights fit the sixteen registers, and sides of images are often multiples
+  // of seven.
+  Index pixel = 0;
+  for (; pixel + 7 <= line.count; pixel += 7) pixels<T, kBytes, K, S, 7>(line, pixel);
+  for (; pixel + 3 <= line.count; pixel += 3) pixels<T, kBytes, K, S, 3>(line, pixel);
+  for (; pixel < line.count; ++pixel) pixels<T, kBytes, K, S, 1>(line, pixel);
+}
+
+template <class T, int kBytes>
+void run(const Line<T>& line) {
+  const auto with_step = [&]<int K>() {
+    if (line.step == 1) return run<T, kBytes, K, 1>(line), true;
+    if (line.step == 2) return run<T, kBytes, K, 2>(line), true;
+    return false;
+  };
+  const bool done = line.columns == 1   ? with_step.template operator()<1>()
+                    : line.columns == 2 ? with_step.template operator()<2>()
+                    : line.columns == 3 ? with_step.template operator()<3>()
+                    : line.columns == 5 ? with_step.template operator()<5>()
+                    : line.columns == 7 ? with_step.template operator()<7>()
+                                        : false;
+  if (done) return;
+  for (Index pixel = 0; pixel < line.count; ++pixel)
+    for (Index channel = 0; channel < line.channels; ++channel) sum_taps(line, pixel, channel);
+}
+
+// One row of the output's gradient and the row of x that row `a` of the window saw.
+template <class T>
+struct RowPair {
+  const T *dy, *x;
+  Index width, out_width, channels;
+  Index step, from;  // pixel i saw x's pixels i step + from + b
+};
+
+// An image's: dweight [window's rows, columns, channels] += what it adds.
+template <class T>
+struct ImageProducts {
+  const T *dy, *x;
+  Index height, width, out_height, out_width, channels;
+  Window window;
+
+  template <class Each>
+  [[gnu::always_inline]] void for_rows(Index a, Index b, Each each) const {
+    const Index from = a - window.padding;
+    const auto [first, last] = Inside(from, window.stride, height, out_height);
+    for (Index row = first; row < last; ++row)
+      each(RowPair<T>{dy + row * out_width * channels, x + (row * window.stride + from) * width * channels,
+                      width, out_width, channels, window.stride, b - window.padding});
+  }
+};
+
+// sums [B columns of the window, V vectors] += dy x over the pixels of a row.
+template <class T, int kBytes, int B, int V>
+[[gnu::always_inline]] inline void add_row(const RowPair<T>& pair, Index channel,
+                                           Vector<T, kBytes> (&sums)[B][V]) {
+  constexpr Index n = kLanes<T, kBytes>;
+  const auto add = [&](Index pixel, auto counts) [[gnu::always_inline]] {
+    const T* dy = pair.dy + pixel * pair.channels + channel;
+    const T* x = pair.x + (pixel * pair.step + pair.from) * pair.channels + channel;
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      const Vector<T, kBytes> d = load<T, kBytes>(dy + v * n);
+#pragma GCC unroll 5
+      for (int b = 0; b < B; ++b)
+        if (counts(pixel * pair.step + pair.from + b))
+          sums[b][v] += d * load<T, kBytes>(x + b * pair.channels + v * n);
+    }
+  };
+  const auto some = [&](Index at) { return at >= 0 && at < pair.width; };
+  // Between the ends, a pixel's whole window lies within the row.
+  const Index whole = Inside(pair.from, pair.step, pair.width, pair.out_width).first;
+  const Index end = std::max(whole, Inside(pair.from + B - 1, pair.step, pair.width, pair.out_width).last);
+  Index pixel = 0;
+  for (; pixel < whole; ++pixel) add(pixel, some);
+  for (; pixel < end; ++pixel) add(pixel, [](Index) { return true; });
+  for (; pixel < pair.out_width; ++pixel) add(pixel, some);
+}
+
+// Channels from `channel` on, as many as fill V vectors at a time; returns the first that does not.
+template <class T, int kBytes, int B, int V>
+[[gnu::always_inline]] inline Index add_channels(const ImageProducts<T>& image, Index a, Index b,
+                                                 Index channel, T* dweight) {
+  constexpr Index n = kLanes<T, kBytes>;
+  for (; channel + V * n <= image.channels; channel += V * n) {
+    Vector<T, kBytes> sums[B][V] = {};
+    image.for_rows(a, b, [&](const RowPair<T>& pair) [[gnu::always_inline]] {
+      add_row<T, kBytes, B, V>(pair, channel, sums);
+    });
+#pragma GCC unroll 5
+    for (int i = 0; i < B; ++i)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) {
+        T* to = dweight + i * image.channels + channel + v * n;
+        store<T, kBytes>(to, load<T, kBytes>(to) + sums[i][v]);
+      }
+  }
+  return channel;
+}
+
+// dweight [B columns of a row of the window, channels] += what an image adds.
+template <class T, int kBytes, int B>
+void add_columns(const ImageProducts<T>& image, Index a, Index b, T* dweight) {
+  Index channel = add_channels<T, kBytes, B, std::min(12 / B, 4)>(image, a, b, 0, dweight);
+  channel = add_channels<T, kBytes, B, 1>(image, a, b, channel, dweight);
+  if constexpr (kBytes > 32) channel = add_channels<T, 32, B, 1>(image, a, b, channel, dweight);
+  for (; channel < image.channels; ++channel)
+    for (int i = 0; i < B; ++i) {
+      T sum = 0;
+      image.for_rows(a, b + i, [&](const RowPair<T>& pair) [[gnu::always_inline]] {
+        const auto [first, last] = Inside(pair.from, pair.step, pair.width, pair.out_width);
+        for (Index pixel = first; pixel < last; ++pixel)
+          sum += pair.dy[pixel * pair.channels + channel] *
+                 pair.x[(pixel * pair.step + pair.from) * pair.channels + channel];
+      });
+      dweight[i * image.channels + channel] += sum;
+    }
+}
+
+template <class T, int kBytes>
+void add_products(const ImageProducts<T>& image, T* dweight) {
+  const Index size = image.window.size;
+  for (Index a = 0; a < size; ++a)
+    for (Index b = 0; b < size;) {
+      T* to = dweight + (a * size + b) * image.channels;
+      const Index left = size - b;
+      if (left >= 5)
+        add_columns<T, kBytes, 5>(image, a, b, to), b += 5;
+      else if (left >= 3)
+        add_columns<T, kBytes, 3>(image, a, b, to), b += 3;
+      else
+        add_columns<T, kBytes, 1>(image, a, b++, to);
+    }
+}
+
+extern template void run<float, 32>(const Line<float>&);
+extern template void run<double, 32>(const Line<double>&);
+extern template void run<float, 64>(const Line<float>&);
+extern template void run<double, 64>(const Line<double>&);
+extern template void add_products<float, 32>(const ImageProducts<float>&, float*);
+extern template void add_products<double, 32>(const ImageProducts<double>&, double*);
+extern template void add_products<float, 64>(const ImageProducts<float>&, float*);
+extern template void add_products<double, 64>(const ImageProducts<double>&, double*);
+
+}  // namespace conclave::kernels::depthwise_lines

@@ -1,0 +1,15 @@
+// For AVX-512, as tile_wide.cpp is.
+#ifdef CONCLAVE_WIDE_VECTORS
+
+#include "core/kernels/depthwise_lines.h"
+
+namespace conclave::kernels::depthwise_lines {
+
+template void run<float, 64>(const Line<float>&);
+template void run<double, 64>(const Line<double>&);
+template void add_products<float, 64>(const ImageProducts<float>&, float*);
+template void add_products<double, 64>(const ImageProducts<double>&, double*);
+
+}  // namespace conclave::kernels::depthwise_lines
+
+#endif
