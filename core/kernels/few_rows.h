@@ -18,9 +18,15 @@ inline constexpr Index kFewOutputs = 4096 / sizeof(T);
 
 namespace few_rows {
 
-// Of the inner dimension and of the outputs at a time: a tile's columns of x, so deep, and so many outputs'
-// weights fit the first-level cache together.
-constexpr Index kDepth = 256, kBlock = 12;
+// Of the inner dimension at a time: a tile's columns of x and the outputs' weights, so deep, fit the
+// first-level cache together.
+constexpr Index kDepth = 256;
+
+/// Columns that are rearranged together: two vectors, of whichever width.
+template <class T>
+Index panel_columns() {
+  return has_wide_vectors() ? 2 * kTileColumns<T> : kTileColumns<T>;
+}
 
 /// to [columns, stride] = from [rows, columns]^T; columns of `to` up to the next multiple of kLanes are zero.
 template <class T>
@@ -70,30 +76,30 @@ template <class T>
 void few_rows_product(Index rows, Index outputs, Index in, const T* x, const T* weight, const T* bias, T* y,
                       Index y_row) {
   using namespace few_rows;
-  constexpr Index kPanel = kTileColumns<T>;
-  alignas(64) T columns[kDepth * kFewRows], sums[kFewOutputs<T> * kFewRows];  // x and y, transposed
+  const Index panel = panel_columns<T>(), block = has_wide_vectors() ? 16 : 12;  // outputs at a time
+  alignas(64) T columns[kDepth * kFewRows], sums[kFewOutputs<T> * kFewRows];     // x and y, transposed
   const Index stride = (rows + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
   if (in == 0) std::fill_n(sums, outputs * stride, T(0));
   for (Index first = 0; first < in; first += kDepth) {
     const Index depth = std::min(kDepth, in - first);
-    for (Index row = 0; row < rows; row += kPanel)
-      transpose_rows(std::min(kPanel, rows - row), depth, x + row * in + first, in, columns + row * depth,
-                     kPanel);
-    for (Index output = 0; output < outputs; output += kBlock) {
-      const Index count = std::min(kBlock, outputs - output);
+    for (Index row = 0; row < rows; row += panel)
+      transpose_rows(std::min(panel, rows - row), depth, x + row * in + first, in, columns + row * depth,
+                     panel);
+    for (Index output = 0; output < outputs; output += block) {
+      const Index count = std::min(block, outputs - output);
       // The next weights come from memory while these are multiplied, some rows at a time.
-      const bool deeper = output + kBlock >= outputs;
-      const T* next = deeper ? weight + first + depth : weight + (output + kBlock) * in + first;
+      const bool deeper = output + block >= outputs;
+      const T* next = deeper ? weight + first + depth : weight + (output + block) * in + first;
       const Index next_depth = deeper ? std::min(kDepth, in - first - depth) : depth;
-      const Index next_rows = std::min(kBlock, deeper ? outputs : outputs - output - kBlock);
-      const Index tiles = (stride + kPanel - 1) / kPanel, some = (next_rows + tiles - 1) / tiles;
+      const Index next_rows = std::min(block, deeper ? outputs : outputs - output - block);
+      const Index tiles = (stride + panel - 1) / panel, some = (next_rows + tiles - 1) / tiles;
       Index ahead = 0;
-      for (Index row = 0; row < stride; row += kPanel) {
+      for (Index row = 0; row < stride; row += panel) {
         for (const Index end = std::min(ahead + some, next_rows); ahead < end; ++ahead)
           for (Index i = 0; i < next_depth; i += 64 / static_cast<Index>(sizeof(T)))
             __builtin_prefetch(next + ahead * in + i, 0, 2);
-        tile_product(count, std::min(kPanel, stride - row), depth, weight + output * in + first, in, Index{1},
-                     columns + row * depth, kPanel, sums + output * stride + row, stride, first > 0);
+        tile_product(count, std::min(panel, stride - row), depth, weight + output * in + first, in, Index{1},
+                     columns + row * depth, panel, sums + output * stride + row, stride, first > 0);
       }
     }
   }
@@ -104,21 +110,19 @@ void few_rows_product(Index rows, Index outputs, Index in, const T* x, const T* 
 template <class T>
 void many_rows_product(Index rows, Index outputs, Index in, const T* x, const T* weight, const T* bias, T* y,
                        Index y_row) {
-  using few_rows::kDepth;
-  constexpr Index kPanel = kTileColumns<T>;
-  alignas(64) T panel[kDepth * kPanel];
-  for (Index output = 0; output < outputs; output += kPanel) {
+  using namespace few_rows;
+  constexpr Index kMost = 2 * kTileColumns<T>;
+  alignas(64) T panel[kDepth * kMost];
+  for (Index output = 0, count = 0; output < outputs; output += count) {
+    count = std::min(panel_columns<T>(), outputs - output);
     for (Index first = 0; first == 0 || first < in; first += kDepth) {
       const Index depth = std::min(kDepth, in - first);
-      few_rows::transpose_rows(kPanel, depth, weight + output * in + first, in, panel, kPanel);
-      tile_product(rows, kPanel, depth, x + first, in, Index{1}, panel, kPanel, y + output, y_row, first > 0);
+      transpose_rows(count, depth, weight + output * in + first, in, panel, count);
+      tile_product(rows, count, depth, x + first, in, Index{1}, panel, count, y + output, y_row, first > 0);
     }
     if (!bias) continue;
-    const Vector<T> left = load(bias + output), right = load(bias + output + kLanes<T>);
-    for (T *to = y + output, *end = to + rows * y_row; to != end; to += y_row) {
-      store(to, load(to) + left);
-      store(to + kLanes<T>, load(to + kLanes<T>) + right);
-    }
+    for (T *to = y + output, *end = to + rows * y_row; to != end; to += y_row)
+      for (Index i = 0; i < count; i += kLanes<T>) store(to + i, load(to + i) + load(bias + output + i));
   }
 }
 

@@ -10,9 +10,13 @@ namespace conclave::kernels {
 template <class T>
 void tiles::wide_product(Index m, Index n, Index k, const T* a, Index a_row, Index a_column, const T* b,
                          Index b_row, T* c, Index c_row, bool accumulate) {
-  constexpr int kBytes = 64, kRows = 12;
-  for (Index j = 0; j < n; j += kLanes<T, kBytes>)
-    rows<T, kBytes, 1, kRows>(m, k, a, a_row, a_column, b + j, b_row, c + j, c_row, accumulate);
+  constexpr int kBytes = 64;
+  constexpr Index kColumns = kLanes<T, kBytes>;
+  Index j = 0;
+  for (; j + 2 * kColumns <= n; j += 2 * kColumns)
+    rows<T, kBytes, 2, 8>(m, k, a, a_row, a_column, b + j, b_row, c + j, c_row, accumulate);
+  for (; j < n; j += kColumns)
+    rows<T, kBytes, 1, 12>(m, k, a, a_row, a_column, b + j, b_row, c + j, c_row, accumulate);
 }
 
 template void tiles::wide_product(Index, Index, Index, const float*, Index, Index, const float*, Index,

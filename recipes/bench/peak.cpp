@@ -1,48 +1,28 @@
 #include <fmt/format.h>
 #include <omp.h>
 
-#include <array>
-
 #include "recipes/bench/bench.h"
+#include "recipes/bench/multiply_add.h"
 
 namespace conclave::bench {
 namespace {
 
-using Vector [[gnu::vector_size(32)]] = float;  // one AVX register
-
-// A fused multiply-add takes 4 to 5 cycles and two start in each: 10 independent ones keep both units busy,
-// 12 leave room for the scheduler, and with the two factors still fit the 16 registers.
-constexpr int kChains = 12;
-constexpr int kRounds = 10'000'000;  // some 20 ms
-
 volatile float sink;
 volatile float factor = 0.999f,
                addend = 0.001f;  // x -> 0.999 x + 0.001 stays near 1: no overflow, no denormals
-
-float multiply_add() {
-  const Vector a = Vector{} + factor, b = Vector{} + addend;
-  std::array<Vector, kChains> x;
-  for (int i = 0; i < kChains; ++i) x[static_cast<std::size_t>(i)] = b * static_cast<float>(i);
-  for (int round = 0; round < kRounds; ++round)
-#pragma GCC unroll 12
-    for (Vector& chain : x) chain = chain * a + b;
-  Vector sum{};
-  for (const Vector& chain : x) sum += chain;
-  float total = 0;
-  for (int i = 0; i < 8; ++i) total += sum[i];
-  return total;
-}
 
 }  // namespace
 
 void Peak::run() const {
   float total = 0;
 #pragma omp parallel num_threads(threads_) reduction(+ : total)
-  total += multiply_add();
+  total += kernels::has_wide_vectors() ? multiply_add<64>(factor, addend) : multiply_add<32>(factor, addend);
   sink = total;
 }
 
-double Peak::flops() const { return 2.0 * 8 * kChains * kRounds * threads_; }
+double Peak::flops() const {
+  return 2.0 * (kernels::has_wide_vectors() ? 16 : 8) * kChains * kRounds * threads_;
+}
 
 void peak(std::int64_t repetitions) {
   const int threads = omp_get_max_threads();

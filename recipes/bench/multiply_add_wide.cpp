@@ -1,0 +1,8 @@
+// Compiled for AVX-512, called only where the processor has it.
+#include "recipes/bench/multiply_add.h"
+
+namespace conclave::bench {
+
+template float multiply_add<64>(float factor, float addend);
+
+}  // namespace conclave::bench
