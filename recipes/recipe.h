@@ -95,6 +95,7 @@ struct ModelRecipe {
   double dropout = 0.1;
   double embedding_dropout = 0.1;
   double token_dropout = 0.0;
+  double text_dropout = 0.0;
   std::int64_t bigrams = 0;
   double bigram_weight = 2.5;
   std::string fusion = "joint";
@@ -132,6 +133,7 @@ struct MoeRecipe {
 };
 
 struct TrainRecipe {
+  std::string start_from;
   std::int64_t epochs = 5;
   std::int64_t steps = 0;
   std::int64_t batch_tokens = 8192;

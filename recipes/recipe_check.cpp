@@ -181,6 +181,9 @@ void check_modalities(const Recipe& recipe, Checker& check) {
   };
   for_texts("model.embedding", recipe.model.embedding);
   for_texts("model.token_dropout", recipe.model.token_dropout);
+  check.unless(data.may_have_both() || recipe.model.text_dropout == 0, {"model.text_dropout", "data.source"},
+               "{} is for images with texts, but {} has one of them alone",
+               check.shown("model.text_dropout", recipe.model.text_dropout), source);
   for_texts("model.bigrams", recipe.model.bigrams);
   for_texts("train.masked_weight", recipe.train.masked_weight);
   check.unless(data.may_have_both() || recipe.model.fusion == "joint", {"model.fusion", "data.source"},

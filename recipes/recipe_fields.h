@@ -185,6 +185,11 @@ void fields(R& model, Visitor&& field) {
         "Share of the embeddings' activations zeroed in training", between(0, 0.95));
   field("token_dropout", model.token_dropout, "Share of whole input tokens hidden from the model in training",
         between(0, 0.95));
+  field("text_dropout", model.text_dropout,
+        "Share of texts with an image that are hidden from a classifier in training, so that it learns to "
+        "see: every "
+        "token as one that token_dropout hides",
+        between(0, 0.95));
   field("bigrams", model.bigrams,
         "Most frequent pairs of adjacent tokens for a linear model beside the encoder, which scores texts by "
         "their tokens and these pairs; 0 for no such model",
@@ -293,6 +298,11 @@ void fields(R& moe, Visitor&& field) {
 
 template <Either<TrainRecipe> R, class Visitor>
 void fields(R& train, Visitor&& field) {
+  field(
+      "start_from", train.start_from,
+      "Checkpoint, or folder of a run, of another model to begin with: its tokenizer in place of one of "
+      "data.vocabulary, and its tensors, those that have the name and the shape of one here; empty for none",
+      any_text());
   field("epochs", train.epochs, "Passes over the training split; unused where steps is given",
         between(1, 1e6));
   field("steps", train.steps, "Optimizer steps to train; 0 leaves it to epochs", between(0, 1e12));

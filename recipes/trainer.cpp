@@ -11,6 +11,7 @@
 #include "core/kernels/reduction.h"
 #include "data/bigrams.h"
 #include "recipes/expert_table.h"
+#include "recipes/loaded_model.h"
 #include "recipes/model_state.h"
 #include "recipes/use_precision.h"
 
@@ -36,8 +37,20 @@ BatcherOptions train_batches(const Recipe& recipe, const ProcessGrid& grid, cons
                                           : std::nullopt};
 }
 
-std::optional<Tokenizer> tokenizer_of(const std::string& checkpoint) {
-  if (checkpoint.empty()) return std::nullopt;
+// The checkpoint that a run which is not resumed begins with; "" for none.
+std::string start_of(const Recipe& recipe) {
+  if (recipe.train.start_from.empty()) return "";
+  try {
+    return CheckpointReader(find_checkpoint(recipe.train.start_from)).path();
+  } catch (const Error& error) {
+    fail("train.start_from: {}; train that model first, or set it to \"\"", error.what());
+  }
+}
+
+// Of the checkpoint that is resumed, or else begun with.
+std::optional<Tokenizer> tokenizer_of(const Recipe& recipe, const std::string& resume) {
+  const std::string checkpoint = resume.empty() ? start_of(recipe) : resume;
+  if (checkpoint.empty() || !recipe.has_texts()) return std::nullopt;
   const std::string bytes = CheckpointReader(checkpoint).state().tokenizer;
   return bytes.empty() ? std::nullopt : std::optional(Tokenizer::from_bytes(bytes));
 }
@@ -108,8 +121,8 @@ Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironme
         environment.resume = resolve_resume(environment.resume, recipe.run.directory, grid.world());
         return std::move(environment);
       }()),
-      corpus_(
-          load_corpus(recipe, grid.world(), environment_.cache_directory, tokenizer_of(environment_.resume))),
+      corpus_(load_corpus(recipe, grid.world(), environment_.cache_directory,
+                          tokenizer_of(recipe, environment_.resume))),
       model_(recipe, corpus_.sizes(recipe.data), grid),
       layers_(model_.moe_layers()),
       parameters_(model_, DType::f32, static_cast<std::uint64_t>(recipe.run.seed), grid.device()),
@@ -169,7 +182,10 @@ Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironme
                   grid.world().size(), grid.expert_parallel(), grid.data_parallel(), omp_get_max_threads(),
                   name_of(grid.device()), use_precision(recipe.run, grid.device())));
   plan_memory();
-  resume();
+  if (environment_.resume.empty())
+    start_from();
+  else
+    resume();
   start_metrics();
 }
 
@@ -271,8 +287,31 @@ void Trainer::plan_memory() {
   sums_->metrics.reserve(16 + sums_->metric_names.size() + sums_->task_metric_names.size());
 }
 
+// What is left as it was initialized: parts that the other model lacks, or that are of other sizes there,
+// such as a head for other classes.
+void Trainer::start_from() {
+  const std::string path = start_of(recipe_);
+  if (path.empty()) return;
+  const CheckpointReader reader(path, grid_.world());
+  std::vector<TensorEntry> entries = model_entries(parameters_, model_);
+  const std::size_t all = entries.size();
+  const auto has = [&](const TensorEntry& entry) {
+    return reader.has(entry.name) && reader.shape(entry.name) == entry.global_shape;
+  };
+  // Bigrams are numbers to the weights' rows, and go with them.
+  const auto weight = std::ranges::find(entries, "model/wide/weight", &TensorEntry::name);
+  const bool other_bigrams = weight != entries.end() && !has(*weight);
+  std::erase_if(entries, [&](const TensorEntry& entry) {
+    return !has(entry) || (other_bigrams && entry.name == "model/wide/bigrams");
+  });
+  require(!entries.empty(), "train.start_from: no tensor of {} has the name and shape of one of this model's",
+          path);
+  reader.load(entries);
+  optimizer_.restart_average();
+  say(fmt::format("started from {}: {} of {} tensors", path, entries.size(), all));
+}
+
 void Trainer::resume() {
-  if (environment_.resume.empty()) return;
   const CheckpointReader reader(environment_.resume, grid_.world());
   reader.load(entries_);
   step_ = reader.state().step;

@@ -63,6 +63,7 @@ class Trainer {
   void plan_memory();
   std::string tokenizer_hash() const;  // "" without texts
   void describe(const Task& task, const TaskSplits& splits, const DynamicBatcher& batches);
+  void start_from();
   void resume();
   void start_metrics();
   void step();

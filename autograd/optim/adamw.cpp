@@ -43,8 +43,8 @@ AdamW::AdamW(ParameterSet& parameters, OptimizerOptions options)
     second_.push_back(state_.zeros(segment.values.shape(), segment.values.dtype()));
     if (!has_average()) continue;
     average_.push_back(state_.empty(segment.values.shape(), segment.values.dtype()));
-    average_.back().copy_from(segment.values);
   }
+  restart_average();
 }
 
 void AdamW::update(std::int64_t step, double learning_rate, double gradient_scale) {
@@ -76,6 +76,10 @@ void AdamW::update(std::int64_t step, double learning_rate, double gradient_scal
 void AdamW::swap_average() {
   for (std::size_t i = 0; i < average_.size(); ++i)
     kernels::swap(parameters_.segments()[i].values, average_[i]);
+}
+
+void AdamW::restart_average() {
+  for (std::size_t i = 0; i < average_.size(); ++i) average_[i].copy_from(parameters_.segments()[i].values);
 }
 
 Tensor AdamW::part(const std::vector<Tensor>& flat, const Parameter& parameter) const {

@@ -44,6 +44,8 @@ class AdamW {
   bool has_average() const { return options_.ema > 0; }
   /// Exchanges the parameters with their moving average; calling it again undoes it.
   void swap_average();
+  /// Has the moving average begin anew, with the parameters as they are.
+  void restart_average();
 
   /// The optimizer's state of one parameter, in its shape, for a checkpoint.
   Tensor first_moment(const Parameter& parameter) const { return part(first_, parameter); }

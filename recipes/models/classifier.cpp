@@ -47,7 +47,8 @@ Classifier::HiddenTokens Classifier::hide_tokens(Tape& tape, ForwardContext& con
                                                  const ModelInput& input) const {
   const RandomStream stream = context.next_stream();
   const Tensor& tokens = input.tokens;
-  if (!context.training || options_.token_dropout <= 0) return {tokens, {}, {}};
+  const double hidden_texts = images_ ? options_.text_dropout : 0;
+  if (!context.training || (options_.token_dropout <= 0 && hidden_texts <= 0)) return {tokens, {}, {}};
   const double expected = options_.token_dropout * static_cast<double>(tokens.numel());
   // Memory is planned for six standard deviations more than expected: more is not seen in the life of a
   // cluster.
@@ -64,6 +65,13 @@ Classifier::HiddenTokens Classifier::hide_tokens(Tape& tape, ForwardContext& con
   for (std::size_t i = 0; i < from.size(); ++i) {
     while (static_cast<std::size_t>(texts[sequence + 1]) <= i) ++sequence;
     const auto row = static_cast<std::size_t>(rows[sequence + 1] - texts[sequence + 1]) + i;
+    const bool has_image = rows[sequence + 1] - rows[sequence] > texts[sequence + 1] - texts[sequence];
+    // Numbers of texts count down from the last, those of tokens up from 0.
+    if (has_image && !tape.planning() &&
+        stream.uniform(~(static_cast<std::uint64_t>(context.first_sequence) + sequence)) < hidden_texts) {
+      to[i] = unknown_token_;  // nobody guesses it
+      continue;
+    }
     const auto global = static_cast<std::uint64_t>(context.first_token) + row;
     const bool hide =
         stream.uniform(global) < options_.token_dropout ||

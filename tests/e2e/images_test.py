@@ -181,6 +181,7 @@ def main():
     run([PROGRAM, "predict", "group1", "--image=images.toml"], status=1, says=["images.toml: "])
     texts_and_images()
     fusions()
+    train(1, "wrong", "train.start_from=emoji", status=1, says=["no tensor of emoji/step-00000002.h5 has the name and shape"])
     train(1, "wrong", "model.bigrams=10", status=2, says=["model.bigrams = 10", "is for texts"])
     Path("idx/train-labels-idx1-ubyte.gz").unlink()
     train(1, "missing", status=1, says=["train-labels-idx1-ubyte"])

@@ -53,7 +53,11 @@ struct Scene {
   TaskOutput forward(std::size_t first = 0, std::size_t last = kShown.size()) {
     batch.clear();
     for (std::size_t i = 0; i < first; ++i) add(batch, static_cast<Index>(i), kShown[i]);
-    ForwardContext context{.first_token = batch.local_tokens(), .first_sequence = batch.local_sequences()};
+    ForwardContext context{.training = training,
+                           .stream = {.step = step},
+                           .first_token = batch.local_tokens(),
+                           .first_sequence = batch.local_sequences()};
+    if (training) tape.stop_planning();
     batch.clear();
     for (std::size_t i = first; i < last; ++i) add(batch, static_cast<Index>(i), kShown[i]);
     return (*model.classifier())(tape, context, model_input(batch));
@@ -65,6 +69,8 @@ struct Scene {
     throw;
   }
 
+  bool training = false;
+  std::uint32_t step = 0;
   Model model;
   ParameterSet parameters;
   Batch batch;
@@ -159,6 +165,34 @@ TEST_CASE("fusion: each modality passes the layers by itself, and sees the other
   }
 }
 
+TEST_CASE("fusion: so many texts as text_dropout says are hidden in training, those with an image",
+          "[fusion]") {
+  const ProcessGrid grid = grid_of(0);
+  constexpr int kSteps = 200;
+  Recipe recipe = recipe_of("joint");
+  recipe.model.text_dropout = 0.3;
+  Scene scene(recipe, grid);
+  scene.training = true;
+  const Tensor tokens = scene.parameter("token_embedding.weight").value;
+  const Tensor before = Tensor::empty(tokens.shape(), DType::f64);
+  before.copy_from(tokens);
+  int hidden = 0, texts = 0;
+  for (scene.step = 0; scene.step < kSteps; ++scene.step) {
+    const Tensor logits = scene.forward().logits;
+    for (Index i = 0; i < tokens.numel(); ++i)
+      if (i / kHidden != 1) tokens.data<double>()[i] += 0.1 * static_cast<double>(i % 3);
+    const Tensor others = scene.forward().logits;
+    tokens.copy_from(before);
+    for (std::size_t i = 0; i < kShown.size(); ++i) {
+      const auto row = static_cast<Index>(i);
+      const bool same = distance(logits.rows(row, row + 1), others.rows(row, row + 1)) == 0;
+      if (kShown[i] == Shown::both) hidden += same ? 1 : 0, ++texts;
+      if (kShown[i] == Shown::text) CHECK(!same);
+    }
+  }
+  CHECK(static_cast<double>(hidden) / texts == Approx(0.3).margin(0.05));
+}
+
 TEST_CASE("images and texts may have half of the experts each", "[fusion]") {
   const ProcessGrid grid = grid_of(0);
   for (const char* fusion : {"joint", "cross"})
@@ -189,11 +223,13 @@ TEST_CASE("fusion: the same losses on any number of ranks", "[fusion]") {
   const std::size_t first = rank * kShown.size() / ranks, last = (rank + 1) * kShown.size() / ranks;
   for (const char* fusion : {"joint", "cross", "late"}) {
     Recipe recipe = recipe_of(fusion);
-    recipe.model.dropout = recipe.model.embedding_dropout = 0.2;
+    recipe.model.dropout = recipe.model.embedding_dropout = recipe.model.text_dropout = 0.2;
     for (const char* router : {"linear", "attention"}) {
       CAPTURE(fusion, router);
       recipe.moe.router = router, recipe.moe.router_noise = 0.5;
       Scene whole(recipe, alone), part(recipe, all);
+      whole.forward(), part.forward(first, last);  // plans memory
+      whole.training = part.training = true;
       const Tensor expected = whole.forward().losses, losses = part.forward(first, last).losses;
       CHECK(distance(losses, expected.rows(static_cast<Index>(first), static_cast<Index>(last))) < 1e-12);
     }

@@ -327,6 +327,11 @@ TEST_CASE("what only texts or only images have is refused without them", "[recip
   CHECK(mistake("data.source = \"fashion_gloss\"\nmodel.fusion = \"late\"\ndata.inputs = \"text\"") == "");
   CHECK_THAT(mistake(emoji + "model.fusion = \"early\""), Contains("must be one of joint, cross, late"));
   CHECK_THAT(mistake(emoji + "model.image_weight = 1"), Contains("must be between 0.001 and 0.999"));
+  CHECK(mistake(emoji + "model.text_dropout = 0.3") == "");
+  CHECK(mistake(images + "model.text_dropout = 0.3") ==
+        "q.toml:2: model.text_dropout = 0.3 is for images with texts, but data.source = \"fashion_mnist\" "
+        "has one "
+        "of them alone");
   const std::string separate = "moe.modality_experts = \"separate\"\n";
   CHECK(mistake(emoji + separate + "moe.balancer = \"aux_loss\"") == "");
   CHECK_THAT(mistake(emoji + separate), Contains("set moe.balancer to \"aux_loss\" or \"none\""));
