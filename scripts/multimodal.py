@@ -11,15 +11,20 @@ EPOCHS = 3  # of encoder
 SHARING = {"unshared": [], "shared": ["model.share_layers=true", "model.embedding=64"]}
 LAYERS = 4  # of sharing
 AUX_LOSS = ["moe.balancer=aux_loss"]  # separate experts need it, or none
+NO_START = ["train.start_from="]
 EMOJI = {
-    "image": ["data.inputs=image", "train.batch_tokens=73"],  # an image is one token: as many examples a step as below
+    # An image is one token: as many examples a step as below.
+    "image": [*NO_START, "data.inputs=image", "model.bigrams=0", "train.batch_tokens=73"],
     "text": ["data.inputs=text"],
     "joint": ["model.fusion=joint"],
     "cross": ["model.fusion=cross"],
     "cross-0.7": ["model.fusion=cross", "model.image_weight=0.7"],  # begins where the reference's weights are
     "late": ["model.fusion=late"],
-    "separate": [*AUX_LOSS, "moe.experts=8", "moe.modality_experts=separate"],  # each modality chooses among 4
-    "shared": [*AUX_LOSS, "moe.experts=4"],  # both among the same 4
+    "texts-shown": ["model.text_dropout=0"],
+    "without-words": NO_START,
+    # Without it, as only experts of the same number would begin with what those of words.toml know.
+    "separate": [*NO_START, *AUX_LOSS, "moe.experts=8", "moe.modality_experts=separate"],  # each modality chooses among 4
+    "shared": [*NO_START, *AUX_LOSS, "moe.experts=4"],  # both among the same 4
 }
 
 
@@ -100,7 +105,9 @@ def linear():
 
 
 def emoji(arguments):
-    results = train_all("emoji", "recipes/emoji_group.toml", EMOJI, [], arguments)
+    words = OUT / "words"
+    train(words, "recipes/words.toml", ["checkpoint.every=0"])
+    results = train_all("emoji", "recipes/emoji_group.toml", EMOJI, [f"train.start_from={words}"], arguments)
     baselines = linear()
     accuracy = {variant: Measured(runs, "accuracy") for variant, runs in results.items()}
     parameters = {variant: total(runs[0]) for variant, runs in results.items()}

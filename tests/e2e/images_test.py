@@ -127,7 +127,7 @@ def predictions_are_those_of_the_test_split(checkpoint):
 
 def texts_and_images():
     write_png("red.png", 5, [(200, 30, 30)] * 25)
-    sets = [f"--set={option}" for option in ("run.directory=emoji", "train.steps=2", "image.size=16")]
+    sets = [f"--set={option}" for option in ("run.directory=emoji", "train.start_from=", "train.steps=2", "image.size=16")]
     run([PROGRAM, "train", EMOJI, *sets])
     images = ["--image=red.png", "--image", "", "--image=red.png"]
     both, text, image = predict("emoji", "red heart", "red heart", "", *images)
@@ -143,7 +143,7 @@ def fusions():
     for fusion, numbers_of_ranks in (("cross", (1, 2, 4)), ("late", (1, 4))):
         for ranks in numbers_of_ranks:
             sets = [f"run.directory={fusion}{ranks}", f"model.fusion={fusion}", "train.steps=2", "image.size=16"]
-            sets += ["train.batch_tokens=512", "run.log_every=1", "model.image_weight=0.7"]
+            sets += ["train.start_from=", "train.batch_tokens=512", "run.log_every=1", "model.image_weight=0.7"]
             start = ["mpirun", "--oversubscribe", "-n", str(ranks)]
             says = ["modality weights: image 0.70, text 0.30"] if fusion == "cross" else []
             run([*start, PROGRAM, "train", EMOJI, *(f"--set={option}" for option in sets)], says=says)
