@@ -187,8 +187,7 @@ void fields(R& model, Visitor&& field) {
         between(0, 0.95));
   field("text_dropout", model.text_dropout,
         "Share of texts with an image that are hidden from a classifier in training, so that it learns to "
-        "see: every "
-        "token as one that token_dropout hides",
+        "see: every token as one that token_dropout hides",
         between(0, 0.95));
   field("bigrams", model.bigrams,
         "Most frequent pairs of adjacent tokens for a linear model beside the encoder, which scores texts by "
