@@ -12,11 +12,6 @@
 namespace conclave {
 namespace {
 
-std::optional<Tokenizer> tokenizer_of(const CheckpointReader& reader) {
-  if (reader.state().tokenizer.empty()) return std::nullopt;
-  return Tokenizer::from_bytes(reader.state().tokenizer);
-}
-
 ImageShape image_shape(const nlohmann::json& metadata) {
   const auto sizes = metadata.value("image_shape", std::vector<std::int64_t>{0, 0, 0});
   return {sizes.at(0), sizes.at(1), sizes.at(2)};
@@ -29,6 +24,11 @@ std::string find_checkpoint(const std::string& path) {
   const auto newest = newest_checkpoint(path);
   require(newest.has_value(), "{}: no good checkpoint (step-*.h5) in this folder", path);
   return *newest;
+}
+
+std::optional<Tokenizer> tokenizer_of(const CheckpointReader& reader) {
+  if (reader.state().tokenizer.empty()) return std::nullopt;
+  return Tokenizer::from_bytes(reader.state().tokenizer);
 }
 
 LoadedModel::LoadedModel(const std::string& checkpoint, const ProcessGrid& grid,

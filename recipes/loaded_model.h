@@ -14,9 +14,14 @@
 
 namespace conclave {
 
+class CheckpointReader;
+
 /// Path of a checkpoint file given itself, or a folder (its newest good checkpoint); throws Error where there
 /// is none.
 std::string find_checkpoint(const std::string& path);
+
+/// None where the checkpoint's model was trained on images alone.
+std::optional<Tokenizer> tokenizer_of(const CheckpointReader& reader);
 
 class LoadedModel {
  public:

@@ -47,12 +47,10 @@ std::string start_of(const Recipe& recipe) {
   }
 }
 
-// Of the checkpoint that is resumed, or else begun with.
-std::optional<Tokenizer> tokenizer_of(const Recipe& recipe, const std::string& resume) {
-  const std::string checkpoint = resume.empty() ? start_of(recipe) : resume;
+// None where it is yet to be trained.
+std::optional<Tokenizer> first_tokenizer(const Recipe& recipe, const std::string& checkpoint) {
   if (checkpoint.empty() || !recipe.has_texts()) return std::nullopt;
-  const std::string bytes = CheckpointReader(checkpoint).state().tokenizer;
-  return bytes.empty() ? std::nullopt : std::optional(Tokenizer::from_bytes(bytes));
+  return tokenizer_of(CheckpointReader(checkpoint));
 }
 
 // On how many batches the selection for inference is calibrated before the last evaluation.
@@ -121,8 +119,9 @@ Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironme
         environment.resume = resolve_resume(environment.resume, recipe.run.directory, grid.world());
         return std::move(environment);
       }()),
+      start_(environment_.resume.empty() ? start_of(recipe) : ""),
       corpus_(load_corpus(recipe, grid.world(), environment_.cache_directory,
-                          tokenizer_of(recipe, environment_.resume))),
+                          first_tokenizer(recipe, start_.empty() ? environment_.resume : start_))),
       model_(recipe, corpus_.sizes(recipe.data), grid),
       layers_(model_.moe_layers()),
       parameters_(model_, DType::f32, static_cast<std::uint64_t>(recipe.run.seed), grid.device()),
@@ -290,9 +289,8 @@ void Trainer::plan_memory() {
 // What is left as it was initialized: parts that the other model lacks, or that are of other sizes there,
 // such as a head for other classes.
 void Trainer::start_from() {
-  const std::string path = start_of(recipe_);
-  if (path.empty()) return;
-  const CheckpointReader reader(path, grid_.world());
+  if (start_.empty()) return;
+  const CheckpointReader reader(start_, grid_.world());
   std::vector<TensorEntry> entries = model_entries(parameters_, model_);
   const std::size_t all = entries.size();
   const auto has = [&](const TensorEntry& entry) {
@@ -305,10 +303,10 @@ void Trainer::start_from() {
     return !has(entry) || (other_bigrams && entry.name == "model/wide/bigrams");
   });
   require(!entries.empty(), "train.start_from: no tensor of {} has the name and shape of one of this model's",
-          path);
+          start_);
   reader.load(entries);
   optimizer_.restart_average();
-  say(fmt::format("started from {}: {} of {} tensors", path, entries.size(), all));
+  say(fmt::format("started from {}: {} of {} tensors", start_, entries.size(), all));
 }
 
 void Trainer::resume() {

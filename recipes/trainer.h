@@ -85,6 +85,7 @@ class Trainer {
   Recipe recipe_;
   const ProcessGrid& grid_;
   TrainerEnvironment environment_;
+  std::string start_;  // the checkpoint of another model that this one begins with; "" for none
   Corpus corpus_;
   Model model_;
   std::vector<std::pair<std::string, MoeLayer*>> layers_;
