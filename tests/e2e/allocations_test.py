@@ -72,9 +72,9 @@ def main():
             pairs = zip(*(allocations(ranks, count, *alike) for count in steps))
             for rank, (short, long) in enumerate(pairs):
                 assert sum(short.values()) > 1000, "nothing was counted"
-                # One more is of no step: a text that a run writes once, such as its state, may be a digit longer and its
-                # string grow once more. What every second of 60 steps did, or every one of 6, is more.
-                more = {place: long[place] - short[place] for place in long if long[place] > short[place] + 1}
+                more = {place: long[place] - short[place] for place in long if long[place] > short[place]}
+                # The state that a run writes once may be a digit longer, and its string grow once more.
+                more = {place: n for place, n in more.items() if n > 1 or "output_string_adapter" not in name(place)}
                 of = lambda files: {place for place in more if Path(place[0]).name.startswith(files)}
                 mpi, openmp = of(MPI), of(OPENMP)
                 ours = more.keys() - mpi - openmp - of(SAVING)
