@@ -1,8 +1,8 @@
 // Products of tiles that fit the registers: what larger products are made of. A tile of c has up to six rows
 // of two vectors; each step of its inner loop loads a row of b, and broadcasts a column of a, element by
 // element (Goto & van de Geijn 2008, section 6). Written with the compiler's own vectors, so that it is the
-// same source for every processor. Where the processor has AVX-512, a tile has up to twelve rows of one
-// vector twice as wide: the same sums in the same order.
+// same source for every processor. Where the processor has AVX-512, a tile has up to eight rows of two
+// vectors twice as wide, or twelve of one: the same sums in the same order.
 #pragma once
 
 #include <cstring>

@@ -21,7 +21,8 @@ void Peak::run() const {
 }
 
 double Peak::flops() const {
-  return 2.0 * (kernels::has_wide_vectors() ? 16 : 8) * kChains * kRounds * threads_;
+  const Index lanes = kernels::has_wide_vectors() ? kernels::kLanes<float, 64> : kernels::kLanes<float>;
+  return 2.0 * static_cast<double>(lanes) * kChains * kRounds * threads_;
 }
 
 void peak(std::int64_t repetitions) {
