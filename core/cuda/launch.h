@@ -14,8 +14,9 @@ void check(cudaError_t code, const char* doing);
 cudaStream_t current_stream();
 void set_current_stream(cudaStream_t stream);
 
-/// Dynamic shared memory that any kernel may have; CUDA wants to be asked for more.
-inline constexpr std::size_t kSharedForAll = 48 * 1024;
+/// Dynamic shared memory that any kernel may have, beside 16 KiB of variables in it and in what it calls;
+/// CUDA wants to be asked for more.
+inline constexpr std::size_t kSharedForAll = 32 * 1024;
 
 struct LaunchShape {
   dim3 grid, block;

@@ -28,6 +28,8 @@ struct Report : std::runtime_error {
 constexpr unsigned kWarp = 32;
 constexpr int kPoison = 0xFF;  // floating-point: NaN
 constexpr std::size_t kStaticShared = 48 << 10, kMostShared = 227 << 10;
+// For the __shared__ variables of functions, of which nobody knows here which kernel calls them.
+constexpr std::size_t kSharedOfFunctions = 1 << 10;
 
 extern std::recursive_mutex mutex;  // of everything: host threads take turns
 extern Counters counts;

@@ -42,8 +42,9 @@ TEMPLATE_TEST_CASE("layer_norm on the device does what it does on the processor"
   using T = TestType;
   constexpr DType kType = dtype_of<T>;
   Shapes shapes(2);
-  // None; rows for several blocks, of a warp's and of a block's; more columns than a block has gradients of.
-  std::vector<Shape> all{{0, 5}, {100, 36}, {33, 1028}, {1, 8192 + 36}};
+  // None; rows for several blocks, of a warp's and of a block's; more columns than a block has gradients of;
+  // as many as take the 48 KiB of shared memory, for which CUDA must be asked.
+  std::vector<Shape> all{{0, 5}, {100, 36}, {33, 1028}, {1, 8192 + 36}, {3, 4096}};
   for (int round = 0; round < kShapes; ++round) all.push_back({shapes.between(1, 20), shapes.columns()});
   for (const Shape& shape : all) {
     const Index rows = shape[0], hidden = shape[1];

@@ -386,8 +386,8 @@ cudaError_t queue_kernel(const cudaLaunchConfig_t& config, const void* kernel,
   const auto allowed = allowed_shared.find(kernel);
   const std::size_t most = allowed == allowed_shared.end() ? 0 : allowed->second;
   const std::size_t own = static_shared_bytes(name), dynamic = config.dynamicSmemBytes;
-  if (own + dynamic > kStaticShared && (dynamic > most || own + dynamic > kMostShared))
-    return refuse(cudaErrorInvalidConfiguration);
+  if ((own + dynamic + kSharedOfFunctions > kStaticShared && dynamic > most) || own + dynamic > kMostShared)
+    return refuse(cudaErrorInvalidValue);
   // std::function wants to be copied, and a pointer that is alone does not.
   return conclave::emulator::call([&, shared = std::shared_ptr<const KernelCall>(std::move(call))] {
     queue(config.stream, "kernel " + readable_name(name),

@@ -1,0 +1,75 @@
+// What the host's side of products costs, in launches, allocations and questions to cuBLASLt: the emulated
+// device counts them, a GPU does not.
+#include <catch2/catch.hpp>
+
+#include <cmath>
+#include <vector>
+
+#include "core/cuda/launch.h"
+#include "core/cuda/memory.h"
+#include "core/kernels/activation.h"
+#include "core/kernels/matmul.h"
+#include "tests/core/values.h"
+#include "tests/cuda_emulator/emulator.h"
+#include "tests/cuda_emulator/precision_scope.h"
+
+namespace conclave {
+namespace {
+
+using namespace kernels;
+
+TEST_CASE("groups without rows cost nothing") {
+  const Tensor x = conclave::cuda::to_device(random_values({70, 9}, 1, DType::f32)),
+               weight = conclave::cuda::to_device(random_values({4, 5, 9}, 2, DType::f32)),
+               y = conclave::cuda::empty_on_device({70, 5});
+  const auto launches = [&](const std::vector<Index>& offsets) {
+    const std::size_t before = emulator::counters().launches;
+    const Tensor rows = x.rows(0, offsets.back());
+    grouped_linear(rows, offsets, weight, {}, Activation::none, y.rows(0, offsets.back()), {});
+    grouped_linear_backward_parameters(y.rows(0, offsets.back()), rows, offsets, weight, {});
+    conclave::cuda::check(cudaStreamSynchronize(nullptr), "waiting");
+    return emulator::counters().launches - before;
+  };
+  CHECK(launches({0, 0, 0, 0, 0}) == 0);
+  CHECK(launches({0, 0, 70, 70, 70}) == 2);
+  CHECK(launches({0, 1, 1, 69, 70}) == 6);
+  {
+    const PrecisionScope scope(Precision::bf16);  // which is two matrices to round, for all groups at once
+    CHECK(launches({0, 0, 0, 0, 0}) == 0);
+    CHECK(launches({0, 1, 1, 69, 70}) == 6 + 4);
+  }
+  // By one kernel for all, what is no sum is not even added to: -0 + 0 is 0.
+  const Tensor gradient = conclave::cuda::to_device(Tensor::zeros({4, 5, 9}));
+  kernels::scale(gradient, -1, gradient);
+  const std::vector<Index> offsets{0, 0, 3, 3, 6};
+  grouped_linear_backward_parameters(y.rows(0, 6), x.rows(0, 6), offsets, gradient, {});
+  const Tensor result = conclave::cuda::to_host(gradient);
+  for (const Index group : {0, 2}) CHECK(std::signbit(result.data<float>()[group * 45 + 7]));
+  CHECK(emulator::take_report() == "");
+}
+
+TEST_CASE("products neither allocate nor ask for algorithms once their shapes are known") {
+  const Tensor a = conclave::cuda::to_device(random_values({8, 8}, 1, DType::f32)),
+               c = conclave::cuda::empty_on_device({8, 8});
+  const auto product = [&](Index rows) {
+    matmul(a.rows(0, rows), Transpose::no, a, Transpose::yes, c.rows(0, rows));
+  };
+  product(8);
+  const emulator::Counters before = emulator::counters();
+  for (int again = 0; again < 3; ++again) product(8);
+  CHECK(emulator::counters().allocations == before.allocations);
+  CHECK(emulator::counters().algorithms == before.algorithms);
+  product(7);
+  CHECK(emulator::counters().allocations == before.allocations);
+  CHECK(emulator::counters().algorithms == before.algorithms + 1);
+  const PrecisionScope scope(Precision::bf16);
+  product(8);
+  CHECK(emulator::counters().algorithms == before.algorithms + 2);
+  const emulator::Counters then = emulator::counters();
+  product(8);
+  CHECK(emulator::counters().allocations == then.allocations);
+  CHECK(emulator::counters().algorithms == then.algorithms);
+}
+
+}  // namespace
+}  // namespace conclave
