@@ -4,6 +4,7 @@
 
 #include <bit>
 #include <memory>
+#include <optional>
 #include <type_traits>
 #include <unordered_map>
 
@@ -88,29 +89,38 @@ cudaDataType library_type(DType type) {
   return type == DType::f64 ? CUDA_R_64F : type == DType::bf16 ? CUDA_R_16BF : CUDA_R_32F;
 }
 
-struct Plan {
-  Owned<cublasLtMatmulDesc_t> operation;  // null: the library has none that gives row sums
-  Owned<cublasLtMatrixLayout_t> left, right, result;
-  cublasLtMatmulAlgo_t algorithm{};
-};
-
 // The library's matrices are in column-major order, in which ours are their own transposes: it is told to
 // compute c^T = b^T a^T, of which b^T is the left operand, and nothing needs to be transposed for it.
-Plan plan_for(const char* operation, cublasLtHandle_t handle, const Key& key, const void* vector) {
-  const auto layout = [&](DType type, Index rows, Index columns, bool transposed, Index stride) {
+struct Description {
+  Owned<cublasLtMatmulDesc_t> operation;
+  Owned<cublasLtMatrixLayout_t> left, right, result;
+
+  Description(const Key& key, const void* vector)
+      : operation(create(cublasLtMatmulDescCreate, key.compute, library_type(key.sum_type))),
+        left(layout(key.type, key.k, key.n, key.b_transposed, key.b_stride)),
+        right(layout(key.type, key.m, key.k, key.a_transposed, key.a_stride)),
+        result(layout(key.sum_type, key.m, key.n, false, key.c_stride)) {
+    set(operation, CUBLASLT_MATMUL_DESC_TRANSA, key.b_transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
+    set(operation, CUBLASLT_MATMUL_DESC_TRANSB, key.a_transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
+    set(operation, CUBLASLT_MATMUL_DESC_EPILOGUE, key.epilogue);
+    if (vector) set(operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, vector);  // its alignment is looked at
+  }
+
+ private:
+  static Owned<cublasLtMatrixLayout_t> layout(DType type, Index rows, Index columns, bool transposed,
+                                              Index stride) {
     if (transposed) std::swap(rows, columns);
     return create(cublasLtMatrixLayoutCreate, library_type(type), static_cast<std::uint64_t>(columns),
                   static_cast<std::uint64_t>(rows), stride);
-  };
-  Plan plan{.operation = create(cublasLtMatmulDescCreate, key.compute, library_type(key.sum_type)),
-            .left = layout(key.type, key.k, key.n, key.b_transposed, key.b_stride),
-            .right = layout(key.type, key.m, key.k, key.a_transposed, key.a_stride),
-            .result = layout(key.sum_type, key.m, key.n, false, key.c_stride)};
-  set(plan.operation, CUBLASLT_MATMUL_DESC_TRANSA, key.b_transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
-  set(plan.operation, CUBLASLT_MATMUL_DESC_TRANSB, key.a_transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
-  set(plan.operation, CUBLASLT_MATMUL_DESC_EPILOGUE, key.epilogue);
-  if (vector) set(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, vector);  // its alignment is looked at
+  }
+};
 
+struct Answer {
+  std::optional<cublasLtMatmulAlgo_t> algorithm;
+  cublasStatus_t status;
+};
+
+Answer ask_for_algorithm(cublasLtHandle_t handle, const Description& of, const Key& key) {
   const auto preference = create(cublasLtMatmulPreferenceCreate);
   set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<std::uint64_t>(kWorkspace));
   set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, key.b_alignment);
@@ -119,21 +129,45 @@ Plan plan_for(const char* operation, cublasLtHandle_t handle, const Key& key, co
   set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, key.c_alignment);
   cublasLtMatmulHeuristicResult_t best{};
   int found = 0;
-  const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
-      handle, plan.operation.get(), plan.left.get(), plan.right.get(), plan.result.get(), plan.result.get(),
-      preference.get(), 1, &best, &found);
-  const bool has = status == CUBLAS_STATUS_SUCCESS && found == 1 && best.state == CUBLAS_STATUS_SUCCESS;
-  require(has || key.epilogue == CUBLASLT_EPILOGUE_BGRADB,
-          "{}: cuBLASLt has no algorithm for matrices of {}, [{}, {}] times [{}, {}]: {}", operation,
-          name_of(key.type), key.m, key.k, key.k, key.n, cublasLtGetStatusString(status));
-  if (!has) plan.operation.reset();
-  plan.algorithm = best.algo;
-  return plan;
+  const cublasStatus_t status =
+      cublasLtMatmulAlgoGetHeuristic(handle, of.operation.get(), of.left.get(), of.right.get(),
+                                     of.result.get(), of.result.get(), preference.get(), 1, &best, &found);
+  if (status != CUBLAS_STATUS_SUCCESS || found != 1 || best.state != CUBLAS_STATUS_SUCCESS)
+    return {std::nullopt, status};
+  return {best.algo, status};
 }
+
+bool fits(cublasLtHandle_t handle, const Description& of, const cublasLtMatmulAlgo_t& algorithm) {
+  cublasLtMatmulHeuristicResult_t result{};
+  return cublasLtMatmulAlgoCheck(handle, of.operation.get(), of.left.get(), of.right.get(), of.result.get(),
+                                 of.result.get(), &algorithm, &result) == CUBLAS_STATUS_SUCCESS &&
+         result.workspaceSize <= static_cast<std::size_t>(kWorkspace);
+}
+
+// Up to the next of eight in an octave, from 16 on.
+Index rounded_up(Index rows) {
+  if (rows <= 16) return rows;
+  const Index step = Index{1} << (std::bit_width(static_cast<std::uint64_t>(rows - 1)) - 4);
+  return (rows + step - 1) / step * step;
+}
+
+// The product whose algorithm this one gets: one of about as many rows, of which experts have others in every
+// step, while to ask takes some 60 us. Rows are what is not contiguous, in any of the matrices.
+Key typical(Key key) {
+  if (!key.a_transposed) key.m = rounded_up(key.m);
+  if (key.a_transposed && !key.b_transposed) key.k = rounded_up(key.k);
+  return key;
+}
+
+struct Plan {
+  Description of;
+  std::optional<cublasLtMatmulAlgo_t> algorithm;  // none that gives row sums
+};
 
 // A thread's handle and plans. The plans are as many as there are shapes: some hundred in a model whose
 // batches are all of one size, but one more with almost every step for an expert, who gets as many rows as
-// were sent. So at kPlans, which take some 4 MiB, all are forgotten.
+// were sent. So at kPlans, which take some 4 MiB, all are forgotten. Which algorithm a product gets depends
+// on its shape alone, not on those before it, and so do its bits.
 class Library {
  public:
   static Library& of_thread() {
@@ -145,14 +179,33 @@ class Library {
   const Plan& plan(const char* operation, const Key& key, const void* vector) {
     if (const auto known = plans_.find(key); known != plans_.end()) return known->second;
     if (plans_.size() == kPlans) plans_.clear();
-    return plans_.emplace(key, plan_for(operation, handle(), key, vector)).first->second;
+    return plans_.emplace(key, plan_for(operation, key, vector)).first->second;
   }
 
  private:
   static constexpr std::size_t kPlans = 4096;
 
+  Plan plan_for(const char* operation, const Key& key, const void* vector) {
+    Plan plan{.of = Description(key, vector), .algorithm = {}};
+    const Key other = typical(key);
+    auto known = answers_.find(other);
+    if (known == answers_.end()) {
+      if (answers_.size() == kPlans) answers_.clear();
+      known = answers_.emplace(other, ask_for_algorithm(handle(), Description(other, vector), other)).first;
+    }
+    Answer answer = known->second;
+    if (other != key && !(answer.algorithm && fits(handle(), plan.of, *answer.algorithm)))
+      answer = ask_for_algorithm(handle(), plan.of, key);
+    require(answer.algorithm || key.epilogue == CUBLASLT_EPILOGUE_BGRADB,
+            "{}: cuBLASLt has no algorithm for matrices of {}, [{}, {}] times [{}, {}]: {}", operation,
+            name_of(key.type), key.m, key.k, key.k, key.n, cublasLtGetStatusString(answer.status));
+    plan.algorithm = answer.algorithm;
+    return plan;
+  }
+
   Owned<cublasLtHandle_t> handle_ = create(cublasLtCreate);
   std::unordered_map<Key, Plan, Hash> plans_;
+  std::unordered_map<Key, Answer, Hash> answers_;  // of typical() products
 };
 
 cublasComputeType_t compute_type(DType type) {
@@ -192,16 +245,17 @@ bool multiply_any(const char* operation, const MatrixProduct<T, Sum>& product) {
   const void* const vector = row_sums ? row_sums : bias;
   Library& library = Library::of_thread();
   const Plan& plan = library.plan(operation, key, vector);
-  if (!plan.operation) {
+  if (!plan.algorithm) {
     MatrixProduct<T, Sum> without = product;
     without.row_sums = nullptr;
     return multiply_any(operation, without);
   }
-  if (vector) set(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, vector);  // this time's
+  if (vector) set(plan.of.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, vector);  // this time's
   const Sum alpha = 1, beta = accumulate ? Sum(1) : Sum(0);
   Scratch scratch;
-  check(cublasLtMatmul(library.handle(), plan.operation.get(), &alpha, b.data, plan.left.get(), a.data,
-                       plan.right.get(), &beta, c, plan.result.get(), c, plan.result.get(), &plan.algorithm,
+  const Description& of = plan.of;
+  check(cublasLtMatmul(library.handle(), of.operation.get(), &alpha, b.data, of.left.get(), a.data,
+                       of.right.get(), &beta, c, of.result.get(), c, of.result.get(), &*plan.algorithm,
                        scratch.array<std::byte>(kWorkspace), kWorkspace, current_stream()),
         operation);
   return row_sums != nullptr;

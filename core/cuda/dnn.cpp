@@ -19,7 +19,9 @@
 namespace conclave::cuda {
 namespace {
 
-constexpr std::size_t kMostWorkspace = std::size_t{256} << 20;
+// On an H200, of f32, 256 images of 56 x 56 with 128 channels are convolved in 6 ms with 0.8 GiB, in 23 ms
+// with none.
+constexpr std::size_t kMostWorkspace = std::size_t{1} << 30;
 constexpr std::uintptr_t kAlignment = 16;  // what the library's fast kernels want of operands
 
 void check(cudnnStatus_t status, const char* operation) {

@@ -5,32 +5,47 @@
 namespace conclave::kernels::cuda {
 namespace {
 
-// Writes softmax(in) to out and returns log sum exp, to every thread of the team.
-template <int kWidth, int kTeam, class T>
-__device__ T softmax_row(const T* in, T* out, Index columns, T& largest) {
-  largest = -static_cast<T>(__builtin_inff());
+// Of the elements that a thread, then its team, has seen: their largest, and the sum of exp(. - largest).
+template <class T>
+struct Exponentials {
+  T largest = -static_cast<T>(__builtin_inff()), sum = 0;
+
+  template <int kWidth>
+  __device__ void add(const Pack<T, kWidth>& value) {
+    T now = largest;
+    for (int j = 0; j < kWidth; ++j) now = now < value.at[j] ? value.at[j] : now;
+    if (now > largest) sum *= vector_exp(largest - now);
+    largest = now;
+    for (int j = 0; j < kWidth; ++j) sum += vector_exp(value.at[j] - largest);
+  }
+  template <int kTeam>
+  __device__ void combine() {
+    const T of_all = team_max<kTeam>(largest);
+    if (of_all > largest) sum *= vector_exp(largest - of_all);
+    largest = of_all;
+    sum = team_sum<kTeam>(sum);
+  }
+};
+
+// Writes softmax(in) to out and returns log sum exp, to every thread of the team. `in` is read twice, as it
+// may be too long for any cache; visit(i, pack) sees the thread's packs.
+template <int kWidth, int kTeam, class T, class Visit>
+__device__ T softmax_row(const T* in, T* out, Index columns, T& largest, Visit visit) {
+  Exponentials<T> of;
   for_columns<kWidth, kTeam>(columns, [&](Index i) {
     const Pack<T, kWidth> value = load<kWidth>(in + i);
-    for (int j = 0; j < kWidth; ++j) largest = largest < value.at[j] ? value.at[j] : largest;
+    visit(i, value);
+    of.add(value);
   });
-  largest = team_max<kTeam>(largest);
-  T sum = 0;
+  of.template combine<kTeam>();
+  largest = of.largest;
+  const T inverse = T(1) / of.sum;
   for_columns<kWidth, kTeam>(columns, [&](Index i) {
     Pack<T, kWidth> value = load<kWidth>(in + i);
-    for (int j = 0; j < kWidth; ++j) {
-      value.at[j] = vector_exp(value.at[j] - largest);
-      sum += value.at[j];
-    }
+    for (int j = 0; j < kWidth; ++j) value.at[j] = vector_exp(value.at[j] - largest) * inverse;
     store<kWidth>(out + i, value);
   });
-  sum = team_sum<kTeam>(sum);
-  const T inverse = T(1) / sum;
-  for_columns<kWidth, kTeam>(columns, [&](Index i) {
-    Pack<T, kWidth> value = load<kWidth>(out + i);
-    for (int j = 0; j < kWidth; ++j) value.at[j] *= inverse;
-    store<kWidth>(out + i, value);
-  });
-  return largest + std::log(sum);
+  return largest + std::log(of.sum);
 }
 
 template <class T, int kWidth, int kTeam>
@@ -38,7 +53,8 @@ __global__ void __launch_bounds__(kBlock)
     softmax_kernel(Index rows, Index columns, const T* x, T* y, T* lse) {
   for_team_rows(rows, [&](Index row) {
     T largest;
-    const T value = softmax_row<kWidth, kTeam>(x + row * columns, y + row * columns, columns, largest);
+    const T value = softmax_row<kWidth, kTeam>(x + row * columns, y + row * columns, columns, largest,
+                                               [](Index, const Pack<T, kWidth>&) {});
     if (lse && threadIdx.x == 0) lse[row] = value;
   });
 }
@@ -69,17 +85,20 @@ __global__ void __launch_bounds__(kBlock)
                          T* losses, T* probabilities, std::uint8_t* correct) {
   for_team_rows(rows, [&](Index row) {
     const T* in = logits + row * classes;
-    T largest, sum = 0;
-    const T lse = softmax_row<kWidth, kTeam>(in, probabilities + row * classes, classes, largest);
     // The first class with the largest logit, or `classes` where none is, of NaNs.
     Index best = classes;
-    for_columns<kWidth, kTeam>(classes, [&](Index i) {
-      const Pack<T, kWidth> value = load<kWidth>(in + i);
-      for (int j = 0; j < kWidth; ++j) {
-        sum += value.at[j];
-        if (value.at[j] == largest && i + j < best) best = i + j;
-      }
-    });
+    T best_logit = -static_cast<T>(__builtin_inff()), largest, sum = 0;
+    const T lse = softmax_row<kWidth, kTeam>(
+        in, probabilities + row * classes, classes, largest, [&](Index i, const Pack<T, kWidth>& value) {
+          for (int j = 0; j < kWidth; ++j) {
+            sum += value.at[j];
+            if (value.at[j] > best_logit || (value.at[j] == best_logit && i + j < best)) {
+              best_logit = value.at[j];
+              best = i + j;
+            }
+          }
+        });
+    if (best_logit != largest) best = classes;
     sum = team_sum<kTeam>(sum);
     best = team_reduce<kTeam>(best, [](Index a, Index b) { return a < b ? a : b; });
     if (threadIdx.x != 0) return;

@@ -96,10 +96,14 @@ def read_arguments(description):
     parser.add_argument("--warmup", type=int, default=10, help="steps before")
     parser.add_argument("--compile", action="store_true", help="torch.compile the model, with dynamic shapes")
     parser.add_argument("--parameters", type=int, help="of Conclave's model; it is an error to have others")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     arguments = parser.parse_args()
     with open(arguments.recipe, "rb") as file:
         recipe = tomllib.load(file)
     torch.set_num_threads(arguments.threads)
+    torch.set_default_device(arguments.device)
+    if recipe["run"]["precision"] != "f32":
+        torch.set_float32_matmul_precision("high")  # TF32, on CUDA devices
     torch.manual_seed(recipe["run"]["seed"])
     return arguments, recipe
 
@@ -114,6 +118,8 @@ def train(model, recipe, arguments, batches, loss_of):
         raise SystemExit(f"the twin in PyTorch has {count} parameters, Conclave's model {arguments.parameters}: "
                          "it is not the same model")
     run = torch.compile(model, dynamic=True) if arguments.compile else model
+    on_cuda = arguments.device == "cuda"
+    rounded = torch.autocast("cuda", torch.bfloat16, enabled=on_cuda and recipe["run"]["precision"] == "bf16")
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings["learning_rate"],
                                   betas=(settings["beta1"], settings["beta2"]), eps=settings["epsilon"],
                                   weight_decay=settings["weight_decay"], fused=True)
@@ -124,7 +130,8 @@ def train(model, recipe, arguments, batches, loss_of):
     for step, (inputs, size) in enumerate(batches):
         start = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
-        loss = loss_of(run, *inputs)
+        with rounded:
+            loss = loss_of(run, *inputs)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), settings["clip_norm"], foreach=True)
         optimizer.step()
@@ -132,6 +139,8 @@ def train(model, recipe, arguments, batches, loss_of):
             torch._foreach_lerp_(averages, parameters, 1 - settings["ema"])
         for layer in experts:
             layer.balance()
+        if on_cuda:
+            torch.cuda.synchronize()
         if step >= arguments.warmup:
             speeds.append(size / (time.perf_counter() - start))
     return statistics.median(speeds), round(loss.item(), 4)

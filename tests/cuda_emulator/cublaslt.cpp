@@ -50,9 +50,20 @@ struct Problem {
   std::array<Matrix, 4> matrices;  // A, B, C, D
 };
 
+/// Whether they differ in the matrices' extents at most, or (exactly) in nothing.
+bool alike(const Problem& a, const Problem& b, bool exactly) {
+  for (std::size_t i = 0; i < 4; ++i)
+    if (exactly ? a.matrices[i] != b.matrices[i]
+                : a.matrices[i].type != b.matrices[i].type ||
+                      a.matrices[i].leading_dimension != b.matrices[i].leading_dimension)
+      return false;
+  return a.operation.compute == b.operation.compute && a.operation.transpose_a == b.operation.transpose_a &&
+         a.operation.transpose_b == b.operation.transpose_b && a.operation.epilogue == b.operation.epilogue;
+}
+
 // What the heuristic answered.
 struct Algorithm {
-  Problem problem;
+  std::vector<Problem> problems;  // the one it was asked for, and those for which it was checked
   std::array<std::uint32_t, 4> alignments{};
   std::uint64_t bias_alignment = 0, workspace = 0;
 };
@@ -63,6 +74,12 @@ auto& operations = *new Objects<cublasLtMatmulDesc_t, Operation>("a description 
 auto& layouts = *new Objects<cublasLtMatrixLayout_t, Matrix>("a matrix's layout");
 auto& preferences = *new Objects<cublasLtMatmulPreference_t, Preference>("a preference");
 auto& algorithms = *new std::vector<Algorithm>;  // whose numbers, from 1, are in cublasLtMatmulAlgo_t
+
+Algorithm& algorithm_at(const cublasLtMatmulAlgo_t* algorithm, const std::string& doing) {
+  const std::uint64_t number = algorithm ? algorithm->data[0] : 0;
+  if (number == 0 || number > algorithms.size()) throw Report(doing + ": no heuristic gave this algorithm");
+  return algorithms[number - 1];
+}
 
 template <class Body>
 cublasStatus_t call(Body&& body) {
@@ -262,9 +279,9 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
   const cublasStatus_t status = call([&] {
     handles.at(handle, kDoing);
     const Preference& preferred = preferences.at(preference, kDoing);
-    Algorithm algorithm{.problem = problem_of(kDoing, operation, {a, b, c, d}),
+    Algorithm algorithm{.problems = {problem_of(kDoing, operation, {a, b, c, d})},
                         .alignments = preferred.alignments};
-    const Problem& problem = algorithm.problem;
+    const Problem& problem = algorithm.problems.front();
     if (wanted < 1 || !results || !found) throw Report(std::string(kDoing) + ": no room for an answer");
     for (std::size_t i = 0; i < 4; ++i)
       if (preferred.alignments[i] < problem.matrices[i].element())
@@ -296,6 +313,34 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
   return CUBLAS_STATUS_NOT_SUPPORTED;
 }
 
+// The library has limits of its own, and does not say which: here, it is as if one algorithm of five did not
+// fit.
+cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t handle, cublasLtMatmulDesc_t operation,
+                                       cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
+                                       cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
+                                       const cublasLtMatmulAlgo_t* algorithm,
+                                       cublasLtMatmulHeuristicResult_t* result) {
+  const std::string doing = "cublasLtMatmulAlgoCheck";
+  bool fits = true;
+  const cublasStatus_t status = call([&] {
+    handles.at(handle, doing);
+    const Problem problem = problem_of(doing, operation, {a, b, c, d});
+    Algorithm& chosen = algorithm_at(algorithm, doing);
+    const Problem& asked = chosen.problems.front();
+    const auto within = [](const Matrix& matrix, const Matrix& most) {
+      return matrix.rows <= most.rows && matrix.columns <= most.columns;
+    };
+    fits = alike(asked, problem, false) && problem.matrices[3].columns % 5 != 4;
+    for (std::size_t i = 0; i < 4; ++i) fits = fits && within(problem.matrices[i], asked.matrices[i]);
+    if (fits) chosen.problems.push_back(problem);
+    *result = {.algo = *algorithm,
+               .workspaceSize = chosen.workspace,
+               .state = CUBLAS_STATUS_SUCCESS,
+               .wavesCount = 1};
+  });
+  return fits ? status : CUBLAS_STATUS_NOT_SUPPORTED;
+}
+
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t operation, const void* alpha,
                               const void* a, cublasLtMatrixLayout_t a_layout, const void* b,
                               cublasLtMatrixLayout_t b_layout, const void* beta, const void* c,
@@ -308,13 +353,9 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t oper
     handles.at(handle, doing);
     const Problem problem = problem_of(doing, operation, {a_layout, b_layout, c_layout, d_layout});
     const Operation& how = problem.operation;
-    const std::uint64_t number = algorithm ? algorithm->data[0] : 0;
-    if (number == 0 || number > algorithms.size()) throw Report(doing + ": no heuristic gave this algorithm");
-    const Algorithm& chosen = algorithms[number - 1];
-    const Operation& chosen_for = chosen.problem.operation;
-    if (chosen.problem.matrices != problem.matrices || chosen_for.compute != how.compute ||
-        chosen_for.transpose_a != how.transpose_a || chosen_for.transpose_b != how.transpose_b ||
-        chosen_for.epilogue != how.epilogue)
+    const Algorithm& chosen = algorithm_at(algorithm, doing);
+    if (std::none_of(chosen.problems.begin(), chosen.problems.end(),
+                     [&](const Problem& known) { return alike(known, problem, true); }))
       throw Report(doing + ": the heuristic gave this algorithm for another product");
 
     const bool wide = how.scale == CUDA_R_64F;

@@ -71,5 +71,28 @@ TEST_CASE("products neither allocate nor ask for algorithms once their shapes ar
   CHECK(emulator::counters().algorithms == then.algorithms);
 }
 
+TEST_CASE("products of about as many rows have one algorithm, but where it does not fit") {
+  const Tensor values = conclave::cuda::to_device(random_values({104, 8}, 1, DType::f32)),
+               result = conclave::cuda::empty_on_device({104, 8});
+  const auto asked = [&](Index rows, bool summed) {
+    const std::size_t before = emulator::counters().algorithms;
+    const Tensor some = values.rows(0, rows);
+    if (summed)  // over the rows
+      matmul(some, Transpose::yes, some, Transpose::no, result.rows(0, 8));
+    else
+      matmul(some, Transpose::no, values.rows(0, 8), Transpose::no, result.rows(0, rows));
+    conclave::cuda::check(cudaStreamSynchronize(nullptr), "waiting");
+    return emulator::counters().algorithms - before;
+  };
+  CHECK(asked(97, false) == 1);
+  CHECK(asked(103, false) == 0);
+  CHECK(asked(104, false) == 0);
+  CHECK(asked(99, false) == 1);  // which the emulated library says of one in five
+  CHECK(asked(96, false) == 1);
+  CHECK(asked(97, true) == 1);
+  CHECK(asked(104, true) == 0);
+  CHECK(emulator::take_report() == "");
+}
+
 }  // namespace
 }  // namespace conclave

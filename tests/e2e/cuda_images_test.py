@@ -15,13 +15,13 @@ def main():
     prepare()
     for norm in ("group", "batch"):
         options = ["train.steps=6", f"image.norm={norm}"]
-        train(2, f"{norm}_cpu", *options)
-        train(2, f"{norm}_cuda", *options, program=DEVICES, says=["threads each, on cuda"])
+        train(2, f"{norm}_cpu", *options, device="cpu", says=["threads each, on cpu"])
+        train(2, f"{norm}_cuda", *options, program=DEVICES, device="cuda", says=["threads each, on cuda"])
         assert len(losses(f"{norm}_cpu")) == 6
         assert_same_losses(f"{norm}_cpu", f"{norm}_cuda")
     options = [*TASKS, "train.steps=8", "checkpoint.every=0"]
-    train(2, "tasks_cpu", *options)
-    train(2, "tasks_cuda", *options, program=DEVICES)
+    train(2, "tasks_cpu", *options, device="cpu")
+    train(2, "tasks_cuda", *options, program=DEVICES, device="cuda")
     for task in ("classify", "caption", "generate"):
         assert_same_losses("tasks_cpu", "tasks_cuda", task=task)
 

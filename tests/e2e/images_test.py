@@ -86,11 +86,11 @@ def prepare():
     Path("images.toml").write_text(RECIPE)
 
 
-def train(ranks, directory, *options, resume=None, program=PROGRAM, **how):
+def train(ranks, directory, *options, resume=None, program=PROGRAM, device="auto", **how):
     start = ["mpirun", "--oversubscribe", "-n", str(ranks)] if ranks > 1 else []
     sets = [f"--set={option}" for option in (f"run.directory={directory}", *options)]
     resumed = [f"--resume={resume}"] if resume else []
-    return run([*start, program, "train", "images.toml", *sets, *resumed], **how)
+    return run([*start, program, "train", "images.toml", "--device", device, *sets, *resumed], **how)
 
 
 def predict(checkpoint, *arguments, **how):
