@@ -7,7 +7,8 @@
 #include "core/kernels/lstm_cell.h"
 
 // One launch takes all sequences one step further, the cells' arithmetic behind the product in the same
-// kernel. The reasons are counted in bytes, and not measured yet. A step must read its group's recurrent
+// kernel. The reasons are counted in bytes; measured (cuda_measured.tsv), a step of
+// 1,024 sequences takes 38 us, a quarter of the multiply-adds' rate. A step must read its group's recurrent
 // weight, 4 hidden^2, for every tile of sequences, whoever does it: a block that takes its sequences through
 // all of time alone reads no less. But it reads all of that through one multiprocessor, at some 64 bytes a
 // clock 9 us a step for the 1 MiB of hidden 256 in f32, while most of the device has nothing to do; here

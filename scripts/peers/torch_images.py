@@ -98,7 +98,8 @@ def read_idx(path):
     with gzip.open(path) as file:
         content = bytearray(file.read())
     shape = [int.from_bytes(content[at:at + 4], "big") for at in range(4, 4 + 4 * content[3], 4)]
-    return torch.frombuffer(content, dtype=torch.uint8, offset=4 + 4 * len(shape)).view(shape)
+    values = torch.frombuffer(content, dtype=torch.uint8, offset=4 + 4 * len(shape)).view(shape)
+    return values.to(torch.get_default_device())
 
 
 def batches_of(recipe, layout, number):
