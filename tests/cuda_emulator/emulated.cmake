@@ -27,7 +27,8 @@ endif()
 function(conclave_emulate_kernels)
   foreach(source IN LISTS ARGN)
     if(source MATCHES "\\.cu$")
-      set_source_files_properties(${source} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "${kernel_options};-x;c++")
+      set_source_files_properties(${source} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "${kernel_options};-x;c++"
+                                  SKIP_PRECOMPILE_HEADERS ON)
     endif()
   endforeach()
 endfunction()
@@ -35,6 +36,10 @@ endfunction()
 add_library(conclave_emulated STATIC ${emulator_sources} ${emulated_sources} ${emulated_kernels})
 conclave_emulate_kernels(${emulated_kernels})
 set_source_files_properties(${emulator_sources} PROPERTIES COMPILE_OPTIONS -O2)  # most of the tests' time
+if(CONCLAVE_SANITIZE)  # the processor's kernels are sanitized by tests of their own
+  file(GLOB twins CONFIGURE_DEPENDS ${core}/kernels/*.cpp)
+  set_source_files_properties(${twins} PROPERTIES COMPILE_OPTIONS -fno-sanitize=all)
+endif()
 if(CONCLAVE_COVERAGE)  # for scripts/coverage; unoptimized, as lines that are merged cannot be told apart
   set_property(SOURCE ${emulated_sources} ${emulated_kernels} APPEND PROPERTY COMPILE_OPTIONS --coverage -O0)
   target_link_options(conclave_emulated PUBLIC --coverage -Wl,--undefined=__gcov_dump)  # mpi.cpp calls it
@@ -50,7 +55,8 @@ target_link_libraries(conclave_emulated PUBLIC OpenMP::OpenMP_CXX fmt::fmt PkgCo
 add_executable(emulated_tests $<TARGET_OBJECTS:test_main> ${emulated_test_sources} cuda/operations.cpp)
 conclave_emulate_kernels(${emulated_test_sources})
 target_link_libraries(emulated_tests PRIVATE conclave_emulated Catch2::Catch2 conclave_flags)
-target_compile_options(emulated_tests PRIVATE -O1)
+target_compile_options(emulated_tests PRIVATE ${quickly})
+target_precompile_headers(emulated_tests PRIVATE <catch2/catch.hpp>)
 target_compile_definitions(emulated_tests PRIVATE CONCLAVE_SOURCE="${PROJECT_SOURCE_DIR}")
 conclave_unit_tests(emulated_tests ${emulated_test_sources})
 add_dependencies(sanitized_tests emulated_tests)

@@ -19,7 +19,7 @@ target_compile_options(emulated_mpi_tests PRIVATE -O1)
 # The program on emulated devices. What is compiled here, for CUDA, comes before what the libraries have of it.
 add_executable(emulated_conclave ${PROJECT_SOURCE_DIR}/recipes/conclave.cpp ${emulator}/nccl.cpp ${emulator}/mpi.cpp
                ${emulated_parallel})
-target_link_libraries(emulated_conclave PRIVATE $<LINK_LIBRARY:WHOLE_ARCHIVE,conclave_emulated> conclave_recipes
+target_link_libraries(emulated_conclave PRIVATE $<LINK_LIBRARY:WHOLE_ARCHIVE,conclave_emulated> conclave_commands
                       conclave_flags)
 target_compile_definitions(emulated_conclave PRIVATE CONCLAVE_VERSION="${PROJECT_VERSION}")
 target_compile_options(emulated_conclave PRIVATE -O1)

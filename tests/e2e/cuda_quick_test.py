@@ -10,7 +10,7 @@ DEVICES = Path(os.environ["CONCLAVE_CUDA_PROGRAM"])
 SOURCE = Path(os.environ["CONCLAVE_SOURCE"])
 STEPS = 20
 # An epsilon above rounding: Adam makes steps of full size of gradients that are nothing but rounding.
-OPTIONS = ["train.batch_tokens=256", "train.epsilon=1e-5", "run.log_every=1"]
+OPTIONS = ["train.batch_tokens=128", "train.epsilon=1e-5", "run.log_every=1"]
 
 
 def first_losses(program, device):
