@@ -7,6 +7,7 @@
 #include <optional>
 #include <type_traits>
 #include <unordered_map>
+#include <utility>
 
 #include "core/cuda/launch.h"
 #include "core/cuda/scratch.h"
@@ -186,7 +187,7 @@ class Library {
   static constexpr std::size_t kPlans = 4096;
 
   Plan plan_for(const char* operation, const Key& key, const void* vector) {
-    Plan plan{.of = Description(key, vector), .algorithm = {}};
+    Description of(key, vector);
     const Key other = typical(key);
     auto known = answers_.find(other);
     if (known == answers_.end()) {
@@ -194,13 +195,12 @@ class Library {
       known = answers_.emplace(other, ask_for_algorithm(handle(), Description(other, vector), other)).first;
     }
     Answer answer = known->second;
-    if (other != key && !(answer.algorithm && fits(handle(), plan.of, *answer.algorithm)))
-      answer = ask_for_algorithm(handle(), plan.of, key);
+    if (other != key && !(answer.algorithm && fits(handle(), of, *answer.algorithm)))
+      answer = ask_for_algorithm(handle(), of, key);
     require(answer.algorithm || key.epilogue == CUBLASLT_EPILOGUE_BGRADB,
             "{}: cuBLASLt has no algorithm for matrices of {}, [{}, {}] times [{}, {}]: {}", operation,
             name_of(key.type), key.m, key.k, key.k, key.n, cublasLtGetStatusString(answer.status));
-    plan.algorithm = answer.algorithm;
-    return plan;
+    return {std::move(of), answer.algorithm};
   }
 
   Owned<cublasLtHandle_t> handle_ = create(cublasLtCreate);
