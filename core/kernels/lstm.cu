@@ -7,15 +7,15 @@
 #include "core/kernels/lstm_cell.h"
 
 // One launch takes all sequences one step further, the cells' arithmetic behind the product in the same
-// kernel. The reasons are counted in bytes; measured (cuda_measured.tsv), a step of
-// 1,024 sequences takes 38 us, a quarter of the multiply-adds' rate. A step must read its group's recurrent
-// weight, 4 hidden^2, for every tile of sequences, whoever does it: a block that takes its sequences through
-// all of time alone reads no less. But it reads all of that through one multiprocessor, at some 64 bytes a
-// clock 9 us a step for the 1 MiB of hidden 256 in f32, while most of the device has nothing to do; here
-// hidden / 16 blocks share it, for the price of a launch, some 2 us, and of each reading h, together half as
-// much as the weight. cuDNN's LSTM can hold the weight in registers over all of time, and then reads least;
-// but it takes one weight a call, which a training step would have to copy to its layout for each group, and
-// multiplies the inputs itself, where `projected` already is what the caller has.
+// kernel. The reasons are counted in bytes; measured (cuda_measured.tsv), a step of 1,024 sequences takes 38
+// us, a quarter of the multiply-adds' rate. A step must read its group's recurrent weight, 4 hidden^2, for
+// every tile of sequences, whoever does it: a block that takes its sequences through all of time alone reads
+// no less. But it reads all of that through one multiprocessor, at some 64 bytes a clock 9 us a step for the
+// 1 MiB of hidden 256 in f32, while most of the device has nothing to do; here hidden / 16 blocks share it,
+// for the price of a launch, some 2 us, and of each reading h, together half as much as the weight. cuDNN's
+// LSTM can hold the weight in registers over all of time, and then reads least; but it takes one weight a
+// call, which a training step would have to copy to its layout for each group, and multiplies the inputs
+// itself, where `projected` already is what the caller has.
 namespace conclave::kernels::cuda {
 namespace {
 
