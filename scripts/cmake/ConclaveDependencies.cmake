@@ -18,7 +18,7 @@ endif()
 
 foreach(pair IN ITEMS "openblas;openblas" "hdf5;hdf5-openmpi" "sentencepiece;sentencepiece" "xxhash;libxxhash"
                       "tomlplusplus;tomlplusplus" "cairo;cairo" "png;libpng" "turbojpeg;libturbojpeg"
-                      "freetype;freetype2")
+                      "freetype;freetype2" "sqlite3;sqlite3" "grpc;grpc++" "protobuf;protobuf")
   list(GET pair 0 name)
   list(GET pair 1 module)
   pkg_check_modules(${name} REQUIRED IMPORTED_TARGET GLOBAL ${module})
@@ -30,6 +30,9 @@ if(NOT conclave_openblas MATCHES "USE_OPENMP=1")
                       "Debian's package is libopenblas-openmp-dev; scripts/setup installs it.")
 endif()
 unset(conclave_openblas)
+
+find_program(CONCLAVE_PROTOC protoc REQUIRED)
+find_program(CONCLAVE_GRPC_PLUGIN grpc_cpp_plugin REQUIRED)
 
 if(CONCLAVE_WITH_CUDA)
   find_package(CUDAToolkit REQUIRED)

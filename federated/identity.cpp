@@ -1,0 +1,281 @@
+#include "federated/identity.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <openssl/bio.h>
+#include <openssl/ec.h>
+#include <openssl/err.h>
+#include <openssl/pem.h>
+#include <openssl/rand.h>
+#include <openssl/x509v3.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <ctime>
+#include <fstream>
+#include <sstream>
+
+#include "core/error.h"
+#include "parallel/checkpoint/durable_file.h"
+
+namespace conclave {
+namespace {
+
+constexpr int kAuthorityDays = 3650;
+constexpr std::size_t kMostBytes = 64 * 1024;  // of a PEM file
+
+struct FreeBio {
+  void operator()(BIO* bio) const { BIO_free_all(bio); }
+};
+using BioPointer = std::unique_ptr<BIO, FreeBio>;
+
+// The first of OpenSSL's reasons for what just failed.
+std::string reason() {
+  char text[256];
+  ERR_error_string_n(ERR_get_error(), text, sizeof text);
+  ERR_clear_error();
+  return text;
+}
+
+void expect(bool done, std::string_view what) { require(done, "{}: {}", what, done ? "" : reason()); }
+
+template <class Write>
+std::string pem(Write write) {
+  const BioPointer bio(BIO_new(BIO_s_mem()));
+  expect(bio && write(bio.get()) == 1, "writing PEM");
+  char* data = nullptr;
+  const long size = BIO_get_mem_data(bio.get(), &data);
+  return {data, static_cast<std::size_t>(size)};
+}
+
+std::string pem_of(EVP_PKEY* key) {
+  return pem([&](BIO* bio) {
+    return PEM_write_bio_PKCS8PrivateKey(bio, key, nullptr, nullptr, 0, nullptr, nullptr);
+  });
+}
+std::string pem_of(X509* certificate) {
+  return pem([&](BIO* bio) { return PEM_write_bio_X509(bio, certificate); });
+}
+
+CertificatePointer certificate_from(std::string_view text) {
+  const BioPointer bio(BIO_new_mem_buf(text.data(), static_cast<int>(text.size())));
+  CertificatePointer certificate(PEM_read_bio_X509(bio.get(), nullptr, nullptr, nullptr));
+  expect(certificate != nullptr, "not a certificate in PEM");
+  return certificate;
+}
+
+std::string read_file(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  require(file.good(), "{}: cannot be read; `conclave federate provision` makes start-up kits",
+          path.string());
+  std::string text(kMostBytes + 1, '\0');
+  file.read(text.data(), static_cast<std::streamsize>(text.size()));
+  text.resize(static_cast<std::size_t>(file.gcount()));
+  require(text.size() <= kMostBytes, "{}: longer than {} KiB, which no such file is", path.string(),
+          kMostBytes / 1024);
+  return text;
+}
+
+// All of it or, after a crash, what was there before; a secret is never there for others, either.
+void write_file(const std::filesystem::path& path, std::string_view text, unsigned mode) {
+  AtomicFile file(path.string());
+  std::filesystem::remove(file.temporary());  // left by a crash, perhaps with other rights
+  {
+    FileDescriptor descriptor(file.temporary(), O_WRONLY | O_CREAT | O_EXCL, mode);
+    descriptor.write(text.data(), text.size());
+    descriptor.sync();
+  }
+  file.commit();
+}
+
+KeyPointer new_key() {
+  KeyPointer key(EVP_EC_gen("P-256"));
+  expect(key != nullptr, "making a key");
+  return key;
+}
+
+void set_name(X509_NAME* name, const std::string& federation, const std::string& common) {
+  const auto add = [&](const char* field, const std::string& value) {
+    expect(X509_NAME_add_entry_by_txt(name, field, MBSTRING_UTF8,
+                                      reinterpret_cast<const unsigned char*>(value.data()),
+                                      static_cast<int>(value.size()), -1, 0) == 1,
+           "naming a certificate");
+  };
+  add("O", federation);
+  add("CN", common);
+}
+
+void extend(X509* certificate, X509* issuer, int kind, const std::string& value) {
+  X509V3_CTX context;
+  X509V3_set_ctx(&context, issuer, certificate, nullptr, nullptr, 0);
+  X509_EXTENSION* extension = X509V3_EXT_conf_nid(nullptr, &context, kind, value.c_str());
+  expect(extension != nullptr, "extending a certificate");
+  const int added = X509_add_ext(certificate, extension, -1);
+  X509_EXTENSION_free(extension);
+  expect(added == 1, "extending a certificate");
+}
+
+// Without issuer and signature yet.
+CertificatePointer new_certificate(EVP_PKEY* key, const std::string& federation, const std::string& name,
+                                   int days) {
+  CertificatePointer certificate(X509_new());
+  unsigned char serial[16];
+  expect(certificate && RAND_bytes(serial, sizeof serial) == 1, "making a certificate");
+  serial[0] &= 0x7f;  // positive
+  BIGNUM* number = BN_bin2bn(serial, sizeof serial, nullptr);
+  BN_to_ASN1_INTEGER(number, X509_get_serialNumber(certificate.get()));
+  BN_free(number);
+  X509_set_version(certificate.get(), X509_VERSION_3);
+  X509_gmtime_adj(X509_getm_notBefore(certificate.get()), -300);  // clocks differ
+  X509_gmtime_adj(X509_getm_notAfter(certificate.get()), 86400L * days);
+  X509_set_pubkey(certificate.get(), key);
+  set_name(X509_get_subject_name(certificate.get()), federation, name);
+  return certificate;
+}
+
+std::string organization(X509* certificate) {
+  char text[256] = "";
+  X509_NAME_get_text_by_NID(X509_get_subject_name(certificate), NID_organizationName, text, sizeof text);
+  return text;
+}
+
+}  // namespace
+
+bool is_site_name(std::string_view name) {
+  return !name.empty() && name.size() <= 63 && std::ranges::all_of(name, [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_';
+  });
+}
+
+CertificateInfo certificate_info(std::string_view pem) {
+  const CertificatePointer certificate = certificate_from(pem);
+  CertificateInfo info;
+  unsigned char digest[EVP_MAX_MD_SIZE];
+  unsigned size = 0;
+  expect(X509_digest(certificate.get(), EVP_sha256(), digest, &size) == 1, "a certificate's fingerprint");
+  for (unsigned i = 0; i < size; ++i) info.fingerprint += fmt::format("{:02x}", digest[i]);
+  char name[256] = "";
+  X509_NAME_get_text_by_NID(X509_get_subject_name(certificate.get()), NID_commonName, name, sizeof name);
+  info.name = name;
+  std::tm end{};
+  expect(ASN1_TIME_to_tm(X509_get0_notAfter(certificate.get()), &end) == 1, "a certificate's end");
+  info.not_after = timegm(&end);
+  return info;
+}
+
+CertificateAuthority::CertificateAuthority(KeyPointer key, CertificatePointer certificate)
+    : key_(std::move(key)), certificate_(std::move(certificate)) {}
+
+CertificateAuthority CertificateAuthority::create(const std::string& federation) {
+  KeyPointer key = new_key();
+  CertificatePointer certificate = new_certificate(key.get(), federation, "authority", kAuthorityDays);
+  X509* const self = certificate.get();
+  X509_set_issuer_name(self, X509_get_subject_name(self));
+  extend(self, self, NID_basic_constraints, "critical,CA:TRUE,pathlen:0");
+  extend(self, self, NID_key_usage, "critical,keyCertSign");
+  extend(self, self, NID_subject_key_identifier, "hash");
+  expect(X509_sign(self, key.get(), EVP_sha256()) > 0, "signing a certificate");
+  return {std::move(key), std::move(certificate)};
+}
+
+CertificateAuthority CertificateAuthority::load(const std::filesystem::path& folder) {
+  const std::string text = read_file(folder / "authority.key");
+  const BioPointer bio(BIO_new_mem_buf(text.data(), static_cast<int>(text.size())));
+  KeyPointer key(PEM_read_bio_PrivateKey(bio.get(), nullptr, nullptr, nullptr));
+  expect(key != nullptr, (folder / "authority.key").string());
+  CertificatePointer certificate = certificate_from(read_file(folder / "authority.pem"));
+  expect(X509_check_private_key(certificate.get(), key.get()) == 1, (folder / "authority.key").string());
+  return {std::move(key), std::move(certificate)};
+}
+
+void CertificateAuthority::save(const std::filesystem::path& folder) const {
+  std::filesystem::create_directories(folder);
+  write_file(folder / "authority.key", pem_of(key_.get()), 0600);
+  write_file(folder / "authority.pem", pem_of(certificate_.get()), 0644);
+}
+
+CertificateInfo CertificateAuthority::issue(const std::filesystem::path& folder, const std::string& name,
+                                            int days) const {
+  const bool server = name == kCoordinatorName;
+  require(server || is_site_name(name),
+          "\"{}\" cannot be a site's name: letters, digits, - and _, at most 63 of them", name);
+  const KeyPointer key = new_key();
+  const CertificatePointer made = new_certificate(key.get(), organization(certificate_.get()), name, days);
+  X509* const certificate = made.get();
+  X509_set_issuer_name(certificate, X509_get_subject_name(certificate_.get()));
+  extend(certificate, certificate_.get(), NID_basic_constraints, "critical,CA:FALSE");
+  extend(certificate, certificate_.get(), NID_key_usage, "critical,digitalSignature");
+  extend(certificate, certificate_.get(), NID_ext_key_usage, server ? "serverAuth" : "clientAuth");
+  extend(certificate, certificate_.get(), NID_subject_alt_name, "DNS:" + name);
+  extend(certificate, certificate_.get(), NID_authority_key_identifier, "keyid");
+  expect(X509_sign(certificate, key_.get(), EVP_sha256()) > 0, "signing a certificate");
+
+  std::filesystem::create_directories(folder);
+  const std::string text = pem_of(certificate);
+  write_file(folder / "key.pem", pem_of(key.get()), 0600);
+  write_file(folder / "certificate.pem", text, 0644);
+  write_file(folder / "authority.pem", pem_of(certificate_.get()), 0644);
+  return certificate_info(text);
+}
+
+Kit Kit::read(const std::filesystem::path& folder, std::int64_t now) {
+  Kit kit{.authority = read_file(folder / "authority.pem"),
+          .certificate = read_file(folder / "certificate.pem"),
+          .key = read_file(folder / "key.pem"),
+          .info = {}};
+  const std::string name = (folder / "key.pem").string();
+  struct stat status {};
+  require(stat(name.c_str(), &status) == 0 && (status.st_mode & 077) == 0,
+          "{}: others than its owner may read it; chmod 600 it, or have the site's kit renewed if they did",
+          name);
+  try {
+    kit.info = certificate_info(kit.certificate);
+    certificate_info(kit.authority);
+  } catch (const Error& error) {
+    fail("{}: {}", folder.string(), error.what());
+  }
+  require(kit.info.not_after > now,
+          "{}: its certificate has expired; `conclave federate provision --renew {}` makes another",
+          folder.string(), kit.info.name);
+  return kit;
+}
+
+std::map<std::string, std::string> AllowList::read() const {
+  std::istringstream lines(read_file(file_));
+  std::map<std::string, std::string> allowed;
+  std::string line;
+  for (int number = 1; std::getline(lines, line); ++number) {
+    if (line.empty() || line.front() == '#') continue;
+    const std::size_t space = line.find(' ');
+    const std::string site = line.substr(0, space);
+    const std::string fingerprint = space == std::string::npos ? "" : line.substr(space + 1);
+    require(is_site_name(site) && fingerprint.size() == 64 &&
+                fingerprint.find_first_not_of("0123456789abcdef") == std::string::npos,
+            "{}:{}: expected a site's name and the 64 digits of its certificate's SHA-256", file_.string(),
+            number);
+    allowed.emplace(fingerprint, site);
+  }
+  return allowed;
+}
+
+void AllowList::write(const std::map<std::string, std::string>& allowed) const {
+  std::string text =
+      "# The certificates that the coordinator lets in; it reads this anew at every connection.\n";
+  for (const auto& [fingerprint, site] : allowed) text += fmt::format("{} {}\n", site, fingerprint);
+  write_file(file_, text, 0644);
+}
+
+void AllowList::add(const std::string& site, const std::string& fingerprint) const {
+  auto allowed = std::filesystem::exists(file_) ? read() : std::map<std::string, std::string>();
+  allowed.emplace(fingerprint, site);
+  write(allowed);
+}
+
+std::size_t AllowList::remove(const std::string& site) const {
+  auto allowed = read();
+  const std::size_t removed = std::erase_if(allowed, [&](const auto& entry) { return entry.second == site; });
+  write(allowed);
+  return removed;
+}
+
+}  // namespace conclave
