@@ -31,6 +31,8 @@ class CheckpointReader {
   bool has(const std::string& name) const { return tensors_.contains(name); }
   Shape shape(const std::string& name) const { return info(name).shape; }  ///< global
   DType dtype(const std::string& name) const { return info(name).dtype; }
+  /// Whether its rows were divided among ranks, and have a checksum each.
+  bool sharded(const std::string& name) const { return info(name).checksums.size() != 1; }
 
   /// Fills entry.values, of the file's dtype and within its shape; throws Error and may have written part of
   /// it where the file is damaged.

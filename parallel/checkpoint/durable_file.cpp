@@ -38,6 +38,19 @@ void FileDescriptor::write_at(const void* data, std::size_t size, std::uint64_t 
   }
 }
 
+void FileDescriptor::read_at(void* data, std::size_t size, std::uint64_t offset) const {
+  char* at = static_cast<char*>(data);
+  while (size > 0) {
+    const ssize_t got = ::pread(descriptor_, at, size, static_cast<off_t>(offset));
+    if (got < 0 && errno == EINTR) continue;
+    require(got != 0, "{}: ends {} bytes early", path_, size);
+    require(got > 0, "{}: cannot be read: {}", path_, std::strerror(errno));
+    at += got;
+    offset += static_cast<std::uint64_t>(got);
+    size -= static_cast<std::size_t>(got);
+  }
+}
+
 void FileDescriptor::resize(std::uint64_t size) {
   const bool done = ::ftruncate(descriptor_, static_cast<off_t>(size)) == 0;
   require(done, "{}: cannot get {} bytes: {}", path_, size, std::strerror(errno));

@@ -20,6 +20,8 @@ class FileDescriptor {
   /// All `size` bytes, from the beginning of the file on or after what write() wrote before; throws Error.
   void write(const void* data, std::size_t size);
   void write_at(const void* data, std::size_t size, std::uint64_t offset);
+  /// Fills `data`; throws Error where the file has not so many bytes from there on.
+  void read_at(void* data, std::size_t size, std::uint64_t offset) const;
   /// Returns when the file's bytes are on the disk; throws Error.
   void sync();
   /// Takes blocks for the first `size` bytes now, so that writing them later cannot find the disk or the

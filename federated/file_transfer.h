@@ -1,0 +1,78 @@
+// Files that travel in chunks, and go on where they broke. What has arrived of one is a file beside it whose
+// name has its digest in it, so that the parts of two files never mix; it takes its own name when it is
+// whole.
+//
+// The digest is XXH3-128, which finds what disks and memory do by accident. Against forgery there is TLS,
+// which knows who sent it.
+#pragma once
+
+#include <xxhash.h>
+
+#include <array>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "parallel/checkpoint/durable_file.h"
+
+namespace conclave {
+
+/// 4 MiB: the largest that still gains over half its size on a loopback, and gRPC's own limit by default.
+inline constexpr std::size_t kChunkBytes = std::size_t{4} << 20;
+
+struct FileDigest {
+  std::uint64_t bytes = 0;
+  std::array<std::uint8_t, 16> xxh3{};
+  bool operator==(const FileDigest&) const = default;
+  std::string hexadecimal() const;
+};
+
+/// Throws Error where it cannot be read.
+FileDigest digest_of(const std::filesystem::path& file);
+
+std::uint64_t chunk_checksum(std::string_view data);
+
+/// A file being received.
+class IncomingFile {
+ public:
+  /// Goes on with what is there of `file` to come, which is what `expected` says.
+  IncomingFile(std::filesystem::path file, const FileDigest& expected);
+
+  /// Bytes that need not come again.
+  std::uint64_t received() const { return received_; }
+  /// Throws Error where the chunk is damaged, does not begin at received(), or goes beyond the file's end.
+  void append(std::uint64_t offset, std::string_view data, std::uint64_t checksum);
+  /// Once all was received: gives the file its name. Throws Error, and begins anew, where the whole is not
+  /// what was expected.
+  void finish();
+
+ private:
+  void restart();
+
+  struct FreeState {
+    void operator()(XXH3_state_t* state) const { XXH3_freeState(state); }
+  };
+  std::filesystem::path file_, part_;
+  FileDigest expected_;
+  std::unique_ptr<XXH3_state_t, FreeState> digest_;
+  std::optional<FileDescriptor> descriptor_;
+  std::uint64_t received_ = 0;
+};
+
+/// A file being sent.
+class OutgoingFile {
+ public:
+  explicit OutgoingFile(const std::filesystem::path& file);
+  std::uint64_t bytes() const { return bytes_; }
+  /// Up to kChunkBytes from `offset` on, in `data`.
+  void read(std::uint64_t offset, std::string& data) const;
+
+ private:
+  FileDescriptor descriptor_;
+  std::uint64_t bytes_;
+};
+
+}  // namespace conclave

@@ -1,0 +1,49 @@
+// The model that a federation trains, as its coordinator has it: a checkpoint, and of that the numbers that
+// sites change as one flat vector. The coordinator needs no data and builds no model; it knows tensors by
+// name.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "parallel/checkpoint/checkpoint.h"
+#include "parallel/checkpoint/checkpoint_reader.h"
+#include "parallel/checkpoint/checkpoint_writer.h"
+
+namespace conclave {
+
+/// How a checkpoint's trained tensors ("model/...", f32) lie end to end in a flat vector: by name.
+struct ModelLayout {
+  struct Part {
+    std::string name;
+    Shape shape;  ///< global
+    bool sharded = false;
+    std::size_t offset = 0;
+  };
+  std::vector<Part> parts;
+  std::size_t elements = 0;
+};
+/// Throws Error where there is none.
+ModelLayout layout_of(const CheckpointReader& reader);
+
+class GlobalModel {
+ public:
+  /// The checkpoint `path` with its state; of its tensors those of the model.
+  explicit GlobalModel(const std::string& path);
+
+  const ModelLayout& layout() const { return layout_; }
+  std::span<float> values() const { return values_.span<float>(); }
+  /// What a checkpoint of it consists of.
+  const std::vector<TensorEntry>& entries() const { return entries_; }
+  CheckpointState& state() { return state_; }
+
+ private:
+  ModelLayout layout_;
+  CheckpointState state_;
+  Tensor values_;
+  std::vector<TensorEntry> entries_;
+};
+
+}  // namespace conclave

@@ -1,0 +1,202 @@
+#include "federated/round_board.h"
+
+#include <fmt/format.h>
+
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+namespace conclave {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+Clock::duration seconds(double count) {
+  return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(count));
+}
+
+constexpr std::size_t kMostMetrics = 64;
+constexpr double kMostExamples = 1e12;
+
+void check(const UpdateOffer& offer, const RoundPlan& plan) {
+  require(offer.update.bytes == plan.elements * sizeof(float),
+          "an update of {} bytes; this model's has {} numbers of 4 bytes", offer.update.bytes, plan.elements);
+  require(std::isfinite(offer.examples) && offer.examples > 0 && offer.examples <= kMostExamples,
+          "an update trained on {} examples", offer.examples);
+  require(offer.metrics.size() <= kMostMetrics, "{} metrics; there may be {}", offer.metrics.size(),
+          kMostMetrics);
+  for (const auto& [name, value] : offer.metrics)
+    require(name.size() <= 100 && std::isfinite(value), "a metric is not finite, or has no name to print");
+}
+
+void check_finite(std::string_view data, std::uint64_t offset) {
+  for (std::size_t at = 0; at + sizeof(float) <= data.size(); at += sizeof(float)) {
+    std::uint32_t bits;
+    std::memcpy(&bits, data.data() + at, sizeof bits);
+    require((bits & 0x7f800000u) != 0x7f800000u, "number {} of the update is not finite",
+            (offset + at) / sizeof(float));
+  }
+}
+
+}  // namespace
+
+RoundBoard::RoundBoard(std::filesystem::path directory, Database& database)
+    : directory_(std::move(directory) / "updates"), database_(database) {
+  database.run(
+      "CREATE TABLE IF NOT EXISTS updates(round INTEGER, site TEXT, examples REAL, metrics TEXT, digest TEXT,"
+      " arrived TEXT DEFAULT CURRENT_TIMESTAMP, PRIMARY KEY(round, site))");
+}
+
+std::filesystem::path RoundBoard::file_of(const std::string& site) const {
+  return directory_ / fmt::format("{}.f32", site);
+}
+
+void RoundBoard::open(const RoundPlan& plan) {
+  const std::scoped_lock lock(mutex_);
+  std::filesystem::create_directories(directory_);
+  plan_ = plan;
+  assigned_.clear();
+  received_.clear();
+  auto rows = database_.prepare("SELECT site, examples, metrics, digest FROM updates WHERE round = ?1");
+  rows.bind(plan.round);
+  std::vector<std::string> lost;
+  while (rows.next()) {
+    const std::string site = rows.text(0);
+    const std::filesystem::path file = file_of(site);
+    // A power cut can take what was not yet on the disk.
+    if (!std::filesystem::exists(file) || digest_of(file).hexadecimal() != rows.text(3)) {
+      lost.push_back(site);
+      continue;
+    }
+    received_[site] = {site, file, rows.real(1),
+                       nlohmann::json::parse(rows.text(2)).get<std::map<std::string, double>>()};
+    assigned_.insert(site);
+  }
+  for (const std::string& site : lost)
+    database_.prepare("DELETE FROM updates WHERE round = ?1 AND site = ?2").bind(plan.round, site).run();
+  for (const auto& entry : std::filesystem::directory_iterator(directory_)) {
+    const bool counts =
+        entry.path().extension() == ".f32" && received_.contains(entry.path().stem().string());
+    const bool part = entry.path().extension() == ".part";  // its name says of which update
+    if (!counts && !part) std::filesystem::remove(entry.path());
+  }
+  phase_ = Phase::open;
+  changed_.notify_all();
+}
+
+std::optional<std::vector<ReceivedUpdate>> RoundBoard::wait(std::size_t quorum, double gather,
+                                                            double deadline) {
+  std::unique_lock lock(mutex_);
+  const auto began = Clock::now();
+  const auto all = [&] { return received_.size() >= quorum && received_.size() == assigned_.size(); };
+  changed_.wait_until(lock, began + seconds(gather), [&] { return stopped_; });
+  changed_.wait_until(lock, began + seconds(deadline), [&] { return stopped_ || all(); });
+  changed_.wait(lock, [&] { return stopped_ || received_.size() >= quorum; });
+  if (stopped_) return std::nullopt;
+  phase_ = Phase::closed;
+  std::vector<ReceivedUpdate> updates;
+  for (const auto& [site, update] : received_) updates.push_back(update);
+  return updates;
+}
+
+void RoundBoard::clear() {
+  const std::scoped_lock lock(mutex_);
+  received_.clear();
+  std::filesystem::remove_all(directory_);
+}
+
+void RoundBoard::finish(const RoundPlan& result) {
+  const std::scoped_lock lock(mutex_);
+  plan_ = result;
+  phase_ = Phase::finished;
+  changed_.notify_all();
+}
+
+void RoundBoard::stop() {
+  const std::scoped_lock lock(mutex_);
+  stopped_ = true;
+  changed_.notify_all();
+}
+
+RoundBoard::Assignment RoundBoard::next(const std::string& site, double wait_seconds,
+                                        const std::function<bool()>& cancelled) {
+  std::unique_lock lock(mutex_);
+  const auto until = Clock::now() + seconds(wait_seconds);
+  const auto something = [&] {
+    return stopped_ || phase_ == Phase::finished || (phase_ == Phase::open && !received_.contains(site));
+  };
+  // gRPC tells nobody that a caller has gone; it is asked.
+  while (!something() && Clock::now() < until && !cancelled())
+    changed_.wait_until(lock, std::min(until, Clock::now() + seconds(1)), something);
+  if (stopped_ || !something()) return {Work::wait, {}};
+  if (phase_ == Phase::finished) return {Work::finished, plan_};
+  assigned_.insert(site);
+  return {Work::train, plan_};
+}
+
+RoundPlan RoundBoard::model_of(std::int64_t round) {
+  const std::scoped_lock lock(mutex_);
+  if (plan_.model.empty() || plan_.round != round)
+    throw RoundOver(fmt::format("round {} is over; ask for the next", round));
+  return plan_;
+}
+
+void RoundBoard::check_current(const std::string& site, std::int64_t round, std::uint64_t number) {
+  if (phase_ != Phase::open || round != plan_.round)
+    throw RoundOver(fmt::format("round {} is over: its update came too late", round));
+  require(upload_numbers_[site] == number, "another upload of this site's has begun");
+}
+
+std::unique_ptr<RoundBoard::Upload> RoundBoard::begin_upload(const std::string& site,
+                                                             const UpdateOffer& offer) {
+  std::unique_lock lock(mutex_);
+  if (offer.round == plan_.round && received_.contains(site)) return nullptr;
+  if (phase_ != Phase::open || offer.round != plan_.round)
+    throw RoundOver(fmt::format("round {} is over: its update came too late", offer.round));
+  if (offer.base != plan_.digest)
+    throw RoundOver("the update was trained from another model than this round's");
+  check(offer, plan_);
+  assigned_.insert(site);
+  const std::uint64_t number = ++upload_numbers_[site];
+  const std::filesystem::path file = file_of(site);
+  lock.unlock();
+  return std::unique_ptr<Upload>(new Upload(*this, site, offer, number, file));
+}
+
+RoundBoard::Upload::Upload(RoundBoard& board, std::string site, UpdateOffer offer, std::uint64_t number,
+                           std::filesystem::path file)
+    : board_(board),
+      site_(std::move(site)),
+      offer_(std::move(offer)),
+      number_(number),
+      path_(std::move(file)),
+      file_(path_, offer_.update) {}
+
+void RoundBoard::Upload::append(std::uint64_t offset, std::string_view data, std::uint64_t checksum) {
+  require(data.size() <= kChunkBytes, "a chunk of {} bytes; there may be {}", data.size(), kChunkBytes);
+  check_finite(data, offset);
+  {
+    const std::scoped_lock lock(board_.mutex_);
+    board_.check_current(site_, offer_.round, number_);
+  }
+  file_.append(offset, data, checksum);
+}
+
+void RoundBoard::Upload::finish() {
+  const std::scoped_lock lock(board_.mutex_);
+  board_.check_current(site_, offer_.round, number_);
+  file_.finish();
+  board_.accept(*this);
+}
+
+void RoundBoard::accept(const Upload& upload) {
+  database_.prepare("INSERT INTO updates(round, site, examples, metrics, digest) VALUES(?1, ?2, ?3, ?4, ?5)")
+      .bind(upload.offer_.round, upload.site_, upload.offer_.examples,
+            nlohmann::json(upload.offer_.metrics).dump(), upload.offer_.update.hexadecimal())
+      .run();
+  received_[upload.site_] = {upload.site_, upload.path_, upload.offer_.examples, upload.offer_.metrics};
+  changed_.notify_all();
+}
+
+}  // namespace conclave

@@ -1,0 +1,124 @@
+// What the coordinator's loop and the calls of sites, on threads of their own, share: which round it is, who
+// has been given it, and whose update has come.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "core/error.h"
+#include "federated/database.h"
+#include "federated/file_transfer.h"
+
+namespace conclave {
+
+struct RoundPlan {
+  std::int64_t round = 0, rounds = 0;
+  std::filesystem::path model;  ///< the checkpoint that it begins with
+  FileDigest digest;            ///< of that
+  std::uint64_t elements = 0;   ///< of an update
+};
+
+struct ReceivedUpdate {
+  std::string site;
+  std::filesystem::path file;
+  double examples = 0;
+  std::map<std::string, double> metrics;
+};
+
+/// What a site says of the update that it sends.
+struct UpdateOffer {
+  std::int64_t round = 0;
+  FileDigest base, update;
+  double examples = 0;
+  std::map<std::string, double> metrics;
+};
+
+/// The round that an update is for is over, or it was made from another model: it is of no use any more.
+class RoundOver : public Error {
+ public:
+  using Error::Error;
+};
+
+class RoundBoard {
+ public:
+  /// Keeps updates in `directory`/updates, and what is known of them in `database`. Both must outlive it.
+  RoundBoard(std::filesystem::path directory, Database& database);
+
+  // For the coordinator's loop.
+
+  /// Opens a round, and finds what arrived of it before a restart.
+  void open(const RoundPlan& plan);
+  /// Waits until every site that was given the round has delivered and `quorum` have, `gather` seconds or
+  /// more after it was opened; or until `quorum` have, after `deadline` seconds; or until stop(). Returns the
+  /// updates, by site; none more is let in until the next open(). Nothing where stopped.
+  std::optional<std::vector<ReceivedUpdate>> wait(std::size_t quorum, double gather, double deadline);
+  /// Forgets the closed round's files.
+  void clear();
+  /// The last round is over: sites are told so.
+  void finish(const RoundPlan& result);
+  void stop();
+
+  // For the calls of sites. Any thread.
+
+  enum class Work : std::uint8_t { wait, train, finished };
+  struct Assignment {
+    Work work;
+    RoundPlan plan;
+  };
+  /// Waits up to `seconds` until there is something to do for `site`, or until `cancelled` says so.
+  Assignment next(const std::string& site, double seconds, const std::function<bool()>& cancelled);
+  /// The model of the present round (or the result), to be sent. Throws RoundOver where it is not of `round`.
+  RoundPlan model_of(std::int64_t round);
+
+  /// An update under way. Of a site's, the newest call's is the one: another that still hangs is refused.
+  class Upload {
+   public:
+    std::uint64_t received() const { return file_.received(); }
+    /// Throws Error where the chunk is wrong or its numbers are not finite; RoundOver.
+    void append(std::uint64_t offset, std::string_view data, std::uint64_t checksum);
+    /// Throws Error where it is not what was offered. It counts from then on.
+    void finish();
+
+   private:
+    friend class RoundBoard;
+    Upload(RoundBoard& board, std::string site, UpdateOffer offer, std::uint64_t number,
+           std::filesystem::path file);
+    RoundBoard& board_;
+    std::string site_;
+    UpdateOffer offer_;
+    std::uint64_t number_;  // of the site's uploads
+    std::filesystem::path path_;
+    IncomingFile file_;
+  };
+  /// Null where the site's update of that round is complete. Throws RoundOver, and Error where the offer is
+  /// not one of this round.
+  std::unique_ptr<Upload> begin_upload(const std::string& site, const UpdateOffer& offer);
+
+ private:
+  enum class Phase : std::uint8_t { closed, open, finished };
+  void accept(const Upload& upload);
+  void check_current(const std::string& site, std::int64_t round, std::uint64_t number);
+  std::filesystem::path file_of(const std::string& site) const;
+
+  std::filesystem::path directory_;
+  Database& database_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  Phase phase_ = Phase::closed;
+  bool stopped_ = false;
+  RoundPlan plan_;
+  std::set<std::string> assigned_;
+  std::map<std::string, ReceivedUpdate> received_;
+  std::map<std::string, std::uint64_t> upload_numbers_;
+};
+
+}  // namespace conclave

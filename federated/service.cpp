@@ -1,0 +1,124 @@
+#include "federated/service.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace conclave {
+namespace {
+
+constexpr double kLongestWait = 60;  // seconds a call of Next may take; proxies end what is silent for longer
+
+class NotAllowed : public Error {
+ public:
+  using Error::Error;
+};
+
+UpdateOffer from_message(const federated::UpdateHeader& header) {
+  UpdateOffer offer{.round = header.round(),
+                    .base = conclave::from_message(header.base()),
+                    .update = conclave::from_message(header.update()),
+                    .examples = header.examples(),
+                    .metrics = {}};
+  for (const auto& [name, value] : header.metrics()) offer.metrics[name] = value;
+  return offer;
+}
+
+}  // namespace
+
+// What a call does, for the site that calls; how its errors are told.
+template <class Work>
+grpc::Status FederationService::answer(const grpc::ServerContext& context, Work work) {
+  std::string site;
+  try {
+    const CertificateInfo info = certificate_info(peer_certificate(context));
+    const auto allowed = allowed_.read();
+    const auto found = allowed.find(info.fingerprint);
+    if (found == allowed.end() || found->second != info.name) {
+      say_(fmt::format("refused \"{}\" at {}: its certificate is not in the list of those let in", info.name,
+                       context.peer()));
+      throw NotAllowed(fmt::format("the coordinator does not let in the certificate of \"{}\"", info.name));
+    }
+    site = found->second;
+    work(site);
+    return grpc::Status::OK;
+  } catch (const NotAllowed& error) {
+    return {grpc::StatusCode::PERMISSION_DENIED, error.what()};
+  } catch (const RoundOver& error) {
+    return {grpc::StatusCode::ABORTED, error.what()};
+  } catch (const Error& error) {
+    say_(fmt::format("refused what {} sent: {}", site.empty() ? context.peer() : site, error.what()));
+    return {grpc::StatusCode::INVALID_ARGUMENT, error.what()};
+  } catch (const std::exception& error) {  // ours, not the site's
+    say_(fmt::format("a call of {} failed: {}", site, error.what()));
+    return {grpc::StatusCode::INTERNAL, "the coordinator failed; its log says why"};
+  }
+}
+
+grpc::Status FederationService::Next(grpc::ServerContext* context, const federated::NextRequest* request,
+                                     federated::Assignment* reply) {
+  return answer(*context, [&](const std::string& site) {
+    require(request->protocol() == kProtocol, "the site speaks protocol {}, the coordinator {}",
+            request->protocol(), kProtocol);
+    const double wait = request->wait_seconds() > 0 ? std::min(request->wait_seconds(), kLongestWait) : 0.0;
+    const auto [work, plan] = board_.next(site, wait, [&] { return context->IsCancelled(); });
+    using Kind = federated::Assignment;
+    reply->set_kind(work == RoundBoard::Work::train      ? Kind::TRAIN
+                    : work == RoundBoard::Work::finished ? Kind::FINISHED
+                                                         : Kind::WAIT);
+    if (work == RoundBoard::Work::wait) return;
+    reply->set_round(plan.round);
+    reply->set_rounds(plan.rounds);
+    *reply->mutable_model() = to_message(plan.digest);
+    reply->set_elements(static_cast<std::int64_t>(plan.elements));
+    reply->set_local_steps(work_.steps);
+    reply->set_proximal(work_.proximal);
+  });
+}
+
+grpc::Status FederationService::Download(grpc::ServerContext* context,
+                                         const federated::DownloadRequest* request,
+                                         grpc::ServerWriter<federated::Chunk>* writer) {
+  return answer(*context, [&](const std::string&) {
+    const RoundPlan plan = board_.model_of(request->round());
+    const OutgoingFile file(plan.model);
+    require(request->offset() >= 0 && static_cast<std::uint64_t>(request->offset()) <= file.bytes(),
+            "byte {} of a model of {}", request->offset(), file.bytes());
+    federated::Chunk chunk;
+    for (auto at = static_cast<std::uint64_t>(request->offset()); at < file.bytes();
+         at += chunk.data().size()) {
+      fill_chunk(file, at, chunk);
+      if (!writer->Write(chunk)) return;  // the site has gone, and goes on later
+    }
+  });
+}
+
+grpc::Status FederationService::Progress(grpc::ServerContext* context, const federated::UpdateHeader* request,
+                                         federated::UploadState* reply) {
+  return answer(*context, [&](const std::string& site) {
+    const auto upload = board_.begin_upload(site, from_message(*request));
+    reply->set_complete(upload == nullptr);
+    reply->set_received(static_cast<std::int64_t>(upload ? upload->received() : 0));
+  });
+}
+
+grpc::Status FederationService::Upload(grpc::ServerContext* context,
+                                       grpc::ServerReader<federated::UploadPart>* reader,
+                                       federated::UploadState* reply) {
+  return answer(*context, [&](const std::string& site) {
+    federated::UploadPart part;
+    require(reader->Read(&part) && part.has_header(), "an upload begins with what it is of");
+    const auto upload = board_.begin_upload(site, from_message(part.header()));
+    while (upload && reader->Read(&part)) {
+      require(part.has_chunk() && part.chunk().offset() >= 0, "an upload goes on with chunks");
+      upload->append(static_cast<std::uint64_t>(part.chunk().offset()), part.chunk().data(),
+                     part.chunk().checksum());
+    }
+    // The stream also ends where the connection broke; then there is more to come, by another call.
+    if (upload && !context->IsCancelled()) upload->finish();
+    reply->set_complete(true);
+    if (upload) reply->set_received(static_cast<std::int64_t>(upload->received()));
+  });
+}
+
+}  // namespace conclave

@@ -1,0 +1,47 @@
+// The calls of sites, as gRPC brings them. Who calls is looked up by the certificate's fingerprint in the
+// list of those let in, at every call, so that a revoked one is out at once.
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "federated/round_board.h"
+#include "federated/transport.h"
+#include "protocol.grpc.pb.h"
+
+namespace conclave {
+
+/// What sites are told to do with the model of a round.
+struct LocalWork {
+  std::int64_t steps = 0;
+  double proximal = 0;
+};
+
+class FederationService final : public federated::Federation::Service {
+ public:
+  using Say = std::function<void(const std::string&)>;
+
+  /// `board` must outlive it.
+  FederationService(RoundBoard& board, AllowList allowed, LocalWork work, Say say)
+      : board_(board), allowed_(std::move(allowed)), work_(work), say_(std::move(say)) {}
+
+  grpc::Status Next(grpc::ServerContext* context, const federated::NextRequest* request,
+                    federated::Assignment* reply) override;
+  grpc::Status Download(grpc::ServerContext* context, const federated::DownloadRequest* request,
+                        grpc::ServerWriter<federated::Chunk>* writer) override;
+  grpc::Status Progress(grpc::ServerContext* context, const federated::UpdateHeader* request,
+                        federated::UploadState* reply) override;
+  grpc::Status Upload(grpc::ServerContext* context, grpc::ServerReader<federated::UploadPart>* reader,
+                      federated::UploadState* reply) override;
+
+ private:
+  template <class Work>
+  grpc::Status answer(const grpc::ServerContext& context, Work work);
+
+  RoundBoard& board_;
+  AllowList allowed_;
+  LocalWork work_;
+  Say say_;
+};
+
+}  // namespace conclave

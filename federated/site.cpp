@@ -1,0 +1,160 @@
+#include "federated/site.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <thread>
+
+namespace conclave {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr double kWaitSeconds =
+    20;  // that a call of Next may be held back; under what proxies commonly allow
+constexpr double kAnswerSeconds = 30;      // for a call that answers at once
+constexpr double kTransferSeconds = 3600;  // of one attempt, which the next goes on from
+constexpr double kFirstPause = 0.25, kLongestPause = 30;
+
+bool may_pass(grpc::StatusCode code) {
+  return code == grpc::StatusCode::UNAVAILABLE || code == grpc::StatusCode::DEADLINE_EXCEEDED ||
+         code == grpc::StatusCode::CANCELLED || code == grpc::StatusCode::INTERNAL ||
+         code == grpc::StatusCode::UNKNOWN || code == grpc::StatusCode::RESOURCE_EXHAUSTED;
+}
+
+}  // namespace
+
+Site::Site(SiteOptions options, const Kit& kit, std::function<bool()> interrupted, Say say)
+    : options_(std::move(options)), interrupted_(std::move(interrupted)), say_(std::move(say)) {
+  std::filesystem::create_directories(options_.directory);
+  stub_ = federated::Federation::NewStub(open_channel(options_.address, kit));
+}
+
+void Site::pause(std::chrono::duration<double> time) const {
+  const auto until = Clock::now() + time;
+  while (Clock::now() < until) {
+    if (interrupted_()) throw Interrupted();
+    std::this_thread::sleep_for(
+        std::min<std::chrono::duration<double>>(until - Clock::now(), std::chrono::milliseconds(100)));
+  }
+}
+
+bool Site::call(std::string_view what, double seconds,
+                const std::function<grpc::Status(grpc::ClientContext&)>& once) {
+  const auto began = Clock::now();
+  double longest = kFirstPause;
+  for (bool told = false;; longest = std::min(2 * longest, kLongestPause)) {
+    if (interrupted_()) throw Interrupted();
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() +
+                         std::chrono::milliseconds(static_cast<std::int64_t>(1e3 * seconds)));
+    const grpc::Status status = once(context);
+    if (status.ok()) return true;
+    if (status.error_code() == grpc::StatusCode::ABORTED) {
+      say_(status.error_message());
+      return false;
+    }
+    const double gone = std::chrono::duration<double>(Clock::now() - began).count();
+    if (!may_pass(status.error_code()))
+      fail("{}: the coordinator at {} refuses: {}", what, options_.address, status.error_message());
+    if (options_.patience_seconds > 0 && gone > options_.patience_seconds)
+      fail("{}: the coordinator at {} could not be reached for {:.0f} s: {}", what, options_.address, gone,
+           status.error_message());
+    if (!told) say_(fmt::format("{}: {}; trying again", what, status.error_message()));
+    told = true;
+    // Full jitter, so that sites that lost the coordinator together do not come back together.
+    pause(std::chrono::duration<double>(longest * static_cast<double>(random_.below(1000)) / 1000));
+  }
+}
+
+SiteRound Site::next() {
+  while (true) {
+    federated::NextRequest request;
+    request.set_protocol(kProtocol);
+    request.set_wait_seconds(kWaitSeconds);
+    federated::Assignment reply;
+    call("asking for work", kWaitSeconds + kAnswerSeconds,
+         [&](grpc::ClientContext& context) { return stub_->Next(&context, request, &reply); });
+    if (interrupted_()) throw Interrupted();
+    if (reply.kind() == federated::Assignment::WAIT) {
+      pause(std::chrono::milliseconds(100));
+      continue;
+    }
+    SiteRound round{.finished = reply.kind() == federated::Assignment::FINISHED,
+                    .round = reply.round(),
+                    .rounds = reply.rounds(),
+                    .model = options_.directory / fmt::format("model-{:08}.h5", reply.round()),
+                    .digest = from_message(reply.model()),
+                    .elements = reply.elements(),
+                    .local_steps = reply.local_steps(),
+                    .proximal = reply.proximal()};
+    require(round.round >= 0 && round.round <= round.rounds && round.elements > 0 && round.local_steps >= 0,
+            "the coordinator's assignment makes no sense: round {} of {}, {} numbers, {} steps", round.round,
+            round.rounds, round.elements, round.local_steps);
+    if (fetch(round)) return round;
+  }
+}
+
+bool Site::fetch(SiteRound& round) {
+  if (std::filesystem::exists(round.model) && digest_of(round.model) == round.digest) return true;
+  const bool fetched = call("fetching the model", kTransferSeconds, [&](grpc::ClientContext& context) {
+    IncomingFile file(round.model, round.digest);
+    federated::DownloadRequest request;
+    request.set_round(round.round);
+    request.set_offset(static_cast<std::int64_t>(file.received()));
+    const auto reader = stub_->Download(&context, request);
+    federated::Chunk chunk;
+    try {
+      while (reader->Read(&chunk))
+        file.append(static_cast<std::uint64_t>(chunk.offset()), chunk.data(), chunk.checksum());
+    } catch (const Error& error) {
+      context.TryCancel();
+      reader->Finish();
+      return grpc::Status(grpc::StatusCode::INTERNAL, error.what());
+    }
+    const grpc::Status status = reader->Finish();
+    if (status.ok()) file.finish();
+    return status;
+  });
+  if (!fetched) return false;
+  for (const auto& entry : std::filesystem::directory_iterator(options_.directory)) {  // of rounds gone by
+    const std::string name = entry.path().filename().string();
+    if (name.starts_with("model-") && entry.path() != round.model) std::filesystem::remove(entry.path());
+  }
+  return true;
+}
+
+bool Site::deliver(const SiteRound& round, const std::filesystem::path& update, double examples,
+                   const std::map<std::string, double>& metrics) {
+  federated::UpdateHeader header;
+  header.set_round(round.round);
+  *header.mutable_base() = to_message(round.digest);
+  *header.mutable_update() = to_message(digest_of(update));
+  header.set_examples(examples);
+  for (const auto& [name, value] : metrics) (*header.mutable_metrics())[name] = value;
+  const OutgoingFile file(update);
+  return call("delivering the update", kTransferSeconds, [&](grpc::ClientContext& context) {
+    federated::UploadState state;
+    {
+      grpc::ClientContext asking;
+      asking.set_deadline(std::chrono::system_clock::now() +
+                          std::chrono::seconds(static_cast<int>(kAnswerSeconds)));
+      const grpc::Status status = stub_->Progress(&asking, header, &state);
+      if (!status.ok() || state.complete()) return status;
+    }
+    federated::UploadState reply;
+    const auto writer = stub_->Upload(&context, &reply);
+    federated::UploadPart part;
+    *part.mutable_header() = header;
+    bool open = writer->Write(part);
+    for (auto at = static_cast<std::uint64_t>(state.received()); open && at < file.bytes();
+         at += part.chunk().data().size()) {
+      fill_chunk(file, at, *part.mutable_chunk());
+      open = writer->Write(part);
+    }
+    writer->WritesDone();
+    return writer->Finish();
+  });
+}
+
+}  // namespace conclave

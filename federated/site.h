@@ -1,0 +1,71 @@
+// A site's side of the connection: asks what there is to do, fetches the model, delivers the update. Every
+// call is tried again, ever more rarely, for as long as the coordinator cannot be reached; transfers go on
+// where they broke. What the coordinator refuses is an Error.
+#pragma once
+
+#include <chrono>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "core/error.h"
+#include "federated/random_source.h"
+#include "federated/transport.h"
+#include "protocol.grpc.pb.h"
+
+namespace conclave {
+
+struct SiteOptions {
+  std::string address;              ///< of the coordinator, host:port
+  std::filesystem::path directory;  ///< for models and updates
+  double patience_seconds = 600;    ///< how long to try to reach the coordinator; 0: for ever
+};
+
+/// A round, as the site has to do it.
+struct SiteRound {
+  bool finished = false;  ///< the last one is over; model is the result
+  std::int64_t round = 0, rounds = 0;
+  std::filesystem::path model;  ///< a checkpoint
+  FileDigest digest;            ///< of that
+  std::int64_t elements = 0;    ///< of the update
+  std::int64_t local_steps = 0;
+  double proximal = 0;
+};
+
+class Interrupted : public Error {
+ public:
+  Interrupted() : Error("interrupted") {}
+};
+
+class Site {
+ public:
+  using Say = std::function<void(const std::string&)>;
+
+  /// `interrupted` is asked while there is nothing to do; then calls throw Interrupted.
+  Site(SiteOptions options, const Kit& kit, std::function<bool()> interrupted, Say say);
+
+  /// Waits for something to do, and fetches its model. Throws Error where the coordinator refuses this site,
+  /// or cannot be reached for too long.
+  SiteRound next();
+  /// Delivers `update`, a file of `round.elements` f32 numbers. False where the round was over before.
+  bool deliver(const SiteRound& round, const std::filesystem::path& update, double examples,
+               const std::map<std::string, double>& metrics);
+
+ private:
+  /// Calls until there is an answer. False where that is ABORTED, the round being over.
+  bool call(std::string_view what, double seconds,
+            const std::function<grpc::Status(grpc::ClientContext&)>& once);
+  void pause(std::chrono::duration<double> time) const;
+  bool fetch(SiteRound& round);
+
+  SiteOptions options_;
+  std::function<bool()> interrupted_;
+  Say say_;
+  SystemRandom source_;
+  RandomBits random_{source_};
+  std::unique_ptr<federated::Federation::Stub> stub_;
+};
+
+}  // namespace conclave

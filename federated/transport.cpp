@@ -1,0 +1,92 @@
+#include "federated/transport.h"
+
+#include <algorithm>
+#include <climits>
+#include <cstdlib>
+
+#include "core/error.h"
+
+namespace conclave {
+namespace {
+
+constexpr int kMostMessage = static_cast<int>(kChunkBytes) + 64 * 1024;  // a chunk and what is around it
+constexpr int kPingMilliseconds =
+    30'000;  // under the shortest time after which NATs commonly forget, a minute
+constexpr int kPingTimeoutMilliseconds = 20'000;
+
+// gRPC 1.51 has no public switch for the lowest version of TLS, which it sets to 1.2. But the suites of 1.2
+// are a list of their own, which it takes from this variable when it first needs it: one that wants a
+// pre-shared key, which nobody has, leaves 1.3 alone. (tests: "TLS 1.2 is refused")
+void refuse_tls_1_2() { setenv("GRPC_SSL_CIPHER_SUITES", "PSK-AES256-GCM-SHA384", 1); }
+
+}  // namespace
+
+std::shared_ptr<grpc::Channel> open_channel(const std::string& address, const Kit& kit) {
+  refuse_tls_1_2();
+  grpc::ChannelArguments arguments;
+  arguments.SetSslTargetNameOverride(std::string(kCoordinatorName));
+  arguments.SetMaxReceiveMessageSize(kMostMessage);
+  arguments.SetMaxSendMessageSize(kMostMessage);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kPingMilliseconds);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kPingTimeoutMilliseconds);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 10'000);
+  return grpc::CreateCustomChannel(address, grpc::SslCredentials({kit.authority, kit.key, kit.certificate}),
+                                   arguments);
+}
+
+std::unique_ptr<grpc::Server> start_server(const std::string& address, const Kit& kit, grpc::Service& service,
+                                           int& port) {
+  refuse_tls_1_2();
+  require(kit.info.name == kCoordinatorName, "the kit is of \"{}\"; a coordinator needs that of \"{}\"",
+          kit.info.name, kCoordinatorName);
+  grpc::SslServerCredentialsOptions options(GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
+  options.pem_root_certs = kit.authority;
+  options.pem_key_cert_pairs.push_back({kit.key, kit.certificate});
+  grpc::ServerBuilder builder;
+  builder.AddListeningPort(address, grpc::SslServerCredentials(options), &port);
+  builder.SetMaxReceiveMessageSize(kMostMessage);
+  builder.SetMaxSendMessageSize(kMostMessage);
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT,
+                             0);  // else a second coordinator would take half the calls
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kPingMilliseconds);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kPingTimeoutMilliseconds);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, kPingMilliseconds / 3);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder.RegisterService(&service);
+  std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
+  require(server && port > 0, "cannot listen at {}: is the address this machine's, and the port free?",
+          address);
+  return server;
+}
+
+std::string peer_certificate(const grpc::ServerContext& context) {
+  const auto values = context.auth_context()->FindPropertyValues("x509_pem_cert");
+  return values.empty() ? std::string() : std::string(values.front().data(), values.front().size());
+}
+
+federated::FileInfo to_message(const FileDigest& digest) {
+  federated::FileInfo info;
+  info.set_bytes(static_cast<std::int64_t>(digest.bytes));
+  info.set_xxh3(digest.xxh3.data(), digest.xxh3.size());
+  return info;
+}
+
+FileDigest from_message(const federated::FileInfo& info) {
+  FileDigest digest;
+  require(info.bytes() >= 0 && info.xxh3().size() == digest.xxh3.size(),
+          "a file of {} bytes with a digest of {} bytes; it must have {}", info.bytes(), info.xxh3().size(),
+          digest.xxh3.size());
+  digest.bytes = static_cast<std::uint64_t>(info.bytes());
+  std::ranges::copy(info.xxh3(), reinterpret_cast<char*>(digest.xxh3.data()));
+  return digest;
+}
+
+void fill_chunk(const OutgoingFile& file, std::uint64_t offset, federated::Chunk& chunk) {
+  file.read(offset, *chunk.mutable_data());
+  chunk.set_offset(static_cast<std::int64_t>(offset));
+  chunk.set_checksum(chunk_checksum(chunk.data()));
+}
+
+}  // namespace conclave
