@@ -10,6 +10,7 @@
 #include "data/glue.h"
 #include "data/image_folder.h"
 #include "data/image_transform.h"
+#include "data/parts.h"
 #include "data/text_table.h"
 #include "data/wordnet.h"
 
@@ -89,6 +90,13 @@ ImageDataset read_source(const DataRecipe& data, const ImageRecipe& image, BadIn
 ImageDataset read_examples(const DataRecipe& data, const ImageRecipe& image, Communicator& world) {
   BadInputs bad(data.skip_bad);
   ImageDataset read = read_source(data, image, bad);
+  if (data.parts > 1)
+    keep_part(read,
+              {.parts = data.parts,
+               .by = data.parts_by,
+               .alpha = data.parts_alpha,
+               .seed = static_cast<std::uint64_t>(data.parts_seed)},
+              data.part);
   if (!data.skip_bad) return read;
   const std::string count = std::to_string(bad.count()), of_first = world.broadcast(count, 0);
   require(

@@ -35,6 +35,11 @@ struct DataRecipe {
   std::string inputs = "both";
   std::string task = "cola";
   bool skip_bad = false;
+  std::int64_t parts = 1;
+  std::int64_t part = 0;
+  std::string parts_by = "random";
+  double parts_alpha = 0.3;
+  std::int64_t parts_seed = 1;
   std::int64_t vocabulary = 16000;
   std::int64_t max_length = 128;
 

@@ -6,88 +6,20 @@
 #include <numeric>
 #include <tuple>
 
-#include "core/spelling.h"
 #include "data/glue.h"
 #include "parallel/moe/mixed_experts.h"
 #include "recipes/models/image_encoder.h"
 #include "recipes/recipe.h"
 #include "recipes/recipe_fields.h"
 #include "recipes/recipe_text.h"
+#include "recipes/settings_check.h"
 
 namespace conclave {
 namespace {
 
 using namespace recipe_text;
-using recipe_fields::Rule;
 
-class Checker {
- public:
-  Checker(const Recipe& recipe, const std::string& name) : recipe_(recipe), name_(name) {}
-
-  /// Where the first of `keys` that a user gave stands; the file where none was.
-  std::string place(std::initializer_list<std::string_view> keys) const {
-    for (const auto key : keys)
-      if (const auto found = recipe_.origin.find(key); found != recipe_.origin.end()) return found->second;
-    return name_;
-  }
-
-  /// "moe.experts = 8", and that it is the default where the user gave others but not this one.
-  template <class T>
-  std::string shown(std::string_view key, const T& value) const {
-    const bool given = recipe_.origin.empty() || recipe_.origin.contains(key);
-    return fmt::format("{} = {}{}", key, readable_value(value), given ? "" : " (default)");
-  }
-
-  template <class... Args>
-  void unless(bool holds, std::initializer_list<std::string_view> keys, fmt::format_string<Args...> format,
-              Args&&... args) {
-    if (holds) return;
-    if (!mistakes_.empty()) mistakes_ += '\n';
-    mistakes_ += fmt::format("{}: {}", place(keys), fmt::format(format, std::forward<Args>(args)...));
-  }
-
-  void finish() const {
-    if (!mistakes_.empty()) throw RecipeError(mistakes_);
-  }
-
-  void limits(const std::string& key, bool, const Rule&) { (void)key; }
-  void limits(const std::string& key, std::int64_t value, const Rule& rule) {
-    const auto number = static_cast<double>(value);
-    unless(number >= rule.least && number <= rule.most, {key}, "{} = {}: must be {}", key, value,
-           range(rule));
-  }
-  void limits(const std::string& key, double value, const Rule& rule) {
-    unless(std::isfinite(value) && value >= rule.least && value <= rule.most, {key}, "{} = {}: must be {}",
-           key, toml_value(value), range(rule));
-  }
-  void limits(const std::string& key, const std::string& value, const Rule& rule) {
-    unless(rule.may_be_empty || !value.empty(), {key}, "{}: must not be empty", key);
-    unless(rule.allowed.empty() || std::ranges::find(rule.allowed, value) != rule.allowed.end(), {key},
-           "{} = {}: must be one of {}; the nearest is {}", key, readable_value(value), joined(rule.allowed),
-           nearest(readable(value), rule.allowed));
-  }
-
-  void limits(const std::string& key, const std::vector<std::string>& values, const Rule& rule) {
-    for (const std::string& value : values) limits(key, value, rule);
-  }
-
- private:
-  static std::string range(const Rule& rule) {
-    if (std::isinf(rule.most)) return fmt::format("at least {}", rule.least);
-    return fmt::format("between {} and {}", rule.least, rule.most);
-  }
-  template <class T>
-  static std::string readable_value(const T& value) {
-    if constexpr (std::same_as<T, std::string>)
-      return '"' + readable(value) + '"';
-    else
-      return toml_value(value);
-  }
-
-  const Recipe& recipe_;
-  const std::string& name_;
-  std::string mistakes_;
-};
+using Checker = settings::Checker<Recipe>;
 
 std::vector<std::int64_t> divisors(std::int64_t number) {
   std::vector<std::int64_t> found;
@@ -104,6 +36,9 @@ void check_data(const DataRecipe& data, Checker& check) {
                source);
   check.unless(!table || data.path.empty() || data.train.empty(), {"data.train", "data.path"},
                "data.path and data.train exclude each other: one file to split, or a file per split");
+  check.unless(data.part < data.parts, {"data.part", "data.parts"},
+               "{} of {}: parts are numbered from 0 to {}", check.shown("data.part", data.part),
+               check.shown("data.parts", data.parts), data.parts - 1);
   const bool wordnet = data.source == "wordnet";
   check.unless(wordnet || !data.synset_words, {"data.synset_words", "data.source"},
                "data.synset_words is for source = \"wordnet\", but {}", source);
@@ -217,10 +152,7 @@ void check_modality_experts(const Recipe& recipe, Checker& check) {
 
 void check_recipe(const Recipe& recipe, const std::string& name) {
   Checker check(recipe, name);
-  recipe_fields::for_each_field(
-      recipe, [&](std::string_view table, std::string_view key, const auto& member, std::string_view,
-                  const Rule& rule) { check.limits(fmt::format("{}.{}", table, key), member, rule); });
-  check.finish();  // what follows relies on the limits
+  check.check_limits();
 
   const auto& [data, model, moe, train] = std::tie(recipe.data, recipe.model, recipe.moe, recipe.train);
   if (model.hidden % model.heads != 0)

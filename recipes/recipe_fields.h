@@ -106,6 +106,18 @@ void fields(R& data, Visitor&& field) {
       "glue, image_folder, emoji, coco: leave out and count rows and images that cannot be read; false: the "
       "first is an error",
       Rule{});
+  field("parts", data.parts, "Sites that the examples are divided among, to try out a federation",
+        between(1, 1e6));
+  field("part", data.part, "Which of the parts is this one, from 0", between(0, 1e6));
+  field(
+      "parts_by", data.parts_by,
+      "How they are divided: each example at random, each class as a whole (label), or of each class shares "
+      "drawn from a Dirichlet distribution",
+      one_of({"random", "label", "dirichlet"}));
+  field("parts_alpha", data.parts_alpha,
+        "Concentration of that Dirichlet distribution; the smaller, the more unlike the parts are",
+        between(0.001, 1e6));
+  field("parts_seed", data.parts_seed, "Seed of the division; the same at every site", at_least(0));
   field("vocabulary", data.vocabulary, "Subword tokens the tokenizer learns from the training texts",
         between(16, 1e6));
   field("max_length", data.max_length,
@@ -374,9 +386,9 @@ void tables(R& recipe, Visitor&& table) {
 }
 
 /// Calls field(table, key, member, doc, rule) for every field of every table, in order.
-template <Either<Recipe> R, class Visitor>
-void for_each_field(R& recipe, Visitor&& field) {
-  tables(recipe, [&](std::string_view table, auto& members, std::string_view) {
+template <class Document, class Visitor>
+void for_each_field(Document& document, Visitor&& field) {
+  tables(document, [&](std::string_view table, auto& members, std::string_view) {
     fields(members, [&](std::string_view key, auto& member, std::string_view doc, const Rule& rule) {
       field(table, key, member, doc, rule);
     });

@@ -78,6 +78,14 @@ void AdamW::swap_average() {
     kernels::swap(parameters_.segments()[i].values, average_[i]);
 }
 
+void AdamW::restart() {
+  for (std::size_t i = 0; i < first_.size(); ++i) {
+    first_[i].zero();
+    second_[i].zero();
+  }
+  restart_average();
+}
+
 void AdamW::restart_average() {
   for (std::size_t i = 0; i < average_.size(); ++i) average_[i].copy_from(parameters_.segments()[i].values);
 }

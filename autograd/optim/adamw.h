@@ -44,6 +44,8 @@ class AdamW {
   bool has_average() const { return options_.ema > 0; }
   /// Exchanges the parameters with their moving average; calling it again undoes it.
   void swap_average();
+  /// Forgets all past updates: the next is number 1.
+  void restart();
   /// Has the moving average begin anew, with the parameters as they are.
   void restart_average();
 

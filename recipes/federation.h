@@ -1,0 +1,63 @@
+// What a federation is described by: federation.toml, which its coordinator reads, and a site.toml for each
+// site. Fields, units and limits are in recipes/federation_fields.h, as those of recipes in recipe_fields.h.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "recipes/recipe.h"
+
+namespace conclave {
+
+struct FederationTable {
+  std::string name = "federation";
+  std::string directory = "runs/federation";
+  std::string kits = "kits";
+  std::string address = "localhost:7443";
+  std::string listen;
+  std::string start;
+  std::vector<std::string> sites;
+  std::int64_t certificate_days = 90;
+  std::int64_t rounds = 10;
+  std::int64_t local_steps = 100;
+  std::int64_t quorum = 0;
+  double gather_seconds = 10;
+  double deadline_seconds = 3600;
+  std::int64_t keep = 2;
+};
+
+struct FederationSettings {
+  FederationTable federation;
+  std::map<std::string, std::string, std::less<>> origin;  ///< as Recipe's
+};
+
+struct SiteTable {
+  std::string kit;
+  std::string address = "localhost:7443";
+  std::string directory = "runs/site";
+  double patience_seconds = 600;
+};
+
+/// The site's own part of the recipe that it trains by: where its data is, and how its machines are used. The
+/// rest comes with the federation's model.
+struct SiteSettings {
+  SiteTable site;
+  RunRecipe run;
+  DataRecipe data;
+  ParallelRecipe parallel;
+  std::map<std::string, std::string, std::less<>> origin;
+};
+
+/// Throw RecipeError, as read_recipe() does.
+FederationSettings read_federation(const std::string& path, const std::vector<std::string>& overrides = {});
+SiteSettings read_site(const std::string& path, const std::vector<std::string>& overrides = {});
+
+/// The recipe that a site trains the federation's model by: `model` is the one in its checkpoint. Nothing in
+/// it that reaches for this machine's files or programs is taken over. Throws RecipeError where the two do
+/// not go together; `name` stands for site.toml.
+Recipe site_recipe(const SiteSettings& site, const Recipe& model, const std::string& name);
+
+}  // namespace conclave
