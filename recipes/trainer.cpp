@@ -75,6 +75,7 @@ struct Trainer::TrainedTask {
   Task* task;
   const TaskSplits* splits;
   double share;  // of the micro-batches
+  std::int64_t batches_per_epoch;
   std::unique_ptr<Prefetcher> batches;
   std::unique_ptr<Evaluator> validation = {}, test = {};
 };
@@ -155,7 +156,9 @@ Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironme
           static_cast<std::int64_t>(static_cast<double>(batches.batches_per_epoch()) /
                                     static_cast<double>(recipe.train.accumulate) / share),
           1);
-    tasks_.push_back({&task, &splits, share, std::make_unique<Prefetcher>(std::move(batches))});
+    const std::int64_t batches_per_epoch = batches.batches_per_epoch();
+    tasks_.push_back(
+        {&task, &splits, share, batches_per_epoch, std::make_unique<Prefetcher>(std::move(batches))});
   }
   total_steps_ = recipe.train.steps > 0 ? recipe.train.steps : recipe.train.epochs * steps_per_epoch_;
   schedule_ = {.kind = schedule_from(recipe.train.schedule),
@@ -291,7 +294,7 @@ void Trainer::plan_memory() {
 void Trainer::start_from() {
   if (start_.empty()) return;
   const CheckpointReader reader(start_, grid_.world());
-  std::vector<TensorEntry> entries = model_entries(parameters_, model_);
+  std::vector<TensorEntry> entries = model_entries();
   const std::size_t all = entries.size();
   const auto has = [&](const TensorEntry& entry) {
     return reader.has(entry.name) && reader.shape(entry.name) == entry.global_shape;
@@ -445,7 +448,8 @@ void Trainer::step() {
   ++step_;
   sums.gradient_norm = std::sqrt(norm_squared);
   sums.learning_rate = schedule_.at(step_);
-  optimizer_.update(step_, sums.learning_rate, clip_scale(sums.gradient_norm, recipe_.train.clip_norm));
+  optimizer_.update(step_ - optimizer_start_, sums.learning_rate,
+                    clip_scale(sums.gradient_norm, recipe_.train.clip_norm));
 
   for (std::size_t l = 0; l < layers_.size(); ++l) {
     auto& signals = sums.layer_sums[l];
@@ -702,6 +706,42 @@ TrainResult Trainer::run() {
   if (!result.interrupted) result.test = evaluate(&TrainedTask::test, "test");
   progress_.finish();
   return result;
+}
+
+void Trainer::begin_round(const std::string& checkpoint, std::int64_t first_step) {
+  CheckpointReader(checkpoint, grid_.world()).load(model_entries());
+  optimizer_.restart();
+  optimizer_start_ = first_step;
+  std::vector<std::int64_t> used(tasks_.size());  // micro-batches of each task until then
+  for (step_ = 0; step_ < first_step; ++step_)
+    for (std::int64_t micro = 0; micro < recipe_.train.accumulate; ++micro) ++used[task_of(micro)];
+  for (std::size_t t = 0; t < tasks_.size(); ++t)
+    tasks_[t].batches->seek({used[t] / tasks_[t].batches_per_epoch, used[t] % tasks_[t].batches_per_epoch});
+  if (metrics_) metrics_->truncate_from(step_ + 1);
+}
+
+bool Trainer::take_steps(std::int64_t steps) {
+  sums_->window_start = now();
+  for (; steps > 0 && !sums_->stop; --steps) {
+    step();
+    report(sums_->stop || steps == 1);
+  }
+  return !sums_->stop;
+}
+
+std::vector<std::pair<std::string, Evaluation>> Trainer::validate() {
+  return evaluate(&TrainedTask::validation, "validation", kCalibrationBatches / 4);
+}
+
+std::vector<TensorEntry> Trainer::model_entries() { return conclave::model_entries(parameters_, model_); }
+
+std::int64_t Trainer::training_examples() const { return tasks_.front().splits->train.size(); }
+
+std::string Trainer::save_now() {
+  save();
+  const std::optional<SaveOutcome>& outcome = writer_.wait();
+  require(outcome->saved, "step {} was not saved: {}", step_, outcome->message);
+  return outcome->path;
 }
 
 }  // namespace conclave

@@ -55,6 +55,25 @@ class Trainer {
 
   TrainResult run();
 
+  // What a site of a federation does in place of run(), round by round.
+
+  /// Takes the model of `checkpoint`, and stands before step `first_step` + 1 with an optimizer that is as if
+  /// new. What is then trained depends on these two and the recipe alone. Throws Error where the checkpoint
+  /// is of another model.
+  void begin_round(const std::string& checkpoint, std::int64_t first_step);
+  /// Takes so many steps; false where interrupted before.
+  bool take_steps(std::int64_t steps);
+  /// Of every task that has such examples, by its name.
+  std::vector<std::pair<std::string, Evaluation>> validate();
+  /// This rank's part of the model, as checkpoints hold it.
+  std::vector<TensorEntry> model_entries();
+  const std::vector<std::string>& class_names() const { return corpus_.class_names; }
+  /// Of this run, over all ranks.
+  std::int64_t training_examples() const;
+
+  /// Saves the model as it is; throws Error where that fails. Returns the checkpoint's path.
+  std::string save_now();
+
  private:
   struct StepSums;
   struct TrainedTask;
@@ -102,6 +121,7 @@ class Trainer {
   Progress progress_;
   Schedule schedule_;
   std::int64_t steps_per_epoch_ = 0, total_steps_ = 0, step_ = 0;
+  std::int64_t optimizer_start_ = 0;  // the step after which the optimizer was new
   std::unique_ptr<StepSums> sums_;
   std::string problem_;  // what this rank first saw go wrong with its numbers
   std::vector<std::pair<std::string, Evaluation>> last_validation_;
