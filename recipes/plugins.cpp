@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "core/plugin.h"
 #include "parallel/moe/mixed_experts.h"
-#include "parallel/moe/plugin.h"
 #include "parallel/moe/router.h"
 
 namespace conclave {

@@ -1,6 +1,6 @@
 #include "parallel/moe/expert.h"
 
-#include "parallel/moe/registry.h"
+#include "core/registry.h"
 
 namespace conclave {
 namespace {

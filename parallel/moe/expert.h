@@ -13,7 +13,7 @@
 
 #include "autograd/functions/functions.h"
 #include "autograd/nn/module.h"
-#include "parallel/moe/plugin.h"
+#include "core/plugin.h"
 
 namespace conclave {
 

@@ -7,7 +7,7 @@
 #include <cstring>
 
 #include "core/kernels/routing.h"
-#include "parallel/moe/registry.h"
+#include "core/registry.h"
 
 namespace conclave {
 namespace {

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "autograd/nn/layers.h"
-#include "parallel/moe/plugin.h"
+#include "core/plugin.h"
 #include "parallel/moe/route_cache.h"
 
 namespace conclave {

@@ -1,7 +1,8 @@
-// Plug-ins: shared libraries that bring experts and routers of their own. A plug-in is linked with nothing of
-// Conclave's; what it uses it finds in the program that loads it, and so there is one registry, and one of
-// everything else. That holds where both were compiled to the same rules and against the same declarations,
-// which a mark in the plug-in tells: it is read from the file before any of the plug-in's code runs.
+// Plug-ins: shared libraries that bring experts, routers and strategies of their own. A plug-in is linked
+// with nothing of Conclave's; what it uses it finds in the program that loads it, and so there is one
+// registry, and one of everything else. That holds where both were compiled to the same rules and against the
+// same declarations, which a mark in the plug-in tells: it is read from the file before any of the plug-in's
+// code runs.
 #pragma once
 
 #include <functional>

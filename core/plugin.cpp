@@ -1,4 +1,4 @@
-#include "parallel/moe/plugin.h"
+#include "core/plugin.h"
 
 #include <cxxabi.h>
 #include <dlfcn.h>

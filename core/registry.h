@@ -53,12 +53,12 @@ class Registry {
   }
 
   /// What the kind's factory makes of `options`; throws Error on an unknown name, and where it makes nothing.
-  template <class Options>
-  auto make(const std::string& name, const Options& options) const {
+  template <class... Options>
+  auto make(const std::string& name, const Options&... options) const {
     const Factory& factory = find(name).factory;
-    decltype(factory(options)) made;
+    decltype(factory(options...)) made;
     try {
-      made = factory(options);
+      made = factory(options...);
     } catch (const std::exception& error) {
       fail("{} cannot be made: {}", describe(name), error.what());
     } catch (...) {
