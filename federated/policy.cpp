@@ -1,0 +1,181 @@
+#include "federated/policy.h"
+
+#include <algorithm>
+#include <charconv>
+#include <set>
+
+#include "core/error.h"
+#include "core/spelling.h"
+
+namespace conclave {
+namespace {
+
+// Whether `name` as a whole is `pattern`, where "*" stands for any characters.
+bool matches(std::string_view pattern, std::string_view name) {
+  const auto star = pattern.find('*');
+  if (star == std::string_view::npos) return pattern == name;
+  if (!name.starts_with(pattern.substr(0, star))) return false;
+  pattern.remove_prefix(star + 1);
+  for (name.remove_prefix(star); !matches(pattern, name); name.remove_prefix(1))
+    if (name.empty()) return false;
+  return true;
+}
+
+// A rule, read: "name[0,4-7]" is `name` of experts 0, 4, 5, 6, 7.
+struct Selection {
+  const SharingRule* rule;
+  std::string_view name;
+  bool by_expert = false;
+  std::set<Index> experts = {};  // those not found yet
+  std::set<Index> selected = {};
+  bool found = false;
+};
+
+constexpr Index kMostExperts = 1 << 20;  // a mistyped number is not to fill the memory
+
+Index expert_number(std::string_view text, const std::string& pattern) {
+  Index number = -1;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  require(error == std::errc() && end == text.data() + text.size() && number >= 0 && number < kMostExperts,
+          "sharing '{}': '{}' is no expert's number; write them as in [0,4-7]", pattern, text);
+  return number;
+}
+
+Selection read(const SharingRule& rule) {
+  const std::string_view text = rule.pattern;
+  const auto bracket = text.find('[');
+  if (bracket == std::string_view::npos) return {&rule, text};
+  require(text.back() == ']', "sharing '{}': experts are written at the end, as in [0,4-7]", rule.pattern);
+  Selection selection{&rule, text.substr(0, bracket), true};
+  std::string_view list = text.substr(bracket + 1, text.size() - bracket - 2);
+  for (std::size_t comma = 0; comma != std::string_view::npos;) {
+    comma = list.find(',');
+    const std::string_view item = list.substr(0, comma);
+    const auto dash = item.find('-');
+    const Index first = expert_number(item.substr(0, dash), rule.pattern);
+    const Index last = dash == item.npos ? first : expert_number(item.substr(dash + 1), rule.pattern);
+    require(first <= last, "sharing '{}': {} is above {}", rule.pattern, first, last);
+    for (Index expert = first; expert <= last; ++expert) selection.selected.insert(expert);
+    if (comma != std::string_view::npos) list.remove_prefix(comma + 1);
+  }
+  selection.experts = selection.selected;
+  return selection;
+}
+
+// What holds for one row, or a parameter that has none: the rule of it, or null, of each kind.
+struct Decision {
+  const SharingRule *by_expert = nullptr, *whole = nullptr;
+
+  Sharing sharing() const {
+    return by_expert ? by_expert->sharing : whole ? whole->sharing : Sharing::shared;
+  }
+  void apply(const Selection& selection, const std::string& parameter) {
+    const SharingRule*& rule = selection.by_expert ? by_expert : whole;
+    if (rule && rule->sharing != selection.rule->sharing)
+      fail("sharing: '{}' is {} by '{}' and {} by '{}'; have one of them match less, or name experts",
+           parameter, to_string(rule->sharing), rule->pattern, to_string(selection.rule->sharing),
+           selection.rule->pattern);
+    rule = selection.rule;
+  }
+};
+
+void expect_found(const Selection& selection, std::span<const FlatParameter> parameters) {
+  const std::string& pattern = selection.rule->pattern;
+  if (!selection.found) {
+    std::vector<std::string_view> names;
+    for (const FlatParameter& parameter : parameters)
+      if (!selection.by_expert || !parameter.layer.empty()) names.push_back(parameter.name);
+    fail("sharing '{}' matches no parameter{}{}", pattern,
+         selection.by_expert ? " with a row for each expert" : "",
+         names.empty() ? "" : fmt::format("; the nearest is '{}'", nearest(selection.name, names)));
+  }
+  if (!selection.experts.empty())
+    fail("sharing '{}': none of the parameters that it matches has an expert {}", pattern,
+         *selection.experts.begin());
+}
+
+}  // namespace
+
+Sharing parse_sharing(std::string_view text) {
+  for (const Sharing sharing : {Sharing::shared, Sharing::by_tokens, Sharing::kept_private})
+    if (text == to_string(sharing)) return sharing;
+  fail("sharing is '{}'; there are shared, by_tokens, private", text);
+}
+
+std::string_view to_string(Sharing sharing) {
+  switch (sharing) {
+    case Sharing::shared:
+      return "shared";
+    case Sharing::by_tokens:
+      return "by_tokens";
+    case Sharing::kept_private:
+      return "private";
+  }
+  return "";
+}
+
+SharingPolicy::SharingPolicy(std::span<const FlatParameter> parameters, std::span<const SharingRule> rules) {
+  std::vector<Selection> selections;
+  for (const SharingRule& rule : rules) selections.push_back(read(rule));
+  for (const FlatParameter& parameter : parameters) {
+    const bool of_experts = !parameter.layer.empty();
+    const Index rows = of_experts ? parameter.shape[0] : 1;
+    std::vector<Decision> decisions(static_cast<std::size_t>(rows));
+    for (Selection& selection : selections) {
+      if ((selection.by_expert && !of_experts) || !matches(selection.name, parameter.name)) continue;
+      require(of_experts || selection.rule->sharing != Sharing::by_tokens,
+              "sharing '{}' by_tokens: '{}' has no rows of experts whose tokens could be counted",
+              selection.rule->pattern, parameter.name);
+      selection.found = true;
+      for (Index row = 0; row < rows; ++row) {
+        const Index expert = parameter.first_expert + row;
+        if (selection.by_expert && !selection.selected.contains(expert)) continue;
+        selection.experts.erase(expert);
+        decisions[static_cast<std::size_t>(row)].apply(
+            selection, of_experts ? fmt::format("{}[{}]", parameter.name, expert) : parameter.name);
+      }
+    }
+    const auto size = static_cast<std::size_t>(parameter.shape.numel() / std::max<Index>(rows, 1));
+    for (Index row = 0; row < rows; ++row)
+      add(size, decisions[static_cast<std::size_t>(row)].sharing(),
+          {parameter.layer, parameter.first_expert + row});
+  }
+  for (const Selection& selection : selections) expect_found(selection, parameters);
+  require(exchanged_elements_ > 0, "sharing: all parameters are private, nothing would be shared");
+}
+
+void SharingPolicy::add(std::size_t size, Sharing sharing, const Expert& expert) {
+  const std::size_t model = model_elements_;
+  model_elements_ += size;
+  if (sharing == Sharing::kept_private || size == 0) return;
+  std::ptrdiff_t number = -1;
+  if (sharing == Sharing::by_tokens) {
+    const auto found = std::ranges::find(experts_, expert);
+    number = found - experts_.begin();
+    if (found == experts_.end()) experts_.push_back(expert);
+  }
+  Range* last = ranges_.empty() ? nullptr : &ranges_.back();
+  if (last && last->model + last->size == model && last->expert == number)
+    last->size += size;
+  else
+    ranges_.push_back({model, exchanged_elements_, size, number});
+  exchanged_elements_ += size;
+}
+
+void SharingPolicy::gather(std::span<const float> model, std::span<float> exchanged) const {
+  require(model.size() == model_elements_ && exchanged.size() == exchanged_elements_,
+          "sharing: {} of {} elements, expected {} of {}", exchanged.size(), model.size(),
+          exchanged_elements_, model_elements_);
+  for (const Range& range : ranges_)
+    std::ranges::copy(model.subspan(range.model, range.size), &exchanged[range.exchanged]);
+}
+
+void SharingPolicy::scatter(std::span<const float> exchanged, std::span<float> model) const {
+  require(model.size() == model_elements_ && exchanged.size() == exchanged_elements_,
+          "sharing: {} of {} elements, expected {} of {}", exchanged.size(), model.size(),
+          exchanged_elements_, model_elements_);
+  for (const Range& range : ranges_)
+    std::ranges::copy(exchanged.subspan(range.exchanged, range.size), &model[range.model]);
+}
+
+}  // namespace conclave

@@ -1,0 +1,33 @@
+// Adaptive optimizers on the coordinator (Reddi et al. 2021, algorithm 2): the mean of the changes is taken
+// for a gradient. Without the corrections of Adam's first steps, as there; v starts at tau^2.
+//
+//   m = beta1 m + (1 - beta1) Delta
+//   v = v + Delta^2                                   FedAdagrad
+//   v = v - (1 - beta2) Delta^2 sign(v - Delta^2)     FedYogi
+//   v = beta2 v + (1 - beta2) Delta^2                 FedAdam
+//   x = x + eta m / (sqrt(v) + tau)
+#pragma once
+
+#include "federated/strategies/mean_strategy.h"
+
+namespace conclave {
+
+class AdaptiveServer final : public MeanStrategy {
+ public:
+  enum class Rule : std::uint8_t { adam, yogi, adagrad };
+  /// `server_rate` is 0.01 unless said otherwise.
+  AdaptiveServer(Rule rule, const StrategyOptions& options, std::size_t elements);
+
+  std::vector<std::pair<std::string, std::span<float>>> state() override {
+    return {{"first_moment", first_}, {"second_moment", second_}};
+  }
+
+ protected:
+  void apply(std::size_t offset, std::span<float> global, std::span<const double> mean) override;
+
+ private:
+  Rule rule_;
+  std::vector<float> first_, second_;
+};
+
+}  // namespace conclave

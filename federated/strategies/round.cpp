@@ -1,0 +1,112 @@
+#include "federated/strategies/round.h"
+
+#include <algorithm>
+#include <cmath>
+#include <exception>
+
+#include "core/error.h"
+#include "federated/strategies/tiles.h"
+
+namespace conclave {
+namespace {
+
+// The same run of elements of all updates.
+class Blocks {
+ public:
+  Blocks(std::span<const SiteUpdate> updates, std::size_t elements, std::size_t memory)
+      : updates_(updates),
+        length_(std::min(elements, std::max(memory / sizeof(float) / updates.size(), strategies::kTile))),
+        values_(length_ * updates.size()),
+        errors_(updates.size()) {}
+
+  std::size_t length() const { return length_; }
+  std::span<const float> of(std::size_t update, std::size_t n) const {
+    return std::span(values_).subspan(update * length_, n);
+  }
+
+  void read(std::size_t offset, std::size_t n) {
+    for_updates([&](std::size_t i) { updates_[i].read(offset, std::span(values_).subspan(i * length_, n)); });
+  }
+  /// work(i) by several threads; throws what the first of them threw.
+  template <class Work>
+  void for_updates(const Work& work) {
+#pragma omp parallel for schedule(dynamic)
+    for (std::size_t i = 0; i < updates_.size(); ++i) {
+      try {
+        work(i);
+      } catch (...) {
+        errors_[i] = std::current_exception();
+      }
+    }
+    for (const std::exception_ptr& error : errors_)
+      if (error) std::rethrow_exception(error);
+  }
+
+ private:
+  std::span<const SiteUpdate> updates_;
+  std::size_t length_;
+  std::vector<float> values_;
+  std::vector<std::exception_ptr> errors_;
+};
+
+std::vector<double> norms(Blocks& blocks, std::size_t updates, std::size_t total) {
+  std::vector<double> squares(updates);
+  for (std::size_t begin = 0; begin < total; begin += blocks.length()) {
+    const std::size_t n = std::min(blocks.length(), total - begin);
+    blocks.read(begin, n);
+    blocks.for_updates([&](std::size_t i) { squares[i] += squared_norm(blocks.of(i, n)); });
+  }
+  for (std::size_t i = 0; i < updates; ++i) {
+    require(std::isfinite(squares[i]), "update {}: it has values that are not finite", i);
+    squares[i] = std::sqrt(squares[i]);
+  }
+  return squares;
+}
+
+}  // namespace
+
+void aggregate_round(Strategy& strategy, const SharingPolicy& policy, std::span<const SiteUpdate> updates,
+                     std::span<float> global, const RoundLimits& limits) {
+  const std::size_t elements = policy.exchanged_elements(), total = strategy.vectors() * elements;
+  require(strategy.elements() == elements && global.size() == total,
+          "{}: for a model of {} elements, a global vector of {} and a policy that shares {}",
+          strategy.name(), strategy.elements(), global.size(), elements);
+  require(!updates.empty(), "{}: a round without updates", strategy.name());
+  std::vector<double> weights, staleness, tokens(updates.size());
+  for (std::size_t i = 0; i < updates.size(); ++i) {
+    weights.push_back(updates[i].weight);
+    staleness.push_back(updates[i].staleness);
+    require(updates[i].tokens.size() == policy.experts().size(),
+            "update {}: tokens of {} experts, expected those of {}", i, updates[i].tokens.size(),
+            policy.experts().size());
+    for (const double count : updates[i].tokens)
+      require(std::isfinite(count) && count >= 0, "update {}: an expert served {} tokens", i, count);
+  }
+  Blocks blocks(updates, elements, limits.memory);
+  std::vector<double> lengths;
+  if (strategy.needs_norms()) lengths = norms(blocks, updates.size(), total);
+  strategy.begin_round({weights, staleness, lengths, limits.sites});
+
+  std::vector<std::span<const float>> changes(updates.size());
+  for (std::size_t vector = 0; vector < total; vector += elements) {
+    auto range = policy.ranges().begin();
+    for (std::size_t begin = 0; begin < elements; begin += blocks.length()) {
+      const std::size_t end = std::min(begin + blocks.length(), elements);
+      blocks.read(vector + begin, end - begin);
+      for (std::size_t at = begin; at < end;) {
+        if (at == range->exchanged + range->size) ++range;
+        const std::size_t stop = std::min(end, range->exchanged + range->size);
+        for (std::size_t i = 0; i < updates.size(); ++i) {
+          changes[i] = blocks.of(i, stop - begin).subspan(at - begin);
+          if (range->expert >= 0) tokens[i] = updates[i].tokens[static_cast<std::size_t>(range->expert)];
+        }
+        Block block{vector + at, global.subspan(vector + at, stop - at), changes};
+        if (range->expert >= 0) block.weights = tokens;
+        strategy.aggregate(block);
+        at = stop;
+      }
+    }
+  }
+}
+
+}  // namespace conclave

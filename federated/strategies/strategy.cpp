@@ -1,0 +1,108 @@
+#include "federated/strategies/strategy.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/registry.h"
+#include "federated/strategies/adaptive.h"
+#include "federated/strategies/fed_avg.h"
+#include "federated/strategies/fed_buff.h"
+#include "federated/strategies/norm_bound.h"
+#include "federated/strategies/scaffold.h"
+#include "federated/strategies/trimmed_mean.h"
+
+namespace conclave {
+namespace {
+
+template <class Kind>
+StrategyFactory factory() {
+  return [](const StrategyOptions& options, std::size_t elements) {
+    return std::make_unique<Kind>(options, elements);
+  };
+}
+
+template <AdaptiveServer::Rule rule>
+StrategyFactory adaptive() {
+  return [](const StrategyOptions& options, std::size_t elements) {
+    return std::make_unique<AdaptiveServer>(rule, options, elements);
+  };
+}
+
+// A function's static, so that registrations in other files' initializers find it constructed.
+Registry<StrategyFactory>& registry() {
+  using Rule = AdaptiveServer::Rule;
+  static Registry<StrategyFactory> kinds("strategy", "a strategy",
+                                         {{"fedavg", factory<FedAvg>()},
+                                          {"fedprox", factory<FedProx>()},
+                                          {"fedadam", adaptive<Rule::adam>()},
+                                          {"fedyogi", adaptive<Rule::yogi>()},
+                                          {"fedadagrad", adaptive<Rule::adagrad>()},
+                                          {"scaffold", factory<Scaffold>()},
+                                          {"fedbuff", factory<FedBuff>()},
+                                          {"median", factory<Median>()},
+                                          {"trimmed_mean", factory<TrimmedMean>()},
+                                          {"norm_bound", factory<NormBound>()}});
+  return kinds;
+}
+
+// `what` [updates] are as many as updates and neither negative nor without bounds.
+void expect_possible(const char* what, std::span<const double> values, std::size_t updates) {
+  require(values.size() == updates, "{} of {} updates, expected those of {}", what, values.size(), updates);
+  for (std::size_t i = 0; i < updates; ++i)
+    require(std::isfinite(values[i]) && values[i] >= 0, "update {}: {} {}, expected a number of at least 0",
+            i, what, values[i]);
+}
+
+}  // namespace
+
+Strategy::Strategy(const StrategyOptions& options, std::size_t elements)
+    : options_(options), elements_(elements) {
+  require(elements > 0, "a model without elements");
+  require(std::isfinite(options.server_rate) && options.server_rate >= 0,
+          "server_rate {}, expected above 0, or 0 for the strategy's own", options.server_rate);
+}
+
+void Strategy::begin_round(const RoundUpdates& updates) {
+  const std::size_t count = updates.weights.size();
+  require(count > 0, "{}: a round without updates", name());
+  expect_possible("weight", updates.weights, count);
+  require(std::ranges::any_of(updates.weights, [](double weight) { return weight > 0; }),
+          "{}: all {} updates have weight 0", name(), count);
+  if (!updates.staleness.empty()) expect_possible("staleness", updates.staleness, count);
+  if (needs_norms()) expect_possible("norm", updates.norms, count);
+  weights_.assign(updates.weights.begin(), updates.weights.end());
+  RoundUpdates complete = updates;
+  if (complete.sites == 0) complete.sites = count;
+  prepare(complete);
+}
+
+void Strategy::aggregate(const Block& block) {
+  Block checked = block;
+  if (block.weights.empty()) checked.weights = weights_;
+  const std::size_t count = weights_.size(), n = block.global.size(), end = block.offset + n;
+  require(count > 0 && block.updates.size() == count, "{}: a block of {} updates in a round of {}", name(),
+          block.updates.size(), count);
+  require(end <= vectors() * elements_ && n <= end, "{}: elements {} to {} of {}", name(), block.offset, end,
+          vectors() * elements_);
+  for (std::size_t i = 0; i < count; ++i)
+    require(block.updates[i].size() == n, "update {}: {} elements in a block of {}", i,
+            block.updates[i].size(), n);
+  if (!block.weights.empty()) expect_possible("weight", block.weights, count);
+  require(n == 0 || block.offset / elements_ == (end - 1) / elements_,
+          "{}: elements {} to {} are of two vectors of {}; cut the block between them", name(), block.offset,
+          end, elements_);
+  if (n > 0 && std::ranges::any_of(checked.weights, [](double weight) { return weight > 0; }))
+    aggregate_block(checked);
+}
+
+StrategyRegistration::StrategyRegistration(const std::string& name, StrategyFactory factory, const char*) {
+  register_kind([=](const std::string& plugin) { registry().add(name, factory, plugin); });
+}
+
+std::unique_ptr<Strategy> make_strategy(const StrategyOptions& options, std::size_t elements) {
+  return registry().make(options.name, options, elements);
+}
+
+std::vector<std::string> strategy_kinds() { return registry().names(); }
+
+}  // namespace conclave

@@ -1,0 +1,99 @@
+#include <catch2/catch.hpp>
+#include <cmath>
+#include <limits>
+
+#include "core/error.h"
+#include "federated/strategies/round.h"
+#include "tests/federated/strategy_fixture.h"
+
+namespace conclave {
+namespace {
+
+using Catch::Matchers::Contains;
+
+std::vector<SiteUpdate> updates_of(const TrialRound& round) {
+  std::vector<SiteUpdate> updates;
+  for (std::size_t i = 0; i < round.changes.size(); ++i)
+    updates.push_back(
+        {.weight = round.weights[i], .read = [&round, i](std::size_t offset, std::span<float> out) {
+           std::ranges::copy(std::span(round.changes[i]).subspan(offset, out.size()), out.begin());
+         }});
+  return updates;
+}
+
+TEST_CASE("a round read in blocks is the whole round's, for every strategy") {
+  const std::string name = GENERATE(from_range(own_strategies()));
+  CAPTURE(name);
+  constexpr std::size_t kCount = 5000;
+  const std::vector<FlatParameter> model{{"weight", {kCount}}};
+  const SharingPolicy policy(model, {});
+  const StrategyOptions options{.name = name, .sites = 5, .norm_bound = 20};
+  const auto whole = make_strategy(options, kCount), blocks = make_strategy(options, kCount);
+  const TrialRound round(5, kCount * whole->vectors());
+  auto expected = random_floats(round.changes[0].size(), 77), global = expected;
+  round.run(*whole, expected);
+  aggregate_round(*blocks, policy, updates_of(round), global, {.memory = 5 * 4 * 1100});
+  CHECK((global == expected));
+}
+
+TEST_CASE("experts are averaged by the tokens that they served at each site, the rest by examples") {
+  const std::vector<FlatParameter> model{
+      {"weight", {3000}}, {"moe.experts.up", {3, 700}, "moe"}, {"bias", {1500}}};
+  const std::vector<SharingRule> rules{{"*.experts.*", Sharing::by_tokens}};
+  const SharingPolicy policy(model, rules);
+  const std::size_t total = policy.exchanged_elements();
+  REQUIRE(total == 6600);
+  const TrialRound round(3, total);
+  auto updates = updates_of(round);
+  updates[0].tokens = {100, 0, 0};  // expert 2 is nobody's
+  updates[1].tokens = {300, 50, 0};
+  updates[2].tokens = {0, 50, 0};
+  const auto before = random_floats(total, 5);
+  const std::size_t memory = GENERATE(std::size_t{1} << 25, std::size_t{1});  // one block; blocks of a tile
+  auto global = before;
+  aggregate_round(*make_strategy({}, total), policy, updates, global, {.memory = memory});
+  double worst = 0;
+  for (std::size_t j = 0; j < total; ++j) {
+    double sum = 0, weights = 0;
+    for (std::size_t i = 0; i < 3; ++i) {
+      const bool expert = j >= 3000 && j < 5100;
+      const double weight = expert ? updates[i].tokens[(j - 3000) / 700] : updates[i].weight;
+      sum += weight * round.changes[i][j];
+      weights += weight;
+    }
+    worst = std::max(worst, std::abs(global[j] - (before[j] + (weights > 0 ? sum / weights : 0))));
+  }
+  CHECK(worst < 1.3e-7);
+  CHECK(std::equal(before.begin() + 4400, before.begin() + 5100, global.begin() + 4400));
+}
+
+TEST_CASE("a round that cannot be aggregated says why") {
+  const std::vector<FlatParameter> model{{"weight", {2000}}, {"moe.experts.up", {2, 10}, "moe"}};
+  const std::vector<SharingRule> rules{{"*.experts.*", Sharing::by_tokens}};
+  const SharingPolicy policy(model, rules);
+  TrialRound round(2, 2020);
+  std::vector<float> global(2020);
+  auto updates = updates_of(round);
+  const auto aggregate = [&](const std::string& name) {
+    aggregate_round(*make_strategy({.name = name, .norm_bound = 1}, 2020), policy, updates, global,
+                    {.memory = 1});
+  };
+  CHECK_THROWS_WITH(aggregate("fedavg"), Contains("update 0: tokens of 0 experts, expected those of 2"));
+  updates[0].tokens = updates[1].tokens = {1, 2};
+  aggregate("fedavg");
+  updates[1].tokens[1] = std::nan("");
+  CHECK_THROWS_WITH(aggregate("fedavg"), Contains("update 1: an expert served nan tokens"));
+  updates[1].tokens[1] = 2;
+  const auto before = global;
+  round.changes[1][1500] = std::numeric_limits<float>::infinity();
+  CHECK_THROWS_WITH(aggregate("norm_bound"), Contains("update 1: it has values that are not finite"));
+  CHECK(global == before);
+  updates[0].read = [](std::size_t, std::span<float>) { fail("the disk is gone"); };
+  CHECK_THROWS_WITH(aggregate("median"), Contains("the disk is gone"));
+  CHECK_THROWS_WITH(aggregate_round(*make_strategy({}, 2019), policy, updates, global), Contains("2019"));
+  updates.clear();
+  CHECK_THROWS_WITH(aggregate("fedavg"), Contains("without updates"));
+}
+
+}  // namespace
+}  // namespace conclave

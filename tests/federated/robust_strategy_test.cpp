@@ -1,0 +1,88 @@
+#include <algorithm>
+#include <catch2/catch.hpp>
+#include <cmath>
+
+#include "tests/federated/strategy_fixture.h"
+
+namespace conclave {
+namespace {
+
+double of_one_element(const StrategyOptions& options, const TrialRound& round) {
+  std::vector<float> x{0};
+  round.run(*make_strategy(options, 1), x);
+  return x[0];
+}
+
+TEST_CASE("the median and the trimmed mean of every element are those of its sorted values") {
+  const std::size_t sites = GENERATE(1, 2, 3, 4, 5, 7, 8, 12, 16, 31, 64, 100, 257);
+  CAPTURE(sites);
+  constexpr std::size_t kCount = 200;  // not a whole number of tiles
+  const TrialRound round(sites, kCount);
+  std::vector<float> median(kCount), trimmed(kCount);
+  round.run(*make_strategy({.name = "median"}, kCount), median);
+  round.run(*make_strategy({.name = "trimmed_mean", .trimmed = 0.2}, kCount), trimmed);
+  double worst = 0;
+  for (std::size_t j = 0; j < kCount; ++j) {
+    std::vector<double> values;
+    for (const auto& change : round.changes) values.push_back(change[j]);
+    std::ranges::sort(values);
+    worst = std::max(worst, std::abs(median[j] - (values[(sites - 1) / 2] + values[sites / 2]) / 2));
+    const std::size_t cut = std::min((sites + 4) / 5, (sites - 1) / 2);
+    double sum = 0;
+    for (std::size_t i = cut; i < sites - cut; ++i) sum += values[i];
+    worst = std::max(worst, std::abs(trimmed[j] - sum / static_cast<double>(sites - 2 * cut)));
+  }
+  CHECK(worst < 1e-7);
+}
+
+TEST_CASE("sorting by minima and maxima keeps equal values and zeros of both signs") {
+  CHECK(of_one_element({.name = "median"}, TrialRound{2, 2, 2, -5, 7}) == 2);
+  CHECK(of_one_element({.name = "median"}, TrialRound{-0.0f, 0.0f, -0.0f, 3, -3}) == 0);
+  CHECK(of_one_element({.name = "trimmed_mean", .trimmed = 0.25}, TrialRound{4, 1, 2, 3}) == 2.5);
+  // a tenth of 30 sites is 3, and not 4 as 0.1 * 30 rounded up would be
+  std::vector<float> values(30);
+  for (std::size_t i = 0; i < 30; ++i) values[i] = static_cast<float>(i * i);
+  double sum = 0;
+  for (std::size_t i = 3; i < 27; ++i) sum += values[i];
+  CHECK(of_one_element({.name = "trimmed_mean", .trimmed = 0.1}, TrialRound(values)) == Approx(sum / 24));
+}
+
+TEST_CASE("one site that sends a million moves robust strategies little, and fedavg far") {
+  const std::size_t sites = GENERATE(3, 10);
+  std::vector<float> values(sites, 1.0f);
+  for (std::size_t i = 0; i < sites; ++i) values[i] += 0.01f * static_cast<float>(i);
+  values[1] = GENERATE(1e6f, -1e6f);
+  TrialRound round(values);
+  round.weights[1] = 1e12;  // and says that it has all the data
+  const auto result = [&](const std::string& name) {
+    return of_one_element({.name = name, .norm_bound = 2}, round);
+  };
+  CHECK(std::abs(result("median") - 1) < 0.1);
+  CHECK(std::abs(result("trimmed_mean") - 1) < 0.1);
+  // moved by at most (1 + M) / n
+  CHECK(std::abs(result("norm_bound") - 1) < 0.1 + 3 / static_cast<double>(sites));
+  CHECK(std::abs(result("fedavg")) > 1e5);
+}
+
+TEST_CASE("norm_bound shortens what is longer than its bound, and nothing else") {
+  constexpr std::size_t kCount = 5000;
+  TrialRound round(4, kCount);
+  for (float& value : round.changes[1]) value *= 0.01f;
+  for (float& value : round.changes[3]) value *= 1000;
+  const double bound = 30;
+  const auto norms = round.norms();
+  REQUIRE(norms[0] > bound);
+  REQUIRE(norms[1] < bound);
+  std::vector<float> global(kCount);
+  round.run(*make_strategy({.name = "norm_bound", .server_rate = 2, .norm_bound = bound}, kCount), global);
+  double worst = 0;
+  for (std::size_t j = 0; j < kCount; ++j) {
+    double sum = 0;
+    for (std::size_t i = 0; i < 4; ++i) sum += round.changes[i][j] * std::min(1.0, bound / norms[i]);
+    worst = std::max(worst, std::abs(global[j] - 2 * sum / 4));
+  }
+  CHECK(worst < 1e-7);
+}
+
+}  // namespace
+}  // namespace conclave

@@ -1,0 +1,124 @@
+#include <catch2/catch.hpp>
+
+#include "core/error.h"
+#include "federated/policy.h"
+
+namespace conclave {
+namespace {
+
+using Catch::Matchers::Contains;
+
+// An embedding, and two layers of three experts, the second's of two kinds.
+const std::vector<FlatParameter> kModel{
+    {"token_embedding.weight", {5, 2}},
+    {"layers.0.moe.router.weight", {3, 2}, "layers.0.moe"},
+    {"layers.0.moe.experts.up.weight", {3, 2, 2}, "layers.0.moe"},
+    {"layers.0.moe.experts.up.bias", {3, 2}, "layers.0.moe"},
+    {"layers.1.moe.router.weight", {3, 2}, "layers.1.moe"},
+    {"layers.1.moe.experts.feed_forward.up.weight", {2, 2, 2}, "layers.1.moe"},
+    {"layers.1.moe.experts.gated.up.weight", {1, 4, 2}, "layers.1.moe", 2},
+    {"head.bias", {4}},
+};
+constexpr std::size_t kElements = 10 + 6 + 12 + 6 + 6 + 8 + 8 + 4;
+
+SharingPolicy policy(const std::vector<SharingRule>& rules) { return {kModel, rules}; }
+
+// For each element of the model, the expert that it is weighted by, -1: by examples, -2: private.
+std::vector<int> weighted_by(const SharingPolicy& policy) {
+  std::vector<int> by(policy.model_elements(), -2);
+  std::size_t exchanged = 0;
+  for (const auto& range : policy.ranges()) {
+    CHECK(range.exchanged == exchanged);
+    exchanged += range.size;
+    for (std::size_t i = 0; i < range.size; ++i) by[range.model + i] = static_cast<int>(range.expert);
+  }
+  CHECK(exchanged == policy.exchanged_elements());
+  return by;
+}
+
+std::vector<int> runs(std::initializer_list<std::pair<int, std::size_t>> values) {
+  std::vector<int> all;
+  for (const auto& [value, count] : values) all.insert(all.end(), count, value);
+  return all;
+}
+
+TEST_CASE("without rules, all is shared, as one range") {
+  const auto all = policy({});
+  CHECK(all.model_elements() == kElements);
+  CHECK(all.exchanged_elements() == kElements);
+  CHECK(all.ranges().size() == 1);
+  CHECK(all.experts().empty());
+}
+
+TEST_CASE("experts are weighted by their own tokens, and some are private with their rows of the router") {
+  const auto mixed = policy({{"*.moe.experts.*", Sharing::by_tokens},
+                             {"layers.*.moe.*[2]", Sharing::kept_private},
+                             {"layers.0.moe.*[0]", Sharing::kept_private}});
+  using Expert = SharingPolicy::Expert;
+  CHECK(mixed.experts() ==
+        std::vector<Expert>{{"layers.0.moe", 1}, {"layers.1.moe", 0}, {"layers.1.moe", 1}});
+  CHECK(weighted_by(mixed) == runs({{-1, 10},  // embedding
+                                    {-2, 2},
+                                    {-1, 2},
+                                    {-2, 2},  // router: experts 0, 1, 2
+                                    {-2, 4},
+                                    {0, 4},
+                                    {-2, 4},  // up.weight
+                                    {-2, 2},
+                                    {0, 2},
+                                    {-2, 2},  // up.bias
+                                    {-1, 4},
+                                    {-2, 2},  // router
+                                    {1, 4},
+                                    {2, 4},
+                                    {-2, 8},  // gated: expert 2
+                                    {-1, 4}}));
+}
+
+TEST_CASE("lists and spans of experts are those experts") {
+  CHECK(weighted_by(policy({{"layers.0.moe.*[0,2]", Sharing::kept_private}})) ==
+        weighted_by(policy(
+            {{"layers.0.moe.*[0]", Sharing::kept_private}, {"layers.0.moe.*[2-2]", Sharing::kept_private}})));
+  CHECK(weighted_by(policy({{"layers.0.moe.*[0-2]", Sharing::kept_private}})) ==
+        weighted_by(policy({{"layers.0.moe.*", Sharing::kept_private}})));
+}
+
+TEST_CASE("what is exchanged is gathered without gaps, and scattered to where it was") {
+  const auto mixed =
+      policy({{"layers.0.moe.*[1]", Sharing::kept_private}, {"head.bias", Sharing::kept_private}});
+  std::vector<float> model(kElements), exchanged(mixed.exchanged_elements()), other(kElements, -1);
+  for (std::size_t i = 0; i < kElements; ++i) model[i] = static_cast<float>(i);
+  mixed.gather(model, exchanged);
+  CHECK(std::ranges::is_sorted(exchanged));
+  mixed.scatter(exchanged, other);
+  const auto by = weighted_by(mixed);
+  for (std::size_t i = 0; i < kElements; ++i) CHECK(other[i] == (by[i] == -2 ? -1 : model[i]));
+  CHECK_THROWS_WITH(mixed.gather(exchanged, model), Contains("expected"));
+}
+
+TEST_CASE("rules that match nothing, contradict each other, or ask for what there is not, say so") {
+  const auto kPrivate = Sharing::kept_private, kTokens = Sharing::by_tokens;
+  CHECK_THROWS_WITH(policy({{"layers.0.moe.experts.up.wieght", kPrivate}}),
+                    Contains("matches no parameter") && Contains("'layers.0.moe.experts.up.weight'"));
+  CHECK_THROWS_WITH(policy({{"head.bias[0]", kPrivate}}), Contains("with a row for each expert"));
+  CHECK_THROWS_WITH(policy({{"layers.0.moe.*[1,7]", kPrivate}}), Contains("has an expert 7"));
+  CHECK_THROWS_WITH(policy({{"*.up.*", kPrivate}, {"*experts*", kTokens}}),
+                    Contains("layers.0.moe.experts.up.weight[0]' is private by '*.up.*' and by_tokens by "
+                             "'*experts*'"));
+  CHECK_THROWS_WITH(policy({{"layers.0.*[1]", kPrivate}, {"*.router.*[0-1]", Sharing::shared}}),
+                    Contains("router.weight[1]' is private"));
+  CHECK_THROWS_WITH(policy({{"*", kTokens}}), Contains("'token_embedding.weight' has no rows of experts"));
+  CHECK_THROWS_WITH(policy({{"*", kPrivate}}), Contains("nothing would be shared"));
+  CHECK_THROWS_WITH(policy({{"layers.0.moe.*[a]", kPrivate}}), Contains("'a' is no expert's number"));
+  CHECK_THROWS_WITH(policy({{"layers.0.moe.*[2-1]", kPrivate}}), Contains("2 is above 1"));
+  CHECK_THROWS_WITH(policy({{"layers.0.moe.*[]", kPrivate}}), Contains("no expert's number"));
+  CHECK_THROWS_WITH(policy({{"layers[0].*", kPrivate}}), Contains("at the end"));
+  CHECK_THROWS_WITH(policy({{"layers.0.moe.*[0-99999999999]", kPrivate}}), Contains("no expert's number"));
+  CHECK_NOTHROW(policy({{"layers.*", kPrivate}, {"*experts*", kPrivate}}));  // they agree
+  CHECK_THROWS_WITH(parse_sharing("mine"), Contains("'mine'") && Contains("by_tokens"));
+  for (const auto sharing : {Sharing::shared, kTokens, kPrivate})
+    CHECK(parse_sharing(to_string(sharing)) == sharing);
+}
+
+}  // namespace
+}  // namespace conclave
