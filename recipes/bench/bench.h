@@ -52,6 +52,7 @@ void grouped(std::int64_t repetitions);
 void convolution(std::int64_t repetitions);
 void layer_norm(std::int64_t repetitions);
 void lstm(std::int64_t repetitions);
+void aggregation(std::int64_t repetitions);
 /// `grid` of one rank.
 void moe(const ProcessGrid& grid, std::int64_t repetitions);
 /// `grid` of one rank.

@@ -31,6 +31,7 @@ constexpr Measurement kMeasurements[] = {
     {"convolution", [](const Setting& s) { bench::convolution(s.repetitions); }, nullptr},
     {"layer_norm", [](const Setting& s) { bench::layer_norm(s.repetitions); }, nullptr},
     {"lstm", [](const Setting& s) { bench::lstm(s.repetitions); }, nullptr},
+    {"aggregation", [](const Setting& s) { bench::aggregation(s.repetitions); }, nullptr},
     {"moe", [](const Setting& s) { bench::moe(s.grid, s.repetitions); }, nullptr},
     {"routing", [](const Setting& s) { bench::routing_cache(s.grid, s.repetitions); },
      [](const Setting& s) { bench::routing_balance(s.grid, s.repetitions); }},
