@@ -11,7 +11,7 @@
 
 namespace conclave::strategies {
 
-inline constexpr std::size_t kTile = 1024;  ///< 8 KiB of f64 sums, and 4 KiB, a page, of each update
+inline constexpr std::size_t kTile = 2048;  ///< 16 KiB of f64 sums, and two pages of each update
 
 /// body(begin, count) for all of [0, n), in any order and by several threads.
 template <class Body>

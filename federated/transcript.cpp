@@ -1,0 +1,95 @@
+#include "federated/transcript.h"
+
+#include <fcntl.h>
+#include <fmt/ranges.h>
+#include <openssl/evp.h>
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+
+namespace conclave {
+namespace {
+
+const std::string kNoHead(64, '0');
+
+std::string sha256(const std::string& text) {
+  std::array<unsigned char, EVP_MAX_MD_SIZE> digest;
+  unsigned size = 0;
+  require(EVP_Digest(text.data(), text.size(), digest.data(), &size, EVP_sha256(), nullptr) == 1,
+          "OpenSSL has no SHA-256");
+  return fmt::format("{:02x}", fmt::join(digest.begin(), digest.begin() + size, ""));
+}
+
+// Why `line` is not number `number` after a line with the hash `previous`; "" where it is.
+std::string problem_of(const std::string& line, std::size_t number, const std::string& previous) {
+  const auto json = nlohmann::json::parse(line, nullptr, false);
+  if (!json.is_object() || !json.contains("entry")) return "is no entry";
+  if (json.value("number", nlohmann::json()) != number)
+    return fmt::format("does not have the number {}", number);
+  if (json.value("previous", nlohmann::json()) != previous)
+    return number == 1 ? "is not the first of a transcript"
+                       : fmt::format("does not follow line {}: one of the two was changed", number - 1);
+  return "";
+}
+
+}  // namespace
+
+TranscriptCheck verify_transcript(const std::string& path, const std::string& known_head) {
+  std::ifstream file(path, std::ios::binary);
+  require(file.good() && std::filesystem::is_regular_file(path), "{}: cannot be read", path);
+  TranscriptCheck check{.head = kNoHead};
+  for (std::string line; std::getline(file, line);) {
+    check.torn = file.eof();  // without an end
+    if (check.torn) break;
+    check.problem = problem_of(line, check.lines + 1, check.head);
+    if (!check.problem.empty()) break;
+    ++check.lines;
+    check.head = sha256(line);
+    check.bytes += line.size() + 1;
+    if (check.head == known_head) check.known_head_at = check.lines;
+  }
+  require(!file.bad(), "{}: cannot be read", path);
+  return check;
+}
+
+Transcript::Transcript(const std::string& path) : file_(path, O_RDWR | O_CREAT) {
+  const TranscriptCheck found = verify_transcript(path);
+  require(found.holds(), "{}: line {} {}; nothing is appended to a transcript that does not hold", path,
+          found.lines + 1, found.problem);
+  bytes_ = found.bytes;
+  lines_ = found.lines;
+  head_ = found.head;
+  if (found.torn) file_.resize(bytes_);
+  file_.sync();
+  const auto folder = std::filesystem::path(path).parent_path();
+  FileDescriptor(folder.empty() ? "." : folder.string(), O_RDONLY | O_DIRECTORY).sync();
+}
+
+void Transcript::append(const nlohmann::json& entry) {
+  const nlohmann::json json{{"number", lines_ + 1}, {"previous", head_}, {"entry", entry}};
+  // on one line whatever the entry is, for what is no UTF-8 is replaced
+  const std::string line = json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  std::string head = sha256(line);
+  if (file_.size() > bytes_) file_.resize(bytes_);  // what an append left that failed in that, too
+  try {
+    file_.write_at((line + "\n").data(), line.size() + 1, bytes_);
+    file_.sync();
+  } catch (const Error&) {
+    try {
+      file_.resize(bytes_);
+    } catch (const Error&) {  // the next append tries again
+    }
+    throw;
+  }
+  bytes_ += line.size() + 1;
+  ++lines_;
+  head_ = std::move(head);
+}
+
+}  // namespace conclave
