@@ -5,7 +5,9 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
+#include <deque>
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -13,6 +15,9 @@
 
 #include "federated/global_model.h"
 #include "federated/service.h"
+#include "federated/sha256.h"
+#include "federated/strategies/round.h"
+#include "federated/transcript.h"
 
 namespace conclave {
 namespace {
@@ -35,6 +40,8 @@ class DirectoryLock {
   int descriptor_;
 };
 
+constexpr double kFarewellSeconds = 60;
+
 std::string made(const std::string& directory) {
   std::filesystem::create_directories(directory);
   return directory;
@@ -50,7 +57,8 @@ struct Coordinator::Parts {
         database(options.directory + "/rounds.sqlite"),
         board(options.directory, database),
         service(board, std::move(allowed), {.steps = options.local_steps, .proximal = 0}, say),
-        writer(options.directory, world, static_cast<int>(options.keep), false) {
+        writer(options.directory, world, static_cast<int>(options.keep), false),
+        transcript(options.directory + "/transcript.jsonl") {
     std::vector<std::string> warnings;
     std::string newest = newest_checkpoint(options.directory, &warnings).value_or("");
     for (const std::string& warning : warnings) say("warning: skipped " + warning);
@@ -63,7 +71,11 @@ struct Coordinator::Parts {
     model.emplace(newest);
     if (anew) model->state().step = 0;
     round = model->state().step;
+    policy.emplace(flat_parameters(model->layout()), options.sharing);
+    strategy = make_strategy(options.strategy, policy->exchanged_elements());
     if (anew) save();
+    const nlohmann::json last = transcript.last();
+    if (round > 0 && (last.is_null() || last.at("round") != round)) record(board.updates_of(round - 1));
     server = start_server(options.address, kit, service, port);
   }
 
@@ -82,6 +94,60 @@ struct Coordinator::Parts {
     return {round, options.rounds, path, digest_of(path), model->layout().elements};
   }
 
+  bool run_rounds() {
+    while (round < options.rounds) {
+      board.open(plan());
+      say(fmt::format("round {} of {} begins", round + 1, options.rounds));
+      const auto updates = board.wait(static_cast<std::size_t>(options.quorum), options.gather_seconds,
+                                      options.deadline_seconds);
+      if (!updates) return false;
+      end_round(*updates);
+      board.clear();
+    }
+    board.finish(plan(), kFarewellSeconds);
+    return true;
+  }
+
+  void end_round(const std::vector<ReceivedUpdate>& updates) {
+    std::deque<OutgoingFile> files;
+    std::vector<SiteUpdate> sites;
+    double examples = 0;
+    std::map<std::string, std::pair<double, double>> metrics;  // by examples: sum, and of which weight
+    for (const ReceivedUpdate& update : updates) {
+      const OutgoingFile& file = files.emplace_back(update.file);
+      sites.push_back({.weight = update.examples,
+                       .tokens = std::vector<double>(policy->experts().size(), update.examples),
+                       .read = [&file](std::size_t offset, std::span<float> out) {
+                         file.read_at(out.data(), out.size_bytes(), offset * sizeof(float));
+                       }});
+      examples += update.examples;
+      for (const auto& [name, value] : update.metrics) {
+        metrics[name].first += update.examples * value;
+        metrics[name].second += update.examples;
+      }
+    }
+    aggregate_round(*strategy, *policy, sites, model->values());
+    ++round;
+    save();
+    record(updates);
+    std::string line = fmt::format("round {} of {}: {} sites, {:.0f} examples", round, options.rounds,
+                                   updates.size(), examples);
+    for (const auto& [name, sum] : metrics) line += fmt::format(", {} {:.4f}", name, sum.first / sum.second);
+    say(line);
+  }
+
+  // The checkpoint is there by now. A coordinator that is killed before this line finds at its start that it
+  // is missing.
+  void record(const std::vector<ReceivedUpdate>& updates) {
+    nlohmann::json sites = nlohmann::json::object();
+    for (const ReceivedUpdate& update : updates)
+      sites[update.site] = {{"examples", update.examples}, {"metrics", update.metrics}};
+    transcript.append({{"round", round},
+                       {"strategy", strategy->name()},
+                       {"sites", sites},
+                       {"model_sha256", sha256_of(checkpoint_path(options.directory, round))}});
+  }
+
   CoordinatorOptions options;
   Say say;
   DirectoryLock lock;
@@ -89,7 +155,10 @@ struct Coordinator::Parts {
   RoundBoard board;
   FederationService service;
   CheckpointWriter writer;
+  Transcript transcript;
   std::optional<GlobalModel> model;
+  std::optional<SharingPolicy> policy;
+  std::unique_ptr<Strategy> strategy;
   std::int64_t round = 0;
   int port = 0;
   std::unique_ptr<grpc::Server> server;
@@ -104,5 +173,23 @@ Coordinator::~Coordinator() {
 }
 
 int Coordinator::port() const { return parts_->port; }
+
+bool Coordinator::run(const std::function<bool()>& interrupted) {
+  Parts& parts = *parts_;
+  std::atomic<bool> over{false};
+  std::jthread watch([&] {  // a signal's handler may set a flag and no more
+    while (!over && !interrupted()) std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    if (!over) parts.board.stop();
+  });
+  const auto end_watch = [&] { over = true; };
+  try {
+    const bool finished = parts.run_rounds();
+    end_watch();
+    return finished;
+  } catch (...) {
+    end_watch();
+    throw;
+  }
+}
 
 }  // namespace conclave

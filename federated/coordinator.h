@@ -9,8 +9,11 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "federated/identity.h"
+#include "federated/policy.h"
+#include "federated/strategies/strategy.h"
 #include "parallel/communicator.h"
 
 namespace conclave {
@@ -25,6 +28,8 @@ struct CoordinatorOptions {
   double deadline_seconds = 600;  ///< after which the quorum is enough
   std::int64_t local_steps = 100;
   std::int64_t keep = 2;  ///< checkpoints, 0: all
+  StrategyOptions strategy;
+  std::vector<SharingRule> sharing;
 };
 
 class Coordinator {
@@ -39,8 +44,8 @@ class Coordinator {
 
   /// Where it listens.
   int port() const;
-  /// Until the last round is over and every site that took part knows it; true. Or until interrupted(), which
-  /// is asked now and then; false.
+  /// Until the last round is over, and every site that took part in it knows, or has had a minute to; true.
+  /// Or until interrupted(), which is asked now and then; false.
   bool run(const std::function<bool()>& interrupted);
 
  private:

@@ -69,6 +69,10 @@ class OutgoingFile {
   std::uint64_t bytes() const { return bytes_; }
   /// Up to kChunkBytes from `offset` on, in `data`.
   void read(std::uint64_t offset, std::string& data) const;
+  /// Fills `data`; throws Error where the file ends before.
+  void read_at(void* data, std::size_t size, std::uint64_t offset) const {
+    descriptor_.read_at(data, size, offset);
+  }
 
  private:
   FileDescriptor descriptor_;

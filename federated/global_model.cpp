@@ -1,5 +1,8 @@
 #include "federated/global_model.h"
 
+#include <algorithm>
+#include <map>
+
 namespace conclave {
 
 ModelLayout layout_of(const CheckpointReader& reader) {
@@ -11,6 +14,34 @@ ModelLayout layout_of(const CheckpointReader& reader) {
   }
   require(layout.elements > 0, "{}: has no model to train", reader.path());
   return layout;
+}
+
+std::vector<FlatParameter> flat_parameters(const ModelLayout& layout) {
+  constexpr std::string_view kModel = "model/", kRouter = ".moe.router.";
+  std::vector<FlatParameter> parameters;
+  std::map<std::string, Index>
+      experts;  // by layer; of kinds that are mixed, none of a router's rows are known
+  const auto layer_of = [](const std::string& name) {
+    const auto at = name.rfind(".moe.");
+    return at == std::string::npos ? std::string() : name.substr(0, at + 4);
+  };
+  for (const auto& part : layout.parts) {
+    std::string name = part.name.substr(kModel.size());
+    std::ranges::replace(name, '/', '.');
+    const std::string layer = part.sharded ? layer_of(name) : "";
+    if (!layer.empty()) {
+      const auto [found, first] = experts.emplace(layer, part.shape[0]);
+      if (!first && found->second != part.shape[0]) found->second = -1;
+    }
+    parameters.push_back({.name = std::move(name), .shape = part.shape, .layer = layer});
+  }
+  for (FlatParameter& parameter : parameters) {
+    if (!parameter.layer.empty() || parameter.name.find(kRouter) == std::string::npos) continue;
+    const auto found = experts.find(layer_of(parameter.name));
+    if (found != experts.end() && parameter.shape.rank() > 0 && parameter.shape[0] == found->second)
+      parameter.layer = found->first;
+  }
+  return parameters;
 }
 
 GlobalModel::GlobalModel(const std::string& path) {

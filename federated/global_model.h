@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "federated/policy.h"
 #include "parallel/checkpoint/checkpoint.h"
 #include "parallel/checkpoint/checkpoint_reader.h"
 #include "parallel/checkpoint/checkpoint_writer.h"
@@ -27,6 +28,10 @@ struct ModelLayout {
 };
 /// Throws Error where there is none.
 ModelLayout layout_of(const CheckpointReader& reader);
+
+/// The same, as rules of sharing speak of it: "layers.0.moe.experts.up.weight". Experts' tensors, and their
+/// rows of a router, are by expert.
+std::vector<FlatParameter> flat_parameters(const ModelLayout& layout);
 
 class GlobalModel {
  public:

@@ -52,29 +52,35 @@ std::filesystem::path RoundBoard::file_of(const std::string& site) const {
   return directory_ / fmt::format("{}.f32", site);
 }
 
+std::vector<ReceivedUpdate> RoundBoard::updates_of(std::int64_t round) {
+  auto rows =
+      database_.prepare("SELECT site, examples, metrics, digest FROM updates WHERE round = ?1 ORDER BY site");
+  rows.bind(round);
+  std::vector<ReceivedUpdate> updates;
+  while (rows.next())
+    updates.push_back({rows.text(0), file_of(rows.text(0)), rows.real(1),
+                       nlohmann::json::parse(rows.text(2)).get<std::map<std::string, double>>(),
+                       rows.text(3)});
+  return updates;
+}
+
 void RoundBoard::open(const RoundPlan& plan) {
   const std::scoped_lock lock(mutex_);
   std::filesystem::create_directories(directory_);
   plan_ = plan;
   assigned_.clear();
   received_.clear();
-  auto rows = database_.prepare("SELECT site, examples, metrics, digest FROM updates WHERE round = ?1");
-  rows.bind(plan.round);
-  std::vector<std::string> lost;
-  while (rows.next()) {
-    const std::string site = rows.text(0);
-    const std::filesystem::path file = file_of(site);
+  for (const ReceivedUpdate& update : updates_of(plan.round)) {
     // A power cut can take what was not yet on the disk.
-    if (!std::filesystem::exists(file) || digest_of(file).hexadecimal() != rows.text(3)) {
-      lost.push_back(site);
-      continue;
+    if (std::filesystem::exists(update.file) && digest_of(update.file).hexadecimal() == update.digest) {
+      received_[update.site] = update;
+      assigned_.insert(update.site);
+    } else {
+      database_.prepare("DELETE FROM updates WHERE round = ?1 AND site = ?2")
+          .bind(plan.round, update.site)
+          .run();
     }
-    received_[site] = {site, file, rows.real(1),
-                       nlohmann::json::parse(rows.text(2)).get<std::map<std::string, double>>()};
-    assigned_.insert(site);
   }
-  for (const std::string& site : lost)
-    database_.prepare("DELETE FROM updates WHERE round = ?1 AND site = ?2").bind(plan.round, site).run();
   for (const auto& entry : std::filesystem::directory_iterator(directory_)) {
     const bool counts =
         entry.path().extension() == ".f32" && received_.contains(entry.path().stem().string());
@@ -106,11 +112,14 @@ void RoundBoard::clear() {
   std::filesystem::remove_all(directory_);
 }
 
-void RoundBoard::finish(const RoundPlan& result) {
-  const std::scoped_lock lock(mutex_);
+void RoundBoard::finish(const RoundPlan& result, double most) {
+  std::unique_lock lock(mutex_);
   plan_ = result;
   phase_ = Phase::finished;
+  assigned_.clear();
+  for (const ReceivedUpdate& update : updates_of(result.round - 1)) assigned_.insert(update.site);
   changed_.notify_all();
+  changed_.wait_for(lock, seconds(most), [&] { return stopped_ || assigned_.empty(); });
 }
 
 void RoundBoard::stop() {
@@ -140,6 +149,13 @@ RoundPlan RoundBoard::model_of(std::int64_t round) {
   if (plan_.model.empty() || plan_.round != round)
     throw RoundOver(fmt::format("round {} is over; ask for the next", round));
   return plan_;
+}
+
+void RoundBoard::fetched(const std::string& site, std::int64_t round) {
+  const std::scoped_lock lock(mutex_);
+  if (phase_ != Phase::finished || plan_.round != round) return;
+  assigned_.erase(site);
+  changed_.notify_all();
 }
 
 void RoundBoard::check_current(const std::string& site, std::int64_t round, std::uint64_t number) {
@@ -195,7 +211,8 @@ void RoundBoard::accept(const Upload& upload) {
       .bind(upload.offer_.round, upload.site_, upload.offer_.examples,
             nlohmann::json(upload.offer_.metrics).dump(), upload.offer_.update.hexadecimal())
       .run();
-  received_[upload.site_] = {upload.site_, upload.path_, upload.offer_.examples, upload.offer_.metrics};
+  received_[upload.site_] = {upload.site_, upload.path_, upload.offer_.examples, upload.offer_.metrics,
+                             upload.offer_.update.hexadecimal()};
   changed_.notify_all();
 }
 

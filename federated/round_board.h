@@ -32,6 +32,7 @@ struct ReceivedUpdate {
   std::filesystem::path file;
   double examples = 0;
   std::map<std::string, double> metrics;
+  std::string digest;  ///< of the file, in hexadecimal
 };
 
 /// What a site says of the update that it sends.
@@ -61,10 +62,13 @@ class RoundBoard {
   /// more after it was opened; or until `quorum` have, after `deadline` seconds; or until stop(). Returns the
   /// updates, by site; none more is let in until the next open(). Nothing where stopped.
   std::optional<std::vector<ReceivedUpdate>> wait(std::size_t quorum, double gather, double deadline);
+  /// What is on record of a round's updates, their files aside.
+  std::vector<ReceivedUpdate> updates_of(std::int64_t round);
   /// Forgets the closed round's files.
   void clear();
-  /// The last round is over: sites are told so.
-  void finish(const RoundPlan& result);
+  /// The last round is over: sites are told so. Returns when all that delivered in it have fetched the
+  /// result, or after `seconds`, or at stop().
+  void finish(const RoundPlan& result, double seconds);
   void stop();
 
   // For the calls of sites. Any thread.
@@ -78,6 +82,8 @@ class RoundBoard {
   Assignment next(const std::string& site, double seconds, const std::function<bool()>& cancelled);
   /// The model of the present round (or the result), to be sent. Throws RoundOver where it is not of `round`.
   RoundPlan model_of(std::int64_t round);
+  /// `site` has all of that model.
+  void fetched(const std::string& site, std::int64_t round);
 
   /// An update under way. Of a site's, the newest call's is the one: another that still hangs is refused.
   class Upload {
@@ -116,7 +122,7 @@ class RoundBoard {
   Phase phase_ = Phase::closed;
   bool stopped_ = false;
   RoundPlan plan_;
-  std::set<std::string> assigned_;
+  std::set<std::string> assigned_;  // the round; when all are over: those who have yet to fetch the result
   std::map<std::string, ReceivedUpdate> received_;
   std::map<std::string, std::uint64_t> upload_numbers_;
 };

@@ -79,7 +79,7 @@ grpc::Status FederationService::Next(grpc::ServerContext* context, const federat
 grpc::Status FederationService::Download(grpc::ServerContext* context,
                                          const federated::DownloadRequest* request,
                                          grpc::ServerWriter<federated::Chunk>* writer) {
-  return answer(*context, [&](const std::string&) {
+  return answer(*context, [&](const std::string& site) {
     const RoundPlan plan = board_.model_of(request->round());
     const OutgoingFile file(plan.model);
     require(request->offset() >= 0 && static_cast<std::uint64_t>(request->offset()) <= file.bytes(),
@@ -90,6 +90,7 @@ grpc::Status FederationService::Download(grpc::ServerContext* context,
       fill_chunk(file, at, chunk);
       if (!writer->Write(chunk)) return;  // the site has gone, and goes on later
     }
+    board_.fetched(site, request->round());
   });
 }
 

@@ -1,10 +1,8 @@
 #include "federated/transcript.h"
 
 #include <fcntl.h>
-#include <fmt/ranges.h>
-#include <openssl/evp.h>
+#include <fmt/format.h>
 
-#include <array>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -12,19 +10,12 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "federated/sha256.h"
 
 namespace conclave {
 namespace {
 
 const std::string kNoHead(64, '0');
-
-std::string sha256(const std::string& text) {
-  std::array<unsigned char, EVP_MAX_MD_SIZE> digest;
-  unsigned size = 0;
-  require(EVP_Digest(text.data(), text.size(), digest.data(), &size, EVP_sha256(), nullptr) == 1,
-          "OpenSSL has no SHA-256");
-  return fmt::format("{:02x}", fmt::join(digest.begin(), digest.begin() + size, ""));
-}
 
 // Why `line` is not number `number` after a line with the hash `previous`; "" where it is.
 std::string problem_of(const std::string& line, std::size_t number, const std::string& previous) {
@@ -51,6 +42,7 @@ TranscriptCheck verify_transcript(const std::string& path, const std::string& kn
     if (!check.problem.empty()) break;
     ++check.lines;
     check.head = sha256(line);
+    check.last_line = line;
     check.bytes += line.size() + 1;
     if (check.head == known_head) check.known_head_at = check.lines;
   }
@@ -65,6 +57,7 @@ Transcript::Transcript(const std::string& path) : file_(path, O_RDWR | O_CREAT) 
   bytes_ = found.bytes;
   lines_ = found.lines;
   head_ = found.head;
+  last_line_ = found.last_line;
   if (found.torn) file_.resize(bytes_);
   file_.sync();
   const auto folder = std::filesystem::path(path).parent_path();
@@ -90,6 +83,11 @@ void Transcript::append(const nlohmann::json& entry) {
   bytes_ += line.size() + 1;
   ++lines_;
   head_ = std::move(head);
+  last_line_ = line;
+}
+
+nlohmann::json Transcript::last() const {
+  return lines_ == 0 ? nlohmann::json() : nlohmann::json::parse(last_line_).at("entry");
 }
 
 }  // namespace conclave

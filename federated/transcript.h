@@ -11,7 +11,7 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <nlohmann/json_fwd.hpp>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 
@@ -21,11 +21,12 @@ namespace conclave {
 
 /// What a file is found to be.
 struct TranscriptCheck {
-  std::size_t lines = 0;     ///< that hold, from the first on
-  std::string head;          ///< SHA-256 of the last of them, in hexadecimal; of none: 64 zeros
-  std::uint64_t bytes = 0;   ///< of the file, that they take
-  bool torn = false;         ///< what follows is a line without an end, of an append that was cut short
-  std::string problem = {};  ///< why line number `lines` + 1 does not hold; empty: it is not there, or torn
+  std::size_t lines = 0;       ///< that hold, from the first on
+  std::string head;            ///< SHA-256 of the last of them, in hexadecimal; of none: 64 zeros
+  std::string last_line = {};  ///< of those
+  std::uint64_t bytes = 0;     ///< of the file, that they take
+  bool torn = false;           ///< what follows is a line without an end, of an append that was cut short
+  std::string problem = {};    ///< why line number `lines` + 1 does not hold; empty: it is not there, or torn
   std::optional<std::size_t> known_head_at = {};  ///< the line that has the hash that was looked for
   bool holds() const { return problem.empty(); }
 };
@@ -45,12 +46,14 @@ class Transcript {
 
   std::size_t lines() const { return lines_; }
   const std::string& head() const { return head_; }
+  /// The last entry, or null.
+  nlohmann::json last() const;
 
  private:
   FileDescriptor file_;
   std::uint64_t bytes_ = 0;
   std::size_t lines_ = 0;
-  std::string head_;
+  std::string head_, last_line_;
 };
 
 }  // namespace conclave

@@ -261,6 +261,40 @@ int main(int argc, char** argv) {
       ->add_option("--repetitions", bench.repetitions, "Timings per figure, of which the median is taken")
       ->check(CLI::PositiveNumber);
 
+  auto* federate_command =
+      app.add_subcommand("federate", "Train one model at several sites that keep their data");
+  federate_command->require_subcommand(1);
+  const auto add_set = [](CLI::App* command, std::vector<std::string>& into) {
+    command->add_option("--set", into, "Change a key")->allow_extra_args(false);
+  };
+  commands::ProvisionArguments provision;
+  auto* provision_command = federate_command->add_subcommand(
+      "provision", "Make start-up kits: of the coordinator and of each site");
+  provision_command->add_option("federation", provision.federation, "TOML file")->required();
+  provision_command->add_option("--renew", provision.renew, "Make this site's kit another certificate");
+  provision_command->add_option("--revoke", provision.revoke, "No longer let this site in");
+  add_set(provision_command, provision.overrides);
+  commands::InitializeArguments initialize;
+  auto* initialize_command = federate_command->add_subcommand(
+      "initialize", "Save a recipe's model untrained, for a federation to start with");
+  initialize_command->add_option("recipe", initialize.recipe, "TOML file")->required();
+  initialize_command->add_option("--out", initialize.out, "Folder for the checkpoint");
+  add_set(initialize_command, initialize.overrides);
+  commands::CoordinatorArguments coordinator;
+  auto* coordinator_command = federate_command->add_subcommand("coordinator", "Lead a federation's rounds");
+  coordinator_command->add_option("federation", coordinator.federation, "TOML file")->required();
+  add_set(coordinator_command, coordinator.overrides);
+  commands::SiteArguments site;
+  auto* site_command = federate_command->add_subcommand(
+      "site", "Take part with this site's data: [mpirun -n RANKS] conclave federate site SITE");
+  site_command->add_option("site", site.site, "TOML file; provision makes one in each kit")->required();
+  add_set(site_command, site.overrides);
+  add_device(site_command, site.device);
+  std::string transcript;
+  auto* audit_command =
+      federate_command->add_subcommand("audit", "Verify a coordinator's transcript of its rounds");
+  audit_command->add_option("transcript", transcript, "File, or the coordinator's folder")->required();
+
   std::string recipe;
   std::vector<std::string> overrides;
   std::int64_t ranks = 0;
@@ -300,10 +334,20 @@ int main(int argc, char** argv) {
   }
   if (*inspect_command) return alone([&] { return commands::inspect(inspect); });
   if (*export_command) return alone([&] { return commands::export_weights(export_weights); });
-  if (*train_command) {
+  if (*provision_command) return alone([&] { return commands::federate_provision(provision); });
+  if (*audit_command) return alone([&] { return commands::federate_audit(transcript); });
+  if (*train_command || *federate_command) {
     std::signal(SIGINT, on_signal);
     std::signal(SIGTERM, on_signal);
     std::signal(SIGXFSZ, SIG_IGN);  // a limit on file sizes then fails a save, and no more
+  }
+  if (*federate_command)
+    return together([&](const conclave::MpiSession& session) {
+      if (*initialize_command) return commands::federate_initialize(initialize, around, session);
+      if (*coordinator_command) return commands::federate_coordinator(coordinator, around, session);
+      return commands::federate_site(site, around, session);
+    });
+  if (*train_command) {
     return together(
         [&](const conclave::MpiSession& session) { return commands::train(train, around, session); });
   }

@@ -108,6 +108,39 @@ struct BenchArguments {
 std::string bench_names();
 int bench(const BenchArguments& arguments, const Surroundings& surroundings, const MpiSession& session);
 
+struct ProvisionArguments {
+  std::string federation;
+  std::vector<std::string> renew, revoke;  ///< sites
+  std::vector<std::string> overrides;
+};
+int federate_provision(const ProvisionArguments& arguments);
+
+struct InitializeArguments {
+  std::string recipe;
+  std::string out = "runs/start";
+  std::vector<std::string> overrides;
+};
+int federate_initialize(const InitializeArguments& arguments, const Surroundings& surroundings,
+                        const MpiSession& session);
+
+struct CoordinatorArguments {
+  std::string federation;
+  std::vector<std::string> overrides;
+};
+int federate_coordinator(const CoordinatorArguments& arguments, const Surroundings& surroundings,
+                         const MpiSession& session);
+
+struct SiteArguments {
+  std::string site;
+  std::vector<std::string> overrides;
+  std::string device = "auto";
+};
+int federate_site(const SiteArguments& arguments, const Surroundings& surroundings,
+                  const MpiSession& session);
+
+/// `transcript`: the file, or the coordinator's folder.
+int federate_audit(const std::string& transcript);
+
 int recipe_check(const std::string& recipe, const std::vector<std::string>& overrides, std::int64_t ranks);
 int recipe_show(const std::string& recipe, const std::vector<std::string>& overrides, bool documented);
 

@@ -1,0 +1,242 @@
+// conclave federate: makes start-up kits and a first model, and runs the two sides of a federation.
+#include <unistd.h>
+
+#include <ctime>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "federated/coordinator.h"
+#include "federated/site.h"
+#include "federated/transcript.h"
+#include "recipes/commands/commands.h"
+#include "recipes/federation.h"
+#include "recipes/loaded_model.h"
+#include "recipes/plugins.h"
+#include "recipes/site_update.h"
+#include "recipes/trainer.h"
+
+namespace conclave::commands {
+namespace {
+
+namespace fs = std::filesystem;
+
+void say(const std::string& text) {
+  std::time_t now = std::time(nullptr);
+  std::tm broken{};
+  localtime_r(&now, &broken);
+  char clock[16];
+  std::strftime(clock, sizeof clock, "%H:%M:%S", &broken);
+  fmt::print("{} {}\n", clock, text);
+  std::fflush(stdout);
+}
+
+bool is_set(const std::atomic<bool>* flag) { return flag && *flag; }
+
+AllowList allow_list(const FederationTable& federation) {
+  return AllowList(fs::path(federation.kits) / kCoordinatorName / "sites.txt");
+}
+
+// What a new site's site.toml says, for its owner to go on from.
+std::string site_toml(const FederationTable& federation, const std::string& site) {
+  return fmt::format(
+      "# Site {0} of the federation {1}: conclave federate site site.toml\n"
+      "# This folder is the site's identity; key.pem must not leave it.\n"
+      "[site]\naddress = \"{2}\"\ndirectory = \"runs/{0}\"\n\n"
+      "[run]\ndirectory = \"runs/{0}/training\"\n\n"
+      "# Where this site's examples are; what kind of data they are comes with the model.\n[data]\n",
+      site, federation.name, federation.address);
+}
+
+// What rank 0 has been told to do, for the others. They sleep until then: a waiting collective of MPI's would
+// keep their cores busy.
+nlohmann::json shared(const nlohmann::json& mine, Communicator& world) {
+  const Tensor there = Tensor::zeros({1});
+  Request request = world.start_all_reduce(there);
+  while (!request.test()) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  return nlohmann::json::parse(world.broadcast(mine.dump(), 0));
+}
+
+// The federation's classes, by which a site's labels are numbered.
+void check_classes(const Trainer& trainer, const CheckpointReader& model, const std::string& name) {
+  const auto classes =
+      nlohmann::json::parse(model.state().metadata).at("class_names").get<std::vector<std::string>>();
+  require(trainer.class_names() == classes,
+          "{}: this site's data has {} classes ({}, ...), the federation's model {} ({}, ...); they must be "
+          "the same, "
+          "in the same order",
+          name, trainer.class_names().size(),
+          trainer.class_names().empty() ? "" : trainer.class_names().front(), classes.size(),
+          classes.empty() ? "" : classes.front());
+}
+
+}  // namespace
+
+int federate_provision(const ProvisionArguments& arguments) {
+  const FederationTable federation = read_federation(arguments.federation, arguments.overrides).federation;
+  const fs::path kits = federation.kits;
+  const AllowList allowed = allow_list(federation);
+  const auto is_member = [&](const std::string& site) {
+    return std::ranges::find(federation.sites, site) != federation.sites.end();
+  };
+  for (const auto* names : {&arguments.renew, &arguments.revoke})
+    for (const std::string& name : *names)
+      require(is_member(name) || (names == &arguments.renew && name == kCoordinatorName),
+              "{}: not one of federation.sites in {}", name, arguments.federation);
+
+  for (const std::string& site : arguments.revoke)
+    fmt::print("{}: {} certificates are no longer let in\n", site, allowed.remove(site));
+  if (!arguments.revoke.empty() && arguments.renew.empty()) return 0;
+
+  const bool anew = !fs::exists(kits / "authority" / "authority.key");
+  if (anew) CertificateAuthority::create(federation.name).save(kits / "authority");
+  const CertificateAuthority authority = CertificateAuthority::load(kits / "authority");
+  if (anew) fmt::print("{}: the authority; keep authority.key offline\n", (kits / "authority").string());
+
+  std::vector<std::string> all = federation.sites;
+  all.emplace_back(kCoordinatorName);
+  for (const std::string& name : all) {
+    const fs::path kit = kits / name;
+    const bool renewed = std::ranges::find(arguments.renew, name) != arguments.renew.end();
+    if (fs::exists(kit / "certificate.pem") && !renewed) continue;
+    const CertificateInfo info = authority.issue(kit, name, static_cast<int>(federation.certificate_days));
+    fmt::print("{}: a certificate for {} days\n", kit.string(), federation.certificate_days);
+    if (name == kCoordinatorName) continue;
+    allowed.add(name, info.fingerprint);
+    if (const fs::path file = kit / "site.toml"; !fs::exists(file))
+      std::ofstream(file) << site_toml(federation, name);
+  }
+  return 0;
+}
+
+int federate_initialize(const InitializeArguments& arguments, const Surroundings& surroundings,
+                        const MpiSession& session) {
+  Recipe recipe = read_recipe(arguments.recipe, arguments.overrides);
+  recipe.run.directory = arguments.out;
+  auto world = session.world();
+  check_expert_parallel(recipe, arguments.recipe, world->size());
+  load_plugins(recipe, arguments.recipe, world.get());
+  set_threads(recipe.run.threads, surroundings, *world);
+  const ProcessGrid grid(std::move(world), static_cast<int>(recipe.parallel.expert_parallel));
+  Trainer trainer(recipe, grid,
+                  {.cache_directory = surroundings.cache_directory,
+                   .host = surroundings.host,
+                   .progress = progress_options(2, surroundings.no_color, surroundings.term),
+                   .interrupted = surroundings.interrupted,
+                   .resume = ""});
+  const std::string path = trainer.save_now();
+  if (grid.world().rank() == 0) fmt::print("{}: a model to start a federation with\n", path);
+  return 0;
+}
+
+int federate_coordinator(const CoordinatorArguments& arguments, const Surroundings& surroundings,
+                         const MpiSession& session) {
+  const FederationTable federation = read_federation(arguments.federation, arguments.overrides).federation;
+  const auto world = session.world();
+  require(world->size() == 1, "a coordinator is one process; start it without mpirun");
+  const Kit kit = Kit::read(fs::path(federation.kits) / kCoordinatorName, std::time(nullptr));
+  Coordinator coordinator({.directory = federation.directory,
+                           .address = federation.listen,
+                           .start = federation.start.empty() ? "" : find_checkpoint(federation.start),
+                           .rounds = federation.rounds,
+                           .quorum = federation.quorum,
+                           .gather_seconds = federation.gather_seconds,
+                           .deadline_seconds = federation.deadline_seconds,
+                           .local_steps = federation.local_steps,
+                           .keep = federation.keep,
+                           .strategy = {},
+                           .sharing = {}},
+                          kit, allow_list(federation), *world, say);
+  say(fmt::format("coordinator of {} listens at port {}", federation.name, coordinator.port()));
+  const bool done = coordinator.run([&] { return is_set(surroundings.interrupted); });
+  say(done
+          ? fmt::format("all {} rounds are over; the model is in {}", federation.rounds, federation.directory)
+          : std::string("interrupted; started again, it goes on"));
+  return done ? 0 : 130;
+}
+
+int federate_site(const SiteArguments& arguments, const Surroundings& surroundings,
+                  const MpiSession& session) {
+  const SiteSettings settings = read_site(arguments.site, arguments.overrides);
+  DeviceWorld chosen = world_for(arguments.device, session);
+  auto& world = chosen.world;
+  const bool speaks = world->rank() == 0;
+  const fs::path directory = settings.site.directory;
+  std::optional<Site> site;
+  if (speaks)
+    site.emplace(
+        SiteOptions{.address = settings.site.address,
+                    .directory = directory,
+                    .patience_seconds = settings.site.patience_seconds},
+        Kit::read(settings.site.kit, std::time(nullptr)), [&] { return is_set(surroundings.interrupted); },
+        say);
+  std::optional<ProcessGrid> grid;
+  std::optional<Trainer> trainer;
+  while (true) {
+    SiteRound round;
+    nlohmann::json work;
+    if (speaks) try {
+        round = site->next();
+        work = {{"finished", round.finished}, {"round", round.round},       {"rounds", round.rounds},
+                {"model", round.model},       {"steps", round.local_steps}, {"elements", round.elements}};
+      } catch (const Interrupted&) {
+        work = {{"interrupted", true}};
+      }
+    work = shared(work, grid ? grid->world() : *world);
+    if (work.contains("interrupted")) return 130;
+    const auto model = work.at("model").get<std::string>();
+    if (work.at("finished")) {
+      if (speaks)
+        say(fmt::format("all {} rounds are over; the model is {}", work.at("rounds").dump(), model));
+      return 0;
+    }
+    const CheckpointReader reader(model);
+    const std::int64_t steps = work.at("steps"), number = work.at("round");
+    if (!trainer) {
+      Recipe recipe = site_recipe(settings, parse_recipe(reader.state().recipe, model + ":/state/recipe"),
+                                  arguments.site);
+      recipe.train.start_from = model;
+      recipe.train.steps = steps * work.at("rounds").get<std::int64_t>();
+      recipe.train.ema = 0;  // the coordinator's mean is one already
+      check_expert_parallel(recipe, arguments.site, world->size());
+      load_plugins(recipe, arguments.site, world.get());
+      set_threads(recipe.run.threads, surroundings, *world);
+      grid.emplace(std::move(world), static_cast<int>(recipe.parallel.expert_parallel));
+      trainer.emplace(
+          recipe, *grid,
+          TrainerEnvironment{.cache_directory = surroundings.cache_directory,
+                             .host = surroundings.host,
+                             .progress = progress_options(2, surroundings.no_color, surroundings.term),
+                             .interrupted = surroundings.interrupted,
+                             .resume = ""});
+      check_classes(*trainer, reader, arguments.site);
+    }
+    trainer->begin_round(model, number * steps);
+    std::map<std::string, double> metrics;
+    for (const auto& [task, result] : trainer->validate()) {
+      metrics[task + "/validation_loss"] = result.loss;
+      if (result.accuracy) metrics[task + "/validation_accuracy"] = *result.accuracy;
+    }
+    if (!trainer->take_steps(steps)) return 130;  // the round is done again, with the same result
+    const std::string update = (directory / "update.f32").string();
+    write_update(trainer->model_entries(), reader, *grid, update);
+    if (speaks) try {
+        site->deliver(round, update, static_cast<double>(trainer->training_examples()), metrics);
+        say(fmt::format("round {} of {}: delivered", number + 1, work.at("rounds").dump()));
+      } catch (const Interrupted&) {
+      }  // which next() then tells the other ranks
+  }
+}
+
+int federate_audit(const std::string& transcript) {
+  const fs::path file =
+      fs::is_directory(transcript) ? fs::path(transcript) / "transcript.jsonl" : fs::path(transcript);
+  const TranscriptCheck check = verify_transcript(file.string());
+  require(check.holds(), "{}: line {} {}", file.string(), check.lines + 1, check.problem);
+  fmt::print("{}: {} entries hold{}; head {}\n", file.string(), check.lines,
+             check.torn ? ", and what follows was cut short" : "", check.head);
+  return 0;
+}
+
+}  // namespace conclave::commands
