@@ -1,4 +1,4 @@
-// Norm bounding (Sun et al. 2019, section 5): an update longer than M is shortened to M,
+// Norm bounding (Sun et al. 2019): an update longer than M is shortened to M,
 //
 //   x += eta mean_i Delta_i / max(1, |Delta_i| / M)
 //
