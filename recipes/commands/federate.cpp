@@ -7,8 +7,8 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
-#include "federated/coordinator.h"
-#include "federated/site.h"
+#include "federated/transport/coordinator.h"
+#include "federated/transport/site.h"
 #include "federated/transcript.h"
 #include "recipes/commands/commands.h"
 #include "recipes/federation.h"
@@ -94,8 +94,8 @@ int federate_provision(const ProvisionArguments& arguments) {
   const CertificateAuthority authority = CertificateAuthority::load(kits / "authority");
   if (anew) fmt::print("{}: the authority; keep authority.key offline\n", (kits / "authority").string());
 
-  std::vector<std::string> all = federation.sites;
-  all.emplace_back(kCoordinatorName);
+  std::vector<std::string> all{std::string(kCoordinatorName)};  // first: the list of those let in is in its kit
+  all.insert(all.end(), federation.sites.begin(), federation.sites.end());
   for (const std::string& name : all) {
     const fs::path kit = kits / name;
     const bool renewed = std::ranges::find(arguments.renew, name) != arguments.renew.end();

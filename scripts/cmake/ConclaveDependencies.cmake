@@ -18,7 +18,7 @@ endif()
 
 foreach(pair IN ITEMS "openblas;openblas" "hdf5;hdf5-openmpi" "sentencepiece;sentencepiece" "xxhash;libxxhash"
                       "tomlplusplus;tomlplusplus" "cairo;cairo" "png;libpng" "turbojpeg;libturbojpeg"
-                      "freetype;freetype2" "sqlite3;sqlite3" "grpc;grpc++" "protobuf;protobuf")
+                      "freetype;freetype2" "sqlite3;sqlite3" "grpc;grpc++")
   list(GET pair 0 name)
   list(GET pair 1 module)
   pkg_check_modules(${name} REQUIRED IMPORTED_TARGET GLOBAL ${module})
@@ -31,6 +31,14 @@ if(NOT conclave_openblas MATCHES "USE_OPENMP=1")
 endif()
 unset(conclave_openblas)
 
+# Debian's SentencePiece has an older protobuf inside, whose symbols have the same names and are its library's own. A shared
+# libprotobuf would take their place, and refuse to work with it. So protobuf is linked statically, whole (or the
+# linker would be content with SentencePiece's), and kept out of the program's dynamic symbols.
+find_library(CONCLAVE_PROTOBUF libprotobuf.a REQUIRED)
+add_library(Conclave::protobuf STATIC IMPORTED GLOBAL)
+set_target_properties(Conclave::protobuf PROPERTIES IMPORTED_LOCATION ${CONCLAVE_PROTOBUF})
+target_link_libraries(Conclave::protobuf INTERFACE ZLIB::ZLIB Threads::Threads)
+target_link_options(Conclave::protobuf INTERFACE "LINKER:--exclude-libs,libprotobuf.a:libconclave_transport.a")
 find_program(CONCLAVE_PROTOC protoc REQUIRED)
 find_program(CONCLAVE_GRPC_PLUGIN grpc_cpp_plugin REQUIRED)
 

@@ -1,4 +1,4 @@
-#include "federated/service.h"
+#include "federated/transport/service.h"
 
 #include <fmt/format.h>
 

@@ -1,4 +1,4 @@
-#include "federated/transport.h"
+#include "federated/transport/transport.h"
 
 #include <algorithm>
 #include <climits>

@@ -1,4 +1,4 @@
-#include "federated/coordinator.h"
+#include "federated/transport/coordinator.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -14,10 +14,10 @@
 #include <thread>
 
 #include "federated/global_model.h"
-#include "federated/service.h"
 #include "federated/sha256.h"
 #include "federated/strategies/round.h"
 #include "federated/transcript.h"
+#include "federated/transport/service.h"
 
 namespace conclave {
 namespace {

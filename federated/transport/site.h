@@ -11,9 +11,9 @@
 #include <string>
 
 #include "core/error.h"
+#include "federated/file_transfer.h"
+#include "federated/identity.h"
 #include "federated/random_source.h"
-#include "federated/transport.h"
-#include "protocol.grpc.pb.h"
 
 namespace conclave {
 
@@ -45,6 +45,7 @@ class Site {
 
   /// `interrupted` is asked while there is nothing to do; then calls throw Interrupted.
   Site(SiteOptions options, const Kit& kit, std::function<bool()> interrupted, Say say);
+  ~Site();
 
   /// Waits for something to do, and fetches its model. Throws Error where the coordinator refuses this site,
   /// or cannot be reached for too long.
@@ -54,18 +55,18 @@ class Site {
                const std::map<std::string, double>& metrics);
 
  private:
-  /// Calls until there is an answer. False where that is ABORTED, the round being over.
-  bool call(std::string_view what, double seconds,
-            const std::function<grpc::Status(grpc::ClientContext&)>& once);
+  template <class Once>
+  bool call(std::string_view what, double seconds, const Once& once);
   void pause(std::chrono::duration<double> time) const;
   bool fetch(SiteRound& round);
 
+  struct Connection;
   SiteOptions options_;
   std::function<bool()> interrupted_;
   Say say_;
   SystemRandom source_;
   RandomBits random_{source_};
-  std::unique_ptr<federated::Federation::Stub> stub_;
+  std::unique_ptr<Connection> connection_;
 };
 
 }  // namespace conclave

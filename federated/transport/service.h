@@ -6,7 +6,7 @@
 #include <string>
 
 #include "federated/round_board.h"
-#include "federated/transport.h"
+#include "federated/transport/transport.h"
 #include "protocol.grpc.pb.h"
 
 namespace conclave {

@@ -1,9 +1,12 @@
-#include "federated/site.h"
+#include "federated/transport/site.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <thread>
+
+#include "federated/transport/transport.h"
+#include "protocol.grpc.pb.h"
 
 namespace conclave {
 namespace {
@@ -24,10 +27,18 @@ bool may_pass(grpc::StatusCode code) {
 
 }  // namespace
 
+struct Site::Connection {
+  explicit Connection(std::unique_ptr<federated::Federation::Stub> made) : stub(std::move(made)) {}
+  std::unique_ptr<federated::Federation::Stub> stub;
+};
+
+Site::~Site() = default;
+
 Site::Site(SiteOptions options, const Kit& kit, std::function<bool()> interrupted, Say say)
     : options_(std::move(options)), interrupted_(std::move(interrupted)), say_(std::move(say)) {
   std::filesystem::create_directories(options_.directory);
-  stub_ = federated::Federation::NewStub(open_channel(options_.address, kit));
+  connection_ =
+      std::make_unique<Connection>(federated::Federation::NewStub(open_channel(options_.address, kit)));
 }
 
 void Site::pause(std::chrono::duration<double> time) const {
@@ -39,8 +50,9 @@ void Site::pause(std::chrono::duration<double> time) const {
   }
 }
 
-bool Site::call(std::string_view what, double seconds,
-                const std::function<grpc::Status(grpc::ClientContext&)>& once) {
+// Calls until there is an answer. False where that is ABORTED, the round being over.
+template <class Once>
+bool Site::call(std::string_view what, double seconds, const Once& once) {
   const auto began = Clock::now();
   double longest = kFirstPause;
   for (bool told = false;; longest = std::min(2 * longest, kLongestPause)) {
@@ -74,7 +86,7 @@ SiteRound Site::next() {
     request.set_wait_seconds(kWaitSeconds);
     federated::Assignment reply;
     call("asking for work", kWaitSeconds + kAnswerSeconds,
-         [&](grpc::ClientContext& context) { return stub_->Next(&context, request, &reply); });
+         [&](grpc::ClientContext& context) { return connection_->stub->Next(&context, request, &reply); });
     if (interrupted_()) throw Interrupted();
     if (reply.kind() == federated::Assignment::WAIT) {
       pause(std::chrono::milliseconds(100));
@@ -102,7 +114,7 @@ bool Site::fetch(SiteRound& round) {
     federated::DownloadRequest request;
     request.set_round(round.round);
     request.set_offset(static_cast<std::int64_t>(file.received()));
-    const auto reader = stub_->Download(&context, request);
+    const auto reader = connection_->stub->Download(&context, request);
     federated::Chunk chunk;
     try {
       while (reader->Read(&chunk))
@@ -139,11 +151,11 @@ bool Site::deliver(const SiteRound& round, const std::filesystem::path& update, 
       grpc::ClientContext asking;
       asking.set_deadline(std::chrono::system_clock::now() +
                           std::chrono::seconds(static_cast<int>(kAnswerSeconds)));
-      const grpc::Status status = stub_->Progress(&asking, header, &state);
+      const grpc::Status status = connection_->stub->Progress(&asking, header, &state);
       if (!status.ok() || state.complete()) return status;
     }
     federated::UploadState reply;
-    const auto writer = stub_->Upload(&context, &reply);
+    const auto writer = connection_->stub->Upload(&context, &reply);
     federated::UploadPart part;
     *part.mutable_header() = header;
     bool open = writer->Write(part);
