@@ -87,6 +87,22 @@ void add_device(CLI::App* command, std::string& device,
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
 }
 
+// The options of a command of `privacy`: all but what it is to find out.
+void add_privacy(CLI::App* command, conclave::commands::PrivacyArguments& privacy,
+                 const std::string& sought) {
+  const auto add = [&](const std::string& name, auto& value, const char* meaning) {
+    if (name != sought) command->add_option("--" + name, value, meaning)->required();
+  };
+  add("noise", privacy.noise, "Noise multiplier: the noise's standard deviation over the clipping norm");
+  add("steps", privacy.steps, "Releases: steps of training, or rounds");
+  add("epsilon", privacy.epsilon, "What may be spent");
+  add("delta", privacy.delta, "Well below one over the number of people: 1e-5, say");
+  command->add_option("--rate", privacy.rate,
+                      "Sampling rate: the probability to take part in a step (default: 1)");
+  command->add_option("--accountant", privacy.accountant, "pld, which is tight (the default), or rdp")
+      ->check(CLI::IsMember({"pld", "rdp"}));
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -295,6 +311,16 @@ int main(int argc, char** argv) {
       federate_command->add_subcommand("audit", "Verify a coordinator's transcript of its rounds");
   audit_command->add_option("transcript", transcript, "File, or the coordinator's folder")->required();
 
+  commands::PrivacyArguments privacy;
+  auto* privacy_command = app.add_subcommand("privacy", "What noise and sampling spend of privacy, and buy");
+  privacy_command->require_subcommand(1);
+  auto* epsilon_command = privacy_command->add_subcommand("epsilon", "Epsilon of noise, rate and steps");
+  add_privacy(epsilon_command, privacy, "epsilon");
+  auto* noise_command = privacy_command->add_subcommand("noise", "The least noise multiplier for a budget");
+  add_privacy(noise_command, privacy, "noise");
+  auto* steps_command = privacy_command->add_subcommand("steps", "How many steps stay within a budget");
+  add_privacy(steps_command, privacy, "steps");
+
   std::string recipe;
   std::vector<std::string> overrides;
   std::int64_t ranks = 0;
@@ -320,6 +346,9 @@ int main(int argc, char** argv) {
   const commands::Surroundings around = surroundings();
   if (*check_command) return alone([&] { return commands::recipe_check(recipe, overrides, ranks); });
   if (*show_command) return alone([&] { return commands::recipe_show(recipe, overrides, documented); });
+  if (*epsilon_command) return alone([&] { return commands::privacy_epsilon(privacy); });
+  if (*noise_command) return alone([&] { return commands::privacy_noise(privacy); });
+  if (*steps_command) return alone([&] { return commands::privacy_steps(privacy); });
   if (inspect_experts) {
     experts.checkpoint = inspect.checkpoint;
     return together([&](const conclave::MpiSession& session) {

@@ -141,6 +141,17 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
 /// `transcript`: the file, or the coordinator's folder.
 int federate_audit(const std::string& transcript);
 
+struct PrivacyArguments {
+  double noise = 0, rate = 1;
+  std::int64_t steps = 1;
+  double epsilon = 0, delta = 0;
+  std::string accountant = "pld";  ///< see make_accountant() in federated/privacy/accountant.h
+};
+/// Each prints one of these from the others.
+int privacy_epsilon(const PrivacyArguments& arguments);
+int privacy_noise(const PrivacyArguments& arguments);
+int privacy_steps(const PrivacyArguments& arguments);
+
 int recipe_check(const std::string& recipe, const std::vector<std::string>& overrides, std::int64_t ranks);
 int recipe_show(const std::string& recipe, const std::vector<std::string>& overrides, bool documented);
 

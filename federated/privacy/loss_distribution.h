@@ -1,0 +1,33 @@
+// The distribution of a sum of privacy losses, by Fourier transforms.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "federated/privacy/loss_sum.h"
+
+namespace conclave {
+
+/// Under a tilt: what it says of delta and epsilon is precise where the tilted sum is likely, and elsewhere,
+/// too, not below the truth.
+class LossDistribution {
+ public:
+  LossDistribution(const LossSum& sum, double tilt);
+
+  double delta(double epsilon) const;  ///< sum over losses l > epsilon of (1 - e^(epsilon - l)) P(l)
+  double epsilon(double delta) const;  ///< the least, from 0, whose delta is at most this
+
+ private:
+  /// Of a point: its loss less centre_, and the probability of that over e^log_scale_.
+  double offset(std::size_t point) const { return lowest_ + static_cast<double>(point) * interval_; }
+  double weight(std::size_t point) const;
+
+  double interval_, tilt_;
+  double centre_;     ///< the tilted sum's mean
+  double lowest_;     ///< the first point's loss, less centre_
+  double log_scale_;  ///< a probability is its tilted one times e^(log_scale_ - tilt_ * offset)
+  double infinite_;   ///< probability of infinite losses, and of those beyond the points
+  std::vector<double> tilted_;
+};
+
+}  // namespace conclave

@@ -1,0 +1,127 @@
+#include "federated/privacy/loss_sum.h"
+
+#include <Eigen/Core>
+#include <algorithm>
+#include <cmath>
+
+namespace conclave {
+namespace {
+
+using Values = Eigen::ArrayXd;
+
+// Of a function of a tilt that falls and then rises; by golden sections of the tilt's logarithm.
+template <class Function>
+LossSum::Bound least(const Function& function, double guess) {
+  constexpr double kSearched = 3.9;  // log(50)
+  const double golden = (std::sqrt(5.0) - 1) / 2;
+  double low = std::log(guess) - kSearched, high = std::log(guess) + kSearched;
+  double a = high - golden * (high - low), b = low + golden * (high - low);
+  double at_a = function(std::exp(a)), at_b = function(std::exp(b));
+  while (high - low > 0.05) {  // it is flat there
+    if (at_a < at_b) {
+      high = b, b = a, at_b = at_a;
+      a = high - golden * (high - low);
+      at_a = function(std::exp(a));
+    } else {
+      low = a, a = b, at_a = at_b;
+      b = low + golden * (high - low);
+      at_b = function(std::exp(b));
+    }
+  }
+  return at_a < at_b ? LossSum::Bound{at_a, std::exp(a)} : LossSum::Bound{at_b, std::exp(b)};
+}
+
+// log(probability * e^(tilt * loss)) of each point
+Values exponents(const PrivacyLoss& loss, const std::vector<double>& logs, double interval, double tilt) {
+  const auto points = static_cast<Eigen::Index>(logs.size());
+  const double lowest = static_cast<double>(loss.lowest) * interval;
+  return Eigen::Map<const Values>(logs.data(), points) +
+         tilt * Values::LinSpaced(points, lowest, lowest + static_cast<double>(points - 1) * interval);
+}
+
+}  // namespace
+
+LossSum::LossSum(std::vector<RepeatedLoss> losses, double interval)
+    : losses_(std::move(losses)), interval_(interval) {
+  for (const RepeatedLoss& repeated : losses_) {
+    std::vector<double>& logs = logs_.emplace_back(repeated.loss.probabilities);
+    for (double& value : logs) value = std::log(value);
+  }
+}
+
+double LossSum::log_normalizer(std::size_t loss, double tilt) const {
+  const Values values = exponents(losses_[loss].loss, logs_[loss], interval_, tilt);
+  const double most = values.maxCoeff();
+  return most + std::log((values - most).exp().sum());
+}
+
+std::vector<double> LossSum::tilted(std::size_t loss, double tilt) const {
+  std::vector<double> probabilities(logs_[loss].size());
+  Eigen::Map<Values>(probabilities.data(), static_cast<Eigen::Index>(probabilities.size())) =
+      (exponents(losses_[loss].loss, logs_[loss], interval_, tilt) - log_normalizer(loss, tilt)).exp();
+  return probabilities;
+}
+
+double LossSum::cumulant(double tilt) const {
+  double sum = 0;
+  for (std::size_t i = 0; i < losses_.size(); ++i)
+    sum += static_cast<double>(losses_[i].steps) * log_normalizer(i, tilt);
+  return sum;
+}
+
+LossSum::Moments LossSum::moments(double tilt) const {
+  Moments all{0, 0};
+  for (std::size_t i = 0; i < losses_.size(); ++i) {
+    const auto& [loss, steps] = losses_[i];
+    const std::vector<double> values = tilted(i, tilt);
+    const auto points = static_cast<Eigen::Index>(values.size());
+    const Eigen::Map<const Values> probabilities(values.data(), points);
+    const Values indices = Values::LinSpaced(points, 0, static_cast<double>(points - 1));
+    const double mean = (probabilities * indices).sum();
+    const double variance = (probabilities * (indices - mean).square()).sum();
+    all.mean += static_cast<double>(steps) * interval_ * (static_cast<double>(loss.lowest) + mean);
+    all.variance += static_cast<double>(steps) * interval_ * interval_ * variance;
+  }
+  return all;
+}
+
+// delta(epsilon) <= P(S > epsilon) <= e^(cumulant(tilt) - tilt * epsilon), and what is infinite
+LossSum::Bound LossSum::epsilon_bound(double delta, double guess) const {
+  if (delta <= infinite()) return {HUGE_VAL, guess};
+  const double log_delta = std::log(delta - infinite());
+  return least([&](double tilt) { return (cumulant(tilt) - log_delta) / tilt; }, guess);
+}
+
+LossSum::Bound LossSum::delta_bound(double epsilon, double guess) const {
+  const auto [value, tilt] = least([&](double t) { return cumulant(t) - t * epsilon; }, guess);
+  return {std::exp(value) + infinite(), tilt};
+}
+
+// P(S >= s) <= e^(cumulant of the tilted at t, - t s), and a few t are enough to be near the best.
+double LossSum::upper(double tilt, double log_tail) const {
+  const double deviation = std::sqrt(moments(tilt).variance) + interval_, here = cumulant(tilt);
+  double best = HUGE_VAL;
+  for (const double steps : {2, 4, 7, 12}) {
+    const double more = steps / deviation;
+    best = std::min(best, (cumulant(tilt + more) - here - log_tail) / more);
+  }
+  return best;
+}
+
+double LossSum::lower(double tilt, double log_tail) const {
+  const double deviation = std::sqrt(moments(tilt).variance) + interval_, here = cumulant(tilt);
+  double best = -HUGE_VAL;
+  for (const double steps : {2, 4, 7, 12}) {
+    const double less = steps / deviation;
+    best = std::max(best, -(cumulant(tilt - less) - here - log_tail) / less);
+  }
+  return best;
+}
+
+double LossSum::infinite() const {
+  double sum = 0;
+  for (const auto& [loss, steps] : losses_) sum += static_cast<double>(steps) * loss.infinite;
+  return std::min(1.0, sum);
+}
+
+}  // namespace conclave

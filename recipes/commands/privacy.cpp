@@ -1,0 +1,55 @@
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include "core/error.h"
+#include "federated/privacy/calibration.h"
+#include "recipes/commands/commands.h"
+
+namespace conclave::commands {
+namespace {
+
+// Printed numbers are bounds: rounded up.
+double rounded_up(double value) { return std::ceil(value * 1e4) / 1e4; }
+
+std::string releases(double noise, double rate, std::int64_t steps) {
+  return fmt::format("{} {} at sampling rate {:g} with noise multiplier {:g}", steps,
+                     steps == 1 ? "release" : "releases", rate, noise);
+}
+
+}  // namespace
+
+int privacy_epsilon(const PrivacyArguments& arguments) {
+  const auto accountant = make_accountant(arguments.accountant);
+  accountant->compose({arguments.noise, arguments.rate, arguments.steps});
+  const double epsilon = accountant->epsilon(arguments.delta);
+  fmt::print("epsilon {:g} at delta {:g}: {} ({})\n", rounded_up(epsilon), arguments.delta,
+             releases(arguments.noise, arguments.rate, arguments.steps), arguments.accountant);
+  return 0;
+}
+
+int privacy_noise(const PrivacyArguments& arguments) {
+  const double noise = rounded_up(least_noise({arguments.epsilon, arguments.delta}, arguments.rate,
+                                              arguments.steps, arguments.accountant));
+  fmt::print(
+      "noise multiplier {:g} keeps {} {} at sampling rate {:g} within epsilon {:g} at delta {:g} ({})\n",
+      noise, arguments.steps, arguments.steps == 1 ? "release" : "releases", arguments.rate,
+      arguments.epsilon, arguments.delta, arguments.accountant);
+  return 0;
+}
+
+int privacy_steps(const PrivacyArguments& arguments) {
+  const PrivacyBudget budget{arguments.epsilon, arguments.delta};
+  const std::int64_t steps = most_steps(budget, arguments.noise, arguments.rate, arguments.accountant);
+  require(steps > 0,
+          "a single release at sampling rate {:g} with noise multiplier {:g} is beyond epsilon {:g} at delta "
+          "{:g}; "
+          "conclave privacy noise says how much noise it takes",
+          arguments.rate, arguments.noise, arguments.epsilon, arguments.delta);
+  fmt::print("{} stay within epsilon {:g} at delta {:g} ({})\n",
+             releases(arguments.noise, arguments.rate, steps), arguments.epsilon, arguments.delta,
+             arguments.accountant);
+  return 0;
+}
+
+}  // namespace conclave::commands
