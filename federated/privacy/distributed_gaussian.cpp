@@ -1,0 +1,42 @@
+#include "federated/privacy/distributed_gaussian.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/error.h"
+
+namespace conclave {
+
+double concentration(const DistributedGaussian& mechanism) {
+  const auto [variance, sites, sensitivity, dimension] = mechanism;
+  require(variance > 0 && sites >= 1 && sensitivity >= 0 && dimension >= 1 && std::isfinite(variance) &&
+              std::isfinite(sensitivity),
+          "distributed noise: variance {}, {} sites, sensitivity {}, dimension {}; the first two and the "
+          "last are "
+          "above 0, the sensitivity not below",
+          variance, sites, sensitivity, dimension);
+  const auto count = static_cast<double>(sites);
+  // Terms fall to e^(-2 pi^2 variance), which those from 10^6 on are taken for.
+  double tau = 0;
+  constexpr std::int64_t kSummed = 1'000'000;
+  for (std::int64_t k = 1; k < std::min(sites, kSummed); ++k)
+    tau += std::exp(-2 * M_PI * M_PI * variance * static_cast<double>(k) / static_cast<double>(k + 1));
+  if (sites > kSummed)
+    tau += static_cast<double>(sites - kSummed) *
+           std::exp(-2 * M_PI * M_PI * variance * static_cast<double>(kSummed) / (kSummed + 1.0));
+  tau *= 10;
+  const double gaussian = sensitivity / std::sqrt(count * variance);
+  const double apart = gaussian + std::sqrt(static_cast<double>(dimension)) * tau;
+  require(apart * apart <= 1.1 * gaussian * gaussian || sensitivity == 0,
+          "distributed noise: a variance of {} in integers is too small for sums of {} sites to be like a "
+          "Gaussian; "
+          "multiply by more before rounding",
+          variance, sites);
+  return sensitivity == 0 ? 0 : apart * apart / 2;
+}
+
+double rounded_norm(double norm, double scale, std::int64_t dimension) {
+  return scale * norm + std::sqrt(static_cast<double>(dimension));
+}
+
+}  // namespace conclave

@@ -1,0 +1,130 @@
+#include "federated/privacy/ledger.h"
+
+#include "federated/privacy/rdp.h"
+
+namespace conclave {
+namespace {
+
+constexpr std::int64_t kApplication = 0x436f6e50;  // "ConP": a file of another kind is not taken for a ledger
+constexpr std::int64_t kVersion = 1;
+
+std::int64_t pragma(const Database& database, std::string_view name) {
+  Statement statement = database.prepare(fmt::format("PRAGMA {}", name));
+  return statement.next() ? statement.integer(0) : 0;
+}
+
+// Makes the table in a file without any; else says what is wrong with it.
+void prepare(Database& database, const std::string& path) {
+  Statement check = database.prepare("PRAGMA quick_check");
+  check.next();
+  require(check.text(0) == "ok",
+          "{}: the privacy ledger is damaged ({}); without it nobody knows what was spent. Restore it from a "
+          "backup of no earlier than the last release",
+          path, check.text(0));
+  check.run();
+  Transaction transaction(database);
+  if (pragma(database, "application_id") == 0) {
+    Statement tables = database.prepare("SELECT count(*) FROM sqlite_schema");
+    tables.next();
+    require(tables.integer(0) == 0, "{}: this is a database, but no privacy ledger", path);
+    tables.run();
+    database.run(
+        "CREATE TABLE spends(place INTEGER PRIMARY KEY AUTOINCREMENT, run TEXT NOT NULL, round INTEGER NOT "
+        "NULL, "
+        "digest TEXT NOT NULL, mechanism TEXT NOT NULL, noise REAL NOT NULL, rate REAL NOT NULL, "
+        "steps INTEGER NOT NULL, time TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP, UNIQUE(run, round, digest)) "
+        "STRICT");
+    database.run(fmt::format("PRAGMA application_id = {}", kApplication));
+    database.run(fmt::format("PRAGMA user_version = {}", kVersion));
+  }
+  require(pragma(database, "application_id") == kApplication, "{}: this is a database, but no privacy ledger",
+          path);
+  const std::int64_t version = pragma(database, "user_version");
+  require(version == kVersion, "{}: a privacy ledger of version {}; this program knows version {}", path,
+          version, kVersion);
+  transaction.commit();
+}
+
+std::string_view name_of(PrivacyMechanism mechanism) {
+  return mechanism == PrivacyMechanism::concentrated ? "concentrated" : "sampled_gaussian";
+}
+
+PrivacyMechanism mechanism_named(const std::string& name) {
+  if (name == "concentrated") return PrivacyMechanism::concentrated;
+  require(name == "sampled_gaussian", "the privacy ledger has a mechanism {} that this program does not know",
+          name);
+  return PrivacyMechanism::sampled_gaussian;
+}
+
+}  // namespace
+
+PrivacyLedger::PrivacyLedger(const std::string& path, const PrivacyBudget& budget)
+    : database_(path), budget_(budget) {
+  require(budget.epsilon >= 0 && budget.delta > 0 && budget.delta < 1,
+          "privacy: a budget of epsilon {} and delta {}; epsilon is at least 0, and delta between 0 and 1",
+          budget.epsilon, budget.delta);
+  prepare(database_, path);
+}
+
+std::vector<PrivacySpend> PrivacyLedger::spends() const {
+  std::vector<PrivacySpend> all;
+  Statement rows = database_.prepare(
+      "SELECT run, round, digest, mechanism, noise, rate, steps FROM spends ORDER BY place");
+  while (rows.next())
+    all.push_back({rows.text(0),
+                   rows.integer(1),
+                   rows.text(2),
+                   {rows.real(4), rows.real(5), rows.integer(6)},
+                   mechanism_named(rows.text(3))});
+  return all;
+}
+
+double PrivacyLedger::epsilon_with(const PrivacySpend* next) const {
+  std::vector<PrivacySpend> all = spends();
+  if (next) all.push_back(*next);
+  bool distributions = true;
+  for (const PrivacySpend& spend : all)
+    distributions = distributions && spend.mechanism == PrivacyMechanism::sampled_gaussian;
+  const auto accountant = make_accountant(distributions ? "pld" : "rdp");
+  for (const PrivacySpend& spend : all) accountant->compose(spend.event);
+  return accountant->epsilon(budget_.delta);
+}
+
+double PrivacyLedger::epsilon() const { return epsilon_with(nullptr); }
+
+bool PrivacyLedger::record(const PrivacySpend& spend) {
+  require(!spend.run.empty() && !spend.digest.empty(), "privacy ledger: a spend needs a run and a digest");
+  const auto& [noise, rate, steps] = spend.event;
+  require(spend.mechanism == PrivacyMechanism::sampled_gaussian || rate == 1,
+          "privacy ledger: sampling at rate {} does not go with a mechanism known by its concentration",
+          rate);
+  Transaction transaction(database_);
+  Statement same = database_.prepare(
+      "SELECT mechanism, noise, rate, steps FROM spends WHERE run = ?1 AND round = ?2 AND digest = ?3");
+  if (same.bind(spend.run, spend.round, spend.digest).next()) {
+    require(same.text(0) == name_of(spend.mechanism) && same.real(1) == noise && same.real(2) == rate &&
+                same.integer(3) == steps,
+            "privacy ledger: round {} of {} was recorded with {} steps of noise {} at rate {}, and the same "
+            "value "
+            "comes with {} steps of noise {} at rate {}",
+            spend.round, spend.run, same.integer(3), same.real(1), same.real(2), steps, noise, rate);
+    return false;
+  }
+  const double epsilon = epsilon_with(&spend);
+  if (epsilon > budget_.epsilon)
+    throw BudgetExceeded(
+        fmt::format("privacy: round {} of {} would bring epsilon to {:.4g} at delta {:g}, and the budget is "
+                    "{:g}; nothing was "
+                    "released. Stop here, or agree with those whose data it is on a larger budget",
+                    spend.round, spend.run, epsilon, budget_.delta, budget_.epsilon));
+  database_
+      .prepare(
+          "INSERT INTO spends(run, round, digest, mechanism, noise, rate, steps) "
+          "VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)")
+      .bind(spend.run, spend.round, spend.digest, name_of(spend.mechanism), noise, rate, steps)
+      .run();
+  transaction.commit();
+  return true;
+}
+
+}  // namespace conclave

@@ -1,0 +1,163 @@
+#include "federated/privacy/ledger.h"
+
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <catch2/catch.hpp>
+
+#include "tests/data/temporary_directory.h"
+
+namespace conclave {
+namespace {
+
+constexpr PrivacyBudget kBudget{3, 1e-5};
+
+PrivacySpend spend_of(std::int64_t round, const std::string& digest = "ab", double noise = 1) {
+  return {.run = "ward", .round = round, .digest = digest, .event = {noise, 0.01, 100}};
+}
+
+double epsilon_of(std::vector<PrivacyEvent> events) {
+  const auto accountant = make_accountant("pld");
+  for (const PrivacyEvent& event : events) accountant->compose(event);
+  return accountant->epsilon(kBudget.delta);
+}
+
+// Runs `action` in a child process, which reports by writing to a pipe and is killed (-9) once it has written
+// `reports` bytes. How many bytes it wrote in all.
+template <class Action>
+int killed_after(int reports, const Action& action) {
+  int ends[2];
+  require(pipe(ends) == 0, "no pipe");
+  const pid_t child = fork();
+  if (child == 0) {
+    close(ends[0]);
+    action([&] { (void)!write(ends[1], "r", 1); });
+    for (;;) pause();  // with what it would release at hand
+  }
+  close(ends[1]);
+  int written = 0;
+  char byte;
+  while (written < reports && read(ends[0], &byte, 1) == 1) ++written;
+  kill(child, SIGKILL);
+  waitpid(child, nullptr, 0);
+  while (read(ends[0], &byte, 1) == 1) ++written;
+  close(ends[0]);
+  return written;
+}
+
+}  // namespace
+
+TEST_CASE("what was recorded is composed, also after the ledger is opened again") {
+  const TemporaryDirectory directory;
+  const std::string path = directory.path() + "/ledger";
+  {
+    PrivacyLedger ledger(path, kBudget);
+    CHECK(ledger.epsilon() == 0);
+    CHECK(ledger.record(spend_of(1)));
+    CHECK(ledger.record(spend_of(2, "ab", 1.5)));
+  }
+  const PrivacyLedger ledger(path, kBudget);
+  REQUIRE(ledger.spends().size() == 2);
+  CHECK(ledger.spends()[1].event.noise_multiplier == 1.5);
+  CHECK(ledger.epsilon() == epsilon_of({{1, 0.01, 100}, {1.5, 0.01, 100}}));
+}
+
+TEST_CASE("the same value counts once; another value of the same round counts again") {
+  const TemporaryDirectory directory;
+  PrivacyLedger ledger(directory.path() + "/ledger", kBudget);
+  CHECK(ledger.record(spend_of(1)));
+  CHECK_FALSE(ledger.record(spend_of(1)));
+  CHECK(ledger.epsilon() == epsilon_of({{1, 0.01, 100}}));
+  CHECK(ledger.record(spend_of(1, "cd")));
+  CHECK(ledger.epsilon() == epsilon_of({{1, 0.01, 200}}));
+  CHECK_THROWS_WITH(ledger.record(spend_of(1, "cd", 2)),
+                    Catch::Contains("recorded with 100 steps of noise 1"));
+  CHECK(ledger.spends().size() == 2);
+}
+
+TEST_CASE("a spend beyond the budget is refused, and not recorded") {
+  const TemporaryDirectory directory;
+  const std::string path = directory.path() + "/ledger";
+  const double two = epsilon_of({{1, 0.01, 200}});
+  {
+    PrivacyLedger ledger(path, {two, 1e-5});
+    ledger.record(spend_of(1));
+    ledger.record(spend_of(2));
+    CHECK_THROWS_AS(ledger.record(spend_of(3)), BudgetExceeded);
+    CHECK_THROWS_WITH(ledger.record(spend_of(3)),
+                      Catch::Contains("round 3 of ward") && Catch::Contains("nothing was released"));
+    CHECK_THROWS_AS(ledger.record(spend_of(4, "ab", 0)), BudgetExceeded);
+    CHECK_FALSE(ledger.record(spend_of(2)));  // may be sent again all the same
+    CHECK(ledger.epsilon() == two);
+  }
+  // a smaller budget holds for what was spent before, too
+  PrivacyLedger ledger(path, {two / 2, 1e-5});
+  CHECK_THROWS_AS(ledger.record(spend_of(3, "ab", 100)), BudgetExceeded);
+}
+
+TEST_CASE("spends known by their concentration are counted by Renyi divergences, all of them") {
+  const TemporaryDirectory directory;
+  PrivacyLedger ledger(directory.path() + "/ledger", kBudget);
+  ledger.record(spend_of(1));
+  ledger.record({"ward", 2, "ab", {20, 1, 1}, PrivacyMechanism::concentrated});
+  const auto accountant = make_accountant("rdp");
+  accountant->compose({1, 0.01, 100});
+  accountant->compose({20, 1, 1});
+  CHECK(ledger.epsilon() == accountant->epsilon(kBudget.delta));
+  CHECK_THROWS_WITH(ledger.record({"ward", 3, "ab", {20, 0.5, 1}, PrivacyMechanism::concentrated}),
+                    Catch::Contains("rate 0.5"));
+}
+
+TEST_CASE("a site killed between recording and release has the spend in its ledger") {
+  const TemporaryDirectory directory;
+  const std::string path = directory.path() + "/ledger";
+  const int reports = killed_after(1, [&](const auto& report) {
+    PrivacyLedger ledger(path, kBudget);
+    ledger.record(spend_of(7));
+    report();
+    pause();  // the ledger is open, and nothing is sent
+  });
+  CHECK(reports == 1);
+  PrivacyLedger ledger(path, kBudget);
+  REQUIRE(ledger.spends().size() == 1);
+  CHECK(ledger.spends()[0].round == 7);
+  CHECK(ledger.epsilon() == epsilon_of({{1, 0.01, 100}}));
+  CHECK(ledger.record(spend_of(7, "drawn anew")));
+  CHECK(ledger.epsilon() == epsilon_of({{1, 0.01, 200}}));
+}
+
+TEST_CASE("a site killed at any instant has all that it was told was recorded, and at most one spend more") {
+  for (const int last : {1, 2, 3, 5, 8, 13}) {
+    const TemporaryDirectory directory;
+    const std::string path = directory.path() + "/ledger";
+    const int reports = killed_after(last, [&](const auto& report) {
+      PrivacyLedger ledger(path, {1e6, 1e-5});
+      for (std::int64_t round = 0; round < 1000; ++round) {
+        ledger.record(spend_of(round, "ab", 40));
+        report();
+      }
+    });
+    const PrivacyLedger ledger(path, {1e6, 1e-5});
+    const auto recorded = static_cast<int>(ledger.spends().size());
+    CHECK(reports >= last);
+    CHECK((recorded == reports || recorded == reports + 1));
+  }
+}
+
+TEST_CASE("a file that is no ledger, or another's, is refused") {
+  const TemporaryDirectory directory;
+  CHECK_THROWS_AS(PrivacyLedger(directory.write("text", std::string(4096, 'x')), kBudget), Error);
+  const std::string other = directory.path() + "/other";
+  {
+    Database database(other);
+    database.run("CREATE TABLE things(x)");
+  }
+  CHECK_THROWS_WITH(PrivacyLedger(other, kBudget), Catch::Contains("no privacy ledger"));
+  const std::string path = directory.path() + "/ledger";
+  const PrivacyLedger ledger(path, kBudget);
+  CHECK_THROWS_WITH(PrivacyLedger(path, kBudget), Catch::Contains("another process"));
+  CHECK_THROWS_WITH(PrivacyLedger(directory.path() + "/new", {1, 0}), Catch::Contains("delta 0"));
+}
+
+}  // namespace conclave
