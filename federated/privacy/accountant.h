@@ -29,8 +29,10 @@ class PrivacyAccountant {
  public:
   virtual ~PrivacyAccountant() = default;
 
-  /// Adds releases, in any order and number: equal ones are counted together. Throws Error where the noise is
-  /// below 0, the rate outside [0, 1], or the steps below 0 or above kMostSteps.
+  /// Adds releases, in any order and number: equal ones are counted together. Where noise, rates or steps are
+  /// chosen by what earlier releases said, it is rdp that holds (Feldman and Zrnic 2021); pld is proven for
+  /// what is decided beforehand. Throws Error where the noise is below 0, the rate outside [0, 1], or the
+  /// steps below 0 or above kMostSteps.
   void compose(const PrivacyEvent& event);
 
   /// The least epsilon known for this delta, in [0, infinity]. Throws Error unless 0 < delta < 1.

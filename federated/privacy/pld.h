@@ -1,6 +1,7 @@
 // Privacy loss distributions: of what log(P(output) / Q(output)) is when outputs come from P, which releases
 // from neighbours P and Q add up. Its probabilities on a grid, multiplied as Fourier transforms, give epsilon
-// and delta to within a thousandth or so, never below the truth (but for rounding of 1e-10 of it).
+// and delta to within a thousandth or so, never below the truth (but for what f64 rounds, 1e-7 of it at
+// most).
 #pragma once
 
 #include "federated/privacy/accountant.h"

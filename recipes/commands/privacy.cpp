@@ -9,8 +9,12 @@
 namespace conclave::commands {
 namespace {
 
-// Printed numbers are bounds: rounded up.
-double rounded_up(double value) { return std::ceil(value * 1e4) / 1e4; }
+// What is printed is a bound: up to five digits.
+double rounded_up(double value) {
+  if (value == 0 || !std::isfinite(value)) return value;
+  const double last_digit = std::pow(10.0, std::floor(std::log10(value)) - 4);
+  return std::ceil(value / last_digit) * last_digit;
+}
 
 std::string releases(double noise, double rate, std::int64_t steps) {
   return fmt::format("{} {} at sampling rate {:g} with noise multiplier {:g}", steps,

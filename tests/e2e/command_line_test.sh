@@ -43,3 +43,21 @@ for command in eval predict inspect; do
   conclave 1 "$command" /nonexistent
   says /nonexistent
 done
+
+conclave 0 privacy epsilon --noise 4 --rate 0.01 --steps 10000 --delta 4.2436e-6
+says "epsilon 1.000" "10000 releases at sampling rate 0.01 with noise multiplier 4 (pld)"
+conclave 0 privacy epsilon --noise 1 --steps 1 --delta 1e-5 --accountant rdp
+says "epsilon 4.73" "1 release at sampling rate 1" "(rdp)"
+conclave 0 privacy noise --epsilon 1 --rate 0.01 --steps 10000 --delta 4.2436e-6
+says "noise multiplier 4.00"
+conclave 0 privacy steps --epsilon 1 --rate 0.01 --noise 4 --delta 4.3e-6
+says "100" "releases" "within epsilon 1 at delta 4.3e-06"
+conclave 1 privacy steps --epsilon 0.1 --noise 0.5 --delta 1e-5
+says "a single release" "conclave privacy noise"
+conclave 1 privacy epsilon --noise 1 --rate 2 --steps 1 --delta 1e-5
+says "sampling rate of 2"
+conclave 2 privacy
+conclave 2 privacy epsilon --noise 1 --steps 10
+says "--delta"
+conclave 2 privacy epsilon --noise 1 --steps 10 --delta 1e-5 --accountant moments
+says pld rdp
