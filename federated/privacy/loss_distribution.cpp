@@ -104,6 +104,18 @@ double LossDistribution::delta(double epsilon) const {
   return sum * std::exp(log_scale_) + infinite_;
 }
 
+double LossDistribution::slope(double epsilon) const {
+  double sum = 0, weighted = 0;
+  for (std::size_t i = tilted_.size(); i-- > 0;) {
+    const double above = centre_ + offset(i) - epsilon;
+    if (above <= 0) break;
+    const double here = weight(i), decayed = here * std::exp(-above);
+    sum += here - decayed;
+    weighted += decayed;
+  }
+  return sum > 0 ? weighted / sum : 0;
+}
+
 // Between two points, delta is (sum of P) - e^epsilon (sum of P e^-l), sums over the losses above.
 double LossDistribution::epsilon(double delta) const {
   if (delta <= infinite_) return std::numeric_limits<double>::infinity();

@@ -16,6 +16,8 @@ class LossDistribution {
 
   double delta(double epsilon) const;  ///< sum over losses l > epsilon of (1 - e^(epsilon - l)) P(l)
   double epsilon(double delta) const;  ///< the least, from 0, whose delta is at most this
+  /// By how much log(delta) falls as epsilon rises.
+  double slope(double epsilon) const;
 
  private:
   /// Of a point: its loss less centre_, and the probability of that over e^log_scale_.

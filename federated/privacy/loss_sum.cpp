@@ -97,6 +97,19 @@ LossSum::Bound LossSum::delta_bound(double epsilon, double guess) const {
   return {std::exp(value) + infinite(), tilt};
 }
 
+// With the tilt t, S is above epsilon with a probability near delta e^(t epsilon - cumulant(t)), which rises
+// up to the bound's tilt, where it is one.
+double LossSum::moderate_tilt(double epsilon, double log_delta, double bound_tilt) const {
+  constexpr double kLogShare = -12;
+  if (log_delta > kLogShare) return 0;
+  double low = 0, high = bound_tilt;
+  for (int i = 0; i < 10; ++i) {
+    const double middle = (low + high) / 2;
+    (log_delta + middle * epsilon - cumulant(middle) < kLogShare ? low : high) = middle;
+  }
+  return low;
+}
+
 // P(S >= s) <= e^(cumulant of the tilted at t, - t s), and a few t are enough to be near the best.
 double LossSum::upper(double tilt, double log_tail) const {
   const double deviation = std::sqrt(moments(tilt).variance) + interval_, here = cumulant(tilt);

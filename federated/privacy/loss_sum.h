@@ -36,6 +36,11 @@ class LossSum {
   Bound epsilon_bound(double delta, double guess) const;
   Bound delta_bound(double epsilon, double guess) const;
 
+  /// A tilt, from 0 to that of a bound of (epsilon, delta), that goes towards epsilon no further than it
+  /// takes for S to be above it with probability e^-12, about: the answer, below the bound as it may be, is
+  /// then among what is likely.
+  double moderate_tilt(double epsilon, double log_delta, double bound_tilt) const;
+
   /// Bounds of S that the tilted distribution is below, or above, with at most probability e^log_tail.
   double upper(double tilt, double log_tail) const;
   double lower(double tilt, double log_tail) const;

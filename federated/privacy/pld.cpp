@@ -11,40 +11,29 @@
 namespace conclave {
 namespace {
 
-// What to discretize for: where Renyi's bound, which is near, says that the answer is.
-struct Plan {
-  double tilt;  ///< see tilt_of()
-  /// How much rounding may add to the cumulant at the tilt: that is, to the logarithm of delta.
-  double tolerance;
-  double delta;  ///< not above the answer
-};
+constexpr std::int64_t kMostPoints = std::int64_t{1} << 21;
 
-// Where Renyi's bound is least, and at least one over the standard deviation that the sum of losses has if it
-// is normal: twice its divergence, of the lowest order, is that squared.
-double tilt_of(const RdpAccountant::Bound& bound, const std::vector<PrivacyEvent>& events) {
+double all_steps(const std::vector<PrivacyEvent>& events) {
+  double steps = 0;
+  for (const PrivacyEvent& event : events) steps += static_cast<double>(event.steps);
+  return steps;
+}
+
+// One over the standard deviation that the sum of losses has, if it is about normal: twice its divergence, of
+// the lowest order, is that squared.
+double narrow_tilt(const std::vector<PrivacyEvent>& events) {
   double divergence = 0;
   for (const PrivacyEvent& event : events)
     divergence += static_cast<double>(event.steps) *
                   sampled_gaussian_divergence(event.noise_multiplier, event.sampling_rate, 1.01);
-  return std::max(bound.order - 1, 1 / std::sqrt(2 * divergence));
+  return 1 / std::sqrt(2 * divergence);
 }
 
-constexpr std::int64_t kMostPoints = std::int64_t{1} << 22;
-
-// Rounding adds at most interval^2 / 4 to the variance of a step, interval^2 / 6 where losses are spread
-// evenly between points, and tilt^2 / 2 times that to the cumulant.
-double interval_for(const std::vector<PrivacyEvent>& events, const Plan& plan) {
-  double steps = 0;
-  for (const PrivacyEvent& event : events) steps += static_cast<double>(event.steps);
-  return std::sqrt(12 * plan.tolerance / steps) / plan.tilt;
-}
-
-// Losses whose sum's answer is no further from the truth than rounding; coarser where memory would not do.
-std::vector<LossSum> directions(const std::vector<PrivacyEvent>& events, const Plan& plan) {
-  double interval = interval_for(events, plan), steps = 0;
-  for (const PrivacyEvent& event : events) steps += static_cast<double>(event.steps);
+// The losses' sum in both directions, whose infinite part is below a millionth of `delta`; with larger
+// intervals where memory would not do.
+std::vector<LossSum> directions(const std::vector<PrivacyEvent>& events, double& interval, double delta) {
   // the normal distribution's tail at z is below e^(-z^2 / 2) / 2
-  const double reach = std::min(37.0, std::sqrt(2 * std::log(steps / (1e-6 * plan.delta))));
+  const double reach = std::min(37.0, std::sqrt(2 * std::log(all_steps(events) / (1e-6 * delta))));
   const auto too_many = [&] {
     std::int64_t points = 0;
     for (const PrivacyEvent& event : events)
@@ -68,6 +57,33 @@ std::vector<LossSum> directions(const std::vector<PrivacyEvent>& events, const P
   return sums;
 }
 
+struct Answer {
+  double value;  ///< epsilon, or delta
+  double slope;  ///< by how much log(delta) falls there as epsilon rises
+};
+
+// Finer and finer intervals, until rounding's share of the answer is small: `compute` makes an answer of an
+// interval, and `tolerated` says of an answer how much log(delta) may be off. Rounding adds interval^2 / 6 to
+// the variance of a step, where losses are spread evenly between points, and slope^2 / 2 times that to
+// log(delta).
+template <class Compute, class Tolerated>
+double refined(double steps, Answer guess, const Compute& compute, const Tolerated& tolerated) {
+  const auto interval_for = [&](const Answer& answer) {
+    return std::sqrt(12 * tolerated(answer) / steps) / answer.slope;
+  };
+  double interval = interval_for(guess), least = guess.value;
+  for (int pass = 0; pass < 5; ++pass) {
+    const double wanted = interval;
+    const Answer answer = compute(interval);
+    least = std::min(least, answer.value);  // all are bounds
+    if (interval > wanted || answer.value == 0 || !(answer.slope > 0)) break;
+    const double next = interval_for(answer);
+    if (next > 0.7 * interval) break;
+    interval = next;
+  }
+  return least;
+}
+
 }  // namespace
 
 double PldAccountant::epsilon_of_events(double delta) const {
@@ -75,30 +91,42 @@ double PldAccountant::epsilon_of_events(double delta) const {
   for (const PrivacyEvent& event : events()) renyi.compose(event);
   const RdpAccountant::Bound bound = renyi.epsilon_bound(delta);
   if (bound.value == 0 || !std::isfinite(bound.value)) return bound.value;
-  const double tilt = tilt_of(bound, events());
-  // a change of log(delta) is one of epsilon by 1 / tilt of it
-  const Plan plan{tilt, std::clamp(1e-4 * tilt * bound.value, 1e-4, 1e-2), delta};
-  double epsilon = 0;
-  for (const LossSum& sum : directions(events(), plan)) {
-    const LossSum::Bound most = sum.epsilon_bound(delta, tilt);
-    if (most.value > epsilon) epsilon = std::max(epsilon, LossDistribution(sum, most.tilt).epsilon(delta));
-  }
-  return std::min(epsilon, bound.value);
+  const double tilt = std::max(bound.order - 1, narrow_tilt(events()));
+  const auto compute = [&](double& interval) {
+    Answer answer{0, tilt};
+    for (const LossSum& sum : directions(events(), interval, delta)) {
+      const LossSum::Bound most = sum.epsilon_bound(delta, tilt);
+      if (most.value <= answer.value) continue;
+      const LossDistribution all(sum, sum.moderate_tilt(most.value, std::log(delta), most.tilt));
+      if (const double epsilon = all.epsilon(delta); epsilon > answer.value)
+        answer = {epsilon, all.slope(epsilon)};
+    }
+    return answer;
+  };
+  const auto tolerated = [](const Answer& answer) {
+    return std::min(1e-2, answer.slope * std::max(1e-4 * answer.value, 1e-6));
+  };
+  return refined(all_steps(events()), {bound.value, tilt}, compute, tolerated);
 }
 
 double PldAccountant::delta_of_events(double epsilon) const {
   RdpAccountant renyi;
   for (const PrivacyEvent& event : events()) renyi.compose(event);
   const RdpAccountant::Bound bound = renyi.delta_bound(epsilon);
-  const double tilt = tilt_of(bound, events());
+  const double tilt = std::max(bound.order - 1, narrow_tilt(events()));
   // Renyi's bound is some ten times the truth
-  const Plan plan{tilt, 2e-4, std::max(1e-290, 1e-4 * bound.value)};
-  double delta = 0;
-  for (const LossSum& sum : directions(events(), plan)) {
-    const LossSum::Bound most = sum.delta_bound(epsilon, tilt);
-    if (most.value > delta) delta = std::max(delta, LossDistribution(sum, most.tilt).delta(epsilon));
-  }
-  return std::min(delta, bound.value);
+  const double least = std::max(1e-290, 1e-4 * bound.value);
+  const auto compute = [&](double& interval) {
+    Answer answer{0, tilt};
+    for (const LossSum& sum : directions(events(), interval, least)) {
+      const LossSum::Bound most = sum.delta_bound(epsilon, tilt);
+      if (most.value <= answer.value) continue;
+      const LossDistribution all(sum, sum.moderate_tilt(epsilon, std::log(most.value), most.tilt));
+      if (const double delta = all.delta(epsilon); delta > answer.value) answer = {delta, all.slope(epsilon)};
+    }
+    return answer;
+  };
+  return refined(all_steps(events()), {bound.value, tilt}, compute, [](const Answer&) { return 2e-4; });
 }
 
 }  // namespace conclave

@@ -23,12 +23,13 @@ double log_excess(double l, double order) {
   return order * l + std::log1p((order - 1) * std::exp(-order * l) - order * std::exp((1 - order) * l));
 }
 
-// Orders from 1.01 to 4e4, each's distance to 1 being a fifteenth above the last's: between two of them,
-// epsilon varies by less than a thousandth.
+constexpr double kOrderRatio = 16.0 / 15;  // of their distances to 1
+
+// Orders from 1.01 to 4e4.
 const std::vector<double>& orders() {
   static const std::vector<double> all = [] {
     std::vector<double> list;
-    for (double excess = 0.01; excess < 4e4; excess *= 16.0 / 15) list.push_back(1 + excess);
+    for (double excess = 0.01; excess < 4e4; excess *= kOrderRatio) list.push_back(1 + excess);
     return list;
   }();
   return all;
@@ -67,18 +68,30 @@ double sampled_gaussian_divergence(double noise_multiplier, double sampling_rate
 namespace {
 
 // The least of bound(order, divergence of all events). Orders go upwards, and so do divergences, until the
-// bound says with its second value that there is nothing more to hope for.
+// bound says with its second value that there is nothing more to hope for; then between the best one's
+// neighbours, as epsilon turns sharply where the divergence begins to be of the unit's own peak.
 template <class Bound>
 RdpAccountant::Bound least(const std::vector<PrivacyEvent>& events, const Bound& bound) {
   RdpAccountant::Bound best{kInfinity, orders().front()};
-  for (const double order : orders()) {
+  const auto at = [&](double order) {
     double divergence = 0;
     for (const PrivacyEvent& event : events)
       divergence += static_cast<double>(event.steps) *
                     sampled_gaussian_divergence(event.noise_multiplier, event.sampling_rate, order);
     const auto [value, hopeless] = bound(order, divergence);
-    if (hopeless) break;
     if (value < best.value) best = {value, order};
+    return std::pair(value, hopeless);
+  };
+  for (const double order : orders())
+    if (at(order).second) break;
+  const double golden = (std::sqrt(5.0) - 1) / 2;
+  double low = 1 + (best.order - 1) / kOrderRatio, high = 1 + (best.order - 1) * kOrderRatio;
+  while (high - low > 1e-4 * (low - 1)) {
+    const double a = high - golden * (high - low), b = low + golden * (high - low);
+    if (at(a).first < at(b).first)
+      high = b;
+    else
+      low = a;
   }
   return best;
 }
