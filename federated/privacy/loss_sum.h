@@ -42,8 +42,8 @@ class LossSum {
   double moderate_tilt(double epsilon, double log_delta, double bound_tilt) const;
 
   /// Bounds of S that the tilted distribution is below, or above, with at most probability e^log_tail.
-  double upper(double tilt, double log_tail) const;
-  double lower(double tilt, double log_tail) const;
+  double upper(double tilt, double log_tail) const { return tail_bound(tilt, log_tail, 1); }
+  double lower(double tilt, double log_tail) const { return tail_bound(tilt, log_tail, -1); }
 
   /// The probability that S is infinite, at most.
   double infinite() const;
@@ -55,6 +55,7 @@ class LossSum {
 
  private:
   double log_normalizer(std::size_t loss, double tilt) const;
+  double tail_bound(double tilt, double log_tail, double sign) const;
 
   std::vector<RepeatedLoss> losses_;
   double interval_;
