@@ -1,30 +1,14 @@
 #include "core/kernels/activation.h"
 
-#include "core/kernels/activated.h"
+#include "core/kernels/activation_loops.h"
+#include "core/kernels/tile.h"
 
 namespace conclave::kernels {
+
+template void activation_loops::run<float, 32>(float*, Index, Activation, float*);
+template void activation_loops::run<double, 32>(double*, Index, Activation, double*);
+
 namespace {
-
-template <class T, class Function>
-void apply(T* values, Index count, T* derivative, Function function) {
-  if (derivative) {
-#pragma omp simd
-    for (Index i = 0; i < count; ++i) values[i] = function(values[i], derivative[i]);
-  } else {
-#pragma omp simd
-    for (Index i = 0; i < count; ++i) {
-      T unused;
-      values[i] = function(values[i], unused);
-    }
-  }
-}
-
-template <class T>
-void dispatch(T* values, Index count, Activation activation, T* derivative) {
-  for_activation(activation, [&]<Activation kActivation>() {
-    apply(values, count, derivative, [](T x, T& d) { return activated<kActivation>(x, d); });
-  });
-}
 
 constexpr Index kChunk = 4096;  // elements per task of a flat loop: 16 KiB of f32 stay in L1
 
@@ -37,10 +21,13 @@ void for_chunks(Index total, Body body) {
 }  // namespace
 
 void activate(float* values, Index count, Activation activation, float* derivative) {
-  dispatch(values, count, activation, derivative);
+#ifdef CONCLAVE_WIDE_VECTORS
+  if (has_wide_vectors()) return activation_loops::run<float, 64>(values, count, activation, derivative);
+#endif
+  activation_loops::run<float, 32>(values, count, activation, derivative);
 }
 void activate(double* values, Index count, Activation activation, double* derivative) {
-  dispatch(values, count, activation, derivative);
+  activation_loops::run<double, 32>(values, count, activation, derivative);
 }
 
 void activation(const Tensor& x, Activation activation, const Tensor& y, const Tensor& derivative) {
@@ -53,7 +40,7 @@ void activation(const Tensor& x, Activation activation, const Tensor& y, const T
     T *py = y.data<T>(), *pd = derivative.defined() ? derivative.data<T>() : nullptr;
     for_chunks(x.numel(), [&](Index begin, Index end) {
       if (py != px) std::copy(px + begin, px + end, py + begin);
-      dispatch<T>(py + begin, end - begin, activation, pd ? pd + begin : nullptr);
+      activate(py + begin, end - begin, activation, pd ? pd + begin : nullptr);
     });
   });
 }

@@ -2,6 +2,7 @@
 #include <limits>
 
 #include "core/kernels/activation.h"
+#include "core/kernels/activation_loops.h"
 #include "core/kernels/adamw.h"
 #include "core/kernels/dropout.h"
 #include "tests/core/reference_activation.h"
@@ -44,6 +45,22 @@ TEMPLATE_TEST_CASE("activations stay finite far out and pass NaN on", "[kernels]
     CHECK(distance(d.rows(0, 4), Tensor::of<double>({4}, {0, 0, 1, 1})) < 1e-6);
     CHECK(std::isnan(y.data<TestType>()[4]));
   }
+}
+
+// activate takes the widest that the processor has.
+TEST_CASE("activations have the same bits in vectors of any width", "[kernels]") {
+  const Tensor x = random_values({20001}, 1, DType::f32, 20.0);
+  for (const Activation kind : kAllActivations)
+    for (const bool derivatives : {false, true}) {
+      CAPTURE(int(kind), derivatives);
+      const Tensor wide = x.clone(), narrow = x.clone(), wide_d = Tensor::zeros(x.shape()),
+                   narrow_d = wide_d.clone();
+      activate(wide.data<float>(), x.numel(), kind, derivatives ? wide_d.data<float>() : nullptr);
+      activation_loops::run<float, 32>(narrow.data<float>(), x.numel(), kind,
+                                       derivatives ? narrow_d.data<float>() : nullptr);
+      CHECK(same_bits(wide, narrow));
+      CHECK(same_bits(wide_d, narrow_d));
+    }
 }
 
 TEMPLATE_TEST_CASE("add, multiply and scale go element by element", "[kernels]", float, double) {
