@@ -20,8 +20,7 @@ Tensor layer_norm(Tape& tape, const Tensor& x, const Tensor& gamma, const Tensor
     const auto dx = target(x), dgamma = target(gamma), dbeta = target(beta);
     for (const auto& [gradient, write] : {dgamma, dbeta})
       if (write == Write::assign) gradient.zero();
-    const bool scratched = options.gelu && x.device() == Device::cpu;
-    const Tensor scratch = scratched ? tape.empty(x.shape(), x.dtype()) : Tensor();
+    const Tensor scratch = tape.empty({kernels::layer_norm_parts(x.size(0)), 3, x.size(1)}, x.dtype());
     kernels::layer_norm_backward(tape.gradient(y), x, gamma, beta, options, mean, rstd, dx.gradient, dx.write,
                                  dgamma.gradient, dbeta.gradient, scratch);
   });

@@ -1,14 +1,39 @@
 #include "core/kernels/layer_norm.h"
 
 #include <algorithm>
-#include <cmath>
 
-#include "core/kernels/vector_math.h"
+#include "core/kernels/layer_norm_rows.h"
+#include "core/kernels/tile.h"
 
 namespace conclave::kernels {
+
+template void layer_norm_rows::forward<float, 32>(const Row<float>&, double, float*, float&, float&);
+template void layer_norm_rows::forward<double, 32>(const Row<double>&, double, double*, double&, double&);
+template void layer_norm_rows::backward<float, 32>(const Row<float>&, const RowGradients<float>&);
+template void layer_norm_rows::backward<double, 32>(const Row<double>&, const RowGradients<double>&);
+
 namespace {
 
-constexpr Index kBlockElements = 1 << 15;  // of rows that fit into a core's cache
+using layer_norm_rows::Row, layer_norm_rows::RowGradients;
+
+// As activations, rows of f64 are not wide.
+template <class T>
+void forward(const Row<T>& row, double epsilon, T* y, T& mean, T& rstd) {
+#ifdef CONCLAVE_WIDE_VECTORS
+  if constexpr (sizeof(T) == 4)
+    if (has_wide_vectors()) return layer_norm_rows::forward<T, 64>(row, epsilon, y, mean, rstd);
+#endif
+  layer_norm_rows::forward<T, 32>(row, epsilon, y, mean, rstd);
+}
+
+template <class T>
+void backward(const Row<T>& row, const RowGradients<T>& gradients) {
+#ifdef CONCLAVE_WIDE_VECTORS
+  if constexpr (sizeof(T) == 4)
+    if (has_wide_vectors()) return layer_norm_rows::backward<T, 64>(row, gradients);
+#endif
+  layer_norm_rows::backward<T, 32>(row, gradients);
+}
 
 }  // namespace
 
@@ -28,29 +53,9 @@ void layer_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, LayerN
     const T *px = x.data<T>(), *pg = gamma.data<T>(), *pb = beta.data<T>();
     T *py = y.data<T>(), *pm = mean.data<T>(), *pr = rstd.data<T>();
 #pragma omp parallel for schedule(static) if (x.numel() > kParallelElements)
-    for (Index row = 0; row < rows; ++row) {
-      const T* in = px + row * hidden;
-      T* out = py + row * hidden;
-      T sum = 0;
-#pragma omp simd reduction(+ : sum)
-      for (Index i = 0; i < hidden; ++i) sum += in[i];
-      const T average = sum / static_cast<T>(hidden);
-      T squares = 0;
-#pragma omp simd reduction(+ : squares)
-      for (Index i = 0; i < hidden; ++i) squares += (in[i] - average) * (in[i] - average);
-      const T r = T(1) / std::sqrt(squares / static_cast<T>(hidden) + static_cast<T>(options.epsilon));
-      pm[row] = average;
-      pr[row] = r;
-#pragma omp simd
-      for (Index i = 0; i < hidden; ++i) out[i] = (in[i] - average) * r * pg[i] + pb[i];
-      if (options.gelu) {
-#pragma omp simd
-        for (Index i = 0; i < hidden; ++i) {
-          T unused;
-          out[i] = gelu(out[i], unused);
-        }
-      }
-    }
+    for (Index row = 0; row < rows; ++row)
+      forward<T>({px + row * hidden, pg, pb, hidden, options.gelu}, options.epsilon, py + row * hidden,
+                 pm[row], pr[row]);
   });
 }
 
@@ -65,65 +70,34 @@ void layer_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& gamma,
   if constexpr (kBuiltWithCuda)
     if (on_cuda("layer_norm backward", dy, x, gamma, beta, mean, rstd, dx, dgamma, dbeta))
       return cuda::layer_norm_backward(dy, x, gamma, beta, options, mean, rstd, dx, write, dgamma, dbeta);
-  if (options.gelu) expect("layer_norm backward", "scratch", scratch, x.shape(), x.dtype());
+  const Index parts = layer_norm_parts(rows);
+  expect("layer_norm backward", "scratch", scratch, {parts, 3, hidden}, x.dtype());
   for_floating(x.dtype(), "layer_norm backward", [&]<class T>(T) {
     const T *pdy = dy.data<T>(), *px = x.data<T>(), *pg = gamma.data<T>(), *pb = beta.data<T>();
     const T *pm = mean.data<T>(), *pr = rstd.data<T>();
-    T *pdx = dx.data<T>(), *pdg = dgamma.data<T>(), *pdb = dbeta.data<T>();
-    T* pdz =
-        options.gelu ? scratch.data<T>() : nullptr;  // gradient behind GELU, at the normalization's output
-    // The columns' sums are over rows that are still in the cache.
-    const Index block = std::max<Index>(1, kBlockElements / std::max<Index>(1, hidden));
-    const bool parallel = x.numel() > kParallelElements;
-#pragma omp parallel if (parallel)
-    for (Index first = 0; first < rows; first += block) {
-      const Index last = std::min(rows, first + block);
+    T *pdx = dx.data<T>(), *pdg = dgamma.data<T>(), *pdb = dbeta.data<T>(), *ps = scratch.data<T>();
+#pragma omp parallel if (x.numel() > kParallelElements)
+    {
 #pragma omp for schedule(static)
-      for (Index row = first; row < last; ++row) {
-        const T *in = px + row * hidden, *up = pdy + row * hidden;
-        const T average = pm[row], r = pr[row];
-        if (pdz) {
-          T* dz = pdz + row * hidden;
-#pragma omp simd
-          for (Index i = 0; i < hidden; ++i) {
-            T derivative;
-            gelu((in[i] - average) * r * pg[i] + pb[i], derivative);
-            dz[i] = up[i] * derivative;
-          }
-          up = dz;
-        }
-        T sum = 0, dot = 0;
-#pragma omp simd reduction(+ : sum, dot)
-        for (Index i = 0; i < hidden; ++i) {
-          const T d = up[i] * pg[i];
-          sum += d;
-          dot += d * (in[i] - average) * r;
-        }
-        sum /= static_cast<T>(hidden);
-        dot /= static_cast<T>(hidden);
-        T* out = pdx + row * hidden;
-        const T keep = write == Write::accumulate ? T(1) : T(0);
-        if (keep == T(0)) {
-#pragma omp simd
-          for (Index i = 0; i < hidden; ++i) out[i] = (up[i] * pg[i] - sum - (in[i] - average) * r * dot) * r;
-        } else {
-#pragma omp simd
-          for (Index i = 0; i < hidden; ++i)
-            out[i] += (up[i] * pg[i] - sum - (in[i] - average) * r * dot) * r;
-        }
+      for (Index part = 0; part < parts; ++part) {
+        T* of_part = ps + part * 3 * hidden;
+        std::fill_n(of_part, 2 * hidden, T(0));
+        for (Index row = rows * part / parts; row < rows * (part + 1) / parts; ++row)
+          backward<T>({px + row * hidden, pg, pb, hidden, options.gelu}, {.dy = pdy + row * hidden,
+                                                                          .mean = pm[row],
+                                                                          .rstd = pr[row],
+                                                                          .dx = pdx + row * hidden,
+                                                                          .dgamma = of_part,
+                                                                          .dbeta = of_part + hidden,
+                                                                          .write = write,
+                                                                          .scratch = of_part + 2 * hidden});
       }
-      // Columns are divided among the threads, so that each sum runs over the rows in one fixed order.
-      const Index threads = omp_get_num_threads(), me = omp_get_thread_num();
-      const Index begin = hidden * me / threads, end = hidden * (me + 1) / threads;
-      const T* up = pdz ? pdz : pdy;
-      for (Index row = first; row < last; ++row) {
-        const T average = pm[row], r = pr[row];
-#pragma omp simd
-        for (Index i = begin; i < end; ++i) {
-          pdg[i] += up[row * hidden + i] * (px[row * hidden + i] - average) * r;
-          pdb[i] += up[row * hidden + i];
+#pragma omp for simd schedule(static)
+      for (Index i = 0; i < hidden; ++i)
+        for (Index part = 0; part < parts; ++part) {
+          pdg[i] += ps[part * 3 * hidden + i];
+          pdb[i] += ps[(part * 3 + 1) * hidden + i];
         }
-      }
     }
   });
 }

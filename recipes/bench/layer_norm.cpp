@@ -19,8 +19,8 @@ void layer_norm_gelu(Index rows, Index hidden, std::int64_t repetitions) {
   fill(dy, 3);
   const Tensor y = arena.empty(x.shape()), mean = arena.empty({rows}), rstd = arena.empty({rows}),
                dx = arena.empty(x.shape()), dgamma = arena.zeros({hidden}), dbeta = arena.zeros({hidden}),
-               scratch = arena.empty(x.shape()), normalized = arena.empty(x.shape()),
-               derivative = arena.empty(x.shape());
+               scratch = arena.empty({kernels::layer_norm_parts(rows), 3, hidden}),
+               normalized = arena.empty(x.shape()), derivative = arena.empty(x.shape());
   constexpr kernels::LayerNormOptions kFused{.gelu = true}, kAlone{};
 
   const auto forward_fused = [&] { kernels::layer_norm(x, gamma, beta, kFused, y, mean, rstd); };
@@ -35,7 +35,7 @@ void layer_norm_gelu(Index rows, Index hidden, std::int64_t repetitions) {
   const auto backward_apart = [&] {
     kernels::multiply(dy, derivative, normalized);
     kernels::layer_norm_backward(normalized, x, gamma, beta, kAlone, mean, rstd, dx, Write::assign, dgamma,
-                                 dbeta, {});
+                                 dbeta, scratch);
   };
   const auto measure = [&](const char* way, const auto& fused, const auto& apart) {
     const Comparison time = compare(fused, apart, repetitions);

@@ -1,8 +1,10 @@
+#include <array>
 #include <catch2/catch.hpp>
 #include <limits>
 
 #include "core/kernels/hinge.h"
 #include "core/kernels/layer_norm.h"
+#include "core/kernels/layer_norm_rows.h"
 #include "core/kernels/softmax.h"
 #include "core/kernels/squared_error.h"
 #include "tests/core/reference_activation.h"
@@ -221,7 +223,8 @@ TEMPLATE_TEST_CASE("layer_norm and its backward agree with the definition, with 
       layer_norm(x, gamma, beta, options, y, mean, rstd);
       CHECK(distance(y, expected.y) < tolerance<TestType>);
 
-      const Tensor dx = unwritten(shape, dtype), scratch = gelu ? unwritten(shape, dtype) : Tensor();
+      const Tensor dx = unwritten(shape, dtype),
+                   scratch = unwritten({layer_norm_parts(rows), 3, hidden}, dtype);
       const Tensor dgamma = random_values({hidden}, 5, dtype), dbeta = random_values({hidden}, 6, dtype);
       const Tensor dgamma0 = dgamma.clone(), dbeta0 = dbeta.clone();
       layer_norm_backward(dy, x, gamma, beta, options, mean, rstd, dx, Write::assign, dgamma, dbeta, scratch);
@@ -233,6 +236,39 @@ TEMPLATE_TEST_CASE("layer_norm and its backward agree with the definition, with 
       CHECK(distance(dx, plus(expected.dx, expected.dx)) < tolerance<TestType>);
     }
   }
+}
+
+// layer_norm takes the widest that the processor has.
+TEST_CASE("rows of layer_norm have the same bits in vectors of any width", "[kernels]") {
+  for (const Index hidden : {5, 16, 77, 256})
+    for (const bool gelu : {false, true})
+      for (const Write mode : {Write::assign, Write::accumulate}) {
+        CAPTURE(hidden, gelu);
+        constexpr DType kType = DType::f32;
+        const Tensor x = random_values({1, hidden}, 1, kType, 3.0), dy = random_values(x.shape(), 2, kType),
+                     gamma = random_values({hidden}, 3, kType), beta = random_values({hidden}, 4, kType),
+                     scratch = unwritten({1, 3, hidden}, kType);
+        const auto outcome = [&] {
+          return std::array{unwritten(x.shape(), kType), unwritten({1}, kType),
+                            unwritten({1}, kType),       random_values(x.shape(), 5, kType),
+                            Tensor::zeros({hidden}),     Tensor::zeros({hidden})};
+        };
+        const auto [y, mean, rstd, dx, dgamma, dbeta] = outcome();
+        const LayerNormOptions options{.gelu = gelu};
+        layer_norm(x, gamma, beta, options, y, mean, rstd);
+        layer_norm_backward(dy, x, gamma, beta, options, mean, rstd, dx, mode, dgamma, dbeta, scratch);
+
+        const auto narrow = outcome();
+        float* to[narrow.size()];
+        for (std::size_t i = 0; i < narrow.size(); ++i) to[i] = narrow[i].data<float>();
+        const layer_norm_rows::Row<float> row{x.data<float>(), gamma.data<float>(), beta.data<float>(),
+                                              hidden, gelu};
+        layer_norm_rows::forward<float, 32>(row, options.epsilon, to[0], *to[1], *to[2]);
+        layer_norm_rows::backward<float, 32>(
+            row, {dy.data<float>(), *to[1], *to[2], to[3], to[4], to[5], mode, scratch.data<float>()});
+        const Tensor* wide[] = {&y, &mean, &rstd, &dx, &dgamma, &dbeta};
+        for (std::size_t i = 0; i < narrow.size(); ++i) CHECK(same_bits(*wide[i], narrow[i]));
+      }
 }
 
 TEMPLATE_TEST_CASE("layer_norm of equal values is beta", "[kernels]", float, double) {
