@@ -1,0 +1,158 @@
+#include "federated/secure_aggregation/coordinator.h"
+
+#include <utility>
+
+#include "federated/secure_aggregation/secret_sharing.h"
+
+namespace conclave::secure_aggregation {
+
+Coordinator::Coordinator(Agreement agreement)
+    : agreement_((agreement.check(), std::move(agreement))), sum_(agreement_.ring, agreement_.length) {
+  for (std::uint32_t site = 0; site < agreement_.sites.size(); ++site) awaited_.insert(awaited_.end(), site);
+}
+
+void Coordinator::arrive(Phase phase, std::uint32_t sender) {
+  require(sender < agreement_.sites.size(), "secure aggregation: a message of site {} of {}", sender,
+          agreement_.sites.size());
+  const std::string& name = agreement_.sites[sender];
+  require(phase_ == phase, "secure aggregation: a message of site '{}' too early or too late", name);
+  require(!arrived_.contains(sender), "secure aggregation: site '{}' sends the same a second time", name);
+  require(awaited_.erase(sender) == 1, "secure aggregation: a message of site '{}', which dropped out before",
+          name);
+  arrived_.insert(sender);
+}
+
+void Coordinator::end_phase() {
+  require(phase_ != Phase::done, "secure aggregation: the round has ended");
+  require(arrived_.size() >= agreement_.least, "secure aggregation: {} sites are left, and {} are needed",
+          arrived_.size(), agreement_.least);
+  if (phase_ == Phase::advertise) {
+    roster_.context = agreement_.digest();
+    for (auto& [site, keys] : advertisements_) roster_.sites.push_back(std::move(keys));
+    round_.emplace(agreement_, roster_);
+  } else if (phase_ == Phase::share) {
+    sharers_ = arrived_;
+  } else if (phase_ == Phase::mask) {
+    survivors_ = {round_->digest(), {arrived_.begin(), arrived_.end()}};
+  }
+  phase_ = static_cast<Phase>(static_cast<int>(phase_) + 1);
+  awaited_ = std::exchange(arrived_, {});
+}
+
+void Coordinator::receive(const Advertisement& message) {
+  require(message.context == agreement_.digest(),
+          "secure aggregation: keys for another federation, round or setting");
+  arrive(Phase::advertise, message.sender);
+  advertisements_[message.sender] = message;
+}
+
+void Coordinator::receive(const SharesUpload& message) {
+  require(round_.has_value(), "secure aggregation: shares before there is a roster");
+  round_->check(message.context, message.sender);
+  require(
+      std::ranges::equal(message.shares, round_->graph().sharing(message.sender), {}, &SealedShares::other),
+      "secure aggregation: site '{}' has shares for others than its neighbours",
+      agreement_.sites[message.sender]);
+  arrive(Phase::share, message.sender);
+  uploads_[message.sender] = message;
+}
+
+SharesDelivery Coordinator::delivery(std::uint32_t site) const {
+  require(sharers_.contains(site), "secure aggregation: no shares are for site {}", site);
+  SharesDelivery delivery{round_->digest(), {}};
+  for (const std::uint32_t from : round_->graph().sharing(site)) {
+    if (!sharers_.contains(from)) continue;
+    const auto& shares = uploads_.at(from).shares;
+    delivery.shares.push_back(
+        {from, std::ranges::lower_bound(shares, site, {}, &SealedShares::other)->sealed});
+  }
+  return delivery;
+}
+
+void Coordinator::receive(const MaskedInput& message) {
+  require(round_.has_value(), "secure aggregation: a vector before there is a roster");
+  round_->check(message.context, message.sender);
+  require(message.packed.size() == sum_.bytes(),
+          "secure aggregation: a vector of {} bytes of site '{}', expected {}", message.packed.size(),
+          agreement_.sites[message.sender], sum_.bytes());
+  arrive(Phase::mask, message.sender);
+  sum_.add(message.packed);
+}
+
+// Signatures are for the sites to check, which believe nothing else.
+void Coordinator::receive(const Consent& message) {
+  require(round_.has_value(), "secure aggregation: a consent before there is a roster");
+  round_->check(message.context, message.sender);
+  arrive(Phase::consent, message.sender);
+  consents_[message.sender] = message;
+}
+
+Consents Coordinator::consents(std::uint32_t site) const {
+  require(round_.has_value() && round_->has(site), "secure aggregation: no consents are for site {}", site);
+  Consents consents{round_->digest(), {}};
+  for (const std::uint32_t other : round_->graph().sharing(site))
+    if (const auto found = consents_.find(other); found != consents_.end())
+      consents.sites.push_back(found->second);
+  return consents;
+}
+
+void Coordinator::receive(const Unmasking& message) {
+  require(round_.has_value(), "secure aggregation: shares to unmask with before there is a roster");
+  round_->check(message.context, message.sender);
+  std::vector<std::uint32_t> owners;
+  for (const std::uint32_t owner : round_->holders(message.sender))
+    if (sharers_.contains(owner)) owners.push_back(owner);
+  require(std::ranges::equal(message.parts, owners, {}, &Unmasking::Part::owner) &&
+              std::ranges::all_of(message.parts,
+                                  [&](const auto& part) { return part.dropped != survived(part.owner); }),
+          "secure aggregation: site '{}' has other shares to unmask with than those asked for",
+          agreement_.sites[message.sender]);
+  arrive(Phase::unmask, message.sender);
+  for (const Unmasking::Part& part : message.parts) shares_[part.owner][message.sender] = part.share;
+}
+
+Secret Coordinator::secret_of(std::uint32_t owner) {
+  const std::size_t threshold = round_->graph().degrees().threshold;
+  const std::vector<std::uint32_t> holders = round_->holders(owner);
+  const Shares& known = shares_[owner];
+  require(known.size() >= threshold,
+          "secure aggregation: {} shares of a secret of site '{}' came, and {} are needed", known.size(),
+          agreement_.sites[owner], threshold);
+  std::vector<Share> shares;
+  for (std::size_t i = 0; i < holders.size() && shares.size() < threshold; ++i)
+    if (const auto found = known.find(holders[i]); found != known.end())
+      shares.push_back({static_cast<std::uint16_t>(i + 1), found->second});
+  return reconstruct(shares);
+}
+
+std::vector<Mask> Coordinator::remaining_masks() {
+  std::vector<Mask> masks;
+  for (const std::uint32_t site : sharers_) {
+    const Secret secret = secret_of(site);
+    const bool in_sum = survived(site);
+    require(in_sum ? round_->commitment(secret, site) == uploads_.at(site).commitment
+                   : public_key(secret) == round_->keys(site).masking_key,
+            "secure aggregation: the shares of a secret of site '{}' do not fit: it or a neighbour sent "
+            "false ones",
+            agreement_.sites[site]);
+    if (in_sum) {
+      masks.push_back(round_->own_mask(secret, site));
+      masks.back().subtract = true;
+    } else {
+      // what it would have added cancels what survivors added
+      for (const std::uint32_t other : round_->graph().masking(site))
+        if (survived(other)) masks.push_back(round_->pair_mask(secret, site, other));
+    }
+  }
+  return masks;
+}
+
+RingVector Coordinator::sum() {
+  require(phase_ == Phase::done && !shares_.empty(),
+          "secure aggregation: there is no sum yet, or it was given");
+  add_masks(sum_, remaining_masks());
+  shares_.clear();
+  return std::move(sum_);
+}
+
+}  // namespace conclave::secure_aggregation

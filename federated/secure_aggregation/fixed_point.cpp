@@ -1,0 +1,88 @@
+#include "federated/secure_aggregation/fixed_point.h"
+
+#include <cmath>
+
+namespace conclave::secure_aggregation {
+namespace {
+
+// The sum of squares of what `out` becomes.
+double round_at_random(std::span<const float> x, FixedPoint format, RandomBits& random,
+                       std::span<std::int64_t> out) {
+  double squares = 0;
+  std::uint64_t bits = 0;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    bits = i % 2 == 0 ? random.next() : bits >> 32;
+    const double exact = static_cast<double>(x[i]) * format.scale, below = std::floor(exact);
+    const bool up = static_cast<double>(static_cast<std::uint32_t>(bits)) < (exact - below) * 0x1p32;
+    out[i] = static_cast<std::int64_t>(below) + up;
+    squares += static_cast<double>(out[i]) * static_cast<double>(out[i]);
+  }
+  return squares;
+}
+
+void check_values(std::span<const float> x, FixedPoint format) {
+  for (std::size_t i = 0; i < x.size(); ++i)
+    // written so that NaN fails; the least bit of a float above the clip is rounding
+    require(std::abs(static_cast<double>(x[i]) * format.scale) <= static_cast<double>(format.levels),
+            "secure aggregation: value {} of the update is {}; expected finite values within the clip of {}",
+            i, x[i], static_cast<double>(format.levels) / format.scale);
+}
+
+}  // namespace
+
+FixedPoint FixedPoint::choose(Ring ring, std::size_t sites, double clip, std::int64_t noise) {
+  require(sites > 0 && noise >= 0, "secure aggregation: {} sites, each with noise up to {}", sites, noise);
+  require(clip > 0 && std::isfinite(clip), "secure aggregation: a clip of {}; expected a positive number",
+          clip);
+  // 2^52: finer than a double's own steps would be no finer
+  const std::int64_t levels = std::min(ring.most_each(sites) - noise, std::int64_t{1} << 52);
+  require(levels >= 1 << 7,
+          "secure aggregation: {} sites with noise up to {} leave {} levels in words of {} bytes; take wider "
+          "words",
+          sites, noise, levels, ring.width);
+  // Half a level is left for a norm of exactly the clip that was computed in floating point.
+  return {(static_cast<double>(levels) - 0.5) / clip, levels};
+}
+
+std::vector<std::int64_t> quantize(std::span<const float> x, FixedPoint format, RandomBits& random) {
+  check_values(x, format);
+  std::vector<std::int64_t> result(x.size());
+  round_at_random(x, format, random, result);
+  return result;
+}
+
+double rounded_norm_bound(double norm, std::size_t length, double beta) {
+  const double d = static_cast<double>(length);
+  const double worst = norm + std::sqrt(d);
+  const double likely =
+      std::sqrt(norm * norm + d / 4 + std::sqrt(2 * std::log(1 / beta)) * (norm + std::sqrt(d) / 2));
+  return std::min(worst, likely);
+}
+
+std::vector<std::int64_t> quantize_conditionally(std::span<const float> x, FixedPoint format, double norm,
+                                                 double beta, RandomBits& random) {
+  require(beta > 0 && beta < 1, "secure aggregation: beta is {}; expected between 0 and 1", beta);
+  check_values(x, format);
+  double squares = 0;
+  for (const float value : x) {
+    const double exact = static_cast<double>(value) * format.scale;
+    squares += exact * exact;
+  }
+  require(squares <= norm * norm * (1 + 1e-6), "secure aggregation: an update of norm {}, clipped to {}",
+          std::sqrt(squares) / format.scale, norm / format.scale);
+  const double bound = rounded_norm_bound(norm, x.size(), beta);
+  std::vector<std::int64_t> result(x.size());
+  while (round_at_random(x, format, random, result) > bound * bound) {
+  }
+  return result;
+}
+
+std::vector<float> dequantize(const RingVector& sum, FixedPoint format) {
+  std::vector<float> result(sum.size());
+#pragma omp parallel for schedule(static) if (sum.size() > kGroupWords)
+  for (std::size_t i = 0; i < sum.size(); ++i)
+    result[i] = static_cast<float>(static_cast<double>(sum[i]) / format.scale);
+  return result;
+}
+
+}  // namespace conclave::secure_aggregation

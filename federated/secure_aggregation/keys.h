@@ -1,0 +1,48 @@
+// The cryptography that secure aggregation stands on, each piece OpenSSL's: X25519 (RFC 7748), HKDF-SHA256
+// (RFC 5869), AES-256-GCM, SHA-256. A function that OpenSSL refuses throws Error.
+#pragma once
+
+#include <initializer_list>
+
+#include "federated/random_source.h"
+#include "federated/secure_aggregation/wire.h"
+
+namespace conclave::secure_aggregation {
+
+using Key = std::array<std::byte, 32>;
+
+/// 32 secret bytes; forgotten when they go.
+class Secret {
+ public:
+  Secret() = default;
+  explicit Secret(const Key& bytes) : bytes_(bytes) {}
+  explicit Secret(RandomSource& source) { source.fill(bytes_); }
+  ~Secret();
+  Secret(const Secret&) = default;
+  Secret& operator=(const Secret&) = default;
+  const Key& bytes() const { return bytes_; }
+  Key& bytes() { return bytes_; }
+
+ private:
+  Key bytes_{};
+};
+
+Key sha256(std::initializer_list<ByteView> parts);
+
+/// The public key that belongs to an X25519 private key.
+Key public_key(const Secret& private_key);
+
+/// X25519. Throws Error on a public key of low order, with which everybody would agree on the same.
+Secret agree(const Secret& private_key, const Key& their_public_key);
+
+/// HKDF-SHA256 of a secret, without salt; another `context`, an independent key.
+Secret derive(const Secret& secret, ByteView context);
+
+inline constexpr std::size_t kSealBytes = 16;  // by which a sealed text is longer
+
+/// AES-256-GCM under a key for this one message (so the nonce is 0): the ciphertext, then the tag.
+Bytes seal(const Secret& key, ByteView associated, ByteView text);
+/// Throws Error unless `sealed` is what seal() made of the same key and associated bytes.
+Bytes open(const Secret& key, ByteView associated, ByteView sealed);
+
+}  // namespace conclave::secure_aggregation

@@ -1,0 +1,32 @@
+#include "federated/secure_aggregation/ring.h"
+
+namespace conclave::secure_aggregation {
+
+void Ring::check() const {
+  require(width >= 2 && width <= 8, "secure aggregation: words of {} bytes; there are those of 2 to 8",
+          width);
+}
+
+std::int64_t Ring::most_each(std::size_t sites) const {
+  check();
+  const std::int64_t most = (std::int64_t{1} << (bits() - 1)) - 1;
+  return most / static_cast<std::int64_t>(sites);
+}
+
+RingVector::RingVector(Ring ring, std::size_t length) : ring_(ring), length_(length) {
+  ring_.check();
+  ring_.width <= 4 ? narrow_.resize(length) : wide_.resize(length);
+}
+
+void RingVector::add(ByteView packed) {
+  require(packed.size() == bytes(),
+          "secure aggregation: a vector of {} bytes, expected {}: {} words of {} bytes", packed.size(),
+          bytes(), length_, ring_.width);
+  for_each_group([&](std::size_t first, auto words) {
+    for (std::size_t at = 0; at < words.size(); at += kBlockWords)
+      add_block(words.subspan(at, std::min(kBlockWords, words.size() - at)), ring_.width,
+                packed.data() + (first + at) * ring_.width);
+  });
+}
+
+}  // namespace conclave::secure_aggregation

@@ -1,0 +1,111 @@
+// Integers modulo 2^(8 width), of `width` bytes each, as sites send them and the coordinator adds them up.
+//
+// They travel in blocks of 4,096 words, and within a block in planes of 4, 2 and 1 bytes (5 bytes: first four
+// of every word, then the fifth of every word), so that adding them is a loop that vectorizes for any width.
+// Masks are bytes in the same order: a stream of as many bytes as the vector has.
+#pragma once
+
+#include "federated/secure_aggregation/wire.h"
+
+namespace conclave::secure_aggregation {
+
+inline constexpr std::size_t kBlockWords = 4096;
+
+struct Ring {
+  std::size_t width = 4;  ///< bytes of a word, 2 to 8
+
+  /// Throws Error unless 2 <= width <= 8.
+  void check() const;
+  int bits() const { return static_cast<int>(8 * width); }
+  /// The largest absolute value that each of `sites` may add for their sum never to wrap.
+  std::int64_t most_each(std::size_t sites) const;
+};
+
+/// A vector of words that others are added to. Its memory: 4 bytes a word up to width 4, else 8.
+class RingVector {
+ public:
+  /// Zeros.
+  RingVector(Ring ring, std::size_t length);
+
+  Ring ring() const { return ring_; }
+  std::size_t size() const { return length_; }
+  std::size_t bytes() const { return length_ * ring_.width; }  ///< as it travels
+
+  /// Adds what pack() of another made; `packed` [bytes()].
+  void add(ByteView packed);
+  /// Word i, from -2^(bits - 1) to 2^(bits - 1) - 1.
+  std::int64_t operator[](std::size_t i) const {
+    const std::uint64_t word = ring_.width <= 4 ? narrow_[i] : wide_[i];
+    const int unused = 64 - ring_.bits();
+    return static_cast<std::int64_t>(word << unused) >> unused;  // extends the sign
+  }
+
+  /// f(first word, its words as std::span<std::uint32_t> or <std::uint64_t>) for groups of whole blocks, on
+  /// all threads where there are several.
+  template <class F>
+  void for_each_group(F f);
+
+ private:
+  Ring ring_;
+  std::size_t length_;
+  std::vector<std::uint32_t> narrow_;  // up to width 4
+  std::vector<std::uint64_t> wide_;    // above
+};
+
+/// words += or -= those of one block, in planes; Word is std::uint32_t or std::uint64_t.
+template <bool subtract = false, class Word>
+void add_block(std::span<Word> words, std::size_t width, const std::byte* planes) {
+  const std::size_t count = words.size();
+  int shift = 0;
+  const auto add = [&]<class Plane>(Plane) {
+    Word* __restrict to = words.data();
+    const std::byte* __restrict from = planes;
+    for (std::size_t i = 0; i < count; ++i) {
+      Plane part;
+      std::memcpy(&part, from + i * sizeof part, sizeof part);
+      const Word word = static_cast<Word>(static_cast<Word>(part) << shift);
+      to[i] = static_cast<Word>(subtract ? to[i] - word : to[i] + word);
+    }
+    planes += count * sizeof(Plane);
+    shift += 8 * static_cast<int>(sizeof(Plane));
+  };
+  if constexpr (sizeof(Word) == 8)
+    if (width == 8) return add(std::uint64_t{});
+  if (width & 4) add(std::uint32_t{});
+  if (width & 2) add(std::uint16_t{});
+  if (width & 1) add(std::uint8_t{});
+}
+
+/// The planes of one block.
+template <class Word>
+void pack_block(std::span<const Word> words, std::size_t width, std::byte* planes) {
+  int shift = 0;
+  const auto pack = [&]<class Plane>(Plane) {
+    for (std::size_t i = 0; i < words.size(); ++i) {
+      const auto part = static_cast<Plane>(words[i] >> shift);
+      std::memcpy(planes + i * sizeof part, &part, sizeof part);
+    }
+    planes += words.size() * sizeof(Plane);
+    shift += 8 * static_cast<int>(sizeof(Plane));
+  };
+  if constexpr (sizeof(Word) == 8)
+    if (width == 8) return pack(std::uint64_t{});
+  if (width & 4) pack(std::uint32_t{});
+  if (width & 2) pack(std::uint16_t{});
+  if (width & 1) pack(std::uint8_t{});
+}
+
+inline constexpr std::size_t kGroupWords =
+    16 * kBlockWords;  // 256 or 512 KiB: in a core's second-level cache
+
+template <class F>
+void RingVector::for_each_group(F f) {
+  const auto over = [&](auto& words) {
+#pragma omp parallel for schedule(static) if (length_ > kGroupWords)
+    for (std::size_t first = 0; first < length_; first += kGroupWords)
+      f(first, std::span(words).subspan(first, std::min(kGroupWords, length_ - first)));
+  };
+  ring_.width <= 4 ? over(narrow_) : over(wide_);
+}
+
+}  // namespace conclave::secure_aggregation

@@ -1,0 +1,63 @@
+#include "federated/secure_aggregation/round_context.h"
+
+namespace conclave::secure_aggregation {
+
+RoundContext::RoundContext(const Agreement& agreement, Roster roster)
+    : roster_(std::move(roster)), digest_(roster_.digest()) {
+  require(roster_.context == agreement.digest(),
+          "secure aggregation: a roster of another federation, round or setting");
+  for (const Advertisement& site : roster_.sites) {
+    require(site.sender < agreement.sites.size(), "secure aggregation: site {} in a roster of {}",
+            site.sender, agreement.sites.size());
+    require(sites_.empty() || sites_.back() < site.sender, "secure aggregation: a roster that does not rise");
+    sites_.push_back(site.sender);
+  }
+  graph_ = NeighbourGraph(sites_, choose_degrees(agreement, sites_.size()), digest_);
+}
+
+const Advertisement& RoundContext::keys(std::uint32_t site) const {
+  return *std::ranges::lower_bound(roster_.sites, site, {}, &Advertisement::sender);
+}
+
+std::vector<std::uint32_t> RoundContext::holders(std::uint32_t owner) const {
+  std::vector<std::uint32_t> result = graph_.sharing(owner);
+  result.insert(std::ranges::lower_bound(result, owner), owner);
+  return result;
+}
+
+Bytes RoundContext::label(std::string_view use, std::uint32_t first, std::uint32_t second) const {
+  WireWriter out;
+  out.text(use).raw(digest_).u32(first).u32(second);
+  return out.take();
+}
+
+Mask RoundContext::pair_mask(const Secret& masking_key, std::uint32_t self, std::uint32_t other) const {
+  const Secret shared = agree(masking_key, keys(other).masking_key);
+  return {derive(shared, label("mask of a pair", std::min(self, other), std::max(self, other))),
+          self > other};
+}
+
+Mask RoundContext::own_mask(const Secret& seed, std::uint32_t site) const {
+  return {derive(seed, label("mask of a site", site, site)), false};
+}
+
+Key RoundContext::commitment(const Secret& seed, std::uint32_t site) const {
+  return derive(seed, label("commitment", site, site)).bytes();
+}
+
+Secret RoundContext::share_key(const Secret& encryption_key, std::uint32_t self, std::uint32_t from,
+                               std::uint32_t to) const {
+  const Secret shared = agree(encryption_key, keys(self == from ? to : from).encryption_key);
+  return derive(shared, label("shares", from, to));
+}
+
+void RoundContext::check(const Key& context) const {
+  require(context == digest_, "secure aggregation: a message of another round, federation or roster");
+}
+
+void RoundContext::check(const Key& context, std::uint32_t sender) const {
+  check(context);
+  require(has(sender), "secure aggregation: a message of site {}, which is not in the roster", sender);
+}
+
+}  // namespace conclave::secure_aggregation

@@ -1,0 +1,252 @@
+// What secure aggregation is made of: keys, shares, ring, masks, fixed point, neighbours.
+#include <catch2/catch.hpp>
+#include <cmath>
+#include <set>
+
+#include "federated/secure_aggregation/fixed_point.h"
+#include "federated/secure_aggregation/mask.h"
+#include "federated/secure_aggregation/neighbours.h"
+#include "federated/secure_aggregation/secret_sharing.h"
+
+using namespace conclave;
+using namespace conclave::secure_aggregation;
+
+namespace {
+
+SystemRandom system_random;
+
+Key key_of(std::string_view hex) {
+  Key key;
+  for (std::size_t i = 0; i < key.size(); ++i)
+    key[i] = static_cast<std::byte>(std::stoi(std::string(hex.substr(2 * i, 2)), nullptr, 16));
+  return key;
+}
+
+ByteView bytes_of(std::string_view text) { return std::as_bytes(std::span(text)); }
+
+Agreement agreement_of(std::size_t sites, std::uint32_t least, std::uint32_t colluding) {
+  Agreement agreement;
+  for (std::size_t i = 0; i < sites; ++i) agreement.sites.push_back(std::to_string(i));
+  agreement.least = least;
+  agreement.colluding = colluding;
+  agreement.length = 1;
+  agreement.check();
+  return agreement;
+}
+
+// Whether those of `sites` who are not `out` hang together by masks.
+bool connected(const NeighbourGraph& graph, std::size_t sites, const std::set<std::uint32_t>& out) {
+  std::set<std::uint32_t> reached;
+  std::vector<std::uint32_t> next;
+  for (std::uint32_t site = 0; site < sites && next.empty(); ++site)
+    if (!out.contains(site)) next = {site};
+  reached.insert(next.begin(), next.end());
+  while (!next.empty()) {
+    const std::uint32_t site = next.back();
+    next.pop_back();
+    for (const std::uint32_t other : graph.masking(site))
+      if (!out.contains(other) && reached.insert(other).second) next.push_back(other);
+  }
+  return reached.size() + out.size() == sites;
+}
+
+std::vector<std::uint32_t> first(std::size_t sites) {
+  std::vector<std::uint32_t> numbers(sites);
+  for (std::uint32_t i = 0; i < sites; ++i) numbers[i] = i;
+  return numbers;
+}
+
+}  // namespace
+
+TEST_CASE("X25519 is that of RFC 7748, and has no secret with a key of low order") {
+  // section 5.2
+  const Secret alice(key_of("a546e36bf0527c9d3b16154b82465edd62144c0ac1fc5a18506a2244ba449ac4"));
+  CHECK(agree(alice, key_of("e6db6867583030db3594c1a424b15f7c726624ec26b3353b10a903a6d0ab1c4c")).bytes() ==
+        key_of("c3da55379de9c6908e94ea4df28d084f32eccf03491c71f754b4075577a28552"));
+  const Secret bob(system_random);
+  CHECK(agree(alice, public_key(bob)).bytes() == agree(bob, public_key(alice)).bytes());
+  CHECK_THROWS_AS(agree(alice, Key{}), Error);
+}
+
+TEST_CASE("what is sealed opens with the same key and associated bytes only, and unaltered") {
+  const Secret key(system_random), other(system_random);
+  const Bytes sealed = seal(key, bytes_of("1 to 2"), bytes_of("a secret"));
+  const Bytes opened = open(key, bytes_of("1 to 2"), sealed);
+  CHECK(std::ranges::equal(opened, bytes_of("a secret")));
+  CHECK_THROWS_AS(open(other, bytes_of("1 to 2"), sealed), Error);
+  CHECK_THROWS_AS(open(key, bytes_of("2 to 1"), sealed), Error);
+  for (std::size_t i = 0; i < sealed.size(); ++i) {
+    Bytes altered = sealed;
+    altered[i] ^= std::byte{1};
+    CHECK_THROWS_AS(open(key, bytes_of("1 to 2"), altered), Error);
+  }
+  CHECK_THROWS_AS(open(key, {}, Bytes(15)), Error);
+}
+
+TEST_CASE("any threshold of shares give the secret back, and one fewer say nothing") {
+  const Secret secret(system_random);
+  const std::vector<Share> shares = share_secret(secret, 4, 9, system_random);
+  for (unsigned chosen = 0; chosen < 1 << 9; ++chosen) {
+    std::vector<Share> some;
+    for (std::size_t i = 0; i < 9; ++i)
+      if (chosen >> i & 1) some.push_back(shares[i]);
+    if (some.size() == 4) CHECK(reconstruct(some).bytes() == secret.bytes());
+    if (some.size() == 3) {
+      CHECK(reconstruct(some).bytes() != secret.bytes());
+      // for any other secret there is a fourth share with which they give it
+      const Secret another(system_random);
+      some.push_back({0, another});
+      CHECK_THROWS_AS(reconstruct(some), Error);
+    }
+  }
+  CHECK_THROWS_AS(share_secret(secret, 3, 2, system_random), Error);
+  CHECK_THROWS_AS(share_secret(secret, 0, 2, system_random), Error);
+  CHECK_THROWS_AS(share_secret(secret, 2, 65'536, system_random), Error);
+  CHECK_THROWS_AS(reconstruct(std::vector<Share>{shares[1], shares[2], shares[1]}), Error);
+}
+
+TEST_CASE("shares below the threshold are uniform whatever the secret") {
+  // the bytes of one share of secrets that are all zeros
+  std::vector<double> counts(256);
+  for (int i = 0; i < 2000; ++i) {
+    const std::vector<Share> shares = share_secret(Secret(Key{}), 2, 3, system_random);
+    for (const std::byte byte : shares[2].value.bytes()) ++counts[static_cast<std::size_t>(byte)];
+  }
+  double chi_square = 0;
+  for (const double count : counts) chi_square += (count - 250) * (count - 250) / 250;
+  CHECK(chi_square < 255 + 8 * std::sqrt(2.0 * 255));
+}
+
+TEST_CASE("secret sharing works with as many shares as there are elements") {
+  const Secret secret(system_random);
+  std::vector<Share> shares = share_secret(secret, 2, 65'535, system_random);
+  CHECK(reconstruct(std::vector<Share>{shares[65'534], shares[40'000]}).bytes() == secret.bytes());
+}
+
+TEST_CASE("a mask is the AES-128-CTR stream of its seed, on any number of threads, and goes away again") {
+  const auto width = GENERATE(2u, 3u, 4u, 5u, 6u, 7u, 8u);
+  const std::size_t length = 3 * kGroupWords + 5 * kBlockWords + 13;
+  const std::vector<std::int64_t> values(length, -2);
+  Mask mask{Secret(system_random)};
+  const Bytes packed = masked({width}, values, std::vector{mask});
+  RingVector vector({width}, length);
+  vector.add(packed);
+  bool differs = true;
+  for (std::size_t i = 1; i < length; ++i) differs = differs && (width < 6 || vector[i] != vector[i - 1]);
+  CHECK(differs);
+  mask.subtract = true;
+  add_masks(vector, std::vector{mask});
+  bool same = true;
+  for (std::size_t i = 0; i < length; ++i) same = same && vector[i] == -2;
+  CHECK(same);
+  // without a value, it is the stream itself
+  SeededRandom stream(mask.seed);
+  Bytes expected(length * width);
+  stream.fill(expected);
+  mask.subtract = false;
+  CHECK(masked({width}, std::vector<std::int64_t>(length), std::vector{mask}) == expected);
+}
+
+TEST_CASE("rounding at random is unbiased, and refuses what cannot be added up") {
+  const FixedPoint format = FixedPoint::choose({2}, 10, 1.0);
+  CHECK(format.levels == 3276);
+  RandomBits random(system_random);
+  const std::vector<float> x(100'000, 0.12345f);
+  double sum = 0;
+  for (const std::int64_t value : quantize(x, format, random)) {
+    const double apart = static_cast<double>(value) - 0.12345 * format.scale;
+    REQUIRE(std::abs(apart) < 1);
+    sum += apart;
+  }
+  CHECK(std::abs(sum / 1e5) < 6 * 0.5 / std::sqrt(1e5));
+
+  const std::vector<float> most = {1.0f, -1.0f};
+  for (int i = 0; i < 100; ++i)
+    for (const std::int64_t value : quantize(most, format, random)) CHECK(std::abs(value) <= format.levels);
+  for (const float wrong : {NAN, INFINITY, -INFINITY, 1.01f})
+    CHECK_THROWS_WITH(quantize(std::vector{0.5f, wrong}, format, random),
+                      Catch::Contains("value 1 of the update"));
+  CHECK_THROWS_AS(FixedPoint::choose({2}, 300, 1.0), Error);  // 109 levels
+  CHECK_THROWS_AS(FixedPoint::choose({2}, 10, 1.0, 3200), Error);
+  for (const double clip : {0.0, -1.0, double(NAN), double(INFINITY)})
+    CHECK_THROWS_AS(FixedPoint::choose({4}, 10, clip), Error);
+}
+
+TEST_CASE("the sum of the most extreme updates and noise does not wrap") {
+  const auto width = GENERATE(2u, 4u, 5u, 8u);
+  const FixedPoint format = FixedPoint::choose({width}, 7, 2.5, 100);
+  RandomBits random(system_random);
+  RingVector sum({width}, 2);
+  for (int site = 0; site < 7; ++site) {
+    auto words = quantize(std::vector{2.5f, -2.5f}, format, random);
+    words[0] += 100;
+    words[1] -= 100;
+    sum.add(masked({width}, words, {}));
+  }
+  const std::vector<float> values = dequantize(sum, format);
+  const double noise = 710 / format.scale;
+  CHECK(values[0] == Approx(17.5).margin(noise).epsilon(1e-6));
+  CHECK(values[1] == Approx(-17.5).margin(noise).epsilon(1e-6));
+}
+
+TEST_CASE("conditional rounding keeps the norm that noise is calibrated to") {
+  const FixedPoint format = FixedPoint::choose({2}, 10, 1.0);
+  const std::size_t length = 5000;
+  const std::vector<float> x(length, 0.9999f / std::sqrt(static_cast<float>(length)));
+  RandomBits random(system_random);
+  const double bound = rounded_norm_bound(format.scale, length, 0.6);
+  CHECK(bound > format.scale);
+  CHECK(bound < format.scale + std::sqrt(double(length)));
+  for (int i = 0; i < 20; ++i) {
+    double squares = 0;
+    for (const std::int64_t value : quantize_conditionally(x, format, format.scale, 0.6, random))
+      squares += static_cast<double>(value * value);
+    CHECK(squares <= bound * bound);
+  }
+  const std::vector<float> large(length, 1.1f / std::sqrt(static_cast<float>(length)));
+  CHECK_THROWS_WITH(quantize_conditionally(large, format, format.scale, 0.6, random),
+                    Catch::Contains("clipped to"));
+}
+
+TEST_CASE("honest survivors hang together by masks, whoever of few sites is gone or colludes") {
+  for (std::uint32_t n = 3; n <= 40; ++n) {
+    const std::uint32_t least = (2 * n + 2) / 3, colluding = 2 * least - n - 1;
+    const Agreement agreement = agreement_of(n, least, colluding);
+    const Degrees degrees = choose_degrees(agreement, n);
+    CHECK(degrees.sharing == n - 1);
+    CHECK(degrees.threshold == least);
+    CHECK(degrees.masking == std::min(n - 1, least));
+    const NeighbourGraph graph(first(n), degrees, Key{});
+    // the worst that can be taken out: all but one neighbour of a site; and random ones
+    RandomBits random(system_random);
+    const std::size_t gone = n - least + colluding;
+    for (std::uint32_t site = 0; site < n; ++site) {
+      const auto near = graph.masking(site);
+      for (const std::uint32_t other : near) {
+        const auto back = graph.masking(other);
+        CHECK(std::ranges::binary_search(back, site));
+      }
+      std::set<std::uint32_t> out;
+      for (std::size_t i = 0; i < near.size() && out.size() < gone; ++i) out.insert(near[i]);
+      CHECK(connected(graph, n, out));
+      out.clear();
+      while (out.size() < gone) out.insert(static_cast<std::uint32_t>(random.below(n)));
+      CHECK(connected(graph, n, out));
+    }
+  }
+}
+
+TEST_CASE("among many sites neighbours are few, and the same for all who know the seed") {
+  const Agreement agreement = agreement_of(1000, 800, 50);
+  const Degrees degrees = choose_degrees(agreement, 1000);
+  CHECK(degrees.sharing < 200);
+  CHECK(2 * degrees.threshold > degrees.sharing + 1);
+  const Key seed = Secret(system_random).bytes();
+  const NeighbourGraph graph(first(1000), degrees, seed), again(first(1000), degrees, seed),
+      other(first(1000), degrees, Key{});
+  CHECK(graph.sharing(3) == again.sharing(3));
+  CHECK(graph.sharing(3) != other.sharing(3));
+  CHECK(graph.sharing(3).size() == degrees.sharing);
+  CHECK_THROWS_WITH(choose_degrees(agreement, 799), Catch::Contains("at least 800 are needed"));
+  CHECK(choose_degrees(agreement_of(200, 134, 67), 200).sharing == 199);  // too many for fewer neighbours
+}

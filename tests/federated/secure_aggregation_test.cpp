@@ -1,0 +1,291 @@
+// What comes of a round: the exact sum, whoever drops out when; and no sum where somebody lies.
+#include <catch2/catch.hpp>
+#include <numeric>
+
+#include "core/random.h"
+#include "tests/federated/secure_aggregation_round.h"
+
+using namespace conclave;
+using namespace conclave::secure_aggregation;
+
+namespace {
+
+using Vectors = std::vector<std::vector<std::int64_t>>;
+
+// As large as the sum of all allows.
+Vectors vectors_for(const Agreement& agreement, std::uint64_t seed) {
+  const RandomStream random{.seed = seed};
+  const std::int64_t most = agreement.ring.most_each(agreement.sites.size());
+  Vectors vectors(agreement.sites.size(), std::vector<std::int64_t>(agreement.length));
+  std::uint64_t i = 0;
+  for (auto& vector : vectors)
+    for (auto& value : vector)
+      value = static_cast<std::int64_t>(random.below(2 * static_cast<std::uint64_t>(most) + 1, i++)) - most;
+  return vectors;
+}
+
+std::vector<std::int64_t> plain_sum(const Vectors& vectors, const std::vector<std::uint32_t>& of) {
+  std::vector<std::int64_t> sum(vectors[0].size());
+  for (const std::uint32_t site : of)
+    for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += vectors[site][i];
+  return sum;
+}
+
+}  // namespace
+
+TEST_CASE("the sum is exact in every ring, with nobody gone") {
+  const auto width = GENERATE(2u, 3u, 4u, 5u, 6u, 7u, 8u);
+  const Agreement agreement = agreement_among(5, 2 * kGroupWords + kBlockWords + 77, width);
+  const Vectors vectors = vectors_for(agreement, width);
+  TestRound round(agreement);
+  CHECK(round.sum(vectors) == plain_sum(vectors, {0, 1, 2, 3, 4}));
+}
+
+TEST_CASE("the sum is of exactly those whose vectors came, whoever drops out in whichever phase") {
+  for (std::uint64_t seed = 0; seed < 60; ++seed) {
+    CAPTURE(seed);
+    const RandomStream random{.seed = seed, .tensor = 1};
+    const std::size_t n = 3 + random.below(14, 0);
+    const Agreement agreement = agreement_among(n, 1 + random.below(100, 1));
+    const Vectors vectors = vectors_for(agreement, seed);
+    TestRound round(agreement);
+    std::vector<std::uint32_t> order(n), counted;
+    std::iota(order.begin(), order.end(), 0);
+    for (std::size_t i = n; i > 1; --i) std::swap(order[i - 1], order[random.below(i, 10 + i)]);
+    for (std::size_t i = 0; i < n - agreement.least; ++i)
+      round.leaves[order[i]] = static_cast<Leaves>(random.below(6, 100 + i));
+    for (std::uint32_t site = 0; site < n; ++site)
+      if (!round.leaves.contains(site) || round.leaves[site] == Leaves::never ||
+          round.leaves[site] >= Leaves::after_vector)
+        counted.push_back(site);
+    CHECK(round.sum(vectors) == plain_sum(vectors, counted));
+  }
+}
+
+TEST_CASE("with one more gone than may be, there is no sum") {
+  const auto when = GENERATE(Leaves::before_advertising, Leaves::after_advertising, Leaves::after_sharing,
+                             Leaves::after_vector, Leaves::after_consent);
+  TestRound round(agreement_among(6, 10));
+  for (const std::uint32_t site : {0, 2, 5}) round.leaves[site] = when;
+  CHECK_THROWS_WITH(round.sum(vectors_for(round.agreement, 1)), Catch::Contains("3 sites are left, and 4"));
+}
+
+TEST_CASE("among many sites, neighbours are enough") {
+  Agreement agreement = agreement_among(kMostSharingWithAll + 2, 50);
+  agreement.least = 111;
+  agreement.colluding = 4;
+  TestRound round(agreement);
+  const Vectors vectors = vectors_for(agreement, 3);
+  std::vector<std::uint32_t> counted;
+  for (std::uint32_t site = 0; site < agreement.sites.size(); ++site)
+    if (site % 10 == 3)
+      round.leaves[site] = site % 20 == 3 ? Leaves::after_sharing : Leaves::after_advertising;
+    else
+      counted.push_back(site);
+  CHECK(round.sum(vectors) == plain_sum(vectors, counted));
+}
+
+TEST_CASE("a site takes no part in a roster that is not as its sites signed it") {
+  TestRound round(agreement_among(4, 3));
+  round.advertise();
+  Roster roster = round.coordinator.roster();
+  SECTION("another key in place of a site's") {
+    SystemRandom random;
+    roster.sites[2].masking_key = public_key(Secret(random));
+    CHECK_THROWS_WITH(round.sites[0].share(roster), Catch::Contains("'site 2' in the roster are not signed"));
+    CHECK_THROWS_WITH(round.sites[2].share(roster), Catch::Contains("does not have the keys that this site"));
+  }
+  SECTION("without the site") {
+    roster.sites.erase(roster.sites.begin());
+    CHECK_THROWS_WITH(round.sites[0].share(roster), Catch::Contains("does not have the keys that this site"));
+  }
+  SECTION("too few") {
+    roster.sites.resize(2);
+    CHECK_THROWS_WITH(round.sites[0].share(roster), Catch::Contains("at least 3 are needed"));
+  }
+  SECTION("signatures of another round") {
+    TestRound other(agreement_among(4, 3, 4, 2));
+    roster.sites[1] = other.sites[1].advertise();
+    CHECK_THROWS_AS(round.sites[0].share(roster), Error);
+    CHECK_THROWS_AS(round.sites[2].share(other.coordinator.roster()), Error);
+  }
+  SECTION("after a refusal, a site does nothing more") {
+    CHECK_THROWS_AS(round.sites[0].share({}), Error);
+    CHECK_THROWS_WITH(round.sites[0].share(roster), Catch::Contains("refused"));
+  }
+}
+
+TEST_CASE("sites that were told of different rosters cannot read each other's shares") {
+  TestRound round(agreement_among(5, 3));
+  round.advertise();
+  const Roster all = round.coordinator.roster();
+  Roster fewer = all;
+  fewer.sites.pop_back();
+  const SharesUpload from_first = round.sites[0].share(all);
+  round.sites[1].share(fewer);
+  const RoundContext context(round.agreement, fewer);
+  SharesDelivery delivery{context.digest(), {}};
+  delivery.shares.push_back({0, from_first.shares[0].sealed});
+  CHECK_THROWS_WITH(round.sites[1].mask(delivery, std::vector<std::int64_t>(3)), Catch::Contains("altered"));
+}
+
+TEST_CASE("a coordinator that tells different sites of different survivors learns no share") {
+  TestRound round(agreement_among(6, 3));
+  round.advertise();
+  round.share();
+  round.mask(vectors_for(round.agreement, 1));
+  const Survivors all = round.coordinator.survivors();
+  Survivors without_0 = all;
+  without_0.sites.erase(without_0.sites.begin());
+  std::vector<Consent> consents;
+  CHECK_THROWS_WITH(round.sites[0].consent(without_0), Catch::Contains("without this site"));
+  for (std::uint32_t site = 1; site < 6; ++site)
+    consents.push_back(round.sites[site].consent(site < 4 ? all : without_0));
+  // 1, 2 and 3 consented to one set, 4 and 5 to the other; 4 are needed for either
+  for (std::uint32_t site = 1; site < 6; ++site) {
+    Consents told{all.context, {}};
+    SECTION("with all signatures, to site " + std::to_string(site)) {
+      told.sites = consents;
+      CHECK_THROWS_WITH(round.sites[site].unmask(told), Catch::Contains("did not sign the survivors"));
+    }
+    SECTION("with those that fit, to site " + std::to_string(site)) {
+      for (std::uint32_t other = 1; other < 6; ++other)
+        if ((site < 4) == (other < 4)) told.sites.push_back(consents[other - 1]);
+      CHECK_THROWS_WITH(round.sites[site].unmask(told), Catch::Contains("are needed"));
+    }
+    SECTION("with one that is repeated, to site " + std::to_string(site)) {
+      told.sites = std::vector<Consent>(6, consents[site < 4 ? 1 : 4]);
+      CHECK_THROWS_WITH(round.sites[site].unmask(told), Catch::Contains("are needed"));
+    }
+  }
+}
+
+TEST_CASE("a site helps with no sum over too few, and with no second one") {
+  TestRound round(agreement_among(6, 3));
+  round.leaves[5] = Leaves::after_sharing;
+  round.advertise();
+  round.share();
+  round.mask(vectors_for(round.agreement, 1));
+  SECTION("too few") {
+    const Survivors few{round.coordinator.survivors().context, {0, 1, 2}};
+    CHECK_THROWS_WITH(round.sites[0].consent(few), Catch::Contains("no fewer than 4"));
+    CHECK_THROWS_WITH(round.sites[0].consent(round.coordinator.survivors()), Catch::Contains("refused"));
+  }
+  SECTION("a second time") {
+    round.consent();
+    const Unmasking unmasking = round.sites[0].unmask(round.coordinator.consents(0));
+    CHECK_THROWS_AS(round.sites[0].unmask(round.coordinator.consents(0)), Error);
+    CHECK_THROWS_AS(round.sites[0].consent(round.coordinator.survivors()), Error);
+    // of each site one share: of the key of who is gone, of the seed of who is not
+    REQUIRE(unmasking.parts.size() == 6);
+    for (const auto& part : unmasking.parts) CHECK(part.dropped == (part.owner == 5));
+  }
+  SECTION("whose shares were held back") {
+    TestRound other(agreement_among(6, 3, 4, 2));
+    other.advertise();
+    other.share();
+    SharesDelivery delivery = other.coordinator.delivery(0);
+    delivery.shares.pop_back();
+    other.sites[0].mask(delivery, std::vector<std::int64_t>(3));
+    CHECK_THROWS_WITH(other.sites[0].consent({delivery.context, {0, 1, 2, 3, 4, 5}}),
+                      Catch::Contains("its shares never came"));
+  }
+  SECTION("with shares of too few") {
+    TestRound other(agreement_among(6, 3, 4, 2));
+    other.advertise();
+    other.share();
+    SharesDelivery delivery = other.coordinator.delivery(0);
+    delivery.shares.resize(2);
+    CHECK_THROWS_WITH(other.sites[0].mask(delivery, std::vector<std::int64_t>(3)),
+                      Catch::Contains("are needed"));
+  }
+}
+
+TEST_CASE("the coordinator takes each message once, in its phase, of this round") {
+  TestRound round(agreement_among(4, 3)), other(agreement_among(4, 3, 4, 2));
+  const Vectors vectors = vectors_for(round.agreement, 1);
+  Coordinator& coordinator = round.coordinator;
+  const Advertisement foreign = other.sites[0].advertise(), keys = round.sites[0].advertise();
+  CHECK_THROWS_AS(coordinator.receive(foreign), Error);
+  CHECK_THROWS_AS(coordinator.receive(SharesUpload{}), Error);
+  CHECK_THROWS_AS(coordinator.receive(MaskedInput{}), Error);
+  CHECK_THROWS_AS(coordinator.receive(Consent{}), Error);
+  CHECK_THROWS_AS(coordinator.receive(Unmasking{}), Error);
+  CHECK_THROWS_AS(coordinator.end_phase(), Error);
+  coordinator.receive(keys);
+  CHECK_THROWS_WITH(coordinator.receive(keys), Catch::Contains("a second time"));
+  for (std::uint32_t site = 1; site < 4; ++site) coordinator.receive(round.sites[site].advertise());
+  coordinator.end_phase();
+  CHECK_THROWS_WITH(coordinator.receive(keys), Catch::Contains("too late"));
+
+  SharesUpload upload = round.sites[0].share(coordinator.roster());
+  const SharesUpload good = upload;
+  upload.shares.pop_back();
+  CHECK_THROWS_WITH(coordinator.receive(upload), Catch::Contains("than its neighbours"));
+  upload = good;
+  upload.sender = 7;
+  CHECK_THROWS_AS(coordinator.receive(upload), Error);
+  coordinator.receive(good);
+  for (std::uint32_t site = 1; site < 4; ++site)
+    coordinator.receive(round.sites[site].share(coordinator.roster()));
+  coordinator.end_phase();
+
+  const MaskedInput input = round.sites[0].mask(coordinator.delivery(0), vectors[0]);
+  MaskedInput wrong = input;
+  wrong.packed.pop_back();
+  CHECK_THROWS_WITH(coordinator.receive(wrong), Catch::Contains("11 bytes of site 'site 0', expected 12"));
+  wrong = input;
+  wrong.context = other.agreement.digest();
+  CHECK_THROWS_WITH(coordinator.receive(wrong), Catch::Contains("another round"));
+  coordinator.receive(input);
+  CHECK_THROWS_WITH(coordinator.receive(input), Catch::Contains("a second time"));
+  for (std::uint32_t site = 1; site < 3; ++site)
+    coordinator.receive(round.sites[site].mask(coordinator.delivery(site), vectors[site]));
+  coordinator.end_phase();
+  CHECK_THROWS_WITH(coordinator.receive(round.sites[3].mask(coordinator.delivery(3), vectors[3])),
+                    Catch::Contains("too late"));
+  round.leaves[3] = Leaves::after_sharing;
+  round.consent();
+  Unmasking unmasking = round.sites[0].unmask(coordinator.consents(0));
+  const Unmasking whole = unmasking;
+  unmasking.parts.pop_back();
+  CHECK_THROWS_WITH(coordinator.receive(unmasking), Catch::Contains("than those asked for"));
+  coordinator.receive(whole);
+  SECTION("false shares are noticed") {
+    for (std::uint32_t site = 1; site < 3; ++site) {
+      Unmasking parts = round.sites[site].unmask(coordinator.consents(site));
+      if (site == 1) parts.parts[0].share.bytes()[5] ^= std::byte{1};
+      coordinator.receive(parts);
+    }
+    coordinator.end_phase();
+    CHECK_THROWS_WITH(coordinator.sum(), Catch::Contains("'site 0' do not fit"));
+  }
+  SECTION("and the sum is given once") {
+    for (std::uint32_t site = 1; site < 3; ++site)
+      coordinator.receive(round.sites[site].unmask(coordinator.consents(site)));
+    CHECK_THROWS_AS(coordinator.sum(), Error);
+    coordinator.end_phase();
+    const RingVector sum = coordinator.sum();
+    for (std::size_t i = 0; i < 3; ++i) CHECK(sum[i] == plain_sum(vectors, {0, 1, 2})[i]);
+    CHECK_THROWS_AS(coordinator.sum(), Error);
+    CHECK_THROWS_AS(coordinator.end_phase(), Error);
+  }
+}
+
+TEST_CASE("an agreement under which two sets of survivors could be agreed to is refused") {
+  Agreement agreement = agreement_among(9, 3);
+  CHECK(agreement.least == 6);
+  CHECK(agreement.colluding == 2);
+  agreement.colluding = 3;
+  CHECK_THROWS_WITH(agreement.check(), Catch::Contains("two sets of survivors"));
+  agreement = agreement_among(9, 3);
+  agreement.least = 10;
+  CHECK_THROWS_AS(agreement.check(), Error);
+  agreement = agreement_among(9, 3);
+  agreement.sites[3] = agreement.sites[4];
+  CHECK_THROWS_WITH(agreement.check(), Catch::Contains("same name"));
+  CHECK_THROWS_AS(agreement_among(2, 3), Error);
+  CHECK_THROWS_AS(agreement_among(0, 3), Error);
+  CHECK_THROWS_AS(agreement_among(3, 0), Error);
+  CHECK_THROWS_AS(agreement_among(3, 3, 9), Error);
+}
