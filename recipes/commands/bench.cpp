@@ -37,6 +37,7 @@ constexpr Measurement kMeasurements[] = {
      [](const Setting& s) { bench::routing_balance(s.grid, s.repetitions); }},
     {"batching", [](const Setting& s) { bench::batching(s.grid, s.cache_directory, s.repetitions); },
      nullptr},
+    {"secure_aggregation", [](const Setting& s) { bench::secure_aggregation_sum(s.repetitions); }, nullptr},
     {"dispatch", nullptr, [](const Setting& s) { bench::dispatch(s.grid, s.repetitions); }},
 };
 

@@ -1,0 +1,158 @@
+// What secure aggregation costs the coordinator, against adding up the same updates in the open as they come,
+// each with all threads: 10^7 parameters of 32 sites, of which 10 drop out. The worst moment for that is when
+// they have shared their keys, so that others' vectors have masks with them, which the coordinator then has
+// to compute. Its time is from the first vector to the f32 sum, with all that it is sent in between; without
+// the network, and without the sites, whose own time is apart. Of signatures it checks none: they are for
+// sites.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "federated/secure_aggregation/coordinator.h"
+#include "federated/secure_aggregation/fixed_point.h"
+#include "federated/secure_aggregation/site.h"
+#include "recipes/bench/bench.h"
+
+namespace conclave::bench {
+namespace {
+
+using namespace secure_aggregation;
+
+constexpr std::size_t kLength = 10'000'000, kSites = 32, kDropped = 10;
+
+std::vector<float> update_of(std::uint32_t site) {
+  std::vector<float> update(kLength);
+  SeededRandom random{Secret(sha256({std::as_bytes(std::span(&site, 1))}))};
+  random.fill(std::as_writable_bytes(std::span(update)));
+  for (float& value : update)  // their bits, as a number in [-1, 1)
+    value = static_cast<float>(std::bit_cast<std::int32_t>(value)) * 0x1p-31f;
+  return update;
+}
+
+std::vector<float> plain_sum(std::span<const std::vector<float>> updates) {
+  std::vector<float> sum(kLength);
+  for (const std::vector<float>& update : updates)
+#pragma omp parallel for simd schedule(static)
+    for (std::size_t i = 0; i < kLength; ++i) sum[i] += update[i];
+  return sum;
+}
+
+class Round {
+ public:
+  // The first `dropped` sites drop out, with keys shared or before.
+  Round(Ring ring, std::size_t dropped, bool with_keys_shared)
+      : agreement_(agreement(ring)),
+        format_(FixedPoint::choose(ring, kSites, 1.0)),
+        coordinator_(agreement_) {
+    const Identity nobody{[](ByteView) { return Bytes(71); }, [](auto, auto, auto) { return true; }};
+    const auto vectors_of = static_cast<std::uint32_t>(dropped), sharing = with_keys_shared ? 0u : vectors_of;
+    std::vector<Site> sites;
+    for (std::uint32_t site = 0; site < kSites; ++site) sites.emplace_back(agreement_, site, nobody, random_);
+    for (Site& site : sites) coordinator_.receive(sent(site.advertise()));
+    coordinator_.end_phase();
+    for (std::uint32_t site = sharing; site < kSites; ++site)
+      coordinator_.receive(sent(sites[site].share(coordinator_.roster())));
+    coordinator_.end_phase();
+
+    exact_.resize(kLength);
+    RandomBits bits(random_);
+    std::vector<double> quantizing, masking;
+    Coordinator onward = coordinator_;  // from here on what is timed is a copy
+    for (std::uint32_t site = vectors_of; site < kSites; ++site) {
+      updates_.push_back(update_of(site));
+      std::vector<std::int64_t> words;
+      quantizing.push_back(seconds([&] { words = quantize(updates_.back(), format_, bits); }));
+      for (std::size_t i = 0; i < kLength; ++i) exact_[i] += words[i];
+      masking.push_back(
+          seconds([&] { vectors_.push_back(sites[site].mask(coordinator_.delivery(site), words)); }));
+      sent(vectors_.back());
+      onward.receive(vectors_.back());
+    }
+    site_seconds_ = {median(quantizing), median(masking)};
+    onward.end_phase();
+    for (std::uint32_t site = vectors_of; site < kSites; ++site) {
+      consents_.push_back(sent(sites[site].consent(onward.survivors())));
+      onward.receive(consents_.back());
+    }
+    onward.end_phase();
+    for (std::uint32_t site = vectors_of; site < kSites; ++site)
+      unmaskings_.push_back(sent(sites[site].unmask(onward.consents(site))));
+  }
+
+  RingVector secure_sum(Coordinator coordinator) const {
+    for (const MaskedInput& vector : vectors_) coordinator.receive(vector);
+    coordinator.end_phase();
+    for (const Consent& consent : consents_) coordinator.receive(consent);
+    coordinator.end_phase();
+    for (const Unmasking& unmasking : unmaskings_) coordinator.receive(unmasking);
+    coordinator.end_phase();
+    return coordinator.sum();
+  }
+
+  void measure(std::string_view what, std::int64_t repetitions) const {
+    const RingVector sum = secure_sum(coordinator_);
+    bool exact = true;
+    for (std::size_t i = 0; i < kLength; ++i) exact = exact && sum[i] == exact_[i];
+    require(exact, "bench: the sum is not exact");
+
+    std::vector<double> secure, plain, ratios;
+    for (std::int64_t i = 0; i < repetitions + 1; ++i) {
+      Coordinator coordinator = coordinator_;
+      const double before = seconds([&] { plain_sum(updates_); });
+      const double time = seconds([&] { dequantize(secure_sum(std::move(coordinator)), format_); });
+      const double reference = (before + seconds([&] { plain_sum(updates_); })) / 2;
+      if (i == 0) continue;  // to warm up
+      secure.push_back(time);
+      plain.push_back(reference);
+      ratios.push_back(time / reference);
+    }
+    print_figure(fmt::format("{}, {}-bit words: exact sum, ms / plain f32 sum", what, agreement_.ring.bits()),
+                 fmt::format("{:.0f} / {:.0f}: x{:.2f} (target x3)", 1e3 * median(secure),
+                             1e3 * median(plain), median(ratios)));
+    print_figure("  a site sends, bytes / plain f32 update",
+                 fmt::format("{:.3f} (target 1.3)", static_cast<double>(bytes_) /
+                                                        static_cast<double>(vectors_.size()) /
+                                                        (sizeof(float) * kLength)));
+    print_figure("  a site's time to quantize, to mask, ms",
+                 fmt::format("{:.0f}, {:.0f}", 1e3 * site_seconds_[0], 1e3 * site_seconds_[1]));
+  }
+
+ private:
+  static Agreement agreement(Ring ring) {
+    std::vector<std::string> names;
+    for (std::size_t site = 0; site < kSites; ++site) names.push_back(fmt::format("site {}", site));
+    return Agreement::among("bench", 1, names, ring, kLength);
+  }
+  template <class Message>
+  Message sent(Message message) {
+    bytes_ += message.encode().size();
+    return message;
+  }
+
+  SystemRandom random_;
+  Agreement agreement_;
+  FixedPoint format_;
+  Coordinator coordinator_;  // before the vectors
+  std::vector<std::vector<float>> updates_;
+  std::vector<std::int64_t> exact_;
+  std::vector<MaskedInput> vectors_;
+  std::vector<Consent> consents_;
+  std::vector<Unmasking> unmaskings_;
+  std::array<double, 2> site_seconds_;
+  std::size_t bytes_ = 0;  // of all sites together
+};
+
+}  // namespace
+
+void secure_aggregation_sum(std::int64_t repetitions) {
+  for (const std::size_t width : {4, 3, 2}) {
+    if (width == 4) {
+      Round({width}, 0, true).measure("32 sites", repetitions);
+      Round({width}, kDropped, false).measure("22 of 32, gone before keys are shared", repetitions);
+    }
+    Round({width}, kDropped, true).measure("22 of 32, gone with keys shared", repetitions);
+  }
+}
+
+}  // namespace conclave::bench
