@@ -45,6 +45,20 @@ Tensor Tape::keep_only(const Tensor& x, const Arena::Bytes& mark) {
   return kept;
 }
 
+ExampleRows Tape::examples_of(const char* function, Index rows,
+                              std::initializer_list<const Tensor*> parameters) const {
+  const bool any = std::ranges::any_of(
+      parameters, [](const Tensor* parameter) { return parameter->slot && parameter->slot->parameter; });
+  if (!recording_ || !examples_ || !any) return {};
+  require(examples_.segments.count() >= 0, "{}: nobody said which rows are of which example", function);
+  ExampleRows found = examples_;
+  const Index units = found.segments.offsets.back();
+  found.segments.each = units > 0 ? rows / units : 0;
+  require(found.segments.rows() == rows, "{}: it has {} rows, where examples have {}, or as many pixels each",
+          function, rows, units);
+  return found;
+}
+
 void Tape::watch(Tensor& tensor) { tensor.slot = new_slot(); }
 
 Tensor Tape::tap(const Tensor& tensor) {
@@ -96,6 +110,8 @@ Tensor Tape::gradient(const Tensor& output) {
 GradientTarget Tape::into(const Tensor& input) {
   assert(input.slot);
   GradientSlot& slot = *input.slot;
+  require(!slot.parameter || !example_gradients(),
+          "{}: it adds up the gradients of all examples, and does not tell them apart", walking_);
   if (slot.gradient.defined()) return {slot.gradient.reshape(input.shape()), Write::accumulate};
   slot.gradient = slot.range ? gradient_within(*slot.range).reshape(input.shape())
                              : gradient_memory(input.shape(), input.dtype());
@@ -184,6 +200,7 @@ void Tape::backward(std::span<const Loss> losses) {
       }
       reached = reached || (slot && slot->gradient.defined());
     }
+    walking_ = node->name;
     if (reached) node->run(node->closure, *this);
     recycle(*node);
     for (GradientSlot* slot : node->inputs) settle(slot);

@@ -4,10 +4,7 @@
 // is used again as soon as the function that it came to has passed it on, while it is still in the cache: of
 // all gradients, a few are alive at a time.
 //
-// backward() may run more than once over one recording (another loss gradient, or without parameter
-// gradients), which is how per-example gradient norms and their clipped sum are had without storing
-// per-example gradients: a first walk measures in each parameter function what it would have contributed, a
-// second one runs with re-weighted losses.
+// backward() may run more than once over one recording, with other gradients of the loss.
 #pragma once
 
 #include <array>
@@ -18,6 +15,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "autograd/example_gradients.h"
 #include "core/arena.h"
 #include "core/kernels/kernel.h"
 
@@ -77,6 +75,19 @@ class Tape {
   /// change as soon as this returns. What is the arena's may change, or be given back, once the device was
   /// waited for.
   Tensor on_device(const Tensor& tensor);
+
+  /// From now on, functions tell examples' gradients apart, which must outlive the tape's recording, rather
+  /// than add to those of parameters. A function that cannot fails in backward.
+  void tell_examples_apart(ExampleGradients& gradients) { examples_.gradients = &gradients; }
+  /// Null: as usual.
+  ExampleGradients* example_gradients() const { return examples_.gradients; }
+  /// Which rows functions with parameters are given from now on.
+  void rows_are_of(const ExampleRows& rows) { examples_ = rows; }
+  const ExampleRows& examples() const { return examples_; }
+  /// Of a function's `rows` rows with these parameters, if examples are told apart and any of these is one.
+  /// Throws Error where rows_are_of() said nothing, or that of other numbers of rows.
+  ExampleRows examples_of(const char* function, Index rows,
+                          std::initializer_list<const Tensor*> parameters) const;
 
   /// An output tensor; it gets a gradient slot if this tape records and any of `inputs` has one.
   Tensor output(const Shape& shape, DType dtype, std::span<const Tensor* const> inputs);
@@ -152,10 +163,11 @@ class Tape {
 
   Arena& arena_;
   bool recording_, may_plan_ = true;
+  ExampleRows examples_;
   Node* last_ = nullptr;
   std::array<Tensor, 16> free_;  // memory of gradients that are done with, the latest last
   std::size_t free_count_ = 0;
-  const char* scope_ = "";
+  const char *scope_ = "", *walking_ = "";  // what is recorded, or walked
   mutable const char* non_finite_scope_ = "";
 };
 
@@ -170,5 +182,20 @@ void Tape::record(const char* name, std::span<const Tensor* const> inputs,
   node.closure = new (arena_.allocate(sizeof(Backward))) Backward(std::move(backward));
   node.run = [](void* closure, Tape& tape) { (*static_cast<Backward*>(closure))(tape); };
 }
+
+/// Where examples are told apart, says for the rest of a scope that each has one row of what it has in it.
+class OneRowEach {
+ public:
+  explicit OneRowEach(Tape& tape) : tape_(tape), before_(tape.examples()) {
+    if (before_) tape.rows_are_of(before_.gradients->one_each(before_));
+  }
+  ~OneRowEach() { tape_.rows_are_of(before_); }
+  OneRowEach(const OneRowEach&) = delete;
+  OneRowEach& operator=(const OneRowEach&) = delete;
+
+ private:
+  Tape& tape_;
+  ExampleRows before_;
+};
 
 }  // namespace conclave

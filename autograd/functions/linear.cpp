@@ -23,13 +23,18 @@ Tensor grouped_linear(Tape& tape, const Tensor& x, kernels::RowOffsets offsets, 
                           tape.recording() ? kernels::RowBits::fastest : kernels::RowBits::independent);
   if (!y.slot) return y;
   const kernels::RowOffsets groups = tape.arena().copy(offsets);
+  const ExampleRows apart = tape.examples_of("linear", x.size(0), {&weight, &bias});
   tape.record("linear", {&x, &weight, &bias}, {&y}, [=](Tape& tape) {
-    const Tensor dz = tape.gradient(y);  // at the pre-activation, once multiplied by the stored derivative
-    if (derivative.defined()) kernels::multiply(dz, derivative, dz);
+    // At the pre-activation, once multiplied by the stored derivative, whose memory keeps it for examples.
+    const Tensor dy = tape.gradient(y), dz = apart && derivative.defined() ? derivative : dy;
+    if (derivative.defined()) kernels::multiply(dy, derivative, dz);
     if (x.slot) {
       const auto [dx, write] = tape.into(x);
       kernels::grouped_linear_backward_input(dz, groups, weight, dx, write);
     }
+    if (apart)
+      return apart.gradients->product(apart, dz, x, groups, weight, bias,
+                                      derivative.defined() ? derivative : y);
     if (weight.slot || bias.slot) {
       const Tensor dbias = accumulator(tape, bias);
       if (weight.slot) {

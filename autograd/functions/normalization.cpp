@@ -5,19 +5,52 @@
 
 namespace conclave::functions {
 
+namespace {
+
+// Its backward pass, segment by segment.
+void layer_norm_apart(Tape& tape, const ExampleRows& rows, const Tensor& dy, const Tensor& x,
+                      const Tensor& gamma, const Tensor& beta, kernels::LayerNormOptions options,
+                      const Tensor& mean, const Tensor& rstd, const GradientTarget& dx) {
+  const auto& segments = rows.segments;
+  const auto room = [&] { return rows.gradients->room_for(rows, gamma.shape(), x.dtype(), Tensor()); };
+  const Tensor dgamma = room(), dbeta = room();
+  for (const Tensor& values : {dgamma, dbeta}) values.zero();
+  {
+    const ArenaScope scope(tape.arena());
+    const Tensor scratch = options.gelu ? tape.empty(x.shape(), x.dtype()) : Tensor();
+#pragma omp parallel for schedule(static) if (x.numel() > kernels::kParallelElements)
+    for (Index s = 0; s < segments.count(); ++s) {
+      const auto part = [&, begin = segments.begin(s), end = segments.end(s)](const Tensor& all) {
+        return all.defined() ? all.rows(begin, end) : all;
+      };
+      const auto own = [s](const Tensor& all) { return all.rows(s, s + 1).reshape({all.size(1)}); };
+      kernels::layer_norm_backward(part(dy), part(x), gamma, beta, options, part(mean), part(rstd),
+                                   part(dx.gradient), dx.write, own(dgamma), own(dbeta), part(scratch));
+    }
+  }
+  rows.gradients->gradients(rows, gamma, dgamma);
+  rows.gradients->gradients(rows, beta, dbeta);
+}
+
+}  // namespace
+
 Tensor layer_norm(Tape& tape, const Tensor& x, const Tensor& gamma, const Tensor& beta,
                   kernels::LayerNormOptions options) {
   require(x.rank() == 2, "layer_norm: x {} must be [rows, hidden]", x.shape());
   Tensor y = tape.output(x.shape(), x.dtype(), {&x, &gamma, &beta});
   const Tensor mean = tape.empty({x.size(0)}, x.dtype()), rstd = tape.empty({x.size(0)}, x.dtype());
   kernels::layer_norm(x, gamma, beta, options, y, mean, rstd);
+  const ExampleRows apart = tape.examples_of("layer_norm", x.size(0), {&gamma, &beta});
   tape.record("layer_norm", {&x, &gamma, &beta}, {&y}, [=](Tape& tape) {
     // The kernel writes all three; what nobody wants goes to scratch.
     const auto target = [&](const Tensor& input) {
       return input.slot ? tape.into(input)
                         : GradientTarget{tape.empty(input.shape(), input.dtype()), Write::assign};
     };
-    const auto dx = target(x), dgamma = target(gamma), dbeta = target(beta);
+    const auto dx = target(x);
+    if (apart)
+      return layer_norm_apart(tape, apart, tape.gradient(y), x, gamma, beta, options, mean, rstd, dx);
+    const auto dgamma = target(gamma), dbeta = target(beta);
     for (const auto& [gradient, write] : {dgamma, dbeta})
       if (write == Write::assign) gradient.zero();
     const Tensor scratch = tape.empty({kernels::layer_norm_parts(x.size(0)), 3, x.size(1)}, x.dtype());

@@ -90,17 +90,28 @@ Tensor lstm(Tape& tape, const Tensor& projected, kernels::RowOffsets groups, ker
   if (!y.slot) return y;
   const kernels::RowOffsets kept_groups = tape.arena().copy(groups),
                             kept_sequences = tape.arena().copy(sequences);
+  const ExampleRows apart = tape.examples_of("lstm", rows, {&recurrent});
   tape.record("lstm", {&projected, &recurrent}, {&y}, [=](Tape& tape) {
     const auto [dprojected, write] = projected.slot ? tape.into(projected) : GradientTarget();
-    const Tensor drecurrent = accumulator(tape, recurrent);
+    // Told apart, its gradient is that of a product with what each row was given by the one before.
+    const Tensor given = apart ? tape.empty(y.shape(), dtype) : Tensor(),
+                 drecurrent = apart ? Tensor() : accumulator(tape, recurrent);
+    const Tensor kept = apart ? tape.empty(projected.shape(), dtype) : Tensor();
     const ArenaScope scope(tape.arena());
     // The kernel assigns the gates' gradients, and the weight's is made of them.
-    const bool direct = dprojected.defined() && write == Write::assign;
-    const Tensor part = direct ? dprojected : tape.empty(projected.shape(), dtype);
+    const bool direct = dprojected.defined() && write == Write::assign && !apart;
+    const Tensor part = apart ? kept : direct ? dprojected : tape.empty(projected.shape(), dtype);
     kernels::lstm_backward(tape.gradient(y), kept_groups, kept_sequences, recurrent, y, cells, gates, order,
                            part, drecurrent,
                            tape.empty(kernels::lstm_backward_scratch(recurrent, count, rows), dtype));
-    if (dprojected.defined() && !direct) kernels::scale(part, 1.0, dprojected, Write::accumulate);
+    if (dprojected.defined() && !direct) kernels::scale(part, 1.0, dprojected, write);
+    if (!apart) return;
+    for (std::size_t s = 0; s + 1 < kept_sequences.size(); ++s)
+      if (const Index begin = kept_sequences[s], end = kept_sequences[s + 1]; begin < end) {
+        given.rows(begin, begin + 1).zero();
+        given.rows(begin + 1, end).copy_from(y.rows(begin, end - 1));
+      }
+    apart.gradients->product(apart, kept, given, kept_groups, recurrent, Tensor(), kept);
   });
   return y;
 }
@@ -109,7 +120,9 @@ Tensor embedding(Tape& tape, const Tensor& ids, const Tensor& table) {
   require(table.rank() == 2, "embedding: table {} must be [vocabulary, hidden]", table.shape());
   Tensor y = tape.output({ids.numel(), table.size(1)}, table.dtype(), {&table});
   kernels::embedding(ids, table, y);
+  const ExampleRows apart = tape.examples_of("embedding", ids.numel(), {&table});
   tape.record("embedding", {&table}, {&y}, [=](Tape& tape) {
+    if (apart) return apart.gradients->embedding(apart, tape.gradient(y), ids, table, y);
     kernels::embedding_backward(tape.gradient(y), ids, accumulator(tape, table));
   });
   return y;

@@ -8,6 +8,78 @@
 #include "core/kernels/reduction.h"
 
 namespace conclave::functions {
+namespace {
+
+// Calls each(segment, its first image, and behind its last), threads taking turns.
+template <class Each>
+void for_segments(const ExampleRows& rows, Each each) {
+#pragma omp parallel for schedule(dynamic)
+  for (Index s = 0; s < rows.segments.count(); ++s) each(s, rows.segments.begin(s), rows.segments.end(s));
+}
+
+Tensor of_segment(const Tensor& values, Index segment, const Tensor& like) {
+  return values.rows(segment, segment + 1).reshape(like.shape());
+}
+
+// Scratch memory for each thread.
+class ThreadScratch {
+ public:
+  ThreadScratch(Tape& tape, const Shape& shape, DType dtype) : shape_(shape) {
+    const Index threads = omp_get_max_threads();
+    all_ = tape.empty({threads, shape.numel()}, dtype);
+  }
+  Tensor mine() const {
+    const Index thread = omp_get_thread_num();
+    return all_.rows(thread, thread + 1).reshape(shape_);
+  }
+
+ private:
+  Shape shape_;
+  Tensor all_;
+};
+
+// An image's gradient of the weights is smaller than that of the output wherever convolutions are used for
+// what they are good at.
+void convolution_apart(Tape& tape, const ExampleRows& rows, const Tensor& dz, const Tensor& x,
+                       const kernels::Window& window, const Tensor& weight, const Tensor& bias,
+                       const Tensor& spare) {
+  ExampleGradients& gradients = *rows.gradients;
+  const Tensor dweight = gradients.room_for(rows, weight.shape(), x.dtype(), spare),
+               dbias = bias.defined() ? gradients.room_for(rows, bias.shape(), x.dtype(), Tensor()) : bias;
+  dweight.zero();
+  if (dbias.defined()) dbias.zero();
+  {
+    const ArenaScope scope(tape.arena());
+    const ThreadScratch scratch(
+        tape, {kernels::convolution_scratch(x.rows(0, std::min<Index>(x.size(0), 1)), window)}, x.dtype());
+    for_segments(rows, [&](Index s, Index begin, Index end) {
+      for (Index image = begin; image < end; ++image)
+        kernels::convolution_backward_parameters(
+            dz.rows(image, image + 1), x.rows(image, image + 1), window, of_segment(dweight, s, weight),
+            bias.defined() ? of_segment(dbias, s, bias) : bias, scratch.mine());
+    });
+  }
+  gradients.gradients(rows, weight, dweight);
+  if (bias.defined()) gradients.gradients(rows, bias, dbias);
+}
+
+void depthwise_apart(Tape& tape, const ExampleRows& rows, const Tensor& dy, const Tensor& x,
+                     const kernels::Window& window, const Tensor& weight, const Tensor& spare) {
+  const Tensor dweight = rows.gradients->room_for(rows, weight.shape(), x.dtype(), spare);
+  dweight.zero();
+  {
+    const ArenaScope scope(tape.arena());
+    const ThreadScratch scratch(tape, {1, window.size, window.size, x.size(3)}, x.dtype());
+    for_segments(rows, [&](Index s, Index begin, Index end) {
+      for (Index image = begin; image < end; ++image)
+        kernels::depthwise_backward_weight(dy.rows(image, image + 1), x.rows(image, image + 1), window,
+                                           of_segment(dweight, s, weight), scratch.mine());
+    });
+  }
+  rows.gradients->gradients(rows, weight, dweight);
+}
+
+}  // namespace
 
 Tensor convolution(Tape& tape, const Tensor& x, const Tensor& weight, const Tensor& bias,
                    const kernels::Window& window, Activation activation) {
@@ -23,10 +95,18 @@ Tensor convolution(Tape& tape, const Tensor& x, const Tensor& weight, const Tens
     const ArenaScope scope(tape.arena());
     kernels::convolution(x, weight, bias, window, activation, y, derivative, scratch(tape));
   }
+  const ExampleRows apart = tape.examples_of("convolution", x.size(0), {&weight, &bias});
   tape.record("convolution", {&x, &weight, &bias}, {&y}, [=](Tape& tape) {
     const Tensor dz = tape.gradient(y);  // at the pre-activation, once multiplied by the stored derivative
     if (derivative.defined()) kernels::multiply(dz, derivative, dz);
     const auto dx = x.slot ? tape.into(x) : GradientTarget();
+    if (apart) {
+      if (x.slot) {
+        const ArenaScope scope(tape.arena());
+        kernels::convolution_backward_input(dz, weight, window, dx.gradient, dx.write, scratch(tape));
+      }
+      return convolution_apart(tape, apart, dz, x, window, weight, bias, y);
+    }
     const Tensor dweight = accumulator(tape, weight), dbias = accumulator(tape, bias);
     const ArenaScope scope(tape.arena());
     const Tensor memory = scratch(tape);
@@ -43,6 +123,7 @@ Tensor depthwise(Tape& tape, const Tensor& x, const Tensor& weight, const kernel
   Tensor y = tape.output(kernels::window_shape("depthwise", x, window, x.rank() == 4 ? x.size(3) : 0),
                          x.dtype(), {&x, &weight});
   kernels::depthwise(x, weight, window, y);
+  const ExampleRows apart = tape.examples_of("depthwise", x.size(0), {&weight});
   tape.record("depthwise", {&x, &weight}, {&y}, [=](Tape& tape) {
     const Tensor dy = tape.gradient(y);
     if (x.slot) {
@@ -50,6 +131,7 @@ Tensor depthwise(Tape& tape, const Tensor& x, const Tensor& weight, const kernel
       kernels::depthwise_backward_input(dy, weight, window, dx, write);
     }
     if (!weight.slot) return;
+    if (apart) return depthwise_apart(tape, apart, dy, x, window, weight, y);
     const Tensor dweight = accumulator(tape, weight);
     const ArenaScope scope(tape.arena());
     kernels::depthwise_backward_weight(
@@ -115,7 +197,24 @@ Tensor group_norm(Tape& tape, const Tensor& x, const Tensor& gamma, const Tensor
     kernels::group_norm_table(mean, squares, pixels, groups, epsilon, gamma, centre, rstd, factor);
   }
   const Scaled scaled(tape, x, gamma, beta, centre, factor, activation);
+  const ExampleRows apart = tape.examples_of("group_norm", x.size(0), {&gamma, &beta});
   tape.record("group_norm", {&x, &gamma, &beta}, {&scaled.y}, [=](Tape& tape) {
+    if (apart) {
+      const auto room = [&] { return apart.gradients->room_for(apart, gamma.shape(), x.dtype(), Tensor()); };
+      const Tensor dgamma = room(), dbeta = room();
+      for (const Tensor& values : {dgamma, dbeta}) values.zero();
+      scaled.backward(tape, x.size(0),
+                      [&](const Tensor& sums, const Tensor& dots, const Tensor& slope, const Tensor& addend) {
+                        for_segments(apart, [&](Index s, Index begin, Index end) {
+                          const auto part = [&](const Tensor& all) { return all.rows(begin, end); };
+                          kernels::group_norm_backward_table(
+                              part(sums), part(dots), pixels, groups, gamma, part(rstd), part(slope),
+                              part(addend), of_segment(dgamma, s, gamma), of_segment(dbeta, s, beta));
+                        });
+                      });
+      apart.gradients->gradients(apart, gamma, dgamma);
+      return apart.gradients->gradients(apart, beta, dbeta);
+    }
     const Tensor dgamma = accumulator_or_scratch(tape, gamma), dbeta = accumulator_or_scratch(tape, beta);
     scaled.backward(tape, x.size(0),
                     [&](const Tensor& sums, const Tensor& dots, const Tensor& slope, const Tensor& addend) {
