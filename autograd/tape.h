@@ -84,6 +84,10 @@ class Tape {
   /// Which rows functions with parameters are given from now on.
   void rows_are_of(const ExampleRows& rows) { examples_ = rows; }
   const ExampleRows& examples() const { return examples_; }
+  /// The same examples, with one row each; nothing where they are not told apart.
+  ExampleRows one_row_each() const {
+    return examples_ ? examples_.gradients->one_each(examples_) : examples_;
+  }
   /// Of a function's `rows` rows with these parameters, if examples are told apart and any of these is one.
   /// Throws Error where rows_are_of() said nothing, or that of other numbers of rows.
   ExampleRows examples_of(const char* function, Index rows,
@@ -183,15 +187,15 @@ void Tape::record(const char* name, std::span<const Tensor* const> inputs,
   node.run = [](void* closure, Tape& tape) { (*static_cast<Backward*>(closure))(tape); };
 }
 
-/// Where examples are told apart, says for the rest of a scope that each has one row of what it has in it.
-class OneRowEach {
+/// Until the end of a scope, functions are given rows of other examples.
+class ExampleScope {
  public:
-  explicit OneRowEach(Tape& tape) : tape_(tape), before_(tape.examples()) {
-    if (before_) tape.rows_are_of(before_.gradients->one_each(before_));
+  ExampleScope(Tape& tape, const ExampleRows& rows) : tape_(tape), before_(tape.examples()) {
+    tape_.rows_are_of(rows);
   }
-  ~OneRowEach() { tape_.rows_are_of(before_); }
-  OneRowEach(const OneRowEach&) = delete;
-  OneRowEach& operator=(const OneRowEach&) = delete;
+  ~ExampleScope() { tape_.rows_are_of(before_); }
+  ExampleScope(const ExampleScope&) = delete;
+  ExampleScope& operator=(const ExampleScope&) = delete;
 
  private:
   Tape& tape_;

@@ -156,6 +156,18 @@ struct TrainRecipe {
   std::int64_t evaluate_every = 0;
 };
 
+/// What the trained model may tell of those it learned from.
+struct PrivacyRecipe {
+  std::string unit = "none";
+  double clip_norm = 1.0;
+  double noise_multiplier = 0.0;
+  double epsilon = 0.0;
+  double delta = 1e-5;
+  std::int64_t batch = 512;
+
+  bool is_on() const { return unit != "none"; }
+};
+
 struct ParallelRecipe {
   std::int64_t expert_parallel = 0;
   std::int64_t bucket_kib = 4096;
@@ -177,6 +189,7 @@ struct Recipe {
   ModelRecipe model;
   MoeRecipe moe;
   TrainRecipe train;
+  PrivacyRecipe privacy;
   ParallelRecipe parallel;
   CheckpointRecipe checkpoint;
 

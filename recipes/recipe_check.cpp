@@ -148,6 +148,55 @@ void check_modality_experts(const Recipe& recipe, Checker& check) {
                check.shown("moe.gate", moe.gate));
 }
 
+// What lets one example change what others add to the gradient, or is learned from examples without noise.
+void check_privacy(const Recipe& recipe, Checker& check) {
+  const auto& [privacy, model, moe, train] = std::tie(recipe.privacy, recipe.model, recipe.moe, recipe.train);
+  if (!privacy.is_on()) return;
+  const std::string on = check.shown("privacy.unit", privacy.unit);
+  const auto refuse = [&](bool wrong, std::string_view key, const auto& value, const std::string& why,
+                          const std::string& instead) {
+    check.unless(!wrong, {key, "privacy.unit"}, "{} with {}: {}; {}", check.shown(key, value), on, why,
+                 instead);
+  };
+  check.unless(privacy.noise_multiplier > 0 || privacy.epsilon > 0,
+               {"privacy.noise_multiplier", "privacy.epsilon", "privacy.unit"},
+               "{} wants noise: set privacy.epsilon, the budget, or privacy.noise_multiplier, or both", on);
+  refuse(recipe.data.has_images() && recipe.image.norm == "batch", "image.norm", recipe.image.norm,
+         "an image is normalized by all others of the batch, whose gradients it so changes",
+         "set it to \"group\"");
+  refuse(moe.balancer != "none", "moe.balancer", moe.balancer,
+         "it sends an example's tokens where others' did not go", "set it to \"none\"");
+  refuse(moe.gate != "top_k", "moe.gate", moe.gate, "experts choose among the tokens of all examples",
+         "set it to \"top_k\"");
+  for (const auto& [key, value] : {std::pair("moe.z_coefficient", moe.z_coefficient),
+                                   {"moe.entropy_coefficient", moe.entropy_coefficient},
+                                   {"moe.domain_prior", moe.domain_expert < 0 ? 0 : moe.domain_prior}})
+    refuse(value > 0, key, value, "the loss is a mean over the tokens of all examples", "set it to 0");
+  refuse(model.share_layers && model.layers > moe.every, "model.share_layers", model.share_layers,
+         "an example's gradient of a weight that it meets several times is not known of the parts",
+         "set it to false");
+  refuse(recipe.data.has_texts() && recipe.data.has_images() && model.fusion != "joint", "model.fusion",
+         model.fusion, "its weights are met several times by one example", "set it to \"joint\"");
+  refuse(train.masked_weight > 0, "train.masked_weight", train.masked_weight,
+         "the guesses' weight is the token embedding, which an example meets twice", "set it to 0");
+  refuse(model.bigrams > 0, "model.bigrams", model.bigrams, "they are chosen from the training texts",
+         "set it to 0");
+  refuse(recipe.has_texts() && train.start_from.empty(), "train.start_from", train.start_from,
+         "the tokenizer would be learned from the training texts, without noise",
+         "name a model of public texts, whose tokenizer and weights are then the start");
+  refuse(recipe.tasks.caption > 0, "tasks.caption", recipe.tasks.caption,
+         "it is for tasks.classify alone, so far", "set it to 0");
+  refuse(recipe.tasks.generate > 0, "tasks.generate", recipe.tasks.generate,
+         "it is for tasks.classify alone, so far", "set it to 0");
+  refuse(recipe.data.source == "coco", "data.source", recipe.data.source,
+         "a photograph is in as many examples as it has captions",
+         "use data in which each record is one example");
+  refuse(recipe.data.synset_words, "data.synset_words", recipe.data.synset_words,
+         "a synset is in two examples, its gloss and its words", "set it to false");
+  refuse(train.accumulate != 1, "train.accumulate", train.accumulate,
+         "as many batches are computed for a step as privacy.batch wants", "set it to 1");
+}
+
 }  // namespace
 
 void check_recipe(const Recipe& recipe, const std::string& name) {
@@ -217,6 +266,7 @@ void check_recipe(const Recipe& recipe, const std::string& name) {
   check_own_copy(recipe, check);
   check_modalities(recipe, check);
   check_modality_experts(recipe, check);
+  check_privacy(recipe, check);
   check.finish();
 }
 

@@ -347,6 +347,30 @@ void fields(R& train, Visitor&& field) {
         between(0, 1e12));
 }
 
+template <Either<PrivacyRecipe> R, class Visitor>
+void fields(R& privacy, Visitor&& field) {
+  field("unit", privacy.unit,
+        "Whose presence among the training examples the model must not tell: nobody's in particular, or that "
+        "of any one of them (DP-SGD)",
+        one_of({"none", "record"}));
+  field("clip_norm", privacy.clip_norm,
+        "record: largest norm of an example's gradient, which is scaled down to it", between(1e-9, 1e9));
+  field("noise_multiplier", privacy.noise_multiplier,
+        "record: standard deviation of the noise on a sum of gradients, per clip_norm; 0: as little as all "
+        "steps together may have for epsilon",
+        between(0, 1e6));
+  field("epsilon", privacy.epsilon,
+        "record: the budget; training stops before a step that would exceed it; 0: none, and all steps are "
+        "taken",
+        between(0, 1e6));
+  field("delta", privacy.delta, "record: the probability that epsilon may not hold with",
+        between(1e-15, 0.1));
+  field("batch", privacy.batch,
+        "record: how many examples are in a step on average, each being drawn by itself; as many batches of "
+        "train.batch_tokens as they fill are computed one after the other",
+        between(1, 1e9));
+}
+
 template <Either<ParallelRecipe> R, class Visitor>
 void fields(R& parallel, Visitor&& field) {
   field("expert_parallel", parallel.expert_parallel,
@@ -381,6 +405,7 @@ void tables(R& recipe, Visitor&& table) {
   table("model", recipe.model, "The encoder around the experts");
   table("moe", recipe.moe, "The mixture of experts");
   table("train", recipe.train, "Optimizer and schedule");
+  table("privacy", recipe.privacy, "What the model may tell of those it learned from");
   table("parallel", recipe.parallel, "How the work is divided among ranks");
   table("checkpoint", recipe.checkpoint, "What is saved, and when");
 }

@@ -59,6 +59,7 @@ Tensor MultiHeadAttention::operator()(Tape& tape, const Tensor& x, KeyValueCache
 
 Tensor MultiHeadAttention::mean(Tape& tape, const Tensor& x, const Tensor& offsets) const {
   const Tensor attended = functions::attention(tape, qkv_(tape, x), offsets, options_);
+  const ExampleScope scope(tape, tape.one_row_each());
   return out_(tape, functions::segment_mean(tape, attended, offsets));
 }
 

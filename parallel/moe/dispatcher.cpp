@@ -98,7 +98,7 @@ DispatchPlan Dispatcher::plan(Tape& tape, std::span<const Index> local) {
   require(
       plan.rounds == 1 || !one_round_,
       "moe: {} rows are due on one rank, which has room for {}; experts that want sequences need them all at "
-      "once",
+      "once, as do examples that are told apart",
       most, capacity_);
   plan.padded = tape.planning();
   return plan;
@@ -192,14 +192,16 @@ void Dispatcher::exchange_sequences(Tape& tape, const DispatchPlan& plan, const 
   const Tensor away = tape.arena().empty_on_host({round.away.size(0), 1}, DType::i32),
                here = tape.arena().empty_on_host({round.rows, 1}, DType::i32);
   auto *leaving = away.data<std::int32_t>(), *staying = here.data<std::int32_t>();
-  // A row's sequence, by its number on the rank that sends it.
+  // A row's sequence, by its number on the rank that sends it, or among the examples of all ranks.
+  const ExampleGradients* const apart = tape.example_gradients();
+  const auto first = static_cast<std::int32_t>(apart ? apart->first() : 0);
   const auto bounds = offsets.span<std::int32_t>();
   const Tensor slots = tape.on_host(round.slots);
   const auto* slot = slots.data<std::int32_t>();
   for (std::int32_t s = 0; s < sequences; ++s) {
     const auto tokens = bounds[static_cast<std::size_t>(s) + 1] - bounds[static_cast<std::size_t>(s)];
     for (Index i = 0; i < tokens * slots.size(1); ++i, ++slot)
-      if (*slot >= 0) (*slot < away.size(0) ? leaving[*slot] : staying[*slot - away.size(0)]) = s;
+      if (*slot >= 0) (*slot < away.size(0) ? leaving[*slot] : staying[*slot - away.size(0)]) = first + s;
   }
   group_.start_exchange(away, round.chunks.front().leaving, here, round.chunks.front().arriving).wait();
 
@@ -216,6 +218,11 @@ void Dispatcher::exchange_sequences(Tape& tape, const DispatchPlan& plan, const 
   while (row < round.rows) round.sequences[runs++] = row++;
   round.sequences[runs] = row;
   round.sequences = round.sequences.first(runs + 1);
+  if (!apart) return;
+  round.examples = tape.arena().array<Index>(round.rows).first(runs);
+  const Index padded = round.chunks.front().padding;  // rows of zeros, which are anybody's
+  for (std::size_t run = 0; run < runs; ++run)
+    round.examples[run] = round.sequences[run] < round.rows - padded ? staying[round.sequences[run]] : 0;
 }
 
 void Dispatcher::start(std::size_t chunk, const Tensor& send, std::span<const PeerRows> leaving,

@@ -61,6 +61,7 @@ struct DispatchRound {
   Tensor away;   ///< [n, hidden]: rows that go to other ranks' experts, and later what comes back for them
   std::span<DispatchChunk> chunks;
   std::span<Index> sequences;  ///< [runs + 1] of the experts' rows; see exchange_sequences
+  std::span<Index> examples;   ///< [runs], likewise
   Index rows = 0;              ///< the experts' rows, of all chunks
 };
 
@@ -86,7 +87,7 @@ class Dispatcher {
 
   /// Collective, for a plan of one round, in one chunk. Fills round.sequences: runs of rows that are of one
   /// sequence and one expert, given the offsets [sequences + 1] i32, in host memory, of this rank's tokens.
-  /// Rows of padding are a run each.
+  /// Rows of padding are a run each. Where examples are told apart, round.examples has that of each run.
   void exchange_sequences(Tape& tape, const DispatchPlan& plan, const Tensor& offsets,
                           DispatchRound& round) const;
 

@@ -160,10 +160,14 @@ Tensor MixedExperts::forward_from(Tape& tape, std::size_t number, const ExpertIn
   const auto runs =
       static_cast<std::size_t>(std::ranges::lower_bound(input.sequences, at) - input.sequences.begin());
   const auto own_runs = input.sequences.first(std::min(runs + 1, input.sequences.size()));
+  const kernels::RowOffsets other_runs = from(tape, input.sequences.subspan(runs), at);
+  const ExampleRows all = tape.examples();
+  const ExampleScope scope(tape, all);
+  if (all) tape.rows_are_of({{own_runs}, all.examples.first(runs), all.gradients});
   const Tensor first = checked_forward(tape, *kind.experts, {head, input.offsets.first(local + 1), own_runs});
-  const Tensor others = forward_from(
-      tape, number + 1,
-      {tail, from(tape, input.offsets.subspan(local), at), from(tape, input.sequences.subspan(runs), at)});
+  if (all) tape.rows_are_of({{other_runs}, all.examples.subspan(runs), all.gradients});
+  const Tensor others =
+      forward_from(tape, number + 1, {tail, from(tape, input.offsets.subspan(local), at), other_runs});
   return functions::join_rows(tape, first, others);
 }
 

@@ -50,8 +50,8 @@ MoeLayer::MoeLayer(const MoeOptions& options, const ProcessGrid& grid)
                           {options.hidden, options.experts, options.router_heads, options.router_noise})),
       experts_(expert_shares(options.expert, options.experts), expert_options(options, grid)),
       balancer_(make_balancer(options.balancer, options.experts, options.balancing)),
-      dispatcher_(grid.expert_group(), options.experts, options.capacity_factor, experts_.wants_sequences(),
-                  options.dispatch_chunks) {
+      dispatcher_(grid.expert_group(), options.experts, options.capacity_factor,
+                  experts_.wants_sequences() || options.tells_examples_apart, options.dispatch_chunks) {
   require(options.top_k >= 1 && options.top_k <= options.experts, "moe: top_k {} of {} experts",
           options.top_k, options.experts);
   require(options.gate == "top_k" || options.gate == "expert_choice",
@@ -236,7 +236,8 @@ Tensor MoeLayer::operator()(Tape& tape, ForwardContext& context, const Tensor& x
   Tensor y;
   if (plan.rounds == 1) {
     DispatchRound round = dispatcher_.round(tape, plan, gate.experts, entered, 0);
-    if (experts_.wants_sequences()) dispatcher_.exchange_sequences(tape, plan, host_offsets, round);
+    if (experts_.wants_sequences() || tape.example_gradients())
+      dispatcher_.exchange_sequences(tape, plan, host_offsets, round);
     const Tensor rows = dispatcher_.dispatch(tape, entered, round, compute_shared);
     y = dispatcher_.combine(tape, compute_experts(tape, rows, round), gate.weights, round);
   } else {
@@ -260,6 +261,7 @@ Tensor MoeLayer::operator()(Tape& tape, ForwardContext& context, const Tensor& x
 
 ChunkRows MoeLayer::compute_experts(Tape& tape, const Tensor& rows, const DispatchRound& round) try {
   ChunkRows results;
+  const ExampleScope scope(tape, {{round.sequences}, round.examples, tape.example_gradients()});
   for (std::size_t c = 0; c < round.chunks.size(); ++c) {
     const Tensor arrived = dispatcher_.arrive(tape, rows, round, c);
     const Tensor result = experts_.forward(tape, {arrived, round.chunks[c].offsets, round.sequences});

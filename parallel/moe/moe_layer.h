@@ -36,6 +36,8 @@ struct MoeOptions {
   RouterLosses router_losses = {};
   double capacity_factor = 1.5;  ///< planned rows per rank and round, over the mean
   Index dispatch_chunks = 0;     ///< of a round, see Dispatcher
+  /// Passes may be ones that tell_examples_apart; all rows then come in one round.
+  bool tells_examples_apart = false;
 };
 
 /// What a layer did since the last reset, on this rank.

@@ -44,8 +44,10 @@ class AttentionRouter final : public Router {
 
   RouterScope scope() const override { return scope_; }
   Tensor scores(Tape& tape, const Tensor& x, const Tensor& offsets) override {
-    return score_(tape, scope_ == RouterScope::sequence ? attention_.mean(tape, x, offsets)
-                                                        : attention_(tape, x, offsets));
+    if (scope_ != RouterScope::sequence) return score_(tape, attention_(tape, x, offsets));
+    const Tensor mean = attention_.mean(tape, x, offsets);
+    const ExampleScope scope(tape, tape.one_row_each());
+    return score_(tape, mean);
   }
   double flops(Extent& extent) const override {
     const double attention =

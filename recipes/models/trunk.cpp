@@ -50,7 +50,7 @@ Trunk::Images::Images(const ImageRecipe& recipe, const ImageShape& image, Index 
 
 struct Trunk::Layer : Module {
   Layer(const std::string& layer_name, const ModelRecipe& model, const MoeRecipe& moe, bool with_experts,
-        Index longest_sequence, const ProcessGrid& grid, Index dispatch_chunks)
+        Index longest_sequence, const ProcessGrid& grid, Index dispatch_chunks, bool apart)
       : name(layer_name),
         moe_name(layer_name + ".moe"),
         attention_norm(model.hidden),
@@ -81,7 +81,8 @@ struct Trunk::Layer : Module {
                      .router_losses = {moe.z_coefficient, moe.entropy_coefficient,
                                        moe.domain_expert < 0 ? 0 : moe.domain_prior, moe.domain_expert},
                      .capacity_factor = moe.capacity_factor,
-                     .dispatch_chunks = dispatch_chunks},
+                     .dispatch_chunks = dispatch_chunks,
+                     .tells_examples_apart = apart},
           grid);
       add_module("moe", *experts);
     } else {
@@ -120,7 +121,7 @@ Trunk::Trunk(const Recipe& recipe, const ModelSizes& sizes, bool encodes_images,
     const std::string name = "layers." + std::to_string(i);
     layers_.push_back(std::make_unique<Layer>(name, model, recipe.moe, (i + 1) % recipe.moe.every == 0,
                                               std::max(sizes.max_length, image_tokens()), grid,
-                                              recipe.parallel.dispatch_chunks));
+                                              recipe.parallel.dispatch_chunks, recipe.privacy.is_on()));
     add_module(name, *layers_.back());
   }
   add_module("final_norm", final_norm_);

@@ -411,3 +411,36 @@ TEST_CASE("the recipes that come with Conclave are valid on 1, 2 and 4 ranks", "
   }
   CHECK(count >= 2);
 }
+
+TEST_CASE("privacy refuses what would have one example change another's part, and says why", "[recipe]") {
+  const std::string on = "privacy.unit = \"record\"\nprivacy.epsilon = 3\n";
+  const std::string images = on + "data.source = \"fashion_mnist\"\nmoe.balancer = \"none\"\n";
+  CHECK(mistake(images).empty());
+  CHECK_THAT(mistake("data.source = \"fashion_mnist\"\nmoe.balancer = \"none\"\nprivacy.unit = \"record\""),
+             Contains("q.toml:3: privacy.unit = \"record\" wants noise"));
+  CHECK_THAT(mistake(on + "data.source = \"fashion_mnist\""),
+             Contains("moe.balancer = \"bias\" (default) with privacy.unit = \"record\": it sends"));
+  for (const auto& [line, why] :
+       {std::pair("image.norm = \"batch\"", "normalized by all others of the batch"),
+        std::pair("moe.gate = \"expert_choice\"", "choose among the tokens of all examples"),
+        std::pair("moe.z_coefficient = 0.1", "a mean over the tokens of all examples"),
+        std::pair("moe.entropy_coefficient = 0.1", "a mean over the tokens of all examples"),
+        std::pair("model.share_layers = true", "meets several times"),
+        std::pair("train.accumulate = 2",
+                  "as many batches are computed for a step as privacy.batch wants")}) {
+    CAPTURE(line);
+    const std::string message = mistake(images + line);
+    CHECK_THAT(message, StartsWith("q.toml:5: "));
+    CHECK_THAT(message, Contains(why));
+  }
+  const std::string texts = on + "moe.balancer = \"none\"\ntrain.start_from = \"runs/public\"\n";
+  CHECK(mistake(texts).empty());
+  CHECK_THAT(mistake(on + "moe.balancer = \"none\""), Contains("the tokenizer would be learned"));
+  for (const auto& [line, why] :
+       {std::pair("data.synset_words = true", "a synset is in two examples"),
+        std::pair("model.bigrams = 100", "chosen from the training texts"),
+        std::pair("model.token_dropout = 0.1\ntrain.masked_weight = 1", "which an example meets twice")}) {
+    CAPTURE(line);
+    CHECK_THAT(mistake(texts + line), Contains(why));
+  }
+}
