@@ -219,6 +219,19 @@ void DynamicBatcher::fill(DataPosition position, Batch& batch) {
   batch.next = last ? DataPosition{position.epoch + 1, 0} : DataPosition{position.epoch, position.batch + 1};
 }
 
+std::size_t DynamicBatcher::fill_with(std::span<const std::int64_t> sequences, std::int64_t epoch,
+                                      Batch& batch) const {
+  start(batch);
+  for (const std::int64_t sequence : sequences) {
+    if (batch.local_tokens() + length(sequence) > share_tokens_) break;
+    append(sequence, epoch, batch);
+  }
+  batch.global_tokens = batch.local_tokens();
+  batch.global_sequences = batch.local_sequences();
+  batch.global_images = batch.local_images();
+  return batch.labels.size();
+}
+
 void DynamicBatcher::append_made_up(std::int64_t length, Batch& batch) const {
   const bool image = split_->images.size() > 0 && length >= options_.image_tokens;
   const std::int64_t text = std::min(length - (image ? options_.image_tokens : 0), longest_text_);

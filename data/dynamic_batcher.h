@@ -86,6 +86,10 @@ class DynamicBatcher {
   /// epoch.
   void fill(DataPosition position, Batch& batch);
 
+  /// Fills `batch` with as many of `sequences`, from the first, as a share may have, and returns how many;
+  /// what it says of the global batch is of these alone. `epoch` is for how images are changed.
+  std::size_t fill_with(std::span<const std::int64_t> sequences, std::int64_t epoch, Batch& batch) const;
+
   /// Gives `batch` the memory that any share needs, so that fill() allocates nothing.
   void reserve(Batch& batch) const;
 

@@ -77,6 +77,7 @@ struct Trainer::TrainedTask {
   double share;  // of the micro-batches
   std::int64_t batches_per_epoch;
   std::unique_ptr<Prefetcher> batches;
+  std::unique_ptr<DynamicBatcher> drawn = {};  // in place of those, where examples are drawn one by one
   std::unique_ptr<Evaluator> validation = {}, test = {};
 };
 
@@ -151,16 +152,20 @@ Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironme
     require(batches.batches_per_epoch() > 0, "the training split is empty; give [data] rows to train on");
     describe(task, splits, batches);
     const double share = recipe.tasks.weight(task.name()) / weights;
-    if (t == 0)
+    if (t == 0 && recipe.privacy.is_on())
+      steps_per_epoch_ = PrivateTraining::steps_per_epoch(recipe.privacy, splits.train.size());
+    else if (t == 0)
       steps_per_epoch_ = std::max<std::int64_t>(
           static_cast<std::int64_t>(static_cast<double>(batches.batches_per_epoch()) /
                                     static_cast<double>(recipe.train.accumulate) / share),
           1);
     const std::int64_t batches_per_epoch = batches.batches_per_epoch();
-    tasks_.push_back(
-        {&task, &splits, share, batches_per_epoch, std::make_unique<Prefetcher>(std::move(batches))});
+    auto drawn = recipe.privacy.is_on() ? std::make_unique<DynamicBatcher>(batches) : nullptr;
+    tasks_.push_back({&task, &splits, share, batches_per_epoch,
+                      std::make_unique<Prefetcher>(std::move(batches)), std::move(drawn)});
   }
   total_steps_ = recipe.train.steps > 0 ? recipe.train.steps : recipe.train.epochs * steps_per_epoch_;
+  if (recipe.privacy.is_on()) start_privacy();
   schedule_ = {.kind = schedule_from(recipe.train.schedule),
                .peak = recipe.train.learning_rate,
                .final = recipe.train.final_learning_rate,
@@ -192,6 +197,26 @@ Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironme
 }
 
 Trainer::~Trainer() = default;
+
+void Trainer::start_privacy() {
+  const PrivacyRecipe& recipe = recipe_.privacy;
+  const std::int64_t examples = tasks_.front().splits->train.size(), wanted = total_steps_;
+  privacy_ = std::make_unique<PrivateTraining>(recipe, examples, wanted, grid_, random_);
+  total_steps_ = privacy_->steps();
+  say(fmt::format(
+      "privacy: of {} steps with {} of {} examples on average (each with probability {:.5f}), noise of "
+      "{:.4f} x {}: epsilon {:.3f} at delta {}{}",
+      total_steps_, recipe.batch, examples, privacy_->sampling_rate(), privacy_->noise_multiplier(),
+      recipe.clip_norm, privacy_->epsilon(total_steps_), recipe.delta,
+      total_steps_ < wanted ? fmt::format("; the budget of {} has no room for the other {} steps",
+                                          recipe.epsilon, wanted - total_steps_)
+                            : ""));
+  require(
+      total_steps_ > 0,
+      "privacy.epsilon = {}: one step with privacy.noise_multiplier = {} exceeds it; raise either, or leave "
+      "noise_multiplier at 0, which finds it",
+      recipe.epsilon, recipe.noise_multiplier);
+}
 
 void Trainer::say(const std::string& text) {
   if (grid_.world().rank() == 0) progress_.message(text);
@@ -319,6 +344,19 @@ void Trainer::resume() {
   const auto metadata = nlohmann::json::parse(reader.state().metadata);
   require(metadata.at("tokenizer_hash") == tokenizer_hash(), "{}: its tokenizer does not match its metadata",
           environment_.resume);
+  if (privacy_) {
+    require(metadata.contains("privacy"),
+            "{}: it was trained without privacy, which cannot be had afterwards; start anew",
+            environment_.resume);
+    const auto& spent = metadata.at("privacy");
+    require(spent.at("noise_multiplier") == privacy_->noise_multiplier() &&
+                spent.at("sampling_rate") == privacy_->sampling_rate(),
+            "{}: its steps had noise of {} and a sampling rate of {}, and those to come would have {} and "
+            "{}; resume "
+            "with the recipe as it was",
+            environment_.resume, spent.at("noise_multiplier").dump(), spent.at("sampling_rate").dump(),
+            privacy_->noise_multiplier(), privacy_->sampling_rate());
+  }
   for (TrainedTask& one : tasks_) {
     const auto& position = metadata.at("data_position").at(one.task->name());
     one.batches->seek({position.at("epoch"), position.at("batch")});
@@ -369,11 +407,15 @@ void Trainer::forward_backward(std::size_t number, const Batch& batch, std::int6
                          .first_token = batch.first_token,
                          .first_sequence = batch.first_sequence,
                          .global_tokens = batch.global_tokens,
-                         .global_sequences = batch.global_sequences,
+                         // Examples' losses do not depend on how many there are.
+                         .global_sequences = privacy_ ? 1 : batch.global_sequences,
                          .loss_scale = 1.0 / accumulate,
                          .in_domain = input.in_domain,
                          .domain_strength = domain_strength(),
                          .global_images = batch.global_images};
+  std::optional<ExampleGradients> apart;
+  if (privacy_)
+    tape.tell_examples_apart(apart.emplace(activations_, batch.global_sequences, batch.first_sequence));
   const TaskOutput output = (*tasks_[number].task)(tape, context, input);
   const double loss = kernels::sum(output.losses);
   if (!std::isfinite(loss) && problem_.empty()) {
@@ -389,6 +431,7 @@ void Trainer::forward_backward(std::size_t number, const Batch& batch, std::int6
   }
   if (last) reducer_.arm();
   tape.backward(std::span(losses).first(count));
+  if (apart) privacy_->add_clipped(*apart);
 
   for (const auto& [name, layer] : layers_)
     if (layer->balancer().wants_gradients())
@@ -409,11 +452,20 @@ void Trainer::step() {
   auto& sums = *sums_;
   std::ranges::fill(sums.message, 0.0);
   parameters_.zero_gradients();
-  for (std::int64_t micro = 0; micro < recipe_.train.accumulate; ++micro) {
-    const std::size_t task = task_of(micro);
-    forward_backward(task, tasks_[task].batches->next(), micro, micro + 1 == recipe_.train.accumulate);
+  if (privacy_) {
+    std::int64_t micro = 0;
+    privacy_->for_batches(*tasks_.front().drawn, step_,
+                          [&](const Batch& batch) { forward_backward(0, batch, micro++, false); });
+    reducer_.arm();
+    reducer_.finish();
+    privacy_->release(parameters_);
+  } else {
+    for (std::int64_t micro = 0; micro < recipe_.train.accumulate; ++micro) {
+      const std::size_t task = task_of(micro);
+      forward_backward(task, tasks_[task].batches->next(), micro, micro + 1 == recipe_.train.accumulate);
+    }
+    reducer_.finish();
   }
-  reducer_.finish();
   for (std::size_t l = 0; l < layers_.size(); ++l) {
     MoeLayer& layer = *layers_[l].second;
     if (!layer.balancer().wants_gradients()) continue;
@@ -540,6 +592,7 @@ void Trainer::report(bool force) {
     }
     metrics.emplace_back("train/learning_rate", report.learning_rate);
     metrics.emplace_back("train/gradient_norm", sums.gradient_norm);
+    if (privacy_) metrics.emplace_back("privacy/epsilon", privacy_->epsilon(step_));
     metrics.emplace_back("train/tokens_per_second", report.tokens_per_second);
     metrics.emplace_back("train/seconds_per_step", report.seconds_per_step);
     metrics.emplace_back("train/checkpoint_stall_seconds", sums.save_seconds);
@@ -574,6 +627,12 @@ CheckpointState Trainer::checkpoint_state() const {
     const DataPosition position = one.batches->position();
     metadata["data_position"][one.task->name()] = {{"epoch", position.epoch}, {"batch", position.batch}};
   }
+  if (privacy_)
+    metadata["privacy"] = {{"noise_multiplier", privacy_->noise_multiplier()},
+                           {"sampling_rate", privacy_->sampling_rate()},
+                           {"steps", step_},
+                           {"epsilon", privacy_->epsilon(step_)},
+                           {"delta", recipe_.privacy.delta}};
   if (image.size() > 0) metadata["image_shape"] = {image.height, image.width, image.channels};
   for (const auto& [task, result] : last_validation_) {
     auto& metrics = metadata["metrics"][task];

@@ -17,6 +17,7 @@
 #include "parallel/data_parallel.h"
 #include "recipes/evaluator.h"
 #include "recipes/metrics/metrics_writer.h"
+#include "recipes/private_training.h"
 #include "recipes/progress.h"
 #include "recipes/recipe.h"
 
@@ -79,6 +80,7 @@ class Trainer {
   struct TrainedTask;
 
   void say(const std::string& text);
+  void start_privacy();
   void plan_memory();
   std::string tokenizer_hash() const;  // "" without texts
   void describe(const Task& task, const TaskSplits& splits, const DynamicBatcher& batches);
@@ -113,6 +115,8 @@ class Trainer {
   GradientReducer reducer_;
   Arena activations_;
   std::vector<TrainedTask> tasks_;
+  SystemRandom random_;
+  std::unique_ptr<PrivateTraining> privacy_;  // null without
   std::unique_ptr<Evaluator>
       calibration_;  // of the first task's training examples, where a balancer wants it
   CheckpointWriter writer_;

@@ -58,6 +58,8 @@ void secure_aggregation_sum(std::int64_t repetitions);
 /// `grid` of one rank.
 void moe(const ProcessGrid& grid, std::int64_t repetitions);
 /// `grid` of one rank.
+void private_step(const ProcessGrid& grid, std::int64_t repetitions);
+/// `grid` of one rank.
 void routing_cache(const ProcessGrid& grid, std::int64_t repetitions);
 /// Needs WordNet; `grid` of one rank.
 void batching(const ProcessGrid& grid, const std::string& cache_directory, std::int64_t repetitions);

@@ -33,6 +33,7 @@ constexpr Measurement kMeasurements[] = {
     {"lstm", [](const Setting& s) { bench::lstm(s.repetitions); }, nullptr},
     {"aggregation", [](const Setting& s) { bench::aggregation(s.repetitions); }, nullptr},
     {"moe", [](const Setting& s) { bench::moe(s.grid, s.repetitions); }, nullptr},
+    {"privacy", [](const Setting& s) { bench::private_step(s.grid, s.repetitions); }, nullptr},
     {"routing", [](const Setting& s) { bench::routing_cache(s.grid, s.repetitions); },
      [](const Setting& s) { bench::routing_balance(s.grid, s.repetitions); }},
     {"batching", [](const Setting& s) { bench::batching(s.grid, s.cache_directory, s.repetitions); },

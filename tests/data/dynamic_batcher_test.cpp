@@ -276,3 +276,27 @@ TEST_CASE("impossible batches are refused with what to change", "[data]") {
   CHECK(batch.local_sequences() == 0);
   CHECK_THROWS_AS(empty.fill({0, 0}, batch), Error);
 }
+
+TEST_CASE("a share can be filled with sequences that somebody else drew, as many as were planned for",
+          "[data]") {
+  const TokenizedSplit split = random_split(200, 20, 4);
+  const DynamicBatcher batcher(split, {.tokens = 100, .rank = 1, .ranks = 2});
+  Batch largest, batch;
+  batcher.fill_largest(largest);
+  std::vector<std::int64_t> drawn;
+  for (std::int64_t i = 0; i < 200; i += 3) drawn.push_back(i);
+  std::vector<std::int64_t> seen;
+  for (std::span<const std::int64_t> rest(drawn); !rest.empty();) {
+    const std::size_t count = batcher.fill_with(rest, 0, batch);
+    REQUIRE(count > 0);
+    CHECK(batch.local_tokens() <= largest.local_tokens());
+    CHECK(batch.local_sequences() <= largest.local_sequences());
+    CHECK(batch.global_tokens == batch.local_tokens());
+    CHECK(batch.examples.size() == count);
+    seen.insert(seen.end(), batch.examples.begin(), batch.examples.end());
+    rest = rest.subspan(count);
+  }
+  CHECK(seen == drawn);
+  CHECK(batcher.fill_with({}, 0, batch) == 0);
+  CHECK(batch.offsets == std::vector<std::int32_t>{0});
+}

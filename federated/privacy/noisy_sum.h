@@ -1,0 +1,29 @@
+// The Gaussian mechanism on a sum of bounded vectors, of which no floating-point noise is released (Mironov
+// 2012, "On significance of the least significant bits"): the sum is rounded to a grid, whose step is some
+// millionth of the noise's deviation, and a whole number of steps is added to each coordinate.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "federated/random_source.h"
+
+namespace conclave {
+
+/// What of a sum of vectors, each of norm `bound` at most, is to be released.
+struct NoisySum {
+  double bound = 1;             ///< the largest norm of one's part
+  double noise_multiplier = 1;  ///< of the noise's deviation, over what one may change
+  std::int64_t coordinates = 1;
+
+  /// A power of two.
+  double step() const;
+  /// How far one's part moves the rounded sum, at most: each coordinate by one step more than before.
+  double sensitivity() const;
+  double deviation() const { return noise_multiplier * sensitivity(); }
+};
+
+/// sums: some of the coordinates of the sum; noise is added to each in place.
+void add_noise(const NoisySum& release, RandomBits& bits, std::span<float> sums);
+
+}  // namespace conclave

@@ -1,0 +1,105 @@
+#include "recipes/private_training.h"
+
+#include <algorithm>
+#include <array>
+#include <numeric>
+
+#include "core/kernels/activation.h"
+#include "federated/privacy/calibration.h"
+#include "federated/privacy/poisson_sample.h"
+
+namespace conclave {
+namespace {
+
+constexpr const char* kAccountant = "pld";
+
+std::size_t at(Index index) { return static_cast<std::size_t>(index); }
+
+}  // namespace
+
+std::int64_t PrivateTraining::steps_per_epoch(const PrivacyRecipe& recipe, std::int64_t examples) {
+  return std::max<std::int64_t>((examples + recipe.batch - 1) / recipe.batch, 1);
+}
+
+PrivateTraining::PrivateTraining(const PrivacyRecipe& recipe, std::int64_t examples, std::int64_t steps,
+                                 const ProcessGrid& grid, RandomSource& random)
+    : recipe_(recipe),
+      grid_(grid),
+      bits_(random),
+      rate_(std::min(1.0, static_cast<double>(recipe.batch) / static_cast<double>(examples))),
+      examples_(examples),
+      steps_(steps) {
+  require(
+      grid.device() == Device::cpu,
+      "privacy.unit = \"{}\": privacy on CUDA devices is not there yet; train on processors, or set it to "
+      "\"none\"",
+      recipe.unit);
+  require(
+      recipe.delta * static_cast<double>(examples) < 1,
+      "privacy.delta = {}: with {} training examples, one of them could be published whole within it; set "
+      "it to less than {:.1e}",
+      recipe.delta, examples, 1 / static_cast<double>(examples));
+  const PrivacyBudget budget{recipe.epsilon, recipe.delta};
+  noise_ =
+      recipe.noise_multiplier > 0 ? recipe.noise_multiplier : least_noise(budget, rate_, steps, kAccountant);
+  if (recipe.epsilon > 0) steps_ = std::min(steps, most_steps(budget, noise_, rate_, kAccountant));
+}
+
+double PrivateTraining::epsilon(std::int64_t steps) const {
+  const auto accountant = make_accountant(kAccountant);
+  accountant->compose({noise_, rate_, steps});
+  return accountant->epsilon(recipe_.delta);
+}
+
+void PrivateTraining::for_batches(const DynamicBatcher& batcher, std::int64_t number,
+                                  const std::function<void(const Batch&)>& each) {
+  Communicator& world = grid_.world();
+  const Index me = world.rank(), ranks = world.size();
+  poisson_sample(bits_, rate_, me, examples_, ranks, drawn_);
+  enum Count : Index { sequences, rows, images, left, counts };
+  counts_.resize(at(ranks * counts));
+  std::span<const std::int64_t> rest(drawn_);
+  for (bool more = true; more;) {
+    rest = rest.subspan(batcher.fill_with(rest, number, batch_));
+    std::array<std::int64_t, counts> mine{batch_.local_sequences(), batch_.local_tokens(),
+                                          batch_.local_images(), static_cast<std::int64_t>(rest.size())};
+    world.all_gather(Tensor::borrow(mine.data(), {counts}, DType::i64),
+                     Tensor::borrow(counts_.data(), {ranks, counts}, DType::i64));
+    const auto sum = [&](Index what, Index of) {
+      std::int64_t total = 0;
+      for (Index rank = 0; rank < of; ++rank) total += counts_[at(rank * counts + what)];
+      return total;
+    };
+    batch_.first_sequence = sum(sequences, me), batch_.global_sequences = sum(sequences, ranks);
+    batch_.first_token = sum(rows, me), batch_.global_tokens = sum(rows, ranks);
+    batch_.global_images = sum(images, ranks);
+    if (batch_.global_sequences > 0) each(batch_);
+    more = sum(left, ranks) > 0;
+  }
+}
+
+void PrivateTraining::add_clipped(ExampleGradients& gradients) {
+  const std::span<double> squares = gradients.squares();
+  grid_.world().all_reduce(Tensor::borrow(squares.data(), {static_cast<Index>(squares.size())}, DType::f64));
+  factors_.resize(squares.size());
+  clip_factors(squares, recipe_.clip_norm, factors_);
+  gradients.add_clipped(factors_);
+}
+
+void PrivateTraining::release(const ParameterSet& parameters) {
+  Index coordinates = 0;
+  for (const Parameter* parameter : parameters.parameters()) coordinates += parameter->global_shape().numel();
+  const NoisySum sum{recipe_.clip_norm, noise_, coordinates};
+  // One rank draws for all that have the same parameters.
+  for (const Parameter* parameter : parameters.parameters()) {
+    const Communicator& owners = parameter->sharded ? grid_.data_group() : grid_.world();
+    if (owners.rank() == 0) add_noise(sum, bits_, parameter->slot.gradient.span<float>());
+  }
+  for (const auto& segment : parameters.segments()) {
+    Communicator& owners = segment.sharded ? grid_.data_group() : grid_.world();
+    if (segment.gradients.numel() > 0) owners.broadcast(segment.gradients, 0);
+    kernels::scale(segment.gradients, 1.0 / static_cast<double>(recipe_.batch), segment.gradients);
+  }
+}
+
+}  // namespace conclave

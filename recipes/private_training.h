@@ -1,0 +1,61 @@
+// Differentially private training, the unit being a record (DP-SGD; Abadi et al. 2016, arXiv:1607.00133): in
+// each step every training example takes part with the same probability, by itself; its gradient is clipped
+// to a norm; noise is added to the sum of them, and that over the expected number of examples is the step's
+// gradient.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "autograd/example_gradients.h"
+#include "autograd/nn/parameter_set.h"
+#include "data/dynamic_batcher.h"
+#include "federated/privacy/accountant.h"
+#include "federated/privacy/noisy_sum.h"
+#include "federated/random_source.h"
+#include "parallel/process_grid.h"
+#include "recipes/recipe.h"
+
+namespace conclave {
+
+class PrivateTraining {
+ public:
+  /// Of `examples`, for `steps` steps if the budget allows them. `random`, and the grid, must outlive it.
+  /// Throws Error where there is no noise that keeps within the budget, or it is for another device.
+  PrivateTraining(const PrivacyRecipe& recipe, std::int64_t examples, std::int64_t steps,
+                  const ProcessGrid& grid, RandomSource& random);
+
+  static std::int64_t steps_per_epoch(const PrivacyRecipe& recipe, std::int64_t examples);
+
+  double sampling_rate() const { return rate_; }
+  double noise_multiplier() const { return noise_; }
+  /// Of the steps that were to be, those that the budget allows.
+  std::int64_t steps() const { return steps_; }
+  /// What so many steps spend, with the recipe's delta.
+  double epsilon(std::int64_t steps) const;
+
+  /// Draws a step's examples and calls each(batch) for them, of as many at a time as memory was planned for.
+  /// `number` is the step's, by which images are changed at random. Collective.
+  void for_batches(const DynamicBatcher& batcher, std::int64_t number,
+                   const std::function<void(const Batch&)>& each);
+  /// After the backward pass of such a batch: adds the clipped gradients of its examples to the parameters'.
+  /// Collective.
+  void add_clipped(ExampleGradients& gradients);
+  /// Once these are summed over the ranks: makes them the step's gradient. Collective; every rank has the
+  /// same bits.
+  void release(const ParameterSet& parameters);
+
+ private:
+  PrivacyRecipe recipe_;
+  const ProcessGrid& grid_;
+  RandomBits bits_;
+  double rate_, noise_ = 0;
+  std::int64_t examples_, steps_;
+  std::vector<std::int64_t> drawn_;
+  std::vector<double> factors_;
+  std::vector<std::int64_t> counts_;  // of all ranks: sequences, rows, images, and examples to come
+  Batch batch_;
+};
+
+}  // namespace conclave

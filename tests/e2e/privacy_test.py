@@ -1,0 +1,78 @@
+"""Differentially private training: what it tells, what it refuses, and that it stops where the budget does."""
+
+import json
+from pathlib import Path
+
+from e2e.images_test import prepare, train
+from runs import PROGRAM, assert_same_weights, checkpoints, run
+
+PRIVATE = ["privacy.unit=record", "moe.balancer=none", "train.clip_norm=0", "privacy.batch=55", "image.erase=0"]
+# As good as no noise, and every example in every step.
+ALL = [*PRIVATE, "privacy.batch=550", "privacy.noise_multiplier=1e-6", "privacy.clip_norm=100", "train.steps=12"]
+
+
+def metrics(directory, key):
+    lines = map(json.loads, Path(directory, "metrics.jsonl").read_text().splitlines())
+    return {line["step"]: line[key] for line in lines if key in line}
+
+
+def close(one, other):
+    return all(abs(a - b) < 3e-3 * max(abs(a), 1) for a, b in zip(one, other, strict=True))
+
+
+def main():
+    prepare()
+    # Without a bound or noise to speak of, on any ranks, it is what training on the whole split is.
+    plain = ["train.steps=12", "train.batch_tokens=600", "train.clip_norm=0", "moe.balancer=none", "image.erase=0"]
+    still = ["image.flip=false", "model.dropout=0", "model.embedding_dropout=0"]  # which are drawn by places in a batch
+    train(1, "plain", *plain, *still)
+    expected = metrics("plain", "train/gradient_norm")
+    assert len(expected) == 12, expected
+    for ranks in (1, 2, 4):
+        train(ranks, f"all{ranks}", *ALL, *still, says=["each with probability 1.00000"])
+        found = metrics(f"all{ranks}", "train/gradient_norm")
+        assert close(list(expected.values()), list(found.values())), (ranks, expected, found)
+
+    # The bound holds: with no example's gradient above a thousandth, nor is their mean.
+    train(1, "clipped", *ALL, *still, "privacy.clip_norm=0.001")
+    assert all(0 < norm <= 0.001 for norm in metrics("clipped", "train/gradient_norm").values())
+
+    # A budget decides the noise, and epsilon ends within it.
+    says = ["privacy: of 40 steps with 55 of 550 examples on average", "at delta 0.001"]
+    train(2, "budget", *PRIVATE, "privacy.epsilon=5", "privacy.delta=1e-3", says=says)
+    epsilons = metrics("budget", "privacy/epsilon")
+    assert list(epsilons) == list(range(1, 41)) and 4.9 < epsilons[40] <= 5, epsilons
+    assert all(epsilons[step] <= epsilons[step + 1] for step in range(1, 40)), epsilons
+    # Or it ends training: the step after the last would have exceeded it.
+    noise = ["privacy.noise_multiplier=1", "privacy.delta=1e-3"]
+    train(1, "stops", *PRIVATE, *noise, "privacy.epsilon=2", says=["the budget of 2 has no room for the other"])
+    epsilons = list(metrics("stops", "privacy/epsilon").values())
+    assert 0 < len(epsilons) < 40 and epsilons[-1] <= 2, epsilons
+    train(1, "goes_on", *PRIVATE, *noise, f"train.steps={len(epsilons) + 1}")
+    assert metrics("goes_on", "privacy/epsilon")[len(epsilons) + 1] > 2
+    train(1, "none", *PRIVATE, *noise, "privacy.epsilon=0.01", status=1, says=["one step with privacy.noise_multiplier"])
+
+    # Nobody can say which examples were drawn, nor the noise, by the seed.
+    train(1, "again", *PRIVATE, "privacy.epsilon=5", "privacy.delta=1e-3")
+    try:
+        assert_same_weights("budget", "again")
+    except AssertionError:
+        pass
+    else:
+        raise AssertionError("two private runs have the same weights")
+
+    # What is resumed goes on from what was spent, with the same noise.
+    train(1, "again", *PRIVATE, "privacy.epsilon=5", "privacy.delta=1e-3", resume=checkpoints("budget")[0], says=["at step 20"])
+    other = ["privacy.epsilon=6", "privacy.delta=1e-3"]
+    train(1, "again", *PRIVATE, *other, resume=checkpoints("budget")[0], status=1, says=["its steps had noise of"])
+    train(1, "again", *PRIVATE, *noise, resume=checkpoints("plain")[0], status=1, says=["trained without privacy"])
+
+    train(1, "wrong", *PRIVATE, "privacy.epsilon=5", "image.norm=batch", status=2, says=["normalized by all others"])
+    train(1, "wrong", *PRIVATE, "privacy.epsilon=5", "privacy.delta=0.01", status=1, says=["published whole"])
+    says = ["the tokenizer would be learned from the training texts"]
+    sets = [f"--set={key}" for key in (*PRIVATE, "privacy.epsilon=5", "data.source=wordnet")]
+    run([PROGRAM, "train", "images.toml", *sets], status=2, says=says)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+#include "federated/privacy/noisy_sum.h"
+
+#include <catch2/catch.hpp>
+#include <cmath>
+#include <vector>
+
+using namespace conclave;
+
+TEST_CASE("noise has the deviation that was asked for, and no mean") {
+  SystemRandom random;
+  RandomBits bits(random);
+  constexpr int kCoordinates = 400001;
+  const NoisySum release{.bound = 0.5, .noise_multiplier = 3, .coordinates = kCoordinates};
+  CHECK(release.deviation() == Approx(1.5).epsilon(0.01));
+  CHECK(release.deviation() > 1.5);
+  std::vector<float> sums(kCoordinates, 7.0f);
+  add_noise(release, bits, sums);
+  double sum = 0, squares = 0, fourth = 0, neighbours = 0;
+  for (std::size_t i = 0; i < sums.size(); ++i) {
+    const double noise = (sums[i] - 7.0) / release.deviation();
+    sum += noise;
+    squares += noise * noise;
+    fourth += noise * noise * noise * noise;
+    if (i > 0) neighbours += noise * (sums[i - 1] - 7.0) / release.deviation();
+  }
+  // Six standard deviations of each.
+  const double root = std::sqrt(double{kCoordinates});
+  CHECK(std::abs(sum / kCoordinates) < 6 / root);
+  CHECK(std::abs(squares / kCoordinates - 1) < 6 * std::sqrt(2) / root);
+  CHECK(std::abs(fourth / kCoordinates - 3) < 6 * std::sqrt(96) / root);
+  CHECK(std::abs(neighbours / kCoordinates) < 6 / root);
+}
+
+TEST_CASE("what is released lies on a grid, wherever the sum lay") {
+  SystemRandom random;
+  RandomBits bits(random);
+  const NoisySum release{.bound = 1, .noise_multiplier = 1, .coordinates = 100};
+  CHECK(std::log2(release.step()) == std::floor(std::log2(release.step())));
+  CHECK(release.step() < 2e-6);
+  CHECK(release.sensitivity() == 1 + 10 * release.step());
+  std::vector<float> sums(1001);
+  for (std::size_t i = 0; i < sums.size(); ++i) sums[i] = 1e-8f * static_cast<float>(i);
+  add_noise(release, bits, sums);
+  for (const float sum : sums) CHECK(sum / release.step() == std::nearbyint(sum / release.step()));
+  const std::vector<float> before = sums;
+  add_noise({.bound = 1, .noise_multiplier = 0, .coordinates = 100}, bits, sums);
+  CHECK(sums == before);
+}

@@ -1,0 +1,46 @@
+#include "federated/privacy/poisson_sample.h"
+
+#include <catch2/catch.hpp>
+#include <cmath>
+#include <map>
+
+#include "core/error.h"
+
+using namespace conclave;
+
+TEST_CASE("each takes part with the rate, whoever else does, and nobody twice") {
+  SystemRandom random;
+  RandomBits bits(random);
+  std::vector<std::int64_t> drawn{-1};
+  std::map<std::int64_t, int> taken;
+  std::map<std::size_t, int> sizes;
+  constexpr int kTimes = 20000;
+  int both = 0;
+  for (int i = 0; i < kTimes; ++i) {
+    poisson_sample(bits, 0.25, 1, 18, 4, drawn);  // of 1, 5, 9, 13, 17
+    for (const std::int64_t one : drawn) ++taken[one];
+    ++sizes[drawn.size()];
+    CHECK(std::ranges::is_sorted(drawn));
+    both += std::ranges::count(drawn, 1) + std::ranges::count(drawn, 17) == 2;
+  }
+  // Six standard deviations.
+  const auto near = [](int count, double share) {
+    return std::abs(count - share * kTimes) < 6 * std::sqrt(kTimes * share * (1 - share));
+  };
+  REQUIRE(taken.size() == 5);
+  for (const auto& [one, times] : taken) CHECK(near(times, 0.25));
+  CHECK(near(both, 0.0625));
+  CHECK(near(sizes[0], std::pow(0.75, 5)));  // nobody, too
+  CHECK(near(sizes[2], 10 * std::pow(0.25, 2) * std::pow(0.75, 3)));
+}
+
+TEST_CASE("a rate of 0 draws nobody, of 1 all, and others are refused") {
+  SystemRandom random;
+  RandomBits bits(random);
+  std::vector<std::int64_t> drawn;
+  poisson_sample(bits, 1, 0, 5, 2, drawn);
+  CHECK(drawn == std::vector<std::int64_t>{0, 2, 4});
+  poisson_sample(bits, 0, 0, 5, 2, drawn);
+  CHECK(drawn.empty());
+  CHECK_THROWS_AS(poisson_sample(bits, 1.5, 0, 5, 2, drawn), Error);
+}
