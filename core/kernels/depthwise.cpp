@@ -68,7 +68,8 @@ void depthwise(const Tensor& x, const Tensor& weight, const Window& window, cons
                      .to_step = channels,
                      .count = out_width,
                      .channels = channels,
-                     .mode = Write::assign});
+                     .mode = Write::assign,
+                     .next = px + (image * height + from + window.size) * width * channels});
       }
   });
 }
@@ -109,7 +110,8 @@ void depthwise_backward_input(const Tensor& dy, const Tensor& weight, const Wind
                .to_step = stride * channels,
                .count = ceil_divide(width - column, stride),
                .channels = channels,
-               .mode = mode});
+               .mode = mode,
+               .next = pdy + (image * out_height + out_row + 1) * out_width * channels});
         }
       }
   });

@@ -36,6 +36,7 @@ struct Line {
   Index to_step, count;  // pixels
   Index channels;
   Write mode;
+  const T* next;  // in the source, the first of `step` rows that are new to the line after this one
 };
 
 // A vector of channels of P pixels of a line, whose window has K columns and goes on by S. Every pixel of the
@@ -58,9 +59,17 @@ template <class T, int kBytes, int K, int S, int P, bool kEnds>
         if (q - p * S >= 0 && q - p * S < K) sums[p] += w[q - p * S] * x;
     }
   }
+  // The next line's pixels are fetched meanwhile: this one's jump from vector to vector as no processor
+  // foresees.
+#pragma GCC unroll 2
+  for (int a = 0; a < S; ++a)
+#pragma GCC unroll 16
+    for (int q = 0; q < P * S; ++q)
+      __builtin_prefetch(line.next + a * line.source_row + (pixel * S + q) * line.channels + channel);
 #pragma GCC unroll 8
   for (int p = 0; p < P; ++p) {
     T* to = line.to + (pixel + p) * line.to_step + channel;
+    __builtin_prefetch(to + line.count * line.to_step, 1);
     store<T, kBytes>(to, line.mode == Write::assign ? sums[p] : load<T, kBytes>(to) + sums[p]);
   }
 }
