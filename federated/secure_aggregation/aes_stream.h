@@ -20,6 +20,13 @@ class AesStream {
   /// Bytes 16 * `block` and following. Throws Error where OpenSSL does not compute them.
   void fill(std::uint64_t block, std::span<std::byte> out) const;
 
+  /// WideAes::add() where that computes it, else false.
+  template <class Word>
+  bool add(std::uint64_t block, std::span<Word> words, bool subtract) const {
+    if (wide_) wide_->add(block, words, subtract);
+    return wide_.has_value();
+  }
+
  private:
   struct Free {
     void operator()(evp_cipher_ctx_st* context) const;

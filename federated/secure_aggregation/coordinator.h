@@ -11,6 +11,9 @@
 // sent by then has dropped out, and is refused from then on. A message that is refused throws Error and
 // changes nothing. Where too few sites are left, end_phase() throws, and the round is over.
 //
+// A site that leaves between `share` and `mask` costs most: the masks that others have with it are all to be
+// computed. Begin when updates are ready, not before they are computed.
+//
 // It learns the sum and who is in it. A vector is added as it comes: memory is one vector, whatever the
 // number of sites.
 #pragma once

@@ -1,6 +1,7 @@
 #include "federated/secure_aggregation/fixed_point.h"
 
 #include <cmath>
+#include <type_traits>
 
 namespace conclave::secure_aggregation {
 namespace {
@@ -79,9 +80,15 @@ std::vector<std::int64_t> quantize_conditionally(std::span<const float> x, Fixed
 
 std::vector<float> dequantize(const RingVector& sum, FixedPoint format) {
   std::vector<float> result(sum.size());
-#pragma omp parallel for schedule(static) if (sum.size() > kGroupWords)
-  for (std::size_t i = 0; i < sum.size(); ++i)
-    result[i] = static_cast<float>(static_cast<double>(sum[i]) / format.scale);
+  sum.for_each_group([&]<class Word>(std::size_t first, std::span<const Word> words) {
+    using Signed = std::make_signed_t<Word>;
+    const int unused = static_cast<int>(8 * sizeof(Word)) - sum.ring().bits();
+    const double unit = 1 / format.scale;
+    float* to = result.data() + first;
+    for (std::size_t i = 0; i < words.size(); ++i)  // extends the sign
+      to[i] =
+          static_cast<float>(unit * static_cast<double>(static_cast<Signed>(words[i] << unused) >> unused));
+  });
   return result;
 }
 

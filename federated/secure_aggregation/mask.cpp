@@ -13,7 +13,9 @@ void add_masks(std::span<Word> words, std::size_t first, std::size_t width, std:
     const AesStream stream(mask.seed);
     for (std::size_t at = 0; at < words.size(); at += kBlockWords) {
       const auto some = words.subspan(at, std::min(kBlockWords, words.size() - at));
-      stream.fill((first + at) * width / 16, std::span(block).first(some.size() * width));
+      const std::size_t from = (first + at) * width / 16;
+      if (sizeof(Word) == width && stream.add(from, some, mask.subtract)) continue;
+      stream.fill(from, std::span(block).first(some.size() * width));
       mask.subtract ? add_block<true>(some, width, block.data()) : add_block(some, width, block.data());
     }
   }
@@ -64,13 +66,13 @@ Bytes masked(Ring ring, std::span<const std::int64_t> values, std::span<const Ma
   ring.check();
   Bytes packed(values.size() * ring.width);
   FirstError error;
-#pragma omp parallel for schedule(static) if (values.size() > kGroupWords)
+#pragma omp parallel for schedule(dynamic) if (values.size() > kGroupWords)
   for (std::size_t first = 0; first < values.size(); first += kGroupWords)
     error.guard([&] {
       const auto some = values.subspan(first, std::min(kGroupWords, values.size() - first));
-      (ring.width <= 4
-           ? mask_group<std::uint32_t>
-           : mask_group<std::uint64_t>)(some, first, ring.width, masks, packed.data() + first * ring.width);
+      ring.with_word([&]<class Word>(Word) {
+        mask_group<Word>(some, first, ring.width, masks, packed.data() + first * ring.width);
+      });
     });
   error.rethrow();
   return packed;

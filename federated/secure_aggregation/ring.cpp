@@ -15,7 +15,7 @@ std::int64_t Ring::most_each(std::size_t sites) const {
 
 RingVector::RingVector(Ring ring, std::size_t length) : ring_(ring), length_(length) {
   ring_.check();
-  ring_.width <= 4 ? narrow_.resize(length) : wide_.resize(length);
+  ring_.with_word([&]<class Word>(Word) { words_ = std::vector<Word>(length); });
 }
 
 void RingVector::add(ByteView packed) {

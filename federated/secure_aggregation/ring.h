@@ -5,6 +5,8 @@
 // Masks are bytes in the same order: a stream of as many bytes as the vector has.
 #pragma once
 
+#include <variant>
+
 #include "federated/secure_aggregation/wire.h"
 
 namespace conclave::secure_aggregation {
@@ -17,11 +19,16 @@ struct Ring {
   /// Throws Error unless 2 <= width <= 8.
   void check() const;
   int bits() const { return static_cast<int>(8 * width); }
+  /// f(Word{}) with the type that words are computed with: of 2, 4 or 8 bytes.
+  template <class F>
+  void with_word(F f) const {
+    width <= 2 ? f(std::uint16_t{}) : width <= 4 ? f(std::uint32_t{}) : f(std::uint64_t{});
+  }
   /// The largest absolute value that each of `sites` may add for their sum never to wrap.
   std::int64_t most_each(std::size_t sites) const;
 };
 
-/// A vector of words that others are added to. Its memory: 4 bytes a word up to width 4, else 8.
+/// A vector of words that others are added to. Its memory: 2, 4 or 8 bytes a word, as the width needs.
 class RingVector {
  public:
   /// Zeros.
@@ -35,24 +42,32 @@ class RingVector {
   void add(ByteView packed);
   /// Word i, from -2^(bits - 1) to 2^(bits - 1) - 1.
   std::int64_t operator[](std::size_t i) const {
-    const std::uint64_t word = ring_.width <= 4 ? narrow_[i] : wide_[i];
+    const std::uint64_t word = std::visit([i](const auto& words) { return std::uint64_t{words[i]}; }, words_);
     const int unused = 64 - ring_.bits();
     return static_cast<std::int64_t>(word << unused) >> unused;  // extends the sign
   }
 
-  /// f(first word, its words as std::span<std::uint32_t> or <std::uint64_t>) for groups of whole blocks, on
-  /// all threads where there are several.
+  /// f(first word, its words as a std::span) for groups of whole blocks, on all threads where there are
+  /// several.
   template <class F>
-  void for_each_group(F f);
+  void for_each_group(F f) {
+    std::visit([&](auto& words) { in_groups(std::span(words), f); }, words_);
+  }
+  template <class F>
+  void for_each_group(F f) const {
+    std::visit([&](const auto& words) { in_groups(std::span(words), f); }, words_);
+  }
 
  private:
+  template <class Word, class F>
+  static void in_groups(std::span<Word> words, F f);
+
   Ring ring_;
   std::size_t length_;
-  std::vector<std::uint32_t> narrow_;  // up to width 4
-  std::vector<std::uint64_t> wide_;    // above
+  std::variant<std::vector<std::uint16_t>, std::vector<std::uint32_t>, std::vector<std::uint64_t>> words_;
 };
 
-/// words += or -= those of one block, in planes; Word is std::uint32_t or std::uint64_t.
+/// words += or -= those of one block, in planes; Word is Ring::with_word()'s.
 template <bool subtract = false, class Word>
 void add_block(std::span<Word> words, std::size_t width, const std::byte* planes) {
   const std::size_t count = words.size();
@@ -71,7 +86,8 @@ void add_block(std::span<Word> words, std::size_t width, const std::byte* planes
   };
   if constexpr (sizeof(Word) == 8)
     if (width == 8) return add(std::uint64_t{});
-  if (width & 4) add(std::uint32_t{});
+  if constexpr (sizeof(Word) >= 4)
+    if (width & 4) add(std::uint32_t{});
   if (width & 2) add(std::uint16_t{});
   if (width & 1) add(std::uint8_t{});
 }
@@ -90,22 +106,19 @@ void pack_block(std::span<const Word> words, std::size_t width, std::byte* plane
   };
   if constexpr (sizeof(Word) == 8)
     if (width == 8) return pack(std::uint64_t{});
-  if (width & 4) pack(std::uint32_t{});
+  if constexpr (sizeof(Word) >= 4)
+    if (width & 4) pack(std::uint32_t{});
   if (width & 2) pack(std::uint16_t{});
   if (width & 1) pack(std::uint8_t{});
 }
 
-inline constexpr std::size_t kGroupWords =
-    16 * kBlockWords;  // 256 or 512 KiB: in a core's second-level cache
+inline constexpr std::size_t kGroupWords = 16 * kBlockWords;  // up to 512 KiB: in a core's second-level cache
 
-template <class F>
-void RingVector::for_each_group(F f) {
-  const auto over = [&](auto& words) {
-#pragma omp parallel for schedule(static) if (length_ > kGroupWords)
-    for (std::size_t first = 0; first < length_; first += kGroupWords)
-      f(first, std::span(words).subspan(first, std::min(kGroupWords, length_ - first)));
-  };
-  ring_.width <= 4 ? over(narrow_) : over(wide_);
+template <class Word, class F>
+void RingVector::in_groups(std::span<Word> words, F f) {
+#pragma omp parallel for schedule(dynamic) if (words.size() > kGroupWords)
+  for (std::size_t first = 0; first < words.size(); first += kGroupWords)
+    f(first, words.subspan(first, std::min(kGroupWords, words.size() - first)));
 }
 
 }  // namespace conclave::secure_aggregation

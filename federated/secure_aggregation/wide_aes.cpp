@@ -5,6 +5,7 @@
 #include <cstring>
 
 #ifdef __x86_64__
+#include <cpuid.h>
 #include <immintrin.h>
 
 // By function, not by file: what the headers define must still run on any processor.
@@ -29,8 +30,12 @@ constexpr __mmask16 kAll = 0xFFFF;  // GCC 12 warns, falsely, of intrinsics that
 }  // namespace
 
 bool WideAes::available() {
-  return __builtin_cpu_supports("vaes") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512vl");
+  static const bool has = [] {
+    unsigned eax, ebx, ecx = 0, edx;  // VAES by its bit, as Clang 14 does not know the name
+    __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx);
+    return (ecx >> 9 & 1) == 1 && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+  }();
+  return has;
 }
 
 CONCLAVE_WIDE_AES WideAes::WideAes(const std::byte* key, const std::byte* nonce) {
@@ -53,7 +58,8 @@ CONCLAVE_WIDE_AES WideAes::WideAes(const std::byte* key, const std::byte* nonce)
 
 WideAes::~WideAes() { OPENSSL_cleanse(round_keys_, sizeof round_keys_); }
 
-CONCLAVE_WIDE_AES void WideAes::stream(std::uint64_t first, std::span<std::byte> out) const {
+template <int use>
+CONCLAVE_WIDE_AES void WideAes::run(std::uint64_t first, std::span<std::byte> out) const {
   __m512i keys[11];
   for (std::size_t i = 0; i < 11; ++i)
     keys[i] =
@@ -67,7 +73,6 @@ CONCLAVE_WIDE_AES void WideAes::stream(std::uint64_t first, std::span<std::byte>
   const __m512i four = _mm512_set_epi64(4, 0, 4, 0, 4, 0, 4, 0);
   alignas(64) std::byte last[64 * kVectors];
   for (std::size_t done = 0; done < out.size(); done += sizeof last) {
-    const bool whole = out.size() - done >= sizeof last;
     __m512i block[kVectors];
     for (__m512i& b : block) {
       b = _mm512_xor_si512(_mm512_shuffle_epi8(counter, big_endian), keys[0]);
@@ -75,10 +80,43 @@ CONCLAVE_WIDE_AES void WideAes::stream(std::uint64_t first, std::span<std::byte>
     }
     for (int round = 1; round < 10; ++round)
       for (__m512i& b : block) b = _mm512_aesenc_epi128(b, keys[round]);
+    const std::size_t rest = out.size() - done;
+    const bool whole = rest >= sizeof last;
+    if (!whole) std::memcpy(last, out.data() + done, rest);
     std::byte* to = whole ? out.data() + done : last;
-    for (std::size_t v = 0; v < kVectors; ++v)
-      _mm512_storeu_si512(to + 64 * v, _mm512_aesenclast_epi128(block[v], keys[10]));
-    if (!whole) std::memcpy(out.data() + done, last, out.size() - done);
+    for (std::size_t v = 0; v < kVectors; ++v, to += 64) {
+      __m512i bytes = _mm512_aesenclast_epi128(block[v], keys[10]);
+      if constexpr (use != 0) {
+        const __m512i words = _mm512_loadu_si512(to);
+        if constexpr (use == 2) bytes = _mm512_add_epi16(words, bytes);
+        if constexpr (use == -2) bytes = _mm512_sub_epi16(words, bytes);
+        if constexpr (use == 4) bytes = _mm512_add_epi32(words, bytes);
+        if constexpr (use == -4) bytes = _mm512_sub_epi32(words, bytes);
+        if constexpr (use == 8) bytes = _mm512_add_epi64(words, bytes);
+        if constexpr (use == -8) bytes = _mm512_sub_epi64(words, bytes);
+      }
+      _mm512_storeu_si512(to, bytes);
+    }
+    if (!whole) std::memcpy(out.data() + done, last, rest);
+  }
+}
+
+void WideAes::run(std::uint64_t first, std::span<std::byte> out, int use) const {
+  switch (use) {
+    case 2:
+      return run<2>(first, out);
+    case -2:
+      return run<-2>(first, out);
+    case 4:
+      return run<4>(first, out);
+    case -4:
+      return run<-4>(first, out);
+    case 8:
+      return run<8>(first, out);
+    case -8:
+      return run<-8>(first, out);
+    default:
+      return run<0>(first, out);
   }
 }
 
@@ -91,7 +129,7 @@ namespace conclave::secure_aggregation {
 bool WideAes::available() { return false; }
 WideAes::WideAes(const std::byte*, const std::byte*) {}
 WideAes::~WideAes() = default;
-void WideAes::stream(std::uint64_t, std::span<std::byte>) const {}
+void WideAes::run(std::uint64_t, std::span<std::byte>, int) const {}
 
 }  // namespace conclave::secure_aggregation
 

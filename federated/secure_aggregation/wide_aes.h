@@ -20,9 +20,20 @@ class WideAes {
   WideAes& operator=(const WideAes&) = delete;
 
   /// The stream from block `first`: AES of nonce and counter, big-endian.
-  void stream(std::uint64_t first, std::span<std::byte> out) const;
+  void stream(std::uint64_t first, std::span<std::byte> out) const { run(first, out, 0); }
+  /// The same, added to or subtracted from words of 2, 4 or 8 bytes without a way through memory.
+  template <class Word>
+  void add(std::uint64_t first, std::span<Word> words, bool subtract) const {
+    const int size = sizeof(Word);
+    run(first, std::as_writable_bytes(words), subtract ? -size : size);
+  }
 
  private:
+  // use: the size of words to add to, negative to subtract from, 0 to overwrite
+  void run(std::uint64_t first, std::span<std::byte> out, int use) const;
+  template <int use>
+  void run(std::uint64_t first, std::span<std::byte> out) const;
+
   alignas(16) std::byte round_keys_[11][16];
   std::uint64_t nonce_;
 };

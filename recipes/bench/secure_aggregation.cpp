@@ -19,7 +19,7 @@ namespace {
 
 using namespace secure_aggregation;
 
-constexpr std::size_t kLength = 10'000'000, kSites = 32, kDropped = 10;
+constexpr std::size_t kLength = 10'000'000, kSites = 32;
 
 std::vector<float> update_of(std::uint32_t site) {
   std::vector<float> update(kLength);
@@ -38,15 +38,23 @@ std::vector<float> plain_sum(std::span<const std::vector<float>> updates) {
   return sum;
 }
 
+struct Case {
+  std::size_t dropped = 10;      // the first of the sites
+  bool with_keys_shared = true;  // when they drop out; else before
+  std::uint32_t colluding = 11;  // the most that 22 of 32 allow
+  Ring ring{4};
+};
+
 class Round {
  public:
-  // The first `dropped` sites drop out, with keys shared or before.
-  Round(Ring ring, std::size_t dropped, bool with_keys_shared)
-      : agreement_(agreement(ring)),
-        format_(FixedPoint::choose(ring, kSites, 1.0)),
+  explicit Round(const Case& what)
+      : case_(what),
+        agreement_(agreement(what)),
+        format_(FixedPoint::choose(what.ring, kSites, 1.0)),
         coordinator_(agreement_) {
     const Identity nobody{[](ByteView) { return Bytes(71); }, [](auto, auto, auto) { return true; }};
-    const auto vectors_of = static_cast<std::uint32_t>(dropped), sharing = with_keys_shared ? 0u : vectors_of;
+    const auto staying = static_cast<std::uint32_t>(what.dropped);  // from this one on
+    const std::uint32_t sharing = what.with_keys_shared ? 0 : staying;
     std::vector<Site> sites;
     for (std::uint32_t site = 0; site < kSites; ++site) sites.emplace_back(agreement_, site, nobody, random_);
     for (Site& site : sites) coordinator_.receive(sent(site.advertise()));
@@ -59,7 +67,7 @@ class Round {
     RandomBits bits(random_);
     std::vector<double> quantizing, masking;
     Coordinator onward = coordinator_;  // from here on what is timed is a copy
-    for (std::uint32_t site = vectors_of; site < kSites; ++site) {
+    for (std::uint32_t site = staying; site < kSites; ++site) {
       updates_.push_back(update_of(site));
       std::vector<std::int64_t> words;
       quantizing.push_back(seconds([&] { words = quantize(updates_.back(), format_, bits); }));
@@ -71,12 +79,12 @@ class Round {
     }
     site_seconds_ = {median(quantizing), median(masking)};
     onward.end_phase();
-    for (std::uint32_t site = vectors_of; site < kSites; ++site) {
+    for (std::uint32_t site = staying; site < kSites; ++site) {
       consents_.push_back(sent(sites[site].consent(onward.survivors())));
       onward.receive(consents_.back());
     }
     onward.end_phase();
-    for (std::uint32_t site = vectors_of; site < kSites; ++site)
+    for (std::uint32_t site = staying; site < kSites; ++site)
       unmaskings_.push_back(sent(sites[site].unmask(onward.consents(site))));
   }
 
@@ -90,7 +98,7 @@ class Round {
     return coordinator.sum();
   }
 
-  void measure(std::string_view what, std::int64_t repetitions) const {
+  void measure(std::int64_t repetitions) const {
     const RingVector sum = secure_sum(coordinator_);
     bool exact = true;
     for (std::size_t i = 0; i < kLength; ++i) exact = exact && sum[i] == exact_[i];
@@ -107,10 +115,14 @@ class Round {
       plain.push_back(reference);
       ratios.push_back(time / reference);
     }
-    print_figure(fmt::format("{}, {}-bit words: exact sum, ms / plain f32 sum", what, agreement_.ring.bits()),
-                 fmt::format("{:.0f} / {:.0f}: x{:.2f} (target x3)", 1e3 * median(secure),
+    const std::string gone = case_.dropped == 0 ? "none gone"
+                                                : fmt::format("{} gone {} keys are shared", case_.dropped,
+                                                              case_.with_keys_shared ? "after" : "before");
+    print_figure(fmt::format("{} sites, {}, {} may collude, {} bits", kSites, gone, case_.colluding,
+                             agreement_.ring.bits()),
+                 fmt::format("{:.0f} ms / plain sum {:.0f} ms: x{:.2f} (target x3)", 1e3 * median(secure),
                              1e3 * median(plain), median(ratios)));
-    print_figure("  a site sends, bytes / plain f32 update",
+    print_figure("  exact; a site sends, of the bytes of its f32 update",
                  fmt::format("{:.3f} (target 1.3)", static_cast<double>(bytes_) /
                                                         static_cast<double>(vectors_.size()) /
                                                         (sizeof(float) * kLength)));
@@ -119,10 +131,12 @@ class Round {
   }
 
  private:
-  static Agreement agreement(Ring ring) {
+  static Agreement agreement(const Case& what) {
     std::vector<std::string> names;
     for (std::size_t site = 0; site < kSites; ++site) names.push_back(fmt::format("site {}", site));
-    return Agreement::among("bench", 1, names, ring, kLength);
+    Agreement agreement = Agreement::among("bench", 1, names, what.ring, kLength);
+    agreement.colluding = what.colluding;
+    return agreement;
   }
   template <class Message>
   Message sent(Message message) {
@@ -130,6 +144,7 @@ class Round {
     return message;
   }
 
+  Case case_;
   SystemRandom random_;
   Agreement agreement_;
   FixedPoint format_;
@@ -146,13 +161,9 @@ class Round {
 }  // namespace
 
 void secure_aggregation_sum(std::int64_t repetitions) {
-  for (const std::size_t width : {4, 3, 2}) {
-    if (width == 4) {
-      Round({width}, 0, true).measure("32 sites", repetitions);
-      Round({width}, kDropped, false).measure("22 of 32, gone before keys are shared", repetitions);
-    }
-    Round({width}, kDropped, true).measure("22 of 32, gone with keys shared", repetitions);
-  }
+  for (const Case& one :
+       {Case{.dropped = 0}, Case{.with_keys_shared = false}, Case{}, Case{.colluding = 3}, Case{.ring = {2}}})
+    Round(one).measure(repetitions);
 }
 
 }  // namespace conclave::bench

@@ -1,6 +1,6 @@
 // What the fuzzer feeds with bytes of its own making (scripts/fuzz), and a unit test with those kept in
-// corpus/ and in tests/fixtures/images: each parser of foreign files, and what is done with the result. A
-// conclave::Error is right; a crash, a sanitizer's complaint, or another exception is not.
+// corpus/ and in tests/fixtures/images: each parser of foreign files or messages, and what is done with the
+// result. A conclave::Error is right; a crash, a sanitizer's complaint, or another exception is not.
 #pragma once
 
 #include <zlib.h>
@@ -19,6 +19,7 @@
 #include "data/glue.h"
 #include "data/idx.h"
 #include "data/image_transform.h"
+#include "tests/fuzz/secure_aggregation.h"
 
 namespace conclave {
 
