@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <array>
-#include <numeric>
+#include <cmath>
 
 #include "core/kernels/activation.h"
 #include "federated/privacy/calibration.h"
@@ -25,6 +25,7 @@ PrivateTraining::PrivateTraining(const PrivacyRecipe& recipe, std::int64_t examp
                                  const ProcessGrid& grid, RandomSource& random)
     : recipe_(recipe),
       grid_(grid),
+      random_(random),
       bits_(random),
       rate_(std::min(1.0, static_cast<double>(recipe.batch) / static_cast<double>(examples))),
       examples_(examples),
@@ -39,6 +40,10 @@ PrivateTraining::PrivateTraining(const PrivacyRecipe& recipe, std::int64_t examp
       "privacy.delta = {}: with {} training examples, one of them could be published whole within it; set "
       "it to less than {:.1e}",
       recipe.delta, examples, 1 / static_cast<double>(examples));
+  // So many that no step of a training's life allocates: six standard deviations more than expected.
+  const auto most = static_cast<std::size_t>(recipe.batch + 6 * std::lround(std::sqrt(recipe.batch)) + 16);
+  drawn_.reserve(most);
+  factors_.reserve(most);
   const PrivacyBudget budget{recipe.epsilon, recipe.delta};
   noise_ =
       recipe.noise_multiplier > 0 ? recipe.noise_multiplier : least_noise(budget, rate_, steps, kAccountant);
@@ -87,19 +92,29 @@ void PrivateTraining::add_clipped(ExampleGradients& gradients) {
 }
 
 void PrivateTraining::release(const ParameterSet& parameters) {
+  require(
+      released_ < steps_,
+      "privacy: {} steps were taken, and another was not accounted for; raise train.steps or train.epochs, "
+      "and with them the noise, or privacy.epsilon",
+      released_);
+  ++released_;
   Index coordinates = 0;
   for (const Parameter* parameter : parameters.parameters()) coordinates += parameter->global_shape().numel();
   const NoisySum sum{recipe_.clip_norm, noise_, coordinates};
-  // One rank draws for all that have the same parameters.
+  // Of each parameter, the ranks that have it draw for a part each, and give it to the others.
   for (const Parameter* parameter : parameters.parameters()) {
-    const Communicator& owners = parameter->sharded ? grid_.data_group() : grid_.world();
-    if (owners.rank() == 0) add_noise(sum, bits_, parameter->slot.gradient.span<float>());
+    Communicator& owners = parameter->sharded ? grid_.data_group() : grid_.world();
+    const Index elements = parameter->value.numel(), ranks = owners.size();
+    const Tensor all = parameter->slot.gradient.reshape({elements});
+    const auto part = [&](Index rank) {
+      return all.rows(elements * rank / ranks, elements * (rank + 1) / ranks);
+    };
+    add_noise(sum, random_, part(owners.rank()).span<float>());
+    for (int rank = 0; rank < ranks && ranks > 1; ++rank)
+      if (part(rank).numel() > 0) owners.broadcast(part(rank), rank);
   }
-  for (const auto& segment : parameters.segments()) {
-    Communicator& owners = segment.sharded ? grid_.data_group() : grid_.world();
-    if (segment.gradients.numel() > 0) owners.broadcast(segment.gradients, 0);
+  for (const auto& segment : parameters.segments())
     kernels::scale(segment.gradients, 1.0 / static_cast<double>(recipe_.batch), segment.gradients);
-  }
 }
 
 }  // namespace conclave

@@ -34,6 +34,10 @@ class PrivateTraining {
   std::int64_t steps() const { return steps_; }
   /// What so many steps spend, with the recipe's delta.
   double epsilon(std::int64_t steps) const;
+  /// Those released so far.
+  std::int64_t released() const { return released_; }
+  /// So many were before this run.
+  void go_on_from(std::int64_t released) { released_ = released; }
 
   /// Draws a step's examples and calls each(batch) for them, of as many at a time as memory was planned for.
   /// `number` is the step's, by which images are changed at random. Collective.
@@ -43,15 +47,16 @@ class PrivateTraining {
   /// Collective.
   void add_clipped(ExampleGradients& gradients);
   /// Once these are summed over the ranks: makes them the step's gradient. Collective; every rank has the
-  /// same bits.
+  /// same bits. Throws Error, and releases nothing, where that is a step more than steps().
   void release(const ParameterSet& parameters);
 
  private:
   PrivacyRecipe recipe_;
   const ProcessGrid& grid_;
+  RandomSource& random_;
   RandomBits bits_;
   double rate_, noise_ = 0;
-  std::int64_t examples_, steps_;
+  std::int64_t examples_, steps_, released_ = 0;
   std::vector<std::int64_t> drawn_;
   std::vector<double> factors_;
   std::vector<std::int64_t> counts_;  // of all ranks: sequences, rows, images, and examples to come

@@ -356,6 +356,7 @@ void Trainer::resume() {
             "with the recipe as it was",
             environment_.resume, spent.at("noise_multiplier").dump(), spent.at("sampling_rate").dump(),
             privacy_->noise_multiplier(), privacy_->sampling_rate());
+    privacy_->go_on_from(spent.at("steps"));
   }
   for (TrainedTask& one : tasks_) {
     const auto& position = metadata.at("data_position").at(one.task->name());
@@ -592,7 +593,7 @@ void Trainer::report(bool force) {
     }
     metrics.emplace_back("train/learning_rate", report.learning_rate);
     metrics.emplace_back("train/gradient_norm", sums.gradient_norm);
-    if (privacy_) metrics.emplace_back("privacy/epsilon", privacy_->epsilon(step_));
+    if (privacy_) metrics.emplace_back("privacy/epsilon", privacy_->epsilon(privacy_->released()));
     metrics.emplace_back("train/tokens_per_second", report.tokens_per_second);
     metrics.emplace_back("train/seconds_per_step", report.seconds_per_step);
     metrics.emplace_back("train/checkpoint_stall_seconds", sums.save_seconds);
@@ -630,8 +631,8 @@ CheckpointState Trainer::checkpoint_state() const {
   if (privacy_)
     metadata["privacy"] = {{"noise_multiplier", privacy_->noise_multiplier()},
                            {"sampling_rate", privacy_->sampling_rate()},
-                           {"steps", step_},
-                           {"epsilon", privacy_->epsilon(step_)},
+                           {"steps", privacy_->released()},
+                           {"epsilon", privacy_->epsilon(privacy_->released())},
                            {"delta", recipe_.privacy.delta}};
   if (image.size() > 0) metadata["image_shape"] = {image.height, image.width, image.channels};
   for (const auto& [task, result] : last_validation_) {

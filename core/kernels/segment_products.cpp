@@ -1,7 +1,8 @@
 #include "core/kernels/segment_products.h"
 
 #include <array>
-#include <numeric>
+#include <cmath>
+#include <limits>
 
 namespace conclave::kernels {
 namespace {
@@ -18,10 +19,10 @@ Tensor as_tensor(Tile<T>& tile, Index rows, Index columns) {
 
 template <class T>
 double dot(const T* a, const T* b, Index count) {
-  T sum = 0;
+  double sum = 0;
 #pragma omp simd reduction(+ : sum)
-  for (Index i = 0; i < count; ++i) sum += a[i] * b[i];
-  return static_cast<double>(sum);
+  for (Index i = 0; i < count; ++i) sum += static_cast<double>(a[i]) * static_cast<double>(b[i]);
+  return sum;
 }
 
 // By (x x^T) and (dz dz^T), of which the tiles beside the diagonal count twice.
@@ -58,6 +59,23 @@ double square_by_elements(const Tensor& dz, const Tensor& x) {
   return square;
 }
 
+// The sum over rows of |x_t| |dz_t|, which no norm of dz^T x exceeds.
+template <class T>
+double largest_norm(const Tensor& dz, const Tensor& x) {
+  const T *px = x.data<T>(), *pdz = dz.data<T>();
+  double sum = 0;
+  for (Index row = 0; row < x.size(0); ++row, px += x.size(1), pdz += dz.size(1))
+    sum += std::sqrt(dot(px, px, x.size(1)) * dot(pdz, pdz, dz.size(1)));
+  return sum;
+}
+
+// `square` and what products of `terms` terms in T may have lost of it by rounding (Higham 2002,
+// section 3.1), where `most` is the largest it could be.
+template <class T>
+double rounded_up(double square, double most, Index terms) {
+  return std::max(square, 0.0) + static_cast<double>(terms) * std::numeric_limits<T>::epsilon() / 2 * most;
+}
+
 void check(const char* operation, const Tensor& x, const RowSegments& segments, std::size_t per_segment) {
   expect_rank(operation, "x", x, 2);
   expect_offsets(operation, "offsets", segments.offsets, segments.count(), segments.offsets.back());
@@ -80,16 +98,14 @@ void add_product_squares(const Tensor& dz, const Tensor& x, const RowSegments& s
 #pragma omp parallel for schedule(dynamic) if (x.numel() + dz.numel() > kParallelElements)
     for (Index s = 0; s < count; ++s) {
       const Index begin = segments.begin(s), end = segments.end(s), rows = end - begin;
-      double square = 0;
-      if (rows == 1) {
-        const T *px = x.data<T>() + begin * in, *pdz = dz.data<T>() + begin * out;
-        square = dot(px, px, in) * dot(pdz, pdz, out);
-      } else if (rows * (in + out) <= 2 * in * out) {  // half of its tiles are done
-        square = square_by_rows<T>(dz.rows(begin, end), x.rows(begin, end));
-      } else {
-        square = square_by_elements<T>(dz.rows(begin, end), x.rows(begin, end));
-      }
-      squares[static_cast<std::size_t>(s)] += std::max(square, 0.0);
+      const Tensor own_dz = dz.rows(begin, end), own_x = x.rows(begin, end);
+      const double norm = largest_norm<T>(own_dz, own_x);
+      double square = norm * norm;
+      if (rows > 1 && rows * (in + out) <= 2 * in * out)  // half of its tiles are done
+        square = rounded_up<T>(square_by_rows<T>(own_dz, own_x), square, in + out);
+      else if (rows > 1)
+        square = rounded_up<T>(square_by_elements<T>(own_dz, own_x), square, 2 * rows);
+      squares[static_cast<std::size_t>(s)] += square;
     }
   });
 }

@@ -23,7 +23,8 @@ struct RowSegments {
   Index rows() const { return offsets.back() * each; }
 };
 
-/// squares[s] += |dz_s^T x_s|^2, dz [rows, out], x [rows, in], in host memory, as below.
+/// squares[s] += |dz_s^T x_s|^2, dz [rows, out], x [rows, in], in host memory, as below; never less, though
+/// more by what rounding may have taken.
 void add_product_squares(const Tensor& dz, const Tensor& x, const RowSegments& segments,
                          std::span<double> squares);
 

@@ -1,6 +1,7 @@
 // The Gaussian mechanism on a sum of bounded vectors, of which no floating-point noise is released (Mironov
 // 2012, "On significance of the least significant bits"): the sum is rounded to a grid, whose step is some
-// millionth of the noise's deviation, and a whole number of steps is added to each coordinate.
+// millionth of the noise's deviation, and each coordinate is moved by a whole number of steps, which a
+// discrete Gaussian draws.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +24,8 @@ struct NoisySum {
   double deviation() const { return noise_multiplier * sensitivity(); }
 };
 
-/// sums: some of the coordinates of the sum; noise is added to each in place.
-void add_noise(const NoisySum& release, RandomBits& bits, std::span<float> sums);
+/// sums: some of the coordinates of the sum; noise is added to each in place. `random` serves several
+/// threads.
+void add_noise(const NoisySum& release, RandomSource& random, std::span<float> sums);
 
 }  // namespace conclave

@@ -1,4 +1,5 @@
-// A training step that clips each example's gradient and adds noise, against a plain one of the same model.
+// A training step that clips each example's gradient, and the noise that follows, against a plain step of the
+// same model.
 #include <fmt/format.h>
 
 #include <numeric>
@@ -44,12 +45,17 @@ class Step {
       factors_.resize(gradients.squares().size());
       clip_factors(gradients.squares(), 1, factors_);
       gradients.add_clipped(factors_);
-      for (const Parameter* parameter : parameters_.parameters())
-        add_noise({1, 1, parameters_.elements()}, bits_, parameter->slot.gradient.span<float>());
     }
     optimizer_.update(++step_, 1e-6, 1.0 / static_cast<double>(batch_.global_sequences));
   }
 
+  // Which a step has once, however many batches it is of.
+  void noise() {
+    for (const Parameter* parameter : parameters_.parameters())
+      add_noise({1, 1, elements()}, random_, parameter->slot.gradient.span<float>());
+  }
+
+  Index elements() const { return parameters_.elements(); }
   std::size_t activations() const { return activations_.capacity(); }
   std::size_t memory() {
     return activations() + parameters_.values().capacity() + parameters_.gradients().capacity() +
@@ -64,7 +70,6 @@ class Step {
   Batch batch_;
   bool apart_;
   SystemRandom random_;
-  RandomBits bits_{random_};
   std::vector<double> factors_;
   std::int64_t step_ = 0;
 };
@@ -76,9 +81,14 @@ void measure(const char* what, const Recipe& recipe, const ModelSizes& sizes, co
   const auto ratio = [](std::size_t a, std::size_t b) {
     return static_cast<double>(a) / static_cast<double>(b);
   };
-  print_figure(fmt::format("{}: a private step, {:.1f} ms, over a plain one's {:.1f} ms", what,
+  print_figure(fmt::format("{}: a step that clips, {:.1f} ms, over a plain one's {:.1f} ms", what,
                            1e3 * times.subject, 1e3 * times.reference),
                fmt::format("{:.3f}", 1 / times.ratio));
+  const double noise = seconds([&] { apart.noise(); });
+  print_figure(
+      fmt::format("{}: noise, once a step, {:.0f} ns for each of {} parameters, of a plain step's time", what,
+                  1e9 * noise / static_cast<double>(apart.elements()), apart.elements()),
+      fmt::format("{:.3f}", noise / times.reference));
   print_figure(fmt::format("{}: memory, {}, over {}", what, format_bytes(apart.memory()),
                            format_bytes(plain.memory())),
                fmt::format("{:.3f}, of activations {:.3f}", ratio(apart.memory(), plain.memory()),

@@ -8,13 +8,12 @@ using namespace conclave;
 
 TEST_CASE("noise has the deviation that was asked for, and no mean") {
   SystemRandom random;
-  RandomBits bits(random);
   constexpr int kCoordinates = 400001;
   const NoisySum release{.bound = 0.5, .noise_multiplier = 3, .coordinates = kCoordinates};
   CHECK(release.deviation() == Approx(1.5).epsilon(0.01));
   CHECK(release.deviation() > 1.5);
   std::vector<float> sums(kCoordinates, 7.0f);
-  add_noise(release, bits, sums);
+  add_noise(release, random, sums);
   double sum = 0, squares = 0, fourth = 0, neighbours = 0;
   for (std::size_t i = 0; i < sums.size(); ++i) {
     const double noise = (sums[i] - 7.0) / release.deviation();
@@ -33,16 +32,15 @@ TEST_CASE("noise has the deviation that was asked for, and no mean") {
 
 TEST_CASE("what is released lies on a grid, wherever the sum lay") {
   SystemRandom random;
-  RandomBits bits(random);
   const NoisySum release{.bound = 1, .noise_multiplier = 1, .coordinates = 100};
   CHECK(std::log2(release.step()) == std::floor(std::log2(release.step())));
   CHECK(release.step() < 2e-6);
   CHECK(release.sensitivity() == 1 + 10 * release.step());
   std::vector<float> sums(1001);
   for (std::size_t i = 0; i < sums.size(); ++i) sums[i] = 1e-8f * static_cast<float>(i);
-  add_noise(release, bits, sums);
+  add_noise(release, random, sums);
   for (const float sum : sums) CHECK(sum / release.step() == std::nearbyint(sum / release.step()));
   const std::vector<float> before = sums;
-  add_noise({.bound = 1, .noise_multiplier = 0, .coordinates = 100}, bits, sums);
+  add_noise({.bound = 1, .noise_multiplier = 0, .coordinates = 100}, random, sums);
   CHECK(sums == before);
 }
