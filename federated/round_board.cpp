@@ -24,6 +24,11 @@ void check(const UpdateOffer& offer, const RoundPlan& plan) {
           "an update of {} bytes; this model's has {} numbers of 4 bytes", offer.update.bytes, plan.elements);
   require(std::isfinite(offer.examples) && offer.examples > 0 && offer.examples <= kMostExamples,
           "an update trained on {} examples", offer.examples);
+  require(offer.tokens.size() == plan.experts, "tokens of {} experts; the model has {}", offer.tokens.size(),
+          plan.experts);
+  for (const double tokens : offer.tokens)
+    require(std::isfinite(tokens) && tokens >= 0 && tokens <= kMostExamples,
+            "an expert that served {} tokens", tokens);
   require(offer.metrics.size() <= kMostMetrics, "{} metrics; there may be {}", offer.metrics.size(),
           kMostMetrics);
   for (const auto& [name, value] : offer.metrics)
@@ -44,7 +49,8 @@ void check_finite(std::string_view data, std::uint64_t offset) {
 RoundBoard::RoundBoard(std::filesystem::path directory, Database& database)
     : directory_(std::move(directory) / "updates"), database_(database) {
   database.run(
-      "CREATE TABLE IF NOT EXISTS updates(round INTEGER, site TEXT, examples REAL, metrics TEXT, digest TEXT,"
+      "CREATE TABLE IF NOT EXISTS updates(round INTEGER, site TEXT, examples REAL, metrics TEXT, tokens "
+      "TEXT, digest TEXT,"
       " arrived TEXT DEFAULT CURRENT_TIMESTAMP, PRIMARY KEY(round, site))");
 }
 
@@ -53,14 +59,14 @@ std::filesystem::path RoundBoard::file_of(const std::string& site) const {
 }
 
 std::vector<ReceivedUpdate> RoundBoard::updates_of(std::int64_t round) {
-  auto rows =
-      database_.prepare("SELECT site, examples, metrics, digest FROM updates WHERE round = ?1 ORDER BY site");
+  auto rows = database_.prepare(
+      "SELECT site, examples, metrics, tokens, digest FROM updates WHERE round = ?1 ORDER BY site");
   rows.bind(round);
   std::vector<ReceivedUpdate> updates;
   while (rows.next())
     updates.push_back({rows.text(0), file_of(rows.text(0)), rows.real(1),
                        nlohmann::json::parse(rows.text(2)).get<std::map<std::string, double>>(),
-                       rows.text(3)});
+                       nlohmann::json::parse(rows.text(3)).get<std::vector<double>>(), rows.text(4)});
   return updates;
 }
 
@@ -207,12 +213,16 @@ void RoundBoard::Upload::finish() {
 }
 
 void RoundBoard::accept(const Upload& upload) {
-  database_.prepare("INSERT INTO updates(round, site, examples, metrics, digest) VALUES(?1, ?2, ?3, ?4, ?5)")
+  database_
+      .prepare(
+          "INSERT INTO updates(round, site, examples, metrics, tokens, digest) VALUES(?1, ?2, ?3, ?4, ?5, "
+          "?6)")
       .bind(upload.offer_.round, upload.site_, upload.offer_.examples,
-            nlohmann::json(upload.offer_.metrics).dump(), upload.offer_.update.hexadecimal())
+            nlohmann::json(upload.offer_.metrics).dump(), nlohmann::json(upload.offer_.tokens).dump(),
+            upload.offer_.update.hexadecimal())
       .run();
-  received_[upload.site_] = {upload.site_, upload.path_, upload.offer_.examples, upload.offer_.metrics,
-                             upload.offer_.update.hexadecimal()};
+  received_[upload.site_] = {upload.site_,          upload.path_,         upload.offer_.examples,
+                             upload.offer_.metrics, upload.offer_.tokens, upload.offer_.update.hexadecimal()};
   changed_.notify_all();
 }
 

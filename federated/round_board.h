@@ -25,6 +25,7 @@ struct RoundPlan {
   std::filesystem::path model;  ///< the checkpoint that it begins with
   FileDigest digest;            ///< of that
   std::uint64_t elements = 0;   ///< of an update
+  std::size_t experts = 0;      ///< whose tokens come with it
 };
 
 struct ReceivedUpdate {
@@ -32,7 +33,8 @@ struct ReceivedUpdate {
   std::filesystem::path file;
   double examples = 0;
   std::map<std::string, double> metrics;
-  std::string digest;  ///< of the file, in hexadecimal
+  std::vector<double> tokens;  ///< [plan.experts]
+  std::string digest;          ///< of the file, in hexadecimal
 };
 
 /// What a site says of the update that it sends.
@@ -41,6 +43,7 @@ struct UpdateOffer {
   FileDigest base, update;
   double examples = 0;
   std::map<std::string, double> metrics;
+  std::vector<double> tokens;
 };
 
 /// The round that an update is for is over, or it was made from another model: it is of no use any more.

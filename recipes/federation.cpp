@@ -15,6 +15,18 @@ bool has_port(std::string_view address) {
          address.find_first_not_of("0123456789", colon + 1) == std::string_view::npos;
 }
 
+// The keys of `from`, the site's table `table`, that were given.
+template <class Table>
+void take_given(const Table& from, std::string_view table, const SiteSettings& site, Table& to) {
+  recipe_fields::fields(from, [&](std::string_view key, const auto& given, auto, const auto&) {
+    if (!site.origin.contains(fmt::format("{}.{}", table, key))) return;
+    recipe_fields::fields(to, [&](std::string_view other, auto& member, auto, const auto&) {
+      if constexpr (std::same_as<std::remove_cvref_t<decltype(member)>, std::remove_cvref_t<decltype(given)>>)
+        if (other == key) member = given;
+    });
+  });
+}
+
 }  // namespace
 
 FederationSettings read_federation(const std::string& path, const std::vector<std::string>& overrides) {
@@ -34,6 +46,11 @@ FederationSettings read_federation(const std::string& path, const std::vector<st
   check.unless(federation.quorum <= static_cast<std::int64_t>(federation.sites.size()),
                {"federation.quorum", "federation.sites"}, "{} is more than the {} sites there are",
                check.shown("federation.quorum", federation.quorum), federation.sites.size());
+  const StrategyTable& strategy = settings.strategy;
+  check.unless(
+      (strategy.name == "norm_bound") == (strategy.norm_bound > 0), {"strategy.norm_bound", "strategy.name"},
+      "{} with {}: a norm above 0 is for norm_bound, which needs one",
+      check.shown("strategy.name", strategy.name), check.shown("strategy.norm_bound", strategy.norm_bound));
   check.unless(has_port(federation.address), {"federation.address"}, "{} has no port; expected host:port",
                check.shown("federation.address", federation.address));
   check.unless(federation.listen.empty() || has_port(federation.listen), {"federation.listen"},
@@ -70,14 +87,8 @@ Recipe site_recipe(const SiteSettings& site, const Recipe& model, const std::str
   data.train = site.data.train;
   data.validation = site.data.validation;
   data.test = site.data.test;
-  recipe_fields::fields(site.data, [&](std::string_view key, const auto& member, auto, const auto&) {
-    if (!site.origin.contains(fmt::format("data.{}", key))) return;
-    recipe_fields::fields(data, [&](std::string_view other, auto& target, auto, const auto&) {
-      if constexpr (std::same_as<std::remove_cvref_t<decltype(target)>,
-                                 std::remove_cvref_t<decltype(member)>>)
-        if (other == key) target = member;
-    });
-  });
+  take_given(site.data, "data", site, data);
+  take_given(site.privacy, "privacy", site, recipe.privacy);
   check_recipe(recipe, name);
   return recipe;
 }

@@ -29,8 +29,26 @@ struct FederationTable {
   std::int64_t keep = 2;
 };
 
+/// How sites' updates become the next global model; see federated/strategies/strategy.h.
+struct StrategyTable {
+  std::string name = "fedavg";
+  double server_rate = 0;
+  double beta1 = 0.9, beta2 = 0.99;
+  double adaptivity = 1e-3;
+  double proximal = 0.01;
+  double trimmed = 0.1;
+  double norm_bound = 0;
+};
+
+/// Which parameters are not simply everybody's; see federated/policy.h.
+struct SharingTable {
+  std::vector<std::string> by_tokens, kept_private;
+};
+
 struct FederationSettings {
   FederationTable federation;
+  StrategyTable strategy;
+  SharingTable sharing;
   std::map<std::string, std::string, std::less<>> origin;  ///< as Recipe's
 };
 
@@ -41,12 +59,14 @@ struct SiteTable {
   double patience_seconds = 600;
 };
 
-/// The site's own part of the recipe that it trains by: where its data is, and how its machines are used. The
-/// rest comes with the federation's model.
+/// The site's own part of the recipe that it trains by: where its data is, how its machines are used, and,
+/// where it does not go by the federation's, the privacy of its records. The rest comes with the federation's
+/// model.
 struct SiteSettings {
   SiteTable site;
   RunRecipe run;
   DataRecipe data;
+  PrivacyRecipe privacy;
   ParallelRecipe parallel;
   std::map<std::string, std::string, std::less<>> origin;
 };

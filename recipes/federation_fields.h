@@ -41,6 +41,44 @@ void fields(R& federation, Visitor&& field) {
   field("keep", federation.keep, "Checkpoints that stay, 0 for all", between(0, 1e6));
 }
 
+template <Either<StrategyTable> R, class Visitor>
+void fields(R& strategy, Visitor&& field) {
+  field("name", strategy.name,
+        "fedavg: the mean by examples; fedprox: and sites stay near the global model; fedadam, fedyogi, "
+        "fedadagrad: the mean as a gradient of an adaptive optimizer; median, trimmed_mean, norm_bound: "
+        "whatever a few sites send",
+        one_of({"fedavg", "fedprox", "fedadam", "fedyogi", "fedadagrad", "median", "trimmed_mean",
+                "norm_bound"}));
+  field("server_rate", strategy.server_rate,
+        "By how much of the mean update the global model moves; 0: the strategy's own", between(0, 100));
+  field("beta1", strategy.beta1, "fedadam, fedyogi: decay of the mean of updates", between(0, 0.9999));
+  field("beta2", strategy.beta2, "fedadam, fedyogi: decay of the mean of their squares",
+        between(0, 0.999999));
+  field("adaptivity", strategy.adaptivity, "fedadam, fedyogi, fedadagrad: added to the root of those squares",
+        between(1e-12, 100));
+  field("proximal", strategy.proximal,
+        "fedprox: weight of half the squared distance from the global model in a site's loss",
+        between(0, 1e3));
+  field("trimmed", strategy.trimmed, "trimmed_mean: share of the updates cut off at either end",
+        between(0, 0.499));
+  field("norm_bound", strategy.norm_bound, "norm_bound: Euclidean norm to which longer updates are shortened",
+        at_least(0));
+}
+
+template <Either<SharingTable> R, class Visitor>
+void fields(R& sharing, Visitor&& field) {
+  field("private", sharing.kept_private,
+        "Parameters that each site keeps to itself: patterns of names, * for any characters, and [0,4-7] at "
+        "the end "
+        "for those experts with their rows of the router: \"*.moe.*[3]\"",
+        not_empty());
+  field("by_tokens", sharing.by_tokens,
+        "Parameters of experts to average by the tokens that each expert served at a site, which sites then "
+        "tell: "
+        "\"*.moe.experts.*\"",
+        not_empty());
+}
+
 template <Either<SiteTable> R, class Visitor>
 void fields(R& site, Visitor&& field) {
   field("kit", site.kit, "Folder of the start-up kit; empty for the one this file is in", any_text());
@@ -53,6 +91,8 @@ void fields(R& site, Visitor&& field) {
 template <Either<FederationSettings> R, class Visitor>
 void tables(R& settings, Visitor&& table) {
   table("federation", settings.federation, "Who trains what together");
+  table("strategy", settings.strategy, "How updates become the next global model");
+  table("sharing", settings.sharing, "What of the model is not simply everybody's");
 }
 
 template <Either<SiteSettings> R, class Visitor>
@@ -60,6 +100,8 @@ void tables(R& settings, Visitor&& table) {
   table("site", settings.site, "This site's way to the coordinator");
   table("run", settings.run, "How this site's machines are used");
   table("data", settings.data, "This site's examples");
+  table("privacy", settings.privacy,
+        "The privacy of this site's records, where it is not as the federation's");
   table("parallel", settings.parallel, "How the work is divided among this site's ranks");
 }
 

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 
+#include "core/kernels/activation.h"
 #include "core/kernels/reduction.h"
 #include "data/bigrams.h"
 #include "recipes/expert_table.h"
@@ -474,6 +475,12 @@ void Trainer::step() {
     layer.weight_gradients();
   }
 
+  for (std::size_t i = 0; proximal_ > 0 && i < anchor_.size(); ++i) {
+    const auto& segment = parameters_.segments()[i];
+    kernels::scale(segment.values, proximal_, segment.gradients, Write::accumulate);
+    kernels::scale(anchor_[i], -proximal_, segment.gradients, Write::accumulate);
+  }
+
   double norm_squared = 0;
   for (const auto& segment : parameters_.segments()) {
     const double part = kernels::sum_of_squares(segment.gradients);
@@ -509,6 +516,7 @@ void Trainer::step() {
     for (std::size_t e = 0; e < signals.rows.size(); ++e) {
       signals.rows[e] = static_cast<Index>(signals.load[e]);
       sums.load_sum[l][e] += signals.load[e];
+      if (!served_.empty()) served_[l].second[e] += signals.load[e];
       if (signals.loss.empty()) continue;
       signals.gradient_norm[e] = std::sqrt(signals.gradient_squares[e]);
       signals.mean_loss[e] = signals.weight[e] > 0 ? signals.loss[e] / signals.weight[e] : 0;
@@ -780,7 +788,27 @@ void Trainer::begin_round(const std::string& checkpoint, std::int64_t first_step
   if (metrics_) metrics_->truncate_from(step_ + 1);
 }
 
-bool Trainer::take_steps(std::int64_t steps) {
+void Trainer::set_anchor() {
+  if (!anchor_memory_) {
+    anchor_memory_ = std::make_unique<Arena>("proximal", 0, parameters_.device());
+    std::size_t bytes = 0;
+    for (const auto& segment : parameters_.segments())
+      bytes += Arena::room_for(segment.values.shape(), segment.values.dtype());
+    anchor_memory_->seal_for(bytes);
+    for (const auto& segment : parameters_.segments())
+      anchor_.push_back(anchor_memory_->empty(segment.values.shape(), segment.values.dtype()));
+  }
+  for (std::size_t i = 0; i < anchor_.size(); ++i) anchor_[i].copy_from(parameters_.segments()[i].values);
+}
+
+bool Trainer::take_steps(std::int64_t steps, double proximal) {
+  require(step_ + steps <= total_steps_, "steps {} to {} are more than the {} there are{}", step_ + 1,
+          step_ + steps, total_steps_, privacy_ ? ", or than what the budget of privacy has room for" : "");
+  served_.clear();
+  for (const auto& [name, layer] : layers_)
+    served_.emplace_back(name, std::vector<double>(static_cast<std::size_t>(recipe_.moe.experts)));
+  proximal_ = proximal;
+  if (proximal > 0) set_anchor();
   sums_->window_start = now();
   for (; steps > 0 && !sums_->stop; --steps) {
     step();

@@ -62,8 +62,12 @@ class Trainer {
   /// new. What is then trained depends on these two and the recipe alone. Throws Error where the checkpoint
   /// is of another model.
   void begin_round(const std::string& checkpoint, std::int64_t first_step);
-  /// Takes so many steps; false where interrupted before.
-  bool take_steps(std::int64_t steps);
+  /// Takes so many steps; false where interrupted before. With a `proximal` weight above 0, half of it times
+  /// the squared distance from where they begin is part of the loss (FedProx, Li et al. 2020, equation 2).
+  /// Throws Error where the recipe has not so many steps, or its budget of privacy not.
+  bool take_steps(std::int64_t steps, double proximal = 0);
+  /// Tokens that each expert of each layer, by its name, served in the last take_steps(), over all ranks.
+  const std::vector<std::pair<std::string, std::vector<double>>>& served_tokens() const { return served_; }
   /// Of every task that has such examples, by its name.
   std::vector<std::pair<std::string, Evaluation>> validate();
   /// This rank's part of the model, as checkpoints hold it.
@@ -87,6 +91,7 @@ class Trainer {
   void start_from();
   void resume();
   void start_metrics();
+  void set_anchor();
   void step();
   double domain_strength() const;
   RandomStream stream_of(std::int64_t micro_batch) const;
@@ -125,6 +130,10 @@ class Trainer {
   Progress progress_;
   Schedule schedule_;
   std::int64_t steps_per_epoch_ = 0, total_steps_ = 0, step_ = 0;
+  std::vector<std::pair<std::string, std::vector<double>>> served_;
+  double proximal_ = 0;
+  std::unique_ptr<Arena> anchor_memory_;
+  std::vector<Tensor> anchor_;        // by segment, the parameters that proximal_ holds to
   std::int64_t optimizer_start_ = 0;  // the step after which the optimizer was new
   std::unique_ptr<StepSums> sums_;
   std::string problem_;  // what this rank first saw go wrong with its numbers

@@ -56,8 +56,13 @@ struct Coordinator::Parts {
         lock(made(options.directory)),
         database(options.directory + "/rounds.sqlite"),
         board(options.directory, database),
-        service(board, std::move(allowed), {.steps = options.local_steps, .proximal = 0}, say),
+        service(board, std::move(allowed),
+                {.steps = options.local_steps,
+                 .proximal = options.strategy.name == "fedprox" ? options.strategy.proximal : 0,
+                 .sharing = options.sharing},
+                say),
         writer(options.directory, world, static_cast<int>(options.keep), false),
+        strategy_writer(options.directory + "/strategy", world, static_cast<int>(options.keep), false),
         transcript(options.directory + "/transcript.jsonl") {
     std::vector<std::string> warnings;
     std::string newest = newest_checkpoint(options.directory, &warnings).value_or("");
@@ -73,13 +78,42 @@ struct Coordinator::Parts {
     round = model->state().step;
     policy.emplace(flat_parameters(model->layout()), options.sharing);
     strategy = make_strategy(options.strategy, policy->exchanged_elements());
+    require(strategy->vectors() == 1 && strategy->buffer_size() == 0,
+            "strategy {}: coordinators cannot do it yet, as it is asynchronous or has sites send more than "
+            "updates",
+            strategy->name());
+    exchanged_ = Tensor::empty({static_cast<Index>(policy->exchanged_elements())});
+    load_strategy();
     if (anew) save();
     const nlohmann::json last = transcript.last();
     if (round > 0 && (last.is_null() || last.at("round") != round)) record(board.updates_of(round - 1));
     server = start_server(options.address, kit, service, port);
   }
 
+  // What a strategy remembers of earlier rounds is a checkpoint of its own, which sites need not fetch. It is
+  // there before the model of the same round is, which is what a round's end hangs on.
+  std::vector<TensorEntry> strategy_entries() {
+    std::vector<TensorEntry> entries;
+    for (const auto& [name, values] : strategy->state()) {
+      const Tensor state = Tensor::borrow(values.data(), {static_cast<Index>(values.size())}, DType::f32);
+      entries.push_back({strategy->name() + "/" + name, state, state.shape(), 0, false});
+    }
+    return entries;
+  }
+
+  void load_strategy() {
+    const auto entries = strategy_entries();
+    if (entries.empty() || round == 0) return;
+    CheckpointReader(checkpoint_path(options.directory + "/strategy", round)).load(entries);
+  }
+
   void save() {
+    if (const auto entries = strategy_entries(); !entries.empty()) {
+      strategy_writer.save(entries, {.step = round, .recipe = "", .metadata = "{}", .tokenizer = ""});
+      const auto& outcome = strategy_writer.wait();
+      require(outcome && outcome->saved, "what {} remembers after round {} could not be saved: {}",
+              strategy->name(), round, outcome ? outcome->message : "");
+    }
     model->state().step = round;
     writer.save(model->entries(), model->state());
     const auto& outcome = writer.wait();
@@ -91,7 +125,8 @@ struct Coordinator::Parts {
 
   RoundPlan plan() const {
     const std::string path = checkpoint_path(options.directory, round);
-    return {round, options.rounds, path, digest_of(path), model->layout().elements};
+    return {
+        round, options.rounds, path, digest_of(path), policy->exchanged_elements(), policy->experts().size()};
   }
 
   bool run_rounds() {
@@ -116,7 +151,7 @@ struct Coordinator::Parts {
     for (const ReceivedUpdate& update : updates) {
       const OutgoingFile& file = files.emplace_back(update.file);
       sites.push_back({.weight = update.examples,
-                       .tokens = std::vector<double>(policy->experts().size(), update.examples),
+                       .tokens = update.tokens,
                        .read = [&file](std::size_t offset, std::span<float> out) {
                          file.read_at(out.data(), out.size_bytes(), offset * sizeof(float));
                        }});
@@ -126,7 +161,10 @@ struct Coordinator::Parts {
         metrics[name].second += update.examples;
       }
     }
-    aggregate_round(*strategy, *policy, sites, model->values());
+    const std::span<float> exchanged = exchanged_.span<float>();
+    policy->gather(model->values(), exchanged);
+    aggregate_round(*strategy, *policy, sites, exchanged);
+    policy->scatter(exchanged, model->values());
     ++round;
     save();
     record(updates);
@@ -154,11 +192,12 @@ struct Coordinator::Parts {
   Database database;
   RoundBoard board;
   FederationService service;
-  CheckpointWriter writer;
+  CheckpointWriter writer, strategy_writer;
   Transcript transcript;
   std::optional<GlobalModel> model;
   std::optional<SharingPolicy> policy;
   std::unique_ptr<Strategy> strategy;
+  Tensor exchanged_;
   std::int64_t round = 0;
   int port = 0;
   std::unique_ptr<grpc::Server> server;

@@ -19,7 +19,8 @@ UpdateOffer from_message(const federated::UpdateHeader& header) {
                     .base = conclave::from_message(header.base()),
                     .update = conclave::from_message(header.update()),
                     .examples = header.examples(),
-                    .metrics = {}};
+                    .metrics = {},
+                    .tokens = {header.tokens().begin(), header.tokens().end()}};
   for (const auto& [name, value] : header.metrics()) offer.metrics[name] = value;
   return offer;
 }
@@ -73,6 +74,11 @@ grpc::Status FederationService::Next(grpc::ServerContext* context, const federat
     reply->set_elements(static_cast<std::int64_t>(plan.elements));
     reply->set_local_steps(work_.steps);
     reply->set_proximal(work_.proximal);
+    for (const SharingRule& rule : work_.sharing) {
+      auto* told = reply->add_sharing();
+      told->set_pattern(rule.pattern);
+      told->set_sharing(std::string(to_string(rule.sharing)));
+    }
   });
 }
 

@@ -5,6 +5,7 @@
 #include <functional>
 #include <string>
 
+#include "federated/policy.h"
 #include "federated/round_board.h"
 #include "federated/transport/transport.h"
 #include "protocol.grpc.pb.h"
@@ -15,6 +16,7 @@ namespace conclave {
 struct LocalWork {
   std::int64_t steps = 0;
   double proximal = 0;
+  std::vector<SharingRule> sharing;
 };
 
 class FederationService final : public federated::Federation::Service {
@@ -23,7 +25,7 @@ class FederationService final : public federated::Federation::Service {
 
   /// `board` must outlive it.
   FederationService(RoundBoard& board, AllowList allowed, LocalWork work, Say say)
-      : board_(board), allowed_(std::move(allowed)), work_(work), say_(std::move(say)) {}
+      : board_(board), allowed_(std::move(allowed)), work_(std::move(work)), say_(std::move(say)) {}
 
   grpc::Status Next(grpc::ServerContext* context, const federated::NextRequest* request,
                     federated::Assignment* reply) override;

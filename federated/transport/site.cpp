@@ -99,7 +99,10 @@ SiteRound Site::next() {
                     .digest = from_message(reply.model()),
                     .elements = reply.elements(),
                     .local_steps = reply.local_steps(),
-                    .proximal = reply.proximal()};
+                    .proximal = reply.proximal(),
+                    .sharing = {}};
+    for (const auto& rule : reply.sharing())
+      round.sharing.push_back({rule.pattern(), parse_sharing(rule.sharing())});
     require(round.round >= 0 && round.round <= round.rounds && round.elements > 0 && round.local_steps >= 0,
             "the coordinator's assignment makes no sense: round {} of {}, {} numbers, {} steps", round.round,
             round.rounds, round.elements, round.local_steps);
@@ -137,12 +140,13 @@ bool Site::fetch(SiteRound& round) {
 }
 
 bool Site::deliver(const SiteRound& round, const std::filesystem::path& update, double examples,
-                   const std::map<std::string, double>& metrics) {
+                   const std::vector<double>& tokens, const std::map<std::string, double>& metrics) {
   federated::UpdateHeader header;
   header.set_round(round.round);
   *header.mutable_base() = to_message(round.digest);
   *header.mutable_update() = to_message(digest_of(update));
   header.set_examples(examples);
+  for (const double served : tokens) header.add_tokens(served);
   for (const auto& [name, value] : metrics) (*header.mutable_metrics())[name] = value;
   const OutgoingFile file(update);
   return call("delivering the update", kTransferSeconds, [&](grpc::ClientContext& context) {

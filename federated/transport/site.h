@@ -13,6 +13,7 @@
 #include "core/error.h"
 #include "federated/file_transfer.h"
 #include "federated/identity.h"
+#include "federated/policy.h"
 #include "federated/random_source.h"
 
 namespace conclave {
@@ -32,6 +33,7 @@ struct SiteRound {
   std::int64_t elements = 0;    ///< of the update
   std::int64_t local_steps = 0;
   double proximal = 0;
+  std::vector<SharingRule> sharing;
 };
 
 class Interrupted : public Error {
@@ -52,7 +54,7 @@ class Site {
   SiteRound next();
   /// Delivers `update`, a file of `round.elements` f32 numbers. False where the round was over before.
   bool deliver(const SiteRound& round, const std::filesystem::path& update, double examples,
-               const std::map<std::string, double>& metrics);
+               const std::vector<double>& tokens, const std::map<std::string, double>& metrics);
 
  private:
   template <class Once>

@@ -7,14 +7,14 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "federated/transcript.h"
 #include "federated/transport/coordinator.h"
 #include "federated/transport/site.h"
-#include "federated/transcript.h"
 #include "recipes/commands/commands.h"
 #include "recipes/federation.h"
 #include "recipes/loaded_model.h"
 #include "recipes/plugins.h"
-#include "recipes/site_update.h"
+#include "recipes/site_model.h"
 #include "recipes/trainer.h"
 
 namespace conclave::commands {
@@ -36,6 +36,40 @@ bool is_set(const std::atomic<bool>* flag) { return flag && *flag; }
 
 AllowList allow_list(const FederationTable& federation) {
   return AllowList(fs::path(federation.kits) / kCoordinatorName / "sites.txt");
+}
+
+StrategyOptions strategy_options(const FederationSettings& settings) {
+  const StrategyTable& strategy = settings.strategy;
+  return {.name = strategy.name,
+          .server_rate = strategy.server_rate,
+          .beta1 = strategy.beta1,
+          .beta2 = strategy.beta2,
+          .adaptivity = strategy.adaptivity,
+          .proximal = strategy.proximal,
+          .sites = static_cast<std::int64_t>(settings.federation.sites.size()),
+          .trimmed = strategy.trimmed,
+          .norm_bound = strategy.norm_bound};
+}
+
+std::vector<SharingRule> sharing_rules(const SharingTable& sharing) {
+  std::vector<SharingRule> rules;
+  for (const std::string& pattern : sharing.by_tokens) rules.push_back({pattern, Sharing::by_tokens});
+  for (const std::string& pattern : sharing.kept_private) rules.push_back({pattern, Sharing::kept_private});
+  return rules;
+}
+
+// As the policy lists them, whose tokens a site reports.
+std::vector<double> served(const SharingPolicy& policy, const Trainer& trainer) {
+  std::vector<double> tokens;
+  for (const auto& [layer, number] : policy.experts()) {
+    const auto& all = trainer.served_tokens();
+    const auto found =
+        std::ranges::find_if(all, [&layer = layer](const auto& named) { return named.first == layer; });
+    require(found != all.end() && number < static_cast<Index>(found->second.size()),
+            "no layer {} has an expert {}", layer, number);
+    tokens.push_back(found->second[static_cast<std::size_t>(number)]);
+  }
+  return tokens;
 }
 
 // What a new site's site.toml says, for its owner to go on from.
@@ -94,7 +128,8 @@ int federate_provision(const ProvisionArguments& arguments) {
   const CertificateAuthority authority = CertificateAuthority::load(kits / "authority");
   if (anew) fmt::print("{}: the authority; keep authority.key offline\n", (kits / "authority").string());
 
-  std::vector<std::string> all{std::string(kCoordinatorName)};  // first: the list of those let in is in its kit
+  std::vector<std::string> all{
+      std::string(kCoordinatorName)};  // first: the list of those let in is in its kit
   all.insert(all.end(), federation.sites.begin(), federation.sites.end());
   for (const std::string& name : all) {
     const fs::path kit = kits / name;
@@ -132,7 +167,8 @@ int federate_initialize(const InitializeArguments& arguments, const Surroundings
 
 int federate_coordinator(const CoordinatorArguments& arguments, const Surroundings& surroundings,
                          const MpiSession& session) {
-  const FederationTable federation = read_federation(arguments.federation, arguments.overrides).federation;
+  const FederationSettings settings = read_federation(arguments.federation, arguments.overrides);
+  const FederationTable& federation = settings.federation;
   const auto world = session.world();
   require(world->size() == 1, "a coordinator is one process; start it without mpirun");
   const Kit kit = Kit::read(fs::path(federation.kits) / kCoordinatorName, std::time(nullptr));
@@ -145,8 +181,8 @@ int federate_coordinator(const CoordinatorArguments& arguments, const Surroundin
                            .deadline_seconds = federation.deadline_seconds,
                            .local_steps = federation.local_steps,
                            .keep = federation.keep,
-                           .strategy = {},
-                           .sharing = {}},
+                           .strategy = strategy_options(settings),
+                           .sharing = sharing_rules(settings.sharing)},
                           kit, allow_list(federation), *world, say);
   say(fmt::format("coordinator of {} listens at port {}", federation.name, coordinator.port()));
   const bool done = coordinator.run([&] { return is_set(surroundings.interrupted); });
@@ -173,13 +209,18 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
         say);
   std::optional<ProcessGrid> grid;
   std::optional<Trainer> trainer;
+  std::optional<SiteModel> kept;
   while (true) {
     SiteRound round;
     nlohmann::json work;
     if (speaks) try {
         round = site->next();
-        work = {{"finished", round.finished}, {"round", round.round},       {"rounds", round.rounds},
-                {"model", round.model},       {"steps", round.local_steps}, {"elements", round.elements}};
+        work = {{"finished", round.finished}, {"round", round.round},
+                {"rounds", round.rounds},     {"model", round.model},
+                {"steps", round.local_steps}, {"elements", round.elements},
+                {"proximal", round.proximal}, {"sharing", nlohmann::json::array()}};
+        for (const SharingRule& rule : round.sharing)
+          work["sharing"].push_back({rule.pattern, to_string(rule.sharing)});
       } catch (const Interrupted&) {
         work = {{"interrupted", true}};
       }
@@ -211,18 +252,33 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
                              .interrupted = surroundings.interrupted,
                              .resume = ""});
       check_classes(*trainer, reader, arguments.site);
+      std::vector<SharingRule> rules;
+      for (const auto& rule : work.at("sharing"))
+        rules.push_back({rule.at(0), parse_sharing(rule.at(1).get<std::string>())});
+      kept.emplace(reader, rules, directory, *grid);
     }
+    require(work.at("elements") == kept->policy().exchanged_elements(),
+            "the coordinator wants updates of {} numbers; by its own rules there are {}",
+            work.at("elements").dump(), kept->policy().exchanged_elements());
     trainer->begin_round(model, number * steps);
     std::map<std::string, double> metrics;
-    for (const auto& [task, result] : trainer->validate()) {
-      metrics[task + "/validation_loss"] = result.loss;
-      if (result.accuracy) metrics[task + "/validation_accuracy"] = *result.accuracy;
+    const auto validate = [&](const std::string& which) {
+      for (const auto& [task, result] : trainer->validate()) {
+        metrics[fmt::format("{}/{}_loss", task, which)] = result.loss;
+        if (result.accuracy) metrics[fmt::format("{}/{}_accuracy", task, which)] = *result.accuracy;
+      }
+    };
+    validate("validation");
+    if (kept->has_private_part() && number > 0) {
+      kept->restore_private(trainer->model_entries(), number);
+      validate("private_validation");
     }
-    if (!trainer->take_steps(steps)) return 130;  // the round is done again, with the same result
+    if (!trainer->take_steps(steps, work.at("proximal"))) return 130;  // the round is done again, alike
     const std::string update = (directory / "update.f32").string();
-    write_update(trainer->model_entries(), reader, *grid, update);
+    kept->save(trainer->model_entries(), reader, number, update);
     if (speaks) try {
-        site->deliver(round, update, static_cast<double>(trainer->training_examples()), metrics);
+        site->deliver(round, update, static_cast<double>(trainer->training_examples()),
+                      served(kept->policy(), *trainer), metrics);
         say(fmt::format("round {} of {}: delivered", number + 1, work.at("rounds").dump()));
       } catch (const Interrupted&) {
       }  // which next() then tells the other ranks

@@ -1,0 +1,46 @@
+// The federation's model at a site: what training has changed of it, for the coordinator, and what of it the
+// site keeps to itself.
+#pragma once
+
+#include <filesystem>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "federated/global_model.h"
+#include "federated/policy.h"
+#include "parallel/process_grid.h"
+
+namespace conclave {
+
+class SiteModel {
+ public:
+  /// For a model laid out as in the checkpoint `base`. What is private lies in `directory`. `grid` must
+  /// outlive it. Throws Error where the rules do not fit the model.
+  SiteModel(const CheckpointReader& base, std::span<const SharingRule> rules, std::filesystem::path directory,
+            const ProcessGrid& grid);
+
+  const SharingPolicy& policy() const { return policy_; }
+  bool has_private_part() const { return policy_.exchanged_elements() < policy_.model_elements(); }
+
+  /// Gives this rank's `entries`, which hold the model of `round`, what this site kept of it before that
+  /// round.
+  void restore_private(std::span<const TensorEntry> entries, std::int64_t round) const;
+
+  /// Collective, after training. Rank 0 writes what the entries have more than `base`, of what is shared, as
+  /// f32 in the policy's order to `update`; and what is private, for rounds after `round`. Throws Error where
+  /// a tensor is missing, or not finite.
+  void save(std::span<const TensorEntry> entries, const CheckpointReader& base, std::int64_t round,
+            const std::string& update) const;
+
+ private:
+  std::filesystem::path private_file(std::int64_t round) const;
+  void save_private(std::span<const float> model, std::int64_t round) const;
+
+  ModelLayout layout_;
+  SharingPolicy policy_;
+  std::filesystem::path directory_;
+  const ProcessGrid& grid_;
+};
+
+}  // namespace conclave
