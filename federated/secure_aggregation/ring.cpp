@@ -1,5 +1,7 @@
 #include "federated/secure_aggregation/ring.h"
 
+#include <limits>
+
 namespace conclave::secure_aggregation {
 
 void Ring::check() const {
@@ -9,7 +11,7 @@ void Ring::check() const {
 
 std::int64_t Ring::most_each(std::size_t sites) const {
   check();
-  const std::int64_t most = (std::int64_t{1} << (bits() - 1)) - 1;
+  const std::int64_t most = std::numeric_limits<std::int64_t>::max() >> (64 - bits());
   return most / static_cast<std::int64_t>(sites);
 }
 
