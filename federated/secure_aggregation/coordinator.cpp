@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "federated/secure_aggregation/first_error.h"
 #include "federated/secure_aggregation/secret_sharing.h"
 
 namespace conclave::secure_aggregation {
@@ -42,6 +43,8 @@ void Coordinator::end_phase() {
 void Coordinator::receive(const Advertisement& message) {
   require(message.context == agreement_.digest(),
           "secure aggregation: keys for another federation, round or setting");
+  // with any secret, as a key of low order agrees with none: it would have every other site refuse
+  for (const Key& key : {message.encryption_key, message.masking_key}) agree(Secret(message.context), key);
   arrive(Phase::advertise, message.sender);
   advertisements_[message.sender] = message;
 }
@@ -126,7 +129,11 @@ Secret Coordinator::secret_of(std::uint32_t owner) {
 }
 
 std::vector<Mask> Coordinator::remaining_masks() {
-  std::vector<Mask> masks;
+  struct Job {
+    Secret secret;
+    std::uint32_t site, other;  // of one site's own mask, twice the same
+  };
+  std::vector<Job> jobs;
   for (const std::uint32_t site : sharers_) {
     const Secret secret = secret_of(site);
     const bool in_sum = survived(site);
@@ -136,14 +143,26 @@ std::vector<Mask> Coordinator::remaining_masks() {
             "false ones",
             agreement_.sites[site]);
     if (in_sum) {
-      masks.push_back(round_->own_mask(secret, site));
-      masks.back().subtract = true;
-    } else {
-      // what it would have added cancels what survivors added
-      for (const std::uint32_t other : round_->graph().masking(site))
-        if (survived(other)) masks.push_back(round_->pair_mask(secret, site, other));
+      jobs.push_back({secret, site, site});
+      continue;
     }
+    for (const std::uint32_t other : round_->graph().masking(site))
+      if (survived(other)) jobs.push_back({secret, site, other});
   }
+  std::vector<Mask> masks(jobs.size());
+  FirstError error;
+#pragma omp parallel for schedule(dynamic)
+  for (std::size_t i = 0; i < jobs.size(); ++i)
+    error.guard([&] {
+      const auto& [secret, site, other] = jobs[i];
+      if (site == other) {
+        masks[i] = round_->own_mask(secret, site);
+        masks[i].subtract = true;
+      } else {  // what the one that is gone would have added cancels what the other did
+        masks[i] = round_->pair_mask(secret, site, other);
+      }
+    });
+  error.rethrow();
   return masks;
 }
 

@@ -1,6 +1,6 @@
 #include "federated/secure_aggregation/mask.h"
 
-#include <exception>
+#include "federated/secure_aggregation/first_error.h"
 
 namespace conclave::secure_aggregation {
 namespace {
@@ -20,26 +20,6 @@ void add_masks(std::span<Word> words, std::size_t first, std::size_t width, std:
     }
   }
 }
-
-// What a thread throws, for the caller's thread.
-class FirstError {
- public:
-  template <class F>
-  void guard(F f) noexcept {
-    try {
-      f();
-    } catch (...) {
-#pragma omp critical(secure_aggregation_first_error)
-      if (!error_) error_ = std::current_exception();
-    }
-  }
-  void rethrow() const {
-    if (error_) std::rethrow_exception(error_);
-  }
-
- private:
-  std::exception_ptr error_;
-};
 
 template <class Word>
 void mask_group(std::span<const std::int64_t> values, std::size_t first, std::size_t width,

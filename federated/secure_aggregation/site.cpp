@@ -89,8 +89,13 @@ MaskedInput Site::mask(const SharesDelivery& delivery, std::span<const std::int6
     const std::uint32_t from = shares.other;
     require(std::ranges::binary_search(owners, from) && !held_.contains(from),
             "secure aggregation: shares of site {} for this one, which are not expected or came twice", from);
-    Bytes both =
-        open(round_->share_key(encryption_key_, self_, from, self_), from_to(from, self_), shares.sealed);
+    Bytes both;
+    try {
+      both =
+          open(round_->share_key(encryption_key_, self_, from, self_), from_to(from, self_), shares.sealed);
+    } catch (const Error& error) {
+      fail("secure aggregation: shares of site '{}': {}", agreement_.sites[from], error.what());
+    }
     HeldShares& held = held_[from];
     std::copy_n(both.begin(), 32, held.seed.bytes().begin());
     std::copy_n(both.begin() + 32, 32, held.masking_key.bytes().begin());

@@ -126,7 +126,8 @@ TEST_CASE("sites that were told of different rosters cannot read each other's sh
   const RoundContext context(round.agreement, fewer);
   SharesDelivery delivery{context.digest(), {}};
   delivery.shares.push_back({0, from_first.shares[0].sealed});
-  CHECK_THROWS_WITH(round.sites[1].mask(delivery, std::vector<std::int64_t>(3)), Catch::Contains("altered"));
+  CHECK_THROWS_WITH(round.sites[1].mask(delivery, std::vector<std::int64_t>(3)),
+                    Catch::Contains("'site 0'") && Catch::Contains("altered"));
 }
 
 TEST_CASE("a coordinator that tells different sites of different survivors learns no share") {
@@ -212,6 +213,9 @@ TEST_CASE("the coordinator takes each message once, in its phase, of this round"
   CHECK_THROWS_AS(coordinator.receive(Consent{}), Error);
   CHECK_THROWS_AS(coordinator.receive(Unmasking{}), Error);
   CHECK_THROWS_AS(coordinator.end_phase(), Error);
+  Advertisement of_low_order = keys;
+  of_low_order.masking_key = {};
+  CHECK_THROWS_WITH(coordinator.receive(of_low_order), Catch::Contains("no secret can be agreed on"));
   coordinator.receive(keys);
   CHECK_THROWS_WITH(coordinator.receive(keys), Catch::Contains("a second time"));
   for (std::uint32_t site = 1; site < 4; ++site) coordinator.receive(round.sites[site].advertise());
