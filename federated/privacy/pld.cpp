@@ -104,7 +104,7 @@ double PldAccountant::epsilon_of_events(double delta) const {
     return answer;
   };
   const auto tolerated = [](const Answer& answer) {
-    return std::min(1e-2, answer.slope * std::max(1e-4 * answer.value, 1e-6));
+    return std::min(1e-2, answer.slope * std::max(1e-4 * answer.value, 1e-7));
   };
   return refined(all_steps(events()), {bound.value, tilt}, compute, tolerated);
 }
