@@ -47,7 +47,7 @@ done
 conclave 0 privacy epsilon --noise 4 --rate 0.01 --steps 10000 --delta 4.2436e-6
 says "epsilon 1.000" "10000 releases at sampling rate 0.01 with noise multiplier 4 (pld)"
 conclave 0 privacy epsilon --noise 1 --steps 1 --delta 1e-5 --accountant rdp
-says "epsilon 4.73" "1 release at sampling rate 1" "(rdp)"
+says "epsilon 4.728" "1 release at sampling rate 1" "(rdp)"
 conclave 0 privacy noise --epsilon 1 --rate 0.01 --steps 10000 --delta 4.2436e-6
 says "noise multiplier 4.00"
 conclave 0 privacy steps --epsilon 1 --rate 0.01 --noise 4 --delta 4.3e-6
