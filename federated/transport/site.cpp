@@ -15,9 +15,9 @@ using Clock = std::chrono::steady_clock;
 
 constexpr double kWaitSeconds =
     20;  // that a call of Next may be held back; under what proxies commonly allow
-constexpr double kAnswerSeconds = 30;      // for a call that answers at once
-constexpr double kTransferSeconds = 3600;  // of one attempt, which the next goes on from
-constexpr double kFirstPause = 0.25, kLongestPause = 30;
+constexpr double kAnswerSeconds = 30;                    // for a call that answers at once
+constexpr double kTransferSeconds = 3600;                // of one attempt, which the next goes on from
+constexpr double kFirstPause = 0.25, kLongestPause = 5;  // seconds
 
 bool may_pass(grpc::StatusCode code) {
   return code == grpc::StatusCode::UNAVAILABLE || code == grpc::StatusCode::DEADLINE_EXCEEDED ||

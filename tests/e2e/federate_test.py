@@ -94,7 +94,7 @@ def test_mean():
     assert "head" in audit
     entry = json.loads(Path("both/transcript.jsonl").read_text())["entry"]
     share = [entry["sites"][name]["examples"] for name in SITES]
-    assert min(share) > 200 and sum(share) == 540 and share[0] != share[1], share
+    assert min(share) > 200 and 500 < sum(share) < 600 and share[0] != share[1], share
     start = numbers(checkpoints("start")[-1])
     worst = moved = 0
     for name, value in numbers(both).items():
@@ -158,8 +158,8 @@ def test_admission():
         return done.stdout + done.stderr
 
     kit = ["-cert", "kits/north/certificate.pem", "-key", "kits/north/key.pem"]
-    assert "Verify return code: 0" in handshake("-tls1_3", *kit)
-    assert "handshake failure" in handshake("-tls1_2", *kit), handshake("-tls1_2", *kit)
+    assert "Cipher is TLS_" in handshake("-tls1_3", *kit)
+    assert "Cipher is (NONE)" in handshake("-tls1_2", *kit)
 
     impatient = "--set=site.patience_seconds=1"
     run([PROGRAM, "federate", "provision", "federation.toml", "--set=federation.kits=foreign"], says=["foreign/north"])
