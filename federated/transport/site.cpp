@@ -28,8 +28,11 @@ bool may_pass(grpc::StatusCode code) {
 }  // namespace
 
 struct Site::Connection {
-  explicit Connection(std::unique_ptr<federated::Federation::Stub> made) : stub(std::move(made)) {}
-  std::unique_ptr<federated::Federation::Stub> stub;
+  std::string address;
+  Kit kit;
+  std::unique_ptr<federated::Federation::Stub> stub = {};
+
+  void renew() { stub = federated::Federation::NewStub(open_channel(address, kit)); }
 };
 
 Site::~Site() = default;
@@ -37,8 +40,8 @@ Site::~Site() = default;
 Site::Site(SiteOptions options, const Kit& kit, std::function<bool()> interrupted, Say say)
     : options_(std::move(options)), interrupted_(std::move(interrupted)), say_(std::move(say)) {
   std::filesystem::create_directories(options_.directory);
-  connection_ =
-      std::make_unique<Connection>(federated::Federation::NewStub(open_channel(options_.address, kit)));
+  connection_ = std::make_unique<Connection>(options_.address, kit);
+  connection_->renew();
 }
 
 void Site::pause(std::chrono::duration<double> time) const {
@@ -74,6 +77,7 @@ bool Site::call(std::string_view what, double seconds, const Once& once) {
            status.error_message());
     if (!told) say_(fmt::format("{}: {}; trying again", what, status.error_message()));
     told = true;
+    if (status.error_code() == grpc::StatusCode::UNAVAILABLE) connection_->renew();
     // Full jitter, so that sites that lost the coordinator together do not come back together.
     pause(std::chrono::duration<double>(longest * static_cast<double>(random_.below(1000)) / 1000));
   }

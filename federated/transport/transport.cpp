@@ -31,12 +31,10 @@ std::shared_ptr<grpc::Channel> open_channel(const std::string& address, const Ki
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kPingTimeoutMilliseconds);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
-  // Site::call() does the waiting; a connection is tried about as often as it calls.
-  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 200);
-  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2'000);
-  // After a failure gRPC asks for the address again before it tries again, and that it does every 30 s unless
-  // told.
-  arguments.SetInt(GRPC_ARG_DNS_MIN_TIME_BETWEEN_RESOLUTIONS_MS, 1'000);
+  // A channel that failed waits for longer than is good before it tries again (20 s and more, whatever its
+  // arguments of back-off say). Site::call() does the waiting, and takes a new channel, which must share
+  // nothing with the old.
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   return grpc::CreateCustomChannel(address, grpc::SslCredentials({kit.authority, kit.key, kit.certificate}),
                                    arguments);
 }
