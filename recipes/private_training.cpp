@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 
 #include "core/kernels/activation.h"
 #include "federated/privacy/calibration.h"
@@ -12,6 +13,9 @@ namespace conclave {
 namespace {
 
 constexpr const char* kAccountant = "pld";
+// With less noise than this, one step spends an epsilon of hundreds, and what accountants say of it is not
+// looked at.
+constexpr double kLeastNoise = 0.05;
 
 std::size_t at(Index index) { return static_cast<std::size_t>(index); }
 
@@ -47,10 +51,14 @@ PrivateTraining::PrivateTraining(const PrivacyRecipe& recipe, std::int64_t examp
   const PrivacyBudget budget{recipe.epsilon, recipe.delta};
   noise_ =
       recipe.noise_multiplier > 0 ? recipe.noise_multiplier : least_noise(budget, rate_, steps, kAccountant);
+  require(recipe.epsilon == 0 || noise_ >= kLeastNoise,
+          "privacy.noise_multiplier = {}: less than {} is no privacy, whatever privacy.epsilon is", noise_,
+          kLeastNoise);
   if (recipe.epsilon > 0) steps_ = std::min(steps, most_steps(budget, noise_, rate_, kAccountant));
 }
 
 double PrivateTraining::epsilon(std::int64_t steps) const {
+  if (noise_ < kLeastNoise && steps > 0) return std::numeric_limits<double>::infinity();
   const auto accountant = make_accountant(kAccountant);
   accountant->compose({noise_, rate_, steps});
   return accountant->epsilon(recipe_.delta);

@@ -50,6 +50,9 @@ def main():
     assert 0 < len(epsilons) < 40 and epsilons[-1] <= 2, epsilons
     train(1, "goes_on", *PRIVATE, *noise, f"train.steps={len(epsilons) + 1}")
     assert metrics("goes_on", "privacy/epsilon")[len(epsilons) + 1] > 2
+    assert metrics("all1", "privacy/epsilon")[1] is None, "as good as no noise is no privacy"
+    little = ["privacy.noise_multiplier=0.01", "privacy.epsilon=5", "privacy.delta=1e-3"]
+    train(1, "none", *PRIVATE, *little, status=1, says=["less than 0.05 is no privacy"])
     train(1, "none", *PRIVATE, *noise, "privacy.epsilon=0.01", status=1, says=["one step with privacy.noise_multiplier"])
 
     # Nobody can say which examples were drawn, nor the noise, by the seed.
