@@ -17,15 +17,20 @@ void layer_norm_apart(Tape& tape, const ExampleRows& rows, const Tensor& dy, con
   for (const Tensor& values : {dgamma, dbeta}) values.zero();
   {
     const ArenaScope scope(tape.arena());
-    const Tensor scratch = options.gelu ? tape.empty(x.shape(), x.dtype()) : Tensor();
+    // A segment's layer_norm_parts(), at most a part for every 8 rows and one more, begin at this part.
+    const auto first_part = [&](Index s) { return segments.begin(s) / 8 + s; };
+    const Tensor scratch = tape.empty({x.size(0) / 8 + segments.count(), 3, x.size(1)}, x.dtype());
 #pragma omp parallel for schedule(static) if (x.numel() > kernels::kParallelElements)
     for (Index s = 0; s < segments.count(); ++s) {
       const auto part = [&, begin = segments.begin(s), end = segments.end(s)](const Tensor& all) {
-        return all.defined() ? all.rows(begin, end) : all;
+        return all.rows(begin, end);
       };
+      const Index first = first_part(s),
+                  parts = kernels::layer_norm_parts(segments.end(s) - segments.begin(s));
       const auto own = [s](const Tensor& all) { return all.rows(s, s + 1).reshape({all.size(1)}); };
       kernels::layer_norm_backward(part(dy), part(x), gamma, beta, options, part(mean), part(rstd),
-                                   part(dx.gradient), dx.write, own(dgamma), own(dbeta), part(scratch));
+                                   part(dx.gradient), dx.write, own(dgamma), own(dbeta),
+                                   scratch.rows(first, first + parts));
     }
   }
   rows.gradients->gradients(rows, gamma, dgamma);

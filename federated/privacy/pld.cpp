@@ -13,6 +13,10 @@ namespace {
 
 constexpr std::int64_t kMostPoints = std::int64_t{1} << 21;
 
+// Of this much privacy nothing is left, Renyi's bound is within a percent, and rounding would lose all of a
+// distribution of such losses: its epsilon came out as 0.
+constexpr double kMostEpsilon = 1e4;
+
 double all_steps(const std::vector<PrivacyEvent>& events) {
   double steps = 0;
   for (const PrivacyEvent& event : events) steps += static_cast<double>(event.steps);
@@ -90,7 +94,7 @@ double PldAccountant::epsilon_of_events(double delta) const {
   RdpAccountant renyi;
   for (const PrivacyEvent& event : events()) renyi.compose(event);
   const RdpAccountant::Bound bound = renyi.epsilon_bound(delta);
-  if (bound.value == 0 || !std::isfinite(bound.value)) return bound.value;
+  if (bound.value == 0 || !(bound.value <= kMostEpsilon)) return bound.value;
   const double tilt = std::max(bound.order - 1, narrow_tilt(events()));
   const auto compute = [&](double& interval) {
     Answer answer{0, tilt};
@@ -113,6 +117,7 @@ double PldAccountant::delta_of_events(double epsilon) const {
   RdpAccountant renyi;
   for (const PrivacyEvent& event : events()) renyi.compose(event);
   const RdpAccountant::Bound bound = renyi.delta_bound(epsilon);
+  if (!(renyi.epsilon_bound(1e-5).value <= kMostEpsilon)) return bound.value;
   const double tilt = std::max(bound.order - 1, narrow_tilt(events()));
   // Renyi's bound is some ten times the truth
   const double least = std::max(1e-290, 1e-4 * bound.value);

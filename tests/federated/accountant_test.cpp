@@ -167,6 +167,24 @@ TEST_CASE("extremes give numbers, not below the truth, nor above Renyi's bound")
       }
 }
 
+TEST_CASE("hardly any noise spends about what its normal distribution of losses does, and never nothing") {
+  // 12 releases: losses are N(mu^2 / 2, mu^2), mu^2 = 12 / noise^2, of which the quantile is below the truth
+  for (const double noise : {1e-6, 1e-3, 0.01, 0.02, 0.05, 0.2}) {
+    const double mu = std::sqrt(12.0) / noise;
+    for (const std::string accountant : {"rdp", "pld"}) {
+      INFO(accountant << " at noise " << noise);
+      const double epsilon = epsilon_of(accountant, {{noise, 1, 12}}, 1e-5);
+      CHECK(epsilon > mu * mu / 2 + 3 * mu);
+      CHECK(epsilon <
+            1.012 * (mu * mu / 2 + 6 * mu));  // Renyi, whose orders begin a little above 1, is a percent off
+    }
+    const auto spent = make_accountant("pld");
+    spent->compose({noise, 1, 12});
+    CHECK(spent->delta(1) > 0.99 * gaussian_delta(1 / mu, 1));
+    CHECK(spent->delta(1) <= 1);
+  }
+}
+
 TEST_CASE("what an accountant cannot count is refused") {
   const auto accountant = make_accountant("pld");
   CHECK_THROWS_WITH(accountant->compose({-1, 0.5, 1}), Catch::Contains("noise multiplier of -1"));
