@@ -40,6 +40,13 @@ FileDigest digest_of(const std::filesystem::path& file) {
   return {source.bytes(), end(state.get())};
 }
 
+FileDigest digest_of(std::span<const std::byte> bytes) {
+  const std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state(XXH3_createState(), &XXH3_freeState);
+  start(state.get());
+  XXH3_128bits_update(state.get(), bytes.data(), bytes.size());
+  return {bytes.size(), end(state.get())};
+}
+
 std::uint64_t chunk_checksum(std::string_view data) { return XXH3_64bits(data.data(), data.size()); }
 
 IncomingFile::IncomingFile(std::filesystem::path file, const FileDigest& expected)

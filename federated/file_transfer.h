@@ -13,6 +13,7 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -32,6 +33,8 @@ struct FileDigest {
 
 /// Throws Error where it cannot be read.
 FileDigest digest_of(const std::filesystem::path& file);
+/// Of a file with these bytes.
+FileDigest digest_of(std::span<const std::byte> bytes);
 
 std::uint64_t chunk_checksum(std::string_view data);
 

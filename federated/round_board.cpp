@@ -36,12 +36,17 @@ void check(const UpdateOffer& offer, const RoundPlan& plan) {
 }
 
 void check_finite(std::string_view data, std::uint64_t offset) {
-  for (std::size_t at = 0; at + sizeof(float) <= data.size(); at += sizeof(float)) {
-    std::uint32_t bits;
-    std::memcpy(&bits, data.data() + at, sizeof bits);
-    require((bits & 0x7f800000u) != 0x7f800000u, "number {} of the update is not finite",
-            (offset + at) / sizeof(float));
-  }
+  constexpr std::uint32_t kExponent = 0x7f800000u;
+  const std::size_t count = data.size() / sizeof(float);
+  const auto bits = [&](std::size_t i) {
+    std::uint32_t word;
+    std::memcpy(&word, data.data() + i * sizeof(float), sizeof word);
+    return word & kExponent;
+  };
+  std::uint32_t largest = 0;
+  for (std::size_t i = 0; i < count; ++i) largest = std::max(largest, bits(i));
+  for (std::size_t i = 0; largest == kExponent && i < count; ++i)
+    require(bits(i) != kExponent, "number {} of the update is not finite", offset / sizeof(float) + i);
 }
 
 }  // namespace

@@ -78,8 +78,8 @@ void SiteModel::restore_private(std::span<const TensorEntry> entries, std::int64
   }
 }
 
-void SiteModel::save(std::span<const TensorEntry> entries, const CheckpointReader& base, std::int64_t round,
-                     const std::string& update) const {
+FileDigest SiteModel::save(std::span<const TensorEntry> entries, const CheckpointReader& base,
+                           std::int64_t round, const std::string& update) const {
   const Tensor model = Tensor::empty({static_cast<Index>(layout_.elements)});
   for (const auto& [name, shape, sharded, offset] : layout_.parts) {
     const auto entry = std::ranges::find(entries, name, &TensorEntry::name);
@@ -88,7 +88,7 @@ void SiteModel::save(std::span<const TensorEntry> entries, const CheckpointReade
     const auto first = static_cast<Index>(offset);
     gather(*entry, grid_, model.rows(first, first + shape.numel()).reshape(shape));
   }
-  if (grid_.world().rank() != 0) return;
+  if (grid_.world().rank() != 0) return {};
   const auto values = model.span<float>();
   if (has_private_part()) save_private(values, round + 1);
   for (const auto& [name, shape, sharded, offset] : layout_.parts) {
@@ -104,6 +104,7 @@ void SiteModel::save(std::span<const TensorEntry> entries, const CheckpointReade
   const Tensor exchanged = Tensor::empty({static_cast<Index>(policy_.exchanged_elements())});
   policy_.gather(values, exchanged.span<float>());
   write(update, exchanged.span<float>());
+  return digest_of(std::as_bytes(exchanged.span<float>()));
 }
 
 void SiteModel::save_private(std::span<const float> model, std::int64_t round) const {

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "federated/file_transfer.h"
 #include "federated/global_model.h"
 #include "federated/policy.h"
 #include "parallel/process_grid.h"
@@ -30,8 +31,9 @@ class SiteModel {
   /// Collective, after training. Rank 0 writes what the entries have more than `base`, of what is shared, as
   /// f32 in the policy's order to `update`; and what is private, for rounds after `round`. Throws Error where
   /// a tensor is missing, or not finite.
-  void save(std::span<const TensorEntry> entries, const CheckpointReader& base, std::int64_t round,
-            const std::string& update) const;
+  /// Returns the file's digest, on rank 0.
+  FileDigest save(std::span<const TensorEntry> entries, const CheckpointReader& base, std::int64_t round,
+                  const std::string& update) const;
 
  private:
   std::filesystem::path private_file(std::int64_t round) const;

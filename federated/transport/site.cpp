@@ -143,16 +143,16 @@ bool Site::fetch(SiteRound& round) {
   return true;
 }
 
-bool Site::deliver(const SiteRound& round, const std::filesystem::path& update, double examples,
+bool Site::deliver(const SiteRound& round, const SiteUpdateFile& update, double examples,
                    const std::vector<double>& tokens, const std::map<std::string, double>& metrics) {
   federated::UpdateHeader header;
   header.set_round(round.round);
   *header.mutable_base() = to_message(round.digest);
-  *header.mutable_update() = to_message(digest_of(update));
+  *header.mutable_update() = to_message(update.digest);
   header.set_examples(examples);
   for (const double served : tokens) header.add_tokens(served);
   for (const auto& [name, value] : metrics) (*header.mutable_metrics())[name] = value;
-  const OutgoingFile file(update);
+  const OutgoingFile file(update.path);
   return call("delivering the update", kTransferSeconds, [&](grpc::ClientContext& context) {
     federated::UploadState state;
     {

@@ -36,6 +36,12 @@ struct SiteRound {
   std::vector<SharingRule> sharing;
 };
 
+/// A file to be delivered: f32 numbers, little-endian.
+struct SiteUpdateFile {
+  std::filesystem::path path;
+  FileDigest digest;
+};
+
 class Interrupted : public Error {
  public:
   Interrupted() : Error("interrupted") {}
@@ -52,8 +58,8 @@ class Site {
   /// Waits for something to do, and fetches its model. Throws Error where the coordinator refuses this site,
   /// or cannot be reached for too long.
   SiteRound next();
-  /// Delivers `update`, a file of `round.elements` f32 numbers. False where the round was over before.
-  bool deliver(const SiteRound& round, const std::filesystem::path& update, double examples,
+  /// Delivers `update`, of `round.elements` numbers. False where the round was over before.
+  bool deliver(const SiteRound& round, const SiteUpdateFile& update, double examples,
                const std::vector<double>& tokens, const std::map<std::string, double>& metrics);
 
  private:

@@ -53,6 +53,8 @@ void convolution(std::int64_t repetitions);
 void layer_norm(std::int64_t repetitions);
 void lstm(std::int64_t repetitions);
 void aggregation(std::int64_t repetitions);
+/// Takes 800 MB of the folder for temporary files.
+void upload(std::int64_t repetitions);
 /// Takes 3 GB.
 void secure_aggregation_sum(std::int64_t repetitions);
 /// `grid` of one rank.

@@ -39,6 +39,7 @@ constexpr Measurement kMeasurements[] = {
     {"batching", [](const Setting& s) { bench::batching(s.grid, s.cache_directory, s.repetitions); },
      nullptr},
     {"secure_aggregation", [](const Setting& s) { bench::secure_aggregation_sum(s.repetitions); }, nullptr},
+    {"upload", [](const Setting& s) { bench::upload(s.repetitions); }, nullptr},
     {"dispatch", nullptr, [](const Setting& s) { bench::dispatch(s.grid, s.repetitions); }},
 };
 

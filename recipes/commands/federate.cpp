@@ -275,9 +275,9 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
     }
     if (!trainer->take_steps(steps, work.at("proximal"))) return 130;  // the round is done again, alike
     const std::string update = (directory / "update.f32").string();
-    kept->save(trainer->model_entries(), reader, number, update);
+    const FileDigest digest = kept->save(trainer->model_entries(), reader, number, update);
     if (speaks) try {
-        site->deliver(round, update, static_cast<double>(trainer->training_examples()),
+        site->deliver(round, {update, digest}, static_cast<double>(trainer->training_examples()),
                       served(kept->policy(), *trainer), metrics);
         say(fmt::format("round {} of {}: delivered", number + 1, work.at("rounds").dump()));
       } catch (const Interrupted&) {

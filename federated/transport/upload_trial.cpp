@@ -1,0 +1,105 @@
+#include "federated/transport/upload_trial.h"
+
+#include <fcntl.h>
+
+#include <ctime>
+#include <vector>
+
+#include "federated/transport/service.h"
+#include "federated/transport/site.h"
+
+namespace conclave {
+namespace {
+
+// Reads an upload and forgets it.
+class BareService final : public federated::Federation::Service {
+  grpc::Status Upload(grpc::ServerContext*, grpc::ServerReader<federated::UploadPart>* reader,
+                      federated::UploadState*) override {
+    federated::UploadPart part;
+    while (reader->Read(&part)) {
+    }
+    return grpc::Status::OK;
+  }
+};
+
+Kit kit_of(const CertificateAuthority& authority, const std::filesystem::path& folder,
+           const std::string& name) {
+  authority.issue(folder / name, name, 1);
+  return Kit::read(folder / name, std::time(nullptr));
+}
+
+}  // namespace
+
+struct UploadTrial::Parts {
+  Parts(const std::filesystem::path& folder, std::uint64_t count)
+      : directory(folder),
+        elements(count),
+        authority(CertificateAuthority::create("trial")),
+        leader(kit_of(authority, folder, std::string(kCoordinatorName))),
+        member(kit_of(authority, folder, "member")),
+        database((folder / "rounds.sqlite").string()),
+        board(folder, database),
+        service(board, allowed(), {}, [](const std::string& text) { throw Error(text); }),
+        server(start_server("localhost:0", leader, service, port)),
+        bare_server(start_server("localhost:0", leader, bare, bare_port)),
+        site(
+            {.address = "localhost:" + std::to_string(port), .directory = folder / "site"}, member,
+            [] { return false; }, [](const std::string& text) { throw Error(text); }),
+        stub(federated::Federation::NewStub(open_channel("localhost:" + std::to_string(bare_port), member))) {
+    std::vector<float> values(elements);
+    for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i % 1000) * 1e-3f;
+    FileDescriptor(update.string(), O_WRONLY | O_CREAT).write(values.data(), values.size() * sizeof(float));
+    digest = digest_of(update);
+  }
+
+  AllowList allowed() const {
+    AllowList list(directory / "sites.txt");
+    list.add("member", member.info.fingerprint);
+    return list;
+  }
+
+  std::filesystem::path directory, update = directory / "update.f32";
+  std::uint64_t elements;
+  FileDigest digest;
+  CertificateAuthority authority;
+  Kit leader, member;
+  Database database;
+  RoundBoard board;
+  FederationService service;
+  BareService bare;
+  int port = 0, bare_port = 0;
+  std::unique_ptr<grpc::Server> server, bare_server;
+  Site site;
+  std::unique_ptr<federated::Federation::Stub> stub;
+  std::int64_t round = 0;
+};
+
+UploadTrial::UploadTrial(const std::filesystem::path& directory, std::uint64_t elements)
+    : parts_(std::make_unique<Parts>(directory, elements)) {}
+
+UploadTrial::~UploadTrial() = default;
+
+void UploadTrial::deliver() {
+  Parts& parts = *parts_;
+  const SiteRound round{
+      .round = parts.round++, .rounds = parts.round, .model = "", .digest = {}, .sharing = {}};
+  parts.board.open(
+      {.round = round.round, .rounds = round.rounds, .model = "", .digest = {}, .elements = parts.elements});
+  require(parts.site.deliver(round, {parts.update, parts.digest}, 1, {}, {}), "the trial's round was over");
+  parts.board.clear();
+}
+
+void UploadTrial::stream() {
+  grpc::ClientContext context;
+  federated::UploadState reply;
+  const auto writer = parts_->stub->Upload(&context, &reply);
+  federated::UploadPart part;
+  part.mutable_chunk()->mutable_data()->assign(kChunkBytes, 'x');
+  for (std::uint64_t sent = 0; sent < parts_->digest.bytes; sent += kChunkBytes)
+    require(writer->Write(part), "the trial's stream broke");
+  writer->WritesDone();
+  const grpc::Status status = writer->Finish();
+  require(status.ok(), "the trial's stream: {}", status.error_message());
+}
+
+}  // namespace conclave
