@@ -7,6 +7,7 @@
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/rand.h>
+#include <openssl/x509_vfy.h>
 #include <openssl/x509v3.h>
 #include <sys/stat.h>
 
@@ -238,6 +239,64 @@ Kit Kit::read(const std::filesystem::path& folder, std::int64_t now) {
           "{}: its certificate has expired; `conclave federate provision --renew {}` makes another",
           folder.string(), kit.info.name);
   return kit;
+}
+
+namespace {
+
+struct FreeDigest {
+  void operator()(EVP_MD_CTX* context) const { EVP_MD_CTX_free(context); }
+};
+using DigestPointer = std::unique_ptr<EVP_MD_CTX, FreeDigest>;
+
+const unsigned char* octets(std::span<const std::byte> bytes) {
+  return reinterpret_cast<const unsigned char*>(bytes.data());
+}
+
+}  // namespace
+
+std::vector<std::byte> sign(const Kit& kit, std::span<const std::byte> message) {
+  const BioPointer bio(BIO_new_mem_buf(kit.key.data(), static_cast<int>(kit.key.size())));
+  const KeyPointer key(PEM_read_bio_PrivateKey(bio.get(), nullptr, nullptr, nullptr));
+  expect(key != nullptr, "key.pem");
+  const DigestPointer context(EVP_MD_CTX_new());
+  std::size_t size = static_cast<std::size_t>(EVP_PKEY_get_size(key.get()));
+  std::vector<std::byte> signature(size);
+  expect(EVP_DigestSignInit(context.get(), nullptr, EVP_sha256(), nullptr, key.get()) == 1 &&
+             EVP_DigestSign(context.get(), reinterpret_cast<unsigned char*>(signature.data()), &size,
+                            octets(message), message.size()) == 1,
+         "signing");
+  signature.resize(size);
+  return signature;
+}
+
+bool is_signed(std::string_view certificate, std::span<const std::byte> message,
+               std::span<const std::byte> signature) {
+  const CertificatePointer read = certificate_from(certificate);
+  const DigestPointer context(EVP_MD_CTX_new());
+  EVP_PKEY* const key = X509_get0_pubkey(read.get());
+  const bool holds =
+      key != nullptr && EVP_DigestVerifyInit(context.get(), nullptr, EVP_sha256(), nullptr, key) == 1 &&
+      EVP_DigestVerify(context.get(), octets(signature), signature.size(), octets(message), message.size()) ==
+          1;
+  ERR_clear_error();
+  return holds;
+}
+
+void check_site_certificate(std::string_view certificate, std::string_view authority, std::string_view site) {
+  const CertificatePointer read = certificate_from(certificate), root = certificate_from(authority);
+  const std::unique_ptr<X509_STORE, decltype(&X509_STORE_free)> store(X509_STORE_new(), X509_STORE_free);
+  const std::unique_ptr<X509_STORE_CTX, decltype(&X509_STORE_CTX_free)> context(X509_STORE_CTX_new(),
+                                                                                X509_STORE_CTX_free);
+  expect(X509_STORE_add_cert(store.get(), root.get()) == 1 &&
+             X509_STORE_CTX_init(context.get(), store.get(), read.get(), nullptr) == 1 &&
+             X509_STORE_CTX_set_purpose(context.get(), X509_PURPOSE_SSL_CLIENT) == 1,
+         "looking at a certificate");
+  const bool holds = X509_verify_cert(context.get()) == 1;
+  ERR_clear_error();
+  require(holds, "the certificate of site '{}' does not hold: {}", site,
+          X509_verify_cert_error_string(X509_STORE_CTX_get_error(context.get())));
+  const std::string name = certificate_info(certificate).name;
+  require(name == site, "the certificate of site '{}' is that of '{}'", site, name);
 }
 
 std::map<std::string, std::string> AllowList::read() const {

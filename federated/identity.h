@@ -11,8 +11,10 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include <openssl/evp.h>
 #include <openssl/x509.h>
@@ -68,6 +70,14 @@ struct Kit {
   /// certificate has expired at `now`, in seconds since 1970.
   static Kit read(const std::filesystem::path& folder, std::int64_t now);
 };
+
+/// ECDSA with SHA-256 of a message, by a kit's key, in DER.
+std::vector<std::byte> sign(const Kit& kit, std::span<const std::byte> message);
+/// Whether the key that belongs to `certificate` (PEM) made that signature.
+bool is_signed(std::string_view certificate, std::span<const std::byte> message,
+               std::span<const std::byte> signature);
+/// Throws Error unless `authority` (PEM) signed the certificate, it holds now, and it is that of `site`.
+void check_site_certificate(std::string_view certificate, std::string_view authority, std::string_view site);
 
 /// The certificates that are let in: fingerprint -> site, one "SITE FINGERPRINT" a line.
 class AllowList {

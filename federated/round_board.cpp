@@ -20,8 +20,10 @@ constexpr std::size_t kMostMetrics = 64;
 constexpr double kMostExamples = 1e12;
 
 void check(const UpdateOffer& offer, const RoundPlan& plan) {
-  require(offer.update.bytes == plan.elements * sizeof(float),
-          "an update of {} bytes; this model's has {} numbers of 4 bytes", offer.update.bytes, plan.elements);
+  require(offer.update.bytes == (plan.secure ? 0 : plan.elements * sizeof(float)),
+          "an update of {} bytes; this model's has {} numbers of 4 bytes{}", offer.update.bytes,
+          plan.elements,
+          plan.secure ? ", and is never sent as it is: this federation is by secure aggregation" : "");
   require(std::isfinite(offer.examples) && offer.examples > 0 && offer.examples <= kMostExamples,
           "an update trained on {} examples", offer.examples);
   require(offer.tokens.size() == plan.experts, "tokens of {} experts; the model has {}", offer.tokens.size(),
@@ -71,7 +73,7 @@ std::vector<ReceivedUpdate> RoundBoard::updates_of(std::int64_t round) {
   while (rows.next())
     updates.push_back({rows.text(0), file_of(rows.text(0)), rows.real(1),
                        nlohmann::json::parse(rows.text(2)).get<std::map<std::string, double>>(),
-                       nlohmann::json::parse(rows.text(3)).get<std::vector<double>>(), rows.text(4)});
+                       nlohmann::json::parse(rows.text(3)).get<std::vector<double>>(), rows.text(4), ""});
   return updates;
 }
 
@@ -115,6 +117,28 @@ std::optional<std::vector<ReceivedUpdate>> RoundBoard::wait(std::size_t quorum, 
   std::vector<ReceivedUpdate> updates;
   for (const auto& [site, update] : received_) updates.push_back(update);
   return updates;
+}
+
+void RoundBoard::set_updates(std::int64_t round, const std::vector<ReceivedUpdate>& updates) {
+  const std::scoped_lock lock(mutex_);
+  Transaction transaction(database_);
+  database_.prepare("DELETE FROM updates WHERE round = ?1").bind(round).run();
+  for (const ReceivedUpdate& update : updates) insert(round, update);
+  transaction.commit();
+}
+
+void RoundBoard::ready(const std::string& site, const UpdateOffer& offer) {
+  const std::scoped_lock lock(mutex_);
+  if (phase_ == Phase::finished || offer.round < plan_.round)
+    throw RoundOver(fmt::format("round {} is over", offer.round));
+  if (phase_ != Phase::open || received_.contains(site)) return;
+  require(plan_.secure, "this federation is not by secure aggregation");
+  if (offer.round != plan_.round || offer.base != plan_.digest)
+    throw RoundOver("the update was trained from another model than this round's");
+  check(offer, plan_);
+  assigned_.insert(site);
+  received_[site] = {site, {}, offer.examples, offer.metrics, offer.tokens, "", offer.certificate};
+  changed_.notify_all();
 }
 
 void RoundBoard::clear() {
@@ -183,6 +207,7 @@ std::unique_ptr<RoundBoard::Upload> RoundBoard::begin_upload(const std::string& 
     throw RoundOver(fmt::format("round {} is over: its update came too late", offer.round));
   if (offer.base != plan_.digest)
     throw RoundOver("the update was trained from another model than this round's");
+  require(!plan_.secure, "this federation is by secure aggregation: no update is sent as it is");
   check(offer, plan_);
   assigned_.insert(site);
   const std::uint64_t number = ++upload_numbers_[site];
@@ -217,17 +242,27 @@ void RoundBoard::Upload::finish() {
   board_.accept(*this);
 }
 
-void RoundBoard::accept(const Upload& upload) {
+void RoundBoard::insert(std::int64_t round, const ReceivedUpdate& update) {
   database_
       .prepare(
           "INSERT INTO updates(round, site, examples, metrics, tokens, digest) VALUES(?1, ?2, ?3, ?4, ?5, "
           "?6)")
-      .bind(upload.offer_.round, upload.site_, upload.offer_.examples,
-            nlohmann::json(upload.offer_.metrics).dump(), nlohmann::json(upload.offer_.tokens).dump(),
-            upload.offer_.update.hexadecimal())
+      .bind(round, update.site, update.examples, nlohmann::json(update.metrics).dump(),
+            nlohmann::json(update.tokens).dump(), update.digest)
       .run();
-  received_[upload.site_] = {upload.site_,          upload.path_,         upload.offer_.examples,
-                             upload.offer_.metrics, upload.offer_.tokens, upload.offer_.update.hexadecimal()};
+}
+
+void RoundBoard::accept(const Upload& upload) {
+  const UpdateOffer& offer = upload.offer_;
+  const ReceivedUpdate update{upload.site_,
+                              upload.path_,
+                              offer.examples,
+                              offer.metrics,
+                              offer.tokens,
+                              offer.update.hexadecimal(),
+                              ""};
+  insert(offer.round, update);
+  received_[upload.site_] = update;
   changed_.notify_all();
 }
 

@@ -26,15 +26,17 @@ struct RoundPlan {
   FileDigest digest;            ///< of that
   std::uint64_t elements = 0;   ///< of an update
   std::size_t experts = 0;      ///< whose tokens come with it
+  bool secure = false;          ///< sites say that they are ready, and no update comes this way
 };
 
 struct ReceivedUpdate {
   std::string site;
-  std::filesystem::path file;
+  std::filesystem::path file;  ///< none in a secure round
   double examples = 0;
   std::map<std::string, double> metrics;
   std::vector<double> tokens;  ///< [plan.experts]
   std::string digest;          ///< of the file, in hexadecimal
+  std::string certificate;     ///< of the site, where the round is secure
 };
 
 /// What a site says of the update that it sends.
@@ -44,6 +46,7 @@ struct UpdateOffer {
   double examples = 0;
   std::map<std::string, double> metrics;
   std::vector<double> tokens;
+  std::string certificate;  ///< of the site, where the round is secure
 };
 
 /// The round that an update is for is over, or it was made from another model: it is of no use any more.
@@ -67,6 +70,8 @@ class RoundBoard {
   std::optional<std::vector<ReceivedUpdate>> wait(std::size_t quorum, double gather, double deadline);
   /// What is on record of a round's updates, their files aside.
   std::vector<ReceivedUpdate> updates_of(std::int64_t round);
+  /// Has these, in the place of what is on record, as the updates that a round's result was made of.
+  void set_updates(std::int64_t round, const std::vector<ReceivedUpdate>& updates);
   /// Forgets the closed round's files.
   void clear();
   /// The last round is over: sites are told so. Returns when all that delivered in it have fetched the
@@ -83,6 +88,9 @@ class RoundBoard {
   };
   /// Waits up to `seconds` until there is something to do for `site`, or until `cancelled` says so.
   Assignment next(const std::string& site, double seconds, const std::function<bool()>& cancelled);
+  /// In a secure round: `site` has its update, which counts as delivered once the round is open. Throws
+  /// RoundOver, and Error where the offer is not one of this round.
+  void ready(const std::string& site, const UpdateOffer& offer);
   /// The model of the present round (or the result), to be sent. Throws RoundOver where it is not of `round`.
   RoundPlan model_of(std::int64_t round);
   /// `site` has all of that model.
@@ -115,6 +123,7 @@ class RoundBoard {
  private:
   enum class Phase : std::uint8_t { closed, open, finished };
   void accept(const Upload& upload);
+  void insert(std::int64_t round, const ReceivedUpdate& update);
   void check_current(const std::string& site, std::int64_t round, std::uint64_t number);
   std::filesystem::path file_of(const std::string& site) const;
 

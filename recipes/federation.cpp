@@ -3,6 +3,8 @@
 #include <set>
 
 #include "federated/identity.h"
+#include "federated/secure_aggregation/ring.h"
+#include "federated/strategies/strategy.h"
 #include "recipes/settings_check.h"
 #include "recipes/settings_reader.h"
 
@@ -25,6 +27,39 @@ void take_given(const Table& from, std::string_view table, const SiteSettings& s
         if (other == key) member = given;
     });
   });
+}
+
+// What secure aggregation needs of the rest.
+void check_secure_aggregation(const FederationSettings& settings,
+                              settings::Checker<FederationSettings>& check) {
+  const SecureAggregationTable& secure = settings.secure_aggregation;
+  const std::size_t sites = settings.federation.sites.size();
+  check.unless(secure.bits % 8 == 0, {"secure_aggregation.bits"}, "{}: must be a multiple of 8",
+               check.shown("secure_aggregation.bits", secure.bits));
+  if (!secure.enabled) return;
+  check.unless(
+      sites >= 3, {"secure_aggregation.enabled", "federation.sites"},
+      "secure_aggregation.enabled = true with {} sites: of fewer than 3, each would know the other's "
+      "update by the sum",
+      sites);
+  check.unless(settings.federation.quorum == 0 || settings.federation.quorum >= 3,
+               {"federation.quorum", "secure_aggregation.enabled"},
+               "{}: secure aggregation needs 3 sites in every round",
+               check.shown("federation.quorum", settings.federation.quorum));
+  check.unless(
+      make_strategy({.name = settings.strategy.name, .norm_bound = 1}, 1)->needs_mean_only(),
+      {"strategy.name", "secure_aggregation.enabled"},
+      "{}: it looks at each update, which secure aggregation hides; fedavg, fedprox, fedadam, fedyogi "
+      "and fedadagrad go together with it",
+      check.shown("strategy.name", settings.strategy.name));
+  check.unless(settings.sharing.by_tokens.empty(), {"sharing.by_tokens", "secure_aggregation.enabled"},
+               "sharing.by_tokens: secure aggregation gives each site the same weight");
+  if (sites == 0 || secure.bits % 8 != 0) return;
+  const std::int64_t most =
+      secure_aggregation::Ring{static_cast<std::size_t>(secure.bits / 8)}.most_each(sites);
+  check.unless(most >= 1 << 7, {"secure_aggregation.bits", "federation.sites"},
+               "{}: for {} sites, that leaves {} steps on either side of 0; take more bits",
+               check.shown("secure_aggregation.bits", secure.bits), sites, most);
 }
 
 }  // namespace
@@ -55,6 +90,7 @@ FederationSettings read_federation(const std::string& path, const std::vector<st
                check.shown("federation.address", federation.address));
   check.unless(federation.listen.empty() || has_port(federation.listen), {"federation.listen"},
                "{} has no port; expected host:port", check.shown("federation.listen", federation.listen));
+  check_secure_aggregation(settings, check);
   check.finish();
   if (federation.quorum == 0) federation.quorum = static_cast<std::int64_t>(federation.sites.size());
   if (federation.listen.empty())

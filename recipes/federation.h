@@ -45,10 +45,19 @@ struct SharingTable {
   std::vector<std::string> by_tokens, kept_private;
 };
 
+/// The coordinator learns the sum of the updates and no more; see federated/secure_round.h.
+struct SecureAggregationTable {
+  bool enabled = false;
+  double clip_norm = 1;
+  std::int64_t bits = 32;
+  double phase_seconds = 60;
+};
+
 struct FederationSettings {
   FederationTable federation;
   StrategyTable strategy;
   SharingTable sharing;
+  SecureAggregationTable secure_aggregation;
   std::map<std::string, std::string, std::less<>> origin;  ///< as Recipe's
 };
 
@@ -57,6 +66,7 @@ struct SiteTable {
   std::string address = "localhost:7443";
   std::string directory = "runs/site";
   double patience_seconds = 600;
+  bool secure_only = false;
 };
 
 /// The site's own part of the recipe that it trains by: where its data is, how its machines are used, and,

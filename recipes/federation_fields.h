@@ -79,6 +79,24 @@ void fields(R& sharing, Visitor&& field) {
         not_empty());
 }
 
+template <Either<SecureAggregationTable> R, class Visitor>
+void fields(R& secure, Visitor&& field) {
+  field("enabled", secure.enabled,
+        "Whether the coordinator learns the mean of a round's updates, each site counting the same, and no "
+        "site's own; of at least 3 sites, and two thirds of those that take part",
+        Rule{});
+  field("clip_norm", secure.clip_norm, "Euclidean norm to which sites shorten longer updates",
+        between(1e-6, 1e6));
+  field("bits", secure.bits,
+        "Of each number as it is sent: 16, 24, ... 64; the finer the steps, the more sites can be summed",
+        between(16, 64));
+  field("phase_seconds", secure.phase_seconds,
+        "How long each of the exchange's five phases waits for sites that took part in the last one; sending "
+        "the "
+        "update is one",
+        between(0.1, 1e6));
+}
+
 template <Either<SiteTable> R, class Visitor>
 void fields(R& site, Visitor&& field) {
   field("kit", site.kit, "Folder of the start-up kit; empty for the one this file is in", any_text());
@@ -86,6 +104,9 @@ void fields(R& site, Visitor&& field) {
   field("directory", site.directory, "Folder for the global model and this site's updates", not_empty());
   field("patience_seconds", site.patience_seconds,
         "How long to try to reach the coordinator before giving up; 0: for ever", at_least(0));
+  field("secure_only", site.secure_only,
+        "Whether to refuse a federation without secure aggregation, whose coordinator reads the updates",
+        Rule{});
 }
 
 template <Either<FederationSettings> R, class Visitor>
@@ -93,6 +114,7 @@ void tables(R& settings, Visitor&& table) {
   table("federation", settings.federation, "Who trains what together");
   table("strategy", settings.strategy, "How updates become the next global model");
   table("sharing", settings.sharing, "What of the model is not simply everybody's");
+  table("secure_aggregation", settings.secure_aggregation, "How much of the updates the coordinator sees");
 }
 
 template <Either<SiteSettings> R, class Visitor>

@@ -56,7 +56,8 @@ struct Coordinator::Parts {
         lock(made(options.directory)),
         database(options.directory + "/rounds.sqlite"),
         board(options.directory, database),
-        service(board, std::move(allowed),
+        secure(options.directory, database, board, options.secure, say),
+        service(board, options.secure.enabled ? &secure : nullptr, std::move(allowed),
                 {.steps = options.local_steps,
                  .proximal = options.strategy.name == "fedprox" ? options.strategy.proximal : 0,
                  .sharing = options.sharing},
@@ -82,12 +83,21 @@ struct Coordinator::Parts {
             "strategy {}: coordinators cannot do it yet, as it is asynchronous or has sites send more than "
             "updates",
             strategy->name());
+    require(!options.secure.enabled || (strategy->needs_mean_only() && policy->experts().empty()),
+            "strategy {}: secure aggregation gives no more than the mean of the updates, each site counting "
+            "the same",
+            strategy->name());
     exchanged_ = Tensor::empty({static_cast<Index>(policy->exchanged_elements())});
     load_strategy();
     if (anew) save();
     const nlohmann::json last = transcript.last();
     if (round > 0 && (last.is_null() || last.at("round") != round)) record(board.updates_of(round - 1));
     server = start_server(options.address, kit, service, port);
+  }
+
+  void stop() {
+    board.stop();
+    secure.stop();
   }
 
   // What a strategy remembers of earlier rounds is a checkpoint of its own, which sites need not fetch. It is
@@ -125,29 +135,61 @@ struct Coordinator::Parts {
 
   RoundPlan plan() const {
     const std::string path = checkpoint_path(options.directory, round);
-    return {
-        round, options.rounds, path, digest_of(path), policy->exchanged_elements(), policy->experts().size()};
+    return {round,
+            options.rounds,
+            path,
+            digest_of(path),
+            policy->exchanged_elements(),
+            policy->experts().size(),
+            options.secure.enabled};
   }
 
   bool run_rounds() {
     while (round < options.rounds) {
+      if (options.secure.enabled && secure.unmasked(round)) {
+        skip_round();
+        continue;
+      }
       board.open(plan());
       say(fmt::format("round {} of {} begins", round + 1, options.rounds));
       const auto updates = board.wait(static_cast<std::size_t>(options.quorum), options.gather_seconds,
                                       options.deadline_seconds);
       if (!updates) return false;
-      end_round(*updates);
+      if (!options.secure.enabled)
+        end_round(*updates);
+      else if (const auto sum = secure.attempt(round, policy->exchanged_elements(), *updates))
+        end_secure_round(*sum);
       board.clear();
     }
     board.finish(plan(), kFarewellSeconds);
     return true;
   }
 
+  // Sites were asked to unmask the round's sum, and it was lost: by a kill, or as too few answered.
+  void skip_round() {
+    board.set_updates(round, {});
+    ++round;
+    save();
+    record({});
+    say(fmt::format(
+        "round {} of {} is skipped: its sum was lost while it was unmasked, and another over other "
+        "sites would tell their difference",
+        round, options.rounds));
+  }
+
+  void end_secure_round(const SecureRound::Sum& sum) {
+    const auto n = sum.survivors.size();
+    board.set_updates(round, sum.survivors);
+    const SiteUpdate update{.weight = static_cast<double>(n),
+                            .read = [&](std::size_t offset, std::span<float> out) {
+                              std::ranges::copy(std::span(sum.mean).subspan(offset, out.size()), out.begin());
+                            }};
+    finish_round(std::span(&update, 1), sum.survivors, {.sites = n});
+  }
+
   void end_round(const std::vector<ReceivedUpdate>& updates) {
     std::deque<OutgoingFile> files;
     std::vector<SiteUpdate> sites;
-    double examples = 0;
-    std::map<std::string, std::pair<double, double>> metrics;  // by examples: sum, and of which weight
     for (const ReceivedUpdate& update : updates) {
       const OutgoingFile& file = files.emplace_back(update.file);
       sites.push_back({.weight = update.examples,
@@ -155,6 +197,15 @@ struct Coordinator::Parts {
                        .read = [&file](std::size_t offset, std::span<float> out) {
                          file.read_at(out.data(), out.size_bytes(), offset * sizeof(float));
                        }});
+    }
+    finish_round(sites, updates, {});
+  }
+
+  void finish_round(std::span<const SiteUpdate> sites, const std::vector<ReceivedUpdate>& updates,
+                    const RoundLimits& limits) {
+    double examples = 0;
+    std::map<std::string, std::pair<double, double>> metrics;  // by examples: sum, and of which weight
+    for (const ReceivedUpdate& update : updates) {
       examples += update.examples;
       for (const auto& [name, value] : update.metrics) {
         metrics[name].first += update.examples * value;
@@ -163,7 +214,7 @@ struct Coordinator::Parts {
     }
     const std::span<float> exchanged = exchanged_.span<float>();
     policy->gather(model->values(), exchanged);
-    aggregate_round(*strategy, *policy, sites, exchanged);
+    aggregate_round(*strategy, *policy, sites, exchanged, limits);
     policy->scatter(exchanged, model->values());
     ++round;
     save();
@@ -180,10 +231,12 @@ struct Coordinator::Parts {
     nlohmann::json sites = nlohmann::json::object();
     for (const ReceivedUpdate& update : updates)
       sites[update.site] = {{"examples", update.examples}, {"metrics", update.metrics}};
-    transcript.append({{"round", round},
-                       {"strategy", strategy->name()},
-                       {"sites", sites},
-                       {"model_sha256", sha256_of(checkpoint_path(options.directory, round))}});
+    nlohmann::json entry{{"round", round},
+                         {"strategy", strategy->name()},
+                         {"sites", sites},
+                         {"model_sha256", sha256_of(checkpoint_path(options.directory, round))}};
+    if (options.secure.enabled) entry["secure_aggregation"] = updates.empty() ? "skipped" : "survivors";
+    transcript.append(entry);
   }
 
   CoordinatorOptions options;
@@ -191,6 +244,7 @@ struct Coordinator::Parts {
   DirectoryLock lock;
   Database database;
   RoundBoard board;
+  SecureRound secure;
   FederationService service;
   CheckpointWriter writer, strategy_writer;
   Transcript transcript;
@@ -207,7 +261,7 @@ Coordinator::Coordinator(CoordinatorOptions options, Kit kit, AllowList allowed,
     : parts_(std::make_unique<Parts>(std::move(options), kit, std::move(allowed), world, std::move(say))) {}
 
 Coordinator::~Coordinator() {
-  parts_->board.stop();
+  parts_->stop();
   parts_->server->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(2));
 }
 
@@ -218,7 +272,7 @@ bool Coordinator::run(const std::function<bool()>& interrupted) {
   std::atomic<bool> over{false};
   std::jthread watch([&] {  // a signal's handler may set a flag and no more
     while (!over && !interrupted()) std::this_thread::sleep_for(std::chrono::milliseconds(50));
-    if (!over) parts.board.stop();
+    if (!over) parts.stop();
   });
   const auto end_watch = [&] { over = true; };
   try {

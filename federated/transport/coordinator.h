@@ -13,6 +13,7 @@
 
 #include "federated/identity.h"
 #include "federated/policy.h"
+#include "federated/secure_round.h"
 #include "federated/strategies/strategy.h"
 #include "parallel/communicator.h"
 
@@ -30,6 +31,7 @@ struct CoordinatorOptions {
   std::int64_t keep = 2;  ///< checkpoints, 0: all
   StrategyOptions strategy;
   std::vector<SharingRule> sharing;
+  SecureOptions secure;
 };
 
 class Coordinator {

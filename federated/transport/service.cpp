@@ -8,6 +8,7 @@ namespace conclave {
 namespace {
 
 constexpr double kLongestWait = 60;  // seconds a call of Next may take; proxies end what is silent for longer
+constexpr double kLongestAnswer = 20;  // and one of Exchange
 
 class NotAllowed : public Error {
  public:
@@ -20,9 +21,28 @@ UpdateOffer from_message(const federated::UpdateHeader& header) {
                     .update = conclave::from_message(header.update()),
                     .examples = header.examples(),
                     .metrics = {},
-                    .tokens = {header.tokens().begin(), header.tokens().end()}};
+                    .tokens = {header.tokens().begin(), header.tokens().end()},
+                    .certificate = {}};
   for (const auto& [name, value] : header.metrics()) offer.metrics[name] = value;
   return offer;
+}
+
+federated::SecureTerms to_message(const SecureTerms& terms) {
+  federated::SecureTerms told;
+  const secure_aggregation::Agreement& agreement = terms.agreement;
+  told.set_federation(agreement.federation);
+  told.set_attempt(static_cast<std::int64_t>(agreement.round));
+  for (std::size_t i = 0; i < agreement.sites.size(); ++i) {
+    auto* member = told.add_members();
+    member->set_site(agreement.sites[i]);
+    member->set_certificate(terms.certificates[i]);
+  }
+  told.set_least(agreement.least);
+  told.set_colluding(agreement.colluding);
+  told.set_width(static_cast<std::uint32_t>(agreement.ring.width));
+  told.set_length(agreement.length);
+  told.set_clip_norm(terms.clip_norm);
+  return told;
 }
 
 }  // namespace
@@ -74,6 +94,7 @@ grpc::Status FederationService::Next(grpc::ServerContext* context, const federat
     reply->set_elements(static_cast<std::int64_t>(plan.elements));
     reply->set_local_steps(work_.steps);
     reply->set_proximal(work_.proximal);
+    reply->set_secure(secure_ != nullptr);
     for (const SharingRule& rule : work_.sharing) {
       auto* told = reply->add_sharing();
       told->set_pattern(rule.pattern);
@@ -100,12 +121,26 @@ grpc::Status FederationService::Download(grpc::ServerContext* context,
   });
 }
 
+SecureRound& FederationService::secure() const {
+  require(secure_ != nullptr, "this federation is not by secure aggregation");
+  return *secure_;
+}
+
+template <class F>
+void FederationService::with_upload(const std::string& site, const federated::UpdateHeader& header, F f) {
+  if (header.attempt() > 0)
+    f(secure().begin_upload(site, header.attempt(), conclave::from_message(header.update())));
+  else
+    f(board_.begin_upload(site, from_message(header)));
+}
+
 grpc::Status FederationService::Progress(grpc::ServerContext* context, const federated::UpdateHeader* request,
                                          federated::UploadState* reply) {
   return answer(*context, [&](const std::string& site) {
-    const auto upload = board_.begin_upload(site, from_message(*request));
-    reply->set_complete(upload == nullptr);
-    reply->set_received(static_cast<std::int64_t>(upload ? upload->received() : 0));
+    with_upload(site, *request, [&](const auto& upload) {
+      reply->set_complete(upload == nullptr);
+      reply->set_received(static_cast<std::int64_t>(upload ? upload->received() : 0));
+    });
   });
 }
 
@@ -115,16 +150,49 @@ grpc::Status FederationService::Upload(grpc::ServerContext* context,
   return answer(*context, [&](const std::string& site) {
     federated::UploadPart part;
     require(reader->Read(&part) && part.has_header(), "an upload begins with what it is of");
-    const auto upload = board_.begin_upload(site, from_message(part.header()));
-    while (upload && reader->Read(&part)) {
-      require(part.has_chunk() && part.chunk().offset() >= 0, "an upload goes on with chunks");
-      upload->append(static_cast<std::uint64_t>(part.chunk().offset()), part.chunk().data(),
-                     part.chunk().checksum());
+    with_upload(site, federated::UpdateHeader(part.header()), [&](const auto& upload) {
+      while (upload && reader->Read(&part)) {
+        require(part.has_chunk() && part.chunk().offset() >= 0, "an upload goes on with chunks");
+        upload->append(static_cast<std::uint64_t>(part.chunk().offset()), part.chunk().data(),
+                       part.chunk().checksum());
+      }
+      // The stream also ends where the connection broke; then there is more to come, by another call.
+      if (upload && !context->IsCancelled()) upload->finish();
+      reply->set_complete(true);
+      if (upload) reply->set_received(static_cast<std::int64_t>(upload->received()));
+    });
+  });
+}
+
+grpc::Status FederationService::Exchange(grpc::ServerContext* context,
+                                         const federated::SecureMessage* request,
+                                         federated::SecureMessage* reply) {
+  return answer(*context, [&](const std::string& site) {
+    using Message = federated::SecureMessage;
+    const auto cancelled = [&] { return context->IsCancelled(); };
+    reply->set_round(request->round());
+    reply->set_attempt(request->attempt());
+    reply->set_kind(request->kind());
+    if (request->kind() != Message::READY) {
+      require(request->kind() > Message::READY && request->kind() <= Message::UNMASK, "a message of kind {}",
+              static_cast<int>(request->kind()));
+      const auto phase = static_cast<SecureRound::Phase>(request->kind() - Message::ADVERTISE);
+      const auto told =
+          secure().exchange(site, request->attempt(), phase, request->body(), kLongestAnswer, cancelled);
+      using State = SecureRound::Answer::State;
+      reply->set_state(told.state == State::here      ? Message::HERE
+                       : told.state == State::not_yet ? Message::NOT_YET
+                                                      : Message::TOO_LATE);
+      reply->set_body(told.body.data(), told.body.size());
+      return;
     }
-    // The stream also ends where the connection broke; then there is more to come, by another call.
-    if (upload && !context->IsCancelled()) upload->finish();
-    reply->set_complete(true);
-    if (upload) reply->set_received(static_cast<std::int64_t>(upload->received()));
+    federated::UpdateHeader header;
+    require(header.ParseFromString(request->body()), "a message that cannot be read");
+    UpdateOffer offer = from_message(header);
+    offer.certificate = peer_certificate(*context);
+    const auto terms = secure().ready(site, offer, request->attempt(), kLongestAnswer, cancelled);
+    reply->set_state(terms ? Message::HERE : Message::NOT_YET);
+    if (terms) reply->set_body(to_message(*terms).SerializeAsString());
   });
 }
 

@@ -7,6 +7,7 @@
 
 #include "federated/policy.h"
 #include "federated/round_board.h"
+#include "federated/secure_round.h"
 #include "federated/transport/transport.h"
 #include "protocol.grpc.pb.h"
 
@@ -23,9 +24,13 @@ class FederationService final : public federated::Federation::Service {
  public:
   using Say = std::function<void(const std::string&)>;
 
-  /// `board` must outlive it.
-  FederationService(RoundBoard& board, AllowList allowed, LocalWork work, Say say)
-      : board_(board), allowed_(std::move(allowed)), work_(std::move(work)), say_(std::move(say)) {}
+  /// `board` must outlive it, and `secure`, which is null where updates come as they are.
+  FederationService(RoundBoard& board, SecureRound* secure, AllowList allowed, LocalWork work, Say say)
+      : board_(board),
+        secure_(secure),
+        allowed_(std::move(allowed)),
+        work_(std::move(work)),
+        say_(std::move(say)) {}
 
   grpc::Status Next(grpc::ServerContext* context, const federated::NextRequest* request,
                     federated::Assignment* reply) override;
@@ -35,12 +40,20 @@ class FederationService final : public federated::Federation::Service {
                         federated::UploadState* reply) override;
   grpc::Status Upload(grpc::ServerContext* context, grpc::ServerReader<federated::UploadPart>* reader,
                       federated::UploadState* reply) override;
+  grpc::Status Exchange(grpc::ServerContext* context, const federated::SecureMessage* request,
+                        federated::SecureMessage* reply) override;
 
  private:
   template <class Work>
   grpc::Status answer(const grpc::ServerContext& context, Work work);
 
+  SecureRound& secure() const;
+  /// f(the upload that a header is of, or null).
+  template <class F>
+  void with_upload(const std::string& site, const federated::UpdateHeader& header, F f);
+
   RoundBoard& board_;
+  SecureRound* secure_;
   AllowList allowed_;
   LocalWork work_;
   Say say_;

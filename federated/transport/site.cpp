@@ -5,8 +5,7 @@
 #include <algorithm>
 #include <thread>
 
-#include "federated/transport/transport.h"
-#include "protocol.grpc.pb.h"
+#include "federated/transport/site_connection.h"
 
 namespace conclave {
 namespace {
@@ -15,7 +14,6 @@ using Clock = std::chrono::steady_clock;
 
 constexpr double kWaitSeconds =
     20;  // that a call of Next may be held back; under what proxies commonly allow
-constexpr double kAnswerSeconds = 30;                    // for a call that answers at once
 constexpr double kTransferSeconds = 3600;                // of one attempt, which the next goes on from
 constexpr double kFirstPause = 0.25, kLongestPause = 5;  // seconds
 
@@ -27,18 +25,10 @@ bool may_pass(grpc::StatusCode code) {
 
 }  // namespace
 
-struct Site::Connection {
-  std::string address;
-  Kit kit;
-  std::unique_ptr<federated::Federation::Stub> stub = {};
-
-  void renew() { stub = federated::Federation::NewStub(open_channel(address, kit)); }
-};
-
 Site::~Site() = default;
 
 Site::Site(SiteOptions options, const Kit& kit, std::function<bool()> interrupted, Say say)
-    : options_(std::move(options)), interrupted_(std::move(interrupted)), say_(std::move(say)) {
+    : options_(std::move(options)), kit_(kit), interrupted_(std::move(interrupted)), say_(std::move(say)) {
   std::filesystem::create_directories(options_.directory);
   connection_ = std::make_unique<Connection>(options_.address, kit);
   connection_->renew();
@@ -54,8 +44,8 @@ void Site::pause(std::chrono::duration<double> time) const {
 }
 
 // Calls until there is an answer. False where that is ABORTED, the round being over.
-template <class Once>
-bool Site::call(std::string_view what, double seconds, const Once& once) {
+bool Site::call(std::string_view what, double seconds,
+                const std::function<grpc::Status(grpc::ClientContext&)>& once) {
   const auto began = Clock::now();
   double longest = kFirstPause;
   for (bool told = false;; longest = std::min(2 * longest, kLongestPause)) {
@@ -104,12 +94,17 @@ SiteRound Site::next() {
                     .elements = reply.elements(),
                     .local_steps = reply.local_steps(),
                     .proximal = reply.proximal(),
-                    .sharing = {}};
+                    .sharing = {},
+                    .secure = reply.secure()};
     for (const auto& rule : reply.sharing())
       round.sharing.push_back({rule.pattern(), parse_sharing(rule.sharing())});
     require(round.round >= 0 && round.round <= round.rounds && round.elements > 0 && round.local_steps >= 0,
             "the coordinator's assignment makes no sense: round {} of {}, {} numbers, {} steps", round.round,
             round.rounds, round.elements, round.local_steps);
+    require(
+        round.finished || round.secure || !options_.secure_only,
+        "the coordinator at {} asks for updates that it can read; by site.secure_only this site sends none",
+        options_.address);
     if (fetch(round)) return round;
   }
 }
@@ -148,11 +143,16 @@ bool Site::deliver(const SiteRound& round, const SiteUpdateFile& update, double 
   federated::UpdateHeader header;
   header.set_round(round.round);
   *header.mutable_base() = to_message(round.digest);
-  *header.mutable_update() = to_message(update.digest);
   header.set_examples(examples);
   for (const double served : tokens) header.add_tokens(served);
   for (const auto& [name, value] : metrics) (*header.mutable_metrics())[name] = value;
-  const OutgoingFile file(update.path);
+  if (round.secure) return deliver_masked(round, update.path, header);
+  *header.mutable_update() = to_message(update.digest);
+  return send(header, update.path);
+}
+
+bool Site::send(const federated::UpdateHeader& header, const std::filesystem::path& update) {
+  const OutgoingFile file(update);
   return call("delivering the update", kTransferSeconds, [&](grpc::ClientContext& context) {
     federated::UploadState state;
     {

@@ -16,12 +16,22 @@
 #include "federated/policy.h"
 #include "federated/random_source.h"
 
+namespace grpc {
+class ClientContext;
+class Status;
+}  // namespace grpc
+namespace conclave::federated {
+class SecureTerms;
+class UpdateHeader;
+}  // namespace conclave::federated
+
 namespace conclave {
 
 struct SiteOptions {
   std::string address;              ///< of the coordinator, host:port
   std::filesystem::path directory;  ///< for models and updates
   double patience_seconds = 600;    ///< how long to try to reach the coordinator; 0: for ever
+  bool secure_only = false;         ///< refuses to send an update that the coordinator could read
 };
 
 /// A round, as the site has to do it.
@@ -34,6 +44,7 @@ struct SiteRound {
   std::int64_t local_steps = 0;
   double proximal = 0;
   std::vector<SharingRule> sharing;
+  bool secure = false;  ///< the coordinator is told no more than a sum
 };
 
 /// A file to be delivered: f32 numbers, little-endian.
@@ -58,18 +69,30 @@ class Site {
   /// Waits for something to do, and fetches its model. Throws Error where the coordinator refuses this site,
   /// or cannot be reached for too long.
   SiteRound next();
-  /// Delivers `update`, of `round.elements` numbers. False where the round was over before.
+  /// Delivers `update`, of `round.elements` numbers; where the round is secure, shortened to the federation's
+  /// norm and masked, once all sites are ready. False where the round was over before. Throws Error where the
+  /// coordinator asks for what would tell more than one sum of a round.
   bool deliver(const SiteRound& round, const SiteUpdateFile& update, double examples,
                const std::vector<double>& tokens, const std::map<std::string, double>& metrics);
 
  private:
-  template <class Once>
-  bool call(std::string_view what, double seconds, const Once& once);
+  bool call(std::string_view what, double seconds,
+            const std::function<grpc::Status(grpc::ClientContext&)>& once);
   void pause(std::chrono::duration<double> time) const;
   bool fetch(SiteRound& round);
 
   struct Connection;
+  bool send(const federated::UpdateHeader& header, const std::filesystem::path& file);
+
+  // Secure rounds (secure_site.cpp).
+  bool deliver_masked(const SiteRound& round, const std::filesystem::path& update,
+                      const federated::UpdateHeader& header);
+  void take_part(const SiteRound& round, const std::filesystem::path& update, federated::UpdateHeader header,
+                 const federated::SecureTerms& terms);
+  std::string exchange(const SiteRound& round, std::int64_t attempt, int kind, const std::string& body);
+
   SiteOptions options_;
+  Kit kit_;
   std::function<bool()> interrupted_;
   Say say_;
   SystemRandom source_;

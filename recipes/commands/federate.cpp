@@ -58,6 +58,16 @@ std::vector<SharingRule> sharing_rules(const SharingTable& sharing) {
   return rules;
 }
 
+SecureOptions secure_options(const FederationSettings& settings) {
+  const SecureAggregationTable& secure = settings.secure_aggregation;
+  return {.enabled = secure.enabled,
+          .federation = settings.federation.name,
+          .clip_norm = secure.clip_norm,
+          .width = static_cast<std::size_t>(secure.bits / 8),
+          .phase_seconds = secure.phase_seconds,
+          .least = settings.federation.quorum};
+}
+
 // As the policy lists them, whose tokens a site reports.
 std::vector<double> served(const SharingPolicy& policy, const Trainer& trainer) {
   std::vector<double> tokens;
@@ -182,7 +192,8 @@ int federate_coordinator(const CoordinatorArguments& arguments, const Surroundin
                            .local_steps = federation.local_steps,
                            .keep = federation.keep,
                            .strategy = strategy_options(settings),
-                           .sharing = sharing_rules(settings.sharing)},
+                           .sharing = sharing_rules(settings.sharing),
+                           .secure = secure_options(settings)},
                           kit, allow_list(federation), *world, say);
   say(fmt::format("coordinator of {} listens at port {}", federation.name, coordinator.port()));
   const bool done = coordinator.run([&] { return is_set(surroundings.interrupted); });
@@ -204,7 +215,8 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
     site.emplace(
         SiteOptions{.address = settings.site.address,
                     .directory = directory,
-                    .patience_seconds = settings.site.patience_seconds},
+                    .patience_seconds = settings.site.patience_seconds,
+                    .secure_only = settings.site.secure_only},
         Kit::read(settings.site.kit, std::time(nullptr)), [&] { return is_set(surroundings.interrupted); },
         say);
   std::optional<ProcessGrid> grid;
@@ -277,9 +289,9 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
     const std::string update = (directory / "update.f32").string();
     const FileDigest digest = kept->save(trainer->model_entries(), reader, number, update);
     if (speaks) try {
-        site->deliver(round, {update, digest}, static_cast<double>(trainer->training_examples()),
-                      served(kept->policy(), *trainer), metrics);
-        say(fmt::format("round {} of {}: delivered", number + 1, work.at("rounds").dump()));
+        if (site->deliver(round, {update, digest}, static_cast<double>(trainer->training_examples()),
+                          served(kept->policy(), *trainer), metrics))
+          say(fmt::format("round {} of {}: delivered", number + 1, work.at("rounds").dump()));
       } catch (const Interrupted&) {
       }  // which next() then tells the other ranks
   }

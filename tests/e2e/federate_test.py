@@ -3,9 +3,12 @@ whichever moment, it reaches the same bits as one that was left alone."""
 
 import json
 import os
+import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -66,6 +69,46 @@ class Started:
         while text not in self.log.read_text():
             assert self.process.poll() is None and time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.005)
+
+
+SECURE_SITES = ["east", "north", "south", "west"]
+SECURE = """
+[federation]
+name = "secure"
+address = "localhost:{port}"
+sites = ["east", "north", "south", "west"]
+kits = "secure_kits"
+start = "start"
+rounds = 2
+quorum = 3
+local_steps = 2
+gather_seconds = 4
+[secure_aggregation]
+enabled = true
+clip_norm = 10
+phase_seconds = 5
+"""
+
+
+def secure_coordinator(directory, *options):
+    return [PROGRAM, "federate", "coordinator", "secure.toml", f"--set=federation.directory={directory}", *options]
+
+
+def secure_site(name, directory, *options):
+    part = [f"--set=data.parts={len(SECURE_SITES)}", f"--set=data.part={SECURE_SITES.index(name)}", "--set=data.path=texts.jsonl"]
+    own = [f"--set=site.directory={directory}/{name}", f"--set=run.directory={directory}/{name}/training"]
+    return [PROGRAM, "federate", "site", f"secure_kits/{name}/site.toml", *part, *own, "--set=site.secure_only=true", *options]
+
+
+def start_secure(directory, *options, members=SECURE_SITES):
+    Path(directory).mkdir()
+    leader = Started(f"{directory}/coordinator.log", secure_coordinator(directory, *options))
+    leader.until("listens at port")
+    return leader, {name: Started(f"{directory}/{name}.log", secure_site(name, directory)) for name in members}
+
+
+def entries(directory):
+    return [json.loads(line)["entry"] for line in Path(directory, "transcript.jsonl").read_text().splitlines()]
 
 
 def federation(directory, members, *options, ranks=1):
@@ -176,6 +219,98 @@ def test_strategy():
     assert max(abs(other[name] - value).max() for name, value in one.items()) > 1e-3
 
 
+def no_update_in(directory, files):
+    """Fails where one of `files`, updates as sites had them, is anywhere in the coordinator's folder."""
+    plain = [Path(file).read_bytes() for file in files]
+    for path in Path(directory).rglob("*"):
+        if path.is_file() and path.parts[1] not in SECURE_SITES:
+            kept = path.read_bytes()
+            assert path.suffix != ".f32" and not any(update[:400] in kept for update in plain), path
+
+
+def test_secure_mean():
+    """The coordinator has the mean of what sites have, each counting the same, and of no site what it has."""
+    leader, sites = start_secure("secure", "--set=federation.rounds=1")
+    for one in sites.values():
+        one.ends()
+    leader.ends()
+    files = [f"secure/{name}/update.f32" for name in SECURE_SITES]
+    updates = [numpy.fromfile(file, numpy.float32).astype(float) for file in files]
+    norms = [numpy.linalg.norm(update) for update in updates]
+    expected = sum(updates) / len(updates)
+    start, end = numbers(checkpoints("start")[-1]), numbers(checkpoints("secure")[-1])
+    changed = numpy.concatenate([end[name].astype(float) - start[name] for name in sorted(start)])
+    worst = abs(changed - expected).max()
+    assert max(norms) < 10 and worst < 1e-6 < 1e-3 < abs(expected).max(), (norms, worst, abs(expected).max())
+    no_update_in("secure", files)
+    (entry,) = entries("secure")
+    assert entry["secure_aggregation"] == "survivors" and sorted(entry["sites"]) == SECURE_SITES, entry
+
+    leader, sites = start_secure("clipped", "--set=federation.rounds=1", f"--set=secure_aggregation.clip_norm={min(norms) / 2}")
+    for one in [*sites.values(), leader]:
+        one.ends()
+    end = numbers(checkpoints("clipped")[-1])
+    changed = numpy.concatenate([end[name].astype(float) - start[name] for name in sorted(start)])
+    expected = sum(update / norm for update, norm in zip(updates, norms)) / len(updates) * min(norms) / 2
+    assert abs(changed - expected).max() < 1e-6, abs(changed - expected).max()
+
+
+def test_secure_kills():
+    """Sites that are killed after they shared their keys are not in the sum; a coordinator that is killed goes on."""
+
+    def stop_before_masking(name):
+        os.mkfifo(f"secure_kills/{name}/masked.bin")  # opened for writing, it waits for a reader
+
+    Path("secure_kills/west").mkdir(parents=True)
+    stop_before_masking("west")
+    leader = Started("secure_kills/coordinator.log", secure_coordinator("secure_kills"))
+    leader.until("listens at port")
+    sites = {name: Started(f"secure_kills/{name}.log", secure_site(name, "secure_kills")) for name in SECURE_SITES}
+    sites["west"].until("round 1 of 2: keys are shared")
+    sites["west"].kill()
+    sites["north"].until("round 1 of 2: delivered")
+    stop_before_masking("north")
+    sites["north"].until("round 2 of 2: keys are shared")
+    leader.kill()
+    leader = Started("secure_kills/coordinator.log", secure_coordinator("secure_kills"))
+    sites["north"].kill()
+    Path("secure_kills/north/masked.bin").unlink()
+    Path("secure_kills/west/masked.bin").unlink()
+    for name in ["north", "west"]:
+        sites[name] = Started(f"secure_kills/{name}.log", secure_site(name, "secure_kills"))
+    for one in [*sites.values(), leader]:
+        one.ends()
+    first, second = entries("secure_kills")
+    assert "west is gone at sending masked updates" in leader.log.read_text()
+    assert sorted(first["sites"]) == SECURE_SITES[:3] and first["secure_aggregation"] == "survivors", first
+    assert len(second["sites"]) >= 3 and second["secure_aggregation"] == "survivors", second
+    no_update_in("secure_kills", [f"secure_kills/{name}/update.f32" for name in SECURE_SITES])
+
+
+def test_one_sum():
+    """Of a round whose sum was unmasked there is no other: the coordinator skips it, sites refuse."""
+    with sqlite3.connect("secure_kills/rounds.sqlite") as database:  # as after a kill before the checkpoint
+        database.execute("INSERT INTO secure_attempts(round, unmasked) VALUES(2, 1)")
+    database.close()
+    run(secure_coordinator("secure_kills", "--set=federation.rounds=3"), says=["round 3 of 3 is skipped"])
+    before, after = checkpoints("secure_kills")[-2:]
+    assert_same_weights(before, after)
+    third = entries("secure_kills")[2]
+    assert third["secure_aggregation"] == "skipped" and not third["sites"], third
+
+    with sqlite3.connect("secure/east/unmasked.sqlite") as database:
+        database.execute("UPDATE unmasked SET sites = 'east, north, south'")
+    database.close()
+    Path("again").mkdir()
+    shutil.copy(checkpoints("secure")[0], "again")
+    leader = Started("again/coordinator.log", secure_coordinator("again", "--set=federation.rounds=1"))
+    leader.until("listens at port")
+    sites = {name: Started(f"again/{name}.log", secure_site(name, "secure")) for name in SECURE_SITES}
+    assert "the two would tell their difference" in sites.pop("east").ends(1)
+    for one in [*sites.values(), leader]:  # who helped with the same sum before, does so again
+        one.ends()
+
+
 def test_audit():
     transcript = Path("calm/transcript.jsonl")
     lines = transcript.read_text().splitlines(keepends=True)
@@ -229,6 +364,10 @@ def test_mistakes():
         ('sites = ["a"]\nquorum = 2', "more than the 1 sites"),
         ('sites = ["a"]\naddress = "nowhere"', "has no port"),
         ('sites = ["a"]\nround = 2', "the nearest is federation.rounds"),
+        ('sites = ["a", "b"]\n[secure_aggregation]\nenabled = true', "each would know the other's update"),
+        ('sites = ["a", "b", "c"]\nquorum = 2\n[secure_aggregation]\nenabled = true', "needs 3 sites in every round"),
+        ('sites = ["a", "b", "c"]\n[strategy]\nname = "median"\n[secure_aggregation]\nenabled = true', "looks at each update"),
+        ('sites = ["a"]\n[secure_aggregation]\nbits = 20', "multiple of 8"),
     ]:
         Path("mistaken.toml").write_text(f"[federation]\n{text}\n")
         run([PROGRAM, "federate", "provision", "mistaken.toml"], 2, ["mistaken.toml:", says])
@@ -240,7 +379,11 @@ with own_temporary_files():
     Path("federation.toml").write_text(FEDERATION.format(port=free_port()))
     run([PROGRAM, "federate", "provision", "federation.toml"], says=["kits/coordinator", "kits/north", "kits/south"])
     run([PROGRAM, "federate", "initialize", "tiny.toml", "--out", "start"], says=["step-00000000.h5"])
-    for test in [test_mean, test_ranks, test_kills, test_sharing, test_strategy, test_audit, test_admission, test_mistakes]:
+    Path("secure.toml").write_text(SECURE.format(port=free_port()))
+    run([PROGRAM, "federate", "provision", "secure.toml"], says=["secure_kits/west"])
+    secure = [test_secure_mean, test_secure_kills, test_one_sum]
+    tests = [test_mean, test_ranks, test_kills, test_sharing, test_strategy, *secure, test_audit, test_admission, test_mistakes]
+    for test in [one for one in tests if one.__name__ in sys.argv[1:] or len(sys.argv) == 1]:
         began = time.monotonic()
         test()
         print(f"{test.__name__}: {time.monotonic() - began:.1f} s")

@@ -1,0 +1,248 @@
+#include "federated/secure_round.h"
+
+#include <fmt/format.h>
+
+#include <chrono>
+
+#include "federated/secure_aggregation/fixed_point.h"
+
+namespace conclave {
+namespace {
+
+using namespace secure_aggregation;
+using Clock = std::chrono::steady_clock;
+using Phase = SecureRound::Phase;
+
+Clock::duration seconds(double count) {
+  return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(count));
+}
+
+constexpr std::string_view kPhases[] = {"advertising keys", "sharing secrets", "sending masked updates",
+                                        "consenting to the survivors", "unmasking the sum"};
+
+// At most so many may collude that of a sum two sites are beyond their reach.
+Agreement agree_among(const SecureOptions& options, std::int64_t number, std::vector<std::string> sites,
+                      std::uint64_t elements) {
+  Agreement agreement = Agreement::among(options.federation, static_cast<std::uint64_t>(number),
+                                         std::move(sites), {options.width}, elements);
+  agreement.least = std::max(agreement.least, static_cast<std::uint32_t>(options.least));
+  agreement.colluding = std::min(agreement.colluding, agreement.least - 2);
+  agreement.check();
+  return agreement;
+}
+
+}  // namespace
+
+SecureRound::SecureRound(std::filesystem::path directory, Database& database, RoundBoard& board,
+                         SecureOptions options, Say say)
+    : directory_(std::move(directory) / "masked"),
+      database_(database),
+      board_(board),
+      options_(std::move(options)),
+      say_(std::move(say)) {
+  database.run(
+      "CREATE TABLE IF NOT EXISTS secure_attempts(number INTEGER PRIMARY KEY AUTOINCREMENT, round INTEGER, "
+      "unmasked INTEGER DEFAULT 0)");
+}
+
+bool SecureRound::unmasked(std::int64_t round) const {
+  return database_.prepare("SELECT 1 FROM secure_attempts WHERE round = ?1 AND unmasked").bind(round).next();
+}
+
+void SecureRound::stop() {
+  const std::scoped_lock lock(mutex_);
+  stopped_ = true;
+  changed_.notify_all();
+}
+
+std::optional<SecureRound::Sum> SecureRound::attempt(std::int64_t round, std::uint64_t elements,
+                                                     const std::vector<ReceivedUpdate>& ready) {
+  std::vector<std::string> sites, certificates;
+  for (const ReceivedUpdate& update : ready) {
+    sites.push_back(update.site);
+    certificates.push_back(update.certificate);
+  }
+  std::filesystem::remove_all(directory_);
+  std::filesystem::create_directories(directory_);
+  database_.prepare("INSERT INTO secure_attempts(round) VALUES(?1)").bind(round).run();
+  auto newest = database_.prepare("SELECT max(number) FROM secure_attempts");
+  newest.next();
+  const std::int64_t number = newest.integer(0);
+
+  std::unique_lock lock(mutex_);
+  std::optional<Sum> result;
+  try {
+    const Agreement agreement = agree_among(options_, number, sites, elements);
+    attempt_.emplace(Attempt{number, {agreement, certificates, options_.clip_norm}, Coordinator(agreement)});
+    changed_.notify_all();
+    end_phases(lock, round);
+    if (attempt_->phase == Phase::done) {
+      const Survivors survivors = attempt_->coordinator.survivors();
+      RingVector sum = attempt_->coordinator.sum();
+      result.emplace(
+          Sum{dequantize(sum, FixedPoint::choose(agreement.ring, sites.size(), options_.clip_norm)), {}});
+      for (float& value : result->mean) value /= static_cast<float>(survivors.sites.size());
+      for (const std::uint32_t site : survivors.sites) result->survivors.push_back(ready[site]);
+    }
+  } catch (const Error& error) {
+    say_(fmt::format("round {}: the attempt at its sum failed: {}", round + 1, error.what()));
+  }
+  attempt_.reset();
+  changed_.notify_all();
+  return result;
+}
+
+void SecureRound::end_phases(std::unique_lock<std::mutex>& lock, std::int64_t round) {
+  Attempt& attempt = *attempt_;
+  while (attempt.phase != Phase::done) {
+    Coordinator& coordinator = attempt.coordinator;
+    changed_.wait_until(lock, Clock::now() + seconds(options_.phase_seconds),
+                        [&] { return stopped_ || coordinator.awaited().empty(); });
+    if (stopped_) return;
+    for (const std::uint32_t site : coordinator.awaited())
+      say_(fmt::format("round {}: {} is gone at {}", round + 1, attempt.terms.agreement.sites[site],
+                       kPhases[static_cast<std::size_t>(attempt.phase)]));
+    attempt.came[attempt.phase] = coordinator.arrived();
+    coordinator.end_phase();
+    if (attempt.phase == Phase::consent)  // before anybody is told
+      database_.prepare("UPDATE secure_attempts SET unmasked = 1 WHERE number = ?1")
+          .bind(attempt.number)
+          .run();
+    attempt.phase = static_cast<Phase>(static_cast<int>(attempt.phase) + 1);
+    changed_.notify_all();
+  }
+}
+
+std::optional<SecureTerms> SecureRound::ready(const std::string& site, const UpdateOffer& offer,
+                                              std::int64_t after, double most, const Cancelled& cancelled) {
+  const auto until = Clock::now() + seconds(most);
+  const auto begun = [&] {
+    return attempt_ && attempt_->number > after && member(site, attempt_->number, Phase::advertise);
+  };
+  while (true) {
+    board_.ready(site, offer);  // again and again: it opens when an attempt has failed
+    std::unique_lock lock(mutex_);
+    changed_.wait_for(lock, seconds(0.2), [&] { return stopped_ || begun(); });
+    if (begun()) return attempt_->terms;
+    if (stopped_ || Clock::now() >= until || cancelled()) return std::nullopt;
+  }
+}
+
+std::optional<std::uint32_t> SecureRound::member(const std::string& site, std::int64_t attempt,
+                                                 Phase phase) const {
+  if (!attempt_ || attempt_->number != attempt) return std::nullopt;
+  const auto& sites = attempt_->terms.agreement.sites;
+  const auto found = std::ranges::find(sites, site);
+  if (found == sites.end()) return std::nullopt;
+  const auto number = static_cast<std::uint32_t>(found - sites.begin());
+  if (attempt_->phase > phase)
+    return attempt_->came.at(phase).contains(number) ? std::optional(number) : std::nullopt;
+  require(attempt_->phase == phase, "a message of a phase that is still to come");
+  const Coordinator& coordinator = attempt_->coordinator;
+  const bool there = coordinator.awaited().contains(number) || coordinator.arrived().contains(number);
+  return there ? std::optional(number) : std::nullopt;
+}
+
+void SecureRound::receive(std::uint32_t site, Phase phase, std::string_view body) {
+  const auto bytes = std::as_bytes(std::span(body));
+  const auto take = [&](auto message) {
+    require(message.sender == site, "a message of another site");
+    attempt_->coordinator.receive(message);
+  };
+  if (phase == Phase::advertise) take(Advertisement::decode(bytes));
+  if (phase == Phase::share) take(SharesUpload::decode(bytes));
+  if (phase == Phase::consent) take(Consent::decode(bytes));
+  if (phase == Phase::unmask) take(Unmasking::decode(bytes));
+  changed_.notify_all();
+}
+
+SecureRound::Bytes SecureRound::told(std::uint32_t site, Phase phase) const {
+  const Coordinator& coordinator = attempt_->coordinator;
+  switch (phase) {
+    case Phase::advertise:
+      return coordinator.roster().encode();
+    case Phase::share:
+      return coordinator.delivery(site).encode();
+    case Phase::mask:
+      return coordinator.survivors().encode();
+    case Phase::consent:
+      return coordinator.consents(site).encode();
+    default:
+      return {};
+  }
+}
+
+SecureRound::Answer SecureRound::exchange(const std::string& site, std::int64_t attempt, Phase phase,
+                                          std::string_view body, double most, const Cancelled& cancelled) {
+  std::unique_lock lock(mutex_);
+  const auto until = Clock::now() + seconds(most);
+  while (true) {
+    const auto number = member(site, attempt, phase);
+    if (!number) return {Answer::State::too_late};
+    if (attempt_->phase > phase) return {Answer::State::here, told(*number, phase)};
+    // The vector comes as a file; what came before is not taken a second time.
+    if (phase != Phase::mask && attempt_->coordinator.awaited().contains(*number))
+      receive(*number, phase, body);
+    if (phase == Phase::unmask) return {Answer::State::here};  // the rest is the coordinator's
+    if (stopped_ || Clock::now() >= until || cancelled()) return {Answer::State::not_yet};
+    changed_.wait_until(lock, std::min(until, Clock::now() + seconds(1)));
+  }
+}
+
+std::unique_ptr<SecureRound::Upload> SecureRound::begin_upload(const std::string& site, std::int64_t attempt,
+                                                               const FileDigest& digest) {
+  const std::scoped_lock lock(mutex_);
+  const auto number = member(site, attempt, Phase::mask);
+  if (!number) throw RoundOver("this attempt at a sum is over, or goes on without this site");
+  if (!attempt_->coordinator.awaited().contains(*number)) return nullptr;
+  const Agreement& agreement = attempt_->terms.agreement;
+  constexpr std::size_t kAround = 256;  // what encode() has beside the vector, generously
+  require(digest.bytes <= agreement.length * agreement.ring.width + kAround,
+          "a masked update of {} bytes, where {} numbers of {} bytes are expected", digest.bytes,
+          agreement.length, agreement.ring.width);
+  return std::unique_ptr<Upload>(
+      new Upload(*this, site, attempt, ++attempt_->uploads[site], directory_ / site, digest));
+}
+
+SecureRound::Upload::Upload(SecureRound& round, std::string site, std::int64_t attempt, std::uint64_t number,
+                            std::filesystem::path path, const FileDigest& digest)
+    : round_(round),
+      site_(std::move(site)),
+      attempt_(attempt),
+      number_(number),
+      path_(std::move(path)),
+      file_(path_, digest) {}
+
+void SecureRound::check_current(const Upload& upload) const {
+  if (!member(upload.site_, upload.attempt_, Phase::mask) || attempt_->phase != Phase::mask)
+    throw RoundOver("this attempt at a sum is over, or goes on without this site");
+  require(attempt_->uploads.at(upload.site_) == upload.number_, "another upload of this site's has begun");
+}
+
+void SecureRound::Upload::append(std::uint64_t offset, std::string_view data, std::uint64_t checksum) {
+  require(data.size() <= kChunkBytes, "a chunk of {} bytes; there may be {}", data.size(), kChunkBytes);
+  {
+    const std::scoped_lock lock(round_.mutex_);
+    round_.check_current(*this);
+  }
+  file_.append(offset, data, checksum);
+}
+
+void SecureRound::Upload::finish() {
+  const std::scoped_lock lock(round_.mutex_);
+  round_.check_current(*this);
+  file_.finish();
+  MaskedInput input;
+  {
+    const OutgoingFile file(path_);
+    secure_aggregation::Bytes bytes(file.bytes());
+    file.read_at(bytes.data(), bytes.size(), 0);
+    input = MaskedInput::decode(bytes);
+  }
+  std::filesystem::remove(path_);
+  require(input.sender == round_.member(site_, attempt_, Phase::mask), "a masked update of another site");
+  round_.attempt_->coordinator.receive(input);
+  round_.changed_.notify_all();
+}
+
+}  // namespace conclave

@@ -1,0 +1,186 @@
+// A site's part in a secure round: it is ready, then takes part in attempts at the sum until one succeeds.
+#include <fcntl.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <ctime>
+
+#include "federated/database.h"
+#include "federated/round_board.h"
+#include "federated/secure_aggregation/fixed_point.h"
+#include "federated/secure_aggregation/site.h"
+#include "federated/transport/site_connection.h"
+
+namespace conclave {
+namespace {
+
+using Message = federated::SecureMessage;
+using secure_aggregation::Agreement;
+using secure_aggregation::Bytes;
+using secure_aggregation::ByteView;
+using secure_aggregation::Consents;
+using secure_aggregation::FixedPoint;
+using secure_aggregation::Identity;
+using secure_aggregation::Roster;
+using secure_aggregation::SharesDelivery;
+using secure_aggregation::Survivors;
+using secure_aggregation::Unmasking;
+
+constexpr double kHeldSeconds = 20;  // that the coordinator holds an answer back, at most
+constexpr std::uint32_t kLeastSites = 3;
+
+struct AttemptOver {};
+
+std::string text_of(const Bytes& bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+ByteView bytes_of(const std::string& text) { return std::as_bytes(std::span(text)); }
+
+// The agreement as the coordinator tells it, as far as a site can check it: of at least three sites the sum,
+// whatever the coordinator would like, each with a certificate of the federation's authority.
+Agreement agreement_of(const federated::SecureTerms& terms, const SiteRound& round, const Kit& kit) {
+  Agreement agreement{.federation = terms.federation(),
+                      .round = static_cast<std::uint64_t>(terms.attempt()),
+                      .sites = {},
+                      .least = terms.least(),
+                      .colluding = terms.colluding(),
+                      .ring = {terms.width()},
+                      .length = terms.length()};
+  for (const auto& member : terms.members()) {
+    check_site_certificate(member.certificate(), kit.authority, member.site());
+    agreement.sites.push_back(member.site());
+  }
+  agreement.check();
+  require(
+      agreement.least >= kLeastSites && agreement.length == static_cast<std::uint64_t>(round.elements),
+      "the coordinator's terms make no sense: the sum of at least {} sites and {} numbers; expected {} or "
+      "more, and {}",
+      agreement.least, agreement.length, kLeastSites, round.elements);
+  return agreement;
+}
+
+std::vector<float> shortened(const std::filesystem::path& update, std::size_t elements, double norm) {
+  std::vector<float> values(elements);
+  OutgoingFile(update).read_at(values.data(), elements * sizeof(float), 0);
+  double squares = 0;
+  for (const float value : values) squares += static_cast<double>(value) * value;
+  if (const double factor = norm / std::sqrt(squares); factor < 1)
+    for (float& value : values) value = static_cast<float>(factor * value);
+  return values;
+}
+
+// Of which sites a round's sum was unmasked with this one's help; on the disk before the help is sent.
+class Unmasked {
+ public:
+  Unmasked(const std::filesystem::path& directory, const SiteRound& round)
+      : file_(directory / "unmasked.sqlite"),
+        database_(file_.string()),
+        round_(round.round),
+        model_(round.digest.hexadecimal()) {
+    database_.run(
+        "CREATE TABLE IF NOT EXISTS unmasked(round INTEGER, model TEXT, sites TEXT, PRIMARY KEY(round, "
+        "model))");
+  }
+  void check(const std::string& sites) const {
+    auto rows = database_.prepare("SELECT sites FROM unmasked WHERE round = ?1 AND model = ?2");
+    rows.bind(round_, model_);
+    if (!rows.next()) return;
+    require(
+        rows.text(0) == sites,
+        "round {}: the coordinator asks for the sum over {}, and this site helped with that over {}: the two "
+        "would tell their difference. Where the federation began anew, with the same model, remove {}",
+        round_ + 1, sites, rows.text(0), file_.string());
+  }
+  void add(const std::string& sites) {
+    database_.prepare("INSERT OR IGNORE INTO unmasked VALUES(?1, ?2, ?3)").bind(round_, model_, sites).run();
+  }
+
+ private:
+  std::filesystem::path file_;
+  Database database_;
+  std::int64_t round_;
+  std::string model_;
+};
+
+}  // namespace
+
+std::string Site::exchange(const SiteRound& round, std::int64_t attempt, int kind, const std::string& body) {
+  Message message, reply;
+  message.set_round(round.round);
+  message.set_attempt(attempt);
+  message.set_kind(static_cast<Message::Kind>(kind));
+  message.set_body(body);
+  do {
+    if (!call("secure aggregation", kHeldSeconds + kAnswerSeconds, [&](grpc::ClientContext& context) {
+          return connection_->stub->Exchange(&context, message, &reply);
+        }))
+      throw RoundOver("the round is over");
+  } while (reply.state() == Message::NOT_YET);
+  if (reply.state() == Message::TOO_LATE) throw AttemptOver();
+  return reply.body();
+}
+
+bool Site::deliver_masked(const SiteRound& round, const std::filesystem::path& update,
+                          const federated::UpdateHeader& header) {
+  federated::UpdateHeader offer = header;
+  *offer.mutable_update() = to_message(FileDigest{});  // a digest would tell the update to whoever guesses it
+  std::int64_t attempt = 0;
+  while (true) try {
+      federated::SecureTerms terms;
+      require(terms.ParseFromString(exchange(round, attempt, Message::READY, offer.SerializeAsString())) &&
+                  terms.attempt() > attempt,
+              "the coordinator's terms of secure aggregation cannot be read");
+      attempt = terms.attempt();
+      take_part(round, update, offer, terms);
+      return true;
+    } catch (const AttemptOver&) {
+      say_("the attempt at a sum is over; ready for the next");
+    } catch (const RoundOver&) {
+      return false;
+    }
+}
+
+void Site::take_part(const SiteRound& round, const std::filesystem::path& update,
+                     federated::UpdateHeader header, const federated::SecureTerms& terms) {
+  const Agreement agreement = agreement_of(terms, round, kit_);
+  const auto self =
+      static_cast<std::size_t>(std::ranges::find(agreement.sites, kit_.info.name) - agreement.sites.begin());
+  require(self < agreement.sites.size(), "the coordinator's terms are without this site");
+  const Identity identity{[this](ByteView message) { return sign(kit_, message); },
+                          [&terms](std::uint32_t site, ByteView message, ByteView signature) {
+                            return is_signed(terms.members(static_cast<int>(site)).certificate(), message,
+                                             signature);
+                          }};
+  const auto told = [&](Message::Kind kind, const Bytes& body) {
+    return exchange(round, terms.attempt(), kind, text_of(body));
+  };
+  secure_aggregation::Site site(agreement, static_cast<std::uint32_t>(self), identity, source_);
+  const auto roster = Roster::decode(bytes_of(told(Message::ADVERTISE, site.advertise().encode())));
+  const auto delivery = SharesDelivery::decode(bytes_of(told(Message::SHARE, site.share(roster).encode())));
+  say_(fmt::format("round {} of {}: keys are shared among {} sites; masking the update", round.round + 1,
+                   round.rounds, roster.sites.size()));
+  {
+    const auto format = FixedPoint::choose(agreement.ring, agreement.sites.size(), terms.clip_norm());
+    const auto values = shortened(update, agreement.length, terms.clip_norm());
+    const Bytes masked = site.mask(delivery, secure_aggregation::quantize(values, format, random_)).encode();
+    const std::filesystem::path file = options_.directory / "masked.bin";
+    FileDescriptor(file.string(), O_WRONLY | O_CREAT | O_TRUNC).write(masked.data(), masked.size());
+    *header.mutable_update() = to_message(digest_of(file));
+    header.set_attempt(terms.attempt());
+    if (!send(header, file)) throw AttemptOver();
+    std::filesystem::remove(file);
+  }
+  const auto survivors = Survivors::decode(bytes_of(told(Message::MASK, {})));
+  std::string names;
+  for (const std::uint32_t one : survivors.sites)
+    names += (names.empty() ? "" : ", ") + (one < agreement.sites.size() ? agreement.sites[one] : "?");
+  Unmasked unmasked(options_.directory, round);
+  unmasked.check(names);
+  const auto consents = Consents::decode(bytes_of(told(Message::CONSENT, site.consent(survivors).encode())));
+  const Unmasking unmasking = site.unmask(consents);
+  unmasked.add(names);
+  told(Message::UNMASK, unmasking.encode());
+}
+
+}  // namespace conclave
