@@ -40,9 +40,9 @@ def coordinator(directory, *options):
     return [PROGRAM, "federate", "coordinator", "federation.toml", f"--set=federation.directory={directory}", *options]
 
 
-def site(name, directory, *options, ranks=1):
+def site(name, directory, *options, ranks=1, sites=SITES):
     start = ["mpirun", "--oversubscribe", "-n", str(ranks)] if ranks > 1 else []
-    part = [f"--set=data.parts={len(SITES)}", f"--set=data.part={SITES.index(name)}", "--set=data.path=texts.jsonl"]
+    part = [f"--set=data.parts={len(sites)}", f"--set=data.part={sites.index(name)}", "--set=data.path=texts.jsonl"]
     own = [f"--set=site.directory={directory}/{name}", f"--set=run.directory={directory}/{name}/training"]
     return [*start, PROGRAM, "federate", "site", f"kits/{name}/site.toml", *part, *own, *options]
 
@@ -320,6 +320,21 @@ def test_audit():
     run([PROGRAM, "federate", "audit", "changed.jsonl"], 1, ["line 3"])
 
 
+def test_early_site():
+    """A site that was there first finds the coordinator soon after that begins to listen."""
+    Path("early").mkdir()
+    north = Started("early/north.log", site("north", "early"))
+    north.until("trying again")
+    time.sleep(2)
+    leader = Started("early/coordinator.log", coordinator("early", "--set=federation.rounds=1", "--set=federation.quorum=1"))
+    leader.until("listens at port")
+    began = time.monotonic()
+    north.until("round 1 of 1: delivered")
+    assert time.monotonic() - began < 10
+    north.ends()
+    leader.ends()
+
+
 def test_admission():
     """Who has no certificate, another authority's, a revoked one, or an old TLS, is not let in."""
     Path("guarded").mkdir()
@@ -374,16 +389,22 @@ def test_mistakes():
     run(site("north", "mistaken", "--set=run.thread=1"), 2, ["run.threads"])
 
 
-with own_temporary_files():
-    prepare()
-    Path("federation.toml").write_text(FEDERATION.format(port=free_port()))
-    run([PROGRAM, "federate", "provision", "federation.toml"], says=["kits/coordinator", "kits/north", "kits/south"])
-    run([PROGRAM, "federate", "initialize", "tiny.toml", "--out", "start"], says=["step-00000000.h5"])
-    Path("secure.toml").write_text(SECURE.format(port=free_port()))
-    run([PROGRAM, "federate", "provision", "secure.toml"], says=["secure_kits/west"])
-    secure = [test_secure_mean, test_secure_kills, test_one_sum]
-    tests = [test_mean, test_ranks, test_kills, test_sharing, test_strategy, *secure, test_audit, test_admission, test_mistakes]
-    for test in [one for one in tests if one.__name__ in sys.argv[1:] or len(sys.argv) == 1]:
-        began = time.monotonic()
-        test()
-        print(f"{test.__name__}: {time.monotonic() - began:.1f} s")
+def main():
+    with own_temporary_files():
+        prepare()
+        Path("federation.toml").write_text(FEDERATION.format(port=free_port()))
+        run([PROGRAM, "federate", "provision", "federation.toml"], says=["kits/coordinator", "kits/north", "kits/south"])
+        run([PROGRAM, "federate", "initialize", "tiny.toml", "--out", "start"], says=["step-00000000.h5"])
+        Path("secure.toml").write_text(SECURE.format(port=free_port()))
+        run([PROGRAM, "federate", "provision", "secure.toml"], says=["secure_kits/west"])
+        secure = [test_secure_mean, test_secure_kills, test_one_sum]
+        tests = [test_mean, test_ranks, test_kills, test_sharing, test_strategy, *secure, test_audit, test_early_site]
+        for test in [*tests, test_admission, test_mistakes]:
+            if test.__name__ in sys.argv[1:] or len(sys.argv) == 1:
+                began = time.monotonic()
+                test()
+                print(f"{test.__name__}: {time.monotonic() - began:.1f} s")
+
+
+if __name__ == "__main__":
+    main()
