@@ -109,7 +109,7 @@ def own_temporary_files():
     try:
         yield
     finally:
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)  # Open MPI may still be at it
 
 
 def train(ranks, directory, *options, resume=None, **how):
