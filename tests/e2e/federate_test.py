@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import sqlite3
+import ssl
 import subprocess
 import sys
 import time
@@ -336,7 +337,7 @@ def test_early_site():
 
 
 def test_admission():
-    """Who has no certificate, another authority's, a revoked one, or an old TLS, is not let in."""
+    """Who has no certificate, an expired or revoked one, another authority's, or an old TLS, is not let in."""
     Path("guarded").mkdir()
     leader = Started("guarded/coordinator.log", coordinator("guarded"))
     leader.until("listens at port")
@@ -350,6 +351,29 @@ def test_admission():
     kit = ["-cert", "kits/north/certificate.pem", "-key", "kits/north/key.pem"]
     assert "Cipher is TLS_" in handshake("-tls1_3", *kit)
     assert "Cipher is (NONE)" in handshake("-tls1_2", *kit)
+
+    def answers(*certificate):
+        """Whether the coordinator talks HTTP/2 with whom it has shaken hands with."""
+        context = ssl.create_default_context(cafile="kits/authority/authority.pem")
+        context.check_hostname = False
+        context.set_alpn_protocols(["h2"])
+        if certificate:
+            context.load_cert_chain(*certificate)
+        try:
+            with socket.create_connection(("localhost", int(port)), timeout=30) as plain, context.wrap_socket(plain) as secure:
+                secure.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+                return bool(secure.recv(1))
+        except OSError:
+            return False
+
+    authority = ["-CA", "kits/authority/authority.pem", "-CAkey", "kits/authority/authority.key"]
+    run(["openssl", "req", "-new", "-key", "kits/north/key.pem", "-subj", "/O=test/CN=north", "-out", "request.pem"])
+    for days in (1, -1):
+        made = ["-days", str(days), "-set_serial", "7", "-out", f"days{days}.pem"]
+        run(["openssl", "x509", "-req", "-in", "request.pem", *authority, *made])
+    assert answers("kits/north/certificate.pem", "kits/north/key.pem")
+    assert answers("days1.pem", "kits/north/key.pem") and not answers("days-1.pem", "kits/north/key.pem")
+    assert not answers()
 
     impatient = "--set=site.patience_seconds=1"
     run([PROGRAM, "federate", "provision", "federation.toml", "--set=federation.kits=foreign"], says=["foreign/north"])
