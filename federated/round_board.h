@@ -36,7 +36,7 @@ struct ReceivedUpdate {
   std::map<std::string, double> metrics;
   std::vector<double> tokens;  ///< [plan.experts]
   std::string digest;          ///< of the file, in hexadecimal
-  std::string certificate;     ///< of the site, where the round is secure
+  std::string certificate = {};     ///< of the site, where the round is secure
 };
 
 /// What a site says of the update that it sends.
@@ -46,7 +46,7 @@ struct UpdateOffer {
   double examples = 0;
   std::map<std::string, double> metrics;
   std::vector<double> tokens;
-  std::string certificate;  ///< of the site, where the round is secure
+  std::string certificate = {};  ///< of the site, where the round is secure
 };
 
 /// The round that an update is for is over, or it was made from another model: it is of no use any more.

@@ -39,7 +39,7 @@ struct UploadTrial::Parts {
         member(kit_of(authority, folder, "member")),
         database((folder / "rounds.sqlite").string()),
         board(folder, database),
-        service(board, allowed(), {}, [](const std::string& text) { throw Error(text); }),
+        service(board, nullptr, allowed(), {}, [](const std::string& text) { throw Error(text); }),
         server(start_server("localhost:0", leader, service, port)),
         bare_server(start_server("localhost:0", leader, bare, bare_port)),
         site(

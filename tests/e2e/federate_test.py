@@ -304,7 +304,7 @@ def test_one_sum():
     database.close()
     Path("again").mkdir()
     shutil.copy(checkpoints("secure")[0], "again")
-    leader = Started("again/coordinator.log", secure_coordinator("again", "--set=federation.rounds=1"))
+    leader = Started("again/coordinator.log", secure_coordinator("again", "--set=federation.rounds=1", "--set=secure_aggregation.phase_seconds=5"))
     leader.until("listens at port")
     sites = {name: Started(f"again/{name}.log", secure_site(name, "secure")) for name in SECURE_SITES}
     assert "the two would tell their difference" in sites.pop("east").ends(1)
