@@ -28,4 +28,8 @@ struct NoisySum {
 /// threads.
 void add_noise(const NoisySum& release, RandomSource& random, std::span<float> sums);
 
+/// The same of sums that are whole numbers of steps already, as they are where each part was rounded to the
+/// nearest before it was added. They stay exact below 2^53: whoever adds them up, in whatever order.
+void add_noise_steps(const NoisySum& release, RandomSource& random, std::span<double> steps);
+
 }  // namespace conclave

@@ -44,3 +44,19 @@ TEST_CASE("what is released lies on a grid, wherever the sum lay") {
   add_noise({.bound = 1, .noise_multiplier = 0, .coordinates = 100}, random, sums);
   CHECK(sums == before);
 }
+
+TEST_CASE("noise for whole steps is as large, and leaves them whole") {
+  SystemRandom random;
+  constexpr int kCoordinates = 100003;
+  const NoisySum release{.bound = 2, .noise_multiplier = 0.5, .coordinates = kCoordinates};
+  constexpr double kBefore = 0x1p40 + 1;
+  std::vector<double> steps(kCoordinates, kBefore);
+  add_noise_steps(release, random, steps);
+  double squares = 0;
+  for (const double step : steps) {
+    CHECK_FALSE(step != std::nearbyint(step));
+    const double noise = (step - kBefore) * release.step() / release.deviation();
+    squares += noise * noise;
+  }
+  CHECK(std::abs(squares / kCoordinates - 1) < 6 * std::sqrt(2.0 / kCoordinates));
+}
