@@ -306,6 +306,11 @@ int main(int argc, char** argv) {
   site_command->add_option("site", site.site, "TOML file; provision makes one in each kit")->required();
   add_set(site_command, site.overrides);
   add_device(site_command, site.device);
+  commands::SimulateArguments simulate;
+  auto* simulate_command = federate_command->add_subcommand(
+      "simulate", "Train by thousands of virtual clients: [mpirun -n RANKS] conclave federate simulate FILE");
+  simulate_command->add_option("simulation", simulate.simulation, "TOML file")->required();
+  add_set(simulate_command, simulate.overrides);
   std::string transcript;
   auto* audit_command =
       federate_command->add_subcommand("audit", "Verify a coordinator's transcript of its rounds");
@@ -373,6 +378,7 @@ int main(int argc, char** argv) {
   if (*federate_command)
     return together([&](const conclave::MpiSession& session) {
       if (*initialize_command) return commands::federate_initialize(initialize, around, session);
+      if (*simulate_command) return commands::federate_simulate(simulate, around, session);
       if (*coordinator_command) return commands::federate_coordinator(coordinator, around, session);
       return commands::federate_site(site, around, session);
     });

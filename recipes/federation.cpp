@@ -1,5 +1,6 @@
 #include "recipes/federation.h"
 
+#include <algorithm>
 #include <set>
 
 #include "federated/identity.h"
@@ -62,6 +63,15 @@ void check_secure_aggregation(const FederationSettings& settings,
                check.shown("secure_aggregation.bits", secure.bits), sites, most);
 }
 
+template <class Settings>
+void check_strategy(const Settings& settings, settings::Checker<Settings>& check) {
+  const StrategyTable& strategy = settings.strategy;
+  check.unless(
+      (strategy.name == "norm_bound") == (strategy.norm_bound > 0), {"strategy.norm_bound", "strategy.name"},
+      "{} with {}: a norm above 0 is for norm_bound, which needs one",
+      check.shown("strategy.name", strategy.name), check.shown("strategy.norm_bound", strategy.norm_bound));
+}
+
 }  // namespace
 
 FederationSettings read_federation(const std::string& path, const std::vector<std::string>& overrides) {
@@ -81,11 +91,7 @@ FederationSettings read_federation(const std::string& path, const std::vector<st
   check.unless(federation.quorum <= static_cast<std::int64_t>(federation.sites.size()),
                {"federation.quorum", "federation.sites"}, "{} is more than the {} sites there are",
                check.shown("federation.quorum", federation.quorum), federation.sites.size());
-  const StrategyTable& strategy = settings.strategy;
-  check.unless(
-      (strategy.name == "norm_bound") == (strategy.norm_bound > 0), {"strategy.norm_bound", "strategy.name"},
-      "{} with {}: a norm above 0 is for norm_bound, which needs one",
-      check.shown("strategy.name", strategy.name), check.shown("strategy.norm_bound", strategy.norm_bound));
+  check_strategy(settings, check);
   check.unless(has_port(federation.address), {"federation.address"}, "{} has no port; expected host:port",
                check.shown("federation.address", federation.address));
   check.unless(federation.listen.empty() || has_port(federation.listen), {"federation.listen"},
@@ -108,6 +114,50 @@ SiteSettings read_site(const std::string& path, const std::vector<std::string>& 
   if (settings.site.kit.empty()) settings.site.kit = std::filesystem::path(path).parent_path().string();
   if (settings.site.kit.empty()) settings.site.kit = ".";
   return settings;
+}
+
+SimulationSettings read_simulation(const std::string& path, const std::vector<std::string>& overrides) {
+  auto settings = settings::parse<SimulationSettings>(settings::file_text(path), path, overrides);
+  settings::Checker check(settings, path);
+  check.check_limits();
+  check_strategy(settings, check);
+  SimulationTable& simulation = settings.simulation;
+  check.unless(simulation.cohort <= simulation.clients, {"simulation.cohort", "simulation.clients"},
+               "{} is more than {}", check.shown("simulation.cohort", simulation.cohort),
+               check.shown("simulation.clients", simulation.clients));
+  const ClientPrivacyTable& privacy = settings.client_privacy;
+  check.unless(privacy.is_on() || !privacy.adaptive, {"client_privacy.adaptive"},
+               "client_privacy.adaptive is for privacy; set client_privacy.epsilon, or noise_multiplier");
+  check.unless(!privacy.is_on() || privacy.delta * static_cast<double>(simulation.clients) < 1,
+               {"client_privacy.delta", "simulation.clients"},
+               "{}: of {} clients, one could be published whole within it; set it to less than {:.1e}",
+               check.shown("client_privacy.delta", privacy.delta), simulation.clients,
+               1 / static_cast<double>(simulation.clients));
+  check.finish();
+  if (simulation.cohort == 0) simulation.cohort = simulation.clients;
+  return settings;
+}
+
+StrategyOptions strategy_options(const StrategyTable& strategy, std::int64_t sites) {
+  return {.name = strategy.name,
+          .server_rate = strategy.server_rate,
+          .beta1 = strategy.beta1,
+          .beta2 = strategy.beta2,
+          .adaptivity = strategy.adaptivity,
+          .proximal = strategy.proximal,
+          .sites = sites,
+          .trimmed = strategy.trimmed,
+          .norm_bound = strategy.norm_bound};
+}
+
+std::vector<std::string> take_simulation_keys(std::vector<std::string>& overrides) {
+  const auto tables = settings::table_names<SimulationSettings>();
+  const auto rest = std::ranges::stable_partition(overrides, [&](const std::string& override) {
+    return std::ranges::find(tables, override.substr(0, override.find('.'))) == tables.end();
+  });
+  std::vector<std::string> taken(rest.begin(), rest.end());
+  overrides.erase(rest.begin(), rest.end());
+  return taken;
 }
 
 Recipe site_recipe(const SiteSettings& site, const Recipe& model, const std::string& name) {

@@ -1,5 +1,6 @@
 // What a federation is described by: federation.toml, which its coordinator reads, and a site.toml for each
-// site. Fields, units and limits are in recipes/federation_fields.h, as those of recipes in recipe_fields.h.
+// site; and what one is simulated by, simulation.toml. Fields, units and limits are in
+// recipes/federation_fields.h, as those of recipes in recipe_fields.h.
 #pragma once
 
 #include <cstdint>
@@ -8,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "federated/strategies/strategy.h"
 #include "recipes/recipe.h"
 
 namespace conclave {
@@ -81,9 +83,52 @@ struct SiteSettings {
   std::map<std::string, std::string, std::less<>> origin;
 };
 
+/// Clients that are simulated, each with a few examples of one data set.
+struct SimulationTable {
+  std::string recipe;
+  std::string directory = "runs/simulation";
+  std::int64_t clients = 1000;
+  std::string parts_by = "random";
+  double parts_alpha = 0.3;
+  std::int64_t parts_seed = 1;
+  std::int64_t cohort = 0;
+  std::int64_t rounds = 100;
+  std::int64_t local_steps = 0, local_epochs = 1;
+  std::int64_t local_batch = 10;
+  double client_rate = 0.1;
+  std::int64_t evaluate_every = 0;
+  std::int64_t keep = 2;
+};
+
+/// What the model may tell of each client.
+struct ClientPrivacyTable {
+  double clip_norm = 1.0;
+  double noise_multiplier = 0.0;
+  double epsilon = 0.0;
+  double delta = 1e-5;
+  bool adaptive = false;
+  double quantile = 0.5;
+  double clip_rate = 0.2;
+  double count_noise = 0.0;
+
+  bool is_on() const { return noise_multiplier > 0 || epsilon > 0; }
+};
+
+struct SimulationSettings {
+  SimulationTable simulation;
+  StrategyTable strategy;
+  ClientPrivacyTable client_privacy;
+  std::map<std::string, std::string, std::less<>> origin;
+};
+
 /// Throw RecipeError, as read_recipe() does.
 FederationSettings read_federation(const std::string& path, const std::vector<std::string>& overrides = {});
 SiteSettings read_site(const std::string& path, const std::vector<std::string>& overrides = {});
+SimulationSettings read_simulation(const std::string& path, const std::vector<std::string>& overrides = {});
+/// Those of `overrides` that are keys of simulation.toml; the others are left, for the recipe.
+std::vector<std::string> take_simulation_keys(std::vector<std::string>& overrides);
+
+StrategyOptions strategy_options(const StrategyTable& strategy, std::int64_t sites);
 
 /// The recipe that a site trains the federation's model by: `model` is the one in its checkpoint. Nothing in
 /// it that reaches for this machine's files or programs is taken over. Throws RecipeError where the two do

@@ -1,4 +1,4 @@
-// Every field of federation.toml and site.toml, once; see recipe_fields.h.
+// Every field of federation.toml, site.toml and simulation.toml, once; see recipe_fields.h.
 #pragma once
 
 #include "recipes/federation.h"
@@ -107,6 +107,66 @@ void fields(R& site, Visitor&& field) {
   field("secure_only", site.secure_only,
         "Whether to refuse a federation without secure aggregation, whose coordinator reads the updates",
         Rule{});
+}
+
+template <Either<SimulationTable> R, class Visitor>
+void fields(R& simulation, Visitor&& field) {
+  field("recipe", simulation.recipe,
+        "Recipe of the model, its data, and its memory; train.learning_rate and the like are not read",
+        not_empty());
+  field("directory", simulation.directory, "Folder for checkpoints", not_empty());
+  field("clients", simulation.clients, "Clients that the training examples are divided among",
+        between(1, 1e7));
+  field("parts_by", simulation.parts_by, "How: as data.parts_by", one_of({"random", "label", "dirichlet"}));
+  field("parts_alpha", simulation.parts_alpha, "As data.parts_alpha", between(1e-3, 1e6));
+  field("parts_seed", simulation.parts_seed, "As data.parts_seed", at_least(0));
+  field(
+      "cohort", simulation.cohort,
+      "Clients in a round, drawn anew for each; with privacy on average, each being drawn by itself; 0: all",
+      between(0, 1e7));
+  field("rounds", simulation.rounds, "Times that clients' updates are made the next global model",
+        between(1, 1e6));
+  field("local_steps", simulation.local_steps,
+        "Steps that a client takes in a round; 0: as local_epochs says", between(0, 1e6));
+  field("local_epochs", simulation.local_epochs, "Times that a client goes through its examples in a round",
+        between(1, 1e4));
+  field("local_batch", simulation.local_batch, "A client's examples in one of its steps; 0: all it has",
+        between(0, 1e6));
+  field("client_rate", simulation.client_rate, "Learning rate of a client's steps, which are plain SGD",
+        between(1e-9, 1e3));
+  field("evaluate_every", simulation.evaluate_every, "Rounds between validations; 0: none", between(0, 1e6));
+  field("keep", simulation.keep, "Checkpoints that stay, 0 for all", between(0, 1e6));
+}
+
+template <Either<ClientPrivacyTable> R, class Visitor>
+void fields(R& privacy, Visitor&& field) {
+  field("clip_norm", privacy.clip_norm,
+        "Largest norm of a client's update, which is scaled down to it; where adaptive, that of the first "
+        "round",
+        between(1e-9, 1e9));
+  field("noise_multiplier", privacy.noise_multiplier,
+        "Standard deviation of the noise on the sum of updates, per clip_norm; 0: as little as all rounds "
+        "together may have for epsilon",
+        between(0, 1e6));
+  field("epsilon", privacy.epsilon,
+        "The budget; the simulation stops before a round that would exceed it; 0: none", between(0, 1e6));
+  field("delta", privacy.delta, "The probability that epsilon may not hold with", between(1e-15, 0.1));
+  field("adaptive", privacy.adaptive, "Whether clip_norm follows a quantile of the updates' norms", Rule{});
+  field("quantile", privacy.quantile, "adaptive: the share of updates that are not to be clipped",
+        between(0.01, 0.99));
+  field("clip_rate", privacy.clip_rate, "adaptive: how fast clip_norm follows", between(1e-4, 10));
+  field("count_noise", privacy.count_noise,
+        "adaptive: standard deviation of the noise on how many are not clipped, a part of the privacy that "
+        "noise_multiplier is; 0: a twentieth of the cohort",
+        between(0, 1e6));
+}
+
+template <Either<SimulationSettings> R, class Visitor>
+void tables(R& settings, Visitor&& table) {
+  table("simulation", settings.simulation, "Clients, and what each of them does");
+  table("strategy", settings.strategy, "How updates become the next global model");
+  table("client_privacy", settings.client_privacy,
+        "What the model may tell of each client; on where there is noise, or a budget");
 }
 
 template <Either<FederationSettings> R, class Visitor>

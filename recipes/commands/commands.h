@@ -138,6 +138,13 @@ struct SiteArguments {
 int federate_site(const SiteArguments& arguments, const Surroundings& surroundings,
                   const MpiSession& session);
 
+struct SimulateArguments {
+  std::string simulation;
+  std::vector<std::string> overrides;  ///< of it, and of its recipe
+};
+int federate_simulate(const SimulateArguments& arguments, const Surroundings& surroundings,
+                      const MpiSession& session);
+
 /// `transcript`: the file, or the coordinator's folder.
 int federate_audit(const std::string& transcript);
 

@@ -38,19 +38,6 @@ AllowList allow_list(const FederationTable& federation) {
   return AllowList(fs::path(federation.kits) / kCoordinatorName / "sites.txt");
 }
 
-StrategyOptions strategy_options(const FederationSettings& settings) {
-  const StrategyTable& strategy = settings.strategy;
-  return {.name = strategy.name,
-          .server_rate = strategy.server_rate,
-          .beta1 = strategy.beta1,
-          .beta2 = strategy.beta2,
-          .adaptivity = strategy.adaptivity,
-          .proximal = strategy.proximal,
-          .sites = static_cast<std::int64_t>(settings.federation.sites.size()),
-          .trimmed = strategy.trimmed,
-          .norm_bound = strategy.norm_bound};
-}
-
 std::vector<SharingRule> sharing_rules(const SharingTable& sharing) {
   std::vector<SharingRule> rules;
   for (const std::string& pattern : sharing.by_tokens) rules.push_back({pattern, Sharing::by_tokens});
@@ -182,19 +169,20 @@ int federate_coordinator(const CoordinatorArguments& arguments, const Surroundin
   const auto world = session.world();
   require(world->size() == 1, "a coordinator is one process; start it without mpirun");
   const Kit kit = Kit::read(fs::path(federation.kits) / kCoordinatorName, std::time(nullptr));
-  Coordinator coordinator({.directory = federation.directory,
-                           .address = federation.listen,
-                           .start = federation.start.empty() ? "" : find_checkpoint(federation.start),
-                           .rounds = federation.rounds,
-                           .quorum = federation.quorum,
-                           .gather_seconds = federation.gather_seconds,
-                           .deadline_seconds = federation.deadline_seconds,
-                           .local_steps = federation.local_steps,
-                           .keep = federation.keep,
-                           .strategy = strategy_options(settings),
-                           .sharing = sharing_rules(settings.sharing),
-                           .secure = secure_options(settings)},
-                          kit, allow_list(federation), *world, say);
+  Coordinator coordinator(
+      {.directory = federation.directory,
+       .address = federation.listen,
+       .start = federation.start.empty() ? "" : find_checkpoint(federation.start),
+       .rounds = federation.rounds,
+       .quorum = federation.quorum,
+       .gather_seconds = federation.gather_seconds,
+       .deadline_seconds = federation.deadline_seconds,
+       .local_steps = federation.local_steps,
+       .keep = federation.keep,
+       .strategy = strategy_options(settings.strategy, static_cast<std::int64_t>(federation.sites.size())),
+       .sharing = sharing_rules(settings.sharing),
+       .secure = secure_options(settings)},
+      kit, allow_list(federation), *world, say);
   say(fmt::format("coordinator of {} listens at port {}", federation.name, coordinator.port()));
   const bool done = coordinator.run([&] { return is_set(surroundings.interrupted); });
   say(done

@@ -55,7 +55,12 @@ int inspect(const InspectArguments& arguments) {
   fmt::print("written by {} ranks, {} of them sharing the experts; tokenizer {}\n",
              metadata.at("ranks").get<int>(), metadata.at("expert_parallel").get<int>(),
              metadata.at("tokenizer_hash").get<std::string>());
-  for (const auto& [task, position] : metadata.at("data_position").items())
+  if (metadata.contains("client_privacy")) {  // what a simulation leaves, which has no position
+    const auto& spent = metadata.at("client_privacy");
+    fmt::print("privacy of clients: {} rounds, epsilon {:.4f} at delta {}\n", spent.at("rounds").dump(),
+               spent.at("epsilon").get<double>(), spent.at("delta").dump());
+  }
+  for (const auto& [task, position] : metadata.value("data_position", nlohmann::json::object()).items())
     fmt::print("{}: next is epoch {}, batch {}\n", task, position.at("epoch").get<Index>(),
                position.at("batch").get<Index>());
   if (metadata.contains("metrics"))
