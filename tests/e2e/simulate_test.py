@@ -80,6 +80,11 @@ def test_mean():
     apart = farthest(model("mean"), plus_mean(start, updates, examples, sum(examples)))
     assert apart < 1e-6, apart
 
+    # A weight on the distance keeps clients near the model that they were sent.
+    simulate(1, "near", *steps, "strategy.name=fedprox", "strategy.proximal=10")
+    near, far = (norm(changes(model(name), start)) for name in ("near", "mean"))
+    assert 0.2 * far < near < 0.8 * far, (near, far)
+
     # With privacy each counts alike, and no more than the bound: here, that of the middle one.
     bound = sorted(map(norm, updates))[CLIENTS // 2]
     clipped = [min(1, bound / norm(update)) for update in updates]
