@@ -70,9 +70,9 @@ Shape::Shape(std::span<const Index> extents) : rank_(static_cast<int>(extents.si
 
 Index Shape::numel() const {
   Index product = 1;
-  for (Index extent : extents())
-    require(extent >= 0 && !__builtin_mul_overflow(product, extent, &product),
-            "shape: {} has a negative extent or more elements than can be counted", to_string());
+  for (Index extent : extents())  // asked for all the time: no text is made of what is right
+    if (extent < 0 || __builtin_mul_overflow(product, extent, &product)) [[unlikely]]
+      fail("shape: {} has a negative extent or more elements than can be counted", to_string());
   return product;
 }
 
