@@ -145,6 +145,18 @@ def test_privacy():
     assert abs(metrics("adaptive", "privacy/epsilon")[-1] / epsilon(1, 25) - 1) < 1e-4
 
 
+def test_noise():
+    """Where clients learn nothing, what comes of a round is the noise: of the deviation it is to have, drawn once."""
+    nothing = ["simulation.client_rate=1e-9", "client_privacy.delta=1e-3"]
+    for ranks in (1, 2):
+        simulate(ranks, f"noise{ranks}", *nothing, "client_privacy.clip_norm=2", "client_privacy.noise_multiplier=3")
+        moved = changes(model(f"noise{ranks}"), model("start"))
+        elements = sum(values.size for values in moved.values())
+        deviation = norm(moved) / elements**0.5
+        assert abs(deviation / (3 * 2 / CLIENTS) - 1) < 6 / (2 * elements) ** 0.5 and elements > 5000, deviation
+        assert abs(sum(values.sum() for values in moved.values()) / elements) < 6 * deviation / elements**0.5
+
+
 def test_allocations():
     """A client more takes no memory more."""
     counts = []
@@ -195,7 +207,7 @@ def main():
     prepare()
     Path("simulation.toml").write_text(SIMULATION)
     run([PROGRAM, "federate", "initialize", "images.toml", "--out", "start", "--set=moe.balancer=none"])
-    for test in [test_one_step, test_mean, test_ranks, test_privacy, test_allocations, test_learns, test_mistakes]:
+    for test in [test_one_step, test_mean, test_ranks, test_privacy, test_noise, test_allocations, test_learns, test_mistakes]:
         test()
 
 
