@@ -55,6 +55,13 @@ void SecureRound::stop() {
   changed_.notify_all();
 }
 
+std::int64_t SecureRound::new_number(std::int64_t round) {
+  database_.prepare("INSERT INTO secure_attempts(round) VALUES(?1)").bind(round).run();
+  auto newest = database_.prepare("SELECT max(number) FROM secure_attempts");
+  newest.next();
+  return newest.integer(0);
+}
+
 std::optional<SecureRound::Sum> SecureRound::attempt(std::int64_t round, std::uint64_t elements,
                                                      const std::vector<ReceivedUpdate>& ready) {
   std::vector<std::string> sites, certificates;
@@ -64,10 +71,7 @@ std::optional<SecureRound::Sum> SecureRound::attempt(std::int64_t round, std::ui
   }
   std::filesystem::remove_all(directory_);
   std::filesystem::create_directories(directory_);
-  database_.prepare("INSERT INTO secure_attempts(round) VALUES(?1)").bind(round).run();
-  auto newest = database_.prepare("SELECT max(number) FROM secure_attempts");
-  newest.next();
-  const std::int64_t number = newest.integer(0);
+  const std::int64_t number = new_number(round);
 
   std::unique_lock lock(mutex_);
   std::optional<Sum> result;

@@ -103,6 +103,8 @@ class SecureRound {
   void receive(std::uint32_t site, Phase phase, std::string_view body);
   Bytes told(std::uint32_t site, Phase phase) const;
   void check_current(const Upload& upload) const;
+  /// Of an attempt; on the disk when it is returned, and no other's ever.
+  std::int64_t new_number(std::int64_t round);
   void end_phases(std::unique_lock<std::mutex>& lock, std::int64_t round);
 
   std::filesystem::path directory_;

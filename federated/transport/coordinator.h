@@ -2,6 +2,8 @@
 // round by round. What it has is on disk: a checkpoint for each round, DIRECTORY/step-0000000N.h5 after N
 // rounds, in which a round's result appears at once, whole; the round's updates as files, and a table of what
 // is complete. So it may be killed at any instant: started again, it goes on with the round it was in.
+// By secure aggregation no update is there, and a round begins again or is skipped
+// (federated/secure_round.h).
 #pragma once
 
 #include <atomic>

@@ -65,3 +65,33 @@ TEST_CASE("the list of those let in is what its lines say") {
   std::ofstream(at / "sites.txt", std::ios::app) << "north 12\n";
   CHECK_THROWS_WITH(list.read(), Catch::Contains("sites.txt:3"));
 }
+
+TEST_CASE("what a site signs is known by its certificate, which is known by its authority") {
+  const TemporaryDirectory folder;
+  const std::filesystem::path at = folder.path();
+  const CertificateAuthority authority = CertificateAuthority::create("hospitals");
+  authority.issue(at / "north", "north", 90);
+  authority.issue(at / "south", "south", 90);
+  authority.issue(at / "coordinator", "coordinator", 90);
+  CertificateAuthority::create("hospitals").issue(at / "false", "north", 90);
+  const Kit north = Kit::read(at / "north", 0), south = Kit::read(at / "south", 0);
+
+  const std::vector<std::byte> message(100, std::byte{7}), other(100, std::byte{8});
+  std::vector<std::byte> signature = sign(north, message);
+  CHECK(is_signed(north.certificate, message, signature));
+  CHECK(!is_signed(north.certificate, other, signature));
+  CHECK(!is_signed(south.certificate, message, signature));
+  CHECK(!is_signed(north.certificate, message, {}));
+  signature.back() ^= std::byte{1};
+  CHECK(!is_signed(north.certificate, message, signature));
+
+  CHECK_NOTHROW(check_site_certificate(north.certificate, north.authority, "north"));
+  CHECK_THROWS_WITH(check_site_certificate(south.certificate, north.authority, "north"),
+                    Catch::Contains("is that of 'south'"));
+  CHECK_THROWS_WITH(check_site_certificate(Kit::read(at / "false", 0).certificate, north.authority, "north"),
+                    Catch::Contains("does not hold"));
+  const std::string coordinator = Kit::read(at / "coordinator", 0).certificate;
+  CHECK_THROWS_WITH(check_site_certificate(coordinator, north.authority, "coordinator"),
+                    Catch::Contains("does not hold"));
+  CHECK_THROWS_WITH(check_site_certificate("none", north.authority, "north"), Catch::Contains("PEM"));
+}
