@@ -70,37 +70,31 @@ std::vector<float> shortened(const std::filesystem::path& update, std::size_t el
   return values;
 }
 
-// Of which sites a round's sum was unmasked with this one's help; on the disk before the help is sent.
+// Of which sites a round's sum was unmasked with this one's help; on the disk before the help is sent. By the
+// round's number alone: what else might tell one federation from another comes from the coordinator.
 class Unmasked {
  public:
-  Unmasked(const std::filesystem::path& directory, const SiteRound& round)
-      : file_(directory / "unmasked.sqlite"),
-        database_(file_.string()),
-        round_(round.round),
-        model_(round.digest.hexadecimal()) {
-    database_.run(
-        "CREATE TABLE IF NOT EXISTS unmasked(round INTEGER, model TEXT, sites TEXT, PRIMARY KEY(round, "
-        "model))");
+  Unmasked(const std::filesystem::path& directory, std::int64_t round)
+      : file_((directory / "unmasked.sqlite").string()), database_(file_), round_(round) {
+    database_.run("CREATE TABLE IF NOT EXISTS unmasked(round INTEGER PRIMARY KEY, sites TEXT)");
   }
   void check(const std::string& sites) const {
-    auto rows = database_.prepare("SELECT sites FROM unmasked WHERE round = ?1 AND model = ?2");
-    rows.bind(round_, model_);
+    auto rows = database_.prepare("SELECT sites FROM unmasked WHERE round = ?1");
+    rows.bind(round_);
     if (!rows.next()) return;
-    require(
-        rows.text(0) == sites,
-        "round {}: the coordinator asks for the sum over {}, and this site helped with that over {}: the two "
-        "would tell their difference. Where the federation began anew, with the same model, remove {}",
-        round_ + 1, sites, rows.text(0), file_.string());
+    require(rows.text(0) == sites,
+            "round {}: the coordinator asks for the sum over {}, and this site helped with that over {}: the "
+            "two would tell their difference. If you know that this is another federation, remove {}",
+            round_ + 1, sites, rows.text(0), file_);
   }
   void add(const std::string& sites) {
-    database_.prepare("INSERT OR IGNORE INTO unmasked VALUES(?1, ?2, ?3)").bind(round_, model_, sites).run();
+    database_.prepare("INSERT OR IGNORE INTO unmasked VALUES(?1, ?2)").bind(round_, sites).run();
   }
 
  private:
-  std::filesystem::path file_;
+  std::string file_;
   Database database_;
   std::int64_t round_;
-  std::string model_;
 };
 
 }  // namespace
@@ -175,7 +169,7 @@ void Site::take_part(const SiteRound& round, const std::filesystem::path& update
   std::string names;
   for (const std::uint32_t one : survivors.sites)
     names += (names.empty() ? "" : ", ") + (one < agreement.sites.size() ? agreement.sites[one] : "?");
-  Unmasked unmasked(options_.directory, round);
+  Unmasked unmasked(options_.directory, round.round);
   unmasked.check(names);
   const auto consents = Consents::decode(bytes_of(told(Message::CONSENT, site.consent(survivors).encode())));
   const Unmasking unmasking = site.unmask(consents);
