@@ -35,7 +35,8 @@ struct BoardFixture {
             .update = digest_of(folder.write("update", bytes())),
             .examples = 10,
             .metrics = {{"loss", 1.0}},
-            .tokens = {3}};
+            .tokens = {3},
+            .certificate = {}};
   }
   void send(const std::string& site) {
     const auto upload = board.begin_upload(site, offer());
