@@ -160,12 +160,13 @@ std::vector<std::string> take_simulation_keys(std::vector<std::string>& override
   return taken;
 }
 
-Recipe site_recipe(const SiteSettings& site, const Recipe& model, const std::string& name) {
+Recipe site_recipe(const SiteSettings& site, const Recipe& model, const std::string& checkpoint,
+                   const std::string& name) {
   Recipe recipe = model;
   recipe.run = site.run;
   recipe.parallel = site.parallel;
   recipe.checkpoint = {};
-  recipe.train.start_from.clear();
+  recipe.train.start_from = checkpoint;
   recipe.origin = site.origin;
   // What data is, in the model's words, but for where it lies; and all that the site says itself.
   DataRecipe& data = recipe.data;

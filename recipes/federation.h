@@ -130,9 +130,10 @@ std::vector<std::string> take_simulation_keys(std::vector<std::string>& override
 
 StrategyOptions strategy_options(const StrategyTable& strategy, std::int64_t sites);
 
-/// The recipe that a site trains the federation's model by: `model` is the one in its checkpoint. Nothing in
-/// it that reaches for this machine's files or programs is taken over. Throws RecipeError where the two do
-/// not go together; `name` stands for site.toml.
-Recipe site_recipe(const SiteSettings& site, const Recipe& model, const std::string& name);
+/// The recipe that a site trains the federation's model by: `model` is the one in its `checkpoint`, with
+/// whose weights and tokenizer it begins. Nothing in it that reaches for this machine's files or programs is
+/// taken over. Throws RecipeError where the two do not go together; `name` stands for site.toml.
+Recipe site_recipe(const SiteSettings& site, const Recipe& model, const std::string& checkpoint,
+                   const std::string& name);
 
 }  // namespace conclave

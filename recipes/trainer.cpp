@@ -780,6 +780,9 @@ void Trainer::begin_round(const std::string& checkpoint, std::int64_t first_step
   CheckpointReader(checkpoint, grid_.world()).load(model_entries());
   optimizer_.restart();
   optimizer_start_ = first_step;
+  // Steps of a round that was broken off, and is done again, count once: they are not told in two updates,
+  // unless the upload of the first was cut.
+  if (privacy_) privacy_->go_on_from(first_step);
   std::vector<std::int64_t> used(tasks_.size());  // micro-batches of each task until then
   for (step_ = 0; step_ < first_step; ++step_)
     for (std::int64_t micro = 0; micro < recipe_.train.accumulate; ++micro) ++used[task_of(micro)];

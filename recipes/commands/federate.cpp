@@ -236,8 +236,7 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
     const std::int64_t steps = work.at("steps"), number = work.at("round");
     if (!trainer) {
       Recipe recipe = site_recipe(settings, parse_recipe(reader.state().recipe, model + ":/state/recipe"),
-                                  arguments.site);
-      recipe.train.start_from = model;
+                                  model, arguments.site);
       recipe.train.steps = steps * work.at("rounds").get<std::int64_t>();
       recipe.train.ema = 0;  // the coordinator's mean is one already
       check_expert_parallel(recipe, arguments.site, world->size());

@@ -314,6 +314,29 @@ def test_one_sum():
     leader.ends()
 
 
+def test_private():
+    """A site's own [privacy], of texts whose tokenizer came with the model; its epsilon goes on after a restart."""
+    uncoupled = ["model.bigrams=0", "moe.balancer=none", "train.clip_norm=0"]
+    sets = [f"--set={key}" for key in uncoupled]
+    run([PROGRAM, "federate", "initialize", "tiny.toml", "--out", "public", *sets])
+    Path("private").mkdir()
+    options = ["--set=federation.start=public", "--set=federation.rounds=2", "--set=federation.quorum=1"]
+    leader = Started("private/coordinator.log", coordinator("private", *options, "--set=federation.gather_seconds=3"))
+    leader.until("listens at port")
+    privacy = ["unit=record", "noise_multiplier=1", "delta=1e-3", "batch=50"]
+    private = site("north", "private", *[f"--set=privacy.{key}" for key in privacy])
+    north = Started("private/north.log", private)
+    north.until("round 1 of 2: delivered")
+    north.kill()
+    north = Started("private/north.log", private)
+    for one in (north, leader):
+        one.ends()
+    lines = map(json.loads, Path("private/north/training/metrics.jsonl").read_text().splitlines())
+    epsilon = {line["step"]: line["privacy/epsilon"] for line in lines if "privacy/epsilon" in line}
+    log = north.log.read_text()
+    assert "privacy: of 8 steps" in log and f"epsilon {epsilon[8]:.3f} at delta" in log, (epsilon, log)
+
+
 def test_audit():
     transcript = Path("calm/transcript.jsonl")
     lines = transcript.read_text().splitlines(keepends=True)
@@ -424,8 +447,8 @@ def main():
         Path("secure.toml").write_text(SECURE.format(port=free_port()))
         run([PROGRAM, "federate", "provision", "secure.toml"], says=["secure_kits/west"])
         secure = [test_secure_mean, test_secure_kills, test_one_sum]
-        tests = [test_mean, test_ranks, test_kills, test_sharing, test_strategy, *secure, test_audit, test_early_site]
-        for test in [*tests, test_admission, test_mistakes]:
+        tests = [test_mean, test_ranks, test_kills, test_sharing, test_strategy, *secure, test_private, test_audit]
+        for test in [*tests, test_early_site, test_admission, test_mistakes]:
             if test.__name__ in sys.argv[1:] or len(sys.argv) == 1:
                 began = time.monotonic()
                 test()
