@@ -14,16 +14,15 @@ conclave 2 train
 conclave 2 eval somewhere --split tset
 
 for recipe in "$CONCLAVE_SOURCE"/recipes/*.toml; do
-  if [[ $recipe == */federation_* ]]; then
-    kits=kits_of_${recipe##*/}
-    conclave 0 federate provision "$recipe" --set "federation.kits=$kits"
-    says "$kits/coordinator"
-    continue
-  fi
   conclave 0 recipe check "$recipe"
   conclave 0 recipe show "$recipe" --documented
   printf '%s\n' "$output" >shown.toml
   conclave 0 recipe check shown.toml
+done
+for federation in "$CONCLAVE_SOURCE"/recipes/federations/*.toml; do
+  kits=kits_of_${federation##*/}
+  conclave 0 federate provision "$federation" --set "federation.kits=$kits"
+  says "$kits/coordinator"
 done
 
 printf '[moe]\nexperts = 4\nexprts = 8\n' >unknown.toml
