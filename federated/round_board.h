@@ -34,9 +34,9 @@ struct ReceivedUpdate {
   std::filesystem::path file;  ///< none in a secure round
   double examples = 0;
   std::map<std::string, double> metrics;
-  std::vector<double> tokens;  ///< [plan.experts]
-  std::string digest;          ///< of the file, in hexadecimal
-  std::string certificate = {};     ///< of the site, where the round is secure
+  std::vector<double> tokens;    ///< [plan.experts]
+  std::string digest;            ///< of the file, in hexadecimal
+  std::string certificate = {};  ///< of the site, where the round is secure
 };
 
 /// What a site says of the update that it sends.
