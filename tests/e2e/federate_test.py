@@ -1,6 +1,7 @@
 """A federation of processes on this machine: what it computes, whom it lets in, and that whoever is killed in
 whichever moment, it reaches the same bits as one that was left alone."""
 
+import atexit
 import json
 import os
 import shutil
@@ -31,6 +32,12 @@ gather_seconds = 0.2
 """
 
 
+@atexit.register
+def end_all():
+    for process in Started.all:
+        process.kill()
+
+
 def free_port():
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
@@ -49,12 +56,15 @@ def site(name, directory, *options, ranks=1, sites=SITES):
 
 
 class Started:
-    """A process whose output is in a file."""
+    """A process whose output is in a file. None outlives the test."""
+
+    all = []
 
     def __init__(self, log, command):
         self.log = Path(log)
         self.file = open(log, "a")
         self.process = subprocess.Popen(command, stdout=self.file, stderr=subprocess.STDOUT)
+        Started.all.append(self.process)
 
     def kill(self):
         self.process.kill()
@@ -417,7 +427,6 @@ def test_admission():
     run(coordinator("guarded"), 1, ["another process is at work in this folder"])
     leader.process.send_signal(signal.SIGTERM)
     assert "it goes on" in leader.ends(130)
-    run(["pkill", "-KILL", "-f", "guarded/south"], (0, 1))
 
 
 def test_mistakes():
