@@ -20,21 +20,22 @@ constexpr std::size_t kMostMetrics = 64;
 constexpr double kMostExamples = 1e12;
 
 void check(const UpdateOffer& offer, const RoundPlan& plan) {
-  require(offer.update.bytes == (plan.secure ? 0 : plan.elements * sizeof(float)),
-          "an update of {} bytes; this model's has {} numbers of 4 bytes{}", offer.update.bytes,
-          plan.elements,
-          plan.secure ? ", and is never sent as it is: this federation is by secure aggregation" : "");
-  require(std::isfinite(offer.examples) && offer.examples > 0 && offer.examples <= kMostExamples,
-          "an update trained on {} examples", offer.examples);
-  require(offer.tokens.size() == plan.experts, "tokens of {} experts; the model has {}", offer.tokens.size(),
-          plan.experts);
+  SiteMistake::unless(
+      offer.update.bytes == (plan.secure ? 0 : plan.elements * sizeof(float)),
+      "an update of {} bytes; this model's has {} numbers of 4 bytes{}", offer.update.bytes, plan.elements,
+      plan.secure ? ", and is never sent as it is: this federation is by secure aggregation" : "");
+  SiteMistake::unless(std::isfinite(offer.examples) && offer.examples > 0 && offer.examples <= kMostExamples,
+                      "an update trained on {} examples", offer.examples);
+  SiteMistake::unless(offer.tokens.size() == plan.experts, "tokens of {} experts; the model has {}",
+                      offer.tokens.size(), plan.experts);
   for (const double tokens : offer.tokens)
-    require(std::isfinite(tokens) && tokens >= 0 && tokens <= kMostExamples,
-            "an expert that served {} tokens", tokens);
-  require(offer.metrics.size() <= kMostMetrics, "{} metrics; there may be {}", offer.metrics.size(),
-          kMostMetrics);
+    SiteMistake::unless(std::isfinite(tokens) && tokens >= 0 && tokens <= kMostExamples,
+                        "an expert that served {} tokens", tokens);
+  SiteMistake::unless(offer.metrics.size() <= kMostMetrics, "{} metrics; there may be {}",
+                      offer.metrics.size(), kMostMetrics);
   for (const auto& [name, value] : offer.metrics)
-    require(name.size() <= 100 && std::isfinite(value), "a metric is not finite, or has no name to print");
+    SiteMistake::unless(name.size() <= 100 && std::isfinite(value),
+                        "a metric is not finite, or has no name to print");
 }
 
 void check_finite(std::string_view data, std::uint64_t offset) {
@@ -48,7 +49,8 @@ void check_finite(std::string_view data, std::uint64_t offset) {
   std::uint32_t largest = 0;
   for (std::size_t i = 0; i < count; ++i) largest = std::max(largest, bits(i));
   for (std::size_t i = 0; largest == kExponent && i < count; ++i)
-    require(bits(i) != kExponent, "number {} of the update is not finite", offset / sizeof(float) + i);
+    SiteMistake::unless(bits(i) != kExponent, "number {} of the update is not finite",
+                        offset / sizeof(float) + i);
 }
 
 }  // namespace
@@ -132,7 +134,7 @@ void RoundBoard::ready(const std::string& site, const UpdateOffer& offer) {
   if (phase_ == Phase::finished || offer.round < plan_.round)
     throw RoundOver(fmt::format("round {} is over", offer.round));
   if (phase_ != Phase::open || received_.contains(site)) return;
-  require(plan_.secure, "this federation is not by secure aggregation");
+  SiteMistake::unless(plan_.secure, "this federation is not by secure aggregation");
   if (offer.round != plan_.round || offer.base != plan_.digest)
     throw RoundOver("the update was trained from another model than this round's");
   check(offer, plan_);
@@ -207,7 +209,7 @@ std::unique_ptr<RoundBoard::Upload> RoundBoard::begin_upload(const std::string& 
     throw RoundOver(fmt::format("round {} is over: its update came too late", offer.round));
   if (offer.base != plan_.digest)
     throw RoundOver("the update was trained from another model than this round's");
-  require(!plan_.secure, "this federation is by secure aggregation: no update is sent as it is");
+  SiteMistake::unless(!plan_.secure, "this federation is by secure aggregation: no update is sent as it is");
   check(offer, plan_);
   assigned_.insert(site);
   const std::uint64_t number = ++upload_numbers_[site];

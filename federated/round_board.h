@@ -55,6 +55,18 @@ class RoundOver : public Error {
   using Error::Error;
 };
 
+/// What a site asks for or sends can be no part of any round: there is no use in sending it again. Other
+/// Errors of calls, of damage on the way or a full disk, may be gone the next time.
+class SiteMistake : public Error {
+ public:
+  using Error::Error;
+
+  template <class... Args>
+  static void unless(bool holds, fmt::format_string<Args...> format, Args&&... args) {
+    if (!holds) throw SiteMistake(fmt::format(format, std::forward<Args>(args)...));
+  }
+};
+
 class RoundBoard {
  public:
   /// Keeps updates in `directory`/updates, and what is known of them in `database`. Both must outlive it.

@@ -311,6 +311,10 @@ int main(int argc, char** argv) {
       "simulate", "Train by thousands of virtual clients: [mpirun -n RANKS] conclave federate simulate FILE");
   simulate_command->add_option("simulation", simulate.simulation, "TOML file")->required();
   add_set(simulate_command, simulate.overrides);
+  std::string status;
+  auto* status_command =
+      federate_command->add_subcommand("status", "What a coordinator's rounds have come to");
+  status_command->add_option("directory", status, "The coordinator's folder")->required();
   std::string transcript;
   auto* audit_command =
       federate_command->add_subcommand("audit", "Verify a coordinator's transcript of its rounds");
@@ -369,6 +373,7 @@ int main(int argc, char** argv) {
   if (*inspect_command) return alone([&] { return commands::inspect(inspect); });
   if (*export_command) return alone([&] { return commands::export_weights(export_weights); });
   if (*provision_command) return alone([&] { return commands::federate_provision(provision); });
+  if (*status_command) return alone([&] { return commands::federate_status(status); });
   if (*audit_command) return alone([&] { return commands::federate_audit(transcript); });
   if (*train_command || *federate_command) {
     std::signal(SIGINT, on_signal);

@@ -14,6 +14,7 @@
 #include <thread>
 
 #include "federated/global_model.h"
+#include "federated/prometheus_file.h"
 #include "federated/sha256.h"
 #include "federated/strategies/round.h"
 #include "federated/transcript.h"
@@ -221,8 +222,30 @@ struct Coordinator::Parts {
     record(updates);
     std::string line = fmt::format("round {} of {}: {} sites, {:.0f} examples", round, options.rounds,
                                    updates.size(), examples);
-    for (const auto& [name, sum] : metrics) line += fmt::format(", {} {:.4f}", name, sum.first / sum.second);
+    Gauge means{"conclave_metric", "Mean by examples of what sites measured in the last round", {}};
+    for (const auto& [name, sum] : metrics) {
+      line += fmt::format(", {} {:.4f}", name, sum.first / sum.second);
+      means.values[prometheus_label("metric", name)] = sum.first / sum.second;
+    }
     say(line);
+    write_metrics(updates, means);
+  }
+
+  void write_metrics(const std::vector<ReceivedUpdate>& updates, const Gauge& means) const {
+    Gauge examples{"conclave_examples", "Examples that a site trained on in the last round", {}};
+    for (const ReceivedUpdate& update : updates)
+      examples.values[prometheus_label("site", update.site)] = update.examples;
+    try {
+      write_prometheus_file(
+          options.directory + "/metrics.prom",
+          {{"conclave_rounds_done", "Rounds that are over", {{"", static_cast<double>(round)}}},
+           {"conclave_rounds", "Rounds that there are to be", {{"", static_cast<double>(options.rounds)}}},
+           {"conclave_sites", "Sites in the last round's model", {{"", static_cast<double>(updates.size())}}},
+           examples,
+           means});
+    } catch (const Error& error) {  // no reason to stop training
+      say(fmt::format("warning: {}", error.what()));
+    }
   }
 
   // The checkpoint is there by now. A coordinator that is killed before this line finds at its start that it

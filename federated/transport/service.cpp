@@ -67,20 +67,20 @@ grpc::Status FederationService::answer(const grpc::ServerContext& context, Work 
     return {grpc::StatusCode::PERMISSION_DENIED, error.what()};
   } catch (const RoundOver& error) {
     return {grpc::StatusCode::ABORTED, error.what()};
-  } catch (const Error& error) {
-    say_(fmt::format("refused what {} sent: {}", site.empty() ? context.peer() : site, error.what()));
+  } catch (const SiteMistake& error) {
+    say_(fmt::format("refused what {} sent: {}", site, error.what()));
     return {grpc::StatusCode::INVALID_ARGUMENT, error.what()};
-  } catch (const std::exception& error) {  // ours, not the site's
-    say_(fmt::format("a call of {} failed: {}", site, error.what()));
-    return {grpc::StatusCode::INTERNAL, "the coordinator failed; its log says why"};
+  } catch (const std::exception& error) {  // which the site tries again
+    say_(fmt::format("a call of {} failed: {}", site.empty() ? context.peer() : site, error.what()));
+    return {grpc::StatusCode::INTERNAL, error.what()};
   }
 }
 
 grpc::Status FederationService::Next(grpc::ServerContext* context, const federated::NextRequest* request,
                                      federated::Assignment* reply) {
   return answer(*context, [&](const std::string& site) {
-    require(request->protocol() == kProtocol, "the site speaks protocol {}, the coordinator {}",
-            request->protocol(), kProtocol);
+    SiteMistake::unless(request->protocol() == kProtocol, "the site speaks protocol {}, the coordinator {}",
+                        request->protocol(), kProtocol);
     const double wait = request->wait_seconds() > 0 ? std::min(request->wait_seconds(), kLongestWait) : 0.0;
     const auto [work, plan] = board_.next(site, wait, [&] { return context->IsCancelled(); });
     using Kind = federated::Assignment;
@@ -122,7 +122,7 @@ grpc::Status FederationService::Download(grpc::ServerContext* context,
 }
 
 SecureRound& FederationService::secure() const {
-  require(secure_ != nullptr, "this federation is not by secure aggregation");
+  SiteMistake::unless(secure_ != nullptr, "this federation is not by secure aggregation");
   return *secure_;
 }
 
@@ -174,8 +174,8 @@ grpc::Status FederationService::Exchange(grpc::ServerContext* context,
     reply->set_attempt(request->attempt());
     reply->set_kind(request->kind());
     if (request->kind() != Message::READY) {
-      require(request->kind() > Message::READY && request->kind() <= Message::UNMASK, "a message of kind {}",
-              static_cast<int>(request->kind()));
+      SiteMistake::unless(request->kind() > Message::READY && request->kind() <= Message::UNMASK,
+                          "a message of kind {}", static_cast<int>(request->kind()));
       const auto phase = static_cast<SecureRound::Phase>(request->kind() - Message::ADVERTISE);
       const auto told =
           secure().exchange(site, request->attempt(), phase, request->body(), kLongestAnswer, cancelled);
@@ -187,7 +187,7 @@ grpc::Status FederationService::Exchange(grpc::ServerContext* context,
       return;
     }
     federated::UpdateHeader header;
-    require(header.ParseFromString(request->body()), "a message that cannot be read");
+    SiteMistake::unless(header.ParseFromString(request->body()), "a message that cannot be read");
     UpdateOffer offer = from_message(header);
     offer.certificate = peer_certificate(*context);
     const auto terms = secure().ready(site, offer, request->attempt(), kLongestAnswer, cancelled);

@@ -9,6 +9,7 @@
 #include "parallel/device_world.h"
 #include "recipes/caption_writer.h"
 #include "recipes/image_sampler.h"
+#include "recipes/trainer.h"
 
 namespace conclave::commands {
 
@@ -145,6 +146,8 @@ struct SimulateArguments {
 int federate_simulate(const SimulateArguments& arguments, const Surroundings& surroundings,
                       const MpiSession& session);
 
+/// Of the coordinator that is, or was, at work in `directory`.
+int federate_status(const std::string& directory);
 /// `transcript`: the file, or the coordinator's folder.
 int federate_audit(const std::string& transcript);
 
@@ -164,6 +167,9 @@ int recipe_show(const std::string& recipe, const std::vector<std::string>& overr
 
 /// Collective. All ranks, for `device`; rank 0 says where they compute if that is not where they might.
 DeviceWorld world_for(const std::string& device, const MpiSession& session);
+
+/// What a Trainer needs of the surroundings; its progress goes to standard error.
+TrainerEnvironment trainer_environment(const Surroundings& surroundings, std::string resume = "");
 
 /// Sets OpenMP's threads: as given, or this machine's cores divided among the ranks on it.
 void set_threads(std::int64_t requested, const Surroundings& surroundings, Communicator& world);

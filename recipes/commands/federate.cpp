@@ -15,7 +15,6 @@
 #include "recipes/loaded_model.h"
 #include "recipes/plugins.h"
 #include "recipes/site_model.h"
-#include "recipes/trainer.h"
 
 namespace conclave::commands {
 namespace {
@@ -151,12 +150,7 @@ int federate_initialize(const InitializeArguments& arguments, const Surroundings
   load_plugins(recipe, arguments.recipe, world.get());
   set_threads(recipe.run.threads, surroundings, *world);
   const ProcessGrid grid(std::move(world), static_cast<int>(recipe.parallel.expert_parallel));
-  Trainer trainer(recipe, grid,
-                  {.cache_directory = surroundings.cache_directory,
-                   .host = surroundings.host,
-                   .progress = progress_options(2, surroundings.no_color, surroundings.term),
-                   .interrupted = surroundings.interrupted,
-                   .resume = ""});
+  Trainer trainer(recipe, grid, trainer_environment(surroundings));
   const std::string path = trainer.save_now();
   if (grid.world().rank() == 0) fmt::print("{}: a model to start a federation with\n", path);
   return 0;
@@ -243,13 +237,7 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
       load_plugins(recipe, arguments.site, world.get());
       set_threads(recipe.run.threads, surroundings, *world);
       grid.emplace(std::move(world), static_cast<int>(recipe.parallel.expert_parallel));
-      trainer.emplace(
-          recipe, *grid,
-          TrainerEnvironment{.cache_directory = surroundings.cache_directory,
-                             .host = surroundings.host,
-                             .progress = progress_options(2, surroundings.no_color, surroundings.term),
-                             .interrupted = surroundings.interrupted,
-                             .resume = ""});
+      trainer.emplace(recipe, *grid, trainer_environment(surroundings));
       check_classes(*trainer, reader, arguments.site);
       std::vector<SharingRule> rules;
       for (const auto& rule : work.at("sharing"))
@@ -282,6 +270,34 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
       } catch (const Interrupted&) {
       }  // which next() then tells the other ranks
   }
+}
+
+int federate_status(const std::string& directory) {
+  const fs::path folder = directory, file = folder / "transcript.jsonl";
+  require(fs::exists(file), "{}: no coordinator has been at work in this folder", directory);
+  const TranscriptCheck check = verify_transcript(file.string());
+  require(check.holds(), "{}: line {} {}", file.string(), check.lines + 1, check.problem);
+  std::ifstream lines(file);
+  std::string line;
+  for (std::size_t n = 0; n < check.lines && std::getline(lines, line); ++n) {
+    const auto entry = nlohmann::json::parse(line).at("entry");
+    std::string sites;
+    double examples = 0;
+    for (const auto& [site, said] : entry.at("sites").items()) {
+      sites += (sites.empty() ? "" : ", ") + site;
+      examples += said.at("examples").get<double>();
+    }
+    fmt::print("round {}: {:.0f} examples of {}; model {}\n", entry.at("round").dump(), examples,
+               sites.empty() ? "nobody" : sites, entry.at("model_sha256").get<std::string>().substr(0, 16));
+  }
+  std::string waiting;
+  if (fs::exists(folder / "updates"))
+    for (const auto& update : fs::directory_iterator(folder / "updates"))
+      if (update.path().extension() == ".f32")
+        waiting += (waiting.empty() ? "" : ", ") + update.path().stem().string();
+  fmt::print("{} rounds are over; updates of the next are there from: {}\n", check.lines,
+             waiting.empty() ? "nobody" : waiting);
+  return 0;
 }
 
 int federate_audit(const std::string& transcript) {

@@ -5,7 +5,6 @@
 
 #include "recipes/commands/commands.h"
 #include "recipes/plugins.h"
-#include "recipes/trainer.h"
 
 namespace conclave::commands {
 
@@ -31,6 +30,14 @@ DeviceWorld world_for(const std::string& device, const MpiSession& session) {
   return chosen;
 }
 
+TrainerEnvironment trainer_environment(const Surroundings& surroundings, std::string resume) {
+  return {.cache_directory = surroundings.cache_directory,
+          .host = surroundings.host,
+          .progress = progress_options(2, surroundings.no_color, surroundings.term),
+          .interrupted = surroundings.interrupted,
+          .resume = std::move(resume)};
+}
+
 int train(const TrainArguments& arguments, const Surroundings& surroundings, const MpiSession& session) {
   DeviceWorld chosen = world_for(arguments.device, session);
   auto& world = chosen.world;
@@ -39,12 +46,7 @@ int train(const TrainArguments& arguments, const Surroundings& surroundings, con
   load_plugins(recipe, arguments.recipe, world.get());
   set_threads(recipe.run.threads, surroundings, *world);
   const ProcessGrid grid(std::move(world), static_cast<int>(recipe.parallel.expert_parallel));
-  Trainer trainer(recipe, grid,
-                  {.cache_directory = surroundings.cache_directory,
-                   .host = surroundings.host,
-                   .progress = progress_options(2, surroundings.no_color, surroundings.term),
-                   .interrupted = surroundings.interrupted,
-                   .resume = arguments.resume});
+  Trainer trainer(recipe, grid, trainer_environment(surroundings, arguments.resume));
   const TrainResult result = trainer.run();
   if (grid.world().rank() == 0) {
     fmt::print("{} {} steps in {:.1f} s of training", result.interrupted ? "interrupted after" : "trained",

@@ -158,6 +158,11 @@ def test_mean():
         moved = max(moved, abs(value - start[name]).max())
     assert worst < 1e-6 < 1e-3 < moved, (worst, moved)
 
+    run([PROGRAM, "federate", "status", "both"], says=["of north, south; model", "1 rounds are over"])
+    run([PROGRAM, "federate", "status", "kits"], 1, ["no coordinator has been at work"])
+    gauges = Path("both/metrics.prom").read_text()
+    assert "conclave_rounds_done 1\n" in gauges and 'conclave_examples{site="north"} ' in gauges, gauges
+
 
 def test_ranks():
     """A site of two ranks, experts spread over both, makes the same of its data."""

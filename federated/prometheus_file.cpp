@@ -1,0 +1,36 @@
+#include "federated/prometheus_file.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+
+#include "parallel/checkpoint/durable_file.h"
+
+namespace conclave {
+
+std::string prometheus_label(const std::string& name, const std::string& value) {
+  std::string escaped;
+  for (const char c : value) {
+    if (c == '\\' || c == '"') escaped += '\\';
+    escaped += c == '\n' ? "\\n" : std::string(1, c);
+  }
+  return fmt::format("{}=\"{}\"", name, escaped);
+}
+
+std::string prometheus_text(const std::vector<Gauge>& gauges) {
+  std::string text;
+  for (const auto& [name, help, values] : gauges) {
+    text += fmt::format("# HELP {0} {1}\n# TYPE {0} gauge\n", name, help);
+    for (const auto& [labels, value] : values)
+      text += fmt::format("{}{} {}\n", name, labels.empty() ? "" : "{" + labels + "}", value);
+  }
+  return text;
+}
+
+void write_prometheus_file(const std::string& path, const std::vector<Gauge>& gauges) {
+  const std::string text = prometheus_text(gauges);
+  AtomicFile file(path);
+  FileDescriptor(file.temporary(), O_WRONLY | O_CREAT | O_TRUNC).write(text.data(), text.size());
+  file.commit();
+}
+
+}  // namespace conclave
