@@ -193,7 +193,8 @@ void ExampleGradients::add_clipped(std::span<const double> factors) {
 
 void clip_factors(std::span<const double> squares, double bound, std::span<double> factors) {
   std::ranges::transform(squares, factors.begin(), [&](double square) {
-    return square > bound * bound ? bound / std::sqrt(square) : 1.0;
+    if (square <= bound * bound) return 1.0;
+    return std::isfinite(square) ? bound / std::sqrt(square) : 0.0;  // not a number: not let in
   });
 }
 

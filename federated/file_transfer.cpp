@@ -10,6 +10,8 @@
 namespace conclave {
 namespace {
 
+constexpr std::uint64_t kUnit = 8;  // bytes: no number of an update is cut where a crash left a part
+
 void start(XXH3_state_t* state) { XXH3_128bits_reset(state); }
 
 std::array<std::uint8_t, 16> end(const XXH3_state_t* state) {
@@ -56,13 +58,14 @@ IncomingFile::IncomingFile(std::filesystem::path file, const FileDigest& expecte
       digest_(XXH3_createState()) {
   start(digest_.get());
   std::error_code missing;
-  const std::uint64_t there = std::filesystem::file_size(part_, missing);
-  descriptor_.emplace(part_.string(), O_RDWR | O_CREAT);
+  std::uint64_t there = std::filesystem::file_size(part_, missing);
+  descriptor_.emplace(part_.string(), O_RDWR | O_CREAT, 0600);
   if (missing) return;
   if (there > expected.bytes) {
     restart();
     return;
   }
+  if (there % kUnit != 0) descriptor_->resize(there -= there % kUnit);
   std::string data;
   const OutgoingFile so_far(part_);
   for (; received_ < there; received_ += data.size()) {

@@ -24,6 +24,7 @@ namespace {
 
 constexpr int kAuthorityDays = 3650;
 constexpr std::size_t kMostBytes = 64 * 1024;  // of a PEM file
+constexpr std::size_t kMostListBytes = std::size_t{16} << 20;
 
 struct FreeBio {
   void operator()(BIO* bio) const { BIO_free_all(bio); }
@@ -65,15 +66,14 @@ CertificatePointer certificate_from(std::string_view text) {
   return certificate;
 }
 
-std::string read_file(const std::filesystem::path& path) {
+std::string read_file(const std::filesystem::path& path, std::size_t most = kMostBytes) {
   std::ifstream file(path, std::ios::binary);
   require(file.good(), "{}: cannot be read; `conclave federate provision` makes start-up kits",
           path.string());
-  std::string text(kMostBytes + 1, '\0');
+  std::string text(most + 1, '\0');
   file.read(text.data(), static_cast<std::streamsize>(text.size()));
   text.resize(static_cast<std::size_t>(file.gcount()));
-  require(text.size() <= kMostBytes, "{}: longer than {} KiB, which no such file is", path.string(),
-          kMostBytes / 1024);
+  require(text.size() <= most, "{}: longer than {} KiB, which no such file is", path.string(), most / 1024);
   return text;
 }
 
@@ -300,7 +300,7 @@ void check_site_certificate(std::string_view certificate, std::string_view autho
 }
 
 std::map<std::string, std::string> AllowList::read() const {
-  std::istringstream lines(read_file(file_));
+  std::istringstream lines(read_file(file_, kMostListBytes));
   std::map<std::string, std::string> allowed;
   std::string line;
   for (int number = 1; std::getline(lines, line); ++number) {

@@ -61,6 +61,7 @@ RoundBoard::RoundBoard(std::filesystem::path directory, Database& database)
       "CREATE TABLE IF NOT EXISTS updates(round INTEGER, site TEXT, examples REAL, metrics TEXT, tokens "
       "TEXT, digest TEXT,"
       " arrived TEXT DEFAULT CURRENT_TIMESTAMP, PRIMARY KEY(round, site))");
+  database.run("CREATE TABLE IF NOT EXISTS assigned(round INTEGER, site TEXT, PRIMARY KEY(round, site))");
 }
 
 std::filesystem::path RoundBoard::file_of(const std::string& site) const {
@@ -102,6 +103,9 @@ void RoundBoard::open(const RoundPlan& plan) {
     const bool part = entry.path().extension() == ".part";  // its name says of which update
     if (!counts && !part) std::filesystem::remove(entry.path());
   }
+  auto rows = database_.prepare("SELECT site FROM assigned WHERE round = ?1");
+  rows.bind(plan.round);
+  while (rows.next()) assigned_.insert(rows.text(0));
   phase_ = Phase::open;
   changed_.notify_all();
 }
@@ -138,7 +142,7 @@ void RoundBoard::ready(const std::string& site, const UpdateOffer& offer) {
   if (offer.round != plan_.round || offer.base != plan_.digest)
     throw RoundOver("the update was trained from another model than this round's");
   check(offer, plan_);
-  assigned_.insert(site);
+  assign(site);
   received_[site] = {site, {}, offer.examples, offer.metrics, offer.tokens, "", offer.certificate};
   changed_.notify_all();
 }
@@ -177,7 +181,7 @@ RoundBoard::Assignment RoundBoard::next(const std::string& site, double wait_sec
     changed_.wait_until(lock, std::min(until, Clock::now() + seconds(1)), something);
   if (stopped_ || !something()) return {Work::wait, {}};
   if (phase_ == Phase::finished) return {Work::finished, plan_};
-  assigned_.insert(site);
+  assign(site);
   return {Work::train, plan_};
 }
 
@@ -195,6 +199,12 @@ void RoundBoard::fetched(const std::string& site, std::int64_t round) {
   changed_.notify_all();
 }
 
+// On the disk, so that a coordinator that is started again waits for whom it waited for.
+void RoundBoard::assign(const std::string& site) {
+  if (!assigned_.insert(site).second) return;
+  database_.prepare("INSERT OR IGNORE INTO assigned VALUES(?1, ?2)").bind(plan_.round, site).run();
+}
+
 void RoundBoard::check_current(const std::string& site, std::int64_t round, std::uint64_t number) {
   if (phase_ != Phase::open || round != plan_.round)
     throw RoundOver(fmt::format("round {} is over: its update came too late", round));
@@ -205,15 +215,22 @@ std::unique_ptr<RoundBoard::Upload> RoundBoard::begin_upload(const std::string& 
                                                              const UpdateOffer& offer) {
   std::unique_lock lock(mutex_);
   if (offer.round == plan_.round && received_.contains(site)) return nullptr;
+  require(!plan_.model.empty(), "the coordinator has not yet found its place again");
   if (phase_ != Phase::open || offer.round != plan_.round)
     throw RoundOver(fmt::format("round {} is over: its update came too late", offer.round));
   if (offer.base != plan_.digest)
     throw RoundOver("the update was trained from another model than this round's");
   SiteMistake::unless(!plan_.secure, "this federation is by secure aggregation: no update is sent as it is");
   check(offer, plan_);
-  assigned_.insert(site);
+  assign(site);
   const std::uint64_t number = ++upload_numbers_[site];
   const std::filesystem::path file = file_of(site);
+  // Parts of other updates that this site began: it has room for one.
+  const std::string kept = fmt::format("{}.f32.{}.part", site, offer.update.hexadecimal());
+  for (const auto& entry : std::filesystem::directory_iterator(directory_)) {
+    const std::string name = entry.path().filename().string();
+    if (name.starts_with(site + ".f32.") && name != kept) std::filesystem::remove(entry.path());
+  }
   lock.unlock();
   return std::unique_ptr<Upload>(new Upload(*this, site, offer, number, file));
 }
@@ -229,6 +246,8 @@ RoundBoard::Upload::Upload(RoundBoard& board, std::string site, UpdateOffer offe
 
 void RoundBoard::Upload::append(std::uint64_t offset, std::string_view data, std::uint64_t checksum) {
   require(data.size() <= kChunkBytes, "a chunk of {} bytes; there may be {}", data.size(), kChunkBytes);
+  SiteMistake::unless(offset % sizeof(float) == 0 && data.size() % sizeof(float) == 0,
+                      "a chunk of {} bytes at byte {} has numbers cut in two", data.size(), offset);
   check_finite(data, offset);
   {
     const std::scoped_lock lock(board_.mutex_);

@@ -135,6 +135,7 @@ class RoundBoard {
  private:
   enum class Phase : std::uint8_t { closed, open, finished };
   void accept(const Upload& upload);
+  void assign(const std::string& site);
   void insert(std::int64_t round, const ReceivedUpdate& update);
   void check_current(const std::string& site, std::int64_t round, std::uint64_t number);
   std::filesystem::path file_of(const std::string& site) const;

@@ -121,7 +121,10 @@ std::optional<SecureTerms> SecureRound::ready(const std::string& site, const Upd
                                               std::int64_t after, double most, const Cancelled& cancelled) {
   const auto until = Clock::now() + seconds(most);
   const auto begun = [&] {
-    return attempt_ && attempt_->number > after && member(site, attempt_->number, Phase::advertise);
+    // One that was started again has other keys than it advertised before.
+    if (!attempt_ || attempt_->number <= after || attempt_->phase != Phase::advertise) return false;
+    const auto number = member(site, attempt_->number, Phase::advertise);
+    return number && attempt_->coordinator.awaited().contains(*number);
   };
   while (true) {
     board_.ready(site, offer);  // again and again: it opens when an attempt has failed

@@ -1,12 +1,12 @@
-// The federation's audit log: rounds, participants, hashes of models, budgets. A file that only grows, a line
+// The federation's audit log: rounds, participants, hashes of models. A file that only grows, a line
 // for each entry, each with the SHA-256 of the line before:
 //
 //   {"entry":{...},"number":1,"previous":"000...0"}
 //   {"entry":{...},"number":2,"previous":"<of the bytes of line 1, without its end>"}
 //
 // Nobody can change, take out or put in a line without changing all that follow, and so the last line's hash,
-// head(). That lines are missing at the end the file cannot tell: whoever wants to know keeps a head (sites
-// are sent one with every round) and looks for it.
+// head(). That lines are missing at the end, or that all was written anew, the file cannot tell: whoever wants to
+// know keeps a head and looks for it.
 #pragma once
 
 #include <cstddef>

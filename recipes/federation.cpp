@@ -176,6 +176,19 @@ Recipe site_recipe(const SiteSettings& site, const Recipe& model, const std::str
   data.test = site.data.test;
   take_given(site.data, "data", site, data);
   take_given(site.privacy, "privacy", site, recipe.privacy);
+  // A part of it alone would leave the rest to the coordinator.
+  const auto said = [&](const char* key) { return site.origin.contains(fmt::format("privacy.{}", key)); };
+  const bool any =
+      std::ranges::any_of(site.origin, [](const auto& key) { return key.first.starts_with("privacy."); });
+  if (any && site.privacy.unit != "none" &&
+      !(said("unit") && said("delta") && (said("epsilon") || said("noise_multiplier"))))
+    throw RecipeError(
+        fmt::format("{}: a site with a [privacy] of its own must say unit, delta, and epsilon or "
+                    "noise_multiplier itself",
+                    name));
+  if (any && !said("unit"))
+    throw RecipeError(
+        fmt::format("{}: a site with a [privacy] of its own must say its unit: none or record", name));
   check_recipe(recipe, name);
   return recipe;
 }

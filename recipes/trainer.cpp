@@ -335,7 +335,9 @@ void Trainer::start_from() {
           start_);
   reader.load(entries);
   optimizer_.restart_average();
-  say(fmt::format("started from {}: {} of {} tensors", start_, entries.size(), all));
+  say(fmt::format(
+      "started from {}: {} of {} tensors{}", start_, entries.size(), all,
+      privacy_ ? "; what that model tells of its examples is not counted: it is taken to be public" : ""));
 }
 
 void Trainer::resume() {
@@ -394,7 +396,7 @@ std::size_t Trainer::task_of(std::int64_t micro_batch) const {
 // Streams are numbered within a step; each micro-batch gets its own thousand, of which the first is
 // task_of's.
 RandomStream Trainer::stream_of(std::int64_t micro_batch) const {
-  return {.seed = static_cast<std::uint64_t>(recipe_.run.seed),
+  return {.seed = privacy_ ? step_seed_ : static_cast<std::uint64_t>(recipe_.run.seed),
           .step = static_cast<std::uint32_t>(step_ + 1),
           .tensor = static_cast<std::uint32_t>(micro_batch) * 1000};
 }
@@ -450,11 +452,19 @@ void Trainer::forward_backward(std::size_t number, const Batch& batch, std::int6
   sums_->message[StepSums::tokens] += static_cast<double>(batch.local_tokens());
 }
 
+// What dropout does to an example goes by its place in the batch, which depends on who else is there. Whoever
+// knew the masks could tell; so with privacy they come of a seed that is drawn for the step, and forgotten.
+void Trainer::draw_step_seed() {
+  if (grid_.world().rank() == 0) random_.fill(std::as_writable_bytes(std::span(&step_seed_, 1)));
+  grid_.world().broadcast(Tensor::borrow(&step_seed_, {1}, DType::i64), 0);
+}
+
 void Trainer::step() {
   auto& sums = *sums_;
   std::ranges::fill(sums.message, 0.0);
   parameters_.zero_gradients();
   if (privacy_) {
+    draw_step_seed();
     std::int64_t micro = 0;
     privacy_->for_batches(*tasks_.front().drawn, step_,
                           [&](const Batch& batch) { forward_backward(0, batch, micro++, false); });
@@ -780,8 +790,7 @@ void Trainer::begin_round(const std::string& checkpoint, std::int64_t first_step
   CheckpointReader(checkpoint, grid_.world()).load(model_entries());
   optimizer_.restart();
   optimizer_start_ = first_step;
-  // Steps of a round that was broken off, and is done again, count once: they are not told in two updates,
-  // unless the upload of the first was cut.
+  // A round that was broken off, and is done again, may be told in two updates: a site's ledger counts both.
   if (privacy_) privacy_->go_on_from(first_step);
   std::vector<std::int64_t> used(tasks_.size());  // micro-batches of each task until then
   for (step_ = 0; step_ < first_step; ++step_)
@@ -827,6 +836,11 @@ std::vector<std::pair<std::string, Evaluation>> Trainer::validate() {
 std::vector<TensorEntry> Trainer::model_entries() { return conclave::model_entries(parameters_, model_); }
 
 std::int64_t Trainer::training_examples() const { return tasks_.front().splits->train.size(); }
+
+std::optional<PrivacyEvent> Trainer::privacy_event(std::int64_t steps) const {
+  if (!privacy_ || !(privacy_->noise_multiplier() > 0)) return std::nullopt;
+  return PrivacyEvent{privacy_->noise_multiplier(), privacy_->sampling_rate(), steps};
+}
 
 std::string Trainer::save_now() {
   save();

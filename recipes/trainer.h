@@ -75,6 +75,8 @@ class Trainer {
   const std::vector<std::string>& class_names() const { return corpus_.class_names; }
   /// Of this run, over all ranks.
   std::int64_t training_examples() const;
+  /// What so many steps spend of the examples' privacy; nothing without noise.
+  std::optional<PrivacyEvent> privacy_event(std::int64_t steps) const;
 
   /// Saves the model as it is; throws Error where that fails. Returns the checkpoint's path.
   std::string save_now();
@@ -92,6 +94,7 @@ class Trainer {
   void resume();
   void start_metrics();
   void set_anchor();
+  void draw_step_seed();
   void step();
   double domain_strength() const;
   RandomStream stream_of(std::int64_t micro_batch) const;
@@ -132,6 +135,7 @@ class Trainer {
   std::int64_t steps_per_epoch_ = 0, total_steps_ = 0, step_ = 0;
   std::vector<std::pair<std::string, std::vector<double>>> served_;
   double proximal_ = 0;
+  std::uint64_t step_seed_ = 0;  // of what is random in a private step, but for noise and who takes part
   std::unique_ptr<Arena> anchor_memory_;
   std::vector<Tensor> anchor_;        // by segment, the parameters that proximal_ holds to
   std::int64_t optimizer_start_ = 0;  // the step after which the optimizer was new

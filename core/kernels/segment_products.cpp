@@ -188,6 +188,10 @@ void scale_segments(const Tensor& x, const RowSegments& segments, std::span<cons
       const T factor = static_cast<T>(factors[static_cast<std::size_t>(s)]);
       T* values = x.data<T>() + segments.begin(s) * columns;
       const Index elements = (segments.end(s) - segments.begin(s)) * columns;
+      if (factor == 0) {  // whatever they are
+        std::fill_n(values, elements, T(0));
+        continue;
+      }
 #pragma omp simd
       for (Index i = 0; i < elements; ++i) values[i] *= factor;
     }
@@ -211,6 +215,7 @@ void add_weighted(const Tensor& values, std::span<const double> factors, std::sp
       for (Index s = 0; s < count; ++s) {
         const auto at = static_cast<std::size_t>(s);
         const T factor = static_cast<T>(factors[at]);
+        if (factor == 0) continue;
         const T* from = values.data<T>() + s * columns + first;
         T* to = y.data<T>() + (groups.empty() ? 0 : groups[at]) * columns + first;
 #pragma omp simd

@@ -32,6 +32,22 @@ constexpr std::uint32_t kLeastSites = 3;
 
 struct AttemptOver {};
 
+/// What the others sent does not do; nothing of this site's was told that matters.
+class BadAttempt : public Error {
+ public:
+  using Error::Error;
+};
+
+/// f(), whose Errors are of what others sent.
+template <class F>
+auto of_others(F f) {
+  try {
+    return f();
+  } catch (const Error& error) {
+    throw BadAttempt(error.what());
+  }
+}
+
 std::string text_of(const Bytes& bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
@@ -52,6 +68,16 @@ Agreement agreement_of(const federated::SecureTerms& terms, const SiteRound& rou
     agreement.sites.push_back(member.site());
   }
   agreement.check();
+  // Fewer masks or shares than these sites would agree on themselves would leave less to stand between an
+  // update and those who collude.
+  const Agreement own = Agreement::among(agreement.federation, agreement.round, agreement.sites,
+                                         agreement.ring, agreement.length);
+  require(agreement.least >= own.least && agreement.colluding >= std::min(own.colluding, agreement.least - 2),
+          "the coordinator's terms are too weak: the sum of at least {} of {} sites, of which {} may "
+          "collude; expected {} "
+          "and {}",
+          agreement.least, agreement.sites.size(), agreement.colluding, own.least,
+          std::min(own.colluding, agreement.least - 2));
   require(
       agreement.least >= kLeastSites && agreement.length == static_cast<std::uint64_t>(round.elements),
       "the coordinator's terms make no sense: the sum of at least {} sites and {} numbers; expected {} or "
@@ -132,12 +158,15 @@ bool Site::deliver_masked(const SiteRound& round, const std::filesystem::path& u
       say_("the attempt at a sum is over; ready for the next");
     } catch (const RoundOver&) {
       return false;
+    } catch (const BadAttempt& error) {  // by one who takes part; without that one the next may do
+      say_(fmt::format("this attempt at a sum cannot be gone on with: {}", error.what()));
+      pause(std::chrono::seconds(1));
     }
 }
 
 void Site::take_part(const SiteRound& round, const std::filesystem::path& update,
                      federated::UpdateHeader header, const federated::SecureTerms& terms) {
-  const Agreement agreement = agreement_of(terms, round, kit_);
+  const Agreement agreement = of_others([&] { return agreement_of(terms, round, kit_); });
   const auto self =
       static_cast<std::size_t>(std::ranges::find(agreement.sites, kit_.info.name) - agreement.sites.begin());
   require(self < agreement.sites.size(), "the coordinator's terms are without this site");
@@ -151,13 +180,15 @@ void Site::take_part(const SiteRound& round, const std::filesystem::path& update
   };
   secure_aggregation::Site site(agreement, static_cast<std::uint32_t>(self), identity, source_);
   const auto roster = Roster::decode(bytes_of(told(Message::ADVERTISE, site.advertise().encode())));
-  const auto delivery = SharesDelivery::decode(bytes_of(told(Message::SHARE, site.share(roster).encode())));
+  const Bytes shares = of_others([&] { return site.share(roster).encode(); });
+  const auto delivery = SharesDelivery::decode(bytes_of(told(Message::SHARE, shares)));
   say_(fmt::format("round {} of {}: keys are shared among {} sites; masking the update", round.round + 1,
                    round.rounds, roster.sites.size()));
   {
     const auto format = FixedPoint::choose(agreement.ring, agreement.sites.size(), terms.clip_norm());
     const auto values = shortened(update, agreement.length, terms.clip_norm());
-    const Bytes masked = site.mask(delivery, secure_aggregation::quantize(values, format, random_)).encode();
+    const auto numbers = secure_aggregation::quantize(values, format, random_);
+    const Bytes masked = of_others([&] { return site.mask(delivery, numbers).encode(); });
     const std::filesystem::path file = options_.directory / "masked.bin";
     FileDescriptor(file.string(), O_WRONLY | O_CREAT | O_TRUNC).write(masked.data(), masked.size());
     *header.mutable_update() = to_message(digest_of(file));

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <ctime>
 
 namespace conclave {
 namespace {
@@ -55,9 +56,11 @@ grpc::Status FederationService::answer(const grpc::ServerContext& context, Work 
     const CertificateInfo info = certificate_info(peer_certificate(context));
     const auto allowed = allowed_.read();
     const auto found = allowed.find(info.fingerprint);
-    if (found == allowed.end() || found->second != info.name) {
-      say_(fmt::format("refused \"{}\" at {}: its certificate is not in the list of those let in", info.name,
-                       context.peer()));
+    // TLS looks at a certificate's end when a connection begins; this one may be older.
+    if (found == allowed.end() || found->second != info.name || info.not_after <= std::time(nullptr)) {
+      say_(fmt::format(
+          "refused \"{}\" at {}: its certificate is not in the list of those let in, or has expired",
+          info.name, context.peer()));
       throw NotAllowed(fmt::format("the coordinator does not let in the certificate of \"{}\"", info.name));
     }
     site = found->second;

@@ -46,20 +46,24 @@ void Site::pause(std::chrono::duration<double> time) const {
 // Calls until there is an answer. False where that is ABORTED, the round being over.
 bool Site::call(std::string_view what, double seconds,
                 const std::function<grpc::Status(grpc::ClientContext&)>& once) {
-  const auto began = Clock::now();
+  auto began = Clock::now();
   double longest = kFirstPause;
   for (bool told = false;; longest = std::min(2 * longest, kLongestPause)) {
     if (interrupted_()) throw Interrupted();
     grpc::ClientContext context;
     context.set_deadline(std::chrono::system_clock::now() +
                          std::chrono::milliseconds(static_cast<std::int64_t>(1e3 * seconds)));
+    const auto attempted = Clock::now();
     const grpc::Status status = once(context);
     if (status.ok()) return true;
     if (status.error_code() == grpc::StatusCode::ABORTED) {
       say_(status.error_message());
       return false;
     }
-    const double gone = std::chrono::duration<double>(Clock::now() - began).count();
+    const auto now = Clock::now();
+    if (now - attempted > std::chrono::duration<double>(2 * kAnswerSeconds))
+      began = now;  // it was reached meanwhile
+    const double gone = std::chrono::duration<double>(now - began).count();
     if (!may_pass(status.error_code()))
       fail("{}: the coordinator at {} refuses: {}", what, options_.address, status.error_message());
     if (options_.patience_seconds > 0 && gone > options_.patience_seconds)
@@ -98,7 +102,9 @@ SiteRound Site::next() {
                     .secure = reply.secure()};
     for (const auto& rule : reply.sharing())
       round.sharing.push_back({rule.pattern(), parse_sharing(rule.sharing())});
-    require(round.round >= 0 && round.round <= round.rounds && round.elements > 0 && round.local_steps >= 0,
+    constexpr std::int64_t kMost = 1'000'000;  // of either: what federation.toml allows
+    require(round.round >= 0 && round.round <= round.rounds && round.rounds <= kMost && round.elements > 0 &&
+                round.local_steps >= 0 && round.local_steps <= kMost,
             "the coordinator's assignment makes no sense: round {} of {}, {} numbers, {} steps", round.round,
             round.rounds, round.elements, round.local_steps);
     require(
@@ -112,23 +118,23 @@ SiteRound Site::next() {
 bool Site::fetch(SiteRound& round) {
   if (std::filesystem::exists(round.model) && digest_of(round.model) == round.digest) return true;
   const bool fetched = call("fetching the model", kTransferSeconds, [&](grpc::ClientContext& context) {
-    IncomingFile file(round.model, round.digest);
-    federated::DownloadRequest request;
-    request.set_round(round.round);
-    request.set_offset(static_cast<std::int64_t>(file.received()));
-    const auto reader = connection_->stub->Download(&context, request);
-    federated::Chunk chunk;
+    std::unique_ptr<grpc::ClientReader<federated::Chunk>> reader;
     try {
+      IncomingFile file(round.model, round.digest);
+      federated::DownloadRequest request;
+      request.set_round(round.round);
+      request.set_offset(static_cast<std::int64_t>(file.received()));
+      reader = connection_->stub->Download(&context, request);
+      federated::Chunk chunk;
       while (reader->Read(&chunk))
         file.append(static_cast<std::uint64_t>(chunk.offset()), chunk.data(), chunk.checksum());
-    } catch (const Error& error) {
+      const grpc::Status status = reader->Finish();
+      if (status.ok()) file.finish();
+      return status;
+    } catch (const Error& error) {  // what came is wrong, or cannot be kept; it may be better the next time
       context.TryCancel();
-      reader->Finish();
       return grpc::Status(grpc::StatusCode::INTERNAL, error.what());
     }
-    const grpc::Status status = reader->Finish();
-    if (status.ok()) file.finish();
-    return status;
   });
   if (!fetched) return false;
   for (const auto& entry : std::filesystem::directory_iterator(options_.directory)) {  // of rounds gone by

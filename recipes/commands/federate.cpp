@@ -4,9 +4,12 @@
 #include <ctime>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "federated/privacy/ledger.h"
+#include "federated/sha256.h"
 #include "federated/transcript.h"
 #include "federated/transport/coordinator.h"
 #include "federated/transport/site.h"
@@ -15,6 +18,7 @@
 #include "recipes/loaded_model.h"
 #include "recipes/plugins.h"
 #include "recipes/site_model.h"
+#include "recipes/waiting_update.h"
 
 namespace conclave::commands {
 namespace {
@@ -134,6 +138,7 @@ int federate_provision(const ProvisionArguments& arguments) {
     const CertificateInfo info = authority.issue(kit, name, static_cast<int>(federation.certificate_days));
     fmt::print("{}: a certificate for {} days\n", kit.string(), federation.certificate_days);
     if (name == kCoordinatorName) continue;
+    if (renewed) allowed.remove(name);  // the old key may be why
     allowed.add(name, info.fingerprint);
     if (const fs::path file = kit / "site.toml"; !fs::exists(file))
       std::ofstream(file) << site_toml(federation, name);
@@ -193,19 +198,24 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
   const bool speaks = world->rank() == 0;
   const fs::path directory = settings.site.directory;
   std::optional<Site> site;
-  if (speaks)
+  std::optional<Kit> kit;
+  if (speaks) {
+    kit = Kit::read(settings.site.kit, std::time(nullptr));
     site.emplace(
         SiteOptions{.address = settings.site.address,
                     .directory = directory,
                     .patience_seconds = settings.site.patience_seconds,
                     .secure_only = settings.site.secure_only},
-        Kit::read(settings.site.kit, std::time(nullptr)), [&] { return is_set(surroundings.interrupted); },
-        say);
+        *kit, [&] { return is_set(surroundings.interrupted); }, say);
+  }
+  std::optional<PrivacyLedger> ledger;
+  PrivacyRecipe privacy;
   std::optional<ProcessGrid> grid;
   std::optional<Trainer> trainer;
   std::optional<SiteModel> kept;
   while (true) {
     SiteRound round;
+    std::optional<WaitingUpdate> waiting;
     nlohmann::json work;
     if (speaks) try {
         round = site->next();
@@ -215,6 +225,8 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
                 {"proximal", round.proximal}, {"sharing", nlohmann::json::array()}};
         for (const SharingRule& rule : round.sharing)
           work["sharing"].push_back({rule.pattern, to_string(rule.sharing)});
+        if (!round.finished) waiting = WaitingUpdate::find(directory, round.round, round.digest);
+        work["trained"] = waiting.has_value();
       } catch (const Interrupted&) {
         work = {{"interrupted", true}};
       }
@@ -228,6 +240,18 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
     }
     const CheckpointReader reader(model);
     const std::int64_t steps = work.at("steps"), number = work.at("round");
+    const auto deliver = [&](const WaitingUpdate& update) {
+      try {
+        if (site->deliver(round, {update.file, update.digest}, update.examples, update.tokens,
+                          update.metrics))
+          say(fmt::format("round {} of {}: delivered", number + 1, round.rounds));
+      } catch (const Interrupted&) {
+      }  // which next() then tells the other ranks
+    };
+    if (work.at("trained")) {  // before this site was started again
+      if (speaks) deliver(*waiting);
+      continue;
+    }
     if (!trainer) {
       Recipe recipe = site_recipe(settings, parse_recipe(reader.state().recipe, model + ":/state/recipe"),
                                   model, arguments.site);
@@ -238,11 +262,22 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
       set_threads(recipe.run.threads, surroundings, *world);
       grid.emplace(std::move(world), static_cast<int>(recipe.parallel.expert_parallel));
       trainer.emplace(recipe, *grid, trainer_environment(surroundings));
+      privacy = recipe.privacy;
+      if (speaks && trainer->privacy_event(steps))
+        ledger.emplace(
+            (directory / "privacy.sqlite").string(),
+            PrivacyBudget{privacy.epsilon > 0 ? privacy.epsilon : std::numeric_limits<double>::infinity(),
+                          privacy.delta});
       check_classes(*trainer, reader, arguments.site);
       std::vector<SharingRule> rules;
       for (const auto& rule : work.at("sharing"))
         rules.push_back({rule.at(0), parse_sharing(rule.at(1).get<std::string>())});
       kept.emplace(reader, rules, directory, *grid);
+      require(!privacy.is_on() || kept->policy().experts().empty(),
+              "the coordinator's sharing.by_tokens asks how many tokens each expert served, which tells of "
+              "single "
+              "records; a site with privacy.unit = \"{}\" does not say",
+              privacy.unit);
     }
     require(work.at("elements") == kept->policy().exchanged_elements(),
             "the coordinator wants updates of {} numbers; by its own rules there are {}",
@@ -261,14 +296,28 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
       validate("private_validation");
     }
     if (!trainer->take_steps(steps, work.at("proximal"))) return 130;  // the round is done again, alike
-    const std::string update = (directory / "update.f32").string();
-    const FileDigest digest = kept->save(trainer->model_entries(), reader, number, update);
-    if (speaks) try {
-        if (site->deliver(round, {update, digest}, static_cast<double>(trainer->training_examples()),
-                          served(kept->policy(), *trainer), metrics))
-          say(fmt::format("round {} of {}: delivered", number + 1, work.at("rounds").dump()));
-      } catch (const Interrupted&) {
-      }  // which next() then tells the other ranks
+    const fs::path file = directory / "update.f32";
+    const FileDigest digest = kept->save(trainer->model_entries(), reader, number, file.string());
+    if (!speaks) continue;
+    if (ledger) {  // before anybody is told: what is then not told counts, too
+      ledger->record({.run = certificate_info(kit->authority).fingerprint,
+                      .round = number,
+                      .digest = sha256_of(file),
+                      .event = *trainer->privacy_event(steps)});
+      say(fmt::format("privacy: epsilon {:.4f} at delta {} with this round", ledger->epsilon(),
+                      privacy.delta));
+    }
+    // What was measured on single records has no noise.
+    if (privacy.is_on()) metrics.clear();
+    const WaitingUpdate update{number,
+                               round.digest,
+                               file,
+                               digest,
+                               static_cast<double>(trainer->training_examples()),
+                               served(kept->policy(), *trainer),
+                               metrics};
+    update.save();
+    deliver(update);
   }
 }
 

@@ -4,6 +4,7 @@ whichever moment, it reaches the same bits as one that was left alone."""
 import atexit
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -350,6 +351,19 @@ def test_private():
     epsilon = {line["step"]: line["privacy/epsilon"] for line in lines if "privacy/epsilon" in line}
     log = north.log.read_text()
     assert "privacy: of 8 steps" in log and f"epsilon {epsilon[8]:.3f} at delta" in log, (epsilon, log)
+    sent = [line["entry"]["sites"]["north"]["metrics"] for line in map(json.loads, Path("private/transcript.jsonl").read_text().splitlines())]
+    assert sent == [{}, {}], sent  # without noise, nothing is told
+
+    # A coordinator that begins again, at round 1, is not told more than the budget: the site's ledger has the rounds before.
+    spent = float(re.search(r"epsilon ([\d.]+) at delta 0.001 with this round", log.split("round 1 of 2: delivered")[1]).group(1))
+    assert abs(spent - epsilon[8]) < 2e-3, (spent, epsilon)
+    Path("again_private").mkdir()
+    leader = Started("again_private/coordinator.log", coordinator("again_private", *options))
+    leader.until("listens at port")
+    run([*private, f"--set=privacy.epsilon={1.1 * spent}"], 1, ["would bring epsilon to", "nothing was released"])
+    leader.process.send_signal(signal.SIGTERM)
+    leader.ends(130)
+    run([*site("north", "private"), "--set=privacy.epsilon=2"], 2, ["must say its unit"])
 
 
 def test_audit():

@@ -1,0 +1,48 @@
+#include "recipes/waiting_update.h"
+
+#include <fcntl.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "parallel/checkpoint/durable_file.h"
+
+namespace conclave {
+namespace {
+
+std::filesystem::path note_in(const std::filesystem::path& directory) { return directory / "update.json"; }
+
+}  // namespace
+
+void WaitingUpdate::save() const {
+  const nlohmann::json note{{"round", round},          {"base", base.hexadecimal()},
+                            {"file", file.filename()}, {"digest", digest.hexadecimal()},
+                            {"examples", examples},    {"tokens", tokens},
+                            {"metrics", metrics}};
+  const std::string text = note.dump();
+  AtomicFile out(note_in(file.parent_path()).string());
+  FileDescriptor(out.temporary(), O_WRONLY | O_CREAT | O_TRUNC, 0600).write(text.data(), text.size());
+  out.commit();
+}
+
+std::optional<WaitingUpdate> WaitingUpdate::find(const std::filesystem::path& directory, std::int64_t round,
+                                                 const FileDigest& base) {
+  std::ifstream in(note_in(directory));
+  const auto note = nlohmann::json::parse(in, nullptr, false);
+  if (!note.is_object() || note.value("round", std::int64_t{-1}) != round ||
+      note.value("base", "") != base.hexadecimal())
+    return std::nullopt;
+  WaitingUpdate found{.round = round,
+                      .base = base,
+                      .file = directory / note.at("file").get<std::string>(),
+                      .digest = {},
+                      .examples = note.at("examples"),
+                      .tokens = note.at("tokens"),
+                      .metrics = note.at("metrics")};
+  if (!std::filesystem::exists(found.file)) return std::nullopt;
+  found.digest = digest_of(found.file);
+  if (found.digest.hexadecimal() != note.at("digest")) return std::nullopt;
+  return found;
+}
+
+}  // namespace conclave

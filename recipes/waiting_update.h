@@ -1,0 +1,31 @@
+// A site's update that waits to be delivered, with all that goes with it. Whoever is killed before that sends
+// the same once more, and need neither train nor, where it has noise, tell another.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "federated/file_transfer.h"
+
+namespace conclave {
+
+struct WaitingUpdate {
+  std::int64_t round = 0;
+  FileDigest base;  ///< the model that was trained
+  std::filesystem::path file;
+  FileDigest digest;  ///< of that
+  double examples = 0;
+  std::vector<double> tokens;
+  std::map<std::string, double> metrics;
+
+  /// Into the file's folder, durably.
+  void save() const;
+  /// The one in `directory`, if it is of that round and model, and whole.
+  static std::optional<WaitingUpdate> find(const std::filesystem::path& directory, std::int64_t round,
+                                           const FileDigest& base);
+};
+
+}  // namespace conclave
