@@ -108,6 +108,17 @@ SiteSettings read_site(const std::string& path, const std::vector<std::string>& 
   auto settings = settings::parse<SiteSettings>(settings::file_text(path), path, overrides);
   settings::Checker check(settings, path);
   check.check_limits();
+  // A part of [privacy] alone would leave the rest to the coordinator.
+  const auto said = [&](std::string_view key) {
+    return settings.origin.contains(fmt::format("privacy.{}", key));
+  };
+  const bool any =
+      std::ranges::any_of(settings.origin, [](const auto& key) { return key.first.starts_with("privacy."); });
+  check.unless(!any || said("unit"), {"privacy.unit"},
+               "a site with a [privacy] of its own must say its unit: none or record");
+  check.unless(
+      !any || !settings.privacy.is_on() || (said("delta") && (said("epsilon") || said("noise_multiplier"))),
+      {"privacy.unit"}, "a site with a [privacy] of its own must say delta, and epsilon or noise_multiplier");
   check.unless(has_port(settings.site.address), {"site.address"}, "{} has no port; expected host:port",
                check.shown("site.address", settings.site.address));
   check.finish();
@@ -176,19 +187,6 @@ Recipe site_recipe(const SiteSettings& site, const Recipe& model, const std::str
   data.test = site.data.test;
   take_given(site.data, "data", site, data);
   take_given(site.privacy, "privacy", site, recipe.privacy);
-  // A part of it alone would leave the rest to the coordinator.
-  const auto said = [&](const char* key) { return site.origin.contains(fmt::format("privacy.{}", key)); };
-  const bool any =
-      std::ranges::any_of(site.origin, [](const auto& key) { return key.first.starts_with("privacy."); });
-  if (any && site.privacy.unit != "none" &&
-      !(said("unit") && said("delta") && (said("epsilon") || said("noise_multiplier"))))
-    throw RecipeError(
-        fmt::format("{}: a site with a [privacy] of its own must say unit, delta, and epsilon or "
-                    "noise_multiplier itself",
-                    name));
-  if (any && !said("unit"))
-    throw RecipeError(
-        fmt::format("{}: a site with a [privacy] of its own must say its unit: none or record", name));
   check_recipe(recipe, name);
   return recipe;
 }

@@ -60,7 +60,8 @@ int inspect(const InspectArguments& arguments) {
     fmt::print("privacy of clients: {} rounds, epsilon {:.4f} at delta {}\n", spent.at("rounds").dump(),
                spent.at("epsilon").get<double>(), spent.at("delta").dump());
   }
-  for (const auto& [task, position] : metadata.value("data_position", nlohmann::json::object()).items())
+  const auto positions = metadata.value("data_position", nlohmann::json::object());
+  for (const auto& [task, position] : positions.items())
     fmt::print("{}: next is epoch {}, batch {}\n", task, position.at("epoch").get<Index>(),
                position.at("batch").get<Index>());
   if (metadata.contains("metrics"))

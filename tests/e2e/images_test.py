@@ -161,13 +161,15 @@ def main():
     prepare()
     for norm in ("group", "batch"):
         one = f"{norm}1"
-        train(1, one, f"image.norm={norm}", says=["550 training, 50 validation, 60 test images in 10 classes"])
+        # With seed 1, two experts are so close for some image in step 8 that rounding decides between them.
+        options = [f"image.norm={norm}", "run.seed=2"]
+        train(1, one, *options, says=["550 training, 50 validation, 60 test images in 10 classes"])
         assert losses(one)[40] < 0.8 * losses(one)[1], "it learns nothing"
         for ranks in (2, 4):
-            train(ranks, f"{norm}{ranks}", f"image.norm={norm}")
+            train(ranks, f"{norm}{ranks}", *options)
             assert_same_losses(one, f"{norm}{ranks}")
         os.mkdir(f"{norm}_resumed")
-        train(1, f"{norm}_resumed", f"image.norm={norm}", resume=checkpoints(one)[0], says=["at step 20"])
+        train(1, f"{norm}_resumed", *options, resume=checkpoints(one)[0], says=["at step 20"])
         assert_same_weights(one, f"{norm}_resumed")
         predictions_are_those_of_the_test_split(one)
 
