@@ -41,7 +41,7 @@ struct Scene {
     const Tensor y = forward(tape, x.rows(begin, end), bounds);
     if (y.size(0) == 0) return y;
     const Index each = y.size(0) / std::max(end - begin, 1);
-    if (!seed.defined()) seed = random_values(y.shape(), 9);
+    if (!seed.defined()) seed = kept(random_values(y.shape(), 9));
     tape.backward(y, kept(seed.rows(each * begin, each * end)));
     return y;
   }
@@ -121,7 +121,7 @@ TEST_CASE("linear: examples' norms and clipped sum, by rows and by elements", "[
         CAPTURE(in, out, bias, int(activation));
         Dense dense(in, out, bias);
         check_apart(
-            dense, random_values({offsets.back(), in}, 1), offsets,
+            dense, kept(random_values({offsets.back(), in}, 1)), offsets,
             [&](Tape& tape, const Tensor& x, const Tensor&) { return dense.linear(tape, x, activation); });
       }
   }
@@ -142,13 +142,13 @@ struct Stack : Module {
 
 TEST_CASE("layers in a row: nothing that is noted down is overwritten", "[example_gradients]") {
   Stack stack;
-  check_apart(stack, random_values({12, 6}, 2), {0, 2, 7, 7, 12},
+  check_apart(stack, kept(random_values({12, 6}, 2)), {0, 2, 7, 7, 12},
               [&](Tape& tape, const Tensor& x, const Tensor&) {
                 const Tensor y = stack.second(tape, stack.norm(tape, stack.first(tape, x)));
                 return stack.normal(tape, stack.third(tape, y));
               });
   Stack plain;
-  check_apart(plain, random_values({90, 6}, 2), {0, 30, 60, 90},
+  check_apart(plain, kept(random_values({90, 6}, 2)), {0, 30, 60, 90},
               [&](Tape& tape, const Tensor& x, const Tensor&) {
                 const Tensor y = plain.second(tape, plain.norm(tape, plain.first(tape, x)));
                 return plain.normal(tape, plain.third(tape, y));
@@ -181,7 +181,7 @@ TEST_CASE("embedding and a Transformer block: a token that comes twice counts so
 TEST_CASE("image layers: examples' norms and clipped sum", "[example_gradients]") {
   const std::vector<std::int32_t> offsets{0, 1, 2, 3};
   const ForwardContext context;
-  const Tensor x = random_values({3, 6, 5, 4}, 1);
+  const Tensor x = kept(random_values({3, 6, 5, 4}, 1));
   for (const bool bias : {false, true})
     for (const Index size : {1, 3}) {
       CAPTURE(bias, size);
@@ -226,7 +226,7 @@ struct Recurrent : Module {
 
 TEST_CASE("lstm: each example's steps are told apart", "[example_gradients]") {
   Recurrent layer;
-  check_apart(layer, random_values({11, 4}, 4), {0, 4, 5, 11},
+  check_apart(layer, kept(random_values({11, 4}, 4)), {0, 4, 5, 11},
               [&](Tape& tape, const Tensor& x, const Tensor& offsets) {
                 const auto bounds = offsets.span<std::int32_t>();
                 const std::vector<Index> sequences(bounds.begin(), bounds.end());
@@ -244,7 +244,7 @@ TEST_CASE("grouped products: an example has rows of several groups", "[example_g
   Arena arena("test");
   // Of group 0 rows of examples 1, 0 and 2; of group 1 those of 0 and 2.
   const std::vector<Index> groups{0, 5, 9}, runs{0, 2, 3, 5, 8, 9}, of{1, 0, 2, 0, 2};
-  const Tensor x = random_values({9, 4}, 2), seed = random_values({9, 12}, 3);
+  const Tensor x = kept(random_values({9, 4}, 2)), seed = kept(random_values({9, 12}, 3));
   const auto pass = [&](const Tensor& dy, ExampleGradients* apart) {
     parameters.zero_gradients();
     Tape tape(arena);
@@ -283,8 +283,8 @@ TEST_CASE("what cannot be told apart is refused", "[example_gradients]") {
   Dense dense(3, 3, true);
   ParameterSet parameters(dense, DType::f64, 3);
   Arena arena("test");
-  const Tensor x = random_values({4, 3}, 1);
-  const Tensor offsets = Tensor::of<std::int32_t>({3}, {0, 2, 4});
+  const Tensor x = kept(random_values({4, 3}, 1));
+  const Tensor offsets = kept_ids({0, 2, 4});
   ExampleGradients apart(arena, 2);
   const auto walk = [&](auto forward, bool with_rows = true) {
     Tape tape(arena);
