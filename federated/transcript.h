@@ -5,8 +5,8 @@
 //   {"entry":{...},"number":2,"previous":"<of the bytes of line 1, without its end>"}
 //
 // Nobody can change, take out or put in a line without changing all that follow, and so the last line's hash,
-// head(). That lines are missing at the end, or that all was written anew, the file cannot tell: whoever wants to
-// know keeps a head and looks for it.
+// head(). That lines are missing at the end, or that all was written anew, the file cannot tell: whoever
+// wants to know keeps a head and looks for it.
 #pragma once
 
 #include <cstddef>
