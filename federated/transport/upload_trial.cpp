@@ -83,8 +83,11 @@ void UploadTrial::deliver() {
   Parts& parts = *parts_;
   const SiteRound round{
       .round = parts.round++, .rounds = parts.round, .model = "", .digest = {}, .sharing = {}};
-  parts.board.open(
-      {.round = round.round, .rounds = round.rounds, .model = "", .digest = {}, .elements = parts.elements});
+  parts.board.open({.round = round.round,
+                    .rounds = round.rounds,
+                    .model = parts.update,
+                    .digest = {},
+                    .elements = parts.elements});
   require(parts.site.deliver(round, {parts.update, parts.digest}, 1, {}, {}), "the trial's round was over");
   parts.board.clear();
 }
