@@ -1,4 +1,5 @@
 #include "recipes/client_training.h"
+#include "recipes/training_batches.h"
 
 #include <algorithm>
 #include <array>
@@ -15,19 +16,13 @@ constexpr std::uint32_t kOrder = 1u << 31;
 
 BatcherOptions options_of(const SimulationTable& simulation, const Recipe& recipe, const Task& task,
                           const TokenizedSplit& train) {
-  const auto seed = static_cast<std::uint64_t>(recipe.run.seed);
   // As many rows as a step may have, but no more than the recipe allows; the others are computed after them.
   const std::int64_t longest = task.image_tokens() + (train.tokens.empty() ? 0 : recipe.data.max_length);
   const std::int64_t step =
       simulation.local_batch > 0 ? simulation.local_batch * longest : recipe.train.batch_tokens;
-  return {.tokens = std::max(std::min(step, recipe.train.batch_tokens), longest),
-          .seed = seed,
-          .image_tokens = task.image_tokens(),
-          .augmentation = task.augments() ? std::optional(AugmentationOptions{.padding = recipe.image.shift,
-                                                                              .flip = recipe.image.flip,
-                                                                              .erase = recipe.image.erase,
-                                                                              .seed = seed})
-                                          : std::nullopt};
+  BatcherOptions options = training_batches(recipe, task);
+  options.tokens = std::max(std::min(step, recipe.train.batch_tokens), longest);
+  return options;
 }
 
 }  // namespace
@@ -66,13 +61,7 @@ double ClientTraining::forward_backward(const Batch& batch, const RandomStream& 
                          .in_domain = input.in_domain,
                          .global_images = batch.global_images};
   const TaskOutput output = task_(tape, context, input);
-  std::array<Tape::Loss, TaskOutput::kMostTerms> losses;
-  std::size_t count = 0;
-  for (const auto& [values, weight] : output.terms()) {
-    losses[count] = {values, tape.empty(values.shape(), values.dtype())};
-    losses[count++].seed.fill(weight);
-  }
-  tape.backward(std::span(losses).first(count));
+  tape.backward(output.losses_of_terms(tape));
   return kernels::sum(output.losses);
 }
 

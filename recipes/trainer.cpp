@@ -14,6 +14,7 @@
 #include "recipes/expert_table.h"
 #include "recipes/loaded_model.h"
 #include "recipes/model_state.h"
+#include "recipes/training_batches.h"
 #include "recipes/use_precision.h"
 
 namespace conclave {
@@ -24,18 +25,10 @@ double now() {
 }
 
 BatcherOptions train_batches(const Recipe& recipe, const ProcessGrid& grid, const Task& task) {
-  const auto seed = static_cast<std::uint64_t>(recipe.run.seed);
-  return {.tokens = recipe.train.batch_tokens,
-          .seed = seed,
-          .shuffle = true,
-          .rank = grid.world().rank(),
-          .ranks = grid.world().size(),
-          .image_tokens = task.image_tokens(),
-          .augmentation = task.augments() ? std::optional(AugmentationOptions{.padding = recipe.image.shift,
-                                                                              .flip = recipe.image.flip,
-                                                                              .erase = recipe.image.erase,
-                                                                              .seed = seed})
-                                          : std::nullopt};
+  BatcherOptions options = training_batches(recipe, task);
+  options.rank = grid.world().rank();
+  options.ranks = grid.world().size();
+  return options;
 }
 
 // The checkpoint that a run which is not resumed begins with; "" for none.
@@ -427,14 +420,9 @@ void Trainer::forward_backward(std::size_t number, const Batch& batch, std::int6
     problem_ = fmt::format("rank {}: first in {} ({})", grid_.world().rank(), tape.non_finite_scope(),
                            function ? function : "loss");
   }
-  std::array<Tape::Loss, TaskOutput::kMostTerms> losses;
-  std::size_t count = 0;
-  for (const auto& [values, weight] : output.terms()) {
-    losses[count] = {values, tape.empty(values.shape(), values.dtype())};
-    losses[count++].seed.fill(weight / accumulate);
-  }
+  const TaskOutput::Losses losses = output.losses_of_terms(tape, accumulate);
   if (last) reducer_.arm();
-  tape.backward(std::span(losses).first(count));
+  tape.backward(losses);
   if (apart) privacy_->add_clipped(*apart);
 
   for (const auto& [name, layer] : layers_)

@@ -168,6 +168,11 @@ int recipe_show(const std::string& recipe, const std::vector<std::string>& overr
 /// Collective. All ranks, for `device`; rank 0 says where they compute if that is not where they might.
 DeviceWorld world_for(const std::string& device, const MpiSession& session);
 
+/// Collective. Makes the ranks ready for `recipe`, of the file `name`: they can run it, have its plug-ins and
+/// threads, and are divided as it says. Throws RecipeError, and what load_plugins() does.
+ProcessGrid grid_for(Recipe& recipe, const std::string& name, const Surroundings& surroundings,
+                     std::unique_ptr<Communicator> world);
+
 /// What a Trainer needs of the surroundings; its progress goes to standard error.
 TrainerEnvironment trainer_environment(const Surroundings& surroundings, std::string resume = "");
 

@@ -16,7 +16,6 @@
 #include "recipes/commands/commands.h"
 #include "recipes/federation.h"
 #include "recipes/loaded_model.h"
-#include "recipes/plugins.h"
 #include "recipes/site_model.h"
 #include "recipes/waiting_update.h"
 
@@ -105,6 +104,13 @@ void check_classes(const Trainer& trainer, const CheckpointReader& model, const 
           classes.empty() ? "" : classes.front());
 }
 
+// Throws Error where it does not hold.
+TranscriptCheck verified(const fs::path& transcript) {
+  TranscriptCheck check = verify_transcript(transcript.string());
+  require(check.holds(), "{}: line {} {}", transcript.string(), check.lines + 1, check.problem);
+  return check;
+}
+
 }  // namespace
 
 int federate_provision(const ProvisionArguments& arguments) {
@@ -150,11 +156,7 @@ int federate_initialize(const InitializeArguments& arguments, const Surroundings
                         const MpiSession& session) {
   Recipe recipe = read_recipe(arguments.recipe, arguments.overrides);
   recipe.run.directory = arguments.out;
-  auto world = session.world();
-  check_expert_parallel(recipe, arguments.recipe, world->size());
-  load_plugins(recipe, arguments.recipe, world.get());
-  set_threads(recipe.run.threads, surroundings, *world);
-  const ProcessGrid grid(std::move(world), static_cast<int>(recipe.parallel.expert_parallel));
+  const ProcessGrid grid = grid_for(recipe, arguments.recipe, surroundings, session.world());
   Trainer trainer(recipe, grid, trainer_environment(surroundings));
   const std::string path = trainer.save_now();
   if (grid.world().rank() == 0) fmt::print("{}: a model to start a federation with\n", path);
@@ -257,10 +259,7 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
                                   model, arguments.site);
       recipe.train.steps = steps * work.at("rounds").get<std::int64_t>();
       recipe.train.ema = 0;  // the coordinator's mean is one already
-      check_expert_parallel(recipe, arguments.site, world->size());
-      load_plugins(recipe, arguments.site, world.get());
-      set_threads(recipe.run.threads, surroundings, *world);
-      grid.emplace(std::move(world), static_cast<int>(recipe.parallel.expert_parallel));
+      grid.emplace(grid_for(recipe, arguments.site, surroundings, std::move(world)));
       trainer.emplace(recipe, *grid, trainer_environment(surroundings));
       privacy = recipe.privacy;
       if (speaks && trainer->privacy_event(steps))
@@ -275,8 +274,7 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
       kept.emplace(reader, rules, directory, *grid);
       require(!privacy.is_on() || kept->policy().experts().empty(),
               "the coordinator's sharing.by_tokens asks how many tokens each expert served, which tells of "
-              "single "
-              "records; a site with privacy.unit = \"{}\" does not say",
+              "single records; a site with privacy.unit = \"{}\" does not say",
               privacy.unit);
     }
     require(work.at("elements") == kept->policy().exchanged_elements(),
@@ -324,8 +322,7 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
 int federate_status(const std::string& directory) {
   const fs::path folder = directory, file = folder / "transcript.jsonl";
   require(fs::exists(file), "{}: no coordinator has been at work in this folder", directory);
-  const TranscriptCheck check = verify_transcript(file.string());
-  require(check.holds(), "{}: line {} {}", file.string(), check.lines + 1, check.problem);
+  const TranscriptCheck check = verified(file);
   std::ifstream lines(file);
   std::string line;
   for (std::size_t n = 0; n < check.lines && std::getline(lines, line); ++n) {
@@ -352,8 +349,7 @@ int federate_status(const std::string& directory) {
 int federate_audit(const std::string& transcript) {
   const fs::path file =
       fs::is_directory(transcript) ? fs::path(transcript) / "transcript.jsonl" : fs::path(transcript);
-  const TranscriptCheck check = verify_transcript(file.string());
-  require(check.holds(), "{}: line {} {}", file.string(), check.lines + 1, check.problem);
+  const TranscriptCheck check = verified(file);
   fmt::print("{}: {} entries hold{}; head {}\n", file.string(), check.lines,
              check.torn ? ", and what follows was cut short" : "", check.head);
   return 0;

@@ -30,6 +30,14 @@ DeviceWorld world_for(const std::string& device, const MpiSession& session) {
   return chosen;
 }
 
+ProcessGrid grid_for(Recipe& recipe, const std::string& name, const Surroundings& surroundings,
+                     std::unique_ptr<Communicator> world) {
+  check_expert_parallel(recipe, name, world->size());
+  load_plugins(recipe, name, world.get());
+  set_threads(recipe.run.threads, surroundings, *world);
+  return {std::move(world), static_cast<int>(recipe.parallel.expert_parallel)};
+}
+
 TrainerEnvironment trainer_environment(const Surroundings& surroundings, std::string resume) {
   return {.cache_directory = surroundings.cache_directory,
           .host = surroundings.host,
@@ -40,12 +48,8 @@ TrainerEnvironment trainer_environment(const Surroundings& surroundings, std::st
 
 int train(const TrainArguments& arguments, const Surroundings& surroundings, const MpiSession& session) {
   DeviceWorld chosen = world_for(arguments.device, session);
-  auto& world = chosen.world;
   Recipe recipe = read_recipe(arguments.recipe, arguments.overrides);
-  check_expert_parallel(recipe, arguments.recipe, world->size());
-  load_plugins(recipe, arguments.recipe, world.get());
-  set_threads(recipe.run.threads, surroundings, *world);
-  const ProcessGrid grid(std::move(world), static_cast<int>(recipe.parallel.expert_parallel));
+  const ProcessGrid grid = grid_for(recipe, arguments.recipe, surroundings, std::move(chosen.world));
   Trainer trainer(recipe, grid, trainer_environment(surroundings, arguments.resume));
   const TrainResult result = trainer.run();
   if (grid.world().rank() == 0) {

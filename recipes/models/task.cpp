@@ -2,6 +2,16 @@
 
 namespace conclave {
 
+TaskOutput::Losses TaskOutput::losses_of_terms(Tape& tape, double parts) const {
+  Losses losses;
+  for (const auto& [values, weight] : terms()) {
+    Tape::Loss& loss = losses.of_terms[losses.count++];
+    loss = {values, tape.empty(values.shape(), values.dtype())};
+    loss.seed.fill(weight / parts);
+  }
+  return losses;
+}
+
 double Task::flops(Extent& extent) const {
   double sum = 0;
   for (const Cost& cost : costs(extent.rows())) sum += cost.flops;

@@ -28,6 +28,15 @@ struct TaskOutput {
   Tensor sequence_losses;  ///< [sequences]: their means over each example
   Tensor logits;           ///< [sequences, classes] of a classifier; else undefined
 
+  /// What Tape::backward() takes, of every term with its weight.
+  struct Losses {
+    std::array<Tape::Loss, kMostTerms> of_terms;
+    std::size_t count = 0;
+    operator std::span<const Tape::Loss>() const { return {of_terms.data(), count}; }
+  };
+  /// Each weight is divided by `parts`, of which this is one.
+  Losses losses_of_terms(Tape& tape, double parts = 1) const;
+
   std::span<const Term> terms() const { return {terms_.data(), count_}; }
   void add(const Tensor& term, double weight) { terms_.at(count_++) = {term, weight}; }
 
