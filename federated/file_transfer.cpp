@@ -51,9 +51,13 @@ FileDigest digest_of(std::span<const std::byte> bytes) {
 
 std::uint64_t chunk_checksum(std::string_view data) { return XXH3_64bits(data.data(), data.size()); }
 
+std::filesystem::path IncomingFile::part_of(const std::filesystem::path& file, const FileDigest& expected) {
+  return fmt::format("{}.{}.part", file.string(), expected.hexadecimal());
+}
+
 IncomingFile::IncomingFile(std::filesystem::path file, const FileDigest& expected)
     : file_(std::move(file)),
-      part_(fmt::format("{}.{}.part", file_.string(), expected.hexadecimal())),
+      part_(part_of(file_, expected)),
       expected_(expected),
       digest_(XXH3_createState()) {
   start(digest_.get());

@@ -44,6 +44,9 @@ class IncomingFile {
   /// Goes on with what is there of `file` to come, which is what `expected` says.
   IncomingFile(std::filesystem::path file, const FileDigest& expected);
 
+  /// Where what has come of it lies.
+  static std::filesystem::path part_of(const std::filesystem::path& file, const FileDigest& expected);
+
   /// Bytes that need not come again.
   std::uint64_t received() const { return received_; }
   /// Throws Error where the chunk is damaged, does not begin at received(), or goes beyond the file's end.

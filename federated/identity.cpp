@@ -26,10 +26,7 @@ constexpr int kAuthorityDays = 3650;
 constexpr std::size_t kMostBytes = 64 * 1024;  // of a PEM file
 constexpr std::size_t kMostListBytes = std::size_t{16} << 20;
 
-struct FreeBio {
-  void operator()(BIO* bio) const { BIO_free_all(bio); }
-};
-using BioPointer = std::unique_ptr<BIO, FreeBio>;
+using BioPointer = std::unique_ptr<BIO, Freed<BIO_free_all>>;
 
 // The first of OpenSSL's reasons for what just failed.
 std::string reason() {
@@ -242,11 +239,6 @@ Kit Kit::read(const std::filesystem::path& folder, std::int64_t now) {
 }
 
 namespace {
-
-struct FreeDigest {
-  void operator()(EVP_MD_CTX* context) const { EVP_MD_CTX_free(context); }
-};
-using DigestPointer = std::unique_ptr<EVP_MD_CTX, FreeDigest>;
 
 const unsigned char* octets(std::span<const std::byte> bytes) {
   return reinterpret_cast<const unsigned char*>(bytes.data());

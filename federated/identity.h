@@ -16,17 +16,9 @@
 #include <string_view>
 #include <vector>
 
-#include <openssl/evp.h>
-#include <openssl/x509.h>
+#include "federated/openssl.h"
 
 namespace conclave {
-
-struct OpenSslFree {
-  void operator()(EVP_PKEY* key) const { EVP_PKEY_free(key); }
-  void operator()(X509* certificate) const { X509_free(certificate); }
-};
-using KeyPointer = std::unique_ptr<EVP_PKEY, OpenSslFree>;
-using CertificatePointer = std::unique_ptr<X509, OpenSslFree>;
 
 /// The name in the coordinator's certificate, which no site may have.
 inline constexpr std::string_view kCoordinatorName = "coordinator";

@@ -226,11 +226,11 @@ std::unique_ptr<RoundBoard::Upload> RoundBoard::begin_upload(const std::string& 
   const std::uint64_t number = ++upload_numbers_[site];
   const std::filesystem::path file = file_of(site);
   // Parts of other updates that this site began: it has room for one.
-  const std::string kept = fmt::format("{}.f32.{}.part", site, offer.update.hexadecimal());
-  for (const auto& entry : std::filesystem::directory_iterator(directory_)) {
-    const std::string name = entry.path().filename().string();
-    if (name.starts_with(site + ".f32.") && name != kept) std::filesystem::remove(entry.path());
-  }
+  const std::filesystem::path kept = IncomingFile::part_of(file, offer.update);
+  const std::string parts = file.filename().string() + ".";
+  for (const auto& entry : std::filesystem::directory_iterator(directory_))
+    if (entry.path().filename().string().starts_with(parts) && entry.path() != kept)
+      std::filesystem::remove(entry.path());
   lock.unlock();
   return std::unique_ptr<Upload>(new Upload(*this, site, offer, number, file));
 }

@@ -1,41 +1,49 @@
 #include "federated/sha256.h"
 
 #include <fmt/ranges.h>
-#include <openssl/evp.h>
-
-#include <array>
-#include <memory>
 
 #include "core/error.h"
 #include "federated/file_transfer.h"
+#include "federated/openssl.h"
 
 namespace conclave {
 namespace {
 
 class Digest {
  public:
-  Digest() : context_(EVP_MD_CTX_new(), &EVP_MD_CTX_free) {
+  Digest() {
     require(context_ && EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr) == 1,
             "OpenSSL has no SHA-256");
   }
-  void update(std::string_view data) { EVP_DigestUpdate(context_.get(), data.data(), data.size()); }
-  std::string hexadecimal() {
-    std::array<unsigned char, EVP_MAX_MD_SIZE> digest;
-    unsigned size = 0;
-    require(EVP_DigestFinal_ex(context_.get(), digest.data(), &size) == 1, "OpenSSL has no SHA-256");
-    return fmt::format("{:02x}", fmt::join(digest.begin(), digest.begin() + size, ""));
+  void update(std::span<const std::byte> data) {
+    require(EVP_DigestUpdate(context_.get(), data.data(), data.size()) == 1, "OpenSSL computes no SHA-256");
+  }
+  std::array<std::byte, 32> end() {
+    std::array<std::byte, 32> digest;
+    require(EVP_DigestFinal_ex(context_.get(), reinterpret_cast<unsigned char*>(digest.data()), nullptr) == 1,
+            "OpenSSL computes no SHA-256");
+    return digest;
   }
 
  private:
-  std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context_;
+  DigestPointer context_{EVP_MD_CTX_new()};
 };
+
+std::string hexadecimal(const std::array<std::byte, 32>& digest) {
+  const std::span octets(reinterpret_cast<const unsigned char*>(digest.data()), digest.size());
+  return fmt::format("{:02x}", fmt::join(octets, ""));
+}
 
 }  // namespace
 
-std::string sha256(std::string_view data) {
+std::array<std::byte, 32> sha256_digest(std::initializer_list<std::span<const std::byte>> parts) {
   Digest digest;
-  digest.update(data);
-  return digest.hexadecimal();
+  for (const auto part : parts) digest.update(part);
+  return digest.end();
+}
+
+std::string sha256(std::string_view data) {
+  return hexadecimal(sha256_digest({std::as_bytes(std::span(data))}));
 }
 
 std::string sha256_of(const std::filesystem::path& file) {
@@ -44,9 +52,9 @@ std::string sha256_of(const std::filesystem::path& file) {
   std::string data;
   for (std::uint64_t at = 0; at < source.bytes(); at += data.size()) {
     source.read(at, data);
-    digest.update(data);
+    digest.update(std::as_bytes(std::span(data)));
   }
-  return digest.hexadecimal();
+  return hexadecimal(digest.end());
 }
 
 }  // namespace conclave

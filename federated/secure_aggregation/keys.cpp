@@ -2,24 +2,14 @@
 
 #include <openssl/core_names.h>
 #include <openssl/crypto.h>
-#include <openssl/evp.h>
 #include <openssl/kdf.h>
 
-#include <memory>
+#include "federated/openssl.h"
 
 namespace conclave::secure_aggregation {
 namespace {
 
-template <auto free>
-struct Freed {
-  template <class T>
-  void operator()(T* handle) const {
-    free(handle);
-  }
-};
-using Pkey = std::unique_ptr<EVP_PKEY, Freed<EVP_PKEY_free>>;
 using PkeyContext = std::unique_ptr<EVP_PKEY_CTX, Freed<EVP_PKEY_CTX_free>>;
-using Digest = std::unique_ptr<EVP_MD_CTX, Freed<EVP_MD_CTX_free>>;
 using Cipher = std::unique_ptr<EVP_CIPHER_CTX, Freed<EVP_CIPHER_CTX_free>>;
 using Kdf = std::unique_ptr<EVP_KDF, Freed<EVP_KDF_free>>;
 using KdfContext = std::unique_ptr<EVP_KDF_CTX, Freed<EVP_KDF_CTX_free>>;
@@ -30,8 +20,8 @@ const unsigned char* read(ByteView bytes) { return reinterpret_cast<const unsign
 unsigned char* write(std::span<std::byte> bytes) { return reinterpret_cast<unsigned char*>(bytes.data()); }
 int length(ByteView bytes) { return static_cast<int>(bytes.size()); }
 
-Pkey private_pkey(const Secret& key) {
-  Pkey pkey(EVP_PKEY_new_raw_private_key(EVP_PKEY_X25519, nullptr, read(ByteView(key.bytes())), 32));
+KeyPointer private_pkey(const Secret& key) {
+  KeyPointer pkey(EVP_PKEY_new_raw_private_key(EVP_PKEY_X25519, nullptr, read(ByteView(key.bytes())), 32));
   require(pkey != nullptr, "OpenSSL takes no X25519 private key");
   return pkey;
 }
@@ -39,17 +29,6 @@ Pkey private_pkey(const Secret& key) {
 }  // namespace
 
 Secret::~Secret() { OPENSSL_cleanse(bytes_.data(), bytes_.size()); }
-
-Key sha256(std::initializer_list<ByteView> parts) {
-  Key result;
-  const Digest digest(EVP_MD_CTX_new());
-  bool good = digest && EVP_DigestInit_ex(digest.get(), EVP_sha256(), nullptr) == 1;
-  for (const ByteView part : parts)
-    good = good && EVP_DigestUpdate(digest.get(), part.data(), part.size()) == 1;
-  require(good && EVP_DigestFinal_ex(digest.get(), write(std::span(result)), nullptr) == 1,
-          "OpenSSL computes no SHA-256");
-  return result;
-}
 
 Key public_key(const Secret& private_key) {
   Key result;
@@ -60,8 +39,8 @@ Key public_key(const Secret& private_key) {
 }
 
 Secret agree(const Secret& private_key, const Key& their_public_key) {
-  const Pkey ours = private_pkey(private_key);
-  const Pkey theirs(
+  const KeyPointer ours = private_pkey(private_key);
+  const KeyPointer theirs(
       EVP_PKEY_new_raw_public_key(EVP_PKEY_X25519, nullptr, read(ByteView(their_public_key)), 32));
   const PkeyContext context(EVP_PKEY_CTX_new(ours.get(), nullptr));
   Secret result;

@@ -6,6 +6,7 @@
 
 #include "federated/random_source.h"
 #include "federated/secure_aggregation/wire.h"
+#include "federated/sha256.h"
 
 namespace conclave::secure_aggregation {
 
@@ -27,7 +28,7 @@ class Secret {
   Key bytes_{};
 };
 
-Key sha256(std::initializer_list<ByteView> parts);
+inline Key sha256(std::initializer_list<ByteView> parts) { return sha256_digest(parts); }
 
 /// The public key that belongs to an X25519 private key.
 Key public_key(const Secret& private_key);
