@@ -56,6 +56,7 @@ struct DataRecipe {
 struct ImageRecipe {
   std::int64_t size = 0;
   std::int64_t stem = 16;
+  bool scattering = false;
   std::vector<std::string> blocks = {"k3 x3 c24 s2 se relu", "k3 x4 c32 s1 se hs", "k5 x4 c48 s2 se hs",
                                      "k5 x4 c64 s1 se hs"};
   std::string norm = "group";

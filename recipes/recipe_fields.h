@@ -131,6 +131,10 @@ void fields(R& image, Visitor&& field) {
         "image_folder, with images of every size, cannot have",
         between(0, 4096));
   field("stem", image.stem, "Channels that the first convolution, of 3 x 3 pixels, makes", between(1, 4096));
+  field("scattering", image.scattering,
+        "Whether fixed wavelets take that convolution's place: 81 features of each channel for every 4 x 4 "
+        "pixels, which learn of nobody (Bruna & Mallat 2013)",
+        Rule{});
   field("blocks", image.blocks,
         "Inverted residual blocks: kernel, expansion, channels, stride, then se for squeeze-excitation, and "
         "relu or hs (hard-swish): k5 x4 c48 s2 se hs",
@@ -142,10 +146,11 @@ void fields(R& image, Visitor&& field) {
   field("depthwise", image.depthwise,
         "Blocks convolve each channel by itself; false: every channel sees all, as in older networks",
         Rule{});
-  field("tokens", image.tokens,
-        "What of an image the layers with experts see: the mean of its pixels (mean), or every pixel of what "
-        "the blocks leave (grid)",
-        one_of({"mean", "grid"}));
+  field(
+      "tokens", image.tokens,
+      "What of an image the layers with experts see, of the pixels that the blocks leave: their mean (mean), "
+      "all of them as one (flat), or each by itself (grid)",
+      one_of({"mean", "flat", "grid"}));
   field("shift", image.shift,
         "Most pixels by which images that are read, not drawn, are moved at random in training",
         between(0, 1024));

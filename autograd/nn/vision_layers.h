@@ -49,6 +49,8 @@ class ImageNorm : public Module {
   /// x [images, height, width, channels] -> activation(normalized), like x
   virtual Tensor operator()(Tape& tape, const ForwardContext& context, const Tensor& x,
                             Activation activation = Activation::none) const = 0;
+  /// Of the numbers it computes with.
+  DType dtype() const { return gamma_.value.dtype(); }
 
  protected:
   Parameter& gamma_;

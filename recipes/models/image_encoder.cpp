@@ -13,6 +13,8 @@ constexpr const char* kAllowed =
     "a block reads like \"k3 x4 c24 s2 se hs\": its window (k1, k3, k5, ...), expansion (x1, x2, ...) and "
     "channels (c1 to c65536) and, if wanted, a stride (s1 or s2), squeeze-excitation (se), and relu or hs";
 constexpr Index kMost = 1 << 16;
+constexpr Index kScatteringGroup =
+    3;  // features that are normalized together; as Tramer and Boneh's 27 groups
 
 // 0 where it is none, or not allowed.
 Index number_in(std::string_view text) {
@@ -66,14 +68,19 @@ ImageBlock image_block(const std::string& text) {
 }
 
 ImageEncoder::ImageEncoder(const ImageEncoderOptions& options, Index channels, Index hidden)
-    : mean_(of_channels(options.mean, channels)),
-      deviation_(of_channels(options.deviation, channels)),
-      stem_(channels, options.stem_channels, same_window(3, options.stem_stride), false) {
+    : mean_(of_channels(options.mean, channels)), deviation_(of_channels(options.deviation, channels)) {
   const ImageNormOptions norm = norm_of(options);
-  add_module("stem", stem_);
-  stem_norm_ = make_image_norm(norm, options.stem_channels);
-  add_module("stem_norm", *stem_norm_);
+  ImageNormOptions stem_norm = norm;
   Index in = options.stem_channels;
+  if (options.scattering) {
+    in = channels * Scattering::kFeatures;
+    stem_norm.group_channels = kScatteringGroup;
+    add_module("stem", scattering_.emplace());
+  } else {
+    add_module("stem", stem_.emplace(channels, in, same_window(3, options.stem_stride), false));
+  }
+  stem_norm_ = make_image_norm(stem_norm, in);
+  add_module("stem_norm", *stem_norm_);
   for (const std::string& text : options.blocks) {
     const ImageBlock block = image_block(text);
     const std::string name = "blocks." + std::to_string(blocks_.size());
@@ -94,23 +101,40 @@ ImageEncoder::ImageEncoder(const ImageEncoderOptions& options, Index channels, I
     add_module(name, *blocks_.back().layer);
     in = block.channels;
   }
-  last_ = std::make_unique<Convolution>(in, hidden, kernels::Window{1, 1, 0}, false);
+  if (options.flatten) {
+    Extent extent = *options.flatten;
+    flops(extent);  // which becomes that of what the blocks leave
+    add_module("last", *(flatten_ = std::make_unique<Flatten>(extent.rows() * in, hidden)));
+  } else {
+    add_module("last", *(last_ = std::make_unique<Convolution>(in, hidden, kernels::Window{1, 1, 0}, false)));
+  }
   last_norm_ = make_image_norm(norm, hidden);
-  add_module("last", *last_);
   add_module("last_norm", *last_norm_);
 }
 
 Tensor ImageEncoder::operator()(Tape& tape, const ForwardContext& context, const Tensor& images) const {
   tape.enter("image.stem");
-  const Tensor pixels = tape.arena().empty_on_host(images.shape(), stem_.weight().value.dtype());
-  kernels::pixels_to_floats(images, mean_, deviation_, pixels);
-  Tensor x = (*stem_norm_)(tape, context, stem_(tape, tape.on_device(pixels)), Activation::hard_swish);
+  Tensor x;
+  if (scattering_) {
+    const Tensor features = (*scattering_)(tape, images, stem_norm_->dtype());
+    x = (*stem_norm_)(tape, context, tape.on_device(features));
+  } else {
+    const Tensor pixels = tape.arena().empty_on_host(images.shape(), stem_norm_->dtype());
+    kernels::pixels_to_floats(images, mean_, deviation_, pixels);
+    x = (*stem_norm_)(tape, context, (*stem_)(tape, tape.on_device(pixels)), Activation::hard_swish);
+  }
   for (const auto& [name, layer] : blocks_) {
     tape.enter(name.c_str());
     const Arena::Bytes mark = tape.arena().mark();
     x = tape.keep_only((*layer)(tape, context, x), mark);
   }
   tape.enter("image.last");
+  if (flatten_) {
+    const Tensor rows = functions::reshape(x, {x.size(0), x.size(1) * x.size(2) * x.size(3)});
+    const Tensor whole = flatten_->all(tape, rows);
+    return (*last_norm_)(tape, context, functions::reshape(whole, {x.size(0), 1, 1, whole.size(1)}),
+                         Activation::hard_swish);
+  }
   return (*last_norm_)(tape, context, (*last_)(tape, x), Activation::hard_swish);
 }
 

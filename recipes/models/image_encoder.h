@@ -3,9 +3,11 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "autograd/nn/scattering.h"
 #include "autograd/nn/vision_layers.h"
 
 namespace conclave {
@@ -28,11 +30,14 @@ ImageBlock image_block(const std::string& text);
 struct ImageEncoderOptions {
   Index stem_channels = 16;  ///< of the first convolution
   Index stem_stride = 1;
+  bool scattering = false;  ///< fixed features (autograd/nn/scattering.h) in place of that convolution
   std::vector<std::string> blocks = {"k3 x1 c16", "k3 x4 c24 s2", "k3 x4 c24", "k5 x4 c40 s2 se hs",
                                      "k5 x6 c40 se hs"};
   std::string norm = "group";  ///< or "batch"
   Index group_channels = 8;    ///< of a group that is normalized by itself
   bool depthwise = true;       ///< false: the blocks' twins with full convolutions
+  /// All pixels that the blocks leave of images of this size become one, by a linear layer.
+  std::optional<Extent> flatten = {};
   /// Of each channel's pixels, where 255 is 1; empty: 0.5.
   std::vector<double> mean = {}, deviation = {};
 };
@@ -44,20 +49,31 @@ class ImageEncoder : public Module {
   ImageEncoder(const ImageEncoderOptions& options, Index channels, Index hidden);
 
   /// images [images, height, width, channels] u8, in host memory -> [images, height', width', hidden]: sides
-  /// divided by every stride, rounded up.
+  /// divided by every stride (of scattering, 4), rounded up; 1 x 1 where it flattens.
   Tensor operator()(Tape& tape, const ForwardContext& context, const Tensor& images) const;
 
  private:
+  // A layer over an image's every pixel and channel.
+  struct Flatten : Module {
+    Flatten(Index in, Index hidden) : all(in, hidden, false) { add_module("", all); }
+    double flops(Extent& extent) const override {
+      extent = {};
+      return all.flops(extent);
+    }
+    Linear all;
+  };
   struct Block {
     std::string name;
     std::unique_ptr<InvertedResidual> layer;
   };
 
   std::vector<double> mean_, deviation_;
-  Convolution stem_;
+  std::optional<Convolution> stem_;  // one of the two
+  std::optional<Scattering> scattering_;
   std::unique_ptr<ImageNorm> stem_norm_;
   std::vector<Block> blocks_;
-  std::unique_ptr<Convolution> last_;
+  std::unique_ptr<Convolution> last_;  // one of the two
+  std::unique_ptr<Flatten> flatten_;
   std::unique_ptr<ImageNorm> last_norm_;
 };
 

@@ -35,15 +35,18 @@ Trunk::Images::Images(const ImageRecipe& recipe, const ImageShape& image, Index 
     : world(world),
       shape(image),
       encoder({.stem_channels = recipe.stem,
+               .scattering = recipe.scattering,
                .blocks = recipe.blocks,
                .norm = recipe.norm,
-               .depthwise = recipe.depthwise},
+               .depthwise = recipe.depthwise,
+               .flatten =
+                   recipe.tokens == "flat" ? std::optional(Extent{image.height, image.width}) : std::nullopt},
               image.channels, hidden) {
   add_module("", encoder);
   Extent extent{image.height, image.width};
   encoder.flops(extent);  // which becomes that of what it leaves
   grid = extent.rows();
-  if (recipe.tokens == "mean") return;
+  if (recipe.tokens != "grid") return;
   rows = grid;
   add_module("position_embedding", positions.emplace(grid, hidden));
 }

@@ -74,13 +74,27 @@ TEST_CASE("an image's features come on a grid that strides have made smaller", "
   Arena arena("test");
   Tape tape(arena, false);
   CHECK(strided(tape, {}, random_images({2, 32, 24, 3})).shape() == Shape{2, 4, 3, 16});
+  ImageEncoder scattering({.scattering = true, .blocks = {"k3 x8 c16 s2"}}, 3, 16);
+  const ParameterSet more(scattering, DType::f32, 1);
+  CHECK(scattering(tape, {}, random_images({2, 32, 24, 3})).shape() == Shape{2, 4, 3, 16});
+  ImageEncoder flat({.scattering = true, .blocks = {}, .flatten = Extent{28, 27}}, 1, 16);
+  const ParameterSet most(flat, DType::f32, 1);
+  CHECK(flat(tape, {}, random_images({2, 28, 27, 1})).shape() == Shape{2, 1, 1, 16});
+  CHECK(most.elements() == 2 * 81 + 49 * 81 * 16 + 2 * 16);
+  Extent extent{28, 27};
+  CHECK(flat.flops(extent) > 2 * 49 * 81 * 16);
+  CHECK(extent.rows() == 1);
 }
 
 TEST_CASE("every parameter of an image encoder has a gradient", "[image_encoder]") {
   for (const char* norm : {"group", "batch"})
     for (const bool depthwise : {true, false}) {
-      ImageEncoder encoder(
-          {.blocks = {"k3 x1 c16", "k5 x2 c24 s2 se hs"}, .norm = norm, .depthwise = depthwise}, 3, 32);
+      ImageEncoder encoder({.scattering = !depthwise,
+                            .blocks = {depthwise ? "k3 x1 c16" : "k3 x8 c16", "k5 x2 c24 s2 se hs"},
+                            .norm = norm,
+                            .depthwise = depthwise,
+                            .flatten = depthwise ? std::nullopt : std::optional(Extent{9, 8})},
+                           3, 32);
       ParameterSet parameters(encoder, DType::f64, 1);
       Arena arena("test");
       Tape tape(arena);
