@@ -4,11 +4,16 @@
 #include <map>
 
 namespace conclave {
+namespace {
+
+constexpr std::string_view kModel = "model/";
+
+}  // namespace
 
 ModelLayout layout_of(const CheckpointReader& reader) {
   ModelLayout layout;
   for (const std::string& name : reader.names()) {
-    if (!name.starts_with("model/") || reader.dtype(name) != DType::f32) continue;
+    if (!name.starts_with(kModel) || reader.dtype(name) != DType::f32) continue;
     layout.parts.push_back({name, reader.shape(name), reader.sharded(name), layout.elements});
     layout.elements += static_cast<std::size_t>(layout.parts.back().shape.numel());
   }
@@ -17,7 +22,7 @@ ModelLayout layout_of(const CheckpointReader& reader) {
 }
 
 std::vector<FlatParameter> flat_parameters(const ModelLayout& layout) {
-  constexpr std::string_view kModel = "model/", kRouter = ".moe.router.";
+  constexpr std::string_view kRouter = ".moe.router.";
   std::vector<FlatParameter> parameters;
   std::map<std::string, Index>
       experts;  // by layer; of kinds that are mixed, none of a router's rows are known
@@ -44,6 +49,8 @@ std::vector<FlatParameter> flat_parameters(const ModelLayout& layout) {
   return parameters;
 }
 
+std::string control_name(const std::string& model) { return "control/" + model.substr(kModel.size()); }
+
 GlobalModel::GlobalModel(const std::string& path) {
   const CheckpointReader reader(path);
   layout_ = layout_of(reader);
@@ -56,8 +63,18 @@ GlobalModel::GlobalModel(const std::string& path) {
     reader.read(entries_.back());
   }
   for (const std::string& name : reader.names())  // what training does not change by gradients, say bigrams
-    if (name.starts_with("model/") && reader.dtype(name) != DType::f32)
+    if (name.starts_with(kModel) && reader.dtype(name) != DType::f32)
       entries_.push_back({name, reader.read(name), reader.shape(name), 0, reader.sharded(name)});
+}
+
+void GlobalModel::add_control(const CheckpointReader& reader, bool goes_on) {
+  control_ = Tensor::zeros({static_cast<Index>(layout_.elements)});
+  for (const auto& [name, shape, sharded, offset] : layout_.parts) {
+    const auto first = static_cast<Index>(offset);
+    const Tensor part = control_.rows(first, first + shape.numel()).reshape(shape);
+    entries_.push_back({control_name(name), part, shape, 0, sharded});
+    if (goes_on && reader.has(entries_.back().name)) reader.read(entries_.back());
+  }
 }
 
 }  // namespace conclave

@@ -33,6 +33,9 @@ ModelLayout layout_of(const CheckpointReader& reader);
 /// rows of a router, are by expert.
 std::vector<FlatParameter> flat_parameters(const ModelLayout& layout);
 
+/// "control/layers/0/..." of "model/layers/0/...": that tensor's part of a control variate.
+std::string control_name(const std::string& model);
+
 class GlobalModel {
  public:
   /// The checkpoint `path` with its state; of its tensors those of the model.
@@ -40,6 +43,11 @@ class GlobalModel {
 
   const ModelLayout& layout() const { return layout_; }
   std::span<float> values() const { return values_.span<float>(); }
+  /// Has a control variate (strategies/scaffold.h), too: of zeros, or where `goes_on` and there is one, the
+  /// checkpoint's.
+  void add_control(const CheckpointReader& reader, bool goes_on);
+  bool has_control() const { return control_.defined(); }
+  std::span<float> control() const { return control_.span<float>(); }  ///< laid out as values()
   /// What a checkpoint of it consists of.
   const std::vector<TensorEntry>& entries() const { return entries_; }
   CheckpointState& state() { return state_; }
@@ -47,7 +55,7 @@ class GlobalModel {
  private:
   ModelLayout layout_;
   CheckpointState state_;
-  Tensor values_;
+  Tensor values_, control_;
   std::vector<TensorEntry> entries_;
 };
 

@@ -179,10 +179,16 @@ RoundBoard::Assignment RoundBoard::next(const std::string& site, double wait_sec
   // gRPC tells nobody that a caller has gone; it is asked.
   while (!something() && Clock::now() < until && !cancelled())
     changed_.wait_until(lock, std::min(until, Clock::now() + seconds(1)), something);
-  if (stopped_ || !something()) return {Work::wait, {}};
+  if (stopped_ || !something()) return {Work::wait};
   if (phase_ == Phase::finished) return {Work::finished, plan_};
   assign(site);
-  return {Work::train, plan_};
+  return {Work::train, plan_, counted(site)};
+}
+
+std::int64_t RoundBoard::counted(const std::string& site) const {
+  auto last = database_.prepare("SELECT max(round) + 1 FROM updates WHERE site = ?1 AND round < ?2");
+  last.bind(site, plan_.round).next();
+  return last.integer(0);  // 0 of NULL, where there is none
 }
 
 RoundPlan RoundBoard::model_of(std::int64_t round) {

@@ -96,7 +96,8 @@ class RoundBoard {
   enum class Work : std::uint8_t { wait, train, finished };
   struct Assignment {
     Work work;
-    RoundPlan plan;
+    RoundPlan plan = {};
+    std::int64_t counted = 0;  ///< the round, from 1, in which the site's update last counted; 0: none
   };
   /// Waits up to `seconds` until there is something to do for `site`, or until `cancelled` says so.
   Assignment next(const std::string& site, double seconds, const std::function<bool()>& cancelled);
@@ -136,6 +137,7 @@ class RoundBoard {
   enum class Phase : std::uint8_t { closed, open, finished };
   void accept(const Upload& upload);
   void assign(const std::string& site);
+  std::int64_t counted(const std::string& site) const;
   void insert(std::int64_t round, const ReceivedUpdate& update);
   void check_current(const std::string& site, std::int64_t round, std::uint64_t number);
   std::filesystem::path file_of(const std::string& site) const;

@@ -47,12 +47,15 @@ void check_secure_aggregation(const FederationSettings& settings,
                {"federation.quorum", "secure_aggregation.enabled"},
                "{}: secure aggregation needs 3 sites in every round",
                check.shown("federation.quorum", settings.federation.quorum));
+  const auto strategy = make_strategy({.name = settings.strategy.name, .sites = 1, .norm_bound = 1}, 1);
+  const bool by_control = strategy->site_rules().control_variate;
   check.unless(
-      make_strategy({.name = settings.strategy.name, .norm_bound = 1}, 1)->needs_mean_only(),
-      {"strategy.name", "secure_aggregation.enabled"},
-      "{}: it looks at each update, which secure aggregation hides; fedavg, fedprox, fedadam, fedyogi "
-      "and fedadagrad go together with it",
-      check.shown("strategy.name", settings.strategy.name));
+      strategy->needs_mean_only() && !by_control, {"strategy.name", "secure_aggregation.enabled"},
+      "{}: it {}; fedavg, fedprox, fedadam, fedyogi and fedadagrad go together with secure aggregation",
+      check.shown("strategy.name", settings.strategy.name),
+      by_control ? "needs control variates to arrive as they are, and clip_norm would shorten them with the "
+                   "model's changes"
+                 : "looks at each update, which secure aggregation hides");
   check.unless(settings.sharing.by_tokens.empty(), {"sharing.by_tokens", "secure_aggregation.enabled"},
                "sharing.by_tokens: secure aggregation gives each site the same weight");
   if (sites == 0 || secure.bits % 8 != 0) return;

@@ -45,9 +45,10 @@ template <Either<StrategyTable> R, class Visitor>
 void fields(R& strategy, Visitor&& field) {
   field("name", strategy.name,
         "fedavg: the mean by examples; fedprox: and sites stay near the global model; fedadam, fedyogi, "
-        "fedadagrad: the mean as a gradient of an adaptive optimizer; median, trimmed_mean, norm_bound: "
-        "whatever a few sites send",
-        one_of({"fedavg", "fedprox", "fedadam", "fedyogi", "fedadagrad", "median", "trimmed_mean",
+        "fedadagrad: the mean as a gradient of an adaptive optimizer; scaffold: the mean, and sites correct "
+        "their gradients for how their data differs; median, trimmed_mean, norm_bound: whatever a few sites "
+        "send",
+        one_of({"fedavg", "fedprox", "fedadam", "fedyogi", "fedadagrad", "scaffold", "median", "trimmed_mean",
                 "norm_bound"}));
   field("server_rate", strategy.server_rate,
         "By how much of the mean update the global model moves; 0: the strategy's own", between(0, 100));

@@ -36,6 +36,16 @@ std::string tensor_path(const std::string& prefix, const std::string& parameter)
   return path;
 }
 
+std::vector<TensorEntry> parameter_entries(const std::string& prefix, const ParameterSet& parameters,
+                                           const std::vector<Tensor>& flat) {
+  std::vector<TensorEntry> entries;
+  for (const Parameter* parameter : parameters.parameters()) {
+    const std::size_t segment = parameters.segment_of(*parameter);
+    entries.push_back(entry(prefix, *parameter, parameters.part(segment, flat[segment], *parameter)));
+  }
+  return entries;
+}
+
 std::vector<TensorEntry> model_entries(const ParameterSet& parameters, Model& model) {
   std::vector<TensorEntry> entries;
   for (const Parameter* parameter : parameters.parameters())

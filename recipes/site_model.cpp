@@ -27,6 +27,24 @@ void write(const std::string& path, std::span<const float> values) {
   file.commit();
 }
 
+// values -= the base's.
+void subtract(const CheckpointReader& base, const std::string& name, std::span<float> values) {
+  const Tensor before = base.read(name);
+  const auto from = before.span<float>();
+  bool finite = true;
+  for (std::size_t i = 0; i < from.size(); ++i) {
+    values[i] -= from[i];
+    finite = finite && std::isfinite(values[i]);
+  }
+  require(finite, "{}: training made it infinite, or no number; try a lower train.learning_rate", name);
+}
+
+// Where this rank's rows begin in the whole tensor.
+std::size_t first_element(const TensorEntry& entry) {
+  const Index rows = entry.values.rank() > 0 ? entry.values.size(0) : 1;
+  return static_cast<std::size_t>(entry.first_row * (entry.values.numel() / std::max<Index>(rows, 1)));
+}
+
 }  // namespace
 
 SiteModel::SiteModel(const CheckpointReader& base, std::span<const SharingRule> rules,
@@ -40,32 +58,36 @@ std::filesystem::path SiteModel::private_file(std::int64_t round) const {
   return directory_ / fmt::format("private-{:08}.f32", round);
 }
 
+std::filesystem::path SiteModel::control_file(std::int64_t round) const {
+  return directory_ / fmt::format("control-{:08}.f32", round);
+}
+
+void SiteModel::read(const std::filesystem::path& path, std::size_t first, std::span<float> values) const {
+  const FileDescriptor file(path.string(), O_RDONLY);
+  require(file.size() == policy_.model_elements() * sizeof(float), "{}: is of another model", path.string());
+  file.read_at(values.data(), values.size_bytes(), first * sizeof(float));
+}
+
 void SiteModel::restore_private(std::span<const TensorEntry> entries, std::int64_t round) const {
   if (!has_private_part()) return;
   // Rounds without this site left it as it was.
   std::int64_t kept = round;
   while (kept > 0 && !std::filesystem::exists(private_file(kept))) --kept;
   if (kept == 0) return;  // it begins as the global model does
-  const FileDescriptor file(private_file(kept).string(), O_RDONLY);
-  require(file.size() == policy_.model_elements() * sizeof(float), "{}: is of another model",
-          private_file(kept).string());
   for (const auto& [name, shape, sharded, offset] : layout_.parts) {
     const auto entry = std::ranges::find(entries, name, &TensorEntry::name);
     require(entry != entries.end(), "the model at this site has no {}", name);
     const Tensor values = Tensor::empty(entry->values.shape());
     values.copy_from(entry->values);
     const auto mine = values.span<float>();
-    const std::size_t begin =
-        offset + static_cast<std::size_t>(entry->first_row) *
-                     (mine.size() / static_cast<std::size_t>(std::max<Index>(
-                                        entry->values.rank() > 0 ? entry->values.size(0) : 1, 1)));
+    const std::size_t begin = offset + first_element(*entry);
     const std::size_t end = begin + mine.size();
     // What lies between the ranges that are shared.
     std::size_t at = begin;
     bool changed = false;
     const auto take = [&](std::size_t until) {
       if (until <= at) return;
-      file.read_at(&mine[at - begin], (until - at) * sizeof(float), at * sizeof(float));
+      read(private_file(kept), at, mine.subspan(at - begin, until - at));
       changed = true;
     };
     for (const auto& range : policy_.ranges()) {
@@ -79,31 +101,53 @@ void SiteModel::restore_private(std::span<const TensorEntry> entries, std::int64
   }
 }
 
-FileDigest SiteModel::save(std::span<const TensorEntry> entries, const CheckpointReader& base,
-                           std::int64_t round, const std::string& update) const {
-  const Tensor model = Tensor::empty({static_cast<Index>(layout_.elements)});
+bool SiteModel::set_correction(std::span<const TensorEntry> correction, const CheckpointReader& base,
+                               std::int64_t counted) const {
+  CheckpointReader(base.path(), grid_.world()).load(correction);
+  if (counted == 0) return true;
+  if (!std::filesystem::exists(control_file(counted))) return false;
   for (const auto& [name, shape, sharded, offset] : layout_.parts) {
+    const auto entry = std::ranges::find(correction, control_name(name), &TensorEntry::name);
+    if (entry == correction.end()) continue;
+    const Tensor values = Tensor::empty(entry->values.shape()), own = Tensor::empty(entry->values.shape());
+    values.copy_from(entry->values);
+    const auto mine = own.span<float>();
+    read(control_file(counted), offset + first_element(*entry), mine);
+    for (std::size_t i = 0; i < mine.size(); ++i) values.span<float>()[i] -= mine[i];
+    entry->values.copy_from(values);
+  }
+  return true;
+}
+
+FileDigest SiteModel::save(std::span<const TensorEntry> entries, const CheckpointReader& base,
+                           std::int64_t round, const std::string& update, const Control& control) const {
+  const bool by_control = !control.gradient.empty();
+  const Tensor model = Tensor::empty({static_cast<Index>(layout_.elements)});
+  const Tensor gradient = Tensor::zeros({by_control ? static_cast<Index>(layout_.elements) : 0});
+  for (const auto& [name, shape, sharded, offset] : layout_.parts) {
+    const auto first = static_cast<Index>(offset), end = first + shape.numel();
     const auto entry = std::ranges::find(entries, name, &TensorEntry::name);
     require(entry != entries.end() && entry->global_shape == shape, "the model at this site has no {} {}",
             name, shape);
-    const auto first = static_cast<Index>(offset);
-    gather(*entry, grid_, model.rows(first, first + shape.numel()).reshape(shape));
+    gather(*entry, grid_, model.rows(first, end).reshape(shape));
+    const auto mean = std::ranges::find(control.gradient, control_name(name), &TensorEntry::name);
+    if (mean != control.gradient.end()) gather(*mean, grid_, gradient.rows(first, end).reshape(shape));
   }
   if (grid_.world().rank() != 0) return {};
-  const auto values = model.span<float>();
+  const auto values = model.span<float>(), change = gradient.span<float>();
   if (has_private_part()) save_private(values, round + 1);
+  const std::size_t elements = policy_.exchanged_elements();
+  const Tensor exchanged = Tensor::empty({static_cast<Index>(elements * (by_control ? 2 : 1))});
   for (const auto& [name, shape, sharded, offset] : layout_.parts) {
-    const Tensor before = base.read(name);
-    const auto from = before.span<float>();
-    bool finite = true;
-    for (std::size_t i = 0; i < from.size(); ++i) {
-      values[offset + i] -= from[i];
-      finite = finite && std::isfinite(values[offset + i]);
-    }
-    require(finite, "{}: training made it infinite, or no number; try a lower train.learning_rate", name);
+    subtract(base, name, values.subspan(offset, static_cast<std::size_t>(shape.numel())));
+    if (by_control)
+      subtract(base, control_name(name), change.subspan(offset, static_cast<std::size_t>(shape.numel())));
   }
-  const Tensor exchanged = Tensor::empty({static_cast<Index>(policy_.exchanged_elements())});
-  policy_.gather(values, exchanged.span<float>());
+  policy_.gather(values, exchanged.span<float>().first(elements));
+  if (by_control) {
+    policy_.gather(change, exchanged.span<float>().subspan(elements));
+    save_control(change, round + 1, control.counted);
+  }
   write(update, exchanged.span<float>());
   return digest_of(std::as_bytes(exchanged.span<float>()));
 }
@@ -113,6 +157,22 @@ void SiteModel::save_private(std::span<const float> model, std::int64_t round) c
   // The one before is what a repetition of this round would begin with.
   for (std::int64_t old = round - 2; old > 0 && std::filesystem::remove(private_file(old)); --old) {
   }
+}
+
+// As long as the model, zeros where that is private.
+void SiteModel::save_control(std::span<const float> change, std::int64_t round, std::int64_t counted) const {
+  const Tensor control = Tensor::zeros({static_cast<Index>(policy_.model_elements())});
+  const auto own = control.span<float>();
+  if (counted > 0 && std::filesystem::exists(control_file(counted))) read(control_file(counted), 0, own);
+  for (const auto& range : policy_.ranges())
+    for (std::size_t i = range.model; i < range.model + range.size; ++i) own[i] += change[i];
+  write(control_file(round).string(), own);
+  // A repetition of this round begins with what the last update that counted left; others were of updates
+  // that came too late.
+  for (const auto& entry : std::filesystem::directory_iterator(directory_))
+    if (entry.path().filename().string().starts_with("control-") && entry.path() != control_file(round) &&
+        entry.path() != control_file(counted))
+      std::filesystem::remove(entry.path());
 }
 
 }  // namespace conclave

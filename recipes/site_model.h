@@ -28,16 +28,31 @@ class SiteModel {
   /// round.
   void restore_private(std::span<const TensorEntry> entries, std::int64_t round) const;
 
+  /// Collective. Gives this rank's `correction` ("control/...") the control variate of `base` less the site's
+  /// own (federated/strategies/scaffold.h), of after round `counted`, from 1, the last whose update counted:
+  /// whether one before did not, the site cannot know. 0: there was none, and its own is zeros. False where
+  /// it should be there and is not, and was taken for zeros, too.
+  bool set_correction(std::span<const TensorEntry> correction, const CheckpointReader& base,
+                      std::int64_t counted) const;
+
+  struct Control {
+    std::span<const TensorEntry> gradient;  ///< the mean of the corrected ones; empty: without
+    std::int64_t counted = 0;               ///< as of set_correction()
+  };
   /// Collective, after training. Rank 0 writes what the entries have more than `base`, of what is shared, as
-  /// f32 in the policy's order to `update`; and what is private, for rounds after `round`. Throws Error where
-  /// a tensor is missing, or not finite.
-  /// Returns the file's digest, on rank 0.
+  /// f32 in the policy's order to `update`, and behind it the change of the site's control variate; and what
+  /// is private, and that control variate, for rounds after `round`. Throws Error where a tensor is missing,
+  /// or not finite. Returns the file's digest, on rank 0.
   FileDigest save(std::span<const TensorEntry> entries, const CheckpointReader& base, std::int64_t round,
-                  const std::string& update) const;
+                  const std::string& update, const Control& control) const;
 
  private:
   std::filesystem::path private_file(std::int64_t round) const;
+  std::filesystem::path control_file(std::int64_t round) const;
+  /// Of such a file, from number `first` on.
+  void read(const std::filesystem::path& path, std::size_t first, std::span<float> values) const;
   void save_private(std::span<const float> model, std::int64_t round) const;
+  void save_control(std::span<const float> change, std::int64_t round, std::int64_t counted) const;
 
   ModelLayout layout_;
   SharingPolicy policy_;

@@ -50,6 +50,20 @@ std::optional<Tokenizer> first_tokenizer(const Recipe& recipe, const std::string
 // On how many batches the selection for inference is calibrated before the last evaluation.
 constexpr Index kCalibrationBatches = 64;
 
+// Makes in each of `lists` a vector for each segment of the parameters, as long as that, of zeros.
+std::unique_ptr<Arena> copies_of(const ParameterSet& parameters, const std::string& name,
+                                 std::initializer_list<std::vector<Tensor>*> lists) {
+  auto memory = std::make_unique<Arena>(name, 0, parameters.device());
+  std::size_t bytes = 0;
+  for (const auto& segment : parameters.segments())
+    bytes += lists.size() * Arena::room_for(segment.values.shape(), segment.values.dtype());
+  memory->seal_for(bytes);
+  for (std::vector<Tensor>* list : lists)
+    for (const auto& segment : parameters.segments())
+      list->push_back(memory->zeros(segment.values.shape(), segment.values.dtype()));
+  return memory;
+}
+
 // "auto" becomes the newest good checkpoint's path, or "" where there is none; the same on every rank.
 std::string resolve_resume(const std::string& resume, const std::string& directory, Communicator& world) {
   if (resume != "auto") return resume;
@@ -473,10 +487,15 @@ void Trainer::step() {
     layer.weight_gradients();
   }
 
-  for (std::size_t i = 0; proximal_ > 0 && i < anchor_.size(); ++i) {
+  for (std::size_t i = 0; rules_.proximal > 0 && i < anchor_.size(); ++i) {
     const auto& segment = parameters_.segments()[i];
-    kernels::scale(segment.values, proximal_, segment.gradients, Write::accumulate);
-    kernels::scale(anchor_[i], -proximal_, segment.gradients, Write::accumulate);
+    kernels::scale(segment.values, rules_.proximal, segment.gradients, Write::accumulate);
+    kernels::scale(anchor_[i], -rules_.proximal, segment.gradients, Write::accumulate);
+  }
+  for (std::size_t i = 0; rules_.control_variate && i < correction_.size(); ++i) {
+    const Tensor& gradients = parameters_.segments()[i].gradients;
+    kernels::scale(correction_[i], 1, gradients, Write::accumulate);
+    kernels::scale(gradients, 1 / static_cast<double>(round_steps_), mean_gradient_[i], Write::accumulate);
   }
 
   double norm_squared = 0;
@@ -789,26 +808,27 @@ void Trainer::begin_round(const std::string& checkpoint, std::int64_t first_step
 }
 
 void Trainer::set_anchor() {
-  if (!anchor_memory_) {
-    anchor_memory_ = std::make_unique<Arena>("proximal", 0, parameters_.device());
-    std::size_t bytes = 0;
-    for (const auto& segment : parameters_.segments())
-      bytes += Arena::room_for(segment.values.shape(), segment.values.dtype());
-    anchor_memory_->seal_for(bytes);
-    for (const auto& segment : parameters_.segments())
-      anchor_.push_back(anchor_memory_->empty(segment.values.shape(), segment.values.dtype()));
-  }
+  if (!anchor_memory_) anchor_memory_ = copies_of(parameters_, "proximal", {&anchor_});
   for (std::size_t i = 0; i < anchor_.size(); ++i) anchor_[i].copy_from(parameters_.segments()[i].values);
 }
 
-bool Trainer::take_steps(std::int64_t steps, double proximal) {
+Trainer::ControlEntries Trainer::control_entries() {
+  if (!control_memory_) control_memory_ = copies_of(parameters_, "control", {&correction_, &mean_gradient_});
+  return {parameter_entries("control", parameters_, correction_),
+          parameter_entries("control", parameters_, mean_gradient_)};
+}
+
+bool Trainer::take_steps(std::int64_t steps, const SiteRules& rules) {
   require(step_ + steps <= total_steps_, "steps {} to {} are more than the {} there are{}", step_ + 1,
           step_ + steps, total_steps_, privacy_ ? ", or than what the budget of privacy has room for" : "");
   served_.clear();
   for (const auto& [name, layer] : layers_)
     served_.emplace_back(name, std::vector<double>(static_cast<std::size_t>(recipe_.moe.experts)));
-  proximal_ = proximal;
-  if (proximal > 0) set_anchor();
+  rules_ = rules;
+  round_steps_ = steps;
+  if (rules.proximal > 0) set_anchor();
+  require(!rules.control_variate || control_memory_, "a control variate, and nobody asked for its entries");
+  for (const Tensor& mean : mean_gradient_) mean.zero();
   sums_->window_start = now();
   for (; steps > 0 && !sums_->stop; --steps) {
     step();

@@ -12,6 +12,7 @@
 
 #include "autograd/optim/adamw.h"
 #include "data/prefetcher.h"
+#include "federated/strategies/strategy.h"
 #include "parallel/checkpoint/checkpoint_reader.h"
 #include "parallel/checkpoint/checkpoint_writer.h"
 #include "parallel/data_parallel.h"
@@ -62,10 +63,17 @@ class Trainer {
   /// new. What is then trained depends on these two and the recipe alone. Throws Error where the checkpoint
   /// is of another model.
   void begin_round(const std::string& checkpoint, std::int64_t first_step);
-  /// Takes so many steps; false where interrupted before. With a `proximal` weight above 0, half of it times
+  /// What take_steps() by a control variate (federated/strategies/scaffold.h) adds to the gradients of each
+  /// step, and the mean over the steps of what came out, before it was clipped. This rank's part of every
+  /// parameter, named "control/..." where that is "model/..."; zeros at first.
+  struct ControlEntries {
+    std::vector<TensorEntry> correction, gradient;
+  };
+  ControlEntries control_entries();
+  /// Takes so many steps; false where interrupted before. With a proximal weight above 0, half of it times
   /// the squared distance from where they begin is part of the loss (FedProx, Li et al. 2020, equation 2).
   /// Throws Error where the recipe has not so many steps, or its budget of privacy not.
-  bool take_steps(std::int64_t steps, double proximal = 0);
+  bool take_steps(std::int64_t steps, const SiteRules& rules = {});
   /// Tokens that each expert of each layer, by its name, served in the last take_steps(), over all ranks.
   const std::vector<std::pair<std::string, std::vector<double>>>& served_tokens() const { return served_; }
   /// Of every task that has such examples, by its name.
@@ -134,11 +142,14 @@ class Trainer {
   Schedule schedule_;
   std::int64_t steps_per_epoch_ = 0, total_steps_ = 0, step_ = 0;
   std::vector<std::pair<std::string, std::vector<double>>> served_;
-  double proximal_ = 0;
-  std::uint64_t step_seed_ = 0;  // of what is random in a private step, but for noise and who takes part
+  SiteRules rules_;
+  std::int64_t round_steps_ = 1;  // of the last take_steps()
+  std::uint64_t step_seed_ = 0;   // of what is random in a private step, but for noise and who takes part
   std::unique_ptr<Arena> anchor_memory_;
-  std::vector<Tensor> anchor_;        // by segment, the parameters that proximal_ holds to
-  std::int64_t optimizer_start_ = 0;  // the step after which the optimizer was new
+  std::vector<Tensor> anchor_;  // by segment, the parameters that the proximal term holds to
+  std::unique_ptr<Arena> control_memory_;
+  std::vector<Tensor> correction_, mean_gradient_;  // by segment; see ControlEntries
+  std::int64_t optimizer_start_ = 0;                // the step after which the optimizer was new
   std::unique_ptr<StepSums> sums_;
   std::string problem_;  // what this rank first saw go wrong with its numbers
   std::vector<std::pair<std::string, Evaluation>> last_validation_;

@@ -4,10 +4,11 @@
 //   y = y - eta_l (g_i(y) - c_i + c)            from y = x
 //   c_i' = c_i - c + (x - y) / (K eta_l)
 //
-// and sends both changes, y - x and c_i' - c_i. The global vector is two as long as the model, x and then c
-// (zero at first): so c comes to the sites with the model, its changes with the model's, masked, checked and
-// aggregated as those are, and stays in the model's checkpoint. c_i never leaves its site. The coordinator's
-// part, eq. 5:
+// and sends both changes, y - x and c_i' - c_i. Where the steps are plain SGD's, (x - y) / (K eta_l) is the
+// mean of the corrected gradients; sites take that mean itself, which is a gradient whatever optimizer makes
+// steps of it, AdamW say. The global vector is two as long as the model, x and then c (zero at first): so c
+// comes to the sites with the model, its changes with the model's, masked, checked and aggregated as those
+// are, and stays in the model's checkpoint. c_i never leaves its site. The coordinator's part, eq. 5:
 //
 //   x = x + eta_g mean_S (y - x),   c = c + |S| / N mean_S (c_i' - c_i)
 //

@@ -60,7 +60,7 @@ struct Coordinator::Parts {
         secure(options.directory, database, board, options.secure, say),
         service(board, options.secure.enabled ? &secure : nullptr, std::move(allowed),
                 {.steps = options.local_steps,
-                 .proximal = options.strategy.name == "fedprox" ? options.strategy.proximal : 0,
+                 .rules = make_strategy(options.strategy, 1)->site_rules(),
                  .sharing = options.sharing},
                 say),
         writer(options.directory, world, static_cast<int>(options.keep), false),
@@ -80,15 +80,19 @@ struct Coordinator::Parts {
     round = model->state().step;
     policy.emplace(flat_parameters(model->layout()), options.sharing);
     strategy = make_strategy(options.strategy, policy->exchanged_elements());
-    require(strategy->vectors() == 1 && strategy->buffer_size() == 0,
+    const bool by_control = strategy->site_rules().control_variate;
+    require(strategy->vectors() == (by_control ? 2 : 1) && strategy->buffer_size() == 0,
             "strategy {}: coordinators cannot do it yet, as it is asynchronous or has sites send more than "
-            "updates",
+            "updates and control variates",
             strategy->name());
-    require(!options.secure.enabled || (strategy->needs_mean_only() && policy->experts().empty()),
-            "strategy {}: secure aggregation gives no more than the mean of the updates, each site counting "
-            "the same",
-            strategy->name());
-    exchanged_ = Tensor::empty({static_cast<Index>(policy->exchanged_elements())});
+    require(
+        !options.secure.enabled || (strategy->needs_mean_only() && !by_control && policy->experts().empty()),
+        "strategy {}: secure aggregation gives no more than the mean of the updates, each site counting "
+        "the same",
+        strategy->name());
+    // A federation that begins has no control variate, as its sites have none, whatever it begins with.
+    if (by_control) model->add_control(CheckpointReader(newest), !anew);
+    exchanged_ = Tensor::empty({static_cast<Index>(update_elements())});
     load_strategy();
     if (anew) save();
     const nlohmann::json last = transcript.last();
@@ -134,13 +138,15 @@ struct Coordinator::Parts {
             round, outcome ? outcome->message : "");
   }
 
+  std::size_t update_elements() const { return strategy->vectors() * policy->exchanged_elements(); }
+
   RoundPlan plan() const {
     const std::string path = checkpoint_path(options.directory, round);
     return {round,
             options.rounds,
             path,
             digest_of(path),
-            policy->exchanged_elements(),
+            update_elements(),
             policy->experts().size(),
             options.secure.enabled};
   }
@@ -213,10 +219,14 @@ struct Coordinator::Parts {
         metrics[name].second += update.examples;
       }
     }
+    // The model, and behind it, where there is one, the control variate.
     const std::span<float> exchanged = exchanged_.span<float>();
-    policy->gather(model->values(), exchanged);
+    const std::size_t elements = policy->exchanged_elements();
+    policy->gather(model->values(), exchanged.first(elements));
+    if (model->has_control()) policy->gather(model->control(), exchanged.subspan(elements));
     aggregate_round(*strategy, *policy, sites, exchanged, limits);
-    policy->scatter(exchanged, model->values());
+    policy->scatter(exchanged.first(elements), model->values());
+    if (model->has_control()) policy->scatter(exchanged.subspan(elements), model->control());
     ++round;
     save();
     record(updates);

@@ -85,7 +85,7 @@ grpc::Status FederationService::Next(grpc::ServerContext* context, const federat
     SiteMistake::unless(request->protocol() == kProtocol, "the site speaks protocol {}, the coordinator {}",
                         request->protocol(), kProtocol);
     const double wait = request->wait_seconds() > 0 ? std::min(request->wait_seconds(), kLongestWait) : 0.0;
-    const auto [work, plan] = board_.next(site, wait, [&] { return context->IsCancelled(); });
+    const auto [work, plan, counted] = board_.next(site, wait, [&] { return context->IsCancelled(); });
     using Kind = federated::Assignment;
     reply->set_kind(work == RoundBoard::Work::train      ? Kind::TRAIN
                     : work == RoundBoard::Work::finished ? Kind::FINISHED
@@ -96,7 +96,9 @@ grpc::Status FederationService::Next(grpc::ServerContext* context, const federat
     *reply->mutable_model() = to_message(plan.digest);
     reply->set_elements(static_cast<std::int64_t>(plan.elements));
     reply->set_local_steps(work_.steps);
-    reply->set_proximal(work_.proximal);
+    reply->set_proximal(work_.rules.proximal);
+    reply->set_control_variate(work_.rules.control_variate);
+    reply->set_counted(counted);
     reply->set_secure(secure_ != nullptr);
     for (const SharingRule& rule : work_.sharing) {
       auto* told = reply->add_sharing();

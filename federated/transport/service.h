@@ -8,6 +8,7 @@
 #include "federated/policy.h"
 #include "federated/round_board.h"
 #include "federated/secure_round.h"
+#include "federated/strategies/strategy.h"
 #include "federated/transport/transport.h"
 #include "protocol.grpc.pb.h"
 
@@ -16,7 +17,7 @@ namespace conclave {
 /// What sites are told to do with the model of a round.
 struct LocalWork {
   std::int64_t steps = 0;
-  double proximal = 0;
+  SiteRules rules = {};
   std::vector<SharingRule> sharing;
 };
 

@@ -97,16 +97,19 @@ SiteRound Site::next() {
                     .digest = from_message(reply.model()),
                     .elements = reply.elements(),
                     .local_steps = reply.local_steps(),
-                    .proximal = reply.proximal(),
+                    .rules = {reply.proximal(), reply.control_variate()},
                     .sharing = {},
+                    .counted = reply.counted(),
                     .secure = reply.secure()};
     for (const auto& rule : reply.sharing())
       round.sharing.push_back({rule.pattern(), parse_sharing(rule.sharing())});
     constexpr std::int64_t kMost = 1'000'000;  // of either: what federation.toml allows
     require(round.round >= 0 && round.round <= round.rounds && round.rounds <= kMost && round.elements > 0 &&
-                round.local_steps >= 0 && round.local_steps <= kMost,
-            "the coordinator's assignment makes no sense: round {} of {}, {} numbers, {} steps", round.round,
-            round.rounds, round.elements, round.local_steps);
+                round.local_steps >= 0 && round.local_steps <= kMost && round.counted >= 0 &&
+                round.counted <= round.round,
+            "the coordinator's assignment makes no sense: round {} of {}, {} numbers, {} steps, an update of "
+            "round {}",
+            round.round, round.rounds, round.elements, round.local_steps, round.counted);
     require(
         round.finished || round.secure || !options_.secure_only,
         "the coordinator at {} asks for updates that it can read; by site.secure_only this site sends none",

@@ -15,6 +15,7 @@
 #include "federated/identity.h"
 #include "federated/policy.h"
 #include "federated/random_source.h"
+#include "federated/strategies/strategy.h"
 
 namespace grpc {
 class ClientContext;
@@ -42,9 +43,10 @@ struct SiteRound {
   FileDigest digest;            ///< of that
   std::int64_t elements = 0;    ///< of the update
   std::int64_t local_steps = 0;
-  double proximal = 0;
+  SiteRules rules = {};
   std::vector<SharingRule> sharing;
-  bool secure = false;  ///< the coordinator is told no more than a sum
+  std::int64_t counted = 0;  ///< the round, from 1, in which this site's update last counted; 0: none
+  bool secure = false;       ///< the coordinator is told no more than a sum
 };
 
 /// A file to be delivered: f32 numbers, little-endian.

@@ -221,10 +221,11 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
     nlohmann::json work;
     if (speaks) try {
         round = site->next();
-        work = {{"finished", round.finished}, {"round", round.round},
-                {"rounds", round.rounds},     {"model", round.model},
-                {"steps", round.local_steps}, {"elements", round.elements},
-                {"proximal", round.proximal}, {"sharing", nlohmann::json::array()}};
+        work = {{"finished", round.finished},       {"round", round.round},
+                {"rounds", round.rounds},           {"model", round.model},
+                {"steps", round.local_steps},       {"elements", round.elements},
+                {"proximal", round.rules.proximal}, {"control", round.rules.control_variate},
+                {"counted", round.counted},         {"sharing", nlohmann::json::array()}};
         for (const SharingRule& rule : round.sharing)
           work["sharing"].push_back({rule.pattern, to_string(rule.sharing)});
         if (!round.finished) waiting = WaitingUpdate::find(directory, round.round, round.digest);
@@ -268,18 +269,20 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
             PrivacyBudget{privacy.epsilon > 0 ? privacy.epsilon : std::numeric_limits<double>::infinity(),
                           privacy.delta});
       check_classes(*trainer, reader, arguments.site);
-      std::vector<SharingRule> rules;
+      std::vector<SharingRule> sharing;
       for (const auto& rule : work.at("sharing"))
-        rules.push_back({rule.at(0), parse_sharing(rule.at(1).get<std::string>())});
-      kept.emplace(reader, rules, directory, *grid);
+        sharing.push_back({rule.at(0), parse_sharing(rule.at(1).get<std::string>())});
+      kept.emplace(reader, sharing, directory, *grid);
       require(!privacy.is_on() || kept->policy().experts().empty(),
               "the coordinator's sharing.by_tokens asks how many tokens each expert served, which tells of "
               "single records; a site with privacy.unit = \"{}\" does not say",
               privacy.unit);
     }
-    require(work.at("elements") == kept->policy().exchanged_elements(),
+    const SiteRules rules{.proximal = work.at("proximal"), .control_variate = work.at("control")};
+    const std::size_t elements = kept->policy().exchanged_elements() * (rules.control_variate ? 2 : 1);
+    require(work.at("elements") == elements,
             "the coordinator wants updates of {} numbers; by its own rules there are {}",
-            work.at("elements").dump(), kept->policy().exchanged_elements());
+            work.at("elements").dump(), elements);
     trainer->begin_round(model, number * steps);
     std::map<std::string, double> metrics;
     const auto validate = [&](const std::string& which) {
@@ -293,9 +296,18 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
       kept->restore_private(trainer->model_entries(), number);
       validate("private_validation");
     }
-    if (!trainer->take_steps(steps, work.at("proximal"))) return 130;  // the round is done again, alike
+    SiteModel::Control control{.gradient = {}, .counted = work.at("counted")};
+    Trainer::ControlEntries controlled;
+    if (rules.control_variate) {
+      controlled = trainer->control_entries();
+      control.gradient = controlled.gradient;
+      if (!kept->set_correction(controlled.correction, reader, control.counted) && speaks)
+        say(fmt::format("warning: {}: this site's control variate of after round {} is gone; it begins anew",
+                        directory.string(), control.counted));
+    }
+    if (!trainer->take_steps(steps, rules)) return 130;  // the round is done again, alike
     const fs::path file = directory / "update.f32";
-    const FileDigest digest = kept->save(trainer->model_entries(), reader, number, file.string());
+    const FileDigest digest = kept->save(trainer->model_entries(), reader, number, file.string(), control);
     if (!speaks) continue;
     if (ledger) {  // before anybody is told: what is then not told counts, too
       ledger->record({.run = certificate_info(kit->authority).fingerprint,

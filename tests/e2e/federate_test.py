@@ -174,7 +174,7 @@ def test_ranks():
 
 def test_kills():
     """Coordinator and sites are killed without notice, and started again."""
-    calm = federation("calm", SITES)
+    calm = federation("calm", SITES, "--set=federation.keep=0")
     Path("killed").mkdir()
     leader = Started("killed/coordinator.log", coordinator("killed"))
     north = Started("killed/north.log", site("north", "killed"))
@@ -234,6 +234,47 @@ def test_strategy():
     assert_same_weights(calm, checkpoints("adam2")[-1])
     one, other = numbers(calm), numbers(checkpoints("calm")[-1])
     assert max(abs(other[name] - value).max() for name, value in one.items()) > 1e-3
+
+
+def test_scaffold():
+    """Control variates begin at nothing, make up for how sites' data differs, and come through kills."""
+    options = ["--set=strategy.name=scaffold", "--set=federation.keep=0"]
+    calm = federation("scaffold", SITES, *options)
+    assert_same_weights(checkpoints("calm")[1], checkpoints("scaffold")[1])
+    plain, corrected = numbers(checkpoints("calm")[-1]), numbers(calm)
+    assert max(abs(corrected[name] - value).max() for name, value in plain.items()) > 1e-3
+
+    # What a site sends of its control variate is by how much its own has changed.
+    changed = numpy.fromfile("scaffold/north/update.f32", numpy.float32)
+    before, after = [numpy.fromfile(f"scaffold/north/control-{round:08}.f32", numpy.float32) for round in (2, 3)]
+    assert len(changed) == 2 * len(after) and abs(after - before - changed[len(after) :]).max() < 1e-6 < abs(after).max()
+
+    # Sites of the same data have nothing to make up for.
+    one = federation("scaffold_one", ["north"], "--set=federation.quorum=1")
+    Path("scaffold_alike").mkdir()
+    leader = Started("scaffold_alike/coordinator.log", coordinator("scaffold_alike", *options))
+    sites = [Started(f"scaffold_alike/{name}.log", site(name, "scaffold_alike", "--set=data.part=0")) for name in SITES]
+    for process in [*sites, leader]:
+        process.ends()
+    assert_same_weights(one, checkpoints("scaffold_alike")[-1])
+
+    Path("scaffold_killed").mkdir()
+    leader = Started("scaffold_killed/coordinator.log", coordinator("scaffold_killed", *options))
+    sites = {name: Started(f"scaffold_killed/{name}.log", site(name, "scaffold_killed")) for name in SITES}
+    sites["south"].until("round 2 of 3: delivered")
+    sites["north"].kill()  # before it delivered, or after; or in the middle of its next control variate
+    leader.kill()
+    for path in Path("scaffold_killed/north").glob("update.json"):
+        path.unlink()  # what it has to do again, it does with the control variate of before
+    leader = Started("scaffold_killed/coordinator.log", coordinator("scaffold_killed", *options))
+    sites["north"] = Started("scaffold_killed/north.log", site("north", "scaffold_killed"))
+    for process in [*sites.values(), leader]:
+        process.ends()
+    assert_same_weights(calm, checkpoints("scaffold_killed")[-1])
+
+    two = numbers(federation("scaffold_ranks", SITES, *options, ranks=2))
+    worst = max(abs(two[name] - value).max() for name, value in corrected.items())
+    assert worst < 1e-3, worst
 
 
 def no_update_in(directory, files):
@@ -459,6 +500,7 @@ def test_mistakes():
         ('sites = ["a", "b"]\n[secure_aggregation]\nenabled = true', "each would know the other's update"),
         ('sites = ["a", "b", "c"]\nquorum = 2\n[secure_aggregation]\nenabled = true', "needs 3 sites in every round"),
         ('sites = ["a", "b", "c"]\n[strategy]\nname = "median"\n[secure_aggregation]\nenabled = true', "looks at each update"),
+        ('sites = ["a", "b", "c"]\n[strategy]\nname = "scaffold"\n[secure_aggregation]\nenabled = true', "control variates to arrive as they are"),
         ('sites = ["a"]\n[secure_aggregation]\nbits = 20', "multiple of 8"),
     ]:
         Path("mistaken.toml").write_text(f"[federation]\n{text}\n")
@@ -475,7 +517,7 @@ def main():
         Path("secure.toml").write_text(SECURE.format(port=free_port()))
         run([PROGRAM, "federate", "provision", "secure.toml"], says=["secure_kits/west"])
         secure = [test_secure_mean, test_secure_kills, test_one_sum]
-        tests = [test_mean, test_ranks, test_kills, test_sharing, test_strategy, *secure, test_private, test_audit]
+        tests = [test_mean, test_ranks, test_kills, test_sharing, test_strategy, test_scaffold, *secure, test_private, test_audit]
         for test in [*tests, test_early_site, test_admission, test_mistakes]:
             if test.__name__ in sys.argv[1:] or len(sys.argv) == 1:
                 began = time.monotonic()

@@ -1,0 +1,93 @@
+// What a site makes of a round for the coordinator and for itself, whichever ranks hold the model.
+#include "recipes/site_model.h"
+
+#include <catch2/catch.hpp>
+#include <cstring>
+#include <numeric>
+
+#include "tests/parallel/checkpoint_fixture.h"
+#include "tests/parallel/moe_run.h"
+
+namespace conclave {
+namespace {
+
+constexpr Index kRows = 8, kColumns = 3;
+constexpr std::size_t kModel = 4 + kRows * kColumns, kShared = kModel - kColumns;
+
+// This rank's part of a tensor of all ranks and one of experts, whose elements are `first`, `first` + 1, ...
+// in the order of the model.
+std::vector<TensorEntry> entries_of(const ProcessGrid& grid, const std::string& prefix, float first) {
+  const Index rows = kRows / grid.expert_parallel(), row = rows * grid.expert_group().rank();
+  std::vector<TensorEntry> entries{
+      {prefix + "/dense", Tensor::empty({4}), {4}, 0, false},
+      {prefix + "/layers/0/moe/experts/up", Tensor::empty({rows, kColumns}), {kRows, kColumns}, row, true}};
+  const auto count = [](std::span<float> values, float from) {
+    std::iota(values.begin(), values.end(), from);
+  };
+  count(entries[0].values.span<float>(), first);
+  count(entries[1].values.span<float>(), first + 4 + static_cast<float>(row * kColumns));
+  return entries;
+}
+
+std::vector<float> numbers_in(const std::string& path) {
+  const std::string bytes = read_file(path);
+  std::vector<float> numbers(bytes.size() / sizeof(float));
+  std::memcpy(numbers.data(), bytes.data(), bytes.size());
+  return numbers;
+}
+
+TEST_CASE("a site's control variate goes on from its last update that counted") {
+  for (const int expert_parallel : grid_shapes()) {
+    if (kRows % expert_parallel != 0) continue;
+    const ProcessGrid grid = grid_of(expert_parallel);
+    const SharedDirectory folder;
+    {
+      CheckpointWriter writer(folder.path(), grid.world(), 0, false);
+      auto all = entries_of(grid, "model", 0);
+      for (const TensorEntry& entry : entries_of(grid, "control", 100)) all.push_back(entry);
+      writer.save(all, test_state(3));
+      REQUIRE(writer.wait()->saved);
+    }
+    const CheckpointReader base(checkpoint_path(folder.path(), 3));
+    const SharingRule own_expert{"*.experts.up[7]", Sharing::kept_private};
+    const SiteModel site(base, std::span(&own_expert, 1), folder.path(), grid);
+    const std::string update = folder.path() + "/update.f32";
+    // Of `round`, where the mean gradient is `gradient` above the control variate.
+    const auto train = [&](std::int64_t round, std::int64_t counted, float gradient) {
+      const auto mean = entries_of(grid, "control", 100 + gradient);
+      site.save(entries_of(grid, "model", 2), base, round, update, {mean, counted});
+      grid.world().barrier();
+    };
+    // The correction is that of the coordinator less `own`, and that of the private expert none of ours.
+    const auto corrects_by = [&](std::int64_t counted, float own) {
+      const auto correction = entries_of(grid, "control", -1);
+      const bool there = site.set_correction(correction, base, counted);
+      const auto whole = entries_of(grid, "control", 100), rest = entries_of(grid, "control", 100 - own);
+      for (std::size_t i = 0; i < correction.size(); ++i)
+        for (Index j = 0; j < correction[i].values.numel(); ++j) {
+          const bool kept = i == 1 && correction[i].first_row + j / kColumns == 7;
+          CHECK(correction[i].values.data<float>()[j] == (kept ? whole : rest)[i].values.data<float>()[j]);
+        }
+      grid.world().barrier();
+      return there;
+    };
+
+    CHECK(corrects_by(0, 0));
+    train(3, 0, 5);
+    const auto sent = numbers_in(update);
+    REQUIRE(sent.size() == 2 * kShared);
+    for (std::size_t i = 0; i < sent.size(); ++i) CHECK(sent[i] == (i < kShared ? 2 : 5));
+    CHECK(corrects_by(0, 0));  // the round again, with the same bits
+    train(3, 0, 5);
+    CHECK(numbers_in(update) == sent);
+    CHECK(corrects_by(4, 5));
+    train(4, 4, 10);  // which comes too late
+    CHECK(corrects_by(4, 5));
+    train(5, 4, 20);
+    CHECK(corrects_by(6, 25));
+    CHECK(!corrects_by(5, 0));
+  }
+}
+
+}  // namespace
+}  // namespace conclave
