@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstring>
@@ -16,6 +17,8 @@ Clock::duration seconds(double count) {
   return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(count));
 }
 
+constexpr double kRoomSeconds =
+    20;  // that an update waits for the next model to be made, before it is sent anew
 constexpr std::size_t kMostMetrics = 64;
 constexpr double kMostExamples = 1e12;
 
@@ -58,25 +61,28 @@ void check_finite(std::string_view data, std::uint64_t offset) {
 RoundBoard::RoundBoard(std::filesystem::path directory, Database& database)
     : directory_(std::move(directory) / "updates"), database_(database) {
   database.run(
-      "CREATE TABLE IF NOT EXISTS updates(round INTEGER, site TEXT, examples REAL, metrics TEXT, tokens "
-      "TEXT, digest TEXT,"
-      " arrived TEXT DEFAULT CURRENT_TIMESTAMP, PRIMARY KEY(round, site))");
+      "CREATE TABLE IF NOT EXISTS updates(round INTEGER, site TEXT, turn INTEGER, base INTEGER, examples "
+      "REAL, metrics TEXT, tokens TEXT, digest TEXT,"
+      " arrived TEXT DEFAULT CURRENT_TIMESTAMP, PRIMARY KEY(round, site, turn))");
+  database_.run("CREATE TABLE IF NOT EXISTS models(round INTEGER PRIMARY KEY, digest TEXT)");
   database.run("CREATE TABLE IF NOT EXISTS assigned(round INTEGER, site TEXT, PRIMARY KEY(round, site))");
 }
 
-std::filesystem::path RoundBoard::file_of(const std::string& site) const {
-  return directory_ / fmt::format("{}.f32", site);
+std::filesystem::path RoundBoard::file_of(const std::string& site, std::int64_t turn) const {
+  return directory_ / fmt::format("{}.{}.f32", site, turn);
 }
 
 std::vector<ReceivedUpdate> RoundBoard::updates_of(std::int64_t round) {
   auto rows = database_.prepare(
-      "SELECT site, examples, metrics, tokens, digest FROM updates WHERE round = ?1 ORDER BY site");
+      "SELECT site, examples, metrics, tokens, digest, turn, base FROM updates WHERE round = ?1 ORDER BY "
+      "site, turn");
   rows.bind(round);
   std::vector<ReceivedUpdate> updates;
   while (rows.next())
-    updates.push_back({rows.text(0), file_of(rows.text(0)), rows.real(1),
+    updates.push_back({rows.text(0), file_of(rows.text(0), rows.integer(5)), rows.real(1),
                        nlohmann::json::parse(rows.text(2)).get<std::map<std::string, double>>(),
-                       nlohmann::json::parse(rows.text(3)).get<std::vector<double>>(), rows.text(4), ""});
+                       nlohmann::json::parse(rows.text(3)).get<std::vector<double>>(), rows.text(4), "",
+                       rows.integer(5), rows.integer(6)});
   return updates;
 }
 
@@ -89,17 +95,20 @@ void RoundBoard::open(const RoundPlan& plan) {
   for (const ReceivedUpdate& update : updates_of(plan.round)) {
     // A power cut can take what was not yet on the disk.
     if (std::filesystem::exists(update.file) && digest_of(update.file).hexadecimal() == update.digest) {
-      received_[update.site] = update;
+      received_[{update.site, update.turn}] = update;
       assigned_.insert(update.site);
     } else {
-      database_.prepare("DELETE FROM updates WHERE round = ?1 AND site = ?2")
-          .bind(plan.round, update.site)
+      database_.prepare("DELETE FROM updates WHERE round = ?1 AND site = ?2 AND turn = ?3")
+          .bind(plan.round, update.site, update.turn)
           .run();
     }
   }
+  database_.prepare("INSERT OR REPLACE INTO models VALUES(?1, ?2)")
+      .bind(plan.round, plan.digest.hexadecimal())
+      .run();
   for (const auto& entry : std::filesystem::directory_iterator(directory_)) {
-    const bool counts =
-        entry.path().extension() == ".f32" && received_.contains(entry.path().stem().string());
+    const bool counts = std::ranges::any_of(
+        received_, [&](const auto& update) { return update.second.file == entry.path(); });
     const bool part = entry.path().extension() == ".part";  // its name says of which update
     if (!counts && !part) std::filesystem::remove(entry.path());
   }
@@ -115,13 +124,17 @@ std::optional<std::vector<ReceivedUpdate>> RoundBoard::wait(std::size_t quorum, 
   std::unique_lock lock(mutex_);
   const auto began = Clock::now();
   const auto all = [&] { return received_.size() >= quorum && received_.size() == assigned_.size(); };
-  changed_.wait_until(lock, began + seconds(gather), [&] { return stopped_; });
-  changed_.wait_until(lock, began + seconds(deadline), [&] { return stopped_ || all(); });
-  changed_.wait(lock, [&] { return stopped_ || received_.size() >= quorum; });
+  if (is_asynchronous()) {
+    changed_.wait(lock, [&] { return stopped_ || !has_room(); });
+  } else {
+    changed_.wait_until(lock, began + seconds(gather), [&] { return stopped_; });
+    changed_.wait_until(lock, began + seconds(deadline), [&] { return stopped_ || all(); });
+    changed_.wait(lock, [&] { return stopped_ || received_.size() >= quorum; });
+  }
   if (stopped_) return std::nullopt;
   phase_ = Phase::closed;
   std::vector<ReceivedUpdate> updates;
-  for (const auto& [site, update] : received_) updates.push_back(update);
+  for (const auto& [turn, update] : received_) updates.push_back(update);
   return updates;
 }
 
@@ -137,20 +150,30 @@ void RoundBoard::ready(const std::string& site, const UpdateOffer& offer) {
   const std::scoped_lock lock(mutex_);
   if (phase_ == Phase::finished || offer.round < plan_.round)
     throw RoundOver(fmt::format("round {} is over", offer.round));
-  if (phase_ != Phase::open || received_.contains(site)) return;
+  if (phase_ != Phase::open || received_.contains({site, plan_.round})) return;
   SiteMistake::unless(plan_.secure, "this federation is not by secure aggregation");
   if (offer.round != plan_.round || offer.base != plan_.digest)
     throw RoundOver("the update was trained from another model than this round's");
   check(offer, plan_);
   assign(site);
-  received_[site] = {site, {}, offer.examples, offer.metrics, offer.tokens, "", offer.certificate};
+  received_[{site, plan_.round}] = {.site = site,
+                                    .file = {},
+                                    .examples = offer.examples,
+                                    .metrics = offer.metrics,
+                                    .tokens = offer.tokens,
+                                    .digest = "",
+                                    .certificate = offer.certificate,
+                                    .turn = plan_.round,
+                                    .base = plan_.round};
   changed_.notify_all();
 }
 
 void RoundBoard::clear() {
   const std::scoped_lock lock(mutex_);
+  if (!is_asynchronous()) std::filesystem::remove_all(directory_);
+  for (const auto& [turn, update] : received_)
+    std::filesystem::remove(update.file);  // others are on their way
   received_.clear();
-  std::filesystem::remove_all(directory_);
 }
 
 void RoundBoard::finish(const RoundPlan& result, double most) {
@@ -159,6 +182,11 @@ void RoundBoard::finish(const RoundPlan& result, double most) {
   phase_ = Phase::finished;
   assigned_.clear();
   for (const ReceivedUpdate& update : updates_of(result.round - 1)) assigned_.insert(update.site);
+  if (is_asynchronous()) {  // others are still at work
+    auto rows = database_.prepare("SELECT DISTINCT site FROM assigned WHERE round >= ?1");
+    rows.bind(result.round - 1 - result.stalest);
+    while (rows.next()) assigned_.insert(rows.text(0));
+  }
   changed_.notify_all();
   changed_.wait_for(lock, seconds(most), [&] { return stopped_ || assigned_.empty(); });
 }
@@ -174,7 +202,8 @@ RoundBoard::Assignment RoundBoard::next(const std::string& site, double wait_sec
   std::unique_lock lock(mutex_);
   const auto until = Clock::now() + seconds(wait_seconds);
   const auto something = [&] {
-    return stopped_ || phase_ == Phase::finished || (phase_ == Phase::open && !received_.contains(site));
+    return stopped_ || phase_ == Phase::finished ||
+           (has_room() && (is_asynchronous() || !received_.contains({site, plan_.round})));
   };
   // gRPC tells nobody that a caller has gone; it is asked.
   while (!something() && Clock::now() < until && !cancelled())
@@ -186,9 +215,34 @@ RoundBoard::Assignment RoundBoard::next(const std::string& site, double wait_sec
 }
 
 std::int64_t RoundBoard::counted(const std::string& site) const {
-  auto last = database_.prepare("SELECT max(round) + 1 FROM updates WHERE site = ?1 AND round < ?2");
-  last.bind(site, plan_.round).next();
+  // A round may have been begun before as one of the other kind.
+  auto last = database_.prepare(is_asynchronous()
+                                    ? "SELECT max(turn) + 1 FROM updates WHERE site = ?1"
+                                    : "SELECT max(round) + 1 FROM updates WHERE site = ?1 AND round < ?2");
+  if (is_asynchronous())
+    last.bind(site).next();
+  else
+    last.bind(site, plan_.round).next();
   return last.integer(0);  // 0 of NULL, where there is none
+}
+
+bool RoundBoard::has_room() const {
+  return phase_ == Phase::open && (!is_asynchronous() || received_.size() < plan_.buffer);
+}
+
+// An asynchronous update that comes while the next model is being made is not too late, but of the next
+// round.
+void RoundBoard::await_room(std::unique_lock<std::mutex>& lock) {
+  const auto over = [&] { return stopped_ || phase_ == Phase::finished || has_room(); };
+  if (is_asynchronous())
+    require(changed_.wait_for(lock, seconds(kRoomSeconds), over) && !stopped_,
+            "the next model is being made; send the update again");
+}
+
+std::string RoundBoard::model_of_record(std::int64_t round) const {
+  auto rows = database_.prepare("SELECT digest FROM models WHERE round = ?1");
+  rows.bind(round);
+  return rows.next() ? rows.text(0) : "";
 }
 
 RoundPlan RoundBoard::model_of(std::int64_t round) {
@@ -211,31 +265,41 @@ void RoundBoard::assign(const std::string& site) {
   database_.prepare("INSERT OR IGNORE INTO assigned VALUES(?1, ?2)").bind(plan_.round, site).run();
 }
 
+void RoundBoard::check_in_time(std::int64_t round) const {
+  const bool in_time = is_asynchronous() ? phase_ != Phase::finished && round <= plan_.round &&
+                                               round >= plan_.round - plan_.stalest
+                                         : phase_ == Phase::open && round == plan_.round;
+  if (!in_time) throw RoundOver(fmt::format("round {} is over: its update came too late", round));
+}
+
 void RoundBoard::check_current(const std::string& site, std::int64_t round, std::uint64_t number) {
-  if (phase_ != Phase::open || round != plan_.round)
-    throw RoundOver(fmt::format("round {} is over: its update came too late", round));
+  check_in_time(round);
   require(upload_numbers_[site] == number, "another upload of this site's has begun");
 }
 
 std::unique_ptr<RoundBoard::Upload> RoundBoard::begin_upload(const std::string& site,
-                                                             const UpdateOffer& offer) {
+                                                             const UpdateOffer& offered) {
   std::unique_lock lock(mutex_);
-  if (offer.round == plan_.round && received_.contains(site)) return nullptr;
+  UpdateOffer offer = offered;
+  if (!is_asynchronous()) offer.turn = offer.round;
+  if (offer.round == plan_.round && received_.contains({site, offer.turn})) return nullptr;
   require(!plan_.model.empty(), "the coordinator has not yet found its place again");
-  if (phase_ != Phase::open || offer.round != plan_.round)
-    throw RoundOver(fmt::format("round {} is over: its update came too late", offer.round));
-  if (offer.base != plan_.digest)
+  if (is_asynchronous() && offer.turn >= 0 && offer.turn < counted(site)) return nullptr;
+  check_in_time(offer.round);
+  if (offer.base.hexadecimal() != model_of_record(offer.round))
     throw RoundOver("the update was trained from another model than this round's");
+  SiteMistake::unless(!is_asynchronous() || offer.turn == counted(site),
+                      "update {} of this site, where its update {} was to come", offer.turn, counted(site));
   SiteMistake::unless(!plan_.secure, "this federation is by secure aggregation: no update is sent as it is");
   check(offer, plan_);
   assign(site);
   const std::uint64_t number = ++upload_numbers_[site];
-  const std::filesystem::path file = file_of(site);
+  const std::filesystem::path file = file_of(site, offer.turn);
   // Parts of other updates that this site began: it has room for one.
   const std::filesystem::path kept = IncomingFile::part_of(file, offer.update);
-  const std::string parts = file.filename().string() + ".";
   for (const auto& entry : std::filesystem::directory_iterator(directory_))
-    if (entry.path().filename().string().starts_with(parts) && entry.path() != kept)
+    if (entry.path().filename().string().starts_with(site + ".") && entry.path().extension() == ".part" &&
+        entry.path() != kept)
       std::filesystem::remove(entry.path());
   lock.unlock();
   return std::unique_ptr<Upload>(new Upload(*this, site, offer, number, file));
@@ -263,7 +327,8 @@ void RoundBoard::Upload::append(std::uint64_t offset, std::string_view data, std
 }
 
 void RoundBoard::Upload::finish() {
-  const std::scoped_lock lock(board_.mutex_);
+  std::unique_lock lock(board_.mutex_);
+  board_.await_room(lock);
   board_.check_current(site_, offer_.round, number_);
   file_.finish();
   board_.accept(*this);
@@ -272,24 +337,26 @@ void RoundBoard::Upload::finish() {
 void RoundBoard::insert(std::int64_t round, const ReceivedUpdate& update) {
   database_
       .prepare(
-          "INSERT INTO updates(round, site, examples, metrics, tokens, digest) VALUES(?1, ?2, ?3, ?4, ?5, "
-          "?6)")
-      .bind(round, update.site, update.examples, nlohmann::json(update.metrics).dump(),
-            nlohmann::json(update.tokens).dump(), update.digest)
+          "INSERT INTO updates(round, site, turn, base, examples, metrics, tokens, digest) VALUES(?1, ?2, "
+          "?3, "
+          "?4, ?5, ?6, ?7, ?8)")
+      .bind(round, update.site, update.turn, update.base, update.examples,
+            nlohmann::json(update.metrics).dump(), nlohmann::json(update.tokens).dump(), update.digest)
       .run();
 }
 
 void RoundBoard::accept(const Upload& upload) {
   const UpdateOffer& offer = upload.offer_;
-  const ReceivedUpdate update{upload.site_,
-                              upload.path_,
-                              offer.examples,
-                              offer.metrics,
-                              offer.tokens,
-                              offer.update.hexadecimal(),
-                              ""};
-  insert(offer.round, update);
-  received_[upload.site_] = update;
+  const ReceivedUpdate update{.site = upload.site_,
+                              .file = upload.path_,
+                              .examples = offer.examples,
+                              .metrics = offer.metrics,
+                              .tokens = offer.tokens,
+                              .digest = offer.update.hexadecimal(),
+                              .turn = offer.turn,
+                              .base = offer.round};
+  insert(plan_.round, update);
+  received_[{upload.site_, offer.turn}] = update;
   changed_.notify_all();
 }
 

@@ -1,5 +1,12 @@
 // What the coordinator's loop and the calls of sites, on threads of their own, share: which round it is, who
 // has been given it, and whose update has come.
+//
+// Where rounds are asynchronous (federated/strategies/fed_buff.h), a site that has delivered is given the
+// newest model at once, the same again or not, and what it makes of it counts in whichever round it comes, if
+// its model is not too old. Updates are told apart by their site and turn. The turn is the round in
+// synchronous rounds, where a site has one in each; else how many of the site's came before, which this board
+// counts, so that what is sent again is known, however many rounds later. Each round's model is on record, so
+// that a site cannot say that its update is of a model that there was not.
 #pragma once
 
 #include <condition_variable>
@@ -27,6 +34,8 @@ struct RoundPlan {
   std::uint64_t elements = 0;   ///< of an update
   std::size_t experts = 0;      ///< whose tokens come with it
   bool secure = false;          ///< sites say that they are ready, and no update comes this way
+  std::size_t buffer = 0;       ///< updates that make an asynchronous round; 0: it is synchronous
+  std::int64_t stalest = 0;     ///< of an asynchronous one: rounds that an update's model may be older
 };
 
 struct ReceivedUpdate {
@@ -37,6 +46,8 @@ struct ReceivedUpdate {
   std::vector<double> tokens;    ///< [plan.experts]
   std::string digest;            ///< of the file, in hexadecimal
   std::string certificate = {};  ///< of the site, where the round is secure
+  std::int64_t turn = 0;         ///< of the site
+  std::int64_t base = 0;         ///< round whose model it was made from
 };
 
 /// What a site says of the update that it sends.
@@ -47,6 +58,7 @@ struct UpdateOffer {
   std::map<std::string, double> metrics;
   std::vector<double> tokens;
   std::string certificate = {};  ///< of the site, where the round is secure
+  std::int64_t turn = 0;         ///< where rounds are asynchronous
 };
 
 /// The round that an update is for is over, or it was made from another model: it is of no use any more.
@@ -79,6 +91,7 @@ class RoundBoard {
   /// Waits until every site that was given the round has delivered and `quorum` have, `gather` seconds or
   /// more after it was opened; or until `quorum` have, after `deadline` seconds; or until stop(). Returns the
   /// updates, by site; none more is let in until the next open(). Nothing where stopped.
+  /// Of an asynchronous round it waits for plan.buffer updates, and for nothing else.
   std::optional<std::vector<ReceivedUpdate>> wait(std::size_t quorum, double gather, double deadline);
   /// What is on record of a round's updates, their files aside.
   std::vector<ReceivedUpdate> updates_of(std::int64_t round);
@@ -97,7 +110,7 @@ class RoundBoard {
   struct Assignment {
     Work work;
     RoundPlan plan = {};
-    std::int64_t counted = 0;  ///< the round, from 1, in which the site's update last counted; 0: none
+    std::int64_t counted = 0;  ///< the turn after that of the site's last update that counted; 0: none did
   };
   /// Waits up to `seconds` until there is something to do for `site`, or until `cancelled` says so.
   Assignment next(const std::string& site, double seconds, const std::function<bool()>& cancelled);
@@ -138,9 +151,16 @@ class RoundBoard {
   void accept(const Upload& upload);
   void assign(const std::string& site);
   std::int64_t counted(const std::string& site) const;
+  bool is_asynchronous() const { return plan_.buffer > 0; }
+  /// Whether it is an update's turn to be let in, and not that of the next model to be made.
+  bool has_room() const;
+  void await_room(std::unique_lock<std::mutex>& lock);
+  std::string model_of_record(std::int64_t round) const;
   void insert(std::int64_t round, const ReceivedUpdate& update);
+  /// Throws RoundOver where an update of the model of `round` counts no more.
+  void check_in_time(std::int64_t round) const;
   void check_current(const std::string& site, std::int64_t round, std::uint64_t number);
-  std::filesystem::path file_of(const std::string& site) const;
+  std::filesystem::path file_of(const std::string& site, std::int64_t turn) const;
 
   std::filesystem::path directory_;
   Database& database_;
@@ -150,7 +170,7 @@ class RoundBoard {
   bool stopped_ = false;
   RoundPlan plan_;
   std::set<std::string> assigned_;  // the round; when all are over: those who have yet to fetch the result
-  std::map<std::string, ReceivedUpdate> received_;
+  std::map<std::pair<std::string, std::int64_t>, ReceivedUpdate> received_;  // by site and turn
   std::map<std::string, std::uint64_t> upload_numbers_;
 };
 

@@ -48,14 +48,16 @@ void check_secure_aggregation(const FederationSettings& settings,
                "{}: secure aggregation needs 3 sites in every round",
                check.shown("federation.quorum", settings.federation.quorum));
   const auto strategy = make_strategy({.name = settings.strategy.name, .sites = 1, .norm_bound = 1}, 1);
-  const bool by_control = strategy->site_rules().control_variate;
+  const bool by_control = strategy->site_rules().control_variate, buffered = strategy->buffer_size() > 0;
   check.unless(
       strategy->needs_mean_only() && !by_control, {"strategy.name", "secure_aggregation.enabled"},
       "{}: it {}; fedavg, fedprox, fedadam, fedyogi and fedadagrad go together with secure aggregation",
       check.shown("strategy.name", settings.strategy.name),
       by_control ? "needs control variates to arrive as they are, and clip_norm would shorten them with the "
                    "model's changes"
-                 : "looks at each update, which secure aggregation hides");
+      : buffered
+          ? "is asynchronous, and secure aggregation adds up what all sites of a round have at one time"
+          : "looks at each update, which secure aggregation hides");
   check.unless(settings.sharing.by_tokens.empty(), {"sharing.by_tokens", "secure_aggregation.enabled"},
                "sharing.by_tokens: secure aggregation gives each site the same weight");
   if (sites == 0 || secure.bits % 8 != 0) return;
@@ -160,6 +162,7 @@ StrategyOptions strategy_options(const StrategyTable& strategy, std::int64_t sit
           .adaptivity = strategy.adaptivity,
           .proximal = strategy.proximal,
           .sites = sites,
+          .buffer = strategy.buffer,
           .trimmed = strategy.trimmed,
           .norm_bound = strategy.norm_bound};
 }

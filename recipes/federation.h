@@ -40,6 +40,8 @@ struct StrategyTable {
   double proximal = 0.01;
   double trimmed = 0.1;
   double norm_bound = 0;
+  std::int64_t buffer = 10;
+  std::int64_t max_staleness = 20;
 };
 
 /// Which parameters are not simply everybody's; see federated/policy.h.

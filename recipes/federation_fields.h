@@ -46,10 +46,13 @@ void fields(R& strategy, Visitor&& field) {
   field("name", strategy.name,
         "fedavg: the mean by examples; fedprox: and sites stay near the global model; fedadam, fedyogi, "
         "fedadagrad: the mean as a gradient of an adaptive optimizer; scaffold: the mean, and sites correct "
-        "their gradients for how their data differs; median, trimmed_mean, norm_bound: whatever a few sites "
-        "send",
-        one_of({"fedavg", "fedprox", "fedadam", "fedyogi", "fedadagrad", "scaffold", "median", "trimmed_mean",
-                "norm_bound"}));
+        "their gradients for how their data differs; fedbuff: asynchronous, each site trains as fast as it "
+        "can, "
+        "and quorum, gather_seconds and deadline_seconds say nothing; median, trimmed_mean, norm_bound: "
+        "whatever "
+        "a few sites send",
+        one_of({"fedavg", "fedprox", "fedadam", "fedyogi", "fedadagrad", "scaffold", "fedbuff", "median",
+                "trimmed_mean", "norm_bound"}));
   field("server_rate", strategy.server_rate,
         "By how much of the mean update the global model moves; 0: the strategy's own", between(0, 100));
   field("beta1", strategy.beta1, "fedadam, fedyogi: decay of the mean of updates", between(0, 0.9999));
@@ -64,6 +67,13 @@ void fields(R& strategy, Visitor&& field) {
         between(0, 0.499));
   field("norm_bound", strategy.norm_bound, "norm_bound: Euclidean norm to which longer updates are shortened",
         at_least(0));
+  field("buffer", strategy.buffer, "fedbuff: updates that make a round, whichever sites send them",
+        between(1, 1e5));
+  field(
+      "max_staleness", strategy.max_staleness,
+      "fedbuff: rounds that may have ended since a site was given the model that it trained, which count its "
+      "update the less, by 1 / sqrt(1 + rounds); later it does not count",
+      between(0, 1e6));
 }
 
 template <Either<SharingTable> R, class Visitor>

@@ -793,17 +793,18 @@ TrainResult Trainer::run() {
   return result;
 }
 
-void Trainer::begin_round(const std::string& checkpoint, std::int64_t first_step) {
+void Trainer::begin_round(const std::string& checkpoint, std::int64_t first_step, std::int64_t seen) {
   CheckpointReader(checkpoint, grid_.world()).load(model_entries());
   optimizer_.restart();
   optimizer_start_ = first_step;
   // A round that was broken off, and is done again, may be told in two updates: a site's ledger counts both.
   if (privacy_) privacy_->go_on_from(first_step);
   std::vector<std::int64_t> used(tasks_.size());  // micro-batches of each task until then
-  for (step_ = 0; step_ < first_step; ++step_)
+  for (step_ = 0; step_ < seen; ++step_)
     for (std::int64_t micro = 0; micro < recipe_.train.accumulate; ++micro) ++used[task_of(micro)];
   for (std::size_t t = 0; t < tasks_.size(); ++t)
     tasks_[t].batches->seek({used[t] / tasks_[t].batches_per_epoch, used[t] % tasks_[t].batches_per_epoch});
+  step_ = first_step;
   if (metrics_) metrics_->truncate_from(step_ + 1);
 }
 

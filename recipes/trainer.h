@@ -60,9 +60,9 @@ class Trainer {
   // What a site of a federation does in place of run(), round by round.
 
   /// Takes the model of `checkpoint`, and stands before step `first_step` + 1 with an optimizer that is as if
-  /// new. What is then trained depends on these two and the recipe alone. Throws Error where the checkpoint
-  /// is of another model.
-  void begin_round(const std::string& checkpoint, std::int64_t first_step);
+  /// new, and before the examples that follow those of `seen` steps. What is then trained depends on these
+  /// three and the recipe alone. Throws Error where the checkpoint is of another model.
+  void begin_round(const std::string& checkpoint, std::int64_t first_step, std::int64_t seen);
   /// What take_steps() by a control variate (federated/strategies/scaffold.h) adds to the gradients of each
   /// step, and the mean over the steps of what came out, before it was clipped. This rank's part of every
   /// parameter, named "control/..." where that is "model/..."; zeros at first.

@@ -15,9 +15,13 @@ std::filesystem::path note_in(const std::filesystem::path& directory) { return d
 }  // namespace
 
 void WaitingUpdate::save() const {
-  const nlohmann::json note{{"round", round},          {"base", base.hexadecimal()},
-                            {"file", file.filename()}, {"digest", digest.hexadecimal()},
-                            {"examples", examples},    {"tokens", tokens},
+  const nlohmann::json note{{"round", round},
+                            {"turn", turn},
+                            {"base", {{"bytes", base.bytes}, {"xxh3", base.xxh3}}},
+                            {"file", file.filename()},
+                            {"digest", digest.hexadecimal()},
+                            {"examples", examples},
+                            {"tokens", tokens},
                             {"metrics", metrics}};
   const std::string text = note.dump();
   AtomicFile out(note_in(file.parent_path()).string());
@@ -25,24 +29,29 @@ void WaitingUpdate::save() const {
   out.commit();
 }
 
-std::optional<WaitingUpdate> WaitingUpdate::find(const std::filesystem::path& directory, std::int64_t round,
-                                                 const FileDigest& base) {
+std::optional<WaitingUpdate> WaitingUpdate::find(const std::filesystem::path& directory, std::int64_t turn,
+                                                 const std::optional<FileDigest>& base) {
   std::ifstream in(note_in(directory));
   const auto note = nlohmann::json::parse(in, nullptr, false);
-  if (!note.is_object() || note.value("round", std::int64_t{-1}) != round ||
-      note.value("base", "") != base.hexadecimal())
-    return std::nullopt;
-  WaitingUpdate found{.round = round,
-                      .base = base,
+  if (!note.is_object() || note.value("turn", std::int64_t{-1}) != turn) return std::nullopt;
+  const FileDigest trained{note.at("base").at("bytes"), note.at("base").at("xxh3")};
+  if (base && *base != trained) return std::nullopt;
+  WaitingUpdate found{.round = note.at("round"),
+                      .base = trained,
                       .file = directory / note.at("file").get<std::string>(),
                       .digest = {},
                       .examples = note.at("examples"),
                       .tokens = note.at("tokens"),
-                      .metrics = note.at("metrics")};
+                      .metrics = note.at("metrics"),
+                      .turn = turn};
   if (!std::filesystem::exists(found.file)) return std::nullopt;
   found.digest = digest_of(found.file);
   if (found.digest.hexadecimal() != note.at("digest")) return std::nullopt;
   return found;
+}
+
+void WaitingUpdate::forget(const std::filesystem::path& directory) {
+  std::filesystem::remove(note_in(directory));
 }
 
 }  // namespace conclave

@@ -20,12 +20,15 @@ struct WaitingUpdate {
   double examples = 0;
   std::vector<double> tokens;
   std::map<std::string, double> metrics;
+  std::int64_t turn = 0;  ///< the update's number
 
   /// Into the file's folder, durably.
   void save() const;
-  /// The one in `directory`, if it is of that round and model, and whole.
-  static std::optional<WaitingUpdate> find(const std::filesystem::path& directory, std::int64_t round,
-                                           const FileDigest& base);
+  /// The one in `directory`, if it has that number, is of that model (any, where nothing is said), and whole.
+  static std::optional<WaitingUpdate> find(const std::filesystem::path& directory, std::int64_t turn,
+                                           const std::optional<FileDigest>& base);
+  /// There is no use in the one in `directory` any more.
+  static void forget(const std::filesystem::path& directory);
 };
 
 }  // namespace conclave

@@ -81,10 +81,11 @@ struct Coordinator::Parts {
     policy.emplace(flat_parameters(model->layout()), options.sharing);
     strategy = make_strategy(options.strategy, policy->exchanged_elements());
     const bool by_control = strategy->site_rules().control_variate;
-    require(strategy->vectors() == (by_control ? 2 : 1) && strategy->buffer_size() == 0,
-            "strategy {}: coordinators cannot do it yet, as it is asynchronous or has sites send more than "
-            "updates and control variates",
-            strategy->name());
+    require(
+        strategy->vectors() == (by_control ? 2 : 1) && (!by_control || strategy->buffer_size() == 0),
+        "strategy {}: coordinators know sites that send their update or, in rounds that all begin together, "
+        "the change of a control variate with it",
+        strategy->name());
     require(
         !options.secure.enabled || (strategy->needs_mean_only() && !by_control && policy->experts().empty()),
         "strategy {}: secure aggregation gives no more than the mean of the updates, each site counting "
@@ -142,13 +143,15 @@ struct Coordinator::Parts {
 
   RoundPlan plan() const {
     const std::string path = checkpoint_path(options.directory, round);
-    return {round,
-            options.rounds,
-            path,
-            digest_of(path),
-            update_elements(),
-            policy->experts().size(),
-            options.secure.enabled};
+    return {.round = round,
+            .rounds = options.rounds,
+            .model = path,
+            .digest = digest_of(path),
+            .elements = update_elements(),
+            .experts = policy->experts().size(),
+            .secure = options.secure.enabled,
+            .buffer = strategy->buffer_size(),
+            .stalest = options.max_staleness};
   }
 
   bool run_rounds() {
@@ -200,6 +203,7 @@ struct Coordinator::Parts {
     for (const ReceivedUpdate& update : updates) {
       const OutgoingFile& file = files.emplace_back(update.file);
       sites.push_back({.weight = update.examples,
+                       .staleness = static_cast<double>(round - update.base),
                        .tokens = update.tokens,
                        .read = [&file](std::size_t offset, std::span<float> out) {
                          file.read_at(out.data(), out.size_bytes(), offset * sizeof(float));
@@ -230,8 +234,9 @@ struct Coordinator::Parts {
     ++round;
     save();
     record(updates);
-    std::string line = fmt::format("round {} of {}: {} sites, {:.0f} examples", round, options.rounds,
-                                   updates.size(), examples);
+    const bool asynchronous = strategy->buffer_size() > 0;
+    std::string line = fmt::format("round {} of {}: {} {}, {:.0f} examples", round, options.rounds,
+                                   updates.size(), asynchronous ? "updates" : "sites", examples);
     Gauge means{"conclave_metric", "Mean by examples of what sites measured in the last round", {}};
     for (const auto& [name, sum] : metrics) {
       line += fmt::format(", {} {:.4f}", name, sum.first / sum.second);
@@ -244,13 +249,15 @@ struct Coordinator::Parts {
   void write_metrics(const std::vector<ReceivedUpdate>& updates, const Gauge& means) const {
     Gauge examples{"conclave_examples", "Examples that a site trained on in the last round", {}};
     for (const ReceivedUpdate& update : updates)
-      examples.values[prometheus_label("site", update.site)] = update.examples;
+      examples.values[prometheus_label("site", update.site)] += update.examples;
     try {
       write_prometheus_file(
           options.directory + "/metrics.prom",
           {{"conclave_rounds_done", "Rounds that are over", {{"", static_cast<double>(round)}}},
            {"conclave_rounds", "Rounds that there are to be", {{"", static_cast<double>(options.rounds)}}},
-           {"conclave_sites", "Sites in the last round's model", {{"", static_cast<double>(updates.size())}}},
+           {"conclave_sites",
+            "Sites in the last round's model",
+            {{"", static_cast<double>(examples.values.size())}}},
            examples,
            means});
     } catch (const Error& error) {  // no reason to stop training
@@ -262,8 +269,13 @@ struct Coordinator::Parts {
   // is missing.
   void record(const std::vector<ReceivedUpdate>& updates) {
     nlohmann::json sites = nlohmann::json::object();
-    for (const ReceivedUpdate& update : updates)
-      sites[update.site] = {{"examples", update.examples}, {"metrics", update.metrics}};
+    for (const ReceivedUpdate& update : updates) {
+      nlohmann::json& site = sites[update.site];
+      if (site.is_null()) site["examples"] = 0.0;
+      site["examples"] = site["examples"].get<double>() + update.examples;
+      site["metrics"] = update.metrics;  // of several in an asynchronous round, the newest's
+      if (strategy->buffer_size() > 0) site["models"].push_back(update.base);
+    }
     nlohmann::json entry{{"round", round},
                          {"strategy", strategy->name()},
                          {"sites", sites},

@@ -32,6 +32,7 @@ struct CoordinatorOptions {
   std::int64_t local_steps = 100;
   std::int64_t keep = 2;  ///< checkpoints, 0: all
   StrategyOptions strategy;
+  std::int64_t max_staleness = 20;  ///< rounds that an asynchronous update's model may be older
   std::vector<SharingRule> sharing;
   SecureOptions secure;
 };

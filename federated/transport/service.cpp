@@ -23,7 +23,8 @@ UpdateOffer from_message(const federated::UpdateHeader& header) {
                     .examples = header.examples(),
                     .metrics = {},
                     .tokens = {header.tokens().begin(), header.tokens().end()},
-                    .certificate = {}};
+                    .certificate = {},
+                    .turn = header.turn()};
   for (const auto& [name, value] : header.metrics()) offer.metrics[name] = value;
   return offer;
 }
@@ -99,6 +100,7 @@ grpc::Status FederationService::Next(grpc::ServerContext* context, const federat
     reply->set_proximal(work_.rules.proximal);
     reply->set_control_variate(work_.rules.control_variate);
     reply->set_counted(counted);
+    reply->set_asynchronous(plan.buffer > 0);
     reply->set_secure(secure_ != nullptr);
     for (const SharingRule& rule : work_.sharing) {
       auto* told = reply->add_sharing();

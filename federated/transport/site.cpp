@@ -100,13 +100,14 @@ SiteRound Site::next() {
                     .rules = {reply.proximal(), reply.control_variate()},
                     .sharing = {},
                     .counted = reply.counted(),
+                    .asynchronous = reply.asynchronous(),
                     .secure = reply.secure()};
     for (const auto& rule : reply.sharing())
       round.sharing.push_back({rule.pattern(), parse_sharing(rule.sharing())});
     constexpr std::int64_t kMost = 1'000'000;  // of either: what federation.toml allows
     require(round.round >= 0 && round.round <= round.rounds && round.rounds <= kMost && round.elements > 0 &&
                 round.local_steps >= 0 && round.local_steps <= kMost && round.counted >= 0 &&
-                round.counted <= round.round,
+                round.counted <= (round.asynchronous ? kMost * kMost : round.round),
             "the coordinator's assignment makes no sense: round {} of {}, {} numbers, {} steps, an update of "
             "round {}",
             round.round, round.rounds, round.elements, round.local_steps, round.counted);
@@ -151,6 +152,7 @@ bool Site::deliver(const SiteRound& round, const SiteUpdateFile& update, double 
                    const std::vector<double>& tokens, const std::map<std::string, double>& metrics) {
   federated::UpdateHeader header;
   header.set_round(round.round);
+  header.set_turn(round.turn());
   *header.mutable_base() = to_message(round.digest);
   header.set_examples(examples);
   for (const double served : tokens) header.add_tokens(served);

@@ -45,8 +45,12 @@ struct SiteRound {
   std::int64_t local_steps = 0;
   SiteRules rules = {};
   std::vector<SharingRule> sharing;
-  std::int64_t counted = 0;  ///< the round, from 1, in which this site's update last counted; 0: none
-  bool secure = false;       ///< the coordinator is told no more than a sum
+  std::int64_t counted = 0;   ///< the number, from 1, of this site's last update that counted; 0: none
+  bool asynchronous = false;  ///< updates are numbered as they come, not by their rounds
+
+  /// The next update's number, from 0.
+  std::int64_t turn() const { return asynchronous ? counted : round; }
+  bool secure = false;  ///< the coordinator is told no more than a sum
 };
 
 /// A file to be delivered: f32 numbers, little-endian.

@@ -181,6 +181,7 @@ int federate_coordinator(const CoordinatorArguments& arguments, const Surroundin
        .local_steps = federation.local_steps,
        .keep = federation.keep,
        .strategy = strategy_options(settings.strategy, static_cast<std::int64_t>(federation.sites.size())),
+       .max_staleness = settings.strategy.max_staleness,
        .sharing = sharing_rules(settings.sharing),
        .secure = secure_options(settings)},
       kit, allow_list(federation), *world, say);
@@ -221,14 +222,25 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
     nlohmann::json work;
     if (speaks) try {
         round = site->next();
-        work = {{"finished", round.finished},       {"round", round.round},
-                {"rounds", round.rounds},           {"model", round.model},
-                {"steps", round.local_steps},       {"elements", round.elements},
-                {"proximal", round.rules.proximal}, {"control", round.rules.control_variate},
-                {"counted", round.counted},         {"sharing", nlohmann::json::array()}};
+        work = {{"finished", round.finished},
+                {"round", round.round},
+                {"rounds", round.rounds},
+                {"model", round.model},
+                {"steps", round.local_steps},
+                {"elements", round.elements},
+                {"proximal", round.rules.proximal},
+                {"control", round.rules.control_variate},
+                {"counted", round.counted},
+                {"asynchronous", round.asynchronous},
+                {"turn", round.turn()},
+                {"sharing", nlohmann::json::array()}};
         for (const SharingRule& rule : round.sharing)
           work["sharing"].push_back({rule.pattern, to_string(rule.sharing)});
-        if (!round.finished) waiting = WaitingUpdate::find(directory, round.round, round.digest);
+        // One that came in no round yet may still do so in this, if rounds are asynchronous.
+        if (!round.finished)
+          waiting = WaitingUpdate::find(
+              directory, round.turn(),
+              round.asynchronous ? std::optional<FileDigest>() : std::optional(round.digest));
         work["trained"] = waiting.has_value();
       } catch (const Interrupted&) {
         work = {{"interrupted", true}};
@@ -242,12 +254,17 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
       return 0;
     }
     const CheckpointReader reader(model);
-    const std::int64_t steps = work.at("steps"), number = work.at("round");
+    const std::int64_t steps = work.at("steps"), number = work.at("round"), turn = work.at("turn");
     const auto deliver = [&](const WaitingUpdate& update) {
+      SiteRound trained = round;
+      trained.round = update.round;
+      trained.digest = update.base;
       try {
-        if (site->deliver(round, {update.file, update.digest}, update.examples, update.tokens,
+        if (site->deliver(trained, {update.file, update.digest}, update.examples, update.tokens,
                           update.metrics))
-          say(fmt::format("round {} of {}: delivered", number + 1, round.rounds));
+          say(fmt::format("round {} of {}: delivered", trained.round + 1, round.rounds));
+        else
+          WaitingUpdate::forget(directory);
       } catch (const Interrupted&) {
       }  // which next() then tells the other ranks
     };
@@ -277,13 +294,20 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
               "the coordinator's sharing.by_tokens asks how many tokens each expert served, which tells of "
               "single records; a site with privacy.unit = \"{}\" does not say",
               privacy.unit);
+      require(
+          !privacy.is_on() || !work.at("asynchronous"),
+          "the coordinator's rounds are asynchronous: how often this site is asked depends on how fast it "
+          "is, "
+          "and with privacy.unit = \"{}\" it has to know beforehand, as its noise is by the steps that all "
+          "rounds take",
+          privacy.unit);
     }
     const SiteRules rules{.proximal = work.at("proximal"), .control_variate = work.at("control")};
     const std::size_t elements = kept->policy().exchanged_elements() * (rules.control_variate ? 2 : 1);
     require(work.at("elements") == elements,
             "the coordinator wants updates of {} numbers; by its own rules there are {}",
             work.at("elements").dump(), elements);
-    trainer->begin_round(model, number * steps);
+    trainer->begin_round(model, number * steps, turn * steps);
     std::map<std::string, double> metrics;
     const auto validate = [&](const std::string& which) {
       for (const auto& [task, result] : trainer->validate()) {
@@ -292,8 +316,8 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
       }
     };
     validate("validation");
-    if (kept->has_private_part() && number > 0) {
-      kept->restore_private(trainer->model_entries(), number);
+    if (kept->has_private_part() && turn > 0) {
+      kept->restore_private(trainer->model_entries(), turn);
       validate("private_validation");
     }
     SiteModel::Control control{.gradient = {}, .counted = work.at("counted")};
@@ -307,7 +331,7 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
     }
     if (!trainer->take_steps(steps, rules)) return 130;  // the round is done again, alike
     const fs::path file = directory / "update.f32";
-    const FileDigest digest = kept->save(trainer->model_entries(), reader, number, file.string(), control);
+    const FileDigest digest = kept->save(trainer->model_entries(), reader, turn, file.string(), control);
     if (!speaks) continue;
     if (ledger) {  // before anybody is told: what is then not told counts, too
       ledger->record({.run = certificate_info(kit->authority).fingerprint,
@@ -325,7 +349,8 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
                                digest,
                                static_cast<double>(trainer->training_examples()),
                                served(kept->policy(), *trainer),
-                               metrics};
+                               metrics,
+                               turn};
     update.save();
     deliver(update);
   }
@@ -352,7 +377,7 @@ int federate_status(const std::string& directory) {
   if (fs::exists(folder / "updates"))
     for (const auto& update : fs::directory_iterator(folder / "updates"))
       if (update.path().extension() == ".f32")
-        waiting += (waiting.empty() ? "" : ", ") + update.path().stem().string();
+        waiting += (waiting.empty() ? "" : ", ") + update.path().stem().stem().string();
   fmt::print("{} rounds are over; updates of the next are there from: {}\n", check.lines,
              waiting.empty() ? "nobody" : waiting);
   return 0;

@@ -277,6 +277,66 @@ def test_scaffold():
     assert worst < 1e-3, worst
 
 
+def test_buffer():
+    """Asynchronous rounds: every update counts once, whichever of the processes is killed, and by its model's age."""
+    options = ["--set=strategy.name=fedbuff", "--set=federation.keep=0", "--set=strategy.buffer=1"]
+    assert_same_weights(checkpoints("scaffold_one")[-1], federation("buffer_one", ["north"], *options))
+
+    def start(directory, name, *more):
+        command = coordinator(directory, *options, *more) if name == "coordinator" else site(name, directory)
+        return Started(f"{directory}/{name}.log", command)
+
+    def models(directory):
+        return [{name: told["models"] for name, told in entry["sites"].items()} for entry in entries(directory)]
+
+    two = "--set=strategy.buffer=2"
+    calm = federation("buffer_calm", ["north"], *options, two)
+    Path("buffer_killed").mkdir()
+    leader, north = start("buffer_killed", "coordinator", two), start("buffer_killed", "north")
+    north.until("round 2 of 3: delivered")  # the first of two
+    leader.kill()
+    north.kill()
+    leader, north = start("buffer_killed", "coordinator", two), start("buffer_killed", "north")
+    for one in (north, leader):
+        one.ends()
+    assert_same_weights(calm, checkpoints("buffer_killed")[-1])
+    assert models("buffer_killed") == [{"north": [number] * 2} for number in range(3)], models("buffer_killed")
+
+    # An update that waits at a site until two rounds are over is given 1 / sqrt(3).
+    Path("buffer_stale").mkdir()
+    leader, south = start("buffer_stale", "coordinator"), start("buffer_stale", "south")
+    while not Path("buffer_stale/south/model-00000000.h5").exists():
+        time.sleep(0.002)
+    leader.kill()
+    while not Path("buffer_stale/south/update.json").exists():
+        time.sleep(0.01)
+    south.kill()
+    leader, north = start("buffer_stale", "coordinator", "--set=federation.rounds=2"), start("buffer_stale", "north")
+    north.ends()
+    leader.process.send_signal(signal.SIGTERM)  # it waits for the other
+    leader.ends()
+    leader, south = start("buffer_stale", "coordinator"), start("buffer_stale", "south")
+    south.ends()
+    leader.process.send_signal(signal.SIGTERM)
+    leader.ends()
+    assert models("buffer_stale") == [{"north": [0]}, {"north": [1]}, {"south": [0]}], models("buffer_stale")
+    before, after = [numbers(path) for path in checkpoints("buffer_stale")[-2:]]
+    changed = numpy.concatenate([after[name].astype(float) - before[name] for name in sorted(before)])
+    sent = numpy.fromfile("buffer_stale/south/update.f32", numpy.float32)
+    assert abs(changed - sent / 3**0.5).max() < 1e-6 < 1e-3 < abs(sent).max()
+
+    # Sites side by side.
+    federation("buffer", SITES, *options, "--set=strategy.buffer=3", "--set=federation.rounds=4")
+    with sqlite3.connect("buffer/rounds.sqlite") as database:
+        counted = database.execute("SELECT round, site, turn, base FROM updates ORDER BY site, turn").fetchall()
+    database.close()
+    assert sorted(number for number, *_ in counted) == [number for number in range(4) for _ in range(3)], counted
+    for name in SITES:
+        mine = [row for row in counted if row[1] == name]
+        assert [row[2] for row in mine] == list(range(len(mine))), counted
+        assert all(base <= number for number, *_, base in mine), counted
+
+
 def no_update_in(directory, files):
     """Fails where one of `files`, updates as sites had them, is anywhere in the coordinator's folder."""
     plain = [Path(file).read_bytes() for file in files]
@@ -501,6 +561,7 @@ def test_mistakes():
         ('sites = ["a", "b", "c"]\nquorum = 2\n[secure_aggregation]\nenabled = true', "needs 3 sites in every round"),
         ('sites = ["a", "b", "c"]\n[strategy]\nname = "median"\n[secure_aggregation]\nenabled = true', "looks at each update"),
         ('sites = ["a", "b", "c"]\n[strategy]\nname = "scaffold"\n[secure_aggregation]\nenabled = true', "control variates to arrive as they are"),
+        ('sites = ["a", "b", "c"]\n[strategy]\nname = "fedbuff"\n[secure_aggregation]\nenabled = true', "is asynchronous"),
         ('sites = ["a"]\n[secure_aggregation]\nbits = 20', "multiple of 8"),
     ]:
         Path("mistaken.toml").write_text(f"[federation]\n{text}\n")
@@ -517,7 +578,7 @@ def main():
         Path("secure.toml").write_text(SECURE.format(port=free_port()))
         run([PROGRAM, "federate", "provision", "secure.toml"], says=["secure_kits/west"])
         secure = [test_secure_mean, test_secure_kills, test_one_sum]
-        tests = [test_mean, test_ranks, test_kills, test_sharing, test_strategy, test_scaffold, *secure, test_private, test_audit]
+        tests = [test_mean, test_ranks, test_kills, test_sharing, test_strategy, test_scaffold, test_buffer, *secure, test_private, test_audit]
         for test in [*tests, test_early_site, test_admission, test_mistakes]:
             if test.__name__ in sys.argv[1:] or len(sys.argv) == 1:
                 began = time.monotonic()

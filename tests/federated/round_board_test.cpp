@@ -5,6 +5,7 @@
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <limits>
+#include <thread>
 #include <utility>
 
 #include "tests/data/temporary_directory.h"
@@ -166,6 +167,132 @@ TEST_CASE_METHOD(BoardFixture,
   third.open(plan);
   CHECK(third.next("north", 0, [] { return false; }).work == RoundBoard::Work::train);
   CHECK(third.next("south", 0, [] { return false; }).work == RoundBoard::Work::wait);
+}
+
+TEST_CASE_METHOD(BoardFixture, "a site is told in which round its update last counted") {
+  const auto counted_of = [&](const std::string& site) {
+    return board.next(site, 0, [] { return false; }).counted;
+  };
+  CHECK(counted_of("north") == 0);
+  send("north");
+  board.wait(1, 0, 0);
+  for (const std::int64_t round : {3, 4}) {  // of which it has not yet sent one
+    plan.round = round;
+    board.open(plan);
+    CHECK(counted_of("north") == 3);
+    CHECK(counted_of("south") == 0);
+  }
+}
+
+// Two updates make a round, and a model may be one round old.
+struct AsynchronousFixture : BoardFixture {
+  std::map<std::int64_t, FileDigest> models;
+
+  AsynchronousFixture() {
+    plan.buffer = 2, plan.stalest = 1;
+    open(board, plan.round);
+  }
+  void open(RoundBoard& where, std::int64_t round) {
+    plan.round = round;
+    plan.model = folder.write("model", "the model of round " + std::to_string(round));
+    models[round] = plan.digest = digest_of(plan.model);
+    where.open(plan);
+  }
+  std::vector<ReceivedUpdate> end_round() {
+    const auto updates = board.wait(0, 0, 0);
+    REQUIRE(updates);
+    board.clear();
+    open(board, plan.round + 1);
+    return *updates;
+  }
+  auto begin(const std::string& site, std::int64_t turn, std::int64_t base) {
+    UpdateOffer offered = offer();
+    offered.round = base, offered.turn = turn, offered.base = models.at(base);
+    return board.begin_upload(site, offered);
+  }
+  void finish(RoundBoard::Upload& upload) const {
+    upload.append(upload.received(), bytes(), chunk_checksum(bytes()));
+    upload.finish();
+  }
+  void send(const std::string& site, std::int64_t turn, std::int64_t base) {
+    const auto upload = begin(site, turn, base);
+    REQUIRE(upload);
+    finish(*upload);
+  }
+  RoundBoard::Assignment next(const std::string& site) {
+    return board.next(site, 0, [] { return false; });
+  }
+};
+
+TEST_CASE_METHOD(AsynchronousFixture, "an asynchronous round is of the first updates, whoever sends them") {
+  CHECK(next("north").work == RoundBoard::Work::train);
+  CHECK(next("south").work == RoundBoard::Work::train);
+  send("north", 0, 2);
+  const auto again = next("north");
+  CHECK((again.work == RoundBoard::Work::train && again.plan.round == 2 && again.counted == 1));
+  CHECK(begin("north", 0, 2) == nullptr);
+  send("north", 1, 2);
+  CHECK(next("north").work == RoundBoard::Work::wait);  // the next model is soon there
+  const auto first = end_round();
+  REQUIRE(first.size() == 2);
+  CHECK((first[0].turn == 0 && first[1].turn == 1 && first[0].file != first[1].file));
+  CHECK(!std::filesystem::exists(first[0].file));
+
+  CHECK(begin("north", 1, 2) == nullptr);  // what was sent again, a round later
+  send("south", 0, 2);
+  CHECK((next("north").counted == 2 && next("south").counted == 1));
+  send("north", 2, 3);
+  const auto second = end_round();
+  REQUIRE(second.size() == 2);
+  CHECK(
+      (second[0].site == "north" && second[0].base == 3 && second[1].site == "south" && second[1].base == 2));
+  CHECK_THROWS_AS(begin("south", 1, 2), RoundOver);  // older than may be
+  CHECK(begin("south", 1, 3));
+}
+
+TEST_CASE_METHOD(AsynchronousFixture,
+                 "an asynchronous update of a model that was not, or out of turn, is refused") {
+  open(board, 3);
+  UpdateOffer offered = offer();
+  offered.round = 2, offered.base = models.at(3);
+  CHECK_THROWS_AS(board.begin_upload("north", offered), RoundOver);
+  offered.round = 4;
+  CHECK_THROWS_AS(board.begin_upload("north", offered), RoundOver);
+  CHECK_THROWS_AS(begin("north", 1, 3), SiteMistake);
+  CHECK_THROWS_AS(begin("north", -1, 3), SiteMistake);
+  send("north", 0, 3);
+}
+
+TEST_CASE_METHOD(AsynchronousFixture,
+                 "an asynchronous update that comes while a model is made is of the next round") {
+  const auto late = begin("west", 0, 2), cut = begin("east", 0, 2);
+  cut->append(0, bytes().substr(0, 8), chunk_checksum(bytes().substr(0, 8)));
+  send("north", 0, 2);
+  send("south", 0, 2);
+  std::thread waits([&] { finish(*late); });
+  const auto updates = end_round();
+  waits.join();
+  CHECK((updates.size() == 2 && counted() == 1));
+  CHECK(begin("east", 0, 2)->received() == 8);  // goes on across the rounds
+}
+
+TEST_CASE_METHOD(AsynchronousFixture,
+                 "a board that is opened again has its asynchronous updates, each once") {
+  send("north", 0, 2);
+  send("north", 1, 2);
+  RoundBoard again(folder.path(), database);  // killed before the model was there
+  open(again, 2);
+  const auto updates = again.wait(0, 0, 0);
+  REQUIRE(updates);
+  CHECK((updates->size() == 2 && updates->front().turn == 0 && updates->back().base == 2));
+  RoundBoard after(folder.path(), database);  // and before it was said that the round is over
+  open(after, 3);
+  CHECK(after.next("north", 0, [] { return false; }).counted == 2);
+  UpdateOffer offered = offer();
+  offered.round = 2, offered.turn = 1, offered.base = models.at(2);
+  CHECK(after.begin_upload("north", offered) == nullptr);
+  offered.turn = 2;
+  CHECK(after.begin_upload("north", offered) != nullptr);
 }
 
 }  // namespace
