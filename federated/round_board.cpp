@@ -17,8 +17,7 @@ Clock::duration seconds(double count) {
   return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(count));
 }
 
-constexpr double kRoomSeconds =
-    20;  // that an update waits for the next model to be made, before it is sent anew
+constexpr double kRoomSeconds = 20;  // that an update waits for a model to be made, before it is sent anew
 constexpr std::size_t kMostMetrics = 64;
 constexpr double kMostExamples = 1e12;
 
@@ -170,9 +169,11 @@ void RoundBoard::ready(const std::string& site, const UpdateOffer& offer) {
 
 void RoundBoard::clear() {
   const std::scoped_lock lock(mutex_);
-  if (!is_asynchronous()) std::filesystem::remove_all(directory_);
-  for (const auto& [turn, update] : received_)
-    std::filesystem::remove(update.file);  // others are on their way
+  if (is_asynchronous()) {  // updates of the next round are on their way
+    for (const auto& [turn, update] : received_) std::filesystem::remove(update.file);
+  } else {
+    std::filesystem::remove_all(directory_);
+  }
   received_.clear();
 }
 
@@ -182,7 +183,7 @@ void RoundBoard::finish(const RoundPlan& result, double most) {
   phase_ = Phase::finished;
   assigned_.clear();
   for (const ReceivedUpdate& update : updates_of(result.round - 1)) assigned_.insert(update.site);
-  if (is_asynchronous()) {  // others are still at work
+  if (is_asynchronous()) {  // and who may still be at work
     auto rows = database_.prepare("SELECT DISTINCT site FROM assigned WHERE round >= ?1");
     rows.bind(result.round - 1 - result.stalest);
     while (rows.next()) assigned_.insert(rows.text(0));
@@ -284,12 +285,17 @@ std::unique_ptr<RoundBoard::Upload> RoundBoard::begin_upload(const std::string& 
   if (!is_asynchronous()) offer.turn = offer.round;
   if (offer.round == plan_.round && received_.contains({site, offer.turn})) return nullptr;
   require(!plan_.model.empty(), "the coordinator has not yet found its place again");
-  if (is_asynchronous() && offer.turn >= 0 && offer.turn < counted(site)) return nullptr;
+  if (is_asynchronous()) {
+    const std::int64_t turn = counted(site);
+    SiteMistake::unless(offer.turn >= 0, "an update of turn {}", offer.turn);
+    if (offer.turn < turn) return nullptr;
+    // Its last one may have been lost, by a power cut, after the site was told that it counts.
+    if (offer.turn > turn)
+      throw RoundOver(fmt::format("update {} of this site came, where its {} was to come", offer.turn, turn));
+  }
   check_in_time(offer.round);
   if (offer.base.hexadecimal() != model_of_record(offer.round))
     throw RoundOver("the update was trained from another model than this round's");
-  SiteMistake::unless(!is_asynchronous() || offer.turn == counted(site),
-                      "update {} of this site, where its update {} was to come", offer.turn, counted(site));
   SiteMistake::unless(!plan_.secure, "this federation is by secure aggregation: no update is sent as it is");
   check(offer, plan_);
   assign(site);
@@ -337,9 +343,8 @@ void RoundBoard::Upload::finish() {
 void RoundBoard::insert(std::int64_t round, const ReceivedUpdate& update) {
   database_
       .prepare(
-          "INSERT INTO updates(round, site, turn, base, examples, metrics, tokens, digest) VALUES(?1, ?2, "
-          "?3, "
-          "?4, ?5, ?6, ?7, ?8)")
+          "INSERT INTO updates(round, site, turn, base, examples, metrics, tokens, digest)"
+          " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")
       .bind(round, update.site, update.turn, update.base, update.examples,
             nlohmann::json(update.metrics).dump(), nlohmann::json(update.tokens).dump(), update.digest)
       .run();

@@ -152,10 +152,10 @@ class RoundBoard {
   void assign(const std::string& site);
   std::int64_t counted(const std::string& site) const;
   bool is_asynchronous() const { return plan_.buffer > 0; }
-  /// Whether it is an update's turn to be let in, and not that of the next model to be made.
+  /// Whether the round goes on, and is not yet of as many updates as it is to have.
   bool has_room() const;
   void await_room(std::unique_lock<std::mutex>& lock);
-  std::string model_of_record(std::int64_t round) const;
+  std::string model_of_record(std::int64_t round) const;  ///< its digest; "" where there was none
   void insert(std::int64_t round, const ReceivedUpdate& update);
   /// Throws RoundOver where an update of the model of `round` counts no more.
   void check_in_time(std::int64_t round) const;

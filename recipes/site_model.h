@@ -29,9 +29,9 @@ class SiteModel {
   void restore_private(std::span<const TensorEntry> entries, std::int64_t round) const;
 
   /// Collective. Gives this rank's `correction` ("control/...") the control variate of `base` less the site's
-  /// own (federated/strategies/scaffold.h), of after round `counted`, from 1, the last whose update counted:
-  /// whether one before did not, the site cannot know. 0: there was none, and its own is zeros. False where
-  /// it should be there and is not, and was taken for zeros, too.
+  /// own (federated/strategies/scaffold.h). That is the one that the site had after round `counted`, from 1,
+  /// the last in which its update counted, as the coordinator knows; of 0 it is zeros. False where it should
+  /// be in the directory and is not, and was taken for zeros, too.
   bool set_correction(std::span<const TensorEntry> correction, const CheckpointReader& base,
                       std::int64_t counted) const;
 

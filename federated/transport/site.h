@@ -47,10 +47,10 @@ struct SiteRound {
   std::vector<SharingRule> sharing;
   std::int64_t counted = 0;   ///< the number, from 1, of this site's last update that counted; 0: none
   bool asynchronous = false;  ///< updates are numbered as they come, not by their rounds
+  bool secure = false;        ///< the coordinator is told no more than a sum
 
-  /// The next update's number, from 0.
+  /// The number, from 0, of the update that is to be made.
   std::int64_t turn() const { return asynchronous ? counted : round; }
-  bool secure = false;  ///< the coordinator is told no more than a sum
 };
 
 /// A file to be delivered: f32 numbers, little-endian.

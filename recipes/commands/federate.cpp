@@ -294,14 +294,12 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
               "the coordinator's sharing.by_tokens asks how many tokens each expert served, which tells of "
               "single records; a site with privacy.unit = \"{}\" does not say",
               privacy.unit);
-      require(
-          !privacy.is_on() || !work.at("asynchronous"),
-          "the coordinator's rounds are asynchronous: how often this site is asked depends on how fast it "
-          "is, "
-          "and with privacy.unit = \"{}\" it has to know beforehand, as its noise is by the steps that all "
-          "rounds take",
-          privacy.unit);
     }
+    require(
+        !privacy.is_on() || !work.at("asynchronous"),
+        "the coordinator's rounds are asynchronous: how many there are for this site depends on how fast it "
+        "is, and with privacy.unit = \"{}\" it has to know beforehand what noise they need together",
+        privacy.unit);
     const SiteRules rules{.proximal = work.at("proximal"), .control_variate = work.at("control")};
     const std::size_t elements = kept->policy().exchanged_elements() * (rules.control_variate ? 2 : 1);
     require(work.at("elements") == elements,

@@ -258,7 +258,7 @@ TEST_CASE_METHOD(AsynchronousFixture,
   CHECK_THROWS_AS(board.begin_upload("north", offered), RoundOver);
   offered.round = 4;
   CHECK_THROWS_AS(board.begin_upload("north", offered), RoundOver);
-  CHECK_THROWS_AS(begin("north", 1, 3), SiteMistake);
+  CHECK_THROWS_AS(begin("north", 1, 3), RoundOver);
   CHECK_THROWS_AS(begin("north", -1, 3), SiteMistake);
   send("north", 0, 3);
 }
