@@ -47,10 +47,8 @@ void fields(R& strategy, Visitor&& field) {
         "fedavg: the mean by examples; fedprox: and sites stay near the global model; fedadam, fedyogi, "
         "fedadagrad: the mean as a gradient of an adaptive optimizer; scaffold: the mean, and sites correct "
         "their gradients for how their data differs; fedbuff: asynchronous, each site trains as fast as it "
-        "can, "
-        "and quorum, gather_seconds and deadline_seconds say nothing; median, trimmed_mean, norm_bound: "
-        "whatever "
-        "a few sites send",
+        "can, and quorum, gather_seconds and deadline_seconds say nothing; median, trimmed_mean, norm_bound: "
+        "whatever a few sites send",
         one_of({"fedavg", "fedprox", "fedadam", "fedyogi", "fedadagrad", "scaffold", "fedbuff", "median",
                 "trimmed_mean", "norm_bound"}));
   field("server_rate", strategy.server_rate,

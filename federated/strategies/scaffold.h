@@ -7,8 +7,10 @@
 // and sends both changes, y - x and c_i' - c_i. Where the steps are plain SGD's, (x - y) / (K eta_l) is the
 // mean of the corrected gradients; sites take that mean itself, which is a gradient whatever optimizer makes
 // steps of it, AdamW say. The global vector is two as long as the model, x and then c (zero at first): so c
-// comes to the sites with the model, its changes with the model's, masked, checked and aggregated as those
-// are, and stays in the model's checkpoint. c_i never leaves its site. The coordinator's part, eq. 5:
+// comes to the sites with the model, its changes with the model's, checked and aggregated as those are, and
+// stays in the model's checkpoint. c_i never leaves its site, and goes on from the last update that counted,
+// so that c stays what the sites' make together. Of a site with privacy it is of gradients that have their
+// noise, and tells no more than they do. The coordinator's part, eq. 5:
 //
 //   x = x + eta_g mean_S (y - x),   c = c + |S| / N mean_S (c_i' - c_i)
 //
