@@ -78,8 +78,8 @@ void ClientPrivacy::add(std::span<const float> update, double factor, std::span<
 void ClientPrivacy::add_noise(std::span<double> sums, std::size_t first, std::size_t end) {
   const std::size_t elements = sums.size() - 1;
   const std::size_t stop = std::min(end, elements);
-  if (first < stop) add_noise_steps(updates_, random_, sums.subspan(first, stop - first));
-  if (privacy_.adaptive && end > elements) add_noise_steps(count_, random_, sums.last(1));
+  if (first < stop) SumNoise(updates_).add_to_steps(random_, sums.subspan(first, stop - first));
+  if (privacy_.adaptive && end > elements) SumNoise(count_).add_to_steps(random_, sums.last(1));
 }
 
 void ClientPrivacy::release(std::span<const double> sums, std::span<float> update) {

@@ -108,7 +108,7 @@ void PrivateTraining::release(const ParameterSet& parameters) {
   ++released_;
   Index coordinates = 0;
   for (const Parameter* parameter : parameters.parameters()) coordinates += parameter->global_shape().numel();
-  const NoisySum sum{recipe_.clip_norm, noise_, coordinates};
+  const SumNoise noise({recipe_.clip_norm, noise_, coordinates});
   // Of each parameter, the ranks that have it draw for a part each, and give it to the others.
   for (const Parameter* parameter : parameters.parameters()) {
     Communicator& owners = parameter->sharded ? grid_.data_group() : grid_.world();
@@ -117,7 +117,7 @@ void PrivateTraining::release(const ParameterSet& parameters) {
     const auto part = [&](Index rank) {
       return all.rows(elements * rank / ranks, elements * (rank + 1) / ranks);
     };
-    add_noise(sum, random_, part(owners.rank()).span<float>());
+    noise.add_to(random_, part(owners.rank()).span<float>());
     for (int rank = 0; rank < ranks && ranks > 1; ++rank)
       if (part(rank).numel() > 0) owners.broadcast(part(rank), rank);
   }

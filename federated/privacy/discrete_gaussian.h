@@ -2,46 +2,68 @@
 // floating-point number anywhere, whose gaps would tell outputs of neighbours apart (Mironov 2012).
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <optional>
 #include <span>
 
 #include "federated/random_source.h"
 
 namespace conclave {
 
-/// Canonne, Kamath and Steinke 2020, "The Discrete Gaussian for Differential Privacy", algorithms 1 to 3; in
-/// constant memory. The discrete_gaussian.cpp argues exactness. How long a draw takes depends on what is
-/// drawn: who can time single draws learns something of them. For one thread.
+/// The distribution of Canonne, Kamath and Steinke 2020, "The Discrete Gaussian for Differential Privacy",
+/// by rejection from a table, in constant memory (10 KiB). The discrete_gaussian.cpp argues exactness. How
+/// long a draw takes depends on what is drawn: who can time single draws learns something of them. For any
+/// thread, with bits of its own.
 class DiscreteGaussian {
  public:
-  /// The variance is numerator / denominator. `bits` must outlive it. Throws Error unless numerator and
-  /// denominator are at least 1, the former at most 2^44 and the latter at most 2^20.
-  DiscreteGaussian(RandomBits& bits, std::uint64_t numerator, std::uint64_t denominator = 1);
-  ~DiscreteGaussian();
-  DiscreteGaussian(const DiscreteGaussian&) = delete;
-  DiscreteGaussian& operator=(const DiscreteGaussian&) = delete;
+  /// The variance is numerator / denominator. Throws Error unless both are at least 1, the former at most
+  /// 2^44 and the latter at most 2^20.
+  explicit DiscreteGaussian(std::uint64_t numerator, std::uint64_t denominator = 1);
 
-  std::int64_t next();
-
-  /// Adds a draw of its own to each value, modulo 2^64.
-  void add_to(std::span<std::uint64_t> values) {
-    for (std::uint64_t& value : values) value += static_cast<std::uint64_t>(next());
+  std::int64_t draw(RandomBits& bits) const {
+    for (;;) {
+      const std::uint64_t word = bits.next();
+      const std::uint64_t cell = slots_[word % kSlots];
+      std::uint64_t magnitude = (cell << width_bits_) + (word >> kLowBits & low_mask_);
+      const std::uint64_t negative = word / kSlots % 2;
+      const auto uniform = static_cast<std::uint32_t>(word >> 32);
+      if (uniform >= cells_[cell].least) [[unlikely]] {
+        const std::optional<std::uint64_t> kept = keep(cell, magnitude, uniform, bits);
+        if (!kept) continue;
+        magnitude = *kept;
+      }
+      if (magnitude == 0 && negative == 1) continue;  // or 0 would come twice as often
+      return static_cast<std::int64_t>((magnitude ^ -negative) + negative);
+    }
   }
 
  private:
-  __extension__ using Wide = unsigned __int128;
+  // Of a word, the lowest digits choose a slot, the next is the sign, as many as needed choose among a cell's
+  // numbers, and the upper 32 begin a uniform number.
+  static constexpr std::uint64_t kSlots = 1 << 12;
+  static constexpr int kLowBits = 13;
+  static constexpr std::uint64_t kMostCells = 194;
 
-  std::uint64_t take(int count);                            // random bits
-  bool coin(Wide numerator, Wide denominator);              // 1 with this probability
-  bool exponential_coin();                                  // with probability e^-1
-  bool exponential_coin(Wide numerator, Wide denominator);  // e^-(numerator / denominator)
+  // Bounds of probabilities of keeping, in 2^-32.
+  struct Cell {
+    std::uint32_t least = 0;        // of any of its numbers
+    std::uint32_t least_first = 0;  // of its first, which is the likeliest
+    std::uint64_t most_first = 0;
+    std::uint64_t slots = 0;
+  };
 
-  RandomBits& bits_;
+  // The number that is to be kept, if one is.
+  std::optional<std::uint64_t> keep(std::uint64_t cell, std::uint64_t magnitude, std::uint32_t uniform,
+                                    RandomBits& bits) const;
+
   std::uint64_t numerator_, denominator_;
-  int scale_bits_ = 0;      // Laplace's scale t is 2^scale_bits_
-  Wide divisor_;            // 2 numerator denominator t^2
-  std::uint64_t word_ = 0;  // bits drawn ahead
-  int left_ = 0;
+  int width_bits_ = 0;  // a cell is of 2^width_bits_ numbers
+  std::uint64_t low_mask_ = 0;
+  std::uint64_t tail_ = 0;  // the cell of all numbers behind the others; the next is of slots that are none's
+  std::uint64_t scale_ = 0;
+  std::array<Cell, kMostCells + 2> cells_{};
+  std::array<std::uint8_t, kSlots> slots_{};
 };
 
 }  // namespace conclave

@@ -5,8 +5,10 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 
+#include "federated/privacy/discrete_gaussian.h"
 #include "federated/random_source.h"
 
 namespace conclave {
@@ -24,12 +26,25 @@ struct NoisySum {
   double deviation() const { return noise_multiplier * sensitivity(); }
 };
 
-/// sums: some of the coordinates of the sum; noise is added to each in place. `random` serves several
+/// The noise of such a release; one that is without has a noise_multiplier of 0. `random` serves several
 /// threads.
-void add_noise(const NoisySum& release, RandomSource& random, std::span<float> sums);
+class SumNoise {
+ public:
+  explicit SumNoise(const NoisySum& release);
 
-/// The same of sums that are whole numbers of steps already, as they are where each part was rounded to the
-/// nearest before it was added. They stay exact below 2^53: whoever adds them up, in whatever order.
-void add_noise_steps(const NoisySum& release, RandomSource& random, std::span<double> steps);
+  /// sums: some of the coordinates of the sum; noise is added to each in place.
+  void add_to(RandomSource& random, std::span<float> sums) const;
+
+  /// The same of sums that are whole numbers of steps already, as they are where each part was rounded to the
+  /// nearest before it was added. They stay exact below 2^53: whoever adds them up, in whatever order.
+  void add_to_steps(RandomSource& random, std::span<double> steps) const;
+
+ private:
+  template <class Number>
+  void add(double step, RandomSource& random, std::span<Number> sums) const;
+
+  double step_ = 1;
+  std::optional<DiscreteGaussian> steps_;
+};
 
 }  // namespace conclave

@@ -51,8 +51,9 @@ class Step {
 
   // Which a step has once, however many batches it is of.
   void noise() {
+    const SumNoise noise({1, 1, elements()});
     for (const Parameter* parameter : parameters_.parameters())
-      add_noise({1, 1, elements()}, random_, parameter->slot.gradient.span<float>());
+      noise.add_to(random_, parameter->slot.gradient.span<float>());
   }
 
   Index elements() const { return parameters_.elements(); }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "scripted_random.h"
 
 namespace conclave {
 namespace {
@@ -38,9 +39,9 @@ TEST_CASE("draws have the discrete Gaussian's probabilities and moments") {
     constexpr int kDraws = 2'500'000;
     const double s2 = static_cast<double>(variance.numerator) / static_cast<double>(variance.denominator);
     INFO("variance " << s2);
-    DiscreteGaussian draw(bits, variance.numerator, variance.denominator);
+    const DiscreteGaussian noise(variance.numerator, variance.denominator);
     std::map<std::int64_t, int> counts;
-    for (int i = 0; i < kDraws; ++i) ++counts[draw.next()];
+    for (int i = 0; i < kDraws; ++i) ++counts[noise.draw(bits)];
 
     const auto most = static_cast<std::int64_t>(40 * std::sqrt(s2) + 40);
     double all = 0, squares = 0, fourths = 0, eighths = 0;
@@ -79,38 +80,99 @@ TEST_CASE("the largest variance is drawn, and the least") {
   RandomBits bits(source);
   for (const double exponent : {44.0, 43.0, 30.0}) {
     const double deviation = std::exp2(exponent / 2);
-    DiscreteGaussian draw(bits, static_cast<std::uint64_t>(std::exp2(exponent)));
+    const DiscreteGaussian noise(static_cast<std::uint64_t>(std::exp2(exponent)));
     constexpr int kDraws = 20'000;
     double first = 0, second = 0;
     int beyond = 0;
     for (int i = 0; i < kDraws; ++i) {
-      const double x = static_cast<double>(draw.next()) / deviation;
+      const double x = static_cast<double>(noise.draw(bits)) / deviation;
       first += x, second += x * x, beyond += std::fabs(x) > 1;
     }
     CHECK(std::fabs(first / kDraws) < 4 / std::sqrt(kDraws));
     CHECK(std::fabs(second / kDraws - 1) < 4 * std::sqrt(2.0 / kDraws));
     CHECK(beyond / double(kDraws) == Approx(0.3173).margin(4 * 0.4655 / std::sqrt(kDraws)));
   }
-  DiscreteGaussian narrow(bits, 1, 1 << 20);
-  for (int i = 0; i < 1000; ++i) CHECK(narrow.next() == 0);
+  const DiscreteGaussian narrow(1, 1 << 20);
+  for (int i = 0; i < 1000; ++i) CHECK(narrow.draw(bits) == 0);
 }
 
-TEST_CASE("noise is added to each value, modulo 2^64") {
-  Seeded source, same;
-  RandomBits bits(source), other(same);
-  DiscreteGaussian draw(bits, 400), again(other, 400);
-  std::vector<std::uint64_t> values(1000, 5);
-  draw.add_to(values);
-  for (const std::uint64_t value : values) REQUIRE(value == 5 + static_cast<std::uint64_t>(again.next()));
+// What a draw is made of: slot, sign, which of the cell's numbers, and 32 digits of the number that decides.
+struct Word {
+  std::uint64_t slot, negative = 0, low = 0, uniform = 0;
+  std::uint64_t value() const { return slot | negative << 12 | low << 13 | uniform << 32; }
+};
+
+// The draw of that word, or a negative one if it is rejected. Whoever asks for more digits finds `digits`.
+std::int64_t drawn(const DiscreteGaussian& noise, const Word& word, std::uint64_t digits) {
+  ScriptedRandom source({word.value(), digits, digits}, Word{.slot = 2500, .negative = 1}.value());
+  RandomBits bits(source);
+  return noise.draw(bits);
+}
+
+// Of how many of 2^32 beginnings of that number the word is kept.
+std::uint64_t kept(const DiscreteGaussian& noise, Word word, std::uint64_t digits) {
+  const std::int64_t number = drawn(noise, word, digits);
+  std::uint64_t count = 0;
+  for (std::uint64_t bit = std::uint64_t{1} << 31; bit > 0; bit /= 2) {
+    word.uniform = count + bit - 1;
+    if (drawn(noise, word, digits) == number) count += bit;
+  }
+  return count;
+}
+
+constexpr std::uint64_t kOnes = ~std::uint64_t{0};
+
+// Not only about as many: none is missing.
+TEST_CASE("of all words those that give a number are as many as its probability says") {
+  for (const int variance : {1, 7, 400}) {
+    INFO("variance " << variance);
+    const DiscreteGaussian noise(static_cast<std::uint64_t>(variance));
+    std::map<std::int64_t, double> words, slots;
+    for (std::uint64_t slot = 0; slot < 4096; ++slot) {
+      const std::int64_t number = drawn(noise, {.slot = slot}, kOnes);
+      if (number < 0) continue;  // a slot that is none's
+      ++slots[number];
+      words[number] += static_cast<double>(kept(noise, {.slot = slot}, kOnes));
+    }
+    const double cells =
+        std::ceil(6 * std::sqrt(variance));  // a number each; then the tail, of which one is seen
+    REQUIRE(static_cast<double>(words.size()) == cells + 1);
+    for (const auto& [number, count] : words) {
+      const double square = static_cast<double>(number * number);
+      // Of the tail's first as many numbers, each has half of its slot, divided among them.
+      const double share = static_cast<double>(number) < cells ? 1 : 2 * cells;
+      const double wanted = share * words[0] * std::exp(-square / (2 * variance));
+      INFO(number << ": " << count << " of " << wanted);
+      CHECK(std::fabs(count - wanted) <= slots[number] + 2);
+    }
+  }
+}
+
+TEST_CASE("where 32 digits do not tell whether a number is kept, those behind them do") {
+  constexpr std::uint64_t kWidth = 1 << 15;
+  const double s2 = 0x1p40 - 1;
+  const DiscreteGaussian noise((std::uint64_t{1} << 40) - 1);
+  for (const std::uint64_t slot : {0u, 100u, 1000u, 2500u, 4000u}) {
+    const auto first = static_cast<double>(drawn(noise, {.slot = slot}, 0));
+    CHECK(std::fmod(first, kWidth) == 0);
+    const double slots = static_cast<double>(kept(noise, {.slot = slot}, kOnes));
+    for (const std::uint64_t low : {std::uint64_t{1}, kWidth / 3, kWidth - 1}) {
+      const Word word{.slot = slot, .low = low};
+      INFO("slot " << slot << ", " << low);
+      const std::uint64_t surely = kept(noise, word, kOnes);
+      CHECK(kept(noise, word, 0) == surely + 1);
+      const double x = first + static_cast<double>(low);
+      CHECK(std::fabs(static_cast<double>(surely) - slots * std::exp((first * first - x * x) / (2 * s2))) <
+            3);
+    }
+  }
 }
 
 TEST_CASE("variances that would overflow are refused") {
-  SystemRandom system;
-  RandomBits bits(system);
-  CHECK_THROWS_WITH(DiscreteGaussian(bits, 0), Catch::Contains("variance of 0 / 1"));
-  CHECK_THROWS_AS(DiscreteGaussian(bits, 1, 0), Error);
-  CHECK_THROWS_AS(DiscreteGaussian(bits, (std::uint64_t{1} << 44) + 1), Error);
-  CHECK_THROWS_AS(DiscreteGaussian(bits, 1, (std::uint64_t{1} << 20) + 1), Error);
+  CHECK_THROWS_WITH(DiscreteGaussian(0), Catch::Contains("variance of 0 / 1"));
+  CHECK_THROWS_AS(DiscreteGaussian(1, 0), Error);
+  CHECK_THROWS_AS(DiscreteGaussian((std::uint64_t{1} << 44) + 1), Error);
+  CHECK_THROWS_AS(DiscreteGaussian(1, (std::uint64_t{1} << 20) + 1), Error);
 }
 
 // unit_tests "[draws]"
@@ -118,10 +180,10 @@ TEST_CASE("how fast the system's generator is made noise of", "[.][draws]") {
   SystemRandom system;
   RandomBits bits(system);
   for (const std::uint64_t variance : {1ull, 100ull, 10'000ull, 1ull << 20, 1ull << 40}) {
-    DiscreteGaussian draw(bits, variance);
-    std::vector<std::uint64_t> values(3'000'000);
+    const DiscreteGaussian noise(variance);
+    std::vector<std::int64_t> values(30'000'000);
     const std::clock_t start = std::clock();  // processor time, as others may be at work
-    draw.add_to(values);
+    for (std::int64_t& value : values) value = noise.draw(bits);
     const double taken = static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
     std::cout << "variance " << variance << ": " << static_cast<double>(values.size()) / taken / 1e6
               << " million draws per second of one core\n";

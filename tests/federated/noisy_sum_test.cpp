@@ -13,7 +13,7 @@ TEST_CASE("noise has the deviation that was asked for, and no mean") {
   CHECK(release.deviation() == Approx(1.5).epsilon(0.01));
   CHECK(release.deviation() > 1.5);
   std::vector<float> sums(kCoordinates, 7.0f);
-  add_noise(release, random, sums);
+  SumNoise(release).add_to(random, sums);
   double sum = 0, squares = 0, fourth = 0, neighbours = 0;
   for (std::size_t i = 0; i < sums.size(); ++i) {
     const double noise = (sums[i] - 7.0) / release.deviation();
@@ -38,10 +38,10 @@ TEST_CASE("what is released lies on a grid, wherever the sum lay") {
   CHECK(release.sensitivity() == 1 + 10 * release.step());
   std::vector<float> sums(1001);
   for (std::size_t i = 0; i < sums.size(); ++i) sums[i] = 1e-8f * static_cast<float>(i);
-  add_noise(release, random, sums);
+  SumNoise(release).add_to(random, sums);
   for (const float sum : sums) CHECK(sum / release.step() == std::nearbyint(sum / release.step()));
   const std::vector<float> before = sums;
-  add_noise({.bound = 1, .noise_multiplier = 0, .coordinates = 100}, random, sums);
+  SumNoise({.bound = 1, .noise_multiplier = 0, .coordinates = 100}).add_to(random, sums);
   CHECK(sums == before);
 }
 
@@ -51,7 +51,7 @@ TEST_CASE("noise for whole steps is as large, and leaves them whole") {
   const NoisySum release{.bound = 2, .noise_multiplier = 0.5, .coordinates = kCoordinates};
   constexpr double kBefore = 0x1p40 + 1;
   std::vector<double> steps(kCoordinates, kBefore);
-  add_noise_steps(release, random, steps);
+  SumNoise(release).add_to_steps(random, steps);
   double squares = 0;
   for (const double step : steps) {
     CHECK_FALSE(step != std::nearbyint(step));

@@ -1,0 +1,123 @@
+#include "federated/privacy/exponential.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace conclave {
+namespace {
+
+__extension__ using Wide = unsigned __int128;
+
+std::uint64_t low(Wide value) { return static_cast<std::uint64_t>(value); }
+std::uint64_t high(Wide value) { return static_cast<std::uint64_t>(value >> 64); }
+std::size_t at(int index) { return static_cast<std::size_t>(index); }
+
+// Adds to the unit's place and, as there is a carry, those before it.
+void add_units(FixedPoint& a, Wide units) {
+  for (int i = a.digits; i >= 0 && units != 0; --i) {
+    const Wide sum = Wide{a.words[at(i)]} + low(units);
+    a.words[at(i)] = low(sum);
+    units = (units >> 64) + high(sum);
+  }
+}
+
+// a + b, or a - b where that is not negative.
+void add(FixedPoint& a, const FixedPoint& b, bool subtract) {
+  std::uint64_t carry = subtract;  // -b is ~b and a unit
+  for (int i = a.digits; i >= 0; --i) {
+    const Wide sum = Wide{a.words[at(i)]} + (subtract ? ~b.words[at(i)] : b.words[at(i)]) + carry;
+    a.words[at(i)] = low(sum), carry = high(sum);
+  }
+}
+
+FixedPoint times(FixedPoint a, std::uint64_t factor) {
+  std::uint64_t carry = 0;
+  for (int i = a.digits; i >= 0; --i) {
+    const Wide product = Wide{a.words[at(i)]} * factor + carry;
+    a.words[at(i)] = low(product), carry = high(product);
+  }
+  return a;
+}
+
+FixedPoint over(FixedPoint a, std::uint64_t divisor) {
+  Wide rest = 0;
+  for (int i = 0; i <= a.digits; ++i) {
+    rest = rest << 64 | a.words[at(i)];
+    a.words[at(i)] = low(rest / divisor), rest %= divisor;
+  }
+  return a;
+}
+
+FixedPoint whole_number(std::uint64_t value, int digits) {
+  FixedPoint result{.digits = digits};
+  result.words[0] = value;
+  return result;
+}
+
+// e^-y = 1 - y + y^2 / 2! - y^3 / 3! ..., of y from 0 to 1 and less than a unit too small. A term T(k) is
+// computed from the one before: if e(k) is what that lacks, e(k) <= (e(k - 1) y + T(k - 1) + 1) / k + 1,
+// which is below 3. There are 300 terms at most, as 300! > 2^2048; what is left out is less than the first of
+// it, itself below 4 units. Together that is below 2^10.
+FixedPoint alternating_series(const FixedPoint& y) {
+  FixedPoint sum = whole_number(1, y.digits), term = sum;
+  for (std::uint64_t k = 1;; ++k) {
+    term = over(term * y, k);
+    if (std::ranges::all_of(term.words, [](std::uint64_t word) { return word == 0; })) return sum;
+    add(sum, term, k % 2 == 1);
+  }
+}
+
+bool at_most(const FixedPoint& a, const FixedPoint& b) { return a.words <= b.words; }
+
+}  // namespace
+
+FixedPoint operator*(const FixedPoint& a, const FixedPoint& b) {
+  // Columns from the right; what is right of the unit's counts by its carry only.
+  FixedPoint result{.digits = a.digits};
+  Wide column = 0;
+  for (int place = 2 * a.digits; place >= 0; --place) {
+    std::uint64_t beyond = 0;  // carries of the column
+    for (int i = std::max(0, place - a.digits); i <= std::min(place, a.digits); ++i) {
+      const Wide product = Wide{a.words[at(i)]} * b.words[at(place - i)];
+      column += product;
+      beyond += column < product;
+    }
+    if (place <= a.digits) result.words[at(place)] = low(column);
+    column = (column >> 64) | (Wide{beyond} << 64);
+  }
+  return result;
+}
+
+// Each of the whole part's products has what its factors lack, times the other, and a unit: no more than 2^12
+// in all, as e^-1 is below a half.
+FixedPoint exponential(std::uint64_t numerator, std::uint64_t denominator, int digits) {
+  const std::uint64_t whole = numerator / denominator;
+  if (whole > 64 * static_cast<std::uint64_t>(digits)) return whole_number(0, digits);  // less than a unit
+  FixedPoint result = alternating_series(over(whole_number(numerator % denominator, digits), denominator));
+  if (whole == 0) return result;
+  const FixedPoint inverse = alternating_series(whole_number(1, digits));
+  for (std::uint64_t i = 0; i < whole; ++i) result = result * inverse;
+  return result;
+}
+
+bool below_exponential(std::uint32_t first, RandomBits& bits, std::uint64_t factor, std::uint64_t divisor,
+                       std::uint64_t numerator, std::uint64_t denominator) {
+  FixedPoint uniform{.digits = 0};
+  for (int digits = 2; digits <= FixedPoint::kMost; digits *= 2) {
+    for (int i = uniform.digits + 1; i <= digits; ++i) uniform.words[at(i)] = bits.next();
+    if (uniform.digits == 0) uniform.words[1] = Wide{first} << 32 | uniform.words[1] >> 32;
+    uniform.digits = digits;
+    // uniform <= the number < uniform + a unit
+    const FixedPoint least = times(uniform, divisor);
+    const FixedPoint wanted = times(exponential(numerator, denominator, digits), factor);
+    const Wide apart = Wide{factor} * kExponentialUnits;
+    FixedPoint most = least, wanted_most = wanted;
+    add_units(most, apart + divisor);
+    add_units(wanted_most, apart);
+    if (at_most(most, wanted)) return true;
+    if (at_most(wanted_most, least)) return false;
+  }
+  return false;
+}
+
+}  // namespace conclave
