@@ -2,8 +2,7 @@
 // or else 1. Cells are the numbers [c w, (c + 1) w) for c < K, where K w >= 6 s. Of 4096 equally likely slots
 // cell c has n(c) >= m f(c w), for an integer m, and the tail, which is x >= K w, has one.
 // 1. A slot is drawn, and of its cell c one of the w numbers, which is kept with probability m f(x) / n(c),
-// at
-//    most 1. Together: n(c) / 4096 / w m f(x) / n(c) = f(x) m / (4096 w).
+//    at most 1. Together: n(c) / 4096 / w m f(x) / n(c) = f(x) m / (4096 w).
 // 2. In the tail, block j comes with probability 2^-(j + 1), and of it one of the K w numbers from
 //    (j + 1) K w, which is kept with probability f(x) m K 2^(j + 1), at most 4096 194 2 e^-18 < 1. Together:
 //    f(x) m / (4096 w), too. A block of 32 counts as rejected: f is below e^-19000 there.
@@ -19,8 +18,8 @@
 #include "federated/privacy/discrete_gaussian.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
-#include <vector>
 
 #include "core/error.h"
 #include "federated/privacy/exponential.h"
@@ -38,12 +37,12 @@ constexpr Wide kWord = Wide{1} << 64;
 // f at the beginnings of `count` cells and of what follows them, in units of 2^-64: one more, or two less,
 // than it is, at most. F(c + 1) = F(c) g(c) and g(c + 1) = g(c) g(0)^2 err by less than 2^30 of 2^-128 in 200
 // steps.
-std::vector<Wide> at_beginnings(std::uint64_t width_squared, std::uint64_t divisor, std::uint64_t count) {
+std::array<Wide, 256> at_beginnings(std::uint64_t width_squared, std::uint64_t divisor, std::uint64_t count) {
   FixedPoint value = exponential(0, 1, 2), ratio = exponential(width_squared, divisor, 2);
   const FixedPoint change = ratio * ratio;
-  std::vector<Wide> values;
+  std::array<Wide, 256> values;
   for (std::uint64_t cell = 0; cell <= count; ++cell) {
-    values.push_back(Wide{value.words[0]} << 64 | value.words[1]);
+    values[cell] = Wide{value.words[0]} << 64 | value.words[1];
     value = value * ratio;
     ratio = ratio * change;
   }
@@ -68,7 +67,7 @@ DiscreteGaussian::DiscreteGaussian(std::uint64_t numerator, std::uint64_t denomi
   low_mask_ = (std::uint64_t{1} << width_bits_) - 1;
   const std::uint64_t width_squared = (std::uint64_t{1} << (2 * width_bits_)) * denominator;
   while (Wide{tail_ * tail_} * width_squared < Wide{36} * numerator) ++tail_;
-  const std::vector<Wide> values = at_beginnings(width_squared, 2 * numerator, tail_);
+  const std::array<Wide, 256> values = at_beginnings(width_squared, 2 * numerator, tail_);
 
   // As many slots as there are, less the tail's.
   const auto taken = [&](std::uint64_t scale) {
