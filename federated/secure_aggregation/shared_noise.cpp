@@ -1,0 +1,58 @@
+#include "federated/secure_aggregation/shared_noise.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/error.h"
+#include "federated/privacy/discrete_gaussian.h"
+
+namespace conclave::secure_aggregation {
+namespace {
+
+constexpr double kDeviations = 12;          // of a site's noise that words have room for
+constexpr double kMostDeviation = 1 << 21;  // of a site's noise, for which there is a sampler
+constexpr double kLeastVariance = 100;      // from which sums of discrete Gaussians are one: e^-(pi^2 100)
+constexpr double kMostRounding = 0.1;       // of what a unit changes, by which rounding may add to it
+
+}  // namespace
+
+NoisyFormat NoisyFormat::choose(const Agreement& agreement, double clip, const SharedNoise& noise) {
+  const std::size_t sites = agreement.sites.size();
+  if (noise.noise_multiplier == 0) return {FixedPoint::choose(agreement.ring, sites, clip)};
+  require(noise.noise_multiplier > 0 && std::isfinite(noise.noise_multiplier) && noise.sensitivity > 0 &&
+              std::isfinite(noise.sensitivity) && agreement.least >= 1,
+          "secure aggregation: noise of {} times {}, in sums of {} sites", noise.noise_multiplier,
+          noise.sensitivity, agreement.least);
+  // With s integers per unit, a unit changes s sensitivity + r of them (r by rounding), and a site's
+  // deviation is `share` times that. The most s for which clip s and the noise have room, and there is a
+  // sampler:
+  const double rounding = std::sqrt(static_cast<double>(agreement.length));
+  const double share = noise.noise_multiplier / std::sqrt(static_cast<double>(agreement.least));
+  const auto room = static_cast<double>(agreement.ring.most_each(sites));
+  const double by_room =
+      (room - 1 - kDeviations * share * rounding) / (clip + kDeviations * share * noise.sensitivity);
+  const double by_sampler = (kMostDeviation / share - rounding) / noise.sensitivity;
+  const double most = std::min(by_room, by_sampler);
+  require(most * noise.sensitivity * kMostRounding >= rounding,
+          "secure aggregation: in words of {} bytes, rounding {} numbers would add more than a tenth to what "
+          "one unit changes in their sum; take wider words, or a clip_norm nearer to {}",
+          agreement.ring.width, agreement.length, noise.sensitivity);
+  const double deviation = share * (most * noise.sensitivity + rounding);
+  NoisyFormat result;
+  result.format.levels = static_cast<std::int64_t>(most * clip);
+  result.format.scale = (static_cast<double>(result.format.levels) - 0.5) / clip;
+  result.variance = static_cast<std::uint64_t>(std::ceil(deviation * deviation));
+  require(static_cast<double>(result.variance) >= kLeastVariance,
+          "secure aggregation: noise of {} integers' deviation at each site is no Gaussian's; take wider "
+          "words, or more noise",
+          deviation);
+  return result;
+}
+
+void NoisyFormat::add_share(std::span<std::int64_t> numbers, RandomBits& random) const {
+  if (variance == 0) return;
+  const DiscreteGaussian noise(variance);
+  for (std::int64_t& number : numbers) number += noise.draw(random);
+}
+
+}  // namespace conclave::secure_aggregation

@@ -1,0 +1,66 @@
+#include "federated/secure_aggregation/shared_noise.h"
+
+#include <catch2/catch.hpp>
+#include <cmath>
+#include <numeric>
+
+#include "core/error.h"
+
+namespace conclave::secure_aggregation {
+namespace {
+
+Agreement among(std::size_t sites, std::size_t width, std::uint64_t length) {
+  std::vector<std::string> names;
+  for (std::size_t i = 0; i < sites; ++i) names.push_back("site-" + std::to_string(i));
+  return Agreement::among("test", 1, names, {width}, length);
+}
+
+TEST_CASE("the fewest sites' shares are noise enough for what a unit changes, rounding and all",
+          "[shared_noise]") {
+  for (const std::size_t sites : {3, 10, 100})
+    for (const std::size_t width : {4, 8})
+      for (const double clip : {0.5, 100.0}) {
+        const Agreement agreement = among(sites, width, 250'000);
+        const SharedNoise noise{.sensitivity = 0.5, .noise_multiplier = 1.7};
+        const auto [format, variance] = NoisyFormat::choose(agreement, clip, noise);
+        CAPTURE(sites, width, clip, format.scale, variance);
+        const double changed = format.scale * noise.sensitivity + 500;  // each number by one more
+        const double deviation = std::sqrt(static_cast<double>(variance));
+        CHECK(std::sqrt(agreement.least) * deviation >= noise.noise_multiplier * changed);
+        CHECK(std::sqrt(agreement.least) * deviation <= 1.001 * noise.noise_multiplier * changed);
+        CHECK(static_cast<double>(format.levels) + 12 * deviation <=
+              static_cast<double>(agreement.ring.most_each(sites)));
+        CHECK(format.scale * clip <= static_cast<double>(format.levels));
+      }
+}
+
+TEST_CASE("a share has the variance that it is to have, and without noise there is none", "[shared_noise]") {
+  const Agreement agreement = among(5, 4, 100'000);
+  SystemRandom source;
+  RandomBits random(source);
+  std::vector<std::int64_t> numbers(agreement.length);
+  const NoisyFormat plain = NoisyFormat::choose(agreement, 2, {});
+  plain.add_share(numbers, random);
+  CHECK(numbers == std::vector<std::int64_t>(agreement.length));
+  CHECK(plain.format.scale == FixedPoint::choose(agreement.ring, 5, 2).scale);
+  const NoisyFormat noisy = NoisyFormat::choose(agreement, 2, {.sensitivity = 2, .noise_multiplier = 1});
+  noisy.add_share(numbers, random);
+  const double squares = std::inner_product(
+      numbers.begin(), numbers.end(), numbers.begin(), 0.0, std::plus<>(),
+      [](std::int64_t a, std::int64_t b) { return static_cast<double>(a) * static_cast<double>(b); });
+  // of a chi-square with 10^5 degrees of freedom, five standard deviations
+  CHECK(squares / static_cast<double>(noisy.variance) / 1e5 == Approx(1).margin(5 * std::sqrt(2e-5)));
+}
+
+TEST_CASE("words that are too narrow for the noise are refused, with what to do", "[shared_noise]") {
+  using Catch::Matchers::Contains;
+  const SharedNoise noise{.sensitivity = 0.1, .noise_multiplier = 1};
+  CHECK_THROWS_WITH(NoisyFormat::choose(among(10, 2, 250'000), 100, noise), Contains("take wider words"));
+  CHECK_NOTHROW(NoisyFormat::choose(among(10, 4, 250'000), 100, noise));
+  CHECK_THROWS_AS(NoisyFormat::choose(among(3, 4, 10), 1, {.sensitivity = 1, .noise_multiplier = -1}), Error);
+  CHECK_THROWS_AS(NoisyFormat::choose(among(3, 4, 10), 1, {.sensitivity = 1, .noise_multiplier = NAN}),
+                  Error);
+}
+
+}  // namespace
+}  // namespace conclave::secure_aggregation
