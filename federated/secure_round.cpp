@@ -4,7 +4,7 @@
 
 #include <chrono>
 
-#include "federated/secure_aggregation/fixed_point.h"
+#include "federated/secure_aggregation/shared_noise.h"
 
 namespace conclave {
 namespace {
@@ -77,16 +77,25 @@ std::optional<SecureRound::Sum> SecureRound::attempt(std::int64_t round, std::ui
   std::optional<Sum> result;
   try {
     const Agreement agreement = agree_among(options_, number, sites, elements);
+    const RoundPrivacy& privacy = options_.privacy;
+    const auto format =
+        NoisyFormat::choose(agreement, options_.clip_norm, {privacy.clip_norm, privacy.noise_multiplier});
     attempt_.emplace(Attempt{number, {agreement, certificates, options_.clip_norm}, Coordinator(agreement)});
     changed_.notify_all();
     end_phases(lock, round);
     if (attempt_->phase == Phase::done) {
       const Survivors survivors = attempt_->coordinator.survivors();
       RingVector sum = attempt_->coordinator.sum();
-      result.emplace(
-          Sum{dequantize(sum, FixedPoint::choose(agreement.ring, sites.size(), options_.clip_norm)), {}});
-      for (float& value : result->mean) value /= static_cast<float>(survivors.sites.size());
-      for (const std::uint32_t site : survivors.sites) result->survivors.push_back(ready[site]);
+      result.emplace(Sum{dequantize(sum, format.format), {}});
+      double records = 0;
+      for (const std::uint32_t site : survivors.sites) {
+        result->survivors.push_back(ready[site]);
+        records += ready[site].examples;
+      }
+      const double count = options_.privacy.unit == RoundPrivacy::Unit::record
+                               ? options_.privacy.rate * records
+                               : static_cast<double>(survivors.sites.size());
+      for (float& value : result->mean) value = static_cast<float>(value / count);
     }
   } catch (const Error& error) {
     say_(fmt::format("round {}: the attempt at its sum failed: {}", round + 1, error.what()));

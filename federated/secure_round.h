@@ -9,6 +9,7 @@
 #include <mutex>
 
 #include "federated/round_board.h"
+#include "federated/round_privacy.h"
 #include "federated/secure_aggregation/coordinator.h"
 
 namespace conclave {
@@ -19,6 +20,7 @@ struct SecureOptions {
   double clip_norm = 1;       ///< to which sites shorten longer updates
   std::size_t width = 4;      ///< bytes of a number
   double phase_seconds = 60;  ///< after which a phase goes on without who is missing
+  RoundPrivacy privacy = {};  ///< of the sums
   std::int64_t least = 3;     ///< sites whose sum may be known, at least; and two thirds of an attempt's
 };
 
@@ -42,7 +44,9 @@ class SecureRound {
   // For the coordinator's loop.
 
   struct Sum {
-    std::vector<float> mean;                ///< of the survivors' updates, each counting the same
+    /// Of the survivors' updates, each counting the same; where the unit of privacy is a record, their sum
+    /// over the records that are in a round on average.
+    std::vector<float> mean;
     std::vector<ReceivedUpdate> survivors;  ///< by site
   };
   /// One attempt among those who are ready. Nothing where it failed, and why was said, or stop().

@@ -4,6 +4,7 @@
 #include <set>
 
 #include "federated/identity.h"
+#include "federated/privacy/calibration.h"
 #include "federated/secure_aggregation/ring.h"
 #include "federated/strategies/strategy.h"
 #include "recipes/settings_check.h"
@@ -68,6 +69,34 @@ void check_secure_aggregation(const FederationSettings& settings,
                check.shown("secure_aggregation.bits", secure.bits), sites, most);
 }
 
+// What noise in sums needs of the rest.
+void check_round_privacy(const FederationSettings& settings, settings::Checker<FederationSettings>& check) {
+  const FederationPrivacyTable& privacy = settings.privacy;
+  if (!privacy.is_on()) return;
+  const std::string on = check.shown("privacy.unit", privacy.unit);
+  check.unless(settings.secure_aggregation.enabled, {"privacy.unit", "secure_aggregation.enabled"},
+               "{}: sites' shares of the noise are enough in the sum alone; set secure_aggregation.enabled = "
+               "true",
+               on);
+  check.unless(privacy.noise_multiplier > 0 || privacy.epsilon > 0,
+               {"privacy.noise_multiplier", "privacy.epsilon", "privacy.unit"},
+               "{} wants noise: set privacy.epsilon, the budget, or privacy.noise_multiplier, or both", on);
+  check.unless(settings.strategy.name != "fedprox" || privacy.unit != "record", {"strategy.name"},
+               "{}: with {} sites send gradients, which there is nothing to hold back",
+               check.shown("strategy.name", settings.strategy.name), on);
+  if (privacy.unit != "record") return;
+  check.unless(settings.federation.local_steps == 1, {"federation.local_steps", "privacy.unit"},
+               "{}: with {} a round is one step, of all sites together; set it to 1",
+               check.shown("federation.local_steps", settings.federation.local_steps), on);
+  check.unless(settings.sharing.kept_private.empty(), {"sharing.private", "privacy.unit"},
+               "sharing.private: with {} what a site keeps would be trained without noise", on);
+  check.unless(settings.secure_aggregation.clip_norm >= privacy.clip_norm,
+               {"secure_aggregation.clip_norm", "privacy.clip_norm"},
+               "{} is the largest norm of a site's sum of records, of which {} is one's",
+               check.shown("secure_aggregation.clip_norm", settings.secure_aggregation.clip_norm),
+               check.shown("privacy.clip_norm", privacy.clip_norm));
+}
+
 template <class Settings>
 void check_strategy(const Settings& settings, settings::Checker<Settings>& check) {
   const StrategyTable& strategy = settings.strategy;
@@ -102,6 +131,7 @@ FederationSettings read_federation(const std::string& path, const std::vector<st
   check.unless(federation.listen.empty() || has_port(federation.listen), {"federation.listen"},
                "{} has no port; expected host:port", check.shown("federation.listen", federation.listen));
   check_secure_aggregation(settings, check);
+  check_round_privacy(settings, check);
   check.finish();
   if (federation.quorum == 0) federation.quorum = static_cast<std::int64_t>(federation.sites.size());
   if (federation.listen.empty())
@@ -177,8 +207,33 @@ std::vector<std::string> take_simulation_keys(std::vector<std::string>& override
   return taken;
 }
 
+RoundPrivacy round_privacy(const FederationSettings& settings) {
+  const FederationPrivacyTable& table = settings.privacy;
+  if (!table.is_on()) return {};
+  constexpr const char* kAccountant = "pld";
+  const bool records = table.unit == "record";
+  RoundPrivacy privacy{.unit = parse_privacy_unit(table.unit),
+                       .clip_norm = records ? table.clip_norm : settings.secure_aggregation.clip_norm,
+                       .rate = records ? table.rate : 1,
+                       .noise_multiplier = table.noise_multiplier,
+                       .delta = table.delta};
+  const PrivacyBudget budget{table.epsilon, table.delta};
+  const std::int64_t rounds = settings.federation.rounds;
+  if (privacy.noise_multiplier == 0)
+    privacy.noise_multiplier = least_noise(budget, privacy.rate, rounds, kAccountant);
+  else if (table.epsilon > 0) {
+    const std::int64_t most = most_steps(budget, privacy.noise_multiplier, privacy.rate, kAccountant);
+    require(
+        most >= rounds,
+        "privacy.epsilon = {} is enough for {} rounds with privacy.noise_multiplier = {}, and there are to "
+        "be {}; leave noise_multiplier at 0, which finds it",
+        table.epsilon, most, privacy.noise_multiplier, rounds);
+  }
+  return privacy;
+}
+
 Recipe site_recipe(const SiteSettings& site, const Recipe& model, const std::string& checkpoint,
-                   const std::string& name) {
+                   const RoundPrivacy& rounds, const std::string& name) {
   Recipe recipe = model;
   recipe.run = site.run;
   recipe.parallel = site.parallel;
@@ -192,7 +247,21 @@ Recipe site_recipe(const SiteSettings& site, const Recipe& model, const std::str
   data.validation = site.data.validation;
   data.test = site.data.test;
   take_given(site.data, "data", site, data);
+  if (rounds.unit == RoundPrivacy::Unit::record)
+    // The budget is the site's own, or none.
+    recipe.privacy = {.unit = "record", .epsilon = 0, .delta = rounds.delta};
   take_given(site.privacy, "privacy", site, recipe.privacy);
+  if (rounds.unit == RoundPrivacy::Unit::record) {
+    if (recipe.privacy.noise_multiplier > rounds.noise_multiplier)
+      fail(
+          "{}: privacy.noise_multiplier = {} is more than the federation's {}, of which each site adds a "
+          "part",
+          name, recipe.privacy.noise_multiplier, rounds.noise_multiplier);
+    recipe.privacy.unit = "record";
+    recipe.privacy.clip_norm = rounds.clip_norm;
+    recipe.privacy.rate = rounds.rate;
+    recipe.privacy.noise_multiplier = rounds.noise_multiplier;
+  }
   check_recipe(recipe, name);
   return recipe;
 }

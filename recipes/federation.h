@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "federated/round_privacy.h"
 #include "federated/strategies/strategy.h"
 #include "recipes/recipe.h"
 
@@ -57,11 +58,24 @@ struct SecureAggregationTable {
   double phase_seconds = 60;
 };
 
+/// What the models may tell of a site, or of a record; see federated/round_privacy.h.
+struct FederationPrivacyTable {
+  std::string unit = "none";
+  double clip_norm = 1.0;
+  double rate = 0.05;
+  double noise_multiplier = 0.0;
+  double epsilon = 0.0;
+  double delta = 1e-5;
+
+  bool is_on() const { return unit != "none"; }
+};
+
 struct FederationSettings {
   FederationTable federation;
   StrategyTable strategy;
   SharingTable sharing;
   SecureAggregationTable secure_aggregation;
+  FederationPrivacyTable privacy;
   std::map<std::string, std::string, std::less<>> origin;  ///< as Recipe's
 };
 
@@ -132,10 +146,15 @@ std::vector<std::string> take_simulation_keys(std::vector<std::string>& override
 
 StrategyOptions strategy_options(const StrategyTable& strategy, std::int64_t sites);
 
+/// The noise of the federation's rounds: where it is not said, as little as all of them together may have.
+/// Throws Error where they would exceed the budget.
+RoundPrivacy round_privacy(const FederationSettings& settings);
+
 /// The recipe that a site trains the federation's model by: `model` is the one in its `checkpoint`, with
 /// whose weights and tokenizer it begins. Nothing in it that reaches for this machine's files or programs is
-/// taken over. Throws RecipeError where the two do not go together; `name` stands for site.toml.
+/// taken over. Where the unit of the rounds' privacy is a record, so is the recipe's. Throws RecipeError
+/// where the two do not go together; `name` stands for site.toml.
 Recipe site_recipe(const SiteSettings& site, const Recipe& model, const std::string& checkpoint,
-                   const std::string& name);
+                   const RoundPrivacy& rounds, const std::string& name);
 
 }  // namespace conclave

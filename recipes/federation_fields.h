@@ -106,6 +106,27 @@ void fields(R& secure, Visitor&& field) {
         between(0.1, 1e6));
 }
 
+template <Either<FederationPrivacyTable> R, class Visitor>
+void fields(R& privacy, Visitor&& field) {
+  field("unit", privacy.unit,
+        "Whose part the models must not tell, by noise of which each site adds a share to its masked update: "
+        "nobody's (none), a site's, or a record's, where a round is a step of DP-SGD over all sites' records",
+        one_of({"none", "site", "record"}));
+  field("clip_norm", privacy.clip_norm,
+        "record: largest norm of an example's gradient, which is scaled down to it; for sites, "
+        "secure_aggregation.clip_norm is that of their updates",
+        between(1e-9, 1e6));
+  field("rate", privacy.rate, "record: the probability with which each takes part in a round, by itself",
+        between(1e-9, 1));
+  field(
+      "noise_multiplier", privacy.noise_multiplier,
+      "Standard deviation of the noise on a round's sum, per clip_norm; 0: as little as all rounds together "
+      "may have for epsilon",
+      between(0, 1e6));
+  field("epsilon", privacy.epsilon, "The budget of all rounds; 0: none", between(0, 1e6));
+  field("delta", privacy.delta, "The probability that epsilon may not hold with", between(1e-15, 0.1));
+}
+
 template <Either<SiteTable> R, class Visitor>
 void fields(R& site, Visitor&& field) {
   field("kit", site.kit, "Folder of the start-up kit; empty for the one this file is in", any_text());
@@ -184,6 +205,7 @@ void tables(R& settings, Visitor&& table) {
   table("strategy", settings.strategy, "How updates become the next global model");
   table("sharing", settings.sharing, "What of the model is not simply everybody's");
   table("secure_aggregation", settings.secure_aggregation, "How much of the updates the coordinator sees");
+  table("privacy", settings.privacy, "What the models tell of sites, or of their records");
 }
 
 template <Either<SiteSettings> R, class Visitor>

@@ -19,10 +19,16 @@ constexpr double kLeastNoise = 0.05;
 
 std::size_t at(Index index) { return static_cast<std::size_t>(index); }
 
+// Of examples in a step.
+double expected(const PrivacyRecipe& recipe, std::int64_t examples) {
+  return recipe.rate > 0 ? recipe.rate * static_cast<double>(examples) : static_cast<double>(recipe.batch);
+}
+
 }  // namespace
 
 std::int64_t PrivateTraining::steps_per_epoch(const PrivacyRecipe& recipe, std::int64_t examples) {
-  return std::max<std::int64_t>((examples + recipe.batch - 1) / recipe.batch, 1);
+  return std::max<std::int64_t>(
+      std::lround(std::ceil(static_cast<double>(examples) / expected(recipe, examples))), 1);
 }
 
 PrivateTraining::PrivateTraining(const PrivacyRecipe& recipe, std::int64_t examples, std::int64_t steps,
@@ -31,7 +37,8 @@ PrivateTraining::PrivateTraining(const PrivacyRecipe& recipe, std::int64_t examp
       grid_(grid),
       random_(random),
       bits_(random),
-      rate_(std::min(1.0, static_cast<double>(recipe.batch) / static_cast<double>(examples))),
+      expected_(expected(recipe, examples)),
+      rate_(std::min(1.0, recipe.rate > 0 ? recipe.rate : expected_ / static_cast<double>(examples))),
       examples_(examples),
       steps_(steps) {
   require(
@@ -45,7 +52,7 @@ PrivateTraining::PrivateTraining(const PrivacyRecipe& recipe, std::int64_t examp
       "it to less than {:.1e}",
       recipe.delta, examples, 1 / static_cast<double>(examples));
   // So many that no step of a training's life allocates: six standard deviations more than expected.
-  const auto most = static_cast<std::size_t>(recipe.batch + 6 * std::lround(std::sqrt(recipe.batch)) + 16);
+  const auto most = static_cast<std::size_t>(expected_ + 6 * std::sqrt(expected_) + 16);
   drawn_.reserve(most);
   factors_.reserve(most);
   const PrivacyBudget budget{recipe.epsilon, recipe.delta};
@@ -122,7 +129,7 @@ void PrivateTraining::release(const ParameterSet& parameters) {
       if (part(rank).numel() > 0) owners.broadcast(part(rank), rank);
   }
   for (const auto& segment : parameters.segments())
-    kernels::scale(segment.gradients, 1.0 / static_cast<double>(recipe_.batch), segment.gradients);
+    kernels::scale(segment.gradients, 1 / expected_, segment.gradients);
 }
 
 }  // namespace conclave

@@ -28,6 +28,8 @@ class PrivateTraining {
 
   static std::int64_t steps_per_epoch(const PrivacyRecipe& recipe, std::int64_t examples);
 
+  /// Examples in a step, on average.
+  double batch() const { return expected_; }
   double sampling_rate() const { return rate_; }
   double noise_multiplier() const { return noise_; }
   /// Of the steps that were to be, those that the budget allows.
@@ -55,7 +57,7 @@ class PrivateTraining {
   const ProcessGrid& grid_;
   RandomSource& random_;
   RandomBits bits_;
-  double rate_, noise_ = 0;
+  double expected_, rate_, noise_ = 0;
   std::int64_t examples_, steps_, released_ = 0;
   std::vector<std::int64_t> drawn_;
   std::vector<double> factors_;

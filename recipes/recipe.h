@@ -165,6 +165,7 @@ struct PrivacyRecipe {
   double epsilon = 0.0;
   double delta = 1e-5;
   std::int64_t batch = 512;
+  double rate = 0.0;
 
   bool is_on() const { return unit != "none"; }
 };

@@ -374,6 +374,9 @@ void fields(R& privacy, Visitor&& field) {
         "record: how many examples are in a step on average, each being drawn by itself; as many batches of "
         "train.batch_tokens as they fill are computed one after the other",
         between(1, 1e9));
+  field("rate", privacy.rate,
+        "record: the probability of that itself, in place of batch over all examples; 0: as batch says",
+        between(0, 1));
 }
 
 template <Either<ParallelRecipe> R, class Visitor>

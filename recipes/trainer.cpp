@@ -214,8 +214,8 @@ void Trainer::start_privacy() {
   say(fmt::format(
       "privacy: of {} steps with {} of {} examples on average (each with probability {:.5f}), noise of "
       "{:.4f} x {}: epsilon {:.3f} at delta {}{}",
-      total_steps_, recipe.batch, examples, privacy_->sampling_rate(), privacy_->noise_multiplier(),
-      recipe.clip_norm, privacy_->epsilon(total_steps_), recipe.delta,
+      total_steps_, std::lround(privacy_->batch()), examples, privacy_->sampling_rate(),
+      privacy_->noise_multiplier(), recipe.clip_norm, privacy_->epsilon(total_steps_), recipe.delta,
       total_steps_ < wanted ? fmt::format("; the budget of {} has no room for the other {} steps",
                                           recipe.epsilon, wanted - total_steps_)
                             : ""));
@@ -461,17 +461,22 @@ void Trainer::draw_step_seed() {
   grid_.world().broadcast(Tensor::borrow(&step_seed_, {1}, DType::i64), 0);
 }
 
+// Over all ranks, of the examples that are drawn for a step, into the gradients.
+void Trainer::sum_clipped() {
+  draw_step_seed();
+  std::int64_t micro = 0;
+  privacy_->for_batches(*tasks_.front().drawn, step_,
+                        [&](const Batch& batch) { forward_backward(0, batch, micro++, false); });
+  reducer_.arm();
+  reducer_.finish();
+}
+
 void Trainer::step() {
   auto& sums = *sums_;
   std::ranges::fill(sums.message, 0.0);
   parameters_.zero_gradients();
   if (privacy_) {
-    draw_step_seed();
-    std::int64_t micro = 0;
-    privacy_->for_batches(*tasks_.front().drawn, step_,
-                          [&](const Batch& batch) { forward_backward(0, batch, micro++, false); });
-    reducer_.arm();
-    reducer_.finish();
+    sum_clipped();
     privacy_->release(parameters_);
   } else {
     for (std::int64_t micro = 0; micro < recipe_.train.accumulate; ++micro) {
@@ -836,6 +841,18 @@ bool Trainer::take_steps(std::int64_t steps, const SiteRules& rules) {
     report(sums_->stop || steps == 1);
   }
   return !sums_->stop;
+}
+
+bool Trainer::subtract_clipped_sum() {
+  require(privacy_ != nullptr, "gradients are clipped where privacy.unit is \"record\" only");
+  std::ranges::fill(sums_->message, 0.0);
+  parameters_.zero_gradients();
+  sum_clipped();
+  for (const auto& segment : parameters_.segments())
+    kernels::scale(segment.gradients, -1, segment.values, Write::accumulate);
+  double stop = environment_.interrupted && *environment_.interrupted ? 1.0 : 0.0;
+  grid_.world().all_reduce(Tensor::borrow(&stop, {1}, DType::f64));
+  return stop == 0;
 }
 
 std::vector<std::pair<std::string, Evaluation>> Trainer::validate() {

@@ -74,6 +74,9 @@ class Trainer {
   /// the squared distance from where they begin is part of the loss (FedProx, Li et al. 2020, equation 2).
   /// Throws Error where the recipe has not so many steps, or its budget of privacy not.
   bool take_steps(std::int64_t steps, const SiteRules& rules = {});
+  /// Moves the parameters by minus the sum of a private step's clipped gradients. That has no noise: what is
+  /// made of it must get some before anybody sees it. False where interrupted. Collective.
+  bool subtract_clipped_sum();
   /// Tokens that each expert of each layer, by its name, served in the last take_steps(), over all ranks.
   const std::vector<std::pair<std::string, std::vector<double>>>& served_tokens() const { return served_; }
   /// Of every task that has such examples, by its name.
@@ -103,6 +106,7 @@ class Trainer {
   void start_metrics();
   void set_anchor();
   void draw_step_seed();
+  void sum_clipped();
   void step();
   double domain_strength() const;
   RandomStream stream_of(std::int64_t micro_batch) const;

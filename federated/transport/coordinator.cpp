@@ -61,7 +61,8 @@ struct Coordinator::Parts {
         service(board, options.secure.enabled ? &secure : nullptr, std::move(allowed),
                 {.steps = options.local_steps,
                  .rules = make_strategy(options.strategy, 1)->site_rules(),
-                 .sharing = options.sharing},
+                 .sharing = options.sharing,
+                 .privacy = options.secure.privacy},
                 say),
         writer(options.directory, world, static_cast<int>(options.keep), false),
         strategy_writer(options.directory + "/strategy", world, static_cast<int>(options.keep), false),
@@ -242,8 +243,17 @@ struct Coordinator::Parts {
       line += fmt::format(", {} {:.4f}", name, sum.first / sum.second);
       means.values[prometheus_label("metric", name)] = sum.first / sum.second;
     }
+    if (options.secure.privacy.is_on()) line += fmt::format(", epsilon {:.4f}", epsilon());
     say(line);
     write_metrics(updates, means);
+  }
+
+  // Of all rounds so far, as if none had been skipped.
+  double epsilon() const {
+    const RoundPrivacy& privacy = options.secure.privacy;
+    const auto accountant = make_accountant("pld");
+    accountant->compose({privacy.noise_multiplier, privacy.rate, round});
+    return accountant->epsilon(privacy.delta);
   }
 
   void write_metrics(const std::vector<ReceivedUpdate>& updates, const Gauge& means) const {
@@ -280,6 +290,12 @@ struct Coordinator::Parts {
                          {"strategy", strategy->name()},
                          {"sites", sites},
                          {"model_sha256", sha256_of(checkpoint_path(options.directory, round))}};
+    if (const RoundPrivacy& privacy = options.secure.privacy; privacy.is_on())
+      entry["privacy"] = {{"unit", to_string(privacy.unit)},
+                          {"noise_multiplier", privacy.noise_multiplier},
+                          {"rate", privacy.rate},
+                          {"epsilon", epsilon()},
+                          {"delta", privacy.delta}};
     if (options.secure.enabled) entry["secure_aggregation"] = updates.empty() ? "skipped" : "survivors";
     transcript.append(entry);
   }

@@ -8,7 +8,7 @@
 
 #include "federated/database.h"
 #include "federated/round_board.h"
-#include "federated/secure_aggregation/fixed_point.h"
+#include "federated/secure_aggregation/shared_noise.h"
 #include "federated/secure_aggregation/site.h"
 #include "federated/transport/site_connection.h"
 
@@ -20,8 +20,8 @@ using secure_aggregation::Agreement;
 using secure_aggregation::Bytes;
 using secure_aggregation::ByteView;
 using secure_aggregation::Consents;
-using secure_aggregation::FixedPoint;
 using secure_aggregation::Identity;
+using secure_aggregation::NoisyFormat;
 using secure_aggregation::Roster;
 using secure_aggregation::SharesDelivery;
 using secure_aggregation::Survivors;
@@ -185,9 +185,16 @@ void Site::take_part(const SiteRound& round, const std::filesystem::path& update
   say_(fmt::format("round {} of {}: keys are shared among {} sites; masking the update", round.round + 1,
                    round.rounds, roster.sites.size()));
   {
-    const auto format = FixedPoint::choose(agreement.ring, agreement.sites.size(), terms.clip_norm());
+    const auto format = of_others([&] {
+      return NoisyFormat::choose(agreement, terms.clip_norm(),
+                                 {round.privacy.clip_norm, round.privacy.noise_multiplier});
+    });
+    require(round.privacy.unit != RoundPrivacy::Unit::site || terms.clip_norm() <= round.privacy.clip_norm,
+            "the coordinator's terms have updates of norm {}, and noise for {}", terms.clip_norm(),
+            round.privacy.clip_norm);
     const auto values = shortened(update, agreement.length, terms.clip_norm());
-    const auto numbers = secure_aggregation::quantize(values, format, random_);
+    auto numbers = secure_aggregation::quantize(values, format.format, random_);
+    format.add_share(numbers, random_);
     const Bytes masked = of_others([&] { return site.mask(delivery, numbers).encode(); });
     const std::filesystem::path file = options_.directory / "masked.bin";
     FileDescriptor(file.string(), O_WRONLY | O_CREAT | O_TRUNC).write(masked.data(), masked.size());

@@ -102,6 +102,14 @@ grpc::Status FederationService::Next(grpc::ServerContext* context, const federat
     reply->set_counted(counted);
     reply->set_asynchronous(plan.buffer > 0);
     reply->set_secure(secure_ != nullptr);
+    if (work_.privacy.is_on()) {
+      auto* privacy = reply->mutable_privacy();
+      privacy->set_unit(std::string(to_string(work_.privacy.unit)));
+      privacy->set_clip_norm(work_.privacy.clip_norm);
+      privacy->set_rate(work_.privacy.rate);
+      privacy->set_noise_multiplier(work_.privacy.noise_multiplier);
+      privacy->set_delta(work_.privacy.delta);
+    }
     for (const SharingRule& rule : work_.sharing) {
       auto* told = reply->add_sharing();
       told->set_pattern(rule.pattern);

@@ -19,6 +19,7 @@ struct LocalWork {
   std::int64_t steps = 0;
   SiteRules rules = {};
   std::vector<SharingRule> sharing;
+  RoundPrivacy privacy = {};
 };
 
 class FederationService final : public federated::Federation::Service {

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <thread>
 
 #include "federated/transport/site_connection.h"
@@ -102,6 +103,22 @@ SiteRound Site::next() {
                     .counted = reply.counted(),
                     .asynchronous = reply.asynchronous(),
                     .secure = reply.secure()};
+    if (reply.has_privacy()) {
+      const auto& told = reply.privacy();
+      round.privacy = {.unit = parse_privacy_unit(told.unit()),
+                       .clip_norm = told.clip_norm(),
+                       .rate = told.rate(),
+                       .noise_multiplier = told.noise_multiplier(),
+                       .delta = told.delta()};
+      require(
+          !round.privacy.is_on() ||
+              (round.secure && told.clip_norm() > 0 && std::isfinite(told.clip_norm()) && told.rate() > 0 &&
+               told.rate() <= 1 && told.noise_multiplier() > 0 && std::isfinite(told.noise_multiplier())),
+          "the coordinator's privacy makes no sense: of unit {}, norm {}, rate {}, noise {}, {} secure "
+          "aggregation",
+          told.unit(), told.clip_norm(), told.rate(), told.noise_multiplier(),
+          round.secure ? "by" : "without");
+    }
     for (const auto& rule : reply.sharing())
       round.sharing.push_back({rule.pattern(), parse_sharing(rule.sharing())});
     constexpr std::int64_t kMost = 1'000'000;  // of either: what federation.toml allows

@@ -15,6 +15,7 @@
 #include "federated/identity.h"
 #include "federated/policy.h"
 #include "federated/random_source.h"
+#include "federated/round_privacy.h"
 #include "federated/strategies/strategy.h"
 
 namespace grpc {
@@ -48,6 +49,7 @@ struct SiteRound {
   std::int64_t counted = 0;   ///< the number, from 1, of this site's last update that counted; 0: none
   bool asynchronous = false;  ///< updates are numbered as they come, not by their rounds
   bool secure = false;        ///< the coordinator is told no more than a sum
+  RoundPrivacy privacy = {};  ///< of that sum
 
   /// The number, from 0, of the update that is to be made.
   std::int64_t turn() const { return asynchronous ? counted : round; }

@@ -54,7 +54,16 @@ SecureOptions secure_options(const FederationSettings& settings) {
           .clip_norm = secure.clip_norm,
           .width = static_cast<std::size_t>(secure.bits / 8),
           .phase_seconds = secure.phase_seconds,
+          .privacy = round_privacy(settings),
           .least = settings.federation.quorum};
+}
+
+RoundPrivacy round_privacy_of(const nlohmann::json& told) {
+  return {.unit = parse_privacy_unit(told.at("unit").get<std::string>()),
+          .clip_norm = told.at("clip_norm"),
+          .rate = told.at("rate"),
+          .noise_multiplier = told.at("noise_multiplier"),
+          .delta = told.at("delta")};
 }
 
 // As the policy lists them, whose tokens a site reports.
@@ -186,6 +195,15 @@ int federate_coordinator(const CoordinatorArguments& arguments, const Surroundin
        .secure = secure_options(settings)},
       kit, allow_list(federation), *world, say);
   say(fmt::format("coordinator of {} listens at port {}", federation.name, coordinator.port()));
+  if (const RoundPrivacy privacy = round_privacy(settings); privacy.is_on()) {
+    const auto accountant = make_accountant("pld");
+    accountant->compose({privacy.noise_multiplier, privacy.rate, federation.rounds});
+    say(fmt::format(
+        "privacy of each {}: in {} rounds, each with probability {}, noise of {:.4f} x {}: epsilon "
+        "{:.4f} at delta {}",
+        to_string(privacy.unit), federation.rounds, privacy.rate, privacy.noise_multiplier, privacy.clip_norm,
+        accountant->epsilon(privacy.delta), privacy.delta));
+  }
   const bool done = coordinator.run([&] { return is_set(surroundings.interrupted); });
   say(done
           ? fmt::format("all {} rounds are over; the model is in {}", federation.rounds, federation.directory)
@@ -213,6 +231,7 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
   }
   std::optional<PrivacyLedger> ledger;
   PrivacyRecipe privacy;
+  RoundPrivacy of_sums;
   std::optional<ProcessGrid> grid;
   std::optional<Trainer> trainer;
   std::optional<SiteModel> kept;
@@ -233,6 +252,12 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
                 {"counted", round.counted},
                 {"asynchronous", round.asynchronous},
                 {"turn", round.turn()},
+                {"privacy",
+                 {{"unit", to_string(round.privacy.unit)},
+                  {"clip_norm", round.privacy.clip_norm},
+                  {"rate", round.privacy.rate},
+                  {"noise_multiplier", round.privacy.noise_multiplier},
+                  {"delta", round.privacy.delta}}},
                 {"sharing", nlohmann::json::array()}};
         for (const SharingRule& rule : round.sharing)
           work["sharing"].push_back({rule.pattern, to_string(rule.sharing)});
@@ -273,18 +298,24 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
       continue;
     }
     if (!trainer) {
+      of_sums = round_privacy_of(work.at("privacy"));
       Recipe recipe = site_recipe(settings, parse_recipe(reader.state().recipe, model + ":/state/recipe"),
-                                  model, arguments.site);
+                                  model, of_sums, arguments.site);
       recipe.train.steps = steps * work.at("rounds").get<std::int64_t>();
       recipe.train.ema = 0;  // the coordinator's mean is one already
       grid.emplace(grid_for(recipe, arguments.site, surroundings, std::move(world)));
       trainer.emplace(recipe, *grid, trainer_environment(surroundings));
       privacy = recipe.privacy;
-      if (speaks && trainer->privacy_event(steps))
+      if (speaks && (of_sums.is_on() || trainer->privacy_event(steps)))
         ledger.emplace(
             (directory / "privacy.sqlite").string(),
             PrivacyBudget{privacy.epsilon > 0 ? privacy.epsilon : std::numeric_limits<double>::infinity(),
-                          privacy.delta});
+                          privacy.is_on() ? privacy.delta : of_sums.delta});
+      require(
+          !privacy.is_on() || of_sums.unit != RoundPrivacy::Unit::site,
+          "privacy.unit = \"{}\" at this site, where the federation's is \"site\": of the two together no "
+          "account is kept; leave one out",
+          privacy.unit);
       check_classes(*trainer, reader, arguments.site);
       std::vector<SharingRule> sharing;
       for (const auto& rule : work.at("sharing"))
@@ -313,10 +344,12 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
         if (result.accuracy) metrics[fmt::format("{}/{}_accuracy", task, which)] = *result.accuracy;
       }
     };
-    validate("validation");
+    // What is measured on single records has no noise.
+    const bool tells_metrics = !privacy.is_on() && !of_sums.is_on();
+    if (tells_metrics) validate("validation");
     if (kept->has_private_part() && turn > 0) {
       kept->restore_private(trainer->model_entries(), turn);
-      validate("private_validation");
+      if (tells_metrics) validate("private_validation");
     }
     SiteModel::Control control{.gradient = {}, .counted = work.at("counted")};
     Trainer::ControlEntries controlled;
@@ -327,7 +360,9 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
         say(fmt::format("warning: {}: this site's control variate of after round {} is gone; it begins anew",
                         directory.string(), control.counted));
     }
-    if (!trainer->take_steps(steps, rules)) return 130;  // the round is done again, alike
+    const bool by_records = of_sums.unit == RoundPrivacy::Unit::record;
+    if (!(by_records ? trainer->subtract_clipped_sum() : trainer->take_steps(steps, rules)))
+      return 130;  // the round is done again, alike
     const fs::path file = directory / "update.f32";
     const FileDigest digest = kept->save(trainer->model_entries(), reader, turn, file.string(), control);
     if (!speaks) continue;
@@ -335,18 +370,16 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
       ledger->record({.run = certificate_info(kit->authority).fingerprint,
                       .round = number,
                       .digest = sha256_of(file),
-                      .event = *trainer->privacy_event(steps)});
+                      .event = of_sums.is_on() ? of_sums.event() : *trainer->privacy_event(steps)});
       say(fmt::format("privacy: epsilon {:.4f} at delta {} with this round", ledger->epsilon(),
-                      privacy.delta));
+                      ledger->budget().delta));
     }
-    // What was measured on single records has no noise.
-    if (privacy.is_on()) metrics.clear();
     const WaitingUpdate update{number,
                                round.digest,
                                file,
                                digest,
                                static_cast<double>(trainer->training_examples()),
-                               served(kept->policy(), *trainer),
+                               by_records ? std::vector<double>() : served(kept->policy(), *trainer),
                                metrics,
                                turn};
     update.save();

@@ -431,11 +431,62 @@ def test_one_sum():
     leader.ends()
 
 
+def make_public_start():
+    """Of a model in which no example changes another's gradient."""
+    if not Path("public").exists():
+        sets = [f"--set={key}" for key in ["model.bigrams=0", "moe.balancer=none", "train.clip_norm=0"]]
+        run([PROGRAM, "federate", "initialize", "tiny.toml", "--out", "public", *sets])
+
+
+def test_shared_noise():
+    """Sites' shares make noise of the size that was told, in the sum alone; each has its spend in its ledger."""
+    make_public_start()
+    start = numbers(checkpoints("public")[-1])
+    noise, clip_norm = 3.0, 0.25
+    of_records = [f"--set=privacy.{key}" for key in ["unit=record", f"clip_norm={clip_norm}", "rate=1"]]
+    kinds = {"record": (of_records, ["--set=federation.local_steps=1"], clip_norm),
+             "site": (["--set=privacy.unit=site"], [], 10)}
+    for kind, (privacy, options, changed_by_one) in kinds.items():
+        directory = f"noisy_{kind}"
+        options = [*options, *privacy, f"--set=privacy.noise_multiplier={noise}", "--set=federation.rounds=1", "--set=federation.start=public"]
+        leader, sites = start_secure(directory, *options)
+        for one in [*sites.values(), leader]:
+            one.ends()
+        updates = [numpy.fromfile(f"{directory}/{name}/update.f32", numpy.float32).astype(float) for name in SECURE_SITES]
+        (entry,) = entries(directory)
+        examples = sum(site["examples"] for site in entry["sites"].values())
+        end = numbers(checkpoints(directory)[-1])
+        changed = numpy.concatenate([end[name].astype(float) - start[name] for name in sorted(start)])
+        added = changed * (examples if kind == "record" else len(updates)) - sum(updates)
+        # Of four sites three must stay: theirs would be enough.
+        expected = noise * changed_by_one * (4 / 3) ** 0.5
+        assert abs(added.std() / expected - 1) < 0.05 and abs(added.mean()) < 0.1 * expected, (kind, added.std(), expected)
+        assert entry["privacy"]["unit"] == kind and all(not site["metrics"] for site in entry["sites"].values()), entry
+        for name in SECURE_SITES:
+            with sqlite3.connect(f"{directory}/{name}/privacy.sqlite") as database:
+                assert database.execute("SELECT noise, rate, steps FROM spends").fetchall() == [(noise, 1.0, 1)]
+            database.close()
+        log = leader.log.read_text()
+        assert f"privacy of each {kind}: in 1 rounds" in log and f"epsilon {entry['privacy']['epsilon']:.4f}" in log, log
+
+    # A site has a budget of its own, and more noise than it is told of is not to be had by asking for it.
+    Path("noisy_budget").mkdir()
+    leader = Started("noisy_budget/coordinator.log", secure_coordinator("noisy_budget", *kinds["record"][1], *of_records, f"--set=privacy.noise_multiplier={noise}", "--set=federation.start=public"))
+    leader.until("listens at port")
+    own = ["--set=privacy.unit=record", "--set=privacy.delta=1e-5"]
+    run([*secure_site("north", "noisy_budget"), *own, "--set=privacy.epsilon=0.5"], 1, ["epsilon"])
+    run([*secure_site("south", "noisy_budget"), *own, "--set=privacy.noise_multiplier=4"], 1, ["more than the federation's 3"])
+    leader.process.send_signal(signal.SIGTERM)
+    leader.ends(130)
+    mistakes = {"secure_aggregation.enabled=false": "sites' shares of the noise", "federation.local_steps=2": "a round is one step",
+                "privacy.noise_multiplier=0": "wants noise", "secure_aggregation.clip_norm=0.1": "the largest norm of a site's sum"}
+    for mistake, message in mistakes.items():
+        run([*secure_coordinator("noisy_budget"), *kinds["record"][1], *of_records, "--set=privacy.noise_multiplier=1", f"--set={mistake}"], 2, [message])
+
+
 def test_private():
     """A site's own [privacy], of texts whose tokenizer came with the model; its epsilon goes on after a restart."""
-    uncoupled = ["model.bigrams=0", "moe.balancer=none", "train.clip_norm=0"]
-    sets = [f"--set={key}" for key in uncoupled]
-    run([PROGRAM, "federate", "initialize", "tiny.toml", "--out", "public", *sets])
+    make_public_start()
     Path("private").mkdir()
     options = ["--set=federation.start=public", "--set=federation.rounds=2", "--set=federation.quorum=1"]
     leader = Started("private/coordinator.log", coordinator("private", *options, "--set=federation.gather_seconds=3"))
@@ -578,7 +629,7 @@ def main():
         Path("secure.toml").write_text(SECURE.format(port=free_port()))
         run([PROGRAM, "federate", "provision", "secure.toml"], says=["secure_kits/west"])
         secure = [test_secure_mean, test_secure_kills, test_one_sum]
-        tests = [test_mean, test_ranks, test_kills, test_sharing, test_strategy, test_scaffold, test_buffer, *secure, test_private, test_audit]
+        tests = [test_mean, test_ranks, test_kills, test_sharing, test_strategy, test_scaffold, test_buffer, *secure, test_shared_noise, test_private, test_audit]
         for test in [*tests, test_early_site, test_admission, test_mistakes]:
             if test.__name__ in sys.argv[1:] or len(sys.argv) == 1:
                 began = time.monotonic()

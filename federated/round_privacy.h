@@ -1,0 +1,41 @@
+// What the sums of a federation's rounds are to tell nobody of, by noise that its sites share
+// (secure_aggregation/shared_noise.h).
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+#include "core/error.h"
+#include "federated/privacy/accountant.h"
+
+namespace conclave {
+
+struct RoundPrivacy {
+  enum class Unit : std::uint8_t {
+    none,
+    site,    ///< whether a site takes part at all
+    record,  ///< whether a site has a record: a round is one step of DP-SGD over all sites' records
+  };
+  Unit unit = Unit::none;
+  double clip_norm = 1;         ///< the largest norm of a unit's part in the sum of updates
+  double rate = 1;              ///< record: the probability with which each takes part in a round, by itself
+  double noise_multiplier = 0;  ///< of the whole noise's deviation, over clip_norm
+  double delta = 1e-5;
+
+  bool is_on() const { return unit != Unit::none; }
+  /// What a round spends, whatever sites drop out.
+  PrivacyEvent event() const { return {noise_multiplier, rate, 1}; }
+};
+
+constexpr std::string_view to_string(RoundPrivacy::Unit unit) {
+  return unit == RoundPrivacy::Unit::site ? "site" : unit == RoundPrivacy::Unit::record ? "record" : "none";
+}
+/// Throws Error where it is none.
+inline RoundPrivacy::Unit parse_privacy_unit(std::string_view text) {
+  using Unit = RoundPrivacy::Unit;
+  for (const Unit unit : {Unit::none, Unit::site, Unit::record})
+    if (to_string(unit) == text) return unit;
+  fail("no unit of privacy is named '{}'; there are none, site, record", text);
+}
+
+}  // namespace conclave
