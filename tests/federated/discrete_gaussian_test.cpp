@@ -124,8 +124,9 @@ constexpr std::uint64_t kOnes = ~std::uint64_t{0};
 
 // Not only about as many: none is missing.
 TEST_CASE("of all words those that give a number are as many as its probability says") {
-  for (const int variance : {1, 7, 400}) {
+  for (const int variance : {1, 7, 400, 1780}) {
     INFO("variance " << variance);
+    const double width = variance < 1024 ? 1 : 2;  // numbers of a cell, of which the first is seen
     const DiscreteGaussian noise(static_cast<std::uint64_t>(variance));
     std::map<std::int64_t, double> words, slots;
     for (std::uint64_t slot = 0; slot < 4096; ++slot) {
@@ -134,13 +135,12 @@ TEST_CASE("of all words those that give a number are as many as its probability 
       ++slots[number];
       words[number] += static_cast<double>(kept(noise, {.slot = slot}, kOnes));
     }
-    const double cells =
-        std::ceil(6 * std::sqrt(variance));  // a number each; then the tail, of which one is seen
+    const double cells = std::ceil(6 * std::sqrt(variance) / width);  // then the tail, of which one is seen
     REQUIRE(static_cast<double>(words.size()) == cells + 1);
     for (const auto& [number, count] : words) {
       const double square = static_cast<double>(number * number);
       // Of the tail's first as many numbers, each has half of its slot, divided among them.
-      const double share = static_cast<double>(number) < cells ? 1 : 2 * cells;
+      const double share = static_cast<double>(number) < cells * width ? 1 : 2 * cells;
       const double wanted = share * words[0] * std::exp(-square / (2 * variance));
       INFO(number << ": " << count << " of " << wanted);
       CHECK(std::fabs(count - wanted) <= slots[number] + 2);
