@@ -42,13 +42,14 @@ def model_of(recipe, parameters=None):
 
 
 def examples_of(recipe, number):
-    """(pixels, labels) of each client, to whom the training images fall at random; some have none."""
+    """(pixels, labels) of each client that has any: training images fall to `number` clients at random."""
     directory = recipe["data"]["path"] or "/usr/share/datasets/fashion-mnist"
     images = read_idx(f"{directory}/train-images-idx3-ubyte.gz")[:TRAINING].unsqueeze(1)
     labels = read_idx(f"{directory}/train-labels-idx1-ubyte.gz")[:TRAINING].long()
     owners = torch.randint(number, (TRAINING,), generator=torch.Generator().manual_seed(1))
     order, sizes = owners.argsort(), owners.bincount(minlength=number).tolist()
-    return list(zip(images[order].split(sizes), labels[order].split(sizes)))
+    parts = zip(images[order].split(sizes), labels[order].split(sizes))
+    return [(pixels, answers) for pixels, answers in parts if len(answers) > 0]
 
 
 def loss_of(model, pixels, labels):

@@ -46,7 +46,7 @@ def main():
     model = PyTorchModel(network, torch.optim.SGD,
                          torch.optim.Adam(network.parameters(), lr=settings["strategy"]["server_rate"]))
     clients = {str(number): Dataset([pixels, labels], user_id=str(number))
-               for number, (pixels, labels) in enumerate(examples_of(recipe, simulation["clients"])) if len(labels) > 0}
+               for number, (pixels, labels) in enumerate(examples_of(recipe, simulation["clients"]))}
     sampler = get_user_sampler("minimize_reuse", list(clients))
     mechanism = CentrallyAppliedPrivacyMechanism(GaussianMechanism(privacy["clip_norm"], 1.4))
     data = FederatedDataset(lambda user: clients[user], sampler)
