@@ -27,6 +27,20 @@ void write(const std::string& path, std::span<const float> values) {
   file.commit();
 }
 
+// The numbers of a model that a site keeps.
+class KeptNumbers {
+ public:
+  KeptNumbers(const std::filesystem::path& path, std::size_t elements) : file_(path.string(), O_RDONLY) {
+    require(file_.size() == elements * sizeof(float), "{}: is of another model", path.string());
+  }
+  void read(std::size_t first, std::span<float> values) const {
+    file_.read_at(values.data(), values.size_bytes(), first * sizeof(float));
+  }
+
+ private:
+  FileDescriptor file_;
+};
+
 // values -= the base's.
 void subtract(const CheckpointReader& base, const std::string& name, std::span<float> values) {
   const Tensor before = base.read(name);
@@ -62,18 +76,13 @@ std::filesystem::path SiteModel::control_file(std::int64_t round) const {
   return directory_ / fmt::format("control-{:08}.f32", round);
 }
 
-void SiteModel::read(const std::filesystem::path& path, std::size_t first, std::span<float> values) const {
-  const FileDescriptor file(path.string(), O_RDONLY);
-  require(file.size() == policy_.model_elements() * sizeof(float), "{}: is of another model", path.string());
-  file.read_at(values.data(), values.size_bytes(), first * sizeof(float));
-}
-
 void SiteModel::restore_private(std::span<const TensorEntry> entries, std::int64_t round) const {
   if (!has_private_part()) return;
   // Rounds without this site left it as it was.
   std::int64_t kept = round;
   while (kept > 0 && !std::filesystem::exists(private_file(kept))) --kept;
   if (kept == 0) return;  // it begins as the global model does
+  const KeptNumbers numbers(private_file(kept), policy_.model_elements());
   for (const auto& [name, shape, sharded, offset] : layout_.parts) {
     const auto entry = std::ranges::find(entries, name, &TensorEntry::name);
     require(entry != entries.end(), "the model at this site has no {}", name);
@@ -87,7 +96,7 @@ void SiteModel::restore_private(std::span<const TensorEntry> entries, std::int64
     bool changed = false;
     const auto take = [&](std::size_t until) {
       if (until <= at) return;
-      read(private_file(kept), at, mine.subspan(at - begin, until - at));
+      numbers.read(at, mine.subspan(at - begin, until - at));
       changed = true;
     };
     for (const auto& range : policy_.ranges()) {
@@ -106,13 +115,14 @@ bool SiteModel::set_correction(std::span<const TensorEntry> correction, const Ch
   CheckpointReader(base.path(), grid_.world()).load(correction);
   if (counted == 0) return true;
   if (!std::filesystem::exists(control_file(counted))) return false;
+  const KeptNumbers numbers(control_file(counted), policy_.model_elements());
   for (const auto& [name, shape, sharded, offset] : layout_.parts) {
     const auto entry = std::ranges::find(correction, control_name(name), &TensorEntry::name);
     if (entry == correction.end()) continue;
     const Tensor values = Tensor::empty(entry->values.shape()), own = Tensor::empty(entry->values.shape());
     values.copy_from(entry->values);
     const auto mine = own.span<float>();
-    read(control_file(counted), offset + first_element(*entry), mine);
+    numbers.read(offset + first_element(*entry), mine);
     for (std::size_t i = 0; i < mine.size(); ++i) values.span<float>()[i] -= mine[i];
     entry->values.copy_from(values);
   }
@@ -163,7 +173,8 @@ void SiteModel::save_private(std::span<const float> model, std::int64_t round) c
 void SiteModel::save_control(std::span<const float> change, std::int64_t round, std::int64_t counted) const {
   const Tensor control = Tensor::zeros({static_cast<Index>(policy_.model_elements())});
   const auto own = control.span<float>();
-  if (counted > 0 && std::filesystem::exists(control_file(counted))) read(control_file(counted), 0, own);
+  if (counted > 0 && std::filesystem::exists(control_file(counted)))
+    KeptNumbers(control_file(counted), own.size()).read(0, own);
   for (const auto& range : policy_.ranges())
     for (std::size_t i = range.model; i < range.model + range.size; ++i) own[i] += change[i];
   write(control_file(round).string(), own);

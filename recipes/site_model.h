@@ -50,7 +50,6 @@ class SiteModel {
   std::filesystem::path private_file(std::int64_t round) const;
   std::filesystem::path control_file(std::int64_t round) const;
   /// Of such a file, from number `first` on.
-  void read(const std::filesystem::path& path, std::size_t first, std::span<float> values) const;
   void save_private(std::span<const float> model, std::int64_t round) const;
   void save_control(std::span<const float> change, std::int64_t round, std::int64_t counted) const;
 
