@@ -38,10 +38,9 @@ NoisyFormat NoisyFormat::choose(const Agreement& agreement, double clip, const S
           "one unit changes in their sum; take wider words, or a clip_norm nearer to {}",
           agreement.ring.width, agreement.length, noise.sensitivity);
   const double deviation = share * (most * noise.sensitivity + rounding);
-  NoisyFormat result;
-  result.format.levels = static_cast<std::int64_t>(most * clip);
-  result.format.scale = (static_cast<double>(result.format.levels) - 0.5) / clip;
-  result.variance = static_cast<std::uint64_t>(std::ceil(deviation * deviation));
+  const std::int64_t left = agreement.ring.most_each(sites) - static_cast<std::int64_t>(most * clip);
+  const NoisyFormat result{FixedPoint::choose(agreement.ring, sites, clip, left),
+                           static_cast<std::uint64_t>(std::ceil(deviation * deviation))};
   require(static_cast<double>(result.variance) >= kLeastVariance,
           "secure aggregation: noise of {} integers' deviation at each site is no Gaussian's; take wider "
           "words, or more noise",
