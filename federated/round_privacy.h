@@ -16,6 +16,7 @@ struct RoundPrivacy {
     site,    ///< whether a site takes part at all
     record,  ///< whether a site has a record: a round is one step of DP-SGD over all sites' records
   };
+  static constexpr std::string_view kAccountant = "pld";
   Unit unit = Unit::none;
   double clip_norm = 1;         ///< the largest norm of a unit's part in the sum of updates
   double rate = 1;              ///< record: the probability with which each takes part in a round, by itself
@@ -25,6 +26,10 @@ struct RoundPrivacy {
   bool is_on() const { return unit != Unit::none; }
   /// What a round spends, whatever sites drop out.
   PrivacyEvent event() const { return {noise_multiplier, rate, 1}; }
+  /// What so many rounds spend.
+  double epsilon(std::int64_t rounds) const {
+    return epsilon_of({noise_multiplier, rate, rounds}, delta, kAccountant);
+  }
 };
 
 constexpr std::string_view to_string(RoundPrivacy::Unit unit) {

@@ -53,9 +53,7 @@ ClientPrivacy::ClientPrivacy(const ClientPrivacyTable& privacy, const Simulation
 }
 
 double ClientPrivacy::epsilon(std::int64_t rounds) const {
-  const auto accountant = make_accountant(kAccountant);
-  accountant->compose({noise_, rate_, rounds});
-  return accountant->epsilon(privacy_.delta);
+  return epsilon_of({noise_, rate_, rounds}, privacy_.delta, kAccountant);
 }
 
 void ClientPrivacy::draw(std::vector<std::int64_t>& cohort) {

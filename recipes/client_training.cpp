@@ -1,12 +1,11 @@
 #include "recipes/client_training.h"
-#include "recipes/training_batches.h"
 
 #include <algorithm>
-#include <array>
 #include <utility>
 
 #include "core/kernels/activation.h"
 #include "core/kernels/reduction.h"
+#include "recipes/training_batches.h"
 
 namespace conclave {
 namespace {

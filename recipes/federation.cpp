@@ -210,7 +210,7 @@ std::vector<std::string> take_simulation_keys(std::vector<std::string>& override
 RoundPrivacy round_privacy(const FederationSettings& settings) {
   const FederationPrivacyTable& table = settings.privacy;
   if (!table.is_on()) return {};
-  constexpr const char* kAccountant = "pld";
+  constexpr std::string_view kAccountant = RoundPrivacy::kAccountant;
   const bool records = table.unit == "record";
   RoundPrivacy privacy{.unit = parse_privacy_unit(table.unit),
                        .clip_norm = records ? table.clip_norm : settings.secure_aggregation.clip_norm,
@@ -247,16 +247,14 @@ Recipe site_recipe(const SiteSettings& site, const Recipe& model, const std::str
   data.validation = site.data.validation;
   data.test = site.data.test;
   take_given(site.data, "data", site, data);
-  if (rounds.unit == RoundPrivacy::Unit::record)
-    // The budget is the site's own, or none.
-    recipe.privacy = {.unit = "record", .epsilon = 0, .delta = rounds.delta};
+  const bool of_records = rounds.unit == RoundPrivacy::Unit::record;
+  if (of_records) recipe.privacy = {.delta = rounds.delta};  // the budget is the site's own, or none
   take_given(site.privacy, "privacy", site, recipe.privacy);
-  if (rounds.unit == RoundPrivacy::Unit::record) {
-    if (recipe.privacy.noise_multiplier > rounds.noise_multiplier)
-      fail(
-          "{}: privacy.noise_multiplier = {} is more than the federation's {}, of which each site adds a "
-          "part",
-          name, recipe.privacy.noise_multiplier, rounds.noise_multiplier);
+  if (of_records) {
+    require(recipe.privacy.noise_multiplier <= rounds.noise_multiplier,
+            "{}: privacy.noise_multiplier = {} is more than the federation's {}, of which each site adds a "
+            "part",
+            name, recipe.privacy.noise_multiplier, rounds.noise_multiplier);
     recipe.privacy.unit = "record";
     recipe.privacy.clip_norm = rounds.clip_norm;
     recipe.privacy.rate = rounds.rate;

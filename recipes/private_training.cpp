@@ -66,9 +66,7 @@ PrivateTraining::PrivateTraining(const PrivacyRecipe& recipe, std::int64_t examp
 
 double PrivateTraining::epsilon(std::int64_t steps) const {
   if (noise_ < kLeastNoise && steps > 0) return std::numeric_limits<double>::infinity();
-  const auto accountant = make_accountant(kAccountant);
-  accountant->compose({noise_, rate_, steps});
-  return accountant->epsilon(recipe_.delta);
+  return epsilon_of({noise_, rate_, steps}, recipe_.delta, kAccountant);
 }
 
 void PrivateTraining::for_batches(const DynamicBatcher& batcher, std::int64_t number,

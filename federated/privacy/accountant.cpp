@@ -53,4 +53,10 @@ std::unique_ptr<PrivacyAccountant> make_accountant(std::string_view name) {
   fail("privacy: there is no accountant {}; there are pld, which is tight, and rdp", name);
 }
 
+double epsilon_of(const PrivacyEvent& event, double delta, std::string_view accountant) {
+  const auto spent = make_accountant(accountant);
+  spent->compose(event);
+  return spent->epsilon(delta);
+}
+
 }  // namespace conclave

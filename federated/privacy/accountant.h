@@ -56,4 +56,7 @@ class PrivacyAccountant {
 /// "pld" (tight; privacy/pld.h) or "rdp" (looser, no transform; privacy/rdp.h). Throws Error at other names.
 std::unique_ptr<PrivacyAccountant> make_accountant(std::string_view name);
 
+/// Of one event alone, by an accountant of this name. Throws Error what PrivacyAccountant does.
+double epsilon_of(const PrivacyEvent& event, double delta, std::string_view accountant);
+
 }  // namespace conclave

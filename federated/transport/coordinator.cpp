@@ -243,17 +243,10 @@ struct Coordinator::Parts {
       line += fmt::format(", {} {:.4f}", name, sum.first / sum.second);
       means.values[prometheus_label("metric", name)] = sum.first / sum.second;
     }
-    if (options.secure.privacy.is_on()) line += fmt::format(", epsilon {:.4f}", epsilon());
+    if (const RoundPrivacy& privacy = options.secure.privacy; privacy.is_on())
+      line += fmt::format(", epsilon {:.4f}", privacy.epsilon(round));
     say(line);
     write_metrics(updates, means);
-  }
-
-  // Of all rounds so far, as if none had been skipped.
-  double epsilon() const {
-    const RoundPrivacy& privacy = options.secure.privacy;
-    const auto accountant = make_accountant("pld");
-    accountant->compose({privacy.noise_multiplier, privacy.rate, round});
-    return accountant->epsilon(privacy.delta);
   }
 
   void write_metrics(const std::vector<ReceivedUpdate>& updates, const Gauge& means) const {
@@ -294,7 +287,7 @@ struct Coordinator::Parts {
       entry["privacy"] = {{"unit", to_string(privacy.unit)},
                           {"noise_multiplier", privacy.noise_multiplier},
                           {"rate", privacy.rate},
-                          {"epsilon", epsilon()},
+                          {"epsilon", privacy.epsilon(round)},  // as if none had been skipped
                           {"delta", privacy.delta}};
     if (options.secure.enabled) entry["secure_aggregation"] = updates.empty() ? "skipped" : "survivors";
     transcript.append(entry);

@@ -179,6 +179,7 @@ int federate_coordinator(const CoordinatorArguments& arguments, const Surroundin
   const auto world = session.world();
   require(world->size() == 1, "a coordinator is one process; start it without mpirun");
   const Kit kit = Kit::read(fs::path(federation.kits) / kCoordinatorName, std::time(nullptr));
+  const SecureOptions secure = secure_options(settings);
   Coordinator coordinator(
       {.directory = federation.directory,
        .address = federation.listen,
@@ -192,18 +193,15 @@ int federate_coordinator(const CoordinatorArguments& arguments, const Surroundin
        .strategy = strategy_options(settings.strategy, static_cast<std::int64_t>(federation.sites.size())),
        .max_staleness = settings.strategy.max_staleness,
        .sharing = sharing_rules(settings.sharing),
-       .secure = secure_options(settings)},
+       .secure = secure},
       kit, allow_list(federation), *world, say);
   say(fmt::format("coordinator of {} listens at port {}", federation.name, coordinator.port()));
-  if (const RoundPrivacy privacy = round_privacy(settings); privacy.is_on()) {
-    const auto accountant = make_accountant("pld");
-    accountant->compose({privacy.noise_multiplier, privacy.rate, federation.rounds});
+  if (const RoundPrivacy& privacy = secure.privacy; privacy.is_on())
     say(fmt::format(
         "privacy of each {}: in {} rounds, each with probability {}, noise of {:.4f} x {}: epsilon "
         "{:.4f} at delta {}",
         to_string(privacy.unit), federation.rounds, privacy.rate, privacy.noise_multiplier, privacy.clip_norm,
-        accountant->epsilon(privacy.delta), privacy.delta));
-  }
+        privacy.epsilon(federation.rounds), privacy.delta));
   const bool done = coordinator.run([&] { return is_set(surroundings.interrupted); });
   say(done
           ? fmt::format("all {} rounds are over; the model is in {}", federation.rounds, federation.directory)
@@ -379,7 +377,7 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
                                file,
                                digest,
                                static_cast<double>(trainer->training_examples()),
-                               by_records ? std::vector<double>() : served(kept->policy(), *trainer),
+                               served(kept->policy(), *trainer),
                                metrics,
                                turn};
     update.save();

@@ -24,9 +24,8 @@ std::string releases(double noise, double rate, std::int64_t steps) {
 }  // namespace
 
 int privacy_epsilon(const PrivacyArguments& arguments) {
-  const auto accountant = make_accountant(arguments.accountant);
-  accountant->compose({arguments.noise, arguments.rate, arguments.steps});
-  const double epsilon = accountant->epsilon(arguments.delta);
+  const double epsilon =
+      epsilon_of({arguments.noise, arguments.rate, arguments.steps}, arguments.delta, arguments.accountant);
   fmt::print("epsilon {:g} at delta {:g}: {} ({})\n", rounded_up(epsilon), arguments.delta,
              releases(arguments.noise, arguments.rate, arguments.steps), arguments.accountant);
   return 0;
