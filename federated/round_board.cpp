@@ -55,16 +55,34 @@ void check_finite(std::string_view data, std::uint64_t offset) {
                         offset / sizeof(float) + i);
 }
 
+bool is_of_before_fedbuff(const Database& database) {
+  auto columns = database.prepare(
+      "SELECT count(*), count(*) FILTER (WHERE name = 'turn') FROM pragma_table_info('updates')");
+  columns.next();
+  return columns.integer(0) > 0 && columns.integer(1) == 0;
+}
+
 }  // namespace
 
 RoundBoard::RoundBoard(std::filesystem::path directory, Database& database)
     : directory_(std::move(directory) / "updates"), database_(database) {
+  Transaction transaction(database);
+  const bool without_turns = is_of_before_fedbuff(database);
+  if (without_turns) database.run("ALTER TABLE updates RENAME TO updates_by_rounds");
   database.run(
       "CREATE TABLE IF NOT EXISTS updates(round INTEGER, site TEXT, turn INTEGER, base INTEGER, examples "
       "REAL, metrics TEXT, tokens TEXT, digest TEXT,"
       " arrived TEXT DEFAULT CURRENT_TIMESTAMP, PRIMARY KEY(round, site, turn))");
-  database_.run("CREATE TABLE IF NOT EXISTS models(round INTEGER PRIMARY KEY, digest TEXT)");
+  if (without_turns) {
+    database.run(
+        "INSERT INTO updates SELECT round, site, round, round, examples, metrics, tokens, digest, arrived "
+        "FROM updates_by_rounds");
+    database.run("DROP TABLE updates_by_rounds");
+  }
+  database.run("CREATE INDEX IF NOT EXISTS updates_of_site ON updates(site, turn)");
+  database.run("CREATE TABLE IF NOT EXISTS models(round INTEGER PRIMARY KEY, digest TEXT)");
   database.run("CREATE TABLE IF NOT EXISTS assigned(round INTEGER, site TEXT, PRIMARY KEY(round, site))");
+  transaction.commit();
 }
 
 std::filesystem::path RoundBoard::file_of(const std::string& site, std::int64_t turn) const {
@@ -92,8 +110,11 @@ void RoundBoard::open(const RoundPlan& plan) {
   assigned_.clear();
   received_.clear();
   for (const ReceivedUpdate& update : updates_of(plan.round)) {
-    // A power cut can take what was not yet on the disk.
-    if (std::filesystem::exists(update.file) && digest_of(update.file).hexadecimal() == update.digest) {
+    // A power cut can take what was not yet on the disk; and the strategy may be another since it came.
+    const bool fits = is_asynchronous() || (update.turn == plan.round && update.base == plan.round);
+    if (fits && std::filesystem::exists(update.file) &&
+        std::filesystem::file_size(update.file) == plan.elements * sizeof(float) &&
+        digest_of(update.file).hexadecimal() == update.digest) {
       received_[{update.site, update.turn}] = update;
       assigned_.insert(update.site);
     } else {
@@ -270,7 +291,11 @@ void RoundBoard::check_in_time(std::int64_t round) const {
   const bool in_time = is_asynchronous() ? phase_ != Phase::finished && round <= plan_.round &&
                                                round >= plan_.round - plan_.stalest
                                          : phase_ == Phase::open && round == plan_.round;
-  if (!in_time) throw RoundOver(fmt::format("round {} is over: its update came too late", round));
+  if (!in_time && is_asynchronous() && phase_ != Phase::finished)
+    throw RoundOver(fmt::format(
+        "the update's model is that of round {}, and this is round {}: strategy.max_staleness = {}",
+        round + 1, plan_.round + 1, plan_.stalest));
+  if (!in_time) throw RoundOver(fmt::format("round {} is over: its update came too late", round + 1));
 }
 
 void RoundBoard::check_current(const std::string& site, std::int64_t round, std::uint64_t number) {

@@ -85,6 +85,7 @@ struct SiteTable {
   std::string directory = "runs/site";
   double patience_seconds = 600;
   bool secure_only = false;
+  std::int64_t validate_every = 1;
 };
 
 /// The site's own part of the recipe that it trains by: where its data is, how its machines are used, and,

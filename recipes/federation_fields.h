@@ -137,6 +137,10 @@ void fields(R& site, Visitor&& field) {
   field("secure_only", site.secure_only,
         "Whether to refuse a federation without secure aggregation, whose coordinator reads the updates",
         Rule{});
+  field("validate_every", site.validate_every,
+        "Rounds between those whose model is measured on this site's validation split, which the coordinator "
+        "is told",
+        between(1, 1e6));
 }
 
 template <Either<SimulationTable> R, class Visitor>

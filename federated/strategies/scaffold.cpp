@@ -1,18 +1,20 @@
 #include "federated/strategies/scaffold.h"
 
+#include <algorithm>
+
 #include "core/error.h"
 
 namespace conclave {
 
 Scaffold::Scaffold(const StrategyOptions& options, std::size_t elements) : MeanStrategy(options, elements) {
   require(options.sites > 0, "sites {}: scaffold has to know how many the federation has", options.sites);
+  count_equally_ = true;
 }
 
 void Scaffold::prepare(const RoundUpdates& updates) {
   MeanStrategy::prepare(updates);
-  participation_ = static_cast<double>(updates.sites) / static_cast<double>(options_.sites);
-  require(participation_ <= 1, "scaffold: updates of {} sites, in a federation of {}", updates.sites,
-          options_.sites);
+  // More than there are, where a site that takes part was taken off the federation's list.
+  participation_ = std::min(1.0, static_cast<double>(updates.sites) / static_cast<double>(options_.sites));
 }
 
 }  // namespace conclave

@@ -14,7 +14,9 @@
 //
 //   x = x + eta_g mean_S (y - x),   c = c + |S| / N mean_S (c_i' - c_i)
 //
-// for the sites S of N that took part. The means are weighted ones; with equal weights they are the paper's.
+// for the sites S of N that took part. Each counts the same, however many examples it has: only so is c
+// always the mean of all c_i, also of those who were not there, and that of the gradients is the objective
+// that x follows.
 #pragma once
 
 #include "federated/strategies/mean_strategy.h"

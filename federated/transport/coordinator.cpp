@@ -92,6 +92,11 @@ struct Coordinator::Parts {
         "strategy {}: secure aggregation gives no more than the mean of the updates, each site counting "
         "the same",
         strategy->name());
+    require(
+        !by_control || policy->experts().empty(),
+        "strategy {}: each site's control variate counts the same, which sharing.by_tokens would not have; "
+        "leave that out",
+        strategy->name());
     // A federation that begins has no control variate, as its sites have none, whatever it begins with.
     if (by_control) model->add_control(CheckpointReader(newest), !anew);
     exchanged_ = Tensor::empty({static_cast<Index>(update_elements())});

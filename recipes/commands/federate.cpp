@@ -286,8 +286,8 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
         if (site->deliver(trained, {update.file, update.digest}, update.examples, update.tokens,
                           update.metrics))
           say(fmt::format("round {} of {}: delivered", trained.round + 1, round.rounds));
-        else
-          WaitingUpdate::forget(directory);
+        else if (round.asynchronous)  // otherwise the next round's takes its place, and a coordinator that
+          WaitingUpdate::forget(directory);  // was killed may yet ask for this one, whose privacy is spent
       } catch (const Interrupted&) {
       }  // which next() then tells the other ranks
     };
@@ -343,7 +343,9 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
       }
     };
     // What is measured on single records has no noise.
-    const bool tells_metrics = !privacy.is_on() && !of_sums.is_on();
+    const bool tells_metrics =
+        !privacy.is_on() && !of_sums.is_on() &&
+        (number % settings.site.validate_every == 0 || number + 1 == work.at("rounds"));
     if (tells_metrics) validate("validation");
     if (kept->has_private_part() && turn > 0) {
       kept->restore_private(trainer->model_entries(), turn);
@@ -355,7 +357,9 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
       controlled = trainer->control_entries();
       control.gradient = controlled.gradient;
       if (!kept->set_correction(controlled.correction, reader, control.counted) && speaks)
-        say(fmt::format("warning: {}: this site's control variate of after round {} is gone; it begins anew",
+        say(
+            fmt::format("warning: {}: this site's control variate of after round {} is gone; it "
+                        "begins anew, while the mean of all sites' still has the old one in it",
                         directory.string(), control.counted));
     }
     const bool by_records = of_sums.unit == RoundPrivacy::Unit::record;

@@ -295,5 +295,42 @@ TEST_CASE_METHOD(AsynchronousFixture,
   CHECK(after.begin_upload("north", offered) != nullptr);
 }
 
+TEST_CASE("a coordinator goes on from what one of before there was fedbuff has left") {
+  const TemporaryDirectory folder;
+  Database database(folder.path() + "/rounds.sqlite");
+  database.run(
+      "CREATE TABLE updates(round INTEGER, site TEXT, examples REAL, metrics TEXT, tokens TEXT, digest TEXT,"
+      " arrived TEXT DEFAULT CURRENT_TIMESTAMP, PRIMARY KEY(round, site))");
+  database.run(
+      "INSERT INTO updates(round, site, examples, metrics, tokens, digest) VALUES(1, 'north', 10, '{}', "
+      "'[]', 'd')");
+  for (int start = 0; start < 2; ++start) {
+    RoundBoard board(folder.path(), database);
+    const auto updates = board.updates_of(1);
+    REQUIRE(updates.size() == 1);
+    CHECK((updates[0].site == "north" && updates[0].examples == 10 && updates[0].turn == 1 &&
+           updates[0].base == 1));
+  }
+}
+
+TEST_CASE_METHOD(BoardFixture, "updates of before the strategy was changed are asked for again") {
+  send("north");
+  plan.elements = 8;  // fedavg's, where scaffold's are twice as long
+  RoundBoard longer(folder.path(), database);
+  longer.open(plan);
+  CHECK(counted() == 0);
+  CHECK(longer.next("north", 0, [] { return false; }).work == RoundBoard::Work::train);
+}
+
+TEST_CASE_METHOD(AsynchronousFixture, "asynchronous updates are none of a round that all begin together") {
+  send("north", 0, 2);
+  RoundBoard synchronous(folder.path(), database);
+  plan.buffer = 0;
+  synchronous.open(plan);
+  CHECK(counted() == 0);
+  UpdateOffer offered = offer();
+  CHECK(synchronous.begin_upload("north", offered) != nullptr);
+}
+
 }  // namespace
 }  // namespace conclave
