@@ -36,6 +36,7 @@ struct FederationTable {
 struct StrategyTable {
   std::string name = "fedavg";
   double server_rate = 0;
+  std::string schedule = "constant";
   double beta1 = 0.9, beta2 = 0.99;
   double adaptivity = 1e-3;
   double proximal = 0.01;

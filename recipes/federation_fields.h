@@ -53,6 +53,8 @@ void fields(R& strategy, Visitor&& field) {
                 "trimmed_mean", "norm_bound"}));
   field("server_rate", strategy.server_rate,
         "By how much of the mean update the global model moves; 0: the strategy's own", between(0, 100));
+  field("schedule", strategy.schedule, "How server_rate goes over the rounds, linear and cosine towards 0",
+        one_of({"constant", "linear", "cosine"}));
   field("beta1", strategy.beta1, "fedadam, fedyogi: decay of the mean of updates", between(0, 0.9999));
   field("beta2", strategy.beta2, "fedadam, fedyogi: decay of the mean of their squares",
         between(0, 0.999999));

@@ -146,6 +146,7 @@ struct TrainRecipe {
   std::int64_t accumulate = 1;
   double learning_rate = 1e-3;
   double warmup = 0.05;
+  std::string optimizer = "adamw";
   std::string schedule = "cosine";
   double final_learning_rate = 0.0;
   double weight_decay = 0.01;

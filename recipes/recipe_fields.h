@@ -325,7 +325,12 @@ void fields(R& train, Visitor&& field) {
   field("batch_tokens", train.batch_tokens, "Most tokens in a global batch, over all ranks", between(2, 1e9));
   field("accumulate", train.accumulate, "Batches whose gradients are summed for one optimizer step",
         between(1, 65536));
-  field("learning_rate", train.learning_rate, "AdamW's peak learning rate, reached at the end of warmup",
+  field("optimizer", train.optimizer,
+        "adamw (Loshchilov and Hutter 2019), or sgd: steps of the gradients' running mean, which beta1 = 0 "
+        "makes plain ones; "
+        "it does not read beta2 and epsilon",
+        one_of({"adamw", "sgd"}));
+  field("learning_rate", train.learning_rate, "Peak learning rate, reached at the end of warmup",
         between(0, 10));
   field("warmup", train.warmup, "Share of all steps in which the learning rate climbs from 0 to its peak",
         between(0, 1));
@@ -333,9 +338,9 @@ void fields(R& train, Visitor&& field) {
         one_of({"constant", "linear", "cosine"}));
   field("final_learning_rate", train.final_learning_rate,
         "Learning rate of the last step; read by schedules linear and cosine", between(0, 10));
-  field("weight_decay", train.weight_decay, "AdamW's decoupled weight decay, per unit of learning rate",
+  field("weight_decay", train.weight_decay, "Decoupled weight decay, per unit of learning rate",
         between(0, 10));
-  field("beta1", train.beta1, "AdamW's decay of the gradient's running mean", between(0, 0.999999));
+  field("beta1", train.beta1, "Decay of the gradient's running mean", between(0, 0.999999));
   field("beta2", train.beta2, "AdamW's decay of the squared gradient's running mean", between(0, 0.999999));
   field("epsilon", train.epsilon, "AdamW's addend to the root of the squared gradient's mean",
         between(1e-30, 1));

@@ -238,7 +238,8 @@ SimulatedRound Simulation::round(const std::atomic<bool>* stop) {
         .weight = privacy_ ? 1 : extra[weight], .read = [&](std::size_t offset, std::span<float> out) {
           std::copy_n(update_.begin() + static_cast<std::ptrdiff_t>(offset), out.size(), out.begin());
         }};
-    aggregate_round(*strategy_, policy_, std::span(&mean, 1), global_);
+    aggregate_round(*strategy_, policy_, std::span(&mean, 1), global_,
+                    {.rate = rate_of_round(schedule_from(settings_.strategy.schedule), done_, rounds())});
   }
   restore();
   for (const auto& [name, layer] : model_.moe_layers()) layer->reset_statistics();

@@ -24,8 +24,8 @@ class SiteModel {
   const SharingPolicy& policy() const { return policy_; }
   bool has_private_part() const { return policy_.exchanged_elements() < policy_.model_elements(); }
 
-  /// Gives this rank's `entries`, which hold the model of `round`, what this site kept of it before that
-  /// round.
+  /// Gives this rank's `entries`, which hold the global model, what this site kept for `round`, or else for
+  /// the last before it.
   void restore_private(std::span<const TensorEntry> entries, std::int64_t round) const;
 
   /// Collective. Gives this rank's `correction` ("control/...") the control variate of `base` less the site's

@@ -139,6 +139,7 @@ Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironme
                                .beta2 = recipe.train.beta2,
                                .epsilon = recipe.train.epsilon,
                                .weight_decay = recipe.train.weight_decay,
+                               .adaptive = recipe.train.optimizer == "adamw",
                                .ema = recipe.train.ema}),
       reducer_(parameters_, grid, static_cast<std::size_t>(recipe.parallel.bucket_kib) * 1024),
       activations_("activations", 0, grid.device()),

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "autograd/optim/adamw.h"
+#include "core/schedule.h"
 #include "data/prefetcher.h"
 #include "federated/strategies/strategy.h"
 #include "parallel/checkpoint/checkpoint_reader.h"

@@ -1,4 +1,5 @@
 # The processes of a federation on one machine; sourced, with `folder` set, where their logs are.
+# shellcheck disable=SC2154,SC2034  # folder is of who sources this, port for them
 # shellcheck shell=bash
 
 declare -A processes
@@ -35,11 +36,20 @@ show_coordinator() {
   processes[tail]=$!
 }
 
-# until_ends NAME...: all of them, well.
+# until_ends NAME...: all of them, well. One that fails ends the wait, as others may wait for it.
 until_ends() {
-  local name
-  for name in "$@"; do
-    wait "${processes[$name]}" || fail "$name failed: $(tail -n 3 "$folder/$name.log")"
-    unset "processes[$name]"
+  local names=("$@") name left
+  while ((${#names[@]} > 0)); do
+    left=()
+    for name in "${names[@]}"; do
+      if kill -0 "${processes[$name]}" 2>/dev/null; then
+        left+=("$name")
+      else
+        wait "${processes[$name]}" || fail "$name failed: $(tail -n 3 "$folder/$name.log")"
+        unset "processes[$name]"
+      fi
+    done
+    names=("${left[@]}")
+    sleep 0.2
   done
 }

@@ -2,29 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numbers>
 
 #include "core/kernels/activation.h"
 #include "core/kernels/adamw.h"
 
 namespace conclave {
-
-double Schedule::at(std::int64_t step) const {
-  if (step <= warmup_steps) return peak * static_cast<double>(step) / static_cast<double>(warmup_steps);
-  if (kind == Kind::constant) return peak;
-  const auto length = static_cast<double>(std::max<std::int64_t>(total_steps - warmup_steps, 1));
-  const double progress = std::min(static_cast<double>(step - warmup_steps) / length, 1.0);
-  const double left =
-      kind == Kind::linear ? 1.0 - progress : 0.5 * (1.0 + std::cos(std::numbers::pi * progress));
-  return final + (peak - final) * left;
-}
-
-Schedule::Kind schedule_from(const std::string& name) {
-  if (name == "constant") return Schedule::Kind::constant;
-  if (name == "linear") return Schedule::Kind::linear;
-  if (name == "cosine") return Schedule::Kind::cosine;
-  fail("no schedule is named '{}'; there are constant, linear, cosine", name);
-}
 
 AdamW::AdamW(ParameterSet& parameters, OptimizerOptions options)
     : parameters_(parameters),
@@ -58,6 +40,7 @@ void AdamW::update(std::int64_t step, double learning_rate, double gradient_scal
                           .beta1 = options_.beta1,
                           .beta2 = options_.beta2,
                           .epsilon = options_.epsilon,
+                          .adaptive = options_.adaptive,
                           .weight_decay = options_.weight_decay,
                           .gradient_scale = gradient_scale,
                           .step = step,

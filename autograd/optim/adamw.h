@@ -1,8 +1,6 @@
-// The optimizer over a ParameterSet: AdamW on each flat segment, learning-rate schedules, global-norm
-// clipping.
+// The optimizer over a ParameterSet: AdamW on each flat segment, and global-norm clipping.
 #pragma once
 
-#include <string>
 #include <vector>
 
 #include "autograd/nn/parameter_set.h"
@@ -10,26 +8,11 @@
 
 namespace conclave {
 
-/// Linear warm-up from 0 over `warmup_steps`, then constant, linear or cosine (Loshchilov & Hutter 2017, eq.
-/// 5) down to `final` at `total_steps`.
-struct Schedule {
-  enum class Kind : std::uint8_t { constant, linear, cosine };
-  Kind kind = Kind::cosine;
-  double peak = 1e-3;
-  double final = 0;
-  std::int64_t warmup_steps = 0;
-  std::int64_t total_steps = 1;
-
-  double at(std::int64_t step) const;  ///< learning rate of step number `step`, from 1
-};
-
-/// Throws Error on a name other than constant, linear, cosine.
-Schedule::Kind schedule_from(const std::string& name);
-
 struct OptimizerOptions {
   double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8;
   double weight_decay = 0.01;
-  double ema = 0;  ///< decay of the parameters' moving average; 0: none is kept
+  bool adaptive = true;  ///< false: plain steps, as AdamWOptions says
+  double ema = 0;        ///< decay of the parameters' moving average; 0: none is kept
 };
 
 class AdamW {

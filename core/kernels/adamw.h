@@ -10,6 +10,7 @@ struct AdamWOptions {
   double learning_rate = 1e-3;
   double beta1 = 0.9, beta2 = 0.999;
   double epsilon = 1e-8;
+  bool adaptive = true;         ///< whether steps are divided by the root of the second moment, plus epsilon
   double weight_decay = 0.0;    ///< decoupled: the parameter shrinks by learning_rate * weight_decay
   double gradient_scale = 1.0;  ///< multiplies the gradient first (global-norm clipping)
   std::int64_t step = 1;        ///< from 1, for the bias corrections

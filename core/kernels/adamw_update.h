@@ -25,10 +25,12 @@ struct AdamWUpdate {
         c2(static_cast<T>(1.0 - options.beta2)),
         rate(static_cast<T>(options.learning_rate /
                             (1.0 - std::pow(options.beta1, static_cast<double>(options.step))))),
-        correction(static_cast<T>(
-            1.0 / std::sqrt(1.0 - std::pow(options.beta2, static_cast<double>(options.step))))),
+        correction(options.adaptive
+                       ? static_cast<T>(1.0 / std::sqrt(1.0 - std::pow(options.beta2,
+                                                                       static_cast<double>(options.step))))
+                       : T(0)),
         shrink(static_cast<T>(1.0 - options.learning_rate * options.weight_decay)),
-        epsilon(static_cast<T>(options.epsilon)),
+        epsilon(options.adaptive ? static_cast<T>(options.epsilon) : T(1)),
         scale(static_cast<T>(options.gradient_scale)),
         towards(static_cast<T>(1.0 - options.ema)) {}
 

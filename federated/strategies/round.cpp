@@ -65,6 +65,10 @@ std::vector<double> norms(Blocks& blocks, std::size_t updates, std::size_t total
 
 }  // namespace
 
+double rate_of_round(Schedule::Kind kind, std::int64_t round, std::int64_t rounds) {
+  return Schedule{.kind = kind, .peak = 1, .total_steps = rounds}.at(round);
+}
+
 void aggregate_round(Strategy& strategy, const SharingPolicy& policy, std::span<const SiteUpdate> updates,
                      std::span<float> global, const RoundLimits& limits) {
   const std::size_t elements = policy.exchanged_elements(), total = strategy.vectors() * elements;
@@ -85,7 +89,7 @@ void aggregate_round(Strategy& strategy, const SharingPolicy& policy, std::span<
   Blocks blocks(updates, elements, limits.memory);
   std::vector<double> lengths;
   if (strategy.needs_norms()) lengths = norms(blocks, updates.size(), total);
-  strategy.begin_round({weights, staleness, lengths, limits.sites});
+  strategy.begin_round({weights, staleness, lengths, limits.sites, limits.rate});
 
   std::vector<std::span<const float>> changes(updates.size());
   for (std::size_t vector = 0; vector < total; vector += elements) {

@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "core/schedule.h"
 #include "federated/policy.h"
 #include "federated/strategies/strategy.h"
 
@@ -22,8 +23,12 @@ struct SiteUpdate {
 
 struct RoundLimits {
   std::size_t sites = 0;          ///< that took part (RoundUpdates::sites)
+  double rate = 1;                ///< RoundUpdates::rate
   std::size_t memory = 32 << 20;  ///< bytes of blocks of all updates together
 };
+
+/// RoundLimits::rate of round number `round`, from 0, of `rounds`: 1 at first, and above 0 to the end.
+double rate_of_round(Schedule::Kind kind, std::int64_t round, std::int64_t rounds);
 
 /// global [strategy.vectors() * policy.exchanged_elements()] by `updates` of the same length. Throws Error,
 /// and has then changed nothing, where an update's numbers are impossible or, for a strategy that

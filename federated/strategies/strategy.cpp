@@ -70,7 +70,9 @@ void Strategy::begin_round(const RoundUpdates& updates) {
           "{}: all {} updates have weight 0", name(), count);
   if (!updates.staleness.empty()) expect_possible("staleness", updates.staleness, count);
   if (needs_norms()) expect_possible("norm", updates.norms, count);
+  require(std::isfinite(updates.rate) && updates.rate >= 0, "{}: a rate of {}", name(), updates.rate);
   weights_.assign(updates.weights.begin(), updates.weights.end());
+  rate_ = updates.rate;
   RoundUpdates complete = updates;
   if (complete.sites == 0) complete.sites = count;
   prepare(complete);

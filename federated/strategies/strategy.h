@@ -41,6 +41,7 @@ struct RoundUpdates {
   std::span<const double> staleness = {};  ///< [updates] rounds since its site was sent a model; empty: 0
   std::span<const double> norms = {};      ///< [updates] Euclidean; empty unless the strategy needs_norms()
   std::size_t sites = 0;                   ///< that took part; 0: as many as updates
+  double rate = 1;                         ///< what server_rate is multiplied by
 };
 
 /// A run of elements of the global vector, and the sites' changes of them.
@@ -96,13 +97,16 @@ class Strategy {
   virtual void prepare(const RoundUpdates& updates) = 0;
   /// aggregate() of a block with weights, one of them above 0, that lies in one of the vectors().
   virtual void aggregate_block(const Block& block) = 0;
-  double server_rate(double own) const { return options_.server_rate > 0 ? options_.server_rate : own; }
+  double server_rate(double own) const {
+    return rate_ * (options_.server_rate > 0 ? options_.server_rate : own);
+  }
 
   const StrategyOptions options_;
 
  private:
   std::size_t elements_;
   std::vector<double> weights_;  // the round's
+  double rate_ = 1;
 };
 
 using StrategyFactory =

@@ -200,7 +200,7 @@ struct Coordinator::Parts {
                             .read = [&](std::size_t offset, std::span<float> out) {
                               std::ranges::copy(std::span(sum.mean).subspan(offset, out.size()), out.begin());
                             }};
-    finish_round(std::span(&update, 1), sum.survivors, {.sites = n});
+    finish_round(std::span(&update, 1), sum.survivors, n);
   }
 
   void end_round(const std::vector<ReceivedUpdate>& updates) {
@@ -215,11 +215,11 @@ struct Coordinator::Parts {
                          file.read_at(out.data(), out.size_bytes(), offset * sizeof(float));
                        }});
     }
-    finish_round(sites, updates, {});
+    finish_round(sites, updates, updates.size());
   }
 
   void finish_round(std::span<const SiteUpdate> sites, const std::vector<ReceivedUpdate>& updates,
-                    const RoundLimits& limits) {
+                    std::size_t took_part) {
     double examples = 0;
     std::map<std::string, std::pair<double, double>> metrics;  // by examples: sum, and of which weight
     for (const ReceivedUpdate& update : updates) {
@@ -234,7 +234,8 @@ struct Coordinator::Parts {
     const std::size_t elements = policy->exchanged_elements();
     policy->gather(model->values(), exchanged.first(elements));
     if (model->has_control()) policy->gather(model->control(), exchanged.subspan(elements));
-    aggregate_round(*strategy, *policy, sites, exchanged, limits);
+    aggregate_round(*strategy, *policy, sites, exchanged,
+                    {.sites = took_part, .rate = rate_of_round(options.schedule, round, options.rounds)});
     policy->scatter(exchanged.first(elements), model->values());
     if (model->has_control()) policy->scatter(exchanged.subspan(elements), model->control());
     ++round;

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "core/schedule.h"
 #include "federated/identity.h"
 #include "federated/policy.h"
 #include "federated/secure_round.h"
@@ -32,6 +33,7 @@ struct CoordinatorOptions {
   std::int64_t local_steps = 100;
   std::int64_t keep = 2;  ///< checkpoints, 0: all
   StrategyOptions strategy;
+  Schedule::Kind schedule = Schedule::Kind::constant;  ///< how its server_rate goes, over all rounds
   std::int64_t max_staleness = 20;  ///< rounds that an asynchronous update's model may be older
   std::vector<SharingRule> sharing;
   SecureOptions secure;

@@ -191,6 +191,7 @@ int federate_coordinator(const CoordinatorArguments& arguments, const Surroundin
        .local_steps = federation.local_steps,
        .keep = federation.keep,
        .strategy = strategy_options(settings.strategy, static_cast<std::int64_t>(federation.sites.size())),
+       .schedule = schedule_from(settings.strategy.schedule),
        .max_staleness = settings.strategy.max_staleness,
        .sharing = sharing_rules(settings.sharing),
        .secure = secure},
@@ -271,11 +272,13 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
     work = shared(work, grid ? grid->world() : *world);
     if (work.contains("interrupted")) return 130;
     const auto model = work.at("model").get<std::string>();
-    if (work.at("finished")) {
-      if (speaks)
-        say(fmt::format("all {} rounds are over; the model is {}", work.at("rounds").dump(), model));
+    const bool finished = work.at("finished");
+    if (finished && speaks)
+      say(fmt::format("all {} rounds are over; the model is {}", work.at("rounds").dump(), model));
+    if (finished && std::ranges::none_of(work.at("sharing"), [](const auto& rule) {
+          return parse_sharing(rule.at(1).template get<std::string>()) == Sharing::kept_private;
+        }))
       return 0;
-    }
     const CheckpointReader reader(model);
     const std::int64_t steps = work.at("steps"), number = work.at("round"), turn = work.at("turn");
     const auto deliver = [&](const WaitingUpdate& update) {
@@ -323,6 +326,13 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
               "the coordinator's sharing.by_tokens asks how many tokens each expert served, which tells of "
               "single records; a site with privacy.unit = \"{}\" does not say",
               privacy.unit);
+    }
+    if (finished) {
+      trainer->begin_round(model, number * steps, 0);
+      kept->restore_private(trainer->model_entries(), std::numeric_limits<std::int64_t>::max());
+      const std::string own = trainer->save_now();
+      if (speaks) say(fmt::format("with what this site kept to itself, the model is {}", own));
+      return 0;
     }
     require(
         !privacy.is_on() || !work.at("asynchronous"),

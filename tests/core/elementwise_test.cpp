@@ -196,6 +196,29 @@ TEMPLATE_TEST_CASE("adamw follows its algorithm over several steps", "[kernels]"
                     "adamw: gradients is f32 [2], expected f32 [1]");
 }
 
+TEMPLATE_TEST_CASE("adamw that is not adaptive takes steps of the gradients' mean", "[kernels]", float,
+                   double) {
+  const DType dtype = dtype_of<TestType>;
+  const Index count = 17001;
+  const Tensor numbers = unwritten({kAdamWNumbers}, dtype);
+  const Tensor w = random_values({count}, 1, dtype), m = Tensor::zeros({count}, dtype), v = m.clone();
+  const Tensor expected = w.to(DType::f64), mean = Tensor::zeros({count}, DType::f64);
+  AdamWOptions options{.learning_rate = 0.3, .adaptive = false, .weight_decay = 0.1, .gradient_scale = 0.5};
+  options.beta1 = GENERATE(0.0, 0.8);
+  for (options.step = 1; options.step <= 3; ++options.step) {
+    const Tensor g = random_values({count}, static_cast<std::uint32_t>(options.step) + 1, dtype);
+    prepare_adamw(options, numbers);
+    adamw(w, g, m, v, Tensor(), Decay::on, numbers);
+    for (Index i = 0; i < count; ++i) {
+      double& x = expected.data<double>()[i];
+      double& past = mean.data<double>()[i];
+      past = options.beta1 * past + (1 - options.beta1) * 0.5 * double(g.data<TestType>()[i]);
+      x -= 0.3 * (past / (1 - std::pow(options.beta1, double(options.step))) + 0.1 * x);
+    }
+  }
+  CHECK(distance(w, expected) < tolerance<TestType>);
+}
+
 TEST_CASE("a gradient that is not finite is not hidden by adamw", "[kernels]") {
   const Tensor w = Tensor::zeros({1}), g = Tensor::zeros({1}), m = Tensor::zeros({1}), v = Tensor::zeros({1});
   g.fill(kInfinity);

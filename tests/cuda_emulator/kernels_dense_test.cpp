@@ -130,9 +130,13 @@ TEMPLATE_TEST_CASE("AdamW on the device does what it does on the processor", "",
         {random_values(shape, 1, kType), random_values(shape, 2, kType), random_values(shape, 3, kType),
          positive, round % 2 ? random_values(shape, 5, kType) : Tensor{}, unwritten({kAdamWNumbers}, kType)},
         [&](const Tensors& t) {
-          prepare_adamw(
-              {.learning_rate = 0.01, .weight_decay = 0.1, .gradient_scale = 0.7, .step = 3, .ema = 0.9},
-              t[5]);
+          prepare_adamw({.learning_rate = 0.01,
+                         .adaptive = round % 5 != 0,
+                         .weight_decay = 0.1,
+                         .gradient_scale = 0.7,
+                         .step = 3,
+                         .ema = 0.9},
+                        t[5]);
           adamw(t[0], t[1], t[2], t[3], t[4], round % 3 ? Decay::on : Decay::off, t[5]);
         });
   }

@@ -215,6 +215,16 @@ def test_sharing():
     for site in last["sites"].values():
         assert "classify/private_validation_accuracy" in site["metrics"], site
     assert list(Path("sharing/north").glob("private-*.f32"))
+    # In the end each site has the model that is everybody's, with its own expert.
+    own = {name: numbers(checkpoints(f"sharing/{name}/training")[-1]) for name in SITES}
+    for name, value in result.items():
+        for mine in own.values():
+            change = abs(mine[name] - value).reshape(4 if "/moe/experts/" in name or "/moe/router/weight" in name else 1, -1)
+            assert change[:3].max() == 0 or len(change) == 1 and "/moe/" in name, name
+            assert len(change) == 1 or change[3].max() > 0, name
+    expert = next(name for name in result if "/moe/experts/" in name)
+    assert (own[SITES[0]][expert] != own[SITES[1]][expert]).any()
+    run([PROGRAM, "eval", "sharing/north/training"], says=["accuracy"])
     run(coordinator("mistaken", "--set=sharing.private=*.nothing"), 1, ["*.nothing"])
 
 

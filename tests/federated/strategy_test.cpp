@@ -1,4 +1,5 @@
 #include "federated/strategies/strategy.h"
+#include "federated/strategies/round.h"
 
 #include <omp.h>
 
@@ -38,6 +39,27 @@ TEST_CASE("fedavg gives the weighted mean of the sites' models") {
   std::vector<float> x{0.5f};
   three.run(*make_strategy({.server_rate = 0.5}, 1), x);
   CHECK(x[0] == Approx(0.5 + 0.5 * (0.6 * 1 + 0.2 * 2 + 0.2 * 6)));
+}
+
+TEST_CASE("a round moves the model by its rate of what server_rate says") {
+  const std::string name = GENERATE("fedavg", "fedadam", "norm_bound", "median");
+  const TrialRound round(3, 100);
+  const auto before = random_floats(100, 1);
+  const auto moved = [&](double rate) {
+    const auto strategy = make_strategy({.name = name, .server_rate = 0.5, .norm_bound = 100}, 100);
+    auto x = before;
+    round.run(*strategy, x, 100, {.weights = round.weights, .rate = rate});
+    return x;
+  };
+  const auto whole = moved(1), quarter = moved(0.25);
+  for (std::size_t j = 0; j < 100; ++j)
+    CHECK(quarter[j] - before[j] == Approx(0.25 * (whole[j] - before[j])).margin(1e-6));
+  CHECK(moved(0) == before);
+
+  CHECK(rate_of_round(Schedule::Kind::constant, 9, 10) == 1);
+  CHECK(rate_of_round(Schedule::Kind::linear, 0, 4) == 1);
+  CHECK(rate_of_round(Schedule::Kind::linear, 3, 4) == Approx(0.25));
+  CHECK(rate_of_round(Schedule::Kind::cosine, 2, 4) == Approx(0.5));
 }
 
 TEST_CASE("fedprox aggregates as fedavg does, and hands its coefficient on") {
