@@ -62,8 +62,12 @@ def killed(victim, until, saving, delay, output):
     try:
         status = job.wait(timeout=30)
     except subprocess.TimeoutExpired:
+        left = [f"{pid}: {Path(f'/proc/{pid}/wchan').read_text()}" for pid in [job.pid, *ranks] if os.path.exists(f"/proc/{pid}")]
         kill(job.pid)
-        raise AssertionError(f"30 s after rank {victim} was killed the others still run")
+        said = Path(output).read_text()
+        raise AssertionError(
+            f"30 s after rank {victim} was killed ({until=}, {saving=}, {delay=}) the others still run: {left}; {said}"
+        )
     while any(os.path.exists(f"/proc/{pid}") for pid in ranks):
         assert time.monotonic() < deadline, f"ranks outlive their job: {ranks}"
         time.sleep(0.01)

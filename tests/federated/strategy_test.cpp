@@ -1,5 +1,4 @@
 #include "federated/strategies/strategy.h"
-#include "federated/strategies/round.h"
 
 #include <omp.h>
 
@@ -8,6 +7,7 @@
 #include <limits>
 
 #include "core/error.h"
+#include "federated/strategies/round.h"
 #include "federated/strategies/tiles.h"
 #include "tests/federated/strategy_fixture.h"
 
