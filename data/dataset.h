@@ -21,6 +21,7 @@ struct TextExample {
   bool in_domain = false;            ///< of the domain that a recipe may single out
   std::string pair = {};             ///< the second of two texts that are judged together; "": there is one
   std::optional<double> score = {};  ///< what `label` was rounded from, where a number is to be guessed
+  std::int32_t client = -1;          ///< whose it is, by number, where that is known
   std::string caption = {};          ///< what its image shows; "": no more than its class says
 };
 
@@ -68,6 +69,7 @@ struct TokenizedSplit {
   std::vector<std::int64_t> offsets{0};
   std::vector<std::int32_t> labels;
   std::vector<std::int32_t> in_domain;  ///< 1 for texts of the domain, else 0; or empty: none is
+  std::vector<std::int32_t> clients;    ///< whose each is, by numbers from 0; or empty: nobody said
   std::vector<double> scores;           ///< what the labels were rounded from; or empty: they are classes
   ImageColumn images;
 

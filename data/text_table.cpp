@@ -20,6 +20,7 @@ struct Row {
   std::string text, label;
   std::int64_t line = 0;
   bool in_domain = false;
+  std::string client = {};
 };
 
 bool says_yes(std::string_view value) { return !value.empty() && value != "0" && value != "false"; }
@@ -32,6 +33,9 @@ void add_row(const std::string& path, Row row, std::vector<Row>& rows) {
   require(row.label.size() <= kLongestLabel,
           "{}:{}: a label of {} bytes, above the limit of {}; is label_column right?", path, row.line,
           row.label.size(), kLongestLabel);
+  require(row.client.size() <= kLongestLabel,
+          "{}:{}: a client of {} bytes, above the limit of {}; is client_column right?", path, row.line,
+          row.client.size(), kLongestLabel);
   rows.push_back(std::move(row));
 }
 
@@ -49,13 +53,20 @@ std::vector<Row> read_delimited(const std::string& path, std::string_view conten
   const std::size_t text = column(options.text_column), label = column(options.label_column);
   const bool has_domain = !options.domain_column.empty();
   const std::size_t domain = has_domain ? column(options.domain_column) : 0;
+  const bool has_client = !options.client_column.empty();
+  const std::size_t client = has_client ? column(options.client_column) : 0;
   std::vector<Row> rows;
   while (reader.next(fields)) {
     require(fields.size() == header.size(), "{}:{}: {} fields, but the header has {}{}", path, reader.line(),
             fields.size(), header.size(),
             format == DelimitedReader::Format::csv ? "; quote a field that holds a comma" : "");
     const bool in_domain = has_domain && says_yes(fields[domain]);
-    add_row(path, {std::move(fields[text]), std::move(fields[label]), reader.line(), in_domain}, rows);
+    require(!has_client || !fields[client].empty(), "{}:{}: `{}` does not say whose the row is", path,
+            reader.line(), options.client_column);
+    add_row(path,
+            {std::move(fields[text]), std::move(fields[label]), reader.line(), in_domain,
+             has_client ? std::move(fields[client]) : ""},
+            rows);
   }
   return rows;
 }
@@ -71,9 +82,10 @@ Row parse_json(const std::string& path, std::int64_t number, std::string_view li
   require(object.is_object(), "{}:{}: a JSON {}, expected an object", path, number, object.type_name());
   const auto value = [&](const std::string& key) -> const nlohmann::json& {
     const auto found = object.find(key);
-    require(found != object.end(),
-            "{}:{}: no key `{}`; set text_column and label_column to the file's own names", path, number,
-            key);
+    require(
+        found != object.end(),
+        "{}:{}: no key `{}`; set data.text_column, label_column and client_column to the file's own names",
+        path, number, key);
     return *found;
   };
   const nlohmann::json &text = value(options.text_column), &label = value(options.label_column);
@@ -85,8 +97,16 @@ Row parse_json(const std::string& path, std::int64_t number, std::string_view li
   const auto domain = options.domain_column.empty() ? object.end() : object.find(options.domain_column);
   const bool in_domain = domain != object.end() && !domain->is_null() &&
                          says_yes(domain->is_string() ? domain->get<std::string>() : domain->dump());
+  std::string client;
+  if (!options.client_column.empty()) {
+    const nlohmann::json& whose = value(options.client_column);
+    require((whose.is_string() && !whose.get_ref<const std::string&>().empty()) || whose.is_number_integer(),
+            "{}:{}: `{}` is a {}, expected whose the row is, a string or an integer", path, number,
+            options.client_column, whose.is_string() ? "string of no characters" : whose.type_name());
+    client = whose.is_string() ? whose.get<std::string>() : whose.dump();
+  }
   return {text.get<std::string>(), label.is_string() ? label.get<std::string>() : label.dump(), number,
-          in_domain};
+          in_domain, std::move(client)};
 }
 
 std::vector<Row> read_jsonl(const std::string& path, std::string_view content,
@@ -162,11 +182,15 @@ TextDataset read_text_table(const TextTableOptions& options) {
   for (const std::string& name : data.class_names)
     labels.emplace(name, static_cast<std::int32_t>(labels.size()));
 
+  std::map<std::string, std::int32_t> clients;
   const auto append = [&](const std::string& path, Row& row, std::vector<TextExample>& split) {
     const auto found = labels.find(row.label);
     require(found != labels.end(), "{}:{}: label `{}` does not occur in {}; a class needs training examples",
             path, row.line, row.label, train);
     split.push_back({std::move(row.text), found->second, row.in_domain});
+    if (!row.client.empty())
+      split.back().client =
+          clients.emplace(row.client, static_cast<std::int32_t>(clients.size())).first->second;
   };
   for (Row& row : rows) {
     const auto bucket = one ? XXH3_64bits(row.text.data(), row.text.size()) % 20 : 0;

@@ -17,6 +17,8 @@ struct TextTableOptions {
   std::string label_column = "label";  ///< its values may be strings or integers
   /// "": none. Texts are in the domain unless the value is empty, 0 or false (or, in JSONL, null or missing).
   std::string domain_column = {};
+  std::string client_column =
+      {};  ///< "": none. Rows of the same value, a string or an integer, are one client's.
 };
 
 inline constexpr std::size_t kLongestText = std::size_t{1} << 20;   ///< bytes; more is a broken file

@@ -231,6 +231,7 @@ TokenizedSplit Tokenizer::encode_split(std::span<const TextExample> texts, std::
     split.offsets.push_back(static_cast<std::int64_t>(split.tokens.size()));
     split.labels.push_back(example.label);
     split.in_domain.push_back(example.in_domain ? 1 : 0);
+    if (example.client >= 0) split.clients.push_back(example.client);
     if (example.score) split.scores.push_back(*example.score);
   }
   return split;

@@ -15,15 +15,19 @@ struct RoundPrivacy {
     none,
     site,    ///< whether a site takes part at all
     record,  ///< whether a site has a record: a round is one step of DP-SGD over all sites' records
+    client,  ///< whether a person is among a site's, with all that is theirs: likewise over all sites'
+             ///< clients
   };
   static constexpr std::string_view kAccountant = "pld";
   Unit unit = Unit::none;
-  double clip_norm = 1;         ///< the largest norm of a unit's part in the sum of updates
-  double rate = 1;              ///< record: the probability with which each takes part in a round, by itself
+  double clip_norm = 1;  ///< the largest norm of a unit's part in the sum of updates
+  double rate = 1;       ///< record, client: the probability with which each takes part in a round, by itself
   double noise_multiplier = 0;  ///< of the whole noise's deviation, over clip_norm
   double delta = 1e-5;
 
   bool is_on() const { return unit != Unit::none; }
+  /// Whether a round is a step, of units that are drawn within the sites.
+  bool is_within_sites() const { return unit == Unit::record || unit == Unit::client; }
   /// What a round spends, whatever sites drop out.
   PrivacyEvent event() const { return {noise_multiplier, rate, 1}; }
   /// What so many rounds spend.
@@ -33,14 +37,24 @@ struct RoundPrivacy {
 };
 
 constexpr std::string_view to_string(RoundPrivacy::Unit unit) {
-  return unit == RoundPrivacy::Unit::site ? "site" : unit == RoundPrivacy::Unit::record ? "record" : "none";
+  switch (unit) {
+    case RoundPrivacy::Unit::site:
+      return "site";
+    case RoundPrivacy::Unit::record:
+      return "record";
+    case RoundPrivacy::Unit::client:
+      return "client";
+    case RoundPrivacy::Unit::none:
+      break;
+  }
+  return "none";
 }
 /// Throws Error where it is none.
 inline RoundPrivacy::Unit parse_privacy_unit(std::string_view text) {
   using Unit = RoundPrivacy::Unit;
-  for (const Unit unit : {Unit::none, Unit::site, Unit::record})
+  for (const Unit unit : {Unit::none, Unit::site, Unit::record, Unit::client})
     if (to_string(unit) == text) return unit;
-  fail("no unit of privacy is named '{}'; there are none, site, record", text);
+  fail("no unit of privacy is named '{}'; there are none, site, record, client", text);
 }
 
 }  // namespace conclave

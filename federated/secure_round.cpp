@@ -92,9 +92,8 @@ std::optional<SecureRound::Sum> SecureRound::attempt(std::int64_t round, std::ui
         result->survivors.push_back(ready[site]);
         records += ready[site].examples;
       }
-      const double count = privacy.unit == RoundPrivacy::Unit::record
-                               ? privacy.rate * records
-                               : static_cast<double>(survivors.sites.size());
+      const double count =
+          privacy.is_within_sites() ? privacy.rate * records : static_cast<double>(survivors.sites.size());
       for (float& value : result->mean) value = static_cast<float>(value / count);
     }
   } catch (const Error& error) {

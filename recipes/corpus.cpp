@@ -56,7 +56,8 @@ ImageDataset read_source(const DataRecipe& data, const ImageRecipe& image, BadIn
                                        .test = data.test,
                                        .text_column = data.text_column,
                                        .label_column = data.label_column,
-                                       .domain_column = data.domain_column}));
+                                       .domain_column = data.domain_column,
+                                       .client_column = data.client_column}));
   if (data.source == "glue") return from_texts(read_glue(data.path, data.task, bad));
   if (data.source == "image_folder") return read_image_folder(data.path, image.size, bad);
   if (data.source == "coco")

@@ -81,10 +81,11 @@ void check_round_privacy(const FederationSettings& settings, settings::Checker<F
   check.unless(privacy.noise_multiplier > 0 || privacy.epsilon > 0,
                {"privacy.noise_multiplier", "privacy.epsilon", "privacy.unit"},
                "{} wants noise: set privacy.epsilon, the budget, or privacy.noise_multiplier, or both", on);
-  check.unless(settings.strategy.name != "fedprox" || privacy.unit != "record", {"strategy.name"},
+  const bool within_sites = parse_privacy_unit(privacy.unit) != RoundPrivacy::Unit::site;
+  check.unless(settings.strategy.name != "fedprox" || !within_sites, {"strategy.name"},
                "{}: with {} sites send gradients, which there is nothing to hold back",
                check.shown("strategy.name", settings.strategy.name), on);
-  if (privacy.unit != "record") return;
+  if (!within_sites) return;
   check.unless(settings.federation.local_steps == 1, {"federation.local_steps", "privacy.unit"},
                "{}: with {} a round is one step, of all sites together; set it to 1",
                check.shown("federation.local_steps", settings.federation.local_steps), on);
@@ -92,9 +93,9 @@ void check_round_privacy(const FederationSettings& settings, settings::Checker<F
                "sharing.private: with {} what a site keeps would be trained without noise", on);
   check.unless(settings.secure_aggregation.clip_norm >= privacy.clip_norm,
                {"secure_aggregation.clip_norm", "privacy.clip_norm"},
-               "{} is the largest norm of a site's sum of records, of which {} is one's",
+               "{} is the largest norm of a site's sum, of which {} is one {}'s",
                check.shown("secure_aggregation.clip_norm", settings.secure_aggregation.clip_norm),
-               check.shown("privacy.clip_norm", privacy.clip_norm));
+               check.shown("privacy.clip_norm", privacy.clip_norm), privacy.unit);
 }
 
 template <class Settings>
@@ -211,12 +212,11 @@ RoundPrivacy round_privacy(const FederationSettings& settings) {
   const FederationPrivacyTable& table = settings.privacy;
   if (!table.is_on()) return {};
   constexpr std::string_view kAccountant = RoundPrivacy::kAccountant;
-  const bool records = table.unit == "record";
   RoundPrivacy privacy{.unit = parse_privacy_unit(table.unit),
-                       .clip_norm = records ? table.clip_norm : settings.secure_aggregation.clip_norm,
-                       .rate = records ? table.rate : 1,
+                       .clip_norm = settings.secure_aggregation.clip_norm,
                        .noise_multiplier = table.noise_multiplier,
                        .delta = table.delta};
+  if (privacy.is_within_sites()) privacy.clip_norm = table.clip_norm, privacy.rate = table.rate;
   const PrivacyBudget budget{table.epsilon, table.delta};
   const std::int64_t rounds = settings.federation.rounds;
   if (privacy.noise_multiplier == 0)
@@ -247,15 +247,15 @@ Recipe site_recipe(const SiteSettings& site, const Recipe& model, const std::str
   data.validation = site.data.validation;
   data.test = site.data.test;
   take_given(site.data, "data", site, data);
-  const bool of_records = rounds.unit == RoundPrivacy::Unit::record;
-  if (of_records) recipe.privacy = {.delta = rounds.delta};  // the budget is the site's own, or none
+  const bool within_sites = rounds.is_within_sites();
+  if (within_sites) recipe.privacy = {.delta = rounds.delta};  // the budget is the site's own, or none
   take_given(site.privacy, "privacy", site, recipe.privacy);
-  if (of_records) {
+  if (within_sites) {
     require(recipe.privacy.noise_multiplier <= rounds.noise_multiplier,
             "{}: privacy.noise_multiplier = {} is more than the federation's {}, of which each site adds a "
             "part",
             name, recipe.privacy.noise_multiplier, rounds.noise_multiplier);
-    recipe.privacy.unit = "record";
+    recipe.privacy.unit = to_string(rounds.unit);
     recipe.privacy.clip_norm = rounds.clip_norm;
     recipe.privacy.rate = rounds.rate;
     recipe.privacy.noise_multiplier = rounds.noise_multiplier;

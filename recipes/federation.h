@@ -59,7 +59,7 @@ struct SecureAggregationTable {
   double phase_seconds = 60;
 };
 
-/// What the models may tell of a site, or of a record; see federated/round_privacy.h.
+/// What the models may tell of a site, a record or a client; see federated/round_privacy.h.
 struct FederationPrivacyTable {
   std::string unit = "none";
   double clip_norm = 1.0;

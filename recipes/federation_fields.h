@@ -112,14 +112,16 @@ template <Either<FederationPrivacyTable> R, class Visitor>
 void fields(R& privacy, Visitor&& field) {
   field("unit", privacy.unit,
         "Whose part the models must not tell, by noise of which each site adds a share to its masked update: "
-        "nobody's (none), a site's, or a record's, where a round is a step of DP-SGD over all sites' records",
-        one_of({"none", "site", "record"}));
+        "nobody's (none), a site's, or a record's, where a round is a step of DP-SGD over all sites' "
+        "records, or a "
+        "client's, of whose records data.client_column tells, likewise",
+        one_of({"none", "site", "record", "client"}));
   field("clip_norm", privacy.clip_norm,
-        "record: largest norm of an example's gradient, which is scaled down to it; for sites, "
+        "record, client: largest norm of an example's gradient, which is scaled down to it; for sites, "
         "secure_aggregation.clip_norm is that of their updates",
         between(1e-9, 1e6));
-  field("rate", privacy.rate, "record: the probability with which each takes part in a round, by itself",
-        between(1e-9, 1));
+  field("rate", privacy.rate,
+        "record, client: the probability with which each takes part in a round, by itself", between(1e-9, 1));
   field(
       "noise_multiplier", privacy.noise_multiplier,
       "Standard deviation of the noise on a round's sum, per clip_norm; 0: as little as all rounds together "

@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <limits>
+#include <set>
 
 #include "core/kernels/activation.h"
 #include "federated/privacy/calibration.h"
@@ -19,38 +20,67 @@ constexpr double kLeastNoise = 0.05;
 
 std::size_t at(Index index) { return static_cast<std::size_t>(index); }
 
-// Of examples in a step.
-double expected(const PrivacyRecipe& recipe, std::int64_t examples) {
-  return recipe.rate > 0 ? recipe.rate * static_cast<double>(examples) : static_cast<double>(recipe.batch);
+// Of units in a step.
+double expected(const PrivacyRecipe& recipe, std::int64_t units) {
+  return recipe.rate > 0 ? recipe.rate * static_cast<double>(units) : static_cast<double>(recipe.batch);
+}
+
+// The examples of each client that has some.
+std::vector<std::vector<std::int64_t>> examples_by_client(std::span<const std::int32_t> clients) {
+  std::vector<std::vector<std::int64_t>> examples;
+  for (std::size_t i = 0; i < clients.size(); ++i) {
+    const auto client = static_cast<std::size_t>(clients[i]);
+    if (examples.size() <= client) examples.resize(client + 1);
+    examples[client].push_back(static_cast<std::int64_t>(i));
+  }
+  std::erase_if(examples, [](const auto& mine) { return mine.empty(); });
+  return examples;
+}
+
+std::int64_t units_of(const PrivacyRecipe& recipe, std::int64_t examples,
+                      std::span<const std::int32_t> clients) {
+  if (!recipe.of_clients()) return examples;
+  require(!clients.empty(), "privacy.unit = \"client\": nothing says whose the training examples are");
+  const std::set<std::int32_t> all(clients.begin(), clients.end());
+  return static_cast<std::int64_t>(all.size());
 }
 
 }  // namespace
 
-std::int64_t PrivateTraining::steps_per_epoch(const PrivacyRecipe& recipe, std::int64_t examples) {
-  return std::max<std::int64_t>(
-      std::lround(std::ceil(static_cast<double>(examples) / expected(recipe, examples))), 1);
+std::int64_t PrivateTraining::steps_per_epoch(const PrivacyRecipe& recipe, const TokenizedSplit& train) {
+  const std::int64_t units = units_of(recipe, train.size(), train.clients);
+  return std::max<std::int64_t>(std::lround(std::ceil(static_cast<double>(units) / expected(recipe, units))),
+                                1);
 }
 
-PrivateTraining::PrivateTraining(const PrivacyRecipe& recipe, std::int64_t examples, std::int64_t steps,
+PrivateTraining::PrivateTraining(const PrivacyRecipe& recipe, std::int64_t examples,
+                                 std::span<const std::int32_t> clients, std::int64_t steps,
                                  const ProcessGrid& grid, RandomSource& random)
     : recipe_(recipe),
       grid_(grid),
       random_(random),
       bits_(random),
-      expected_(expected(recipe, examples)),
-      rate_(std::min(1.0, recipe.rate > 0 ? recipe.rate : expected_ / static_cast<double>(examples))),
-      examples_(examples),
+      expected_(expected(recipe, units_of(recipe, examples, clients))),
+      units_(units_of(recipe, examples, clients)),
       steps_(steps) {
+  rate_ = std::min(1.0, recipe.rate > 0 ? recipe.rate : expected_ / static_cast<double>(units_));
+  if (recipe.of_clients()) {
+    examples_of_ = examples_by_client(clients);
+    one_over_.resize(static_cast<std::size_t>(examples));
+    for (const auto& mine : examples_of_)
+      for (const std::int64_t example : mine) one_over_[at(example)] = 1 / static_cast<double>(mine.size());
+  }
   require(
       grid.device() == Device::cpu,
       "privacy.unit = \"{}\": privacy on CUDA devices is not there yet; train on processors, or set it to "
       "\"none\"",
       recipe.unit);
   require(
-      recipe.delta * static_cast<double>(examples) < 1,
-      "privacy.delta = {}: with {} training examples, one of them could be published whole within it; set "
-      "it to less than {:.1e}",
-      recipe.delta, examples, 1 / static_cast<double>(examples));
+      recipe.delta * static_cast<double>(units_) < 1,
+      "privacy.delta = {}: with {} {}, one of them could be published whole within it; set it to less than "
+      "{:.1e}",
+      recipe.delta, units_, recipe.of_clients() ? "clients" : "training examples",
+      1 / static_cast<double>(units_));
   // So many that no step of a training's life allocates: six standard deviations more than expected.
   const auto most = static_cast<std::size_t>(expected_ + 6 * std::sqrt(expected_) + 16);
   drawn_.reserve(most);
@@ -73,10 +103,14 @@ void PrivateTraining::for_batches(const DynamicBatcher& batcher, std::int64_t nu
                                   const std::function<void(const Batch&)>& each) {
   Communicator& world = grid_.world();
   const Index me = world.rank(), ranks = world.size();
-  poisson_sample(bits_, rate_, me, examples_, ranks, drawn_);
+  poisson_sample(bits_, rate_, me, units_, ranks, drawn_);
+  examples_.clear();
+  for (const std::int64_t client : drawn_)
+    if (!examples_of_.empty())
+      examples_.insert(examples_.end(), examples_of_[at(client)].begin(), examples_of_[at(client)].end());
   enum Count : Index { sequences, rows, images, left, counts };
   counts_.resize(at(ranks * counts));
-  std::span<const std::int64_t> rest(drawn_);
+  std::span<const std::int64_t> rest(examples_of_.empty() ? drawn_ : examples_);
   for (bool more = true; more;) {
     rest = rest.subspan(batcher.fill_with(rest, number, batch_));
     std::array<std::int64_t, counts> mine{batch_.local_sequences(), batch_.local_tokens(),
@@ -101,6 +135,14 @@ void PrivateTraining::add_clipped(ExampleGradients& gradients) {
   grid_.world().all_reduce(Tensor::borrow(squares.data(), {static_cast<Index>(squares.size())}, DType::f64));
   factors_.resize(squares.size());
   clip_factors(squares, recipe_.clip_norm, factors_);
+  if (!one_over_.empty()) {
+    shares_.assign(squares.size(), 0.0);
+    for (std::size_t i = 0; i < batch_.examples.size(); ++i)
+      shares_[at(batch_.first_sequence) + i] = one_over_[at(batch_.examples[i])];
+    grid_.world().all_reduce(
+        Tensor::borrow(shares_.data(), {static_cast<Index>(shares_.size())}, DType::f64));
+    for (std::size_t i = 0; i < factors_.size(); ++i) factors_[i] *= shares_[i];
+  }
   gradients.add_clipped(factors_);
 }
 

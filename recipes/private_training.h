@@ -1,11 +1,15 @@
 // Differentially private training, the unit being a record (DP-SGD; Abadi et al. 2016, arXiv:1607.00133): in
 // each step every training example takes part with the same probability, by itself; its gradient is clipped
 // to a norm; noise is added to the sum of them, and that over the expected number of examples is the step's
-// gradient.
+// gradient. Or the unit is a client, to whom several records belong (as in McMahan et al. 2018, DP-FedSGD):
+// then clients take part, each with all that it has, by the mean of its examples' gradients, each of which is
+// clipped: so that mean is no longer than the norm, however many they are, and no client's gradient is needed
+// by itself.
 #pragma once
 
 #include <functional>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "autograd/example_gradients.h"
@@ -21,14 +25,17 @@ namespace conclave {
 
 class PrivateTraining {
  public:
-  /// Of `examples`, for `steps` steps if the budget allows them. `random`, and the grid, must outlive it.
-  /// Throws Error where there is no noise that keeps within the budget, or it is for another device.
-  PrivateTraining(const PrivacyRecipe& recipe, std::int64_t examples, std::int64_t steps,
-                  const ProcessGrid& grid, RandomSource& random);
+  /// Of `examples`, for `steps` steps if the budget allows them; `clients` [examples] says whose each is,
+  /// where the unit is a client. `random`, and the grid, must outlive it. Throws Error where there is no
+  /// noise that keeps within the budget, or it is for another device.
+  PrivateTraining(const PrivacyRecipe& recipe, std::int64_t examples, std::span<const std::int32_t> clients,
+                  std::int64_t steps, const ProcessGrid& grid, RandomSource& random);
 
-  static std::int64_t steps_per_epoch(const PrivacyRecipe& recipe, std::int64_t examples);
+  static std::int64_t steps_per_epoch(const PrivacyRecipe& recipe, const TokenizedSplit& train);
 
-  /// Examples in a step, on average.
+  /// Examples, or clients that have some.
+  std::int64_t units() const { return units_; }
+  /// Those in a step, on average.
   double batch() const { return expected_; }
   double sampling_rate() const { return rate_; }
   double noise_multiplier() const { return noise_; }
@@ -58,8 +65,11 @@ class PrivateTraining {
   RandomSource& random_;
   RandomBits bits_;
   double expected_, rate_, noise_ = 0;
-  std::int64_t examples_, steps_, released_ = 0;
-  std::vector<std::int64_t> drawn_;
+  std::int64_t units_, steps_, released_ = 0;
+  std::vector<std::vector<std::int64_t>> examples_of_;  // [clients], or none
+  std::vector<std::int64_t> drawn_, examples_;          // units of a step, and all their examples
+  std::vector<double> one_over_;                        // [examples] the number of its client's, or none
+  std::vector<double> shares_;                          // those of a batch, over all ranks
   std::vector<double> factors_;
   std::vector<std::int64_t> counts_;  // of all ranks: sequences, rows, images, and examples to come
   Batch batch_;

@@ -32,6 +32,7 @@ struct DataRecipe {
   std::string train, validation, test;
   std::string text_column = "text", label_column = "label";
   std::string domain, domain_column;
+  std::string client_column;
   std::string inputs = "both";
   std::string task = "cola";
   bool skip_bad = false;
@@ -169,6 +170,7 @@ struct PrivacyRecipe {
   double rate = 0.0;
 
   bool is_on() const { return unit != "none"; }
+  bool of_clients() const { return unit == "client"; }
 };
 
 struct ParallelRecipe {

@@ -50,6 +50,8 @@ void check_data(const DataRecipe& data, Checker& check) {
                table ? "; name a column in data.domain_column" : "");
   check.unless(table || data.domain_column.empty(), {"data.domain_column", "data.source"},
                "data.domain_column is for source = \"table\", but {}; name topics in data.domain", source);
+  check.unless(table || data.client_column.empty(), {"data.client_column", "data.source"},
+               "data.client_column is for source = \"table\", but {}", source);
   const bool split_files = !data.validation.empty() || !data.test.empty();
   check.unless(!table || !split_files || !data.train.empty() || data.path.empty(),
                {"data.validation", "data.test"},
@@ -153,6 +155,11 @@ void check_privacy(const Recipe& recipe, Checker& check) {
   const auto& [privacy, model, moe, train] = std::tie(recipe.privacy, recipe.model, recipe.moe, recipe.train);
   if (!privacy.is_on()) return;
   const std::string on = check.shown("privacy.unit", privacy.unit);
+  check.unless(
+      !privacy.of_clients() || !recipe.data.client_column.empty(), {"data.client_column", "privacy.unit"},
+      "{}: whose is each row? Name the column of a table that says so in data.client_column, or take "
+      "\"record\"",
+      on);
   const auto refuse = [&](bool wrong, std::string_view key, const auto& value, const std::string& why,
                           const std::string& instead) {
     check.unless(!wrong, {key, "privacy.unit"}, "{} with {}: {}; {}", check.shown(key, value), on, why,

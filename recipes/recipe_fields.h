@@ -96,6 +96,11 @@ void fields(R& data, Visitor&& field) {
   field("domain_column", data.domain_column,
         "table: column (JSON key) that is neither empty, 0 nor false for texts to single out; empty for none",
         any_text());
+  field("client_column", data.client_column,
+        "table: column (JSON key) of whose the row is, a person's name or number, for privacy.unit = "
+        "\"client\"; "
+        "empty for none",
+        any_text());
   field(
       "inputs", data.inputs,
       "emoji, coco, fashion_gloss: what the model is shown of them: picture; name and keywords, captions or "
@@ -359,28 +364,30 @@ void fields(R& train, Visitor&& field) {
 
 template <Either<PrivacyRecipe> R, class Visitor>
 void fields(R& privacy, Visitor&& field) {
-  field("unit", privacy.unit,
-        "Whose presence among the training examples the model must not tell: nobody's in particular, or that "
-        "of any one of them (DP-SGD)",
-        one_of({"none", "record"}));
+  field(
+      "unit", privacy.unit,
+      "Whose presence among the training examples the model must not tell: nobody's in particular, that "
+      "of any one of them (record; DP-SGD), or that of all which data.client_column says are one's (client)",
+      one_of({"none", "record", "client"}));
   field("clip_norm", privacy.clip_norm,
-        "record: largest norm of an example's gradient, which is scaled down to it", between(1e-9, 1e9));
+        "Largest norm of an example's gradient, which is scaled down to it, and of the mean of a client's",
+        between(1e-9, 1e9));
   field("noise_multiplier", privacy.noise_multiplier,
-        "record: standard deviation of the noise on a sum of gradients, per clip_norm; 0: as little as all "
+        "Standard deviation of the noise on a sum of gradients, per clip_norm; 0: as little as all "
         "steps together may have for epsilon",
         between(0, 1e6));
   field("epsilon", privacy.epsilon,
-        "record: the budget; training stops before a step that would exceed it; 0: none, and all steps are "
+        "The budget; training stops before a step that would exceed it; 0: none, and all steps are "
         "taken",
         between(0, 1e6));
-  field("delta", privacy.delta, "record: the probability that epsilon may not hold with",
-        between(1e-15, 0.1));
+  field("delta", privacy.delta, "The probability that epsilon may not hold with", between(1e-15, 0.1));
   field("batch", privacy.batch,
-        "record: how many examples are in a step on average, each being drawn by itself; as many batches of "
+        "How many examples, or clients, are in a step on average, each being drawn by itself; as many "
+        "batches of "
         "train.batch_tokens as they fill are computed one after the other",
         between(1, 1e9));
   field("rate", privacy.rate,
-        "record: the probability of that itself, in place of batch over all examples; 0: as batch says",
+        "The probability of that itself, in place of batch over all of them; 0: as batch says",
         between(0, 1));
 }
 

@@ -162,7 +162,7 @@ Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironme
     describe(task, splits, batches);
     const double share = recipe.tasks.weight(task.name()) / weights;
     if (t == 0 && recipe.privacy.is_on())
-      steps_per_epoch_ = PrivateTraining::steps_per_epoch(recipe.privacy, splits.train.size());
+      steps_per_epoch_ = PrivateTraining::steps_per_epoch(recipe.privacy, splits.train);
     else if (t == 0)
       steps_per_epoch_ = std::max<std::int64_t>(
           static_cast<std::int64_t>(static_cast<double>(batches.batches_per_epoch()) /
@@ -209,14 +209,16 @@ Trainer::~Trainer() = default;
 
 void Trainer::start_privacy() {
   const PrivacyRecipe& recipe = recipe_.privacy;
-  const std::int64_t examples = tasks_.front().splits->train.size(), wanted = total_steps_;
-  privacy_ = std::make_unique<PrivateTraining>(recipe, examples, wanted, grid_, random_);
+  const TokenizedSplit& train = tasks_.front().splits->train;
+  const std::int64_t wanted = total_steps_;
+  privacy_ = std::make_unique<PrivateTraining>(recipe, train.size(), train.clients, wanted, grid_, random_);
   total_steps_ = privacy_->steps();
   say(fmt::format(
-      "privacy: of {} steps with {} of {} examples on average (each with probability {:.5f}), noise of "
+      "privacy: of {} steps with {} of {} {} on average (each with probability {:.5f}), noise of "
       "{:.4f} x {}: epsilon {:.3f} at delta {}{}",
-      total_steps_, std::lround(privacy_->batch()), examples, privacy_->sampling_rate(),
-      privacy_->noise_multiplier(), recipe.clip_norm, privacy_->epsilon(total_steps_), recipe.delta,
+      total_steps_, std::lround(privacy_->batch()), privacy_->units(),
+      recipe.of_clients() ? "clients" : "examples", privacy_->sampling_rate(), privacy_->noise_multiplier(),
+      recipe.clip_norm, privacy_->epsilon(total_steps_), recipe.delta,
       total_steps_ < wanted ? fmt::format("; the budget of {} has no room for the other {} steps",
                                           recipe.epsilon, wanted - total_steps_)
                             : ""));
@@ -845,7 +847,7 @@ bool Trainer::take_steps(std::int64_t steps, const SiteRules& rules) {
 }
 
 bool Trainer::subtract_clipped_sum() {
-  require(privacy_ != nullptr, "gradients are clipped where privacy.unit is \"record\" only");
+  require(privacy_ != nullptr, "gradients are clipped where there is a privacy.unit only");
   std::ranges::fill(sums_->message, 0.0);
   parameters_.zero_gradients();
   sum_clipped();
@@ -863,6 +865,8 @@ std::vector<std::pair<std::string, Evaluation>> Trainer::validate() {
 std::vector<TensorEntry> Trainer::model_entries() { return conclave::model_entries(parameters_, model_); }
 
 std::int64_t Trainer::training_examples() const { return tasks_.front().splits->train.size(); }
+
+std::int64_t Trainer::private_units() const { return privacy_ ? privacy_->units() : 0; }
 
 std::optional<PrivacyEvent> Trainer::privacy_event(std::int64_t steps) const {
   if (!privacy_ || !(privacy_->noise_multiplier() > 0)) return std::nullopt;

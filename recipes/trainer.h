@@ -87,6 +87,8 @@ class Trainer {
   const std::vector<std::string>& class_names() const { return corpus_.class_names; }
   /// Of this run, over all ranks.
   std::int64_t training_examples() const;
+  /// Those whose privacy it is: examples, or clients; 0 without privacy.
+  std::int64_t private_units() const;
   /// What so many steps spend of the examples' privacy; nothing without noise.
   std::optional<PrivacyEvent> privacy_event(std::int64_t steps) const;
 

@@ -242,8 +242,10 @@ struct Coordinator::Parts {
     save();
     record(updates);
     const bool asynchronous = strategy->buffer_size() > 0;
-    std::string line = fmt::format("round {} of {}: {} {}, {:.0f} examples", round, options.rounds,
-                                   updates.size(), asynchronous ? "updates" : "sites", examples);
+    std::string line =
+        fmt::format("round {} of {}: {} {}, {:.0f} {}", round, options.rounds, updates.size(),
+                    asynchronous ? "updates" : "sites", examples,
+                    options.secure.privacy.unit == RoundPrivacy::Unit::client ? "clients" : "examples");
     Gauge means{"conclave_metric", "Mean by examples of what sites measured in the last round", {}};
     for (const auto& [name, sum] : metrics) {
       line += fmt::format(", {} {:.4f}", name, sum.first / sum.second);

@@ -372,8 +372,7 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
                         "begins anew, while the mean of all sites' still has the old one in it",
                         directory.string(), control.counted));
     }
-    const bool by_records = of_sums.unit == RoundPrivacy::Unit::record;
-    if (!(by_records ? trainer->subtract_clipped_sum() : trainer->take_steps(steps, rules)))
+    if (!(of_sums.is_within_sites() ? trainer->subtract_clipped_sum() : trainer->take_steps(steps, rules)))
       return 130;  // the round is done again, alike
     const fs::path file = directory / "update.f32";
     const FileDigest digest = kept->save(trainer->model_entries(), reader, turn, file.string(), control);
@@ -386,14 +385,16 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
       say(fmt::format("privacy: epsilon {:.4f} at delta {} with this round", ledger->epsilon(),
                       ledger->budget().delta));
     }
-    const WaitingUpdate update{number,
-                               round.digest,
-                               file,
-                               digest,
-                               static_cast<double>(trainer->training_examples()),
-                               served(kept->policy(), *trainer),
-                               metrics,
-                               turn};
+    const WaitingUpdate update{
+        number,
+        round.digest,
+        file,
+        digest,
+        static_cast<double>(of_sums.unit == RoundPrivacy::Unit::client ? trainer->private_units()
+                                                                       : trainer->training_examples()),
+        served(kept->policy(), *trainer),
+        metrics,
+        turn};
     update.save();
     deliver(update);
   }

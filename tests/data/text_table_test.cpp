@@ -93,6 +93,28 @@ TEST_CASE("a column may say which texts are of the domain", "[data]") {
              Contains("one column named `urgent`"));
 }
 
+TEST_CASE("a column may say whose a text is", "[data]") {
+  const TemporaryDirectory folder;
+  const auto read = [&](const std::string& name, const std::string& content) {
+    std::vector<std::int32_t> clients;
+    const auto data = read_text_table({.train = folder.write(name, content), .client_column = "who"});
+    for (const TextExample& example : data.train) clients.push_back(example.client);
+    return clients;
+  };
+  const std::vector<std::int32_t> expected{0, 1, 0, 2};
+  CHECK(read("t.csv", "text,who,label\na,Ada,x\nb,Bob,x\nc,Ada,x\nd,7,x\n") == expected);
+  CHECK(read("t.jsonl", R"({"text":"a","label":"x","who":"Ada"}
+{"text":"b","label":"x","who":3}
+{"text":"c","label":"x","who":"Ada"}
+{"text":"d","label":"x","who":"7"})") == expected);
+  CHECK_THROWS_WITH(read("t.csv", "text,who,label\na,,x\n"), Contains("t.csv:2: `who` does not say whose"));
+  CHECK_THROWS_WITH(read("t.jsonl", R"({"text":"a","label":"x"})"), Contains("t.jsonl:1: no key `who`"));
+  CHECK_THROWS_WITH(read("t.jsonl", R"({"text":"a","label":"x","who":null})"), Contains("`who` is a null"));
+  CHECK_THROWS_WITH(read("t.jsonl", R"({"text":"a","label":"x","who":""})"),
+                    Contains("string of no characters"));
+  CHECK(read_text_table({.train = folder.write("n.csv", "text,label\na,x\n")}).train[0].client == -1);
+}
+
 TEST_CASE("labels that training lacks are named by file and line", "[data]") {
   const TemporaryDirectory folder;
   const TextTableOptions options{.train = folder.write("a.csv", "text,label\nhello,spam\nbye,ham\n"),

@@ -441,24 +441,29 @@ def test_one_sum():
     leader.ends()
 
 
-def make_public_start():
+def make_public_start(name="public", *options):
     """Of a model in which no example changes another's gradient."""
-    if not Path("public").exists():
-        sets = [f"--set={key}" for key in ["model.bigrams=0", "moe.balancer=none", "train.clip_norm=0"]]
-        run([PROGRAM, "federate", "initialize", "tiny.toml", "--out", "public", *sets])
+    if not Path(name).exists():
+        sets = [f"--set={key}" for key in ["model.bigrams=0", "moe.balancer=none", "train.clip_norm=0", *options]]
+        run([PROGRAM, "federate", "initialize", "tiny.toml", "--out", name, *sets])
 
 
 def test_shared_noise():
     """Sites' shares make noise of the size that was told, in the sum alone; each has its spend in its ledger."""
     make_public_start()
+    make_public_start("public_clients", "data.client_column=who")
     start = numbers(checkpoints("public")[-1])
     noise, clip_norm = 3.0, 0.25
     of_records = [f"--set=privacy.{key}" for key in ["unit=record", f"clip_norm={clip_norm}", "rate=1"]]
+    of_clients = [f"--set=privacy.{key}" for key in ["unit=client", f"clip_norm={clip_norm}", "rate=1"]]
     kinds = {"record": (of_records, ["--set=federation.local_steps=1"], clip_norm),
+             "client": (of_clients, ["--set=federation.local_steps=1", "--set=federation.start=public_clients"], clip_norm),
              "site": (["--set=privacy.unit=site"], [], 10)}
     for kind, (privacy, options, changed_by_one) in kinds.items():
         directory = f"noisy_{kind}"
-        options = [*options, *privacy, f"--set=privacy.noise_multiplier={noise}", "--set=federation.rounds=1", "--set=federation.start=public"]
+        options = [*options, *privacy, f"--set=privacy.noise_multiplier={noise}", "--set=federation.rounds=1"]
+        if kind != "client":
+            options += ["--set=federation.start=public"]
         leader, sites = start_secure(directory, *options)
         for one in [*sites.values(), leader]:
             one.ends()
@@ -467,7 +472,11 @@ def test_shared_noise():
         examples = sum(site["examples"] for site in entry["sites"].values())
         end = numbers(checkpoints(directory)[-1])
         changed = numpy.concatenate([end[name].astype(float) - start[name] for name in sorted(start)])
-        added = changed * (examples if kind == "record" else len(updates)) - sum(updates)
+        added = changed * (len(updates) if kind == "site" else examples) - sum(updates)
+        if kind == "client":  # each of whom has many texts, whose gradients are longer together
+            for name, update in zip(SECURE_SITES, updates, strict=True):
+                clients = entry["sites"][name]["examples"]
+                assert clients == 10 and 0.01 < numpy.linalg.norm(update) <= clip_norm * clients * 1.001, (clients, update)
         # Of four sites three must stay: theirs would be enough.
         expected = noise * changed_by_one * (4 / 3) ** 0.5
         assert abs(added.std() / expected - 1) < 0.05 and abs(added.mean()) < 0.1 * expected, (kind, added.std(), expected)

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "recipes/models/model.h"
+#include "recipes/private_training.h"
 #include "tests/parallel/moe_run.h"
 
 namespace conclave {
@@ -75,11 +76,22 @@ struct Scene {
   // Of examples [first, last): adds to gradients, or to `apart`.
   void pass(std::int32_t first, std::int32_t last, bool tells_apart, double bound, Communicator& world,
             bool planning = false) {
-    const Batch batch = batch_of(recipe, model.classifier()->image_tokens(), first, last);
+    pass(batch_of(recipe, model.classifier()->image_tokens(), first, last), tells_apart, planning,
+         [&](ExampleGradients& apart) {
+           world.all_reduce(Tensor::borrow(apart.squares().data(), {kExamples}, DType::f64));
+           squares.assign(apart.squares().begin(), apart.squares().end());
+           std::vector<double> factors(kExamples);
+           clip_factors(squares, bound, factors);
+           apart.add_clipped(factors);
+         });
+    if (tells_apart) reduce();
+  }
+  void pass(const Batch& batch, bool tells_apart, bool planning,
+            const std::function<void(ExampleGradients&)>& clip) {
     arena.reset();
     Tape tape(arena);
     if (!planning) tape.stop_planning();
-    ExampleGradients apart(arena, kExamples, batch.first_sequence);
+    ExampleGradients apart(arena, batch.global_sequences, batch.first_sequence);
     if (tells_apart) tape.tell_examples_apart(apart);
     ForwardContext context{.stream = {.seed = 5, .step = 1, .tensor = 0},
                            .first_token = batch.first_token,
@@ -91,12 +103,9 @@ struct Scene {
     const Tensor seed = tape.empty(output.losses.shape(), output.losses.dtype());
     seed.fill(1);
     tape.backward(output.losses, seed);
-    if (!tells_apart) return;
-    world.all_reduce(Tensor::borrow(apart.squares().data(), {kExamples}, DType::f64));
-    squares.assign(apart.squares().begin(), apart.squares().end());
-    std::vector<double> factors(kExamples);
-    clip_factors(squares, bound, factors);
-    apart.add_clipped(factors);
+    if (tells_apart) clip(apart);
+  }
+  void reduce() {
     reducer.arm();
     reducer.finish();
   }
@@ -194,6 +203,59 @@ TEST_CASE("images with texts: each example's gradient is clipped as if it were a
   Recipe recipe = image_recipe();
   recipe.data.source = "emoji";
   check(recipe);
+}
+
+// Of the texts of some clients, the sum that noise would be added to.
+std::vector<Tensor> sum_of(const std::vector<std::int32_t>& clients, double bound, const ProcessGrid& grid) {
+  Recipe recipe = text_recipe();
+  recipe.model.dropout = recipe.model.embedding_dropout = recipe.model.token_dropout = 0;
+  recipe.privacy = {.unit = "client", .clip_norm = bound, .noise_multiplier = 1, .delta = 1e-3, .rate = 1};
+  TokenizedSplit split;
+  for (std::size_t i = 0; i < clients.size(); ++i) {
+    if (clients[i] < 0) continue;
+    const auto text = text_of(static_cast<std::int32_t>(i));
+    split.tokens.insert(split.tokens.end(), text.begin(), text.end());
+    split.offsets.push_back(static_cast<std::int64_t>(split.tokens.size()));
+    split.labels.push_back(static_cast<std::int32_t>(i) % kClasses);
+    split.clients.push_back(clients[i]);
+  }
+  Scene scene(recipe, grid);
+  SystemRandom random;
+  PrivateTraining privacy(recipe.privacy, split.size(), split.clients, 1, grid, random);
+  const DynamicBatcher batcher(split, {.tokens = 24 * grid.world().size(),  // not all examples at a time
+                                       .rank = grid.world().rank(),
+                                       .ranks = grid.world().size()});
+  scene.parameters.zero_gradients();
+  for (const bool planning : {true, false})
+    privacy.for_batches(batcher, 0, [&](const Batch& batch) {
+      scene.pass(batch, true, planning, [&](ExampleGradients& apart) { privacy.add_clipped(apart); });
+      if (planning) scene.parameters.zero_gradients();
+    });
+  scene.reduce();
+  return scene.gradients();
+}
+
+TEST_CASE("a client changes the sum by no more than the bound, however much it has", "[private_models]") {
+  for (const int expert_parallel : grid_shapes()) {
+    CAPTURE(expert_parallel);
+    const ProcessGrid grid = grid_of(expert_parallel);
+    const std::vector<std::int32_t> all{0, 1, 0, 0, 2, 0, 1};
+    for (const double bound : {1e-3, 1e3}) {  // of which every gradient is longer, and none
+      const auto whole = sum_of(all, bound, grid);
+      for (const std::int32_t gone : {0, 1, 2}) {
+        std::vector<std::int32_t> rest = all;
+        std::ranges::replace(rest, gone, -1);
+        const auto without = sum_of(rest, bound, grid);
+        double square = 0;
+        for (std::size_t p = 0; p < whole.size(); ++p)
+          for (Index j = 0; j < whole[p].numel(); ++j)
+            square += std::pow(whole[p].data<double>()[j] - without[p].data<double>()[j], 2);
+        CAPTURE(bound, gone);
+        CHECK(std::sqrt(square) > 0);
+        CHECK(std::sqrt(square) < bound * (1 + 1e-9));
+      }
+    }
+  }
 }
 
 }  // namespace
