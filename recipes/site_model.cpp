@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 
 #include "parallel/checkpoint/durable_file.h"
 
@@ -72,15 +73,26 @@ std::filesystem::path SiteModel::private_file(std::int64_t round) const {
   return directory_ / fmt::format("private-{:08}.f32", round);
 }
 
+// The last round up to `round` after which it was kept, 0 if none: rounds without this site left it as it
+// was.
+std::int64_t SiteModel::kept_private(std::int64_t round) const {
+  std::int64_t kept = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(directory_)) {
+    const std::string name = entry.path().filename().string();
+    long long number = 0;
+    if (std::sscanf(name.c_str(), "private-%lld.f32", &number) != 1 || number > round) continue;
+    if (entry.path() == private_file(number)) kept = std::max<std::int64_t>(kept, number);
+  }
+  return kept;
+}
+
 std::filesystem::path SiteModel::control_file(std::int64_t round) const {
   return directory_ / fmt::format("control-{:08}.f32", round);
 }
 
 void SiteModel::restore_private(std::span<const TensorEntry> entries, std::int64_t round) const {
   if (!has_private_part()) return;
-  // Rounds without this site left it as it was.
-  std::int64_t kept = round;
-  while (kept > 0 && !std::filesystem::exists(private_file(kept))) --kept;
+  const std::int64_t kept = kept_private(round);
   if (kept == 0) return;  // it begins as the global model does
   const KeptNumbers numbers(private_file(kept), policy_.model_elements());
   for (const auto& [name, shape, sharded, offset] : layout_.parts) {
