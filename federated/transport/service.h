@@ -65,10 +65,10 @@ class FederationService final : public federated::Federation::Service {
  public:
   using Say = std::function<void(const std::string&)>;
 
-  FederationService(RoundBoard& board, SecureRound* secure, AllowList allowed, LocalWork work, Say say)
-      : calls_(board, secure, std::move(work)),
-        watch_(std::move(allowed), kLongestSilence),
-        say_(std::move(say)) {}
+  /// `silence`: how long a call waits for the next chunk of a transfer.
+  FederationService(RoundBoard& board, SecureRound* secure, AllowList allowed, LocalWork work, Say say,
+                    CallWatch::Clock::duration silence = std::chrono::minutes(2))
+      : calls_(board, secure, std::move(work)), watch_(std::move(allowed), silence), say_(std::move(say)) {}
 
   grpc::Status Next(grpc::ServerContext* context, const federated::NextRequest* request,
                     federated::Assignment* reply) override;
@@ -82,8 +82,6 @@ class FederationService final : public federated::Federation::Service {
                         federated::SecureMessage* reply) override;
 
  private:
-  static constexpr std::chrono::seconds kLongestSilence{120};
-
   template <class Work>
   grpc::Status answer(grpc::ServerContext& context, Work work);
 
