@@ -2,7 +2,9 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <malloc.h>
 #include <sys/file.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -174,6 +176,11 @@ struct Coordinator::Parts {
       board.clear();
     }
     board.finish(plan(), kFarewellSeconds);
+    rusage used{};
+    getrusage(RUSAGE_SELF, &used);
+    say(fmt::format("memory: {:.0f} MiB at most; the model has {:.0f} MiB",
+                    static_cast<double>(used.ru_maxrss) / 1024,
+                    static_cast<double>(model->values().size_bytes()) / (1 << 20)));
     return true;
   }
 
@@ -321,8 +328,11 @@ struct Coordinator::Parts {
   std::unique_ptr<grpc::Server> server;
 };
 
-Coordinator::Coordinator(CoordinatorOptions options, Kit kit, AllowList allowed, Communicator& world, Say say)
-    : parts_(std::make_unique<Parts>(std::move(options), kit, std::move(allowed), world, std::move(say))) {}
+Coordinator::Coordinator(CoordinatorOptions options, Kit kit, AllowList allowed, Communicator& world,
+                         Say say) {
+  mallopt(M_ARENA_MAX, 2);  // else each thread of a call keeps chunks that are gone
+  parts_ = std::make_unique<Parts>(std::move(options), kit, std::move(allowed), world, std::move(say));
+}
 
 Coordinator::~Coordinator() {
   parts_->stop();
