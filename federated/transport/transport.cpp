@@ -19,7 +19,7 @@ constexpr int kPingTimeoutMilliseconds = 20'000;
 // What all sites together, and whoever else can reach the port, take of a server at most. A call has a thread
 // while it lasts: a site has kMostCalls of them at most, most of which are refused to start with.
 constexpr int kMostThreads = 2048;
-constexpr std::size_t kMostBufferBytes = std::size_t{512} << 20;  // of what has come and is not yet read
+constexpr std::size_t kMostBufferBytes = std::size_t{64} << 20;  // of what has come and is not yet read
 constexpr int kMostStreams = 32;                                  // of a connection
 constexpr int kMostMetadataBytes = 16 * 1024;
 constexpr int kHandshakeMilliseconds = 20'000;
