@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <array>
 #include <ctime>
 #include <fstream>
 #include <sstream>
@@ -67,9 +68,12 @@ std::string read_file(const std::filesystem::path& path, std::size_t most = kMos
   std::ifstream file(path, std::ios::binary);
   require(file.good(), "{}: cannot be read; `conclave federate provision` makes start-up kits",
           path.string());
-  std::string text(most + 1, '\0');
-  file.read(text.data(), static_cast<std::streamsize>(text.size()));
-  text.resize(static_cast<std::size_t>(file.gcount()));
+  std::string text;
+  for (std::array<char, 4096> piece; text.size() <= most;) {
+    file.read(piece.data(), piece.size());
+    if (file.gcount() == 0) break;
+    text.append(piece.data(), static_cast<std::size_t>(file.gcount()));
+  }
   require(text.size() <= most, "{}: longer than {} KiB, which no such file is", path.string(), most / 1024);
   return text;
 }

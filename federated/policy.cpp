@@ -10,15 +10,23 @@
 namespace conclave {
 namespace {
 
-// Whether `name` as a whole is `pattern`, where "*" stands for any characters.
+// Whether `name` as a whole is `pattern`, where "*" stands for any characters. Who wrote the pattern is not
+// trusted with this one's time: where what follows a star does not fit, the last star takes one more.
 bool matches(std::string_view pattern, std::string_view name) {
-  const auto star = pattern.find('*');
-  if (star == std::string_view::npos) return pattern == name;
-  if (!name.starts_with(pattern.substr(0, star))) return false;
-  pattern.remove_prefix(star + 1);
-  for (name.remove_prefix(star); !matches(pattern, name); name.remove_prefix(1))
-    if (name.empty()) return false;
-  return true;
+  std::size_t at = 0, place = 0, star = std::string_view::npos, taken = 0;
+  while (place < name.size())
+    if (at < pattern.size() && pattern[at] == '*') {
+      star = at++;
+      taken = place;
+    } else if (at < pattern.size() && pattern[at] == name[place]) {
+      ++at, ++place;
+    } else if (star != std::string_view::npos) {
+      at = star + 1;
+      place = ++taken;
+    } else {
+      return false;
+    }
+  return pattern.find_first_not_of('*', at) == std::string_view::npos;
 }
 
 // A rule, read: "name[0,4-7]" is `name` of experts 0, 4, 5, 6, 7.
@@ -48,6 +56,7 @@ Selection read(const SharingRule& rule) {
   require(text.back() == ']', "sharing '{}': experts are written at the end, as in [0,4-7]", rule.pattern);
   Selection selection{&rule, text.substr(0, bracket), true};
   std::string_view list = text.substr(bracket + 1, text.size() - bracket - 2);
+  Index named = 0;
   for (std::size_t comma = 0; comma != std::string_view::npos;) {
     comma = list.find(',');
     const std::string_view item = list.substr(0, comma);
@@ -55,6 +64,8 @@ Selection read(const SharingRule& rule) {
     const Index first = expert_number(item.substr(0, dash), rule.pattern);
     const Index last = dash == item.npos ? first : expert_number(item.substr(dash + 1), rule.pattern);
     require(first <= last, "sharing '{}': {} is above {}", rule.pattern, first, last);
+    named += last - first + 1;
+    require(named <= kMostExperts, "sharing '{}': {} experts and more", rule.pattern, named);
     for (Index expert = first; expert <= last; ++expert) selection.selected.insert(expert);
     if (comma != std::string_view::npos) list.remove_prefix(comma + 1);
   }

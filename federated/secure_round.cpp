@@ -85,16 +85,14 @@ std::optional<SecureRound::Sum> SecureRound::attempt(std::int64_t round, std::ui
     end_phases(lock, round);
     if (attempt_->phase == Phase::done) {
       const Survivors survivors = attempt_->coordinator.survivors();
-      RingVector sum = attempt_->coordinator.sum();
-      result.emplace(Sum{dequantize(sum, format.format), {}});
+      result.emplace(Sum{attempt_->coordinator.sum(), format.format});
       double records = 0;
       for (const std::uint32_t site : survivors.sites) {
         result->survivors.push_back(ready[site]);
         records += ready[site].examples;
       }
-      const double count =
+      result->count =
           privacy.is_within_sites() ? privacy.rate * records : static_cast<double>(survivors.sites.size());
-      for (float& value : result->mean) value = static_cast<float>(value / count);
     }
   } catch (const Error& error) {
     say_(fmt::format("round {}: the attempt at its sum failed: {}", round + 1, error.what()));
@@ -102,6 +100,11 @@ std::optional<SecureRound::Sum> SecureRound::attempt(std::int64_t round, std::ui
   attempt_.reset();
   changed_.notify_all();
   return result;
+}
+
+void SecureRound::Sum::read_mean(std::size_t offset, std::span<float> out) const {
+  dequantize(sum, format, offset, out);
+  for (float& value : out) value = static_cast<float>(value / count);
 }
 
 void SecureRound::end_phases(std::unique_lock<std::mutex>& lock, std::int64_t round) {
@@ -247,16 +250,16 @@ void SecureRound::Upload::finish() {
   const std::scoped_lock lock(round_.mutex_);
   round_.check_current(*this);
   file_.finish();
-  MaskedInput input;
-  {
-    const OutgoingFile file(path_);
-    secure_aggregation::Bytes bytes(file.bytes());
-    file.read_at(bytes.data(), bytes.size(), 0);
-    input = MaskedInput::decode(bytes);
-  }
-  std::filesystem::remove(path_);
+  const OutgoingFile file(path_);
+  std::filesystem::remove(path_);  // its bytes go with `file`
+  secure_aggregation::Bytes head(std::min<std::uint64_t>(file.bytes(), MaskedInput::kHead));
+  file.read_at(head.data(), head.size(), 0);
+  const auto input = MaskedInput::decode(head);
   require(input.sender == round_.member(site_, attempt_, Phase::mask), "a masked update of another site");
-  round_.attempt_->coordinator.receive(input);
+  round_.attempt_->coordinator.receive(input, file.bytes() - head.size(),
+                                       [&](std::size_t offset, std::span<std::byte> out) {
+                                         file.read_at(out.data(), out.size(), head.size() + offset);
+                                       });
   round_.changed_.notify_all();
 }
 

@@ -11,6 +11,7 @@
 #include "federated/round_board.h"
 #include "federated/round_privacy.h"
 #include "federated/secure_aggregation/coordinator.h"
+#include "federated/secure_aggregation/fixed_point.h"
 
 namespace conclave {
 
@@ -44,10 +45,14 @@ class SecureRound {
   // For the coordinator's loop.
 
   struct Sum {
+    secure_aggregation::RingVector sum;
+    secure_aggregation::FixedPoint format;
+    double count = 1;                            ///< that the mean is over
+    std::vector<ReceivedUpdate> survivors = {};  ///< by site
+
     /// Of the survivors' updates, each counting the same; where the unit of privacy is a record, their sum
-    /// over the records that are in a round on average.
-    std::vector<float> mean;
-    std::vector<ReceivedUpdate> survivors;  ///< by site
+    /// over the records that are in a round on average. The numbers from `offset` on.
+    void read_mean(std::size_t offset, std::span<float> out) const;
   };
   /// One attempt among those who are ready. Nothing where it failed, and why was said, or stop().
   std::optional<Sum> attempt(std::int64_t round, std::uint64_t elements,

@@ -7,6 +7,7 @@
 #include "federated/privacy/calibration.h"
 #include "federated/secure_aggregation/ring.h"
 #include "federated/strategies/strategy.h"
+#include "federated/transport/site.h"
 #include "recipes/settings_check.h"
 #include "recipes/settings_reader.h"
 
@@ -126,6 +127,11 @@ FederationSettings read_federation(const std::string& path, const std::vector<st
   check.unless(federation.quorum <= static_cast<std::int64_t>(federation.sites.size()),
                {"federation.quorum", "federation.sites"}, "{} is more than the {} sites there are",
                check.shown("federation.quorum", federation.quorum), federation.sites.size());
+  check.unless(federation.rounds <= kMostFederatedSteps / std::max<std::int64_t>(federation.local_steps, 1),
+               {"federation.rounds", "federation.local_steps"},
+               "{} of {} are more than the {} steps that a site takes of a federation at most",
+               check.shown("federation.rounds", federation.rounds),
+               check.shown("federation.local_steps", federation.local_steps), kMostFederatedSteps);
   check_strategy(settings, check);
   check.unless(has_port(federation.address), {"federation.address"}, "{} has no port; expected host:port",
                check.shown("federation.address", federation.address));

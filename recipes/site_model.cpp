@@ -3,7 +3,6 @@
 #include <fcntl.h>
 
 #include <algorithm>
-#include <cinttypes>
 #include <cmath>
 #include <cstdio>
 
@@ -55,12 +54,6 @@ void subtract(const CheckpointReader& base, const std::string& name, std::span<f
   require(finite, "{}: training made it infinite, or no number; try a lower train.learning_rate", name);
 }
 
-// Of the file private_file() of that round; 0 of others.
-std::int64_t private_round(const std::filesystem::path& file) {
-  std::int64_t round = 0;
-  return std::sscanf(file.filename().c_str(), "private-%" SCNd64 ".f32", &round) == 1 ? round : 0;
-}
-
 // Where this rank's rows begin in the whole tensor.
 std::size_t first_element(const TensorEntry& entry) {
   const Index rows = entry.values.rank() > 0 ? entry.values.size(0) : 1;
@@ -80,17 +73,26 @@ std::filesystem::path SiteModel::private_file(std::int64_t round) const {
   return directory_ / fmt::format("private-{:08}.f32", round);
 }
 
+// The last round up to `round` after which it was kept, 0 if none: rounds without this site left it as it
+// was.
+std::int64_t SiteModel::kept_private(std::int64_t round) const {
+  std::int64_t kept = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(directory_)) {
+    const std::string name = entry.path().filename().string();
+    long long number = 0;
+    if (std::sscanf(name.c_str(), "private-%lld.f32", &number) != 1 || number > round) continue;
+    if (entry.path() == private_file(number)) kept = std::max<std::int64_t>(kept, number);
+  }
+  return kept;
+}
+
 std::filesystem::path SiteModel::control_file(std::int64_t round) const {
   return directory_ / fmt::format("control-{:08}.f32", round);
 }
 
 void SiteModel::restore_private(std::span<const TensorEntry> entries, std::int64_t round) const {
   if (!has_private_part()) return;
-  std::int64_t kept = 0;  // rounds without this site left it as it was
-  for (const auto& entry : std::filesystem::directory_iterator(directory_)) {
-    const std::int64_t number = private_round(entry.path());
-    if (number <= round) kept = std::max(kept, number);
-  }
+  const std::int64_t kept = kept_private(round);
   if (kept == 0) return;  // it begins as the global model does
   const KeptNumbers numbers(private_file(kept), policy_.model_elements());
   for (const auto& [name, shape, sharded, offset] : layout_.parts) {

@@ -48,6 +48,7 @@ class SiteModel {
 
  private:
   std::filesystem::path private_file(std::int64_t round) const;
+  std::int64_t kept_private(std::int64_t round) const;
   std::filesystem::path control_file(std::int64_t round) const;
   /// Of such a file, from number `first` on.
   void save_private(std::span<const float> model, std::int64_t round) const;

@@ -25,6 +25,7 @@ void Coordinator::arrive(Phase phase, std::uint32_t sender) {
 
 void Coordinator::end_phase() {
   require(phase_ != Phase::done, "secure aggregation: the round has ended");
+  require(!damaged_, "secure aggregation: a vector could not be read, and part of it is in the sum");
   require(arrived_.size() >= agreement_.least, "secure aggregation: {} sites are left, and {} are needed",
           arrived_.size(), agreement_.least);
   if (phase_ == Phase::advertise) {
@@ -72,14 +73,24 @@ SharesDelivery Coordinator::delivery(std::uint32_t site) const {
   return delivery;
 }
 
-void Coordinator::receive(const MaskedInput& message) {
+void Coordinator::arrive_with_vector(const MaskedInput& head, std::size_t size) {
   require(round_.has_value(), "secure aggregation: a vector before there is a roster");
-  round_->check(message.context, message.sender);
-  require(message.packed.size() == sum_.bytes(),
-          "secure aggregation: a vector of {} bytes of site '{}', expected {}", message.packed.size(),
-          agreement_.sites[message.sender], sum_.bytes());
-  arrive(Phase::mask, message.sender);
+  round_->check(head.context, head.sender);
+  require(size == sum_.bytes(), "secure aggregation: a vector of {} bytes of site '{}', expected {}", size,
+          agreement_.sites[head.sender], sum_.bytes());
+  arrive(Phase::mask, head.sender);
+}
+
+void Coordinator::receive(const MaskedInput& message) {
+  arrive_with_vector(message, message.packed.size());
   sum_.add(message.packed);
+}
+
+void Coordinator::receive(const MaskedInput& head, std::size_t size, const RingVector::ReadPacked& read) {
+  arrive_with_vector(head, size);
+  damaged_ = true;
+  sum_.add(read);
+  damaged_ = false;
 }
 
 // Signatures are for the sites to check, which believe nothing else.

@@ -14,8 +14,8 @@
 // A site that leaves between `share` and `mask` costs most: the masks that others have with it are all to be
 // computed. Begin when updates are ready, not before they are computed.
 //
-// It learns the sum and who is in it. A vector is added as it comes: memory is one vector, whatever the
-// number of sites.
+// It learns the sum and who is in it. A vector is added as it comes, from its file if it is not in memory: of
+// memory one vector is needed, whatever the number of sites.
 #pragma once
 
 #include <map>
@@ -33,6 +33,8 @@ class Coordinator {
   void receive(const Advertisement& message);
   void receive(const SharesUpload& message);
   void receive(const MaskedInput& message);
+  /// The same of one whose packed bytes, `size`, are not in memory. Where read() throws, the round is over.
+  void receive(const MaskedInput& head, std::size_t size, const RingVector::ReadPacked& read);
   void receive(const Consent& message);
   void receive(const Unmasking& message);
 
@@ -52,6 +54,7 @@ class Coordinator {
 
  private:
   enum class Phase { advertise, share, mask, consent, unmask, done };
+  void arrive_with_vector(const MaskedInput& head, std::size_t size);
   /// Takes `sender` from awaited_ to arrived_, or throws Error.
   void arrive(Phase phase, std::uint32_t sender);
   bool survived(std::uint32_t site) const { return std::ranges::binary_search(survivors_.sites, site); }
@@ -70,6 +73,7 @@ class Coordinator {
   std::set<std::uint32_t> sharers_;  // who came through phase `share`
   std::map<std::uint32_t, SharesUpload> uploads_;
   RingVector sum_;
+  bool damaged_ = false;  // the sum has part of a vector
   Survivors survivors_;
   std::map<std::uint32_t, Consent> consents_;
   std::map<std::uint32_t, Shares> shares_;  // by owner, of that secret of the two that unmasking asks for

@@ -80,16 +80,22 @@ std::vector<std::int64_t> quantize_conditionally(std::span<const float> x, Fixed
 
 std::vector<float> dequantize(const RingVector& sum, FixedPoint format) {
   std::vector<float> result(sum.size());
-  sum.for_each_group([&]<class Word>(std::size_t first, std::span<const Word> words) {
+  sum.for_each_group([&](std::size_t first, auto words) {
+    dequantize(sum, format, first, std::span(result).subspan(first, words.size()));
+  });
+  return result;
+}
+
+void dequantize(const RingVector& sum, FixedPoint format, std::size_t first, std::span<float> out) {
+  sum.with_words([&]<class Word>(std::span<const Word> words) {
     using Signed = std::make_signed_t<Word>;
     const int unused = static_cast<int>(8 * sizeof(Word)) - sum.ring().bits();
     const double unit = 1 / format.scale;
-    float* to = result.data() + first;
-    for (std::size_t i = 0; i < words.size(); ++i)  // extends the sign
-      to[i] =
-          static_cast<float>(unit * static_cast<double>(static_cast<Signed>(words[i] << unused) >> unused));
+    const Word* from = words.subspan(first, out.size()).data();
+    for (std::size_t i = 0; i < out.size(); ++i)  // extends the sign
+      out[i] =
+          static_cast<float>(unit * static_cast<double>(static_cast<Signed>(from[i] << unused) >> unused));
   });
-  return result;
 }
 
 }  // namespace conclave::secure_aggregation

@@ -32,5 +32,7 @@ double rounded_norm_bound(double norm, std::size_t length, double beta);
 
 /// sum / scale. [sum.size()]
 std::vector<float> dequantize(const RingVector& sum, FixedPoint format);
+/// The same of the numbers from `first` on. [out.size()]
+void dequantize(const RingVector& sum, FixedPoint format, std::size_t first, std::span<float> out);
 
 }  // namespace conclave::secure_aggregation

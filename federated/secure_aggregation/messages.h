@@ -65,6 +65,8 @@ struct MaskedInput {
   std::uint32_t sender = 0;
   Bytes packed;
 
+  static constexpr std::size_t kHead = 38;  ///< bytes before the packed ones, which go to the end
+
   Bytes encode() const;
   static MaskedInput decode(ByteView bytes);
 };

@@ -5,6 +5,7 @@
 // Masks are bytes in the same order: a stream of as many bytes as the vector has.
 #pragma once
 
+#include <functional>
 #include <variant>
 
 #include "federated/secure_aggregation/wire.h"
@@ -40,6 +41,10 @@ class RingVector {
 
   /// Adds what pack() of another made; `packed` [bytes()].
   void add(ByteView packed);
+  /// The same of one that is not in memory: read(offset, out) is to fill `out` with its bytes from `offset`
+  /// on. Any thread. Where that throws, part of the other may have been added.
+  using ReadPacked = std::function<void(std::size_t, std::span<std::byte>)>;
+  void add(const ReadPacked& read);
   /// Word i, from -2^(bits - 1) to 2^(bits - 1) - 1.
   std::int64_t operator[](std::size_t i) const {
     const std::uint64_t word = std::visit([i](const auto& words) { return std::uint64_t{words[i]}; }, words_);
@@ -56,6 +61,12 @@ class RingVector {
   template <class F>
   void for_each_group(F f) const {
     std::visit([&](const auto& words) { in_groups(std::span(words), f); }, words_);
+  }
+
+  /// f(its words as a std::span).
+  template <class F>
+  void with_words(F f) const {
+    std::visit([&](const auto& words) { f(std::span(words)); }, words_);
   }
 
  private:

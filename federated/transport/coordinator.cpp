@@ -2,7 +2,9 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <malloc.h>
 #include <sys/file.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -99,7 +101,6 @@ struct Coordinator::Parts {
         strategy->name());
     // A federation that begins has no control variate, as its sites have none, whatever it begins with.
     if (by_control) model->add_control(CheckpointReader(newest), !anew);
-    exchanged_ = Tensor::empty({static_cast<Index>(update_elements())});
     load_strategy();
     if (anew) save();
     const nlohmann::json last = transcript.last();
@@ -135,6 +136,7 @@ struct Coordinator::Parts {
       const auto& outcome = strategy_writer.wait();
       require(outcome && outcome->saved, "what {} remembers after round {} could not be saved: {}",
               strategy->name(), round, outcome ? outcome->message : "");
+      strategy_writer.release();
     }
     model->state().step = round;
     writer.save(model->entries(), model->state());
@@ -143,6 +145,7 @@ struct Coordinator::Parts {
             "the model after round {} could not be saved: {}; started again, the "
             "coordinator goes on with that round",
             round, outcome ? outcome->message : "");
+    writer.release();
   }
 
   std::size_t update_elements() const { return strategy->vectors() * policy->exchanged_elements(); }
@@ -173,11 +176,16 @@ struct Coordinator::Parts {
       if (!updates) return false;
       if (!options.secure.enabled)
         end_round(*updates);
-      else if (const auto sum = secure.attempt(round, policy->exchanged_elements(), *updates))
-        end_secure_round(*sum);
+      else if (auto sum = secure.attempt(round, policy->exchanged_elements(), *updates))
+        end_secure_round(sum);
       board.clear();
     }
     board.finish(plan(), kFarewellSeconds);
+    rusage used{};
+    getrusage(RUSAGE_SELF, &used);
+    say(fmt::format("memory: {:.0f} MiB at most; the model has {:.0f} MiB",
+                    static_cast<double>(used.ru_maxrss) / 1024,
+                    static_cast<double>(model->values().size_bytes()) / (1 << 20)));
     return true;
   }
 
@@ -193,14 +201,15 @@ struct Coordinator::Parts {
         round, options.rounds));
   }
 
-  void end_secure_round(const SecureRound::Sum& sum) {
-    const auto n = sum.survivors.size();
-    board.set_updates(round, sum.survivors);
-    const SiteUpdate update{.weight = static_cast<double>(n),
-                            .read = [&](std::size_t offset, std::span<float> out) {
-                              std::ranges::copy(std::span(sum.mean).subspan(offset, out.size()), out.begin());
-                            }};
-    finish_round(std::span(&update, 1), sum.survivors, n);
+  void end_secure_round(std::optional<SecureRound::Sum>& sum) {
+    const std::vector<ReceivedUpdate> survivors = sum->survivors;
+    board.set_updates(round, survivors);
+    const SiteUpdate update{
+        .weight = static_cast<double>(survivors.size()),
+        .read = [&](std::size_t offset, std::span<float> out) { sum->read_mean(offset, out); }};
+    aggregate(std::span(&update, 1), survivors.size());
+    sum.reset();  // as long as the model, of which a copy is then made to be saved
+    finish_round(survivors);
   }
 
   void end_round(const std::vector<ReceivedUpdate>& updates) {
@@ -215,11 +224,30 @@ struct Coordinator::Parts {
                          file.read_at(out.data(), out.size_bytes(), offset * sizeof(float));
                        }});
     }
-    finish_round(sites, updates, updates.size());
+    aggregate(sites, updates.size());
+    finish_round(updates);
   }
 
-  void finish_round(std::span<const SiteUpdate> sites, const std::vector<ReceivedUpdate>& updates,
-                    std::size_t took_part) {
+  // Where all is shared, the model itself is what is exchanged, and needs no second vector as long.
+  void aggregate(std::span<const SiteUpdate> sites, std::size_t took_part) {
+    const RoundLimits limits{.sites = took_part,
+                             .rate = rate_of_round(options.schedule, round, options.rounds)};
+    const std::size_t elements = policy->exchanged_elements();
+    if (!model->has_control() && elements == policy->model_elements()) {
+      aggregate_round(*strategy, *policy, sites, model->values(), limits);
+      return;
+    }
+    // The model's part, and behind it, where there is one, the control variate's.
+    const Tensor copy = Tensor::empty({static_cast<Index>(update_elements())});
+    const std::span<float> exchanged = copy.span<float>();
+    policy->gather(model->values(), exchanged.first(elements));
+    if (model->has_control()) policy->gather(model->control(), exchanged.subspan(elements));
+    aggregate_round(*strategy, *policy, sites, exchanged, limits);
+    policy->scatter(exchanged.first(elements), model->values());
+    if (model->has_control()) policy->scatter(exchanged.subspan(elements), model->control());
+  }
+
+  void finish_round(const std::vector<ReceivedUpdate>& updates) {
     double examples = 0;
     std::map<std::string, std::pair<double, double>> metrics;  // by examples: sum, and of which weight
     for (const ReceivedUpdate& update : updates) {
@@ -229,15 +257,6 @@ struct Coordinator::Parts {
         metrics[name].second += update.examples;
       }
     }
-    // The model, and behind it, where there is one, the control variate.
-    const std::span<float> exchanged = exchanged_.span<float>();
-    const std::size_t elements = policy->exchanged_elements();
-    policy->gather(model->values(), exchanged.first(elements));
-    if (model->has_control()) policy->gather(model->control(), exchanged.subspan(elements));
-    aggregate_round(*strategy, *policy, sites, exchanged,
-                    {.sites = took_part, .rate = rate_of_round(options.schedule, round, options.rounds)});
-    policy->scatter(exchanged.first(elements), model->values());
-    if (model->has_control()) policy->scatter(exchanged.subspan(elements), model->control());
     ++round;
     save();
     record(updates);
@@ -313,14 +332,16 @@ struct Coordinator::Parts {
   std::optional<GlobalModel> model;
   std::optional<SharingPolicy> policy;
   std::unique_ptr<Strategy> strategy;
-  Tensor exchanged_;
   std::int64_t round = 0;
   int port = 0;
   std::unique_ptr<grpc::Server> server;
 };
 
-Coordinator::Coordinator(CoordinatorOptions options, Kit kit, AllowList allowed, Communicator& world, Say say)
-    : parts_(std::make_unique<Parts>(std::move(options), kit, std::move(allowed), world, std::move(say))) {}
+Coordinator::Coordinator(CoordinatorOptions options, Kit kit, AllowList allowed, Communicator& world,
+                         Say say) {
+  mallopt(M_ARENA_MAX, 2);  // else each thread of a call keeps chunks that are gone
+  parts_ = std::make_unique<Parts>(std::move(options), kit, std::move(allowed), world, std::move(say));
+}
 
 Coordinator::~Coordinator() {
   parts_->stop();

@@ -1,7 +1,8 @@
 // The calls of sites, as gRPC brings them. Who calls is looked up by the certificate's fingerprint in the
-// list of those let in, at every call, so that a revoked one is out at once.
+// list of those let in, at every call, and again while it goes on, so that a revoked one is out at once.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <string>
 
@@ -9,6 +10,7 @@
 #include "federated/round_board.h"
 #include "federated/secure_round.h"
 #include "federated/strategies/strategy.h"
+#include "federated/transport/call_watch.h"
 #include "federated/transport/transport.h"
 #include "protocol.grpc.pb.h"
 
@@ -18,21 +20,55 @@ namespace conclave {
 struct LocalWork {
   std::int64_t steps = 0;
   SiteRules rules = {};
-  std::vector<SharingRule> sharing;
+  std::vector<SharingRule> sharing = {};
   RoundPrivacy privacy = {};
+};
+
+/// Who calls, as its connection says.
+struct Caller {
+  std::string site, certificate;        // the latter in PEM
+  std::function<bool()> has_gone = {};  // or has been turned out
+};
+
+/// What sites may ask for, apart from how it comes and goes. Any thread. What cannot be answered throws, as
+/// RoundBoard's and SecureRound's calls do.
+class SiteCalls {
+ public:
+  /// `board` must outlive it, and `secure`, which is null where updates come as they are.
+  SiteCalls(RoundBoard& board, SecureRound* secure, LocalWork work)
+      : board_(board), secure_(secure), work_(std::move(work)) {}
+
+  federated::Assignment next(const Caller& caller, const federated::NextRequest& request);
+  /// `write` is false where the site takes no more.
+  void download(const Caller& caller, const federated::DownloadRequest& request,
+                const std::function<bool(const federated::Chunk&)>& write);
+  federated::UploadState progress(const Caller& caller, const federated::UpdateHeader& request);
+  /// `read` is false at the end, which is that of the connection, too.
+  federated::UploadState upload(const Caller& caller,
+                                const std::function<bool(federated::UploadPart&)>& read);
+  /// Holds its answer back for up to `seconds`.
+  federated::SecureMessage exchange(const Caller& caller, const federated::SecureMessage& request,
+                                    double seconds);
+
+ private:
+  SecureRound& secure() const;
+  /// f(the upload that a header is of, or null).
+  template <class F>
+  void with_upload(const std::string& site, const federated::UpdateHeader& header, F f);
+
+  RoundBoard& board_;
+  SecureRound* secure_;
+  LocalWork work_;
 };
 
 class FederationService final : public federated::Federation::Service {
  public:
   using Say = std::function<void(const std::string&)>;
 
-  /// `board` must outlive it, and `secure`, which is null where updates come as they are.
-  FederationService(RoundBoard& board, SecureRound* secure, AllowList allowed, LocalWork work, Say say)
-      : board_(board),
-        secure_(secure),
-        allowed_(std::move(allowed)),
-        work_(std::move(work)),
-        say_(std::move(say)) {}
+  /// `silence`: how long a call waits for the next chunk of a transfer.
+  FederationService(RoundBoard& board, SecureRound* secure, AllowList allowed, LocalWork work, Say say,
+                    CallWatch::Clock::duration silence = std::chrono::minutes(2))
+      : calls_(board, secure, std::move(work)), watch_(std::move(allowed), silence), say_(std::move(say)) {}
 
   grpc::Status Next(grpc::ServerContext* context, const federated::NextRequest* request,
                     federated::Assignment* reply) override;
@@ -47,17 +83,10 @@ class FederationService final : public federated::Federation::Service {
 
  private:
   template <class Work>
-  grpc::Status answer(const grpc::ServerContext& context, Work work);
+  grpc::Status answer(grpc::ServerContext& context, Work work);
 
-  SecureRound& secure() const;
-  /// f(the upload that a header is of, or null).
-  template <class F>
-  void with_upload(const std::string& site, const federated::UpdateHeader& header, F f);
-
-  RoundBoard& board_;
-  SecureRound* secure_;
-  AllowList allowed_;
-  LocalWork work_;
+  SiteCalls calls_;
+  CallWatch watch_;
   Say say_;
 };
 

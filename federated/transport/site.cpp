@@ -15,7 +15,9 @@ using Clock = std::chrono::steady_clock;
 
 constexpr double kWaitSeconds =
     20;  // that a call of Next may be held back; under what proxies commonly allow
-constexpr double kTransferSeconds = 3600;                // of one attempt, which the next goes on from
+constexpr double kTransferSeconds = 3600;  // of one attempt, which the next goes on from
+constexpr int kMostRules = 1000;
+constexpr std::size_t kMostPattern = 1000;               // characters
 constexpr double kFirstPause = 0.25, kLongestPause = 5;  // seconds
 
 bool may_pass(grpc::StatusCode code) {
@@ -29,10 +31,19 @@ bool may_pass(grpc::StatusCode code) {
 Site::~Site() = default;
 
 Site::Site(SiteOptions options, const Kit& kit, std::function<bool()> interrupted, Say say)
-    : options_(std::move(options)), kit_(kit), interrupted_(std::move(interrupted)), say_(std::move(say)) {
+    : Site(options, kit, std::make_unique<Connection>([address = options.address, kit] {
+             return federated::Federation::NewStub(open_channel(address, kit));
+           }),
+           std::move(interrupted), std::move(say)) {}
+
+Site::Site(SiteOptions options, const Kit& kit, std::unique_ptr<Connection> connection,
+           std::function<bool()> interrupted, Say say)
+    : options_(std::move(options)),
+      kit_(kit),
+      interrupted_(std::move(interrupted)),
+      say_(std::move(say)),
+      connection_(std::move(connection)) {
   std::filesystem::create_directories(options_.directory);
-  connection_ = std::make_unique<Connection>(options_.address, kit);
-  connection_->renew();
 }
 
 void Site::pause(std::chrono::duration<double> time) const {
@@ -119,15 +130,21 @@ SiteRound Site::next() {
           told.unit(), told.clip_norm(), told.rate(), told.noise_multiplier(),
           round.secure ? "by" : "without");
     }
-    for (const auto& rule : reply.sharing())
+    require(reply.sharing_size() <= kMostRules, "the coordinator has {} rules of sharing; there may be {}",
+            reply.sharing_size(), kMostRules);
+    for (const auto& rule : reply.sharing()) {
+      require(rule.pattern().size() <= kMostPattern, "a rule of sharing of {} characters; there may be {}",
+              rule.pattern().size(), kMostPattern);
       round.sharing.push_back({rule.pattern(), parse_sharing(rule.sharing())});
-    constexpr std::int64_t kMost = 1'000'000;  // of either: what federation.toml allows
-    require(round.round >= 0 && round.round <= round.rounds && round.rounds <= kMost && round.elements > 0 &&
-                round.local_steps >= 0 && round.local_steps <= kMost && round.counted >= 0 &&
-                round.counted <= (round.asynchronous ? kMost * kMost : round.round),
+    }
+    // A site goes through the steps before this round, in thought, to find its place in its data.
+    const std::int64_t updates = std::max(round.rounds, round.counted);
+    require(round.round >= 0 && round.round <= round.rounds && round.elements > 0 && round.local_steps >= 0 &&
+                round.counted >= 0 && (round.asynchronous || round.counted <= round.round) &&
+                updates <= kMostFederatedSteps / std::max<std::int64_t>(round.local_steps, 1),
             "the coordinator's assignment makes no sense: round {} of {}, {} numbers, {} steps, an update of "
-            "round {}",
-            round.round, round.rounds, round.elements, round.local_steps, round.counted);
+            "round {}; of all rounds together there may be {} steps",
+            round.round, round.rounds, round.elements, round.local_steps, round.counted, kMostFederatedSteps);
     require(
         round.finished || round.secure || !options_.secure_only,
         "the coordinator at {} asks for updates that it can read; by site.secure_only this site sends none",
@@ -139,7 +156,7 @@ SiteRound Site::next() {
 bool Site::fetch(SiteRound& round) {
   if (std::filesystem::exists(round.model) && digest_of(round.model) == round.digest) return true;
   const bool fetched = call("fetching the model", kTransferSeconds, [&](grpc::ClientContext& context) {
-    std::unique_ptr<grpc::ClientReader<federated::Chunk>> reader;
+    std::unique_ptr<grpc::ClientReaderInterface<federated::Chunk>> reader;
     try {
       IncomingFile file(round.model, round.digest);
       federated::DownloadRequest request;

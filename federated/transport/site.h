@@ -29,6 +29,9 @@ class UpdateHeader;
 
 namespace conclave {
 
+/// Of all rounds of a federation together, of training at one site.
+inline constexpr std::int64_t kMostFederatedSteps = 100'000'000;
+
 struct SiteOptions {
   std::string address;              ///< of the coordinator, host:port
   std::filesystem::path directory;  ///< for models and updates
@@ -72,6 +75,10 @@ class Site {
 
   /// `interrupted` is asked while there is nothing to do; then calls throw Interrupted.
   Site(SiteOptions options, const Kit& kit, std::function<bool()> interrupted, Say say);
+  struct Connection;
+  /// The same with another connection than over TLS.
+  Site(SiteOptions options, const Kit& kit, std::unique_ptr<Connection> connection,
+       std::function<bool()> interrupted, Say say);
   ~Site();
 
   /// Waits for something to do, and fetches its model. Throws Error where the coordinator refuses this site,
@@ -89,7 +96,6 @@ class Site {
   void pause(std::chrono::duration<double> time) const;
   bool fetch(SiteRound& round);
 
-  struct Connection;
   bool send(const federated::UpdateHeader& header, const std::filesystem::path& file);
 
   // Secure rounds (secure_site.cpp).

@@ -1,5 +1,7 @@
 #include "federated/transport/transport.h"
 
+#include <sys/resource.h>
+
 #include <algorithm>
 #include <climits>
 #include <cstdlib>
@@ -13,6 +15,23 @@ constexpr int kMostMessage = static_cast<int>(kChunkBytes) + 64 * 1024;  // a ch
 constexpr int kPingMilliseconds =
     30'000;  // under the shortest time after which NATs commonly forget, a minute
 constexpr int kPingTimeoutMilliseconds = 20'000;
+
+// What all sites together, and whoever else can reach the port, take of a server at most. A call has a thread
+// while it lasts: a site has kMostCalls of them at most, most of which are refused to start with.
+constexpr int kMostThreads = 2048;
+constexpr std::size_t kMostBufferBytes = std::size_t{64} << 20;  // of what has come and is not yet read
+constexpr int kMostStreams = 32;                                  // of a connection
+constexpr int kMostMetadataBytes = 16 * 1024;
+constexpr int kHandshakeMilliseconds = 20'000;
+constexpr int kMostIdleMilliseconds = 30 * 60'000;  // a site that comes back connects anew
+
+// A connection has a file descriptor: shells commonly give a thousand.
+void allow_many_connections() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = std::min<rlim_t>(limit.rlim_max, std::max<rlim_t>(limit.rlim_cur, 65536));
+  setrlimit(RLIMIT_NOFILE, &limit);
+}
 
 // gRPC 1.51 has no public switch for the lowest version of TLS, which it sets to 1.2. But the suites of 1.2
 // are a list of their own, which it takes from this variable when it first needs it: one that wants a
@@ -47,7 +66,15 @@ std::unique_ptr<grpc::Server> start_server(const std::string& address, const Kit
   grpc::SslServerCredentialsOptions options(GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
   options.pem_root_certs = kit.authority;
   options.pem_key_cert_pairs.push_back({kit.key, kit.certificate});
+  allow_many_connections();
+  grpc::ResourceQuota quota("sites");
+  quota.SetMaxThreads(kMostThreads).Resize(kMostBufferBytes);
   grpc::ServerBuilder builder;
+  builder.SetResourceQuota(quota);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMostStreams);
+  builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, kMostMetadataBytes);
+  builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeMilliseconds);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS, kMostIdleMilliseconds);
   builder.AddListeningPort(address, grpc::SslServerCredentials(options), &port);
   builder.SetMaxReceiveMessageSize(kMostMessage);
   builder.SetMaxSendMessageSize(kMostMessage);

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 
 #include <ctime>
+#include <list>
 #include <vector>
 
 #include "federated/transport/service.h"
@@ -28,41 +29,46 @@ Kit kit_of(const CertificateAuthority& authority, const std::filesystem::path& f
   return Kit::read(folder / name, std::time(nullptr));
 }
 
+struct Upload {
+  grpc::ClientContext context;
+  federated::UploadState reply;
+  std::unique_ptr<grpc::ClientWriter<federated::UploadPart>> writer;
+};
+
 }  // namespace
 
 struct UploadTrial::Parts {
-  Parts(const std::filesystem::path& folder, std::uint64_t count)
+  Parts(const std::filesystem::path& folder, std::uint64_t count, std::chrono::milliseconds silence)
       : directory(folder),
         elements(count),
         authority(CertificateAuthority::create("trial")),
         leader(kit_of(authority, folder, std::string(kCoordinatorName))),
         member(kit_of(authority, folder, "member")),
+        hinderer(kit_of(authority, folder, "hinderer")),
         database((folder / "rounds.sqlite").string()),
         board(folder, database),
-        service(board, nullptr, allowed(), {}, [](const std::string& text) { throw Error(text); }),
+        service(
+            board, nullptr, allowed(), {}, [](const auto&) {}, silence),
         server(start_server("localhost:0", leader, service, port)),
         bare_server(start_server("localhost:0", leader, bare, bare_port)),
         site(
             {.address = "localhost:" + std::to_string(port), .directory = folder / "site"}, member,
             [] { return false; }, [](const std::string& text) { throw Error(text); }),
         stub(federated::Federation::NewStub(open_channel("localhost:" + std::to_string(bare_port), member))) {
+    for (const Kit* kit : {&member, &hinderer}) allowed().add(kit->info.name, kit->info.fingerprint);
     std::vector<float> values(elements);
     for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i % 1000) * 1e-3f;
     FileDescriptor(update.string(), O_WRONLY | O_CREAT).write(values.data(), values.size() * sizeof(float));
     digest = digest_of(update);
   }
 
-  AllowList allowed() const {
-    AllowList list(directory / "sites.txt");
-    list.add("member", member.info.fingerprint);
-    return list;
-  }
+  AllowList allowed() const { return AllowList(directory / "sites.txt"); }
 
   std::filesystem::path directory, update = directory / "update.f32";
   std::uint64_t elements;
   FileDigest digest;
   CertificateAuthority authority;
-  Kit leader, member;
+  Kit leader, member, hinderer;
   Database database;
   RoundBoard board;
   FederationService service;
@@ -72,10 +78,13 @@ struct UploadTrial::Parts {
   Site site;
   std::unique_ptr<federated::Federation::Stub> stub;
   std::int64_t round = 0;
+  std::vector<std::shared_ptr<grpc::Channel>> channels;
+  std::list<Upload> uploads;  // that are not gone on with
 };
 
-UploadTrial::UploadTrial(const std::filesystem::path& directory, std::uint64_t elements)
-    : parts_(std::make_unique<Parts>(directory, elements)) {}
+UploadTrial::UploadTrial(const std::filesystem::path& directory, std::uint64_t elements,
+                         std::chrono::milliseconds silence)
+    : parts_(std::make_unique<Parts>(directory, elements, silence)) {}
 
 UploadTrial::~UploadTrial() = default;
 
@@ -103,6 +112,33 @@ void UploadTrial::stream() {
   writer->WritesDone();
   const grpc::Status status = writer->Finish();
   require(status.ok(), "the trial's stream: {}", status.error_message());
+}
+
+void UploadTrial::hinder(std::size_t connections, std::size_t uploads) {
+  Parts& parts = *parts_;
+  for (std::size_t i = 0; i < connections; ++i) {
+    const auto channel = open_channel("localhost:" + std::to_string(parts.port), parts.hinderer);
+    require(channel->WaitForConnected(std::chrono::system_clock::now() + std::chrono::seconds(20)),
+            "connection {} of {} is not made", i + 1, connections);
+    const auto hindering = federated::Federation::NewStub(channel);
+    for (std::size_t n = 0; n < uploads; ++n) {
+      Upload& upload = parts.uploads.emplace_back();
+      upload.writer = hindering->Upload(&upload.context, &upload.reply);
+    }
+    parts.channels.push_back(channel);
+  }
+}
+
+void UploadTrial::turn_out() { parts_->allowed().remove("hinderer"); }
+
+UploadTrial::Ended UploadTrial::wait_for_end() {
+  Ended ended;
+  for (Upload& upload : parts_->uploads) {
+    const grpc::StatusCode code = upload.writer->Finish().error_code();
+    ++(code == grpc::StatusCode::RESOURCE_EXHAUSTED ? ended.refused : ended.cut);
+  }
+  parts_->uploads.clear();
+  return ended;
 }
 
 }  // namespace conclave

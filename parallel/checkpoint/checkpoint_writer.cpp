@@ -71,6 +71,11 @@ CheckpointWriter::~CheckpointWriter() {
   if (under_way_.valid()) under_way_.wait();
 }
 
+void CheckpointWriter::release() {
+  wait();
+  staging_ = Tensor();
+}
+
 const std::optional<SaveOutcome>& CheckpointWriter::wait() {
   if (under_way_.valid()) last_ = under_way_.get();
   return last_;

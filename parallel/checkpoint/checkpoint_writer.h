@@ -56,6 +56,9 @@ class CheckpointWriter {
   /// is not the caller's mistake, is in the SaveOutcome.
   void save(std::span<const TensorEntry> entries, const CheckpointState& state);
 
+  /// Waits, and gives the staging buffer back until the next save: for who has little memory and much time.
+  void release();
+
   /// Waits for the save under way, if any. Returns what became of the last one; nothing where none was begun.
   const std::optional<SaveOutcome>& wait();
 

@@ -626,6 +626,7 @@ def test_mistakes():
         ('sites = ["a b"]', "cannot be a site's name"),
         ('sites = ["a"]\nquorum = 2', "more than the 1 sites"),
         ('sites = ["a"]\naddress = "nowhere"', "has no port"),
+        ('sites = ["a"]\nrounds = 1000000\nlocal_steps = 1000', "are more than the 100000000 steps"),
         ('sites = ["a"]\nround = 2', "the nearest is federation.rounds"),
         ('sites = ["a", "b"]\n[secure_aggregation]\nenabled = true', "each would know the other's update"),
         ('sites = ["a", "b", "c"]\nquorum = 2\n[secure_aggregation]\nenabled = true', "needs 3 sites in every round"),

@@ -1,4 +1,5 @@
 // What secure aggregation is made of: keys, shares, ring, masks, fixed point, neighbours.
+#include <atomic>
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <set>
@@ -210,6 +211,31 @@ TEST_CASE("the sum of the most extreme updates and noise does not wrap") {
   const double noise = 710 / format.scale;
   CHECK(values[0] == Approx(17.5).margin(noise).epsilon(1e-6));
   CHECK(values[1] == Approx(-17.5).margin(noise).epsilon(1e-6));
+}
+
+TEST_CASE("a vector is added in pieces from where it lies as it is from memory, and read so") {
+  const Ring ring{GENERATE(2u, 4u, 5u)};
+  constexpr std::size_t kLength = 3 * kGroupWords + 17;
+  std::vector<std::int64_t> numbers(kLength);
+  for (std::size_t i = 0; i < kLength; ++i) numbers[i] = static_cast<std::int64_t>(i % 20'000) - 10'000;
+  const Bytes packed = masked(ring, numbers, {});
+  RingVector whole(ring, kLength), pieces(ring, kLength);
+  whole.add(packed);
+  std::atomic<std::size_t> largest = 0, read = 0;
+  pieces.add([&](std::size_t offset, std::span<std::byte> out) {
+    std::ranges::copy(std::span(packed).subspan(offset, out.size()), out.begin());
+    read += out.size();
+    for (std::size_t so_far = largest; so_far < out.size();)
+      largest.compare_exchange_weak(so_far, out.size());
+  });
+  CHECK(read == packed.size());
+  CHECK(largest <= kGroupWords * ring.width);
+  const FixedPoint format{.scale = 10};
+  const std::vector<float> values = dequantize(whole, format);
+  CHECK(values == dequantize(pieces, format));
+  std::vector<float> some(1000);
+  dequantize(pieces, format, 70'000, some);
+  CHECK(std::ranges::equal(some, std::span(values).subspan(70'000, 1000)));
 }
 
 TEST_CASE("conditional rounding keeps the norm that noise is calibrated to") {

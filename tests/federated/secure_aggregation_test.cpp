@@ -202,6 +202,24 @@ TEST_CASE("a site helps with no sum over too few, and with no second one") {
   }
 }
 
+TEST_CASE("a vector that cannot be read to its end leaves no sum that it is in part of") {
+  TestRound round(agreement_among(4, 100));
+  round.advertise();
+  round.share();
+  const Vectors vectors = vectors_for(round.agreement, 1);
+  const auto input = [&](std::uint32_t site) {
+    return round.sites[site].mask(round.coordinator.delivery(site), vectors[site]);
+  };
+  const std::size_t size = 100 * round.agreement.ring.width;
+  const MaskedInput first = input(0);
+  CHECK_THROWS_WITH(round.coordinator.receive(first, size - 1, [](auto, auto) {}),
+                    Catch::Contains("of 399 bytes"));
+  CHECK_THROWS_WITH(round.coordinator.receive(first, size, [](auto, auto) { fail("a bad sector"); }),
+                    Catch::Contains("a bad sector"));
+  for (const std::uint32_t site : {1u, 2u, 3u}) round.coordinator.receive(input(site));
+  CHECK_THROWS_WITH(round.coordinator.end_phase(), Catch::Contains("part of it is in the sum"));
+}
+
 TEST_CASE("the coordinator takes each message once, in its phase, of this round") {
   TestRound round(agreement_among(4, 3)), other(agreement_among(4, 3, 4, 2));
   const Vectors vectors = vectors_for(round.agreement, 1);

@@ -120,5 +120,23 @@ TEST_CASE("rules that match nothing, contradict each other, or ask for what ther
     CHECK(parse_sharing(to_string(sharing)) == sharing);
 }
 
+TEST_CASE("a rule that another wrote takes no more time or memory than it should") {
+  const std::string name(60, 'a');
+  const std::vector<FlatParameter> parameters{{name, {2, 2}, "layer"}};
+  std::string stars;
+  for (int i = 0; i < 30; ++i) stars += "*a";
+  CHECK(SharingPolicy(parameters, std::vector<SharingRule>{{stars, Sharing::shared}}).exchanged_elements() ==
+        4);
+  CHECK_THROWS_WITH(SharingPolicy(parameters, std::vector<SharingRule>{{stars + "b", Sharing::shared}}),
+                    Catch::Contains("matches no parameter"));
+  CHECK_THROWS_WITH(SharingPolicy(parameters, std::vector<SharingRule>{{std::string(1'000'000, '*') + "b",
+                                                                        Sharing::shared}}),
+                    Catch::Contains("matches no parameter"));
+  std::string spans = "*[0-1000000";
+  for (int i = 0; i < 1000; ++i) spans += ",0-1000000";
+  CHECK_THROWS_WITH(SharingPolicy(parameters, std::vector<SharingRule>{{spans + "]", Sharing::shared}}),
+                    Catch::Contains("experts and more"));
+}
+
 }  // namespace
 }  // namespace conclave

@@ -1,0 +1,17 @@
+// Fuzzes the messages between sites and a coordinator (federated/transport/message_trial.h).
+#pragma once
+
+#include <string_view>
+
+#include "federated/transport/message_trial.h"
+#include "tests/data/temporary_directory.h"
+
+namespace conclave {
+
+inline void fuzz_transport(std::string_view bytes) {
+  static const TemporaryDirectory folder;
+  static MessageTrial trial(folder.path());
+  trial.run(bytes);
+}
+
+}  // namespace conclave
