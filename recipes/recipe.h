@@ -170,6 +170,20 @@ struct PrivacyRecipe {
   bool is_on() const { return unit != "none"; }
 };
 
+/// How products of the trained model are to be computed: with integers.
+struct QuantizationRecipe {
+  bool enabled = false;
+  std::vector<std::string> layers = {"linear", "experts", "convolutions"};
+  std::int64_t weight_bits = 8;
+  std::int64_t activation_bits = 7;
+  std::string activations = "token";
+  std::string observer = "moving_average";
+  double momentum = 0.01;
+  double percentile = 99.99;
+  bool learned = false;
+  std::int64_t start_step = 0;
+};
+
 struct ParallelRecipe {
   std::int64_t expert_parallel = 0;
   std::int64_t bucket_kib = 4096;
@@ -192,6 +206,7 @@ struct Recipe {
   MoeRecipe moe;
   TrainRecipe train;
   PrivacyRecipe privacy;
+  QuantizationRecipe quantization;
   ParallelRecipe parallel;
   CheckpointRecipe checkpoint;
 

@@ -1,0 +1,81 @@
+// What rounds a product's input and weight as inference with integers will: the part that a layer has beside
+// its own parameters once its model is to be quantized. Weights have a scale for each output channel and
+// symmetric levels; inputs one for each row, or, from an observer, one for all rows or for those of each
+// expert, and levels from zero on.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "autograd/functions/functions.h"
+#include "autograd/nn/range_observer.h"
+
+namespace conclave {
+
+class Quantizer;
+
+struct QuantizationOptions {
+  int weight_bits = 8;
+  /// 7: the sum of two products with a weight fits 16 bits, as processors without VNNI add them up.
+  int activation_bits = 7;
+  bool per_token = true;  ///< inputs' scales; false: from an observer
+  bool learned = false;  ///< scales of weights, and of inputs where they are not per token, are learned (LSQ)
+  ObserverOptions observer = {};
+
+  QuantLevels weight_levels() const { return QuantLevels::symmetric(weight_bits); }
+  QuantLevels activation_levels() const { return QuantLevels::affine(activation_bits); }
+};
+
+/// What all quantizers of a model have in common, and those that have something to observe. It outlives them.
+struct Quantization {
+  QuantizationOptions options = {};
+  bool rounds = false;      ///< else products are what they are without
+  bool calibrates = false;  ///< passes that are not recorded are observed, too
+  std::vector<RangeObserver*> observers = {};
+};
+
+/// Of which a quantizer's layer has this rank's groups.
+struct QuantizedGroups {
+  Index total = 1, first = 0, count = 1;
+  bool sharded = false;  ///< over ranks, as experts are
+};
+
+class Quantizer : public Module {
+ public:
+  /// For a weight [groups.count, out, in], or without experts [out, ...].
+  Quantizer(Quantization& shared, Index out, const QuantizedGroups& groups = {});
+
+  /// x [rows, in], whose rows `offsets` divides among this rank's groups, rounded.
+  Tensor input(Tape& tape, const Tensor& x, kernels::RowOffsets offsets);
+  /// The weight, rounded.
+  Tensor weight(Tape& tape, const Tensor& weight);
+
+  /// As functions::grouped_linear, of rounded numbers.
+  Tensor product(Tape& tape, const Tensor& x, kernels::RowOffsets offsets, const Tensor& weight,
+                 const Tensor& bias, Activation activation);
+  /// As functions::linear, likewise.
+  Tensor linear(Tape& tape, const Tensor& x, const Tensor& weight, const Tensor& bias, Activation activation);
+
+ private:
+  Tensor observed_input(Tape& tape, const Tensor& x, kernels::RowOffsets offsets);
+
+  Quantization& shared_;
+  QuantizedGroups groups_;
+  std::optional<RangeObserver> observer_;  // unless inputs have a scale for each row
+  // Learned: what the scale of the range is multiplied by, so that a step of the optimizer changes large and
+  // small scales alike.
+  Parameter* weight_factor_ = nullptr;  // [groups, out] or [out]
+  Parameter* input_factor_ = nullptr;   // [groups]
+};
+
+/// A layer that can be quantized.
+class Quantizable {
+ public:
+  enum class Kind : std::uint8_t { linear, experts, convolution };
+  virtual ~Quantizable() = default;
+  virtual Kind quantizable_kind() const = 0;
+  /// Before the layer's parameters have their place.
+  virtual void quantize(Quantization& shared) = 0;
+};
+
+}  // namespace conclave
