@@ -128,6 +128,8 @@ int main(int argc, char** argv) {
       ->check(CLI::IsMember({"train", "validation", "test"}));
   evaluate_command->add_option("--task", evaluate.task,
                                "classify, caption or generate; else the first that it was trained to do");
+  evaluate_command->add_flag("--int8", evaluate.int8,
+                             "With products of integers, also where it was not trained for them");
   evaluate_command->add_option("--set", evaluate.overrides, "Change a key of its recipe: data.path=...")
       ->allow_extra_args(false);
   add_device(evaluate_command, evaluate.device);

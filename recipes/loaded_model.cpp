@@ -45,8 +45,10 @@ LoadedModel::LoadedModel(const std::string& checkpoint, const ProcessGrid& grid,
       recipe_, model_sizes(recipe_.data, class_names_.size(), tokenizer_, image_shape(metadata)), grid);
   parameters_ = std::make_unique<ParameterSet>(*model_, DType::f32, 0, grid.device());
   reader.load(model_entries(*parameters_, *model_));
-  if (Quantization* quantization = model_->quantization())
+  if (Quantization* quantization = model_->quantization()) {
     quantization->rounds = step_ >= recipe_.quantization.start_step;
+    quantization->integers = recipe_.quantization.inference == "integers";
+  }
 }
 
 }  // namespace conclave

@@ -182,6 +182,7 @@ struct QuantizationRecipe {
   double percentile = 99.99;
   bool learned = false;
   std::int64_t start_step = 0;
+  std::string inference = "integers";
 };
 
 struct ParallelRecipe {

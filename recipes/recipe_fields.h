@@ -410,6 +410,11 @@ void fields(R& quantization, Visitor&& field) {
   field("start_step", quantization.start_step,
         "Steps before the first whose numbers are rounded; until then, ranges are observed",
         between(0, 1e12));
+  field("inference", quantization.inference,
+        "How the trained model is used on processors: with products of integers, or of rounded numbers, as "
+        "it is "
+        "trained and evaluated meanwhile; windows of several pixels, and CUDA devices, take the latter",
+        one_of({"integers", "rounded"}));
 }
 
 template <Either<ParallelRecipe> R, class Visitor>

@@ -3,6 +3,15 @@
 #include <algorithm>
 
 namespace conclave {
+namespace {
+
+// A weight's output channels as rows.
+Tensor channel_rows(const Tensor& weight) {
+  const Index channels = weight.rank() == 3 ? weight.size(0) * weight.size(1) : weight.size(0);
+  return functions::reshape(weight, {channels, channels > 0 ? weight.numel() / channels : 0});
+}
+
+}  // namespace
 
 Quantizer::Quantizer(Quantization& shared, Index out, const QuantizedGroups& groups)
     : shared_(shared), groups_(groups) {
@@ -24,68 +33,99 @@ Quantizer::Quantizer(Quantization& shared, Index out, const QuantizedGroups& gro
   shared.observers.push_back(&*observer_);
 }
 
+// Of rows [channels, in]; the weight's range gives what is learned a factor to.
+Tensor Quantizer::weight_scales(Tape& tape, const Tensor& rows) {
+  const auto of_channels = [&] { return tape.empty({rows.size(0)}, rows.dtype()); };
+  const Tensor lowest = of_channels(), highest = of_channels(), base = of_channels(), zero = of_channels();
+  kernels::row_ranges(rows, lowest, highest);
+  kernels::range_scales(lowest, highest, shared_.options.weight_levels(), base, zero);
+  if (!weight_factor_) return base;
+  return functions::multiply(tape, functions::reshape(weight_factor_->value, {rows.size(0)}), base);
+}
+
 Tensor Quantizer::weight(Tape& tape, const Tensor& weight) {
   if (!shared_.rounds) return weight;
   const QuantLevels levels = shared_.options.weight_levels();
-  const Index channels = weight.rank() == 3 ? weight.size(0) * weight.size(1) : weight.size(0);
-  const Tensor rows = functions::reshape(weight, {channels, channels > 0 ? weight.numel() / channels : 0});
-  Tensor rounded;
-  if (weight_factor_) {
-    const auto of_channels = [&] { return tape.empty({channels}, weight.dtype()); };
-    const Tensor lowest = of_channels(), highest = of_channels(), base = of_channels(), zero = of_channels();
-    kernels::row_ranges(rows, lowest, highest);
-    kernels::range_scales(lowest, highest, levels, base, zero);
-    const Tensor factor = functions::reshape(weight_factor_->value, {channels});
-    rounded = functions::fake_quantize(tape, rows, functions::multiply(tape, factor, base), Tensor(), levels);
-  } else {
-    rounded = functions::fake_quantize_rows(tape, rows, levels);
-  }
+  const Tensor rows = channel_rows(weight);
+  const Tensor rounded =
+      weight_factor_ ? functions::fake_quantize(tape, rows, weight_scales(tape, rows), Tensor(), levels)
+                     : functions::fake_quantize_rows(tape, rows, levels);
   return functions::reshape(rounded, weight.shape());
 }
 
 Tensor Quantizer::input(Tape& tape, const Tensor& x, kernels::RowOffsets offsets) {
-  if (!observer_)
-    return shared_.rounds ? functions::fake_quantize_rows(tape, x, shared_.options.activation_levels()) : x;
+  const QuantLevels levels = shared_.options.activation_levels();
+  if (!observer_) return shared_.rounds ? functions::fake_quantize_rows(tape, x, levels) : x;
   if (tape.recording() || shared_.calibrates) observer_->see(tape, x, offsets, groups_.first);
   if (!shared_.rounds || !(tape.planning() || observer_->has_seen())) return x;
-  return observed_input(tape, x, offsets);
+  const auto [scale, zero_point, experts] = observed_scales(tape, x.size(0), x.dtype(), offsets);
+  if (!input_factor_) return functions::fake_quantize(tape, x, scale, zero_point, levels);
+  Tensor factor = input_factor_->value;
+  if (experts.defined())
+    factor = functions::reshape(
+        functions::embedding(tape, experts, functions::reshape(factor, {groups_.count, 1})), {x.size(0)});
+  return functions::fake_quantize(tape, x, functions::multiply(tape, factor, scale), zero_point, levels);
 }
 
-Tensor Quantizer::observed_input(Tape& tape, const Tensor& x, kernels::RowOffsets offsets) {
-  const QuantLevels levels = shared_.options.activation_levels();
-  const auto [scale, zero_point] = observer_->scales(tape, levels, groups_.first, groups_.count);
-  if (groups_.total == 1) {
-    const Tensor base = tape.on_device(scale);
-    return functions::fake_quantize(
-        tape, x, input_factor_ ? functions::multiply(tape, input_factor_->value, base) : base,
-        tape.on_device(zero_point), levels);
-  }
-  // Each row's, by its expert.
-  const Index rows = x.size(0);
+Quantizer::Scales Quantizer::observed_scales(Tape& tape, Index rows, DType dtype,
+                                             kernels::RowOffsets offsets) {
+  const auto of_groups =
+      observer_->scales(tape, shared_.options.activation_levels(), groups_.first, groups_.count);
+  if (groups_.total == 1) return {tape.on_device(of_groups.scale), tape.on_device(of_groups.zero_point), {}};
   Arena& arena = tape.arena();
-  const Tensor bases = arena.empty_on_host({rows}, x.dtype()), zeros = arena.empty_on_host({rows}, x.dtype()),
+  const Tensor scale = arena.empty_on_host({rows}, dtype), zero_point = arena.empty_on_host({rows}, dtype),
                experts = arena.empty_on_host({rows}, DType::i32);
-  for_floating(x.dtype(), "quantizer", [&, &scale = scale, &zero_point = zero_point]<class T>(T) {
+  for_floating(dtype, "quantizer", [&]<class T>(T) {
     for (std::size_t g = 0; g + 1 < offsets.size(); ++g)
       for (Index row = offsets[g]; row < offsets[g + 1]; ++row) {
-        bases.data<T>()[row] = scale.template data<T>()[g];
-        zeros.data<T>()[row] = zero_point.template data<T>()[g];
+        scale.data<T>()[row] = of_groups.scale.data<T>()[g];
+        zero_point.data<T>()[row] = of_groups.zero_point.data<T>()[g];
         experts.data<std::int32_t>()[row] = static_cast<std::int32_t>(g);
       }
   });
-  Tensor scales = tape.on_device(bases);
-  if (input_factor_) {
-    const Tensor factors = functions::embedding(tape, tape.on_device(experts),
-                                                functions::reshape(input_factor_->value, {groups_.count, 1}));
-    scales = functions::multiply(tape, functions::reshape(factors, {rows}), scales);
-  }
-  return functions::fake_quantize(tape, x, scales, tape.on_device(zeros), levels);
+  return {tape.on_device(scale), tape.on_device(zero_point), tape.on_device(experts)};
 }
 
 Tensor Quantizer::product(Tape& tape, const Tensor& x, kernels::RowOffsets offsets, const Tensor& weight,
                           const Tensor& bias, Activation activation) {
+  if (shared_.integers && shared_.rounds && !tape.recording() && tape.device() == Device::cpu &&
+      (!observer_ || observer_->has_seen()))
+    return integer_product(tape, x, offsets, weight, bias, activation);
   return functions::grouped_linear(tape, input(tape, x, offsets), offsets, this->weight(tape, weight), bias,
                                    activation);
+}
+
+// What product() makes of rounded numbers, to rounding.
+Tensor Quantizer::integer_product(Tape& tape, const Tensor& x, kernels::RowOffsets offsets,
+                                  const Tensor& weight, const Tensor& bias, Activation activation) {
+  const QuantLevels levels = shared_.options.activation_levels();
+  const Index rows = x.size(0);
+  const Tensor y = tape.empty({rows, weight.size(1)}, x.dtype());
+  const ArenaScope scope(tape.arena());
+  if (!packed_) {
+    packed_ = kernels::IntegerWeights::empty(weight.size(0), weight.size(1), weight.size(2));
+    kernels::pack_weights(weight, weight_scales(tape, channel_rows(weight)), shared_.options.weight_levels(),
+                          *packed_);
+  }
+  kernels::IntegerRows integers{tape.empty({rows, packed_->row_bytes()}, DType::u8), {}, {}};
+  if (observer_) {
+    const Scales scales = observed_scales(tape, rows, x.dtype(), offsets);
+    integers.scale = scales.scale;
+    integers.zero_point = scales.zero_point;
+    if (input_factor_) {
+      const float* factors = input_factor_->value.data<float>();
+      const std::int32_t* experts = scales.experts.defined() ? scales.experts.data<std::int32_t>() : nullptr;
+      for (Index i = 0; i < integers.scale.numel(); ++i)
+        integers.scale.data<float>()[i] *= factors[experts ? experts[i] : 0];
+    }
+    kernels::quantize_by(x, levels, integers);
+  } else {
+    integers.scale = tape.empty({rows}, x.dtype());
+    integers.zero_point = tape.empty({rows}, x.dtype());
+    kernels::quantize_rows(x, levels, integers);
+  }
+  kernels::integer_product(integers, levels.highest, offsets, *packed_, bias, activation, y);
+  return y;
 }
 
 Tensor Quantizer::linear(Tape& tape, const Tensor& x, const Tensor& weight, const Tensor& bias,

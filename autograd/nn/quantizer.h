@@ -9,6 +9,7 @@
 
 #include "autograd/functions/functions.h"
 #include "autograd/nn/range_observer.h"
+#include "core/kernels/integer_product.h"
 
 namespace conclave {
 
@@ -31,6 +32,9 @@ struct Quantization {
   QuantizationOptions options = {};
   bool rounds = false;      ///< else products are what they are without
   bool calibrates = false;  ///< passes that are not recorded are observed, too
+  /// Such passes in host memory multiply integers. Weights are packed when they are first met, and must then
+  /// stay as they are.
+  bool integers = false;
   std::vector<RangeObserver*> observers = {};
 };
 
@@ -57,7 +61,14 @@ class Quantizer : public Module {
   Tensor linear(Tape& tape, const Tensor& x, const Tensor& weight, const Tensor& bias, Activation activation);
 
  private:
-  Tensor observed_input(Tape& tape, const Tensor& x, kernels::RowOffsets offsets);
+  struct Scales {
+    Tensor scale, zero_point;  // [rows] or [1], where the tape is
+    Tensor experts;            // [rows] i32, where rows are of several
+  };
+  Scales observed_scales(Tape& tape, Index rows, DType dtype, kernels::RowOffsets offsets);
+  Tensor weight_scales(Tape& tape, const Tensor& rows);
+  Tensor integer_product(Tape& tape, const Tensor& x, kernels::RowOffsets offsets, const Tensor& weight,
+                         const Tensor& bias, Activation activation);
 
   Quantization& shared_;
   QuantizedGroups groups_;
@@ -66,6 +77,7 @@ class Quantizer : public Module {
   // small scales alike.
   Parameter* weight_factor_ = nullptr;  // [groups, out] or [out]
   Parameter* input_factor_ = nullptr;   // [groups]
+  std::optional<kernels::IntegerWeights> packed_;
 };
 
 /// A layer that can be quantized.

@@ -45,7 +45,7 @@ void by_panels(Index rows, Index panels, Index quads, const std::uint8_t* x, Ind
 
 void avx2_7_bits(Index rows, Index panels, Index quads, const std::uint8_t* x, Index row_bytes,
                  const std::int8_t* weights, std::int32_t* sums, Index sum_row) {
-  by_panels<SevenBits, 6>(rows, panels, quads, x, row_bytes, weights, sums, sum_row);
+  by_panels<SevenBits, 4>(rows, panels, quads, x, row_bytes, weights, sums, sum_row);
 }
 
 void avx2_8_bits(Index rows, Index panels, Index quads, const std::uint8_t* x, Index row_bytes,

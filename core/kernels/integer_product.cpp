@@ -12,7 +12,7 @@ namespace {
 constexpr Index kPanel = IntegerWeights::kPanel, kQuad = IntegerWeights::kQuad;
 // Of a task: rows whose integers stay in the second-level cache while panels pass, one after another, and the
 // panels whose sums, of as many rows as a tile has, stay in the first.
-constexpr Index kTaskRows = 256, kTaskPanels = 8, kSumRows = 24;
+constexpr Index kTaskRows = 256, kTaskPanels = 8, kSumRows = 32;
 
 void expect_levels(const char* operation, QuantLevels levels) {
   require(levels.lowest >= 0 && levels.highest <= 255 && levels.lowest < levels.highest,

@@ -20,7 +20,13 @@ template <class Quad, int R, int V>
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
     for (int v = 0; v < V; ++v) acc[r][v] = Vector{};
+  // What the next panels hold is asked for in time: their first rows would wait for memory.
+  constexpr Index kPanels = V * sizeof(Vector) / (IntegerWeights::kPanel * sizeof(std::int32_t));
+  const std::int8_t* next = weights[0] + kPanels * quads * kStep;
   for (Index q = 0; q < quads; ++q) {
+#pragma GCC unroll 2
+    for (Index panel = 0; panel < kPanels; ++panel)
+      __builtin_prefetch(next + (panel * quads + q) * kStep, 0, 2);
     Vector w[V];
 #pragma GCC unroll 2
     for (int v = 0; v < V; ++v) std::memcpy(&w[v], weights[v] + q * kStep, sizeof(Vector));

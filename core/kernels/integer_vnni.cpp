@@ -26,12 +26,11 @@ void vnni(Index rows, Index panels, Index quads, const std::uint8_t* x, Index ro
   Index panel = 0;
   for (; panel + 2 <= panels; panel += 2) {
     const std::int8_t* at = weights + panel * panel_bytes;
-    rows_of<Sixteen, 12, 2>(rows, quads, x, row_bytes, {at, at + panel_bytes}, sums + panel * kPanel,
-                            sum_row);
+    rows_of<Sixteen, 8, 2>(rows, quads, x, row_bytes, {at, at + panel_bytes}, sums + panel * kPanel, sum_row);
   }
   if (panel < panels)
-    rows_of<Sixteen, 12, 1>(rows, quads, x, row_bytes, {weights + panel * panel_bytes}, sums + panel * kPanel,
-                            sum_row);
+    rows_of<Sixteen, 8, 1>(rows, quads, x, row_bytes, {weights + panel * panel_bytes}, sums + panel * kPanel,
+                           sum_row);
 }
 
 }  // namespace conclave::kernels::integer_tiles

@@ -34,7 +34,8 @@ int train(const TrainArguments& arguments, const Surroundings& surroundings, con
 struct EvaluateArguments {
   std::string checkpoint;
   std::string split = "test";
-  std::string task;  ///< "": the model's first
+  std::string task;   ///< "": the model's first
+  bool int8 = false;  ///< with integers, also where it was not trained for them
   std::vector<std::string> overrides;
   std::string device = "auto";
 };

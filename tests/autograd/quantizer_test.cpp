@@ -40,8 +40,14 @@ TEST_CASE("a quantized linear layer is a product of rounded numbers, and one of 
           largest = std::max(largest, std::fabs(double(value)));
         CHECK(largest > 0);
       }
-      // A part of the weight is that part of the product.
       Tape forgetful(arena, false);
+      // What is done with integers is that, to rounding.
+      const Tensor rounded = layer(forgetful, x, Activation::gelu);
+      shared.integers = true;
+      const Tensor integers = layer(forgetful, x, Activation::gelu);
+      CHECK_FALSE(same_bits(integers, rounded));
+      CHECK(distance(integers, rounded) < 1e-5);
+      // A part of the weight is that part of the product.
       CHECK(distance(layer.part(forgetful, x, 2, 5), layer(forgetful, x).slice(1, 2, 5).clone()) < 1e-6);
     }
 }
