@@ -134,6 +134,20 @@ int main(int argc, char** argv) {
       ->allow_extra_args(false);
   add_device(evaluate_command, evaluate.device);
 
+  commands::QuantizeArguments quantize;
+  auto* quantize_command =
+      app.add_subcommand("quantize", "A trained model in integers, in a checkpoint of its own");
+  quantize_command->add_option("checkpoint", quantize.checkpoint, "File, or folder with checkpoints")
+      ->required();
+  quantize_command->add_option("--out", quantize.out, "Folder for it; made where it is missing")->required();
+  quantize_command
+      ->add_option("--batches", quantize.batches,
+                   "quantization.activations=tensor: batches of training examples that show the ranges")
+      ->check(CLI::Range(1, 1'000'000));
+  quantize_command
+      ->add_option("--set", quantize.overrides, "Change a key of its recipe: quantization.activations=tensor")
+      ->allow_extra_args(false);
+
   commands::PredictArguments predict;
   auto* predict_command =
       app.add_subcommand("predict", "Classes of texts and images, one JSON object per line");
@@ -393,6 +407,9 @@ int main(int argc, char** argv) {
     return together(
         [&](const conclave::MpiSession& session) { return commands::train(train, around, session); });
   }
+  if (*quantize_command)
+    return together(
+        [&](const conclave::MpiSession& session) { return commands::quantize(quantize, around, session); });
   if (*evaluate_command)
     return together(
         [&](const conclave::MpiSession& session) { return commands::evaluate(evaluate, around, session); });

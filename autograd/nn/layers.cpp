@@ -7,7 +7,7 @@ Linear::Linear(Index in, Index out, bool bias)
       bias_(bias ? &add_parameter("bias", {out}, Initializer::constant(0), false) : nullptr) {}
 
 void Linear::quantize(Quantization& shared) {
-  quantizer_ = std::make_unique<Quantizer>(shared, weight_.shape[0]);
+  quantizer_ = std::make_unique<Quantizer>(shared, weight_);
   add_module("", *quantizer_);
 }
 

@@ -1,6 +1,7 @@
 #include "autograd/nn/quantizer.h"
 
 #include <algorithm>
+#include <cstdlib>
 
 namespace conclave {
 namespace {
@@ -13,8 +14,10 @@ Tensor channel_rows(const Tensor& weight) {
 
 }  // namespace
 
-Quantizer::Quantizer(Quantization& shared, Index out, const QuantizedGroups& groups)
-    : shared_(shared), groups_(groups) {
+Quantizer::Quantizer(Quantization& shared, const Parameter& weight, const QuantizedGroups& groups)
+    : shared_(shared), weight_(weight), groups_(groups) {
+  shared.quantizers.push_back(this);
+  const Index out = weight.shape[groups.sharded ? 1 : 0];
   const auto& [weight_bits, activation_bits, per_token, learned, observer] = shared.options;
   const auto factor = [&](const char* name, Shape shape) {
     Parameter& parameter = add_parameter(name, shape, Initializer::constant(1), false);
@@ -34,7 +37,7 @@ Quantizer::Quantizer(Quantization& shared, Index out, const QuantizedGroups& gro
 }
 
 // Of rows [channels, in]; the weight's range gives what is learned a factor to.
-Tensor Quantizer::weight_scales(Tape& tape, const Tensor& rows) {
+Tensor Quantizer::weight_scales(Tape& tape, const Tensor& rows) const {
   const auto of_channels = [&] { return tape.empty({rows.size(0)}, rows.dtype()); };
   const Tensor lowest = of_channels(), highest = of_channels(), base = of_channels(), zero = of_channels();
   kernels::row_ranges(rows, lowest, highest);
@@ -133,6 +136,29 @@ Tensor Quantizer::linear(Tape& tape, const Tensor& x, const Tensor& weight, cons
   const Index offsets[] = {0, x.size(0)};
   return product(tape, x, offsets, functions::reshape(weight, {1, weight.size(0), weight.size(1)}),
                  bias.defined() ? functions::reshape(bias, {1, bias.size(0)}) : bias, activation);
+}
+
+void Quantizer::weight_integers(const Tensor& integers, const Tensor& scale) const {
+  Arena arena("weights in integers");
+  Tape tape(arena, false);
+  const Tensor weight = tape.on_host(weight_.value), rows = channel_rows(weight);
+  const Tensor found = weight_scales(tape, channel_rows(weight_.value));
+  scale.copy_from(found.reshape(scale.shape()));
+  kernels::round_weights(weight, scale.reshape({rows.size(0)}), shared_.options.weight_levels(), integers);
+}
+
+void Quantizer::keep_scales(const Tensor& integers) const {
+  if (!weight_factor_) return;  // then some integer of each channel is the highest
+  const Tensor factors = Tensor::empty(weight_factor_->shape);
+  const Index channels = factors.numel(), in = channels > 0 ? integers.numel() / channels : 0;
+  for (Index channel = 0; channel < channels; ++channel) {
+    int most = 0;
+    for (Index i = channel * in; i < (channel + 1) * in; ++i)
+      most = std::max(most, std::abs(int{integers.data<std::int8_t>()[i]}));
+    factors.data<float>()[channel] =
+        most > 0 ? static_cast<float>(shared_.options.weight_levels().highest) / static_cast<float>(most) : 1;
+  }
+  weight_factor_->value.copy_from(factors);
 }
 
 }  // namespace conclave

@@ -35,7 +35,8 @@ struct Quantization {
   /// Such passes in host memory multiply integers. Weights are packed when they are first met, and must then
   /// stay as they are.
   bool integers = false;
-  std::vector<RangeObserver*> observers = {};
+  std::vector<Quantizer*> quantizers = {};
+  std::vector<RangeObserver*> observers = {};  ///< theirs
 };
 
 /// Of which a quantizer's layer has this rank's groups.
@@ -46,8 +47,8 @@ struct QuantizedGroups {
 
 class Quantizer : public Module {
  public:
-  /// For a weight [groups.count, out, in], or without experts [out, ...].
-  Quantizer(Quantization& shared, Index out, const QuantizedGroups& groups = {});
+  /// For a weight [groups.count, out, in], or without experts [out, ...], which outlives it.
+  Quantizer(Quantization& shared, const Parameter& weight, const QuantizedGroups& groups = {});
 
   /// x [rows, in], whose rows `offsets` divides among this rank's groups, rounded.
   Tensor input(Tape& tape, const Tensor& x, kernels::RowOffsets offsets);
@@ -60,17 +61,24 @@ class Quantizer : public Module {
   /// As functions::linear, likewise.
   Tensor linear(Tape& tape, const Tensor& x, const Tensor& weight, const Tensor& bias, Activation activation);
 
+  const Parameter& weight_parameter() const { return weight_; }
+  /// The weight in integers, i8 of its shape, and the scales [out] or [groups.count, out] of its channels.
+  void weight_integers(const Tensor& integers, const Tensor& scale) const;
+  /// After the weight has become that of integers: makes its scales those that it was rounded by.
+  void keep_scales(const Tensor& integers) const;
+
  private:
   struct Scales {
     Tensor scale, zero_point;  // [rows] or [1], where the tape is
     Tensor experts;            // [rows] i32, where rows are of several
   };
   Scales observed_scales(Tape& tape, Index rows, DType dtype, kernels::RowOffsets offsets);
-  Tensor weight_scales(Tape& tape, const Tensor& rows);
+  Tensor weight_scales(Tape& tape, const Tensor& rows) const;
   Tensor integer_product(Tape& tape, const Tensor& x, kernels::RowOffsets offsets, const Tensor& weight,
                          const Tensor& bias, Activation activation);
 
   Quantization& shared_;
+  const Parameter& weight_;
   QuantizedGroups groups_;
   std::optional<RangeObserver> observer_;  // unless inputs have a scale for each row
   // Learned: what the scale of the range is multiplied by, so that a step of the optimizer changes large and

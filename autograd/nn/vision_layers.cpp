@@ -24,7 +24,7 @@ Convolution::Convolution(Index in, Index out, const kernels::Window& window, boo
       bias_(bias ? &add_parameter("bias", {out}, Initializer::constant(0), false) : nullptr) {}
 
 void Convolution::quantize(Quantization& shared) {
-  quantizer_ = std::make_unique<Quantizer>(shared, weight_.shape[0]);
+  quantizer_ = std::make_unique<Quantizer>(shared, weight_);
   add_module("", *quantizer_);
 }
 

@@ -147,29 +147,56 @@ IntegerWeights IntegerWeights::empty(Index groups, Index out, Index in) {
   return weights;
 }
 
+void round_weights(const Tensor& weight, const Tensor& scale, QuantLevels levels, const Tensor& integers) {
+  const char* operation = "round_weights";
+  expect(operation, "weight", weight, weight.shape(), DType::f32);
+  expect(operation, "integers", integers, weight.shape(), DType::i8);
+  expect(operation, "scale", scale, {scale.numel()}, DType::f32);
+  require(levels.lowest >= -127 && levels.highest <= 127,
+          "{}: levels from {} to {} do not lie in [-127, 127]", operation, levels.lowest, levels.highest);
+  const Index channels = scale.numel(), in = channels > 0 ? weight.numel() / channels : 0;
+  require(channels * in == weight.numel(), "{}: {} channels do not divide {}", operation, channels,
+          weight.shape());
+  const QuantBounds<float> bounds(levels, 0);
+#pragma omp parallel for schedule(static) if (weight.numel() > kParallelElements)
+  for (Index channel = 0; channel < channels; ++channel) {
+    const float* from = weight.data<float>() + channel * in;
+    std::int8_t* to = integers.data<std::int8_t>() + channel * in;
+    const float inverse = 1 / scale.data<float>()[channel];
+    for (Index i = 0; i < in; ++i)
+      to[i] = static_cast<std::int8_t>(bounds.clamp(round_to_even(from[i] * inverse)));
+  }
+}
+
+void restore_weights(const Tensor& integers, const Tensor& scale, const Tensor& weight) {
+  const char* operation = "restore_weights";
+  expect(operation, "integers", integers, weight.shape(), DType::i8);
+  expect(operation, "weight", weight, weight.shape(), DType::f32);
+  const Index channels = scale.numel(), in = channels > 0 ? weight.numel() / channels : 0;
+  for (Index channel = 0; channel < channels; ++channel)
+    for (Index i = channel * in; i < (channel + 1) * in; ++i)
+      weight.data<float>()[i] =
+          static_cast<float>(integers.data<std::int8_t>()[i]) * scale.data<float>()[channel];
+}
+
 void pack_weights(const Tensor& weight, const Tensor& scale, QuantLevels levels, const IntegerWeights& to) {
   expect("pack_weights", "weight", weight, {to.groups, to.out, to.in}, DType::f32);
   expect("pack_weights", "scale", scale, {to.groups * to.out}, DType::f32);
-  require(levels.lowest >= -127 && levels.highest <= 127,
-          "pack_weights: levels from {} to {} do not lie in "
-          "[-127, 127]",
-          levels.lowest, levels.highest);
+  const Tensor integers = Tensor::empty(weight.shape(), DType::i8);
+  round_weights(weight, scale, levels, integers);
   const Index panels = to.panels(), quads = to.quads(), padded = panels * kPanel;
-  const QuantBounds<float> bounds(levels, 0);
 #pragma omp parallel for schedule(static) if (weight.numel() > kParallelElements)
   for (Index channel = 0; channel < to.groups * to.out; ++channel) {
     const Index group = channel / to.out, c = channel % to.out;
-    const float* from = weight.data<float>() + channel * to.in;
-    const float step = scale.data<float>()[channel], inverse = 1 / step;
+    const std::int8_t* from = integers.data<std::int8_t>() + channel * to.in;
     std::int8_t* panel =
         to.values.data<std::int8_t>() + (group * panels + c / kPanel) * quads * kPanel * kQuad;
     std::int32_t sum = 0;
     for (Index i = 0; i < to.in; ++i) {
-      const auto q = static_cast<std::int8_t>(bounds.clamp(round_to_even(from[i] * inverse)));
-      panel[(i / kQuad * kPanel + c % kPanel) * kQuad + i % kQuad] = q;
-      sum += q;
+      panel[(i / kQuad * kPanel + c % kPanel) * kQuad + i % kQuad] = from[i];
+      sum += from[i];
     }
-    to.scale.data<float>()[group * padded + c] = step;
+    to.scale.data<float>()[group * padded + c] = scale.data<float>()[channel];
     to.sums.data<std::int32_t>()[group * padded + c] = sum;
   }
 }

@@ -35,7 +35,7 @@ class FeedForwardExperts final : public BaseExpert {
   Product product(const std::string& name, Index out, Index in) {
     Parameter& weight = add_expert_parameter(name + ".weight", {out, in}, Initializer::fan_in(in));
     Parameter& bias = add_expert_parameter(name + ".bias", {out}, Initializer::constant(0), false);
-    return {weight, &bias, make_quantizer(name, out)};
+    return {weight, &bias, make_quantizer(name, weight)};
   }
   Product up_, down_;
 };
@@ -58,7 +58,7 @@ class GatedExperts final : public BaseExpert {
  private:
   Product product(const std::string& name, Index out, Index in) {
     Parameter& weight = add_expert_parameter(name + ".weight", {out, in}, Initializer::fan_in(in));
-    return {weight, nullptr, make_quantizer(name, out)};
+    return {weight, nullptr, make_quantizer(name, weight)};
   }
   Product gate_, up_, down_;
 };
@@ -89,10 +89,10 @@ Parameter& BaseExpert::add_expert_parameter(std::string name, Shape per_expert, 
   return parameter;
 }
 
-std::unique_ptr<Quantizer> BaseExpert::make_quantizer(std::string name, Index out) {
+std::unique_ptr<Quantizer> BaseExpert::make_quantizer(std::string name, const Parameter& weight) {
   if (!options_.quantization) return nullptr;
   auto quantizer = std::make_unique<Quantizer>(
-      *options_.quantization, out,
+      *options_.quantization, weight,
       QuantizedGroups{
           .total = options_.total, .first = options_.first, .count = options_.count, .sharded = true});
   add_module(std::move(name), *quantizer);

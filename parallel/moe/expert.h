@@ -63,9 +63,9 @@ class BaseExpert : public Module {
   Parameter& add_expert_parameter(std::string name, Shape per_expert, Initializer initializer,
                                   bool decay = true);
 
-  /// What rounds a product with a parameter [experts on this rank, out, in], as a module `name`; null where
+  /// What rounds a product with `weight` [experts on this rank, out, in], as a module `name`; null where
   /// experts are not quantized.
-  std::unique_ptr<Quantizer> make_quantizer(std::string name, Index out);
+  std::unique_ptr<Quantizer> make_quantizer(std::string name, const Parameter& weight);
 
   ExpertOptions options_;
 };

@@ -41,6 +41,14 @@ struct EvaluateArguments {
 };
 int evaluate(const EvaluateArguments& arguments, const Surroundings& surroundings, const MpiSession& session);
 
+struct QuantizeArguments {
+  std::string checkpoint;
+  std::string out;            ///< folder
+  std::int64_t batches = 64;  ///< of training examples that ranges are learned from
+  std::vector<std::string> overrides;
+};
+int quantize(const QuantizeArguments& arguments, const Surroundings& surroundings, const MpiSession& session);
+
 struct PredictArguments {
   std::string checkpoint;
   std::vector<std::string> texts, images;  ///< pairs; none of both: lines of standard input
