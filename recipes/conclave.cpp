@@ -128,9 +128,25 @@ int main(int argc, char** argv) {
       ->check(CLI::IsMember({"train", "validation", "test"}));
   evaluate_command->add_option("--task", evaluate.task,
                                "classify, caption or generate; else the first that it was trained to do");
+  evaluate_command->add_flag("--int8", evaluate.int8,
+                             "With products of integers, also where it was not trained for them");
   evaluate_command->add_option("--set", evaluate.overrides, "Change a key of its recipe: data.path=...")
       ->allow_extra_args(false);
   add_device(evaluate_command, evaluate.device);
+
+  commands::QuantizeArguments quantize;
+  auto* quantize_command =
+      app.add_subcommand("quantize", "A trained model in integers, in a checkpoint of its own");
+  quantize_command->add_option("checkpoint", quantize.checkpoint, "File, or folder with checkpoints")
+      ->required();
+  quantize_command->add_option("--out", quantize.out, "Folder for it; made where it is missing")->required();
+  quantize_command
+      ->add_option("--batches", quantize.batches,
+                   "quantization.activations=tensor: batches of training examples that show the ranges")
+      ->check(CLI::Range(1, 1'000'000));
+  quantize_command
+      ->add_option("--set", quantize.overrides, "Change a key of its recipe: quantization.activations=tensor")
+      ->allow_extra_args(false);
 
   commands::PredictArguments predict;
   auto* predict_command =
@@ -391,6 +407,9 @@ int main(int argc, char** argv) {
     return together(
         [&](const conclave::MpiSession& session) { return commands::train(train, around, session); });
   }
+  if (*quantize_command)
+    return together(
+        [&](const conclave::MpiSession& session) { return commands::quantize(quantize, around, session); });
   if (*evaluate_command)
     return together(
         [&](const conclave::MpiSession& session) { return commands::evaluate(evaluate, around, session); });

@@ -90,7 +90,7 @@ void Evaluator::plan() {
   }
 }
 
-void Evaluator::calibrate(Index batches) {
+void Evaluator::calibrate(Index batches, const std::function<void()>& after_each) {
   const auto layers = model_.moe_layers();
   std::vector<Index> load;
   DataPosition position;
@@ -100,6 +100,7 @@ void Evaluator::calibrate(Index batches) {
     activations_.reset();
     Tape tape(activations_, false);
     forward(tape, batch_, true);
+    if (after_each) after_each();
     for (const auto& [name, layer] : layers) {
       if (!layer->balancer().calibrates()) continue;
       load.resize(layer->statistics().load.size());

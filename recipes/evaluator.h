@@ -55,8 +55,9 @@ class Evaluator {
   void plan();
   /// Collective; the same result on every rank.
   Evaluation run(const BatchVisitor& visit = {});
-  /// Collective. Runs the first `batches` and tells balancers that want it what each expert received.
-  void calibrate(Index batches);
+  /// Collective. Runs the first `batches` and tells balancers that want it what each expert received;
+  /// `after_each`, where given, is called after each.
+  void calibrate(Index batches, const std::function<void()>& after_each = {});
 
  private:
   // In host memory.

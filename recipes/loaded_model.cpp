@@ -5,7 +5,7 @@
 
 #include "parallel/checkpoint/checkpoint_reader.h"
 #include "recipes/corpus.h"
-#include "recipes/model_state.h"
+#include "recipes/integer_state.h"
 #include "recipes/plugins.h"
 #include "recipes/use_precision.h"
 
@@ -32,7 +32,7 @@ std::optional<Tokenizer> tokenizer_of(const CheckpointReader& reader) {
 }
 
 LoadedModel::LoadedModel(const std::string& checkpoint, const ProcessGrid& grid,
-                         const std::vector<std::string>& overrides)
+                         const std::vector<std::string>& overrides, bool calibrates)
     : tokenizer_(tokenizer_of(CheckpointReader(checkpoint))) {
   const CheckpointReader reader(checkpoint, grid.world());
   recipe_ = parse_recipe(reader.state().recipe, checkpoint + ":/state/recipe", overrides);
@@ -44,7 +44,12 @@ LoadedModel::LoadedModel(const std::string& checkpoint, const ProcessGrid& grid,
   model_ = std::make_unique<Model>(
       recipe_, model_sizes(recipe_.data, class_names_.size(), tokenizer_, image_shape(metadata)), grid);
   parameters_ = std::make_unique<ParameterSet>(*model_, DType::f32, 0, grid.device());
-  reader.load(model_entries(*parameters_, *model_));
+  load_model(reader, *parameters_, *model_, calibrates);
+  if (Quantization* quantization = model_->quantization()) {
+    quantization->calibrates = calibrates;
+    quantization->rounds = !calibrates && step_ >= recipe_.quantization.start_step;
+    quantization->integers = recipe_.quantization.inference == "integers";
+  }
 }
 
 }  // namespace conclave

@@ -27,9 +27,10 @@ class LoadedModel {
  public:
   /// Collective. Throws Error where the checkpoint is damaged, or was made by a model of another shape.
   /// Its plug-ins are loaded, and its precision is that of this process. `overrides`
-  /// ("moe.route_cache_mib=64") change its recipe.
+  /// ("moe.route_cache_mib=64") change its recipe. `calibrates`: it need not have been quantized, and its
+  /// quantizers observe what comes.
   LoadedModel(const std::string& checkpoint, const ProcessGrid& grid,
-              const std::vector<std::string>& overrides);
+              const std::vector<std::string>& overrides, bool calibrates = false);
 
   const Recipe& recipe() const { return recipe_; }
   /// None where it was trained on images alone.
@@ -37,6 +38,7 @@ class LoadedModel {
   const std::vector<std::string>& class_names() const { return class_names_; }
   std::int64_t step() const { return step_; }
   Model& model() { return *model_; }
+  const ParameterSet& parameters() const { return *parameters_; }
 
  private:
   Recipe recipe_;

@@ -173,6 +173,21 @@ struct PrivacyRecipe {
   bool of_clients() const { return unit == "client"; }
 };
 
+/// How products of the trained model are to be computed: with integers.
+struct QuantizationRecipe {
+  bool enabled = false;
+  std::vector<std::string> layers = {"linear", "experts", "convolutions"};
+  std::int64_t weight_bits = 8;
+  std::int64_t activation_bits = 7;
+  std::string activations = "token";
+  std::string observer = "moving_average";
+  double momentum = 0.01;
+  double percentile = 99.99;
+  bool learned = false;
+  std::int64_t start_step = 0;
+  std::string inference = "integers";
+};
+
 struct ParallelRecipe {
   std::int64_t expert_parallel = 0;
   std::int64_t bucket_kib = 4096;
@@ -195,6 +210,7 @@ struct Recipe {
   MoeRecipe moe;
   TrainRecipe train;
   PrivacyRecipe privacy;
+  QuantizationRecipe quantization;
   ParallelRecipe parallel;
   CheckpointRecipe checkpoint;
 

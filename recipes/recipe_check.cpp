@@ -200,6 +200,8 @@ void check_privacy(const Recipe& recipe, Checker& check) {
          "use data in which each record is one example");
   refuse(recipe.data.synset_words, "data.synset_words", recipe.data.synset_words,
          "a synset is in two examples, its gloss and its words", "set it to false");
+  refuse(recipe.quantization.enabled, "quantization.enabled", recipe.quantization.enabled,
+         "the gradient of a rounded weight is not told apart by examples", "set it to false");
   refuse(train.accumulate != 1, "train.accumulate", train.accumulate,
          "as many batches are computed for a step as privacy.batch wants", "set it to 1");
 }

@@ -391,6 +391,44 @@ void fields(R& privacy, Visitor&& field) {
         between(0, 1));
 }
 
+template <Either<QuantizationRecipe> R, class Visitor>
+void fields(R& quantization, Visitor&& field) {
+  field("enabled", quantization.enabled,
+        "Train with numbers rounded as inference with integers rounds them (fake quantization)", Rule{});
+  field("layers", quantization.layers,
+        "Whose products are computed so; embeddings and normalizations never are",
+        one_of({"linear", "experts", "convolutions", "router", "heads"}));
+  field("weight_bits", quantization.weight_bits, "Of a weight; each output channel has a scale of its own",
+        between(2, 8));
+  field("activation_bits", quantization.activation_bits,
+        "Of a product's input. With 7, two products fit the 16 bits in which processors without VNNI add "
+        "them up; "
+        "with 8, these take twice as long",
+        between(2, 8));
+  field("activations", quantization.activations,
+        "Which inputs share a scale: those of a token, found when it comes, or a whole tensor's, from the "
+        "observer",
+        one_of({"token", "tensor"}));
+  field("observer", quantization.observer,
+        "tensor: range of the inputs: the widest ever seen, the moving average of the steps' widest, or what "
+        "leaves so few numbers outside",
+        one_of({"min_max", "moving_average", "percentile"}));
+  field("momentum", quantization.momentum, "Share of a step in the observer's average or counts",
+        between(1e-6, 1));
+  field("percentile", quantization.percentile, "percentile: of the numbers that are within the range",
+        between(50, 100));
+  field("learned", quantization.learned, "Scales of weights, and of whole tensors' inputs, are learned (LSQ)",
+        Rule{});
+  field("start_step", quantization.start_step,
+        "Steps before the first whose numbers are rounded; until then, ranges are observed",
+        between(0, 1e12));
+  field("inference", quantization.inference,
+        "How the trained model is used on processors: with products of integers, or of rounded numbers, as "
+        "it is "
+        "trained and evaluated meanwhile; windows of several pixels, and CUDA devices, take the latter",
+        one_of({"integers", "rounded"}));
+}
+
 template <Either<ParallelRecipe> R, class Visitor>
 void fields(R& parallel, Visitor&& field) {
   field("expert_parallel", parallel.expert_parallel,
@@ -426,6 +464,8 @@ void tables(R& recipe, Visitor&& table) {
   table("moe", recipe.moe, "The mixture of experts");
   table("train", recipe.train, "Optimizer and schedule");
   table("privacy", recipe.privacy, "What the model may tell of those it learned from");
+  table("quantization", recipe.quantization,
+        "How products of the trained model are to be computed: with integers");
   table("parallel", recipe.parallel, "How the work is divided among ranks");
   table("checkpoint", recipe.checkpoint, "What is saved, and when");
 }

@@ -18,9 +18,9 @@ Task* task_of(Model& model, const std::string& name) {
 
 SplitEvaluation::SplitEvaluation(const std::string& checkpoint, const std::string& split,
                                  const std::string& task, const std::vector<std::string>& overrides,
-                                 const ProcessGrid& grid)
+                                 const ProcessGrid& grid, bool calibrates)
     : checkpoint_(find_checkpoint(checkpoint)),
-      loaded_(checkpoint_, grid, overrides),
+      loaded_(checkpoint_, grid, overrides, calibrates),
       task_(task_of(loaded_.model(), task)),
       activations_("activations", 0, grid.device()) {
   const Recipe& recipe = loaded_.recipe();
@@ -32,7 +32,9 @@ SplitEvaluation::SplitEvaluation(const std::string& checkpoint, const std::strin
   require(!chosen.examples.empty(), "the {} split is empty", split);
   texts_ = chosen.examples;
   tokens_ = tokenize(task_->name(), std::move(chosen), loaded_.tokenizer(), recipe.data);
-  evaluator_ = std::make_unique<Evaluator>(loaded_.model(), *task_, tokens_, recipe, activations_, grid);
+  evaluator_ = std::make_unique<Evaluator>(
+      loaded_.model(), *task_, tokens_, recipe, activations_, grid,
+      calibrates ? std::optional(static_cast<std::uint64_t>(recipe.run.seed)) : std::nullopt);
   evaluator_->plan();
   activations_.seal(std::size_t{1} << 20);
 }

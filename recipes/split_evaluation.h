@@ -16,9 +16,11 @@ class SplitEvaluation {
   /// Collective. `checkpoint` is a file or a folder; `split` is "train", "validation" or "test"; `overrides`
   /// change the checkpoint's recipe, as data paths may differ here from where the model was trained. Throws
   /// Error where the data has other classes than the model, or the split is empty.
-  /// `task`: one of the model's; "": the first of them.
+  /// `task`: one of the model's; "": the first of them. `calibrates`: as LoadedModel's; batches then come in
+  /// an order that is drawn.
   SplitEvaluation(const std::string& checkpoint, const std::string& split, const std::string& task,
-                  const std::vector<std::string>& overrides, const ProcessGrid& grid);
+                  const std::vector<std::string>& overrides, const ProcessGrid& grid,
+                  bool calibrates = false);
 
   const std::string& checkpoint() const { return checkpoint_; }  ///< the file
   const Recipe& recipe() const { return loaded_.recipe(); }
@@ -30,6 +32,10 @@ class SplitEvaluation {
   const std::string& task() const { return task_->name(); }
   /// Collective; the same result on every rank.
   Evaluation run(const BatchVisitor& visit = {}) { return evaluator_->run(visit); }
+  /// Likewise.
+  void calibrate(Index batches, const std::function<void()>& after_each) {
+    evaluator_->calibrate(batches, after_each);
+  }
 
  private:
   std::string checkpoint_;

@@ -267,6 +267,7 @@ void Trainer::plan_memory() {
   // Rows of a few dozen bytes are rounded up to cache lines, differently in every batch.
   activations_.seal(std::size_t{1} << 16, 1.0 / 64);
   parameters_.zero_gradients();
+  if (Quantization* quantization = model_.quantization()) ranges_.emplace(*quantization, grid_.world());
   for (const auto& [name, layer] : layers_) layer->reset_statistics();
   const std::size_t staging = writer_.prepare(entries_);
   say(fmt::format("model: {} parameters ({} on this rank)", grid_.world().size() == 1 ? parameters_.elements() : [&] {
@@ -388,6 +389,12 @@ void Trainer::start_metrics() {
   metrics_->truncate_from(step_ == 0 ? 0 : step_ + 1);
 }
 
+// Memory was planned with rounding.
+void Trainer::choose_rounding() {
+  if (Quantization* quantization = model_.quantization())
+    quantization->rounds = step_ >= recipe_.quantization.start_step;
+}
+
 double Trainer::domain_strength() const {
   const double steps = recipe_.moe.domain_steps * static_cast<double>(total_steps_);
   return steps > 0 ? std::max(0.0, 1.0 - static_cast<double>(step_) / steps) : 0.0;
@@ -476,6 +483,7 @@ void Trainer::sum_clipped() {
 
 void Trainer::step() {
   auto& sums = *sums_;
+  choose_rounding();
   std::ranges::fill(sums.message, 0.0);
   parameters_.zero_gradients();
   if (privacy_) {
@@ -535,6 +543,8 @@ void Trainer::step() {
   sums.learning_rate = schedule_.at(step_);
   optimizer_.update(step_ - optimizer_start_, sums.learning_rate,
                     clip_scale(sums.gradient_norm, recipe_.train.clip_norm));
+
+  if (ranges_) ranges_->learn();
 
   for (std::size_t l = 0; l < layers_.size(); ++l) {
     auto& signals = sums.layer_sums[l];

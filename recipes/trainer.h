@@ -111,6 +111,7 @@ class Trainer {
   void draw_step_seed();
   void sum_clipped();
   void step();
+  void choose_rounding();
   double domain_strength() const;
   RandomStream stream_of(std::int64_t micro_batch) const;
   std::size_t task_of(std::int64_t micro_batch) const;
@@ -140,6 +141,7 @@ class Trainer {
   std::vector<TrainedTask> tasks_;
   SystemRandom random_;
   std::unique_ptr<PrivateTraining> privacy_;  // null without
+  std::optional<RangeLearning> ranges_;       // none where the model is not quantized
   std::unique_ptr<Evaluator>
       calibration_;  // of the first task's training examples, where a balancer wants it
   CheckpointWriter writer_;

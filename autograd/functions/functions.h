@@ -7,6 +7,7 @@
 
 #include "autograd/tape.h"
 #include "core/kernels/attention.h"
+#include "core/kernels/fake_quantize.h"
 #include "core/kernels/gate.h"
 #include "core/kernels/layer_norm.h"
 #include "core/kernels/matmul.h"
@@ -77,6 +78,14 @@ Tensor scale(Tape& tape, const Tensor& x, double factor);
 /// x [rows, hidden] normalized over hidden; with options.gelu, GELU of that in the same pass.
 Tensor layer_norm(Tape& tape, const Tensor& x, const Tensor& gamma, const Tensor& beta,
                   kernels::LayerNormOptions options = {});
+
+/// x [rows, columns] as integers would tell it, by a scale and a zero point for each row or one [1] for all;
+/// an undefined zero_point is 0. A scale may be learned: its gradient is LSQ's, divided by the square root of
+/// the highest level times the numbers that have this scale.
+Tensor fake_quantize(Tape& tape, const Tensor& x, const Tensor& scale, const Tensor& zero_point,
+                     QuantLevels levels);
+/// The same by scales and zero points that each row's own range gives; its gradient is that of y.
+Tensor fake_quantize_rows(Tape& tape, const Tensor& x, QuantLevels levels);
 
 /// Softmax over the last dimension of x [rows, columns].
 Tensor softmax(Tape& tape, const Tensor& x);

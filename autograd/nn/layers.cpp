@@ -6,14 +6,24 @@ Linear::Linear(Index in, Index out, bool bias)
     : weight_(add_parameter("weight", {out, in}, Initializer::fan_in(in))),
       bias_(bias ? &add_parameter("bias", {out}, Initializer::constant(0), false) : nullptr) {}
 
+void Linear::quantize(Quantization& shared) {
+  quantizer_ = std::make_unique<Quantizer>(shared, weight_);
+  add_module("", *quantizer_);
+}
+
 Tensor Linear::operator()(Tape& tape, const Tensor& x, Activation activation) const {
-  return functions::linear(tape, x, weight_.value, bias_ ? bias_->value : Tensor(), activation);
+  const Tensor bias = bias_ ? bias_->value : Tensor();
+  if (quantizer_) return quantizer_->linear(tape, x, weight_.value, bias, activation);
+  return functions::linear(tape, x, weight_.value, bias, activation);
 }
 
 Tensor Linear::part(Tape& tape, const Tensor& x, Index begin, Index end) const {
   require(!tape.recording(), "linear: a part of the weight has no gradient of its own");
-  return functions::linear(tape, x, weight_.value.rows(begin, end),
-                           bias_ ? bias_->value.rows(begin, end) : Tensor());
+  const Tensor bias = bias_ ? bias_->value.rows(begin, end) : Tensor();
+  const Index offsets[] = {0, x.size(0)};
+  const Tensor input = quantizer_ ? quantizer_->input(tape, x, offsets) : x,
+               weight = quantizer_ ? quantizer_->weight(tape, weight_.value) : weight_.value;
+  return functions::linear(tape, input, weight.rows(begin, end), bias);
 }
 
 double Linear::flops(Extent& extent) const {

@@ -5,12 +5,15 @@
 #include "autograd/functions/functions.h"
 #include "autograd/nn/key_value_cache.h"
 #include "autograd/nn/module.h"
+#include "autograd/nn/quantizer.h"
 
 namespace conclave {
 
-class Linear : public Module {
+class Linear : public Module, public Quantizable {
  public:
   Linear(Index in, Index out, bool bias = true);
+  Kind quantizable_kind() const override { return Kind::linear; }
+  void quantize(Quantization& shared) override;
   /// x [rows, in] -> activation(x weight^T + bias) [rows, out]
   Tensor operator()(Tape& tape, const Tensor& x, Activation activation = Activation::none) const;
   /// The same with rows [begin, end) of the weight alone, for tapes that do not record -> [rows, end - begin]
@@ -21,6 +24,7 @@ class Linear : public Module {
  private:
   Parameter& weight_;
   Parameter* bias_;
+  std::unique_ptr<Quantizer> quantizer_;  // null: it is not quantized
 };
 
 class Embedding : public Module {

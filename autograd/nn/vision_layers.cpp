@@ -23,16 +23,28 @@ Convolution::Convolution(Index in, Index out, const kernels::Window& window, boo
                             Initializer::fan_out(out * window.size * window.size))),
       bias_(bias ? &add_parameter("bias", {out}, Initializer::constant(0), false) : nullptr) {}
 
+void Convolution::quantize(Quantization& shared) {
+  quantizer_ = std::make_unique<Quantizer>(shared, weight_);
+  add_module("", *quantizer_);
+}
+
 Tensor Convolution::operator()(Tape& tape, const Tensor& x, Activation activation) const {
   const Tensor& weight = weight_.value;
   const Tensor bias = bias_ ? bias_->value : Tensor();
-  if (window_.size > 1 || window_.stride > 1)
-    return functions::convolution(tape, x, weight, bias, window_, activation);
+  if (window_.size > 1 || window_.stride > 1) {
+    if (!quantizer_) return functions::convolution(tape, x, weight, bias, window_, activation);
+    const Index images = x.size(0), all[] = {0, images};
+    const Tensor pixels = functions::reshape(x, {images, images > 0 ? x.numel() / images : 0});
+    const Tensor rounded = functions::reshape(quantizer_->input(tape, pixels, all), x.shape());
+    return functions::convolution(tape, rounded, quantizer_->weight(tape, weight), bias, window_, activation);
+  }
   // The pixels are the rows already that a convolution writes its windows to.
   kernels::expect_rank("convolution", "x", x, 4);
   const Index pixels = x.size(0) * x.size(1) * x.size(2), out = weight.size(0);
-  const Tensor y = functions::linear(tape, functions::reshape(x, {pixels, x.size(3)}),
-                                     functions::reshape(weight, {out, weight.size(3)}), bias, activation);
+  const Tensor rows = functions::reshape(x, {pixels, x.size(3)}),
+               matrix = functions::reshape(weight, {out, weight.size(3)});
+  const Tensor y = quantizer_ ? quantizer_->linear(tape, rows, matrix, bias, activation)
+                              : functions::linear(tape, rows, matrix, bias, activation);
   return functions::reshape(y, {x.size(0), x.size(1), x.size(2), out});
 }
 

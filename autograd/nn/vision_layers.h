@@ -15,18 +15,22 @@ namespace conclave {
 kernels::Window same_window(Index size, Index stride = 1);
 
 /// Weights start out as N(0, 2 / fan out), biases at 0.
-class Convolution : public Module {
+class Convolution : public Module, public Quantizable {
  public:
   Convolution(Index in, Index out, const kernels::Window& window = {1, 1, 0}, bool bias = true);
   /// x [images, height, width, in] -> activation(convolution + bias) [images, out height, out width, out]
   Tensor operator()(Tape& tape, const Tensor& x, Activation activation = Activation::none) const;
   const Parameter& weight() const { return weight_; }
   double flops(Extent& extent) const override;
+  Kind quantizable_kind() const override { return Kind::convolution; }
+  /// Where a window sees several pixels, those of an image have one scale.
+  void quantize(Quantization& shared) override;
 
  private:
   kernels::Window window_;
   Parameter& weight_;
   Parameter* bias_;
+  std::unique_ptr<Quantizer> quantizer_;  // null: it is not quantized
 };
 
 /// A window for each channel, without bias. Weights start out as N(0, 2 / fan out), which of a channel by

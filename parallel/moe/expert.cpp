@@ -5,26 +5,39 @@
 namespace conclave {
 namespace {
 
+/// A product of rows with their experts' matrices.
+struct Product {
+  Parameter& weight;
+  Parameter* bias;
+  std::unique_ptr<Quantizer> quantizer;
+
+  Tensor operator()(Tape& tape, const Tensor& x, kernels::RowOffsets offsets, Activation activation) const {
+    const Tensor biases = bias ? bias->value : Tensor();
+    return quantizer ? quantizer->product(tape, x, offsets, weight.value, biases, activation)
+                     : functions::grouped_linear(tape, x, offsets, weight.value, biases, activation);
+  }
+};
+
 /// down(gelu(up(x))) for all experts of the rank at once, by grouped products.
 class FeedForwardExperts final : public BaseExpert {
  public:
   explicit FeedForwardExperts(const ExpertOptions& options)
       : BaseExpert(options),
-        up_(add_expert_parameter("up.weight", {options.ffn, options.hidden},
-                                 Initializer::fan_in(options.hidden))),
-        up_bias_(add_expert_parameter("up.bias", {options.ffn}, Initializer::constant(0), false)),
-        down_(add_expert_parameter("down.weight", {options.hidden, options.ffn},
-                                   Initializer::fan_in(options.ffn))),
-        down_bias_(add_expert_parameter("down.bias", {options.hidden}, Initializer::constant(0), false)) {}
+        up_(product("up", options.ffn, options.hidden)),
+        down_(product("down", options.hidden, options.ffn)) {}
 
   Tensor forward(Tape& tape, const ExpertInput& input) override {
-    const Tensor inner = functions::grouped_linear(tape, input.rows, input.offsets, up_.value, up_bias_.value,
-                                                   Activation::gelu);
-    return functions::grouped_linear(tape, inner, input.offsets, down_.value, down_bias_.value);
+    const Tensor inner = up_(tape, input.rows, input.offsets, Activation::gelu);
+    return down_(tape, inner, input.offsets, Activation::none);
   }
 
  private:
-  Parameter &up_, &up_bias_, &down_, &down_bias_;
+  Product product(const std::string& name, Index out, Index in) {
+    Parameter& weight = add_expert_parameter(name + ".weight", {out, in}, Initializer::fan_in(in));
+    Parameter& bias = add_expert_parameter(name + ".bias", {out}, Initializer::constant(0), false);
+    return {weight, &bias, make_quantizer(name, weight)};
+  }
+  Product up_, down_;
 };
 
 /// down(silu(gate(x)) * up(x)).
@@ -32,24 +45,22 @@ class GatedExperts final : public BaseExpert {
  public:
   explicit GatedExperts(const ExpertOptions& options)
       : BaseExpert(options),
-        gate_(matrix("gate.weight", options.ffn, options.hidden)),
-        up_(matrix("up.weight", options.ffn, options.hidden)),
-        down_(matrix("down.weight", options.hidden, options.ffn)) {}
+        gate_(product("gate", options.ffn, options.hidden)),
+        up_(product("up", options.ffn, options.hidden)),
+        down_(product("down", options.hidden, options.ffn)) {}
 
   Tensor forward(Tape& tape, const ExpertInput& input) override {
-    const auto product = [&](const Tensor& x, const Parameter& weight, Activation activation) {
-      return functions::grouped_linear(tape, x, input.offsets, weight.value, Tensor(), activation);
-    };
-    const Tensor gate = product(input.rows, gate_, Activation::silu),
-                 up = product(input.rows, up_, Activation::none);
-    return product(functions::multiply(tape, gate, up), down_, Activation::none);
+    const Tensor gate = gate_(tape, input.rows, input.offsets, Activation::silu),
+                 up = up_(tape, input.rows, input.offsets, Activation::none);
+    return down_(tape, functions::multiply(tape, gate, up), input.offsets, Activation::none);
   }
 
  private:
-  Parameter& matrix(const char* name, Index out, Index in) {
-    return add_expert_parameter(name, {out, in}, Initializer::fan_in(in));
+  Product product(const std::string& name, Index out, Index in) {
+    Parameter& weight = add_expert_parameter(name + ".weight", {out, in}, Initializer::fan_in(in));
+    return {weight, nullptr, make_quantizer(name, weight)};
   }
-  Parameter &gate_, &up_, &down_;
+  Product gate_, up_, down_;
 };
 
 template <class Experts>
@@ -76,6 +87,16 @@ Parameter& BaseExpert::add_expert_parameter(std::string name, Shape per_expert, 
   parameter.first_row = options_.first;
   parameter.global_rows = options_.total;
   return parameter;
+}
+
+std::unique_ptr<Quantizer> BaseExpert::make_quantizer(std::string name, const Parameter& weight) {
+  if (!options_.quantization) return nullptr;
+  auto quantizer = std::make_unique<Quantizer>(
+      *options_.quantization, weight,
+      QuantizedGroups{
+          .total = options_.total, .first = options_.first, .count = options_.count, .sharded = true});
+  add_module(std::move(name), *quantizer);
+  return quantizer;
 }
 
 double BaseExpert::flops_per_row() const {

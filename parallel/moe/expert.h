@@ -13,6 +13,7 @@
 
 #include "autograd/functions/functions.h"
 #include "autograd/nn/module.h"
+#include "autograd/nn/quantizer.h"
 #include "core/plugin.h"
 
 namespace conclave {
@@ -24,6 +25,7 @@ struct ExpertOptions {
   Index count = 0;        ///< experts on this rank; none, where other ranks hold all of the kind
   Index total = 0;        ///< experts of the kind in the layer, over all ranks
   std::string name = {};  ///< of the kind, in recipes
+  Quantization* quantization = nullptr;  ///< of the model; null: experts are not quantized
 };
 
 /// What a rank's experts of one kind are given: number i of them owns rows [offsets[i], offsets[i + 1]).
@@ -60,6 +62,10 @@ class BaseExpert : public Module {
   /// A parameter with one slice per expert: [experts on this rank, ...], sharded along dimension 0.
   Parameter& add_expert_parameter(std::string name, Shape per_expert, Initializer initializer,
                                   bool decay = true);
+
+  /// What rounds a product with `weight` [experts on this rank, out, in], as a module `name`; null where
+  /// experts are not quantized.
+  std::unique_ptr<Quantizer> make_quantizer(std::string name, const Parameter& weight);
 
   ExpertOptions options_;
 };

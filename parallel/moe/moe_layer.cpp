@@ -34,7 +34,8 @@ ExpertOptions expert_options(const MoeOptions& options, const ProcessGrid& grid)
           .ffn = options.ffn,
           .first = count * grid.expert_group().rank(),
           .count = count,
-          .total = options.experts};
+          .total = options.experts,
+          .quantization = options.quantization};
 }
 
 bool keeps(const Tape& tape, const DispatchPlan& plan, Index round) {

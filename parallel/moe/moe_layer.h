@@ -38,6 +38,7 @@ struct MoeOptions {
   Index dispatch_chunks = 0;     ///< of a round, see Dispatcher
   /// Passes may be ones that tell_examples_apart; all rows then come in one round.
   bool tells_examples_apart = false;
+  Quantization* quantization = nullptr;  ///< of the model, where the experts are quantized
 };
 
 /// What a layer did since the last reset, on this rank.

@@ -52,6 +52,7 @@ void grouped(std::int64_t repetitions);
 void convolution(std::int64_t repetitions);
 void layer_norm(std::int64_t repetitions);
 void lstm(std::int64_t repetitions);
+void integers(std::int64_t repetitions);
 void aggregation(std::int64_t repetitions);
 /// Takes 800 MB of the folder for temporary files.
 void upload(std::int64_t repetitions);

@@ -31,6 +31,7 @@ constexpr Measurement kMeasurements[] = {
     {"convolution", [](const Setting& s) { bench::convolution(s.repetitions); }, nullptr},
     {"layer_norm", [](const Setting& s) { bench::layer_norm(s.repetitions); }, nullptr},
     {"lstm", [](const Setting& s) { bench::lstm(s.repetitions); }, nullptr},
+    {"int8", [](const Setting& s) { bench::integers(s.repetitions); }, nullptr},
     {"aggregation", [](const Setting& s) { bench::aggregation(s.repetitions); }, nullptr},
     {"moe", [](const Setting& s) { bench::moe(s.grid, s.repetitions); }, nullptr},
     {"privacy", [](const Setting& s) { bench::private_step(s.grid, s.repetitions); }, nullptr},

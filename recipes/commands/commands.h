@@ -34,11 +34,20 @@ int train(const TrainArguments& arguments, const Surroundings& surroundings, con
 struct EvaluateArguments {
   std::string checkpoint;
   std::string split = "test";
-  std::string task;  ///< "": the model's first
+  std::string task;   ///< "": the model's first
+  bool int8 = false;  ///< with integers, also where it was not trained for them
   std::vector<std::string> overrides;
   std::string device = "auto";
 };
 int evaluate(const EvaluateArguments& arguments, const Surroundings& surroundings, const MpiSession& session);
+
+struct QuantizeArguments {
+  std::string checkpoint;
+  std::string out;            ///< folder
+  std::int64_t batches = 64;  ///< of training examples that ranges are learned from
+  std::vector<std::string> overrides;
+};
+int quantize(const QuantizeArguments& arguments, const Surroundings& surroundings, const MpiSession& session);
 
 struct PredictArguments {
   std::string checkpoint;

@@ -33,8 +33,9 @@ int evaluate(const EvaluateArguments& arguments, const Surroundings& surrounding
   auto& world = chosen.world;
   set_threads(0, surroundings, *world);
   const ProcessGrid grid(std::move(world), 0);
-  SplitEvaluation evaluation(arguments.checkpoint, arguments.split, arguments.task, arguments.overrides,
-                             grid);
+  std::vector<std::string> overrides = arguments.overrides;
+  if (arguments.int8) overrides.insert(overrides.begin(), "quantization.enabled=true");
+  SplitEvaluation evaluation(arguments.checkpoint, arguments.split, arguments.task, overrides, grid);
   const Evaluation result = evaluation.run();
   if (grid.world().rank() == 0) {
     nlohmann::ordered_json summary{

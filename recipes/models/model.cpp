@@ -10,7 +10,10 @@ bool encodes_images(const Recipe& recipe) {
 }  // namespace
 
 Model::Model(const Recipe& recipe, const ModelSizes& sizes, const ProcessGrid& grid)
-    : sizes_(sizes), trunk_(recipe, sizes, encodes_images(recipe), grid) {
+    : sizes_(sizes),
+      quantization_(make_quantization(recipe.quantization)),
+      trunk_(recipe, sizes, encodes_images(recipe), grid,
+             quantizes(recipe.quantization, "experts") ? quantization_.get() : nullptr) {
   add_module("", trunk_);
   const auto add = [&](auto& task, const char* name, double weight) {
     if (weight == 0) return;
@@ -21,6 +24,10 @@ Model::Model(const Recipe& recipe, const ModelSizes& sizes, const ProcessGrid& g
   add(classifier_, "", recipe.tasks.classify);
   add(captioner_, "caption", recipe.tasks.caption);
   add(generator_, "generate", recipe.tasks.generate);
+  if (!quantization_) return;
+  quantize_layers(trunk_, recipe.quantization, *quantization_);
+  if (quantizes(recipe.quantization, "heads"))
+    for (Task* task : tasks_) quantize_layers(*task, recipe.quantization, *quantization_);
 }
 
 }  // namespace conclave

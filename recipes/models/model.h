@@ -11,6 +11,7 @@
 #include "recipes/models/classifier.h"
 #include "recipes/models/image_generator.h"
 #include "recipes/models/trunk.h"
+#include "recipes/quantized_model.h"
 
 namespace conclave {
 
@@ -29,9 +30,12 @@ class Model : public Module {
   /// The linear model beside the classifier's head, or null.
   WideClassifier* wide() { return classifier_ ? classifier_->wide() : nullptr; }
   std::vector<std::pair<std::string, MoeLayer*>> moe_layers() { return trunk_.moe_layers(); }
+  /// Null where the recipe has it not enabled.
+  Quantization* quantization() { return quantization_.get(); }
 
  private:
   ModelSizes sizes_;
+  std::unique_ptr<Quantization> quantization_;
   Trunk trunk_;
   std::optional<Classifier> classifier_;
   std::optional<Captioner> captioner_;

@@ -53,7 +53,8 @@ Trunk::Images::Images(const ImageRecipe& recipe, const ImageShape& image, Index 
 
 struct Trunk::Layer : Module {
   Layer(const std::string& layer_name, const ModelRecipe& model, const MoeRecipe& moe, bool with_experts,
-        Index longest_sequence, const ProcessGrid& grid, Index dispatch_chunks, bool apart)
+        Index longest_sequence, const ProcessGrid& grid, Index dispatch_chunks, bool apart,
+        Quantization* quantization)
       : name(layer_name),
         moe_name(layer_name + ".moe"),
         attention_norm(model.hidden),
@@ -85,7 +86,8 @@ struct Trunk::Layer : Module {
                                        moe.domain_expert < 0 ? 0 : moe.domain_prior, moe.domain_expert},
                      .capacity_factor = moe.capacity_factor,
                      .dispatch_chunks = dispatch_chunks,
-                     .tells_examples_apart = apart},
+                     .tells_examples_apart = apart,
+                     .quantization = quantization},
           grid);
       add_module("moe", *experts);
     } else {
@@ -104,7 +106,8 @@ struct Trunk::Layer : Module {
 
 Trunk::~Trunk() = default;
 
-Trunk::Trunk(const Recipe& recipe, const ModelSizes& sizes, bool encodes_images, const ProcessGrid& grid)
+Trunk::Trunk(const Recipe& recipe, const ModelSizes& sizes, bool encodes_images, const ProcessGrid& grid,
+             Quantization* quantization)
     : depth_(recipe.model.layers),
       hidden_(recipe.model.hidden),
       separate_experts_(separates(recipe) ? recipe.moe.experts : 0),
@@ -122,9 +125,9 @@ Trunk::Trunk(const Recipe& recipe, const ModelSizes& sizes, bool encodes_images,
   }
   for (Index i = 0; i < (model.share_layers ? recipe.moe.every : model.layers); ++i) {
     const std::string name = "layers." + std::to_string(i);
-    layers_.push_back(std::make_unique<Layer>(name, model, recipe.moe, (i + 1) % recipe.moe.every == 0,
-                                              std::max(sizes.max_length, image_tokens()), grid,
-                                              recipe.parallel.dispatch_chunks, recipe.privacy.is_on()));
+    layers_.push_back(std::make_unique<Layer>(
+        name, model, recipe.moe, (i + 1) % recipe.moe.every == 0, std::max(sizes.max_length, image_tokens()),
+        grid, recipe.parallel.dispatch_chunks, recipe.privacy.is_on(), quantization));
     add_module(name, *layers_.back());
   }
   add_module("final_norm", final_norm_);

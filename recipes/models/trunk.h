@@ -38,7 +38,9 @@ void add_costs(const std::string& prefix, const Module& module, std::vector<Exte
 class Trunk : public Module {
  public:
   /// `grid` must outlive the trunk. `encodes_images`: some task is shown images.
-  Trunk(const Recipe& recipe, const ModelSizes& sizes, bool encodes_images, const ProcessGrid& grid);
+  /// `quantization`, which outlives it, is its experts'; null: they are not quantized.
+  Trunk(const Recipe& recipe, const ModelSizes& sizes, bool encodes_images, const ProcessGrid& grid,
+        Quantization* quantization = nullptr);
   ~Trunk() override;
 
   bool has_texts() const { return texts_ != nullptr; }

@@ -19,6 +19,7 @@
 #include "core/kernels/depthwise.h"
 #include "core/kernels/dropout.h"
 #include "core/kernels/embedding.h"
+#include "core/kernels/fake_quantize.h"
 #include "core/kernels/gate.h"
 #include "core/kernels/hinge.h"
 #include "core/kernels/image_norm.h"
@@ -620,6 +621,25 @@ std::vector<Operation> operations(Size size) {
   row("squared_error backward", fmt::format("rows {}, columns {}", examples, classes),
       {read({examples}), read(logits), read(logits), written(logits)}, 2 * m,
       [](const Tensors& t) { squared_error_backward(t[0], t[1], t[2], t[3], Write::assign); });
+
+  // ---- Fake quantization
+  const Index channels = small ? 96 : 16384, weights = small ? 1024 : 8192;
+  const Shape matrix{channels, weights};
+  const std::string quantized_text = fmt::format("rows {}, columns {}", channels, weights);
+  const auto q = static_cast<double>(matrix.numel());
+  const Operand scales = {Use::read, {channels}, DType::f32, [](const Tensor& values) { values.fill(0.01); }};
+  row("row_ranges", quantized_text, {read(matrix), written({channels}), written({channels})}, 2 * q,
+      [](const Tensors& t) { row_ranges(t[0], t[1], t[2]); });
+  row("range_scales", fmt::format("rows {}", matrix.numel()),
+      {read({matrix.numel()}), read({matrix.numel()}), written({matrix.numel()}), written({matrix.numel()})},
+      8 * q, [](const Tensors& t) { range_scales(t[0], t[1], QuantLevels::affine(8), t[2], t[3]); });
+  row("fake_quantize", quantized_text, {read(matrix), scales, written(matrix)}, 5 * q,
+      [](const Tensors& t) { fake_quantize(t[0], t[1], Tensor(), {}, t[2]); });
+  row("fake_quantize backward", quantized_text,
+      {read(matrix), read(matrix), scales, written(matrix), written({channels})}, 10 * q,
+      [](const Tensors& t) {
+        fake_quantize_backward(t[0], t[1], t[2], Tensor(), {}, t[3], Write::assign, t[4]);
+      });
 
   // ---- The optimizer
   const Shape parameters{small ? 100'000 : Index{1} << 27};

@@ -1,6 +1,7 @@
 #include "core/kernels/activation.h"
 #include "core/kernels/adamw.h"
 #include "core/kernels/dropout.h"
+#include "core/kernels/fake_quantize.h"
 #include "core/kernels/layer_norm.h"
 #include "core/kernels/softmax.h"
 #include "tests/core/reference_activation.h"
@@ -62,6 +63,37 @@ TEMPLATE_TEST_CASE("layer_norm on the device does what it does on the processor"
               layer_norm_backward(t[6], t[0], t[1], t[2], options, t[4], t[5], t[7], mode, t[8], t[9],
                                   unwritten({layer_norm_parts(rows), 3, hidden}, kType));
             });
+      }
+  }
+}
+
+TEMPLATE_TEST_CASE("fake quantization on the device is what it is on the processor", "", float, double) {
+  using T = TestType;
+  constexpr DType kType = dtype_of<T>;
+  Shapes shapes(7);
+  std::vector<Shape> all{{0, 5}, {100, 36}, {3, 1028}, {1, 4096}};
+  for (int round = 0; round < kShapes; ++round) all.push_back({shapes.between(1, 20), shapes.columns()});
+  for (const Shape& shape : all) {
+    const Index rows = shape[0];
+    const Tensor x = random_values(shape, 1, kType, 3), dy = random_values(shape, 2, kType, 0.01);
+    for (const QuantLevels levels : {QuantLevels::symmetric(8), QuantLevels::affine(7)})
+      for (const Write mode : {Write::assign, Write::accumulate}) {
+        const auto of_rows = [&] { return unwritten({rows}, kType); };
+        const Tensor dx = mode == Write::assign ? unwritten(shape, kType) : random_values(shape, 3, kType);
+        compare_twins<T>(
+            {x, of_rows(), of_rows(), of_rows(), of_rows(), unwritten(shape, kType), dy, dx, of_rows()},
+            [&](const Tensors& t) {
+              row_ranges(t[0], t[1], t[2]);
+              range_scales(t[1], t[2], levels, t[3], t[4]);
+              fake_quantize(t[0], t[3], t[4], levels, t[5]);
+              fake_quantize_backward(t[6], t[0], t[3], t[4], levels, t[7], mode, t[8]);
+            });
+        // One scale for all rows, too small for the numbers at the ends.
+        compare_twins<T>({x, Tensor::of<T>({1}, {T(0.03)}), unwritten(shape, kType), dy, of_rows()},
+                         [&](const Tensors& t) {
+                           fake_quantize(t[0], t[1], Tensor(), levels, t[2]);
+                           fake_quantize_backward(t[3], t[0], t[1], Tensor(), levels, Tensor(), mode, t[4]);
+                         });
       }
   }
 }

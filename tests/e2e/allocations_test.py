@@ -21,6 +21,8 @@ SAVING = ("libhdf5",)  # each run saves once, at its end; HDF5 has no part in a 
 TASKS = """data.source=fashion_mnist data.path=idx data.vocabulary=60 model.bigrams=0 model.token_dropout=0 image.stem=8
 image.tokens=grid image.shift=1 image.flip=true image.erase=0.2 tasks.caption=1 tasks.generate=1""".split()
 BLOCKS = 'image.blocks=["k3 x2 c8 s2 se relu", "k5 x2 c16 s2 hs"]'
+QUANTIZED = ["quantization.enabled=true", "quantization.activations=tensor", "quantization.observer=percentile"]
+QUANTIZED += ["quantization.learned=true"]
 # Pairs of runs that differ in their steps alone, not even in the lengths of their recipes. An epoch has 17.
 STEPS = [(2, 8), (10, 70)]
 
@@ -65,6 +67,9 @@ def main():
         (1, *TASKS, BLOCKS),
         (2, *TASKS, BLOCKS, "image.norm=batch"),
         (2, "parallel.dispatch_chunks=3", "moe.shared_experts=1"),
+        (1, "quantization.enabled=true", "train.ema=0.9"),
+        (2, *QUANTIZED),
+        (2, *TASKS, BLOCKS, *QUANTIZED),
         (2, f"run.plugins={MEDICAL}", 'moe.expert="2 feed_forward, 1 gated, 1 lstm_medical"'),
     ]:
         alike = ["train.schedule=constant", "train.warmup=0", "checkpoint.asynchronous=false", *options]

@@ -163,9 +163,10 @@ TEST_CASE("an unknown key names file, line, the nearest key and those of its tab
       mistake("experts = 3"),
       StartsWith("q.toml:1: experts: no such key outside a table; the nearest is moe.experts. Tables are: "
                  "run, data,"));
-  CHECK_THAT(mistake("\n[mole]\nexperts = 3"), Equals("q.toml:2: [mole]: no such table; the nearest is "
-                                                      "[moe]. Tables are: run, data, tasks, image, generate, "
-                                                      "model, moe, train, privacy, parallel, checkpoint"));
+  CHECK_THAT(mistake("\n[mole]\nexperts = 3"),
+             Equals("q.toml:2: [mole]: no such table; the nearest is "
+                    "[moe]. Tables are: run, data, tasks, image, generate, "
+                    "model, moe, train, privacy, quantization, parallel, checkpoint"));
   CHECK_THAT(mistake("[moe]\n\"a\\u001b[31m\" = 3"), Contains("a\\u001B[31m"));  // cannot paint the terminal
 }
 

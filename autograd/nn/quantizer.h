@@ -1,0 +1,101 @@
+// What rounds a product's input and weight as inference with integers will: the part that a layer has beside
+// its own parameters once its model is to be quantized. Weights have a scale for each output channel and
+// symmetric levels; inputs one for each row, or, from an observer, one for all rows or for those of each
+// expert, and levels from zero on.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "autograd/functions/functions.h"
+#include "autograd/nn/range_observer.h"
+#include "core/kernels/integer_product.h"
+
+namespace conclave {
+
+class Quantizer;
+
+struct QuantizationOptions {
+  int weight_bits = 8;
+  /// 7: the sum of two products with a weight fits 16 bits, as processors without VNNI add them up.
+  int activation_bits = 7;
+  bool per_token = true;  ///< inputs' scales; false: from an observer
+  bool learned = false;  ///< scales of weights, and of inputs where they are not per token, are learned (LSQ)
+  ObserverOptions observer = {};
+
+  QuantLevels weight_levels() const { return QuantLevels::symmetric(weight_bits); }
+  QuantLevels activation_levels() const { return QuantLevels::affine(activation_bits); }
+};
+
+/// What all quantizers of a model have in common, and those that have something to observe. It outlives them.
+struct Quantization {
+  QuantizationOptions options = {};
+  bool rounds = false;      ///< else products are what they are without
+  bool calibrates = false;  ///< passes that are not recorded are observed, too
+  /// Such passes in host memory multiply integers. Weights are packed when they are first met, and must then
+  /// stay as they are.
+  bool integers = false;
+  std::vector<Quantizer*> quantizers = {};
+  std::vector<RangeObserver*> observers = {};  ///< theirs
+};
+
+/// Of which a quantizer's layer has this rank's groups.
+struct QuantizedGroups {
+  Index total = 1, first = 0, count = 1;
+  bool sharded = false;  ///< over ranks, as experts are
+};
+
+class Quantizer : public Module {
+ public:
+  /// For a weight [groups.count, out, in], or without experts [out, ...], which outlives it.
+  Quantizer(Quantization& shared, const Parameter& weight, const QuantizedGroups& groups = {});
+
+  /// x [rows, in], whose rows `offsets` divides among this rank's groups, rounded.
+  Tensor input(Tape& tape, const Tensor& x, kernels::RowOffsets offsets);
+  /// The weight, rounded.
+  Tensor weight(Tape& tape, const Tensor& weight);
+
+  /// As functions::grouped_linear, of rounded numbers.
+  Tensor product(Tape& tape, const Tensor& x, kernels::RowOffsets offsets, const Tensor& weight,
+                 const Tensor& bias, Activation activation);
+  /// As functions::linear, likewise.
+  Tensor linear(Tape& tape, const Tensor& x, const Tensor& weight, const Tensor& bias, Activation activation);
+
+  const Parameter& weight_parameter() const { return weight_; }
+  /// The weight in integers, i8 of its shape, and the scales [out] or [groups.count, out] of its channels.
+  void weight_integers(const Tensor& integers, const Tensor& scale) const;
+  /// After the weight has become that of integers: makes its scales those that it was rounded by.
+  void keep_scales(const Tensor& integers) const;
+
+ private:
+  struct Scales {
+    Tensor scale, zero_point;  // [rows] or [1], where the tape is
+    Tensor experts;            // [rows] i32, where rows are of several
+  };
+  Scales observed_scales(Tape& tape, Index rows, DType dtype, kernels::RowOffsets offsets);
+  Tensor weight_scales(Tape& tape, const Tensor& rows) const;
+  Tensor integer_product(Tape& tape, const Tensor& x, kernels::RowOffsets offsets, const Tensor& weight,
+                         const Tensor& bias, Activation activation);
+
+  Quantization& shared_;
+  const Parameter& weight_;
+  QuantizedGroups groups_;
+  std::optional<RangeObserver> observer_;  // unless inputs have a scale for each row
+  // Learned: what the scale of the range is multiplied by, so that a step of the optimizer changes large and
+  // small scales alike.
+  Parameter* weight_factor_ = nullptr;  // [groups, out] or [out]
+  Parameter* input_factor_ = nullptr;   // [groups]
+  std::optional<kernels::IntegerWeights> packed_;
+};
+
+/// A layer that can be quantized.
+class Quantizable {
+ public:
+  enum class Kind : std::uint8_t { linear, experts, convolution };
+  virtual ~Quantizable() = default;
+  virtual Kind quantizable_kind() const = 0;
+  /// Before the layer's parameters have their place.
+  virtual void quantize(Quantization& shared) = 0;
+};
+
+}  // namespace conclave

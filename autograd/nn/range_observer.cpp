@@ -1,0 +1,175 @@
+#include "autograd/nn/range_observer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "core/kernels/quantized.h"
+
+namespace conclave {
+namespace {
+
+constexpr double kNothing = std::numeric_limits<double>::infinity();
+constexpr double kMostRows = 1 << 24;  // which f32 counts one by one
+
+// Bins of positive numbers from 2^-24 to 2^8, 32 for each power of two; smaller and larger ones are in the
+// first and the last. Negative numbers' are those before them, the largest first.
+constexpr Index kPositive = RangeObserver::kBins / 2;
+constexpr double kPerOctave = 32, kFirstOctave = -24;
+
+Index bin_of(double x) {
+  const double at = std::floor((std::log2(std::fabs(x)) - kFirstOctave) * kPerOctave);
+  const auto bin = static_cast<Index>(std::clamp<double>(at, 0, kPositive - 1));
+  return x < 0 ? kPositive - 1 - bin : kPositive + bin;
+}
+
+// The edge of a bin that is further from zero.
+double edge_of(Index bin) {
+  const bool negative = bin < kPositive;
+  const Index size = negative ? kPositive - 1 - bin : bin - kPositive;
+  if (size == 0) return 0;  // what is that small
+  const double edge = std::exp2(static_cast<double>(size + 1) / kPerOctave + kFirstOctave);
+  return negative ? -edge : edge;
+}
+
+// The edge behind which a share of `outside` lies, counted from the bin `first` on.
+double percentile(const auto& counts, double total, double outside, Index first, Index step) {
+  double seen = 0;
+  Index bin = first;
+  for (Index left = RangeObserver::kBins; left > 1; --left, bin += step)
+    if ((seen += static_cast<double>(counts[bin])) > outside * total) break;
+  return edge_of(bin);
+}
+
+}  // namespace
+
+RangeObserver::RangeObserver(const ObserverOptions& options, Index groups)
+    : options_(options),
+      groups_(groups),
+      range_(add_buffer("range", {groups, 2}, 0)),
+      rows_(add_buffer("rows", {groups}, 0)),
+      histogram_(options.kind == ObserverOptions::Kind::percentile
+                     ? &add_buffer("histogram", {groups, kBins}, 0)
+                     : nullptr),
+      least_(static_cast<std::size_t>(groups * 2)),
+      sums_(static_cast<std::size_t>(groups * (histogram_ ? 1 + kBins : 1))) {
+  forget();
+}
+
+void RangeObserver::forget() {
+  std::ranges::fill(least_, kNothing);
+  std::ranges::fill(sums_, 0);
+}
+
+void RangeObserver::see(Tape& tape, const Tensor& x, kernels::RowOffsets offsets, Index first) {
+  const ArenaScope scope(tape.arena());
+  const Tensor lowest = tape.empty({x.size(0)}, x.dtype()), highest = tape.empty({x.size(0)}, x.dtype());
+  kernels::row_ranges(x, lowest, highest);
+  const Tensor low = tape.on_host(lowest), high = tape.on_host(highest);
+  const Tensor values = histogram_ ? tape.on_host(x) : Tensor();
+  // Every eighth column is enough, and the same numbers whichever rows came here.
+  constexpr Index kEvery = 8;
+  const Index columns = x.size(1);
+  for_floating(x.dtype(), "observe", [&]<class T>(T) {
+    for (std::size_t g = 0; g + 1 < offsets.size(); ++g) {
+      const Index group = first + static_cast<Index>(g);
+      double& least = least_[static_cast<std::size_t>(group * 2)];
+      double& negated = least_[static_cast<std::size_t>(group * 2 + 1)];
+      for (Index row = offsets[g]; row < offsets[g + 1]; ++row) {
+        least = std::min(least, static_cast<double>(low.data<T>()[row]));
+        negated = std::min(negated, -static_cast<double>(high.data<T>()[row]));
+      }
+      sums_[static_cast<std::size_t>(group)] += static_cast<double>(offsets[g + 1] - offsets[g]);
+      if (!histogram_) continue;
+      const std::span<double> counts = bins(group);
+      for (Index row = offsets[g]; row < offsets[g + 1]; ++row)
+        for (Index i = 0; i < columns; i += kEvery)
+          ++counts[static_cast<std::size_t>(
+              bin_of(static_cast<double>(values.data<T>()[row * columns + i])))];
+    }
+  });
+}
+
+// Where a buffer is a device's, a copy in host memory stands in for it.
+const Tensor& RangeObserver::on_host(const Buffer& buffer, Tensor& copy) {
+  if (buffer.values.device() == Device::cpu) return buffer.values;
+  if (!copy.defined()) copy = Tensor::empty(buffer.shape, buffer.values.dtype());
+  copy.copy_from(buffer.values);
+  return copy;
+}
+
+void RangeObserver::learn() {
+  const Tensor& range = on_host(range_, copies_[0]);
+  const Tensor& rows = on_host(rows_, copies_[1]);
+  const Tensor histogram = histogram_ ? on_host(*histogram_, copies_[2]) : Tensor();
+  for_floating(range.dtype(), "observe", [&]<class T>(T) {
+    for (Index g = 0; g < groups_; ++g) {
+      const double seen = sums_[static_cast<std::size_t>(g)];
+      if (seen == 0) continue;
+      T& before = rows.data<T>()[g];
+      T* ends = range.data<T>() + 2 * g;
+      double lowest = least_[static_cast<std::size_t>(2 * g)],
+             highest = -least_[static_cast<std::size_t>(2 * g + 1)];
+      const auto old_lowest = static_cast<double>(ends[0]), old_highest = static_cast<double>(ends[1]);
+      if (histogram_) {
+        T* counts = histogram.data<T>() + g * kBins;
+        const std::span<double> now = bins(g);
+        double total = 0;
+        for (std::size_t bin = 0; bin < now.size(); ++bin) {
+          counts[bin] = static_cast<T>((1 - options_.momentum) * static_cast<double>(counts[bin]) + now[bin]);
+          total += static_cast<double>(counts[bin]);
+        }
+        const double outside = (1 - options_.percentile / 100) / 2;
+        lowest = percentile(counts, total, outside, 0, 1);
+        highest = percentile(counts, total, outside, kBins - 1, -1);
+      } else if (before > 0 && options_.kind == ObserverOptions::Kind::min_max) {
+        lowest = std::min(lowest, old_lowest);
+        highest = std::max(highest, old_highest);
+      } else if (before > 0) {
+        lowest = old_lowest + options_.momentum * (lowest - old_lowest);
+        highest = old_highest + options_.momentum * (highest - old_highest);
+      }
+      ends[0] = static_cast<T>(lowest);
+      ends[1] = static_cast<T>(highest);
+      before = static_cast<T>(std::min(static_cast<double>(before) + seen, kMostRows));
+    }
+  });
+  if (range_.values.device() != Device::cpu) {
+    range_.values.copy_from(range);
+    rows_.values.copy_from(rows);
+    if (histogram_) histogram_->values.copy_from(histogram);
+  }
+  forget();
+}
+
+bool RangeObserver::has_seen() {
+  const Tensor& rows = on_host(rows_, copies_[1]);
+  return for_floating(rows.dtype(), "observe", [&]<class T>(T) {
+    return std::ranges::any_of(rows.span<T>(), [](T seen) { return seen > 0; });
+  });
+}
+
+RangeObserver::Scales RangeObserver::scales(Tape& tape, QuantLevels levels, Index first, Index count) {
+  const Tensor& range = on_host(range_, copies_[0]);
+  const Tensor& rows = on_host(rows_, copies_[1]);
+  const auto of_groups = [&] { return tape.arena().empty_on_host({count}, range.dtype()); };
+  const Scales result{of_groups(), of_groups()};
+  for_floating(range.dtype(), "observe", [&]<class T>(T) {
+    const T *ends = range.data<T>(), *seen = rows.data<T>();
+    T layer_lowest = 0, layer_highest = 0;
+    for (Index g = 0; g < groups_; ++g) {
+      layer_lowest = std::min(layer_lowest, ends[2 * g]);
+      layer_highest = std::max(layer_highest, ends[2 * g + 1]);
+    }
+    for (Index i = 0; i < count; ++i) {
+      const Index g = first + i;
+      const bool own = groups_ == 1 || static_cast<double>(seen[g]) >= kEnoughRows;
+      result.scale.data<T>()[i] =
+          kernels::range_scale(own ? ends[2 * g] : layer_lowest, own ? ends[2 * g + 1] : layer_highest,
+                               levels, result.zero_point.data<T>()[i]);
+    }
+  });
+  return result;
+}
+
+}  // namespace conclave

@@ -1,0 +1,46 @@
+// One number and the integer that stands for it: for loops and kernels of all processors, and for training
+// and inference, which must round alike.
+#pragma once
+
+#include <cmath>
+
+#include "core/host_device.h"
+#include "core/kernels/fake_quantize.h"
+
+namespace conclave::kernels {
+
+/// To the nearest integer, of two the even one.
+CONCLAVE_HOST_DEVICE inline float round_to_even(float x) { return rintf(x); }
+CONCLAVE_HOST_DEVICE inline double round_to_even(double x) { return rint(x); }
+
+/// Between what two integers lie, counted from the zero point.
+template <class T>
+struct QuantBounds {
+  T lowest, highest;
+  CONCLAVE_HOST_DEVICE QuantBounds(QuantLevels levels, T zero_point)
+      : lowest(static_cast<T>(levels.lowest) - zero_point),
+        highest(static_cast<T>(levels.highest) - zero_point) {}
+  /// `steps`, a number of steps of the scale, brought between them.
+  CONCLAVE_HOST_DEVICE T clamp(T steps) const {
+    steps = steps < lowest ? lowest : steps;
+    return steps > highest ? highest : steps;
+  }
+  CONCLAVE_HOST_DEVICE bool contain(T steps) const { return steps >= lowest && steps <= highest; }
+};
+
+/// The scale and zero point of the range from `lowest` to `highest`; see range_scales.
+template <class T>
+CONCLAVE_HOST_DEVICE inline T range_scale(T lowest, T highest, QuantLevels levels, T& zero_point) {
+  const T below = lowest < T(0) ? lowest : T(0), above = highest > T(0) ? highest : T(0);
+  zero_point = 0;
+  if (levels.is_symmetric()) {
+    const T largest = -below > above ? -below : above;
+    return largest > T(0) ? largest / static_cast<T>(levels.highest) : T(1);
+  }
+  const T scale = (above - below) / static_cast<T>(levels.highest - levels.lowest);
+  if (!(scale > T(0))) return T(1);
+  zero_point = static_cast<T>(levels.lowest) - round_to_even(below / scale);
+  return scale;
+}
+
+}  // namespace conclave::kernels

@@ -1,0 +1,74 @@
+// Quantized layers, in training.
+#include "autograd/nn/quantizer.h"
+
+#include <catch2/catch.hpp>
+
+#include "autograd/nn/layers.h"
+#include "autograd/nn/parameter_set.h"
+#include "autograd/nn/vision_layers.h"
+#include "tests/autograd/gradient.h"
+
+namespace conclave {
+namespace {
+
+TEST_CASE("a quantized linear layer is a product of rounded numbers, and one of plain numbers until then",
+          "[quantizer]") {
+  for (const bool per_token : {true, false})
+    for (const bool learned : {false, true}) {
+      CAPTURE(per_token, learned);
+      Quantization shared{.options = {.per_token = per_token, .learned = learned}};
+      Linear layer(33, 9), plain(33, 9);
+      layer.quantize(shared);
+      CHECK(shared.observers.size() == (per_token ? 0 : 1));
+      ParameterSet parameters(layer, DType::f32, 1), others(plain, DType::f32, 1);
+      Arena arena("test");
+      Tape tape(arena);
+      Tensor x = kept(random_values({20, 33}, 1, DType::f32));
+      tape.watch(x);
+      const Tensor exact = plain(tape, x, Activation::gelu);
+      CHECK(same_bits(layer(tape, x, Activation::gelu), exact));
+      for (RangeObserver* observer : shared.observers) observer->learn();
+      shared.rounds = true;
+      const Tensor y = layer(tape, x, Activation::gelu);
+      CHECK_FALSE(same_bits(y, exact));
+      CHECK(distance(y, exact) < 0.05);
+      tape.backward(y, kept(random_values({20, 9}, 2, DType::f32)));
+      for (const Parameter* parameter : parameters.parameters()) {
+        CAPTURE(parameter->name);
+        double largest = 0;
+        for (const float value : parameter->slot.gradient.span<float>())
+          largest = std::max(largest, std::fabs(double(value)));
+        CHECK(largest > 0);
+      }
+      Tape forgetful(arena, false);
+      // What is done with integers is that, to rounding.
+      const Tensor rounded = layer(forgetful, x, Activation::gelu);
+      shared.integers = true;
+      const Tensor integers = layer(forgetful, x, Activation::gelu);
+      CHECK_FALSE(same_bits(integers, rounded));
+      CHECK(distance(integers, rounded) < 1e-5);
+      // A part of the weight is that part of the product.
+      CHECK(distance(layer.part(forgetful, x, 2, 5), layer(forgetful, x).slice(1, 2, 5).clone()) < 1e-6);
+    }
+}
+
+TEST_CASE("a quantized convolution is one of rounded numbers", "[quantizer]") {
+  for (const kernels::Window& window : {kernels::Window{1, 1, 0}, same_window(3), same_window(3, 2)}) {
+    Quantization shared{.rounds = true};
+    Convolution layer(5, 8, window), plain(5, 8, window);
+    layer.quantize(shared);
+    ParameterSet parameters(layer, DType::f32, 1), others(plain, DType::f32, 1);
+    Arena arena("test");
+    Tape tape(arena);
+    Tensor x = kept(random_values({3, 6, 7, 5}, 1, DType::f32));
+    tape.watch(x);
+    const Tensor y = layer(tape, x), exact = plain(tape, x);
+    CHECK_FALSE(same_bits(y, exact));
+    CHECK(distance(y, exact) < 0.15);
+    tape.backward(y, y);
+    CHECK(tape.gradient(x).defined());
+  }
+}
+
+}  // namespace
+}  // namespace conclave

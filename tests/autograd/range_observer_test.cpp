@@ -1,0 +1,110 @@
+#include "autograd/nn/range_observer.h"
+
+#include <catch2/catch.hpp>
+
+#include "autograd/nn/parameter_set.h"
+#include "tests/core/values.h"
+
+namespace conclave {
+namespace {
+
+using Kind = ObserverOptions::Kind;
+
+struct Observed {
+  explicit Observed(const ObserverOptions& options, Index groups = 1)
+      : observer(options, groups), parameters(observer, DType::f32, 0) {}
+
+  void see(const Tensor& x, const std::vector<Index>& offsets, Index first = 0) {
+    observer.see(tape, x, offsets, first);
+  }
+  void see(const Tensor& x) { see(x, {0, x.size(0)}); }
+  /// {lowest, highest} of each group, of which levels -127 to 127 and 0 to 254 tell.
+  std::vector<std::pair<double, double>> ranges(Index groups) {
+    const auto [scale, zero] = observer.scales(tape, {0, 1 << 20}, 0, groups);
+    std::vector<std::pair<double, double>> found;
+    for (Index g = 0; g < groups; ++g) {
+      const double s = double(scale.data<float>()[g]), z = double(zero.data<float>()[g]);
+      found.emplace_back(-z * s, ((1 << 20) - z) * s);
+    }
+    return found;
+  }
+
+  RangeObserver observer;
+  ParameterSet parameters;
+  Arena arena{"test"};
+  Tape tape{arena};
+};
+
+Tensor values(std::initializer_list<float> list) {
+  return Tensor::of<float>({static_cast<Index>(list.size()), 1}, list);
+}
+
+void check(const std::pair<double, double>& range, double lowest, double highest) {
+  CHECK(range.first == Approx(lowest).margin(1e-4));
+  CHECK(range.second == Approx(highest).margin(1e-4));
+}
+
+TEST_CASE("the observer of extremes keeps the widest, that of averages moves", "[observer]") {
+  Observed widest({.kind = Kind::min_max}), average({.kind = Kind::moving_average, .momentum = 0.25});
+  CHECK_FALSE(widest.observer.has_seen());
+  for (Observed* observed : {&widest, &average}) {
+    observed->see(values({-1, 2}));
+    observed->see(values({3}));  // the same step
+    observed->observer.learn();
+    check(observed->ranges(1)[0], -1, 3);
+    observed->see(values({-5, 1}));
+    observed->observer.learn();
+    observed->observer.learn();  // of nothing
+  }
+  CHECK(widest.observer.has_seen());
+  check(widest.ranges(1)[0], -5, 3);
+  check(average.ranges(1)[0], -2, 2.5);
+}
+
+TEST_CASE("the percentile leaves so many outside, to within a bin", "[observer]") {
+  Observed observed({.kind = Kind::percentile, .percentile = 99});
+  const Tensor x = random_values({40'000, 8}, 1, DType::f32);
+  observed.see(x);
+  observed.observer.learn();
+  const auto [lowest, highest] = observed.ranges(1)[0];
+  CHECK(lowest == Approx(-2.576).epsilon(0.05));  // of a normal distribution, half a percent on either side
+  CHECK(highest == Approx(2.576).epsilon(0.05));
+}
+
+TEST_CASE("an expert that saw few rows borrows its layer's range", "[observer]") {
+  Observed observed({.kind = Kind::min_max}, 4);
+  const auto enough = static_cast<Index>(RangeObserver::kEnoughRows);
+  const Tensor x = Tensor::zeros({2 * enough + 1, 1});
+  x.data<float>()[0] = -2;
+  x.data<float>()[enough] = 7;
+  x.data<float>()[2 * enough] = 1;
+  // Experts 1, 2, and 3, which gets one row; expert 0, of another rank, gets none.
+  observed.see(x, {0, enough, 2 * enough, 2 * enough + 1}, 1);
+  observed.observer.learn();
+  const auto ranges = observed.ranges(4);
+  check(ranges[0], -2, 7);
+  check(ranges[1], -2, 0);
+  check(ranges[2], 0, 7);
+  check(ranges[3], -2, 7);
+}
+
+TEST_CASE("ranges of parts that are combined are those of the whole", "[observer]") {
+  for (const Kind kind : {Kind::min_max, Kind::moving_average, Kind::percentile}) {
+    const ObserverOptions options{.kind = kind, .percentile = 90};
+    Observed whole(options, 2), first(options, 2), second(options, 2);
+    const Tensor x = random_values({1000, 24}, 1, DType::f32);
+    whole.see(x, {0, 400, 1000});
+    first.see(x.rows(0, 300), {0, 300, 300});
+    second.see(x.rows(300, 1000), {0, 100, 700});
+    for (std::size_t i = 0; i < first.observer.least().size(); ++i)
+      first.observer.least()[i] = std::min(first.observer.least()[i], second.observer.least()[i]);
+    for (std::size_t i = 0; i < first.observer.sums().size(); ++i)
+      first.observer.sums()[i] += second.observer.sums()[i];
+    for (Observed* observed : {&whole, &first}) observed->observer.learn();
+    for (std::size_t i = 0; i < whole.parameters.buffers().size(); ++i)
+      CHECK(same_bits(whole.parameters.buffers()[i]->values, first.parameters.buffers()[i]->values));
+  }
+}
+
+}  // namespace
+}  // namespace conclave

@@ -1,0 +1,93 @@
+"""A model that is trained with rounded numbers: on one rank and two, resumed to the bit, and with ranges that are the
+same whoever saw what."""
+
+import json
+import os
+import shutil
+
+import h5py
+import numpy
+
+from runs import PROGRAM, assert_same_weights, losses, prepare, run, train
+
+STEPS = 40
+RUN = [f"train.steps={STEPS}", "train.ema=0.9", "train.accumulate=2", "checkpoint.every=7", "checkpoint.keep=100"]
+QUANTIZED = "quantization.enabled=true"
+TENSOR = [QUANTIZED, "quantization.activations=tensor"]
+WAYS = {
+    "token": [QUANTIZED, "quantization.learned=true"],
+    "average": [*TENSOR, "quantization.momentum=0.1", "quantization.start_step=10"],
+    "extremes": [*TENSOR, "quantization.observer=min_max", "quantization.learned=true", "moe.shared_experts=1"],
+    "percentile": [*TENSOR, "quantization.observer=percentile", 'moe.expert="2 feed_forward, 2 gated"'],
+}
+
+
+def observed(directory, step):
+    """{name: values} of what observers have learned."""
+    found = {}
+    with h5py.File(f"{directory}/step-{step:08d}.h5") as file:
+        file["model"].visititems(lambda name, item: found.update({name: item[()]}) if name.endswith("/range") else None)
+    return found
+
+
+def on(ranks):
+    return ["mpirun", "--oversubscribe", "-n", ranks] if ranks > 1 else []
+
+
+def loss(checkpoint, *options, ranks=1):
+    return json.loads(run([*on(ranks), PROGRAM, "eval", checkpoint, "--split", "train", *options]).splitlines()[-1])["loss"]
+
+
+def main():
+    prepare()
+    train(1, "plain", *RUN)
+    for way, options in WAYS.items():
+        for ranks in (1, 2):
+            directory = f"{way}{ranks}"
+            train(ranks, directory, *RUN, *options)
+            # Rounding makes of a last bit a step of a number: losses stay near, and not to rounding.
+            for step in (1, STEPS):
+                near = abs(losses(directory)[step] - losses(f"{way}1")[step])
+                assert near < 0.05 * losses("plain")[1], (way, ranks, step, near)
+            resumed = f"{directory}_resumed"
+            os.mkdir(resumed)
+            shutil.copy(f"{directory}/metrics.jsonl", resumed)
+            train(ranks, resumed, *RUN, *options, resume=f"{directory}/step-00000014.h5", says=["at step 14"])
+            assert losses(directory) == losses(resumed), way
+            assert_same_weights(directory, resumed)
+        assert losses(f"{way}1") != losses("plain"), f"{way}: nothing was rounded"
+        assert losses(f"{way}1")[STEPS] < losses("plain")[STEPS] + 0.1, f"{way}: it learns less"
+        one, two = observed(f"{way}1", 7), observed(f"{way}2", 7)
+        assert one.keys() == two.keys() and bool(one) == (way != "token"), (way, list(one))
+        for name, values in one.items():
+            assert numpy.abs(values).max() > 0, (way, name)
+            assert numpy.allclose(values, two[name], rtol=0.1, atol=0.1), (way, name, values, two[name])
+    # Until its first step with rounding, a run is what it is without.
+    for step in range(1, 11):
+        assert losses("average1")[step] == losses("plain")[step]
+    assert losses("average1")[12] != losses("plain")[12]
+    # What is rounded in training is computed with integers in use, also of a checkpoint that has nothing else.
+    for way in WAYS:
+        rounded, integers = loss(f"{way}1", "--set=quantization.inference=rounded"), loss(f"{way}1")
+        assert 0 < abs(rounded - integers) < 2e-3, (way, rounded, integers)
+        for ranks in (1, 2):
+            said = run([*on(ranks), PROGRAM, "quantize", f"{way}1", "--out", f"{way}_int8_{ranks}"])
+            assert "times smaller" in said, said
+            assert abs(loss(f"{way}_int8_{ranks}", ranks=3 - ranks) - integers) < 2e-3, (way, ranks, integers)
+    with h5py.File("token_int8_1/step-00000040.h5") as file:
+        up = file["model/layers/0/moe/experts/up/weight"], file["model/layers/0/moe/experts/up/weight_scale"]
+        assert [item.dtype for item in up] == ["int8", "float32"] and abs(up[0][()]).max() == 127
+    # A model that was not trained for it is quantized afterwards; ranges of tensors want examples.
+    plain = loss("plain")
+    assert 0 < abs(loss("plain", "--int8") - plain) < 0.03
+    run([PROGRAM, "eval", "plain", "--int8", "--set=quantization.activations=tensor"], status=1, says=["conclave quantize"])
+    for observer in ("min_max", "moving_average", "percentile"):
+        options = ["quantization.activations=tensor", f"quantization.observer={observer}", "quantization.percentile=99.9"]
+        run([PROGRAM, "quantize", "plain", "--out", observer, "--batches", "8", *[f"--set={option}" for option in options]])
+        assert abs(loss(observer) - plain) < 0.03, (observer, loss(observer), plain)
+    run([PROGRAM, "train", "tiny.toml", f"--set={QUANTIZED}", "--set=quantization.layers=[\"linear\", \"expert\"]"], status=2,
+        says=["quantization.layers", "experts"])
+
+
+if __name__ == "__main__":
+    main()
