@@ -31,6 +31,9 @@ const Recipe& for_clients(const Recipe& recipe, bool privately) {
   require(!recipe.data.has_images() || recipe.image.norm != "batch",
           "image.norm = \"batch\": running statistics are no part of clients' updates; set it to \"group\"");
   require(
+      !recipe.quantization.enabled || recipe.quantization.activations == "token",
+      "quantization.activations = \"tensor\": ranges are no part of clients' updates; set it to \"token\"");
+  require(
       recipe.moe.balancer == "none" || recipe.moe.balancer == "aux_loss",
       "moe.balancer = \"{}\" goes by the loads of all clients' experts, which none of them tells; set it to "
       "\"none\" or \"aux_loss\"",

@@ -21,6 +21,8 @@ void expect_levels(const char* operation, QuantLevels levels) {
 
 void expect_rows(const char* operation, const IntegerRows& x, Index rows, Index row_bytes) {
   expect(operation, "integers", x.values, {rows, row_bytes}, DType::u8);
+  require(x.values.device() == Device::cpu, "{}: is for processors; CUDA devices take rounded numbers",
+          operation);
   const Index scales = x.scale.numel() == 1 ? 1 : rows;
   expect(operation, "scale", x.scale, {scales}, DType::f32);
   expect(operation, "zero_point", x.zero_point, {scales}, DType::f32);

@@ -79,8 +79,10 @@ class Experts {
 }  // namespace
 
 void integers(std::int64_t repetitions) {
-  fmt::print("f32 products by OpenBLAS for {}; OPENBLAS_CORETYPE=Haswell has it use AVX2 alone\n",
-             openblas_get_corename());
+  fmt::print(
+      "f32 products by OpenBLAS for {}; AVX2 alone: build with -DCONCLAVE_AVX512=OFF, run with "
+      "OPENBLAS_CORETYPE=Haswell\n",
+      openblas_get_corename());
   for (const Index ffn : {1024, 4096}) {
     const Experts experts(ffn);
     for (const IntegerPath path : integer_paths()) {
