@@ -363,6 +363,9 @@ void Trainer::resume() {
             "{}: it was trained without privacy, which cannot be had afterwards; start anew",
             environment_.resume);
     const auto& spent = metadata.at("privacy");
+    require(spent.value("unit", "record") == recipe_.privacy.unit,
+            "{}: its steps hid a {}, and those to come would hide a {}; resume with the recipe as it was",
+            environment_.resume, spent.value("unit", "record"), recipe_.privacy.unit);
     require(spent.at("noise_multiplier") == privacy_->noise_multiplier() &&
                 spent.at("sampling_rate") == privacy_->sampling_rate(),
             "{}: its steps had noise of {} and a sampling rate of {}, and those to come would have {} and "
@@ -672,7 +675,8 @@ CheckpointState Trainer::checkpoint_state() const {
     metadata["data_position"][one.task->name()] = {{"epoch", position.epoch}, {"batch", position.batch}};
   }
   if (privacy_)
-    metadata["privacy"] = {{"noise_multiplier", privacy_->noise_multiplier()},
+    metadata["privacy"] = {{"unit", recipe_.privacy.unit},
+                           {"noise_multiplier", privacy_->noise_multiplier()},
                            {"sampling_rate", privacy_->sampling_rate()},
                            {"steps", privacy_->released()},
                            {"epsilon", privacy_->epsilon(privacy_->released())},

@@ -20,7 +20,7 @@ constexpr int kPingTimeoutMilliseconds = 20'000;
 // while it lasts: a site has kMostCalls of them at most, most of which are refused to start with.
 constexpr int kMostThreads = 2048;
 constexpr std::size_t kMostBufferBytes = std::size_t{64} << 20;  // of what has come and is not yet read
-constexpr int kMostStreams = 32;                                  // of a connection
+constexpr int kMostStreams = 32;                                 // of a connection
 constexpr int kMostMetadataBytes = 16 * 1024;
 constexpr int kHandshakeMilliseconds = 20'000;
 constexpr int kMostIdleMilliseconds = 30 * 60'000;  // a site that comes back connects anew

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import runs
 from e2e.images_test import prepare, train
 from runs import PROGRAM, assert_same_weights, checkpoints, run
 
@@ -20,7 +21,33 @@ def close(one, other):
     return all(abs(a - b) < 3e-3 * max(abs(a), 1) for a, b in zip(one, other, strict=True))
 
 
+def test_clients():
+    """Persons are hidden whole: their texts' mean gradient is clipped, on any ranks."""
+    runs.prepare()
+    still = ["model.bigrams=0", "moe.balancer=none", "train.clip_norm=0", "model.dropout=0", "model.token_dropout=0", "model.embedding_dropout=0"]
+    sets = [f"--set={key}" for key in [*still, "data.client_column=who"]]
+    run([PROGRAM, "federate", "initialize", "tiny.toml", "--out", "public", *sets])
+    clients = [*still, "train.start_from=public", "train.steps=4", "data.client_column=who", "privacy.unit=client"]
+    everybody = [*clients, "privacy.rate=1", "privacy.noise_multiplier=1e-6", "privacy.clip_norm=0.3"]
+    found = []
+    for ranks in (1, 2):
+        says = ["privacy: of 4 steps with 10 of 10 clients on average"]
+        runs.train(ranks, f"clients{ranks}", *everybody, says=says)
+        found.append(list(metrics(f"clients{ranks}", "train/gradient_norm").values()))
+    assert close(*found) and 0 < max(found[0]) <= 0.3, found
+    says = ["privacy: of 4 steps with 2 of 10 clients on average", "epsilon"]
+    runs.train(1, "persons", *clients, "privacy.batch=2", "privacy.noise_multiplier=1", "privacy.delta=1e-3", says=says)
+    spent = run([PROGRAM, "privacy", "epsilon", "--noise", "1", "--rate", "0.2", "--steps", "4", "--delta", "1e-3"])
+    assert abs(float(spent.split()[1]) - metrics("persons", "privacy/epsilon")[4]) < 1e-3, spent
+    noise = ["privacy.batch=2", "privacy.noise_multiplier=1", "privacy.delta=1e-3", "data.client_column="]
+    runs.train(1, "nobody", *clients, *noise, status=2, says=["whose is each row?"])
+    records = [*clients, "privacy.unit=record", "privacy.batch=2", "privacy.noise_multiplier=1", "privacy.delta=1e-3"]
+    resumed = ["privacy.rate=0.2", "train.steps=5"]
+    runs.train(1, "records", *records, *resumed, resume=checkpoints("persons")[0], status=1, says=["its steps hid a client"])
+
+
 def main():
+    test_clients()
     prepare()
     # Without a bound or noise to speak of, on any ranks, it is what training on the whole split is.
     plain = ["train.steps=12", "train.batch_tokens=600", "train.clip_norm=0", "moe.balancer=none", "image.erase=0"]
