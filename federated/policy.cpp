@@ -189,4 +189,23 @@ void SharingPolicy::scatter(std::span<const float> exchanged, std::span<float> m
     std::ranges::copy(exchanged.subspan(range.exchanged, range.size), &model[range.model]);
 }
 
+void check_kept_private(std::span<const FlatParameter> parameters, const SharingPolicy& asked,
+                        const SharingPolicy& own) {
+  const auto exchanged = [](const SharingPolicy& policy, std::size_t element) {
+    const auto after = std::ranges::upper_bound(policy.ranges(), element, {}, &SharingPolicy::Range::model);
+    return after != policy.ranges().begin() && element < std::prev(after)->model + std::prev(after)->size;
+  };
+  std::size_t element = 0;
+  for (const FlatParameter& parameter : parameters) {
+    const bool of_experts = !parameter.layer.empty();
+    const Index rows = of_experts ? parameter.shape[0] : 1;
+    const auto size = static_cast<std::size_t>(parameter.shape.numel() / std::max<Index>(rows, 1));
+    for (Index row = 0; row < rows && size > 0; ++row, element += size)
+      require(!exchanged(asked, element) || exchanged(own, element),
+              "the coordinator asks for '{}{}', which this site's sharing.private keeps here; have the "
+              "federation's sharing.private name it, too, or take it out of the site's",
+              parameter.name, of_experts ? fmt::format("[{}]", parameter.first_expert + row) : "");
+  }
+}
+
 }  // namespace conclave

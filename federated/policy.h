@@ -75,4 +75,9 @@ class SharingPolicy {
   std::size_t model_elements_ = 0, exchanged_elements_ = 0;
 };
 
+/// Throws Error, which names one, where a parameter, or an expert's rows of it, would be exchanged by `asked`
+/// that is private by `own`. Both are of `parameters`.
+void check_kept_private(std::span<const FlatParameter> parameters, const SharingPolicy& asked,
+                        const SharingPolicy& own);
+
 }  // namespace conclave

@@ -80,6 +80,11 @@ struct FederationSettings {
   std::map<std::string, std::string, std::less<>> origin;  ///< as Recipe's
 };
 
+/// What of the model never leaves a site, whatever the federation's [sharing] says.
+struct SiteSharingTable {
+  std::vector<std::string> kept_private;
+};
+
 struct SiteTable {
   std::string kit;
   std::string address = "localhost:7443";
@@ -97,6 +102,7 @@ struct SiteSettings {
   RunRecipe run;
   DataRecipe data;
   PrivacyRecipe privacy;
+  SiteSharingTable sharing;
   ParallelRecipe parallel;
   std::map<std::string, std::string, std::less<>> origin;
 };

@@ -147,6 +147,14 @@ void fields(R& site, Visitor&& field) {
         between(1, 1e6));
 }
 
+template <Either<SiteSharingTable> R, class Visitor>
+void fields(R& sharing, Visitor&& field) {
+  field("private", sharing.kept_private,
+        "Parameters that never leave this site, by patterns as the federation's: it takes no part where the "
+        "coordinator asks for one of them",
+        not_empty());
+}
+
 template <Either<SimulationTable> R, class Visitor>
 void fields(R& simulation, Visitor&& field) {
   field("recipe", simulation.recipe,
@@ -223,6 +231,7 @@ void tables(R& settings, Visitor&& table) {
   table("data", settings.data, "This site's examples");
   table("privacy", settings.privacy,
         "The privacy of this site's records, where it is not as the federation's");
+  table("sharing", settings.sharing, "What of the model this site gives to nobody");
   table("parallel", settings.parallel, "How the work is divided among this site's ranks");
 }
 

@@ -69,6 +69,11 @@ SiteModel::SiteModel(const CheckpointReader& base, std::span<const SharingRule> 
       directory_(std::move(directory)),
       grid_(grid) {}
 
+void SiteModel::check_private(std::span<const SharingRule> never) const {
+  const auto parameters = flat_parameters(layout_);
+  check_kept_private(parameters, policy_, SharingPolicy(parameters, never));
+}
+
 std::filesystem::path SiteModel::private_file(std::int64_t round) const {
   return directory_ / fmt::format("private-{:08}.f32", round);
 }

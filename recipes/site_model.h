@@ -22,6 +22,8 @@ class SiteModel {
             const ProcessGrid& grid);
 
   const SharingPolicy& policy() const { return policy_; }
+  /// Throws Error where `never`, what this site keeps to itself in any case, is not private by the rules.
+  void check_private(std::span<const SharingRule> never) const;
   bool has_private_part() const { return policy_.exchanged_elements() < policy_.model_elements(); }
 
   /// Gives this rank's `entries`, which hold the global model, what this site kept for `round`, or else for

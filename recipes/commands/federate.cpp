@@ -322,6 +322,10 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
       for (const auto& rule : work.at("sharing"))
         sharing.push_back({rule.at(0), parse_sharing(rule.at(1).get<std::string>())});
       kept.emplace(reader, sharing, directory, *grid);
+      std::vector<SharingRule> never;
+      for (const std::string& pattern : settings.sharing.kept_private)
+        never.push_back({pattern, Sharing::kept_private});
+      kept->check_private(never);
       require(!privacy.is_on() || kept->policy().experts().empty(),
               "the coordinator's sharing.by_tokens asks how many tokens each expert served, which tells of "
               "single records; a site with privacy.unit = \"{}\" does not say",

@@ -212,8 +212,8 @@ def test_sharing():
             assert change.max() > 0 or "masked" in name, name
     assert seen == 10, seen
     last = json.loads(Path("sharing/transcript.jsonl").read_text().splitlines()[-1])["entry"]
-    for site in last["sites"].values():
-        assert "classify/private_validation_accuracy" in site["metrics"], site
+    for told in last["sites"].values():
+        assert "classify/private_validation_accuracy" in told["metrics"], told
     assert list(Path("sharing/north").glob("private-*.f32"))
     # In the end each site has the model that is everybody's, with its own expert.
     own = {name: numbers(checkpoints(f"sharing/{name}/training")[-1]) for name in SITES}
@@ -226,6 +226,18 @@ def test_sharing():
     assert (own[SITES[0]][expert] != own[SITES[1]][expert]).any()
     run([PROGRAM, "eval", "sharing/north/training"], says=["accuracy"])
     run(coordinator("mistaken", "--set=sharing.private=*.nothing"), 1, ["*.nothing"])
+
+    # What a site keeps in any case it is not talked out of.
+    Path("refused").mkdir()
+    leader = Started("refused/coordinator.log", coordinator("refused", "--set=sharing.private=*.moe.*[3]"))
+    leader.until("listens at port")
+    run(site("north", "refused", "--set=sharing.private=*.moe.*[2,3]"), 1, ["coordinator asks for 'layers.", "[2]', which this site's sharing.private"])
+    south = Started("refused/south.log", site("south", "refused", "--set=sharing.private=*.moe.*[3]"))
+    south.until("round 1 of 3: delivered")
+    assert not Path("refused/north/update.f32").exists()
+    south.kill()
+    leader.process.send_signal(signal.SIGTERM)
+    leader.ends(130)
 
 
 def test_strategy():

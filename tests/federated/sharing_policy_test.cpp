@@ -7,6 +7,7 @@ namespace conclave {
 namespace {
 
 using Catch::Matchers::Contains;
+using Catch::Matchers::Equals;
 
 // An embedding, and two layers of three experts, the second's of two kinds.
 const std::vector<FlatParameter> kModel{
@@ -73,6 +74,38 @@ TEST_CASE("experts are weighted by their own tokens, and some are private with t
                                     {2, 4},
                                     {-2, 8},  // gated: expert 2
                                     {-1, 4}}));
+}
+
+TEST_CASE("what a site keeps in any case, nobody may ask it for") {
+  const auto check = [](const std::vector<SharingRule>& asked, const std::vector<SharingRule>& own) {
+    check_kept_private(kModel, policy(asked), policy(own));
+  };
+  const SharingRule third{"*.moe.*[2]", Sharing::kept_private}, head{"head.bias", Sharing::kept_private};
+  const auto asks_for = [](const std::string& what) {
+    return Contains("asks for '" + what + "', which this site's sharing.private");
+  };
+  CHECK_NOTHROW(check({}, {}));
+  CHECK_NOTHROW(check({third}, {}));
+  CHECK_NOTHROW(check({third, head}, {third}));
+  CHECK_NOTHROW(check({third}, {{"layers.1.moe.experts.*[2]", Sharing::kept_private}}));
+  const auto refusal = [&](const std::vector<SharingRule>& asked, const SharingRule& own) {
+    try {
+      check(asked, {own});
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  CHECK_THAT(refusal({}, head), asks_for("head.bias"));
+  CHECK_THAT(refusal({third}, head), asks_for("head.bias"));
+  CHECK_THAT(refusal({{"*.moe.experts.*", Sharing::by_tokens}}, third),
+             asks_for("layers.0.moe.router.weight[2]"));
+  CHECK_THAT(refusal({{"layers.0.*[2]", Sharing::kept_private}}, third),
+             asks_for("layers.1.moe.router.weight[2]"));
+  CHECK_THAT(refusal({{"*router*[2]", Sharing::kept_private}, {"*up*[0,2]", Sharing::kept_private}},
+                     {"*.gated.*", Sharing::kept_private}),
+             Equals(""));
+  CHECK_THAT(refusal({}, {"*.nothing", Sharing::kept_private}), Contains("*.nothing"));
 }
 
 TEST_CASE("lists and spans of experts are those experts") {
