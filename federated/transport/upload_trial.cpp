@@ -49,12 +49,12 @@ struct UploadTrial::Parts {
         board(folder, database),
         service(
             board, nullptr, allowed(), {}, [](const auto&) {}, silence),
-        server(start_server("localhost:0", leader, service, port)),
-        bare_server(start_server("localhost:0", leader, bare, bare_port)),
+        server(start_server("127.0.0.1:0", leader, service, port)),
+        bare_server(start_server("127.0.0.1:0", leader, bare, bare_port)),
         site(
-            {.address = "localhost:" + std::to_string(port), .directory = folder / "site"}, member,
+            {.address = "127.0.0.1:" + std::to_string(port), .directory = folder / "site"}, member,
             [] { return false; }, [](const std::string& text) { throw Error(text); }),
-        stub(federated::Federation::NewStub(open_channel("localhost:" + std::to_string(bare_port), member))) {
+        stub(federated::Federation::NewStub(open_channel("127.0.0.1:" + std::to_string(bare_port), member))) {
     for (const Kit* kit : {&member, &hinderer}) allowed().add(kit->info.name, kit->info.fingerprint);
     std::vector<float> values(elements);
     for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i % 1000) * 1e-3f;
@@ -117,7 +117,7 @@ void UploadTrial::stream() {
 void UploadTrial::hinder(std::size_t connections, std::size_t uploads) {
   Parts& parts = *parts_;
   for (std::size_t i = 0; i < connections; ++i) {
-    const auto channel = open_channel("localhost:" + std::to_string(parts.port), parts.hinderer);
+    const auto channel = open_channel("127.0.0.1:" + std::to_string(parts.port), parts.hinderer);
     require(channel->WaitForConnected(std::chrono::system_clock::now() + std::chrono::seconds(20)),
             "connection {} of {} is not made", i + 1, connections);
     const auto hindering = federated::Federation::NewStub(channel);
