@@ -27,11 +27,18 @@ Agreement agree_among(const SecureOptions& options, std::int64_t number, std::ve
                                          std::move(sites), {options.width}, elements);
   agreement.least = std::max(agreement.least, static_cast<std::uint32_t>(options.least));
   agreement.colluding = std::min(agreement.colluding, agreement.least - 2);
+  agreement.values = sum_values(options.clip_norm, options.most_examples, options.privacy);
   agreement.check();
   return agreement;
 }
 
 }  // namespace
+
+std::string sum_values(double clip_norm, double most_examples, const RoundPrivacy& privacy) {
+  return fmt::format("clip {:a} examples {:a} unit {} clip {:a} rate {:a} noise {:a}", clip_norm,
+                     most_examples, to_string(privacy.unit), privacy.clip_norm, privacy.rate,
+                     privacy.noise_multiplier);
+}
 
 SecureRound::SecureRound(std::filesystem::path directory, Database& database, RoundBoard& board,
                          SecureOptions options, Say say)
@@ -76,7 +83,8 @@ std::optional<SecureRound::Sum> SecureRound::attempt(std::int64_t round, std::ui
   std::unique_lock lock(mutex_);
   std::optional<Sum> result;
   try {
-    const Agreement agreement = agree_among(options_, number, sites, elements);
+    const bool weighted = options_.most_examples > 0;
+    const Agreement agreement = agree_among(options_, number, sites, elements + (weighted ? 1 : 0));
     const RoundPrivacy& privacy = options_.privacy;
     const auto format =
         NoisyFormat::choose(agreement, options_.clip_norm, {privacy.clip_norm, privacy.noise_multiplier});
@@ -91,10 +99,21 @@ std::optional<SecureRound::Sum> SecureRound::attempt(std::int64_t round, std::ui
         result->survivors.push_back(ready[site]);
         records += ready[site].examples;
       }
-      result->count =
-          privacy.is_within_sites() ? privacy.rate * records : static_cast<double>(survivors.sites.size());
+      const auto sites = static_cast<double>(survivors.sites.size());
+      result->count = privacy.is_within_sites() ? privacy.rate * records : sites;
+      if (weighted) {
+        float weights;
+        dequantize(result->sum, format.format, elements, std::span(&weights, 1));
+        require(weights * format.format.scale > sites,  // each site's is rounded by less than 1
+                "the sites' weights add up to no more than rounding may make of nothing; lower "
+                "secure_aggregation.most_examples");
+        result->count = weights / (kWeightScale * options_.clip_norm);
+        for (ReceivedUpdate& site : result->survivors)
+          site.examples = result->count * options_.most_examples / sites;
+      }
     }
   } catch (const Error& error) {
+    result.reset();
     say_(fmt::format("round {}: the attempt at its sum failed: {}", round + 1, error.what()));
   }
   attempt_.reset();

@@ -18,8 +18,10 @@ namespace conclave {
 struct SecureOptions {
   bool enabled = false;
   std::string federation;
-  double clip_norm = 1;       ///< to which sites shorten longer updates
-  std::size_t width = 4;      ///< bytes of a number
+  double clip_norm = 1;   ///< to which sites shorten longer updates
+  std::size_t width = 4;  ///< bytes of a number
+  double most_examples =
+      0;  ///< as which a site counts at most, by weights that are hidden; 0: sites count alike
   double phase_seconds = 60;  ///< after which a phase goes on without who is missing
   RoundPrivacy privacy = {};  ///< of the sums
   std::int64_t least = 3;     ///< sites whose sum may be known, at least; and two thirds of an attempt's
@@ -31,6 +33,13 @@ struct SecureTerms {
   std::vector<std::string> certificates;  ///< PEM, by site
   double clip_norm = 1;
 };
+
+/// How sites make the numbers of a sum: Agreement::values.
+std::string sum_values(double clip_norm, double most_examples, const RoundPrivacy& privacy);
+
+/// Where weights are hidden, an update is sent times the site's share of `most_examples`, and behind it that
+/// share times clip_norm and this, which leaves room for rounding.
+inline constexpr double kWeightScale = 0.5;
 
 class SecureRound {
  public:
@@ -48,10 +57,11 @@ class SecureRound {
     secure_aggregation::RingVector sum;
     secure_aggregation::FixedPoint format;
     double count = 1;                            ///< that the mean is over
-    std::vector<ReceivedUpdate> survivors = {};  ///< by site
+    std::vector<ReceivedUpdate> survivors = {};  ///< by site; of hidden weights each has the mean
 
-    /// Of the survivors' updates, each counting the same; where the unit of privacy is a record, their sum
-    /// over the records that are in a round on average. The numbers from `offset` on.
+    /// Of the survivors' updates, each counting the same or, where weights are hidden, by its examples; where
+    /// the unit of privacy is a record or a client, their sum over those that are in a round on average. The
+    /// numbers from `offset` on.
     void read_mean(std::size_t offset, std::span<float> out) const;
   };
   /// One attempt among those who are ready. Nothing where it failed, and why was said, or stop().

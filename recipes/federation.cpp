@@ -61,7 +61,21 @@ void check_secure_aggregation(const FederationSettings& settings,
           ? "is asynchronous, and secure aggregation adds up what all sites of a round have at one time"
           : "looks at each update, which secure aggregation hides");
   check.unless(settings.sharing.by_tokens.empty(), {"sharing.by_tokens", "secure_aggregation.enabled"},
-               "sharing.by_tokens: secure aggregation gives each site the same weight");
+               "sharing.by_tokens: secure aggregation gives all of a site's parameters the same weight");
+  const bool weighted = secure.weights == "examples";
+  check.unless(
+      weighted == (secure.most_examples >= 1),
+      {"secure_aggregation.most_examples", "secure_aggregation.weights"},
+      "{} with {}: weights by examples, and only they, need a bound of 1 or more, as how many a site "
+      "counts at most",
+      check.shown("secure_aggregation.weights", secure.weights),
+      check.shown("secure_aggregation.most_examples", secure.most_examples));
+  check.unless(
+      !weighted || !settings.privacy.is_on(), {"secure_aggregation.weights", "privacy.unit"},
+      "{} with {}: the noise is for updates that count alike, and weights would have none; set it to "
+      "\"equal\"",
+      check.shown("secure_aggregation.weights", secure.weights),
+      check.shown("privacy.unit", settings.privacy.unit));
   if (sites == 0 || secure.bits % 8 != 0) return;
   const std::int64_t most =
       secure_aggregation::Ring{static_cast<std::size_t>(secure.bits / 8)}.most_each(sites);
@@ -257,6 +271,11 @@ Recipe site_recipe(const SiteSettings& site, const Recipe& model, const std::str
   if (within_sites) recipe.privacy = {.delta = rounds.delta};  // the budget is the site's own, or none
   take_given(site.privacy, "privacy", site, recipe.privacy);
   if (within_sites) {
+    require(rounds.unit == RoundPrivacy::Unit::client || recipe.privacy.unit != "client",
+            "{}: privacy.unit = \"client\" at this site, where the federation hides single records only; "
+            "leave it "
+            "out, or take no part",
+            name);
     require(recipe.privacy.noise_multiplier <= rounds.noise_multiplier,
             "{}: privacy.noise_multiplier = {} is more than the federation's {}, of which each site adds a "
             "part",

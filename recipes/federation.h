@@ -54,6 +54,8 @@ struct SharingTable {
 /// The coordinator learns the sum of the updates and no more; see federated/secure_round.h.
 struct SecureAggregationTable {
   bool enabled = false;
+  std::string weights = "equal";
+  double most_examples = 0;
   double clip_norm = 1;
   std::int64_t bits = 32;
   double phase_seconds = 60;

@@ -93,9 +93,16 @@ void fields(R& sharing, Visitor&& field) {
 template <Either<SecureAggregationTable> R, class Visitor>
 void fields(R& secure, Visitor&& field) {
   field("enabled", secure.enabled,
-        "Whether the coordinator learns the mean of a round's updates, each site counting the same, and no "
-        "site's own; of at least 3 sites, and two thirds of those that take part",
+        "Whether the coordinator learns the mean of a round's updates, and no site's own; of at least 3 "
+        "sites, and two thirds of those that take part",
         Rule{});
+  field("weights", secure.weights,
+        "How sites count in that mean: all the same, or by their examples, of which the coordinator then "
+        "learns "
+        "the sum alone",
+        one_of({"equal", "examples"}));
+  field("most_examples", secure.most_examples, "weights by examples: as how many a site counts at most",
+        between(0, 1e12));
   field("clip_norm", secure.clip_norm, "Euclidean norm to which sites shorten longer updates",
         between(1e-6, 1e6));
   field("bits", secure.bits,

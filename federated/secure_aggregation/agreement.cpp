@@ -9,7 +9,7 @@ Agreement Agreement::among(std::string federation, std::uint64_t round, std::vec
   const auto n = static_cast<std::uint32_t>(sites.size());
   const std::uint32_t least = (2 * n + 2) / 3;
   const std::uint32_t colluding = n > kMostSharingWithAll ? n / 20 : n > 0 ? 2 * least - n - 1 : 0;
-  Agreement agreement{std::move(federation), round, std::move(sites), least, colluding, ring, length};
+  Agreement agreement{std::move(federation), round, std::move(sites), least, colluding, ring, length, {}};
   agreement.check();
   return agreement;
 }
@@ -32,10 +32,10 @@ void Agreement::check() const {
 
 Key Agreement::digest() const {
   WireWriter out;
-  out.text("conclave secure aggregation 1").text(federation).u64(round);
+  out.text("conclave secure aggregation 2").text(federation).u64(round);
   out.u32(static_cast<std::uint32_t>(sites.size()));
   for (const std::string& site : sites) out.text(site);
-  out.u32(least).u32(colluding).u8(static_cast<std::uint8_t>(ring.width)).u64(length);
+  out.u32(least).u32(colluding).u8(static_cast<std::uint8_t>(ring.width)).u64(length).text(values);
   return sha256({out.view()});
 }
 

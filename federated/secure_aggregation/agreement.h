@@ -16,6 +16,9 @@ struct Agreement {
   std::uint32_t colluding = 0;     ///< sites that may tell the coordinator all they know, at most
   Ring ring;
   std::uint64_t length = 0;  ///< of the vectors, in words
+  /// How the vectors are made of updates. Who tells one site of numbers so much smaller than another's that
+  /// they vanish beside it would see the other's in the sum.
+  std::string values = {};
 
   /// At least two thirds of the sites; so many may collude as that allows where every site holds a share of
   /// every secret (2 * least - sites - 1), and above kMostSharingWithAll a twentieth.

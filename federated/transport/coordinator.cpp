@@ -64,6 +64,7 @@ struct Coordinator::Parts {
                 {.steps = options.local_steps,
                  .rules = make_strategy(options.strategy, 1)->site_rules(),
                  .sharing = options.sharing,
+                 .most_examples = options.secure.most_examples,
                  .privacy = options.secure.privacy},
                 say),
         writer(options.directory, world, static_cast<int>(options.keep), false),

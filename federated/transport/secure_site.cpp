@@ -10,6 +10,7 @@
 #include "federated/round_board.h"
 #include "federated/secure_aggregation/shared_noise.h"
 #include "federated/secure_aggregation/site.h"
+#include "federated/secure_round.h"
 #include "federated/transport/site_connection.h"
 
 namespace conclave {
@@ -62,7 +63,8 @@ Agreement agreement_of(const federated::SecureTerms& terms, const SiteRound& rou
                       .least = terms.least(),
                       .colluding = terms.colluding(),
                       .ring = {terms.width()},
-                      .length = terms.length()};
+                      .length = terms.length(),
+                      .values = sum_values(terms.clip_norm(), round.most_examples, round.privacy)};
   for (const auto& member : terms.members()) {
     check_site_certificate(member.certificate(), kit.authority, member.site());
     agreement.sites.push_back(member.site());
@@ -72,6 +74,7 @@ Agreement agreement_of(const federated::SecureTerms& terms, const SiteRound& rou
   // update and those who collude.
   const Agreement own = Agreement::among(agreement.federation, agreement.round, agreement.sites,
                                          agreement.ring, agreement.length);
+  const auto expected = static_cast<std::uint64_t>(round.elements) + (round.most_examples > 0 ? 1 : 0);
   require(agreement.least >= own.least && agreement.colluding >= std::min(own.colluding, agreement.least - 2),
           "the coordinator's terms are too weak: the sum of at least {} of {} sites, of which {} may "
           "collude; expected {} "
@@ -79,10 +82,10 @@ Agreement agreement_of(const federated::SecureTerms& terms, const SiteRound& rou
           agreement.least, agreement.sites.size(), agreement.colluding, own.least,
           std::min(own.colluding, agreement.least - 2));
   require(
-      agreement.least >= kLeastSites && agreement.length == static_cast<std::uint64_t>(round.elements),
+      agreement.least >= kLeastSites && agreement.length == expected,
       "the coordinator's terms make no sense: the sum of at least {} sites and {} numbers; expected {} or "
       "more, and {}",
-      agreement.least, agreement.length, kLeastSites, round.elements);
+      agreement.least, agreement.length, kLeastSites, expected);
   return agreement;
 }
 
@@ -141,7 +144,7 @@ std::string Site::exchange(const SiteRound& round, std::int64_t attempt, int kin
   return reply.body();
 }
 
-bool Site::deliver_masked(const SiteRound& round, const std::filesystem::path& update,
+bool Site::deliver_masked(const SiteRound& round, const std::filesystem::path& update, double examples,
                           const federated::UpdateHeader& header) {
   federated::UpdateHeader offer = header;
   *offer.mutable_update() = to_message(FileDigest{});  // a digest would tell the update to whoever guesses it
@@ -152,7 +155,7 @@ bool Site::deliver_masked(const SiteRound& round, const std::filesystem::path& u
                   terms.attempt() > attempt,
               "the coordinator's terms of secure aggregation cannot be read");
       attempt = terms.attempt();
-      take_part(round, update, offer, terms);
+      take_part(round, update, examples, offer, terms);
       return true;
     } catch (const AttemptOver&) {
       say_("the attempt at a sum is over; ready for the next");
@@ -164,7 +167,7 @@ bool Site::deliver_masked(const SiteRound& round, const std::filesystem::path& u
     }
 }
 
-void Site::take_part(const SiteRound& round, const std::filesystem::path& update,
+void Site::take_part(const SiteRound& round, const std::filesystem::path& update, double examples,
                      federated::UpdateHeader header, const federated::SecureTerms& terms) {
   const Agreement agreement = of_others([&] { return agreement_of(terms, round, kit_); });
   const auto self =
@@ -192,7 +195,12 @@ void Site::take_part(const SiteRound& round, const std::filesystem::path& update
     require(round.privacy.unit != RoundPrivacy::Unit::site || terms.clip_norm() <= round.privacy.clip_norm,
             "the coordinator's terms have updates of norm {}, and noise for {}", terms.clip_norm(),
             round.privacy.clip_norm);
-    const auto values = shortened(update, agreement.length, terms.clip_norm());
+    auto values = shortened(update, static_cast<std::size_t>(round.elements), terms.clip_norm());
+    if (round.most_examples > 0) {
+      const double share = std::min(examples / round.most_examples, 1.0);
+      for (float& value : values) value = static_cast<float>(share * value);
+      values.push_back(static_cast<float>(share * kWeightScale * terms.clip_norm()));
+    }
     auto numbers = secure_aggregation::quantize(values, format.format, random_);
     format.add_share(numbers, random_);
     const Bytes masked = of_others([&] { return site.mask(delivery, numbers).encode(); });

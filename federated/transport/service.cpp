@@ -69,6 +69,7 @@ federated::Assignment SiteCalls::next(const Caller& caller, const federated::Nex
   reply.set_counted(counted);
   reply.set_asynchronous(plan.buffer > 0);
   reply.set_secure(secure_ != nullptr);
+  reply.set_most_examples(work_.most_examples);
   if (work_.privacy.is_on()) {
     auto* privacy = reply.mutable_privacy();
     privacy->set_unit(std::string(to_string(work_.privacy.unit)));

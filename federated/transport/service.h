@@ -21,6 +21,7 @@ struct LocalWork {
   std::int64_t steps = 0;
   SiteRules rules = {};
   std::vector<SharingRule> sharing = {};
+  double most_examples = 0;  ///< SecureOptions::most_examples
   RoundPrivacy privacy = {};
 };
 

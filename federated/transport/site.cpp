@@ -113,7 +113,8 @@ SiteRound Site::next() {
                     .sharing = {},
                     .counted = reply.counted(),
                     .asynchronous = reply.asynchronous(),
-                    .secure = reply.secure()};
+                    .secure = reply.secure(),
+                    .most_examples = reply.most_examples()};
     if (reply.has_privacy()) {
       const auto& told = reply.privacy();
       round.privacy = {.unit = parse_privacy_unit(told.unit()),
@@ -145,6 +146,12 @@ SiteRound Site::next() {
             "the coordinator's assignment makes no sense: round {} of {}, {} numbers, {} steps, an update of "
             "round {}; of all rounds together there may be {} steps",
             round.round, round.rounds, round.elements, round.local_steps, round.counted, kMostFederatedSteps);
+    require(
+        round.most_examples == 0 || (round.most_examples >= 1 && std::isfinite(round.most_examples) &&
+                                     round.secure && !round.privacy.is_on()),
+        "the coordinator would have sites count by up to {} examples; that goes with secure aggregation, and "
+        "not with noise, which is for updates that count alike",
+        round.most_examples);
     require(
         round.finished || round.secure || !options_.secure_only,
         "the coordinator at {} asks for updates that it can read; by site.secure_only this site sends none",
@@ -191,7 +198,10 @@ bool Site::deliver(const SiteRound& round, const SiteUpdateFile& update, double 
   header.set_examples(examples);
   for (const double served : tokens) header.add_tokens(served);
   for (const auto& [name, value] : metrics) (*header.mutable_metrics())[name] = value;
-  if (round.secure) return deliver_masked(round, update.path, header);
+  if (round.secure) {
+    if (round.most_examples > 0) header.set_examples(1);  // how many it is, is masked
+    return deliver_masked(round, update.path, examples, header);
+  }
   *header.mutable_update() = to_message(update.digest);
   return send(header, update.path);
 }

@@ -52,6 +52,7 @@ struct SiteRound {
   std::int64_t counted = 0;   ///< the number, from 1, of this site's last update that counted; 0: none
   bool asynchronous = false;  ///< updates are numbered as they come, not by their rounds
   bool secure = false;        ///< the coordinator is told no more than a sum
+  double most_examples = 0;   ///< by which a site counts in that sum, at most; 0: sites count alike
   RoundPrivacy privacy = {};  ///< of that sum
 
   /// The number, from 0, of the update that is to be made.
@@ -99,10 +100,10 @@ class Site {
   bool send(const federated::UpdateHeader& header, const std::filesystem::path& file);
 
   // Secure rounds (secure_site.cpp).
-  bool deliver_masked(const SiteRound& round, const std::filesystem::path& update,
+  bool deliver_masked(const SiteRound& round, const std::filesystem::path& update, double examples,
                       const federated::UpdateHeader& header);
-  void take_part(const SiteRound& round, const std::filesystem::path& update, federated::UpdateHeader header,
-                 const federated::SecureTerms& terms);
+  void take_part(const SiteRound& round, const std::filesystem::path& update, double examples,
+                 federated::UpdateHeader header, const federated::SecureTerms& terms);
   std::string exchange(const SiteRound& round, std::int64_t attempt, int kind, const std::string& body);
 
   SiteOptions options_;

@@ -53,6 +53,7 @@ SecureOptions secure_options(const FederationSettings& settings) {
           .federation = settings.federation.name,
           .clip_norm = secure.clip_norm,
           .width = static_cast<std::size_t>(secure.bits / 8),
+          .most_examples = secure.most_examples,
           .phase_seconds = secure.phase_seconds,
           .privacy = round_privacy(settings),
           .least = settings.federation.quorum};

@@ -405,6 +405,33 @@ def test_secure_mean():
     assert abs(changed - expected).max() < 1e-6, abs(changed - expected).max()
 
 
+def test_secure_weights():
+    """Each site counts by its examples, up to a bound, and the coordinator learns how many there are together."""
+    start = numbers(checkpoints("start")[-1])
+    for directory, most in {"weighted": 1000, "bounded": 135}.items():
+        weights = [f"--set=secure_aggregation.{key}" for key in ["weights=examples", f"most_examples={most}"]]
+        leader, sites = start_secure(directory, "--set=federation.rounds=1", *weights)
+        for one in [*sites.values(), leader]:
+            one.ends()
+        updates = [numpy.fromfile(f"{directory}/{name}/update.f32", numpy.float32).astype(float) for name in SECURE_SITES]
+        examples = [json.loads(Path(f"{directory}/{name}/update.json").read_text())["examples"] for name in SECURE_SITES]
+        counted = [min(number, most) for number in examples]
+        assert len(set(counted)) > 1 and (counted == examples) == (most == 1000), examples
+        end = numbers(checkpoints(directory)[-1])
+        changed = numpy.concatenate([end[name].astype(float) - start[name] for name in sorted(start)])
+        expected = sum(weight * update for weight, update in zip(counted, updates)) / sum(counted)
+        equal = sum(updates) / len(updates)
+        assert abs(changed - expected).max() < 1e-6 < 1e-5 < abs(changed - equal).max(), abs(changed - expected).max()
+        (entry,) = entries(directory)
+        told = [site["examples"] for site in entry["sites"].values()]
+        assert max(told) - min(told) < 1e-9 and abs(sum(told) - sum(counted)) < 1e-2, (told, counted)
+    wrong = {"secure_aggregation.weights=examples": "need a bound of 1 or more", "secure_aggregation.most_examples=7": "need a bound of 1 or more"}
+    for mistake, message in wrong.items():
+        run([*secure_coordinator("weighted"), f"--set={mistake}"], 2, [message])
+    noisy = ["--set=privacy.unit=site", "--set=privacy.epsilon=1"]
+    run([*secure_coordinator("weighted", *weights), *noisy], 2, ["weights would have none"])
+
+
 def test_secure_kills():
     """Sites that are killed after they shared their keys are not in the sum; a coordinator that is killed goes on."""
 
@@ -517,6 +544,8 @@ def test_shared_noise():
     own = ["--set=privacy.unit=record", "--set=privacy.delta=1e-5"]
     run([*secure_site("north", "noisy_budget"), *own, "--set=privacy.epsilon=0.5"], 1, ["epsilon"])
     run([*secure_site("south", "noisy_budget"), *own, "--set=privacy.noise_multiplier=4"], 1, ["more than the federation's 3"])
+    of_persons = [option.replace("=record", "=client") for option in own]
+    run([*secure_site("south", "noisy_budget"), *of_persons, "--set=privacy.epsilon=9"], 1, ["hides single records only"])
     leader.process.send_signal(signal.SIGTERM)
     leader.ends(130)
     mistakes = {"secure_aggregation.enabled=false": "sites' shares of the noise", "federation.local_steps=2": "a round is one step",
@@ -670,7 +699,7 @@ def main():
         run([PROGRAM, "federate", "initialize", "tiny.toml", "--out", "start"], says=["step-00000000.h5"])
         Path("secure.toml").write_text(SECURE.format(port=free_port()))
         run([PROGRAM, "federate", "provision", "secure.toml"], says=["secure_kits/west"])
-        secure = [test_secure_mean, test_secure_kills, test_one_sum]
+        secure = [test_secure_mean, test_secure_weights, test_secure_kills, test_one_sum]
         tests = [test_mean, test_ranks, test_kills, test_sharing, test_strategy, test_scaffold, test_buffer, *secure, test_shared_noise, test_private, test_audit]
         for test in [*tests, test_early_site, test_admission, test_mistakes]:
             if test.__name__ in sys.argv[1:] or len(sys.argv) == 1:

@@ -109,6 +109,13 @@ TEST_CASE("a site takes no part in a roster that is not as its sites signed it")
     CHECK_THROWS_AS(round.sites[0].share(roster), Error);
     CHECK_THROWS_AS(round.sites[2].share(other.coordinator.roster()), Error);
   }
+  SECTION("of sites that make their numbers otherwise") {
+    Agreement told = round.agreement;
+    told.values = "smaller, so that others' show";
+    TestRound other(told);
+    other.sites[0].advertise();
+    CHECK_THROWS_WITH(other.sites[0].share(roster), Catch::Contains("another federation, round or setting"));
+  }
   SECTION("after a refusal, a site does nothing more") {
     CHECK_THROWS_AS(round.sites[0].share({}), Error);
     CHECK_THROWS_WITH(round.sites[0].share(roster), Catch::Contains("refused"));
