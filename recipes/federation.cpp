@@ -175,6 +175,8 @@ SiteSettings read_site(const std::string& path, const std::vector<std::string>& 
   check.unless(
       !any || !settings.privacy.is_on() || (said("delta") && (said("epsilon") || said("noise_multiplier"))),
       {"privacy.unit"}, "a site with a [privacy] of its own must say delta, and epsilon or noise_multiplier");
+  check.unless(settings.privacy.ledger.empty(), {"privacy.ledger"},
+               "privacy.ledger: a site has its ledger in site.directory, always");
   check.unless(has_port(settings.site.address), {"site.address"}, "{} has no port; expected host:port",
                check.shown("site.address", settings.site.address));
   check.finish();
@@ -270,6 +272,7 @@ Recipe site_recipe(const SiteSettings& site, const Recipe& model, const std::str
   const bool within_sites = rounds.is_within_sites();
   if (within_sites) recipe.privacy = {.delta = rounds.delta};  // the budget is the site's own, or none
   take_given(site.privacy, "privacy", site, recipe.privacy);
+  recipe.privacy.ledger.clear();  // a site's own is in its directory
   if (within_sites) {
     require(rounds.unit == RoundPrivacy::Unit::client || recipe.privacy.unit != "client",
             "{}: privacy.unit = \"client\" at this site, where the federation hides single records only; "

@@ -168,6 +168,7 @@ struct PrivacyRecipe {
   double delta = 1e-5;
   std::int64_t batch = 512;
   double rate = 0.0;
+  std::string ledger = {};
 
   bool is_on() const { return unit != "none"; }
   bool of_clients() const { return unit == "client"; }

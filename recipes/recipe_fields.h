@@ -389,6 +389,12 @@ void fields(R& privacy, Visitor&& field) {
   field("rate", privacy.rate,
         "The probability of that itself, in place of batch over all of them; 0: as batch says",
         between(0, 1));
+  field(
+      "ledger", privacy.ledger,
+      "File in which each run that names it records what its checkpoints spend, so that all runs on the same "
+      "people's data, and what branches off their checkpoints, keep to epsilon together; empty: each counts "
+      "for itself",
+      any_text());
 }
 
 template <Either<QuantizationRecipe> R, class Visitor>

@@ -3,8 +3,11 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
+#include <filesystem>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <numeric>
 
@@ -202,6 +205,7 @@ Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironme
     start_from();
   else
     resume();
+  open_ledger();
   start_metrics();
 }
 
@@ -227,6 +231,46 @@ void Trainer::start_privacy() {
       "privacy.epsilon = {}: one step with privacy.noise_multiplier = {} exceeds it; raise either, or leave "
       "noise_multiplier at 0, which finds it",
       recipe.epsilon, recipe.noise_multiplier);
+}
+
+// So that no run is begun which could not be saved.
+void Trainer::open_ledger() {
+  const PrivacyRecipe& recipe = recipe_.privacy;
+  if (!privacy_ || recipe.ledger.empty()) return;
+  recorded_ = privacy_->released();
+  std::string problem;
+  if (grid_.world().rank() == 0) try {
+      const std::filesystem::path path = recipe.ledger;
+      if (path.has_parent_path()) std::filesystem::create_directories(path.parent_path());
+      const double budget = recipe.epsilon > 0 ? recipe.epsilon : std::numeric_limits<double>::infinity();
+      ledger_ = std::make_unique<PrivacyLedger>(recipe.ledger, PrivacyBudget{budget, recipe.delta});
+      const double before = ledger_->epsilon(),
+                   after = ledger_->epsilon_with(*privacy_event(total_steps_ - recorded_));
+      require(after <= budget,
+              "{}: earlier runs spent an epsilon of {:.4f}, and with the {} steps of this one it would be "
+              "{:.4f}, above "
+              "privacy.epsilon = {}; take fewer steps, or more noise by privacy.noise_multiplier",
+              recipe.ledger, before, total_steps_ - recorded_, after, recipe.epsilon);
+      say(fmt::format(
+          "privacy: by {}, earlier runs spent an epsilon of {:.4f}; with this one it will be {:.4f}",
+          recipe.ledger, before, after));
+    } catch (const Error& error) {
+      problem = error.what();
+    }
+  problem = grid_.world().broadcast(problem, 0);
+  require(problem.empty(), "{}", problem);
+}
+
+// On the disk before the checkpoint is. One that is then not written counts, too.
+void Trainer::record_spends() {
+  if (!ledger_ || privacy_->released() == recorded_) return;
+  std::array<std::uint64_t, 2> name;  // no two checkpoints have the same noise
+  random_.fill(std::as_writable_bytes(std::span(name)));
+  ledger_->record({.run = recipe_.run.directory,
+                   .round = step_,
+                   .digest = fmt::format("{:016x}{:016x}", name[0], name[1]),
+                   .event = *privacy_event(privacy_->released() - recorded_)});
+  recorded_ = privacy_->released();
 }
 
 void Trainer::say(const std::string& text) {
@@ -696,6 +740,7 @@ CheckpointState Trainer::checkpoint_state() const {
 
 void Trainer::save() {
   const double start = now();
+  record_spends();
   writer_.save(entries_, checkpoint_state());
   const double stall = now() - start;
   sums_->save_seconds += stall;

@@ -13,6 +13,7 @@
 #include "autograd/optim/adamw.h"
 #include "core/schedule.h"
 #include "data/prefetcher.h"
+#include "federated/privacy/ledger.h"
 #include "federated/strategies/strategy.h"
 #include "parallel/checkpoint/checkpoint_reader.h"
 #include "parallel/checkpoint/checkpoint_writer.h"
@@ -101,6 +102,8 @@ class Trainer {
 
   void say(const std::string& text);
   void start_privacy();
+  void open_ledger();
+  void record_spends();
   void plan_memory();
   std::string tokenizer_hash() const;  // "" without texts
   void describe(const Task& task, const TaskSplits& splits, const DynamicBatcher& batches);
@@ -140,6 +143,8 @@ class Trainer {
   Arena activations_;
   std::vector<TrainedTask> tasks_;
   SystemRandom random_;
+  std::unique_ptr<PrivacyLedger> ledger_;     // rank 0, where the recipe names one
+  std::int64_t recorded_ = 0;                 // steps that are in it, or were before this run
   std::unique_ptr<PrivateTraining> privacy_;  // null without
   std::optional<RangeLearning> ranges_;       // none where the model is not quantized
   std::unique_ptr<Evaluator>

@@ -92,6 +92,11 @@ double PrivacyLedger::epsilon_with(const PrivacySpend* next) const {
 
 double PrivacyLedger::epsilon() const { return epsilon_with(nullptr); }
 
+double PrivacyLedger::epsilon_with(const PrivacyEvent& next) const {
+  const PrivacySpend spend{.run = "", .digest = "", .event = next};
+  return epsilon_with(&spend);
+}
+
 bool PrivacyLedger::record(const PrivacySpend& spend) {
   require(!spend.run.empty() && !spend.digest.empty(), "privacy ledger: a spend needs a run and a digest");
   const auto& [noise, rate, steps] = spend.event;

@@ -53,6 +53,8 @@ class PrivacyLedger {
   /// Of all that was recorded, at the budget's delta; by privacy loss distributions, or by Renyi divergences
   /// where a spend gives no more.
   double epsilon() const;
+  /// Of that and what is yet to come.
+  double epsilon_with(const PrivacyEvent& next) const;
   const PrivacyBudget& budget() const { return budget_; }
   std::vector<PrivacySpend> spends() const;  ///< in the order of recording
 

@@ -1,6 +1,7 @@
 """Differentially private training: what it tells, what it refuses, and that it stops where the budget does."""
 
 import json
+import sqlite3
 from pathlib import Path
 
 import runs
@@ -96,6 +97,19 @@ def main():
     other = ["privacy.epsilon=6", "privacy.delta=1e-3"]
     train(1, "again", *PRIVATE, *other, resume=checkpoints("budget")[0], status=1, says=["its steps had noise of"])
     train(1, "again", *PRIVATE, *noise, resume=checkpoints("plain")[0], status=1, says=["trained without privacy"])
+
+    # Runs that name one ledger spend from one budget: here the first, twice in part by a branch of it.
+    shared = [*PRIVATE, "privacy.noise_multiplier=1", "privacy.delta=1e-3", "privacy.ledger=ledgers/all.sqlite"]
+    train(2, "first", *shared, "train.steps=40", "checkpoint.every=20", says=["earlier runs spent an epsilon of 0.0000"])
+    spent = metrics("first", "privacy/epsilon")
+    branch = train(1, "branch", *shared, resume=checkpoints("first")[0], says=[f"earlier runs spent an epsilon of {spent[40]:.4f}"])
+    will = float(branch.split("with this one it will be ")[1].split()[0])
+    sixty = run([PROGRAM, "privacy", "epsilon", "--noise", "1", "--rate", "0.1", "--steps", "60", "--delta", "1e-3"])
+    assert abs(will - float(sixty.split()[1])) < 2e-3, (will, sixty)
+    train(1, "beyond", *shared, f"privacy.epsilon={will + 0.1}", status=1, says=["take fewer steps, or more noise"])
+    with sqlite3.connect("ledgers/all.sqlite") as database:
+        assert database.execute("SELECT run, round, steps FROM spends").fetchall() == [("first", 20, 20), ("first", 40, 20), ("branch", 40, 20)]
+    database.close()
 
     train(1, "wrong", *PRIVATE, "privacy.epsilon=5", "image.norm=batch", status=2, says=["normalized by all others"])
     train(1, "wrong", *PRIVATE, "privacy.epsilon=5", "privacy.delta=0.01", status=1, says=["published whole"])

@@ -54,6 +54,8 @@ TEST_CASE("what was recorded is composed, also after the ledger is opened again"
   {
     PrivacyLedger ledger(path, kBudget);
     CHECK(ledger.epsilon() == 0);
+    CHECK(ledger.epsilon_with(spend_of(0).event) == epsilon_of({{1, 0.01, 100}}));
+    CHECK(ledger.epsilon() == 0);
     CHECK(ledger.record(spend_of(1)));
     CHECK(ledger.record(spend_of(2, "ab", 1.5)));
   }
