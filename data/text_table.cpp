@@ -71,6 +71,10 @@ std::vector<Row> read_delimited(const std::string& path, std::string_view conten
   return rows;
 }
 
+std::string text_of(const nlohmann::json& value) {
+  return value.is_string() ? value.get<std::string>() : value.dump();
+}
+
 Row parse_json(const std::string& path, std::int64_t number, std::string_view line,
                const TextTableOptions& options) {
   nlohmann::json object;
@@ -95,18 +99,16 @@ Row parse_json(const std::string& path, std::int64_t number, std::string_view li
           "{}:{}: `{}` is a {}, expected a string or an integer", path, number, options.label_column,
           label.is_number() ? "fraction" : label.type_name());
   const auto domain = options.domain_column.empty() ? object.end() : object.find(options.domain_column);
-  const bool in_domain = domain != object.end() && !domain->is_null() &&
-                         says_yes(domain->is_string() ? domain->get<std::string>() : domain->dump());
+  const bool in_domain = domain != object.end() && !domain->is_null() && says_yes(text_of(*domain));
   std::string client;
   if (!options.client_column.empty()) {
     const nlohmann::json& whose = value(options.client_column);
     require((whose.is_string() && !whose.get_ref<const std::string&>().empty()) || whose.is_number_integer(),
             "{}:{}: `{}` is a {}, expected whose the row is, a string or an integer", path, number,
             options.client_column, whose.is_string() ? "string of no characters" : whose.type_name());
-    client = whose.is_string() ? whose.get<std::string>() : whose.dump();
+    client = text_of(whose);
   }
-  return {text.get<std::string>(), label.is_string() ? label.get<std::string>() : label.dump(), number,
-          in_domain, std::move(client)};
+  return {text.get<std::string>(), text_of(label), number, in_domain, std::move(client)};
 }
 
 std::vector<Row> read_jsonl(const std::string& path, std::string_view content,

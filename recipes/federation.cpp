@@ -96,7 +96,7 @@ void check_round_privacy(const FederationSettings& settings, settings::Checker<F
   check.unless(privacy.noise_multiplier > 0 || privacy.epsilon > 0,
                {"privacy.noise_multiplier", "privacy.epsilon", "privacy.unit"},
                "{} wants noise: set privacy.epsilon, the budget, or privacy.noise_multiplier, or both", on);
-  const bool within_sites = parse_privacy_unit(privacy.unit) != RoundPrivacy::Unit::site;
+  const bool within_sites = RoundPrivacy{.unit = parse_privacy_unit(privacy.unit)}.is_within_sites();
   check.unless(settings.strategy.name != "fedprox" || !within_sites, {"strategy.name"},
                "{}: with {} sites send gradients, which there is nothing to hold back",
                check.shown("strategy.name", settings.strategy.name), on);

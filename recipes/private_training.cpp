@@ -4,7 +4,6 @@
 #include <array>
 #include <cmath>
 #include <limits>
-#include <set>
 
 #include "core/kernels/activation.h"
 #include "federated/privacy/calibration.h"
@@ -25,51 +24,45 @@ double expected(const PrivacyRecipe& recipe, std::int64_t units) {
   return recipe.rate > 0 ? recipe.rate * static_cast<double>(units) : static_cast<double>(recipe.batch);
 }
 
-// The examples of each client that has some.
-std::vector<std::vector<std::int64_t>> examples_by_client(std::span<const std::int32_t> clients) {
+// The examples of each client that has some; of nobody, where the unit is an example.
+std::vector<std::vector<std::int64_t>> examples_by_client(const PrivacyRecipe& recipe,
+                                                          const TokenizedSplit& train) {
   std::vector<std::vector<std::int64_t>> examples;
-  for (std::size_t i = 0; i < clients.size(); ++i) {
-    const auto client = static_cast<std::size_t>(clients[i]);
-    if (examples.size() <= client) examples.resize(client + 1);
-    examples[client].push_back(static_cast<std::int64_t>(i));
-  }
+  if (!recipe.of_clients()) return examples;
+  require(!train.clients.empty(), "privacy.unit = \"client\": nothing says whose the training examples are");
+  examples.resize(at(std::ranges::max(train.clients)) + 1);
+  for (std::int64_t i = 0; i < train.size(); ++i) examples[at(train.clients[at(i)])].push_back(i);
   std::erase_if(examples, [](const auto& mine) { return mine.empty(); });
   return examples;
 }
 
-std::int64_t units_of(const PrivacyRecipe& recipe, std::int64_t examples,
-                      std::span<const std::int32_t> clients) {
-  if (!recipe.of_clients()) return examples;
-  require(!clients.empty(), "privacy.unit = \"client\": nothing says whose the training examples are");
-  const std::set<std::int32_t> all(clients.begin(), clients.end());
-  return static_cast<std::int64_t>(all.size());
+std::int64_t units_of(const std::vector<std::vector<std::int64_t>>& examples_of,
+                      const TokenizedSplit& train) {
+  return examples_of.empty() ? train.size() : static_cast<std::int64_t>(examples_of.size());
 }
 
 }  // namespace
 
 std::int64_t PrivateTraining::steps_per_epoch(const PrivacyRecipe& recipe, const TokenizedSplit& train) {
-  const std::int64_t units = units_of(recipe, train.size(), train.clients);
+  const std::int64_t units = units_of(examples_by_client(recipe, train), train);
   return std::max<std::int64_t>(std::lround(std::ceil(static_cast<double>(units) / expected(recipe, units))),
                                 1);
 }
 
-PrivateTraining::PrivateTraining(const PrivacyRecipe& recipe, std::int64_t examples,
-                                 std::span<const std::int32_t> clients, std::int64_t steps,
+PrivateTraining::PrivateTraining(const PrivacyRecipe& recipe, const TokenizedSplit& train, std::int64_t steps,
                                  const ProcessGrid& grid, RandomSource& random)
     : recipe_(recipe),
       grid_(grid),
       random_(random),
       bits_(random),
-      expected_(expected(recipe, units_of(recipe, examples, clients))),
-      units_(units_of(recipe, examples, clients)),
+      examples_of_(examples_by_client(recipe, train)),
+      units_(units_of(examples_of_, train)),
+      expected_(expected(recipe, units_)),
+      rate_(std::min(1.0, recipe.rate > 0 ? recipe.rate : expected_ / static_cast<double>(units_))),
       steps_(steps) {
-  rate_ = std::min(1.0, recipe.rate > 0 ? recipe.rate : expected_ / static_cast<double>(units_));
-  if (recipe.of_clients()) {
-    examples_of_ = examples_by_client(clients);
-    one_over_.resize(static_cast<std::size_t>(examples));
-    for (const auto& mine : examples_of_)
-      for (const std::int64_t example : mine) one_over_[at(example)] = 1 / static_cast<double>(mine.size());
-  }
+  one_over_.resize(recipe.of_clients() ? at(train.size()) : 0);
+  for (const auto& mine : examples_of_)
+    for (const std::int64_t example : mine) one_over_[at(example)] = 1 / static_cast<double>(mine.size());
   require(
       grid.device() == Device::cpu,
       "privacy.unit = \"{}\": privacy on CUDA devices is not there yet; train on processors, or set it to "

@@ -9,7 +9,6 @@
 
 #include <functional>
 #include <memory>
-#include <span>
 #include <vector>
 
 #include "autograd/example_gradients.h"
@@ -25,11 +24,11 @@ namespace conclave {
 
 class PrivateTraining {
  public:
-  /// Of `examples`, for `steps` steps if the budget allows them; `clients` [examples] says whose each is,
-  /// where the unit is a client. `random`, and the grid, must outlive it. Throws Error where there is no
-  /// noise that keeps within the budget, or it is for another device.
-  PrivateTraining(const PrivacyRecipe& recipe, std::int64_t examples, std::span<const std::int32_t> clients,
-                  std::int64_t steps, const ProcessGrid& grid, RandomSource& random);
+  /// Of the examples in `train`, for `steps` steps if the budget allows them. `random`, and the grid, must
+  /// outlive it. Throws Error where there is no noise that keeps within the budget, it is for another device,
+  /// or nobody says whose the examples are where the unit is a client.
+  PrivateTraining(const PrivacyRecipe& recipe, const TokenizedSplit& train, std::int64_t steps,
+                  const ProcessGrid& grid, RandomSource& random);
 
   static std::int64_t steps_per_epoch(const PrivacyRecipe& recipe, const TokenizedSplit& train);
 
@@ -64,12 +63,13 @@ class PrivateTraining {
   const ProcessGrid& grid_;
   RandomSource& random_;
   RandomBits bits_;
-  double expected_, rate_, noise_ = 0;
-  std::int64_t units_, steps_, released_ = 0;
   std::vector<std::vector<std::int64_t>> examples_of_;  // [clients], or none
-  std::vector<std::int64_t> drawn_, examples_;          // units of a step, and all their examples
-  std::vector<double> one_over_;                        // [examples] the number of its client's, or none
-  std::vector<double> shares_;                          // those of a batch, over all ranks
+  std::int64_t units_;
+  double expected_, rate_, noise_ = 0;
+  std::int64_t steps_, released_ = 0;
+  std::vector<std::int64_t> drawn_, examples_;  // units of a step, and all their examples
+  std::vector<double> one_over_;                // [examples] the number of its client's, or none
+  std::vector<double> shares_;                  // those of a batch, over all ranks
   std::vector<double> factors_;
   std::vector<std::int64_t> counts_;  // of all ranks: sequences, rows, images, and examples to come
   Batch batch_;

@@ -213,9 +213,8 @@ Trainer::~Trainer() = default;
 
 void Trainer::start_privacy() {
   const PrivacyRecipe& recipe = recipe_.privacy;
-  const TokenizedSplit& train = tasks_.front().splits->train;
   const std::int64_t wanted = total_steps_;
-  privacy_ = std::make_unique<PrivateTraining>(recipe, train.size(), train.clients, wanted, grid_, random_);
+  privacy_ = std::make_unique<PrivateTraining>(recipe, tasks_.front().splits->train, wanted, grid_, random_);
   total_steps_ = privacy_->steps();
   say(fmt::format(
       "privacy: of {} steps with {} of {} {} on average (each with probability {:.5f}), noise of "

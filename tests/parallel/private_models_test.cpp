@@ -221,7 +221,7 @@ std::vector<Tensor> sum_of(const std::vector<std::int32_t>& clients, double boun
   }
   Scene scene(recipe, grid);
   SystemRandom random;
-  PrivateTraining privacy(recipe.privacy, split.size(), split.clients, 1, grid, random);
+  PrivateTraining privacy(recipe.privacy, split, 1, grid, random);
   const DynamicBatcher batcher(split, {.tokens = 24 * grid.world().size(),  // not all examples at a time
                                        .rank = grid.world().rank(),
                                        .ranks = grid.world().size()});
