@@ -7,6 +7,7 @@ import statistics
 import subprocess
 from pathlib import Path
 
+import integers
 import multimodal
 import pictures
 from reproduction import CONCLAVE, OUT, Measured, call, not_below, show, train
@@ -219,7 +220,8 @@ def mixture(arguments):
 
 
 def main():
-    parts = {"mixture": mixture, "encoder": multimodal.encoder, "sharing": multimodal.sharing, "emoji": multimodal.emoji}
+    parts = {"mixture": mixture, "encoder": multimodal.encoder, "sharing": multimodal.sharing, "emoji": multimodal.emoji,
+             "integers": integers.integers}
     parser = argparse.ArgumentParser(prog="scripts/reproduce", description="Measures what the reference design claims.")
     parser.add_argument("--only", nargs="+", choices=[*parts, "pictures"], default=list(parts), metavar="PART",
                         help=f"of {', '.join(parts)}; or pictures, which draws README's from trained runs")

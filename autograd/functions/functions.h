@@ -34,8 +34,9 @@ Tensor convolution(Tape& tape, const Tensor& x, const Tensor& weight, const Tens
                    const kernels::Window& window, Activation activation = Activation::none);
 
 /// x [images, height, width, channels], weight [size, size, channels] -> [images, out height, out width,
-/// channels]: a window for each channel.
-Tensor depthwise(Tape& tape, const Tensor& x, const Tensor& weight, const kernels::Window& window);
+/// channels]: a window for each channel. What follows, activation(. + bias [channels]), no tape records.
+Tensor depthwise(Tape& tape, const Tensor& x, const Tensor& weight, const kernels::Window& window,
+                 const Tensor& bias = {}, Activation activation = Activation::none);
 
 /// x [images, ..., channels] -> activation(group normalization of each image, times gamma [channels], plus
 /// beta).
@@ -61,6 +62,8 @@ Tensor batch_norm(Tape& tape, const Tensor& x, const Tensor& gamma, const Tensor
 
 /// x [images, ..., channels] times factor [images, channels].
 Tensor scale_channels(Tape& tape, const Tensor& x, const Tensor& factor);
+/// x, whose rows are as many as there are factors, each times its own.
+Tensor scale_rows(Tape& tape, const Tensor& x, const Tensor& factor);
 
 /// Row i is that of number slots[i] among the rows of head [n, hidden] and, behind them, tail [m, hidden];
 /// slots [n + m, 1] i32 is a permutation.

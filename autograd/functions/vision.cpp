@@ -119,10 +119,13 @@ Tensor convolution(Tape& tape, const Tensor& x, const Tensor& weight, const Tens
   return y;
 }
 
-Tensor depthwise(Tape& tape, const Tensor& x, const Tensor& weight, const kernels::Window& window) {
+Tensor depthwise(Tape& tape, const Tensor& x, const Tensor& weight, const kernels::Window& window,
+                 const Tensor& bias, Activation activation) {
   Tensor y = tape.output(kernels::window_shape("depthwise", x, window, x.rank() == 4 ? x.size(3) : 0),
                          x.dtype(), {&x, &weight});
-  kernels::depthwise(x, weight, window, y);
+  require(!y.slot || (!bias.defined() && activation == Activation::none),
+          "depthwise: what follows the convolution has no gradient");
+  kernels::depthwise(x, weight, window, y, bias, activation);
   const ExampleRows apart = tape.examples_of("depthwise", x.size(0), {&weight});
   tape.record("depthwise", {&x, &weight}, {&y}, [=](Tape& tape) {
     const Tensor dy = tape.gradient(y);
@@ -285,6 +288,14 @@ Tensor scale_channels(Tape& tape, const Tensor& x, const Tensor& factor) {
     kernels::scale_channels_backward(dy, x, Tensor(), factor, Tensor(), Tensor(), dx, write);
   });
   return y;
+}
+
+Tensor scale_rows(Tape& tape, const Tensor& x, const Tensor& factor) {
+  const Index rows = factor.numel();
+  require(rows > 0 && x.numel() % rows == 0, "scale_rows: {} factors for rows of {}", rows, x.shape());
+  // A row is as an image of one channel.
+  return reshape(scale_channels(tape, reshape(x, {rows, x.numel() / rows, 1}), reshape(factor, {rows, 1})),
+                 x.shape());
 }
 
 }  // namespace conclave::functions

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "core/kernels/activation.h"
+
 namespace conclave {
 namespace {
 
@@ -91,16 +93,23 @@ Quantizer::Scales Quantizer::observed_scales(Tape& tape, Index rows, DType dtype
 
 Tensor Quantizer::product(Tape& tape, const Tensor& x, kernels::RowOffsets offsets, const Tensor& weight,
                           const Tensor& bias, Activation activation) {
+  return product(tape, x, offsets, weight, bias, activation, Tensor());
+}
+
+Tensor Quantizer::product(Tape& tape, const Tensor& x, kernels::RowOffsets offsets, const Tensor& weight,
+                          const Tensor& bias, Activation activation, const Tensor& gain) {
   if (shared_.integers && shared_.rounds && !tape.recording() && tape.device() == Device::cpu &&
       (!observer_ || observer_->has_seen()))
-    return integer_product(tape, x, offsets, weight, bias, activation);
-  return functions::grouped_linear(tape, input(tape, x, offsets), offsets, this->weight(tape, weight), bias,
-                                   activation);
+    return integer_product(tape, x, offsets, weight, bias, activation, gain);
+  Tensor rounded = this->weight(tape, weight);
+  if (gain.defined()) rounded = functions::scale_rows(tape, rounded, gain);
+  return functions::grouped_linear(tape, input(tape, x, offsets), offsets, rounded, bias, activation);
 }
 
 // What product() makes of rounded numbers, to rounding.
 Tensor Quantizer::integer_product(Tape& tape, const Tensor& x, kernels::RowOffsets offsets,
-                                  const Tensor& weight, const Tensor& bias, Activation activation) {
+                                  const Tensor& weight, const Tensor& bias, Activation activation,
+                                  const Tensor& gain) {
   const QuantLevels levels = shared_.options.activation_levels();
   const Index rows = x.size(0);
   const Tensor y = tape.empty({rows, weight.size(1)}, x.dtype());
@@ -109,6 +118,10 @@ Tensor Quantizer::integer_product(Tape& tape, const Tensor& x, kernels::RowOffse
     packed_ = kernels::IntegerWeights::empty(weight.size(0), weight.size(1), weight.size(2));
     kernels::pack_weights(weight, weight_scales(tape, channel_rows(weight)), shared_.options.weight_levels(),
                           *packed_);
+    if (gain.defined()) {
+      const Tensor channels = Tensor::borrow(packed_->scale.data<float>(), gain.shape(), DType::f32);
+      kernels::multiply(channels, gain, channels);
+    }
   }
   kernels::IntegerRows integers{tape.empty({rows, packed_->row_bytes()}, DType::u8), {}, {}};
   if (observer_) {
@@ -132,10 +145,10 @@ Tensor Quantizer::integer_product(Tape& tape, const Tensor& x, kernels::RowOffse
 }
 
 Tensor Quantizer::linear(Tape& tape, const Tensor& x, const Tensor& weight, const Tensor& bias,
-                         Activation activation) {
+                         Activation activation, const Tensor& gain) {
   const Index offsets[] = {0, x.size(0)};
   return product(tape, x, offsets, functions::reshape(weight, {1, weight.size(0), weight.size(1)}),
-                 bias.defined() ? functions::reshape(bias, {1, bias.size(0)}) : bias, activation);
+                 bias.defined() ? functions::reshape(bias, {1, bias.size(0)}) : bias, activation, gain);
 }
 
 void Quantizer::weight_integers(const Tensor& integers, const Tensor& scale) const {

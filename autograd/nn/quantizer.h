@@ -58,8 +58,10 @@ class Quantizer : public Module {
   /// As functions::grouped_linear, of rounded numbers.
   Tensor product(Tape& tape, const Tensor& x, kernels::RowOffsets offsets, const Tensor& weight,
                  const Tensor& bias, Activation activation);
-  /// As functions::linear, likewise.
-  Tensor linear(Tape& tape, const Tensor& x, const Tensor& weight, const Tensor& bias, Activation activation);
+  /// As functions::linear, likewise. Before the bias, channels are multiplied by `gain` [out], where it is
+  /// defined, which is the same in every pass, and for tapes that do not record.
+  Tensor linear(Tape& tape, const Tensor& x, const Tensor& weight, const Tensor& bias, Activation activation,
+                const Tensor& gain = {});
 
   const Parameter& weight_parameter() const { return weight_; }
   /// The weight in integers, i8 of its shape, and the scales [out] or [groups.count, out] of its channels.
@@ -74,8 +76,10 @@ class Quantizer : public Module {
   };
   Scales observed_scales(Tape& tape, Index rows, DType dtype, kernels::RowOffsets offsets);
   Tensor weight_scales(Tape& tape, const Tensor& rows) const;
+  Tensor product(Tape& tape, const Tensor& x, kernels::RowOffsets offsets, const Tensor& weight,
+                 const Tensor& bias, Activation activation, const Tensor& gain);
   Tensor integer_product(Tape& tape, const Tensor& x, kernels::RowOffsets offsets, const Tensor& weight,
-                         const Tensor& bias, Activation activation);
+                         const Tensor& bias, Activation activation, const Tensor& gain);
 
   Quantization& shared_;
   const Parameter& weight_;

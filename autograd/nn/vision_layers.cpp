@@ -1,5 +1,8 @@
 #include "autograd/nn/vision_layers.h"
 
+#include "core/kernels/channels.h"
+#include "core/kernels/image_norm.h"
+
 namespace conclave {
 namespace {
 
@@ -29,22 +32,37 @@ void Convolution::quantize(Quantization& shared) {
 }
 
 Tensor Convolution::operator()(Tape& tape, const Tensor& x, Activation activation) const {
+  return convolve(tape, x, Tensor(), bias_ ? bias_->value : Tensor(), activation);
+}
+
+Tensor Convolution::normalized(Tape& tape, const ForwardContext& context, const Tensor& x,
+                               const ImageNorm& norm, Activation activation) const {
+  const auto affine = bias_ ? std::nullopt : norm.affine(tape, context);
+  return affine ? convolve(tape, x, affine->gain, affine->shift, activation)
+                : norm(tape, context, (*this)(tape, x), activation);
+}
+
+Tensor Convolution::convolve(Tape& tape, const Tensor& x, const Tensor& gain, const Tensor& bias,
+                             Activation activation) const {
+  const auto scaled = [&](const Tensor& weight) {
+    return gain.defined() ? functions::scale_rows(tape, weight, gain) : weight;
+  };
   const Tensor& weight = weight_.value;
-  const Tensor bias = bias_ ? bias_->value : Tensor();
   if (window_.size > 1 || window_.stride > 1) {
-    if (!quantizer_) return functions::convolution(tape, x, weight, bias, window_, activation);
+    if (!quantizer_) return functions::convolution(tape, x, scaled(weight), bias, window_, activation);
     const Index images = x.size(0), all[] = {0, images};
     const Tensor pixels = functions::reshape(x, {images, images > 0 ? x.numel() / images : 0});
     const Tensor rounded = functions::reshape(quantizer_->input(tape, pixels, all), x.shape());
-    return functions::convolution(tape, rounded, quantizer_->weight(tape, weight), bias, window_, activation);
+    return functions::convolution(tape, rounded, scaled(quantizer_->weight(tape, weight)), bias, window_,
+                                  activation);
   }
   // The pixels are the rows already that a convolution writes its windows to.
   kernels::expect_rank("convolution", "x", x, 4);
   const Index pixels = x.size(0) * x.size(1) * x.size(2), out = weight.size(0);
   const Tensor rows = functions::reshape(x, {pixels, x.size(3)}),
                matrix = functions::reshape(weight, {out, weight.size(3)});
-  const Tensor y = quantizer_ ? quantizer_->linear(tape, rows, matrix, bias, activation)
-                              : functions::linear(tape, rows, matrix, bias, activation);
+  const Tensor y = quantizer_ ? quantizer_->linear(tape, rows, matrix, bias, activation, gain)
+                              : functions::linear(tape, rows, scaled(matrix), bias, activation);
   return functions::reshape(y, {x.size(0), x.size(1), x.size(2), out});
 }
 
@@ -57,6 +75,17 @@ Depthwise::Depthwise(Index channels, const kernels::Window& window)
 
 Tensor Depthwise::operator()(Tape& tape, const Tensor& x) const {
   return functions::depthwise(tape, x, weight_.value, window_);
+}
+
+Tensor Depthwise::normalized(Tape& tape, const ForwardContext& context, const Tensor& x,
+                             const ImageNorm& norm, Activation activation) const {
+  const auto affine = norm.affine(tape, context);
+  if (!affine) return norm(tape, context, (*this)(tape, x), activation);
+  const Tensor folded = functions::scale_channels(
+      tape, functions::reshape(weight_.value, {1, window_.size, window_.size, x.size(3)}),
+      functions::reshape(affine->gain, {1, x.size(3)}));
+  return functions::depthwise(tape, x, functions::reshape(folded, weight_.value.shape()), window_,
+                              affine->shift, activation);
 }
 
 double Depthwise::flops(Extent& extent) const { return window_flops(window_, weight_, extent); }
@@ -89,6 +118,19 @@ Tensor BatchNorm::operator()(Tape& tape, const ForwardContext& context, const Te
                                         .add_up = context.add_up,
                                         .context = context.add_up_context};
   return functions::batch_norm(tape, x, gamma_.value, beta_.value, state, context.training, activation);
+}
+
+std::optional<ImageNorm::Affine> BatchNorm::affine(Tape& tape, const ForwardContext& context) const {
+  if (context.training || tape.recording()) return std::nullopt;
+  const Index channels = gamma_.value.numel();
+  const auto row = [&] { return tape.empty({1, channels}, gamma_.value.dtype()); };
+  const Tensor gain = row(), shift = row(), mean = row(), rstd = row();
+  kernels::batch_norm_running_table(running_mean_.values, running_variance_.values, options_.epsilon,
+                                    gamma_.value, mean, rstd, gain);
+  shift.zero();  // it is what becomes of 0
+  kernels::scale_channels(shift, mean, gain, beta_.value.reshape({1, channels}), Activation::none, shift,
+                          Tensor());
+  return Affine{gain.reshape({channels}), shift.reshape({channels})};
 }
 
 std::unique_ptr<ImageNorm> make_image_norm(const ImageNormOptions& options, Index channels) {
@@ -144,11 +186,11 @@ InvertedResidual::InvertedResidual(const InvertedResidualOptions& options)
 
 Tensor InvertedResidual::operator()(Tape& tape, const ForwardContext& context, const Tensor& x) const {
   Tensor y = x;
-  if (expand_) y = (*expand_norm_)(tape, context, (*expand_)(tape, y), options_.activation);
-  y = depthwise_ ? (*depthwise_)(tape, y) : (*convolution_)(tape, y);
-  y = (*window_norm_)(tape, context, y, options_.activation);
+  if (expand_) y = expand_->normalized(tape, context, y, *expand_norm_, options_.activation);
+  y = depthwise_ ? depthwise_->normalized(tape, context, y, *window_norm_, options_.activation)
+                 : convolution_->normalized(tape, context, y, *window_norm_, options_.activation);
   if (squeeze_excite_) y = (*squeeze_excite_)(tape, y);
-  y = (*project_norm_)(tape, context, project_(tape, y));
+  y = project_.normalized(tape, context, y, *project_norm_);
   const bool same = options_.stride == 1 && options_.in == options_.out;
   return same ? functions::add(tape, x, y) : y;
 }

@@ -14,12 +14,18 @@ namespace conclave {
 /// up; `size` must be odd.
 kernels::Window same_window(Index size, Index stride = 1);
 
+class ImageNorm;
+
 /// Weights start out as N(0, 2 / fan out), biases at 0.
 class Convolution : public Module, public Quantizable {
  public:
   Convolution(Index in, Index out, const kernels::Window& window = {1, 1, 0}, bool bias = true);
   /// x [images, height, width, in] -> activation(convolution + bias) [images, out height, out width, out]
   Tensor operator()(Tape& tape, const Tensor& x, Activation activation = Activation::none) const;
+  /// activation(norm(convolution)), in inference by the running mean and variance as one product: the weight
+  /// has the norm folded in. For convolutions without bias.
+  Tensor normalized(Tape& tape, const ForwardContext& context, const Tensor& x, const ImageNorm& norm,
+                    Activation activation = Activation::none) const;
   const Parameter& weight() const { return weight_; }
   double flops(Extent& extent) const override;
   Kind quantizable_kind() const override { return Kind::convolution; }
@@ -27,6 +33,10 @@ class Convolution : public Module, public Quantizable {
   void quantize(Quantization& shared) override;
 
  private:
+  // Each channel of the convolution times its gain [out], where defined, which no tape records.
+  Tensor convolve(Tape& tape, const Tensor& x, const Tensor& gain, const Tensor& bias,
+                  Activation activation) const;
+
   kernels::Window window_;
   Parameter& weight_;
   Parameter* bias_;
@@ -39,6 +49,9 @@ class Depthwise : public Module {
  public:
   Depthwise(Index channels, const kernels::Window& window);
   Tensor operator()(Tape& tape, const Tensor& x) const;
+  /// As Convolution::normalized.
+  Tensor normalized(Tape& tape, const ForwardContext& context, const Tensor& x, const ImageNorm& norm,
+                    Activation activation = Activation::none) const;
   double flops(Extent& extent) const override;
 
  private:
@@ -53,6 +66,12 @@ class ImageNorm : public Module {
   /// x [images, height, width, channels] -> activation(normalized), like x
   virtual Tensor operator()(Tape& tape, const ForwardContext& context, const Tensor& x,
                             Activation activation = Activation::none) const = 0;
+  /// y = x gain + shift, of each channel, [channels].
+  struct Affine {
+    Tensor gain, shift;
+  };
+  /// What it does where that does not depend on the images: for tapes that do not record.
+  virtual std::optional<Affine> affine(Tape& /*tape*/, const ForwardContext& /*context*/) const { return {}; }
   /// Of the numbers it computes with.
   DType dtype() const { return gamma_.value.dtype(); }
 
@@ -85,6 +104,7 @@ class BatchNorm : public ImageNorm {
   explicit BatchNorm(Index channels, BatchNormOptions options = {});
   Tensor operator()(Tape& tape, const ForwardContext& context, const Tensor& x,
                     Activation activation = Activation::none) const override;
+  std::optional<Affine> affine(Tape& tape, const ForwardContext& context) const override;
 
  private:
   BatchNormOptions options_;

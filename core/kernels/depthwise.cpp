@@ -1,5 +1,7 @@
 #include "core/kernels/depthwise.h"
 
+#include "core/kernels/activation.h"
+#include "core/kernels/channels.h"
 #include "core/kernels/depthwise_lines.h"
 
 namespace conclave::kernels {
@@ -40,20 +42,29 @@ void check(const char* operation, const Tensor& x, const Tensor& weight, const W
 
 }  // namespace
 
-void depthwise(const Tensor& x, const Tensor& weight, const Window& window, const Tensor& y) {
+void depthwise(const Tensor& x, const Tensor& weight, const Window& window, const Tensor& y,
+               const Tensor& bias, Activation activation) {
   check("depthwise", x, weight, window, y);
+  if (bias.defined()) expect("depthwise", "bias", bias, {y.size(3)}, y.dtype());
+  const bool ends = bias.defined() || activation != Activation::none;
   if constexpr (kBuiltWithCuda)
-    if (on_cuda("depthwise", x, weight, y)) return cuda::depthwise(x, weight, window, y);
+    if (on_cuda("depthwise", x, weight, y, bias)) {
+      cuda::depthwise(x, weight, window, y);
+      const Tensor addend = bias.defined() ? bias.reshape({1, y.size(3)}) : bias;
+      if (ends) cuda::scale_channels(y, Tensor(), Tensor(), addend, activation, y, Tensor());
+      return;
+    }
   const Index images = x.size(0), height = x.size(1), width = x.size(2), channels = x.size(3);
   const Index out_height = y.size(1), out_width = y.size(2);
   for_floating(x.dtype(), "depthwise", [&]<class T>(T) {
-    const T *px = x.data<T>(), *pw = weight.data<T>();
+    const T *px = x.data<T>(), *pw = weight.data<T>(), *pb = bias.defined() ? bias.data<T>() : nullptr;
     T* py = y.data<T>();
 #pragma omp parallel for collapse(2) schedule(static) if (y.numel() * window.size > kParallelElements)
     for (Index image = 0; image < images; ++image)
       for (Index row = 0; row < out_height; ++row) {
         const Index from = row * window.stride - window.padding;
         const auto [first, last] = Inside(from, 1, height, window.size);
+        T* const to = py + (image * out_height + row) * out_width * channels;
         run_line<T>({.source = px + (image * height + from + first) * width * channels,
                      .source_row = width * channels,
                      .length = width,
@@ -64,12 +75,17 @@ void depthwise(const Tensor& x, const Tensor& weight, const Window& window, cons
                      .weight_column = channels,
                      .rows = last - first,
                      .columns = window.size,
-                     .to = py + (image * out_height + row) * out_width * channels,
+                     .to = to,
                      .to_step = channels,
                      .count = out_width,
                      .channels = channels,
                      .mode = Write::assign,
                      .next = px + (image * height + from + window.size) * width * channels});
+        if (!ends) continue;
+        for (Index pixel = 0; pb && pixel < out_width; ++pixel)
+#pragma omp simd
+          for (Index c = 0; c < channels; ++c) to[pixel * channels + c] += pb[c];
+        activate(to, out_width * channels, activation, nullptr);
       }
   });
 }

@@ -2,14 +2,16 @@
 // other channel. Channels lie together (window.h), so that a vector of them is computed at once.
 #pragma once
 
+#include "core/kernels/matmul.h"
 #include "core/kernels/window.h"
 
 namespace conclave::kernels {
 
 /// y [images, out height, out width, channels] = x [images, height, width, channels] under weight [size,
 /// size, channels]: y(i, j, c) = sum over a, b of x(i stride + a - padding, j stride + b - padding, c)
-/// weight(a, b, c).
-void depthwise(const Tensor& x, const Tensor& weight, const Window& window, const Tensor& y);
+/// weight(a, b, c); then activation(y + bias [channels]), where it is defined.
+void depthwise(const Tensor& x, const Tensor& weight, const Window& window, const Tensor& y,
+               const Tensor& bias = {}, Activation activation = Activation::none);
 
 /// dx (=, +=), like x.
 void depthwise_backward_input(const Tensor& dy, const Tensor& weight, const Window& window, const Tensor& dx,

@@ -107,8 +107,9 @@ void UploadTrial::stream() {
   const auto writer = parts_->stub->Upload(&context, &reply);
   federated::UploadPart part;
   part.mutable_chunk()->mutable_data()->assign(kChunkBytes, 'x');
-  for (std::uint64_t sent = 0; sent < parts_->digest.bytes; sent += kChunkBytes)
-    require(writer->Write(part), "the trial's stream broke");
+  bool open = true;
+  for (std::uint64_t sent = 0; open && sent < parts_->digest.bytes; sent += kChunkBytes)
+    open = writer->Write(part);
   writer->WritesDone();
   const grpc::Status status = writer->Finish();
   require(status.ok(), "the trial's stream: {}", status.error_message());

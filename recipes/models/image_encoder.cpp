@@ -121,7 +121,7 @@ Tensor ImageEncoder::operator()(Tape& tape, const ForwardContext& context, const
   } else {
     const Tensor pixels = tape.arena().empty_on_host(images.shape(), stem_norm_->dtype());
     kernels::pixels_to_floats(images, mean_, deviation_, pixels);
-    x = (*stem_norm_)(tape, context, (*stem_)(tape, tape.on_device(pixels)), Activation::hard_swish);
+    x = stem_->normalized(tape, context, tape.on_device(pixels), *stem_norm_, Activation::hard_swish);
   }
   for (const auto& [name, layer] : blocks_) {
     tape.enter(name.c_str());
@@ -135,7 +135,7 @@ Tensor ImageEncoder::operator()(Tape& tape, const ForwardContext& context, const
     return (*last_norm_)(tape, context, functions::reshape(whole, {x.size(0), 1, 1, whole.size(1)}),
                          Activation::hard_swish);
   }
-  return (*last_norm_)(tape, context, (*last_)(tape, x), Activation::hard_swish);
+  return last_->normalized(tape, context, x, *last_norm_, Activation::hard_swish);
 }
 
 }  // namespace conclave

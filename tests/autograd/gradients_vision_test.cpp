@@ -49,6 +49,11 @@ TEST_CASE("depthwise: gradients of images and weight", "[gradient]") {
     }
 }
 
+TEST_CASE("scale_rows: gradients of rows and factors", "[gradient]") {
+  CHECK(gradient_error([](Tape& tape, Inputs v) { return functions::scale_rows(tape, v[0], v[1]); },
+                       {random_values({1, 4, 3}, 1), random_values({4}, 2)}) < kGradientTolerance);
+}
+
 TEST_CASE("group_norm: gradients of images, gamma and beta", "[gradient]") {
   for (const Index groups : {1, 2, 6}) {
     for (const Activation kind : {Activation::none, Activation::silu}) {

@@ -70,5 +70,31 @@ TEST_CASE("a quantized convolution is one of rounded numbers", "[quantizer]") {
   }
 }
 
+TEST_CASE("a quantized convolution with its normalization folded in is the two, one after the other",
+          "[quantizer]") {
+  for (const kernels::Window& window : {kernels::Window{1, 1, 0}, same_window(3, 2)})
+    for (const bool integers : {false, true}) {
+      CAPTURE(window.size, integers);
+      Quantization shared{.rounds = true, .integers = integers};
+      Convolution layer(5, 20, window, false), same(5, 20, window, false);
+      layer.quantize(shared);
+      same.quantize(shared);
+      BatchNorm norm(20);
+      const ParameterSet parameters(layer, DType::f32, 1), others(same, DType::f32, 1),
+          of_norm(norm, DType::f32, 1);
+      for (const Parameter* parameter : of_norm.parameters())
+        parameter->value.copy_from(random_values({20}, 3, DType::f32));
+      for (const Buffer* buffer : of_norm.buffers())
+        for (Index c = 0; c < 20; ++c) buffer->values.data<float>()[c] = 0.5F + static_cast<float>(c) / 20;
+      Arena arena("test");
+      Tape tape(arena, false);
+      const Tensor x = random_values({3, 6, 7, 5}, 1, DType::f32);
+      const Tensor folded = layer.normalized(tape, {}, x, norm, Activation::relu),
+                   apart = norm(tape, {}, same(tape, x), Activation::relu);
+      CHECK(distance(folded, apart) < 1e-5);
+      CHECK(distance(folded, Tensor::zeros(folded.shape())) > 0.1);
+    }
+}
+
 }  // namespace
 }  // namespace conclave

@@ -121,6 +121,34 @@ TEST_CASE("batch normalization of half a batch, told the sums of both, is that o
   CHECK(distance(norm(tape, context, half), norm(tape, {}, both).rows(0, 2)) < 1e-12);
 }
 
+TEST_CASE("in inference, batch normalization is folded into the convolution before it", "[module]") {
+  for (const bool depthwise : {true, false})
+    for (const Index stride : {1, 2}) {
+      CAPTURE(depthwise, stride);
+      InvertedResidual block({.in = 3,
+                              .out = 3,
+                              .stride = stride,
+                              .expansion = 2,
+                              .squeeze_excite = true,
+                              .activation = Activation::hard_swish,
+                              .depthwise = depthwise,
+                              .norm = {.kind = ImageNormOptions::Kind::batch}});
+      const ParameterSet parameters(block, DType::f64, 1);
+      for (const Parameter* parameter : parameters.parameters())
+        parameter->value.copy_from(random_values(parameter->shape, 7));
+      const Tensor x = kept(random_values({4, 5, 6, 3}, 1));
+      Arena arena("test");
+      Tape apart(arena), folded(arena, false);
+      apart.stop_planning();
+      block(apart, {.training = true}, x);  // so that the running mean and variance are some
+      // What is recorded is not folded, as parameters have gradients.
+      const Tensor expected = block(apart, {.training = false}, x);
+      const Tensor y = block(folded, {.training = false}, x);
+      CHECK(distance(y, expected) < 1e-12);
+      CHECK_FALSE(same_bits(y, expected));
+    }
+}
+
 TEST_CASE("convolutions start out with the deviation of their outputs' number", "[module]") {
   Convolution convolution(64, 32, same_window(3));
   Depthwise depthwise(4096, same_window(5));

@@ -2,6 +2,7 @@
 #include <catch2/catch.hpp>
 #include <vector>
 
+#include "core/kernels/channels.h"
 #include "core/kernels/convolution.h"
 #include "core/kernels/depthwise.h"
 #include "core/kernels/tile.h"
@@ -107,6 +108,12 @@ TEMPLATE_TEST_CASE("depthwise convolution and its gradients agree with the defin
           const Tensor y = unwritten(dy.shape(), dtype);
           depthwise(x, w, window, y);
           CHECK(distance(y, expected.y) < tolerance<TestType>);
+          const Tensor bias = random_values({channels}, 5, dtype), ended = unwritten(dy.shape(), dtype),
+                       followed = unwritten(dy.shape(), dtype);
+          depthwise(x, w, window, ended, bias, Activation::hard_swish);
+          scale_channels(y, Tensor(), Tensor(), bias.reshape({1, channels}), Activation::hard_swish, followed,
+                         Tensor());
+          CHECK(same_bits(ended, followed));
 
           const Tensor dx = random_values(x.shape(), 4, dtype), start = dx.clone();
           depthwise_backward_input(dy, w, window, dx, Write::accumulate);

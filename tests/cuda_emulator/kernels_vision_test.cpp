@@ -149,12 +149,15 @@ TEMPLATE_TEST_CASE("depthwise convolution on the device is what it is on the pro
         const Shape shape{images, height, width, channels};
         const Tensor x = random_values(shape, 1, kType),
                      weight = random_values({size, size, channels}, 2, kType),
-                     dy = random_values(window_shape("test", x, window, channels), 3, kType, 0.3);
+                     dy = random_values(window_shape("test", x, window, channels), 3, kType, 0.3),
+                     bias = random_values({channels}, 6, kType);
         const Tensor scratch = unwritten({depthwise_parts(images), size, size, channels}, kType);
         compare_twins<T>({x, weight, unwritten(dy.shape(), kType), dy, unwritten(shape, kType),
-                          random_values(shape, 4, kType), random_values(weight.shape(), 5, kType)},
+                          random_values(shape, 4, kType), random_values(weight.shape(), 5, kType), bias,
+                          unwritten(dy.shape(), kType)},
                          [&](const Tensors& t) {
                            depthwise(t[0], t[1], window, t[2]);
+                           depthwise(t[0], t[1], window, t[8], t[7], Activation::relu);
                            depthwise_backward_input(t[3], t[1], window, t[4], Write::assign);
                            depthwise_backward_input(t[3], t[1], window, t[5], Write::accumulate);
                            depthwise_backward_weight(t[3], t[0], window, t[6], scratch);
