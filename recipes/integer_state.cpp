@@ -10,15 +10,16 @@ struct IntegerEntries {
   TensorEntry integers, scale;
 };
 
-IntegerEntries integers_like(const Parameter& weight) {
+IntegerEntries integers_of(const Quantizer& quantizer) {
+  const Parameter& weight = quantizer.weight_parameter();
   const auto entry = [&](const std::string& name, DType dtype, Shape shape, Shape global) {
     return TensorEntry{name, Tensor::empty(shape, dtype), global, weight.first_row, weight.sharded};
   };
   const std::string name = tensor_path("model", weight.name);
   const Shape global = weight.global_shape();
-  const auto channels = [&](const Shape& of) { return weight.sharded ? Shape{of[0], of[1]} : Shape{of[0]}; };
-  return {entry(name, DType::i8, weight.shape, global),
-          entry(name + "_scale", DType::f32, channels(weight.shape), channels(global))};
+  return {
+      entry(name, DType::i8, weight.shape, global),
+      entry(name + "_scale", DType::f32, quantizer.scale_shape(weight.shape), quantizer.scale_shape(global))};
 }
 
 // What a quantizer has beside its layer's weight.
@@ -34,7 +35,7 @@ bool is_learned_by_quantizers(const std::string& tensor) {
 std::vector<TensorEntry> integer_entries(const ParameterSet& parameters, Model& model) {
   std::vector<TensorEntry> entries = model_entries(parameters, model);
   for (const Quantizer* quantizer : model.quantization()->quantizers) {
-    const IntegerEntries found = integers_like(quantizer->weight_parameter());
+    const IntegerEntries found = integers_of(*quantizer);
     quantizer->weight_integers(found.integers.values, found.scale.values);
     *std::ranges::find(entries, found.integers.name, &TensorEntry::name) = found.integers;
     entries.push_back(found.scale);
@@ -63,17 +64,13 @@ void load_model(const CheckpointReader& reader, const ParameterSet& parameters, 
     for (const Quantizer* quantizer : quantization->quantizers) {
       const std::string name = tensor_path("model", quantizer->weight_parameter().name);
       if (!reader.has(name) || reader.dtype(name) != DType::i8) continue;
-      restored.push_back({quantizer, integers_like(quantizer->weight_parameter())});
+      restored.push_back({quantizer, integers_of(*quantizer)});
       *std::ranges::find(entries, name, &TensorEntry::name) = restored.back().from.integers;
       entries.push_back(restored.back().from.scale);
     }
   reader.load(entries);
-  for (const auto& [quantizer, from] : restored) {
-    const Tensor weight = Tensor::empty(from.integers.values.shape());
-    kernels::restore_weights(from.integers.values, from.scale.values, weight);
-    quantizer->weight_parameter().value.copy_from(weight);
-    quantizer->keep_scales(from.integers.values);
-  }
+  for (const auto& [quantizer, from] : restored)
+    quantizer->take_integers(from.integers.values, from.scale.values);
 }
 
 }  // namespace conclave

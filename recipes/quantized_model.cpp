@@ -6,7 +6,9 @@ namespace conclave {
 namespace {
 
 const char* name_of(Quantizable::Kind kind) {
-  return kind == Quantizable::Kind::linear ? "linear" : "convolutions";
+  return kind == Quantizable::Kind::linear      ? "linear"
+         : kind == Quantizable::Kind::depthwise ? "depthwise"
+                                                : "convolutions";
 }
 
 }  // namespace

@@ -402,8 +402,10 @@ void fields(R& quantization, Visitor&& field) {
   field("enabled", quantization.enabled,
         "Train with numbers rounded as inference with integers rounds them (fake quantization)", Rule{});
   field("layers", quantization.layers,
-        "Whose products are computed so; embeddings and normalizations never are",
-        one_of({"linear", "experts", "convolutions", "router", "heads"}));
+        "Whose products are computed so; embeddings and normalizations never are. Depthwise convolutions, "
+        "which "
+        "wait for memory, take longer in integers",
+        one_of({"linear", "experts", "convolutions", "depthwise", "router", "heads"}));
   field("weight_bits", quantization.weight_bits, "Of a weight; each output channel has a scale of its own",
         between(2, 8));
   field("activation_bits", quantization.activation_bits,
@@ -430,8 +432,7 @@ void fields(R& quantization, Visitor&& field) {
         between(0, 1e12));
   field("inference", quantization.inference,
         "How the trained model is used on processors: with products of integers, or of rounded numbers, as "
-        "it is "
-        "trained and evaluated meanwhile; windows of several pixels, and CUDA devices, take the latter",
+        "it is trained and evaluated meanwhile; CUDA devices take the latter",
         one_of({"integers", "rounded"}));
 }
 

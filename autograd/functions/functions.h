@@ -64,6 +64,8 @@ Tensor batch_norm(Tape& tape, const Tensor& x, const Tensor& gamma, const Tensor
 Tensor scale_channels(Tape& tape, const Tensor& x, const Tensor& factor);
 /// x, whose rows are as many as there are factors, each times its own.
 Tensor scale_rows(Tape& tape, const Tensor& x, const Tensor& factor);
+/// x [..., channels] times factor [channels].
+Tensor scale_last(Tape& tape, const Tensor& x, const Tensor& factor);
 
 /// Row i is that of number slots[i] among the rows of head [n, hidden] and, behind them, tail [m, hidden];
 /// slots [n + m, 1] i32 is a permutation.

@@ -298,4 +298,12 @@ Tensor scale_rows(Tape& tape, const Tensor& x, const Tensor& factor) {
                  x.shape());
 }
 
+Tensor scale_last(Tape& tape, const Tensor& x, const Tensor& factor) {
+  const Index channels = factor.numel();
+  require(channels > 0 && x.numel() % channels == 0, "scale_last: {} factors for {}", channels, x.shape());
+  return reshape(
+      scale_channels(tape, reshape(x, {1, x.numel() / channels, channels}), reshape(factor, {1, channels})),
+      x.shape());
+}
+
 }  // namespace conclave::functions

@@ -4,22 +4,33 @@
 #include <cstdlib>
 
 #include "core/kernels/activation.h"
+#include "core/kernels/integer_convolution.h"
 
 namespace conclave {
 namespace {
 
-// A weight's output channels as rows.
-Tensor channel_rows(const Tensor& weight) {
-  const Index channels = weight.rank() == 3 ? weight.size(0) * weight.size(1) : weight.size(0);
-  return functions::reshape(weight, {channels, channels > 0 ? weight.numel() / channels : 0});
+// Number i of [rows, columns] is number ids[i] of what it is the transpose of.
+Tensor transposing_ids(Tape& tape, Index rows, Index columns) {
+  const Tensor ids = tape.arena().empty_on_host({rows * columns}, DType::i32);
+  for (Index i = 0; i < rows * columns; ++i)
+    ids.data<std::int32_t>()[i] = static_cast<std::int32_t>(i % columns * rows + i / columns);
+  return ids;
+}
+
+Tensor transpose(Tape& tape, const Tensor& x) {
+  const Index rows = x.size(0), columns = x.size(1);
+  const Tensor numbers = functions::embedding(tape, tape.on_device(transposing_ids(tape, columns, rows)),
+                                              functions::reshape(x, {rows * columns, 1}));
+  return functions::reshape(numbers, {columns, rows});
 }
 
 }  // namespace
 
-Quantizer::Quantizer(Quantization& shared, const Parameter& weight, const QuantizedGroups& groups)
-    : shared_(shared), weight_(weight), groups_(groups) {
+Quantizer::Quantizer(Quantization& shared, const Parameter& weight, const QuantizedGroups& groups,
+                     bool channels_last)
+    : shared_(shared), weight_(weight), groups_(groups), channels_last_(channels_last) {
   shared.quantizers.push_back(this);
-  const Index out = weight.shape[groups.sharded ? 1 : 0];
+  const Index out = weight.shape[channels_last ? weight.shape.rank() - 1 : groups.sharded ? 1 : 0];
   const auto& [weight_bits, activation_bits, per_token, learned, observer] = shared.options;
   const auto factor = [&](const char* name, Shape shape) {
     Parameter& parameter = add_parameter(name, shape, Initializer::constant(1), false);
@@ -38,6 +49,19 @@ Quantizer::Quantizer(Quantization& shared, const Parameter& weight, const Quanti
   shared.observers.push_back(&*observer_);
 }
 
+Tensor Quantizer::channel_rows(Tape& tape, const Tensor& weight) const {
+  if (channels_last_) {
+    const Index channels = weight.size(weight.rank() - 1);
+    return transpose(tape, functions::reshape(weight, {weight.numel() / channels, channels}));
+  }
+  const Index channels = weight.rank() == 3 ? weight.size(0) * weight.size(1) : weight.size(0);
+  return functions::reshape(weight, {channels, channels > 0 ? weight.numel() / channels : 0});
+}
+
+Tensor Quantizer::from_channel_rows(Tape& tape, const Tensor& rows) const {
+  return functions::reshape(channels_last_ ? transpose(tape, rows) : rows, weight_.shape);
+}
+
 // Of rows [channels, in]; the weight's range gives what is learned a factor to.
 Tensor Quantizer::weight_scales(Tape& tape, const Tensor& rows) const {
   const auto of_channels = [&] { return tape.empty({rows.size(0)}, rows.dtype()); };
@@ -51,11 +75,11 @@ Tensor Quantizer::weight_scales(Tape& tape, const Tensor& rows) const {
 Tensor Quantizer::weight(Tape& tape, const Tensor& weight) {
   if (!shared_.rounds) return weight;
   const QuantLevels levels = shared_.options.weight_levels();
-  const Tensor rows = channel_rows(weight);
+  const Tensor rows = channel_rows(tape, weight);
   const Tensor rounded =
       weight_factor_ ? functions::fake_quantize(tape, rows, weight_scales(tape, rows), Tensor(), levels)
                      : functions::fake_quantize_rows(tape, rows, levels);
-  return functions::reshape(rounded, weight.shape());
+  return channels_last_ ? from_channel_rows(tape, rounded) : functions::reshape(rounded, weight.shape());
 }
 
 Tensor Quantizer::input(Tape& tape, const Tensor& x, kernels::RowOffsets offsets) {
@@ -96,52 +120,106 @@ Tensor Quantizer::product(Tape& tape, const Tensor& x, kernels::RowOffsets offse
   return product(tape, x, offsets, weight, bias, activation, Tensor());
 }
 
+bool Quantizer::multiplies_integers(const Tape& tape) {
+  return shared_.integers && shared_.rounds && !tape.recording() && tape.device() == Device::cpu &&
+         (!observer_ || observer_->has_seen());
+}
+
 Tensor Quantizer::product(Tape& tape, const Tensor& x, kernels::RowOffsets offsets, const Tensor& weight,
                           const Tensor& bias, Activation activation, const Tensor& gain) {
-  if (shared_.integers && shared_.rounds && !tape.recording() && tape.device() == Device::cpu &&
-      (!observer_ || observer_->has_seen()))
-    return integer_product(tape, x, offsets, weight, bias, activation, gain);
+  if (multiplies_integers(tape)) {
+    const Tensor y = tape.empty({x.size(0), weight.size(1)}, x.dtype());
+    const ArenaScope scope(tape.arena());
+    pack(tape, weight, gain);
+    kernels::integer_product(integer_input(tape, x, offsets), shared_.options.activation_levels().highest,
+                             offsets, *packed_, bias, activation, y);
+    return y;
+  }
   Tensor rounded = this->weight(tape, weight);
   if (gain.defined()) rounded = functions::scale_rows(tape, rounded, gain);
   return functions::grouped_linear(tape, input(tape, x, offsets), offsets, rounded, bias, activation);
 }
 
-// What product() makes of rounded numbers, to rounding.
-Tensor Quantizer::integer_product(Tape& tape, const Tensor& x, kernels::RowOffsets offsets,
-                                  const Tensor& weight, const Tensor& bias, Activation activation,
-                                  const Tensor& gain) {
-  const QuantLevels levels = shared_.options.activation_levels();
-  const Index rows = x.size(0);
-  const Tensor y = tape.empty({rows, weight.size(1)}, x.dtype());
-  const ArenaScope scope(tape.arena());
-  if (!packed_) {
-    packed_ = kernels::IntegerWeights::empty(weight.size(0), weight.size(1), weight.size(2));
-    kernels::pack_weights(weight, weight_scales(tape, channel_rows(weight)), shared_.options.weight_levels(),
-                          *packed_);
-    if (gain.defined()) {
-      const Tensor channels = Tensor::borrow(packed_->scale.data<float>(), gain.shape(), DType::f32);
-      kernels::multiply(channels, gain, channels);
+Tensor Quantizer::convolution(Tape& tape, const Tensor& x, const kernels::Window& window,
+                              const Tensor& weight, const Tensor& bias, Activation activation,
+                              const Tensor& gain) {
+  const Index images = x.size(0), channels = weight.size(channels_last_ ? 2 : 0), all[] = {0, images};
+  const Tensor pixels = functions::reshape(x, {images, images > 0 ? x.numel() / images : 0});
+  if (!multiplies_integers(tape)) {
+    const Tensor rounded = functions::reshape(input(tape, pixels, all), x.shape());
+    Tensor factors = this->weight(tape, weight);
+    if (channels_last_) {
+      if (gain.defined()) factors = functions::scale_last(tape, factors, gain);
+      return functions::depthwise(tape, rounded, factors, window, bias, activation);
     }
+    if (gain.defined()) factors = functions::scale_rows(tape, factors, gain);
+    return functions::convolution(tape, rounded, factors, bias, window, activation);
   }
-  kernels::IntegerRows integers{tape.empty({rows, packed_->row_bytes()}, DType::u8), {}, {}};
-  if (observer_) {
-    const Scales scales = observed_scales(tape, rows, x.dtype(), offsets);
-    integers.scale = scales.scale;
-    integers.zero_point = scales.zero_point;
-    if (input_factor_) {
-      const float* factors = input_factor_->value.data<float>();
-      const std::int32_t* experts = scales.experts.defined() ? scales.experts.data<std::int32_t>() : nullptr;
-      for (Index i = 0; i < integers.scale.numel(); ++i)
-        integers.scale.data<float>()[i] *= factors[experts ? experts[i] : 0];
-    }
-    kernels::quantize_by(x, levels, integers);
+  const Tensor y = tape.empty(kernels::window_shape("convolution", x, window, channels), x.dtype());
+  const ArenaScope scope(tape.arena());
+  pack(tape, weight, gain);
+  const kernels::IntegerRows integers = integer_input(tape, pixels, all);
+  if (channels_last_) {
+    kernels::integer_depthwise(integers, x.shape(), depthwise_, depthwise_scale_, window, bias, activation,
+                               y);
+    return y;
+  }
+  const Index rows = y.numel() / std::max<Index>(channels, 1), of_rows[] = {0, rows};
+  const Shape scales{integers.scale.numel() == 1 ? 1 : rows};
+  const kernels::IntegerRows unfolded{tape.empty({rows, packed_->row_bytes()}, DType::u8),
+                                      tape.empty(scales, DType::f32), tape.empty(scales, DType::f32)};
+  kernels::unfold_integers(integers, x.shape(), window, unfolded);
+  kernels::integer_product(unfolded, shared_.options.activation_levels().highest, of_rows, *packed_,
+                           bias.defined() ? bias.reshape({1, channels}) : bias, activation,
+                           y.reshape({rows, channels}));
+  return y;
+}
+
+// Once; then the weight and the gain stay as they are.
+void Quantizer::pack(Tape& tape, const Tensor& weight, const Tensor& gain) {
+  if (packed_ || depthwise_.defined()) return;
+  const QuantLevels levels = shared_.options.weight_levels();
+  const Tensor rows = channel_rows(tape, weight), scale = weight_scales(tape, rows);
+  Tensor channels = scale;
+  if (channels_last_) {
+    const Tensor integers = tape.empty(rows.shape(), DType::i8);
+    kernels::round_weights(rows, scale, levels, integers);
+    depthwise_ = from_channel_rows(tape, integers.to(DType::f32)).clone();
+    depthwise_scale_ = channels = scale.clone();
   } else {
+    const bool grouped = weight.rank() == 3;
+    packed_ = kernels::IntegerWeights::empty(grouped ? weight.size(0) : 1, weight.size(grouped ? 1 : 0),
+                                             rows.size(1));
+    kernels::pack_weights(weight.reshape({packed_->groups, packed_->out, packed_->in}), scale, levels,
+                          *packed_);
+    channels =
+        gain.defined() ? Tensor::borrow(packed_->scale.data<float>(), gain.shape(), DType::f32) : scale;
+  }
+  if (gain.defined()) kernels::multiply(channels, gain, channels);
+}
+
+// What rows are rounded to, in integers.
+kernels::IntegerRows Quantizer::integer_input(Tape& tape, const Tensor& x, kernels::RowOffsets offsets) {
+  const QuantLevels levels = shared_.options.activation_levels();
+  const Index rows = x.size(0), quad = kernels::IntegerWeights::kQuad;
+  kernels::IntegerRows integers{tape.empty({rows, (x.size(1) + quad - 1) / quad * quad}, DType::u8), {}, {}};
+  if (!observer_) {
     integers.scale = tape.empty({rows}, x.dtype());
     integers.zero_point = tape.empty({rows}, x.dtype());
     kernels::quantize_rows(x, levels, integers);
+    return integers;
   }
-  kernels::integer_product(integers, levels.highest, offsets, *packed_, bias, activation, y);
-  return y;
+  const Scales scales = observed_scales(tape, rows, x.dtype(), offsets);
+  integers.scale = scales.scale;
+  integers.zero_point = scales.zero_point;
+  if (input_factor_) {
+    const float* factors = input_factor_->value.data<float>();
+    const std::int32_t* experts = scales.experts.defined() ? scales.experts.data<std::int32_t>() : nullptr;
+    for (Index i = 0; i < integers.scale.numel(); ++i)
+      integers.scale.data<float>()[i] *= factors[experts ? experts[i] : 0];
+  }
+  kernels::quantize_by(x, levels, integers);
+  return integers;
 }
 
 Tensor Quantizer::linear(Tape& tape, const Tensor& x, const Tensor& weight, const Tensor& bias,
@@ -154,24 +232,43 @@ Tensor Quantizer::linear(Tape& tape, const Tensor& x, const Tensor& weight, cons
 void Quantizer::weight_integers(const Tensor& integers, const Tensor& scale) const {
   Arena arena("weights in integers");
   Tape tape(arena, false);
-  const Tensor weight = tape.on_host(weight_.value), rows = channel_rows(weight);
-  const Tensor found = weight_scales(tape, channel_rows(weight_.value));
+  const Tensor rows = channel_rows(tape, weight_.value);
+  const Tensor found = weight_scales(tape, rows), by_rows = Tensor::empty(rows.shape(), DType::i8);
+  const Index channels = rows.size(0), in = rows.size(1);
   scale.copy_from(found.reshape(scale.shape()));
-  kernels::round_weights(weight, scale.reshape({rows.size(0)}), shared_.options.weight_levels(), integers);
+  kernels::round_weights(tape.on_host(rows), scale.reshape({channels}), shared_.options.weight_levels(),
+                         by_rows);
+  for (Index channel = 0; channel < channels; ++channel)
+    for (Index i = 0; i < in; ++i)
+      integers.data<std::int8_t>()[place(channel, channels, i, in)] =
+          by_rows.data<std::int8_t>()[channel * in + i];
 }
 
-void Quantizer::keep_scales(const Tensor& integers) const {
-  if (!weight_factor_) return;  // then some integer of each channel is the highest
-  const Tensor factors = Tensor::empty(weight_factor_->shape);
-  const Index channels = factors.numel(), in = channels > 0 ? integers.numel() / channels : 0;
+void Quantizer::take_integers(const Tensor& integers, const Tensor& scale) const {
+  const Tensor weight = Tensor::empty(integers.shape());
+  const Tensor factors = weight_factor_ ? Tensor::empty(weight_factor_->shape) : Tensor();
+  const Index channels = scale.numel(), in = channels > 0 ? integers.numel() / channels : 0;
   for (Index channel = 0; channel < channels; ++channel) {
     int most = 0;
-    for (Index i = channel * in; i < (channel + 1) * in; ++i)
-      most = std::max(most, std::abs(int{integers.data<std::int8_t>()[i]}));
-    factors.data<float>()[channel] =
-        most > 0 ? static_cast<float>(shared_.options.weight_levels().highest) / static_cast<float>(most) : 1;
+    for (Index i = 0; i < in; ++i) {
+      const Index at = place(channel, channels, i, in);
+      const int integer = integers.data<std::int8_t>()[at];
+      weight.data<float>()[at] = static_cast<float>(integer) * scale.data<float>()[channel];
+      most = std::max(most, std::abs(integer));
+    }
+    // Without a factor, some integer of each channel is the highest.
+    if (factors.defined())
+      factors.data<float>()[channel] =
+          most > 0 ? static_cast<float>(shared_.options.weight_levels().highest) / static_cast<float>(most)
+                   : 1;
   }
-  weight_factor_->value.copy_from(factors);
+  weight_.value.copy_from(weight);
+  if (factors.defined()) weight_factor_->value.copy_from(factors);
+}
+
+Shape Quantizer::scale_shape(const Shape& of_weight) const {
+  if (groups_.sharded) return {of_weight[0], of_weight[1]};
+  return {of_weight[channels_last_ ? of_weight.rank() - 1 : 0]};
 }
 
 }  // namespace conclave

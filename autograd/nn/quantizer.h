@@ -47,8 +47,10 @@ struct QuantizedGroups {
 
 class Quantizer : public Module {
  public:
-  /// For a weight [groups.count, out, in], or without experts [out, ...], which outlives it.
-  Quantizer(Quantization& shared, const Parameter& weight, const QuantizedGroups& groups = {});
+  /// For a weight [groups.count, out, in], or without experts [out, ...], which outlives it; or, if
+  /// `channels_last`, [..., out].
+  Quantizer(Quantization& shared, const Parameter& weight, const QuantizedGroups& groups = {},
+            bool channels_last = false);
 
   /// x [rows, in], whose rows `offsets` divides among this rank's groups, rounded.
   Tensor input(Tape& tape, const Tensor& x, kernels::RowOffsets offsets);
@@ -62,12 +64,18 @@ class Quantizer : public Module {
   /// defined, which is the same in every pass, and for tapes that do not record.
   Tensor linear(Tape& tape, const Tensor& x, const Tensor& weight, const Tensor& bias, Activation activation,
                 const Tensor& gain = {});
+  /// As functions::convolution, likewise, and for a weight whose channels are last as functions::depthwise.
+  /// An image's pixels, or all, have one scale.
+  Tensor convolution(Tape& tape, const Tensor& x, const kernels::Window& window, const Tensor& weight,
+                     const Tensor& bias, Activation activation, const Tensor& gain = {});
 
   const Parameter& weight_parameter() const { return weight_; }
   /// The weight in integers, i8 of its shape, and the scales [out] or [groups.count, out] of its channels.
   void weight_integers(const Tensor& integers, const Tensor& scale) const;
-  /// After the weight has become that of integers: makes its scales those that it was rounded by.
-  void keep_scales(const Tensor& integers) const;
+  /// The way back: the weight becomes that of integers, and its scales those that it was rounded by.
+  void take_integers(const Tensor& integers, const Tensor& scale) const;
+  /// The shape of the scales of a weight of this shape: its own, or of all ranks.
+  Shape scale_shape(const Shape& of_weight) const;
 
  private:
   struct Scales {
@@ -76,6 +84,16 @@ class Quantizer : public Module {
   };
   Scales observed_scales(Tape& tape, Index rows, DType dtype, kernels::RowOffsets offsets);
   Tensor weight_scales(Tape& tape, const Tensor& rows) const;
+  // A weight's output channels as rows, and back.
+  Tensor channel_rows(Tape& tape, const Tensor& weight) const;
+  Tensor from_channel_rows(Tape& tape, const Tensor& rows) const;
+  bool multiplies_integers(const Tape& tape);
+  kernels::IntegerRows integer_input(Tape& tape, const Tensor& x, kernels::RowOffsets offsets);
+  void pack(Tape& tape, const Tensor& weight, const Tensor& gain);
+  // Where a channel's number is among the weight's.
+  Index place(Index channel, Index channels, Index i, Index in) const {
+    return channels_last_ ? i * channels + channel : channel * in + i;
+  }
   Tensor product(Tape& tape, const Tensor& x, kernels::RowOffsets offsets, const Tensor& weight,
                  const Tensor& bias, Activation activation, const Tensor& gain);
   Tensor integer_product(Tape& tape, const Tensor& x, kernels::RowOffsets offsets, const Tensor& weight,
@@ -84,18 +102,20 @@ class Quantizer : public Module {
   Quantization& shared_;
   const Parameter& weight_;
   QuantizedGroups groups_;
+  bool channels_last_;
   std::optional<RangeObserver> observer_;  // unless inputs have a scale for each row
   // Learned: what the scale of the range is multiplied by, so that a step of the optimizer changes large and
   // small scales alike.
   Parameter* weight_factor_ = nullptr;  // [groups, out] or [out]
   Parameter* input_factor_ = nullptr;   // [groups]
   std::optional<kernels::IntegerWeights> packed_;
+  Tensor depthwise_, depthwise_scale_;  // in place of packed_: integers in f32, and their channels' scales
 };
 
 /// A layer that can be quantized.
 class Quantizable {
  public:
-  enum class Kind : std::uint8_t { linear, experts, convolution };
+  enum class Kind : std::uint8_t { linear, experts, convolution, depthwise };
   virtual ~Quantizable() = default;
   virtual Kind quantizable_kind() const = 0;
   /// Before the layer's parameters have their place.

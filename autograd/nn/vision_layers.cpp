@@ -49,12 +49,8 @@ Tensor Convolution::convolve(Tape& tape, const Tensor& x, const Tensor& gain, co
   };
   const Tensor& weight = weight_.value;
   if (window_.size > 1 || window_.stride > 1) {
-    if (!quantizer_) return functions::convolution(tape, x, scaled(weight), bias, window_, activation);
-    const Index images = x.size(0), all[] = {0, images};
-    const Tensor pixels = functions::reshape(x, {images, images > 0 ? x.numel() / images : 0});
-    const Tensor rounded = functions::reshape(quantizer_->input(tape, pixels, all), x.shape());
-    return functions::convolution(tape, rounded, scaled(quantizer_->weight(tape, weight)), bias, window_,
-                                  activation);
+    return quantizer_ ? quantizer_->convolution(tape, x, window_, weight, bias, activation, gain)
+                      : functions::convolution(tape, x, scaled(weight), bias, window_, activation);
   }
   // The pixels are the rows already that a convolution writes its windows to.
   kernels::expect_rank("convolution", "x", x, 4);
@@ -74,18 +70,26 @@ Depthwise::Depthwise(Index channels, const kernels::Window& window)
                             Initializer::fan_out(window.size * window.size))) {}
 
 Tensor Depthwise::operator()(Tape& tape, const Tensor& x) const {
-  return functions::depthwise(tape, x, weight_.value, window_);
+  return convolve(tape, x, Tensor(), Tensor(), Activation::none);
+}
+
+void Depthwise::quantize(Quantization& shared) {
+  quantizer_ = std::make_unique<Quantizer>(shared, weight_, QuantizedGroups{}, true);
+  add_module("", *quantizer_);
 }
 
 Tensor Depthwise::normalized(Tape& tape, const ForwardContext& context, const Tensor& x,
                              const ImageNorm& norm, Activation activation) const {
   const auto affine = norm.affine(tape, context);
-  if (!affine) return norm(tape, context, (*this)(tape, x), activation);
-  const Tensor folded = functions::scale_channels(
-      tape, functions::reshape(weight_.value, {1, window_.size, window_.size, x.size(3)}),
-      functions::reshape(affine->gain, {1, x.size(3)}));
-  return functions::depthwise(tape, x, functions::reshape(folded, weight_.value.shape()), window_,
-                              affine->shift, activation);
+  return affine ? convolve(tape, x, affine->gain, affine->shift, activation)
+                : norm(tape, context, (*this)(tape, x), activation);
+}
+
+Tensor Depthwise::convolve(Tape& tape, const Tensor& x, const Tensor& gain, const Tensor& bias,
+                           Activation activation) const {
+  if (quantizer_) return quantizer_->convolution(tape, x, window_, weight_.value, bias, activation, gain);
+  const Tensor weight = gain.defined() ? functions::scale_last(tape, weight_.value, gain) : weight_.value;
+  return functions::depthwise(tape, x, weight, window_, bias, activation);
 }
 
 double Depthwise::flops(Extent& extent) const { return window_flops(window_, weight_, extent); }

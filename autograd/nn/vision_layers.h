@@ -45,7 +45,7 @@ class Convolution : public Module, public Quantizable {
 
 /// A window for each channel, without bias. Weights start out as N(0, 2 / fan out), which of a channel by
 /// itself is the window's size; PyTorch multiplies it by the number of channels, and has smaller weights.
-class Depthwise : public Module {
+class Depthwise : public Module, public Quantizable {
  public:
   Depthwise(Index channels, const kernels::Window& window);
   Tensor operator()(Tape& tape, const Tensor& x) const;
@@ -53,10 +53,18 @@ class Depthwise : public Module {
   Tensor normalized(Tape& tape, const ForwardContext& context, const Tensor& x, const ImageNorm& norm,
                     Activation activation = Activation::none) const;
   double flops(Extent& extent) const override;
+  Kind quantizable_kind() const override { return Kind::depthwise; }
+  /// As Convolution::quantize.
+  void quantize(Quantization& shared) override;
 
  private:
+  // As Convolution::convolve.
+  Tensor convolve(Tape& tape, const Tensor& x, const Tensor& gain, const Tensor& bias,
+                  Activation activation) const;
+
   kernels::Window window_;
   Parameter& weight_;
+  std::unique_ptr<Quantizer> quantizer_;  // null: it is not quantized
 };
 
 /// A normalization of images, with a gain and a bias for each channel.

@@ -14,15 +14,7 @@ template void depthwise_lines::add_products<double, 32>(const ImageProducts<doub
 namespace {
 
 using depthwise_lines::ceil_divide, depthwise_lines::ImageProducts, depthwise_lines::Inside,
-    depthwise_lines::Line;
-
-template <class T>
-void run_line(const Line<T>& line) {
-#ifdef CONCLAVE_WIDE_VECTORS
-  if (has_wide_vectors()) return depthwise_lines::run<T, 64>(line);
-#endif
-  depthwise_lines::run<T, 32>(line);
-}
+    depthwise_lines::Line, depthwise_lines::run_widest;
 
 template <class T>
 void add_image(const ImageProducts<T>& image, T* dweight) {
@@ -65,22 +57,22 @@ void depthwise(const Tensor& x, const Tensor& weight, const Window& window, cons
         const Index from = row * window.stride - window.padding;
         const auto [first, last] = Inside(from, 1, height, window.size);
         T* const to = py + (image * out_height + row) * out_width * channels;
-        run_line<T>({.source = px + (image * height + from + first) * width * channels,
-                     .source_row = width * channels,
-                     .length = width,
-                     .start = -window.padding,
-                     .step = window.stride,
-                     .weight = pw + first * window.size * channels,
-                     .weight_row = window.size * channels,
-                     .weight_column = channels,
-                     .rows = last - first,
-                     .columns = window.size,
-                     .to = to,
-                     .to_step = channels,
-                     .count = out_width,
-                     .channels = channels,
-                     .mode = Write::assign,
-                     .next = px + (image * height + from + window.size) * width * channels});
+        run_widest(Line<T>{.source = px + (image * height + from + first) * width * channels,
+                           .source_row = width * channels,
+                           .length = width,
+                           .start = -window.padding,
+                           .step = window.stride,
+                           .weight = pw + first * window.size * channels,
+                           .weight_row = window.size * channels,
+                           .weight_column = channels,
+                           .rows = last - first,
+                           .columns = window.size,
+                           .to = to,
+                           .to_step = channels,
+                           .count = out_width,
+                           .channels = channels,
+                           .mode = Write::assign,
+                           .next = px + (image * height + from + window.size) * width * channels});
         if (!ends) continue;
         for (Index pixel = 0; pb && pixel < out_width; ++pixel)
 #pragma omp simd
@@ -111,23 +103,23 @@ void depthwise_backward_input(const Tensor& dy, const Tensor& weight, const Wind
         for (Index column = 0; column < std::min(stride, width); ++column) {
           const Index b = (column + window.padding) % stride;
           const Index columns = b < window.size ? ceil_divide(window.size - b, stride) : 0;
-          run_line<T>(
-              {.source = pdy + (image * out_height + out_row - first) * out_width * channels,
-               .source_row = -out_width * channels,
-               .length = out_width,
-               .start = (column + window.padding) / stride - (columns - 1),
-               .step = 1,
-               .weight = pw + ((a + first * stride) * window.size + b + (columns - 1) * stride) * channels,
-               .weight_row = stride * window.size * channels,
-               .weight_column = -stride * channels,
-               .rows = last - first,
-               .columns = columns,
-               .to = pdx + ((image * height + row) * width + column) * channels,
-               .to_step = stride * channels,
-               .count = ceil_divide(width - column, stride),
-               .channels = channels,
-               .mode = mode,
-               .next = pdy + (image * out_height + out_row + 1) * out_width * channels});
+          run_widest(Line<T>{
+              .source = pdy + (image * out_height + out_row - first) * out_width * channels,
+              .source_row = -out_width * channels,
+              .length = out_width,
+              .start = (column + window.padding) / stride - (columns - 1),
+              .step = 1,
+              .weight = pw + ((a + first * stride) * window.size + b + (columns - 1) * stride) * channels,
+              .weight_row = stride * window.size * channels,
+              .weight_column = -stride * channels,
+              .rows = last - first,
+              .columns = columns,
+              .to = pdx + ((image * height + row) * width + column) * channels,
+              .to_step = stride * channels,
+              .count = ceil_divide(width - column, stride),
+              .channels = channels,
+              .mode = mode,
+              .next = pdy + (image * out_height + out_row + 1) * out_width * channels});
         }
       }
   });

@@ -3,6 +3,11 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
+#include <type_traits>
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
 
 #include "core/kernels/kernel.h"
 #include "core/kernels/tile.h"
@@ -24,9 +29,11 @@ struct Inside {
 // source_row + (start + i step + b) channels + c] weight[a weight_row + b weight_column + c], where columns
 // outside of the source count as zeros. The gradient of the input is such a sum as well, of the output's
 // gradients, with the window the other way round; one for each residue that its columns have by the stride.
-template <class T>
+// A source of integers stands for their distances from `zero`; up to 2^24, sums of products with integers are
+// exact in f32.
+template <class T, class Source = T>
 struct Line {
-  const T* source;
+  const Source* source;
   Index source_row, length;  // of the source's rows, in pixels
   Index start, step;
   const T* weight;
@@ -36,16 +43,44 @@ struct Line {
   Index to_step, count;  // pixels
   Index channels;
   Write mode;
-  const T* next;  // in the source, the first of `step` rows that are new to the line after this one
+  const Source* next;  // the first of `step` rows that are new to the line after this one
+  T zero = 0;
 };
+
+template <class T, int kBytes, class Source>
+[[gnu::always_inline]] inline Vector<T, kBytes> load_source(const Source* from, T zero) {
+  if constexpr (std::is_same_v<T, Source>) {
+    return load<T, kBytes>(from);
+  } else {
+    static_assert(std::is_same_v<T, float> && std::is_same_v<Source, std::uint8_t>);
+    // The compiler takes apart what it converts from vectors of bytes, one by one.
+    using Whole = Vector<std::int32_t, kBytes>;
+#ifdef __AVX512F__
+    if constexpr (kBytes == 64)  // masked, as GCC 12 warns of what is undefined in the other one
+      return __builtin_convertvector(reinterpret_cast<Whole>(_mm512_maskz_cvtepu8_epi32(
+                                         0xFFFF, _mm_loadu_si128(reinterpret_cast<const __m128i*>(from)))),
+                                     Vector<T, kBytes>) -
+             zero;
+#endif
+#ifdef __AVX2__
+    if constexpr (kBytes == 32)
+      return __builtin_convertvector(reinterpret_cast<Whole>(_mm256_cvtepu8_epi32(
+                                         _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)))),
+                                     Vector<T, kBytes>) -
+             zero;
+#endif
+    return __builtin_convertvector(load<Source, kLanes<T, kBytes>>(from), Vector<T, kBytes>) - zero;
+  }
+}
 
 // A vector of channels of P pixels of a line, whose window has K columns and goes on by S. Every pixel of the
 // source is read once for all the sums that it is part of. Ends: some of them may be outside.
-template <class T, int kBytes, int K, int S, int P, bool kEnds>
-[[gnu::always_inline]] inline void sum_taps(const Line<T>& line, Index pixel, Index channel) {
+template <class T, int kBytes, int K, int S, int P, bool kEnds, class Source>
+[[gnu::always_inline]] inline void sum_taps(const Line<T, Source>& line, Index pixel, Index channel) {
   Vector<T, kBytes> sums[P] = {};
   const Index at = line.start + pixel * S;
-  const T *source = line.source + at * line.channels + channel, *weight = line.weight + channel;
+  const Source* source = line.source + at * line.channels + channel;
+  const T* weight = line.weight + channel;
   for (Index a = 0; a < line.rows; ++a, source += line.source_row, weight += line.weight_row) {
     Vector<T, kBytes> w[K];
 #pragma GCC unroll 8
@@ -53,7 +88,7 @@ template <class T, int kBytes, int K, int S, int P, bool kEnds>
 #pragma GCC unroll 32
     for (int q = 0; q < (P - 1) * S + K; ++q) {
       if (kEnds && (at + q < 0 || at + q >= line.length)) continue;
-      const Vector<T, kBytes> x = load<T, kBytes>(source + q * line.channels);
+      const Vector<T, kBytes> x = load_source<T, kBytes>(source + q * line.channels, line.zero);
 #pragma GCC unroll 8
       for (int p = 0; p < P; ++p)
         if (q - p * S >= 0 && q - p * S < K) sums[p] += w[q - p * S] * x;
@@ -75,21 +110,22 @@ template <class T, int kBytes, int K, int S, int P, bool kEnds>
 }
 
 // One channel of one pixel, for any window.
-template <class T>
-[[gnu::always_inline]] inline void sum_taps(const Line<T>& line, Index pixel, Index channel) {
+template <class T, class Source>
+[[gnu::always_inline]] inline void sum_taps(const Line<T, Source>& line, Index pixel, Index channel) {
   const Index at = line.start + pixel * line.step;
   const auto [first, last] = Inside(at, 1, line.length, line.columns);
   T sum = 0;
   for (Index a = 0; a < line.rows; ++a)
     for (Index b = first; b < last; ++b)
-      sum += line.source[a * line.source_row + (at + b) * line.channels + channel] *
+      sum += (static_cast<T>(line.source[a * line.source_row + (at + b) * line.channels + channel]) -
+              line.zero) *
              line.weight[a * line.weight_row + b * line.weight_column + channel];
   write(line.to[pixel * line.to_step + channel], sum, line.mode);
 }
 
 // Channels from `channel` on, as many as fill vectors of kBytes; returns the first that does not.
-template <class T, int kBytes, int K, int S, int P>
-[[gnu::always_inline]] inline Index vectors(const Line<T>& line, Index pixel, Index channel) {
+template <class T, int kBytes, int K, int S, int P, class Source>
+[[gnu::always_inline]] inline Index vectors(const Line<T, Source>& line, Index pixel, Index channel) {
   constexpr Index n = kLanes<T, kBytes>;
   const Index at = line.start + pixel * S;
   if (at < 0 || at + (P - 1) * S + K > line.length) {
@@ -102,16 +138,16 @@ template <class T, int kBytes, int K, int S, int P>
   return channel;
 }
 
-template <class T, int kBytes, int K, int S, int P>
-void pixels(const Line<T>& line, Index pixel) {
+template <class T, int kBytes, int K, int S, int P, class Source>
+void pixels(const Line<T, Source>& line, Index pixel) {
   Index channel = vectors<T, kBytes, K, S, P>(line, pixel, 0);
   if constexpr (kBytes > 32) channel = vectors<T, 32, K, S, P>(line, pixel, channel);
   for (; channel < line.channels; ++channel)
     for (int p = 0; p < P; ++p) sum_taps(line, pixel + p, channel);
 }
 
-template <class T, int kBytes, int K, int S>
-void run(const Line<T>& line) {
+template <class T, int kBytes, int K, int S, class Source>
+void run(const Line<T, Source>& line) {
   // Seven pixels' sums and five weights fit the sixteen registers, and sides of images are often multiples
   // of seven.
   Index pixel = 0;
@@ -120,8 +156,8 @@ void run(const Line<T>& line) {
   for (; pixel < line.count; ++pixel) pixels<T, kBytes, K, S, 1>(line, pixel);
 }
 
-template <class T, int kBytes>
-void run(const Line<T>& line) {
+template <class T, int kBytes, class Source>
+void run(const Line<T, Source>& line) {
   const auto with_step = [&]<int K>() {
     if (line.step == 1) return run<T, kBytes, K, 1>(line), true;
     if (line.step == 2) return run<T, kBytes, K, 2>(line), true;
@@ -246,6 +282,8 @@ void add_products(const ImageProducts<T>& image, T* dweight) {
     }
 }
 
+extern template void run<float, 32>(const Line<float, std::uint8_t>&);
+extern template void run<float, 64>(const Line<float, std::uint8_t>&);
 extern template void run<float, 32>(const Line<float>&);
 extern template void run<double, 32>(const Line<double>&);
 extern template void run<float, 64>(const Line<float>&);
@@ -254,5 +292,14 @@ extern template void add_products<float, 32>(const ImageProducts<float>&, float*
 extern template void add_products<double, 32>(const ImageProducts<double>&, double*);
 extern template void add_products<float, 64>(const ImageProducts<float>&, float*);
 extern template void add_products<double, 64>(const ImageProducts<double>&, double*);
+
+/// run() in the widest vectors that the processor has.
+template <class T, class Source>
+void run_widest(const Line<T, Source>& line) {
+#ifdef CONCLAVE_WIDE_VECTORS
+  if (has_wide_vectors()) return run<T, 64>(line);
+#endif
+  run<T, 32>(line);
+}
 
 }  // namespace conclave::kernels::depthwise_lines

@@ -6,6 +6,7 @@
 namespace conclave::kernels::depthwise_lines {
 
 template void run<float, 64>(const Line<float>&);
+template void run<float, 64>(const Line<float, std::uint8_t>&);
 template void run<double, 64>(const Line<double>&);
 template void add_products<float, 64>(const ImageProducts<float>&, float*);
 template void add_products<double, 64>(const ImageProducts<double>&, double*);

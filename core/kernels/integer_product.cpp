@@ -170,17 +170,6 @@ void round_weights(const Tensor& weight, const Tensor& scale, QuantLevels levels
   }
 }
 
-void restore_weights(const Tensor& integers, const Tensor& scale, const Tensor& weight) {
-  const char* operation = "restore_weights";
-  expect(operation, "integers", integers, weight.shape(), DType::i8);
-  expect(operation, "weight", weight, weight.shape(), DType::f32);
-  const Index channels = scale.numel(), in = channels > 0 ? weight.numel() / channels : 0;
-  for (Index channel = 0; channel < channels; ++channel)
-    for (Index i = channel * in; i < (channel + 1) * in; ++i)
-      weight.data<float>()[i] =
-          static_cast<float>(integers.data<std::int8_t>()[i]) * scale.data<float>()[channel];
-}
-
 void pack_weights(const Tensor& weight, const Tensor& scale, QuantLevels levels, const IntegerWeights& to) {
   expect("pack_weights", "weight", weight, {to.groups, to.out, to.in}, DType::f32);
   expect("pack_weights", "scale", scale, {to.groups * to.out}, DType::f32);

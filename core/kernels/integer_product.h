@@ -37,8 +37,6 @@ struct IntegerWeights {
 
 /// integers [channels, ...] i8 = weight [channels, ...] f32 in steps of each channel's scale [channels].
 void round_weights(const Tensor& weight, const Tensor& scale, QuantLevels levels, const Tensor& integers);
-/// weight = integers times their channel's scale: the way back.
-void restore_weights(const Tensor& integers, const Tensor& scale, const Tensor& weight);
 
 /// Packs weight [groups, out, in] f32 by the scale [groups * out] of each channel.
 void pack_weights(const Tensor& weight, const Tensor& scale, QuantLevels levels, const IntegerWeights& to);

@@ -2,8 +2,12 @@
 #include <fmt/format.h>
 #include <omp.h>
 
+#include <cmath>
+#include <functional>
+
 #include "core/arena.h"
 #include "core/kernels/depthwise.h"
+#include "core/kernels/integer_convolution.h"
 #include "recipes/bench/bench.h"
 
 namespace conclave::bench {
@@ -39,6 +43,32 @@ void depthwise(Index side, Index channels, const kernels::Window& window, std::i
   measure("backward", 2 * flops, [&] {
     kernels::depthwise_backward_input(y, weight, window, dx, Write::assign);
     kernels::depthwise_backward_weight(y, x, window, dweight, scratch);
+  });
+
+  // Integers that there are, and those that have to be made of f32 first.
+  const Index pixels = x.numel() / kImages;
+  const QuantLevels levels = QuantLevels::affine(7);
+  const kernels::IntegerRows rows{arena.empty({kImages, (pixels + 3) / 4 * 4}, DType::u8),
+                                  arena.empty({kImages}), arena.empty({kImages})};
+  const Tensor integers = arena.empty(weight.shape()), scale = arena.empty({channels});
+  for (float& value : integers.span<float>()) value = static_cast<float>(&value - integers.data<float>()) / 9;
+  for (float& value : integers.span<float>()) value = std::round(std::fmod(value, 127.0F));
+  scale.fill(0.01);
+  const auto quantize = [&] { kernels::quantize_rows(x.reshape({kImages, pixels}), levels, rows); };
+  const auto convolve = [&] {
+    kernels::integer_depthwise(rows, x.shape(), integers, scale, window, Tensor(), Activation::none, y);
+  };
+  quantize();
+  const auto against = [&](const char* what, const std::function<void()>& work) {
+    const Comparison time = compare(
+        work, [&] { kernels::depthwise(x, weight, window, y); }, repetitions);
+    print_figure(fmt::format("the same {}", what),
+                 fmt::format("{:.3f} ms, {:.2f} x f32", 1e3 * time.subject, time.ratio));
+  };
+  against("of integers", convolve);
+  against("of integers, which are made first", [&] {
+    quantize();
+    convolve();
   });
 }
 

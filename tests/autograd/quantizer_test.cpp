@@ -70,6 +70,66 @@ TEST_CASE("a quantized convolution is one of rounded numbers", "[quantizer]") {
   }
 }
 
+TEST_CASE("convolutions of integers are those of rounded numbers, to rounding", "[quantizer]") {
+  for (const bool per_token : {true, false})
+    for (const bool learned : {false, true})
+      for (const Index stride : {1, 2}) {
+        CAPTURE(per_token, learned, stride);
+        Quantization shared{.options = {.per_token = per_token, .learned = learned}};
+        Convolution convolution(9, 20, same_window(3, stride));
+        Depthwise depthwise(9, same_window(5, stride));
+        Arena arena("test");
+        const Tensor x = random_values({3, 6, 7, 9}, 1, DType::f32);
+        for (Module* module : std::initializer_list<Module*>{&convolution, &depthwise}) {
+          dynamic_cast<Quantizable&>(*module).quantize(shared);
+          const ParameterSet parameters(*module, DType::f32, 1);
+          Tape tape(arena), forgetful(arena, false);
+          const auto pass = [&](Tape& on, const Tensor& images) {
+            return module == &convolution ? convolution(on, images) : depthwise(on, images);
+          };
+          Tensor watched = kept(x.clone());
+          tape.watch(watched);
+          shared.rounds = shared.integers = false;
+          const Tensor plain = pass(forgetful, x);
+          pass(tape, watched);
+          for (RangeObserver* observer : shared.observers) observer->learn();
+          shared.rounds = true;
+          const Tensor recorded = pass(tape, watched), rounded = pass(forgetful, x);
+          CHECK(distance(recorded, rounded) < 1e-6);
+          CHECK_FALSE(same_bits(rounded, plain));
+          CHECK(distance(rounded, plain) < 0.2);
+          tape.backward(recorded, kept(random_values(recorded.shape(), 2, DType::f32)));
+          for (const Parameter* parameter : parameters.parameters())
+            CHECK(distance(parameter->slot.gradient, Tensor::zeros(parameter->shape)) > 0);
+          shared.integers = true;
+          const Tensor integers = pass(forgetful, x);
+          CHECK(distance(integers, rounded) < 1e-5);
+          CHECK_FALSE(same_bits(integers, rounded));
+        }
+      }
+}
+
+TEST_CASE("a weight goes into integers and back, wherever its channels are", "[quantizer]") {
+  for (const bool learned : {false, true}) {
+    Quantization shared{.options = {.learned = learned}, .rounds = true};
+    Depthwise depthwise(9, same_window(3));
+    depthwise.quantize(shared);
+    const ParameterSet parameters(depthwise, DType::f32, 1);
+    const Quantizer& quantizer = *shared.quantizers.front();
+    const Tensor integers = Tensor::empty({3, 3, 9}, DType::i8), scale = Tensor::empty({9});
+    REQUIRE(quantizer.scale_shape({3, 3, 9}) == Shape{9});
+    quantizer.weight_integers(integers, scale);
+    Arena arena("test");
+    Tape tape(arena, false);
+    const Tensor x = random_values({2, 5, 5, 9}, 1, DType::f32), before = depthwise(tape, x);
+    quantizer.take_integers(integers, scale);
+    CHECK(distance(depthwise(tape, x), before) < 1e-5);
+    const Tensor again = Tensor::empty({3, 3, 9}, DType::i8);
+    quantizer.weight_integers(again, scale);
+    CHECK(std::ranges::equal(again.span<std::int8_t>(), integers.span<std::int8_t>()));
+  }
+}
+
 TEST_CASE("a quantized convolution with its normalization folded in is the two, one after the other",
           "[quantizer]") {
   for (const kernels::Window& window : {kernels::Window{1, 1, 0}, same_window(3, 2)})

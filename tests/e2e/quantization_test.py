@@ -8,6 +8,7 @@ import shutil
 import h5py
 import numpy
 
+from e2e import images_test
 from runs import PROGRAM, assert_same_weights, losses, prepare, run, train
 
 STEPS = 40
@@ -36,6 +37,21 @@ def on(ranks):
 
 def loss(checkpoint, *options, ranks=1):
     return json.loads(run([*on(ranks), PROGRAM, "eval", checkpoint, "--split", "train", *options]).splitlines()[-1])["loss"]
+
+
+def images():
+    """Convolutions of single pixels, of windows, and of a window for each channel, with batch normalization folded in."""
+    images_test.prepare()
+    layers = 'quantization.layers=["linear", "experts", "convolutions", "depthwise"]'
+    images_test.train(1, "images", QUANTIZED, layers, "image.norm=batch")
+    rounded = loss("images", "--set=quantization.inference=rounded")
+    assert 0 < abs(loss("images") - rounded) < 2e-3, (loss("images"), rounded)
+    run([PROGRAM, "quantize", "images", "--out", "images_int8"])
+    assert abs(loss("images_int8") - rounded) < 2e-3, (loss("images_int8"), rounded)
+    with h5py.File(f"images_int8/step-{STEPS:08d}.h5") as file:
+        for name, channels in ("stem", 0), ("blocks/1/depthwise", -1), ("blocks/1/project", 0):
+            weight, scale = file[f"model/image/{name}/weight"], file[f"model/image/{name}/weight_scale"]
+            assert weight.dtype == "int8" and scale.shape == (weight.shape[channels],), name
 
 
 def main():
@@ -85,6 +101,7 @@ def main():
         options = ["quantization.activations=tensor", f"quantization.observer={observer}", "quantization.percentile=99.9"]
         run([PROGRAM, "quantize", "plain", "--out", observer, "--batches", "8", *[f"--set={option}" for option in options]])
         assert abs(loss(observer) - plain) < 0.03, (observer, loss(observer), plain)
+    images()
     run([PROGRAM, "train", "tiny.toml", f"--set={QUANTIZED}", "--set=quantization.layers=[\"linear\", \"expert\"]"], status=2,
         says=["quantization.layers", "experts"])
 
