@@ -254,4 +254,9 @@ std::string Tokenizer::piece(std::int32_t id) const {
   return model_->IdToPiece(id);
 }
 
+float Tokenizer::score(std::int32_t id) const {
+  require_id(id);
+  return model_->GetScore(id);
+}
+
 }  // namespace conclave

@@ -70,6 +70,8 @@ class Tokenizer {
 
   /// The piece that `id` stands for ("\u2581" marks a word's beginning); throws Error outside the vocabulary.
   std::string piece(std::int32_t id) const;
+  /// Its log probability, by which texts are divided.
+  float score(std::int32_t id) const;
 
  private:
   Tokenizer() = default;

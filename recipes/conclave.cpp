@@ -280,15 +280,23 @@ int main(int argc, char** argv) {
       ->excludes(experts_flag, cost_flag);
 
   commands::ExportArguments export_weights;
-  auto* export_command = app.add_subcommand("export", "Write a checkpoint's weights as .h5 or .safetensors");
+  auto* export_command = app.add_subcommand(
+      "export", "Write a checkpoint's weights as .h5 or .safetensors, or what it computes as .onnx");
   export_command->add_option("checkpoint", export_weights.checkpoint, "File, or folder with checkpoints")
       ->required();
-  export_command->add_option("output", export_weights.output, "*.h5 or *.safetensors")->required();
+  export_command->add_option("output", export_weights.output, "*.h5, *.safetensors or *.onnx")->required();
+  export_command->add_option("--format", export_weights.format, "Whatever the output's name says")
+      ->check(CLI::IsMember({"hdf5", "safetensors", "onnx"}));
+  export_command
+      ->add_option("--set", export_weights.overrides, "Change a key of the model's recipe, for ONNX")
+      ->allow_extra_args(false);
 
   commands::BenchArguments bench;
   auto* bench_command =
       app.add_subcommand("bench", "Measure this machine and the parts that decide the speed");
   bench_command->add_option("names", bench.names, "Which (none: all): " + commands::bench_names());
+  bench_command->add_option("--checkpoint", bench.checkpoint,
+                            "The model that latency is measured of: file, or folder");
   bench_command
       ->add_option("--repetitions", bench.repetitions, "Timings per figure, of which the median is taken")
       ->check(CLI::PositiveNumber);
@@ -368,6 +376,7 @@ int main(int argc, char** argv) {
     return app.exit(error) == 0 ? 0 : 2;
   }
 
+  std::signal(SIGXFSZ, SIG_IGN);  // a limit on file sizes then fails a save, and no more
   const commands::Surroundings around = surroundings();
   if (*check_command) return alone([&] { return commands::recipe_check(recipe, overrides, ranks); });
   if (*show_command) return alone([&] { return commands::recipe_show(recipe, overrides, documented); });
@@ -387,14 +396,18 @@ int main(int argc, char** argv) {
         [&](const conclave::MpiSession& session) { return commands::inspect_cost(cost, around, session); });
   }
   if (*inspect_command) return alone([&] { return commands::inspect(inspect); });
-  if (*export_command) return alone([&] { return commands::export_weights(export_weights); });
+  if (*export_command)
+    return alone([&] {
+      if (commands::export_format(export_weights) != "onnx") return commands::export_weights(export_weights);
+      const conclave::MpiSession session;
+      return commands::export_graph(export_weights, session);
+    });
   if (*provision_command) return alone([&] { return commands::federate_provision(provision); });
   if (*status_command) return alone([&] { return commands::federate_status(status); });
   if (*audit_command) return alone([&] { return commands::federate_audit(transcript); });
   if (*train_command || *federate_command) {
     std::signal(SIGINT, on_signal);
     std::signal(SIGTERM, on_signal);
-    std::signal(SIGXFSZ, SIG_IGN);  // a limit on file sizes then fails a save, and no more
   }
   if (*federate_command)
     return together([&](const conclave::MpiSession& session) {

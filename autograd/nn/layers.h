@@ -43,6 +43,7 @@ class LayerNorm : public Module {
  public:
   explicit LayerNorm(Index hidden, kernels::LayerNormOptions options = {});
   Tensor operator()(Tape& tape, const Tensor& x) const;
+  const kernels::LayerNormOptions& options() const { return options_; }
 
  private:
   Parameter& gamma_;
@@ -68,6 +69,7 @@ class MultiHeadAttention : public Module {
   Tensor mean(Tape& tape, const Tensor& x, const Tensor& offsets) const;
   double flops(Extent& extent) const override;
   double mean_flops(Extent& extent) const;  ///< of mean()
+  Index heads() const { return options_.heads; }
 
  private:
   double attention_flops(Extent& extent) const;
@@ -89,6 +91,7 @@ class CrossAttention : public Module {
   /// Of an example with as many rows of the one as of the other; or with so many of either.
   double flops(Extent& extent) const override;
   double flops(const Extent& first, const Extent& second) const;
+  Index heads() const { return heads_; }
 
  private:
   Linear query_, first_key_value_, second_key_value_, out_;
@@ -129,6 +132,7 @@ class FeedForward : public Module {
  public:
   FeedForward(Index hidden, Index ffn, Activation activation = Activation::gelu);
   Tensor operator()(Tape& tape, const Tensor& x) const;
+  Activation activation() const { return activation_; }
 
  private:
   Linear up_, down_;

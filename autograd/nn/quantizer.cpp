@@ -244,6 +244,20 @@ void Quantizer::weight_integers(const Tensor& integers, const Tensor& scale) con
           by_rows.data<std::int8_t>()[channel * in + i];
 }
 
+std::vector<std::pair<float, float>> Quantizer::input_scales() {
+  if (!observer_) return {};
+  Arena arena("scales of inputs");
+  Tape tape(arena, false);
+  const auto [scale, zero_point] =
+      observer_->scales(tape, shared_.options.activation_levels(), groups_.first, groups_.count);
+  const Tensor factor = input_factor_ ? tape.on_host(input_factor_->value) : Tensor();
+  std::vector<std::pair<float, float>> found;
+  for (Index g = 0; g < groups_.count; ++g)
+    found.emplace_back(scale.data<float>()[g] * (factor.defined() ? factor.data<float>()[g] : 1),
+                       zero_point.data<float>()[g]);
+  return found;
+}
+
 void Quantizer::take_integers(const Tensor& integers, const Tensor& scale) const {
   const Tensor weight = Tensor::empty(integers.shape());
   const Tensor factors = weight_factor_ ? Tensor::empty(weight_factor_->shape) : Tensor();

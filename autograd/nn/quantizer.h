@@ -5,6 +5,7 @@
 #pragma once
 
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "autograd/functions/functions.h"
@@ -70,6 +71,11 @@ class Quantizer : public Module {
                      const Tensor& bias, Activation activation, const Tensor& gain = {});
 
   const Parameter& weight_parameter() const { return weight_; }
+  const QuantizationOptions& options() const { return shared_.options; }
+  /// Whether products are of rounded numbers; with an observer, only once it has seen any.
+  bool rounds() { return shared_.rounds && (!observer_ || observer_->has_seen()); }
+  /// Scale and zero point of the inputs of each of this rank's groups; empty where each row has its own.
+  std::vector<std::pair<float, float>> input_scales();
   /// The weight in integers, i8 of its shape, and the scales [out] or [groups.count, out] of its channels.
   void weight_integers(const Tensor& integers, const Tensor& scale) const;
   /// The way back: the weight becomes that of integers, and its scales those that it was rounded by.

@@ -27,6 +27,7 @@ class Convolution : public Module, public Quantizable {
   Tensor normalized(Tape& tape, const ForwardContext& context, const Tensor& x, const ImageNorm& norm,
                     Activation activation = Activation::none) const;
   const Parameter& weight() const { return weight_; }
+  const kernels::Window& window() const { return window_; }
   double flops(Extent& extent) const override;
   Kind quantizable_kind() const override { return Kind::convolution; }
   /// Where a window sees several pixels, those of an image have one scale.
@@ -56,6 +57,7 @@ class Depthwise : public Module, public Quantizable {
   Kind quantizable_kind() const override { return Kind::depthwise; }
   /// As Convolution::quantize.
   void quantize(Quantization& shared) override;
+  const kernels::Window& window() const { return window_; }
 
  private:
   // As Convolution::convolve.
@@ -94,6 +96,8 @@ class GroupNorm : public ImageNorm {
   GroupNorm(Index channels, Index groups, double epsilon = 1e-5);
   Tensor operator()(Tape& tape, const ForwardContext& context, const Tensor& x,
                     Activation activation = Activation::none) const override;
+  Index groups() const { return groups_; }
+  double epsilon() const { return epsilon_; }
 
  private:
   Index groups_;
@@ -113,6 +117,7 @@ class BatchNorm : public ImageNorm {
   Tensor operator()(Tape& tape, const ForwardContext& context, const Tensor& x,
                     Activation activation = Activation::none) const override;
   std::optional<Affine> affine(Tape& tape, const ForwardContext& context) const override;
+  const BatchNormOptions& options() const { return options_; }
 
  private:
   BatchNormOptions options_;
@@ -161,6 +166,7 @@ class InvertedResidual : public Module {
   explicit InvertedResidual(const InvertedResidualOptions& options);
   /// x [images, height, width, in] -> [images, height / stride, width / stride, out], rounded up
   Tensor operator()(Tape& tape, const ForwardContext& context, const Tensor& x) const;
+  const InvertedResidualOptions& options() const { return options_; }
 
  private:
   InvertedResidualOptions options_;

@@ -21,7 +21,7 @@ std::vector<std::string> model_tensors(const CheckpointReader& checkpoint) {
 
 std::string exported_name(const std::string& name) { return name.substr(kModel.size()); }
 
-void export_hdf5(const CheckpointReader& checkpoint, const std::string& path) {
+void export_hdf5(const CheckpointReader& checkpoint, const std::string& path, const ExportNotes& notes) {
   const auto names = model_tensors(checkpoint);
   std::vector<Checksum> checksums;
   for (const std::string& name : names) {
@@ -33,10 +33,22 @@ void export_hdf5(const CheckpointReader& checkpoint, const std::string& path) {
   lay_out_hdf5(file.temporary(), [&](Hdf5Structure& out) {
     out.attribute("format", "conclave-model");
     out.attribute("recipe", checkpoint.state().recipe);
+    out.attribute("recipe_name", notes.recipe_name);
     out.attribute("step", checkpoint.state().step);
-    for (std::size_t i = 0; i < names.size(); ++i)
-      out.tensor(exported_name(names[i]), checkpoint.shape(names[i]), checkpoint.dtype(names[i]),
-                 {&checksums[i], 1});
+    out.attribute("quantization", notes.quantization);
+    if (!notes.class_names.empty()) out.texts("class_names", notes.class_names);
+    if (!notes.pieces.empty()) {
+      out.texts("tokenizer/pieces", notes.pieces);
+      out.floats("tokenizer/scores", notes.piece_scores);
+      out.bytes("tokenizer/model", notes.tokenizer);
+    }
+    for (std::size_t i = 0; i < names.size(); ++i) {
+      const Hdf5Id tensor = out.tensor(exported_name(names[i]), checkpoint.shape(names[i]),
+                                       checkpoint.dtype(names[i]), {&checksums[i], 1});
+      if (const auto found = notes.of_tensors.find(names[i]); found != notes.of_tensors.end())
+        for (const auto& [name, value] : found->second)
+          std::visit([&](const auto& of) { write_attribute(tensor, name.c_str(), of); }, value);
+    }
   });
   {
     const Hdf5Id out = open_hdf5(file.temporary(), true);

@@ -3,6 +3,8 @@
 
 #include <fcntl.h>
 
+#include <algorithm>
+
 #include "parallel/checkpoint/durable_file.h"
 #include "parallel/checkpoint/hdf5_image.h"
 
@@ -68,6 +70,24 @@ void Hdf5Structure::bytes(const std::string& name, const std::string& bytes) {
   const Checksum checksum = checksum_of(bytes.data(), bytes.size());
   const Hdf5Id made = tensor(name, shape, DType::u8, {&checksum, 1});
   write_rows(made, shape, DType::u8, 0, shape[0], bytes.data());
+}
+
+void Hdf5Structure::texts(const std::string& name, const std::vector<std::string>& texts) {
+  std::size_t longest = 1;
+  for (const std::string& text : texts) longest = std::max(longest, text.size());
+  std::string padded;
+  for (const std::string& text : texts) padded.append(text).append(longest - text.size(), '\0');
+  const Hdf5Id type = hdf5_string(longest);
+  const Index count = std::ssize(texts);
+  const Hdf5Id made = dataset(name, type, hdf5_space({&count, 1}));
+  check_hdf5(H5Dwrite(made, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, padded.data()), name);
+}
+
+void Hdf5Structure::floats(const std::string& name, const std::vector<float>& values) {
+  const Shape shape{std::ssize(values)};
+  const Checksum checksum = checksum_of(values.data(), values.size() * sizeof(float));
+  const Hdf5Id made = tensor(name, shape, DType::f32, {&checksum, 1});
+  write_rows(made, shape, DType::f32, 0, shape[0], values.data());
 }
 
 void lay_out_hdf5(const std::string& path, const std::function<void(Hdf5Structure&)>& describe) {

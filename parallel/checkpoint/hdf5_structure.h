@@ -6,6 +6,7 @@
 #include <set>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "parallel/checkpoint/hdf5_file.h"
 
@@ -25,6 +26,9 @@ class Hdf5Structure {
                 std::span<const Checksum> checksums);
   void text(const std::string& name, const std::string& text);    ///< scalar UTF-8 string, checksummed
   void bytes(const std::string& name, const std::string& bytes);  ///< u8 [size], checksummed
+  /// UTF-8 strings [texts], all as long as the longest.
+  void texts(const std::string& name, const std::vector<std::string>& texts);
+  void floats(const std::string& name, const std::vector<float>& values);  ///< f32 [values], checksummed
 
  private:
   Hdf5Id dataset(const std::string& name, hid_t type, hid_t space);

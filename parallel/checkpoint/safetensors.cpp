@@ -12,7 +12,6 @@
 #include <vector>
 
 #include "parallel/checkpoint/durable_file.h"
-#include "parallel/checkpoint/export.h"
 
 namespace conclave {
 namespace {
@@ -64,14 +63,16 @@ SafetensorsFile::Entry parse_entry(const Json& json, std::uint64_t data_begin, s
 }  // namespace
 
 void export_safetensors(const CheckpointReader& checkpoint, const std::string& path,
-                        const std::string& recipe_name) {
+                        const ExportNotes& notes) {
   std::vector<std::string> names = model_tensors(checkpoint);
   std::stable_sort(names.begin(), names.end(), [&](const auto& a, const auto& b) {
     return size_of(checkpoint.dtype(a)) > size_of(checkpoint.dtype(b));
   });
   Json header;
   header["__metadata__"] = {{"format", "pt"},
-                            {"recipe_name", recipe_name},
+                            {"recipe_name", notes.recipe_name},
+                            {"class_names", Json(notes.class_names).dump()},
+                            {"quantization", notes.quantization},
                             {"recipe", checkpoint.state().recipe},
                             {"step", std::to_string(checkpoint.state().step)}};
   std::uint64_t at = 0;

@@ -7,15 +7,16 @@
 #include <map>
 #include <string>
 
-#include "parallel/checkpoint/checkpoint_reader.h"
+#include "parallel/checkpoint/export.h"
 
 namespace conclave {
 
 /// Writes the model's tensors ("model/..." without that prefix) of a checkpoint to `path`, verified, one
-/// tensor in memory at a time; the header's metadata tells the recipe's name, its TOML text and the step.
-/// `path` appears only when complete. For one rank to call. Throws Error.
+/// tensor in memory at a time; the header's metadata tells the recipe's name, its TOML text, the step, and of
+/// the notes class_names (JSON) and quantization. `path` appears only when complete. For one rank to call.
+/// Throws Error.
 void export_safetensors(const CheckpointReader& checkpoint, const std::string& path,
-                        const std::string& recipe_name);
+                        const ExportNotes& notes);
 
 struct SafetensorsFile {
   struct Entry {

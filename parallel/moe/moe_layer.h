@@ -82,10 +82,12 @@ class MoeLayer : public Module {
   /// Then: multiplies each expert's gradient by the balancer's weight for it.
   void weight_gradients();
 
+  const MoeOptions& options() const { return options_; }
   MoeStatistics& statistics() { return statistics_; }
   /// Forgets the loads, losses, times and rounds.
   void reset_statistics();
   Balancer& balancer() { return *balancer_; }
+  const Balancer& balancer() const { return *balancer_; }
   /// Null without one.
   RouteCache* route_cache() { return route_cache_ ? &*route_cache_ : nullptr; }
   const MixedExperts& experts() const { return experts_; }

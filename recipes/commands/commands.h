@@ -107,12 +107,20 @@ int inspect_cost(const CostArguments& arguments, const Surroundings& surrounding
 
 struct ExportArguments {
   std::string checkpoint, output;
+  std::string format = {};                  ///< "hdf5", "safetensors" or "onnx"; "": by the output's name
+  std::vector<std::string> overrides = {};  ///< of onnx's model
 };
+/// Throws Error where neither says.
+std::string export_format(const ExportArguments& arguments);
+/// As hdf5 or safetensors.
 int export_weights(const ExportArguments& arguments);
+/// As onnx.
+int export_graph(const ExportArguments& arguments, const MpiSession& session);
 
 struct BenchArguments {
   std::vector<std::string> names;  ///< none: all
   std::int64_t repetitions = 5;
+  std::string checkpoint = {};  ///< whose model is measured, by what measures one
 };
 /// What can be measured, as a sentence lists it.
 std::string bench_names();

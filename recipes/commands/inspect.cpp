@@ -5,8 +5,6 @@
 
 #include "core/arena.h"
 #include "parallel/checkpoint/checkpoint_reader.h"
-#include "parallel/checkpoint/export.h"
-#include "parallel/checkpoint/safetensors.h"
 #include "parallel/moe/balancer.h"
 #include "recipes/commands/commands.h"
 #include "recipes/expert_table.h"
@@ -73,18 +71,6 @@ int inspect(const InspectArguments& arguments) {
     reader.verify_all();
     fmt::print("every tensor matches its checksum\n");
   }
-  return 0;
-}
-
-int export_weights(const ExportArguments& arguments) {
-  const CheckpointReader reader(find_checkpoint(arguments.checkpoint));
-  if (arguments.output.ends_with(".safetensors"))
-    export_safetensors(reader, arguments.output, parse_recipe(reader.state().recipe, reader.path()).run.name);
-  else if (arguments.output.ends_with(".h5") || arguments.output.ends_with(".hdf5"))
-    export_hdf5(reader, arguments.output);
-  else
-    fail("{}: name the output *.h5 or *.safetensors", arguments.output);
-  fmt::print("{}\n", arguments.output);
   return 0;
 }
 

@@ -52,6 +52,9 @@ class ImageEncoder : public Module {
   /// divided by every stride (of scattering, 4), rounded up; 1 x 1 where it flattens.
   Tensor operator()(Tape& tape, const ForwardContext& context, const Tensor& images) const;
 
+  const std::vector<double>& mean() const { return mean_; }
+  const std::vector<double>& deviation() const { return deviation_; }
+
  private:
   // A layer over an image's every pixel and channel.
   struct Flatten : Module {

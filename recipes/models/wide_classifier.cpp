@@ -10,11 +10,6 @@ namespace {
 
 constexpr std::int64_t kNone = std::numeric_limits<std::int64_t>::max();  // no pair of tokens is this number
 
-// AdamW moves every weight by about the learning rate, whatever its gradient; features this large let the
-// same rate suit this table and the encoder's matrices. Measured on WordNet: 5 and 10 are alike, 1 is slow,
-// 20 overfits.
-constexpr double kFeature = 10;
-
 }  // namespace
 
 WideClassifier::WideClassifier(Index vocabulary, Index bigrams, Index classes)

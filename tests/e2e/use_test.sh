@@ -57,5 +57,5 @@ says "--set requires --experts or --cost"
 conclave 0 export "$CONCLAVE_TRAINED" model.h5
 conclave 0 export "$CONCLAVE_TRAINED" model.safetensors
 [[ -s model.h5 && -s model.safetensors ]]
-conclave 1 export "$CONCLAVE_TRAINED" model.onnx
+conclave 1 export "$CONCLAVE_TRAINED" model.xyz
 says .safetensors

@@ -17,7 +17,7 @@ TEST_CASE("an export holds the model's tensors alone, with the same bits") {
   const SharedDirectory directory;
   const CheckpointReader reader(save_on(world.size(), world.size(), directory.path(), 42));
   const std::string base = fmt::format("{}/rank-{}", directory.path(), world.rank());
-  export_safetensors(reader, base + ".safetensors", "tiny");
+  export_safetensors(reader, base + ".safetensors", {.recipe_name = "tiny"});
   export_hdf5(reader, base + ".h5");
 
   const SafetensorsFile file = read_safetensors(base + ".safetensors");
@@ -55,7 +55,8 @@ TEST_CASE("an export that fails leaves what was there") {
   for (const std::string& path : {base + ".safetensors", base + ".h5"}) {
     write_file(path, "before");
     const auto exporting = [&] {
-      path.ends_with(".h5") ? export_hdf5(reader, path) : export_safetensors(reader, path, "tiny");
+      path.ends_with(".h5") ? export_hdf5(reader, path)
+                            : export_safetensors(reader, path, {.recipe_name = "tiny"});
     };
     CHECK_THROWS_WITH(exporting(), Contains("checksum mismatch"));
     CHECK(read_file(path) == "before");

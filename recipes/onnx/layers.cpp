@@ -1,0 +1,243 @@
+#include "recipes/onnx/layers.h"
+
+#include <cmath>
+#include <limits>
+
+namespace conclave::onnx {
+namespace {
+
+const Parameter* parameter_or_null(const Module& module, std::string_view name) {
+  for (const auto& [own, found] : module.named_parameters())
+    if (own == name) return found;
+  return nullptr;
+}
+
+// A parameter's values, or those of one expert, and what these are called.
+struct Part {
+  std::string name;
+  Tensor values;
+};
+Part part_of(const Parameter& parameter, std::optional<Index> expert) {
+  if (!expert) return {parameter.name, parameter.value};
+  const Tensor rows = parameter.value.rows(*expert, *expert + 1);
+  std::vector<Index> extents(rows.shape().extents().begin() + 1, rows.shape().extents().end());
+  return {fmt::format("{}.{}", parameter.name, *expert), rows.reshape(Shape(extents))};
+}
+
+// Integers [rows, in] u8 for x [rows, in], and how far apart these are.
+struct Integers8 {
+  Value values;
+  Value scale, zero_point;  // [rows, 1] f32
+};
+
+// By each row's own range, as kernels::quantize_rows does.
+Integers8 integers_of_rows(Graph& graph, const Value& x, QuantLevels levels) {
+  const Value zero = graph.scalar(0.0F), one = graph.scalar(1.0F);
+  const auto end = [&](const char* reduce, const char* with_zero) {
+    return graph(with_zero,
+                 {graph(reduce, {x}, {{"axes", Integers{1}}, {"keepdims", std::int64_t{1}}}), zero});
+  };
+  const Value lowest = end("ReduceMin", "Min"), highest = end("ReduceMax", "Max");
+  const Value range =
+      graph("Div", {graph("Sub", {highest, lowest}), graph.scalar(static_cast<float>(levels.highest))});
+  const Value scale = graph("Where", {graph("Greater", {range, zero}), range, one});
+  const Value zero_point = graph("Round", {graph("Div", {graph("Neg", {lowest}), scale})});
+  Value values =
+      graph("QuantizeLinear",
+            {x, graph.reshape(scale, {-1}), graph.cast(graph.reshape(zero_point, {-1}), ElementType::u8)},
+            {{"axis", std::int64_t{0}}});
+  // Where both ends round away from each other, the last integer is one too many.
+  if (levels.highest < 255)
+    values = graph("Clip", {values, "", graph.scalar(static_cast<std::uint8_t>(levels.highest))});
+  return {values, scale, zero_point};
+}
+
+}  // namespace
+
+Module* child_or_null(const Module& module, std::string_view name) {
+  for (const auto& [own, found] : module.children()) {
+    if (own == name) return found;
+    if (!own.empty()) continue;
+    if (Module* below = child_or_null(*found, name)) return below;
+  }
+  return nullptr;
+}
+
+Value parameter(Graph& graph, const Module& module, std::string_view name) {
+  const Parameter* found = parameter_or_null(module, name);
+  return found ? graph.tensor(found->name, found->value) : Value();
+}
+
+Quantizer* quantizer_of(const Module& layer) {
+  for (const auto& [name, found] : layer.children())
+    if (auto* quantizer = dynamic_cast<Quantizer*>(found)) return quantizer;
+  return nullptr;
+}
+
+ProductWeight product_weight(Graph& graph, const Module& layer, const std::string& prefix,
+                             Quantizer* quantizer, std::optional<Index> expert) {
+  const Parameter* weight = parameter_or_null(layer, prefix + "weight");
+  require(weight != nullptr, "ONNX export: a layer has no {}weight", prefix);
+  ProductWeight found;
+  if (const Parameter* bias = parameter_or_null(layer, prefix + "bias")) {
+    const Part part = part_of(*bias, expert);
+    found.bias = graph.tensor(part.name, part.values);
+  }
+  const Part part = part_of(*weight, expert);
+  if (!quantizer || !quantizer->rounds()) {
+    found.weight = graph.tensor(part.name, part.values);
+    return found;
+  }
+  const Index out = part.values.size(0), in = part.values.numel() / out;
+  const Index experts = expert ? weight->shape[0] : 1;
+  const Tensor all = Tensor::empty({experts * out, in}, DType::i8), scales = Tensor::empty({experts * out});
+  quantizer->weight_integers(all.reshape(weight->shape), scales);
+  const Index first = expert.value_or(0) * out;
+  const Tensor integers = all.rows(first, first + out);
+  found.weight = graph.tensor(part.name, integers.transpose(0, 1).clone());
+  found.scale = graph.tensor(part.name + "_scale", scales.rows(first, first + out));
+  found.sums = Tensor::zeros({1, out});
+  for (Index channel = 0; channel < out; ++channel)
+    for (const std::int8_t value : integers.rows(channel, channel + 1).span<std::int8_t>())
+      found.sums.data<float>()[channel] += static_cast<float>(value) * scales.data<float>()[first + channel];
+  found.levels = quantizer->options().activation_levels();
+  const auto inputs = quantizer->input_scales();
+  if (!inputs.empty()) found.input = inputs[static_cast<std::size_t>(expert.value_or(0))];
+  return found;
+}
+
+Value rounded(Graph& graph, const Value& x, QuantLevels levels,
+              const std::optional<std::pair<float, float>>& input) {
+  if (!input) {
+    const Integers8 integers = integers_of_rows(graph, x, levels);
+    return graph("DequantizeLinear",
+                 {integers.values, graph.reshape(integers.scale, {-1}),
+                  graph.cast(graph.reshape(integers.zero_point, {-1}), ElementType::u8)},
+                 {{"axis", std::int64_t{0}}});
+  }
+  const auto [scale, zero_point] = *input;
+  Value clipped = x;
+  if (levels.highest < 255)
+    clipped = graph("Clip", {x, graph.scalar(-zero_point * scale),
+                             graph.scalar((static_cast<float>(levels.highest) - zero_point) * scale)});
+  const Value step = graph.scalar(scale), zero = graph.scalar(static_cast<std::uint8_t>(zero_point));
+  return graph("DequantizeLinear", {graph("QuantizeLinear", {clipped, step, zero}), step, zero});
+}
+
+Value product(Graph& graph, const Value& x, const ProductWeight& weight) {
+  if (!weight.in_integers()) {
+    std::vector<Value> inputs{x, weight.weight};
+    if (!weight.bias.empty()) inputs.push_back(weight.bias);
+    return graph("Gemm", inputs, {{"transB", std::int64_t{1}}});
+  }
+  Value y;
+  if (weight.input) {
+    const Value numbers =
+        graph("DequantizeLinear", {weight.weight, weight.scale}, {{"axis", std::int64_t{1}}});
+    y = graph("MatMul", {rounded(graph, x, weight.levels, weight.input), numbers});
+  } else {
+    // scale_row (sum of products x scale_channel - zero point x sum of the channel's numbers)
+    const auto [values, scale, zero_point] = integers_of_rows(graph, x, weight.levels);
+    const Value sums = graph.cast(graph("MatMulInteger", {values, weight.weight}), ElementType::f32);
+    const Value zeros = graph("Mul", {zero_point, graph.tensor(weight.weight + "_sums", weight.sums)});
+    y = graph("Mul", {graph("Sub", {graph("Mul", {sums, weight.scale}), zeros}), scale});
+  }
+  return weight.bias.empty() ? y : graph("Add", {y, weight.bias});
+}
+
+Value activation(Graph& graph, const Value& x, Activation activation) {
+  switch (activation) {
+    case Activation::none:
+      return x;
+    case Activation::relu:
+      return graph("Relu", {x});
+    case Activation::gelu: {  // in the form that ONNX Runtime makes one operation of
+      const Value erf = graph("Erf", {graph("Div", {x, graph.scalar(std::sqrt(2.0F))})});
+      return graph("Mul", {graph("Mul", {x, graph("Add", {erf, graph.scalar(1.0F)})}), graph.scalar(0.5F)});
+    }
+    case Activation::silu:
+      return graph("Mul", {x, graph("Sigmoid", {x})});
+    case Activation::hard_swish:
+      return graph("HardSwish", {x});
+    case Activation::hard_sigmoid:
+      return graph("HardSigmoid", {x}, {{"alpha", 1.0F / 6}, {"beta", 0.5F}});
+  }
+  fail("ONNX export: an activation that is not known");
+}
+
+Value linear(Graph& graph, const Value& x, const Linear& layer, Activation after) {
+  return activation(graph, product(graph, x, product_weight(graph, layer, "", quantizer_of(layer))), after);
+}
+
+Value layer_norm(Graph& graph, const Value& x, const LayerNorm& layer) {
+  const auto [epsilon, gelu] = layer.options();
+  const Value y =
+      graph("LayerNormalization", {x, parameter(graph, layer, "weight"), parameter(graph, layer, "bias")},
+            {{"axis", std::int64_t{-1}}, {"epsilon", static_cast<float>(epsilon)}});
+  return activation(graph, y, gelu ? Activation::gelu : Activation::none);
+}
+
+Value feed_forward(Graph& graph, const Value& x, const FeedForward& layer) {
+  const Value inner = linear(graph, x, child<Linear>(layer, "up"), layer.activation());
+  return linear(graph, inner, child<Linear>(layer, "down"));
+}
+
+Value Sequences::apart(Graph& graph, const Value& x, std::int64_t n) const {
+  const Value shape = graph("Concat", {batch, length, graph.integers({n})}, {{"axis", std::int64_t{0}}});
+  return graph("Reshape", {x, shape});
+}
+
+Value Sequences::count(Graph& graph) const { return graph("ReduceSum", {mask, graph.integers({1})}); }
+
+Value Sequences::mean(Graph& graph, const Value& x, std::int64_t n) const {
+  const Value rows = apart(graph, x, n);
+  if (mask.empty())
+    return graph("ReduceMean", {rows}, {{"axes", Integers{1}}, {"keepdims", std::int64_t{0}}});
+  const Value there = graph("Unsqueeze", {mask, graph.integers({2})});
+  const Value sum =
+      graph("ReduceSum", {graph("Mul", {rows, there}), graph.integers({1})}, {{"keepdims", std::int64_t{0}}});
+  return graph("Div", {sum, graph("Max", {count(graph), graph.scalar(1.0F)})});
+}
+
+Value Sequences::maximum(Graph& graph, const Value& x, std::int64_t n) const {
+  Value rows = apart(graph, x, n);
+  const std::vector<Attribute> over_rows{{"axes", Integers{1}}, {"keepdims", std::int64_t{0}}};
+  if (mask.empty()) return graph("ReduceMax", {rows}, over_rows);
+  const Value zero = graph.scalar(0.0F), there = graph("Unsqueeze", {mask, graph.integers({2})});
+  rows = graph("Where",
+               {graph("Greater", {there, zero}), rows, graph.scalar(std::numeric_limits<float>::lowest())});
+  return graph("Where",
+               {graph("Greater", {count(graph), zero}), graph("ReduceMax", {rows}, over_rows), zero});
+}
+
+Value attend(Graph& graph, const Heads& heads, const Value& queries, const Sequences& of, const Value& keys,
+             const Value& values, const Sequences& to) {
+  const Index width = heads.hidden / heads.count;
+  const auto of_heads = [&](const Value& x, const Sequences& sequences, const Integers& order) {
+    const Value shape =
+        graph("Concat", {sequences.batch, sequences.length, graph.integers({heads.count, width})},
+              {{"axis", std::int64_t{0}}});
+    return graph.transpose(graph("Reshape", {x, shape}), order);
+  };
+  const Value scaled = graph("Mul", {queries, graph.scalar(1 / std::sqrt(static_cast<float>(width)))});
+  Value scores = graph("MatMul", {of_heads(scaled, of, {0, 2, 1, 3}), of_heads(keys, to, {0, 2, 3, 1})});
+  if (!to.mask.empty()) {
+    const Value missing = graph("Mul", {graph("Sub", {to.mask, graph.scalar(1.0F)}), graph.scalar(1e9F)});
+    scores = graph("Add", {scores, graph("Unsqueeze", {missing, graph.integers({1, 2})})});
+  }
+  const Value shares = graph("Softmax", {scores}, {{"axis", std::int64_t{-1}}});
+  const Value seen = graph("MatMul", {shares, of_heads(values, to, {0, 2, 1, 3})});
+  return graph.reshape(graph.transpose(seen, {0, 2, 1, 3}), {-1, heads.hidden});
+}
+
+Value attention(Graph& graph, const Value& x, const Sequences& sequences, const MultiHeadAttention& layer,
+                bool mean) {
+  const Linear &qkv = child<Linear>(layer, "qkv"), &out = child<Linear>(layer, "out");
+  const Index hidden = out.weight().shape[0];
+  const auto parts = graph.several(3, "Split", {linear(graph, x, qkv)}, {{"axis", std::int64_t{1}}});
+  const Value seen =
+      attend(graph, {hidden, layer.heads()}, parts[0], sequences, parts[1], parts[2], sequences);
+  return linear(graph, mean ? sequences.mean(graph, seen, hidden) : seen, out);
+}
+
+}  // namespace conclave::onnx

@@ -1,0 +1,14 @@
+// The image encoder as nodes of an ONNX graph. There, images are [images, channels, height, width].
+#pragma once
+
+#include "data/image.h"
+#include "recipes/models/image_encoder.h"
+#include "recipes/onnx/layers.h"
+
+namespace conclave::onnx {
+
+/// images [batch, height, width, channels] u8 -> features [batch * grid, hidden] of the pixels that the
+/// encoder leaves of each. Throws Error for what cannot be exported.
+Value encode_images(Graph& graph, const Value& images, const ImageShape& shape, const ImageEncoder& encoder);
+
+}  // namespace conclave::onnx

@@ -1,0 +1,216 @@
+"""What ONNX Runtime makes of exported models is what `conclave predict` says: of texts, of images, of both, in real
+numbers and in integers. What HDF5 and safetensors files tell of themselves is true."""
+
+import base64
+import json
+import os
+import random
+import resource
+from pathlib import Path
+
+import h5py
+import numpy
+import onnx
+import onnxruntime
+import sentencepiece
+from safetensors import safe_open
+
+from e2e import images_test
+from runs import PROGRAM, prepare, run, train
+
+EMOJI = Path(os.environ["CONCLAVE_SOURCE"], "recipes/emoji_group.toml")
+INT8 = "quantization.enabled=true"
+SHORT = ["train.steps=60", "train.evaluate_every=1000000"]
+
+
+class Exported:
+    def __init__(self, checkpoint, *options):
+        path = f"{checkpoint}.onnx"
+        run([PROGRAM, "export", checkpoint, path, *options])
+        self.proto = onnx.load(path)
+        onnx.checker.check_model(self.proto, full_check=True)
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = 1
+        self.session = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+        self.metadata = self.session.get_modelmeta().custom_metadata_map
+        self.class_names = json.loads(self.metadata["class_names"])
+        if "tokenizer" in self.metadata:
+            self.tokenizer = sentencepiece.SentencePieceProcessor(model_proto=base64.b64decode(self.metadata["tokenizer"]))
+
+    def operators(self):
+        return {node.op_type for node in self.proto.graph.node}
+
+    def probabilities(self, texts=None, images=None):
+        """[examples, classes], of all examples as one batch; a text that is missing is None."""
+        inputs = {}
+        if texts is not None:
+            longest = int(self.metadata["max_length"])
+            ids = [[] if text is None else (self.tokenizer.encode(text) or [0])[:longest] for text in texts]
+            width = max(map(len, ids))
+            inputs["input_ids"] = numpy.array([row + [0] * (width - len(row)) for row in ids], numpy.int64)
+            inputs["attention_mask"] = numpy.array([[1] * len(row) + [0] * (width - len(row)) for row in ids], numpy.int64)
+        if images is not None:
+            inputs["image"] = numpy.stack(images)
+        logits, probabilities = self.session.run(["logits", "probabilities"], inputs)
+        shares = numpy.exp(logits - logits.max(1, keepdims=True))
+        numpy.testing.assert_allclose(probabilities, shares / shares.sum(1, keepdims=True), atol=1e-6)
+        return probabilities
+
+
+def predicted(checkpoint, class_names, lines, *options):
+    Path("lines").write_text("".join(line + "\n" for line in lines))
+    with open("lines") as file:
+        found = run([PROGRAM, "predict", checkpoint, "--top=1000", *options], stdin=file).splitlines()
+    rows = []
+    for line in found:
+        shares = {one["class"]: one["probability"] for one in json.loads(line)["top"]}
+        rows.append([shares[name] for name in class_names])
+    return numpy.array(rows)
+
+
+def assert_alike(name, own, others, integers):
+    """Logits to 1e-4, up to what is the same for all classes. In integers, a number that is halfway between two may fall
+    to either, which changes what comes after it by a step: then classes are the same, and probabilities near."""
+    assert own.shape == others.shape and len(own) > 0, (own.shape, others.shape)
+    if integers:
+        apart = numpy.abs(own - others)
+        print(f"{name}: probabilities {apart.mean():.1e} apart, at most {apart.max():.1e}, of {len(own)} examples")
+        assert apart.mean() < 1e-3 and apart.max() < 0.02, (name, apart.mean(), apart.max())
+        assert (own.argmax(1) == others.argmax(1)).mean() > 0.99, name
+    else:
+        apart = numpy.abs(numpy.log(own) - numpy.log(others))[others > 1e-12]
+        print(f"{name}: logits at most {apart.max():.1e} apart, of {len(own)} examples")
+        assert apart.max() < 1e-4, (name, apart.max())
+
+
+def texts():
+    prepare()
+    lines = [json.loads(line)["text"] for line in Path("texts.jsonl").read_text().splitlines()[:300]]
+    lines += ["", "a"]
+    kinds = {
+        "plain": [],
+        "many": ["moe.top_p=0.7", 'moe.expert="2 feed_forward, 2 gated"', "moe.shared_experts=1", "moe.router=attention"],
+        "shared": ["model.embedding=16", "model.share_layers=true", "moe.router=attention_token", "moe.balancer=grad_norm",
+                   "model.bigrams=0", "moe.every=2", "model.layers=4"],
+    }
+    for name, options in kinds.items():
+        for way, more in (
+            ("f32", []),
+            ("token", [INT8]),
+            ("learned", [INT8, "quantization.learned=true", "quantization.activations=tensor",
+                         'quantization.layers=["linear", "experts", "heads"]']),
+        ):
+            directory = f"{name}_{way}"
+            train(1, directory, *SHORT, *options, *more)
+            exported = Exported(directory)
+            ours = predicted(directory, exported.class_names, lines)
+            assert_alike(directory, ours, exported.probabilities(lines), integers=way != "f32")
+            assert_alike(f"{directory}, one by one", ours[-4:],
+                         numpy.concatenate([exported.probabilities([line]) for line in lines[-4:]]), integers=way != "f32")
+            used = exported.operators()
+            assert ("MatMulInteger" in used) == (way == "token") and ("DequantizeLinear" in used) == (way == "learned"), used
+    run([PROGRAM, "quantize", "plain_f32", "--out", "afterwards"])
+    exported = Exported("afterwards")
+    assert_alike("afterwards", predicted("afterwards", exported.class_names, lines), exported.probabilities(lines), True)
+    types = {one.name: one.data_type for one in exported.proto.graph.initializer}
+    assert types["layers.0.moe.experts.up.weight.0"] == types["layers.1.attention.qkv.weight"] == onnx.TensorProto.INT8
+
+
+def images():
+    images_test.prepare()
+    pixels = images_test.read_idx("t10k-images-idx3-ubyte.gz")[16:]
+    side = images_test.SIDE
+    pictures = [pixels[i : i + side * side] for i in range(0, len(pixels), side * side)]
+    names = [f"{i}.png" for i in range(len(pictures))]
+    for name, picture in zip(names, pictures, strict=True):
+        images_test.write_png(name, side, [(value,) for value in picture])
+    arrays = [numpy.frombuffer(picture, numpy.uint8).reshape(side, side, 1) for picture in pictures]
+    for name, options in {
+        "group": ["image.norm=group", "image.tokens=grid"],
+        "batch": ["image.norm=batch", "image.depthwise=false", "image.tokens=flat"],
+        "mean": ["image.norm=batch"],
+        "rounded": ["image.norm=batch", INT8],
+        "learned": ["image.depthwise=false", INT8, "quantization.activations=tensor"],
+    }.items():
+        images_test.train(1, name, *options)
+        exported = Exported(name)
+        assert_alike(f"images, {name}", predicted(name, exported.class_names, names), exported.probabilities(None, arrays),
+                     integers=INT8 in options)
+    images_test.train(1, "scattered", "image.scattering=true", "train.steps=2", 'image.blocks=["k3 x8 c8"]')
+    run([PROGRAM, "export", "scattered", "no.onnx"], status=1, says=["image.scattering", "train a model"])
+
+
+def both():
+    draw = random.Random(1)
+    colours = [[draw.randrange(256) for _ in range(3)] for _ in range(8)]
+    names, arrays = [], []
+    for number, colour in enumerate(colours):
+        names.append(f"colour{number}.png")
+        rows = [(colour[0], colour[1], colour[2], 255)] * 128 + [(colour[2], colour[0], colour[1], 255)] * 128
+        images_test.write_png(names[-1], 16, rows)
+        arrays.append(numpy.array(rows, numpy.uint8).reshape(16, 16, 4)[:, :, :3])
+    sayings = ["red heart", "a dog", None, "grinning face with big eyes", "flag of France", None, "clock", "house"]
+    for fusion in ("joint", "cross", "late"):
+        options = [f"model.fusion={fusion}", "train.start_from=", "train.steps=4", "image.size=16", f"run.directory={fusion}",
+                   "train.learning_rate=0.01"]
+        if fusion != "cross":
+            options += ["moe.modality_experts=separate", "moe.balancer=none"]
+        if fusion != "late":
+            options.append("image.tokens=grid")
+        run([PROGRAM, "train", EMOJI, *(f"--set={option}" for option in options)])
+        exported = Exported(fusion)
+        pairs = [f"{name}\t{saying or ''}" for name, saying in zip(names, sayings, strict=True)]
+        assert_alike(fusion, predicted(fusion, exported.class_names, pairs), exported.probabilities(sayings, arrays), False)
+
+
+def refused():
+    train(1, "choosing", "train.steps=2", "moe.gate=expert_choice", "moe.balancer=none")
+    run([PROGRAM, "export", "choosing", "no.onnx"], status=1, says=["expert_choice", "beside it in the batch"])
+    run([PROGRAM, "export", "plain_f32", "no.xyz"], status=1, says=["*.h5, *.safetensors or *.onnx", "--format"])
+    run([PROGRAM, "export", "plain_f32", "no.h5", "--set=moe.top_k=1"], status=1, says=["--set"])
+    for name in ("no.h5", "no.safetensors", "no.onnx"):
+        run([PROGRAM, "export", "plain_f32", f"nowhere/{name}"], status=1, says=[f"nowhere/{name}", "No such file"])
+        full = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10000, 10000))}
+        if name != "no.onnx":  # for which there is MPI, whose own files are larger
+            run([PROGRAM, "export", "plain_f32", name], status=1, says=["File too large"], **full)
+        assert not list(Path(".").glob("no.*")), name
+
+
+def files_explain_themselves():
+    for directory in ("afterwards", "plain_f32"):
+        run([PROGRAM, "export", directory, "model", "--format=hdf5"])
+        with h5py.File("model") as file:
+            assert list(file["class_names"].asstr()) == ["class 0", "class 1", "class 2"]
+            pieces = list(file["tokenizer/pieces"].asstr())
+            assert len(pieces) == len(set(pieces)) == len(file["token_embedding/weight"]) == len(file["tokenizer/scores"])
+            told = {}
+            file.visititems(lambda name, item: told.update({name: item}) if isinstance(item, h5py.Dataset) else None)
+            for name, item in told.items():
+                if name.startswith("tokenizer/") or name == "class_names":
+                    continue
+                assert len(item.attrs["axes"].decode().split(", ")) == item.ndim and item.attrs["meaning"], name
+            up = file["layers/0/moe/experts/up/weight"]
+            assert up.attrs["axes"] == b"expert, out, in"
+            if directory == "afterwards":
+                assert up.dtype == numpy.int8 and up.attrs["zero_point"] == 0 and up.attrs["scale_axes"] == b"0, 1"
+                scale = file[up.attrs["scale"].decode()][()]
+                restored = up[()] * scale[..., None]
+                assert b"each row's own range" in file.attrs["quantization"]
+            else:
+                assert numpy.abs(up[()] - restored).max() <= scale.max() / 2 * 1.001
+        run([PROGRAM, "export", directory, "model", "--format=safetensors"])
+        with safe_open("model", framework="numpy") as file:
+            assert json.loads(file.metadata()["class_names"]) == ["class 0", "class 1", "class 2"]
+            assert file.get_tensor("layers.0.moe.experts.up.weight".replace(".", "/")).dtype == up_type(directory)
+
+
+def up_type(directory):
+    return numpy.int8 if directory == "afterwards" else numpy.float32
+
+
+if __name__ == "__main__":
+    texts()
+    images()
+    both()
+    refused()
+    files_explain_themselves()
