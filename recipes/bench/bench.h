@@ -64,6 +64,8 @@ void moe(const ProcessGrid& grid, std::int64_t repetitions);
 void private_step(const ProcessGrid& grid, std::int64_t repetitions);
 /// `grid` of one rank.
 void routing_cache(const ProcessGrid& grid, std::int64_t repetitions);
+/// Of a checkpoint's classifier of texts; `grid` of one rank.
+void latency(const ProcessGrid& grid, const std::string& checkpoint, std::int64_t repetitions);
 /// Needs WordNet; `grid` of one rank.
 void batching(const ProcessGrid& grid, const std::string& cache_directory, std::int64_t repetitions);
 /// Collective; rank 0 prints.

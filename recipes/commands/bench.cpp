@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "recipes/commands/commands.h"
+#include "recipes/loaded_model.h"
 
 namespace conclave::commands {
 namespace {
@@ -17,6 +18,7 @@ struct Setting {
   const ProcessGrid& grid;
   const std::string& cache_directory;
   std::int64_t repetitions;
+  const std::string& checkpoint;  // "": none was given
 };
 
 struct Measurement {
@@ -24,6 +26,13 @@ struct Measurement {
   void (*alone)(const Setting&);  // either is null where it cannot be measured so
   void (*between_ranks)(const Setting&);
 };
+
+void latency(const Setting& s) {
+  if (s.checkpoint.empty())
+    fmt::print("latency is measured of a model: conclave bench latency --checkpoint CHECKPOINT\n");
+  else
+    bench::latency(s.grid, find_checkpoint(s.checkpoint), s.repetitions);
+}
 
 constexpr Measurement kMeasurements[] = {
     {"peak", [](const Setting& s) { bench::peak(s.repetitions); }, nullptr},
@@ -39,6 +48,7 @@ constexpr Measurement kMeasurements[] = {
      [](const Setting& s) { bench::routing_balance(s.grid, s.repetitions); }},
     {"batching", [](const Setting& s) { bench::batching(s.grid, s.cache_directory, s.repetitions); },
      nullptr},
+    {"latency", &latency, nullptr},
     {"secure_aggregation", [](const Setting& s) { bench::secure_aggregation_sum(s.repetitions); }, nullptr},
     {"upload", [](const Setting& s) { bench::upload(s.repetitions); }, nullptr},
     {"dispatch", nullptr, [](const Setting& s) { bench::dispatch(s.grid, s.repetitions); }},
@@ -58,7 +68,7 @@ int bench(const BenchArguments& arguments, const Surroundings& surroundings, con
   set_threads(0, surroundings, *world);
   const ProcessGrid grid(std::move(world), 0);
   const bool alone = grid.world().size() == 1, first = grid.world().rank() == 0;
-  const Setting setting{grid, surroundings.cache_directory, arguments.repetitions};
+  const Setting setting{grid, surroundings.cache_directory, arguments.repetitions, arguments.checkpoint};
 
   for (const std::string& name : arguments.names)
     require(std::ranges::find(kMeasurements, name, &Measurement::name) != std::end(kMeasurements),

@@ -1,0 +1,70 @@
+// How long one text's classes take, in f32 and in integers, by turns.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+
+#include "core/random.h"
+#include "recipes/bench/bench.h"
+#include "recipes/loaded_model.h"
+
+namespace conclave::bench {
+namespace {
+
+constexpr Index kTokens = 128;
+constexpr std::int64_t kRequests = 100;  // for each repetition
+
+// One process's model, and a text for it.
+class Server {
+ public:
+  Server(const std::string& checkpoint, const ProcessGrid& grid, bool integers)
+      : loaded_(checkpoint, grid,
+                {fmt::format("quantization.enabled={}", integers), "quantization.start_step=0"}) {
+    require(loaded_.model().classifier() && loaded_.tokenizer(),
+            "bench latency: {} is not of a model that classifies texts", checkpoint);
+    const RandomStream random{.seed = 1};
+    std::vector<std::int32_t> tokens(
+        static_cast<std::size_t>(std::min<Index>(kTokens, loaded_.recipe().data.max_length)));
+    for (std::size_t i = 0; i < tokens.size(); ++i)
+      tokens[i] = static_cast<std::int32_t>(
+          random.below(static_cast<std::uint64_t>(loaded_.model().sizes().vocabulary), i));
+    text_.add(tokens, 0);
+  }
+
+  void answer() {
+    const ArenaScope scope(activations_);
+    Tape tape(activations_, false);
+    tape.stop_planning();
+    ForwardContext context{.training = false, .stream = {}, .global_tokens = text_.local_tokens()};
+    const Tensor logits = (*loaded_.model().classifier())(tape, context, model_input(text_)).logits;
+    functions::softmax(tape, logits);
+  }
+
+  Index tokens() const { return text_.local_tokens(); }
+
+ private:
+  LoadedModel loaded_;
+  Batch text_;
+  Arena activations_{"activations"};
+};
+
+}  // namespace
+
+void latency(const ProcessGrid& grid, const std::string& checkpoint, std::int64_t repetitions) {
+  std::array servers{std::make_unique<Server>(checkpoint, grid, false),
+                     std::make_unique<Server>(checkpoint, grid, true)};
+  std::array<std::vector<double>, servers.size()> times;
+  for (std::int64_t i = 0; i < kRequests * (repetitions + 1); ++i)
+    for (std::size_t s = 0; s < servers.size(); ++s) {
+      const double time = seconds([&] { servers[s]->answer(); });
+      if (i >= kRequests) times[s].push_back(time);  // the first repetition warms up
+    }
+  for (std::size_t s = 0; s < servers.size(); ++s) {
+    std::ranges::sort(times[s]);
+    print_figure(fmt::format("one text of {} tokens, {}", servers[s]->tokens(), s == 0 ? "f32" : "INT8"),
+                 fmt::format("median {:.3f} ms, p99 {:.3f} ms", 1e3 * median(times[s]),
+                             1e3 * times[s][times[s].size() * 99 / 100]));
+  }
+}
+
+}  // namespace conclave::bench

@@ -1,0 +1,93 @@
+"""Tells the classes of texts by a model that Conclave exported to HDF5, in integers or not, with numpy and h5py alone:
+all that a program needs to know of the file. It reads models like those of recipes/quick.toml.
+
+    conclave quantize runs/quick --out runs/quick_int8; conclave export runs/quick_int8 model.h5
+    python scripts/read_export.py model.h5 "a small domesticated animal"      (without texts: a list of the tensors)
+"""
+
+import math
+import sys
+import tomllib
+import unicodedata
+
+import h5py
+import numpy as np
+
+file = h5py.File(sys.argv[1])
+recipe = tomllib.loads(file.attrs["recipe"].decode())
+
+
+def read(name):
+    """A tensor; what is in integers, times the scale of each of its output channels."""
+    values, scale = file[name][()], file[name].attrs.get("scale")
+    return values if scale is None else values * file[scale.decode()][()][..., None]
+
+
+def tokens_of(text, pieces):
+    """Of all divisions into pieces, the most probable (Viterbi); a character that no piece has is token 0."""
+    text = "\u2581" + "\u2581".join(unicodedata.normalize("NFKC", text).casefold().split())
+    best = [(0.0, [])] + [(-math.inf, [])] * len(text)
+    for end in range(1, len(text) + 1):
+        for begin in range(max(0, end - 16), end):
+            token, score = pieces.get(text[begin:end], (0, -100.0 if end == begin + 1 else -math.inf))
+            best[end] = max(best[end], (best[begin][0] + score, best[begin][1] + [token]))
+    return best[-1][1][:recipe["data"]["max_length"]]
+
+
+def linear(x, name, expert=...):
+    y = x @ read(f"{name}/weight")[expert].T
+    return y + read(f"{name}/bias")[expert] if f"{name}/bias" in file else y
+
+
+def norm(x, name):
+    x = x - x.mean(1, keepdims=True)
+    return x / np.sqrt((x * x).mean(1, keepdims=True) + 1e-5) * read(f"{name}/weight") + read(f"{name}/bias")
+
+
+def softmax(x):
+    x = np.exp(x - x.max(-1, keepdims=True))
+    return x / x.sum(-1, keepdims=True)
+
+
+def attention(x, name):
+    heads = recipe["model"]["heads"]
+    q, k, v = linear(x, f"{name}/qkv").reshape(len(x), 3, heads, -1).transpose(1, 2, 0, 3)
+    seen = softmax(q @ k.transpose(0, 2, 1) / math.sqrt(q.shape[-1])) @ v
+    return linear(seen.transpose(1, 0, 2).reshape(x.shape), f"{name}/out")
+
+
+def experts(x, name):
+    p = softmax(linear(x, f"{name}/router"))
+    best = np.argsort(-p - (read(f"{name}/router/bias") if f"{name}/router/bias" in file else 0), 1)
+    y = np.zeros_like(x)
+    for row, chosen in enumerate(best[:, :recipe["moe"]["top_k"]]):
+        for expert in chosen:
+            inner = linear(x[row], f"{name}/experts/up", expert)
+            inner = inner * 0.5 * (1 + np.vectorize(math.erf)(inner / math.sqrt(2)))
+            y[row] += p[row, expert] / p[row, chosen].sum() * linear(inner, f"{name}/experts/down", expert)
+    return y
+
+
+def class_of(text):
+    pieces = {piece: (number, score) for number, (piece, score)
+              in enumerate(zip(file["tokenizer/pieces"].asstr(), file["tokenizer/scores"], strict=True))}
+    tokens = tokens_of(text, pieces) or [0]
+    x = read("token_embedding/weight")[tokens] + read("position_embedding/weight")[:len(tokens)]
+    for layer in (f"layers/{i}" for i in range(recipe["model"]["layers"])):
+        x = x + attention(norm(x, f"{layer}/attention_norm"), f"{layer}/attention")
+        x = x + experts(norm(x, f"{layer}/feed_forward_norm"), f"{layer}/moe")
+    x = norm(x, "final_norm")
+    return softmax(linear(np.concatenate([x.mean(0), x.max(0)]), "head"))
+
+
+def main():
+    for text in sys.argv[2:]:
+        shares = class_of(text)
+        print(f"{file['class_names'].asstr()[shares.argmax()]}\t{shares.max():.4f}\t{text}")
+    if len(sys.argv) == 2:
+        file.visititems(lambda name, item: isinstance(item, h5py.Dataset) and "axes" in item.attrs and print(
+            f"{name:50} {item.dtype} {item.shape} {item.attrs['axes'].decode()}: {item.attrs['meaning'].decode()}"))
+
+
+if __name__ == "__main__":
+    main()
