@@ -5,6 +5,7 @@ all that a program needs to know of the file. It reads models like those of reci
     python scripts/read_export.py model.h5 "a small domesticated animal"      (without texts: a list of the tensors)
 """
 
+import functools
 import math
 import sys
 import tomllib
@@ -15,8 +16,11 @@ import numpy as np
 
 file = h5py.File(sys.argv[1])
 recipe = tomllib.loads(file.attrs["recipe"].decode())
+LIKE_QUICK = {"model": {"bigrams": 0, "embedding": 0, "share_layers": False},
+              "moe": {"every": 1, "router": "linear", "gate": "top_k", "top_p": 1, "expert": "feed_forward", "shared_experts": 0}}
 
 
+@functools.cache
 def read(name):
     """A tensor; what is in integers, times the scale of each of its output channels."""
     values, scale = file[name][()], file[name].attrs.get("scale")
@@ -58,13 +62,17 @@ def attention(x, name):
 
 def experts(x, name):
     p = softmax(linear(x, f"{name}/router"))
-    best = np.argsort(-p - (read(f"{name}/router/bias") if f"{name}/router/bias" in file else 0), 1)
+    bias = f"{name}/router/selection_bias"
+    best = np.argsort(-p - (read(bias) if bias in file else 0), 1)
+    weights = np.zeros_like(p)
+    np.put_along_axis(weights, best[:, :recipe["moe"]["top_k"]], 1, 1)
+    weights *= p / (weights * p).sum(1, keepdims=True)
     y = np.zeros_like(x)
-    for row, chosen in enumerate(best[:, :recipe["moe"]["top_k"]]):
-        for expert in chosen:
-            inner = linear(x[row], f"{name}/experts/up", expert)
-            inner = inner * 0.5 * (1 + np.vectorize(math.erf)(inner / math.sqrt(2)))
-            y[row] += p[row, expert] / p[row, chosen].sum() * linear(inner, f"{name}/experts/down", expert)
+    for expert in range(p.shape[1]):
+        rows = weights[:, expert] > 0
+        inner = linear(x[rows], f"{name}/experts/up", expert)
+        inner = inner * 0.5 * (1 + np.array([math.erf(value) for value in inner.flat / np.sqrt(2)]).reshape(inner.shape))
+        y[rows] += weights[rows, expert, None] * linear(inner, f"{name}/experts/down", expert)
     return y
 
 
@@ -80,13 +88,21 @@ def class_of(text):
     return softmax(linear(np.concatenate([x.mean(0), x.max(0)]), "head"))
 
 
+def show(name, item):
+    if "axes" in item.attrs:
+        print(f"{name:50} {item.dtype} {item.shape} {item.attrs['axes'].decode()}: {item.attrs['meaning'].decode()}")
+
+
 def main():
+    for part, settings in LIKE_QUICK.items():
+        for key, value in settings.items():
+            if sys.argv[2:] and recipe[part][key] != value:
+                sys.exit(f"read_export: knows models with {part}.{key} = {value}, not {recipe[part][key]}")
     for text in sys.argv[2:]:
         shares = class_of(text)
         print(f"{file['class_names'].asstr()[shares.argmax()]}\t{shares.max():.4f}\t{text}")
     if len(sys.argv) == 2:
-        file.visititems(lambda name, item: isinstance(item, h5py.Dataset) and "axes" in item.attrs and print(
-            f"{name:50} {item.dtype} {item.shape} {item.attrs['axes'].decode()}: {item.attrs['meaning'].decode()}"))
+        file.visititems(show)
 
 
 if __name__ == "__main__":

@@ -50,10 +50,10 @@ Choice choose(Graph& graph, const Value& probabilities, const MoeLayer& layer, c
   const kernels::Selection selection = layer.balancer().selection();
   Value shares = probabilities;
   if (selection.factor.defined())
-    shares = graph("Mul", {shares, graph.tensor(name + ".router.factor", selection.factor)});
+    shares = graph("Mul", {shares, graph.tensor(name + ".router.selection_factor", selection.factor)});
   Value compared = shares;
   if (selection.bias.defined())
-    compared = graph("Add", {shares, graph.tensor(name + ".router.bias", selection.bias)});
+    compared = graph("Add", {shares, graph.tensor(name + ".router.selection_bias", selection.bias)});
   const auto best = graph.several(2, "TopK", {compared, graph.integers({options.top_k})});
   const std::vector<Attribute> along{{"axis", std::int64_t{1}}};
   Value weights = graph("GatherElements", {probabilities, best[1]}, along), experts = best[1];

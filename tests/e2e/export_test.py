@@ -6,6 +6,7 @@ import json
 import os
 import random
 import resource
+import sys
 from pathlib import Path
 
 import h5py
@@ -189,6 +190,8 @@ def files_explain_themselves():
                 if name.startswith("tokenizer/") or name == "class_names":
                     continue
                 assert len(item.attrs["axes"].decode().split(", ")) == item.ndim and item.attrs["meaning"], name
+            bias = file["layers/0/moe/router/selection_bias"]
+            assert bias.attrs["axes"] == b"expert" and b"where the best are chosen" in bias.attrs["meaning"]
             up = file["layers/0/moe/experts/up/weight"]
             assert up.attrs["axes"] == b"expert, out, in"
             if directory == "afterwards":
@@ -204,6 +207,22 @@ def files_explain_themselves():
             assert file.get_tensor("layers.0.moe.experts.up.weight".replace(".", "/")).dtype == up_type(directory)
 
 
+def reader():
+    train(1, "deep", *SHORT, "model.bigrams=0")
+    run([PROGRAM, "quantize", "deep", "--out", "deep_int8"])
+    lines = [json.loads(line)["text"] for line in Path("texts.jsonl").read_text().splitlines()[:40]]
+    classes = run([PROGRAM, "predict", "deep", "--top=1", *lines]).splitlines()
+    script = Path(os.environ["CONCLAVE_SOURCE"], "scripts/read_export.py")
+    for directory in ("deep", "deep_int8"):
+        run([PROGRAM, "export", directory, "deep.h5"])
+        told = run([sys.executable, script, "deep.h5", *lines]).splitlines()
+        for line, ours in zip(told, map(json.loads, classes), strict=True):
+            name, probability, text = line.split("\t")
+            assert text == ours["text"] and abs(float(probability) - ours["probability"]) < 0.02, (line, ours)
+            assert name == ours["class"] or float(probability) < 0.51, (line, ours)
+    assert "int8 (4, 32, 32) expert, out, in" in run([sys.executable, script, "deep.h5"])
+
+
 def up_type(directory):
     return numpy.int8 if directory == "afterwards" else numpy.float32
 
@@ -214,3 +233,4 @@ if __name__ == "__main__":
     both()
     refused()
     files_explain_themselves()
+    reader()
