@@ -12,18 +12,6 @@ const Parameter* parameter_or_null(const Module& module, std::string_view name) 
   return nullptr;
 }
 
-// A parameter's values, or those of one expert, and what these are called.
-struct Part {
-  std::string name;
-  Tensor values;
-};
-Part part_of(const Parameter& parameter, std::optional<Index> expert) {
-  if (!expert) return {parameter.name, parameter.value};
-  const Tensor rows = parameter.value.rows(*expert, *expert + 1);
-  std::vector<Index> extents(rows.shape().extents().begin() + 1, rows.shape().extents().end());
-  return {fmt::format("{}.{}", parameter.name, *expert), rows.reshape(Shape(extents))};
-}
-
 // Integers [rows, in] u8 for x [rows, in], and how far apart these are.
 struct Integers8 {
   Value values;
@@ -32,15 +20,16 @@ struct Integers8 {
 
 // By each row's own range, as kernels::quantize_rows does.
 Integers8 integers_of_rows(Graph& graph, const Value& x, QuantLevels levels) {
-  const Value zero = graph.scalar(0.0F), one = graph.scalar(1.0F);
+  const Value zero = graph.scalar(0.0F);
   const auto end = [&](const char* reduce, const char* with_zero) {
     return graph(with_zero,
                  {graph(reduce, {x}, {{"axes", Integers{1}}, {"keepdims", std::int64_t{1}}}), zero});
   };
   const Value lowest = end("ReduceMin", "Min"), highest = end("ReduceMax", "Max");
-  const Value range =
-      graph("Div", {graph("Sub", {highest, lowest}), graph.scalar(static_cast<float>(levels.highest))});
-  const Value scale = graph("Where", {graph("Greater", {range, zero}), range, one});
+  const Value range = graph("Sub", {highest, lowest});
+  // A row of zeros has any scale.
+  const Value scale = graph("Max", {graph("Div", {range, graph.scalar(static_cast<float>(levels.highest))}),
+                                    graph.scalar(std::numeric_limits<float>::min())});
   const Value zero_point = graph("Round", {graph("Div", {graph("Neg", {lowest}), scale})});
   Value values =
       graph("QuantizeLinear",
@@ -74,36 +63,31 @@ Quantizer* quantizer_of(const Module& layer) {
   return nullptr;
 }
 
-ProductWeight product_weight(Graph& graph, const Module& layer, const std::string& prefix,
-                             Quantizer* quantizer, std::optional<Index> expert) {
+Product product_of(const Module& layer, const std::string& prefix, Quantizer* quantizer, bool experts) {
   const Parameter* weight = parameter_or_null(layer, prefix + "weight");
   require(weight != nullptr, "ONNX export: a layer has no {}weight", prefix);
-  ProductWeight found;
-  if (const Parameter* bias = parameter_or_null(layer, prefix + "bias")) {
-    const Part part = part_of(*bias, expert);
-    found.bias = graph.tensor(part.name, part.values);
-  }
-  const Part part = part_of(*weight, expert);
+  const Index groups = experts ? weight->shape[0] : 1, out = weight->shape[experts ? 1 : 0];
+  const Index in = weight->value.numel() / (groups * out);
+  Product product{weight->name, {}};
+  if (const Parameter* bias = parameter_or_null(layer, prefix + "bias"))
+    product.bias = bias->value.reshape({groups, out});
   if (!quantizer || !quantizer->rounds()) {
-    found.weight = graph.tensor(part.name, part.values);
-    return found;
+    for (Index g = 0; g < groups; ++g)
+      product.weights.push_back(weight->value.reshape({groups * out, in}).rows(g * out, (g + 1) * out));
+    return product;
   }
-  const Index out = part.values.size(0), in = part.values.numel() / out;
-  const Index experts = expert ? weight->shape[0] : 1;
-  const Tensor all = Tensor::empty({experts * out, in}, DType::i8), scales = Tensor::empty({experts * out});
-  quantizer->weight_integers(all.reshape(weight->shape), scales);
-  const Index first = expert.value_or(0) * out;
-  const Tensor integers = all.rows(first, first + out);
-  found.weight = graph.tensor(part.name, integers.transpose(0, 1).clone());
-  found.scale = graph.tensor(part.name + "_scale", scales.rows(first, first + out));
-  found.sums = Tensor::zeros({1, out});
-  for (Index channel = 0; channel < out; ++channel)
+  const Tensor integers = Tensor::empty({groups * out, in}, DType::i8);
+  product.scale = Tensor::empty({groups, out});
+  product.sums = Tensor::zeros({groups, out});
+  quantizer->weight_integers(integers.reshape(weight->shape), product.scale.reshape({groups * out}));
+  for (Index channel = 0; channel < groups * out; ++channel)
     for (const std::int8_t value : integers.rows(channel, channel + 1).span<std::int8_t>())
-      found.sums.data<float>()[channel] += static_cast<float>(value) * scales.data<float>()[first + channel];
-  found.levels = quantizer->options().activation_levels();
-  const auto inputs = quantizer->input_scales();
-  if (!inputs.empty()) found.input = inputs[static_cast<std::size_t>(expert.value_or(0))];
-  return found;
+      product.sums.data<float>()[channel] += static_cast<float>(value) * product.scale.data<float>()[channel];
+  for (Index g = 0; g < groups; ++g)
+    product.weights.push_back(integers.rows(g * out, (g + 1) * out).transpose(0, 1).clone());
+  product.levels = quantizer->options().activation_levels();
+  product.inputs = quantizer->input_scales();
+  return product;
 }
 
 Value rounded(Graph& graph, const Value& x, QuantLevels levels,
@@ -124,25 +108,51 @@ Value rounded(Graph& graph, const Value& x, QuantLevels levels,
   return graph("DequantizeLinear", {graph("QuantizeLinear", {clipped, step, zero}), step, zero});
 }
 
-Value product(Graph& graph, const Value& x, const ProductWeight& weight) {
-  if (!weight.in_integers()) {
-    std::vector<Value> inputs{x, weight.weight};
-    if (!weight.bias.empty()) inputs.push_back(weight.bias);
-    return graph("Gemm", inputs, {{"transB", std::int64_t{1}}});
-  }
-  Value y;
-  if (weight.input) {
-    const Value numbers =
-        graph("DequantizeLinear", {weight.weight, weight.scale}, {{"axis", std::int64_t{1}}});
-    y = graph("MatMul", {rounded(graph, x, weight.levels, weight.input), numbers});
-  } else {
-    // scale_row (sum of products x scale_channel - zero point x sum of the channel's numbers)
-    const auto [values, scale, zero_point] = integers_of_rows(graph, x, weight.levels);
-    const Value sums = graph.cast(graph("MatMulInteger", {values, weight.weight}), ElementType::f32);
-    const Value zeros = graph("Mul", {zero_point, graph.tensor(weight.weight + "_sums", weight.sums)});
-    y = graph("Mul", {graph("Sub", {graph("Mul", {sums, weight.scale}), zeros}), scale});
-  }
-  return weight.bias.empty() ? y : graph("Add", {y, weight.bias});
+Value multiply(Graph& graph, const Value& x, const Product& product, const Groups& groups) {
+  const std::size_t count = product.weights.size();
+  const auto name_of = [&](std::string_view what, std::size_t g) {
+    return count == 1 ? fmt::format("{}{}", product.name, what)
+                      : fmt::format("{}{}.{}", product.name, what, g);
+  };
+  // Each group's rows by themselves.
+  const auto by_groups = [&](const Value& rows, const auto& of_group) {
+    if (count == 1) return of_group(rows, std::size_t{0});
+    std::vector<Value> parts =
+        graph.several(count, "Split", {rows, groups.counts}, {{"axis", std::int64_t{0}}});
+    for (std::size_t g = 0; g < count; ++g) parts[g] = of_group(parts[g], g);
+    return graph("Concat", parts, {{"axis", std::int64_t{0}}});
+  };
+  const auto slice = [&](const char* what, const Tensor& values, std::size_t g) {
+    return graph.tensor(
+        name_of(what, g),
+        values.rows(static_cast<Index>(g), static_cast<Index>(g) + 1).reshape({values.size(1)}));
+  };
+  const bool integers = product.scale.defined();
+  if (!integers || !product.inputs.empty())
+    return by_groups(x, [&](const Value& rows, std::size_t g) {
+      const Value weight = graph.tensor(name_of("", g), product.weights[g]);
+      const Value bias = product.bias.defined() ? slice("_bias", product.bias, g) : Value();
+      if (!integers)
+        return graph("Gemm", bias.empty() ? std::vector{rows, weight} : std::vector{rows, weight, bias},
+                     {{"transB", std::int64_t{1}}});
+      const Value numbers =
+          graph("DequantizeLinear", {weight, slice("_scale", product.scale, g)}, {{"axis", std::int64_t{1}}});
+      const Value y = graph("MatMul", {rounded(graph, rows, product.levels, product.inputs[g]), numbers});
+      return bias.empty() ? y : graph("Add", {y, bias});
+    });
+  // scale_row (sum of products x scale_channel - zero point x sum of the channel's numbers)
+  const auto [values, scale, zero_point] = integers_of_rows(graph, x, product.levels);
+  const Value sums = by_groups(values, [&](const Value& rows, std::size_t g) {
+    return graph("MatMulInteger", {rows, graph.tensor(name_of("", g), product.weights[g])});
+  });
+  const auto of_rows = [&](const char* what, const Tensor& channels) {
+    const Value all = graph.tensor(product.name + what, channels);
+    return count == 1 ? all : graph("Gather", {all, groups.of_rows});
+  };
+  const Value scaled = graph("Mul", {graph.cast(sums, ElementType::f32), of_rows("_scale", product.scale)});
+  const Value zeros = graph("Mul", {zero_point, of_rows("_sums", product.sums)});
+  const Value y = graph("Mul", {graph("Sub", {scaled, zeros}), scale});
+  return product.bias.defined() ? graph("Add", {y, of_rows("_bias", product.bias)}) : y;
 }
 
 Value activation(Graph& graph, const Value& x, Activation activation) {
@@ -166,7 +176,7 @@ Value activation(Graph& graph, const Value& x, Activation activation) {
 }
 
 Value linear(Graph& graph, const Value& x, const Linear& layer, Activation after) {
-  return activation(graph, product(graph, x, product_weight(graph, layer, "", quantizer_of(layer))), after);
+  return activation(graph, multiply(graph, x, product_of(layer, "", quantizer_of(layer))), after);
 }
 
 Value layer_norm(Graph& graph, const Value& x, const LayerNorm& layer) {

@@ -24,27 +24,34 @@ T& child(const Module& module, std::string_view name) {
 /// Of the module; "" where it has none of that name.
 Value parameter(Graph& graph, const Module& module, std::string_view name);
 
-/// A product's weight, in the file, and how it is rounded.
-struct ProductWeight {
-  Value weight;             ///< f32 [out, in]; of products in integers, i8 [in, out]
-  Value bias;               ///< f32 [out], or ""
-  Value scale;              ///< of products in integers: f32 [out]
-  Tensor sums = {};         ///< and f32 [1, out], of each channel's numbers, which zero points want
+/// A product with a weight, or, of experts, with a weight for each of several groups of rows.
+struct Product {
+  std::string name;             ///< of the weight
+  std::vector<Tensor> weights;  ///< of each group: f32 [out, in]; of products in integers, i8 [in, out]
+  Tensor bias = {};             ///< [groups, out]; may be undefined
+  // Of products in integers:
+  Tensor scale = {};        ///< [groups, out]
+  Tensor sums = {};         ///< likewise: of a channel's numbers
   QuantLevels levels = {};  ///< of the input
-  std::optional<std::pair<float, float>> input =
-      {};  ///< its scale and zero point; none: each row has its own
-
-  bool in_integers() const { return !scale.empty(); }
+  std::vector<std::pair<float, float>> inputs =
+      {};  ///< scale and zero point of each group's; none: rows' own
 };
-/// Of the layer's parameters `prefix`weight and `prefix`bias; where they are experts', of number `expert`.
-ProductWeight product_weight(Graph& graph, const Module& layer, const std::string& prefix,
-                             Quantizer* quantizer, std::optional<Index> expert = {});
+/// Of the layer's parameters `prefix`weight and `prefix`bias, which for `experts` have a slice for each
+/// group.
+Product product_of(const Module& layer, const std::string& prefix, Quantizer* quantizer,
+                   bool experts = false);
 /// What rounds a layer's product; null where nothing does.
 Quantizer* quantizer_of(const Module& layer);
 
-/// x [rows, in] -> x weight^T + bias [rows, out]
-Value product(Graph& graph, const Value& x, const ProductWeight& weight);
-/// x [rows, in], as rounding leaves it.
+/// Which rows are of which group: those of the first group come first, and so on.
+struct Groups {
+  Value counts;   ///< [groups] i64
+  Value of_rows;  ///< [rows] i64
+};
+/// x [rows, in] -> x weight^T + bias [rows, out]; `groups` where there are several.
+Value multiply(Graph& graph, const Value& x, const Product& product, const Groups& groups = {});
+/// x [rows, in], as rounding leaves it; `input` is its scale and zero point, without which rows have their
+/// own.
 Value rounded(Graph& graph, const Value& x, QuantLevels levels,
               const std::optional<std::pair<float, float>>& input);
 

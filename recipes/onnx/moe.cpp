@@ -26,7 +26,7 @@ void expect_exportable(const MoeLayer& layer) {
 Value router_scores(Graph& graph, const Value& x, const Sequences& sequences, const MoeLayer& layer) {
   const auto& router = child<Router>(layer, "router");
   if (router.scope() == RouterScope::token)
-    return product(graph, x, product_weight(graph, router, "", quantizer_of(router)));
+    return multiply(graph, x, product_of(router, "", quantizer_of(router)));
   const bool one = router.scope() == RouterScope::sequence;
   const auto& attention_layer = child<MultiHeadAttention>(router, "attention");
   const Value decisions =
@@ -74,24 +74,20 @@ Choice choose(Graph& graph, const Value& probabilities, const MoeLayer& layer, c
   return {experts, graph("Div", {weights, graph("ReduceSum", {weights, graph.integers({1})})})};
 }
 
-// What expert number `number` of a kind makes of x [n, hidden].
-Value expert(Graph& graph, const Value& x, const BaseExpert& experts, Index number) {
-  const auto multiply = [&](const char* name, const Value& rows) {
+// What the experts of a kind make of their rows x [rows, hidden].
+Value compute(Graph& graph, const Value& x, const BaseExpert& experts, const Groups& groups) {
+  const auto by = [&](const char* name, const Value& rows) {
     auto* quantizer = dynamic_cast<Quantizer*>(child_or_null(experts, name));
-    return product(graph, rows, product_weight(graph, experts, std::string(name) + ".", quantizer, number));
+    return multiply(graph, rows, product_of(experts, std::string(name) + ".", quantizer, true), groups);
   };
-  if (experts.name() == "feed_forward")
-    return multiply("down", activation(graph, multiply("up", x), Activation::gelu));
-  const Value gate = activation(graph, multiply("gate", x), Activation::silu);
-  return multiply("down", graph("Mul", {gate, multiply("up", x)}));
+  if (experts.name() == "feed_forward") return by("down", activation(graph, by("up", x), Activation::gelu));
+  return by("down", graph("Mul", {activation(graph, by("gate", x), Activation::silu), by("up", x)}));
 }
 
 }  // namespace
 
-// Choices are numbered row by row, top_k each. An expert gathers the rows of its choices, and what it makes
-// of them is put in the choices' places, whose sums by the gate's weights are the result. With 2 of 8
-// experts, ONNX Runtime takes a third of the time that it takes for all experts on all rows as one product
-// (128 rows, of hidden 128 and of 256).
+// Choices are numbered row by row, top_k each. Sorted by expert, they say which rows come to which; what the
+// experts make of these goes back to the choices' places, whose sums by the gate's weights are the result.
 Value moe(Graph& graph, const Value& x, const Sequences& sequences, const Value& scores,
           const MoeLayer& layer, const std::string& name) {
   expect_exportable(layer);
@@ -99,21 +95,44 @@ Value moe(Graph& graph, const Value& x, const Sequences& sequences, const Value&
   Value logits = router_scores(graph, x, sequences, layer);
   if (!scores.empty()) logits = graph("Add", {logits, scores});
   const Choice choice = choose(graph, graph("Softmax", {logits}, {{"axis", std::int64_t{-1}}}), layer, name);
-  const Value chosen = graph.reshape(choice.experts, {-1});
-  const Value top_k = graph.scalar(options.top_k);
-  std::vector<Value> places, results;
-  for (const MixedExperts::Kind& kind : layer.experts().kinds())
-    for (Index number = 0; number < kind.total; ++number) {
-      const Graph::Scope scope(graph, fmt::format("experts.{}", kind.before + number));
-      const Value own = graph("NonZero", {graph("Equal", {chosen, graph.scalar(kind.before + number)})});
-      places.push_back(graph.reshape(own, {-1, 1}));
-      const Value rows = graph("Gather", {x, graph("Div", {graph.reshape(own, {-1}), top_k})});
-      results.push_back(expert(graph, rows, *kind.experts, number));
-    }
+  const Value chosen = graph.reshape(choice.experts, {-1}), choices = graph("Shape", {chosen});
   const std::vector<Attribute> first{{"axis", std::int64_t{0}}};
-  const Value shape = graph("Concat", {graph("Shape", {chosen}), graph.integers({options.hidden})}, first);
-  const Value all = graph("ScatterND", {graph("ConstantOfShape", {shape}), graph("Concat", places, first),
-                                        graph("Concat", results, first)});
+
+  const auto& kinds = layer.experts().kinds();
+  // A choice that was not made has the number -1, and is in front.
+  const bool some_not_made = options.top_p.p < 1;
+  Integers numbers, of_kinds;
+  if (some_not_made) numbers.push_back(-1);
+  for (Index e = 0; e < options.experts; ++e) numbers.push_back(e);
+  const auto sorted = graph.several(2, "TopK", {chosen, choices}, {{"largest", std::int64_t{0}}});
+  const Value is_of = graph("Equal", {graph.reshape(graph.integers(numbers), {-1, 1}), chosen});
+  const Value counts = graph("ReduceSum", {graph.cast(is_of, ElementType::i64), graph.integers({1})},
+                             {{"keepdims", std::int64_t{0}}});
+  // Of each kind, and of the choices not made.
+  if (some_not_made) of_kinds.push_back(1);
+  for (const MixedExperts::Kind& kind : kinds) of_kinds.push_back(kind.total);
+  std::vector<Value> kind_counts{counts}, kind_places{sorted[1]}, kind_experts{sorted[0]};
+  if (const std::size_t parts = of_kinds.size(); parts > 1) {
+    kind_counts = graph.several(parts, "Split", {counts, graph.integers(of_kinds)}, first);
+    std::vector<Value> rows;
+    for (const Value& each : kind_counts) rows.push_back(graph("ReduceSum", {each}));
+    const Value of_parts = graph("Concat", rows, first);
+    kind_places = graph.several(parts, "Split", {sorted[1], of_parts}, first);
+    kind_experts = graph.several(parts, "Split", {sorted[0], of_parts}, first);
+  }
+  std::vector<Value> places, results;
+  for (std::size_t k = 0; k < kinds.size(); ++k) {
+    const std::size_t at = k + (some_not_made ? 1 : 0);
+    const Graph::Scope scope(graph, kinds[k].experts->name());
+    const Value rows = graph("Gather", {x, graph("Div", {kind_places[at], graph.scalar(options.top_k)})});
+    const Value experts = graph("Sub", {kind_experts[at], graph.scalar(kinds[k].before)});
+    places.push_back(kind_places[at]);
+    results.push_back(compute(graph, rows, *kinds[k].experts, {kind_counts[at], experts}));
+  }
+  const Value shape = graph("Concat", {choices, graph.integers({options.hidden})}, first);
+  const Value all = graph(
+      "ScatterND", {graph("ConstantOfShape", {shape}), graph.reshape(graph("Concat", places, first), {-1, 1}),
+                    graph("Concat", results, first)});
   const Value weighed = graph("Mul", {all, graph.reshape(choice.weights, {-1, 1})});
   Value y =
       graph("ReduceSum", {graph.reshape(weighed, {-1, options.top_k, options.hidden}), graph.integers({1})},

@@ -42,7 +42,7 @@ Picture convolution(Graph& graph, const Picture& x, const Convolution& layer,
   Quantizer* quantizer = quantizer_of(layer);
   const bool rounds = quantizer && quantizer->rounds();
   if (rounds && window.size == 1 && window.stride == 1) {  // rows have scales of their own
-    const Value rows = product(graph, rows_of(graph, x), product_weight(graph, layer, "", quantizer));
+    const Value rows = multiply(graph, rows_of(graph, x), product_of(layer, "", quantizer));
     const Value pixels = graph.reshape(rows, {-1, y.height, y.width, out});
     y.values = activation(graph, graph.transpose(pixels, {0, 3, 1, 2}), after);
     return y;

@@ -82,7 +82,7 @@ def main():
 
     with tempfile.TemporaryDirectory() as folder:
         run, f32, int8 = Path(folder, "run"), Path(folder, "f32.onnx"), Path(folder, "int8.onnx")
-        conclave("train", arguments.recipe, f"--set=run.directory={run}", "--set=train.steps=100",
+        conclave("train", arguments.recipe, f"--set=run.directory={run}", "--set=train.steps=40",
                  f"--set=data.max_length={TOKENS}")
         recipe["data"]["max_length"] = TOKENS
         conclave("export", run, f32)
