@@ -28,6 +28,26 @@ Value convolve(Graph& graph, const Value& x, const kernels::Window& window, Inde
                 {"group", groups}});
 }
 
+// The images and the weight of a convolution whose windows see several pixels, rounded where there is a
+// quantizer; channels_first(weight) is as it is in the graph.
+template <class ChannelsFirst>
+std::pair<Value, Value> under_window(Graph& graph, const Picture& x, const Parameter& weight,
+                                     Quantizer* quantizer, ChannelsFirst channels_first) {
+  if (!quantizer) return {x.values, graph.tensor(weight.name, channels_first(weight.value))};
+  const auto inputs = quantizer->input_scales();
+  const Value whole = graph.reshape(x.values, {-1, x.channels * x.height * x.width});
+  const Value input = rounded(graph, whole, quantizer->options().activation_levels(),
+                              inputs.empty() ? std::nullopt : std::optional(inputs.front()));
+  const Tensor integers = Tensor::empty(weight.shape, DType::i8),
+               scale = Tensor::empty(quantizer->scale_shape(weight.shape));
+  quantizer->weight_integers(integers, scale);
+  return {graph.reshape(input, {-1, x.channels, x.height, x.width}),
+          graph("DequantizeLinear",
+                {graph.tensor(weight.name, channels_first(integers)),
+                 graph.tensor(weight.name + "_scale", scale)},
+                {{"axis", std::int64_t{0}}})};
+}
+
 // A pixel's channels are a row.
 Value rows_of(Graph& graph, const Picture& x) {
   return graph.reshape(graph.transpose(x.values, {0, 2, 3, 1}), {-1, x.channels});
@@ -47,22 +67,7 @@ Picture convolution(Graph& graph, const Picture& x, const Convolution& layer,
     y.values = activation(graph, graph.transpose(pixels, {0, 3, 1, 2}), after);
     return y;
   }
-  Value input = x.values, kernel;
-  if (rounds) {
-    const auto inputs = quantizer->input_scales();
-    const Value whole = graph.reshape(input, {-1, x.channels * x.height * x.width});
-    input = rounded(graph, whole, quantizer->options().activation_levels(),
-                    inputs.empty() ? std::nullopt : std::optional(inputs.front()));
-    input = graph.reshape(input, {-1, x.channels, x.height, x.width});
-    const Tensor integers = Tensor::empty(weight.shape, DType::i8), scale = Tensor::empty({out});
-    quantizer->weight_integers(integers, scale);
-    kernel = graph(
-        "DequantizeLinear",
-        {graph.tensor(weight.name, channels_first(integers)), graph.tensor(weight.name + "_scale", scale)},
-        {{"axis", std::int64_t{0}}});
-  } else {
-    kernel = graph.tensor(weight.name, channels_first(weight.value));
-  }
+  const auto [input, kernel] = under_window(graph, x, weight, rounds ? quantizer : nullptr, channels_first);
   std::vector<Value> weights{kernel};
   if (const Value bias = parameter(graph, layer, "bias"); !bias.empty()) weights.push_back(bias);
   y.values = activation(graph, convolve(graph, input, window, 1, weights), after);
@@ -73,10 +78,13 @@ Picture depthwise(Graph& graph, const Picture& x, const Depthwise& layer) {
   const kernels::Window& window = layer.window();
   const auto found = layer.named_parameters();
   const Parameter& weight = *found.front().second;  // [height, width, channels]
-  const Index pixels = window.size * window.size;
-  const Tensor kernel = weight.value.reshape({pixels, x.channels}).transpose(0, 1).clone();
-  const Value in_file = graph.tensor(weight.name, kernel.reshape({x.channels, 1, window.size, window.size}));
-  return {convolve(graph, x.values, window, x.channels, {in_file}), x.channels, window.positions(x.height),
+  Quantizer* quantizer = quantizer_of(layer);
+  const auto [input, kernel] = under_window(
+      graph, x, weight, quantizer && quantizer->rounds() ? quantizer : nullptr, [&](const Tensor& of) {
+        const Tensor pixels = of.reshape({window.size * window.size, x.channels});
+        return pixels.transpose(0, 1).clone().reshape({x.channels, 1, window.size, window.size});
+      });
+  return {convolve(graph, input, window, x.channels, {kernel}), x.channels, window.positions(x.height),
           window.positions(x.width)};
 }
 

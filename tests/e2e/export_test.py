@@ -130,7 +130,8 @@ def images():
         "group": ["image.norm=group", "image.tokens=grid"],
         "batch": ["image.norm=batch", "image.depthwise=false", "image.tokens=flat"],
         "mean": ["image.norm=batch"],
-        "rounded": ["image.norm=batch", INT8],
+        "rounded": ["image.norm=batch", INT8,
+                    'quantization.layers=["linear", "experts", "convolutions", "depthwise"]'],
         "learned": ["image.depthwise=false", INT8, "quantization.activations=tensor"],
     }.items():
         images_test.train(1, name, *options)
