@@ -4,6 +4,12 @@
 
 namespace conclave {
 
+TextExample text_example(const std::string& line, bool of_pairs) {
+  const std::size_t tab = of_pairs ? line.find('\t') : std::string::npos;
+  if (tab == std::string::npos) return {line, 0};
+  return {line.substr(0, tab), 0, false, line.substr(tab + 1)};
+}
+
 std::int64_t ImageColumn::size() const {
   return pixels.empty() ? 0 : static_cast<std::int64_t>(pixels.size()) / shape.size();
 }

@@ -25,6 +25,9 @@ struct TextExample {
   std::string caption = {};          ///< what its image shows; "": no more than its class says
 };
 
+/// Of a line of input: where pairs are judged, a tab parts the two.
+TextExample text_example(const std::string& line, bool of_pairs);
+
 struct TextDataset {
   std::vector<std::string> class_names;
   std::vector<TextExample> train, validation, test;

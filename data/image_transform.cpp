@@ -96,13 +96,16 @@ void Resizer::resize(std::span<const std::uint8_t> from, std::span<std::uint8_t>
   vertical_.resample(1, to_.width * to_.channels, narrow_.data(), to.data());
 }
 
-std::vector<std::uint8_t> read_image(const std::string& path, const ImageShape& shape) {
-  const Image read = decode_image(read_file(path, "give a PNG or JPEG file"), path);
-  const Image image = shape.channels == 1 ? to_grey(read) : to_rgb(read);
-  if (image.shape == shape) return image.pixels;
+std::vector<std::uint8_t> fit_image(const Image& image, const ImageShape& shape) {
+  Image opaque = shape.channels == 1 ? to_grey(image) : to_rgb(image);
+  if (opaque.shape == shape) return std::move(opaque.pixels);
   std::vector<std::uint8_t> pixels(static_cast<std::size_t>(shape.size()));
-  Resizer(image.shape, shape.height, shape.width).resize(image.pixels, pixels);
+  Resizer(opaque.shape, shape.height, shape.width).resize(opaque.pixels, pixels);
   return pixels;
+}
+
+std::vector<std::uint8_t> read_image(const std::string& path, const ImageShape& shape) {
+  return fit_image(decode_image(read_file(path, "give a PNG or JPEG file"), path), shape);
 }
 
 void centre_crop(std::span<const std::uint8_t> from, const ImageShape& shape, std::int64_t height,

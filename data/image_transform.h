@@ -42,8 +42,10 @@ class Resizer {
   std::vector<std::uint8_t> narrow_;  // [from's height, to's width, channels]
 };
 
-/// The picture in the PNG or JPEG file at `path`, made grey or coloured, with what is transparent over white,
-/// and resized to what `shape` says. Throws Error, with the file's name, where it cannot be read.
+/// `image` made grey or coloured, with what is transparent over white, and resized to what `shape` says.
+std::vector<std::uint8_t> fit_image(const Image& image, const ImageShape& shape);
+
+/// The same of the PNG or JPEG file at `path`. Throws Error, with the file's name, where it cannot be read.
 std::vector<std::uint8_t> read_image(const std::string& path, const ImageShape& shape);
 
 /// Copies the middle `height` x `width` pixels of `from`; where there is an odd one over, it is cut off at

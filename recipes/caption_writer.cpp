@@ -21,6 +21,20 @@ void check(const CaptionOptions& options, std::int64_t max_length) {
           "texts of {} tokens, but the model learnt those of at most {}", options.max_tokens, max_length);
 }
 
+Captioner& captioner_of(LoadedModel& model) {
+  Captioner* captioner = model.model().captioner();
+  require(captioner != nullptr,
+          "the model was not trained to caption images; train one with --set tasks.caption=1");
+  return *captioner;
+}
+
+std::vector<std::uint8_t> spelling_tokens(const LoadedModel& model) {
+  std::vector<std::uint8_t> may_write;
+  for (std::int32_t id = 0; model.tokenizer() && id < model.tokenizer()->vocabulary(); ++id)
+    may_write.push_back(model.tokenizer()->spells(id) ? 1 : 0);
+  return may_write;
+}
+
 double penalized(double log_probability, std::size_t tokens, double length_penalty) {
   return log_probability / std::pow((5 + static_cast<double>(tokens)) / 6, length_penalty);
 }
@@ -49,6 +63,10 @@ CaptionWriter::CaptionWriter(Captioner& captioner, std::vector<std::uint8_t> may
   may_write_.at(static_cast<std::size_t>(captioner.end_token())) = 0;  // not within a text
   require(std::ranges::count(may_write_, 0) < std::ssize(may_write_), "captions: no token may be written");
 }
+
+CaptionWriter::CaptionWriter(LoadedModel& model, const ProcessGrid& grid)
+    : CaptionWriter(captioner_of(model), spelling_tokens(model), model.recipe().data.max_length,
+                    grid.device()) {}
 
 std::vector<WrittenCaption> CaptionWriter::write(const Tensor& pixels, const CaptionOptions& options,
                                                  std::int64_t first) {

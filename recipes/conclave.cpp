@@ -237,6 +237,72 @@ int main(int argc, char** argv) {
       ->allow_extra_args(false);
   add_device(caption_command, caption.device, "a CUDA device where there is one");
 
+  commands::ServeArguments serve;
+  auto* serve_command = app.add_subcommand(
+      "serve", "Answer by HTTP: [mpirun -n RANKS] conclave serve CHECKPOINT, and open the address it prints");
+  serve_command->add_option("checkpoint", serve.checkpoint, "File, or folder with checkpoints")->required();
+  serve_command
+      ->add_option("--tasks", serve.tasks, "classify, caption, generate, embed (default: all it can)")
+      ->delimiter(',');
+  conclave::service::ConnectionOptions& connections = serve.http.connections;
+  serve_command->add_option("--host", connections.host,
+                            "Address to listen at; 0.0.0.0: all of this machine's");
+  serve_command->add_option("--port", connections.port, "0: any that is free")->check(CLI::Range(0, 65535));
+  serve_command->add_option("--certificate", connections.certificate, "PEM file, for HTTPS (TLS 1.3)");
+  serve_command->add_option("--key", connections.key, "PEM file with its key");
+  serve_command->add_option("--token_file", serve.token_file,
+                            "Its token must come with every request to /v1: Authorization: Bearer TOKEN");
+  serve_command->add_option("--rate", serve.http.rate, "Requests per second from one address (0: any number)")
+      ->check(CLI::NonNegativeNumber);
+  serve_command->add_option("--burst", serve.http.burst, "With --rate: how many may come at once")
+      ->check(CLI::Range(1.0, 1e9));
+  serve_command->add_option("--most_body", connections.limits.body, "Bytes of a request's body at most")
+      ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 30));
+  serve_command->add_option("--most_connections", connections.connections, "Open at once")
+      ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 20));
+  serve_command->add_option("--request_seconds", connections.request_seconds, "For a request to arrive")
+      ->check(CLI::PositiveNumber);
+  serve_command
+      ->add_option("--drain_seconds", connections.drain_seconds,
+                   "At SIGTERM: for requests under way to be answered, at most")
+      ->check(CLI::PositiveNumber);
+  serve_command
+      ->add_option("--batch_tokens", serve.limits.rows, "Tokens and rows of images in a batch at most")
+      ->check(CLI::PositiveNumber);
+  serve_command->add_option("--most_batch", serve.limits.jobs, "Requests in a batch at most; 1: no batches")
+      ->check(CLI::Range(1, 4096));
+  serve_command
+      ->add_option("--most_waiting", serve.limits.waiting, "Requests that wait; others are refused (503)")
+      ->check(CLI::Range(1, 4096));
+  serve_command
+      ->add_option("--latency", serve.limits.latency,
+                   "Seconds that an answer should take at most: batches are cut so short (0: never)")
+      ->check(CLI::NonNegativeNumber);
+  serve_command->add_option("--set", serve.overrides, "Change a key of its recipe: moe.route_cache_mib=64")
+      ->allow_extra_args(false);
+  add_device(serve_command, serve.device);
+
+  commands::LoadArguments load;
+  auto* load_command = app.add_subcommand("load", "Ask running services, and tell how long they take");
+  load_command->add_option("urls", load.urls, "http://HOST:PORT, one after the other")->required();
+  load_command->add_option("--task", load.task, "classify, generate or embed");
+  load_command->add_option("--texts", load.texts, "File with a text in each line (default: made up)");
+  load_command->add_option("--words", load.words, "Of each text that is made up")
+      ->check(CLI::Range(1, 10000));
+  auto* clients_option = load_command->add_option("--clients", load.options.clients,
+                                                  "That ask, each as soon as it was answered");
+  clients_option->check(CLI::Range(1, 4096));
+  load_command
+      ->add_option("--rate", load.options.rate,
+                   "Requests per second, at random times, over at most --clients connections")
+      ->check(CLI::PositiveNumber);
+  load_command->add_option("--seconds", load.options.seconds, "For each figure")->check(CLI::PositiveNumber);
+  load_command
+      ->add_flag("--saturate", load.saturates,
+                 "Ever more clients: how many answers per second, 99 of 100 within four times a lone one's")
+      ->excludes(clients_option);
+  load_command->add_option("--token_file", load.token_file, "With the token that they want");
+
   commands::InspectArguments inspect;
   auto* inspect_command =
       app.add_subcommand("inspect", "What is in a checkpoint, and what each expert serves");
@@ -396,6 +462,7 @@ int main(int argc, char** argv) {
         [&](const conclave::MpiSession& session) { return commands::inspect_cost(cost, around, session); });
   }
   if (*inspect_command) return alone([&] { return commands::inspect(inspect); });
+  if (*load_command) return alone([&] { return commands::load_service(load); });
   if (*export_command)
     return alone([&] {
       if (commands::export_format(export_weights) != "onnx") return commands::export_weights(export_weights);
@@ -405,7 +472,7 @@ int main(int argc, char** argv) {
   if (*provision_command) return alone([&] { return commands::federate_provision(provision); });
   if (*status_command) return alone([&] { return commands::federate_status(status); });
   if (*audit_command) return alone([&] { return commands::federate_audit(transcript); });
-  if (*train_command || *federate_command) {
+  if (*train_command || *federate_command || *serve_command) {
     std::signal(SIGINT, on_signal);
     std::signal(SIGTERM, on_signal);
   }
@@ -420,6 +487,9 @@ int main(int argc, char** argv) {
     return together(
         [&](const conclave::MpiSession& session) { return commands::train(train, around, session); });
   }
+  if (*serve_command)
+    return together(
+        [&](const conclave::MpiSession& session) { return commands::serve(serve, around, session); });
   if (*quantize_command)
     return together(
         [&](const conclave::MpiSession& session) { return commands::quantize(quantize, around, session); });

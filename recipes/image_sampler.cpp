@@ -7,8 +7,6 @@
 namespace conclave {
 namespace {
 
-constexpr std::size_t kImages = 16;  // per forward pass: more no longer fit the second-level cache
-
 ImageGenerator& generator_of(LoadedModel& model) {
   ImageGenerator* generator = model.model().generator();
   require(generator != nullptr,
@@ -19,72 +17,84 @@ ImageGenerator& generator_of(LoadedModel& model) {
 }  // namespace
 
 ImageSampler::ImageSampler(LoadedModel& model, const ProcessGrid& grid)
-    : model_(model), generator_(generator_of(model)), activations_("activations", 0, grid.device()) {
-  require(grid.world().size() == 1, "generate runs in one process, not in {}", grid.world().size());
-}
+    : model_(model),
+      generator_(generator_of(model)),
+      activations_("activations", 0, grid.device()),
+      alone_(grid.world().size() == 1) {}
 
 std::vector<Image> ImageSampler::sample(std::span<const std::string> texts, const SamplerOptions& options,
                                         std::int64_t first) {
+  require(alone_, "generate runs in one process");
+  const auto size = static_cast<std::size_t>(shape().size());
+  std::vector<TextExample> examples;
+  for (const std::string& text : texts) examples.push_back({.text = text});
+  const TokenizedSplit split = model_.tokenizer()->encode_split(examples, model_.recipe().data.max_length);
+  std::vector<Drawing> drawings;
+  for (Index i = 0; i < split.size(); ++i) drawings.push_back({split.sequence(i), options.seed, first + i});
+  std::vector<std::uint8_t> pixels(texts.size() * size);
+  for (std::size_t done = 0; done < texts.size(); done += kImages) {
+    const std::size_t some = std::min(kImages, texts.size() - done);
+    draw(std::span(drawings).subspan(done, some), options,
+         std::span(pixels).subspan(done * size, some * size));
+  }
+  std::vector<Image> images;
+  for (std::size_t done = 0; done < pixels.size(); done += size)
+    images.push_back({shape(), {pixels.data() + done, pixels.data() + done + size}});
+  return images;
+}
+
+void ImageSampler::draw(std::span<const Drawing> drawings, const SamplerOptions& options,
+                        std::span<std::uint8_t> pixels) {
   const Patches& patches = generator_.patches();
   const Index size = patches.image.size();
-  std::vector<Image> images;
-  for (std::size_t done = 0; done < texts.size(); done += kImages) {
-    const auto part = texts.subspan(done, std::min(kImages, texts.size() - done));
-    const auto count = static_cast<Index>(part.size());
-    std::vector<TextExample> examples;
-    for (const std::string& text : part) examples.push_back({.text = text});
-    const TokenizedSplit split = model_.tokenizer()->encode_split(examples, model_.recipe().data.max_length);
-    // Each image twice where it is guided: as its text has it, and behind a hidden text.
-    const Index copies = options.guidance == 1 ? 1 : 2;
-    Batch batch;
-    std::vector<std::int32_t> hidden;
-    for (Index copy = 0; copy < copies; ++copy)
-      for (Index i = 0; i < count; ++i) {
-        hidden.assign(split.sequence(i).size(), generator_.hidden_token());
-        batch.add(copy == 0 ? split.sequence(i) : hidden, 0, patches.count(), static_cast<std::size_t>(size));
-      }
-    const ModelInput input = model_input(batch);
-    const auto place = static_cast<Index>(done) + first;
-    const std::vector<float> start(static_cast<std::size_t>(count * size));
-    std::vector<float> x(start), middle(start), noisy(static_cast<std::size_t>(copies * count * size)),
-        times(static_cast<std::size_t>(copies * count));
-    kernels::normal_noise({.seed = options.seed}, place * size, 1,
-                          Tensor::borrow(x.data(), {count * size}, DType::f32));
-    // to = from + step times the velocity at (at, time)
-    const auto follow = [&](const std::vector<float>& from, const std::vector<float>& at, double time,
-                            double step, std::vector<float>& to) {
-      for (Index copy = 0; copy < copies; ++copy) std::ranges::copy(at, noisy.begin() + copy * count * size);
-      std::ranges::fill(times, static_cast<float>(time));
-      ArenaScope scope(activations_);
-      Tape tape(activations_, false);
-      tape.stop_planning();
-      ForwardContext context{.training = false,
-                             .stream = {},
-                             .global_tokens = batch.local_tokens(),
-                             .global_sequences = copies * count};
-      const Tensor velocity = tape.on_host(generator_.velocity(
-          tape, context, input,
-          Tensor::borrow(noisy.data(), {copies * count * patches.count(), patches.size()}, DType::f32),
-          Tensor::borrow(times.data(), {copies * count}, DType::f32)));
-      const float *told = velocity.data<float>(), *untold = told + (copies - 1) * count * size;
-      const auto guidance = static_cast<float>(options.guidance), dt = static_cast<float>(step);
-      for (std::size_t i = 0; i < to.size(); ++i)
-        to[i] = from[i] + dt * (untold[i] + guidance * (told[i] - untold[i]));
-    };
-    const double step = 1.0 / static_cast<double>(options.steps);
-    for (std::int64_t s = 0; s < options.steps; ++s) {
-      const double time = step * static_cast<double>(s);
-      follow(x, x, time, step / 2, middle);
-      follow(x, middle, time + step / 2, step, x);
+  const auto count = static_cast<Index>(drawings.size());
+  // Each image twice where it is guided: as its text has it, and behind a hidden text.
+  const Index copies = options.guidance == 1 ? 1 : 2;
+  batch_.clear();
+  for (Index copy = 0; copy < copies; ++copy)
+    for (const Drawing& drawing : drawings) {
+      hidden_.assign(drawing.tokens.size(), generator_.hidden_token());
+      batch_.add(copy == 0 ? drawing.tokens : hidden_, 0, patches.count(), static_cast<std::size_t>(size));
     }
-    for (Index i = 0; i < count; ++i) {
-      Image& image = images.emplace_back(
-          Image{patches.image, std::vector<std::uint8_t>(static_cast<std::size_t>(size))});
-      patches.join(Tensor::borrow(x.data() + i * size, {patches.count(), patches.size()}, DType::f32),
-                   Tensor::borrow(image.pixels.data(), {1, size}, DType::u8));
-    }
+  for (std::vector<float>* values : {&x_, &middle_}) values->resize(static_cast<std::size_t>(count * size));
+  noisy_.resize(static_cast<std::size_t>(copies * count * size));
+  times_.resize(static_cast<std::size_t>(copies * count));
+  for (Index i = 0; i < count; ++i) {
+    const Drawing& drawing = drawings[static_cast<std::size_t>(i)];
+    kernels::normal_noise({.seed = drawing.seed}, drawing.number * size, 1,
+                          Tensor::borrow(x_.data() + i * size, {size}, DType::f32));
   }
-  return images;
+  const double step = 1.0 / static_cast<double>(options.steps);
+  for (std::int64_t s = 0; s < options.steps; ++s) {
+    const double time = step * static_cast<double>(s);
+    follow(options, x_, time, step / 2, middle_);
+    follow(options, middle_, time + step / 2, step, x_);
+  }
+  for (Index i = 0; i < count; ++i)
+    patches.join(Tensor::borrow(x_.data() + i * size, {patches.count(), patches.size()}, DType::f32),
+                 Tensor::borrow(pixels.data() + i * size, {1, size}, DType::u8));
+}
+
+// to = x + step times the velocity at (at, time)
+void ImageSampler::follow(const SamplerOptions& options, const std::vector<float>& at, double time,
+                          double step, std::vector<float>& to) {
+  const Patches& patches = generator_.patches();
+  const auto all = static_cast<Index>(times_.size());
+  for (auto place = noisy_.begin(); place != noisy_.end();) place = std::ranges::copy(at, place).out;
+  std::ranges::fill(times_, static_cast<float>(time));
+  ArenaScope scope(activations_);
+  Tape tape(activations_, false);
+  tape.stop_planning();
+  ForwardContext context{
+      .training = false, .stream = {}, .global_tokens = batch_.local_tokens(), .global_sequences = all};
+  const Tensor velocity = tape.on_host(
+      generator_.velocity(tape, context, model_input(batch_),
+                          Tensor::borrow(noisy_.data(), {all * patches.count(), patches.size()}, DType::f32),
+                          Tensor::borrow(times_.data(), {all}, DType::f32)));
+  const float *told = velocity.data<float>(), *untold = told + (noisy_.size() - to.size());
+  const auto guidance = static_cast<float>(options.guidance), dt = static_cast<float>(step);
+  for (std::size_t i = 0; i < to.size(); ++i)
+    to[i] = x_[i] + dt * (untold[i] + guidance * (told[i] - untold[i]));
 }
 
 }  // namespace conclave

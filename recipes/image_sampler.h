@@ -1,4 +1,4 @@
-// Images from texts, in one process: a trained model's velocities, followed from noise.
+// Images from texts: a trained model's velocities, followed from noise.
 #pragma once
 
 #include <cstdint>
@@ -8,29 +8,45 @@
 
 #include "data/image.h"
 #include "recipes/loaded_model.h"
+#include "recipes/sampler_options.h"
 
 namespace conclave {
 
-struct SamplerOptions {
-  std::int64_t steps = 12;  ///< of the midpoint method, which asks for two velocities in each
-  /// How far what a text adds to the velocity is exaggerated: 1 follows the model, 0 leaves the text out.
-  double guidance = 3.0;
-  std::uint64_t seed = 1;
-};
-
 class ImageSampler {
  public:
+  static constexpr std::size_t kImages = 16;  ///< per pass: more no longer fit the second-level cache
+
   /// `model` must outlive the sampler; throws Error where it was not trained to generate.
   ImageSampler(LoadedModel& model, const ProcessGrid& grid);
 
-  /// One image for each text, in order. Image i depends on its text, the options and first + i alone.
+  /// One image for each text, in order. Image i depends on its text, the options and first + i alone. For one
+  /// process.
   std::vector<Image> sample(std::span<const std::string> texts, const SamplerOptions& options,
                             std::int64_t first = 0);
 
+  /// An image to draw, which depends on these and on the options but their seed.
+  struct Drawing {
+    std::span<const std::int32_t> tokens;  ///< of its text
+    std::uint64_t seed = 1;
+    std::int64_t number = 0;
+  };
+  /// At most kImages drawings, maybe none, on this rank -> pixels [drawings, bytes of one]. Once warm it
+  /// allocates nothing. Collective over the expert-parallel group.
+  void draw(std::span<const Drawing> drawings, const SamplerOptions& options, std::span<std::uint8_t> pixels);
+  const ImageShape& shape() const { return generator_.patches().image; }
+  Index image_tokens() const { return generator_.patches().count(); }
+
  private:
+  void follow(const SamplerOptions& options, const std::vector<float>& at, double time, double step,
+              std::vector<float>& to);
+
   LoadedModel& model_;
   ImageGenerator& generator_;
   Arena activations_;
+  bool alone_;
+  Batch batch_;
+  std::vector<std::int32_t> hidden_;
+  std::vector<float> x_, middle_, noisy_, times_;
 };
 
 }  // namespace conclave

@@ -32,8 +32,24 @@ class Predictor {
   /// One prediction per example, in order; they are computed together in batches of bounded size. Of a model
   /// trained on pairs, a text is two with a tab between them. Images are brought to the size and the channels
   /// of those that the model was trained on, what is transparent over white. Throws Error, with the file's
-  /// name, where one cannot be read, and for what the model does not take.
+  /// name, where one cannot be read, and for what the model does not take. For one process.
   std::vector<Prediction> predict(std::span<const Example> examples);
+
+  /// What a pass tells of a batch's sequences, in host memory, until the next.
+  struct Scores {
+    Tensor probabilities;  ///< [sequences, classes]
+    Tensor features;       ///< [sequences, width], what the classifier's head sees
+  };
+  /// Of this rank's share of a batch. Collective.
+  Scores scores(const Batch& batch);
+  /// A further sequence: a text's tokens, an image's pixels, of the shape trained on, or both.
+  void add(std::span<const std::int32_t> tokens, std::span<const std::uint8_t> pixels, Batch& batch) const;
+  Index image_tokens() const { return classifier_.image_tokens(); }
+  /// Their width; known after a first pass.
+  Index features() const { return features_; }
+  /// Before the first pass: makes room for batches of at most `sequences` sequences and `rows` rows, after
+  /// which passes allocate nothing. Returns how many bytes. Collective.
+  std::size_t plan(Index sequences, Index rows);
 
  private:
   void add(const Example& example, Batch& batch) const;
@@ -41,6 +57,8 @@ class Predictor {
   LoadedModel& model_;
   Classifier& classifier_;
   Arena activations_;
+  bool alone_, planning_ = false;
+  Index features_ = 0;
 };
 
 }  // namespace conclave

@@ -75,6 +75,7 @@ MoeLayer::MoeLayer(const MoeOptions& options, const ProcessGrid& grid)
   }
   const auto experts = static_cast<std::size_t>(options.experts);
   statistics_.load.assign(experts, 0);
+  statistics_.used.assign(experts, 0);
   statistics_.loss.assign(experts, 0);
   statistics_.weight.assign(experts, 0);
 }
@@ -92,6 +93,7 @@ double MoeLayer::flops(Extent& extent) const {
 
 void MoeLayer::reset_statistics() {
   std::ranges::fill(statistics_.load, 0);
+  std::ranges::fill(statistics_.used, 0);
   std::ranges::fill(statistics_.loss, 0);
   std::ranges::fill(statistics_.weight, 0);
   statistics_.seconds = statistics_.routing_seconds = statistics_.balancing_seconds = 0;
@@ -252,8 +254,8 @@ Tensor MoeLayer::operator()(Tape& tape, ForwardContext& context, const Tensor& x
     statistics_.seconds -= now();
     tape.hand_on(tape.gradient(left), y);
   });
-  if (context.training)
-    for (std::size_t e = 0; e < counts.size(); ++e) statistics_.load[e] += counts[e];
+  std::vector<Index>& counted = context.training ? statistics_.load : statistics_.used;
+  for (std::size_t e = 0; e < counts.size(); ++e) counted[e] += counts[e];
   statistics_.rounds += plan.rounds;
   ++statistics_.passes;
   statistics_.seconds += now() - start;

@@ -43,7 +43,8 @@ struct MoeOptions {
 
 /// What a layer did since the last reset, on this rank.
 struct MoeStatistics {
-  std::vector<Index> load;     ///< [experts] rows that this rank's tokens sent to each expert
+  std::vector<Index> load;     ///< [experts] rows that this rank's tokens sent to each expert in training
+  std::vector<Index> used;     ///< [experts] the same in inference
   std::vector<double> loss;    ///< [experts] losses of the tokens each served, times the gate's weights; both
   std::vector<double> weight;  ///< and the weights' sums are of those told to attribute_losses
   double seconds = 0;          ///< forward and backward

@@ -15,23 +15,6 @@ namespace {
 
 constexpr std::size_t kImages = 64;  // that are read, or printed, at once
 
-Captioner& captioner_of(LoadedModel& model) {
-  Captioner* captioner = model.model().captioner();
-  require(captioner != nullptr,
-          "the model was not trained to caption images; train one with --set tasks.caption=1");
-  return *captioner;
-}
-
-CaptionWriter writer_of(LoadedModel& model, const ProcessGrid& grid) {
-  require(grid.world().size() == 1, "caption runs in one process, not in {}", grid.world().size());
-  Captioner& captioner = captioner_of(model);
-  const Tokenizer& tokenizer = *model.tokenizer();
-  std::vector<std::uint8_t> may_write(static_cast<std::size_t>(tokenizer.vocabulary()));
-  for (std::size_t id = 0; id < may_write.size(); ++id)
-    may_write[id] = tokenizer.spells(static_cast<std::int32_t>(id)) ? 1 : 0;
-  return CaptionWriter(captioner, std::move(may_write), model.recipe().data.max_length, grid.device());
-}
-
 void print(const nlohmann::ordered_json& line) {
   // A file's name may be no UTF-8; its bytes then become replacement characters.
   fmt::print("{}\n", line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
@@ -73,7 +56,8 @@ int caption(const CaptionArguments& arguments, const Surroundings& surroundings,
   const ProcessGrid grid(std::move(chosen.world), 0);
   const std::string checkpoint = find_checkpoint(arguments.checkpoint);
   LoadedModel loaded(checkpoint, grid, arguments.overrides);
-  CaptionWriter writer = writer_of(loaded, grid);
+  require(grid.world().size() == 1, "caption runs in one process, not in {}", grid.world().size());
+  CaptionWriter writer(loaded, grid);
   const ImageShape& shape = loaded.model().sizes().image;
   ImagesWithReferences split;
   if (!arguments.split.empty()) {

@@ -9,6 +9,8 @@
 #include "parallel/device_world.h"
 #include "recipes/caption_writer.h"
 #include "recipes/image_sampler.h"
+#include "recipes/service/http_service.h"
+#include "recipes/service/load.h"
 #include "recipes/trainer.h"
 
 namespace conclave::commands {
@@ -80,6 +82,29 @@ struct CaptionArguments {
   std::string device = "auto";
 };
 int caption(const CaptionArguments& arguments, const Surroundings& surroundings, const MpiSession& session);
+
+struct ServeArguments {
+  std::string checkpoint;
+  std::vector<std::string> tasks;  ///< none: all that the model can
+  service::HttpOptions http;
+  service::BatchLimits limits;
+  std::string token_file;  ///< "": who asks needs no token
+  std::vector<std::string> overrides;
+  std::string device = "auto";
+};
+/// Until a signal ends it.
+int serve(const ServeArguments& arguments, const Surroundings& surroundings, const MpiSession& session);
+
+struct LoadArguments {
+  std::vector<std::string> urls;  ///< of services, asked one after the other
+  service::LoadOptions options;   ///< but what follows says
+  std::string task = "classify";
+  std::string texts;         ///< file, a text in each line; "": made up
+  std::int64_t words = 128;  ///< in those made up
+  bool saturates = false;    ///< look for how many answers there are within a bound of their time
+  std::string token_file;
+};
+int load_service(const LoadArguments& arguments);
 
 struct InspectArguments {
   std::string checkpoint;

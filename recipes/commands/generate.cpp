@@ -8,29 +8,11 @@
 #include "recipes/commands/commands.h"
 #include "recipes/corpus.h"
 #include "recipes/generated_check.h"
+#include "recipes/image_grid.h"
 #include "recipes/image_sampler.h"
 
 namespace conclave::commands {
 namespace {
-
-// The images in rows from left to right, each pixel `scale` times as large, on white with gaps between.
-Image grid_of(const std::vector<Image>& images, Index columns, Index scale) {
-  const ImageShape& one = images.front().shape;
-  const Index rows = (static_cast<Index>(images.size()) + columns - 1) / columns, gap = 2;
-  const Index step_y = one.height * scale + gap, step_x = one.width * scale + gap;
-  Image grid{{rows * step_y - gap, columns * step_x - gap, one.channels}, {}};
-  grid.pixels.assign(static_cast<std::size_t>(grid.shape.size()), 255);
-  for (Index i = 0; i < static_cast<Index>(images.size()); ++i)
-    for (Index y = 0; y < one.height * scale; ++y)
-      for (Index x = 0; x < one.width * scale; ++x) {
-        const Index to =
-            ((i / columns * step_y + y) * grid.shape.width + i % columns * step_x + x) * one.channels;
-        const Index from = (y / scale * one.width + x / scale) * one.channels;
-        std::copy_n(images[static_cast<std::size_t>(i)].pixels.begin() + from, one.channels,
-                    grid.pixels.begin() + to);
-      }
-  return grid;
-}
 
 // The class that each text names.
 std::vector<std::int32_t> classes_of(const std::vector<std::string>& texts,
@@ -96,10 +78,9 @@ int generate(const GenerateArguments& arguments, const Surroundings& surrounding
   const std::vector<Image> images = sampler.sample(texts, arguments.options);
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
   // A row for each text where there are several, else as square as can be.
-  const Index columns = wanted.size() > 1
-                            ? arguments.count
-                            : static_cast<Index>(std::ceil(std::sqrt(static_cast<double>(arguments.count))));
-  write_file_atomically(arguments.out, encode_png(grid_of(images, columns, arguments.scale)));
+  const Image grid_of_all = wanted.size() > 1 ? image_grid(images, arguments.count, arguments.scale)
+                                              : square_grid(images, arguments.scale);
+  write_file_atomically(arguments.out, encode_png(grid_of_all));
   fmt::print("{}: {} images in {:.1f} s, {:.3f} s each\n", arguments.out, images.size(), seconds.count(),
              seconds.count() / static_cast<double>(images.size()));
   if (!arguments.judge.empty()) judge(arguments.judge, images, texts, loaded.recipe(), grid);

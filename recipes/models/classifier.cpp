@@ -119,6 +119,7 @@ TaskOutput Classifier::operator()(Tape& tape, ForwardContext& context, const Mod
   if (fusion_) pooled = fusion_->join(tape, pooled, sequences);
   pooled = apply_dropout(tape, context, pooled, Tensor(), options_.dropout, context.first_sequence);
   TaskOutput output;
+  output.features = pooled;
   tape.rows_are_of(tape.one_row_each());
   output.logits = head_(tape, pooled);
   Tensor wide_scores;

@@ -27,6 +27,7 @@ struct TaskOutput {
   Tensor correct;  ///< [as losses] u8, which guesses are right; undefined where none is right or wrong
   Tensor sequence_losses;  ///< [sequences]: their means over each example
   Tensor logits;           ///< [sequences, classes] of a classifier; else undefined
+  Tensor features;         ///< [sequences, width] likewise: what its head sees of an example
 
   /// What Tape::backward() takes, of every term with its weight.
   struct Losses {

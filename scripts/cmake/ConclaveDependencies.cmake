@@ -19,7 +19,8 @@ endif()
 
 foreach(pair IN ITEMS "openblas;openblas" "hdf5;hdf5-openmpi" "sentencepiece;sentencepiece" "xxhash;libxxhash"
                       "tomlplusplus;tomlplusplus" "cairo;cairo" "png;libpng" "turbojpeg;libturbojpeg"
-                      "freetype;freetype2" "sqlite3;sqlite3" "grpc;grpc++")
+                      "freetype;freetype2" "sqlite3;sqlite3" "grpc;grpc++"
+                      "httplib;cpp-httplib" "prometheus;prometheus-cpp-core")
   list(GET pair 0 name)
   list(GET pair 1 module)
   pkg_check_modules(${name} REQUIRED IMPORTED_TARGET GLOBAL ${module})

@@ -1,0 +1,105 @@
+#include "recipes/service/load.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <nlohmann/json.hpp>
+
+#include "core/random.h"
+#include "core/text.h"
+#include "data/file.h"
+#include "recipes/commands/commands.h"
+
+namespace conclave::commands {
+namespace {
+
+using namespace service;
+
+// A thousand texts of common words, of which most tokenizers make a token each.
+std::vector<std::string> made_up_texts(std::int64_t words) {
+  constexpr std::array<std::string_view, 32> kWords{
+      "the",  "of",   "a",     "in",   "person", "small", "that", "with", "or",    "by",   "tree",
+      "used", "for",  "large", "from", "plant",  "water", "his",  "as",   "body",  "one",  "having",
+      "work", "part", "make",  "food", "made",   "any",   "city", "time", "being", "place"};
+  std::vector<std::string> texts;
+  for (std::uint32_t number = 0; number < 1000; ++number) {
+    const RandomStream stream{.seed = 7, .step = number};
+    std::string& text = texts.emplace_back();
+    for (std::int64_t word = 0; word < words; ++word)
+      text.append(word == 0 ? "" : " ")
+          .append(kWords[stream.below(kWords.size(), static_cast<std::uint64_t>(word))]);
+  }
+  return texts;
+}
+
+std::vector<std::string> lines_of(const std::string& file) {
+  std::vector<std::string> lines;
+  std::string content = read_file(file, "give a file with a text in each line");
+  for (std::size_t begin = 0; begin < content.size();) {
+    const std::size_t end = std::min(content.find('\n', begin), content.size());
+    if (end > begin) lines.push_back(content.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  require(!lines.empty(), "{}: it has no texts", file);
+  return lines;
+}
+
+LoadResult tell(const LoadOptions& options) {
+  LoadResult result = load(options);
+  const auto ms = [&](double share) { return 1e3 * result.percentile(share); };
+  fmt::print(
+      "{}: {}: {:.1f} answers/s; p50 {:.2f} ms, p90 {:.2f} ms, p99 {:.2f} ms, longest {:.2f} ms; {} "
+      "refused, {} failed\n",
+      options.url,
+      options.rate > 0 ? fmt::format("{:g} requests/s", options.rate)
+                       : fmt::format("{} clients", options.clients),
+      result.throughput(), ms(0.5), ms(0.9), ms(0.99), ms(1), result.refused, result.failed);
+  std::fflush(stdout);
+  return result;
+}
+
+// The most answers per second by whatever number of clients, of which 99 in 100 take at most four times as
+// long as one client's usually do.
+double saturate(LoadOptions options) {
+  options.clients = 1;
+  const LoadResult alone = tell(options);
+  const double most = 4 * alone.percentile(0.5);
+  double best = alone.percentile(0.99) <= most ? alone.throughput() : 0;
+  for (options.clients = 2; options.clients <= 256; options.clients *= 2) {
+    const LoadResult result = tell(options);
+    if (result.percentile(0.99) <= most)
+      best = std::max(best, result.throughput());
+    else if (result.percentile(0.5) > most)
+      break;
+  }
+  fmt::print("{}: at most {:.1f} answers/s with p99 within 4 x {:.2f} ms\n", options.url, best,
+             1e3 * alone.percentile(0.5));
+  return best;
+}
+
+}  // namespace
+
+int load_service(const LoadArguments& arguments) {
+  LoadOptions options = arguments.options;
+  options.path = "/v1/" + arguments.task;
+  if (!arguments.token_file.empty())
+    options.token = trimmed(read_file(arguments.token_file, "write the token into it"), " \t\r\n");
+  for (const std::string& text :
+       arguments.texts.empty() ? made_up_texts(arguments.words) : lines_of(arguments.texts))
+    options.bodies.push_back(
+        nlohmann::json{{"text", text}}.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+  std::vector<double> best;
+  for (const std::string& url : arguments.urls) {
+    options.url = url;
+    if (arguments.saturates)
+      best.push_back(saturate(options));
+    else
+      best.push_back(tell(options).throughput());
+  }
+  if (best.size() > 1)
+    fmt::print("the last answers {:.2f} x as many per second as the first\n", best.back() / best.front());
+  return 0;
+}
+
+}  // namespace conclave::commands

@@ -1,0 +1,95 @@
+#include <csignal>
+#include <thread>
+
+#include "core/text.h"
+#include "data/file.h"
+#include "recipes/commands/commands.h"
+#include "recipes/service/model_engine.h"
+
+namespace conclave::commands {
+namespace {
+
+using namespace service;
+
+std::string token_in(const std::string& file) {
+  if (file.empty()) return "";
+  const std::string content = read_file(file, "write a token into it, of 16 characters or more");
+  const std::string token(trimmed(content, " \t\r\n"));
+  require(token.size() >= 16 && token.find_first_of(" \t\r\n") == std::string::npos,
+          "--token_file {}: a token is one word of 16 characters or more", file);
+  return token;
+}
+
+// Answers what is queued until the queue is closed.
+void answer_all(BatchQueue& queue, Engine& engine, Metrics& metrics, bool alone) {
+  std::vector<Job*> batch;
+  while (queue.next(batch)) {
+    const TaskKind task = batch.front()->query.task;
+    try {
+      const EngineWork work = engine.answer(batch);
+      queue.took(work.seconds);
+      metrics.computed(task, batch.size(), work);
+    } catch (const std::exception& error) {
+      if (!alone) throw;  // the other ranks are somewhere else
+      fmt::print(stderr, "conclave: {}\n", error.what());
+      for (Job* job : batch) job->answered.set_exception(std::current_exception());
+      continue;
+    }
+    for (Job* job : batch) job->answered.set_value();
+  }
+}
+
+std::string names_of(const ModelFacts& facts) {
+  std::string names;
+  for (std::size_t task = 0; task < kTaskNames.size(); ++task)
+    if (facts.tasks[task]) names.append(names.empty() ? "" : ", ").append(kTaskNames[task]);
+  return names;
+}
+
+}  // namespace
+
+int serve(const ServeArguments& arguments, const Surroundings& surroundings, const MpiSession& session) {
+  require(arguments.http.connections.certificate.empty() == arguments.http.connections.key.empty(),
+          "--certificate and --key: give both, or neither");
+  HttpOptions http = arguments.http;
+  http.token = token_in(arguments.token_file);
+  DeviceWorld chosen = world_for(arguments.device, session);
+  set_threads(0, surroundings, *chosen.world);
+  const ProcessGrid grid(std::move(chosen.world), 0);
+  const std::string checkpoint = find_checkpoint(arguments.checkpoint);
+  LoadedModel loaded(checkpoint, grid, arguments.overrides);
+  ModelEngine engine(loaded, grid, checkpoint, arguments.tasks, arguments.limits);
+  if (grid.world().rank() != 0) {
+    engine.follow();
+    return 0;
+  }
+
+  // As many threads as queries can wait or be at work, and some for what needs no engine.
+  http.connections.threads = static_cast<std::size_t>(arguments.limits.waiting + arguments.limits.jobs) + 8;
+  BatchQueue queue(arguments.limits);
+  const Inputs inputs(engine.input_shape());
+  const Outputs outputs;
+  Metrics metrics;
+  HttpService service(http, inputs, engine, queue, outputs, metrics);
+  fmt::print("serving {} of {} on {} ranks, activations {:.1f} MiB: {}://{}:{}/\n", names_of(engine.facts()),
+             checkpoint, grid.world().size(), static_cast<double>(engine.planned()) / (1 << 20),
+             http.connections.certificate.empty() ? "http" : "https", http.connections.host, service.port());
+  std::fflush(stdout);
+
+  std::thread signals([&] {  // which may come at any time, and wake nobody by themselves
+    while (!*surroundings.interrupted && !queue.closed())
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    service.end();
+  });
+  std::thread connections([&] {
+    service.run();
+    queue.close();
+  });
+  answer_all(queue, engine, metrics, grid.world().size() == 1);
+  connections.join();
+  signals.join();
+  fmt::print("all requests are answered\n");
+  return 0;
+}
+
+}  // namespace conclave::commands

@@ -1,0 +1,460 @@
+#include "recipes/service/connections.h"
+
+#include <arpa/inet.h>
+#include <netdb.h>
+#include <netinet/tcp.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <condition_variable>
+#include <cstring>
+#include <deque>
+#include <mutex>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "core/error.h"
+#include "recipes/service/channel.h"
+
+namespace conclave::service {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+Clock::time_point in(double seconds) {
+  return Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
+}
+
+class Descriptor {
+ public:
+  explicit Descriptor(int number = -1) : number_(number) {}
+  ~Descriptor() { close(); }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  int get() const { return number_; }
+  void close() {
+    if (number_ >= 0) ::close(number_);
+    number_ = -1;
+  }
+
+ private:
+  int number_;
+};
+
+int listen_on(const std::string& host, int port) {
+  addrinfo wanted{}, *found = nullptr;
+  wanted.ai_family = AF_UNSPEC, wanted.ai_socktype = SOCK_STREAM, wanted.ai_flags = AI_PASSIVE;
+  const int status = getaddrinfo(host.c_str(), std::to_string(port).c_str(), &wanted, &found);
+  require(status == 0, "--host {}: {}", host, gai_strerror(status));
+  const std::unique_ptr<addrinfo, Freed<freeaddrinfo>> addresses(found);
+  int reason = 0;
+  for (const addrinfo* at = found; at; at = at->ai_next) {
+    const int listener = ::socket(at->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (listener < 0) continue;
+    const int on = 1;
+    ::setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    if (::bind(listener, at->ai_addr, at->ai_addrlen) == 0 && ::listen(listener, 1024) == 0) return listener;
+    reason = errno;
+    ::close(listener);
+  }
+  fail("{} port {}: cannot listen there: {}; choose another by --host and --port", host, port,
+       std::strerror(reason));
+}
+
+std::string address_of(const sockaddr_storage& from) {
+  std::array<char, INET6_ADDRSTRLEN> text{};
+  if (from.ss_family == AF_INET)
+    inet_ntop(AF_INET, &reinterpret_cast<const sockaddr_in&>(from).sin_addr, text.data(), text.size());
+  else
+    inet_ntop(AF_INET6, &reinterpret_cast<const sockaddr_in6&>(from).sin6_addr, text.data(), text.size());
+  return text.data();
+}
+
+struct Connection {
+  Connection(int descriptor, SSL_CTX* context, std::string from, const FrameLimits& limits)
+      : channel(descriptor, context), address(std::move(from)), frame(limits) {}
+
+  // What happens with it next. Between requests it is reading, with nothing read.
+  enum class Phase : std::uint8_t { shaking_hands, reading, answering, writing, lingering };
+  Channel channel;
+  std::string address;
+  Phase phase = Phase::shaking_hands;
+  std::string read;
+  RequestFrame frame;
+  std::string answer;
+  std::size_t written = 0;
+  bool close = false;  // once the answer is written
+  bool gone = false;   // the client, while an answer is computed
+  Clock::time_point deadline;
+  Clock::time_point quiet_since = Clock::now();  // of one that is idle
+  std::uint32_t events = 0;                      // that epoll watches for
+
+  bool idle() const { return phase == Phase::reading && read.empty(); }
+  bool waits_for_client() const { return phase != Phase::answering && phase != Phase::writing; }
+};
+
+}  // namespace
+
+class Connections::Loop {
+ public:
+  Loop(const ConnectionOptions& options, Handler handler, Refuser refuser);
+  ~Loop();
+
+  int port() const;
+  void run();
+  void end();
+  bool ending() const { return ending_; }
+  std::size_t open() const { return open_; }
+
+ private:
+  static constexpr std::uint64_t kListener = 0, kWoken = 1;
+  using Number = std::uint64_t;  // of a connection
+  using Phase = Connection::Phase;
+
+  void watch(int descriptor, Number number, std::uint32_t events, int operation);
+  void watch(Number number, Connection& connection, std::uint32_t events);
+  void accept_all();
+  void close_one();
+  void close(Number number);
+  /// False where it is to be closed.
+  bool advance(Number number, Connection& connection);
+  bool hand_over(Number number, Connection& connection);
+  void start_writing(Connection& connection, std::string answer, bool close);
+  void start_reading(Connection& connection);
+  void take_answers();
+  void sweep();
+  bool ended();
+  void work();
+
+  const ConnectionOptions options_;
+  const Handler handler_;
+  const Refuser refuser_;
+  TlsContext context_;
+  Descriptor listener_, epoll_, woken_;
+  std::unordered_map<Number, std::unique_ptr<Connection>> connections_;
+  Number next_ = 2;
+  std::size_t buffered_ = 0;
+  Clock::time_point next_sweep_ = Clock::now(), end_began_{};
+  std::atomic<std::size_t> open_{0};
+  std::atomic<bool> ending_{false};
+
+  std::mutex mutex_;  // of what follows
+  std::condition_variable changed_;
+  std::deque<std::pair<Number, WholeRequest>> requests_;
+  std::vector<std::pair<Number, WholeAnswer>> answers_;
+  bool over_ = false;
+  std::vector<std::thread> workers_;
+};
+
+Connections::Loop::Loop(const ConnectionOptions& options, Handler handler, Refuser refuser)
+    : options_(options),
+      handler_(std::move(handler)),
+      refuser_(std::move(refuser)),
+      context_(options.certificate.empty() ? nullptr : tls_context(options.certificate, options.key)),
+      listener_(listen_on(options.host, options.port)),
+      epoll_(::epoll_create1(EPOLL_CLOEXEC)),
+      woken_(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
+  require(epoll_.get() >= 0 && woken_.get() >= 0, "serve: {}", std::strerror(errno));
+  watch(listener_.get(), kListener, EPOLLIN, EPOLL_CTL_ADD);
+  watch(woken_.get(), kWoken, EPOLLIN, EPOLL_CTL_ADD);
+  for (std::size_t i = 0; i < options_.threads; ++i) workers_.emplace_back([this] { work(); });
+}
+
+Connections::Loop::~Loop() {
+  {
+    const std::lock_guard lock(mutex_);
+    over_ = true;
+  }
+  changed_.notify_all();
+  for (std::thread& worker : workers_) worker.join();
+}
+
+int Connections::Loop::port() const {
+  sockaddr_storage bound{};
+  socklen_t size = sizeof bound;
+  ::getsockname(listener_.get(), reinterpret_cast<sockaddr*>(&bound), &size);
+  return ntohs(bound.ss_family == AF_INET ? reinterpret_cast<sockaddr_in&>(bound).sin_port
+                                          : reinterpret_cast<sockaddr_in6&>(bound).sin6_port);
+}
+
+void Connections::Loop::end() {
+  ending_ = true;
+  const std::uint64_t one = 1;
+  [[maybe_unused]] const auto put = ::write(woken_.get(), &one, sizeof one);
+}
+
+void Connections::Loop::work() {
+  for (;;) {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return over_ || !requests_.empty(); });
+    if (over_) return;
+    auto [number, request] = std::move(requests_.front());
+    requests_.pop_front();
+    lock.unlock();
+    WholeAnswer answer = handler_(request);
+    lock.lock();
+    answers_.emplace_back(number, std::move(answer));
+    const bool first = answers_.size() == 1;  // else the loop was woken, and has not looked yet
+    lock.unlock();
+    const std::uint64_t one = 1;
+    if (first) [[maybe_unused]]
+      const auto put = ::write(woken_.get(), &one, sizeof one);
+  }
+}
+
+void Connections::Loop::watch(int descriptor, Number number, std::uint32_t events, int operation) {
+  epoll_event event{};
+  event.events = events;
+  event.data.u64 = number;
+  ::epoll_ctl(epoll_.get(), operation, descriptor, &event);
+}
+
+void Connections::Loop::watch(Number number, Connection& connection, std::uint32_t events) {
+  if (connection.events == events) return;
+  connection.events = events;
+  watch(connection.channel.descriptor(), number, events, EPOLL_CTL_MOD);
+}
+
+void Connections::Loop::run() {
+  std::array<epoll_event, 256> events;
+  while (!ended()) {
+    const int count = ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), 100);
+    for (int i = 0; i < count; ++i) {
+      const Number number = events[static_cast<std::size_t>(i)].data.u64;
+      if (number == kListener) {
+        accept_all();
+      } else if (number == kWoken) {
+        std::uint64_t some = 0;
+        [[maybe_unused]] const auto got = ::read(woken_.get(), &some, sizeof some);
+        take_answers();
+      } else if (const auto found = connections_.find(number); found != connections_.end()) {
+        Connection& connection = *found->second;
+        if (connection.phase == Phase::answering) {  // only that it is broken is told then, over and over
+          connection.gone = true;
+          watch(connection.channel.descriptor(), number, 0, EPOLL_CTL_DEL);
+        } else if (!advance(number, connection)) {
+          close(number);
+        }
+      }
+    }
+    if (Clock::now() >= next_sweep_) sweep();
+  }
+}
+
+void Connections::Loop::accept_all() {
+  for (;;) {
+    sockaddr_storage from{};
+    socklen_t size = sizeof from;
+    const int accepted =
+        ::accept4(listener_.get(), reinterpret_cast<sockaddr*>(&from), &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (accepted < 0) {
+      if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) close_one();
+      if (errno == ECONNABORTED || errno == EINTR) continue;
+      return;
+    }
+    const int on = 1;
+    ::setsockopt(accepted, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    if (connections_.size() >= options_.connections) close_one();
+    const Number number = next_++;
+    auto& connection = *(connections_[number] = std::make_unique<Connection>(
+                             accepted, context_.get(), address_of(from), options_.limits));
+    connection.deadline = in(options_.request_seconds);
+    connection.events = EPOLLIN;
+    watch(accepted, number, EPOLLIN, EPOLL_CTL_ADD);
+    open_ = connections_.size();
+    if (!advance(number, connection)) close(number);
+  }
+}
+
+// The one among those that wait for their clients whose time is up first.
+void Connections::Loop::close_one() {
+  Number chosen = 0;
+  Clock::time_point first = Clock::time_point::max();
+  for (const auto& [number, connection] : connections_)
+    if (connection->waits_for_client() && connection->deadline < first)
+      first = connection->deadline, chosen = number;
+  if (chosen != 0) close(chosen);
+}
+
+void Connections::Loop::close(Number number) {
+  const auto found = connections_.find(number);
+  if (found == connections_.end()) return;
+  buffered_ -= found->second->read.size();
+  connections_.erase(found);
+  open_ = connections_.size();
+}
+
+bool Connections::Loop::advance(Number number, Connection& connection) {
+  const auto waits = [&](Channel::Result result) {
+    if (result == Channel::Result::closed) return false;
+    watch(number, connection, result == Channel::Result::wants_write ? EPOLLOUT : EPOLLIN);
+    return true;
+  };
+  for (;;) {
+    switch (connection.phase) {
+      case Phase::shaking_hands: {
+        const Channel::Result result = connection.channel.shake_hands();
+        if (result != Channel::Result::done) return waits(result);
+        connection.phase = Phase::reading;
+        break;
+      }
+      case Phase::reading: {
+        if (hand_over(number, connection)) break;
+        const bool began = !connection.read.empty();
+        const std::size_t before = connection.read.size();
+        const Channel::Result result = connection.channel.read(connection.read);
+        buffered_ += connection.read.size() - before;
+        if (result != Channel::Result::done) return waits(result);
+        if (!began) connection.deadline = in(options_.request_seconds);
+        if (buffered_ > options_.buffered)
+          start_writing(connection, refuser_(503, "busy", "too much is being sent; try again"), true);
+        break;
+      }
+      case Phase::answering:
+        watch(number, connection, 0);
+        return true;
+      case Phase::writing: {
+        std::string_view rest = std::string_view(connection.answer).substr(connection.written);
+        const std::size_t before = rest.size();
+        const Channel::Result result = connection.channel.write(rest);
+        connection.written += before - rest.size();
+        if (result != Channel::Result::done) return waits(result);
+        if (!rest.empty()) break;
+        connection.answer.clear();
+        if (connection.close) {
+          // Closed at once, what the client still sends would be answered by a reset, which may overtake
+          // this.
+          connection.channel.finish();
+          connection.phase = Phase::lingering;
+          connection.deadline = in(1);
+        } else {
+          start_reading(connection);
+        }
+        break;
+      }
+      case Phase::lingering: {
+        std::string ignored;
+        const Channel::Result result = connection.channel.read(ignored);
+        if (result != Channel::Result::done) return waits(result);
+        break;
+      }
+    }
+  }
+}
+
+// Whether there was something to do: an answer to write now, or to wait for.
+bool Connections::Loop::hand_over(Number number, Connection& connection) {
+  if (connection.read.empty()) return false;
+  switch (connection.frame.look(connection.read)) {
+    case RequestFrame::State::incomplete:
+      if (connection.frame.wants_to_be_told()) {
+        // A few bytes, for which there is always room in a connection on which nothing else is under way.
+        std::string_view go_on = "HTTP/1.1 100 Continue\r\n\r\n";
+        connection.channel.write(go_on);
+      }
+      return false;
+    case RequestFrame::State::refused:
+      start_writing(connection,
+                    refuser_(connection.frame.status(), connection.frame.code(), connection.frame.reason()),
+                    true);
+      return true;
+    case RequestFrame::State::complete:
+      break;
+  }
+  const std::size_t size = connection.frame.size();
+  WholeRequest request{connection.read.substr(0, size), connection.address};
+  connection.read.erase(0, size);
+  if (connection.read.empty()) connection.read.shrink_to_fit();
+  buffered_ -= size;
+  connection.phase = Phase::answering;
+  {
+    const std::lock_guard lock(mutex_);
+    requests_.emplace_back(number, std::move(request));
+  }
+  changed_.notify_one();
+  return true;
+}
+
+void Connections::Loop::start_writing(Connection& connection, std::string answer, bool close) {
+  buffered_ -= close ? connection.read.size() : 0;
+  if (close) connection.read.clear();
+  connection.answer = std::move(answer);
+  connection.written = 0;
+  connection.close = close;
+  connection.phase = Phase::writing;
+  connection.deadline = in(options_.write_seconds);
+}
+
+void Connections::Loop::start_reading(Connection& connection) {
+  connection.phase = Phase::reading;
+  connection.frame = RequestFrame(options_.limits);
+  connection.quiet_since = Clock::now();
+  connection.deadline = in(connection.read.empty() ? options_.idle_seconds : options_.request_seconds);
+}
+
+void Connections::Loop::take_answers() {
+  std::vector<std::pair<Number, WholeAnswer>> answers;
+  {
+    const std::lock_guard lock(mutex_);
+    answers.swap(answers_);
+  }
+  for (auto& [number, answer] : answers) {
+    const auto found = connections_.find(number);
+    if (found == connections_.end()) continue;
+    Connection& connection = *found->second;
+    start_writing(connection, std::move(answer.bytes), answer.close);
+    if (connection.gone || !advance(number, connection)) close(number);
+  }
+}
+
+void Connections::Loop::sweep() {
+  const Clock::time_point now = Clock::now();
+  next_sweep_ = now + std::chrono::milliseconds(100);
+  const auto quiet_for = [&](const Connection& connection) {
+    return std::chrono::duration<double>(now - connection.quiet_since).count();
+  };
+  std::vector<Number> late;
+  for (const auto& [number, connection] : connections_)
+    if (connection->phase != Phase::answering &&
+        (connection->deadline < now ||
+         (listener_.get() < 0 && connection->idle() && quiet_for(*connection) > options_.linger_seconds)))
+      late.push_back(number);
+  for (const Number number : late) {
+    Connection& connection = *connections_.at(number);
+    // Who has sent half of a request is told why it goes no further.
+    const bool tells = connection.phase == Phase::reading && !connection.read.empty();
+    if (tells)
+      start_writing(connection, refuser_(408, "too_slow", "the request took too long to arrive"), true);
+    if (!tells || !advance(number, connection)) close(number);
+  }
+}
+
+// Once it is to end: new connections are served for a moment, for those who have not heard yet; then idle
+// ones are closed, and others once they have been answered.
+bool Connections::Loop::ended() {
+  if (!ending_) return false;
+  if (end_began_ == Clock::time_point()) end_began_ = Clock::now();
+  const double passed = std::chrono::duration<double>(Clock::now() - end_began_).count();
+  if (passed >= options_.linger_seconds && listener_.get() >= 0) {
+    accept_all();  // those that are there already
+    listener_.close();
+  }
+  return passed >= options_.drain_seconds || (listener_.get() < 0 && connections_.empty());
+}
+
+Connections::Connections(const ConnectionOptions& options, Handler handler, Refuser refuser)
+    : loop_(std::make_unique<Loop>(options, std::move(handler), std::move(refuser))) {}
+Connections::~Connections() = default;
+int Connections::port() const { return loop_->port(); }
+void Connections::run() { loop_->run(); }
+void Connections::end() { loop_->end(); }
+bool Connections::ending() const { return loop_->ending(); }
+std::size_t Connections::open() const { return loop_->open(); }
+
+}  // namespace conclave::service

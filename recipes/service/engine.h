@@ -1,0 +1,45 @@
+// The middle of the service's layers: batches of queries become answers.
+#pragma once
+
+#include <chrono>
+#include <future>
+#include <span>
+
+#include "recipes/service/query.h"
+
+namespace conclave::service {
+
+/// A query on its way through the engine.
+struct Job {
+  explicit Job(Query asked) : query(std::move(asked)) {}
+
+  Query query;
+  Answer answer;
+  std::int64_t rows = 0;  ///< of the model, that it has in a batch
+  std::chrono::steady_clock::time_point arrived = std::chrono::steady_clock::now();
+  std::promise<void> answered;  ///< or failed; whoever asked may be gone right after
+};
+
+/// What a batch took.
+struct EngineWork {
+  std::int64_t rows = 0;                          ///< that the jobs have
+  std::int64_t rows_computed = 0;                 ///< with padding, where there is any
+  double seconds = 0, routing_seconds = 0;        ///< the latter of routers and gates alone
+  std::int64_t cache_hits = 0, cache_misses = 0;  ///< of the routing caches
+};
+
+class Engine {
+ public:
+  virtual ~Engine() = default;
+  virtual const ModelFacts& facts() const = 0;
+  /// From any thread, before the job is queued: gives its answer the memory that it takes, and says how many
+  /// rows it has.
+  virtual void prepare(Job& job) const = 0;
+  /// Jobs that go_together(). From one thread.
+  virtual EngineWork answer(std::span<Job* const> jobs) = 0;
+};
+
+/// Whether one batch can answer both.
+bool go_together(const Query& a, const Query& b);
+
+}  // namespace conclave::service

@@ -1,0 +1,262 @@
+#include "recipes/service/http_service.h"
+
+#include <fmt/ranges.h>
+#include <httplib.h>
+#include <openssl/crypto.h>
+
+#include <cmath>
+
+#include "recipes/service/embedded.h"
+
+namespace conclave::service {
+namespace {
+
+// A request that is whole, for httplib to read, and its answer.
+class WholeStream : public httplib::Stream {
+ public:
+  explicit WholeStream(const WholeRequest& request) : request_(request) {}
+
+  bool is_readable() const override { return true; }
+  bool is_writable() const override { return true; }
+  ssize_t read(char* to, std::size_t size) override {
+    const std::size_t some = request_.bytes.copy(to, size, read_);
+    read_ += some;
+    return static_cast<ssize_t>(some);
+  }
+  ssize_t write(const char* from, std::size_t size) override {
+    answer.append(from, size);
+    return static_cast<ssize_t>(size);
+  }
+  void get_remote_ip_and_port(std::string& address, int& port) const override {
+    address = request_.address, port = 0;
+  }
+  void get_local_ip_and_port(std::string& /*address*/, int& /*port*/) const override {}
+  socket_t socket() const override { return INVALID_SOCKET; }
+
+  std::string answer;
+
+ private:
+  const WholeRequest& request_;
+  std::size_t read_ = 0;
+};
+
+constexpr const char* kJson = "application/json";
+
+const char* reason_of(int status) {
+  switch (status) {
+    case 400:
+      return "Bad Request";
+    case 408:
+      return "Request Timeout";
+    case 411:
+      return "Length Required";
+    case 413:
+      return "Payload Too Large";
+    case 417:
+      return "Expectation Failed";
+    case 431:
+      return "Request Header Fields Too Large";
+    case 503:
+      return "Service Unavailable";
+    case 505:
+      return "HTTP Version Not Supported";
+    default:
+      return "Error";
+  }
+}
+
+void set_error(httplib::Response& answer, int status, std::string_view code, std::string_view message) {
+  answer.status = status;
+  answer.set_content(error_text(code, message), kJson);
+}
+
+}  // namespace
+
+// httplib divides requests into their parts and calls the handlers; the connections are ours.
+class HttpService::Server : private httplib::Server {
+ public:
+  Server(const HttpOptions& options, const Inputs& inputs, const Engine& engine, BatchQueue& queue,
+         const Outputs& outputs, Metrics& metrics)
+      : options_(options),
+        inputs_(inputs),
+        engine_(engine),
+        queue_(queue),
+        outputs_(outputs),
+        metrics_(metrics),
+        limit_(options.rate, options.burst),
+        connections_(
+            options.connections, [this](const WholeRequest& request) { return handle(request); },
+            [this](int status, std::string_view code, std::string_view reason) {
+              return refusal(status, code, reason);
+            }) {
+    set_payload_max_length(options.connections.limits.body);
+    set_keep_alive_max_count(1'000'000);
+    set_keep_alive_timeout(static_cast<time_t>(options.connections.idle_seconds));
+    route();
+  }
+
+  Connections& connections() { return connections_; }
+
+ private:
+  void route() {
+    Get("/healthz", [](const auto&, auto& answer) { answer.set_content("alive\n", "text/plain"); });
+    Get("/readyz", [this](const auto&, auto& answer) {
+      if (connections_.ending())
+        set_error(answer, 503, "draining", "the service ends");
+      else
+        answer.set_content("ready\n", "text/plain");
+    });
+    Get("/metrics", [this](const auto&, auto& answer) {
+      answer.set_content(metrics_.text({queue_.waiting(), connections_.open(), !connections_.ending()}),
+                         "text/plain; version=0.0.4; charset=utf-8");
+    });
+    Get("/openapi.json", [](const auto&, auto& answer) { answer.set_content(std::string(kOpenApi), kJson); });
+    Get("/", [](const auto&, auto& answer) {
+      answer.set_content(std::string(kPage), "text/html; charset=utf-8");
+      answer.set_header("Content-Security-Policy",
+                        "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+                        "img-src data: blob:; connect-src 'self'; base-uri 'none'; frame-ancestors 'none'");
+      answer.set_header("X-Content-Type-Options", "nosniff");
+    });
+    Get("/v1", [this](const auto&, auto& answer) { answer.set_content(facts_text(engine_.facts()), kJson); });
+    Post("/v1/([a-z]+)", [this](const auto& request, auto& answer) { answer_query(request, answer); });
+    Get("/v1/([a-z]+)", [](const auto&, auto& answer) {
+      answer.set_header("Allow", "POST");
+      set_error(answer, 405, "method_not_allowed", "ask by POST");
+    });
+    set_pre_routing_handler([this](const auto& request, auto& answer) {
+      return admit(request, answer) ? HandlerResponse::Unhandled : HandlerResponse::Handled;
+    });
+    set_error_handler([this](const auto& request, auto& answer) { explain(request, answer); });
+    set_exception_handler([](const auto&, auto& answer, std::exception_ptr failure) {
+      try {
+        std::rethrow_exception(failure);
+      } catch (const std::exception& error) {
+        set_error(answer, 500, "internal", error.what());
+      } catch (...) {
+        set_error(answer, 500, "internal", "unknown");
+      }
+    });
+  }
+
+  WholeAnswer handle(const WholeRequest& request) {
+    WholeStream stream(request);
+    bool closed = false;
+    const auto start = std::chrono::steady_clock::now();
+    task_ = std::nullopt, status_ = 400;
+    const bool ending = connections_.ending();  // as the client is told by this answer, and not a moment later
+    const bool good = process_request(stream, ending, closed, nullptr);
+    constexpr std::string_view kContinue =
+        "HTTP/1.1 100 Continue\r\n\r\n";  // which the client was told before
+    if (stream.answer.starts_with(kContinue)) stream.answer.erase(0, kContinue.size());
+    if (stream.answer.size() > 12) status_ = std::atoi(stream.answer.c_str() + 9);
+    const std::chrono::duration<double> passed = std::chrono::steady_clock::now() - start;
+    metrics_.answered(task_, status_, passed.count());
+    return {std::move(stream.answer), closed || !good || ending};
+  }
+
+  std::string refusal(int status, std::string_view code, std::string_view reason) {
+    metrics_.answered(std::nullopt, status, 0);
+    const std::string body = error_text(code, reason);
+    return fmt::format(
+        "HTTP/1.1 {} {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{}", status,
+        reason_of(status), kJson, body.size(), body);
+  }
+
+  // Whether a request may go on to be read.
+  bool admit(const httplib::Request& request, httplib::Response& answer) {
+    if (!request.path.starts_with("/v1/")) return true;
+    const double wait = limit_.wait(request.remote_addr);
+    if (wait > 0) {
+      answer.set_header("Retry-After", std::to_string(static_cast<int>(std::ceil(wait))));
+      set_error(answer, 429, "too_many_requests", "too many requests from this address");
+      return false;
+    }
+    if (options_.token.empty() || has_token(request.get_header_value("Authorization"))) return true;
+    answer.set_header("WWW-Authenticate", "Bearer");
+    set_error(answer, 401, "unauthorized", "send the token: Authorization: Bearer TOKEN");
+    return false;
+  }
+
+  // In a time that says nothing of how much of it is right.
+  bool has_token(std::string_view given) const {
+    constexpr std::string_view kBearer = "Bearer ";
+    if (!given.starts_with(kBearer)) return false;
+    given.remove_prefix(kBearer.size());
+    return given.size() == options_.token.size() &&
+           CRYPTO_memcmp(given.data(), options_.token.data(), given.size()) == 0;
+  }
+
+  void answer_query(const httplib::Request& request, httplib::Response& answer) {
+    try {
+      const std::string name = request.matches[1];
+      const auto found = std::ranges::find(kTaskNames, name);
+      if (found == kTaskNames.end())
+        throw Refusal(404, "unknown_task",
+                      fmt::format("there is no task {}; there are {}", name, fmt::join(kTaskNames, ", ")));
+      const auto task = static_cast<TaskKind>(found - kTaskNames.begin());
+      if (!engine_.facts().can(task))
+        throw Refusal(404, "task_not_served", fmt::format("{} is nothing that this service does", name));
+      task_ = task;
+      const AnswerWriter& writer =
+          outputs_.choose(task, request.get_param_value("format"), request.get_header_value("Accept"));
+      Job job(inputs_.read(task, body_of(request)));
+      engine_.prepare(job);
+      std::future<void> answered = job.answered.get_future();
+      if (!queue_.push(job)) throw Refusal(503, "busy", "too many requests wait for an answer; try again");
+      answered.get();
+      answer.status = 200;
+      answer.set_content(writer.write(engine_.facts(), job.query, job.answer), std::string(writer.type()));
+    } catch (const Refusal& refused) {
+      if (refused.status == 503) answer.set_header("Retry-After", "1");
+      set_error(answer, refused.status, refused.code, refused.what());
+    }
+  }
+
+  static Body body_of(const httplib::Request& request) {
+    const auto type = request.headers.find("Content-Type");
+    Body body{.type = type == request.headers.end() ? std::string_view() : std::string_view(type->second),
+              .bytes = request.body};
+    for (const auto& [name, file] : request.files) body.parts.push_back({name, file.content});
+    return body;
+  }
+
+  // Statuses that httplib gives by itself.
+  void explain(const httplib::Request& request, httplib::Response& answer) const {
+    if (!answer.body.empty()) return;
+    switch (answer.status) {
+      case 404:
+        return set_error(answer, 404, "not_found", fmt::format("there is nothing at {}", request.path));
+      case 413:
+        return set_error(answer, 413, "body_too_large", "the body is too large");
+      case 414:
+        return set_error(answer, 414, "path_too_long", "the request's line is too long");
+      default:
+        return set_error(answer, answer.status, "bad_request", "the request makes no sense");
+    }
+  }
+
+  const HttpOptions options_;
+  const Inputs& inputs_;
+  const Engine& engine_;
+  BatchQueue& queue_;
+  const Outputs& outputs_;
+  Metrics& metrics_;
+  RateLimit limit_;
+  static thread_local std::optional<TaskKind> task_;  // of the request at hand
+  static thread_local int status_;
+  Connections connections_;
+};
+
+thread_local std::optional<TaskKind> HttpService::Server::task_;
+thread_local int HttpService::Server::status_ = 0;
+
+HttpService::HttpService(const HttpOptions& options, const Inputs& inputs, const Engine& engine,
+                         BatchQueue& queue, const Outputs& outputs, Metrics& metrics)
+    : server_(std::make_unique<Server>(options, inputs, engine, queue, outputs, metrics)) {}
+HttpService::~HttpService() = default;
+int HttpService::port() const { return server_->connections().port(); }
+void HttpService::run() { server_->connections().run(); }
+void HttpService::end() { server_->connections().end(); }
+
+}  // namespace conclave::service

@@ -1,0 +1,228 @@
+#include "recipes/service/inputs.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <nlohmann/json.hpp>
+
+#include "core/spelling.h"
+#include "core/text.h"
+#include "data/file.h"
+#include "data/image_transform.h"
+#include "recipes/service/base64.h"
+
+namespace conclave::service {
+namespace {
+
+using nlohmann::json;
+
+[[noreturn]] void refuse(std::string code, const std::string& message, int status = 400) {
+  throw Refusal(status, std::move(code), message);
+}
+
+// "image/png;base64,..." of a page's own, or the letters alone.
+std::string image_of(const std::string& letters) {
+  std::string_view data = letters;
+  if (data.starts_with("data:")) {
+    const std::size_t comma = data.find(";base64,");
+    if (comma == std::string_view::npos) refuse("bad_image", "image: a data URL that is not base64");
+    data.remove_prefix(comma + 8);
+  }
+  auto bytes = from_base64(data);
+  if (!bytes) refuse("bad_image", "image: not base64 (RFC 4648, with padding)");
+  return std::move(*bytes);
+}
+
+void put(Fields& fields, const std::string& name, json value) {
+  if (name != "text" && name != "image") {
+    (*fields.options)[name] = std::move(value);
+    return;
+  }
+  if (value.is_null()) return;
+  if (!value.is_string()) refuse("bad_field", name + ": expected a string");
+  auto& text = value.get_ref<std::string&>();
+  (name == "text" ? fields.text : fields.image) = name == "text" ? std::move(text) : image_of(text);
+}
+
+// The options that a task has, and where they go.
+class Options {
+ public:
+  Options(const json& given, std::string_view task) : given_(given), task_(task) {}
+
+  template <class T>
+  void number(std::string_view name, T& value, double least, double most) {
+    const json* found = find(name);
+    if (!found) return;
+    const bool right = std::is_integral_v<T> ? found->is_number_integer() : found->is_number();
+    const double number = right ? found->get<double>() : 0;
+    if (!right || !(number >= least && number <= most))
+      refuse("bad_option",
+             fmt::format("{}: expected {} from {} to {}, not {}", name,
+                         std::is_integral_v<T> ? "a whole number" : "a number", least, most, shown(*found)));
+    value = found->get<T>();
+  }
+  void truth(std::string_view name, bool& value) {
+    const json* found = find(name);
+    if (!found) return;
+    if (!found->is_boolean())
+      refuse("bad_option", fmt::format("{}: expected true or false, not {}", name, shown(*found)));
+    value = found->get<bool>();
+  }
+  /// Once all were asked for: whatever else was given is unknown.
+  void done() const {
+    for (const auto& [name, value] : given_.items()) {
+      if (std::ranges::find(known_, name) != known_.end()) continue;
+      std::vector<std::string_view> all{"text", "image"};
+      all.insert(all.end(), known_.begin(), known_.end());
+      refuse("unknown_field", fmt::format("{}: {} has no such field; did you mean {}? There are {}",
+                                          json(name).dump(-1, ' ', false, json::error_handler_t::replace),
+                                          task_, nearest(name, all), fmt::join(all, ", ")));
+    }
+  }
+
+ private:
+  const json* find(std::string_view name) {
+    known_.push_back(name);
+    const auto found = given_.find(name);
+    return found == given_.end() || found->is_null() ? nullptr : &*found;
+  }
+  static std::string shown(const json& value) {
+    const std::string text = value.dump(-1, ' ', true, json::error_handler_t::replace);
+    return text.size() <= 40 ? text : text.substr(0, 40) + "...";
+  }
+
+  const json& given_;
+  std::string_view task_;
+  std::vector<std::string_view> known_;
+};
+
+void read_options(const Fields& fields, std::int64_t max_length, Query& query) {
+  Options options(*fields.options, name_of(query.task));
+  options.truth("experts", query.experts);
+  CaptionOptions& caption = query.caption;
+  SamplerOptions& sampling = query.sampling;
+  constexpr double kMostSeed = 9007199254740992.0;  // a whole number in JSON, whoever reads it
+  switch (query.task) {
+    case TaskKind::classify:
+      options.number("top", query.top, 1, 1000);
+      break;
+    case TaskKind::caption:
+      options.number("beam", caption.beam, 1, 8);
+      options.number("length_penalty", caption.length_penalty, 0, 10);
+      options.number("top_p", caption.top_p, 0, 1);
+      options.number("temperature", caption.temperature, 0.01, 100);
+      options.number("seed", caption.seed, 0, kMostSeed);
+      options.number("max_tokens", caption.max_tokens, 1, static_cast<double>(max_length));
+      if (caption.top_p > 0 && caption.beam > 1) refuse("bad_option", "beam and top_p: give one of the two");
+      break;
+    case TaskKind::generate:
+      options.number("count", query.count, 1, 16);
+      options.number("steps", sampling.steps, 1, 100);
+      options.number("guidance", sampling.guidance, 0, 20);
+      options.number("seed", sampling.seed, 0, kMostSeed);
+      break;
+    case TaskKind::embed:
+      break;
+  }
+  options.done();
+}
+
+}  // namespace
+
+Fields::Fields() : options(std::make_unique<json>(json::object())) {}
+Fields::~Fields() = default;
+Fields::Fields(Fields&&) noexcept = default;
+
+Fields JsonReader::read(const Body& body) const {
+  json read;
+  try {
+    read = json::parse(body.bytes);
+  } catch (const json::exception& error) {
+    refuse("bad_json", fmt::format("the body is no JSON: {}", error.what()));
+  }
+  if (!read.is_object()) refuse("bad_json", "the body is JSON, but no object: {\"text\": \"...\"}");
+  Fields fields;
+  for (auto& [name, value] : read.items()) put(fields, name, std::move(value));
+  return fields;
+}
+
+Fields FormReader::read(const Body& body) const {
+  Fields fields;
+  for (const auto& [name, content] : body.parts) {
+    if (name == "image") {
+      fields.image.emplace(content);
+    } else if (name == "text") {
+      fields.text.emplace(content);
+    } else {
+      json value = json::parse(content, nullptr, false);
+      put(fields, std::string(name), value.is_discarded() ? json(std::string(content)) : std::move(value));
+    }
+  }
+  return fields;
+}
+
+Inputs::Inputs(const InputShape& shape) : shape_(shape) {
+  add(std::make_unique<JsonReader>());
+  add(std::make_unique<FormReader>());
+}
+
+Query Inputs::read(TaskKind task, const Body& body) const {
+  std::string type(trimmed(body.type.substr(0, body.type.find(';'))));
+  std::ranges::transform(type, type.begin(), [](char c) { return c >= 'A' && c <= 'Z' ? char(c + 32) : c; });
+  std::vector<std::string_view> types;
+  for (const auto& reader : readers_) {
+    if (reader->type() == type) return query_of(task, reader->read(body));
+    types.push_back(reader->type());
+  }
+  refuse("unsupported_type",
+         fmt::format("Content-Type: {}; expected {}", type.empty() ? "missing" : "not one that is read here",
+                     fmt::join(types, " or ")),
+         415);
+}
+
+Query Inputs::query_of(TaskKind task, const Fields& fields) const {
+  Query query{.task = task};
+  const auto without = [&](bool given, const char* what, const char* why) {
+    if (given) refuse("unwanted_field", fmt::format("{}: {} {}", what, name_of(task), why));
+  };
+  if (task == TaskKind::caption) {
+    without(fields.text.has_value(), "text", "takes an image alone");
+    if (!fields.image) refuse("missing_field", "image: caption needs one");
+  } else if (task == TaskKind::generate) {
+    without(fields.image.has_value(), "image", "takes a text alone");
+    if (!fields.text) refuse("missing_field", "text: generate needs one");
+  } else {
+    without(fields.text.has_value() && !shape_.classifies_texts, "text", "takes images alone, by this model");
+    without(fields.image.has_value() && !shape_.classifies_images, "image",
+            "takes texts alone, by this model");
+    if (!fields.text && !fields.image)
+      refuse("missing_field",
+             fmt::format("{}: {} needs one", shape_.classifies_texts ? "text" : "image", name_of(task)));
+  }
+  read_options(fields, shape_.max_length, query);
+  if (fields.text) {
+    const std::string& text = *fields.text;
+    if (trimmed(text, " \t\r\n").empty()) refuse("empty_text", "text: it is empty");
+    if (text.size() > kMostText)
+      refuse("text_too_long", fmt::format("text: {} bytes; {} are the most", text.size(), kMostText), 413);
+    const std::size_t invalid = find_invalid_utf8(text);
+    if (invalid != std::string_view::npos)
+      refuse("bad_text", fmt::format("text: not UTF-8 from byte {} on", invalid));
+    // As with `conclave predict`, of a model of pairs a tab parts the two.
+    const TextExample example =
+        text_example(text, task != TaskKind::generate && shape_.tokenizer->separator().has_value());
+    const TokenizedSplit split = shape_.tokenizer->encode_split(std::span(&example, 1), shape_.max_length);
+    const auto tokens = split.sequence(0);
+    query.tokens.assign(tokens.begin(), tokens.end());
+  }
+  if (fields.image) try {
+      query.pixels = fit_image(decode_image(*fields.image, "image", kMostPixels), shape_.image);
+    } catch (const Error& error) {
+      refuse("bad_image", error.what());
+    }
+  return query;
+}
+
+}  // namespace conclave::service

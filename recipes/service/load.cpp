@@ -1,0 +1,105 @@
+#include "recipes/service/load.h"
+
+#include <httplib.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <mutex>
+#include <thread>
+
+#include "core/error.h"
+#include "core/random.h"
+
+namespace conclave::service {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+class Generator {
+ public:
+  explicit Generator(const LoadOptions& options) : options_(options), start_(Clock::now()) {}
+
+  LoadResult run() {
+    std::vector<std::thread> clients;
+    for (int i = 0; i < options_.clients; ++i) clients.emplace_back([this] { ask_on(); });
+    for (std::thread& client : clients) client.join();
+    result_.seconds = seconds_since_start();
+    std::ranges::sort(result_.latencies);
+    return std::move(result_);
+  }
+
+ private:
+  double seconds_since_start() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
+
+  // When request `number` is due, after the start: a Poisson process of the rate. Called once for each, in
+  // order.
+  double next_due() {
+    const RandomStream stream{.seed = 1};
+    due_ -= std::log(1 - stream.uniform(drawn_++)) / options_.rate;
+    return due_;
+  }
+
+  void ask_on() {
+    httplib::Client client(options_.url);
+    client.set_keep_alive(true);
+    client.set_tcp_nodelay(true);
+    client.set_read_timeout(60);
+    client.enable_server_certificate_verification(false);
+    httplib::Headers headers;
+    if (!options_.token.empty()) headers.emplace("Authorization", "Bearer " + options_.token);
+    LoadResult mine;
+    for (;;) {
+      double due = seconds_since_start();
+      std::size_t number = 0;
+      {
+        const std::lock_guard lock(mutex_);
+        number = asked_++;
+        if (options_.rate > 0) due = next_due();
+      }
+      if (due >= options_.seconds) break;
+      std::this_thread::sleep_until(
+          start_ + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(due)));
+      const auto answer = client.Post(options_.path, headers,
+                                      options_.bodies[number % options_.bodies.size()], "application/json");
+      if (!answer) {
+        ++mine.failed;
+      } else if (answer->status != 200) {
+        ++mine.refused;
+      } else {
+        ++mine.answered;
+        mine.latencies.push_back(seconds_since_start() - due);
+      }
+    }
+    const std::lock_guard lock(mutex_);
+    result_.answered += mine.answered, result_.refused += mine.refused, result_.failed += mine.failed;
+    result_.latencies.insert(result_.latencies.end(), mine.latencies.begin(), mine.latencies.end());
+  }
+
+  const LoadOptions& options_;
+  const Clock::time_point start_;
+  std::mutex mutex_;
+  std::size_t asked_ = 0;
+  double due_ = 0;
+  std::uint64_t drawn_ = 0;
+  LoadResult result_;
+};
+
+}  // namespace
+
+double LoadResult::percentile(double share) const {
+  if (latencies.empty()) return 0;
+  const auto last = static_cast<double>(latencies.size() - 1);
+  return latencies[static_cast<std::size_t>(std::ceil(share * last))];
+}
+
+LoadResult load(const LoadOptions& options) {
+  require(!options.bodies.empty() && options.clients >= 1 && options.seconds > 0,
+          "load: nothing to ask, nobody who asks, or no time");
+  httplib::Client client(options.url);
+  client.enable_server_certificate_verification(false);
+  require(client.is_valid() && client.Get("/healthz"), "{}: no service answers there", options.url);
+  return Generator(options).run();
+}
+
+}  // namespace conclave::service

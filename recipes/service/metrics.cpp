@@ -1,0 +1,97 @@
+#include "recipes/service/metrics.h"
+
+#include <prometheus/counter.h>
+#include <prometheus/gauge.h>
+#include <prometheus/histogram.h>
+#include <prometheus/registry.h>
+#include <prometheus/text_serializer.h>
+
+#include <array>
+
+namespace conclave::service {
+namespace {
+
+const prometheus::Histogram::BucketBoundaries kSeconds{0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1,
+                                                       0.2,   0.5,   1,     2,    5,    10};
+const prometheus::Histogram::BucketBoundaries kJobs{1, 2, 4, 8, 16, 32, 64, 128, 256};
+const prometheus::Histogram::BucketBoundaries kRows{16, 64, 256, 1024, 4096, 16384};
+
+std::string label(std::optional<TaskKind> task) { return task ? std::string(name_of(*task)) : "none"; }
+
+}  // namespace
+
+struct Metrics::Families {
+  prometheus::Registry registry;
+
+  template <class Builder>
+  auto& family(Builder build, const char* name, const char* help) {
+    return build().Name(name).Help(help).Register(registry);
+  }
+  prometheus::Family<prometheus::Counter>& counter(const char* name, const char* help) {
+    return family(prometheus::BuildCounter, name, help);
+  }
+  prometheus::Family<prometheus::Histogram>& histogram(const char* name, const char* help) {
+    return family(prometheus::BuildHistogram, name, help);
+  }
+  prometheus::Gauge& gauge(const char* name, const char* help) {
+    return family(prometheus::BuildGauge, name, help).Add({});
+  }
+
+  prometheus::Family<prometheus::Counter>& requests =
+      counter("conclave_requests_total", "Requests answered, by task and HTTP status.");
+  prometheus::Family<prometheus::Histogram>& latency = histogram(
+      "conclave_request_seconds", "From a request's last byte to its answer, of answers with status 200.");
+  prometheus::Family<prometheus::Histogram>& batch_jobs =
+      histogram("conclave_batch_queries", "Queries in a batch.");
+  prometheus::Family<prometheus::Histogram>& batch_rows =
+      histogram("conclave_batch_rows", "Rows of the model in a batch: tokens, and what stands for images.");
+  prometheus::Counter& rows = counter("conclave_rows_total", "Rows that queries had.").Add({});
+  prometheus::Counter& computed = counter("conclave_rows_computed_total",
+                                          "Rows computed for them; what they are more than those is padding.")
+                                      .Add({});
+  prometheus::Counter& seconds =
+      counter("conclave_engine_seconds_total", "Time in which the engine was at work.").Add({});
+  prometheus::Counter& routing =
+      counter("conclave_routing_seconds_total", "The part of it that routers and gates took.").Add({});
+  prometheus::Family<prometheus::Counter>& looked_up =
+      counter("conclave_route_cache_lookups_total", "Look-ups in the routing caches, by result.");
+  prometheus::Gauge& waiting = gauge("conclave_queue_depth", "Queries that wait for the engine.");
+  prometheus::Gauge& connections = gauge("conclave_connections", "Open connections.");
+  prometheus::Gauge& ready = gauge("conclave_ready", "1 while requests are welcome.");
+  prometheus::Gauge& padding =
+      gauge("conclave_padding_share", "Of the rows computed, those that no query had, since the start.");
+};
+
+Metrics::Metrics() : families_(std::make_unique<Families>()) {}
+Metrics::~Metrics() = default;
+
+void Metrics::answered(std::optional<TaskKind> task, int status, double seconds) {
+  families_->requests.Add({{"task", label(task)}, {"status", std::to_string(status)}}).Increment();
+  if (task && status == 200) families_->latency.Add({{"task", label(task)}}, kSeconds).Observe(seconds);
+}
+
+void Metrics::computed(TaskKind task, std::size_t jobs, const EngineWork& work) {
+  Families& to = *families_;
+  to.batch_jobs.Add({{"task", label(task)}}, kJobs).Observe(static_cast<double>(jobs));
+  to.batch_rows.Add({{"task", label(task)}}, kRows).Observe(static_cast<double>(work.rows));
+  // Of texts that are written token by token nobody knows before how many rows they will have.
+  const auto computed_rows = static_cast<double>(work.rows_computed);
+  to.rows.Increment(task == TaskKind::caption ? computed_rows : static_cast<double>(work.rows));
+  to.computed.Increment(computed_rows);
+  to.seconds.Increment(work.seconds);
+  to.routing.Increment(work.routing_seconds);
+  to.looked_up.Add({{"result", "hit"}}).Increment(static_cast<double>(work.cache_hits));
+  to.looked_up.Add({{"result", "miss"}}).Increment(static_cast<double>(work.cache_misses));
+}
+
+std::string Metrics::text(const Now& now) {
+  Families& to = *families_;
+  to.waiting.Set(static_cast<double>(now.waiting));
+  to.connections.Set(static_cast<double>(now.connections));
+  to.ready.Set(now.ready ? 1 : 0);
+  const double computed = to.computed.Value();
+  to.padding.Set(computed > 0 ? 1 - to.rows.Value() / computed : 0);
+  return prometheus::TextSerializer().Serialize(to.registry.Collect());
+}
+
+}  // namespace conclave::service

@@ -1,0 +1,145 @@
+#include "recipes/service/outputs.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <charconv>
+#include <nlohmann/json.hpp>
+#include <numeric>
+#include <span>
+
+#include "core/text.h"
+#include "recipes/image_grid.h"
+#include "recipes/service/base64.h"
+
+namespace conclave::service {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// Bytes that are no UTF-8 become replacement characters, so that the output is always JSON.
+std::string text_of(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
+
+// The likeliest first.
+std::vector<std::size_t> likeliest(const Query& query, const Answer& answer) {
+  std::vector<std::size_t> order(answer.probabilities.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::ranges::stable_sort(order, std::greater(), [&](std::size_t c) { return answer.probabilities[c]; });
+  order.resize(std::min(order.size(), static_cast<std::size_t>(query.top)));
+  return order;
+}
+
+std::string csv_field(std::string_view text) {
+  std::string field = "\"";
+  for (const char c : text) field.append(c == '"' ? 2 : 1, c);
+  return field + "\"";
+}
+
+// How much of Accept's list would like `type`: the weight of the closest range (RFC 9110, section 12.5.1).
+double liking(std::string_view accept, std::string_view type) {
+  if (trimmed(accept).empty()) return 1;
+  double weight = 0;
+  std::size_t closest = 0;
+  while (!accept.empty()) {
+    const std::size_t comma = accept.find(',');
+    const std::string_view item = accept.substr(0, comma);
+    accept.remove_prefix(comma == std::string_view::npos ? accept.size() : comma + 1);
+    const std::string_view range = trimmed(item.substr(0, item.find(';')));
+    const bool all = range == "*/*";
+    const bool of_kind = range.ends_with("/*") && type.starts_with(range.substr(0, range.size() - 1));
+    if (!all && !of_kind && range != type) continue;
+    const std::size_t closeness = all ? 1 : of_kind ? 2 : 3;
+    if (closeness < closest) continue;
+    closest = closeness;
+    weight = 1;
+    if (const std::size_t q = item.find("q="); q != std::string_view::npos)
+      std::from_chars(item.data() + q + 2, item.data() + item.size(), weight);
+  }
+  return weight;
+}
+
+}  // namespace
+
+std::string facts_text(const ModelFacts& model) {
+  Json tasks = Json::array();
+  for (std::size_t task = 0; task < kTaskNames.size(); ++task)
+    if (model.tasks[task]) tasks.push_back(kTaskNames[task]);
+  return text_of({{"model", model.name}, {"tasks", tasks}, {"classes", model.class_names}}) + "\n";
+}
+
+std::string error_text(std::string_view code, std::string_view message) {
+  return text_of({{"error", {{"code", code}, {"message", message}}}}) + "\n";
+}
+
+std::string JsonWriter::write(const ModelFacts& model, const Query& query, const Answer& answer) const {
+  Json json{{"task", name_of(query.task)}, {"model", model.name}};
+  if (!query.tokens.empty()) json["tokens"] = query.tokens.size();
+  switch (query.task) {
+    case TaskKind::classify: {
+      const auto order = likeliest(query, answer);
+      json["class"] = model.class_names.at(order.front());
+      json["probability"] = answer.probabilities[order.front()];
+      for (const std::size_t c : order)
+        json["top"].push_back({{"class", model.class_names[c]}, {"probability", answer.probabilities[c]}});
+      break;
+    }
+    case TaskKind::caption:
+      json["caption"] = answer.caption;
+      json["log_probability"] = answer.log_probability;
+      break;
+    case TaskKind::generate:
+      json["seed"] = query.sampling.seed;
+      for (const Image& image : answer.images) json["images"].push_back(to_base64(encode_png(image)));
+      break;
+    case TaskKind::embed:
+      json["embedding"] = answer.embedding;
+      break;
+  }
+  for (std::size_t l = 0; l < model.layer_names.size() && !answer.experts.empty(); ++l) {
+    const auto experts = static_cast<std::size_t>(model.experts);
+    const auto rows = std::span(answer.experts).subspan(l * experts, experts);
+    json["experts"].push_back(
+        {{"layer", model.layer_names[l]}, {"rows", std::vector(rows.begin(), rows.end())}});
+  }
+  return text_of(json) + "\n";
+}
+
+std::string CsvWriter::write(const ModelFacts& model, const Query& query, const Answer& answer) const {
+  if (query.task == TaskKind::embed) return fmt::format("{}\r\n", fmt::join(answer.embedding, ","));
+  if (query.task == TaskKind::caption)
+    return fmt::format("caption,log_probability\r\n{},{}\r\n", csv_field(answer.caption),
+                       answer.log_probability);
+  std::string text = "class,probability\r\n";
+  for (const std::size_t c : likeliest(query, answer))
+    text += fmt::format("{},{}\r\n", csv_field(model.class_names.at(c)), answer.probabilities[c]);
+  return text;
+}
+
+std::string PngWriter::write(const ModelFacts& /*model*/, const Query& /*query*/,
+                             const Answer& answer) const {
+  return encode_png(answer.images.size() == 1 ? answer.images.front() : square_grid(answer.images));
+}
+
+Outputs::Outputs() {
+  add(std::make_unique<JsonWriter>());
+  add(std::make_unique<CsvWriter>());
+  add(std::make_unique<PngWriter>());
+}
+
+const AnswerWriter& Outputs::choose(TaskKind task, std::string_view format, std::string_view accept) const {
+  const AnswerWriter* best = nullptr;
+  double most = 0;
+  std::vector<std::string_view> names;
+  for (const auto& writer : writers_) {
+    if (!writer->writes(task)) continue;
+    names.push_back(writer->name());
+    const double liked = format.empty() ? liking(accept, writer->type()) : writer->name() == format ? 1 : 0;
+    if (liked > most) best = writer.get(), most = liked;
+  }
+  if (best) return *best;
+  throw Refusal(
+      format.empty() ? 406 : 400, "unknown_format",
+      fmt::format("{} has no such form of answer; there are {}", name_of(task), fmt::join(names, ", ")));
+}
+
+}  // namespace conclave::service

@@ -1,0 +1,85 @@
+#include "recipes/service/request_frame.h"
+
+#include <algorithm>
+#include <charconv>
+#include <optional>
+
+#include "core/text.h"
+
+namespace conclave::service {
+namespace {
+
+bool same(std::string_view a, std::string_view b) {
+  const auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; };
+  return std::ranges::equal(a, b, {}, lower, lower);
+}
+
+}  // namespace
+
+RequestFrame::State RequestFrame::refuse(int status, const char* code, const char* reason) {
+  status_ = status, code_ = code, reason_ = reason;
+  return State::refused;
+}
+
+RequestFrame::State RequestFrame::look(std::string_view bytes) {
+  if (status_ != 0) return State::refused;
+  if (head_ == 0) {
+    const std::size_t from = seen_ < 3 ? 0 : seen_ - 3;  // the blank line may have begun before
+    const std::size_t end = bytes.find("\r\n\r\n", from);
+    seen_ = bytes.size();
+    const std::string_view head = bytes.substr(0, end);
+    if (head.size() > limits_.head)
+      return refuse(431, "head_too_large", "the request's line and headers are too long");
+    if (head.find('\0') != std::string_view::npos || (!head.empty() && (head[0] < 'A' || head[0] > 'Z')))
+      return refuse(400, "bad_request", "this is no HTTP request");
+    if (end == std::string_view::npos) return State::incomplete;
+    if (read_head(head) == State::refused) return State::refused;
+    head_ = end + 4;
+  }
+  return bytes.size() - head_ >= body_ ? State::complete : State::incomplete;
+}
+
+RequestFrame::State RequestFrame::read_head(std::string_view head) {
+  const std::string_view line = head.substr(0, head.find("\r\n"));
+  if (!line.ends_with(" HTTP/1.1") && !line.ends_with(" HTTP/1.0"))
+    return line.find(" HTTP/") == std::string_view::npos
+               ? refuse(400, "bad_request", "this is no HTTP request")
+               : refuse(505, "http_version", "HTTP/1.1 is spoken here");
+  std::optional<std::size_t> length;
+  head.remove_prefix(std::min(head.size(), line.size() + 2));
+  while (!head.empty()) {
+    const std::string_view header = head.substr(0, head.find("\r\n"));
+    head.remove_prefix(std::min(head.size(), header.size() + 2));
+    const std::size_t colon = header.find(':');
+    if (colon == std::string_view::npos || colon == 0 || header[0] == ' ' || header[0] == '\t' ||
+        header[colon - 1] == ' ' || header.find_first_of("\r\n") != std::string_view::npos)
+      return refuse(400, "bad_request", "a header that is none");
+    const std::string_view name = header.substr(0, colon), value = trimmed(header.substr(colon + 1));
+    if (same(name, "transfer-encoding"))
+      return refuse(411, "length_required", "send the body whole, with a Content-Length");
+    if (same(name, "expect")) {
+      if (!same(value, "100-continue"))
+        return refuse(417, "expectation", "only 100-continue can be expected");
+      expects_ = true;
+    }
+    if (!same(name, "content-length")) continue;
+    std::size_t number = 0;
+    const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
+    if (error == std::errc::result_out_of_range)
+      return refuse(413, "body_too_large", "the body is too large");
+    if (error != std::errc() || end != value.data() + value.size() || (length && *length != number))
+      return refuse(400, "bad_request", "a Content-Length that is no number, or two");
+    length = number;
+  }
+  body_ = length.value_or(0);
+  if (body_ > limits_.body) return refuse(413, "body_too_large", "the body is too large");
+  return State::complete;
+}
+
+bool RequestFrame::wants_to_be_told() {
+  const bool wants = head_ > 0 && expects_;
+  expects_ = expects_ && !wants;
+  return wants;
+}
+
+}  // namespace conclave::service

@@ -1,0 +1,123 @@
+"""One model that classifies images, says what they show, and draws them, asked by HTTP: the same answers as from the
+commands, on one rank and on two."""
+
+import base64
+import json
+import struct
+import zlib
+from pathlib import Path
+
+from e2e.images_test import prepare, train, write_png
+from e2e.tasks_test import TASKS
+from runs import PROGRAM, run
+from serving import base64_of, serving
+
+FILES = [f"{number}.png" for number in range(6)]
+
+
+def write_images():
+    for number, name in enumerate(FILES):
+        grey = [(255,) if y == number else (30,) for y in range(8) for _ in range(8)]
+        write_png(name, 8, grey)
+
+
+def questions():
+    """(task, question) that one rank and several answer alike."""
+    images = [{"image": base64_of(name)} for name in FILES]
+    for image in images:
+        yield "classify", {**image, "top": 10}
+        yield "classify", {**image, "experts": True}
+        yield "embed", image
+        yield "caption", image
+    yield "caption", {**images[0], "beam": 3, "length_penalty": 0, "experts": True}
+    yield "caption", {**images[0], "top_p": 0.9, "seed": 3}
+    yield "generate", {"text": "Bag", "count": 3, "steps": 2, "seed": 5}
+    yield "generate", {"text": "ankle boot", "steps": 2, "experts": True}
+
+
+def commands_agree(service):
+    lines = run([PROGRAM, "predict", "all", *[f"--image={name}" for name in FILES]]).splitlines()
+    for name, line in zip(FILES, map(json.loads, lines)):
+        got = service.post("classify", {"image": base64_of(name)})
+        assert got["class"] == line["class"] and abs(got["probability"] - line["probability"]) < 1e-6, (got, line)
+    lines = run([PROGRAM, "caption", "all", *[f"--image={name}" for name in FILES], "--beam=2"]).splitlines()
+    for name, line in zip(FILES, map(json.loads, lines)):
+        got = service.post("caption", {"image": base64_of(name), "beam": 2})
+        assert got["caption"] == line["caption"], (got, line)
+        assert abs(got["log_probability"] - line["log_probability"]) < 1e-4, (got, line)
+    run([PROGRAM, "generate", "all", "--text=Bag", "--count=4", "--steps=2", "--seed=7", "--scale=1"])
+    body = json.dumps({"text": "Bag", "count": 4, "steps": 2, "seed": 7})
+    status, headers, png = service.ask("POST", "/v1/generate?format=png", body, {"Content-Type": "application/json"})
+    assert (status, headers["Content-Type"]) == (200, "image/png"), (status, png)
+    assert png == Path("generated.png").read_bytes()
+
+
+def bad_images(service):
+    def refused(code, image, task="classify"):
+        error = service.post(task, {"image": image}, 400)
+        assert error["code"] == code, (code, error)
+
+    whole = Path(FILES[0]).read_bytes()
+    refused("bad_image", "no base64!")
+    refused("bad_image", base64.b64encode(b"GIF89a").decode())
+    refused("bad_image", base64.b64encode(whole[: len(whole) // 2]).decode())
+    header = struct.pack(">IIBBBBB", 10_000, 10_000, 8, 0, 0, 0, 0)
+    huge = whole[:16] + header + struct.pack(">I", zlib.crc32(b"IHDR" + header)) + whole[33:]
+    refused("bad_image", base64.b64encode(huge).decode())
+    refused("bad_image", base64.b64encode(huge).decode(), "caption")
+    assert service.post("caption", {"text": "a"}, 400)["code"] == "unwanted_field"
+    assert service.post("generate", {"text": "a", "count": 100}, 400)["code"] == "bad_option"
+    form = (
+        b'--b\r\nContent-Disposition: form-data; name="image"; filename="0.png"\r\nContent-Type: image/png\r\n\r\n'
+        + whole
+        + b"\r\n--b--\r\n"
+    )
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    status, _, body = service.ask("POST", "/v1/classify", form, headers)
+    assert status == 200 and json.loads(body)["class"] == service.post("classify", {"image": base64_of(FILES[0])})["class"]
+    assert service.ask("POST", "/v1/classify", form[:-10], headers)[0] == 400
+
+
+def alike(one, other, where=""):
+    """But for rounding."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), (where, one, other)
+        for key in one:
+            alike(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, list):
+        assert len(one) == len(other), (where, one, other)
+        for a, b in zip(one, other):
+            alike(a, b, where)
+    elif isinstance(one, float):
+        assert abs(one - other) <= 1e-4 * max(1, abs(one)), (where, one, other)
+    elif where.endswith(".images"):  # of a pixel here and there rounding decides
+        assert abs(len(one) - len(other)) < 0.1 * len(one), where
+    else:
+        assert one == other, (where, one, other)
+
+
+def main():
+    prepare()
+    write_images()
+    train(1, "all", *TASKS)
+    with serving("all") as service:
+        assert "classify, caption, generate, embed" in service.line, service.line
+        commands_agree(service)
+        bad_images(service)
+        answers = [service.post(*question) for question in questions()]
+        for answer in answers:
+            for layer in answer.get("experts", []):
+                assert len(layer["rows"]) == 4 and sum(layer["rows"]) > 0, answer
+        classes = json.loads(json.dumps(answers[0]))
+        assert abs(sum(c["probability"] for c in classes["top"]) - 1) < 1e-5, classes
+    with serving("all", ranks=2) as service:
+        assert "on 2 ranks" in service.line, service.line
+        for question, answer in zip(questions(), answers):
+            alike(answer, service.post(*question), question[0])
+    with serving("all", "--tasks=caption") as service:
+        assert service.post("classify", {"image": base64_of(FILES[0])}, 404)["code"] == "task_not_served"
+        assert service.post("caption", {"image": base64_of(FILES[0])})["caption"] == answers[3]["caption"]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""Texts classified by HTTP as `conclave predict` classifies them; whoever asks wrongly is told why, and nobody keeps
+the service from answering others."""
+
+import http.client
+import json
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+from runs import PROGRAM, prepare, run, train
+from serving import serving
+
+TEXTS = []
+
+
+def same_as_predict(service):
+    lines = run([PROGRAM, "predict", "one", "--top=2", *TEXTS[:20]]).splitlines()
+    connection = service.connect()
+    for text, line in zip(TEXTS, lines):
+        wanted, got = json.loads(line), service.post("classify", {"text": text, "top": 2}, connection=connection)
+        assert got["class"] == wanted["class"], (wanted, got)
+        assert [c["class"] for c in got["top"]] == [c["class"] for c in wanted["top"]], (wanted, got)
+        assert abs(got["probability"] - wanted["probability"]) < 1e-6, (wanted, got)
+
+
+def forms(service):
+    text = {"text": TEXTS[0], "experts": True}
+    answer = service.post("classify", text)
+    assert [layer["layer"] for layer in answer["experts"]] == ["layers.0.moe", "layers.1.moe"], answer
+    # Each token goes to two of the four experts.
+    assert all(len(l["rows"]) == 4 and sum(l["rows"]) == 2 * answer["tokens"] for l in answer["experts"]), answer
+    vector = service.post("embed", {"text": TEXTS[0]})["embedding"]
+    assert len(vector) == 64 and vector != service.post("embed", {"text": TEXTS[1]})["embedding"]
+    asks = lambda path, **headers: service.ask(
+        "POST", path, json.dumps({"text": TEXTS[0]}), {"Content-Type": "application/json", **headers}
+    )
+    status, headers, body = asks("/v1/classify?format=csv")
+    assert (status, headers["Content-Type"]) == (200, "text/csv"), (status, headers)
+    assert body.startswith(b"class,probability\r\n") and body.count(b"\r\n") == 4, body
+    assert asks("/v1/embed", Accept="text/csv")[2].count(b",") == 63
+    assert asks("/v1/classify", Accept="image/png")[0] == 406
+    boundary = "--b\r\nContent-Disposition: form-data; name=\"{}\"\r\n\r\n{}\r\n"
+    form = boundary.format("text", TEXTS[0]) + boundary.format("top", 1) + "--b--\r\n"
+    form_type = {"Content-Type": "multipart/form-data; boundary=b"}
+    status, _, body = service.ask("POST", "/v1/classify", form, form_type)
+    assert status == 200 and json.loads(body)["class"] == answer["class"], (status, body)
+    # curl asks first whether a large body is welcome.
+    padded = json.dumps({"text": TEXTS[0]}) + " " * 2_000_000
+    told = subprocess.run(
+        ["curl", "-sS", "-H", "Expect: 100-continue", "-H", "Content-Type: application/json", "--data-binary", "@-",
+         f"http://{service.host}:{service.port}/v1/classify"],
+        input=padded, text=True, capture_output=True, timeout=20,
+    )
+    assert json.loads(told.stdout)["class"] == answer["class"], told
+    document = json.loads(service.get("/openapi.json"))
+    assert document["openapi"].startswith("3.") and "/v1/classify" in document["paths"]
+    assert "<title>Conclave</title>" in service.get("/")
+    assert service.get("/healthz") == "alive\n" and service.get("/readyz") == "ready\n"
+
+
+def refusals(service):
+    def refused(status, code, question, **how):
+        error = service.post("classify", question, status, **how)
+        assert error["code"] == code, (code, error)
+
+    def raw(data):
+        connection = service.socket()
+        connection.sendall(data)
+        return connection.recv(12)
+
+    for broken in ("", "{", '{"text": "a"', b'{"text": "\xff"}', "[" * 100_000):
+        refused(400, "bad_json", broken)
+    refused(400, "missing_field", {})
+    refused(400, "unknown_field", {"text": "a", "tops": 1})
+    refused(400, "bad_option", {"text": "a", "top": 0})
+    refused(400, "unwanted_field", {"image": "AAAA"})
+    refused(413, "text_too_long", {"text": "a" * 70_000})
+    refused(413, "body_too_large", " " * 17_000_000)
+    refused(415, "unsupported_type", {"text": "a"}, headers={"Content-Type": "text/plain"})
+    assert service.post("sing", {}, 404)["code"] == "unknown_task"
+    assert service.post("caption", {}, 404)["code"] == "task_not_served"
+    assert json.loads(service.ask("GET", "/nothing")[2])["error"]["code"] == "not_found"
+    assert service.ask("GET", "/v1/classify")[0] == 405
+    assert raw(b"\x16\x03\x01\0") == b"HTTP/1.1 400"
+    assert raw(b"POST /v1/classify HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n") == b"HTTP/1.1 411"
+    assert raw(b"GET / HTTP/1.1\r\nA: " + b"b" * 100_000) == b"HTTP/1.1 431"
+    assert raw(b"GET / HTTP/3.0\r\n\r\n") == b"HTTP/1.1 505"
+    same_as_predict(service)
+
+
+def crowds(service):
+    """1,000 connections that say nothing, and 1,000 that say a byte at a time, while others are answered."""
+    began = time.monotonic()
+    service.post("classify", {"text": TEXTS[0]})
+    idle = [service.socket() for _ in range(1000)]
+    slow = [service.socket() for _ in range(1000)]
+    head = b"POST /v1/classify HTTP/1.1\r\nContent-Length: 5\r\n\r\n"
+    for i in range(20):
+        for connection in slow:
+            connection.send(head[i : i + 1])
+        asked = time.monotonic()
+        service.post("classify", {"text": TEXTS[i]})
+        assert time.monotonic() - asked < 2, "a request waits for others that never end"
+    assert service.metric("conclave_connections") > 1900
+    # Who is too slow is told so, and let go (here after 3 seconds).
+    time.sleep(max(0, began + 10 - time.monotonic()))
+    assert slow[0].recv(12) == b"HTTP/1.1 408", "the slow are kept"
+    assert service.metric("conclave_connections") < 100
+    for connection in idle + slow:
+        connection.close()
+
+
+def drain(service):
+    """Signalled under load, it answers every request that it has taken, and refuses none that it took."""
+    answered, failed, stop = [], [], threading.Event()
+
+    def load(number):
+        while not stop.is_set():
+            connection = service.connect()
+            try:
+                connection.connect()
+            except ConnectionRefusedError:
+                return
+            try:
+                while not stop.is_set():
+                    text = {"text": TEXTS[number]}
+                    answer = service.ask("POST", "/v1/classify", json.dumps(text), {"Content-Type": "application/json"}, connection)
+                    (answered if answer[0] == 200 else failed).append(answer)
+                    if answer[1].get("Connection") == "close":
+                        break
+            except (ConnectionError, http.client.HTTPException) as error:
+                failed.append(error)
+
+    clients = [threading.Thread(target=load, args=(number,)) for number in range(32)]
+    for client in clients:
+        client.start()
+    time.sleep(1)
+    half = service.socket()  # a request that began before the signal
+    body = json.dumps({"text": TEXTS[0]}).encode()
+    request = b"POST /v1/classify HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    half.sendall(request[:30])
+    time.sleep(0.2)
+    service.job.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    assert "draining" in service.get("/readyz", 503)
+    half.sendall(request[30:])
+    assert half.recv(12) == b"HTTP/1.1 200"
+    output, _ = service.job.communicate(timeout=30)
+    stop.set()
+    for client in clients:
+        client.join()
+    assert service.job.returncode == 0 and "all requests are answered" in output, output
+    assert len(answered) > 100 and not failed, (len(answered), failed[:3])
+    print(f"{len(answered)} requests answered before it ended")
+
+
+def secured():
+    run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+         "-keyout", "key.pem", "-out", "certificate.pem", "-subj", "/CN=localhost"])
+    Path("token").write_text("open-sesame-open-sesame\n")
+    options = ["--certificate=certificate.pem", "--key=key.pem", "--token_file=token", "--rate=1", "--burst=5"]
+    with serving("one", *options) as service:
+        right = {"Authorization": "Bearer open-sesame-open-sesame"}
+        assert service.post("classify", {"text": TEXTS[0]}, headers=right)["class"]
+        for wrong in ({}, {"Authorization": "Bearer open-sesame-open-sesamf"}, {"Authorization": "Basic open"}):
+            assert service.post("classify", {"text": TEXTS[0]}, 401, wrong)["code"] == "unauthorized"
+        assert service.get("/healthz") and service.get("/metrics")
+        got = [service.ask("POST", "/v1/classify", "{}", {**right, "Content-Type": "application/json"}) for _ in range(5)]
+        assert got[-1][0] == 429 and int(got[-1][1]["Retry-After"]) >= 1, got
+        plain = service.socket()
+        plain.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
+        try:
+            assert not plain.recv(12).startswith(b"HTTP")
+        except ConnectionResetError:
+            pass
+        old = subprocess.run(["openssl", "s_client", "-tls1_2", "-connect", f"{service.host}:{service.port}"],
+                             input="", capture_output=True, text=True)
+        assert old.returncode != 0, "TLS 1.2 is taken"
+
+
+def busy():
+    """Where more ask than may wait, some are told so at once, and all are answered."""
+    with serving("one", "--most_waiting=2", "--most_batch=1") as service:
+        statuses = []
+
+        def ask():
+            for i in range(20):
+                question = json.dumps({"text": " ".join(TEXTS[:30])})
+                got = service.ask("POST", "/v1/classify", question, {"Content-Type": "application/json"})
+                statuses.append(got[0])
+                assert got[0] == 200 or (got[0] == 503 and got[1]["Retry-After"] == "1"), got
+
+        clients = [threading.Thread(target=ask) for _ in range(16)]
+        for client in clients:
+            client.start()
+        for client in clients:
+            client.join()
+        assert len(statuses) == 320 and 200 in statuses and 503 in statuses, statuses
+
+
+def main():
+    prepare()
+    TEXTS.extend(json.loads(line)["text"] for line in open("texts.jsonl"))
+    train(1, "one", "train.steps=60")
+    run([PROGRAM, "serve", "one", "--tasks=caption"], status=1, says=["--tasks caption", "not learned to caption"])
+    run([PROGRAM, "serve", "one", "--tasks=sing"], status=1, says=["there is no such task"])
+    run([PROGRAM, "serve", "one", "--key=key.pem"], status=1, says=["give both, or neither"])
+    run([PROGRAM, "serve", "nowhere"], status=1, says=["nowhere"])
+    run([PROGRAM, "serve", "one", "--port=1", "--host=192.0.2.1"], status=1, says=["cannot listen"])
+    with serving("one", "--request_seconds=3") as service:
+        same_as_predict(service)
+        forms(service)
+        refusals(service)
+        crowds(service)
+        assert service.metric("conclave_padding_share") == 0
+        assert service.metric("conclave_rows_total") > 0
+        drain(service)
+    secured()
+    busy()
+
+
+if __name__ == "__main__":
+    main()
