@@ -144,7 +144,8 @@ class HttpService::Server : private httplib::Server {
     bool closed = false;
     const auto start = std::chrono::steady_clock::now();
     task_ = std::nullopt, status_ = 400;
-    const bool ending = connections_.ending();  // as the client is told by this answer, and not a moment later
+    const bool ending =
+        connections_.ending();  // as the client is told by this answer, and not a moment later
     const bool good = process_request(stream, ending, closed, nullptr);
     constexpr std::string_view kContinue =
         "HTTP/1.1 100 Continue\r\n\r\n";  // which the client was told before

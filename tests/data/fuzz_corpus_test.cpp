@@ -2,6 +2,7 @@
 #include <filesystem>
 
 #include "data/file.h"
+#include "tests/fuzz/service.h"
 #include "tests/fuzz/targets.h"
 #include "tests/fuzz/transport.h"
 
@@ -17,7 +18,8 @@ TEST_CASE("what fuzzing began with or found once does no harm", "[data]") {
       GENERATE(Target{fuzz_image, "image"}, Target{fuzz_font, "font"}, Target{fuzz_idx, "idx"},
                Target{fuzz_emoji_names, "emoji_names"}, Target{fuzz_annotations, "annotations"},
                Target{fuzz_glue, "glue"}, Target{fuzz_coco, "coco"},
-               Target{fuzz_secure_aggregation, "secure_aggregation"}, Target{fuzz_transport, "transport"});
+               Target{fuzz_secure_aggregation, "secure_aggregation"}, Target{fuzz_transport, "transport"},
+               Target{fuzz_service, "service"});
   std::int64_t files = 0;
   for (const std::string& folder : {corpus + target.name, images})
     for (const auto& file : std::filesystem::directory_iterator(folder)) {

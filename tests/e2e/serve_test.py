@@ -112,6 +112,19 @@ def crowds(service):
         connection.close()
 
 
+def loads(service):
+    """What `conclave load` tells is what the service counts."""
+    url = f"http://{service.host}:{service.port}"
+    for options in (["--clients=8"], ["--clients=8", "--rate=100"]):
+        before = service.metric("conclave_request_seconds_count")
+        told = run([PROGRAM, "load", url, "--seconds=1", "--words=5", *options], says=["0 refused, 0 failed"])
+        rate = float(told.split(" answers/s")[0].split()[-1])
+        counted = service.metric("conclave_request_seconds_count") - before
+        assert counted > 20 and 0.5 * counted < rate < 1.5 * counted, (told, counted)
+        assert "--rate=100" not in options or 50 < rate < 150, told
+    run([PROGRAM, "load", "http://127.0.0.1:9"], status=1, says=["no service answers there"])
+
+
 def drain(service):
     """Signalled under load, it answers every request that it has taken, and refuses none that it took."""
     answered, failed, stop = [], [], threading.Event()
@@ -214,6 +227,7 @@ def main():
         forms(service)
         refusals(service)
         crowds(service)
+        loads(service)
         assert service.metric("conclave_padding_share") == 0
         assert service.metric("conclave_rows_total") > 0
         drain(service)

@@ -1,0 +1,114 @@
+#include "recipes/service/batch_queue.h"
+
+#include <catch2/catch.hpp>
+#include <deque>
+#include <thread>
+
+#include "recipes/service/rate_limit.h"
+
+namespace conclave::service {
+namespace {
+
+struct Jobs {
+  Job& add(std::int64_t rows, Query query = {}) {
+    Job& job = jobs.emplace_back(std::move(query));
+    job.rows = rows;
+    return job;
+  }
+  std::deque<Job> jobs;
+};
+
+std::vector<std::int64_t> rows_of(const std::vector<Job*>& batch) {
+  std::vector<std::int64_t> rows;
+  for (const Job* job : batch) rows.push_back(job->rows);
+  return rows;
+}
+
+TEST_CASE("a batch is whoever waited longest, and as many others as fit", "[service]") {
+  BatchQueue queue({.rows = 100, .jobs = 3, .waiting = 10});
+  Jobs jobs;
+  for (const std::int64_t rows : {60, 50, 30, 5, 5, 200}) REQUIRE(queue.push(jobs.add(rows)));
+  std::vector<Job*> batch;
+  std::vector<std::vector<std::int64_t>> batches;
+  for (int i = 0; i < 3; ++i) {
+    REQUIRE(queue.next(batch));
+    batches.push_back(rows_of(batch));
+  }
+  CHECK(batches == std::vector<std::vector<std::int64_t>>{{60, 30, 5}, {50, 5}, {200}});
+  CHECK(queue.waiting() == 0);
+}
+
+TEST_CASE("what cannot be computed together is not", "[service]") {
+  BatchQueue queue({.waiting = 20});
+  Jobs jobs;
+  const Query text{}, embed{.task = TaskKind::embed}, told{.experts = true},
+      caption{.task = TaskKind::caption};
+  Query beam = caption, drawn = caption;
+  beam.caption.beam = 2, drawn.caption.top_p = 0.5;
+  Query image{.task = TaskKind::generate}, other_seed = image, more_steps = image;
+  other_seed.sampling.seed = 7, more_steps.sampling.steps = 20;
+  for (const Query& query :
+       {text, told, caption, beam, embed, drawn, drawn, image, text, more_steps, other_seed})
+    REQUIRE(queue.push(jobs.add(1, query)));
+  std::vector<std::size_t> sizes;
+  queue.close();
+  for (std::vector<Job*> batch; queue.next(batch);) sizes.push_back(batch.size());
+  CHECK(sizes == std::vector<std::size_t>{3, 1, 1, 1, 1, 1, 2, 1});
+}
+
+TEST_CASE("no more wait than may, and a closed queue takes none and gives what it has", "[service]") {
+  BatchQueue queue({.jobs = 1, .waiting = 2});
+  Jobs jobs;
+  CHECK(queue.push(jobs.add(1)));
+  CHECK(queue.push(jobs.add(1)));
+  CHECK_FALSE(queue.push(jobs.add(1)));
+  std::vector<Job*> batch;
+  REQUIRE(queue.next(batch));
+  CHECK(queue.push(jobs.add(1)));
+  queue.close();
+  CHECK_FALSE(queue.push(jobs.add(1)));
+  CHECK(queue.next(batch));
+  CHECK(queue.next(batch));
+  CHECK_FALSE(queue.next(batch));
+}
+
+TEST_CASE("an idle engine gets a query at once", "[service]") {
+  BatchQueue queue({});
+  Jobs jobs;
+  std::vector<Job*> batch;
+  std::thread engine([&] { queue.next(batch); });
+  queue.push(jobs.add(1));
+  engine.join();
+  CHECK(batch.size() == 1);
+}
+
+TEST_CASE("batches are as short as the latency wants, by what rows took so far", "[service]") {
+  BatchQueue queue({.rows = 100, .waiting = 50, .latency = 0.2});
+  Jobs jobs;
+  std::vector<Job*> batch;
+  const auto next = [&] {
+    for (int i = 0; i < 20; ++i) queue.push(jobs.add(10));
+    REQUIRE(queue.next(batch));
+    const std::size_t size = batch.size();
+    return size;
+  };
+  CHECK(next() == 10);
+  queue.took(0.2);  // 2 ms a row: half of the latency is 50 rows
+  CHECK(next() == 5);
+}
+
+TEST_CASE("an address may ask at an even rate, and some more at once", "[service]") {
+  RateLimit limit(2, 3);
+  const RateLimit::Clock::time_point start{};
+  for (int i = 0; i < 3; ++i) CHECK(limit.wait("a", start) == 0);
+  CHECK(limit.wait("a", start) == Approx(0.5));
+  CHECK(limit.wait("b", start) == 0);
+  CHECK(limit.wait("a", start + std::chrono::milliseconds(600)) == 0);
+  CHECK(limit.wait("a", start + std::chrono::milliseconds(600)) > 0);
+  for (int i = 0; i < 5000; ++i) limit.wait(std::to_string(i), start + std::chrono::seconds(i));
+  RateLimit none(0, 1);
+  for (int i = 0; i < 100; ++i) CHECK(none.wait("a", start) == 0);
+}
+
+}  // namespace
+}  // namespace conclave::service

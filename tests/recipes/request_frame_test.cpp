@@ -1,0 +1,63 @@
+#include "recipes/service/request_frame.h"
+
+#include <catch2/catch.hpp>
+
+namespace conclave::service {
+namespace {
+
+using State = RequestFrame::State;
+
+int refusal(const std::string& bytes, const FrameLimits& limits = {}) {
+  RequestFrame frame(limits);
+  return frame.look(bytes) == State::refused ? frame.status() : 0;
+}
+
+TEST_CASE("a request is whole with the last byte of its body, however few bytes come at a time",
+          "[service]") {
+  const std::string request = "POST /v1/classify HTTP/1.1\r\nHost: a\r\ncontent-LENGTH: 5 \r\n\r\nabcde";
+  RequestFrame frame({});
+  for (std::size_t size = 1; size < request.size(); ++size)
+    REQUIRE(frame.look(std::string_view(request).substr(0, size)) == State::incomplete);
+  REQUIRE(frame.look(request) == State::complete);
+  CHECK(frame.size() == request.size());
+  RequestFrame at_once({});
+  REQUIRE(at_once.look(request + "GET / HTTP/1.1\r\n") == State::complete);
+  CHECK(at_once.size() == request.size());
+  RequestFrame without_body({});
+  REQUIRE(without_body.look("GET / HTTP/1.1\r\n\r\n") == State::complete);
+  CHECK(without_body.size() == 18);
+}
+
+TEST_CASE("who asks whether a body is welcome is told so once", "[service]") {
+  RequestFrame frame({});
+  const std::string head = "POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n";
+  CHECK(frame.look(head.substr(0, 40)) == State::incomplete);
+  CHECK_FALSE(frame.wants_to_be_told());
+  CHECK(frame.look(head) == State::incomplete);
+  CHECK(frame.wants_to_be_told());
+  CHECK_FALSE(frame.wants_to_be_told());
+  CHECK(frame.look(head + "abc") == State::complete);
+}
+
+TEST_CASE("what is no request, or too large, is refused as soon as that shows", "[service]") {
+  const std::string post = "POST / HTTP/1.1\r\n";
+  CHECK(refusal("\x16\x03\x01 a TLS client") == 400);
+  CHECK(refusal("GET / HTTP/1.1\r\nno header\r\n\r\n") == 400);
+  CHECK(refusal("GET / HTTP/1.1\r\nA: b\r\n folded\r\n\r\n") == 400);
+  CHECK(refusal("GET / HTTP/1.1\r\nA : b\r\n\r\n") == 400);
+  CHECK(refusal("HELLO\r\n\r\n") == 400);
+  CHECK(refusal("GET / HTTP/2.0\r\n\r\n") == 505);
+  CHECK(refusal(post + "Content-Length: 5x\r\n\r\n") == 400);
+  CHECK(refusal(post + "Content-Length: -1\r\n\r\n") == 400);
+  CHECK(refusal(post + "Content-Length: 1\r\nContent-Length: 2\r\n\r\n") == 400);
+  CHECK(refusal(post + "Content-Length: 99999999999999999999999\r\n\r\n") == 413);
+  CHECK(refusal(post + "Content-Length: 11\r\n\r\n", {.body = 10}) == 413);
+  CHECK(refusal(post + "Content-Length: 10\r\n\r\n", {.body = 10}) == 0);
+  CHECK(refusal(post + "Transfer-Encoding: chunked\r\n\r\n") == 411);
+  CHECK(refusal(post + "Expect: wonders\r\n\r\n") == 417);
+  CHECK(refusal(post + "A: " + std::string(200, 'b'), {.head = 100}) == 431);
+  CHECK(refusal(post + "A: " + std::string(200, 'b') + "\r\n\r\n", {.head = 100}) == 431);
+}
+
+}  // namespace
+}  // namespace conclave::service

@@ -1,0 +1,81 @@
+#include "recipes/service/outputs.h"
+
+#include <catch2/catch.hpp>
+#include <nlohmann/json.hpp>
+
+#include "recipes/service/base64.h"
+
+namespace conclave::service {
+namespace {
+
+const ModelFacts kModel{.name = "model",
+                        .class_names = {"a", "b, \"quoted\"", "c"},
+                        .layer_names = {"layers.0.moe", "layers.1.moe"},
+                        .experts = 2};
+
+std::string written(const char* format, const Query& query, const Answer& answer) {
+  return Outputs().choose(query.task, format, "").write(kModel, query, answer);
+}
+
+TEST_CASE("classes are told from the likeliest on, as JSON and as CSV", "[service]") {
+  const Query query{.tokens = {1, 2}, .top = 2};
+  const Answer answer{.probabilities = {0.25f, 0.5f, 0.125f}, .experts = {1, 2, 3, 0}};
+  const auto json = nlohmann::json::parse(written("json", query, answer));
+  CHECK(json["class"] == kModel.class_names[1]);
+  CHECK(json["probability"] == 0.5);
+  REQUIRE(json["top"].size() == 2);
+  CHECK(json["top"][1] == nlohmann::json{{"class", "a"}, {"probability", 0.25}});
+  CHECK(json["tokens"] == 2);
+  CHECK(json["experts"][1] == nlohmann::json{{"layer", "layers.1.moe"}, {"rows", {3, 0}}});
+  CHECK(written("csv", query, answer) == "class,probability\r\n\"b, \"\"quoted\"\"\",0.5\r\n\"a\",0.25\r\n");
+}
+
+TEST_CASE("what was drawn is one PNG, or several in JSON", "[service]") {
+  const Image image{{2, 2, 1}, {0, 50, 100, 150}};
+  const Query query{.task = TaskKind::generate};
+  const Answer answer{.images = {image, image}};
+  const auto json = nlohmann::json::parse(written("json", query, answer));
+  REQUIRE(json["images"].size() == 2);
+  CHECK(decode_image(*from_base64(json["images"][0].get<std::string>()), "drawn").pixels == image.pixels);
+  CHECK(decode_image(written("png", query, answer), "grid").shape == ImageShape{2, 6, 1});
+  CHECK(decode_image(written("png", query, {.images = {image}}), "one").pixels == image.pixels);
+}
+
+TEST_CASE("embeddings and captions have a line of CSV", "[service]") {
+  CHECK(written("csv", {.task = TaskKind::embed}, {.embedding = {1.5f, -2}}) == "1.5,-2\r\n");
+  CHECK(written("csv", {.task = TaskKind::caption}, {.caption = "a \"cat\"", .log_probability = -1.5}) ==
+        "caption,log_probability\r\n\"a \"\"cat\"\"\",-1.5\r\n");
+}
+
+TEST_CASE("the form is the one asked for, or the one that Accept likes best", "[service]") {
+  const Outputs outputs;
+  const auto chosen = [&](const char* format, const char* accept, TaskKind task = TaskKind::classify) {
+    return std::string(outputs.choose(task, format, accept).name());
+  };
+  CHECK(chosen("", "") == "json");
+  CHECK(chosen("", "*/*") == "json");
+  CHECK(chosen("", "text/csv") == "csv");
+  CHECK(chosen("", "text/*;q=0.5, application/json;q=0.4") == "csv");
+  CHECK(chosen("", "text/csv;q=0.2, */*") == "json");
+  CHECK(chosen("", "*/*, application/json;q=0") == "csv");
+  CHECK(chosen("csv", "application/json") == "csv");
+  CHECK(chosen("", "image/png", TaskKind::generate) == "png");
+  const auto refused = [&](const char* format, const char* accept, TaskKind task) {
+    try {
+      return outputs.choose(task, format, accept), 0;
+    } catch (const Refusal& refusal) {
+      return refusal.status;
+    }
+  };
+  CHECK(refused("", "image/png", TaskKind::classify) == 406);
+  CHECK(refused("", "text/csv", TaskKind::generate) == 406);
+  CHECK(refused("xml", "", TaskKind::classify) == 400);
+}
+
+TEST_CASE("errors are JSON, whatever bytes their messages have", "[service]") {
+  const auto json = nlohmann::json::parse(error_text("bad", "\"\xFF\n"));
+  CHECK(json["error"]["code"] == "bad");
+}
+
+}  // namespace
+}  // namespace conclave::service
