@@ -1,6 +1,7 @@
 #include "recipes/service/connections.h"
 
 #include <arpa/inet.h>
+#include <linux/filter.h>
 #include <netdb.h>
 #include <netinet/tcp.h>
 #include <sys/epoll.h>
@@ -65,6 +66,14 @@ int listen_on(const std::string& host, int port) {
   }
   fail("{} port {}: cannot listen there: {}; choose another by --host and --port", host, port,
        std::strerror(reason));
+}
+
+// Whoever knocks from now on is not heard, and refused once the listener is closed: closed at once, it would
+// throw out those whom the kernel has let in already.
+void drop_newcomers(int listener) {
+  sock_filter nothing{.code = BPF_RET | BPF_K, .jt = 0, .jf = 0, .k = 0};
+  const sock_fprog filter{.len = 1, .filter = &nothing};
+  ::setsockopt(listener, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof filter);
 }
 
 std::string address_of(const sockaddr_storage& from) {
@@ -442,7 +451,8 @@ bool Connections::Loop::ended() {
   if (end_began_ == Clock::time_point()) end_began_ = Clock::now();
   const double passed = std::chrono::duration<double>(Clock::now() - end_began_).count();
   if (passed >= options_.linger_seconds && listener_.get() >= 0) {
-    accept_all();  // those that are there already
+    drop_newcomers(listener_.get());
+    accept_all();
     listener_.close();
   }
   return passed >= options_.drain_seconds || (listener_.get() < 0 && connections_.empty());

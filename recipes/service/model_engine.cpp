@@ -103,20 +103,32 @@ void ModelEngine::choose_tasks(const std::vector<std::string>& wanted) {
   if (facts_.can(TaskKind::generate)) images_.emplace(model_, grid_);
 }
 
-// What is taken later is taken by a first batch of every kind, as large as there can be.
+// Passes are planned where they can be; what else takes memory takes it in a first batch of each task, as
+// large as there can be.
 void ModelEngine::plan(const BatchLimits& limits) {
   const ModelSizes& sizes = model_.model().sizes();
-  if (predictor_) {
-    const Index rows = std::max(limits.rows, sizes.max_length + predictor_->image_tokens());
-    planned_ = predictor_->plan(limits.jobs, rows);
-  }
   for (int rank = 1; rank < grid_.world().size(); ++rank) round_->others.push_back({rank, 0, 1});
-  const auto most = static_cast<std::size_t>(limits.jobs);
-  round_->items.reserve(most);
-  round_->pixels.reserve(most * static_cast<std::size_t>(sizes.image.size()));
-  round_->tokens.reserve(most * static_cast<std::size_t>(sizes.max_length));
   round_->experts.resize(layers_.size() * static_cast<std::size_t>(facts_.experts));
-  for (const auto& [name, layer] : layers_) layer->reset_statistics();
+  Query query{.tokens = std::vector<std::int32_t>(static_cast<std::size_t>(sizes.max_length))};
+  const std::vector<std::uint8_t> pixels(static_cast<std::size_t>(sizes.image.size()));
+  if (predictor_) {
+    const Index image = predictor_->image_tokens();
+    const Index rows = std::max(limits.rows, sizes.max_length + image);
+    planned_ = predictor_->plan(limits.jobs, rows);
+    query.tokens.resize(facts_.texts ? query.tokens.size() : 0);
+    if (image > 0) query.pixels = pixels;
+    warm(query, std::clamp<Index>(rows / (std::ssize(query.tokens) + image), 1, limits.jobs));
+  }
+  if (captions_) warm({.task = TaskKind::caption, .pixels = pixels}, limits.jobs);
+  query.task = TaskKind::generate, query.sampling.steps = 1, query.pixels.clear();
+  query.tokens.resize(static_cast<std::size_t>(sizes.max_length));
+  if (images_) warm(query, std::max<Index>(limits.jobs, ImageSampler::kImages * grid_.world().size()));
+}
+
+void ModelEngine::warm(const Query& query, Index count) {
+  Job job(query);
+  fill_round(std::vector<Job*>(static_cast<std::size_t>(count), &job));
+  compute_round();
 }
 
 InputShape ModelEngine::input_shape() const {

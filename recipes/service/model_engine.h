@@ -39,6 +39,7 @@ class ModelEngine : public Engine {
   struct Round;
   void choose_tasks(const std::vector<std::string>& wanted);
   void plan(const BatchLimits& limits);
+  void warm(const Query& query, Index count);
   void fill_round(std::span<Job* const> jobs);
   void share_round();
   void compute_round();

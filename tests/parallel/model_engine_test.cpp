@@ -1,0 +1,213 @@
+// The service's engine, over a model that was trained for a step: alone, and with its experts on several
+// ranks.
+#include "recipes/service/model_engine.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <catch2/catch.hpp>
+#include <deque>
+#include <numeric>
+
+#include "recipes/trainer.h"
+#include "tests/data/temporary_directory.h"
+#include "tests/parallel/allocations.h"
+#include "tests/parallel/moe_run.h"
+
+namespace conclave::service {
+namespace {
+
+using Catch::Matchers::Contains;
+
+constexpr const char* kRecipe = R"(
+[data]
+source = "image_folder"
+vocabulary = 40
+max_length = 8
+[tasks]
+classify = 1
+generate = 1
+[image]
+size = 8
+stem = 8
+blocks = ["k3 x2 c8 s2 relu"]
+tokens = "grid"
+[generate]
+patch = 4
+[model]
+hidden = 16
+layers = 2
+heads = 2
+ffn = 16
+[moe]
+experts = 4
+[train]
+batch_tokens = 64
+steps = 1
+evaluate_every = 1000000
+)";
+constexpr std::size_t kPixels = 8 * 8 * 3;
+
+std::vector<std::uint8_t> pixels_of(int number) {
+  std::vector<std::uint8_t> pixels;
+  for (std::size_t i = 0; i < kPixels; ++i)
+    pixels.push_back(static_cast<std::uint8_t>((i * 37 + static_cast<std::size_t>(number) * 71) % 256));
+  return pixels;
+}
+
+// Of a step's training, which every rank does for itself.
+class Trained {
+ public:
+  Trained() {
+    for (const char* split : {"train", "validation", "test"})
+      for (const char* name : {"red tree", "green house", "blue sky"})
+        for (int i = 0; i < 3; ++i) {
+          const std::string class_folder = folder_.path() + "/images/" + split + "/" + name;
+          std::filesystem::create_directories(class_folder);
+          std::ofstream(class_folder + "/" + std::to_string(i) + ".png", std::ios::binary)
+              << encode_png({{8, 8, 3}, pixels_of(i)});
+        }
+    const ProcessGrid alone = grid_of(0);
+    const Recipe recipe =
+        parse_recipe(kRecipe, "test",
+                     {"data.path=" + folder_.path() + "/images", "run.directory=" + folder_.path() + "/run"});
+    const int nowhere = ::open("/dev/null", O_WRONLY);
+    TrainerEnvironment environment;
+    environment.progress.descriptor = nowhere;
+    Trainer(recipe, alone, environment).run();
+    ::close(nowhere);
+  }
+  std::string checkpoint() const { return find_checkpoint(folder_.path() + "/run"); }
+
+ private:
+  TemporaryDirectory folder_;
+};
+
+Query picture(int number, TaskKind task) { return {.task = task, .pixels = pixels_of(number)}; }
+Query drawing(std::int32_t token, std::uint64_t seed) {
+  return {
+      .task = TaskKind::generate, .tokens = {token, 3}, .sampling = {.steps = 2, .seed = seed}, .count = 2};
+}
+
+std::deque<Job> jobs_of(const Engine& engine, const std::vector<Query>& queries) {
+  std::deque<Job> jobs;
+  for (const Query& query : queries) engine.prepare(jobs.emplace_back(query));
+  return jobs;
+}
+
+// Of `at_once` queries at a time.
+std::vector<Answer> answers(Engine& engine, const std::vector<Query>& queries, std::size_t at_once) {
+  std::deque<Job> jobs = jobs_of(engine, queries);
+  std::vector<Job*> batch;
+  for (Job& job : jobs) {
+    batch.push_back(&job);
+    if (batch.size() < at_once && &job != &jobs.back()) continue;
+    engine.answer(batch);
+    batch.clear();
+  }
+  std::vector<Answer> answers;
+  for (Job& job : jobs) answers.push_back(std::move(job.answer));
+  return answers;
+}
+
+std::vector<Query> pictures() {
+  std::vector<Query> queries;
+  for (int i = 0; i < 7; ++i)
+    queries.push_back(picture(i, i % 3 == 2 ? TaskKind::embed : TaskKind::classify));
+  return queries;
+}
+const std::vector<Query> kDrawings{drawing(4, 1), drawing(9, 1), drawing(4, 2)};
+
+void check_alike(const std::vector<Answer>& one, const std::vector<Answer>& other, float tolerance,
+                 int levels) {
+  REQUIRE(one.size() == other.size());
+  for (std::size_t i = 0; i < one.size(); ++i) {
+    CHECK_THAT(one[i].probabilities, Catch::Matchers::Approx(other[i].probabilities).margin(tolerance));
+    CHECK_THAT(one[i].embedding, Catch::Matchers::Approx(other[i].embedding).margin(tolerance));
+    REQUIRE(one[i].images.size() == other[i].images.size());
+    for (std::size_t k = 0; k < one[i].images.size(); ++k)
+      for (std::size_t at = 0; at < one[i].images[k].pixels.size(); ++at)
+        REQUIRE(std::abs(one[i].images[k].pixels[at] - other[i].images[k].pixels[at]) <= levels);
+  }
+}
+
+TEST_CASE("answers are the same alone, in a batch, and with experts on other ranks", "[service]") {
+  const Trained trained;
+  const BatchLimits limits{.rows = 256, .jobs = 8};
+  std::vector<Answer> alone, drawn;
+  std::vector<std::int64_t> used;
+  {
+    const ProcessGrid grid = grid_of(0);
+    LoadedModel loaded(trained.checkpoint(), grid, {});
+    ModelEngine engine(loaded, grid, "test", {}, limits);
+    alone = answers(engine, pictures(), 1);
+    check_alike(alone, answers(engine, pictures(), 4), 0, 0);
+    check_alike(alone, answers(engine, pictures(), 7), 0, 0);
+    drawn = answers(engine, kDrawings, 1);
+    check_alike(drawn, answers(engine, kDrawings, 3), 0, 1);
+    CHECK(drawn[0].images[0].pixels != drawn[0].images[1].pixels);
+    CHECK(drawn[0].images[0].pixels != drawn[2].images[0].pixels);
+    Query asks = picture(1, TaskKind::classify);
+    asks.experts = true;
+    used = answers(engine, {asks}, 1).at(0).experts;
+    CHECK(used.size() == 2 * 4);
+    CHECK(std::accumulate(used.begin(), used.end(), Index{}) ==
+          2 * 2 * 16);  // layers, experts of a row, rows
+  }
+  Communicator& world = test_world();
+  const ProcessGrid grid = grid_of(world.size());
+  // One model for all: each rank's own has its own folder.
+  LoadedModel loaded(world.broadcast(trained.checkpoint(), 0), grid, {});
+  ModelEngine engine(loaded, grid, "test", {}, limits);
+  if (world.rank() == 0) {
+    check_alike(alone, answers(engine, pictures(), 1), 1e-5f, 0);
+    check_alike(alone, answers(engine, pictures(), 7), 1e-5f, 0);
+    check_alike(drawn, answers(engine, kDrawings, 3), 0, 1);
+    Query asks = picture(1, TaskKind::classify);
+    asks.experts = true;
+    CHECK(answers(engine, {asks}, 1).at(0).experts == used);
+  } else {
+    engine.follow();
+  }
+}
+
+TEST_CASE("once warm, the engine allocates nothing for a query", "[service]") {
+  const Trained trained;
+  const ProcessGrid grid = grid_of(0);
+  LoadedModel loaded(trained.checkpoint(), grid, {});
+  ModelEngine engine(loaded, grid, "test", {}, {.rows = 256, .jobs = 8});
+  const auto rounds = [&](int count) {
+    std::size_t counted = 0;
+    for (int i = 0; i < count; ++i)
+      for (const std::vector<Query>& queries : {pictures(), kDrawings}) {
+        std::deque<Job> jobs = jobs_of(engine, queries);
+        std::vector<Job*> batch;
+        for (Job& job : jobs) batch.push_back(&job);
+        const std::size_t before = allocations();
+        engine.answer(batch);
+        engine.answer(std::span(batch).first(1));
+        counted += allocations() - before;
+      }
+    return counted;
+  };
+  rounds(1);
+  const std::size_t before = allocations();
+  CHECK(rounds(10) == 0);
+  CHECK(allocations() > before);  // it does count: whoever asks allocates
+}
+
+TEST_CASE("an engine says what its model has not learned", "[service]") {
+  const Trained trained;
+  const ProcessGrid grid = grid_of(0);
+  LoadedModel loaded(trained.checkpoint(), grid, {});
+  const auto engine = [&](const std::vector<std::string>& tasks) {
+    return ModelEngine(loaded, grid, "test", tasks, {}).facts().tasks;
+  };
+  CHECK(engine({}) == std::array{true, false, true, true});
+  CHECK(engine({"embed"}) == std::array{false, false, false, true});
+  CHECK_THROWS_WITH(engine({"caption"}), Contains("--tasks caption: the model has not learned to caption"));
+  CHECK_THROWS_WITH(engine({"sing"}), Contains("there are classify, caption, generate, embed"));
+}
+
+}  // namespace
+}  // namespace conclave::service
