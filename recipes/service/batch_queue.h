@@ -13,7 +13,7 @@
 namespace conclave::service {
 
 struct BatchLimits {
-  std::int64_t rows = 4096;    ///< of the model in a batch; a job that has more is one by itself
+  std::int64_t rows = 1024;    ///< of the model in a batch; a job that has more is one by itself
   std::int64_t jobs = 64;      ///< in a batch
   std::int64_t waiting = 256;  ///< jobs, beside those at work
   /// Seconds that a query should take at most: a batch is cut so short that two, the one that a query finds

@@ -219,9 +219,11 @@ void ModelEngine::share_round() {
   } else {
     const std::array<PeerRows, 1> first{{{0, 0, 1}}};
     Request request = world.start_exchange(head, {}, head, first);
-    // MPI would keep a core busy with waiting. What comes within a moment finds this rank awake.
+    // MPI would keep a core busy with waiting. What comes soon finds this rank awake, what comes late waits
+    // for up to a millisecond.
     for (const double began = now(); !request.test();)
-      if (now() - began > 1e-3) std::this_thread::sleep_for(std::chrono::microseconds(200));
+      if (const double idle = now() - began; idle > 1e-3)
+        std::this_thread::sleep_for(std::chrono::duration<double>(std::clamp(idle / 20, 1e-4, 1e-3)));
   }
   round.items.resize(static_cast<std::size_t>(round.head.items));
   round.tokens.resize(static_cast<std::size_t>(round.head.tokens));
