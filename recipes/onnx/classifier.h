@@ -10,7 +10,7 @@ namespace conclave::onnx {
 
 /// The file, with inputs
 ///
-///     input_ids       [batch, sequence] i64, a text's tokens, and any behind its end
+///     input_ids       [batch, sequence] i64, a text's tokens, max_length at most, and any behind its end
 ///     attention_mask  [batch, sequence] i64, 1 for tokens, 0 behind a text's end; of no text, 0 throughout
 ///     image           [batch, height, width, channels] u8
 ///
