@@ -6,9 +6,11 @@
 #include <netinet/tcp.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <chrono>
@@ -76,6 +78,24 @@ void drop_newcomers(int listener) {
   ::setsockopt(listener, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof filter);
 }
 
+// As many descriptors as connections need, or as the system lets this process have.
+void allow_descriptors(std::size_t connections) {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  const rlim_t wanted = std::min<rlim_t>(limit.rlim_max, connections + 256);
+  if (limit.rlim_cur >= wanted) return;
+  limit.rlim_cur = wanted;
+  ::setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+int port_of(int listener) {
+  sockaddr_storage bound{};
+  socklen_t size = sizeof bound;
+  ::getsockname(listener, reinterpret_cast<sockaddr*>(&bound), &size);
+  return ntohs(bound.ss_family == AF_INET ? reinterpret_cast<sockaddr_in&>(bound).sin_port
+                                          : reinterpret_cast<sockaddr_in6&>(bound).sin6_port);
+}
+
 std::string address_of(const sockaddr_storage& from) {
   std::array<char, INET6_ADDRSTRLEN> text{};
   if (from.ss_family == AF_INET)
@@ -115,7 +135,7 @@ class Connections::Loop {
   Loop(const ConnectionOptions& options, Handler handler, Refuser refuser);
   ~Loop();
 
-  int port() const;
+  int port() const { return port_; }
   void run();
   void end();
   bool ending() const { return ending_; }
@@ -146,6 +166,7 @@ class Connections::Loop {
   const Refuser refuser_;
   TlsContext context_;
   Descriptor listener_, epoll_, woken_;
+  const int port_;
   std::unordered_map<Number, std::unique_ptr<Connection>> connections_;
   Number next_ = 2;
   std::size_t buffered_ = 0;
@@ -168,8 +189,10 @@ Connections::Loop::Loop(const ConnectionOptions& options, Handler handler, Refus
       context_(options.certificate.empty() ? nullptr : tls_context(options.certificate, options.key)),
       listener_(listen_on(options.host, options.port)),
       epoll_(::epoll_create1(EPOLL_CLOEXEC)),
-      woken_(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
+      woken_(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)),
+      port_(port_of(listener_.get())) {
   require(epoll_.get() >= 0 && woken_.get() >= 0, "serve: {}", std::strerror(errno));
+  allow_descriptors(options.connections);
   watch(listener_.get(), kListener, EPOLLIN, EPOLL_CTL_ADD);
   watch(woken_.get(), kWoken, EPOLLIN, EPOLL_CTL_ADD);
   for (std::size_t i = 0; i < options_.threads; ++i) workers_.emplace_back([this] { work(); });
@@ -182,14 +205,6 @@ Connections::Loop::~Loop() {
   }
   changed_.notify_all();
   for (std::thread& worker : workers_) worker.join();
-}
-
-int Connections::Loop::port() const {
-  sockaddr_storage bound{};
-  socklen_t size = sizeof bound;
-  ::getsockname(listener_.get(), reinterpret_cast<sockaddr*>(&bound), &size);
-  return ntohs(bound.ss_family == AF_INET ? reinterpret_cast<sockaddr_in&>(bound).sin_port
-                                          : reinterpret_cast<sockaddr_in6&>(bound).sin6_port);
 }
 
 void Connections::Loop::end() {

@@ -16,9 +16,9 @@ namespace conclave::service {
 
 struct ConnectionOptions {
   std::string host = "127.0.0.1";
-  int port = 8080;               ///< 0: any that is free
-  std::string certificate, key;  ///< PEM files; "": plain
-  FrameLimits limits;
+  int port = 8080;                         ///< 0: any that is free
+  std::string certificate = {}, key = {};  ///< PEM files; "": plain
+  FrameLimits limits = {};
   std::size_t threads = 64;        ///< that answer
   std::size_t connections = 4096;  ///< beyond, the one that has made others wait longest is closed
   std::size_t buffered = std::size_t{512} << 20;  ///< bytes of requests not yet whole, of all together

@@ -3,6 +3,7 @@ the service from answering others."""
 
 import http.client
 import json
+import resource
 import signal
 import subprocess
 import threading
@@ -92,6 +93,8 @@ def refusals(service):
 
 def crowds(service):
     """1,000 connections that say nothing, and 1,000 that say a byte at a time, while others are answered."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     began = time.monotonic()
     service.post("classify", {"text": TEXTS[0]})
     idle = [service.socket() for _ in range(1000)]

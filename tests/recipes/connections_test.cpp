@@ -1,0 +1,144 @@
+#include "recipes/service/connections.h"
+
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <catch2/catch.hpp>
+#include <chrono>
+#include <thread>
+#include <vector>
+
+namespace conclave::service {
+namespace {
+
+// Answers with the request's own bytes in brackets; "sleep" in them takes a while, "close" closes.
+WholeAnswer echo(const WholeRequest& request) {
+  if (request.bytes.find("sleep") != std::string::npos)
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  return {"[" + request.bytes.substr(0, request.bytes.find(' ')) + "]",
+          request.bytes.find("close") != std::string::npos};
+}
+
+struct Running {
+  explicit Running(const ConnectionOptions& options)
+      : connections(options, echo,
+                    [](int status, std::string_view /*code*/, std::string_view /*reason*/) {
+                      return std::to_string(status);
+                    }),
+        loop([this] { connections.run(); }) {}
+  ~Running() {
+    connections.end();
+    loop.join();
+  }
+  Connections connections;
+  std::thread loop;
+};
+
+class Client {
+ public:
+  explicit Client(const Connections& connections) : socket_(::socket(AF_INET, SOCK_STREAM, 0)) {
+    sockaddr_in to{};
+    to.sin_family = AF_INET, to.sin_port = htons(static_cast<std::uint16_t>(connections.port()));
+    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    connected = ::connect(socket_, reinterpret_cast<sockaddr*>(&to), sizeof to) == 0;
+    const timeval patience{.tv_sec = 5, .tv_usec = 0};
+    ::setsockopt(socket_, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+  }
+  ~Client() { ::close(socket_); }
+  Client(const Client&) = delete;
+  Client& operator=(const Client&) = delete;
+
+  void send(std::string_view bytes) const { ::send(socket_, bytes.data(), bytes.size(), MSG_NOSIGNAL); }
+  void finish() const { ::shutdown(socket_, SHUT_WR); }
+  /// Until there are so many bytes, or no more.
+  std::string receive(std::size_t size) const {
+    std::string bytes(size, '\0');
+    std::size_t have = 0;
+    for (ssize_t got = 1; have < size && got > 0; have += static_cast<std::size_t>(std::max<ssize_t>(got, 0)))
+      got = ::recv(socket_, bytes.data() + have, size - have, 0);
+    return bytes.substr(0, have);
+  }
+  bool connected = false;
+
+ private:
+  int socket_;
+};
+
+constexpr std::string_view kGet = "GET / HTTP/1.1\r\n\r\n";
+constexpr std::string_view kPost = "POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc";
+constexpr std::string_view kSleep = "GET /sleep HTTP/1.1\r\n\r\n";
+constexpr std::string_view kClose = "GET /close HTTP/1.1\r\n\r\n";
+
+TEST_CASE("requests are answered in their order, also those sent before they could be", "[service]") {
+  Running running({.port = 0, .threads = 4, .linger_seconds = 0.05});
+  const Client client(running.connections);
+  for (const std::string_view request : {kGet, kPost, kGet}) client.send(request);
+  CHECK(client.receive(16) == "[GET][POST][GET]");
+  client.send(kGet.substr(0, 7));
+  client.send(kGet.substr(7));
+  CHECK(client.receive(5) == "[GET]");
+  client.send(kClose);
+  CHECK(client.receive(6) == "[GET]");  // and the end
+  const Client half(running.connections);
+  half.send(kSleep);
+  half.finish();
+  CHECK(half.receive(6) == "[GET]");
+}
+
+TEST_CASE("those who wait, idle or slow, keep nobody from being answered", "[service]") {
+  Running running({.port = 0, .threads = 1, .request_seconds = 0.5, .linger_seconds = 0.05});
+  std::vector<std::unique_ptr<Client>> idle;
+  for (int i = 0; i < 50; ++i) {
+    idle.push_back(std::make_unique<Client>(running.connections));
+    if (i % 2 == 0) idle.back()->send("GET /");
+  }
+  const Client client(running.connections);
+  client.send(kGet);
+  CHECK(client.receive(5) == "[GET]");
+  CHECK(idle[0]->receive(4) == "408");  // once its time is up
+  CHECK(idle[1]->receive(1).empty());
+}
+
+TEST_CASE("at the limit of connections, a newcomer takes the place of one that waits", "[service]") {
+  Running running({.port = 0, .threads = 2, .connections = 3, .linger_seconds = 0.05});
+  const Client at_work(running.connections), one(running.connections), other(running.connections);
+  at_work.send(kSleep);
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  const Client newcomer(running.connections);
+  newcomer.send(kGet);
+  CHECK(newcomer.receive(5) == "[GET]");
+  CHECK(at_work.receive(5) == "[GET]");
+  CHECK(running.connections.open() <= 3);
+}
+
+TEST_CASE("what is no request is refused, and the connection closed", "[service]") {
+  Running running({.port = 0, .limits = {.head = 100, .body = 10}, .threads = 1, .linger_seconds = 0.05});
+  for (const auto& [bytes, status] : {std::pair("nonsense\r\n\r\n", "400"),
+                                      std::pair("POST / HTTP/1.1\r\nContent-Length: 11\r\n\r\n", "413")}) {
+    const Client client(running.connections);
+    client.send(bytes);
+    CHECK(client.receive(4) == status);
+  }
+}
+
+TEST_CASE("as it ends, what has come is answered, and idle connections are closed", "[service]") {
+  Running running({.port = 0, .threads = 4, .linger_seconds = 0.3});
+  const Client at_work(running.connections), idle(running.connections), begun(running.connections);
+  at_work.send(kSleep);
+  begun.send(kGet.substr(0, 5));
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  running.connections.end();
+  const Client late(running.connections);
+  late.send(kGet);
+  CHECK(late.receive(5) == "[GET]");
+  CHECK(at_work.receive(5) == "[GET]");
+  begun.send(kGet.substr(5));
+  CHECK(begun.receive(5) == "[GET]");
+  CHECK(idle.receive(1).empty());
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  CHECK_FALSE(Client(running.connections).connected);
+}
+
+}  // namespace
+}  // namespace conclave::service
