@@ -5,9 +5,10 @@ import json
 from reproduction import CONCLAVE, OUT, Measured, call, show, train
 
 EPOCHS = 3  # of Fashion-MNIST
+# Of a few hundred steps, all of them rounded, emoji's model is a point less accurate; the last quarter is enough.
 TASKS = {
     "WordNet-26": ("recipes/quick.toml", []),
-    "emoji": ("recipes/emoji_group.toml", ["train.start_from="]),
+    "emoji": ("recipes/emoji_group.toml", ["train.start_from=", "quantization.start_step=225"]),
     "Fashion-MNIST": ("recipes/fashion_mnist.toml", [f"train.epochs={EPOCHS}"]),
 }
 TRAINED = {"f32": [], "qat": ["quantization.enabled=true"]}

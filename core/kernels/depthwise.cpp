@@ -54,25 +54,9 @@ void depthwise(const Tensor& x, const Tensor& weight, const Window& window, cons
 #pragma omp parallel for collapse(2) schedule(static) if (y.numel() * window.size > kParallelElements)
     for (Index image = 0; image < images; ++image)
       for (Index row = 0; row < out_height; ++row) {
-        const Index from = row * window.stride - window.padding;
-        const auto [first, last] = Inside(from, 1, height, window.size);
         T* const to = py + (image * out_height + row) * out_width * channels;
-        run_widest(Line<T>{.source = px + (image * height + from + first) * width * channels,
-                           .source_row = width * channels,
-                           .length = width,
-                           .start = -window.padding,
-                           .step = window.stride,
-                           .weight = pw + first * window.size * channels,
-                           .weight_row = window.size * channels,
-                           .weight_column = channels,
-                           .rows = last - first,
-                           .columns = window.size,
-                           .to = to,
-                           .to_step = channels,
-                           .count = out_width,
-                           .channels = channels,
-                           .mode = Write::assign,
-                           .next = px + (image * height + from + window.size) * width * channels});
+        run_widest(depthwise_lines::forward_line(px + image * height * width * channels, height, width,
+                                                 channels, window, pw, row, to));
         if (!ends) continue;
         for (Index pixel = 0; pb && pixel < out_width; ++pixel)
 #pragma omp simd

@@ -174,6 +174,31 @@ void run(const Line<T, Source>& line) {
     for (Index channel = 0; channel < line.channels; ++channel) sum_taps(line, pixel, channel);
 }
 
+// Row `row` of what a convolution makes of an image [height, width, channels].
+template <class T, class Source>
+Line<T, Source> forward_line(const Source* image, Index height, Index width, Index channels,
+                             const Window& window, const T* weight, Index row, T* to, T zero = 0) {
+  const Index from = row * window.stride - window.padding;
+  const auto [first, last] = Inside(from, 1, height, window.size);
+  return {.source = image + (from + first) * width * channels,
+          .source_row = width * channels,
+          .length = width,
+          .start = -window.padding,
+          .step = window.stride,
+          .weight = weight + first * window.size * channels,
+          .weight_row = window.size * channels,
+          .weight_column = channels,
+          .rows = last - first,
+          .columns = window.size,
+          .to = to,
+          .to_step = channels,
+          .count = window.positions(width),
+          .channels = channels,
+          .mode = Write::assign,
+          .next = image + (from + window.size) * width * channels,
+          .zero = zero};
+}
+
 // One row of the output's gradient and the row of x that row `a` of the window saw.
 template <class T>
 struct RowPair {

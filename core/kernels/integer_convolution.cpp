@@ -85,27 +85,10 @@ void integer_depthwise(const IntegerRows& x, const Shape& images, const Tensor& 
 #pragma omp parallel for collapse(2) schedule(static) if (y.numel() * window.size > kParallelElements)
   for (Index image = 0; image < images[0]; ++image)
     for (Index row = 0; row < out_height; ++row) {
-      const std::uint8_t* source = x.values.data<std::uint8_t>() + image * x.values.size(1);
-      const Index from = row * window.stride - window.padding;
-      const auto [first, last] = Inside(from, 1, height, window.size);
       float* const to = y.data<float>() + (image * out_height + row) * out_width * channels;
-      run_widest(Line<float, std::uint8_t>{.source = source + (from + first) * width * channels,
-                                           .source_row = width * channels,
-                                           .length = width,
-                                           .start = -window.padding,
-                                           .step = window.stride,
-                                           .weight = weight + first * window.size * channels,
-                                           .weight_row = window.size * channels,
-                                           .weight_column = channels,
-                                           .rows = last - first,
-                                           .columns = window.size,
-                                           .to = to,
-                                           .to_step = channels,
-                                           .count = out_width,
-                                           .channels = channels,
-                                           .mode = Write::assign,
-                                           .next = source + (from + window.size) * width * channels,
-                                           .zero = of_image(x.zero_point, image)});
+      run_widest(depthwise_lines::forward_line(x.values.data<std::uint8_t>() + image * x.values.size(1),
+                                               height, width, channels, window, weight, row, to,
+                                               of_image(x.zero_point, image)));
       const float step = of_image(x.scale, image);
       for (Index pixel = 0; pixel < out_width; ++pixel) {
         float* const out = to + pixel * channels;
