@@ -71,7 +71,8 @@ def refusals(service):
         connection.sendall(data)
         return connection.recv(12)
 
-    for broken in ("", "{", '{"text": "a"', b'{"text": "\xff"}', "[" * 100_000):
+    nested = "[" * 100_000 + "]" * 100_000
+    for broken in ("", "{", '{"text": "a"', b'{"text": "\xff"}', "[" * 100_000, f'{{"text": "a", "top": {nested}}}'):
         refused(400, "bad_json", broken)
     refused(400, "missing_field", {})
     refused(400, "unknown_field", {"text": "a", "tops": 1})

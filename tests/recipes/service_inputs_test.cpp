@@ -102,7 +102,13 @@ TEST_CASE("what is sent wrongly is refused, with the status for it", "[service]"
   CHECK(refusal(classify, Body{"", "cat"}) == std::pair(415, std::string("unsupported_type")));
   for (const char* json : {"", "{", "{\"text\": \"\xFF\"}", "[1]", "\"text\"", "{\"text\": \"\\ud800\"}"})
     CHECK(refusal(classify, json) == bad("bad_json"));
-  CHECK(refusal(classify, std::string(100000, '[')) == bad("bad_json"));
+  // Nothing that is nested without end is looked into, as that would end the stack.
+  const std::string deep = std::string(1000000, '[') + std::string(1000000, ']');
+  for (const std::string& json : {std::string(100000, '['), deep, R"({"text": "a", "top": )" + deep + "}",
+                                  R"({"text": "a", "x": )" + deep + "}"})
+    CHECK(refusal(classify, json) == bad("bad_json"));
+  CHECK(refusal(classify, Body{"multipart/form-data", "", {{"text", "cat"}, {"top", deep}}}) ==
+        bad("bad_json"));
   CHECK(refusal(classify, "{}") == bad("missing_field"));
   CHECK(refusal(classify, R"({"text": null})") == bad("missing_field"));
   CHECK(refusal(classify, R"({"text": 5})") == bad("bad_field"));
