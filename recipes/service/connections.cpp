@@ -20,6 +20,7 @@
 #include <mutex>
 #include <thread>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "core/error.h"
@@ -115,6 +116,7 @@ struct Connection {
   std::string address;
   Phase phase = Phase::shaking_hands;
   std::string read;
+  std::size_t handed = 0;  // bytes of the request that is being answered, or waits to be
   RequestFrame frame;
   std::string answer;
   std::size_t written = 0;
@@ -309,7 +311,7 @@ void Connections::Loop::close_one() {
 void Connections::Loop::close(Number number) {
   const auto found = connections_.find(number);
   if (found == connections_.end()) return;
-  buffered_ -= found->second->read.size();
+  buffered_ -= found->second->read.size() + found->second->handed;
   connections_.erase(found);
   open_ = connections_.size();
 }
@@ -395,7 +397,7 @@ bool Connections::Loop::hand_over(Number number, Connection& connection) {
   WholeRequest request{connection.read.substr(0, size), connection.address};
   connection.read.erase(0, size);
   if (connection.read.empty()) connection.read.shrink_to_fit();
-  buffered_ -= size;
+  connection.handed = size;
   connection.phase = Phase::answering;
   {
     const std::lock_guard lock(mutex_);
@@ -432,6 +434,7 @@ void Connections::Loop::take_answers() {
     const auto found = connections_.find(number);
     if (found == connections_.end()) continue;
     Connection& connection = *found->second;
+    buffered_ -= std::exchange(connection.handed, 0);
     start_writing(connection, std::move(answer.bytes), answer.close);
     if (connection.gone || !advance(number, connection)) close(number);
   }

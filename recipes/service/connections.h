@@ -21,7 +21,7 @@ struct ConnectionOptions {
   FrameLimits limits = {};
   std::size_t threads = 64;        ///< that answer
   std::size_t connections = 4096;  ///< beyond, the one that has made others wait longest is closed
-  std::size_t buffered = std::size_t{512} << 20;  ///< bytes of requests not yet whole, of all together
+  std::size_t buffered = std::size_t{512} << 20;  ///< bytes of requests not yet answered, of all together
   double request_seconds = 10;  ///< from a request's first byte to its last; for a handshake, too
   double idle_seconds = 60;     ///< between requests
   double write_seconds = 30;    ///< for a client to take an answer

@@ -122,6 +122,22 @@ TEST_CASE("what is no request is refused, and the connection closed", "[service]
   }
 }
 
+TEST_CASE("requests take so much memory together and no more, those that wait for an answer, too",
+          "[service]") {
+  Running running({.port = 0, .threads = 1, .buffered = 1000, .linger_seconds = 0.05});
+  const auto large = [](std::string_view path) {
+    return "POST " + std::string(path) + " HTTP/1.1\r\nContent-Length: 800\r\n\r\n" + std::string(800, 'a');
+  };
+  const Client at_work(running.connections), other(running.connections);
+  at_work.send(large("/sleep"));
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  other.send(large("/"));
+  CHECK(other.receive(4) == "503");
+  CHECK(at_work.receive(6) == "[POST]");
+  at_work.send(large("/"));
+  CHECK(at_work.receive(6) == "[POST]");
+}
+
 TEST_CASE("as it ends, what has come is answered, and idle connections are closed", "[service]") {
   Running running({.port = 0, .threads = 4, .linger_seconds = 0.3});
   const Client at_work(running.connections), idle(running.connections), begun(running.connections);
