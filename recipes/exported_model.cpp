@@ -10,6 +10,8 @@
 namespace conclave {
 namespace {
 
+constexpr std::string_view kScale = "_scale";
+
 struct Known {
   std::string_view end;  // of the name
   const char *axes, *meaning;
@@ -42,9 +44,6 @@ constexpr std::array kKnown{
     Known{"/input_factor", "group", "learned: of the scale that the input's range has"},
 };
 
-// "expert, out, in" -> "expert, out"
-std::string without_last(const std::string& axes) { return axes.substr(0, axes.rfind(", ")); }
-
 std::pair<std::string, std::string> axes_and_meaning(const std::string& name, int rank) {
   for (const auto& [end, axes, meaning] : kKnown)
     if (name.ends_with(end) && std::count(axes, axes + std::string_view(axes).size(), ',') + 1 == rank)
@@ -57,12 +56,25 @@ std::pair<std::string, std::string> axes_and_meaning(const std::string& name, in
   return {"", ""};
 }
 
+struct ScaleAxes {
+  std::string names, numbers;  // of the weight's axes
+};
+
+// Its output channels': the last axis where each channel has a window of its own, else the first, or, of
+// experts, the first two.
+ScaleAxes scale_axes_of(const CheckpointReader& checkpoint, const std::string& weight) {
+  const int rank = checkpoint.shape(weight).rank(),
+            scales = checkpoint.shape(weight + std::string(kScale)).rank();
+  if (scales == 2) return {"expert, out", "0, 1"};
+  const bool depthwise = rank == 3;
+  return depthwise ? ScaleAxes{"channel", "2"} : ScaleAxes{"out", "0"};
+}
+
 TensorNotes notes_of(const CheckpointReader& checkpoint, const std::string& name) {
-  static constexpr std::string_view kScale = "_scale";
   const int rank = checkpoint.shape(name).rank();
   if (name.ends_with(kScale) && checkpoint.has(name.substr(0, name.size() - kScale.size()))) {
     const std::string weight = name.substr(0, name.size() - kScale.size());
-    return {{"axes", without_last(axes_and_meaning(weight, checkpoint.shape(weight).rank()).first)},
+    return {{"axes", scale_axes_of(checkpoint, weight).names},
             {"meaning", fmt::format("what the integers of {} are multiplied by", exported_name(weight))}};
   }
   const auto [axes, meaning] = axes_and_meaning(name, rank);
@@ -70,10 +82,9 @@ TensorNotes notes_of(const CheckpointReader& checkpoint, const std::string& name
   TensorNotes notes{{"axes", axes}, {"meaning", meaning}};
   const std::string scale = name + std::string(kScale);
   if (checkpoint.dtype(name) != DType::i8 || !checkpoint.has(scale)) return notes;
-  const int scale_rank = checkpoint.shape(scale).rank();
   notes.push_back({"quantization", "a number is its integer times the scale of its output channel"});
   notes.push_back({"scale", exported_name(scale)});
-  notes.push_back({"scale_axes", scale_rank == 2 ? "0, 1" : "0"});
+  notes.push_back({"scale_axes", scale_axes_of(checkpoint, name).numbers});
   notes.push_back({"zero_point", std::int64_t{0}});
   const std::string range = name.substr(0, name.rfind('/')) + "/input/range";
   if (checkpoint.has(range)) notes.push_back({"input_range", exported_name(range)});

@@ -138,6 +138,14 @@ def images():
         exported = Exported(name)
         assert_alike(f"images, {name}", predicted(name, exported.class_names, names), exported.probabilities(None, arrays),
                      integers=INT8 in options)
+    run([PROGRAM, "quantize", "rounded", "--out", "rounded_int8"])
+    run([PROGRAM, "export", "rounded_int8", "rounded.h5"])
+    with h5py.File("rounded.h5") as file:
+        for name, axes in ("blocks/1/depthwise", b"channel"), ("blocks/1/project", b"out"), ("stem", b"out"):
+            weight, scale = file[f"image/{name}/weight"], file[f"image/{name}/weight_scale"]
+            axis = int(weight.attrs["scale_axes"])
+            assert weight.attrs["axes"].split(b", ")[axis] == axes == scale.attrs["axes"], name
+            assert scale.shape == (weight.shape[axis],) and weight.dtype == numpy.int8, name
     images_test.train(1, "scattered", "image.scattering=true", "train.steps=2", 'image.blocks=["k3 x8 c8"]')
     run([PROGRAM, "export", "scattered", "no.onnx"], status=1, says=["image.scattering", "train a model"])
 
