@@ -332,8 +332,7 @@ void fields(R& train, Visitor&& field) {
         between(1, 65536));
   field("optimizer", train.optimizer,
         "adamw (Loshchilov and Hutter 2019), or sgd: steps of the gradients' running mean, which beta1 = 0 "
-        "makes plain ones; "
-        "it does not read beta2 and epsilon",
+        "makes plain ones; it does not read beta2 and epsilon",
         one_of({"adamw", "sgd"}));
   field("learning_rate", train.learning_rate, "Peak learning rate, reached at the end of warmup",
         between(0, 10));
@@ -403,8 +402,7 @@ void fields(R& quantization, Visitor&& field) {
         "Train with numbers rounded as inference with integers rounds them (fake quantization)", Rule{});
   field("layers", quantization.layers,
         "Whose products are computed so; embeddings and normalizations never are. Depthwise convolutions, "
-        "which "
-        "wait for memory, take longer in integers",
+        "which wait for memory, take longer in integers",
         one_of({"linear", "experts", "convolutions", "depthwise", "router", "heads"}));
   field("weight_bits", quantization.weight_bits, "Of a weight; each output channel has a scale of its own",
         between(2, 8));

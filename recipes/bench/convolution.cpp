@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 #include <omp.h>
 
-#include <cmath>
 #include <functional>
 
 #include "core/arena.h"
@@ -51,8 +50,7 @@ void depthwise(Index side, Index channels, const kernels::Window& window, std::i
   const kernels::IntegerRows rows{arena.empty({kImages, (pixels + 3) / 4 * 4}, DType::u8),
                                   arena.empty({kImages}), arena.empty({kImages})};
   const Tensor integers = arena.empty(weight.shape()), scale = arena.empty({channels});
-  for (float& value : integers.span<float>()) value = static_cast<float>(&value - integers.data<float>()) / 9;
-  for (float& value : integers.span<float>()) value = std::round(std::fmod(value, 127.0F));
+  for (Index i = 0; i < integers.numel(); ++i) integers.data<float>()[i] = static_cast<float>(i / 9 % 127);
   scale.fill(0.01);
   const auto quantize = [&] { kernels::quantize_rows(x.reshape({kImages, pixels}), levels, rows); };
   const auto convolve = [&] {

@@ -6,7 +6,7 @@
 
 #include "core/random.h"
 #include "recipes/bench/bench.h"
-#include "recipes/loaded_model.h"
+#include "recipes/predictor.h"
 
 namespace conclave::bench {
 namespace {
@@ -19,33 +19,28 @@ class Server {
  public:
   Server(const std::string& checkpoint, const ProcessGrid& grid, bool integers)
       : loaded_(checkpoint, grid,
-                {fmt::format("quantization.enabled={}", integers), "quantization.start_step=0"}) {
-    require(loaded_.model().classifier() && loaded_.tokenizer(),
-            "bench latency: {} is not of a model that classifies texts", checkpoint);
+                {fmt::format("quantization.enabled={}", integers), "quantization.start_step=0"}),
+        predictor_(loaded_, grid) {
+    require(loaded_.tokenizer().has_value(), "bench latency: {} is not of a model that classifies texts",
+            checkpoint);
     const RandomStream random{.seed = 1};
     std::vector<std::int32_t> tokens(
         static_cast<std::size_t>(std::min<Index>(kTokens, loaded_.recipe().data.max_length)));
     for (std::size_t i = 0; i < tokens.size(); ++i)
       tokens[i] = static_cast<std::int32_t>(
           random.below(static_cast<std::uint64_t>(loaded_.model().sizes().vocabulary), i));
-    text_.add(tokens, 0);
+    predictor_.add(tokens, {}, text_);
+    text_.global_tokens = text_.local_tokens();
   }
 
-  void answer() {
-    const ArenaScope scope(activations_);
-    Tape tape(activations_, false);
-    tape.stop_planning();
-    ForwardContext context{.training = false, .stream = {}, .global_tokens = text_.local_tokens()};
-    const Tensor logits = (*loaded_.model().classifier())(tape, context, model_input(text_)).logits;
-    functions::softmax(tape, logits);
-  }
+  void answer() { predictor_.scores(text_); }
 
   Index tokens() const { return text_.local_tokens(); }
 
  private:
   LoadedModel loaded_;
+  Predictor predictor_;
   Batch text_;
-  Arena activations_{"activations"};
 };
 
 }  // namespace
