@@ -201,8 +201,9 @@ void Quantizer::pack(Tape& tape, const Tensor& weight, const Tensor& gain) {
 // What rows are rounded to, in integers.
 kernels::IntegerRows Quantizer::integer_input(Tape& tape, const Tensor& x, kernels::RowOffsets offsets) {
   const QuantLevels levels = shared_.options.activation_levels();
-  const Index rows = x.size(0), quad = kernels::IntegerWeights::kQuad;
-  kernels::IntegerRows integers{tape.empty({rows, (x.size(1) + quad - 1) / quad * quad}, DType::u8), {}, {}};
+  const Index rows = x.size(0);
+  kernels::IntegerRows integers{
+      tape.empty({rows, kernels::IntegerWeights::row_bytes(x.size(1))}, DType::u8), {}, {}};
   if (!observer_) {
     integers.scale = tape.empty({rows}, x.dtype());
     integers.zero_point = tape.empty({rows}, x.dtype());

@@ -11,14 +11,11 @@ template void depthwise_lines::run<float, 32>(const Line<float, std::uint8_t>&);
 
 namespace {
 
-Index padded(Index bytes) {
-  return (bytes + IntegerWeights::kQuad - 1) / IntegerWeights::kQuad * IntegerWeights::kQuad;
-}
-
 void expect_images(const char* operation, const IntegerRows& x, const Shape& images) {
   require(images.rank() == 4, "{}: images of shape {} are not [images, height, width, channels]", operation,
           images);
-  expect(operation, "integers", x.values, {images[0], padded(images[1] * images[2] * images[3])}, DType::u8);
+  expect(operation, "integers", x.values,
+         {images[0], IntegerWeights::row_bytes(images[1] * images[2] * images[3])}, DType::u8);
   const Index scales = x.scale.numel() == 1 ? 1 : images[0];
   expect(operation, "scale", x.scale, {scales}, DType::f32);
   expect(operation, "zero_point", x.zero_point, {scales}, DType::f32);
@@ -36,7 +33,8 @@ void unfold_integers(const IntegerRows& x, const Shape& images, const Window& wi
   expect_images(operation, x, images);
   const Index height = images[1], width = images[2], channels = images[3];
   const Index out_height = window.positions(height), out_width = window.positions(width),
-              row_bytes = padded(window.size * window.size * channels), positions = out_height * out_width;
+              row_bytes = IntegerWeights::row_bytes(window.size * window.size * channels),
+              positions = out_height * out_width;
   expect(operation, "rows", rows.values, {images[0] * positions, row_bytes}, DType::u8);
   const bool each = x.scale.numel() > 1;
   expect(operation, "rows' scale", rows.scale, {each ? images[0] * positions : 1}, DType::f32);

@@ -44,7 +44,7 @@ void quantize_row(const float* x, Index count, float scale, float zero_point, Qu
 void quantize(const char* operation, const Tensor& x, QuantLevels levels, const IntegerRows& to,
               bool own_ranges) {
   expect_rank(operation, "x", x, 2);
-  const Index rows = x.size(0), in = x.size(1), row_bytes = (in + kQuad - 1) / kQuad * kQuad;
+  const Index rows = x.size(0), in = x.size(1), row_bytes = IntegerWeights::row_bytes(in);
   expect(operation, "x", x, {rows, in}, DType::f32);
   expect_levels(operation, levels);
   expect_rows(operation, to, rows, row_bytes);

@@ -30,8 +30,9 @@ struct IntegerWeights {
   static IntegerWeights empty(Index groups, Index out, Index in);
   Index panels() const { return (out + kPanel - 1) / kPanel; }
   Index quads() const { return (in + kQuad - 1) / kQuad; }
-  /// What a row of inputs is long, with zeros behind its end.
-  Index row_bytes() const { return quads() * kQuad; }
+  /// What a row of `in` inputs is long, with zeros behind its end.
+  static Index row_bytes(Index in) { return (in + kQuad - 1) / kQuad * kQuad; }
+  Index row_bytes() const { return row_bytes(in); }
   std::size_t bytes() const { return values.bytes() + scale.bytes() + sums.bytes(); }
 };
 

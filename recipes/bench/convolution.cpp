@@ -47,8 +47,9 @@ void depthwise(Index side, Index channels, const kernels::Window& window, std::i
   // Integers that there are, and those that have to be made of f32 first.
   const Index pixels = x.numel() / kImages;
   const QuantLevels levels = QuantLevels::affine(7);
-  const kernels::IntegerRows rows{arena.empty({kImages, (pixels + 3) / 4 * 4}, DType::u8),
-                                  arena.empty({kImages}), arena.empty({kImages})};
+  const kernels::IntegerRows rows{
+      arena.empty({kImages, kernels::IntegerWeights::row_bytes(pixels)}, DType::u8), arena.empty({kImages}),
+      arena.empty({kImages})};
   const Tensor integers = arena.empty(weight.shape()), scale = arena.empty({channels});
   for (Index i = 0; i < integers.numel(); ++i) integers.data<float>()[i] = static_cast<float>(i / 9 % 127);
   scale.fill(0.01);

@@ -18,7 +18,7 @@ struct Images {
 
   Images(const Shape& shape, int highest, bool one_scale) : values(Tensor::empty(shape, DType::f64)) {
     const Index images = shape[0], size = values.numel() / std::max<Index>(images, 1),
-                row = (size + 3) / 4 * 4, scales = one_scale ? 1 : images;
+                row = IntegerWeights::row_bytes(size), scales = one_scale ? 1 : images;
     integers = {Tensor::zeros({images, row}, DType::u8), Tensor::empty({scales}), Tensor::empty({scales})};
     integers.scale.fill(1);
     for (Index i = 0; i < scales; ++i)
