@@ -87,20 +87,20 @@ Tensor Quantizer::input(Tape& tape, const Tensor& x, kernels::RowOffsets offsets
   if (!observer_) return shared_.rounds ? functions::fake_quantize_rows(tape, x, levels) : x;
   if (tape.recording() || shared_.calibrates) observer_->see(tape, x, offsets, groups_.first);
   if (!shared_.rounds || !(tape.planning() || observer_->has_seen())) return x;
-  const auto [scale, zero_point, experts] = observed_scales(tape, x.size(0), x.dtype(), offsets);
-  if (!input_factor_) return functions::fake_quantize(tape, x, scale, zero_point, levels);
-  Tensor factor = input_factor_->value;
-  if (experts.defined())
-    factor = functions::reshape(
-        functions::embedding(tape, experts, functions::reshape(factor, {groups_.count, 1})), {x.size(0)});
-  return functions::fake_quantize(tape, x, functions::multiply(tape, factor, scale), zero_point, levels);
+  const auto [scale, zero_point] = observed_scales(tape, x.size(0), x.dtype(), offsets);
+  return functions::fake_quantize(tape, x, scale, zero_point, levels);
 }
 
 Quantizer::Scales Quantizer::observed_scales(Tape& tape, Index rows, DType dtype,
                                              kernels::RowOffsets offsets) {
   const auto of_groups =
       observer_->scales(tape, shared_.options.activation_levels(), groups_.first, groups_.count);
-  if (groups_.total == 1) return {tape.on_device(of_groups.scale), tape.on_device(of_groups.zero_point), {}};
+  const auto learned = [&](const Tensor& factor, const Tensor& of_range) {
+    return factor.defined() ? functions::multiply(tape, factor, of_range) : of_range;
+  };
+  const Tensor factors = input_factor_ ? input_factor_->value : Tensor();
+  if (groups_.total == 1)
+    return {learned(factors, tape.on_device(of_groups.scale)), tape.on_device(of_groups.zero_point)};
   Arena& arena = tape.arena();
   const Tensor scale = arena.empty_on_host({rows}, dtype), zero_point = arena.empty_on_host({rows}, dtype),
                experts = arena.empty_on_host({rows}, DType::i32);
@@ -112,7 +112,12 @@ Quantizer::Scales Quantizer::observed_scales(Tape& tape, Index rows, DType dtype
         experts.data<std::int32_t>()[row] = static_cast<std::int32_t>(g);
       }
   });
-  return {tape.on_device(scale), tape.on_device(zero_point), tape.on_device(experts)};
+  Tensor of_rows;
+  if (factors.defined())
+    of_rows = functions::reshape(
+        functions::embedding(tape, tape.on_device(experts), functions::reshape(factors, {groups_.count, 1})),
+        {rows});
+  return {learned(of_rows, tape.on_device(scale)), tape.on_device(zero_point)};
 }
 
 Tensor Quantizer::product(Tape& tape, const Tensor& x, kernels::RowOffsets offsets, const Tensor& weight,
@@ -121,17 +126,18 @@ Tensor Quantizer::product(Tape& tape, const Tensor& x, kernels::RowOffsets offse
 }
 
 bool Quantizer::multiplies_integers(const Tape& tape) {
-  return shared_.integers && shared_.rounds && !tape.recording() && tape.device() == Device::cpu &&
-         (!observer_ || observer_->has_seen());
+  return shared_.integers && shared_.rounds && !tape.recording() &&
+         (tape.device() == Device::cpu || !channels_last_) && (!observer_ || observer_->has_seen());
 }
 
 Tensor Quantizer::product(Tape& tape, const Tensor& x, kernels::RowOffsets offsets, const Tensor& weight,
                           const Tensor& bias, Activation activation, const Tensor& gain) {
   if (multiplies_integers(tape)) {
     const Tensor y = tape.empty({x.size(0), weight.size(1)}, x.dtype());
+    const Scales scales = scales_for(tape, x, offsets);
     const ArenaScope scope(tape.arena());
     pack(tape, weight, gain);
-    kernels::integer_product(integer_input(tape, x, offsets), shared_.options.activation_levels().highest,
+    kernels::integer_product(integer_input(tape, x, scales), shared_.options.activation_levels().highest,
                              offsets, *packed_, bias, activation, y);
     return y;
   }
@@ -156,20 +162,23 @@ Tensor Quantizer::convolution(Tape& tape, const Tensor& x, const kernels::Window
     return functions::convolution(tape, rounded, factors, bias, window, activation);
   }
   const Tensor y = tape.empty(kernels::window_shape("convolution", x, window, channels), x.dtype());
+  const Scales scales = scales_for(tape, pixels, all);
   const ArenaScope scope(tape.arena());
   pack(tape, weight, gain);
-  const kernels::IntegerRows integers = integer_input(tape, pixels, all);
+  const kernels::IntegerRows integers = integer_input(tape, pixels, scales);
   if (channels_last_) {
     kernels::integer_depthwise(integers, x.shape(), depthwise_, depthwise_scale_, window, bias, activation,
                                y);
     return y;
   }
   const Index rows = y.numel() / std::max<Index>(channels, 1), of_rows[] = {0, rows};
-  const Shape scales{integers.scale.numel() == 1 ? 1 : rows};
-  const kernels::IntegerRows unfolded{tape.empty({rows, packed_->row_bytes()}, DType::u8),
-                                      tape.empty(scales, DType::f32), tape.empty(scales, DType::f32)};
-  kernels::unfold_integers(integers, x.shape(), window, unfolded);
-  kernels::integer_product(unfolded, shared_.options.activation_levels().highest, of_rows, *packed_,
+  const Shape of_windows{integers.scale.numel() == 1 ? 1 : rows};
+  const std::int32_t highest = shared_.options.activation_levels().highest;
+  const kernels::IntegerRows unfolded{
+      tape.empty({rows, packed_->row_bytes()}, kernels::IntegerRows::dtype(tape.device())),
+      tape.empty(of_windows, DType::f32), tape.empty(of_windows, DType::f32)};
+  kernels::unfold_integers(integers, highest, x.shape(), window, unfolded);
+  kernels::integer_product(unfolded, highest, of_rows, *packed_,
                            bias.defined() ? bias.reshape({1, channels}) : bias, activation,
                            y.reshape({rows, channels}));
   return y;
@@ -189,37 +198,30 @@ void Quantizer::pack(Tape& tape, const Tensor& weight, const Tensor& gain) {
   } else {
     const bool grouped = weight.rank() == 3;
     packed_ = kernels::IntegerWeights::empty(grouped ? weight.size(0) : 1, weight.size(grouped ? 1 : 0),
-                                             rows.size(1));
+                                             rows.size(1), tape.device());
     kernels::pack_weights(weight.reshape({packed_->groups, packed_->out, packed_->in}), scale, levels,
                           *packed_);
     channels =
-        gain.defined() ? Tensor::borrow(packed_->scale.data<float>(), gain.shape(), DType::f32) : scale;
+        gain.defined() ? packed_->scale.reshape({packed_->scale.numel()}).rows(0, gain.numel()) : scale;
   }
   if (gain.defined()) kernels::multiply(channels, gain, channels);
 }
 
-// What rows are rounded to, in integers.
-kernels::IntegerRows Quantizer::integer_input(Tape& tape, const Tensor& x, kernels::RowOffsets offsets) {
-  const QuantLevels levels = shared_.options.activation_levels();
+// Those observed, or room for those of each row; before an ArenaScope, as a device copies from the host's
+// memory when its turn comes.
+Quantizer::Scales Quantizer::scales_for(Tape& tape, const Tensor& x, kernels::RowOffsets offsets) {
   const Index rows = x.size(0);
-  kernels::IntegerRows integers{
-      tape.empty({rows, kernels::IntegerWeights::row_bytes(x.size(1))}, DType::u8), {}, {}};
-  if (!observer_) {
-    integers.scale = tape.empty({rows}, x.dtype());
-    integers.zero_point = tape.empty({rows}, x.dtype());
-    kernels::quantize_rows(x, levels, integers);
-    return integers;
-  }
-  const Scales scales = observed_scales(tape, rows, x.dtype(), offsets);
-  integers.scale = scales.scale;
-  integers.zero_point = scales.zero_point;
-  if (input_factor_) {
-    const float* factors = input_factor_->value.data<float>();
-    const std::int32_t* experts = scales.experts.defined() ? scales.experts.data<std::int32_t>() : nullptr;
-    for (Index i = 0; i < integers.scale.numel(); ++i)
-      integers.scale.data<float>()[i] *= factors[experts ? experts[i] : 0];
-  }
-  kernels::quantize_by(x, levels, integers);
+  if (observer_) return observed_scales(tape, rows, x.dtype(), offsets);
+  return {tape.empty({rows}, x.dtype()), tape.empty({rows}, x.dtype())};
+}
+
+// What rows are rounded to, in integers.
+kernels::IntegerRows Quantizer::integer_input(Tape& tape, const Tensor& x, const Scales& scales) {
+  const kernels::IntegerRows integers{tape.empty({x.size(0), kernels::IntegerWeights::row_bytes(x.size(1))},
+                                                 kernels::IntegerRows::dtype(tape.device())),
+                                      scales.scale, scales.zero_point};
+  const QuantLevels levels = shared_.options.activation_levels();
+  (observer_ ? kernels::quantize_by : kernels::quantize_rows)(x, levels, integers);
   return integers;
 }
 

@@ -33,8 +33,8 @@ struct Quantization {
   QuantizationOptions options = {};
   bool rounds = false;      ///< else products are what they are without
   bool calibrates = false;  ///< passes that are not recorded are observed, too
-  /// Such passes in host memory multiply integers. Weights are packed when they are first met, and must then
-  /// stay as they are.
+  /// Such passes multiply integers; but depthwise convolutions do in host memory alone. Weights are packed
+  /// when they are first met, and must then stay as they are.
   bool integers = false;
   std::vector<Quantizer*> quantizers = {};
   std::vector<RangeObserver*> observers = {};  ///< theirs
@@ -85,8 +85,7 @@ class Quantizer : public Module {
 
  private:
   struct Scales {
-    Tensor scale, zero_point;  // [rows] or [1], where the tape is
-    Tensor experts;            // [rows] i32, where rows are of several
+    Tensor scale, zero_point;  // [rows] or [1], where the tape is, and learned where they are
   };
   Scales observed_scales(Tape& tape, Index rows, DType dtype, kernels::RowOffsets offsets);
   Tensor weight_scales(Tape& tape, const Tensor& rows) const;
@@ -94,7 +93,8 @@ class Quantizer : public Module {
   Tensor channel_rows(Tape& tape, const Tensor& weight) const;
   Tensor from_channel_rows(Tape& tape, const Tensor& rows) const;
   bool multiplies_integers(const Tape& tape);
-  kernels::IntegerRows integer_input(Tape& tape, const Tensor& x, kernels::RowOffsets offsets);
+  Scales scales_for(Tape& tape, const Tensor& x, kernels::RowOffsets offsets);
+  kernels::IntegerRows integer_input(Tape& tape, const Tensor& x, const Scales& scales);
   void pack(Tape& tape, const Tensor& weight, const Tensor& gain);
   // Where a channel's number is among the weight's.
   Index place(Index channel, Index channels, Index i, Index in) const {

@@ -87,7 +87,18 @@ struct Hash {
 };
 
 cudaDataType library_type(DType type) {
-  return type == DType::f64 ? CUDA_R_64F : type == DType::bf16 ? CUDA_R_16BF : CUDA_R_32F;
+  switch (type) {
+    case DType::f64:
+      return CUDA_R_64F;
+    case DType::bf16:
+      return CUDA_R_16BF;
+    case DType::i8:
+      return CUDA_R_8I;
+    case DType::i32:
+      return CUDA_R_32I;
+    default:
+      return CUDA_R_32F;
+  }
 }
 
 // The library's matrices are in column-major order, in which ours are their own transposes: it is told to
@@ -210,6 +221,7 @@ class Library {
 
 cublasComputeType_t compute_type(DType type) {
   if (type == DType::f64) return CUBLAS_COMPUTE_64F;
+  if (type == DType::i8) return CUBLAS_COMPUTE_32I;
   return type == DType::f32 && precision() == Precision::tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32
                                                               : CUBLAS_COMPUTE_32F;
 }
@@ -270,6 +282,9 @@ bool multiply(const char* operation, const MatrixProduct<float>& product) {
   return multiply_any(operation, product);
 }
 bool multiply(const char* operation, const MatrixProduct<double>& product) {
+  return multiply_any(operation, product);
+}
+bool multiply(const char* operation, const MatrixProduct<std::int8_t, std::int32_t>& product) {
   return multiply_any(operation, product);
 }
 

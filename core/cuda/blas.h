@@ -13,7 +13,8 @@
 namespace conclave::cuda {
 
 /// c [m, n] = a [m, k] b [k, n], of which c may not overlap with a or b. Sums are of type Sum, and so is what
-/// becomes of them; a and b of bf16 begin, and their rows begin, where 16 bytes do.
+/// becomes of them; a and b of bf16 or of integers begin, and their rows begin, where 16 bytes do. Of
+/// integers b is transposed, a is not, and n, k and c's stride are multiples of 4.
 template <class T, class Sum = T>
 struct MatrixProduct {
   Index m = 0, n = 0, k = 0;
@@ -36,6 +37,7 @@ struct MatrixProduct {
 bool multiply(const char* operation, const MatrixProduct<BFloat16, float>& product);
 bool multiply(const char* operation, const MatrixProduct<float>& product);
 bool multiply(const char* operation, const MatrixProduct<double>& product);
+bool multiply(const char* operation, const MatrixProduct<std::int8_t, std::int32_t>& product);
 
 /// body(a, b) with two matrices as products of them, or of their parts, are to have them: as they are, but
 /// where precision() is bf16, and they are of f32, as copies in scratch, each rounded once for all products.

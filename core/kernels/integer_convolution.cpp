@@ -15,7 +15,8 @@ void expect_images(const char* operation, const IntegerRows& x, const Shape& ima
   require(images.rank() == 4, "{}: images of shape {} are not [images, height, width, channels]", operation,
           images);
   expect(operation, "integers", x.values,
-         {images[0], IntegerWeights::row_bytes(images[1] * images[2] * images[3])}, DType::u8);
+         {images[0], IntegerWeights::row_bytes(images[1] * images[2] * images[3])},
+         IntegerRows::dtype(x.values.device()));
   const Index scales = x.scale.numel() == 1 ? 1 : images[0];
   expect(operation, "scale", x.scale, {scales}, DType::f32);
   expect(operation, "zero_point", x.zero_point, {scales}, DType::f32);
@@ -27,18 +28,22 @@ float of_image(const Tensor& scales, Index image) {
 
 }  // namespace
 
-void unfold_integers(const IntegerRows& x, const Shape& images, const Window& window,
-                     const IntegerRows& rows) {
+void unfold_integers(const IntegerRows& x, [[maybe_unused]] std::int32_t highest, const Shape& images,
+                     const Window& window, const IntegerRows& rows) {
   const char* operation = "unfold_integers";
   expect_images(operation, x, images);
   const Index height = images[1], width = images[2], channels = images[3];
   const Index out_height = window.positions(height), out_width = window.positions(width),
               row_bytes = IntegerWeights::row_bytes(window.size * window.size * channels),
               positions = out_height * out_width;
-  expect(operation, "rows", rows.values, {images[0] * positions, row_bytes}, DType::u8);
+  expect(operation, "rows", rows.values, {images[0] * positions, row_bytes},
+         IntegerRows::dtype(x.values.device()));
   const bool each = x.scale.numel() > 1;
   expect(operation, "rows' scale", rows.scale, {each ? images[0] * positions : 1}, DType::f32);
   expect(operation, "rows' zero_point", rows.zero_point, rows.scale.shape(), DType::f32);
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda(operation, x.values, x.scale, x.zero_point, rows.values, rows.scale, rows.zero_point))
+      return cuda::unfold_integers(x, highest, images, window, rows);
   const auto* px = x.values.data<std::uint8_t>();
   auto* to = rows.values.data<std::uint8_t>();
 #pragma omp parallel for collapse(2) schedule(static) if (rows.values.numel() > kParallelElements)
@@ -70,6 +75,8 @@ void integer_depthwise(const IntegerRows& x, const Shape& images, const Tensor& 
                        const Window& window, const Tensor& bias, Activation activation, const Tensor& y) {
   const char* operation = "integer depthwise";
   expect_images(operation, x, images);
+  require(x.values.device() == Device::cpu, "{}: is for processors; CUDA devices take rounded numbers",
+          operation);
   const Index height = images[1], width = images[2], channels = images[3];
   const Index out_height = window.positions(height), out_width = window.positions(width);
   expect(operation, "y", y, {images[0], out_height, out_width, channels}, DType::f32);

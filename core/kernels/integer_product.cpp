@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/cuda/memory.h"
 #include "core/kernels/activation.h"
 #include "core/kernels/quantized.h"
 #include "core/kernels/tile.h"
@@ -19,10 +20,13 @@ void expect_levels(const char* operation, QuantLevels levels) {
           "{}: levels from {} to {} do not lie in [0, 255]", operation, levels.lowest, levels.highest);
 }
 
+void expect_weight_levels(const char* operation, QuantLevels levels) {
+  require(levels.lowest >= -127 && levels.highest <= 127,
+          "{}: levels from {} to {} do not lie in [-127, 127]", operation, levels.lowest, levels.highest);
+}
+
 void expect_rows(const char* operation, const IntegerRows& x, Index rows, Index row_bytes) {
-  expect(operation, "integers", x.values, {rows, row_bytes}, DType::u8);
-  require(x.values.device() == Device::cpu, "{}: is for processors; CUDA devices take rounded numbers",
-          operation);
+  expect(operation, "integers", x.values, {rows, row_bytes}, IntegerRows::dtype(x.values.device()));
   const Index scales = x.scale.numel() == 1 ? 1 : rows;
   expect(operation, "scale", x.scale, {scales}, DType::f32);
   expect(operation, "zero_point", x.zero_point, {scales}, DType::f32);
@@ -48,6 +52,9 @@ void quantize(const char* operation, const Tensor& x, QuantLevels levels, const 
   expect(operation, "x", x, {rows, in}, DType::f32);
   expect_levels(operation, levels);
   expect_rows(operation, to, rows, row_bytes);
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda(operation, x, to.values, to.scale, to.zero_point))
+      return own_ranges ? cuda::quantize_rows(x, levels, to) : cuda::quantize_by(x, levels, to);
   const float* px = x.data<float>();
   float *scales = to.scale.data<float>(), *zeros = to.zero_point.data<float>();
   auto* values = to.values.data<std::uint8_t>();
@@ -82,16 +89,20 @@ integer_tiles::SumTile tile_of(IntegerPath path, [[maybe_unused]] std::int32_t h
   return integer_tiles::portable;
 }
 
+void expect_product(const char* operation, const IntegerRows& x, RowOffsets offsets,
+                    const IntegerWeights& weights, const Tensor& bias) {
+  const Index rows = x.values.size(0);
+  expect_rows(operation, x, rows, weights.row_bytes());
+  expect_offsets(operation, "offsets", offsets, weights.groups, rows);
+  if (bias.defined()) expect(operation, "bias", bias, {weights.groups, weights.out}, DType::f32);
+}
+
 // finish(row, group, first, count, values) is given what `count` channels of a row, from `first` on, stand
 // for, with bias and activation.
 template <class Finish>
 void product(const IntegerRows& x, std::int32_t highest, RowOffsets offsets, const IntegerWeights& weights,
              const Tensor& bias, Activation activation, IntegerPath path, Finish finish) {
-  const char* operation = "integer product";
   const Index rows = x.values.size(0), out = weights.out, panels = weights.panels(), quads = weights.quads();
-  expect_rows(operation, x, rows, weights.row_bytes());
-  expect_offsets(operation, "offsets", offsets, weights.groups, rows);
-  if (bias.defined()) expect(operation, "bias", bias, {weights.groups, out}, DType::f32);
   const auto tile = tile_of(path, highest);
   const auto* px = x.values.data<std::uint8_t>();
   const auto* pw = weights.values.data<std::int8_t>();
@@ -138,11 +149,19 @@ void product(const IntegerRows& x, std::int32_t highest, RowOffsets offsets, con
 
 }  // namespace
 
-IntegerWeights IntegerWeights::empty(Index groups, Index out, Index in) {
+IntegerWeights IntegerWeights::empty(Index groups, Index out, Index in, Device device) {
   // Sums of 32 bits, and as many more for a zero point.
   require(in <= 1 << 15, "integer weights: {} inputs may be more than a sum holds; at most {}", in, 1 << 15);
   IntegerWeights weights{groups, out, in, {}, {}, {}};
-  const Index padded = weights.panels() * kPanel;
+  const Index padded = weights.padded();
+  if constexpr (kBuiltWithCuda)
+    if (device == Device::cuda) {
+      weights.values = conclave::cuda::empty_on_device({groups, padded, weights.row_bytes()}, DType::i8);
+      weights.scale = conclave::cuda::empty_on_device({groups, padded});
+      weights.sums = conclave::cuda::empty_on_device({groups, padded}, DType::i32);
+      return weights;
+    }
+  require(device == Device::cpu, "integer weights: this build is for processors");
   weights.values = Tensor::zeros({groups, weights.panels(), weights.quads(), kPanel, kQuad}, DType::i8);
   weights.scale = Tensor::zeros({groups, padded});
   weights.sums = Tensor::zeros({groups, padded}, DType::i32);
@@ -154,8 +173,7 @@ void round_weights(const Tensor& weight, const Tensor& scale, QuantLevels levels
   expect(operation, "weight", weight, weight.shape(), DType::f32);
   expect(operation, "integers", integers, weight.shape(), DType::i8);
   expect(operation, "scale", scale, {scale.numel()}, DType::f32);
-  require(levels.lowest >= -127 && levels.highest <= 127,
-          "{}: levels from {} to {} do not lie in [-127, 127]", operation, levels.lowest, levels.highest);
+  expect_weight_levels(operation, levels);
   const Index channels = scale.numel(), in = channels > 0 ? weight.numel() / channels : 0;
   require(channels * in == weight.numel(), "{}: {} channels do not divide {}", operation, channels,
           weight.shape());
@@ -173,9 +191,13 @@ void round_weights(const Tensor& weight, const Tensor& scale, QuantLevels levels
 void pack_weights(const Tensor& weight, const Tensor& scale, QuantLevels levels, const IntegerWeights& to) {
   expect("pack_weights", "weight", weight, {to.groups, to.out, to.in}, DType::f32);
   expect("pack_weights", "scale", scale, {to.groups * to.out}, DType::f32);
+  expect_weight_levels("pack_weights", levels);
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("pack_weights", weight, scale, to.values))
+      return cuda::pack_weights(weight, scale, levels, to);
   const Tensor integers = Tensor::empty(weight.shape(), DType::i8);
   round_weights(weight, scale, levels, integers);
-  const Index panels = to.panels(), quads = to.quads(), padded = panels * kPanel;
+  const Index panels = to.panels(), quads = to.quads(), padded = to.padded();
 #pragma omp parallel for schedule(static) if (weight.numel() > kParallelElements)
   for (Index channel = 0; channel < to.groups * to.out; ++channel) {
     const Index group = channel / to.out, c = channel % to.out;
@@ -237,8 +259,13 @@ void integer_tiles::portable(Index rows, Index panels, Index quads, const std::u
 void integer_product(const IntegerRows& x, std::int32_t highest, RowOffsets offsets,
                      const IntegerWeights& weights, const Tensor& bias, Activation activation,
                      const Tensor& y, IntegerPath path) {
+  const char* operation = "integer product";
   const Index out = weights.out;
-  expect("integer product", "y", y, {x.values.size(0), out}, DType::f32);
+  expect_product(operation, x, offsets, weights, bias);
+  expect(operation, "y", y, {x.values.size(0), out}, DType::f32);
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda(operation, y, x.values, x.scale, x.zero_point, weights.values, bias))
+      return cuda::integer_product(x, highest, offsets, weights, bias, activation, y);
   float* py = y.data<float>();
   product(x, highest, offsets, weights, bias, activation, path,
           [&](Index row, Index first, Index channels, const float* values) {
@@ -249,9 +276,15 @@ void integer_product(const IntegerRows& x, std::int32_t highest, RowOffsets offs
 void integer_product(const IntegerRows& x, std::int32_t highest, RowOffsets offsets,
                      const IntegerWeights& weights, const Tensor& bias, Activation activation,
                      const IntegerRows& next, QuantLevels levels, IntegerPath path) {
-  const Index row_bytes = (weights.out + kQuad - 1) / kQuad * kQuad, step = step_of(next);
-  expect_levels("integer product", levels);
-  expect_rows("integer product", next, x.values.size(0), row_bytes);
+  const char* operation = "integer product";
+  const Index row_bytes = IntegerWeights::row_bytes(weights.out), step = step_of(next);
+  expect_product(operation, x, offsets, weights, bias);
+  expect_levels(operation, levels);
+  expect_rows(operation, next, x.values.size(0), row_bytes);
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda(operation, next.values, next.scale, next.zero_point, x.values, x.scale, x.zero_point,
+                weights.values, bias))
+      return cuda::integer_product(x, highest, offsets, weights, bias, activation, next, levels);
   const float *scales = next.scale.data<float>(), *zeros = next.zero_point.data<float>();
   auto* to = next.values.data<std::uint8_t>();
   product(x, highest, offsets, weights, bias, activation, path,

@@ -92,7 +92,7 @@ TEST_CASE("a convolution of integers is a product of the pixels under its window
       const Shape scales{one_scale ? 1 : rows};
       const IntegerRows unfolded{unwritten({rows, packed.row_bytes()}, DType::u8), Tensor::empty(scales),
                                  Tensor::empty(scales)};
-      unfold_integers(x.integers, x.values.shape(), window, unfolded);
+      unfold_integers(x.integers, 127, x.values.shape(), window, unfolded);
       const Tensor y = unwritten({rows, kOut}, DType::f32);
       integer_product(unfolded, 127, of_rows, packed, Tensor(), Activation::none, y);
       CHECK(same_bits(y, expected.to(DType::f32).reshape({rows, kOut})));

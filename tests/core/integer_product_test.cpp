@@ -77,18 +77,19 @@ TEST_CASE("integer products are exact, on every path that the processor has", "[
 
 TEST_CASE("inputs become the integers that fake quantization rounds them to", "[kernels]") {
   const Tensor x = random_values({40, 37}, 1, DType::f32, 2);
+  const Index row_bytes = IntegerWeights::row_bytes(37);
   for (const QuantLevels levels : {QuantLevels::affine(7), QuantLevels::affine(8)}) {
     for (const bool own : {true, false}) {
       const Tensor scale = Tensor::empty({own ? Index{40} : 1}), zero = scale.clone();
       scale.fill(0.03);
       zero.fill(60);
-      const IntegerRows rows{integers<std::uint8_t>({40, 40}, 2, 0, 255), scale, zero};
+      const IntegerRows rows{integers<std::uint8_t>({40, row_bytes}, 2, 0, 255), scale, zero};
       (own ? quantize_rows : quantize_by)(x, levels, rows);
       const Tensor rounded = unwritten(x.shape(), DType::f32);
       fake_quantize(x, scale, zero, levels, rounded);
       for (Index row = 0; row < 40; ++row)
-        for (Index i = 0; i < 40; ++i) {
-          const int q = rows.values.data<std::uint8_t>()[row * 40 + i];
+        for (Index i = 0; i < row_bytes; ++i) {
+          const int q = rows.values.data<std::uint8_t>()[row * row_bytes + i];
           if (i >= 37) {
             CHECK(q == 0);
             continue;
@@ -130,7 +131,7 @@ TEST_CASE("an integer product is that of the rounded numbers, with bias and acti
         integer_product(input, levels.highest, offsets, weights, some_bias, activation, y);
         CHECK(distance(y, expected) < 2e-5);
         // The integers for the next product are those of y, whichever path makes them.
-        const Index row_bytes = (out + 3) / 4 * 4;
+        const Index row_bytes = IntegerWeights::row_bytes(out);
         const Tensor next_scale = Tensor::of<float>({1}, {0.05f}), next_zero = Tensor::of<float>({1}, {50});
         const IntegerRows of_y{Tensor::empty({rows, row_bytes}, DType::u8), next_scale, next_zero};
         quantize_by(y, levels, of_y);
@@ -147,7 +148,7 @@ TEST_CASE("an integer product is that of the rounded numbers, with bias and acti
 TEST_CASE("integer products say what does not fit", "[kernels]") {
   const IntegerWeights weights = IntegerWeights::empty(1, 4, 8);
   const Tensor one = Tensor::zeros({1}), y = Tensor::zeros({2, 4});
-  const IntegerRows rows{Tensor::zeros({2, 8}, DType::u8), one, one};
+  const IntegerRows rows{Tensor::zeros({2, weights.row_bytes()}, DType::u8), one, one};
   const std::vector<Index> offsets{0, 3};
   CHECK_THROWS_WITH(integer_product(rows, 127, offsets, weights, Tensor(), Activation::none, y),
                     Catch::Contains("offsets must rise from 0 to 2"));

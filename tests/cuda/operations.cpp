@@ -23,6 +23,7 @@
 #include "core/kernels/gate.h"
 #include "core/kernels/hinge.h"
 #include "core/kernels/image_norm.h"
+#include "core/kernels/integer_convolution.h"
 #include "core/kernels/layer_norm.h"
 #include "core/kernels/lstm.h"
 #include "core/kernels/matmul.h"
@@ -125,7 +126,9 @@ std::vector<Tensor> Operation::tensors() const {
 }
 
 double floor_of(const Operation& operation, const Rates& rates) {
-  const double flops = operation.arithmetic == Arithmetic::f32 ? rates.f32 : rates.bf16_products;
+  const double flops = operation.arithmetic == Arithmetic::f32             ? rates.f32
+                       : operation.arithmetic == Arithmetic::bf16_products ? rates.bf16_products
+                                                                           : 2 * rates.bf16_products;
   return std::max(operation.least().total() / rates.bytes, operation.flops / flops);
 }
 
@@ -251,6 +254,55 @@ void bf16_row(bool small, const Row& row) {
                                                        .c = t[2].data<float>(),
                                                        .c_stride = side});
       });
+}
+
+// What linear layers and convolutions come to in integers: their product last.
+template <class Row>
+void integer_rows(bool small, const Row& row) {
+  constexpr QuantLevels kLevels = QuantLevels::affine(7);
+  const Index groups = small ? 2 : 8, rows = small ? 128 : 16384, in = small ? 96 : 4096,
+              out = small ? 160 : 4096;
+  const std::vector<Index> offsets = equal_offsets(groups, rows / groups);
+  const std::string sizes = fmt::format("rows {}, in {}, out {}, groups {}", rows, in, out, groups);
+  const auto n = static_cast<double>(rows * out);
+  const Operand scales = {Use::read, {rows}, DType::f32, [](const Tensor&values) { values.fill(0.01); }},
+                zeros = {Use::read, {rows}, DType::f32, [](const Tensor&values) { values.fill(60); }},
+                weight_scales = {
+                    Use::read, {groups, out}, DType::f32, [](const Tensor&values) { values.fill(0.02); }};
+  const auto integers = [](const Tensors& t, std::size_t values, std::size_t scale) {
+    return IntegerRows{t[values], t[scale], t[scale + 1]};
+  };
+  row("quantize_rows", fmt::format("rows {}, columns {}", rows, in),
+      {read({rows, in}), written({rows, in}, DType::i8), written({rows}), written({rows})},
+      8 * static_cast<double>(rows * in),
+      [=](const Tensors& t) { quantize_rows(t[0], kLevels, integers(t, 1, 2)); });
+  row("pack_weights", fmt::format("groups {}, out {}, in {}", groups, out, in),
+      {read({groups, out, in}), weight_scales, written({groups, out, in}, DType::i8), written({groups, out}),
+       written({groups, out}, DType::i32)},
+      6 * static_cast<double>(groups * out * in), [=](const Tensors& t) {
+        pack_weights(t[0], t[1].reshape({groups * out}), QuantLevels::symmetric(8),
+                     IntegerWeights{groups, out, in, t[2], t[3], t[4]});
+      });
+  const Index images = small ? 3 : 256, side = small ? 12 : 56, channels = small ? 16 : 64;
+  const Window window{3, 1, 1};
+  const Index pixels = side * side, depth = window.size * window.size * channels;
+  row("unfold_integers", fmt::format("{} images of {} x {}, channels {}", images, side, side, channels),
+      {read({images, pixels * channels}, DType::i8), read({images}), read({images}),
+       written({images * pixels, depth}, DType::i8), written({images * pixels}), written({images * pixels})},
+      static_cast<double>(images * pixels * depth), [=](const Tensors& t) {
+        unfold_integers(integers(t, 0, 1), kLevels.highest, {images, side, side, channels}, window,
+                        integers(t, 3, 4));
+      });
+  row(
+      "integer product (gelu)", sizes,
+      {read({rows, in}, DType::i8), scales, zeros, read({groups, out, in}, DType::i8), weight_scales,
+       numbers({groups, out}, 1000), read({groups, out}), written({rows, out})},
+      2 * n * static_cast<double>(in) + 30 * n,
+      [=](const Tensors& t) {
+        integer_product(integers(t, 0, 1), kLevels.highest, offsets,
+                        IntegerWeights{groups, out, in, t[3], t[4], t[5]}, t[6], Activation::gelu, t[7]);
+      },
+      Bytes{.read = 4 * n, .written = 4 * n}, "cuBLASLt's sums, which a second pass makes numbers of");
 }
 
 // Groups so many, and so small, that one kernel of ours takes them all.
@@ -640,6 +692,9 @@ std::vector<Operation> operations(Size size) {
       [](const Tensors& t) {
         fake_quantize_backward(t[0], t[1], t[2], Tensor(), {}, t[3], Write::assign, t[4]);
       });
+
+  integer_rows(small, row);
+  table.back().arithmetic = Arithmetic::integer_products;
 
   // ---- The optimizer
   const Shape parameters{small ? 100'000 : Index{1} << 27};

@@ -28,8 +28,9 @@ struct Bytes {
   double total() const { return read + written; }
 };
 
-/// What computes: multiply-adds in f32, or the units for products of bf16.
-enum class Arithmetic { f32, bf16_products };
+/// What computes: multiply-adds in f32, or the units for products of bf16, which multiply twice as many 8-bit
+/// integers.
+enum class Arithmetic { f32, bf16_products, integer_products };
 
 struct Operation {
   std::string name;

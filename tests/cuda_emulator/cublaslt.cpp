@@ -20,7 +20,18 @@ struct Matrix {  // in column-major order
 
   bool operator==(const Matrix&) const = default;
   std::size_t element() const {
-    return type == CUDA_R_64F ? sizeof(double) : type == CUDA_R_32F ? sizeof(float) : sizeof(__nv_bfloat16);
+    switch (type) {
+      case CUDA_R_64F:
+        return sizeof(double);
+      case CUDA_R_16BF:
+        return sizeof(__nv_bfloat16);
+      case CUDA_R_8I:
+        return sizeof(std::int8_t);
+      case CUDA_R_32F:
+      case CUDA_R_32I:
+        break;
+    }
+    return sizeof(float);
   }
 };
 
@@ -37,8 +48,10 @@ struct Operation {
 
 constexpr std::array kNames{"A", "B", "C", "D"};
 constexpr std::uint64_t kMostAligned = 256, kBiasAlignment = 16;
-/// Of matrices of bf16 and of their columns: what tensor cores' fast kernels want.
+/// Of matrices of bf16 and of integers, and of their columns: what tensor cores' fast kernels want.
 constexpr std::uint64_t kHalfAlignment = 16;
+/// Of the extents of products of integers, of which the documentation asks it, and of their result's columns.
+constexpr std::uint64_t kIntegerMultiple = 4;
 
 struct Preference {
   std::uint64_t most_workspace = 0;
@@ -105,10 +118,16 @@ Problem problem_of(const std::string& doing, cublasLtMatmulDesc_t operation,
                    const std::array<cublasLtMatrixLayout_t, 4>& given) {
   Problem problem{.operation = operations.at(operation, doing), .matrices = {}};
   const Operation& how = problem.operation;
-  const cudaDataType type = how.compute == CUBLAS_COMPUTE_64F ? CUDA_R_64F : CUDA_R_32F;
+  const bool integers = how.compute == CUBLAS_COMPUTE_32I;
+  const cudaDataType type = how.compute == CUBLAS_COMPUTE_64F ? CUDA_R_64F
+                            : integers                        ? CUDA_R_32I
+                                                              : CUDA_R_32F;
   if (how.scale != type) throw Report(doing + ": alpha and beta are not of the type computed in");
-  if (type == CUDA_R_64F && how.epilogue != CUBLASLT_EPILOGUE_DEFAULT)
-    throw Report(doing + ": an epilogue in f64, on which the project does not rely");
+  if (type != CUDA_R_32F && how.epilogue != CUBLASLT_EPILOGUE_DEFAULT)
+    throw Report(doing + ": an epilogue in " + (integers ? "integers" : "f64") +
+                 ", on which the project does not rely");
+  if (integers && (how.transpose_a != CUBLAS_OP_T || how.transpose_b != CUBLAS_OP_N))
+    throw Report(doing + ": of integers A is to be transposed, and B is not");
   if ((how.has_bias() || how.sums()) && !how.bias)
     throw Report(doing + ": the epilogue " + (how.sums() ? "writes sums" : "adds a bias") +
                  ", and there is no bias pointer");
@@ -116,14 +135,17 @@ Problem problem_of(const std::string& doing, cublasLtMatmulDesc_t operation,
     const std::string name = doing + ": " + kNames[i];
     const Matrix& matrix = problem.matrices[i] = layouts.at(given[i], name);
     // Of what the documentation lists for each way to compute, what the project relies on.
-    const bool halves = i < 2 && problem.matrices[0].type == CUDA_R_16BF;
+    const bool halves = i < 2 && problem.matrices[0].type == CUDA_R_16BF, bytes = i < 2 && integers;
     if (halves && how.compute != CUBLAS_COMPUTE_32F)
       throw Report(name + " is of bf16, which CUBLAS_COMPUTE_32F multiplies");
-    if (matrix.type != (halves ? CUDA_R_16BF : type))
-      throw Report(name + (halves ? " is not of bf16, as A is" : " is not of the type computed in"));
-    if (halves && static_cast<std::size_t>(matrix.leading_dimension) * matrix.element() % kHalfAlignment != 0)
-      throw Report(name + " of bf16 has leading dimension " + std::to_string(matrix.leading_dimension) +
-                   ", and columns are to begin where 16 bytes do");
+    if (matrix.type != (halves ? CUDA_R_16BF : bytes ? CUDA_R_8I : type))
+      throw Report(name + (halves  ? " is not of bf16, as A is"
+                           : bytes ? " is not of 8-bit integers"
+                                   : " is not of the type computed in"));
+    if ((halves || bytes) &&
+        static_cast<std::size_t>(matrix.leading_dimension) * matrix.element() % kHalfAlignment != 0)
+      throw Report(name + (halves ? " of bf16" : " of integers") + " has leading dimension " +
+                   std::to_string(matrix.leading_dimension) + ", and columns are to begin where 16 bytes do");
     if (matrix.rows == 0 || matrix.columns == 0)
       throw Report(name + " is " + text_of(matrix.rows, matrix.columns) + ", of no elements");
     if (matrix.leading_dimension < static_cast<std::int64_t>(matrix.rows))
@@ -137,6 +159,10 @@ Problem problem_of(const std::string& doing, cublasLtMatmulDesc_t operation,
   if (k != kb || d.rows != m || d.columns != n)
     throw Report(doing + ": " + text_of(m, k) + " times " + text_of(kb, n) + " is no " +
                  text_of(d.rows, d.columns));
+  if (integers && (m % kIntegerMultiple != 0 || k % kIntegerMultiple != 0 ||
+                   static_cast<std::uint64_t>(d.leading_dimension) % kIntegerMultiple != 0))
+    throw Report(doing + ": " + text_of(m, k) + " times " + text_of(kb, n) +
+                 " of integers has extents that are no multiples of 4");
   if (c.rows != d.rows || c.columns != d.columns)
     throw Report(doing + ": C is " + text_of(c.rows, c.columns) + " and D is " + text_of(d.rows, d.columns));
   return problem;
@@ -158,6 +184,7 @@ void compute(const Problem& problem, double alpha, const void* a, const void* b,
                            std::uint64_t column) -> double {
     if (transposed) std::swap(row, column);
     const std::uint64_t at = row + column * static_cast<std::uint64_t>(matrix.leading_dimension);
+    if (matrix.type == CUDA_R_8I) return static_cast<const std::int8_t*>(memory)[at];
     if (matrix.type == CUDA_R_16BF) return static_cast<float>(static_cast<const __nv_bfloat16*>(memory)[at]);
     const T value = static_cast<const T*>(memory)[at];
     return how.compute == CUBLAS_COMPUTE_32F_FAST_TF32 ? as_tf32(static_cast<float>(value)) : value;
@@ -286,8 +313,10 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
     for (std::size_t i = 0; i < 4; ++i)
       if (preferred.alignments[i] < problem.matrices[i].element())
         throw Report(std::string(kDoing) + ": " + kNames[i] + " need not even be aligned to its elements");
-      else if (problem.matrices[i].type == CUDA_R_16BF && preferred.alignments[i] < kHalfAlignment)
-        throw Report(std::string(kDoing) + ": " + kNames[i] + " of bf16 is to begin where 16 bytes do");
+      else if (const cudaDataType type = problem.matrices[i].type;
+               (type == CUDA_R_16BF || type == CUDA_R_8I) && preferred.alignments[i] < kHalfAlignment)
+        throw Report(std::string(kDoing) + ": " + kNames[i] +
+                     (type == CUDA_R_8I ? " of integers" : " of bf16") + " is to begin where 16 bytes do");
     // The library has these epilogues for some layouts only, and does not say which.
     const Matrix& right = problem.matrices[1];
     if (problem.operation.sums()) {
@@ -358,11 +387,13 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t oper
                      [&](const Problem& known) { return alike(known, problem, true); }))
       throw Report(doing + ": the heuristic gave this algorithm for another product");
 
-    const bool wide = how.scale == CUDA_R_64F;
+    const bool wide = how.scale == CUDA_R_64F, integers = how.scale == CUDA_R_32I;
     const auto factor = [&](const void* value, const char* name) {
       if (!value || in_device_memory(address(value)))
         throw Report(doing + ": " + name + " is not in the host's memory");
-      return wide ? *static_cast<const double*>(value) : double{*static_cast<const float*>(value)};
+      return wide       ? *static_cast<const double*>(value)
+             : integers ? double(*static_cast<const std::int32_t*>(value))
+                        : double{*static_cast<const float*>(value)};
     };
     const double scale = factor(alpha, "alpha"), keep = factor(beta, "beta");
 
@@ -415,6 +446,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t oper
       if (needed > 0) std::memset(workspace, kPoison, needed);
       if (wide)
         compute<double>(problem, scale, a, b, keep, c, d);
+      else if (integers)
+        compute<std::int32_t>(problem, scale, a, b, keep, c, d);
       else
         compute<float>(problem, scale, a, b, keep, c, d);
       ++counts.launches;

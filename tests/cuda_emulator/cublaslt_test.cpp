@@ -28,7 +28,9 @@ struct Call {
   const void* bias = at(48);
   std::array<std::uint32_t, 4> alignments{16, 16, 16, 16};
   cublasComputeType_t compute = CUBLAS_COMPUTE_32F;
-  cudaDataType scale = CUDA_R_32F, type_of_a = CUDA_R_32F, type_of_b = CUDA_R_32F;
+  cudaDataType scale = CUDA_R_32F, type_of_a = CUDA_R_32F, type_of_b = CUDA_R_32F, type_of_d = CUDA_R_32F;
+  std::uint64_t rows = 3;  // of the result
+  bool transposed_a = false;
   std::uint64_t inner_of_b = 4;
   float beta = 0;
   void* workspace = room.raw();
@@ -42,9 +44,16 @@ struct Call {
   const char* run() {
     cublasLtCreate(&handle);
     cublasLtMatmulDescCreate(&operation, compute, scale);
-    cublasLtMatrixLayoutCreate(&layouts[0], type_of_a, 3, 4, leading[0]);
+    if (transposed_a) {
+      constexpr cublasOperation_t kTransposed = CUBLAS_OP_T;
+      cublasLtMatmulDescSetAttribute(operation, CUBLASLT_MATMUL_DESC_TRANSA, &kTransposed,
+                                     sizeof kTransposed);
+    }
+    cublasLtMatrixLayoutCreate(&layouts[0], type_of_a, transposed_a ? 4 : rows, transposed_a ? rows : 4,
+                               leading[0]);
     cublasLtMatrixLayoutCreate(&layouts[1], type_of_b, inner_of_b, 2, leading[1]);
-    for (const std::size_t i : {2, 3}) cublasLtMatrixLayoutCreate(&layouts[i], CUDA_R_32F, 3, 2, leading[2]);
+    for (const std::size_t i : {2, 3})
+      cublasLtMatrixLayoutCreate(&layouts[i], type_of_d, rows, 2, leading[2]);
     if (epilogue) {
       cublasLtMatmulDescSetAttribute(operation, CUBLASLT_MATMUL_DESC_EPILOGUE, &*epilogue, sizeof *epilogue);
       cublasLtMatmulDescSetAttribute(operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias);
@@ -65,8 +74,10 @@ struct Call {
         handle, operation, layouts[0], layouts[1], layouts[2], layouts[3], preference, 1, &chosen, &found);
     if (status == CUBLAS_STATUS_SUCCESS) {
       then(*this);
-      const float alpha = 1;
-      status = cublasLtMatmul(handle, operation, &alpha, pointers[0], layouts[0], pointers[1], layouts[1],
+      const float one = 1;
+      const std::int32_t one_integer = 1;
+      const void* const alpha = scale == CUDA_R_32I ? static_cast<const void*>(&one_integer) : &one;
+      status = cublasLtMatmul(handle, operation, alpha, pointers[0], layouts[0], pointers[1], layouts[1],
                               &beta, pointers[2], layouts[2], pointers[3], layouts[3], &chosen.algo,
                               workspace, workspace_bytes, stream);
     }
@@ -218,6 +229,57 @@ TEST_CASE("products of bf16 that the library has not, or only slow ones for") {
   halves_fail("A is aligned to 4 bytes, and 16 were preferred",
               [](Call& call) { call.pointers[0] = call.at(1); });
   halves_fail("A: 54 bytes at offset 208 of 256", [](Call& call) { call.pointers[0] = call.at(52); });
+}
+
+// A and B of 8-bit integers in memory of f32, as are the sums.
+void use_integers(Call& call) {
+  call.type_of_a = call.type_of_b = CUDA_R_8I;
+  call.type_of_d = call.scale = CUDA_R_32I;
+  call.compute = CUBLAS_COMPUTE_32I;
+  call.transposed_a = true;
+  call.rows = 4;
+  call.leading = {16, 16, 4};
+}
+
+TEST_CASE("a product of integers, whose sums are integers") {
+  Call call;
+  use_integers(call);
+  const Tensor bytes = Tensor::borrow(call.memory.raw(), {256}, DType::i8, Device::cuda),
+               integers = Tensor::empty({256}, DType::i8);
+  for (Index i = 0; i < 256; ++i)
+    integers.data<std::int8_t>()[i] = static_cast<std::int8_t>(i * 37 % 255 - 127);
+  bytes.copy_from(integers);
+  CHECK(call.run() == std::string("CUBLAS_STATUS_SUCCESS"));
+  const Tensor sums = cuda::to_host(Tensor::borrow(call.memory.raw(), {64}, DType::i32, Device::cuda));
+  CHECK(emulator::take_report() == "");
+  const std::int8_t* const values = integers.data<std::int8_t>();
+  for (Index row = 0; row < 4; ++row)
+    for (Index column = 0; column < 2; ++column) {
+      std::int32_t sum = 0;
+      for (Index i = 0; i < 4; ++i) sum += values[i + 16 * row] * values[64 + i + 16 * column];
+      CHECK(sums.data<std::int32_t>()[32 + row + 4 * column] == sum);
+    }
+}
+
+TEST_CASE("products of integers that the library has not, or only slow ones for") {
+  const auto integers_fail = [](const char* says, const std::function<void(Call&)>& change) {
+    fails(says, [&](Call& call) {
+      use_integers(call);
+      change(call);
+    });
+  };
+  integers_fail("A is not of 8-bit integers", [](Call& call) { call.type_of_a = CUDA_R_32I; });
+  integers_fail("B is not of 8-bit integers", [](Call& call) { call.type_of_b = CUDA_R_16BF; });
+  integers_fail("D is not of the type computed in", [](Call& call) {
+    call.before = [](Call& now) { cublasLtMatrixLayoutCreate(&now.layouts[3], CUDA_R_32F, 4, 2, 4); };
+  });
+  integers_fail("alpha and beta are not of the type", [](Call& call) { call.scale = CUDA_R_32F; });
+  integers_fail("A is to be transposed, and B is not", [](Call& call) { call.transposed_a = false; });
+  integers_fail("an epilogue in integers", [](Call& call) { call.epilogue = CUBLASLT_EPILOGUE_RELU; });
+  integers_fail("A of integers has leading dimension 20", [](Call& call) { call.leading[0] = 20; });
+  integers_fail("extents that are no multiples of 4", [](Call& call) { call.rows = 3; });
+  integers_fail("extents that are no multiples of 4", [](Call& call) { call.leading[2] = 5; });
+  integers_fail("B of integers is to begin where 16 bytes do", [](Call& call) { call.alignments[1] = 8; });
 }
 
 TEST_CASE("memory that a product may not have") {

@@ -1,0 +1,45 @@
+"""Integers on two CUDA devices, which are emulated: what processors answer with integers, texts and images, ranges of
+each row and of experts."""
+
+import json
+import os
+from pathlib import Path
+
+from e2e import images_test
+from runs import PROGRAM, prepare, run, train
+
+DEVICES = Path(os.environ["CONCLAVE_CUDA_PROGRAM"])
+QUANTIZED = "quantization.enabled=true"
+TENSOR = [QUANTIZED, "quantization.activations=tensor", "quantization.learned=true"]
+EVERYWHERE = 'quantization.layers=["linear", "experts", "heads", "convolutions", "depthwise"]'
+
+
+def loss(program, checkpoint, *options, ranks=1):
+    ranked = ["mpirun", "--oversubscribe", "-n", ranks] if ranks > 1 else []
+    command = [*ranked, program, "eval", checkpoint, "--split", "train", *options]
+    return json.loads(run(command).splitlines()[-1])["loss"]
+
+
+def compare(checkpoint, *numbers):
+    here = loss(PROGRAM, checkpoint, "--device", "cpu")
+    for ranks in numbers:
+        there = loss(DEVICES, checkpoint, "--device", "cuda", ranks=ranks)
+        rounded = loss(DEVICES, checkpoint, "--device", "cuda", "--set=quantization.inference=rounded", ranks=ranks)
+        print(f"{checkpoint}, {ranks} ranks: {here} by processors, {there} on devices, rounded {rounded}")
+        assert abs(here - there) <= 1e-5 * max(1, abs(here)), (here, there)
+        assert 0 < abs(there - rounded) < 2e-3, (there, rounded)
+
+
+def main():
+    os.environ["CONCLAVE_CUDA_MEMORY"] = "512"
+    prepare()
+    for name, options in {"token": [QUANTIZED], "tensor": [*TENSOR, EVERYWHERE]}.items():
+        train(1, name, "train.steps=12", *options)
+        compare(name, 2)
+    images_test.prepare()
+    images_test.train(1, "images", QUANTIZED, EVERYWHERE, "image.norm=batch", "train.steps=6")
+    compare("images", 1)
+
+
+if __name__ == "__main__":
+    main()
