@@ -93,7 +93,9 @@ Tensor convolution(Tape& tape, const Tensor& x, const Tensor& weight, const Tens
   };
   {
     const ArenaScope scope(tape.arena());
-    kernels::convolution(x, weight, bias, window, activation, y, derivative, scratch(tape));
+    // As of linear layers, whose functions say why.
+    kernels::convolution(x, weight, bias, window, activation, y, derivative, scratch(tape),
+                         tape.recording() ? kernels::RowBits::fastest : kernels::RowBits::independent);
   }
   const ExampleRows apart = tape.examples_of("convolution", x.size(0), {&weight, &bias});
   tape.record("convolution", {&x, &weight, &bias}, {&y}, [=](Tape& tape) {

@@ -14,9 +14,11 @@ Index convolution_scratch(const Tensor& x, const Window& window);
 
 /// y [images, out height, out width, out] = activation(x [images, height, width, in] under weight [out, size,
 /// size, in] + bias [out]); bias may be undefined. `derivative`, like y, where defined receives
-/// activation'(...) for the backward pass.
+/// activation'(...) for the backward pass. Of `bits`, which are a pixel's here, processors know; cuDNN says
+/// nothing of them.
 void convolution(const Tensor& x, const Tensor& weight, const Tensor& bias, const Window& window,
-                 Activation activation, const Tensor& y, const Tensor& derivative, const Tensor& scratch);
+                 Activation activation, const Tensor& y, const Tensor& derivative, const Tensor& scratch,
+                 RowBits bits = RowBits::fastest);
 
 /// dx (=, +=), like x, from dz, the gradient before the activation, like y.
 void convolution_backward_input(const Tensor& dz, const Tensor& weight, const Window& window,

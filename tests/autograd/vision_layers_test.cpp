@@ -168,5 +168,17 @@ TEST_CASE("groups that do not divide the channels, and windows without a middle,
   CHECK_THROWS_WITH(same_window(4), "a window of 4 has no pixel in the middle; its size must be odd");
 }
 
+TEST_CASE("in inference an image's convolution has the same bits whatever images are beside it", "[vision]") {
+  for (const kernels::Window& window : {same_window(3), same_window(3, 2), kernels::Window{1, 1, 0}}) {
+    Convolution convolution(3, 8, window);
+    const ParameterSet parameters(convolution, DType::f32, 1);
+    Arena arena("test");
+    Tape tape(arena, false);
+    const Tensor x = random_values({9, 5, 5, 3}, 2, DType::f32), all = convolution(tape, x);
+    for (Index i = 0; i < 9; ++i)
+      CHECK(same_bits(convolution(tape, x.rows(i, i + 1).clone()), all.rows(i, i + 1).clone()));
+  }
+}
+
 }  // namespace
 }  // namespace conclave
