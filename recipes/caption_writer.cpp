@@ -41,19 +41,6 @@ double penalized(double log_probability, std::size_t tokens, double length_penal
 
 }  // namespace
 
-// A token behind one of the texts.
-struct CaptionWriter::Candidate {
-  std::size_t text;
-  std::int32_t token;
-  double log_probability;  // of the whole
-};
-
-// A row of the model's passes.
-struct CaptionWriter::Unfinished {
-  std::size_t image;
-  WrittenCaption written;
-};
-
 CaptionWriter::CaptionWriter(Captioner& captioner, std::vector<std::uint8_t> may_write,
                              std::int64_t max_length, Device device)
     : captioner_(captioner),
@@ -70,20 +57,40 @@ CaptionWriter::CaptionWriter(LoadedModel& model, const ProcessGrid& grid)
 
 std::vector<WrittenCaption> CaptionWriter::write(const Tensor& pixels, const CaptionOptions& options,
                                                  std::int64_t first) {
-  check(options, max_length_);
-  const Index images = pixels.size(0), some = std::max<Index>(kTexts / options.beam, 1);
-  std::vector<WrittenCaption> captions;
-  for (Index done = 0; done < images; done += some)
-    write_some(pixels.rows(done, std::min(done + some, images)), options, first + done, captions);
+  std::vector<WrittenCaption> captions(static_cast<std::size_t>(pixels.size(0)));
+  write_to(pixels, options, first, captions);
   return captions;
 }
 
+void CaptionWriter::write_to(const Tensor& pixels, const CaptionOptions& options, std::int64_t first,
+                             std::span<WrittenCaption> captions) {
+  check(options, max_length_);
+  const Index images = pixels.size(0), some = std::max<Index>(kTexts / options.beam, 1);
+  require(images == std::ssize(captions), "captions: room for {}, but there are {} images", captions.size(),
+          images);
+  for (Index done = 0; done < images; done += some) {
+    const Index end = std::min(done + some, images);
+    write_some(pixels.rows(done, end), options, first + done,
+               captions.subspan(static_cast<std::size_t>(done), static_cast<std::size_t>(end - done)));
+  }
+}
+
+void CaptionWriter::reserve(std::size_t texts, std::size_t images) {
+  const auto length = static_cast<std::size_t>(max_length_);
+  for (std::vector<Unfinished>* const all : {&texts_, &next_}) {
+    if (all->size() < texts) all->resize(texts);
+    for (Unfinished& text : *all) text.written.tokens.reserve(length);
+  }
+  tokens_.reserve(texts), parents_.reserve(texts), candidates_.reserve(texts + 1);
+  best_.assign(images, {kNever, 0});
+}
+
 void CaptionWriter::write_some(const Tensor& pixels, const CaptionOptions& options, std::int64_t first,
-                               std::vector<WrittenCaption>& captions) {
+                               std::span<WrittenCaption> captions) {
   const std::int64_t most = options.max_tokens > 0 ? options.max_tokens : max_length_;
-  const auto images = static_cast<std::size_t>(pixels.size(0));
+  const std::size_t images = captions.size(), beam = static_cast<std::size_t>(options.beam);
   const ArenaScope scope(activations_);
-  KeyValueCache cache = captioner_.cache(activations_, static_cast<Index>(images) * options.beam, most);
+  KeyValueCache cache = captioner_.cache(activations_, static_cast<Index>(images * beam), most);
   ForwardContext context{.training = false, .stream = {}};
   const auto pass = [&](bool may_end, auto&& compute) {
     const ArenaScope of_pass(activations_);
@@ -92,38 +99,42 @@ void CaptionWriter::write_some(const Tensor& pixels, const CaptionOptions& optio
     score(tape.on_host(compute(tape)), may_end);
   };
 
-  std::vector<WrittenCaption> best(images);
-  std::vector<double> best_score(images, kNever);
-  std::vector<std::size_t> finished(images);
+  reserve(images * beam, images);
   const auto finish = [&](const Unfinished& text, std::size_t length) {
-    ++finished[text.image];
+    Best& best = best_[text.image];
+    ++best.finished;
     const double score = penalized(text.written.log_probability, length, options.length_penalty);
-    if (score <= best_score[text.image]) return;
-    best_score[text.image] = score;
-    best[text.image] = text.written;
+    if (score <= best.score) return;
+    best.score = score;
+    WrittenCaption& caption = captions[text.image];
+    caption.tokens.reserve(static_cast<std::size_t>(max_length_));
+    caption = text.written;
   };
 
-  std::vector<Unfinished> texts, next;
-  for (std::size_t image = 0; image < images; ++image) texts.push_back({image, {}});
-  std::vector<std::int32_t> tokens, parents;
+  for (std::size_t image = 0; image < images; ++image) {
+    texts_[image].image = image;
+    texts_[image].written.tokens.clear();
+    texts_[image].written.log_probability = 0;
+  }
   pass(false, [&](Tape& tape) { return captioner_.first(tape, context, pixels, cache); });
-  for (std::int64_t written = 0; !texts.empty(); ++written) {
-    next.clear(), tokens.clear(), parents.clear();
+  std::size_t texts = images;
+  for (std::int64_t written = 0; texts > 0; ++written) {
+    tokens_.clear(), parents_.clear();
     // All texts of an image are neighbours.
-    for (std::size_t begin = 0, end = 0; begin < texts.size(); begin = end) {
-      const std::size_t image = texts[begin].image;
-      while (end < texts.size() && texts[end].image == image) ++end;
-      std::vector<Candidate> candidates;
+    for (std::size_t begin = 0, end = 0; begin < texts; begin = end) {
+      const std::size_t image = texts_[begin].image;
+      while (end < texts && texts_[end].image == image) ++end;
       if (options.top_p > 0) {
         const RandomStream stream{.seed = options.seed, .step = static_cast<std::uint32_t>(written)};
         const double uniform =
             stream.uniform(static_cast<std::uint64_t>(first) + static_cast<std::uint64_t>(image));
-        candidates.push_back(draw(texts, begin, uniform, options));
+        candidates_.assign(1, draw(begin, uniform, options));
       } else {
-        candidates = likeliest(texts, begin, end, static_cast<std::size_t>(options.beam) - finished[image]);
+        find_likeliest(begin, end, beam - best_[image].finished);
       }
-      for (const Candidate& candidate : candidates) {
-        Unfinished text = texts[candidate.text];
+      for (const Candidate& candidate : candidates_) {
+        Unfinished& text = next_[tokens_.size()];
+        text = texts_[candidate.text];
         text.written.log_probability = candidate.log_probability;
         const bool ends = candidate.token == captioner_.end_token();
         if (!ends) text.written.tokens.push_back(candidate.token);
@@ -131,16 +142,15 @@ void CaptionWriter::write_some(const Tensor& pixels, const CaptionOptions& optio
           finish(text, text.written.tokens.size() + (ends ? 1 : 0));
           continue;
         }
-        next.push_back(std::move(text));
-        tokens.push_back(candidate.token);
-        parents.push_back(static_cast<std::int32_t>(candidate.text));
+        tokens_.push_back(candidate.token);
+        parents_.push_back(static_cast<std::int32_t>(candidate.text));
       }
     }
-    std::swap(texts, next);
-    if (texts.empty()) break;
-    pass(true, [&](Tape& tape) { return captioner_.next(tape, context, tokens, parents, written, cache); });
+    std::swap(texts_, next_);
+    texts = tokens_.size();
+    if (texts == 0) break;
+    pass(true, [&](Tape& tape) { return captioner_.next(tape, context, tokens_, parents_, written, cache); });
   }
-  std::ranges::move(best, std::back_inserter(captions));
 }
 
 // Of what may not be written, or be the end, nothing is left to the others' probabilities.
@@ -164,15 +174,14 @@ void CaptionWriter::score(const Tensor& logits, bool may_end) {
   }
 }
 
-std::vector<CaptionWriter::Candidate> CaptionWriter::likeliest(const std::vector<Unfinished>& texts,
-                                                               std::size_t begin, std::size_t end,
-                                                               std::size_t most) const {
+void CaptionWriter::find_likeliest(std::size_t begin, std::size_t end, std::size_t most) {
   const auto likelier = [](const Candidate& a, const Candidate& b) {
     return a.log_probability > b.log_probability;
   };
-  std::vector<Candidate> found;  // the likeliest first, of equals the one met first
+  std::vector<Candidate>& found = candidates_;  // the likeliest first, of equals the one met first
+  found.clear();
   for (std::size_t text = begin; text < end; ++text) {
-    const double before = texts[text].written.log_probability;
+    const double before = texts_[text].written.log_probability;
     const double* scores = scores_.data() + text * may_write_.size();
     for (std::size_t token = 0; token < may_write_.size(); ++token) {
       const Candidate candidate{text, static_cast<std::int32_t>(token), before + scores[token]};
@@ -181,28 +190,29 @@ std::vector<CaptionWriter::Candidate> CaptionWriter::likeliest(const std::vector
       found.insert(std::ranges::upper_bound(found, candidate, likelier), candidate);
     }
   }
-  return found;
 }
 
-CaptionWriter::Candidate CaptionWriter::draw(const std::vector<Unfinished>& texts, std::size_t text,
-                                             double uniform, const CaptionOptions& options) const {
+CaptionWriter::Candidate CaptionWriter::draw(std::size_t text, double uniform,
+                                             const CaptionOptions& options) {
   const double* scores = scores_.data() + text * may_write_.size();
-  std::vector<std::int32_t> order(may_write_.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::ranges::stable_sort(order, std::greater(), [&](std::int32_t token) { return scores[token]; });
-  std::vector<double> weights(order.size());
-  for (std::size_t i = 0; i < order.size(); ++i)
-    weights[i] = std::exp((scores[order[i]] - scores[order[0]]) / options.temperature);
-  const double wanted = options.top_p * std::accumulate(weights.begin(), weights.end(), 0.0);
+  order_.resize(may_write_.size());
+  std::iota(order_.begin(), order_.end(), 0);
+  std::ranges::sort(order_, [&](std::int32_t a, std::int32_t b) {
+    return scores[a] != scores[b] ? scores[a] > scores[b] : a < b;
+  });
+  weights_.resize(order_.size());
+  for (std::size_t i = 0; i < order_.size(); ++i)
+    weights_[i] = std::exp((scores[order_[i]] - scores[order_[0]]) / options.temperature);
+  const double wanted = options.top_p * std::accumulate(weights_.begin(), weights_.end(), 0.0);
   std::size_t nucleus = 0;
   double sum = 0;
-  while (nucleus < weights.size() && (nucleus == 0 || sum < wanted)) sum += weights[nucleus++];
+  while (nucleus < weights_.size() && (nucleus == 0 || sum < wanted)) sum += weights_[nucleus++];
   std::size_t drawn = 0;
-  for (double left = uniform * sum - weights[0]; left >= 0 && drawn + 1 < nucleus; left -= weights[drawn])
+  for (double left = uniform * sum - weights_[0]; left >= 0 && drawn + 1 < nucleus; left -= weights_[drawn])
     ++drawn;
   // Of top_p = 1 rounding may reach tokens of no weight.
-  while (weights[drawn] == 0) --drawn;
-  return {text, order[drawn], texts[text].written.log_probability + scores[order[drawn]]};
+  while (weights_[drawn] == 0) --drawn;
+  return {text, order_[drawn], texts_[text].written.log_probability + scores[order_[drawn]]};
 }
 
 }  // namespace conclave

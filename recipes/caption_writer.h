@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -33,23 +34,45 @@ class CaptionWriter {
   /// Collective over the expert-parallel group, all of whose ranks give it the same images.
   std::vector<WrittenCaption> write(const Tensor& pixels, const CaptionOptions& options,
                                     std::int64_t first = 0);
+  /// The same to `captions` [images], whose memory is used again: once there were as many texts at once,
+  /// nothing is allocated.
+  void write_to(const Tensor& pixels, const CaptionOptions& options, std::int64_t first,
+                std::span<WrittenCaption> captions);
 
  private:
-  struct Candidate;
-  struct Unfinished;
+  // A row of the model's passes.
+  struct Unfinished {
+    std::size_t image = 0;
+    WrittenCaption written;
+  };
+  // A token behind one of the texts.
+  struct Candidate {
+    std::size_t text;
+    std::int32_t token;
+    double log_probability;  // of the whole
+  };
+  struct Best {
+    double score;  // of its text so far
+    std::size_t finished;
+  };
   void score(const Tensor& logits, bool may_end);
-  std::vector<Candidate> likeliest(const std::vector<Unfinished>& texts, std::size_t begin, std::size_t end,
-                                   std::size_t most) const;
-  Candidate draw(const std::vector<Unfinished>& texts, std::size_t text, double uniform,
-                 const CaptionOptions& options) const;
+  void find_likeliest(std::size_t begin, std::size_t end, std::size_t most);
+  Candidate draw(std::size_t text, double uniform, const CaptionOptions& options);
   void write_some(const Tensor& pixels, const CaptionOptions& options, std::int64_t first,
-                  std::vector<WrittenCaption>& captions);
+                  std::span<WrittenCaption> captions);
+  void reserve(std::size_t texts, std::size_t images);
 
   Captioner& captioner_;
   std::vector<std::uint8_t> may_write_;
   std::int64_t max_length_;
   Arena activations_;
   std::vector<double> scores_;  // [texts, vocabulary], logarithms of probabilities
+  // What a step works in, of which no text is ever given back: the next one is written over it.
+  std::vector<Unfinished> texts_, next_;
+  std::vector<Best> best_;             // [images]
+  std::vector<Candidate> candidates_;  // of an image
+  std::vector<std::int32_t> tokens_, parents_, order_;
+  std::vector<double> weights_;
 };
 
 }  // namespace conclave

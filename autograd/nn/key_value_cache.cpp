@@ -10,11 +10,10 @@ namespace conclave {
 
 KeyValueCache::KeyValueCache(Arena& arena, Index layers, Index sequences, Index rows, Index hidden,
                              DType dtype)
-    : most_sequences_(sequences), most_rows_(rows), sequences_(sequences) {
-  const auto memory = [&] { return arena.empty({sequences * rows, 2 * hidden}, dtype); };
-  for (Index layer = 0; layer < layers; ++layer) layers_.push_back(memory());
-  spare_ = memory();
-}
+    : most_sequences_(sequences),
+      most_rows_(rows),
+      sequences_(sequences),
+      memory_(arena.empty({layers + 1, sequences * rows, 2 * hidden}, dtype)) {}
 
 void KeyValueCache::extend(Tape& tape, std::span<const std::int32_t> parents, Index rows) {
   const auto count = static_cast<Index>(parents.size());
@@ -29,6 +28,7 @@ void KeyValueCache::extend(Tape& tape, std::span<const std::int32_t> parents, In
   kept_ = before > 0 ? sequences_ * before : 0;
   sequences_ = count;
   rows_ += rows;
+  ++passes_;
   Arena& arena = tape.arena();
   host_offsets_ = functions::even_offsets(tape, count, rows);
   offsets_ = tape.on_device(host_offsets_);
@@ -45,12 +45,17 @@ void KeyValueCache::extend(Tape& tape, std::span<const std::int32_t> parents, In
 }
 
 Tensor KeyValueCache::append(Index layer, const Tensor& key_value) {
-  Tensor& kept = layers_.at(static_cast<std::size_t>(layer));
-  const Index all = kept_ + key_value.size(0);
+  const Index places = memory_.size(0), all = kept_ + key_value.size(0);
+  require(layer >= 0 && layer + 1 < places, "key-value cache: there is no layer {}", layer);
+  // Before the first pass layer 0 is in place 0, and the last place is spare.
+  const auto place = [&](Index ahead) {
+    const Index number = ((layer - ahead) % places + places) % places;
+    return memory_.rows(number, number + 1).reshape({memory_.size(1), memory_.size(2)});
+  };
+  const Tensor kept = place(passes_ - 1);
   kept.rows(kept_, all).queue_copy_from(key_value);
-  const Tensor appended = spare_.rows(0, sequences_ * rows_);
+  const Tensor appended = place(passes_).rows(0, sequences_ * rows_);
   kernels::embedding(places_, kept.rows(0, all), appended);
-  std::swap(kept, spare_);
   return appended;
 }
 

@@ -6,7 +6,6 @@
 #pragma once
 
 #include <span>
-#include <vector>
 
 #include "autograd/tape.h"
 
@@ -24,7 +23,7 @@ class KeyValueCache {
   void extend(Tape& tape, std::span<const std::int32_t> parents, Index rows);
 
   /// Of this pass's rows [sequences x rows, 2 hidden] of a layer -> those of all rows; valid until the next
-  /// pass. Once for each layer in a pass.
+  /// pass. Once for each layer in a pass, in their order.
   Tensor append(Index layer, const Tensor& key_value);
 
   /// Of this pass, [sequences + 1] i32: of its rows in host memory, and where the tape computes, and of all
@@ -38,9 +37,11 @@ class KeyValueCache {
  private:
   Index most_sequences_, most_rows_;
   Index sequences_ = 0, rows_ = 0;
-  Index kept_ = 0;              // rows of the pass before, over all sequences
-  std::vector<Tensor> layers_;  // [most rows over all sequences, 2 hidden]
-  Tensor spare_;                // takes turns with them
+  Index kept_ = 0;  // rows of the pass before, over all sequences
+  Index passes_ = 0;
+  // [layers + 1, most rows over all sequences, 2 hidden]: one is spare, to which a layer's rows are copied,
+  // and whose place is spare then. After a pass every layer's place is one further ahead.
+  Tensor memory_;
   Tensor places_, host_offsets_, offsets_, key_offsets_;
 };
 

@@ -35,6 +35,8 @@ class Engine {
   /// From any thread, before the job is queued: gives its answer the memory that it takes, and says how many
   /// rows it has.
   virtual void prepare(Job& job) const = 0;
+  /// From any thread, once the job is answered: what it takes memory to make of the answer.
+  virtual void finish(Job& job) const = 0;
   /// Jobs that go_together(). From one thread.
   virtual EngineWork answer(std::span<Job* const> jobs) = 0;
 };

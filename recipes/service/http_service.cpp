@@ -206,6 +206,7 @@ class HttpService::Server : private httplib::Server {
       std::future<void> answered = job.answered.get_future();
       if (!queue_.push(job)) throw Refusal(503, "busy", "too many requests wait for an answer; try again");
       answered.get();
+      engine_.finish(job);
       answer.status = 200;
       answer.set_content(writer.write(engine_.facts(), job.query, job.answer), std::string(writer.type()));
     } catch (const Refusal& refused) {

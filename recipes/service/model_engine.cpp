@@ -65,7 +65,7 @@ struct ModelEngine::Round {
   std::vector<ImageSampler::Drawing> drawings;
   std::vector<float> scores;            // [items, classes + width]
   std::vector<std::uint8_t> images;     // [items, bytes of one]
-  std::vector<WrittenCaption> written;  // [items]
+  std::vector<WrittenCaption> written;  // [items], and more
   std::vector<Index> experts;           // [layers x experts]
   std::int64_t computed = 0;            // rows, on this rank
   std::size_t width = 0;                // of scores
@@ -154,6 +154,7 @@ void ModelEngine::prepare(Job& job) const {
     case TaskKind::caption: {
       const CaptionOptions& options = query.caption;
       const Index most = options.max_tokens > 0 ? options.max_tokens : model_.recipe().data.max_length;
+      answer.tokens.reserve(static_cast<std::size_t>(most));
       job.rows = model_.model().captioner()->image_tokens() + options.beam * most;
       break;
     }
@@ -164,6 +165,10 @@ void ModelEngine::prepare(Job& job) const {
       job.rows = 2 * query.count * (images_->image_tokens() + tokens);
       break;
   }
+}
+
+void ModelEngine::finish(Job& job) const {
+  if (job.query.task == TaskKind::caption) job.answer.caption = model_.tokenizer()->decode(job.answer.tokens);
 }
 
 EngineWork ModelEngine::answer(std::span<Job* const> jobs) {
@@ -306,11 +311,13 @@ void ModelEngine::compute_scores() {
 void ModelEngine::compute_captions() {
   Round& round = *round_;
   const auto images = std::ssize(round.items);
-  round.written = captions_->write(
+  if (std::ssize(round.written) < images) round.written.resize(round.items.size());
+  const auto written = std::span(round.written).first(round.items.size());
+  captions_->write_to(
       Tensor::borrow(round.pixels.data(), {images, std::ssize(round.pixels) / images}, DType::u8),
-      round.head.caption);
+      round.head.caption, 0, written);
   round.computed = images * model_.model().captioner()->image_tokens();
-  for (const WrittenCaption& text : round.written)
+  for (const WrittenCaption& text : written)
     round.computed += round.head.caption.beam * std::ssize(text.tokens);
 }
 
@@ -362,7 +369,7 @@ void ModelEngine::hand_out(std::span<Job* const> jobs) {
         break;
       }
       case TaskKind::caption:
-        answer.caption = model_.tokenizer()->decode(text->tokens);
+        answer.tokens.assign(text->tokens.begin(), text->tokens.end());
         answer.log_probability = text++->log_probability;
         break;
       case TaskKind::generate:

@@ -30,6 +30,7 @@ class ModelEngine : public Engine {
   std::size_t planned() const { return planned_; }
 
   void prepare(Job& job) const override;
+  void finish(Job& job) const override;
   /// On rank 0.
   EngineWork answer(std::span<Job* const> jobs) override;
   /// On the others: takes part in rank 0's batches until its engine is destroyed.

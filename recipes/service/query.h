@@ -47,6 +47,7 @@ struct Query {
 struct Answer {
   std::vector<float> probabilities = {};  ///< [classes]
   std::vector<float> embedding = {};      ///< [width]
+  std::vector<std::int32_t> tokens = {};  ///< of the caption
   std::string caption = {};
   double log_probability = 0;  ///< of the caption
   std::vector<Image> images = {};

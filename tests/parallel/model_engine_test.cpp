@@ -26,6 +26,7 @@ vocabulary = 40
 max_length = 8
 [tasks]
 classify = 1
+caption = 1
 generate = 1
 [image]
 size = 8
@@ -58,7 +59,7 @@ std::vector<std::uint8_t> pixels_of(int number) {
 // Of a step's training, which every rank does for itself.
 class Trained {
  public:
-  Trained() {
+  explicit Trained(const std::vector<std::string>& overrides = {}) {
     for (const char* split : {"train", "validation", "test"})
       for (const char* name : {"red tree", "green house", "blue sky"})
         for (int i = 0; i < 3; ++i) {
@@ -68,9 +69,10 @@ class Trained {
               << encode_png({{8, 8, 3}, pixels_of(i)});
         }
     const ProcessGrid alone = grid_of(0);
-    const Recipe recipe =
-        parse_recipe(kRecipe, "test",
-                     {"data.path=" + folder_.path() + "/images", "run.directory=" + folder_.path() + "/run"});
+    std::vector<std::string> sets{"data.path=" + folder_.path() + "/images",
+                                  "run.directory=" + folder_.path() + "/run"};
+    sets.insert(sets.end(), overrides.begin(), overrides.end());
+    const Recipe recipe = parse_recipe(kRecipe, "test", sets);
     const int nowhere = ::open("/dev/null", O_WRONLY);
     TrainerEnvironment environment;
     environment.progress.descriptor = nowhere;
@@ -87,6 +89,10 @@ Query picture(int number, TaskKind task) { return {.task = task, .pixels = pixel
 Query drawing(std::int32_t token, std::uint64_t seed) {
   return {
       .task = TaskKind::generate, .tokens = {token, 3}, .sampling = {.steps = 2, .seed = seed}, .count = 2};
+}
+
+Query captioned(int number, int beam) {
+  return {.task = TaskKind::caption, .pixels = pixels_of(number), .caption = {.beam = beam}};
 }
 
 std::deque<Job> jobs_of(const Engine& engine, const std::vector<Query>& queries) {
@@ -106,7 +112,10 @@ std::vector<Answer> answers(Engine& engine, const std::vector<Query>& queries, s
     batch.clear();
   }
   std::vector<Answer> answers;
-  for (Job& job : jobs) answers.push_back(std::move(job.answer));
+  for (Job& job : jobs) {
+    engine.finish(job);
+    answers.push_back(std::move(job.answer));
+  }
   return answers;
 }
 
@@ -117,6 +126,11 @@ std::vector<Query> pictures() {
   return queries;
 }
 const std::vector<Query> kDrawings{drawing(4, 1), drawing(9, 1), drawing(4, 2)};
+std::vector<Query> captions(int beam) {
+  std::vector<Query> queries;
+  for (int i = 0; i < 5; ++i) queries.push_back(captioned(i, beam));
+  return queries;
+}
 
 void check_alike(const std::vector<Answer>& one, const std::vector<Answer>& other, float tolerance,
                  int levels) {
@@ -124,6 +138,8 @@ void check_alike(const std::vector<Answer>& one, const std::vector<Answer>& othe
   for (std::size_t i = 0; i < one.size(); ++i) {
     CHECK_THAT(one[i].probabilities, Catch::Matchers::Approx(other[i].probabilities).margin(tolerance));
     CHECK_THAT(one[i].embedding, Catch::Matchers::Approx(other[i].embedding).margin(tolerance));
+    CHECK(one[i].tokens == other[i].tokens);
+    CHECK(one[i].caption == other[i].caption);
     REQUIRE(one[i].images.size() == other[i].images.size());
     for (std::size_t k = 0; k < one[i].images.size(); ++k)
       for (std::size_t at = 0; at < one[i].images[k].pixels.size(); ++at)
@@ -134,7 +150,7 @@ void check_alike(const std::vector<Answer>& one, const std::vector<Answer>& othe
 TEST_CASE("answers are the same alone, in a batch, and with experts on other ranks", "[service]") {
   const Trained trained;
   const BatchLimits limits{.rows = 256, .jobs = 8};
-  std::vector<Answer> alone, drawn;
+  std::vector<Answer> alone, drawn, written;
   std::vector<std::int64_t> used;
   {
     const ProcessGrid grid = grid_of(0);
@@ -145,6 +161,9 @@ TEST_CASE("answers are the same alone, in a batch, and with experts on other ran
     check_alike(alone, answers(engine, pictures(), 7), 0, 0);
     drawn = answers(engine, kDrawings, 1);
     check_alike(drawn, answers(engine, kDrawings, 3), 0, 1);
+    written = answers(engine, captions(3), 1);
+    for (const Answer& answer : written) CHECK_FALSE(answer.caption.empty());
+    check_alike(written, answers(engine, captions(3), 5), 0, 0);
     CHECK(drawn[0].images[0].pixels != drawn[0].images[1].pixels);
     CHECK(drawn[0].images[0].pixels != drawn[2].images[0].pixels);
     Query asks = picture(1, TaskKind::classify);
@@ -163,6 +182,7 @@ TEST_CASE("answers are the same alone, in a batch, and with experts on other ran
     check_alike(alone, answers(engine, pictures(), 1), 1e-5f, 0);
     check_alike(alone, answers(engine, pictures(), 7), 1e-5f, 0);
     check_alike(drawn, answers(engine, kDrawings, 3), 0, 1);
+    check_alike(written, answers(engine, captions(3), 2), 0, 0);
     Query asks = picture(1, TaskKind::classify);
     asks.experts = true;
     CHECK(answers(engine, {asks}, 1).at(0).experts == used);
@@ -179,7 +199,7 @@ TEST_CASE("once warm, the engine allocates nothing for a query", "[service]") {
   const auto rounds = [&](int count) {
     std::size_t counted = 0;
     for (int i = 0; i < count; ++i)
-      for (const std::vector<Query>& queries : {pictures(), kDrawings}) {
+      for (const std::vector<Query>& queries : {pictures(), kDrawings, captions(1), captions(3)}) {
         std::deque<Job> jobs = jobs_of(engine, queries);
         std::vector<Job*> batch;
         for (Job& job : jobs) batch.push_back(&job);
@@ -197,7 +217,7 @@ TEST_CASE("once warm, the engine allocates nothing for a query", "[service]") {
 }
 
 TEST_CASE("an engine says what its model has not learned", "[service]") {
-  const Trained trained;
+  const Trained trained({"tasks.caption=0"});
   const ProcessGrid grid = grid_of(0);
   LoadedModel loaded(trained.checkpoint(), grid, {});
   const auto engine = [&](const std::vector<std::string>& tasks) {
