@@ -217,12 +217,39 @@ Quantizer::Scales Quantizer::scales_for(Tape& tape, const Tensor& x, kernels::Ro
 
 // What rows are rounded to, in integers.
 kernels::IntegerRows Quantizer::integer_input(Tape& tape, const Tensor& x, const Scales& scales) {
-  const kernels::IntegerRows integers{tape.empty({x.size(0), kernels::IntegerWeights::row_bytes(x.size(1))},
-                                                 kernels::IntegerRows::dtype(tape.device())),
-                                      scales.scale, scales.zero_point};
+  const kernels::IntegerRows integers = integer_rows(tape, x.size(0), x.size(1), scales);
   const QuantLevels levels = shared_.options.activation_levels();
   (observer_ ? kernels::quantize_by : kernels::quantize_rows)(x, levels, integers);
   return integers;
+}
+
+kernels::IntegerRows Quantizer::integer_rows(Tape& tape, Index rows, Index in, const Scales& scales) {
+  return {
+      tape.empty({rows, kernels::IntegerWeights::row_bytes(in)}, kernels::IntegerRows::dtype(tape.device())),
+      scales.scale, scales.zero_point};
+}
+
+Tensor Quantizer::products(Tape& tape, const Tensor& x, kernels::RowOffsets offsets, const Tensor& weight,
+                           const Tensor& bias, Activation activation, Quantizer& next,
+                           const Tensor& next_weight, const Tensor& next_bias) {
+  if (!multiplies_integers(tape) || !next.multiplies_integers(tape) || !next.observer_)
+    return next.product(tape, product(tape, x, offsets, weight, bias, activation), offsets, next_weight,
+                        next_bias, Activation::none);
+  const Index rows = x.size(0);
+  const QuantLevels levels = shared_.options.activation_levels(),
+                    next_levels = next.shared_.options.activation_levels();
+  const Tensor y = tape.empty({rows, next_weight.size(1)}, x.dtype());
+  const Scales scales = scales_for(tape, x, offsets),
+               next_scales = next.observed_scales(tape, rows, x.dtype(), offsets);
+  const ArenaScope scope(tape.arena());
+  pack(tape, weight, Tensor());
+  next.pack(tape, next_weight, Tensor());
+  const kernels::IntegerRows between = integer_rows(tape, rows, weight.size(1), next_scales);
+  kernels::integer_product(integer_input(tape, x, scales), levels.highest, offsets, *packed_, bias,
+                           activation, between, next_levels);
+  kernels::integer_product(between, next_levels.highest, offsets, *next.packed_, next_bias, Activation::none,
+                           y);
+  return y;
 }
 
 Tensor Quantizer::linear(Tape& tape, const Tensor& x, const Tensor& weight, const Tensor& bias,

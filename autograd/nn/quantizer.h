@@ -61,6 +61,11 @@ class Quantizer : public Module {
   /// As functions::grouped_linear, of rounded numbers.
   Tensor product(Tape& tape, const Tensor& x, kernels::RowOffsets offsets, const Tensor& weight,
                  const Tensor& bias, Activation activation);
+  /// next.product() of what product() gives, without an activation. Where both multiply integers, and the
+  /// inputs of `next` have observed scales, what is between them is in integers only.
+  Tensor products(Tape& tape, const Tensor& x, kernels::RowOffsets offsets, const Tensor& weight,
+                  const Tensor& bias, Activation activation, Quantizer& next, const Tensor& next_weight,
+                  const Tensor& next_bias);
   /// As functions::linear, likewise. Before the bias, channels are multiplied by `gain` [out], where it is
   /// defined, which is the same in every pass, and for tapes that do not record.
   Tensor linear(Tape& tape, const Tensor& x, const Tensor& weight, const Tensor& bias, Activation activation,
@@ -95,6 +100,7 @@ class Quantizer : public Module {
   bool multiplies_integers(const Tape& tape);
   Scales scales_for(Tape& tape, const Tensor& x, kernels::RowOffsets offsets);
   kernels::IntegerRows integer_input(Tape& tape, const Tensor& x, const Scales& scales);
+  static kernels::IntegerRows integer_rows(Tape& tape, Index rows, Index in, const Scales& scales);
   void pack(Tape& tape, const Tensor& weight, const Tensor& gain);
   // Where a channel's number is among the weight's.
   Index place(Index channel, Index channels, Index i, Index in) const {
@@ -102,8 +108,6 @@ class Quantizer : public Module {
   }
   Tensor product(Tape& tape, const Tensor& x, kernels::RowOffsets offsets, const Tensor& weight,
                  const Tensor& bias, Activation activation, const Tensor& gain);
-  Tensor integer_product(Tape& tape, const Tensor& x, kernels::RowOffsets offsets, const Tensor& weight,
-                         const Tensor& bias, Activation activation, const Tensor& gain);
 
   Quantization& shared_;
   const Parameter& weight_;

@@ -27,6 +27,10 @@ class FeedForwardExperts final : public BaseExpert {
         down_(product("down", options.hidden, options.ffn)) {}
 
   Tensor forward(Tape& tape, const ExpertInput& input) override {
+    if (up_.quantizer)
+      return up_.quantizer->products(tape, input.rows, input.offsets, up_.weight.value, up_.bias->value,
+                                     Activation::gelu, *down_.quantizer, down_.weight.value,
+                                     down_.bias->value);
     const Tensor inner = up_(tape, input.rows, input.offsets, Activation::gelu);
     return down_(tape, inner, input.offsets, Activation::none);
   }

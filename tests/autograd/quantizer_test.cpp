@@ -52,6 +52,59 @@ TEST_CASE("a quantized linear layer is a product of rounded numbers, and one of 
     }
 }
 
+// Two products, one after the other, of two experts.
+struct Pair : Module {
+  explicit Pair(Quantization& shared)
+      : up(add_parameter("up", {2, 40, 17}, Initializer::fan_in(17))),
+        down(add_parameter("down", {2, 9, 40}, Initializer::fan_in(40))),
+        bias(add_parameter("bias", {2, 40}, Initializer::fan_in(1))),
+        first(shared, up, kGroups),
+        second(shared, down, kGroups) {
+    for (Parameter* parameter : {&up, &down, &bias}) {
+      parameter->sharded = true;
+      parameter->global_rows = 2;
+    }
+    add_module("first", first);
+    add_module("second", second);
+  }
+  static constexpr QuantizedGroups kGroups{.total = 2, .first = 0, .count = 2, .sharded = true};
+  Parameter &up, &down, &bias;
+  Quantizer first, second;
+};
+
+TEST_CASE("two products hand on the integers that the second would have made of numbers", "[quantizer]") {
+  for (const bool per_token : {true, false}) {
+    Quantization shared{.options = {.per_token = per_token}};
+    Pair pair(shared);
+    const ParameterSet parameters(pair, DType::f32, 1);
+    Arena arena("test");
+    Tape tape(arena), forgetful(arena, false);
+    const std::vector<Index> offsets{0, 12, 20};
+    Tensor x = kept(random_values({20, 17}, 1, DType::f32));
+    tape.watch(x);
+    const auto one_by_one = [&](Tape& on) {
+      const Tensor inner =
+          pair.first.product(on, x, offsets, pair.up.value, pair.bias.value, Activation::gelu);
+      return pair.second.product(on, inner, offsets, pair.down.value, Tensor(), Activation::none);
+    };
+    const auto together = [&](Tape& on) {
+      return pair.first.products(on, x, offsets, pair.up.value, pair.bias.value, Activation::gelu,
+                                 pair.second, pair.down.value, Tensor());
+    };
+    const Tensor plain = one_by_one(tape);
+    for (RangeObserver* observer : shared.observers) observer->learn();
+    shared.rounds = true;
+    CHECK(same_bits(together(tape), one_by_one(tape)));
+    const Tensor rounded = one_by_one(forgetful);
+    shared.integers = true;
+    const Tensor integers = together(forgetful);
+    CHECK(same_bits(integers, one_by_one(forgetful)));
+    CHECK_FALSE(same_bits(integers, rounded));
+    CHECK(distance(integers, rounded) < 1e-5);
+    CHECK(distance(integers, plain) > 1e-4);
+  }
+}
+
 TEST_CASE("a quantized convolution is one of rounded numbers", "[quantizer]") {
   for (const kernels::Window& window : {kernels::Window{1, 1, 0}, same_window(3), same_window(3, 2)}) {
     Quantization shared{.rounds = true};
