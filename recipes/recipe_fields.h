@@ -429,8 +429,8 @@ void fields(R& quantization, Visitor&& field) {
         "Steps before the first whose numbers are rounded; until then, ranges are observed",
         between(0, 1e12));
   field("inference", quantization.inference,
-        "How the trained model is used on processors: with products of integers, or of rounded numbers, as "
-        "it is trained and evaluated meanwhile; CUDA devices take the latter",
+        "How the trained model is used: with products of integers, or of rounded numbers, as it is trained "
+        "and evaluated meanwhile; CUDA devices take the latter in depthwise convolutions",
         one_of({"integers", "rounded"}));
 }
 

@@ -66,7 +66,9 @@ double saturate(LoadOptions options) {
   const LoadResult alone = tell(options);
   const double most = 4 * alone.percentile(0.99);
   double best = alone.throughput();
-  for (options.clients = 2; options.clients <= 256; options.clients *= 2) {
+  // 2, 3, 4, 6, 8, 12 ...
+  const auto more = [](auto clients) { return clients % 3 == 0 ? clients / 3 * 4 : clients / 2 * 3; };
+  for (options.clients = 2; options.clients <= 256; options.clients = more(options.clients)) {
     const LoadResult result = tell(options);
     if (result.percentile(0.99) <= most)
       best = std::max(best, result.throughput());
