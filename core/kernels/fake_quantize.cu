@@ -1,4 +1,4 @@
-#include "core/kernels/cuda_kernel.h"
+#include "core/kernels/cuda_range.h"
 #include "core/kernels/quantized.h"
 
 namespace conclave::kernels::cuda {
@@ -26,15 +26,7 @@ __global__ void __launch_bounds__(kBlock)
   for_team_rows(rows, [&](Index row) {
     const T* values = x + row * columns;
     T low = columns > 0 ? values[0] : T(0), high = low;
-    for_columns<kWidth, kTeam>(columns, [&](Index i) {
-      const Pack<T, kWidth> value = load<kWidth>(values + i);
-      for (int j = 0; j < kWidth; ++j) {
-        low = value.at[j] < low ? value.at[j] : low;
-        high = value.at[j] > high ? value.at[j] : high;
-      }
-    });
-    low = -team_max<kTeam>(-low);
-    high = team_max<kTeam>(high);
+    widen_to_row<kWidth, kTeam>(values, columns, low, high);
     if (threadIdx.x != 0) return;
     lowest[row] = low;
     highest[row] = high;

@@ -3,6 +3,7 @@
 #include "core/cuda/blas.h"
 #include "core/kernels/activated.h"
 #include "core/kernels/cuda_groups.h"
+#include "core/kernels/cuda_range.h"
 #include "core/kernels/quantized.h"
 
 namespace conclave::kernels::cuda {
@@ -49,15 +50,7 @@ __global__ void __launch_bounds__(kBlock)
     float scale, zero_point;
     if constexpr (kOwn) {
       float low = 0, high = 0;
-      for_columns<kWidth, kTeam>(in, [&](Index i) {
-        const Pack<float, kWidth> value = load<kWidth>(values + i);
-        for (int j = 0; j < kWidth; ++j) {
-          low = value.at[j] < low ? value.at[j] : low;
-          high = value.at[j] > high ? value.at[j] : high;
-        }
-      });
-      low = -team_max<kTeam>(-low);
-      high = team_max<kTeam>(high);
+      widen_to_row<kWidth, kTeam>(values, in, low, high);
       scale = range_scale(low, high, levels, zero_point);
       if (threadIdx.x == 0) {
         scales[row] = scale;
