@@ -29,6 +29,7 @@ void KeyValueCache::extend(Tape& tape, std::span<const std::int32_t> parents, In
   sequences_ = count;
   rows_ += rows;
   ++passes_;
+  appended_ = 0;
   Arena& arena = tape.arena();
   host_offsets_ = functions::even_offsets(tape, count, rows);
   offsets_ = tape.on_device(host_offsets_);
@@ -46,7 +47,10 @@ void KeyValueCache::extend(Tape& tape, std::span<const std::int32_t> parents, In
 
 Tensor KeyValueCache::append(Index layer, const Tensor& key_value) {
   const Index places = memory_.size(0), all = kept_ + key_value.size(0);
-  require(layer >= 0 && layer + 1 < places, "key-value cache: there is no layer {}", layer);
+  require(layer == appended_ && layer + 1 < places,
+          "key-value cache: layer {} of {} comes in the place of layer {} of the pass", layer, places - 1,
+          appended_);
+  ++appended_;
   // Before the first pass layer 0 is in place 0, and the last place is spare.
   const auto place = [&](Index ahead) {
     const Index number = ((layer - ahead) % places + places) % places;

@@ -23,7 +23,7 @@ class KeyValueCache {
   void extend(Tape& tape, std::span<const std::int32_t> parents, Index rows);
 
   /// Of this pass's rows [sequences x rows, 2 hidden] of a layer -> those of all rows; valid until the next
-  /// pass. Once for each layer in a pass, in their order.
+  /// pass. Once for each layer in a pass, in their order, else Error.
   Tensor append(Index layer, const Tensor& key_value);
 
   /// Of this pass, [sequences + 1] i32: of its rows in host memory, and where the tape computes, and of all
@@ -37,8 +37,8 @@ class KeyValueCache {
  private:
   Index most_sequences_, most_rows_;
   Index sequences_ = 0, rows_ = 0;
-  Index kept_ = 0;  // rows of the pass before, over all sequences
-  Index passes_ = 0;
+  Index kept_ = 0;                   // rows of the pass before, over all sequences
+  Index passes_ = 0, appended_ = 0;  // layers, in this pass
   // [layers + 1, most rows over all sequences, 2 hidden]: one is spare, to which a layer's rows are copied,
   // and whose place is spare then. After a pass every layer's place is one further ahead.
   Tensor memory_;
