@@ -40,7 +40,7 @@ class KeyValueCache {
   Index kept_ = 0;                   // rows of the pass before, over all sequences
   Index passes_ = 0, appended_ = 0;  // layers, in this pass
   // [layers + 1, most rows over all sequences, 2 hidden]: one is spare, to which a layer's rows are copied,
-  // and whose place is spare then. After a pass every layer's place is one further ahead.
+  // and whose place is spare then. After a pass every layer's place is one further back.
   Tensor memory_;
   Tensor places_, host_offsets_, offsets_, key_offsets_;
 };

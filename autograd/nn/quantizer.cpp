@@ -174,9 +174,8 @@ Tensor Quantizer::convolution(Tape& tape, const Tensor& x, const kernels::Window
   const Index rows = y.numel() / std::max<Index>(channels, 1), of_rows[] = {0, rows};
   const Shape of_windows{integers.scale.numel() == 1 ? 1 : rows};
   const std::int32_t highest = shared_.options.activation_levels().highest;
-  const kernels::IntegerRows unfolded{
-      tape.empty({rows, packed_->row_bytes()}, kernels::IntegerRows::dtype(tape.device())),
-      tape.empty(of_windows, DType::f32), tape.empty(of_windows, DType::f32)};
+  const kernels::IntegerRows unfolded = integer_rows(
+      tape, rows, packed_->in, {tape.empty(of_windows, DType::f32), tape.empty(of_windows, DType::f32)});
   kernels::unfold_integers(integers, highest, x.shape(), window, unfolded);
   kernels::integer_product(unfolded, highest, of_rows, *packed_,
                            bias.defined() ? bias.reshape({1, channels}) : bias, activation,

@@ -32,11 +32,9 @@ void give_scales(const IntegerRows& rows, QuantLevels levels, double scale) {
 
 IntegerRows quantized(const Tensor& x, QuantLevels levels, bool one_scale) {
   const IntegerRows rows = rows_on(x.device(), x.size(0), x.size(1), one_scale);
-  if (one_scale)
-    give_scales(rows, levels, 0.03);
-  else
-    return quantize_rows(x, levels, rows), rows;
-  return quantize_by(x, levels, rows), rows;
+  if (one_scale) give_scales(rows, levels, 0.03);
+  (one_scale ? quantize_by : quantize_rows)(x, levels, rows);
+  return rows;
 }
 
 // What the integers of a device are as a processor has them; zeros behind a row's end are its own.
