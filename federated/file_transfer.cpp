@@ -12,16 +12,6 @@ namespace {
 
 constexpr std::uint64_t kUnit = 8;  // bytes: no number of an update is cut where a crash left a part
 
-void start(XXH3_state_t* state) { XXH3_128bits_reset(state); }
-
-std::array<std::uint8_t, 16> end(const XXH3_state_t* state) {
-  XXH128_canonical_t canonical;
-  XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(state));
-  std::array<std::uint8_t, 16> digest;
-  std::ranges::copy(canonical.digest, digest.begin());
-  return digest;
-}
-
 }  // namespace
 
 std::string FileDigest::hexadecimal() const {
@@ -32,35 +22,41 @@ std::string FileDigest::hexadecimal() const {
 
 FileDigest digest_of(const std::filesystem::path& file) {
   const OutgoingFile source(file);
-  const std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state(XXH3_createState(), &XXH3_freeState);
-  start(state.get());
+  Xxh3 digest;
   std::string data;
   for (std::uint64_t at = 0; at < source.bytes(); at += data.size()) {
     source.read(at, data);
-    XXH3_128bits_update(state.get(), data.data(), data.size());
+    digest.add(data);
   }
-  return {source.bytes(), end(state.get())};
+  return {source.bytes(), digest.digest()};
 }
 
 FileDigest digest_of(std::span<const std::byte> bytes) {
-  const std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state(XXH3_createState(), &XXH3_freeState);
-  start(state.get());
-  XXH3_128bits_update(state.get(), bytes.data(), bytes.size());
-  return {bytes.size(), end(state.get())};
+  Xxh3 digest;
+  digest.add({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+  return {bytes.size(), digest.digest()};
 }
 
-std::uint64_t chunk_checksum(std::string_view data) { return XXH3_64bits(data.data(), data.size()); }
+std::size_t size_of(Pieces pieces) {
+  std::size_t size = 0;
+  for (const std::string_view piece : pieces) size += piece.size();
+  return size;
+}
+
+std::uint64_t chunk_checksum(Pieces pieces) {
+  Xxh3 sum;
+  for (const std::string_view piece : pieces) sum.add(piece);
+  return sum.checksum();
+}
+
+std::uint64_t chunk_checksum(std::string_view data) { return chunk_checksum(Pieces(&data, 1)); }
 
 std::filesystem::path IncomingFile::part_of(const std::filesystem::path& file, const FileDigest& expected) {
   return fmt::format("{}.{}.part", file.string(), expected.hexadecimal());
 }
 
 IncomingFile::IncomingFile(std::filesystem::path file, const FileDigest& expected)
-    : file_(std::move(file)),
-      part_(part_of(file_, expected)),
-      expected_(expected),
-      digest_(XXH3_createState()) {
-  start(digest_.get());
+    : file_(std::move(file)), part_(part_of(file_, expected)), expected_(expected) {
   std::error_code missing;
   std::uint64_t there = std::filesystem::file_size(part_, missing);
   descriptor_.emplace(part_.string(), O_RDWR | O_CREAT, 0600);
@@ -74,30 +70,39 @@ IncomingFile::IncomingFile(std::filesystem::path file, const FileDigest& expecte
   const OutgoingFile so_far(part_);
   for (; received_ < there; received_ += data.size()) {
     so_far.read(received_, data);
-    XXH3_128bits_update(digest_.get(), data.data(), data.size());
+    digest_.add(data);
   }
 }
 
 void IncomingFile::restart() {
   descriptor_->resize(0);
   received_ = 0;
-  start(digest_.get());
+  digest_ = {};
 }
 
-void IncomingFile::append(std::uint64_t offset, std::string_view data, std::uint64_t checksum) {
+void IncomingFile::append(std::uint64_t offset, Pieces pieces, std::uint64_t checksum,
+                          const std::function<void(std::string_view)>& inspect) {
+  const std::size_t size = size_of(pieces);
+  require(size <= kChunkBytes, "a chunk of {} bytes; there may be {}", size, kChunkBytes);
   require(offset == received_, "a chunk at byte {} came where byte {} was to come", offset, received_);
-  require(data.size() <= expected_.bytes - received_, "a chunk of {} bytes at byte {} of a file of {}",
-          data.size(), offset, expected_.bytes);
-  require(chunk_checksum(data) == checksum, "the chunk at byte {} was damaged on its way", offset);
-  descriptor_->write_at(data.data(), data.size(), offset);
-  XXH3_128bits_update(digest_.get(), data.data(), data.size());
-  received_ += data.size();
+  require(size <= expected_.bytes - received_, "a chunk of {} bytes at byte {} of a file of {}", size, offset,
+          expected_.bytes);
+  Xxh3 chunk, whole = digest_;
+  for (const std::string_view piece : pieces) {  // all three while it is in the processor's cache
+    if (inspect) inspect(piece);
+    chunk.add(piece);
+    whole.add(piece);
+  }
+  require(chunk.checksum() == checksum, "the chunk at byte {} was damaged on its way", offset);
+  descriptor_->write_at(pieces, offset);
+  digest_ = whole;
+  received_ += size;
 }
 
 void IncomingFile::finish() {
   require(received_ == expected_.bytes, "{}: {} of {} bytes came", file_.string(), received_,
           expected_.bytes);
-  if (end(digest_.get()) != expected_.xxh3) {
+  if (digest_.digest() != expected_.xxh3) {
     restart();
     fail("{}: what came has another digest than was said; it must come again", file_.string());
   }
@@ -107,8 +112,12 @@ void IncomingFile::finish() {
 OutgoingFile::OutgoingFile(const std::filesystem::path& file)
     : descriptor_(file.string(), O_RDONLY), bytes_(descriptor_.size()) {}
 
+std::size_t OutgoingFile::chunk_bytes(std::uint64_t offset) const {
+  return std::min<std::uint64_t>(kChunkBytes, bytes_ - std::min(offset, bytes_));
+}
+
 void OutgoingFile::read(std::uint64_t offset, std::string& data) const {
-  data.resize(std::min<std::uint64_t>(kChunkBytes, bytes_ - std::min(offset, bytes_)));
+  data.resize(chunk_bytes(offset));
   descriptor_.read_at(data.data(), data.size(), offset);
 }
 

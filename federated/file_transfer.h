@@ -6,17 +6,17 @@
 // which knows who sent it.
 #pragma once
 
-#include <xxhash.h>
-
 #include <array>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 
+#include "federated/xxh3.h"
 #include "parallel/checkpoint/durable_file.h"
 
 namespace conclave {
@@ -36,6 +36,12 @@ FileDigest digest_of(const std::filesystem::path& file);
 /// Of a file with these bytes.
 FileDigest digest_of(std::span<const std::byte> bytes);
 
+/// Bytes that lie in several places, one after the other.
+using Pieces = std::span<const std::string_view>;
+
+std::size_t size_of(Pieces pieces);
+/// XXH3-64.
+std::uint64_t chunk_checksum(Pieces pieces);
 std::uint64_t chunk_checksum(std::string_view data);
 
 /// A file being received.
@@ -50,7 +56,9 @@ class IncomingFile {
   /// Bytes that need not come again.
   std::uint64_t received() const { return received_; }
   /// Throws Error where the chunk is damaged, does not begin at received(), or goes beyond the file's end.
-  void append(std::uint64_t offset, std::string_view data, std::uint64_t checksum);
+  /// `inspect` sees each piece, and may throw, before anything is kept.
+  void append(std::uint64_t offset, Pieces pieces, std::uint64_t checksum,
+              const std::function<void(std::string_view)>& inspect = {});
   /// Once all was received: gives the file its name. Throws Error, and begins anew, where the whole is not
   /// what was expected.
   void finish();
@@ -58,12 +66,9 @@ class IncomingFile {
  private:
   void restart();
 
-  struct FreeState {
-    void operator()(XXH3_state_t* state) const { XXH3_freeState(state); }
-  };
   std::filesystem::path file_, part_;
   FileDigest expected_;
-  std::unique_ptr<XXH3_state_t, FreeState> digest_;
+  Xxh3 digest_;
   std::optional<FileDescriptor> descriptor_;
   std::uint64_t received_ = 0;
 };
@@ -73,7 +78,9 @@ class OutgoingFile {
  public:
   explicit OutgoingFile(const std::filesystem::path& file);
   std::uint64_t bytes() const { return bytes_; }
-  /// Up to kChunkBytes from `offset` on, in `data`.
+  /// How many bytes a chunk from `offset` on has.
+  std::size_t chunk_bytes(std::uint64_t offset) const;
+  /// A chunk, in `data`.
   void read(std::uint64_t offset, std::string& data) const;
   /// Fills `data`; throws Error where the file ends before.
   void read_at(void* data, std::size_t size, std::uint64_t offset) const {

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <cstring>
@@ -40,20 +41,43 @@ void check(const UpdateOffer& offer, const RoundPlan& plan) {
                         "a metric is not finite, or has no name to print");
 }
 
-void check_finite(std::string_view data, std::uint64_t offset) {
+// Of numbers in one place, of which the first is the update's `number`.
+void check_finite(const char* data, std::size_t count, std::uint64_t number) {
   constexpr std::uint32_t kExponent = 0x7f800000u;
-  const std::size_t count = data.size() / sizeof(float);
   const auto bits = [&](std::size_t i) {
     std::uint32_t word;
-    std::memcpy(&word, data.data() + i * sizeof(float), sizeof word);
+    std::memcpy(&word, data + i * sizeof(float), sizeof word);
     return word & kExponent;
   };
   std::uint32_t largest = 0;
   for (std::size_t i = 0; i < count; ++i) largest = std::max(largest, bits(i));
   for (std::size_t i = 0; largest == kExponent && i < count; ++i)
-    SiteMistake::unless(bits(i) != kExponent, "number {} of the update is not finite",
-                        offset / sizeof(float) + i);
+    SiteMistake::unless(bits(i) != kExponent, "number {} of the update is not finite", number + i);
 }
+
+// The same as they come, from a first one's number on, and wherever they are cut.
+class FiniteCheck {
+ public:
+  explicit FiniteCheck(std::uint64_t number) : number_(number) {}
+
+  void add(std::string_view bytes) {
+    for (; there_ > 0 && !bytes.empty(); bytes.remove_prefix(1)) {
+      cut_[there_++] = bytes.front();
+      if (there_ < cut_.size()) continue;
+      check_finite(cut_.data(), 1, number_++);
+      there_ = 0;
+    }
+    const std::size_t count = bytes.size() / sizeof(float);
+    check_finite(bytes.data(), count, number_);
+    number_ += count;
+    for (const char byte : bytes.substr(count * sizeof(float))) cut_[there_++] = byte;
+  }
+
+ private:
+  std::uint64_t number_;
+  std::array<char, sizeof(float)> cut_{};  // a number of which not all has come
+  std::size_t there_ = 0;                  // of its bytes
+};
 
 bool is_of_before_fedbuff(const Database& database) {
   auto columns = database.prepare(
@@ -345,16 +369,16 @@ RoundBoard::Upload::Upload(RoundBoard& board, std::string site, UpdateOffer offe
       path_(std::move(file)),
       file_(path_, offer_.update) {}
 
-void RoundBoard::Upload::append(std::uint64_t offset, std::string_view data, std::uint64_t checksum) {
-  require(data.size() <= kChunkBytes, "a chunk of {} bytes; there may be {}", data.size(), kChunkBytes);
-  SiteMistake::unless(offset % sizeof(float) == 0 && data.size() % sizeof(float) == 0,
-                      "a chunk of {} bytes at byte {} has numbers cut in two", data.size(), offset);
-  check_finite(data, offset);
+void RoundBoard::Upload::append(std::uint64_t offset, Pieces pieces, std::uint64_t checksum) {
+  const std::size_t size = size_of(pieces);
+  SiteMistake::unless(offset % sizeof(float) == 0 && size % sizeof(float) == 0,
+                      "a chunk of {} bytes at byte {} has numbers cut in two", size, offset);
   {
     const std::scoped_lock lock(board_.mutex_);
     board_.check_current(site_, offer_.round, number_);
   }
-  file_.append(offset, data, checksum);
+  FiniteCheck check(offset / sizeof(float));
+  file_.append(offset, pieces, checksum, [&](std::string_view piece) { check.add(piece); });
 }
 
 void RoundBoard::Upload::finish() {

@@ -127,7 +127,10 @@ class RoundBoard {
    public:
     std::uint64_t received() const { return file_.received(); }
     /// Throws Error where the chunk is wrong or its numbers are not finite; RoundOver.
-    void append(std::uint64_t offset, std::string_view data, std::uint64_t checksum);
+    void append(std::uint64_t offset, Pieces pieces, std::uint64_t checksum);
+    void append(std::uint64_t offset, std::string_view data, std::uint64_t checksum) {
+      append(offset, Pieces(&data, 1), checksum);
+    }
     /// Throws Error where it is not what was offered. It counts from then on.
     void finish();
 

@@ -256,13 +256,12 @@ void SecureRound::check_current(const Upload& upload) const {
   require(attempt_->uploads.at(upload.site_) == upload.number_, "another upload of this site's has begun");
 }
 
-void SecureRound::Upload::append(std::uint64_t offset, std::string_view data, std::uint64_t checksum) {
-  require(data.size() <= kChunkBytes, "a chunk of {} bytes; there may be {}", data.size(), kChunkBytes);
+void SecureRound::Upload::append(std::uint64_t offset, Pieces pieces, std::uint64_t checksum) {
   {
     const std::scoped_lock lock(round_.mutex_);
     round_.check_current(*this);
   }
-  file_.append(offset, data, checksum);
+  file_.append(offset, pieces, checksum);
 }
 
 void SecureRound::Upload::finish() {

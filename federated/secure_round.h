@@ -89,7 +89,10 @@ class SecureRound {
   class Upload {
    public:
     std::uint64_t received() const { return file_.received(); }
-    void append(std::uint64_t offset, std::string_view data, std::uint64_t checksum);
+    void append(std::uint64_t offset, Pieces pieces, std::uint64_t checksum);
+    void append(std::uint64_t offset, std::string_view data, std::uint64_t checksum) {
+      append(offset, Pieces(&data, 1), checksum);
+    }
     void finish();
 
    private:

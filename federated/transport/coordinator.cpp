@@ -175,6 +175,7 @@ struct Coordinator::Parts {
       const auto updates = board.wait(static_cast<std::size_t>(options.quorum), options.gather_seconds,
                                       options.deadline_seconds);
       if (!updates) return false;
+      malloc_trim(0);  // of what updates came in, before there is a copy of the model to be saved
       if (!options.secure.enabled)
         end_round(*updates);
       else if (auto sum = secure.attempt(round, policy->exchanged_elements(), *updates))

@@ -19,7 +19,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using Messages = std::deque<std::string>;
-using Stub = federated::Federation::StubInterface;
 
 enum Kind : std::uint8_t { next, download, progress, upload, secure, answers, kKinds };
 
@@ -56,6 +55,49 @@ bool take(Messages& messages, Message& message) {
   return read;
 }
 
+std::string text_of(const ChunkFrame& frame) {
+  std::string text;
+  for (const std::string_view piece : frame.pieces()) text += piece;
+  return text;
+}
+
+bool same(const ChunkFrame& frame, const federated::Chunk& chunk) {
+  return frame.offset == chunk.offset() && frame.checksum == chunk.checksum() &&
+         text_of(frame) == chunk.data();
+}
+bool same(const UploadFrame& frame, const federated::UploadPart& part) {
+  if (const auto* header = std::get_if<federated::UpdateHeader>(&frame))
+    return part.has_header() && header->SerializeAsString() == part.header().SerializeAsString();
+  if (const auto* chunk = std::get_if<ChunkFrame>(&frame))
+    return part.has_chunk() && same(*chunk, part.chunk());
+  return part.part_case() == federated::UploadPart::PART_NOT_SET;
+}
+
+// The same of what gRPC would bring it in, cut into slices of a few bytes each. Frames and protobuf's own
+// classes must be of one mind on what it says, and on what the frame becomes when it is sent.
+template <class Message, class Frame>
+bool take_frame(Messages& messages, Frame& frame) {
+  if (messages.empty()) return false;
+  const std::string text = std::move(messages.front());
+  messages.pop_front();
+  constexpr std::size_t kSlice = 7;
+  std::vector<grpc::Slice> slices;
+  for (std::size_t at = 0; at < text.size(); at += kSlice) slices.emplace_back(text.substr(at, kSlice));
+  grpc::ByteBuffer buffer(slices.data(), slices.size()), sent;
+  const bool read = grpc::SerializationTraits<Frame>::Deserialize(&buffer, &frame).ok();
+  Message message;
+  if (message.ParseFromString(text) != read || (read && !same(frame, message)))
+    throw std::logic_error("a message is read as another");
+  if (!read) return false;
+  bool own = false;
+  grpc::Slice whole;
+  if (!grpc::SerializationTraits<Frame>::Serialize(frame, &sent, &own).ok() ||
+      !sent.DumpToSingleSlice(&whole).ok() ||
+      !message.ParseFromArray(whole.begin(), static_cast<int>(whole.size())) || !same(frame, message))
+    throw std::logic_error("a message is sent as another");
+  return true;
+}
+
 std::string_view text_of(std::span<const float> values) {
   return {reinterpret_cast<const char*>(values.data()), values.size_bytes()};
 }
@@ -83,21 +125,28 @@ class GivenAnswers final : public Stub {
   GivenAnswers(Messages& messages, bool& ended, std::function<void(federated::SecureMessage&)> mend)
       : messages_(messages), ended_(ended), mend_(std::move(mend)) {}
 
-  grpc::Status Next(grpc::ClientContext*, const federated::NextRequest&,
-                    federated::Assignment* reply) override {
-    const grpc::Status status = answer(*reply);
-    if (reply->kind() == federated::Assignment::WAIT) ended_ = true;  // which would be waited for
+  grpc::Status next(grpc::ClientContext&, const federated::NextRequest&,
+                    federated::Assignment& reply) override {
+    const grpc::Status status = answer(reply);
+    if (reply.kind() == federated::Assignment::WAIT) ended_ = true;  // which would be waited for
     return status;
   }
-  grpc::Status Progress(grpc::ClientContext*, const federated::UpdateHeader&,
-                        federated::UploadState* reply) override {
-    return answer(*reply);
+  grpc::Status progress(grpc::ClientContext&, const federated::UpdateHeader&,
+                        federated::UploadState& reply) override {
+    return answer(reply);
   }
-  grpc::Status Exchange(grpc::ClientContext*, const federated::SecureMessage&,
-                        federated::SecureMessage* reply) override {
-    const grpc::Status status = answer(*reply);
-    mend_(*reply);
+  grpc::Status exchange(grpc::ClientContext&, const federated::SecureMessage&,
+                        federated::SecureMessage& reply) override {
+    const grpc::Status status = answer(reply);
+    mend_(reply);
     return status;
+  }
+  Download download(grpc::ClientContext&, const federated::DownloadRequest&) override {
+    ended_ |= messages_.empty();
+    return std::make_unique<Chunks>(*this);
+  }
+  Upload upload(grpc::ClientContext&, federated::UploadState& reply) override {
+    return std::make_unique<Taker>(answer(reply));
   }
 
  private:
@@ -108,10 +157,10 @@ class GivenAnswers final : public Stub {
     return {grpc::StatusCode::UNAVAILABLE, "no more"};
   }
 
-  struct Chunks final : grpc::ClientReaderInterface<federated::Chunk> {
+  struct Chunks final : grpc::ClientReaderInterface<ChunkFrame> {
     explicit Chunks(GivenAnswers& of) : answers(of) {}
     ~Chunks() override { answers.ended_ |= !finished; }  // what came was refused
-    bool Read(federated::Chunk* chunk) override { return take(answers.messages_, *chunk); }
+    bool Read(ChunkFrame* chunk) override { return take_frame<federated::Chunk>(answers.messages_, *chunk); }
     bool NextMessageSize(std::uint32_t*) override { return false; }
     void WaitForInitialMetadata() override {}
     grpc::Status Finish() override {
@@ -121,69 +170,13 @@ class GivenAnswers final : public Stub {
     GivenAnswers& answers;
     bool finished = false;
   };
-  struct Taker final : grpc::ClientWriterInterface<federated::UploadPart> {
+  struct Taker final : grpc::ClientWriterInterface<UploadFrame> {
     explicit Taker(grpc::Status status) : answer(std::move(status)) {}
-    bool Write(const federated::UploadPart&, grpc::WriteOptions) override { return true; }
+    bool Write(const UploadFrame&, grpc::WriteOptions) override { return true; }
     bool WritesDone() override { return true; }
     grpc::Status Finish() override { return answer; }
     grpc::Status answer;
   };
-
-  template <class Message>
-  using Response = grpc::ClientAsyncResponseReaderInterface<Message>;
-  using Context = grpc::ClientContext;
-  using Queue = grpc::CompletionQueue;
-  grpc::ClientReaderInterface<federated::Chunk>* DownloadRaw(Context*,
-                                                             const federated::DownloadRequest&) override {
-    ended_ |= messages_.empty();
-    return new Chunks(*this);
-  }
-  grpc::ClientWriterInterface<federated::UploadPart>* UploadRaw(Context*,
-                                                                federated::UploadState* reply) override {
-    return new Taker(answer(*reply));
-  }
-  // Nobody calls these.
-  Response<federated::Assignment>* AsyncNextRaw(Context*, const federated::NextRequest&, Queue*) override {
-    return nullptr;
-  }
-  Response<federated::Assignment>* PrepareAsyncNextRaw(Context*, const federated::NextRequest&,
-                                                       Queue*) override {
-    return nullptr;
-  }
-  grpc::ClientAsyncReaderInterface<federated::Chunk>* AsyncDownloadRaw(Context*,
-                                                                       const federated::DownloadRequest&,
-                                                                       Queue*, void*) override {
-    return nullptr;
-  }
-  grpc::ClientAsyncReaderInterface<federated::Chunk>* PrepareAsyncDownloadRaw(
-      Context*, const federated::DownloadRequest&, Queue*) override {
-    return nullptr;
-  }
-  Response<federated::UploadState>* AsyncProgressRaw(Context*, const federated::UpdateHeader&,
-                                                     Queue*) override {
-    return nullptr;
-  }
-  Response<federated::UploadState>* PrepareAsyncProgressRaw(Context*, const federated::UpdateHeader&,
-                                                            Queue*) override {
-    return nullptr;
-  }
-  grpc::ClientAsyncWriterInterface<federated::UploadPart>* AsyncUploadRaw(Context*, federated::UploadState*,
-                                                                          Queue*, void*) override {
-    return nullptr;
-  }
-  grpc::ClientAsyncWriterInterface<federated::UploadPart>* PrepareAsyncUploadRaw(Context*,
-                                                                                 federated::UploadState*,
-                                                                                 Queue*) override {
-    return nullptr;
-  }
-  Response<federated::SecureMessage>* AsyncExchangeRaw(Context*, const federated::SecureMessage&,
-                                                       Queue*) override {
-    return nullptr;
-  }
-  Response<federated::SecureMessage>* PrepareAsyncExchangeRaw(Context*, const federated::SecureMessage&,
-                                                              Queue*) override {
-    return nullptr;
-  }
 
   Messages& messages_;
   bool& ended_;
@@ -250,11 +243,12 @@ struct MessageTrial::Parts {
           }
           break;
         default:
-          calls.upload(caller, [&](federated::UploadPart& part) {
-            if (!take(messages, part)) return false;
-            if (mended && part.has_header()) mend(*part.mutable_header(), messages);
-            if (mended && part.has_chunk())
-              part.mutable_chunk()->set_checksum(chunk_checksum(part.chunk().data()));
+          calls.upload(caller, [&](UploadFrame& part) {
+            if (!take_frame<federated::UploadPart>(messages, part)) return false;
+            if (!mended) return true;
+            if (auto* header = std::get_if<federated::UpdateHeader>(&part)) mend(*header, messages);
+            if (auto* chunk = std::get_if<ChunkFrame>(&part))
+              chunk->checksum = chunk_checksum(chunk->pieces());
             return true;
           });
       }

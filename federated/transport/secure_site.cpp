@@ -136,7 +136,7 @@ std::string Site::exchange(const SiteRound& round, std::int64_t attempt, int kin
   message.set_body(body);
   do {
     if (!call("secure aggregation", kHeldSeconds + kAnswerSeconds, [&](grpc::ClientContext& context) {
-          return connection_->stub->Exchange(&context, message, &reply);
+          return connection_->stub->exchange(context, message, reply);
         }))
       throw RoundOver("the round is over");
   } while (reply.state() == Message::NOT_YET);

@@ -87,16 +87,13 @@ federated::Assignment SiteCalls::next(const Caller& caller, const federated::Nex
 }
 
 void SiteCalls::download(const Caller& caller, const federated::DownloadRequest& request,
-                         const std::function<bool(const federated::Chunk&)>& write) {
+                         const std::function<bool(const ChunkFrame&)>& write) {
   const RoundPlan plan = board_.model_of(request.round());
   const OutgoingFile file(plan.model);
   require(request.offset() >= 0 && static_cast<std::uint64_t>(request.offset()) <= file.bytes(),
           "byte {} of a model of {}", request.offset(), file.bytes());
-  federated::Chunk chunk;
-  for (auto at = static_cast<std::uint64_t>(request.offset()); at < file.bytes(); at += chunk.data().size()) {
-    fill_chunk(file, at, chunk);
-    if (!write(chunk)) return;  // the site has gone, and goes on later
-  }
+  for (auto at = static_cast<std::uint64_t>(request.offset()); at < file.bytes(); at += file.chunk_bytes(at))
+    if (!write(read_chunk(file, at))) return;  // the site has gone, and goes on later
   board_.fetched(caller.site, request.round());
 }
 
@@ -123,15 +120,16 @@ federated::UploadState SiteCalls::progress(const Caller& caller, const federated
 }
 
 federated::UploadState SiteCalls::upload(const Caller& caller,
-                                         const std::function<bool(federated::UploadPart&)>& read) {
+                                         const std::function<bool(UploadFrame&)>& read) {
   federated::UploadState reply;
-  federated::UploadPart part;
-  require(read(part) && part.has_header(), "an upload begins with what it is of");
-  with_upload(caller.site, federated::UpdateHeader(part.header()), [&](const auto& upload) {
-    while (upload && read(part)) {
-      require(part.has_chunk() && part.chunk().offset() >= 0, "an upload goes on with chunks");
-      upload->append(static_cast<std::uint64_t>(part.chunk().offset()), part.chunk().data(),
-                     part.chunk().checksum());
+  UploadFrame first, next;
+  require(read(first) && std::holds_alternative<federated::UpdateHeader>(first),
+          "an upload begins with what it is of");
+  with_upload(caller.site, std::get<federated::UpdateHeader>(first), [&](const auto& upload) {
+    while (upload && read(next)) {
+      const auto* chunk = std::get_if<ChunkFrame>(&next);
+      require(chunk != nullptr && chunk->offset >= 0, "an upload goes on with chunks");
+      upload->append(static_cast<std::uint64_t>(chunk->offset), chunk->pieces(), chunk->checksum);
     }
     // The stream also ends where the connection broke; then there is more to come, by another call.
     if (upload && !caller.has_gone()) upload->finish();
@@ -171,7 +169,6 @@ federated::SecureMessage SiteCalls::exchange(const Caller& caller, const federat
   return reply;
 }
 
-// What a call does, for the site that calls; how its errors are told.
 template <class Work>
 grpc::Status FederationService::answer(grpc::ServerContext& context, Work work) {
   std::string site;
@@ -206,42 +203,58 @@ grpc::Status FederationService::answer(grpc::ServerContext& context, Work work) 
   }
 }
 
-grpc::Status FederationService::Next(grpc::ServerContext* context, const federated::NextRequest* request,
-                                     federated::Assignment* reply) {
-  return answer(*context, [&](const Caller& caller, auto&) { *reply = calls_.next(caller, *request); });
+// As in what protoc's plugin for gRPC writes of a service, but for the types of what streams. `f` is of this
+// class.
+template <class Handler, class F>
+void FederationService::serve(const char* name, grpc::internal::RpcMethod::RpcType type, F f) {
+  AddMethod(new grpc::internal::RpcServiceMethod(name, type, new Handler(f, this)));  // which owns both
 }
 
-grpc::Status FederationService::Download(grpc::ServerContext* context,
-                                         const federated::DownloadRequest* request,
-                                         grpc::ServerWriter<federated::Chunk>* writer) {
-  return answer(*context, [&](const Caller& caller, CallWatch::Call& call) {
-    calls_.download(caller, *request, [&](const federated::Chunk& chunk) {
-      return call.wait_for_site([&] { return writer->Write(chunk); });
-    });
-  });
-}
-
-grpc::Status FederationService::Progress(grpc::ServerContext* context, const federated::UpdateHeader* request,
-                                         federated::UploadState* reply) {
-  return answer(*context, [&](const Caller& caller, auto&) { *reply = calls_.progress(caller, *request); });
-}
-
-grpc::Status FederationService::Upload(grpc::ServerContext* context,
-                                       grpc::ServerReader<federated::UploadPart>* reader,
-                                       federated::UploadState* reply) {
-  return answer(*context, [&](const Caller& caller, CallWatch::Call& call) {
-    *reply = calls_.upload(caller, [&](federated::UploadPart& part) {
-      return call.wait_for_site([&] { return reader->Read(&part); });
-    });
-  });
-}
-
-grpc::Status FederationService::Exchange(grpc::ServerContext* context,
-                                         const federated::SecureMessage* request,
-                                         federated::SecureMessage* reply) {
-  return answer(*context, [&](const Caller& caller, auto&) {
-    *reply = calls_.exchange(caller, *request, kLongestAnswer);
-  });
+FederationService::FederationService(RoundBoard& board, SecureRound* secure, AllowList allowed,
+                                     LocalWork work, Say say, CallWatch::Clock::duration silence)
+    : calls_(board, secure, std::move(work)), watch_(std::move(allowed), silence), say_(std::move(say)) {
+  using namespace federated;
+  using namespace grpc::internal;
+  using Self = FederationService;
+  using Context = grpc::ServerContext;
+  serve<RpcMethodHandler<Self, NextRequest, Assignment>>(
+      calls::kNext, RpcMethod::NORMAL_RPC,
+      [](Self* self, Context* context, const NextRequest* request, Assignment* reply) {
+        return self->answer(
+            *context, [&](const Caller& caller, auto&) { *reply = self->calls_.next(caller, *request); });
+      });
+  serve<ServerStreamingHandler<Self, DownloadRequest, ChunkFrame>>(
+      calls::kDownload, RpcMethod::SERVER_STREAMING,
+      [](Self* self, Context* context, const DownloadRequest* request,
+         grpc::ServerWriter<ChunkFrame>* writer) {
+        return self->answer(*context, [&](const Caller& caller, CallWatch::Call& call) {
+          self->calls_.download(caller, *request, [&](const ChunkFrame& chunk) {
+            return call.wait_for_site([&] { return writer->Write(chunk); });
+          });
+        });
+      });
+  serve<RpcMethodHandler<Self, UpdateHeader, UploadState>>(
+      calls::kProgress, RpcMethod::NORMAL_RPC,
+      [](Self* self, Context* context, const UpdateHeader* request, UploadState* reply) {
+        return self->answer(
+            *context, [&](const Caller& caller, auto&) { *reply = self->calls_.progress(caller, *request); });
+      });
+  serve<ClientStreamingHandler<Self, UploadFrame, UploadState>>(
+      calls::kUpload, RpcMethod::CLIENT_STREAMING,
+      [](Self* self, Context* context, grpc::ServerReader<UploadFrame>* reader, UploadState* reply) {
+        return self->answer(*context, [&](const Caller& caller, CallWatch::Call& call) {
+          *reply = self->calls_.upload(caller, [&](UploadFrame& part) {
+            return call.wait_for_site([&] { return reader->Read(&part); });
+          });
+        });
+      });
+  serve<RpcMethodHandler<Self, SecureMessage, SecureMessage>>(
+      calls::kExchange, RpcMethod::NORMAL_RPC,
+      [](Self* self, Context* context, const SecureMessage* request, SecureMessage* reply) {
+        return self->answer(*context, [&](const Caller& caller, auto&) {
+          *reply = self->calls_.exchange(caller, *request, kLongestAnswer);
+        });
+      });
 }
 
 }  // namespace conclave

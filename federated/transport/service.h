@@ -2,6 +2,9 @@
 // list of those let in, at every call, and again while it goes on, so that a revoked one is out at once.
 #pragma once
 
+#include <grpcpp/impl/service_type.h>
+#include <grpcpp/support/method_handler.h>
+
 #include <chrono>
 #include <functional>
 #include <string>
@@ -11,8 +14,8 @@
 #include "federated/secure_round.h"
 #include "federated/strategies/strategy.h"
 #include "federated/transport/call_watch.h"
+#include "federated/transport/stub.h"
 #include "federated/transport/transport.h"
-#include "protocol.grpc.pb.h"
 
 namespace conclave {
 
@@ -42,11 +45,10 @@ class SiteCalls {
   federated::Assignment next(const Caller& caller, const federated::NextRequest& request);
   /// `write` is false where the site takes no more.
   void download(const Caller& caller, const federated::DownloadRequest& request,
-                const std::function<bool(const federated::Chunk&)>& write);
+                const std::function<bool(const ChunkFrame&)>& write);
   federated::UploadState progress(const Caller& caller, const federated::UpdateHeader& request);
   /// `read` is false at the end, which is that of the connection, too.
-  federated::UploadState upload(const Caller& caller,
-                                const std::function<bool(federated::UploadPart&)>& read);
+  federated::UploadState upload(const Caller& caller, const std::function<bool(UploadFrame&)>& read);
   /// Holds its answer back for up to `seconds`.
   federated::SecureMessage exchange(const Caller& caller, const federated::SecureMessage& request,
                                     double seconds);
@@ -62,27 +64,18 @@ class SiteCalls {
   LocalWork work_;
 };
 
-class FederationService final : public federated::Federation::Service {
+class FederationService final : public grpc::Service {
  public:
   using Say = std::function<void(const std::string&)>;
 
   /// `silence`: how long a call waits for the next chunk of a transfer.
   FederationService(RoundBoard& board, SecureRound* secure, AllowList allowed, LocalWork work, Say say,
-                    CallWatch::Clock::duration silence = std::chrono::minutes(2))
-      : calls_(board, secure, std::move(work)), watch_(std::move(allowed), silence), say_(std::move(say)) {}
-
-  grpc::Status Next(grpc::ServerContext* context, const federated::NextRequest* request,
-                    federated::Assignment* reply) override;
-  grpc::Status Download(grpc::ServerContext* context, const federated::DownloadRequest* request,
-                        grpc::ServerWriter<federated::Chunk>* writer) override;
-  grpc::Status Progress(grpc::ServerContext* context, const federated::UpdateHeader* request,
-                        federated::UploadState* reply) override;
-  grpc::Status Upload(grpc::ServerContext* context, grpc::ServerReader<federated::UploadPart>* reader,
-                      federated::UploadState* reply) override;
-  grpc::Status Exchange(grpc::ServerContext* context, const federated::SecureMessage* request,
-                        federated::SecureMessage* reply) override;
+                    CallWatch::Clock::duration silence = std::chrono::minutes(2));
 
  private:
+  template <class Handler, class F>
+  void serve(const char* name, grpc::internal::RpcMethod::RpcType type, F f);
+  /// What a call does, for the site that calls; how its errors are told.
   template <class Work>
   grpc::Status answer(grpc::ServerContext& context, Work work);
 

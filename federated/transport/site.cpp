@@ -32,7 +32,7 @@ Site::~Site() = default;
 
 Site::Site(SiteOptions options, const Kit& kit, std::function<bool()> interrupted, Say say)
     : Site(options, kit, std::make_unique<Connection>([address = options.address, kit] {
-             return federated::Federation::NewStub(open_channel(address, kit));
+             return make_stub(open_channel(address, kit));
            }),
            std::move(interrupted), std::move(say)) {}
 
@@ -96,7 +96,7 @@ SiteRound Site::next() {
     request.set_wait_seconds(kWaitSeconds);
     federated::Assignment reply;
     call("asking for work", kWaitSeconds + kAnswerSeconds,
-         [&](grpc::ClientContext& context) { return connection_->stub->Next(&context, request, &reply); });
+         [&](grpc::ClientContext& context) { return connection_->stub->next(context, request, reply); });
     if (interrupted_()) throw Interrupted();
     if (reply.kind() == federated::Assignment::WAIT) {
       pause(std::chrono::milliseconds(100));
@@ -163,16 +163,16 @@ SiteRound Site::next() {
 bool Site::fetch(SiteRound& round) {
   if (std::filesystem::exists(round.model) && digest_of(round.model) == round.digest) return true;
   const bool fetched = call("fetching the model", kTransferSeconds, [&](grpc::ClientContext& context) {
-    std::unique_ptr<grpc::ClientReaderInterface<federated::Chunk>> reader;
+    Stub::Download reader;
     try {
       IncomingFile file(round.model, round.digest);
       federated::DownloadRequest request;
       request.set_round(round.round);
       request.set_offset(static_cast<std::int64_t>(file.received()));
-      reader = connection_->stub->Download(&context, request);
-      federated::Chunk chunk;
+      reader = connection_->stub->download(context, request);
+      ChunkFrame chunk;
       while (reader->Read(&chunk))
-        file.append(static_cast<std::uint64_t>(chunk.offset()), chunk.data(), chunk.checksum());
+        file.append(static_cast<std::uint64_t>(chunk.offset), chunk.pieces(), chunk.checksum);
       const grpc::Status status = reader->Finish();
       if (status.ok()) file.finish();
       return status;
@@ -214,19 +214,15 @@ bool Site::send(const federated::UpdateHeader& header, const std::filesystem::pa
       grpc::ClientContext asking;
       asking.set_deadline(std::chrono::system_clock::now() +
                           std::chrono::seconds(static_cast<int>(kAnswerSeconds)));
-      const grpc::Status status = connection_->stub->Progress(&asking, header, &state);
+      const grpc::Status status = connection_->stub->progress(asking, header, state);
       if (!status.ok() || state.complete()) return status;
     }
     federated::UploadState reply;
-    const auto writer = connection_->stub->Upload(&context, &reply);
-    federated::UploadPart part;
-    *part.mutable_header() = header;
-    bool open = writer->Write(part);
+    const Stub::Upload writer = connection_->stub->upload(context, reply);
+    bool open = writer->Write(header);
     for (auto at = static_cast<std::uint64_t>(state.received()); open && at < file.bytes();
-         at += part.chunk().data().size()) {
-      fill_chunk(file, at, *part.mutable_chunk());
-      open = writer->Write(part);
-    }
+         at += file.chunk_bytes(at))
+      open = writer->Write(read_chunk(file, at));
     writer->WritesDone();
     return writer->Finish();
   });

@@ -5,19 +5,19 @@
 #include <memory>
 
 #include "federated/transport/site.h"
+#include "federated/transport/stub.h"
 #include "federated/transport/transport.h"
-#include "protocol.grpc.pb.h"
 
 namespace conclave {
 
 inline constexpr double kAnswerSeconds = 30;  // for a call that answers at once
 
 struct Site::Connection {
-  using Stub = std::unique_ptr<federated::Federation::StubInterface>;
-  explicit Connection(std::function<Stub()> how) : open(std::move(how)), stub(open()) {}
+  using Open = std::function<std::unique_ptr<Stub>()>;
+  explicit Connection(Open how) : open(std::move(how)), stub(open()) {}
 
-  std::function<Stub()> open;
-  Stub stub;
+  Open open;
+  std::unique_ptr<Stub> stub;
 
   void renew() { stub = open(); }
 };

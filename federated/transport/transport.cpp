@@ -115,10 +115,4 @@ FileDigest from_message(const federated::FileInfo& info) {
   return digest;
 }
 
-void fill_chunk(const OutgoingFile& file, std::uint64_t offset, federated::Chunk& chunk) {
-  file.read(offset, *chunk.mutable_data());
-  chunk.set_offset(static_cast<std::int64_t>(offset));
-  chunk.set_checksum(chunk_checksum(chunk.data()));
-}
-
 }  // namespace conclave

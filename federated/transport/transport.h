@@ -31,7 +31,4 @@ federated::FileInfo to_message(const FileDigest& digest);
 /// Throws Error where it is malformed.
 FileDigest from_message(const federated::FileInfo& info);
 
-/// `chunk` from `offset` of `file` on.
-void fill_chunk(const OutgoingFile& file, std::uint64_t offset, federated::Chunk& chunk);
-
 }  // namespace conclave

@@ -8,6 +8,7 @@
 
 #include "federated/transport/service.h"
 #include "federated/transport/site.h"
+#include "protocol.grpc.pb.h"
 
 namespace conclave {
 namespace {
@@ -89,6 +90,7 @@ UploadTrial::UploadTrial(const std::filesystem::path& directory, std::uint64_t e
 UploadTrial::~UploadTrial() = default;
 
 void UploadTrial::deliver() {
+  forget();
   Parts& parts = *parts_;
   const SiteRound round{
       .round = parts.round++, .rounds = parts.round, .model = "", .digest = {}, .sharing = {}};
@@ -98,8 +100,9 @@ void UploadTrial::deliver() {
                     .digest = {},
                     .elements = parts.elements});
   require(parts.site.deliver(round, {parts.update, parts.digest}, 1, {}, {}), "the trial's round was over");
-  parts.board.clear();
 }
+
+void UploadTrial::forget() { parts_->board.clear(); }
 
 void UploadTrial::stream() {
   grpc::ClientContext context;

@@ -19,8 +19,10 @@ class UploadTrial {
               std::chrono::milliseconds silence = std::chrono::minutes(2));
   ~UploadTrial();
 
-  /// Site::deliver() into a RoundBoard, until it counts. A round each.
+  /// Site::deliver() into a RoundBoard, until it counts. A round each, of which the update is kept until
+  /// forget(), or the next.
   void deliver();
+  void forget();
   void stream();
 
   /// Another site, which is let in, connects so many times, and begins so many uploads by each connection,

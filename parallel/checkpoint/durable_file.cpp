@@ -3,8 +3,11 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -27,14 +30,28 @@ void FileDescriptor::write(const void* data, std::size_t size) {
 }
 
 void FileDescriptor::write_at(const void* data, std::size_t size, std::uint64_t offset) {
-  const char* at = static_cast<const char*>(data);
-  while (size > 0) {
-    const ssize_t written = ::pwrite(descriptor_, at, size, static_cast<off_t>(offset));
-    if (written < 0 && errno == EINTR) continue;
-    require(written > 0, "{}: cannot be written: {}", path_, std::strerror(errno));
-    at += written;
-    offset += static_cast<std::uint64_t>(written);
-    size -= static_cast<std::size_t>(written);
+  const std::string_view piece(static_cast<const char*>(data), size);
+  write_at(std::span(&piece, 1), offset);
+}
+
+void FileDescriptor::write_at(std::span<const std::string_view> pieces, std::uint64_t offset) {
+  std::array<iovec, 256> some;  // of which the system takes IOV_MAX (1,024) at once
+  std::size_t written = 0;      // of the first piece
+  while (true) {
+    for (; !pieces.empty() && written >= pieces.front().size(); pieces = pieces.subspan(1))
+      written -= pieces.front().size();
+    if (pieces.empty()) return;
+    const auto next = pieces.first(std::min(pieces.size(), some.size()));
+    for (std::size_t i = 0; i < next.size(); ++i) {
+      const std::string_view left = next[i].substr(i == 0 ? written : 0);
+      some[i] = {const_cast<char*>(left.data()), left.size()};
+    }
+    const ssize_t more =
+        ::pwritev(descriptor_, some.data(), static_cast<int>(next.size()), static_cast<off_t>(offset));
+    if (more < 0 && errno == EINTR) continue;
+    require(more > 0, "{}: cannot be written: {}", path_, std::strerror(errno));
+    offset += static_cast<std::uint64_t>(more);
+    written += static_cast<std::size_t>(more);
   }
 }
 

@@ -4,7 +4,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 
 namespace conclave {
@@ -20,6 +22,8 @@ class FileDescriptor {
   /// All `size` bytes, from the beginning of the file on or after what write() wrote before; throws Error.
   void write(const void* data, std::size_t size);
   void write_at(const void* data, std::size_t size, std::uint64_t offset);
+  /// Pieces that lie in several places, one after the other.
+  void write_at(std::span<const std::string_view> pieces, std::uint64_t offset);
   /// Fills `data`; throws Error where the file has not so many bytes from there on.
   void read_at(void* data, std::size_t size, std::uint64_t offset) const;
   /// Returns when the file's bytes are on the disk; throws Error.

@@ -23,14 +23,16 @@ double median(std::vector<double> values) {
 }
 
 Comparison compare(const std::function<void()>& subject, const std::function<void()>& reference,
-                   std::int64_t repetitions) {
+                   std::int64_t repetitions, const std::function<void()>& tidy) {
   reference();
   subject();
+  tidy();
   std::vector<double> subjects, references, ratios;
   for (std::int64_t i = 0; i < repetitions; ++i) {
     // Before and after: a change of the machine's load in the middle touches both.
     const double before = seconds(reference);
     subjects.push_back(seconds(subject));
+    tidy();
     references.push_back((before + seconds(reference)) / 2);
     ratios.push_back(references.back() / subjects.back());
   }

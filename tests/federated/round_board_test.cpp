@@ -4,6 +4,7 @@
 
 #include <catch2/catch.hpp>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <thread>
 #include <utility>
@@ -102,6 +103,22 @@ TEST_CASE_METHOD(BoardFixture, "numbers that are not finite are refused, whereve
   CHECK_THROWS_WITH(board.begin_upload("north", offered), Contains("metric"));
   CHECK(counted() == 0);
   send("north");
+}
+
+TEST_CASE_METHOD(BoardFixture, "a number that is not finite is found wherever its bytes come") {
+  std::string data = bytes();
+  const float infinite = std::numeric_limits<float>::infinity();
+  std::memcpy(data.data() + 8, &infinite, sizeof infinite);
+  const std::string_view all = data;
+  for (std::size_t first = 0; first <= all.size(); ++first)
+    for (std::size_t second = first; second <= all.size(); ++second) {
+      const std::string_view pieces[] = {all.substr(0, first), all.substr(first, second - first),
+                                         all.substr(second)};
+      const auto upload = board.begin_upload("north", offer());
+      CHECK_THROWS_WITH(upload->append(0, pieces, chunk_checksum(pieces)),
+                        Contains("number 2 of the update"));
+      CHECK(upload->received() == 0);
+    }
 }
 
 TEST_CASE_METHOD(BoardFixture, "an update of another size, and chunks that do not fit, are refused") {

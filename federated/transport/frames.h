@@ -1,0 +1,49 @@
+// Files on their way, as gRPC hands them over: protocol.proto's Chunk and UploadPart, byte for byte, but with
+// a chunk's data left in the slices that it came in or goes out in. protobuf's own classes copy it into a
+// string, and out of it.
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+#include <grpcpp/impl/codegen/proto_utils.h>
+
+#include <variant>
+#include <vector>
+
+#include "federated/file_transfer.h"
+#include "protocol.pb.h"
+
+namespace conclave {
+
+struct ChunkFrame {
+  std::int64_t offset = 0;
+  std::uint64_t checksum = 0;
+  std::vector<grpc::Slice> data = {};
+
+  std::vector<std::string_view> pieces() const;
+};
+
+/// A chunk of `file` from `offset` on.
+ChunkFrame read_chunk(const OutgoingFile& file, std::uint64_t offset);
+
+/// Nothing in particular where a message has none of its parts.
+using UploadFrame = std::variant<std::monostate, federated::UpdateHeader, ChunkFrame>;
+
+}  // namespace conclave
+
+namespace grpc {
+
+template <>
+class SerializationTraits<conclave::ChunkFrame> {
+ public:
+  static Status Serialize(const conclave::ChunkFrame& frame, ByteBuffer* buffer, bool* own_buffer);
+  static Status Deserialize(ByteBuffer* buffer, conclave::ChunkFrame* frame);
+};
+
+template <>
+class SerializationTraits<conclave::UploadFrame> {
+ public:
+  static Status Serialize(const conclave::UploadFrame& frame, ByteBuffer* buffer, bool* own_buffer);
+  static Status Deserialize(ByteBuffer* buffer, conclave::UploadFrame* frame);
+};
+
+}  // namespace grpc
