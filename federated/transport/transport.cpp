@@ -19,9 +19,9 @@ constexpr int kPingTimeoutMilliseconds = 20'000;
 // What all sites together, and whoever else can reach the port, take of a server at most. A call has a thread
 // while it lasts: a site has kMostCalls of them at most, most of which are refused to start with.
 constexpr int kMostThreads = 2048;
-// Of what has come and is not yet read. gRPC cuts streams when it is full: 64 MiB are too few for a single
-// one at a gigabyte a second, 128 MiB for some.
-constexpr std::size_t kMostBufferBytes = std::size_t{256} << 20;
+// Of what has come and is not yet read, by all sites together. gRPC cuts streams when it is full: 64 MiB are
+// too few for a single one at a gigabyte a second, 128 MiB for some.
+constexpr std::size_t kMostBufferBytes = std::size_t{192} << 20;
 constexpr int kMostStreams = 32;  // of a connection
 constexpr int kMostMetadataBytes = 16 * 1024;
 constexpr int kHandshakeMilliseconds = 20'000;

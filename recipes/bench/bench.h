@@ -25,9 +25,11 @@ struct Comparison {
   double ratio = 0;      ///< of reference to subject: 1 where both take the same time
 };
 
-/// Runs both once to warm up, then `repetitions` times in turn. `tidy` follows each subject, and is not timed.
-Comparison compare(const std::function<void()>& subject, const std::function<void()>& reference,
-                   std::int64_t repetitions, const std::function<void()>& tidy = [] {});
+/// Runs both once to warm up, then `repetitions` times in turn. `tidy` follows each subject, and is not
+/// timed.
+Comparison compare(
+    const std::function<void()>& subject, const std::function<void()>& reference, std::int64_t repetitions,
+    const std::function<void()>& tidy = [] {});
 
 /// Gives x f32 values in [-0.5, 0.5); another `number`, other values.
 void fill(const Tensor& x, std::uint32_t number);
