@@ -17,8 +17,8 @@ void upload(std::int64_t repetitions) {
   require(mkdtemp(folder.data()) != nullptr, "{}: cannot be made", folder);
   {
     UploadTrial trial(folder, kElements);
-    const Comparison time = compare([&] { trial.deliver(); }, [&] { trial.stream(); }, repetitions,
-                                    [&] { trial.forget(); });
+    const Comparison time =
+        compare([&] { trial.deliver(); }, [&] { trial.stream(); }, repetitions, [&] { trial.forget(); });
     const double gigabytes = 4e-9 * static_cast<double>(kElements);
     print_figure("an update of 400 MB over mutual TLS, of a bare stream's speed",
                  fmt::format("{:.2f} GB/s against {:.2f}: {:.0f}%", gigabytes / time.subject,
