@@ -1,6 +1,8 @@
 #include "federated/transport/message_trial.h"
 
 #include <fcntl.h>
+#include <google/protobuf/io/coded_stream.h>
+#include <google/protobuf/io/zero_copy_stream_impl_lite.h>
 #include <google/protobuf/stubs/logging.h>
 
 #include <algorithm>
@@ -61,13 +63,24 @@ std::string text_of(const ChunkFrame& frame) {
   return text;
 }
 
+// Maps in the order of their keys, which SerializeAsString() does not promise.
+std::string text_of(const federated::UpdateHeader& header) {
+  std::string text;
+  google::protobuf::io::StringOutputStream out(&text);
+  google::protobuf::io::CodedOutputStream coded(&out);
+  coded.SetSerializationDeterministic(true);
+  header.SerializeToCodedStream(&coded);
+  coded.Trim();
+  return text;
+}
+
 bool same(const ChunkFrame& frame, const federated::Chunk& chunk) {
   return frame.offset == chunk.offset() && frame.checksum == chunk.checksum() &&
          text_of(frame) == chunk.data();
 }
 bool same(const UploadFrame& frame, const federated::UploadPart& part) {
   if (const auto* header = std::get_if<federated::UpdateHeader>(&frame))
-    return part.has_header() && header->SerializeAsString() == part.header().SerializeAsString();
+    return part.has_header() && text_of(*header) == text_of(part.header());
   if (const auto* chunk = std::get_if<ChunkFrame>(&frame))
     return part.has_chunk() && same(*chunk, part.chunk());
   return part.part_case() == federated::UploadPart::PART_NOT_SET;
