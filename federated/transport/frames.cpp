@@ -27,6 +27,7 @@ constexpr auto kHeader = tag_of(UploadPart::kHeaderFieldNumber, WireFormatLite::
 constexpr auto kChunk = tag_of(UploadPart::kChunkFieldNumber, WireFormatLite::WIRETYPE_LENGTH_DELIMITED);
 
 constexpr std::size_t kBlock = 128 * 1024;  // bytes
+constexpr std::size_t kMostSlices = 4096;   // of a message: a chunk comes in some hundreds
 
 // Bytes of a message.
 struct Extent {
@@ -142,23 +143,34 @@ void cut(const std::vector<grpc::Slice>& message, Extent extent, std::vector<grp
   }
 }
 
-// Whether `frame` could be read; `chunk` of it, if any, still lacks its data.
+// A message's bytes where they are, or in one place, where a peer has cut them so small that the slices would
+// take more memory than what is in them.
+grpc::Status slices_of(const grpc::ByteBuffer& buffer, std::vector<grpc::Slice>& slices) {
+  grpc::Status status = buffer.Dump(&slices);
+  if (!status.ok() || slices.size() <= kMostSlices) return status;
+  grpc::Slice whole;
+  status = buffer.DumpToSingleSlice(&whole);
+  slices = std::vector<grpc::Slice>{whole};
+  return status;
+}
+
+// gRPC forgets what it gave to be read, whether it could be or not: `buffer` must be cleared here.
 template <class Frame>
 grpc::Status deserialize(grpc::ByteBuffer& buffer, Frame& frame, ChunkFrame* (*chunk_of)(Frame&)) {
-  std::vector<grpc::Slice> message;
-  grpc::Status status = buffer.Dump(&message);
-  if (!status.ok()) return status;
   frame = {};
+  std::vector<grpc::Slice> message;
+  grpc::Status status = slices_of(buffer, message);
   Extent data;
-  {
+  if (status.ok()) {
     grpc::ProtoBufferReader reader(&buffer);
     CodedInputStream in(&reader);
     if (!reader.status().ok() || !read(in, frame, data))
-      return {grpc::StatusCode::INTERNAL, "a message that cannot be read"};
+      status = {grpc::StatusCode::INTERNAL, "a message that cannot be read"};
   }
-  if (ChunkFrame* chunk = chunk_of(frame)) cut(message, data, chunk->data);
   buffer.Clear();
-  return grpc::Status::OK;
+  ChunkFrame* const chunk = chunk_of(frame);
+  if (status.ok() && chunk != nullptr) cut(message, data, chunk->data);
+  return status;
 }
 
 }  // namespace

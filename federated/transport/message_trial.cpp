@@ -98,9 +98,11 @@ bool take_frame(Messages& messages, Frame& frame) {
   for (std::size_t at = 0; at < text.size(); at += kSlice) slices.emplace_back(text.substr(at, kSlice));
   grpc::ByteBuffer buffer(slices.data(), slices.size()), sent;
   const bool read = grpc::SerializationTraits<Frame>::Deserialize(&buffer, &frame).ok();
+  if (buffer.Valid()) throw std::logic_error("a message is kept after it was read");
   Message message;
-  if (message.ParseFromString(text) != read || (read && !same(frame, message)))
-    throw std::logic_error("a message is read as another");
+  // Frames are read where protobuf would not: with numbers of more bytes than they need.
+  const bool readable = message.ParseFromString(text);
+  if (readable && (!read || !same(frame, message))) throw std::logic_error("a message is read as another");
   if (!read) return false;
   bool own = false;
   grpc::Slice whole;

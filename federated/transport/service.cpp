@@ -126,7 +126,8 @@ federated::UploadState SiteCalls::upload(const Caller& caller,
   require(read(first) && std::holds_alternative<federated::UpdateHeader>(first),
           "an upload begins with what it is of");
   with_upload(caller.site, std::get<federated::UpdateHeader>(first), [&](const auto& upload) {
-    while (upload && read(next)) {
+    // What came is let go before there is a wait for more.
+    for (; upload && read(next); next = {}) {
       const auto* chunk = std::get_if<ChunkFrame>(&next);
       require(chunk != nullptr && chunk->offset >= 0, "an upload goes on with chunks");
       upload->append(static_cast<std::uint64_t>(chunk->offset), chunk->pieces(), chunk->checksum);

@@ -16,6 +16,22 @@ TEST_CASE("what the fuzzer begins with is in its corpus, and does no harm") {
   }
 }
 
+TEST_CASE("a message in thousands of slices is read as any other") {
+  const std::string input = MessageTrial::examples().at("upload");
+  std::string padded(1, input[0]);
+  for (std::size_t at = 1; at < input.size();) {
+    const std::size_t size = static_cast<std::uint8_t>(input[at]) | static_cast<std::uint8_t>(input[at + 1])
+                                                                        << 8;
+    // Field 15, which nobody knows, of 60,000 bytes; the trial cuts what comes into slices of 7.
+    const std::string message = input.substr(at + 2, size) + "\x7a\xe0\xd4\x03" + std::string(60'000, 'x');
+    padded += static_cast<char>(message.size() & 0xFF);
+    padded += static_cast<char>(message.size() >> 8);
+    padded += message;
+    at += 2 + size;
+  }
+  CHECK_NOTHROW(fuzz_transport(padded));
+}
+
 TEST_CASE("messages that change on their way end in an Error, or in an update as it should be") {
   const auto examples = MessageTrial::examples();
   const RandomStream random{.seed = 7};
