@@ -211,6 +211,16 @@ void FederationService::serve(const char* name, grpc::internal::RpcMethod::RpcTy
   AddMethod(new grpc::internal::RpcServiceMethod(name, type, new Handler(f, this)));  // which owns both
 }
 
+// One message for another: `f` makes the reply.
+template <class Request, class Reply, class F>
+void FederationService::serve_one(const char* name, F f) {
+  serve<grpc::internal::RpcMethodHandler<FederationService, Request, Reply>>(
+      name, grpc::internal::RpcMethod::NORMAL_RPC,
+      [f](FederationService* self, grpc::ServerContext* context, const Request* request, Reply* reply) {
+        return self->answer(*context, [&](const Caller& caller, auto&) { *reply = f(caller, *request); });
+      });
+}
+
 FederationService::FederationService(RoundBoard& board, SecureRound* secure, AllowList allowed,
                                      LocalWork work, Say say, CallWatch::Clock::duration silence)
     : calls_(board, secure, std::move(work)), watch_(std::move(allowed), silence), say_(std::move(say)) {
@@ -218,12 +228,9 @@ FederationService::FederationService(RoundBoard& board, SecureRound* secure, All
   using namespace grpc::internal;
   using Self = FederationService;
   using Context = grpc::ServerContext;
-  serve<RpcMethodHandler<Self, NextRequest, Assignment>>(
-      calls::kNext, RpcMethod::NORMAL_RPC,
-      [](Self* self, Context* context, const NextRequest* request, Assignment* reply) {
-        return self->answer(
-            *context, [&](const Caller& caller, auto&) { *reply = self->calls_.next(caller, *request); });
-      });
+  serve_one<NextRequest, Assignment>(calls::kNext, [this](const Caller& caller, const NextRequest& request) {
+    return calls_.next(caller, request);
+  });
   serve<ServerStreamingHandler<Self, DownloadRequest, ChunkFrame>>(
       calls::kDownload, RpcMethod::SERVER_STREAMING,
       [](Self* self, Context* context, const DownloadRequest* request,
@@ -234,12 +241,9 @@ FederationService::FederationService(RoundBoard& board, SecureRound* secure, All
           });
         });
       });
-  serve<RpcMethodHandler<Self, UpdateHeader, UploadState>>(
-      calls::kProgress, RpcMethod::NORMAL_RPC,
-      [](Self* self, Context* context, const UpdateHeader* request, UploadState* reply) {
-        return self->answer(
-            *context, [&](const Caller& caller, auto&) { *reply = self->calls_.progress(caller, *request); });
-      });
+  serve_one<UpdateHeader, UploadState>(
+      calls::kProgress,
+      [this](const Caller& caller, const UpdateHeader& request) { return calls_.progress(caller, request); });
   serve<ClientStreamingHandler<Self, UploadFrame, UploadState>>(
       calls::kUpload, RpcMethod::CLIENT_STREAMING,
       [](Self* self, Context* context, grpc::ServerReader<UploadFrame>* reader, UploadState* reply) {
@@ -249,13 +253,10 @@ FederationService::FederationService(RoundBoard& board, SecureRound* secure, All
           });
         });
       });
-  serve<RpcMethodHandler<Self, SecureMessage, SecureMessage>>(
-      calls::kExchange, RpcMethod::NORMAL_RPC,
-      [](Self* self, Context* context, const SecureMessage* request, SecureMessage* reply) {
-        return self->answer(*context, [&](const Caller& caller, auto&) {
-          *reply = self->calls_.exchange(caller, *request, kLongestAnswer);
-        });
-      });
+  serve_one<SecureMessage, SecureMessage>(calls::kExchange,
+                                          [this](const Caller& caller, const SecureMessage& request) {
+                                            return calls_.exchange(caller, request, kLongestAnswer);
+                                          });
 }
 
 }  // namespace conclave

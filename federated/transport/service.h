@@ -75,6 +75,8 @@ class FederationService final : public grpc::Service {
  private:
   template <class Handler, class F>
   void serve(const char* name, grpc::internal::RpcMethod::RpcType type, F f);
+  template <class Request, class Reply, class F>
+  void serve_one(const char* name, F f);
   /// What a call does, for the site that calls; how its errors are told.
   template <class Work>
   grpc::Status answer(grpc::ServerContext& context, Work work);
