@@ -2,7 +2,6 @@
 
 #include <sentencepiece_processor.h>
 #include <sentencepiece_trainer.h>
-#include <xxhash.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -10,6 +9,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "core/xxh3.h"
 #include "data/file.h"
 
 namespace conclave {
@@ -26,7 +26,7 @@ constexpr const char* kSeparator = "<SEP>";
 // pieces.
 constexpr std::size_t kMostTrainingBytes = std::size_t{64} << 20;
 
-std::string hex(XXH128_hash_t hash) { return fmt::format("{:016x}{:016x}", hash.high64, hash.low64); }
+std::string checksum_of(std::string_view model) { return hexadecimal(xxh3_128(model.data(), model.size())); }
 
 // The number of threads is part of the model: sums are taken per thread. 16 is SentencePiece's own default.
 std::unordered_map<std::string, std::string> settings(std::int64_t vocabulary, bool pairs) {
@@ -71,16 +71,11 @@ class Sample : public sentencepiece::SentenceIterator {
 };
 
 std::string cache_key(std::span<const TextExample> texts, std::int64_t vocabulary) {
-  struct Free {
-    void operator()(XXH3_state_t* state) const { XXH3_freeState(state); }
-  };
-  const std::unique_ptr<XXH3_state_t, Free> state(XXH3_createState());
-  require(state != nullptr, "Tokenizer::train: out of memory");
-  XXH3_128bits_reset(state.get());
+  Xxh3 hash;
   const auto add = [&](std::string_view text) {
     const std::uint64_t size = text.size();
-    XXH3_128bits_update(state.get(), &size, sizeof size);
-    XXH3_128bits_update(state.get(), text.data(), text.size());
+    hash.add({reinterpret_cast<const char*>(&size), sizeof size});
+    hash.add(text);
   };
   const auto chosen = settings(vocabulary, has_pairs(texts));
   std::vector<std::pair<std::string, std::string>> sorted(chosen.begin(), chosen.end());
@@ -93,7 +88,7 @@ std::string cache_key(std::span<const TextExample> texts, std::int64_t vocabular
     add(example.text);
     if (!example.pair.empty()) add(example.pair);
   }
-  return hex(XXH3_128bits_digest(state.get()));
+  return hexadecimal(hash.digest());
 }
 
 std::string train_model(std::span<const TextExample> texts, std::int64_t vocabulary) {
@@ -105,7 +100,7 @@ std::string train_model(std::span<const TextExample> texts, std::int64_t vocabul
           "Tokenizer::train: SentencePiece could not make {} pieces of {} texts: {}; a larger vocabulary "
           "holds more different characters",
           vocabulary, texts.size(), status.message());
-  const std::string hash = hex(XXH3_128bits(model.data(), model.size()));
+  const std::string hash = checksum_of(model);
   return model.append(kChecksumField).append(hash);
 }
 
@@ -144,7 +139,7 @@ Tokenizer Tokenizer::from_bytes(std::string serialized) {
   require(serialized.size() > suffix, "Tokenizer: {} bytes are no serialized tokenizer", serialized.size());
   const std::string_view all = serialized, model = all.substr(0, all.size() - suffix);
   require(all.substr(model.size(), kChecksumField.size()) == kChecksumField &&
-              all.substr(all.size() - kHexDigits) == hex(XXH3_128bits(model.data(), model.size())),
+              all.substr(all.size() - kHexDigits) == checksum_of(model),
           "Tokenizer: the serialized tokenizer is damaged, or was not written by Conclave: its checksum is "
           "wrong; "
           "take it from another checkpoint, or train it again");

@@ -14,12 +14,6 @@ constexpr std::uint64_t kUnit = 8;  // bytes: no number of an update is cut wher
 
 }  // namespace
 
-std::string FileDigest::hexadecimal() const {
-  std::string text;
-  for (const std::uint8_t byte : xxh3) text += fmt::format("{:02x}", byte);
-  return text;
-}
-
 FileDigest digest_of(const std::filesystem::path& file) {
   const OutgoingFile source(file);
   Xxh3 digest;

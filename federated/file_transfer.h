@@ -6,7 +6,6 @@
 // which knows who sent it.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -15,7 +14,7 @@
 #include <string>
 #include <string_view>
 
-#include "federated/xxh3.h"
+#include "core/xxh3.h"
 #include "parallel/checkpoint/durable_file.h"
 
 namespace conclave {
@@ -25,9 +24,9 @@ inline constexpr std::size_t kChunkBytes = std::size_t{4} << 20;
 
 struct FileDigest {
   std::uint64_t bytes = 0;
-  std::array<std::uint8_t, 16> xxh3{};
+  Xxh3Digest xxh3{};
   bool operator==(const FileDigest&) const = default;
-  std::string hexadecimal() const;
+  std::string hexadecimal() const { return conclave::hexadecimal(xxh3); }
 };
 
 /// Throws Error where it cannot be read.

@@ -1,10 +1,10 @@
 // agree(): check what is mine, compare what must be equal, gather who holds which rows, assign.
 #include "parallel/checkpoint/checkpoint_layout.h"
 
-#include <xxhash.h>
-
 #include <algorithm>
 #include <set>
+
+#include "core/xxh3.h"
 
 namespace conclave {
 namespace {
@@ -63,10 +63,10 @@ std::uint64_t CheckpointLayout::signature(std::span<const TensorEntry> entries) 
     const Index facts[] = {entry.first_row,           entry.sharded,
                            entry.values.contiguous(), static_cast<Index>(entry.values.dtype()),
                            entry.values.rank(),       entry.global_shape.rank()};
-    hash = XXH3_64bits_withSeed(entry.name.data(), entry.name.size(), hash);
-    hash = XXH3_64bits_withSeed(facts, sizeof facts, hash);
+    hash = xxh3_64(entry.name.data(), entry.name.size(), hash);
+    hash = xxh3_64(facts, sizeof facts, hash);
     for (const Shape* shape : {&entry.values.shape(), &entry.global_shape})
-      hash = XXH3_64bits_withSeed(shape->extents().data(), shape->extents().size_bytes(), hash);
+      hash = xxh3_64(shape->extents().data(), shape->extents().size_bytes(), hash);
   }
   return hash;
 }

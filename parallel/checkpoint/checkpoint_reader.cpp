@@ -115,7 +115,7 @@ std::string CheckpointReader::read_state(const std::string& name) const {
       check_hdf5(H5Dread(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, value.data()), "cannot be read");
     if (text) value.resize(std::min(value.find('\0'), value.size()));
     const auto checksums = read_checksums(dataset);
-    require(checksums.size() == 1 && checksums[0] == checksum_of(value.data(), value.size()),
+    require(checksums.size() == 1 && checksums[0] == xxh3_128(value.data(), value.size()),
             "checksum mismatch: the file is damaged");
     return value;
   } catch (const Error& error) {
@@ -170,7 +170,7 @@ void CheckpointReader::read(const TensorEntry& entry) const {
   const std::size_t piece = pieces == 0 ? 0 : into.bytes() / static_cast<std::size_t>(pieces);
   for (Index i = 0; i < pieces && stored.shape.numel() > 0; ++i) {
     const auto* bytes = static_cast<const std::byte*>(into.raw()) + static_cast<std::size_t>(i) * piece;
-    if (checksum_of(bytes, piece) ==
+    if (xxh3_128(bytes, piece) ==
         stored.checksums[static_cast<std::size_t>(per_row ? entry.first_row + i : 0)])
       continue;
     const std::string where = per_row ? fmt::format(" in row {}", entry.first_row + i) : "";

@@ -51,7 +51,7 @@ class CheckpointReader {
   struct Info {
     DType dtype;
     Shape shape;
-    std::vector<Checksum> checksums;  // one, or one per row
+    std::vector<Xxh3Digest> checksums;  // one, or one per row
   };
 
   CheckpointReader(std::string path, Communicator* group);

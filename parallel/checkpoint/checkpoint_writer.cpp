@@ -139,7 +139,7 @@ SaveOutcome CheckpointWriter::write() {
 
 void CheckpointWriter::write_or_explain(SaveOutcome& outcome) {
   const bool first = group_->rank() == 0;
-  const std::vector<Checksum> checksums = all_checksums();
+  const std::vector<Xxh3Digest> checksums = all_checksums();
   std::optional<AtomicFile> file;  // on rank 0; removes the temporary on the way out unless committed
 
   const std::string laying_out = error_of([&] {
@@ -158,12 +158,12 @@ void CheckpointWriter::write_or_explain(SaveOutcome& outcome) {
   if (first) retire_old();
 }
 
-std::vector<Checksum> CheckpointWriter::all_checksums() {
-  std::vector<Checksum> table(static_cast<std::size_t>(layout_.checksums), Checksum{});
+std::vector<Xxh3Digest> CheckpointWriter::all_checksums() {
+  std::vector<Xxh3Digest> table(static_cast<std::size_t>(layout_.checksums), Xxh3Digest{});
   for (const auto& plan : layout_.tensors)
     if (plan.shape.numel() == 0)  // nobody writes it, and all know its checksum: rank 0 tells
       if (group_->rank() == 0)
-        std::fill_n(table.begin() + plan.first_checksum, plan.checksums, checksum_of("", 0));
+        std::fill_n(table.begin() + plan.first_checksum, plan.checksums, xxh3_128("", 0));
   for (const CheckpointLayout::Part& part : layout_.parts) {
     const auto& plan = layout_.tensors[part.tensor];
     const bool whole = plan.checksums == 1;
@@ -171,15 +171,15 @@ std::vector<Checksum> CheckpointWriter::all_checksums() {
     const auto* from = static_cast<const std::byte*>(staging_.raw()) + part.staging_offset;
     for (std::size_t i = 0; i < count; ++i)
       table[static_cast<std::size_t>(plan.first_checksum + (whole ? 0 : part.first_row)) + i] =
-          checksum_of(from + i * bytes, bytes);
+          xxh3_128(from + i * bytes, bytes);
   }
-  const Index bytes = static_cast<Index>(table.size() * sizeof(Checksum));
+  const Index bytes = static_cast<Index>(table.size() * sizeof(Xxh3Digest));
   reduce_politely(Tensor::borrow(table.data(), {bytes}, DType::u8),
                   Reduction::sum);  // one writer per checksum
   return table;
 }
 
-void CheckpointWriter::lay_out(const std::string& path, std::span<const Checksum> checksums) const {
+void CheckpointWriter::lay_out(const std::string& path, std::span<const Xxh3Digest> checksums) const {
   const Hdf5Lock lock;
   lay_out_hdf5(path, [&](Hdf5Structure& file) {
     file.attribute("format", "conclave-checkpoint");

@@ -67,9 +67,9 @@ class CheckpointWriter {
   SaveOutcome write();
   /// Leaves the reason in outcome.message where it failed.
   void write_or_explain(SaveOutcome& outcome);
-  void lay_out(const std::string& path, std::span<const Checksum> checksums) const;
+  void lay_out(const std::string& path, std::span<const Xxh3Digest> checksums) const;
   std::string write_parts(const std::string& path);
-  std::vector<Checksum> all_checksums();
+  std::vector<Xxh3Digest> all_checksums();
   void retire_old() const;
   void remove_temporaries() const;
   std::string temporary_of(const std::string& path) const { return path + "." + mark_ + ".tmp"; }

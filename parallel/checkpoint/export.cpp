@@ -23,10 +23,10 @@ std::string exported_name(const std::string& name) { return name.substr(kModel.s
 
 void export_hdf5(const CheckpointReader& checkpoint, const std::string& path, const ExportNotes& notes) {
   const auto names = model_tensors(checkpoint);
-  std::vector<Checksum> checksums;
+  std::vector<Xxh3Digest> checksums;
   for (const std::string& name : names) {
     const Tensor values = checkpoint.read(name);
-    checksums.push_back(checksum_of(values.raw(), values.bytes()));
+    checksums.push_back(xxh3_128(values.raw(), values.bytes()));
   }
   const Hdf5Lock lock;
   AtomicFile file(path);

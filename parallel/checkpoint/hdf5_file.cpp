@@ -1,8 +1,6 @@
 // Each helper opens what it needs and lets it go in reverse order.
 #include "parallel/checkpoint/hdf5_file.h"
 
-#include <xxhash.h>
-
 #include <algorithm>
 #include <utility>
 
@@ -69,14 +67,6 @@ void for_rows(const Shape& shape, DType dtype, Index first_row, Index rows, Move
 }
 
 }  // namespace
-
-Checksum checksum_of(const void* data, std::size_t bytes) {
-  XXH128_canonical_t canonical;
-  XXH128_canonicalFromHash(&canonical, XXH3_128bits(data, bytes));
-  Checksum result;
-  std::copy(std::begin(canonical.digest), std::end(canonical.digest), result.begin());
-  return result;
-}
 
 Hdf5Lock::Hdf5Lock() : guard_(hdf5_mutex) { H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr); }
 
@@ -174,21 +164,21 @@ std::int64_t read_integer_attribute(hid_t object, const char* name) {
   return value;
 }
 
-void write_checksums(hid_t object, std::span<const Checksum> checksums) {
-  const std::array<Index, 2> extents{static_cast<Index>(checksums.size()), Index{sizeof(Checksum)}};
+void write_checksums(hid_t object, std::span<const Xxh3Digest> checksums) {
+  const std::array<Index, 2> extents{static_cast<Index>(checksums.size()), Index{sizeof(Xxh3Digest)}};
   write_attribute(object, "xxh3_128", H5T_STD_U8LE, hdf5_space(extents), checksums.data());
 }
 
-std::vector<Checksum> read_checksums(hid_t object) {
+std::vector<Xxh3Digest> read_checksums(hid_t object) {
   const std::string doing = "attribute xxh3_128 cannot be read";
   const Hdf5Id attribute(H5Aopen(object, "xxh3_128", H5P_DEFAULT), H5Aclose, doing);
   const Hdf5Id space(H5Aget_space(attribute), H5Sclose, doing);
   std::array<hsize_t, 2> extents{};
   require(H5Sget_simple_extent_ndims(space) == 2 &&
               H5Sget_simple_extent_dims(space, extents.data(), nullptr) == 2 &&
-              extents[1] == sizeof(Checksum) && extents[0] * extents[1] <= H5Aget_storage_size(attribute),
-          "{}: it is not [checksums, {}]", doing, sizeof(Checksum));
-  std::vector<Checksum> checksums(extents[0]);
+              extents[1] == sizeof(Xxh3Digest) && extents[0] * extents[1] <= H5Aget_storage_size(attribute),
+          "{}: it is not [checksums, {}]", doing, sizeof(Xxh3Digest));
+  std::vector<Xxh3Digest> checksums(extents[0]);
   check_hdf5(H5Aread(attribute, H5T_STD_U8LE, checksums.data()), doing);
   return checksums;
 }

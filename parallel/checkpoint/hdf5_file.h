@@ -13,12 +13,9 @@
 #include <vector>
 
 #include "core/tensor.h"
+#include "core/xxh3.h"
 
 namespace conclave {
-
-/// XXH3-128 in canonical (big-endian) form: what Python's xxhash.xxh3_128_digest gives.
-using Checksum = std::array<std::uint8_t, 16>;
-Checksum checksum_of(const void* data, std::size_t bytes);
 
 /// Held, as often as it likes, by the one thread that is in HDF5; keeps HDF5's error reports off stderr.
 /// Declare it before any handle.
@@ -65,8 +62,8 @@ void write_attribute(hid_t object, const char* name, const std::string& text);
 void write_attribute(hid_t object, const char* name, std::int64_t value);
 std::string read_text_attribute(hid_t object, const char* name);
 std::int64_t read_integer_attribute(hid_t object, const char* name);
-void write_checksums(hid_t object, std::span<const Checksum> checksums);
-std::vector<Checksum> read_checksums(hid_t object);
+void write_checksums(hid_t object, std::span<const Xxh3Digest> checksums);
+std::vector<Xxh3Digest> read_checksums(hid_t object);
 
 /// Moves rows [first_row, first_row + rows) of a dataset of `shape`; scalars have one row. `transfer` is
 /// H5P_DEFAULT or a data transfer property list.

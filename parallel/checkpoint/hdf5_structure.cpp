@@ -50,7 +50,7 @@ Hdf5Id Hdf5Structure::dataset(const std::string& name, hid_t type, hid_t space) 
 }
 
 Hdf5Id Hdf5Structure::tensor(const std::string& name, const Shape& shape, DType dtype,
-                             std::span<const Checksum> checksums) {
+                             std::span<const Xxh3Digest> checksums) {
   Hdf5Id made = dataset(name, hdf5_type(dtype), hdf5_space(shape.extents()));
   write_attribute(made, "dtype", std::string(name_of(dtype)));
   write_checksums(made, checksums);
@@ -61,13 +61,13 @@ void Hdf5Structure::text(const std::string& name, const std::string& text) {
   const Hdf5Id type = hdf5_string(text.size());
   const Hdf5Id made = dataset(name, type, hdf5_space({}));
   check_hdf5(H5Dwrite(made, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, text.c_str()), name);
-  const Checksum checksum = checksum_of(text.data(), text.size());
+  const Xxh3Digest checksum = xxh3_128(text.data(), text.size());
   write_checksums(made, {&checksum, 1});
 }
 
 void Hdf5Structure::bytes(const std::string& name, const std::string& bytes) {
   const Shape shape{static_cast<Index>(bytes.size())};
-  const Checksum checksum = checksum_of(bytes.data(), bytes.size());
+  const Xxh3Digest checksum = xxh3_128(bytes.data(), bytes.size());
   const Hdf5Id made = tensor(name, shape, DType::u8, {&checksum, 1});
   write_rows(made, shape, DType::u8, 0, shape[0], bytes.data());
 }
@@ -85,7 +85,7 @@ void Hdf5Structure::texts(const std::string& name, const std::vector<std::string
 
 void Hdf5Structure::floats(const std::string& name, const std::vector<float>& values) {
   const Shape shape{std::ssize(values)};
-  const Checksum checksum = checksum_of(values.data(), values.size() * sizeof(float));
+  const Xxh3Digest checksum = xxh3_128(values.data(), values.size() * sizeof(float));
   const Hdf5Id made = tensor(name, shape, DType::f32, {&checksum, 1});
   write_rows(made, shape, DType::f32, 0, shape[0], values.data());
 }

@@ -23,7 +23,7 @@ class Hdf5Structure {
   /// Contiguous, with its place in the file taken and nothing written; attributes "dtype" and "xxh3_128"
   /// (u8 [checksums, 16]: one for the whole, or one per row of dimension 0).
   Hdf5Id tensor(const std::string& name, const Shape& shape, DType dtype,
-                std::span<const Checksum> checksums);
+                std::span<const Xxh3Digest> checksums);
   void text(const std::string& name, const std::string& text);    ///< scalar UTF-8 string, checksummed
   void bytes(const std::string& name, const std::string& bytes);  ///< u8 [size], checksummed
   /// UTF-8 strings [texts], all as long as the longest.

@@ -1,13 +1,12 @@
 #include "parallel/moe/route_cache.h"
 
-#define XXH_INLINE_ALL  // compiled here, for AVX2: Debian's library is for SSE2, and half as fast
-#include <xxhash.h>
-
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <limits>
 
 #include "core/memory.h"
+#include "core/xxh3.h"
 
 namespace conclave {
 namespace {
@@ -59,15 +58,14 @@ RouteCache::RouteCache(std::size_t bytes, Index experts, Index most_rows)
 
 RouteCache::Key RouteCache::key(std::uint64_t router_version, const Tensor& features) {
   if (!features.contiguous()) fail("route cache: features {} have gaps between their rows", features.shape());
-  const XXH128_hash_t content = XXH3_128bits(features.raw(), features.bytes());
+  const auto content = std::bit_cast<Key>(xxh3_128(features.raw(), features.bytes()));
   // Hashed once more together with the rest, so that all 128 bits depend on every part.
-  std::array<std::uint64_t, 5 + Shape::kMaxRank> parts{content.low64, content.high64, router_version,
+  std::array<std::uint64_t, 5 + Shape::kMaxRank> parts{content.low, content.high, router_version,
                                                        static_cast<std::uint64_t>(features.dtype()),
                                                        static_cast<std::uint64_t>(features.rank())};
   for (int dim = 0; dim < features.rank(); ++dim)
     parts[static_cast<std::size_t>(5 + dim)] = static_cast<std::uint64_t>(features.size(dim));
-  const XXH128_hash_t whole = XXH3_128bits(parts.data(), sizeof parts);
-  return {whole.low64, whole.high64};
+  return std::bit_cast<Key>(xxh3_128(parts.data(), sizeof parts));
 }
 
 // Calls visit(scores of a line, index of their first, how many) for `count` scores of a chain, or for all it

@@ -1,13 +1,11 @@
 #include "parallel/moe/router.h"
 
-#define XXH_INLINE_ALL  // for this processor
-#include <xxhash.h>
-
 #include <algorithm>
 #include <cstring>
 
 #include "core/kernels/routing.h"
 #include "core/registry.h"
+#include "core/xxh3.h"
 
 namespace conclave {
 namespace {
@@ -101,9 +99,9 @@ std::uint64_t Router::version(Arena& arena) {
 #pragma omp parallel for schedule(static) if (count > 1)
   for (Index i = 0; i < count; ++i) {
     const Piece& piece = pieces[static_cast<std::size_t>(i)];
-    hashes[static_cast<std::size_t>(i)] = XXH3_64bits(piece.from, piece.bytes);
+    hashes[static_cast<std::size_t>(i)] = xxh3_64(piece.from, piece.bytes);
   }
-  return XXH3_64bits(hashes.data(), hashes.size_bytes());
+  return xxh3_64(hashes.data(), hashes.size_bytes());
 }
 
 // What is missing is computed together, as sequences of a smaller batch.

@@ -49,7 +49,7 @@ target_include_directories(conclave_emulated PUBLIC ${PROJECT_SOURCE_DIR} PRIVAT
 target_compile_definitions(conclave_emulated PUBLIC CONCLAVE_CUDA=1)
 target_compile_options(conclave_emulated PRIVATE -O1)  # quickly, as the tests themselves
 target_compile_features(conclave_emulated PUBLIC cxx_std_20)
-target_link_libraries(conclave_emulated PUBLIC OpenMP::OpenMP_CXX fmt::fmt PkgConfig::openblas
+target_link_libraries(conclave_emulated PUBLIC OpenMP::OpenMP_CXX fmt::fmt PkgConfig::openblas PkgConfig::xxhash
                       PRIVATE conclave_flags ${CONCLAVE_BOOST_CONTEXT})
 
 add_executable(emulated_tests $<TARGET_OBJECTS:test_main> ${emulated_test_sources} cuda/operations.cpp)

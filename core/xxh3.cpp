@@ -1,12 +1,37 @@
-#include "federated/xxh3.h"
+#include "core/xxh3.h"
 
 // Compiled here for the processors that Conclave is for: Debian's library is for all, and half as fast.
 #define XXH_INLINE_ALL
+#include <fmt/format.h>
 #include <xxhash.h>
 
 #include <algorithm>
+#include <iterator>
 
 namespace conclave {
+namespace {
+
+Xxh3Digest canonical(XXH128_hash_t hash) {
+  XXH128_canonical_t bytes;
+  XXH128_canonicalFromHash(&bytes, hash);
+  Xxh3Digest digest;
+  std::ranges::copy(bytes.digest, digest.begin());
+  return digest;
+}
+
+}  // namespace
+
+std::uint64_t xxh3_64(const void* data, std::size_t bytes, std::uint64_t seed) {
+  return XXH3_64bits_withSeed(data, bytes, seed);
+}
+
+Xxh3Digest xxh3_128(const void* data, std::size_t bytes) { return canonical(XXH3_128bits(data, bytes)); }
+
+std::string hexadecimal(const Xxh3Digest& digest) {
+  std::string text;
+  for (const std::uint8_t byte : digest) fmt::format_to(std::back_inserter(text), "{:02x}", byte);
+  return text;
+}
 
 // The states of XXH3-64 and of XXH3-128 are one and the same; only what is made of them at the end differs.
 struct Xxh3::State {
@@ -25,12 +50,6 @@ void Xxh3::add(std::string_view bytes) { XXH3_128bits_update(&state_->state, byt
 
 std::uint64_t Xxh3::checksum() const { return XXH3_64bits_digest(&state_->state); }
 
-std::array<std::uint8_t, 16> Xxh3::digest() const {
-  XXH128_canonical_t canonical;
-  XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(&state_->state));
-  std::array<std::uint8_t, 16> digest;
-  std::ranges::copy(canonical.digest, digest.begin());
-  return digest;
-}
+Xxh3Digest Xxh3::digest() const { return canonical(XXH3_128bits_digest(&state_->state)); }
 
 }  // namespace conclave

@@ -1,0 +1,42 @@
+// XXH3 of bytes, which finds what disks, memory and networks do by accident; nothing that somebody does on
+// purpose.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+
+namespace conclave {
+
+/// XXH3-128 in canonical (big-endian) form: what Python's xxhash.xxh3_128_digest gives.
+using Xxh3Digest = std::array<std::uint8_t, 16>;
+
+std::uint64_t xxh3_64(const void* data, std::size_t bytes, std::uint64_t seed = 0);
+Xxh3Digest xxh3_128(const void* data, std::size_t bytes);
+
+/// 32 digits, in lower case.
+std::string hexadecimal(const Xxh3Digest& digest);
+
+/// Of bytes as they come.
+class Xxh3 {
+ public:
+  Xxh3();
+  Xxh3(const Xxh3& other);
+  Xxh3& operator=(const Xxh3& other);
+  ~Xxh3();
+
+  void add(std::string_view bytes);
+  /// XXH3-64 of all that was added.
+  std::uint64_t checksum() const;
+  /// XXH3-128 of all that was added.
+  Xxh3Digest digest() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace conclave
