@@ -49,6 +49,14 @@ std::filesystem::path IncomingFile::part_of(const std::filesystem::path& file, c
   return fmt::format("{}.{}.part", file.string(), expected.hexadecimal());
 }
 
+void IncomingFile::remove_other_parts(const std::filesystem::path& directory, const std::string& sender,
+                                      const std::filesystem::path& kept) {
+  for (const auto& entry : std::filesystem::directory_iterator(directory))
+    if (entry.path().filename().string().starts_with(sender + ".") && entry.path().extension() == ".part" &&
+        entry.path() != kept)
+      std::filesystem::remove(entry.path());
+}
+
 IncomingFile::IncomingFile(std::filesystem::path file, const FileDigest& expected)
     : file_(std::move(file)), part_(part_of(file_, expected)), expected_(expected) {
   std::error_code missing;

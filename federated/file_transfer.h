@@ -50,6 +50,10 @@ class IncomingFile {
 
   /// Where what has come of it lies.
   static std::filesystem::path part_of(const std::filesystem::path& file, const FileDigest& expected);
+  /// Removes what lies in `directory` of other files whose names begin with `sender` and a dot, and which did
+  /// not come whole: who sends has room for one, `kept`.
+  static void remove_other_parts(const std::filesystem::path& directory, const std::string& sender,
+                                 const std::filesystem::path& kept);
 
   /// Bytes that need not come again.
   std::uint64_t received() const { return received_; }

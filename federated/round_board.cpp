@@ -37,8 +37,11 @@ void check(const UpdateOffer& offer, const RoundPlan& plan) {
   SiteMistake::unless(offer.metrics.size() <= kMostMetrics, "{} metrics; there may be {}",
                       offer.metrics.size(), kMostMetrics);
   for (const auto& [name, value] : offer.metrics)
-    SiteMistake::unless(name.size() <= 100 && std::isfinite(value),
-                        "a metric is not finite, or has no name to print");
+    SiteMistake::unless(
+        !name.empty() && name.size() <= 100 &&
+            std::ranges::all_of(name, [](char letter) { return letter > ' ' && letter < '\x7f'; }) &&
+            std::isfinite(value),
+        "a metric is not finite, or has no name to print");
 }
 
 // Of numbers in one place, of which the first is the update's `number`.
@@ -350,12 +353,7 @@ std::unique_ptr<RoundBoard::Upload> RoundBoard::begin_upload(const std::string& 
   assign(site);
   const std::uint64_t number = ++upload_numbers_[site];
   const std::filesystem::path file = file_of(site, offer.turn);
-  // Parts of other updates that this site began: it has room for one.
-  const std::filesystem::path kept = IncomingFile::part_of(file, offer.update);
-  for (const auto& entry : std::filesystem::directory_iterator(directory_))
-    if (entry.path().filename().string().starts_with(site + ".") && entry.path().extension() == ".part" &&
-        entry.path() != kept)
-      std::filesystem::remove(entry.path());
+  IncomingFile::remove_other_parts(directory_, site, IncomingFile::part_of(file, offer.update));
   lock.unlock();
   return std::unique_ptr<Upload>(new Upload(*this, site, offer, number, file));
 }

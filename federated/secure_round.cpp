@@ -2,8 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 
+#include "federated/identity.h"
 #include "federated/secure_aggregation/shared_noise.h"
 
 namespace conclave {
@@ -50,10 +52,26 @@ SecureRound::SecureRound(std::filesystem::path directory, Database& database, Ro
   database.run(
       "CREATE TABLE IF NOT EXISTS secure_attempts(number INTEGER PRIMARY KEY AUTOINCREMENT, round INTEGER, "
       "unmasked INTEGER DEFAULT 0)");
+  database.run("CREATE TABLE IF NOT EXISTS secure_noise(number INTEGER PRIMARY KEY, noise REAL, rate REAL)");
 }
 
 bool SecureRound::unmasked(std::int64_t round) const {
   return database_.prepare("SELECT 1 FROM secure_attempts WHERE round = ?1 AND unmasked").bind(round).next();
+}
+
+double SecureRound::epsilon(std::int64_t more) const {
+  const RoundPrivacy& privacy = options_.privacy;
+  std::vector<PrivacyEvent> events{{privacy.noise_multiplier, privacy.rate, more}};
+  auto rows = database_.prepare(
+      "SELECT noise, rate FROM secure_attempts JOIN secure_noise USING(number) WHERE unmasked");
+  while (rows.next()) events.push_back({rows.real(0), rows.real(1), 1});
+  // Other noise may have been asked for because of what came out before.
+  const bool alike = std::ranges::all_of(events, [&](const PrivacyEvent& event) {
+    return event.noise_multiplier == privacy.noise_multiplier && event.sampling_rate == privacy.rate;
+  });
+  const auto accountant = make_accountant(alike ? RoundPrivacy::kAccountant : "rdp");
+  for (const PrivacyEvent& event : events) accountant->compose(event);
+  return accountant->epsilon(privacy.delta);
 }
 
 void SecureRound::stop() {
@@ -66,7 +84,12 @@ std::int64_t SecureRound::new_number(std::int64_t round) {
   database_.prepare("INSERT INTO secure_attempts(round) VALUES(?1)").bind(round).run();
   auto newest = database_.prepare("SELECT max(number) FROM secure_attempts");
   newest.next();
-  return newest.integer(0);
+  const std::int64_t number = newest.integer(0);
+  if (const RoundPrivacy& privacy = options_.privacy; privacy.is_on())
+    database_.prepare("INSERT INTO secure_noise VALUES(?1, ?2, ?3)")
+        .bind(number, privacy.noise_multiplier, privacy.rate)
+        .run();
+  return number;
 }
 
 std::optional<SecureRound::Sum> SecureRound::attempt(std::int64_t round, std::uint64_t elements,
@@ -117,6 +140,7 @@ std::optional<SecureRound::Sum> SecureRound::attempt(std::int64_t round, std::ui
     say_(fmt::format("round {}: the attempt at its sum failed: {}", round + 1, error.what()));
   }
   attempt_.reset();
+  std::filesystem::remove_all(directory_);  // what of it came, and was not whole
   changed_.notify_all();
   return result;
 }
@@ -182,13 +206,31 @@ std::optional<std::uint32_t> SecureRound::member(const std::string& site, std::i
 
 void SecureRound::receive(std::uint32_t site, Phase phase, std::string_view body) {
   const auto bytes = std::as_bytes(std::span(body));
-  const auto take = [&](auto message) {
+  const auto take = [&](const auto& message) {
     require(message.sender == site, "a message of another site");
     attempt_->coordinator.receive(message);
   };
-  if (phase == Phase::advertise) take(Advertisement::decode(bytes));
+  // The others check it as well, and could not go on: who does not sign drops out alone.
+  const auto check_signature = [&](const Bytes& text, const auto& signature) {
+    SiteMistake::unless(is_signed(attempt_->terms.certificates[site], text, signature),
+                        "what is signed at {} is not signed by this site's key",
+                        kPhases[static_cast<std::size_t>(phase)]);
+  };
+  if (phase == Phase::advertise) {
+    const auto message = Advertisement::decode(bytes);
+    SiteMistake::unless(
+        message.context == attempt_->terms.agreement.digest(),
+        "the coordinator's settings of secure aggregation or of privacy are not those that the site "
+        "was told of when it began; start the site again");
+    check_signature(message.signed_text(), message.signature);
+    take(message);
+  }
   if (phase == Phase::share) take(SharesUpload::decode(bytes));
-  if (phase == Phase::consent) take(Consent::decode(bytes));
+  if (phase == Phase::consent) {
+    const auto message = Consent::decode(bytes);
+    check_signature(attempt_->coordinator.survivors().signed_text(), message.signature);
+    take(message);
+  }
   if (phase == Phase::unmask) take(Unmasking::decode(bytes));
   changed_.notify_all();
 }
@@ -237,8 +279,9 @@ std::unique_ptr<SecureRound::Upload> SecureRound::begin_upload(const std::string
   require(digest.bytes <= agreement.length * agreement.ring.width + kAround,
           "a masked update of {} bytes, where {} numbers of {} bytes are expected", digest.bytes,
           agreement.length, agreement.ring.width);
-  return std::unique_ptr<Upload>(
-      new Upload(*this, site, attempt, ++attempt_->uploads[site], directory_ / site, digest));
+  const std::filesystem::path file = directory_ / (site + ".masked");
+  IncomingFile::remove_other_parts(directory_, site, IncomingFile::part_of(file, digest));
+  return std::unique_ptr<Upload>(new Upload(*this, site, attempt, ++attempt_->uploads[site], file, digest));
 }
 
 SecureRound::Upload::Upload(SecureRound& round, std::string site, std::int64_t attempt, std::uint64_t number,

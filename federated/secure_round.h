@@ -24,6 +24,7 @@ struct SecureOptions {
       0;  ///< as which a site counts at most, by weights that are hidden; 0: sites count alike
   double phase_seconds = 60;  ///< after which a phase goes on without who is missing
   RoundPrivacy privacy = {};  ///< of the sums
+  double most_epsilon = 0;    ///< that all rounds' sums may spend; 0: no bound
   std::int64_t least = 3;     ///< sites whose sum may be known, at least; and two thirds of an attempt's
 };
 
@@ -69,6 +70,9 @@ class SecureRound {
                              const std::vector<ReceivedUpdate>& ready);
   /// Whether sites were asked to unmask the round's sum: then there is no other attempt.
   bool unmasked(std::int64_t round) const;
+  /// What the sums that sites were asked to unmask have spent, each with the noise that it had, and what so
+  /// many `more` of the present noise would; at the present delta.
+  double epsilon(std::int64_t more = 0) const;
   void stop();
 
   // For the calls of sites. Any thread; each waits up to `seconds`, or until `cancelled` says so.

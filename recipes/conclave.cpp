@@ -409,6 +409,15 @@ int main(int argc, char** argv) {
   auto* audit_command =
       federate_command->add_subcommand("audit", "Verify a coordinator's transcript of its rounds");
   audit_command->add_option("transcript", transcript, "File, or the coordinator's folder")->required();
+  std::string known_head;
+  audit_command
+      ->add_option("--head", known_head, "A head that an earlier audit printed; it must be there yet")
+      ->check(CLI::Validator(
+          [](const std::string& text) {
+            const bool is_head = text.size() == 64 && text.find_first_not_of("0123456789abcdef") == text.npos;
+            return is_head ? "" : "not 64 digits of a head, as audit prints it";
+          },
+          "HEX"));
 
   commands::PrivacyArguments privacy;
   auto* privacy_command = app.add_subcommand("privacy", "What noise and sampling spend of privacy, and buy");
@@ -471,7 +480,7 @@ int main(int argc, char** argv) {
     });
   if (*provision_command) return alone([&] { return commands::federate_provision(provision); });
   if (*status_command) return alone([&] { return commands::federate_status(status); });
-  if (*audit_command) return alone([&] { return commands::federate_audit(transcript); });
+  if (*audit_command) return alone([&] { return commands::federate_audit(transcript, known_head); });
   if (*train_command || *federate_command || *serve_command) {
     std::signal(SIGINT, on_signal);
     std::signal(SIGTERM, on_signal);

@@ -273,6 +273,11 @@ Recipe site_recipe(const SiteSettings& site, const Recipe& model, const std::str
   if (within_sites) recipe.privacy = {.delta = rounds.delta};  // the budget is the site's own, or none
   take_given(site.privacy, "privacy", site, recipe.privacy);
   recipe.privacy.ledger.clear();  // a site's own is in its directory
+  require(
+      !rounds.is_on() || !site.origin.contains("privacy.epsilon") || site.origin.contains("privacy.delta"),
+      "{}: privacy.epsilon = {} without privacy.delta: by the coordinator's delta it might be anything; say "
+      "both",
+      name, recipe.privacy.epsilon);
   if (within_sites) {
     require(rounds.unit == RoundPrivacy::Unit::client || recipe.privacy.unit != "client",
             "{}: privacy.unit = \"client\" at this site, where the federation hides single records only; "

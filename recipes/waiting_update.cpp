@@ -22,7 +22,9 @@ void WaitingUpdate::save() const {
                             {"digest", digest.hexadecimal()},
                             {"examples", examples},
                             {"tokens", tokens},
-                            {"metrics", metrics}};
+                            {"metrics", metrics},
+                            {"terms", terms},
+                            {"spend", spend}};
   const std::string text = note.dump();
   AtomicFile out(note_in(file.parent_path()).string());
   FileDescriptor(out.temporary(), O_WRONLY | O_CREAT | O_TRUNC, 0600).write(text.data(), text.size());
@@ -30,10 +32,12 @@ void WaitingUpdate::save() const {
 }
 
 std::optional<WaitingUpdate> WaitingUpdate::find(const std::filesystem::path& directory, std::int64_t turn,
+                                                 const std::string& terms,
                                                  const std::optional<FileDigest>& base) {
   std::ifstream in(note_in(directory));
   const auto note = nlohmann::json::parse(in, nullptr, false);
-  if (!note.is_object() || note.value("turn", std::int64_t{-1}) != turn) return std::nullopt;
+  if (!note.is_object() || note.value("turn", std::int64_t{-1}) != turn || note.value("terms", "") != terms)
+    return std::nullopt;
   const FileDigest trained{note.at("base").at("bytes"), note.at("base").at("xxh3")};
   if (base && *base != trained) return std::nullopt;
   WaitingUpdate found{.round = note.at("round"),
@@ -43,7 +47,9 @@ std::optional<WaitingUpdate> WaitingUpdate::find(const std::filesystem::path& di
                       .examples = note.at("examples"),
                       .tokens = note.at("tokens"),
                       .metrics = note.at("metrics"),
-                      .turn = turn};
+                      .turn = turn,
+                      .terms = terms,
+                      .spend = note.at("spend")};
   if (!std::filesystem::exists(found.file)) return std::nullopt;
   found.digest = digest_of(found.file);
   if (found.digest.hexadecimal() != note.at("digest")) return std::nullopt;

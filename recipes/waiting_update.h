@@ -20,13 +20,16 @@ struct WaitingUpdate {
   double examples = 0;
   std::vector<double> tokens;
   std::map<std::string, double> metrics;
-  std::int64_t turn = 0;  ///< the update's number
+  std::int64_t turn = 0;   ///< the update's number
+  std::string terms = {};  ///< by which it was made: under others it is not to be delivered
+  std::string spend = {};  ///< its name in the privacy ledger; "": it needs none
 
   /// Into the file's folder, durably.
   void save() const;
-  /// The one in `directory`, if it has that number, is of that model (any, where nothing is said), and whole.
+  /// The one in `directory`, if it has that number, was made by these terms, is of that model (any, where
+  /// nothing is said), and whole.
   static std::optional<WaitingUpdate> find(const std::filesystem::path& directory, std::int64_t turn,
-                                           const std::optional<FileDigest>& base);
+                                           const std::string& terms, const std::optional<FileDigest>& base);
   /// There is no use in the one in `directory` any more.
   static void forget(const std::filesystem::path& directory);
 };

@@ -117,11 +117,11 @@ bool PrivacyLedger::record(const PrivacySpend& spend) {
   }
   const double epsilon = epsilon_with(&spend);
   if (epsilon > budget_.epsilon)
-    throw BudgetExceeded(
-        fmt::format("privacy: round {} of {} would bring epsilon to {:.4g} at delta {:g}, and the budget is "
-                    "{:g}; nothing was "
-                    "released. Stop here, or agree with those whose data it is on a larger budget",
-                    spend.round, spend.run, epsilon, budget_.delta, budget_.epsilon));
+    throw BudgetExceeded(fmt::format(
+        "privacy: round {} (of the run {}) would bring epsilon to {:.4g} at delta {:g}, and the budget is "
+        "{:g}; nothing was "
+        "released. Stop here, or agree with those whose data it is on a larger budget",
+        spend.round + 1, spend.run, epsilon, budget_.delta, budget_.epsilon));
   database_
       .prepare(
           "INSERT INTO spends(run, round, digest, mechanism, noise, rate, steps) "

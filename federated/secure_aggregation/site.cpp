@@ -143,19 +143,17 @@ Unmasking Site::unmask(const Consents& consents) {
   };
   std::set<std::uint32_t> agreed = {self_};
   for (const Consent& consent : consents.sites) {
-    if (!held_.contains(consent.sender) || consent.sender == self_) continue;  // no neighbour's, no matter
-    require(survived(consent.sender) && identity_.verify(consent.sender, text, consent.signature),
-            "secure aggregation: site '{}' did not sign the survivors that this site was told of; the "
-            "coordinator "
-            "may have told others of others",
-            agreement_.sites[consent.sender]);
-    agreed.insert(consent.sender);
+    // No neighbour's, or of other survivors, or of nobody's making: it counts for nothing, and stops nobody.
+    if (held_.contains(consent.sender) && survived(consent.sender) &&
+        identity_.verify(consent.sender, text, consent.signature))
+      agreed.insert(consent.sender);
   }
   const std::size_t threshold = round_->graph().degrees().threshold;
-  require(
-      agreed.size() >= threshold,
-      "secure aggregation: {} neighbours signed the survivors that this site was told of, and {} are needed",
-      agreed.size(), threshold);
+  require(agreed.size() >= threshold,
+          "secure aggregation: {} neighbours signed the survivors that this site was told of, and {} are "
+          "needed; the "
+          "coordinator may have told others of others",
+          agreed.size(), threshold);
   Unmasking unmasking{round_->digest(), self_, {}};
   for (const auto& [owner, held] : held_) {
     const bool dropped = !survived(owner);

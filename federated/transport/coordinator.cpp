@@ -102,6 +102,15 @@ struct Coordinator::Parts {
         strategy->name());
     // A federation that begins has no control variate, as its sites have none, whatever it begins with.
     if (by_control) model->add_control(CheckpointReader(newest), !anew);
+    if (const double most = options.secure.most_epsilon; options.secure.privacy.is_on() && most > 0)
+      require(secure.epsilon(options.rounds - round) <= most,
+              "privacy: what was summed up so far has spent epsilon {:.4f} at delta {}, and with {} more "
+              "rounds it would "
+              "be {:.4f}: above privacy.epsilon = {}. Earlier rounds had other noise; ask for fewer rounds, "
+              "or for "
+              "more noise by privacy.noise_multiplier",
+              secure.epsilon(), options.secure.privacy.delta, options.rounds - round,
+              secure.epsilon(options.rounds - round), most);
     load_strategy();
     if (anew) save();
     const nlohmann::json last = transcript.last();
@@ -273,7 +282,7 @@ struct Coordinator::Parts {
       means.values[prometheus_label("metric", name)] = sum.first / sum.second;
     }
     if (const RoundPrivacy& privacy = options.secure.privacy; privacy.is_on())
-      line += fmt::format(", epsilon {:.4f}", privacy.epsilon(round));
+      line += fmt::format(", epsilon {:.4f} at delta {}", secure.epsilon(), privacy.delta);
     say(line);
     write_metrics(updates, means);
   }
@@ -316,7 +325,7 @@ struct Coordinator::Parts {
       entry["privacy"] = {{"unit", to_string(privacy.unit)},
                           {"noise_multiplier", privacy.noise_multiplier},
                           {"rate", privacy.rate},
-                          {"epsilon", privacy.epsilon(round)},  // as if none had been skipped
+                          {"epsilon", secure.epsilon()},
                           {"delta", privacy.delta}};
     if (options.secure.enabled) entry["secure_aggregation"] = updates.empty() ? "skipped" : "survivors";
     transcript.append(entry);
@@ -351,6 +360,8 @@ Coordinator::~Coordinator() {
 }
 
 int Coordinator::port() const { return parts_->port; }
+
+double Coordinator::epsilon() const { return parts_->secure.epsilon(parts_->options.rounds - parts_->round); }
 
 bool Coordinator::run(const std::function<bool()>& interrupted) {
   Parts& parts = *parts_;

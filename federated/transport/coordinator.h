@@ -51,6 +51,8 @@ class Coordinator {
 
   /// Where it listens.
   int port() const;
+  /// Of the sums of all rounds, those to come among them, at options.secure.privacy's delta. Before run().
+  double epsilon() const;
   /// Until the last round is over, and every site that took part in it knows, or has had a minute to; true.
   /// Or until interrupted(), which is asked now and then; false.
   bool run(const std::function<bool()>& interrupted);

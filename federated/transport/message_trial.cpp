@@ -315,11 +315,13 @@ struct MessageTrial::Parts {
     const auto terms = round.ready(kSites[0], offer, 0, kPatience, [] { return false; });
     if (!terms) throw std::logic_error("the trial's round does not begin");
 
-    const Identity nobody{[](ByteView) { return Bytes(2); }, [](auto, auto, auto) { return true; }};
     SeededRandom random{Secret()};
     std::vector<secure_aggregation::Site> sites;
     for (std::uint32_t i = 0; i < std::size(kSites); ++i)
-      sites.emplace_back(terms->agreement, i, nobody, random);
+      sites.emplace_back(terms->agreement, i,
+                         Identity{[this, i](ByteView message) { return sign(kits[i], message); },
+                                  [](auto, auto, auto) { return true; }},
+                         random);
     const auto number = static_cast<std::int64_t>(terms->agreement.round);
     std::vector<Key> contexts{terms->agreement.digest()};
     std::vector<Bytes> told;

@@ -100,14 +100,15 @@ std::vector<float> shortened(const std::filesystem::path& update, std::size_t el
 }
 
 // Of which sites a round's sum was unmasked with this one's help; on the disk before the help is sent. By the
-// round's number alone: what else might tell one federation from another comes from the coordinator.
+// round's number alone: what else might tell one federation from another comes from the coordinator. The same
+// sum again tells nothing, but where it has noise: that is drawn anew, and the mean of both would have less.
 class Unmasked {
  public:
   Unmasked(const std::filesystem::path& directory, std::int64_t round)
       : file_((directory / "unmasked.sqlite").string()), database_(file_), round_(round) {
     database_.run("CREATE TABLE IF NOT EXISTS unmasked(round INTEGER PRIMARY KEY, sites TEXT)");
   }
-  void check(const std::string& sites) const {
+  void check(const std::string& sites, bool noisy) const {
     auto rows = database_.prepare("SELECT sites FROM unmasked WHERE round = ?1");
     rows.bind(round_);
     if (!rows.next()) return;
@@ -115,6 +116,13 @@ class Unmasked {
             "round {}: the coordinator asks for the sum over {}, and this site helped with that over {}: the "
             "two would tell their difference. If you know that this is another federation, remove {}",
             round_ + 1, sites, rows.text(0), file_);
+    require(!noisy,
+            "round {}: the coordinator asks for its sum once more, with other noise, and this site helped "
+            "with one: "
+            "the two together would tell more than was accounted for. If you know that this is another "
+            "federation, "
+            "remove {}",
+            round_ + 1, file_);
   }
   void add(const std::string& sites) {
     database_.prepare("INSERT OR IGNORE INTO unmasked VALUES(?1, ?2)").bind(round_, sites).run();
@@ -216,9 +224,9 @@ void Site::take_part(const SiteRound& round, const std::filesystem::path& update
   for (const std::uint32_t one : survivors.sites)
     names += (names.empty() ? "" : ", ") + (one < agreement.sites.size() ? agreement.sites[one] : "?");
   Unmasked unmasked(options_.directory, round.round);
-  unmasked.check(names);
+  unmasked.check(names, round.privacy.is_on());
   const auto consents = Consents::decode(bytes_of(told(Message::CONSENT, site.consent(survivors).encode())));
-  const Unmasking unmasking = site.unmask(consents);
+  const Unmasking unmasking = of_others([&] { return site.unmask(consents); });
   unmasked.add(names);
   told(Message::UNMASK, unmasking.encode());
 }

@@ -125,7 +125,8 @@ SiteRound Site::next() {
       require(
           !round.privacy.is_on() ||
               (round.secure && told.clip_norm() > 0 && std::isfinite(told.clip_norm()) && told.rate() > 0 &&
-               told.rate() <= 1 && told.noise_multiplier() > 0 && std::isfinite(told.noise_multiplier())),
+               (told.rate() == 1 || (told.rate() < 1 && round.privacy.is_within_sites())) &&
+               told.noise_multiplier() > 0 && std::isfinite(told.noise_multiplier())),
           "the coordinator's privacy makes no sense: of unit {}, norm {}, rate {}, noise {}, {} secure "
           "aggregation",
           told.unit(), told.clip_norm(), told.rate(), told.noise_multiplier(),
@@ -137,6 +138,11 @@ SiteRound Site::next() {
       require(rule.pattern().size() <= kMostPattern, "a rule of sharing of {} characters; there may be {}",
               rule.pattern().size(), kMostPattern);
       round.sharing.push_back({rule.pattern(), parse_sharing(rule.sharing())});
+      require(
+          !round.secure || round.sharing.back().sharing != Sharing::by_tokens,
+          "the coordinator would have {} averaged by tokens: how many each expert served would be told of "
+          "this site alone, which secure aggregation is there to prevent",
+          rule.pattern());
     }
     // A site goes through the steps before this round, in thought, to find its place in its data.
     const std::int64_t updates = std::max(round.rounds, round.counted);

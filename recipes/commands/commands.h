@@ -191,7 +191,7 @@ int federate_simulate(const SimulateArguments& arguments, const Surroundings& su
 /// Of the coordinator that is, or was, at work in `directory`.
 int federate_status(const std::string& directory);
 /// `transcript`: the file, or the coordinator's folder.
-int federate_audit(const std::string& transcript);
+int federate_audit(const std::string& transcript, const std::string& head);
 
 struct PrivacyArguments {
   double noise = 0, rate = 1;

@@ -1,6 +1,7 @@
 // conclave federate: makes start-up kits and a first model, and runs the two sides of a federation.
 #include <unistd.h>
 
+#include <array>
 #include <ctime>
 #include <filesystem>
 #include <fstream>
@@ -9,6 +10,7 @@
 #include <thread>
 
 #include "federated/privacy/ledger.h"
+#include "federated/random_source.h"
 #include "federated/sha256.h"
 #include "federated/transcript.h"
 #include "federated/transport/coordinator.h"
@@ -56,7 +58,25 @@ SecureOptions secure_options(const FederationSettings& settings) {
           .most_examples = secure.most_examples,
           .phase_seconds = secure.phase_seconds,
           .privacy = round_privacy(settings),
+          .most_epsilon = settings.privacy.epsilon,
           .least = settings.federation.quorum};
+}
+
+// What a site agrees to when it begins: a coordinator that changed any of it under way would have what the
+// site checked it for, and promised to those whose data it has, hold no longer.
+nlohmann::json terms_of(const SiteRound& round) {
+  nlohmann::json sharing = nlohmann::json::array();
+  for (const SharingRule& rule : round.sharing) sharing.push_back({rule.pattern, to_string(rule.sharing)});
+  return {{"secure", round.secure},
+          {"most_examples", round.most_examples},
+          {"asynchronous", round.asynchronous},
+          {"privacy",
+           {{"unit", to_string(round.privacy.unit)},
+            {"clip_norm", round.privacy.clip_norm},
+            {"rate", round.privacy.rate},
+            {"noise_multiplier", round.privacy.noise_multiplier},
+            {"delta", round.privacy.delta}}},
+          {"sharing", sharing}};
 }
 
 RoundPrivacy round_privacy_of(const nlohmann::json& told) {
@@ -101,6 +121,13 @@ nlohmann::json shared(const nlohmann::json& mine, Communicator& world) {
   return nlohmann::json::parse(world.broadcast(mine.dump(), 0));
 }
 
+// For what is released with noise that is yet to be drawn, which no digest tells from another.
+std::string random_name() {
+  std::array<std::byte, 32> bytes;
+  SystemRandom().fill(bytes);
+  return sha256({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+}
+
 // The federation's classes, by which a site's labels are numbered.
 void check_classes(const Trainer& trainer, const CheckpointReader& model, const std::string& name) {
   const auto classes =
@@ -115,8 +142,8 @@ void check_classes(const Trainer& trainer, const CheckpointReader& model, const 
 }
 
 // Throws Error where it does not hold.
-TranscriptCheck verified(const fs::path& transcript) {
-  TranscriptCheck check = verify_transcript(transcript.string());
+TranscriptCheck verified(const fs::path& transcript, const std::string& known_head = "") {
+  TranscriptCheck check = verify_transcript(transcript.string(), known_head);
   require(check.holds(), "{}: line {} {}", transcript.string(), check.lines + 1, check.problem);
   return check;
 }
@@ -203,7 +230,7 @@ int federate_coordinator(const CoordinatorArguments& arguments, const Surroundin
         "privacy of each {}: in {} rounds, each with probability {}, noise of {:.4f} x {}: epsilon "
         "{:.4f} at delta {}",
         to_string(privacy.unit), federation.rounds, privacy.rate, privacy.noise_multiplier, privacy.clip_norm,
-        privacy.epsilon(federation.rounds), privacy.delta));
+        coordinator.epsilon(), privacy.delta));
   const bool done = coordinator.run([&] { return is_set(surroundings.interrupted); });
   say(done
           ? fmt::format("all {} rounds are over; the model is in {}", federation.rounds, federation.directory)
@@ -232,41 +259,21 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
   std::optional<PrivacyLedger> ledger;
   PrivacyRecipe privacy;
   RoundPrivacy of_sums;
+  nlohmann::json agreed;  // the terms, once there are some
   std::optional<ProcessGrid> grid;
   std::optional<Trainer> trainer;
   std::optional<SiteModel> kept;
   while (true) {
     SiteRound round;
-    std::optional<WaitingUpdate> waiting;
     nlohmann::json work;
     if (speaks) try {
         round = site->next();
-        work = {{"finished", round.finished},
-                {"round", round.round},
-                {"rounds", round.rounds},
-                {"model", round.model},
-                {"steps", round.local_steps},
-                {"elements", round.elements},
-                {"proximal", round.rules.proximal},
-                {"control", round.rules.control_variate},
-                {"counted", round.counted},
-                {"asynchronous", round.asynchronous},
-                {"turn", round.turn()},
-                {"privacy",
-                 {{"unit", to_string(round.privacy.unit)},
-                  {"clip_norm", round.privacy.clip_norm},
-                  {"rate", round.privacy.rate},
-                  {"noise_multiplier", round.privacy.noise_multiplier},
-                  {"delta", round.privacy.delta}}},
-                {"sharing", nlohmann::json::array()}};
-        for (const SharingRule& rule : round.sharing)
-          work["sharing"].push_back({rule.pattern, to_string(rule.sharing)});
-        // One that came in no round yet may still do so in this, if rounds are asynchronous.
-        if (!round.finished)
-          waiting = WaitingUpdate::find(
-              directory, round.turn(),
-              round.asynchronous ? std::optional<FileDigest>() : std::optional(round.digest));
-        work["trained"] = waiting.has_value();
+        work = {{"finished", round.finished},       {"round", round.round},
+                {"rounds", round.rounds},           {"model", round.model},
+                {"steps", round.local_steps},       {"elements", round.elements},
+                {"proximal", round.rules.proximal}, {"control", round.rules.control_variate},
+                {"counted", round.counted},         {"turn", round.turn()},
+                {"terms", terms_of(round)}};
       } catch (const Interrupted&) {
         work = {{"interrupted", true}};
       }
@@ -276,10 +283,18 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
     const bool finished = work.at("finished");
     if (finished && speaks)
       say(fmt::format("all {} rounds are over; the model is {}", work.at("rounds").dump(), model));
-    if (finished && std::ranges::none_of(work.at("sharing"), [](const auto& rule) {
+    const nlohmann::json& terms = work.at("terms");
+    const bool asynchronous = terms.at("asynchronous");
+    if (finished && std::ranges::none_of(terms.at("sharing"), [](const auto& rule) {
           return parse_sharing(rule.at(1).template get<std::string>()) == Sharing::kept_private;
         }))
       return 0;
+    if (agreed.is_null()) agreed = terms;
+    require(
+        terms == agreed,
+        "the coordinator has other terms than this site began with: {}, and it was {}; if its owners agree "
+        "to them, start it again",
+        terms.dump(), agreed.dump());
     const CheckpointReader reader(model);
     const std::int64_t steps = work.at("steps"), number = work.at("round"), turn = work.at("turn");
     const auto deliver = [&](const WaitingUpdate& update) {
@@ -290,17 +305,15 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
         if (site->deliver(trained, {update.file, update.digest}, update.examples, update.tokens,
                           update.metrics))
           say(fmt::format("round {} of {}: delivered", trained.round + 1, round.rounds));
-        else if (round.asynchronous)  // otherwise the next round's takes its place, and a coordinator that
+        else if (asynchronous)  // otherwise the next round's takes its place, and a coordinator that
           WaitingUpdate::forget(directory);  // was killed may yet ask for this one, whose privacy is spent
+        // Not for this one, whose sum was unmasked: with other noise, what is spent would be more.
+        if (of_sums.is_on()) WaitingUpdate::forget(directory);
       } catch (const Interrupted&) {
       }  // which next() then tells the other ranks
     };
-    if (work.at("trained")) {  // before this site was started again
-      if (speaks) deliver(*waiting);
-      continue;
-    }
     if (!trainer) {
-      of_sums = round_privacy_of(work.at("privacy"));
+      of_sums = round_privacy_of(terms.at("privacy"));
       Recipe recipe = site_recipe(settings, parse_recipe(reader.state().recipe, model + ":/state/recipe"),
                                   model, of_sums, arguments.site);
       recipe.train.steps = steps * work.at("rounds").get<std::int64_t>();
@@ -312,7 +325,8 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
         ledger.emplace(
             (directory / "privacy.sqlite").string(),
             PrivacyBudget{privacy.epsilon > 0 ? privacy.epsilon : std::numeric_limits<double>::infinity(),
-                          privacy.is_on() ? privacy.delta : of_sums.delta});
+                          privacy.is_on() || settings.origin.contains("privacy.delta") ? privacy.delta
+                                                                                       : of_sums.delta});
       require(
           !privacy.is_on() || of_sums.unit != RoundPrivacy::Unit::site,
           "privacy.unit = \"{}\" at this site, where the federation's is \"site\": of the two together no "
@@ -320,7 +334,7 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
           privacy.unit);
       check_classes(*trainer, reader, arguments.site);
       std::vector<SharingRule> sharing;
-      for (const auto& rule : work.at("sharing"))
+      for (const auto& rule : terms.at("sharing"))
         sharing.push_back({rule.at(0), parse_sharing(rule.at(1).get<std::string>())});
       kept.emplace(reader, sharing, directory, *grid);
       std::vector<SharingRule> never;
@@ -331,6 +345,11 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
               "the coordinator's sharing.by_tokens asks how many tokens each expert served, which tells of "
               "single records; a site with privacy.unit = \"{}\" does not say",
               privacy.unit);
+      require(!privacy.is_on() || !asynchronous,
+              "the coordinator's rounds are asynchronous: how many there are for this site depends on how "
+              "fast it "
+              "is, and with privacy.unit = \"{}\" it has to know beforehand what noise they need together",
+              privacy.unit);
     }
     if (finished) {
       trainer->begin_round(model, number * steps, 0);
@@ -339,11 +358,33 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
       if (speaks) say(fmt::format("with what this site kept to itself, the model is {}", own));
       return 0;
     }
-    require(
-        !privacy.is_on() || !work.at("asynchronous"),
-        "the coordinator's rounds are asynchronous: how many there are for this site depends on how fast it "
-        "is, and with privacy.unit = \"{}\" it has to know beforehand what noise they need together",
-        privacy.unit);
+    const auto account_and_deliver = [&](const WaitingUpdate& update) {
+      if (ledger) {  // before anybody is told: what is then not told counts, too
+        ledger->record({.run = certificate_info(kit->authority).fingerprint,
+                        .round = update.round,
+                        .digest = update.spend,
+                        .event = of_sums.is_on() ? of_sums.event() : *trainer->privacy_event(steps)});
+        say(fmt::format("privacy: epsilon {:.4f} at delta {} with this round", ledger->epsilon(),
+                        ledger->budget().delta));
+      }
+      deliver(update);
+    };
+    // One that was made before this site was started again; and where rounds are asynchronous, one that came
+    // in none yet may still do so in this.
+    const std::string made_by =
+        nlohmann::json{
+            {"federation", terms},
+            {"steps", steps},
+            {"own", {privacy.unit, privacy.clip_norm, privacy.rate, privacy.batch, privacy.noise_multiplier}}}
+            .dump();
+    std::optional<WaitingUpdate> waiting;
+    if (speaks)
+      waiting = WaitingUpdate::find(directory, turn, made_by,
+                                    asynchronous ? std::optional<FileDigest>() : std::optional(round.digest));
+    if (shared({{"trained", waiting.has_value()}}, grid->world()).at("trained")) {
+      if (speaks) account_and_deliver(*waiting);
+      continue;
+    }
     const SiteRules rules{.proximal = work.at("proximal"), .control_variate = work.at("control")};
     const std::size_t elements = kept->policy().exchanged_elements() * (rules.control_variate ? 2 : 1);
     require(work.at("elements") == elements,
@@ -382,14 +423,6 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
     const fs::path file = directory / "update.f32";
     const FileDigest digest = kept->save(trainer->model_entries(), reader, turn, file.string(), control);
     if (!speaks) continue;
-    if (ledger) {  // before anybody is told: what is then not told counts, too
-      ledger->record({.run = certificate_info(kit->authority).fingerprint,
-                      .round = number,
-                      .digest = sha256_of(file),
-                      .event = of_sums.is_on() ? of_sums.event() : *trainer->privacy_event(steps)});
-      say(fmt::format("privacy: epsilon {:.4f} at delta {} with this round", ledger->epsilon(),
-                      ledger->budget().delta));
-    }
     const WaitingUpdate update{
         number,
         round.digest,
@@ -399,9 +432,13 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
                                                                        : trainer->training_examples()),
         served(kept->policy(), *trainer),
         metrics,
-        turn};
+        turn,
+        made_by,
+        !ledger           ? ""
+        : of_sums.is_on() ? random_name()
+                          : sha256_of(file)};
     update.save();
-    deliver(update);
+    account_and_deliver(update);
   }
 }
 
@@ -432,12 +469,17 @@ int federate_status(const std::string& directory) {
   return 0;
 }
 
-int federate_audit(const std::string& transcript) {
+int federate_audit(const std::string& transcript, const std::string& head) {
   const fs::path file =
       fs::is_directory(transcript) ? fs::path(transcript) / "transcript.jsonl" : fs::path(transcript);
-  const TranscriptCheck check = verified(file);
+  const TranscriptCheck check = verified(file, head);
   fmt::print("{}: {} entries hold{}; head {}\n", file.string(), check.lines,
              check.torn ? ", and what follows was cut short" : "", check.head);
+  if (head.empty()) return 0;
+  require(check.known_head_at.has_value(),
+          "{}: none of its {} lines has the head {}: since that was noted, lines were changed or left out",
+          file.string(), check.lines, head);
+  fmt::print("the head that was noted is that of line {}\n", *check.known_head_at);
   return 0;
 }
 

@@ -548,10 +548,70 @@ def test_shared_noise():
     run([*secure_site("south", "noisy_budget"), *of_persons, "--set=privacy.epsilon=9"], 1, ["hides single records only"])
     leader.process.send_signal(signal.SIGTERM)
     leader.ends(130)
+
+    # At its own delta: by the coordinator's, epsilon would be 0.3.
+    Path("noisy_delta").mkdir()
+    leader = Started("noisy_delta/coordinator.log", secure_coordinator("noisy_delta", "--set=privacy.unit=site", "--set=privacy.delta=0.1", f"--set=privacy.noise_multiplier={noise}"))
+    leader.until("listens at port")
+    own = ["--set=privacy.unit=none", "--set=privacy.epsilon=1"]
+    run([*secure_site("north", "noisy_delta"), *own], 1, ["without privacy.delta"])
+    run([*secure_site("north", "noisy_delta"), *own, "--set=privacy.delta=1e-5"], 1, ["round 1 ", "at delta 1e-05, and the budget is 1"])
+    leader.process.send_signal(signal.SIGTERM)
+    leader.ends(130)
     mistakes = {"secure_aggregation.enabled=false": "sites' shares of the noise", "federation.local_steps=2": "a round is one step",
                 "privacy.noise_multiplier=0": "wants noise", "secure_aggregation.clip_norm=0.1": "the largest norm of a site's sum"}
     for mistake, message in mistakes.items():
         run([*secure_coordinator("noisy_budget"), *kinds["record"][1], *of_records, "--set=privacy.noise_multiplier=1", f"--set={mistake}"], 2, [message])
+
+
+def test_noise_once():
+    """A round's sum is told with one noise only, by the terms that sites began with; what is spent is what was asked for."""
+    start = ["--set=privacy.unit=site", "--set=federation.start=public", "--set=federation.rounds=1"]
+    if not Path("noisy_site").exists():
+        make_public_start()
+        leader, sites = start_secure("noisy_site", *start, "--set=privacy.noise_multiplier=3")
+        for one in [*sites.values(), leader]:
+            one.ends()
+    Path("noisy_twice").mkdir()
+    leader = Started("noisy_twice/coordinator.log", secure_coordinator("noisy_twice", *start, "--set=privacy.noise_multiplier=3"))
+    leader.until("listens at port")
+    for one in [Started(f"noisy_twice/{name}.log", secure_site(name, "noisy_site")) for name in SECURE_SITES]:
+        assert "asks for its sum once more, with other noise" in one.ends(1)
+    leader.kill()
+    for name in SECURE_SITES:  # the masked sum was sent, and not unmasked: a site cannot know that
+        with sqlite3.connect(f"noisy_site/{name}/privacy.sqlite") as database:
+            assert database.execute("SELECT count(DISTINCT digest), noise FROM spends").fetchall() == [(2, 3.0)]
+        database.close()
+
+    # Two of the three that it takes wait; the coordinator goes on with the next round, and with less noise.
+    start[-1] = "--set=federation.rounds=3"
+    leader, sites = start_secure("noisy_less", *start, "--set=privacy.noise_multiplier=3", members=["north", "south"])
+    for one in sites.values():
+        one.until("privacy: epsilon")
+    leader.kill()
+    with sqlite3.connect("noisy_less/rounds.sqlite") as database:
+        database.execute("INSERT INTO secure_attempts(number, round, unmasked) VALUES(7, 0, 1)")
+        database.execute("INSERT INTO secure_noise VALUES(7, 3, 1)")
+    database.close()
+    less = secure_coordinator("noisy_less", *start, "--set=privacy.noise_multiplier=0.01")
+    leader = Started("noisy_less/coordinator.log", less)
+    for one in sites.values():
+        assert "other terms than this site began with" in one.ends(1)
+    leader.kill()
+    # What the first round spent stays what it was.
+    before = entries("noisy_less")[0]["privacy"]["epsilon"]
+    run([*less, "--set=privacy.noise_multiplier=30", f"--set=privacy.epsilon={before}"], 1, ["what was summed up so far has spent", "it would be"])
+
+    # One that is asked in the middle of an attempt whose keys are for other noise.
+    leader, sites = start_secure("noisy_other", *start, "--set=privacy.noise_multiplier=3", members=["north", "south"])
+    for one in sites.values():
+        one.until("privacy: epsilon")
+    leader.kill()
+    leader = Started("noisy_other/coordinator.log", secure_coordinator("noisy_other", *start, "--set=privacy.noise_multiplier=0.01"))
+    Started("noisy_other/east.log", secure_site("east", "noisy_other"))
+    for one in sites.values():
+        assert "start the site again" in one.ends(1)
+    leader.kill()
 
 
 def test_private():
@@ -595,6 +655,13 @@ def test_audit():
     assert changed != lines[1]
     Path("changed.jsonl").write_text(lines[0] + changed + lines[2])
     run([PROGRAM, "federate", "audit", "changed.jsonl"], 1, ["line 3"])
+    # That its end was changed or left out shows by a head that somebody noted.
+    head = re.search("head ([0-9a-f]{64})", run([PROGRAM, "federate", "audit", "calm"])).group(1)
+    run([PROGRAM, "federate", "audit", "calm", "--head", head], says=["that of line 3"])
+    Path("changed.jsonl").write_text("".join(lines[:2]))
+    run([PROGRAM, "federate", "audit", "changed.jsonl"], says=["2 entries hold"])
+    run([PROGRAM, "federate", "audit", "changed.jsonl", "--head", head], 1, ["none of its 2 lines has the head"])
+    run([PROGRAM, "federate", "audit", "calm", "--head", "abc"], 2, ["not 64 digits"])
 
 
 def test_early_site():
@@ -700,7 +767,7 @@ def main():
         Path("secure.toml").write_text(SECURE.format(port=free_port()))
         run([PROGRAM, "federate", "provision", "secure.toml"], says=["secure_kits/west"])
         secure = [test_secure_mean, test_secure_weights, test_secure_kills, test_one_sum]
-        tests = [test_mean, test_ranks, test_kills, test_sharing, test_strategy, test_scaffold, test_buffer, *secure, test_shared_noise, test_private, test_audit]
+        tests = [test_mean, test_ranks, test_kills, test_sharing, test_strategy, test_scaffold, test_buffer, *secure, test_shared_noise, test_noise_once, test_private, test_audit]
         for test in [*tests, test_early_site, test_admission, test_mistakes]:
             if test.__name__ in sys.argv[1:] or len(sys.argv) == 1:
                 began = time.monotonic()

@@ -1,0 +1,168 @@
+#include "federated/secure_round.h"
+
+#include <catch2/catch.hpp>
+#include <ctime>
+#include <thread>
+
+#include "federated/identity.h"
+#include "federated/secure_aggregation/site.h"
+#include "tests/data/temporary_directory.h"
+
+using namespace conclave;
+using namespace conclave::secure_aggregation;
+using Phase = SecureRound::Phase;
+using Kits = std::vector<Kit>;
+
+namespace {
+
+const std::vector<std::string> kSites{"east", "north", "south", "west"};
+constexpr std::uint64_t kElements = 3;
+constexpr double kPhaseSeconds = 2, kPatience = 20;
+
+std::string_view text_of(const std::vector<std::byte>& bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+// An attempt of all sites, up to its beginning.
+struct StartedRound {
+  explicit StartedRound(RoundPrivacy privacy = {})
+      : round(folder.path(), database, board,
+              {.enabled = true, .federation = "test", .phase_seconds = kPhaseSeconds, .privacy = privacy},
+              [this](const std::string& text) { said += text + "\n"; }) {
+    const CertificateAuthority authority = CertificateAuthority::create("test");
+    const std::filesystem::path model = folder.write("model", "of a round");
+    board.open({.round = 0,
+                .rounds = 1,
+                .model = model,
+                .digest = digest_of(model),
+                .elements = kElements,
+                .secure = true});
+    std::vector<ReceivedUpdate> ready;
+    for (const std::string& site : kSites) {
+      authority.issue(folder.path() + "/" + site, site, 1);
+      kits.push_back(Kit::read(folder.path() + "/" + site, std::time(nullptr)));
+      ready.push_back({.site = site,
+                       .file = {},
+                       .examples = 1,
+                       .metrics = {},
+                       .tokens = {},
+                       .digest = "",
+                       .certificate = kits.back().certificate});
+    }
+    loop = std::jthread([this, ready] { round.attempt(0, kElements, ready); });
+    const UpdateOffer offer{
+        .round = 0, .base = digest_of(model), .update = {}, .examples = 1, .metrics = {}, .tokens = {}};
+    const auto terms = round.ready(kSites[0], offer, 0, kPatience, [] { return false; });
+    REQUIRE(terms);
+    number = static_cast<std::int64_t>(terms->agreement.round);
+    for (std::uint32_t i = 0; i < kSites.size(); ++i)
+      sites.emplace_back(terms->agreement, i,
+                         Identity{[this, i](ByteView message) { return sign(kits[i], message); },
+                                  [this](std::uint32_t site, ByteView message, ByteView signature) {
+                                    return is_signed(kits[site].certificate, message, signature);
+                                  }},
+                         random);
+  }
+  ~StartedRound() { round.stop(); }
+
+  SecureRound::Answer send(std::size_t site, Phase phase, const std::vector<std::byte>& body,
+                           double seconds = 0) {
+    return round.exchange(kSites[site], number, phase, text_of(body), seconds, [] { return false; });
+  }
+  /// What the sites from `first` on are told once they have sent what `make` makes of their numbers.
+  std::vector<Bytes> exchange(Phase phase, std::size_t first, auto make) {
+    std::vector<Bytes> bodies(kSites.size()), told(kSites.size());
+    for (std::size_t i = first; i < kSites.size(); ++i) send(i, phase, bodies[i] = make(i));
+    for (std::size_t i = first; i < kSites.size(); ++i) told[i] = send(i, phase, bodies[i], kPatience).body;
+    return told;
+  }
+  void upload(std::size_t site, const Bytes& masked) {
+    const auto file = round.begin_upload(kSites[site], number, digest_of(masked));
+    file->append(0, text_of(masked), chunk_checksum(text_of(masked)));
+    file->finish();
+  }
+  std::size_t files() const {
+    const std::filesystem::directory_iterator all(folder.path() + "/masked");
+    return static_cast<std::size_t>(std::distance(begin(all), end(all)));
+  }
+
+  TemporaryDirectory folder;
+  Database database{":memory:"};
+  RoundBoard board{folder.path(), database};
+  std::string said;
+  SecureRound round;
+  Kits kits;
+  SystemRandom random;
+  std::int64_t number = 0;
+  std::vector<secure_aggregation::Site> sites;
+  std::jthread loop;
+};
+
+}  // namespace
+
+TEST_CASE("a site that does not sign drops out of a secure round, and the others go on") {
+  const bool at_consent = GENERATE(false, true);
+  StartedRound test({.unit = RoundPrivacy::Unit::site, .noise_multiplier = 1});
+  if (!at_consent) {
+    Advertisement forged = test.sites[0].advertise();
+    forged.signature[10] ^= std::byte{1};
+    CHECK_THROWS_AS(test.send(0, Phase::advertise, forged.encode()), SiteMistake);
+  }
+  const std::size_t first = at_consent ? 0 : 1;
+  const auto rosters = test.exchange(Phase::advertise, first,
+                                     [&](std::size_t i) { return test.sites[i].advertise().encode(); });
+  CHECK(Roster::decode(rosters[1]).sites.size() == kSites.size() - first);
+  const auto deliveries = test.exchange(Phase::share, first, [&](std::size_t i) {
+    return test.sites[i].share(Roster::decode(rosters[i])).encode();
+  });
+  for (std::size_t i = first; i < kSites.size(); ++i) {
+    const Bytes masked =
+        test.sites[i]
+            .mask(SharesDelivery::decode(deliveries[i]), std::vector<std::int64_t>(kElements, 5))
+            .encode();
+    if (i == 1) {  // of several that it begins, one is kept
+      for (const char begun : {'a', 'b'}) {
+        const std::string other(100, begun);
+        test.round.begin_upload(kSites[i], test.number, digest_of(std::as_bytes(std::span(other))))
+            ->append(0, other, chunk_checksum(other));
+      }
+      CHECK(test.files() == 1);
+    }
+    test.upload(i, masked);
+  }
+  const auto survivors = test.exchange(Phase::mask, first, [](std::size_t) { return Bytes(); });
+  CHECK(test.round.epsilon() == 0);
+  const auto consent = [&](std::size_t i) { return test.sites[i].consent(Survivors::decode(survivors[i])); };
+  if (at_consent) {
+    Consent forged = consent(0);
+    forged.signature[10] ^= std::byte{1};
+    CHECK_THROWS_AS(test.send(0, Phase::consent, forged.encode()), SiteMistake);
+  }
+  const auto consents = test.exchange(Phase::consent, 1, [&](std::size_t i) { return consent(i).encode(); });
+  // Accounted for from when the sites are asked to unmask.
+  const double one = epsilon_of({1, 1, 1}, 1e-5, RoundPrivacy::kAccountant);
+  CHECK(test.round.unmasked(0));
+  CHECK(test.round.epsilon() == Approx(one));
+  CHECK(test.round.epsilon(2) == Approx(epsilon_of({1, 1, 3}, 1e-5, RoundPrivacy::kAccountant)));
+  for (std::size_t i = 1; i < kSites.size(); ++i)
+    test.send(i, Phase::unmask, test.sites[i].unmask(Consents::decode(consents[i])).encode());
+  test.loop.join();
+  CHECK_FALSE(std::filesystem::exists(test.folder.path() + "/masked"));
+  CHECK(test.said.find(at_consent ? "east is gone at consenting" : "east is gone at advertising") !=
+        std::string::npos);
+
+  SecureRound other(test.folder.path(), test.database, test.board,
+                    {.enabled = true,
+                     .federation = "test",
+                     .privacy = {.unit = RoundPrivacy::Unit::site, .noise_multiplier = 4}},
+                    [](const auto&) {});
+  CHECK(other.epsilon(1) > one);  // what went before had less noise than what is to come
+}
+
+TEST_CASE("a site that knows other settings than the coordinator is told so") {
+  StartedRound test;
+  Advertisement other = test.sites[0].advertise();
+  other.context[0] ^= std::byte{1};
+  CHECK_THROWS_WITH(test.send(0, Phase::advertise, other.encode()), Catch::Contains("start the site again"));
+  CHECK_THROWS_AS(test.send(0, Phase::advertise, other.encode()), SiteMistake);
+}
