@@ -3,10 +3,11 @@
 // never a release without its spend.
 //
 // What counts: every released value once. A spend is named by its run, its round, and a digest of the bytes
-// to be released, noise and all. Recording the same name again, as a site does that kept the bytes and sends
-// them once more after a crash, costs nothing, as nobody learns from seeing the same twice. A round that is
-// done again draws noise again, has other bytes, and counts again: whether the first went out, nobody knows
-// any more, and who has both knows more than from either.
+// to be released, noise and all; where the noise is drawn only then, by a name of its own. Recording the same
+// name again, as a site does that kept the bytes and sends them once more after a crash, costs nothing, as
+// nobody learns from seeing the same twice. A round that is done again draws noise again, has other bytes,
+// and counts again: whether the first went out, nobody knows any more, and who has both knows more than from
+// either.
 #pragma once
 
 #include <cstdint>
