@@ -498,12 +498,15 @@ void Trainer::forward_backward(std::size_t number, const Batch& batch, std::int6
   for (const auto& [name, layer] : layers_)
     if (layer->balancer().wants_gradients())
       layer->attribute_losses(tape, output.sequence_losses, input.offsets);
+  // Who comes next takes the arena anew, from whose host memory backward's copies may still be to come: the
+  // device is waited for, as it is for guesses that are judged.
+  const Tensor correct = output.correct.defined() ? tape.on_host(output.correct) : Tensor();
+  if (!correct.defined()) synchronize(grid_.device());
   if (sums_->message.empty()) return;  // planning
   const auto sums = sums_->task(number);
   sums[StepSums::loss] += loss;
   sums[StepSums::guesses] += static_cast<double>(output.losses.numel());
-  if (output.correct.defined()) {
-    const Tensor correct = tape.on_host(output.correct);
+  if (correct.defined()) {
     for (const std::uint8_t right : correct.span<std::uint8_t>()) sums[StepSums::right] += right;
     sums[StepSums::judged] += static_cast<double>(correct.numel());
   }
