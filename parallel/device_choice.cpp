@@ -53,6 +53,29 @@ std::string why_none(cudaError_t code, int devices) {
   }
 }
 
+// Why this rank cannot do with its device what `use` does, "" where it can.
+template <class Use>
+std::string why_unusable(int device, Use&& use) {
+  try {
+    use();
+    return "";
+  } catch (const Error& error) {
+    cudaGetLastError();  // which would otherwise be the next call's
+    return fmt::format("CUDA device {}, which cannot be used: {}", device, error.what());
+  }
+}
+
+// Collective; throws the same Error on every rank where one has a `problem` that is not "".
+void agree(MpiCommunicator& world, const std::vector<std::string>& hosts, const std::string& problem) {
+  const std::vector<std::string> reasons = world.all_gather(problem);
+  std::string problems;
+  for (std::size_t rank = 0; rank < reasons.size(); ++rank)
+    if (!reasons[rank].empty())
+      problems += fmt::format("{}rank {} on {} has {}", problems.empty() ? "" : "; ", rank, hosts[rank],
+                              reasons[rank]);
+  require(problems.empty(), "choosing a device: {}", problems);
+}
+
 }  // namespace
 
 DeviceChoice choose_device(MpiCommunicator& world) {
@@ -61,22 +84,19 @@ DeviceChoice choose_device(MpiCommunicator& world) {
   int devices = 0, device = 0;
   const cudaError_t code = cudaGetDeviceCount(&devices);
   cudaGetLastError();  // which would otherwise be the next call's
-  const std::string none = why_none(code, devices);
+  std::string problem = why_none(code, devices);
   std::array<char, 32> bus_id{};
-  if (none.empty()) {
+  if (problem.empty()) {
     device = local % devices;
-    cuda::check(cudaSetDevice(device), "choosing a device");
-    cuda::check(cudaDeviceGetPCIBusId(bus_id.data(), static_cast<int>(bus_id.size()), device),
-                "choosing a device");
+    problem = why_unusable(device, [&] {
+      cuda::check(cudaSetDevice(device), "taking it");
+      cuda::check(cudaDeviceGetPCIBusId(bus_id.data(), static_cast<int>(bus_id.size()), device),
+                  "asking for its bus");
+    });
   }
-
-  std::string problems;
-  const auto add = [&](const std::string& problem) { problems += (problems.empty() ? "" : "; ") + problem; };
-  const std::vector<std::string> hosts = world.all_gather(host), reasons = world.all_gather(none),
+  const std::vector<std::string> hosts = world.all_gather(host),
                                  ids = world.all_gather(std::string(bus_id.data()));
-  for (std::size_t rank = 0; rank < reasons.size(); ++rank)
-    if (!reasons[rank].empty()) add(fmt::format("rank {} on {} has {}", rank, hosts[rank], reasons[rank]));
-  require(problems.empty(), "choosing a device: {}", problems);
+  agree(world, hosts, problem);
 
   std::map<std::pair<std::string, std::string>, std::vector<std::size_t>> users;  // by host and device
   for (std::size_t rank = 0; rank < ids.size(); ++rank) users[{hosts[rank], ids[rank]}].push_back(rank);
@@ -87,9 +107,10 @@ DeviceChoice choose_device(MpiCommunicator& world) {
                                    fmt::join(ranks, ", "), place.second, place.first);
   if (!chosen.shared.empty()) {
     world.barrier();  // what CUDA itself takes of the memory is taken, by each of them
-    cuda::limit_memory(cuda::free_memory() /
-                       users[{host, ids[static_cast<std::size_t>(world.rank())]}].size());
-    world.barrier();
+    std::size_t free = 0;
+    // Nobody takes any before all have asked, and come to an agreement.
+    agree(world, hosts, why_unusable(device, [&] { free = cuda::free_memory(); }));
+    cuda::limit_memory(free / users[{host, ids[static_cast<std::size_t>(world.rank())]}].size());
   }
   return chosen;
 }

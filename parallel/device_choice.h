@@ -18,7 +18,7 @@ struct DeviceChoice {
 /// Collective over all ranks of the job. Makes a device of this node this thread's, by the rank's place among
 /// those of its node; a launcher may also show each rank one device alone. Ranks that share one are to plan
 /// with equal parts of its memory (cuda::limit_memory). Throws the same Error on every rank, naming ranks,
-/// hosts and what to do, where one has no device.
+/// hosts and what to do, where one has no device, or one that CUDA does not let it use.
 DeviceChoice choose_device(MpiCommunicator& world);
 
 /// A stream on this thread's device, to which the thread's work goes until the result is gone. CUDA's default

@@ -96,6 +96,12 @@ void set_patience(std::chrono::milliseconds most);
 
 /// What cudaGetDeviceCount says from now on, the count or a cudaError_t, and cudaDriverGetVersion.
 void set_devices(int count, int error = 0, int driver_version = 13000);
+/// What the functions return from now on that take a device and ask for its bus and its memory, each a
+/// cudaError_t; 0: they do their work.
+struct DeviceErrors {
+  int set_device = 0, bus_id = 0, memory = 0;
+};
+void set_device_errors(const DeviceErrors& errors);
 /// What cudaDeviceGetPCIBusId says, by which devices are told apart; "" for one that no other process has.
 /// CONCLAVE_CUDA_BUS_ID sets it at the start of the process.
 void set_bus_id(const std::string& id);

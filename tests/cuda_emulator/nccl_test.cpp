@@ -558,6 +558,12 @@ TEST_CASE("a communicator that an exception takes along does not wait for the ot
 
 // ---- Devices
 
+std::unique_ptr<MpiCommunicator> all_ranks() {
+  MPI_Comm copy = MPI_COMM_NULL;
+  REQUIRE(MPI_Comm_dup(dynamic_cast<MpiCommunicator&>(test_world()).handle(), &copy) == MPI_SUCCESS);
+  return std::make_unique<MpiCommunicator>(copy);
+}
+
 TEST_CASE("a rank has the device of its place on the node, and all hear of one without") {
   auto& world = dynamic_cast<MpiCommunicator&>(test_world());
   emulator::set_devices(2);
@@ -584,6 +590,36 @@ TEST_CASE("a rank has the device of its place on the node, and all hear of one w
   CHECK_THAT(refused(cudaErrorInvalidDevice), Contains("no CUDA device: "));
 }
 
+TEST_CASE("where CUDA does not let one rank use its device, all hear of it, and none is left waiting") {
+  auto& world = dynamic_cast<MpiCommunicator&>(test_world());
+  const int error = cudaErrorMemoryAllocation;
+  const auto refused = [&](const emulator::DeviceErrors& errors, const char* bus_id, const char* doing) {
+    emulator::set_bus_id(bus_id);
+    if (world.rank() == world.size() - 1) emulator::set_device_errors(errors);
+    std::string what;
+    try {
+      choose_device(world);
+    } catch (const Error& problem) {
+      what = problem.what();
+    }
+    const DeviceWorld chosen = world_on("auto", all_ranks());
+    emulator::set_device_errors({});
+    emulator::set_bus_id("");
+    CHECK_THAT(what, Contains("rank " + std::to_string(world.size() - 1) + " on ") &&
+                         Contains(" has CUDA device 0, which cannot be used: ") && Contains(doing) &&
+                         Contains("CUDA says: out of memory"));
+    for (const std::string& other : world.all_gather(what)) CHECK(other == what);
+    CHECK(chosen.note == what);
+    CHECK(chosen.stream == nullptr);
+    CHECK(chosen.world->device() == Device::cpu);
+  };
+  refused({.set_device = error}, "", "taking it");
+  refused({.bus_id = error}, "", "asking for its bus");
+  if (world.size() > 1)  // else nobody shares it
+    refused({.memory = error}, "0000:1b:00.0", "asking for the device's memory");
+  CHECK(cudaGetLastError() == cudaSuccess);
+}
+
 TEST_CASE("ranks that share a device divide its memory") {
   auto& world = dynamic_cast<MpiCommunicator&>(test_world());
   const std::size_t free = cuda::free_memory();
@@ -602,22 +638,17 @@ TEST_CASE("ranks that share a device divide its memory") {
 }
 
 TEST_CASE("a world of devices has a stream for its thread's work while it lives") {
-  const auto all = [] {
-    MPI_Comm copy = MPI_COMM_NULL;
-    REQUIRE(MPI_Comm_dup(dynamic_cast<MpiCommunicator&>(test_world()).handle(), &copy) == MPI_SUCCESS);
-    return std::make_unique<MpiCommunicator>(copy);
-  };
   check_device();
-  CHECK(world_on("cpu", all()).stream == nullptr);
+  CHECK(world_on("cpu", all_ranks()).stream == nullptr);
   emulator::set_devices(0);
-  CHECK_THROWS_WITH(world_on("cuda", all()), Contains("no CUDA device"));
-  const DeviceWorld without = world_on("auto", all());
+  CHECK_THROWS_WITH(world_on("cuda", all_ranks()), Contains("no CUDA device"));
+  const DeviceWorld without = world_on("auto", all_ranks());
   CHECK(without.stream == nullptr);
   CHECK_THAT(without.note, Contains("no CUDA device"));
   emulator::set_devices(1);
   for (const char* const bus_id : {"", "0000:1b:00.0"}) {
     emulator::set_bus_id(bus_id);
-    const DeviceWorld chosen = world_on("auto", all());
+    const DeviceWorld chosen = world_on("auto", all_ranks());
     emulator::set_bus_id("");
     CHECK(chosen.note.empty());
     if (*bus_id && test_world().size() > 1)

@@ -105,6 +105,7 @@ std::chrono::milliseconds patience{30'000};
 std::uint64_t pieces_done = 0;
 int device_count = 1, driver = CUDART_VERSION;
 cudaError_t device_error = cudaSuccess;      // of cudaGetDeviceCount
+DeviceErrors device_errors;                  // of others
 std::string& bus_id = *new std::string([] {  // "" for one that no other process has
   const char* const given = std::getenv("CONCLAVE_CUDA_BUS_ID");
   return given ? given : "";
@@ -340,6 +341,8 @@ void set_devices(int count, int error, int driver_version) {
   device_error = static_cast<cudaError_t>(error);
 }
 
+void set_device_errors(const DeviceErrors& errors) { device_errors = errors; }
+
 void set_bus_id(const std::string& id) { bus_id = id; }
 
 Counters counters() {
@@ -491,6 +494,7 @@ cudaError_t cudaGetDeviceCount(int* count) {
 }
 
 cudaError_t cudaDeviceGetPCIBusId(char* id, int bytes, int device) {
+  if (device_errors.bus_id) return refuse(static_cast<cudaError_t>(device_errors.bus_id));
   if (device < 0 || device >= device_count) return refuse(cudaErrorInvalidDevice);
   const std::string text = bus_id.empty() ? "process " + std::to_string(getpid()) : bus_id;
   if (static_cast<int>(text.size()) >= bytes) return refuse(cudaErrorInvalidValue);
@@ -504,6 +508,7 @@ cudaError_t cudaGetDevice(int* device) {
 }
 
 cudaError_t cudaSetDevice(int device) {
+  if (device_errors.set_device) return refuse(static_cast<cudaError_t>(device_errors.set_device));
   return device >= 0 && device < device_count ? cudaSuccess : refuse(cudaErrorInvalidDevice);
 }
 
@@ -548,6 +553,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
 
 cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
   const std::lock_guard lock(mutex);
+  if (device_errors.memory) return refuse(static_cast<cudaError_t>(device_errors.memory));
   std::tie(*free, *total) = free_and_total();
   return status();
 }
