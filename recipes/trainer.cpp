@@ -150,8 +150,8 @@ Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironme
               recipe.checkpoint.asynchronous,
               [this](const SaveOutcome& outcome) {
                 if (!outcome.saved)
-                  fmt::print(stderr, "conclave: warning: step {} was not saved, training goes on: {}\n",
-                             outcome.step, outcome.message);
+                  fmt::print(stderr, "conclave: warning: step {} was not saved: {}\n", outcome.step,
+                             outcome.message);
               }),
       progress_(environment_.progress),
       sums_(std::make_unique<StepSums>()) {
@@ -849,9 +849,13 @@ TrainResult Trainer::run() {
     if (saved) save();
   }
   result.train_seconds = now() - start - evaluating;
-  writer_.wait();
   result.saves = sums_->saves;
   result.save_seconds = sums_->all_save_seconds;
+  if (saved && !writer_.wait()->saved) {  // what was in the way may be gone
+    say(fmt::format("step {} is saved once more, as no later save makes up for it", step_));
+    save();
+    if (const SaveOutcome& outcome = *writer_.wait(); !outcome.saved) result.unsaved = outcome.message;
+  }
   result.steps = step_;
   result.seconds_per_step = (result.train_seconds - result.save_seconds) /
                             static_cast<double>(std::max<std::int64_t>(step_ - first, 1));

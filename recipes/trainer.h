@@ -42,6 +42,7 @@ struct TrainResult {
   std::int64_t saves = 0;       ///< checkpoints begun
   double save_seconds = 0;      ///< how long they held training up; most of their writing happens beside it
   bool interrupted = false;
+  std::string unsaved;  ///< why the last step could not be saved, "" where it was; the same on every rank
   /// Of each task that has such a split, by its name.
   std::vector<std::pair<std::string, Evaluation>> validation, test;
 };

@@ -116,7 +116,7 @@ def train(ranks, directory, *options, resume=None, **how):
     return run(command(ranks, directory, *options, resume=resume), **how)
 
 
-def stop_after(steps, arguments, directory, number=signal.SIGINT, timeout=60):
+def stop_after(steps, arguments, directory, number=signal.SIGINT, timeout=60, status=130):
     """Runs a training that logs every step, sends the signal once `steps` are logged, and returns what it printed."""
     job = subprocess.Popen(
         [str(argument) for argument in arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -127,7 +127,7 @@ def stop_after(steps, arguments, directory, number=signal.SIGINT, timeout=60):
         time.sleep(0.01)
     job.send_signal(number)
     output, _ = job.communicate(timeout=timeout)
-    assert job.returncode == 130, f"status {job.returncode}\n{output}"
+    assert job.returncode == status, f"status {job.returncode}\n{output}"
     assert "interrupted after" in output, output
     return output
 

@@ -70,6 +70,14 @@ int train(const TrainArguments& arguments, const Surroundings& surroundings, con
                  1e3 * stall, 100 * stall / result.seconds_per_step);
     }
   }
+  if (!result.unsaved.empty()) {
+    if (grid.world().rank() == 0)
+      fmt::print(stderr,
+                 "conclave: what was trained since the newest checkpoint is lost: {}; when that is mended, "
+                 "--resume auto goes on from there\n",
+                 result.unsaved);
+    return 1;
+  }
   return result.interrupted ? 130 : 0;
 }
 

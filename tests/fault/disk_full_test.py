@@ -1,11 +1,14 @@
-"""A checkpoint that cannot be saved is a warning: training goes on, and the older checkpoint stays."""
+"""A checkpoint that cannot be saved is a warning: training goes on, and the older checkpoint stays. The last one is
+tried twice, and where it cannot be saved either, the run fails after all."""
 
+import fcntl
 import os
+import select
 import shutil
 import subprocess
 from pathlib import Path
 
-from runs import PROGRAM, checkpoints, command, prepare, run, train
+from runs import PROGRAM, checkpoints, command, prepare, run, stop_after, train
 
 SAVING = ["checkpoint.every=3", "train.steps=9"]
 
@@ -18,15 +21,41 @@ def goes_on(ranks, directory, reason, largest=None):
         start = arguments.index(PROGRAM)
         limit = ["prlimit", f"--fsize={largest}"]
         arguments = ["mpirun", "--oversubscribe", "--mca", "btl", "self,tcp", "-n", ranks, *limit, *arguments[start:]]
-    output = run(arguments, says=["at step 3", "warning: step 9 was not saved", reason])
-    assert "trained 9 steps" in output and output.count("was not saved") == 2, output
+    lost = f"is lost: checkpoint of step 9 not saved: {Path(directory, 'step-00000009.h5')}"
+    output = run(arguments, status=1, says=["at step 3", reason, "; test accuracy", lost])
+    warnings = [output.count(f"warning: step {step} was not saved") for step in (6, 9)]
+    assert "trained 9 steps" in output and warnings == [1, 2], output
     assert [path.name for path in checkpoints(directory)] == ["step-00000003.h5"], checkpoints(directory)
     assert not list(Path(directory).glob("*.tmp")), list(Path(directory).iterdir())
     run([PROGRAM, "inspect", directory, "--verify"], says=["step 3", "every tensor matches its checksum"])
 
 
+def saves_at_the_second_try():
+    """A folder lies where the last checkpoint is to be. The pipe holds one message: with the warning unread, the program
+    waits to say that it tries again."""
+    last = Path("second", "step-00000003.h5")
+    last.mkdir(parents=True)
+    reader, writer = os.pipe2(os.O_DIRECT)
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    job = subprocess.Popen(command(1, "second", "train.steps=3"), stdout=subprocess.DEVNULL, stderr=writer)
+    os.close(writer)
+    said = b""
+    while b"validation: " not in said:
+        said = os.read(reader, 4096)
+        assert said, "it ended early"
+    select.select([reader], [], [])
+    last.rmdir()
+    with os.fdopen(reader) as file:
+        said = file.read()
+    assert job.wait(timeout=60) == 0 and said.count("was not saved") == 1, said
+    assert said.startswith("conclave: warning: step 3 was not saved") and "step 3 is saved once more" in said, said
+    assert checkpoints("second") == [last] and last.is_file()
+
+
 def main():
+    os.environ["OMPI_MCA_odls_base_sigkill_timeout"] = "0"  # else mpirun gives ranks that have ended seconds to end
     prepare()
+    saves_at_the_second_try()
     train(1, "begun", "train.steps=3", "checkpoint.every=3")
     size = checkpoints("begun")[0].stat().st_size
 
@@ -39,6 +68,11 @@ def main():
         for part in (0.05, 0.5, 0.98):
             begin("limited")
             goes_on(ranks, "limited", "File too large", largest=int(part * size))
+
+    for step in range(1, 1001):
+        Path("stopped", f"step-{step:08d}.h5").mkdir(parents=True)
+    output = stop_after(2, command(1, "stopped", "train.steps=1000"), "stopped", status=1)
+    assert "is lost: checkpoint of step " in output and output.count("was not saved") == 2, output
 
     if os.geteuid() != 0:  # whom no permissions stop
         begin("read only")
