@@ -191,7 +191,7 @@ CertificateAuthority CertificateAuthority::load(const std::filesystem::path& fol
 }
 
 void CertificateAuthority::save(const std::filesystem::path& folder) const {
-  std::filesystem::create_directories(folder);
+  create_durable_directories(folder);
   write_file(folder / "authority.key", pem_of(key_.get()), 0600);
   write_file(folder / "authority.pem", pem_of(certificate_.get()), 0644);
 }
@@ -212,7 +212,7 @@ CertificateInfo CertificateAuthority::issue(const std::filesystem::path& folder,
   extend(certificate, certificate_.get(), NID_authority_key_identifier, "keyid");
   expect(X509_sign(certificate, key_.get(), EVP_sha256()) > 0, "signing a certificate");
 
-  std::filesystem::create_directories(folder);
+  create_durable_directories(folder);
   const std::string text = pem_of(certificate);
   write_file(folder / "key.pem", pem_of(key.get()), 0600);
   write_file(folder / "certificate.pem", text, 0644);

@@ -132,7 +132,7 @@ std::vector<ReceivedUpdate> RoundBoard::updates_of(std::int64_t round) {
 
 void RoundBoard::open(const RoundPlan& plan) {
   const std::scoped_lock lock(mutex_);
-  std::filesystem::create_directories(directory_);
+  create_durable_directories(directory_);
   plan_ = plan;
   assigned_.clear();
   received_.clear();

@@ -239,8 +239,7 @@ void Trainer::open_ledger() {
   recorded_ = privacy_->released();
   std::string problem;
   if (grid_.world().rank() == 0) try {
-      const std::filesystem::path path = recipe.ledger;
-      if (path.has_parent_path()) std::filesystem::create_directories(path.parent_path());
+      create_durable_directories(std::filesystem::path(recipe.ledger).parent_path());
       const double budget = recipe.epsilon > 0 ? recipe.epsilon : std::numeric_limits<double>::infinity();
       ledger_ = std::make_unique<PrivacyLedger>(recipe.ledger, PrivacyBudget{budget, recipe.delta});
       const double before = ledger_->epsilon(),

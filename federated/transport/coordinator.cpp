@@ -46,7 +46,7 @@ class DirectoryLock {
 constexpr double kFarewellSeconds = 60;
 
 std::string made(const std::string& directory) {
-  std::filesystem::create_directories(directory);
+  create_durable_directories(directory);
   return directory;
 }
 

@@ -43,7 +43,7 @@ Site::Site(SiteOptions options, const Kit& kit, std::unique_ptr<Connection> conn
       interrupted_(std::move(interrupted)),
       say_(std::move(say)),
       connection_(std::move(connection)) {
-  std::filesystem::create_directories(options_.directory);
+  create_durable_directories(options_.directory);
 }
 
 void Site::pause(std::chrono::duration<double> time) const {

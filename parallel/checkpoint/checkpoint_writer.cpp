@@ -144,7 +144,7 @@ void CheckpointWriter::write_or_explain(SaveOutcome& outcome) {
 
   const std::string laying_out = error_of([&] {
     if (!first) return;
-    std::filesystem::create_directories(directory_);
+    create_durable_directories(directory_);
     remove_temporaries();
     file.emplace(outcome.path, temporary_of(outcome.path));
     lay_out(file->temporary(), checksums);

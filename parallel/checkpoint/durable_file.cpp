@@ -11,11 +11,18 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
-#include <filesystem>
 
 #include "core/error.h"
 
 namespace conclave {
+namespace {
+
+// Returns when the names in it are on the disk.
+void sync_directory(const std::filesystem::path& directory) {
+  FileDescriptor(directory.empty() ? "." : directory.string(), O_RDONLY | O_DIRECTORY).sync();
+}
+
+}  // namespace
 
 FileDescriptor::FileDescriptor(const std::string& path, int flags, unsigned mode)
     : path_(path), descriptor_(::open(path.c_str(), flags | O_CLOEXEC, mode)) {
@@ -93,6 +100,16 @@ std::uint64_t FileDescriptor::size() const {
   return static_cast<std::uint64_t>(status.st_size);
 }
 
+void create_durable_directories(const std::filesystem::path& directory) {
+  std::error_code error;
+  if (directory.empty() || std::filesystem::is_directory(directory, error)) return;
+  create_durable_directories(directory.parent_path());
+  std::filesystem::create_directory(directory, error);
+  if (error == std::errc::file_exists) error = make_error_code(std::errc::not_a_directory);  // it is none
+  require(!error, "{}: the folder cannot be made: {}", directory.string(), error.message());
+  sync_directory(directory.parent_path());
+}
+
 AtomicFile::~AtomicFile() {
   if (!committed_) ::unlink(temporary_.c_str());
 }
@@ -102,8 +119,7 @@ void AtomicFile::commit() {
   const bool done = std::rename(temporary_.c_str(), path_.c_str()) == 0;
   require(done, "{}: cannot be renamed to {}: {}", temporary_, path_, std::strerror(errno));
   committed_ = true;
-  const auto parent = std::filesystem::path(path_).parent_path();
-  FileDescriptor(parent.empty() ? "." : parent.string(), O_RDONLY | O_DIRECTORY).sync();
+  sync_directory(std::filesystem::path(path_).parent_path());
 }
 
 }  // namespace conclave

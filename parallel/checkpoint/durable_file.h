@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <span>
 #include <string>
 #include <string_view>
@@ -39,6 +40,9 @@ class FileDescriptor {
   int descriptor_;
   std::uint64_t end_ = 0;  // of what write() wrote
 };
+
+/// Makes a directory, and those above it that are missing, so that a power cut leaves them; throws Error.
+void create_durable_directories(const std::filesystem::path& directory);
 
 /// The temporary that becomes `path` on commit(), and disappears otherwise.
 class AtomicFile {

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "parallel/checkpoint/durable_file.h"
 
 namespace conclave {
 namespace {
@@ -21,10 +22,7 @@ constexpr std::string_view kLineStart = "{\"step\":";
 constexpr std::size_t kLongestLine = 32 * 1024;
 
 std::string made(const std::string& directory) {
-  std::error_code error;
-  std::filesystem::create_directories(directory, error);
-  require(!error && std::filesystem::is_directory(directory), "{}: the run's folder cannot be made: {}",
-          directory, error ? error.message() : "it is no folder");
+  create_durable_directories(directory);
   return directory;
 }
 
