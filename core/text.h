@@ -1,6 +1,7 @@
 // What is done to pieces of text read from files and command lines.
 #pragma once
 
+#include <algorithm>
 #include <string_view>
 
 namespace conclave {
@@ -10,6 +11,12 @@ inline std::string_view trimmed(std::string_view text, std::string_view blanks =
   const auto first = text.find_first_not_of(blanks);
   if (first == std::string_view::npos) return {};
   return text.substr(first, text.find_last_not_of(blanks) + 1 - first);
+}
+
+/// But for the case of A to Z.
+inline bool same_but_for_case(std::string_view a, std::string_view b) {
+  const auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; };
+  return std::ranges::equal(a, b, {}, lower, lower);
 }
 
 }  // namespace conclave

@@ -7,14 +7,6 @@
 #include "core/text.h"
 
 namespace conclave::service {
-namespace {
-
-bool same(std::string_view a, std::string_view b) {
-  const auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; };
-  return std::ranges::equal(a, b, {}, lower, lower);
-}
-
-}  // namespace
 
 RequestFrame::State RequestFrame::refuse(int status, const char* code, const char* reason) {
   status_ = status, code_ = code, reason_ = reason;
@@ -55,14 +47,17 @@ RequestFrame::State RequestFrame::read_head(std::string_view head) {
         header[colon - 1] == ' ' || header.find_first_of("\r\n") != std::string_view::npos)
       return refuse(400, "bad_request", "a header that is none");
     const std::string_view name = header.substr(0, colon), value = trimmed(header.substr(colon + 1));
-    if (same(name, "transfer-encoding"))
+    if (same_but_for_case(name, "transfer-encoding"))
       return refuse(411, "length_required", "send the body whole, with a Content-Length");
-    if (same(name, "expect")) {
-      if (!same(value, "100-continue"))
+    // Whoever reads it would inflate it, to a thousand times what the limits let in.
+    if (same_but_for_case(name, "content-encoding") && !same_but_for_case(value, "identity"))
+      return refuse(415, "unsupported_encoding", "send the body as it is, without a Content-Encoding");
+    if (same_but_for_case(name, "expect")) {
+      if (!same_but_for_case(value, "100-continue"))
         return refuse(417, "expectation", "only 100-continue can be expected");
       expects_ = true;
     }
-    if (!same(name, "content-length")) continue;
+    if (!same_but_for_case(name, "content-length")) continue;
     std::size_t number = 0;
     const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
     if (error == std::errc::result_out_of_range)

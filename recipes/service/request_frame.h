@@ -29,7 +29,7 @@ class RequestFrame {
   /// once.
   bool wants_to_be_told();
 
-  /// Of a refused one: 400, 411, 413, 431, 501 or 505, and why.
+  /// Of a refused one: 400, 411, 413, 415, 417, 431 or 505, and why.
   int status() const { return status_; }
   const char* code() const { return code_; }
   const char* reason() const { return reason_; }

@@ -1,6 +1,7 @@
 """Texts classified by HTTP as `conclave predict` classifies them; whoever asks wrongly is told why, and nobody keeps
 the service from answering others."""
 
+import gzip
 import http.client
 import json
 import resource
@@ -81,6 +82,10 @@ def refusals(service):
     refused(413, "text_too_long", {"text": "a" * 70_000})
     refused(413, "body_too_large", " " * 17_000_000)
     refused(415, "unsupported_type", {"text": "a"}, headers={"Content-Type": "text/plain"})
+    # What would be inflated before anybody counts its bytes.
+    for packed in (gzip.compress(b'{"text": "a"}'), gzip.compress(b" " * 100_000_000, 1)):
+        refused(415, "unsupported_encoding", packed, headers={"Content-Encoding": "gzip"})
+    assert service.post("classify", {"text": TEXTS[0]}, headers={"Content-Encoding": "identity"})["class"]
     assert service.post("sing", {}, 404)["code"] == "unknown_task"
     assert service.post("caption", {}, 404)["code"] == "task_not_served"
     assert json.loads(service.ask("GET", "/nothing")[2])["error"]["code"] == "not_found"

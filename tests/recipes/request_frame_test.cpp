@@ -55,6 +55,9 @@ TEST_CASE("what is no request, or too large, is refused as soon as that shows", 
   CHECK(refusal(post + "Content-Length: 10\r\n\r\n", {.body = 10}) == 0);
   CHECK(refusal(post + "Transfer-Encoding: chunked\r\n\r\n") == 411);
   CHECK(refusal(post + "Expect: wonders\r\n\r\n") == 417);
+  for (const std::string encoding : {"gzip", "br", "deflate", "identity, gzip", "identit%79", ""})
+    CHECK(refusal(post + "content-ENCODING: " + encoding + "\r\nContent-Length: 5\r\n\r\n") == 415);
+  CHECK(refusal(post + "Content-Encoding: Identity\r\n\r\n") == 0);
   CHECK(refusal(post + "A: " + std::string(200, 'b'), {.head = 100}) == 431);
   CHECK(refusal(post + "A: " + std::string(200, 'b') + "\r\n\r\n", {.head = 100}) == 431);
 }
