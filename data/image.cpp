@@ -62,7 +62,10 @@ struct Png {
   Png& operator=(const Png&) = delete;
 };
 
-Image decode_png(std::string_view bytes, std::string_view name, std::int64_t most_pixels) {
+using Before = std::function<void(std::int64_t pixels)>;
+
+Image decode_png(std::string_view bytes, std::string_view name, std::int64_t most_pixels,
+                 const Before& before) {
   check_chunks(bytes, name);
   Png png;
   const auto check = [&](int succeeded) {
@@ -75,6 +78,7 @@ Image decode_png(std::string_view bytes, std::string_view name, std::int64_t mos
   png.image.format = alpha ? PNG_FORMAT_RGBA : colour ? PNG_FORMAT_RGB : PNG_FORMAT_GRAY;
   png.image.flags |= PNG_IMAGE_FLAG_16BIT_sRGB;  // libpng would take 16 bits without a gamma for linear
   Image image{{png.image.height, png.image.width, alpha ? 4 : colour ? 3 : 1}, {}};
+  before(image.shape.height * image.shape.width);
   image.pixels.resize(static_cast<std::size_t>(image.shape.size()));
   check(png_image_finish_read(&png.image, nullptr, image.pixels.data(), 0, nullptr));
   return image;
@@ -84,7 +88,8 @@ struct DestroyJpeg {
   void operator()(void* handle) const { tjDestroy(handle); }
 };
 
-Image decode_jpeg(std::string_view bytes, std::string_view name, std::int64_t most_pixels) {
+Image decode_jpeg(std::string_view bytes, std::string_view name, std::int64_t most_pixels,
+                  const Before& before) {
   // TurboJPEG's interface, too, has no longjmp that its caller sees.
   const std::unique_ptr<void, DestroyJpeg> jpeg(tjInitDecompress());
   const auto check = [&](int status) {
@@ -98,6 +103,7 @@ Image decode_jpeg(std::string_view bytes, std::string_view name, std::int64_t mo
           "{}: a JPEG of printer's colours (CMYK); convert it, e.g. with `convert -colorspace sRGB`", name);
   const bool grey = colours == TJCS_GRAY;
   Image image{{height, width, grey ? 1 : 3}, {}};
+  before(image.shape.height * image.shape.width);
   image.pixels.resize(static_cast<std::size_t>(image.shape.size()));
   // Limited scans: a small progressive file can otherwise have thousands, each over all of the pixels.
   check(tjDecompress2(jpeg.get(), data_of(bytes), size, image.pixels.data(), width, 0, height,
@@ -121,11 +127,12 @@ std::uint8_t blend(unsigned a, unsigned b, unsigned c) {
 
 }  // namespace
 
-Image decode_image(std::string_view bytes, std::string_view name, std::int64_t most_pixels) {
-  if (bytes.starts_with(kPngSignature)) return decode_png(bytes, name, most_pixels);
+Image decode_image(std::string_view bytes, std::string_view name, std::int64_t most_pixels,
+                   const Before& before) {
+  if (bytes.starts_with(kPngSignature)) return decode_png(bytes, name, most_pixels, before);
   require(bytes.starts_with(kJpegSignature), "{}: neither a PNG nor a JPEG file, as its first bytes show",
           name);
-  return decode_jpeg(bytes, name, most_pixels);
+  return decode_jpeg(bytes, name, most_pixels, before);
 }
 
 std::string encode_png(const Image& image) {

@@ -67,33 +67,40 @@ Predictor::Scores Predictor::scores(const Batch& batch) {
 std::size_t Predictor::plan(Index sequences, Index rows) {
   planning_ = true;
   const ModelSizes& sizes = model_.model().sizes();
-  const Index image = classifier_.image_tokens(), longest = image + sizes.max_length;
-  const std::vector<std::int32_t> tokens(static_cast<std::size_t>(std::min(sizes.max_length, rows)));
+  const Index image = classifier_.image_tokens(), longest = std::max<Index>(sizes.max_length, 1);
+  const bool texts = model_.recipe().data.has_texts();
+  const std::vector<std::int32_t> tokens(static_cast<std::size_t>(longest));
   const std::vector<std::uint8_t> pixels(static_cast<std::size_t>(image > 0 ? sizes.image.size() : 0));
-  const auto pass = [&](Index count, Index with_image, Index length) {
+  // Of so many sequences, the last of which have images, and exactly so many rows of texts: divided evenly,
+  // or to texts as long as there may be.
+  const auto pass = [&](Index count, Index images, Index left, bool even) {
     Batch batch;
-    for (Index i = 0; i < count; ++i)
+    for (Index after = count - 1; after >= 0; --after) {
+      const Index most = even ? (left + after) / (after + 1) : left - std::max<Index>(after - images, 0);
+      const Index length = std::min(most, longest);
+      left -= length;
       add(std::span(tokens).first(static_cast<std::size_t>(length)),
-          i < with_image ? std::span<const std::uint8_t>(pixels) : std::span<const std::uint8_t>(), batch);
+          after < images ? std::span<const std::uint8_t>(pixels) : std::span<const std::uint8_t>(), batch);
+    }
     batch.global_tokens = batch.local_tokens(), batch.global_sequences = batch.local_sequences();
     batch.global_images = batch.local_images();
     scores(batch);
   };
-  // As many sequences, as long ones, and as many images as there may be.
-  const bool texts = model_.recipe().data.has_texts();
-  if (texts) {
-    pass(std::min(sequences, rows), 0, std::clamp<Index>(rows / sequences, 1, sizes.max_length));
-    pass(std::max<Index>(rows / sizes.max_length, 1), 0, std::ssize(tokens));
-  }
-  if (image > 0) {
-    const Index images = std::clamp<Index>(rows / image, 1, sequences);
-    pass(images, images, 0);
-    if (texts) {
-      const Index both = std::clamp<Index>(rows / longest, 1, sequences);
-      pass(both, both, std::ssize(tokens));
-      const Index some = std::clamp<Index>(rows / (image + 1), 1, sequences);
-      pass(some, some, std::clamp<Index>(rows / some - image, 1, sizes.max_length));
+  // All the rows that there may be, of so many images and, where there are any, of texts: in as few sequences
+  // as hold them, and in as many as there may be.
+  const auto passes = [&](Index images) {
+    const Index left = texts ? std::max<Index>(rows - images * image, 0) : 0;
+    for (const bool even : texts ? std::vector{false, true} : std::vector{true}) {
+      const Index wanted = even ? images + left : (left + longest - 1) / longest;
+      const Index count = std::clamp(wanted, std::max<Index>(images, 1), sequences);
+      pass(count, images, std::min(left, count * longest), even);
     }
+  };
+  if (texts) passes(0);
+  if (image > 0) {
+    passes(std::clamp<Index>(rows / image, 1, sequences));
+    if (texts) passes(std::clamp<Index>(rows / (image + longest), 1, sequences));
+    if (texts) passes(std::clamp<Index>(rows / (image + 1), 1, sequences));
   }
   planning_ = false;
   activations_.seal(std::size_t{1} << 16, 0.02);

@@ -4,23 +4,43 @@
 #include <httplib.h>
 #include <openssl/crypto.h>
 
+#include <algorithm>
 #include <cmath>
 
+#include "core/text.h"
 #include "recipes/service/embedded.h"
 
 namespace conclave::service {
 namespace {
 
+// A request's line and headers, but for Range, which a server may ignore (RFC 9110, section 14.2). httplib
+// would answer a thousand ranges with as many copies, and cut answers to questions.
+std::string without_ranges(std::string_view head) {
+  std::string kept;
+  while (!head.empty()) {
+    const std::string_view line = head.substr(0, head.find("\r\n"));
+    const std::size_t size = std::min(head.size(), line.size() + 2);
+    if (!same_but_for_case(line.substr(0, line.find(':')), "range")) kept.append(head.substr(0, size));
+    head.remove_prefix(size);
+  }
+  return kept;
+}
+
 // A request that is whole, for httplib to read, and its answer.
 class WholeStream : public httplib::Stream {
  public:
-  explicit WholeStream(const WholeRequest& request) : request_(request) {}
+  explicit WholeStream(const WholeRequest& request)
+      : request_(request),
+        body_(std::string_view(request.bytes).substr(request.bytes.find("\r\n\r\n") + 4)),
+        head_(without_ranges(std::string_view(request.bytes).substr(0, request.bytes.size() - body_.size()))),
+        rest_of_head_(head_) {}
 
   bool is_readable() const override { return true; }
   bool is_writable() const override { return true; }
   ssize_t read(char* to, std::size_t size) override {
-    const std::size_t some = request_.bytes.copy(to, size, read_);
-    read_ += some;
+    std::string_view& from = rest_of_head_.empty() ? body_ : rest_of_head_;
+    const std::size_t some = from.copy(to, size);
+    from.remove_prefix(some);
     return static_cast<ssize_t>(some);
   }
   ssize_t write(const char* from, std::size_t size) override {
@@ -37,7 +57,9 @@ class WholeStream : public httplib::Stream {
 
  private:
   const WholeRequest& request_;
-  std::size_t read_ = 0;
+  std::string_view body_;
+  const std::string head_;
+  std::string_view rest_of_head_;
 };
 
 constexpr const char* kJson = "application/json";

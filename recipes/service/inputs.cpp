@@ -233,7 +233,11 @@ Query Inputs::query_of(TaskKind task, const Fields& fields) const {
     query.tokens.assign(tokens.begin(), tokens.end());
   }
   if (fields.image) try {
-      query.pixels = fit_image(decode_image(*fields.image, "image", kMostPixels), shape_.image);
+      // A small file may have as many pixels as one may have: of so many at once they would take all memory.
+      std::optional<Gate::Pass> pass;
+      const Image image = decode_image(*fields.image, "image", kMostPixels,
+                                       [&](std::int64_t pixels) { pass.emplace(decoding_, pixels); });
+      query.pixels = fit_image(image, shape_.image);
     } catch (const Error& error) {
       refuse("bad_image", error.what());
     }

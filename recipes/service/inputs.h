@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "data/tokenizer.h"
+#include "recipes/service/gate.h"
 #include "recipes/service/query.h"
 
 namespace conclave::service {
@@ -78,11 +79,16 @@ class Inputs {
 
   static constexpr std::size_t kMostText = std::size_t{1} << 16;       ///< bytes
   static constexpr std::int64_t kMostPixels = std::int64_t{32} << 20;  ///< of an image, before it is scaled
+  static constexpr std::int64_t kMostPixelsAtOnce = 2 * kMostPixels;   ///< of all that are being scaled
+
+  /// Through which images go, by their pixels, from when they are decoded until they are scaled.
+  Gate& decoding() const { return decoding_; }
 
  private:
   Query query_of(TaskKind task, const Fields& fields) const;
 
   InputShape shape_;
+  mutable Gate decoding_{kMostPixelsAtOnce};
   std::vector<std::unique_ptr<BodyReader>> readers_;
 };
 

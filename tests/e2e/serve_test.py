@@ -97,6 +97,15 @@ def refusals(service):
     same_as_predict(service)
 
 
+def ranges(service):
+    """Are ignored: an answer is whole, and no longer than without them."""
+    whole = service.ask("GET", "/openapi.json")
+    for asked in ("bytes=0-3", "bytes=" + ",".join(["0-"] * 2600), "nonsense"):
+        got = service.ask("GET", "/openapi.json", headers={"Range": asked, "rAnGe": asked[:20]})
+        assert (got[0], got[2]) == (whole[0], whole[2]), (asked[:20], got[0], len(got[2]))
+    assert service.post("classify", {"text": TEXTS[0]}, headers={"Range": "bytes=0-3"})["class"]
+
+
 def crowds(service):
     """1,000 connections that say nothing, and 1,000 that say a byte at a time, while others are answered."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -202,24 +211,38 @@ def secured():
         assert old.returncode != 0, "TLS 1.2 is taken"
 
 
+def ask_together(service, clients, texts):
+    """So many clients, each of whom asks all of the texts one after the other: [(status, headers, body)]"""
+    answers = []
+
+    def ask():
+        for text in texts:
+            answers.append(service.ask("POST", "/v1/classify", json.dumps({"text": text}), {"Content-Type": "application/json"}))
+
+    threads = [threading.Thread(target=ask) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(answers) == clients * len(texts), len(answers)
+    return answers
+
+
 def busy():
     """Where more ask than may wait, some are told so at once, and all are answered."""
     with serving("one", "--most_waiting=2", "--most_batch=1") as service:
-        statuses = []
+        answers = ask_together(service, 16, [" ".join(TEXTS[:30])] * 20)
+        for status, headers, _ in answers:
+            assert status == 200 or (status == 503 and headers["Retry-After"] == "1"), (status, headers)
+        assert {status for status, *_ in answers} == {200, 503}
 
-        def ask():
-            for i in range(20):
-                question = json.dumps({"text": " ".join(TEXTS[:30])})
-                got = service.ask("POST", "/v1/classify", question, {"Content-Type": "application/json"})
-                statuses.append(got[0])
-                assert got[0] == 200 or (got[0] == 503 and got[1]["Retry-After"] == "1"), got
 
-        clients = [threading.Thread(target=ask) for _ in range(16)]
-        for client in clients:
-            client.start()
-        for client in clients:
-            client.join()
-        assert len(statuses) == 320 and 200 in statuses and 503 in statuses, statuses
+def odd_batches():
+    """There is memory for batches of any number of tokens, also one that neither texts nor their length divide."""
+    for tokens in (127, 250):
+        with serving("one", f"--batch_tokens={tokens}") as service:
+            for status, _, body in ask_together(service, 40, TEXTS[:10]):
+                assert status == 200, (tokens, body)
 
 
 def main():
@@ -235,6 +258,7 @@ def main():
         same_as_predict(service)
         forms(service)
         refusals(service)
+        ranges(service)
         crowds(service)
         loads(service)
         assert service.metric("conclave_padding_share") == 0
@@ -242,6 +266,7 @@ def main():
         drain(service)
     secured()
     busy()
+    odd_batches()
 
 
 if __name__ == "__main__":

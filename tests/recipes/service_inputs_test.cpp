@@ -1,6 +1,7 @@
 #include "recipes/service/inputs.h"
 
 #include <catch2/catch.hpp>
+#include <future>
 #include <nlohmann/json.hpp>
 
 #include "data/file.h"
@@ -136,6 +137,22 @@ TEST_CASE("what is sent wrongly is refused, with the status for it", "[service]"
   const InputShape images{.image = {4, 4, 1}, .classifies_images = true};
   CHECK(refusal(classify, R"({"text": "cat"})", images) == bad("unwanted_field"));
   CHECK_THROWS_WITH(of_json(classify, R"({"text": "cat", "topp": 1})"), Contains("did you mean top?"));
+}
+
+TEST_CASE("images are decoded while there is room for their pixels, for which texts do not wait",
+          "[service]") {
+  const Inputs inputs(kBoth);
+  std::optional<Gate::Pass> others(std::in_place, inputs.decoding(), Inputs::kMostPixelsAtOnce - 30 * 30 + 1);
+  const auto read = [&](const std::string& body) {
+    return inputs.read(TaskKind::classify, {"application/json", body});
+  };
+  std::future<Query> image =
+      std::async(std::launch::async, read, R"({"image": ")" + to_base64(red_png(30)) + "\"}");
+  CHECK(image.wait_for(std::chrono::milliseconds(50)) == std::future_status::timeout);
+  CHECK_FALSE(read(R"({"text": "cat"})").tokens.empty());
+  others.reset();
+  CHECK(image.get().pixels.size() == 48);
+  others.emplace(inputs.decoding(), Inputs::kMostPixelsAtOnce);  // it has given its room back
 }
 
 TEST_CASE("an image that says that it is of 100 megapixels is refused before there is memory for it",

@@ -1,0 +1,58 @@
+#include "recipes/service/gate.h"
+
+#include <atomic>
+#include <catch2/catch.hpp>
+#include <chrono>
+#include <thread>
+#include <vector>
+
+namespace conclave::service {
+namespace {
+
+TEST_CASE("what is let in at one time never takes more than the bound, and all get their turn", "[service]") {
+  Gate gate(8);
+  std::atomic<std::int64_t> taken = 0, most = 0, passed = 0;
+  std::vector<std::thread> threads;
+  for (int number = 0; number < 8; ++number)
+    threads.emplace_back([&, number] {
+      for (std::int64_t i = 0; i < 50; ++i) {
+        const std::int64_t takes = 1 + (number + i) % 5;
+        const Gate::Pass pass(gate, takes);
+        const std::int64_t now = taken += takes;
+        for (std::int64_t seen = most; now > seen && !most.compare_exchange_weak(seen, now);) {
+        }
+        std::this_thread::yield();
+        taken -= takes;
+        ++passed;
+      }
+    });
+  for (std::thread& thread : threads) thread.join();
+  CHECK(most <= 8);
+  CHECK(passed == 8 * 50);
+}
+
+TEST_CASE("what takes more than the bound is let in alone, and overtaken by nobody", "[service]") {
+  Gate gate(8);
+  std::atomic<int> in = 0;
+  std::thread large, small;
+  {
+    const Gate::Pass pass(gate, 1);
+    large = std::thread([&] {
+      const Gate::Pass all(gate, 100);
+      ++in;
+    });
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    small = std::thread([&] {
+      const Gate::Pass some(gate, 1);
+      ++in;
+    });
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    CHECK(in == 0);
+  }
+  large.join();
+  small.join();
+  CHECK(in == 2);
+}
+
+}  // namespace
+}  // namespace conclave::service
