@@ -292,15 +292,17 @@ int main(int argc, char** argv) {
   auto* clients_option = load_command->add_option("--clients", load.options.clients,
                                                   "That ask, each as soon as it was answered");
   clients_option->check(CLI::Range(1, 4096));
-  load_command
-      ->add_option("--rate", load.options.rate,
-                   "Requests per second, at random times, over at most --clients connections")
-      ->check(CLI::PositiveNumber);
+  auto* rate_option = load_command->add_option(
+      "--rate", load.options.rate,
+      "Requests per second, at random times, whether or not those before were answered, "
+      "over at most --clients connections (256)");
+  rate_option->check(CLI::PositiveNumber);
   load_command->add_option("--seconds", load.options.seconds, "For each figure")->check(CLI::PositiveNumber);
   load_command
       ->add_flag("--saturate", load.saturates,
                  "Ever more clients: how many answers per second, 99 of 100 within four times a lone one's")
-      ->excludes(clients_option);
+      ->excludes(clients_option)
+      ->excludes(rate_option);
   load_command->add_option("--token_file", load.token_file, "With the token that they want");
 
   commands::InspectArguments inspect;
@@ -471,7 +473,10 @@ int main(int argc, char** argv) {
         [&](const conclave::MpiSession& session) { return commands::inspect_cost(cost, around, session); });
   }
   if (*inspect_command) return alone([&] { return commands::inspect(inspect); });
-  if (*load_command) return alone([&] { return commands::load_service(load); });
+  if (*load_command) {
+    if (load.options.rate > 0 && clients_option->count() == 0) load.options.clients = 256;
+    return alone([&] { return commands::load_service(load); });
+  }
   if (*export_command)
     return alone([&] {
       if (commands::export_format(export_weights) != "onnx") return commands::export_weights(export_weights);

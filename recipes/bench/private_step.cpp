@@ -85,11 +85,16 @@ void measure(const char* what, const Recipe& recipe, const ModelSizes& sizes, co
   print_figure(fmt::format("{}: a step that clips, {:.1f} ms, over a plain one's {:.1f} ms", what,
                            1e3 * times.subject, 1e3 * times.reference),
                fmt::format("{:.3f}", 1 / times.ratio));
-  const double noise = seconds([&] { apart.noise(); });
+  const Comparison noisy = compare(
+      [&] {
+        apart.run();
+        apart.noise();
+      },
+      [&] { plain.run(); }, repetitions);
   print_figure(
-      fmt::format("{}: noise, once a step, {:.0f} ns for each of {} parameters, of a plain step's time", what,
-                  1e9 * noise / static_cast<double>(apart.elements()), apart.elements()),
-      fmt::format("{:.3f}", noise / times.reference));
+      fmt::format("{}: the same with noise for {} parameters, {:.1f} ms, over a plain one's {:.1f} ms", what,
+                  apart.elements(), 1e3 * noisy.subject, 1e3 * noisy.reference),
+      fmt::format("{:.3f}", 1 / noisy.ratio));
   print_figure(fmt::format("{}: memory, {}, over {}", what, format_bytes(apart.memory()),
                            format_bytes(plain.memory())),
                fmt::format("{:.3f}, of activations {:.3f}", ratio(apart.memory(), plain.memory()),

@@ -27,12 +27,7 @@ struct Measurement {
   void (*between_ranks)(const Setting&);
 };
 
-void latency(const Setting& s) {
-  if (s.checkpoint.empty())
-    fmt::print("latency is measured of a model: conclave bench latency --checkpoint CHECKPOINT\n");
-  else
-    bench::latency(s.grid, find_checkpoint(s.checkpoint), s.repetitions);
-}
+void latency(const Setting& s) { bench::latency(s.grid, find_checkpoint(s.checkpoint), s.repetitions); }
 
 constexpr Measurement kMeasurements[] = {
     {"peak", [](const Setting& s) { bench::peak(s.repetitions); }, nullptr},
@@ -76,12 +71,19 @@ int bench(const BenchArguments& arguments, const Surroundings& surroundings, con
   for (const auto& [name, on_one, on_several] : kMeasurements) {
     const bool asked = std::ranges::find(arguments.names, name) != arguments.names.end();
     if (!asked && !arguments.names.empty()) continue;
-    if (const auto measure = alone ? on_one : on_several)
+    const auto measure = alone ? on_one : on_several;
+    std::string missing;
+    if (!measure && alone)
+      missing = fmt::format("{0} is measured between ranks: mpirun -n 2 conclave bench {0}", name);
+    else if (!measure)
+      missing = fmt::format("{} is measured in one process, without mpirun", name);
+    else if (name == "latency" && setting.checkpoint.empty())
+      missing = "latency is measured of a model: conclave bench latency --checkpoint CHECKPOINT";
+    require(missing.empty() || !asked, "{}", missing);
+    if (missing.empty())
       measure(setting);
-    else if (first && alone)
-      fmt::print("{0} is measured between ranks: mpirun -n 2 conclave bench {0}\n", name);
-    else if (first && asked)
-      fmt::print("{} is measured in one process, without mpirun\n", name);
+    else if (first && alone)  // of all that there is, most is measured in one process
+      fmt::print("{}\n", missing);
   }
   return 0;
 }

@@ -15,8 +15,11 @@ std::string token_in(const std::string& file) {
   if (file.empty()) return "";
   const std::string content = read_file(file, "write a token into it, of 16 characters or more");
   const std::string token(trimmed(content, " \t\r\n"));
-  require(token.size() >= 16 && token.find_first_of(" \t\r\n") == std::string::npos,
-          "--token_file {}: a token is one word of 16 characters or more", file);
+  constexpr std::string_view kOfTokens =  // RFC 6750's b64token
+      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~+/=";
+  require(
+      token.size() >= 16 && token.find_first_not_of(kOfTokens) == std::string::npos,
+      "--token_file {}: a token is one word of 16 characters or more, of letters, digits and -._~+/=", file);
   return token;
 }
 
@@ -81,15 +84,28 @@ int serve(const ServeArguments& arguments, const Surroundings& surroundings, con
       std::this_thread::sleep_for(std::chrono::milliseconds(20));
     service.end();
   });
+  std::size_t cut_off = 0;
   std::thread connections([&] {
-    service.run();
+    cut_off = service.run();
     queue.close();
   });
-  answer_all(queue, engine, metrics, grid.world().size() == 1);
+  try {
+    answer_all(queue, engine, metrics, grid.world().size() == 1);
+  } catch (const std::exception& error) {  // clients wait for answers, and other ranks for this one, in vain
+    fmt::print(stderr, "conclave: {}\n", error.what());
+    session.abort(1);
+  }
   connections.join();
   signals.join();
-  fmt::print("all requests are answered\n");
-  return 0;
+  if (cut_off == 0) {
+    fmt::print("all requests are answered\n");
+    return 0;
+  }
+  fmt::print(stderr,
+             "conclave: {} connections were cut off before they had their answer, as --drain_seconds {:g} "
+             "were over\n",
+             cut_off, http.connections.drain_seconds);
+  return 1;
 }
 
 }  // namespace conclave::commands

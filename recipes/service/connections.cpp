@@ -138,7 +138,7 @@ class Connections::Loop {
   ~Loop();
 
   int port() const { return port_; }
-  void run();
+  std::size_t run();
   void end();
   bool ending() const { return ending_; }
   std::size_t open() const { return open_; }
@@ -247,7 +247,7 @@ void Connections::Loop::watch(Number number, Connection& connection, std::uint32
   watch(connection.channel.descriptor(), number, events, EPOLL_CTL_MOD);
 }
 
-void Connections::Loop::run() {
+std::size_t Connections::Loop::run() {
   std::array<epoll_event, 256> events;
   while (!ended()) {
     const int count = ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), 100);
@@ -271,6 +271,8 @@ void Connections::Loop::run() {
     }
     if (Clock::now() >= next_sweep_) sweep();
   }
+  return static_cast<std::size_t>(
+      std::ranges::count_if(connections_, [](const auto& one) { return !one.second->idle(); }));
 }
 
 void Connections::Loop::accept_all() {
@@ -480,7 +482,7 @@ Connections::Connections(const ConnectionOptions& options, Handler handler, Refu
     : loop_(std::make_unique<Loop>(options, std::move(handler), std::move(refuser))) {}
 Connections::~Connections() = default;
 int Connections::port() const { return loop_->port(); }
-void Connections::run() { loop_->run(); }
+std::size_t Connections::run() { return loop_->run(); }
 void Connections::end() { loop_->end(); }
 bool Connections::ending() const { return loop_->ending(); }
 std::size_t Connections::open() const { return loop_->open(); }

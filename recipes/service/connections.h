@@ -53,8 +53,9 @@ class Connections {
   Connections& operator=(const Connections&) = delete;
 
   int port() const;
-  /// Until end(), and until what had come by then is answered.
-  void run();
+  /// Until end(), and until what had come by then is answered, or drain_seconds have passed: then the number
+  /// of connections that are cut off before they had all of an answer.
+  std::size_t run();
   /// From any thread.
   void end();
   bool ending() const;

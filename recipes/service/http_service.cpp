@@ -206,7 +206,7 @@ class HttpService::Server : private httplib::Server {
   // In a time that says nothing of how much of it is right.
   bool has_token(std::string_view given) const {
     constexpr std::string_view kBearer = "Bearer ";
-    if (!given.starts_with(kBearer)) return false;
+    if (!same_but_for_case(given.substr(0, kBearer.size()), kBearer)) return false;
     given.remove_prefix(kBearer.size());
     return given.size() == options_.token.size() &&
            CRYPTO_memcmp(given.data(), options_.token.data(), given.size()) == 0;
@@ -282,7 +282,7 @@ HttpService::HttpService(const HttpOptions& options, const Inputs& inputs, const
     : server_(std::make_unique<Server>(options, inputs, engine, queue, outputs, metrics)) {}
 HttpService::~HttpService() = default;
 int HttpService::port() const { return server_->connections().port(); }
-void HttpService::run() { server_->connections().run(); }
+std::size_t HttpService::run() { return server_->connections().run(); }
 void HttpService::end() { server_->connections().end(); }
 
 }  // namespace conclave::service

@@ -29,8 +29,9 @@ class HttpService {
   ~HttpService();
 
   int port() const;
-  /// Until end() is called, from any thread, and what had come by then is answered. Throws nothing.
-  void run();
+  /// Until end() is called, from any thread, and what had come by then is answered; as Connections::run().
+  /// Throws nothing.
+  std::size_t run();
   void end();
 
  private:

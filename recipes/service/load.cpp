@@ -16,6 +16,10 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+// After a connection that failed, as of a service that has ended: a client that tries again at once counts as
+// many failures as its processor can make.
+constexpr std::chrono::milliseconds kPause{50};
+
 class Generator {
  public:
   explicit Generator(const LoadOptions& options) : options_(options), start_(Clock::now()) {}
@@ -64,14 +68,17 @@ class Generator {
                                       options_.bodies[number % options_.bodies.size()], "application/json");
       if (!answer) {
         ++mine.failed;
+        std::this_thread::sleep_for(kPause);
       } else if (answer->status != 200) {
         ++mine.refused;
+        mine.refused_with = answer->status;
       } else {
         ++mine.answered;
         mine.latencies.push_back(seconds_since_start() - due);
       }
     }
     const std::lock_guard lock(mutex_);
+    if (mine.refused > 0) result_.refused_with = mine.refused_with;
     result_.answered += mine.answered, result_.refused += mine.refused, result_.failed += mine.failed;
     result_.latencies.insert(result_.latencies.end(), mine.latencies.begin(), mine.latencies.end());
   }

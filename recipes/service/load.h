@@ -21,6 +21,7 @@ struct LoadOptions {
 
 struct LoadResult {
   std::size_t answered = 0, refused = 0, failed = 0;  ///< with status 200; another; none
+  int refused_with = 0;                               ///< the last of those other statuses
   double seconds = 0;                                 ///< until the last answer
   std::vector<double> latencies;                      ///< of those answered, rising
 

@@ -5,8 +5,10 @@
 #include <prometheus/histogram.h>
 #include <prometheus/registry.h>
 #include <prometheus/text_serializer.h>
+#include <unistd.h>
 
 #include <array>
+#include <fstream>
 
 namespace conclave::service {
 namespace {
@@ -15,6 +17,14 @@ const prometheus::Histogram::BucketBoundaries kSeconds{0.001, 0.002, 0.005, 0.01
                                                        0.2,   0.5,   1,     2,    5,    10};
 const prometheus::Histogram::BucketBoundaries kJobs{1, 2, 4, 8, 16, 32, 64, 128, 256};
 const prometheus::Histogram::BucketBoundaries kRows{16, 64, 256, 1024, 4096, 16384};
+
+// Bytes; 0 where the system does not say.
+double resident_memory() {
+  std::ifstream in("/proc/self/statm");
+  std::int64_t size = 0, resident = 0;
+  in >> size >> resident;
+  return static_cast<double>(resident) * static_cast<double>(::sysconf(_SC_PAGESIZE));
+}
 
 std::string label(std::optional<TaskKind> task) { return task ? std::string(name_of(*task)) : "none"; }
 
@@ -58,6 +68,7 @@ struct Metrics::Families {
   prometheus::Gauge& waiting = gauge("conclave_queue_depth", "Queries that wait for the engine.");
   prometheus::Gauge& connections = gauge("conclave_connections", "Open connections.");
   prometheus::Gauge& ready = gauge("conclave_ready", "1 while requests are welcome.");
+  prometheus::Gauge& memory = gauge("process_resident_memory_bytes", "Resident memory size in bytes.");
   prometheus::Gauge& padding =
       gauge("conclave_padding_share", "Of the rows computed, those that no query had, since the start.");
 };
@@ -89,6 +100,7 @@ std::string Metrics::text(const Now& now) {
   to.waiting.Set(static_cast<double>(now.waiting));
   to.connections.Set(static_cast<double>(now.connections));
   to.ready.Set(now.ready ? 1 : 0);
+  to.memory.Set(resident_memory());
   const double computed = to.computed.Value();
   to.padding.Set(computed > 0 ? 1 - to.rows.Value() / computed : 0);
   return prometheus::TextSerializer().Serialize(to.registry.Collect());

@@ -57,6 +57,10 @@ conclave 0 privacy noise --epsilon 1 --rate 0.01 --steps 10000 --delta 4.2436e-6
 says "noise multiplier 4.00"
 conclave 0 privacy steps --epsilon 1 --rate 0.01 --noise 4 --delta 4.3e-6
 says "100" "releases" "within epsilon 1 at delta 4.3e-06"
+conclave 1 bench latency
+says "bench latency --checkpoint CHECKPOINT"
+conclave 1 bench dispatch
+says "mpirun -n 2 conclave bench dispatch"
 conclave 1 privacy steps --epsilon 0.1 --noise 0.5 --delta 1e-5
 says "a single release" "conclave privacy noise"
 conclave 1 privacy epsilon --noise 1 --rate 2 --steps 1 --delta 1e-5

@@ -140,7 +140,13 @@ def loads(service):
         counted = service.metric("conclave_request_seconds_count") - before
         assert counted > 20 and 0.5 * counted < rate < 1.5 * counted, (told, counted)
         assert "--rate=100" not in options or 50 < rate < 150, told
+    run([PROGRAM, "load", url, "--seconds=1", "--rate=100"], says=["100 requests/s", "0 refused, 0 failed"])
+    assert service.metric("process_resident_memory_bytes") > 1e6
     run([PROGRAM, "load", "http://127.0.0.1:9"], status=1, says=["no service answers there"])
+    for options in ([], ["--saturate"]):
+        wrong = [PROGRAM, "load", url, "--task=translate", "--seconds=0.2", *options]
+        run(wrong, status=1, says=["nothing was answered; the status of what was refused is 404"])
+    run([PROGRAM, "load", url, "--rate=100", "--saturate"], status=2, says=["--rate excludes --saturate"])
 
 
 def drain(service):
@@ -187,13 +193,26 @@ def drain(service):
     print(f"{len(answered)} requests answered before it ended")
 
 
+def cut_off():
+    """Whose answers did not get done in the time for it are told of."""
+    with serving("one", "--drain_seconds=1.2") as service:
+        half = service.socket()
+        half.sendall(b"POST /v1/classify HTTP/1.1\r\n")
+        time.sleep(0.1)
+        service.job.send_signal(signal.SIGTERM)
+        output, _ = service.job.communicate(timeout=30)
+        assert service.job.returncode == 1 and "1 connections were cut off" in output, output
+
+
 def secured():
     run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
          "-keyout", "key.pem", "-out", "certificate.pem", "-subj", "/CN=localhost"])
+    Path("token").write_text("open%73esame-open-sesame\n")
+    run([PROGRAM, "serve", "one", "--token_file=token"], status=1, says=["of letters, digits and -._~+/="])
     Path("token").write_text("open-sesame-open-sesame\n")
     options = ["--certificate=certificate.pem", "--key=key.pem", "--token_file=token", "--rate=1", "--burst=5"]
     with serving("one", *options) as service:
-        right = {"Authorization": "Bearer open-sesame-open-sesame"}
+        right = {"Authorization": "bearer open-sesame-open-sesame"}
         assert service.post("classify", {"text": TEXTS[0]}, headers=right)["class"]
         for wrong in ({}, {"Authorization": "Bearer open-sesame-open-sesamf"}, {"Authorization": "Basic open"}):
             assert service.post("classify", {"text": TEXTS[0]}, 401, wrong)["code"] == "unauthorized"
@@ -264,6 +283,7 @@ def main():
         assert service.metric("conclave_padding_share") == 0
         assert service.metric("conclave_rows_total") > 0
         drain(service)
+    cut_off()
     secured()
     busy()
     odd_batches()
