@@ -62,8 +62,9 @@ bool SecureRound::unmasked(std::int64_t round) const {
 double SecureRound::epsilon(std::int64_t more) const {
   const RoundPrivacy& privacy = options_.privacy;
   std::vector<PrivacyEvent> events{{privacy.noise_multiplier, privacy.rate, more}};
-  auto rows = database_.prepare(
-      "SELECT noise, rate FROM secure_attempts JOIN secure_noise USING(number) WHERE unmasked");
+  auto rows = database_.prepare(  // of those of which no noise is known, with none
+      "SELECT coalesce(noise, 0.0), coalesce(rate, 1.0) FROM secure_attempts LEFT JOIN secure_noise "
+      "USING(number) WHERE unmasked");
   while (rows.next()) events.push_back({rows.real(0), rows.real(1), 1});
   // Other noise may have been asked for because of what came out before.
   const bool alike = std::ranges::all_of(events, [&](const PrivacyEvent& event) {
@@ -85,10 +86,10 @@ std::int64_t SecureRound::new_number(std::int64_t round) {
   auto newest = database_.prepare("SELECT max(number) FROM secure_attempts");
   newest.next();
   const std::int64_t number = newest.integer(0);
-  if (const RoundPrivacy& privacy = options_.privacy; privacy.is_on())
-    database_.prepare("INSERT INTO secure_noise VALUES(?1, ?2, ?3)")
-        .bind(number, privacy.noise_multiplier, privacy.rate)
-        .run();
+  const RoundPrivacy& privacy = options_.privacy;
+  database_.prepare("INSERT INTO secure_noise VALUES(?1, ?2, ?3)")
+      .bind(number, privacy.is_on() ? privacy.noise_multiplier : 0.0, privacy.rate)
+      .run();
   return number;
 }
 

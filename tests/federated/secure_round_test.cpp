@@ -1,6 +1,7 @@
 #include "federated/secure_round.h"
 
 #include <catch2/catch.hpp>
+#include <cmath>
 #include <ctime>
 #include <thread>
 
@@ -156,7 +157,11 @@ TEST_CASE("a site that does not sign drops out of a secure round, and the others
                      .federation = "test",
                      .privacy = {.unit = RoundPrivacy::Unit::site, .noise_multiplier = 4}},
                     [](const auto&) {});
+  CHECK(std::isfinite(other.epsilon(1)));
   CHECK(other.epsilon(1) > one);  // what went before had less noise than what is to come
+  test.database.run(
+      "INSERT INTO secure_attempts(round, unmasked) VALUES(1, 1)");  // before there was any noise
+  CHECK(std::isinf(other.epsilon(1)));
 }
 
 TEST_CASE("a site that knows other settings than the coordinator is told so") {
