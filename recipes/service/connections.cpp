@@ -126,6 +126,10 @@ struct Connection {
   Clock::time_point quiet_since = Clock::now();  // of one that is idle
   std::uint32_t events = 0;                      // that epoll watches for
 
+  /// Whether a request has begun to come, and its answer has not gone out.
+  bool owes() const {
+    return phase == Phase::answering || phase == Phase::writing || (phase == Phase::reading && !read.empty());
+  }
   bool idle() const { return phase == Phase::reading && read.empty(); }
   bool waits_for_client() const { return phase != Phase::answering && phase != Phase::writing; }
 };
@@ -272,7 +276,7 @@ std::size_t Connections::Loop::run() {
     if (Clock::now() >= next_sweep_) sweep();
   }
   return static_cast<std::size_t>(
-      std::ranges::count_if(connections_, [](const auto& one) { return !one.second->idle(); }));
+      std::ranges::count_if(connections_, [](const auto& one) { return one.second->owes(); }));
 }
 
 void Connections::Loop::accept_all() {

@@ -4,6 +4,7 @@ the service from answering others."""
 import gzip
 import http.client
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -204,6 +205,22 @@ def cut_off():
         assert service.job.returncode == 1 and "1 connections were cut off" in output, output
 
 
+def engine_fails():
+    """On the first of several ranks: the other waits for it, so that both end, and it says why."""
+    plugin = os.environ["CONCLAVE_BUILD"] + "/tests/libfaulty.so"
+    train(2, "faulty", f"run.plugins={plugin}", 'moe.expert="1 faulty, 3 feed_forward"', "train.steps=2")
+    with serving("faulty", ranks=2) as service:
+        service.post("classify", {"text": TEXTS[0]})
+        Path("fault").touch()
+        connection = service.socket()
+        body = b'{"text": "a"}'
+        head = b"POST /v1/classify HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        connection.sendall(head % len(body) + body)
+        output, _ = service.job.communicate(timeout=30)
+        assert service.job.returncode not in (0, 134) and "forward: the forward pass's own words" in output, output
+        assert "terminate called" not in output, output
+
+
 def secured():
     run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
          "-keyout", "key.pem", "-out", "certificate.pem", "-subj", "/CN=localhost"])
@@ -284,6 +301,7 @@ def main():
         assert service.metric("conclave_rows_total") > 0
         drain(service)
     cut_off()
+    engine_fails()
     secured()
     busy()
     odd_batches()

@@ -1,4 +1,5 @@
 // Plug-ins with a mistake each, which FAULT_... chooses.
+#include <filesystem>
 #include <stdexcept>
 
 #include "parallel/moe/expert.h"
@@ -18,6 +19,10 @@ struct FaultyExpert : conclave::BaseExpert {
   conclave::Tensor forward(conclave::Tape&, const conclave::ExpertInput& input) override {
 #ifdef FAULT_FORWARD
     if (input.rows.size(0) > 0) throw std::runtime_error("the forward pass's own words");
+#endif
+#ifdef FAULT_LATE
+    if (std::filesystem::exists("fault")) throw std::runtime_error("the forward pass's own words");
+    return input.rows;
 #endif
 #ifdef FAULT_UNRESOLVED
     conclave::nowhere_defined();

@@ -26,12 +26,14 @@ struct Running {
                     [](int status, std::string_view /*code*/, std::string_view /*reason*/) {
                       return std::to_string(status);
                     }),
-        loop([this] { connections.run(); }) {}
-  ~Running() {
+        loop([this] { cut_off = connections.run(); }) {}
+  ~Running() { end(); }
+  void end() {
     connections.end();
-    loop.join();
+    if (loop.joinable()) loop.join();
   }
   Connections connections;
+  std::size_t cut_off = 0;
   std::thread loop;
 };
 
@@ -136,6 +138,20 @@ TEST_CASE("requests take so much memory together and no more, those that wait fo
   CHECK(at_work.receive(6) == "[POST]");
   at_work.send(large("/"));
   CHECK(at_work.receive(6) == "[POST]");
+}
+
+TEST_CASE("where there is no time to answer all, it tells how many were cut off", "[service]") {
+  Running running({.port = 0, .threads = 1, .linger_seconds = 0, .drain_seconds = 0.05});
+  const Client at_work(running.connections), waits(running.connections), begun(running.connections),
+      answered(running.connections), idle(running.connections);
+  answered.send(kClose);  // and stays, so that the service waits for it to go
+  CHECK(answered.receive(5) == "[GET]");
+  at_work.send(kSleep);
+  waits.send(kGet);
+  begun.send(kGet.substr(0, 5));
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  running.end();
+  CHECK(running.cut_off == 3);
 }
 
 TEST_CASE("as it ends, what has come is answered, and idle connections are closed", "[service]") {
