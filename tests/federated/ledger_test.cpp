@@ -87,8 +87,8 @@ TEST_CASE("a spend beyond the budget is refused, and not recorded") {
     ledger.record(spend_of(1));
     ledger.record(spend_of(2));
     CHECK_THROWS_AS(ledger.record(spend_of(3)), BudgetExceeded);
-    CHECK_THROWS_WITH(ledger.record(spend_of(3)),
-                      Catch::Contains("round 4 (of the run ward)") && Catch::Contains("nothing was released"));
+    CHECK_THROWS_WITH(ledger.record(spend_of(3)), Catch::Contains("round 4 (of the run ward)") &&
+                                                      Catch::Contains("nothing was released"));
     CHECK_THROWS_AS(ledger.record(spend_of(4, "ab", 0)), BudgetExceeded);
     CHECK_FALSE(ledger.record(spend_of(2)));  // may be sent again all the same
     CHECK(ledger.epsilon() == two);
