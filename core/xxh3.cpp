@@ -2,11 +2,9 @@
 
 // Compiled here for the processors that Conclave is for: Debian's library is for all, and half as fast.
 #define XXH_INLINE_ALL
-#include <fmt/format.h>
 #include <xxhash.h>
 
 #include <algorithm>
-#include <iterator>
 
 namespace conclave {
 namespace {
@@ -26,12 +24,6 @@ std::uint64_t xxh3_64(const void* data, std::size_t bytes, std::uint64_t seed) {
 }
 
 Xxh3Digest xxh3_128(const void* data, std::size_t bytes) { return canonical(XXH3_128bits(data, bytes)); }
-
-std::string hexadecimal(const Xxh3Digest& digest) {
-  std::string text;
-  for (const std::uint8_t byte : digest) fmt::format_to(std::back_inserter(text), "{:02x}", byte);
-  return text;
-}
 
 // The states of XXH3-64 and of XXH3-128 are one and the same; only what is made of them at the end differs.
 struct Xxh3::State {

@@ -6,7 +6,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <string>
 #include <string_view>
 
 namespace conclave {
@@ -16,9 +15,6 @@ using Xxh3Digest = std::array<std::uint8_t, 16>;
 
 std::uint64_t xxh3_64(const void* data, std::size_t bytes, std::uint64_t seed = 0);
 Xxh3Digest xxh3_128(const void* data, std::size_t bytes);
-
-/// 32 digits, in lower case.
-std::string hexadecimal(const Xxh3Digest& digest);
 
 /// Of bytes as they come.
 class Xxh3 {

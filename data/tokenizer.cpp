@@ -9,6 +9,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "core/text.h"
 #include "core/xxh3.h"
 #include "data/file.h"
 
@@ -26,7 +27,10 @@ constexpr const char* kSeparator = "<SEP>";
 // pieces.
 constexpr std::size_t kMostTrainingBytes = std::size_t{64} << 20;
 
-std::string checksum_of(std::string_view model) { return hexadecimal(xxh3_128(model.data(), model.size())); }
+std::string checksum_of(std::string_view model) {
+  const Xxh3Digest digest = xxh3_128(model.data(), model.size());
+  return hexadecimal(std::as_bytes(std::span(digest)));
+}
 
 // The number of threads is part of the model: sums are taken per thread. 16 is SentencePiece's own default.
 std::unordered_map<std::string, std::string> settings(std::int64_t vocabulary, bool pairs) {
@@ -88,7 +92,8 @@ std::string cache_key(std::span<const TextExample> texts, std::int64_t vocabular
     add(example.text);
     if (!example.pair.empty()) add(example.pair);
   }
-  return hexadecimal(hash.digest());
+  const Xxh3Digest digest = hash.digest();
+  return hexadecimal(std::as_bytes(std::span(digest)));
 }
 
 std::string train_model(std::span<const TextExample> texts, std::int64_t vocabulary) {

@@ -26,9 +26,7 @@ FileDigest digest_of(const std::filesystem::path& file) {
 }
 
 FileDigest digest_of(std::span<const std::byte> bytes) {
-  Xxh3 digest;
-  digest.add({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
-  return {bytes.size(), digest.digest()};
+  return {bytes.size(), xxh3_128(bytes.data(), bytes.size())};
 }
 
 std::size_t size_of(Pieces pieces) {

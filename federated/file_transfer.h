@@ -14,6 +14,7 @@
 #include <string>
 #include <string_view>
 
+#include "core/text.h"
 #include "core/xxh3.h"
 #include "parallel/checkpoint/durable_file.h"
 
@@ -26,7 +27,7 @@ struct FileDigest {
   std::uint64_t bytes = 0;
   Xxh3Digest xxh3{};
   bool operator==(const FileDigest&) const = default;
-  std::string hexadecimal() const { return conclave::hexadecimal(xxh3); }
+  std::string hexadecimal() const { return conclave::hexadecimal(std::as_bytes(std::span(xxh3))); }
 };
 
 /// Throws Error where it cannot be read.

@@ -1,8 +1,7 @@
 #include "federated/sha256.h"
 
-#include <fmt/ranges.h>
-
 #include "core/error.h"
+#include "core/text.h"
 #include "federated/file_transfer.h"
 #include "federated/openssl.h"
 
@@ -28,11 +27,6 @@ class Digest {
  private:
   DigestPointer context_{EVP_MD_CTX_new()};
 };
-
-std::string hexadecimal(const std::array<std::byte, 32>& digest) {
-  const std::span octets(reinterpret_cast<const unsigned char*>(digest.data()), digest.size());
-  return fmt::format("{:02x}", fmt::join(octets, ""));
-}
 
 }  // namespace
 

@@ -289,8 +289,8 @@ int main(int argc, char** argv) {
   load_command->add_option("--texts", load.texts, "File with a text in each line (default: made up)");
   load_command->add_option("--words", load.words, "Of each text that is made up")
       ->check(CLI::Range(1, 10000));
-  auto* clients_option = load_command->add_option("--clients", load.options.clients,
-                                                  "That ask, each as soon as it was answered");
+  auto* clients_option =
+      load_command->add_option("--clients", load.clients, "That ask, each as soon as it was answered");
   clients_option->check(CLI::Range(1, 4096));
   auto* rate_option = load_command->add_option(
       "--rate", load.options.rate,
@@ -473,10 +473,7 @@ int main(int argc, char** argv) {
         [&](const conclave::MpiSession& session) { return commands::inspect_cost(cost, around, session); });
   }
   if (*inspect_command) return alone([&] { return commands::inspect(inspect); });
-  if (*load_command) {
-    if (load.options.rate > 0 && clients_option->count() == 0) load.options.clients = 256;
-    return alone([&] { return commands::load_service(load); });
-  }
+  if (*load_command) return alone([&] { return commands::load_service(load); });
   if (*export_command)
     return alone([&] {
       if (commands::export_format(export_weights) != "onnx") return commands::export_weights(export_weights);

@@ -103,14 +103,14 @@ struct Coordinator::Parts {
     // A federation that begins has no control variate, as its sites have none, whatever it begins with.
     if (by_control) model->add_control(CheckpointReader(newest), !anew);
     if (const double most = options.secure.most_epsilon; options.secure.privacy.is_on() && most > 0)
-      require(secure.epsilon(options.rounds - round) <= most,
-              "privacy: what was summed up so far has spent epsilon {:.4f} at delta {}, and with {} more "
-              "rounds it would "
-              "be {:.4f}: above privacy.epsilon = {}. Earlier rounds had other noise; ask for fewer rounds, "
-              "or for "
-              "more noise by privacy.noise_multiplier",
-              secure.epsilon(), options.secure.privacy.delta, options.rounds - round,
-              secure.epsilon(options.rounds - round), most);
+      if (const double all = secure.epsilon(options.rounds - round); all > most)
+        fail(
+            "privacy: what was summed up so far has spent epsilon {:.4f} at delta {}, and with {} more "
+            "rounds it would "
+            "be {:.4f}: above privacy.epsilon = {}. Earlier rounds had other noise; ask for fewer rounds, "
+            "or for "
+            "more noise by privacy.noise_multiplier",
+            secure.epsilon(), options.secure.privacy.delta, options.rounds - round, all, most);
     load_strategy();
     if (anew) save();
     const nlohmann::json last = transcript.last();

@@ -25,9 +25,8 @@ struct Measurement {
   std::string_view name;
   void (*alone)(const Setting&);  // either is null where it cannot be measured so
   void (*between_ranks)(const Setting&);
+  bool of_checkpoint = false;
 };
-
-void latency(const Setting& s) { bench::latency(s.grid, find_checkpoint(s.checkpoint), s.repetitions); }
 
 constexpr Measurement kMeasurements[] = {
     {"peak", [](const Setting& s) { bench::peak(s.repetitions); }, nullptr},
@@ -43,7 +42,9 @@ constexpr Measurement kMeasurements[] = {
      [](const Setting& s) { bench::routing_balance(s.grid, s.repetitions); }},
     {"batching", [](const Setting& s) { bench::batching(s.grid, s.cache_directory, s.repetitions); },
      nullptr},
-    {"latency", &latency, nullptr},
+    {"latency",
+     [](const Setting& s) { bench::latency(s.grid, find_checkpoint(s.checkpoint), s.repetitions); }, nullptr,
+     true},
     {"secure_aggregation", [](const Setting& s) { bench::secure_aggregation_sum(s.repetitions); }, nullptr},
     {"upload", [](const Setting& s) { bench::upload(s.repetitions); }, nullptr},
     {"dispatch", nullptr, [](const Setting& s) { bench::dispatch(s.grid, s.repetitions); }},
@@ -68,7 +69,7 @@ int bench(const BenchArguments& arguments, const Surroundings& surroundings, con
   for (const std::string& name : arguments.names)
     require(std::ranges::find(kMeasurements, name, &Measurement::name) != std::end(kMeasurements),
             "nothing is measured by the name '{}'; there are: {}", name, bench_names());
-  for (const auto& [name, on_one, on_several] : kMeasurements) {
+  for (const auto& [name, on_one, on_several, of_checkpoint] : kMeasurements) {
     const bool asked = std::ranges::find(arguments.names, name) != arguments.names.end();
     if (!asked && !arguments.names.empty()) continue;
     const auto measure = alone ? on_one : on_several;
@@ -77,8 +78,8 @@ int bench(const BenchArguments& arguments, const Surroundings& surroundings, con
       missing = fmt::format("{0} is measured between ranks: mpirun -n 2 conclave bench {0}", name);
     else if (!measure)
       missing = fmt::format("{} is measured in one process, without mpirun", name);
-    else if (name == "latency" && setting.checkpoint.empty())
-      missing = "latency is measured of a model: conclave bench latency --checkpoint CHECKPOINT";
+    else if (of_checkpoint && setting.checkpoint.empty())
+      missing = fmt::format("{0} is measured of a model: conclave bench {0} --checkpoint CHECKPOINT", name);
     require(missing.empty() || !asked, "{}", missing);
     if (missing.empty())
       measure(setting);

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -98,6 +99,7 @@ int serve(const ServeArguments& arguments, const Surroundings& surroundings, con
 struct LoadArguments {
   std::vector<std::string> urls;  ///< of services, asked one after the other
   service::LoadOptions options;   ///< but what follows says
+  std::optional<int> clients;     ///< by itself 1, and of an open loop 256
   std::string task = "classify";
   std::string texts;         ///< file, a text in each line; "": made up
   std::int64_t words = 128;  ///< in those made up

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "core/text.h"
 #include "federated/privacy/ledger.h"
 #include "federated/random_source.h"
 #include "federated/sha256.h"
@@ -125,7 +126,7 @@ nlohmann::json shared(const nlohmann::json& mine, Communicator& world) {
 std::string random_name() {
   std::array<std::byte, 32> bytes;
   SystemRandom().fill(bytes);
-  return sha256({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+  return hexadecimal(bytes);
 }
 
 // The federation's classes, by which a site's labels are numbered.
@@ -302,13 +303,13 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
       trained.round = update.round;
       trained.digest = update.base;
       try {
-        if (site->deliver(trained, {update.file, update.digest}, update.examples, update.tokens,
-                          update.metrics))
-          say(fmt::format("round {} of {}: delivered", trained.round + 1, round.rounds));
-        else if (asynchronous)  // otherwise the next round's takes its place, and a coordinator that
-          WaitingUpdate::forget(directory);  // was killed may yet ask for this one, whose privacy is spent
-        // Not for this one, whose sum was unmasked: with other noise, what is spent would be more.
-        if (of_sums.is_on()) WaitingUpdate::forget(directory);
+        const bool delivered = site->deliver(trained, {update.file, update.digest}, update.examples,
+                                             update.tokens, update.metrics);
+        if (delivered) say(fmt::format("round {} of {}: delivered", trained.round + 1, round.rounds));
+        // Otherwise the next round's takes its place, and a coordinator that was killed may yet ask for this
+        // one, whose privacy is spent; but not for one in a noisy sum, which may have been told: the next
+        // noise costs anew.
+        if (of_sums.is_on() || (asynchronous && !delivered)) WaitingUpdate::forget(directory);
       } catch (const Interrupted&) {
       }  // which next() then tells the other ranks
     };

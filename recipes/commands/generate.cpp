@@ -47,12 +47,12 @@ void judge(const std::string& path, const std::vector<Image>& images, const std:
   for (const Image& image : images) bytes.insert(bytes.end(), image.pixels.begin(), image.pixels.end());
   const auto unseen =
       std::span(data.test.images.pixels).first(std::min(bytes.size(), data.test.images.pixels.size()));
-  std::vector<double> generated = nearest_distances(bytes, data.train.images.pixels, shape),
-                      real = nearest_distances(unseen, data.train.images.pixels, shape);
-  if (generated.empty() || real.empty()) {
+  if (unseen.empty()) {
     fmt::print("\nthe test split has no images to compare with\n");
     return;
   }
+  std::vector<double> generated = nearest_distances(bytes, data.train.images.pixels, shape),
+                      real = nearest_distances(unseen, data.train.images.pixels, shape);
   std::ranges::sort(generated);
   std::ranges::sort(real);
   const double near = real[real.size() / 100];

@@ -90,6 +90,7 @@ double saturate(LoadOptions options) {
 int load_service(const LoadArguments& arguments) {
   LoadOptions options = arguments.options;
   options.path = "/v1/" + arguments.task;
+  options.clients = arguments.clients.value_or(options.rate > 0 ? 256 : 1);
   if (!arguments.token_file.empty())
     options.token = trimmed(read_file(arguments.token_file, "write the token into it"), " \t\r\n");
   for (const std::string& text :
