@@ -13,7 +13,6 @@
 namespace conclave {
 namespace {
 
-constexpr std::size_t kAlignment = 64;
 constexpr std::size_t kGrowth = std::size_t{8}
                                 << 20;  // commits 8 MiB at a time: few mprotect calls, little waste
 

@@ -10,8 +10,6 @@
 namespace conclave {
 namespace {
 
-constexpr std::size_t kAlignment = 64;  // one cache line, and the widest vector register
-
 Shape contiguous_strides(const Shape& shape) {
   Shape strides = shape;
   Index step = 1;

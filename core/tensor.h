@@ -58,6 +58,9 @@ struct fmt::formatter<conclave::Shape> {
 
 namespace conclave {
 
+/// Bytes, of a tensor's own memory on the host: one cache line, and the widest vector register.
+inline constexpr std::size_t kAlignment = 64;
+
 class Tensor {
  public:
   Tensor() = default;

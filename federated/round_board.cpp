@@ -4,19 +4,14 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <nlohmann/json.hpp>
 
+#include "core/clock.h"
+
 namespace conclave {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-Clock::duration seconds(double count) {
-  return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(count));
-}
 
 constexpr double kRoomSeconds = 20;  // that an update waits for a model to be made, before it is sent anew
 constexpr std::size_t kMostMetrics = 64;

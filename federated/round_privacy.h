@@ -18,7 +18,6 @@ struct RoundPrivacy {
     client,  ///< whether a person is among a site's, with all that is theirs: likewise over all sites'
              ///< clients
   };
-  static constexpr std::string_view kAccountant = "pld";
   Unit unit = Unit::none;
   double clip_norm = 1;  ///< the largest norm of a unit's part in the sum of updates
   double rate = 1;       ///< record, client: the probability with which each takes part in a round, by itself

@@ -3,8 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 
+#include "core/clock.h"
 #include "federated/identity.h"
 #include "federated/secure_aggregation/shared_noise.h"
 
@@ -12,12 +12,7 @@ namespace conclave {
 namespace {
 
 using namespace secure_aggregation;
-using Clock = std::chrono::steady_clock;
 using Phase = SecureRound::Phase;
-
-Clock::duration seconds(double count) {
-  return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(count));
-}
 
 constexpr std::string_view kPhases[] = {"advertising keys", "sharing secrets", "sending masked updates",
                                         "consenting to the survivors", "unmasking the sum"};
@@ -70,7 +65,7 @@ double SecureRound::epsilon(std::int64_t more) const {
   const bool alike = std::ranges::all_of(events, [&](const PrivacyEvent& event) {
     return event.noise_multiplier == privacy.noise_multiplier && event.sampling_rate == privacy.rate;
   });
-  const auto accountant = make_accountant(alike ? RoundPrivacy::kAccountant : "rdp");
+  const auto accountant = make_accountant(alike ? kAccountant : "rdp");
   for (const PrivacyEvent& event : events) accountant->compose(event);
   return accountant->epsilon(privacy.delta);
 }

@@ -9,6 +9,7 @@
 #include <mutex>
 #include <string>
 
+#include "core/clock.h"
 #include "core/cuda/stream.h"
 #include "parallel/nccl_communicator.h"
 
@@ -18,7 +19,6 @@ namespace conclave {
 /// does; the watchdog's asks NCCL, and the device by events, which runs nothing there and waits for nothing.
 class NcclWatch {
  public:
-  using Clock = std::chrono::steady_clock;
   enum class Lane { current_stream, own_stream };
 
   NcclWatch(std::string rank, const NcclOptions& options);

@@ -11,7 +11,6 @@
 namespace conclave {
 namespace {
 
-constexpr const char* kAccountant = "pld";
 // Sums of so many steps are still exact in f64.
 constexpr double kMostSteps = 0x1p53;
 

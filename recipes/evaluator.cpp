@@ -1,8 +1,8 @@
 #include "recipes/evaluator.h"
 
 #include <algorithm>
-#include <chrono>
 
+#include "core/clock.h"
 #include "core/kernels/permutation.h"
 #include "core/kernels/reduction.h"
 #include "parallel/moe/balancer.h"
@@ -120,7 +120,7 @@ Evaluation Evaluator::run(const BatchVisitor& visit) {
   result.experts_per_token.resize(
       static_cast<std::size_t>(layers.empty() ? 1 : layers.front().second->most_experts() + 1));
   if (empty_) return result;
-  const auto start = std::chrono::steady_clock::now();
+  const Clock::time_point start = Clock::now();
   Communicator& world = grid_.world();
   std::vector<Index> batch_load(layers.size() * experts);
   // [tokens of others, of the domain, then of each layer and expert those that it received]
@@ -249,7 +249,7 @@ Evaluation Evaluator::run(const BatchVisitor& visit) {
   result.tokens = static_cast<Index>(sums[tokens]);
   result.loss = sums[loss] / sums[guesses];
   if (sums[judged] > 0) result.accuracy = sums[right] / sums[judged];
-  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  result.seconds = seconds_since(start);
   return result;
 }
 

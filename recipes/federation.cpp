@@ -233,7 +233,6 @@ std::vector<std::string> take_simulation_keys(std::vector<std::string>& override
 RoundPrivacy round_privacy(const FederationSettings& settings) {
   const FederationPrivacyTable& table = settings.privacy;
   if (!table.is_on()) return {};
-  constexpr std::string_view kAccountant = RoundPrivacy::kAccountant;
   RoundPrivacy privacy{.unit = parse_privacy_unit(table.unit),
                        .clip_norm = settings.secure_aggregation.clip_norm,
                        .noise_multiplier = table.noise_multiplier,

@@ -12,12 +12,11 @@
 namespace conclave {
 namespace {
 
-constexpr const char* kAccountant = "pld";
 // With less noise than this, one step spends an epsilon of hundreds, and what accountants say of it is not
 // looked at.
 constexpr double kLeastNoise = 0.05;
 
-std::size_t at(Index index) { return static_cast<std::size_t>(index); }
+std::size_t place(Index index) { return static_cast<std::size_t>(index); }
 
 // Of units in a step.
 double expected(const PrivacyRecipe& recipe, std::int64_t units) {
@@ -30,8 +29,8 @@ std::vector<std::vector<std::int64_t>> examples_by_client(const PrivacyRecipe& r
   std::vector<std::vector<std::int64_t>> examples;
   if (!recipe.of_clients()) return examples;
   require(!train.clients.empty(), "privacy.unit = \"client\": nothing says whose the training examples are");
-  examples.resize(at(std::ranges::max(train.clients)) + 1);
-  for (std::int64_t i = 0; i < train.size(); ++i) examples[at(train.clients[at(i)])].push_back(i);
+  examples.resize(place(std::ranges::max(train.clients)) + 1);
+  for (std::int64_t i = 0; i < train.size(); ++i) examples[place(train.clients[place(i)])].push_back(i);
   std::erase_if(examples, [](const auto& mine) { return mine.empty(); });
   return examples;
 }
@@ -60,9 +59,9 @@ PrivateTraining::PrivateTraining(const PrivacyRecipe& recipe, const TokenizedSpl
       expected_(expected(recipe, units_)),
       rate_(std::min(1.0, recipe.rate > 0 ? recipe.rate : expected_ / static_cast<double>(units_))),
       steps_(steps) {
-  one_over_.resize(recipe.of_clients() ? at(train.size()) : 0);
+  one_over_.resize(recipe.of_clients() ? place(train.size()) : 0);
   for (const auto& mine : examples_of_)
-    for (const std::int64_t example : mine) one_over_[at(example)] = 1 / static_cast<double>(mine.size());
+    for (const std::int64_t example : mine) one_over_[place(example)] = 1 / static_cast<double>(mine.size());
   require(
       grid.device() == Device::cpu,
       "privacy.unit = \"{}\": privacy on CUDA devices is not there yet; train on processors, or set it to "
@@ -100,9 +99,10 @@ void PrivateTraining::for_batches(const DynamicBatcher& batcher, std::int64_t nu
   examples_.clear();
   for (const std::int64_t client : drawn_)
     if (!examples_of_.empty())
-      examples_.insert(examples_.end(), examples_of_[at(client)].begin(), examples_of_[at(client)].end());
+      examples_.insert(examples_.end(), examples_of_[place(client)].begin(),
+                       examples_of_[place(client)].end());
   enum Count : Index { sequences, rows, images, left, counts };
-  counts_.resize(at(ranks * counts));
+  counts_.resize(place(ranks * counts));
   std::span<const std::int64_t> rest(examples_of_.empty() ? drawn_ : examples_);
   for (bool more = true; more;) {
     rest = rest.subspan(batcher.fill_with(rest, number, batch_));
@@ -112,7 +112,7 @@ void PrivateTraining::for_batches(const DynamicBatcher& batcher, std::int64_t nu
                      Tensor::borrow(counts_.data(), {ranks, counts}, DType::i64));
     const auto sum = [&](Index what, Index of) {
       std::int64_t total = 0;
-      for (Index rank = 0; rank < of; ++rank) total += counts_[at(rank * counts + what)];
+      for (Index rank = 0; rank < of; ++rank) total += counts_[place(rank * counts + what)];
       return total;
     };
     batch_.first_sequence = sum(sequences, me), batch_.global_sequences = sum(sequences, ranks);
@@ -131,7 +131,7 @@ void PrivateTraining::add_clipped(ExampleGradients& gradients) {
   if (!one_over_.empty()) {
     shares_.assign(squares.size(), 0.0);
     for (std::size_t i = 0; i < batch_.examples.size(); ++i)
-      shares_[at(batch_.first_sequence) + i] = one_over_[at(batch_.examples[i])];
+      shares_[place(batch_.first_sequence) + i] = one_over_[place(batch_.examples[i])];
     grid_.world().all_reduce(
         Tensor::borrow(shares_.data(), {static_cast<Index>(shares_.size())}, DType::f64));
     for (std::size_t i = 0; i < factors_.size(); ++i) factors_[i] *= shares_[i];

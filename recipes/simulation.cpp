@@ -1,12 +1,12 @@
 #include "recipes/simulation.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <utility>
 
+#include "core/clock.h"
 #include "core/kernels/reduction.h"
 #include "data/bigrams.h"
 #include "data/parts.h"
@@ -212,7 +212,7 @@ void Simulation::add_client(std::int64_t client) {
 
 SimulatedRound Simulation::round(const std::atomic<bool>* stop) {
   require(done_ < rounds(), "simulation: {} rounds were simulated, and another was not accounted for", done_);
-  const auto start = std::chrono::steady_clock::now();
+  const Clock::time_point start = Clock::now();
   Communicator& world = grid_.world();
   const std::span<double> extra = std::span(sums_).last(items);
   std::ranges::fill(sums_, 0.0);
@@ -247,7 +247,7 @@ SimulatedRound Simulation::round(const std::atomic<bool>* stop) {
   restore();
   for (const auto& [name, layer] : model_.moe_layers()) layer->reset_statistics();
   if (!result.interrupted) ++done_;
-  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  result.seconds = seconds_since(start);
   return result;
 }
 

@@ -4,13 +4,13 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <cmath>
 #include <filesystem>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <numeric>
 
+#include "core/clock.h"
 #include "core/kernels/activation.h"
 #include "core/kernels/reduction.h"
 #include "data/bigrams.h"
@@ -22,10 +22,6 @@
 
 namespace conclave {
 namespace {
-
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 BatcherOptions train_batches(const Recipe& recipe, const ProcessGrid& grid, const Task& task) {
   BatcherOptions options = training_batches(recipe, task);

@@ -1,24 +1,13 @@
 #include "core/kernels/activation.h"
 
 #include "core/kernels/activation_loops.h"
+#include "core/kernels/chunks.h"
 #include "core/kernels/tile.h"
 
 namespace conclave::kernels {
 
 template void activation_loops::run<float, 32>(float*, Index, Activation, float*);
 template void activation_loops::run<double, 32>(double*, Index, Activation, double*);
-
-namespace {
-
-constexpr Index kChunk = 4096;  // elements per task of a flat loop: 16 KiB of f32 stay in L1
-
-template <class Body>
-void for_chunks(Index total, Body body) {
-#pragma omp parallel for schedule(static) if (total > kParallelElements)
-  for (Index begin = 0; begin < total; begin += kChunk) body(begin, std::min(begin + kChunk, total));
-}
-
-}  // namespace
 
 void activate(float* values, Index count, Activation activation, float* derivative) {
 #ifdef CONCLAVE_WIDE_VECTORS

@@ -4,12 +4,11 @@
 #include <array>
 #include <bit>
 
+#include "core/kernels/chunks.h"
 #include "core/kernels/dropout_rate.h"
 
 namespace conclave::kernels {
 namespace {
-
-constexpr Index kChunk = 4096;  // elements per task: what is drawn for them stays in L1
 
 constexpr Index kBlocks = 16;  // drawn at once, 8 elements each
 
@@ -40,12 +39,6 @@ void draw_mask(const RandomStream& stream, std::uint32_t threshold, Index first,
     std::copy_n(keep.begin() + skip, taken, mask + i);
     i += taken;
   }
-}
-
-template <class Body>
-void for_chunks(Index total, Body body) {
-#pragma omp parallel for schedule(static) if (total > kParallelElements)
-  for (Index begin = 0; begin < total; begin += kChunk) body(begin, std::min(begin + kChunk, total));
 }
 
 }  // namespace

@@ -5,7 +5,7 @@
 namespace conclave::kernels {
 namespace {
 
-void expect_table(const char* operation, const char* argument, const Tensor& table, const Tensor& like) {
+void expect_alike(const char* operation, const char* argument, const Tensor& table, const Tensor& like) {
   expect(operation, argument, table, like.shape(), like.dtype());
 }
 
@@ -25,7 +25,7 @@ void group_norm_table(const Tensor& mean, const Tensor& squares, Index pixels, I
   expect(kOperation, "gamma", gamma, {channels}, mean.dtype());
   for (const auto& [name, table] :
        {std::pair{"squares", &squares}, {"centre", &centre}, {"rstd", &rstd}, {"factor", &factor}})
-    expect_table(kOperation, name, *table, mean);
+    expect_alike(kOperation, name, *table, mean);
   if constexpr (kBuiltWithCuda)
     if (on_cuda(kOperation, mean, squares, gamma, centre, rstd, factor))
       return cuda::group_norm_table(mean, squares, pixels, groups, epsilon, gamma, centre, rstd, factor);
@@ -61,7 +61,7 @@ void group_norm_backward_table(const Tensor& sums, const Tensor& dots, Index pix
   expect_groups(kOperation, channels, groups);
   for (const auto& [name, table] :
        {std::pair{"dots", &dots}, {"rstd", &rstd}, {"slope", &slope}, {"addend", &addend}})
-    expect_table(kOperation, name, *table, sums);
+    expect_alike(kOperation, name, *table, sums);
   for (const auto& [name, row] : {std::pair{"gamma", &gamma}, {"dgamma", &dgamma}, {"dbeta", &dbeta}})
     expect(kOperation, name, *row, {channels}, sums.dtype());
   if constexpr (kBuiltWithCuda)
@@ -92,7 +92,7 @@ void batch_norm_totals(const Tensor& mean, const Tensor& squares, Index pixels, 
   constexpr const char* kOperation = "batch_norm";
   expect_rank(kOperation, "mean", mean, 2);
   const Index images = mean.size(0), channels = mean.size(1);
-  expect_table(kOperation, "squares", squares, mean);
+  expect_alike(kOperation, "squares", squares, mean);
   expect(kOperation, "totals", totals, {2, channels}, DType::f64);
   if constexpr (kBuiltWithCuda)
     if (on_cuda(kOperation, mean, squares, totals))
@@ -171,7 +171,7 @@ void batch_norm_backward_totals(const Tensor& sums, const Tensor& dots, const Te
   constexpr const char* kOperation = "batch_norm backward";
   expect_rank(kOperation, "sums", sums, 2);
   const Index images = sums.size(0), channels = sums.size(1);
-  expect_table(kOperation, "dots", dots, sums);
+  expect_alike(kOperation, "dots", dots, sums);
   expect(kOperation, "rstd", rstd, {1, channels}, sums.dtype());
   expect(kOperation, "totals", totals, {2, channels}, DType::f64);
   for (const auto& [name, row] : {std::pair{"dgamma", &dgamma}, {"dbeta", &dbeta}})

@@ -53,6 +53,9 @@ class PrivacyAccountant {
   bool without_noise_ = false;
 };
 
+/// Whose accounts recipes and federations are held to.
+inline constexpr std::string_view kAccountant = "pld";
+
 /// "pld" (tight; privacy/pld.h) or "rdp" (looser, no transform; privacy/rdp.h). Throws Error at other names.
 std::unique_ptr<PrivacyAccountant> make_accountant(std::string_view name);
 

@@ -38,8 +38,8 @@ constexpr Wide kWord = Wide{1} << 64;
 // than it is, at most. F(c + 1) = F(c) g(c) and g(c + 1) = g(c) g(0)^2 err by less than 2^30 of 2^-128 in 200
 // steps.
 std::array<Wide, 256> at_beginnings(std::uint64_t width_squared, std::uint64_t divisor, std::uint64_t count) {
-  FixedPoint value = exponential(0, 1, 2), ratio = exponential(width_squared, divisor, 2);
-  const FixedPoint change = ratio * ratio;
+  FixedPointNumber value = exponential(0, 1, 2), ratio = exponential(width_squared, divisor, 2);
+  const FixedPointNumber change = ratio * ratio;
   std::array<Wide, 256> values;
   for (std::uint64_t cell = 0; cell <= count; ++cell) {
     values[cell] = Wide{value.words[0]} << 64 | value.words[1];

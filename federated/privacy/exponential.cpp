@@ -13,7 +13,7 @@ std::uint64_t high(Wide value) { return static_cast<std::uint64_t>(value >> 64);
 std::size_t at(int index) { return static_cast<std::size_t>(index); }
 
 // Adds to the unit's place and, as there is a carry, those before it.
-void add_units(FixedPoint& a, Wide units) {
+void add_units(FixedPointNumber& a, Wide units) {
   for (int i = a.digits; i >= 0 && units != 0; --i) {
     const Wide sum = Wide{a.words[at(i)]} + low(units);
     a.words[at(i)] = low(sum);
@@ -22,7 +22,7 @@ void add_units(FixedPoint& a, Wide units) {
 }
 
 // a + b, or a - b where that is not negative.
-void add(FixedPoint& a, const FixedPoint& b, bool subtract) {
+void add(FixedPointNumber& a, const FixedPointNumber& b, bool subtract) {
   std::uint64_t carry = subtract;  // -b is ~b and a unit
   for (int i = a.digits; i >= 0; --i) {
     const Wide sum = Wide{a.words[at(i)]} + (subtract ? ~b.words[at(i)] : b.words[at(i)]) + carry;
@@ -30,7 +30,7 @@ void add(FixedPoint& a, const FixedPoint& b, bool subtract) {
   }
 }
 
-FixedPoint times(FixedPoint a, std::uint64_t factor) {
+FixedPointNumber times(FixedPointNumber a, std::uint64_t factor) {
   std::uint64_t carry = 0;
   for (int i = a.digits; i >= 0; --i) {
     const Wide product = Wide{a.words[at(i)]} * factor + carry;
@@ -39,7 +39,7 @@ FixedPoint times(FixedPoint a, std::uint64_t factor) {
   return a;
 }
 
-FixedPoint over(FixedPoint a, std::uint64_t divisor) {
+FixedPointNumber over(FixedPointNumber a, std::uint64_t divisor) {
   Wide rest = 0;
   for (int i = 0; i <= a.digits; ++i) {
     rest = rest << 64 | a.words[at(i)];
@@ -48,8 +48,8 @@ FixedPoint over(FixedPoint a, std::uint64_t divisor) {
   return a;
 }
 
-FixedPoint whole_number(std::uint64_t value, int digits) {
-  FixedPoint result{.digits = digits};
+FixedPointNumber whole_number(std::uint64_t value, int digits) {
+  FixedPointNumber result{.digits = digits};
   result.words[0] = value;
   return result;
 }
@@ -58,8 +58,8 @@ FixedPoint whole_number(std::uint64_t value, int digits) {
 // computed from the one before: if e(k) is what that lacks, e(k) <= (e(k - 1) y + T(k - 1) + 1) / k + 1,
 // which is below 3. There are 300 terms at most, as 300! > 2^2048; what is left out is less than the first of
 // it, itself below 4 units. Together that is below 2^10.
-FixedPoint alternating_series(const FixedPoint& y) {
-  FixedPoint sum = whole_number(1, y.digits), term = sum;
+FixedPointNumber alternating_series(const FixedPointNumber& y) {
+  FixedPointNumber sum = whole_number(1, y.digits), term = sum;
   for (std::uint64_t k = 1;; ++k) {
     term = over(term * y, k);
     if (std::ranges::all_of(term.words, [](std::uint64_t word) { return word == 0; })) return sum;
@@ -67,13 +67,13 @@ FixedPoint alternating_series(const FixedPoint& y) {
   }
 }
 
-bool at_most(const FixedPoint& a, const FixedPoint& b) { return a.words <= b.words; }
+bool at_most(const FixedPointNumber& a, const FixedPointNumber& b) { return a.words <= b.words; }
 
 }  // namespace
 
-FixedPoint operator*(const FixedPoint& a, const FixedPoint& b) {
+FixedPointNumber operator*(const FixedPointNumber& a, const FixedPointNumber& b) {
   // Columns from the right; what is right of the unit's counts by its carry only.
-  FixedPoint result{.digits = a.digits};
+  FixedPointNumber result{.digits = a.digits};
   Wide column = 0;
   for (int place = 2 * a.digits; place >= 0; --place) {
     std::uint64_t beyond = 0;  // carries of the column
@@ -90,28 +90,29 @@ FixedPoint operator*(const FixedPoint& a, const FixedPoint& b) {
 
 // Each of the whole part's products has what its factors lack, times the other, and a unit: no more than 2^12
 // in all, as e^-1 is below a half.
-FixedPoint exponential(std::uint64_t numerator, std::uint64_t denominator, int digits) {
+FixedPointNumber exponential(std::uint64_t numerator, std::uint64_t denominator, int digits) {
   const std::uint64_t whole = numerator / denominator;
   if (whole > 64 * static_cast<std::uint64_t>(digits)) return whole_number(0, digits);  // less than a unit
-  FixedPoint result = alternating_series(over(whole_number(numerator % denominator, digits), denominator));
+  FixedPointNumber result =
+      alternating_series(over(whole_number(numerator % denominator, digits), denominator));
   if (whole == 0) return result;
-  const FixedPoint inverse = alternating_series(whole_number(1, digits));
+  const FixedPointNumber inverse = alternating_series(whole_number(1, digits));
   for (std::uint64_t i = 0; i < whole; ++i) result = result * inverse;
   return result;
 }
 
 bool below_exponential(std::uint32_t first, RandomBits& bits, std::uint64_t factor, std::uint64_t divisor,
                        std::uint64_t numerator, std::uint64_t denominator) {
-  FixedPoint uniform{.digits = 0};
-  for (int digits = 2; digits <= FixedPoint::kMost; digits *= 2) {
+  FixedPointNumber uniform{.digits = 0};
+  for (int digits = 2; digits <= FixedPointNumber::kMost; digits *= 2) {
     for (int i = uniform.digits + 1; i <= digits; ++i) uniform.words[at(i)] = bits.next();
     if (uniform.digits == 0) uniform.words[1] = Wide{first} << 32 | uniform.words[1] >> 32;
     uniform.digits = digits;
     // uniform <= the number < uniform + a unit
-    const FixedPoint least = times(uniform, divisor);
-    const FixedPoint wanted = times(exponential(numerator, denominator, digits), factor);
+    const FixedPointNumber least = times(uniform, divisor);
+    const FixedPointNumber wanted = times(exponential(numerator, denominator, digits), factor);
     const Wide apart = Wide{factor} * kExponentialUnits;
-    FixedPoint most = least, wanted_most = wanted;
+    FixedPointNumber most = least, wanted_most = wanted;
     add_units(most, apart + divisor);
     add_units(wanted_most, apart);
     if (at_most(most, wanted)) return true;

@@ -10,17 +10,17 @@ namespace conclave {
 
 /// A number from 0 to 2^64: words[0] is its whole part, and the `digits` words behind it have 64 binary
 /// digits each. What operations cut off is a unit, 2^(-64 digits), at most.
-struct FixedPoint {
+struct FixedPointNumber {
   static constexpr int kMost = 32;
   int digits = 2;
   std::array<std::uint64_t, kMost + 1> words{};
 };
 
-FixedPoint operator*(const FixedPoint& a, const FixedPoint& b);
+FixedPointNumber operator*(const FixedPointNumber& a, const FixedPointNumber& b);
 
 /// e^-(numerator / denominator), kExponentialUnits units too much or too little at most. Neither of the two
 /// is above 2^62.
-FixedPoint exponential(std::uint64_t numerator, std::uint64_t denominator, int digits);
+FixedPointNumber exponential(std::uint64_t numerator, std::uint64_t denominator, int digits);
 inline constexpr std::uint64_t kExponentialUnits = 1 << 12;
 
 /// Whether a uniform number from [0, 1), of which the first 32 binary digits are `first` and `bits` has the

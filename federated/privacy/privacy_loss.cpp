@@ -2,12 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 namespace conclave {
 namespace {
-
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 // Above it, e^loss would no longer be a number that can be calculated with.
 constexpr double kMostLoss = 600;
@@ -23,7 +20,7 @@ struct Sampled {
   /// Its inverse; -infinity below its least.
   double x(double loss) const {
     const double rest = -std::expm1(std::log1p(-rate) - loss);  // 1 - (1 - q) e^-loss
-    return rest > 0 ? noise * noise * (loss - std::log(rate) + std::log(rest)) + 0.5 : -kInfinity;
+    return rest > 0 ? noise * noise * (loss - std::log(rate) + std::log(rest)) + 0.5 : -HUGE_VAL;
   }
 };
 
@@ -70,11 +67,11 @@ PrivacyLosses sampled_gaussian_losses(double noise_multiplier, double sampling_r
   losses.add = {-highest, std::vector<double>(points), 0};
 
   // Of N(0, s^2) and N(1, s^2): where the last point lies in them, and what is beyond.
-  double z0 = -kInfinity, z1 = -kInfinity, tail0 = 0, tail1 = 0, ratio = 0;
+  double z0 = -HUGE_VAL, z1 = -HUGE_VAL, tail0 = 0, tail1 = 0, ratio = 0;
   const double share = -1 / std::expm1(-interval);
   for (std::size_t i = 0; i < points; ++i) {
     const double loss = static_cast<double>(lowest + static_cast<std::int64_t>(i)) * interval;
-    const double x = bounded && i == 0 ? -kInfinity : mechanism.x(loss);
+    const double x = bounded && i == 0 ? -HUGE_VAL : mechanism.x(loss);
     const double next_z0 = x / noise_multiplier, next_z1 = (x - 1) / noise_multiplier;
     const double next_tail0 = tail(next_z0), next_tail1 = tail(next_z1);
     const double next_ratio = std::expm1(loss) + q;  // q times that of the two densities there

@@ -2,14 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "core/error.h"
 
 namespace conclave {
 namespace {
-
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 // log(1 - q + q e^w), also where w is tiny or huge
 double log_mixture(double rate, double w) {
@@ -47,9 +44,9 @@ double sampled_gaussian_divergence(double noise_multiplier, double sampling_rate
   constexpr double kReach = 13;                               // beyond which there is e^-84 of a peak
   // Peaks are where z = order * (share of the second part) / s: between 0 and order / s.
   const double last = order / noise_multiplier + kReach;
-  if (last / step > 1e6) return kInfinity;  // noise so small that no order of this size is of use
+  if (last / step > 1e6) return HUGE_VAL;  // noise so small that no order of this size is of use
   const double middle = 0.5 / variance;
-  double most = -kInfinity, sum = 0;  // sum * e^most
+  double most = -HUGE_VAL, sum = 0;  // sum * e^most
   for (double z = -kReach; z <= last; z += step) {
     const double l = log_mixture(sampling_rate, z / noise_multiplier - middle);
     const double term = log_excess(l, order) - z * z / 2;
@@ -72,7 +69,7 @@ namespace {
 // neighbours, as epsilon turns sharply where the divergence begins to be of the unit's own peak.
 template <class Bound>
 RdpAccountant::Bound least(const std::vector<PrivacyEvent>& events, const Bound& bound) {
-  RdpAccountant::Bound best{kInfinity, orders().front()};
+  RdpAccountant::Bound best{HUGE_VAL, orders().front()};
   const auto at = [&](double order) {
     double divergence = 0;
     for (const PrivacyEvent& event : events)
@@ -107,7 +104,7 @@ void RdpAccountant::compose_concentrated(double rho) {
 // Canonne, Kamath and Steinke 2020, proposition 12 (the same in Balle et al. 2020, theorem 21); and where the
 // divergence is tiny, delta <= sqrt(1 - exp(-KL)) (Bretagnolle and Huber), with KL at most the divergence.
 RdpAccountant::Bound RdpAccountant::epsilon_bound(double delta) const {
-  double best = kInfinity;
+  double best = HUGE_VAL;
   return least(events(), [&](double order, double divergence) {
     double epsilon = divergence + std::log1p(-1 / order) - std::log(delta * order) / (order - 1);
     if (delta * delta + std::expm1(-divergence) > 0) epsilon = 0;

@@ -11,6 +11,7 @@
 #include <optional>
 #include <thread>
 
+#include "core/clock.h"
 #include "core/error.h"
 #include "federated/identity.h"
 
@@ -27,8 +28,6 @@ class TooManyCalls : public Error {
 
 class CallWatch {
  public:
-  using Clock = std::chrono::steady_clock;
-
   /// `silence`: how long a call may wait for its site, which has to send or to take one chunk meanwhile.
   CallWatch(AllowList allowed, Clock::duration silence);
 

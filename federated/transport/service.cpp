@@ -222,7 +222,7 @@ void FederationService::serve_one(const char* name, F f) {
 }
 
 FederationService::FederationService(RoundBoard& board, SecureRound* secure, AllowList allowed,
-                                     LocalWork work, Say say, CallWatch::Clock::duration silence)
+                                     LocalWork work, Say say, Clock::duration silence)
     : calls_(board, secure, std::move(work)), watch_(std::move(allowed), silence), say_(std::move(say)) {
   using namespace federated;
   using namespace grpc::internal;

@@ -70,7 +70,7 @@ class FederationService final : public grpc::Service {
 
   /// `silence`: how long a call waits for the next chunk of a transfer.
   FederationService(RoundBoard& board, SecureRound* secure, AllowList allowed, LocalWork work, Say say,
-                    CallWatch::Clock::duration silence = std::chrono::minutes(2));
+                    Clock::duration silence = std::chrono::minutes(2));
 
  private:
   template <class Handler, class F>

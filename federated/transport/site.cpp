@@ -6,12 +6,11 @@
 #include <cmath>
 #include <thread>
 
+#include "core/clock.h"
 #include "federated/transport/site_connection.h"
 
 namespace conclave {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 constexpr double kWaitSeconds =
     20;  // that a call of Next may be held back; under what proxies commonly allow
@@ -75,7 +74,7 @@ bool Site::call(std::string_view what, double seconds,
     const auto now = Clock::now();
     if (now - attempted > std::chrono::duration<double>(2 * kAnswerSeconds))
       began = now;  // it was reached meanwhile
-    const double gone = std::chrono::duration<double>(now - began).count();
+    const double gone = seconds_since(began);
     if (!may_pass(status.error_code()))
       fail("{}: the coordinator at {} refuses: {}", what, options_.address, status.error_message());
     if (options_.patience_seconds > 0 && gone > options_.patience_seconds)

@@ -5,19 +5,17 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <exception>
 #include <filesystem>
 #include <random>
 #include <thread>
 #include <vector>
 
+#include "core/clock.h"
 #include "parallel/checkpoint/hdf5_structure.h"
 
 namespace conclave {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 // Well below what writing takes, well above what a test for completion costs.
 constexpr auto kPollInterval = std::chrono::milliseconds(1);
@@ -132,7 +130,7 @@ SaveOutcome CheckpointWriter::write() {
     outcome.message = error.what();
   }
   outcome.saved = outcome.message.empty();
-  outcome.seconds = std::chrono::duration<double>(Clock::now() - start).count();
+  outcome.seconds = seconds_since(start);
   if (report_ && group_->rank() == 0) report_(outcome);
   return outcome;
 }

@@ -73,7 +73,7 @@ ExpertFactory factory() {
 }
 
 // A function's static, so that registrations in other files' initializers find it constructed.
-Registry<ExpertFactory>& registry() {
+Registry<ExpertFactory>& expert_registry() {
   static Registry<ExpertFactory> kinds(
       "expert", "experts",
       {{"feed_forward", factory<FeedForwardExperts>()}, {"gated", factory<GatedExperts>()}});
@@ -111,19 +111,19 @@ double BaseExpert::flops_per_row() const {
   return 2 * multiplications;
 }
 
-std::string BaseExpert::described() const { return registry().describe(name()); }
+std::string BaseExpert::described() const { return expert_registry().describe(name()); }
 
 ExpertRegistration::ExpertRegistration(const std::string& name, ExpertFactory factory, const char*) {
-  register_kind([=](const std::string& plugin) { registry().add(name, factory, plugin); });
+  register_kind([=](const std::string& plugin) { expert_registry().add(name, factory, plugin); });
 }
 
-void expect_expert_kind(const std::string& name) { registry().find(name); }
+void expect_expert_kind(const std::string& name) { expert_registry().find(name); }
 
-std::vector<std::string> expert_kinds() { return registry().names(); }
+std::vector<std::string> expert_kinds() { return expert_registry().names(); }
 
 std::unique_ptr<BaseExpert> make_experts(const std::string& name, ExpertOptions options) {
   options.name = name;
-  return registry().make(name, options);
+  return expert_registry().make(name, options);
 }
 
 }  // namespace conclave

@@ -1,9 +1,9 @@
 #include "parallel/moe/moe_layer.h"
 
 #include <algorithm>
-#include <chrono>
 #include <functional>
 
+#include "core/clock.h"
 #include "core/kernels/activation.h"
 #include "core/kernels/permutation.h"
 #include "core/kernels/reduction.h"
@@ -11,10 +11,6 @@
 
 namespace conclave {
 namespace {
-
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 // Adds the time from here to the end of the scope.
 class Timed {

@@ -64,7 +64,7 @@ RouterFactory attention(RouterScope scope) {
 }
 
 // A function's static, so that registrations in other files' initializers find it constructed.
-Registry<RouterFactory>& registry() {
+Registry<RouterFactory>& router_registry() {
   static Registry<RouterFactory> kinds(
       "router", "routers",
       {{"linear", [](const RouterOptions& options) { return std::make_unique<LinearRouter>(options); }},
@@ -198,15 +198,15 @@ Tensor Router::for_tokens(Tape& tape, const Tensor& decisions, const Tensor& off
 }
 
 RouterRegistration::RouterRegistration(const std::string& name, RouterFactory factory, const char*) {
-  register_kind([=](const std::string& plugin) { registry().add(name, factory, plugin); });
+  register_kind([=](const std::string& plugin) { router_registry().add(name, factory, plugin); });
 }
 
-void expect_router_kind(const std::string& name) { registry().find(name); }
+void expect_router_kind(const std::string& name) { router_registry().find(name); }
 
-std::vector<std::string> router_kinds() { return registry().names(); }
+std::vector<std::string> router_kinds() { return router_registry().names(); }
 
 std::unique_ptr<Router> make_router(const std::string& name, const RouterOptions& options) {
-  return registry().make(name, options);
+  return router_registry().make(name, options);
 }
 
 }  // namespace conclave

@@ -15,7 +15,7 @@
 namespace conclave::bench {
 namespace {
 
-constexpr std::int64_t kTokens = 4096, kBatches = 16;
+constexpr std::int64_t kBatchTokens = 4096, kBatches = 16;
 
 // `texts` texts of a split in any order, as one rectangle; what is added counts as tokens of the text.
 Batch padded_batch(const TokenizedSplit& split, std::span<const std::int64_t> texts) {
@@ -82,7 +82,7 @@ void batching(const ProcessGrid& grid, const std::string& cache_directory, std::
   const Recipe recipe = quick();
   const Corpus corpus = load_corpus(recipe, grid.world(), cache_directory);
   const TokenizedSplit& split = corpus.tasks.front().train;
-  DynamicBatcher batcher(split, {.tokens = kTokens});
+  DynamicBatcher batcher(split, {.tokens = kBatchTokens});
   const std::int64_t texts = split.size() / batcher.batches_per_epoch();
   std::vector<std::int64_t> order(static_cast<std::size_t>(split.size()));
   std::iota(order.begin(), order.end(), 0);

@@ -11,13 +11,13 @@
 namespace conclave::bench {
 namespace {
 
-constexpr Index kTokens = 128;
+constexpr Index kRequestTokens = 128;
 constexpr std::int64_t kRequests = 100;  // for each repetition
 
 // One process's model, and a text for it.
-class Server {
+class LatencyServer {
  public:
-  Server(const std::string& checkpoint, const ProcessGrid& grid, bool integers)
+  LatencyServer(const std::string& checkpoint, const ProcessGrid& grid, bool integers)
       : loaded_(checkpoint, grid,
                 {fmt::format("quantization.enabled={}", integers), "quantization.start_step=0"}),
         predictor_(loaded_, grid) {
@@ -25,7 +25,7 @@ class Server {
             checkpoint);
     const RandomStream random{.seed = 1};
     std::vector<std::int32_t> tokens(
-        static_cast<std::size_t>(std::min<Index>(kTokens, loaded_.recipe().data.max_length)));
+        static_cast<std::size_t>(std::min<Index>(kRequestTokens, loaded_.recipe().data.max_length)));
     for (std::size_t i = 0; i < tokens.size(); ++i)
       tokens[i] = static_cast<std::int32_t>(
           random.below(static_cast<std::uint64_t>(loaded_.model().sizes().vocabulary), i));
@@ -46,8 +46,8 @@ class Server {
 }  // namespace
 
 void latency(const ProcessGrid& grid, const std::string& checkpoint, std::int64_t repetitions) {
-  std::array servers{std::make_unique<Server>(checkpoint, grid, false),
-                     std::make_unique<Server>(checkpoint, grid, true)};
+  std::array servers{std::make_unique<LatencyServer>(checkpoint, grid, false),
+                     std::make_unique<LatencyServer>(checkpoint, grid, true)};
   std::array<std::vector<double>, servers.size()> times;
   for (std::int64_t i = 0; i < kRequests * (repetitions + 1); ++i)
     for (std::size_t s = 0; s < servers.size(); ++s) {

@@ -56,8 +56,8 @@ Recipe wide_experts(const MoeRecipe& moe) {
 }
 
 // A text classifier ready for inference.
-struct Server {
-  Server(const MoeRecipe& moe, const ProcessGrid& grid)
+struct RoutingServer {
+  RoutingServer(const MoeRecipe& moe, const ProcessGrid& grid)
       : model(wide_experts(moe),
               {.vocabulary = kVocabulary, .max_length = 32, .classes = 26, .unknown_token = 1}, grid),
         parameters(model, DType::f32, 1) {}
@@ -83,15 +83,15 @@ struct Server {
 
 void routing_cache(const ProcessGrid& grid, std::int64_t repetitions) {
   MoeRecipe moe{.router = "attention"};
-  Server off(moe, grid);
+  RoutingServer off(moe, grid);
   moe.route_cache_mib = 64;
-  Server on(moe, grid);
+  RoutingServer on(moe, grid);
   Batch largest;
   std::vector<std::int32_t> longest(28);
   std::iota(longest.begin(), longest.end(), 0);
   for (int text = 0; text < 256; ++text) largest.add(longest, 0);
   largest.global_tokens = largest.local_tokens();
-  for (Server* server : {&off, &on}) {
+  for (RoutingServer* server : {&off, &on}) {
     server->answer(largest);
     server->activations.seal(std::size_t{1} << 16);
   }
@@ -107,7 +107,7 @@ void routing_cache(const ProcessGrid& grid, std::int64_t repetitions) {
     double seconds[2], routing[2];
     Tensor logits[2];
     for (const int k : {static_cast<int>(i % 2), static_cast<int>(1 - i % 2)}) {
-      Server& server = k == 0 ? off : on;
+      RoutingServer& server = k == 0 ? off : on;
       const double before = server.routing_seconds();
       seconds[k] = bench::seconds([&] { logits[k] = server.answer(batch); });
       routing[k] = server.routing_seconds() - before;

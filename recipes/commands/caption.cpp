@@ -1,9 +1,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <nlohmann/json.hpp>
 
+#include "core/clock.h"
 #include "data/image_transform.h"
 #include "recipes/commands/commands.h"
 #include "recipes/corpus.h"
@@ -68,7 +68,7 @@ int caption(const CaptionArguments& arguments, const Surroundings& surroundings,
   const std::size_t images = of_split ? split.rows.size() : arguments.images.size();
   const auto size = static_cast<std::size_t>(shape.size());
   std::vector<JudgedCaption> judged;
-  std::chrono::duration<double> seconds{};
+  double seconds = 0;
   for (std::size_t first = 0; first < images; first += kImages) {
     const std::size_t some = std::min(kImages, images - first);
     std::vector<std::uint8_t> pixels;
@@ -79,11 +79,11 @@ int caption(const CaptionArguments& arguments, const Surroundings& surroundings,
       else
         std::ranges::copy(read_image(arguments.images[i], shape), std::back_inserter(pixels));
     }
-    const auto begin = std::chrono::steady_clock::now();
+    const Clock::time_point start = Clock::now();
     const auto written =
         writer.write(Tensor::borrow(pixels.data(), {static_cast<Index>(some), shape.size()}, DType::u8),
                      arguments.options, static_cast<std::int64_t>(first));
-    seconds += std::chrono::steady_clock::now() - begin;
+    seconds += seconds_since(start);
     for (std::size_t i = 0; i < some; ++i) {
       const std::string text = loaded.tokenizer()->decode(written[i].tokens);
       nlohmann::ordered_json line;
@@ -103,7 +103,7 @@ int caption(const CaptionArguments& arguments, const Surroundings& surroundings,
            {"images", images},
            {"bleu_4", bleu(judged)[3]},
            {"cider_d", cider_d(judged)},
-           {"captions_per_second", static_cast<double>(images) / seconds.count()}});
+           {"captions_per_second", static_cast<double>(images) / seconds}});
   return 0;
 }
 

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "federated/privacy/accountant.h"
 #include "parallel/device_world.h"
 #include "recipes/caption_writer.h"
 #include "recipes/image_sampler.h"
@@ -199,7 +200,8 @@ struct PrivacyArguments {
   double noise = 0, rate = 1;
   std::int64_t steps = 1;
   double epsilon = 0, delta = 0;
-  std::string accountant = "pld";  ///< see make_accountant() in federated/privacy/accountant.h
+  std::string accountant =
+      std::string(kAccountant);  ///< see make_accountant() in federated/privacy/accountant.h
 };
 /// Each prints one of these from the others.
 int privacy_epsilon(const PrivacyArguments& arguments);

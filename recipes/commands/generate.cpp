@@ -1,9 +1,9 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 
+#include "core/clock.h"
 #include "data/file.h"
 #include "recipes/commands/commands.h"
 #include "recipes/corpus.h"
@@ -78,15 +78,15 @@ int generate(const GenerateArguments& arguments, const Surroundings& surrounding
   std::vector<std::string> texts;
   for (const std::string& text : wanted)
     texts.insert(texts.end(), static_cast<std::size_t>(arguments.count), text);
-  const auto begin = std::chrono::steady_clock::now();
+  const Clock::time_point start = Clock::now();
   const std::vector<Image> images = sampler.sample(texts, arguments.options);
-  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
+  const double seconds = seconds_since(start);
   // A row for each text where there are several, else as square as can be.
   const Image grid_of_all = wanted.size() > 1 ? image_grid(images, arguments.count, arguments.scale)
                                               : square_grid(images, arguments.scale);
   write_file_atomically(arguments.out, encode_png(grid_of_all));
-  fmt::print("{}: {} images in {:.1f} s, {:.3f} s each\n", arguments.out, images.size(), seconds.count(),
-             seconds.count() / static_cast<double>(images.size()));
+  fmt::print("{}: {} images in {:.1f} s, {:.3f} s each\n", arguments.out, images.size(), seconds,
+             seconds / static_cast<double>(images.size()));
   if (!arguments.judge.empty()) judge(arguments.judge, images, texts, loaded.recipe(), grid);
   return 0;
 }

@@ -19,15 +19,15 @@ constexpr double kLegendWidth = 240, kLegendHeight = 10;
 constexpr Colour kGrey{110, 110, 110}, kDark{40, 40, 40};
 
 // RdBu of ColorBrewer (colorbrewer2.org, Cynthia Brewer), without its two darkest, blue to red.
-constexpr std::array<Colour, 9> kScale{{{0x21, 0x66, 0xac},
-                                        {0x43, 0x93, 0xc3},
-                                        {0x92, 0xc5, 0xde},
-                                        {0xd1, 0xe5, 0xf0},
-                                        {0xf7, 0xf7, 0xf7},
-                                        {0xfd, 0xdb, 0xc7},
-                                        {0xf4, 0xa5, 0x82},
-                                        {0xd6, 0x60, 0x4d},
-                                        {0xb2, 0x18, 0x2b}}};
+constexpr std::array<Colour, 9> kColours{{{0x21, 0x66, 0xac},
+                                          {0x43, 0x93, 0xc3},
+                                          {0x92, 0xc5, 0xde},
+                                          {0xd1, 0xe5, 0xf0},
+                                          {0xf7, 0xf7, 0xf7},
+                                          {0xfd, 0xdb, 0xc7},
+                                          {0xf4, 0xa5, 0x82},
+                                          {0xd6, 0x60, 0x4d},
+                                          {0xb2, 0x18, 0x2b}}};
 
 Colour between(Colour a, Colour b, double part) {
   const auto mix = [&](std::uint8_t from, std::uint8_t to) {
@@ -87,11 +87,11 @@ int octaves(const std::vector<double>& values) {
 }
 
 Colour lift_colour(double lift, int octaves) {
-  constexpr double kLast = kScale.size() - 1;
+  constexpr double kLast = kColours.size() - 1;
   const double exponent = lift > 0 ? std::log2(lift) : -octaves;
   const double place = std::clamp((exponent / octaves + 1) / 2 * kLast, 0.0, kLast);
-  const auto stop = std::min(static_cast<std::size_t>(place), kScale.size() - 2);
-  return between(kScale[stop], kScale[stop + 1], place - static_cast<double>(stop));
+  const auto stop = std::min(static_cast<std::size_t>(place), kColours.size() - 2);
+  return between(kColours[stop], kColours[stop + 1], place - static_cast<double>(stop));
 }
 
 void draw(const HeatMap& map, Canvas& canvas) {

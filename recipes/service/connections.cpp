@@ -23,17 +23,14 @@
 #include <utility>
 #include <vector>
 
+#include "core/clock.h"
 #include "core/error.h"
 #include "recipes/service/channel.h"
 
 namespace conclave::service {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-Clock::time_point in(double seconds) {
-  return Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
-}
+Clock::time_point in(double count) { return Clock::now() + seconds(count); }
 
 class Descriptor {
  public:
@@ -473,7 +470,7 @@ void Connections::Loop::sweep() {
 bool Connections::Loop::ended() {
   if (!ending_) return false;
   if (end_began_ == Clock::time_point()) end_began_ = Clock::now();
-  const double passed = std::chrono::duration<double>(Clock::now() - end_began_).count();
+  const double passed = seconds_since(end_began_);
   if (passed >= options_.linger_seconds && listener_.get() >= 0) {
     drop_newcomers(listener_.get());
     accept_all();

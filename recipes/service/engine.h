@@ -5,6 +5,7 @@
 #include <future>
 #include <span>
 
+#include "core/clock.h"
 #include "recipes/service/query.h"
 
 namespace conclave::service {
@@ -16,7 +17,7 @@ struct Job {
   Query query;
   Answer answer;
   std::int64_t rows = 0;  ///< of the model, that it has in a batch
-  std::chrono::steady_clock::time_point arrived = std::chrono::steady_clock::now();
+  Clock::time_point arrived = Clock::now();
   std::promise<void> answered;  ///< or failed; whoever asked may be gone right after
 };
 

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/clock.h"
 #include "core/text.h"
 #include "recipes/service/embedded.h"
 
@@ -166,7 +167,7 @@ class HttpService::Server : private httplib::Server {
   WholeAnswer handle(const WholeRequest& request) {
     WholeStream stream(request);
     bool closed = false;
-    const auto start = std::chrono::steady_clock::now();
+    const Clock::time_point start = Clock::now();
     task_ = std::nullopt, status_ = 400;
     const bool ending =
         connections_.ending();  // as the client is told by this answer, and not a moment later
@@ -175,8 +176,7 @@ class HttpService::Server : private httplib::Server {
         "HTTP/1.1 100 Continue\r\n\r\n";  // which the client was told before
     if (stream.answer.starts_with(kContinue)) stream.answer.erase(0, kContinue.size());
     if (stream.answer.size() > 12) status_ = std::atoi(stream.answer.c_str() + 9);
-    const std::chrono::duration<double> passed = std::chrono::steady_clock::now() - start;
-    metrics_.answered(task_, status_, passed.count());
+    metrics_.answered(task_, status_, seconds_since(start));
     return {std::move(stream.answer), closed || !good || ending};
   }
 

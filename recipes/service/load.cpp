@@ -8,13 +8,12 @@
 #include <mutex>
 #include <thread>
 
+#include "core/clock.h"
 #include "core/error.h"
 #include "core/random.h"
 
 namespace conclave::service {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 // After a connection that failed, as of a service that has ended: a client that tries again at once counts as
 // many failures as its processor can make.
@@ -28,14 +27,12 @@ class Generator {
     std::vector<std::thread> clients;
     for (int i = 0; i < options_.clients; ++i) clients.emplace_back([this] { ask_on(); });
     for (std::thread& client : clients) client.join();
-    result_.seconds = seconds_since_start();
+    result_.seconds = seconds_since(start_);
     std::ranges::sort(result_.latencies);
     return std::move(result_);
   }
 
  private:
-  double seconds_since_start() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
-
   // When request `number` is due, after the start: a Poisson process of the rate. Called once for each, in
   // order.
   double next_due() {
@@ -54,7 +51,7 @@ class Generator {
     if (!options_.token.empty()) headers.emplace("Authorization", "Bearer " + options_.token);
     LoadResult mine;
     for (;;) {
-      double due = seconds_since_start();
+      double due = seconds_since(start_);
       std::size_t number = 0;
       {
         const std::lock_guard lock(mutex_);
@@ -62,8 +59,7 @@ class Generator {
         if (options_.rate > 0) due = next_due();
       }
       if (due >= options_.seconds) break;
-      std::this_thread::sleep_until(
-          start_ + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(due)));
+      std::this_thread::sleep_until(start_ + seconds(due));
       const auto answer = client.Post(options_.path, headers,
                                       options_.bodies[number % options_.bodies.size()], "application/json");
       if (!answer) {
@@ -74,7 +70,7 @@ class Generator {
         mine.refused_with = answer->status;
       } else {
         ++mine.answered;
-        mine.latencies.push_back(seconds_since_start() - due);
+        mine.latencies.push_back(seconds_since(start_) - due);
       }
     }
     const std::lock_guard lock(mutex_);

@@ -6,12 +6,10 @@
 #include <cstring>
 #include <thread>
 
+#include "core/clock.h"
+
 namespace conclave::service {
 namespace {
-
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 // [values.size()] of them, borrowed.
 template <class T>

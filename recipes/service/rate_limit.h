@@ -7,12 +7,12 @@
 #include <string>
 #include <unordered_map>
 
+#include "core/clock.h"
+
 namespace conclave::service {
 
 class RateLimit {
  public:
-  using Clock = std::chrono::steady_clock;
-
   /// Requests per second and address, and how many may come at once; a rate of 0: as many as they like.
   RateLimit(double rate, double burst) : rate_(rate), burst_(burst) {}
 

@@ -15,8 +15,8 @@ namespace {
 // What a module makes of the rows of some examples, divided by offsets.
 using Forward = std::function<Tensor(Tape&, const Tensor& x, const Tensor& offsets)>;
 
-struct Scene {
-  Scene(Module& module, Tensor x, std::vector<std::int32_t> offsets)
+struct ExampleScene {
+  ExampleScene(Module& module, Tensor x, std::vector<std::int32_t> offsets)
       : parameters(module, DType::f64, 3), x(std::move(x)), offsets(std::move(offsets)) {
     // So that no gradient is zero, and gains and biases differ.
     std::uint64_t seed = 20;
@@ -61,7 +61,7 @@ struct Scene {
 
 void check_apart(Module& module, const Tensor& x, const std::vector<std::int32_t>& offsets,
                  const Forward& forward) {
-  Scene scene(module, x, offsets);
+  ExampleScene scene(module, x, offsets);
   const auto examples = static_cast<std::size_t>(scene.examples());
   scene.pass(forward, 0, scene.examples(), nullptr);  // for the seed
   std::vector<double> norms(examples), sum;

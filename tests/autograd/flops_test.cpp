@@ -6,13 +6,13 @@
 namespace conclave {
 namespace {
 
-struct Cost {
+struct CountedCost {
   Index parameters;
   double flops;
   Extent out = {};
 };
 
-void check(const Module& module, Extent extent, const Cost& expected) {
+void check(const Module& module, Extent extent, const CountedCost& expected) {
   CHECK(module.parameter_count() == expected.parameters);
   CHECK(module.flops(extent) == expected.flops);
   CHECK(extent.height == expected.out.height);

@@ -22,8 +22,8 @@ struct Shard : Module {
   }
 };
 
-struct Model : Module {
-  Model(Index first, Index count) : experts(first, count, 6) {
+struct ExpertModel : Module {
+  ExpertModel(Index first, Index count) : experts(first, count, 6) {
     add_module("embedding", embedding);
     add_module("experts", experts);
     add_module("head", head);
@@ -54,7 +54,7 @@ TEST_CASE("parameters are named by their path through the modules", "[module]") 
 TEST_CASE(
     "parameters stand in segments: replicated, then sharded; undecayed first; each from the model's end",
     "[module]") {
-  Model model(0, 6);
+  ExpertModel model(0, 6);
   const ParameterSet set(model, DType::f32, 1);
   const auto parameters = by_name(set);
   CHECK(set.elements() == 7 * 5 + 6 * 3 * 5 + 6 * 3 + 5 * 2 + 2 + 1);
@@ -91,7 +91,7 @@ TEST_CASE(
 }
 
 TEST_CASE("padding between parameters is zero, in values and gradients", "[module]") {
-  Model model(0, 6);
+  ExpertModel model(0, 6);
   const ParameterSet set(model, DType::f64, 1);
   for (const auto& segment : set.segments()) {
     Index padding = 0;
@@ -112,11 +112,11 @@ TEST_CASE("padding between parameters is zero, in values and gradients", "[modul
 }
 
 TEST_CASE("a shard starts with its slice of what one rank would start with", "[module]") {
-  Model whole(0, 6);
+  ExpertModel whole(0, 6);
   const ParameterSet all(whole, DType::f32, 42);
   for (const Index count : {1, 2, 3}) {
     for (Index first = 0; first < 6; first += count) {
-      Model part(first, count);
+      ExpertModel part(first, count);
       const ParameterSet some(part, DType::f32, 42);
       for (const auto& [name, parameter] : by_name(some)) {
         CAPTURE(name, first, count);
@@ -133,10 +133,10 @@ TEST_CASE("a parameter's start depends on seed and name, not on its neighbours",
     Alone() { add_module("head", head); }
     Linear head{5, 2};
   } alone;
-  Model model(0, 6);
+  ExpertModel model(0, 6);
   const ParameterSet one(alone, DType::f32, 42), other(model, DType::f32, 42);
   CHECK(same_bits(alone.head.weight().value, model.head.weight().value));
-  Model another(0, 6);
+  ExpertModel another(0, 6);
   const ParameterSet reseeded(another, DType::f32, 43);
   CHECK_FALSE(same_bits(another.head.weight().value, model.head.weight().value));
 }
@@ -165,7 +165,7 @@ TEST_CASE("initializers have the distribution they are named after", "[module]")
 }
 
 TEST_CASE("a part of a flat array has its parameter's place and shape", "[module]") {
-  Model model(0, 6);
+  ExpertModel model(0, 6);
   ParameterSet set(model, DType::f32, 1);
   for (Parameter* parameter : set.parameters()) {
     const std::size_t segment = set.segment_of(*parameter);
@@ -178,7 +178,7 @@ TEST_CASE("a part of a flat array has its parameter's place and shape", "[module
 }
 
 TEST_CASE("parameter arenas are sealed: nothing else fits", "[module]") {
-  Model model(0, 6);
+  ExpertModel model(0, 6);
   ParameterSet set(model, DType::f32, 1);
   CHECK(set.values().sealed());
   CHECK(set.gradients().sealed());

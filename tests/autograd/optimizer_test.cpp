@@ -7,7 +7,7 @@
 namespace conclave {
 namespace {
 
-struct Model : Module {
+struct PlainModel : Module {
   Parameter& weight = add_parameter("weight", {3, 4}, Initializer::normal(1));
   Parameter& bias = add_parameter("bias", {5}, Initializer::normal(1), false);
 };
@@ -21,7 +21,7 @@ TEST_CASE("clipping scales only what is too long", "[optimizer]") {
 }
 
 TEST_CASE("with no gradient, weights decay and biases stay", "[optimizer]") {
-  Model model;
+  PlainModel model;
   ParameterSet parameters(model, DType::f64, 1);
   AdamW optimizer(parameters, {.weight_decay = 0.1});
   const Tensor weight = model.weight.value.clone(), bias = model.bias.value.clone();
@@ -34,7 +34,7 @@ TEST_CASE("with no gradient, weights decay and biases stay", "[optimizer]") {
 TEST_CASE("the first step goes one learning rate against the gradient's sign, whatever its scale",
           "[optimizer]") {
   for (const double scale : {1.0, 1e-3}) {
-    Model model;
+    PlainModel model;
     ParameterSet parameters(model, DType::f64, 1);
     AdamW optimizer(parameters, {.epsilon = 1e-12, .weight_decay = 0});
     const Tensor before = model.weight.value.clone();
@@ -50,7 +50,7 @@ TEST_CASE("the first step goes one learning rate against the gradient's sign, wh
 }
 
 TEST_CASE("the average follows the parameters, closely at first", "[optimizer]") {
-  Model model;
+  PlainModel model;
   ParameterSet parameters(model, DType::f64, 1);
   AdamW optimizer(parameters, {.weight_decay = 0.1, .ema = 0.9});
   REQUIRE(optimizer.has_average());
@@ -65,7 +65,7 @@ TEST_CASE("the average follows the parameters, closely at first", "[optimizer]")
 }
 
 TEST_CASE("swapping the average in and out again leaves both as they were", "[optimizer]") {
-  Model model;
+  PlainModel model;
   ParameterSet parameters(model, DType::f32, 1);
   AdamW optimizer(parameters, {.weight_decay = 0.1, .ema = 0.9});
   optimizer.update(1, 0.5, 1.0);
@@ -80,7 +80,7 @@ TEST_CASE("swapping the average in and out again leaves both as they were", "[op
 }
 
 TEST_CASE("without an average, swapping does nothing", "[optimizer]") {
-  Model model;
+  PlainModel model;
   ParameterSet parameters(model, DType::f32, 1);
   AdamW optimizer(parameters, {});
   CHECK_FALSE(optimizer.has_average());

@@ -25,7 +25,7 @@ struct SmallModel : Module {
   FeedForward feed_forward{4, 6};
 };
 
-struct Scene {
+struct TapeScene {
   SmallModel model;
   ParameterSet parameters{model, DType::f64, 5};
   Arena arena{"test"};
@@ -39,7 +39,7 @@ struct Scene {
 };
 
 TEST_CASE("walking one recording twice gives the same gradients twice", "[tape]") {
-  Scene s;
+  TapeScene s;
   Tape tape(s.arena);
   Tensor x = kept(random_values({5, 4}, 1));
   tape.watch(x);
@@ -60,7 +60,7 @@ TEST_CASE("walking one recording twice gives the same gradients twice", "[tape]"
 }
 
 TEST_CASE("a second walk may have another seed", "[tape]") {
-  Scene s;
+  TapeScene s;
   Tape tape(s.arena);
   const Tensor y = s.model(tape, kept(random_values({5, 4}, 1)), s.offsets);
   const Tensor twice = plus(s.seed, s.seed);
@@ -73,7 +73,7 @@ TEST_CASE("a second walk may have another seed", "[tape]") {
 }
 
 TEST_CASE("one walk from several losses gives the sum of their gradients", "[tape]") {
-  Scene s;
+  TapeScene s;
   Tape tape(s.arena);
   const Tensor y = s.model(tape, kept(random_values({5, 4}, 1)), s.offsets);
   const Tensor z = functions::activation(tape, y, Activation::gelu);  // one loss on the way to the other
@@ -92,7 +92,7 @@ TEST_CASE("one walk from several losses gives the sum of their gradients", "[tap
 }
 
 TEST_CASE("parameters add up the gradients of micro-batches", "[tape]") {
-  Scene s;
+  TapeScene s;
   const auto gradients_of = [&](std::initializer_list<std::uint32_t> batches) {
     s.parameters.zero_gradients();
     for (const std::uint32_t batch : batches) {
@@ -140,7 +140,7 @@ TEST_CASE("ranges of rows have their gradients in the whole's", "[tape][gradient
 }
 
 TEST_CASE("a tape that does not record computes the same and remembers nothing", "[tape]") {
-  Scene s;
+  TapeScene s;
   const Tensor x = kept(random_values({5, 4}, 1));
   Tape recording(s.arena);
   const Tensor y = s.model(recording, x, s.offsets);

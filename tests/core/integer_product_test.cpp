@@ -23,15 +23,15 @@ Tensor integers(const Shape& shape, std::uint32_t number, int lowest, int highes
   return values;
 }
 
-struct Case {
+struct ProductCase {
   Index rows, in, out;
   std::vector<Index> offsets;
 };
-const Case kCases[] = {{7, 5, 3, {0, 7}},
-                       {61, 64, 48, {0, 20, 20, 61}},
-                       {1, 1024, 33, {0, 1}},
-                       {300, 37, 150, {0, 280, 299, 300}},
-                       {0, 8, 8, {0, 0}}};
+const ProductCase kProductCases[] = {{7, 5, 3, {0, 7}},
+                                     {61, 64, 48, {0, 20, 20, 61}},
+                                     {1, 1024, 33, {0, 1}},
+                                     {300, 37, 150, {0, 280, 299, 300}},
+                                     {0, 8, 8, {0, 0}}};
 
 // Weights that are integers, with scales of 1.
 IntegerWeights packed(const Tensor& weight) {
@@ -43,7 +43,7 @@ IntegerWeights packed(const Tensor& weight) {
 }
 
 TEST_CASE("integer products are exact, on every path that the processor has", "[kernels]") {
-  for (const auto& [rows, in, out, offsets] : kCases) {
+  for (const auto& [rows, in, out, offsets] : kProductCases) {
     const auto groups = static_cast<Index>(offsets.size()) - 1;
     const Tensor weight = integers<std::int8_t>({groups, out, in}, 1, -127, 127);
     const IntegerWeights weights = packed(weight);
@@ -104,7 +104,7 @@ TEST_CASE("inputs become the integers that fake quantization rounds them to", "[
 }
 
 TEST_CASE("an integer product is that of the rounded numbers, with bias and activation", "[kernels]") {
-  for (const auto& [rows, in, out, offsets] : kCases) {
+  for (const auto& [rows, in, out, offsets] : kProductCases) {
     const auto groups = static_cast<Index>(offsets.size()) - 1;
     const Tensor x = random_values({rows, in}, 1, DType::f32),
                  bias = random_values({groups, out}, 2, DType::f32),

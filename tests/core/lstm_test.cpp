@@ -72,14 +72,14 @@ Recurrence reference_lstm(const Tensor& projected, const std::vector<Index>& gro
   return r;
 }
 
-struct Case {
+struct LstmCase {
   std::vector<Index> groups, sequences;
   Index hidden;
 };
 
 // Sequences of 1 to 9 rows, `count` of them for each group.
-Case uneven(const std::vector<Index>& counts, Index hidden) {
-  Case c{{0}, {0}, hidden};
+LstmCase uneven(const std::vector<Index>& counts, Index hidden) {
+  LstmCase c{{0}, {0}, hidden};
   for (const Index count : counts) {
     for (Index s = 0; s < count; ++s) c.sequences.push_back(c.sequences.back() + 1 + s * s % 9);
     c.groups.push_back(c.sequences.back());
@@ -89,14 +89,14 @@ Case uneven(const std::vector<Index>& counts, Index hidden) {
 
 TEMPLATE_TEST_CASE("lstm and its derivative follow their equations", "[kernels]", float, double) {
   const DType dtype = dtype_of<TestType>;
-  const Case cases[] = {{{0, 1}, {0, 1}, 1},
-                        {{0, 0}, {0}, 3},                                   // nothing at all
-                        {{0}, {0, 0, 0}, 3},                                // no groups, empty sequences
-                        {{0, 0, 5, 5, 9, 9}, {0, 0, 2, 5, 5, 5, 9, 9}, 5},  // empty groups and sequences
-                        {{0, 300}, {0, 300}, 20},                           // one long sequence
-                        {{0, 4}, {0, 1, 2, 3, 4}, 17},                      // a step each
-                        uneven({7, 0, 60, 1}, 16),                          // more than one task
-                        uneven({3, 131}, 90)};                              // deeper than one block, backward
+  const LstmCase cases[] = {{{0, 1}, {0, 1}, 1},
+                            {{0, 0}, {0}, 3},                                   // nothing at all
+                            {{0}, {0, 0, 0}, 3},                                // no groups, empty sequences
+                            {{0, 0, 5, 5, 9, 9}, {0, 0, 2, 5, 5, 5, 9, 9}, 5},  // empty groups and sequences
+                            {{0, 300}, {0, 300}, 20},                           // one long sequence
+                            {{0, 4}, {0, 1, 2, 3, 4}, 17},                      // a step each
+                            uneven({7, 0, 60, 1}, 16),                          // more than one task
+                            uneven({3, 131}, 90)};  // deeper than one block, backward
   for (const auto& [groups, sequences, hidden] : cases) {
     const Index rows = groups.back(), count = Index(sequences.size()) - 1, experts = Index(groups.size()) - 1;
     CAPTURE(rows, count, experts, hidden);

@@ -73,16 +73,17 @@ TEMPLATE_TEST_CASE("column sums are added to what is there", "[kernels]", float,
   }
 }
 
-struct Case {
+struct SegmentCase {
   std::vector<std::int32_t> bounds;
   Index hidden;
 };
 
 // Empty segments first, last, between and alone; a single row; enough for two threads.
-const Case kCases[] = {{{0, 0, 3, 3, 4, 4}, 5}, {{0, 1}, 1}, {{0, 0}, 3}, {{0, 100, 377, 701}, 33}};
+const SegmentCase kSegmentCases[] = {
+    {{0, 0, 3, 3, 4, 4}, 5}, {{0, 1}, 1}, {{0, 0}, 3}, {{0, 100, 377, 701}, 33}};
 
 TEMPLATE_TEST_CASE("segment_mean averages each segment's rows", "[kernels]", float, double) {
-  for (const auto& [bounds, hidden] : kCases) {
+  for (const auto& [bounds, hidden] : kSegmentCases) {
     const Index segments = Index(bounds.size()) - 1, rows = bounds.back();
     CAPTURE(segments, rows);
     const Tensor x = random_values({rows, hidden}, 1, dtype_of<TestType>),
@@ -109,7 +110,7 @@ TEMPLATE_TEST_CASE("segment_mean averages each segment's rows", "[kernels]", flo
 
 TEMPLATE_TEST_CASE("segment_max takes each segment's largest and sends the gradient there", "[kernels]",
                    float, double) {
-  for (const auto& [bounds, hidden] : kCases) {
+  for (const auto& [bounds, hidden] : kSegmentCases) {
     const Index segments = Index(bounds.size()) - 1, rows = bounds.back();
     CAPTURE(segments, rows);
     const Tensor x = random_values({rows, hidden}, 1, dtype_of<TestType>);

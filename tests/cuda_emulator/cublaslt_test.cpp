@@ -16,7 +16,7 @@ namespace {
 using Catch::Contains;
 
 // D [3, 2] = A [3, 4] B [4, 2] in column-major order, of which a test changes one thing.
-struct Call {
+struct ProductCall {
   Tensor memory = cuda::to_device(random_values({64}, 1, DType::f32));
   Tensor room = cuda::empty_on_device({2048}, DType::u8);
   cublasLtHandle_t handle = nullptr;
@@ -38,7 +38,7 @@ struct Call {
   cudaStream_t stream = nullptr;
   std::optional<cublasLtEpilogue_t> epilogue;
   // Before the heuristic is asked, and before the product.
-  std::function<void(Call&)> before = [](Call&) {}, then = [](Call&) {};
+  std::function<void(ProductCall&)> before = [](ProductCall&) {}, then = [](ProductCall&) {};
 
   float* at(Index offset) const { return memory.data<float>() + offset; }
   const char* run() {
@@ -85,15 +85,15 @@ struct Call {
   }
 };
 
-void fails(const char* says, const std::function<void(Call&)>& change) {
-  Call call;
+void fails(const char* says, const std::function<void(ProductCall&)>& change) {
+  ProductCall call;
   change(call);
   CHECK_THAT(call.run(), Contains(says));
   CHECK_THAT(emulator::take_report(), Contains(says));
 }
 
 TEST_CASE("a product that nothing is wrong with") {
-  Call call;
+  ProductCall call;
   call.epilogue = CUBLASLT_EPILOGUE_RELU_BIAS;
   CHECK(call.run() == std::string("CUBLAS_STATUS_SUCCESS"));
   const Tensor host = cuda::to_host(call.memory);
@@ -110,7 +110,7 @@ TEST_CASE("a product that nothing is wrong with") {
 }
 
 TEST_CASE("a product that also gives the sums of its right operand's columns") {
-  Call call;
+  ProductCall call;
   call.epilogue = CUBLASLT_EPILOGUE_BGRADB;
   CHECK(call.run() == std::string("CUBLAS_STATUS_SUCCESS"));
   const Tensor host = cuda::to_host(call.memory);
@@ -128,21 +128,21 @@ TEST_CASE("a product that also gives the sums of its right operand's columns") {
 }
 
 TEST_CASE("sums of columns that the library has not, or has no room for") {
-  const auto sums_fail = [](const char* says, const std::function<void(Call&)>& change) {
-    fails(says, [&](Call& call) {
+  const auto sums_fail = [](const char* says, const std::function<void(ProductCall&)>& change) {
+    fails(says, [&](ProductCall& call) {
       call.epilogue = CUBLASLT_EPILOGUE_BGRADB;
       change(call);
     });
   };
-  sums_fail("writes sums, and there is no bias pointer", [](Call& call) { call.bias = nullptr; });
-  sums_fail("D and the sums overlap", [](Call& call) { call.bias = call.at(36); });
-  sums_fail("A and the sums overlap", [](Call& call) { call.bias = call.at(0); });
-  sums_fail("the sums: 8 bytes at offset 256 of 256", [](Call& call) { call.bias = call.at(64); });
-  sums_fail("sums of what is not f32", [](Call& call) {
+  sums_fail("writes sums, and there is no bias pointer", [](ProductCall& call) { call.bias = nullptr; });
+  sums_fail("D and the sums overlap", [](ProductCall& call) { call.bias = call.at(36); });
+  sums_fail("A and the sums overlap", [](ProductCall& call) { call.bias = call.at(0); });
+  sums_fail("the sums: 8 bytes at offset 256 of 256", [](ProductCall& call) { call.bias = call.at(64); });
+  sums_fail("sums of what is not f32", [](ProductCall& call) {
     call.type_of_a = call.type_of_b = CUDA_R_16BF;
     call.leading = {8, 8, 3};
   });
-  Call call;
+  ProductCall call;
   call.epilogue = CUBLASLT_EPILOGUE_BGRADB;
   call.leading[1] = 5;
   CHECK(call.run() == std::string("CUBLAS_STATUS_NOT_SUPPORTED"));
@@ -150,7 +150,7 @@ TEST_CASE("sums of columns that the library has not, or has no room for") {
 }
 
 TEST_CASE("a product's traffic is its operands, not what it works in") {
-  Call call;
+  ProductCall call;
   emulator::take_traffic();
   emulator::count_traffic(true);
   call.run();
@@ -164,32 +164,32 @@ TEST_CASE("a product's traffic is its operands, not what it works in") {
 }
 
 TEST_CASE("matrices that are not what is multiplied") {
-  fails("A has leading dimension 2, less than its 3 rows", [](Call& call) { call.leading[0] = 2; });
-  fails("D has leading dimension 1, less than its 3 rows", [](Call& call) {
-    call.then = [](Call& now) { cublasLtMatrixLayoutCreate(&now.layouts[3], CUDA_R_32F, 3, 2, 1); };
+  fails("A has leading dimension 2, less than its 3 rows", [](ProductCall& call) { call.leading[0] = 2; });
+  fails("D has leading dimension 1, less than its 3 rows", [](ProductCall& call) {
+    call.then = [](ProductCall& now) { cublasLtMatrixLayoutCreate(&now.layouts[3], CUDA_R_32F, 3, 2, 1); };
   });
-  fails("[3, 4] times [3, 2] is no [3, 2]", [](Call& call) { call.inner_of_b = 3; });
-  fails("B is not of the type computed in", [](Call& call) { call.type_of_b = CUDA_R_64F; });
-  fails("alpha and beta are not of the type", [](Call& call) { call.scale = CUDA_R_64F; });
-  fails("an epilogue in f64", [](Call& call) {
+  fails("[3, 4] times [3, 2] is no [3, 2]", [](ProductCall& call) { call.inner_of_b = 3; });
+  fails("B is not of the type computed in", [](ProductCall& call) { call.type_of_b = CUDA_R_64F; });
+  fails("alpha and beta are not of the type", [](ProductCall& call) { call.scale = CUDA_R_64F; });
+  fails("an epilogue in f64", [](ProductCall& call) {
     call.compute = CUBLAS_COMPUTE_64F;
     call.scale = CUDA_R_64F;
     call.epilogue = CUBLASLT_EPILOGUE_RELU;
   });
-  fails("is [0, 2], of no elements", [](Call& call) { call.inner_of_b = 0; });
-  fails("gave this algorithm for another product", [](Call& call) {
-    call.then = [](Call& now) { cublasLtMatrixLayoutCreate(&now.layouts[0], CUDA_R_32F, 3, 4, 4); };
+  fails("is [0, 2], of no elements", [](ProductCall& call) { call.inner_of_b = 0; });
+  fails("gave this algorithm for another product", [](ProductCall& call) {
+    call.then = [](ProductCall& now) { cublasLtMatrixLayoutCreate(&now.layouts[0], CUDA_R_32F, 3, 4, 4); };
   });
 }
 
 // A and B of bf16 in memory of f32, as are C, D and the bias.
-void use_halves(Call& call) {
+void use_halves(ProductCall& call) {
   call.type_of_a = call.type_of_b = CUDA_R_16BF;
   call.leading = {8, 8, 3};
 }
 
 TEST_CASE("a product of bf16, its sums and bias in f32") {
-  Call call;
+  ProductCall call;
   use_halves(call);
   call.epilogue = CUBLASLT_EPILOGUE_BIAS;
   const Tensor halves = Tensor::borrow(call.memory.raw(), {64}, DType::bf16, Device::cuda);
@@ -207,32 +207,32 @@ TEST_CASE("a product of bf16, its sums and bias in f32") {
 }
 
 TEST_CASE("products of bf16 that the library has not, or only slow ones for") {
-  const auto halves_fail = [](const char* says, const std::function<void(Call&)>& change) {
-    fails(says, [&](Call& call) {
+  const auto halves_fail = [](const char* says, const std::function<void(ProductCall&)>& change) {
+    fails(says, [&](ProductCall& call) {
       use_halves(call);
       change(call);
     });
   };
-  halves_fail("B is not of bf16, as A is", [](Call& call) { call.type_of_b = CUDA_R_32F; });
-  halves_fail("B is not of the type computed in", [](Call& call) { call.type_of_a = CUDA_R_32F; });
-  halves_fail("D is not of the type computed in", [](Call& call) {
-    call.before = [](Call& now) { cublasLtMatrixLayoutCreate(&now.layouts[3], CUDA_R_16BF, 3, 2, 8); };
+  halves_fail("B is not of bf16, as A is", [](ProductCall& call) { call.type_of_b = CUDA_R_32F; });
+  halves_fail("B is not of the type computed in", [](ProductCall& call) { call.type_of_a = CUDA_R_32F; });
+  halves_fail("D is not of the type computed in", [](ProductCall& call) {
+    call.before = [](ProductCall& now) { cublasLtMatrixLayoutCreate(&now.layouts[3], CUDA_R_16BF, 3, 2, 8); };
   });
   for (const cublasComputeType_t compute : {CUBLAS_COMPUTE_32F_FAST_TF32, CUBLAS_COMPUTE_64F})
-    halves_fail("A is of bf16, which CUBLAS_COMPUTE_32F multiplies", [&](Call& call) {
+    halves_fail("A is of bf16, which CUBLAS_COMPUTE_32F multiplies", [&](ProductCall& call) {
       call.compute = compute;
       call.scale = compute == CUBLAS_COMPUTE_64F ? CUDA_R_64F : CUDA_R_32F;
     });
   halves_fail("A of bf16 has leading dimension 4, and columns are to begin where 16 bytes do",
-              [](Call& call) { call.leading[0] = 4; });
-  halves_fail("B of bf16 is to begin where 16 bytes do", [](Call& call) { call.alignments[1] = 8; });
+              [](ProductCall& call) { call.leading[0] = 4; });
+  halves_fail("B of bf16 is to begin where 16 bytes do", [](ProductCall& call) { call.alignments[1] = 8; });
   halves_fail("A is aligned to 4 bytes, and 16 were preferred",
-              [](Call& call) { call.pointers[0] = call.at(1); });
-  halves_fail("A: 54 bytes at offset 208 of 256", [](Call& call) { call.pointers[0] = call.at(52); });
+              [](ProductCall& call) { call.pointers[0] = call.at(1); });
+  halves_fail("A: 54 bytes at offset 208 of 256", [](ProductCall& call) { call.pointers[0] = call.at(52); });
 }
 
 // A and B of 8-bit integers in memory of f32, as are the sums.
-void use_integers(Call& call) {
+void use_integers(ProductCall& call) {
   call.type_of_a = call.type_of_b = CUDA_R_8I;
   call.type_of_d = call.scale = CUDA_R_32I;
   call.compute = CUBLAS_COMPUTE_32I;
@@ -242,7 +242,7 @@ void use_integers(Call& call) {
 }
 
 TEST_CASE("a product of integers, whose sums are integers") {
-  Call call;
+  ProductCall call;
   use_integers(call);
   const Tensor bytes = Tensor::borrow(call.memory.raw(), {256}, DType::i8, Device::cuda),
                integers = Tensor::empty({256}, DType::i8);
@@ -262,85 +262,90 @@ TEST_CASE("a product of integers, whose sums are integers") {
 }
 
 TEST_CASE("products of integers that the library has not, or only slow ones for") {
-  const auto integers_fail = [](const char* says, const std::function<void(Call&)>& change) {
-    fails(says, [&](Call& call) {
+  const auto integers_fail = [](const char* says, const std::function<void(ProductCall&)>& change) {
+    fails(says, [&](ProductCall& call) {
       use_integers(call);
       change(call);
     });
   };
-  integers_fail("A is not of 8-bit integers", [](Call& call) { call.type_of_a = CUDA_R_32I; });
-  integers_fail("B is not of 8-bit integers", [](Call& call) { call.type_of_b = CUDA_R_16BF; });
-  integers_fail("D is not of the type computed in", [](Call& call) {
-    call.before = [](Call& now) { cublasLtMatrixLayoutCreate(&now.layouts[3], CUDA_R_32F, 4, 2, 4); };
+  integers_fail("A is not of 8-bit integers", [](ProductCall& call) { call.type_of_a = CUDA_R_32I; });
+  integers_fail("B is not of 8-bit integers", [](ProductCall& call) { call.type_of_b = CUDA_R_16BF; });
+  integers_fail("D is not of the type computed in", [](ProductCall& call) {
+    call.before = [](ProductCall& now) { cublasLtMatrixLayoutCreate(&now.layouts[3], CUDA_R_32F, 4, 2, 4); };
   });
-  integers_fail("alpha and beta are not of the type", [](Call& call) { call.scale = CUDA_R_32F; });
-  integers_fail("A is to be transposed, and B is not", [](Call& call) { call.transposed_a = false; });
-  integers_fail("an epilogue in integers", [](Call& call) { call.epilogue = CUBLASLT_EPILOGUE_RELU; });
-  integers_fail("A of integers has leading dimension 20", [](Call& call) { call.leading[0] = 20; });
-  integers_fail("extents that are no multiples of 4", [](Call& call) { call.rows = 3; });
-  integers_fail("extents that are no multiples of 4", [](Call& call) { call.leading[2] = 5; });
-  integers_fail("B of integers is to begin where 16 bytes do", [](Call& call) { call.alignments[1] = 8; });
+  integers_fail("alpha and beta are not of the type", [](ProductCall& call) { call.scale = CUDA_R_32F; });
+  integers_fail("A is to be transposed, and B is not", [](ProductCall& call) { call.transposed_a = false; });
+  integers_fail("an epilogue in integers", [](ProductCall& call) { call.epilogue = CUBLASLT_EPILOGUE_RELU; });
+  integers_fail("A of integers has leading dimension 20", [](ProductCall& call) { call.leading[0] = 20; });
+  integers_fail("extents that are no multiples of 4", [](ProductCall& call) { call.rows = 3; });
+  integers_fail("extents that are no multiples of 4", [](ProductCall& call) { call.leading[2] = 5; });
+  integers_fail("B of integers is to begin where 16 bytes do",
+                [](ProductCall& call) { call.alignments[1] = 8; });
 }
 
 TEST_CASE("memory that a product may not have") {
   const Tensor host = Tensor::zeros({16});
   fails("cublasLtMatmul A: this is not device memory",
-        [&](Call& call) { call.pointers[0] = host.data<float>(); });
+        [&](ProductCall& call) { call.pointers[0] = host.data<float>(); });
   fails("cublasLtMatmul B: 32 bytes at offset 240 of 256",
-        [](Call& call) { call.pointers[1] = call.at(60); });
+        [](ProductCall& call) { call.pointers[1] = call.at(60); });
   fails("cublasLtMatmul D: 24 bytes at offset 240 of 256",
-        [](Call& call) { call.pointers[3] = call.at(60); });
-  fails("C: 24 bytes at offset 240 of 256", [](Call& call) {
+        [](ProductCall& call) { call.pointers[3] = call.at(60); });
+  fails("C: 24 bytes at offset 240 of 256", [](ProductCall& call) {
     call.beta = 1;
     call.pointers[2] = call.at(60);
   });
-  fails("the bias: 12 bytes at offset 256 of 256", [](Call& call) {
+  fails("the bias: 12 bytes at offset 256 of 256", [](ProductCall& call) {
     call.epilogue = CUBLASLT_EPILOGUE_BIAS;
     call.bias = call.at(64);
   });
-  fails("A is aligned to 4 bytes, and 16 were preferred", [](Call& call) { call.pointers[0] = call.at(1); });
-  fails("C need not even be aligned", [](Call& call) { call.alignments[2] = 2; });
-  fails("is 12, no power of two", [](Call& call) { call.alignments[2] = 12; });
-  fails("the bias is less aligned", [](Call& call) {
+  fails("A is aligned to 4 bytes, and 16 were preferred",
+        [](ProductCall& call) { call.pointers[0] = call.at(1); });
+  fails("C need not even be aligned", [](ProductCall& call) { call.alignments[2] = 2; });
+  fails("is 12, no power of two", [](ProductCall& call) { call.alignments[2] = 12; });
+  fails("the bias is less aligned", [](ProductCall& call) {
     call.epilogue = CUBLASLT_EPILOGUE_BIAS;
-    call.then = [](Call& now) {
+    call.then = [](ProductCall& now) {
       now.bias = now.at(49);
       cublasLtMatmulDescSetAttribute(now.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &now.bias,
                                      sizeof now.bias);
     };
   });
-  fails("there is no bias pointer", [](Call& call) {
+  fails("there is no bias pointer", [](ProductCall& call) {
     call.epilogue = CUBLASLT_EPILOGUE_RELU_BIAS;
     call.bias = nullptr;
   });
-  fails("A and D overlap", [](Call& call) { call.pointers[0] = call.at(36); });
-  fails("C and D overlap", [](Call& call) {
+  fails("A and D overlap", [](ProductCall& call) { call.pointers[0] = call.at(36); });
+  fails("C and D overlap", [](ProductCall& call) {
     call.beta = 1;
     call.pointers[2] = call.at(36);
   });
-  fails("A and workspace overlap", [](Call& call) {
+  fails("A and workspace overlap", [](ProductCall& call) {
     call.workspace = call.memory.raw();
     call.workspace_bytes = 256;
   });
-  fails("needs 256 bytes of workspace and gets 255", [](Call& call) { call.workspace_bytes = 255; });
+  fails("needs 256 bytes of workspace and gets 255", [](ProductCall& call) { call.workspace_bytes = 255; });
   fails("the workspace is not aligned to 256 bytes",
-        [](Call& call) { call.workspace = call.room.data<std::uint8_t>() + 16; });
-  fails("workspace: 4096 bytes at offset 0 of 2048", [](Call& call) { call.workspace_bytes = 4096; });
+        [](ProductCall& call) { call.workspace = call.room.data<std::uint8_t>() + 16; });
+  fails("workspace: 4096 bytes at offset 0 of 2048", [](ProductCall& call) { call.workspace_bytes = 4096; });
 }
 
 TEST_CASE("handles and descriptions that are not there") {
   fails("cublasLtMatmul: null is where a cuBLASLt handle should be",
-        [](Call& call) { call.then = [](Call& now) { now.handle = nullptr; }; });
+        [](ProductCall& call) { call.then = [](ProductCall& now) { now.handle = nullptr; }; });
   fails("cublasLtMatmul: a destroyed handle is where a cuBLASLt handle should be",
-        [](Call& call) { call.then = [](Call& now) { cublasLtDestroy(now.handle); }; });
-  fails("a destroyed handle is where a description of a product should be",
-        [](Call& call) { call.then = [](Call& now) { cublasLtMatmulDescDestroy(now.operation); }; });
-  fails("cublasLtMatmul: B: a destroyed handle is where a matrix's layout should be",
-        [](Call& call) { call.then = [](Call& now) { cublasLtMatrixLayoutDestroy(now.layouts[1]); }; });
-  fails("is where a preference should be",
-        [](Call& call) { call.before = [](Call& now) { cublasLtMatmulPreferenceDestroy(now.preference); }; });
-  fails("a stream is used that was destroyed", [](Call& call) {
-    call.then = [](Call& now) {
+        [](ProductCall& call) { call.then = [](ProductCall& now) { cublasLtDestroy(now.handle); }; });
+  fails("a destroyed handle is where a description of a product should be", [](ProductCall& call) {
+    call.then = [](ProductCall& now) { cublasLtMatmulDescDestroy(now.operation); };
+  });
+  fails("cublasLtMatmul: B: a destroyed handle is where a matrix's layout should be", [](ProductCall& call) {
+    call.then = [](ProductCall& now) { cublasLtMatrixLayoutDestroy(now.layouts[1]); };
+  });
+  fails("is where a preference should be", [](ProductCall& call) {
+    call.before = [](ProductCall& now) { cublasLtMatmulPreferenceDestroy(now.preference); };
+  });
+  fails("a stream is used that was destroyed", [](ProductCall& call) {
+    call.then = [](ProductCall& now) {
       const cuda::Stream gone;
       now.stream = gone.handle();
     };

@@ -34,7 +34,7 @@ const std::string kCaptions = R"({"images": [{"id": 9}, {"id": 22}, {"id": 30}],
   {"id": 7, "image_id": 22, "caption": "A man."}, {"id": 6, "image_id": 22, "caption": "His cat."},
   {"id": 5, "image_id": 30, "caption": "Nothing."}]})";
 
-std::string error_for(const std::string& content) {
+std::string coco_error(const std::string& content) {
   return error_of([&] { parse_coco_instances(content, "file"); });
 }
 
@@ -128,26 +128,26 @@ TEST_CASE("an image of COCO that is missing is named, or left out and counted", 
 
 TEST_CASE("what is wrong with COCO's annotations is said with its place", "[data]") {
   const std::string image = R"({"id": 1, "file_name": "a.jpg"})";
-  CHECK(error_for(instances(image, "")) == "");
-  CHECK(error_for(instances(image, R"({"image_id": 2, "category_id": 1, "area": 1})")) ==
+  CHECK(coco_error(instances(image, "")) == "");
+  CHECK(coco_error(instances(image, R"({"image_id": 2, "category_id": 1, "area": 1})")) ==
         "file: an annotation of image 2, which the file does not list");
-  CHECK(error_for(instances(image, R"({"image_id": 1, "category_id": 2, "area": 1})")) ==
+  CHECK(coco_error(instances(image, R"({"image_id": 1, "category_id": 2, "area": 1})")) ==
         "file: an annotation of category 2, which the file does not list");
-  CHECK(error_for(instances(image, R"({"image_id": 1, "category_id": 1})")) ==
+  CHECK(coco_error(instances(image, R"({"image_id": 1, "category_id": 1})")) ==
         "file: annotations[0]: no key `area`");
-  CHECK(error_for(instances(image + "," + image, "")) == "file: images[1]: id 1 is another's, too");
-  CHECK(error_for(instances(image + R"(, {"id": 2})", "")) == "file: images[1]: no key `file_name`");
-  CHECK(error_for(instances(R"({"id": 1.5, "file_name": "a"})", "")) ==
+  CHECK(coco_error(instances(image + "," + image, "")) == "file: images[1]: id 1 is another's, too");
+  CHECK(coco_error(instances(image + R"(, {"id": 2})", "")) == "file: images[1]: no key `file_name`");
+  CHECK(coco_error(instances(R"({"id": 1.5, "file_name": "a"})", "")) ==
         "file: images[0]: `id` is a fraction, expected an integer");
-  CHECK(error_for(instances(R"({"id": 1, "file_name": 5})", "")) ==
+  CHECK(coco_error(instances(R"({"id": 1, "file_name": 5})", "")) ==
         "file: images[0]: `file_name` is a number, expected a string");
-  CHECK(error_for(instances(image, R"({"image_id": 1, "category_id": 1, "area": -1})")) ==
+  CHECK(coco_error(instances(image, R"({"image_id": 1, "category_id": 1, "area": -1})")) ==
         "file: annotations[0]: `area` is negative, expected a number of pixels");
-  CHECK_THAT(error_for(instances("5", "")), StartsWith("file: no `images` that is a list of objects"));
-  CHECK_THAT(error_for("{}"), StartsWith("file: no `images` that is a list of objects"));
-  CHECK_THAT(error_for("[]"), StartsWith("file: a JSON array"));
-  CHECK_THAT(error_for(""), StartsWith("file: not JSON"));
-  CHECK_THAT(error_for(kInstances.substr(0, kInstances.size() / 2)), StartsWith("file: not JSON"));
+  CHECK_THAT(coco_error(instances("5", "")), StartsWith("file: no `images` that is a list of objects"));
+  CHECK_THAT(coco_error("{}"), StartsWith("file: no `images` that is a list of objects"));
+  CHECK_THAT(coco_error("[]"), StartsWith("file: a JSON array"));
+  CHECK_THAT(coco_error(""), StartsWith("file: not JSON"));
+  CHECK_THAT(coco_error(kInstances.substr(0, kInstances.size() / 2)), StartsWith("file: not JSON"));
   CHECK_THAT(error_of([] {
                parse_coco_captions(R"({"images": [], "annotations": [
     {"image_id": 3, "caption": "x"}]})",

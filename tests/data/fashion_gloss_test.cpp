@@ -23,8 +23,8 @@ const std::vector<std::string> kLemmas{"t-shirt", "polo_shirt", "trouser", "slac
 
 // A folder of the files of both: 240 images of 1 x 2 pixels for training and 250 for testing, whose first
 // pixel is their class, and a definition for each word, "of t-shirt".
-struct Folder : TemporaryDirectory {
-  Folder() {
+struct GlossFolder : TemporaryDirectory {
+  GlossFolder() {
     for (const auto& [file, count] : {std::pair("train", 240), std::pair("t10k", 250)}) {
       std::string pixels, labels;
       for (int i = 0; i < count; ++i) {
@@ -55,7 +55,7 @@ const std::map<std::string, std::size_t> kClasses{
 }  // namespace
 
 TEST_CASE("an image matches the definitions of its own class, and no other's", "[data]") {
-  ImageDataset data = Folder().read();
+  ImageDataset data = GlossFolder().read();
   CHECK(data.class_names == std::vector<std::string>{"mismatch", "match"});
   std::set<std::string> seen;
   for (const auto& [name, count] :
@@ -78,7 +78,7 @@ TEST_CASE("an image matches the definitions of its own class, and no other's", "
 }
 
 TEST_CASE("an image's text depends on its number in its file", "[data]") {
-  ImageDataset data = Folder().read();
+  ImageDataset data = GlossFolder().read();
   const auto matches = [](const ImageSplit& split) {
     std::string all;
     for (std::size_t i = 0; i < 16; ++i) all += split.examples[i].label == 1 ? '1' : '0';
@@ -126,7 +126,7 @@ TEST_CASE("half of Fashion-MNIST's images match, and every text is as often righ
 }
 
 TEST_CASE("files of either data set that are missing name the package to install", "[data]") {
-  const Folder folder;
+  const GlossFolder folder;
   CHECK_THAT(error_of([&] { read_fashion_gloss("/nonexistent", folder.path()); }),
              Contains("apt-get install dataset-fashion-mnist"));
   CHECK_THAT(error_of([&] { read_fashion_gloss(folder.path(), "/nonexistent"); }),

@@ -12,8 +12,8 @@ using Catch::Matchers::Contains;
 namespace {
 
 // A folder with 24 images of 2 x 3 pixels for training, the 24 first of the alphabet, and one for testing.
-struct Folder : TemporaryDirectory {
-  Folder() {
+struct MnistFolder : TemporaryDirectory {
+  MnistFolder() {
     std::string pixels;
     for (char letter = 'a'; letter < 'y'; ++letter) pixels += std::string(6, letter);
     write("train-images-idx3-ubyte.gz", idx_file({24, 2, 3}, pixels));
@@ -46,7 +46,7 @@ TEST_CASE("Fashion-MNIST has 55,000, 5,000 and 10,000 images of 10 classes", "[d
 }
 
 TEST_CASE("the last twelfth of the training images is for validation", "[data]") {
-  const ImageDataset data = read_fashion_mnist(Folder().path());
+  const ImageDataset data = read_fashion_mnist(MnistFolder().path());
   REQUIRE(data.train.images.size() == 22);
   REQUIRE(data.validation.images.size() == 2);
   CHECK(data.train.images.of(21)[0] == 'v');
@@ -58,7 +58,7 @@ TEST_CASE("the last twelfth of the training images is for validation", "[data]")
 }
 
 TEST_CASE("files of Fashion-MNIST that do not fit each other are named", "[data]") {
-  const Folder folder;
+  const MnistFolder folder;
   CHECK(folder.error() == "");
   folder.write("t10k-images-idx3-ubyte.gz", idx_file({1, 3, 2}, "ABCDEF"));
   CHECK_THAT(folder.error(), Contains("test images of 3 x 2 pixels, but training images of 2 x 3"));

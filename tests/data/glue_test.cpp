@@ -46,7 +46,7 @@ const std::vector<Published> kPublished{
     {"wnli", "index\tsentence1\tsentence2\tlabel\n0\tA.\tB.\t1\n", {"A.", 1, false, "B."}},
 };
 
-std::string error_for(const char* task, const std::string& content) {
+std::string glue_error(const char* task, const std::string& content) {
   return error_of([&] {
     BadInputs none;
     parse_glue(content, "dev.tsv", glue_task(task), none);
@@ -71,22 +71,22 @@ TEST_CASE("GLUE's files are read as they are published", "[data]") {
 
 TEST_CASE("a malformed row of GLUE is named by file, line and column", "[data]") {
   const std::string rte = "index\tsentence1\tsentence2\tlabel\n0\tA.\tB.\tentailment\n";
-  CHECK(error_for("rte", rte + "1\tA.\tB.\n") ==
+  CHECK(glue_error("rte", rte + "1\tA.\tB.\n") ==
         "dev.tsv:3: 3 columns, expected 4: index, sentence1, sentence2, label");
-  CHECK_THAT(error_for("rte", rte + "1\tA.\tB.\tentailment\tC."), StartsWith("dev.tsv:3: 5 columns"));
-  CHECK(error_for("rte", rte + "1\tA.\tB.\tyes") ==
+  CHECK_THAT(glue_error("rte", rte + "1\tA.\tB.\tentailment\tC."), StartsWith("dev.tsv:3: 5 columns"));
+  CHECK(glue_error("rte", rte + "1\tA.\tB.\tyes") ==
         "dev.tsv:3: label is `yes`; it is one of: entailment, not_entailment");
-  CHECK(error_for("rte", rte + "1\tA.\t\xFF\tentailment") == "dev.tsv:3: sentence2 is not UTF-8");
-  CHECK_THAT(error_for("rte", "index\tsentence1\tlabel\n"),
+  CHECK(glue_error("rte", rte + "1\tA.\t\xFF\tentailment") == "dev.tsv:3: sentence2 is not UTF-8");
+  CHECK_THAT(glue_error("rte", "index\tsentence1\tlabel\n"),
              StartsWith("dev.tsv:1: no column `sentence2`") && Contains("index, sentence1, label"));
-  CHECK_THAT(error_for("rte", ""), StartsWith("dev.tsv:1: the file is empty"));
-  CHECK_THAT(error_for("rte", "index\tsentence1\tsentence2\tlabel\n"), Contains("no rows of GLUE's RTE"));
-  CHECK_THAT(error_for("cola", "sentence\tlabel\nThe cat slept.\t1\n"),
+  CHECK_THAT(glue_error("rte", ""), StartsWith("dev.tsv:1: the file is empty"));
+  CHECK_THAT(glue_error("rte", "index\tsentence1\tsentence2\tlabel\n"), Contains("no rows of GLUE's RTE"));
+  CHECK_THAT(glue_error("cola", "sentence\tlabel\nThe cat slept.\t1\n"),
              StartsWith("dev.tsv:1: 2 columns, expected 4"));
   for (const char* score : {"5.1", "-0.1", "nan", "inf", "", "4,5", "4.5 "})
-    CHECK_THAT(error_for("stsb", std::string("sentence1\tsentence2\tscore\nA.\tB.\t") + score + "\n"),
+    CHECK_THAT(glue_error("stsb", std::string("sentence1\tsentence2\tscore\nA.\tB.\t") + score + "\n"),
                StartsWith("dev.tsv:2: score is `") && Contains("from 0 to 5"));
-  CHECK_THAT(error_for("qqp", "question1\tquestion2\tis_duplicate\nA.\n"), Contains("data.skip_bad = true"));
+  CHECK_THAT(glue_error("qqp", "question1\tquestion2\tis_duplicate\nA.\n"), Contains("data.skip_bad = true"));
   CHECK_THAT(error_of([] { glue_task("ax"); }), Contains("there are: cola, sst2"));
 }
 

@@ -15,7 +15,7 @@ using std::string_literals::operator""s;
 
 const std::string kArray = "\0\0\x08\x03\0\0\0\x02\0\0\0\x01\0\0\0\x03"s + "abcdef";  // 2 x 1 x 3
 
-std::string error_for(const std::string& bytes) {
+std::string idx_error(const std::string& bytes) {
   return error_of([&] { parse_idx(bytes, "file"); });
 }
 
@@ -33,35 +33,35 @@ TEST_CASE("an idx file is read as it is, or packed by gzip", "[data]") {
 TEST_CASE("no truncation of an idx file is read", "[data]") {
   for (const std::string& whole : {kArray, gzip(kArray)})
     for (std::size_t size = 0; size < whole.size(); ++size)
-      REQUIRE_THAT(error_for(whole.substr(0, size)), StartsWith("file: "));
-  CHECK_THAT(error_for(kArray.substr(0, 9)), Contains("ends at byte 9, within the header"));
-  CHECK_THAT(error_for(gzip(kArray.substr(0, 9))), Contains("(unpacked, 9), within the header"));
+      REQUIRE_THAT(idx_error(whole.substr(0, size)), StartsWith("file: "));
+  CHECK_THAT(idx_error(kArray.substr(0, 9)), Contains("ends at byte 9, within the header"));
+  CHECK_THAT(idx_error(gzip(kArray.substr(0, 9))), Contains("(unpacked, 9), within the header"));
 }
 
 TEST_CASE("an idx file that is longer than it says is refused", "[data]") {
-  CHECK_THAT(error_for(kArray + "g"), Contains("goes on at byte 22, after all of 2 x 1 x 3 values"));
-  CHECK_THAT(error_for(gzip(kArray + "g")), Contains("(unpacked, 22), after all of"));
-  CHECK_THAT(error_for(gzip(kArray) + "g"), Contains("goes on at byte"));
+  CHECK_THAT(idx_error(kArray + "g"), Contains("goes on at byte 22, after all of 2 x 1 x 3 values"));
+  CHECK_THAT(idx_error(gzip(kArray + "g")), Contains("(unpacked, 22), after all of"));
+  CHECK_THAT(idx_error(gzip(kArray) + "g"), Contains("goes on at byte"));
 }
 
 TEST_CASE("an idx file of another kind is refused", "[data]") {
-  CHECK_THAT(error_for("\x89PNG, say"), Contains("not an idx file"));
-  CHECK_THAT(error_for("\0\0\x0D\x01\0\0\0\x01"s), Contains("type 0x0D") && Contains("unsigned bytes, 0x08"));
-  CHECK_THAT(error_for("\0\0\x08\x04\0\0\0\x01"s), Contains("4 extents"));
-  CHECK_THAT(error_for("\0\0\x08\0\0\0\0\x01"s), Contains("0 extents"));
+  CHECK_THAT(idx_error("\x89PNG, say"), Contains("not an idx file"));
+  CHECK_THAT(idx_error("\0\0\x0D\x01\0\0\0\x01"s), Contains("type 0x0D") && Contains("unsigned bytes, 0x08"));
+  CHECK_THAT(idx_error("\0\0\x08\x04\0\0\0\x01"s), Contains("4 extents"));
+  CHECK_THAT(idx_error("\0\0\x08\0\0\0\0\x01"s), Contains("0 extents"));
 }
 
 TEST_CASE("extents are held against the file's size before there is memory for them", "[data]") {
   const std::string huge = "\0\0\x08\x03\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF"s;
-  CHECK_THAT(error_for(huge), Contains("extents 4294967295 cannot be right for a file of 16 bytes"));
-  CHECK_THAT(error_for(gzip(huge)), Contains("extents 4294967295 cannot be right"));
-  CHECK_THAT(error_for("\0\0\x08\x02\0\0\0\x08\0\0\0\x08"s),
+  CHECK_THAT(idx_error(huge), Contains("extents 4294967295 cannot be right for a file of 16 bytes"));
+  CHECK_THAT(idx_error(gzip(huge)), Contains("extents 4294967295 cannot be right"));
+  CHECK_THAT(idx_error("\0\0\x08\x02\0\0\0\x08\0\0\0\x08"s),
              Contains("8 x 8 cannot be right for a file of 12"));
-  CHECK_THAT(error_for("\0\0\x08\x01\0\0\0\0"s), Contains("extents 0 cannot be right"));
+  CHECK_THAT(idx_error("\0\0\x08\x01\0\0\0\0"s), Contains("extents 0 cannot be right"));
 }
 
 TEST_CASE("what gzip's checksum finds damaged is refused", "[data]") {
   std::string packed = gzip(kArray);
   packed[packed.size() - 6] ^= 1;
-  CHECK_THAT(error_for(packed), Contains("gzip finds it damaged") && Contains("incorrect data check"));
+  CHECK_THAT(idx_error(packed), Contains("gzip finds it damaged") && Contains("incorrect data check"));
 }

@@ -19,7 +19,7 @@ std::string file(const std::string& name) {
   return read_file(CONCLAVE_FIXTURES "/images/" + name, "tests/fixtures/make_images.py writes it");
 }
 
-std::string error_for(std::string_view bytes, std::int64_t most_pixels = kMostPixels) {
+std::string image_error(std::string_view bytes, std::int64_t most_pixels = kMostPixels) {
   return error_of([&] { decode_image(bytes, "file", most_pixels); });
 }
 
@@ -67,12 +67,12 @@ TEST_CASE("a JPEG is grey or colour, progressive or not", "[data]") {
 }
 
 TEST_CASE("a JPEG of printer's colours is refused", "[data]") {
-  CHECK_THAT(error_for(file("cmyk.jpg")), StartsWith("file: ") && Contains("CMYK"));
+  CHECK_THAT(image_error(file("cmyk.jpg")), StartsWith("file: ") && Contains("CMYK"));
 }
 
 TEST_CASE("what is neither PNG nor JPEG is refused", "[data]") {
-  CHECK_THAT(error_for("GIF89a"), StartsWith("file: neither a PNG nor a JPEG"));
-  CHECK_THAT(error_for(""), StartsWith("file: neither a PNG nor a JPEG"));
+  CHECK_THAT(image_error("GIF89a"), StartsWith("file: neither a PNG nor a JPEG"));
+  CHECK_THAT(image_error(""), StartsWith("file: neither a PNG nor a JPEG"));
 }
 
 TEST_CASE("a PNG written and read again is the same", "[data]") {
@@ -94,7 +94,7 @@ TEST_CASE("no truncation of an image is taken for one", "[data]") {
     const std::string whole = file(name);
     for (std::size_t size = 0; size < whole.size(); ++size) {
       CAPTURE(name, size);
-      REQUIRE_THAT(error_for(std::string_view(whole).substr(0, size)), StartsWith("file: "));
+      REQUIRE_THAT(image_error(std::string_view(whole).substr(0, size)), StartsWith("file: "));
     }
   }
 }
@@ -105,7 +105,7 @@ TEST_CASE("a damaged PNG is told by its checksums, with the chunk's place", "[da
     std::string damaged = bytes;
     damaged[at] = static_cast<char>(damaged[at] ^ 0x10);
     CAPTURE(at);
-    REQUIRE_THAT(error_for(damaged), StartsWith("file: the PNG chunk at byte "));
+    REQUIRE_THAT(image_error(damaged), StartsWith("file: the PNG chunk at byte "));
   }
 }
 
@@ -114,29 +114,29 @@ TEST_CASE("a damaged JPEG is an error or an image, and nothing worse", "[data]")
   for (std::size_t at = 3; at < bytes.size(); ++at) {
     std::string damaged = bytes;
     damaged[at] = static_cast<char>(damaged[at] ^ 0x55);
-    error_for(damaged, 1 << 16);
+    image_error(damaged, 1 << 16);
   }
 }
 
 TEST_CASE("sizes are checked before there is memory for them", "[data]") {
   const std::string row(1 + 4, '\0');
-  CHECK(error_for(png(1, 4, row)) == "");
-  CHECK_THAT(error_for(png(2, 4, row)), StartsWith("file: not a good PNG file ("));  // a row is missing
-  CHECK(error_for(png(2, 2, "\0\1\2\0\3\4"), 4) != "");
-  CHECK_THAT(error_for(png(1, 4, row), 3), Contains("1 x 4 pixels") && Contains("limit of 3"));
-  CHECK_THAT(error_for(png(1'000'000, 1'000'000, row)), Contains("above the limit of 67108864"));
-  CHECK_THAT(error_for(png(8000, 8000, row)),
+  CHECK(image_error(png(1, 4, row)) == "");
+  CHECK_THAT(image_error(png(2, 4, row)), StartsWith("file: not a good PNG file ("));  // a row is missing
+  CHECK(image_error(png(2, 2, "\0\1\2\0\3\4"), 4) != "");
+  CHECK_THAT(image_error(png(1, 4, row), 3), Contains("1 x 4 pixels") && Contains("limit of 3"));
+  CHECK_THAT(image_error(png(1'000'000, 1'000'000, row)), Contains("above the limit of 67108864"));
+  CHECK_THAT(image_error(png(8000, 8000, row)),
              Contains("8000 x 8000 pixels") && Contains("cannot be in a file of"));
-  CHECK_THAT(error_for(png(0, 4, row)), StartsWith("file: not a good PNG file ("));
-  CHECK_THAT(error_for(png(0x8000'0000, 4, row)), StartsWith("file: not a good PNG file ("));
+  CHECK_THAT(image_error(png(0, 4, row)), StartsWith("file: not a good PNG file ("));
+  CHECK_THAT(image_error(png(0x8000'0000, 4, row)), StartsWith("file: not a good PNG file ("));
 
   std::string jpeg = file("grey.jpg");
   const std::size_t frame = jpeg.find("\xFF\xC0");
   REQUIRE(frame != std::string::npos);
   jpeg.replace(frame + 5, 4, "\xFF\x00\xFF\x00", 4);
-  CHECK_THAT(error_for(jpeg), Contains("65280 x 65280 pixels") && Contains("limit"));
+  CHECK_THAT(image_error(jpeg), Contains("65280 x 65280 pixels") && Contains("limit"));
   jpeg.replace(frame + 5, 4, "\x20\x00\x20\x00", 4);
-  CHECK_THAT(error_for(jpeg), Contains("8192 x 8192 pixels") && Contains("cannot be in a file of"));
+  CHECK_THAT(image_error(jpeg), Contains("8192 x 8192 pixels") && Contains("cannot be in a file of"));
 }
 
 TEST_CASE("what is transparent shows the background, and grey is repeated", "[data]") {

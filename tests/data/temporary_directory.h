@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <string>
 #include <string_view>
 
@@ -36,6 +37,12 @@ class TemporaryDirectory {
  private:
   std::string path_;
 };
+
+/// All of a file, or "" where there is none.
+inline std::string bytes_of(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
 
 /// What `action` threw, or "" where it threw nothing.
 template <class Action>

@@ -17,7 +17,7 @@ TextDataset read_train(const std::string& name, const std::string& content) {
   return read_text_table({.train = folder.write(name, content)});
 }
 
-std::string error_for(const std::string& name, const std::string& content) {
+std::string table_error(const std::string& name, const std::string& content) {
   return error_of([&] { read_train(name, content); });
 }
 
@@ -67,9 +67,9 @@ TEST_CASE("column names are the user's own", "[data]") {
                                  .text_column = "sentence",
                                  .label_column = "class"};
   CHECK(read_text_table(options).train[0].text == "hello");
-  CHECK_THAT(error_for("t.csv", "sentence,class\nhello,spam\n"),
+  CHECK_THAT(table_error("t.csv", "sentence,class\nhello,spam\n"),
              Contains("t.csv:1: ") && Contains("sentence, class"));
-  CHECK_THAT(error_for("t.csv", "text,label,text\n"), Contains("one column named `text`"));
+  CHECK_THAT(table_error("t.csv", "text,label,text\n"), Contains("one column named `text`"));
 }
 
 TEST_CASE("a column may say which texts are of the domain", "[data]") {
@@ -147,29 +147,30 @@ TEST_CASE("one file is split 90 / 5 / 5 by its texts, whatever their order", "[d
 }
 
 TEST_CASE("malformed tables are named by file and line", "[data]") {
-  CHECK_THAT(error_for("t.csv", ""), Contains("t.csv:1: "));
-  CHECK_THAT(error_for("t.csv", "text,label\n"), Contains("no rows"));
-  CHECK_THAT(error_for("t.csv", "text,label\na,b\nc\n"), Contains("t.csv:3: 1 fields"));
-  CHECK_THAT(error_for("t.csv", "text,label\n\"a\nb\",x\nc,d,e\n"), Contains("t.csv:4: 3 fields"));
-  CHECK_THAT(error_for("t.csv", "text,label\na,b\n\"c\n,d\n"),
+  CHECK_THAT(table_error("t.csv", ""), Contains("t.csv:1: "));
+  CHECK_THAT(table_error("t.csv", "text,label\n"), Contains("no rows"));
+  CHECK_THAT(table_error("t.csv", "text,label\na,b\nc\n"), Contains("t.csv:3: 1 fields"));
+  CHECK_THAT(table_error("t.csv", "text,label\n\"a\nb\",x\nc,d,e\n"), Contains("t.csv:4: 3 fields"));
+  CHECK_THAT(table_error("t.csv", "text,label\na,b\n\"c\n,d\n"),
              Contains("t.csv:3: ") && Contains("never closed"));
-  CHECK_THAT(error_for("t.csv", "text,label\n\"a\"b,c\n"),
+  CHECK_THAT(table_error("t.csv", "text,label\n\"a\"b,c\n"),
              Contains("t.csv:2: ") && Contains("closing quote"));
-  CHECK_THAT(error_for("t.csv", "text,label\na\"b,c\n"), Contains("t.csv:2: ") && Contains("unquoted"));
-  CHECK_THAT(error_for("t.csv", "text,label\na,\n"), Contains("t.csv:2: the label is empty"));
-  CHECK_THAT(error_for("t.csv", "text,label\na,b\nc\xFF,d\n"), Contains("t.csv:3: invalid UTF-8"));
-  CHECK_THAT(error_for("t.tsv", "text\tlabel\na,b\n"), Contains("t.tsv:2: 1 fields"));
-  CHECK_THAT(error_for("t.jsonl", "{\"text\":\"a\",\"label\":1}\n{\"text\":"),
+  CHECK_THAT(table_error("t.csv", "text,label\na\"b,c\n"), Contains("t.csv:2: ") && Contains("unquoted"));
+  CHECK_THAT(table_error("t.csv", "text,label\na,\n"), Contains("t.csv:2: the label is empty"));
+  CHECK_THAT(table_error("t.csv", "text,label\na,b\nc\xFF,d\n"), Contains("t.csv:3: invalid UTF-8"));
+  CHECK_THAT(table_error("t.tsv", "text\tlabel\na,b\n"), Contains("t.tsv:2: 1 fields"));
+  CHECK_THAT(table_error("t.jsonl", "{\"text\":\"a\",\"label\":1}\n{\"text\":"),
              Contains("t.jsonl:2: not JSON"));
-  CHECK_THAT(error_for("t.jsonl", "[1]"), Contains("t.jsonl:1: a JSON array"));
-  CHECK_THAT(error_for("t.jsonl", "{\"text\":\"a\"}"), Contains("no key `label`"));
-  CHECK_THAT(error_for("t.jsonl", "{\"text\":1,\"label\":1}"), Contains("`text` is a number"));
-  CHECK_THAT(error_for("t.jsonl", "{\"text\":\"a\",\"label\":1.5}"), Contains("`label` is a fraction"));
-  CHECK_THAT(error_for("t.jsonl", "{\"text\":\"\\ud800\",\"label\":1}"), Contains("t.jsonl:1: not JSON"));
-  CHECK_THAT(error_for("t.jsonl", "{\"text\":\"" + std::string(kLongestText + 1, 'a') + "\",\"label\":1}"),
+  CHECK_THAT(table_error("t.jsonl", "[1]"), Contains("t.jsonl:1: a JSON array"));
+  CHECK_THAT(table_error("t.jsonl", "{\"text\":\"a\"}"), Contains("no key `label`"));
+  CHECK_THAT(table_error("t.jsonl", "{\"text\":1,\"label\":1}"), Contains("`text` is a number"));
+  CHECK_THAT(table_error("t.jsonl", "{\"text\":\"a\",\"label\":1.5}"), Contains("`label` is a fraction"));
+  CHECK_THAT(table_error("t.jsonl", "{\"text\":\"\\ud800\",\"label\":1}"), Contains("t.jsonl:1: not JSON"));
+  CHECK_THAT(table_error("t.jsonl", "{\"text\":\"" + std::string(kLongestText + 1, 'a') + "\",\"label\":1}"),
              Contains("t.jsonl:1: ") && Contains("above the limit"));
-  CHECK_THAT(error_for("t.csv", "text,label\na," + std::string(2000, 'x') + "\n"), Contains("label_column"));
-  CHECK_THAT(error_for("t.txt", "x"), Contains("unknown extension `.txt`"));
+  CHECK_THAT(table_error("t.csv", "text,label\na," + std::string(2000, 'x') + "\n"),
+             Contains("label_column"));
+  CHECK_THAT(table_error("t.txt", "x"), Contains("unknown extension `.txt`"));
   CHECK_THAT(error_of([] { read_text_table({.train = "/nonexistent.csv"}); }), Contains("/nonexistent.csv"));
   CHECK_THAT(error_of([] { read_text_table({.path = "a.csv", .train = "b.csv"}); }),
              Contains("either `path`"));
@@ -184,7 +185,7 @@ TEST_CASE("random bytes in a table give rows or an Error, never anything else", 
       std::string content = run % 2 ? "text,label\n" : "text\tlabel\n{\"text\":\"a\",\"label\":";
       for (std::uint64_t i = 0; i < random.below(60, 0); ++i)
         content += alphabet[random.below(alphabet.size(), i + 1)];
-      CHECK_NOTHROW(error_for(name, content));
+      CHECK_NOTHROW(table_error(name, content));
     }
 }
 

@@ -12,7 +12,7 @@ namespace {
 
 const std::string kGood = "00001740 03 n 01 entity 0 001 ~ 00001930 n 0000 | that which is; \"a | b\"  \n";
 
-std::string error_for(const std::string& content) {
+std::string wordnet_error(const std::string& content) {
   const TemporaryDirectory folder;
   folder.write("data.noun", content);
   return error_of([&] { read_wordnet(folder.path(), "noun"); });
@@ -131,7 +131,7 @@ TEST_CASE("missing WordNet files name the package to install", "[data]") {
 }
 
 TEST_CASE("a malformed WordNet line is named by file and line", "[data]") {
-  CHECK(error_for("  licence\n" + kGood).empty());
+  CHECK(wordnet_error("  licence\n" + kGood).empty());
   for (const char* bad :
        {"00001740 03 n 01 entity 0", "00001740 03 n 02 entity 0 000 | too few words",
         "00001740 03 n 0x entity 0 000 | gloss", "0000174 03 n 01 entity | gloss",
@@ -140,12 +140,12 @@ TEST_CASE("a malformed WordNet line is named by file and line", "[data]") {
         "00001740 03 n 01 x 0 1 ~ 00001930 n 0000 | not three digits",
         "00001740 03 n 01 x 0 001 ~ 0000193 n 0000 | a short offset", "00001740 03 n 01 x | ", "", "| gloss",
         "00001740 03 n 01 x |gloss", "00001740 03 n 01 x | \xFF"})
-    CHECK_THAT(error_for("  licence\n" + kGood + bad + "\n" + kGood), Contains("data.noun:3: "));
+    CHECK_THAT(wordnet_error("  licence\n" + kGood + bad + "\n" + kGood), Contains("data.noun:3: "));
 }
 
 TEST_CASE("no truncation of a WordNet line is misread or crashes", "[data]") {
   for (std::size_t size = 0; size < kGood.size(); ++size) {
-    const std::string error = error_for(kGood.substr(0, size));
+    const std::string error = wordnet_error(kGood.substr(0, size));
     // Past the bar a shorter gloss is still a gloss.
     if (size > 0 && size < kGood.find('|') + 3) CHECK_THAT(error, Contains("data.noun:1: "));
   }

@@ -15,7 +15,7 @@ const std::vector<std::uint64_t> kInverse{0x5e2d58d8b3bcdf1a, 0xbadec7829054f90d
                                           0x3024b9d0a507daed, 0xb16400bf472b4215, 0xb8245b669d90d27a,
                                           0x5aea5550968dc392, 0x29f03c6276dcaa58};
 
-double as_double(const FixedPoint& number) {
+double as_double(const FixedPointNumber& number) {
   double value = 0;
   for (int i = number.digits; i >= 0; --i)
     value = value * 0x1p-64 + static_cast<double>(number.words[static_cast<std::size_t>(i)]);
@@ -35,7 +35,7 @@ bool below_inverse(std::vector<std::uint64_t> words, std::uint64_t rest) {
 
 TEST_CASE("a power of e has as many digits as are asked for") {
   for (const int digits : {2, 4, 8}) {
-    const FixedPoint inverse = exponential(7, 7, digits);
+    const FixedPointNumber inverse = exponential(7, 7, digits);
     for (int i = 1; i < digits; ++i)
       CHECK(inverse.words[static_cast<std::size_t>(i)] == kInverse[static_cast<std::size_t>(i - 1)]);
     const std::uint64_t last = inverse.words[static_cast<std::size_t>(digits)],

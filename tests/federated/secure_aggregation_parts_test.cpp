@@ -23,7 +23,7 @@ Key key_of(std::string_view hex) {
   return key;
 }
 
-ByteView bytes_of(std::string_view text) { return std::as_bytes(std::span(text)); }
+ByteView text_bytes(std::string_view text) { return std::as_bytes(std::span(text)); }
 
 Agreement agreement_of(std::size_t sites, std::uint32_t least, std::uint32_t colluding) {
   Agreement agreement;
@@ -71,15 +71,15 @@ TEST_CASE("X25519 is that of RFC 7748, and has no secret with a key of low order
 
 TEST_CASE("what is sealed opens with the same key and associated bytes only, and unaltered") {
   const Secret key(system_random), other(system_random);
-  const Bytes sealed = seal(key, bytes_of("1 to 2"), bytes_of("a secret"));
-  const Bytes opened = open(key, bytes_of("1 to 2"), sealed);
-  CHECK(std::ranges::equal(opened, bytes_of("a secret")));
-  CHECK_THROWS_AS(open(other, bytes_of("1 to 2"), sealed), Error);
-  CHECK_THROWS_AS(open(key, bytes_of("2 to 1"), sealed), Error);
+  const Bytes sealed = seal(key, text_bytes("1 to 2"), text_bytes("a secret"));
+  const Bytes opened = open(key, text_bytes("1 to 2"), sealed);
+  CHECK(std::ranges::equal(opened, text_bytes("a secret")));
+  CHECK_THROWS_AS(open(other, text_bytes("1 to 2"), sealed), Error);
+  CHECK_THROWS_AS(open(key, text_bytes("2 to 1"), sealed), Error);
   for (std::size_t i = 0; i < sealed.size(); ++i) {
     Bytes altered = sealed;
     altered[i] ^= std::byte{1};
-    CHECK_THROWS_AS(open(key, bytes_of("1 to 2"), altered), Error);
+    CHECK_THROWS_AS(open(key, text_bytes("1 to 2"), altered), Error);
   }
   CHECK_THROWS_AS(open(key, {}, Bytes(15)), Error);
 }

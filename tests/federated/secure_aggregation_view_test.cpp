@@ -12,10 +12,10 @@ using namespace conclave::secure_aggregation;
 
 namespace {
 
-using Words = std::vector<std::uint32_t>;
+using RingNumbers = std::vector<std::uint32_t>;
 
-Words words_of(const RingVector& vector) {
-  Words words(vector.size());
+RingNumbers words_of(const RingVector& vector) {
+  RingNumbers words(vector.size());
   for (std::size_t i = 0; i < words.size(); ++i) words[i] = static_cast<std::uint32_t>(vector[i]);
   return words;
 }
@@ -138,8 +138,8 @@ TEST_CASE(
   // What is left of each honest survivor's vector without the masks that the coordinator and its friends
   // know.
   std::set<std::uint32_t> honest;
-  std::map<std::uint32_t, Words> left;
-  Words honest_sum(length);
+  std::map<std::uint32_t, RingNumbers> left;
+  RingNumbers honest_sum(length);
   for (std::uint32_t site = colluding; site < n; ++site) {
     if (site == 3 || site == 4) continue;
     honest.insert(site);
@@ -159,15 +159,15 @@ TEST_CASE(
       CHECK(left[site][i] != static_cast<std::uint32_t>(vectors[site][i]));
     }
   }
-  Words left_sum(length);
+  RingNumbers left_sum(length);
   for (const auto& [site, words] : left)
     for (std::size_t i = 0; i < length; ++i) left_sum[i] += words[i];
   CHECK(left_sum == honest_sum);
 
   // Other vectors of the same sum, and masks between honest sites that make of them what was seen: any for
   // the pairs outside a spanning tree, and along the tree, from its leaves, what each site still needs.
-  std::map<std::uint32_t, Words> need;  // of masks, by site
-  Words rest = honest_sum;
+  std::map<std::uint32_t, RingNumbers> need;  // of masks, by site
+  RingNumbers rest = honest_sum;
   for (const std::uint32_t site : honest) {
     need[site] = left[site];
     for (std::size_t i = 0; i < length; ++i) {
@@ -197,5 +197,6 @@ TEST_CASE(
   }
   for (std::size_t at = order.size(); at-- > 1;)
     for (std::size_t i = 0; i < length; ++i) give(order[at], parent[order[at]], i, need[order[at]][i]);
-  for (const std::uint32_t site : honest) CHECK(need[site] == Words(length));  // the last by the sum alone
+  for (const std::uint32_t site : honest)
+    CHECK(need[site] == RingNumbers(length));  // the last by the sum alone
 }

@@ -141,10 +141,10 @@ TEST_CASE("a site that does not sign drops out of a secure round, and the others
   }
   const auto consents = test.exchange(Phase::consent, 1, [&](std::size_t i) { return consent(i).encode(); });
   // Accounted for from when the sites are asked to unmask.
-  const double one = epsilon_of({1, 1, 1}, 1e-5, RoundPrivacy::kAccountant);
+  const double one = epsilon_of({1, 1, 1}, 1e-5, kAccountant);
   CHECK(test.round.unmasked(0));
   CHECK(test.round.epsilon() == Approx(one));
-  CHECK(test.round.epsilon(2) == Approx(epsilon_of({1, 1, 3}, 1e-5, RoundPrivacy::kAccountant)));
+  CHECK(test.round.epsilon(2) == Approx(epsilon_of({1, 1, 3}, 1e-5, kAccountant)));
   for (std::size_t i = 1; i < kSites.size(); ++i)
     test.send(i, Phase::unmask, test.sites[i].unmask(Consents::decode(consents[i])).encode());
   test.loop.join();

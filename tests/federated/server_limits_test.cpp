@@ -2,6 +2,7 @@
 #include <catch2/catch.hpp>
 #include <chrono>
 
+#include "core/clock.h"
 #include "federated/transport/upload_trial.h"
 #include "tests/data/temporary_directory.h"
 
@@ -10,18 +11,18 @@ using namespace conclave;
 namespace {
 
 double seconds_of(auto f) {
-  const auto began = std::chrono::steady_clock::now();
+  const Clock::time_point began = Clock::now();
   f();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
+  return seconds_since(began);
 }
 
-constexpr std::uint64_t kElements = 3'000'000;  // three chunks
+constexpr std::uint64_t kTrialElements = 3'000'000;  // three chunks
 
 }  // namespace
 
 TEST_CASE("thousands of calls of one site do not stop another, and end when it is turned out") {
   const TemporaryDirectory folder;
-  UploadTrial trial(folder.path(), kElements);
+  UploadTrial trial(folder.path(), kTrialElements);
   trial.deliver();
   trial.hinder(40, 100);  // more than the server has threads for
   CHECK(seconds_of([&] { trial.deliver(); }) < 20);
@@ -36,7 +37,7 @@ TEST_CASE("thousands of calls of one site do not stop another, and end when it i
 
 TEST_CASE("an upload that is not gone on with is ended; connections on which nothing happens harm nobody") {
   const TemporaryDirectory folder;
-  UploadTrial trial(folder.path(), kElements, std::chrono::milliseconds(200));
+  UploadTrial trial(folder.path(), kTrialElements, std::chrono::milliseconds(200));
   trial.hinder(200, 0);
   trial.hinder(1, 2);
   CHECK(trial.wait_for_end().cut == 2);

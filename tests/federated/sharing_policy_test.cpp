@@ -20,7 +20,7 @@ const std::vector<FlatParameter> kModel{
     {"layers.1.moe.experts.gated.up.weight", {1, 4, 2}, "layers.1.moe", 2},
     {"head.bias", {4}},
 };
-constexpr std::size_t kElements = 10 + 6 + 12 + 6 + 6 + 8 + 8 + 4;
+constexpr std::size_t kModelElements = 10 + 6 + 12 + 6 + 6 + 8 + 8 + 4;
 
 SharingPolicy policy(const std::vector<SharingRule>& rules) { return {kModel, rules}; }
 
@@ -45,8 +45,8 @@ std::vector<int> runs(std::initializer_list<std::pair<int, std::size_t>> values)
 
 TEST_CASE("without rules, all is shared, as one range") {
   const auto all = policy({});
-  CHECK(all.model_elements() == kElements);
-  CHECK(all.exchanged_elements() == kElements);
+  CHECK(all.model_elements() == kModelElements);
+  CHECK(all.exchanged_elements() == kModelElements);
   CHECK(all.ranges().size() == 1);
   CHECK(all.experts().empty());
 }
@@ -119,13 +119,13 @@ TEST_CASE("lists and spans of experts are those experts") {
 TEST_CASE("what is exchanged is gathered without gaps, and scattered to where it was") {
   const auto mixed =
       policy({{"layers.0.moe.*[1]", Sharing::kept_private}, {"head.bias", Sharing::kept_private}});
-  std::vector<float> model(kElements), exchanged(mixed.exchanged_elements()), other(kElements, -1);
-  for (std::size_t i = 0; i < kElements; ++i) model[i] = static_cast<float>(i);
+  std::vector<float> model(kModelElements), exchanged(mixed.exchanged_elements()), other(kModelElements, -1);
+  for (std::size_t i = 0; i < kModelElements; ++i) model[i] = static_cast<float>(i);
   mixed.gather(model, exchanged);
   CHECK(std::ranges::is_sorted(exchanged));
   mixed.scatter(exchanged, other);
   const auto by = weighted_by(mixed);
-  for (std::size_t i = 0; i < kElements; ++i) CHECK(other[i] == (by[i] == -2 ? -1 : model[i]));
+  for (std::size_t i = 0; i < kModelElements; ++i) CHECK(other[i] == (by[i] == -2 ? -1 : model[i]));
   CHECK_THROWS_WITH(mixed.gather(exchanged, model), Contains("expected"));
 }
 

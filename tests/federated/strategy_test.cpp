@@ -16,19 +16,19 @@ namespace {
 
 using Catch::Matchers::Contains;
 
-constexpr std::size_t kElements = 40'000;  // more than one thread takes
+constexpr std::size_t kUpdateElements = 40'000;  // more than one thread takes
 constexpr float kMost = std::numeric_limits<float>::max();
 
 StrategyOptions options_of(const std::string& name) { return {.name = name, .sites = 9, .norm_bound = 50}; }
 
 TEST_CASE("fedavg gives the weighted mean of the sites' models") {
-  const TrialRound round(7, kElements);
-  const auto before = random_floats(kElements, 500);
-  const auto strategy = make_strategy({}, kElements);
+  const TrialRound round(7, kUpdateElements);
+  const auto before = random_floats(kUpdateElements, 500);
+  const auto strategy = make_strategy({}, kUpdateElements);
   auto global = before;
   round.run(*strategy, global);
   double worst = 0;
-  for (std::size_t j = 0; j < kElements; ++j)
+  for (std::size_t j = 0; j < kUpdateElements; ++j)
     worst = std::max(worst, std::abs(global[j] - (before[j] + round.mean(j))));
   CHECK(worst < 1.3e-7);  // one rounding
   CHECK(strategy->needs_mean_only());
@@ -186,8 +186,8 @@ TEST_CASE("neither blocks nor threads change a bit of what a strategy makes of i
   const int threads = omp_get_max_threads();
   const auto train = [&](std::size_t block, int on) {
     omp_set_num_threads(on);
-    const auto strategy = make_strategy(options_of(name), kElements);
-    auto global = random_floats(strategy->vectors() * kElements, 3);
+    const auto strategy = make_strategy(options_of(name), kUpdateElements);
+    auto global = random_floats(strategy->vectors() * kUpdateElements, 3);
     for (std::uint32_t t = 0; t < 2; ++t) {
       const TrialRound round(5, global.size(), t);
       round.run(*strategy, global, block, round.updates());
@@ -195,8 +195,8 @@ TEST_CASE("neither blocks nor threads change a bit of what a strategy makes of i
     omp_set_num_threads(threads);
     return global;
   };
-  const auto whole = train(kElements, 2);
-  CHECK((train(kElements, 1) == whole));  // not printed, all of them
+  const auto whole = train(kUpdateElements, 2);
+  CHECK((train(kUpdateElements, 1) == whole));  // not printed, all of them
   CHECK((train(1111, 2) == whole));
 }
 

@@ -6,7 +6,6 @@
 #include <csignal>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
@@ -16,11 +15,6 @@ namespace conclave {
 namespace {
 
 using Catch::Matchers::Contains;
-
-std::string bytes_of(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
 
 // A transcript of three rounds; its lines, each with its end.
 std::vector<std::string> three_rounds(const std::string& path) {

@@ -31,7 +31,7 @@ inline void fuzz_service(std::string_view bytes) {
     return;
   }
   // A model of images alone, as a tokenizer is not what is tried here.
-  static const Inputs inputs({.max_length = 16, .image = {5, 3, 3}, .classifies_images = true});
+  static const service::Inputs inputs({.max_length = 16, .image = {5, 3, 3}, .classifies_images = true});
   Body body{.type = kind % 3 == 1 ? "application/json" : "multipart/form-data; boundary=b", .bytes = bytes};
   for (std::string_view rest = bytes; kind % 3 == 2 && !rest.empty();) {  // names and contents, after zeros
     const auto take = [&] {

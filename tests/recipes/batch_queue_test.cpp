@@ -99,7 +99,7 @@ TEST_CASE("batches are as short as the latency wants, by what rows took so far",
 
 TEST_CASE("an address may ask at an even rate, and some more at once", "[service]") {
   RateLimit limit(2, 3);
-  const RateLimit::Clock::time_point start{};
+  const Clock::time_point start{};
   for (int i = 0; i < 3; ++i) CHECK(limit.wait("a", start) == 0);
   CHECK(limit.wait("a", start) == Approx(0.5));
   CHECK(limit.wait("b", start) == 0);

@@ -32,7 +32,7 @@ HeatMap example() {
           .values = {3.96, 0.25, 1, 0}};
 }
 
-struct Image {
+struct Picture {
   int width = 0, height = 0;
   std::vector<Colour> pixels;
   Colour at(double x, double y) const {
@@ -41,7 +41,7 @@ struct Image {
   }
 };
 
-Image decoded(const std::string& png) {
+Picture decoded(const std::string& png) {
   std::string_view left = png;
   const auto read = [](void* closure, unsigned char* data, unsigned int size) {
     auto& bytes = *static_cast<std::string_view*>(closure);
@@ -52,7 +52,7 @@ Image decoded(const std::string& png) {
   };
   cairo_surface_t* surface = cairo_image_surface_create_from_png_stream(read, &left);
   REQUIRE(cairo_surface_status(surface) == CAIRO_STATUS_SUCCESS);
-  Image image{cairo_image_surface_get_width(surface), cairo_image_surface_get_height(surface), {}};
+  Picture image{cairo_image_surface_get_width(surface), cairo_image_surface_get_height(surface), {}};
   for (int y = 0; y < image.height; ++y) {
     const unsigned char* row =
         cairo_image_surface_get_data(surface) + y * cairo_image_surface_get_stride(surface);
@@ -106,7 +106,7 @@ TEST_CASE("a heat map's PNG decodes, and its cells have their colours", "[plot]"
   const HeatMap map = example();
   const std::string png = heat_map_png(map);
   REQUIRE(png.starts_with("\x89PNG\r\n\x1a\n"));
-  const Image image = decoded(png);
+  const Picture image = decoded(png);
   const HeatMapLayout layout(map);
   CHECK(image.width == 2 * layout.width());
   CHECK(image.height == 2 * layout.height());

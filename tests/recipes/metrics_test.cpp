@@ -1,8 +1,6 @@
 // metrics.jsonl and the event file: what stands in them, and what a crash, a resume or a full disk leaves.
 // tensorboard_check.py reads the same files with TensorBoard itself.
 #include <sys/resource.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <array>
 #include <catch2/catch.hpp>
@@ -18,26 +16,12 @@
 #include "core/error.h"
 #include "recipes/metrics/crc32c.h"
 #include "recipes/metrics/metrics_writer.h"
+#include "tests/data/temporary_directory.h"
 
 using namespace conclave;
 namespace fs = std::filesystem;
 
 namespace {
-
-/// A folder of its own, gone at the end of the test.
-struct Folder {
-  Folder() {
-    std::string name = (fs::temp_directory_path() / "conclave-metrics-XXXXXX").string();
-    path = ::mkdtemp(name.data());
-  }
-  ~Folder() { fs::remove_all(path); }
-  std::string path;
-};
-
-std::string bytes_of(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
 
 void add_bytes(const fs::path& path, std::string_view bytes) {
   std::ofstream(path, std::ios::binary | std::ios::app) << bytes;
@@ -101,14 +85,14 @@ TEST_CASE("crc32c has the value that RFC 3720 gives", "[metrics]") {
 }
 
 TEST_CASE("a step is one JSON line with its numbers to the last bit", "[metrics]") {
-  const Folder folder;
-  MetricsWriter writer(options(folder.path));
+  const TemporaryDirectory folder;
+  MetricsWriter writer(options(folder.path()));
   const std::vector<double> load = {0.8, 1.1, std::nan("")};
   const double third = 1.0 / 3.0;
   writer.write(7, std::array{Metric("loss", third), Metric("moe/load", load),
                              Metric("infinite", std::numeric_limits<double>::infinity()),
                              Metric("none", std::span<const double>{}), Metric("a \"name\"\n", 1e300)});
-  const auto line = lines_of(folder.path).at(0);
+  const auto line = lines_of(folder.path()).at(0);
   CHECK(line["step"] == 7);
   CHECK(line["time"] == 1.5e9);
   CHECK(line["loss"].get<double>() == third);
@@ -119,8 +103,8 @@ TEST_CASE("a step is one JSON line with its numbers to the last bit", "[metrics]
 }
 
 TEST_CASE("the event file is TFRecords of protobuf events, byte for byte", "[metrics]") {
-  const Folder folder;
-  MetricsWriter writer(options(folder.path));
+  const TemporaryDirectory folder;
+  MetricsWriter writer(options(folder.path()));
   const std::vector<double> load = {2.0};
   writer.write(300, std::array{Metric("loss", 1.0), Metric("l", load)});
   CHECK(fs::path(writer.event_path()).filename() == "events.out.tfevents.1500000000.host");
@@ -135,17 +119,17 @@ TEST_CASE("the event file is TFRecords of protobuf events, byte for byte", "[met
 }
 
 TEST_CASE("a resumed run drops the steps it will take again and appends", "[metrics]") {
-  const Folder folder;
+  const TemporaryDirectory folder;
   {
-    MetricsWriter writer(options(folder.path));
+    MetricsWriter writer(options(folder.path()));
     write_steps(writer, 0, 10);
   }
-  MetricsWriter writer(options(folder.path));
-  CHECK(steps_of(folder.path).size() == 10);  // opening alone drops nothing
+  MetricsWriter writer(options(folder.path()));
+  CHECK(steps_of(folder.path()).size() == 10);  // opening alone drops nothing
   writer.truncate_from(6);
-  CHECK(steps_of(folder.path) == std::vector<std::int64_t>{0, 1, 2, 3, 4, 5});
+  CHECK(steps_of(folder.path()) == std::vector<std::int64_t>{0, 1, 2, 3, 4, 5});
   write_steps(writer, 6, 8);
-  CHECK(steps_of(folder.path) == std::vector<std::int64_t>{0, 1, 2, 3, 4, 5, 6, 7});
+  CHECK(steps_of(folder.path()) == std::vector<std::int64_t>{0, 1, 2, 3, 4, 5, 6, 7});
   CHECK(fs::path(writer.event_path()).filename() == "events.out.tfevents.1500000000.host.1");
   using namespace std::string_literals;
   // SessionLog { status: START } at step 6: TensorBoard forgets steps 6 to 9 of the earlier file.
@@ -153,34 +137,34 @@ TEST_CASE("a resumed run drops the steps it will take again and appends", "[metr
 }
 
 TEST_CASE("a new run in an old folder starts with empty metrics", "[metrics]") {
-  const Folder folder;
+  const TemporaryDirectory folder;
   {
-    MetricsWriter writer(options(folder.path));
+    MetricsWriter writer(options(folder.path()));
     write_steps(writer, 0, 3);
   }
-  MetricsWriter writer(options(folder.path));
+  MetricsWriter writer(options(folder.path()));
   writer.truncate_from(0);
   CHECK(bytes_of(writer.jsonl_path()).empty());
 }
 
 TEST_CASE("a last line torn by a crash is cut off before more is written", "[metrics]") {
-  const Folder folder;
+  const TemporaryDirectory folder;
   {
-    MetricsWriter writer(options(folder.path));
+    MetricsWriter writer(options(folder.path()));
     write_steps(writer, 0, 3);
   }
   for (const std::string_view torn :
        {"{\"step\":3,\"time\":15", "{\"step\":3}", "{", "\0\0\0\n\0\0", "{\"step\":\n"}) {
-    add_bytes(folder.path + "/metrics.jsonl", torn);
-    MetricsWriter writer(options(folder.path));
-    CHECK(steps_of(folder.path) == std::vector<std::int64_t>{0, 1, 2});
+    add_bytes(folder.path() + "/metrics.jsonl", torn);
+    MetricsWriter writer(options(folder.path()));
+    CHECK(steps_of(folder.path()) == std::vector<std::int64_t>{0, 1, 2});
   }
 }
 
 TEST_CASE("a full disk costs lines and one warning, and leaves whole lines only", "[metrics]") {
-  const Folder folder;
+  const TemporaryDirectory folder;
   std::vector<std::string> warnings;
-  MetricsWriter writer(options(folder.path, &warnings));
+  MetricsWriter writer(options(folder.path(), &warnings));
   write_steps(writer, 0, 5);
 
   rlimit before{};  // a limit on file sizes cuts a write short as a full disk does
@@ -193,28 +177,28 @@ TEST_CASE("a full disk costs lines and one warning, and leaves whole lines only"
   std::signal(SIGXFSZ, handler);
 
   write_steps(writer, 8, 10);
-  CHECK(steps_of(folder.path) == std::vector<std::int64_t>{0, 1, 2, 3, 4, 8, 9});
+  CHECK(steps_of(folder.path()) == std::vector<std::int64_t>{0, 1, 2, 3, 4, 8, 9});
   CHECK(records_of(writer.event_path()).size() <= 11);  // and all of them whole
   REQUIRE(warnings.size() == 1);
   CHECK_THAT(warnings[0], Catch::Matchers::Contains("metrics cannot be written"));
 }
 
 TEST_CASE("a device without room is a warning too", "[metrics]") {
-  const Folder folder;
-  fs::create_symlink("/dev/full", folder.path + "/metrics.jsonl");
+  const TemporaryDirectory folder;
+  fs::create_symlink("/dev/full", folder.path() + "/metrics.jsonl");
   std::vector<std::string> warnings;
-  MetricsWriter writer(options(folder.path, &warnings));
+  MetricsWriter writer(options(folder.path(), &warnings));
   writer.truncate_from(0);
   write_steps(writer, 0, 3);
   CHECK(warnings ==
-        std::vector{folder.path + "/metrics.jsonl: metrics cannot be written (No space left on device); "
-                                  "training goes on without them"});
+        std::vector{folder.path() + "/metrics.jsonl: metrics cannot be written (No space left on device); "
+                                    "training goes on without them"});
   CHECK(records_of(writer.event_path()).size() == 5);
 }
 
 TEST_CASE("a folder that cannot be made is an error at once", "[metrics]") {
-  const Folder folder;
-  add_bytes(folder.path + "/file", "x");
-  CHECK_THROWS_AS(MetricsWriter(options(folder.path + "/file/run")), Error);
-  CHECK_NOTHROW(MetricsWriter(options(folder.path + "/new/run")));
+  const TemporaryDirectory folder;
+  add_bytes(folder.path() + "/file", "x");
+  CHECK_THROWS_AS(MetricsWriter(options(folder.path() + "/file/run")), Error);
+  CHECK_NOTHROW(MetricsWriter(options(folder.path() + "/new/run")));
 }

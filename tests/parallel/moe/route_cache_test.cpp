@@ -16,37 +16,37 @@ namespace {
 using Catch::Matchers::Contains;
 using Catch::Matchers::StartsWith;
 
-constexpr std::size_t kMiB = std::size_t{1} << 20;
+constexpr std::size_t kMebibyte = std::size_t{1} << 20;
 constexpr std::size_t kLine = 64 + 4;  // a line, and its part of the index
 
-using Scores = std::vector<float>;
+using CachedScores = std::vector<float>;
 
 RouteCache::Key key_of(std::uint64_t number) {
   return {number * 0x9E3779B97F4A7C15u, number * 0xC2B2AE3D27D4EB4Fu};
 }
 
 // `count` numbers that no other `number` has.
-Scores scores_of(std::uint64_t number, std::size_t count) {
-  Scores scores(count);
+CachedScores scores_of(std::uint64_t number, std::size_t count) {
+  CachedScores scores(count);
   for (std::size_t i = 0; i < count; ++i) scores[i] = static_cast<float>(number * 1000 + i);
   return scores;
 }
 
 // What is kept under a key; empty where nothing is.
-Scores found(RouteCache& cache, const RouteCache::Key& key, std::size_t count) {
-  Scores scores(count, -1);
+CachedScores found(RouteCache& cache, const RouteCache::Key& key, std::size_t count) {
+  CachedScores scores(count, -1);
   if (cache.find(key, scores)) return scores;
-  CHECK(scores == Scores(count, -1));  // a miss writes nothing
+  CHECK(scores == CachedScores(count, -1));  // a miss writes nothing
   return {};
 }
 
 TEST_CASE("a hit gives exactly what was inserted, for any number of rows", "[route_cache]") {
   for (const Index experts : {1, 2, 7, 8, 16, 61}) {
-    RouteCache cache(kMiB, experts, 40);
+    RouteCache cache(kMebibyte, experts, 40);
     for (std::uint64_t rows = 1; rows <= 40; ++rows)
       cache.insert(key_of(rows), scores_of(rows, rows * static_cast<std::size_t>(experts)));
     for (std::uint64_t rows = 1; rows <= 40; ++rows) {
-      const Scores expected = scores_of(rows, rows * static_cast<std::size_t>(experts));
+      const CachedScores expected = scores_of(rows, rows * static_cast<std::size_t>(experts));
       CHECK(found(cache, key_of(rows), expected.size()) == expected);
     }
     CHECK(cache.statistics().hits == 40);
@@ -55,11 +55,12 @@ TEST_CASE("a hit gives exactly what was inserted, for any number of rows", "[rou
 }
 
 TEST_CASE("scores come back bit by bit, also those that are not numbers", "[route_cache]") {
-  RouteCache cache(kMiB, 4, 1);
-  const Scores scores{-0.0f, std::numeric_limits<float>::quiet_NaN(),
-                      std::numeric_limits<float>::denorm_min(), -std::numeric_limits<float>::infinity()};
+  RouteCache cache(kMebibyte, 4, 1);
+  const CachedScores scores{-0.0f, std::numeric_limits<float>::quiet_NaN(),
+                            std::numeric_limits<float>::denorm_min(),
+                            -std::numeric_limits<float>::infinity()};
   cache.insert(key_of(1), scores);
-  Scores back(4);
+  CachedScores back(4);
   REQUIRE(cache.find(key_of(1), back));
   CHECK(std::memcmp(back.data(), scores.data(), sizeof(float) * 4) == 0);
 }
@@ -98,7 +99,7 @@ TEST_CASE("another router, shape, type or a single flipped bit is another key", 
 }
 
 TEST_CASE("keys that differ in one half only are different entries", "[route_cache]") {
-  RouteCache cache(kMiB, 2, 1);
+  RouteCache cache(kMebibyte, 2, 1);
   const std::vector<RouteCache::Key> keys{{1, 1}, {1, 2}, {2, 1}, {1, std::uint64_t{1} << 63 | 1}};
   for (std::size_t i = 0; i < keys.size(); ++i) cache.insert(keys[i], scores_of(i, 2));
   for (std::size_t i = 0; i < keys.size(); ++i) CHECK(found(cache, keys[i], 2) == scores_of(i, 2));
@@ -136,24 +137,24 @@ TEST_CASE("an entry makes room for itself, up to the whole cache", "[route_cache
 }
 
 // A cache as one would write it down: entries in the order of use, the newest first.
-struct Model {
+struct WrittenCache {
   struct Entry {
     std::uint64_t number;
-    Scores scores;
+    CachedScores scores;
   };
 
-  static std::size_t lines(const Scores& scores) {
+  static std::size_t lines(const CachedScores& scores) {
     return 1 + (std::max<std::size_t>(scores.size(), 8) - 8 + 14) / 15;
   }
   auto at(std::uint64_t number) { return std::ranges::find(entries, number, &Entry::number); }
 
-  Scores find(std::uint64_t number) {
+  CachedScores find(std::uint64_t number) {
     const auto entry = at(number);
     if (entry == entries.end()) return {};
     entries.splice(entries.begin(), entries, entry);
     return entries.front().scores;
   }
-  void insert(std::uint64_t number, const Scores& scores) {
+  void insert(std::uint64_t number, const CachedScores& scores) {
     if (const auto entry = at(number); entry != entries.end()) {
       used -= lines(entry->scores);
       entries.erase(entry);
@@ -179,7 +180,7 @@ TEST_CASE("whatever is asked for in whatever order, a cache does as a list of th
     std::uint64_t drawn = 0;
     const auto below = [&](std::uint32_t n) { return static_cast<std::size_t>(random.below(n, drawn++)); };
     const std::size_t experts = 1 + below(20), most_rows = run % 3 == 0 ? 1 : 1 + below(30);
-    Model model{.capacity = Model::lines(Scores(experts * most_rows)) + below(200)};
+    WrittenCache model{.capacity = WrittenCache::lines(CachedScores(experts * most_rows)) + below(200)};
     RouteCache cache(model.capacity * kLine + below(kLine), static_cast<Index>(experts),
                      static_cast<Index>(most_rows));
     REQUIRE(cache.statistics().capacity == model.capacity * 64);
@@ -193,11 +194,11 @@ TEST_CASE("whatever is asked for in whatever order, a cache does as a list of th
         model = {.capacity = model.capacity, .evictions = model.evictions};
       } else if (below(2) == 0) {
         sizes[text] = (1 + below(static_cast<std::uint32_t>(most_rows))) * experts;
-        const Scores scores = scores_of(text + static_cast<std::uint64_t>(action), sizes[text]);
+        const CachedScores scores = scores_of(text + static_cast<std::uint64_t>(action), sizes[text]);
         cache.insert(key_of(text), scores);
         model.insert(text, scores);
       } else {
-        const Scores expected = model.find(text);
+        const CachedScores expected = model.find(text);
         REQUIRE(found(cache, key_of(text), sizes[text]) == expected);
         ++lookups;
         hits += !expected.empty();
@@ -231,7 +232,7 @@ TEST_CASE("a cleared cache is empty, has all its room, and goes on counting", "[
 }
 
 TEST_CASE("statistics count until they are reset, which forgets no entry", "[route_cache]") {
-  RouteCache cache(kMiB, 3, 1);
+  RouteCache cache(kMebibyte, 3, 1);
   CHECK(cache.statistics().hit_rate() == 0);
   cache.insert(key_of(1), scores_of(1, 3));
   for (const std::uint64_t number : {1, 1, 1, 2}) found(cache, key_of(number), 3);
@@ -239,8 +240,8 @@ TEST_CASE("statistics count until they are reset, which forgets no entry", "[rou
   CHECK(cache.statistics().misses == 1);
   CHECK(cache.statistics().hit_rate() == 0.75);
   CHECK(cache.statistics().bytes == 64);
-  CHECK(cache.statistics().capacity <= kMiB);
-  CHECK(cache.statistics().capacity > kMiB * 9 / 10);
+  CHECK(cache.statistics().capacity <= kMebibyte);
+  CHECK(cache.statistics().capacity > kMebibyte * 9 / 10);
   cache.reset_statistics();
   CHECK(cache.statistics().hits + cache.statistics().misses == 0);
   CHECK(cache.statistics().entries == 1);
@@ -252,27 +253,27 @@ TEST_CASE("a size that cannot be is refused with the key to change", "[route_cac
                     StartsWith("moe.route_cache_mib: 1024.0 TiB are more than the ") &&
                         Contains(" of memory available; set it to less than "));
   CHECK_THROWS_WITH(
-      RouteCache(2 * kMiB, 4096, 512),
+      RouteCache(2 * kMebibyte, 4096, 512),
       "moe.route_cache_mib: 2.0 MiB are too few for the scores of 512 rows for 4096 experts; set "
       "it to 10 or more");
-  CHECK_NOTHROW(RouteCache(10 * kMiB, 4096, 512));
+  CHECK_NOTHROW(RouteCache(10 * kMebibyte, 4096, 512));
   CHECK_THROWS_WITH(RouteCache(0, 8, 1), StartsWith("moe.route_cache_mib: 0 B are too few"));
-  CHECK_THROWS_AS(RouteCache(kMiB, 0, 1), Error);
-  CHECK_THROWS_AS(RouteCache(kMiB, 8, 0), Error);
-  CHECK_THROWS_AS(RouteCache(kMiB, Index{1} << 40, Index{1} << 40), Error);
+  CHECK_THROWS_AS(RouteCache(kMebibyte, 0, 1), Error);
+  CHECK_THROWS_AS(RouteCache(kMebibyte, 8, 0), Error);
+  CHECK_THROWS_AS(RouteCache(kMebibyte, Index{1} << 40, Index{1} << 40), Error);
 }
 
 TEST_CASE("scores that are not whole rows, or of another number than was kept, are refused",
           "[route_cache]") {
-  RouteCache cache(kMiB, 8, 4);
+  RouteCache cache(kMebibyte, 8, 4);
   for (const std::size_t count : {0, 7, 9, 40})
-    CHECK_THROWS_WITH(cache.insert(key_of(1), Scores(count)),
+    CHECK_THROWS_WITH(cache.insert(key_of(1), CachedScores(count)),
                       fmt::format("route cache: {} scores are not 1 to 4 rows for 8 experts", count));
   CHECK(cache.statistics().entries == 0);
   for (const std::size_t kept : {8, 16, 24, 32}) {
     cache.insert(key_of(1), scores_of(1, kept));
     for (std::size_t count = 0; count <= 48; ++count) {
-      Scores scores(count);
+      CachedScores scores(count);
       if (count != kept)
         CHECK_THROWS_WITH(
             cache.find(key_of(1), scores),
