@@ -15,7 +15,10 @@ list(REMOVE_ITEM emulator_sources ${emulated_test_sources})
 foreach(list IN ITEMS emulator_sources emulated_test_sources)  # ranks.cmake has them
   list(FILTER ${list} EXCLUDE REGEX "/(nccl|nccl_test|mpi)\\.cpp$")
 endforeach()
-file(GLOB emulated_sources CONFIGURE_DEPENDS ${core}/*.cpp ${core}/kernels/*.cpp ${core}/cuda/*.cpp)
+file(GLOB emulated_sources CONFIGURE_DEPENDS ${core}/*.cpp ${core}/cuda/*.cpp)
+file(GLOB emulated_twins CONFIGURE_DEPENDS ${core}/kernels/*.cpp)
+file(GLOB emulated_cuda CONFIGURE_DEPENDS ${core}/cuda/*.cpp)
+set_source_files_properties(${emulated_cuda} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)  # as in core/CMakeLists.txt
 file(GLOB emulated_kernels CONFIGURE_DEPENDS ${core}/kernels/*.cu ${core}/cuda/*.cu)
 
 # -fsanitize=thread is for its calls at every access to memory, which go to access.cpp: its library is not
@@ -33,24 +36,29 @@ function(conclave_emulate_kernels)
   endforeach()
 endfunction()
 
-add_library(conclave_emulated STATIC ${emulator_sources} ${emulated_sources} ${emulated_kernels})
+add_library(emulated_twins OBJECT ${emulated_twins})  # the processor's kernels, which choose the device's
+if(CONCLAVE_SANITIZE)  # these are sanitized by tests of their own
+  target_compile_options(emulated_twins PRIVATE -fno-sanitize=all)
+endif()
+add_library(conclave_emulated STATIC ${emulator_sources} ${emulated_sources} ${emulated_kernels}
+            $<TARGET_OBJECTS:emulated_twins>)
 conclave_emulate_kernels(${emulated_kernels})
 set_source_files_properties(${emulator_sources} PROPERTIES COMPILE_OPTIONS -O2)  # most of the tests' time
-if(CONCLAVE_SANITIZE)  # the processor's kernels are sanitized by tests of their own
-  file(GLOB twins CONFIGURE_DEPENDS ${core}/kernels/*.cpp)
-  set_source_files_properties(${twins} PROPERTIES COMPILE_OPTIONS -fno-sanitize=all)
-endif()
 if(CONCLAVE_COVERAGE)  # for scripts/coverage; unoptimized, as lines that are merged cannot be told apart
-  set_property(SOURCE ${emulated_sources} ${emulated_kernels} APPEND PROPERTY COMPILE_OPTIONS --coverage -O0)
+  set_property(SOURCE ${emulated_sources} ${emulated_twins} ${emulated_kernels}
+               APPEND PROPERTY COMPILE_OPTIONS --coverage -O0)
   target_link_options(conclave_emulated PUBLIC --coverage -Wl,--undefined=__gcov_dump)  # mpi.cpp calls it
 endif()
-target_include_directories(conclave_emulated BEFORE PUBLIC ${emulator}/include)
-target_include_directories(conclave_emulated PUBLIC ${PROJECT_SOURCE_DIR} PRIVATE ${CONCLAVE_BOOST_INCLUDE})
-target_compile_definitions(conclave_emulated PUBLIC CONCLAVE_CUDA=1)
-target_compile_options(conclave_emulated PRIVATE -O1)  # quickly, as the tests themselves
-target_compile_features(conclave_emulated PUBLIC cxx_std_20)
-target_link_libraries(conclave_emulated PUBLIC OpenMP::OpenMP_CXX fmt::fmt PkgConfig::openblas PkgConfig::xxhash
-                      PRIVATE conclave_flags ${CONCLAVE_BOOST_CONTEXT})
+foreach(library IN ITEMS emulated_twins conclave_emulated)
+  target_include_directories(${library} BEFORE PUBLIC ${emulator}/include)
+  target_include_directories(${library} PUBLIC ${PROJECT_SOURCE_DIR} PRIVATE ${CONCLAVE_BOOST_INCLUDE})
+  target_compile_definitions(${library} PUBLIC CONCLAVE_CUDA=1)
+  target_compile_options(${library} PRIVATE -O1)  # quickly, as the tests themselves
+  target_compile_features(${library} PUBLIC cxx_std_20)
+  target_link_libraries(${library} PUBLIC OpenMP::OpenMP_CXX fmt::fmt PkgConfig::openblas PkgConfig::xxhash
+                        PRIVATE conclave_flags)
+endforeach()
+target_link_libraries(conclave_emulated PRIVATE ${CONCLAVE_BOOST_CONTEXT})
 
 add_executable(emulated_tests $<TARGET_OBJECTS:test_main> ${emulated_test_sources} cuda/operations.cpp)
 conclave_emulate_kernels(${emulated_test_sources})

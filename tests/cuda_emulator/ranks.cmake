@@ -23,6 +23,7 @@ target_link_libraries(emulated_conclave PRIVATE $<LINK_LIBRARY:WHOLE_ARCHIVE,con
                       conclave_flags)
 target_compile_definitions(emulated_conclave PRIVATE CONCLAVE_VERSION="${PROJECT_VERSION}")
 target_compile_options(emulated_conclave PRIVATE -O1)
+set_target_properties(emulated_mpi_tests emulated_conclave PROPERTIES UNITY_BUILD OFF)
 
 foreach(ranks IN ITEMS 1 2 4)
   add_test(NAME emulated_mpi_${ranks}
