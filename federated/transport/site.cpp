@@ -74,7 +74,7 @@ bool Site::call(std::string_view what, double seconds,
     const auto now = Clock::now();
     if (now - attempted > std::chrono::duration<double>(2 * kAnswerSeconds))
       began = now;  // it was reached meanwhile
-    const double gone = seconds_since(began);
+    const double gone = std::chrono::duration<double>(now - began).count();
     if (!may_pass(status.error_code()))
       fail("{}: the coordinator at {} refuses: {}", what, options_.address, status.error_message());
     if (options_.patience_seconds > 0 && gone > options_.patience_seconds)

@@ -15,10 +15,11 @@ list(REMOVE_ITEM emulator_sources ${emulated_test_sources})
 foreach(list IN ITEMS emulator_sources emulated_test_sources)  # ranks.cmake has them
   list(FILTER ${list} EXCLUDE REGEX "/(nccl|nccl_test|mpi)\\.cpp$")
 endforeach()
-file(GLOB emulated_sources CONFIGURE_DEPENDS ${core}/*.cpp ${core}/cuda/*.cpp)
+file(GLOB emulated_sources CONFIGURE_DEPENDS ${core}/*.cpp)
 file(GLOB emulated_twins CONFIGURE_DEPENDS ${core}/kernels/*.cpp)
 file(GLOB emulated_cuda CONFIGURE_DEPENDS ${core}/cuda/*.cpp)
 set_source_files_properties(${emulated_cuda} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)  # as in core/CMakeLists.txt
+list(APPEND emulated_sources ${emulated_cuda})
 file(GLOB emulated_kernels CONFIGURE_DEPENDS ${core}/kernels/*.cu ${core}/cuda/*.cu)
 
 # -fsanitize=thread is for its calls at every access to memory, which go to access.cpp: its library is not
@@ -51,13 +52,14 @@ if(CONCLAVE_COVERAGE)  # for scripts/coverage; unoptimized, as lines that are me
 endif()
 foreach(library IN ITEMS emulated_twins conclave_emulated)
   target_include_directories(${library} BEFORE PUBLIC ${emulator}/include)
-  target_include_directories(${library} PUBLIC ${PROJECT_SOURCE_DIR} PRIVATE ${CONCLAVE_BOOST_INCLUDE})
+  target_include_directories(${library} PUBLIC ${PROJECT_SOURCE_DIR})
   target_compile_definitions(${library} PUBLIC CONCLAVE_CUDA=1)
   target_compile_options(${library} PRIVATE -O1)  # quickly, as the tests themselves
   target_compile_features(${library} PUBLIC cxx_std_20)
   target_link_libraries(${library} PUBLIC OpenMP::OpenMP_CXX fmt::fmt PkgConfig::openblas PkgConfig::xxhash
                         PRIVATE conclave_flags)
 endforeach()
+target_include_directories(conclave_emulated PRIVATE ${CONCLAVE_BOOST_INCLUDE})
 target_link_libraries(conclave_emulated PRIVATE ${CONCLAVE_BOOST_CONTEXT})
 
 add_executable(emulated_tests $<TARGET_OBJECTS:test_main> ${emulated_test_sources} cuda/operations.cpp)
