@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -95,5 +96,22 @@ class Communicator {
   /// Engines whose operations are complete when started return Request{} and need not override it.
   virtual bool finish(void*& native, int slot, bool block);
 };
+
+/// What `make` returns on rank 0, on every rank: of what may differ between them, such as a file, one is
+/// told. Where it throws a Failure there, every rank throws one of the same message. Collective.
+template <class Failure = Error>
+std::string from_first(Communicator& group, const std::function<std::string()>& make) {
+  std::string made, problem;
+  if (group.rank() == 0) {
+    try {
+      made = make();
+    } catch (const Failure& failure) {  // the others wait, so they must hear of it
+      problem = failure.what();
+    }
+  }
+  problem = group.broadcast(problem, 0);
+  if (!problem.empty()) throw Failure(problem);
+  return group.broadcast(made, 0);
+}
 
 }  // namespace conclave

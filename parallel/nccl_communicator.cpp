@@ -82,8 +82,8 @@ struct NcclCommunicator::Engine {
   };
 
   Engine(Communicator& control, const NcclOptions& options)
-      : watch(fmt::format("rank {} of {}", control.rank(), control.size()), options),
-        exceptions_at_start(std::uncaught_exceptions()) {
+      : exceptions_at_start(std::uncaught_exceptions()),
+        watch(fmt::format("rank {} of {}", control.rank(), control.size()), options) {
     constexpr const char* kStarting = "starting NCCL";
     ncclUniqueId id{};
     if (control.rank() == 0) check(ncclGetUniqueId(&id), kStarting);
@@ -155,13 +155,13 @@ struct NcclCommunicator::Engine {
           operation, handle);
   }
 
-  NcclWatch watch;
   ncclComm_t handle = nullptr;
   cuda::Stream stream;
   cuda::Event before;      // what the current stream had when something was started
   cuda::Event on_current;  // the last operation on the current stream
   std::vector<std::unique_ptr<Started>> started;
   int exceptions_at_start;
+  NcclWatch watch;  // goes first: it looks at the events above
 };
 
 NcclCommunicator::NcclCommunicator(std::unique_ptr<Communicator> control, NcclOptions options)

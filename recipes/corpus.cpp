@@ -165,21 +165,13 @@ Corpus load_corpus(const Recipe& recipe, Communicator& world, const std::string&
     tasks.push_back({task, {{}, take(read.train), take(read.validation), take(read.test)}});
   }
   if (!tokenizer && recipe.has_texts()) {
-    std::string bytes, problem;
-    if (world.rank() == 0) {
-      try {
-        std::vector<TextExample> texts;
-        for (const auto& [task, examples] : tasks)
-          std::ranges::copy_if(examples.train.examples, std::back_inserter(texts),
-                               [](const TextExample& example) { return !example.text.empty(); });
-        bytes = Tokenizer::train(texts, data.vocabulary, cache_directory).bytes();
-      } catch (const Error& error) {  // the others wait for the bytes, so they must hear of it
-        problem = error.what();
-      }
-    }
-    problem = world.broadcast(problem, 0);
-    require(problem.empty(), "{}", problem);
-    tokenizer = Tokenizer::from_bytes(world.broadcast(bytes, 0));
+    tokenizer = Tokenizer::from_bytes(from_first(world, [&] {
+      std::vector<TextExample> texts;
+      for (const auto& [task, examples] : tasks)
+        std::ranges::copy_if(examples.train.examples, std::back_inserter(texts),
+                             [](const TextExample& example) { return !example.text.empty(); });
+      return Tokenizer::train(texts, data.vocabulary, cache_directory).bytes();
+    }));
   }
   Corpus corpus{std::move(read.class_names), tokenizer, {}};
   for (auto& [task, examples] : tasks)

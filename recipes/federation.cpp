@@ -125,7 +125,7 @@ void check_strategy(const Settings& settings, settings::Checker<Settings>& check
 }  // namespace
 
 FederationSettings read_federation(const std::string& path, const std::vector<std::string>& overrides) {
-  auto settings = settings::parse<FederationSettings>(settings::file_text(path), path, overrides);
+  auto settings = settings::parse<FederationSettings>(settings::file_text(path, nullptr), path, overrides);
   settings::Checker check(settings, path);
   check.check_limits();
   FederationTable& federation = settings.federation;
@@ -160,8 +160,9 @@ FederationSettings read_federation(const std::string& path, const std::vector<st
   return settings;
 }
 
-SiteSettings read_site(const std::string& path, const std::vector<std::string>& overrides) {
-  auto settings = settings::parse<SiteSettings>(settings::file_text(path), path, overrides);
+SiteSettings read_site(const std::string& path, const std::vector<std::string>& overrides,
+                       Communicator& world) {
+  auto settings = settings::parse<SiteSettings>(settings::file_text(path, &world), path, overrides);
   settings::Checker check(settings, path);
   check.check_limits();
   // A part of [privacy] alone would leave the rest to the coordinator.
@@ -185,8 +186,9 @@ SiteSettings read_site(const std::string& path, const std::vector<std::string>& 
   return settings;
 }
 
-SimulationSettings read_simulation(const std::string& path, const std::vector<std::string>& overrides) {
-  auto settings = settings::parse<SimulationSettings>(settings::file_text(path), path, overrides);
+SimulationSettings read_simulation(const std::string& path, const std::vector<std::string>& overrides,
+                                   Communicator* world) {
+  auto settings = settings::parse<SimulationSettings>(settings::file_text(path, world), path, overrides);
   settings::Checker check(settings, path);
   check.check_limits();
   check_strategy(settings, check);

@@ -147,10 +147,12 @@ struct SimulationSettings {
   std::map<std::string, std::string, std::less<>> origin;
 };
 
-/// Throw RecipeError, as read_recipe() does.
+/// Throw RecipeError, as read_recipe() does; what several ranks read comes from rank 0.
 FederationSettings read_federation(const std::string& path, const std::vector<std::string>& overrides = {});
-SiteSettings read_site(const std::string& path, const std::vector<std::string>& overrides = {});
-SimulationSettings read_simulation(const std::string& path, const std::vector<std::string>& overrides = {});
+SiteSettings read_site(const std::string& path, const std::vector<std::string>& overrides,
+                       Communicator& world);
+SimulationSettings read_simulation(const std::string& path, const std::vector<std::string>& overrides = {},
+                                   Communicator* world = nullptr);
 /// Those of `overrides` that are keys of simulation.toml; the others are left, for the recipe.
 std::vector<std::string> take_simulation_keys(std::vector<std::string>& overrides);
 

@@ -26,17 +26,38 @@ std::string find_checkpoint(const std::string& path) {
   return *newest;
 }
 
+std::string find_checkpoint(const std::string& path, Communicator& world) {
+  return from_first(world, [&] { return find_checkpoint(path); });
+}
+
+std::string find_start(const Recipe& recipe, Communicator& world) {
+  if (recipe.train.start_from.empty()) return "";
+  return from_first(world, [&] {
+    try {
+      return CheckpointReader(find_checkpoint(recipe.train.start_from)).path();
+    } catch (const Error& error) {
+      fail("train.start_from: {}; train that model first, or set it to \"\"", error.what());
+    }
+  });
+}
+
 std::optional<Tokenizer> tokenizer_of(const CheckpointReader& reader) {
   if (reader.state().tokenizer.empty()) return std::nullopt;
   return Tokenizer::from_bytes(reader.state().tokenizer);
 }
 
+std::optional<Tokenizer> first_tokenizer(const Recipe& recipe, const std::string& checkpoint) {
+  if (checkpoint.empty() || !recipe.has_texts()) return std::nullopt;
+  return tokenizer_of(CheckpointReader(checkpoint));
+}
+
 LoadedModel::LoadedModel(const std::string& checkpoint, const ProcessGrid& grid,
                          const std::vector<std::string>& overrides, bool calibrates)
-    : tokenizer_(tokenizer_of(CheckpointReader(checkpoint))) {
-  const CheckpointReader reader(checkpoint, grid.world());
-  recipe_ = parse_recipe(reader.state().recipe, checkpoint + ":/state/recipe", overrides);
-  load_plugins(recipe_, checkpoint, &grid.world());
+    : checkpoint_(find_checkpoint(checkpoint, grid.world())),
+      tokenizer_(tokenizer_of(CheckpointReader(checkpoint_))) {
+  const CheckpointReader reader(checkpoint_, grid.world());
+  recipe_ = parse_recipe(reader.state().recipe, checkpoint_ + ":/state/recipe", overrides);
+  load_plugins(recipe_, checkpoint_, &grid.world());
   use_precision(recipe_.run, grid.device());
   const auto metadata = nlohmann::json::parse(reader.state().metadata);
   class_names_ = metadata.at("class_names").get<std::vector<std::string>>();

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "parallel/communicator.h"
 #include "recipes/settings_reader.h"
 
 namespace conclave {
@@ -33,7 +34,8 @@ std::string recipes_near(const std::filesystem::path& path) {
 
 }  // namespace
 
-std::string settings::file_text(const std::string& path) {
+std::string settings::file_text(const std::string& path, Communicator* world) {
+  if (world) return from_first<RecipeError>(*world, [&] { return file_text(path, nullptr); });
   std::error_code error;
   const auto status = std::filesystem::status(path, error);
   if (!std::filesystem::exists(status))
@@ -57,8 +59,8 @@ Recipe parse_recipe(const std::string& text, const std::string& name,
   return recipe;
 }
 
-Recipe read_recipe(const std::string& path, const std::vector<std::string>& overrides) {
-  return parse_recipe(settings::file_text(path), path, overrides);
+Recipe read_recipe(const std::string& path, const std::vector<std::string>& overrides, Communicator* world) {
+  return parse_recipe(settings::file_text(path, world), path, overrides);
 }
 
 }  // namespace conclave

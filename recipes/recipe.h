@@ -14,6 +14,8 @@
 
 namespace conclave {
 
+class Communicator;
+
 struct RunRecipe {
   std::string name = "run";
   std::string directory = "runs/default";
@@ -232,8 +234,10 @@ class RecipeError : public Error {
   using Error::Error;
 };
 
-/// Reads `path` and applies `overrides` ("moe.experts=16") in order; throws RecipeError.
-Recipe read_recipe(const std::string& path, const std::vector<std::string>& overrides = {});
+/// Reads `path` and applies `overrides` ("moe.experts=16") in order; throws RecipeError. With a `world`,
+/// every rank has what rank 0 reads. Collective then.
+Recipe read_recipe(const std::string& path, const std::vector<std::string>& overrides = {},
+                   Communicator* world = nullptr);
 /// Same from text; `name` stands for the file in messages.
 Recipe parse_recipe(const std::string& text, const std::string& name,
                     const std::vector<std::string>& overrides = {});

@@ -284,7 +284,8 @@ Document parse(const std::string& text, const std::string& name, const std::vect
   return document;
 }
 
-/// The bytes of `path`; throws RecipeError where it cannot be read, or is far too long.
-std::string file_text(const std::string& path);
+/// The bytes of `path`; throws RecipeError where it cannot be read, or is far too long. With a `world`, those
+/// that its rank 0 reads, on every rank, whose settings are thus the same, and so are the mistakes found.
+std::string file_text(const std::string& path, Communicator* world);
 
 }  // namespace conclave::settings

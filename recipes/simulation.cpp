@@ -48,11 +48,6 @@ const Recipe& for_clients(const Recipe& recipe, bool privately) {
   return recipe;
 }
 
-std::optional<Tokenizer> first_tokenizer(const Recipe& recipe) {
-  if (recipe.train.start_from.empty()) return std::nullopt;
-  return tokenizer_of(CheckpointReader(find_checkpoint(recipe.train.start_from)));
-}
-
 std::vector<FlatParameter> whole_model(const ParameterSet& parameters) {
   return {{.name = "model", .shape = {parameters.elements()}}};
 }
@@ -66,7 +61,8 @@ Simulation::Simulation(const SimulationSettings& settings, const StrategyOptions
       recipe_(for_clients(recipe, settings.client_privacy.is_on())),
       grid_(grid),
       alone_(grid.world().split(grid.world().rank()), 1),
-      corpus_(load_corpus(recipe_, grid.world(), cache_directory, first_tokenizer(recipe_))),
+      start_(find_start(recipe_, grid.world())),
+      corpus_(load_corpus(recipe_, grid.world(), cache_directory, first_tokenizer(recipe_, start_))),
       model_(recipe_, corpus_.sizes(recipe_.data), alone_),
       parameters_(model_, DType::f32, static_cast<std::uint64_t>(recipe_.run.seed)),
       activations_("activations", 0),
@@ -87,8 +83,8 @@ Simulation::Simulation(const SimulationSettings& settings, const StrategyOptions
   if (settings_.client_privacy.is_on())
     privacy_ = std::make_unique<ClientPrivacy>(settings_.client_privacy, settings_.simulation, global_.size(),
                                                random);
-  if (!recipe_.train.start_from.empty())
-    CheckpointReader(find_checkpoint(recipe_.train.start_from), grid.world()).load(entries_);
+  if (!start_.empty())
+    CheckpointReader(start_, grid.world()).load(entries_);
   else if (model_.wide())
     model_.wide()->set_bigrams(frequent_bigrams(splits().train, recipe_.model.bigrams));
   divide();

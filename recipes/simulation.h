@@ -69,7 +69,8 @@ class Simulation {
   const SimulationSettings settings_;
   const Recipe recipe_;
   const ProcessGrid& grid_;
-  ProcessGrid alone_;  // of this rank
+  ProcessGrid alone_;        // of this rank
+  const std::string start_;  // the checkpoint that it begins with; "" for none
   Corpus corpus_;
   Model model_;
   ParameterSet parameters_;

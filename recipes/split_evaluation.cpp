@@ -19,8 +19,7 @@ Task* task_of(Model& model, const std::string& name) {
 SplitEvaluation::SplitEvaluation(const std::string& checkpoint, const std::string& split,
                                  const std::string& task, const std::vector<std::string>& overrides,
                                  const ProcessGrid& grid, bool calibrates)
-    : checkpoint_(find_checkpoint(checkpoint)),
-      loaded_(checkpoint_, grid, overrides, calibrates),
+    : loaded_(checkpoint, grid, overrides, calibrates),
       task_(task_of(loaded_.model(), task)),
       activations_("activations", 0, grid.device()) {
   const Recipe& recipe = loaded_.recipe();

@@ -22,7 +22,7 @@ class SplitEvaluation {
                   const std::vector<std::string>& overrides, const ProcessGrid& grid,
                   bool calibrates = false);
 
-  const std::string& checkpoint() const { return checkpoint_; }  ///< the file
+  const std::string& checkpoint() const { return loaded_.checkpoint(); }  ///< the file
   const Recipe& recipe() const { return loaded_.recipe(); }
   LoadedModel& loaded() { return loaded_; }
   const LoadedModel& loaded() const { return loaded_; }
@@ -38,7 +38,6 @@ class SplitEvaluation {
   }
 
  private:
-  std::string checkpoint_;
   LoadedModel loaded_;
   Task* task_;
   std::vector<TextExample> texts_;

@@ -30,22 +30,6 @@ BatcherOptions train_batches(const Recipe& recipe, const ProcessGrid& grid, cons
   return options;
 }
 
-// The checkpoint that a run which is not resumed begins with; "" for none.
-std::string start_of(const Recipe& recipe) {
-  if (recipe.train.start_from.empty()) return "";
-  try {
-    return CheckpointReader(find_checkpoint(recipe.train.start_from)).path();
-  } catch (const Error& error) {
-    fail("train.start_from: {}; train that model first, or set it to \"\"", error.what());
-  }
-}
-
-// None where it is yet to be trained.
-std::optional<Tokenizer> first_tokenizer(const Recipe& recipe, const std::string& checkpoint) {
-  if (checkpoint.empty() || !recipe.has_texts()) return std::nullopt;
-  return tokenizer_of(CheckpointReader(checkpoint));
-}
-
 // On how many batches the selection for inference is calibrated before the last evaluation.
 constexpr Index kCalibrationBatches = 64;
 
@@ -66,14 +50,13 @@ std::unique_ptr<Arena> copies_of(const ParameterSet& parameters, const std::stri
 // "auto" becomes the newest good checkpoint's path, or "" where there is none; the same on every rank.
 std::string resolve_resume(const std::string& resume, const std::string& directory, Communicator& world) {
   if (resume != "auto") return resume;
-  std::string path;
-  if (world.rank() == 0) {
+  return from_first(world, [&] {
     std::vector<std::string> warnings;
-    path = newest_checkpoint(directory, &warnings).value_or("");
+    const std::string path = newest_checkpoint(directory, &warnings).value_or("");
     for (const std::string& warning : warnings)
       fmt::print(stderr, "conclave: warning: skipped {}\n", warning);
-  }
-  return world.broadcast(path, 0);
+    return path;
+  });
 }
 
 }  // namespace
@@ -128,7 +111,7 @@ Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironme
         environment.resume = resolve_resume(environment.resume, recipe.run.directory, grid.world());
         return std::move(environment);
       }()),
-      start_(environment_.resume.empty() ? start_of(recipe) : ""),
+      start_(environment_.resume.empty() ? find_start(recipe, grid.world()) : ""),
       corpus_(load_corpus(recipe, grid.world(), environment_.cache_directory,
                           first_tokenizer(recipe, start_.empty() ? environment_.resume : start_))),
       model_(recipe, corpus_.sizes(recipe.data), grid),
@@ -233,26 +216,22 @@ void Trainer::open_ledger() {
   const PrivacyRecipe& recipe = recipe_.privacy;
   if (!privacy_ || recipe.ledger.empty()) return;
   recorded_ = privacy_->released();
-  std::string problem;
-  if (grid_.world().rank() == 0) try {
-      create_durable_directories(std::filesystem::path(recipe.ledger).parent_path());
-      const double budget = recipe.epsilon > 0 ? recipe.epsilon : std::numeric_limits<double>::infinity();
-      ledger_ = std::make_unique<PrivacyLedger>(recipe.ledger, PrivacyBudget{budget, recipe.delta});
-      const double before = ledger_->epsilon(),
-                   after = ledger_->epsilon_with(*privacy_event(total_steps_ - recorded_));
-      require(after <= budget,
-              "{}: earlier runs spent an epsilon of {:.4f}, and with the {} steps of this one it would be "
-              "{:.4f}, above "
-              "privacy.epsilon = {}; take fewer steps, or more noise by privacy.noise_multiplier",
-              recipe.ledger, before, total_steps_ - recorded_, after, recipe.epsilon);
-      say(fmt::format(
-          "privacy: by {}, earlier runs spent an epsilon of {:.4f}; with this one it will be {:.4f}",
-          recipe.ledger, before, after));
-    } catch (const Error& error) {
-      problem = error.what();
-    }
-  problem = grid_.world().broadcast(problem, 0);
-  require(problem.empty(), "{}", problem);
+  from_first(grid_.world(), [&] {
+    create_durable_directories(std::filesystem::path(recipe.ledger).parent_path());
+    const double budget = recipe.epsilon > 0 ? recipe.epsilon : std::numeric_limits<double>::infinity();
+    ledger_ = std::make_unique<PrivacyLedger>(recipe.ledger, PrivacyBudget{budget, recipe.delta});
+    const double before = ledger_->epsilon(),
+                 after = ledger_->epsilon_with(*privacy_event(total_steps_ - recorded_));
+    require(after <= budget,
+            "{}: earlier runs spent an epsilon of {:.4f}, and with the {} steps of this one it would be "
+            "{:.4f}, above "
+            "privacy.epsilon = {}; take fewer steps, or more noise by privacy.noise_multiplier",
+            recipe.ledger, before, total_steps_ - recorded_, after, recipe.epsilon);
+    say(fmt::format(
+        "privacy: by {}, earlier runs spent an epsilon of {:.4f}; with this one it will be {:.4f}",
+        recipe.ledger, before, after));
+    return std::string();
+  });
 }
 
 // On the disk before the checkpoint is. One that is then not written counts, too.
@@ -626,9 +605,8 @@ void Trainer::check_finite(double loss, double norm_squared) {
   for (const std::string& text : grid_.world().all_gather(problem_))
     if (!text.empty()) where += (where.empty() ? "" : "; ") + text;
   writer_.wait();
-  std::string last;
-  if (grid_.world().rank() == 0) last = newest_checkpoint(recipe_.run.directory).value_or("");
-  last = grid_.world().broadcast(last, 0);
+  const std::string last =
+      from_first(grid_.world(), [&] { return newest_checkpoint(recipe_.run.directory).value_or(""); });
   throw NotFiniteError(fmt::format(
       "step {}: the {} is not finite{}{}. {}; try a lower train.learning_rate or a longer train.warmup",
       step_ + 1, std::isfinite(loss) ? "gradient" : "loss", where.empty() ? "" : ", ", where,

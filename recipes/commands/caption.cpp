@@ -54,8 +54,7 @@ int caption(const CaptionArguments& arguments, const Surroundings& surroundings,
   DeviceWorld chosen = world_for(arguments.device, session);
   set_threads(0, surroundings, *chosen.world);
   const ProcessGrid grid(std::move(chosen.world), 0);
-  const std::string checkpoint = find_checkpoint(arguments.checkpoint);
-  LoadedModel loaded(checkpoint, grid, arguments.overrides);
+  LoadedModel loaded(arguments.checkpoint, grid, arguments.overrides);
   require(grid.world().size() == 1, "caption runs in one process, not in {}", grid.world().size());
   CaptionWriter writer(loaded, grid);
   const ImageShape& shape = loaded.model().sizes().image;
@@ -97,7 +96,7 @@ int caption(const CaptionArguments& arguments, const Surroundings& surroundings,
     std::fflush(stdout);
   }
   if (of_split)
-    print({{"checkpoint", checkpoint},
+    print({{"checkpoint", loaded.checkpoint()},
            {"step", loaded.step()},
            {"split", arguments.split},
            {"images", images},

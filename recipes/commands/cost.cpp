@@ -52,11 +52,11 @@ int inspect_cost(const CostArguments& arguments, const Surroundings& surrounding
     if (grid.world().rank() == 0) print(model, arguments.path, recipe.data.max_length, arguments.length);
   };
   if (!arguments.path.ends_with(".toml")) {
-    LoadedModel loaded(find_checkpoint(arguments.path), grid, arguments.overrides);
+    LoadedModel loaded(arguments.path, grid, arguments.overrides);
     show(loaded.model(), loaded.recipe());
     return 0;
   }
-  Recipe recipe = read_recipe(arguments.path, arguments.overrides);
+  Recipe recipe = read_recipe(arguments.path, arguments.overrides, &grid.world());
   load_plugins(recipe, arguments.path, &grid.world());
   const Corpus corpus = load_corpus(recipe, grid.world(), surroundings.cache_directory);
   show(Model(recipe, corpus.sizes(recipe.data), grid), recipe);

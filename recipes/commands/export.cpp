@@ -14,7 +14,7 @@ namespace {
 void write_onnx(const ExportArguments& arguments, const MpiSession& session) {
   const ProcessGrid grid(session.world(), 0);
   require(grid.world().size() == 1, "export runs in one process, not in {}", grid.world().size());
-  LoadedModel loaded(find_checkpoint(arguments.checkpoint), grid, arguments.overrides);
+  LoadedModel loaded(arguments.checkpoint, grid, arguments.overrides);
   const std::string bytes = onnx::classifier_file(loaded);
   AtomicFile file(arguments.output);
   {

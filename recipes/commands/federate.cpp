@@ -192,9 +192,10 @@ int federate_provision(const ProvisionArguments& arguments) {
 
 int federate_initialize(const InitializeArguments& arguments, const Surroundings& surroundings,
                         const MpiSession& session) {
-  Recipe recipe = read_recipe(arguments.recipe, arguments.overrides);
+  auto world = session.world();
+  Recipe recipe = read_recipe(arguments.recipe, arguments.overrides, world.get());
   recipe.run.directory = arguments.out;
-  const ProcessGrid grid = grid_for(recipe, arguments.recipe, surroundings, session.world());
+  const ProcessGrid grid = grid_for(recipe, arguments.recipe, surroundings, std::move(world));
   Trainer trainer(recipe, grid, trainer_environment(surroundings));
   const std::string path = trainer.save_now();
   if (grid.world().rank() == 0) fmt::print("{}: a model to start a federation with\n", path);
@@ -241,9 +242,9 @@ int federate_coordinator(const CoordinatorArguments& arguments, const Surroundin
 
 int federate_site(const SiteArguments& arguments, const Surroundings& surroundings,
                   const MpiSession& session) {
-  const SiteSettings settings = read_site(arguments.site, arguments.overrides);
   DeviceWorld chosen = world_for(arguments.device, session);
   auto& world = chosen.world;
+  const SiteSettings settings = read_site(arguments.site, arguments.overrides, *world);
   const bool speaks = world->rank() == 0;
   const fs::path directory = settings.site.directory;
   std::optional<Site> site;

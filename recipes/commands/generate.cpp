@@ -29,7 +29,7 @@ std::vector<std::int32_t> classes_of(const std::vector<std::string>& texts,
 
 void judge(const std::string& path, const std::vector<Image>& images, const std::vector<std::string>& texts,
            const Recipe& recipe, const ProcessGrid& grid) {
-  LoadedModel loaded(find_checkpoint(path), grid, {});
+  LoadedModel loaded(path, grid, {});
   const std::vector<std::string>& names = loaded.class_names();
   const std::vector<std::int32_t> labels = classes_of(texts, names, path);
   Predictor predictor(loaded, grid);
@@ -72,7 +72,7 @@ int generate(const GenerateArguments& arguments, const Surroundings& surrounding
   DeviceWorld chosen = world_for(arguments.device, session);
   set_threads(0, surroundings, *chosen.world);
   const ProcessGrid grid(std::move(chosen.world), 0);
-  LoadedModel loaded(find_checkpoint(arguments.checkpoint), grid, arguments.overrides);
+  LoadedModel loaded(arguments.checkpoint, grid, arguments.overrides);
   ImageSampler sampler(loaded, grid);
   const std::vector<std::string>& wanted = arguments.texts.empty() ? loaded.class_names() : arguments.texts;
   std::vector<std::string> texts;

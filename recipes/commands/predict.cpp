@@ -49,7 +49,7 @@ int predict(const PredictArguments& arguments, const Surroundings& surroundings,
   auto& world = chosen.world;
   set_threads(0, surroundings, *world);
   const ProcessGrid grid(std::move(world), 0);
-  LoadedModel loaded(find_checkpoint(arguments.checkpoint), grid, arguments.overrides);
+  LoadedModel loaded(arguments.checkpoint, grid, arguments.overrides);
   Predictor predictor(loaded, grid);
   const auto answer = [&](const std::vector<Example>& examples) {
     const std::vector<Prediction> predictions = predictor.predict(examples);

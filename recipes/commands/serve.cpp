@@ -59,9 +59,8 @@ int serve(const ServeArguments& arguments, const Surroundings& surroundings, con
   DeviceWorld chosen = world_for(arguments.device, session);
   set_threads(0, surroundings, *chosen.world);
   const ProcessGrid grid(std::move(chosen.world), 0);
-  const std::string checkpoint = find_checkpoint(arguments.checkpoint);
-  LoadedModel loaded(checkpoint, grid, arguments.overrides);
-  ModelEngine engine(loaded, grid, checkpoint, arguments.tasks, arguments.limits);
+  LoadedModel loaded(arguments.checkpoint, grid, arguments.overrides);
+  ModelEngine engine(loaded, grid, loaded.checkpoint(), arguments.tasks, arguments.limits);
   if (grid.world().rank() != 0) {
     engine.follow();
     return 0;
@@ -75,7 +74,7 @@ int serve(const ServeArguments& arguments, const Surroundings& surroundings, con
   Metrics metrics;
   HttpService service(http, inputs, engine, queue, outputs, metrics);
   fmt::print("serving {} of {} on {} ranks, activations {:.1f} MiB: {}://{}:{}/\n", names_of(engine.facts()),
-             checkpoint, grid.world().size(), static_cast<double>(engine.planned()) / (1 << 20),
+             loaded.checkpoint(), grid.world().size(), static_cast<double>(engine.planned()) / (1 << 20),
              http.connections.certificate.empty() ? "http" : "https", http.connections.host, service.port());
   std::fflush(stdout);
 

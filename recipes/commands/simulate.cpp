@@ -64,13 +64,13 @@ void report(const Simulation& simulation, const SimulatedRound& round, MetricsWr
 int federate_simulate(const SimulateArguments& arguments, const Surroundings& surroundings,
                       const MpiSession& session) {
   std::vector<std::string> of_recipe = arguments.overrides;
+  auto world = session.world();
   const std::vector<std::string> own = take_simulation_keys(of_recipe);
-  const SimulationSettings settings = read_simulation(arguments.simulation, own);
+  const SimulationSettings settings = read_simulation(arguments.simulation, own, world.get());
   const SimulationTable& table = settings.simulation;
-  Recipe recipe = read_recipe(table.recipe, of_recipe);
+  Recipe recipe = read_recipe(table.recipe, of_recipe, world.get());
   recipe.run.directory = table.directory;
   recipe.parallel.expert_parallel = 1;  // each rank has clients, and the whole model, of its own
-  auto world = session.world();
   load_plugins(recipe, table.recipe, world.get());
   // A step of a few examples is over before other threads have begun: cores are used by as many ranks.
   const bool given = recipe.run.threads > 0 || surroundings.omp_threads_given;

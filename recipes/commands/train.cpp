@@ -48,7 +48,7 @@ TrainerEnvironment trainer_environment(const Surroundings& surroundings, std::st
 
 int train(const TrainArguments& arguments, const Surroundings& surroundings, const MpiSession& session) {
   DeviceWorld chosen = world_for(arguments.device, session);
-  Recipe recipe = read_recipe(arguments.recipe, arguments.overrides);
+  Recipe recipe = read_recipe(arguments.recipe, arguments.overrides, chosen.world.get());
   const ProcessGrid grid = grid_for(recipe, arguments.recipe, surroundings, std::move(chosen.world));
   Trainer trainer(recipe, grid, trainer_environment(surroundings, arguments.resume));
   const TrainResult result = trainer.run();

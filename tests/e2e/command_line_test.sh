@@ -30,6 +30,10 @@ conclave 2 recipe check unknown.toml
 says unknown.toml:3 moe.exprts moe.experts
 conclave 2 train unknown.toml
 says unknown.toml:3
+# All ranks go by what the first one reads, also where another has another file, or none.
+expect 2 timeout 60 mpirun --oversubscribe -n 1 "$CONCLAVE_PROGRAM" train unknown.toml : \
+  -n 1 "$CONCLAVE_PROGRAM" train nowhere.toml
+says unknown.toml:3
 printf '[moe]\nexperts = "four"\n' >type.toml
 conclave 2 recipe check type.toml
 says type.toml:2 moe.experts

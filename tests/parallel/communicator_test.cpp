@@ -283,5 +283,20 @@ TEST_CASE("the process grid puts neighbouring ranks into an expert group and equ
   CHECK(ProcessGrid(test_world().split(0), 0).expert_parallel() == ranks);
 }
 
+TEST_CASE("what rank 0 makes, or why it cannot, is known to all", "[communicator]") {
+  Communicator& world = test_world();
+  struct Mistake : Error {
+    using Error::Error;
+  };
+  bool made = false;
+  CHECK(from_first(world, [&] {
+          made = true;
+          return fmt::format("by rank {}", world.rank());
+        }) == "by rank 0");
+  CHECK(made == (world.rank() == 0));
+  CHECK_THROWS_AS(from_first<Mistake>(world, []() -> std::string { throw Mistake("no file"); }), Mistake);
+  CHECK_THROWS_WITH(from_first(world, []() -> std::string { fail("no file"); }), "no file");
+}
+
 }  // namespace
 }  // namespace conclave
