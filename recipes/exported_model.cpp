@@ -41,6 +41,7 @@ constexpr std::array kKnown{
     Known{"/input/rows", "group", "how many inputs were observed"},
     Known{"/input/histogram", "group, bin", "how many inputs were observed, by size"},
     Known{"/weight_factor", "group, out", "learned: of the scale that the weight's range has"},
+    Known{"/weight_factor", "out", "learned: of the scale that the weight's range has"},
     Known{"/input_factor", "group", "learned: of the scale that the input's range has"},
 };
 

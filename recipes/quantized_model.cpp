@@ -30,6 +30,7 @@ std::unique_ptr<Quantization> make_quantization(const QuantizationRecipe& recipe
                                                                               : Kind::percentile,
                                         recipe.momentum, recipe.percentile}};
   quantization->rounds = true;
+  quantization->for_integers = recipe.inference == "integers";
   return quantization;
 }
 

@@ -392,6 +392,10 @@ void Trainer::resume() {
             privacy_->noise_multiplier(), privacy_->sampling_rate());
     privacy_->go_on_from(spent.at("steps"));
   }
+  auto told = nlohmann::json::object();
+  for (const char* what : {"metrics", "routing"})
+    if (metadata.contains(what)) told[what] = metadata[what];
+  told_ = told.dump();
   for (TrainedTask& one : tasks_) {
     const auto& position = metadata.at("data_position").at(one.task->name());
     one.batches->seek({position.at("epoch"), position.at("batch")});
@@ -401,6 +405,10 @@ void Trainer::resume() {
 
 void Trainer::start_metrics() {
   if (grid_.world().rank() != 0) return;
+  const std::string& directory = recipe_.run.directory;
+  if (const std::size_t moved = set_aside_checkpoints(directory, environment_.resume.empty() ? -1 : step_))
+    say(fmt::format("{} checkpoints that this run does not go on from are now in {}/earlier", moved,
+                    directory));
   metrics_ = std::make_unique<MetricsWriter>(
       MetricsOptions{.directory = recipe_.run.directory,
                      .host = environment_.host,
@@ -701,6 +709,7 @@ CheckpointState Trainer::checkpoint_state() const {
                            {"epsilon", privacy_->epsilon(privacy_->released())},
                            {"delta", recipe_.privacy.delta}};
   if (image.size() > 0) metadata["image_shape"] = {image.height, image.width, image.channels};
+  if (last_validation_.empty() && !told_.empty()) metadata.update(nlohmann::json::parse(told_));
   for (const auto& [task, result] : last_validation_) {
     auto& metrics = metadata["metrics"][task];
     metrics["validation_loss"] = result.loss;

@@ -168,6 +168,7 @@ class Trainer {
   std::unique_ptr<StepSums> sums_;
   std::string problem_;  // what this rank first saw go wrong with its numbers
   std::vector<std::pair<std::string, Evaluation>> last_validation_;
+  std::string told_;  // JSON: what the checkpoint that was resumed has of its last validation
 };
 
 }  // namespace conclave

@@ -1,10 +1,12 @@
 #include "autograd/nn/quantizer.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 
 #include "core/kernels/activation.h"
 #include "core/kernels/integer_convolution.h"
+#include "core/kernels/reduction.h"
 
 namespace conclave {
 namespace {
@@ -31,6 +33,11 @@ Quantizer::Quantizer(Quantization& shared, const Parameter& weight, const Quanti
     : shared_(shared), weight_(weight), groups_(groups), channels_last_(channels_last) {
   shared.quantizers.push_back(this);
   const Index out = weight.shape[channels_last ? weight.shape.rank() - 1 : groups.sharded ? 1 : 0];
+  const Index in = out > 0 && groups.count > 0 ? weight.shape.numel() / (out * groups.count) : 0;
+  require(!shared.for_integers || in <= kernels::IntegerWeights::kMostInputs,
+          "quantization: a product of {} inputs is more than integers can add up, at most {}; set "
+          "quantization.inference to \"rounded\", or make that layer smaller",
+          in, kernels::IntegerWeights::kMostInputs);
   const auto& [weight_bits, activation_bits, per_token, learned, observer] = shared.options;
   const auto factor = [&](const char* name, Shape shape) {
     Parameter& parameter = add_parameter(name, shape, Initializer::constant(1), false);
@@ -162,6 +169,7 @@ Tensor Quantizer::convolution(Tape& tape, const Tensor& x, const kernels::Window
     return functions::convolution(tape, rounded, factors, bias, window, activation);
   }
   const Tensor y = tape.empty(kernels::window_shape("convolution", x, window, channels), x.dtype());
+  if (images == 0) return y;
   const Scales scales = scales_for(tape, pixels, all);
   const ArenaScope scope(tape.arena());
   pack(tape, weight, gain);
@@ -262,6 +270,8 @@ void Quantizer::weight_integers(const Tensor& integers, const Tensor& scale) con
   Arena arena("weights in integers");
   Tape tape(arena, false);
   const Tensor rows = channel_rows(tape, weight_.value);
+  require(std::isfinite(kernels::sum_of_squares(rows)),
+          "a weight is infinite or no number, which no integer is");
   const Tensor found = weight_scales(tape, rows), by_rows = Tensor::empty(rows.shape(), DType::i8);
   const Index channels = rows.size(0), in = rows.size(1);
   scale.copy_from(found.reshape(scale.shape()));

@@ -36,6 +36,8 @@ struct Quantization {
   /// Such passes multiply integers; but depthwise convolutions do in host memory alone. Weights are packed
   /// when they are first met, and must then stay as they are.
   bool integers = false;
+  /// Inference is meant to, so that what cannot be is refused before anything is trained.
+  bool for_integers = false;
   std::vector<Quantizer*> quantizers = {};
   std::vector<RangeObserver*> observers = {};  ///< theirs
 };
@@ -49,7 +51,8 @@ struct QuantizedGroups {
 class Quantizer : public Module {
  public:
   /// For a weight [groups.count, out, in], or without experts [out, ...], which outlives it; or, if
-  /// `channels_last`, [..., out].
+  /// `channels_last`, [..., out]. Throws Error where it is meant for integers, and has more inputs than they
+  /// can add up.
   Quantizer(Quantization& shared, const Parameter& weight, const QuantizedGroups& groups = {},
             bool channels_last = false);
 

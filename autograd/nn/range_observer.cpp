@@ -32,13 +32,14 @@ double edge_of(Index bin) {
   return negative ? -edge : edge;
 }
 
-// The edge behind which a share of `outside` lies, counted from the bin `first` on.
-double percentile(const auto& counts, double total, double outside, Index first, Index step) {
+// The edge behind which a share of `outside` lies, counted from the bin `first` on: that bin has no edge of
+// its own, but the `extreme` that was seen.
+double percentile(const auto& counts, double total, double outside, Index first, Index step, double extreme) {
   double seen = 0;
   Index bin = first;
   for (Index left = RangeObserver::kBins; left > 1; --left, bin += step)
     if ((seen += static_cast<double>(counts[bin])) > outside * total) break;
-  return edge_of(bin);
+  return bin == first ? extreme : edge_of(bin);
 }
 
 }  // namespace
@@ -67,8 +68,6 @@ void RangeObserver::see(Tape& tape, const Tensor& x, kernels::RowOffsets offsets
   kernels::row_ranges(x, lowest, highest);
   const Tensor low = tape.on_host(lowest), high = tape.on_host(highest);
   const Tensor values = histogram_ ? tape.on_host(x) : Tensor();
-  // Every eighth column is enough, and the same numbers whichever rows came here.
-  constexpr Index kEvery = 8;
   const Index columns = x.size(1);
   for_floating(x.dtype(), "observe", [&]<class T>(T) {
     for (std::size_t g = 0; g + 1 < offsets.size(); ++g) {
@@ -83,7 +82,7 @@ void RangeObserver::see(Tape& tape, const Tensor& x, kernels::RowOffsets offsets
       if (!histogram_) continue;
       const std::span<double> counts = bins(group);
       for (Index row = offsets[g]; row < offsets[g + 1]; ++row)
-        for (Index i = 0; i < columns; i += kEvery)
+        for (Index i = 0; i < columns; ++i)
           ++counts[static_cast<std::size_t>(
               bin_of(static_cast<double>(values.data<T>()[row * columns + i])))];
     }
@@ -120,8 +119,8 @@ void RangeObserver::learn() {
           total += static_cast<double>(counts[bin]);
         }
         const double outside = (1 - options_.percentile / 100) / 2;
-        lowest = percentile(counts, total, outside, 0, 1);
-        highest = percentile(counts, total, outside, kBins - 1, -1);
+        lowest = percentile(counts, total, outside, 0, 1, std::min(lowest, old_lowest));
+        highest = percentile(counts, total, outside, kBins - 1, -1, std::max(highest, old_highest));
       } else if (before > 0 && options_.kind == ObserverOptions::Kind::min_max) {
         lowest = std::min(lowest, old_lowest);
         highest = std::max(highest, old_highest);

@@ -151,7 +151,8 @@ void product(const IntegerRows& x, std::int32_t highest, RowOffsets offsets, con
 
 IntegerWeights IntegerWeights::empty(Index groups, Index out, Index in, Device device) {
   // Sums of 32 bits, and as many more for a zero point.
-  require(in <= 1 << 15, "integer weights: {} inputs may be more than a sum holds; at most {}", in, 1 << 15);
+  require(in <= kMostInputs, "integer weights: {} inputs may be more than a sum holds; at most {}", in,
+          kMostInputs);
   IntegerWeights weights{groups, out, in, {}, {}, {}};
   const Index padded = weights.padded();
   if constexpr (kBuiltWithCuda)

@@ -28,6 +28,7 @@ CONCLAVE_HOST_DEVICE constexpr std::int32_t signed_shift(std::int32_t highest) {
 /// then the next's. Places beyond `out` and `in` hold zeros.
 struct IntegerWeights {
   static constexpr Index kPanel = 16, kQuad = 4, kRow = 16;
+  static constexpr Index kMostInputs = 1 << 15;  ///< of a product, whose sums have 32 bits
 
   Index groups = 0, out = 0, in = 0;
   Tensor values;  ///< [groups, panels, quads, kPanel, kQuad] i8; on a device [groups, padded, row_bytes]

@@ -35,7 +35,8 @@ CONCLAVE_HOST_DEVICE inline T range_scale(T lowest, T highest, QuantLevels level
   zero_point = 0;
   if (levels.is_symmetric()) {
     const T largest = -below > above ? -below : above;
-    return largest > T(0) ? largest / static_cast<T>(levels.highest) : T(1);
+    const T step = largest / static_cast<T>(levels.highest);
+    return step > T(0) ? step : T(1);
   }
   const T scale = (above - below) / static_cast<T>(levels.highest - levels.lowest);
   if (!(scale > T(0))) return T(1);

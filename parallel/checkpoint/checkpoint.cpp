@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "parallel/checkpoint/checkpoint_reader.h"
+#include "parallel/checkpoint/durable_file.h"
 
 namespace conclave {
 namespace {
@@ -72,6 +73,23 @@ std::vector<CheckpointFile> list_checkpoints(const std::string& directory) {
   return found;
 }
 
+std::size_t set_aside_checkpoints(const std::string& directory, std::int64_t step) {
+  auto files = list_checkpoints(directory);
+  std::erase_if(files, [&](const CheckpointFile& file) { return file.step <= step; });
+  if (files.empty()) return 0;
+  const std::filesystem::path aside = std::filesystem::path(directory) / "earlier";
+  create_durable_directories(aside);
+  for (const CheckpointFile& file : files) {
+    const std::filesystem::path from = file.path;
+    std::error_code error;
+    std::filesystem::rename(from, aside / from.filename(), error);
+    require(!error, "{}: cannot be moved to {}: {}", file.path, aside.string(), error.message());
+  }
+  sync_directory(aside);
+  sync_directory(directory);
+  return files.size();
+}
+
 std::optional<std::string> newest_checkpoint(const std::string& directory,
                                              std::vector<std::string>* warnings) {
   const auto files = list_checkpoints(directory);
@@ -79,7 +97,7 @@ std::optional<std::string> newest_checkpoint(const std::string& directory,
     try {
       const CheckpointReader reader(file->path);
       return file->path;
-    } catch (const Error& error) {
+    } catch (const std::exception& error) {  // damage may also look like a size that no memory has
       if (warnings != nullptr) warnings->push_back(error.what());
     }
   }

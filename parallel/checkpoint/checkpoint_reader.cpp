@@ -51,9 +51,9 @@ void CheckpointReader::open() {
           "has schema version {}, this program reads version {}; use the version of Conclave that wrote it",
           schema, kCheckpointSchema);
   state_.step = read_integer_attribute(*file_, "step");
-  state_.recipe = read_state("state/recipe");
-  state_.metadata = read_state("state/metadata");
-  state_.tokenizer = read_state("state/tokenizer");
+  state_.recipe = read_state("state/recipe", file_bytes);
+  state_.metadata = read_state("state/metadata", file_bytes);
+  state_.tokenizer = read_state("state/tokenizer", file_bytes);
 
   std::vector<std::string> names;
   check_hdf5(H5Ovisit2(*file_, H5_INDEX_NAME, H5_ITER_NATIVE, collect_dataset, &names, H5O_INFO_BASIC),
@@ -99,7 +99,7 @@ CheckpointReader::Info CheckpointReader::describe(const std::string& name, std::
   return info;
 }
 
-std::string CheckpointReader::read_state(const std::string& name) const {
+std::string CheckpointReader::read_state(const std::string& name, std::uint64_t file_bytes) const {
   try {
     const Hdf5Id dataset = open_dataset(*file_, name);
     const Hdf5Id type(H5Dget_type(dataset), H5Tclose, "has no type");
@@ -107,9 +107,9 @@ std::string CheckpointReader::read_state(const std::string& name) const {
     require(!text || H5Tis_variable_str(type) == 0, "is not a text of fixed length");
     const Hdf5Id space(H5Dget_space(dataset), H5Sclose, "has no shape");
     const hssize_t elements = H5Sget_simple_extent_npoints(space);
-    require(
-        elements >= 0 && H5Dget_storage_size(dataset) >= static_cast<hsize_t>(elements) * H5Tget_size(type),
-        "is not whole");
+    const std::uint64_t room = std::min<std::uint64_t>(H5Dget_storage_size(dataset), file_bytes);
+    require(elements >= 0 && static_cast<std::uint64_t>(elements) <= room / H5Tget_size(type),
+            "is not whole");
     std::string value(static_cast<std::size_t>(elements) * H5Tget_size(type), '\0');
     if (!value.empty())
       check_hdf5(H5Dread(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, value.data()), "cannot be read");

@@ -57,7 +57,7 @@ class CheckpointReader {
   CheckpointReader(std::string path, Communicator* group);
   void open();
   Info describe(const std::string& name, std::uint64_t file_bytes) const;
-  std::string read_state(const std::string& name) const;
+  std::string read_state(const std::string& name, std::uint64_t file_bytes) const;
   const Info& info(const std::string& name) const;
   void check(const TensorEntry& entry) const;
 

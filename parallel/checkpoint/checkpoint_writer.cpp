@@ -102,6 +102,7 @@ void CheckpointWriter::prepare(std::span<const TensorEntry> entries, std::int64_
     staging_ =
         Tensor::zeros({static_cast<Index>(std::max<std::size_t>(layout_.staging_bytes, 1))}, DType::u8);
   }
+  checksums_.resize(static_cast<std::size_t>(layout_.checksums));
 }
 
 void CheckpointWriter::save(std::span<const TensorEntry> entries, const CheckpointState& state) {
@@ -137,7 +138,7 @@ SaveOutcome CheckpointWriter::write() {
 
 void CheckpointWriter::write_or_explain(SaveOutcome& outcome) {
   const bool first = group_->rank() == 0;
-  const std::vector<Xxh3Digest> checksums = all_checksums();
+  gather_checksums();
   std::optional<AtomicFile> file;  // on rank 0; removes the temporary on the way out unless committed
 
   const std::string laying_out = error_of([&] {
@@ -145,7 +146,7 @@ void CheckpointWriter::write_or_explain(SaveOutcome& outcome) {
     create_durable_directories(directory_);
     remove_temporaries();
     file.emplace(outcome.path, temporary_of(outcome.path));
-    lay_out(file->temporary(), checksums);
+    lay_out(file->temporary());
   });
   if (!agreed(laying_out, outcome)) return;
   if (!agreed(write_parts(temporary_of(outcome.path)), outcome)) return;
@@ -156,28 +157,27 @@ void CheckpointWriter::write_or_explain(SaveOutcome& outcome) {
   if (first) retire_old();
 }
 
-std::vector<Xxh3Digest> CheckpointWriter::all_checksums() {
-  std::vector<Xxh3Digest> table(static_cast<std::size_t>(layout_.checksums), Xxh3Digest{});
+void CheckpointWriter::gather_checksums() {
+  std::ranges::fill(checksums_, Xxh3Digest{});
   for (const auto& plan : layout_.tensors)
     if (plan.shape.numel() == 0)  // nobody writes it, and all know its checksum: rank 0 tells
       if (group_->rank() == 0)
-        std::fill_n(table.begin() + plan.first_checksum, plan.checksums, xxh3_128("", 0));
+        std::fill_n(checksums_.begin() + plan.first_checksum, plan.checksums, xxh3_128("", 0));
   for (const CheckpointLayout::Part& part : layout_.parts) {
     const auto& plan = layout_.tensors[part.tensor];
     const bool whole = plan.checksums == 1;
     const std::size_t count = whole ? 1 : static_cast<std::size_t>(part.rows), bytes = part.bytes / count;
     const auto* from = static_cast<const std::byte*>(staging_.raw()) + part.staging_offset;
     for (std::size_t i = 0; i < count; ++i)
-      table[static_cast<std::size_t>(plan.first_checksum + (whole ? 0 : part.first_row)) + i] =
+      checksums_[static_cast<std::size_t>(plan.first_checksum + (whole ? 0 : part.first_row)) + i] =
           xxh3_128(from + i * bytes, bytes);
   }
-  const Index bytes = static_cast<Index>(table.size() * sizeof(Xxh3Digest));
-  reduce_politely(Tensor::borrow(table.data(), {bytes}, DType::u8),
+  const Index bytes = static_cast<Index>(checksums_.size() * sizeof(Xxh3Digest));
+  reduce_politely(Tensor::borrow(checksums_.data(), {bytes}, DType::u8),
                   Reduction::sum);  // one writer per checksum
-  return table;
 }
 
-void CheckpointWriter::lay_out(const std::string& path, std::span<const Xxh3Digest> checksums) const {
+void CheckpointWriter::lay_out(const std::string& path) const {
   const Hdf5Lock lock;
   lay_out_hdf5(path, [&](Hdf5Structure& file) {
     file.attribute("format", "conclave-checkpoint");
@@ -188,8 +188,9 @@ void CheckpointWriter::lay_out(const std::string& path, std::span<const Xxh3Dige
     file.bytes("state/tokenizer", state_.tokenizer);
     for (const auto& plan : layout_.tensors)
       file.tensor(plan.name, plan.shape, plan.dtype,
-                  checksums.subspan(static_cast<std::size_t>(plan.first_checksum),
-                                    static_cast<std::size_t>(plan.checksums)));
+                  std::span(checksums_)
+                      .subspan(static_cast<std::size_t>(plan.first_checksum),
+                               static_cast<std::size_t>(plan.checksums)));
   });
 }
 

@@ -67,9 +67,9 @@ class CheckpointWriter {
   SaveOutcome write();
   /// Leaves the reason in outcome.message where it failed.
   void write_or_explain(SaveOutcome& outcome);
-  void lay_out(const std::string& path, std::span<const Xxh3Digest> checksums) const;
+  void lay_out(const std::string& path) const;
   std::string write_parts(const std::string& path);
-  std::vector<Xxh3Digest> all_checksums();
+  void gather_checksums();
   void retire_old() const;
   void remove_temporaries() const;
   std::string temporary_of(const std::string& path) const { return path + "." + mark_ + ".tmp"; }
@@ -89,6 +89,7 @@ class CheckpointWriter {
   std::optional<std::uint64_t> signature_;
   CheckpointLayout layout_;
   Tensor staging_;
+  std::vector<Xxh3Digest> checksums_;  // of the whole file; its memory is taken before a save begins
   CheckpointState state_;
   std::future<SaveOutcome> under_way_;
   std::optional<SaveOutcome> last_;

@@ -15,14 +15,10 @@
 #include "core/error.h"
 
 namespace conclave {
-namespace {
 
-// Returns when the names in it are on the disk.
 void sync_directory(const std::filesystem::path& directory) {
   FileDescriptor(directory.empty() ? "." : directory.string(), O_RDONLY | O_DIRECTORY).sync();
 }
-
-}  // namespace
 
 FileDescriptor::FileDescriptor(const std::string& path, int flags, unsigned mode)
     : path_(path), descriptor_(::open(path.c_str(), flags | O_CLOEXEC, mode)) {

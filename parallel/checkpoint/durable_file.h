@@ -44,6 +44,9 @@ class FileDescriptor {
 /// Makes a directory, and those above it that are missing, so that a power cut leaves them; throws Error.
 void create_durable_directories(const std::filesystem::path& directory);
 
+/// Returns when the names in it are on the disk; throws Error.
+void sync_directory(const std::filesystem::path& directory);
+
 /// The temporary that becomes `path` on commit(), and disappears otherwise.
 class AtomicFile {
  public:

@@ -32,8 +32,7 @@ int quantize(const QuantizeArguments& arguments, const Surroundings& surrounding
   for (const Quantizer* quantizer : quantization.quantizers) {
     const Parameter& weight = quantizer->weight_parameter();
     const Shape shape = weight.global_shape();
-    const double channels =
-        static_cast<double>(shape[0]) * static_cast<double>(weight.sharded ? shape[1] : 1);
+    const auto channels = static_cast<double>(quantizer->scale_shape(shape).numel());
     before += sizeof(float) * static_cast<double>(shape.numel());
     after += static_cast<double>(shape.numel()) + sizeof(float) * channels;
   }

@@ -1,9 +1,7 @@
 #include <omp.h>
-#include <sched.h>
-
-#include <algorithm>
 
 #include "recipes/commands/commands.h"
+#include "recipes/core_share.h"
 #include "recipes/plugins.h"
 
 namespace conclave::commands {
@@ -11,14 +9,12 @@ namespace conclave::commands {
 void set_threads(std::int64_t requested, const Surroundings& surroundings, Communicator& world) {
   if (requested > 0) return omp_set_num_threads(static_cast<int>(requested));
   if (surroundings.omp_threads_given) return;
-  // mpirun may have bound this rank to its own cores; where it has not, the machine's are shared.
-  Index neighbours = 0;
-  for (const std::string& host : world.all_gather(surroundings.host)) neighbours += host == surroundings.host;
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  const Index allowed = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
-  const bool bound = allowed < omp_get_num_procs() || world.max(allowed) * neighbours <= omp_get_num_procs();
-  omp_set_num_threads(static_cast<int>(std::max<Index>(bound ? allowed : allowed / neighbours, 1)));
+  // mpirun may have bound ranks to cores of their own; what it has not, those of a machine share.
+  std::vector<std::string> neighbours;
+  const std::string mine = surroundings.host + '\n' + cores_of_process();
+  for (const std::string& rank : world.all_gather(mine))
+    if (rank.starts_with(surroundings.host + '\n')) neighbours.push_back(rank.substr(rank.find('\n') + 1));
+  omp_set_num_threads(static_cast<int>(threads_for(cores_of_process(), neighbours)));
 }
 
 DeviceWorld world_for(const std::string& device, const MpiSession& session) {

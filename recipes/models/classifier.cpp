@@ -144,9 +144,12 @@ TaskOutput Classifier::operator()(Tape& tape, ForwardContext& context, const Mod
     const Tensor hidden =
         functions::embedding(tape, tape.on_device(tokens.places), x);  // rows of x by their number
     const Tensor guesses = (*guesses_)(tape, hidden, trunk_.token_table());
-    // A mean over the expected number of hidden tokens, which all ranks know without asking.
+    // A mean over the expected number of hidden tokens, which all ranks know without asking: of the rows that
+    // are no image's, those of texts that are not hidden whole.
+    const Index of_texts = context.global_tokens - context.global_images * image_tokens();
+    const double hidden_texts = context.global_images > 0 ? options_.text_dropout : 0;
     const double expected =
-        options_.token_dropout * static_cast<double>(std::max<Index>(context.global_tokens, 1));
+        options_.token_dropout * (1 - hidden_texts) * static_cast<double>(std::max<Index>(of_texts, 1));
     output.add(functions::cross_entropy(tape, guesses, tape.on_device(tokens.original), 0).losses,
                masked_weight_ / expected);
   }

@@ -7,12 +7,16 @@ bool encodes_images(const Recipe& recipe) {
   return recipe.tasks.caption > 0 || (recipe.tasks.classify > 0 && recipe.data.has_images());
 }
 
+Index drawn_rows(const Recipe& recipe, const ImageShape& image) {
+  return recipe.tasks.generate > 0 ? Patches{image, recipe.generate.patch}.count() : 0;
+}
+
 }  // namespace
 
 Model::Model(const Recipe& recipe, const ModelSizes& sizes, const ProcessGrid& grid)
     : sizes_(sizes),
       quantization_(make_quantization(recipe.quantization)),
-      trunk_(recipe, sizes, encodes_images(recipe), grid,
+      trunk_(recipe, sizes, encodes_images(recipe), drawn_rows(recipe, sizes.image), grid,
              quantizes(recipe.quantization, "experts") ? quantization_.get() : nullptr) {
   add_module("", trunk_);
   const auto add = [&](auto& task, const char* name, double weight) {

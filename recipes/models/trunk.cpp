@@ -106,8 +106,8 @@ struct Trunk::Layer : Module {
 
 Trunk::~Trunk() = default;
 
-Trunk::Trunk(const Recipe& recipe, const ModelSizes& sizes, bool encodes_images, const ProcessGrid& grid,
-             Quantization* quantization)
+Trunk::Trunk(const Recipe& recipe, const ModelSizes& sizes, bool encodes_images, Index drawn_rows,
+             const ProcessGrid& grid, Quantization* quantization)
     : depth_(recipe.model.layers),
       hidden_(recipe.model.hidden),
       separate_experts_(separates(recipe) ? recipe.moe.experts : 0),
@@ -123,11 +123,12 @@ Trunk::Trunk(const Recipe& recipe, const ModelSizes& sizes, bool encodes_images,
     images_ = std::make_unique<Images>(recipe.image, sizes.image, model.hidden, grid.world());
     add_module("image", *images_);
   }
+  const Index longest = (texts_ ? sizes.max_length : 0) + std::max(image_tokens(), drawn_rows);
   for (Index i = 0; i < (model.share_layers ? recipe.moe.every : model.layers); ++i) {
     const std::string name = "layers." + std::to_string(i);
-    layers_.push_back(std::make_unique<Layer>(
-        name, model, recipe.moe, (i + 1) % recipe.moe.every == 0, std::max(sizes.max_length, image_tokens()),
-        grid, recipe.parallel.dispatch_chunks, recipe.privacy.is_on(), quantization));
+    layers_.push_back(std::make_unique<Layer>(name, model, recipe.moe, (i + 1) % recipe.moe.every == 0,
+                                              longest, grid, recipe.parallel.dispatch_chunks,
+                                              recipe.privacy.is_on(), quantization));
     add_module(name, *layers_.back());
   }
   add_module("final_norm", final_norm_);

@@ -37,10 +37,11 @@ void add_costs(const std::string& prefix, const Module& module, std::vector<Exte
 
 class Trunk : public Module {
  public:
-  /// `grid` must outlive the trunk. `encodes_images`: some task is shown images.
+  /// `grid` must outlive the trunk. `encodes_images`: some task is shown images. `drawn_rows`: of an
+  /// image that a task draws; 0: none does.
   /// `quantization`, which outlives it, is its experts'; null: they are not quantized.
-  Trunk(const Recipe& recipe, const ModelSizes& sizes, bool encodes_images, const ProcessGrid& grid,
-        Quantization* quantization = nullptr);
+  Trunk(const Recipe& recipe, const ModelSizes& sizes, bool encodes_images, Index drawn_rows,
+        const ProcessGrid& grid, Quantization* quantization = nullptr);
   ~Trunk() override;
 
   bool has_texts() const { return texts_ != nullptr; }

@@ -158,8 +158,25 @@ TEST_CASE("convolutions of integers are those of rounded numbers, to rounding", 
           const Tensor integers = pass(forgetful, x);
           CHECK(distance(integers, rounded) < 1e-5);
           CHECK_FALSE(same_bits(integers, rounded));
+          // A rank may have no image of a batch.
+          const Shape some = integers.shape();
+          CHECK(pass(forgetful, x.rows(0, 0)).shape() == Shape{0, some[1], some[2], some[3]});
         }
       }
+}
+
+TEST_CASE("what integers cannot add up, or stand for, is refused", "[quantizer]") {
+  Quantization rounded, integers{.for_integers = true};
+  Linear wide(40000, 2), other(40000, 2), narrow(3, 2);
+  CHECK_NOTHROW(wide.quantize(rounded));
+  CHECK_THROWS_WITH(other.quantize(integers), Catch::Contains("40000 inputs") &&
+                                                  Catch::Contains("quantization.inference to \"rounded\""));
+  narrow.quantize(integers);
+  const ParameterSet parameters(narrow, DType::f32, 1);
+  const Quantizer& quantizer = *integers.quantizers.front();
+  quantizer.weight_parameter().value.span<float>()[1] = std::numeric_limits<float>::quiet_NaN();
+  CHECK_THROWS_WITH(quantizer.weight_integers(Tensor::empty({2, 3}, DType::i8), Tensor::empty({2})),
+                    Catch::Contains("no number"));
 }
 
 TEST_CASE("a weight goes into integers and back, wherever its channels are", "[quantizer]") {

@@ -106,5 +106,19 @@ TEST_CASE("ranges of parts that are combined are those of the whole", "[observer
   }
 }
 
+TEST_CASE("percentiles are of all columns, and have no end of their own", "[observer]") {
+  Observed observed({.kind = Kind::percentile, .percentile = 100});
+  Tensor x = Tensor::zeros({300, 16});
+  for (Index row = 0; row < 300; ++row) x.data<float>()[row * 16 + 5] = static_cast<float>(row % 3 - 1);
+  observed.see(x);
+  observed.observer.learn();
+  const auto [lowest, highest] = observed.ranges(1)[0];
+  CHECK(lowest == Approx(-1).epsilon(0.03));
+  CHECK(highest == Approx(1).epsilon(0.03));
+  observed.see(values({-70000, 1e6F}));
+  observed.observer.learn();
+  check(observed.ranges(1)[0], -70000, 1e6);
+}
+
 }  // namespace
 }  // namespace conclave
