@@ -93,6 +93,21 @@ TEST_CASE("a model has the tasks that its recipe gives a weight, and the paramet
   }
 }
 
+TEST_CASE("a routing cache has room for examples of an image and a text", "[tasks]") {
+  Recipe recipe = recipe_of(1, 1, 1);
+  recipe.moe.router = "attention_token", recipe.moe.router_heads = 2, recipe.moe.route_cache_mib = 1;
+  Scene scene(recipe, 16);  // of 16 rows of an image, and 2 to 4 of a text, which has at most 16
+  for (Task* task :
+       {static_cast<Task*>(scene.model.classifier()), static_cast<Task*>(scene.model.captioner())}) {
+    const Tensor first = scene.run(*task, false).losses.clone();
+    CHECK(same_bits(scene.run(*task, false).losses, first));
+  }
+  Recipe drawn = recipe;
+  drawn.tasks = {0, 0, 1}, drawn.generate.patch = 2;  // also 16 rows
+  Scene drawing(drawn, 16);
+  CHECK_NOTHROW(drawing.run(*drawing.model.generator(), false));
+}
+
 TEST_CASE("a caption's losses are those of its tokens and of its end, each guessed from what stands before",
           "[tasks]") {
   Scene scene(recipe_of(0, 1, 0), 16);
