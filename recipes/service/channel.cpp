@@ -28,6 +28,7 @@ TlsContext tls_context(const std::string& certificate, const std::string& key) {
   SSL_CTX_set_min_proto_version(context.get(), TLS1_3_VERSION);
   SSL_CTX_set_mode(context.get(), SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
                                       SSL_MODE_RELEASE_BUFFERS);
+  SSL_CTX_clear_mode(context.get(), SSL_MODE_AUTO_RETRY);  // records without bytes would keep read() at work
   require(SSL_CTX_use_certificate_chain_file(context.get(), certificate.c_str()) == 1,
           "--certificate {}: no PEM file of a certificate (and those that signed it): {}", certificate,
           tls_reason());

@@ -29,6 +29,8 @@ class Channel {
   Result shake_hands();
   /// Appends what there is, or some of it, to `bytes`.
   Result read(std::string& bytes);
+  /// Whether the next read() has some without those that the socket has.
+  bool holds_bytes() const { return tls_ && SSL_pending(tls_.get()) > 0; }
   /// Takes what it can from the front of `bytes`.
   Result write(std::string_view& bytes);
   /// Says that nothing more will be written.

@@ -146,7 +146,8 @@ class Connections::Loop {
 
  private:
   static constexpr std::uint64_t kListener = 0, kWoken = 1;
-  using Number = std::uint64_t;  // of a connection
+  static constexpr int kPieces = 64;  // that are read of a connection before it is others' turn
+  using Number = std::uint64_t;       // of a connection
   using Phase = Connection::Phase;
 
   void watch(int descriptor, Number number, std::uint32_t events, int operation);
@@ -301,14 +302,17 @@ void Connections::Loop::accept_all() {
   }
 }
 
-// The one among those that wait for their clients whose time is up first.
+// The idle one that has been quiet for longest; without any, of those that wait for their clients the one
+// whose time is up first.
 void Connections::Loop::close_one() {
-  Number chosen = 0;
-  Clock::time_point first = Clock::time_point::max();
-  for (const auto& [number, connection] : connections_)
-    if (connection->waits_for_client() && connection->deadline < first)
-      first = connection->deadline, chosen = number;
-  if (chosen != 0) close(chosen);
+  const auto rank = [](const Connection& connection) {
+    return std::pair(!connection.idle(), connection.idle() ? connection.quiet_since : connection.deadline);
+  };
+  const std::pair<const Number, std::unique_ptr<Connection>>* chosen = nullptr;
+  for (const auto& one : connections_)
+    if (one.second->waits_for_client() && (!chosen || rank(*one.second) < rank(*chosen->second)))
+      chosen = &one;
+  if (chosen) close(chosen->first);
 }
 
 void Connections::Loop::close(Number number) {
@@ -325,6 +329,10 @@ bool Connections::Loop::advance(Number number, Connection& connection) {
     watch(number, connection, result == Channel::Result::wants_write ? EPOLLOUT : EPOLLIN);
     return true;
   };
+  // Then others have their turn, and deadlines theirs, however fast it sends; epoll tells again of what there
+  // is to read still, but not of what TLS has taken off the socket.
+  int pieces = 0;
+  const auto had_its_turn = [&] { return pieces++ >= kPieces && !connection.channel.holds_bytes(); };
   for (;;) {
     switch (connection.phase) {
       case Phase::shaking_hands: {
@@ -335,6 +343,7 @@ bool Connections::Loop::advance(Number number, Connection& connection) {
       }
       case Phase::reading: {
         if (hand_over(number, connection)) break;
+        if (had_its_turn()) return waits(Channel::Result::wants_read);
         const bool began = !connection.read.empty();
         const std::size_t before = connection.read.size();
         const Channel::Result result = connection.channel.read(connection.read);
@@ -368,6 +377,7 @@ bool Connections::Loop::advance(Number number, Connection& connection) {
         break;
       }
       case Phase::lingering: {
+        if (had_its_turn()) return waits(Channel::Result::wants_read);
         std::string ignored;
         const Channel::Result result = connection.channel.read(ignored);
         if (result != Channel::Result::done) return waits(result);
@@ -397,8 +407,9 @@ bool Connections::Loop::hand_over(Number number, Connection& connection) {
       break;
   }
   const std::size_t size = connection.frame.size();
-  WholeRequest request{connection.read.substr(0, size), connection.address};
+  WholeRequest request{.bytes = connection.read.substr(0, size), .address = connection.address};
   connection.read.erase(0, size);
+  request.followed = RequestFrame(options_.limits).look(connection.read) == RequestFrame::State::complete;
   if (connection.read.empty()) connection.read.shrink_to_fit();
   connection.handed = size;
   connection.phase = Phase::answering;

@@ -10,6 +10,7 @@
 #include <string>
 #include <string_view>
 
+#include "core/clock.h"
 #include "recipes/service/request_frame.h"
 
 namespace conclave::service {
@@ -20,7 +21,7 @@ struct ConnectionOptions {
   std::string certificate = {}, key = {};  ///< PEM files; "": plain
   FrameLimits limits = {};
   std::size_t threads = 64;        ///< that answer
-  std::size_t connections = 4096;  ///< beyond, the one that has made others wait longest is closed
+  std::size_t connections = 4096;  ///< beyond, an idle one is closed, or one that waits for its client
   std::size_t buffered = std::size_t{512} << 20;  ///< bytes of requests not yet answered, of all together
   double request_seconds = 10;  ///< from a request's first byte to its last; for a handshake, too
   double idle_seconds = 60;     ///< between requests
@@ -31,7 +32,9 @@ struct ConnectionOptions {
 
 struct WholeRequest {
   std::string bytes;
-  std::string address;  ///< the client's
+  std::string address;                       ///< the client's
+  Clock::time_point arrived = Clock::now();  ///< the last byte
+  bool followed = false;  ///< the client has sent another one already, which counts on an answer, too
 };
 
 struct WholeAnswer {

@@ -167,16 +167,16 @@ class HttpService::Server : private httplib::Server {
   WholeAnswer handle(const WholeRequest& request) {
     WholeStream stream(request);
     bool closed = false;
-    const Clock::time_point start = Clock::now();
     task_ = std::nullopt, status_ = 400;
-    const bool ending =
-        connections_.ending();  // as the client is told by this answer, and not a moment later
+    // As the client is told by this answer, and not a moment later; one that has sent more is told by the
+    // last.
+    const bool ending = connections_.ending() && !request.followed;
     const bool good = process_request(stream, ending, closed, nullptr);
     constexpr std::string_view kContinue =
         "HTTP/1.1 100 Continue\r\n\r\n";  // which the client was told before
     if (stream.answer.starts_with(kContinue)) stream.answer.erase(0, kContinue.size());
     if (stream.answer.size() > 12) status_ = std::atoi(stream.answer.c_str() + 9);
-    metrics_.answered(task_, status_, seconds_since(start));
+    metrics_.answered(task_, status_, seconds_since(request.arrived));
     return {std::move(stream.answer), closed || !good || ending};
   }
 

@@ -182,7 +182,11 @@ def drain(service):
     time.sleep(0.2)
     service.job.send_signal(signal.SIGTERM)
     time.sleep(0.3)
+    two = service.socket()  # requests that come at one time
+    two.sendall(request + request)
     assert "draining" in service.get("/readyz", 503)
+    answers = b"".join(iter(lambda: two.recv(10_000), b""))
+    assert answers.count(b"HTTP/1.1 200") == 2 and answers.count(b"Connection: close") == 1, answers
     half.sendall(request[30:])
     assert half.recv(12) == b"HTTP/1.1 200"
     output, _ = service.job.communicate(timeout=30)

@@ -4,10 +4,15 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <catch2/catch.hpp>
 #include <chrono>
 #include <thread>
 #include <vector>
+
+#include "federated/identity.h"
+#include "recipes/service/channel.h"
+#include "tests/data/temporary_directory.h"
 
 namespace conclave::service {
 namespace {
@@ -21,8 +26,8 @@ WholeAnswer echo(const WholeRequest& request) {
 }
 
 struct Running {
-  explicit Running(const ConnectionOptions& options)
-      : connections(options, echo,
+  explicit Running(const ConnectionOptions& options, const Connections::Handler& handler = echo)
+      : connections(options, handler,
                     [](int status, std::string_view /*code*/, std::string_view /*reason*/) {
                       return std::to_string(status);
                     }),
@@ -52,6 +57,12 @@ class Client {
   Client& operator=(const Client&) = delete;
 
   void send(std::string_view bytes) const { ::send(socket_, bytes.data(), bytes.size(), MSG_NOSIGNAL); }
+  /// False once the service takes no more.
+  bool send_all(std::string_view bytes) const {
+    for (ssize_t sent = 0; !bytes.empty(); bytes.remove_prefix(static_cast<std::size_t>(sent)))
+      if ((sent = ::send(socket_, bytes.data(), bytes.size(), MSG_NOSIGNAL)) < 0) return false;
+    return true;
+  }
   void finish() const { ::shutdown(socket_, SHUT_WR); }
   /// Until there are so many bytes, or no more.
   std::string receive(std::size_t size) const {
@@ -65,6 +76,46 @@ class Client {
 
  private:
   int socket_;
+};
+
+// One by TLS, whose records are as many, and as small, as it likes.
+class SecureClient {
+ public:
+  explicit SecureClient(const Connections& connections) : plain_(connections), tls_(SSL_new(context_.get())) {
+    SSL_set_bio(tls_.get(), BIO_new(BIO_s_mem()), BIO_new(BIO_s_mem()));
+    while (SSL_connect(tls_.get()) != 1) {
+      send_written();
+      receive_some();
+    }
+    send_written();
+  }
+
+  void record(std::string_view bytes) { SSL_write(tls_.get(), bytes.data(), static_cast<int>(bytes.size())); }
+  /// False once the service takes no more.
+  bool send_written() {
+    char* bytes = nullptr;
+    const auto size = static_cast<std::size_t>(BIO_get_mem_data(SSL_get_wbio(tls_.get()), &bytes));
+    const bool sent = plain_.send_all({bytes, size});
+    BIO_reset(SSL_get_wbio(tls_.get()));
+    return sent;
+  }
+  std::string receive(std::size_t size) {
+    std::string bytes(size, '\0');
+    int got = 0;
+    while ((got = SSL_read(tls_.get(), bytes.data(), static_cast<int>(size))) <= 0 && receive_some()) {
+    }
+    return bytes.substr(0, static_cast<std::size_t>(std::max(got, 0)));
+  }
+
+ private:
+  bool receive_some() {
+    const std::string byte = plain_.receive(1);
+    return BIO_write(SSL_get_rbio(tls_.get()), byte.data(), static_cast<int>(byte.size())) > 0;
+  }
+
+  TlsContext context_{SSL_CTX_new(TLS_client_method())};
+  Client plain_;
+  std::unique_ptr<SSL, Freed<SSL_free>> tls_;
 };
 
 constexpr std::string_view kGet = "GET / HTTP/1.1\r\n\r\n";
@@ -102,6 +153,36 @@ TEST_CASE("those who wait, idle or slow, keep nobody from being answered", "[ser
   CHECK(idle[1]->receive(1).empty());
 }
 
+TEST_CASE("who sends without end, in whatever pieces, keeps nobody waiting, and is let go in time",
+          "[service]") {
+  const TemporaryDirectory folder;
+  CertificateAuthority::create("test").issue(folder.path(), std::string(kCoordinatorName), 1);
+  Running running({.port = 0,
+                   .certificate = folder.path() + "/certificate.pem",
+                   .key = folder.path() + "/key.pem",
+                   .limits = {.head = 100, .body = 10},
+                   .threads = 1,
+                   .linger_seconds = 0.05});
+  SecureClient endless(running.connections);
+  endless.record("nonsense\r\n\r\n");
+  std::atomic<bool> begun = false, over = false, let_go = false;
+  std::thread sends([&] {
+    for (const double start = now(); !let_go && now() - start < 4; begun = true) {
+      for (int i = 0; i < 4096; ++i) endless.record("a");
+      let_go = !endless.send_written();
+    }
+    over = true;
+  });
+  while (!begun) std::this_thread::yield();
+  SecureClient other(running.connections);
+  other.record(kGet);
+  REQUIRE(other.send_written());
+  CHECK(other.receive(5) == "[GET]");
+  CHECK_FALSE(over);
+  sends.join();
+  CHECK(let_go);
+}
+
 TEST_CASE("at the limit of connections, a newcomer takes the place of one that waits", "[service]") {
   Running running({.port = 0, .threads = 2, .connections = 3, .linger_seconds = 0.05});
   const Client at_work(running.connections), one(running.connections), other(running.connections);
@@ -112,6 +193,40 @@ TEST_CASE("at the limit of connections, a newcomer takes the place of one that w
   CHECK(newcomer.receive(5) == "[GET]");
   CHECK(at_work.receive(5) == "[GET]");
   CHECK(running.connections.open() <= 3);
+}
+
+TEST_CASE("at the limit of connections, one that is idle goes before one that sends a request", "[service]") {
+  Running running({.port = 0, .threads = 1, .connections = 2, .linger_seconds = 0.05});
+  const Client idle(running.connections), sends(running.connections);
+  idle.send(kGet);
+  CHECK(idle.receive(5) == "[GET]");
+  sends.send(kGet.substr(0, 7));
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  const Client newcomer(running.connections);
+  newcomer.send(kGet);
+  CHECK(newcomer.receive(5) == "[GET]");
+  CHECK(idle.receive(1).empty());
+  sends.send(kGet.substr(7));
+  CHECK(sends.receive(5) == "[GET]");
+}
+
+TEST_CASE("a request says when it had come, and whether another is there already", "[service]") {
+  std::vector<double> waited;
+  std::vector<bool> followed;
+  Running running({.port = 0, .threads = 1, .request_seconds = 0.3, .linger_seconds = 0.05},
+                  [&](const WholeRequest& request) {
+                    waited.push_back(seconds_since(request.arrived));
+                    followed.push_back(request.followed);
+                    return echo(request);
+                  });
+  const Client first(running.connections), second(running.connections);
+  first.send(kSleep);
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  second.send(std::string(kGet) + std::string(kPost) + std::string(kGet.substr(0, 7)));
+  CHECK(second.receive(11) == "[GET][POST]");
+  running.end();
+  CHECK(waited.at(1) > 0.05);  // for the only thread
+  CHECK(followed == std::vector{false, true, false});
 }
 
 TEST_CASE("what is no request is refused, and the connection closed", "[service]") {
