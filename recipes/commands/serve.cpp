@@ -86,7 +86,7 @@ int serve(const ServeArguments& arguments, const Surroundings& surroundings, con
   std::size_t cut_off = 0;
   std::thread connections([&] {
     cut_off = service.run();
-    queue.close();
+    queue.close();  // what waits still is of connections that were cut off
   });
   try {
     answer_all(queue, engine, metrics, grid.world().size() == 1);

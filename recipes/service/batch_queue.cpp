@@ -69,6 +69,10 @@ void BatchQueue::close() {
   {
     const std::lock_guard lock(mutex_);
     closed_ = true;
+    for (Job* job : waiting_)
+      job->answered.set_exception(
+          std::make_exception_ptr(Refusal(503, "draining", "the service ended before it came to this")));
+    waiting_.clear();
   }
   changed_.notify_all();
 }

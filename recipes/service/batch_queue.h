@@ -28,11 +28,12 @@ class BatchQueue {
 
   /// From any thread. False where as many wait as may, or it is closed; the job is then not taken.
   bool push(Job& job);
-  /// Waits for jobs, and fills `batch` with the next. False once it is closed and empty. For one thread.
+  /// Waits for jobs, and fills `batch` with the next. False once it is closed. For one thread.
   bool next(std::vector<Job*>& batch);
   /// How long that batch took.
   void took(double seconds);
-  /// No more jobs; those that wait are still handed out.
+  /// No more jobs; those that wait fail by a Refusal: there is nobody any more whom their answers would
+  /// reach.
   void close();
   bool closed() const;
 
