@@ -66,10 +66,13 @@ int serve(const ServeArguments& arguments, const Surroundings& surroundings, con
     return 0;
   }
 
-  // As many threads as queries can wait or be at work, and some for what needs no engine.
-  http.connections.threads = static_cast<std::size_t>(arguments.limits.waiting + arguments.limits.jobs) + 8;
+  // As many threads as queries can wait or be at work, a quarter as many for images that wait to be read, and
+  // some for what needs neither.
+  const auto queries = static_cast<std::size_t>(arguments.limits.waiting + arguments.limits.jobs);
+  const std::size_t images = (queries + 3) / 4;
+  http.connections.threads = queries + images + 8;
   BatchQueue queue(arguments.limits);
-  const Inputs inputs(engine.input_shape());
+  const Inputs inputs(engine.input_shape(), images);
   const Outputs outputs;
   Metrics metrics;
   HttpService service(http, inputs, engine, queue, outputs, metrics);

@@ -1,4 +1,5 @@
-// Lets work in, in the order of its coming, as long as what all of it takes together is within a bound.
+// Lets work in, in the order of its coming, as long as what all of it takes together is within a bound. Only
+// so much waits at it; more is refused, so that it does not end up with all threads.
 #pragma once
 
 #include <algorithm>
@@ -6,20 +7,26 @@
 #include <cstdint>
 #include <mutex>
 
+#include "recipes/service/query.h"
+
 namespace conclave::service {
 
 class Gate {
  public:
-  explicit Gate(std::int64_t most) : most_(most) {}
+  Gate(std::int64_t most, std::size_t waiting) : most_(most), most_waiting_(waiting) {}
 
   /// Waits until there is room, which is kept as long as this lives. What takes more than the bound is let in
-  /// alone.
+  /// alone. Throws Refusal (503) where as many wait as may.
   class Pass {
    public:
     Pass(Gate& gate, std::int64_t takes) : gate_(gate), takes_(std::min(takes, gate.most_)) {
       std::unique_lock lock(gate_.mutex_);
-      const std::uint64_t turn = gate_.last_turn_++;
-      gate_.changed_.wait(lock, [&] { return turn == gate_.turn_ && gate_.taken_ + takes_ <= gate_.most_; });
+      const std::uint64_t turn = gate_.last_turn_;
+      const auto is_let_in = [&] { return turn == gate_.turn_ && gate_.taken_ + takes_ <= gate_.most_; };
+      if (!is_let_in() && turn - gate_.turn_ >= gate_.most_waiting_)
+        throw Refusal(503, "busy", "too many images wait to be read; try again");
+      ++gate_.last_turn_;
+      gate_.changed_.wait(lock, is_let_in);
       ++gate_.turn_;
       gate_.taken_ += takes_;
       gate_.changed_.notify_all();
@@ -39,6 +46,7 @@ class Gate {
 
  private:
   const std::int64_t most_;
+  const std::size_t most_waiting_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::uint64_t turn_ = 0, last_turn_ = 0;

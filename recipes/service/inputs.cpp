@@ -178,7 +178,8 @@ Fields FormReader::read(const Body& body) const {
   return fields;
 }
 
-Inputs::Inputs(const InputShape& shape) : shape_(shape) {
+Inputs::Inputs(const InputShape& shape, std::size_t waiting)
+    : shape_(shape), decoding_(kMostPixelsAtOnce, waiting) {
   add(std::make_unique<JsonReader>());
   add(std::make_unique<FormReader>());
 }
@@ -238,6 +239,8 @@ Query Inputs::query_of(TaskKind task, const Fields& fields) const {
       const Image image = decode_image(*fields.image, "image", kMostPixels,
                                        [&](std::int64_t pixels) { pass.emplace(decoding_, pixels); });
       query.pixels = fit_image(image, shape_.image);
+    } catch (const Refusal&) {
+      throw;
     } catch (const Error& error) {
       refuse("bad_image", error.what());
     }

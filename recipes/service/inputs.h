@@ -69,12 +69,12 @@ struct InputShape {
 
 class Inputs {
  public:
-  /// Of JSON and forms.
-  explicit Inputs(const InputShape& shape);
+  /// Of JSON and forms. `waiting`: images that may wait until there is room for their pixels.
+  explicit Inputs(const InputShape& shape, std::size_t waiting = 64);
   void add(std::unique_ptr<BodyReader> reader) { readers_.push_back(std::move(reader)); }
 
   /// For any number of threads. Throws Refusal: 415 for a type of body that nobody reads, 413 for a text or
-  /// an image that is too large, else 400.
+  /// an image that is too large, 503 where too many images wait, else 400.
   Query read(TaskKind task, const Body& body) const;
 
   static constexpr std::size_t kMostText = std::size_t{1} << 16;       ///< bytes
@@ -88,7 +88,7 @@ class Inputs {
   Query query_of(TaskKind task, const Fields& fields) const;
 
   InputShape shape_;
-  mutable Gate decoding_{kMostPixelsAtOnce};
+  mutable Gate decoding_;
   std::vector<std::unique_ptr<BodyReader>> readers_;
 };
 

@@ -10,7 +10,7 @@ namespace conclave::service {
 namespace {
 
 TEST_CASE("what is let in at one time never takes more than the bound, and all get their turn", "[service]") {
-  Gate gate(8);
+  Gate gate(8, 8);
   std::atomic<std::int64_t> taken = 0, most = 0, passed = 0;
   std::vector<std::thread> threads;
   for (int number = 0; number < 8; ++number)
@@ -32,7 +32,7 @@ TEST_CASE("what is let in at one time never takes more than the bound, and all g
 }
 
 TEST_CASE("what takes more than the bound is let in alone, and overtaken by nobody", "[service]") {
-  Gate gate(8);
+  Gate gate(8, 2);
   std::atomic<int> in = 0;
   std::thread large, small;
   {
@@ -48,10 +48,12 @@ TEST_CASE("what takes more than the bound is let in alone, and overtaken by nobo
     });
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
     CHECK(in == 0);
+    CHECK_THROWS_AS(Gate::Pass(gate, 1), Refusal);  // as many wait as may
   }
   large.join();
   small.join();
   CHECK(in == 2);
+  const Gate::Pass again(gate, 8);
 }
 
 }  // namespace

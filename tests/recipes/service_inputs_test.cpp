@@ -141,15 +141,16 @@ TEST_CASE("what is sent wrongly is refused, with the status for it", "[service]"
 
 TEST_CASE("images are decoded while there is room for their pixels, for which texts do not wait",
           "[service]") {
-  const Inputs inputs(kBoth);
+  const Inputs inputs(kBoth, 1);
   std::optional<Gate::Pass> others(std::in_place, inputs.decoding(), Inputs::kMostPixelsAtOnce - 30 * 30 + 1);
   const auto read = [&](const std::string& body) {
     return inputs.read(TaskKind::classify, {"application/json", body});
   };
-  std::future<Query> image =
-      std::async(std::launch::async, read, R"({"image": ")" + to_base64(red_png(30)) + "\"}");
+  const std::string body = R"({"image": ")" + to_base64(red_png(30)) + "\"}";
+  std::future<Query> image = std::async(std::launch::async, read, body);
   CHECK(image.wait_for(std::chrono::milliseconds(50)) == std::future_status::timeout);
   CHECK_FALSE(read(R"({"text": "cat"})").tokens.empty());
+  CHECK_THROWS_WITH(read(body), Contains("too many images wait"));
   others.reset();
   CHECK(image.get().pixels.size() == 48);
   others.emplace(inputs.decoding(), Inputs::kMostPixelsAtOnce);  // it has given its room back
