@@ -65,7 +65,7 @@ struct ModelEngine::Round {
   std::vector<std::uint8_t> images;     // [items, bytes of one]
   std::vector<WrittenCaption> written;  // [items], and more
   std::vector<Index> experts;           // [layers x experts]
-  std::int64_t computed = 0;            // rows, on this rank
+  std::int64_t computed = 0;            // rows, of all ranks together
   std::size_t width = 0;                // of scores
 };
 
@@ -293,7 +293,7 @@ void ModelEngine::compute_scores() {
   batch.first_token = before, batch.first_sequence = static_cast<Index>(first);
   batch.global_sequences = std::ssize(round.items);
   const Predictor::Scores scores = predictor_->scores(batch);
-  round.computed = batch.local_tokens();
+  round.computed = batch.global_tokens;
   const auto classes = static_cast<std::size_t>(scores.probabilities.size(1)),
              features = static_cast<std::size_t>(scores.features.size(1));
   round.width = classes + features;

@@ -186,6 +186,13 @@ TEST_CASE("answers are the same alone, in a batch, and with experts on other ran
     Query asks = picture(1, TaskKind::classify);
     asks.experts = true;
     CHECK(answers(engine, {asks}, 1).at(0).experts == used);
+    for (const std::vector<Query>& queries : {pictures(), kDrawings}) {
+      std::deque<Job> jobs = jobs_of(engine, queries);
+      std::vector<Job*> batch;
+      for (Job& job : jobs) batch.push_back(&job);
+      const EngineWork work = engine.answer(batch);
+      CHECK(work.rows_computed == work.rows);  // on whichever rank; nothing is padded
+    }
   } else {
     engine.follow();
   }
