@@ -250,8 +250,9 @@ int main(int argc, char** argv) {
   serve_command->add_option("--port", connections.port, "0: any that is free")->check(CLI::Range(0, 65535));
   serve_command->add_option("--certificate", connections.certificate, "PEM file, for HTTPS (TLS 1.3)");
   serve_command->add_option("--key", connections.key, "PEM file with its key");
-  serve_command->add_option("--token_file", serve.token_file,
-                            "Its token must come with every request to /v1: Authorization: Bearer TOKEN");
+  serve_command->add_option(
+      "--token_file", serve.token_file,
+      "Its token must come with every question to /v1/TASK: Authorization: Bearer TOKEN");
   serve_command->add_option("--rate", serve.http.rate, "Requests per second from one address (0: any number)")
       ->check(CLI::NonNegativeNumber);
   serve_command->add_option("--burst", serve.http.burst, "With --rate: how many may come at once")

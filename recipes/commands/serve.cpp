@@ -1,4 +1,5 @@
 #include <csignal>
+#include <filesystem>
 #include <thread>
 
 #include "core/text.h"
@@ -49,6 +50,11 @@ std::string names_of(const ModelFacts& facts) {
   return names;
 }
 
+// The file and the folder that it is in: where that is, whoever asks need not know.
+std::string short_name(const std::filesystem::path& checkpoint) {
+  return (checkpoint.parent_path().filename() / checkpoint.filename()).string();
+}
+
 }  // namespace
 
 int serve(const ServeArguments& arguments, const Surroundings& surroundings, const MpiSession& session) {
@@ -60,7 +66,7 @@ int serve(const ServeArguments& arguments, const Surroundings& surroundings, con
   set_threads(0, surroundings, *chosen.world);
   const ProcessGrid grid(std::move(chosen.world), 0);
   LoadedModel loaded(arguments.checkpoint, grid, arguments.overrides);
-  ModelEngine engine(loaded, grid, loaded.checkpoint(), arguments.tasks, arguments.limits);
+  ModelEngine engine(loaded, grid, short_name(loaded.checkpoint()), arguments.tasks, arguments.limits);
   if (grid.world().rank() != 0) {
     engine.follow();
     return 0;

@@ -57,6 +57,8 @@ def forms(service):
         input=padded, text=True, capture_output=True, timeout=20,
     )
     assert json.loads(told.stdout)["class"] == answer["class"], told
+    model = json.loads(service.get("/v1"))["model"]  # which tells nobody where it is
+    assert model == answer["model"] and model.startswith("one/") and model.count("/") == 1, model
     document = json.loads(service.get("/openapi.json"))
     assert document["openapi"].startswith("3.") and "/v1/classify" in document["paths"]
     assert "<title>Conclave</title>" in service.get("/")
@@ -294,7 +296,7 @@ def main():
     run([PROGRAM, "serve", "one", "--key=key.pem"], status=1, says=["give both, or neither"])
     run([PROGRAM, "serve", "nowhere"], status=1, says=["nowhere"])
     run([PROGRAM, "serve", "one", "--port=1", "--host=192.0.2.1"], status=1, says=["cannot listen"])
-    with serving("one", "--request_seconds=3") as service:
+    with serving(Path("one").resolve(), "--request_seconds=3") as service:
         same_as_predict(service)
         forms(service)
         refusals(service)
