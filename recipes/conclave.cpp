@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 #include <csignal>
 #include <cstdlib>
+#include <ranges>
 #include <thread>
 
 #include <unistd.h>
@@ -87,6 +88,19 @@ void add_device(CLI::App* command, std::string& device,
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
 }
 
+CLI::IsMember one_of_tasks(auto names) {
+  return CLI::IsMember(std::vector<std::string>(names.begin(), names.end()));
+}
+
+// Where --help would show as a default what stands for nothing given, or what the option's text says already.
+void hide_empty_defaults(CLI::App& app) {
+  for (CLI::Option* option : app.get_options())
+    if (option->get_required() || option->get_default_str() == "[]" ||
+        option->get_description().find("(default:") != std::string::npos)
+      option->default_str("");
+  for (CLI::App* command : app.get_subcommands({})) hide_empty_defaults(*command);
+}
+
 // The options of a command of `privacy`: all but what it is to find out.
 void add_privacy(CLI::App* command, conclave::commands::PrivacyArguments& privacy,
                  const std::string& sought) {
@@ -97,9 +111,8 @@ void add_privacy(CLI::App* command, conclave::commands::PrivacyArguments& privac
   add("steps", privacy.steps, "Releases: steps of training, or rounds");
   add("epsilon", privacy.epsilon, "What may be spent");
   add("delta", privacy.delta, "Well below one over the number of people: 1e-5, say");
-  command->add_option("--rate", privacy.rate,
-                      "Sampling rate: the probability to take part in a step (default: 1)");
-  command->add_option("--accountant", privacy.accountant, "pld, which is tight (the default), or rdp")
+  command->add_option("--rate", privacy.rate, "Sampling rate: the probability to take part in a step");
+  command->add_option("--accountant", privacy.accountant, "pld, which is tight, or rdp")
       ->check(CLI::IsMember({"pld", "rdp"}));
 }
 
@@ -107,8 +120,10 @@ void add_privacy(CLI::App* command, conclave::commands::PrivacyArguments& privac
 
 int main(int argc, char** argv) {
   namespace commands = conclave::commands;
+  using conclave::service::kTaskNames;
   CLI::App app{"Conclave trains one mixture of experts across processes, machines and institutions."};
   app.require_subcommand(1);
+  app.option_defaults()->always_capture_default();
   app.set_version_flag("--version", std::string(CONCLAVE_VERSION));
 
   commands::TrainArguments train;
@@ -221,7 +236,7 @@ int main(int argc, char** argv) {
       caption_command->add_option("--top-p", caption.options.top_p,
                                   "Draw tokens at random, of the likeliest that together have this "
                                   "probability, above 0 and at most 1");
-  top_p_option->check(CLI::Range(1e-9, 1.0))->excludes(beam_option);
+  top_p_option->check(CLI::Range(1e-9, 1.0))->excludes(beam_option)->default_str("");
   caption_command
       ->add_option("--temperature", caption.options.temperature,
                    "For --top-p: above 1 the unlikely come more often, below 1 more rarely")
@@ -241,9 +256,9 @@ int main(int argc, char** argv) {
   auto* serve_command = app.add_subcommand(
       "serve", "Answer by HTTP: [mpirun -n RANKS] conclave serve CHECKPOINT, and open the address it prints");
   serve_command->add_option("checkpoint", serve.checkpoint, "File, or folder with checkpoints")->required();
-  serve_command
-      ->add_option("--tasks", serve.tasks, "classify, caption, generate, embed (default: all it can)")
-      ->delimiter(',');
+  serve_command->add_option("--tasks", serve.tasks, "What to answer (default: all it can)")
+      ->delimiter(',')
+      ->check(one_of_tasks(kTaskNames));
   conclave::service::ConnectionOptions& connections = serve.http.connections;
   serve_command->add_option("--host", connections.host,
                             "Address to listen at; 0.0.0.0: all of this machine's");
@@ -286,7 +301,10 @@ int main(int argc, char** argv) {
   commands::LoadArguments load;
   auto* load_command = app.add_subcommand("load", "Ask running services, and tell how long they take");
   load_command->add_option("urls", load.urls, "http://HOST:PORT, one after the other")->required();
-  load_command->add_option("--task", load.task, "classify, generate or embed");
+  load_command->add_option("--task", load.task, "What to ask for, of a text alone")
+      ->check(one_of_tasks(kTaskNames | std::views::filter([](std::string_view name) {
+                             return name != name_of(conclave::service::TaskKind::caption);
+                           })));
   load_command->add_option("--texts", load.texts, "File with a text in each line (default: made up)");
   load_command->add_option("--words", load.words, "Of each text that is made up")
       ->check(CLI::Range(1, 10000));
@@ -297,7 +315,7 @@ int main(int argc, char** argv) {
       "--rate", load.options.rate,
       "Requests per second, at random times, whether or not those before were answered, "
       "over at most --clients connections (256)");
-  rate_option->check(CLI::PositiveNumber);
+  rate_option->check(CLI::PositiveNumber)->default_str("");
   load_command->add_option("--seconds", load.options.seconds, "For each figure")->check(CLI::PositiveNumber);
   load_command
       ->add_flag("--saturate", load.saturates,
@@ -442,12 +460,14 @@ int main(int argc, char** argv) {
   check_command->add_option("recipe", recipe, "TOML file")->required();
   check_command->add_option("--set", overrides, "Change a key")->allow_extra_args(false);
   check_command->add_option("--ranks", ranks, "Check also that this many ranks can run it")
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::PositiveNumber)
+      ->default_str("");
   auto* show_command = recipe_command->add_subcommand("show", "Print it with every default filled in");
   show_command->add_option("recipe", recipe, "TOML file")->required();
   show_command->add_option("--set", overrides, "Change a key")->allow_extra_args(false);
   show_command->add_flag("--documented", documented, "With what each key means");
 
+  hide_empty_defaults(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -8,10 +8,21 @@ conclave 0 --help
 says train eval predict inspect export bench recipe
 for command in train eval predict inspect export bench recipe; do conclave 0 "$command" --help; done
 
+conclave 0 serve --help
+says "=8080" "{classify,caption,generate,embed}"
+if [[ $output == *"=[]"* ]]; then
+  echo "--help shows defaults where there are none: $output" >&2
+  exit 1
+fi
+
 conclave 2
 conclave 2 trian
 conclave 2 train
 conclave 2 eval somewhere --split tset
+conclave 2 serve somewhere --tasks classify,sing
+says sing "{classify,caption,generate,embed}"
+conclave 2 load http://localhost --task translate
+says translate
 
 for recipe in "$CONCLAVE_SOURCE"/recipes/*.toml; do
   conclave 0 recipe check "$recipe"
