@@ -95,7 +95,8 @@ int serve(const ServeArguments& arguments, const Surroundings& surroundings, con
   std::size_t cut_off = 0;
   std::thread connections([&] {
     cut_off = service.run();
-    queue.close();  // what waits still is of connections that were cut off
+    inputs.decoding().close();  // what waits still is of connections that were cut off
+    queue.close();
   });
   try {
     answer_all(queue, engine, metrics, grid.world().size() == 1);

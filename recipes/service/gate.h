@@ -16,7 +16,7 @@ class Gate {
   Gate(std::int64_t most, std::size_t waiting) : most_(most), most_waiting_(waiting) {}
 
   /// Waits until there is room, which is kept as long as this lives. What takes more than the bound is let in
-  /// alone. Throws Refusal (503) where as many wait as may.
+  /// alone. Throws Refusal (503) where as many wait as may, or it is closed meanwhile.
   class Pass {
    public:
     Pass(Gate& gate, std::int64_t takes) : gate_(gate), takes_(std::min(takes, gate.most_)) {
@@ -26,7 +26,8 @@ class Gate {
       if (!is_let_in() && turn - gate_.turn_ >= gate_.most_waiting_)
         throw Refusal(503, "busy", "too many images wait to be read; try again");
       ++gate_.last_turn_;
-      gate_.changed_.wait(lock, is_let_in);
+      gate_.changed_.wait(lock, [&] { return gate_.closed_ || is_let_in(); });
+      if (gate_.closed_) throw Refusal(503, "draining", "the service ended before it came to this");
       ++gate_.turn_;
       gate_.taken_ += takes_;
       gate_.changed_.notify_all();
@@ -44,6 +45,13 @@ class Gate {
     const std::int64_t takes_;
   };
 
+  /// Nobody is let in any more.
+  void close() {
+    const std::lock_guard lock(mutex_);
+    closed_ = true;
+    changed_.notify_all();
+  }
+
  private:
   const std::int64_t most_;
   const std::size_t most_waiting_;
@@ -51,6 +59,7 @@ class Gate {
   std::condition_variable changed_;
   std::uint64_t turn_ = 0, last_turn_ = 0;
   std::int64_t taken_ = 0;
+  bool closed_ = false;
 };
 
 }  // namespace conclave::service

@@ -56,5 +56,26 @@ TEST_CASE("what takes more than the bound is let in alone, and overtaken by nobo
   const Gate::Pass again(gate, 8);
 }
 
+TEST_CASE("a gate that is closed lets nobody in, and nobody waits at it", "[service]") {
+  Gate gate(8, 2);
+  std::atomic<int> refused = 0;
+  std::thread waits;
+  {
+    const Gate::Pass pass(gate, 8);
+    waits = std::thread([&] {
+      try {
+        const Gate::Pass other(gate, 1);
+      } catch (const Refusal&) {
+        ++refused;
+      }
+    });
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    gate.close();
+    waits.join();
+  }
+  CHECK(refused == 1);
+  CHECK_THROWS_AS(Gate::Pass(gate, 1), Refusal);
+}
+
 }  // namespace
 }  // namespace conclave::service
