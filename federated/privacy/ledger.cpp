@@ -1,5 +1,7 @@
 #include "federated/privacy/ledger.h"
 
+#include <algorithm>
+
 #include "federated/privacy/rdp.h"
 
 namespace conclave {
@@ -82,10 +84,13 @@ std::vector<PrivacySpend> PrivacyLedger::spends() const {
 double PrivacyLedger::epsilon_with(const PrivacySpend* next) const {
   std::vector<PrivacySpend> all = spends();
   if (next) all.push_back(*next);
-  bool distributions = true;
-  for (const PrivacySpend& spend : all)
-    distributions = distributions && spend.mechanism == PrivacyMechanism::sampled_gaussian;
-  const auto accountant = make_accountant(distributions ? "pld" : "rdp");
+  // Other noise may have been asked for because of what came out before (accountant.h).
+  const bool alike = std::ranges::all_of(all, [&](const PrivacySpend& spend) {
+    return spend.mechanism == PrivacyMechanism::sampled_gaussian &&
+           spend.event.noise_multiplier == all.front().event.noise_multiplier &&
+           spend.event.sampling_rate == all.front().event.sampling_rate;
+  });
+  const auto accountant = make_accountant(alike ? kAccountant : "rdp");
   for (const PrivacySpend& spend : all) accountant->compose(spend.event);
   return accountant->epsilon(budget_.delta);
 }

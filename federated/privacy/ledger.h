@@ -52,7 +52,7 @@ class PrivacyLedger {
   bool record(const PrivacySpend& spend);
 
   /// Of all that was recorded, at the budget's delta; by privacy loss distributions, or by Renyi divergences
-  /// where a spend gives no more.
+  /// where a spend gives no more, or where noise or rate differ: they may have been chosen by what came out.
   double epsilon() const;
   /// Of that and what is yet to come.
   double epsilon_with(const PrivacyEvent& next) const;

@@ -17,8 +17,8 @@ PrivacySpend spend_of(std::int64_t round, const std::string& digest = "ab", doub
   return {.run = "ward", .round = round, .digest = digest, .event = {noise, 0.01, 100}};
 }
 
-double epsilon_of(std::vector<PrivacyEvent> events) {
-  const auto accountant = make_accountant("pld");
+double epsilon_of(std::vector<PrivacyEvent> events, const std::string& by = "pld") {
+  const auto accountant = make_accountant(by);
   for (const PrivacyEvent& event : events) accountant->compose(event);
   return accountant->epsilon(kBudget.delta);
 }
@@ -62,7 +62,18 @@ TEST_CASE("what was recorded is composed, also after the ledger is opened again"
   const PrivacyLedger ledger(path, kBudget);
   REQUIRE(ledger.spends().size() == 2);
   CHECK(ledger.spends()[1].event.noise_multiplier == 1.5);
-  CHECK(ledger.epsilon() == epsilon_of({{1, 0.01, 100}, {1.5, 0.01, 100}}));
+  CHECK(ledger.epsilon() == epsilon_of({{1, 0.01, 100}, {1.5, 0.01, 100}}, "rdp"));
+}
+
+TEST_CASE("spends of which one may have been chosen by what another told are counted by Renyi divergences") {
+  const TemporaryDirectory directory;
+  PrivacyLedger ledger(directory.path() + "/ledger", kBudget);
+  ledger.record(spend_of(1));
+  ledger.record({"ward", 2, "ab", {1, 0.01, 50}});  // as many steps as there were, whatever came out
+  CHECK(ledger.epsilon() == epsilon_of({{1, 0.01, 150}}));
+  const PrivacyEvent more_noise{2, 0.01, 100}, other_rate{1, 0.02, 100};
+  CHECK(ledger.epsilon_with(more_noise) == epsilon_of({{1, 0.01, 150}, more_noise}, "rdp"));
+  CHECK(ledger.epsilon_with(other_rate) == epsilon_of({{1, 0.01, 150}, other_rate}, "rdp"));
 }
 
 TEST_CASE("the same value counts once; another value of the same round counts again") {
