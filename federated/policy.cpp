@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
-#include <set>
+#include <optional>
 
 #include "core/error.h"
 #include "core/spelling.h"
@@ -29,24 +29,54 @@ bool matches(std::string_view pattern, std::string_view name) {
   return pattern.find_first_not_of('*', at) == std::string_view::npos;
 }
 
-// A rule, read: "name[0,4-7]" is `name` of experts 0, 4, 5, 6, 7.
+// A rule, read: "name[0,4-7]" is `name` of experts 0, 4, 5, 6, 7. As spans, for who wrote it is not trusted
+// with the memory for each expert, either.
 struct Selection {
+  struct Span {
+    Index first, last;
+  };
   const SharingRule* rule;
   std::string_view name;
   bool by_expert = false;
-  std::set<Index> experts = {};  // those not found yet
-  std::set<Index> selected = {};
+  std::vector<Span> spans = {};  // in order, none touches another
+  std::vector<bool> there = {};  // of the model's experts those that are selected, by number
   bool found = false;
-};
 
-constexpr Index kMostExperts = 1 << 20;  // a mistyped number is not to fill the memory
+  bool selects(Index expert) const {
+    const auto after = std::ranges::upper_bound(spans, expert, {}, &Span::first);
+    return after != spans.begin() && expert <= std::prev(after)->last;
+  }
+  void find(Index expert) {
+    const auto place = static_cast<std::size_t>(expert);
+    there.resize(std::max(there.size(), place + 1));
+    there[place] = true;
+  }
+  std::optional<Index> missing() const {
+    for (const Span& span : spans)
+      for (Index expert = span.first; expert <= span.last; ++expert)
+        if (const auto place = static_cast<std::size_t>(expert); place >= there.size() || !there[place])
+          return expert;
+    return std::nullopt;
+  }
+};
 
 Index expert_number(std::string_view text, const std::string& pattern) {
   Index number = -1;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  require(error == std::errc() && end == text.data() + text.size() && number >= 0 && number < kMostExperts,
+  require(error == std::errc() && end == text.data() + text.size() && number >= 0,
           "sharing '{}': '{}' is no expert's number; write them as in [0,4-7]", pattern, text);
   return number;
+}
+
+void merge(std::vector<Selection::Span>& spans) {
+  std::ranges::sort(spans, {}, &Selection::Span::first);
+  std::size_t merged = 0;
+  for (const Selection::Span& span : spans)
+    if (merged > 0 && span.first - 1 <= spans[merged - 1].last)
+      spans[merged - 1].last = std::max(spans[merged - 1].last, span.last);
+    else
+      spans[merged++] = span;
+  spans.resize(merged);
 }
 
 Selection read(const SharingRule& rule) {
@@ -56,7 +86,6 @@ Selection read(const SharingRule& rule) {
   require(text.back() == ']', "sharing '{}': experts are written at the end, as in [0,4-7]", rule.pattern);
   Selection selection{&rule, text.substr(0, bracket), true};
   std::string_view list = text.substr(bracket + 1, text.size() - bracket - 2);
-  Index named = 0;
   for (std::size_t comma = 0; comma != std::string_view::npos;) {
     comma = list.find(',');
     const std::string_view item = list.substr(0, comma);
@@ -64,12 +93,10 @@ Selection read(const SharingRule& rule) {
     const Index first = expert_number(item.substr(0, dash), rule.pattern);
     const Index last = dash == item.npos ? first : expert_number(item.substr(dash + 1), rule.pattern);
     require(first <= last, "sharing '{}': {} is above {}", rule.pattern, first, last);
-    named += last - first + 1;
-    require(named <= kMostExperts, "sharing '{}': {} experts and more", rule.pattern, named);
-    for (Index expert = first; expert <= last; ++expert) selection.selected.insert(expert);
+    selection.spans.push_back({first, last});
     if (comma != std::string_view::npos) list.remove_prefix(comma + 1);
   }
-  selection.experts = selection.selected;
+  merge(selection.spans);
   return selection;
 }
 
@@ -100,9 +127,8 @@ void expect_found(const Selection& selection, std::span<const FlatParameter> par
          selection.by_expert ? " with a row for each expert" : "",
          names.empty() ? "" : fmt::format("; the nearest is '{}'", nearest(selection.name, names)));
   }
-  if (!selection.experts.empty())
-    fail("sharing '{}': none of the parameters that it matches has an expert {}", pattern,
-         *selection.experts.begin());
+  if (const auto expert = selection.missing())
+    fail("sharing '{}': none of the parameters that it matches has an expert {}", pattern, *expert);
 }
 
 }  // namespace
@@ -140,8 +166,8 @@ SharingPolicy::SharingPolicy(std::span<const FlatParameter> parameters, std::spa
       selection.found = true;
       for (Index row = 0; row < rows; ++row) {
         const Index expert = parameter.first_expert + row;
-        if (selection.by_expert && !selection.selected.contains(expert)) continue;
-        selection.experts.erase(expert);
+        if (selection.by_expert && !selection.selects(expert)) continue;
+        if (selection.by_expert) selection.find(expert);
         decisions[static_cast<std::size_t>(row)].apply(
             selection, of_experts ? fmt::format("{}[{}]", parameter.name, expert) : parameter.name);
       }
