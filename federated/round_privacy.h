@@ -13,7 +13,8 @@ namespace conclave {
 struct RoundPrivacy {
   enum class Unit : std::uint8_t {
     none,
-    site,    ///< whether a site takes part at all
+    site,    ///< all that a site's update says; not that it takes part, for by how many sites the sum is
+             ///< divided, has no noise, and is taken to be public
     record,  ///< whether a site has a record: a round is one step of DP-SGD over all sites' records
     client,  ///< whether a person is among a site's, with all that is theirs: likewise over all sites'
              ///< clients
