@@ -2,11 +2,30 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 
 namespace conclave {
 namespace {
 
 constexpr std::string_view kModel = "model/";
+
+// "layers.0.moe" of "layers.0.moe.router.weight"; "" of what is in no such layer.
+std::string moe_layer_of(const std::string& name) {
+  const auto at = name.rfind(".moe.");
+  return at == std::string::npos ? std::string() : name.substr(0, at + 4);
+}
+bool is_of_router(const std::string& name) { return name.find(".moe.router.") != std::string::npos; }
+
+// How many rows a layer's tensors have.
+struct ExpertRows {
+  std::set<Index> of_kinds, of_router;
+
+  // A tensor has the rows of one kind, a router those of all experts.
+  bool mixed() const {
+    if (of_kinds.empty()) return false;
+    return of_kinds.size() > 1 || (!of_router.empty() && !of_router.contains(*of_kinds.begin()));
+  }
+};
 
 }  // namespace
 
@@ -22,29 +41,25 @@ ModelLayout layout_of(const CheckpointReader& reader) {
 }
 
 std::vector<FlatParameter> flat_parameters(const ModelLayout& layout) {
-  constexpr std::string_view kRouter = ".moe.router.";
   std::vector<FlatParameter> parameters;
-  std::map<std::string, Index>
-      experts;  // by layer; of kinds that are mixed, none of a router's rows are known
-  const auto layer_of = [](const std::string& name) {
-    const auto at = name.rfind(".moe.");
-    return at == std::string::npos ? std::string() : name.substr(0, at + 4);
-  };
+  std::map<std::string, ExpertRows> layers;
   for (const auto& part : layout.parts) {
     std::string name = part.name.substr(kModel.size());
     std::ranges::replace(name, '/', '.');
-    const std::string layer = part.sharded ? layer_of(name) : "";
-    if (!layer.empty()) {
-      const auto [found, first] = experts.emplace(layer, part.shape[0]);
-      if (!first && found->second != part.shape[0]) found->second = -1;
+    if (part.shape.rank() > 0 && (part.sharded || is_of_router(name))) {
+      ExpertRows& rows = layers[moe_layer_of(name)];
+      (part.sharded ? rows.of_kinds : rows.of_router).insert(part.shape[0]);
     }
-    parameters.push_back({.name = std::move(name), .shape = part.shape, .layer = layer});
+    parameters.push_back({.name = std::move(name), .shape = part.shape});
   }
-  for (FlatParameter& parameter : parameters) {
-    if (!parameter.layer.empty() || parameter.name.find(kRouter) == std::string::npos) continue;
-    const auto found = experts.find(layer_of(parameter.name));
-    if (found != experts.end() && parameter.shape.rank() > 0 && parameter.shape[0] == found->second)
-      parameter.layer = found->first;
+  for (std::size_t i = 0; i < parameters.size(); ++i) {
+    FlatParameter& parameter = parameters[i];
+    const bool sharded = layout.parts[i].sharded;
+    const std::string layer = moe_layer_of(parameter.name);
+    if (layer.empty() || parameter.shape.rank() == 0 || (!sharded && !is_of_router(parameter.name))) continue;
+    const ExpertRows& rows = layers.at(layer);
+    parameter.mixed = rows.mixed();
+    if (!parameter.mixed && rows.of_kinds.contains(parameter.shape[0])) parameter.layer = layer;
   }
   return parameters;
 }

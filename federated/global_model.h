@@ -30,7 +30,8 @@ struct ModelLayout {
 ModelLayout layout_of(const CheckpointReader& reader);
 
 /// The same, as rules of sharing speak of it: "layers.0.moe.experts.up.weight". Experts' tensors, and their
-/// rows of a router, are by expert.
+/// rows of a router, are by expert, but in layers with experts of several kinds: of those each kind has
+/// tensors of its own, and which kind has the lower numbers is the recipe's to say.
 std::vector<FlatParameter> flat_parameters(const ModelLayout& layout);
 
 /// "control/layers/0/..." of "model/layers/0/...": that tensor's part of a control variate.

@@ -159,23 +159,29 @@ SharingPolicy::SharingPolicy(std::span<const FlatParameter> parameters, std::spa
     const Index rows = of_experts ? parameter.shape[0] : 1;
     std::vector<Decision> decisions(static_cast<std::size_t>(rows));
     for (Selection& selection : selections) {
-      if ((selection.by_expert && !of_experts) || !matches(selection.name, parameter.name)) continue;
+      if ((selection.by_expert && !of_experts && !parameter.mixed) ||
+          !matches(selection.name, parameter.name))
+        continue;
+      require(
+          !parameter.mixed || (!selection.by_expert && selection.rule->sharing != Sharing::by_tokens),
+          "sharing '{}': '{}' is of a layer whose experts are of several kinds, and which of them has which "
+          "number a checkpoint does not say; have a pattern match all of it or nothing, without experts in "
+          "brackets and not by_tokens, or give the model experts of one kind (moe.expert)",
+          selection.rule->pattern, parameter.name);
       require(of_experts || selection.rule->sharing != Sharing::by_tokens,
               "sharing '{}' by_tokens: '{}' has no rows of experts whose tokens could be counted",
               selection.rule->pattern, parameter.name);
       selection.found = true;
       for (Index row = 0; row < rows; ++row) {
-        const Index expert = parameter.first_expert + row;
-        if (selection.by_expert && !selection.selects(expert)) continue;
-        if (selection.by_expert) selection.find(expert);
+        if (selection.by_expert && !selection.selects(row)) continue;
+        if (selection.by_expert) selection.find(row);
         decisions[static_cast<std::size_t>(row)].apply(
-            selection, of_experts ? fmt::format("{}[{}]", parameter.name, expert) : parameter.name);
+            selection, of_experts ? fmt::format("{}[{}]", parameter.name, row) : parameter.name);
       }
     }
     const auto size = static_cast<std::size_t>(parameter.shape.numel() / std::max<Index>(rows, 1));
     for (Index row = 0; row < rows; ++row)
-      add(size, decisions[static_cast<std::size_t>(row)].sharing(),
-          {parameter.layer, parameter.first_expert + row});
+      add(size, decisions[static_cast<std::size_t>(row)].sharing(), {parameter.layer, row});
   }
   for (const Selection& selection : selections) expect_found(selection, parameters);
   require(exchanged_elements_ > 0, "sharing: all parameters are private, nothing would be shared");
@@ -230,7 +236,7 @@ void check_kept_private(std::span<const FlatParameter> parameters, const Sharing
       require(!exchanged(asked, element) || exchanged(own, element),
               "the coordinator asks for '{}{}', which this site's sharing.private keeps here; have the "
               "federation's sharing.private name it, too, or take it out of the site's",
-              parameter.name, of_experts ? fmt::format("[{}]", parameter.first_expert + row) : "");
+              parameter.name, of_experts ? fmt::format("[{}]", row) : "");
   }
 }
 

@@ -36,13 +36,15 @@ struct FlatParameter {
   Shape shape;
   /// Where dimension 0 is of experts, as a router's rows are, too: the layer's name, "layers.0.moe"; else "".
   std::string layer = {};
-  Index first_expert = 0;  ///< that row 0 is of, by its number in the layer
+  /// Of a layer with experts of several kinds: which expert a row is of is not known, and `layer` is "".
+  bool mixed = false;
 };
 
 class SharingPolicy {
  public:
   /// What no rule is of, is shared. Throws Error where a rule matches nothing, two contradict each other,
-  /// tokens are to be counted where rows are of no expert, or nothing would be shared.
+  /// tokens are to be counted where rows are of no expert, experts are named of which nobody knows which rows
+  /// are theirs, or nothing would be shared.
   SharingPolicy(std::span<const FlatParameter> parameters, std::span<const SharingRule> rules);
 
   struct Expert {

@@ -81,11 +81,11 @@ void fields(R& sharing, Visitor&& field) {
   field("private", sharing.kept_private,
         "Parameters that each site keeps to itself: patterns of names, * for any characters, and [0,4-7] at "
         "the end "
-        "for those experts with their rows of the router: \"*.moe.*[3]\"",
+        "for those experts with their rows of the router, where all are of one kind: \"*.moe.*[3]\"",
         not_empty());
   field("by_tokens", sharing.by_tokens,
-        "Parameters of experts to average by the tokens that each expert served at a site, which sites then "
-        "tell: "
+        "Parameters of experts, all of one kind, to average by the tokens that each expert served at a site, "
+        "which sites then tell: "
         "\"*.moe.experts.*\"",
         not_empty());
 }

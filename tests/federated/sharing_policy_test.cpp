@@ -1,6 +1,8 @@
 #include <catch2/catch.hpp>
+#include <map>
 
 #include "core/error.h"
+#include "federated/global_model.h"
 #include "federated/policy.h"
 
 namespace conclave {
@@ -9,18 +11,17 @@ namespace {
 using Catch::Matchers::Contains;
 using Catch::Matchers::Equals;
 
-// An embedding, and two layers of three experts, the second's of two kinds.
+// An embedding, and two layers of three experts.
 const std::vector<FlatParameter> kModel{
     {"token_embedding.weight", {5, 2}},
     {"layers.0.moe.router.weight", {3, 2}, "layers.0.moe"},
     {"layers.0.moe.experts.up.weight", {3, 2, 2}, "layers.0.moe"},
     {"layers.0.moe.experts.up.bias", {3, 2}, "layers.0.moe"},
     {"layers.1.moe.router.weight", {3, 2}, "layers.1.moe"},
-    {"layers.1.moe.experts.feed_forward.up.weight", {2, 2, 2}, "layers.1.moe"},
-    {"layers.1.moe.experts.gated.up.weight", {1, 4, 2}, "layers.1.moe", 2},
+    {"layers.1.moe.experts.up.weight", {3, 2, 2}, "layers.1.moe"},
     {"head.bias", {4}},
 };
-constexpr std::size_t kModelElements = 10 + 6 + 12 + 6 + 6 + 8 + 8 + 4;
+constexpr std::size_t kModelElements = 10 + 6 + 12 + 6 + 6 + 12 + 4;
 
 SharingPolicy policy(const std::vector<SharingRule>& rules) { return {kModel, rules}; }
 
@@ -72,7 +73,7 @@ TEST_CASE("experts are weighted by their own tokens, and some are private with t
                                     {-2, 2},  // router
                                     {1, 4},
                                     {2, 4},
-                                    {-2, 8},  // gated: expert 2
+                                    {-2, 4},  // up.weight
                                     {-1, 4}}));
 }
 
@@ -103,7 +104,7 @@ TEST_CASE("what a site keeps in any case, nobody may ask it for") {
   CHECK_THAT(refusal({{"layers.0.*[2]", Sharing::kept_private}}, third),
              asks_for("layers.1.moe.router.weight[2]"));
   CHECK_THAT(refusal({{"*router*[2]", Sharing::kept_private}, {"*up*[0,2]", Sharing::kept_private}},
-                     {"*.gated.*", Sharing::kept_private}),
+                     {"layers.1.moe.experts.*[2]", Sharing::kept_private}),
              Equals(""));
   CHECK_THAT(refusal({}, {"*.nothing", Sharing::kept_private}), Contains("*.nothing"));
 }
@@ -157,6 +158,34 @@ TEST_CASE("rules that match nothing, contradict each other, or ask for what ther
   CHECK_THROWS_WITH(parse_sharing("mine"), Contains("'mine'") && Contains("by_tokens"));
   for (const auto sharing : {Sharing::shared, kTokens, kPrivate})
     CHECK(parse_sharing(to_string(sharing)) == sharing);
+}
+
+// As a checkpoint has them: of each kind so many experts, and a router of so many.
+std::vector<FlatParameter> layer_of(const std::map<std::string, Index>& kinds, Index router) {
+  ModelLayout layout;
+  for (const auto& [kind, experts] : kinds)
+    layout.parts.push_back({"model/layers/0/moe/experts/" + kind + "up/weight", {experts, 2, 2}, true});
+  layout.parts.push_back({"model/layers/0/moe/router/attention/weight", {7, 7}});
+  layout.parts.push_back({"model/layers/0/moe/router/score/weight", {router, 7}});
+  return flat_parameters(layout);
+}
+
+TEST_CASE("experts of several kinds are shared whole: no checkpoint says which rows are whose") {
+  const SharingRule third{"*.moe.*[2]", Sharing::kept_private}, by_tokens{"*.experts.*", Sharing::by_tokens};
+  const auto of = [](const std::vector<FlatParameter>& parameters, const SharingRule& rule) {
+    return SharingPolicy(parameters, std::span(&rule, 1));
+  };
+  const auto alike = layer_of({{"", 4}}, 4);
+  CHECK(of(alike, third).exchanged_elements() == 4 * 4 + 49 + 4 * 7 - 4 - 7);
+  CHECK(of(alike, by_tokens).experts().size() == 4);
+  using Kinds = std::map<std::string, Index>;
+  for (const Kinds& kinds : {Kinds{{"feed_forward/", 3}, {"gated/", 1}}, Kinds{{"a/", 2}, {"b/", 2}}}) {
+    const auto mixed = layer_of(kinds, 4);
+    CHECK_THROWS_WITH(of(mixed, third), Contains("'layers.0.moe.experts") && Contains("of several kinds"));
+    CHECK_THROWS_WITH(of(mixed, {"*.router.*[2]", Sharing::kept_private}), Contains("of several kinds"));
+    CHECK_THROWS_WITH(of(mixed, by_tokens), Contains("of several kinds"));
+    CHECK(of(mixed, {"*.experts.*", Sharing::kept_private}).exchanged_elements() == 49 + 4 * 7);
+  }
 }
 
 TEST_CASE("a rule that another wrote takes no more time or memory than it should") {
