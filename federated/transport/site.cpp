@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <thread>
+#include <utility>
 
 #include "core/clock.h"
 #include "federated/transport/site_connection.h"
@@ -196,6 +197,11 @@ bool Site::fetch(SiteRound& round) {
 
 bool Site::deliver(const SiteRound& round, const SiteUpdateFile& update, double examples,
                    const std::vector<double>& tokens, const std::map<std::string, double>& metrics) {
+  // Before there is memory for as many as the coordinator says.
+  require(std::cmp_equal(round.elements, update.digest.bytes / sizeof(float)),
+          "the coordinator wants updates of {} numbers, and this site's has {}; both must have the model and "
+          "the rules of sharing that the federation began with",
+          round.elements, update.digest.bytes / sizeof(float));
   federated::UpdateHeader header;
   header.set_round(round.round);
   header.set_turn(round.turn());

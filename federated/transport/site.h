@@ -87,7 +87,8 @@ class Site {
   SiteRound next();
   /// Delivers `update`, of `round.elements` numbers; where the round is secure, shortened to the federation's
   /// norm and masked, once all sites are ready. False where the round was over before. Throws Error where the
-  /// coordinator asks for what would tell more than one sum of a round.
+  /// update has not so many numbers, and where the coordinator asks for what would tell more than one sum of
+  /// a round.
   bool deliver(const SiteRound& round, const SiteUpdateFile& update, double examples,
                const std::vector<double>& tokens, const std::map<std::string, double>& metrics);
 

@@ -360,6 +360,11 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
       if (speaks) say(fmt::format("with what this site kept to itself, the model is {}", own));
       return 0;
     }
+    const SiteRules rules{.proximal = work.at("proximal"), .control_variate = work.at("control")};
+    const std::size_t elements = kept->policy().exchanged_elements() * (rules.control_variate ? 2 : 1);
+    require(work.at("elements") == elements,
+            "the coordinator wants updates of {} numbers; by its own rules there are {}",
+            work.at("elements").dump(), elements);
     const auto account_and_deliver = [&](const WaitingUpdate& update) {
       if (ledger) {  // before anybody is told: what is then not told counts, too
         ledger->record({.run = certificate_info(kit->authority).fingerprint,
@@ -387,11 +392,6 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
       if (speaks) account_and_deliver(*waiting);
       continue;
     }
-    const SiteRules rules{.proximal = work.at("proximal"), .control_variate = work.at("control")};
-    const std::size_t elements = kept->policy().exchanged_elements() * (rules.control_variate ? 2 : 1);
-    require(work.at("elements") == elements,
-            "the coordinator wants updates of {} numbers; by its own rules there are {}",
-            work.at("elements").dump(), elements);
     trainer->begin_round(model, number * steps, turn * steps);
     std::map<std::string, double> metrics;
     const auto validate = [&](const std::string& which) {

@@ -3,6 +3,8 @@
 
 #include "core/random.h"
 #include "data/file.h"
+#include "federated/transport/site.h"
+#include "tests/data/temporary_directory.h"
 #include "tests/fuzz/transport.h"
 
 using namespace conclave;
@@ -43,4 +45,22 @@ TEST_CASE("messages that change on their way end in an Error, or in an update as
       input[1 + below(input.size() - 1)] = static_cast<char>(below(256));
     CHECK_NOTHROW(fuzz_transport(input));
   }
+}
+
+TEST_CASE("an update of other than the numbers that the coordinator asks for is not delivered, nor read") {
+  const TemporaryDirectory folder;
+  const std::filesystem::path at = folder.path();
+  CertificateAuthority::create("test").issue(at / "kit", "north", 1);
+  Site site(
+      {.address = "localhost:1", .directory = at, .patience_seconds = 0.1}, Kit::read(at / "kit", 0),
+      [] { return false; }, [](const auto&) {});
+  const std::string update = folder.write("update.f32", std::string(12, '\0'));
+  SiteRound round;
+  round.elements = std::int64_t{1} << 60;
+  round.secure = GENERATE(false, true);
+  const auto deliver = [&] { return site.deliver(round, {update, digest_of(update)}, 1, {}, {}); };
+  CHECK_THROWS_WITH(
+      deliver(), Catch::Contains("wants updates of 1152921504606846976 numbers") && Catch::Contains("has 3"));
+  round.elements = 3;
+  CHECK_THROWS_WITH(deliver(), Catch::Contains("could not be reached"));
 }
