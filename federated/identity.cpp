@@ -192,12 +192,13 @@ CertificateAuthority CertificateAuthority::load(const std::filesystem::path& fol
 
 void CertificateAuthority::save(const std::filesystem::path& folder) const {
   create_durable_directories(folder);
-  write_file(folder / "authority.key", pem_of(key_.get()), 0600);
   write_file(folder / "authority.pem", pem_of(certificate_.get()), 0644);
+  write_file(folder / "authority.key", pem_of(key_.get()), 0600);  // last: where it is, all is
 }
 
 CertificateInfo CertificateAuthority::issue(const std::filesystem::path& folder, const std::string& name,
-                                            int days) const {
+                                            int days,
+                                            const std::function<void(const CertificateInfo&)>& before) const {
   const bool server = name == kCoordinatorName;
   require(server || is_site_name(name),
           "\"{}\" cannot be a site's name: letters, digits, - and _, at most 63 of them", name);
@@ -214,10 +215,13 @@ CertificateInfo CertificateAuthority::issue(const std::filesystem::path& folder,
 
   create_durable_directories(folder);
   const std::string text = pem_of(certificate);
+  const CertificateInfo info = certificate_info(text);
+  std::filesystem::remove(folder / "certificate.pem");  // an older one, which the key will not be of
   write_file(folder / "key.pem", pem_of(key.get()), 0600);
-  write_file(folder / "certificate.pem", text, 0644);
   write_file(folder / "authority.pem", pem_of(certificate_.get()), 0644);
-  return certificate_info(text);
+  if (before) before(info);
+  write_file(folder / "certificate.pem", text, 0644);
+  return info;
 }
 
 Kit Kit::read(const std::filesystem::path& folder, std::int64_t now) {
@@ -324,6 +328,10 @@ void AllowList::add(const std::string& site, const std::string& fingerprint) con
   auto allowed = std::filesystem::exists(file_) ? read() : std::map<std::string, std::string>();
   allowed.emplace(fingerprint, site);
   write(allowed);
+}
+
+bool AllowList::has(const std::string& site) const {
+  return std::ranges::any_of(read(), [&](const auto& entry) { return entry.second == site; });
 }
 
 std::size_t AllowList::remove(const std::string& site) const {

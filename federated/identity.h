@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -40,11 +41,14 @@ class CertificateAuthority {
   static CertificateAuthority create(const std::string& federation);
   /// From `folder`/authority.pem and authority.key, as save() left them. Throws Error.
   static CertificateAuthority load(const std::filesystem::path& folder);
+  /// Where authority.key is, authority.pem is, too, whenever this is killed.
   void save(const std::filesystem::path& folder) const;
 
   /// Writes authority.pem, certificate.pem and key.pem, a new key, into `folder`; returns the certificate's
-  /// info. `name` is kCoordinatorName (for servers) or a site's (for clients).
-  CertificateInfo issue(const std::filesystem::path& folder, const std::string& name, int days) const;
+  /// info. `name` is kCoordinatorName (for servers) or a site's (for clients). Where certificate.pem is, the
+  /// rest is, and before() has returned, whenever this is killed.
+  CertificateInfo issue(const std::filesystem::path& folder, const std::string& name, int days,
+                        const std::function<void(const CertificateInfo&)>& before = {}) const;
 
  private:
   CertificateAuthority(KeyPointer key, CertificatePointer certificate);
@@ -77,6 +81,7 @@ class AllowList {
   explicit AllowList(std::filesystem::path file) : file_(std::move(file)) {}
   /// The file as it is now; throws Error naming the line that is none.
   std::map<std::string, std::string> read() const;
+  bool has(const std::string& site) const;
   void add(const std::string& site, const std::string& fingerprint) const;
   /// Takes away all of a site's; returns how many.
   std::size_t remove(const std::string& site) const;

@@ -25,7 +25,11 @@ void fields(R& federation, Visitor&& field) {
       "Checkpoint that the first round begins with: its recipe, tokenizer and classes are the federation's; "
       "`conclave federate initialize` makes one",
       any_text());
-  field("sites", federation.sites, "Names of the sites that may take part", not_empty());
+  field("sites", federation.sites,
+        "Names of the sites, each of which is given a start-up kit; let in is who stands in sites.txt in the "
+        "coordinator's, also one that is no longer named here, until `conclave federate provision --revoke` "
+        "takes it out",
+        not_empty());
   field("certificate_days", federation.certificate_days, "How long certificates hold", between(1, 3650));
   field("rounds", federation.rounds, "Times that the sites' updates are made the next global model",
         between(1, 1e6));

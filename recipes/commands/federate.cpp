@@ -1,4 +1,5 @@
 // conclave federate: makes start-up kits and a first model, and runs the two sides of a federation.
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <array>
@@ -16,6 +17,7 @@
 #include "federated/transcript.h"
 #include "federated/transport/coordinator.h"
 #include "federated/transport/site.h"
+#include "parallel/checkpoint/durable_file.h"
 #include "recipes/commands/commands.h"
 #include "recipes/federation.h"
 #include "recipes/loaded_model.h"
@@ -113,6 +115,13 @@ std::string site_toml(const FederationTable& federation, const std::string& site
       site, federation.name, federation.address);
 }
 
+// All of it, or nothing after a crash.
+void write_whole(const fs::path& path, std::string_view text) {
+  AtomicFile file(path.string());
+  FileDescriptor(file.temporary(), O_WRONLY | O_CREAT | O_TRUNC).write(text.data(), text.size());
+  file.commit();
+}
+
 // What rank 0 has been told to do, for the others. They sleep until then: a waiting collective of MPI's would
 // keep their cores busy.
 nlohmann::json shared(const nlohmann::json& mine, Communicator& world) {
@@ -158,10 +167,13 @@ int federate_provision(const ProvisionArguments& arguments) {
   const auto is_member = [&](const std::string& site) {
     return std::ranges::find(federation.sites, site) != federation.sites.end();
   };
-  for (const auto* names : {&arguments.renew, &arguments.revoke})
-    for (const std::string& name : *names)
-      require(is_member(name) || (names == &arguments.renew && name == kCoordinatorName),
-              "{}: not one of federation.sites in {}", name, arguments.federation);
+  for (const std::string& name : arguments.renew)
+    require(is_member(name) || name == kCoordinatorName, "{}: not one of federation.sites in {}", name,
+            arguments.federation);
+  for (const std::string& name : arguments.revoke)
+    require(is_member(name) || allowed.has(name),
+            "{}: not one of federation.sites in {}, and no certificate of that name is let in", name,
+            arguments.federation);
 
   for (const std::string& site : arguments.revoke)
     fmt::print("{}: {} certificates are no longer let in\n", site, allowed.remove(site));
@@ -179,13 +191,14 @@ int federate_provision(const ProvisionArguments& arguments) {
     const fs::path kit = kits / name;
     const bool renewed = std::ranges::find(arguments.renew, name) != arguments.renew.end();
     if (fs::exists(kit / "certificate.pem") && !renewed) continue;
-    const CertificateInfo info = authority.issue(kit, name, static_cast<int>(federation.certificate_days));
+    if (renewed && name != kCoordinatorName) allowed.remove(name);  // the old key may be why
+    authority.issue(kit, name, static_cast<int>(federation.certificate_days), [&](const auto& info) {
+      if (name == kCoordinatorName) return;
+      if (const fs::path file = kit / "site.toml"; !fs::exists(file))
+        write_whole(file, site_toml(federation, name));
+      allowed.add(name, info.fingerprint);
+    });
     fmt::print("{}: a certificate for {} days\n", kit.string(), federation.certificate_days);
-    if (name == kCoordinatorName) continue;
-    if (renewed) allowed.remove(name);  // the old key may be why
-    allowed.add(name, info.fingerprint);
-    if (const fs::path file = kit / "site.toml"; !fs::exists(file))
-      std::ofstream(file) << site_toml(federation, name);
   }
   return 0;
 }

@@ -2,6 +2,7 @@
 whichever moment, it reaches the same bits as one that was left alone."""
 
 import atexit
+import hashlib
 import json
 import os
 import re
@@ -737,6 +738,42 @@ def test_admission():
     assert "it goes on" in leader.ends(130)
 
 
+def test_provision():
+    """Where making kits was cut short, the next time makes what is missing; whoever is let in can be turned out."""
+    provision = [PROGRAM, "federate", "provision", "federation.toml", "--set=federation.kits=pieces"]
+
+    def cut_short(piece, *options):
+        obstacle = Path(f"pieces/{piece}.tmp/in/the/way")
+        obstacle.mkdir(parents=True)
+        run([*provision, *options], 1)
+        shutil.rmtree(obstacle.parents[2])
+
+    def is_whole():
+        let_in = Path("pieces/coordinator/sites.txt").read_text()
+        for name in SITES:
+            certificate = ssl.PEM_cert_to_DER_cert(Path(f"pieces/{name}/certificate.pem").read_text())
+            assert f"{name} {hashlib.sha256(certificate).hexdigest()}\n" in let_in, (name, let_in)
+            assert "[data]" in Path(f"pieces/{name}/site.toml").read_text()
+            run(["openssl", "verify", "-CAfile", f"pieces/{name}/authority.pem", f"pieces/{name}/certificate.pem"])
+
+    pieces = ["authority/authority.key", "authority/authority.pem", "coordinator/key.pem", "coordinator/certificate.pem", "coordinator/sites.txt"]
+    for piece in [*pieces, *(f"north/{name}" for name in ["key.pem", "authority.pem", "site.toml", "certificate.pem"])]:
+        shutil.rmtree("pieces", ignore_errors=True)
+        cut_short(piece)
+        run(provision, says=["pieces/south"])
+        is_whole()
+    for piece in ["key.pem", "authority.pem", "certificate.pem"]:
+        cut_short(f"north/{piece}", "--renew", "north")
+        run(provision, says=["pieces/north"])
+        is_whole()
+
+    Path("fewer.toml").write_text(FEDERATION.format(port=1).replace('"north", "south"', '"north"'))
+    provision[3] = "fewer.toml"
+    run([*provision, "--revoke", "south"], says=["south: 1 certificates are no longer let in"])
+    assert "south" not in Path("pieces/coordinator/sites.txt").read_text()
+    run([*provision, "--revoke", "south"], 1, ["no certificate of that name is let in"])
+
+
 def test_mistakes():
     for text, says in [
         ("sites = []", "there must be some"),
@@ -768,7 +805,7 @@ def main():
         run([PROGRAM, "federate", "provision", "secure.toml"], says=["secure_kits/west"])
         secure = [test_secure_mean, test_secure_weights, test_secure_kills, test_one_sum]
         tests = [test_mean, test_ranks, test_kills, test_sharing, test_strategy, test_scaffold, test_buffer, *secure, test_shared_noise, test_noise_once, test_private, test_audit]
-        for test in [*tests, test_early_site, test_admission, test_mistakes]:
+        for test in [*tests, test_early_site, test_admission, test_provision, test_mistakes]:
             if test.__name__ in sys.argv[1:] or len(sys.argv) == 1:
                 began = time.monotonic()
                 test()

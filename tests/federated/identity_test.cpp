@@ -28,6 +28,23 @@ TEST_CASE("a kit has what its certificate says, and a key for its owner alone") 
   CHECK_THROWS_WITH(Kit::read(at / "north", 0), Catch::Contains("chmod 600"));
 }
 
+TEST_CASE("a kit has its certificate once it has all else, also where it is renewed") {
+  const TemporaryDirectory folder;
+  const std::filesystem::path at = folder.path();
+  const CertificateAuthority authority = CertificateAuthority::create("hospitals");
+  for (int i = 0; i < 2; ++i) {
+    std::string told;
+    const CertificateInfo issued = authority.issue(at, "north", 90, [&](const CertificateInfo& info) {
+      CHECK(std::filesystem::exists(at / "key.pem"));
+      CHECK(std::filesystem::exists(at / "authority.pem"));
+      CHECK_FALSE(std::filesystem::exists(at / "certificate.pem"));
+      told = info.fingerprint;
+    });
+    CHECK(told == issued.fingerprint);
+    CHECK(Kit::read(at, 0).info.fingerprint == told);
+  }
+}
+
 TEST_CASE("an authority goes on where it was saved, and not with another's key") {
   const TemporaryDirectory folder;
   const std::filesystem::path at = folder.path();
@@ -60,7 +77,9 @@ TEST_CASE("the list of those let in is what its lines say") {
   list.add("south", two);
   list.add("north", three);  // renewed
   CHECK(list.read() == std::map<std::string, std::string>{{one, "north"}, {two, "south"}, {three, "north"}});
+  CHECK(list.has("north"));
   CHECK(list.remove("north") == 2);
+  CHECK_FALSE(list.has("north"));
   CHECK(list.read() == std::map<std::string, std::string>{{two, "south"}});
   std::ofstream(at / "sites.txt", std::ios::app) << "north 12\n";
   CHECK_THROWS_WITH(list.read(), Catch::Contains("sites.txt:3"));
