@@ -457,13 +457,15 @@ int main(int argc, char** argv) {
   auto* recipe_command = app.add_subcommand("recipe", "Check or print a recipe");
   recipe_command->require_subcommand(1);
   auto* check_command = recipe_command->add_subcommand("check", "Find mistakes");
-  check_command->add_option("recipe", recipe, "TOML file")->required();
+  check_command->add_option("recipe", recipe, "TOML file, also of a federation, a site or a simulation")
+      ->required();
   check_command->add_option("--set", overrides, "Change a key")->allow_extra_args(false);
   check_command->add_option("--ranks", ranks, "Check also that this many ranks can run it")
       ->check(CLI::PositiveNumber)
       ->default_str("");
   auto* show_command = recipe_command->add_subcommand("show", "Print it with every default filled in");
-  show_command->add_option("recipe", recipe, "TOML file")->required();
+  show_command->add_option("recipe", recipe, "TOML file, also of a federation, a site or a simulation")
+      ->required();
   show_command->add_option("--set", overrides, "Change a key")->allow_extra_args(false);
   show_command->add_flag("--documented", documented, "With what each key means");
 

@@ -161,8 +161,8 @@ FederationSettings read_federation(const std::string& path, const std::vector<st
 }
 
 SiteSettings read_site(const std::string& path, const std::vector<std::string>& overrides,
-                       Communicator& world) {
-  auto settings = settings::parse<SiteSettings>(settings::file_text(path, &world), path, overrides);
+                       Communicator* world) {
+  auto settings = settings::parse<SiteSettings>(settings::file_text(path, world), path, overrides);
   settings::Checker check(settings, path);
   check.check_limits();
   // A part of [privacy] alone would leave the rest to the coordinator.

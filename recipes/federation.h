@@ -149,10 +149,14 @@ struct SimulationSettings {
 
 /// Throw RecipeError, as read_recipe() does; what several ranks read comes from rank 0.
 FederationSettings read_federation(const std::string& path, const std::vector<std::string>& overrides = {});
-SiteSettings read_site(const std::string& path, const std::vector<std::string>& overrides,
-                       Communicator& world);
+SiteSettings read_site(const std::string& path, const std::vector<std::string>& overrides = {},
+                       Communicator* world = nullptr);
 SimulationSettings read_simulation(const std::string& path, const std::vector<std::string>& overrides = {},
                                    Communicator* world = nullptr);
+/// As recipes are written.
+std::string to_toml(const FederationSettings& settings, bool documented);
+std::string to_toml(const SiteSettings& settings, bool documented);
+std::string to_toml(const SimulationSettings& settings, bool documented);
 /// Those of `overrides` that are keys of simulation.toml; the others are left, for the recipe.
 std::vector<std::string> take_simulation_keys(std::vector<std::string>& overrides);
 

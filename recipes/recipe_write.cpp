@@ -1,7 +1,9 @@
-// Writes a recipe with every key, defaults too, so that a run's folder tells exactly what was run.
+// Writes a recipe, or settings, with every key, defaults too, so that a run's folder tells exactly what was
+// run.
 #include <cmath>
 
-#include "recipes/recipe.h"
+#include "recipes/federation.h"
+#include "recipes/federation_fields.h"
 #include "recipes/recipe_fields.h"
 #include "recipes/recipe_text.h"
 
@@ -18,22 +20,22 @@ std::string allowed(const recipe_fields::Rule& rule) {
 }
 
 /// The default of every field as TOML, in the order of for_each_field.
+template <class Document>
 std::vector<std::string> defaults() {
   std::vector<std::string> values;
-  const Recipe recipe;
-  recipe_fields::for_each_field(recipe, [&](auto, auto, const auto& member, auto, const auto&) {
+  const Document document;
+  recipe_fields::for_each_field(document, [&](auto, auto, const auto& member, auto, const auto&) {
     values.push_back(toml_value(member));
   });
   return values;
 }
 
-}  // namespace
-
-std::string to_toml(const Recipe& recipe, bool documented) {
-  const auto default_values = defaults();
+template <class Document>
+std::string written(const Document& document, bool documented) {
+  const auto default_values = defaults<Document>();
   auto default_value = default_values.begin();
   std::string out;
-  recipe_fields::tables(recipe, [&](std::string_view table, const auto& members, std::string_view about) {
+  recipe_fields::tables(document, [&](std::string_view table, const auto& members, std::string_view about) {
     if (!out.empty()) out += '\n';
     if (documented) out += fmt::format("# {}\n", about);
     out += fmt::format("[{}]\n", table);
@@ -45,6 +47,17 @@ std::string to_toml(const Recipe& recipe, bool documented) {
     });
   });
   return out;
+}
+
+}  // namespace
+
+std::string to_toml(const Recipe& recipe, bool documented) { return written(recipe, documented); }
+std::string to_toml(const FederationSettings& settings, bool documented) {
+  return written(settings, documented);
+}
+std::string to_toml(const SiteSettings& settings, bool documented) { return written(settings, documented); }
+std::string to_toml(const SimulationSettings& settings, bool documented) {
+  return written(settings, documented);
 }
 
 }  // namespace conclave

@@ -19,6 +19,7 @@
 #include "recipes/federation_fields.h"
 #include "recipes/recipe_fields.h"
 #include "recipes/recipe_text.h"
+#include "recipes/settings_text.h"
 
 namespace conclave::settings {
 
@@ -283,9 +284,5 @@ Document parse(const std::string& text, const std::string& name, const std::vect
   for (const auto& override_text : overrides) apply_override(document, override_text);
   return document;
 }
-
-/// The bytes of `path`; throws RecipeError where it cannot be read, or is far too long. With a `world`, those
-/// that its rank 0 reads, on every rank, whose settings are thus the same, and so are the mistakes found.
-std::string file_text(const std::string& path, Communicator* world);
 
 }  // namespace conclave::settings

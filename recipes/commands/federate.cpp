@@ -257,7 +257,7 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
                   const MpiSession& session) {
   DeviceWorld chosen = world_for(arguments.device, session);
   auto& world = chosen.world;
-  const SiteSettings settings = read_site(arguments.site, arguments.overrides, *world);
+  const SiteSettings settings = read_site(arguments.site, arguments.overrides, world.get());
   const bool speaks = world->rank() == 0;
   const fs::path directory = settings.site.directory;
   std::optional<Site> site;

@@ -1,20 +1,56 @@
 #include <fmt/format.h>
 
+#include "core/text.h"
 #include "recipes/commands/commands.h"
+#include "recipes/federation.h"
 #include "recipes/plugins.h"
+#include "recipes/settings_text.h"
 
 namespace conclave::commands {
+namespace {
+
+// Whether a table of that name begins somewhere.
+bool has_table(std::string_view text, std::string_view name) {
+  for (std::string_view rest = text; !rest.empty();) {
+    const std::size_t end = std::min(rest.find('\n'), rest.size());
+    if (trimmed(rest.substr(0, end), " \t\r") == fmt::format("[{}]", name)) return true;
+    rest.remove_prefix(std::min(end + 1, rest.size()));
+  }
+  return false;
+}
+
+// use(settings) of what the file holds: a federation's, a site's or a simulation's, by the table that only
+// these have, or else a recipe's.
+template <class Use>
+void read_any(const std::string& path, const std::vector<std::string>& overrides, Use&& use) {
+  const std::string text = settings::file_text(path, nullptr);
+  if (has_table(text, "federation"))
+    use(read_federation(path, overrides));
+  else if (has_table(text, "site"))
+    use(read_site(path, overrides));
+  else if (has_table(text, "simulation"))
+    use(read_simulation(path, overrides));
+  else
+    use(read_recipe(path, overrides));
+}
+
+}  // namespace
 
 int recipe_check(const std::string& path, const std::vector<std::string>& overrides, std::int64_t ranks) {
-  Recipe recipe = read_recipe(path, overrides);
-  load_plugins(recipe, path);
-  if (ranks > 0) check_expert_parallel(recipe, path, static_cast<int>(ranks));
+  read_any(path, overrides, [&]<class Settings>(Settings settings) {
+    if constexpr (std::is_same_v<Settings, Recipe>) {
+      load_plugins(settings, path);
+      if (ranks > 0) check_expert_parallel(settings, path, static_cast<int>(ranks));
+    } else {
+      require(ranks == 0, "{}: --ranks is for recipes", path);
+    }
+  });
   fmt::print("{}: no mistakes found\n", path);
   return 0;
 }
 
 int recipe_show(const std::string& path, const std::vector<std::string>& overrides, bool documented) {
-  fmt::print("{}", to_toml(read_recipe(path, overrides), documented));
+  read_any(path, overrides, [&](const auto& settings) { fmt::print("{}", to_toml(settings, documented)); });
   return 0;
 }
 

@@ -32,4 +32,5 @@ install(FILES ${PROJECT_BINARY_DIR}/ConclaveConfig.cmake
 install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
 file(GLOB recipes CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/recipes/*.toml)
 install(FILES ${recipes} DESTINATION ${CMAKE_INSTALL_DATADIR}/conclave/recipes)
-install(DIRECTORY ${PROJECT_SOURCE_DIR}/recipes/simulations DESTINATION ${CMAKE_INSTALL_DATADIR}/conclave/recipes)
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/recipes/federations ${PROJECT_SOURCE_DIR}/recipes/simulations
+        DESTINATION ${CMAKE_INSTALL_DATADIR}/conclave/recipes)

@@ -24,7 +24,7 @@ says sing "{classify,caption,generate,embed}"
 conclave 2 load http://localhost --task translate
 says translate
 
-for recipe in "$CONCLAVE_SOURCE"/recipes/*.toml; do
+for recipe in "$CONCLAVE_SOURCE"/recipes/{,federations/,simulations/}*.toml; do
   conclave 0 recipe check "$recipe"
   conclave 0 recipe show "$recipe" --documented
   printf '%s\n' "$output" >shown.toml
@@ -34,6 +34,7 @@ for federation in "$CONCLAVE_SOURCE"/recipes/federations/*.toml; do
   kits=kits_of_${federation##*/}
   conclave 0 federate provision "$federation" --set "federation.kits=$kits"
   says "$kits/coordinator"
+  for site in "$kits"/*/site.toml; do conclave 0 recipe check "$site"; done
 done
 
 printf '[moe]\nexperts = 4\nexprts = 8\n' >unknown.toml

@@ -4,6 +4,7 @@ source "$CONCLAVE_SOURCE/tests/e2e/lib.sh"
 expect 0 cmake --install "$CONCLAVE_BUILD" --prefix "$PWD/prefix"
 expect 0 prefix/bin/conclave --version
 expect 0 prefix/bin/conclave recipe check prefix/share/conclave/recipes/quick.toml
+expect 0 prefix/bin/conclave recipe check prefix/share/conclave/recipes/federations/wordnet.toml
 expect 0 cmake -S "$CONCLAVE_SOURCE/tests/install" -B build -DCMAKE_PREFIX_PATH="$PWD/prefix"
 expect 0 cmake --build build -j 2
 expect 0 build/consumer

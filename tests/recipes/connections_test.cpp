@@ -83,10 +83,8 @@ class SecureClient {
  public:
   explicit SecureClient(const Connections& connections) : plain_(connections), tls_(SSL_new(context_.get())) {
     SSL_set_bio(tls_.get(), BIO_new(BIO_s_mem()), BIO_new(BIO_s_mem()));
-    while (SSL_connect(tls_.get()) != 1) {
-      send_written();
-      receive_some();
-    }
+    while (SSL_connect(tls_.get()) != 1)
+      if (!send_written() || !receive_some()) break;
     send_written();
   }
 
