@@ -68,7 +68,9 @@ struct Coordinator::Parts {
                  .privacy = options.secure.privacy},
                 say),
         writer(options.directory, world, static_cast<int>(options.keep), false),
-        strategy_writer(options.directory + "/strategy", world, static_cast<int>(options.keep), false),
+        // One more: it writes first, and what the newest model goes with is to stay until the next is there.
+        strategy_writer(options.directory + "/strategy", world,
+                        options.keep == 0 ? 0 : static_cast<int>(options.keep) + 1, false),
         transcript(options.directory + "/transcript.jsonl") {
     std::vector<std::string> warnings;
     std::string newest = newest_checkpoint(options.directory, &warnings).value_or("");

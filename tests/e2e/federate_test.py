@@ -242,17 +242,27 @@ def test_sharing():
 
 
 def test_strategy():
-    """What FedAdam remembers of earlier rounds survives a restart."""
+    """What FedAdam remembers of earlier rounds survives a restart, also between its own checkpoint and the model's."""
     options = ["--set=strategy.name=fedadam", "--set=strategy.server_rate=0.01"]
     calm = federation("adam", SITES, *options)
     Path("adam2").mkdir()
-    leader = Started("adam2/coordinator.log", coordinator("adam2", *options))
+    leader = Started("adam2/coordinator.log", coordinator("adam2", *options, "--set=federation.keep=1"))
     sites = [Started(f"adam2/{name}.log", site(name, "adam2")) for name in SITES]
     leader.until("round 2 of 3 begins")
     leader.process.send_signal(signal.SIGTERM)
     leader.ends((0, 130))
-    leader = Started("adam2/coordinator.log", coordinator("adam2", *options))
+    leader = Started("adam2/coordinator.log", coordinator("adam2", *options, "--set=federation.keep=1"))
     for one in [*sites, leader]:
+        one.ends()
+    (end,) = checkpoints("adam2")
+    assert_same_weights(calm, end)
+
+    # Killed before there was the last round's model.
+    end.unlink()
+    shutil.copy(checkpoints("adam")[-2], "adam2")
+    leader = Started("adam2/again.log", coordinator("adam2", *options, "--set=federation.keep=1"))
+    leader.until("round 3 of 3 begins")
+    for one in [*(Started(f"adam2/{name}.log", site(name, "adam2")) for name in SITES), leader]:
         one.ends()
     assert_same_weights(calm, checkpoints("adam2")[-1])
     one, other = numbers(calm), numbers(checkpoints("calm")[-1])
