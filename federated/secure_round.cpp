@@ -54,6 +54,14 @@ bool SecureRound::unmasked(std::int64_t round) const {
   return database_.prepare("SELECT 1 FROM secure_attempts WHERE round = ?1 AND unmasked").bind(round).next();
 }
 
+std::optional<PrivacyEvent> SecureRound::spent_in(std::int64_t round) const {
+  auto rows = database_.prepare(
+      "SELECT noise, rate FROM secure_attempts JOIN secure_noise USING(number) WHERE round = ?1 AND "
+      "unmasked");
+  if (!rows.bind(round).next()) return std::nullopt;
+  return PrivacyEvent{rows.real(0), rows.real(1), 1};
+}
+
 double SecureRound::epsilon(std::int64_t more) const {
   const RoundPrivacy& privacy = options_.privacy;
   std::vector<PrivacyEvent> events{{privacy.noise_multiplier, privacy.rate, more}};

@@ -70,6 +70,9 @@ class SecureRound {
                              const std::vector<ReceivedUpdate>& ready);
   /// Whether sites were asked to unmask the round's sum: then there is no other attempt.
   bool unmasked(std::int64_t round) const;
+  /// What that sum has spent, with the noise that it had; nothing where there is none, or its noise is
+  /// unknown.
+  std::optional<PrivacyEvent> spent_in(std::int64_t round) const;
   /// What the sums that sites were asked to unmask have spent, each with the noise that it had, and what so
   /// many `more` of the present noise would; at the present delta.
   double epsilon(std::int64_t more = 0) const;

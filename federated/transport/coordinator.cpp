@@ -115,8 +115,9 @@ struct Coordinator::Parts {
             secure.epsilon(), options.secure.privacy.delta, options.rounds - round, all, most);
     load_strategy();
     if (anew) save();
-    const nlohmann::json last = transcript.last();
-    if (round > 0 && (last.is_null() || last.at("round") != round)) record(board.updates_of(round - 1));
+    const nlohmann::json last = transcript.last();  // of a later one, where that one's checkpoint is gone
+    if ((last.is_null() ? 0 : last.at("round").get<std::int64_t>()) < round)
+      record(board.updates_of(round - 1));
     server = start_server(options.address, kit, service, port);
   }
 
@@ -323,12 +324,14 @@ struct Coordinator::Parts {
                          {"strategy", strategy->name()},
                          {"sites", sites},
                          {"model_sha256", sha256_of(checkpoint_path(options.directory, round))}};
-    if (const RoundPrivacy& privacy = options.secure.privacy; privacy.is_on())
+    if (const RoundPrivacy& privacy = options.secure.privacy; privacy.is_on()) {
+      const PrivacyEvent spent = secure.spent_in(round - 1).value_or(privacy.event());
       entry["privacy"] = {{"unit", to_string(privacy.unit)},
-                          {"noise_multiplier", privacy.noise_multiplier},
-                          {"rate", privacy.rate},
+                          {"noise_multiplier", spent.noise_multiplier},
+                          {"rate", spent.sampling_rate},
                           {"epsilon", secure.epsilon()},
                           {"delta", privacy.delta}};
+    }
     if (options.secure.enabled) entry["secure_aggregation"] = updates.empty() ? "skipped" : "survivors";
     transcript.append(entry);
   }

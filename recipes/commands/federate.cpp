@@ -463,8 +463,10 @@ int federate_status(const std::string& directory) {
   const TranscriptCheck check = verified(file);
   std::ifstream lines(file);
   std::string line;
+  std::int64_t over = 0;  // not the number of lines: a round that was done again has two
   for (std::size_t n = 0; n < check.lines && std::getline(lines, line); ++n) {
     const auto entry = nlohmann::json::parse(line).at("entry");
+    over = entry.at("round");
     std::string sites;
     double examples = 0;
     for (const auto& [site, said] : entry.at("sites").items()) {
@@ -479,7 +481,7 @@ int federate_status(const std::string& directory) {
     for (const auto& update : fs::directory_iterator(folder / "updates"))
       if (update.path().extension() == ".f32")
         waiting += (waiting.empty() ? "" : ", ") + update.path().stem().stem().string();
-  fmt::print("{} rounds are over; updates of the next are there from: {}\n", check.lines,
+  fmt::print("{} rounds are over; updates of the next are there from: {}\n", over,
              waiting.empty() ? "nobody" : waiting);
   return 0;
 }

@@ -257,14 +257,17 @@ def test_strategy():
     (end,) = checkpoints("adam2")
     assert_same_weights(calm, end)
 
-    # Killed before there was the last round's model.
+    # Killed before there was the last round's model; it is done again, and so is in the transcript twice.
     end.unlink()
     shutil.copy(checkpoints("adam")[-2], "adam2")
     leader = Started("adam2/again.log", coordinator("adam2", *options, "--set=federation.keep=1"))
     leader.until("round 3 of 3 begins")
+    assert [entry["round"] for entry in entries("adam2")] == [1, 2, 3]
     for one in [*(Started(f"adam2/{name}.log", site(name, "adam2")) for name in SITES), leader]:
         one.ends()
     assert_same_weights(calm, checkpoints("adam2")[-1])
+    run([PROGRAM, "federate", "status", "adam2"], says=["3 rounds are over"])
+    assert [entry["round"] for entry in entries("adam2")] == [1, 2, 3, 3]
     one, other = numbers(calm), numbers(checkpoints("calm")[-1])
     assert max(abs(other[name] - value).max() for name, value in one.items()) > 1e-3
 
@@ -593,6 +596,14 @@ def test_noise_once():
         with sqlite3.connect(f"noisy_site/{name}/privacy.sqlite") as database:
             assert database.execute("SELECT count(DISTINCT digest), noise FROM spends").fetchall() == [(2, 3.0)]
         database.close()
+
+    # One that was killed before a round was in its transcript finds that round's noise, whatever the next are to have.
+    Path("noisy_site/transcript.jsonl").write_text("")
+    leader = Started("noisy_site/again.log", secure_coordinator("noisy_site", *start, "--set=privacy.noise_multiplier=5"))
+    leader.until("noise of 5.0000")
+    leader.kill()
+    (entry,) = entries("noisy_site")
+    assert entry["privacy"]["noise_multiplier"] == 3 and sorted(entry["sites"]) == SECURE_SITES, entry
 
     # Two of the three that it takes wait; the coordinator goes on with the next round, and with less noise.
     start[-1] = "--set=federation.rounds=3"

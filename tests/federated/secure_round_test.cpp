@@ -158,6 +158,8 @@ TEST_CASE("a site that does not sign drops out of a secure round, and the others
                      .privacy = {.unit = RoundPrivacy::Unit::site, .noise_multiplier = 4}},
                     [](const auto&) {});
   CHECK(std::isfinite(other.epsilon(1)));
+  CHECK(other.spent_in(0).value().noise_multiplier == 1);  // whatever it is now
+  CHECK_FALSE(other.spent_in(1));
   CHECK(other.epsilon(1) > one);  // what went before had less noise than what is to come
   test.database.run(
       "INSERT INTO secure_attempts(round, unmasked) VALUES(1, 1)");  // before there was any noise
