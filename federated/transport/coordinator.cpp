@@ -84,6 +84,9 @@ struct Coordinator::Parts {
     model.emplace(newest);
     if (anew) model->state().step = 0;
     round = model->state().step;
+    require(round <= options.rounds,
+            "{}: {} rounds are over, and federation.rounds = {}; give {}, with which it ends here, or more",
+            options.directory, round, options.rounds, round);
     policy.emplace(flat_parameters(model->layout()), options.sharing);
     strategy = make_strategy(options.strategy, policy->exchanged_elements());
     const bool by_control = strategy->site_rules().control_variate;

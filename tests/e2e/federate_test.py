@@ -268,6 +268,7 @@ def test_strategy():
     assert_same_weights(calm, checkpoints("adam2")[-1])
     run([PROGRAM, "federate", "status", "adam2"], says=["3 rounds are over"])
     assert [entry["round"] for entry in entries("adam2")] == [1, 2, 3, 3]
+    run(coordinator("adam2", *options, "--set=federation.rounds=2"), 1, ["3 rounds are over, and federation.rounds = 2"])
     one, other = numbers(calm), numbers(checkpoints("calm")[-1])
     assert max(abs(other[name] - value).max() for name, value in one.items()) > 1e-3
 
