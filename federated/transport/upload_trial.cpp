@@ -92,8 +92,12 @@ UploadTrial::~UploadTrial() = default;
 void UploadTrial::deliver() {
   forget();
   Parts& parts = *parts_;
-  const SiteRound round{
-      .round = parts.round++, .rounds = parts.round, .model = "", .digest = {}, .sharing = {}};
+  const SiteRound round{.round = parts.round++,
+                        .rounds = parts.round,
+                        .model = "",
+                        .digest = {},
+                        .elements = static_cast<std::int64_t>(parts.elements),
+                        .sharing = {}};
   parts.board.open({.round = round.round,
                     .rounds = round.rounds,
                     .model = parts.update,
