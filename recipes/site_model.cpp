@@ -42,16 +42,17 @@ class KeptNumbers {
   FileDescriptor file_;
 };
 
+void expect_finite(const std::string& name, std::span<const float> values) {
+  require(std::ranges::all_of(values, [](float value) { return std::isfinite(value); }),
+          "{}: training made it infinite, or no number; try a lower train.learning_rate", name);
+}
+
 // values -= the base's.
 void subtract(const CheckpointReader& base, const std::string& name, std::span<float> values) {
   const Tensor before = base.read(name);
   const auto from = before.span<float>();
-  bool finite = true;
-  for (std::size_t i = 0; i < from.size(); ++i) {
-    values[i] -= from[i];
-    finite = finite && std::isfinite(values[i]);
-  }
-  require(finite, "{}: training made it infinite, or no number; try a lower train.learning_rate", name);
+  for (std::size_t i = 0; i < from.size(); ++i) values[i] -= from[i];
+  expect_finite(name, values);
 }
 
 // Where this rank's rows begin in the whole tensor.
@@ -147,10 +148,12 @@ bool SiteModel::set_correction(std::span<const TensorEntry> correction, const Ch
 }
 
 FileDigest SiteModel::save(std::span<const TensorEntry> entries, const CheckpointReader& base,
-                           std::int64_t round, const std::string& update, const Control& control) const {
+                           std::int64_t round, const std::string& update, const Control& control,
+                           std::span<const TensorEntry> changes) const {
   const bool by_control = !control.gradient.empty();
   const Tensor model = Tensor::empty({static_cast<Index>(layout_.elements)});
   const Tensor gradient = Tensor::zeros({by_control ? static_cast<Index>(layout_.elements) : 0});
+  const Tensor exact = Tensor::empty({changes.empty() ? 0 : static_cast<Index>(layout_.elements)});
   for (const auto& [name, shape, sharded, offset] : layout_.parts) {
     const auto first = static_cast<Index>(offset), end = first + shape.numel();
     const auto entry = std::ranges::find(entries, name, &TensorEntry::name);
@@ -159,6 +162,8 @@ FileDigest SiteModel::save(std::span<const TensorEntry> entries, const Checkpoin
     gather(*entry, grid_, model.rows(first, end).reshape(shape));
     const auto mean = std::ranges::find(control.gradient, control_name(name), &TensorEntry::name);
     if (mean != control.gradient.end()) gather(*mean, grid_, gradient.rows(first, end).reshape(shape));
+    const auto changed = std::ranges::find(changes, name, &TensorEntry::name);
+    if (changed != changes.end()) gather(*changed, grid_, exact.rows(first, end).reshape(shape));
   }
   if (grid_.world().rank() != 0) return {};
   const auto values = model.span<float>(), change = gradient.span<float>();
@@ -166,7 +171,13 @@ FileDigest SiteModel::save(std::span<const TensorEntry> entries, const Checkpoin
   const std::size_t elements = policy_.exchanged_elements();
   const Tensor exchanged = Tensor::empty({static_cast<Index>(elements * (by_control ? 2 : 1))});
   for (const auto& [name, shape, sharded, offset] : layout_.parts) {
-    subtract(base, name, values.subspan(offset, static_cast<std::size_t>(shape.numel())));
+    const auto own = values.subspan(offset, static_cast<std::size_t>(shape.numel()));
+    if (std::ranges::find(changes, name, &TensorEntry::name) != changes.end()) {
+      std::ranges::copy(exact.span<float>().subspan(offset, own.size()), own.begin());
+      expect_finite(name, own);
+    } else {
+      subtract(base, name, own);
+    }
     if (by_control)
       subtract(base, control_name(name), change.subspan(offset, static_cast<std::size_t>(shape.numel())));
   }

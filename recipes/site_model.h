@@ -43,10 +43,12 @@ class SiteModel {
   };
   /// Collective, after training. Rank 0 writes what the entries have more than `base`, of what is shared, as
   /// f32 in the policy's order to `update`, and behind it the change of the site's control variate; and what
-  /// is private, and that control variate, for rounds after `round`. Throws Error where a tensor is missing,
-  /// or not finite. Returns the file's digest, on rank 0.
+  /// is private, and that control variate, for rounds after `round`. Of tensors that are among `changes`, by
+  /// the same names, what is sent is these: beside a weight, f32 would round them. Throws Error where a
+  /// tensor is missing, or not finite. Returns the file's digest, on rank 0.
   FileDigest save(std::span<const TensorEntry> entries, const CheckpointReader& base, std::int64_t round,
-                  const std::string& update, const Control& control) const;
+                  const std::string& update, const Control& control,
+                  std::span<const TensorEntry> changes = {}) const;
 
  private:
   std::filesystem::path private_file(std::int64_t round) const;

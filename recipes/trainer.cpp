@@ -898,11 +898,19 @@ bool Trainer::subtract_clipped_sum() {
   std::ranges::fill(sums_->message, 0.0);
   parameters_.zero_gradients();
   sum_clipped();
-  for (const auto& segment : parameters_.segments())
-    kernels::scale(segment.gradients, -1, segment.values, Write::accumulate);
+  for (const auto& segment : parameters_.segments()) {
+    kernels::scale(segment.gradients, -1, segment.gradients);
+    kernels::scale(segment.gradients, 1, segment.values, Write::accumulate);
+  }
   double stop = environment_.interrupted && *environment_.interrupted ? 1.0 : 0.0;
   grid_.world().all_reduce(Tensor::borrow(&stop, {1}, DType::f64));
   return stop == 0;
+}
+
+std::vector<TensorEntry> Trainer::clipped_changes() {
+  std::vector<Tensor> changes;
+  for (const auto& segment : parameters_.segments()) changes.push_back(segment.gradients);
+  return parameter_entries("model", parameters_, changes);
 }
 
 std::vector<std::pair<std::string, Evaluation>> Trainer::validate() {

@@ -80,6 +80,9 @@ class Trainer {
   /// Moves the parameters by minus the sum of a private step's clipped gradients. That has no noise: what is
   /// made of it must get some before anybody sees it. False where interrupted. Collective.
   bool subtract_clipped_sum();
+  /// By how much the last subtract_clipped_sum() moved this rank's part of every parameter, as it was before
+  /// f32 rounded it beside the parameter; named as in model_entries().
+  std::vector<TensorEntry> clipped_changes();
   /// Tokens that each expert of each layer, by its name, served in the last take_steps(), over all ranks.
   const std::vector<std::pair<std::string, std::vector<double>>>& served_tokens() const { return served_; }
   /// Of every task that has such examples, by its name.

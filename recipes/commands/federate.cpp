@@ -436,7 +436,10 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
     if (!(of_sums.is_within_sites() ? trainer->subtract_clipped_sum() : trainer->take_steps(steps, rules)))
       return 130;  // the round is done again, alike
     const fs::path file = directory / "update.f32";
-    const FileDigest digest = kept->save(trainer->model_entries(), reader, turn, file.string(), control);
+    std::vector<TensorEntry> changes;
+    if (of_sums.is_within_sites()) changes = trainer->clipped_changes();
+    const FileDigest digest =
+        kept->save(trainer->model_entries(), reader, turn, file.string(), control, changes);
     if (!speaks) continue;
     const WaitingUpdate update{
         number,

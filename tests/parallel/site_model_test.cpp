@@ -89,5 +89,34 @@ TEST_CASE("a site's control variate goes on from its last update that counted") 
   }
 }
 
+TEST_CASE("changes that are told are sent as they are, not as what f32 leaves of them beside a weight") {
+  for (const int expert_parallel : grid_shapes()) {
+    if (kRows % expert_parallel != 0) continue;
+    const ProcessGrid grid = grid_of(expert_parallel);
+    const SharedDirectory folder;
+    const auto model = entries_of(grid, "model", 1000);
+    CheckpointWriter writer(folder.path(), grid.world(), 0, false);
+    writer.save(model, test_state(3));
+    REQUIRE(writer.wait()->saved);
+    const CheckpointReader base(checkpoint_path(folder.path(), 3));
+    const SiteModel site(base, {}, folder.path(), grid);
+    const std::string update = folder.path() + "/update.f32";
+    auto changes = entries_of(grid, "model", 1);
+    for (const TensorEntry& entry : changes)
+      for (float& value : entry.values.span<float>()) value *= 1e-9F;
+    site.save(model, base, 1, update, {}, changes);
+    grid.world().barrier();
+    const auto sent = numbers_in(update);
+    REQUIRE(sent.size() == kModel);
+    for (std::size_t i = 0; i < sent.size(); ++i) CHECK(sent[i] == static_cast<float>(1 + i) * 1e-9F);
+    changes.erase(changes.begin());  // the rest is the difference
+    site.save(model, base, 1, update, {}, changes);
+    grid.world().barrier();
+    CHECK(numbers_in(update)[0] == 0);
+    CHECK(numbers_in(update)[4] == 5e-9F);
+    grid.world().barrier();
+  }
+}
+
 }  // namespace
 }  // namespace conclave
