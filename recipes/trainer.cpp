@@ -8,7 +8,6 @@
 #include <filesystem>
 #include <limits>
 #include <nlohmann/json.hpp>
-#include <numeric>
 
 #include "core/clock.h"
 #include "core/kernels/activation.h"
@@ -71,39 +70,6 @@ struct Trainer::TrainedTask {
   std::unique_ptr<Evaluator> validation = {}, test = {};
 };
 
-// What is summed over ranks, once per step in one message, and what gathers until the next report.
-struct Trainer::StepSums {
-  // The message: [expert gradient norm^2, interrupted, tokens, then of each task what TaskItem names,
-  // then of each layer its experts' loads, and the other three where its balancer wants them]
-  enum Item : std::size_t { expert_norm, interrupted, tokens, first_task };
-  // Of a task's guesses.
-  enum TaskItem : std::size_t { loss, guesses, right, judged, task_items };
-  std::vector<double> message;
-  std::span<double> task(std::size_t number) {
-    return std::span(message).subspan(first_task + number * task_items, task_items);
-  }
-  struct Layer {
-    std::span<double> load, gradient_squares, loss, weight;  // of `message`
-    std::vector<Index> rows;                                 // global, what the balancer is given
-    std::vector<double> gradient_norm, mean_loss;
-  };
-  std::vector<Layer> layer_sums;
-  std::vector<std::vector<double>> load_share;  // by layer, for the report
-  std::vector<std::vector<double>> load_sum;    // by layer, since the last report
-  std::vector<MoeLayerReport> layers;
-  std::vector<double> balancing_seconds;       // by layer, since the last report
-  std::vector<std::string> metric_names;       // "layers.0.moe/load" and so on, built once
-  std::vector<std::string> task_metric_names;  // "train/loss" and "train/accuracy" of each task
-  std::vector<Metric> metrics;
-  std::vector<double> window;  // the message's items before the layers', since the last report
-  std::vector<TaskReport> tasks;
-  std::int64_t window_steps = 0;
-  double window_start = 0, gradient_norm = 0, learning_rate = 0, save_seconds = 0;
-  std::int64_t saves = 0;  // of this run
-  double all_save_seconds = 0;
-  bool stop = false;
-};
-
 Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironment environment)
     : recipe_(recipe),
       grid_(grid),
@@ -132,8 +98,7 @@ Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironme
                   fmt::print(stderr, "conclave: warning: step {} was not saved: {}\n", outcome.step,
                              outcome.message);
               }),
-      progress_(environment_.progress),
-      sums_(std::make_unique<StepSums>()) {
+      progress_(environment_.progress) {
   double weights = 0;
   for (const Task* task : model_.tasks()) weights += recipe.tasks.weight(task->name());
   for (std::size_t t = 0; t < model_.tasks().size(); ++t) {
@@ -304,43 +269,9 @@ void Trainer::plan_memory() {
       format_bytes(parameters_.values().capacity()), format_bytes(parameters_.gradients().capacity()),
       format_bytes(optimizer_.state().capacity()), format_bytes(activations_.capacity()),
       format_bytes(staging)));
-
-  const auto experts = static_cast<std::size_t>(recipe_.moe.experts);
-  const std::size_t first_layer = StepSums::first_task + tasks_.size() * StepSums::task_items;
-  std::size_t items = first_layer;
-  for (const auto& [name, layer] : layers_) items += (layer->balancer().wants_gradients() ? 4 : 1) * experts;
-  sums_->message.resize(items);
-  auto free = std::span(sums_->message).subspan(first_layer);
-  sums_->window.resize(first_layer);
-  for (const auto& [name, layer] : layers_) {
-    const auto take = [&] {
-      const auto taken = free.first(experts);
-      free = free.subspan(experts);
-      return taken;
-    };
-    auto& sums = sums_->layer_sums.emplace_back();
-    sums.load = take();
-    sums.rows.resize(experts);
-    if (!layer->balancer().wants_gradients()) continue;
-    sums.gradient_squares = take();
-    sums.loss = take();
-    sums.weight = take();
-    sums.gradient_norm.resize(experts);
-    sums.mean_loss.resize(experts);
-  }
-  sums_->load_share.assign(layers_.size(), std::vector<double>(experts));
-  sums_->load_sum.assign(layers_.size(), std::vector<double>(experts));
-  sums_->layers.resize(layers_.size());
-  sums_->balancing_seconds.resize(layers_.size());
-  for (const auto& [name, layer] : layers_)
-    for (const char* what : {"/load", "/utilization", "/milliseconds", "/balancing_milliseconds"})
-      sums_->metric_names.push_back(name + what);
-  for (const TrainedTask& one : tasks_) {
-    sums_->tasks.emplace_back().name = one.task->name();
-    for (const char* what : {"train/loss", "train/accuracy"})
-      sums_->task_metric_names.push_back(metric_prefix(one.task->name()) + what);
-  }
-  sums_->metrics.reserve(16 + sums_->metric_names.size() + sums_->task_metric_names.size());
+  std::vector<std::string_view> names;
+  for (const TrainedTask& one : tasks_) names.push_back(one.task->name());
+  sums_.lay_out(layers_, names, recipe_.moe.experts);
 }
 
 // What is left as it was initialized: parts that the other model lacks, or that are of other sizes there,
@@ -484,15 +415,15 @@ void Trainer::forward_backward(std::size_t number, const Batch& batch, std::int6
   // device is waited for, as it is for guesses that are judged.
   const Tensor correct = output.correct.defined() ? tape.on_host(output.correct) : Tensor();
   if (!correct.defined()) synchronize(grid_.device());
-  if (sums_->message.empty()) return;  // planning
-  const auto sums = sums_->task(number);
+  if (sums_.message.empty()) return;  // planning
+  const auto sums = sums_.task(number);
   sums[StepSums::loss] += loss;
   sums[StepSums::guesses] += static_cast<double>(output.losses.numel());
   if (correct.defined()) {
     for (const std::uint8_t right : correct.span<std::uint8_t>()) sums[StepSums::right] += right;
     sums[StepSums::judged] += static_cast<double>(correct.numel());
   }
-  sums_->message[StepSums::tokens] += static_cast<double>(batch.local_tokens());
+  sums_.message[StepSums::tokens] += static_cast<double>(batch.local_tokens());
 }
 
 // What dropout does to an example goes by its place in the batch, which depends on who else is there. Whoever
@@ -513,7 +444,7 @@ void Trainer::sum_clipped() {
 }
 
 void Trainer::step() {
-  auto& sums = *sums_;
+  StepSums& sums = sums_;
   choose_rounding();
   std::ranges::fill(sums.message, 0.0);
   parameters_.zero_gradients();
@@ -622,70 +553,18 @@ void Trainer::check_finite(double loss, double norm_squared) {
 }
 
 void Trainer::report(bool force) {
-  auto& sums = *sums_;
-  if (sums.window_steps == 0 || (!force && step_ % recipe_.run.log_every != 0 && step_ != total_steps_))
+  if (sums_.window_steps == 0 || (!force && step_ % recipe_.run.log_every != 0 && step_ != total_steps_))
     return;
-  const double seconds = now() - sums.window_start;
-  const auto steps = static_cast<double>(sums.window_steps);
-  for (std::size_t l = 0; l < sums.layers.size(); ++l) {
-    const double total = std::accumulate(sums.load_sum[l].begin(), sums.load_sum[l].end(), 0.0);
-    const double mean = total / static_cast<double>(sums.load_sum[l].size());
-    for (std::size_t e = 0; e < sums.load_sum[l].size(); ++e)
-      sums.load_share[l][e] = mean > 0 ? sums.load_sum[l][e] / mean : 0;
-    sums.layers[l].load = sums.load_share[l];
-    sums.layers[l].utilization /= steps;
-    sums.layers[l].milliseconds /= steps;
-  }
-  for (std::size_t t = 0; t < tasks_.size(); ++t) {
-    const auto task = std::span<const double>(sums.window)
-                          .subspan(StepSums::first_task + t * StepSums::task_items, StepSums::task_items);
-    sums.tasks[t].steps_taken = task[StepSums::guesses] > 0;
-    sums.tasks[t].loss = task[StepSums::loss] / std::max(task[StepSums::guesses], 1.0);
-    sums.tasks[t].accuracy = task[StepSums::judged] > 0
-                                 ? std::optional(task[StepSums::right] / task[StepSums::judged])
-                                 : std::nullopt;
-  }
-  const StepReport report{.step = step_,
-                          .total_steps = total_steps_,
-                          .epoch = static_cast<double>(step_) / static_cast<double>(steps_per_epoch_),
-                          .learning_rate = sums.learning_rate,
-                          .tokens_per_second = sums.window[StepSums::tokens] / seconds,
-                          .seconds_per_step = seconds / steps,
-                          .tasks = sums.tasks,
-                          .layers = sums.layers};
+  const StepReport report =
+      sums_.report({.step = step_,
+                    .total_steps = total_steps_,
+                    .epoch = static_cast<double>(step_) / static_cast<double>(steps_per_epoch_)});
   if (grid_.world().rank() == 0) {
     progress_.show(report);
-    auto& metrics = sums.metrics;
-    metrics.clear();
-    metrics.emplace_back("epoch", report.epoch);
-    for (std::size_t t = 0; t < sums.tasks.size(); ++t) {
-      if (!sums.tasks[t].steps_taken) continue;
-      metrics.emplace_back(sums.task_metric_names[2 * t], sums.tasks[t].loss);
-      if (sums.tasks[t].accuracy)
-        metrics.emplace_back(sums.task_metric_names[2 * t + 1], *sums.tasks[t].accuracy);
-    }
-    metrics.emplace_back("train/learning_rate", report.learning_rate);
-    metrics.emplace_back("train/gradient_norm", sums.gradient_norm);
-    if (privacy_) metrics.emplace_back("privacy/epsilon", privacy_->epsilon(privacy_->released()));
-    metrics.emplace_back("train/tokens_per_second", report.tokens_per_second);
-    metrics.emplace_back("train/seconds_per_step", report.seconds_per_step);
-    metrics.emplace_back("train/checkpoint_stall_seconds", sums.save_seconds);
-    metrics.emplace_back("moe/utilization", report.utilization());
-    for (std::size_t l = 0; l < sums.layers.size(); ++l) {
-      metrics.emplace_back(sums.metric_names[4 * l], sums.layers[l].load);
-      metrics.emplace_back(sums.metric_names[4 * l + 1], sums.layers[l].utilization);
-      metrics.emplace_back(sums.metric_names[4 * l + 2], sums.layers[l].milliseconds);
-      metrics.emplace_back(sums.metric_names[4 * l + 3], 1e3 * sums.balancing_seconds[l] / steps);
-    }
-    metrics_->write(step_, metrics);
+    const auto spent = privacy_ ? std::optional(privacy_->epsilon(privacy_->released())) : std::nullopt;
+    metrics_->write(step_, sums_.as_metrics(report, spent));
   }
-  for (auto& load : sums.load_sum) std::ranges::fill(load, 0.0);
-  for (auto& layer : sums.layers) layer.milliseconds = layer.utilization = 0;
-  std::ranges::fill(sums.balancing_seconds, 0.0);
-  std::ranges::fill(sums.window, 0.0);
-  sums.save_seconds = 0;
-  sums.window_steps = 0;
-  sums.window_start = now();
+  sums_.begin_window();
 }
 
 CheckpointState Trainer::checkpoint_state() const {
@@ -727,9 +606,9 @@ void Trainer::save() {
   record_spends();
   writer_.save(entries_, checkpoint_state());
   const double stall = now() - start;
-  sums_->save_seconds += stall;
-  sums_->all_save_seconds += stall;
-  ++sums_->saves;
+  sums_.save_seconds += stall;
+  sums_.all_save_seconds += stall;
+  ++sums_.saves;
 }
 
 std::vector<std::pair<std::string, Evaluation>> Trainer::evaluate(
@@ -776,7 +655,7 @@ void Trainer::tell(const Evaluation& result, const std::string& split, const std
         "{}: {}: {}", name, layers_[l].first,
         describe_domain(result.domain[l], recipe_.data.domain_name(), recipe_.moe.domain_expert)));
   if (!metrics_) return;
-  const std::string prefix = metric_prefix(task) + split + "/";
+  const std::string prefix = metric_prefix(task, tasks_.size()) + split + "/";
   std::vector<std::pair<std::string, double>> values{{prefix + "loss", result.loss},
                                                      {prefix + "utilization", result.utilization},
                                                      {prefix + "batch_utilization", result.batch_utilization},
@@ -791,7 +670,8 @@ void Trainer::tell(const Evaluation& result, const std::string& split, const std
   for (std::size_t l = 0; l < result.domain.size(); ++l)
     values.emplace_back(prefix + layers_[l].first + "/domain_ratio",
                         result.domain[l].ratio(result.domain[l].expert(recipe_.moe.domain_expert)));
-  if (result.image_weight) values.emplace_back(metric_prefix(task) + "modality/image", *result.image_weight);
+  if (result.image_weight)
+    values.emplace_back(metric_prefix(task, tasks_.size()) + "modality/image", *result.image_weight);
   std::vector<std::string> share_names;
   for (std::size_t l = 0; l < result.image_share.size(); ++l)
     share_names.push_back(prefix + layers_[l].first + "/image_share");
@@ -802,37 +682,32 @@ void Trainer::tell(const Evaluation& result, const std::string& split, const std
   metrics_->write(step_, metrics);
 }
 
-// What the metrics of a task begin with: nothing where it is the only one.
-std::string Trainer::metric_prefix(const std::string& task) const {
-  return tasks_.size() == 1 ? "" : task + "/";
-}
-
 TrainResult Trainer::run() {
   TrainResult result;
   const double start = now();
   const std::int64_t first = step_;
   double evaluating = 0;
-  sums_->window_start = now();
+  sums_.window_start = now();
   const std::int64_t every =
       recipe_.train.evaluate_every > 0 ? recipe_.train.evaluate_every : steps_per_epoch_;
   bool saved = false;
-  while (step_ < total_steps_ && !sums_->stop) {
+  while (step_ < total_steps_ && !sums_.stop) {
     step();
     const bool last = step_ == total_steps_;
-    report(sums_->stop || last);
+    report(sums_.stop || last);
     if (step_ % every == 0 || last) {
       const double began = now();
       last_validation_ = evaluate(&TrainedTask::validation, "validation",
                                   last ? kCalibrationBatches : kCalibrationBatches / 4);
       evaluating += now() - began;
-      sums_->window_start += now() - began;
+      sums_.window_start += now() - began;
     }
-    saved = last || sums_->stop || (recipe_.checkpoint.every > 0 && step_ % recipe_.checkpoint.every == 0);
+    saved = last || sums_.stop || (recipe_.checkpoint.every > 0 && step_ % recipe_.checkpoint.every == 0);
     if (saved) save();
   }
   result.train_seconds = now() - start - evaluating;
-  result.saves = sums_->saves;
-  result.save_seconds = sums_->all_save_seconds;
+  result.saves = sums_.saves;
+  result.save_seconds = sums_.all_save_seconds;
   if (saved && !writer_.wait()->saved) {  // what was in the way may be gone
     say(fmt::format("step {} is saved once more, as no later save makes up for it", step_));
     save();
@@ -841,7 +716,7 @@ TrainResult Trainer::run() {
   result.steps = step_;
   result.seconds_per_step = (result.train_seconds - result.save_seconds) /
                             static_cast<double>(std::max<std::int64_t>(step_ - first, 1));
-  result.interrupted = sums_->stop && step_ < total_steps_;
+  result.interrupted = sums_.stop && step_ < total_steps_;
   result.validation = last_validation_;
   if (!result.interrupted) result.test = evaluate(&TrainedTask::test, "test");
   progress_.finish();
@@ -885,17 +760,17 @@ bool Trainer::take_steps(std::int64_t steps, const SiteRules& rules) {
   if (rules.proximal > 0) set_anchor();
   require(!rules.control_variate || control_memory_, "a control variate, and nobody asked for its entries");
   for (const Tensor& mean : mean_gradient_) mean.zero();
-  sums_->window_start = now();
-  for (; steps > 0 && !sums_->stop; --steps) {
+  sums_.window_start = now();
+  for (; steps > 0 && !sums_.stop; --steps) {
     step();
-    report(sums_->stop || steps == 1);
+    report(sums_.stop || steps == 1);
   }
-  return !sums_->stop;
+  return !sums_.stop;
 }
 
 bool Trainer::subtract_clipped_sum() {
   require(privacy_ != nullptr, "gradients are clipped where there is a privacy.unit only");
-  std::ranges::fill(sums_->message, 0.0);
+  std::ranges::fill(sums_.message, 0.0);
   parameters_.zero_gradients();
   sum_clipped();
   for (const auto& segment : parameters_.segments()) {

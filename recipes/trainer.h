@@ -23,6 +23,7 @@
 #include "recipes/private_training.h"
 #include "recipes/progress.h"
 #include "recipes/recipe.h"
+#include "recipes/step_sums.h"
 
 namespace conclave {
 
@@ -101,7 +102,6 @@ class Trainer {
   std::string save_now();
 
  private:
-  struct StepSums;
   struct TrainedTask;
 
   void say(const std::string& text);
@@ -132,7 +132,6 @@ class Trainer {
   std::vector<std::pair<std::string, Evaluation>> evaluate(std::unique_ptr<Evaluator> TrainedTask::*evaluator,
                                                            const char* split, Index calibration_batches = 0);
   void tell(const Evaluation& result, const std::string& split, const std::string& task);
-  std::string metric_prefix(const std::string& task) const;
 
   Recipe recipe_;
   const ProcessGrid& grid_;
@@ -168,7 +167,7 @@ class Trainer {
   std::unique_ptr<Arena> control_memory_;
   std::vector<Tensor> correction_, mean_gradient_;  // by segment; see ControlEntries
   std::int64_t optimizer_start_ = 0;                // the step after which the optimizer was new
-  std::unique_ptr<StepSums> sums_;
+  StepSums sums_;
   std::string problem_;  // what this rank first saw go wrong with its numbers
   std::vector<std::pair<std::string, Evaluation>> last_validation_;
   std::string told_;  // JSON: what the checkpoint that was resumed has of its last validation
