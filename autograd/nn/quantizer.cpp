@@ -31,13 +31,13 @@ Tensor transpose(Tape& tape, const Tensor& x) {
 Quantizer::Quantizer(Quantization& shared, const Parameter& weight, const QuantizedGroups& groups,
                      bool channels_last)
     : shared_(shared), weight_(weight), groups_(groups), channels_last_(channels_last) {
-  shared.quantizers.push_back(this);
   const Index out = weight.shape[channels_last ? weight.shape.rank() - 1 : groups.sharded ? 1 : 0];
   const Index in = out > 0 && groups.count > 0 ? weight.shape.numel() / (out * groups.count) : 0;
   require(!shared.for_integers || in <= kernels::IntegerWeights::kMostInputs,
           "quantization: a product of {} inputs is more than integers can add up, at most {}; set "
           "quantization.inference to \"rounded\", or make that layer smaller",
           in, kernels::IntegerWeights::kMostInputs);
+  shared.quantizers.push_back(this);
   const auto& [weight_bits, activation_bits, per_token, learned, observer] = shared.options;
   const auto factor = [&](const char* name, Shape shape) {
     Parameter& parameter = add_parameter(name, shape, Initializer::constant(1), false);

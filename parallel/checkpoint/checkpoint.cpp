@@ -75,7 +75,10 @@ std::vector<CheckpointFile> list_checkpoints(const std::string& directory) {
 
 std::size_t set_aside_checkpoints(const std::string& directory, std::int64_t step) {
   auto files = list_checkpoints(directory);
-  std::erase_if(files, [&](const CheckpointFile& file) { return file.step <= step; });
+  std::erase_if(files, [&](const CheckpointFile& file) {
+    std::error_code ignored;
+    return file.step <= step || !std::filesystem::is_regular_file(file.path, ignored);
+  });
   if (files.empty()) return 0;
   const std::filesystem::path aside = std::filesystem::path(directory) / "earlier";
   create_durable_directories(aside);
