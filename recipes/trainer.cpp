@@ -555,10 +555,11 @@ void Trainer::check_finite(double loss, double norm_squared) {
 void Trainer::report(bool force) {
   if (sums_.window_steps == 0 || (!force && step_ % recipe_.run.log_every != 0 && step_ != total_steps_))
     return;
-  const StepReport report =
-      sums_.report({.step = step_,
-                    .total_steps = total_steps_,
-                    .epoch = static_cast<double>(step_) / static_cast<double>(steps_per_epoch_)});
+  StepReport so_far;
+  so_far.step = step_;
+  so_far.total_steps = total_steps_;
+  so_far.epoch = static_cast<double>(step_) / static_cast<double>(steps_per_epoch_);
+  const StepReport report = sums_.report(so_far);
   if (grid_.world().rank() == 0) {
     progress_.show(report);
     const auto spent = privacy_ ? std::optional(privacy_->epsilon(privacy_->released())) : std::nullopt;

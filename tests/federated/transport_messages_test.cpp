@@ -52,7 +52,7 @@ TEST_CASE("an update of other than the numbers that the coordinator asks for is 
   const std::filesystem::path at = folder.path();
   CertificateAuthority::create("test").issue(at / "kit", "north", 1);
   Site site(
-      {.address = "localhost:1", .directory = at, .patience_seconds = 0.1}, Kit::read(at / "kit", 0),
+      {.address = "127.0.0.1:1", .directory = at, .patience_seconds = 0.1}, Kit::read(at / "kit", 0),
       [] { return false; }, [](const auto&) {});
   const std::string update = folder.write("update.f32", std::string(12, '\0'));
   SiteRound round;
