@@ -59,8 +59,8 @@ struct StepSums {
   double all_save_seconds = 0;
   bool stop = false;
 
-  /// Takes the memory for all of that; before, in a planning run, the message is empty. Names and layers must
-  /// outlive this.
+  /// Takes the memory for all of that; before, in a planning run, the message is empty. Names of tasks
+  /// must outlive this.
   void lay_out(std::span<const std::pair<std::string, MoeLayer*>> moe_layers,
                std::span<const std::string_view> names_of_tasks, Index experts);
   /// `report` with the means of what gathered since the last begin_window().

@@ -337,7 +337,12 @@ void Trainer::resume() {
 void Trainer::start_metrics() {
   if (grid_.world().rank() != 0) return;
   const std::string& directory = recipe_.run.directory;
-  if (const std::size_t moved = set_aside_checkpoints(directory, environment_.resume.empty() ? -1 : step_))
+  const std::filesystem::path resumed = environment_.resume;
+  std::error_code ignored;
+  const bool goes_on =
+      !resumed.empty() &&
+      std::filesystem::equivalent(std::filesystem::absolute(resumed).parent_path(), directory, ignored);
+  if (const std::size_t moved = set_aside_checkpoints(directory, goes_on ? step_ : -1))
     say(fmt::format("{} checkpoints that this run does not go on from are now in {}/earlier", moved,
                     directory));
   metrics_ = std::make_unique<MetricsWriter>(

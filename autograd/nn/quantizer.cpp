@@ -1,7 +1,6 @@
 #include "autograd/nn/quantizer.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstdlib>
 
 #include "core/kernels/activation.h"
@@ -270,8 +269,7 @@ void Quantizer::weight_integers(const Tensor& integers, const Tensor& scale) con
   Arena arena("weights in integers");
   Tape tape(arena, false);
   const Tensor rows = channel_rows(tape, weight_.value);
-  require(std::isfinite(kernels::sum_of_squares(rows)),
-          "a weight is infinite or no number, which no integer is");
+  require(kernels::all_finite(rows), "a weight is infinite or no number, which no integer is");
   const Tensor found = weight_scales(tape, rows), by_rows = Tensor::empty(rows.shape(), DType::i8);
   const Index channels = rows.size(0), in = rows.size(1);
   scale.copy_from(found.reshape(scale.shape()));

@@ -33,7 +33,7 @@ double edge_of(Index bin) {
 }
 
 // The edge behind which a share of `outside` lies, counted from the bin `first` on: that bin has no edge of
-// its own, but the `extreme` that was seen.
+// its own, but the `extreme` of what was seen now and of the range before.
 double percentile(const auto& counts, double total, double outside, Index first, Index step, double extreme) {
   double seen = 0;
   Index bin = first;

@@ -118,9 +118,7 @@ struct Coordinator::Parts {
             secure.epsilon(), options.secure.privacy.delta, options.rounds - round, all, most);
     load_strategy();
     if (anew) save();
-    const nlohmann::json last = transcript.last();  // of a later one, where that one's checkpoint is gone
-    if ((last.is_null() ? 0 : last.at("round").get<std::int64_t>()) < round)
-      record(board.updates_of(round - 1));
+    if (!is_recorded()) record(board.updates_of(round - 1));
     server = start_server(options.address, kit, service, port);
   }
 
@@ -310,6 +308,15 @@ struct Coordinator::Parts {
     } catch (const Error& error) {  // no reason to stop training
       say(fmt::format("warning: {}", error.what()));
     }
+  }
+
+  // Of a later round, where that one's checkpoint is gone; of this one, where it was done once more since.
+  bool is_recorded() const {
+    const nlohmann::json last = transcript.last();
+    const std::int64_t done = last.is_null() ? 0 : last.at("round").get<std::int64_t>();
+    return done > round ||
+           (done == round &&
+            (round == 0 || last.at("model_sha256") == sha256_of(checkpoint_path(options.directory, round))));
   }
 
   // The checkpoint is there by now. A coordinator that is killed before this line finds at its start that it

@@ -1,5 +1,8 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <type_traits>
+
 #include "core/text.h"
 #include "recipes/commands/commands.h"
 #include "recipes/federation.h"
@@ -9,11 +12,15 @@
 namespace conclave::commands {
 namespace {
 
-// Whether a table of that name begins somewhere.
+// Whether a table of that name begins somewhere: [name], with a comment or not.
 bool has_table(std::string_view text, std::string_view name) {
   for (std::string_view rest = text; !rest.empty();) {
     const std::size_t end = std::min(rest.find('\n'), rest.size());
-    if (trimmed(rest.substr(0, end), " \t\r") == fmt::format("[{}]", name)) return true;
+    const std::string_view line = rest.substr(0, end),
+                           head = trimmed(line.substr(0, line.find('#')), " \t\r");
+    if (head.size() > 2 && head.front() == '[' && head.back() == ']' &&
+        trimmed(head.substr(1, head.size() - 2), " \t") == name)
+      return true;
     rest.remove_prefix(std::min(end + 1, rest.size()));
   }
   return false;

@@ -11,10 +11,10 @@ void set_threads(std::int64_t requested, const Surroundings& surroundings, Commu
   if (surroundings.omp_threads_given) return;
   // mpirun may have bound ranks to cores of their own; what it has not, those of a machine share.
   std::vector<std::string> neighbours;
-  const std::string mine = surroundings.host + '\n' + cores_of_process();
+  const std::string cores = cores_of_process(), mine = surroundings.host + '\n' + cores;
   for (const std::string& rank : world.all_gather(mine))
     if (rank.starts_with(surroundings.host + '\n')) neighbours.push_back(rank.substr(rank.find('\n') + 1));
-  omp_set_num_threads(static_cast<int>(threads_for(cores_of_process(), neighbours)));
+  omp_set_num_threads(static_cast<int>(threads_for(cores, neighbours)));
 }
 
 DeviceWorld world_for(const std::string& device, const MpiSession& session) {

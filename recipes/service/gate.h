@@ -23,7 +23,7 @@ class Gate {
       std::unique_lock lock(gate_.mutex_);
       const std::uint64_t turn = gate_.last_turn_;
       const auto is_let_in = [&] { return turn == gate_.turn_ && gate_.taken_ + takes_ <= gate_.most_; };
-      if (!is_let_in() && turn - gate_.turn_ >= gate_.most_waiting_)
+      if (!gate_.closed_ && !is_let_in() && turn - gate_.turn_ >= gate_.most_waiting_)
         throw Refusal(503, "busy", "too many images wait to be read; try again");
       ++gate_.last_turn_;
       gate_.changed_.wait(lock, [&] { return gate_.closed_ || is_let_in(); });

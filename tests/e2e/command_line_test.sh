@@ -46,6 +46,9 @@ says unknown.toml:3
 expect 2 timeout 60 mpirun --oversubscribe -n 1 "$CONCLAVE_PROGRAM" train unknown.toml : \
   -n 1 "$CONCLAVE_PROGRAM" train nowhere.toml
 says unknown.toml:3
+printf '[ federation ]  # ours\nnam = "x"\n' >federation.toml
+conclave 2 recipe check federation.toml
+says federation.toml:2 federation.nam federation.name
 printf '[moe]\nexperts = "four"\n' >type.toml
 conclave 2 recipe check type.toml
 says type.toml:2 moe.experts
