@@ -33,9 +33,9 @@ constexpr int kWeightTile = kSide * kEach;
 
 // Products go this deep at a time: a pack for each thread of a row.
 template <class T>
-constexpr int kDepth = kSide * 16 / static_cast<int>(sizeof(T));
+constexpr int kTileDepth = kSide * 16 / static_cast<int>(sizeof(T));
 template <class T>
-constexpr int kStride = kTileStride<T, kDepth<T>>;
+constexpr int kStride = kTileStride<T, kTileDepth<T>>;
 
 // A sequence's rows.
 struct Extent {
@@ -43,7 +43,7 @@ struct Extent {
 };
 
 // On the device: the sequences, in the order of their places, and the groups.
-struct Sequences {
+struct GroupedSequences {
   const Extent* places;
   const Index *firsts, *groups;  // where each group begins, in places and in rows
 
@@ -55,7 +55,7 @@ struct Sequences {
   }
 };
 
-// Operands of a product: fetch(first) gets their next kDepth columns from memory, put(tile) has them in
+// Operands of a product: fetch(first) gets their next kTileDepth columns from memory, put(tile) has them in
 // shared memory, so that the former can be under way while the columns before are multiplied.
 
 // kCount rows of a thread's, wherever they are.
@@ -80,7 +80,7 @@ struct Rows {
 // As rows, kTileUnits columns from `first_unit` on of a matrix [rows, hidden].
 template <class T>
 struct Columns {
-  static constexpr int kStep = kBlock / kTileUnits, kCount = kDepth<T> / kStep;
+  static constexpr int kStep = kBlock / kTileUnits, kCount = kTileDepth<T> / kStep;
   const T* matrix;
   Index rows, hidden, first_unit;
   T next[kCount] = {};
@@ -106,14 +106,14 @@ __device__ void multiply(Rows<T, kRows> a, B b, Index depth, T (&sums)[kRows][kC
   __shared__ __align__(16) T tile_a[kSide * kRows * kStride<T>], tile_b[kSide * kColumns * kStride<T>];
   a.fetch(0);
   b.fetch(0);
-  for (Index first = 0; first < depth; first += kDepth<T>) {
+  for (Index first = 0; first < depth; first += kTileDepth<T>) {
     if (first > 0) __syncthreads();  // until all have read the tiles before
     a.put(tile_a);
     b.put(tile_b);
     __syncthreads();
-    if (first + kDepth<T> < depth) {
-      a.fetch(first + kDepth<T>);
-      b.fetch(first + kDepth<T>);
+    if (first + kTileDepth<T> < depth) {
+      a.fetch(first + kTileDepth<T>);
+      b.fetch(first + kTileDepth<T>);
     }
     add_products<kRows, kColumns>(tile_a + threadIdx.y * kStride<T>, kSide * kStride<T>,
                                   tile_b + threadIdx.x * kStride<T>, kSide * kStride<T>, kSide, sums);
@@ -123,7 +123,7 @@ __device__ void multiply(Rows<T, kRows> a, B b, Index depth, T (&sums)[kRows][kC
 // Blocks are [tiles of sequences, tiles of kSide units, groups]. `gates` may be null.
 template <class T>
 __global__ void __launch_bounds__(kBlock)
-    lstm_step_kernel(Sequences sequences, Index step, Index hidden, bool packed, const T* projected,
+    lstm_step_kernel(GroupedSequences sequences, Index step, Index hidden, bool packed, const T* projected,
                      const T* recurrent, T* y, T* cells, T* gates) {
   const Index group = blockIdx.z, first = sequences.firsts[group] + Index{blockIdx.x} * kTileRows,
               end = sequences.firsts[group + 1], first_unit = Index{blockIdx.y} * kSide;
@@ -165,7 +165,7 @@ __global__ void __launch_bounds__(kBlock)
 // goes from step to step; starts [rows], where not null, says of each row whether it is a sequence's first.
 template <class T>
 __global__ void __launch_bounds__(kBlock)
-    lstm_backward_step_kernel(Sequences sequences, Index step, Index hidden, bool packed, const T* dy,
+    lstm_backward_step_kernel(GroupedSequences sequences, Index step, Index hidden, bool packed, const T* dy,
                               const T* recurrent, const T* cells, const T* gates, T* dcells, T* dprojected,
                               bool* starts) {
   const Index group = blockIdx.z, first = sequences.firsts[group] + Index{blockIdx.x} * kTileRows,
@@ -214,7 +214,7 @@ __global__ void __launch_bounds__(kBlock)
 // tiles of gates, groups], and take kSide rows at a time; a thread has kEach x kEach of the weight.
 template <class T>
 __global__ void __launch_bounds__(kBlock)
-    lstm_backward_weight_kernel(Sequences sequences, Index hidden, bool packed, const T* dprojected,
+    lstm_backward_weight_kernel(GroupedSequences sequences, Index hidden, bool packed, const T* dprojected,
                                 const T* y, const bool* starts, T* drecurrent) {
   constexpr int kPack = kPackWidth<T>, kParts = kEach / kPack;
   __shared__ __align__(16) T of_gates[kSide][kWeightTile], of_units[kSide][kWeightTile];
@@ -298,7 +298,7 @@ const Plan& plan(RowOffsets groups, RowOffsets sequences) {
   return kept;
 }
 
-Sequences to_device(const char* operation, const Plan& plan, RowOffsets groups, Scratch& scratch) {
+GroupedSequences to_device(const char* operation, const Plan& plan, RowOffsets groups, Scratch& scratch) {
   const auto copy = [&]<class T>(std::span<const T> values) {
     T* const to = scratch.array<T>(static_cast<Index>(values.size()));
     upload(operation, values, to);
@@ -322,7 +322,7 @@ void lstm(const Tensor& projected, RowOffsets groups, RowOffsets sequences, cons
   const Index hidden = y.size(1);
   if (y.numel() == 0) return;
   Scratch scratch;
-  const Sequences on_device = to_device("lstm", launches, groups, scratch);
+  const GroupedSequences on_device = to_device("lstm", launches, groups, scratch);
   for_floating(y.dtype(), "lstm", [&]<class T>(T) {
     const bool packed = hidden % kPackWidth<T> == 0 && aligned({recurrent.raw(), y.raw()});
     for (Index step = 0; step < launches.steps(); ++step)
@@ -342,7 +342,7 @@ void lstm_backward(const Tensor& dy, RowOffsets groups, RowOffsets sequences, co
   if (y.numel() == 0) return;
   const Plan& launches = plan(groups, sequences);
   Scratch scratch;
-  const Sequences on_device = to_device(operation, launches, groups, scratch);
+  const GroupedSequences on_device = to_device(operation, launches, groups, scratch);
   bool* starts = drecurrent.defined() ? scratch.array<bool>(y.size(0)) : nullptr;
   for_floating(y.dtype(), operation, [&]<class T>(T) {
     const bool packed = hidden % kPackWidth<T> == 0 && aligned({y.raw(), dprojected.raw()});

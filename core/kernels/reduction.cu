@@ -96,7 +96,7 @@ __global__ void __launch_bounds__(kBlock)
   }
 }
 
-struct AddParts {
+struct AddPartials {
   Index parts;
   const double* partial;
   double* sums;
@@ -240,7 +240,7 @@ void add_row_squares(std::span<const RowSquares> all, double divisor) {
       for_width<T>(columns, {x.raw()}, [&]<int kWidth>() {
         launch(kOperation, row_squares_kernel<T, kWidth>, shape, x.data<T>(), rows, columns, partial);
       });
-      for_items(kOperation, rows, AddParts{parts, partial, next});
+      for_items(kOperation, rows, AddPartials{parts, partial, next});
     });
     next += rows;
   }

@@ -1,4 +1,5 @@
 // Norms of examples' gradients and sums of clipped ones, against a plain backward pass for each example.
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <functional>

@@ -3,6 +3,7 @@
 
 #include "autograd/nn/layers.h"
 #include "autograd/nn/parameter_set.h"
+#include "core/random.h"
 #include "tests/autograd/gradient.h"
 
 namespace conclave {

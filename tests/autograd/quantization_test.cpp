@@ -1,6 +1,8 @@
 // Fake quantization: its gradient is no derivative, so it is held to PyTorch's, and, where the rounded number
 // grows in proportion to the scale, to the numerical one.
+#include <algorithm>
 #include <catch2/catch.hpp>
+#include <cmath>
 
 #include "tests/autograd/gradient.h"
 #include "tests/fixtures/fixture.h"

@@ -1,7 +1,10 @@
 // Quantized layers, in training.
 #include "autograd/nn/quantizer.h"
 
+#include <algorithm>
 #include <catch2/catch.hpp>
+#include <cmath>
+#include <limits>
 
 #include "autograd/nn/layers.h"
 #include "autograd/nn/parameter_set.h"

@@ -1,5 +1,6 @@
 #include "autograd/nn/range_observer.h"
 
+#include <algorithm>
 #include <catch2/catch.hpp>
 
 #include "autograd/nn/parameter_set.h"

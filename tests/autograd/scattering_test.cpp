@@ -7,6 +7,7 @@
 #include <numbers>
 #include <vector>
 
+#include "core/random.h"
 #include "tests/core/values.h"
 
 namespace conclave {

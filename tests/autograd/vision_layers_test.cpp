@@ -1,6 +1,7 @@
 #include "autograd/nn/vision_layers.h"
 
 #include <catch2/catch.hpp>
+#include <cmath>
 #include <string>
 #include <vector>
 

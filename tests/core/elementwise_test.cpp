@@ -1,10 +1,12 @@
 #include <catch2/catch.hpp>
+#include <cmath>
 #include <limits>
 
 #include "core/kernels/activation.h"
 #include "core/kernels/activation_loops.h"
 #include "core/kernels/adamw.h"
 #include "core/kernels/dropout.h"
+#include "core/random.h"
 #include "tests/core/reference_activation.h"
 #include "tests/core/values.h"
 

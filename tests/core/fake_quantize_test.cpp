@@ -1,5 +1,6 @@
 #include "core/kernels/fake_quantize.h"
 
+#include <algorithm>
 #include <catch2/catch.hpp>
 
 #include "tests/core/values.h"

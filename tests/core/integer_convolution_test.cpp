@@ -1,5 +1,6 @@
 #include "core/kernels/integer_convolution.h"
 
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <cmath>
 

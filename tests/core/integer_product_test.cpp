@@ -2,6 +2,7 @@
 
 #include <catch2/catch.hpp>
 
+#include "core/random.h"
 #include "tests/core/values.h"
 
 namespace conclave::kernels {

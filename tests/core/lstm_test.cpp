@@ -1,6 +1,8 @@
 #include "core/kernels/lstm.h"
 
+#include <algorithm>
 #include <catch2/catch.hpp>
+#include <cmath>
 #include <vector>
 
 #include "core/kernels/vector_math.h"

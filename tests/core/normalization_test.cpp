@@ -1,5 +1,6 @@
 #include <array>
 #include <catch2/catch.hpp>
+#include <cmath>
 #include <limits>
 
 #include "core/kernels/hinge.h"

@@ -1,4 +1,6 @@
+#include <algorithm>
 #include <catch2/catch.hpp>
+#include <cmath>
 #include <numeric>
 #include <set>
 #include <vector>
@@ -7,6 +9,7 @@
 #include "core/kernels/gate.h"
 #include "core/kernels/permutation.h"
 #include "core/kernels/softmax.h"
+#include "core/random.h"
 #include "tests/core/values.h"
 
 namespace conclave::kernels {

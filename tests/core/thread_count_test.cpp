@@ -16,6 +16,7 @@
 #include "core/kernels/reduction.h"
 #include "core/kernels/softmax.h"
 #include "core/kernels/squared_error.h"
+#include "core/random.h"
 #include "tests/core/values.h"
 
 namespace conclave::kernels {

@@ -2,6 +2,7 @@
 // it.
 #include <cudnn.h>
 
+#include <algorithm>
 #include <array>
 #include <functional>
 

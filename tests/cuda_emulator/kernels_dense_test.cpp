@@ -4,6 +4,7 @@
 #include "core/kernels/fake_quantize.h"
 #include "core/kernels/layer_norm.h"
 #include "core/kernels/softmax.h"
+#include "core/random.h"
 #include "tests/core/reference_activation.h"
 #include "tests/cuda_emulator/twins.h"
 

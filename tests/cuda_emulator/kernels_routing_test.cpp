@@ -1,3 +1,6 @@
+#include <algorithm>
+#include <cmath>
+
 #include "core/cuda/stream.h"
 #include "core/kernels/activation.h"
 #include "core/kernels/embedding.h"

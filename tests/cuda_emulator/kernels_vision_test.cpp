@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "core/kernels/channels.h"
 #include "core/kernels/convolution.h"
 #include "core/kernels/depthwise.h"

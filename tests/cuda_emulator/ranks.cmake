@@ -9,7 +9,7 @@ file(GLOB emulated_parallel CONFIGURE_DEPENDS ${parallel}/nccl_*.cpp ${parallel}
 if(CONCLAVE_COVERAGE)
   set_property(SOURCE ${emulated_parallel} APPEND PROPERTY COMPILE_OPTIONS --coverage -O0)
 endif()
-add_executable(emulated_mpi_tests mpi_main.cpp ${emulator}/nccl_test.cpp ${emulator}/nccl.cpp ${emulator}/mpi.cpp
+add_executable(emulated_mpi_tests mpi_main.cpp ${test_values} ${emulator}/nccl_test.cpp ${emulator}/nccl.cpp ${emulator}/mpi.cpp
                ${emulated_parallel} ${parallel}/communicator.cpp ${parallel}/communicator_arguments.cpp
                ${parallel}/mpi_communicator.cpp ${parallel}/process_grid.cpp)
 target_link_libraries(emulated_mpi_tests PRIVATE conclave_emulated MPI::MPI_C Threads::Threads Catch2::Catch2

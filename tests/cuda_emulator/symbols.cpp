@@ -7,8 +7,8 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <map>
 
 #include "tests/cuda_emulator/internal.h"
@@ -27,8 +27,9 @@ struct Symbols {
 };
 
 Symbols read_symbols() {
-  std::ifstream file("/proc/self/exe", std::ios::binary);
-  const std::string image{std::istreambuf_iterator<char>(file), {}};
+  std::string image(std::filesystem::file_size("/proc/self/exe"), '\0');
+  std::ifstream("/proc/self/exe", std::ios::binary)
+      .read(image.data(), static_cast<std::streamsize>(image.size()));
   Elf64_Ehdr header{};
   image.copy(reinterpret_cast<char*>(&header), sizeof header);
   std::uintptr_t base = 0;  // where the system put the program; the first object is the program

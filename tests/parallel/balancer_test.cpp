@@ -2,6 +2,7 @@
 #include <vector>
 
 #include "core/kernels/gate.h"
+#include "core/random.h"
 #include "parallel/moe/balancer.h"
 #include "tests/core/values.h"
 

@@ -1,8 +1,11 @@
 // Captions that are written row by row are those that the whole forward pass would have written.
 #include "recipes/caption_writer.h"
 
+#include <algorithm>
 #include <catch2/catch.hpp>
+#include <cmath>
 
+#include "core/random.h"
 #include "recipes/models/model.h"
 #include "tests/parallel/moe_run.h"
 
@@ -11,10 +14,10 @@ namespace {
 
 using Catch::Matchers::Contains;
 
-constexpr Index kVocabulary = 23, kMaxLength = 7, kImages = 3, kSide = 5;
-constexpr std::int32_t kEnd = 2;
+constexpr Index kCaptionVocabulary = 23, kMaxLength = 7, kImages = 3, kCaptionSide = 5;
+constexpr std::int32_t kCaptionEnd = 2;
 
-Recipe recipe_of() {
+Recipe caption_recipe() {
   Recipe recipe;
   recipe.tasks = {.classify = 0, .caption = 1};
   recipe.image.stem = 8, recipe.image.blocks = {"k3 x2 c8 s2"}, recipe.image.tokens = "grid";
@@ -23,14 +26,14 @@ Recipe recipe_of() {
   return recipe;
 }
 
-struct Scene {
-  explicit Scene(const Recipe& recipe, const ProcessGrid& grid, DType dtype = DType::f32)
+struct CaptionScene {
+  explicit CaptionScene(const Recipe& recipe, const ProcessGrid& grid, DType dtype = DType::f32)
       : model(recipe,
-              {.vocabulary = kVocabulary,
+              {.vocabulary = kCaptionVocabulary,
                .max_length = kMaxLength,
                .classes = 2,
-               .end_token = kEnd,
-               .image = {kSide, kSide, 3}},
+               .end_token = kCaptionEnd,
+               .image = {kCaptionSide, kCaptionSide, 3}},
               grid),
         parameters(model, dtype, 5) {
     // Far from even guesses, so that texts differ.
@@ -47,7 +50,7 @@ struct Scene {
 
   Captioner& captioner() { return *model.captioner(); }
   CaptionWriter writer() {
-    std::vector<std::uint8_t> may_write(kVocabulary, 1);
+    std::vector<std::uint8_t> may_write(kCaptionVocabulary, 1);
     may_write[0] = may_write[1] = 0;
     return CaptionWriter(captioner(), may_write, kMaxLength);
   }
@@ -68,7 +71,7 @@ struct Scene {
 
   Model model;
   ParameterSet parameters;
-  Tensor pixels = Tensor::empty({kImages, kSide* kSide * 3}, DType::u8);
+  Tensor pixels = Tensor::empty({kImages, kCaptionSide* kCaptionSide * 3}, DType::u8);
 };
 
 double log_softmax(const Tensor& logits, Index row, std::int32_t token) {
@@ -82,9 +85,9 @@ TEST_CASE("row by row come the scores of a whole pass, for texts that branch and
   for (const int expert_parallel : grid_shapes())
     for (const bool shared : {false, true}) {
       const ProcessGrid grid = grid_of(expert_parallel);
-      Recipe recipe = recipe_of();
+      Recipe recipe = caption_recipe();
       recipe.model.share_layers = shared;
-      Scene scene(recipe, grid, DType::f64);
+      CaptionScene scene(recipe, grid, DType::f64);
       Arena arena("test");
       Tape tape(arena, false);
       ForwardContext context{.training = false};
@@ -112,7 +115,8 @@ TEST_CASE("row by row come the scores of a whole pass, for texts that branch and
         logits =
             scene.captioner().next(tape, context, tokens, parents[place], static_cast<Index>(place), cache);
         for (std::size_t i = 0; i < texts.size(); ++i) {
-          const double with_end = texts[i].log_probability + log_softmax(logits, static_cast<Index>(i), kEnd);
+          const double with_end =
+              texts[i].log_probability + log_softmax(logits, static_cast<Index>(i), kCaptionEnd);
           CHECK(with_end == Approx(scene.log_probability(texts[i].image, texts[i].tokens)).epsilon(1e-10));
         }
       }
@@ -121,7 +125,7 @@ TEST_CASE("row by row come the scores of a whole pass, for texts that branch and
 
 TEST_CASE("a beam finds no worse texts than the likeliest token each time", "[caption_writer]") {
   const ProcessGrid grid = grid_of(0);
-  Scene scene(recipe_of(), grid);
+  CaptionScene scene(caption_recipe(), grid);
   CaptionWriter writer = scene.writer();
   const auto greedy = writer.write(scene.pixels, {.beam = 1});
   const auto beam = writer.write(scene.pixels, {.beam = 5, .length_penalty = 0});
@@ -132,7 +136,7 @@ TEST_CASE("a beam finds no worse texts than the likeliest token each time", "[ca
     better = better || beam[i].log_probability > greedy[i].log_probability + 1e-3;
     CHECK_FALSE(greedy[i].tokens.empty());
     CHECK(greedy[i].tokens.size() <= kMaxLength);
-    CHECK(std::ranges::none_of(beam[i].tokens, [](std::int32_t token) { return token <= kEnd; }));
+    CHECK(std::ranges::none_of(beam[i].tokens, [](std::int32_t token) { return token <= kCaptionEnd; }));
   }
   CHECK(better);
   const auto cut = writer.write(scene.pixels, {.beam = 1, .max_tokens = 1});
@@ -144,8 +148,8 @@ TEST_CASE("a beam finds no worse texts than the likeliest token each time", "[ca
 
 TEST_CASE("a beam of all texts finds the likeliest of them", "[caption_writer]") {
   const ProcessGrid grid = grid_of(0);
-  Scene scene(recipe_of(), grid);
-  std::vector<std::uint8_t> may_write(kVocabulary, 0);
+  CaptionScene scene(caption_recipe(), grid);
+  std::vector<std::uint8_t> may_write(kCaptionVocabulary, 0);
   may_write[5] = may_write[9] = may_write[11] = 1;
   CaptionWriter writer(scene.captioner(), may_write, kMaxLength);
   const auto all = writer.write(scene.pixels, {.beam = 64, .length_penalty = 0, .max_tokens = 3});
@@ -159,7 +163,7 @@ TEST_CASE("a beam of all texts finds the likeliest of them", "[caption_writer]")
 TEST_CASE("drawing from next to nothing takes the likeliest token, and a seed draws the same again",
           "[caption_writer]") {
   const ProcessGrid grid = grid_of(0);
-  Scene scene(recipe_of(), grid);
+  CaptionScene scene(caption_recipe(), grid);
   CaptionWriter writer = scene.writer();
   const auto tokens = [&](const CaptionOptions& options) {
     std::vector<std::vector<std::int32_t>> texts;
@@ -178,8 +182,8 @@ TEST_CASE("drawing from next to nothing takes the likeliest token, and a seed dr
 
 TEST_CASE("the probability of a text is the model's", "[caption_writer]") {
   const ProcessGrid grid = grid_of(0);
-  Scene scene(recipe_of(), grid);
-  CaptionWriter writer(scene.captioner(), std::vector<std::uint8_t>(kVocabulary, 1), kMaxLength);
+  CaptionScene scene(caption_recipe(), grid);
+  CaptionWriter writer(scene.captioner(), std::vector<std::uint8_t>(kCaptionVocabulary, 1), kMaxLength);
   // Where nothing is forbidden, but for a text without tokens.
   const auto texts = writer.write(scene.pixels, {.beam = 4});
   for (std::size_t i = 0; i < kImages; ++i) {
@@ -193,7 +197,7 @@ TEST_CASE("the probability of a text is the model's", "[caption_writer]") {
 
 TEST_CASE("what cannot be written row by row, or makes no sense, says so", "[caption_writer]") {
   const ProcessGrid grid = grid_of(0);
-  Scene scene(recipe_of(), grid);
+  CaptionScene scene(caption_recipe(), grid);
   CaptionWriter writer = scene.writer();
   const auto message = [&](const CaptionOptions& options, const char* expected) {
     CHECK_THROWS_WITH(writer.write(scene.pixels, options), Contains(expected));
@@ -205,19 +209,19 @@ TEST_CASE("what cannot be written row by row, or makes no sense, says so", "[cap
   message({.max_tokens = kMaxLength + 1}, "texts of 8 tokens, but the model learnt those of at most 7");
   Arena arena("test");
   for (const char* router : {"attention", "attention_token"}) {
-    Recipe recipe = recipe_of();
+    Recipe recipe = caption_recipe();
     recipe.moe.router = router;
     recipe.moe.router_heads = 2;
-    Scene other(recipe, grid);
+    CaptionScene other(recipe, grid);
     CHECK_THROWS_WITH(other.captioner().cache(arena, 1, 1), Contains("layers.1.moe: its router"));
   }
-  Recipe recipe = recipe_of();
+  Recipe recipe = caption_recipe();
   recipe.moe.gate = "expert_choice";
-  Scene choosing(recipe, grid);
+  CaptionScene choosing(recipe, grid);
   CHECK_THROWS_WITH(choosing.captioner().cache(arena, 1, 1), Contains("moe.gate = \"top_k\""));
-  recipe = recipe_of();
+  recipe = caption_recipe();
   recipe.moe.balance_inference = true;
-  Scene balanced(recipe, grid);
+  CaptionScene balanced(recipe, grid);
   CHECK_THROWS_WITH(balanced.captioner().cache(arena, 1, 1),
                     Contains("leave moe.balance_inference at false"));
 

@@ -10,8 +10,8 @@ namespace conclave {
 namespace {
 
 // Two linear layers, one parameter that no pass uses, and this rank's part of four sharded rows.
-struct Model : Module {
-  explicit Model(const ProcessGrid& grid) {
+struct PartlyShardedModel : Module {
+  explicit PartlyShardedModel(const ProcessGrid& grid) {
     add_module("first", first);
     add_module("second", second);
     const Index rows = 4 / grid.expert_parallel();
@@ -29,10 +29,10 @@ struct Model : Module {
   Parameter& shard = add_parameter("shard", {4, 3}, Initializer::normal(1));
 };
 
-struct Scene {
-  explicit Scene(int expert_parallel) : grid(test_world().split(0), expert_parallel) {}
+struct GridScene {
+  explicit GridScene(int expert_parallel) : grid(test_world().split(0), expert_parallel) {}
   ProcessGrid grid;
-  Model model{grid};
+  PartlyShardedModel model{grid};
   ParameterSet parameters{model, DType::f64, 1};
   Arena arena{"test"};
   Tensor x = random_values({6, 3}, static_cast<std::uint32_t>(test_world().rank()));  // another on every rank
@@ -76,7 +76,7 @@ TEST_CASE("reduced gradients are the sums over the ranks that hold the parameter
   for_every_grid([](int expert_parallel) {
     for (const std::size_t bucket_bytes : {std::size_t{1}, std::size_t{200}, std::size_t{1} << 20}) {
       CAPTURE(bucket_bytes);
-      Scene s(expert_parallel);
+      GridScene s(expert_parallel);
       const auto local = s.local(1);
       GradientReducer reducer(s.parameters, s.grid, bucket_bytes);
       for (int step = 0; step < 2; ++step) {
@@ -92,7 +92,7 @@ TEST_CASE("reduced gradients are the sums over the ranks that hold the parameter
 
 TEST_CASE("micro-batches before the armed one only accumulate", "[data_parallel]") {
   for_every_grid([](int expert_parallel) {
-    Scene s(expert_parallel);
+    GridScene s(expert_parallel);
     const auto local = s.local(3);
     GradientReducer reducer(s.parameters, s.grid, 200);
     s.parameters.zero_gradients();
@@ -107,7 +107,7 @@ TEST_CASE("micro-batches before the armed one only accumulate", "[data_parallel]
 
 TEST_CASE("a rank whose pass reaches no parameter still takes part", "[data_parallel]") {
   for_every_grid([](int expert_parallel) {
-    Scene s(expert_parallel);
+    GridScene s(expert_parallel);
     auto local = s.local(1);
     const bool idle = test_world().rank() == 0;
     if (idle)
@@ -122,7 +122,7 @@ TEST_CASE("a rank whose pass reaches no parameter still takes part", "[data_para
 }
 
 TEST_CASE("small buckets are many, a large one holds a segment, and one rank needs none", "[data_parallel]") {
-  Scene s(1);
+  GridScene s(1);
   const GradientReducer single(s.parameters, s.grid, 1), large(s.parameters, s.grid, std::size_t{1} << 20);
   const bool alone = test_world().size() == 1;
   CHECK(single.buckets() == (alone ? 0 : s.parameters.parameters().size()));
@@ -130,7 +130,7 @@ TEST_CASE("small buckets are many, a large one holds a segment, and one rank nee
 }
 
 TEST_CASE("a reducer that is gone leaves the parameters alone", "[data_parallel]") {
-  Scene s(1);
+  GridScene s(1);
   const auto local = s.local(1);
   { GradientReducer reducer(s.parameters, s.grid, 200); }
   s.parameters.zero_gradients();

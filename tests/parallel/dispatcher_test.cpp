@@ -1,8 +1,10 @@
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <functional>
 #include <numeric>
 #include <vector>
 
+#include "core/random.h"
 #include "parallel/moe/dispatcher.h"
 #include "tests/autograd/gradient.h"
 #include "tests/parallel/test_world.h"

@@ -1,6 +1,7 @@
 // The expert-choice gate against a plain sort of all ranks' tokens.
 #include <algorithm>
 #include <catch2/catch.hpp>
+#include <cmath>
 #include <numeric>
 
 #include "autograd/gradcheck.h"

@@ -1,5 +1,6 @@
 // Images and texts that come together at a classifier's head.
 #include <catch2/catch.hpp>
+#include <cmath>
 #include <set>
 #include <tuple>
 
@@ -10,13 +11,14 @@
 namespace conclave {
 namespace {
 
-constexpr Index kSide = 4, kRows = 4, kHidden = 8, kClasses = 3;  // an image's rows: 2 x 2
+constexpr Index kFusionSide = 4, kFusionRows = 4, kFusionHidden = 8,
+                kFusionClasses = 3;  // an image's rows: 2 x 2
 
-Recipe recipe_of(const std::string& fusion, double image_weight = 0.5) {
+Recipe fusion_recipe(const std::string& fusion, double image_weight = 0.5) {
   Recipe recipe;
   recipe.data.source = "emoji", recipe.data.classes = "group";
   recipe.image.stem = 8, recipe.image.blocks = {"k3 x1 c8 s2 se hs"}, recipe.image.tokens = "grid";
-  recipe.model.hidden = kHidden, recipe.model.heads = 2, recipe.model.layers = 1, recipe.model.ffn = 12;
+  recipe.model.hidden = kFusionHidden, recipe.model.heads = 2, recipe.model.layers = 1, recipe.model.ffn = 12;
   recipe.model.dropout = recipe.model.embedding_dropout = 0;
   recipe.model.fusion = fusion, recipe.model.image_weight = image_weight;
   recipe.moe.experts = 4, recipe.moe.balancer = "none";
@@ -29,8 +31,8 @@ void add(Batch& batch, Index number, Shown shown) {
   std::vector<std::int32_t> tokens(shown == Shown::image ? 0 : static_cast<std::size_t>(2 + number % 3));
   for (std::size_t i = 0; i < tokens.size(); ++i)
     tokens[i] = static_cast<std::int32_t>((7 * number + 3 * static_cast<Index>(i)) % 20);
-  const auto pixels = batch.add(tokens, static_cast<std::int32_t>(number % kClasses), kRows,
-                                shown == Shown::text ? 0 : 3 * kSide * kSide);
+  const auto pixels = batch.add(tokens, static_cast<std::int32_t>(number % kFusionClasses), kFusionRows,
+                                shown == Shown::text ? 0 : 3 * kFusionSide * kFusionSide);
   for (std::size_t i = 0; i < pixels.size(); ++i)
     pixels[i] = static_cast<std::uint8_t>(37 * i * (static_cast<std::size_t>(number) + 2) % 251);
 }
@@ -38,14 +40,14 @@ void add(Batch& batch, Index number, Shown shown) {
 constexpr std::array kShown{Shown::both, Shown::text, Shown::both, Shown::image,
                             Shown::both, Shown::both, Shown::text};
 
-struct Scene {
-  Scene(const Recipe& recipe, const ProcessGrid& grid)
+struct FusionScene {
+  FusionScene(const Recipe& recipe, const ProcessGrid& grid)
       : model(recipe,
               {.vocabulary = 20,
                .max_length = 8,
-               .classes = kClasses,
+               .classes = kFusionClasses,
                .unknown_token = 1,
-               .image = {kSide, kSide, 3}},
+               .image = {kFusionSide, kFusionSide, 3}},
               grid),
         parameters(model, DType::f64, 3) {}
 
@@ -82,7 +84,7 @@ TEST_CASE("fusion: gradients of all parameters, with examples that lack an image
   const ProcessGrid grid = grid_of(0);
   for (const char* fusion : {"cross", "late"}) {
     CAPTURE(fusion);
-    Scene scene(recipe_of(fusion, 0.7), grid);
+    FusionScene scene(fusion_recipe(fusion, 0.7), grid);
     const auto losses = [&] { return scene.forward().losses; };
     const Tensor first = losses();
     const Tensor seed = random_values(first.shape(), 5);
@@ -117,9 +119,9 @@ TEST_CASE("fusion: gradients of all parameters, with examples that lack an image
 TEST_CASE("fusion: modality weights start at the prior and get gradients; what is alone has all of it",
           "[fusion]") {
   const ProcessGrid grid = grid_of(0);
-  CHECK(Scene(recipe_of("joint"), grid).model.classifier()->image_weight() == std::nullopt);
-  CHECK(Scene(recipe_of("late"), grid).model.classifier()->image_weight() == std::nullopt);
-  Scene scene(recipe_of("cross", 0.7), grid);
+  CHECK(FusionScene(fusion_recipe("joint"), grid).model.classifier()->image_weight() == std::nullopt);
+  CHECK(FusionScene(fusion_recipe("late"), grid).model.classifier()->image_weight() == std::nullopt);
+  FusionScene scene(fusion_recipe("cross", 0.7), grid);
   CHECK(scene.model.classifier()->image_weight().value() == Approx(0.7));
   const Tensor logits = scene.forward().logits;
   scene.tape.backward(logits, random_values(logits.shape(), 2));
@@ -146,8 +148,8 @@ TEST_CASE("fusion: modality weights start at the prior and get gradients; what i
 TEST_CASE("fusion: each modality passes the layers by itself, and sees the other only in cross-attention",
           "[fusion]") {
   const ProcessGrid grid = grid_of(0);
-  Scene scene(recipe_of("cross"), grid);
-  const Tensor none = Tensor::zeros({kHidden, kHidden}, DType::f64);
+  FusionScene scene(fusion_recipe("cross"), grid);
+  const Tensor none = Tensor::zeros({kFusionHidden, kFusionHidden}, DType::f64);
   scene.parameter("fusion.attention.out.weight").value.copy_from(none);  // nothing is seen of the other
   scene.parameter("fusion.image").value.data<double>()[0] = -50;         // and only texts count
   const Tensor logits = scene.forward().logits;
@@ -169,9 +171,9 @@ TEST_CASE("fusion: so many texts as text_dropout says are hidden in training, th
           "[fusion]") {
   const ProcessGrid grid = grid_of(0);
   constexpr int kSteps = 200;
-  Recipe recipe = recipe_of("joint");
+  Recipe recipe = fusion_recipe("joint");
   recipe.model.text_dropout = 0.3;
-  Scene scene(recipe, grid);
+  FusionScene scene(recipe, grid);
   scene.training = true;
   const Tensor tokens = scene.parameter("token_embedding.weight").value;
   const Tensor before = Tensor::empty(tokens.shape(), DType::f64);
@@ -180,7 +182,7 @@ TEST_CASE("fusion: so many texts as text_dropout says are hidden in training, th
   for (scene.step = 0; scene.step < kSteps; ++scene.step) {
     const Tensor logits = scene.forward().logits;
     for (Index i = 0; i < tokens.numel(); ++i)
-      if (i / kHidden != 1) tokens.data<double>()[i] += 0.1 * static_cast<double>(i % 3);
+      if (i / kFusionHidden != 1) tokens.data<double>()[i] += 0.1 * static_cast<double>(i % 3);
     const Tensor others = scene.forward().logits;
     tokens.copy_from(before);
     for (std::size_t i = 0; i < kShown.size(); ++i) {
@@ -198,9 +200,9 @@ TEST_CASE("images and texts may have half of the experts each", "[fusion]") {
   for (const char* fusion : {"joint", "cross"})
     for (const char* router : {"linear", "attention"}) {
       CAPTURE(fusion, router);
-      Recipe recipe = recipe_of(fusion);
+      Recipe recipe = fusion_recipe(fusion);
       recipe.moe.router = router, recipe.moe.modality_experts = "separate", recipe.moe.router_noise = 0.5;
-      Scene scene(recipe, grid);
+      FusionScene scene(recipe, grid);
       scene.forward();
       const Tensor chosen = scene.model.moe_layers().front().second->chosen_experts(scene.tape);
       std::set<std::int32_t> images, texts;
@@ -222,12 +224,12 @@ TEST_CASE("fusion: the same losses on any number of ranks", "[fusion]") {
              rank = static_cast<std::size_t>(test_world().rank());
   const std::size_t first = rank * kShown.size() / ranks, last = (rank + 1) * kShown.size() / ranks;
   for (const char* fusion : {"joint", "cross", "late"}) {
-    Recipe recipe = recipe_of(fusion);
+    Recipe recipe = fusion_recipe(fusion);
     recipe.model.dropout = recipe.model.embedding_dropout = recipe.model.text_dropout = 0.2;
     for (const char* router : {"linear", "attention"}) {
       CAPTURE(fusion, router);
       recipe.moe.router = router, recipe.moe.router_noise = 0.5;
-      Scene whole(recipe, alone), part(recipe, all);
+      FusionScene whole(recipe, alone), part(recipe, all);
       whole.forward(), part.forward(first, last);  // plans memory
       whole.training = part.training = true;
       const Tensor expected = whole.forward().losses, losses = part.forward(first, last).losses;

@@ -1,25 +1,27 @@
 // Gradient normalization: where its errors are zero loads are even, whatever it is given it stays within
 // bounds, and what it needs of the experts' gradients is right on any number of ranks.
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <limits>
 #include <numeric>
 
 #include "core/kernels/permutation.h"
+#include "core/random.h"
 #include "parallel/moe/grad_norm.h"
 #include "tests/parallel/moe_run.h"
 
 namespace conclave {
 namespace {
 
-constexpr Index kTokens = 400;
+constexpr Index kRoutedTokens = 400;
 
 // Tokens that prefer some experts, by a router that is more or less sure; batch number `batch` of them.
 Tensor preferences(Index experts, double sharpness, std::uint32_t batch) {
-  const Tensor p = Tensor::empty({kTokens, experts});
+  const Tensor p = Tensor::empty({kRoutedTokens, experts});
   const RandomStream stream{.seed = 1, .step = batch, .tensor = 0};
   float* values = p.data<float>();
-  for (Index token = 0; token < kTokens; ++token, values += experts) {
+  for (Index token = 0; token < kRoutedTokens; ++token, values += experts) {
     double sum = 0;
     for (Index e = 0; e < experts; ++e) {
       const double score =
@@ -48,16 +50,16 @@ std::vector<double> norms(const std::vector<Index>& load) {
   return norm;
 }
 
-struct Trained {
+struct TrainedRouter {
   double first = 0, last = 0;  // utilization of a batch, over ten
   double inference = 0;        // of fifty other batches together
   std::vector<double> weights;
 };
 
-Trained train(const BalancerOptions& options, double sharpness, int steps = 200) {
+TrainedRouter train_router(const BalancerOptions& options, double sharpness, int steps = 200) {
   constexpr Index kExperts = 6;
   GradNormBalancer balancer(kExperts, options);
-  Trained result;
+  TrainedRouter result;
   const std::vector<double> loss{2.0, 1.5, 1.2, 2.0, 1.0, 0.9};
   for (int step = 0; step < steps; ++step) {
     const Tensor p = preferences(kExperts, sharpness, static_cast<std::uint32_t>(step));
@@ -85,7 +87,7 @@ Trained train(const BalancerOptions& options, double sharpness, int steps = 200)
 TEST_CASE("experts' loads become even, however sure the router is", "[grad_norm]") {
   for (const double sharpness : {0.5, 2.0, 6.0}) {
     CAPTURE(sharpness);
-    const Trained trained = train({}, sharpness);
+    const TrainedRouter trained = train_router({}, sharpness);
     CHECK(trained.last > 0.95);
     CHECK(trained.inference > 0.95);
     CHECK(trained.first < trained.last);
@@ -94,9 +96,10 @@ TEST_CASE("experts' loads become even, however sure the router is", "[grad_norm]
 
 TEST_CASE("weights alone leave the loads as they are, and bias alone evens gradients and not loads",
           "[grad_norm]") {
-  const Trained none = train({.grad_norm_moves = "weights"}, 2.0, 1),
-                weights = train({.grad_norm_moves = "weights"}, 2.0),
-                bias = train({.grad_norm_moves = "bias"}, 2.0), both = train({.grad_norm_alpha = 0}, 2.0);
+  const TrainedRouter none = train_router({.grad_norm_moves = "weights"}, 2.0, 1),
+                      weights = train_router({.grad_norm_moves = "weights"}, 2.0),
+                      bias = train_router({.grad_norm_moves = "bias"}, 2.0),
+                      both = train_router({.grad_norm_alpha = 0}, 2.0);
   CHECK(weights.inference == none.inference);
   CHECK(weights.inference < 0.7);
   CHECK(bias.inference < 0.8);  // the strengths of the gradients differ by 2.5

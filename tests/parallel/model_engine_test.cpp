@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
+#include <cmath>
 #include <deque>
 #include <numeric>
 
@@ -57,9 +58,9 @@ std::vector<std::uint8_t> pixels_of(int number) {
 }
 
 // Of a step's training, which every rank does for itself.
-class Trained {
+class TrainedEngine {
  public:
-  explicit Trained(const std::vector<std::string>& overrides = {}) {
+  explicit TrainedEngine(const std::vector<std::string>& overrides = {}) {
     for (const char* split : {"train", "validation", "test"})
       for (const char* name : {"red tree", "green house", "blue sky"})
         for (int i = 0; i < 3; ++i) {
@@ -148,7 +149,7 @@ void check_alike(const std::vector<Answer>& one, const std::vector<Answer>& othe
 }
 
 TEST_CASE("answers are the same alone, in a batch, and with experts on other ranks", "[service]") {
-  const Trained trained;
+  const TrainedEngine trained;
   const BatchLimits limits{.rows = 256, .jobs = 8};
   std::vector<Answer> alone, drawn, written;
   std::vector<std::int64_t> used;
@@ -199,7 +200,7 @@ TEST_CASE("answers are the same alone, in a batch, and with experts on other ran
 }
 
 TEST_CASE("once warm, the engine allocates nothing for a query", "[service]") {
-  const Trained trained;
+  const TrainedEngine trained;
   const ProcessGrid grid = grid_of(0);
   LoadedModel loaded(trained.checkpoint(), grid, {});
   ModelEngine engine(loaded, grid, "test", {}, {.rows = 256, .jobs = 8});
@@ -224,7 +225,7 @@ TEST_CASE("once warm, the engine allocates nothing for a query", "[service]") {
 }
 
 TEST_CASE("an engine says what its model has not learned", "[service]") {
-  const Trained trained({"tasks.caption=0"});
+  const TrainedEngine trained({"tasks.caption=0"});
   const ProcessGrid grid = grid_of(0);
   LoadedModel loaded(trained.checkpoint(), grid, {});
   const auto engine = [&](const std::vector<std::string>& tasks) {

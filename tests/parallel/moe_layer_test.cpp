@@ -1,4 +1,5 @@
 // The mixture-of-experts layer gives the same numbers however its experts and tokens are divided over ranks.
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <functional>
 #include <numeric>
@@ -9,11 +10,11 @@
 namespace conclave {
 namespace {
 
-constexpr Index kHidden = 6;
+constexpr Index kLayerHidden = 6;
 
 MoeOptions small_layer() {
   MoeOptions options;
-  options.hidden = kHidden;
+  options.hidden = kLayerHidden;
   options.ffn = 10;
   options.experts = 8;
   options.top_k = 2;
@@ -41,7 +42,7 @@ Tensor sequences_of(const std::vector<Index>& rows) {
 void check_against_one_rank(const MoeOptions& options, Index rows, DType dtype, MoeRunOptions how = {},
                             const std::function<void(const MoeRun&, int)>& and_then = {}) {
   const Share share = share_of(rows);
-  const Tensor all_x = random_values({share.total, kHidden}, 1, dtype),
+  const Tensor all_x = random_values({share.total, kLayerHidden}, 1, dtype),
                all_dy = random_values(all_x.shape(), 2, dtype);
   if (share.total > 0)
     for (Index t = 0; t < share.total; ++t)
@@ -274,7 +275,7 @@ TEST_CASE("experts that want sequences are told them, however many experts a seq
     ParameterSet parameters(layer, DType::f64, 7);
     const Index tokens = uneven_rows(), counting = kinds[0] - '0';
     const Tensor offsets = sequences_of({tokens}),
-                 x = random_values({tokens, kHidden}, static_cast<std::uint32_t>(test_world().rank()));
+                 x = random_values({tokens, kLayerHidden}, static_cast<std::uint32_t>(test_world().rank()));
     Arena arena("test");
     Tape tape(arena, false);
     ForwardContext context;
@@ -284,7 +285,7 @@ TEST_CASE("experts that want sequences are told them, however many experts a seq
     for (Index t = 0; t < tokens; ++t) {
       if (chosen[size_t(t)] >= counting) continue;
       const auto sequence = chosen.subspan(size_t(t / 3 * 3), size_t(std::min<Index>(3, tokens - t / 3 * 3)));
-      CHECK(y.data<double>()[t * kHidden] == Approx(std::ranges::count(sequence, chosen[size_t(t)])));
+      CHECK(y.data<double>()[t * kLayerHidden] == Approx(std::ranges::count(sequence, chosen[size_t(t)])));
     }
   }
 }
@@ -311,7 +312,7 @@ TEST_CASE("sequences that do not fit one round are refused", "[moe]") {
   MoeOptions options = small_layer();
   options.expert = "test_recurrent";
   const ProcessGrid grid = grid_of(test_world().size());
-  const Tensor x = random_values({9, kHidden}, 1);
+  const Tensor x = random_values({9, kLayerHidden}, 1);
   CHECK_THROWS_WITH(run_moe(options, grid, x, x, 9 * test_world().size(), {.capacity = 4}),
                     Catch::Contains("room for 4; experts that want sequences need them all at once"));
 }
@@ -389,7 +390,8 @@ TEST_CASE("memory planned under one routing suffices for every other", "[moe]") 
   options.shared_experts = 0;
   options.dispatch_chunks = GENERATE(1, 3, 4);
   const ProcessGrid grid = grid_of(test_world().size());
-  const Tensor x = random_values({200, kHidden}, 1, DType::f32), dy = random_values(x.shape(), 2, DType::f32);
+  const Tensor x = random_values({200, kLayerHidden}, 1, DType::f32),
+               dy = random_values(x.shape(), 2, DType::f32);
   for (Index t = 0; t < 200; ++t) x.slice(0, t, t + 1).slice(1, 0, 1).fill(1);
   for (const bool skewed_first : {true, false}) {
     Model model(options, grid);
@@ -421,7 +423,7 @@ TEST_CASE("evaluation computes the same outputs and counts no load", "[moe]") {
   const ProcessGrid grid = grid_of(test_world().size());
   MoeLayer layer(small_layer(), grid);
   ParameterSet parameters(layer, DType::f32, 7);
-  const Tensor x = random_values({uneven_rows(), kHidden}, 1, DType::f32);
+  const Tensor x = random_values({uneven_rows(), kLayerHidden}, 1, DType::f32);
   Arena arena("test");
   Tape training(arena), evaluating(arena, false);
   ForwardContext context, evaluation;

@@ -8,13 +8,13 @@ namespace conclave {
 namespace {
 
 // Consecutive tokens, one more to the lower ranks.
-Tensor mine(const Tensor& all) {
+Tensor rows_of_rank(const Tensor& all) {
   const Index ranks = test_world().size(), rank = test_world().rank(), rows = all.size(0);
   return all.rows((rows * rank + ranks - 1) / ranks, (rows * (rank + 1) + ranks - 1) / ranks).clone();
 }
 
 template <class T>
-void check(bool with_losses, Index capacity) {
+void check_against_pytorch(bool with_losses, Index capacity) {
   const Fixture fixture("moe");
   MoeOptions options;
   options.hidden = 6;
@@ -38,10 +38,10 @@ void check(bool with_losses, Index capacity) {
   for (const int expert_parallel : grid_shapes()) {
     CAPTURE(expert_parallel, with_losses, capacity);
     const ProcessGrid grid = grid_of(expert_parallel);
-    const MoeRun run = run_moe(options, grid, mine(fixture("x", dtype_of<T>)),
-                               mine(fixture("dy", dtype_of<T>)), fixture("x").size(0), how);
-    CHECK(distance(run.y, mine(fixture("y"))) < agreement);
-    CHECK(distance(run.dx, mine(fixture(with_losses ? "dx_with_losses" : "dx"))) < agreement);
+    const MoeRun run = run_moe(options, grid, rows_of_rank(fixture("x", dtype_of<T>)),
+                               rows_of_rank(fixture("dy", dtype_of<T>)), fixture("x").size(0), how);
+    CHECK(distance(run.y, rows_of_rank(fixture("y"))) < agreement);
+    CHECK(distance(run.dx, rows_of_rank(fixture(with_losses ? "dx_with_losses" : "dx"))) < agreement);
     for (const auto& [name, gradient] : run.gradients) {
       CAPTURE(name);
       const Index first = run.first_row.contains(name) ? run.first_row.at(name) : 0;
@@ -57,13 +57,13 @@ void check(bool with_losses, Index capacity) {
 
 TEMPLATE_TEST_CASE("the layer agrees with PyTorch, tokens and experts divided over the ranks",
                    "[moe][pytorch]", float, double) {
-  check<TestType>(false, 0);
-  check<TestType>(false, 3);  // in rounds
+  check_against_pytorch<TestType>(false, 0);
+  check_against_pytorch<TestType>(false, 3);  // in rounds
 }
 
 TEMPLATE_TEST_CASE("auxiliary loss and z-loss have PyTorch's gradients", "[moe][pytorch]", float, double) {
-  check<TestType>(true, 0);
-  check<TestType>(true, 3);
+  check_against_pytorch<TestType>(true, 0);
+  check_against_pytorch<TestType>(true, 3);
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 // Whole models: examples' norms and the sum of clipped gradients are those of a plain backward pass for each
 // example, on any number of ranks, wherever an example's tokens find their experts.
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <numeric>
@@ -11,7 +12,7 @@
 namespace conclave {
 namespace {
 
-constexpr Index kVocabulary = 30, kClasses = 5, kSide = 8, kExamples = 7;
+constexpr Index kPrivateVocabulary = 30, kPrivateClasses = 5, kPrivateSide = 8, kExamples = 7;
 
 Recipe text_recipe() {
   Recipe recipe;
@@ -36,7 +37,7 @@ Recipe image_recipe() {
 std::vector<std::int32_t> text_of(std::int32_t example) {
   std::vector<std::int32_t> tokens(static_cast<std::size_t>(2 + 3 * example % 7));
   for (std::size_t i = 0; i < tokens.size(); ++i)
-    tokens[i] = (7 * example + 3 * static_cast<std::int32_t>(i * i)) % kVocabulary;
+    tokens[i] = (7 * example + 3 * static_cast<std::int32_t>(i * i)) % kPrivateVocabulary;
   return tokens;
 }
 
@@ -51,7 +52,8 @@ Batch batch_of(const Recipe& recipe, Index image_tokens, std::int32_t first, std
     ++batch.global_sequences;
     if (example < first) batch.first_token += rows, ++batch.first_sequence;
     if (example < first || example >= last) continue;
-    const auto pixels = batch.add(text, example % kClasses, image_tokens, images ? kSide * kSide : 0);
+    const auto pixels =
+        batch.add(text, example % kPrivateClasses, image_tokens, images ? kPrivateSide * kPrivateSide : 0);
     for (std::size_t i = 0; i < pixels.size(); ++i)
       pixels[i] = static_cast<std::uint8_t>((i * 37 + static_cast<std::size_t>(example) * 91) % 256);
     batch.in_domain.push_back(0);
@@ -60,15 +62,15 @@ Batch batch_of(const Recipe& recipe, Index image_tokens, std::int32_t first, std
   return batch;
 }
 
-struct Scene {
-  Scene(const Recipe& recipe, const ProcessGrid& grid)
+struct PrivateScene {
+  PrivateScene(const Recipe& recipe, const ProcessGrid& grid)
       : recipe(recipe),
         model(recipe,
-              {.vocabulary = recipe.data.has_texts() ? kVocabulary : 0,
+              {.vocabulary = recipe.data.has_texts() ? kPrivateVocabulary : 0,
                .max_length = 16,
-               .classes = kClasses,
+               .classes = kPrivateClasses,
                .unknown_token = 1,
-               .image = {kSide, kSide, 1}},
+               .image = {kPrivateSide, kPrivateSide, 1}},
               grid),
         parameters(model, DType::f64, 3),
         reducer(parameters, grid, 1000) {}
@@ -131,10 +133,10 @@ double distance_from(const Parameter& parameter, const Tensor& all) {
                   all.rows(parameter.first_row, parameter.first_row + parameter.shape[0]).clone());
 }
 
-void check(const Recipe& recipe) {
+void check_private(const Recipe& recipe) {
   // One example at a time, on this rank alone.
   const ProcessGrid alone = grid_of(0);
-  Scene single(recipe, alone);
+  PrivateScene single(recipe, alone);
   std::vector<double> squares(kExamples);
   std::vector<std::vector<Tensor>> gradients;
   for (std::int32_t example = 0; example < kExamples; ++example) {
@@ -161,7 +163,7 @@ void check(const Recipe& recipe) {
   for (const int expert_parallel : grid_shapes()) {
     CAPTURE(expert_parallel);
     const ProcessGrid grid = grid_of(expert_parallel);
-    Scene scene(recipe, grid);
+    PrivateScene scene(recipe, grid);
     scene.pass(0, kExamples, true, bound, grid.world(), true);  // for what comes in the worst case
     scene.parameters.zero_gradients();
     // The last rank has the most examples, and of four ranks the first has none.
@@ -183,26 +185,26 @@ void check(const Recipe& recipe) {
 }
 
 TEST_CASE("texts: each example's gradient is clipped as if it were alone, on any ranks", "[private_models]") {
-  check(text_recipe());
+  check_private(text_recipe());
   Recipe recipe = text_recipe();
   recipe.moe.router = "attention", recipe.moe.shared_experts = 1, recipe.moe.expert = "gated";
-  check(recipe);
+  check_private(recipe);
   recipe.moe.router = "attention_token", recipe.moe.expert = "3 feed_forward, 1 gated";
-  check(recipe);
+  check_private(recipe);
 }
 
 TEST_CASE("images: each example's gradient is clipped as if it were alone, on any ranks",
           "[private_models]") {
   Recipe recipe = image_recipe();
-  check(recipe);
+  check_private(recipe);
   recipe.image.tokens = "grid", recipe.image.depthwise = false;
-  check(recipe);
+  check_private(recipe);
 }
 
 TEST_CASE("images with texts: each example's gradient is clipped as if it were alone", "[private_models]") {
   Recipe recipe = image_recipe();
   recipe.data.source = "emoji";
-  check(recipe);
+  check_private(recipe);
 }
 
 // Of the texts of some clients, the sum that noise would be added to.
@@ -216,10 +218,10 @@ std::vector<Tensor> sum_of(const std::vector<std::int32_t>& clients, double boun
     const auto text = text_of(static_cast<std::int32_t>(i));
     split.tokens.insert(split.tokens.end(), text.begin(), text.end());
     split.offsets.push_back(static_cast<std::int64_t>(split.tokens.size()));
-    split.labels.push_back(static_cast<std::int32_t>(i) % kClasses);
+    split.labels.push_back(static_cast<std::int32_t>(i) % kPrivateClasses);
     split.clients.push_back(clients[i]);
   }
-  Scene scene(recipe, grid);
+  PrivateScene scene(recipe, grid);
   SystemRandom random;
   PrivateTraining privacy(recipe.privacy, split, 1, grid, random);
   const DynamicBatcher batcher(split, {.tokens = 24 * grid.world().size(),  // not all examples at a time

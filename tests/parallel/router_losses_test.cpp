@@ -1,6 +1,7 @@
 // The losses that act on the router in the backward pass only, against numerical derivatives of what they
 // stand for.
 #include <catch2/catch.hpp>
+#include <cmath>
 #include <functional>
 #include <vector>
 
@@ -10,13 +11,13 @@
 namespace conclave {
 namespace {
 
-constexpr Index kTokens = 5, kExperts = 4;
+constexpr Index kScoredTokens = 5, kScoredExperts = 4;
 
 std::vector<double> softmax_row(const double* scores) {
   double sum = 0;
   std::vector<double> p;
-  for (Index e = 0; e < kExperts; ++e) sum += std::exp(scores[e]);
-  for (Index e = 0; e < kExperts; ++e) p.push_back(std::exp(scores[e]) / sum);
+  for (Index e = 0; e < kScoredExperts; ++e) sum += std::exp(scores[e]);
+  for (Index e = 0; e < kScoredExperts; ++e) p.push_back(std::exp(scores[e]) / sum);
   return p;
 }
 
@@ -37,25 +38,27 @@ Tensor numerical(const Tensor& scores, const std::function<double()>& loss) {
   return gradient;
 }
 
-struct Router {
-  Tensor owner = random_values({kTokens, kExperts}, 1), up = random_values({kTokens, kExperts}, 2);
-  Tensor offsets = Tensor::of<std::int32_t>({4}, {0, 2, 2, kTokens});  // of three texts, one of them empty
+struct ScoredRouter {
+  Tensor owner = random_values({kScoredTokens, kScoredExperts}, 1),
+         up = random_values({kScoredTokens, kScoredExperts}, 2);
+  Tensor offsets =
+      Tensor::of<std::int32_t>({4}, {0, 2, 2, kScoredTokens});  // of three texts, one of them empty
   Tensor scores = Tensor::borrow(owner.raw(), owner.shape(), DType::f64);
   Arena arena{"test"};
   Tape tape{arena};
   ForwardContext context;
-  Router() {
+  ScoredRouter() {
     tape.watch(scores);
-    context.global_tokens = 3 * kTokens;  // as if two other ranks had as many
+    context.global_tokens = 3 * kScoredTokens;  // as if two other ranks had as many
     context.loss_scale = 0.25;
   }
   /// The task's part of the loss: <up, probabilities>.
   double task() const {
     double sum = 0;
-    for (Index t = 0; t < kTokens; ++t) {
-      const auto p = softmax_row(scores.data<double>() + t * kExperts);
-      for (Index e = 0; e < kExperts; ++e)
-        sum += up.data<double>()[t * kExperts + e] * p[static_cast<std::size_t>(e)];
+    for (Index t = 0; t < kScoredTokens; ++t) {
+      const auto p = softmax_row(scores.data<double>() + t * kScoredExperts);
+      for (Index e = 0; e < kScoredExperts; ++e)
+        sum += up.data<double>()[t * kScoredExperts + e] * p[static_cast<std::size_t>(e)];
     }
     return sum;
   }
@@ -63,37 +66,39 @@ struct Router {
 
 TEST_CASE("the z-loss joins the router's gradient, scaled to the micro-batch's share of the step",
           "[router_losses]") {
-  Router r;
+  ScoredRouter r;
   const Tensor p = route_probabilities(r.tape, r.scores, r.offsets, {.z = 0.7}, r.context);
   r.tape.backward(p, r.up);
   const Tensor expected = numerical(r.scores, [&] {
     double z = 0;
-    for (Index t = 0; t < kTokens; ++t) {
+    for (Index t = 0; t < kScoredTokens; ++t) {
       double sum = 0;
-      for (Index e = 0; e < kExperts; ++e) sum += std::exp(r.scores.data<double>()[t * kExperts + e]);
+      for (Index e = 0; e < kScoredExperts; ++e)
+        sum += std::exp(r.scores.data<double>()[t * kScoredExperts + e]);
       z += std::log(sum) * std::log(sum);
     }
-    return r.task() + 0.25 * 0.7 * z / (3 * kTokens);
+    return r.task() + 0.25 * 0.7 * z / (3 * kScoredTokens);
   });
   CHECK(distance(r.tape.gradient(r.scores), expected) < 1e-9);
 }
 
 TEST_CASE("the entropy of the probabilities joins the router's gradient", "[router_losses]") {
-  Router r;
+  ScoredRouter r;
   const Tensor p = route_probabilities(r.tape, r.scores, r.offsets, {.entropy = 0.3}, r.context);
   r.tape.backward(p, r.up);
   const Tensor expected = numerical(r.scores, [&] {
     double entropy = 0;
-    for (Index t = 0; t < kTokens; ++t)
-      for (const double p : softmax_row(r.scores.data<double>() + t * kExperts)) entropy -= p * std::log(p);
-    return r.task() + 0.25 * 0.3 * entropy / (3 * kTokens);
+    for (Index t = 0; t < kScoredTokens; ++t)
+      for (const double p : softmax_row(r.scores.data<double>() + t * kScoredExperts))
+        entropy -= p * std::log(p);
+    return r.task() + 0.25 * 0.3 * entropy / (3 * kScoredTokens);
   });
   CHECK(distance(r.tape.gradient(r.scores), expected) < 1e-9);
 }
 
 TEST_CASE("the domain's prior draws its texts' tokens to their expert, as strongly as it is to act by now",
           "[router_losses]") {
-  Router r;
+  ScoredRouter r;
   r.context.in_domain = Tensor::of<std::int32_t>({3}, {0, 1, 1});
   r.context.domain_strength = 0.5;
   const Tensor p =
@@ -101,9 +106,9 @@ TEST_CASE("the domain's prior draws its texts' tokens to their expert, as strong
   r.tape.backward(p, r.up);
   const Tensor expected = numerical(r.scores, [&] {
     double surprise = 0;
-    for (Index t = 2; t < kTokens; ++t)
-      surprise -= std::log(softmax_row(r.scores.data<double>() + t * kExperts)[2]);
-    return r.task() + 0.25 * 0.5 * 0.8 * surprise / (3 * kTokens);
+    for (Index t = 2; t < kScoredTokens; ++t)
+      surprise -= std::log(softmax_row(r.scores.data<double>() + t * kScoredExperts)[2]);
+    return r.task() + 0.25 * 0.5 * 0.8 * surprise / (3 * kScoredTokens);
   });
   CHECK(distance(r.tape.gradient(r.scores), expected) < 1e-9);
 }
@@ -111,7 +116,7 @@ TEST_CASE("the domain's prior draws its texts' tokens to their expert, as strong
 TEST_CASE("the domain's prior leaves other texts, and all of them once it has faded, to the bit as they are",
           "[router_losses]") {
   const auto gradient = [](const Tensor& in_domain, double strength, double weight) {
-    Router r;
+    ScoredRouter r;
     r.context.in_domain = in_domain;
     r.context.domain_strength = strength;
     const Tensor p = route_probabilities(r.tape, r.scores, r.offsets, {.domain = weight}, r.context);
@@ -130,29 +135,29 @@ TEST_CASE("the domain's prior leaves other texts, and all of them once it has fa
 }
 
 TEST_CASE("the auxiliary loss joins the router's gradient", "[router_losses]") {
-  Router r;
+  ScoredRouter r;
   const std::vector<Index> load{9, 0, 2, 4};
-  const auto balancer = make_balancer("aux_loss", kExperts, {.aux_coefficient = 0.3});
+  const auto balancer = make_balancer("aux_loss", kScoredExperts, {.aux_coefficient = 0.3});
   const Tensor p = route_probabilities(r.tape, r.scores, r.offsets, {}, r.context);
   const Tensor balanced = balance_probabilities(r.tape, p, *balancer, load, r.context);
   CHECK(same_bits(balanced, p));
   r.tape.backward(balanced, r.up);
   const Tensor expected = numerical(r.scores, [&] {
     double aux = 0;
-    for (Index t = 0; t < kTokens; ++t) {
-      const auto p = softmax_row(r.scores.data<double>() + t * kExperts);
+    for (Index t = 0; t < kScoredTokens; ++t) {
+      const auto p = softmax_row(r.scores.data<double>() + t * kScoredExperts);
       for (std::size_t e = 0; e < p.size(); ++e)
-        aux += static_cast<double>(load[e]) / 15 * p[e] / (3 * kTokens);
+        aux += static_cast<double>(load[e]) / 15 * p[e] / (3 * kScoredTokens);
     }
-    return r.task() + 0.25 * 0.3 * kExperts * aux;
+    return r.task() + 0.25 * 0.3 * kScoredExperts * aux;
   });
   CHECK(distance(r.tape.gradient(r.scores), expected) < 1e-9);
 }
 
 TEST_CASE("a second walk adds each loss once", "[router_losses]") {
-  Router r;
+  ScoredRouter r;
   const std::vector<Index> load{9, 0, 2, 4};
-  const auto balancer = make_balancer("aux_loss", kExperts, {});
+  const auto balancer = make_balancer("aux_loss", kScoredExperts, {});
   const Tensor p = route_probabilities(r.tape, r.scores, r.offsets, {.z = 0.7}, r.context);
   const Tensor balanced = balance_probabilities(r.tape, p, *balancer, load, r.context);
   r.tape.backward(balanced, r.up);
@@ -163,7 +168,7 @@ TEST_CASE("a second walk adds each loss once", "[router_losses]") {
 
 TEST_CASE("evaluation and a coefficient of zero leave the gradient to the task", "[router_losses]") {
   for (const bool training : {false, true}) {
-    Router r;
+    ScoredRouter r;
     r.context.training = training;
     r.context.in_domain = Tensor::of<std::int32_t>({3}, {1, 1, 1});
     r.context.domain_strength = 1;

@@ -1,4 +1,5 @@
 // Layers that are one compute what as many layers of equal parameters do.
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <numeric>
 
@@ -8,13 +9,13 @@
 namespace conclave {
 namespace {
 
-constexpr Index kLayers = 4, kVocabulary = 30, kClasses = 5, kEmbedding = 6;
+constexpr Index kSharedLayers = 4, kSharedVocabulary = 30, kSharedClasses = 5, kSharedEmbedding = 6;
 
 // Every second layer has experts.
-Recipe recipe_of(bool shared, Index embedding = 0) {
+Recipe shared_recipe(bool shared, Index embedding = 0) {
   Recipe recipe;
   recipe.model.hidden = 8, recipe.model.embedding = embedding, recipe.model.heads = 2;
-  recipe.model.layers = kLayers, recipe.model.ffn = 12, recipe.model.share_layers = shared;
+  recipe.model.layers = kSharedLayers, recipe.model.ffn = 12, recipe.model.share_layers = shared;
   recipe.model.dropout = recipe.model.embedding_dropout = 0;
   recipe.model.token_dropout = embedding > 0 ? 0.3 : 0;
   recipe.train.masked_weight = recipe.model.token_dropout;
@@ -24,23 +25,27 @@ Recipe recipe_of(bool shared, Index embedding = 0) {
 
 // The name that a parameter of layer i has in the set that layer i shares.
 std::string shared_name(std::string name) {
-  for (Index i = 2; i < kLayers; ++i) {
+  for (Index i = 2; i < kSharedLayers; ++i) {
     const std::string own = "layers." + std::to_string(i) + ".";
     if (name.starts_with(own)) name.replace(0, own.size(), "layers." + std::to_string(i % 2) + ".");
   }
   return name;
 }
 
-struct Scene {
-  Scene(const Recipe& recipe, const ProcessGrid& grid)
-      : model(recipe, {.vocabulary = kVocabulary, .max_length = 16, .classes = kClasses, .unknown_token = 1},
+struct SharedScene {
+  SharedScene(const Recipe& recipe, const ProcessGrid& grid)
+      : model(recipe,
+              {.vocabulary = kSharedVocabulary,
+               .max_length = 16,
+               .classes = kSharedClasses,
+               .unknown_token = 1},
               grid),
         parameters(model, DType::f64, 3) {
     for (std::int32_t text = 0; text < 5; ++text) {
       std::vector<std::int32_t> tokens(static_cast<std::size_t>(3 + text));
       for (std::size_t i = 0; i < tokens.size(); ++i)
-        tokens[i] = (7 * text + 3 * static_cast<std::int32_t>(i)) % kVocabulary;
-      batch.add(tokens, text % kClasses);
+        tokens[i] = (7 * text + 3 * static_cast<std::int32_t>(i)) % kSharedVocabulary;
+      batch.add(tokens, text % kSharedClasses);
     }
     batch.global_tokens = batch.local_tokens();
   }
@@ -52,7 +57,7 @@ struct Scene {
   }
 
   // Of one set of layers, for each of this model's.
-  void take_values_of(const Scene& shared) const {
+  void take_values_of(const SharedScene& shared) const {
     for (const Parameter* parameter : parameters.parameters())
       for (const Parameter* other : shared.parameters.parameters())
         if (shared_name(parameter->name) == other->name) parameter->value.copy_from(other->value);
@@ -68,7 +73,7 @@ struct Scene {
 TEST_CASE("shared layers compute what equal layers do, and have the sum of their gradients",
           "[shared_layers]") {
   const ProcessGrid grid = grid_of(0);
-  Scene one(recipe_of(true), grid), many(recipe_of(false), grid);
+  SharedScene one(shared_recipe(true), grid), many(shared_recipe(false), grid);
   std::map<std::string, Tensor> sums;
   for (const Parameter* parameter : one.parameters.parameters())
     sums[parameter->name] = Tensor::zeros(parameter->shape, DType::f64);
@@ -93,7 +98,7 @@ TEST_CASE("shared layers compute what equal layers do, and have the sum of their
 TEST_CASE("a shared layer with experts tells what each use chose, and counts all of them",
           "[shared_layers]") {
   const ProcessGrid grid = grid_of(0);
-  Scene one(recipe_of(true), grid), many(recipe_of(false), grid);
+  SharedScene one(shared_recipe(true), grid), many(shared_recipe(false), grid);
   many.take_values_of(one);
   const auto layers = one.model.moe_layers(), separate = many.model.moe_layers();
   REQUIRE(layers.size() == 1);
@@ -103,7 +108,7 @@ TEST_CASE("a shared layer with experts tells what each use chose, and counts all
       Tensor::of<std::int32_t>({static_cast<Index>(one.batch.offsets.size())}, one.batch.offsets);
   const Tensor losses = random_values({one.batch.local_sequences()}, 8);
   for (int pass = 0; pass < 2; ++pass) {  // the second starts anew
-    for (Scene* scene : {&one, &many}) {
+    for (SharedScene* scene : {&one, &many}) {
       scene->forward();
       for (const auto& [name, layer] : scene->model.moe_layers()) {
         layer->reset_statistics();
@@ -137,13 +142,13 @@ TEST_CASE("a shared layer with experts tells what each use chose, and counts all
 TEST_CASE("an embedding of its own width is projected, and guesses at hidden tokens come back to it",
           "[shared_layers]") {
   const ProcessGrid grid = grid_of(0);
-  Scene scene(recipe_of(true, kEmbedding), grid);
+  SharedScene scene(shared_recipe(true, kSharedEmbedding), grid);
   std::map<std::string, Shape> shapes;
   for (const Parameter* parameter : scene.parameters.parameters()) shapes[parameter->name] = parameter->shape;
-  CHECK(shapes.at("token_embedding.weight") == Shape{kVocabulary, kEmbedding});
-  CHECK(shapes.at("position_embedding.weight") == Shape{16, kEmbedding});
-  CHECK(shapes.at("embedding_projection.weight") == Shape{8, kEmbedding});
-  CHECK(shapes.at("masked_tokens.transform.weight") == Shape{kEmbedding, 8});
+  CHECK(shapes.at("token_embedding.weight") == Shape{kSharedVocabulary, kSharedEmbedding});
+  CHECK(shapes.at("position_embedding.weight") == Shape{16, kSharedEmbedding});
+  CHECK(shapes.at("embedding_projection.weight") == Shape{8, kSharedEmbedding});
+  CHECK(shapes.at("masked_tokens.transform.weight") == Shape{kSharedEmbedding, 8});
   const auto output = scene.forward();
   REQUIRE(output.terms().size() == 2);  // of classes, and of hidden tokens
   const Tensor &classes = output.terms()[0].losses, &hidden = output.terms()[1].losses;
@@ -157,9 +162,9 @@ TEST_CASE("an embedding of its own width is projected, and guesses at hidden tok
     CHECK(std::ranges::any_of(gradient, [](double value) { return value != 0; }));
   }
   shapes.clear();
-  for (const auto& [name, parameter] : Scene(recipe_of(true), grid).model.named_parameters())
+  for (const auto& [name, parameter] : SharedScene(shared_recipe(true), grid).model.named_parameters())
     shapes[name] = parameter->shape;
-  CHECK(shapes.at("token_embedding.weight") == Shape{kVocabulary, 8});
+  CHECK(shapes.at("token_embedding.weight") == Shape{kSharedVocabulary, 8});
   CHECK_FALSE(shapes.contains("embedding_projection.weight"));
   CHECK_FALSE(shapes.contains("masked_tokens.transform.weight"));
 }

@@ -11,21 +11,24 @@
 namespace conclave {
 namespace {
 
-constexpr Index kRows = 8, kColumns = 3;
-constexpr std::size_t kModel = 4 + kRows * kColumns, kShared = kModel - kColumns;
+constexpr Index kSiteRows = 8, kSiteColumns = 3;
+constexpr std::size_t kSiteModel = 4 + kSiteRows * kSiteColumns, kSiteShared = kSiteModel - kSiteColumns;
 
 // This rank's part of a tensor of all ranks and one of experts, whose elements are `first`, `first` + 1, ...
 // in the order of the model.
 std::vector<TensorEntry> entries_of(const ProcessGrid& grid, const std::string& prefix, float first) {
-  const Index rows = kRows / grid.expert_parallel(), row = rows * grid.expert_group().rank();
-  std::vector<TensorEntry> entries{
-      {prefix + "/dense", Tensor::empty({4}), {4}, 0, false},
-      {prefix + "/layers/0/moe/experts/up", Tensor::empty({rows, kColumns}), {kRows, kColumns}, row, true}};
+  const Index rows = kSiteRows / grid.expert_parallel(), row = rows * grid.expert_group().rank();
+  std::vector<TensorEntry> entries{{prefix + "/dense", Tensor::empty({4}), {4}, 0, false},
+                                   {prefix + "/layers/0/moe/experts/up",
+                                    Tensor::empty({rows, kSiteColumns}),
+                                    {kSiteRows, kSiteColumns},
+                                    row,
+                                    true}};
   const auto count = [](std::span<float> values, float from) {
     std::iota(values.begin(), values.end(), from);
   };
   count(entries[0].values.span<float>(), first);
-  count(entries[1].values.span<float>(), first + 4 + static_cast<float>(row * kColumns));
+  count(entries[1].values.span<float>(), first + 4 + static_cast<float>(row * kSiteColumns));
   return entries;
 }
 
@@ -38,7 +41,7 @@ std::vector<float> numbers_in(const std::string& path) {
 
 TEST_CASE("a site's control variate goes on from its last update that counted") {
   for (const int expert_parallel : grid_shapes()) {
-    if (kRows % expert_parallel != 0) continue;
+    if (kSiteRows % expert_parallel != 0) continue;
     const ProcessGrid grid = grid_of(expert_parallel);
     const SharedDirectory folder;
     {
@@ -65,7 +68,7 @@ TEST_CASE("a site's control variate goes on from its last update that counted") 
       const auto whole = entries_of(grid, "control", 100), rest = entries_of(grid, "control", 100 - own);
       for (std::size_t i = 0; i < correction.size(); ++i)
         for (Index j = 0; j < correction[i].values.numel(); ++j) {
-          const bool kept = i == 1 && correction[i].first_row + j / kColumns == 7;
+          const bool kept = i == 1 && correction[i].first_row + j / kSiteColumns == 7;
           CHECK(correction[i].values.data<float>()[j] == (kept ? whole : rest)[i].values.data<float>()[j]);
         }
       grid.world().barrier();
@@ -75,8 +78,8 @@ TEST_CASE("a site's control variate goes on from its last update that counted") 
     CHECK(corrects_by(0, 0));
     train(3, 0, 5);
     const auto sent = numbers_in(update);
-    REQUIRE(sent.size() == 2 * kShared);
-    for (std::size_t i = 0; i < sent.size(); ++i) CHECK(sent[i] == (i < kShared ? 2 : 5));
+    REQUIRE(sent.size() == 2 * kSiteShared);
+    for (std::size_t i = 0; i < sent.size(); ++i) CHECK(sent[i] == (i < kSiteShared ? 2 : 5));
     CHECK(corrects_by(0, 0));  // the round again, with the same bits
     train(3, 0, 5);
     CHECK(numbers_in(update) == sent);
@@ -91,7 +94,7 @@ TEST_CASE("a site's control variate goes on from its last update that counted") 
 
 TEST_CASE("changes that are told are sent as they are, not as what f32 leaves of them beside a weight") {
   for (const int expert_parallel : grid_shapes()) {
-    if (kRows % expert_parallel != 0) continue;
+    if (kSiteRows % expert_parallel != 0) continue;
     const ProcessGrid grid = grid_of(expert_parallel);
     const SharedDirectory folder;
     const auto model = entries_of(grid, "model", 1000);
@@ -107,7 +110,7 @@ TEST_CASE("changes that are told are sent as they are, not as what f32 leaves of
     site.save(model, base, 1, update, {}, changes);
     grid.world().barrier();
     const auto sent = numbers_in(update);
-    REQUIRE(sent.size() == kModel);
+    REQUIRE(sent.size() == kSiteModel);
     for (std::size_t i = 0; i < sent.size(); ++i) CHECK(sent[i] == static_cast<float>(1 + i) * 1e-9F);
     changes.erase(changes.begin());  // the rest is the difference
     site.save(model, base, 1, update, {}, changes);

@@ -3,16 +3,17 @@
 #include <cmath>
 #include <numeric>
 
+#include "core/random.h"
 #include "recipes/models/model.h"
 #include "tests/parallel/moe_run.h"
 
 namespace conclave {
 namespace {
 
-constexpr Index kVocabulary = 20, kClasses = 3, kSide = 8, kChannels = 3;
-constexpr std::int32_t kUnknown = 1, kEnd = 2;
+constexpr Index kTaskVocabulary = 20, kTaskClasses = 3, kTaskSide = 8, kTaskChannels = 3;
+constexpr std::int32_t kTaskUnknown = 1, kTaskEnd = 2;
 
-Recipe recipe_of(double classify, double caption, double generate) {
+Recipe tasks_recipe(double classify, double caption, double generate) {
   Recipe recipe;
   recipe.data.source = "emoji";
   recipe.tasks = {classify, caption, generate};
@@ -25,22 +26,23 @@ Recipe recipe_of(double classify, double caption, double generate) {
   return recipe;
 }
 
-struct Scene {
-  explicit Scene(const Recipe& recipe, Index image_tokens)
+struct TaskScene {
+  explicit TaskScene(const Recipe& recipe, Index image_tokens)
       : grid(grid_of(0)),
         model(recipe,
-              {.vocabulary = kVocabulary,
+              {.vocabulary = kTaskVocabulary,
                .max_length = 16,
-               .classes = kClasses,
-               .unknown_token = kUnknown,
-               .end_token = kEnd,
-               .image = {kSide, kSide, kChannels}},
+               .classes = kTaskClasses,
+               .unknown_token = kTaskUnknown,
+               .end_token = kTaskEnd,
+               .image = {kTaskSide, kTaskSide, kTaskChannels}},
               grid),
         parameters(model, DType::f32, 3) {
     for (std::int32_t text = 0; text < 3; ++text) {
       std::vector<std::int32_t> tokens(static_cast<std::size_t>(2 + text));
       std::iota(tokens.begin(), tokens.end(), 3 + text);
-      const auto pixels = batch.add(tokens, text % kClasses, image_tokens, kSide * kSide * kChannels);
+      const auto pixels =
+          batch.add(tokens, text % kTaskClasses, image_tokens, kTaskSide * kTaskSide * kTaskChannels);
       for (std::size_t i = 0; i < pixels.size(); ++i)
         pixels[i] = static_cast<std::uint8_t>((i * 37 + static_cast<std::size_t>(text) * 11) % 256);
     }
@@ -74,7 +76,7 @@ void set(const Model& model, const std::string& name, float value) {
 
 TEST_CASE("a model has the tasks that its recipe gives a weight, and the parameters of these alone",
           "[tasks]") {
-  Scene all(recipe_of(1, 2, 3), 16), one(recipe_of(0, 1, 0), 16);
+  TaskScene all(tasks_recipe(1, 2, 3), 16), one(tasks_recipe(0, 1, 0), 16);
   REQUIRE(all.model.tasks().size() == 3);
   CHECK(all.model.tasks()[0] == all.model.classifier());
   CHECK(all.model.tasks()[1] == all.model.captioner());
@@ -94,9 +96,9 @@ TEST_CASE("a model has the tasks that its recipe gives a weight, and the paramet
 }
 
 TEST_CASE("a routing cache has room for examples of an image and a text", "[tasks]") {
-  Recipe recipe = recipe_of(1, 1, 1);
+  Recipe recipe = tasks_recipe(1, 1, 1);
   recipe.moe.router = "attention_token", recipe.moe.router_heads = 2, recipe.moe.route_cache_mib = 1;
-  Scene scene(recipe, 16);  // of 16 rows of an image, and 2 to 4 of a text, which has at most 16
+  TaskScene scene(recipe, 16);  // of 16 rows of an image, and 2 to 4 of a text, which has at most 16
   for (Task* task :
        {static_cast<Task*>(scene.model.classifier()), static_cast<Task*>(scene.model.captioner())}) {
     const Tensor first = scene.run(*task, false).losses.clone();
@@ -104,13 +106,13 @@ TEST_CASE("a routing cache has room for examples of an image and a text", "[task
   }
   Recipe drawn = recipe;
   drawn.tasks = {0, 0, 1}, drawn.generate.patch = 2;  // also 16 rows
-  Scene drawing(drawn, 16);
+  TaskScene drawing(drawn, 16);
   CHECK_NOTHROW(drawing.run(*drawing.model.generator(), false));
 }
 
 TEST_CASE("a caption's losses are those of its tokens and of its end, each guessed from what stands before",
           "[tasks]") {
-  Scene scene(recipe_of(0, 1, 0), 16);
+  TaskScene scene(tasks_recipe(0, 1, 0), 16);
   Captioner& captioner = *scene.model.captioner();
   REQUIRE(captioner.image_tokens() == 16);  // a grid of 4 x 4
   const TaskOutput before = scene.run(captioner, false);
@@ -142,15 +144,15 @@ TEST_CASE("a caption's losses are those of its tokens and of its end, each guess
   CHECK(training.terms()[0].weight == Approx(1.0 / static_cast<double>(losses.size())));
 
   scene.batch.image_sequences.pop_back();
-  scene.batch.images.resize(2 * kSide * kSide * kChannels);
+  scene.batch.images.resize(2 * kTaskSide * kTaskSide * kTaskChannels);
   CHECK_THROWS_WITH(scene.run(captioner, false), "caption: 1 of 3 examples have no image");
 }
 
 TEST_CASE("a caption whose words are always the same is learned", "[tasks]") {
-  Scene scene(recipe_of(0, 1, 0), 16);
+  TaskScene scene(tasks_recipe(0, 1, 0), 16);
   set(scene.model, "caption.bias", -20);  // then every guess is the end's
   for (const auto& [name, parameter] : scene.model.named_parameters())
-    if (name == "caption.bias") parameter->value.data<float>()[kEnd] = 20;
+    if (name == "caption.bias") parameter->value.data<float>()[kTaskEnd] = 20;
   const TaskOutput output = scene.run(*scene.model.captioner(), false);
   const auto correct = output.correct.span<std::uint8_t>();
   const std::vector<std::uint8_t> ends{0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 1};
@@ -180,7 +182,7 @@ TEST_CASE("images are cut into patches, row by row, and joined again", "[tasks]"
 }
 
 TEST_CASE("a generator that guesses no motion errs by the squares of image less noise", "[tasks]") {
-  Scene scene(recipe_of(0, 0, 1), 4);
+  TaskScene scene(tasks_recipe(0, 0, 1), 4);
   ImageGenerator& generator = *scene.model.generator();
   REQUIRE(generator.image_tokens() == 4);
   set(scene.model, "generate.patch_out.weight", 0);
@@ -201,7 +203,7 @@ TEST_CASE("a generator that guesses no motion errs by the squares of image less 
 }
 
 TEST_CASE("what a generator guesses depends on the text, on the time and on the patches", "[tasks]") {
-  Scene scene(recipe_of(0, 0, 1), 4);
+  TaskScene scene(tasks_recipe(0, 0, 1), 4);
   ImageGenerator& generator = *scene.model.generator();
   const Tensor times = Tensor::of<float>({3}, {0.1F, 0.5F, 0.9F}),
                noisy = random_values({12, 48}, 7, DType::f32);
@@ -228,9 +230,9 @@ TEST_CASE("what a generator guesses depends on the text, on the time and on the 
 }
 
 TEST_CASE("a patch that does not divide the images is an error", "[tasks]") {
-  Recipe recipe = recipe_of(0, 0, 1);
+  Recipe recipe = tasks_recipe(0, 0, 1);
   recipe.generate.patch = 3;
-  CHECK_THROWS_WITH(Scene(recipe, 4), "generate.patch = 3 does not divide images of 8 x 8 pixels");
+  CHECK_THROWS_WITH(TaskScene(recipe, 4), "generate.patch = 3 does not divide images of 8 x 8 pixels");
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "autograd/nn/parameter_set.h"
+#include "core/random.h"
 #include "tests/autograd/gradient.h"
 
 namespace conclave {

@@ -1,6 +1,7 @@
 #include "recipes/models/wide_classifier.h"
 
 #include <catch2/catch.hpp>
+#include <cmath>
 
 #include "autograd/nn/parameter_set.h"
 #include "data/bigrams.h"
