@@ -62,21 +62,27 @@ struct RandomStream {
 
   /// Uniform in [0, 1), value number `index`.
   CONCLAVE_HOST_DEVICE double uniform(std::uint64_t index) const {
-    const Blocks<1> word = blocks<1>(index / 2);
-    const std::uint64_t wide = std::uint64_t{word[index % 2 * 2][0]} << 32 | word[index % 2 * 2 + 1][0];
-    return static_cast<double>(wide >> 11) * 0x1p-53;
+    return fraction(blocks<1>(index / 2), index % 2);
   }
 
-  /// Standard normal by Box-Muller, value number `index`.
+  /// Standard normal by Box-Muller, of the uniform values number 2 index and 2 index + 1.
   CONCLAVE_HOST_DEVICE double normal(std::uint64_t index) const {
-    const double radius = std::sqrt(-2.0 * std::log(1.0 - uniform(index * 2)));
-    return radius * std::cos(6.283185307179586 * uniform(index * 2 + 1));
+    const Blocks<1> word = blocks<1>(index);
+    const double radius = std::sqrt(-2.0 * std::log(1.0 - fraction(word, 0)));
+    return radius * std::cos(6.283185307179586 * fraction(word, 1));
   }
 
   /// Uniform in {0, ..., bound - 1}; the bias of the modulo is below bound / 2^64.
   std::uint64_t below(std::uint64_t bound, std::uint64_t index) const {
     const auto word = bits(index / 2);
     return (std::uint64_t{word[index % 2 * 2]} << 32 | word[index % 2 * 2 + 1]) % bound;
+  }
+
+ private:
+  /// One of the two numbers in [0, 1) that a block has bits for.
+  CONCLAVE_HOST_DEVICE static double fraction(const Blocks<1>& word, std::uint64_t half) {
+    const std::uint64_t wide = std::uint64_t{word[half * 2][0]} << 32 | word[half * 2 + 1][0];
+    return static_cast<double>(wide >> 11) * 0x1p-53;
   }
 };
 
