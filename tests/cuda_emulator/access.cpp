@@ -160,7 +160,8 @@ SharedVariable* find_shared(std::uintptr_t at) {
 }
 
 Shadow dynamic_shadow;
-std::array<Allocation*, 64> recent_allocations{};  // by the lowest bits of the page
+std::array<Allocation*, 64> recent_allocations{};    // by the lowest bits of the page
+std::array<SharedVariable*, 64> recent_variables{};  // by some of the address, as a kernel has several
 
 void look(std::uintptr_t at, std::size_t size, Kind kind) {
   const Running& me = *running;
@@ -168,6 +169,18 @@ void look(std::uintptr_t at, std::size_t size, Kind kind) {
   const auto start = [&] {
     return std::string(kVerbs[static_cast<std::size_t>(kind)]) + " " + std::to_string(size) + " bytes: ";
   };
+  const auto look_at_variable = [&](SharedVariable& variable) {
+    const std::size_t offset = at - variable.begin;
+    const auto where = [&] {
+      return "offset " + std::to_string(offset) + " of the " + std::to_string(variable.bytes) + " bytes of " +
+             variable.name;
+    };
+    if (offset + size > variable.bytes) throw Report(start() + where());
+    look_for_races(variable.shadow, offset, size, variable.bytes, at, kind, true, where);
+  };
+  SharedVariable*& recent_variable = recent_variables[at / 256 % recent_variables.size()];
+  if (recent_variable && at - recent_variable->begin < recent_variable->bytes)
+    return look_at_variable(*recent_variable);
   Allocation*& recent = recent_allocations[at / 4096 % recent_allocations.size()];
   const bool found =
       recent && recent->live && at >= recent->begin && at + size <= recent->begin + recent->bytes;
@@ -198,15 +211,7 @@ void look(std::uintptr_t at, std::size_t size, Kind kind) {
     return;
   }
   if (in_program(at)) {
-    SharedVariable* const variable = find_shared(at);
-    if (!variable) return;
-    const std::size_t offset = at - variable->begin;
-    const auto where = [&] {
-      return "offset " + std::to_string(offset) + " of the " + std::to_string(variable->bytes) +
-             " bytes of " + variable->name;
-    };
-    if (offset + size > variable->bytes) throw Report(start() + where());
-    look_for_races(variable->shadow, offset, size, variable->bytes, at, kind, true, where);
+    if (SharedVariable* const variable = find_shared(at)) look_at_variable(*(recent_variable = variable));
     return;
   }
   if (!in_pinned_memory(at, size)) throw Report(start() + "this is not the device's memory but the host's");

@@ -8,7 +8,7 @@ from runs import PROGRAM, losses, stop_after
 
 DEVICES = Path(os.environ["CONCLAVE_CUDA_PROGRAM"])
 SOURCE = Path(os.environ["CONCLAVE_SOURCE"])
-STEPS = 4
+STEPS = 3
 # An epsilon above rounding: Adam makes steps of full size of gradients that are nothing but rounding.
 OPTIONS = ["train.batch_tokens=128", "train.epsilon=1e-5", "run.log_every=1"]
 
