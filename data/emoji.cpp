@@ -244,19 +244,21 @@ Image EmojiFont::image(char32_t code) const {
   if (has(code) && FT_Load_Char(library_->face, code, FT_LOAD_COLOR) == 0 &&
       glyph->format == FT_GLYPH_FORMAT_BITMAP && bitmap.pixel_mode == FT_PIXEL_MODE_BGRA)
     image.shape = {bitmap.rows, bitmap.width, 4};
-  image.pixels.reserve(static_cast<std::size_t>(image.shape.size()));
+  image.pixels.resize(static_cast<std::size_t>(image.shape.size()));
+  std::uint8_t* to = image.pixels.data();
   bool visible = false;
-  for (std::int64_t y = 0; y < image.shape.height; ++y)
-    for (std::int64_t x = 0; x < image.shape.width; ++x) {
+  for (std::int64_t y = 0; y < image.shape.height; ++y) {
+    const unsigned char* pixel = bitmap.buffer + y * bitmap.pitch;
+    for (std::int64_t x = 0; x < image.shape.width; ++x, pixel += 4, to += 4) {
       // Blue, green, red and alpha, by which the others are multiplied.
-      const unsigned char* pixel = bitmap.buffer + y * bitmap.pitch + x * 4;
       const unsigned alpha = pixel[3];
-      for (const int c : {2, 1, 0})
-        image.pixels.push_back(static_cast<std::uint8_t>(
-            alpha == 0 ? 0 : std::min(255u, (pixel[c] * 255u + alpha / 2) / alpha)));
-      image.pixels.push_back(pixel[3]);
+      for (int c = 0; c < 3; ++c)
+        to[c] = static_cast<std::uint8_t>(
+            alpha == 0 ? 0 : std::min(255u, (pixel[2 - c] * 255u + alpha / 2) / alpha));
+      to[3] = pixel[3];
       visible |= alpha > 0;
     }
+  }
   // FreeType leaves a bitmap empty whose PNG is not of the size the font says.
   require(visible, "{}: no coloured bitmap of U+{:04X} that FreeType can read", name_,
           static_cast<std::uint32_t>(code));

@@ -157,11 +157,11 @@ Image to_rgb(const Image& image, Rgb background) {
   const auto channels = static_cast<std::size_t>(image.shape.channels);
   if (channels == 3) return image;
   Image rgb{{image.shape.height, image.shape.width, 3}, {}};
-  rgb.pixels.reserve(static_cast<std::size_t>(rgb.shape.size()));
-  for (std::size_t at = 0; at < image.pixels.size(); at += channels)
+  rgb.pixels.resize(static_cast<std::size_t>(rgb.shape.size()));
+  const std::uint8_t *from = image.pixels.data(), *const end = from + image.pixels.size();
+  for (std::uint8_t* to = rgb.pixels.data(); from < end; from += channels, to += 3)
     for (std::size_t c = 0; c < 3; ++c)
-      rgb.pixels.push_back(channels == 1 ? image.pixels[at]
-                                         : blend(image.pixels[at + c], image.pixels[at + 3], background[c]));
+      to[c] = channels == 1 ? from[0] : blend(from[c], from[3], background[c]);
   return rgb;
 }
 
@@ -169,11 +169,12 @@ Image to_grey(const Image& image, Rgb background) {
   if (image.shape.channels == 1) return image;
   const Image rgb = to_rgb(image, background);
   Image grey{{image.shape.height, image.shape.width, 1}, {}};
-  grey.pixels.reserve(static_cast<std::size_t>(grey.shape.size()));
-  for (std::size_t at = 0; at < rgb.pixels.size(); at += 3) {
-    // In 2^16ths, as Pillow's.
-    const unsigned luma = rgb.pixels[at] * 19595u + rgb.pixels[at + 1] * 38470u + rgb.pixels[at + 2] * 7471u;
-    grey.pixels.push_back(static_cast<std::uint8_t>((luma + 0x8000) >> 16));
+  grey.pixels.resize(static_cast<std::size_t>(grey.shape.size()));
+  const std::uint8_t* from = rgb.pixels.data();
+  for (std::uint8_t& to : grey.pixels) {
+    const unsigned luma = from[0] * 19595u + from[1] * 38470u + from[2] * 7471u;  // in 2^16ths, as Pillow's
+    to = static_cast<std::uint8_t>((luma + 0x8000) >> 16);
+    from += 3;
   }
   return grey;
 }

@@ -24,26 +24,25 @@ struct Definition {
         dx(Tensor::zeros(x.shape(), DType::f64)),
         dweight(Tensor::zeros(weight.shape(), DType::f64)) {
     const Tensor x64 = x.to(DType::f64), w64 = weight.to(DType::f64), dy64 = dy.to(DType::f64);
-    for (Index n = 0; n < x.size(0); ++n)
-      for (Index i = 0; i < y.size(1); ++i)
-        for (Index j = 0; j < y.size(2); ++j)
-          for (Index a = 0; a < window.size; ++a)
-            for (Index b = 0; b < window.size; ++b) {
-              const Index r = i * window.stride + a - window.padding,
-                          s = j * window.stride + b - window.padding;
-              if (r < 0 || r >= x.size(1) || s < 0 || s >= x.size(2)) continue;
-              for (Index o = 0; o < y.size(3); ++o)
-                for (Index c = 0; c < x.size(3); ++c) {
-                  if (!reaches(o, c)) continue;
-                  const Index at = ((n * x.size(1) + r) * x.size(2) + s) * x.size(3) + c,
-                              to = ((n * y.size(1) + i) * y.size(2) + j) * y.size(3) + o;
-                  const Index in = weight.size(3);
-                  const Index w = ((o * window.size + a) * window.size + b) * in + (in == 1 ? 0 : c);
-                  y.data<double>()[to] += x64.data<double>()[at] * w64.data<double>()[w];
-                  dx.data<double>()[at] += dy64.data<double>()[to] * w64.data<double>()[w];
-                  dweight.data<double>()[w] += dy64.data<double>()[to] * x64.data<double>()[at];
-                }
-            }
+    const Index in = weight.size(3);
+    for (Index o = 0; o < y.size(3); ++o)
+      for (Index c = 0; c < x.size(3); ++c)
+        if (reaches(o, c))
+          for (Index n = 0; n < x.size(0); ++n)
+            for (Index i = 0; i < y.size(1); ++i)
+              for (Index j = 0; j < y.size(2); ++j)
+                for (Index a = 0; a < window.size; ++a)
+                  for (Index b = 0; b < window.size; ++b) {
+                    const Index r = i * window.stride + a - window.padding,
+                                s = j * window.stride + b - window.padding;
+                    if (r < 0 || r >= x.size(1) || s < 0 || s >= x.size(2)) continue;
+                    const Index at = ((n * x.size(1) + r) * x.size(2) + s) * x.size(3) + c,
+                                to = ((n * y.size(1) + i) * y.size(2) + j) * y.size(3) + o,
+                                w = ((o * window.size + a) * window.size + b) * in + (in == 1 ? 0 : c);
+                    y.data<double>()[to] += x64.data<double>()[at] * w64.data<double>()[w];
+                    dx.data<double>()[at] += dy64.data<double>()[to] * w64.data<double>()[w];
+                    dweight.data<double>()[w] += dy64.data<double>()[to] * x64.data<double>()[at];
+                  }
   }
 };
 

@@ -46,9 +46,16 @@ double gaussian_delta(double noise, double epsilon) {
 }  // namespace
 
 TEST_CASE("both accountants agree with dp-accounting on 200 series, and are not below what it certifies") {
-  REQUIRE(reference().at("cases").size() == 200);
+  const nlohmann::json& cases = reference().at("cases");
+  REQUIRE(cases.size() == 200);
+#ifdef __SANITIZE_ADDRESS__
+  constexpr std::size_t kEvery = 10;  // what it looks for is in each of them, or in none
+#else
+  constexpr std::size_t kEvery = 1;
+#endif
   for (const std::string accountant : {"rdp", "pld"})
-    for (const auto& known : reference().at("cases")) {
+    for (std::size_t number = 0; number < cases.size(); number += kEvery) {
+      const nlohmann::json& known = cases[number];
       INFO(accountant << " of " << known);
       const double epsilon = epsilon_of(accountant, {event_of(known)}, known.at("delta"));
       CHECK(epsilon == Approx(known.at(accountant).get<double>()).epsilon(0.005));
