@@ -330,8 +330,12 @@ void AllowList::add(const std::string& site, const std::string& fingerprint) con
   write(allowed);
 }
 
-bool AllowList::has(const std::string& site) const {
-  return std::ranges::any_of(read(), [&](const auto& entry) { return entry.second == site; });
+bool AllowList::has(const std::string& site) const { return sites().contains(site); }
+
+std::set<std::string> AllowList::sites() const {
+  std::set<std::string> names;
+  for (const auto& [fingerprint, site] : read()) names.insert(site);
+  return names;
 }
 
 std::size_t AllowList::remove(const std::string& site) const {

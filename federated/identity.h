@@ -12,6 +12,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -82,6 +83,8 @@ class AllowList {
   /// The file as it is now; throws Error naming the line that is none.
   std::map<std::string, std::string> read() const;
   bool has(const std::string& site) const;
+  /// Names of all sites that are let in.
+  std::set<std::string> sites() const;
   void add(const std::string& site, const std::string& fingerprint) const;
   /// Takes away all of a site's; returns how many.
   std::size_t remove(const std::string& site) const;

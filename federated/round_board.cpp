@@ -161,17 +161,20 @@ void RoundBoard::open(const RoundPlan& plan) {
   changed_.notify_all();
 }
 
-std::optional<std::vector<ReceivedUpdate>> RoundBoard::wait(std::size_t quorum, double gather,
-                                                            double deadline) {
+std::optional<std::vector<ReceivedUpdate>> RoundBoard::wait(const Patience& patience) {
   std::unique_lock lock(mutex_);
   const auto began = Clock::now();
-  const auto all = [&] { return received_.size() >= quorum && received_.size() == assigned_.size(); };
+  const auto have_quorum = [&] { return received_.size() >= patience.quorum; };
+  const auto all = [&] { return have_quorum() && received_.size() == assigned_.size(); };
+  const auto nobody_else = [&] {
+    return all() && patience.everyone > 0 && received_.size() >= patience.everyone;
+  };
   if (is_asynchronous()) {
     changed_.wait(lock, [&] { return stopped_ || !has_room(); });
   } else {
-    changed_.wait_until(lock, began + seconds(gather), [&] { return stopped_; });
-    changed_.wait_until(lock, began + seconds(deadline), [&] { return stopped_ || all(); });
-    changed_.wait(lock, [&] { return stopped_ || received_.size() >= quorum; });
+    changed_.wait_until(lock, began + seconds(patience.gather), [&] { return stopped_ || nobody_else(); });
+    changed_.wait_until(lock, began + seconds(patience.deadline), [&] { return stopped_ || all(); });
+    changed_.wait(lock, [&] { return stopped_ || have_quorum(); });
   }
   if (stopped_) return std::nullopt;
   phase_ = Phase::closed;

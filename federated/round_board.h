@@ -88,11 +88,17 @@ class RoundBoard {
 
   /// Opens a round, and finds what arrived of it before a restart.
   void open(const RoundPlan& plan);
-  /// Waits until every site that was given the round has delivered and `quorum` have, `gather` seconds or
-  /// more after it was opened; or until `quorum` have, after `deadline` seconds; or until stop(). Returns the
-  /// updates, by site; none more is let in until the next open(). Nothing where stopped.
+  struct Patience {
+    std::size_t quorum = 1;    ///< updates that there must be
+    std::size_t everyone = 0;  ///< updates that there can be, 0: nobody knows
+    double gather = 0;         ///< seconds for sites to find the round
+    double deadline = 0;       ///< seconds for those that were given it
+  };
+  /// Waits until every site that was given the round has delivered and a quorum has, and nobody else is to
+  /// find it; or until a quorum has, after the deadline; or until stop(). Returns the updates, by site; none
+  /// more is let in until the next open(). Nothing where stopped.
   /// Of an asynchronous round it waits for plan.buffer updates, and for nothing else.
-  std::optional<std::vector<ReceivedUpdate>> wait(std::size_t quorum, double gather, double deadline);
+  std::optional<std::vector<ReceivedUpdate>> wait(const Patience& patience);
   /// What is on record of a round's updates, their files aside.
   std::vector<ReceivedUpdate> updates_of(std::int64_t round);
   /// Has these, in the place of what is on record, as the updates that a round's result was made of.

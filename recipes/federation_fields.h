@@ -38,7 +38,8 @@ void fields(R& federation, Visitor&& field) {
   field("quorum", federation.quorum, "Updates without which a round does not end; 0: those of all sites",
         between(0, 1e5));
   field("gather_seconds", federation.gather_seconds,
-        "How long a round waits at least, so that every site that is there takes part", between(0, 1e6));
+        "How long a round waits for sites that have not begun it, unless all that are let in have delivered",
+        between(0, 1e6));
   field("deadline_seconds", federation.deadline_seconds,
         "After how long a round no longer waits for sites that have begun it, once there is a quorum",
         between(0, 1e7));

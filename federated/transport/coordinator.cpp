@@ -53,14 +53,15 @@ std::string made(const std::string& directory) {
 }  // namespace
 
 struct Coordinator::Parts {
-  Parts(CoordinatorOptions given, const Kit& kit, AllowList allowed, Communicator& world, Say report)
+  Parts(CoordinatorOptions given, const Kit& kit, AllowList allow_list, Communicator& world, Say report)
       : options(std::move(given)),
+        allowed(std::move(allow_list)),
         say(std::move(report)),
         lock(made(options.directory)),
         database(options.directory + "/rounds.sqlite"),
         board(options.directory, database),
         secure(options.directory, database, board, options.secure, say),
-        service(board, options.secure.enabled ? &secure : nullptr, std::move(allowed),
+        service(board, options.secure.enabled ? &secure : nullptr, allowed,
                 {.steps = options.local_steps,
                  .rules = make_strategy(options.strategy, 1)->site_rules(),
                  .sharing = options.sharing,
@@ -185,8 +186,10 @@ struct Coordinator::Parts {
       }
       board.open(plan());
       say(fmt::format("round {} of {} begins", round + 1, options.rounds));
-      const auto updates = board.wait(static_cast<std::size_t>(options.quorum), options.gather_seconds,
-                                      options.deadline_seconds);
+      const auto updates = board.wait({.quorum = static_cast<std::size_t>(options.quorum),
+                                       .everyone = everyone(),
+                                       .gather = options.gather_seconds,
+                                       .deadline = options.deadline_seconds});
       if (!updates) return false;
       malloc_trim(0);  // of what updates came in, before there is a copy of the model to be saved
       if (!options.secure.enabled)
@@ -202,6 +205,15 @@ struct Coordinator::Parts {
                     static_cast<double>(used.ru_maxrss) / 1024,
                     static_cast<double>(model->values().size_bytes()) / (1 << 20)));
     return true;
+  }
+
+  // 0 where the list cannot be read, which who calls is told.
+  std::size_t everyone() const {
+    try {
+      return allowed.sites().size();
+    } catch (const Error&) {
+      return 0;
+    }
   }
 
   // Sites were asked to unmask the round's sum, and it was lost: by a kill, or as too few answered.
@@ -347,6 +359,7 @@ struct Coordinator::Parts {
   }
 
   CoordinatorOptions options;
+  AllowList allowed;
   Say say;
   DirectoryLock lock;
   Database database;

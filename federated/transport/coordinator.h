@@ -28,7 +28,7 @@ struct CoordinatorOptions {
   std::string start;    ///< checkpoint that the first round begins with
   std::int64_t rounds = 1;
   std::int64_t quorum = 1;        ///< updates that a round needs
-  double gather_seconds = 10;     ///< that a round waits at least, so that sites find it
+  double gather_seconds = 10;     ///< for sites to find a round, unless all that are let in have delivered
   double deadline_seconds = 600;  ///< after which the quorum is enough
   std::int64_t local_steps = 100;
   std::int64_t keep = 2;  ///< checkpoints, 0: all

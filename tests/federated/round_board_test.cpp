@@ -9,6 +9,7 @@
 #include <thread>
 #include <utility>
 
+#include "core/clock.h"
 #include "tests/data/temporary_directory.h"
 
 namespace conclave {
@@ -73,7 +74,7 @@ TEST_CASE_METHOD(BoardFixture, "an update of another round, or made from another
   // Begun in time, and still under way when the round ends.
   const auto upload = board.begin_upload("north", offer());
   send("south");
-  REQUIRE(board.wait(1, 0, 0));
+  REQUIRE(board.wait({.quorum = 1}));
   CHECK_THROWS_AS(upload->append(0, bytes(), chunk_checksum(bytes())), RoundOver);
   CHECK_THROWS_AS(upload->finish(), RoundOver);
   CHECK(counted() == 1);
@@ -174,7 +175,7 @@ TEST_CASE_METHOD(BoardFixture,
   REQUIRE(rest->received() == 8);
   rest->append(8, bytes().substr(8), chunk_checksum(bytes().substr(8)));
   rest->finish();
-  const auto updates = again.wait(2, 0, 0);
+  const auto updates = again.wait({.quorum = 2});
   REQUIRE(updates);
   CHECK(updates->size() == 2);
 
@@ -186,13 +187,28 @@ TEST_CASE_METHOD(BoardFixture,
   CHECK(third.next("south", 0, [] { return false; }).work == RoundBoard::Work::wait);
 }
 
+TEST_CASE_METHOD(BoardFixture, "a round waits for sites to find it, unless all there are have delivered") {
+  const auto seconds_of = [&](std::size_t everyone, double gather) {
+    const auto began = Clock::now();
+    REQUIRE(board.wait({.quorum = 1, .everyone = everyone, .gather = gather, .deadline = 600}));
+    board.open(plan);
+    return seconds_since(began);
+  };
+  send("north");
+  CHECK(seconds_of(2, 0.3) >= 0.3);
+  CHECK(seconds_of(0, 0.3) >= 0.3);
+  CHECK(seconds_of(1, 60) < 10);
+  send("south");
+  CHECK(seconds_of(2, 60) < 10);
+}
+
 TEST_CASE_METHOD(BoardFixture, "a site is told in which round its update last counted") {
   const auto counted_of = [&](const std::string& site) {
     return board.next(site, 0, [] { return false; }).counted;
   };
   CHECK(counted_of("north") == 0);
   send("north");
-  board.wait(1, 0, 0);
+  board.wait({.quorum = 1});
   for (const std::int64_t round : {3, 4}) {  // of which it has not yet sent one
     plan.round = round;
     board.open(plan);
@@ -216,7 +232,7 @@ struct AsynchronousFixture : BoardFixture {
     where.open(plan);
   }
   std::vector<ReceivedUpdate> end_round() {
-    const auto updates = board.wait(0, 0, 0);
+    const auto updates = board.wait({.quorum = 0});
     REQUIRE(updates);
     board.clear();
     open(board, plan.round + 1);
@@ -299,7 +315,7 @@ TEST_CASE_METHOD(AsynchronousFixture,
   send("north", 1, 2);
   RoundBoard again(folder.path(), database);  // killed before the model was there
   open(again, 2);
-  const auto updates = again.wait(0, 0, 0);
+  const auto updates = again.wait({.quorum = 0});
   REQUIRE(updates);
   CHECK((updates->size() == 2 && updates->front().turn == 0 && updates->back().base == 2));
   RoundBoard after(folder.path(), database);  // and before it was said that the round is over
