@@ -23,7 +23,7 @@ from runs import (
     train,
 )
 
-KILLS, STEPS = 20, 80
+KILLS, STEPS = 12, 80
 RUN = [f"train.steps={STEPS}", "checkpoint.every=1", "train.ema=0.99"]
 
 
