@@ -191,10 +191,16 @@ struct SimulateArguments {
 int federate_simulate(const SimulateArguments& arguments, const Surroundings& surroundings,
                       const MpiSession& session);
 
-/// Of the coordinator that is, or was, at work in `directory`.
-int federate_status(const std::string& directory);
-/// `transcript`: the file, or the coordinator's folder.
-int federate_audit(const std::string& transcript, const std::string& head);
+struct StatusArguments {
+  std::string directory;  ///< where a coordinator is, or was, at work
+};
+int federate_status(const StatusArguments& arguments);
+
+struct AuditArguments {
+  std::string transcript;  ///< the file, or the coordinator's folder
+  std::string head;        ///< that it must have; "": any
+};
+int federate_audit(const AuditArguments& arguments);
 
 struct PrivacyArguments {
   double noise = 0, rate = 1;
@@ -208,8 +214,14 @@ int privacy_epsilon(const PrivacyArguments& arguments);
 int privacy_noise(const PrivacyArguments& arguments);
 int privacy_steps(const PrivacyArguments& arguments);
 
-int recipe_check(const std::string& recipe, const std::vector<std::string>& overrides, std::int64_t ranks);
-int recipe_show(const std::string& recipe, const std::vector<std::string>& overrides, bool documented);
+struct RecipeArguments {
+  std::string recipe;  ///< also of a federation, a site or a simulation
+  std::vector<std::string> overrides;
+  std::int64_t ranks = 0;   ///< check: that are to run it; 0: any
+  bool documented = false;  ///< show: with what each key means
+};
+int recipe_check(const RecipeArguments& arguments);
+int recipe_show(const RecipeArguments& arguments);
 
 /// Collective. All ranks, for `device`; rank 0 says where they compute if that is not where they might.
 DeviceWorld world_for(const std::string& device, const MpiSession& session);

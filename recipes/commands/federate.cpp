@@ -460,7 +460,8 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
   }
 }
 
-int federate_status(const std::string& directory) {
+int federate_status(const StatusArguments& arguments) {
+  const std::string& directory = arguments.directory;
   const fs::path folder = directory, file = folder / "transcript.jsonl";
   require(fs::exists(file), "{}: no coordinator has been at work in this folder", directory);
   const TranscriptCheck check = verified(file);
@@ -489,7 +490,8 @@ int federate_status(const std::string& directory) {
   return 0;
 }
 
-int federate_audit(const std::string& transcript, const std::string& head) {
+int federate_audit(const AuditArguments& arguments) {
+  const auto& [transcript, head] = arguments;
   const fs::path file =
       fs::is_directory(transcript) ? fs::path(transcript) / "transcript.jsonl" : fs::path(transcript);
   const TranscriptCheck check = verified(file, head);

@@ -43,8 +43,10 @@ void read_any(const std::string& path, const std::vector<std::string>& overrides
 
 }  // namespace
 
-int recipe_check(const std::string& path, const std::vector<std::string>& overrides, std::int64_t ranks) {
-  read_any(path, overrides, [&]<class Settings>(Settings settings) {
+int recipe_check(const RecipeArguments& arguments) {
+  const std::string& path = arguments.recipe;
+  const std::int64_t ranks = arguments.ranks;
+  read_any(path, arguments.overrides, [&]<class Settings>(Settings settings) {
     if constexpr (std::is_same_v<Settings, Recipe>) {
       load_plugins(settings, path);
       if (ranks > 0) check_expert_parallel(settings, path, static_cast<int>(ranks));
@@ -56,8 +58,9 @@ int recipe_check(const std::string& path, const std::vector<std::string>& overri
   return 0;
 }
 
-int recipe_show(const std::string& path, const std::vector<std::string>& overrides, bool documented) {
-  read_any(path, overrides, [&](const auto& settings) { fmt::print("{}", to_toml(settings, documented)); });
+int recipe_show(const RecipeArguments& arguments) {
+  read_any(arguments.recipe, arguments.overrides,
+           [&](const auto& settings) { fmt::print("{}", to_toml(settings, arguments.documented)); });
   return 0;
 }
 

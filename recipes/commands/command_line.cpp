@@ -1,0 +1,548 @@
+// What the command line accepts, a function for each command, and how it is run: an error becomes a message
+// and an exit status.
+#include "recipes/commands/command_line.h"
+
+#include <CLI/CLI.hpp>
+#include <csignal>
+#include <ranges>
+#include <thread>
+
+#include "core/memory.h"
+#include "recipes/commands/commands.h"
+#include "recipes/recipe.h"
+
+namespace conclave::commands {
+namespace {
+
+// Runs a command of one process.
+int run_alone(const std::function<int()>& command) {
+  try {
+    return command();
+  } catch (const RecipeError& error) {
+    fmt::print(stderr, "conclave: {}\n", error.what());
+    return 2;
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "conclave: {}\n", error.what());
+    return 1;
+  }
+}
+
+// What a recipe can do about an error, where that does not say it itself.
+std::string with_advice(const std::exception& error) {
+  if (!dynamic_cast<const OutOfMemory*>(&error)) return error.what();
+  return std::string(error.what()) +
+         "; lower train.batch_tokens, for which a higher train.accumulate makes up, make the model smaller, "
+         "start more ranks, over which batches and experts are spread, or end what else takes the memory";
+}
+
+// Runs a command on all ranks. A mistake in the recipe is found by every rank alike, and all end in order;
+// any other error may be one rank's alone, and the others would wait for it forever, so it ends them all.
+int run_together(const std::function<int(const MpiSession&)>& command) {
+  MpiSession session;
+  int rank = 0, ranks = 1;
+  try {
+    rank = session.world()->rank();
+    ranks = session.world()->size();
+    return command(session);
+  } catch (const RecipeError& error) {
+    if (rank == 0) fmt::print(stderr, "conclave: {}\n", error.what());
+    return 2;
+  } catch (const std::exception& error) {
+    // Where all ranks fail alike, rank 0 speaks for them, and ends this one before it would.
+    if (rank != 0) std::this_thread::sleep_for(std::chrono::seconds(1));
+    fmt::print(stderr, "conclave: {}\n", with_advice(error));
+    if (ranks == 1) return 1;
+    session.abort(1);
+  }
+}
+
+using Run = std::function<int(const Surroundings&)>;
+
+Run alone(std::function<int()> command) {
+  return [command = std::move(command)](const Surroundings&) { return run_alone(command); };
+}
+
+template <class Arguments>
+using OnRanks = int (*)(const Arguments&, const Surroundings&, const MpiSession&);
+
+template <class Arguments>
+Run together(OnRanks<Arguments> command, const Arguments& arguments) {
+  return [=](const Surroundings& surroundings) {
+    return run_together([&](const MpiSession& session) { return command(arguments, surroundings, session); });
+  };
+}
+
+// The command that was asked for.
+struct Chosen {
+  Run run;
+  bool until_interrupted = false;  // SIGINT and SIGTERM ask for an orderly end
+};
+
+// Each returns what the options of `command` are to fill, which lives as long as that; where it was asked
+// for, `run` gets it.
+
+template <class Arguments>
+Arguments& on_ranks(CLI::App* command, Chosen& chosen, OnRanks<Arguments> run,
+                    bool until_interrupted = false) {
+  const auto arguments = std::make_shared<Arguments>();
+  command->callback([=, &chosen] { chosen = {together(run, *arguments), until_interrupted}; });
+  return *arguments;
+}
+
+template <class Arguments>
+Arguments& until_interrupted(CLI::App* command, Chosen& chosen, OnRanks<Arguments> run) {
+  return on_ranks(command, chosen, run, true);
+}
+
+template <class Arguments>
+Arguments& in_one_process(CLI::App* command, Chosen& chosen, int (*run)(const Arguments&)) {
+  const auto arguments = std::make_shared<Arguments>();
+  command->callback([=, &chosen] { chosen = {alone([=] { return run(*arguments); })}; });
+  return *arguments;
+}
+
+void add_checkpoint(CLI::App* command, std::string& checkpoint) {
+  command->add_option("checkpoint", checkpoint, "File, or folder with checkpoints")->required();
+}
+
+void add_set(CLI::App* command, std::vector<std::string>& overrides,
+             const std::string& meaning = "Change a key") {
+  command->add_option("--set", overrides, meaning)->allow_extra_args(false);
+}
+
+void add_device(CLI::App* command, std::string& device,
+                std::string_view automatic = "CUDA devices where every rank has one") {
+  command->add_option("--device", device, fmt::format("cpu, cuda, or auto: {}", automatic))
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
+}
+
+CLI::IsMember one_of_tasks(auto names) {
+  return CLI::IsMember(std::vector<std::string>(names.begin(), names.end()));
+}
+
+// Where --help would show as a default what stands for nothing given, or what the option's text says already.
+void hide_empty_defaults(CLI::App& app) {
+  for (CLI::Option* option : app.get_options())
+    if (option->get_required() || option->get_default_str() == "[]" ||
+        option->get_description().find("(default:") != std::string::npos)
+      option->default_str("");
+  for (CLI::App* command : app.get_subcommands({})) hide_empty_defaults(*command);
+}
+
+void add_train(CLI::App& app, Chosen& chosen) {
+  auto* command = app.add_subcommand("train", "Train a model: mpirun -n RANKS conclave train RECIPE");
+  TrainArguments& arguments = until_interrupted(command, chosen, commands::train);
+  command->add_option("recipe", arguments.recipe, "TOML file")->required();
+  add_set(command, arguments.overrides, "Change a key: moe.experts=16 (repeatable)");
+  command->add_option("--resume", arguments.resume,
+                      "Go on from a checkpoint: a path, or auto for the newest good one (if any)");
+  add_device(command, arguments.device);
+}
+
+void add_evaluate(CLI::App& app, Chosen& chosen) {
+  auto* command = app.add_subcommand("eval", "Accuracy of a checkpoint on one split of its data");
+  EvaluateArguments& arguments = on_ranks(command, chosen, commands::evaluate);
+  add_checkpoint(command, arguments.checkpoint);
+  command->add_option("--split", arguments.split, "train, validation or test")
+      ->check(CLI::IsMember({"train", "validation", "test"}));
+  command->add_option("--task", arguments.task,
+                      "classify, caption or generate; else the first that it was trained to do");
+  command->add_flag("--int8", arguments.int8,
+                    "With products of integers, also where it was not trained for them");
+  add_set(command, arguments.overrides, "Change a key of its recipe: data.path=...");
+  add_device(command, arguments.device);
+}
+
+void add_quantize(CLI::App& app, Chosen& chosen) {
+  auto* command = app.add_subcommand("quantize", "A trained model in integers, in a checkpoint of its own");
+  QuantizeArguments& arguments = on_ranks(command, chosen, commands::quantize);
+  add_checkpoint(command, arguments.checkpoint);
+  command->add_option("--out", arguments.out, "Folder for it; made where it is missing")->required();
+  command
+      ->add_option("--batches", arguments.batches,
+                   "quantization.activations=tensor: batches of training examples that show the ranges")
+      ->check(CLI::Range(1, 1'000'000));
+  add_set(command, arguments.overrides, "Change a key of its recipe: quantization.activations=tensor");
+}
+
+void add_predict(CLI::App& app, Chosen& chosen) {
+  auto* command = app.add_subcommand("predict", "Classes of texts and images, one JSON object per line");
+  PredictArguments& arguments = on_ranks(command, chosen, commands::predict);
+  add_checkpoint(command, arguments.checkpoint);
+  command->add_option(
+      "texts", arguments.texts,
+      "Texts, or pairs with a tab between the two. Without any, or images: lines of standard input, each a "
+      "text; an image's file where the model takes images alone; where it takes both, also FILE, a tab and "
+      "TEXT");
+  command
+      ->add_option(
+          "--image", arguments.images,
+          "PNG or JPEG file (repeatable); beside texts, the image of the text in its place, \"\" for none")
+      ->allow_extra_args(false);
+  command->add_option("--top", arguments.top, "How many classes to list")->check(CLI::PositiveNumber);
+  add_set(command, arguments.overrides, "Other plug-ins: run.plugins=libmine.so");
+  add_device(command, arguments.device);
+}
+
+void add_generate(CLI::App& app, Chosen& chosen) {
+  auto* command = app.add_subcommand("generate", "Draw images of what texts say");
+  GenerateArguments& arguments = on_ranks(command, chosen, commands::generate);
+  add_checkpoint(command, arguments.checkpoint);
+  command->add_option("--text", arguments.texts, "What to draw (repeatable); none: every class by its name")
+      ->allow_extra_args(false);
+  command->add_option("--count", arguments.count, "Images for each text")->check(CLI::PositiveNumber);
+  command->add_option("--out", arguments.out, "*.png, with all of them in a grid");
+  command
+      ->add_option("--steps", arguments.options.steps,
+                   "Steps from noise to an image, of two passes of the model each")
+      ->check(CLI::PositiveNumber);
+  command
+      ->add_option("--guidance", arguments.options.guidance,
+                   "How far to exaggerate what a text adds: 1 draws as the model would, 0 whatever it likes")
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--seed", arguments.options.seed, "Other seeds, other images");
+  command->add_option("--scale", arguments.scale, "How many times as large to show a pixel")
+      ->check(CLI::Range(1, 64));
+  command->add_option("--judge", arguments.judge,
+                      "Checkpoint of a classifier: how many images it takes for what was asked, and "
+                      "how near they are to those "
+                      "that the generator was trained on");
+  add_set(command, arguments.overrides, "Change a key of its recipe");
+  add_device(command, arguments.device, "a CUDA device where there is one");
+}
+
+void add_caption(CLI::App& app, Chosen& chosen) {
+  auto* command = app.add_subcommand("caption", "Say what images show, one JSON object per line");
+  CaptionArguments& arguments = on_ranks(command, chosen, commands::caption);
+  add_checkpoint(command, arguments.checkpoint);
+  auto* caption_images = command->add_option("--image", arguments.images, "PNG or JPEG file (repeatable)")
+                             ->allow_extra_args(false);
+  command
+      ->add_option("--split", arguments.split,
+                   "Instead of files: the images of the train, validation or test split of its data, and how "
+                   "well the captions fit those given there, by BLEU-4 and CIDEr-D")
+      ->check(CLI::IsMember({"train", "validation", "test"}))
+      ->excludes(caption_images);
+  auto* beam_option =
+      command->add_option("--beam", arguments.options.beam,
+                          "Follow so many texts at once; 1 takes the likeliest token each time");
+  beam_option->check(CLI::Range(1, 64));
+  command
+      ->add_option("--length-penalty", arguments.options.length_penalty,
+                   "For --beam: 0 prefers the likeliest text, more a longer one")
+      ->check(CLI::NonNegativeNumber)
+      ->needs(beam_option);
+  auto* top_p_option = command->add_option("--top-p", arguments.options.top_p,
+                                           "Draw tokens at random, of the likeliest that together have this "
+                                           "probability, above 0 and at most 1");
+  top_p_option->check(CLI::Range(1e-9, 1.0))->excludes(beam_option)->default_str("");
+  command
+      ->add_option("--temperature", arguments.options.temperature,
+                   "For --top-p: above 1 the unlikely come more often, below 1 more rarely")
+      ->check(CLI::PositiveNumber)
+      ->needs(top_p_option);
+  command->add_option("--seed", arguments.options.seed, "For --top-p: other seeds, other texts")
+      ->needs(top_p_option);
+  command
+      ->add_option("--max-tokens", arguments.options.max_tokens,
+                   "Where texts are cut off (default: data.max_length)")
+      ->check(CLI::PositiveNumber);
+  add_set(command, arguments.overrides, "Change a key of its recipe: data.path=...");
+  add_device(command, arguments.device, "a CUDA device where there is one");
+}
+
+void add_serve(CLI::App& app, Chosen& chosen) {
+  auto* command = app.add_subcommand(
+      "serve", "Answer by HTTP: [mpirun -n RANKS] conclave serve CHECKPOINT, and open the address it prints");
+  ServeArguments& arguments = until_interrupted(command, chosen, commands::serve);
+  add_checkpoint(command, arguments.checkpoint);
+  command->add_option("--tasks", arguments.tasks, "What to answer (default: all it can)")
+      ->delimiter(',')
+      ->check(one_of_tasks(service::kTaskNames));
+  service::ConnectionOptions& connections = arguments.http.connections;
+  command->add_option("--host", connections.host, "Address to listen at; 0.0.0.0: all of this machine's");
+  command->add_option("--port", connections.port, "0: any that is free")->check(CLI::Range(0, 65535));
+  command->add_option("--certificate", connections.certificate, "PEM file, for HTTPS (TLS 1.3)");
+  command->add_option("--key", connections.key, "PEM file with its key");
+  command->add_option("--token_file", arguments.token_file,
+                      "Its token must come with every question to /v1/TASK: Authorization: Bearer TOKEN");
+  command->add_option("--rate", arguments.http.rate, "Requests per second from one address (0: any number)")
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--burst", arguments.http.burst, "With --rate: how many may come at once")
+      ->check(CLI::Range(1.0, 1e9));
+  command->add_option("--most_body", connections.limits.body, "Bytes of a request's body at most")
+      ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 30));
+  command->add_option("--most_connections", connections.connections, "Open at once")
+      ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 20));
+  command->add_option("--request_seconds", connections.request_seconds, "For a request to arrive")
+      ->check(CLI::PositiveNumber);
+  command
+      ->add_option("--drain_seconds", connections.drain_seconds,
+                   "At SIGTERM: for requests under way to be answered, at most")
+      ->check(CLI::PositiveNumber);
+  command->add_option("--batch_tokens", arguments.limits.rows, "Tokens and rows of images in a batch at most")
+      ->check(CLI::PositiveNumber);
+  command->add_option("--most_batch", arguments.limits.jobs, "Requests in a batch at most; 1: no batches")
+      ->check(CLI::Range(1, 4096));
+  command
+      ->add_option("--most_waiting", arguments.limits.waiting, "Requests that wait; others are refused (503)")
+      ->check(CLI::Range(1, 4096));
+  command
+      ->add_option("--latency", arguments.limits.latency,
+                   "Seconds that an answer should take at most: batches are cut so short (0: never)")
+      ->check(CLI::NonNegativeNumber);
+  add_set(command, arguments.overrides, "Change a key of its recipe: moe.route_cache_mib=64");
+  add_device(command, arguments.device);
+}
+
+void add_load(CLI::App& app, Chosen& chosen) {
+  auto* command = app.add_subcommand("load", "Ask running services, and tell how long they take");
+  LoadArguments& arguments = in_one_process(command, chosen, commands::load_service);
+  command->add_option("urls", arguments.urls, "http://HOST:PORT, one after the other")->required();
+  command->add_option("--task", arguments.task, "What to ask for, of a text alone")
+      ->check(one_of_tasks(service::kTaskNames | std::views::filter([](std::string_view name) {
+                             return name != name_of(service::TaskKind::caption);
+                           })));
+  command->add_option("--texts", arguments.texts, "File with a text in each line (default: made up)");
+  command->add_option("--words", arguments.words, "Of each text that is made up")
+      ->check(CLI::Range(1, 10000));
+  auto* clients_option =
+      command->add_option("--clients", arguments.clients, "That ask, each as soon as it was answered");
+  clients_option->check(CLI::Range(1, 4096));
+  auto* rate_option =
+      command->add_option("--rate", arguments.options.rate,
+                          "Requests per second, at random times, whether or not those before were answered, "
+                          "over at most --clients connections (256)");
+  rate_option->check(CLI::PositiveNumber)->default_str("");
+  command->add_option("--seconds", arguments.options.seconds, "For each figure")->check(CLI::PositiveNumber);
+  command
+      ->add_flag("--saturate", arguments.saturates,
+                 "Ever more clients: how many answers per second, 99 of 100 within four times a lone one's")
+      ->excludes(clients_option)
+      ->excludes(rate_option);
+  command->add_option("--token_file", arguments.token_file, "With the token that they want");
+}
+
+void add_inspect(CLI::App& app, Chosen& chosen) {
+  auto* command = app.add_subcommand("inspect", "What is in a checkpoint, and what each expert serves");
+  struct Arguments {
+    InspectArguments inspect;
+    ExpertsArguments experts;
+    CostArguments cost;
+    bool of_experts = false, of_cost = false;
+  };
+  const auto arguments = std::make_shared<Arguments>();
+  command
+      ->add_option("checkpoint", arguments->inspect.checkpoint,
+                   "File, or folder with checkpoints; for --cost also a recipe")
+      ->required();
+  auto* experts_flag = command->add_flag(
+      "--experts", arguments->of_experts,
+      "Print and draw what each expert serves on a split of the data; mpirun for several ranks");
+  command->add_option("--split", arguments->experts.split, "For --experts: train, validation or test")
+      ->check(CLI::IsMember({"train", "validation", "test"}))
+      ->needs(experts_flag);
+  command->add_option("--out", arguments->experts.out, "For --experts: folder for experts-LAYER.svg and .png")
+      ->needs(experts_flag);
+  auto* cost_flag = command
+                        ->add_flag("--cost", arguments->of_cost,
+                                   "Parameters and FLOPs of every part, for one example's forward pass")
+                        ->excludes(experts_flag);
+  command
+      ->add_option("--length", arguments->cost.length,
+                   "For --cost: tokens of a text (default: data.max_length)")
+      ->check(CLI::PositiveNumber)
+      ->needs(cost_flag);
+  command
+      ->add_option("--set", arguments->experts.overrides,
+                   "For --experts and --cost: change a key: image.depthwise=false")
+      ->allow_extra_args(false);
+  command->parse_complete_callback([arguments] {
+    if (!arguments->experts.overrides.empty() && !arguments->of_experts && !arguments->of_cost)
+      throw CLI::RequiresError("--set", "--experts or --cost");
+  });
+  command->add_flag("--tensors", arguments->inspect.tensors, "List every tensor")
+      ->excludes(experts_flag, cost_flag);
+  command->add_flag("--recipe", arguments->inspect.recipe, "Print its recipe and nothing else")
+      ->excludes(experts_flag, cost_flag);
+  command->add_flag("--verify", arguments->inspect.verify, "Compare every tensor with its checksum")
+      ->excludes(experts_flag, cost_flag);
+  command->callback([arguments, &chosen] {
+    if (arguments->of_experts) {
+      arguments->experts.checkpoint = arguments->inspect.checkpoint;
+      chosen = {together(commands::inspect_experts, arguments->experts)};
+    } else if (arguments->of_cost) {
+      arguments->cost.path = arguments->inspect.checkpoint;
+      arguments->cost.overrides = arguments->experts.overrides;
+      chosen = {together(commands::inspect_cost, arguments->cost)};
+    } else {
+      chosen = {alone([arguments] { return inspect(arguments->inspect); })};
+    }
+  });
+}
+
+void add_export(CLI::App& app, Chosen& chosen) {
+  auto* command = app.add_subcommand(
+      "export", "Write a checkpoint's weights as .h5 or .safetensors, or what it computes as .onnx");
+  ExportArguments& arguments =
+      in_one_process<ExportArguments>(command, chosen, [](const ExportArguments& given) {
+        if (export_format(given) != "onnx") return export_weights(given);
+        const MpiSession session;
+        return export_graph(given, session);
+      });
+  add_checkpoint(command, arguments.checkpoint);
+  command->add_option("output", arguments.output, "*.h5, *.safetensors or *.onnx")->required();
+  command->add_option("--format", arguments.format, "Whatever the output's name says")
+      ->check(CLI::IsMember({"hdf5", "safetensors", "onnx"}));
+  add_set(command, arguments.overrides, "Change a key of the model's recipe, for ONNX");
+}
+
+void add_bench(CLI::App& app, Chosen& chosen) {
+  auto* command = app.add_subcommand("bench", "Measure this machine and the parts that decide the speed");
+  BenchArguments& arguments = on_ranks(command, chosen, commands::bench);
+  command->add_option("names", arguments.names, "Which (none: all): " + bench_names());
+  command->add_option("--checkpoint", arguments.checkpoint,
+                      "The model that latency is measured of: file, or folder");
+  command
+      ->add_option("--repetitions", arguments.repetitions, "Timings per figure, of which the median is taken")
+      ->check(CLI::PositiveNumber);
+}
+
+void add_members(CLI::App* federate, Chosen& chosen) {
+  auto* provision =
+      federate->add_subcommand("provision", "Make start-up kits: of the coordinator and of each site");
+  ProvisionArguments& kits = in_one_process(provision, chosen, federate_provision);
+  provision->add_option("federation", kits.federation, "TOML file")->required();
+  provision->add_option("--renew", kits.renew, "Make this site's kit another certificate");
+  provision->add_option("--revoke", kits.revoke, "No longer let this site in");
+  add_set(provision, kits.overrides);
+
+  auto* initialize = federate->add_subcommand(
+      "initialize", "Save a recipe's model untrained, for a federation to start with");
+  InitializeArguments& start = until_interrupted(initialize, chosen, federate_initialize);
+  initialize->add_option("recipe", start.recipe, "TOML file")->required();
+  initialize->add_option("--out", start.out, "Folder for the checkpoint");
+  add_set(initialize, start.overrides);
+
+  auto* coordinator = federate->add_subcommand("coordinator", "Lead a federation's rounds");
+  CoordinatorArguments& leader = until_interrupted(coordinator, chosen, federate_coordinator);
+  coordinator->add_option("federation", leader.federation, "TOML file")->required();
+  add_set(coordinator, leader.overrides);
+
+  auto* site = federate->add_subcommand(
+      "site", "Take part with this site's data: [mpirun -n RANKS] conclave federate site SITE");
+  SiteArguments& member = until_interrupted(site, chosen, federate_site);
+  site->add_option("site", member.site, "TOML file; provision makes one in each kit")->required();
+  add_set(site, member.overrides);
+  add_device(site, member.device);
+}
+
+void add_federate(CLI::App& app, Chosen& chosen) {
+  auto* federate = app.add_subcommand("federate", "Train one model at several sites that keep their data");
+  federate->require_subcommand(1);
+  add_members(federate, chosen);
+
+  auto* simulate = federate->add_subcommand(
+      "simulate", "Train by thousands of virtual clients: [mpirun -n RANKS] conclave federate simulate FILE");
+  SimulateArguments& simulated = until_interrupted(simulate, chosen, federate_simulate);
+  simulate->add_option("simulation", simulated.simulation, "TOML file")->required();
+  add_set(simulate, simulated.overrides);
+
+  auto* status = federate->add_subcommand("status", "What a coordinator's rounds have come to");
+  StatusArguments& seen = in_one_process(status, chosen, federate_status);
+  status->add_option("directory", seen.directory, "The coordinator's folder")->required();
+
+  auto* audit = federate->add_subcommand("audit", "Verify a coordinator's transcript of its rounds");
+  AuditArguments& audited = in_one_process(audit, chosen, federate_audit);
+  audit->add_option("transcript", audited.transcript, "File, or the coordinator's folder")->required();
+  audit->add_option("--head", audited.head, "A head that an earlier audit printed; it must be there yet")
+      ->check(CLI::Validator(
+          [](const std::string& text) {
+            const bool is_head = text.size() == 64 && text.find_first_not_of("0123456789abcdef") == text.npos;
+            return is_head ? "" : "not 64 digits of a head, as audit prints it";
+          },
+          "HEX"));
+}
+
+// All that the others are, for what is sought.
+void add_sought(CLI::App* command, PrivacyArguments& privacy, const std::string& sought) {
+  const auto add = [&](const std::string& name, auto& value, const char* meaning) {
+    if (name != sought) command->add_option("--" + name, value, meaning)->required();
+  };
+  add("noise", privacy.noise, "Noise multiplier: the noise's standard deviation over the clipping norm");
+  add("steps", privacy.steps, "Releases: steps of training, or rounds");
+  add("epsilon", privacy.epsilon, "What may be spent");
+  add("delta", privacy.delta, "Well below one over the number of people: 1e-5, say");
+  command->add_option("--rate", privacy.rate, "Sampling rate: the probability to take part in a step");
+  command->add_option("--accountant", privacy.accountant, "pld, which is tight, or rdp")
+      ->check(CLI::IsMember({"pld", "rdp"}));
+}
+
+void add_privacy(CLI::App& app, Chosen& chosen) {
+  auto* privacy = app.add_subcommand("privacy", "What noise and sampling spend of privacy, and buy");
+  privacy->require_subcommand(1);
+  const auto add = [&](const char* sought, const char* meaning, int (*run)(const PrivacyArguments&)) {
+    auto* command = privacy->add_subcommand(sought, meaning);
+    add_sought(command, in_one_process(command, chosen, run), sought);
+  };
+  add("epsilon", "Epsilon of noise, rate and steps", privacy_epsilon);
+  add("noise", "The least noise multiplier for a budget", privacy_noise);
+  add("steps", "How many steps stay within a budget", privacy_steps);
+}
+
+void add_recipe(CLI::App& app, Chosen& chosen) {
+  auto* recipe = app.add_subcommand("recipe", "Check or print a recipe");
+  recipe->require_subcommand(1);
+  const auto add = [&](const char* name, const char* meaning, int (*run)(const RecipeArguments&)) {
+    auto* command = recipe->add_subcommand(name, meaning);
+    RecipeArguments& arguments = in_one_process(command, chosen, run);
+    command->add_option("recipe", arguments.recipe, "TOML file, also of a federation, a site or a simulation")
+        ->required();
+    add_set(command, arguments.overrides);
+    return std::pair<CLI::App*, RecipeArguments&>(command, arguments);
+  };
+  const auto [check, checked] = add("check", "Find mistakes", recipe_check);
+  check->add_option("--ranks", checked.ranks, "Check also that this many ranks can run it")
+      ->check(CLI::PositiveNumber)
+      ->default_str("");
+  const auto [show, shown] = add("show", "Print it with every default filled in", recipe_show);
+  show->add_flag("--documented", shown.documented, "With what each key means");
+}
+
+std::atomic<bool> interrupted{false};
+
+// The first signal asks for an orderly end; a second one does what it always did.
+void on_signal(int signal) {
+  interrupted = true;
+  std::signal(signal, SIG_DFL);
+}
+
+}  // namespace
+
+int run_command_line(int argc, char** argv, const std::string& version, Surroundings surroundings) {
+  CLI::App app{"Conclave trains one mixture of experts across processes, machines and institutions."};
+  app.require_subcommand(1);
+  app.option_defaults()->always_capture_default();
+  app.set_version_flag("--version", version);
+  Chosen chosen;
+  for (const auto add :
+       {add_train, add_evaluate, add_quantize, add_predict, add_generate, add_caption, add_serve, add_load,
+        add_inspect, add_export, add_bench, add_federate, add_privacy, add_recipe})
+    add(app, chosen);
+  hide_empty_defaults(app);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
+
+  std::signal(SIGXFSZ, SIG_IGN);  // a limit on file sizes then fails a save, and no more
+  if (chosen.until_interrupted) {
+    std::signal(SIGINT, on_signal);
+    std::signal(SIGTERM, on_signal);
+  }
+  surroundings.interrupted = &interrupted;
+  return chosen.run(surroundings);
+}
+
+}  // namespace conclave::commands
