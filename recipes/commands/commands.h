@@ -25,6 +25,8 @@ struct Surroundings {
   const char* no_color = nullptr;
   const char* term = nullptr;
   const std::atomic<bool>* interrupted = nullptr;
+
+  bool is_interrupted() const { return interrupted && *interrupted; }
 };
 
 struct TrainArguments {
@@ -222,6 +224,9 @@ struct RecipeArguments {
 };
 int recipe_check(const RecipeArguments& arguments);
 int recipe_show(const RecipeArguments& arguments);
+
+/// A line on standard output, with the time of day.
+void say(const std::string& text);
 
 /// Collective. All ranks, for `device`; rank 0 says where they compute if that is not where they might.
 DeviceWorld world_for(const std::string& device, const MpiSession& session);

@@ -1,0 +1,386 @@
+// conclave federate site: trains the federation's model on this site's data, round by round. Rank 0 talks to
+// the coordinator, all ranks train.
+#include <array>
+#include <ctime>
+#include <filesystem>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "core/text.h"
+#include "federated/privacy/ledger.h"
+#include "federated/random_source.h"
+#include "federated/sha256.h"
+#include "federated/transport/site.h"
+#include "recipes/commands/commands.h"
+#include "recipes/federation.h"
+#include "recipes/loaded_model.h"
+#include "recipes/site_model.h"
+#include "recipes/waiting_update.h"
+
+namespace conclave::commands {
+namespace {
+
+namespace fs = std::filesystem;
+
+// What a site agrees to when it begins: a coordinator that changed any of it under way would have what the
+// site checked it for, and promised to those whose data it has, hold no longer.
+nlohmann::json terms_of(const SiteRound& round) {
+  nlohmann::json sharing = nlohmann::json::array();
+  for (const SharingRule& rule : round.sharing) sharing.push_back({rule.pattern, to_string(rule.sharing)});
+  return {{"secure", round.secure},
+          {"most_examples", round.most_examples},
+          {"asynchronous", round.asynchronous},
+          {"privacy",
+           {{"unit", to_string(round.privacy.unit)},
+            {"clip_norm", round.privacy.clip_norm},
+            {"rate", round.privacy.rate},
+            {"noise_multiplier", round.privacy.noise_multiplier},
+            {"delta", round.privacy.delta}}},
+          {"sharing", sharing}};
+}
+
+RoundPrivacy round_privacy_of(const nlohmann::json& told) {
+  return {.unit = parse_privacy_unit(told.at("unit").get<std::string>()),
+          .clip_norm = told.at("clip_norm"),
+          .rate = told.at("rate"),
+          .noise_multiplier = told.at("noise_multiplier"),
+          .delta = told.at("delta")};
+}
+
+// As the policy lists them, whose tokens a site reports.
+std::vector<double> served(const SharingPolicy& policy, const Trainer& trainer) {
+  std::vector<double> tokens;
+  for (const auto& [layer, number] : policy.experts()) {
+    const auto& all = trainer.served_tokens();
+    const auto found =
+        std::ranges::find_if(all, [&layer = layer](const auto& named) { return named.first == layer; });
+    require(found != all.end() && number < static_cast<Index>(found->second.size()),
+            "no layer {} has an expert {}", layer, number);
+    tokens.push_back(found->second[static_cast<std::size_t>(number)]);
+  }
+  return tokens;
+}
+
+// What rank 0 has been told to do, for the others. They sleep until then: a waiting collective of MPI's would
+// keep their cores busy.
+nlohmann::json shared(const nlohmann::json& mine, Communicator& world) {
+  const Tensor there = Tensor::zeros({1});
+  Request request = world.start_all_reduce(there);
+  while (!request.test()) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  return nlohmann::json::parse(world.broadcast(mine.dump(), 0));
+}
+
+// For what is released with noise that is yet to be drawn, which no digest tells from another.
+std::string random_name() {
+  std::array<std::byte, 32> bytes;
+  SystemRandom().fill(bytes);
+  return hexadecimal(bytes);
+}
+
+// The federation's classes, by which a site's labels are numbered.
+void check_classes(const Trainer& trainer, const CheckpointReader& model, const std::string& name) {
+  const auto classes =
+      nlohmann::json::parse(model.state().metadata).at("class_names").get<std::vector<std::string>>();
+  require(trainer.class_names() == classes,
+          "{}: this site's data has {} classes ({}, ...), the federation's model {} ({}, ...); they must be "
+          "the same, "
+          "in the same order",
+          name, trainer.class_names().size(),
+          trainer.class_names().empty() ? "" : trainer.class_names().front(), classes.size(),
+          classes.empty() ? "" : classes.front());
+}
+
+// What the coordinator asks of this site, of which all ranks know the same.
+struct Work {
+  bool finished;                 // the last round is over
+  std::int64_t number, rounds;   // of the round
+  std::string model;             // a checkpoint
+  std::int64_t steps, elements;  // of training, and of the update
+  SiteRules rules;
+  std::int64_t counted, turn;  // see SiteRound
+  nlohmann::json terms;
+
+  bool asynchronous() const { return terms.at("asynchronous"); }
+  std::vector<SharingRule> sharing() const {
+    std::vector<SharingRule> rules;
+    for (const auto& rule : terms.at("sharing"))
+      rules.push_back({rule.at(0), parse_sharing(rule.at(1).get<std::string>())});
+    return rules;
+  }
+};
+
+nlohmann::json told(const SiteRound& round) {
+  return {{"finished", round.finished},       {"round", round.round},
+          {"rounds", round.rounds},           {"model", round.model},
+          {"steps", round.local_steps},       {"elements", round.elements},
+          {"proximal", round.rules.proximal}, {"control", round.rules.control_variate},
+          {"counted", round.counted},         {"turn", round.turn()},
+          {"terms", terms_of(round)}};
+}
+
+Work heard(const nlohmann::json& told) {
+  return {.finished = told.at("finished"),
+          .number = told.at("round"),
+          .rounds = told.at("rounds"),
+          .model = told.at("model"),
+          .steps = told.at("steps"),
+          .elements = told.at("elements"),
+          .rules = {.proximal = told.at("proximal"), .control_variate = told.at("control")},
+          .counted = told.at("counted"),
+          .turn = told.at("turn"),
+          .terms = told.at("terms")};
+}
+
+// Collective, as are all its members but where they say that they are rank 0's.
+class SiteJob {
+ public:
+  SiteJob(const SiteArguments& arguments, const Surroundings& surroundings, const MpiSession& session)
+      : name_(arguments.site),
+        surroundings_(surroundings),
+        device_(world_for(arguments.device, session)),
+        settings_(read_site(arguments.site, arguments.overrides, device_.world.get())),
+        speaks_(device_.world->rank() == 0),
+        directory_(settings_.site.directory) {
+    if (!speaks_) return;
+    kit_ = Kit::read(settings_.site.kit, std::time(nullptr));
+    site_.emplace(
+        SiteOptions{.address = settings_.site.address,
+                    .directory = directory_,
+                    .patience_seconds = settings_.site.patience_seconds,
+                    .secure_only = settings_.site.secure_only},
+        *kit_, [this] { return surroundings_.is_interrupted(); }, say);
+  }
+
+  // Until the last round is over: true. Or until it is interrupted.
+  bool run() {
+    while (const std::optional<Work> work = next()) {
+      if (work->finished && speaks_)
+        say(fmt::format("all {} rounds are over; the model is {}", work->rounds, work->model));
+      if (work->finished && std::ranges::none_of(work->sharing(), [](const SharingRule& rule) {
+            return rule.sharing == Sharing::kept_private;
+          }))
+        return true;
+      check_terms(*work);
+      const CheckpointReader model(work->model);
+      if (!trainer_) begin(*work, model);
+      if (work->finished) {
+        save_with_own_part(*work);
+        return true;
+      }
+      check_elements(*work);
+      if (deliver_waiting(*work)) continue;
+      if (!train(*work, model)) return false;
+    }
+    return false;
+  }
+
+ private:
+  // Nothing where interrupted.
+  std::optional<Work> next() {
+    nlohmann::json work;
+    if (speaks_) try {
+        round_ = site_->next();
+        work = told(round_);
+      } catch (const Interrupted&) {
+        work = {{"interrupted", true}};
+      }
+    work = shared(work, grid_ ? grid_->world() : *device_.world);
+    return work.contains("interrupted") ? std::nullopt : std::optional(heard(work));
+  }
+
+  void check_terms(const Work& work) {
+    if (agreed_.is_null()) agreed_ = work.terms;
+    require(
+        work.terms == agreed_,
+        "the coordinator has other terms than this site began with: {}, and it was {}; if its owners agree "
+        "to them, start it again",
+        work.terms.dump(), agreed_.dump());
+  }
+
+  void begin(const Work& work, const CheckpointReader& model) {
+    of_sums_ = round_privacy_of(work.terms.at("privacy"));
+    Recipe recipe = site_recipe(settings_, parse_recipe(model.state().recipe, work.model + ":/state/recipe"),
+                                work.model, of_sums_, name_);
+    recipe.train.steps = work.steps * work.rounds;
+    recipe.train.ema = 0;  // the coordinator's mean is one already
+    grid_.emplace(grid_for(recipe, name_, surroundings_, std::move(device_.world)));
+    trainer_.emplace(recipe, *grid_, trainer_environment(surroundings_));
+    privacy_ = recipe.privacy;
+    if (speaks_ && (of_sums_.is_on() || trainer_->privacy_event(work.steps)))
+      ledger_.emplace(
+          (directory_ / "privacy.sqlite").string(),
+          PrivacyBudget{privacy_.epsilon > 0 ? privacy_.epsilon : std::numeric_limits<double>::infinity(),
+                        privacy_.is_on() || settings_.origin.contains("privacy.delta") ? privacy_.delta
+                                                                                       : of_sums_.delta});
+    require(!privacy_.is_on() || of_sums_.unit != RoundPrivacy::Unit::site,
+            "privacy.unit = \"{}\" at this site, where the federation's is \"site\": of the two together no "
+            "account is kept; leave one out",
+            privacy_.unit);
+    check_classes(*trainer_, model, name_);
+    kept_.emplace(model, work.sharing(), directory_, *grid_);
+    std::vector<SharingRule> never;
+    for (const std::string& pattern : settings_.sharing.kept_private)
+      never.push_back({pattern, Sharing::kept_private});
+    kept_->check_private(never);
+    require(!privacy_.is_on() || kept_->policy().experts().empty(),
+            "the coordinator's sharing.by_tokens asks how many tokens each expert served, which tells of "
+            "single records; a site with privacy.unit = \"{}\" does not say",
+            privacy_.unit);
+    require(
+        !privacy_.is_on() || !work.asynchronous(),
+        "the coordinator's rounds are asynchronous: how many there are for this site depends on how fast it "
+        "is, and with privacy.unit = \"{}\" it has to know beforehand what noise they need together",
+        privacy_.unit);
+  }
+
+  // The result, with what this site shared with nobody.
+  void save_with_own_part(const Work& work) {
+    trainer_->begin_round(work.model, work.number * work.steps, 0);
+    kept_->restore_private(trainer_->model_entries(), std::numeric_limits<std::int64_t>::max());
+    const std::string own = trainer_->save_now();
+    if (speaks_) say(fmt::format("with what this site kept to itself, the model is {}", own));
+  }
+
+  void check_elements(const Work& work) const {
+    const std::size_t elements = kept_->policy().exchanged_elements() * (work.rules.control_variate ? 2 : 1);
+    require(work.elements == static_cast<std::int64_t>(elements),
+            "the coordinator wants updates of {} numbers; by its own rules there are {}", work.elements,
+            elements);
+  }
+
+  // By which an update is made: under others it is not to be delivered.
+  std::string made_by(const Work& work) const {
+    return nlohmann::json{
+        {"federation", work.terms},
+        {"steps", work.steps},
+        {"own",
+         {privacy_.unit, privacy_.clip_norm, privacy_.rate, privacy_.batch, privacy_.noise_multiplier}}}
+        .dump();
+  }
+
+  // One that was made before this site was started again; and where rounds are asynchronous, one that came in
+  // none yet may still do so in this. False where there is none.
+  bool deliver_waiting(const Work& work) {
+    std::optional<WaitingUpdate> waiting;
+    if (speaks_)
+      waiting = WaitingUpdate::find(
+          directory_, work.turn, made_by(work),
+          work.asynchronous() ? std::optional<FileDigest>() : std::optional(round_.digest));
+    if (!shared({{"trained", waiting.has_value()}}, grid_->world()).at("trained")) return false;
+    if (speaks_) account_and_deliver(*waiting, work);
+    return true;
+  }
+
+  // Rank 0's.
+  void account_and_deliver(const WaitingUpdate& update, const Work& work) {
+    if (ledger_) {  // before anybody is told: what is then not told counts, too
+      ledger_->record({.run = certificate_info(kit_->authority).fingerprint,
+                       .round = update.round,
+                       .digest = update.spend,
+                       .event = of_sums_.is_on() ? of_sums_.event() : *trainer_->privacy_event(work.steps)});
+      say(fmt::format("privacy: epsilon {:.4f} at delta {} with this round", ledger_->epsilon(),
+                      ledger_->budget().delta));
+    }
+    SiteRound trained = round_;
+    trained.round = update.round;
+    trained.digest = update.base;
+    try {
+      const bool delivered = site_->deliver(trained, {update.file, update.digest}, update.examples,
+                                            update.tokens, update.metrics);
+      if (delivered) say(fmt::format("round {} of {}: delivered", trained.round + 1, round_.rounds));
+      // Otherwise the next round's takes its place, and a coordinator that was killed may yet ask for this
+      // one, whose privacy is spent; but not for one in a noisy sum, which may have been told: the next
+      // noise costs anew.
+      if (of_sums_.is_on() || (work.asynchronous() && !delivered)) WaitingUpdate::forget(directory_);
+    } catch (const Interrupted&) {
+    }  // which next() then tells the other ranks
+  }
+
+  void validate(const std::string& which, std::map<std::string, double>& metrics) {
+    for (const auto& [task, result] : trainer_->validate()) {
+      metrics[fmt::format("{}/{}_loss", task, which)] = result.loss;
+      if (result.accuracy) metrics[fmt::format("{}/{}_accuracy", task, which)] = *result.accuracy;
+    }
+  }
+
+  // Makes the round's update of `model`, and delivers it. False where interrupted: the round is done again,
+  // alike.
+  bool train(const Work& work, const CheckpointReader& model) {
+    trainer_->begin_round(work.model, work.number * work.steps, work.turn * work.steps);
+    std::map<std::string, double> metrics;
+    // What is measured on single records has no noise.
+    const bool tells_metrics =
+        !privacy_.is_on() && !of_sums_.is_on() &&
+        (work.number % settings_.site.validate_every == 0 || work.number + 1 == work.rounds);
+    if (tells_metrics) validate("validation", metrics);
+    if (kept_->has_private_part() && work.turn > 0) {
+      kept_->restore_private(trainer_->model_entries(), work.turn);
+      if (tells_metrics) validate("private_validation", metrics);
+    }
+    SiteModel::Control control{.gradient = {}, .counted = work.counted};
+    Trainer::ControlEntries controlled;  // until the update is saved
+    if (work.rules.control_variate) {
+      controlled = trainer_->control_entries();
+      control.gradient = controlled.gradient;
+      if (!kept_->set_correction(controlled.correction, model, control.counted) && speaks_)
+        say(
+            fmt::format("warning: {}: this site's control variate of after round {} is gone; it "
+                        "begins anew, while the mean of all sites' still has the old one in it",
+                        directory_.string(), control.counted));
+    }
+    const bool of_records = of_sums_.is_within_sites();
+    if (!(of_records ? trainer_->subtract_clipped_sum() : trainer_->take_steps(work.steps, work.rules)))
+      return false;
+    const fs::path file = directory_ / "update.f32";
+    std::vector<TensorEntry> changes;
+    if (of_records) changes = trainer_->clipped_changes();
+    const FileDigest digest =
+        kept_->save(trainer_->model_entries(), model, work.turn, file.string(), control, changes);
+    if (!speaks_) return true;
+    const bool counts_persons = of_sums_.unit == RoundPrivacy::Unit::client;
+    const WaitingUpdate update{
+        .round = work.number,
+        .base = round_.digest,
+        .file = file,
+        .digest = digest,
+        .examples =
+            static_cast<double>(counts_persons ? trainer_->private_units() : trainer_->training_examples()),
+        .tokens = served(kept_->policy(), *trainer_),
+        .metrics = metrics,
+        .turn = work.turn,
+        .terms = made_by(work),
+        .spend = !ledger_           ? ""
+                 : of_sums_.is_on() ? random_name()
+                                    : sha256_of(file)};
+    update.save();
+    account_and_deliver(update, work);
+    return true;
+  }
+
+  const std::string name_;
+  const Surroundings& surroundings_;
+  DeviceWorld device_;
+  const SiteSettings settings_;
+  const bool speaks_;
+  const fs::path directory_;
+  std::optional<Kit> kit_;  // rank 0's, as are site_, round_ and ledger_
+  std::optional<Site> site_;
+  SiteRound round_;
+  std::optional<PrivacyLedger> ledger_;
+  nlohmann::json agreed_;  // the terms, once there are some
+  RoundPrivacy of_sums_;
+  PrivacyRecipe privacy_;
+  std::optional<ProcessGrid> grid_;
+  std::optional<Trainer> trainer_;
+  std::optional<SiteModel> kept_;
+};
+
+}  // namespace
+
+int federate_site(const SiteArguments& arguments, const Surroundings& surroundings,
+                  const MpiSession& session) {
+  return SiteJob(arguments, surroundings, session).run() ? 0 : 130;
+}
+
+}  // namespace conclave::commands
