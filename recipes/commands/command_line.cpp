@@ -14,17 +14,21 @@
 namespace conclave::commands {
 namespace {
 
+using Run = std::function<int(const Surroundings&)>;
+
 // Runs a command of one process.
-int run_alone(const std::function<int()>& command) {
-  try {
-    return command();
-  } catch (const RecipeError& error) {
-    fmt::print(stderr, "conclave: {}\n", error.what());
-    return 2;
-  } catch (const std::exception& error) {
-    fmt::print(stderr, "conclave: {}\n", error.what());
-    return 1;
-  }
+Run alone(std::function<int()> command) {
+  return [command = std::move(command)](const Surroundings&) {
+    try {
+      return command();
+    } catch (const RecipeError& error) {
+      fmt::print(stderr, "conclave: {}\n", error.what());
+      return 2;
+    } catch (const std::exception& error) {
+      fmt::print(stderr, "conclave: {}\n", error.what());
+      return 1;
+    }
+  };
 }
 
 // What a recipe can do about an error, where that does not say it itself.
@@ -54,12 +58,6 @@ int run_together(const std::function<int(const MpiSession&)>& command) {
     if (ranks == 1) return 1;
     session.abort(1);
   }
-}
-
-using Run = std::function<int(const Surroundings&)>;
-
-Run alone(std::function<int()> command) {
-  return [command = std::move(command)](const Surroundings&) { return run_alone(command); };
 }
 
 template <class Arguments>
@@ -116,6 +114,8 @@ void add_device(CLI::App* command, std::string& device,
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
 }
 
+CLI::IsMember one_of_splits() { return CLI::IsMember({"train", "validation", "test"}); }
+
 CLI::IsMember one_of_tasks(auto names) {
   return CLI::IsMember(std::vector<std::string>(names.begin(), names.end()));
 }
@@ -143,8 +143,7 @@ void add_evaluate(CLI::App& app, Chosen& chosen) {
   auto* command = app.add_subcommand("eval", "Accuracy of a checkpoint on one split of its data");
   EvaluateArguments& arguments = on_ranks(command, chosen, commands::evaluate);
   add_checkpoint(command, arguments.checkpoint);
-  command->add_option("--split", arguments.split, "train, validation or test")
-      ->check(CLI::IsMember({"train", "validation", "test"}));
+  command->add_option("--split", arguments.split, "train, validation or test")->check(one_of_splits());
   command->add_option("--task", arguments.task,
                       "classify, caption or generate; else the first that it was trained to do");
   command->add_flag("--int8", arguments.int8,
@@ -221,7 +220,7 @@ void add_caption(CLI::App& app, Chosen& chosen) {
       ->add_option("--split", arguments.split,
                    "Instead of files: the images of the train, validation or test split of its data, and how "
                    "well the captions fit those given there, by BLEU-4 and CIDEr-D")
-      ->check(CLI::IsMember({"train", "validation", "test"}))
+      ->check(one_of_splits())
       ->excludes(caption_images);
   auto* beam_option =
       command->add_option("--beam", arguments.options.beam,
@@ -340,7 +339,7 @@ void add_inspect(CLI::App& app, Chosen& chosen) {
       "--experts", arguments->of_experts,
       "Print and draw what each expert serves on a split of the data; mpirun for several ranks");
   command->add_option("--split", arguments->experts.split, "For --experts: train, validation or test")
-      ->check(CLI::IsMember({"train", "validation", "test"}))
+      ->check(one_of_splits())
       ->needs(experts_flag);
   command->add_option("--out", arguments->experts.out, "For --experts: folder for experts-LAYER.svg and .png")
       ->needs(experts_flag);

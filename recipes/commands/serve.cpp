@@ -88,7 +88,7 @@ int serve(const ServeArguments& arguments, const Surroundings& surroundings, con
   std::fflush(stdout);
 
   std::thread signals([&] {  // which may come at any time, and wake nobody by themselves
-    while (!*surroundings.interrupted && !queue.closed())
+    while (!surroundings.is_interrupted() && !queue.closed())
       std::this_thread::sleep_for(std::chrono::milliseconds(20));
     service.end();
   });

@@ -15,12 +15,12 @@ Tensor product(const Tensor& a, const Tensor& b) {
                c = Tensor::zeros({a.size(0), b.size(1)}, DType::f64);
   const Index m = a.size(0), k = a.size(1), n = b.size(1);
   for (Index i = 0; i < m; ++i)
-    for (Index j = 0; j < n; ++j)
-      c.data<double>()[i * n + j] = [&, row = x.data<double>() + i * k, column = y.data<double>() + j] {
-        double sum = 0;
-        for (Index l = 0; l < k; ++l) sum += row[l] * column[l * n];
-        return sum;
-      }();
+    for (Index j = 0; j < n; ++j) {
+      const double *row = x.data<double>() + i * k, *column = y.data<double>() + j;
+      double sum = 0;
+      for (Index l = 0; l < k; ++l) sum += row[l] * column[l * n];
+      c.data<double>()[i * n + j] = sum;
+    }
   return c;
 }
 
