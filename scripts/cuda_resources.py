@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,16 +16,27 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "core/kernels/cuda_resources.tsv"
 ARCHITECTURES = ("80", "90")  # A100, H100; later ones translate the latter's PTX
+FOLDER = ROOT / "build/cuda_resources"  # always the same, for ccache
 FIGURES = ("registers", "shared bytes", "spilled bytes")
 
 
-def compiled(nvcc, source, folder):
-    """What ptxas says of a file, or None where it does not compile."""
+def batches(sources, count):
+    """The files in so many lists, each of about as many bytes."""
+    lists = [[] for _ in range(count)]
+    for source in sorted(sources, key=lambda source: -source.stat().st_size):
+        min(lists, key=lambda some: sum(file.stat().st_size for file in some)).append(source)
+    return [sorted(some) for some in lists if some]
+
+
+def compiled(nvcc, sources):
+    """What ptxas says of files, or None where they do not compile: together, as reading headers is most of the work."""
+    together = FOLDER / f"{sources[0].stem}.cu"
+    together.write_text("".join(f'#include "{source.relative_to(ROOT)}"\n' for source in sources))
     options = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHITECTURES]
     options.append(f"-gencode=arch=compute_{ARCHITECTURES[-1]},code=compute_{ARCHITECTURES[-1]}")
-    command = [*(["ccache"] if shutil.which("ccache") else []), nvcc, "-std=c++20", "-O3", "-DCONCLAVE_CUDA=1", *options, "-Xptxas=-v",
-               "-Werror=all-warnings", "-Xcompiler=-Wall,-Wextra,-Werror", "-I.", "-c", str(source.relative_to(ROOT)),
-               "-o", str(Path(folder) / (source.stem + ".o"))]
+    command = [*(["ccache"] if shutil.which("ccache") else []), nvcc, "-std=c++20", "-DCONCLAVE_CUDA=1", *options,
+               "-Xptxas=-v", "-Werror=all-warnings", "-Xcompiler=-Wall,-Wextra,-Werror,-Wno-subobject-linkage", "-I.",
+               "-c", str(together), "-o", str(together.with_suffix(".o"))]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode != 0:
         print(done.stdout)
@@ -46,18 +56,18 @@ def host_code_compiles(nvcc, source):
 
 def short(symbol):
     """A kernel's name, and that of the function it applies, without what the compiler says of namespaces and types."""
-    name = re.sub(r"conclave::kernels::cuda::|conclave::kernels::|conclave::cuda::|conclave::|\(anonymous namespace\)::|^void ", "", symbol)
+    name = re.sub(r"\(anonymous namespace\)::|\w+::|^void ", "", symbol)
     kernel = re.match(r"\w+", name).group()
-    applied = re.search(r"[<, ]([A-Z]\w+)<(?:float|double)", name)
+    applied = re.search(r"[<, ]([A-Z]\w+)[<>(]", name)
     return f"{kernel} {applied.group(1)}" if applied else kernel
 
 
-def resources(said, stem):
+def resources(said):
     """{(kernel, gpu): (registers, shared, spilled)}: the most that any instance takes."""
     most = defaultdict(lambda: (0, 0, 0))
     for line in said.splitlines():
         if entry := re.search(r"Compiling entry function '(.+)' for '(sm_\d+)'", line):
-            key, spilled = (f"{stem}: {short(entry.group(1))}", entry.group(2)), 0
+            key, spilled = (short(entry.group(1)), entry.group(2)), 0
         elif spills := re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", line):
             spilled = max(map(int, spills.groups()))
         elif used := re.search(r"Used (\d+) registers", line):
@@ -80,14 +90,14 @@ def main():
     arguments = parser.parse_args()
     sources = sorted((ROOT / "core").rglob("*.cu"))
     host_sources = sorted((ROOT / "core/cuda").glob("*.cpp"))
-    measured = {}
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
-        host_code = pool.map(lambda source: host_code_compiles(arguments.nvcc, source), host_sources)
-        said = list(pool.map(lambda source: compiled(arguments.nvcc, source, folder), sources))
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        said = [pool.submit(compiled, arguments.nvcc, some) for some in batches(sources, 4)]
+        host_code = list(pool.map(lambda source: host_code_compiles(arguments.nvcc, source), host_sources))
+        said = [text.result() for text in said]
     if None in said or not all(host_code):
         sys.exit("cuda_resources: not all files compile")
-    for text, source in zip(said, sources):
-        measured |= resources(text, source.stem)
+    measured = resources("\n".join(said))
     told = subprocess.run([arguments.nvcc, "--version"], stdout=subprocess.PIPE, text=True, check=True).stdout
     version = "nvcc " + re.search(r"V([0-9.]+)", told).group(1)
     if arguments.update:

@@ -97,7 +97,7 @@ TEST_CASE("every kernel is one of an operation in the table of floors") {
   std::getline(rows, row);  // the compiler
   std::getline(rows, row);  // names of columns
   while (std::getline(rows, row)) {
-    std::stringstream words(row.substr(row.find(": ") + 2, row.find('\t') - row.find(": ") - 2));
+    std::stringstream words(row.substr(0, row.find('\t')));
     for (std::string word; words >> word;) {
       INFO(row << ": launched by no operation of tests/cuda/operations.cpp");
       CHECK_THAT(launches, Catch::Contains(word));
