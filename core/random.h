@@ -74,15 +74,18 @@ struct RandomStream {
 
   /// Uniform in {0, ..., bound - 1}; the bias of the modulo is below bound / 2^64.
   std::uint64_t below(std::uint64_t bound, std::uint64_t index) const {
-    const auto word = bits(index / 2);
-    return (std::uint64_t{word[index % 2 * 2]} << 32 | word[index % 2 * 2 + 1]) % bound;
+    return wide(blocks<1>(index / 2), index % 2) % bound;
   }
 
  private:
+  /// Half of a block's bits.
+  CONCLAVE_HOST_DEVICE static std::uint64_t wide(const Blocks<1>& word, std::uint64_t half) {
+    return std::uint64_t{word[half * 2][0]} << 32 | word[half * 2 + 1][0];
+  }
+
   /// One of the two numbers in [0, 1) that a block has bits for.
   CONCLAVE_HOST_DEVICE static double fraction(const Blocks<1>& word, std::uint64_t half) {
-    const std::uint64_t wide = std::uint64_t{word[half * 2][0]} << 32 | word[half * 2 + 1][0];
-    return static_cast<double>(wide >> 11) * 0x1p-53;
+    return static_cast<double>(wide(word, half) >> 11) * 0x1p-53;
   }
 };
 

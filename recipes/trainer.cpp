@@ -489,7 +489,7 @@ void Trainer::step() {
     else
       norm_squared += part;
   }
-  sums.message[StepSums::interrupted] = environment_.interrupted && *environment_.interrupted ? 1.0 : 0.0;
+  sums.message[StepSums::interrupted] = environment_.is_interrupted() ? 1.0 : 0.0;
   for (std::size_t l = 0; l < layers_.size(); ++l) {
     const MoeStatistics& statistics = layers_[l].second->statistics();
     auto& layer = sums.layer_sums[l];
@@ -783,7 +783,7 @@ bool Trainer::subtract_clipped_sum() {
     kernels::scale(segment.gradients, -1, segment.gradients);
     kernels::scale(segment.gradients, 1, segment.values, Write::accumulate);
   }
-  double stop = environment_.interrupted && *environment_.interrupted ? 1.0 : 0.0;
+  double stop = environment_.is_interrupted() ? 1.0 : 0.0;
   grid_.world().all_reduce(Tensor::borrow(&stop, {1}, DType::f64));
   return stop == 0;
 }

@@ -34,6 +34,8 @@ struct TrainerEnvironment {
   ProgressOptions progress;
   const std::atomic<bool>* interrupted = nullptr;  ///< set by a signal: finish the step, save, stop
   std::string resume;  ///< "": start anew; "auto": the newest checkpoint; else a path
+
+  bool is_interrupted() const { return interrupted && *interrupted; }
 };
 
 struct TrainResult {
