@@ -18,22 +18,23 @@ constexpr std::string_view kPhases[] = {"advertising keys", "sharing secrets", "
                                         "consenting to the survivors", "unmasking the sum"};
 
 // At most so many may collude that of a sum two sites are beyond their reach.
-Agreement agree_among(const SecureOptions& options, std::int64_t number, std::vector<std::string> sites,
-                      std::uint64_t elements) {
+Agreement agree_among(const SecureOptions& options, std::int64_t round, std::int64_t number,
+                      std::vector<std::string> sites, std::uint64_t elements) {
   Agreement agreement = Agreement::among(options.federation, static_cast<std::uint64_t>(number),
                                          std::move(sites), {options.width}, elements);
   agreement.least = std::max(agreement.least, static_cast<std::uint32_t>(options.least));
   agreement.colluding = std::min(agreement.colluding, agreement.least - 2);
-  agreement.values = sum_values(options.clip_norm, options.most_examples, options.privacy);
+  agreement.values = sum_values(round, options.clip_norm, options.most_examples, options.privacy);
   agreement.check();
   return agreement;
 }
 
 }  // namespace
 
-std::string sum_values(double clip_norm, double most_examples, const RoundPrivacy& privacy) {
-  return fmt::format("clip {:a} examples {:a} unit {} clip {:a} rate {:a} noise {:a}", clip_norm,
-                     most_examples, to_string(privacy.unit), privacy.clip_norm, privacy.rate,
+std::string sum_values(std::int64_t round, double clip_norm, double most_examples,
+                       const RoundPrivacy& privacy) {
+  return fmt::format("round {} clip {:a} examples {:a} unit {} clip {:a} rate {:a} noise {:a}", round,
+                     clip_norm, most_examples, to_string(privacy.unit), privacy.clip_norm, privacy.rate,
                      privacy.noise_multiplier);
 }
 
@@ -52,6 +53,13 @@ SecureRound::SecureRound(std::filesystem::path directory, Database& database, Ro
 
 bool SecureRound::unmasked(std::int64_t round) const {
   return database_.prepare("SELECT 1 FROM secure_attempts WHERE round = ?1 AND unmasked").bind(round).next();
+}
+
+std::int64_t SecureRound::unmasked_from(std::int64_t round) const {
+  auto count =
+      database_.prepare("SELECT count(DISTINCT round) FROM secure_attempts WHERE round >= ?1 AND unmasked");
+  count.bind(round).next();
+  return count.integer(0);
 }
 
 std::optional<PrivacyEvent> SecureRound::spent_in(std::int64_t round) const {
@@ -111,7 +119,7 @@ std::optional<SecureRound::Sum> SecureRound::attempt(std::int64_t round, std::ui
   std::optional<Sum> result;
   try {
     const bool weighted = options_.most_examples > 0;
-    const Agreement agreement = agree_among(options_, number, sites, elements + (weighted ? 1 : 0));
+    const Agreement agreement = agree_among(options_, round, number, sites, elements + (weighted ? 1 : 0));
     const RoundPrivacy& privacy = options_.privacy;
     const auto format =
         NoisyFormat::choose(agreement, options_.clip_norm, {privacy.clip_norm, privacy.noise_multiplier});

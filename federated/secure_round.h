@@ -35,8 +35,11 @@ struct SecureTerms {
   double clip_norm = 1;
 };
 
-/// How sites make the numbers of a sum: Agreement::values.
-std::string sum_values(double clip_norm, double most_examples, const RoundPrivacy& privacy);
+/// Of which round a sum's updates are, and how sites make numbers of them: Agreement::values. Attempts at a
+/// sum have numbers of their own, and one that took sites of several rounds would have whose round goes on in
+/// sum after sum, with the same update.
+std::string sum_values(std::int64_t round, double clip_norm, double most_examples,
+                       const RoundPrivacy& privacy);
 
 /// Where weights are hidden, an update is sent times the site's share of `most_examples`, and behind it that
 /// share times clip_norm and this, which leaves room for rounding.
@@ -76,6 +79,9 @@ class SecureRound {
   /// What the sums that sites were asked to unmask have spent, each with the noise that it had, and what so
   /// many `more` of the present noise would; at the present delta.
   double epsilon(std::int64_t more = 0) const;
+  /// Rounds from this one on whose sum sites were asked to unmask: they are among what was spent, and
+  /// skipped.
+  std::int64_t unmasked_from(std::int64_t round) const;
   void stop();
 
   // For the calls of sites. Any thread; each waits up to `seconds`, or until `cancelled` says so.

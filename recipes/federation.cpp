@@ -279,16 +279,16 @@ Recipe site_recipe(const SiteSettings& site, const Recipe& model, const std::str
       "{}: privacy.epsilon = {} without privacy.delta: by the coordinator's delta it might be anything; say "
       "both",
       name, recipe.privacy.epsilon);
+  require(
+      !rounds.is_on() || recipe.privacy.noise_multiplier <= rounds.noise_multiplier,
+      "{}: privacy.noise_multiplier = {} is more than the federation's {}, of which each site adds a part",
+      name, recipe.privacy.noise_multiplier, rounds.noise_multiplier);
   if (within_sites) {
     require(rounds.unit == RoundPrivacy::Unit::client || recipe.privacy.unit != "client",
             "{}: privacy.unit = \"client\" at this site, where the federation hides single records only; "
             "leave it "
             "out, or take no part",
             name);
-    require(recipe.privacy.noise_multiplier <= rounds.noise_multiplier,
-            "{}: privacy.noise_multiplier = {} is more than the federation's {}, of which each site adds a "
-            "part",
-            name, recipe.privacy.noise_multiplier, rounds.noise_multiplier);
     recipe.privacy.unit = to_string(rounds.unit);
     recipe.privacy.clip_norm = rounds.clip_norm;
     recipe.privacy.rate = rounds.rate;

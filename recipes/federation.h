@@ -93,6 +93,7 @@ struct SiteTable {
   std::string directory = "runs/site";
   double patience_seconds = 600;
   bool secure_only = false;
+  std::int64_t least_sites = 3;
   std::int64_t validate_every = 1;
 };
 

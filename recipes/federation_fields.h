@@ -153,6 +153,10 @@ void fields(R& site, Visitor&& field) {
   field("secure_only", site.secure_only,
         "Whether to refuse a federation without secure aggregation, whose coordinator reads the updates",
         Rule{});
+  field("least_sites", site.least_sites,
+        "By secure aggregation: of how many sites' updates a sum must be, at least, for this site's to be in "
+        "it; the coordinator might ask for smaller ones",
+        at_least(3));
   field("validate_every", site.validate_every,
         "Rounds between those whose model is measured on this site's validation split, which the coordinator "
         "is told",

@@ -192,9 +192,17 @@ FileDigest SiteModel::save(std::span<const TensorEntry> entries, const Checkpoin
 
 void SiteModel::save_private(std::span<const float> model, std::int64_t round) const {
   write(private_file(round).string(), model);
-  // The one before is what a repetition of this round would begin with.
-  for (std::int64_t old = round - 2; old > 0 && std::filesystem::remove(private_file(old)); --old) {
-  }
+  // The one before, of whichever round that was, is what a repetition of this round would begin with.
+  remove_others("private-", private_file(round), private_file(kept_private(round - 1)));
+}
+
+// That are named so.
+void SiteModel::remove_others(std::string_view prefix, const std::filesystem::path& kept,
+                              const std::filesystem::path& also_kept) const {
+  for (const auto& entry : std::filesystem::directory_iterator(directory_))
+    if (entry.path().filename().string().starts_with(prefix) && entry.path() != kept &&
+        entry.path() != also_kept)
+      std::filesystem::remove(entry.path());
 }
 
 // As long as the model, zeros where that is private.
@@ -208,10 +216,7 @@ void SiteModel::save_control(std::span<const float> change, std::int64_t round, 
   write(control_file(round).string(), own);
   // A repetition of this round begins with what the last update that counted left; others were of updates
   // that came too late.
-  for (const auto& entry : std::filesystem::directory_iterator(directory_))
-    if (entry.path().filename().string().starts_with("control-") && entry.path() != control_file(round) &&
-        entry.path() != control_file(counted))
-      std::filesystem::remove(entry.path());
+  remove_others("control-", control_file(round), control_file(counted));
 }
 
 }  // namespace conclave

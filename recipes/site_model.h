@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "federated/file_transfer.h"
@@ -56,6 +57,8 @@ class SiteModel {
   std::filesystem::path control_file(std::int64_t round) const;
   /// Of such a file, from number `first` on.
   void save_private(std::span<const float> model, std::int64_t round) const;
+  void remove_others(std::string_view prefix, const std::filesystem::path& kept,
+                     const std::filesystem::path& also_kept) const;
   void save_control(std::span<const float> change, std::int64_t round, std::int64_t counted) const;
 
   ModelLayout layout_;

@@ -22,7 +22,7 @@ struct WaitingUpdate {
   std::map<std::string, double> metrics;
   std::int64_t turn = 0;   ///< the update's number
   std::string terms = {};  ///< by which it was made: under others it is not to be delivered
-  std::string spend = {};  ///< its name in the privacy ledger; "": it needs none
+  std::string spend = {};  ///< its name in the privacy ledger; "": it spends nothing, or anew when it is sent
 
   /// Into the file's folder, durably.
   void save() const;

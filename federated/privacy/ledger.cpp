@@ -102,6 +102,16 @@ double PrivacyLedger::epsilon_with(const PrivacyEvent& next) const {
   return epsilon_with(&spend);
 }
 
+void PrivacyLedger::check(const PrivacySpend& spend) const {
+  const double epsilon = epsilon_with(&spend);
+  if (epsilon > budget_.epsilon)
+    throw BudgetExceeded(fmt::format(
+        "privacy: round {} (of the run {}) would bring epsilon to {:.4g} at delta {:g}, and the budget is "
+        "{:g}; nothing was "
+        "released. Stop here, or agree with those whose data it is on a larger budget",
+        spend.round + 1, spend.run, epsilon, budget_.delta, budget_.epsilon));
+}
+
 bool PrivacyLedger::record(const PrivacySpend& spend) {
   require(!spend.run.empty() && !spend.digest.empty(), "privacy ledger: a spend needs a run and a digest");
   const auto& [noise, rate, steps] = spend.event;
@@ -120,13 +130,7 @@ bool PrivacyLedger::record(const PrivacySpend& spend) {
             spend.round, spend.run, same.integer(3), same.real(1), same.real(2), steps, noise, rate);
     return false;
   }
-  const double epsilon = epsilon_with(&spend);
-  if (epsilon > budget_.epsilon)
-    throw BudgetExceeded(fmt::format(
-        "privacy: round {} (of the run {}) would bring epsilon to {:.4g} at delta {:g}, and the budget is "
-        "{:g}; nothing was "
-        "released. Stop here, or agree with those whose data it is on a larger budget",
-        spend.round + 1, spend.run, epsilon, budget_.delta, budget_.epsilon));
+  check(spend);
   database_
       .prepare(
           "INSERT INTO spends(run, round, digest, mechanism, noise, rate, steps) "

@@ -50,6 +50,8 @@ class PrivacyLedger {
   /// same value was recorded with another event, and what PrivacyAccountant::compose() does. Then nothing is
   /// recorded.
   bool record(const PrivacySpend& spend);
+  /// Throws BudgetExceeded where the spend, if it is a new one, could not be recorded.
+  void check(const PrivacySpend& spend) const;
 
   /// Of all that was recorded, at the budget's delta; by privacy loss distributions, or by Renyi divergences
   /// where a spend gives no more, or where noise or rate differ: they may have been chosen by what came out.

@@ -109,14 +109,14 @@ struct Coordinator::Parts {
     // A federation that begins has no control variate, as its sites have none, whatever it begins with.
     if (by_control) model->add_control(CheckpointReader(newest), !anew);
     if (const double most = options.secure.most_epsilon; options.secure.privacy.is_on() && most > 0)
-      if (const double all = secure.epsilon(options.rounds - round); all > most)
+      if (const double all = epsilon_in_the_end(); all > most)
         fail(
             "privacy: what was summed up so far has spent epsilon {:.4f} at delta {}, and with {} more "
             "rounds it would "
             "be {:.4f}: above privacy.epsilon = {}. Earlier rounds had other noise; ask for fewer rounds, "
             "or for "
             "more noise by privacy.noise_multiplier",
-            secure.epsilon(), options.secure.privacy.delta, options.rounds - round, all, most);
+            secure.epsilon(), options.secure.privacy.delta, rounds_to_spend(), all, most);
     load_strategy();
     if (anew) save();
     if (!is_recorded()) record(board.updates_of(round - 1));
@@ -127,6 +127,9 @@ struct Coordinator::Parts {
     board.stop();
     secure.stop();
   }
+
+  std::int64_t rounds_to_spend() const { return options.rounds - round - secure.unmasked_from(round); }
+  double epsilon_in_the_end() const { return secure.epsilon(rounds_to_spend()); }
 
   // What a strategy remembers of earlier rounds is a checkpoint of its own, which sites need not fetch. It is
   // there before the model of the same round is, which is what a round's end hangs on.
@@ -389,7 +392,7 @@ Coordinator::~Coordinator() {
 
 int Coordinator::port() const { return parts_->port; }
 
-double Coordinator::epsilon() const { return parts_->secure.epsilon(parts_->options.rounds - parts_->round); }
+double Coordinator::epsilon() const { return parts_->epsilon_in_the_end(); }
 
 bool Coordinator::run(const std::function<bool()>& interrupted) {
   Parts& parts = *parts_;

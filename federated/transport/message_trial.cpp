@@ -415,7 +415,8 @@ struct MessageTrial::Parts {
                                           {"layer.moe.experts.weight", {2, 2}, "layer.moe"}};
       const SharingPolicy policy(parameters, round.sharing);
       if (round.finished || std::cmp_not_equal(round.elements, policy.exchanged_elements())) return;
-      site.deliver(round, {directory / "update", digest_of(directory / "update")}, 1, {1}, {{"loss", 1}});
+      site.deliver(round, {directory / "update", digest_of(directory / "update")}, 1, {1}, {{"loss", 1}},
+                   [] {});
     });
   }
 

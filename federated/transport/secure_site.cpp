@@ -57,14 +57,15 @@ ByteView bytes_of(const std::string& text) { return std::as_bytes(std::span(text
 // The agreement as the coordinator tells it, as far as a site can check it: of at least three sites the sum,
 // whatever the coordinator would like, each with a certificate of the federation's authority.
 Agreement agreement_of(const federated::SecureTerms& terms, const SiteRound& round, const Kit& kit) {
-  Agreement agreement{.federation = terms.federation(),
-                      .round = static_cast<std::uint64_t>(terms.attempt()),
-                      .sites = {},
-                      .least = terms.least(),
-                      .colluding = terms.colluding(),
-                      .ring = {terms.width()},
-                      .length = terms.length(),
-                      .values = sum_values(terms.clip_norm(), round.most_examples, round.privacy)};
+  Agreement agreement{
+      .federation = terms.federation(),
+      .round = static_cast<std::uint64_t>(terms.attempt()),
+      .sites = {},
+      .least = terms.least(),
+      .colluding = terms.colluding(),
+      .ring = {terms.width()},
+      .length = terms.length(),
+      .values = sum_values(round.round, terms.clip_norm(), round.most_examples, round.privacy)};
   for (const auto& member : terms.members()) {
     check_site_certificate(member.certificate(), kit.authority, member.site());
     agreement.sites.push_back(member.site());
@@ -99,23 +100,36 @@ std::vector<float> shortened(const std::filesystem::path& update, std::size_t el
   return values;
 }
 
-// Of which sites a round's sum was unmasked with this one's help; on the disk before the help is sent. By the
-// round's number alone: what else might tell one federation from another comes from the coordinator. The same
-// sum again tells nothing, but where it has noise: that is drawn anew, and the mean of both would have less.
+// Of which sites a round's sum was unmasked with this one's help, and how numbers were made of their updates;
+// on the disk before the help is sent. By the round's number alone: what else might tell one federation from
+// another comes from the coordinator. The same sum again tells nothing, but where it has noise: that is drawn
+// anew, and the mean of both would have less. By another clip_norm it would be without a part of whose update
+// is longer, and of nobody else's.
 class Unmasked {
  public:
   Unmasked(const std::filesystem::path& directory, std::int64_t round)
       : file_((directory / "unmasked.sqlite").string()), database_(file_), round_(round) {
-    database_.run("CREATE TABLE IF NOT EXISTS unmasked(round INTEGER PRIMARY KEY, sites TEXT)");
+    database_.run(
+        "CREATE TABLE IF NOT EXISTS unmasked(round INTEGER PRIMARY KEY, sites TEXT, made TEXT DEFAULT '')");
+    auto columns =
+        database_.prepare("SELECT count(*) FROM pragma_table_info('unmasked') WHERE name = 'made'");
+    columns.next();  // none in a file of an earlier version
+    if (columns.integer(0) == 0) database_.run("ALTER TABLE unmasked ADD COLUMN made TEXT DEFAULT ''");
   }
-  void check(const std::string& sites, bool noisy) const {
-    auto rows = database_.prepare("SELECT sites FROM unmasked WHERE round = ?1");
+  void check(const std::string& sites, const std::string& made, bool noisy) const {
+    auto rows = database_.prepare("SELECT sites, made FROM unmasked WHERE round = ?1");
     rows.bind(round_);
     if (!rows.next()) return;
     require(rows.text(0) == sites,
             "round {}: the coordinator asks for the sum over {}, and this site helped with that over {}: the "
             "two would tell their difference. If you know that this is another federation, remove {}",
             round_ + 1, sites, rows.text(0), file_);
+    require(
+        rows.text(1) == made,
+        "round {}: the coordinator asks for its sum once more, of updates that are shortened, weighted or "
+        "rounded otherwise, and this site helped with one: the two would tell their difference. If you "
+        "know that this is another federation, remove {}",
+        round_ + 1, file_);
     require(!noisy,
             "round {}: the coordinator asks for its sum once more, with other noise, and this site helped "
             "with one: "
@@ -124,8 +138,8 @@ class Unmasked {
             "remove {}",
             round_ + 1, file_);
   }
-  void add(const std::string& sites) {
-    database_.prepare("INSERT OR IGNORE INTO unmasked VALUES(?1, ?2)").bind(round_, sites).run();
+  void add(const std::string& sites, const std::string& made) {
+    database_.prepare("INSERT OR IGNORE INTO unmasked VALUES(?1, ?2, ?3)").bind(round_, sites, made).run();
   }
 
  private:
@@ -153,7 +167,7 @@ std::string Site::exchange(const SiteRound& round, std::int64_t attempt, int kin
 }
 
 bool Site::deliver_masked(const SiteRound& round, const std::filesystem::path& update, double examples,
-                          const federated::UpdateHeader& header) {
+                          const federated::UpdateHeader& header, const std::function<void()>& spend) {
   federated::UpdateHeader offer = header;
   *offer.mutable_update() = to_message(FileDigest{});  // a digest would tell the update to whoever guesses it
   std::int64_t attempt = 0;
@@ -163,7 +177,7 @@ bool Site::deliver_masked(const SiteRound& round, const std::filesystem::path& u
                   terms.attempt() > attempt,
               "the coordinator's terms of secure aggregation cannot be read");
       attempt = terms.attempt();
-      take_part(round, update, examples, offer, terms);
+      take_part(round, update, examples, offer, terms, spend);
       return true;
     } catch (const AttemptOver&) {
       say_("the attempt at a sum is over; ready for the next");
@@ -176,8 +190,14 @@ bool Site::deliver_masked(const SiteRound& round, const std::filesystem::path& u
 }
 
 void Site::take_part(const SiteRound& round, const std::filesystem::path& update, double examples,
-                     federated::UpdateHeader header, const federated::SecureTerms& terms) {
+                     federated::UpdateHeader header, const federated::SecureTerms& terms,
+                     const std::function<void()>& spend) {
   const Agreement agreement = of_others([&] { return agreement_of(terms, round, kit_); });
+  require(
+      agreement.least >= options_.least_sites,
+      "the coordinator would have the sum of {} of {} sites, and by site.least_sites this one is in none of "
+      "fewer than {}: those who collude would know too much of it",
+      agreement.least, agreement.sites.size(), options_.least_sites);
   const auto self =
       static_cast<std::size_t>(std::ranges::find(agreement.sites, kit_.info.name) - agreement.sites.begin());
   require(self < agreement.sites.size(), "the coordinator's terms are without this site");
@@ -216,6 +236,7 @@ void Site::take_part(const SiteRound& round, const std::filesystem::path& update
     FileDescriptor(file.string(), O_WRONLY | O_CREAT | O_TRUNC).write(masked.data(), masked.size());
     *header.mutable_update() = to_message(digest_of(file));
     header.set_attempt(terms.attempt());
+    spend();
     if (!send(header, file)) throw AttemptOver();
     std::filesystem::remove(file);
   }
@@ -223,11 +244,12 @@ void Site::take_part(const SiteRound& round, const std::filesystem::path& update
   std::string names;
   for (const std::uint32_t one : survivors.sites)
     names += (names.empty() ? "" : ", ") + (one < agreement.sites.size() ? agreement.sites[one] : "?");
+  const std::string made = fmt::format("{} bytes {}", agreement.values, agreement.ring.width);
   Unmasked unmasked(options_.directory, round.round);
-  unmasked.check(names, round.privacy.is_on());
+  unmasked.check(names, made, round.privacy.is_on());
   const auto consents = Consents::decode(bytes_of(told(Message::CONSENT, site.consent(survivors).encode())));
   const Unmasking unmasking = of_others([&] { return site.unmask(consents); });
-  unmasked.add(names);
+  unmasked.add(names, made);
   told(Message::UNMASK, unmasking.encode());
 }
 

@@ -196,7 +196,8 @@ bool Site::fetch(SiteRound& round) {
 }
 
 bool Site::deliver(const SiteRound& round, const SiteUpdateFile& update, double examples,
-                   const std::vector<double>& tokens, const std::map<std::string, double>& metrics) {
+                   const std::vector<double>& tokens, const std::map<std::string, double>& metrics,
+                   const std::function<void()>& spend) {
   // Before there is memory for as many as the coordinator says.
   require(std::cmp_equal(round.elements, update.digest.bytes / sizeof(float)),
           "the coordinator wants updates of {} numbers, and this site's has {}; both must have the model and "
@@ -211,7 +212,7 @@ bool Site::deliver(const SiteRound& round, const SiteUpdateFile& update, double 
   for (const auto& [name, value] : metrics) (*header.mutable_metrics())[name] = value;
   if (round.secure) {
     if (round.most_examples > 0) header.set_examples(1);  // how many it is, is masked
-    return deliver_masked(round, update.path, examples, header);
+    return deliver_masked(round, update.path, examples, header, spend);
   }
   *header.mutable_update() = to_message(update.digest);
   return send(header, update.path);

@@ -37,6 +37,7 @@ struct SiteOptions {
   std::filesystem::path directory;  ///< for models and updates
   double patience_seconds = 600;    ///< how long to try to reach the coordinator; 0: for ever
   bool secure_only = false;         ///< refuses to send an update that the coordinator could read
+  std::int64_t least_sites = 3;     ///< in whose sum it sends one, at least, whatever the coordinator says
 };
 
 /// A round, as the site has to do it.
@@ -88,9 +89,11 @@ class Site {
   /// Delivers `update`, of `round.elements` numbers; where the round is secure, shortened to the federation's
   /// norm and masked, once all sites are ready. False where the round was over before. Throws Error where the
   /// update has not so many numbers, and where the coordinator asks for what would tell more than one sum of
-  /// a round.
+  /// a round. Each time before a masked update is sent, `spend` is called, whose errors end this: it may come
+  /// to be in a sum, whose noise is new, and the site would not know.
   bool deliver(const SiteRound& round, const SiteUpdateFile& update, double examples,
-               const std::vector<double>& tokens, const std::map<std::string, double>& metrics);
+               const std::vector<double>& tokens, const std::map<std::string, double>& metrics,
+               const std::function<void()>& spend);
 
  private:
   bool call(std::string_view what, double seconds,
@@ -102,9 +105,10 @@ class Site {
 
   // Secure rounds (secure_site.cpp).
   bool deliver_masked(const SiteRound& round, const std::filesystem::path& update, double examples,
-                      const federated::UpdateHeader& header);
+                      const federated::UpdateHeader& header, const std::function<void()>& spend);
   void take_part(const SiteRound& round, const std::filesystem::path& update, double examples,
-                 federated::UpdateHeader header, const federated::SecureTerms& terms);
+                 federated::UpdateHeader header, const federated::SecureTerms& terms,
+                 const std::function<void()>& spend);
   std::string exchange(const SiteRound& round, std::int64_t attempt, int kind, const std::string& body);
 
   SiteOptions options_;

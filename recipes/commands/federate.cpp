@@ -46,14 +46,17 @@ SecureOptions secure_options(const FederationSettings& settings) {
 }
 
 // What a new site's site.toml says, for its owner to go on from.
-std::string site_toml(const FederationTable& federation, const std::string& site) {
+std::string site_toml(const FederationSettings& settings, const std::string& site) {
+  const FederationTable& federation = settings.federation;
+  const std::string least =
+      settings.secure_aggregation.enabled ? fmt::format("least_sites = {}\n", federation.quorum) : "";
   return fmt::format(
       "# Site {0} of the federation {1}: conclave federate site site.toml\n"
       "# This folder is the site's identity; key.pem must not leave it.\n"
-      "[site]\naddress = \"{2}\"\ndirectory = \"runs/{0}\"\n\n"
+      "[site]\naddress = \"{2}\"\ndirectory = \"runs/{0}\"\n{3}\n"
       "[run]\ndirectory = \"runs/{0}/training\"\n\n"
       "# Where this site's examples are; what kind of data they are comes with the model.\n[data]\n",
-      site, federation.name, federation.address);
+      site, federation.name, federation.address, least);
 }
 
 // All of it, or nothing after a crash.
@@ -83,7 +86,8 @@ void say(const std::string& text) {
 }
 
 int federate_provision(const ProvisionArguments& arguments) {
-  const FederationTable federation = read_federation(arguments.federation, arguments.overrides).federation;
+  const FederationSettings settings = read_federation(arguments.federation, arguments.overrides);
+  const FederationTable& federation = settings.federation;
   const fs::path kits = federation.kits;
   const AllowList allowed = allow_list(federation);
   const auto is_member = [&](const std::string& site) {
@@ -117,7 +121,7 @@ int federate_provision(const ProvisionArguments& arguments) {
     authority.issue(kit, name, static_cast<int>(federation.certificate_days), [&](const auto& info) {
       if (name == kCoordinatorName) return;
       if (const fs::path file = kit / "site.toml"; !fs::exists(file))
-        write_whole(file, site_toml(federation, name));
+        write_whole(file, site_toml(settings, name));
       allowed.add(name, info.fingerprint);
     });
     fmt::print("{}: a certificate for {} days\n", kit.string(), federation.certificate_days);

@@ -148,7 +148,8 @@ class SiteJob {
         SiteOptions{.address = settings_.site.address,
                     .directory = directory_,
                     .patience_seconds = settings_.site.patience_seconds,
-                    .secure_only = settings_.site.secure_only},
+                    .secure_only = settings_.site.secure_only,
+                    .least_sites = settings_.site.least_sites},
         *kit_, [this] { return surroundings_.is_interrupted(); }, say);
   }
 
@@ -207,6 +208,11 @@ class SiteJob {
     grid_.emplace(grid_for(recipe, name_, surroundings_, std::move(device_.world)));
     trainer_.emplace(recipe, *grid_, trainer_environment(surroundings_));
     privacy_ = recipe.privacy;
+    require(privacy_.is_on() || of_sums_.is_on() ||
+                (settings_.privacy.epsilon == 0 && settings_.privacy.noise_multiplier == 0),
+            "this site has privacy.epsilon = {} and privacy.noise_multiplier = {}, and the federation's sums "
+            "have no noise; leave both out, or take no part",
+            settings_.privacy.epsilon, settings_.privacy.noise_multiplier);
     if (speaks_ && (of_sums_.is_on() || trainer_->privacy_event(work.steps)))
       ledger_.emplace(
           (directory_ / "privacy.sqlite").string(),
@@ -251,11 +257,15 @@ class SiteJob {
 
   // By which an update is made: under others it is not to be delivered.
   std::string made_by(const Work& work) const {
+    nlohmann::json noise;  // which, of a budget, is more where there are to be more rounds
+    if (const auto event = trainer_->privacy_event(work.steps))
+      noise = {event->noise_multiplier, event->sampling_rate, event->steps};
     return nlohmann::json{
         {"federation", work.terms},
         {"steps", work.steps},
         {"own",
-         {privacy_.unit, privacy_.clip_norm, privacy_.rate, privacy_.batch, privacy_.noise_multiplier}}}
+         {privacy_.unit, privacy_.clip_norm, privacy_.rate, privacy_.batch, privacy_.noise_multiplier}},
+        {"noise", noise}}
         .dump();
   }
 
@@ -272,22 +282,36 @@ class SiteJob {
     return true;
   }
 
-  // Rank 0's.
+  PrivacySpend spend_of(const WaitingUpdate& update, const Work& work) const {
+    return {.run = certificate_info(kit_->authority).fingerprint,
+            .round = update.round,
+            .digest = update.spend,
+            .event = of_sums_.is_on() ? of_sums_.event() : *trainer_->privacy_event(work.steps)};
+  }
+
+  // Rank 0's. An update that has its noise, told twice, tells no more than once; one that is given its noise
+  // as it is sent, to sums that may be unmasked without this site, spends each time.
   void account_and_deliver(const WaitingUpdate& update, const Work& work) {
-    if (ledger_) {  // before anybody is told: what is then not told counts, too
-      ledger_->record({.run = certificate_info(kit_->authority).fingerprint,
-                       .round = update.round,
-                       .digest = update.spend,
-                       .event = of_sums_.is_on() ? of_sums_.event() : *trainer_->privacy_event(work.steps)});
+    // Before anybody is told: what is then not told counts, too.
+    const auto spend = [&] {
+      if (!ledger_) return;
+      PrivacySpend spent = spend_of(update, work);
+      if (of_sums_.is_on()) spent.digest = random_name();
+      ledger_->record(spent);
       say(fmt::format("privacy: epsilon {:.4f} at delta {} with this round", ledger_->epsilon(),
                       ledger_->budget().delta));
-    }
+    };
+    if (ledger_ && of_sums_.is_on())
+      ledger_->check(spend_of(update, work));  // before others wait for it
+    else
+      spend();
     SiteRound trained = round_;
     trained.round = update.round;
     trained.digest = update.base;
     try {
-      const bool delivered = site_->deliver(trained, {update.file, update.digest}, update.examples,
-                                            update.tokens, update.metrics);
+      const bool delivered =
+          site_->deliver(trained, {update.file, update.digest}, update.examples, update.tokens,
+                         update.metrics, of_sums_.is_on() ? spend : std::function<void()>([] {}));
       if (delivered) say(fmt::format("round {} of {}: delivered", trained.round + 1, round_.rounds));
       // Otherwise the next round's takes its place, and a coordinator that was killed may yet ask for this
       // one, whose privacy is spent; but not for one in a noisy sum, which may have been told: the next
@@ -350,9 +374,7 @@ class SiteJob {
         .metrics = metrics,
         .turn = work.turn,
         .terms = made_by(work),
-        .spend = !ledger_           ? ""
-                 : of_sums_.is_on() ? random_name()
-                                    : sha256_of(file)};
+        .spend = ledger_ && !of_sums_.is_on() ? sha256_of(file) : ""};
     update.save();
     account_and_deliver(update, work);
     return true;

@@ -504,6 +504,18 @@ def test_one_sum():
     leader.process.send_signal(signal.SIGTERM)  # for it would wait a minute that "east" fetches the result
     leader.ends()
 
+    # By another clip_norm the longest updates alone are others, and the difference is theirs. Nor is a site in a sum of few.
+    for option, message in {"secure_aggregation.clip_norm=1": "shortened, weighted or rounded otherwise", "federation.quorum=3": "in none of fewer than 4"}.items():
+        directory = option.partition("=")[0]
+        Path(directory).mkdir()
+        shutil.copy(checkpoints("secure")[0], directory)
+        leader = Started(f"{directory}/coordinator.log", secure_coordinator(directory, "--set=federation.rounds=1", "--set=federation.quorum=4", f"--set={option}"))
+        leader.until("listens at port")
+        sites = {name: Started(f"{directory}/{name}.log", secure_site(name, "secure", "--set=site.least_sites=4")) for name in SECURE_SITES}
+        for name, one in sites.items():
+            assert (message if name != "east" or "quorum" in option else "tell their difference") in one.ends(1)
+        leader.kill()
+
 
 def make_public_start(name="public", *options):
     """Of a model in which no example changes another's gradient."""
@@ -571,12 +583,44 @@ def test_shared_noise():
     own = ["--set=privacy.unit=none", "--set=privacy.epsilon=1"]
     run([*secure_site("north", "noisy_delta"), *own], 1, ["without privacy.delta"])
     run([*secure_site("north", "noisy_delta"), *own, "--set=privacy.delta=1e-5"], 1, ["round 1 ", "at delta 1e-05, and the budget is 1"])
+    run([*secure_site("north", "noisy_delta"), "--set=privacy.unit=none", "--set=privacy.noise_multiplier=4"], 1, ["more than the federation's 3"])
     leader.process.send_signal(signal.SIGTERM)
     leader.ends(130)
     mistakes = {"secure_aggregation.enabled=false": "sites' shares of the noise", "federation.local_steps=2": "a round is one step",
                 "privacy.noise_multiplier=0": "wants noise", "secure_aggregation.clip_norm=0.1": "the largest norm of a site's sum"}
     for mistake, message in mistakes.items():
         run([*secure_coordinator("noisy_budget"), *kinds["record"][1], *of_records, "--set=privacy.noise_multiplier=1", f"--set={mistake}"], 2, [message])
+
+
+def are_ready(directory, sites):
+    """Each has its update, and waits for the others."""
+    deadline = time.monotonic() + 60
+    while not all(Path(directory, name, "update.json").exists() for name in sites):
+        assert time.monotonic() < deadline, [one.log.read_text() for one in sites.values()]
+        time.sleep(0.005)
+
+
+def test_noise_again():
+    """An update that is sent to a second attempt has other noise, and is spent anew, as the first sum may have been unmasked."""
+    make_public_start()
+    Path("noisy_again/west").mkdir(parents=True)
+    os.mkfifo("noisy_again/west/masked.bin")  # opened for writing, it waits for a reader
+    options = ["--set=privacy.unit=site", "--set=privacy.noise_multiplier=3", "--set=federation.start=public", "--set=federation.rounds=1", "--set=federation.quorum=4"]
+    leader = Started("noisy_again/coordinator.log", secure_coordinator("noisy_again", *options))
+    leader.until("listens at port")
+    sites = {name: Started(f"noisy_again/{name}.log", secure_site(name, "noisy_again")) for name in SECURE_SITES}
+    for one in sites.values():
+        one.until("keys are shared")
+    sites["west"].kill()
+    Path("noisy_again/west/masked.bin").unlink()
+    leader.until("west is gone at sending masked updates")
+    sites["west"] = Started("noisy_again/west.log", secure_site("west", "noisy_again"))
+    for one in [*sites.values(), leader]:
+        one.ends()
+    for name, times in {"east": 2, "north": 2, "south": 2, "west": 1}.items():
+        with sqlite3.connect(f"noisy_again/{name}/privacy.sqlite") as database:
+            assert database.execute("SELECT count(DISTINCT digest), count(*) FROM spends").fetchall() == [(times, times)], name
+        database.close()
 
 
 def test_noise_once():
@@ -609,8 +653,7 @@ def test_noise_once():
     # Two of the three that it takes wait; the coordinator goes on with the next round, and with less noise.
     start[-1] = "--set=federation.rounds=3"
     leader, sites = start_secure("noisy_less", *start, "--set=privacy.noise_multiplier=3", members=["north", "south"])
-    for one in sites.values():
-        one.until("privacy: epsilon")
+    are_ready("noisy_less", sites)
     leader.kill()
     with sqlite3.connect("noisy_less/rounds.sqlite") as database:
         database.execute("INSERT INTO secure_attempts(number, round, unmasked) VALUES(7, 0, 1)")
@@ -625,10 +668,24 @@ def test_noise_once():
     before = entries("noisy_less")[0]["privacy"]["epsilon"]
     run([*less, "--set=privacy.noise_multiplier=30", f"--set=privacy.epsilon={before}"], 1, ["what was summed up so far has spent", "it would be"])
 
+    # A round whose sum was lost while it was unmasked has been spent, once, and is skipped.
+    spent = subprocess.run([PROGRAM, "privacy", "epsilon", "--noise=30", "--rate=1", "--steps=3", "--delta=1e-5"], capture_output=True, text=True, check=True)
+    epsilon = float(re.search(r"epsilon ([\d.]+)", spent.stdout).group(1)) + 1e-4
+    budgeted = secure_coordinator("noisy_skipped", *start, "--set=privacy.noise_multiplier=30", f"--set=privacy.epsilon={epsilon}")
+    Path("noisy_skipped").mkdir()
+    for says in ["round 1 of 3 begins", "round 1 of 3 is skipped"]:
+        leader = Started("noisy_skipped/coordinator.log", budgeted)
+        leader.until(says)
+        leader.kill()
+        if "begins" in says:
+            with sqlite3.connect("noisy_skipped/rounds.sqlite") as database:
+                database.execute("INSERT INTO secure_attempts(number, round, unmasked) VALUES(7, 0, 1)")
+                database.execute("INSERT INTO secure_noise VALUES(7, 30, 1)")
+            database.close()
+
     # One that is asked in the middle of an attempt whose keys are for other noise.
     leader, sites = start_secure("noisy_other", *start, "--set=privacy.noise_multiplier=3", members=["north", "south"])
-    for one in sites.values():
-        one.until("privacy: epsilon")
+    are_ready("noisy_other", sites)
     leader.kill()
     leader = Started("noisy_other/coordinator.log", secure_coordinator("noisy_other", *start, "--set=privacy.noise_multiplier=0.01"))
     Started("noisy_other/east.log", secure_site("east", "noisy_other"))
@@ -666,6 +723,8 @@ def test_private():
     leader = Started("again_private/coordinator.log", coordinator("again_private", *options))
     leader.until("listens at port")
     run([*private, f"--set=privacy.epsilon={1.1 * spent}"], 1, ["would bring epsilon to", "nothing was released"])
+    budget = ["--set=privacy.unit=none", "--set=privacy.epsilon=1", "--set=privacy.delta=1e-5"]
+    run([*site("south", "again_private"), *budget], 1, ["the federation's sums have no noise"])
     leader.process.send_signal(signal.SIGTERM)
     leader.ends(130)
     run([*site("north", "private"), "--set=privacy.epsilon=2"], 2, ["must say its unit"])
@@ -826,7 +885,7 @@ def main():
         Path("secure.toml").write_text(SECURE.format(port=free_port()))
         run([PROGRAM, "federate", "provision", "secure.toml"], says=["secure_kits/west"])
         secure = [test_secure_mean, test_secure_weights, test_secure_kills, test_one_sum]
-        tests = [test_mean, test_ranks, test_kills, test_sharing, test_strategy, test_scaffold, test_buffer, *secure, test_shared_noise, test_noise_once, test_private, test_audit]
+        tests = [test_mean, test_ranks, test_kills, test_sharing, test_strategy, test_scaffold, test_buffer, *secure, test_shared_noise, test_noise_again, test_noise_once, test_private, test_audit]
         for test in [*tests, test_early_site, test_admission, test_provision, test_mistakes]:
             if test.__name__ in sys.argv[1:] or len(sys.argv) == 1:
                 began = time.monotonic()

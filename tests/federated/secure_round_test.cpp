@@ -55,6 +55,7 @@ struct StartedRound {
         .round = 0, .base = digest_of(model), .update = {}, .examples = 1, .metrics = {}, .tokens = {}};
     const auto terms = round.ready(kSites[0], offer, 0, kPatience, [] { return false; });
     REQUIRE(terms);
+    CHECK(terms->agreement.values == sum_values(0, terms->clip_norm, 0, privacy));
     number = static_cast<std::int64_t>(terms->agreement.round);
     for (std::uint32_t i = 0; i < kSites.size(); ++i)
       sites.emplace_back(terms->agreement, i,
@@ -101,6 +102,16 @@ struct StartedRound {
 
 }  // namespace
 
+TEST_CASE("what sites agree on is of one round, one clipping and one noise") {
+  const RoundPrivacy noise{.unit = RoundPrivacy::Unit::site, .noise_multiplier = 1};
+  const std::string values = sum_values(1, 10, 0, noise);
+  CHECK(sum_values(1, 10, 0, noise) == values);
+  CHECK(sum_values(2, 10, 0, noise) != values);
+  CHECK(sum_values(1, 9, 0, noise) != values);
+  CHECK(sum_values(1, 10, 5, noise) != values);
+  CHECK(sum_values(1, 10, 0, {}) != values);
+}
+
 TEST_CASE("a site that does not sign drops out of a secure round, and the others go on") {
   const bool at_consent = GENERATE(false, true);
   StartedRound test({.unit = RoundPrivacy::Unit::site, .noise_multiplier = 1});
@@ -140,7 +151,9 @@ TEST_CASE("a site that does not sign drops out of a secure round, and the others
     CHECK_THROWS_AS(test.send(0, Phase::consent, forged.encode()), SiteMistake);
   }
   const auto consents = test.exchange(Phase::consent, 1, [&](std::size_t i) { return consent(i).encode(); });
-  // Accounted for from when the sites are asked to unmask.
+  // Accounted for from when the sites are asked to unmask, and of the rounds that there are yet to be.
+  CHECK(test.round.unmasked_from(0) == 1);
+  CHECK(test.round.unmasked_from(1) == 0);
   const double one = epsilon_of({1, 1, 1}, 1e-5, kAccountant);
   CHECK(test.round.unmasked(0));
   CHECK(test.round.epsilon() == Approx(one));

@@ -1,8 +1,10 @@
 // What a site makes of a round for the coordinator and for itself, whichever ranks hold the model.
 #include "recipes/site_model.h"
 
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <cstring>
+#include <filesystem>
 #include <numeric>
 
 #include "tests/parallel/checkpoint_fixture.h"
@@ -89,6 +91,50 @@ TEST_CASE("a site's control variate goes on from its last update that counted") 
     train(5, 4, 20);
     CHECK(corrects_by(6, 25));
     CHECK(!corrects_by(5, 0));
+  }
+}
+
+TEST_CASE("what a site keeps to itself is there for a round that is done again, whichever it missed before") {
+  for (const int expert_parallel : grid_shapes()) {
+    if (kSiteRows % expert_parallel != 0) continue;
+    const ProcessGrid grid = grid_of(expert_parallel);
+    const SharedDirectory folder;
+    CheckpointWriter writer(folder.path(), grid.world(), 0, false);
+    writer.save(entries_of(grid, "model", 0), test_state(3));
+    REQUIRE(writer.wait()->saved);
+    const CheckpointReader base(checkpoint_path(folder.path(), 3));
+    const SharingRule own_expert{"*.experts.up[7]", Sharing::kept_private};
+    const SiteModel site(base, std::span(&own_expert, 1), folder.path(), grid);
+    const auto train = [&](std::int64_t round, float first) {
+      site.save(entries_of(grid, "model", first), base, round, folder.path() + "/update.f32", {});
+      grid.world().barrier();
+    };
+    const auto begins_with = [&](std::int64_t round, float first) {
+      const auto restored = entries_of(grid, "model", -100), own = entries_of(grid, "model", first);
+      site.restore_private(restored, round);
+      for (Index j = 0; j < own[1].values.numel(); ++j)
+        if (own[1].first_row + j / kSiteColumns == 7)
+          CHECK(restored[1].values.data<float>()[j] == own[1].values.data<float>()[j]);
+      grid.world().barrier();
+    };
+    const auto kept = [&] {
+      const std::filesystem::directory_iterator all(folder.path());
+      return std::count_if(begin(all), end(all), [](const auto& entry) {
+        return entry.path().filename().string().starts_with("private-");
+      });
+    };
+    begins_with(1, -100);
+    train(1, 10);
+    train(4, 20);
+    begins_with(4, 10);
+    train(4, 30);
+    begins_with(4, 10);
+    begins_with(5, 30);
+    train(5, 40);
+    CHECK(kept() == 2);
+    begins_with(5, 30);
+    begins_with(6, 40);
+    grid.world().barrier();
   }
 }
 
