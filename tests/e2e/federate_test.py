@@ -14,6 +14,7 @@ import ssl
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy
@@ -884,13 +885,20 @@ def main():
         run([PROGRAM, "federate", "initialize", "tiny.toml", "--out", "start"], says=["step-00000000.h5"])
         Path("secure.toml").write_text(SECURE.format(port=free_port()))
         run([PROGRAM, "federate", "provision", "secure.toml"], says=["secure_kits/west"])
-        secure = [test_secure_mean, test_secure_weights, test_secure_kills, test_one_sum]
-        tests = [test_mean, test_ranks, test_kills, test_sharing, test_strategy, test_scaffold, test_buffer, *secure, test_shared_noise, test_noise_again, test_noise_once, test_private, test_audit]
-        for test in [*tests, test_early_site, test_admission, test_provision, test_mistakes]:
-            if test.__name__ in sys.argv[1:] or len(sys.argv) == 1:
-                began = time.monotonic()
-                test()
-                print(f"{test.__name__}: {time.monotonic() - began:.1f} s")
+        make_public_start()
+        of_one_port = [test_mean, test_ranks, test_kills, test_sharing, test_strategy, test_scaffold, test_buffer, test_private, test_audit]
+        of_the_other = [test_secure_mean, test_secure_weights, test_secure_kills, test_one_sum, test_shared_noise, test_noise_again, test_noise_once]
+        groups = [[*of_one_port, test_early_site, test_admission, test_provision, test_mistakes], of_the_other]
+        with ThreadPoolExecutor(len(groups)) as pool:  # as they wait more than they work
+            list(pool.map(run_all, groups))
+
+
+def run_all(tests):
+    for test in tests:
+        if test.__name__ in sys.argv[1:] or len(sys.argv) == 1:
+            began = time.monotonic()
+            test()
+            print(f"{test.__name__}: {time.monotonic() - began:.1f} s", flush=True)
 
 
 if __name__ == "__main__":
