@@ -4,6 +4,8 @@
 #include <turbojpeg.h>
 #include <zlib.h>
 
+#include <algorithm>
+#include <iterator>
 #include <memory>
 #include <utility>
 
@@ -31,8 +33,12 @@ void check_size(std::int64_t height, std::int64_t width, std::string_view bytes,
 }
 
 // libpng reads no further than the pixels and so misses what is cut off or damaged behind them; it also does
-// not say where.
-void check_chunks(std::string_view bytes, std::string_view name) {
+// not say where. Before the first of them it inflates and keeps a thousand remarks of 8 MB each. Returns the
+// file without those, or "" where there are none in it.
+std::string without_remarks(std::string_view bytes, std::string_view name) {
+  constexpr std::string_view kOfPixels[] = {"tRNS", "gAMA", "cHRM", "sRGB", "iCCP"};
+  std::string kept;
+  std::size_t copied = 0;  // of the file, or left out
   std::size_t offset = kPngSignature.size();
   const auto number = [&](std::size_t at) {
     const unsigned char* p = data_of(bytes) + at;
@@ -49,8 +55,15 @@ void check_chunks(std::string_view bytes, std::string_view name) {
             "{}: the PNG chunk at byte {} does not have the checksum it says; the file is damaged", name,
             offset);
     end = typed.starts_with("IEND");
-    offset += length + std::size_t{12};
+    const bool critical = (typed[0] & 0x20) == 0;
+    const std::size_t next = offset + length + std::size_t{12};
+    if (!critical && std::ranges::find(kOfPixels, typed.substr(0, 4)) == std::end(kOfPixels)) {
+      kept.append(bytes, copied, offset - copied);
+      copied = next;
+    }
+    offset = next;
   }
+  return copied == 0 ? "" : kept.append(bytes, copied, offset - copied);
 }
 
 // Both of libpng's halves of its simplified interface, which keeps its longjmp to itself.
@@ -62,23 +75,24 @@ struct Png {
   Png& operator=(const Png&) = delete;
 };
 
-using Before = std::function<void(std::int64_t pixels)>;
+using Before = std::function<void(const ImageShape& shape)>;
 
 Image decode_png(std::string_view bytes, std::string_view name, std::int64_t most_pixels,
                  const Before& before) {
-  check_chunks(bytes, name);
+  const std::string kept = without_remarks(bytes, name);
+  const std::string_view read = kept.empty() ? bytes : kept;
   Png png;
   const auto check = [&](int succeeded) {
     require(succeeded != 0, "{}: not a good PNG file ({})", name, png.image.message);
   };
-  check(png_image_begin_read_from_memory(&png.image, bytes.data(), bytes.size()));
+  check(png_image_begin_read_from_memory(&png.image, read.data(), read.size()));
   check_size(png.image.height, png.image.width, bytes, name, most_pixels);
   const bool alpha = (png.image.format & PNG_FORMAT_FLAG_ALPHA) != 0;
   const bool colour = (png.image.format & PNG_FORMAT_FLAG_COLOR) != 0;
   png.image.format = alpha ? PNG_FORMAT_RGBA : colour ? PNG_FORMAT_RGB : PNG_FORMAT_GRAY;
   png.image.flags |= PNG_IMAGE_FLAG_16BIT_sRGB;  // libpng would take 16 bits without a gamma for linear
   Image image{{png.image.height, png.image.width, alpha ? 4 : colour ? 3 : 1}, {}};
-  before(image.shape.height * image.shape.width);
+  before(image.shape);
   image.pixels.resize(static_cast<std::size_t>(image.shape.size()));
   check(png_image_finish_read(&png.image, nullptr, image.pixels.data(), 0, nullptr));
   return image;
@@ -103,7 +117,7 @@ Image decode_jpeg(std::string_view bytes, std::string_view name, std::int64_t mo
           "{}: a JPEG of printer's colours (CMYK); convert it, e.g. with `convert -colorspace sRGB`", name);
   const bool grey = colours == TJCS_GRAY;
   Image image{{height, width, grey ? 1 : 3}, {}};
-  before(image.shape.height * image.shape.width);
+  before(image.shape);
   image.pixels.resize(static_cast<std::size_t>(image.shape.size()));
   // Limited scans: a small progressive file can otherwise have thousands, each over all of the pixels.
   check(tjDecompress2(jpeg.get(), data_of(bytes), size, image.pixels.data(), width, 0, height,

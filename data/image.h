@@ -35,10 +35,10 @@ inline constexpr std::int64_t kMostPixels = std::int64_t{64} << 20;  ///< far ab
 /// colours, transparency an alpha channel, and 16 bits 8. A PNG's gamma is undone, so that all are sRGB; a
 /// JPEG's EXIF orientation is not looked at. Throws Error, which begins with `name`, for another format, a
 /// damaged or truncated file (also where libjpeg would only warn and make pixels up), a CMYK JPEG, and more
-/// than `most_pixels`. `before` is told how many there are before they have any memory, and may wait.
+/// than `most_pixels`. `before` is told its shape before there is memory for that, and may wait, or throw.
 Image decode_image(
     std::string_view bytes, std::string_view name, std::int64_t most_pixels = kMostPixels,
-    const std::function<void(std::int64_t pixels)>& before = [](std::int64_t) {});
+    const std::function<void(const ImageShape& shape)>& before = [](const ImageShape&) {});
 
 /// `image` as a PNG file, without loss.
 std::string encode_png(const Image& image);

@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -103,8 +104,10 @@ def ranks_of(mpirun, program=PROGRAM):
 
 @contextmanager
 def own_temporary_files():
-    """What killed jobs leave of Open MPI's own files goes with the folder."""
+    """What killed jobs leave of Open MPI's own files goes with the folder. The first of its jobs would make one in there,
+    and fail where another is as far."""
     folder = tempfile.mkdtemp()
+    Path(folder, f"ompi.{socket.gethostname()}.{os.getuid()}").mkdir(mode=0o700)
     os.environ.update(TMPDIR=folder, OMPI_MCA_btl_vader_backing_directory=folder)
     try:
         yield

@@ -87,8 +87,8 @@ int serve(const ServeArguments& arguments, const Surroundings& surroundings, con
              http.connections.certificate.empty() ? "http" : "https", http.connections.host, service.port());
   std::fflush(stdout);
 
-  std::thread signals([&] {  // which may come at any time, and wake nobody by themselves
-    while (!surroundings.is_interrupted() && !queue.closed())
+  std::jthread signals([&](const std::stop_token& stopped) {  // which may come at any time, and wake nobody
+    while (!surroundings.is_interrupted() && !queue.closed() && !stopped.stop_requested())
       std::this_thread::sleep_for(std::chrono::milliseconds(20));
     service.end();
   });

@@ -40,7 +40,7 @@ TlsContext tls_context(const std::string& certificate, const std::string& key) {
 Channel::Channel(int descriptor, SSL_CTX* context) : descriptor_(descriptor) {
   if (!context) return;
   tls_.reset(SSL_new(context));
-  if (tls_) SSL_set_fd(tls_.get(), descriptor_);
+  broken_ = !tls_ || SSL_set_fd(tls_.get(), descriptor_) != 1;
 }
 
 Channel::~Channel() {
@@ -61,6 +61,7 @@ Channel::Result Channel::result_of(int returned) {
 }
 
 Channel::Result Channel::shake_hands() {
+  if (broken_) return Result::closed;
   if (!tls_) return Result::done;
   ERR_clear_error();
   const int returned = SSL_accept(tls_.get());

@@ -41,6 +41,7 @@ class Channel {
 
   int descriptor_;
   std::unique_ptr<SSL, Freed<SSL_free>> tls_;
+  bool broken_ = false;  // what was to be by TLS is by nothing else
 };
 
 }  // namespace conclave::service

@@ -18,6 +18,8 @@
 #include <cstring>
 #include <deque>
 #include <mutex>
+#include <optional>
+#include <system_error>
 #include <thread>
 #include <unordered_map>
 #include <utility>
@@ -153,7 +155,8 @@ class Connections::Loop {
   void watch(int descriptor, Number number, std::uint32_t events, int operation);
   void watch(Number number, Connection& connection, std::uint32_t events);
   void accept_all();
-  void close_one();
+  void listen_again();
+  std::optional<Number> least_missed() const;
   void close(Number number);
   /// False where it is to be closed.
   bool advance(Number number, Connection& connection);
@@ -164,6 +167,7 @@ class Connections::Loop {
   void sweep();
   bool ended();
   void work();
+  void stop_work();
 
   const ConnectionOptions options_;
   const Handler handler_;
@@ -174,6 +178,7 @@ class Connections::Loop {
   std::unordered_map<Number, std::unique_ptr<Connection>> connections_;
   Number next_ = 2;
   std::size_t buffered_ = 0;
+  bool deaf_ = false;  // to newcomers, for a moment
   Clock::time_point next_sweep_ = Clock::now(), end_began_{};
   std::atomic<std::size_t> open_{0};
   std::atomic<bool> ending_{false};
@@ -199,10 +204,20 @@ Connections::Loop::Loop(const ConnectionOptions& options, Handler handler, Refus
   allow_descriptors(options.connections);
   watch(listener_.get(), kListener, EPOLLIN, EPOLL_CTL_ADD);
   watch(woken_.get(), kWoken, EPOLLIN, EPOLL_CTL_ADD);
-  for (std::size_t i = 0; i < options_.threads; ++i) workers_.emplace_back([this] { work(); });
+  try {
+    while (workers_.size() < options_.threads) workers_.emplace_back([this] { work(); });
+  } catch (const std::system_error& error) {
+    stop_work();
+    fail(
+        "serve: of {} threads {} could be started: {}; lower --most_waiting or --most_batch, or raise the "
+        "system's limit",
+        options_.threads, workers_.size(), error.what());
+  }
 }
 
-Connections::Loop::~Loop() {
+Connections::Loop::~Loop() { stop_work(); }
+
+void Connections::Loop::stop_work() {
   {
     const std::lock_guard lock(mutex_);
     over_ = true;
@@ -277,20 +292,33 @@ std::size_t Connections::Loop::run() {
       std::ranges::count_if(connections_, [](const auto& one) { return one.second->owes(); }));
 }
 
+// Until the next sweep newcomers wait in the kernel: of what there is no room for epoll would tell over and
+// over.
 void Connections::Loop::accept_all() {
+  const auto turn_deaf = [&] {
+    deaf_ = true;
+    watch(listener_.get(), kListener, 0, EPOLL_CTL_MOD);
+  };
   for (;;) {
+    const bool full = connections_.size() >= options_.connections;
+    const std::optional<Number> in_the_way = full ? least_missed() : std::nullopt;
+    if (full && !in_the_way) return turn_deaf();
     sockaddr_storage from{};
     socklen_t size = sizeof from;
     const int accepted =
         ::accept4(listener_.get(), reinterpret_cast<sockaddr*>(&from), &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (accepted < 0) {
-      if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) close_one();
-      if (errno == ECONNABORTED || errno == EINTR) continue;
-      return;
+      const int reason = errno;
+      if (reason == ECONNABORTED || reason == EINTR) continue;
+      if (reason != EMFILE && reason != ENFILE && reason != ENOMEM && reason != ENOBUFS) return;
+      const std::optional<Number> least = least_missed();
+      if (!least) return turn_deaf();
+      close(*least);
+      continue;
     }
     const int on = 1;
     ::setsockopt(accepted, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    if (connections_.size() >= options_.connections) close_one();
+    if (full) close(*in_the_way);
     const Number number = next_++;
     auto& connection = *(connections_[number] = std::make_unique<Connection>(
                              accepted, context_.get(), address_of(from), options_.limits));
@@ -303,8 +331,8 @@ void Connections::Loop::accept_all() {
 }
 
 // The idle one that has been quiet for longest; without any, of those that wait for their clients the one
-// whose time is up first.
-void Connections::Loop::close_one() {
+// whose time is up first. None where all are being answered.
+std::optional<Connections::Loop::Number> Connections::Loop::least_missed() const {
   const auto rank = [](const Connection& connection) {
     return std::pair(!connection.idle(), connection.idle() ? connection.quiet_since : connection.deadline);
   };
@@ -312,7 +340,12 @@ void Connections::Loop::close_one() {
   for (const auto& one : connections_)
     if (one.second->waits_for_client() && (!chosen || rank(*one.second) < rank(*chosen->second)))
       chosen = &one;
-  if (chosen) close(chosen->first);
+  return chosen ? std::optional(chosen->first) : std::nullopt;
+}
+
+void Connections::Loop::listen_again() {
+  if (!std::exchange(deaf_, false) || listener_.get() < 0) return;
+  watch(listener_.get(), kListener, EPOLLIN, EPOLL_CTL_MOD);
 }
 
 void Connections::Loop::close(Number number) {
@@ -457,6 +490,7 @@ void Connections::Loop::take_answers() {
 void Connections::Loop::sweep() {
   const Clock::time_point now = Clock::now();
   next_sweep_ = now + std::chrono::milliseconds(100);
+  listen_again();
   const auto quiet_for = [&](const Connection& connection) {
     return std::chrono::duration<double>(now - connection.quiet_since).count();
   };

@@ -14,14 +14,20 @@
 namespace conclave::service {
 namespace {
 
-// A request's line and headers, but for Range, which a server may ignore (RFC 9110, section 14.2). httplib
-// would answer a thousand ranges with as many copies, and cut answers to questions.
-std::string without_ranges(std::string_view head) {
+// A request's line and headers, but for what httplib is not to see. Range, which a server may ignore (RFC
+// 9110, section 14.2): it would answer a thousand ranges with as many copies, and cut answers to questions.
+// And what its body is, which `type` becomes: it divides forms by a regular expression that some take hours
+// to match.
+std::string seen_by_httplib(std::string_view head, std::string& type) {
   std::string kept;
   while (!head.empty()) {
     const std::string_view line = head.substr(0, head.find("\r\n"));
-    const std::size_t size = std::min(head.size(), line.size() + 2);
-    if (!same_but_for_case(line.substr(0, line.find(':')), "range")) kept.append(head.substr(0, size));
+    const std::size_t size = std::min(head.size(), line.size() + 2), colon = line.find(':');
+    const std::string_view name = line.substr(0, colon);
+    if (same_but_for_case(name, "content-type"))
+      type = trimmed(line.substr(std::min(line.size(), colon + 1)));
+    else if (!same_but_for_case(name, "range"))
+      kept.append(head.substr(0, size));
     head.remove_prefix(size);
   }
   return kept;
@@ -33,7 +39,8 @@ class WholeStream : public httplib::Stream {
   explicit WholeStream(const WholeRequest& request)
       : request_(request),
         body_(std::string_view(request.bytes).substr(request.bytes.find("\r\n\r\n") + 4)),
-        head_(without_ranges(std::string_view(request.bytes).substr(0, request.bytes.size() - body_.size()))),
+        head_(seen_by_httplib(std::string_view(request.bytes).substr(0, request.bytes.size() - body_.size()),
+                              type)),
         rest_of_head_(head_) {}
 
   bool is_readable() const override { return true; }
@@ -55,6 +62,7 @@ class WholeStream : public httplib::Stream {
   socket_t socket() const override { return INVALID_SOCKET; }
 
   std::string answer;
+  std::string type;  // Content-Type
 
  private:
   const WholeRequest& request_;
@@ -167,7 +175,7 @@ class HttpService::Server : private httplib::Server {
   WholeAnswer handle(const WholeRequest& request) {
     WholeStream stream(request);
     bool closed = false;
-    task_ = std::nullopt, status_ = 400;
+    task_ = std::nullopt, status_ = 400, type_ = stream.type;
     // As the client is told by this answer, and not a moment later; one that has sent more is told by the
     // last.
     const bool ending = connections_.ending() && !request.followed;
@@ -225,7 +233,7 @@ class HttpService::Server : private httplib::Server {
       task_ = task;
       const AnswerWriter& writer =
           outputs_.choose(task, request.get_param_value("format"), request.get_header_value("Accept"));
-      Job job(inputs_.read(task, body_of(request)));
+      Job job(inputs_.read(task, {.type = type_, .bytes = request.body}));
       engine_.prepare(job);
       std::future<void> answered = job.answered.get_future();
       if (!queue_.push(job)) throw Refusal(503, "busy", "too many requests wait for an answer; try again");
@@ -237,14 +245,6 @@ class HttpService::Server : private httplib::Server {
       if (refused.status == 503) answer.set_header("Retry-After", "1");
       set_error(answer, refused.status, refused.code, refused.what());
     }
-  }
-
-  static Body body_of(const httplib::Request& request) {
-    const auto type = request.headers.find("Content-Type");
-    Body body{.type = type == request.headers.end() ? std::string_view() : std::string_view(type->second),
-              .bytes = request.body};
-    for (const auto& [name, file] : request.files) body.parts.push_back({name, file.content});
-    return body;
   }
 
   // Statuses that httplib gives by itself.
@@ -271,11 +271,13 @@ class HttpService::Server : private httplib::Server {
   RateLimit limit_;
   static thread_local std::optional<TaskKind> task_;  // of the request at hand
   static thread_local int status_;
+  static thread_local std::string_view type_;
   Connections connections_;
 };
 
 thread_local std::optional<TaskKind> HttpService::Server::task_;
 thread_local int HttpService::Server::status_ = 0;
+thread_local std::string_view HttpService::Server::type_;
 
 HttpService::HttpService(const HttpOptions& options, const Inputs& inputs, const Engine& engine,
                          BatchQueue& queue, const Outputs& outputs, Metrics& metrics)

@@ -12,6 +12,7 @@
 #include "data/file.h"
 #include "data/image_transform.h"
 #include "recipes/service/base64.h"
+#include "recipes/service/multipart.h"
 
 namespace conclave::service {
 namespace {
@@ -23,12 +24,15 @@ using nlohmann::json;
 }
 
 // Throws json::exception where it is none. Values in values are looked at, and ended, by calls in calls: of
-// so many that no stack holds them, a request may not have.
+// so many that no stack holds them, a request may not have. Nor so many beside each other that they take
+// thirty times the memory of the text.
 json parsed(std::string_view bytes) {
-  static constexpr int kMostLevels = 16;
-  return json::parse(bytes, [](int level, json::parse_event_t, const json&) {
+  static constexpr int kMostLevels = 16, kMostEvents = 1000;  // beginnings, ends, names, values
+  return json::parse(bytes, [events = 0](int level, json::parse_event_t, const json&) mutable {
     if (level > kMostLevels)
       refuse("bad_json", fmt::format("arrays and objects in more than {} levels", kMostLevels));
+    if (++events > kMostEvents)
+      refuse("bad_json", "hundreds of names and values; a question has less than ten");
     return true;
   });
 }
@@ -160,8 +164,10 @@ Fields JsonReader::read(const Body& body) const {
 }
 
 Fields FormReader::read(const Body& body) const {
+  const auto boundary = form_boundary(body.type);
+  if (!boundary) refuse("bad_form", "Content-Type: a form's says what is between its parts (boundary=...)");
   Fields fields;
-  for (const auto& [name, content] : body.parts) {
+  for (const auto& [name, content] : form_parts(body.bytes, *boundary)) {
     if (name == "image") {
       fields.image.emplace(content);
     } else if (name == "text") {
@@ -235,9 +241,15 @@ Query Inputs::query_of(TaskKind task, const Fields& fields) const {
   }
   if (fields.image) try {
       // A small file may have as many pixels as one may have: of so many at once they would take all memory.
+      // Images are scaled to their new width first.
       std::optional<Gate::Pass> pass;
-      const Image image = decode_image(*fields.image, "image", kMostPixels,
-                                       [&](std::int64_t pixels) { pass.emplace(decoding_, pixels); });
+      const Image image = decode_image(*fields.image, "image", kMostPixels, [&](const ImageShape& shape) {
+        const std::int64_t pixels = shape.height * std::max(shape.width, shape_.image.width);
+        require(pixels <= kMostPixels,
+                "{} x {} pixels (height x width), which scaled to a width of {} are above the limit of {}",
+                shape.height, shape.width, shape_.image.width, kMostPixels);
+        pass.emplace(decoding_, pixels);
+      });
       query.pixels = fit_image(image, shape_.image);
     } catch (const Refusal&) {
       throw;

@@ -16,14 +16,10 @@
 
 namespace conclave::service {
 
-/// As it came, of a form that has parts divided into these.
+/// As it came.
 struct Body {
-  struct Part {
-    std::string_view name, content;
-  };
   std::string_view type;  ///< Content-Type, with its parameters
   std::string_view bytes;
-  std::vector<Part> parts = {};
 };
 
 /// What a body says, by name: a text, an image's file, and options, which are JSON's numbers and truth

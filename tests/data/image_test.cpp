@@ -1,5 +1,6 @@
 #include "data/image.h"
 
+#include <sys/resource.h>
 #include <zlib.h>
 
 #include <catch2/catch.hpp>
@@ -137,6 +138,35 @@ TEST_CASE("sizes are checked before there is memory for them", "[data]") {
   CHECK_THAT(image_error(jpeg), Contains("65280 x 65280 pixels") && Contains("limit"));
   jpeg.replace(frame + 5, 4, "\x20\x00\x20\x00", 4);
   CHECK_THAT(image_error(jpeg), Contains("8192 x 8192 pixels") && Contains("cannot be in a file of"));
+}
+
+TEST_CASE("what a PNG says beside its pixels takes no memory", "[data]") {
+  const std::string plain = png(1, 4, std::string("\0\1\2\3\4", 5));
+  const std::string text(7'000'000, 'x');
+  std::string packed(compressBound(text.size()), '\0');
+  uLongf size = packed.size();
+  compress(reinterpret_cast<Bytef*>(packed.data()), &size, reinterpret_cast<const Bytef*>(text.data()),
+           text.size());
+  packed.resize(size);
+  const std::string remark = chunk("zTXt", std::string("Comment\0\0", 9) + packed);
+  std::string remarks;
+  for (int i = 0; i < 60; ++i) remarks += remark;
+  const std::size_t after_header = 8 + 12 + 13;
+  const auto most_memory = [] {
+    rusage used{};
+    getrusage(RUSAGE_SELF, &used);
+    return used.ru_maxrss / 1024;  // MiB
+  };
+  const auto before = most_memory();
+  const std::string talkative = plain.substr(0, after_header) + remarks + plain.substr(after_header);
+  CHECK(decode_image(talkative, "file").pixels == std::vector<std::uint8_t>{1, 2, 3, 4});
+  CHECK(most_memory() - before < 200);  // and would be 400
+  // Of what pixels are made nothing is left out.
+  const std::string dark = chunk("gAMA", big_endian(100'000));
+  const std::string linear = plain.substr(0, after_header) + dark + plain.substr(after_header);
+  const std::string both = plain.substr(0, after_header) + remark + dark + plain.substr(after_header);
+  CHECK(decode_image(both, "file").pixels == decode_image(linear, "file").pixels);
+  CHECK(decode_image(linear, "file").pixels != decode_image(plain, "file").pixels);
 }
 
 TEST_CASE("what is transparent shows the background, and grey is repeated", "[data]") {

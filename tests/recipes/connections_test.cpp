@@ -7,6 +7,7 @@
 #include <atomic>
 #include <catch2/catch.hpp>
 #include <chrono>
+#include <ctime>
 #include <thread>
 #include <vector>
 
@@ -135,6 +136,27 @@ TEST_CASE("requests are answered in their order, also those sent before they cou
   half.send(kSleep);
   half.finish();
   CHECK(half.receive(6) == "[GET]");
+}
+
+TEST_CASE("where all connections are being answered, the next waits until one is done", "[service]") {
+  std::atomic<bool> goes_on = false;
+  const auto waits = [&](const WholeRequest& request) {
+    while (!goes_on) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    return echo(request);
+  };
+  Running running({.port = 0, .threads = 4, .connections = 2, .linger_seconds = 0.05}, waits);
+  const Client first(running.connections), second(running.connections);
+  for (const Client* client : {&first, &second}) client->send(kClose);
+  while (running.connections.open() < 2) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));  // until both are being answered
+  const Client third(running.connections);
+  third.send(kGet);
+  const std::clock_t began = std::clock();
+  std::this_thread::sleep_for(std::chrono::milliseconds(400));
+  CHECK(running.connections.open() == 2);
+  CHECK(std::clock() - began < CLOCKS_PER_SEC / 5);  // nobody asks over and over meanwhile
+  goes_on = true;
+  for (const Client* client : {&first, &second, &third}) CHECK(client->receive(5) == "[GET]");
 }
 
 TEST_CASE("those who wait, idle or slow, keep nobody from being answered", "[service]") {

@@ -38,6 +38,15 @@ std::string red_png(std::int64_t side) {
   return encode_png(image);
 }
 
+// A form's bytes, whose boundary is x.
+std::string form(const std::vector<std::pair<std::string, std::string>>& parts) {
+  std::string bytes;
+  for (const auto& [name, content] : parts)
+    bytes += "--x\r\nContent-Disposition: form-data; name=\"" + name + "\"\r\n\r\n" + content + "\r\n";
+  return bytes + "--x--\r\n";
+}
+constexpr std::string_view kForm = "multipart/form-data; boundary=x";
+
 // {status, code}
 std::pair<int, std::string> refusal(TaskKind task, const Body& body, const InputShape& shape = kBoth) {
   try {
@@ -86,15 +95,25 @@ TEST_CASE("a text comes as tokens, cut to the model's length, and an image in th
 
 TEST_CASE("a form has the same fields, an image as the file that it is", "[service]") {
   const std::string png = red_png(4);
-  const Query query = Inputs(kBoth).read(
-      TaskKind::classify, {"multipart/form-data; boundary=x",
-                           "",
-                           {{"text", "a cat"}, {"image", png}, {"top", "3"}, {"experts", "true"}}});
+  const std::string whole = form({{"text", "a cat"}, {"image", png}, {"top", "3"}, {"experts", "true"}});
+  const Query query = Inputs(kBoth).read(TaskKind::classify, {kForm, whole});
   CHECK(query.pixels.size() == 48);
   CHECK(query.top == 3);
   CHECK(query.experts);
-  CHECK(refusal(TaskKind::classify, Body{"multipart/form-data", "", {{"text", "cat"}, {"top", "many"}}}) ==
+  CHECK(refusal(TaskKind::classify, Body{kForm, form({{"text", "cat"}, {"top", "many"}})}) ==
         bad("bad_option"));
+  CHECK(refusal(TaskKind::classify, Body{"multipart/form-data", whole}) == bad("bad_form"));
+  CHECK(refusal(TaskKind::classify, Body{kForm, whole.substr(0, whole.size() - 9)}) == bad("bad_form"));
+}
+
+TEST_CASE("an image that is large only while it is scaled is refused", "[service]") {
+  Image tall{{1'000'000, 1, 1}, {}};  // a file of a thousand bytes
+  tall.pixels.resize(1'000'000);
+  InputShape wide = kBoth;
+  wide.image = {64, 64, 3};
+  const std::string json = R"({"image": ")" + to_base64(encode_png(tall)) + "\"}";
+  CHECK(refusal(TaskKind::classify, json, wide) == bad("bad_image"));
+  CHECK(refusal(TaskKind::classify, json) == std::pair(200, std::string()));
 }
 
 TEST_CASE("what is sent wrongly is refused, with the status for it", "[service]") {
@@ -108,14 +127,19 @@ TEST_CASE("what is sent wrongly is refused, with the status for it", "[service]"
   for (const std::string& json : {std::string(100000, '['), deep, R"({"text": "a", "top": )" + deep + "}",
                                   R"({"text": "a", "x": )" + deep + "}"})
     CHECK(refusal(classify, json) == bad("bad_json"));
-  CHECK(refusal(classify, Body{"multipart/form-data", "", {{"text", "cat"}, {"top", deep}}}) ==
-        bad("bad_json"));
+  CHECK(refusal(classify, Body{kForm, form({{"text", "cat"}, {"top", deep}})}) == bad("bad_json"));
+  // Nor what has so many values that they take much more memory than the text.
+  std::string wide = "[{}";
+  for (int i = 0; i < 100'000; ++i) wide += ",{}";
+  wide += "]";
+  CHECK(refusal(classify, R"({"text": "a", "x": )" + wide + "}") == bad("bad_json"));
+  CHECK(refusal(classify, Body{kForm, form({{"text", "cat"}, {"x", wide}})}) == bad("bad_json"));
   CHECK(refusal(classify, "{}") == bad("missing_field"));
   CHECK(refusal(classify, R"({"text": null})") == bad("missing_field"));
   CHECK(refusal(classify, R"({"text": 5})") == bad("bad_field"));
   CHECK(refusal(classify, R"({"text": " \n"})") == bad("empty_text"));
   CHECK(refusal(classify, "{\"text\": \"" + std::string(70000, 'a') + "\"}").first == 413);
-  CHECK(refusal(classify, Body{"multipart/form-data", "", {{"text", "\xC0\xAF"}}}) == bad("bad_text"));
+  CHECK(refusal(classify, Body{kForm, form({{"text", "\xC0\xAF"}})}) == bad("bad_text"));
   CHECK(refusal(classify, R"({"text": "cat", "image": "!"})") == bad("bad_image"));
   CHECK(refusal(classify, R"({"text": "cat", "image": "data:image/png,abc"})") == bad("bad_image"));
   CHECK(refusal(classify, R"({"image": ")" + to_base64("GIF89a") + "\"}") == bad("bad_image"));
