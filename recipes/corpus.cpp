@@ -148,6 +148,20 @@ ModelSizes Corpus::sizes(const DataRecipe& recipe) const {
   return model_sizes(recipe, class_names.size(), tokenizer, tasks.front().train.images.shape);
 }
 
+void expect_same_classes(const std::string& checkpoint, const std::vector<std::string>& of_model,
+                         const std::vector<std::string>& of_data) {
+  const auto [one, other] = std::ranges::mismatch(of_model, of_data);
+  const auto name = [](const std::vector<std::string>& classes, auto at) {
+    return at == classes.end() ? std::string("none") : fmt::format("\"{}\"", *at);
+  };
+  require(
+      one == of_model.end() && other == of_data.end(),
+      "{}: it was trained on {} classes, and the data has {}; number {} is {} there and {} here, and labels "
+      "are such numbers: give data of the same classes",
+      checkpoint, of_model.size(), of_data.size(), one - of_model.begin(), name(of_model, one),
+      name(of_data, other));
+}
+
 Corpus load_corpus(const Recipe& recipe, Communicator& world, const std::string& cache_directory,
                    std::optional<Tokenizer> tokenizer) {
   const DataRecipe& data = recipe.data;

@@ -32,6 +32,11 @@ struct Corpus {
 ModelSizes model_sizes(const DataRecipe& recipe, std::size_t classes,
                        const std::optional<Tokenizer>& tokenizer, const ImageShape& image);
 
+/// Throws Error, which names the first difference, unless the data has the classes on which the model of
+/// `checkpoint` was trained: labels are their numbers.
+void expect_same_classes(const std::string& checkpoint, const std::vector<std::string>& of_model,
+                         const std::vector<std::string>& of_data);
+
 /// Collective. Reads texts and images only. Rank 0 warns where some were left out as bad; throws Error where
 /// those are not as many on every rank.
 ImageDataset read_examples(const DataRecipe& data, const ImageRecipe& image, Communicator& world);

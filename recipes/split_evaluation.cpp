@@ -24,9 +24,7 @@ SplitEvaluation::SplitEvaluation(const std::string& checkpoint, const std::strin
       activations_("activations", 0, grid.device()) {
   const Recipe& recipe = loaded_.recipe();
   ImageDataset data = read_examples(recipe.data, recipe.image, grid.world());
-  require(data.class_names == loaded_.class_names(),
-          "the data has other classes ({}) than the model was trained on ({})", data.class_names.size(),
-          loaded_.class_names().size());
+  expect_same_classes(loaded_.checkpoint(), loaded_.class_names(), data.class_names);
   ImageSplit chosen = examples_for(task_->name(), std::move(data.split(split)), data.class_names);
   require(!chosen.examples.empty(), "the {} split is empty", split);
   texts_ = chosen.examples;

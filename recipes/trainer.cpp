@@ -301,9 +301,10 @@ void Trainer::start_from() {
 
 void Trainer::resume() {
   const CheckpointReader reader(environment_.resume, grid_.world());
+  const auto metadata = nlohmann::json::parse(reader.state().metadata);
+  expect_same_classes(environment_.resume, metadata.at("class_names"), corpus_.class_names);
   reader.load(entries_);
   step_ = reader.state().step;
-  const auto metadata = nlohmann::json::parse(reader.state().metadata);
   require(metadata.at("tokenizer_hash") == tokenizer_hash(), "{}: its tokenizer does not match its metadata",
           environment_.resume);
   if (privacy_) {
@@ -328,8 +329,14 @@ void Trainer::resume() {
     if (metadata.contains(what)) told[what] = metadata[what];
   told_ = told.dump();
   for (TrainedTask& one : tasks_) {
-    const auto& position = metadata.at("data_position").at(one.task->name());
-    one.batches->seek({position.at("epoch"), position.at("batch")});
+    const auto& of_task = metadata.at("data_position").at(one.task->name());
+    const DataPosition position{of_task.at("epoch"), of_task.at("batch")};
+    require(
+        position.batch <= one.batches_per_epoch,
+        "{}: it is at batch {} of an epoch, which has {} with this data and train.batch_tokens = {}; resume "
+        "with both as they were, or begin a run with its weights by train.start_from",
+        environment_.resume, position.batch, one.batches_per_epoch, recipe_.train.batch_tokens);
+    one.batches->seek(position);
   }
   say(fmt::format("resumed from {} at step {}", environment_.resume, step_));
 }

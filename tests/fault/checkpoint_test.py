@@ -1,6 +1,7 @@
 """A checkpoint that is damaged, or another model's, is refused with the tensor and the reason; training that
 resumes by itself goes on from the one before."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -83,6 +84,16 @@ def main():
             said = ["model/", "in the file", "in the model"]
             train(ranks, "never", option, resume=newer, status=1, says=said)
         train(ranks, "never", "model.layers=3", resume=newer, status=1, says=["model/layers/2/", "is missing"])
+
+    # Other data: labels that would mean other classes, and an epoch that ends before the place to go on from.
+    rows = [json.loads(line) for line in Path("texts.jsonl").read_text().splitlines()]
+    renamed = [row | {"label": row["label"].replace("class 0", "class 3")} for row in rows]
+    Path("renamed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in renamed))
+    said = [newer.name, 'number 0 is "class 0" there and "class 1" here']
+    train(1, "never", "data.path=renamed.jsonl", resume=newer, status=1, says=said)
+    run([PROGRAM, "eval", newer, "--set", "data.path=renamed.jsonl"], status=1, says=said)
+    said = [newer.name, "it is at batch 6 of an epoch, which has"]
+    train(1, "never", "train.batch_tokens=4096", resume=newer, status=1, says=said)
 
     # Left to itself, training goes on from the newest that is whole.
     for damage in ("half", "empty", "other"):
