@@ -4,10 +4,12 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <string_view>
 #include <system_error>
 #include <utility>
 #include <vector>
 
+#include "data/file.h"
 #include "data/image_files.h"
 #include "data/stable_bucket.h"
 
@@ -68,6 +70,9 @@ ImageDataset read_image_folder(const std::string& folder, std::int64_t side, Bad
   ImageDataset data;
   data.class_names = names_in(train, fs::file_type::directory);
   require(!data.class_names.empty(), "{}: no folder of images for each class", train);
+  for (const std::string& name : data.class_names)
+    require(find_invalid_utf8(name) == std::string_view::npos,
+            "{}/{}: a folder's name is its class's, and this one is not UTF-8; rename it", train, name);
 
   const auto read = [&](const std::string& path, std::int32_t label, ImageSplit& to) {
     bad.attempt([&] {

@@ -88,4 +88,6 @@ TEST_CASE("what is wrong with a folder of images is said", "[data]") {
   CHECK(error(bad) == "");
   CHECK(bad.count() == 2);
   CHECK_THAT(bad.first(), StartsWith(folder.path() + "/data/cat/1.png: "));
+  write(folder, "data/caf\xE9/1.png", picture("colour.png"));
+  CHECK_THAT(error(bad), StartsWith(folder.path() + "/data/caf\xE9: ") && Contains("is not UTF-8"));
 }
