@@ -349,9 +349,11 @@ void Trainer::start_metrics() {
   const bool goes_on =
       !resumed.empty() &&
       std::filesystem::equivalent(std::filesystem::absolute(resumed).parent_path(), directory, ignored);
-  if (const std::size_t moved = set_aside_checkpoints(directory, goes_on ? step_ : -1))
-    say(fmt::format("{} checkpoints that this run does not go on from are now in {}/earlier", moved,
-                    directory));
+  if (const SetAside aside = set_aside_checkpoints(directory, goes_on ? step_ : -1); aside.checkpoints > 0) {
+    if (!goes_on) move_metrics(directory, aside.folder);
+    say(fmt::format("{} checkpoints that this run does not go on from are now in {}", aside.checkpoints,
+                    aside.folder));
+  }
   metrics_ = std::make_unique<MetricsWriter>(
       MetricsOptions{.directory = recipe_.run.directory,
                      .host = environment_.host,

@@ -24,6 +24,15 @@ std::optional<std::int64_t> step_of(std::string_view name) {
   return step;
 }
 
+// Of the folders "earlier", "earlier-2", ... of `directory`, the first that is not there.
+std::filesystem::path unused_folder(const std::filesystem::path& directory) {
+  std::filesystem::path folder = directory / "earlier";
+  std::error_code ignored;  // of what cannot be looked at, in which nothing can be put either
+  for (int number = 2; std::filesystem::exists(std::filesystem::symlink_status(folder, ignored)); ++number)
+    folder = directory / fmt::format("earlier-{}", number);
+  return folder;
+}
+
 bool well_formed(const std::string& name) {
   std::size_t begin = 0;
   while (true) {
@@ -73,14 +82,14 @@ std::vector<CheckpointFile> list_checkpoints(const std::string& directory) {
   return found;
 }
 
-std::size_t set_aside_checkpoints(const std::string& directory, std::int64_t step) {
+SetAside set_aside_checkpoints(const std::string& directory, std::int64_t step) {
   auto files = list_checkpoints(directory);
   std::erase_if(files, [&](const CheckpointFile& file) {
     std::error_code ignored;
     return file.step <= step || !std::filesystem::is_regular_file(file.path, ignored);
   });
-  if (files.empty()) return 0;
-  const std::filesystem::path aside = std::filesystem::path(directory) / "earlier";
+  if (files.empty()) return {};
+  const std::filesystem::path aside = unused_folder(directory);
   create_durable_directories(aside);
   for (const CheckpointFile& file : files) {
     const std::filesystem::path from = file.path;
@@ -90,7 +99,7 @@ std::size_t set_aside_checkpoints(const std::string& directory, std::int64_t ste
   }
   sync_directory(aside);
   sync_directory(directory);
-  return files.size();
+  return {files.size(), aside.string()};
 }
 
 std::optional<std::string> newest_checkpoint(const std::string& directory,

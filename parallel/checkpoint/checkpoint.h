@@ -61,10 +61,15 @@ std::string checkpoint_path(const std::string& directory, std::int64_t step);
 /// By rising step; those that only look like checkpoints by name as well. Empty where there is no directory.
 std::vector<CheckpointFile> list_checkpoints(const std::string& directory);
 
-/// Moves those of a later step than `step` into the folder "earlier" of `directory`, in place of those of the
-/// same steps there: they are of a run that a new one does not go on from, and would be taken for the newest
-/// of that. Returns how many; throws Error. For one rank to call.
-std::size_t set_aside_checkpoints(const std::string& directory, std::int64_t step);
+struct SetAside {
+  std::size_t checkpoints = 0;
+  std::string folder;  ///< where they are now; "" where there were none
+};
+
+/// Moves those of a later step than `step` into the first of the folders "earlier", "earlier-2", ... of
+/// `directory` that is not there yet: they are of a run that a new one does not go on from, and would be
+/// taken for the newest of that. Throws Error. For one rank to call.
+SetAside set_aside_checkpoints(const std::string& directory, std::int64_t step);
 
 /// Path of the highest step that opens and is complete (sizes and state; not every tensor's checksum). Those
 /// skipped are told in `warnings`. For one rank to call and tell the others.

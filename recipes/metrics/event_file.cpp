@@ -58,7 +58,7 @@ void append_value(std::string& out, std::string_view name, std::string_view suff
 
 AppendFile make_file(const std::string& directory, double wall_time, const std::string& host) {
   const std::string base =
-      fmt::format("{}/events.out.tfevents.{:010}.{}", directory, static_cast<std::int64_t>(wall_time), host);
+      fmt::format("{}/{}{:010}.{}", directory, kEventFilePrefix, static_cast<std::int64_t>(wall_time), host);
   std::string path = base;
   for (int number = 1; std::filesystem::exists(path); ++number) path = fmt::format("{}.{}", base, number);
   return AppendFile(path, /*fresh=*/true);

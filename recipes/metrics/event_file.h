@@ -16,6 +16,8 @@
 
 namespace conclave {
 
+inline constexpr std::string_view kEventFilePrefix = "events.out.tfevents.";
+
 class EventFile {
  public:
   /// Makes DIRECTORY/events.out.tfevents.<seconds>.<host>, with .1, .2, ... behind it where that exists.

@@ -10,6 +10,7 @@
 #include <optional>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "core/error.h"
 #include "parallel/checkpoint/durable_file.h"
@@ -17,6 +18,7 @@
 namespace conclave {
 namespace {
 
+constexpr std::string_view kLines = "metrics.jsonl";
 constexpr std::string_view kLineStart = "{\"step\":";
 // Enough for a thousand experts' loads; longer lines take their memory while training.
 constexpr std::size_t kLongestLine = 32 * 1024;
@@ -75,9 +77,22 @@ double seconds_since_1970() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
 
+void move_metrics(const std::string& from, const std::string& to) {
+  std::vector<std::filesystem::path> files;
+  for (const auto& entry : std::filesystem::directory_iterator(from))
+    if (const std::string name = entry.path().filename().string();
+        name == kLines || name.starts_with(kEventFilePrefix))
+      files.push_back(entry.path());
+  for (const auto& file : files) {
+    std::error_code error;
+    std::filesystem::rename(file, std::filesystem::path(to) / file.filename(), error);
+    require(!error, "{}: cannot be moved to {}: {}", file.string(), to, error.message());
+  }
+}
+
 MetricsWriter::MetricsWriter(MetricsOptions options)
     : options_(std::move(options)),
-      lines_(made(options_.directory) + "/metrics.jsonl"),
+      lines_(fmt::format("{}/{}", made(options_.directory), kLines)),
       events_(options_.directory, options_.clock(), options_.host) {
   line_.reserve(kLongestLine);
   if (std::filesystem::is_regular_file(lines_.path()))

@@ -20,6 +20,8 @@ done
 on_ranks 2 0 train "$CONCLAVE_SOURCE/recipes/quick.toml" --set train.steps=2
 says "2 checkpoints that this run does not go on from are now in runs/quick/earlier"
 [[ $(compgen -G 'runs/quick/step-*') == *00002.h5 && $(compgen -G 'runs/quick/earlier/step-*' | wc -l) == 2 ]]
+[[ $(tail -n 1 runs/quick/earlier/metrics.jsonl) == '{"step":20,'* ]]
+[[ $(compgen -G 'runs/quick/events.*' | wc -l) == 1 && $(compgen -G 'runs/quick/earlier/events.*' | wc -l) == 2 ]]
 
 # Where there is nothing to resume, auto starts from the beginning: the command of a job that is restarted.
 on_ranks 2 0 train "$CONCLAVE_SOURCE/recipes/quick.toml" --resume auto --set train.steps=2 \

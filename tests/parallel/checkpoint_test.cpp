@@ -118,6 +118,27 @@ TEST_CASE("the oldest checkpoints and left-over temporaries go, other files stay
   CHECK(directory.files() == Names{"notes.txt", "step-00000005.h5"});
 }
 
+TEST_CASE("what a run does not go on from is set aside, beside what was before") {
+  const SharedDirectory directory;
+  if (test_world().rank() != 0) return;
+  const auto write = [&](const std::string& name) { write_file(directory.path() + "/" + name, name); };
+  const auto aside = [&](std::int64_t step) {
+    const SetAside moved = set_aside_checkpoints(directory.path(), step);
+    return std::pair(moved.checkpoints, moved.folder);
+  };
+  CHECK(aside(-1) == std::pair(std::size_t{0}, std::string()));
+  write("notes.txt");
+  for (int round = 0; round < 2; ++round) {
+    write("step-00000001.h5");
+    write("step-00000002.h5");
+    CHECK(aside(1) == std::pair(std::size_t{1}, directory.path() + (round == 0 ? "/earlier" : "/earlier-3")));
+    CHECK(aside(-1) ==
+          std::pair(std::size_t{1}, directory.path() + (round == 0 ? "/earlier-2" : "/earlier-4")));
+  }
+  CHECK(directory.files() == Names{"earlier", "earlier-2", "earlier-3", "earlier-4", "notes.txt"});
+  CHECK(read_file(directory.path() + "/earlier/step-00000002.h5") == "step-00000002.h5");
+}
+
 TEST_CASE("a semaphore that a killed job left locked stops nobody") {
   const SharedDirectory directory;
   // As Open MPI names it after the file it guards. With a value of 0 it lets nobody in.

@@ -147,6 +147,19 @@ TEST_CASE("a new run in an old folder starts with empty metrics", "[metrics]") {
   CHECK(bytes_of(writer.jsonl_path()).empty());
 }
 
+TEST_CASE("an earlier run's metrics are moved whole, and nothing else is", "[metrics]") {
+  const TemporaryDirectory folder, other;
+  {
+    MetricsWriter writer(options(folder.path()));
+    write_steps(writer, 0, 3);
+  }
+  add_bytes(folder.path() + "/metrics.jsonl.txt", "mine");
+  move_metrics(folder.path(), other.path());
+  CHECK(steps_of(other.path()) == std::vector<std::int64_t>{0, 1, 2});
+  CHECK(records_of(other.path() + "/events.out.tfevents.1500000000.host").size() == 4);
+  CHECK(std::distance(fs::directory_iterator(folder.path()), {}) == 1);
+}
+
 TEST_CASE("a last line torn by a crash is cut off before more is written", "[metrics]") {
   const TemporaryDirectory folder;
   {
