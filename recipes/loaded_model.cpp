@@ -22,7 +22,7 @@ ImageShape image_shape(const nlohmann::json& metadata) {
 std::string find_checkpoint(const std::string& path) {
   if (!std::filesystem::is_directory(path)) return path;
   const auto newest = newest_checkpoint(path);
-  require(newest.has_value(), "{}: no good checkpoint (step-*.h5) in this folder", path);
+  require(newest.has_value(), "{}: no whole checkpoint (step-*.h5) in this folder", path);
   return *newest;
 }
 

@@ -51,7 +51,8 @@ std::string resolve_resume(const std::string& resume, const std::string& directo
   if (resume != "auto") return resume;
   return from_first(world, [&] {
     std::vector<std::string> warnings;
-    const std::string path = newest_checkpoint(directory, &warnings).value_or("");
+    // Read twice, so that damage does not end a job each time that it is started again.
+    const std::string path = newest_checkpoint(directory, &warnings, true).value_or("");
     for (const std::string& warning : warnings)
       fmt::print(stderr, "conclave: warning: skipped {}\n", warning);
     return path;

@@ -102,12 +102,13 @@ SetAside set_aside_checkpoints(const std::string& directory, std::int64_t step) 
   return {files.size(), aside.string()};
 }
 
-std::optional<std::string> newest_checkpoint(const std::string& directory,
-                                             std::vector<std::string>* warnings) {
+std::optional<std::string> newest_checkpoint(const std::string& directory, std::vector<std::string>* warnings,
+                                             bool verified) {
   const auto files = list_checkpoints(directory);
   for (auto file = files.rbegin(); file != files.rend(); ++file) {
     try {
       const CheckpointReader reader(file->path);
+      if (verified) reader.verify_all();
       return file->path;
     } catch (const std::exception& error) {  // damage may also look like a size that no memory has
       if (warnings != nullptr) warnings->push_back(error.what());

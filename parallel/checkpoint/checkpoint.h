@@ -71,9 +71,11 @@ struct SetAside {
 /// taken for the newest of that. Throws Error. For one rank to call.
 SetAside set_aside_checkpoints(const std::string& directory, std::int64_t step);
 
-/// Path of the highest step that opens and is complete (sizes and state; not every tensor's checksum). Those
-/// skipped are told in `warnings`. For one rank to call and tell the others.
+/// Path of the highest step that opens and is complete (sizes and state); where `verified`, the file is read,
+/// and every tensor matches its checksum, too. Those skipped are told in `warnings`. For one rank to call and
+/// tell the others.
 std::optional<std::string> newest_checkpoint(const std::string& directory,
-                                             std::vector<std::string>* warnings = nullptr);
+                                             std::vector<std::string>* warnings = nullptr,
+                                             bool verified = false);
 
 }  // namespace conclave

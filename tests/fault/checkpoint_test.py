@@ -96,12 +96,14 @@ def main():
     train(1, "never", "train.batch_tokens=4096", resume=newer, status=1, says=said)
 
     # Left to itself, training goes on from the newest that is whole.
-    for damage in ("half", "empty", "other"):
+    for damage in ("half", "empty", "other", "bit"):
         shutil.rmtree("run", ignore_errors=True)
         shutil.copytree("whole", "run")
         newest = checkpoints("run")[-1]
         if damage == "other":
             newest.write_text("something else")
+        elif damage == "bit":
+            flip_bit(newest, place(newest, a_tensor(newest, "model/")) + 5)
         else:
             truncated(newest, {"half": 0.5, "empty": 0}[damage])
         output = train(2, "run", "train.steps=8", resume="auto", says=["at step 4", newest.name, "skipped"])

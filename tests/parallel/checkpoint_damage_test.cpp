@@ -110,6 +110,25 @@ TEST_CASE("a truncated file is refused at any length, and the one before it is t
   CHECK(newest_checkpoint(directory.path() + "/none") == std::nullopt);
 }
 
+TEST_CASE("where values are to be verified, one with a damaged tensor is not the newest") {
+  const SharedDirectory directory;
+  const std::string before = save_on(test_world().size(), 1, directory.path(), 1);
+  const std::string path = save_on(test_world().size(), 1, directory.path(), 2);
+  const auto alone = test_world().split(test_world().rank());
+  if (test_world().rank() == 0) {
+    std::string bad = read_file(path);
+    bad[place_of(bad, test_entries(*alone, 1, true)[0].values)] ^= 1;
+    write_file(path, bad);
+  }
+  test_world().barrier();
+  std::vector<std::string> warnings;
+  CHECK(newest_checkpoint(directory.path(), &warnings) == path);
+  CHECK(warnings.empty());
+  CHECK(newest_checkpoint(directory.path(), &warnings, true) == before);
+  REQUIRE(warnings.size() == 1);
+  CHECK_THAT(warnings[0], Contains("step-00000002.h5: tensor model/embedding/weight: checksum mismatch"));
+}
+
 TEST_CASE("files that are not checkpoints of this schema are refused by what they are") {
   const SharedDirectory directory;
   const std::string path = private_copy(directory, "");
