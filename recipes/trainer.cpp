@@ -46,6 +46,10 @@ std::unique_ptr<Arena> copies_of(const ParameterSet& parameters, const std::stri
   return memory;
 }
 
+void warn_unsaved(std::int64_t step, const std::string& why) {
+  fmt::print(stderr, "conclave: warning: step {} was not saved: {}\n", step, why);
+}
+
 // "auto" becomes the newest good checkpoint's path, or "" where there is none; the same on every rank.
 std::string resolve_resume(const std::string& resume, const std::string& directory, Communicator& world) {
   if (resume != "auto") return resume;
@@ -94,10 +98,8 @@ Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironme
       activations_("activations", 0, grid.device()),
       writer_(recipe.run.directory, grid.world(), static_cast<int>(recipe.checkpoint.keep),
               recipe.checkpoint.asynchronous,
-              [this](const SaveOutcome& outcome) {
-                if (!outcome.saved)
-                  fmt::print(stderr, "conclave: warning: step {} was not saved: {}\n", outcome.step,
-                             outcome.message);
+              [](const SaveOutcome& outcome) {
+                if (!outcome.saved) warn_unsaved(outcome.step, outcome.message);
               }),
       progress_(environment_.progress) {
   double weights = 0;
@@ -200,16 +202,25 @@ void Trainer::open_ledger() {
   });
 }
 
-// On the disk before the checkpoint is. One that is then not written counts, too.
-void Trainer::record_spends() {
-  if (!ledger_ || privacy_->released() == recorded_) return;
-  std::array<std::uint64_t, 2> name;  // no two checkpoints have the same noise
-  random_.fill(std::as_writable_bytes(std::span(name)));
-  ledger_->record({.run = recipe_.run.directory,
-                   .round = step_,
-                   .digest = fmt::format("{:016x}{:016x}", name[0], name[1]),
-                   .event = *privacy_event(privacy_->released() - recorded_)});
-  recorded_ = privacy_->released();
+// On the disk before the checkpoint is. One that is then not written counts, too. Returns why it could not be
+// done, "" where it is; the same on every rank.
+std::string Trainer::record_spends() {
+  if (!privacy_ || recipe_.privacy.ledger.empty() || privacy_->released() == recorded_) return "";
+  const std::string problem = from_first(grid_.world(), [&] {
+    try {
+      std::array<std::uint64_t, 2> name;  // no two checkpoints have the same noise
+      random_.fill(std::as_writable_bytes(std::span(name)));
+      ledger_->record({.run = recipe_.run.directory,
+                       .round = step_,
+                       .digest = fmt::format("{:016x}{:016x}", name[0], name[1]),
+                       .event = *privacy_event(privacy_->released() - recorded_)});
+      return std::string();
+    } catch (const Error& error) {
+      return fmt::format("what its steps spend of privacy cannot be recorded: {}", error.what());
+    }
+  });
+  if (problem.empty()) recorded_ = privacy_->released();
+  return problem;
 }
 
 void Trainer::say(const std::string& text) {
@@ -619,12 +630,23 @@ CheckpointState Trainer::checkpoint_state() const {
 
 void Trainer::save() {
   const double start = now();
-  record_spends();
+  unrecorded_ = record_spends();
+  if (!unrecorded_.empty()) {
+    if (grid_.world().rank() == 0) warn_unsaved(step_, unrecorded_);
+    return;
+  }
   writer_.save(entries_, checkpoint_state());
   const double stall = now() - start;
   sums_.save_seconds += stall;
   sums_.all_save_seconds += stall;
   ++sums_.saves;
+}
+
+// Returns why the last save() came to nothing, "" where it did not.
+std::string Trainer::wait_for_save() {
+  if (!unrecorded_.empty()) return unrecorded_;
+  const SaveOutcome& outcome = *writer_.wait();
+  return outcome.saved ? "" : outcome.message;
 }
 
 std::vector<std::pair<std::string, Evaluation>> Trainer::evaluate(
@@ -724,10 +746,10 @@ TrainResult Trainer::run() {
   result.train_seconds = now() - start - evaluating;
   result.saves = sums_.saves;
   result.save_seconds = sums_.all_save_seconds;
-  if (saved && !writer_.wait()->saved) {  // what was in the way may be gone
+  if (saved && !wait_for_save().empty()) {  // what was in the way may be gone
     say(fmt::format("step {} is saved once more, as no later save makes up for it", step_));
     save();
-    if (const SaveOutcome& outcome = *writer_.wait(); !outcome.saved) result.unsaved = outcome.message;
+    result.unsaved = wait_for_save();
   }
   result.steps = step_;
   result.seconds_per_step = (result.train_seconds - result.save_seconds) /
@@ -821,9 +843,9 @@ std::optional<PrivacyEvent> Trainer::privacy_event(std::int64_t steps) const {
 
 std::string Trainer::save_now() {
   save();
-  const std::optional<SaveOutcome>& outcome = writer_.wait();
-  require(outcome->saved, "step {} was not saved: {}", step_, outcome->message);
-  return outcome->path;
+  const std::string problem = wait_for_save();
+  require(problem.empty(), "step {} was not saved: {}", step_, problem);
+  return writer_.wait()->path;
 }
 
 }  // namespace conclave

@@ -109,7 +109,7 @@ class Trainer {
   void say(const std::string& text);
   void start_privacy();
   void open_ledger();
-  void record_spends();
+  std::string record_spends();
   void plan_memory();
   std::string tokenizer_hash() const;  // "" without texts
   void describe(const Task& task, const TaskSplits& splits, const DynamicBatcher& batches);
@@ -128,6 +128,7 @@ class Trainer {
   void check_finite(double loss, double norm_squared);
   void report(bool force);
   void save();
+  std::string wait_for_save();
   CheckpointState checkpoint_state() const;
   // All tasks. First calibrates the balancers' selection for inference on so many batches, where they want
   // that.
@@ -150,6 +151,7 @@ class Trainer {
   SystemRandom random_;
   std::unique_ptr<PrivacyLedger> ledger_;     // rank 0, where the recipe names one
   std::int64_t recorded_ = 0;                 // steps that are in it, or were before this run
+  std::string unrecorded_;                    // why the last save() could not record what it spends, or ""
   std::unique_ptr<PrivateTraining> privacy_;  // null without
   std::optional<RangeLearning> ranges_;       // none where the model is not quantized
   std::unique_ptr<Evaluator>

@@ -3,12 +3,16 @@ tried twice, and where it cannot be saved either, the run fails after all."""
 
 import fcntl
 import os
+import resource
 import select
 import shutil
+import signal
+import sqlite3
 import subprocess
+import time
 from pathlib import Path
 
-from runs import PROGRAM, checkpoints, command, prepare, run, stop_after, train
+from runs import PROGRAM, checkpoints, command, prepare, ranks_of, run, stop_after, train
 
 SAVING = ["checkpoint.every=3", "train.steps=9"]
 
@@ -52,12 +56,45 @@ def saves_at_the_second_try():
     assert checkpoints("second") == [last] and last.is_file()
 
 
+def nothing_is_saved_that_is_not_recorded(ranks, mended):
+    """Private steps of which the ledger cannot be written. Where it can be in the end, all are in both."""
+    directory = f"private {ranks}"
+    private = ["privacy.unit=record", "privacy.batch=55", "privacy.noise_multiplier=1", "privacy.delta=1e-3"]
+    private += ["moe.balancer=none", "train.clip_norm=0", "model.bigrams=0", "train.start_from=begun"]
+    arguments = [*private, f"privacy.ledger={directory}.sqlite", "train.steps=10000", "checkpoint.every=5"]
+    job = subprocess.Popen(command(ranks, directory, *arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while not checkpoints(directory):
+        assert job.poll() is None, job.stdout.read()
+        time.sleep(0.01)
+    processes = ranks_of(job.pid) if ranks > 1 else [job.pid]
+    hard = resource.prlimit(processes[0], resource.RLIMIT_FSIZE)[1]
+    for process in processes:
+        resource.prlimit(process, resource.RLIMIT_FSIZE, (0, hard))
+    said = ""
+    while "was not saved: what its steps spend of privacy cannot be recorded: " not in said:
+        said = job.stdout.readline()
+        assert said, "it ended early"
+    for process in processes if mended else ():
+        resource.prlimit(process, resource.RLIMIT_FSIZE, (hard, hard))
+    os.kill(processes[0], signal.SIGINT)  # mpirun would give the others no time
+    output = job.stdout.read()
+    assert job.wait(timeout=60) == (130 if mended else 1) and "interrupted after" in output, output
+    assert mended or "is lost: what its steps spend" in output, output
+    saved = int(checkpoints(directory)[-1].stem.removeprefix("step-"))
+    with sqlite3.connect(f"{directory}.sqlite") as database:
+        (recorded,) = database.execute("SELECT sum(steps) FROM spends").fetchone()
+    database.close()
+    assert recorded == saved if mended else recorded >= saved, (recorded, saved)
+
+
 def main():
     os.environ["OMPI_MCA_odls_base_sigkill_timeout"] = "0"  # else mpirun gives ranks that have ended seconds to end
     prepare()
     saves_at_the_second_try()
     train(1, "begun", "train.steps=3", "checkpoint.every=3")
     size = checkpoints("begun")[0].stat().st_size
+    nothing_is_saved_that_is_not_recorded(1, mended=False)
+    nothing_is_saved_that_is_not_recorded(2, mended=True)
 
     def begin(directory):
         if os.path.isdir(directory) and not os.path.ismount(directory):
