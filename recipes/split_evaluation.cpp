@@ -19,9 +19,9 @@ Task* task_of(Model& model, const std::string& name) {
 SplitEvaluation::SplitEvaluation(const std::string& checkpoint, const std::string& split,
                                  const std::string& task, const std::vector<std::string>& overrides,
                                  const ProcessGrid& grid, bool calibrates)
-    : loaded_(checkpoint, grid, overrides, calibrates),
-      task_(task_of(loaded_.model(), task)),
-      activations_("activations", 0, grid.device()) {
+    : activations_("activations", 0, grid.device()),
+      loaded_(checkpoint, grid, overrides, calibrates),
+      task_(task_of(loaded_.model(), task)) {
   const Recipe& recipe = loaded_.recipe();
   ImageDataset data = read_examples(recipe.data, recipe.image, grid.world());
   expect_same_classes(loaded_.checkpoint(), loaded_.class_names(), data.class_names);

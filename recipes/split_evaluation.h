@@ -38,11 +38,11 @@ class SplitEvaluation {
   }
 
  private:
+  Arena activations_;  // after an error, the model's dispatchers wait for what is still to arrive in it
   LoadedModel loaded_;
   Task* task_;
   std::vector<TextExample> texts_;
   TokenizedSplit tokens_;
-  Arena activations_;
   std::unique_ptr<Evaluator> evaluator_;
 };
 

@@ -85,6 +85,7 @@ Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironme
       start_(environment_.resume.empty() ? find_start(recipe, grid.world()) : ""),
       corpus_(load_corpus(recipe, grid.world(), environment_.cache_directory,
                           first_tokenizer(recipe, start_.empty() ? environment_.resume : start_))),
+      activations_("activations", 0, grid.device()),
       model_(recipe, corpus_.sizes(recipe.data), grid),
       layers_(model_.moe_layers()),
       parameters_(model_, DType::f32, static_cast<std::uint64_t>(recipe.run.seed), grid.device()),
@@ -95,7 +96,6 @@ Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironme
                                .adaptive = recipe.train.optimizer == "adamw",
                                .ema = recipe.train.ema}),
       reducer_(parameters_, grid, static_cast<std::size_t>(recipe.parallel.bucket_kib) * 1024),
-      activations_("activations", 0, grid.device()),
       writer_(recipe.run.directory, grid.world(), static_cast<int>(recipe.checkpoint.keep),
               recipe.checkpoint.asynchronous,
               [](const SaveOutcome& outcome) {

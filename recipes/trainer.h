@@ -141,12 +141,12 @@ class Trainer {
   TrainerEnvironment environment_;
   std::string start_;  // the checkpoint of another model that this one begins with; "" for none
   Corpus corpus_;
+  Arena activations_;  // after an error, the model's dispatchers wait for what is still to arrive in it
   Model model_;
   std::vector<std::pair<std::string, MoeLayer*>> layers_;
   ParameterSet parameters_;
   AdamW optimizer_;
   GradientReducer reducer_;
-  Arena activations_;
   std::vector<TrainedTask> tasks_;
   SystemRandom random_;
   std::unique_ptr<PrivacyLedger> ledger_;     // rank 0, where the recipe names one
