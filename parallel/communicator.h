@@ -17,6 +17,10 @@ namespace conclave {
 
 class Communicator;
 
+/// MPI's counts are ints: what is longer goes in pieces of so many elements, start_all_reduce()'s by its
+/// caller.
+inline constexpr Index kMostElements = Index{1} << 30;
+
 enum class Reduction : std::uint8_t { sum, max, min };
 
 /// Consecutive rows of a tensor that go to, or come from, another rank.
@@ -63,6 +67,7 @@ class Communicator {
   virtual void barrier() = 0;
   /// In place, over f32, f64, i32, i64 or u8 elements.
   virtual void all_reduce(const Tensor& values, Reduction reduction = Reduction::sum) = 0;
+  /// Of at most kMostElements.
   virtual Request start_all_reduce(const Tensor& values, Reduction reduction = Reduction::sum) = 0;
   /// From `root` to all; any dtype.
   virtual void broadcast(const Tensor& values, int root) = 0;

@@ -4,7 +4,8 @@
 
 namespace conclave {
 
-GradientReducer::GradientReducer(ParameterSet& parameters, const ProcessGrid& grid, std::size_t bucket_bytes)
+GradientReducer::GradientReducer(ParameterSet& parameters, const ProcessGrid& grid, std::size_t bucket_bytes,
+                                 Index most_elements)
     : parameters_(parameters) {
   struct Member {
     Parameter* parameter;
@@ -29,7 +30,7 @@ GradientReducer::GradientReducer(ParameterSet& parameters, const ProcessGrid& gr
     std::ranges::sort(members, {}, &Member::begin);
     for (std::size_t i = 0; i < members.size();) {
       const std::size_t first = i;
-      Bucket bucket{.gradients = {}, .group = &group, .request = {}};
+      Bucket bucket{.pieces = {}, .group = &group};
       bucket.last_to_finish = members[i].place;
       members_of.emplace_back();
       do {
@@ -40,7 +41,9 @@ GradientReducer::GradientReducer(ParameterSet& parameters, const ProcessGrid& gr
       } while (i < members.size() && static_cast<std::size_t>(members[i].end - members[first].begin) *
                                              size_of(segment.values.dtype()) <=
                                          bucket_bytes);
-      bucket.gradients = segment.gradients.slice(0, members[first].begin, members[i - 1].end);
+      for (Index begin = members[first].begin, end = members[i - 1].end; begin < end; begin += most_elements)
+        bucket.pieces.push_back(
+            {segment.gradients.slice(0, begin, std::min(begin + most_elements, end)), {}});
       buckets_.push_back(std::move(bucket));
     }
   }
@@ -87,16 +90,25 @@ void GradientReducer::ready(std::size_t bucket) {
 
 void GradientReducer::start_ready() {
   for (; next_ < buckets_.size() && buckets_[next_].waiting <= 0; ++next_)
-    buckets_[next_].request = buckets_[next_].group->start_all_reduce(buckets_[next_].gradients);
+    for (Piece& piece : buckets_[next_].pieces)
+      piece.request = buckets_[next_].group->start_all_reduce(piece.gradients);
   // MPI moves data only while it is being called.
-  for (std::size_t i = 0; i < next_; ++i) buckets_[i].request.test();
+  for (std::size_t i = 0; i < next_; ++i)
+    for (Piece& piece : buckets_[i].pieces) piece.request.test();
 }
 
 void GradientReducer::finish() {
   for (Bucket& bucket : buckets_) bucket.waiting = 0;  // what no pass has used has a gradient of zero
   start_ready();
-  for (Bucket& bucket : buckets_) bucket.request.wait();
+  for (Bucket& bucket : buckets_)
+    for (Piece& piece : bucket.pieces) piece.request.wait();
   armed_ = false;
+}
+
+std::size_t GradientReducer::pieces() const {
+  std::size_t count = 0;
+  for (const Bucket& bucket : buckets_) count += bucket.pieces.size();
+  return count;
 }
 
 }  // namespace conclave

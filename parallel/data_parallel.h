@@ -13,8 +13,9 @@ namespace conclave {
 class GradientReducer {
  public:
   /// Hooks itself to the parameters' slots; both arguments must outlive it. `bucket_bytes`: where a bucket is
-  /// full.
-  GradientReducer(ParameterSet& parameters, const ProcessGrid& grid, std::size_t bucket_bytes);
+  /// full. `most_elements`: of one all-reduce; a bucket takes several where a parameter has more.
+  GradientReducer(ParameterSet& parameters, const ProcessGrid& grid, std::size_t bucket_bytes,
+                  Index most_elements = kMostElements);
   ~GradientReducer();
   GradientReducer(const GradientReducer&) = delete;
   GradientReducer& operator=(const GradientReducer&) = delete;
@@ -26,15 +27,19 @@ class GradientReducer {
   void finish();
 
   std::size_t buckets() const { return buckets_.size(); }
+  std::size_t pieces() const;  ///< of all buckets: all-reduces in a step
 
  private:
+  struct Piece {
+    Tensor gradients;
+    Request request;
+  };
   struct Bucket {
-    Tensor gradients;  // a slice of a segment
+    std::vector<Piece> pieces;  // of a slice of a segment
     Communicator* group;
     int parameters = 0;
     int waiting = 0;         // parameters whose gradient is not complete
     int last_to_finish = 0;  // smallest place in the model: backward reaches it last
-    Request request;
   };
   struct Hook {
     GradientReducer* reducer;

@@ -14,8 +14,6 @@
 namespace conclave {
 namespace {
 
-// MPI counts are ints; larger messages go in pieces of this many elements.
-constexpr Index kPiece = Index{1} << 30;
 constexpr int kExchangeTag = 1;  // messages between two ranks of a communicator arrive in order
 
 void check(int code, const char* operation) {
@@ -80,7 +78,8 @@ void fill_side(std::span<const Index> rows, const Tensor& tensor, const char* ar
   Index total = 0;
   for (std::size_t r = 0; r < rows.size(); ++r) {
     require((total + rows[r]) <= INT_MAX / std::max<Index>(width, 1),
-            "all_to_all: {} moves more than {} elements (rows of {}) in one call; send fewer rows at a time",
+            "all_to_all: {} has more than {} elements (rows of {}), which fit no message; lower "
+            "train.batch_tokens (train.accumulate makes up for it)",
             argument, INT_MAX, width);
     counts[r] = static_cast<int>(rows[r] * width);
     offsets[r] = static_cast<int>(total * width);
@@ -149,18 +148,19 @@ void MpiCommunicator::all_reduce(const Tensor& values, Reduction reduction) {
   check_tensor(values, "all_reduce", "values");
   expect_reducible("all_reduce", values);
   if (size_ == 1) return;
-  for (Index begin = 0; begin < values.numel(); begin += kPiece)
+  for (Index begin = 0; begin < values.numel(); begin += kMostElements)
     check(MPI_Allreduce(MPI_IN_PLACE, bytes_of(values, begin),
-                        static_cast<int>(std::min(kPiece, values.numel() - begin)), type_of(values.dtype()),
-                        op_of(reduction), handle_),
+                        static_cast<int>(std::min(kMostElements, values.numel() - begin)),
+                        type_of(values.dtype()), op_of(reduction), handle_),
           "all_reduce");
 }
 
 Request MpiCommunicator::start_all_reduce(const Tensor& values, Reduction reduction) {
   check_tensor(values, "start_all_reduce", "values");
   expect_reducible("start_all_reduce", values);
-  require(values.numel() <= INT_MAX, "start_all_reduce: {} elements, at most {} fit one call; split them",
-          values.numel(), INT_MAX);
+  require(values.numel() <= kMostElements,
+          "start_all_reduce: {} elements, and a call takes {}; reduce the tensor in pieces", values.numel(),
+          kMostElements);
   if (size_ == 1 || values.numel() == 0) return {};
   MPI_Request native = MPI_REQUEST_NULL;
   check(MPI_Iallreduce(MPI_IN_PLACE, values.raw(), static_cast<int>(values.numel()), type_of(values.dtype()),
@@ -173,17 +173,20 @@ void MpiCommunicator::broadcast(const Tensor& values, int root) {
   check_tensor(values, "broadcast", "values");
   expect_root(root, size_);
   if (size_ == 1) return;
-  for (Index begin = 0; begin < values.numel(); begin += kPiece)
-    check(MPI_Bcast(bytes_of(values, begin), static_cast<int>(std::min(kPiece, values.numel() - begin)),
-                    type_of(values.dtype()), root, handle_),
-          "broadcast");
+  for (Index begin = 0; begin < values.numel(); begin += kMostElements)
+    check(
+        MPI_Bcast(bytes_of(values, begin), static_cast<int>(std::min(kMostElements, values.numel() - begin)),
+                  type_of(values.dtype()), root, handle_),
+        "broadcast");
 }
 
 void MpiCommunicator::all_gather(const Tensor& mine, const Tensor& gathered) {
   check_tensor(mine, "all_gather", "mine");
   check_tensor(gathered, "all_gather", "gathered");
   expect_gathered(mine, gathered, size_);
-  require(gathered.numel() <= INT_MAX, "all_gather: {} elements, at most {} fit one call; split them",
+  require(gathered.numel() <= INT_MAX,
+          "all_gather: {} elements of all ranks, at most {} fit one message; lower train.batch_tokens "
+          "(train.accumulate makes up for it)",
           gathered.numel(), INT_MAX);
   if (size_ == 1) return copy_elements(mine, gathered, mine.numel());
   if (mine.numel() == 0) return;
@@ -216,8 +219,9 @@ void MpiCommunicator::add_messages(Exchange& exchange, const Tensor& tensor, std
   expect_blocks(tensor, blocks, sending ? "send" : "receive", rank_, size_);
   for (const auto& [rank, first, rows] : blocks)
     require(rows <= INT_MAX / std::max<Index>(width, 1),
-            "{}: {} rows of {} elements are more than one message holds; cut the block", operation, rows,
-            width);
+            "{}: {} rows of {} elements are more than one message holds; lower train.batch_tokens "
+            "(train.accumulate makes up for it), or raise parallel.expert_parallel",
+            operation, rows, width);
   for (const auto& [rank, first, rows] : blocks) {
     if (rows * width == 0) continue;
     std::byte* const at = bytes_of(tensor, first * width);

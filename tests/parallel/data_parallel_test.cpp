@@ -105,6 +105,22 @@ TEST_CASE("micro-batches before the armed one only accumulate", "[data_parallel]
   });
 }
 
+TEST_CASE("a parameter of more elements than a message holds is reduced in pieces", "[data_parallel]") {
+  for_every_grid([](int expert_parallel) {
+    GridScene s(expert_parallel);
+    const auto local = s.local(1);
+    for (const std::size_t bucket_bytes : {std::size_t{1}, std::size_t{1} << 20}) {
+      GradientReducer reducer(s.parameters, s.grid, bucket_bytes, 4);
+      CHECK((reducer.pieces() > reducer.buckets() || s.grid.world().size() == 1));
+      s.parameters.zero_gradients();
+      reducer.arm();
+      s.backward();
+      reducer.finish();
+      s.check_sums(local);
+    }
+  });
+}
+
 TEST_CASE("a rank whose pass reaches no parameter still takes part", "[data_parallel]") {
   for_every_grid([](int expert_parallel) {
     GridScene s(expert_parallel);
