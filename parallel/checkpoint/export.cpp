@@ -51,7 +51,7 @@ void export_hdf5(const CheckpointReader& checkpoint, const std::string& path, co
     }
   });
   {
-    const Hdf5Id out = open_hdf5(file.temporary(), true);
+    Hdf5Id out = open_hdf5(file.temporary(), true);
     for (const std::string& name : names) {
       const Tensor values = checkpoint.read(name);
       const std::string doing = fmt::format("export to {}: tensor {}", path, exported_name(name));
@@ -59,6 +59,7 @@ void export_hdf5(const CheckpointReader& checkpoint, const std::string& path, co
       write_rows(dataset, values.shape(), values.dtype(), 0, values.rank() == 0 ? 1 : values.size(0),
                  values.raw());
     }
+    out.close(fmt::format("export to {}: cannot be closed", path));
   }
   file.commit();
 }
