@@ -17,8 +17,9 @@ namespace conclave {
 struct Evaluation {
   double loss = 0;  ///< mean over the task's guesses: of classes and tokens cross-entropy, in nats
   std::optional<double> accuracy;  ///< share of guesses that are right; none where no guess is right or wrong
-  std::optional<double> macro_f1;  ///< of classes: mean over them of 2 tp / (2 tp + fp + fn)
-  std::vector<Measure> measures;   ///< others that the data's own judges take: GLUE's
+  /// Of classes: mean over them of 2 tp / (2 tp + fp + fn); one without examples or predictions counts as 0.
+  std::optional<double> macro_f1;
+  std::vector<Measure> measures;  ///< others that the data's own judges take: GLUE's
   Index sequences = 0, tokens = 0;
   double seconds = 0;
   /// How evenly the experts are used: mean load / largest load, a mean over the layers; 1 without MoE layers.

@@ -179,7 +179,7 @@ void Trainer::start_privacy() {
       recipe.epsilon, recipe.noise_multiplier);
 }
 
-// So that no run is begun which could not be saved.
+// Refuses a run that would spend more than the budget leaves it; the file is this process's from then on.
 void Trainer::open_ledger() {
   const PrivacyRecipe& recipe = recipe_.privacy;
   if (!privacy_ || recipe.ledger.empty()) return;
@@ -202,8 +202,8 @@ void Trainer::open_ledger() {
   });
 }
 
-// On the disk before the checkpoint is. One that is then not written counts, too. Returns why it could not be
-// done, "" where it is; the same on every rank.
+// The record is on the disk before the checkpoint is, and counts where that is then not written. Returns why
+// there is none, "" where there is; the same on every rank.
 std::string Trainer::record_spends() {
   if (!privacy_ || recipe_.privacy.ledger.empty() || privacy_->released() == recorded_) return "";
   const std::string problem = from_first(grid_.world(), [&] {
