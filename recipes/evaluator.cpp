@@ -1,12 +1,15 @@
 #include "recipes/evaluator.h"
 
 #include <algorithm>
+#include <array>
+#include <optional>
 
 #include "core/clock.h"
 #include "core/kernels/permutation.h"
 #include "core/kernels/reduction.h"
 #include "parallel/moe/balancer.h"
-#include "recipes/expert_table.h"
+#include "recipes/class_counts.h"
+#include "recipes/routing_counts.h"
 
 namespace conclave {
 
@@ -18,30 +21,6 @@ double Evaluation::mean_experts() const {
   }
   return tokens_routed > 0 ? experts / tokens_routed : 0;
 }
-
-namespace {
-
-// Of each layer and expert, where some of what it received are rows of images, and others are not.
-std::vector<std::vector<double>> image_shares(std::span<const Index> image_load,
-                                              const std::vector<std::vector<Index>>& expert_classes,
-                                              std::size_t classes) {
-  std::vector<std::vector<double>> shares;
-  Index images = 0, all = 0;
-  for (const auto& counts : expert_classes) {
-    const ExpertTable table(counts, classes);
-    auto& layer = shares.emplace_back();
-    for (const Index total : table.expert_totals()) {
-      images += image_load.front();
-      all += total;
-      layer.push_back(static_cast<double>(image_load.front()) /
-                      static_cast<double>(std::max<Index>(total, 1)));
-      image_load = image_load.subspan(1);
-    }
-  }
-  return images > 0 && images < all ? shares : std::vector<std::vector<double>>();
-}
-
-}  // namespace
 
 Evaluator::Evaluator(Model& model, Task& task, const TokenizedSplit& split, const Recipe& recipe,
                      Arena& activations, const ProcessGrid& grid, std::optional<std::uint64_t> shuffle)
@@ -115,26 +94,25 @@ Evaluation Evaluator::run(const BatchVisitor& visit) {
   Evaluation result;
   const auto layers = model_.moe_layers();
   const auto classes = static_cast<std::size_t>(classes_);
-  const std::size_t experts = layers.empty() ? 0 : layers.front().second->statistics().load.size();
-  result.expert_classes.assign(layers.size(), std::vector<Index>(experts * classes));
-  result.experts_per_token.resize(
-      static_cast<std::size_t>(layers.empty() ? 1 : layers.front().second->most_experts() + 1));
+  const bool routes = !layers.empty();
+  RoutingCounts routing(layers.size(), routes ? layers.front().second->statistics().load.size() : 0, classes,
+                        routes ? static_cast<std::size_t>(layers.front().second->most_experts()) : 0);
+  const auto take_tables = [&] {
+    result.expert_classes = routing.expert_classes();
+    result.experts_per_token = routing.experts_per_token();
+  };
+  take_tables();
   if (empty_) return result;
   const Clock::time_point start = Clock::now();
   Communicator& world = grid_.world();
-  std::vector<Index> batch_load(layers.size() * experts);
-  // [tokens of others, of the domain, then of each layer and expert those that it received]
-  std::vector<Index> domain(2 + 2 * layers.size() * experts);
-  std::vector<Index> image_load(layers.size() * experts);  // rows of images that each received
-  double utilization_sum = 0, batches = 0;
 
   for (const auto& [name, layer] : layers)
     if (layer->route_cache()) layer->route_cache()->reset_statistics();
 
-  // of this rank, then of all, with per class its true positives, false positives and false negatives
-  enum Sum : std::size_t { loss, guesses, right, judged, sequences, tokens, first_class };
-  std::vector<double> sums(first_class + 3 * classes);
-  bool of_classes = false;
+  // Of this rank, then of all. The last two are of the routing caches.
+  enum Sum : std::size_t { loss, guesses, right, judged, sequences, tokens, found, looked_up, items };
+  std::array<double, items> sums{};
+  std::optional<ClassCounts> guessed;  // where the task is to tell classes
   std::vector<double> predictions(glue_task_.empty() ? 0 : static_cast<std::size_t>(split_.size()));
   for (DataPosition position; position.epoch == 0; position = batch_.next) {
     batcher_.fill(position, batch_);
@@ -150,94 +128,38 @@ Evaluation Evaluator::run(const BatchVisitor& visit) {
       sums[judged] += static_cast<double>(correct.numel());
     }
     if (logits.defined()) {
-      of_classes = true;
+      if (!guessed) guessed.emplace(classes);
       const float* scores = logits.data<float>();
       for (std::size_t i = 0; i < batch_.labels.size(); ++i, scores += classes) {
-        const auto label = static_cast<std::size_t>(batch_.labels[i]);
-        const auto predicted = static_cast<std::size_t>(std::max_element(scores, scores + classes) - scores);
         if (!predictions.empty())
           predictions[static_cast<std::size_t>(batch_.examples[i])] =
               glue_prediction(glue_task_, {scores, classes});
-        if (predicted == label) {
-          ++sums[first_class + 3 * label];
-        } else {
-          ++sums[first_class + 3 * predicted + 1];
-          ++sums[first_class + 3 * label + 2];
-        }
+        guessed->add(static_cast<std::size_t>(batch_.labels[i]),
+                     static_cast<std::size_t>(std::max_element(scores, scores + classes) - scores));
       }
     }
-    std::ranges::fill(batch_load, 0);
-    for (std::size_t l = 0; l < layers.size(); ++l) {
-      const Tensor& chosen = chosen_experts[l];
-      const auto routed = chosen.span<std::int32_t>();
-      const auto width = static_cast<std::size_t>(chosen.size(1)),
-                 k = static_cast<std::size_t>(layers[l].second->most_experts());
-      for (std::size_t s = 0; s < batch_.labels.size(); ++s) {
-        const auto first = static_cast<std::size_t>(batch_.offsets[s]) * width;
-        const auto last = static_cast<std::size_t>(batch_.offsets[s + 1]) * width;
-        const auto text = static_cast<std::size_t>(batch_.text_offsets[s + 1] - batch_.text_offsets[s]);
-        const auto in_domain = static_cast<std::size_t>(batch_.in_domain[s]);
-        if (l == 0) domain[in_domain] += static_cast<Index>((last - first) / k);
-        for (std::size_t i = first; i < last; i += k) {
-          const auto unused = std::ranges::count(routed.subspan(i, k), -1);
-          ++result.experts_per_token[k - static_cast<std::size_t>(unused)];
-        }
-        for (std::size_t i = first; i < last; ++i) {
-          if (routed[i] < 0) continue;
-          const auto expert = static_cast<std::size_t>(routed[i]);
-          ++result.expert_classes[l][expert * classes + static_cast<std::size_t>(batch_.labels[s])];
-          ++batch_load[l * experts + expert];
-          ++domain[2 + 2 * (l * experts + expert) + in_domain];
-          if (i < last - text * width) ++image_load[l * experts + expert];
-        }
-      }
-    }
-    if (!layers.empty())
-      world.all_reduce(
-          Tensor::borrow(batch_load.data(), {static_cast<Index>(batch_load.size())}, DType::i64));
-    for (std::size_t l = 0; l < layers.size(); ++l)
-      utilization_sum += utilization(std::span(batch_load).subspan(l * experts, experts));
-    ++batches;
+    routing.add(batch_, chosen_experts, world);
     if (visit) visit(batch_, chosen_experts);
   }
 
-  double looked_up[2] = {};  // found, and in all
   for (const auto& [name, layer] : layers) {
     if (!layer->route_cache()) continue;
     const RouteCacheStatistics statistics = layer->route_cache()->statistics();
-    looked_up[0] += static_cast<double>(statistics.hits);
-    looked_up[1] += static_cast<double>(statistics.hits + statistics.misses);
+    sums[found] += static_cast<double>(statistics.hits);
+    sums[looked_up] += static_cast<double>(statistics.hits + statistics.misses);
   }
-  world.all_reduce(Tensor::borrow(looked_up, {2}, DType::f64));
-  if (looked_up[1] > 0) result.route_hit_rate = looked_up[0] / looked_up[1];
-  world.all_reduce(Tensor::borrow(sums.data(), {static_cast<Index>(sums.size())}, DType::f64));
-  for (auto& table : result.expert_classes)
-    world.all_reduce(Tensor::borrow(table.data(), {static_cast<Index>(table.size())}, DType::i64));
-  world.all_reduce(Tensor::borrow(result.experts_per_token.data(),
-                                  {static_cast<Index>(result.experts_per_token.size())}, DType::i64));
-  world.all_reduce(Tensor::borrow(domain.data(), {static_cast<Index>(domain.size())}, DType::i64));
+  world.all_reduce(Tensor::borrow(sums.data(), {items}, DType::f64));
+  if (sums[looked_up] > 0) result.route_hit_rate = sums[found] / sums[looked_up];
+  routing.reduce(world);
+  take_tables();
+  result.domain = routing.domain();
+  result.image_share = routing.image_share();
+  result.utilization = routing.utilization();
+  result.batch_utilization = routing.batch_utilization();
   result.image_weight = task_.image_weight();
-  for (std::size_t l = 0; l < layers.size() && domain[1] > 0; ++l) {
-    DomainRouting& routing = result.domain.emplace_back(DomainRouting{domain[1], domain[0], {}, {}});
-    for (std::size_t e = 0; e < experts; ++e) {
-      routing.other.push_back(domain[2 + 2 * (l * experts + e)]);
-      routing.domain.push_back(domain[2 + 2 * (l * experts + e) + 1]);
-    }
-  }
-  if (!layers.empty()) {
-    world.all_reduce(Tensor::borrow(image_load.data(), {static_cast<Index>(image_load.size())}, DType::i64));
-    result.image_share = image_shares(image_load, result.expert_classes, classes);
-    const auto count = static_cast<double>(layers.size());
-    result.utilization = 0;
-    result.batch_utilization = utilization_sum / (batches * count);
-    for (const auto& table : result.expert_classes)
-      result.utilization += utilization(ExpertTable(table, classes).expert_totals()) / count;
-  }
-  if (of_classes) {
-    double f1_sum = 0;
-    for (std::size_t c = first_class; c < sums.size(); c += 3)
-      if (sums[c] > 0) f1_sum += 2 * sums[c] / (2 * sums[c] + sums[c + 1] + sums[c + 2]);
-    result.macro_f1 = f1_sum / static_cast<double>(classes);
+  if (guessed) {
+    guessed->reduce(world);
+    result.macro_f1 = guessed->macro_f1();
   }
   if (!predictions.empty()) {  // each rank has those of its own examples, and 0 for the others
     world.all_reduce(

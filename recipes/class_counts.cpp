@@ -1,0 +1,28 @@
+#include "recipes/class_counts.h"
+
+namespace conclave {
+
+void ClassCounts::add(std::size_t label, std::size_t guess) {
+  if (guess == label) {
+    ++counts_[label].right;
+  } else {
+    ++counts_[guess].wrongly_guessed;
+    ++counts_[label].missed;
+  }
+}
+
+void ClassCounts::reduce(Communicator& world) {
+  static_assert(sizeof(Count) == 3 * sizeof(Index));
+  world.all_reduce(Tensor::borrow(counts_.data(), {std::ssize(counts_), 3}, DType::i64));
+}
+
+double ClassCounts::macro_f1() const {
+  double sum = 0;
+  for (const Count& count : counts_)
+    if (count.right > 0)
+      sum += 2 * static_cast<double>(count.right) /
+             static_cast<double>(2 * count.right + count.wrongly_guessed + count.missed);
+  return sum / static_cast<double>(counts_.size());
+}
+
+}  // namespace conclave
