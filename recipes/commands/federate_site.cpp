@@ -13,6 +13,7 @@
 #include "federated/sha256.h"
 #include "federated/transport/site.h"
 #include "recipes/commands/commands.h"
+#include "recipes/corpus.h"
 #include "recipes/federation.h"
 #include "recipes/loaded_model.h"
 #include "recipes/site_model.h"
@@ -76,19 +77,6 @@ std::string random_name() {
   std::array<std::byte, 32> bytes;
   SystemRandom().fill(bytes);
   return hexadecimal(bytes);
-}
-
-// The federation's classes, by which a site's labels are numbered.
-void check_classes(const Trainer& trainer, const CheckpointReader& model, const std::string& name) {
-  const auto classes =
-      nlohmann::json::parse(model.state().metadata).at("class_names").get<std::vector<std::string>>();
-  require(trainer.class_names() == classes,
-          "{}: this site's data has {} classes ({}, ...), the federation's model {} ({}, ...); they must be "
-          "the same, "
-          "in the same order",
-          name, trainer.class_names().size(),
-          trainer.class_names().empty() ? "" : trainer.class_names().front(), classes.size(),
-          classes.empty() ? "" : classes.front());
 }
 
 // What the coordinator asks of this site, of which all ranks know the same.
@@ -223,7 +211,8 @@ class SiteJob {
             "privacy.unit = \"{}\" at this site, where the federation's is \"site\": of the two together no "
             "account is kept; leave one out",
             privacy_.unit);
-    check_classes(*trainer_, model, name_);
+    expect_same_classes(work.model, nlohmann::json::parse(model.state().metadata).at("class_names"),
+                        trainer_->class_names());
     kept_.emplace(model, work.sharing(), directory_, *grid_);
     std::vector<SharingRule> never;
     for (const std::string& pattern : settings_.sharing.kept_private)

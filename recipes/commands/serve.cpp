@@ -1,5 +1,6 @@
 #include <csignal>
 #include <filesystem>
+#include <stop_token>
 #include <thread>
 
 #include "core/text.h"

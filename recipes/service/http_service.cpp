@@ -198,7 +198,11 @@ class HttpService::Server : private httplib::Server {
 
   // Whether a request may go on to be read.
   bool admit(const httplib::Request& request, httplib::Response& answer) {
-    if (!request.path.starts_with("/v1/")) return true;
+    if (!request.path.starts_with("/v1/")) {
+      if (request.method == "GET" || request.method == "HEAD") return true;
+      answer.status = 404;  // which explain() explains; else its body would be read first
+      return false;
+    }
     const double wait = limit_.wait(request.remote_addr);
     if (wait > 0) {
       answer.set_header("Retry-After", std::to_string(static_cast<int>(std::ceil(wait))));

@@ -87,8 +87,10 @@ class Options {
   }
   /// Once all were asked for: whatever else was given is unknown.
   void done() const {
-    for (const auto& [name, value] : given_.items()) {
-      if (std::ranges::find(known_, name) != known_.end()) continue;
+    for (const auto& [whole, value] : given_.items()) {
+      if (std::ranges::find(known_, whole) != known_.end()) continue;
+      const std::string name =
+          whole.substr(0, 64);  // which may be as long as a body, to look for the nearest
       std::vector<std::string_view> all{"text", "image"};
       all.insert(all.end(), known_.begin(), known_.end());
       refuse("unknown_field", fmt::format("{}: {} has no such field; did you mean {}? There are {}",

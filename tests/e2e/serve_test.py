@@ -100,6 +100,17 @@ def refusals(service):
     same_as_predict(service)
 
 
+def forms_that_take_long(service):
+    """By headers that a regular expression would be at for a second each."""
+    header = 'Content-Disposition: form-data; name="' + '";filename="' * 680 + "x\r\n"
+    form, kind = "--b\r\n" + header * 30 + "\r\na\r\n--b--\r\n", {"Content-Type": "multipart/form-data; boundary=b"}
+    began = time.monotonic()
+    for path, wanted in (("/v1/classify", (400, "missing_field")), ("/", (404, "not_found")), ("/a", (404, "not_found"))):
+        status, _, body = service.ask("POST", path, form, kind)
+        assert (status, json.loads(body)["error"]["code"]) == wanted, (path, status, body)
+    assert time.monotonic() - began < 5, "a form takes long"
+
+
 def ranges(service):
     """Are ignored: an answer is whole, and no longer than without them."""
     whole = service.ask("GET", "/openapi.json")
@@ -300,6 +311,7 @@ def main():
         same_as_predict(service)
         forms(service)
         refusals(service)
+        forms_that_take_long(service)
         ranges(service)
         crowds(service)
         loads(service)

@@ -147,6 +147,9 @@ TEST_CASE("what is sent wrongly is refused, with the status for it", "[service]"
   CHECK(refusal(classify, R"({"image": ")" + to_base64(png.substr(0, png.size() / 2)) + "\"}") ==
         bad("bad_image"));
   CHECK(refusal(classify, R"({"text": "cat", "topp": 1})") == bad("unknown_field"));
+  // Nor is a name as long as a body compared with those that there are.
+  CHECK(refusal(classify, R"({"text": "cat", ")" + std::string(10'000'000, 'n') + "\": 1}") ==
+        bad("unknown_field"));
   for (const char* top : {"0", "1.5", "\"3\"", "true", "1e30", "-1"})
     CHECK(refusal(classify, fmt::format(R"({{"text": "cat", "top": {}}})", top)) == bad("bad_option"));
   CHECK(refusal(caption, R"({"text": "cat"})") == bad("unwanted_field"));
