@@ -56,6 +56,10 @@ class Database {
 
   void run(std::string_view sql) { Statement(handle_.get(), sql).run(); }
   Statement prepare(std::string_view sql) const { return {handle_.get(), sql}; }
+  /// False where there is no such table, too.
+  bool has_column(std::string_view table, std::string_view column) const {
+    return prepare("SELECT 1 FROM pragma_table_info(?1) WHERE name = ?2").bind(table, column).next();
+  }
 
  private:
   struct Close {

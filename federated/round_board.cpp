@@ -78,10 +78,7 @@ class FiniteCheck {
 };
 
 bool is_of_before_fedbuff(const Database& database) {
-  auto columns = database.prepare(
-      "SELECT count(*), count(*) FILTER (WHERE name = 'turn') FROM pragma_table_info('updates')");
-  columns.next();
-  return columns.integer(0) > 0 && columns.integer(1) == 0;
+  return database.has_column("updates", "round") && !database.has_column("updates", "turn");
 }
 
 }  // namespace

@@ -280,6 +280,12 @@ Recipe site_recipe(const SiteSettings& site, const Recipe& model, const std::str
       "both",
       name, recipe.privacy.epsilon);
   require(
+      recipe.privacy.is_on() || rounds.is_on() ||
+          (site.privacy.epsilon == 0 && site.privacy.noise_multiplier == 0),
+      "{}: this site has privacy.epsilon = {} and privacy.noise_multiplier = {}, and the federation's sums "
+      "have no noise; leave both out, or take no part",
+      name, site.privacy.epsilon, site.privacy.noise_multiplier);
+  require(
       !rounds.is_on() || recipe.privacy.noise_multiplier <= rounds.noise_multiplier,
       "{}: privacy.noise_multiplier = {} is more than the federation's {}, of which each site adds a part",
       name, recipe.privacy.noise_multiplier, rounds.noise_multiplier);

@@ -111,10 +111,8 @@ class Unmasked {
       : file_((directory / "unmasked.sqlite").string()), database_(file_), round_(round) {
     database_.run(
         "CREATE TABLE IF NOT EXISTS unmasked(round INTEGER PRIMARY KEY, sites TEXT, made TEXT DEFAULT '')");
-    auto columns =
-        database_.prepare("SELECT count(*) FROM pragma_table_info('unmasked') WHERE name = 'made'");
-    columns.next();  // none in a file of an earlier version
-    if (columns.integer(0) == 0) database_.run("ALTER TABLE unmasked ADD COLUMN made TEXT DEFAULT ''");
+    if (!database_.has_column("unmasked", "made"))  // a file of an earlier version
+      database_.run("ALTER TABLE unmasked ADD COLUMN made TEXT DEFAULT ''");
   }
   void check(const std::string& sites, const std::string& made, bool noisy) const {
     auto rows = database_.prepare("SELECT sites, made FROM unmasked WHERE round = ?1");

@@ -196,11 +196,6 @@ class SiteJob {
     grid_.emplace(grid_for(recipe, name_, surroundings_, std::move(device_.world)));
     trainer_.emplace(recipe, *grid_, trainer_environment(surroundings_));
     privacy_ = recipe.privacy;
-    require(privacy_.is_on() || of_sums_.is_on() ||
-                (settings_.privacy.epsilon == 0 && settings_.privacy.noise_multiplier == 0),
-            "this site has privacy.epsilon = {} and privacy.noise_multiplier = {}, and the federation's sums "
-            "have no noise; leave both out, or take no part",
-            settings_.privacy.epsilon, settings_.privacy.noise_multiplier);
     if (speaks_ && (of_sums_.is_on() || trainer_->privacy_event(work.steps)))
       ledger_.emplace(
           (directory_ / "privacy.sqlite").string(),
