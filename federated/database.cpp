@@ -9,6 +9,9 @@ namespace {
 constexpr std::string_view kSettings[] = {"PRAGMA locking_mode = EXCLUSIVE", "PRAGMA journal_mode = WAL",
                                           "PRAGMA synchronous = FULL", "PRAGMA foreign_keys = ON"};
 
+// For who reads it while nobody owns it, as a backup does.
+constexpr int kPatience = 1000;  // milliseconds
+
 }  // namespace
 
 Statement::Statement(sqlite3* database, std::string_view sql) : database_(database) {
@@ -57,6 +60,7 @@ Database::Database(const std::string& path) {
   handle_.reset(handle);
   require(result == SQLITE_OK, "{}: cannot be opened: {}", path,
           handle ? sqlite3_errmsg(handle) : "out of memory");
+  sqlite3_busy_timeout(handle, kPatience);
   for (const std::string_view setting : kSettings) run(setting);
 }
 

@@ -1,53 +1,89 @@
 """A federation whose network is bad and whose processes are killed, whenever that is: it ends with the same bits as
-one that was left alone (where these do not depend on who is faster), and every update was counted once. `scripts/federate_faults 100` does so a hundred times."""
+one that was left alone (where these do not depend on who is faster, or on noise), every update was counted once, and what was
+spent of privacy is in the ledgers. `scripts/federate_faults 100` does so a hundred times."""
 
-import json
 import random
+import re
 import shutil
 import signal
 import sqlite3
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
-from e2e.federate_test import Started, coordinator, free_port, site
+from e2e.federate_test import Started, coordinator, entries, free_port, make_public_start, numbers, site
 from faulty_proxy import FaultyProxy
 from runs import PROGRAM, assert_same_weights, checkpoints, own_temporary_files, prepare, run
 
-SITES, ROUNDS = ["east", "north", "south"], 3
+SITES, ROUNDS = ["east", "north", "south", "west"], 3
 FEDERATION = """
 [federation]
 name = "faults"
-sites = ["east", "north", "south"]
+sites = ["east", "north", "south", "west"]
 start = "start"
 rounds = 3
 local_steps = 2
 gather_seconds = 0
 """
-STRATEGIES = ["fedavg", "fedadam", "scaffold"]  # and fedbuff, whose bits depend on who is faster
 BUFFER = 3
+NOISE, DELTA = 3, 1e-5
+PLAIN = ["fedavg", "fedadam", "scaffold"]
+SECURE = ["secure_aggregation.enabled=true", "secure_aggregation.clip_norm=10", "secure_aggregation.phase_seconds=3"]
+# What a federation is told beside federation.toml, and its sites.
+COORDINATOR = {
+    **{name: [f"strategy.name={name}"] for name in PLAIN},
+    "fedbuff": ["strategy.name=fedbuff", f"strategy.buffer={BUFFER}"],
+    "secure": SECURE,
+    "noisy": [*SECURE, "federation.quorum=3", "federation.start=public", "privacy.unit=site", f"privacy.noise_multiplier={NOISE}", f"privacy.delta={DELTA}"],
+    "private": ["federation.start=public"],
+}
+SITE = {
+    "noisy": ["site.least_sites=3", "site.secure_only=true"],
+    "private": ["privacy.unit=record", "privacy.noise_multiplier=1", "privacy.delta=1e-3", "privacy.batch=50"],
+}
+KINDS = ["noisy", "fedavg", "secure", "private", "fedbuff", "scaffold", "fedadam"]  # by seed, in this order
 KILLS, FAULTS = 4, 8
 # What is there while something is being done in which a kill would be worst.
-MOMENTS = {"upload": "updates/*.part", "checkpoint": "*.tmp", "download": "*/model-*.part", "whenever": None}
+MOMENTS = {
+    "upload": ["updates/*.part", "masked/*.part"],
+    "checkpoint": ["*.tmp"],
+    "download": ["*/model-*.part"],
+    "masking": ["*/masked.bin"],
+    "delivered": [],
+    "whenever": [],
+}
+
+
+def sets(*options):
+    return [f"--set={option}" for option in options]
+
+
+def rows(database, query):
+    """Of a database whose process has ended; none of one that is not there."""
+    if not Path(database).exists():
+        return []
+    with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as opened:
+        found = opened.execute(query).fetchall()
+    opened.close()
+    return found
 
 
 class Federation:
-    def __init__(self, directory, strategy, seed=None):
+    def __init__(self, directory, kind, seed=None, *options):
         self.directory, self.seed = Path(directory), seed
-        self.directory.mkdir()
+        self.directory.mkdir(exist_ok=True)
         inner = free_port()
         outer = free_port() if seed is not None else inner
         self.proxy = FaultyProxy(outer, inner, seed, FAULTS) if seed is not None else None
         self.commands = {
             "coordinator": coordinator(
-                directory,
-                f"--set=federation.listen=localhost:{inner}",
-                f"--set=strategy.name={strategy}",
-                f"--set=strategy.buffer={BUFFER}",
+                directory, *sets(f"federation.listen=localhost:{inner}", *COORDINATOR[kind], *options)
             )
         }
         for name in SITES:
-            self.commands[name] = site(name, directory, f"--set=site.address=localhost:{outer}", sites=SITES)
+            options = sets(f"site.address=localhost:{outer}", *SITE.get(kind, []))
+            self.commands[name] = site(name, directory, *options, sites=SITES)
         self.processes = {}
         self.start(self.commands)
 
@@ -81,13 +117,19 @@ class Federation:
         if self.proxy:
             self.proxy.close()
 
+    def delivered(self):
+        return self.told().count(": delivered")
+
     def kill(self, choose):
         """One process at one moment, and starts it again some time later. Returns what it was, in words."""
         victim, moment = choose.choice(list(self.commands)), choose.choice(list(MOMENTS))
         until = time.monotonic() + choose.uniform(0, 4)
+        delivered = self.delivered()
         while time.monotonic() < until:
-            if MOMENTS[moment] and any(self.directory.glob(MOMENTS[moment])):
+            if any(any(self.directory.glob(pattern)) for pattern in MOMENTS[moment]):
                 break
+            if moment == "delivered" and self.delivered() > delivered:
+                break  # in a secure round, while the sum is unmasked
             time.sleep(0.001)
         else:
             moment = "whenever"
@@ -99,71 +141,167 @@ class Federation:
         return f"{victim} at {moment}" if moment != "whenever" else f"{victim} whenever"
 
 
-def check(directory, calm):
-    """That every round came to its end once, with each site's update once, and the model is the calm one's."""
+def finished(directory):
+    """The entries of its transcript, of which there is one for each round."""
     run([PROGRAM, "federate", "audit", directory], says=[f"{ROUNDS} entries hold;"])
-    entries = [json.loads(line)["entry"] for line in Path(directory, "transcript.jsonl").read_text().splitlines()]
-    assert [entry["round"] for entry in entries] == list(range(1, ROUNDS + 1)), entries
-    expected = [json.loads(line)["entry"] for line in Path(calm, "transcript.jsonl").read_text().splitlines()]
-    assert [entry["sites"] for entry in entries] == [entry["sites"] for entry in expected], (entries, expected)
-    with sqlite3.connect(Path(directory, "rounds.sqlite")) as database:
-        counted = database.execute("SELECT round, site FROM updates ORDER BY round, site").fetchall()
-    assert counted == [(number, name) for number in range(ROUNDS) for name in SITES], counted
+    found = entries(directory)
+    assert [entry["round"] for entry in found] == list(range(1, ROUNDS + 1)), found
     assert checkpoints(directory)[-1].name == f"step-{ROUNDS:08}.h5", checkpoints(directory)
+    return found
+
+
+def counted_once(directory):
+    """That every round is of each site's update, once."""
+    found = finished(directory)
+    assert all(sorted(entry["sites"]) == SITES for entry in found), found
+    counted = rows(f"{directory}/rounds.sqlite", "SELECT round, site FROM updates ORDER BY round, site")
+    assert counted == [(number, name) for number in range(ROUNDS) for name in SITES], counted
+    return found
+
+
+def check_plain(directory, kind):
+    """And that the model is the calm one's, bit by bit."""
+    calm = calm_one(kind)
+    told = [[entry["sites"] for entry in entries_of] for entries_of in (counted_once(directory), finished(calm))]
+    assert told[0] == told[1], told
     assert_same_weights(checkpoints(calm)[-1], checkpoints(directory)[-1])
 
 
-def check_buffered(directory):
+def check_fedbuff(directory, _):
     """That every round is of as many updates as it is to be, and of a site each update counts once."""
-    run([PROGRAM, "federate", "audit", directory], says=[f"{ROUNDS} entries hold;"])
-    with sqlite3.connect(Path(directory, "rounds.sqlite")) as database:
-        counted = database.execute("SELECT round, site, turn, base FROM updates ORDER BY site, turn").fetchall()
+    finished(directory)
+    counted = rows(f"{directory}/rounds.sqlite", "SELECT round, site, turn, base FROM updates ORDER BY site, turn")
     assert sorted(number for number, *_ in counted) == [number for number in range(ROUNDS) for _ in range(BUFFER)], counted
     for name in SITES:
         mine = [row for row in counted if row[1] == name]
         assert [turn for _, _, turn, _ in mine] == list(range(len(mine))), counted
         assert mine == sorted(mine, key=lambda row: row[3]) and all(base <= number for number, _, _, base in mine), counted
-    assert checkpoints(directory)[-1].name == f"step-{ROUNDS:08}.h5", checkpoints(directory)
 
 
-def one_run(seed):
+def skipped_rounds(directory):
+    """Those of which nobody has the sum. Of every other there is one sum, and each site that helped with it saw the same."""
+    found = finished(directory)
+    skipped = [entry["round"] for entry in found if entry["secure_aggregation"] == "skipped"]
+    asked = rows(f"{directory}/rounds.sqlite", "SELECT round FROM secure_attempts WHERE unmasked ORDER BY round")
+    assert asked == [(number,) for number in range(ROUNDS)], asked
+    for entry in found:
+        there = sorted(entry["sites"])
+        assert bool(there) == (entry["round"] not in skipped), entry
+        for name in there:
+            helped = rows(f"{directory}/{name}/unmasked.sqlite", f"SELECT sites FROM unmasked WHERE round = {entry['round'] - 1}")
+            # The coordinator may be done without the last of them, who then has not yet been told.
+            assert helped in ([(", ".join(there),)], []), (entry, helped)
+    return skipped
+
+
+def check_secure(directory, _):
+    """That each round's sum is that of all sites' updates, to rounding, or was given up; and so the model the one of a calm
+    federation with the same rounds."""
+    skipped = skipped_rounds(directory)
+    assert all(sorted(entry["sites"]) == SITES for entry in entries(directory) if entry["round"] not in skipped)
+    calm = calm_one("secure", skipped)
+    start, expected, found = (numbers(checkpoints(one)[-1]) for one in ("start", calm, directory))
+    far, near = (
+        sum(((value - other[name].astype(float)) ** 2).sum() for name, value in expected.items()) ** 0.5 for other in (start, found)
+    )
+    # By which way numbers are rounded is chance, on which small gradients' steps then depend.
+    assert near < 1e-3 * far or len(skipped) == ROUNDS and near == far == 0, (near, far)
+
+
+@cache
+def epsilon_of(releases):
+    """Rounded up by at most 1e-4 of it."""
+    told = run([PROGRAM, "privacy", "epsilon", f"--noise={NOISE}", "--rate=1", f"--steps={releases}", f"--delta={DELTA}"])
+    return float(re.match(r"epsilon ([\d.]+) at", told).group(1))
+
+
+def check_noisy(directory, _):
+    """That what a round spent was spent by each site that is in it, before it sent anything, and not more often than it was
+    asked; and that the coordinator counts each sum once, whose it has or not."""
+    skipped_rounds(directory)
+    attempts = dict(rows(f"{directory}/rounds.sqlite", "SELECT round, count(*) FROM secure_attempts GROUP BY round"))
+    for name in SITES:
+        spends = rows(f"{directory}/{name}/privacy.sqlite", "SELECT round, digest, noise, rate, steps FROM spends")
+        assert len({digest for _, digest, *_ in spends}) == len(spends), spends
+        assert all(event == [NOISE, 1, 1] for _, _, *event in spends), spends
+        for number in range(ROUNDS):
+            times = sum(round == number for round, *_ in spends)
+            in_it = name in entries(directory)[number]["sites"]
+            assert in_it <= times <= attempts[number], (name, number, times, attempts)
+    for entry in entries(directory):
+        expected = epsilon_of(entry["round"])
+        assert abs(entry["privacy"]["epsilon"] / expected - 1) < 1e-4, (entry, expected)
+
+
+def check_private(directory, _):
+    """That what each site trained with noise was spent once, however often it was sent."""
+    counted_once(directory)
+    for name in SITES:
+        spends = rows(f"{directory}/{name}/privacy.sqlite", "SELECT round FROM spends ORDER BY round")
+        assert spends == [(number,) for number in range(ROUNDS)], (name, spends)
+
+
+CHECKS = {**{name: check_plain for name in PLAIN}, "fedbuff": check_fedbuff, "secure": check_secure, "noisy": check_noisy, "private": check_private}
+
+
+def calm_one(kind, skipped=()):
+    """The folder of one that nobody disturbed, which skips the rounds of these numbers."""
+    directory = "_".join(["calm", kind, *map(str, skipped)])
+    if Path(directory).exists():
+        return directory
+    if skipped:
+        Path(directory).mkdir()
+        leader = Started(f"{directory}/before.log", coordinator(directory, *sets(*COORDINATOR[kind], f"federation.listen=localhost:{free_port()}")))
+        leader.until("listens at port")
+        leader.kill()
+        with sqlite3.connect(f"{directory}/rounds.sqlite") as database:
+            for number in skipped:
+                database.execute("INSERT INTO secure_attempts(round, unmasked) VALUES(?, 1)", (number - 1,))
+        database.close()
+    calm = Federation(directory, kind)
+    try:
+        calm.finish()
+    finally:
+        calm.close()
+    return directory
+
+
+def one_run(seed, kind):
     choose = random.Random(seed)
-    strategy = choose.choice([*STRATEGIES, "fedbuff"])
-    federation = Federation("run", strategy, seed)
+    # Enough for each round once, and not for one more.
+    budget = [f"privacy.epsilon={1.001 * epsilon_of(ROUNDS)}"] if kind == "noisy" else []
+    federation = Federation("run", kind, seed, *budget)
     began = time.monotonic()
     kills = []
     try:
         for _ in range(choose.randint(1, KILLS)):
             kills.append(federation.kill(choose))
         federation.finish()
-        check_buffered("run") if strategy == "fedbuff" else check("run", f"calm_{strategy}")
+        CHECKS[kind]("run", kind)
     except BaseException:
-        print(f"seed {seed}, {strategy}; killed: {', '.join(kills)}; network: {federation.proxy.disturbed}")
+        print(f"seed {seed}, {kind}; killed: {', '.join(kills)}; network: {federation.proxy.disturbed}")
         print(federation.told(), flush=True)
         raise
     finally:
         federation.close()
     shutil.rmtree("run")
     faults = " ".join(federation.proxy.disturbed)
-    print(f"seed {seed}: {time.monotonic() - began:.1f} s, {strategy}; killed: {', '.join(kills)}; network: {faults}", flush=True)
+    print(f"seed {seed}: {time.monotonic() - began:.1f} s, {kind}; killed: {', '.join(kills)}; network: {faults}", flush=True)
 
 
-def main(runs, seed):
+def main(runs="4", first="1", *kinds):
+    kinds = kinds or KINDS
+    assert set(kinds) <= set(KINDS), f"of {', '.join(kinds)} not all are among {', '.join(KINDS)}"
     with own_temporary_files():
         prepare()
         Path("federation.toml").write_text(FEDERATION)
         run([PROGRAM, "federate", "provision", "federation.toml"], says=["kits/coordinator", "kits/south"])
         run([PROGRAM, "federate", "initialize", "tiny.toml", "--out", "start"])
-        for strategy in STRATEGIES:
-            calm = Federation(f"calm_{strategy}", strategy)
-            try:
-                calm.finish()
-            finally:
-                calm.close()
-        for number in range(runs):
-            one_run(seed + number)
-    print(f"{runs} runs ended with each update counted once and, but for fedbuff, the same bits as undisturbed ones")
+        make_public_start()
+        for seed in range(int(first), int(first) + int(runs)):
+            one_run(seed, kinds[(seed - 1) % len(kinds)])
+    print(f"{runs} runs ended with each update and each spend counted once and, where they can have, the same model as undisturbed ones")
 
 
 if __name__ == "__main__":
-    main(*(int(argument) for argument in (sys.argv[1:] + ["3", "1"][len(sys.argv) - 1 :])))
+    main(*sys.argv[1:])
