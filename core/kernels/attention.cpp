@@ -65,6 +65,15 @@ struct Sequence {
         first_sees(mask == AttentionMask::causal ? keys - queries + 1 : keys),
         more_each(mask == AttentionMask::causal ? 1 : 0) {}
 
+  /// Its queries [first, first + count) alone, which see what they see.
+  Sequence part(Index first, Index count) const {
+    Sequence some = *this;
+    some.begin += first;
+    some.queries = count;
+    some.first_sees += first * more_each;
+    return some;
+  }
+
   /// Keys that query `i` may see: [0, returned).
   Index visible(Index i) const { return std::max<Index>(first_sees + i * more_each, 0); }
 };
@@ -214,15 +223,28 @@ void backward_sequence(const Sequence& sequence, Index d, StridedRows<const T> d
   clear(dv, assigned, sequence.keys, d);
 }
 
-// body(sequence, head) for all of them, on several threads where that many elements are worth it.
+// body(sequence, head) for all of them, on several threads where that many elements are worth it; where there
+// are few, and its queries do not depend on each other, a sequence comes in parts.
 template <class Body>
 void for_heads(const Geometry& g, Index elements, const Tensor& offsets, const Tensor& key_offsets,
-               AttentionMask mask, Body body) {
+               AttentionMask mask, bool in_parts, Body body) {
   const std::int32_t *bounds = offsets.data<std::int32_t>(), *key_bounds = key_offsets.data<std::int32_t>();
-#pragma omp parallel for schedule(dynamic, 8) collapse(2) if (elements > kParallelElements)
+  const Index heads = g.sequences * g.heads, wanted = 4 * omp_get_max_threads();
+  const Index parts = in_parts && heads > 0 ? std::max<Index>((wanted + heads - 1) / heads, 1) : 1;
+  const Index together = std::clamp<Index>(heads * parts / wanted, 1, 8);
+#pragma omp parallel for schedule(dynamic, together) collapse(3) if (elements > kParallelElements)
   for (Index s = 0; s < g.sequences; ++s)
     for (Index head = 0; head < g.heads; ++head)
-      body(Sequence(bounds[s], bounds[s + 1], key_bounds[s], key_bounds[s + 1], mask), head);
+      for (Index part = 0; part < parts; ++part) {
+        const Sequence whole(bounds[s], bounds[s + 1], key_bounds[s], key_bounds[s + 1], mask);
+        const Index blocks = (whole.queries + kBlock - 1) / kBlock,
+                    most = (blocks + parts - 1) / parts * kBlock, first = part * most,
+                    queries = std::min(most, whole.queries - first);
+        if (parts == 1)
+          body(whole, head);
+        else if (queries > 0)
+          body(whole.part(first, queries), head);
+      }
 }
 
 }  // namespace
@@ -236,7 +258,7 @@ void attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& 
   for_floating(q.dtype(), "attention", [&]<class T>(T) {
     const auto pq = strided_rows<const T>(q), pk = strided_rows<const T>(k), pv = strided_rows<const T>(v);
     const auto po = strided_rows<T>(out), pl = strided_rows<T>(lse);
-    for_heads(g, q.numel() + 2 * k.numel(), offsets, key_offsets, options.mask,
+    for_heads(g, q.numel() + 2 * k.numel(), offsets, key_offsets, options.mask, true,
               [&](const Sequence& s, Index head) {
                 const Index column = head * g.head_size;
                 forward_sequence(s, g.head_size, pq.at(s.begin, column), pk.at(s.key_begin, column),
@@ -263,7 +285,7 @@ void attention_backward(const Tensor& dout, const Tensor& q, const Tensor& k, co
                pv = strided_rows<const T>(v), po = strided_rows<const T>(out),
                pl = strided_rows<const T>(lse);
     const auto pdq = strided_rows<T>(dq), pdk = strided_rows<T>(dk), pdv = strided_rows<T>(dv);
-    for_heads(g, q.numel() + 2 * k.numel(), offsets, key_offsets, options.mask,
+    for_heads(g, q.numel() + 2 * k.numel(), offsets, key_offsets, options.mask, false,
               [&](const Sequence& s, Index head) {
                 const Index column = head * g.head_size;
                 const auto of_queries = [&](auto rows) { return rows.at(s.begin, column); };

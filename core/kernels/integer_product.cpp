@@ -45,6 +45,27 @@ void quantize_row(const float* x, Index count, float scale, float zero_point, Qu
         static_cast<std::int32_t>(bounds.clamp(round_to_even(x[i] * inverse)) + zero_point));
 }
 
+// The least and the largest of x and 0; NaN is neither.
+std::pair<float, float> range_of(const float* x, Index count) {
+  constexpr Index kWide = 4 * kLanes<float>;  // sums enough for what a comparison takes
+  float low[kWide] = {}, high[kWide] = {};
+  const auto take = [&](Index i, Index lane) {
+    low[lane] = x[i] < low[lane] ? x[i] : low[lane];
+    high[lane] = x[i] > high[lane] ? x[i] : high[lane];
+  };
+  Index i = 0;
+  for (; i + kWide <= count; i += kWide)
+#pragma omp simd
+    for (Index lane = 0; lane < kWide; ++lane) take(i + lane, lane);
+  for (Index lane = 0; i + lane < count; ++lane) take(i + lane, lane);
+  for (Index half = kWide / 2; half > 0; half /= 2)
+    for (Index lane = 0; lane < half; ++lane) {
+      low[lane] = std::min(low[lane], low[lane + half]);
+      high[lane] = std::max(high[lane], high[lane + half]);
+    }
+  return {low[0], high[0]};
+}
+
 void quantize(const char* operation, const Tensor& x, QuantLevels levels, const IntegerRows& to,
               bool own_ranges) {
   expect_rank(operation, "x", x, 2);
@@ -63,12 +84,7 @@ void quantize(const char* operation, const Tensor& x, QuantLevels levels, const 
   for (Index row = 0; row < rows; ++row) {
     const float* from = px + row * in;
     if (own_ranges) {
-      float low = 0, high = 0;
-#pragma omp simd reduction(min : low) reduction(max : high)
-      for (Index i = 0; i < in; ++i) {
-        low = from[i] < low ? from[i] : low;
-        high = from[i] > high ? from[i] : high;
-      }
+      const auto [low, high] = range_of(from, in);
       scales[row] = range_scale(low, high, levels, zeros[row]);
     }
     std::uint8_t* out = values + row * row_bytes;
@@ -112,13 +128,17 @@ void product(const IntegerRows& x, std::int32_t highest, RowOffsets offsets, con
   struct Task {
     Index group, begin, end;
   };
+  const Index cuts = (panels + kTaskPanels - 1) / kTaskPanels;
+  // Of few rows every thread wants its share.
+  const Index even = (rows * cuts + 4 * omp_get_max_threads() - 1) / (4 * omp_get_max_threads());
+  const Index most = std::clamp((even + kSumRows - 1) / kSumRows * kSumRows, kSumRows, kTaskRows);
   thread_local std::vector<Task> tasks;  // kept, as inference allocates nothing
   tasks.clear();
   for (std::size_t g = 0; g + 1 < offsets.size(); ++g)
-    for (Index begin = offsets[g]; begin < offsets[g + 1]; begin += kTaskRows)
-      tasks.push_back({static_cast<Index>(g), begin, std::min(begin + kTaskRows, offsets[g + 1])});
+    for (Index begin = offsets[g]; begin < offsets[g + 1]; begin += most)
+      tasks.push_back({static_cast<Index>(g), begin, std::min(begin + most, offsets[g + 1])});
   const std::span<const Task> all = tasks;
-  const Index cuts = (panels + kTaskPanels - 1) / kTaskPanels, count = static_cast<Index>(all.size()) * cuts;
+  const Index count = static_cast<Index>(all.size()) * cuts;
 #pragma omp parallel for schedule(dynamic) if (rows * out * weights.in > kParallelElements)
   for (Index number = 0; number < count; ++number) {
     const auto [group, begin, end] = all[static_cast<std::size_t>(number / cuts)];

@@ -133,7 +133,10 @@ void grouped_linear(const Tensor& x, RowOffsets offsets, const Tensor& weight, c
           }
         }
       };
-      if (paneled > 0) product({offsets, kManyRows}, 0, paneled, many_rows_product<T>);
+      if (paneled > 0)
+        product({offsets, kManyRows}, 0, paneled, [](Index count, auto... arguments) {
+          (count > kFewRows ? many_rows_product<T> : few_rows_product<T>)(count, arguments...);
+        });
       if (paneled < out) product({offsets, kFewRows}, paneled, out, few_rows_product<T>);
       return;
     }
