@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "data/file.h"
-#include "data/image_files.h"
+#include "data/image_transform.h"
 #include "data/stable_bucket.h"
 
 namespace conclave {
@@ -186,7 +186,8 @@ ImageDataset read_coco(const CocoOptions& options, BadInputs& bad) {
       bad.attempt([&] {
         if (options.images) {
           const std::string file = fmt::format("{}/{}{}/{}", options.directory, part, year, image.file);
-          split.images.append(read_square_image(file, options.side), file);
+          split.images.append(read_image(file, {options.side, options.side, 3}, "is the data set complete?"),
+                              file);
           const std::int32_t row = split.images.rows.back();
           split.images.rows.resize(split.examples.size() + std::max<std::size_t>(texts.size(), 1), row);
         }

@@ -11,7 +11,7 @@
 
 #include "core/text.h"
 #include "data/file.h"
-#include "data/image_files.h"
+#include "data/image_transform.h"
 #include "data/stable_bucket.h"
 #include FT_FREETYPE_H
 
@@ -304,7 +304,8 @@ ImageDataset read_emoji_dataset(const EmojiOptions& options, BadInputs& bad) {
     split.examples.push_back({.text = std::move(text), .label = label, .caption = emoji.name.name});
 
     // Noto's are 136 x 128 pixels with 4 empty columns at either side.
-    split.images.append(square_image(emoji.image, options.side, options.background), options.files.font);
+    split.images.append(fit_image(emoji.image, {options.side, options.side, 3}, options.background),
+                        options.files.font);
   }
   require(!data.train.examples.empty(), "{}: has none of the emoji in {}", options.files.font,
           options.files.names);

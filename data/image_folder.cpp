@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "data/file.h"
-#include "data/image_files.h"
+#include "data/image_transform.h"
 #include "data/stable_bucket.h"
 
 namespace conclave {
@@ -76,7 +76,7 @@ ImageDataset read_image_folder(const std::string& folder, std::int64_t side, Bad
 
   const auto read = [&](const std::string& path, std::int32_t label, ImageSplit& to) {
     bad.attempt([&] {
-      to.images.append(read_square_image(path, side), path);
+      to.images.append(read_image(path, {side, side, 3}, "is the data set complete?"), path);
       to.examples.push_back({"", label});
     });
   };

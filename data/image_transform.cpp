@@ -96,16 +96,25 @@ void Resizer::resize(std::span<const std::uint8_t> from, std::span<std::uint8_t>
   vertical_.resample(1, to_.width * to_.channels, narrow_.data(), to.data());
 }
 
-std::vector<std::uint8_t> fit_image(const Image& image, const ImageShape& shape) {
-  Image opaque = shape.channels == 1 ? to_grey(image) : to_rgb(image);
-  if (opaque.shape == shape) return std::move(opaque.pixels);
-  std::vector<std::uint8_t> pixels(static_cast<std::size_t>(shape.size()));
-  Resizer(opaque.shape, shape.height, shape.width).resize(opaque.pixels, pixels);
-  return pixels;
+Image fit_image(const Image& image, const ImageShape& shape, Rgb background) {
+  Image opaque = shape.channels == 1 ? to_grey(image, background) : to_rgb(image, background);
+  if (opaque.shape == shape) return opaque;
+  const auto [height, width, channels] = opaque.shape;
+  const auto at_most = [](std::int64_t size, std::int64_t other, std::int64_t wanted, std::int64_t of) {
+    return std::clamp<std::int64_t>(other * wanted / of, 1, size);
+  };
+  Image middle{{at_most(height, width, shape.height, shape.width),
+                at_most(width, height, shape.width, shape.height), channels},
+               {}};
+  middle.pixels.resize(static_cast<std::size_t>(middle.shape.size()));
+  centre_crop(opaque.pixels, opaque.shape, middle.shape.height, middle.shape.width, middle.pixels);
+  Image fitted{shape, std::vector<std::uint8_t>(static_cast<std::size_t>(shape.size()))};
+  Resizer(middle.shape, shape.height, shape.width).resize(middle.pixels, fitted.pixels);
+  return fitted;
 }
 
-std::vector<std::uint8_t> read_image(const std::string& path, const ImageShape& shape) {
-  return fit_image(decode_image(read_file(path, "give a PNG or JPEG file"), path), shape);
+Image read_image(const std::string& path, const ImageShape& shape, std::string_view hint) {
+  return fit_image(decode_image(read_file(path, hint), path), shape);
 }
 
 void centre_crop(std::span<const std::uint8_t> from, const ImageShape& shape, std::int64_t height,

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "data/image.h"
@@ -42,11 +43,15 @@ class Resizer {
   std::vector<std::uint8_t> narrow_;  // [from's height, to's width, channels]
 };
 
-/// `image` made grey or coloured, with what is transparent over white, and resized to what `shape` says.
-std::vector<std::uint8_t> fit_image(const Image& image, const ImageShape& shape);
+/// The middle of `image` that has the proportions of `shape`, made grey or coloured, with what is transparent
+/// over `background`, and resized to it: what a data set's pictures are made alike by, and any other that its
+/// model is given.
+Image fit_image(const Image& image, const ImageShape& shape, Rgb background = kWhiteBackground);
 
-/// The same of the PNG or JPEG file at `path`. Throws Error, with the file's name, where it cannot be read.
-std::vector<std::uint8_t> read_image(const std::string& path, const ImageShape& shape);
+/// The same of the PNG or JPEG file at `path`. Throws Error, with the file's name, where it cannot be read;
+/// with the hint where it cannot be opened.
+Image read_image(const std::string& path, const ImageShape& shape,
+                 std::string_view hint = "give a PNG or JPEG file");
 
 /// Copies the middle `height` x `width` pixels of `from`; where there is an odd one over, it is cut off at
 /// the bottom or the right. Throws Error where they are more than there are.

@@ -38,14 +38,12 @@ void Predictor::add(const Example& example, Batch& batch) const {
   const auto tokens = text.size() > 0 ? text.sequence(0) : std::span<const std::int32_t>();
   if (!example.has_image()) return add(tokens, {}, batch);
   require(shape.size() > 0, "{}: the model was trained on texts alone, and takes no image", example.image);
-  std::vector<std::uint8_t> read;
-  if (!example.pixels) read = read_image(example.image, shape);
-  const auto& pixels = example.pixels ? example.pixels->pixels : read;
-  const ImageShape& given = example.pixels ? example.pixels->shape : shape;
+  if (!example.pixels) return add(tokens, read_image(example.image, shape).pixels, batch);
+  const ImageShape& given = example.pixels->shape;
   require(given == shape,
           "an image of {} x {} pixels in {} channels, but the model was trained on {} x {} in {}",
           given.height, given.width, given.channels, shape.height, shape.width, shape.channels);
-  add(tokens, pixels, batch);
+  add(tokens, example.pixels->pixels, batch);
 }
 
 Predictor::Scores Predictor::scores(const Batch& batch) {

@@ -76,7 +76,7 @@ int caption(const CaptionArguments& arguments, const Surroundings& surroundings,
       if (of_split)
         std::ranges::copy(split.images.image(split.rows[i]), std::back_inserter(pixels));
       else
-        std::ranges::copy(read_image(arguments.images[i], shape), std::back_inserter(pixels));
+        std::ranges::copy(read_image(arguments.images[i], shape).pixels, std::back_inserter(pixels));
     }
     const Clock::time_point start = Clock::now();
     const auto written =

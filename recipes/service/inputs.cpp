@@ -243,16 +243,11 @@ Query Inputs::query_of(TaskKind task, const Fields& fields) const {
   }
   if (fields.image) try {
       // A small file may have as many pixels as one may have: of so many at once they would take all memory.
-      // Images are scaled to their new width first.
       std::optional<Gate::Pass> pass;
       const Image image = decode_image(*fields.image, "image", kMostPixels, [&](const ImageShape& shape) {
-        const std::int64_t pixels = shape.height * std::max(shape.width, shape_.image.width);
-        require(pixels <= kMostPixels,
-                "{} x {} pixels (height x width), which scaled to a width of {} are above the limit of {}",
-                shape.height, shape.width, shape_.image.width, kMostPixels);
-        pass.emplace(decoding_, pixels);
+        pass.emplace(decoding_, shape.height * shape.width);
       });
-      query.pixels = fit_image(image, shape_.image);
+      query.pixels = fit_image(image, shape_.image).pixels;
     } catch (const Refusal&) {
       throw;
     } catch (const Error& error) {

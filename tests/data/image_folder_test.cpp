@@ -4,7 +4,6 @@
 #include <filesystem>
 
 #include "data/file.h"
-#include "data/image_files.h"
 #include "tests/data/temporary_directory.h"
 #include "tests/fixtures/image_fixture.h"
 
@@ -22,14 +21,6 @@ void write(const TemporaryDirectory& folder, const std::string& name, std::strin
 }
 
 }  // namespace
-
-TEST_CASE("pictures become the middle square in colour", "[data]") {
-  Image image{{2, 4, 1}, {9, 10, 20, 9, 9, 30, 40, 9}};
-  CHECK(square_image(image, 2).pixels ==
-        std::vector<std::uint8_t>{10, 10, 10, 20, 20, 20, 30, 30, 30, 40, 40, 40});
-  image = {{3, 1, 4}, {0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 9}};
-  CHECK(square_image(image, 1).pixels == std::vector<std::uint8_t>{255, 255, 255});
-}
 
 TEST_CASE("a folder of images has its classes in order and its splits by its paths", "[data]") {
   const TemporaryDirectory folder;

@@ -79,6 +79,19 @@ TEST_CASE("a centre crop keeps the middle", "[data]") {
              Contains("8 bytes for 2 x 3 x 2"));
 }
 
+TEST_CASE("an image becomes its middle, of the proportions that are wanted", "[data]") {
+  Image image{{2, 4, 1}, {9, 10, 20, 9, 9, 30, 40, 9}};
+  CHECK(fit_image(image, {2, 2, 3}).pixels ==
+        std::vector<std::uint8_t>{10, 10, 10, 20, 20, 20, 30, 30, 30, 40, 40, 40});
+  CHECK(fit_image(image, {2, 1, 1}).pixels == std::vector<std::uint8_t>{10, 30});
+  CHECK(fit_image(image, {2, 4, 1}).pixels == image.pixels);
+  CHECK(fit_image(image, {1, 2, 1}).pixels.size() == 2);  // all of it, smaller
+  image = {{3, 1, 4}, {0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 9}};
+  CHECK(fit_image(image, {1, 1, 3}).pixels == std::vector<std::uint8_t>{255, 255, 255});
+  const Image line{{1, 100'000, 1}, std::vector<std::uint8_t>(100'000, 7)};  // of which a pixel is the middle
+  CHECK(fit_image(line, {3, 1, 1}).pixels == std::vector<std::uint8_t>{7, 7, 7});
+}
+
 TEST_CASE("without options an image is left as it is", "[data]") {
   const Image image = counted(5, 6, 3);
   CHECK(augmented(image, {}, 3, 1) == image.pixels);

@@ -53,14 +53,15 @@ def write_idx(name, *shape, values):
         file.write(header + bytes(values))
 
 
-def write_png(name, side, pixels):
+def write_png(name, width, pixels):
     """Of pixels, row by row, each a tuple of its channels."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    rows = b"".join(b"\0" + bytes(sum(pixels[y * side : (y + 1) * side], ())) for y in range(side))
-    header = struct.pack(">IIBBBBB", side, side, 8, COLOUR_TYPES[len(pixels[0])], 0, 0, 0)
+    height = len(pixels) // width
+    rows = b"".join(b"\0" + bytes(sum(pixels[y * width : (y + 1) * width], ())) for y in range(height))
+    header = struct.pack(">IIBBBBB", width, height, 8, COLOUR_TYPES[len(pixels[0])], 0, 0, 0)
     parts = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
     Path(name).write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts))
 
@@ -118,10 +119,13 @@ def predictions_are_those_of_the_test_split(checkpoint):
     write_png("colour.png", SIDE, [(value, value, value) for value in picture])
     write_png("alpha.png", SIDE, [(0, 0, 0, 0) if value == 255 else (value, value, value, 255) for value in picture])
     write_png("large.png", 2 * SIDE, [(picture[y // 2 * SIDE + x // 2],) for y in range(16) for x in range(16)])
-    grey, colour, alpha, large = predict(
-        checkpoint, *(f"--image={kind}.png" for kind in ("grey", "colour", "alpha", "large")), "--top=10"
+    # Of what is wider or higher it is the middle, as in data sets.
+    wide = [(picture[y * SIDE + x - SIDE] if SIDE <= x < 2 * SIDE else 77,) for y in range(SIDE) for x in range(3 * SIDE)]
+    write_png("wide.png", 3 * SIDE, wide)
+    grey, colour, alpha, wide, large = predict(
+        checkpoint, *(f"--image={kind}.png" for kind in ("grey", "colour", "alpha", "wide", "large")), "--top=10"
     )
-    assert grey["top"] == colour["top"] == alpha["top"] != large["top"], (grey, colour, alpha)
+    assert grey["top"] == colour["top"] == alpha["top"] == wide["top"] != large["top"], (grey, colour, alpha, wide)
     assert grey["class"] == large["class"], (grey, large)
 
 

@@ -106,16 +106,6 @@ TEST_CASE("a form has the same fields, an image as the file that it is", "[servi
   CHECK(refusal(TaskKind::classify, Body{kForm, whole.substr(0, whole.size() - 9)}) == bad("bad_form"));
 }
 
-TEST_CASE("an image that is large only while it is scaled is refused", "[service]") {
-  Image tall{{1'000'000, 1, 1}, {}};  // a file of a thousand bytes
-  tall.pixels.resize(1'000'000);
-  InputShape wide = kBoth;
-  wide.image = {64, 64, 3};
-  const std::string json = R"({"image": ")" + to_base64(encode_png(tall)) + "\"}";
-  CHECK(refusal(TaskKind::classify, json, wide) == bad("bad_image"));
-  CHECK(refusal(TaskKind::classify, json) == std::pair(200, std::string()));
-}
-
 TEST_CASE("what is sent wrongly is refused, with the status for it", "[service]") {
   const TaskKind classify = TaskKind::classify, caption = TaskKind::caption, generate = TaskKind::generate;
   CHECK(refusal(classify, Body{"text/plain", "cat"}) == std::pair(415, std::string("unsupported_type")));
