@@ -85,8 +85,8 @@ Tensor layer_norm(Tape& tape, const Tensor& x, const Tensor& gamma, const Tensor
                   kernels::LayerNormOptions options = {});
 
 /// x [rows, columns] as integers would tell it, by a scale and a zero point for each row or one [1] for all;
-/// an undefined zero_point is 0. A scale may be learned: its gradient is LSQ's, divided by the square root of
-/// the highest level times the numbers that have this scale.
+/// an undefined zero_point is 0. A scale may be learned: its gradient is LSQ's (Esser et al. 2020), divided
+/// by the square root of the highest level times the columns.
 Tensor fake_quantize(Tape& tape, const Tensor& x, const Tensor& scale, const Tensor& zero_point,
                      QuantLevels levels);
 /// The same by scales and zero points that each row's own range gives; its gradient is that of y.

@@ -26,9 +26,9 @@ Tensor fake_quantize(Tape& tape, const Tensor& x, const Tensor& scale, const Ten
       sums.zero();
       kernels::column_sums(of_rows.reshape({rows, 1}), sums);
     }
-    const double elements = static_cast<double>(x.numel()) / static_cast<double>(scale.numel());
-    kernels::scale(sums, 1 / std::sqrt(std::max(elements, 1.0) * levels.highest), dscale.gradient,
-                   dscale.write);
+    // Of a row, as LSQ counts features: how many rows there are depends on the batch, and on ranks.
+    const double features = std::max(static_cast<double>(x.size(1)), 1.0);
+    kernels::scale(sums, 1 / std::sqrt(features * levels.highest), dscale.gradient, dscale.write);
   });
   return y;
 }

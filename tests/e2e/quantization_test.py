@@ -3,6 +3,7 @@ same whoever saw what."""
 
 import json
 import os
+import re
 import shutil
 
 import h5py
@@ -29,6 +30,15 @@ def observed(directory, step):
     with h5py.File(f"{directory}/step-{step:08d}.h5") as file:
         file["model"].visititems(lambda name, item: found.update({name: item[()]}) if name.endswith("/range") else None)
     return found
+
+
+def squared_gradients(directory, step):
+    """Of the factors to inputs' scales that all ranks have, as the optimizer remembers them, together."""
+    found = []
+    with h5py.File(f"{directory}/step-{step:08d}.h5") as file:
+        name = re.compile(r"optimizer/second_moment/.*/input_factor")
+        file.visititems(lambda path, item: found.append(item[()].sum()) if name.fullmatch(path) and "experts" not in path else None)
+    return sum(found)
 
 
 def on(ranks):
@@ -75,6 +85,9 @@ def main():
         assert losses(f"{way}1")[STEPS] < losses("plain")[STEPS] + 0.1, f"{way}: it learns less"
         one, two = observed(f"{way}1", 7), observed(f"{way}2", 7)
         assert one.keys() == two.keys() and bool(one) == (way != "token"), (way, list(one))
+        if way == "extremes":  # as large on each rank as on one
+            gradients = [squared_gradients(f"{way}{ranks}", 7) for ranks in (1, 2)]
+            assert 0.8 < gradients[0] / gradients[1] < 1.25, gradients
         for name, values in one.items():
             assert numpy.abs(values).max() > 0, (way, name)
             assert numpy.allclose(values, two[name], rtol=0.1, atol=0.1), (way, name, values, two[name])
