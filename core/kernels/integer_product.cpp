@@ -113,11 +113,11 @@ void expect_product(const char* operation, const IntegerRows& x, RowOffsets offs
   if (bias.defined()) expect(operation, "bias", bias, {weights.groups, weights.out}, DType::f32);
 }
 
-// finish(row, group, first, count, values) is given what `count` channels of a row, from `first` on, stand
-// for, with bias and activation.
-template <class Finish>
+// What channels of a row, from `first` on, stand for, with bias and activation, is written to where
+// place(row, first, scratch) says; finish(row, first, count, values) is then told.
+template <class Place, class Finish>
 void product(const IntegerRows& x, std::int32_t highest, RowOffsets offsets, const IntegerWeights& weights,
-             const Tensor& bias, Activation activation, IntegerPath path, Finish finish) {
+             const Tensor& bias, Activation activation, IntegerPath path, Place place, Finish finish) {
   const Index rows = x.values.size(0), out = weights.out, panels = weights.panels(), quads = weights.quads();
   const auto tile = tile_of(path, highest);
   const auto* px = x.values.data<std::uint8_t>();
@@ -148,7 +148,7 @@ void product(const IntegerRows& x, std::int32_t highest, RowOffsets offsets, con
                 *biases = bias.defined() ? bias.data<float>() + group * out + first : nullptr;
     const std::int32_t* weight_sums = weights.sums.data<std::int32_t>() + group * panels * kPanel + first;
     alignas(64) std::int32_t sums[kSumRows * kTaskPanels * kPanel];
-    alignas(64) float values[kTaskPanels * kPanel];
+    alignas(64) float scratch[kTaskPanels * kPanel];
     for (Index row = begin; row < end; row += kSumRows) {
       const Index now = std::min(kSumRows, end - row);
       tile(now, some, quads, px + row * row_bytes, row_bytes,
@@ -157,6 +157,8 @@ void product(const IntegerRows& x, std::int32_t highest, RowOffsets offsets, con
         const std::int32_t* of_row = sums + r * kTaskPanels * kPanel;
         const float scale = row_scales[(row + r) * step];
         const auto zero = static_cast<std::int32_t>(zeros[(row + r) * step]);
+        float* values = place(row + r, first, scratch);
+#pragma omp simd
         for (Index c = 0; c < channels; ++c)
           values[c] = static_cast<float>(of_row[c] - zero * weight_sums[c]) * (scale * scales[c]) +
                       (biases ? biases[c] : 0.0f);
@@ -288,10 +290,10 @@ void integer_product(const IntegerRows& x, std::int32_t highest, RowOffsets offs
     if (on_cuda(operation, y, x.values, x.scale, x.zero_point, weights.values, bias))
       return cuda::integer_product(x, highest, offsets, weights, bias, activation, y);
   float* py = y.data<float>();
-  product(x, highest, offsets, weights, bias, activation, path,
-          [&](Index row, Index first, Index channels, const float* values) {
-            std::copy_n(values, channels, py + row * out + first);
-          });
+  product(
+      x, highest, offsets, weights, bias, activation, path,
+      [&](Index row, Index first, float*) { return py + row * out + first; },
+      [](Index, Index, Index, const float*) {});
 }
 
 void integer_product(const IntegerRows& x, std::int32_t highest, RowOffsets offsets,
@@ -308,13 +310,15 @@ void integer_product(const IntegerRows& x, std::int32_t highest, RowOffsets offs
       return cuda::integer_product(x, highest, offsets, weights, bias, activation, next, levels);
   const float *scales = next.scale.data<float>(), *zeros = next.zero_point.data<float>();
   auto* to = next.values.data<std::uint8_t>();
-  product(x, highest, offsets, weights, bias, activation, path,
-          [&](Index row, Index first, Index channels, const float* values) {
-            std::uint8_t* at = to + row * row_bytes + first;
-            quantize_row(values, channels, scales[row * step], zeros[row * step], levels, at);
-            if (first + channels == weights.out)
-              std::fill(at + channels, to + (row + 1) * row_bytes, std::uint8_t{0});
-          });
+  product(
+      x, highest, offsets, weights, bias, activation, path,
+      [](Index, Index, float* scratch) { return scratch; },
+      [&](Index row, Index first, Index channels, const float* values) {
+        std::uint8_t* at = to + row * row_bytes + first;
+        quantize_row(values, channels, scales[row * step], zeros[row * step], levels, at);
+        if (first + channels == weights.out)
+          std::fill(at + channels, to + (row + 1) * row_bytes, std::uint8_t{0});
+      });
 }
 
 }  // namespace conclave::kernels
