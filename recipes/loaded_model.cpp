@@ -46,9 +46,16 @@ std::optional<Tokenizer> tokenizer_of(const CheckpointReader& reader) {
   return Tokenizer::from_bytes(reader.state().tokenizer);
 }
 
-std::optional<Tokenizer> first_tokenizer(const Recipe& recipe, const std::string& checkpoint) {
-  if (checkpoint.empty() || !recipe.has_texts()) return std::nullopt;
-  return tokenizer_of(CheckpointReader(checkpoint));
+std::optional<Tokenizer> first_tokenizer(const Recipe& recipe, const std::string& checkpoint,
+                                         bool privately) {
+  if (!recipe.has_texts()) return std::nullopt;
+  auto first = checkpoint.empty() ? std::nullopt : tokenizer_of(CheckpointReader(checkpoint));
+  require(
+      first || !privately,
+      "{}: it has no tokenizer, and one learned from the training texts would tell of them without noise; "
+      "name a model of public texts in train.start_from",
+      checkpoint.empty() ? "train.start_from = \"\"" : checkpoint);
+  return first;
 }
 
 LoadedModel::LoadedModel(const std::string& checkpoint, const ProcessGrid& grid,

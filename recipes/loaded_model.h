@@ -26,8 +26,9 @@ std::string find_start(const Recipe& recipe, Communicator& world);
 
 /// None where the checkpoint's model was trained on images alone.
 std::optional<Tokenizer> tokenizer_of(const CheckpointReader& reader);
-/// Of what a model begins with, none where that is nothing ("") or the recipe has no texts.
-std::optional<Tokenizer> first_tokenizer(const Recipe& recipe, const std::string& checkpoint);
+/// Of what a model begins with, none where that is nothing ("") or the recipe has no texts. `privately`:
+/// throws Error where texts would have none, as one that is then learned from them has no noise.
+std::optional<Tokenizer> first_tokenizer(const Recipe& recipe, const std::string& checkpoint, bool privately);
 
 class LoadedModel {
  public:

@@ -191,6 +191,11 @@ class SiteJob {
     of_sums_ = round_privacy_of(work.terms.at("privacy"));
     Recipe recipe = site_recipe(settings_, parse_recipe(model.state().recipe, work.model + ":/state/recipe"),
                                 work.model, of_sums_, name_);
+    require(
+        !recipe.has_texts() || tokenizer_of(model),
+        "{}: the coordinator's model has no tokenizer, and {} has texts: one learned from them would be no "
+        "other site's, and tell of them without noise; let the federation start from a model of texts",
+        work.model, name_);
     recipe.train.steps = work.steps * work.rounds;
     recipe.train.ema = 0;  // the coordinator's mean is one already
     grid_.emplace(grid_for(recipe, name_, surroundings_, std::move(device_.world)));

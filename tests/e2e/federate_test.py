@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy
 
+from e2e import images_test
 from runs import PROGRAM, assert_same_weights, checkpoints, own_temporary_files, prepare, run, weights
 
 SITES = ["north", "south"]
@@ -726,6 +727,18 @@ def test_private():
     run([*private, f"--set=privacy.epsilon={1.1 * spent}"], 1, ["would bring epsilon to", "nothing was released"])
     budget = ["--set=privacy.unit=none", "--set=privacy.epsilon=1", "--set=privacy.delta=1e-5"]
     run([*site("south", "again_private"), *budget], 1, ["the federation's sums have no noise"])
+    leader.process.send_signal(signal.SIGTERM)
+    leader.ends(130)
+
+    # A model without a tokenizer has a site learn none from its texts.
+    images_test.prepare()
+    run([PROGRAM, "federate", "initialize", "images.toml", "--out", "pictures"])
+    Path("no_tokenizer").mkdir()
+    leader = Started("no_tokenizer/coordinator.log", coordinator("no_tokenizer", "--set=federation.start=pictures"))
+    leader.until("listens at port")
+    texts = ["--set=data.source=table", "--set=data.max_length=32"]
+    run([*site("south", "no_tokenizer"), *texts], 1, ["the coordinator's model has no tokenizer"])
+    assert not Path("no_tokenizer/south/training").exists()
     leader.process.send_signal(signal.SIGTERM)
     leader.ends(130)
     run([*site("north", "private"), "--set=privacy.epsilon=2"], 2, ["must say its unit"])

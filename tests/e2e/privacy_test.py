@@ -44,12 +44,17 @@ def test_clients():
     runs.train(1, "nobody", *clients, *noise, status=2, says=["whose is each row?"])
     records = [*clients, "privacy.unit=record", "privacy.batch=2", "privacy.noise_multiplier=1", "privacy.delta=1e-3"]
     resumed = ["privacy.rate=0.2", "train.steps=5"]
+    # A model of images has no tokenizer, and none is learned from what is to be hidden.
+    run([PROGRAM, "federate", "initialize", "images.toml", "--out", "pictures"])
+    pictures = [*records, "train.start_from=pictures"]
+    runs.train(1, "told", *pictures, status=1, says=["pictures/step-00000000.h5: it has no tokenizer", "in train.start_from"])
+    assert not Path("told").exists()
     runs.train(1, "records", *records, *resumed, resume=checkpoints("persons")[0], status=1, says=["its steps hid a client"])
 
 
 def main():
-    test_clients()
     prepare()
+    test_clients()
     # Without a bound or noise to speak of, on any ranks, it is what training on the whole split is.
     plain = ["train.steps=12", "train.batch_tokens=600", "train.clip_norm=0", "moe.balancer=none", "image.erase=0"]
     still = ["image.flip=false", "model.dropout=0", "model.embedding_dropout=0"]  # which are drawn by places in a batch

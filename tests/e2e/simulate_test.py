@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy
 
+import runs
 from e2e.images_test import prepare
 from runs import PROGRAM, assert_same_weights, checkpoints, run, weights
 
@@ -202,6 +203,11 @@ def test_mistakes():
         (["model.hiden=9"], 2, "the nearest is model.hidden"),
     ]:
         simulate(1, "wrong", *options, status=status, says=[says])
+    # A model of images has no tokenizer, and none is learned from clients' texts.
+    runs.prepare()
+    texts = ["simulation.recipe=tiny.toml", "model.bigrams=0", "train.start_from=start"]
+    says = ["start/step-00000000.h5: it has no tokenizer", "in train.start_from"]
+    simulate(1, "told", *texts, "client_privacy.noise_multiplier=1", "client_privacy.delta=1e-3", status=1, says=says)
 
 
 def main():
