@@ -1,11 +1,33 @@
 #include <fmt/format.h>
 
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
 #include "parallel/checkpoint/checkpoint_writer.h"
 #include "recipes/commands/commands.h"
 #include "recipes/integer_state.h"
 #include "recipes/split_evaluation.h"
 
 namespace conclave::commands {
+namespace {
+
+// In its own folder, a model would be replaced by what becomes of it. Collective.
+void expect_new(const std::string& directory, std::int64_t step, Communicator& world) {
+  from_first(world, [&] {
+    const std::string path = checkpoint_path(directory, step);
+    require(!std::filesystem::exists(path), "quantize: {} is there already; name another folder by --out",
+            path);
+    return std::string();
+  });
+}
+
+// Without what was measured of the model as it was.
+std::string notes_of(nlohmann::json metadata) {
+  for (const char* measured : {"metrics", "routing"}) metadata.erase(measured);
+  return metadata.dump();
+}
+
+}  // namespace
 
 int quantize(const QuantizeArguments& arguments, const Surroundings& surroundings,
              const MpiSession& session) {
@@ -16,13 +38,19 @@ int quantize(const QuantizeArguments& arguments, const Surroundings& surrounding
   overrides.insert(overrides.begin(), {"quantization.enabled=true", "quantization.start_step=0"});
   SplitEvaluation data(arguments.checkpoint, "train", "", overrides, grid, true);
   LoadedModel& loaded = data.loaded();
+  expect_new(arguments.out, loaded.step(), grid.world());
   Quantization& quantization = *loaded.model().quantization();
+  CheckpointState state = CheckpointReader(data.checkpoint()).state();
+  const auto metadata = nlohmann::json::parse(state.metadata);
+  require(quantization.observers.empty() || !metadata.contains("client_privacy"),
+          "{}: it hides its clients, and ranges learned from their examples would have no noise; set "
+          "quantization.activations to \"token\"",
+          data.checkpoint());
   RangeLearning ranges(quantization, grid.world());
   if (!quantization.observers.empty()) data.calibrate(arguments.batches, [&] { ranges.learn(); });
 
-  const CheckpointReader reader(data.checkpoint());
-  CheckpointState state = reader.state();
   state.recipe = to_toml(loaded.recipe());
+  state.metadata = notes_of(metadata);
   CheckpointWriter writer(arguments.out, grid.world(), 0, false);
   writer.save(integer_entries(loaded.parameters(), loaded.model()), state);
   const SaveOutcome outcome = *writer.wait();

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+from pathlib import Path
 
 import h5py
 import numpy
@@ -114,6 +115,14 @@ def main():
         options = ["quantization.activations=tensor", f"quantization.observer={observer}", "quantization.percentile=99.9"]
         run([PROGRAM, "quantize", "plain", "--out", observer, "--batches", "8", *[f"--set={option}" for option in options]])
         assert abs(loss(observer) - plain) < 0.03, (observer, loss(observer), plain)
+    # Where the model itself would be replaced by what becomes of it, it is not.
+    before = Path("plain/step-00000040.h5").read_bytes()
+    run([PROGRAM, "quantize", "plain", "--out", "plain"], status=1, says=["plain/step-00000040.h5 is there already", "--out"])
+    assert Path("plain/step-00000040.h5").read_bytes() == before
+    # What was measured of it is not what the other is accurate to.
+    run([PROGRAM, "inspect", "plain"], says=["validation_loss", "on the validation split"])
+    said = run([PROGRAM, "inspect", "min_max"])
+    assert "validation" not in said and "next is epoch" in said, said
     images()
     run([PROGRAM, "train", "tiny.toml", f"--set={QUANTIZED}", "--set=quantization.layers=[\"linear\", \"expert\"]"], status=2,
         says=["quantization.layers", "experts"])

@@ -127,6 +127,11 @@ def test_privacy():
     taking_part = metrics("private", "train/clients")
     assert len(taking_part) == 5 and len(set(taking_part)) > 1 and all(50 < count < 150 for count in taking_part), taking_part
 
+    # Ranges for integers would be learned from clients' examples as they are.
+    quantize = [PROGRAM, "quantize", "private", "--out", "integers"]
+    run([*quantize, "--set=quantization.activations=tensor"], status=1, says=["it hides its clients"])
+    run(quantize, says=["times smaller"])
+
     simulate(1, "budget", *PRIVATE, "simulation.rounds=6", "client_privacy.epsilon=3", says=["epsilon 2.99"])
     spent = metrics("budget", "privacy/epsilon")
     assert len(spent) == 6 and 2.99 < spent[-1] <= 3, spent
