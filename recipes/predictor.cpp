@@ -30,14 +30,15 @@ void Predictor::add(const Example& example, Batch& batch) const {
   const ImageShape& shape = model_.model().sizes().image;
   TokenizedSplit text;
   if (!example.text.empty() || !example.has_image()) {
-    require(model_.tokenizer().has_value(),
-            "the model was trained on images alone, and predict was given a text; give it --image FILE");
+    require(model_.recipe().data.has_texts(),
+            "the model classifies images alone, and predict was given a text; give it --image FILE");
     const TextExample given = text_example(example.text, model_.tokenizer()->separator().has_value());
     text = model_.tokenizer()->encode_split(std::span(&given, 1), model_.recipe().data.max_length);
   }
   const auto tokens = text.size() > 0 ? text.sequence(0) : std::span<const std::int32_t>();
   if (!example.has_image()) return add(tokens, {}, batch);
-  require(shape.size() > 0, "{}: the model was trained on texts alone, and takes no image", example.image);
+  require(model_.recipe().data.has_images(), "{}: the model classifies texts alone, and takes no image",
+          example.image);
   if (!example.pixels) return add(tokens, read_image(example.image, shape).pixels, batch);
   const ImageShape& given = example.pixels->shape;
   require(given == shape,

@@ -36,7 +36,7 @@ void print(const Example& example, const Prediction& prediction, const std::vect
 // the text, or a text.
 Example example_of(std::string line, const LoadedModel& loaded) {
   const bool images = loaded.recipe().data.has_images();
-  if (images && !loaded.tokenizer()) return {"", std::move(line)};
+  if (!loaded.recipe().data.has_texts()) return {"", std::move(line)};
   const std::size_t tab = images ? line.find('\t') : std::string::npos;
   if (tab == std::string::npos) return {std::move(line), ""};
   return {line.substr(tab + 1), line.substr(0, tab)};

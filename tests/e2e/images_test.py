@@ -182,7 +182,7 @@ def main():
     train(2, "grid2", "image.tokens=grid", "train.batch_tokens=128", "train.steps=4")
     assert_same_losses("grid", "grid2")
 
-    run([PROGRAM, "predict", "group1", "a text"], status=1, says=["trained on images alone", "--image FILE"])
+    run([PROGRAM, "predict", "group1", "a text"], status=1, says=["classifies images alone", "--image FILE"])
     run([PROGRAM, "predict", "group1", "--image=no.png"], status=1, says=["no.png", "give a PNG or JPEG file"])
     run([PROGRAM, "predict", "group1", "--image=images.toml"], status=1, says=["images.toml: "])
     texts_and_images()

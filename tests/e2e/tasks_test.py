@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from e2e import images_test
 from e2e.images_test import prepare, train
 from runs import PROGRAM, assert_same_losses, assert_same_weights, checkpoints, losses, run
 
@@ -53,6 +54,15 @@ def main():
 
     train(1, "alone", "tasks.classify=0", "tasks.generate=1", "data.vocabulary=60", "data.max_length=16", "train.steps=2")
     run([PROGRAM, "predict", "alone", "Bag"], status=1, says=["not trained to classify"])
+    # It has texts for its other tasks, and classifies images by themselves.
+    picture = images_test.read_idx("t10k-images-idx3-ubyte.gz")[16:][: images_test.SIDE**2]
+    images_test.write_png("one.png", images_test.SIDE, [(value,) for value in picture])
+    Path("names").write_text("one.png\none.png\n")
+    with open("names") as file:
+        piped = images_test.predict("one", stdin=file)
+    assert piped == images_test.predict("one", "--image=one.png", "--image=one.png") and piped[0]["image"] == "one.png", piped
+    for options in [["one.png"], ["a bag", "--image=one.png"]]:
+        run([PROGRAM, "predict", "one", *options], status=1, says=["classifies images alone", "--image FILE"])
     train(1, "classes", "train.steps=2")
     run([PROGRAM, "generate", "classes", "--text=Bag"], status=1, says=["not trained to generate"])
     train(1, "wrong", "tasks.classify=0", status=2, says=["[tasks] has none with a weight above 0"])

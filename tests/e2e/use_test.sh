@@ -28,7 +28,7 @@ conclave 0 predict "$CONCLAVE_TRAINED" --top 2 <texts
 (($(wc -l <<<"$output") == 502))
 
 conclave 1 predict "$CONCLAVE_TRAINED" --image "$CONCLAVE_FIXTURES/images/colour.png"
-says colour.png "trained on texts alone"
+says colour.png "classifies texts alone"
 
 conclave 0 inspect "$CONCLAVE_TRAINED" --verify
 says "step 20" "written by 2 ranks" "every tensor matches its checksum"
