@@ -653,6 +653,7 @@ std::string Trainer::wait_for_save() {
 std::vector<std::pair<std::string, Evaluation>> Trainer::evaluate(
     std::unique_ptr<Evaluator> TrainedTask::*evaluator, const char* split, Index calibration_batches) {
   std::vector<std::pair<std::string, Evaluation>> results;
+  choose_rounding();  // for a model of so many steps, as one that is loaded has it
   if (optimizer_.has_average()) optimizer_.swap_average();
   if (calibration_) calibration_->calibrate(calibration_batches);
   for (const TrainedTask& one : tasks_) {

@@ -115,6 +115,12 @@ def main():
         options = ["quantization.activations=tensor", f"quantization.observer={observer}", "quantization.percentile=99.9"]
         run([PROGRAM, "quantize", "plain", "--out", observer, "--batches", "8", *[f"--set={option}" for option in options]])
         assert abs(loss(observer) - plain) < 0.03, (observer, loss(observer), plain)
+    # A model of as many steps as there are before rounding rounds, wherever it is evaluated.
+    train(1, "begins", QUANTIZED, "train.steps=10", "quantization.start_step=10")
+    evaluate = [PROGRAM, "eval", "begins", "--set=quantization.inference=rounded"]
+    at_end = losses("begins", "test")[10]
+    rounded, whole = (json.loads(run([*evaluate, f"--set=quantization.start_step={step}"]))["loss"] for step in (10, 11))
+    assert abs(at_end - rounded) < 1e-9 < abs(at_end - whole), (at_end, rounded, whole)
     # Where the model itself would be replaced by what becomes of it, it is not.
     before = Path("plain/step-00000040.h5").read_bytes()
     run([PROGRAM, "quantize", "plain", "--out", "plain"], status=1, says=["plain/step-00000040.h5 is there already", "--out"])
