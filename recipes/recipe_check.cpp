@@ -112,17 +112,17 @@ void check_modalities(const Recipe& recipe, Checker& check) {
                {"tasks.caption", "tasks.generate", "data.source", "data.inputs"},
                "tasks.caption and tasks.generate are for data with images, of which {}{} has none", source,
                data.may_have_both() ? ", " + check.shown("data.inputs", data.inputs) + "," : "");
-  const auto for_texts = [&](std::string_view key, auto value) {
-    check.unless(data.has_texts() || value == 0, {key, "data.source"},
-                 "{} is for texts, of which {} has none", check.shown(key, value), source);
+  const auto for_texts = [&](std::string_view key, auto value, bool has_texts) {
+    check.unless(has_texts || value == 0, {key, "data.source"}, "{} is for texts, of which {} has none",
+                 check.shown(key, value), source);
   };
-  for_texts("model.embedding", recipe.model.embedding);
-  for_texts("model.token_dropout", recipe.model.token_dropout);
+  for_texts("model.embedding", recipe.model.embedding, recipe.has_texts());  // tables are of all tasks
+  for_texts("model.token_dropout", recipe.model.token_dropout, data.has_texts());
   check.unless(data.may_have_both() || recipe.model.text_dropout == 0, {"model.text_dropout", "data.source"},
                "{} is for images with texts, but {} has one of them alone",
                check.shown("model.text_dropout", recipe.model.text_dropout), source);
-  for_texts("model.bigrams", recipe.model.bigrams);
-  for_texts("train.masked_weight", recipe.train.masked_weight);
+  for_texts("model.bigrams", recipe.model.bigrams, data.has_texts());
+  for_texts("train.masked_weight", recipe.train.masked_weight, data.has_texts());
   check.unless(data.may_have_both() || recipe.model.fusion == "joint", {"model.fusion", "data.source"},
                "{} is for images with texts, but {} has one of them alone; leave it \"joint\"",
                check.shown("model.fusion", recipe.model.fusion), source);

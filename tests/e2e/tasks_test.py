@@ -52,7 +52,8 @@ def main():
     assert a == b != c, "the seed decides the images"
     run([*draw, "--out=a.gif"], status=1, says=["name the output *.png"])
 
-    train(1, "alone", "tasks.classify=0", "tasks.generate=1", "data.vocabulary=60", "data.max_length=16", "train.steps=2")
+    narrow = ["model.embedding=8", "data.vocabulary=60", "data.max_length=16"]  # tables of what images are drawn of
+    train(1, "alone", "tasks.classify=0", "tasks.generate=1", *narrow, "train.steps=2")
     run([PROGRAM, "predict", "alone", "Bag"], status=1, says=["not trained to classify"])
     # It has texts for its other tasks, and classifies images by themselves.
     picture = images_test.read_idx("t10k-images-idx3-ubyte.gz")[16:][: images_test.SIDE**2]

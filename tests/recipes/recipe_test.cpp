@@ -126,6 +126,11 @@ TEST_CASE("an embedding of its own width is for texts, and not wider than what i
   CHECK_THAT(
       mistake("model.embedding = 32", {"data.source=fashion_mnist"}),
       Contains("model.embedding = 32 is for texts, of which data.source = \"fashion_mnist\" has none"));
+  for (const char* task : {"tasks.caption=1", "tasks.generate=1"}) {  // which have texts of their own
+    CHECK_NOTHROW(parse_recipe("model.embedding = 32", "q.toml", {"data.source=fashion_mnist", task}));
+    CHECK_THAT(mistake("model.bigrams = 10", {"data.source=fashion_mnist", task}),
+               Contains("model.bigrams = 10 is for texts"));
+  }
 }
 
 TEST_CASE("the numbers of experts of each kind must make up the layer's", "[recipe]") {
