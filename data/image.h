@@ -27,7 +27,7 @@ struct Image {
 };
 
 using Rgb = std::array<std::uint8_t, 3>;
-inline constexpr Rgb kWhiteBackground{255, 255, 255};
+inline constexpr Rgb kWhiteBackground{255, 255, 255}, kBlackBackground{0, 0, 0};
 
 inline constexpr std::int64_t kMostPixels = std::int64_t{64} << 20;  ///< far above any camera's
 

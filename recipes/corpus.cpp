@@ -69,8 +69,10 @@ ImageDataset read_source(const DataRecipe& data, const ImageRecipe& image, BadIn
                      bad);
   ImageDataset read;
   if (data.source == "emoji") {
-    read = read_emoji_dataset(
-        {.side = image.size > 0 ? image.size : kEmojiSide, .subgroups = data.classes == "subgroup"}, bad);
+    read = read_emoji_dataset({.side = image.size > 0 ? image.size : kEmojiSide,
+                               .background = background_of(data),
+                               .subgroups = data.classes == "subgroup"},
+                              bad);
   } else {
     const std::string clothes = data.path.empty() ? kFashionMnistDirectory : data.path;
     read = data.source == "fashion_mnist"
@@ -87,6 +89,10 @@ ImageDataset read_source(const DataRecipe& data, const ImageRecipe& image, BadIn
 }
 
 }  // namespace
+
+Rgb background_of(const DataRecipe& data) {
+  return data.source == "emoji" ? kWhiteBackground : kBlackBackground;
+}
 
 ImageDataset read_examples(const DataRecipe& data, const ImageRecipe& image, Communicator& world) {
   BadInputs bad(data.skip_bad);

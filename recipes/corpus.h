@@ -37,6 +37,10 @@ ModelSizes model_sizes(const DataRecipe& recipe, std::size_t classes,
 void expect_same_classes(const std::string& checkpoint, const std::vector<std::string>& of_model,
                          const std::vector<std::string>& of_data);
 
+/// What is around that which its images show, and takes the place of what is cut off them in training. Black
+/// of photographs, which have none: nothing of theirs is made up.
+Rgb background_of(const DataRecipe& data);
+
 /// Collective. Reads texts and images only. Rank 0 warns where some were left out as bad; throws Error where
 /// those are not as many on every rank.
 ImageDataset read_examples(const DataRecipe& data, const ImageRecipe& image, Communicator& world);

@@ -1,17 +1,26 @@
 #include "recipes/training_batches.h"
 
+#include "recipes/corpus.h"
+
 namespace conclave {
+namespace {
+
+AugmentationOptions changes_of(const Recipe& recipe) {
+  const auto [red, green, blue] = background_of(recipe.data);
+  return {.padding = recipe.image.shift,
+          .flip = recipe.image.flip,
+          .erase = recipe.image.erase,
+          .fill = {red, green, blue},
+          .seed = static_cast<std::uint64_t>(recipe.run.seed)};
+}
+
+}  // namespace
 
 BatcherOptions training_batches(const Recipe& recipe, const Task& task) {
-  const auto seed = static_cast<std::uint64_t>(recipe.run.seed);
   return {.tokens = recipe.train.batch_tokens,
-          .seed = seed,
+          .seed = static_cast<std::uint64_t>(recipe.run.seed),
           .image_tokens = task.image_tokens(),
-          .augmentation = task.augments() ? std::optional(AugmentationOptions{.padding = recipe.image.shift,
-                                                                              .flip = recipe.image.flip,
-                                                                              .erase = recipe.image.erase,
-                                                                              .seed = seed})
-                                          : std::nullopt};
+          .augmentation = task.augments() ? std::optional(changes_of(recipe)) : std::nullopt};
 }
 
 }  // namespace conclave
