@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from emoji import picture, read as read_emoji
 from trained import Linear, Trunk, argument_parser, opened, timed
 
-BATCH = 64  # images per forward pass
+BATCH = 32  # images per forward pass: recipes/caption_writer.cpp's kTexts
 
 
 def images_of(split, side):
