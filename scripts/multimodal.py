@@ -1,10 +1,10 @@
 """The multimodal half of scripts/reproduce: encoders of images and texts, and what the two know together."""
 
-import json
 import statistics
+from pathlib import Path
 
 import emoji_linear
-from reproduction import OUT, Measured, costs, not_below, show, train
+from reproduction import OUT, Measured, costs, digest, kept, not_below, show, train
 
 ENCODER = {"depthwise": [], "standard": ["image.depthwise=false"]}
 EPOCHS = 3  # of encoder
@@ -101,10 +101,8 @@ def sharing(arguments):
 
 def linear():
     """The linear models' figures, kept."""
-    saved = OUT / "emoji" / "linear.json"
-    if not saved.exists():
-        saved.write_text(json.dumps(emoji_linear.measure()))
-    return json.loads(saved.read_text())
+    scripts = {name: digest(Path("scripts", name).read_bytes()) for name in ("emoji_linear.py", "peers/emoji.py")}
+    return kept(OUT / "emoji" / "linear.json", scripts, emoji_linear.measure)
 
 
 def emoji(arguments):

@@ -10,7 +10,7 @@ from pathlib import Path
 import integers
 import multimodal
 import pictures
-from reproduction import CONCLAVE, OUT, Measured, call, not_below, show, train
+from reproduction import CONCLAVE, OUT, Measured, call, kept, not_below, show, train
 
 RECIPE = "recipes/quick.toml"
 TASKS = {"26": [], "45": ["data.classes=all"]}  # WordNet's lexicographer files: of nouns, of every part of speech
@@ -59,11 +59,12 @@ def mixture_run(task, variant, seed, extra):
 
 def again(directory, name):
     """The test split again, as INFERENCE[name] has it."""
-    saved = Path(directory) / f"{name}.json"
-    if not saved.exists():
+    def evaluate():
         said = call(["scripts/run_ranks", "2", CONCLAVE, "eval", directory, f"--set={INFERENCE[name]}"])
-        saved.write_text([line for line in said.splitlines() if line.startswith("{")][-1])
-    result = json.loads(saved.read_text())
+        return json.loads([line for line in said.splitlines() if line.startswith("{")][-1])
+
+    run = json.loads(Path(directory, "options.json").read_text())
+    result = kept(Path(directory, f"{name}.json"), {"run": run, "with": INFERENCE[name]}, evaluate)
     return {
         f"{name}_accuracy": 100 * result["accuracy"],
         f"{name}_utilization": 100 * result["utilization"],

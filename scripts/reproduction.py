@@ -1,11 +1,13 @@
 """What every part of scripts/reproduce uses: runs that are kept, figures over the seeds, tables."""
 
+import hashlib
 import json
 import math
 import re
 import statistics
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 OUT = Path("build/reproduce")
@@ -23,17 +25,42 @@ def call(arguments, log=None):
     return done.stdout
 
 
+def digest(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+def kept(path, made_by, make):
+    """What make() returns, which is in `path` from then on, and made again where that is by something else."""
+    saved = json.loads(path.read_text()) if path.exists() else {}
+    if saved.get("made_by") != made_by:
+        saved = {"made_by": made_by, "made": make()}
+        path.write_text(json.dumps(saved))
+    return saved["made"]
+
+
+def origin_of(recipe, options, sets):
+    """What a run comes of: its options, to be read; all keys of its recipe; and the model that it starts from."""
+    shown = call([CONCLAVE, "recipe", "show", recipe, *sets])
+    start = tomllib.loads(shown)["train"]["start_from"]
+    if start and Path(start).is_dir():
+        start = max(Path(start).glob("step-*.h5"), default="")
+    model = digest(Path(start).read_bytes()) if start and Path(start).exists() else ""  # without, training says so
+    return {"options": options, "recipe": digest(shown.encode()), "start": model}
+
+
 def train(directory, recipe, options):
-    """Metrics of a run on two ranks, a dictionary each, which is not repeated where it was completed with these options."""
+    """Metrics of a run on two ranks, a dictionary each, which is not repeated where it was completed as it would be now,
+    but for the program."""
     done = directory / "options.json"
-    if not done.exists() or json.loads(done.read_text()) != options:
+    sets = [f"--set={option}" for option in (*options, f"run.directory={directory}")]
+    wanted = origin_of(recipe, options, sets)
+    if not done.exists() or json.loads(done.read_text()) != wanted:
         print(f"training {directory.relative_to(OUT)}", flush=True)
         directory.mkdir(parents=True, exist_ok=True)
         for old in (old for pattern in ("*.json", "*.h5", "events.*") for old in directory.glob(pattern)):
             old.unlink()
-        sets = [f"--set={option}" for option in (*options, f"run.directory={directory}")]
         call(["scripts/run_ranks", "2", CONCLAVE, "train", recipe, *sets], directory / "log.txt")
-        done.write_text(json.dumps(options))
+        done.write_text(json.dumps(wanted))
     return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
 
 

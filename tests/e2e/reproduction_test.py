@@ -1,0 +1,47 @@
+"""What scripts/reproduce keeps of runs is of the recipe and of the model to start from that there are now."""
+
+import os
+import sys
+from pathlib import Path
+
+from runs import PROGRAM, prepare
+
+SCRIPTS = Path(os.environ["CONCLAVE_SOURCE"], "scripts")
+sys.path.insert(0, str(SCRIPTS))
+
+import reproduction
+
+STEPS = ["train.steps=2", "model.bigrams=0"]
+
+
+def is_trained(directory, *options):
+    """Whether it is trained, rather than what is there kept."""
+    log = Path(directory, "log.txt")
+    log.unlink(missing_ok=True)
+    records = reproduction.train(Path(directory), "tiny.toml", [*STEPS, *options])
+    assert [record["step"] for record in records if "train/loss" in record] == [1, 2], records
+    return log.exists()
+
+
+def main():
+    prepare()
+    Path("scripts").symlink_to(SCRIPTS)
+    reproduction.OUT, reproduction.CONCLAVE = Path("."), PROGRAM
+    started = ["run", "train.start_from=first"]
+    assert is_trained("first") and not is_trained("first")
+    assert is_trained(*started) and not is_trained(*started)
+    assert is_trained(*started, "run.seed=2") and is_trained(*started) and not is_trained(*started)
+    # Other weights to start from, and then another recipe by the same options.
+    assert is_trained("first", "run.seed=3")
+    assert is_trained(*started) and not is_trained(*started)
+    recipe = Path("tiny.toml").read_text()
+    Path("tiny.toml").write_text(recipe.replace("ffn = 32", "ffn = 48"))
+    assert is_trained(*started) and not is_trained(*started)
+
+    figures = iter([{"accuracy": 1}, {"accuracy": 2}])
+    for made_by, accuracy in (["a"], 1), (["a"], 1), (["b"], 2), (["b"], 2):
+        assert reproduction.kept(Path("figures.json"), made_by, lambda: next(figures)) == {"accuracy": accuracy}
+
+
+if __name__ == "__main__":
+    main()
