@@ -276,7 +276,7 @@ void run(const char* operation, const Convolution<T>& c) {
                 .stride = c.stride,
                 .padding = c.padding,
                 .type = dtype_of<T>,
-                .tf32 = dtype_of<T> == DType::f32 && precision() == Precision::tf32,
+                .tf32 = c.rounded && dtype_of<T> == DType::f32 && precision() == Precision::tf32,
                 .aligned = std::all_of(operands.begin(), operands.end(), [](const void* operand) {
                   return reinterpret_cast<std::uintptr_t>(operand) % kAlignment == 0;
                 })};

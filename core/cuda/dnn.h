@@ -16,11 +16,12 @@ struct Convolution {
   Index size = 0, stride = 0, padding = 0;
   T *x = nullptr, *weight = nullptr, *y = nullptr;
   bool accumulate = false;
+  bool rounded = true;  ///< as precision() says; else operands are multiplied as they are
 };
 
 /// Queues the convolution: y of x and weight, x (its gradient) of weight and y, or weight (its gradient) of x
 /// and y; throws Error, naming the operation, where that fails. Operands of f32 are multiplied in TF32 where
-/// precision() is tf32. Where it is bf16, they are multiplied as they are, for now.
+/// they may be rounded and precision() is tf32. Where it is bf16, they are multiplied as they are, for now.
 void convolve(const char* operation, const Convolution<float>& convolution);
 void convolve(const char* operation, const Convolution<double>& convolution);
 void convolve_backward_input(const char* operation, const Convolution<float>& convolution);

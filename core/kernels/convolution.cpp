@@ -126,7 +126,7 @@ void convolution(const Tensor& x, const Tensor& weight, const Tensor& bias, cons
   if (derivative.defined()) expect("convolution", "derivative", derivative, y.shape(), x.dtype());
   if constexpr (kBuiltWithCuda)
     if (on_cuda("convolution", x, weight, bias, y, derivative))
-      return cuda::convolution(x, weight, bias, window, activation, y, derivative);
+      return cuda::convolution(x, weight, bias, window, activation, y, derivative, bits);
   for_floating(x.dtype(), "convolution", [&]<class T>(T) {
     for_images(x, window, scratch, [&](Index first, Index last, const Tensor& rows) {
       unfold<T>(x.rows(first, last), window, rows);

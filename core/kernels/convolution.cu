@@ -31,13 +31,15 @@ Convolution<T> convolution_of(const Tensor& x, const Tensor& weight, const Windo
 }  // namespace
 
 void convolution(const Tensor& x, const Tensor& weight, const Tensor& bias, const Window& window,
-                 Activation activation, const Tensor& y, const Tensor& derivative) {
+                 Activation activation, const Tensor& y, const Tensor& derivative, RowBits bits) {
   if (y.numel() == 0) return;
   if (x.numel() == 0)  // no channels
     y.zero();
   else
     for_floating(x.dtype(), "convolution", [&]<class T>(T) {
-      convolve("convolution", convolution_of<T>(x, weight, window, y, Write::assign));
+      Convolution<T> all = convolution_of<T>(x, weight, window, y, Write::assign);
+      all.rounded = bits == RowBits::fastest;
+      convolve("convolution", all);
     });
   if (bias.defined() || derivative.defined() || activation != Activation::none)
     scale_channels(y, {}, {}, bias.defined() ? bias.reshape({1, bias.size(0)}) : bias, activation, y,

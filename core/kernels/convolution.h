@@ -14,8 +14,8 @@ Index convolution_scratch(const Tensor& x, const Window& window);
 
 /// y [images, out height, out width, out] = activation(x [images, height, width, in] under weight [out, size,
 /// size, in] + bias [out]); bias may be undefined. `derivative`, like y, where defined receives
-/// activation'(...) for the backward pass. Of `bits`, which are a pixel's here, processors know; cuDNN says
-/// nothing of them.
+/// activation'(...) for the backward pass. `bits` are a pixel's here. cuDNN says nothing of what they
+/// depend on; where they are to be independent, it computes in f32 whatever conclave::precision() says.
 void convolution(const Tensor& x, const Tensor& weight, const Tensor& bias, const Window& window,
                  Activation activation, const Tensor& y, const Tensor& derivative, const Tensor& scratch,
                  RowBits bits = RowBits::fastest);
@@ -29,10 +29,10 @@ void convolution_backward_parameters(const Tensor& dz, const Tensor& x, const Wi
                                      const Tensor& dweight, const Tensor& dbias, const Tensor& scratch);
 
 /// The CUDA twins, to which those above hand over: cuDNN's convolutions, with a pass over y for a bias and an
-/// activation. They follow conclave::precision(); see core/cuda/dnn.h.
+/// activation. They follow conclave::precision() as above; see core/cuda/dnn.h.
 namespace cuda {
 void convolution(const Tensor& x, const Tensor& weight, const Tensor& bias, const Window& window,
-                 Activation activation, const Tensor& y, const Tensor& derivative);
+                 Activation activation, const Tensor& y, const Tensor& derivative, RowBits bits);
 void convolution_backward_input(const Tensor& dz, const Tensor& weight, const Window& window,
                                 const Tensor& dx, Write write);
 void convolution_backward_parameters(const Tensor& dz, const Tensor& x, const Window& window,

@@ -5,6 +5,7 @@
 #include "core/kernels/depthwise.h"
 #include "core/kernels/image_norm.h"
 #include "tests/core/reference_activation.h"
+#include "tests/cuda_emulator/precision_scope.h"
 #include "tests/cuda_emulator/twins.h"
 
 namespace conclave {
@@ -203,6 +204,22 @@ TEMPLATE_TEST_CASE("convolution on the device is what it is on the processor", "
                          convolution_backward_parameters(t[2], t[0], window, t[5], {}, scratch(t));
                        });
     }
+}
+
+TEST_CASE("convolution rounds operands as the precision says where it is the fastest, and not in inference") {
+  const Window window{3, 1, 1};
+  const Tensor x = conclave::cuda::to_device(random_values({2, 5, 6, 4}, 1, DType::f32)),
+               weight = conclave::cuda::to_device(random_values({8, 3, 3, 4}, 2, DType::f32));
+  const auto convolved = [&](Precision chosen, RowBits bits) {
+    const PrecisionScope scope(chosen);
+    const Tensor y = conclave::cuda::empty_on_device({2, 5, 6, 8});
+    convolution(x, weight, {}, window, Activation::none, y, {}, conclave::cuda::empty_on_device({0}), bits);
+    return conclave::cuda::to_host(y);
+  };
+  const Tensor exact = convolved(Precision::f32, RowBits::fastest);
+  CHECK_FALSE(same_bits(convolved(Precision::tf32, RowBits::fastest), exact));
+  for (const Precision chosen : {Precision::f32, Precision::tf32, Precision::bf16})
+    CHECK(same_bits(convolved(chosen, RowBits::independent), exact));
 }
 
 }  // namespace
