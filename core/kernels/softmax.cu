@@ -1,3 +1,5 @@
+#include <limits>
+
 #include "core/kernels/cuda_kernel.h"
 #include "core/kernels/softmax.h"
 #include "core/kernels/vector_math.h"
@@ -5,7 +7,12 @@
 namespace conclave::kernels::cuda {
 namespace {
 
-// Of the elements that a thread, then its team, has seen: their largest, and the sum of exp(. - largest).
+template <class T>
+constexpr T kLeastFinite = std::numeric_limits<T>::lowest();
+
+// Of the elements that a thread, then its team, has seen: their largest, and the sum of exp(. - largest). A
+// thread's may all be -inf, which count nothing beside others' larger ones; where none is larger, the sum is
+// no number, nor is it on a processor.
 template <class T>
 struct Exponentials {
   T largest = -static_cast<T>(__builtin_inff()), sum = 0;
@@ -16,12 +23,13 @@ struct Exponentials {
     for (int j = 0; j < kWidth; ++j) now = now < value.at[j] ? value.at[j] : now;
     if (now > largest) sum *= vector_exp(largest - now);
     largest = now;
-    for (int j = 0; j < kWidth; ++j) sum += vector_exp(value.at[j] - largest);
+    const T finite = now < kLeastFinite<T> ? kLeastFinite<T> : now;
+    for (int j = 0; j < kWidth; ++j) sum += vector_exp(value.at[j] - finite);
   }
   template <int kTeam>
   __device__ void combine() {
     const T of_all = team_max<kTeam>(largest);
-    if (of_all > largest) sum *= vector_exp(largest - of_all);
+    sum *= vector_exp(largest - of_all);
     largest = of_all;
     sum = team_sum<kTeam>(sum);
   }
@@ -104,7 +112,8 @@ __global__ void __launch_bounds__(kBlock)
     if (threadIdx.x != 0) return;
     const Index label = labels[row];
     const T target = label >= 0 && label < classes ? in[label] : not_a_number<T>();
-    losses[row] = lse - (T(1) - smoothing) * target - smoothing / static_cast<T>(classes) * sum;
+    const T smoothed = smoothing > T(0) ? smoothing / static_cast<T>(classes) * sum : T(0);
+    losses[row] = lse - (T(1) - smoothing) * target - smoothed;
     correct[row] = best == label;
   });
 }

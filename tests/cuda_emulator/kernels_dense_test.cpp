@@ -1,3 +1,7 @@
+#include <cmath>
+#include <limits>
+#include <span>
+
 #include "core/kernels/activation.h"
 #include "core/kernels/adamw.h"
 #include "core/kernels/dropout.h"
@@ -128,6 +132,67 @@ TEMPLATE_TEST_CASE("softmax and cross-entropy on the device do what they do on t
                        });
     }
   }
+}
+
+// Whether two tensors have the same numbers but for rounding, and NaN and infinities in the same places.
+template <class T>
+bool alike(const Tensor& a, const Tensor& b) {
+  return std::ranges::equal(a.span<T>(), b.span<T>(), [](T x, T y) {
+    if (!std::isfinite(x) || !std::isfinite(y)) return x == y || (std::isnan(x) && std::isnan(y));
+    return std::abs(x - y) <= T(tolerance<T>) * std::max(T(1), std::abs(y));
+  });
+}
+
+struct SoftmaxResults {
+  Tensor y, lse, losses, unsmoothed, probabilities, correct;
+};
+
+TEMPLATE_TEST_CASE(
+    "softmax and cross-entropy of infinite logits are on the device what they are on the processor", "",
+    float, double) {
+  using T = TestType;
+  constexpr DType kType = dtype_of<T>;
+  const T infinity = std::numeric_limits<T>::infinity();
+  for (const Index columns : {3, 32, 1028, 1100}) {  // a thread's are few and many, in packs and not
+    constexpr Index kRows = 7;
+    const Tensor x = random_values({kRows, columns}, 1, kType, 4);
+    const auto row = [&](Index number) { return x.rows(number, number + 1).span<T>(); };
+    row(1).front() = -infinity;
+    std::ranges::fill(row(2).first(static_cast<std::size_t>(columns - 1)), -infinity);
+    std::ranges::fill(row(3).subspan(1), -infinity);
+    std::ranges::fill(row(4), -infinity);
+    row(5).back() = infinity;
+    row(6).front() = std::numeric_limits<T>::quiet_NaN();
+    const Tensor labels = Tensor::zeros({kRows}, DType::i32);
+    labels.data<std::int32_t>()[2] = static_cast<std::int32_t>(columns - 1);
+    const auto results = [&](auto place, auto back) {
+      const auto fresh = [&](const Shape& shape) { return place(unwritten(shape, kType)); };
+      const Tensor in = place(x), chosen = place(labels), correct = place(Tensor::zeros({kRows}, DType::u8));
+      const SoftmaxResults all{fresh(x.shape()), fresh({kRows}),   fresh({kRows}),
+                               fresh({kRows}),   fresh(x.shape()), correct};
+      softmax(in, all.y, all.lse);
+      cross_entropy(in, chosen, 0.1, all.losses, all.probabilities, correct);
+      cross_entropy(in, chosen, 0, all.unsmoothed, all.probabilities, correct);
+      return SoftmaxResults{back(all.y),          back(all.lse),           back(all.losses),
+                            back(all.unsmoothed), back(all.probabilities), back(all.correct)};
+    };
+    const auto same = [](const Tensor& tensor) { return tensor; };
+    const SoftmaxResults here = results(same, same),
+                         there = results(conclave::cuda::to_device, conclave::cuda::to_host);
+    INFO("columns " << columns);
+    CHECK(alike<T>(there.y, here.y));
+    CHECK(alike<T>(there.lse, here.lse));
+    CHECK(alike<T>(there.losses, here.losses));
+    CHECK(alike<T>(there.unsmoothed, here.unsmoothed));
+    CHECK(alike<T>(there.probabilities, here.probabilities));
+    CHECK(same_bits(there.correct.rows(0, 5), here.correct.rows(0, 5)));
+    const T *y = there.y.data<T>(), *losses = there.losses.data<T>();
+    CHECK(std::all_of(y, y + 4 * columns, [](T value) { return std::isfinite(value); }));
+    CHECK(std::none_of(y + 4 * columns, y + kRows * columns, [](T value) { return std::isfinite(value); }));
+    CHECK((y[3 * columns - 1] == Approx(1) && y[3 * columns] == Approx(1)));
+    CHECK((losses[2] == infinity && std::abs(there.unsmoothed.data<T>()[2]) < T(1e-6)));
+  }
+  CHECK(emulator::take_report() == "");
 }
 
 TEMPLATE_TEST_CASE("dropout on the device drops the very elements it drops on the processor", "", float,
