@@ -43,10 +43,19 @@ Scratch::~Scratch() {
 void* Scratch::allocate(std::size_t bytes) {
   bytes = (bytes + kAlignment - 1) / kAlignment * kAlignment;
   auto& [blocks, block, used] = pool_;
-  auto at = std::next(blocks.begin(), static_cast<std::ptrdiff_t>(std::min(block, blocks.size())));
+  const auto number = [&](std::size_t place) {
+    return std::next(blocks.begin(), static_cast<std::ptrdiff_t>(std::min(place, blocks.size())));
+  };
+  const std::size_t unused = block + (used > 0 ? 1 : 0);  // the first block of which nothing is on loan
+  auto at = number(block);
   for (; at != blocks.end() && used + bytes > at->bytes; ++at, ++block) used = 0;
-  // An eighth more than is wanted now, as later batches may have some more rows for an expert.
-  if (at == blocks.end()) at = blocks.emplace(at, std::max(bytes + bytes / 8, kSmallestBlock));
+  if (at == blocks.end()) {
+    // Blocks that this has outgrown go back first: cudaFree waits for what still works in them. An eighth
+    // more than is wanted now, as later batches may have some more rows for an expert.
+    blocks.erase(number(unused), blocks.end());
+    block = blocks.size();
+    at = blocks.emplace(blocks.end(), std::max(bytes + bytes / 8, kSmallestBlock));
+  }
   void* result = static_cast<std::byte*>(at->memory.data()) + used;
   used += bytes;
   return result;

@@ -9,7 +9,8 @@ namespace conclave::cuda {
 
 /// Memory on loan until the end of the scope. It comes from a pool of this thread and its current stream,
 /// whose order keeps one operation's use of it apart from the next one's; the pool grows to what the largest
-/// operation needs and then allocates no more. Scratches nest; the stream must not change within one.
+/// operation needs, gives back what that outgrows, and then allocates no more. No graph may have captured it.
+/// Scratches nest; the stream must not change within one.
 class Scratch {
  public:
   Scratch();

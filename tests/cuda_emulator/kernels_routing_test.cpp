@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/cuda/scratch.h"
 #include "core/cuda/stream.h"
 #include "core/kernels/activation.h"
 #include "core/kernels/embedding.h"
@@ -359,6 +360,38 @@ TEST_CASE("kernels take their scratch memory once, for each stream its own") {
   }
   stream.synchronize();
   CHECK(same_bits(to_host(one), to_host(other)));
+  CHECK(emulator::take_report() == "");
+}
+
+TEST_CASE("scratch memory that is outgrown is given back, and what is on loan stays") {
+  using conclave::cuda::Scratch;
+  constexpr Index kStart = Index{2} << 20;
+  const conclave::cuda::Stream stream;
+  const conclave::cuda::StreamScope scope(stream);
+  const std::size_t before = emulator::counters().live_bytes;
+  const auto held = [&] { return static_cast<Index>(emulator::counters().live_bytes - before); };
+  const auto borrow = [&](Index bytes) {
+    Scratch scratch;
+    const Tensor memory =
+        Tensor::borrow(scratch.array<float>(bytes / 4), {bytes / 4}, DType::f32, Device::cuda);
+    memory.fill(1);  // queued, and still to run when the next one wants more
+  };
+  for (Index bytes = kStart; bytes <= 4 * kStart; bytes += kStart / 2) {
+    borrow(bytes);
+    CHECK(held() <= bytes + bytes / 8);
+  }
+  const std::size_t allocations = emulator::counters().allocations;
+  for (Index bytes = kStart; bytes <= 4 * kStart; bytes += kStart / 2) borrow(bytes);
+  CHECK(emulator::counters().allocations == allocations);
+
+  Scratch outer;
+  const Tensor lent = Tensor::borrow(outer.array<float>(64), {64}, DType::f32, Device::cuda);
+  lent.fill(7);
+  for (Index bytes = 5 * kStart; bytes <= 8 * kStart; bytes += kStart) {
+    borrow(bytes);
+    CHECK(held() <= 5 * kStart + bytes + bytes / 8);
+  }
+  CHECK(to_host(lent).data<float>()[63] == 7);
   CHECK(emulator::take_report() == "");
 }
 
