@@ -40,28 +40,6 @@ __global__ void __launch_bounds__(kBlock) count_experts_kernel(const std::int32_
     if (here[e] > 0) atomicAdd(counts + e, here[e]);
 }
 
-// counts [number + 1] as above, to the host.
-const std::vector<unsigned>& count(const char* operation, const Tensor& experts, Index number) {
-  thread_local std::vector<unsigned> on_host;  // kept, as a training step allocates nothing
-  on_host.assign(static_cast<std::size_t>(number + 1), 0);
-  const Index total = experts.numel();
-  if (total > 0) {
-    Scratch scratch;
-    unsigned* counts = scratch.array<unsigned>(number + 1);
-    check(cudaMemsetAsync(counts, 0, on_host.size() * sizeof(unsigned), current_stream()), operation);
-    const bool shared = number < kSharedExperts;
-    launch(operation, count_experts_kernel,
-           {.grid = dim3(blocks_for(total, kBlock)),
-            .block = dim3(kBlock),
-            .shared_bytes = shared ? on_host.size() * sizeof(unsigned) : 0},
-           experts.data<std::int32_t>(), total, number, shared, counts);
-    download(operation, counts, on_host.size() * sizeof(unsigned), on_host.data());
-  }
-  require(on_host.back() == 0, "{}: {} of {} choices are of none of {} experts", operation, on_host.back(),
-          total, number);
-  return on_host;
-}
-
 // The slot of the choice at one place among the sorted ones; first[e] is where expert e's begin.
 struct AssignSlots {
   SortedItems sorted;
@@ -188,8 +166,25 @@ __global__ void __launch_bounds__(kBlock)
 }  // namespace
 
 void count_experts(const Tensor& experts, std::span<Index> counts) {
-  const auto& counted = count("count_experts", experts, static_cast<Index>(counts.size()));
-  std::copy(counted.begin(), counted.end() - 1, counts.begin());
+  constexpr const char* kOperation = "count_experts";
+  thread_local std::vector<unsigned> on_host;  // kept, as a training step allocates nothing
+  on_host.assign(counts.size() + 1, 0);
+  const Index total = experts.numel(), number = static_cast<Index>(counts.size());
+  if (total > 0) {
+    Scratch scratch;
+    unsigned* on_device = scratch.array<unsigned>(number + 1);
+    check(cudaMemsetAsync(on_device, 0, on_host.size() * sizeof(unsigned), current_stream()), kOperation);
+    const bool shared = number < kSharedExperts;
+    launch(kOperation, count_experts_kernel,
+           {.grid = dim3(blocks_for(total, kBlock)),
+            .block = dim3(kBlock),
+            .shared_bytes = shared ? on_host.size() * sizeof(unsigned) : 0},
+           experts.data<std::int32_t>(), total, number, shared, on_device);
+    download(kOperation, on_device, on_host.size() * sizeof(unsigned), on_host.data());
+  }
+  require(on_host.back() == 0, "{}: {} of {} choices are of none of {} experts", kOperation, on_host.back(),
+          total, number);
+  std::copy(on_host.begin(), on_host.end() - 1, counts.begin());
 }
 
 void assign_slots(const Tensor& experts, std::span<SlotRange> ranges, const Tensor& slots) {
@@ -198,8 +193,6 @@ void assign_slots(const Tensor& experts, std::span<SlotRange> ranges, const Tens
   Scratch scratch;
   auto* on_device = scratch.array<SlotRange>(number);
   upload("assign_slots", std::span<const SlotRange>(ranges), on_device);
-  // Waits; throws on a choice of no expert before the ranges change.
-  const auto& counts = count("assign_slots", experts, number);
   const SortedItems sorted = sort_items("assign_slots", experts.data<std::int32_t>(), total,
                                         static_cast<std::int32_t>(number), scratch);
   std::int32_t* first = scratch.array<std::int32_t>(number);
@@ -207,14 +200,6 @@ void assign_slots(const Tensor& experts, std::span<SlotRange> ranges, const Tens
   for_items(
       "assign_slots", total,
       AssignSlots{sorted, static_cast<std::int32_t>(number), on_device, first, slots.data<std::int32_t>()});
-  for (std::size_t e = 0; e < ranges.size(); ++e) {
-    auto& [skip, rows, next] = ranges[e];
-    const Index skipped = std::min<Index>(skip, counts[e]),
-                given = std::min<Index>(rows, counts[e] - skipped);
-    skip -= skipped;
-    rows -= given;
-    next += given;
-  }
 }
 
 void gather_rows(const Tensor& x, const Tensor& slots, RowParts rows) {

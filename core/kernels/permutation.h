@@ -8,8 +8,8 @@
 
 namespace conclave::kernels {
 
-/// counts[e] = how often expert e occurs in experts [tokens, k] i32, where -1 is none. This and assign_slots
-/// wait, of tensors on a CUDA device, for what is queued before.
+/// counts[e] = how often expert e occurs in experts [tokens, k] i32, where -1 is none; any other that is no
+/// expert is an Error. Waits, of tensors on a CUDA device, for what is queued before.
 void count_experts(const Tensor& experts, std::span<Index> counts);
 
 /// Which of an expert's choices, counted in the order of (token, choice), get a slot: `skip` of them none,
@@ -18,8 +18,8 @@ struct SlotRange {
   Index skip = 0, rows = 0, first = 0;
 };
 
-/// experts [tokens, k] i32 -> slots [tokens, k] i32, -1 for those without one. Uses up `ranges`, one per
-/// expert.
+/// experts [tokens, k] i32, which were counted, -> slots [tokens, k] i32, -1 for those without one. What is
+/// left of `ranges`, one per expert, is nothing to be used.
 void assign_slots(const Tensor& experts, std::span<SlotRange> ranges, const Tensor& slots);
 
 /// Rows in several places, one at least: the first are those of the first tensor [n, hidden], the further

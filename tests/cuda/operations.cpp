@@ -581,15 +581,13 @@ std::vector<Operation> operations(Size size) {
         count_experts(t[0], counts);
       },
       {.read = 8.0 * experts, .written = 8.0 * experts}, "counts: set to 0, added to, copied to the host");
-  Bytes assigning = sort_bytes(slots, experts);
-  assigning.read += 4.0 * static_cast<double>(slots);
   row(
       "assign_slots", gate_text, {choices(tokens, k, experts), written({tokens, k}, DType::i32)}, 0,
       [=](const Tensors& t) {
         std::vector<SlotRange> ranges(static_cast<std::size_t>(experts), SlotRange{.rows = slots});
         assign_slots(t[0], ranges, t[1]);
       },
-      assigning, "the sort by expert that fixes their order, and the count before it");
+      sort_bytes(slots, experts), "the sort by expert that fixes their order");
 
   const std::string moved_text = fmt::format("{}, k {}", rows_text, k);
   const Shape head{slots / 2, hidden}, tail{slots - slots / 2, hidden};

@@ -249,22 +249,25 @@ TEST_CASE("experts are counted and slots assigned on the device as on the proces
     std::vector<SlotRange> ranges(static_cast<std::size_t>(number));
     for (SlotRange& range : ranges)
       range = {.skip = shapes.between(0, 3), .rows = shapes.between(0, 60), .first = shapes.between(0, 1000)};
-    std::vector<SlotRange> expected_ranges = ranges;
+    std::vector<SlotRange> left = ranges;
     std::vector<Index> counts(ranges.size()), expected_counts(ranges.size());
     const Tensor expected = Tensor::zeros({tokens, k}, DType::i32);
     count_experts(experts, expected_counts);
-    assign_slots(experts, expected_ranges, expected);
+    assign_slots(experts, left, expected);
     for (std::uint64_t seed = 1; seed <= 2; ++seed) {
       emulator::set_seed(seed);
       const Tensor on_device = to_device(experts), slots = empty_on_device({tokens, k}, DType::i32);
       count_experts(on_device, counts);
       CHECK(counts == expected_counts);
-      std::vector<SlotRange> left = ranges;
+      left = ranges;
       assign_slots(on_device, left, slots);
       CHECK(same_bits(to_host(slots), expected));
-      CHECK(std::equal(left.begin(), left.end(), expected_ranges.begin(), [](const auto& a, const auto& b) {
-        return a.skip == b.skip && a.rows == b.rows && a.first == b.first;
-      }));
+      // Nothing waits for slots of what was counted: what is queued still is, now that scratch memory is
+      // there.
+      const std::size_t launches = emulator::counters().launches;
+      left = ranges;
+      assign_slots(on_device, left, slots);
+      CHECK(emulator::counters().launches == launches);
     }
   }
   CHECK(emulator::take_report() == "");
