@@ -162,6 +162,7 @@ Tensor Tensor::transpose(int first, int second) const {
 }
 
 void Tensor::fill(double value) const {
+  require(contiguous(), "fill: the view {} is not contiguous", shape_);
   if constexpr (kBuiltWithCuda)
     if (device_ == Device::cuda) return cuda::fill(*this, value);
   for_any(dtype_, [&]<class T>(T) { std::ranges::fill(span<T>(), from_double<T>(value)); });
@@ -198,6 +199,9 @@ Tensor Tensor::clone() const {
     copy.copy_from(*this);
     return copy;
   }
+  require(device_ == Device::cpu,
+          "clone: the view {} is of a device's memory and not contiguous; clone what it is a view of",
+          shape_);
   const std::size_t size = size_of(dtype_);
   auto* to = static_cast<std::byte*>(copy.data_);
   for (Index flat = 0; flat < numel_; ++flat) {

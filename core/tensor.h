@@ -112,13 +112,13 @@ class Tensor {
   Tensor rows(Index begin, Index end) const { return slice(0, begin, end); }
   Tensor transpose(int first, int second) const;
 
-  void fill(double value) const;  ///< contiguous, any dtype; f32/f64/integers convert
+  void fill(double value) const;  ///< contiguous; converts to any dtype, on a device to f32, f64 and i32
   void zero() const;              ///< contiguous
   /// Same dtype and numel, both contiguous, on any devices; complete on return where these differ.
   void copy_from(const Tensor& source) const;
   /// The same, queued where a device takes part: host memory must stay as it is until that was waited for.
   void queue_copy_from(const Tensor& source) const;
-  Tensor clone() const;          ///< contiguous heap copy, also of a strided view in host memory
+  Tensor clone() const;          ///< contiguous heap copy; a strided view's, if in host memory
   Tensor to(DType dtype) const;  ///< contiguous heap copy, converted; from host memory
 
   GradientSlot* slot = nullptr;  ///< where the gradient goes; null: none is wanted

@@ -140,6 +140,9 @@ TEST_CASE("fill and zero reach every element of every type", "[tensor]") {
     x.zero();
     CHECK(distance(x, Tensor::zeros({3, 5})) == 0);
   }
+  const Tensor columns = Tensor::zeros({3, 5}).slice(1, 0, 2);
+  CHECK_THROWS_WITH(columns.fill(3), "fill: the view [3, 2] is not contiguous");
+  CHECK_THROWS_WITH(columns.zero(), "zero: the view [3, 2] is not contiguous");
 }
 
 TEST_CASE("copying checks number and type of the elements", "[tensor]") {

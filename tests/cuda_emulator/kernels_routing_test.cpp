@@ -21,6 +21,7 @@ namespace {
 using conclave::cuda::empty_on_device, conclave::cuda::to_device, conclave::cuda::to_host;
 using namespace kernels;
 using Tensors = std::vector<Tensor>;
+using Catch::Contains;
 
 constexpr int kShapes = 6;
 
@@ -450,6 +451,16 @@ TEST_CASE("tensors on the device are cleared, filled and copied", "[arena]") {
       CHECK(here.to(DType::f64).data<double>()[36] == 0);
     }
   CHECK(emulator::take_report() == "");
+}
+
+TEST_CASE("a view on the device that has gaps is not filled beside it, nor read by the host") {
+  const Tensor all = to_device(random_values({4, 6}, 1, DType::f32)), before = to_host(all),
+               columns = all.slice(1, 1, 3);
+  CHECK_THROWS_WITH(columns.fill(3), "fill: the view [4, 2] is not contiguous");
+  CHECK_THROWS_WITH(columns.zero(), "zero: the view [4, 2] is not contiguous");
+  CHECK_THROWS_WITH(columns.clone(), Contains("clone: the view [4, 2] is of a device's memory"));
+  CHECK(same_bits(to_host(all), before));
+  CHECK(same_bits(all.rows(1, 3).clone(), before.rows(1, 3)));
 }
 
 TEST_CASE("a table of any size is downloaded, by way of pinned memory") {
