@@ -255,10 +255,18 @@ RoundPrivacy round_privacy(const FederationSettings& settings) {
   return privacy;
 }
 
+void expect_counted_in_rounds(const Recipe& recipe) {
+  require(!recipe.quantization.enabled || recipe.quantization.start_step == 0,
+          "quantization.start_step = {} is a step of one run, and a model that is made of many counts "
+          "rounds; set it to 0",
+          recipe.quantization.start_step);
+}
+
 Recipe site_recipe(const SiteSettings& site, const Recipe& model, const std::string& checkpoint,
                    const RoundPrivacy& rounds, const std::string& name) {
   Recipe recipe = model;
   recipe.run = site.run;
+  expect_counted_in_rounds(recipe);
   recipe.parallel = site.parallel;
   recipe.checkpoint = {};
   recipe.train.start_from = checkpoint;

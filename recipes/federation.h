@@ -167,6 +167,10 @@ StrategyOptions strategy_options(const StrategyTable& strategy, std::int64_t sit
 /// Throws Error where they would exceed the budget.
 RoundPrivacy round_privacy(const FederationSettings& settings);
 
+/// Throws Error where a recipe goes by how many steps its run has made: a federation's models are counted in
+/// rounds.
+void expect_counted_in_rounds(const Recipe& recipe);
+
 /// The recipe that a site trains the federation's model by: `model` is the one in its `checkpoint`, with
 /// whose weights and tokenizer it begins. Nothing in it that reaches for this machine's files or programs is
 /// taken over. Where the unit of the rounds' privacy is a record, so is the recipe's. Throws RecipeError

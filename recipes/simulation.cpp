@@ -12,6 +12,7 @@
 #include "data/parts.h"
 #include "federated/strategies/round.h"
 #include "parallel/checkpoint/checkpoint_reader.h"
+#include "recipes/federation.h"
 #include "recipes/loaded_model.h"
 #include "recipes/model_state.h"
 
@@ -33,6 +34,7 @@ const Recipe& for_clients(const Recipe& recipe, bool privately) {
   require(
       !recipe.quantization.enabled || recipe.quantization.activations == "token",
       "quantization.activations = \"tensor\": ranges are no part of clients' updates; set it to \"token\"");
+  expect_counted_in_rounds(recipe);
   require(
       recipe.moe.balancer == "none" || recipe.moe.balancer == "aux_loss",
       "moe.balancer = \"{}\" goes by the loads of all clients' experts, which none of them tells; set it to "

@@ -133,6 +133,7 @@ int federate_initialize(const InitializeArguments& arguments, const Surroundings
                         const MpiSession& session) {
   auto world = session.world();
   Recipe recipe = read_recipe(arguments.recipe, arguments.overrides, world.get());
+  expect_counted_in_rounds(recipe);
   recipe.run.directory = arguments.out;
   const ProcessGrid grid = grid_for(recipe, arguments.recipe, surroundings, std::move(world));
   Trainer trainer(recipe, grid, trainer_environment(surroundings));

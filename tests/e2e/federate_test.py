@@ -888,6 +888,8 @@ def test_mistakes():
         Path("mistaken.toml").write_text(f"[federation]\n{text}\n")
         run([PROGRAM, "federate", "provision", "mistaken.toml"], 2, ["mistaken.toml:", says])
     run(site("north", "mistaken", "--set=run.thread=1"), 2, ["run.threads"])
+    late = ["--set=quantization.enabled=true", "--set=quantization.start_step=5"]
+    run([PROGRAM, "federate", "initialize", "tiny.toml", "--out", "late", *late], 1, ["counts rounds; set it to 0"])
 
 
 def main():

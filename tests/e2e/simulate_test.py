@@ -200,6 +200,7 @@ def test_mistakes():
         (["moe.balancer=bias"], 1, "loads of all clients' experts"),
         (["image.norm=batch"], 1, "running statistics"),
         (["quantization.enabled=true", "quantization.activations=tensor"], 1, "ranges are no part"),
+        (["quantization.enabled=true", "quantization.start_step=5"], 1, "counts rounds; set it to 0"),
         (["strategy.name=median"], 1, "take one that needs no more"),
         (["simulation.cohort=9"], 2, "is more than simulation.clients = 8"),
         (["simulation.client=9"], 2, "the nearest is simulation.clients"),
