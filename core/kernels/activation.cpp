@@ -90,6 +90,18 @@ void scale(const Tensor& a, double factor, const Tensor& c, Write write) {
   });
 }
 
+void scale_rows(const Tensor& x, std::span<const double> factors) {
+  expect("scale_rows", "x", x, x.shape(), x.dtype());
+  require(x.rank() > 0 && x.size(0) == static_cast<Index>(factors.size()),
+          "scale_rows: {} factors for the rows of {}", factors.size(), x.shape());
+  if constexpr (kBuiltWithCuda)
+    if (on_cuda("scale_rows", x)) return cuda::scale_rows(x, factors);
+  for (Index row = 0; row < x.size(0); ++row) {
+    const Tensor one = x.rows(row, row + 1);
+    scale(one, factors[static_cast<std::size_t>(row)], one);
+  }
+}
+
 void swap(const Tensor& a, const Tensor& b) {
   expect("swap", "b", b, a.shape(), a.dtype());
   if constexpr (kBuiltWithCuda)

@@ -1,3 +1,5 @@
+#include "core/cuda/scratch.h"
+#include "core/cuda/upload.h"
 #include "core/kernels/activated.h"
 #include "core/kernels/activation.h"
 #include "core/kernels/cuda_kernel.h"
@@ -66,6 +68,21 @@ struct Scale {
   }
 };
 
+template <class T, int kPack>
+struct ScaleRows {
+  Index columns;
+  const double* factors;
+  T* x;
+  template <int>
+  __device__ void at(Index pack) const {
+    const Index i = pack * kPack;
+    const T factor = static_cast<T>(factors[i / columns]);
+    Pack<T, kPack> value = load<kPack>(x + i);
+    for (int j = 0; j < kPack; ++j) value.at[j] *= factor;
+    store<kPack>(x + i, value);
+  }
+};
+
 template <class T>
 struct Swap {
   T *a, *b;
@@ -103,6 +120,19 @@ void scale(const Tensor& a, double factor, const Tensor& c, Write write) {
   for_floating(a.dtype(), "scale", [&]<class T>(T) {
     const Scale<T> body{a.data<T>(), static_cast<T>(factor), c.data<T>(), write};
     for_flat<T>("scale", a.numel(), {body.a, body.c}, body);
+  });
+}
+
+void scale_rows(const Tensor& x, std::span<const double> factors) {
+  if (x.numel() == 0) return;
+  const Index rows = x.size(0), columns = x.numel() / rows;
+  conclave::cuda::Scratch scratch;
+  auto* const on_device = scratch.array<double>(rows);
+  conclave::cuda::upload("scale_rows", factors, on_device);
+  for_floating(x.dtype(), "scale_rows", [&]<class T>(T) {
+    for_width<T>(columns, {x.raw()}, [&]<int kWidth>() {
+      for_items("scale_rows", x.numel() / kWidth, ScaleRows<T, kWidth>{columns, on_device, x.data<T>()});
+    });
   });
 }
 

@@ -24,6 +24,9 @@ void add(const Tensor& a, const Tensor& b, const Tensor& c);
 /// c (=, +=) scale * a.
 void scale(const Tensor& a, double scale, const Tensor& c, Write write = Write::assign);
 
+/// x[r] *= factors[r] for the rows of x [rows, ...].
+void scale_rows(const Tensor& x, std::span<const double> factors);
+
 /// Exchanges the elements of a and b.
 void swap(const Tensor& a, const Tensor& b);
 
@@ -34,6 +37,7 @@ void activation(const Tensor& x, Activation activation, const Tensor& y, const T
 void multiply(const Tensor& a, const Tensor& b, const Tensor& c, Write write);
 void add(const Tensor& a, const Tensor& b, const Tensor& c);
 void scale(const Tensor& a, double scale, const Tensor& c, Write write);
+void scale_rows(const Tensor& x, std::span<const double> factors);
 }  // namespace cuda
 
 }  // namespace conclave::kernels

@@ -150,10 +150,9 @@ void MoeLayer::weight_gradients() {
   const auto weights = balancer_->gradient_weights();
   if (weights.empty()) return;
   for (const auto& [parameter, first] : experts_.parameters())
-    for (Index i = 0; i < parameter->shape[0]; ++i) {
-      const Tensor gradient = parameter->slot.gradient.rows(i, i + 1);
-      kernels::scale(gradient, weights[static_cast<std::size_t>(first + i)], gradient);
-    }
+    kernels::scale_rows(
+        parameter->slot.gradient,
+        weights.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(parameter->shape[0])));
 }
 
 functions::Gate MoeLayer::choose_experts(Tape& tape, const ForwardContext& context,

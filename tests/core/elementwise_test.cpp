@@ -1,4 +1,6 @@
 #include <catch2/catch.hpp>
+
+#include <array>
 #include <cmath>
 #include <limits>
 
@@ -88,6 +90,10 @@ TEMPLATE_TEST_CASE("add, multiply and scale go element by element", "[kernels]",
     scale(a, -2.5, c, Write::accumulate);
     CHECK(distance(c, plus(scaled, scaled)) < tolerance<TestType>);
   }
+  const Tensor rows = Tensor::of<TestType>({2, 2, 1}, {1, 2, 3, 4});
+  scale_rows(rows, std::array{0.5, -2.0});
+  CHECK(distance(rows, Tensor::of<double>({2, 2, 1}, {0.5, 1, -6, -8})) == 0);
+  CHECK_THROWS_WITH(scale_rows(rows, std::array{1.0}), "scale_rows: 1 factors for the rows of [2, 2, 1]");
   CHECK_THROWS_WITH(add(Tensor::zeros({2}), Tensor::zeros({3}), Tensor::zeros({2})),
                     "add: b is f32 [3], expected f32 [2]");
   CHECK_THROWS_WITH(multiply(Tensor::zeros({2}), Tensor::zeros({2}), Tensor::zeros({2}, DType::f64)),

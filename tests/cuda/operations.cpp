@@ -552,6 +552,10 @@ std::vector<Operation> operations(Size size) {
         std::vector<double> squares(static_cast<std::size_t>(t[0].size(0)));
         add_row_squares(std::array{RowSquares{t[0], squares}}, 1);
       });
+  row("scale_rows", fmt::format("rows {}, columns {}", gradients[0], gradients[1]), {updated(gradients)},
+      static_cast<double>(gradients.numel()), [](const Tensors& t) {
+        scale_rows(t[0], std::vector<double>(static_cast<std::size_t>(t[0].size(0)), 0.5));
+      });
   row("sum_of_squares", rows_text, {read(rows)}, 2 * n, [](const Tensors& t) { sum_of_squares(t[0]); });
   row("all_finite", rows_text, {read(rows)}, 2 * n, [](const Tensors& t) { all_finite(t[0]); });
 

@@ -41,6 +41,10 @@ TEMPLATE_TEST_CASE("element-wise kernels on the device do what they do on the pr
       scale(t[0], 0.37, t[1]);
       scale(t[0], 0.37, t[2], Write::accumulate);
     });
+    for (const Tensor& rows : {a, random_values({600, 8}, 3, kType)}) {  // factors for two uploads
+      const Tensor factors = random_values({rows.size(0)}, 4, DType::f64);
+      compare_twins<T>({rows}, [&](const Tensors& t) { scale_rows(t[0], factors.span<double>()); });
+    }
   }
 }
 
