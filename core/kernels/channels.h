@@ -18,7 +18,8 @@ struct ImageExtents {
         channels(x.size(x.rank() - 1)) {}
 };
 
-/// Of each image's channel: mean [images, channels], and the sum of the squared distances from it.
+/// Of each image's channel: mean [images, channels], and the sum of the squared distances from it. On a CUDA
+/// device their last bits may depend on how many images there are: few are divided into parts, to fill it.
 void channel_moments(const Tensor& x, const Tensor& mean, const Tensor& squares);
 
 /// y = activation((x - centre) factor + addend), y may be x; the tables may be undefined, which means 0, and

@@ -14,8 +14,9 @@ Index convolution_scratch(const Tensor& x, const Window& window);
 
 /// y [images, out height, out width, out] = activation(x [images, height, width, in] under weight [out, size,
 /// size, in] + bias [out]); bias may be undefined. `derivative`, like y, where defined receives
-/// activation'(...) for the backward pass. `bits` are a pixel's here. cuDNN says nothing of what they
-/// depend on; where they are to be independent, it computes in f32 whatever conclave::precision() says.
+/// activation'(...) for the backward pass. `bits` are a pixel's here. On a CUDA device they may depend on the
+/// number of images in any case, by which cuDNN chooses an algorithm; where they are to be independent, it
+/// computes in f32 whatever conclave::precision() says.
 void convolution(const Tensor& x, const Tensor& weight, const Tensor& bias, const Window& window,
                  Activation activation, const Tensor& y, const Tensor& derivative, const Tensor& scratch,
                  RowBits bits = RowBits::fastest);
