@@ -43,8 +43,9 @@ void fields(R& run, Visitor&& field) {
   field("threads", run.threads, "CPU threads per rank; 0 divides a machine's cores among its ranks",
         between(0, 1024));
   field("precision", run.precision,
-        "How CUDA devices multiply in linear layers in training: f32 as it is, or rounded to tf32 or bf16; "
-        "sums, and all else, stay f32, as do evaluation, use, and processors",
+        "How CUDA devices multiply in linear layers in training: f32 as it is, or rounded to tf32, "
+        "convolutions "
+        "too, or to bf16; sums, and all else, stay f32, as do evaluation, use, and processors",
         one_of({"f32", "tf32", "bf16"}));
   field("log_every", run.log_every, "Steps between two lines of the log and of the metrics", between(1, 1e9));
   field("plugins", run.plugins,
