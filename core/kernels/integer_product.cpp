@@ -80,7 +80,8 @@ void quantize(const char* operation, const Tensor& x, QuantLevels levels, const 
   float *scales = to.scale.data<float>(), *zeros = to.zero_point.data<float>();
   auto* values = to.values.data<std::uint8_t>();
   const Index step = own_ranges ? 1 : step_of(to);
-#pragma omp parallel for schedule(static) if (x.numel() > kParallelElements)
+  // Ranges and rounding take some times as long as an operation on each element.
+#pragma omp parallel for schedule(static) if (4 * x.numel() > kParallelElements)
   for (Index row = 0; row < rows; ++row) {
     const float* from = px + row * in;
     if (own_ranges) {

@@ -52,7 +52,8 @@ void layer_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, LayerN
   for_floating(x.dtype(), "layer_norm", [&]<class T>(T) {
     const T *px = x.data<T>(), *pg = gamma.data<T>(), *pb = beta.data<T>();
     T *py = y.data<T>(), *pm = mean.data<T>(), *pr = rstd.data<T>();
-#pragma omp parallel for schedule(static) if (x.numel() > kParallelElements)
+    // Rows' sums take some times as long as an operation on each element.
+#pragma omp parallel for schedule(static) if (4 * x.numel() > kParallelElements)
     for (Index row = 0; row < rows; ++row)
       forward<T>({px + row * hidden, pg, pb, hidden, options.gelu}, options.epsilon, py + row * hidden,
                  pm[row], pr[row]);
