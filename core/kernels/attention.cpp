@@ -240,10 +240,7 @@ void for_heads(const Geometry& g, Index elements, const Tensor& offsets, const T
         const Index blocks = (whole.queries + kBlock - 1) / kBlock,
                     most = (blocks + parts - 1) / parts * kBlock, first = part * most,
                     queries = std::min(most, whole.queries - first);
-        if (parts == 1)
-          body(whole, head);
-        else if (queries > 0)
-          body(whole.part(first, queries), head);
+        if (queries > 0 || part == 0) body(whole.part(first, queries), head);
       }
 }
 
