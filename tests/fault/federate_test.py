@@ -219,6 +219,7 @@ def check_noisy(directory, _):
     """That what a round spent was spent by each site that is in it, before it sent anything, and not more often than it was
     asked; and that the coordinator counts each sum once, whose it has or not."""
     skipped_rounds(directory)
+    found = entries(directory)
     attempts = dict(rows(f"{directory}/rounds.sqlite", "SELECT round, count(*) FROM secure_attempts GROUP BY round"))
     for name in SITES:
         spends = rows(f"{directory}/{name}/privacy.sqlite", "SELECT round, digest, noise, rate, steps FROM spends")
@@ -226,9 +227,9 @@ def check_noisy(directory, _):
         assert all(event == [NOISE, 1, 1] for _, _, *event in spends), spends
         for number in range(ROUNDS):
             times = sum(round == number for round, *_ in spends)
-            in_it = name in entries(directory)[number]["sites"]
+            in_it = name in found[number]["sites"]
             assert in_it <= times <= attempts[number], (name, number, times, attempts)
-    for entry in entries(directory):
+    for entry in found:
         expected = epsilon_of(entry["round"])
         assert abs(entry["privacy"]["epsilon"] / expected - 1) < 1e-4, (entry, expected)
 
