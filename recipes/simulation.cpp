@@ -40,10 +40,6 @@ const Recipe& for_clients(const Recipe& recipe, bool privately) {
       "moe.balancer = \"{}\" goes by the loads of all clients' experts, which none of them tells; set it to "
       "\"none\" or \"aux_loss\"",
       recipe.moe.balancer);
-  require(
-      !privately || !recipe.has_texts() || !recipe.train.start_from.empty(),
-      "[client_privacy]: the tokenizer would be learned from the clients' texts, without noise; name a model "
-      "of public texts in train.start_from");
   require(!privately || recipe.model.bigrams == 0,
           "model.bigrams = {}: they are chosen from the clients' texts, without noise; set it to 0",
           recipe.model.bigrams);

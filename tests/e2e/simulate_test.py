@@ -214,6 +214,8 @@ def test_mistakes():
     texts = ["simulation.recipe=tiny.toml", "model.bigrams=0", "train.start_from=start"]
     says = ["start/step-00000000.h5: it has no tokenizer", "in train.start_from"]
     simulate(1, "told", *texts, "client_privacy.noise_multiplier=1", "client_privacy.delta=1e-3", status=1, says=says)
+    nothing = [*texts[:-1], "train.start_from="]
+    simulate(1, "told", *nothing, "client_privacy.noise_multiplier=1", "client_privacy.delta=1e-3", status=1, says=says[1:])
 
 
 def main():
