@@ -142,9 +142,10 @@ def checkpoints(directory):
 
 def weights(checkpoint):
     """Bytes of the model's tensors, by name. The recipe, in which the directory stands, is left out."""
-    output = "weights.safetensors"
-    run([PROGRAM, "export", checkpoint, output])
-    data = Path(output).read_bytes()
+    with tempfile.TemporaryDirectory() as directory:  # tests beside each other ask for others' weights
+        output = Path(directory, "weights.safetensors")
+        run([PROGRAM, "export", checkpoint, output])
+        data = output.read_bytes()
     end = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:end])
     header.pop("__metadata__", None)
