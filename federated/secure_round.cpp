@@ -18,24 +18,29 @@ constexpr std::string_view kPhases[] = {"advertising keys", "sharing secrets", "
                                         "consenting to the survivors", "unmasking the sum"};
 
 // At most so many may collude that of a sum two sites are beyond their reach.
-Agreement agree_among(const SecureOptions& options, std::int64_t round, std::int64_t number,
+Agreement agree_among(const SecureOptions& options, const RoundWork& work, std::int64_t number,
                       std::vector<std::string> sites, std::uint64_t elements) {
   Agreement agreement = Agreement::among(options.federation, static_cast<std::uint64_t>(number),
                                          std::move(sites), {options.width}, elements);
   agreement.least = std::max(agreement.least, static_cast<std::uint32_t>(options.least));
   agreement.colluding = std::min(agreement.colluding, agreement.least - 2);
-  agreement.values = sum_values(round, options.clip_norm, options.most_examples, options.privacy);
+  agreement.values = sum_values(work, options.clip_norm, options.most_examples, options.privacy);
   agreement.check();
   return agreement;
 }
 
 }  // namespace
 
-std::string sum_values(std::int64_t round, double clip_norm, double most_examples,
+std::string sum_values(const RoundWork& work, double clip_norm, double most_examples,
                        const RoundPrivacy& privacy) {
-  return fmt::format("round {} clip {:a} examples {:a} unit {} clip {:a} rate {:a} noise {:a}", round,
-                     clip_norm, most_examples, to_string(privacy.unit), privacy.clip_norm, privacy.rate,
-                     privacy.noise_multiplier);
+  std::string values =
+      fmt::format("round {} of {} model {} steps {} proximal {:a} control {}", work.round, work.rounds,
+                  work.model_sha256, work.local_steps, work.rules.proximal, work.rules.control_variate);
+  for (const SharingRule& rule : work.sharing)
+    values += fmt::format(" {} {}:{}", to_string(rule.sharing), rule.pattern.size(), rule.pattern);
+  return values + fmt::format(" clip {:a} examples {:a} unit {} clip {:a} rate {:a} noise {:a}", clip_norm,
+                              most_examples, to_string(privacy.unit), privacy.clip_norm, privacy.rate,
+                              privacy.noise_multiplier);
 }
 
 SecureRound::SecureRound(std::filesystem::path directory, Database& database, RoundBoard& board,
@@ -48,7 +53,23 @@ SecureRound::SecureRound(std::filesystem::path directory, Database& database, Ro
   database.run(
       "CREATE TABLE IF NOT EXISTS secure_attempts(number INTEGER PRIMARY KEY AUTOINCREMENT, round INTEGER, "
       "unmasked INTEGER DEFAULT 0)");
-  database.run("CREATE TABLE IF NOT EXISTS secure_noise(number INTEGER PRIMARY KEY, noise REAL, rate REAL)");
+  database.run(
+      "CREATE TABLE IF NOT EXISTS secure_noise(number INTEGER PRIMARY KEY, noise REAL, rate REAL, unit "
+      "TEXT)");
+  if (!database.has_column("secure_noise", "unit"))  // a file of an earlier version, which was of one unit
+    database.run("ALTER TABLE secure_noise ADD COLUMN unit TEXT");
+  if (!options_.privacy.is_on()) return;
+  const std::string unit(to_string(options_.privacy.unit));
+  auto others = database.prepare(
+      "SELECT unit FROM secure_noise JOIN secure_attempts USING(number) WHERE unmasked AND noise > 0 AND "
+      "unit "
+      "<> ?1");
+  if (others.bind(unit).next())
+    fail(
+        "privacy.unit = \"{}\", and the noise of earlier rounds hid each {}: of the two together no account "
+        "is "
+        "kept. Go on with \"{}\", or begin another federation, in another folder",
+        unit, others.text(0), others.text(0));
 }
 
 bool SecureRound::unmasked(std::int64_t round) const {
@@ -98,14 +119,15 @@ std::int64_t SecureRound::new_number(std::int64_t round) {
   newest.next();
   const std::int64_t number = newest.integer(0);
   const RoundPrivacy& privacy = options_.privacy;
-  database_.prepare("INSERT INTO secure_noise VALUES(?1, ?2, ?3)")
-      .bind(number, privacy.is_on() ? privacy.noise_multiplier : 0.0, privacy.rate)
+  database_.prepare("INSERT INTO secure_noise(number, noise, rate, unit) VALUES(?1, ?2, ?3, ?4)")
+      .bind(number, privacy.is_on() ? privacy.noise_multiplier : 0.0, privacy.rate, to_string(privacy.unit))
       .run();
   return number;
 }
 
-std::optional<SecureRound::Sum> SecureRound::attempt(std::int64_t round, std::uint64_t elements,
+std::optional<SecureRound::Sum> SecureRound::attempt(const RoundWork& work, std::uint64_t elements,
                                                      const std::vector<ReceivedUpdate>& ready) {
+  const std::int64_t round = work.round;
   std::vector<std::string> sites, certificates;
   for (const ReceivedUpdate& update : ready) {
     sites.push_back(update.site);
@@ -119,7 +141,7 @@ std::optional<SecureRound::Sum> SecureRound::attempt(std::int64_t round, std::ui
   std::optional<Sum> result;
   try {
     const bool weighted = options_.most_examples > 0;
-    const Agreement agreement = agree_among(options_, round, number, sites, elements + (weighted ? 1 : 0));
+    const Agreement agreement = agree_among(options_, work, number, sites, elements + (weighted ? 1 : 0));
     const RoundPrivacy& privacy = options_.privacy;
     const auto format =
         NoisyFormat::choose(agreement, options_.clip_norm, {privacy.clip_norm, privacy.noise_multiplier});
@@ -282,7 +304,7 @@ SecureRound::Answer SecureRound::exchange(const std::string& site, std::int64_t 
 
 std::unique_ptr<SecureRound::Upload> SecureRound::begin_upload(const std::string& site, std::int64_t attempt,
                                                                const FileDigest& digest) {
-  const std::scoped_lock lock(mutex_);
+  std::unique_lock lock(mutex_);
   const auto number = member(site, attempt, Phase::mask);
   if (!number) throw RoundOver("this attempt at a sum is over, or goes on without this site");
   if (!attempt_->coordinator.awaited().contains(*number)) return nullptr;
@@ -292,8 +314,10 @@ std::unique_ptr<SecureRound::Upload> SecureRound::begin_upload(const std::string
           "a masked update of {} bytes, where {} numbers of {} bytes are expected", digest.bytes,
           agreement.length, agreement.ring.width);
   const std::filesystem::path file = directory_ / (site + ".masked");
+  const std::uint64_t upload = ++attempt_->uploads[site];
+  lock.unlock();  // what came before a cut is read again, and others need not wait for that
   IncomingFile::remove_other_parts(directory_, site, IncomingFile::part_of(file, digest));
-  return std::unique_ptr<Upload>(new Upload(*this, site, attempt, ++attempt_->uploads[site], file, digest));
+  return std::unique_ptr<Upload>(new Upload(*this, site, attempt, upload, file, digest));
 }
 
 SecureRound::Upload::Upload(SecureRound& round, std::string site, std::int64_t attempt, std::uint64_t number,

@@ -8,10 +8,12 @@
 #include <condition_variable>
 #include <mutex>
 
+#include "federated/policy.h"
 #include "federated/round_board.h"
 #include "federated/round_privacy.h"
 #include "federated/secure_aggregation/coordinator.h"
 #include "federated/secure_aggregation/fixed_point.h"
+#include "federated/strategies/strategy.h"
 
 namespace conclave {
 
@@ -35,10 +37,21 @@ struct SecureTerms {
   double clip_norm = 1;
 };
 
-/// Of which round a sum's updates are, and how sites make numbers of them: Agreement::values. Attempts at a
-/// sum have numbers of their own, and one that took sites of several rounds would have whose round goes on in
-/// sum after sum, with the same update.
-std::string sum_values(std::int64_t round, double clip_norm, double most_examples,
+/// What an update is made of and how, as far as a coordinator says it.
+struct RoundWork {
+  std::int64_t round = 0, rounds = 0;
+  std::string model_sha256 = {};  ///< of the checkpoint, which has the recipe in it
+  std::int64_t local_steps = 0;
+  SiteRules rules = {};
+  std::vector<SharingRule> sharing = {};
+};
+
+/// Of what a sum's updates are, and how sites make numbers of them: Agreement::values. Attempts at a sum have
+/// numbers of their own, and one that took sites of several rounds would have whose round goes on in sum
+/// after sum, with the same update. Sites that were given a model from which nothing is learned would leave
+/// the others' updates alone in it (Pasquini, Francati, Ateniese 2022, "Eluding Secure Aggregation in
+/// Federated Learning via Model Inconsistency").
+std::string sum_values(const RoundWork& work, double clip_norm, double most_examples,
                        const RoundPrivacy& privacy);
 
 /// Where weights are hidden, an update is sent times the site's share of `most_examples`, and behind it that
@@ -69,7 +82,7 @@ class SecureRound {
     void read_mean(std::size_t offset, std::span<float> out) const;
   };
   /// One attempt among those who are ready. Nothing where it failed, and why was said, or stop().
-  std::optional<Sum> attempt(std::int64_t round, std::uint64_t elements,
+  std::optional<Sum> attempt(const RoundWork& work, std::uint64_t elements,
                              const std::vector<ReceivedUpdate>& ready);
   /// Whether sites were asked to unmask the round's sum: then there is no other attempt.
   bool unmasked(std::int64_t round) const;

@@ -308,6 +308,11 @@ Recipe site_recipe(const SiteSettings& site, const Recipe& model, const std::str
     recipe.privacy.rate = rounds.rate;
     recipe.privacy.noise_multiplier = rounds.noise_multiplier;
   }
+  require(
+      recipe.privacy.unit != "client" || site.origin.contains("data.client_column"),
+      "{}: clients are to be hidden, with all that is theirs, and whose each row is here, the coordinator "
+      "is not to say; name the column in this site's data.client_column",
+      name);
   check_recipe(recipe, name);
   return recipe;
 }

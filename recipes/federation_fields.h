@@ -159,8 +159,8 @@ void fields(R& site, Visitor&& field) {
         at_least(3));
   field("validate_every", site.validate_every,
         "Rounds between those whose model is measured on this site's validation split, which the coordinator "
-        "is told",
-        between(1, 1e6));
+        "is told, without noise; 0: none is",
+        between(0, 1e6));
 }
 
 template <Either<SiteSharingTable> R, class Visitor>

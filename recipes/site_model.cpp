@@ -70,6 +70,19 @@ SiteModel::SiteModel(const CheckpointReader& base, std::span<const SharingRule> 
       directory_(std::move(directory)),
       grid_(grid) {}
 
+void SiteModel::check_experts(std::span<const TensorEntry> entries) const {
+  for (const auto& part : layout_.parts) {
+    const auto entry = std::ranges::find(entries, part.name, &TensorEntry::name);
+    require(entry != entries.end() && entry->global_shape == part.shape,
+            "the model at this site has no {} {}", part.name, part.shape);
+    const bool lone = entry->sharded && part.shape[0] == 1;  // of one expert a file looks like any other's
+    require(entry->sharded == part.sharded || lone,
+            "{}: in the coordinator's model it has {}row for each expert, and in that which its recipe makes "
+            "{}: what this site keeps to itself of single experts could not be told from the rest",
+            part.name, part.sharded ? "a " : "no ", entry->sharded ? "it has one" : "it has none");
+  }
+}
+
 void SiteModel::check_private(std::span<const SharingRule> never) const {
   const auto parameters = flat_parameters(layout_);
   check_kept_private(parameters, policy_, SharingPolicy(parameters, never));

@@ -23,6 +23,9 @@ class SiteModel {
             const ProcessGrid& grid);
 
   const SharingPolicy& policy() const { return policy_; }
+  /// Throws Error where the checkpoint has a tensor by experts that this site's model, `entries`, has not, or
+  /// the reverse: by rules that name experts, other rows would be private.
+  void check_experts(std::span<const TensorEntry> entries) const;
   /// Throws Error where `never`, what this site keeps to itself in any case, is not private by the rules.
   void check_private(std::span<const SharingRule> never) const;
   bool has_private_part() const { return policy_.exchanged_elements() < policy_.model_elements(); }

@@ -188,7 +188,8 @@ void Trainer::open_ledger() {
   from_first(grid_.world(), [&] {
     create_durable_directories(std::filesystem::path(recipe.ledger).parent_path());
     const double budget = recipe.epsilon > 0 ? recipe.epsilon : std::numeric_limits<double>::infinity();
-    ledger_ = std::make_unique<PrivacyLedger>(recipe.ledger, PrivacyBudget{budget, recipe.delta});
+    ledger_ =
+        std::make_unique<PrivacyLedger>(recipe.ledger, recipe.unit, PrivacyBudget{budget, recipe.delta});
     const double before = ledger_->epsilon(),
                  after = ledger_->epsilon_with(*privacy_event(total_steps_ - recorded_));
     require(after <= budget,

@@ -8,7 +8,7 @@ namespace conclave {
 namespace {
 
 constexpr std::int64_t kApplication = 0x436f6e50;  // "ConP": a file of another kind is not taken for a ledger
-constexpr std::int64_t kVersion = 1;
+constexpr std::int64_t kVersion = 2;
 
 std::int64_t pragma(const Database& database, std::string_view name) {
   Statement statement = database.prepare(fmt::format("PRAGMA {}", name));
@@ -16,7 +16,7 @@ std::int64_t pragma(const Database& database, std::string_view name) {
 }
 
 // Makes the table in a file without any; else says what is wrong with it.
-void prepare(Database& database, const std::string& path) {
+void prepare(Database& database, const std::string& path, const std::string& unit) {
   Statement check = database.prepare("PRAGMA quick_check");
   check.next();
   require(check.text(0) == "ok",
@@ -33,7 +33,8 @@ void prepare(Database& database, const std::string& path) {
     database.run(
         "CREATE TABLE spends(place INTEGER PRIMARY KEY AUTOINCREMENT, run TEXT NOT NULL, round INTEGER NOT "
         "NULL, "
-        "digest TEXT NOT NULL, mechanism TEXT NOT NULL, noise REAL NOT NULL, rate REAL NOT NULL, "
+        "digest TEXT NOT NULL, mechanism TEXT NOT NULL, unit TEXT NOT NULL, noise REAL NOT NULL, rate REAL "
+        "NOT NULL, "
         "steps INTEGER NOT NULL, time TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP, UNIQUE(run, round, digest)) "
         "STRICT");
     database.run(fmt::format("PRAGMA application_id = {}", kApplication));
@@ -42,8 +43,21 @@ void prepare(Database& database, const std::string& path) {
   require(pragma(database, "application_id") == kApplication, "{}: this is a database, but no privacy ledger",
           path);
   const std::int64_t version = pragma(database, "user_version");
-  require(version == kVersion, "{}: a privacy ledger of version {}; this program knows version {}", path,
-          version, kVersion);
+  if (version == 1) {  // it did not say, and was of this unit, then
+    database.run("ALTER TABLE spends ADD COLUMN unit TEXT NOT NULL DEFAULT ''");
+    database.prepare("UPDATE spends SET unit = ?1").bind(unit).run();
+    database.run(fmt::format("PRAGMA user_version = {}", kVersion));
+  } else {
+    require(version == kVersion, "{}: a privacy ledger of version {}; this program knows version {}", path,
+            version, kVersion);
+  }
+  Statement others = database.prepare("SELECT unit FROM spends WHERE unit <> ?1");
+  if (others.bind(unit).next())
+    fail(
+        "{}: what was spent hid each {}, and now each {} is to be hidden: of the two together no account is "
+        "kept. Keep privacy.unit = \"{}\", or agree with those whose data it is on another budget, in "
+        "another ledger",
+        path, others.text(0), unit, others.text(0));
   transaction.commit();
 }
 
@@ -60,12 +74,12 @@ PrivacyMechanism mechanism_named(const std::string& name) {
 
 }  // namespace
 
-PrivacyLedger::PrivacyLedger(const std::string& path, const PrivacyBudget& budget)
-    : database_(path), budget_(budget) {
+PrivacyLedger::PrivacyLedger(const std::string& path, std::string unit, const PrivacyBudget& budget)
+    : database_(path), unit_(std::move(unit)), budget_(budget) {
   require(budget.epsilon >= 0 && budget.delta > 0 && budget.delta < 1,
           "privacy: a budget of epsilon {} and delta {}; epsilon is at least 0, and delta between 0 and 1",
           budget.epsilon, budget.delta);
-  prepare(database_, path);
+  prepare(database_, path, unit_);
 }
 
 std::vector<PrivacySpend> PrivacyLedger::spends() const {
@@ -133,9 +147,9 @@ bool PrivacyLedger::record(const PrivacySpend& spend) {
   check(spend);
   database_
       .prepare(
-          "INSERT INTO spends(run, round, digest, mechanism, noise, rate, steps) "
-          "VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)")
-      .bind(spend.run, spend.round, spend.digest, name_of(spend.mechanism), noise, rate, steps)
+          "INSERT INTO spends(run, round, digest, mechanism, unit, noise, rate, steps) "
+          "VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")
+      .bind(spend.run, spend.round, spend.digest, name_of(spend.mechanism), unit_, noise, rate, steps)
       .run();
   transaction.commit();
   return true;

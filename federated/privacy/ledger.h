@@ -42,8 +42,10 @@ struct PrivacySpend {
 class PrivacyLedger {
  public:
   /// Opens or makes the file `path`; the budget is of all its runs together, as they tell of the same people.
-  /// Throws Error where it is no ledger, damaged, or held by another process.
-  PrivacyLedger(const std::string& path, const PrivacyBudget& budget);
+  /// `unit`, "record" say, is what neighbours differ by. Throws Error where it is no ledger, damaged, held by
+  /// another process, or has spends of another unit: noise that hid a record hides less of who has several,
+  /// and what hid a person's part hides not as well that one of their records is there.
+  PrivacyLedger(const std::string& path, std::string unit, const PrivacyBudget& budget);
 
   /// Returns when the spend is on the disk; only then may its value be released. True, or false where it had
   /// been before. Throws BudgetExceeded where all spends together would exceed the budget; Error where the
@@ -65,6 +67,7 @@ class PrivacyLedger {
   double epsilon_with(const PrivacySpend* next) const;
 
   Database database_;
+  std::string unit_;
   PrivacyBudget budget_;
 };
 

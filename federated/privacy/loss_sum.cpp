@@ -56,10 +56,11 @@ double LossSum::log_normalizer(std::size_t loss, double tilt) const {
 }
 
 std::vector<double> LossSum::tilted(std::size_t loss, double tilt) const {
-  std::vector<double> probabilities(logs_[loss].size());
-  Eigen::Map<Values>(probabilities.data(), static_cast<Eigen::Index>(probabilities.size())) =
+  // Eigen has another exp() for numbers before the first that is aligned; here that is always the first, so
+  // that an account has the same bits whenever it is made.
+  const Values probabilities =
       (exponents(losses_[loss].loss, logs_[loss], interval_, tilt) - log_normalizer(loss, tilt)).exp();
-  return probabilities;
+  return {probabilities.begin(), probabilities.end()};
 }
 
 double LossSum::cumulant(double tilt) const {

@@ -181,13 +181,23 @@ struct Coordinator::Parts {
             .stalest = options.max_staleness};
   }
 
+  RoundWork work_of(const RoundPlan& plan) const {
+    return {.round = plan.round,
+            .rounds = plan.rounds,
+            .model_sha256 = sha256_of(plan.model),
+            .local_steps = options.local_steps,
+            .rules = strategy->site_rules(),
+            .sharing = options.sharing};
+  }
+
   bool run_rounds() {
     while (round < options.rounds) {
       if (options.secure.enabled && secure.unmasked(round)) {
         skip_round();
         continue;
       }
-      board.open(plan());
+      const RoundPlan present = plan();
+      board.open(present);
       say(fmt::format("round {} of {} begins", round + 1, options.rounds));
       const auto updates = board.wait({.quorum = static_cast<std::size_t>(options.quorum),
                                        .everyone = everyone(),
@@ -197,7 +207,7 @@ struct Coordinator::Parts {
       malloc_trim(0);  // of what updates came in, before there is a copy of the model to be saved
       if (!options.secure.enabled)
         end_round(*updates);
-      else if (auto sum = secure.attempt(round, policy->exchanged_elements(), *updates))
+      else if (auto sum = secure.attempt(work_of(present), policy->exchanged_elements(), *updates))
         end_secure_round(sum);
       board.clear();
     }

@@ -301,7 +301,7 @@ struct MessageTrial::Parts {
                        .tokens = {1},
                        .digest = "",
                        .certificate = kits[i].certificate});
-    std::jthread loop([&] { round.attempt(kRound, kElements, ready); });
+    std::jthread loop([&] { round.attempt({.round = kRound}, kElements, ready); });
     struct Stop {
       ~Stop() { round.stop(); }
       SecureRound& round;

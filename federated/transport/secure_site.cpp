@@ -49,6 +49,15 @@ auto of_others(F f) {
   }
 }
 
+RoundWork work_of(const SiteRound& round) {
+  return {.round = round.round,
+          .rounds = round.rounds,
+          .model_sha256 = round.model_sha256,
+          .local_steps = round.local_steps,
+          .rules = round.rules,
+          .sharing = round.sharing};
+}
+
 std::string text_of(const Bytes& bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
@@ -65,7 +74,7 @@ Agreement agreement_of(const federated::SecureTerms& terms, const SiteRound& rou
       .colluding = terms.colluding(),
       .ring = {terms.width()},
       .length = terms.length(),
-      .values = sum_values(round.round, terms.clip_norm(), round.most_examples, round.privacy)};
+      .values = sum_values(work_of(round), terms.clip_norm(), round.most_examples, round.privacy)};
   for (const auto& member : terms.members()) {
     check_site_certificate(member.certificate(), kit.authority, member.site());
     agreement.sites.push_back(member.site());
@@ -122,12 +131,12 @@ class Unmasked {
             "round {}: the coordinator asks for the sum over {}, and this site helped with that over {}: the "
             "two would tell their difference. If you know that this is another federation, remove {}",
             round_ + 1, sites, rows.text(0), file_);
-    require(
-        rows.text(1) == made,
-        "round {}: the coordinator asks for its sum once more, of updates that are shortened, weighted or "
-        "rounded otherwise, and this site helped with one: the two would tell their difference. If you "
-        "know that this is another federation, remove {}",
-        round_ + 1, file_);
+    require(rows.text(1) == made,
+            "round {}: the coordinator asks for its sum once more, of updates of another model, or that are "
+            "shortened, weighted or rounded otherwise, and this site helped with one: the two would tell "
+            "their difference. If you "
+            "know that this is another federation, remove {}",
+            round_ + 1, file_);
     require(!noisy,
             "round {}: the coordinator asks for its sum once more, with other noise, and this site helped "
             "with one: "
@@ -169,20 +178,31 @@ bool Site::deliver_masked(const SiteRound& round, const std::filesystem::path& u
   federated::UpdateHeader offer = header;
   *offer.mutable_update() = to_message(FileDigest{});  // a digest would tell the update to whoever guesses it
   std::int64_t attempt = 0;
+  // What was drawn by chance may be in one noisy sum: in another it would be no other draw's, as which it
+  // would count.
+  bool sent = false;
+  const auto spend_once = [&] {
+    sent = true;
+    spend();
+  };
+  const auto drawn = [&] { return sent && round.privacy.rate < 1; };
   while (true) try {
       federated::SecureTerms terms;
       require(terms.ParseFromString(exchange(round, attempt, Message::READY, offer.SerializeAsString())) &&
                   terms.attempt() > attempt,
               "the coordinator's terms of secure aggregation cannot be read");
       attempt = terms.attempt();
-      take_part(round, update, examples, offer, terms, spend);
+      take_part(round, update, examples, offer, terms, spend_once);
       return true;
     } catch (const AttemptOver&) {
-      say_("the attempt at a sum is over; ready for the next");
+      say_(fmt::format("the attempt at a sum is over; ready for the next{}",
+                       drawn() ? ", by other records" : ""));
+      if (drawn()) return false;
     } catch (const RoundOver&) {
       return false;
     } catch (const BadAttempt& error) {  // by one who takes part; without that one the next may do
       say_(fmt::format("this attempt at a sum cannot be gone on with: {}", error.what()));
+      if (drawn()) return false;
       pause(std::chrono::seconds(1));
     }
 }

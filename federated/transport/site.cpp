@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "core/clock.h"
+#include "federated/sha256.h"
 #include "federated/transport/site_connection.h"
 
 namespace conclave {
@@ -107,6 +108,7 @@ SiteRound Site::next() {
                     .rounds = reply.rounds(),
                     .model = options_.directory / fmt::format("model-{:08}.h5", reply.round()),
                     .digest = from_message(reply.model()),
+                    .model_sha256 = "",
                     .elements = reply.elements(),
                     .local_steps = reply.local_steps(),
                     .rules = {reply.proximal(), reply.control_variate()},
@@ -146,9 +148,9 @@ SiteRound Site::next() {
     }
     // A site goes through the steps before this round, in thought, to find its place in its data.
     const std::int64_t updates = std::max(round.rounds, round.counted);
-    require(round.round >= 0 && round.round <= round.rounds && round.elements > 0 && round.local_steps >= 0 &&
+    require(round.round >= 0 && round.round <= round.rounds && round.elements > 0 && round.local_steps >= 1 &&
                 round.counted >= 0 && (round.asynchronous || round.counted <= round.round) &&
-                updates <= kMostFederatedSteps / std::max<std::int64_t>(round.local_steps, 1),
+                updates <= kMostFederatedSteps / round.local_steps,
             "the coordinator's assignment makes no sense: round {} of {}, {} numbers, {} steps, an update of "
             "round {}; of all rounds together there may be {} steps",
             round.round, round.rounds, round.elements, round.local_steps, round.counted, kMostFederatedSteps);
@@ -162,7 +164,13 @@ SiteRound Site::next() {
         round.finished || round.secure || !options_.secure_only,
         "the coordinator at {} asks for updates that it can read; by site.secure_only this site sends none",
         options_.address);
-    if (fetch(round)) return round;
+    require(!round.secure || (!round.asynchronous && !round.rules.control_variate),
+            "the coordinator's rounds are by secure aggregation, and {}: of one update after another, or of "
+            "two kinds of numbers, there is no sum that hides them",
+            round.asynchronous ? "asynchronous" : "with control variates");
+    if (!fetch(round)) continue;
+    if (round.secure && !round.finished) round.model_sha256 = sha256_of(round.model);
+    return round;
   }
 }
 

@@ -44,9 +44,10 @@ struct SiteOptions {
 struct SiteRound {
   bool finished = false;  ///< the last one is over; model is the result
   std::int64_t round = 0, rounds = 0;
-  std::filesystem::path model;  ///< a checkpoint
-  FileDigest digest;            ///< of that
-  std::int64_t elements = 0;    ///< of the update
+  std::filesystem::path model;    ///< a checkpoint
+  FileDigest digest;              ///< of that
+  std::string model_sha256 = {};  ///< of that, too, where a secure round begins with it
+  std::int64_t elements = 0;      ///< of the update
   std::int64_t local_steps = 0;
   SiteRules rules = {};
   std::vector<SharingRule> sharing;
@@ -87,7 +88,8 @@ class Site {
   /// or cannot be reached for too long.
   SiteRound next();
   /// Delivers `update`, of `round.elements` numbers; where the round is secure, shortened to the federation's
-  /// norm and masked, once all sites are ready. False where the round was over before. Throws Error where the
+  /// norm and masked, once all sites are ready. False where the round was over before, or where a sum of
+  /// units that are drawn by chance came to nothing: they are to be drawn again. Throws Error where the
   /// update has not so many numbers, and where the coordinator asks for what would tell more than one sum of
   /// a round. Each time before a masked update is sent, `spend` is called, whose errors end this: it may come
   /// to be in a sum, whose noise is new, and the site would not know.

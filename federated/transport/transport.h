@@ -14,7 +14,7 @@
 namespace conclave {
 
 /// What sites and coordinators say that understand each other.
-inline constexpr int kProtocol = 5;
+inline constexpr int kProtocol = 6;
 
 /// Not yet connected: that happens with the first call. `address` is host:port.
 std::shared_ptr<grpc::Channel> open_channel(const std::string& address, const Kit& kit);

@@ -1,6 +1,7 @@
 // conclave federate, but for the sites themselves: start-up kits, a first model, the coordinator and its
 // transcript.
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <ctime>
@@ -144,6 +145,7 @@ int federate_initialize(const InitializeArguments& arguments, const Surroundings
 
 int federate_coordinator(const CoordinatorArguments& arguments, const Surroundings& surroundings,
                          const MpiSession& session) {
+  umask(0077);  // as a site's: here are all sites' counts and metrics
   const FederationSettings settings = read_federation(arguments.federation, arguments.overrides);
   const FederationTable& federation = settings.federation;
   const auto world = session.world();

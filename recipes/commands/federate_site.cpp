@@ -1,6 +1,9 @@
 // conclave federate site: trains the federation's model on this site's data, round by round. Rank 0 talks to
 // the coordinator, all ranks train.
+#include <sys/stat.h>
+
 #include <array>
+#include <cmath>
 #include <ctime>
 #include <filesystem>
 #include <limits>
@@ -32,6 +35,10 @@ nlohmann::json terms_of(const SiteRound& round) {
   return {{"secure", round.secure},
           {"most_examples", round.most_examples},
           {"asynchronous", round.asynchronous},
+          {"rounds", round.rounds},
+          {"steps", round.local_steps},
+          {"proximal", round.rules.proximal},
+          {"control", round.rules.control_variate},
           {"privacy",
            {{"unit", to_string(round.privacy.unit)},
             {"clip_norm", round.privacy.clip_norm},
@@ -81,15 +88,19 @@ std::string random_name() {
 
 // What the coordinator asks of this site, of which all ranks know the same.
 struct Work {
-  bool finished;                 // the last round is over
-  std::int64_t number, rounds;   // of the round
-  std::string model;             // a checkpoint
-  std::int64_t steps, elements;  // of training, and of the update
-  SiteRules rules;
+  bool finished;               // the last round is over
+  std::int64_t number;         // of the round
+  std::string model;           // a checkpoint
+  std::int64_t elements;       // of the update
   std::int64_t counted, turn;  // see SiteRound
   nlohmann::json terms;
 
+  std::int64_t steps() const { return terms.at("steps"); }
+  SiteRules rules() const {
+    return {.proximal = terms.at("proximal"), .control_variate = terms.at("control")};
+  }
   bool asynchronous() const { return terms.at("asynchronous"); }
+  std::int64_t rounds() const { return terms.at("rounds"); }
   std::vector<SharingRule> sharing() const {
     std::vector<SharingRule> rules;
     for (const auto& rule : terms.at("sharing"))
@@ -99,22 +110,16 @@ struct Work {
 };
 
 nlohmann::json told(const SiteRound& round) {
-  return {{"finished", round.finished},       {"round", round.round},
-          {"rounds", round.rounds},           {"model", round.model},
-          {"steps", round.local_steps},       {"elements", round.elements},
-          {"proximal", round.rules.proximal}, {"control", round.rules.control_variate},
-          {"counted", round.counted},         {"turn", round.turn()},
+  return {{"finished", round.finished}, {"round", round.round},     {"model", round.model},
+          {"elements", round.elements}, {"counted", round.counted}, {"turn", round.turn()},
           {"terms", terms_of(round)}};
 }
 
 Work heard(const nlohmann::json& told) {
   return {.finished = told.at("finished"),
           .number = told.at("round"),
-          .rounds = told.at("rounds"),
           .model = told.at("model"),
-          .steps = told.at("steps"),
           .elements = told.at("elements"),
-          .rules = {.proximal = told.at("proximal"), .control_variate = told.at("control")},
           .counted = told.at("counted"),
           .turn = told.at("turn"),
           .terms = told.at("terms")};
@@ -145,13 +150,14 @@ class SiteJob {
   bool run() {
     while (const std::optional<Work> work = next()) {
       if (work->finished && speaks_)
-        say(fmt::format("all {} rounds are over; the model is {}", work->rounds, work->model));
+        say(fmt::format("all {} rounds are over; the model is {}", work->rounds(), work->model));
       if (work->finished && std::ranges::none_of(work->sharing(), [](const SharingRule& rule) {
             return rule.sharing == Sharing::kept_private;
           }))
         return true;
       check_terms(*work);
       const CheckpointReader model(work->model);
+      check_recipe_of(model);
       if (!trainer_) begin(*work, model);
       if (work->finished) {
         save_with_own_part(*work);
@@ -187,6 +193,18 @@ class SiteJob {
         work.terms.dump(), agreed_.dump());
   }
 
+  // By what is trained, besides the numbers that change: it was read when this site began, and by others' at
+  // another time. Of a sum in which theirs were made by a rate of 0, say, this one's update would be all.
+  void check_recipe_of(const CheckpointReader& model) {
+    const CheckpointState& state = model.state();
+    const std::array recipe{state.recipe, state.metadata, state.tokenizer};
+    if (!begun_with_) begun_with_ = recipe;
+    require(recipe == begun_with_,
+            "{}: the coordinator's model has another recipe, tokenizer or classes than this site began with; "
+            "if its owners agree to them, start it again",
+            model.path());
+  }
+
   void begin(const Work& work, const CheckpointReader& model) {
     of_sums_ = round_privacy_of(work.terms.at("privacy"));
     Recipe recipe = site_recipe(settings_, parse_recipe(model.state().recipe, work.model + ":/state/recipe"),
@@ -196,14 +214,15 @@ class SiteJob {
         "{}: the coordinator's model has no tokenizer, and {} has texts: one learned from them would be no "
         "other site's, and tell of them without noise; let the federation start from a model of texts",
         work.model, name_);
-    recipe.train.steps = work.steps * work.rounds;
+    recipe.train.steps = work.steps() * work.rounds();
     recipe.train.ema = 0;  // the coordinator's mean is one already
     grid_.emplace(grid_for(recipe, name_, surroundings_, std::move(device_.world)));
     trainer_.emplace(recipe, *grid_, trainer_environment(surroundings_));
     privacy_ = recipe.privacy;
-    if (speaks_ && (of_sums_.is_on() || trainer_->privacy_event(work.steps)))
+    if (speaks_ && (of_sums_.is_on() || trainer_->privacy_event(work.steps())))
       ledger_.emplace(
           (directory_ / "privacy.sqlite").string(),
+          of_sums_.is_on() ? std::string(to_string(of_sums_.unit)) : privacy_.unit,
           PrivacyBudget{privacy_.epsilon > 0 ? privacy_.epsilon : std::numeric_limits<double>::infinity(),
                         privacy_.is_on() || settings_.origin.contains("privacy.delta") ? privacy_.delta
                                                                                        : of_sums_.delta});
@@ -214,6 +233,7 @@ class SiteJob {
     expect_same_classes(work.model, nlohmann::json::parse(model.state().metadata).at("class_names"),
                         trainer_->class_names());
     kept_.emplace(model, work.sharing(), directory_, *grid_);
+    kept_->check_experts(trainer_->model_entries());
     std::vector<SharingRule> never;
     for (const std::string& pattern : settings_.sharing.kept_private)
       never.push_back({pattern, Sharing::kept_private});
@@ -231,27 +251,28 @@ class SiteJob {
 
   // The result, with what this site shared with nobody.
   void save_with_own_part(const Work& work) {
-    trainer_->begin_round(work.model, work.number * work.steps, 0);
+    trainer_->begin_round(work.model, work.number * work.steps(), 0);
     kept_->restore_private(trainer_->model_entries(), std::numeric_limits<std::int64_t>::max());
     const std::string own = trainer_->save_now();
     if (speaks_) say(fmt::format("with what this site kept to itself, the model is {}", own));
   }
 
   void check_elements(const Work& work) const {
-    const std::size_t elements = kept_->policy().exchanged_elements() * (work.rules.control_variate ? 2 : 1);
+    const std::size_t elements =
+        kept_->policy().exchanged_elements() * (work.rules().control_variate ? 2 : 1);
     require(work.elements == static_cast<std::int64_t>(elements),
             "the coordinator wants updates of {} numbers; by its own rules there are {}", work.elements,
             elements);
   }
 
-  // By which an update is made: under others it is not to be delivered.
+  // By which an update is made: under others it is not to be delivered. Rank 0's.
   std::string made_by(const Work& work) const {
     nlohmann::json noise;  // which, of a budget, is more where there are to be more rounds
-    if (const auto event = trainer_->privacy_event(work.steps))
+    if (const auto event = trainer_->privacy_event(work.steps()))
       noise = {event->noise_multiplier, event->sampling_rate, event->steps};
     return nlohmann::json{
         {"federation", work.terms},
-        {"steps", work.steps},
+        {"model", round_.model_sha256},
         {"own",
          {privacy_.unit, privacy_.clip_norm, privacy_.rate, privacy_.batch, privacy_.noise_multiplier}},
         {"noise", noise}}
@@ -275,7 +296,7 @@ class SiteJob {
     return {.run = certificate_info(kit_->authority).fingerprint,
             .round = update.round,
             .digest = update.spend,
-            .event = of_sums_.is_on() ? of_sums_.event() : *trainer_->privacy_event(work.steps)};
+            .event = of_sums_.is_on() ? of_sums_.event() : *trainer_->privacy_event(work.steps())};
   }
 
   // Rank 0's. An update that has its noise, told twice, tells no more than once; one that is given its noise
@@ -286,6 +307,8 @@ class SiteJob {
       if (!ledger_) return;
       PrivacySpend spent = spend_of(update, work);
       if (of_sums_.is_on()) spent.digest = random_name();
+      // Two noisy sums of the same drawn units tell more than two of units drawn anew, as which they count.
+      if (of_sums_.rate < 1) WaitingUpdate::forget(directory_);
       ledger_->record(spent);
       say(fmt::format("privacy: epsilon {:.4f} at delta {} with this round", ledger_->epsilon(),
                       ledger_->budget().delta));
@@ -311,21 +334,23 @@ class SiteJob {
   }
 
   void validate(const std::string& which, std::map<std::string, double>& metrics) {
+    // More digits would say more of single examples, and nothing of the model.
+    const auto rounded = [](double value) { return std::round(1e4 * value) / 1e4; };
     for (const auto& [task, result] : trainer_->validate()) {
-      metrics[fmt::format("{}/{}_loss", task, which)] = result.loss;
-      if (result.accuracy) metrics[fmt::format("{}/{}_accuracy", task, which)] = *result.accuracy;
+      metrics[fmt::format("{}/{}_loss", task, which)] = rounded(result.loss);
+      if (result.accuracy) metrics[fmt::format("{}/{}_accuracy", task, which)] = rounded(*result.accuracy);
     }
   }
 
   // Makes the round's update of `model`, and delivers it. False where interrupted: the round is done again,
   // alike.
   bool train(const Work& work, const CheckpointReader& model) {
-    trainer_->begin_round(work.model, work.number * work.steps, work.turn * work.steps);
+    trainer_->begin_round(work.model, work.number * work.steps(), work.turn * work.steps());
     std::map<std::string, double> metrics;
     // What is measured on single records has no noise.
-    const bool tells_metrics =
-        !privacy_.is_on() && !of_sums_.is_on() &&
-        (work.number % settings_.site.validate_every == 0 || work.number + 1 == work.rounds);
+    const std::int64_t every = settings_.site.validate_every;
+    const bool tells_metrics = every > 0 && !privacy_.is_on() && !of_sums_.is_on() &&
+                               (work.number % every == 0 || work.number + 1 == work.rounds());
     if (tells_metrics) validate("validation", metrics);
     if (kept_->has_private_part() && work.turn > 0) {
       kept_->restore_private(trainer_->model_entries(), work.turn);
@@ -333,7 +358,7 @@ class SiteJob {
     }
     SiteModel::Control control{.gradient = {}, .counted = work.counted};
     Trainer::ControlEntries controlled;  // until the update is saved
-    if (work.rules.control_variate) {
+    if (work.rules().control_variate) {
       controlled = trainer_->control_entries();
       control.gradient = controlled.gradient;
       if (!kept_->set_correction(controlled.correction, model, control.counted) && speaks_)
@@ -343,7 +368,7 @@ class SiteJob {
                         directory_.string(), control.counted));
     }
     const bool of_records = of_sums_.is_within_sites();
-    if (!(of_records ? trainer_->subtract_clipped_sum() : trainer_->take_steps(work.steps, work.rules)))
+    if (!(of_records ? trainer_->subtract_clipped_sum() : trainer_->take_steps(work.steps(), work.rules())))
       return false;
     const fs::path file = directory_ / "update.f32";
     std::vector<TensorEntry> changes;
@@ -379,7 +404,8 @@ class SiteJob {
   std::optional<Site> site_;
   SiteRound round_;
   std::optional<PrivacyLedger> ledger_;
-  nlohmann::json agreed_;  // the terms, once there are some
+  nlohmann::json agreed_;                                 // the terms, once there are some
+  std::optional<std::array<std::string, 3>> begun_with_;  // what a model has besides numbers
   RoundPrivacy of_sums_;
   PrivacyRecipe privacy_;
   std::optional<ProcessGrid> grid_;
@@ -391,6 +417,8 @@ class SiteJob {
 
 int federate_site(const SiteArguments& arguments, const Surroundings& surroundings,
                   const MpiSession& session) {
+  umask(
+      0077);  // of updates, losses without noise and what was spent, other users of this machine know nothing
   return SiteJob(arguments, surroundings, session).run() ? 0 : 130;
 }
 

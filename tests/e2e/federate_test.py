@@ -115,11 +115,11 @@ def secure_site(name, directory, *options):
     return [PROGRAM, "federate", "site", f"secure_kits/{name}/site.toml", *part, *own, "--set=site.secure_only=true", *options]
 
 
-def start_secure(directory, *options, members=SECURE_SITES):
+def start_secure(directory, *options, members=SECURE_SITES, own=()):
     Path(directory).mkdir()
     leader = Started(f"{directory}/coordinator.log", secure_coordinator(directory, *options))
     leader.until("listens at port")
-    return leader, {name: Started(f"{directory}/{name}.log", secure_site(name, directory)) for name in members}
+    return leader, {name: Started(f"{directory}/{name}.log", secure_site(name, directory, *own)) for name in members}
 
 
 def entries(directory):
@@ -410,6 +410,9 @@ def test_secure_mean():
     worst = abs(changed - expected).max()
     assert max(norms) < 10 and worst < 1e-6 < 1e-3 < abs(expected).max(), (norms, worst, abs(expected).max())
     no_update_in("secure", files)
+    for path in Path("secure").rglob("*"):  # but what a collector of figures reads, and what this test wrote
+        if path.suffix not in (".log", ".prom"):
+            assert path.stat().st_mode & 0o077 == 0, path
     (entry,) = entries("secure")
     assert entry["secure_aggregation"] == "survivors" and sorted(entry["sites"]) == SECURE_SITES, entry
 
@@ -519,6 +522,21 @@ def test_one_sum():
         leader.kill()
 
 
+def test_one_model():
+    """Sites that began with a model from which nothing is learned make no update of another: that of who did not would be the sum."""
+    run([PROGRAM, "federate", "initialize", "tiny.toml", "--out", "dead", "--set=train.learning_rate=0", "--set=train.final_learning_rate=0"])
+    members = ["north", "south", "west"]
+    leader, sites = start_secure("one_model", "--set=federation.start=dead", "--set=federation.quorum=4", members=members)
+    are_ready("one_model", sites)
+    leader.kill()
+    Path("one_model/step-00000000.h5").unlink()
+    leader = Started("one_model/coordinator.log", secure_coordinator("one_model", "--set=federation.quorum=4"))
+    leader.until("listens at port")
+    for one in sites.values():
+        assert "another recipe, tokenizer or classes than this site began with" in one.ends(1)
+    leader.kill()
+
+
 def make_public_start(name="public", *options):
     """Of a model in which no example changes another's gradient."""
     if not Path(name).exists():
@@ -542,7 +560,7 @@ def test_shared_noise():
         options = [*options, *privacy, f"--set=privacy.noise_multiplier={noise}", "--set=federation.rounds=1"]
         if kind != "client":
             options += ["--set=federation.start=public"]
-        leader, sites = start_secure(directory, *options)
+        leader, sites = start_secure(directory, *options, own=["--set=data.client_column=who"] if kind == "client" else [])
         for one in [*sites.values(), leader]:
             one.ends()
         updates = [numpy.fromfile(f"{directory}/{name}/update.f32", numpy.float32).astype(float) for name in SECURE_SITES]
@@ -577,6 +595,16 @@ def test_shared_noise():
     run([*secure_site("south", "noisy_budget"), *of_persons, "--set=privacy.epsilon=9"], 1, ["hides single records only"])
     leader.process.send_signal(signal.SIGTERM)
     leader.ends(130)
+
+    # Whose each row is, the site says: by a column with a name for each, a client would be a record.
+    Path("noisy_clients").mkdir()
+    leader = Started("noisy_clients/coordinator.log", secure_coordinator("noisy_clients", *kinds["client"][1], *of_clients, f"--set=privacy.noise_multiplier={noise}"))
+    leader.until("listens at port")
+    run(secure_site("north", "noisy_clients"), 1, ["whose each row is here, the coordinator is not to say"])
+    # What hid records is not counted for clients.
+    run(secure_site("north", "noisy_record", "--set=data.client_column=who"), 1, ["what was spent hid each record", 'privacy.unit = "record"'])
+    leader.kill()
+    run([*secure_coordinator("noisy_record", *kinds["client"][1], *of_clients), "--set=privacy.noise_multiplier=3"], 1, ["earlier rounds hid each record"])
 
     # At its own delta: by the coordinator's, epsilon would be 0.3.
     Path("noisy_delta").mkdir()
@@ -625,6 +653,39 @@ def test_noise_again():
         database.close()
 
 
+def test_drawn_again():
+    """Records that were drawn by chance are in one noisy sum: for another attempt others are drawn, also after a kill."""
+    make_public_start()
+    Path("noisy_drawn/west").mkdir(parents=True)
+    os.mkfifo("noisy_drawn/west/masked.bin")  # opened for writing, it waits for a reader
+    options = [f"--set=privacy.{key}" for key in ["unit=record", "rate=0.5", "noise_multiplier=3"]]
+    options += ["--set=federation.local_steps=1", "--set=federation.start=public", "--set=federation.rounds=1", "--set=federation.quorum=4"]
+    leader = Started("noisy_drawn/coordinator.log", secure_coordinator("noisy_drawn", *options))
+    leader.until("listens at port")
+    sites = {name: Started(f"noisy_drawn/{name}.log", secure_site(name, "noisy_drawn")) for name in SECURE_SITES}
+    for one in sites.values():
+        one.until("keys are shared")
+    others = [name for name in SECURE_SITES if name != "west"]
+    first = {name: Path(f"noisy_drawn/{name}/update.f32").read_bytes() for name in others}
+    for name in others:
+        sites[name].until("privacy: epsilon")
+        assert not Path(f"noisy_drawn/{name}/update.json").exists(), name
+    sites["east"].kill()
+    sites["west"].kill()
+    Path("noisy_drawn/west/masked.bin").unlink()
+    leader.until("west is gone at sending masked updates")
+    for name in ["east", "west"]:
+        sites[name] = Started(f"noisy_drawn/{name}.log", secure_site(name, "noisy_drawn"))
+    for one in [*sites.values(), leader]:
+        one.ends()
+    assert "ready for the next, by other records" in sites["north"].log.read_text()
+    for name in others:
+        assert Path(f"noisy_drawn/{name}/update.f32").read_bytes() != first[name], name
+        with sqlite3.connect(f"noisy_drawn/{name}/privacy.sqlite") as database:
+            assert database.execute("SELECT count(DISTINCT digest), count(*) FROM spends").fetchall() == [(2, 2)], name
+        database.close()
+
+
 def test_noise_once():
     """A round's sum is told with one noise only, by the terms that sites began with; what is spent is what was asked for."""
     start = ["--set=privacy.unit=site", "--set=federation.start=public", "--set=federation.rounds=1"]
@@ -659,7 +720,7 @@ def test_noise_once():
     leader.kill()
     with sqlite3.connect("noisy_less/rounds.sqlite") as database:
         database.execute("INSERT INTO secure_attempts(number, round, unmasked) VALUES(7, 0, 1)")
-        database.execute("INSERT INTO secure_noise VALUES(7, 3, 1)")
+        database.execute("INSERT INTO secure_noise(number, noise, rate) VALUES(7, 3, 1)")
     database.close()
     less = secure_coordinator("noisy_less", *start, "--set=privacy.noise_multiplier=0.01")
     leader = Started("noisy_less/coordinator.log", less)
@@ -682,7 +743,7 @@ def test_noise_once():
         if "begins" in says:
             with sqlite3.connect("noisy_skipped/rounds.sqlite") as database:
                 database.execute("INSERT INTO secure_attempts(number, round, unmasked) VALUES(7, 0, 1)")
-                database.execute("INSERT INTO secure_noise VALUES(7, 30, 1)")
+                database.execute("INSERT INTO secure_noise(number, noise, rate) VALUES(7, 30, 1)")
             database.close()
 
     # One that is asked in the middle of an attempt whose keys are for other noise.
@@ -902,7 +963,7 @@ def main():
         run([PROGRAM, "federate", "provision", "secure.toml"], says=["secure_kits/west"])
         make_public_start()
         of_one_port = [test_mean, test_ranks, test_kills, test_sharing, test_strategy, test_scaffold, test_buffer, test_private, test_audit]
-        of_the_other = [test_secure_mean, test_secure_weights, test_secure_kills, test_one_sum, test_shared_noise, test_noise_again, test_noise_once]
+        of_the_other = [test_secure_mean, test_secure_weights, test_secure_kills, test_one_sum, test_one_model, test_shared_noise, test_noise_again, test_drawn_again, test_noise_once]
         groups = [[*of_one_port, test_early_site, test_admission, test_provision, test_mistakes], of_the_other]
         with ThreadPoolExecutor(len(groups)) as pool:  # as they wait more than they work
             list(pool.map(run_all, groups))

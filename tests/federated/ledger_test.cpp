@@ -52,14 +52,14 @@ TEST_CASE("what was recorded is composed, also after the ledger is opened again"
   const TemporaryDirectory directory;
   const std::string path = directory.path() + "/ledger";
   {
-    PrivacyLedger ledger(path, kBudget);
+    PrivacyLedger ledger(path, "record", kBudget);
     CHECK(ledger.epsilon() == 0);
     CHECK(ledger.epsilon_with(spend_of(0).event) == epsilon_of({{1, 0.01, 100}}));
     CHECK(ledger.epsilon() == 0);
     CHECK(ledger.record(spend_of(1)));
     CHECK(ledger.record(spend_of(2, "ab", 1.5)));
   }
-  const PrivacyLedger ledger(path, kBudget);
+  const PrivacyLedger ledger(path, "record", kBudget);
   REQUIRE(ledger.spends().size() == 2);
   CHECK(ledger.spends()[1].event.noise_multiplier == 1.5);
   CHECK(ledger.epsilon() == epsilon_of({{1, 0.01, 100}, {1.5, 0.01, 100}}, "rdp"));
@@ -67,7 +67,7 @@ TEST_CASE("what was recorded is composed, also after the ledger is opened again"
 
 TEST_CASE("spends of which one may have been chosen by what another told are counted by Renyi divergences") {
   const TemporaryDirectory directory;
-  PrivacyLedger ledger(directory.path() + "/ledger", kBudget);
+  PrivacyLedger ledger(directory.path() + "/ledger", "record", kBudget);
   ledger.record(spend_of(1));
   ledger.record({"ward", 2, "ab", {1, 0.01, 50}});  // as many steps as there were, whatever came out
   CHECK(ledger.epsilon() == epsilon_of({{1, 0.01, 150}}));
@@ -78,7 +78,7 @@ TEST_CASE("spends of which one may have been chosen by what another told are cou
 
 TEST_CASE("the same value counts once; another value of the same round counts again") {
   const TemporaryDirectory directory;
-  PrivacyLedger ledger(directory.path() + "/ledger", kBudget);
+  PrivacyLedger ledger(directory.path() + "/ledger", "record", kBudget);
   CHECK(ledger.record(spend_of(1)));
   CHECK_FALSE(ledger.record(spend_of(1)));
   CHECK(ledger.epsilon() == epsilon_of({{1, 0.01, 100}}));
@@ -94,7 +94,7 @@ TEST_CASE("a spend beyond the budget is refused, and not recorded") {
   const std::string path = directory.path() + "/ledger";
   const double two = epsilon_of({{1, 0.01, 200}});
   {
-    PrivacyLedger ledger(path, {two, 1e-5});
+    PrivacyLedger ledger(path, "record", {two, 1e-5});
     ledger.record(spend_of(1));
     ledger.record(spend_of(2));
     CHECK_THROWS_AS(ledger.record(spend_of(3)), BudgetExceeded);
@@ -105,13 +105,13 @@ TEST_CASE("a spend beyond the budget is refused, and not recorded") {
     CHECK(ledger.epsilon() == two);
   }
   // a smaller budget holds for what was spent before, too
-  PrivacyLedger ledger(path, {two / 2, 1e-5});
+  PrivacyLedger ledger(path, "record", {two / 2, 1e-5});
   CHECK_THROWS_AS(ledger.record(spend_of(3, "ab", 100)), BudgetExceeded);
 }
 
 TEST_CASE("spends known by their concentration are counted by Renyi divergences, all of them") {
   const TemporaryDirectory directory;
-  PrivacyLedger ledger(directory.path() + "/ledger", kBudget);
+  PrivacyLedger ledger(directory.path() + "/ledger", "record", kBudget);
   ledger.record(spend_of(1));
   ledger.record({"ward", 2, "ab", {20, 1, 1}, PrivacyMechanism::concentrated});
   const auto accountant = make_accountant("rdp");
@@ -126,13 +126,13 @@ TEST_CASE("a site killed between recording and release has the spend in its ledg
   const TemporaryDirectory directory;
   const std::string path = directory.path() + "/ledger";
   const int reports = killed_after(1, [&](const auto& report) {
-    PrivacyLedger ledger(path, kBudget);
+    PrivacyLedger ledger(path, "record", kBudget);
     ledger.record(spend_of(7));
     report();
     pause();  // the ledger is open, and nothing is sent
   });
   CHECK(reports == 1);
-  PrivacyLedger ledger(path, kBudget);
+  PrivacyLedger ledger(path, "record", kBudget);
   REQUIRE(ledger.spends().size() == 1);
   CHECK(ledger.spends()[0].round == 7);
   CHECK(ledger.epsilon() == epsilon_of({{1, 0.01, 100}}));
@@ -145,32 +145,65 @@ TEST_CASE("a site killed at any instant has all that it was told was recorded, a
     const TemporaryDirectory directory;
     const std::string path = directory.path() + "/ledger";
     const int reports = killed_after(last, [&](const auto& report) {
-      PrivacyLedger ledger(path, {1e6, 1e-5});
+      PrivacyLedger ledger(path, "record", {1e6, 1e-5});
       for (std::int64_t round = 0; round < 1000; ++round) {
         ledger.record(spend_of(round, "ab", 40));
         report();
       }
     });
-    const PrivacyLedger ledger(path, {1e6, 1e-5});
+    const PrivacyLedger ledger(path, "record", {1e6, 1e-5});
     const auto recorded = static_cast<int>(ledger.spends().size());
     CHECK(reports >= last);
     CHECK((recorded == reports || recorded == reports + 1));
   }
 }
 
+TEST_CASE("what hid one unit is not counted for another") {
+  const TemporaryDirectory directory;
+  const std::string path = directory.path() + "/ledger";
+  {
+    PrivacyLedger ledger(path, "record", kBudget);
+    ledger.record(spend_of(1));
+  }
+  for (const char* other : {"client", "site"})
+    CHECK_THROWS_WITH(
+        PrivacyLedger(path, other, kBudget),
+        Catch::Contains("ledger: what was spent hid each record") && Catch::Contains("unit = \"record\""));
+  CHECK(PrivacyLedger(path, "record", kBudget).epsilon() == epsilon_of({{1, 0.01, 100}}));
+  // Nothing was spent: another unit is as good.
+  { const PrivacyLedger ledger(directory.path() + "/empty", "record", kBudget); }
+  CHECK(PrivacyLedger(directory.path() + "/empty", "client", kBudget).epsilon() == 0);
+}
+
+TEST_CASE("a ledger that did not say what is hidden is of the unit that it is first opened for") {
+  const TemporaryDirectory directory;
+  const std::string path = directory.path() + "/ledger";
+  {
+    PrivacyLedger ledger(path, "client", kBudget);
+    ledger.record(spend_of(1));
+  }
+  {
+    Database database(path);
+    database.run("ALTER TABLE spends DROP COLUMN unit");
+    database.run("PRAGMA user_version = 1");
+  }
+  CHECK(PrivacyLedger(path, "client", kBudget).epsilon() == epsilon_of({{1, 0.01, 100}}));
+  CHECK_THROWS_WITH(PrivacyLedger(path, "record", kBudget), Catch::Contains("hid each client"));
+}
+
 TEST_CASE("a file that is no ledger, or another's, is refused") {
   const TemporaryDirectory directory;
-  CHECK_THROWS_AS(PrivacyLedger(directory.write("text", std::string(4096, 'x')), kBudget), Error);
+  CHECK_THROWS_AS(PrivacyLedger(directory.write("text", std::string(4096, 'x')), "record", kBudget), Error);
   const std::string other = directory.path() + "/other";
   {
     Database database(other);
     database.run("CREATE TABLE things(x)");
   }
-  CHECK_THROWS_WITH(PrivacyLedger(other, kBudget), Catch::Contains("no privacy ledger"));
+  CHECK_THROWS_WITH(PrivacyLedger(other, "record", kBudget), Catch::Contains("no privacy ledger"));
   const std::string path = directory.path() + "/ledger";
-  const PrivacyLedger ledger(path, kBudget);
-  CHECK_THROWS_WITH(PrivacyLedger(path, kBudget), Catch::Contains("another process"));
-  CHECK_THROWS_WITH(PrivacyLedger(directory.path() + "/new", {1, 0}), Catch::Contains("delta 0"));
+  const PrivacyLedger ledger(path, "record", kBudget);
+  CHECK_THROWS_WITH(PrivacyLedger(path, "record", kBudget), Catch::Contains("another process"));
+  CHECK_THROWS_WITH(PrivacyLedger(directory.path() + "/new", "record", {1, 0}), Catch::Contains("delta 0"));
 }
 
 }  // namespace conclave

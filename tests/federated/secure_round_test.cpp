@@ -3,6 +3,7 @@
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <ctime>
+#include <set>
 #include <thread>
 
 #include "federated/identity.h"
@@ -19,6 +20,7 @@ namespace {
 const std::vector<std::string> kSites{"east", "north", "south", "west"};
 constexpr std::uint64_t kElements = 3;
 constexpr double kPhaseSeconds = 2, kPatience = 20;
+const RoundWork kWork{.round = 0, .rounds = 1, .model_sha256 = "of a round", .local_steps = 2};
 
 std::string_view text_of(const std::vector<std::byte>& bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
@@ -50,12 +52,12 @@ struct StartedRound {
                        .digest = "",
                        .certificate = kits.back().certificate});
     }
-    loop = std::jthread([this, ready] { round.attempt(0, kElements, ready); });
+    loop = std::jthread([this, ready] { round.attempt(kWork, kElements, ready); });
     const UpdateOffer offer{
         .round = 0, .base = digest_of(model), .update = {}, .examples = 1, .metrics = {}, .tokens = {}};
     const auto terms = round.ready(kSites[0], offer, 0, kPatience, [] { return false; });
     REQUIRE(terms);
-    CHECK(terms->agreement.values == sum_values(0, terms->clip_norm, 0, privacy));
+    CHECK(terms->agreement.values == sum_values(kWork, terms->clip_norm, 0, privacy));
     number = static_cast<std::int64_t>(terms->agreement.round);
     for (std::uint32_t i = 0; i < kSites.size(); ++i)
       sites.emplace_back(terms->agreement, i,
@@ -104,12 +106,28 @@ struct StartedRound {
 
 TEST_CASE("what sites agree on is of one round, one clipping and one noise") {
   const RoundPrivacy noise{.unit = RoundPrivacy::Unit::site, .noise_multiplier = 1};
-  const std::string values = sum_values(1, 10, 0, noise);
-  CHECK(sum_values(1, 10, 0, noise) == values);
-  CHECK(sum_values(2, 10, 0, noise) != values);
-  CHECK(sum_values(1, 9, 0, noise) != values);
-  CHECK(sum_values(1, 10, 5, noise) != values);
-  CHECK(sum_values(1, 10, 0, {}) != values);
+  const std::string values = sum_values(kWork, 10, 0, noise);
+  CHECK(sum_values(kWork, 10, 0, noise) == values);
+  CHECK(sum_values(kWork, 9, 0, noise) != values);
+  CHECK(sum_values(kWork, 10, 5, noise) != values);
+  CHECK(sum_values(kWork, 10, 0, {}) != values);
+}
+
+TEST_CASE("what sites agree on is all that the coordinator says of how updates are made, of the same model") {
+  std::vector<RoundWork> works(11, kWork);
+  works[1].round = 1;
+  works[2].rounds = 2;
+  works[3].model_sha256 = "of no round";
+  works[4].local_steps = 1;
+  works[5].rules.proximal = 0.5;
+  works[6].rules.control_variate = true;
+  works[7].sharing = {{"*.norm.*", Sharing::kept_private}};
+  works[8].sharing = {{"*.norm.*", Sharing::shared}};
+  works[9].sharing = {{"a", Sharing::shared}, {"b", Sharing::shared}};
+  works[10].sharing = {{"a shared 1:b", Sharing::shared}};
+  std::set<std::string> values;
+  for (const RoundWork& work : works) values.insert(sum_values(work, 10, 0, {}));
+  CHECK(values.size() == works.size());
 }
 
 TEST_CASE("a site that does not sign drops out of a secure round, and the others go on") {

@@ -138,6 +138,29 @@ TEST_CASE("what a site keeps to itself is there for a round that is done again, 
   }
 }
 
+TEST_CASE(
+    "a model that does not say that a tensor has rows of experts is refused, as rules would miss them") {
+  const ProcessGrid grid = grid_of(1);
+  const SharedDirectory folder;
+  const auto own = entries_of(grid, "model", 0);
+  for (const std::size_t forged : {own.size(), std::size_t{0}, std::size_t{1}}) {
+    auto entries = own;
+    if (forged < own.size()) entries[forged].sharded = !own[forged].sharded;
+    const auto round = static_cast<std::int64_t>(forged);
+    CheckpointWriter writer(folder.path(), grid.world(), 0, false);
+    writer.save(entries, test_state(round));
+    REQUIRE(writer.wait()->saved);
+    const CheckpointReader base(checkpoint_path(folder.path(), round));
+    const SiteModel site(base, {}, folder.path(), grid);
+    if (forged == own.size())
+      CHECK_NOTHROW(site.check_experts(own));
+    else
+      CHECK_THROWS_WITH(site.check_experts(own),
+                        Catch::StartsWith(own[forged].name + ": in the coordinator's model"));
+    grid.world().barrier();
+  }
+}
+
 TEST_CASE("changes that are told are sent as they are, not as what f32 leaves of them beside a weight") {
   for (const int expert_parallel : grid_shapes()) {
     if (kSiteRows % expert_parallel != 0) continue;
