@@ -21,7 +21,9 @@ ImageShape image_shape(const nlohmann::json& metadata) {
 
 std::string find_checkpoint(const std::string& path) {
   if (!std::filesystem::is_directory(path)) return path;
-  const auto newest = newest_checkpoint(path);
+  std::vector<std::string> warnings;
+  const auto newest = newest_checkpoint(path, &warnings);
+  for (const std::string& warning : warnings) fmt::print(stderr, "conclave: warning: skipped {}\n", warning);
   require(newest.has_value(), "{}: no whole checkpoint (step-*.h5) in this folder", path);
   return *newest;
 }

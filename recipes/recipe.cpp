@@ -60,7 +60,9 @@ Recipe parse_recipe(const std::string& text, const std::string& name,
 }
 
 Recipe read_recipe(const std::string& path, const std::vector<std::string>& overrides, Communicator* world) {
-  return parse_recipe(settings::file_text(path, world), path, overrides);
+  Recipe recipe = parse_recipe(settings::file_text(path, world), path, overrides);
+  check_meant(recipe, path);
+  return recipe;
 }
 
 }  // namespace conclave

@@ -244,9 +244,14 @@ Recipe parse_recipe(const std::string& text, const std::string& name,
 /// Checks every field's limits and what lies between fields (heads divide hidden, top_k <= experts, ...);
 /// called by both readers. `name` stands for the file where a key was left to its default.
 void check_recipe(const Recipe& recipe, const std::string& name);
+/// Throws RecipeError where what is asked for would come to nothing: a budget of privacy, and nothing hidden.
+/// Of a file that somebody wrote; called by read_recipe().
+void check_meant(const Recipe& recipe, const std::string& name);
 /// Checks what only `ranks`, the number of MPI ranks, decides: the expert-parallel size (0: all ranks) must
 /// divide `ranks` and moe.experts. Called once the ranks are known.
 void check_expert_parallel(const Recipe& recipe, const std::string& name, int ranks);
+/// "moe.top_k = 1 (2 there)" for each key that decides what is trained, and is not as it was `before`.
+std::vector<std::string> changed_keys(const Recipe& before, const Recipe& now);
 /// The complete recipe as TOML that reads back to the same values; with `documented`, a comment above each
 /// key.
 std::string to_toml(const Recipe& recipe, bool documented = false);

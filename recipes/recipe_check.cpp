@@ -208,6 +208,22 @@ void check_privacy(const Recipe& recipe, Checker& check) {
 
 }  // namespace
 
+void check_meant(const Recipe& recipe, const std::string& name) {
+  const PrivacyRecipe& privacy = recipe.privacy;
+  Checker check(recipe, name);
+  const auto without_unit = [&](std::string_view key, const auto& value, bool given) {
+    check.unless(
+        privacy.is_on() || !given, {key, "privacy.unit"},
+        "{} with privacy.unit = \"none\": nothing would be hidden; set privacy.unit to \"record\", or to "
+        "\"client\" for all that is one person's",
+        check.shown(key, value));
+  };
+  without_unit("privacy.epsilon", privacy.epsilon, privacy.epsilon > 0);
+  without_unit("privacy.noise_multiplier", privacy.noise_multiplier, privacy.noise_multiplier > 0);
+  without_unit("privacy.ledger", privacy.ledger, !privacy.ledger.empty());
+  check.finish();
+}
+
 void check_recipe(const Recipe& recipe, const std::string& name) {
   Checker check(recipe, name);
   check.check_limits();

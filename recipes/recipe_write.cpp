@@ -51,6 +51,22 @@ std::string written(const Document& document, bool documented) {
 
 }  // namespace
 
+std::vector<std::string> changed_keys(const Recipe& before, const Recipe& now) {
+  std::vector<std::string> values, changed;
+  recipe_fields::for_each_field(before, [&](auto, auto, const auto& member, auto, const auto&) {
+    values.push_back(toml_value(member));
+  });
+  auto value = values.begin();
+  recipe_fields::for_each_field(
+      now, [&](std::string_view table, std::string_view key, const auto& member, auto, const auto&) {
+        const std::string is = toml_value(member), was = *value++;
+        const bool of_surroundings = table == "run" || table == "checkpoint" || table == "parallel";
+        if (is != was && !of_surroundings)
+          changed.push_back(fmt::format("{}.{} = {} ({} there)", table, key, is, was));
+      });
+  return changed;
+}
+
 std::string to_toml(const Recipe& recipe, bool documented) { return written(recipe, documented); }
 std::string to_toml(const FederationSettings& settings, bool documented) {
   return written(settings, documented);

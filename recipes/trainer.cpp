@@ -50,9 +50,10 @@ void warn_unsaved(std::int64_t step, const std::string& why) {
   fmt::print(stderr, "conclave: warning: step {} was not saved: {}\n", step, why);
 }
 
-// "auto" becomes the newest good checkpoint's path, or "" where there is none; the same on every rank.
+// A file's path: of "auto" the newest good checkpoint's, or "" where there is none; the same on every rank.
 std::string resolve_resume(const std::string& resume, const std::string& directory, Communicator& world) {
-  if (resume != "auto") return resume;
+  if (resume.empty()) return "";
+  if (resume != "auto") return find_checkpoint(resume, world);
   return from_first(world, [&] {
     std::vector<std::string> warnings;
     // Read twice, so that damage does not end a job each time that it is started again.
@@ -61,6 +62,17 @@ std::string resolve_resume(const std::string& resume, const std::string& directo
       fmt::print(stderr, "conclave: warning: skipped {}\n", warning);
     return path;
   });
+}
+
+// Two runs in one folder would set aside and drop each other's checkpoints. Who was killed may take a moment
+// to be gone. Collective.
+std::unique_ptr<DirectoryLock> locked(const std::string& directory, Communicator& world) {
+  std::unique_ptr<DirectoryLock> lock;
+  from_first(world, [&] {
+    lock = std::make_unique<DirectoryLock>(directory, 3);
+    return std::string();
+  });
+  return lock;
 }
 
 }  // namespace
@@ -154,6 +166,7 @@ Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironme
   else
     resume();
   open_ledger();
+  lock_ = locked(recipe.run.directory, grid.world());
   start_metrics();
 }
 
@@ -353,6 +366,16 @@ void Trainer::resume() {
     one.batches->seek(position);
   }
   say(fmt::format("resumed from {} at step {}", environment_.resume, step_));
+  const auto changed =
+      changed_keys(parse_recipe(reader.state().recipe, environment_.resume + ":/state/recipe"), recipe_);
+  if (!changed.empty()) say(fmt::format("the recipe is not that checkpoint's: {}", fmt::join(changed, ", ")));
+  require(step_ <= total_steps_, "{}: it is at step {}, and by {} there are to be {}; set that to more",
+          environment_.resume, step_,
+          recipe_.train.steps > 0 ? "train.steps"
+          : privacy_              ? "train.epochs and privacy.epsilon"
+                                  : "train.epochs",
+          total_steps_);
+  if (step_ == total_steps_) say("no steps are left; what follows is measured of the model as it is");
 }
 
 void Trainer::start_metrics() {
@@ -364,7 +387,7 @@ void Trainer::start_metrics() {
       !resumed.empty() &&
       std::filesystem::equivalent(std::filesystem::absolute(resumed).parent_path(), directory, ignored);
   if (const SetAside aside = set_aside_checkpoints(directory, goes_on ? step_ : -1); aside.checkpoints > 0) {
-    if (!goes_on) move_metrics(directory, aside.folder);
+    (goes_on ? copy_metrics : move_metrics)(directory, aside.folder);
     say(fmt::format("{} checkpoints that this run does not go on from are now in {}", aside.checkpoints,
                     aside.folder));
   }

@@ -17,6 +17,7 @@
 #include "federated/strategies/strategy.h"
 #include "parallel/checkpoint/checkpoint_reader.h"
 #include "parallel/checkpoint/checkpoint_writer.h"
+#include "parallel/checkpoint/durable_file.h"
 #include "parallel/data_parallel.h"
 #include "recipes/evaluator.h"
 #include "recipes/metrics/metrics_writer.h"
@@ -157,6 +158,7 @@ class Trainer {
   std::unique_ptr<Evaluator>
       calibration_;  // of the first task's training examples, where a balancer wants it
   CheckpointWriter writer_;
+  std::unique_ptr<DirectoryLock> lock_;  // rank 0's, of run.directory
   std::vector<TensorEntry> entries_;
   std::unique_ptr<MetricsWriter> metrics_;  // rank 0
   Progress progress_;

@@ -148,7 +148,12 @@ Tensor depthwise(Tape& tape, const Tensor& x, const Tensor& weight, const kernel
 
 namespace {
 
-Index pixels_of(const Tensor& x) { return x.numel() / std::max<Index>(x.size(0) * x.size(x.rank() - 1), 1); }
+// Of an image, also where there is none.
+Index pixels_of(const Tensor& x) {
+  Index pixels = 1;
+  for (Index d = 1; d + 1 < x.rank(); ++d) pixels *= x.size(d);
+  return pixels;
+}
 
 // What normalizations have in common: y, and the gradient of x from tables that `tables` makes of
 // channel_dots.

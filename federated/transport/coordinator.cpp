@@ -1,11 +1,8 @@
 #include "federated/transport/coordinator.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <malloc.h>
-#include <sys/file.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
 #include <atomic>
 #include <chrono>
@@ -21,34 +18,12 @@
 #include "federated/strategies/round.h"
 #include "federated/transcript.h"
 #include "federated/transport/service.h"
+#include "parallel/checkpoint/durable_file.h"
 
 namespace conclave {
 namespace {
 
-// Held as long as the process lives, however it ends.
-class DirectoryLock {
- public:
-  explicit DirectoryLock(const std::string& directory)
-      : descriptor_(::open((directory + "/lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644)) {
-    require(descriptor_ >= 0, "{}: cannot be written to", directory);
-    if (::flock(descriptor_, LOCK_EX | LOCK_NB) == 0) return;
-    ::close(descriptor_);
-    fail("{}: another process is at work in this folder; end that one, or choose another folder", directory);
-  }
-  ~DirectoryLock() { ::close(descriptor_); }
-  DirectoryLock(const DirectoryLock&) = delete;
-  DirectoryLock& operator=(const DirectoryLock&) = delete;
-
- private:
-  int descriptor_;
-};
-
 constexpr double kFarewellSeconds = 60;
-
-std::string made(const std::string& directory) {
-  create_durable_directories(directory);
-  return directory;
-}
 
 }  // namespace
 
@@ -57,7 +32,7 @@ struct Coordinator::Parts {
       : options(std::move(given)),
         allowed(std::move(allow_list)),
         say(std::move(report)),
-        lock(made(options.directory)),
+        lock(options.directory),
         database(options.directory + "/rounds.sqlite"),
         board(options.directory, database),
         secure(options.directory, database, board, options.secure, say),

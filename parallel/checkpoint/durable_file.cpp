@@ -2,6 +2,7 @@
 #include "parallel/checkpoint/durable_file.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -11,7 +12,9 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <thread>
 
+#include "core/clock.h"
 #include "core/error.h"
 
 namespace conclave {
@@ -105,6 +108,24 @@ void create_durable_directories(const std::filesystem::path& directory) {
   require(!error, "{}: the folder cannot be made: {}", directory.string(), error.message());
   sync_directory(directory.parent_path());
 }
+
+DirectoryLock::DirectoryLock(const std::filesystem::path& directory, double patience) {
+  create_durable_directories(directory);
+  const std::string path = (directory / "lock").string();
+  descriptor_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  require(descriptor_ >= 0, "{}: cannot be opened: {}", path, std::strerror(errno));
+  for (const auto until = Clock::now() + seconds(patience); ::flock(descriptor_, LOCK_EX | LOCK_NB) != 0;) {
+    if (errno != EWOULDBLOCK) return;
+    if (Clock::now() >= until) {
+      ::close(descriptor_);
+      fail("{}: another process is at work in this folder; end that one, or choose another folder",
+           directory.string());
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+}
+
+DirectoryLock::~DirectoryLock() { ::close(descriptor_); }
 
 AtomicFile::~AtomicFile() {
   if (!committed_) ::unlink(temporary_.c_str());

@@ -44,6 +44,20 @@ class FileDescriptor {
 /// Makes a directory, and those above it that are missing, so that a power cut leaves them; throws Error.
 void create_durable_directories(const std::filesystem::path& directory);
 
+/// A folder that one process at a time writes to; held as long as that process lives, however it ends.
+class DirectoryLock {
+ public:
+  /// Makes the folder where it is missing, and in it a file, "lock". Throws Error where another process still
+  /// has it after `patience` seconds, or it cannot be written to. Does nothing on file systems without locks.
+  explicit DirectoryLock(const std::filesystem::path& directory, double patience = 0);
+  ~DirectoryLock();
+  DirectoryLock(const DirectoryLock&) = delete;
+  DirectoryLock& operator=(const DirectoryLock&) = delete;
+
+ private:
+  int descriptor_;
+};
+
 /// Returns when the names in it are on the disk; throws Error.
 void sync_directory(const std::filesystem::path& directory);
 

@@ -3,11 +3,15 @@
 #include "recipes/commands/command_line.h"
 
 #include <CLI/CLI.hpp>
+#include <cerrno>
 #include <csignal>
+#include <cstdio>
+#include <cstring>
 #include <ranges>
 #include <thread>
 
 #include "core/memory.h"
+#include "core/spelling.h"
 #include "recipes/commands/commands.h"
 #include "recipes/recipe.h"
 
@@ -70,6 +74,15 @@ Run together(OnRanks<Arguments> command, const Arguments& arguments) {
   };
 }
 
+// What was printed may be in a file of a full disk.
+int with_output_written(int status) {
+  errno = 0;
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return status;
+  fmt::print(stderr, "conclave: not all that was to be printed could be written{}\n",
+             errno != 0 ? std::string(": ") + std::strerror(errno) : "");
+  return status == 0 ? 1 : status;
+}
+
 // The command that was asked for.
 struct Chosen {
   Run run;
@@ -113,6 +126,15 @@ void add_device(CLI::App* command, std::string& device,
   command->add_option("--device", device, fmt::format("cpu, cuda, or auto: {}", automatic))
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
 }
+
+// CLI11's own tells of the largest number there is.
+const CLI::Validator kAboveZero(
+    [](std::string& text) {
+      double value = 0;
+      const bool holds = CLI::detail::lexical_cast(text, value) && value > 0;
+      return holds ? std::string() : fmt::format("must be above 0, and is {}", text);
+    },
+    "POSITIVE");
 
 CLI::IsMember one_of_splits() { return CLI::IsMember({"train", "validation", "test"}); }
 
@@ -178,7 +200,7 @@ void add_predict(CLI::App& app, Chosen& chosen) {
           "--image", arguments.images,
           "PNG or JPEG file (repeatable); beside texts, the image of the text in its place, \"\" for none")
       ->allow_extra_args(false);
-  command->add_option("--top", arguments.top, "How many classes to list")->check(CLI::PositiveNumber);
+  command->add_option("--top", arguments.top, "How many classes to list")->check(kAboveZero);
   add_set(command, arguments.overrides, "Other plug-ins: run.plugins=libmine.so");
   add_device(command, arguments.device);
 }
@@ -189,12 +211,12 @@ void add_generate(CLI::App& app, Chosen& chosen) {
   add_checkpoint(command, arguments.checkpoint);
   command->add_option("--text", arguments.texts, "What to draw (repeatable); none: every class by its name")
       ->allow_extra_args(false);
-  command->add_option("--count", arguments.count, "Images for each text")->check(CLI::PositiveNumber);
+  command->add_option("--count", arguments.count, "Images for each text")->check(kAboveZero);
   command->add_option("--out", arguments.out, "*.png, with all of them in a grid");
   command
       ->add_option("--steps", arguments.options.steps,
                    "Steps from noise to an image, of two passes of the model each")
-      ->check(CLI::PositiveNumber);
+      ->check(kAboveZero);
   command
       ->add_option("--guidance", arguments.options.guidance,
                    "How far to exaggerate what a text adds: 1 draws as the model would, 0 whatever it likes")
@@ -238,14 +260,14 @@ void add_caption(CLI::App& app, Chosen& chosen) {
   command
       ->add_option("--temperature", arguments.options.temperature,
                    "For --top-p: above 1 the unlikely come more often, below 1 more rarely")
-      ->check(CLI::PositiveNumber)
+      ->check(kAboveZero)
       ->needs(top_p_option);
   command->add_option("--seed", arguments.options.seed, "For --top-p: other seeds, other texts")
       ->needs(top_p_option);
   command
       ->add_option("--max-tokens", arguments.options.max_tokens,
                    "Where texts are cut off (default: data.max_length)")
-      ->check(CLI::PositiveNumber);
+      ->check(kAboveZero);
   add_set(command, arguments.overrides, "Change a key of its recipe: data.path=...");
   add_device(command, arguments.device, "a CUDA device where there is one");
 }
@@ -274,13 +296,13 @@ void add_serve(CLI::App& app, Chosen& chosen) {
   command->add_option("--most_connections", connections.connections, "Open at once")
       ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 20));
   command->add_option("--request_seconds", connections.request_seconds, "For a request to arrive")
-      ->check(CLI::PositiveNumber);
+      ->check(kAboveZero);
   command
       ->add_option("--drain_seconds", connections.drain_seconds,
                    "At SIGTERM: for requests under way to be answered, at most")
-      ->check(CLI::PositiveNumber);
+      ->check(kAboveZero);
   command->add_option("--batch_tokens", arguments.limits.rows, "Tokens and rows of images in a batch at most")
-      ->check(CLI::PositiveNumber);
+      ->check(kAboveZero);
   command->add_option("--most_batch", arguments.limits.jobs, "Requests in a batch at most; 1: no batches")
       ->check(CLI::Range(1, 4096));
   command
@@ -312,8 +334,8 @@ void add_load(CLI::App& app, Chosen& chosen) {
       command->add_option("--rate", arguments.options.rate,
                           "Requests per second, at random times, whether or not those before were answered, "
                           "over at most --clients connections (256)");
-  rate_option->check(CLI::PositiveNumber)->default_str("");
-  command->add_option("--seconds", arguments.options.seconds, "For each figure")->check(CLI::PositiveNumber);
+  rate_option->check(kAboveZero)->default_str("");
+  command->add_option("--seconds", arguments.options.seconds, "For each figure")->check(kAboveZero);
   command
       ->add_flag("--saturate", arguments.saturates,
                  "Ever more clients: how many answers per second, 99 of 100 within four times a lone one's")
@@ -350,7 +372,7 @@ void add_inspect(CLI::App& app, Chosen& chosen) {
   command
       ->add_option("--length", arguments->cost.length,
                    "For --cost: tokens of a text (default: data.max_length)")
-      ->check(CLI::PositiveNumber)
+      ->check(kAboveZero)
       ->needs(cost_flag);
   command
       ->add_option("--set", arguments->experts.overrides,
@@ -383,12 +405,12 @@ void add_inspect(CLI::App& app, Chosen& chosen) {
 void add_export(CLI::App& app, Chosen& chosen) {
   auto* command = app.add_subcommand(
       "export", "Write a checkpoint's weights as .h5 or .safetensors, or what it computes as .onnx");
-  ExportArguments& arguments =
-      in_one_process<ExportArguments>(command, chosen, [](const ExportArguments& given) {
-        if (export_format(given) != "onnx") return export_weights(given);
-        const MpiSession session;
-        return export_graph(given, session);
-      });
+  const auto shared = std::make_shared<ExportArguments>();
+  command->callback([=, &chosen] {
+    chosen = {export_format(*shared) == "onnx" ? together(export_graph, *shared)
+                                               : alone([=] { return export_weights(*shared); })};
+  });
+  ExportArguments& arguments = *shared;
   add_checkpoint(command, arguments.checkpoint);
   command->add_option("output", arguments.output, "*.h5, *.safetensors or *.onnx")->required();
   command->add_option("--format", arguments.format, "Whatever the output's name says")
@@ -404,7 +426,7 @@ void add_bench(CLI::App& app, Chosen& chosen) {
                       "The model that latency is measured of: file, or folder");
   command
       ->add_option("--repetitions", arguments.repetitions, "Timings per figure, of which the median is taken")
-      ->check(CLI::PositiveNumber);
+      ->check(kAboveZero);
 }
 
 void add_members(CLI::App* federate, Chosen& chosen) {
@@ -502,7 +524,7 @@ void add_recipe(CLI::App& app, Chosen& chosen) {
   };
   const auto [check, checked] = add("check", "Find mistakes", recipe_check);
   check->add_option("--ranks", checked.ranks, "Check also that this many ranks can run it")
-      ->check(CLI::PositiveNumber)
+      ->check(kAboveZero)
       ->default_str("");
   const auto [show, shown] = add("show", "Print it with every default filled in", recipe_show);
   show->add_flag("--documented", shown.documented, "With what each key means");
@@ -514,6 +536,28 @@ std::atomic<bool> interrupted{false};
 void on_signal(int signal) {
   interrupted = true;
   std::signal(signal, SIG_DFL);
+}
+
+// Says what is wrong with the arguments, and where there is more to read.
+void print_mistake(const CLI::App& app, const std::vector<std::string>& arguments, const CLI::Error& error) {
+  const CLI::App* command = &app;
+  std::string name = "conclave", wrong = error.what();
+  for (const std::string& argument : arguments) {
+    const auto commands = command->get_subcommands([](const CLI::App*) { return true; });
+    if (commands.empty() || argument.starts_with('-')) break;
+    const auto next = std::ranges::find(commands, argument, &CLI::App::get_name);
+    if (next == commands.end()) {
+      std::vector<std::string> names;
+      for (const CLI::App* one : commands) names.push_back(one->get_name());
+      const std::vector<std::string_view> views(names.begin(), names.end());
+      wrong =
+          fmt::format("no command is named '{}'; the nearest is '{}'", argument, nearest(argument, views));
+      break;
+    }
+    command = *next;
+    name += " " + argument;
+  }
+  fmt::print(stderr, "conclave: {}\nSee {} --help\n", wrong, name);
 }
 
 }  // namespace
@@ -532,7 +576,9 @@ int run_command_line(int argc, char** argv, const std::string& version, Surround
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 2;
+    if (error.get_exit_code() == 0) return with_output_written(app.exit(error));  // asked for help, say
+    print_mistake(app, {argv + 1, argv + argc}, error);
+    return 2;
   }
 
   std::signal(SIGXFSZ, SIG_IGN);  // a limit on file sizes then fails a save, and no more
@@ -541,7 +587,7 @@ int run_command_line(int argc, char** argv, const std::string& version, Surround
     std::signal(SIGTERM, on_signal);
   }
   surroundings.interrupted = &interrupted;
-  return chosen.run(surroundings);
+  return with_output_written(chosen.run(surroundings));
 }
 
 }  // namespace conclave::commands

@@ -140,12 +140,13 @@ struct ExportArguments {
   std::string format = {};                  ///< "hdf5", "safetensors" or "onnx"; "": by the output's name
   std::vector<std::string> overrides = {};  ///< of onnx's model
 };
-/// Throws Error where neither says.
+/// "" where neither says.
 std::string export_format(const ExportArguments& arguments);
 /// As hdf5 or safetensors.
 int export_weights(const ExportArguments& arguments);
 /// As onnx.
-int export_graph(const ExportArguments& arguments, const MpiSession& session);
+int export_graph(const ExportArguments& arguments, const Surroundings& surroundings,
+                 const MpiSession& session);
 
 struct BenchArguments {
   std::vector<std::string> names;  ///< none: all

@@ -1,6 +1,11 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 
+#include <array>
+#include <filesystem>
+#include <fstream>
+#include <string_view>
+
 #include "parallel/checkpoint/durable_file.h"
 #include "parallel/checkpoint/safetensors.h"
 #include "recipes/commands/commands.h"
@@ -11,9 +16,38 @@
 namespace conclave::commands {
 namespace {
 
+bool is_checkpoint(const std::string& path) {
+  try {
+    return !CheckpointReader(path).names().empty();
+  } catch (const Error&) {
+    return false;
+  }
+}
+
+// Whether the file is one of that format, by how it begins, or has nothing in it.
+bool is_of(const std::string& path, const std::string& format) {
+  std::array<char, 9> head{};
+  std::ifstream file(path, std::ios::binary);
+  file.read(head.data(), head.size());
+  const std::string_view begins(head.data(), static_cast<std::size_t>(file.gcount()));
+  if (begins.empty()) return true;
+  if (format == "hdf5") return begins.starts_with("\x89HDF\r\n\x1a\n") && !is_checkpoint(path);
+  if (format == "safetensors") return begins.ends_with('{') && begins.size() == head.size();
+  return begins.starts_with('\x08');  // onnx: the version, which comes first
+}
+
+// An earlier export is replaced, and nothing else: a checkpoint has the same ending as what is made of it.
+void expect_replaceable(const ExportArguments& arguments) {
+  const std::string& output = arguments.output;
+  std::error_code none;
+  require(!std::filesystem::exists(output, none) || is_of(output, export_format(arguments)),
+          "export: {} is there already, and no earlier export; remove it, or name another file", output);
+}
+
 void write_onnx(const ExportArguments& arguments, const MpiSession& session) {
   const ProcessGrid grid(session.world(), 0);
   require(grid.world().size() == 1, "export runs in one process, not in {}", grid.world().size());
+  expect_replaceable(arguments);
   LoadedModel loaded(arguments.checkpoint, grid, arguments.overrides);
   const std::string bytes = onnx::classifier_file(loaded);
   AtomicFile file(arguments.output);
@@ -32,13 +66,17 @@ std::string export_format(const ExportArguments& arguments) {
   for (const auto& [end, format] :
        {std::pair{".h5", "hdf5"}, {".hdf5", "hdf5"}, {".safetensors", "safetensors"}, {".onnx", "onnx"}})
     if (arguments.output.ends_with(end)) return format;
-  fail("{}: name the output *.h5, *.safetensors or *.onnx, or give its --format", arguments.output);
+  return "";
 }
 
 int export_weights(const ExportArguments& arguments) {
+  const std::string format = export_format(arguments);
+  require(!format.empty(), "{}: name the output *.h5, *.safetensors or *.onnx, or give its --format",
+          arguments.output);
   require(arguments.overrides.empty(), "--set changes what is computed, and so is for ONNX files alone");
+  expect_replaceable(arguments);
   const CheckpointReader reader(find_checkpoint(arguments.checkpoint));
-  if (export_format(arguments) == "hdf5")
+  if (format == "hdf5")
     export_hdf5(reader, arguments.output, export_notes(reader));
   else
     export_safetensors(reader, arguments.output, export_notes(reader));
@@ -46,7 +84,8 @@ int export_weights(const ExportArguments& arguments) {
   return 0;
 }
 
-int export_graph(const ExportArguments& arguments, const MpiSession& session) {
+int export_graph(const ExportArguments& arguments, const Surroundings& /*surroundings*/,
+                 const MpiSession& session) {
   write_onnx(arguments, session);
   fmt::print("{}\n", arguments.output);
   return 0;

@@ -15,6 +15,7 @@
 #include "federated/random_source.h"
 #include "federated/sha256.h"
 #include "federated/transport/site.h"
+#include "parallel/checkpoint/durable_file.h"
 #include "recipes/commands/commands.h"
 #include "recipes/corpus.h"
 #include "recipes/federation.h"
@@ -137,6 +138,7 @@ class SiteJob {
         directory_(settings_.site.directory) {
     if (!speaks_) return;
     kit_ = Kit::read(settings_.site.kit, std::time(nullptr));
+    lock_.emplace(directory_, 3);
     site_.emplace(
         SiteOptions{.address = settings_.site.address,
                     .directory = directory_,
@@ -400,7 +402,8 @@ class SiteJob {
   const SiteSettings settings_;
   const bool speaks_;
   const fs::path directory_;
-  std::optional<Kit> kit_;  // rank 0's, as are site_, round_ and ledger_
+  std::optional<Kit> kit_;  // rank 0's, as are lock_, site_, round_ and ledger_
+  std::optional<DirectoryLock> lock_;
   std::optional<Site> site_;
   SiteRound round_;
   std::optional<PrivacyLedger> ledger_;

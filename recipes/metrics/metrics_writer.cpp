@@ -90,6 +90,14 @@ void move_metrics(const std::string& from, const std::string& to) {
   }
 }
 
+void copy_metrics(const std::string& from, const std::string& to) {
+  const std::filesystem::path file = std::filesystem::path(from) / kLines;
+  if (!std::filesystem::exists(file)) return;
+  std::error_code error;
+  std::filesystem::copy_file(file, std::filesystem::path(to) / kLines, error);
+  require(!error, "{}: cannot be copied to {}: {}", file.string(), to, error.message());
+}
+
 MetricsWriter::MetricsWriter(MetricsOptions options)
     : options_(std::move(options)),
       lines_(fmt::format("{}/{}", made(options_.directory), kLines)),

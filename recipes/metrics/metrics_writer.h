@@ -55,6 +55,8 @@ class MetricsWriter {
 
 /// Moves what an earlier run's writer left in a folder into another; throws Error.
 void move_metrics(const std::string& from, const std::string& to);
+/// Copies the lines: a run that goes on from one of their steps drops the rest of them.
+void copy_metrics(const std::string& from, const std::string& to);
 
 /// Where metrics.jsonl is to be cut so that it keeps whole lines of steps before `first_dropped` only: the
 /// start of the first line at or after that step, else the end of the last whole line. Lines are in order of

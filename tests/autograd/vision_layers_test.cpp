@@ -122,6 +122,35 @@ TEST_CASE("batch normalization of half a batch, told the sums of both, is that o
   CHECK(distance(norm(tape, context, half), norm(tape, {}, both).rows(0, 2)) < 1e-12);
 }
 
+TEST_CASE("a share of a batch without images takes part in batch normalization by the others' sums",
+          "[module]") {
+  BatchNorm norm(3);
+  ParameterSet parameters(norm, DType::f64, 1);
+  parameters.zero_gradients();
+  Arena arena("test");
+  Tape tape(arena);
+  tape.stop_planning();
+  int told = 0;
+  const ForwardContext context{.training = true,
+                               .global_images = 4,
+                               .add_up =
+                                   [](void* context, const Tensor& totals) {
+                                     for (const double value : totals.span<double>()) CHECK(value == 0);
+                                     // Of others: a mean of 2 over 4 x 10 pixels, and a variance of 1.
+                                     if ((*static_cast<int*>(context))++ > 0) return;
+                                     for (Index c = 0; c < 3; ++c) {
+                                       totals.data<double>()[c] = 80;
+                                       totals.data<double>()[3 + c] = 200;
+                                     }
+                                   },
+                               .add_up_context = &told};
+  const Tensor x = kept(Tensor::empty({0, 2, 5, 3}, DType::f64));
+  const Tensor y = norm(tape, context, x);
+  CHECK(y.shape() == x.shape());
+  tape.backward(y, Tensor::empty({0, 2, 5, 3}, DType::f64));
+  CHECK(told == 2);
+}
+
 TEST_CASE("in inference, batch normalization is folded into the convolution before it", "[module]") {
   for (const bool depthwise : {true, false})
     for (const Index stride : {1, 2}) {

@@ -17,6 +17,14 @@ fi
 
 conclave 2
 conclave 2 trian
+says "no command is named 'trian'; the nearest is 'train'" "See conclave --help"
+conclave 2 federate cordinator
+says "the nearest is 'coordinator'" "See conclave federate --help"
+conclave 2 predict somewhere --top 0
+says "--top: must be above 0, and is 0" "See conclave predict --help"
+# Where what is printed cannot be written, that is no success.
+expect 1 bash -c "$(printf '%q' "$CONCLAVE_PROGRAM") recipe show $(printf '%q' "$quick") >/dev/full"
+says "not all that was to be printed could be written"
 conclave 2 train
 conclave 2 eval somewhere --split tset
 conclave 2 serve somewhere --tasks classify,sing
@@ -46,6 +54,9 @@ says unknown.toml:3
 expect 2 timeout 60 mpirun --oversubscribe -n 1 "$CONCLAVE_PROGRAM" train unknown.toml : \
   -n 1 "$CONCLAVE_PROGRAM" train nowhere.toml
 says unknown.toml:3
+printf '[privacy]\nepsilon = 1.0\n' >unhidden.toml
+conclave 2 recipe check unhidden.toml
+says unhidden.toml:2 'privacy.epsilon = 1.0 with privacy.unit = "none"'
 printf '[ federation ]  # ours\nnam = "x"\n' >federation.toml
 conclave 2 recipe check federation.toml
 says federation.toml:2 federation.nam federation.name

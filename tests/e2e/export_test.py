@@ -210,8 +210,8 @@ def files_explain_themselves():
                 assert b"each row's own range" in file.attrs["quantization"]
             else:
                 assert numpy.abs(up[()] - restored).max() <= scale.max() / 2 * 1.001
-        run([PROGRAM, "export", directory, "model", "--format=safetensors"])
-        with safe_open("model", framework="numpy") as file:
+        run([PROGRAM, "export", directory, "weights", "--format=safetensors"])
+        with safe_open("weights", framework="numpy") as file:
             assert json.loads(file.metadata()["class_names"]) == ["class 0", "class 1", "class 2"]
             assert file.get_tensor("layers.0.moe.experts.up.weight".replace(".", "/")).dtype == up_type(directory)
 

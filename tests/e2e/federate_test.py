@@ -826,7 +826,7 @@ def test_early_site():
     Path("early").mkdir()
     north = Started("early/north.log", site("north", "early"))
     north.until("trying again")
-    time.sleep(2)
+    run(site("north", "early"), 1, ["early/north: another process is at work in this folder"])
     leader = Started("early/coordinator.log", coordinator("early", "--set=federation.rounds=1", "--set=federation.quorum=1"))
     leader.until("listens at port")
     began = time.monotonic()

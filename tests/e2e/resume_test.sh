@@ -16,6 +16,28 @@ done
   exit 1
 }
 
+# From an earlier checkpoint of the folder, what was measured later is kept with the checkpoints it goes with. A folder
+# is its newest whole checkpoint; what in the recipe is another is told.
+cp -r runs/quick runs/branch
+conclave 0 train "$CONCLAVE_SOURCE/recipes/quick.toml" --resume runs/branch/step-00000010.h5 \
+  --set run.directory=runs/branch --set train.steps=12 --set moe.top_k=1
+says "at step 10" "moe.top_k = 1 (2 there)" "train.steps = 12 (20 there)" "runs/branch/earlier"
+[[ $(tail -n 1 runs/branch/earlier/metrics.jsonl) == '{"step":20,'* ]]
+[[ $(tail -n 1 runs/branch/metrics.jsonl) == '{"step":12,'* ]]
+conclave 0 train "$CONCLAVE_SOURCE/recipes/quick.toml" --resume runs/branch --set run.directory=runs/other \
+  --set train.steps=12 --set moe.top_k=1
+says "resumed from runs/branch/step-00000012.h5" "no steps are left"
+[[ $output != *"recipe is not"* ]]
+conclave 1 train "$CONCLAVE_SOURCE/recipes/quick.toml" --resume runs/branch --set train.steps=11 --set run.directory=runs/other
+says "it is at step 12, and by train.steps there are to be 11"
+
+# One run at a time is at work in a folder.
+exec 9>runs/other/lock
+flock 9
+conclave 1 train "$CONCLAVE_SOURCE/recipes/quick.toml" --set run.directory=runs/other --set train.steps=1
+says "runs/other: another process is at work in this folder"
+exec 9>&-
+
 # A new run sets aside what an older one left, instead of taking it for its own.
 on_ranks 2 0 train "$CONCLAVE_SOURCE/recipes/quick.toml" --set train.steps=2
 says "2 checkpoints that this run does not go on from are now in runs/quick/earlier"

@@ -59,3 +59,15 @@ conclave 0 export "$CONCLAVE_TRAINED" model.safetensors
 [[ -s model.h5 && -s model.safetensors ]]
 conclave 1 export "$CONCLAVE_TRAINED" model.xyz
 says .safetensors
+# An earlier export is replaced, and nothing else.
+conclave 0 export "$CONCLAVE_TRAINED" model.h5
+conclave 0 export "$CONCLAVE_TRAINED" model.safetensors
+echo "text,label" >texts.csv
+cp "$CONCLAVE_TRAINED"/step-*20.h5 own.h5
+for file in texts.csv own.h5 model.safetensors; do
+  conclave 1 export "$CONCLAVE_TRAINED" "$file" --format hdf5
+  says "export: $file is there already, and no earlier export"
+done
+cmp own.h5 "$CONCLAVE_TRAINED"/step-*20.h5
+on_ranks 2 1 export "$CONCLAVE_TRAINED" model.onnx
+says "export runs in one process, not in 2"
