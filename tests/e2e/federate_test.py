@@ -826,6 +826,8 @@ def test_early_site():
     Path("early").mkdir()
     north = Started("early/north.log", site("north", "early"))
     north.until("trying again")
+    # One of several on a machine: its threads do not spin for long.
+    assert b"GOMP_SPINCOUNT=3000" in Path(f"/proc/{north.process.pid}/environ").read_bytes()
     run(site("north", "early"), 1, ["early/north: another process is at work in this folder"])
     leader = Started("early/coordinator.log", coordinator("early", "--set=federation.rounds=1", "--set=federation.quorum=1"))
     leader.until("listens at port")
