@@ -127,12 +127,17 @@ std::vector<Row> read_jsonl(const std::string& path, std::string_view content,
 
 std::vector<Row> read_rows(const std::string& path, const TextTableOptions& options) {
   if (path.empty()) return {};
+  std::error_code none;
+  require(!std::filesystem::is_directory(path, none),
+          "{}: is a folder; data.path names a file, .csv, .tsv or .jsonl, for source = \"table\"", path);
   const std::string extension = std::filesystem::path(path).extension().string();
   require(extension == ".csv" || extension == ".tsv" || extension == ".jsonl",
           "{}: unknown extension `{}`; rename the file to .csv, .tsv or .jsonl", path, extension);
   const std::string bytes = read_file(path, "check the path in the recipe");
   std::string_view content = bytes;
   if (content.starts_with("\xEF\xBB\xBF")) content.remove_prefix(3);
+  require(!content.starts_with("\xFF\xFE") && !content.starts_with("\xFE\xFF"),
+          "{}: is UTF-16; convert the file with `iconv -f UTF-16 -t UTF-8`", path);
   const std::size_t invalid = find_invalid_utf8(content);
   if (invalid != std::string_view::npos)
     fail("{}:{}: invalid UTF-8; convert the file, e.g. with `iconv -f WINDOWS-1252 -t UTF-8`", path,
@@ -198,7 +203,9 @@ TextDataset read_text_table(const TextTableOptions& options) {
     const auto bucket = one ? XXH3_64bits(row.text.data(), row.text.size()) % 20 : 0;
     append(train, row, bucket < 18 ? data.train : bucket == 18 ? data.validation : data.test);
   }
-  require(!data.train.empty(), "{}: too few rows to split; name the files `train`, `validation` and `test`",
+  require(!data.train.empty(),
+          "{}: too few different texts to split (equal ones are in one part); name the files `train`, "
+          "`validation` and `test`",
           train);
   for (const auto& [path, split] :
        {std::pair(&options.validation, &data.validation), std::pair(&options.test, &data.test)})

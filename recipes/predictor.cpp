@@ -31,7 +31,10 @@ void Predictor::add(const Example& example, Batch& batch) const {
   TokenizedSplit text;
   if (!example.text.empty() || !example.has_image()) {
     require(model_.recipe().data.has_texts(),
-            "the model classifies images alone, and predict was given a text; give it --image FILE");
+            "the model classifies images alone, and predict was given {}; give it --image FILE, or a file's "
+            "name on "
+            "each line of standard input",
+            example.text.empty() ? "no image" : "a text");
     const TextExample given = text_example(example.text, model_.tokenizer()->separator().has_value());
     text = model_.tokenizer()->encode_split(std::span(&given, 1), model_.recipe().data.max_length);
   }

@@ -28,7 +28,9 @@ std::vector<std::vector<std::int64_t>> examples_by_client(const PrivacyRecipe& r
                                                           const TokenizedSplit& train) {
   std::vector<std::vector<std::int64_t>> examples;
   if (!recipe.of_clients()) return examples;
-  require(!train.clients.empty(), "privacy.unit = \"client\": nothing says whose the training examples are");
+  require(!train.clients.empty(),
+          "privacy.unit = \"client\": nothing says whose the training examples are; name "
+          "the column of a table that does in data.client_column");
   examples.resize(place(std::ranges::max(train.clients)) + 1);
   for (std::int64_t i = 0; i < train.size(); ++i) examples[place(train.clients[place(i)])].push_back(i);
   std::erase_if(examples, [](const auto& mine) { return mine.empty(); });
@@ -139,6 +141,20 @@ void PrivateTraining::add_clipped(ExampleGradients& gradients) {
   gradients.add_clipped(factors_);
 }
 
+SumNoise PrivateTraining::noise_of(const ParameterSet& parameters) const {
+  Index coordinates = 0;
+  for (const Parameter* parameter : parameters.parameters()) coordinates += parameter->global_shape().numel();
+  try {
+    return SumNoise({recipe_.clip_norm, noise_, coordinates});
+  } catch (const Error& error) {
+    fail(
+        "privacy: noise of {:.4g} x {} for {} parameters cannot be drawn ({}); raise privacy.epsilon, or "
+        "lower "
+        "privacy.noise_multiplier",
+        noise_, recipe_.clip_norm, coordinates, error.what());
+  }
+}
+
 void PrivateTraining::release(const ParameterSet& parameters) {
   require(
       released_ < steps_,
@@ -146,9 +162,7 @@ void PrivateTraining::release(const ParameterSet& parameters) {
       "and with them the noise, or privacy.epsilon",
       released_);
   ++released_;
-  Index coordinates = 0;
-  for (const Parameter* parameter : parameters.parameters()) coordinates += parameter->global_shape().numel();
-  const SumNoise noise({recipe_.clip_norm, noise_, coordinates});
+  const SumNoise noise = noise_of(parameters);
   // Of each parameter, the ranks that have it draw for a part each, and give it to the others.
   for (const Parameter* parameter : parameters.parameters()) {
     Communicator& owners = parameter->sharded ? grid_.data_group() : grid_.world();

@@ -57,6 +57,8 @@ class PrivateTraining {
   /// Once these are summed over the ranks: makes them the step's gradient. Collective; every rank has the
   /// same bits. Throws Error, and releases nothing, where that is a step more than steps().
   void release(const ParameterSet& parameters);
+  /// What release() adds to their gradients. Throws Error where there can be no such noise.
+  SumNoise noise_of(const ParameterSet& parameters) const;
 
  private:
   PrivacyRecipe recipe_;

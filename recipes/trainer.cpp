@@ -16,6 +16,7 @@
 #include "recipes/expert_table.h"
 #include "recipes/loaded_model.h"
 #include "recipes/model_state.h"
+#include "recipes/recipe_text.h"
 #include "recipes/training_batches.h"
 #include "recipes/use_precision.h"
 
@@ -176,6 +177,7 @@ void Trainer::start_privacy() {
   const PrivacyRecipe& recipe = recipe_.privacy;
   const std::int64_t wanted = total_steps_;
   privacy_ = std::make_unique<PrivateTraining>(recipe, tasks_.front().splits->train, wanted, grid_, random_);
+  privacy_->noise_of(parameters_);  // an Error now, not after a step
   total_steps_ = privacy_->steps();
   say(fmt::format(
       "privacy: of {} steps with {} of {} {} on average (each with probability {:.5f}), noise of "
@@ -258,6 +260,20 @@ void Trainer::describe(const Task& task, const TaskSplits& splits, const Dynamic
       model_.tasks().size() == 1 ? "" : " to " + task.name(), splits.train.size(), splits.validation.size(),
       splits.test.size(), images ? texts ? "texts with images" : "images" : "texts",
       corpus_.class_names.size(), tokens, pixels, batches.batches_per_epoch(), 100 * batches.padding()));
+  const std::int64_t longest = recipe_.data.max_length, all = splits.train.size();
+  std::int64_t full = 0;
+  for (std::int64_t i = 0; texts && i < all; ++i) full += std::ssize(splits.train.sequence(i)) >= longest;
+  if (100 * full >= all && full > 0)
+    say(fmt::format("{} of {} training texts fill data.max_length = {} tokens; what was longer was cut", full,
+                    all, longest));
+  if (splits.validation.size() == 0 || splits.test.size() == 0)
+    say(fmt::format("warning: no {} examples, and nothing to measure on them",
+                    splits.validation.size() > 0 ? "test"
+                    : splits.test.size() > 0     ? "validation"
+                                                 : "validation and no test"));
+  if (&task == model_.classifier() && corpus_.class_names.size() == 1)
+    say(fmt::format("warning: \"{}\" is the only class; there is nothing to tell apart",
+                    recipe_text::readable(corpus_.class_names[0])));
 }
 
 void Trainer::plan_memory() {

@@ -211,7 +211,7 @@ void add_generate(CLI::App& app, Chosen& chosen) {
   add_checkpoint(command, arguments.checkpoint);
   command->add_option("--text", arguments.texts, "What to draw (repeatable); none: every class by its name")
       ->allow_extra_args(false);
-  command->add_option("--count", arguments.count, "Images for each text")->check(kAboveZero);
+  command->add_option("--count", arguments.count, "Images for each text")->check(CLI::Range(1, 1'000'000));
   command->add_option("--out", arguments.out, "*.png, with all of them in a grid");
   command
       ->add_option("--steps", arguments.options.steps,

@@ -117,6 +117,12 @@ int federate_provision(const ProvisionArguments& arguments) {
   for (const std::string& name : all) {
     const fs::path kit = kits / name;
     const bool renewed = std::ranges::find(arguments.renew, name) != arguments.renew.end();
+    if (const fs::path file = kit / "site.toml"; fs::exists(file))
+      if (const std::string address = read_site(file.string(), {}, nullptr).site.address;
+          address != federation.address)
+        fmt::print(stderr,
+                   "conclave: warning: {}: site.address is {}, and federation.address {}; change it there\n",
+                   file.string(), address, federation.address);
     if (fs::exists(kit / "certificate.pem") && !renewed) continue;
     if (renewed && name != kCoordinatorName) allowed.remove(name);  // the old key may be why
     authority.issue(kit, name, static_cast<int>(federation.certificate_days), [&](const auto& info) {
@@ -216,6 +222,7 @@ int federate_audit(const AuditArguments& arguments) {
   const auto& [transcript, head] = arguments;
   const fs::path file =
       fs::is_directory(transcript) ? fs::path(transcript) / "transcript.jsonl" : fs::path(transcript);
+  require(fs::exists(file), "{}: no coordinator has been at work in this folder", transcript);
   const TranscriptCheck check = verified(file, head);
   fmt::print("{}: {} entries hold{}; head {}\n", file.string(), check.lines,
              check.torn ? ", and what follows was cut short" : "", check.head);

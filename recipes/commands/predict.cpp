@@ -11,6 +11,24 @@
 namespace conclave::commands {
 namespace {
 
+nlohmann::ordered_json beginning_of(const Example& example) {
+  nlohmann::ordered_json line;
+  if (!example.image.empty()) line["image"] = example.image;
+  if (!example.text.empty() || example.image.empty()) line["text"] = example.text;
+  return line;
+}
+
+// Bytes that are no UTF-8 become replacement characters, so that the output is always JSON.
+void print(const nlohmann::ordered_json& line) {
+  fmt::print("{}\n", line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
+}
+
+void print(const Example& example, const Error& error) {
+  nlohmann::ordered_json line = beginning_of(example);
+  line["error"] = error.what();
+  print(line);
+}
+
 void print(const Example& example, const Prediction& prediction, const std::vector<std::string>& class_names,
            std::size_t top) {
   std::vector<std::size_t> order(class_names.size());
@@ -20,16 +38,13 @@ void print(const Example& example, const Prediction& prediction, const std::vect
                     [&](std::size_t a, std::size_t b) {
                       return prediction.probabilities[a] > prediction.probabilities[b];
                     });
-  nlohmann::ordered_json line;
-  if (!example.image.empty()) line["image"] = example.image;
-  if (!example.text.empty() || example.image.empty()) line["text"] = example.text;
+  nlohmann::ordered_json line = beginning_of(example);
   line["class"] = class_names[prediction.best];
   line["probability"] = prediction.probabilities[prediction.best];
   for (std::size_t i = 0; i < shown; ++i)
     line["top"].push_back(
         {{"class", class_names[order[i]]}, {"probability", prediction.probabilities[order[i]]}});
-  // Bytes that are no UTF-8 become replacement characters, so that the output is always JSON.
-  fmt::print("{}\n", line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
+  print(line);
 }
 
 // Of a model of texts or of images alone, the text or the image's file; of one of both, the file, a tab and
@@ -70,14 +85,28 @@ int predict(const PredictArguments& arguments, const Surroundings& surroundings,
   }
   // A person typing, or a service on a pipe, waits for each line's answer; a file is read in larger pieces.
   std::ios::sync_with_stdio(false);  // else std::cin reads ahead nothing, and in_avail knows nothing
-  for (std::string line; std::getline(std::cin, line);) {
-    examples.push_back(example_of(std::move(line), loaded));
-    if (std::cin.rdbuf()->in_avail() > 0 && examples.size() < 256) continue;
-    answer(examples);
+  bool failed = false;
+  // One that cannot be read, an image's file say, leaves the others their answers.
+  const auto answer_each = [&] {
+    try {
+      answer(examples);
+    } catch (const Error&) {
+      for (const Example& example : examples) try {
+          answer({example});
+        } catch (const Error& error) {
+          failed = true;
+          print(example, error);
+        }
+    }
     examples.clear();
+  };
+  for (std::string line; std::getline(std::cin, line);) {
+    if (line.ends_with('\r')) line.pop_back();
+    examples.push_back(example_of(std::move(line), loaded));
+    if (std::cin.rdbuf()->in_avail() <= 0 || examples.size() >= 256) answer_each();
   }
-  if (!examples.empty()) answer(examples);
-  return 0;
+  if (!examples.empty()) answer_each();
+  return failed ? 1 : 0;
 }
 
 }  // namespace conclave::commands

@@ -9,6 +9,8 @@
 namespace conclave::commands {
 namespace {
 
+constexpr double kMostEpsilon = 1e6;  // as recipes', and what accountants answer in a second
+
 // What is printed is a bound: up to five digits.
 double rounded_up(double value) {
   if (value == 0 || !std::isfinite(value)) return value;
@@ -19,6 +21,11 @@ double rounded_up(double value) {
 std::string releases(double noise, double rate, std::int64_t steps) {
   return fmt::format("{} {} at sampling rate {:g} with noise multiplier {:g}", steps,
                      steps == 1 ? "release" : "releases", rate, noise);
+}
+
+void check_budget(double epsilon) {
+  require(epsilon <= kMostEpsilon, "--epsilon {:g}: nothing would be hidden; it is at most {:g}", epsilon,
+          kMostEpsilon);
 }
 
 }  // namespace
@@ -32,6 +39,7 @@ int privacy_epsilon(const PrivacyArguments& arguments) {
 }
 
 int privacy_noise(const PrivacyArguments& arguments) {
+  check_budget(arguments.epsilon);
   const double noise = rounded_up(least_noise({arguments.epsilon, arguments.delta}, arguments.rate,
                                               arguments.steps, arguments.accountant));
   fmt::print(
@@ -42,6 +50,7 @@ int privacy_noise(const PrivacyArguments& arguments) {
 }
 
 int privacy_steps(const PrivacyArguments& arguments) {
+  check_budget(arguments.epsilon);
   const PrivacyBudget budget{arguments.epsilon, arguments.delta};
   const std::int64_t steps = most_steps(budget, arguments.noise, arguments.rate, arguments.accountant);
   require(steps > 0,

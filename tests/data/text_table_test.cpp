@@ -171,6 +171,8 @@ TEST_CASE("malformed tables are named by file and line", "[data]") {
   CHECK_THAT(table_error("t.csv", "text,label\na," + std::string(2000, 'x') + "\n"),
              Contains("label_column"));
   CHECK_THAT(table_error("t.txt", "x"), Contains("unknown extension `.txt`"));
+  CHECK_THAT(table_error("t.csv", std::string("\xFF\xFEt\0e\0", 6)), Contains("iconv -f UTF-16 -t UTF-8"));
+  CHECK_THAT(error_of([] { read_text_table({.path = "/"}); }), Contains("/: is a folder; data.path names"));
   CHECK_THAT(error_of([] { read_text_table({.train = "/nonexistent.csv"}); }), Contains("/nonexistent.csv"));
   CHECK_THAT(error_of([] { read_text_table({.path = "a.csv", .train = "b.csv"}); }),
              Contains("either `path`"));

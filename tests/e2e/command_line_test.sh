@@ -87,6 +87,10 @@ conclave 0 privacy noise --epsilon 1 --rate 0.01 --steps 10000 --delta 4.2436e-6
 says "noise multiplier 4.00"
 conclave 0 privacy steps --epsilon 1 --rate 0.01 --noise 4 --delta 4.3e-6
 says "100" "releases" "within epsilon 1 at delta 4.3e-06"
+conclave 1 privacy noise --epsilon 1e9 --rate 0.01 --steps 6000 --delta 1e-5
+says "nothing would be hidden; it is at most 1e+06"
+conclave 1 federate audit .
+says "no coordinator has been at work in this folder"
 conclave 1 bench latency
 says "bench latency --checkpoint CHECKPOINT"
 conclave 1 bench dispatch

@@ -925,6 +925,9 @@ def test_provision():
         run(provision, says=["pieces/north"])
         is_whole()
 
+    moved = run([*provision, "--set=federation.address=elsewhere:9"])
+    for name in SITES:  # whose kits it may have been sent to
+        assert f"pieces/{name}/site.toml: site.address is localhost:" in moved and "federation.address elsewhere:9" in moved, moved
     Path("fewer.toml").write_text(FEDERATION.format(port=1).replace('"north", "south"', '"north"'))
     provision[3] = "fewer.toml"
     run([*provision, "--revoke", "south"], says=["south: 1 certificates are no longer let in"])

@@ -140,6 +140,12 @@ def texts_and_images():
     Path("pairs").write_text("red.png\tred heart\nred heart\nred.png\t\n")
     with open("pairs") as file:
         assert predict("emoji", stdin=file) == [both, text, image]
+    # What cannot be read says so in its place, and is no success.
+    Path("pairs").write_text("red.png\tred heart\r\nnowhere.png\tred heart\nred heart\n")
+    with open("pairs") as file:
+        first, missing, last = predict("emoji", stdin=file, status=1)
+    assert (first, last) == (both, text) and missing["image"] == "nowhere.png", (first, missing, last)
+    assert "cannot be opened" in missing["error"] and "class" not in missing, missing
     run([PROGRAM, "predict", "emoji", "one", "two", "--image=red.png"], status=1, says=["2 texts and 1 images"])
 
 

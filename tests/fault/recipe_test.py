@@ -1,6 +1,7 @@
 """A mistake in a recipe is status 2, found before training starts; the message says where it is, what is
 allowed, and what was probably meant."""
 
+import json
 from pathlib import Path
 
 from runs import PROGRAM, RECIPE, command, prepare, run, train
@@ -59,6 +60,8 @@ def main():
     cached = ["moe.router=attention", "moe.router_heads=2", "moe.route_cache_mib=1000000"]
     train(2, "never", *cached, status=1, says=["moe.route_cache_mib", "memory"])
 
+    train(1, "never", "image.size=4", "image.shift=4", status=2, says=["image.size = 4 with image.shift = 4"])
+
     # What is wrong with the data is not the recipe's mistake; it is named with its place.
     wordnet = ["data.source=wordnet", "data.path=nowhere"]
     for ranks in (1, 2):
@@ -71,6 +74,13 @@ def main():
     Path("texts.jsonl").write_text("\n".join(lines))
     train(2, "never", status=1, says=["texts.jsonl:7", "label"])
     assert not Path("never").exists()
+
+    # What is surely not meant is told, where it is no mistake.
+    Path("texts.jsonl").write_text("".join(json.dumps({"text": f"a text of number {i}", "label": "one"}) + "\n" for i in range(60)))
+    says = ['warning: "one" is the only class', "training texts fill data.max_length = 3 tokens"]
+    train(1, "told", "data.max_length=3", "train.steps=1", says=says)
+    Path("texts.jsonl").write_text("".join(f'{{"text": "the same", "label": "{i}"}}\n' for i in range(60)))
+    train(1, "same", "train.steps=1", says=["warning: no validation and no test examples"])
 
 
 if __name__ == "__main__":
