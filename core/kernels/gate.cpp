@@ -56,6 +56,7 @@ void top_k_gate(const Tensor& probabilities, const Selection& selection, const T
         share += pf ? p[best] * pf[best] : p[best];
       }
       std::fill(chosen + taken, chosen + k, -1);
+      sum = std::max(sum, static_cast<T>(kLeastShare));
       for (Index j = 0; j < k; ++j) pw[token * k + j] = j < taken ? p[chosen[j]] / sum : T(0);
     }
   });
@@ -85,6 +86,7 @@ void top_k_gate_backward(const Tensor& dweights, const Tensor& probabilities, co
         sum += pp[token * count + chosen[j]];
         dot += up[token * k + j] * pw[token * k + j];
       }
+      if (sum < static_cast<T>(kLeastShare)) sum = static_cast<T>(kLeastShare), dot = 0;
       for (Index j = 0; j < taken; ++j) row[chosen[j]] += (up[token * k + j] - dot) / sum;
     }
   });

@@ -58,6 +58,7 @@ __global__ void __launch_bounds__(kBlock)
       sum += row[best.expert];
       share += factor ? row[best.expert] * factor[best.expert] : row[best.expert];
     }
+    if (sum < T(kLeastShare)) sum = T(kLeastShare);
     __syncwarp();  // what lane 0 chose, before others read it
     for (Index j = lane; j < k; j += kWarp) {
       if (j >= taken) chosen[j] = -1;
@@ -82,6 +83,7 @@ __global__ void __launch_bounds__(kBlock)
       sum += probabilities[token * count + chosen[taken]];
       dot += dweights[token * k + taken] * weights[token * k + taken];
     }
+    if (sum < T(kLeastShare)) sum = T(kLeastShare), dot = 0;
     __syncwarp();  // the zeros, before others add to them
     for (Index j = lane; j < taken; j += kWarp) row[chosen[j]] += (dweights[token * k + j] - dot) / sum;
   });

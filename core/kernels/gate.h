@@ -21,9 +21,13 @@ struct Selection {
   Tensor bias, factor;
 };
 
+/// What the sum of a token's chosen probabilities counts as, at least. Where biases alone choose, they may
+/// all be 0 in f32, and weights would be no numbers.
+inline constexpr double kLeastShare = 1e-30;
+
 /// probabilities [tokens, experts]; experts [tokens, k] i32 by falling score (ties: the lower index first),
-/// -1 behind the last that is chosen; weights [tokens, k] = the chosen probabilities, divided by their sum,
-/// and 0.
+/// -1 behind the last that is chosen; weights [tokens, k] = the chosen probabilities, divided by their sum
+/// (kLeastShare), and 0.
 void top_k_gate(const Tensor& probabilities, const Selection& selection, const Tensor& experts,
                 const Tensor& weights, TopP top_p = {});
 

@@ -121,6 +121,18 @@ TEST_CASE("a selection factor scales scores, and what top_p sums, but not the we
   CHECK(distance(weights, Tensor::of<double>({1, 3}, {0.15 / 0.35, 0.2 / 0.35, 0})) < 1e-15);
 }
 
+TEST_CASE("where biases choose experts of no probability, weights and gradients are numbers", "[moe]") {
+  const Tensor p = Tensor::of<float>({1, 3}, {1, 0, 0}), bias = Tensor::of<float>({3}, {0, 3, 2});
+  const Tensor chosen = Tensor::zeros({1, 2}, DType::i32), weights = Tensor::empty({1, 2}),
+               dp = Tensor::empty({1, 3});
+  top_k_gate(p, {bias, {}}, chosen, weights);
+  CHECK(chosen.data<std::int32_t>()[0] == 1);
+  for (const float weight : weights.span<float>()) CHECK(weight == 0);
+  top_k_gate_backward(Tensor::of<float>({1, 2}, {0.5F, -2}), p, chosen, weights, dp, Write::assign);
+  for (const float value : dp.span<float>()) CHECK(std::isfinite(value));
+  CHECK(dp.data<float>()[0] == 0);
+}
+
 TEST_CASE("of equal scores the lower expert is chosen, and each expert once", "[kernels]") {
   const Tensor p = Tensor::of<float>({1, 4}, {0.25f, 0.25f, 0.25f, 0.25f});
   const Tensor chosen = Tensor::empty({1, 3}, DType::i32), weights = Tensor::empty({1, 3});
