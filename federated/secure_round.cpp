@@ -60,6 +60,7 @@ SecureRound::SecureRound(std::filesystem::path directory, Database& database, Ro
     database.run("ALTER TABLE secure_noise ADD COLUMN unit TEXT");
   if (!options_.privacy.is_on()) return;
   const std::string unit(to_string(options_.privacy.unit));
+  database.prepare("UPDATE secure_noise SET unit = ?1 WHERE unit IS NULL AND noise > 0").bind(unit).run();
   auto others = database.prepare(
       "SELECT unit FROM secure_noise JOIN secure_attempts USING(number) WHERE unmasked AND noise > 0 AND "
       "unit "
@@ -113,6 +114,10 @@ void SecureRound::stop() {
   changed_.notify_all();
 }
 
+std::filesystem::path SecureRound::folder_of(std::int64_t attempt) const {
+  return directory_ / std::to_string(attempt);
+}
+
 std::int64_t SecureRound::new_number(std::int64_t round) {
   database_.prepare("INSERT INTO secure_attempts(round) VALUES(?1)").bind(round).run();
   auto newest = database_.prepare("SELECT max(number) FROM secure_attempts");
@@ -133,9 +138,10 @@ std::optional<SecureRound::Sum> SecureRound::attempt(const RoundWork& work, std:
     sites.push_back(update.site);
     certificates.push_back(update.certificate);
   }
-  std::filesystem::remove_all(directory_);
-  std::filesystem::create_directories(directory_);
   const std::int64_t number = new_number(round);
+  std::error_code ignored;  // a call that comes too late may be at it
+  std::filesystem::remove_all(directory_, ignored);
+  std::filesystem::create_directories(folder_of(number));
 
   std::unique_lock lock(mutex_);
   std::optional<Sum> result;
@@ -174,7 +180,7 @@ std::optional<SecureRound::Sum> SecureRound::attempt(const RoundWork& work, std:
     say_(fmt::format("round {}: the attempt at its sum failed: {}", round + 1, error.what()));
   }
   attempt_.reset();
-  std::filesystem::remove_all(directory_);  // what of it came, and was not whole
+  std::filesystem::remove_all(directory_, ignored);  // what of it came, and was not whole
   changed_.notify_all();
   return result;
 }
@@ -313,10 +319,10 @@ std::unique_ptr<SecureRound::Upload> SecureRound::begin_upload(const std::string
   require(digest.bytes <= agreement.length * agreement.ring.width + kAround,
           "a masked update of {} bytes, where {} numbers of {} bytes are expected", digest.bytes,
           agreement.length, agreement.ring.width);
-  const std::filesystem::path file = directory_ / (site + ".masked");
+  const std::filesystem::path folder = folder_of(attempt), file = folder / (site + ".masked");
   const std::uint64_t upload = ++attempt_->uploads[site];
   lock.unlock();  // what came before a cut is read again, and others need not wait for that
-  IncomingFile::remove_other_parts(directory_, site, IncomingFile::part_of(file, digest));
+  IncomingFile::remove_other_parts(folder, site, IncomingFile::part_of(file, digest));
   return std::unique_ptr<Upload>(new Upload(*this, site, attempt, upload, file, digest));
 }
 

@@ -151,6 +151,7 @@ class SecureRound {
   void receive(std::uint32_t site, Phase phase, std::string_view body);
   Bytes told(std::uint32_t site, Phase phase) const;
   void check_current(const Upload& upload) const;
+  std::filesystem::path folder_of(std::int64_t attempt) const;  ///< for its updates
   /// Of an attempt; on the disk when it is returned, and no other's ever.
   std::int64_t new_number(std::int64_t round);
   void end_phases(std::unique_lock<std::mutex>& lock, std::int64_t round);

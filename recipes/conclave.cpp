@@ -1,8 +1,10 @@
 // The program, and what it takes from its surroundings. What it can do: commands/command_line.cpp.
-#include <cstdlib>
-#include <string_view>
-
+#include <sys/auxv.h>
 #include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <string_view>
 
 #include "recipes/commands/command_line.h"
 
@@ -38,6 +40,9 @@ void spin_briefly(int argc, char** argv) {
   const ssize_t length = readlink("/proc/self/exe", path, sizeof path - 1);
   if (length <= 0) return;
   path[length] = '\0';
+  // Where the loader was started with this program as its argument, the file is the loader's.
+  std::error_code none;
+  if (!std::filesystem::equivalent(path, reinterpret_cast<const char*>(getauxval(AT_EXECFN)), none)) return;
   setenv("GOMP_SPINCOUNT", "3000", 1);
   execv(path, argv);
 }

@@ -180,7 +180,14 @@ SiteSettings read_site(const std::string& path, const std::vector<std::string>& 
                "privacy.ledger: a site has its ledger in site.directory, always");
   check.unless(has_port(settings.site.address), {"site.address"}, "{} has no port; expected host:port",
                check.shown("site.address", settings.site.address));
+  check.unless(
+      settings.run.directory != settings.site.directory || !settings.origin.contains("run.directory"),
+      {"run.directory", "site.directory"},
+      "run.directory and site.directory are both \"{}\"; training has a folder of its own",
+      settings.site.directory);
   check.finish();
+  if (!settings.origin.contains("run.directory"))
+    settings.run.directory = settings.site.directory + "/training";
   if (settings.site.kit.empty()) settings.site.kit = std::filesystem::path(path).parent_path().string();
   if (settings.site.kit.empty()) settings.site.kit = ".";
   return settings;

@@ -244,7 +244,7 @@ Recipe parse_recipe(const std::string& text, const std::string& name,
 /// Checks every field's limits and what lies between fields (heads divide hidden, top_k <= experts, ...);
 /// called by both readers. `name` stands for the file where a key was left to its default.
 void check_recipe(const Recipe& recipe, const std::string& name);
-/// Throws RecipeError where what is asked for would come to nothing: a budget of privacy, and nothing hidden.
+/// Throws RecipeError where what is asked for cannot be meant: a budget of privacy, say, and nothing hidden.
 /// Of a file that somebody wrote; called by read_recipe().
 void check_meant(const Recipe& recipe, const std::string& name);
 /// Checks what only `ranks`, the number of MPI ranks, decides: the expert-parallel size (0: all ranks) must

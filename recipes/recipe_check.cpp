@@ -70,10 +70,6 @@ void check_own_copy(const Recipe& recipe, Checker& check) {
         std::pair("image_folder", "a folder of a folder of images for each class")})
     check.unless(data.source != of || !data.path.empty(), {"data.source"}, "{} needs data.path, {}", source,
                  folder);
-  check.unless(recipe.image.size == 0 || recipe.image.shift < recipe.image.size,
-               {"image.size", "image.shift"},
-               "{} with {}: some pictures would be shifted out of sight; make image.shift less",
-               check.shown("image.size", recipe.image.size), check.shown("image.shift", recipe.image.shift));
   const bool of_every_size = data.has_images() && (data.source == "coco" || data.source == "image_folder");
   check.unless(!of_every_size || recipe.image.size > 0, {"image.size", "data.source"},
                "{} has images of every size; set image.size to the pixels a side that they get, such as 64",
@@ -225,6 +221,10 @@ void check_meant(const Recipe& recipe, const std::string& name) {
   without_unit("privacy.epsilon", privacy.epsilon, privacy.epsilon > 0);
   without_unit("privacy.noise_multiplier", privacy.noise_multiplier, privacy.noise_multiplier > 0);
   without_unit("privacy.ledger", privacy.ledger, !privacy.ledger.empty());
+  check.unless(recipe.image.size == 0 || recipe.image.shift < recipe.image.size,
+               {"image.size", "image.shift"},
+               "{} with {}: some pictures would be shifted out of sight; make image.shift less",
+               check.shown("image.size", recipe.image.size), check.shown("image.shift", recipe.image.shift));
   check.finish();
 }
 

@@ -67,13 +67,20 @@ std::string resolve_resume(const std::string& resume, const std::string& directo
 
 // Two runs in one folder would set aside and drop each other's checkpoints. Who was killed may take a moment
 // to be gone. Collective.
-std::unique_ptr<DirectoryLock> locked(const std::string& directory, Communicator& world) {
-  std::unique_ptr<DirectoryLock> lock;
+void lock(const std::string& directory, Communicator& world, std::unique_ptr<DirectoryLock>& held) {
   from_first(world, [&] {
-    lock = std::make_unique<DirectoryLock>(directory, 3);
+    if (!held) held = std::make_unique<DirectoryLock>(directory, 3);
     return std::string();
   });
-  return lock;
+}
+
+// That of a folder that is there; mistakes that are yet to be found leave none behind.
+std::unique_ptr<DirectoryLock> lock_of(const std::string& directory, Communicator& world) {
+  std::unique_ptr<DirectoryLock> held;
+  const std::string there =
+      from_first(world, [&] { return std::string(std::filesystem::exists(directory) ? "there" : ""); });
+  if (!there.empty()) lock(directory, world, held);
+  return held;
 }
 
 }  // namespace
@@ -91,6 +98,7 @@ struct Trainer::TrainedTask {
 Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironment environment)
     : recipe_(recipe),
       grid_(grid),
+      lock_(lock_of(recipe.run.directory, grid.world())),
       environment_([&] {
         environment.resume = resolve_resume(environment.resume, recipe.run.directory, grid.world());
         return std::move(environment);
@@ -167,7 +175,7 @@ Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironme
   else
     resume();
   open_ledger();
-  lock_ = locked(recipe.run.directory, grid.world());
+  lock(recipe.run.directory, grid.world(), lock_);
   start_metrics();
 }
 
@@ -382,9 +390,14 @@ void Trainer::resume() {
     one.batches->seek(position);
   }
   say(fmt::format("resumed from {} at step {}", environment_.resume, step_));
-  const auto changed =
-      changed_keys(parse_recipe(reader.state().recipe, environment_.resume + ":/state/recipe"), recipe_);
-  if (!changed.empty()) say(fmt::format("the recipe is not that checkpoint's: {}", fmt::join(changed, ", ")));
+  try {
+    const std::string name = environment_.resume + ":/state/recipe";
+    const auto changed = changed_keys(parse_recipe(reader.state().recipe, name), recipe_);
+    if (!changed.empty())
+      say(fmt::format("the recipe is not that checkpoint's: {}", fmt::join(changed, ", ")));
+  } catch (const RecipeError& error) {  // an earlier version's, say
+    say(fmt::format("warning: what of the recipe is another, cannot be told: {}", error.what()));
+  }
   require(step_ <= total_steps_, "{}: it is at step {}, and by {} there are to be {}; set that to more",
           environment_.resume, step_,
           recipe_.train.steps > 0 ? "train.steps"

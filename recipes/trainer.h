@@ -139,6 +139,7 @@ class Trainer {
 
   Recipe recipe_;
   const ProcessGrid& grid_;
+  std::unique_ptr<DirectoryLock> lock_;  // rank 0's, of run.directory
   TrainerEnvironment environment_;
   std::string start_;  // the checkpoint of another model that this one begins with; "" for none
   Corpus corpus_;
@@ -158,7 +159,6 @@ class Trainer {
   std::unique_ptr<Evaluator>
       calibration_;  // of the first task's training examples, where a balancer wants it
   CheckpointWriter writer_;
-  std::unique_ptr<DirectoryLock> lock_;  // rank 0's, of run.directory
   std::vector<TensorEntry> entries_;
   std::unique_ptr<MetricsWriter> metrics_;  // rank 0
   Progress progress_;

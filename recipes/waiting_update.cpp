@@ -57,7 +57,7 @@ std::optional<WaitingUpdate> WaitingUpdate::find(const std::filesystem::path& di
 }
 
 void WaitingUpdate::forget(const std::filesystem::path& directory) {
-  std::filesystem::remove(note_in(directory));
+  if (std::filesystem::remove(note_in(directory))) sync_directory(directory);
 }
 
 }  // namespace conclave

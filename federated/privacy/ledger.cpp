@@ -43,9 +43,17 @@ void prepare(Database& database, const std::string& path, const std::string& uni
   require(pragma(database, "application_id") == kApplication, "{}: this is a database, but no privacy ledger",
           path);
   const std::int64_t version = pragma(database, "user_version");
-  if (version == 1) {  // it did not say, and was of this unit, then
+  if (version == 1) {
+    Statement spends = database.prepare("SELECT 1 FROM spends");
+    require(
+        !spends.next(),
+        "{0}: an earlier version of this program made it, and did not note what its spends hid; say it by: "
+        "sqlite3 {0} \"ALTER TABLE spends ADD COLUMN unit TEXT NOT NULL DEFAULT 'record'; PRAGMA "
+        "user_version "
+        "= {1}\" (or 'client', or 'site')",
+        path, kVersion);
+    spends.run();
     database.run("ALTER TABLE spends ADD COLUMN unit TEXT NOT NULL DEFAULT ''");
-    database.prepare("UPDATE spends SET unit = ?1").bind(unit).run();
     database.run(fmt::format("PRAGMA user_version = {}", kVersion));
   } else {
     require(version == kVersion, "{}: a privacy ledger of version {}; this program knows version {}", path,

@@ -49,10 +49,15 @@ struct Coordinator::Parts {
                         options.keep == 0 ? 0 : static_cast<int>(options.keep) + 1, false),
         transcript(options.directory + "/transcript.jsonl") {
     std::vector<std::string> warnings;
-    std::string newest = newest_checkpoint(options.directory, &warnings).value_or("");
+    std::string newest = newest_checkpoint(options.directory, &warnings, true).value_or("");
     for (const std::string& warning : warnings) say("warning: skipped " + warning);
     const bool anew = newest.empty();
     if (anew) {
+      const nlohmann::json last = transcript.last();
+      require(last.is_null() || last.at("round") == 0,
+              "{}: its transcript has rounds, and none of its checkpoints is whole; restore one, or begin in "
+              "another folder",
+              options.directory);
       require(!options.start.empty(), "{}: no checkpoint to go on from; give one to start with",
               options.directory);
       newest = options.start;

@@ -181,7 +181,7 @@ bool Site::deliver_masked(const SiteRound& round, const std::filesystem::path& u
   // What was drawn by chance may be in one noisy sum: in another it would be no other draw's, as which it
   // would count.
   bool sent = false;
-  const auto spend_once = [&] {
+  const auto spend_and_note = [&] {
     sent = true;
     spend();
   };
@@ -192,7 +192,7 @@ bool Site::deliver_masked(const SiteRound& round, const std::filesystem::path& u
                   terms.attempt() > attempt,
               "the coordinator's terms of secure aggregation cannot be read");
       attempt = terms.attempt();
-      take_part(round, update, examples, offer, terms, spend_once);
+      take_part(round, update, examples, offer, terms, spend_and_note);
       return true;
     } catch (const AttemptOver&) {
       say_(fmt::format("the attempt at a sum is over; ready for the next{}",

@@ -16,31 +16,24 @@
 namespace conclave::commands {
 namespace {
 
-bool is_checkpoint(const std::string& path) {
-  try {
-    return !CheckpointReader(path).names().empty();
-  } catch (const Error&) {
-    return false;
-  }
-}
-
-// Whether the file is one of that format, by how it begins, or has nothing in it.
-bool is_of(const std::string& path, const std::string& format) {
-  std::array<char, 9> head{};
+// Whether the file is an export of that format, by what it begins with, or has nothing in it.
+bool is_export(const std::string& path, const std::string& format) {
+  std::array<char, 1024> head{};
   std::ifstream file(path, std::ios::binary);
+  if (!file) return false;
   file.read(head.data(), head.size());
   const std::string_view begins(head.data(), static_cast<std::size_t>(file.gcount()));
-  if (begins.empty()) return true;
-  if (format == "hdf5") return begins.starts_with("\x89HDF\r\n\x1a\n") && !is_checkpoint(path);
-  if (format == "safetensors") return begins.ends_with('{') && begins.size() == head.size();
-  return begins.starts_with('\x08');  // onnx: the version, which comes first
+  const std::string_view ours = format == "hdf5"          ? "conclave-model"
+                                : format == "safetensors" ? "{\"__metadata__\":{\"class_names\":"
+                                                          : "conclave";
+  return begins.empty() || begins.find(ours) != std::string_view::npos;
 }
 
 // An earlier export is replaced, and nothing else: a checkpoint has the same ending as what is made of it.
 void expect_replaceable(const ExportArguments& arguments) {
   const std::string& output = arguments.output;
   std::error_code none;
-  require(!std::filesystem::exists(output, none) || is_of(output, export_format(arguments)),
+  require(!std::filesystem::exists(output, none) || is_export(output, export_format(arguments)),
           "export: {} is there already, and no earlier export; remove it, or name another file", output);
 }
 

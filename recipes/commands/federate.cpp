@@ -67,6 +67,20 @@ void write_whole(const fs::path& path, std::string_view text) {
   file.commit();
 }
 
+// Kits are made once, and whoever moves a coordinator has to tell its sites.
+void warn_of_other_address(const fs::path& site, const std::string& address) {
+  if (!fs::exists(site)) return;
+  try {
+    const SiteSettings settings = read_site(site.string(), {}, nullptr);
+    if (settings.site.address != address)
+      fmt::print(stderr,
+                 "conclave: warning: {}: site.address is {}, and federation.address {}; change it there\n",
+                 site.string(), settings.site.address, address);
+  } catch (const Error& error) {
+    fmt::print(stderr, "conclave: warning: {}\n", error.what());
+  }
+}
+
 // Throws Error where it does not hold.
 TranscriptCheck verified(const fs::path& transcript, const std::string& known_head = "") {
   TranscriptCheck check = verify_transcript(transcript.string(), known_head);
@@ -117,12 +131,7 @@ int federate_provision(const ProvisionArguments& arguments) {
   for (const std::string& name : all) {
     const fs::path kit = kits / name;
     const bool renewed = std::ranges::find(arguments.renew, name) != arguments.renew.end();
-    if (const fs::path file = kit / "site.toml"; fs::exists(file))
-      if (const std::string address = read_site(file.string(), {}, nullptr).site.address;
-          address != federation.address)
-        fmt::print(stderr,
-                   "conclave: warning: {}: site.address is {}, and federation.address {}; change it there\n",
-                   file.string(), address, federation.address);
+    warn_of_other_address(kit / "site.toml", federation.address);
     if (fs::exists(kit / "certificate.pem") && !renewed) continue;
     if (renewed && name != kCoordinatorName) allowed.remove(name);  // the old key may be why
     authority.issue(kit, name, static_cast<int>(federation.certificate_days), [&](const auto& info) {

@@ -188,11 +188,16 @@ class SiteJob {
 
   void check_terms(const Work& work) {
     if (agreed_.is_null()) agreed_ = work.terms;
+    std::string changed;
+    for (const auto& [key, value] : work.terms.items())
+      if (value != agreed_.at(key))
+        changed += fmt::format("{}{} is {} and was {}", changed.empty() ? "" : ", ", key, value.dump(),
+                               agreed_.at(key).dump());
     require(
-        work.terms == agreed_,
-        "the coordinator has other terms than this site began with: {}, and it was {}; if its owners agree "
-        "to them, start it again",
-        work.terms.dump(), agreed_.dump());
+        changed.empty(),
+        "the coordinator has other terms than this site began with: {}; if its owners agree to them, start "
+        "it again",
+        changed);
   }
 
   // By what is trained, besides the numbers that change: it was read when this site began, and by others' at
@@ -272,8 +277,10 @@ class SiteJob {
     nlohmann::json noise;  // which, of a budget, is more where there are to be more rounds
     if (const auto event = trainer_->privacy_event(work.steps()))
       noise = {event->noise_multiplier, event->sampling_rate, event->steps};
+    nlohmann::json terms = work.terms;
+    if (!terms.at("secure")) terms.erase("rounds");  // as only the learning rate hangs on it
     return nlohmann::json{
-        {"federation", work.terms},
+        {"federation", terms},
         {"model", round_.model_sha256},
         {"own",
          {privacy_.unit, privacy_.clip_norm, privacy_.rate, privacy_.batch, privacy_.noise_multiplier}},

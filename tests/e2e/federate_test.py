@@ -17,6 +17,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import h5py
 import numpy
 
 from e2e import images_test
@@ -198,6 +199,27 @@ def test_kills():
         one.ends()
     assert_same_weights(calm, checkpoints("killed")[-1])
     run([PROGRAM, "federate", "audit", "killed"], says=["3 entries hold"])
+
+    # Where the newest model is damaged, its round is done again, of the same updates.
+    shutil.copytree("calm", "damaged", ignore=shutil.ignore_patterns("*.log"))
+    newest = checkpoints("damaged")[-1]
+    with h5py.File(newest) as file:
+        offset = file["model/layers/0/moe/experts/up/weight"].id.get_offset()
+    with open(newest, "r+b") as file:
+        file.seek(offset + 5)
+        byte = file.read(1)[0]
+        file.seek(offset + 5)
+        file.write(bytes([byte ^ 0x10]))
+    leader = Started("damaged/coordinator.log", coordinator("damaged", "--set=federation.keep=0"))
+    leader.until("round 3 of 3 begins")
+    assert "warning: skipped" in leader.log.read_text() and newest.name in leader.log.read_text()
+    for one in [*(Started(f"damaged/{name}.log", site(name, "damaged")) for name in SITES), leader]:
+        one.ends()
+    assert_same_weights(calm, checkpoints("damaged")[-1])
+    run([PROGRAM, "federate", "audit", "damaged"], says=["4 entries hold"])
+    for path in checkpoints("damaged"):
+        path.write_text("something else")
+    run(coordinator("damaged"), 1, ["its transcript has rounds, and none of its checkpoints is whole"])
 
 
 def test_sharing():
@@ -659,7 +681,7 @@ def test_drawn_again():
     Path("noisy_drawn/west").mkdir(parents=True)
     os.mkfifo("noisy_drawn/west/masked.bin")  # opened for writing, it waits for a reader
     options = [f"--set=privacy.{key}" for key in ["unit=record", "rate=0.5", "noise_multiplier=3"]]
-    options += ["--set=federation.local_steps=1", "--set=federation.start=public", "--set=federation.rounds=1", "--set=federation.quorum=4"]
+    options += ["--set=federation.local_steps=1", "--set=federation.start=public", "--set=federation.rounds=1", "--set=federation.quorum=4", "--set=secure_aggregation.phase_seconds=8"]
     leader = Started("noisy_drawn/coordinator.log", secure_coordinator("noisy_drawn", *options))
     leader.until("listens at port")
     sites = {name: Started(f"noisy_drawn/{name}.log", secure_site(name, "noisy_drawn")) for name in SECURE_SITES}
@@ -827,7 +849,8 @@ def test_early_site():
     north = Started("early/north.log", site("north", "early"))
     north.until("trying again")
     # One of several on a machine: its threads do not spin for long.
-    assert b"GOMP_SPINCOUNT=3000" in Path(f"/proc/{north.process.pid}/environ").read_bytes()
+    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+        assert b"GOMP_SPINCOUNT=3000" in Path(f"/proc/{north.process.pid}/environ").read_bytes()
     run(site("north", "early"), 1, ["early/north: another process is at work in this folder"])
     leader = Started("early/coordinator.log", coordinator("early", "--set=federation.rounds=1", "--set=federation.quorum=1"))
     leader.until("listens at port")

@@ -64,7 +64,8 @@ conclave 0 export "$CONCLAVE_TRAINED" model.h5
 conclave 0 export "$CONCLAVE_TRAINED" model.safetensors
 echo "text,label" >texts.csv
 cp "$CONCLAVE_TRAINED"/step-*20.h5 own.h5
-for file in texts.csv own.h5 model.safetensors; do
+head -c 30000 own.h5 >torn.h5
+for file in texts.csv own.h5 torn.h5 model.safetensors; do
   conclave 1 export "$CONCLAVE_TRAINED" "$file" --format hdf5
   says "export: $file is there already, and no earlier export"
 done

@@ -175,20 +175,33 @@ TEST_CASE("what hid one unit is not counted for another") {
   CHECK(PrivacyLedger(directory.path() + "/empty", "client", kBudget).epsilon() == 0);
 }
 
-TEST_CASE("a ledger that did not say what is hidden is of the unit that it is first opened for") {
+TEST_CASE("a ledger that did not note what its spends hid is for its owner to complete") {
   const TemporaryDirectory directory;
-  const std::string path = directory.path() + "/ledger";
-  {
-    PrivacyLedger ledger(path, "client", kBudget);
-    ledger.record(spend_of(1));
-  }
-  {
+  const auto early = [&](const std::string& path) {
     Database database(path);
     database.run("ALTER TABLE spends DROP COLUMN unit");
     database.run("PRAGMA user_version = 1");
+  };
+  const std::string path = directory.path() + "/ledger", empty = directory.path() + "/empty";
+  {
+    PrivacyLedger ledger(path, "client", kBudget);
+    ledger.record(spend_of(1));
+    const PrivacyLedger other(empty, "client", kBudget);
+  }
+  early(path);
+  early(empty);
+  CHECK_THROWS_WITH(
+      PrivacyLedger(path, "client", kBudget),
+      Catch::Contains("did not note what its spends hid") && Catch::Contains("sqlite3 " + path));
+  {
+    Database database(path);
+    database.run("ALTER TABLE spends ADD COLUMN unit TEXT NOT NULL DEFAULT 'client'");
+    database.run("PRAGMA user_version = 2");
   }
   CHECK(PrivacyLedger(path, "client", kBudget).epsilon() == epsilon_of({{1, 0.01, 100}}));
   CHECK_THROWS_WITH(PrivacyLedger(path, "record", kBudget), Catch::Contains("hid each client"));
+  PrivacyLedger ledger(empty, "record", kBudget);
+  CHECK(ledger.record(spend_of(1)));
 }
 
 TEST_CASE("a file that is no ledger, or another's, is refused") {

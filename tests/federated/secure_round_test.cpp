@@ -86,8 +86,9 @@ struct StartedRound {
     file->finish();
   }
   std::size_t files() const {
-    const std::filesystem::directory_iterator all(folder.path() + "/masked");
-    return static_cast<std::size_t>(std::distance(begin(all), end(all)));
+    const std::filesystem::recursive_directory_iterator all(folder.path() + "/masked");
+    return static_cast<std::size_t>(
+        std::count_if(begin(all), end(all), [](const auto& entry) { return entry.is_regular_file(); }));
   }
 
   TemporaryDirectory folder;
