@@ -18,13 +18,11 @@ namespace {
 using namespace kernels;
 using Tensors = std::vector<Tensor>;
 
-constexpr int kDenseShapes = 6;
-
 TEMPLATE_TEST_CASE("element-wise kernels on the device do what they do on the processor", "", float, double) {
   using T = TestType;
   constexpr DType kType = dtype_of<T>;
   Shapes shapes(1);
-  for (int round = 0; round < kDenseShapes; ++round) {
+  for (int round = 0; round < kShapes; ++round) {
     const Shape shape{shapes.between(0, 9), shapes.between(1, 700)};
     const Tensor a = random_values(shape, 1, kType, 2), b = random_values(shape, 2, kType);
     for (const Activation kind : kAllActivations) {
@@ -55,7 +53,7 @@ TEMPLATE_TEST_CASE("layer_norm on the device does what it does on the processor"
   // None; rows for several blocks, of a warp's and of a block's; more columns than a block has gradients of;
   // as many as take the 48 KiB of shared memory, for which CUDA must be asked.
   std::vector<Shape> all{{0, 5}, {100, 36}, {33, 1028}, {1, 8192 + 36}, {3, 4096}};
-  for (int round = 0; round < kDenseShapes; ++round) all.push_back({shapes.between(1, 20), shapes.columns()});
+  for (int round = 0; round < kShapes; ++round) all.push_back({shapes.between(1, 20), shapes.columns()});
   for (const Shape& shape : all) {
     const Index rows = shape[0], hidden = shape[1];
     const Tensor x = random_values(shape, 1, kType, 3), dy = random_values(shape, 2, kType),
@@ -81,7 +79,7 @@ TEMPLATE_TEST_CASE("fake quantization on the device is what it is on the process
   constexpr DType kType = dtype_of<T>;
   Shapes shapes(7);
   std::vector<Shape> all{{0, 5}, {100, 36}, {3, 1028}, {1, 4096}};
-  for (int round = 0; round < kDenseShapes; ++round) all.push_back({shapes.between(1, 20), shapes.columns()});
+  for (int round = 0; round < kShapes; ++round) all.push_back({shapes.between(1, 20), shapes.columns()});
   for (const Shape& shape : all) {
     const Index rows = shape[0];
     const Tensor x = random_values(shape, 1, kType, 3), dy = random_values(shape, 2, kType, 0.01);
@@ -112,7 +110,7 @@ TEMPLATE_TEST_CASE("softmax and cross-entropy on the device do what they do on t
   using T = TestType;
   constexpr DType kType = dtype_of<T>;
   Shapes shapes(3);
-  for (int round = 0; round < 2 * kDenseShapes; ++round) {
+  for (int round = 0; round < 2 * kShapes; ++round) {
     const Index rows = round == 0 ? 0 : shapes.between(1, 20), columns = shapes.columns();
     const Shape shape{rows, columns};
     const Tensor x = random_values(shape, 1, kType, 4), dy = random_values(shape, 2, kType),
@@ -204,7 +202,7 @@ TEMPLATE_TEST_CASE("dropout on the device drops the very elements it drops on th
   using T = TestType;
   constexpr DType kType = dtype_of<T>;
   Shapes shapes(4);
-  for (int round = 0; round < 3 * kDenseShapes; ++round) {
+  for (int round = 0; round < 3 * kShapes; ++round) {
     const Shape shape{shapes.between(0, 5), shapes.between(1, 700)};
     const Index first = round % 2 ? 8 * shapes.between(0, Index{1} << 40) : shapes.between(0, 1000);
     const RandomStream stream{.seed = 7, .step = static_cast<std::uint32_t>(round), .tensor = 3};
@@ -224,7 +222,7 @@ TEMPLATE_TEST_CASE("AdamW on the device does what it does on the processor", "",
   using T = TestType;
   constexpr DType kType = dtype_of<T>;
   Shapes shapes(5);
-  for (int round = 0; round < kDenseShapes; ++round) {
+  for (int round = 0; round < kShapes; ++round) {
     const Shape shape{shapes.between(0, 2000)};
     const auto positive = random_values(shape, 4, kType);
     for (T& value : positive.template span<T>()) value *= value;

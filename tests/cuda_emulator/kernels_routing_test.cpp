@@ -23,8 +23,6 @@ using namespace kernels;
 using Tensors = std::vector<Tensor>;
 using Catch::Contains;
 
-constexpr int kShapes = 6;
-
 Tensor target(Write mode, const Shape& shape, DType dtype) {
   return mode == Write::assign ? unwritten(shape, dtype) : random_values(shape, 9, dtype);
 }

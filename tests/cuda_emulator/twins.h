@@ -14,6 +14,13 @@
 
 namespace conclave {
 
+/// How many shapes a kernel is tried with; fewer where each takes several times as long.
+#ifdef __SANITIZE_ADDRESS__
+inline constexpr int kShapes = 3;
+#else
+inline constexpr int kShapes = 6;
+#endif
+
 /// Random shapes, of which few are multiples of anything; the same in every run.
 class Shapes {
  public:
