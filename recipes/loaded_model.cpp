@@ -19,11 +19,16 @@ ImageShape image_shape(const nlohmann::json& metadata) {
 
 }  // namespace
 
+std::optional<std::string> newest_told(const std::string& directory, bool verified) {
+  std::vector<std::string> warnings;
+  auto newest = newest_checkpoint(directory, &warnings, verified);
+  for (const std::string& warning : warnings) fmt::print(stderr, "conclave: warning: skipped {}\n", warning);
+  return newest;
+}
+
 std::string find_checkpoint(const std::string& path) {
   if (!std::filesystem::is_directory(path)) return path;
-  std::vector<std::string> warnings;
-  const auto newest = newest_checkpoint(path, &warnings);
-  for (const std::string& warning : warnings) fmt::print(stderr, "conclave: warning: skipped {}\n", warning);
+  const auto newest = newest_told(path);
   require(newest.has_value(), "{}: no whole checkpoint (step-*.h5) in this folder", path);
   return *newest;
 }

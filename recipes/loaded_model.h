@@ -16,8 +16,9 @@ namespace conclave {
 
 class CheckpointReader;
 
-/// Path of a checkpoint file given itself, or a folder (its newest_checkpoint(); what that skipped is told on
-/// standard error); throws Error where there is none.
+/// newest_checkpoint(); what that skips is told on standard error.
+std::optional<std::string> newest_told(const std::string& directory, bool verified = false);
+/// Path of a checkpoint file given itself, or a folder (its newest_told()); throws Error where there is none.
 std::string find_checkpoint(const std::string& path);
 /// What rank 0 finds, on every rank: a run that is still training saves new ones. Collective.
 std::string find_checkpoint(const std::string& path, Communicator& world);

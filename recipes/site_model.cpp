@@ -55,6 +55,14 @@ void subtract(const CheckpointReader& base, const std::string& name, std::span<f
   expect_finite(name, values);
 }
 
+const TensorEntry& entry_of(std::span<const TensorEntry> entries, const std::string& name,
+                            const Shape& shape) {
+  const auto entry = std::ranges::find(entries, name, &TensorEntry::name);
+  require(entry != entries.end() && entry->global_shape == shape, "the model at this site has no {} {}", name,
+          shape);
+  return *entry;
+}
+
 // Where this rank's rows begin in the whole tensor.
 std::size_t first_element(const TensorEntry& entry) {
   const Index rows = entry.values.rank() > 0 ? entry.values.size(0) : 1;
@@ -72,14 +80,12 @@ SiteModel::SiteModel(const CheckpointReader& base, std::span<const SharingRule> 
 
 void SiteModel::check_experts(std::span<const TensorEntry> entries) const {
   for (const auto& part : layout_.parts) {
-    const auto entry = std::ranges::find(entries, part.name, &TensorEntry::name);
-    require(entry != entries.end() && entry->global_shape == part.shape,
-            "the model at this site has no {} {}", part.name, part.shape);
-    const bool lone = entry->sharded && part.shape[0] == 1;  // of one expert a file looks like any other's
-    require(entry->sharded == part.sharded || lone,
+    const TensorEntry& entry = entry_of(entries, part.name, part.shape);
+    const bool lone = entry.sharded && part.shape[0] == 1;  // of one expert a file looks like any other's
+    require(entry.sharded == part.sharded || lone,
             "{}: in the coordinator's model it has {}row for each expert, and in that which its recipe makes "
             "{}: what this site keeps to itself of single experts could not be told from the rest",
-            part.name, part.sharded ? "a " : "no ", entry->sharded ? "it has one" : "it has none");
+            part.name, part.sharded ? "a " : "no ", entry.sharded ? "it has one" : "it has none");
   }
 }
 
@@ -169,10 +175,7 @@ FileDigest SiteModel::save(std::span<const TensorEntry> entries, const Checkpoin
   const Tensor exact = Tensor::empty({changes.empty() ? 0 : static_cast<Index>(layout_.elements)});
   for (const auto& [name, shape, sharded, offset] : layout_.parts) {
     const auto first = static_cast<Index>(offset), end = first + shape.numel();
-    const auto entry = std::ranges::find(entries, name, &TensorEntry::name);
-    require(entry != entries.end() && entry->global_shape == shape, "the model at this site has no {} {}",
-            name, shape);
-    gather(*entry, grid_, model.rows(first, end).reshape(shape));
+    gather(entry_of(entries, name, shape), grid_, model.rows(first, end).reshape(shape));
     const auto mean = std::ranges::find(control.gradient, control_name(name), &TensorEntry::name);
     if (mean != control.gradient.end()) gather(*mean, grid_, gradient.rows(first, end).reshape(shape));
     const auto changed = std::ranges::find(changes, name, &TensorEntry::name);

@@ -55,32 +55,19 @@ void warn_unsaved(std::int64_t step, const std::string& why) {
 std::string resolve_resume(const std::string& resume, const std::string& directory, Communicator& world) {
   if (resume.empty()) return "";
   if (resume != "auto") return find_checkpoint(resume, world);
-  return from_first(world, [&] {
-    std::vector<std::string> warnings;
-    // Read twice, so that damage does not end a job each time that it is started again.
-    const std::string path = newest_checkpoint(directory, &warnings, true).value_or("");
-    for (const std::string& warning : warnings)
-      fmt::print(stderr, "conclave: warning: skipped {}\n", warning);
-    return path;
-  });
+  // Read twice, so that damage does not end a job each time that it is started again.
+  return from_first(world, [&] { return newest_told(directory, true).value_or(""); });
 }
 
 // Two runs in one folder would set aside and drop each other's checkpoints. Who was killed may take a moment
-// to be gone. Collective.
-void lock(const std::string& directory, Communicator& world, std::unique_ptr<DirectoryLock>& held) {
+// to be gone. Before mistakes are found, of a folder that is there: none is left behind. Collective.
+void lock(const std::string& directory, bool is_to_be, Communicator& world,
+          std::unique_ptr<DirectoryLock>& held) {
   from_first(world, [&] {
-    if (!held) held = std::make_unique<DirectoryLock>(directory, 3);
+    if (!held && (is_to_be || std::filesystem::exists(directory)))
+      held = std::make_unique<DirectoryLock>(directory, 3);
     return std::string();
   });
-}
-
-// That of a folder that is there; mistakes that are yet to be found leave none behind.
-std::unique_ptr<DirectoryLock> lock_of(const std::string& directory, Communicator& world) {
-  std::unique_ptr<DirectoryLock> held;
-  const std::string there =
-      from_first(world, [&] { return std::string(std::filesystem::exists(directory) ? "there" : ""); });
-  if (!there.empty()) lock(directory, world, held);
-  return held;
 }
 
 }  // namespace
@@ -98,8 +85,8 @@ struct Trainer::TrainedTask {
 Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironment environment)
     : recipe_(recipe),
       grid_(grid),
-      lock_(lock_of(recipe.run.directory, grid.world())),
       environment_([&] {
+        lock(recipe.run.directory, false, grid.world(), lock_);
         environment.resume = resolve_resume(environment.resume, recipe.run.directory, grid.world());
         return std::move(environment);
       }()),
@@ -175,7 +162,7 @@ Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironme
   else
     resume();
   open_ledger();
-  lock(recipe.run.directory, grid.world(), lock_);
+  lock(recipe.run.directory, true, grid.world(), lock_);
   start_metrics();
 }
 

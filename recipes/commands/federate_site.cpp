@@ -427,8 +427,8 @@ class SiteJob {
 
 int federate_site(const SiteArguments& arguments, const Surroundings& surroundings,
                   const MpiSession& session) {
-  umask(
-      0077);  // of updates, losses without noise and what was spent, other users of this machine know nothing
+  // Of updates, losses without noise and what was spent, other users of this machine know nothing.
+  umask(0077);
   return SiteJob(arguments, surroundings, session).run() ? 0 : 130;
 }
 
