@@ -40,7 +40,9 @@ class PrivateTraining {
   double noise_multiplier() const { return noise_; }
   /// Of the steps that were to be, those that the budget allows.
   std::int64_t steps() const { return steps_; }
-  /// What so many steps spend, with the recipe's delta; infinity where there is no noise to speak of.
+  /// So many steps.
+  PrivacyEvent event(std::int64_t steps) const { return {noise_, rate_, steps}; }
+  /// What they spend, with the recipe's delta; infinity where there is no noise to speak of.
   double epsilon(std::int64_t steps) const;
   /// Those released so far.
   std::int64_t released() const { return released_; }

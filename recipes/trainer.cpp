@@ -3,20 +3,16 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <filesystem>
-#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "core/clock.h"
 #include "core/kernels/activation.h"
 #include "core/kernels/reduction.h"
 #include "data/bigrams.h"
-#include "recipes/expert_table.h"
 #include "recipes/loaded_model.h"
 #include "recipes/model_state.h"
-#include "recipes/recipe_text.h"
 #include "recipes/training_batches.h"
 #include "recipes/use_precision.h"
 
@@ -32,20 +28,6 @@ BatcherOptions train_batches(const Recipe& recipe, const ProcessGrid& grid, cons
 
 // On how many batches the selection for inference is calibrated before the last evaluation.
 constexpr Index kCalibrationBatches = 64;
-
-// Makes in each of `lists` a vector for each segment of the parameters, as long as that, of zeros.
-std::unique_ptr<Arena> copies_of(const ParameterSet& parameters, const std::string& name,
-                                 std::initializer_list<std::vector<Tensor>*> lists) {
-  auto memory = std::make_unique<Arena>(name, 0, parameters.device());
-  std::size_t bytes = 0;
-  for (const auto& segment : parameters.segments())
-    bytes += lists.size() * Arena::room_for(segment.values.shape(), segment.values.dtype());
-  memory->seal_for(bytes);
-  for (std::vector<Tensor>* list : lists)
-    for (const auto& segment : parameters.segments())
-      list->push_back(memory->zeros(segment.values.shape(), segment.values.dtype()));
-  return memory;
-}
 
 void warn_unsaved(std::int64_t step, const std::string& why) {
   fmt::print(stderr, "conclave: warning: step {} was not saved: {}\n", step, why);
@@ -105,12 +87,12 @@ Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironme
                                .adaptive = recipe.train.optimizer == "adamw",
                                .ema = recipe.train.ema}),
       reducer_(parameters_, grid, static_cast<std::size_t>(recipe.parallel.bucket_kib) * 1024),
+      site_terms_(parameters_),
+      log_(recipe_, model_, grid.world(), environment_.progress),
       writer_(recipe.run.directory, grid.world(), static_cast<int>(recipe.checkpoint.keep),
-              recipe.checkpoint.asynchronous,
-              [](const SaveOutcome& outcome) {
+              recipe.checkpoint.asynchronous, [](const SaveOutcome& outcome) {
                 if (!outcome.saved) warn_unsaved(outcome.step, outcome.message);
-              }),
-      progress_(environment_.progress) {
+              }) {
   double weights = 0;
   for (const Task* task : model_.tasks()) weights += recipe.tasks.weight(task->name());
   for (std::size_t t = 0; t < model_.tasks().size(); ++t) {
@@ -118,7 +100,7 @@ Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironme
     const TaskSplits& splits = corpus_.tasks[t];
     DynamicBatcher batches(splits.train, train_batches(recipe, grid, task));
     require(batches.batches_per_epoch() > 0, "the training split is empty; give [data] rows to train on");
-    describe(task, splits, batches);
+    log_.describe(task, corpus_, splits, batches.batches_per_epoch(), batches.padding());
     const double share = recipe.tasks.weight(task.name()) / weights;
     if (t == 0 && recipe.privacy.is_on())
       steps_per_epoch_ = PrivateTraining::steps_per_epoch(recipe.privacy, splits.train);
@@ -153,17 +135,21 @@ Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironme
   if (model_.wide() && environment_.resume.empty())  // else the checkpoint has them
     model_.wide()->set_bigrams(frequent_bigrams(first.splits->train, recipe.model.bigrams));
   entries_ = training_entries(parameters_, model_, optimizer_);
-  say(fmt::format("ranks: {} = {} expert-parallel x {} data-parallel, {} threads each, on {}{}",
-                  grid.world().size(), grid.expert_parallel(), grid.data_parallel(), omp_get_max_threads(),
-                  name_of(grid.device()), use_precision(recipe.run, grid.device())));
+  log_.say(fmt::format("ranks: {} = {} expert-parallel x {} data-parallel, {} threads each, on {}{}",
+                       grid.world().size(), grid.expert_parallel(), grid.data_parallel(),
+                       omp_get_max_threads(), name_of(grid.device()),
+                       use_precision(recipe.run, grid.device())));
   plan_memory();
   if (environment_.resume.empty())
     start_from();
   else
     resume();
-  open_ledger();
+  if (privacy_ && !recipe.privacy.ledger.empty()) {
+    ledger_ = std::make_unique<RunLedger>(recipe_, *privacy_, total_steps_, random_, grid.world());
+    if (!ledger_->told().empty()) log_.say(ledger_->told());
+  }
   lock(recipe.run.directory, true, grid.world(), lock_);
-  start_metrics();
+  take_folder();
 }
 
 Trainer::~Trainer() = default;
@@ -174,7 +160,7 @@ void Trainer::start_privacy() {
   privacy_ = std::make_unique<PrivateTraining>(recipe, tasks_.front().splits->train, wanted, grid_, random_);
   privacy_->noise_of(parameters_);  // an Error now, not after a step
   total_steps_ = privacy_->steps();
-  say(fmt::format(
+  log_.say(fmt::format(
       "privacy: of {} steps with {} of {} {} on average (each with probability {:.5f}), noise of "
       "{:.4f} x {}: epsilon {:.3f} at delta {}{}",
       total_steps_, std::lround(privacy_->batch()), privacy_->units(),
@@ -190,86 +176,7 @@ void Trainer::start_privacy() {
       recipe.epsilon, recipe.noise_multiplier);
 }
 
-// Refuses a run that would spend more than the budget leaves it; the file is this process's from then on.
-void Trainer::open_ledger() {
-  const PrivacyRecipe& recipe = recipe_.privacy;
-  if (!privacy_ || recipe.ledger.empty()) return;
-  recorded_ = privacy_->released();
-  from_first(grid_.world(), [&] {
-    create_durable_directories(std::filesystem::path(recipe.ledger).parent_path());
-    const double budget = recipe.epsilon > 0 ? recipe.epsilon : std::numeric_limits<double>::infinity();
-    ledger_ =
-        std::make_unique<PrivacyLedger>(recipe.ledger, recipe.unit, PrivacyBudget{budget, recipe.delta});
-    const double before = ledger_->epsilon(),
-                 after = ledger_->epsilon_with(*privacy_event(total_steps_ - recorded_));
-    require(after <= budget,
-            "{}: earlier runs spent an epsilon of {:.4f}, and with the {} steps of this one it would be "
-            "{:.4f}, above "
-            "privacy.epsilon = {}; take fewer steps, or more noise by privacy.noise_multiplier",
-            recipe.ledger, before, total_steps_ - recorded_, after, recipe.epsilon);
-    say(fmt::format(
-        "privacy: by {}, earlier runs spent an epsilon of {:.4f}; with this one it will be {:.4f}",
-        recipe.ledger, before, after));
-    return std::string();
-  });
-}
-
-// The record is on the disk before the checkpoint is, and counts where that is then not written. Returns why
-// there is none, "" where there is; the same on every rank.
-std::string Trainer::record_spends() {
-  if (!privacy_ || recipe_.privacy.ledger.empty() || privacy_->released() == recorded_) return "";
-  const std::string problem = from_first(grid_.world(), [&] {
-    try {
-      std::array<std::uint64_t, 2> name;  // no two checkpoints have the same noise
-      random_.fill(std::as_writable_bytes(std::span(name)));
-      ledger_->record({.run = recipe_.run.directory,
-                       .round = step_,
-                       .digest = fmt::format("{:016x}{:016x}", name[0], name[1]),
-                       .event = *privacy_event(privacy_->released() - recorded_)});
-      return std::string();
-    } catch (const Error& error) {
-      return fmt::format("what its steps spend of privacy cannot be recorded: {}", error.what());
-    }
-  });
-  if (problem.empty()) recorded_ = privacy_->released();
-  return problem;
-}
-
-void Trainer::say(const std::string& text) {
-  if (grid_.world().rank() == 0) progress_.message(text);
-}
-
 std::string Trainer::tokenizer_hash() const { return corpus_.tokenizer ? corpus_.tokenizer->hash() : ""; }
-
-void Trainer::describe(const Task& task, const TaskSplits& splits, const DynamicBatcher& batches) {
-  const bool texts = !splits.train.tokens.empty(), images = splits.train.images.size() > 0;
-  const std::string tokens =
-      texts ? fmt::format("{} tokens of {} ", splits.train.tokens.size(), corpus_.tokenizer->vocabulary())
-            : "";
-  const ImageShape& image = splits.train.images.shape;
-  const std::string pixels = images ? fmt::format("images of {} x {} pixels in {} channels ", image.height,
-                                                  image.width, image.channels)
-                                    : "";
-  say(fmt::format(
-      "data{}: {} training, {} validation, {} test {} in {} classes; {}{}in {} batches, padding {:.2f}%",
-      model_.tasks().size() == 1 ? "" : " to " + task.name(), splits.train.size(), splits.validation.size(),
-      splits.test.size(), images ? texts ? "texts with images" : "images" : "texts",
-      corpus_.class_names.size(), tokens, pixels, batches.batches_per_epoch(), 100 * batches.padding()));
-  const std::int64_t longest = recipe_.data.max_length, all = splits.train.size();
-  std::int64_t full = 0;
-  for (std::int64_t i = 0; texts && i < all; ++i) full += std::ssize(splits.train.sequence(i)) >= longest;
-  if (100 * full >= all && full > 0)
-    say(fmt::format("{} of {} training texts fill data.max_length = {} tokens; what was longer was cut", full,
-                    all, longest));
-  if (splits.validation.size() == 0 || splits.test.size() == 0)
-    say(fmt::format("warning: no {} examples, and nothing to measure on them",
-                    splits.validation.size() > 0 ? "test"
-                    : splits.test.size() > 0     ? "validation"
-                                                 : "validation and no test"));
-  if (&task == model_.classifier() && corpus_.class_names.size() == 1)
-    say(fmt::format("warning: \"{}\" is the only class; there is nothing to tell apart",
-                    recipe_text::readable(corpus_.class_names[0])));
-}
 
 void Trainer::plan_memory() {
   Batch largest;
@@ -290,7 +197,7 @@ void Trainer::plan_memory() {
   if (Quantization* quantization = model_.quantization()) ranges_.emplace(*quantization, grid_.world());
   for (const auto& [name, layer] : layers_) layer->reset_statistics();
   const std::size_t staging = writer_.prepare(entries_);
-  say(fmt::format("model: {} parameters ({} on this rank)", grid_.world().size() == 1 ? parameters_.elements() : [&] {
+  log_.say(fmt::format("model: {} parameters ({} on this rank)", grid_.world().size() == 1 ? parameters_.elements() : [&] {
     Index total = 0;
     for (const Parameter* parameter : parameters_.parameters()) total += parameter->global_shape().numel();
     return total;
@@ -300,9 +207,9 @@ void Trainer::plan_memory() {
     for (const auto& kind : layers_.front().second->experts().kinds())
       kinds.push_back(fmt::format("{} {} of {:.1f} kFLOP per row", kind.total, kind.experts->name(),
                                   kind.experts->flops_per_row() / 1e3));
-    say(fmt::format("experts of a layer: {}", fmt::join(kinds, ", ")));
+    log_.say(fmt::format("experts of a layer: {}", fmt::join(kinds, ", ")));
   }
-  say(fmt::format(
+  log_.say(fmt::format(
       "memory per rank: parameters {}, gradients {}, optimizer {}, activations {}, checkpoint staging {}",
       format_bytes(parameters_.values().capacity()), format_bytes(parameters_.gradients().capacity()),
       format_bytes(optimizer_.state().capacity()), format_bytes(activations_.capacity()),
@@ -332,7 +239,7 @@ void Trainer::start_from() {
           start_);
   reader.load(entries);
   optimizer_.restart_average();
-  say(fmt::format(
+  log_.say(fmt::format(
       "started from {}: {} of {} tensors{}", start_, entries.size(), all,
       privacy_ ? "; what that model tells of its examples is not counted: it is taken to be public" : ""));
 }
@@ -376,14 +283,14 @@ void Trainer::resume() {
         environment_.resume, position.batch, one.batches_per_epoch, recipe_.train.batch_tokens);
     one.batches->seek(position);
   }
-  say(fmt::format("resumed from {} at step {}", environment_.resume, step_));
+  log_.say(fmt::format("resumed from {} at step {}", environment_.resume, step_));
   try {
     const std::string name = environment_.resume + ":/state/recipe";
     const auto changed = changed_keys(parse_recipe(reader.state().recipe, name), recipe_);
     if (!changed.empty())
-      say(fmt::format("the recipe is not that checkpoint's: {}", fmt::join(changed, ", ")));
+      log_.say(fmt::format("the recipe is not that checkpoint's: {}", fmt::join(changed, ", ")));
   } catch (const RecipeError& error) {  // an earlier version's, say
-    say(fmt::format("warning: what of the recipe is another, cannot be told: {}", error.what()));
+    log_.say(fmt::format("warning: what of the recipe is another, cannot be told: {}", error.what()));
   }
   require(step_ <= total_steps_, "{}: it is at step {}, and by {} there are to be {}; set that to more",
           environment_.resume, step_,
@@ -391,10 +298,11 @@ void Trainer::resume() {
           : privacy_              ? "train.epochs and privacy.epsilon"
                                   : "train.epochs",
           total_steps_);
-  if (step_ == total_steps_) say("no steps are left; what follows is measured of the model as it is");
+  if (step_ == total_steps_) log_.say("no steps are left; what follows is measured of the model as it is");
 }
 
-void Trainer::start_metrics() {
+// Sets aside what of an earlier run is in the folder, and this one does not go on from.
+void Trainer::take_folder() {
   if (grid_.world().rank() != 0) return;
   const std::string& directory = recipe_.run.directory;
   const std::filesystem::path resumed = environment_.resume;
@@ -404,15 +312,10 @@ void Trainer::start_metrics() {
       std::filesystem::equivalent(std::filesystem::absolute(resumed).parent_path(), directory, ignored);
   if (const SetAside aside = set_aside_checkpoints(directory, goes_on ? step_ : -1); aside.checkpoints > 0) {
     (goes_on ? copy_metrics : move_metrics)(directory, aside.folder);
-    say(fmt::format("{} checkpoints that this run does not go on from are now in {}", aside.checkpoints,
-                    aside.folder));
+    log_.say(fmt::format("{} checkpoints that this run does not go on from are now in {}", aside.checkpoints,
+                         aside.folder));
   }
-  metrics_ = std::make_unique<MetricsWriter>(
-      MetricsOptions{.directory = recipe_.run.directory,
-                     .host = environment_.host,
-                     .clock = seconds_since_1970,
-                     .warn = [this](const std::string& text) { progress_.message("warning: " + text); }});
-  metrics_->truncate_from(step_ == 0 ? 0 : step_ + 1);
+  log_.write_metrics(directory, environment_.host, step_ == 0 ? 0 : step_ + 1);
 }
 
 // Memory was planned with rounding.
@@ -532,16 +435,7 @@ void Trainer::step() {
     layer.weight_gradients();
   }
 
-  for (std::size_t i = 0; rules_.proximal > 0 && i < anchor_.size(); ++i) {
-    const auto& segment = parameters_.segments()[i];
-    kernels::scale(segment.values, rules_.proximal, segment.gradients, Write::accumulate);
-    kernels::scale(anchor_[i], -rules_.proximal, segment.gradients, Write::accumulate);
-  }
-  for (std::size_t i = 0; rules_.control_variate && i < correction_.size(); ++i) {
-    const Tensor& gradients = parameters_.segments()[i].gradients;
-    kernels::scale(correction_[i], 1, gradients, Write::accumulate);
-    kernels::scale(gradients, 1 / static_cast<double>(round_steps_), mean_gradient_[i], Write::accumulate);
-  }
+  site_terms_.add_to_gradients();
 
   double norm_squared = 0;
   for (const auto& segment : parameters_.segments()) {
@@ -627,11 +521,8 @@ void Trainer::report(bool force) {
   so_far.total_steps = total_steps_;
   so_far.epoch = static_cast<double>(step_) / static_cast<double>(steps_per_epoch_);
   const StepReport report = sums_.report(so_far);
-  if (grid_.world().rank() == 0) {
-    progress_.show(report);
-    const auto spent = privacy_ ? std::optional(privacy_->epsilon(privacy_->released())) : std::nullopt;
-    metrics_->write(step_, sums_.as_metrics(report, spent));
-  }
+  const auto spent = privacy_ ? std::optional(privacy_->epsilon(privacy_->released())) : std::nullopt;
+  log_.steps(report, sums_.as_metrics(report, spent));
   sums_.begin_window();
 }
 
@@ -671,7 +562,7 @@ CheckpointState Trainer::checkpoint_state() const {
 
 void Trainer::save() {
   const double start = now();
-  unrecorded_ = record_spends();
+  unrecorded_ = ledger_ ? ledger_->record(step_) : "";
   if (!unrecorded_.empty()) {
     if (grid_.world().rank() == 0) warn_unsaved(step_, unrecorded_);
     return;
@@ -702,64 +593,8 @@ std::vector<std::pair<std::string, Evaluation>> Trainer::evaluate(
   }
   if (optimizer_.has_average()) optimizer_.swap_average();
   for (const auto& [name, layer] : layers_) layer->reset_statistics();
-  for (const auto& [task, result] : results) tell(result, split, task);
+  for (const auto& [task, result] : results) log_.evaluation(task, split, result, step_);
   return results;
-}
-
-void Trainer::tell(const Evaluation& result, const std::string& split, const std::string& task) {
-  const std::string name = tasks_.size() == 1 ? split : fmt::format("{} {}", task, split);
-  std::string figures;
-  if (result.accuracy) figures += fmt::format("accuracy {:.4f}  ", *result.accuracy);
-  if (result.macro_f1) figures += fmt::format("macro F1 {:.4f}  ", *result.macro_f1);
-  for (const auto& [measure, value] : result.measures)
-    if (measure != "accuracy") figures += fmt::format("{} {:.4f}  ", measure, value);
-  say(fmt::format("{}: {}loss {:.4f}  utilization {:.3f} (per batch {:.3f})  ({} {}, {:.1f} s)", name,
-                  figures, result.loss, result.utilization, result.batch_utilization, result.sequences,
-                  recipe_.data.has_texts() ? "texts" : "images", result.seconds));
-  if (recipe_.moe.top_p < 1) {
-    std::string shares;
-    double tokens = 0;
-    for (const Index count : result.experts_per_token) tokens += static_cast<double>(count);
-    for (std::size_t k = 1; k < result.experts_per_token.size() && tokens > 0; ++k)
-      shares += fmt::format("{}{} to {:.1f}%", k == 1 ? "" : ", ", k,
-                            100 * static_cast<double>(result.experts_per_token[k]) / tokens);
-    say(fmt::format("{}: {:.3f} experts per token ({})", name, result.mean_experts(), shares));
-  }
-  if (result.image_weight)
-    say(fmt::format("{}: modality weights: image {:.2f}, text {:.2f}", name, *result.image_weight,
-                    1 - *result.image_weight));
-  for (std::size_t l = 0; l < result.image_share.size() && split == "test"; ++l)
-    say(fmt::format("{}: {}: {}", name, layers_[l].first, describe_image_share(result.image_share[l])));
-  for (std::size_t l = 0; l < result.domain.size(); ++l)
-    say(fmt::format(
-        "{}: {}: {}", name, layers_[l].first,
-        describe_domain(result.domain[l], recipe_.data.domain_name(), recipe_.moe.domain_expert)));
-  if (!metrics_) return;
-  const std::string prefix = metric_prefix(task, tasks_.size()) + split + "/";
-  std::vector<std::pair<std::string, double>> values{{prefix + "loss", result.loss},
-                                                     {prefix + "utilization", result.utilization},
-                                                     {prefix + "batch_utilization", result.batch_utilization},
-                                                     {prefix + "experts_per_token", result.mean_experts()},
-                                                     {prefix + "route_hit_rate", result.route_hit_rate}};
-  if (result.accuracy) values.emplace_back(prefix + "accuracy", *result.accuracy);
-  if (result.macro_f1) values.emplace_back(prefix + "macro_f1", *result.macro_f1);
-  for (const auto& [measure, value] : result.measures)
-    if (measure != "accuracy") values.emplace_back(prefix + measure, value);
-  if (!result.domain.empty())
-    values.emplace_back(prefix + "domain_ratio", mean_ratio(result.domain, recipe_.moe.domain_expert));
-  for (std::size_t l = 0; l < result.domain.size(); ++l)
-    values.emplace_back(prefix + layers_[l].first + "/domain_ratio",
-                        result.domain[l].ratio(result.domain[l].expert(recipe_.moe.domain_expert)));
-  if (result.image_weight)
-    values.emplace_back(metric_prefix(task, tasks_.size()) + "modality/image", *result.image_weight);
-  std::vector<std::string> share_names;
-  for (std::size_t l = 0; l < result.image_share.size(); ++l)
-    share_names.push_back(prefix + layers_[l].first + "/image_share");
-  std::vector<Metric> metrics;
-  for (const auto& [metric_name, value] : values) metrics.emplace_back(metric_name, value);
-  for (std::size_t l = 0; l < share_names.size(); ++l)
-    metrics.emplace_back(share_names[l], result.image_share[l]);
-  metrics_->write(step_, metrics);
 }
 
 TrainResult Trainer::run() {
@@ -789,7 +624,7 @@ TrainResult Trainer::run() {
   result.saves = sums_.saves;
   result.save_seconds = sums_.all_save_seconds;
   if (saved && !wait_for_save().empty()) {  // what was in the way may be gone
-    say(fmt::format("step {} is saved once more, as no later save makes up for it", step_));
+    log_.say(fmt::format("step {} is saved once more, as no later save makes up for it", step_));
     save();
     result.unsaved = wait_for_save();
   }
@@ -799,7 +634,7 @@ TrainResult Trainer::run() {
   result.interrupted = sums_.stop && step_ < total_steps_;
   result.validation = last_validation_;
   if (!result.interrupted) result.test = evaluate(&TrainedTask::test, "test");
-  progress_.finish();
+  log_.finish();
   return result;
 }
 
@@ -815,18 +650,7 @@ void Trainer::begin_round(const std::string& checkpoint, std::int64_t first_step
   for (std::size_t t = 0; t < tasks_.size(); ++t)
     tasks_[t].batches->seek({used[t] / tasks_[t].batches_per_epoch, used[t] % tasks_[t].batches_per_epoch});
   step_ = first_step;
-  if (metrics_) metrics_->truncate_from(step_ + 1);
-}
-
-void Trainer::set_anchor() {
-  if (!anchor_memory_) anchor_memory_ = copies_of(parameters_, "proximal", {&anchor_});
-  for (std::size_t i = 0; i < anchor_.size(); ++i) anchor_[i].copy_from(parameters_.segments()[i].values);
-}
-
-Trainer::ControlEntries Trainer::control_entries() {
-  if (!control_memory_) control_memory_ = copies_of(parameters_, "control", {&correction_, &mean_gradient_});
-  return {parameter_entries("control", parameters_, correction_),
-          parameter_entries("control", parameters_, mean_gradient_)};
+  log_.forget_metrics_from(step_ + 1);
 }
 
 bool Trainer::take_steps(std::int64_t steps, const SiteRules& rules) {
@@ -835,11 +659,7 @@ bool Trainer::take_steps(std::int64_t steps, const SiteRules& rules) {
   served_.clear();
   for (const auto& [name, layer] : layers_)
     served_.emplace_back(name, std::vector<double>(static_cast<std::size_t>(recipe_.moe.experts)));
-  rules_ = rules;
-  round_steps_ = steps;
-  if (rules.proximal > 0) set_anchor();
-  require(!rules.control_variate || control_memory_, "a control variate, and nobody asked for its entries");
-  for (const Tensor& mean : mean_gradient_) mean.zero();
+  site_terms_.begin(rules, steps);
   sums_.window_start = now();
   for (; steps > 0 && !sums_.stop; --steps) {
     step();
@@ -880,7 +700,7 @@ std::int64_t Trainer::private_units() const { return privacy_ ? privacy_->units(
 
 std::optional<PrivacyEvent> Trainer::privacy_event(std::int64_t steps) const {
   if (!privacy_ || !(privacy_->noise_multiplier() > 0)) return std::nullopt;
-  return PrivacyEvent{privacy_->noise_multiplier(), privacy_->sampling_rate(), steps};
+  return privacy_->event(steps);
 }
 
 std::string Trainer::save_now() {

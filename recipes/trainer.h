@@ -13,18 +13,18 @@
 #include "autograd/optim/adamw.h"
 #include "core/schedule.h"
 #include "data/prefetcher.h"
-#include "federated/privacy/ledger.h"
 #include "federated/strategies/strategy.h"
 #include "parallel/checkpoint/checkpoint_reader.h"
 #include "parallel/checkpoint/checkpoint_writer.h"
 #include "parallel/checkpoint/durable_file.h"
 #include "parallel/data_parallel.h"
 #include "recipes/evaluator.h"
-#include "recipes/metrics/metrics_writer.h"
 #include "recipes/private_training.h"
-#include "recipes/progress.h"
 #include "recipes/recipe.h"
+#include "recipes/run_ledger.h"
+#include "recipes/site_terms.h"
 #include "recipes/step_sums.h"
+#include "recipes/training_log.h"
 
 namespace conclave {
 
@@ -70,13 +70,8 @@ class Trainer {
   /// new, and before the examples that follow those of `seen` steps. What is then trained depends on these
   /// three and the recipe alone. Throws Error where the checkpoint is of another model.
   void begin_round(const std::string& checkpoint, std::int64_t first_step, std::int64_t seen);
-  /// What take_steps() by a control variate (federated/strategies/scaffold.h) adds to the gradients of each
-  /// step, and the mean over the steps of what came out, before it was clipped. This rank's part of every
-  /// parameter, named "control/..." where that is "model/..."; zeros at first.
-  struct ControlEntries {
-    std::vector<TensorEntry> correction, gradient;
-  };
-  ControlEntries control_entries();
+  /// For take_steps() by a control variate.
+  SiteTerms::ControlEntries control_entries() { return site_terms_.control_entries(); }
   /// Takes so many steps; false where interrupted before. With a proximal weight above 0, half of it times
   /// the squared distance from where they begin is part of the loss (FedProx, Li et al. 2020, equation 2).
   /// Throws Error where the recipe has not so many steps, or its budget of privacy not.
@@ -107,17 +102,12 @@ class Trainer {
  private:
   struct TrainedTask;
 
-  void say(const std::string& text);
   void start_privacy();
-  void open_ledger();
-  std::string record_spends();
   void plan_memory();
   std::string tokenizer_hash() const;  // "" without texts
-  void describe(const Task& task, const TaskSplits& splits, const DynamicBatcher& batches);
   void start_from();
   void resume();
-  void start_metrics();
-  void set_anchor();
+  void take_folder();
   void draw_step_seed();
   void sum_clipped();
   void step();
@@ -135,7 +125,6 @@ class Trainer {
   // that.
   std::vector<std::pair<std::string, Evaluation>> evaluate(std::unique_ptr<Evaluator> TrainedTask::*evaluator,
                                                            const char* split, Index calibration_batches = 0);
-  void tell(const Evaluation& result, const std::string& split, const std::string& task);
 
   Recipe recipe_;
   const ProcessGrid& grid_;
@@ -149,30 +138,23 @@ class Trainer {
   ParameterSet parameters_;
   AdamW optimizer_;
   GradientReducer reducer_;
+  SiteTerms site_terms_;
+  TrainingLog log_;
   std::vector<TrainedTask> tasks_;
   SystemRandom random_;
-  std::unique_ptr<PrivacyLedger> ledger_;     // rank 0, where the recipe names one
-  std::int64_t recorded_ = 0;                 // steps that are in it, or were before this run
   std::string unrecorded_;                    // why the last save() could not record what it spends, or ""
   std::unique_ptr<PrivateTraining> privacy_;  // null without
+  std::unique_ptr<RunLedger> ledger_;         // null where the recipe names none
   std::optional<RangeLearning> ranges_;       // none where the model is not quantized
   std::unique_ptr<Evaluator>
       calibration_;  // of the first task's training examples, where a balancer wants it
   CheckpointWriter writer_;
   std::vector<TensorEntry> entries_;
-  std::unique_ptr<MetricsWriter> metrics_;  // rank 0
-  Progress progress_;
   Schedule schedule_;
   std::int64_t steps_per_epoch_ = 0, total_steps_ = 0, step_ = 0;
   std::vector<std::pair<std::string, std::vector<double>>> served_;
-  SiteRules rules_;
-  std::int64_t round_steps_ = 1;  // of the last take_steps()
-  std::uint64_t step_seed_ = 0;   // of what is random in a private step, but for noise and who takes part
-  std::unique_ptr<Arena> anchor_memory_;
-  std::vector<Tensor> anchor_;  // by segment, the parameters that the proximal term holds to
-  std::unique_ptr<Arena> control_memory_;
-  std::vector<Tensor> correction_, mean_gradient_;  // by segment; see ControlEntries
-  std::int64_t optimizer_start_ = 0;                // the step after which the optimizer was new
+  std::uint64_t step_seed_ = 0;       // of what is random in a private step, but for noise and who takes part
+  std::int64_t optimizer_start_ = 0;  // the step after which the optimizer was new
   StepSums sums_;
   std::string problem_;  // what this rank first saw go wrong with its numbers
   std::vector<std::pair<std::string, Evaluation>> last_validation_;

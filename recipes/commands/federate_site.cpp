@@ -366,7 +366,7 @@ class SiteJob {
       if (tells_metrics) validate("private_validation", metrics);
     }
     SiteModel::Control control{.gradient = {}, .counted = work.counted};
-    Trainer::ControlEntries controlled;  // until the update is saved
+    SiteTerms::ControlEntries controlled;  // until the update is saved
     if (work.rules().control_variate) {
       controlled = trainer_->control_entries();
       control.gradient = controlled.gradient;
