@@ -6,9 +6,9 @@
 
 #include <cerrno>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 
+#include "core/durable_file.h"
 #include "core/error.h"
 
 namespace conclave {
@@ -43,24 +43,9 @@ std::string read_file(const std::string& path, std::string_view advice) {
 }
 
 void write_file_atomically(const std::string& path, std::string_view bytes) {
-  std::string temporary = path + ".XXXXXX";
-  Descriptor file{::mkstemp(temporary.data())};
-  require(file.value >= 0, "{}: cannot be created ({}); choose a folder this process may write to", path,
-          std::strerror(errno));
-  const auto give_up = [&](const char* what) {
-    const int reason = errno;
-    ::unlink(temporary.c_str());
-    fail("{}: {} failed ({}); is the disk full?", path, what, std::strerror(reason));
-  };
-  while (!bytes.empty()) {
-    const ssize_t count = ::write(file.value, bytes.data(), bytes.size());
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) give_up("writing");
-    bytes.remove_prefix(static_cast<std::size_t>(count));
-  }
-  // mkstemp makes the file readable by its owner alone; a cache may be shared.
-  if (::fchmod(file.value, 0644) != 0 || ::fsync(file.value) != 0) give_up("writing");
-  if (std::rename(temporary.c_str(), path.c_str()) != 0) give_up("renaming the finished file");
+  AtomicFile file(path, path + "." + std::to_string(::getpid()) + ".tmp");
+  FileDescriptor(file.temporary(), O_WRONLY | O_CREAT | O_TRUNC).write(bytes.data(), bytes.size());
+  file.commit();
 }
 
 std::size_t find_invalid_utf8(std::string_view text) {

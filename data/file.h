@@ -12,7 +12,7 @@ namespace conclave {
 /// next).
 std::string read_file(const std::string& path, std::string_view advice);
 
-/// Writes `bytes` to a temporary file beside `path`, then renames it over `path`; throws Error.
+/// Replaces the file at `path`, or makes it; throws Error.
 void write_file_atomically(const std::string& path, std::string_view bytes);
 
 /// Offset of the first byte that is not well-formed UTF-8 (RFC 3629: no surrogates, no overlong forms, at

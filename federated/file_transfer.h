@@ -14,9 +14,9 @@
 #include <string>
 #include <string_view>
 
+#include "core/durable_file.h"
 #include "core/text.h"
 #include "core/xxh3.h"
-#include "parallel/checkpoint/durable_file.h"
 
 namespace conclave {
 

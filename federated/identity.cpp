@@ -17,8 +17,8 @@
 #include <fstream>
 #include <sstream>
 
+#include "core/durable_file.h"
 #include "core/error.h"
-#include "parallel/checkpoint/durable_file.h"
 
 namespace conclave {
 namespace {

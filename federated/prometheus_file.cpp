@@ -5,7 +5,7 @@
 
 #include <filesystem>
 
-#include "parallel/checkpoint/durable_file.h"
+#include "core/durable_file.h"
 
 namespace conclave {
 

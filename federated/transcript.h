@@ -15,7 +15,7 @@
 #include <optional>
 #include <string>
 
-#include "parallel/checkpoint/durable_file.h"
+#include "core/durable_file.h"
 
 namespace conclave {
 

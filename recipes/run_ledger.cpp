@@ -7,7 +7,7 @@
 #include <limits>
 #include <span>
 
-#include "parallel/checkpoint/durable_file.h"
+#include "core/durable_file.h"
 
 namespace conclave {
 

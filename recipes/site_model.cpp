@@ -6,7 +6,7 @@
 #include <cmath>
 #include <cstdio>
 
-#include "parallel/checkpoint/durable_file.h"
+#include "core/durable_file.h"
 
 namespace conclave {
 namespace {

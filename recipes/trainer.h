@@ -11,12 +11,12 @@
 #include <vector>
 
 #include "autograd/optim/adamw.h"
+#include "core/durable_file.h"
 #include "core/schedule.h"
 #include "data/prefetcher.h"
 #include "federated/strategies/strategy.h"
 #include "parallel/checkpoint/checkpoint_reader.h"
 #include "parallel/checkpoint/checkpoint_writer.h"
-#include "parallel/checkpoint/durable_file.h"
 #include "parallel/data_parallel.h"
 #include "recipes/evaluator.h"
 #include "recipes/private_training.h"

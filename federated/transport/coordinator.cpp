@@ -12,13 +12,13 @@
 #include <set>
 #include <thread>
 
+#include "core/durable_file.h"
 #include "federated/global_model.h"
 #include "federated/prometheus_file.h"
 #include "federated/sha256.h"
 #include "federated/strategies/round.h"
 #include "federated/transcript.h"
 #include "federated/transport/service.h"
-#include "parallel/checkpoint/durable_file.h"
 
 namespace conclave {
 namespace {

@@ -5,8 +5,8 @@
 #include <charconv>
 #include <filesystem>
 
+#include "core/durable_file.h"
 #include "parallel/checkpoint/checkpoint_reader.h"
-#include "parallel/checkpoint/durable_file.h"
 
 namespace conclave {
 namespace {

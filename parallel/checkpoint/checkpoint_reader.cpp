@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <exception>
 
-#include "parallel/checkpoint/durable_file.h"
+#include "core/durable_file.h"
 
 namespace conclave {
 namespace {

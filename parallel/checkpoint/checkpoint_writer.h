@@ -24,9 +24,9 @@
 #include <span>
 #include <string>
 
+#include "core/durable_file.h"
 #include "parallel/checkpoint/checkpoint.h"
 #include "parallel/checkpoint/checkpoint_layout.h"
-#include "parallel/checkpoint/durable_file.h"
 #include "parallel/checkpoint/hdf5_file.h"
 #include "parallel/mpi_communicator.h"
 

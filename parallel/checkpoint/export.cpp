@@ -1,7 +1,7 @@
 // One rank writes here, so this is plain HDF5.
 #include "parallel/checkpoint/export.h"
 
-#include "parallel/checkpoint/durable_file.h"
+#include "core/durable_file.h"
 #include "parallel/checkpoint/hdf5_structure.h"
 
 namespace conclave {

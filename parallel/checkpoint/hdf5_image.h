@@ -10,7 +10,7 @@
 #include <map>
 #include <vector>
 
-#include "parallel/checkpoint/durable_file.h"
+#include "core/durable_file.h"
 #include "parallel/checkpoint/hdf5_file.h"
 
 namespace conclave {

@@ -5,7 +5,7 @@
 
 #include <algorithm>
 
-#include "parallel/checkpoint/durable_file.h"
+#include "core/durable_file.h"
 #include "parallel/checkpoint/hdf5_image.h"
 
 namespace conclave {

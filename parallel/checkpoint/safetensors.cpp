@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-#include "parallel/checkpoint/durable_file.h"
+#include "core/durable_file.h"
 
 namespace conclave {
 namespace {

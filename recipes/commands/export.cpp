@@ -6,7 +6,7 @@
 #include <fstream>
 #include <string_view>
 
-#include "parallel/checkpoint/durable_file.h"
+#include "core/durable_file.h"
 #include "parallel/checkpoint/safetensors.h"
 #include "recipes/commands/commands.h"
 #include "recipes/exported_model.h"

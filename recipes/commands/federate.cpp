@@ -9,10 +9,10 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "core/durable_file.h"
 #include "core/text.h"
 #include "federated/transcript.h"
 #include "federated/transport/coordinator.h"
-#include "parallel/checkpoint/durable_file.h"
 #include "recipes/commands/commands.h"
 #include "recipes/federation.h"
 #include "recipes/loaded_model.h"

@@ -10,12 +10,12 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "core/durable_file.h"
 #include "core/text.h"
 #include "federated/privacy/ledger.h"
 #include "federated/random_source.h"
 #include "federated/sha256.h"
 #include "federated/transport/site.h"
-#include "parallel/checkpoint/durable_file.h"
 #include "recipes/commands/commands.h"
 #include "recipes/corpus.h"
 #include "recipes/federation.h"

@@ -12,8 +12,8 @@
 #include <utility>
 #include <vector>
 
+#include "core/durable_file.h"
 #include "core/error.h"
-#include "parallel/checkpoint/durable_file.h"
 
 namespace conclave {
 namespace {

@@ -62,6 +62,6 @@ touch file
 conclave 1 inspect run --experts --out file/pictures
 says file/pictures
 conclave 1 inspect run --experts --out /proc
-says /proc/experts-layers.0.moe.svg "cannot be created"
+says /proc/experts-layers.0.moe.svg "cannot be opened"
 on_ranks 2 1 inspect run --experts --out file/pictures
 says file/pictures

@@ -1,5 +1,5 @@
 // That what is to survive a power cut was given to the disk: of whose files and directories, fsync is asked.
-#include "parallel/checkpoint/durable_file.h"
+#include "core/durable_file.h"
 
 #include <sys/stat.h>
 #include <sys/syscall.h>

@@ -1,5 +1,5 @@
 // Thin over the system calls; every one that can fail is checked.
-#include "parallel/checkpoint/durable_file.h"
+#include "core/durable_file.h"
 
 #include <fcntl.h>
 #include <sys/file.h>
