@@ -1,6 +1,8 @@
 #include "autograd/gradcheck.h"
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "core/random.h"
 
@@ -60,8 +62,10 @@ GradcheckResult gradcheck(const std::function<Tensor(Tape&, std::span<const Tens
       };
       const double numeric = (8 * (at(step) - at(-step)) - (at(2 * step) - at(-2 * step))) / (12 * step);
       const double exact = analytic[n].data<double>()[i];
-      const double error = std::fabs(exact - numeric) / std::max({1.0, std::fabs(exact), std::fabs(numeric)});
-      if (!(error <= result.worst)) result = {error, static_cast<int>(n), i, exact, numeric};
+      double error = std::fabs(exact - numeric) / std::max({1.0, std::fabs(exact), std::fabs(numeric)});
+      // A NaN would give way to whatever comes next.
+      if (!std::isfinite(error)) error = std::numeric_limits<double>::infinity();
+      if (error > result.worst) result = {error, static_cast<int>(n), i, exact, numeric};
     }
   }
   return result;

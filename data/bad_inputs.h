@@ -1,9 +1,11 @@
-// One image or row among many that cannot be read: an error, or left out and counted, as the user says.
+// One image or row among many that cannot be read: an error, or left out and counted, as the user says. And
+// what can be read, but may not be what the user meant, to be told.
 #pragma once
 
 #include <cstdint>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "core/error.h"
 
@@ -25,13 +27,18 @@ class BadInputs {
     }
   }
 
+  /// Changes nothing but what the user is told.
+  void warn(std::string warning) { warnings_.push_back(std::move(warning)); }
+
   std::int64_t count() const { return count_; }
   const std::string& first() const { return first_; }  ///< what was wrong with the first
+  const std::vector<std::string>& warnings() const { return warnings_; }
 
  private:
   bool skip_;
   std::int64_t count_ = 0;
   std::string first_;
+  std::vector<std::string> warnings_;
 };
 
 }  // namespace conclave

@@ -176,7 +176,7 @@ ImageDataset read_coco(const CocoOptions& options, BadInputs& bad) {
             "{}: instances_train{} and instances_val{} have other categories", options.directory, year, year);
 
     std::map<std::int64_t, std::vector<std::string>> captions;
-    if (options.texts) captions = read("captions_" + part, parse_coco_captions);
+    if (options.texts || options.captions) captions = read("captions_" + part, parse_coco_captions);
     for (const CocoImage& image : instances.images) {
       const std::vector<std::string>& texts = captions[image.id];
       if (image.category < 0 || (!options.images && texts.empty())) continue;
@@ -189,12 +189,16 @@ ImageDataset read_coco(const CocoOptions& options, BadInputs& bad) {
           split.images.append(read_image(file, {options.side, options.side, 3}, "is the data set complete?"),
                               file);
           const std::int32_t row = split.images.rows.back();
-          split.images.rows.resize(split.examples.size() + std::max<std::size_t>(texts.size(), 1), row);
+          const std::size_t examples = options.texts ? std::max<std::size_t>(texts.size(), 1) : 1;
+          split.images.rows.resize(split.examples.size() + examples, row);
         }
         const std::int32_t label = labels[static_cast<std::size_t>(image.category)];
-        for (const std::string& text : texts)
-          split.examples.push_back({.text = text, .label = label, .caption = text});
-        if (texts.empty()) split.examples.push_back({"", label});
+        if (texts.empty() || !options.texts) {
+          split.examples.push_back({.text = "", .label = label, .captions = texts});
+        } else {
+          for (const std::string& text : texts)
+            split.examples.push_back({.text = text, .label = label, .captions = {text}});
+        }
       });
     }
   }

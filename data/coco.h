@@ -5,7 +5,7 @@
 // An image's class is the category that takes up most of it: that of the largest sum of `area` over its
 // annotations, crowds included, and of equal ones the category with the smaller id. Images without
 // annotations (1% of them) have no class and are left out. Its captions, five or so, are one example each,
-// and share the image.
+// and share the image; or, where images are shown without texts, go with the one example of the image.
 //
 // Test images are published without annotations. So the test split here is the whole of val; validation is a
 // twentieth of train, the images with crc32(id) % 20 == 0, id in decimal.
@@ -51,7 +51,8 @@ struct CocoOptions {
   std::string directory;
   std::int64_t side = 64;        ///< images are their middle squares, in colour, at `side` x `side` pixels
   bool images = true;            ///< false: no image is read
-  bool texts = true;             ///< false: no captions; each image is one example
+  bool texts = true;             ///< each caption is the text of an example; false: each image is one example
+  bool captions = false;         ///< of images without texts: what they show is read for who is to say it
   bool supercategories = false;  ///< classes are the 12 supercategories, not the 80 categories
 };
 

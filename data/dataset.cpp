@@ -1,5 +1,8 @@
 #include "data/dataset.h"
 
+#include <fmt/ranges.h>
+
+#include <algorithm>
 #include <utility>
 
 namespace conclave {
@@ -34,6 +37,24 @@ void ImageColumn::append(const Image& image, std::string_view name) {
       shape.channels);
   rows.push_back(static_cast<std::int32_t>(size()));
   pixels.insert(pixels.end(), image.pixels.begin(), image.pixels.end());
+}
+
+std::vector<std::string> untrained_classes(const std::vector<std::string>& class_names,
+                                           std::span<const TextExample> train) {
+  std::vector<bool> trained(class_names.size());
+  for (const TextExample& example : train) trained[static_cast<std::size_t>(example.label)] = true;
+  std::vector<std::string> untrained;
+  for (std::size_t c = 0; c < class_names.size(); ++c)
+    if (!trained[c]) untrained.push_back(class_names[c]);
+  return untrained;
+}
+
+std::string some_of(std::span<const std::string> names) {
+  constexpr std::size_t kNamed = 5;
+  const auto named = names.first(std::min(names.size(), kNamed));
+  const std::string more =
+      names.size() > kNamed ? fmt::format(" and {} more", names.size() - kNamed) : std::string();
+  return fmt::format("{}{}", fmt::join(named, ", "), more);
 }
 
 TokenizedSplit without_texts(ImageSplit split) {

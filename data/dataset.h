@@ -22,7 +22,8 @@ struct TextExample {
   std::string pair = {};             ///< the second of two texts that are judged together; "": there is one
   std::optional<double> score = {};  ///< what `label` was rounded from, where a number is to be guessed
   std::int32_t client = -1;          ///< whose it is, by number, where that is known
-  std::string caption = {};          ///< what its image shows; "": no more than its class says
+  /// What its image shows, in each of several people's words; none: no more than its class says.
+  std::vector<std::string> captions = {};
 };
 
 /// Of a line of input: where pairs are judged, a tab parts the two.
@@ -84,6 +85,13 @@ struct TokenizedSplit {
     return {tokens.data() + offsets[static_cast<std::size_t>(i)], static_cast<std::size_t>(length(i))};
   }
 };
+
+/// The classes that no example of `train` is of.
+std::vector<std::string> untrained_classes(const std::vector<std::string>& class_names,
+                                           std::span<const TextExample> train);
+
+/// The first of `names` and how many others there are: "a, b, c and 4 more".
+std::string some_of(std::span<const std::string> names);
 
 /// The labels and images of `split`, without tokens: all that there is to a data set without texts.
 TokenizedSplit without_texts(ImageSplit split);

@@ -301,7 +301,7 @@ ImageDataset read_emoji_dataset(const EmojiOptions& options, BadInputs& bad) {
     std::string text = emoji.name.name;
     for (std::size_t i = 0; i < emoji.keywords.size(); ++i)
       text += (i == 0 ? ": " : ", ") + emoji.keywords[i];
-    split.examples.push_back({.text = std::move(text), .label = label, .caption = emoji.name.name});
+    split.examples.push_back({.text = std::move(text), .label = label, .captions = {emoji.name.name}});
 
     // Noto's are 136 x 128 pixels with 4 empty columns at either side.
     split.images.append(fit_image(emoji.image, {options.side, options.side, 3}, options.background),

@@ -57,7 +57,7 @@ void add_texts(ImageSplit& split, std::string_view file, std::size_t first, cons
     const std::vector<std::string>& some = texts[match ? shown : (shown + step) % kClasses];
     example.text = some[choose(some.size())];
     example.label = match ? 1 : 0;
-    example.caption = names[shown];
+    example.captions = {names[shown]};
   }
 }
 

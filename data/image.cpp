@@ -98,6 +98,92 @@ Image decode_png(std::string_view bytes, std::string_view name, std::int64_t mos
   return image;
 }
 
+// A progressive JPEG's scans are each over all of its pixels, and may take no more than some bytes. Encoders
+// make about ten.
+constexpr std::int64_t kMostScans = 32, kPixelsOfAnyScans = std::int64_t{1} << 20;
+
+// What libjpeg does not say of a file before it decodes it.
+struct JpegMarkers {
+  std::int64_t scans = 0;
+  unsigned orientation = 1;  // as EXIF numbers them; 1 is upright
+};
+
+// The orientation in EXIF's TIFF file, or 1 where there is none that is sound.
+unsigned exif_orientation(std::string_view tiff) {
+  constexpr std::size_t kOrientation = 0x0112, kShort = 3, kEntry = 12;
+  const bool little = tiff.starts_with(std::string_view("II*\0", 4));
+  if (!little && !tiff.starts_with(std::string_view("MM\0*", 4))) return 1;
+  const auto number = [&](std::size_t at, std::size_t size) {  // 0 beyond the end
+    std::size_t value = 0;
+    if (at <= tiff.size() && size <= tiff.size() - at)
+      for (std::size_t i = 0; i < size; ++i)
+        value = value << 8 | data_of(tiff)[little ? at + size - 1 - i : at + i];
+    return value;
+  };
+  const std::size_t directory = number(4, 4), entries = number(directory, 2);
+  for (std::size_t i = 0; i < entries; ++i) {
+    const std::size_t entry = directory + 2 + i * kEntry;
+    if (number(entry, 2) != kOrientation) continue;
+    const std::size_t value = number(entry + 8, 2);
+    const bool sound = number(entry + 2, 2) == kShort && number(entry + 4, 4) == 1;
+    return sound && value >= 1 && value <= 8 ? static_cast<unsigned>(value) : 1;
+  }
+  return 1;
+}
+
+// Goes from marker to marker as libjpeg does, and ends where it would.
+JpegMarkers find_markers(std::string_view bytes) {
+  constexpr std::string_view kExif("Exif\0\0", 6);
+  constexpr unsigned kScan = 0xDA, kEnd = 0xD9, kApplication1 = 0xE1;
+  JpegMarkers found;
+  bool oriented = false;
+  std::size_t at = 0;
+  while ((at = bytes.find('\xFF', at)) != std::string_view::npos) {
+    at = bytes.find_first_not_of('\xFF', at);  // any number of them may stand before a marker
+    if (at == std::string_view::npos) break;
+    const unsigned marker = data_of(bytes)[at++];
+    if (marker == kEnd) break;
+    if (marker <= 0x01 || (marker >= 0xD0 && marker <= 0xD8)) continue;  // without a segment, or a pixel's
+    if (bytes.size() - at < 2) break;
+    const std::size_t length = std::size_t{data_of(bytes)[at]} << 8 | data_of(bytes)[at + 1];
+    if (length < 2 || length > bytes.size() - at) break;
+    const std::string_view segment = bytes.substr(at + 2, length - 2);
+    if (marker == kScan) ++found.scans;
+    if (marker == kApplication1 && !oriented && segment.starts_with(kExif)) {
+      found.orientation = exif_orientation(segment.substr(kExif.size()));
+      oriented = true;
+    }
+    at += length;
+  }
+  return found;
+}
+
+// `image` as it is to be looked at.
+Image upright(Image image, unsigned orientation) {
+  if (orientation == 1) return image;
+  const auto [height, width, channels] = image.shape;
+  const bool turned = orientation >= 5;  // its rows are columns
+  const bool rows_back = orientation == 3 || orientation == 4 || orientation == 6 || orientation == 7;
+  const bool columns_back = orientation == 2 || orientation == 3 || orientation == 7 || orientation == 8;
+  Image result{turned ? ImageShape{width, height, channels} : image.shape, {}};
+  result.pixels.resize(image.pixels.size());
+  const auto pixel = [&](std::int64_t y, std::int64_t x) {
+    const std::int64_t row = turned ? x : y, column = turned ? y : x;
+    const std::int64_t from_row = rows_back ? height - 1 - row : row;
+    const std::int64_t from_column = columns_back ? width - 1 - column : column;
+    return image.pixels.data() + (from_row * width + from_column) * channels;
+  };
+  // In squares, or each pixel of a column would come from another line of the cache.
+  constexpr std::int64_t kSide = 32;
+  const std::int64_t rows = result.shape.height, columns = result.shape.width;
+  for (std::int64_t top = 0; top < rows; top += kSide)
+    for (std::int64_t left = 0; left < columns; left += kSide)
+      for (std::int64_t y = top; y < std::min(top + kSide, rows); ++y)
+        for (std::int64_t x = left; x < std::min(left + kSide, columns); ++x)
+          std::copy_n(pixel(y, x), channels, result.pixels.data() + (y * columns + x) * channels);
+  return result;
+}
+
 struct DestroyJpeg {
   void operator()(void* handle) const { tjDestroy(handle); }
 };
@@ -115,15 +201,21 @@ Image decode_jpeg(std::string_view bytes, std::string_view name, std::int64_t mo
   check_size(height, width, bytes, name, most_pixels);
   require(colours != TJCS_CMYK && colours != TJCS_YCCK,
           "{}: a JPEG of printer's colours (CMYK); convert it, e.g. with `convert -colorspace sRGB`", name);
+  const JpegMarkers markers = find_markers(bytes);
+  require(
+      markers.scans <= kMostScans || std::int64_t{height} * width <= kPixelsOfAnyScans,
+      "{}: {} scans of {} x {} pixels (height x width); above {} pixels, a JPEG may have {} at most. Save "
+      "it anew, e.g. with `convert -interlace none`",
+      name, markers.scans, height, width, kPixelsOfAnyScans, kMostScans);
   const bool grey = colours == TJCS_GRAY;
   Image image{{height, width, grey ? 1 : 3}, {}};
   before(image.shape);
   image.pixels.resize(static_cast<std::size_t>(image.shape.size()));
-  // Limited scans: a small progressive file can otherwise have thousands, each over all of the pixels.
+  // Limited scans: a file of few pixels can otherwise have thousands.
   check(tjDecompress2(jpeg.get(), data_of(bytes), size, image.pixels.data(), width, 0, height,
                       grey ? TJPF_GRAY : TJPF_RGB,
                       TJFLAG_ACCURATEDCT | TJFLAG_STOPONWARNING | TJFLAG_LIMITSCANS));
-  return image;
+  return upright(std::move(image), markers.orientation);
 }
 
 void check_image(const Image& image, std::string_view operation) {

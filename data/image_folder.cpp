@@ -18,18 +18,27 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::vector<std::string> names_in(const std::string& folder, fs::file_type type) {
-  std::vector<std::string> names;
+// What a folder has that is not hidden, in order.
+struct Listing {
+  std::vector<std::string> files, folders;
+};
+
+Listing list(const std::string& folder) {
+  Listing names;
   std::error_code error;
   fs::directory_iterator entry(folder, error);
   for (; !error && entry != fs::directory_iterator(); entry.increment(error)) {
     std::string name = entry->path().filename().string();
     std::error_code ignored;  // of a link to nowhere, which is of no type
-    if (!name.starts_with('.') && entry->status(ignored).type() == type) names.push_back(std::move(name));
+    const fs::file_type type = entry->status(ignored).type();
+    if (name.starts_with('.')) continue;
+    if (type == fs::file_type::regular) names.files.push_back(std::move(name));
+    if (type == fs::file_type::directory) names.folders.push_back(std::move(name));
   }
   require(!error, "{}: cannot be listed ({}); data.path is a folder of a folder of images for each class",
           folder, error.message());
-  std::ranges::sort(names);
+  std::ranges::sort(names.files);
+  std::ranges::sort(names.folders);
   return names;
 }
 
@@ -45,18 +54,52 @@ bool is_image(const std::string& name) {
   return extension == ".png" || extension == ".jpg" || extension == ".jpeg";
 }
 
-// Calls visit(path within `folder`, class) for each image of the classes' folders in `folder`.
+// What is not read, by its path within the data's folder.
+struct LeftOut {
+  std::vector<std::string> files, folders, images, splits;
+};
+
+void warn_of(const LeftOut& left, const std::string& folder, BadInputs& bad) {
+  std::vector<std::string> kinds;
+  const auto add = [&](const std::vector<std::string>& names, std::string_view one,
+                       std::string_view several) {
+    if (!names.empty())
+      kinds.push_back(
+          fmt::format("{} {} ({})", names.size(), names.size() == 1 ? one : several, some_of(names)));
+  };
+  add(left.files, "file that is neither PNG nor JPEG by name", "files that are neither PNG nor JPEG by name");
+  add(left.folders, "folder within a class", "folders within a class");
+  add(left.images, "image outside of the classes' folders", "images outside of the classes' folders");
+  add(left.splits, "folder beside train whose name is no split's",
+      "folders beside train whose names are no split's");
+  if (!kinds.empty()) bad.warn(fmt::format("{}: left out: {}", folder, fmt::join(kinds, ", and ")));
+}
+
+// Calls visit(path within `folder`/`part`, class) for each image of the classes' folders in there.
 template <class Visit>
-void for_each_image(const std::string& folder, const std::vector<std::string>& classes, Visit visit) {
-  for (const std::string& name : names_in(folder, fs::file_type::directory)) {
+void for_each_image(const std::string& folder, const std::string& part,
+                    const std::vector<std::string>& classes, LeftOut& left, Visit visit) {
+  const Listing within = list(folder + part);
+  const auto leave_out = [&](std::vector<std::string>& among, const std::string& path) {
+    among.push_back((part + "/" + path).substr(1));
+  };
+  for (const std::string& file : within.files)
+    if (is_image(file)) leave_out(left.images, file);
+  for (const std::string& name : within.folders) {
     const auto found = std::ranges::find(classes, name);
-    require(found != classes.end(), "{}/{}: a class without training images; there are: {}", folder, name,
-            fmt::join(classes, ", "));
-    std::vector<std::string> files = names_in(folder + "/" + name, fs::file_type::regular);
-    std::erase_if(files, [](const std::string& file) { return !is_image(file); });
-    require(!files.empty(), "{}/{}: no image (.png, .jpg or .jpeg) in this folder", folder, name);
-    for (const std::string& file : files)
-      visit(name + "/" + file, static_cast<std::int32_t>(found - classes.begin()));
+    require(found != classes.end(), "{}{}/{}: a class without training images; there are: {}", folder, part,
+            name, fmt::join(classes, ", "));
+    const Listing of_class = list(folder + part + "/" + name);
+    bool any = false;
+    for (const std::string& file : of_class.files) {
+      any |= is_image(file);
+      if (is_image(file))
+        visit(name + "/" + file, static_cast<std::int32_t>(found - classes.begin()));
+      else
+        leave_out(left.files, name + "/" + file);
+    }
+    require(any, "{}{}/{}: no image (.png, .jpg or .jpeg) in this folder", folder, part, name);
+    for (const std::string& inner : of_class.folders) leave_out(left.folders, name + "/" + inner);
   }
 }
 
@@ -64,16 +107,16 @@ void for_each_image(const std::string& folder, const std::vector<std::string>& c
 
 ImageDataset read_image_folder(const std::string& folder, std::int64_t side, BadInputs& bad) {
   // A class of trains has no folders in its own.
-  const bool split =
-      is_folder(folder + "/train") && !names_in(folder + "/train", fs::file_type::directory).empty();
+  const bool split = is_folder(folder + "/train") && !list(folder + "/train").folders.empty();
   const std::string train = split ? folder + "/train" : folder;
   ImageDataset data;
-  data.class_names = names_in(train, fs::file_type::directory);
+  data.class_names = list(train).folders;
   require(!data.class_names.empty(), "{}: no folder of images for each class", train);
   for (const std::string& name : data.class_names)
     require(find_invalid_utf8(name) == std::string_view::npos,
             "{}/{}: a folder's name is its class's, and this one is not UTF-8; rename it", train, name);
 
+  LeftOut left;
   const auto read = [&](const std::string& path, std::int32_t label, ImageSplit& to) {
     bad.attempt([&] {
       to.images.append(read_image(path, {side, side, 3}, "is the data set complete?"), path);
@@ -81,21 +124,33 @@ ImageDataset read_image_folder(const std::string& folder, std::int64_t side, Bad
     });
   };
   if (split) {
+    std::vector<std::string> others = list(folder).folders;
     for (const auto& [name, to] : {std::pair("train", &data.train), std::pair("validation", &data.validation),
-                                   std::pair("val", &data.validation), std::pair("test", &data.test)}) {
-      const std::string part = folder + "/" + name;
-      if (is_folder(part))
-        for_each_image(part, data.class_names, [&](const std::string& image, std::int32_t label) {
-          read(part + "/" + image, label, *to);
-        });
+                                   std::pair("val", &data.validation), std::pair("valid", &data.validation),
+                                   std::pair("dev", &data.validation), std::pair("test", &data.test)}) {
+      if (std::erase(others, name) == 0) continue;
+      const std::string part = std::string("/") + name;
+      for_each_image(folder, part, data.class_names, left, [&](const std::string& image, std::int32_t label) {
+        read(folder + part + "/" + image, label, *to);
+      });
     }
+    left.splits = std::move(others);
   } else {
-    for_each_image(folder, data.class_names, [&](const std::string& image, std::int32_t label) {
+    for_each_image(folder, "", data.class_names, left, [&](const std::string& image, std::int32_t label) {
       const std::uint32_t bucket = bucket_of(image, 10);
       read(folder + "/" + image, label, bucket == 9 ? data.test : bucket == 8 ? data.validation : data.train);
     });
   }
   require(!data.train.examples.empty(), "{}: no image to train on", train);
+  warn_of(left, folder, bad);
+  if (const auto untrained = untrained_classes(data.class_names, data.train.examples); !untrained.empty())
+    bad.warn(fmt::format("{}: {} of {} classes have no training image{}: {}", folder, untrained.size(),
+                         data.class_names.size(),
+                         split
+                             ? ""
+                             : ", as each image's name puts it in its split; to divide them otherwise, sort "
+                               "them into folders train, validation and test",
+                         some_of(untrained)));
   return data;
 }
 

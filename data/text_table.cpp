@@ -10,6 +10,7 @@
 #include <optional>
 #include <utility>
 
+#include "core/text.h"
 #include "data/delimited.h"
 #include "data/file.h"
 
@@ -24,6 +25,21 @@ struct Row {
 };
 
 bool says_yes(std::string_view value) { return !value.empty() && value != "0" && value != "false"; }
+
+void require_utf8_row(std::string_view text, const std::string& path, std::int64_t line) {
+  require(find_invalid_utf8(text) == std::string_view::npos,
+          "{}:{}: invalid UTF-8; convert the file, e.g. with `iconv -f WINDOWS-1252 -t UTF-8`", path, line);
+}
+
+// What the file of a header without a column may be instead.
+std::string_view header_advice(const std::vector<std::string>& header, DelimitedReader::Format format) {
+  if (format == DelimitedReader::Format::tsv && header[0].starts_with('"'))
+    return "; fields of a .tsv are not quoted: save the file as .csv, with commas between them";
+  if (std::ranges::any_of(header,
+                          [](const std::string& name) { return name.find(';') != std::string::npos; }))
+    return "; is it separated by semicolons? A .csv is by commas, and a .tsv by tabs";
+  return "";
+}
 
 void add_row(const std::string& path, Row row, std::vector<Row>& rows) {
   require(row.text.size() <= kLongestText,
@@ -40,14 +56,16 @@ void add_row(const std::string& path, Row row, std::vector<Row>& rows) {
 }
 
 std::vector<Row> read_delimited(const std::string& path, std::string_view content,
-                                DelimitedReader::Format format, const TextTableOptions& options) {
+                                DelimitedReader::Format format, const TextTableOptions& options,
+                                BadInputs& bad) {
   DelimitedReader reader(content, path, format);
   std::vector<std::string> header, fields;
   require(reader.next(header), "{}:1: the file is empty; its first line names the columns", path);
+  for (const std::string& name : header) require_utf8_row(name, path, reader.line());
   const auto column = [&](const std::string& name) {
-    require(std::count(header.begin(), header.end(), name) == 1,
-            "{}:{}: the header needs one column named `{}`; it has: {}", path, reader.line(), name,
-            fmt::join(header, ", "));
+    const auto count = std::count(header.begin(), header.end(), name);
+    require(count == 1, "{}:{}: the header needs one column named `{}`; it has: {}{}", path, reader.line(),
+            name, fmt::join(header, ", "), count == 0 ? header_advice(header, format) : "");
     return static_cast<std::size_t>(std::find(header.begin(), header.end(), name) - header.begin());
   };
   const std::size_t text = column(options.text_column), label = column(options.label_column);
@@ -56,7 +74,8 @@ std::vector<Row> read_delimited(const std::string& path, std::string_view conten
   const bool has_client = !options.client_column.empty();
   const std::size_t client = has_client ? column(options.client_column) : 0;
   std::vector<Row> rows;
-  while (reader.next(fields)) {
+  const auto add = [&] {
+    for (const std::string& field : fields) require_utf8_row(field, path, reader.line());
     require(fields.size() == header.size(), "{}:{}: {} fields, but the header has {}{}", path, reader.line(),
             fields.size(), header.size(),
             format == DelimitedReader::Format::csv ? "; quote a field that holds a comma" : "");
@@ -67,7 +86,8 @@ std::vector<Row> read_delimited(const std::string& path, std::string_view conten
             {std::move(fields[text]), std::move(fields[label]), reader.line(), in_domain,
              has_client ? std::move(fields[client]) : ""},
             rows);
-  }
+  };
+  while (reader.next(fields)) bad.attempt(add);
   return rows;
 }
 
@@ -77,6 +97,7 @@ std::string text_of(const nlohmann::json& value) {
 
 Row parse_json(const std::string& path, std::int64_t number, std::string_view line,
                const TextTableOptions& options) {
+  require_utf8_row(line, path, number);
   nlohmann::json object;
   try {
     object = nlohmann::json::parse(line);
@@ -95,9 +116,9 @@ Row parse_json(const std::string& path, std::int64_t number, std::string_view li
   const nlohmann::json &text = value(options.text_column), &label = value(options.label_column);
   require(text.is_string(), "{}:{}: `{}` is a {}, expected a string", path, number, options.text_column,
           text.type_name());
-  require(label.is_string() || label.is_number_integer(),
-          "{}:{}: `{}` is a {}, expected a string or an integer", path, number, options.label_column,
-          label.is_number() ? "fraction" : label.type_name());
+  require(label.is_string() || label.is_number_integer() || label.is_boolean(),
+          "{}:{}: `{}` is a {}, expected a string, an integer, true or false", path, number,
+          options.label_column, label.is_number() ? "fraction" : label.type_name());
   const auto domain = options.domain_column.empty() ? object.end() : object.find(options.domain_column);
   const bool in_domain = domain != object.end() && !domain->is_null() && says_yes(text_of(*domain));
   std::string client;
@@ -112,7 +133,7 @@ Row parse_json(const std::string& path, std::int64_t number, std::string_view li
 }
 
 std::vector<Row> read_jsonl(const std::string& path, std::string_view content,
-                            const TextTableOptions& options) {
+                            const TextTableOptions& options, BadInputs& bad) {
   std::vector<Row> rows;
   std::int64_t number = 0;
   while (!content.empty()) {
@@ -120,32 +141,28 @@ std::vector<Row> read_jsonl(const std::string& path, std::string_view content,
     content.remove_prefix(std::min(line.size() + 1, content.size()));
     ++number;
     if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
-    add_row(path, parse_json(path, number, line, options), rows);
+    bad.attempt([&] { add_row(path, parse_json(path, number, line, options), rows); });
   }
   return rows;
 }
 
-std::vector<Row> read_rows(const std::string& path, const TextTableOptions& options) {
+std::vector<Row> read_rows(const std::string& path, const TextTableOptions& options, BadInputs& bad) {
   if (path.empty()) return {};
   std::error_code none;
   require(!std::filesystem::is_directory(path, none),
           "{}: is a folder; data.path names a file, .csv, .tsv or .jsonl, for source = \"table\"", path);
   const std::string extension = std::filesystem::path(path).extension().string();
-  require(extension == ".csv" || extension == ".tsv" || extension == ".jsonl",
+  const bool csv = same_but_for_case(extension, ".csv"), jsonl = same_but_for_case(extension, ".jsonl");
+  require(csv || jsonl || same_but_for_case(extension, ".tsv"),
           "{}: unknown extension `{}`; rename the file to .csv, .tsv or .jsonl", path, extension);
   const std::string bytes = read_file(path, "check the path in the recipe");
   std::string_view content = bytes;
   if (content.starts_with("\xEF\xBB\xBF")) content.remove_prefix(3);
   require(!content.starts_with("\xFF\xFE") && !content.starts_with("\xFE\xFF"),
           "{}: is UTF-16; convert the file with `iconv -f UTF-16 -t UTF-8`", path);
-  const std::size_t invalid = find_invalid_utf8(content);
-  if (invalid != std::string_view::npos)
-    fail("{}:{}: invalid UTF-8; convert the file, e.g. with `iconv -f WINDOWS-1252 -t UTF-8`", path,
-         1 + std::count(content.begin(), content.begin() + static_cast<std::ptrdiff_t>(invalid), '\n'));
-  if (extension == ".jsonl") return read_jsonl(path, content, options);
-  return read_delimited(path, content,
-                        extension == ".csv" ? DelimitedReader::Format::csv : DelimitedReader::Format::tsv,
-                        options);
+  if (jsonl) return read_jsonl(path, content, options, bad);
+  return read_delimited(path, content, csv ? DelimitedReader::Format::csv : DelimitedReader::Format::tsv,
+                        options, bad);
 }
 
 // The integer that `label` spells canonically: no sign but a minus, no leading zeros.
@@ -156,12 +173,29 @@ std::optional<std::int64_t> as_integer(const std::string& label) {
   return value;
 }
 
-std::vector<std::string> sorted_labels(const std::string& path, const std::vector<Row>& rows) {
+// Of labels that a reader of the file would take for one.
+void warn_of_blanks(const std::string& path, const std::vector<std::string>& names, BadInputs& bad) {
+  std::map<std::string_view, std::string_view> trimmed_names;
+  std::vector<std::string> alike;
+  for (const std::string& name : names) {
+    const auto [first, added] = trimmed_names.emplace(trimmed(name, " \t\r\n"), name);
+    if (!added) alike.push_back(fmt::format("`{}` and `{}`", first->second, name));
+  }
+  if (!alike.empty())
+    bad.warn(fmt::format(
+        "{}: labels that differ by the blanks around them alone are classes of their own; if they are not "
+        "meant to be, take the blanks away: {}",
+        path, some_of(alike)));
+}
+
+std::vector<std::string> sorted_labels(const std::string& path, const std::vector<Row>& rows,
+                                       const BadInputs& bad) {
   std::vector<std::string> names;
   for (const Row& row : rows) names.push_back(row.label);
   std::sort(names.begin(), names.end());
   names.erase(std::unique(names.begin(), names.end()), names.end());
-  require(!names.empty(), "{}: no rows to train on", path);
+  require(!names.empty(), "{}: no rows to train on{}", path,
+          bad.count() > 0 ? "; all were left out, the first of them as " + bad.first() : "");
   require(names.size() <= kMostClasses,
           "{}: {} different labels, above the limit of {}; is label_column right?", path, names.size(),
           kMostClasses);
@@ -173,7 +207,7 @@ std::vector<std::string> sorted_labels(const std::string& path, const std::vecto
 
 }  // namespace
 
-TextDataset read_text_table(const TextTableOptions& options) {
+TextDataset read_text_table(const TextTableOptions& options, BadInputs& bad) {
   const bool one = !options.path.empty();
   require(one ? options.train.empty() && options.validation.empty() && options.test.empty()
               : !options.train.empty(),
@@ -182,9 +216,10 @@ TextDataset read_text_table(const TextTableOptions& options) {
   require(options.text_column != options.label_column,
           "read_text_table: text_column and label_column are both `{}`", options.text_column);
   const std::string& train = one ? options.path : options.train;
-  std::vector<Row> rows = read_rows(train, options);
+  std::vector<Row> rows = read_rows(train, options, bad);
   TextDataset data;
-  data.class_names = sorted_labels(train, rows);
+  data.class_names = sorted_labels(train, rows, bad);
+  warn_of_blanks(train, data.class_names, bad);
   std::map<std::string_view, std::int32_t> labels;
   for (const std::string& name : data.class_names)
     labels.emplace(name, static_cast<std::int32_t>(labels.size()));
@@ -207,9 +242,14 @@ TextDataset read_text_table(const TextTableOptions& options) {
           "{}: too few different texts to split (equal ones are in one part); name the files `train`, "
           "`validation` and `test`",
           train);
+  if (const auto untrained = untrained_classes(data.class_names, data.train); !untrained.empty())
+    bad.warn(
+        fmt::format("{}: {} of {} classes have no training example, as the hash of its text puts each row in "
+                    "its part; to divide them otherwise, name the files `train`, `validation` and `test`: {}",
+                    train, untrained.size(), data.class_names.size(), some_of(untrained)));
   for (const auto& [path, split] :
        {std::pair(&options.validation, &data.validation), std::pair(&options.test, &data.test)})
-    for (Row& row : read_rows(*path, options)) append(*path, row, *split);
+    for (Row& row : read_rows(*path, options, bad)) bad.attempt([&] { append(*path, row, *split); });
   return data;
 }
 

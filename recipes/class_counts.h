@@ -8,6 +8,22 @@
 
 namespace conclave {
 
+/// Of one class.
+struct ClassCount {
+  Index right = 0, wrongly_guessed = 0, missed = 0;  ///< true positives, false positives, false negatives
+
+  Index examples() const { return right + missed; }
+  /// Of the examples that it was guessed of, those that are of it; 0 without any.
+  double precision() const { return share_of(right + wrongly_guessed); }
+  /// Of its examples, those of which it was guessed; 0 without any.
+  double recall() const { return share_of(examples()); }
+
+ private:
+  double share_of(Index all) const {
+    return all > 0 ? static_cast<double>(right) / static_cast<double>(all) : 0;
+  }
+};
+
 class ClassCounts {
  public:
   explicit ClassCounts(std::size_t classes) : counts_(classes) {}
@@ -18,13 +34,10 @@ class ClassCounts {
   void reduce(Communicator& world);
   /// As Evaluation::macro_f1.
   double macro_f1() const;
+  const std::vector<ClassCount>& by_class() const { return counts_; }
 
  private:
-  struct Count {
-    Index right = 0, wrongly_guessed = 0, missed = 0;  // true positives, false positives, false negatives
-  };
-
-  std::vector<Count> counts_;  // by class
+  std::vector<ClassCount> counts_;
 };
 
 }  // namespace conclave

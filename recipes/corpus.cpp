@@ -13,12 +13,15 @@
 #include "data/parts.h"
 #include "data/text_table.h"
 #include "data/wordnet.h"
+#include "recipes/recipe_text.h"
+#include "recipes/text_line.h"
 
 namespace conclave {
 
 namespace {
 
 constexpr Index kEmojiSide = 32;
+constexpr std::size_t kLongestWarning = 1000;  // code points; names in it are the data's
 
 ImageDataset from_texts(TextDataset texts) {
   return {std::move(texts.class_names),
@@ -45,7 +48,7 @@ void for_splits(ImageDataset& data, Change change) {
   for (ImageSplit* split : {&data.train, &data.validation, &data.test}) change(*split);
 }
 
-ImageDataset read_source(const DataRecipe& data, const ImageRecipe& image, BadInputs& bad) {
+ImageDataset read_source(const DataRecipe& data, const ImageRecipe& image, bool captions, BadInputs& bad) {
   if (data.source == "wordnet")
     return from_texts(read_wordnet(data.path.empty() ? kWordNetDirectory : data.path, data.classes,
                                    data.synset_words, data.domain));
@@ -57,7 +60,8 @@ ImageDataset read_source(const DataRecipe& data, const ImageRecipe& image, BadIn
                                        .text_column = data.text_column,
                                        .label_column = data.label_column,
                                        .domain_column = data.domain_column,
-                                       .client_column = data.client_column}));
+                                       .client_column = data.client_column},
+                                      bad));
   if (data.source == "glue") return from_texts(read_glue(data.path, data.task, bad));
   if (data.source == "image_folder") return read_image_folder(data.path, image.size, bad);
   if (data.source == "coco")
@@ -65,6 +69,7 @@ ImageDataset read_source(const DataRecipe& data, const ImageRecipe& image, BadIn
                       .side = image.size,
                       .images = data.has_images(),
                       .texts = data.has_texts(),
+                      .captions = captions,
                       .supercategories = data.classes == "supercategory"},
                      bad);
   ImageDataset read;
@@ -94,9 +99,14 @@ Rgb background_of(const DataRecipe& data) {
   return data.source == "emoji" ? kWhiteBackground : kBlackBackground;
 }
 
-ImageDataset read_examples(const DataRecipe& data, const ImageRecipe& image, Communicator& world) {
+ImageDataset read_examples(const DataRecipe& data, const ImageRecipe& image, Communicator& world,
+                           bool captions) {
   BadInputs bad(data.skip_bad);
-  ImageDataset read = read_source(data, image, bad);
+  ImageDataset read = read_source(data, image, captions, bad);
+  const auto warn = [&](std::string_view warning) {
+    if (world.rank() == 0) fmt::print(stderr, "conclave: warning: {}\n", one_line(warning, kLongestWarning));
+  };
+  for (const std::string& warning : bad.warnings()) warn(warning);
   if (data.parts > 1)
     keep_part(read,
               {.parts = data.parts,
@@ -111,9 +121,8 @@ ImageDataset read_examples(const DataRecipe& data, const ImageRecipe& image, Com
       "{} rows or images cannot be read here, but {} on rank 0; every rank needs the same data. The first "
       "here: {}",
       count, of_first, bad.count() > 0 ? bad.first() : "none");
-  if (world.rank() == 0 && bad.count() > 0)
-    fmt::print(stderr, "conclave: warning: {} left out that cannot be read; the first: {}\n", count,
-               bad.first());
+  if (bad.count() > 0)
+    warn(fmt::format("{} left out that cannot be read; the first: {}", count, bad.first()));
   return read;
 }
 
@@ -125,10 +134,12 @@ ImageSplit examples_for(std::string_view task, ImageSplit split,
     const TextExample& example = split.examples[i];
     const std::int32_t row = split.images.rows.empty() ? -1 : split.images.rows[i];
     if (row < 0) continue;
-    const std::string& name = class_names[static_cast<std::size_t>(example.label)];
-    shown.examples.push_back(
-        {.text = example.caption.empty() ? name : example.caption, .label = example.label});
-    shown.images.rows.push_back(row);
+    const auto add = [&](const std::string& text) {
+      shown.examples.push_back({.text = text, .label = example.label});
+      shown.images.rows.push_back(row);
+    };
+    if (example.captions.empty()) add(class_names[static_cast<std::size_t>(example.label)]);
+    for (const std::string& caption : example.captions) add(caption);
   }
   return shown;
 }
@@ -158,7 +169,7 @@ void expect_same_classes(const std::string& checkpoint, const std::vector<std::s
                          const std::vector<std::string>& of_data) {
   const auto [one, other] = std::ranges::mismatch(of_model, of_data);
   const auto name = [](const std::vector<std::string>& classes, auto at) {
-    return at == classes.end() ? std::string("none") : fmt::format("\"{}\"", *at);
+    return at == classes.end() ? std::string("none") : fmt::format("\"{}\"", recipe_text::readable(*at));
   };
   require(
       one == of_model.end() && other == of_data.end(),
@@ -171,7 +182,8 @@ void expect_same_classes(const std::string& checkpoint, const std::vector<std::s
 Corpus load_corpus(const Recipe& recipe, Communicator& world, const std::string& cache_directory,
                    std::optional<Tokenizer> tokenizer) {
   const DataRecipe& data = recipe.data;
-  ImageDataset read = read_examples(data, recipe.image, world);
+  ImageDataset read =
+      read_examples(data, recipe.image, world, recipe.tasks.caption > 0 || recipe.tasks.generate > 0);
   const bool in_domain = std::ranges::any_of(read.train.examples, &TextExample::in_domain);
   require(in_domain || data.domain_name().empty(), "data.{} = \"{}\": no training text is of it",
           data.source == "table" ? "domain_column" : "domain", data.domain_name());

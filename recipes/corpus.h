@@ -41,11 +41,13 @@ void expect_same_classes(const std::string& checkpoint, const std::vector<std::s
 /// of photographs, which have none: nothing of theirs is made up.
 Rgb background_of(const DataRecipe& data);
 
-/// Collective. Reads texts and images only. Rank 0 warns where some were left out as bad; throws Error where
-/// those are not as many on every rank.
-ImageDataset read_examples(const DataRecipe& data, const ImageRecipe& image, Communicator& world);
-/// What `task` is given of a split's examples: those that have an image, with what it shows as their texts;
-/// or all as they are, to classify.
+/// Collective. Reads texts and images only; `captions`: what images show, too, where nothing shows it beside
+/// them. Rank 0 warns where some were left out as bad, and of what may not be meant; throws Error where those
+/// left out are not as many on every rank.
+ImageDataset read_examples(const DataRecipe& data, const ImageRecipe& image, Communicator& world,
+                           bool captions);
+/// What `task` is given of a split's examples: those that have an image, once for each of their captions,
+/// with what it shows as their texts; or all as they are, to classify.
 ImageSplit examples_for(std::string_view task, ImageSplit split, const std::vector<std::string>& class_names);
 /// Those as `task` reads them, which may be by their images alone.
 TokenizedSplit tokenize(std::string_view task, ImageSplit split, const std::optional<Tokenizer>& tokenizer,

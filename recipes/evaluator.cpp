@@ -8,7 +8,6 @@
 #include "core/kernels/permutation.h"
 #include "core/kernels/reduction.h"
 #include "parallel/moe/balancer.h"
-#include "recipes/class_counts.h"
 #include "recipes/routing_counts.h"
 
 namespace conclave {
@@ -160,6 +159,7 @@ Evaluation Evaluator::run(const BatchVisitor& visit) {
   if (guessed) {
     guessed->reduce(world);
     result.macro_f1 = guessed->macro_f1();
+    result.classes = guessed->by_class();
   }
   if (!predictions.empty()) {  // each rank has those of its own examples, and 0 for the others
     world.all_reduce(

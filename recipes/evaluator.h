@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "recipes/class_counts.h"
 #include "recipes/corpus.h"
 #include "recipes/domain_routing.h"
 #include "recipes/measures/glue.h"
@@ -17,9 +18,10 @@ namespace conclave {
 struct Evaluation {
   double loss = 0;  ///< mean over the task's guesses: of classes and tokens cross-entropy, in nats
   std::optional<double> accuracy;  ///< share of guesses that are right; none where no guess is right or wrong
-  /// Of classes: mean over them of 2 tp / (2 tp + fp + fn); one without examples or predictions counts as 0.
+  /// Of classes: mean of 2 tp / (2 tp + fp + fn) over those that have examples or predictions.
   std::optional<double> macro_f1;
-  std::vector<Measure> measures;  ///< others that the data's own judges take: GLUE's
+  std::vector<ClassCount> classes;  ///< as above, of each class; none where the task is another
+  std::vector<Measure> measures;    ///< others that the data's own judges take: GLUE's
   Index sequences = 0, tokens = 0;
   double seconds = 0;
   /// How evenly the experts are used: mean load / largest load, a mean over the layers; 1 without MoE layers.

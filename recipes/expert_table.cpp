@@ -8,9 +8,12 @@
 #include <utility>
 
 #include "core/error.h"
+#include "recipes/text_line.h"
 
 namespace conclave {
 namespace {
+
+constexpr std::size_t kLongestName = 40;  // code points; a table's labels are as long as they like
 
 double entropy(std::span<const Index> counts, Index total) {
   double bits = 0;
@@ -67,7 +70,8 @@ std::string describe_expert(const ExpertTable& table, std::size_t expert,
   if (above.size() > 4) above.resize(4);
   std::string serves;
   for (const auto& [lift, c] : above)
-    serves += fmt::format("{}{} x{:.2f}", serves.empty() ? "" : ", ", class_names[c], lift);
+    serves +=
+        fmt::format("{}{} x{:.2f}", serves.empty() ? "" : ", ", one_line(class_names[c], kLongestName), lift);
   const double share = table.expert_share(expert);
   return fmt::format("expert {:>2}  load {:.3f}  ({:.1f}% of tokens)  serves above average: {}", expert,
                      share * static_cast<double>(table.experts()), 100 * share,

@@ -46,7 +46,7 @@ class ExpertTable {
 
 /// "expert  3  load 1.042  (13.0% of tokens)  serves above average: noun.food x2.31, noun.plant x1.80": the
 /// four classes of the highest lift above 1, of those where a token or more is expected. Load is the share
-/// times the number of experts.
+/// times the number of experts. Of long names, as much as there is room for.
 std::string describe_expert(const ExpertTable& table, std::size_t expert,
                             std::span<const std::string> class_names);
 

@@ -43,6 +43,15 @@ std::vector<TensorEntry> integer_entries(const ParameterSet& parameters, Model& 
   return entries;
 }
 
+void expect_no_integers(const CheckpointReader& reader, std::span<const TensorEntry> entries) {
+  for (const TensorEntry& entry : entries)
+    require(
+        entry.values.dtype() == DType::i8 || !reader.has(entry.name) || reader.dtype(entry.name) != DType::i8,
+        "{}: its weights are integers, of conclave quantize; it is used as it is, and neither trained on nor "
+        "used without quantization",
+        reader.path());
+}
+
 void load_model(const CheckpointReader& reader, const ParameterSet& parameters, Model& model,
                 bool unquantized_too) {
   std::vector<TensorEntry> entries = model_entries(parameters, model);
@@ -68,6 +77,7 @@ void load_model(const CheckpointReader& reader, const ParameterSet& parameters, 
       *std::ranges::find(entries, name, &TensorEntry::name) = restored.back().from.integers;
       entries.push_back(restored.back().from.scale);
     }
+  expect_no_integers(reader, entries);
   reader.load(entries);
   for (const auto& [quantizer, from] : restored)
     quantizer->take_integers(from.integers.values, from.scale.values);

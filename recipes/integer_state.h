@@ -12,6 +12,9 @@ namespace conclave {
 /// As model_entries(), of a model that is quantized.
 std::vector<TensorEntry> integer_entries(const ParameterSet& parameters, Model& model);
 
+/// Throws Error where the checkpoint's weights are integers, and those of `entries` are not.
+void expect_no_integers(const CheckpointReader& reader, std::span<const TensorEntry> entries);
+
 /// Fills a model from a checkpoint, be its weights integers or not. Collective where the reader is. Throws
 /// Error where one of its tensors is missing; where `unquantized_too`, what quantizers learn may be, and
 /// stays as it is.

@@ -18,9 +18,10 @@ constexpr double kLeastNoise = 0.05;
 
 std::size_t place(Index index) { return static_cast<std::size_t>(index); }
 
-// Of units in a step.
+// Of units in a step: at most all of them.
 double expected(const PrivacyRecipe& recipe, std::int64_t units) {
-  return recipe.rate > 0 ? recipe.rate * static_cast<double>(units) : static_cast<double>(recipe.batch);
+  return recipe.rate > 0 ? recipe.rate * static_cast<double>(units)
+                         : static_cast<double>(std::min(recipe.batch, units));
 }
 
 // The examples of each client that has some; of nobody, where the unit is an example.

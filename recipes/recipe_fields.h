@@ -107,11 +107,10 @@ void fields(R& data, Visitor&& field) {
       "emoji, coco, fashion_gloss: what the model is shown of them: picture; name and keywords, captions or "
       "definition; or both",
       one_of({"image", "text", "both"}));
-  field(
-      "skip_bad", data.skip_bad,
-      "glue, image_folder, emoji, coco: leave out and count rows and images that cannot be read; false: the "
-      "first is an error",
-      Rule{});
+  field("skip_bad", data.skip_bad,
+        "table, glue, image_folder, emoji, coco: leave out and count rows and images that cannot be read; "
+        "false: the first is an error",
+        Rule{});
   field("parts", data.parts, "Sites that the examples are divided among, to try out a federation",
         between(1, 1e6));
   field("part", data.part, "Which of the parts is this one, from 0", between(0, 1e6));

@@ -1,6 +1,11 @@
 #include "recipes/split_evaluation.h"
 
+#include <fmt/ranges.h>
+
+#include <algorithm>
 #include <utility>
+
+#include "recipes/recipe_text.h"
 
 namespace conclave {
 namespace {
@@ -14,6 +19,21 @@ Task* task_of(Model& model, const std::string& name) {
   fail("--task {}: the model was trained to {}", name, names);
 }
 
+// Labels by their classes' numbers in the model, which may know more of them than the data have.
+void number_as(const std::vector<std::string>& of_model, const std::string& checkpoint, ImageDataset& data,
+               ImageSplit& split) {
+  if (data.class_names == of_model) return;
+  std::vector<std::int32_t> number;
+  for (const std::string& name : data.class_names) {
+    const auto found = std::ranges::find(of_model, name);
+    require(found != of_model.end(), "{}: the data have a class \"{}\", and it was trained on: {}",
+            checkpoint, recipe_text::readable(name), fmt::join(of_model, ", "));
+    number.push_back(static_cast<std::int32_t>(found - of_model.begin()));
+  }
+  for (TextExample& example : split.examples) example.label = number[static_cast<std::size_t>(example.label)];
+  data.class_names = of_model;
+}
+
 }  // namespace
 
 SplitEvaluation::SplitEvaluation(const std::string& checkpoint, const std::string& split,
@@ -23,8 +43,8 @@ SplitEvaluation::SplitEvaluation(const std::string& checkpoint, const std::strin
       loaded_(checkpoint, grid, overrides, calibrates),
       task_(task_of(loaded_.model(), task)) {
   const Recipe& recipe = loaded_.recipe();
-  ImageDataset data = read_examples(recipe.data, recipe.image, grid.world());
-  expect_same_classes(loaded_.checkpoint(), loaded_.class_names(), data.class_names);
+  ImageDataset data = read_examples(recipe.data, recipe.image, grid.world(), task_->name() != "classify");
+  number_as(loaded_.class_names(), loaded_.checkpoint(), data, data.split(split));
   ImageSplit chosen = examples_for(task_->name(), std::move(data.split(split)), data.class_names);
   require(!chosen.examples.empty(), "the {} split is empty", split);
   texts_ = chosen.examples;

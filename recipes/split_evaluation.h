@@ -15,7 +15,7 @@ class SplitEvaluation {
  public:
   /// Collective. `checkpoint` is a file or a folder; `split` is "train", "validation" or "test"; `overrides`
   /// change the checkpoint's recipe, as data paths may differ here from where the model was trained. Throws
-  /// Error where the data has other classes than the model, or the split is empty.
+  /// Error where the data has a class that the model does not know, or the split is empty.
   /// `task`: one of the model's; "": the first of them. `calibrates`: as LoadedModel's; batches then come in
   /// an order that is drawn.
   SplitEvaluation(const std::string& checkpoint, const std::string& split, const std::string& task,

@@ -11,6 +11,7 @@
 #include "core/kernels/activation.h"
 #include "core/kernels/reduction.h"
 #include "data/bigrams.h"
+#include "recipes/integer_state.h"
 #include "recipes/loaded_model.h"
 #include "recipes/model_state.h"
 #include "recipes/training_batches.h"
@@ -180,17 +181,20 @@ std::string Trainer::tokenizer_hash() const { return corpus_.tokenizer ? corpus_
 
 void Trainer::plan_memory() {
   Batch largest;
-  for (std::size_t t = 0; t < tasks_.size(); ++t) {
-    TrainedTask& one = tasks_[t];
-    const DynamicBatcher batcher(one.splits->train, train_batches(recipe_, grid_, *one.task));
-    for (const auto most : batcher.extremes()) {
-      batcher.fill_largest(largest, most);
-      forward_backward(t, largest, 0, false);
-      activations_.reset();
+  // Dispatchers take in as many rows at a time as their largest batch wants, whosever that is, and what came
+  // before it is then larger than it was.
+  for (int times = grid_.expert_parallel() > 1 ? 2 : 1; times > 0; --times)
+    for (std::size_t t = 0; t < tasks_.size(); ++t) {
+      TrainedTask& one = tasks_[t];
+      const DynamicBatcher batcher(one.splits->train, train_batches(recipe_, grid_, *one.task));
+      for (const auto most : batcher.extremes()) {
+        batcher.fill_largest(largest, most);
+        forward_backward(t, largest, 0, false);
+        activations_.reset();
+      }
+      one.validation->plan();
+      one.test->plan();
     }
-    one.validation->plan();
-    one.test->plan();
-  }
   // Rows of a few dozen bytes are rounded up to cache lines, differently in every batch.
   activations_.seal(std::size_t{1} << 16, 1.0 / 64);
   parameters_.zero_gradients();
@@ -229,6 +233,7 @@ void Trainer::start_from() {
   const auto has = [&](const TensorEntry& entry) {
     return reader.has(entry.name) && reader.shape(entry.name) == entry.global_shape;
   };
+  expect_no_integers(reader, entries);
   // Bigrams are numbers to the weights' rows, and go with them.
   const auto weight = std::ranges::find(entries, "model/wide/weight", &TensorEntry::name);
   const bool other_bigrams = weight != entries.end() && !has(*weight);
@@ -248,6 +253,14 @@ void Trainer::resume() {
   const CheckpointReader reader(environment_.resume, grid_.world());
   const auto metadata = nlohmann::json::parse(reader.state().metadata);
   expect_same_classes(environment_.resume, metadata.at("class_names"), corpus_.class_names);
+  expect_no_integers(reader, entries_);
+  // Without what was trained beside the average there is nothing to go on from.
+  require(reader.has(tensor_path("optimizer/trained", model_.named_parameters().front().first)) ==
+              optimizer_.has_average(),
+          "{}: {}; resume with train.ema as it was, or begin a run with its weights by train.start_from",
+          environment_.resume,
+          optimizer_.has_average() ? "it has no moving average of its weights"
+                                   : "its weights are a moving average");
   reader.load(entries_);
   step_ = reader.state().step;
   require(metadata.at("tokenizer_hash") == tokenizer_hash(), "{}: its tokenizer does not match its metadata",

@@ -17,7 +17,11 @@ import numpy as np
 file = h5py.File(sys.argv[1])
 recipe = tomllib.loads(file.attrs["recipe"].decode())
 LIKE_QUICK = {"model": {"bigrams": 0, "embedding": 0, "share_layers": False},
-              "moe": {"every": 1, "router": "linear", "gate": "top_k", "top_p": 1, "expert": "feed_forward", "shared_experts": 0}}
+              "moe": {"every": 1, "router": "linear", "gate": "top_k", "top_p": 1, "expert": "feed_forward", "shared_experts": 0,
+                      "balance_inference": False}}
+# Characters that SentencePiece takes for nothing, and those that it takes for a space.
+ALSO = {**dict.fromkeys([*range(1, 9), 11, *range(14, 32), 0x7F, 0x8F, 0x9F]),
+        **dict.fromkeys(map(ord, "\t\n\f\r\u1680\u200b\u200c\u200e\u200f\u2028\u2029\u2581\ufeff\ufffd"), " ")}
 
 
 @functools.cache
@@ -27,15 +31,22 @@ def read(name):
     return values if scale is None else values * file[scale.decode()][()][..., None]
 
 
+def normalized(text):
+    """NFKC but for full-width tildes, and in lower case where that is one letter for one."""
+    text = "\uff5e".join(unicodedata.normalize("NFKC", part) for part in text.translate(ALSO).split("\uff5e"))
+    return "".join(next(lower for lower in (c.casefold(), c.lower(), c) if len(lower) == 1) for c in text)
+
+
 def tokens_of(text, pieces):
-    """Of all divisions into pieces, the most probable (Viterbi); a character that no piece has is token 0."""
-    text = "\u2581" + "\u2581".join(unicodedata.normalize("NFKC", text).casefold().split())
+    """Of all divisions into pieces, the most probable (Viterbi); characters in a row that no piece has are token 0."""
+    text = "".join("\u2581" + word for word in normalized(text).split(" ") if word)
     best = [(0.0, [])] + [(-math.inf, [])] * len(text)
     for end in range(1, len(text) + 1):
         for begin in range(max(0, end - 16), end):
             token, score = pieces.get(text[begin:end], (0, -100.0 if end == begin + 1 else -math.inf))
             best[end] = max(best[end], (best[begin][0] + score, best[begin][1] + [token]))
-    return best[-1][1][:recipe["data"]["max_length"]]
+    tokens = [token for token, before in zip(best[-1][1], [1, *best[-1][1]]) if token or before]
+    return tokens[:recipe["data"]["max_length"]]
 
 
 def linear(x, name, expert=...):
@@ -78,7 +89,8 @@ def experts(x, name):
 
 def class_of(text):
     pieces = {piece: (number, score) for number, (piece, score)
-              in enumerate(zip(file["tokenizer/pieces"].asstr(), file["tokenizer/scores"], strict=True))}
+              in enumerate(zip(file["tokenizer/pieces"].asstr(), file["tokenizer/scores"], strict=True))
+              if score < 0}  # else no text spells it
     tokens = tokens_of(text, pieces) or [0]
     x = read("token_embedding/weight")[tokens] + read("position_embedding/weight")[:len(tokens)]
     for layer in (f"layers/{i}" for i in range(recipe["model"]["layers"])):
@@ -94,6 +106,8 @@ def show(name, item):
 
 
 def main():
+    if sys.argv[2:] and ("image" in file or "tokenizer" not in file or b"<SEP>" in file["tokenizer/pieces"][()]):
+        sys.exit("read_export: knows models with one text to classify, not with images or pairs of texts")
     for part, settings in LIKE_QUICK.items():
         for key, value in settings.items():
             if sys.argv[2:] and recipe[part][key] != value:

@@ -119,6 +119,17 @@ def train(ranks, directory, *options, resume=None, **how):
     return run(command(ranks, directory, *options, resume=resume), **how)
 
 
+def go_on(ranks, directory, whole, step, *options):
+    """Trains what is left of another run after its checkpoint of this step, in a folder that has what was logged until
+    then: what it tells of later steps is its own."""
+    os.mkdir(directory)
+    lines = Path(whole, "metrics.jsonl").read_text().splitlines(keepends=True)
+    until_then = [line for line in lines if json.loads(line)["step"] <= step]
+    assert 0 < len(until_then) < len(lines), (whole, step)
+    Path(directory, "metrics.jsonl").write_text("".join(until_then))
+    train(ranks, directory, *options, resume=f"{whole}/step-{step:08d}.h5", says=[f"at step {step}"])
+
+
 def stop_after(steps, arguments, directory, number=signal.SIGINT, timeout=60, status=130):
     """Runs a training that logs every step, sends the signal once `steps` are logged, and returns what it printed."""
     job = subprocess.Popen(

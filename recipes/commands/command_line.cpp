@@ -136,6 +136,21 @@ const CLI::Validator kAboveZero(
     },
     "POSITIVE");
 
+// A day is as good as for ever.
+const CLI::Validator kSeconds(
+    [](std::string& text) {
+      double value = 0;
+      const bool holds = CLI::detail::lexical_cast(text, value) && value > 0 && value <= 86400;
+      return holds ? std::string()
+                   : fmt::format("must be above 0 and at most 86400 seconds, and is {}", text);
+    },
+    "SECONDS");
+
+// --token_file "$UNSET" is no wish to have no token.
+const CLI::Validator kNamed(
+    [](std::string& text) { return text.empty() ? std::string("the name is empty") : std::string(); },
+    "FILE");
+
 CLI::IsMember one_of_splits() { return CLI::IsMember({"train", "validation", "test"}); }
 
 CLI::IsMember one_of_tasks(auto names) {
@@ -162,12 +177,22 @@ void add_train(CLI::App& app, Chosen& chosen) {
 }
 
 void add_evaluate(CLI::App& app, Chosen& chosen) {
-  auto* command = app.add_subcommand("eval", "Accuracy of a checkpoint on one split of its data");
+  auto* command =
+      app.add_subcommand("eval", "Accuracy of a checkpoint on one split of its data, or on a table");
   EvaluateArguments& arguments = on_ranks(command, chosen, commands::evaluate);
   add_checkpoint(command, arguments.checkpoint);
-  command->add_option("--split", arguments.split, "train, validation or test")->check(one_of_splits());
+  auto* split_option =
+      command->add_option("--split", arguments.split, "train, validation or test")->check(one_of_splits());
+  command
+      ->add_option("--data", arguments.data,
+                   "Instead of a split: a table (*.csv, *.tsv, *.jsonl) of texts and labels, all of it; its "
+                   "classes are some of the model's")
+      ->check(kNamed)
+      ->excludes(split_option);
   command->add_option("--task", arguments.task,
                       "classify, caption or generate; else the first that it was trained to do");
+  command->add_flag("--classes", arguments.classes,
+                    "A line for each class, too: how many examples, precision and recall");
   command->add_flag("--int8", arguments.int8,
                     "With products of integers, also where it was not trained for them");
   add_set(command, arguments.overrides, "Change a key of its recipe: data.path=...");
@@ -236,8 +261,7 @@ void add_caption(CLI::App& app, Chosen& chosen) {
   auto* command = app.add_subcommand("caption", "Say what images show, one JSON object per line");
   CaptionArguments& arguments = on_ranks(command, chosen, commands::caption);
   add_checkpoint(command, arguments.checkpoint);
-  auto* caption_images = command->add_option("--image", arguments.images, "PNG or JPEG file (repeatable)")
-                             ->allow_extra_args(false);
+  auto* caption_images = command->add_option("--image", arguments.images, "PNG or JPEG files");
   command
       ->add_option("--split", arguments.split,
                    "Instead of files: the images of the train, validation or test split of its data, and how "
@@ -283,10 +307,13 @@ void add_serve(CLI::App& app, Chosen& chosen) {
   service::ConnectionOptions& connections = arguments.http.connections;
   command->add_option("--host", connections.host, "Address to listen at; 0.0.0.0: all of this machine's");
   command->add_option("--port", connections.port, "0: any that is free")->check(CLI::Range(0, 65535));
-  command->add_option("--certificate", connections.certificate, "PEM file, for HTTPS (TLS 1.3)");
-  command->add_option("--key", connections.key, "PEM file with its key");
-  command->add_option("--token_file", arguments.token_file,
-                      "Its token must come with every question to /v1/TASK: Authorization: Bearer TOKEN");
+  command->add_option("--certificate", connections.certificate, "PEM file, for HTTPS (TLS 1.3)")
+      ->check(kNamed);
+  command->add_option("--key", connections.key, "PEM file with its key")->check(kNamed);
+  command
+      ->add_option("--token_file", arguments.token_file,
+                   "Its token must come with every question to /v1/TASK: Authorization: Bearer TOKEN")
+      ->check(kNamed);
   command->add_option("--rate", arguments.http.rate, "Requests per second from one address (0: any number)")
       ->check(CLI::NonNegativeNumber);
   command->add_option("--burst", arguments.http.burst, "With --rate: how many may come at once")
@@ -296,11 +323,11 @@ void add_serve(CLI::App& app, Chosen& chosen) {
   command->add_option("--most_connections", connections.connections, "Open at once")
       ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 20));
   command->add_option("--request_seconds", connections.request_seconds, "For a request to arrive")
-      ->check(kAboveZero);
+      ->check(kSeconds);
   command
       ->add_option("--drain_seconds", connections.drain_seconds,
                    "At SIGTERM: for requests under way to be answered, at most")
-      ->check(kAboveZero);
+      ->check(kSeconds);
   command->add_option("--batch_tokens", arguments.limits.rows, "Tokens and rows of images in a batch at most")
       ->check(kAboveZero);
   command->add_option("--most_batch", arguments.limits.jobs, "Requests in a batch at most; 1: no batches")
@@ -309,8 +336,10 @@ void add_serve(CLI::App& app, Chosen& chosen) {
       ->add_option("--most_waiting", arguments.limits.waiting, "Requests that wait; others are refused (503)")
       ->check(CLI::Range(1, 4096));
   command
-      ->add_option("--latency", arguments.limits.latency,
-                   "Seconds that an answer should take at most: batches are cut so short (0: never)")
+      ->add_option(
+          "--latency", arguments.limits.latency,
+          "Seconds that an answer should take at most: what would take longer, by what waits already, "
+          "is refused (503); 0: nothing is")
       ->check(CLI::NonNegativeNumber);
   add_set(command, arguments.overrides, "Change a key of its recipe: moe.route_cache_mib=64");
   add_device(command, arguments.device);
@@ -341,7 +370,14 @@ void add_load(CLI::App& app, Chosen& chosen) {
                  "Ever more clients: how many answers per second, 99 of 100 within four times a lone one's")
       ->excludes(clients_option)
       ->excludes(rate_option);
-  command->add_option("--token_file", arguments.token_file, "With the token that they want");
+  command->add_option("--token_file", arguments.token_file, "With the token that they want")->check(kNamed);
+  auto* insecure = command->add_flag("--insecure", arguments.options.insecure,
+                                     "Ask by HTTPS whoever answers, whatever his certificate");
+  command
+      ->add_option("--ca", arguments.options.ca,
+                   "PEM file of who may have signed certificates (default: the system's)")
+      ->check(kNamed)
+      ->excludes(insecure);
 }
 
 void add_inspect(CLI::App& app, Chosen& chosen) {
@@ -405,12 +441,7 @@ void add_inspect(CLI::App& app, Chosen& chosen) {
 void add_export(CLI::App& app, Chosen& chosen) {
   auto* command = app.add_subcommand(
       "export", "Write a checkpoint's weights as .h5 or .safetensors, or what it computes as .onnx");
-  const auto shared = std::make_shared<ExportArguments>();
-  command->callback([=, &chosen] {
-    chosen = {export_format(*shared) == "onnx" ? together(export_graph, *shared)
-                                               : alone([=] { return export_weights(*shared); })};
-  });
-  ExportArguments& arguments = *shared;
+  ExportArguments& arguments = on_ranks(command, chosen, commands::export_model);
   add_checkpoint(command, arguments.checkpoint);
   command->add_option("output", arguments.output, "*.h5, *.safetensors or *.onnx")->required();
   command->add_option("--format", arguments.format, "Whatever the output's name says")

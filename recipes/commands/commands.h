@@ -40,8 +40,10 @@ int train(const TrainArguments& arguments, const Surroundings& surroundings, con
 struct EvaluateArguments {
   std::string checkpoint;
   std::string split = "test";
-  std::string task;   ///< "": the model's first
-  bool int8 = false;  ///< with integers, also where it was not trained for them
+  std::string data;      ///< a table, of which all rows are evaluated; "": the split
+  std::string task;      ///< "": the model's first
+  bool classes = false;  ///< tell of each class
+  bool int8 = false;     ///< with integers, also where it was not trained for them
   std::vector<std::string> overrides;
   std::string device = "auto";
 };
@@ -140,12 +142,7 @@ struct ExportArguments {
   std::string format = {};                  ///< "hdf5", "safetensors" or "onnx"; "": by the output's name
   std::vector<std::string> overrides = {};  ///< of onnx's model
 };
-/// "" where neither says.
-std::string export_format(const ExportArguments& arguments);
-/// As hdf5 or safetensors.
-int export_weights(const ExportArguments& arguments);
-/// As onnx.
-int export_graph(const ExportArguments& arguments, const Surroundings& surroundings,
+int export_model(const ExportArguments& arguments, const Surroundings& surroundings,
                  const MpiSession& session);
 
 struct BenchArguments {

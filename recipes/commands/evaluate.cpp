@@ -35,13 +35,18 @@ int evaluate(const EvaluateArguments& arguments, const Surroundings& surrounding
   const ProcessGrid grid(std::move(world), 0);
   std::vector<std::string> overrides = arguments.overrides;
   if (arguments.int8) overrides.insert(overrides.begin(), "quantization.enabled=true");
-  SplitEvaluation evaluation(arguments.checkpoint, arguments.split, arguments.task, overrides, grid);
+  const bool of_table = !arguments.data.empty();
+  if (of_table)
+    overrides.insert(overrides.end(), {"data.source=table", "data.path=", "data.train=" + arguments.data,
+                                       "data.validation=", "data.test="});
+  SplitEvaluation evaluation(arguments.checkpoint, of_table ? "train" : arguments.split, arguments.task,
+                             overrides, grid);
   const Evaluation result = evaluation.run();
   if (grid.world().rank() == 0) {
     nlohmann::ordered_json summary{
         {"checkpoint", evaluation.checkpoint()},
         {"step", evaluation.loaded().step()},
-        {"split", arguments.split},
+        {of_table ? "data" : "split", of_table ? arguments.data : arguments.split},
         {"task", evaluation.task()},
         {"texts", result.sequences},
         {"loss", result.loss},
@@ -56,6 +61,15 @@ int evaluate(const EvaluateArguments& arguments, const Surroundings& surrounding
     if (result.image_weight) summary["image_weight"] = *result.image_weight;
     if (!result.domain.empty()) summary["domain"] = domain_summary(evaluation, result);
     fmt::print("{}\n", summary.dump());
+    for (std::size_t c = 0; c < result.classes.size() && arguments.classes; ++c) {
+      const ClassCount& count = result.classes[c];
+      const nlohmann::ordered_json line{{"class", evaluation.class_names()[c]},
+                                        {"examples", count.examples()},
+                                        {"guessed", count.right + count.wrongly_guessed},
+                                        {"precision", count.precision()},
+                                        {"recall", count.recall()}};
+      fmt::print("{}\n", line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
+    }
   }
   return 0;
 }

@@ -41,7 +41,7 @@ void judge(const std::string& path, const std::vector<Image>& images, const std:
   for (std::size_t c = 0; c < names.size(); ++c)
     if (!std::isnan(shares[c])) fmt::print("{} {} {:.0f}%", c == 0 ? ":" : ",", names[c], 100 * shares[c]);
 
-  const ImageDataset data = read_examples(recipe.data, recipe.image, grid.world());
+  const ImageDataset data = read_examples(recipe.data, recipe.image, grid.world(), false);
   const ImageShape& shape = data.train.images.shape;
   std::vector<std::uint8_t> bytes;
   for (const Image& image : images) bytes.insert(bytes.end(), image.pixels.begin(), image.pixels.end());

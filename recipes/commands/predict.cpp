@@ -64,6 +64,7 @@ int predict(const PredictArguments& arguments, const Surroundings& surroundings,
   auto& world = chosen.world;
   set_threads(0, surroundings, *world);
   const ProcessGrid grid(std::move(world), 0);
+  require(grid.world().size() == 1, "predict runs in one process, not in {}", grid.world().size());
   LoadedModel loaded(arguments.checkpoint, grid, arguments.overrides);
   Predictor predictor(loaded, grid);
   const auto answer = [&](const std::vector<Example>& examples) {
@@ -73,18 +74,18 @@ int predict(const PredictArguments& arguments, const Surroundings& surroundings,
     std::fflush(stdout);
   };
   const auto &texts = arguments.texts, &images = arguments.images;
+  require(texts.empty() || images.empty() || loaded.recipe().data.has_texts(),
+          "{}: the model classifies images alone; give --image before each file", texts.front());
   require(texts.empty() || images.empty() || texts.size() == images.size(),
           "{} texts and {} images: give as many of both, \"\" for what an example lacks", texts.size(),
           images.size());
   std::vector<Example> examples(std::max(texts.size(), images.size()));
   for (std::size_t i = 0; i < texts.size(); ++i) examples[i].text = texts[i];
   for (std::size_t i = 0; i < images.size(); ++i) examples[i].image = images[i];
-  if (!examples.empty()) {
+  if (examples.size() == 1) {
     answer(examples);
     return 0;
   }
-  // A person typing, or a service on a pipe, waits for each line's answer; a file is read in larger pieces.
-  std::ios::sync_with_stdio(false);  // else std::cin reads ahead nothing, and in_avail knows nothing
   bool failed = false;
   // One that cannot be read, an image's file say, leaves the others their answers.
   const auto answer_each = [&] {
@@ -100,6 +101,12 @@ int predict(const PredictArguments& arguments, const Surroundings& surroundings,
     }
     examples.clear();
   };
+  if (!examples.empty()) {
+    answer_each();
+    return failed ? 1 : 0;
+  }
+  // A person typing, or a service on a pipe, waits for each line's answer; a file is read in larger pieces.
+  std::ios::sync_with_stdio(false);  // else std::cin reads ahead nothing, and in_avail knows nothing
   for (std::string line; std::getline(std::cin, line);) {
     if (line.ends_with('\r')) line.pop_back();
     examples.push_back(example_of(std::move(line), loaded));

@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "parallel/checkpoint/checkpoint_writer.h"
 #include "recipes/commands/commands.h"
@@ -36,18 +37,27 @@ int quantize(const QuantizeArguments& arguments, const Surroundings& surrounding
   const ProcessGrid grid(std::move(world), 0);
   std::vector<std::string> overrides = arguments.overrides;
   overrides.insert(overrides.begin(), {"quantization.enabled=true", "quantization.start_step=0"});
-  SplitEvaluation data(arguments.checkpoint, "train", "", overrides, grid, true);
-  LoadedModel& loaded = data.loaded();
+  // Its training data, which may be somewhere else, only where ranges are learned from them.
+  const std::string path = find_checkpoint(arguments.checkpoint, grid.world());
+  const Recipe recipe =
+      parse_recipe(CheckpointReader(path).state().recipe, path + ":/state/recipe", overrides);
+  std::optional<SplitEvaluation> data;
+  std::optional<LoadedModel> alone;
+  if (recipe.quantization.activations == "token")
+    alone.emplace(path, grid, overrides, true);
+  else
+    data.emplace(path, "train", "", overrides, grid, true);
+  LoadedModel& loaded = data ? data->loaded() : *alone;
   expect_new(arguments.out, loaded.step(), grid.world());
   Quantization& quantization = *loaded.model().quantization();
-  CheckpointState state = CheckpointReader(data.checkpoint()).state();
+  CheckpointState state = CheckpointReader(path).state();
   const auto metadata = nlohmann::json::parse(state.metadata);
   require(quantization.observers.empty() || !metadata.contains("client_privacy"),
           "{}: it hides its clients, and ranges learned from their examples would have no noise; set "
           "quantization.activations to \"token\"",
-          data.checkpoint());
+          path);
   RangeLearning ranges(quantization, grid.world());
-  if (!quantization.observers.empty()) data.calibrate(arguments.batches, [&] { ranges.learn(); });
+  if (data) data->calibrate(arguments.batches, [&] { ranges.learn(); });
 
   state.recipe = to_toml(loaded.recipe());
   state.metadata = notes_of(metadata);

@@ -1,8 +1,13 @@
+#include <malloc.h>
+#include <unistd.h>
+
+#include <atomic>
 #include <csignal>
 #include <filesystem>
 #include <stop_token>
 #include <thread>
 
+#include "core/clock.h"
 #include "core/text.h"
 #include "data/file.h"
 #include "recipes/commands/commands.h"
@@ -29,11 +34,10 @@ std::string token_in(const std::string& file) {
 void answer_all(BatchQueue& queue, Engine& engine, Metrics& metrics, bool alone) {
   std::vector<Job*> batch;
   while (queue.next(batch)) {
-    const TaskKind task = batch.front()->query.task;
     try {
       const EngineWork work = engine.answer(batch);
       queue.took(work.seconds);
-      metrics.computed(task, batch.size(), work);
+      metrics.computed(batch, work);
     } catch (const std::exception& error) {
       if (!alone) throw;  // the other ranks are somewhere else
       fmt::print(stderr, "conclave: {}\n", error.what());
@@ -56,6 +60,19 @@ std::string short_name(const std::filesystem::path& checkpoint) {
   return (checkpoint.parent_path().filename() / checkpoint.filename()).string();
 }
 
+// What threads read images into goes back to the system, and is not kept for each of them.
+void share_memory() {
+  mallopt(M_ARENA_MAX, 4);
+  mallopt(M_MMAP_THRESHOLD, 1 << 20);
+}
+
+std::string address_of(const HttpOptions& http, int port) {
+  const ConnectionOptions& connections = http.connections;
+  const std::string& host = connections.host;
+  return fmt::format("{}://{}:{}/", connections.certificate.empty() ? "http" : "https",
+                     host.find(':') == std::string::npos ? host : "[" + host + "]", port);
+}
+
 }  // namespace
 
 int serve(const ServeArguments& arguments, const Surroundings& surroundings, const MpiSession& session) {
@@ -63,6 +80,8 @@ int serve(const ServeArguments& arguments, const Surroundings& surroundings, con
           "--certificate and --key: give both, or neither");
   HttpOptions http = arguments.http;
   http.token = token_in(arguments.token_file);
+  http.connections.buffered = std::max(http.connections.buffered, 2 * http.connections.limits.body);
+  share_memory();
   DeviceWorld chosen = world_for(arguments.device, session);
   set_threads(0, surroundings, *chosen.world);
   const ProcessGrid grid(std::move(chosen.world), 0);
@@ -83,9 +102,10 @@ int serve(const ServeArguments& arguments, const Surroundings& surroundings, con
   const Outputs outputs;
   Metrics metrics;
   HttpService service(http, inputs, engine, queue, outputs, metrics);
-  fmt::print("serving {} of {} on {} ranks, activations {:.1f} MiB: {}://{}:{}/\n", names_of(engine.facts()),
-             loaded.checkpoint(), grid.world().size(), static_cast<double>(engine.planned()) / (1 << 20),
-             http.connections.certificate.empty() ? "http" : "https", http.connections.host, service.port());
+  const double planned = static_cast<double>(engine.planned()) / (1 << 20);
+  fmt::print("serving {} of {} on {} ranks{}: {}\n", names_of(engine.facts()), loaded.checkpoint(),
+             grid.world().size(), planned > 0 ? fmt::format(", activations {:.1f} MiB", planned) : "",
+             address_of(http, service.port()));
   std::fflush(stdout);
 
   std::jthread signals([&](const std::stop_token& stopped) {  // which may come at any time, and wake nobody
@@ -94,10 +114,24 @@ int serve(const ServeArguments& arguments, const Surroundings& surroundings, con
     service.end();
   });
   std::size_t cut_off = 0;
+  std::atomic<bool> idle = false;  // the engine, for good
   std::thread connections([&] {
     cut_off = service.run();
     inputs.decoding().close();  // what waits still is of connections that were cut off
     queue.close();
+    if (cut_off == 0) return;
+    fmt::print(stderr,
+               "conclave: {} connections were cut off before they had their answer, as --drain_seconds {:g} "
+               "were over\n",
+               cut_off, http.connections.drain_seconds);
+    // Nobody is there any more for what the engine is at, which may take longer than whoever asked for the
+    // end waits before he kills.
+    for (const double began = now(); !idle && now() - began < 1;)
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    if (idle) return;
+    std::fflush(stdout);
+    if (grid.world().size() > 1) session.abort(1);
+    ::_exit(1);
   });
   try {
     answer_all(queue, engine, metrics, grid.world().size() == 1);
@@ -105,17 +139,12 @@ int serve(const ServeArguments& arguments, const Surroundings& surroundings, con
     fmt::print(stderr, "conclave: {}\n", error.what());
     session.abort(1);
   }
+  idle = true;
   connections.join();
   signals.join();
-  if (cut_off == 0) {
-    fmt::print("all requests are answered\n");
-    return 0;
-  }
-  fmt::print(stderr,
-             "conclave: {} connections were cut off before they had their answer, as --drain_seconds {:g} "
-             "were over\n",
-             cut_off, http.connections.drain_seconds);
-  return 1;
+  if (cut_off > 0) return 1;
+  fmt::print("all requests are answered\n");
+  return 0;
 }
 
 }  // namespace conclave::commands

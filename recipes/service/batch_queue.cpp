@@ -27,6 +27,8 @@ bool BatchQueue::push(Job& job) {
   {
     const std::lock_guard lock(mutex_);
     if (closed_ || std::ssize(waiting_) >= limits_.waiting) return false;
+    const bool idle = waiting_.empty() && !at_work_;
+    if (limits_.latency > 0 && !idle && seconds_until(job) > limits_.latency) return false;
     waiting_.push_back(&job);
   }
   changed_.notify_one();
@@ -39,11 +41,10 @@ bool BatchQueue::next(std::vector<Job*>& batch) {
   changed_.wait(lock, [&] { return closed_ || !waiting_.empty(); });
   if (waiting_.empty()) return false;
   const Query& first = waiting_.front()->query;
-  const std::int64_t most = rows_now(first.task);
-  task_ = first.task, rows_ = 0;
+  task_ = first.task, rows_ = 0, at_work_ = true, began_ = Clock::now();
   std::erase_if(waiting_, [&](Job* job) {
-    const bool fits = batch.empty() || (std::ssize(batch) < limits_.jobs && rows_ + job->rows <= most &&
-                                        go_together(first, job->query));
+    const bool fits = batch.empty() || (std::ssize(batch) < limits_.jobs &&
+                                        rows_ + job->rows <= limits_.rows && go_together(first, job->query));
     if (!fits) return false;
     batch.push_back(job);
     rows_ += job->rows;
@@ -52,14 +53,21 @@ bool BatchQueue::next(std::vector<Job*>& batch) {
   return true;
 }
 
-std::int64_t BatchQueue::rows_now(TaskKind task) const {
-  const double pace = seconds_per_row_[static_cast<std::size_t>(task)];
-  if (limits_.latency == 0 || pace == 0) return limits_.rows;
-  return std::min(limits_.rows, static_cast<std::int64_t>(limits_.latency / 2 / pace));
+double BatchQueue::seconds_of(TaskKind task, std::int64_t rows) const {
+  return seconds_per_row_[static_cast<std::size_t>(task)] * static_cast<double>(rows);
+}
+
+// Of a job that is the last to be answered of those there are.
+double BatchQueue::seconds_until(const Job& job) const {
+  double sum = seconds_of(job.query.task, job.rows);
+  for (const Job* other : waiting_) sum += seconds_of(other->query.task, other->rows);
+  if (at_work_) sum += std::max(0.0, seconds_of(task_, rows_) - seconds_since(began_));
+  return sum;
 }
 
 void BatchQueue::took(double seconds) {
   const std::lock_guard lock(mutex_);
+  at_work_ = false;
   double& pace = seconds_per_row_[static_cast<std::size_t>(task_)];
   const double now = seconds / static_cast<double>(std::max<std::int64_t>(rows_, 1));
   pace = pace == 0 ? now : 0.9 * pace + 0.1 * now;

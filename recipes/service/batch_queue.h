@@ -8,6 +8,7 @@
 #include <mutex>
 #include <vector>
 
+#include "core/clock.h"
 #include "recipes/service/engine.h"
 
 namespace conclave::service {
@@ -16,9 +17,8 @@ struct BatchLimits {
   std::int64_t rows = 1024;    ///< of the model in a batch; a job that has more is one by itself
   std::int64_t jobs = 64;      ///< in a batch
   std::int64_t waiting = 256;  ///< jobs, beside those at work
-  /// Seconds that a query should take at most: a batch is cut so short that two, the one that a query finds
-  /// at work and its own, take no longer, as far as those before tell. 0: batches are as long as the above
-  /// lets them.
+  /// Seconds that a query should take at most: one that would take longer, by what it finds waiting and at
+  /// work and by how long a row took lately, is not taken. 0: any that there is room for.
   double latency = 0;
 };
 
@@ -26,7 +26,8 @@ class BatchQueue {
  public:
   explicit BatchQueue(const BatchLimits& limits);
 
-  /// From any thread. False where as many wait as may, or it is closed; the job is then not taken.
+  /// From any thread. False where as many wait as may, it would take too long, or it is closed; the job is
+  /// then not taken.
   bool push(Job& job);
   /// Waits for jobs, and fills `batch` with the next. False once it is closed. For one thread.
   bool next(std::vector<Job*>& batch);
@@ -40,16 +41,19 @@ class BatchQueue {
   std::size_t waiting() const;
 
  private:
-  std::int64_t rows_now(TaskKind task) const;
+  double seconds_of(TaskKind task, std::int64_t rows) const;
+  double seconds_until(const Job& job) const;
 
   const BatchLimits limits_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<Job*> waiting_;  // from old to new
   bool closed_ = false;
-  // Of the last batch, and what a row took lately, by task.
+  // Of the last batch, at work until took(), and what a row took lately, by task.
   TaskKind task_ = TaskKind::classify;
   std::int64_t rows_ = 0;
+  bool at_work_ = false;
+  Clock::time_point began_{};
   std::array<double, kTaskNames.size()> seconds_per_row_{};
 };
 

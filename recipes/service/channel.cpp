@@ -29,11 +29,20 @@ TlsContext tls_context(const std::string& certificate, const std::string& key) {
   SSL_CTX_set_mode(context.get(), SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
                                       SSL_MODE_RELEASE_BUFFERS);
   SSL_CTX_clear_mode(context.get(), SSL_MODE_AUTO_RETRY);  // records without bytes would keep read() at work
+  bool asked = false;                                      // for a pass phrase, which there is nobody to type
+  SSL_CTX_set_default_passwd_cb(context.get(), [](char*, int, int, void* was_asked) {
+    *static_cast<bool*>(was_asked) = true;
+    return 0;
+  });
+  SSL_CTX_set_default_passwd_cb_userdata(context.get(), &asked);
   require(SSL_CTX_use_certificate_chain_file(context.get(), certificate.c_str()) == 1,
           "--certificate {}: no PEM file of a certificate (and those that signed it): {}", certificate,
           tls_reason());
-  require(SSL_CTX_use_PrivateKey_file(context.get(), key.c_str(), SSL_FILETYPE_PEM) == 1,
-          "--key {}: no PEM file of a key, or not that of the certificate: {}", key, tls_reason());
+  const bool has_key = SSL_CTX_use_PrivateKey_file(context.get(), key.c_str(), SSL_FILETYPE_PEM) == 1;
+  require(!asked, "--key {}: it is encrypted; decrypt it, by openssl pkey, say", key);
+  require(has_key, "--key {}: no PEM file of a key, or not that of the certificate: {}", key, tls_reason());
+  SSL_CTX_set_default_passwd_cb_userdata(context.get(), nullptr);
+  SSL_CTX_set_default_passwd_cb(context.get(), nullptr);
   return context;
 }
 

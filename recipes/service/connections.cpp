@@ -96,12 +96,20 @@ int port_of(int listener) {
                                           : reinterpret_cast<sockaddr_in6&>(bound).sin6_port);
 }
 
+// Of IPv6 the first half: the other is whatever who has that first half likes.
 std::string address_of(const sockaddr_storage& from) {
   std::array<char, INET6_ADDRSTRLEN> text{};
-  if (from.ss_family == AF_INET)
+  if (from.ss_family == AF_INET) {
     inet_ntop(AF_INET, &reinterpret_cast<const sockaddr_in&>(from).sin_addr, text.data(), text.size());
-  else
-    inet_ntop(AF_INET6, &reinterpret_cast<const sockaddr_in6&>(from).sin6_addr, text.data(), text.size());
+    return text.data();
+  }
+  in6_addr address = reinterpret_cast<const sockaddr_in6&>(from).sin6_addr;
+  if (IN6_IS_ADDR_V4MAPPED(&address)) {
+    inet_ntop(AF_INET, &address.s6_addr[12], text.data(), text.size());
+  } else {
+    std::fill_n(&address.s6_addr[8], 8, std::uint8_t{0});
+    inet_ntop(AF_INET6, &address, text.data(), text.size());
+  }
   return text.data();
 }
 
@@ -119,9 +127,10 @@ struct Connection {
   RequestFrame frame;
   std::string answer;
   std::size_t written = 0;
-  bool close = false;  // once the answer is written
-  bool gone = false;   // the client, while an answer is computed
-  Clock::time_point deadline;
+  bool admitted = false;  // the request that is being read
+  bool close = false;     // once the answer is written
+  bool gone = false;      // the client, while an answer is computed
+  Clock::time_point deadline, lingers_until;
   Clock::time_point quiet_since = Clock::now();  // of one that is idle
   std::uint32_t events = 0;                      // that epoll watches for
 
@@ -137,7 +146,7 @@ struct Connection {
 
 class Connections::Loop {
  public:
-  Loop(const ConnectionOptions& options, Handler handler, Refuser refuser);
+  Loop(const ConnectionOptions& options, Handler handler, Refuser refuser, Admission admission);
   ~Loop();
 
   int port() const { return port_; }
@@ -161,6 +170,7 @@ class Connections::Loop {
   /// False where it is to be closed.
   bool advance(Number number, Connection& connection);
   bool hand_over(Number number, Connection& connection);
+  void make_room();
   void start_writing(Connection& connection, std::string answer, bool close);
   void start_reading(Connection& connection);
   void take_answers();
@@ -172,6 +182,7 @@ class Connections::Loop {
   const ConnectionOptions options_;
   const Handler handler_;
   const Refuser refuser_;
+  const Admission admission_;
   TlsContext context_;
   Descriptor listener_, epoll_, woken_;
   const int port_;
@@ -191,10 +202,12 @@ class Connections::Loop {
   std::vector<std::thread> workers_;
 };
 
-Connections::Loop::Loop(const ConnectionOptions& options, Handler handler, Refuser refuser)
+Connections::Loop::Loop(const ConnectionOptions& options, Handler handler, Refuser refuser,
+                        Admission admission)
     : options_(options),
       handler_(std::move(handler)),
       refuser_(std::move(refuser)),
+      admission_(std::move(admission)),
       context_(options.certificate.empty() ? nullptr : tls_context(options.certificate, options.key)),
       listener_(listen_on(options.host, options.port)),
       epoll_(::epoll_create1(EPOLL_CLOEXEC)),
@@ -383,8 +396,7 @@ bool Connections::Loop::advance(Number number, Connection& connection) {
         buffered_ += connection.read.size() - before;
         if (result != Channel::Result::done) return waits(result);
         if (!began) connection.deadline = in(options_.request_seconds);
-        if (buffered_ > options_.buffered)
-          start_writing(connection, refuser_(503, "busy", "too much is being sent; try again"), true);
+        if (buffered_ > options_.buffered) make_room();
         break;
       }
       case Phase::answering:
@@ -404,6 +416,7 @@ bool Connections::Loop::advance(Number number, Connection& connection) {
           connection.channel.finish();
           connection.phase = Phase::lingering;
           connection.deadline = in(1);
+          connection.lingers_until = in(options_.request_seconds);
         } else {
           start_reading(connection);
         }
@@ -414,6 +427,7 @@ bool Connections::Loop::advance(Number number, Connection& connection) {
         std::string ignored;
         const Channel::Result result = connection.channel.read(ignored);
         if (result != Channel::Result::done) return waits(result);
+        connection.deadline = std::min(in(1), connection.lingers_until);
         break;
       }
     }
@@ -425,6 +439,13 @@ bool Connections::Loop::hand_over(Number number, Connection& connection) {
   if (connection.read.empty()) return false;
   switch (connection.frame.look(connection.read)) {
     case RequestFrame::State::incomplete:
+      if (connection.frame.head() && !connection.admitted && admission_) {
+        if (std::string answer = admission_(*connection.frame.head(), connection.address); !answer.empty()) {
+          start_writing(connection, std::move(answer), true);
+          return true;
+        }
+        connection.admitted = true;
+      }
       if (connection.frame.wants_to_be_told()) {
         // A few bytes, for which there is always room in a connection on which nothing else is under way.
         std::string_view go_on = "HTTP/1.1 100 Continue\r\n\r\n";
@@ -440,10 +461,13 @@ bool Connections::Loop::hand_over(Number number, Connection& connection) {
       break;
   }
   const std::size_t size = connection.frame.size();
-  WholeRequest request{.bytes = connection.read.substr(0, size), .address = connection.address};
-  connection.read.erase(0, size);
+  WholeRequest request{.address = connection.address,
+                       .admitted = std::exchange(connection.admitted, false),
+                       .closes = connection.frame.head()->closes};
+  std::string rest = connection.read.substr(size);  // with no more memory than it takes
+  connection.read.resize(size);
+  request.bytes = std::exchange(connection.read, std::move(rest));
   request.followed = RequestFrame(options_.limits).look(connection.read) == RequestFrame::State::complete;
-  if (connection.read.empty()) connection.read.shrink_to_fit();
   connection.handed = size;
   connection.phase = Phase::answering;
   {
@@ -454,9 +478,21 @@ bool Connections::Loop::hand_over(Number number, Connection& connection) {
   return true;
 }
 
+// Of whoever has sent most of a request that is not whole, be it another than who sends just now: small
+// requests go on to be answered, however much others send.
+void Connections::Loop::make_room() {
+  const std::pair<const Number, std::unique_ptr<Connection>>* most = nullptr;
+  for (const auto& one : connections_)
+    if (one.second->phase == Phase::reading && (!most || one.second->read.size() > most->second->read.size()))
+      most = &one;
+  Connection& connection = *most->second;
+  start_writing(connection, refuser_(503, "busy", "too much is being sent; try again"), true);
+  watch(most->first, connection, EPOLLOUT);
+}
+
 void Connections::Loop::start_writing(Connection& connection, std::string answer, bool close) {
   buffered_ -= close ? connection.read.size() : 0;
-  if (close) connection.read.clear();
+  if (close) connection.read = {};
   connection.answer = std::move(answer);
   connection.written = 0;
   connection.close = close;
@@ -467,6 +503,7 @@ void Connections::Loop::start_writing(Connection& connection, std::string answer
 void Connections::Loop::start_reading(Connection& connection) {
   connection.phase = Phase::reading;
   connection.frame = RequestFrame(options_.limits);
+  connection.admitted = false;
   connection.quiet_since = Clock::now();
   connection.deadline = in(connection.read.empty() ? options_.idle_seconds : options_.request_seconds);
 }
@@ -524,8 +561,9 @@ bool Connections::Loop::ended() {
   return passed >= options_.drain_seconds || (listener_.get() < 0 && connections_.empty());
 }
 
-Connections::Connections(const ConnectionOptions& options, Handler handler, Refuser refuser)
-    : loop_(std::make_unique<Loop>(options, std::move(handler), std::move(refuser))) {}
+Connections::Connections(const ConnectionOptions& options, Handler handler, Refuser refuser,
+                         Admission admission)
+    : loop_(std::make_unique<Loop>(options, std::move(handler), std::move(refuser), std::move(admission))) {}
 Connections::~Connections() = default;
 int Connections::port() const { return loop_->port(); }
 std::size_t Connections::run() { return loop_->run(); }

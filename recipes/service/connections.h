@@ -22,7 +22,9 @@ struct ConnectionOptions {
   FrameLimits limits = {};
   std::size_t threads = 64;        ///< that answer
   std::size_t connections = 4096;  ///< beyond, an idle one is closed, or one that waits for its client
-  std::size_t buffered = std::size_t{512} << 20;  ///< bytes of requests not yet answered, of all together
+  /// Bytes of requests not yet answered, of all together. Beyond, whoever has sent most of one that is not
+  /// whole is refused.
+  std::size_t buffered = std::size_t{512} << 20;
   double request_seconds = 10;  ///< from a request's first byte to its last; for a handshake, too
   double idle_seconds = 60;     ///< between requests
   double write_seconds = 30;    ///< for a client to take an answer
@@ -31,14 +33,16 @@ struct ConnectionOptions {
 };
 
 struct WholeRequest {
-  std::string bytes;
-  std::string address;                       ///< the client's
+  std::string bytes = {};
+  std::string address = {};                  ///< the client's
   Clock::time_point arrived = Clock::now();  ///< the last byte, if earlier ones were answered
   bool followed = false;  ///< the client has sent another one already, which counts on an answer, too
+  bool admitted = false;  ///< by Admission
+  bool closes = false;    ///< the client wants the connection closed after the answer
 };
 
 struct WholeAnswer {
-  std::string bytes;
+  std::string bytes = {};
   bool close = false;  ///< the connection
 };
 
@@ -46,11 +50,15 @@ class Connections {
  public:
   /// Called in any of the threads; throws nothing.
   using Handler = std::function<WholeAnswer(const WholeRequest& request)>;
+  /// Called in run()'s thread for the head of a request whose body is still to come: "" where it may, else
+  /// the answer's bytes, after which the connection is closed. Of others, which are whole at once, nobody
+  /// asks.
+  using Admission = std::function<std::string(const RequestHead& head, const std::string& address)>;
   /// Of what is no request, the answer's bytes; called in run()'s thread.
   using Refuser = std::function<std::string(int status, std::string_view code, std::string_view reason)>;
 
   /// Listens; nobody is answered until run(). Throws Error where it cannot.
-  Connections(const ConnectionOptions& options, Handler handler, Refuser refuser);
+  Connections(const ConnectionOptions& options, Handler handler, Refuser refuser, Admission admission = {});
   ~Connections();
   Connections(const Connections&) = delete;
   Connections& operator=(const Connections&) = delete;

@@ -1,11 +1,9 @@
 // The middle of the service's layers: batches of queries become answers.
 #pragma once
 
-#include <chrono>
 #include <future>
 #include <span>
 
-#include "core/clock.h"
 #include "recipes/service/query.h"
 
 namespace conclave::service {
@@ -16,15 +14,13 @@ struct Job {
 
   Query query;
   Answer answer;
-  std::int64_t rows = 0;  ///< of the model, that it has in a batch
-  Clock::time_point arrived = Clock::now();
+  std::int64_t rows = 0;        ///< of the model, that it has in a batch
   std::promise<void> answered;  ///< or failed; whoever asked may be gone right after
 };
 
 /// What a batch took.
 struct EngineWork {
-  std::int64_t rows = 0;                          ///< that the jobs have
-  std::int64_t rows_computed = 0;                 ///< with padding, where there is any
+  std::int64_t rows = 0;                          ///< that were computed
   double seconds = 0, routing_seconds = 0;        ///< the latter of routers and gates alone
   std::int64_t cache_hits = 0, cache_misses = 0;  ///< of the routing caches
 };

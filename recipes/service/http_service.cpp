@@ -5,7 +5,9 @@
 #include <openssl/crypto.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <optional>
 
 #include "core/clock.h"
 #include "core/text.h"
@@ -77,6 +79,12 @@ const char* reason_of(int status) {
   switch (status) {
     case 400:
       return "Bad Request";
+    case 401:
+      return "Unauthorized";
+    case 404:
+      return "Not Found";
+    case 405:
+      return "Method Not Allowed";
     case 408:
       return "Request Timeout";
     case 411:
@@ -87,6 +95,8 @@ const char* reason_of(int status) {
       return "Unsupported Media Type";
     case 417:
       return "Expectation Failed";
+    case 429:
+      return "Too Many Requests";
     case 431:
       return "Request Header Fields Too Large";
     case 503:
@@ -98,9 +108,35 @@ const char* reason_of(int status) {
   }
 }
 
+// Why a request gets no further, and what there is to say of that in a header.
+struct Refused {
+  int status;
+  std::string_view code;
+  std::string message;
+  std::string header = {}, value = {};
+};
+
+Refused busy(std::string message) { return {503, "busy", std::move(message), "Retry-After", "1"}; }
+
 void set_error(httplib::Response& answer, int status, std::string_view code, std::string_view message) {
   answer.status = status;
   answer.set_content(error_text(code, message), kJson);
+}
+
+void set_error(httplib::Response& answer, const Refused& refused) {
+  set_error(answer, refused.status, refused.code, refused.message);
+  if (!refused.header.empty()) answer.set_header(refused.header.c_str(), refused.value);
+}
+
+// How one may ask at `path`; "" where there is nothing.
+std::string methods_at(std::string_view path) {
+  constexpr std::array<std::string_view, 6> kPages{"/",       "/v1",           "/healthz",
+                                                   "/readyz", "/openapi.json", "/metrics"};
+  if (std::ranges::find(kPages, path) != kPages.end()) return "GET, HEAD";
+  constexpr std::string_view kTasks = "/v1/";
+  const bool task = path.starts_with(kTasks) &&
+                    std::ranges::find(kTaskNames, path.substr(kTasks.size())) != kTaskNames.end();
+  return task ? "POST" : "";
 }
 
 }  // namespace
@@ -120,7 +156,12 @@ class HttpService::Server : private httplib::Server {
         connections_(
             options.connections, [this](const WholeRequest& request) { return handle(request); },
             [this](int status, std::string_view code, std::string_view reason) {
-              return refusal(status, code, reason);
+              return status == 503 ? refusal(busy(std::string(reason)))
+                                   : refusal({status, code, std::string(reason)});
+            },
+            [this](const RequestHead& head, const std::string& address) {
+              const auto refused = refused_at_once(head.method, head.path, head.authorization, address);
+              return refused ? refusal(*refused) : "";
             }) {
     set_payload_max_length(options.connections.limits.body);
     set_keep_alive_max_count(1'000'000);
@@ -153,12 +194,12 @@ class HttpService::Server : private httplib::Server {
     });
     Get("/v1", [this](const auto&, auto& answer) { answer.set_content(facts_text(engine_.facts()), kJson); });
     Post("/v1/([a-z]+)", [this](const auto& request, auto& answer) { answer_query(request, answer); });
-    Get("/v1/([a-z]+)", [](const auto&, auto& answer) {
-      answer.set_header("Allow", "POST");
-      set_error(answer, 405, "method_not_allowed", "ask by POST");
-    });
     set_pre_routing_handler([this](const auto& request, auto& answer) {
-      return admit(request, answer) ? HandlerResponse::Unhandled : HandlerResponse::Handled;
+      const auto refused =
+          refused_at_once(request.method, request.path, request.get_header_value("Authorization"),
+                          admitted_ ? "" : request.remote_addr);  // else it would count twice
+      if (refused) set_error(answer, *refused);
+      return refused ? HandlerResponse::Handled : HandlerResponse::Unhandled;
     });
     set_error_handler([this](const auto& request, auto& answer) { explain(request, answer); });
     set_exception_handler([](const auto&, auto& answer, std::exception_ptr failure) {
@@ -175,44 +216,47 @@ class HttpService::Server : private httplib::Server {
   WholeAnswer handle(const WholeRequest& request) {
     WholeStream stream(request);
     bool closed = false;
-    task_ = std::nullopt, status_ = 400, type_ = stream.type;
+    task_ = std::nullopt, status_ = 400, type_ = stream.type, admitted_ = request.admitted;
     // As the client is told by this answer, and not a moment later; one that has sent more is told by the
     // last.
-    const bool ending = connections_.ending() && !request.followed;
-    const bool good = process_request(stream, ending, closed, nullptr);
+    const bool closes = request.closes || (connections_.ending() && !request.followed);
+    const bool good = process_request(stream, closes, closed, nullptr);
     constexpr std::string_view kContinue =
         "HTTP/1.1 100 Continue\r\n\r\n";  // which the client was told before
     if (stream.answer.starts_with(kContinue)) stream.answer.erase(0, kContinue.size());
     if (stream.answer.size() > 12) status_ = std::atoi(stream.answer.c_str() + 9);
     metrics_.answered(task_, status_, seconds_since(request.arrived));
-    return {std::move(stream.answer), closed || !good || ending};
+    return {std::move(stream.answer), closed || !good || closes};
   }
 
-  std::string refusal(int status, std::string_view code, std::string_view reason) {
-    metrics_.answered(std::nullopt, status, 0);
-    const std::string body = error_text(code, reason);
+  std::string refusal(const Refused& refused) {
+    metrics_.answered(std::nullopt, refused.status, 0);
+    const std::string body = error_text(refused.code, refused.message);
     return fmt::format(
-        "HTTP/1.1 {} {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{}", status,
-        reason_of(status), kJson, body.size(), body);
+        "HTTP/1.1 {} {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\n{}{}{}{}\r\n{}",
+        refused.status, reason_of(refused.status), kJson, body.size(), refused.header,
+        refused.header.empty() ? "" : ": ", refused.value, refused.header.empty() ? "" : "\r\n", body);
   }
 
-  // Whether a request may go on to be read.
-  bool admit(const httplib::Request& request, httplib::Response& answer) {
-    if (!request.path.starts_with("/v1/")) {
-      if (request.method == "GET" || request.method == "HEAD") return true;
-      answer.status = 404;  // which explain() explains; else its body would be read first
-      return false;
+  // What its head alone says against a request; how often `address` asks is counted, unless it is "". In any
+  // thread.
+  std::optional<Refused> refused_at_once(const std::string& method, const std::string& path,
+                                         std::string_view authorization, const std::string& address) {
+    const bool asks_model = path.starts_with("/v1/");
+    if (asks_model) {
+      if (const double wait = address.empty() ? 0 : limit_.wait(address); wait > 0)
+        return Refused{429, "too_many_requests", "too many requests from this address", "Retry-After",
+                       fmt::format("{:.0f}", std::ceil(std::min(wait, 86400.0)))};
+      if (!options_.token.empty() && !has_token(authorization))
+        return Refused{401, "unauthorized", "send the token: Authorization: Bearer TOKEN", "WWW-Authenticate",
+                       "Bearer"};
     }
-    const double wait = limit_.wait(request.remote_addr);
-    if (wait > 0) {
-      answer.set_header("Retry-After", std::to_string(static_cast<int>(std::ceil(wait))));
-      set_error(answer, 429, "too_many_requests", "too many requests from this address");
-      return false;
-    }
-    if (options_.token.empty() || has_token(request.get_header_value("Authorization"))) return true;
-    answer.set_header("WWW-Authenticate", "Bearer");
-    set_error(answer, 401, "unauthorized", "send the token: Authorization: Bearer TOKEN");
-    return false;
+    const bool gets = method == "GET" || method == "HEAD";
+    const std::string methods = methods_at(path);
+    if (methods.empty() ? gets || asks_model : (methods == "POST" ? method == "POST" : gets))
+      return std::nullopt;  // what is wrong with the path, routing says
+    if (methods.empty()) return Refused{404, "not_found", fmt::format("there is nothing at {}", path)};
+    return Refused{405, "method_not_allowed", fmt::format("ask by {}", methods), "Allow", methods};
   }
 
   // In a time that says nothing of how much of it is right.
@@ -257,8 +301,6 @@ class HttpService::Server : private httplib::Server {
     switch (answer.status) {
       case 404:
         return set_error(answer, 404, "not_found", fmt::format("there is nothing at {}", request.path));
-      case 413:
-        return set_error(answer, 413, "body_too_large", "the body is too large");
       case 414:
         return set_error(answer, 414, "path_too_long", "the request's line is too long");
       default:
@@ -276,12 +318,14 @@ class HttpService::Server : private httplib::Server {
   static thread_local std::optional<TaskKind> task_;  // of the request at hand
   static thread_local int status_;
   static thread_local std::string_view type_;
+  static thread_local bool admitted_;
   Connections connections_;
 };
 
 thread_local std::optional<TaskKind> HttpService::Server::task_;
 thread_local int HttpService::Server::status_ = 0;
 thread_local std::string_view HttpService::Server::type_;
+thread_local bool HttpService::Server::admitted_ = false;
 
 HttpService::HttpService(const HttpOptions& options, const Inputs& inputs, const Engine& engine,
                          BatchQueue& queue, const Outputs& outputs, Metrics& metrics)

@@ -139,6 +139,10 @@ void read_options(const Fields& fields, std::int64_t max_length, Query& query) {
       options.number("steps", sampling.steps, 1, 100);
       options.number("guidance", sampling.guidance, 0, 20);
       options.number("seed", sampling.seed, 0, kMostSeed);
+      // Others wait as long as this takes.
+      if (query.count * sampling.steps > Inputs::kMostSteps)
+        refuse("bad_option", fmt::format("count: {} images of {} steps each; {} steps together are the most",
+                                         query.count, sampling.steps, Inputs::kMostSteps));
       break;
     case TaskKind::embed:
       break;
@@ -240,6 +244,11 @@ Query Inputs::query_of(TaskKind task, const Fields& fields) const {
     const TokenizedSplit split = shape_.tokenizer->encode_split(std::span(&example, 1), shape_.max_length);
     const auto tokens = split.sequence(0);
     query.tokens.assign(tokens.begin(), tokens.end());
+    if (std::ssize(tokens) >= shape_.max_length) {
+      const auto all = [&](const std::string& part) { return std::ssize(shape_.tokenizer->encode(part)); };
+      query.truncated =
+          all(example.text) + (example.pair.empty() ? 0 : 1 + all(example.pair)) > shape_.max_length;
+    }
   }
   if (fields.image) try {
       // A small file may have as many pixels as one may have: of so many at once they would take all memory.

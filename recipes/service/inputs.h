@@ -76,6 +76,7 @@ class Inputs {
   static constexpr std::size_t kMostText = std::size_t{1} << 16;       ///< bytes
   static constexpr std::int64_t kMostPixels = std::int64_t{32} << 20;  ///< of an image, before it is scaled
   static constexpr std::int64_t kMostPixelsAtOnce = 2 * kMostPixels;   ///< of all that are being scaled
+  static constexpr std::int64_t kMostSteps = 256;                      ///< of all images of a query
 
   /// Through which images go, by their pixels, from when they are decoded until they are scaled.
   Gate& decoding() const { return decoding_; }

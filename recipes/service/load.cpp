@@ -19,6 +19,17 @@ namespace {
 // many failures as its processor can make.
 constexpr std::chrono::milliseconds kPause{50};
 
+httplib::Client client_of(const LoadOptions& options) {
+  const std::string end = options.url.ends_with('/') ? "/" : "";
+  httplib::Client client(options.url.substr(0, options.url.size() - end.size()));
+  client.set_keep_alive(true);
+  client.set_tcp_nodelay(true);
+  client.set_read_timeout(60);
+  client.enable_server_certificate_verification(!options.insecure);
+  if (!options.ca.empty()) client.set_ca_cert_path(options.ca.c_str());
+  return client;
+}
+
 class Generator {
  public:
   explicit Generator(const LoadOptions& options) : options_(options), start_(Clock::now()) {}
@@ -42,11 +53,7 @@ class Generator {
   }
 
   void ask_on() {
-    httplib::Client client(options_.url);
-    client.set_keep_alive(true);
-    client.set_tcp_nodelay(true);
-    client.set_read_timeout(60);
-    client.enable_server_certificate_verification(false);
+    httplib::Client client = client_of(options_);
     httplib::Headers headers;
     if (!options_.token.empty()) headers.emplace("Authorization", "Bearer " + options_.token);
     LoadResult mine;
@@ -99,9 +106,12 @@ double LoadResult::percentile(double share) const {
 LoadResult load(const LoadOptions& options) {
   require(!options.bodies.empty() && options.clients >= 1 && options.seconds > 0,
           "load: nothing to ask, nobody who asks, or no time");
-  httplib::Client client(options.url);
-  client.enable_server_certificate_verification(false);
-  require(client.is_valid() && client.Get("/healthz"), "{}: no service answers there", options.url);
+  httplib::Client client = client_of(options);
+  const httplib::Result alive =
+      client.is_valid() ? client.Get("/healthz") : httplib::Result(nullptr, httplib::Error::Connection);
+  require(alive || alive.error() != httplib::Error::SSLServerVerification,
+          "{}: its certificate is of nobody who is known; give --ca, or --insecure", options.url);
+  require(!!alive, "{}: no service answers there", options.url);
   return Generator(options).run();
 }
 

@@ -17,6 +17,8 @@ struct LoadOptions {
   int clients = 1;                  ///< of the closed loop; of the open one, connections at most
   double rate = 0;                  ///< requests per second of the open loop; 0: a closed one
   double seconds = 5;
+  bool insecure = false;  ///< whatever certificate there is
+  std::string ca;         ///< PEM file of who may have signed it; "": the system's
 };
 
 struct LoadResult {

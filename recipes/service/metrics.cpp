@@ -55,10 +55,7 @@ struct Metrics::Families {
       histogram("conclave_batch_queries", "Queries in a batch.");
   prometheus::Family<prometheus::Histogram>& batch_rows =
       histogram("conclave_batch_rows", "Rows of the model in a batch: tokens, and what stands for images.");
-  prometheus::Counter& rows = counter("conclave_rows_total", "Rows that queries had.").Add({});
-  prometheus::Counter& computed = counter("conclave_rows_computed_total",
-                                          "Rows computed for them; what they are more than those is padding.")
-                                      .Add({});
+  prometheus::Counter& rows = counter("conclave_rows_total", "Rows computed.").Add({});
   prometheus::Counter& seconds =
       counter("conclave_engine_seconds_total", "Time in which the engine was at work.").Add({});
   prometheus::Counter& routing =
@@ -69,8 +66,6 @@ struct Metrics::Families {
   prometheus::Gauge& connections = gauge("conclave_connections", "Open connections.");
   prometheus::Gauge& ready = gauge("conclave_ready", "1 while requests are welcome.");
   prometheus::Gauge& memory = gauge("process_resident_memory_bytes", "Resident memory size in bytes.");
-  prometheus::Gauge& padding =
-      gauge("conclave_padding_share", "Of the rows computed, those that no query had, since the start.");
 };
 
 Metrics::Metrics() : families_(std::make_unique<Families>()) {}
@@ -81,14 +76,16 @@ void Metrics::answered(std::optional<TaskKind> task, int status, double seconds)
   if (task && status == 200) families_->latency.Add({{"task", label(task)}}, kSeconds).Observe(seconds);
 }
 
-void Metrics::computed(TaskKind task, std::size_t jobs, const EngineWork& work) {
+void Metrics::computed(std::span<const Job* const> batch, const EngineWork& work) {
   Families& to = *families_;
-  to.batch_jobs.Add({{"task", label(task)}}, kJobs).Observe(static_cast<double>(jobs));
-  to.batch_rows.Add({{"task", label(task)}}, kRows).Observe(static_cast<double>(work.rows));
-  // Of texts that are written token by token nobody knows before how many rows they will have.
-  const auto computed_rows = static_cast<double>(work.rows_computed);
-  to.rows.Increment(task == TaskKind::caption ? computed_rows : static_cast<double>(work.rows));
-  to.computed.Increment(computed_rows);
+  std::array<bool, kTaskNames.size()> has{};
+  for (const Job* job : batch) has[static_cast<std::size_t>(job->query.task)] = true;
+  std::string tasks;  // "classify+embed", as one batch can answer both
+  for (std::size_t task = 0; task < has.size(); ++task)
+    if (has[task]) tasks.append(tasks.empty() ? "" : "+").append(kTaskNames[task]);
+  to.batch_jobs.Add({{"task", tasks}}, kJobs).Observe(static_cast<double>(batch.size()));
+  to.batch_rows.Add({{"task", tasks}}, kRows).Observe(static_cast<double>(work.rows));
+  to.rows.Increment(static_cast<double>(work.rows));
   to.seconds.Increment(work.seconds);
   to.routing.Increment(work.routing_seconds);
   to.looked_up.Add({{"result", "hit"}}).Increment(static_cast<double>(work.cache_hits));
@@ -101,8 +98,6 @@ std::string Metrics::text(const Now& now) {
   to.connections.Set(static_cast<double>(now.connections));
   to.ready.Set(now.ready ? 1 : 0);
   to.memory.Set(resident_memory());
-  const double computed = to.computed.Value();
-  to.padding.Set(computed > 0 ? 1 - to.rows.Value() / computed : 0);
   return prometheus::TextSerializer().Serialize(to.registry.Collect());
 }
 

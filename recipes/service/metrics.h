@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 
 #include "recipes/service/engine.h"
@@ -18,7 +19,7 @@ class Metrics {
   /// A request was answered, with whatever status; `task` is none for paths that have none.
   void answered(std::optional<TaskKind> task, int status, double seconds);
   /// The engine has answered a batch.
-  void computed(TaskKind task, std::size_t jobs, const EngineWork& work);
+  void computed(std::span<const Job* const> batch, const EngineWork& work);
 
   struct Now {
     std::size_t waiting = 0, connections = 0;

@@ -76,6 +76,7 @@ ModelEngine::ModelEngine(LoadedModel& model, const ProcessGrid& grid, const std:
   facts_.class_names = model.class_names();
   facts_.texts = model.recipe().data.has_texts();
   facts_.images = model.recipe().data.has_images();
+  facts_.max_length = model.recipe().data.max_length;
   for (const auto& [name, layer] : layers_) facts_.layer_names.push_back(name);
   facts_.experts = layers_.empty() ? 0 : std::ssize(layers_.front().second->statistics().load);
   choose_tasks(tasks);
@@ -175,8 +176,7 @@ EngineWork ModelEngine::answer(std::span<Job* const> jobs) {
   share_round();
   compute_round();
   hand_out(jobs);
-  EngineWork work{.rows_computed = round_->computed};
-  for (const Job* job : jobs) work.rows += job->rows;
+  EngineWork work{.rows = round_->computed};
   for (const auto& [name, layer] : layers_) {
     work.routing_seconds += layer->statistics().routing_seconds;
     if (RouteCache* cache = layer->route_cache()) {

@@ -45,14 +45,14 @@ double liking(std::string_view accept, std::string_view type) {
     const std::string_view item = accept.substr(0, comma);
     accept.remove_prefix(comma == std::string_view::npos ? accept.size() : comma + 1);
     const std::string_view range = trimmed(item.substr(0, item.find(';')));
-    const bool all = range == "*/*";
-    const bool of_kind = range.ends_with("/*") && type.starts_with(range.substr(0, range.size() - 1));
-    if (!all && !of_kind && range != type) continue;
+    const bool all = range == "*/*", of_kind = !all && range.ends_with("/*");
+    const std::size_t compared = of_kind ? range.size() - 1 : std::max(range.size(), type.size());
+    if (!all && !same_but_for_case(range.substr(0, compared), type.substr(0, compared))) continue;
     const std::size_t closeness = all ? 1 : of_kind ? 2 : 3;
     if (closeness < closest) continue;
     closest = closeness;
     weight = 1;
-    if (const std::size_t q = item.find("q="); q != std::string_view::npos)
+    if (const std::size_t q = std::min(item.find("q="), item.find("Q=")); q != std::string_view::npos)
       std::from_chars(item.data() + q + 2, item.data() + item.size(), weight);
   }
   return weight;
@@ -64,7 +64,12 @@ std::string facts_text(const ModelFacts& model) {
   Json tasks = Json::array();
   for (std::size_t task = 0; task < kTaskNames.size(); ++task)
     if (model.tasks[task]) tasks.push_back(kTaskNames[task]);
-  return text_of({{"model", model.name}, {"tasks", tasks}, {"classes", model.class_names}}) + "\n";
+  Json facts{{"model", model.name}, {"tasks", tasks}, {"classes", model.class_names}};
+  facts["classifies"] = Json::array();
+  if (model.texts) facts["classifies"].push_back("text");
+  if (model.images) facts["classifies"].push_back("image");
+  facts["most_tokens"] = model.max_length;
+  return text_of(facts) + "\n";
 }
 
 std::string error_text(std::string_view code, std::string_view message) {
@@ -74,6 +79,7 @@ std::string error_text(std::string_view code, std::string_view message) {
 std::string JsonWriter::write(const ModelFacts& model, const Query& query, const Answer& answer) const {
   Json json{{"task", name_of(query.task)}, {"model", model.name}};
   if (!query.tokens.empty()) json["tokens"] = query.tokens.size();
+  if (query.truncated) json["truncated"] = true;
   switch (query.task) {
     case TaskKind::classify: {
       const auto order = likeliest(query, answer);

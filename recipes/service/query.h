@@ -36,6 +36,7 @@ class Refusal : public Error {
 struct Query {
   TaskKind task = TaskKind::classify;
   std::vector<std::int32_t> tokens = {};  ///< of the text, none without
+  bool truncated = false;                 ///< the text has more tokens than the model takes
   std::vector<std::uint8_t> pixels = {};  ///< of the image, none without
   std::int64_t top = 5;                   ///< classes to tell
   bool experts = false;                   ///< tell which were used, too
@@ -62,6 +63,7 @@ struct ModelFacts {
   std::vector<std::string> layer_names = {};  ///< of MoE layers
   std::int64_t experts = 0;                   ///< of each
   bool texts = false, images = false;         ///< which of the two it classifies
+  std::int64_t max_length = 0;                ///< tokens of a text
   std::array<bool, kTaskNames.size()> tasks{};
   bool can(TaskKind task) const { return tasks[static_cast<std::size_t>(task)]; }
 };

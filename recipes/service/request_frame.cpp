@@ -7,6 +7,30 @@
 #include "core/text.h"
 
 namespace conclave::service {
+namespace {
+
+constexpr std::size_t kMostHeader = 8000;  // bytes of one, which httplib can read
+
+// RFC 9110, section 5.6.2. Whoever took another for none, say one with a tab before its colon, would find
+// another end of the request than who stands before this service.
+bool is_token(std::string_view name) {
+  return !name.empty() && std::ranges::all_of(name, [](char c) {
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+           std::string_view("!#$%&'*+-.^_`|~").find(c) != std::string_view::npos;
+  });
+}
+
+// Whether a list, "keep-alive, TE", has `item`.
+bool lists(std::string_view list, std::string_view item) {
+  while (!list.empty()) {
+    const std::size_t comma = std::min(list.find(','), list.size());
+    if (same_but_for_case(trimmed(list.substr(0, comma)), item)) return true;
+    list.remove_prefix(std::min(list.size(), comma + 1));
+  }
+  return false;
+}
+
+}  // namespace
 
 RequestFrame::State RequestFrame::refuse(int status, const char* code, const char* reason) {
   status_ = status, code_ = code, reason_ = reason;
@@ -37,14 +61,20 @@ RequestFrame::State RequestFrame::read_head(std::string_view head) {
     return line.find(" HTTP/") == std::string_view::npos
                ? refuse(400, "bad_request", "this is no HTTP request")
                : refuse(505, "http_version", "HTTP/1.1 is spoken here");
+  const std::string_view target =
+      line.substr(0, line.rfind(' ')).substr(std::min(line.find(' ') + 1, line.size()));
+  told_ = {.method = std::string(line.substr(0, line.find(' '))),
+           .path = std::string(target.substr(0, target.find('?'))),
+           .closes = line.ends_with("0")};
   std::optional<std::size_t> length;
   head.remove_prefix(std::min(head.size(), line.size() + 2));
   while (!head.empty()) {
     const std::string_view header = head.substr(0, head.find("\r\n"));
     head.remove_prefix(std::min(head.size(), header.size() + 2));
     const std::size_t colon = header.find(':');
-    if (colon == std::string_view::npos || colon == 0 || header[0] == ' ' || header[0] == '\t' ||
-        header[colon - 1] == ' ' || header.find_first_of("\r\n") != std::string_view::npos)
+    if (header.size() > kMostHeader) return refuse(431, "head_too_large", "a header is too long");
+    if (colon == std::string_view::npos || !is_token(header.substr(0, colon)) ||
+        header.find_first_of("\r\n") != std::string_view::npos)
       return refuse(400, "bad_request", "a header that is none");
     const std::string_view name = header.substr(0, colon), value = trimmed(header.substr(colon + 1));
     if (same_but_for_case(name, "transfer-encoding"))
@@ -52,6 +82,9 @@ RequestFrame::State RequestFrame::read_head(std::string_view head) {
     // Whoever reads it would inflate it, to a thousand times what the limits let in.
     if (same_but_for_case(name, "content-encoding") && !same_but_for_case(value, "identity"))
       return refuse(415, "unsupported_encoding", "send the body as it is, without a Content-Encoding");
+    if (same_but_for_case(name, "authorization")) told_.authorization = value;
+    if (same_but_for_case(name, "connection"))
+      told_.closes = lists(value, "close") || (told_.closes && !lists(value, "keep-alive"));
     if (same_but_for_case(name, "expect")) {
       if (!same_but_for_case(value, "100-continue"))
         return refuse(417, "expectation", "only 100-continue can be expected");

@@ -14,6 +14,13 @@ struct FrameLimits {
   std::size_t body = std::size_t{16} << 20;
 };
 
+/// What of a request's head is asked before its body has come.
+struct RequestHead {
+  std::string method, path;        ///< the latter without what follows a ?
+  std::string authorization = {};  ///< "" without
+  bool closes = false;             ///< the connection, after the answer
+};
+
 /// A request so far. Bytes are looked at once, however few come at a time.
 class RequestFrame {
  public:
@@ -25,6 +32,8 @@ class RequestFrame {
 
   /// Of a complete one.
   std::size_t size() const { return head_ + body_; }
+  /// Null until it is whole.
+  const RequestHead* head() const { return head_ > 0 ? &told_ : nullptr; }
   /// Its head is here, and the client waits to be told that its body is welcome (Expect: 100-continue); true
   /// once.
   bool wants_to_be_told();
@@ -40,6 +49,7 @@ class RequestFrame {
 
   FrameLimits limits_;
   std::size_t seen_ = 0, head_ = 0, body_ = 0;  // head_: 0 until it is whole
+  RequestHead told_;
   bool expects_ = false;
   int status_ = 0;
   const char *code_ = "", *reason_ = "";

@@ -1,4 +1,6 @@
 #include <catch2/catch.hpp>
+#include <cmath>
+#include <limits>
 
 #include "core/kernels/activation.h"
 #include "tests/autograd/gradient.h"
@@ -6,8 +8,8 @@
 namespace conclave {
 namespace {
 
-// x^2 whose backward says `factor` x dy.
-Tensor square(Tape& tape, const Tensor& x, double factor) {
+// x^2 whose backward says `factor` x dy, but of element `broken` that it is not a number.
+Tensor square(Tape& tape, const Tensor& x, double factor, Index broken = -1) {
   Tensor y = tape.output(x.shape(), x.dtype(), {&x});
   kernels::multiply(x, x, y);
   tape.record("square", {&x}, {&y}, [=](Tape& tape) {
@@ -15,6 +17,7 @@ Tensor square(Tape& tape, const Tensor& x, double factor) {
     kernels::scale(x, factor, scaled);
     const auto [dx, write] = tape.into(x);
     kernels::multiply(tape.gradient(y), scaled, dx, write);
+    if (broken >= 0) dx.data<double>()[broken] = std::numeric_limits<double>::quiet_NaN();
   });
   return y;
 }
@@ -38,6 +41,15 @@ TEST_CASE("gradcheck finds a wrong gradient, and where it is", "[gradcheck]") {
   CHECK(result.input == 1);
   CHECK(result.element == 1);
   CHECK(result.analytic == Approx(result.numeric * 0.75));
+}
+
+TEST_CASE("gradcheck finds a gradient that is no number among those that are", "[gradcheck]") {
+  const GradcheckResult result =
+      gradcheck([](Tape& tape, Inputs in) { return square(tape, in[0], 2.001, 2); }, {random_values({5}, 1)});
+  CHECK(result.worst == std::numeric_limits<double>::infinity());
+  CHECK(result.input == 0);
+  CHECK(result.element == 2);
+  CHECK(std::isnan(result.analytic));
 }
 
 TEST_CASE("gradcheck finds a gradient that was forgotten", "[gradcheck]") {

@@ -73,7 +73,9 @@ target_compile_options(emulated_tests PRIVATE ${quickly})
 target_precompile_headers(emulated_tests PRIVATE <catch2/catch.hpp>)
 target_compile_definitions(emulated_tests PRIVATE CONCLAVE_SOURCE="${PROJECT_SOURCE_DIR}")
 conclave_unit_tests(emulated_tests ${emulated_test_sources})
-add_dependencies(sanitized_tests emulated_tests)
+if(CONCLAVE_SANITIZED_DEVICE)
+  add_dependencies(sanitized_tests emulated_tests)
+endif()
 
 # What scripts/gpu_check measures with, here to see that it runs.
 add_executable(emulated_roofline cuda/roofline.cpp cuda/operations.cpp cuda/peak.cu)

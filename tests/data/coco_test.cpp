@@ -83,6 +83,7 @@ TEST_CASE("captions of an image of COCO are examples that share it", "[data]") {
     CHECK(split->examples[0].text.empty());
     CHECK(split->examples[0].label == 1);
     CHECK(split->examples[2].text == "His cat.");
+    CHECK(split->examples[2].captions == std::vector<std::string>{"His cat."});
     CHECK(split->examples[2].label == 0);
     CHECK(split->images.shape == ImageShape{3, 3, 3});
     CHECK(split->images.rows == std::vector<std::int32_t>{0, 1, 1});
@@ -93,6 +94,18 @@ TEST_CASE("captions of an image of COCO are examples that share it", "[data]") {
   CHECK(images.class_names == std::vector<std::string>{"person", "animal"});
   CHECK(images.train.images.rows == std::vector<std::int32_t>{0, 1});
   CHECK(images.train.examples.size() == 2);
+  CHECK(images.train.examples[1].captions.empty());
+
+  // To be said of images that are shown alone: each is one example still.
+  const ImageDataset shown =
+      read_coco({.directory = folder.path(), .side = 3, .texts = false, .captions = true}, none);
+  for (const ImageSplit* split : {&shown.train, &shown.test}) {
+    REQUIRE(split->examples.size() == 2);
+    CHECK(split->images.rows == std::vector<std::int32_t>{0, 1});
+    CHECK(split->examples[0].captions.empty());
+    CHECK(split->examples[1].text.empty());
+    CHECK(split->examples[1].captions == std::vector<std::string>{"A man.", "His cat."});
+  }
 
   std::filesystem::remove_all(folder.path() + "/train" + year);
   const ImageDataset texts = read_coco({.directory = folder.path(), .images = false}, none);

@@ -74,7 +74,7 @@ TEST_CASE("an image matches the definitions of its own class, and no other's", "
     }
   }
   CHECK(seen.size() == kLemmas.size());
-  CHECK(data.train.examples[9].caption == "Ankle boot");
+  CHECK(data.train.examples[9].captions == std::vector<std::string>{"Ankle boot"});
 }
 
 TEST_CASE("an image's text depends on its number in its file", "[data]") {
@@ -104,7 +104,7 @@ TEST_CASE("half of Fashion-MNIST's images match, and every text is as often righ
     CHECK(std::abs(static_cast<double>(matching) / count - 0.5) < 0.02);
     for (const TextExample& example : examples) {
       ++texts[example.text][static_cast<std::size_t>(example.label)];
-      ++shown[example.caption][static_cast<std::size_t>(example.label)];
+      ++shown[example.captions.at(0)][static_cast<std::size_t>(example.label)];
       of_split.insert(example.text);
     }
     CHECK(of_split.size() == 19);

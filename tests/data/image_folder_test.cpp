@@ -4,11 +4,13 @@
 #include <filesystem>
 
 #include "data/file.h"
+#include "data/stable_bucket.h"
 #include "tests/data/temporary_directory.h"
 #include "tests/fixtures/image_fixture.h"
 
 using namespace conclave;
 using Catch::Matchers::Contains;
+using Catch::Matchers::EndsWith;
 using Catch::Matchers::StartsWith;
 
 namespace {
@@ -40,12 +42,58 @@ TEST_CASE("a folder of images has its classes in order and its splits by its pat
   CHECK(data.validation.examples.size() == 3);
   CHECK(data.test.examples.size() == 5);
   CHECK(std::ranges::is_sorted(data.train.examples, {}, &TextExample::label));
+  CHECK(none.warnings() ==
+        std::vector<std::string>{folder.path() +
+                                 ": left out: 1 file that is neither PNG nor JPEG by name (cat/notes.txt)"});
+}
+
+TEST_CASE("what a folder of images has beside them is told", "[data]") {
+  const TemporaryDirectory folder;
+  for (int i = 0; i < 9; ++i) write(folder, fmt::format("cat/{}.png", i), picture("colour.png"));
+  BadInputs none;
+  CHECK(read_image_folder(folder.path(), 4, none).train.examples.size() > 1);
+  CHECK(none.warnings().empty());
+  for (int i = 0; i < 6; ++i) write(folder, fmt::format("cat/{}.gif", i), "GIF89a");
+  write(folder, "cat/old/1.png", picture("colour.png"));
+  write(folder, "cat/older/1.png", picture("colour.png"));
+  write(folder, "cover.jpg", picture("grey.jpg"));
+  read_image_folder(folder.path(), 4, none);
+  CHECK(
+      none.warnings() ==
+      std::vector<std::string>{
+          folder.path() +
+          ": left out: 6 files that are neither PNG nor JPEG by name (cat/0.gif, cat/1.gif, cat/2.gif, "
+          "cat/3.gif, cat/4.gif and 1 more), and 2 folders within a class (cat/old, cat/older), and 1 image "
+          "outside of the classes' folders (cover.jpg)"});
+}
+
+TEST_CASE("classes of images that are left without a training image are told", "[data]") {
+  const TemporaryDirectory folder;
+  std::vector<std::string> held;
+  for (int i = 0; held.size() < 2; ++i)
+    if (const auto name = fmt::format("dog/{}.png", i); bucket_of(name, 10) >= 8) held.push_back(name);
+  for (const std::string& name : held) write(folder, name, picture("colour.png"));
+  for (int i = 0; i < 9; ++i) write(folder, fmt::format("cat/{}.png", i), picture("colour.png"));
+  BadInputs none, bad(true);
+  CHECK(read_image_folder(folder.path(), 4, none).class_names.size() == 2);
+  REQUIRE(none.warnings().size() == 1);
+  CHECK_THAT(none.warnings()[0], StartsWith(folder.path() + ": 1 of 2 classes have no training image") &&
+                                     Contains("sort them into folders train") && EndsWith(": dog"));
+  write(folder, "split/train/cat/1.png", picture("colour.png"));
+  write(folder, "split/train/dog/1.png", "no image");
+  read_image_folder(folder.path() + "/split", 4, bad);
+  CHECK(bad.warnings() ==
+        std::vector<std::string>{folder.path() + "/split: 1 of 2 classes have no training image: dog"});
 }
 
 TEST_CASE("a folder may have its splits as folders", "[data]") {
+  const auto validation = GENERATE(as<std::string>(), "val", "valid", "validation", "dev");
   const TemporaryDirectory folder;
-  for (const char* name : {"train/cat/1.png", "train/cat/2.png", "train/train/1.png", "val/train/1.png"})
+  for (const std::string& name :
+       {std::string("train/cat/1.png"), std::string("train/cat/2.png"), std::string("train/train/1.png"),
+        validation + "/train/1.png", std::string("extra/cat/1.png"), std::string("Test/cat/1.png")})
     write(folder, name, picture("colour.png"));
+  write(folder, validation + "/train/1.bmp", "BM");
   BadInputs none;
   const ImageDataset data = read_image_folder(folder.path(), 4, none);
   CHECK(data.class_names == std::vector<std::string>{"cat", "train"});
@@ -53,6 +101,11 @@ TEST_CASE("a folder may have its splits as folders", "[data]") {
   REQUIRE(data.validation.examples.size() == 1);
   CHECK(data.validation.examples[0].label == 1);
   CHECK(data.test.examples.empty());
+  CHECK(none.warnings() ==
+        std::vector<std::string>{
+            folder.path() + ": left out: 1 file that is neither PNG nor JPEG by name (" + validation +
+            "/train/1.bmp), and 2 folders beside train whose names are no split's (Test, "
+            "extra)"});
   // The inner one is of classes.
   CHECK(read_image_folder(folder.path() + "/train", 4, none).class_names.size() == 2);
 

@@ -1,6 +1,7 @@
 #include "data/image.h"
 
 #include <sys/resource.h>
+#include <turbojpeg.h>
 #include <zlib.h>
 
 #include <catch2/catch.hpp>
@@ -49,6 +50,55 @@ std::string png(std::uint32_t height, std::uint32_t width, const std::string& pi
          chunk("IDAT", packed) + chunk("IEND", "");
 }
 
+// A JPEG of `image`, which is grey, with as little loss as there can be.
+std::string jpeg_of(const Image& image, int flags = 0) {
+  const auto width = static_cast<int>(image.shape.width), height = static_cast<int>(image.shape.height);
+  tjhandle compressor = tjInitCompress();
+  unsigned char* bytes = nullptr;
+  unsigned long size = 0;
+  REQUIRE(tjCompress2(compressor, image.pixels.data(), width, 0, height, TJPF_GRAY, &bytes, &size,
+                      TJSAMP_GRAY, 100, flags) == 0);
+  std::string file(reinterpret_cast<const char*>(bytes), size);
+  tjFree(bytes);
+  tjDestroy(compressor);
+  return file;
+}
+
+// The JPEG `file` with an APP1 segment, after SOI.
+std::string with_exif(const std::string& file, const std::string& tiff) {
+  const std::string segment = std::string("Exif\0\0", 6) + tiff;
+  return file.substr(0, 2) + "\xFF\xE1" +
+         big_endian(static_cast<std::uint32_t>(segment.size() + 2)).substr(2) + segment + file.substr(2);
+}
+
+// EXIF of two tags, the latter of them the orientation.
+std::string exif(bool little, std::uint32_t orientation, std::uint32_t type = 3, std::uint32_t count = 1) {
+  const auto number = [&](std::uint32_t value, std::size_t size) {
+    const std::string digits = big_endian(value).substr(4 - size);
+    return little ? std::string(digits.rbegin(), digits.rend()) : digits;
+  };
+  return (little ? "II" : "MM") + number(42, 2) + number(8, 4) + number(2, 2) +  //
+         number(0x0100, 2) + number(4, 2) + number(1, 4) + number(0x0112, 4) + number(0x0112, 2) +
+         number(type, 2) + number(count, 4) + number(orientation, 2) + number(0, 2) + number(0, 4);
+}
+
+// A progressive JPEG of so many pixels, which are black, and scans: of more than it has, each says again that
+// some coefficients are 0.
+std::string with_scans(std::int64_t height, std::int64_t width, int scans) {
+  const std::string file =
+      jpeg_of({{height, width, 1}, std::vector<std::uint8_t>(static_cast<std::size_t>(height * width))},
+              TJFLAG_PROGRESSIVE);
+  std::vector<std::size_t> found;
+  for (std::size_t at = 0; (at = file.find("\xFF\xDA", at)) != std::string::npos; ++at) found.push_back(at);
+  REQUIRE(found.size() > 2);
+  const std::size_t tables = file.rfind("\xFF\xC4", found[1]);
+  std::string scan = file.substr(tables, file.find('\xFF', found[1] + 10) - tables);
+  scan[found[1] - tables + 9] = 0;  // all bits of them
+  std::string all = file.substr(0, file.size() - 2);
+  for (int count = static_cast<int>(found.size()); count < scans; ++count) all += scan;
+  return all + "\xFF\xD9";
+}
+
 }  // namespace
 
 TEST_CASE("every kind of PNG becomes grey, colour, or colour with alpha", "[data]") {
@@ -65,6 +115,88 @@ TEST_CASE("a PNG's 16 bits become 8", "[data]") {
 TEST_CASE("a JPEG is grey or colour, progressive or not", "[data]") {
   const std::string name = GENERATE("grey.jpg", "colour.jpg", "progressive.jpg");
   CHECK_THAT(decode_image(file(name), name), IsImage(image_fixture(name), 2));
+}
+
+TEST_CASE("a JPEG is turned and mirrored as its EXIF orientation says", "[data]") {
+  // Blocks of 24 x 24 pixels of one shade each, which survive.
+  const std::vector<int> blocks{10,  70,  130,  //
+                                190, 250, 40};
+  Image image{{48, 72, 1}, std::vector<std::uint8_t>(48 * 72)};
+  for (std::size_t i = 0; i < image.pixels.size(); ++i)
+    image.pixels[i] = static_cast<std::uint8_t>(blocks[i / 72 / 24 * 3 + i % 72 / 24]);
+  const std::vector<std::vector<int>> expected{{10, 70, 130, 190, 250, 40},   // as it is
+                                               {130, 70, 10, 40, 250, 190},   // mirrored
+                                               {40, 250, 190, 130, 70, 10},   // upside down
+                                               {190, 250, 40, 10, 70, 130},   // mirrored top to bottom
+                                               {10, 190, 70, 250, 130, 40},   // rows are columns
+                                               {190, 10, 250, 70, 40, 130},   // a quarter to the right
+                                               {40, 130, 250, 70, 190, 10},   // columns from the right
+                                               {130, 40, 70, 250, 10, 190}};  // a quarter to the left
+  const std::string plain = jpeg_of(image);
+  const bool little = GENERATE(true, false);
+  for (std::uint32_t orientation = 1; orientation <= 8; ++orientation) {
+    CAPTURE(little, orientation);
+    const Image shown = decode_image(with_exif(plain, exif(little, orientation)), "file");
+    REQUIRE(shown.shape == (orientation < 5 ? ImageShape{48, 72, 1} : ImageShape{72, 48, 1}));
+    const std::int64_t across = shown.shape.width / 24;
+    for (std::size_t block = 0; block < 6; ++block) {
+      const auto at = static_cast<std::int64_t>(block);
+      const std::int64_t corner = at / across * 24 * shown.shape.width + at % across * 24;
+      for (const std::int64_t pixel : {corner, corner + 23 * shown.shape.width + 23})
+        CHECK(std::abs(shown.pixels[static_cast<std::size_t>(pixel)] - expected[orientation - 1][block]) <=
+              2);
+    }
+  }
+  // Of colours, three bytes go together.
+  const Image colour = image_fixture("colour.jpg");
+  Image half = colour;
+  for (std::int64_t y = 0; y < half.shape.height; ++y)
+    for (std::int64_t x = 0; x < half.shape.width; ++x)
+      for (std::int64_t c = 0; c < 3; ++c)
+        half.pixels[static_cast<std::size_t>((y * half.shape.width + x) * 3 + c)] =
+            colour.pixels[static_cast<std::size_t>(colour.shape.size() - (y * half.shape.width + x + 1) * 3 +
+                                                   c)];
+  CHECK_THAT(decode_image(with_exif(file("colour.jpg"), exif(true, 3)), "file"), IsImage(half, 2));
+}
+
+TEST_CASE("EXIF that is malformed leaves a JPEG as it is", "[data]") {
+  const Image image{{8, 16, 1}, std::vector<std::uint8_t>(8 * 16, 9)};
+  const std::string plain = jpeg_of(image);
+  const auto shape = [&](const std::string& tiff) {
+    return decode_image(with_exif(plain, tiff), "file").shape;
+  };
+  const std::string good = exif(false, 6);
+  REQUIRE(shape(good) == ImageShape{16, 8, 1});
+  for (std::size_t size = 0; size < 8 + 2 + 12 + 10; ++size)
+    CHECK(shape(good.substr(0, size)) == image.shape);
+  for (const std::uint32_t orientation : {0u, 9u, 0xFFFFu})
+    CHECK(shape(exif(true, orientation)) == image.shape);
+  CHECK(shape(exif(true, 6, 4)) == image.shape);                         // not of 16 bits
+  CHECK(shape(exif(true, 6, 3, 2)) == image.shape);                      // two numbers
+  for (const char* offset : {"\xFF\xFF\xFF\xFF", "\x7F\xFF\xFF\xFF"}) {  // the directory is elsewhere
+    std::string elsewhere = good;
+    CHECK(shape(elsewhere.replace(4, 4, offset, 4)) == image.shape);
+  }
+  std::string many = good;
+  CHECK(shape(many.replace(8, 2, "\xFF\xFF", 2)) == ImageShape{16, 8, 1});  // more tags than there are
+  CHECK(shape(many.substr(0, 22)) == image.shape);
+  CHECK(shape("XX" + good.substr(2)) == image.shape);
+  std::string adobe = with_exif(plain, good);  // another segment of that marker comes first
+  adobe.insert(2, std::string("\xFF\xE1\0\x08http:/", 10));
+  CHECK(decode_image(adobe, "file").shape == ImageShape{16, 8, 1});
+}
+
+TEST_CASE("a JPEG of many pixels and more scans than encoders make is refused", "[data]") {
+  CHECK(image_error(with_scans(1024, 1025, 32)) == "");
+  CHECK_THAT(image_error(with_scans(1024, 1025, 33)),
+             StartsWith("file: 33 scans of 1024 x 1025 pixels") && Contains("may have 32 at most"));
+  CHECK(image_error(with_scans(1024, 1024, 33)) == "");
+  CHECK_THAT(image_error(with_scans(8, 8, 600)), StartsWith("file: not a good JPEG file ("));
+  bool told = false;
+  CHECK_THROWS_AS(
+      decode_image(with_scans(1024, 1025, 33), "file", kMostPixels, [&](const ImageShape&) { told = true; }),
+      Error);
+  CHECK_FALSE(told);  // and there is no memory for it
 }
 
 TEST_CASE("a JPEG of printer's colours is refused", "[data]") {

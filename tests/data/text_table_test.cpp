@@ -9,12 +9,26 @@
 
 using namespace conclave;
 using Catch::Matchers::Contains;
+using Catch::Matchers::EndsWith;
 
 namespace {
 
+TextDataset read_table(const TextTableOptions& options) {
+  BadInputs none;
+  return read_text_table(options, none);
+}
+
+// What is told of a table of one file, to be split.
+std::vector<std::string> table_warnings(const std::string& content) {
+  const TemporaryDirectory folder;
+  BadInputs none;
+  read_text_table({.path = folder.write("t.csv", content)}, none);
+  return none.warnings();
+}
+
 TextDataset read_train(const std::string& name, const std::string& content) {
   const TemporaryDirectory folder;
-  return read_text_table({.train = folder.write(name, content)});
+  return read_table({.train = folder.write(name, content)});
 }
 
 std::string table_error(const std::string& name, const std::string& content) {
@@ -49,7 +63,7 @@ TEST_CASE("TSV fields are taken as they stand", "[data]") {
   CHECK(data.train[1].text == "'quoted'");
 }
 
-TEST_CASE("JSONL labels may be strings or integers", "[data]") {
+TEST_CASE("JSONL labels may be strings, integers or booleans", "[data]") {
   const auto data =
       read_train("t.jsonl",
                  "\xEF\xBB\xBF{\"text\": \"caf\\u00e9 \xE2\x82\xAC\", \"label\": 10}\r\n\n"
@@ -59,6 +73,99 @@ TEST_CASE("JSONL labels may be strings or integers", "[data]") {
   CHECK(data.train[1].text == "b\nc");
   CHECK(data.class_names == std::vector<std::string>{"-2", "9", "10"});  // integers sort as numbers
   CHECK(data.train[0].label == 2);
+  const auto truth =
+      read_train("t.jsonl", "{\"text\":\"a\",\"label\":true}\n{\"text\":\"b\",\"label\":false}");
+  CHECK(truth.class_names == std::vector<std::string>{"false", "true"});
+  CHECK(truth.train[0].label == 1);
+}
+
+TEST_CASE("a table's extension may be in upper case", "[data]") {
+  CHECK(read_train("UP.CSV", "text,label\n\"a,b\",x\n").train[0].text == "a,b");
+  CHECK(read_train("UP.Tsv", "text\tlabel\na,b\tx\n").train[0].text == "a,b");
+  CHECK(read_train("UP.JSONL", "{\"text\":\"a\",\"label\":1}").train[0].text == "a");
+}
+
+TEST_CASE("what a header without the column may be is said", "[data]") {
+  CHECK_THAT(table_error("t.tsv", "\"text\"\t\"label\"\n\"a\"\t\"x\"\n"),
+             Contains("t.tsv:1: ") && Contains("fields of a .tsv are not quoted: save the file as .csv"));
+  CHECK_THAT(table_error("t.csv", "text;label\na;x\n"),
+             Contains("t.csv:1: ") && Contains("is it separated by semicolons?"));
+  CHECK_THAT(table_error("t.csv", "\"text\";\"label\"\n\"a\";\"x\"\n"),
+             Contains("t.csv:1: ") && Contains("separated by semicolons?"));
+  CHECK_THAT(table_error("t.csv", "sentence,label\na,x\n"), !Contains("semicolons"));
+  CHECK_THAT(table_error("t.csv", "text;,text,label,text\n"), !Contains("semicolons"));
+}
+
+TEST_CASE("bad rows of a table are left out and counted where asked", "[data]") {
+  const TemporaryDirectory folder;
+  const auto read = [&](const std::string& name, const std::string& content, BadInputs& bad) {
+    return read_text_table({.train = folder.write(name, content)}, bad);
+  };
+  BadInputs csv(true);
+  const auto data = read(
+      "t.csv", "text,label\na,x\nb\nc,d,e\nf,\ng\xFF,y\n\"h\ni\",y\nj," + std::string(2000, 'z') + "\n", csv);
+  CHECK(csv.count() == 5);
+  CHECK_THAT(csv.first(), Contains("t.csv:3: 1 fields"));
+  REQUIRE(data.train.size() == 2);
+  CHECK(data.train[1].text == "h\ni");
+  CHECK(data.class_names == std::vector<std::string>{"x", "y"});
+
+  BadInputs jsonl(true);
+  CHECK(
+      read("t.jsonl",
+           "{\"text\":\n{\"text\":\"a\",\"label\":1}\n[]\n{\"text\":\"a\"}\n{\"text\":\"\xE9\",\"label\":1}",
+           jsonl)
+          .train.size() == 1);
+  CHECK(jsonl.count() == 4);
+  CHECK_THAT(jsonl.first(), Contains("t.jsonl:1: not JSON"));
+
+  // A label that training lacks
+  BadInputs test(true);
+  const TextTableOptions options{.train = folder.write("a.csv", "text,label\na,x\n"),
+                                 .test = folder.write("b.csv", "text,label\nb,y\nc,x\n")};
+  CHECK(read_text_table(options, test).test.size() == 1);
+  CHECK_THAT(test.first(), Contains("b.csv:2: label `y` does not occur"));
+
+  // What is no matter of a row stays an error.
+  BadInputs bad(true);
+  CHECK_THAT(error_of([&] { read("t.csv", "text\na\n", bad); }), Contains("one column named `label`"));
+  CHECK_THAT(error_of([&] { read("t.csv", "text,label,\xE9\na,x,1\n", bad); }),
+             Contains("t.csv:1: invalid UTF-8"));
+  CHECK_THAT(error_of([&] { read("t.csv", "text,label\na,x\n\"b,x\n", bad); }), Contains("never closed"));
+  CHECK(bad.count() == 0);
+  CHECK_THAT(error_of([&] { read("t.jsonl", "{\"texts\":\"a\"}", bad); }),
+             Contains("no rows to train on; all were left out, the first of them as ") &&
+                 Contains("t.jsonl:1: no key `text`"));
+}
+
+TEST_CASE("classes that are left without a training example are told", "[data]") {
+  std::string rows = "text,label\n";
+  for (int i = 0; i < 40; ++i) rows += fmt::format("text number {},{}\n", i, i % 4 == 0 ? "a" : "b");
+  CHECK(table_warnings(rows).empty());
+  const TemporaryDirectory folder;
+  const TextDataset all = read_table({.path = folder.write("t.csv", rows)});
+  std::vector<std::string> held;  // texts of the other splits
+  for (const auto* split : {&all.validation, &all.test})
+    for (const TextExample& example : *split) held.push_back(example.text);
+  REQUIRE(held.size() > 1);
+  const auto warnings = table_warnings(rows + held[0] + ",rare\n" + held[1] + ",\"two\nlines\"\n");
+  REQUIRE(warnings.size() == 1);
+  CHECK_THAT(warnings[0], Contains("t.csv: 2 of 4 classes have no training example") &&
+                              Contains("name the files `train`, `validation` and `test`") &&
+                              EndsWith(": rare, two\nlines"));
+  for (int i = 0; i < 7; ++i) rows += fmt::format("{},rare {}\n", held[0], i);
+  CHECK_THAT(table_warnings(rows).at(0), EndsWith("rare 0, rare 1, rare 2, rare 3, rare 4 and 2 more"));
+}
+
+TEST_CASE("labels that are alike but for blanks are told", "[data]") {
+  std::string rows = "text,label\n";
+  for (int i = 0; i < 200; ++i) rows += fmt::format("text number {},{}\n", i, i % 2 == 0 ? "spam" : "ham");
+  CHECK(table_warnings(rows).empty());
+  for (int i = 0; i < 200; ++i) rows += fmt::format("another {},{}\n", i, i % 2 == 0 ? "spam " : " spam");
+  const auto warnings = table_warnings(rows);
+  REQUIRE(warnings.size() == 1);
+  CHECK_THAT(warnings[0], Contains("t.csv: labels that differ by the blanks around them alone") &&
+                              EndsWith(": ` spam` and `spam`, ` spam` and `spam `"));
 }
 
 TEST_CASE("column names are the user's own", "[data]") {
@@ -66,7 +173,7 @@ TEST_CASE("column names are the user's own", "[data]") {
   const TextTableOptions options{.train = folder.write("a.csv", "sentence,class\nhello,spam\n"),
                                  .text_column = "sentence",
                                  .label_column = "class"};
-  CHECK(read_text_table(options).train[0].text == "hello");
+  CHECK(read_table(options).train[0].text == "hello");
   CHECK_THAT(table_error("t.csv", "sentence,class\nhello,spam\n"),
              Contains("t.csv:1: ") && Contains("sentence, class"));
   CHECK_THAT(table_error("t.csv", "text,label,text\n"), Contains("one column named `text`"));
@@ -76,7 +183,7 @@ TEST_CASE("a column may say which texts are of the domain", "[data]") {
   const TemporaryDirectory folder;
   const auto in_domain = [&](const std::string& name, const std::string& content) {
     std::string marks;
-    const auto data = read_text_table({.train = folder.write(name, content), .domain_column = "urgent"});
+    const auto data = read_table({.train = folder.write(name, content), .domain_column = "urgent"});
     for (const TextExample& example : data.train) marks += example.in_domain ? '1' : '0';
     return marks;
   };
@@ -97,7 +204,7 @@ TEST_CASE("a column may say whose a text is", "[data]") {
   const TemporaryDirectory folder;
   const auto read = [&](const std::string& name, const std::string& content) {
     std::vector<std::int32_t> clients;
-    const auto data = read_text_table({.train = folder.write(name, content), .client_column = "who"});
+    const auto data = read_table({.train = folder.write(name, content), .client_column = "who"});
     for (const TextExample& example : data.train) clients.push_back(example.client);
     return clients;
   };
@@ -112,7 +219,7 @@ TEST_CASE("a column may say whose a text is", "[data]") {
   CHECK_THROWS_WITH(read("t.jsonl", R"({"text":"a","label":"x","who":null})"), Contains("`who` is a null"));
   CHECK_THROWS_WITH(read("t.jsonl", R"({"text":"a","label":"x","who":""})"),
                     Contains("string of no characters"));
-  CHECK(read_text_table({.train = folder.write("n.csv", "text,label\na,x\n")}).train[0].client == -1);
+  CHECK(read_table({.train = folder.write("n.csv", "text,label\na,x\n")}).train[0].client == -1);
 }
 
 TEST_CASE("labels that training lacks are named by file and line", "[data]") {
@@ -120,9 +227,9 @@ TEST_CASE("labels that training lacks are named by file and line", "[data]") {
   const TextTableOptions options{.train = folder.write("a.csv", "text,label\nhello,spam\nbye,ham\n"),
                                  .validation = folder.write("b.tsv", "text\tlabel\nx\tham\n"),
                                  .test = folder.write("c.jsonl", "{\"text\":\"x\",\"label\":\"egg\"}")};
-  CHECK_THAT(error_of([&] { read_text_table(options); }), Contains("c.jsonl:1: ") && Contains("`egg`"));
+  CHECK_THAT(error_of([&] { read_table(options); }), Contains("c.jsonl:1: ") && Contains("`egg`"));
   folder.write("c.jsonl", "{\"text\":\"x\",\"label\":\"spam\"}");
-  const auto data = read_text_table(options);
+  const auto data = read_table(options);
   CHECK(data.validation.at(0).label == 0);
   CHECK(data.test.at(0).label == 1);
 }
@@ -132,8 +239,8 @@ TEST_CASE("one file is split 90 / 5 / 5 by its texts, whatever their order", "[d
   std::string forwards = "text,label\n", backwards = forwards;
   for (int i = 0; i < 4000; ++i) forwards += fmt::format("text number {},{}\n", i, i % 3);
   for (int i = 4000; i-- > 0;) backwards += fmt::format("text number {},{}\n", i, i % 3);
-  const auto a = read_text_table({.path = folder.write("a.csv", forwards)});
-  const auto b = read_text_table({.path = folder.write("b.csv", backwards)});
+  const auto a = read_table({.path = folder.write("a.csv", forwards)});
+  const auto b = read_table({.path = folder.write("b.csv", backwards)});
   CHECK(a.train.size() == Approx(3600).margin(80));
   CHECK(a.validation.size() == Approx(200).margin(60));
   CHECK(a.train.size() + a.validation.size() + a.test.size() == 4000);
@@ -172,11 +279,10 @@ TEST_CASE("malformed tables are named by file and line", "[data]") {
              Contains("label_column"));
   CHECK_THAT(table_error("t.txt", "x"), Contains("unknown extension `.txt`"));
   CHECK_THAT(table_error("t.csv", std::string("\xFF\xFEt\0e\0", 6)), Contains("iconv -f UTF-16 -t UTF-8"));
-  CHECK_THAT(error_of([] { read_text_table({.path = "/"}); }), Contains("/: is a folder; data.path names"));
-  CHECK_THAT(error_of([] { read_text_table({.train = "/nonexistent.csv"}); }), Contains("/nonexistent.csv"));
-  CHECK_THAT(error_of([] { read_text_table({.path = "a.csv", .train = "b.csv"}); }),
-             Contains("either `path`"));
-  CHECK_THAT(error_of([] { read_text_table({}); }), Contains("either `path`"));
+  CHECK_THAT(error_of([] { read_table({.path = "/"}); }), Contains("/: is a folder; data.path names"));
+  CHECK_THAT(error_of([] { read_table({.train = "/nonexistent.csv"}); }), Contains("/nonexistent.csv"));
+  CHECK_THAT(error_of([] { read_table({.path = "a.csv", .train = "b.csv"}); }), Contains("either `path`"));
+  CHECK_THAT(error_of([] { read_table({}); }), Contains("either `path`"));
 }
 
 TEST_CASE("random bytes in a table give rows or an Error, never anything else", "[data]") {

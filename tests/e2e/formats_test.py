@@ -1,4 +1,4 @@
-"""Small copies of GLUE, of COCO and of a folder of images, trained on by the recipes for them, on one rank and two."""
+"""Small copies of GLUE, of COCO, of a folder of images and of a table, trained on by the recipes for them, on one rank and two."""
 
 import json
 import os
@@ -71,6 +71,24 @@ def glue():
     train("glue.toml", "skipping", *skipping, ranks=(2,), says=["warning: 1 left out", "CoLA/train.tsv:151"])
 
 
+def table():
+    rows = [f"{sentence()} {number},class {number % 2}" for number in range(150)]
+    Path("table.csv").write_text("text,label\n" + "\n".join(row.replace('"', "") for row in rows) + "\n")
+    options = ["data.source=table", "data.path=table.csv", "data.vocabulary=60", "data.max_length=16"]
+    assert "warning" not in train("quick.toml", "table", *options, ranks=(1,), says=["in 2 classes"])
+    with open("table.csv", "a") as file:
+        file.write("no label\na cat,class 0,far\n")
+    train("quick.toml", "bad", *options, ranks=(1,), status=1, says=["table.csv:152: 1 fields, but the header has 2"])
+    train("quick.toml", "skipped", *options, "data.skip_bad=true", ranks=(2,), says=["warning: 2 left out", "table.csv:152"])
+
+    # Its hash has this text tested on. However a class's name is written, a warning is one line.
+    with open("table.csv", "a") as file:
+        file.write("".join(f'text number 8,"rare\n{number}"\n' for number in range(8)))
+    said = train("quick.toml", "rare", *options, "data.skip_bad=true", ranks=(2,))
+    warnings = [line for line in said.splitlines() if "8 of 10 classes have no training example" in line]
+    assert len(warnings) == 1 and warnings[0].endswith(": rare 0, rare 1, rare 2, rare 3, rare 4 and 3 more"), said
+
+
 def image_folder():
     for name, colour in (("red", (250, 20, 30)), ("blue", (10, 20, 240))):
         for number in range(20):
@@ -78,6 +96,9 @@ def image_folder():
         shutil.copy(FIXTURES / "images/colour.jpg", Path("images", name, "last.JPG"))
     options = ["data.path=images", "image.size=8", "image.shift=1", "train.batch_tokens=16"]
     train("image_folder.toml", "folder", *options, says=["images in 2 classes"])
+    Path("images/blue/notes.txt").write_text("no image")
+    said = train("image_folder.toml", "told", *options, ranks=(2,))
+    assert said.count("1 file that is neither PNG nor JPEG by name (blue/notes.txt)") == 1, said
     Path("images/blue/damaged.png").write_bytes(b"no image")
     train("image_folder.toml", "left", *options, "data.skip_bad=true", ranks=(1,), says=["blue/damaged.png: neither a PNG"])
 
@@ -101,11 +122,21 @@ def coco():
     options = ["data.path=coco", "image.size=8", "image.shift=1", "data.vocabulary=60", "data.max_length=16"]
     train("coco_label.toml", "coco", *options, says=["8 test images in 2 classes"])
     train("coco_label.toml", "captions", *options, "data.inputs=both", ranks=(1,), says=["24 test texts with images in 2"])
+    # What is to be said of images that are shown alone is COCO's captions, not the categories' names.
+    says = ["8 test images in 2 classes", "24 test texts with images in 2"]
+    train("coco_label.toml", "said", *options, "tasks.caption=1", ranks=(1,), says=says)
+    said = [json.loads(line) for line in run([PROGRAM, "caption", "said1", "--split", "test"]).splitlines()]
+    assert said[-1]["images"] == 8 and all(len(line["references"]) == 3 for line in said[:-1]), said
+    assert all(reference not in ("cat", "dog") for line in said[:-1] for reference in line["references"]), said
+    for count, arguments in ((8, ["coco1"]), (8, ["said1"]), (24, ["said1", "--task=caption"])):
+        said = json.loads(run([PROGRAM, "eval", *arguments]).splitlines()[-1])
+        assert said["texts"] == count, (arguments, said)
     Path("coco/val2017/000000000003.jpg").unlink()
     train("coco_label.toml", "missing", *options, ranks=(1,), status=1, says=["coco/val2017/000000000003.jpg: cannot"])
 
 
 if __name__ == "__main__":
     glue()
+    table()
     image_folder()
     coco()

@@ -10,4 +10,4 @@ expect 0 cmake --build build -j 2
 expect 0 build/consumer
 says "x w = [3, 7]" "dw = [1, 1, 2, 2]" feed_forward doubling
 # Nothing of the source tree is needed: the headers are complete.
-! grep -rq "$CONCLAVE_SOURCE" prefix/lib/cmake prefix/include
+expect 1 grep -r "$CONCLAVE_SOURCE" prefix/lib/cmake prefix/include

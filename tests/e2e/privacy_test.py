@@ -66,6 +66,11 @@ def main():
         found = metrics(f"all{ranks}", "train/gradient_norm")
         assert close(list(expected.values()), list(found.values())), (ranks, expected, found)
 
+    # Of more than there are, there are all.
+    train(1, "more", *ALL, *still, "privacy.batch=5500", says=["with 550 of 550 examples on average (each with probability 1"])
+    found = metrics("more", "train/gradient_norm")
+    assert close(list(expected.values()), list(found.values())), (expected, found)
+
     # The bound holds: with no example's gradient above a thousandth, nor is their mean.
     train(1, "clipped", *ALL, *still, "privacy.clip_norm=0.001")
     assert all(0 < norm <= 0.001 for norm in metrics("clipped", "train/gradient_norm").values())

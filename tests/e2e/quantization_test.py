@@ -4,14 +4,13 @@ same whoever saw what."""
 import json
 import os
 import re
-import shutil
 from pathlib import Path
 
 import h5py
 import numpy
 
 from e2e import images_test
-from runs import PROGRAM, assert_same_weights, losses, prepare, run, train
+from runs import PROGRAM, assert_same_weights, go_on, losses, prepare, run, train
 
 STEPS = 40
 RUN = [f"train.steps={STEPS}", "train.ema=0.9", "train.accumulate=2", "checkpoint.every=7", "checkpoint.keep=100"]
@@ -77,9 +76,7 @@ def main():
                 near = abs(losses(directory)[step] - losses(f"{way}1")[step])
                 assert near < 0.05 * losses("plain")[1], (way, ranks, step, near)
             resumed = f"{directory}_resumed"
-            os.mkdir(resumed)
-            shutil.copy(f"{directory}/metrics.jsonl", resumed)
-            train(ranks, resumed, *RUN, *options, resume=f"{directory}/step-00000014.h5", says=["at step 14"])
+            go_on(ranks, resumed, directory, 14, *RUN, *options)
             assert losses(directory) == losses(resumed), way
             assert_same_weights(directory, resumed)
         assert losses(f"{way}1") != losses("plain"), f"{way}: nothing was rounded"
@@ -123,6 +120,14 @@ def main():
     assert abs(at_end - rounded) < 1e-9 < abs(at_end - whole), (at_end, rounded, whole)
     # Where the model itself would be replaced by what becomes of it, it is not.
     before = Path("plain/step-00000040.h5").read_bytes()
+    os.rename("texts.jsonl", "elsewhere.jsonl")  # where nothing is learned of them, data need not be there
+    run([PROGRAM, "quantize", "plain", "--out", "without_data"], says=["times smaller"])
+    run([PROGRAM, "quantize", "plain", "--out", "no", "--set=quantization.activations=tensor"], status=1, says=["texts.jsonl"])
+    os.rename("elsewhere.jsonl", "texts.jsonl")
+    integers = "its weights are integers, of conclave quantize"
+    run([PROGRAM, "eval", "without_data", "--set=quantization.enabled=false"], status=1, says=[integers])
+    train(1, "on", "train.start_from=without_data", status=1, says=[integers])
+    train(1, "without_data", resume="auto", status=1, says=[integers])
     run([PROGRAM, "quantize", "plain", "--out", "plain"], status=1, says=["plain/step-00000040.h5 is there already", "--out"])
     assert Path("plain/step-00000040.h5").read_bytes() == before
     # What was measured of it is not what the other is accurate to.

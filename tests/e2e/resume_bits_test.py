@@ -2,11 +2,9 @@
 and with the same losses on others."""
 
 import os
-import shutil
 import signal
-from pathlib import Path
 
-from runs import assert_same_losses, assert_same_weights, checkpoints, command, losses, prepare, stop_after, train
+from runs import assert_same_losses, assert_same_weights, checkpoints, command, go_on, losses, prepare, stop_after, train
 
 STEPS = 60
 # Whatever has a state: two moments, a mean of the weights, the routing bias, dropout, batches within a step.
@@ -31,12 +29,9 @@ def main():
 
     # From a checkpoint in the middle: of an epoch, and not at its end.
     for written in (1, 2):
-        middle = Path(f"whole{written}/step-00000028.h5")
         for ranks in (1, 2, 4):
             directory = f"{written}then{ranks}"
-            os.mkdir(directory)
-            shutil.copy(f"whole{written}/metrics.jsonl", directory)
-            train(ranks, directory, *RUN, resume=middle, says=["at step 28"])
+            go_on(ranks, directory, f"whole{written}", 28, *RUN)
             assert_same_losses(f"whole{written}", directory)
             if ranks == written:
                 assert losses(f"whole{written}") == losses(directory)
@@ -49,20 +44,15 @@ def main():
     shared += ["train.masked_weight=0.2"]
     for name, options in (("plain", plain), ("choice", choice), ("shared", shared)):
         train(2, name, *RUN, *options)
-        os.mkdir(f"{name}_resumed")
-        shutil.copy(f"{name}/metrics.jsonl", f"{name}_resumed")
-        train(2, f"{name}_resumed", *RUN, *options, resume=f"{name}/step-00000028.h5", says=["at step 28"])
+        go_on(2, f"{name}_resumed", name, 28, *RUN, *options)
         assert losses(name) == losses(f"{name}_resumed")
         assert_same_weights(name, f"{name}_resumed")
     others = ["moe.balancer=grad_norm", "moe.router=attention", "moe.router_heads=2", "moe.router_noise=0.3"]
     others += ["data.domain_column=urgent", "moe.domain_expert=2", "moe.domain_steps=0.8"]
     train(2, "others", *RUN, *others)
     for ranks in (2, 4):
-        directory = f"others{ranks}"
-        os.mkdir(directory)
-        shutil.copy("others/metrics.jsonl", directory)
-        train(ranks, directory, *RUN, *others, resume="others/step-00000028.h5", says=["at step 28"])
-        assert_same_losses("others", directory)
+        go_on(ranks, f"others{ranks}", "others", 28, *RUN, *others)
+        assert_same_losses("others", f"others{ranks}")
     assert losses("others") == losses("others2")
     assert_same_weights("others", "others2")
 

@@ -23,6 +23,14 @@ def main():
     shutil.rmtree("plain")  # whoever is resumed has all
     train(1, "fewer", *fewer[:1], *fewer[2:], "train.steps=3", resume="auto", says=["resumed from", "at step 2"])
 
+    # An average cannot be begun, or left, in the middle.
+    for run, options, ema, says in (
+        ("mean", ["moe.balancer=none"], 0, "its weights are a moving average"),
+        ("fewer", fewer[2:], 0.9, "it has no moving average"),
+    ):
+        changed = [*options, "train.steps=30", f"train.ema={ema}"]
+        train(1, run, *changed, resume="auto", status=1, says=[says, "resume with train.ema as it was"])
+
 
 if __name__ == "__main__":
     main()

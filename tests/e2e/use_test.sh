@@ -12,6 +12,27 @@ says "$alone"
 conclave 0 eval "$CONCLAVE_TRAINED" --split validation
 says '"split":"validation"'
 
+# Texts of one's own, of some of the model's classes, in another order than it has them.
+printf 'text,label\n"the act of running",noun.act\n"a large domesticated animal",noun.animal\n' >own.csv
+conclave 0 eval "$CONCLAVE_TRAINED" --data own.csv --classes
+says '"data":"own.csv"' '"texts":2' '{"class":"noun.act","examples":1,' '{"class":"noun.animal","examples":1,'
+(($(wc -l <<<"$output") == 27))
+reversed=$(sed -n '1p;3p;2p' own.csv) one=$(grep -o '"loss":[0-9.]*' <<<"$output")
+printf '%s\n' "$reversed" >own.csv
+on_ranks 2 0 eval "$CONCLAVE_TRAINED" --data own.csv
+says "$one"
+printf 'text,label\n"the act of running",nothing\n' >other.csv
+conclave 1 eval "$CONCLAVE_TRAINED" --data other.csv
+says 'a class "nothing"' noun.act
+conclave 2 eval "$CONCLAVE_TRAINED" --data own.csv --split test
+says "excludes"
+
+on_ranks 2 1 predict "$CONCLAVE_TRAINED" <own.csv
+says "predict runs in one process, not in 2"
+on_ranks 2 1 export "$CONCLAVE_TRAINED" two.h5
+says "export runs in one process, not in 2"
+[[ ! -e two.h5 ]]
+
 conclave 0 predict "$CONCLAVE_TRAINED" "a large domesticated animal" "the act of running" --top 2
 says '"text":"a large domesticated animal"' '"class":"noun.' '"probability":'
 (($(wc -l <<<"$output") == 2))

@@ -82,19 +82,27 @@ TEST_CASE("an idle engine gets a query at once", "[service]") {
   CHECK(batch.size() == 1);
 }
 
-TEST_CASE("batches are as short as the latency wants, by what rows took so far", "[service]") {
-  BatchQueue queue({.rows = 100, .waiting = 50, .latency = 0.2});
+TEST_CASE("what would take longer than the latency, by what rows took so far, is not taken", "[service]") {
+  BatchQueue queue({.rows = 100, .waiting = 50, .latency = 21});
   Jobs jobs;
   std::vector<Job*> batch;
-  const auto next = [&] {
-    for (int i = 0; i < 20; ++i) queue.push(jobs.add(10));
-    REQUIRE(queue.next(batch));
-    const std::size_t size = batch.size();
-    return size;
+  const auto taken = [&] {
+    int count = 0;
+    while (count < 50 && queue.push(jobs.add(10))) ++count;
+    return count;
   };
-  CHECK(next() == 10);
-  queue.took(0.2);  // 2 ms a row: half of the latency is 50 rows
-  CHECK(next() == 5);
+  CHECK(taken() == 50);  // nobody knows yet what a row takes
+  for (int i = 0; i < 5; ++i) {
+    REQUIRE(queue.next(batch));
+    CHECK(batch.size() == 10);
+    queue.took(20);  // 0.2 s a row, 2 s a job
+  }
+  CHECK(taken() == 10);
+  REQUIRE(queue.next(batch));
+  CHECK(batch.size() == 10);  // which are at work now, and have all of the time
+  CHECK(taken() == 0);
+  queue.took(20);
+  CHECK(queue.push(jobs.add(1000)));  // alone, whatever it takes
 }
 
 TEST_CASE("an address may ask at an even rate, and some more at once", "[service]") {

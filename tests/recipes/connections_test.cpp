@@ -18,20 +18,53 @@
 namespace conclave::service {
 namespace {
 
-// Answers with the request's own bytes in brackets; "sleep" in them takes a while, "close" closes.
+// Seconds, for what takes a moment on a machine that has nothing else to do.
+constexpr double kLongEnough = 30;
+
+// Whether it comes to that.
+template <class State>
+bool in_time(const State& state) {
+  for (const double start = now(); !state();) {
+    if (now() - start > kLongEnough) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  return true;
+}
+
+// Answers with the request's own method in brackets; "close" in it closes.
 WholeAnswer echo(const WholeRequest& request) {
-  if (request.bytes.find("sleep") != std::string::npos)
-    std::this_thread::sleep_for(std::chrono::milliseconds(200));
   return {"[" + request.bytes.substr(0, request.bytes.find(' ')) + "]",
           request.bytes.find("close") != std::string::npos};
 }
 
+// Requests with "held" in them keep their threads until they may go on.
+struct Held {
+  std::atomic<int> count = 0;
+  std::atomic<bool> go_on = false;
+  WholeAnswer answer(const WholeRequest& request) {
+    if (request.bytes.find("held") != std::string::npos) {
+      ++count;
+      in_time([&] { return go_on.load(); });
+    }
+    return echo(request);
+  }
+  Connections::Handler handler() {
+    return [this](const WholeRequest& request) { return answer(request); };
+  }
+  bool come_to(int wanted) const {
+    return in_time([&] { return count == wanted; });
+  }
+};
+
 struct Running {
-  explicit Running(const ConnectionOptions& options, const Connections::Handler& handler = echo)
-      : connections(options, handler,
-                    [](int status, std::string_view /*code*/, std::string_view /*reason*/) {
-                      return std::to_string(status);
-                    }),
+  explicit Running(const ConnectionOptions& options, const Connections::Handler& handler = echo,
+                   const Connections::Admission& admission = {})
+      : connections(
+            options, handler,
+            [](int status, std::string_view /*code*/, std::string_view /*reason*/) {
+              return std::to_string(status);
+            },
+            admission),
         loop([this] { cut_off = connections.run(); }) {}
   ~Running() { end(); }
   void end() {
@@ -50,7 +83,7 @@ class Client {
     to.sin_family = AF_INET, to.sin_port = htons(static_cast<std::uint16_t>(connections.port()));
     to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     connected = ::connect(socket_, reinterpret_cast<sockaddr*>(&to), sizeof to) == 0;
-    const timeval patience{.tv_sec = 5, .tv_usec = 0};
+    const timeval patience{.tv_sec = static_cast<time_t>(kLongEnough), .tv_usec = 0};
     ::setsockopt(socket_, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
   }
   ~Client() { ::close(socket_); }
@@ -119,11 +152,18 @@ class SecureClient {
 
 constexpr std::string_view kGet = "GET / HTTP/1.1\r\n\r\n";
 constexpr std::string_view kPost = "POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc";
-constexpr std::string_view kSleep = "GET /sleep HTTP/1.1\r\n\r\n";
+constexpr std::string_view kHeld = "GET /held HTTP/1.1\r\n\r\n";
 constexpr std::string_view kClose = "GET /close HTTP/1.1\r\n\r\n";
 
+// The head of a request whose body is "abc". That it was read the service tells who asks for that.
+void send_head(const Client& client) {
+  client.send("POST / HTTP/1.1\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n");
+  REQUIRE(client.receive(25) == "HTTP/1.1 100 Continue\r\n\r\n");
+}
+
 TEST_CASE("requests are answered in their order, also those sent before they could be", "[service]") {
-  Running running({.port = 0, .threads = 4, .linger_seconds = 0.05});
+  Held held;
+  Running running({.port = 0, .threads = 4, .linger_seconds = 0.05}, held.handler());
   const Client client(running.connections);
   for (const std::string_view request : {kGet, kPost, kGet}) client.send(request);
   CHECK(client.receive(16) == "[GET][POST][GET]");
@@ -133,29 +173,25 @@ TEST_CASE("requests are answered in their order, also those sent before they cou
   client.send(kClose);
   CHECK(client.receive(6) == "[GET]");  // and the end
   const Client half(running.connections);
-  half.send(kSleep);
+  half.send(kHeld);
   half.finish();
+  held.go_on = true;
   CHECK(half.receive(6) == "[GET]");
 }
 
 TEST_CASE("where all connections are being answered, the next waits until one is done", "[service]") {
-  std::atomic<bool> goes_on = false;
-  const auto waits = [&](const WholeRequest& request) {
-    while (!goes_on) std::this_thread::sleep_for(std::chrono::milliseconds(5));
-    return echo(request);
-  };
-  Running running({.port = 0, .threads = 4, .connections = 2, .linger_seconds = 0.05}, waits);
+  Held held;
+  Running running({.port = 0, .threads = 4, .connections = 2, .linger_seconds = 0.05}, held.handler());
   const Client first(running.connections), second(running.connections);
-  for (const Client* client : {&first, &second}) client->send(kClose);
-  while (running.connections.open() < 2) std::this_thread::sleep_for(std::chrono::milliseconds(5));
-  std::this_thread::sleep_for(std::chrono::milliseconds(50));  // until both are being answered
+  for (const Client* client : {&first, &second}) client->send("GET /held/close HTTP/1.1\r\n\r\n");
+  REQUIRE(held.come_to(2));
   const Client third(running.connections);
   third.send(kGet);
   const std::clock_t began = std::clock();
   std::this_thread::sleep_for(std::chrono::milliseconds(400));
   CHECK(running.connections.open() == 2);
   CHECK(std::clock() - began < CLOCKS_PER_SEC / 5);  // nobody asks over and over meanwhile
-  goes_on = true;
+  held.go_on = true;
   for (const Client* client : {&first, &second, &third}) CHECK(client->receive(5) == "[GET]");
 }
 
@@ -173,6 +209,54 @@ TEST_CASE("those who wait, idle or slow, keep nobody from being answered", "[ser
   CHECK(idle[1]->receive(1).empty());
 }
 
+TEST_CASE("who may not ask is told so before his body comes, and who may is asked for it once", "[service]") {
+  std::atomic<int> looked = 0, admitted = 0;
+  const auto admission = [&](const RequestHead& head, const std::string& address) {
+    ++looked;
+    CHECK(address == "127.0.0.1");
+    return head.authorization == "right" ? "" : "not you";
+  };
+  Running running(
+      {.port = 0},
+      [&](const WholeRequest& request) {
+        admitted += request.admitted;
+        return echo(request);
+      },
+      admission);
+  const std::string asks = "POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 9\r\nAuthorization: ";
+  const Client wrong(running.connections), right(running.connections), whole(running.connections);
+  wrong.send(asks + "wrong\r\n\r\n");
+  CHECK(wrong.receive(100) == "not you");  // and nothing of a welcome; then it is closed
+  right.send(asks + "right\r\n\r\n");
+  const std::string go_on = "HTTP/1.1 100 Continue\r\n\r\n";
+  CHECK(right.receive(go_on.size()) == go_on);
+  right.send("123");
+  right.send("456789");
+  CHECK(right.receive(6) == "[POST]");
+  whole.send(kGet);
+  CHECK(whole.receive(5) == "[GET]");
+  CHECK(looked == 2);
+  CHECK(admitted == 1);
+}
+
+TEST_CASE(
+    "where more is sent than there is room for, it is who sent most that goes, and not who asks briefly",
+    "[service]") {
+  Running running({.port = 0, .buffered = 10'000});
+  const auto head = [](int size) {
+    return "POST / HTTP/1.1\r\nContent-Length: " + std::to_string(size) + "\r\n\r\n";
+  };
+  const Client large(running.connections), small(running.connections);
+  large.send(head(12'000) + std::string(8000, 'a'));
+  small.send(head(4000) + std::string(3000, 'b'));
+  CHECK(large.receive(10) == "503");
+  small.send(std::string(1000, 'b'));
+  CHECK(small.receive(6) == "[POST]");
+  const Client next(running.connections);
+  next.send(head(8000) + std::string(8000, 'c'));
+  CHECK(next.receive(6) == "[POST]");
+}
+
 TEST_CASE("who sends without end, in whatever pieces, keeps nobody waiting, and is let go in time",
           "[service]") {
   const TemporaryDirectory folder;
@@ -182,6 +266,7 @@ TEST_CASE("who sends without end, in whatever pieces, keeps nobody waiting, and 
                    .key = folder.path() + "/key.pem",
                    .limits = {.head = 100, .body = 10},
                    .threads = 1,
+                   .request_seconds = 2,
                    .linger_seconds = 0.05});
   SecureClient endless(running.connections);
   endless.record("nonsense\r\n\r\n");
@@ -204,13 +289,15 @@ TEST_CASE("who sends without end, in whatever pieces, keeps nobody waiting, and 
 }
 
 TEST_CASE("at the limit of connections, a newcomer takes the place of one that waits", "[service]") {
-  Running running({.port = 0, .threads = 2, .connections = 3, .linger_seconds = 0.05});
+  Held held;
+  Running running({.port = 0, .threads = 2, .connections = 3, .linger_seconds = 0.05}, held.handler());
   const Client at_work(running.connections), one(running.connections), other(running.connections);
-  at_work.send(kSleep);
-  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  at_work.send(kHeld);
+  REQUIRE((held.come_to(1) && in_time([&] { return running.connections.open() == 3; })));
   const Client newcomer(running.connections);
   newcomer.send(kGet);
   CHECK(newcomer.receive(5) == "[GET]");
+  held.go_on = true;
   CHECK(at_work.receive(5) == "[GET]");
   CHECK(running.connections.open() <= 3);
 }
@@ -220,30 +307,37 @@ TEST_CASE("at the limit of connections, one that is idle goes before one that se
   const Client idle(running.connections), sends(running.connections);
   idle.send(kGet);
   CHECK(idle.receive(5) == "[GET]");
-  sends.send(kGet.substr(0, 7));
-  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  send_head(sends);
   const Client newcomer(running.connections);
   newcomer.send(kGet);
   CHECK(newcomer.receive(5) == "[GET]");
   CHECK(idle.receive(1).empty());
-  sends.send(kGet.substr(7));
-  CHECK(sends.receive(5) == "[GET]");
+  sends.send("abc");
+  CHECK(sends.receive(6) == "[POST]");
 }
 
 TEST_CASE("a request says when it had come, and whether another is there already", "[service]") {
+  Held held;
   std::vector<double> waited;
   std::vector<bool> followed;
-  Running running({.port = 0, .threads = 1, .request_seconds = 0.3, .linger_seconds = 0.05},
-                  [&](const WholeRequest& request) {
-                    waited.push_back(seconds_since(request.arrived));
-                    followed.push_back(request.followed);
-                    return echo(request);
-                  });
-  const Client first(running.connections), second(running.connections);
-  first.send(kSleep);
-  std::this_thread::sleep_for(std::chrono::milliseconds(50));
-  second.send(std::string(kGet) + std::string(kPost) + std::string(kGet.substr(0, 7)));
-  CHECK(second.receive(11) == "[GET][POST]");
+  Running running({.port = 0, .threads = 1, .linger_seconds = 0.05}, [&](const WholeRequest& request) {
+    waited.push_back(seconds_since(request.arrived));
+    followed.push_back(request.followed);
+    return held.answer(request);
+  });
+  const Client first(running.connections);
+  first.send(kHeld);
+  {
+    const Client last(running.connections);
+    REQUIRE((held.come_to(1) && in_time([&] { return running.connections.open() == 2; })));
+    const Client second(running.connections);
+    second.send(std::string(kGet) + std::string(kPost) + std::string(kGet.substr(0, 7)));
+    last.send("nonsense\r\n\r\n");
+    REQUIRE(last.receive(4) == "400");  // by when what the second sent has been read, too
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    held.go_on = true;
+    CHECK(second.receive(11) == "[GET][POST]");
+  }
   running.end();
   CHECK(waited.at(1) > 0.05);  // for the only thread
   CHECK(followed == std::vector{false, true, false});
@@ -261,49 +355,55 @@ TEST_CASE("what is no request is refused, and the connection closed", "[service]
 
 TEST_CASE("requests take so much memory together and no more, those that wait for an answer, too",
           "[service]") {
-  Running running({.port = 0, .threads = 1, .buffered = 1000, .linger_seconds = 0.05});
+  Held held;
+  Running running({.port = 0, .threads = 1, .buffered = 1000, .linger_seconds = 0.05}, held.handler());
   const auto large = [](std::string_view path) {
     return "POST " + std::string(path) + " HTTP/1.1\r\nContent-Length: 800\r\n\r\n" + std::string(800, 'a');
   };
   const Client at_work(running.connections), other(running.connections);
-  at_work.send(large("/sleep"));
-  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  at_work.send(large("/held"));
+  REQUIRE(held.come_to(1));
   other.send(large("/"));
   CHECK(other.receive(4) == "503");
+  held.go_on = true;
   CHECK(at_work.receive(6) == "[POST]");
   at_work.send(large("/"));
   CHECK(at_work.receive(6) == "[POST]");
 }
 
 TEST_CASE("where there is no time to answer all, it tells how many were cut off", "[service]") {
-  Running running({.port = 0, .threads = 1, .linger_seconds = 0, .drain_seconds = 0.05});
+  Held held;
+  Running running({.port = 0, .threads = 1, .linger_seconds = 0, .drain_seconds = 0.05}, held.handler());
   const Client at_work(running.connections), waits(running.connections), begun(running.connections),
       answered(running.connections), idle(running.connections);
   answered.send(kClose);  // and stays, so that the service waits for it to go
   CHECK(answered.receive(5) == "[GET]");
-  at_work.send(kSleep);
-  waits.send(kGet);
-  begun.send(kGet.substr(0, 5));
-  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  at_work.send(kHeld);
+  REQUIRE(held.come_to(1));
+  send_head(waits);
+  waits.send("abc");
+  send_head(begun);
   running.end();
+  held.go_on = true;
   CHECK(running.cut_off == 3);
 }
 
 TEST_CASE("as it ends, what has come is answered, and idle connections are closed", "[service]") {
-  Running running({.port = 0, .threads = 4, .linger_seconds = 0.3});
+  Held held;
+  Running running({.port = 0, .threads = 4, .linger_seconds = 1}, held.handler());
   const Client at_work(running.connections), idle(running.connections), begun(running.connections);
-  at_work.send(kSleep);
-  begun.send(kGet.substr(0, 5));
-  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  at_work.send(kHeld);
+  REQUIRE(held.come_to(1));
+  send_head(begun);
   running.connections.end();
   const Client late(running.connections);
   late.send(kGet);
   CHECK(late.receive(5) == "[GET]");
+  held.go_on = true;
   CHECK(at_work.receive(5) == "[GET]");
-  begun.send(kGet.substr(5));
-  CHECK(begun.receive(5) == "[GET]");
+  begun.send("abc");
+  CHECK(begun.receive(6) == "[POST]");
   CHECK(idle.receive(1).empty());
-  std::this_thread::sleep_for(std::chrono::milliseconds(300));
   CHECK_FALSE(Client(running.connections).connected);
 }
 

@@ -5,7 +5,6 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
-#include "recipes/class_counts.h"
 #include "recipes/measures/captions.h"
 #include "recipes/measures/classification.h"
 #include "recipes/measures/glue.h"
@@ -32,15 +31,6 @@ TEST_CASE("measures of classes are scikit-learn's", "[measures]") {
     CHECK(f1(predicted, labels) == Approx(one.at("f1").get<double>()).epsilon(1e-12));
     CHECK(matthews(predicted, labels) == Approx(one.at("matthews").get<double>()).epsilon(1e-12));
   }
-}
-
-TEST_CASE("a class without examples and guesses counts in the macro F1, as 0", "[measures]") {
-  ClassCounts counts(4);
-  counts.add(0, 0);
-  counts.add(0, 0);
-  counts.add(1, 1);
-  counts.add(2, 1);
-  CHECK(counts.macro_f1() == Approx((1 + 2.0 / 3) / 4));
 }
 
 TEST_CASE("correlations of scores are SciPy's, also where scores are equal", "[measures]") {

@@ -28,6 +28,30 @@ TEST_CASE("a request is whole with the last byte of its body, however few bytes 
   CHECK(without_body.size() == 18);
 }
 
+TEST_CASE("a head tells who asks for what, before the body is there", "[service]") {
+  RequestFrame frame({});
+  const std::string head =
+      "POST /v1/classify?format=csv HTTP/1.1\r\nauthorization:  Bearer abc \r\nContent-Length: 3\r\n\r\n";
+  CHECK(frame.look(head.substr(0, 60)) == State::incomplete);
+  CHECK(frame.head() == nullptr);
+  CHECK(frame.look(head) == State::incomplete);
+  REQUIRE(frame.head() != nullptr);
+  CHECK(frame.head()->method == "POST");
+  CHECK(frame.head()->path == "/v1/classify");
+  CHECK(frame.head()->authorization == "Bearer abc");
+  const auto closes = [](const std::string& version, const std::string& connection) {
+    RequestFrame asked({});
+    REQUIRE(asked.look("GET / " + version + "\r\n" + connection + "\r\n") == State::complete);
+    return asked.head()->closes;
+  };
+  CHECK_FALSE(closes("HTTP/1.1", ""));
+  CHECK_FALSE(closes("HTTP/1.1", "Connection: keep-alive, TE\r\n"));
+  CHECK(closes("HTTP/1.1", "Connection: Close\r\n"));
+  CHECK(closes("HTTP/1.1", "connection: TE , close\r\n"));
+  CHECK(closes("HTTP/1.0", ""));
+  CHECK_FALSE(closes("HTTP/1.0", "Connection: Keep-Alive\r\n"));
+}
+
 TEST_CASE("who asks whether a body is welcome is told so once", "[service]") {
   RequestFrame frame({});
   const std::string head = "POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n";
@@ -45,6 +69,8 @@ TEST_CASE("what is no request, or too large, is refused as soon as that shows", 
   CHECK(refusal("GET / HTTP/1.1\r\nno header\r\n\r\n") == 400);
   CHECK(refusal("GET / HTTP/1.1\r\nA: b\r\n folded\r\n\r\n") == 400);
   CHECK(refusal("GET / HTTP/1.1\r\nA : b\r\n\r\n") == 400);
+  for (const std::string name : {"Content-Length\t", "Content Length", "Content-Length\v", "(a)", "\x80", ""})
+    CHECK(refusal(post + name + ": 40\r\n\r\n") == 400);  // what others may read as Content-Length
   CHECK(refusal("HELLO\r\n\r\n") == 400);
   CHECK(refusal("GET / HTTP/2.0\r\n\r\n") == 505);
   CHECK(refusal(post + "Content-Length: 5x\r\n\r\n") == 400);
@@ -58,6 +84,7 @@ TEST_CASE("what is no request, or too large, is refused as soon as that shows", 
   for (const std::string encoding : {"gzip", "br", "deflate", "identity, gzip", "identit%79", ""})
     CHECK(refusal(post + "content-ENCODING: " + encoding + "\r\nContent-Length: 5\r\n\r\n") == 415);
   CHECK(refusal(post + "Content-Encoding: Identity\r\n\r\n") == 0);
+  CHECK(refusal(post + "A: " + std::string(9000, 'b') + "\r\n\r\n") == 431);
   CHECK(refusal(post + "A: " + std::string(200, 'b'), {.head = 100}) == 431);
   CHECK(refusal(post + "A: " + std::string(200, 'b') + "\r\n\r\n", {.head = 100}) == 431);
 }

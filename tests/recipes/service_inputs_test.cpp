@@ -78,8 +78,10 @@ TEST_CASE("a text comes as tokens, cut to the model's length, and an image in th
   CHECK(text.pixels.empty());
   CHECK(text.top == 2);
   CHECK(text.experts);
-  CHECK(of_json(TaskKind::classify, R"({"text": "a small cat sat on the mat with a small cat"})")
-            .tokens.size() == 6);
+  CHECK_FALSE(of_json(TaskKind::classify, R"({"text": "a"})").truncated);
+  const Query cut = of_json(TaskKind::classify, R"({"text": "a small cat sat on the mat with a small cat"})");
+  CHECK(cut.tokens.size() == 6);
+  CHECK(cut.truncated);
   const std::string image = to_base64(red_png(9));
   const Query both = of_json(TaskKind::embed, R"({"text": "cat", "image": ")" + image + "\"}");
   REQUIRE(both.pixels.size() == 48);
@@ -124,6 +126,8 @@ TEST_CASE("what is sent wrongly is refused, with the status for it", "[service]"
   wide += "]";
   CHECK(refusal(classify, R"({"text": "a", "x": )" + wide + "}") == bad("bad_json"));
   CHECK(refusal(classify, Body{kForm, form({{"text", "cat"}, {"x", wide}})}) == bad("bad_json"));
+  CHECK(refusal(generate, R"({"text": "a", "count": 4, "steps": 65})") == bad("bad_option"));
+  CHECK(refusal(generate, R"({"text": "a", "count": 4, "steps": 64})").first == 200);
   CHECK(refusal(classify, "{}") == bad("missing_field"));
   CHECK(refusal(classify, R"({"text": null})") == bad("missing_field"));
   CHECK(refusal(classify, R"({"text": 5})") == bad("bad_field"));

@@ -26,6 +26,9 @@ TEST_CASE("classes are told from the likeliest on, as JSON and as CSV", "[servic
   REQUIRE(json["top"].size() == 2);
   CHECK(json["top"][1] == nlohmann::json{{"class", "a"}, {"probability", 0.25}});
   CHECK(json["tokens"] == 2);
+  CHECK_FALSE(json.contains("truncated"));
+  const Query cut{.tokens = {1, 2}, .truncated = true};
+  CHECK(nlohmann::json::parse(written("json", cut, answer))["truncated"] == true);
   CHECK(json["experts"][1] == nlohmann::json{{"layer", "layers.1.moe"}, {"rows", {3, 0}}});
   CHECK(written("csv", query, answer) == "class,probability\r\n\"b, \"\"quoted\"\"\",0.5\r\n\"a\",0.25\r\n");
 }
@@ -58,6 +61,8 @@ TEST_CASE("the form is the one asked for, or the one that Accept likes best", "[
   CHECK(chosen("", "text/*;q=0.5, application/json;q=0.4") == "csv");
   CHECK(chosen("", "text/csv;q=0.2, */*") == "json");
   CHECK(chosen("", "*/*, application/json;q=0") == "csv");
+  CHECK(chosen("", "*/*, Application/JSON;Q=0") == "csv");
+  CHECK(chosen("", "TEXT/CSV, Text/*;q=0.1") == "csv");
   CHECK(chosen("csv", "application/json") == "csv");
   CHECK(chosen("", "image/png", TaskKind::generate) == "png");
   const auto refused = [&](const char* format, const char* accept, TaskKind task) {

@@ -1,0 +1,29 @@
+#include "recipes/class_counts.h"
+
+#include <catch2/catch.hpp>
+
+using namespace conclave;
+
+TEST_CASE("the macro F1 is over the classes that occur among labels or guesses, as scikit-learn's",
+          "[measures]") {
+  // f1_score([0, 0, 1, 2], [0, 0, 1, 1], average="macro"); two of the five classes are in neither.
+  ClassCounts counts(5);
+  counts.add(0, 0);
+  counts.add(0, 0);
+  counts.add(1, 1);
+  counts.add(2, 1);
+  CHECK(counts.macro_f1() == Approx((1 + 2.0 / 3 + 0) / 3));
+  counts.add(0, 4);  // guessed and never right: it occurs
+  CHECK(counts.macro_f1() == Approx((0.8 + 2.0 / 3 + 0 + 0) / 4));
+  const ClassCount &first = counts.by_class()[0], &second = counts.by_class()[1],
+                   &third = counts.by_class()[2];
+  CHECK(first.examples() == 3);
+  CHECK(first.precision() == 1);
+  CHECK(first.recall() == Approx(2.0 / 3));
+  CHECK(second.precision() == 0.5);
+  CHECK(second.recall() == 1);
+  CHECK(third.precision() == 0);
+  CHECK(third.recall() == 0);
+}
+
+TEST_CASE("the macro F1 of nothing is 0", "[measures]") { CHECK(ClassCounts(3).macro_f1() == 0); }

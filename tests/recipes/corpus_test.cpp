@@ -1,0 +1,39 @@
+#include "recipes/corpus.h"
+
+#include <catch2/catch.hpp>
+
+#include "recipes/expert_table.h"
+#include "tests/data/temporary_directory.h"
+
+using namespace conclave;
+
+TEST_CASE("a class's name is on one line of what is said of it", "[corpus]") {
+  const std::vector<std::string> names{"two\nlines", std::string(100, 'x')}, others{"one\rline"};
+  CHECK(error_of([&] { expect_same_classes("model", names, others); }) ==
+        "model: it was trained on 2 classes, and the data has 1; number 0 is \"two\\u000Alines\" there and "
+        "\"one\\u000Dline\" here, and labels are such numbers: give data of the same classes");
+  const std::vector<Index> counts{30, 10, 10, 30};
+  CHECK(describe_expert(ExpertTable(counts, 2), 0, names) ==
+        "expert  0  load 1.000  (50.0% of tokens)  serves above average: two lines x1.50");
+  CHECK(describe_expert(ExpertTable(counts, 2), 1, names) ==
+        "expert  1  load 1.000  (50.0% of tokens)  serves above average: " + std::string(37, 'x') +
+            "... x1.50");
+}
+
+TEST_CASE("an image is classified once, and is a text for each of its captions", "[corpus]") {
+  const std::vector<std::string> names{"cat", "dog"};
+  const ImageSplit split{{{.text = "", .label = 1, .captions = {"a dog", "runs"}},
+                          {.text = "", .label = 0},
+                          {.text = "no image", .label = 0, .captions = {"none"}}},
+                         {{1, 1, 1}, {10, 20}, {0, 1, -1}}};
+  CHECK(examples_for("classify", split, names).examples.size() == 3);
+  for (const char* task : {"caption", "generate"}) {
+    const ImageSplit shown = examples_for(task, split, names);
+    REQUIRE(shown.examples.size() == 3);
+    CHECK(shown.images.rows == std::vector<std::int32_t>{0, 0, 1});
+    CHECK(shown.examples[0].text == "a dog");
+    CHECK(shown.examples[1].text == "runs");
+    CHECK(shown.examples[1].label == 1);
+    CHECK(shown.examples[2].text == "cat");  // its class's name, as there is no caption
+  }
+}
