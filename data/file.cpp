@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <random>
 
 #include "core/durable_file.h"
 #include "core/error.h"
@@ -43,7 +44,7 @@ std::string read_file(const std::string& path, std::string_view advice) {
 }
 
 void write_file_atomically(const std::string& path, std::string_view bytes) {
-  AtomicFile file(path, path + "." + std::to_string(::getpid()) + ".tmp");
+  AtomicFile file(path, fmt::format("{}.{:08x}.tmp", path, std::random_device()()));
   FileDescriptor(file.temporary(), O_WRONLY | O_CREAT | O_TRUNC).write(bytes.data(), bytes.size());
   file.commit();
 }

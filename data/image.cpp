@@ -25,8 +25,10 @@ const unsigned char* data_of(std::string_view bytes) {
 
 void check_size(std::int64_t height, std::int64_t width, std::string_view bytes, std::string_view name,
                 std::int64_t most_pixels) {
-  require(height >= 1 && width >= 1 && width <= most_pixels / height,
-          "{}: {} x {} pixels (height x width), above the limit of {}", name, height, width, most_pixels);
+  require(height >= 1 && width >= 1, "{}: {} x {} pixels (height x width)", name, height, width);
+  if (width > most_pixels / height)
+    throw ImageTooLarge(fmt::format("{}: {} x {} pixels (height x width), above the limit of {}", name,
+                                    height, width, most_pixels));
   require(height * width / kMostPixelsPerByte <= static_cast<std::int64_t>(bytes.size()),
           "{}: {} x {} pixels (height x width) cannot be in a file of {} bytes; it is damaged", name, height,
           width, bytes.size());
@@ -161,7 +163,7 @@ JpegMarkers find_markers(std::string_view bytes) {
 // `image` as it is to be looked at.
 Image upright(Image image, unsigned orientation) {
   if (orientation == 1) return image;
-  const auto [height, width, channels] = image.shape;
+  const std::int64_t height = image.shape.height, width = image.shape.width, channels = image.shape.channels;
   const bool turned = orientation >= 5;  // its rows are columns
   const bool rows_back = orientation == 3 || orientation == 4 || orientation == 6 || orientation == 7;
   const bool columns_back = orientation == 2 || orientation == 3 || orientation == 7 || orientation == 8;

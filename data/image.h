@@ -10,6 +10,8 @@
 #include <string_view>
 #include <vector>
 
+#include "core/error.h"
+
 namespace conclave {
 
 struct ImageShape {
@@ -31,13 +33,19 @@ inline constexpr Rgb kWhiteBackground{255, 255, 255}, kBlackBackground{0, 0, 0};
 
 inline constexpr std::int64_t kMostPixels = std::int64_t{64} << 20;  ///< far above any camera's
 
+/// More pixels than were to be read.
+class ImageTooLarge : public Error {
+ public:
+  using Error::Error;
+};
+
 /// The picture in `bytes`, a PNG or JPEG file as its first bytes say. Grey stays grey; palettes become
 /// colours, transparency an alpha channel, and 16 bits 8. A PNG's gamma is undone, so that all are sRGB; a
 /// JPEG is turned and mirrored as its EXIF orientation says, and left as it is where that is malformed.
 /// Throws Error, which begins with `name`, for another format, a damaged or truncated file (also where
 /// libjpeg would only warn and make pixels up), a CMYK JPEG, one of so many scans that it would take seconds,
-/// and more than `most_pixels`. `before` is told its shape, before it is turned, before there is memory for
-/// that, and may wait, or throw.
+/// and ImageTooLarge for more than `most_pixels`. `before` is told its shape, before it is turned, before
+/// there is memory for that, and may wait, or throw.
 Image decode_image(
     std::string_view bytes, std::string_view name, std::int64_t most_pixels = kMostPixels,
     const std::function<void(const ImageShape& shape)>& before = [](const ImageShape&) {});

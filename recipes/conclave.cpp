@@ -2,6 +2,7 @@
 #include <sys/auxv.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <string_view>
@@ -24,7 +25,8 @@ conclave::commands::Surroundings surroundings() {
           .host = host,
           .omp_threads_given = !environment("OMP_NUM_THREADS").empty(),
           .no_color = std::getenv("NO_COLOR"),
-          .term = std::getenv("TERM")};
+          .term = std::getenv("TERM"),
+          .ranks = std::max(std::atoi(environment("OMPI_COMM_WORLD_SIZE").c_str()), 1)};
 }
 
 // Threads that have done their part of a loop wait for the others by spinning, with GCC's OpenMP for some 10

@@ -4,7 +4,7 @@
 
 #include "core/cuda/memory.h"
 #include "core/kernels/activation.h"
-#include "core/kernels/quantized.h"
+#include "core/kernels/integer_rows.h"
 #include "core/kernels/tile.h"
 
 namespace conclave::kernels {
@@ -34,38 +34,6 @@ void expect_rows(const char* operation, const IntegerRows& x, Index rows, Index 
 
 Index step_of(const IntegerRows& x) { return x.scale.numel() == 1 ? 0 : 1; }
 
-// to[i] = the integer for x[i].
-void quantize_row(const float* x, Index count, float scale, float zero_point, QuantLevels levels,
-                  std::uint8_t* to) {
-  const float inverse = 1 / scale;
-  const QuantBounds<float> bounds(levels, zero_point);
-#pragma omp simd
-  for (Index i = 0; i < count; ++i)
-    to[i] = static_cast<std::uint8_t>(
-        static_cast<std::int32_t>(bounds.clamp(round_to_even(x[i] * inverse)) + zero_point));
-}
-
-// The least and the largest of x and 0; NaN is neither.
-std::pair<float, float> range_of(const float* x, Index count) {
-  constexpr Index kWide = 4 * kLanes<float>;  // sums enough for what a comparison takes
-  float low[kWide] = {}, high[kWide] = {};
-  const auto take = [&](Index i, Index lane) {
-    low[lane] = x[i] < low[lane] ? x[i] : low[lane];
-    high[lane] = x[i] > high[lane] ? x[i] : high[lane];
-  };
-  Index i = 0;
-  for (; i + kWide <= count; i += kWide)
-#pragma omp simd
-    for (Index lane = 0; lane < kWide; ++lane) take(i + lane, lane);
-  for (Index lane = 0; i + lane < count; ++lane) take(i + lane, lane);
-  for (Index half = kWide / 2; half > 0; half /= 2)
-    for (Index lane = 0; lane < half; ++lane) {
-      low[lane] = std::min(low[lane], low[lane + half]);
-      high[lane] = std::max(high[lane], high[lane + half]);
-    }
-  return {low[0], high[0]};
-}
-
 void quantize(const char* operation, const Tensor& x, QuantLevels levels, const IntegerRows& to,
               bool own_ranges) {
   expect_rank(operation, "x", x, 2);
@@ -80,16 +48,17 @@ void quantize(const char* operation, const Tensor& x, QuantLevels levels, const 
   float *scales = to.scale.data<float>(), *zeros = to.zero_point.data<float>();
   auto* values = to.values.data<std::uint8_t>();
   const Index step = own_ranges ? 1 : step_of(to);
+  const integer_rows::Loops& loops = integer_rows::loops();
   // Ranges and rounding take some times as long as an operation on each element.
 #pragma omp parallel for schedule(static) if (4 * x.numel() > kParallelElements)
   for (Index row = 0; row < rows; ++row) {
     const float* from = px + row * in;
     if (own_ranges) {
-      const auto [low, high] = range_of(from, in);
+      const auto [low, high] = loops.range(from, in);
       scales[row] = range_scale(low, high, levels, zeros[row]);
     }
     std::uint8_t* out = values + row * row_bytes;
-    quantize_row(from, in, scales[row * step], zeros[row * step], levels, out);
+    loops.quantize(from, in, scales[row * step], zeros[row * step], levels, out);
     std::fill(out + in, out + row_bytes, std::uint8_t{0});
   }
 }
@@ -121,6 +90,7 @@ void product(const IntegerRows& x, std::int32_t highest, RowOffsets offsets, con
              const Tensor& bias, Activation activation, IntegerPath path, Place place, Finish finish) {
   const Index rows = x.values.size(0), out = weights.out, panels = weights.panels(), quads = weights.quads();
   const auto tile = tile_of(path, highest);
+  const integer_rows::Loops& loops = integer_rows::loops();
   const auto* px = x.values.data<std::uint8_t>();
   const auto* pw = weights.values.data<std::int8_t>();
   const float *row_scales = x.scale.data<float>(), *zeros = x.zero_point.data<float>();
@@ -159,10 +129,7 @@ void product(const IntegerRows& x, std::int32_t highest, RowOffsets offsets, con
         const float scale = row_scales[(row + r) * step];
         const auto zero = static_cast<std::int32_t>(zeros[(row + r) * step]);
         float* values = place(row + r, first, scratch);
-#pragma omp simd
-        for (Index c = 0; c < channels; ++c)
-          values[c] = static_cast<float>(of_row[c] - zero * weight_sums[c]) * (scale * scales[c]) +
-                      (biases ? biases[c] : 0.0f);
+        loops.real({of_row, weight_sums, scales, biases}, scale, zero, channels, values);
         if (activation != Activation::none) activate(values, channels, activation, nullptr);
         finish(row + r, first, channels, values);
       }
@@ -311,12 +278,13 @@ void integer_product(const IntegerRows& x, std::int32_t highest, RowOffsets offs
       return cuda::integer_product(x, highest, offsets, weights, bias, activation, next, levels);
   const float *scales = next.scale.data<float>(), *zeros = next.zero_point.data<float>();
   auto* to = next.values.data<std::uint8_t>();
+  const integer_rows::Loops& loops = integer_rows::loops();
   product(
       x, highest, offsets, weights, bias, activation, path,
       [](Index, Index, float* scratch) { return scratch; },
       [&](Index row, Index first, Index channels, const float* values) {
         std::uint8_t* at = to + row * row_bytes + first;
-        quantize_row(values, channels, scales[row * step], zeros[row * step], levels, at);
+        loops.quantize(values, channels, scales[row * step], zeros[row * step], levels, at);
         if (first + channels == weights.out)
           std::fill(at + channels, to + (row + 1) * row_bytes, std::uint8_t{0});
       });

@@ -21,10 +21,10 @@ namespace {
 using Run = std::function<int(const Surroundings&)>;
 
 // Runs a command of one process.
-Run alone(std::function<int()> command) {
-  return [command = std::move(command)](const Surroundings&) {
+Run alone(Run command) {
+  return [command = std::move(command)](const Surroundings& surroundings) {
     try {
-      return command();
+      return command(surroundings);
     } catch (const RecipeError& error) {
       fmt::print(stderr, "conclave: {}\n", error.what());
       return 2;
@@ -108,7 +108,7 @@ Arguments& until_interrupted(CLI::App* command, Chosen& chosen, OnRanks<Argument
 template <class Arguments>
 Arguments& in_one_process(CLI::App* command, Chosen& chosen, int (*run)(const Arguments&)) {
   const auto arguments = std::make_shared<Arguments>();
-  command->callback([=, &chosen] { chosen = {alone([=] { return run(*arguments); })}; });
+  command->callback([=, &chosen] { chosen = {alone([=](const Surroundings&) { return run(*arguments); })}; });
   return *arguments;
 }
 
@@ -318,6 +318,10 @@ void add_serve(CLI::App& app, Chosen& chosen) {
       ->check(CLI::NonNegativeNumber);
   command->add_option("--burst", arguments.http.burst, "With --rate: how many may come at once")
       ->check(CLI::Range(1.0, 1e9));
+  command
+      ->add_option("--log", arguments.http.log,
+                   "File to append a line of JSON to for every request: who, when, what, status, seconds")
+      ->check(kNamed);
   command->add_option("--most_body", connections.limits.body, "Bytes of a request's body at most")
       ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 30));
   command->add_option("--most_connections", connections.connections, "Open at once")
@@ -433,7 +437,7 @@ void add_inspect(CLI::App& app, Chosen& chosen) {
       arguments->cost.overrides = arguments->experts.overrides;
       chosen = {together(commands::inspect_cost, arguments->cost)};
     } else {
-      chosen = {alone([arguments] { return inspect(arguments->inspect); })};
+      chosen = {alone([arguments](const Surroundings&) { return inspect(arguments->inspect); })};
     }
   });
 }
@@ -441,7 +445,14 @@ void add_inspect(CLI::App& app, Chosen& chosen) {
 void add_export(CLI::App& app, Chosen& chosen) {
   auto* command = app.add_subcommand(
       "export", "Write a checkpoint's weights as .h5 or .safetensors, or what it computes as .onnx");
-  ExportArguments& arguments = on_ranks(command, chosen, commands::export_model);
+  const auto shared = std::make_shared<ExportArguments>();
+  command->callback([=, &chosen] {
+    chosen = {export_format(*shared) == "onnx" ? together(export_graph, *shared)
+                                               : alone([=](const Surroundings& surroundings) {
+                                                   return export_weights(*shared, surroundings);
+                                                 })};
+  });
+  ExportArguments& arguments = *shared;
   add_checkpoint(command, arguments.checkpoint);
   command->add_option("output", arguments.output, "*.h5, *.safetensors or *.onnx")->required();
   command->add_option("--format", arguments.format, "Whatever the output's name says")

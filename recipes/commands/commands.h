@@ -25,6 +25,7 @@ struct Surroundings {
   const char* no_color = nullptr;
   const char* term = nullptr;
   const std::atomic<bool>* interrupted = nullptr;
+  int ranks = 1;  ///< that mpirun has started, as it tells them
 
   bool is_interrupted() const { return interrupted && *interrupted; }
 };
@@ -142,7 +143,12 @@ struct ExportArguments {
   std::string format = {};                  ///< "hdf5", "safetensors" or "onnx"; "": by the output's name
   std::vector<std::string> overrides = {};  ///< of onnx's model
 };
-int export_model(const ExportArguments& arguments, const Surroundings& surroundings,
+/// "" where neither says.
+std::string export_format(const ExportArguments& arguments);
+/// As hdf5 or safetensors, without MPI, for which there need not be memory or disk.
+int export_weights(const ExportArguments& arguments, const Surroundings& surroundings);
+/// As onnx.
+int export_graph(const ExportArguments& arguments, const Surroundings& surroundings,
                  const MpiSession& session);
 
 struct BenchArguments {

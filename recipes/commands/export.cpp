@@ -16,15 +16,6 @@
 namespace conclave::commands {
 namespace {
 
-// "" where neither says.
-std::string export_format(const ExportArguments& arguments) {
-  if (!arguments.format.empty()) return arguments.format;
-  for (const auto& [end, format] :
-       {std::pair{".h5", "hdf5"}, {".hdf5", "hdf5"}, {".safetensors", "safetensors"}, {".onnx", "onnx"}})
-    if (arguments.output.ends_with(end)) return format;
-  return "";
-}
-
 // Whether the file is an export of that format, by what it begins with, or has nothing in it.
 bool is_export(const std::string& path, const std::string& format) {
   std::array<char, 1024> head{};
@@ -46,8 +37,37 @@ void expect_replaceable(const ExportArguments& arguments) {
           "export: {} is there already, and no earlier export; remove it, or name another file", output);
 }
 
-void write_onnx(const ExportArguments& arguments, const MpiSession& session) {
+// Several would all write one file.
+void expect_alone(int ranks) { require(ranks == 1, "export runs in one process, not in {}", ranks); }
+
+}  // namespace
+
+std::string export_format(const ExportArguments& arguments) {
+  if (!arguments.format.empty()) return arguments.format;
+  for (const auto& [end, format] :
+       {std::pair{".h5", "hdf5"}, {".hdf5", "hdf5"}, {".safetensors", "safetensors"}, {".onnx", "onnx"}})
+    if (arguments.output.ends_with(end)) return format;
+  return "";
+}
+
+int export_weights(const ExportArguments& arguments, const Surroundings& surroundings) {
+  const std::string format = export_format(arguments);
+  require(!format.empty(), "{}: name the output *.h5, *.safetensors or *.onnx, or give its --format",
+          arguments.output);
+  require(arguments.overrides.empty(), "--set changes what is computed, and so is for ONNX files alone");
+  expect_alone(surroundings.ranks);
+  expect_replaceable(arguments);
+  const CheckpointReader reader(find_checkpoint(arguments.checkpoint));
+  (format == "hdf5" ? export_hdf5 : export_safetensors)(reader, arguments.output, export_notes(reader));
+  fmt::print("{}\n", arguments.output);
+  return 0;
+}
+
+int export_graph(const ExportArguments& arguments, const Surroundings& /*surroundings*/,
+                 const MpiSession& session) {
   const ProcessGrid grid(session.world(), 0);
+  expect_alone(grid.world().size());
+  expect_replaceable(arguments);
   LoadedModel loaded(arguments.checkpoint, grid, arguments.overrides);
   const std::string bytes = onnx::classifier_file(loaded);
   AtomicFile file(arguments.output);
@@ -57,26 +77,6 @@ void write_onnx(const ExportArguments& arguments, const MpiSession& session) {
     out.write(bytes.data(), bytes.size());
   }
   file.commit();
-}
-
-}  // namespace
-
-int export_model(const ExportArguments& arguments, const Surroundings& /*surroundings*/,
-                 const MpiSession& session) {
-  const std::string format = export_format(arguments);
-  require(!format.empty(), "{}: name the output *.h5, *.safetensors or *.onnx, or give its --format",
-          arguments.output);
-  require(format == "onnx" || arguments.overrides.empty(),
-          "--set changes what is computed, and so is for ONNX files alone");
-  const int ranks = session.world()->size();  // which would all write one file
-  require(ranks == 1, "export runs in one process, not in {}", ranks);
-  expect_replaceable(arguments);
-  if (format == "onnx") {
-    write_onnx(arguments, session);
-  } else {
-    const CheckpointReader reader(find_checkpoint(arguments.checkpoint));
-    (format == "hdf5" ? export_hdf5 : export_safetensors)(reader, arguments.output, export_notes(reader));
-  }
   fmt::print("{}\n", arguments.output);
   return 0;
 }

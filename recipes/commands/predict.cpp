@@ -75,7 +75,7 @@ int predict(const PredictArguments& arguments, const Surroundings& surroundings,
   };
   const auto &texts = arguments.texts, &images = arguments.images;
   require(texts.empty() || images.empty() || loaded.recipe().data.has_texts(),
-          "{}: the model classifies images alone; give --image before each file", texts.front());
+          "{}: the model classifies images alone; name each by --image FILE", texts.front());
   require(texts.empty() || images.empty() || texts.size() == images.size(),
           "{} texts and {} images: give as many of both, \"\" for what an example lacks", texts.size(),
           images.size());

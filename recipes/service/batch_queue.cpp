@@ -38,6 +38,7 @@ bool BatchQueue::push(Job& job) {
 bool BatchQueue::next(std::vector<Job*>& batch) {
   batch.clear();
   std::unique_lock lock(mutex_);
+  at_work_ = false;  // also where a batch failed, and nobody told how long it took
   changed_.wait(lock, [&] { return closed_ || !waiting_.empty(); });
   if (waiting_.empty()) return false;
   const Query& first = waiting_.front()->query;

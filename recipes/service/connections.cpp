@@ -169,8 +169,12 @@ class Connections::Loop {
   void close(Number number);
   /// False where it is to be closed.
   bool advance(Number number, Connection& connection);
+  bool take_turns(Number number, Connection& connection);
   bool hand_over(Number number, Connection& connection);
   void make_room();
+  std::string refusal(const Connection& connection, int status, const char* code, const char* reason) const {
+    return refuser_(status, code, reason, connection.address, connection.frame.head());
+  }
   void start_writing(Connection& connection, std::string answer, bool close);
   void start_reading(Connection& connection);
   void take_answers();
@@ -369,7 +373,17 @@ void Connections::Loop::close(Number number) {
   open_ = connections_.size();
 }
 
+// What goes wrong with one connection, for want of memory say, ends no other.
 bool Connections::Loop::advance(Number number, Connection& connection) {
+  try {
+    return take_turns(number, connection);
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "conclave: a connection is closed: {}\n", error.what());
+    return false;
+  }
+}
+
+bool Connections::Loop::take_turns(Number number, Connection& connection) {
   const auto waits = [&](Channel::Result result) {
     if (result == Channel::Result::closed) return false;
     watch(number, connection, result == Channel::Result::wants_write ? EPOLLOUT : EPOLLIN);
@@ -453,9 +467,10 @@ bool Connections::Loop::hand_over(Number number, Connection& connection) {
       }
       return false;
     case RequestFrame::State::refused:
-      start_writing(connection,
-                    refuser_(connection.frame.status(), connection.frame.code(), connection.frame.reason()),
-                    true);
+      start_writing(
+          connection,
+          refusal(connection, connection.frame.status(), connection.frame.code(), connection.frame.reason()),
+          true);
       return true;
     case RequestFrame::State::complete:
       break;
@@ -478,15 +493,15 @@ bool Connections::Loop::hand_over(Number number, Connection& connection) {
   return true;
 }
 
-// Of whoever has sent most of a request that is not whole, be it another than who sends just now: small
-// requests go on to be answered, however much others send.
+// Of whoever has sent most of a request that is not whole, be it another than who sends just now, so that
+// small requests go on to be answered.
 void Connections::Loop::make_room() {
   const std::pair<const Number, std::unique_ptr<Connection>>* most = nullptr;
   for (const auto& one : connections_)
     if (one.second->phase == Phase::reading && (!most || one.second->read.size() > most->second->read.size()))
       most = &one;
   Connection& connection = *most->second;
-  start_writing(connection, refuser_(503, "busy", "too much is being sent; try again"), true);
+  start_writing(connection, refusal(connection, 503, "busy", "too much is being sent; try again"), true);
   watch(most->first, connection, EPOLLOUT);
 }
 
@@ -542,7 +557,8 @@ void Connections::Loop::sweep() {
     // Who has sent half of a request is told why it goes no further.
     const bool tells = connection.phase == Phase::reading && !connection.read.empty();
     if (tells)
-      start_writing(connection, refuser_(408, "too_slow", "the request took too long to arrive"), true);
+      start_writing(connection, refusal(connection, 408, "too_slow", "the request took too long to arrive"),
+                    true);
     if (!tells || !advance(number, connection)) close(number);
   }
 }

@@ -54,8 +54,9 @@ class Connections {
   /// the answer's bytes, after which the connection is closed. Of others, which are whole at once, nobody
   /// asks.
   using Admission = std::function<std::string(const RequestHead& head, const std::string& address)>;
-  /// Of what is no request, the answer's bytes; called in run()'s thread.
-  using Refuser = std::function<std::string(int status, std::string_view code, std::string_view reason)>;
+  /// Of what is no request, the answer's bytes; called in run()'s thread. `head` is null where there is none.
+  using Refuser = std::function<std::string(int status, std::string_view code, std::string_view reason,
+                                            const std::string& address, const RequestHead* head)>;
 
   /// Listens; nobody is answered until run(). Throws Error where it cannot.
   Connections(const ConnectionOptions& options, Handler handler, Refuser refuser, Admission admission = {});

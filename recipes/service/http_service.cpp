@@ -11,6 +11,7 @@
 
 #include "core/clock.h"
 #include "core/text.h"
+#include "recipes/service/access_log.h"
 #include "recipes/service/embedded.h"
 
 namespace conclave::service {
@@ -153,15 +154,17 @@ class HttpService::Server : private httplib::Server {
         outputs_(outputs),
         metrics_(metrics),
         limit_(options.rate, options.burst),
+        log_(options.log.empty() ? nullptr : std::make_unique<AccessLog>(options.log)),
         connections_(
             options.connections, [this](const WholeRequest& request) { return handle(request); },
-            [this](int status, std::string_view code, std::string_view reason) {
-              return status == 503 ? refusal(busy(std::string(reason)))
-                                   : refusal({status, code, std::string(reason)});
+            [this](int status, std::string_view code, std::string_view reason, const std::string& address,
+                   const RequestHead* head) {
+              const std::string why(reason);
+              return refusal(status == 503 ? busy(why) : Refused{status, code, why}, address, head);
             },
             [this](const RequestHead& head, const std::string& address) {
               const auto refused = refused_at_once(head.method, head.path, head.authorization, address);
-              return refused ? refusal(*refused) : "";
+              return refused ? refusal(*refused, address, &head) : "";
             }) {
     set_payload_max_length(options.connections.limits.body);
     set_keep_alive_max_count(1'000'000);
@@ -225,17 +228,35 @@ class HttpService::Server : private httplib::Server {
         "HTTP/1.1 100 Continue\r\n\r\n";  // which the client was told before
     if (stream.answer.starts_with(kContinue)) stream.answer.erase(0, kContinue.size());
     if (stream.answer.size() > 12) status_ = std::atoi(stream.answer.c_str() + 9);
-    metrics_.answered(task_, status_, seconds_since(request.arrived));
+    const double passed = seconds_since(request.arrived);
+    metrics_.answered(task_, status_, passed);
+    if (log_) {
+      const std::string_view line = std::string_view(request.bytes).substr(0, request.bytes.find("\r\n")),
+                             target = line.substr(std::min(line.find(' ') + 1, line.size()));
+      log_->note({.address = request.address,
+                  .method = line.substr(0, line.find(' ')),
+                  .path = target.substr(0, target.find_first_of(" ?")),
+                  .status = status_,
+                  .seconds = passed,
+                  .bytes_out = stream.answer.size()});
+    }
     return {std::move(stream.answer), closed || !good || closes};
   }
 
-  std::string refusal(const Refused& refused) {
+  std::string refusal(const Refused& refused, const std::string& address, const RequestHead* head) {
     metrics_.answered(std::nullopt, refused.status, 0);
     const std::string body = error_text(refused.code, refused.message);
-    return fmt::format(
+    std::string answer = fmt::format(
         "HTTP/1.1 {} {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\n{}{}{}{}\r\n{}",
         refused.status, reason_of(refused.status), kJson, body.size(), refused.header,
         refused.header.empty() ? "" : ": ", refused.value, refused.header.empty() ? "" : "\r\n", body);
+    if (log_)
+      log_->note({.address = address,
+                  .method = head ? head->method : "",
+                  .path = head ? head->path : "",
+                  .status = refused.status,
+                  .bytes_out = answer.size()});
+    return answer;
   }
 
   // What its head alone says against a request; how often `address` asks is counted, unless it is "". In any
@@ -315,6 +336,7 @@ class HttpService::Server : private httplib::Server {
   const Outputs& outputs_;
   Metrics& metrics_;
   RateLimit limit_;
+  std::unique_ptr<AccessLog> log_;
   static thread_local std::optional<TaskKind> task_;  // of the request at hand
   static thread_local int status_;
   static thread_local std::string_view type_;

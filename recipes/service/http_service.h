@@ -19,11 +19,13 @@ struct HttpOptions {
   std::string token;  ///< that "Authorization: Bearer" must have for /v1; "": nobody is asked
   double rate = 0;    ///< requests per second and address; 0: as many as they like
   double burst = 20;
+  std::string log;  ///< file for AccessLog; "": none
 };
 
 class HttpService {
  public:
-  /// All but `options` must outlive it. Listens at once; answers once run() is called.
+  /// All but `options` must outlive it. Listens at once; answers once run() is called. Throws Error where it
+  /// cannot, or the log cannot be written.
   HttpService(const HttpOptions& options, const Inputs& inputs, const Engine& engine, BatchQueue& queue,
               const Outputs& outputs, Metrics& metrics);
   ~HttpService();

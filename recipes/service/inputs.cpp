@@ -259,6 +259,8 @@ Query Inputs::query_of(TaskKind task, const Fields& fields) const {
       query.pixels = fit_image(image, shape_.image).pixels;
     } catch (const Refusal&) {
       throw;
+    } catch (const ImageTooLarge& error) {
+      refuse("image_too_large", error.what(), 413);
     } catch (const Error& error) {
       refuse("bad_image", error.what());
     }

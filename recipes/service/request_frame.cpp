@@ -20,6 +20,20 @@ bool is_token(std::string_view name) {
   });
 }
 
+// A path without %XX, as routing has it.
+std::string decoded(std::string_view path) {
+  std::string text;
+  for (std::size_t i = 0; i < path.size(); ++i) {
+    unsigned value = 0;
+    const char* const digits = path.data() + i + 1;
+    const bool coded = path[i] == '%' && i + 2 < path.size() &&
+                       std::from_chars(digits, digits + 2, value, 16).ptr == digits + 2;
+    text += coded ? static_cast<char>(value) : path[i];
+    i += coded ? 2 : 0;
+  }
+  return text;
+}
+
 // Whether a list, "keep-alive, TE", has `item`.
 bool lists(std::string_view list, std::string_view item) {
   while (!list.empty()) {
@@ -61,11 +75,11 @@ RequestFrame::State RequestFrame::read_head(std::string_view head) {
     return line.find(" HTTP/") == std::string_view::npos
                ? refuse(400, "bad_request", "this is no HTTP request")
                : refuse(505, "http_version", "HTTP/1.1 is spoken here");
-  const std::string_view target =
-      line.substr(0, line.rfind(' ')).substr(std::min(line.find(' ') + 1, line.size()));
-  told_ = {.method = std::string(line.substr(0, line.find(' '))),
-           .path = std::string(target.substr(0, target.find('?'))),
-           .closes = line.ends_with("0")};
+  const std::size_t first = line.find(' '), last = line.rfind(' ');
+  if (first == last) return refuse(400, "bad_request", "this is no HTTP request");
+  const std::string_view target = line.substr(first + 1, last - first - 1);
+  told_ = {.method = std::string(line.substr(0, first)), .path = decoded(target.substr(0, target.find('?')))};
+  bool closes = false, stays = line.ends_with("1.1");
   std::optional<std::size_t> length;
   head.remove_prefix(std::min(head.size(), line.size() + 2));
   while (!head.empty()) {
@@ -83,8 +97,10 @@ RequestFrame::State RequestFrame::read_head(std::string_view head) {
     if (same_but_for_case(name, "content-encoding") && !same_but_for_case(value, "identity"))
       return refuse(415, "unsupported_encoding", "send the body as it is, without a Content-Encoding");
     if (same_but_for_case(name, "authorization")) told_.authorization = value;
-    if (same_but_for_case(name, "connection"))
-      told_.closes = lists(value, "close") || (told_.closes && !lists(value, "keep-alive"));
+    if (same_but_for_case(name, "connection")) {
+      closes = closes || lists(value, "close");
+      stays = stays || lists(value, "keep-alive");
+    }
     if (same_but_for_case(name, "expect")) {
       if (!same_but_for_case(value, "100-continue"))
         return refuse(417, "expectation", "only 100-continue can be expected");
@@ -99,6 +115,7 @@ RequestFrame::State RequestFrame::read_head(std::string_view head) {
       return refuse(400, "bad_request", "a Content-Length that is no number, or two");
     length = number;
   }
+  told_.closes = closes || !stays;
   body_ = length.value_or(0);
   if (body_ > limits_.body) return refuse(413, "body_too_large", "the body is too large");
   return State::complete;

@@ -16,7 +16,7 @@ struct FrameLimits {
 
 /// What of a request's head is asked before its body has come.
 struct RequestHead {
-  std::string method, path;        ///< the latter without what follows a ?
+  std::string method, path;        ///< the latter decoded, without what follows a ?
   std::string authorization = {};  ///< "" without
   bool closes = false;             ///< the connection, after the answer
 };
@@ -32,8 +32,8 @@ class RequestFrame {
 
   /// Of a complete one.
   std::size_t size() const { return head_ + body_; }
-  /// Null until it is whole.
-  const RequestHead* head() const { return head_ > 0 ? &told_ : nullptr; }
+  /// Null until it is whole, or where it was refused for its first line.
+  const RequestHead* head() const { return told_.method.empty() ? nullptr : &told_; }
   /// Its head is here, and the client waits to be told that its body is welcome (Expect: 100-continue); true
   /// once.
   bool wants_to_be_told();

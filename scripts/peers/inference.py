@@ -4,8 +4,9 @@ weights: for scripts/bench_peers.
     python inference.py build/release/conclave --threads 2
 
 Prints seconds per image and captions per second of each, their medians over the rounds, and how many times
-faster Conclave is. Starting and reading a model does not count. Conclave computes once in each round; PyTorch
-once before it is timed, too. torch_generate.py and torch_caption.py check that both say and draw the same.
+faster Conclave is; of images also in INT8, by `conclave quantize`. Starting and reading a model does not count.
+Conclave computes once in each round; PyTorch once before it is timed, too. torch_generate.py and torch_caption.py
+check that both say and draw the same.
 """
 
 import argparse
@@ -57,28 +58,31 @@ def main():
             if arguments.runs is None:
                 conclave("train", RECIPES / f"{recipe}.toml", "--set", f"run.directory={work / recipe}", *steps)
             conclave("export", runs / recipe, work / f"{recipe}.safetensors")
+        conclave("quantize", runs / "fashion_generate", "--out", work / "integers")
         found = []
-        print(f"{'':8} {'s/image, Conclave':>20} {'PyTorch':>10} {'captions/s, Conclave':>22} {'PyTorch':>10}")
+        print(f"{'':8} {'s/image, Conclave':>20} {'INT8':>10} {'PyTorch':>10} {'captions/s, Conclave':>22} {'PyTorch':>10}")
         for number in range(1, arguments.rounds + 1):
             grid, captions = work / "grid.png", work / "captions.jsonl"
+            in_integers = conclave("generate", work / "integers", *DRAWING, "--scale", 1, "--out", work / "integers.png")
             said = conclave("generate", runs / "fashion_generate", *DRAWING, "--scale", 1, "--out", grid)
             drawn = torch("torch_generate.py", "fashion_generate", *DRAWING, "--passes", 1,
                           "--compare", grid)
             captions.write_text(conclave("caption", runs / "emoji_caption", *WRITING))
             summary = json.loads(captions.read_text().splitlines()[-1])
             written = torch("torch_caption.py", "emoji_caption", *WRITING, "--compare", captions)
-            found.append([float(re.search(r" in ([\d.]+) s", said)[1]) / IMAGES, drawn["seconds_per_image"],
-                          summary["captions_per_second"], written["captions_per_second"]])
+            seconds = [float(re.search(r" in ([\d.]+) s", text)[1]) / IMAGES for text in (said, in_integers)]
+            found.append([*seconds, drawn["seconds_per_image"], summary["captions_per_second"],
+                          written["captions_per_second"]])
             row(number, found[-1])
-    image, image_peer, caption, caption_peer = medians = [statistics.median(values) for values in zip(*found)]
+    image, integers, image_peer, caption, caption_peer = medians = [statistics.median(values) for values in zip(*found)]
     row("median", medians)
-    print(f"Conclave is {image_peer / image:.2f} times as fast as PyTorch at images (target 2.4) and "
-          f"{caption / caption_peer:.2f} at captions (target 2)")
+    print(f"Conclave is {image_peer / image:.2f} times as fast as PyTorch at images (target 2.4), "
+          f"{image_peer / integers:.2f} in INT8, and {caption / caption_peer:.2f} at captions (target 2)")
     print(f"PyTorch's last: {json.dumps(drawn)} {json.dumps(written)}; {arguments.threads} threads")
 
 
 def row(name, values):
-    print("{:8} {:20.4f} {:10.4f} {:22.0f} {:10.0f}".format(str(name), *values), flush=True)
+    print("{:8} {:20.4f} {:10.4f} {:10.4f} {:22.0f} {:10.0f}".format(str(name), *values), flush=True)
 
 
 if __name__ == "__main__":

@@ -61,11 +61,17 @@ def main():
         shown = page(service, linked("generate", text="Bag"))
         images = re.findall(r'src="data:image/png;base64,([^"]+)" alt="drawn"', shown)
         assert images == wanted and base64.b64decode(images[0])[:4] == b"\x89PNG", (len(images), shown[:500])
+        vector = service.post("embed", {"image": base64_of(FILES[3])})["embedding"]
+        shown = page(service, linked("embed", image=image))
+        assert f"Embedding: {len(vector)} numbers" in shown and ", ".join(f"{x:.3f}" for x in vector[:2]) in shown, (vector[:2], shown)
+
         shown = page(service, linked("generate"))
         assert "text: generate needs one" in re.search(r'<p id="error"[^>]*>(.*?)</p>', shown)[1], shown
     with serving("all", "--tasks=classify") as service:  # of what is not served it has no buttons
         shown = page(service, linked("classify", image=image))
         assert 'data-task="classify"' in shown and 'data-task="caption"' not in shown, shown
+        assert re.search(r'<textarea id="text"[^>]* hidden', shown), shown  # the model classifies images alone
+        assert not re.search(r'<div id="drop"[^>]* hidden', shown), shown
 
 
 if __name__ == "__main__":

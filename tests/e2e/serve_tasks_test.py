@@ -53,8 +53,8 @@ def commands_agree(service):
 
 
 def bad_images(service):
-    def refused(code, image, task="classify"):
-        error = service.post(task, {"image": image}, 400)
+    def refused(code, image, task="classify", status=400):
+        error = service.post(task, {"image": image}, status)
         assert error["code"] == code, (code, error)
 
     whole = Path(FILES[0]).read_bytes()
@@ -63,8 +63,8 @@ def bad_images(service):
     refused("bad_image", base64.b64encode(whole[: len(whole) // 2]).decode())
     header = struct.pack(">IIBBBBB", 10_000, 10_000, 8, 0, 0, 0, 0)
     huge = whole[:16] + header + struct.pack(">I", zlib.crc32(b"IHDR" + header)) + whole[33:]
-    refused("bad_image", base64.b64encode(huge).decode())
-    refused("bad_image", base64.b64encode(huge).decode(), "caption")
+    for task in ("classify", "caption"):
+        refused("image_too_large", base64.b64encode(huge).decode(), task, 413)
     assert service.post("caption", {"text": "a"}, 400)["code"] == "unwanted_field"
     assert service.post("generate", {"text": "a", "count": 100}, 400)["code"] == "bad_option"
     form = (

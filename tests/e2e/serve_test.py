@@ -265,6 +265,7 @@ def secured():
          "-keyout", "key.pem", "-out", "certificate.pem", "-subj", "/CN=localhost"])
     run(["openssl", "pkey", "-in", "key.pem", "-aes256", "-passout", "pass:secret", "-out", "locked.pem"])
     run([PROGRAM, "serve", "one", "--certificate=certificate.pem", "--key=locked.pem"], status=1, says=["it is encrypted"])
+    run([PROGRAM, "serve", "one", "--log=nowhere/access.jsonl"], status=1, says=["nowhere/access.jsonl", "cannot be opened"])
     for option in ("--token_file", "--key", "--certificate"):
         run([PROGRAM, "serve", "one", option, ""], status=2, says=["the name is empty"])
     Path("token").write_text("open%73esame-open-sesame\n")
@@ -276,7 +277,7 @@ def secured():
         run(asks, status=1, says=["its certificate is of nobody who is known"])
         for how in ("--insecure", "--ca=certificate.pem"):
             run([*asks, how], says=["0 refused, 0 failed"])
-    with serving("one", *options, "--rate=1", "--burst=8") as service:
+    with serving("one", *options, "--rate=1", "--burst=8", "--log=access.jsonl") as service:
         right = {"Authorization": "bearer open-sesame-open-sesame"}
         assert service.post("classify", {"text": TEXTS[0]}, headers=right)["class"]
         for wrong in ({}, {"Authorization": "Bearer open-sesame-open-sesamf"}, {"Authorization": "Basic open"}):
@@ -287,8 +288,21 @@ def secured():
             early.sock.sendall(b"POST /v1/classify HTTP/1.1\r\n" + ask + b"Content-Length: 16000000\r\n\r\n")
             assert b"HTTP/1.1 401" == early.sock.recv(12), "who has no token may send"
         assert service.get("/healthz") and service.get("/metrics")
+        for head, status in (b"GET HTTP/1.1", b"400"), (b"POST /v1/embed HTTP/1.1\r\nContent-Length: 99999999", b"413"):
+            early = service.connect()
+            early.connect()
+            early.sock.sendall(head + b"\r\n\r\n")
+            assert early.sock.recv(12) == b"HTTP/1.1 " + status, head
         got = [service.ask("POST", "/v1/classify", "{}", {**right, "Content-Type": "application/json"}) for _ in range(8)]
         assert got[-1][0] == 429 and int(got[-1][1]["Retry-After"]) >= 1, got
+        assert "sesame" not in Path("access.jsonl").read_text()
+        log = [json.loads(line) for line in open("access.jsonl")]
+        assert {entry["address"] for entry in log} == {"127.0.0.1"}, log
+        others = [(entry["path"], entry["status"]) for entry in log if entry["path"] not in ("/v1/classify", "/healthz", "/metrics")]
+        assert others == [("", 400), ("/v1/embed", 413)], others
+        asked = [entry["status"] for entry in log if (entry["method"], entry["path"]) == ("POST", "/v1/classify")]
+        assert asked[:6] == [200, 401, 401, 401, 401, 401] and asked[-1] == 429, asked
+        assert log[0]["seconds"] > 0 and log[0]["bytes_out"] > 100 and abs(log[0]["time"] - time.time()) < 100, log[0]
         plain = service.socket()
         plain.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
         try:

@@ -14,7 +14,7 @@ says '"split":"validation"'
 
 # Texts of one's own, of some of the model's classes, in another order than it has them.
 printf 'text,label\n"the act of running",noun.act\n"a large domesticated animal",noun.animal\n' >own.csv
-conclave 0 eval "$CONCLAVE_TRAINED" --data own.csv --classes
+conclave 0 eval "$CONCLAVE_TRAINED" --data own.csv --classes --set data.parts=4
 says '"data":"own.csv"' '"texts":2' '{"class":"noun.act","examples":1,' '{"class":"noun.animal","examples":1,'
 (($(wc -l <<<"$output") == 27))
 reversed=$(sed -n '1p;3p;2p' own.csv) one=$(grep -o '"loss":[0-9.]*' <<<"$output")

@@ -103,6 +103,12 @@ TEST_CASE("what would take longer than the latency, by what rows took so far, is
   CHECK(taken() == 0);
   queue.took(20);
   CHECK(queue.push(jobs.add(1000)));  // alone, whatever it takes
+  REQUIRE(queue.next(batch));         // which fails, and nobody tells how long it took
+  Job& next = jobs.add(1000);
+  std::thread engine([&] { queue.next(batch); });
+  while (!queue.push(next)) std::this_thread::yield();
+  engine.join();
+  CHECK(batch == std::vector<Job*>{&next});
 }
 
 TEST_CASE("an address may ask at an even rate, and some more at once", "[service]") {

@@ -61,9 +61,9 @@ struct Running {
                    const Connections::Admission& admission = {})
       : connections(
             options, handler,
-            [](int status, std::string_view /*code*/, std::string_view /*reason*/) {
-              return std::to_string(status);
-            },
+            [](int status, std::string_view /*code*/, std::string_view /*reason*/,
+               const std::string& /*address*/,
+               const RequestHead* /*head*/) { return std::to_string(status); },
             admission),
         loop([this] { cut_off = connections.run(); }) {}
   ~Running() { end(); }
@@ -210,10 +210,10 @@ TEST_CASE("those who wait, idle or slow, keep nobody from being answered", "[ser
 }
 
 TEST_CASE("who may not ask is told so before his body comes, and who may is asked for it once", "[service]") {
-  std::atomic<int> looked = 0, admitted = 0;
+  std::atomic<int> looked = 0, from_here = 0, admitted = 0;
   const auto admission = [&](const RequestHead& head, const std::string& address) {
     ++looked;
-    CHECK(address == "127.0.0.1");
+    from_here += address == "127.0.0.1";
     return head.authorization == "right" ? "" : "not you";
   };
   Running running(
@@ -236,6 +236,7 @@ TEST_CASE("who may not ask is told so before his body comes, and who may is aske
   whole.send(kGet);
   CHECK(whole.receive(5) == "[GET]");
   CHECK(looked == 2);
+  CHECK(from_here == 2);
   CHECK(admitted == 1);
 }
 

@@ -39,6 +39,15 @@ TEST_CASE("a head tells who asks for what, before the body is there", "[service]
   CHECK(frame.head()->method == "POST");
   CHECK(frame.head()->path == "/v1/classify");
   CHECK(frame.head()->authorization == "Bearer abc");
+  for (const auto& [target, path] : {std::pair("/%761/classif%79", "/v1/classify"),
+                                     {"/%", "/%"},
+                                     {"/%4", "/%4"},
+                                     {"/%zz", "/%zz"},
+                                     {"/%41?%42", "/A"}}) {
+    RequestFrame asked({});
+    REQUIRE(asked.look(std::string("GET ") + target + " HTTP/1.1\r\n\r\n") == State::complete);
+    CHECK(std::string(asked.head()->path) == path);
+  }
   const auto closes = [](const std::string& version, const std::string& connection) {
     RequestFrame asked({});
     REQUIRE(asked.look("GET / " + version + "\r\n" + connection + "\r\n") == State::complete);
@@ -48,6 +57,7 @@ TEST_CASE("a head tells who asks for what, before the body is there", "[service]
   CHECK_FALSE(closes("HTTP/1.1", "Connection: keep-alive, TE\r\n"));
   CHECK(closes("HTTP/1.1", "Connection: Close\r\n"));
   CHECK(closes("HTTP/1.1", "connection: TE , close\r\n"));
+  CHECK(closes("HTTP/1.1", "Connection: close\r\nConnection: keep-alive\r\n"));
   CHECK(closes("HTTP/1.0", ""));
   CHECK_FALSE(closes("HTTP/1.0", "Connection: Keep-Alive\r\n"));
 }
@@ -72,6 +82,8 @@ TEST_CASE("what is no request, or too large, is refused as soon as that shows", 
   for (const std::string name : {"Content-Length\t", "Content Length", "Content-Length\v", "(a)", "\x80", ""})
     CHECK(refusal(post + name + ": 40\r\n\r\n") == 400);  // what others may read as Content-Length
   CHECK(refusal("HELLO\r\n\r\n") == 400);
+  for (const std::string line : {"GET HTTP/1.1", "G HTTP/1.1", "GET HTTP/1.0"})
+    CHECK(refusal(line + "\r\n\r\n") == 400);
   CHECK(refusal("GET / HTTP/2.0\r\n\r\n") == 505);
   CHECK(refusal(post + "Content-Length: 5x\r\n\r\n") == 400);
   CHECK(refusal(post + "Content-Length: -1\r\n\r\n") == 400);

@@ -1,0 +1,27 @@
+#include "recipes/service/access_log.h"
+
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "recipes/metrics/metrics_writer.h"
+
+namespace conclave::service {
+
+void AccessLog::note(const Entry& entry) {
+  using Json = nlohmann::ordered_json;
+  const Json json{{"time", seconds_since_1970()}, {"address", entry.address}, {"method", entry.method},
+                  {"path", entry.path},           {"status", entry.status},   {"seconds", entry.seconds},
+                  {"bytes_out", entry.bytes_out}};
+  const std::string line = json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+  const std::lock_guard lock(mutex_);
+  const int reason = file_.append(line);
+  if (reason == 0 || warned_) return;
+  warned_ = true;
+  fmt::print(stderr, "conclave: warning: {}: {}; requests are not logged\n", file_.path(),
+             std::strerror(reason));
+}
+
+}  // namespace conclave::service

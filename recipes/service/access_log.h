@@ -1,0 +1,35 @@
+// Who asked for what, and what became of it: a line of JSON for each request, without what it asked and what
+// was answered.
+#pragma once
+
+#include <cstddef>
+#include <mutex>
+#include <string>
+#include <string_view>
+
+#include "recipes/metrics/append_file.h"
+
+namespace conclave::service {
+
+class AccessLog {
+ public:
+  /// Appends to the file; throws Error where it cannot be opened.
+  explicit AccessLog(const std::string& path) : file_(path) {}
+
+  struct Entry {
+    std::string_view address;       ///< as rates are counted by
+    std::string_view method, path;  ///< "" of what was no request
+    int status = 0;
+    double seconds = 0;         ///< from the last byte of the request
+    std::size_t bytes_out = 0;  ///< of the answer, head and all
+  };
+  /// From any thread. What cannot be written is lost, and warned of once.
+  void note(const Entry& entry);
+
+ private:
+  std::mutex mutex_;
+  AppendFile file_;
+  bool warned_ = false;
+};
+
+}  // namespace conclave::service
