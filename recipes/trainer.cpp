@@ -181,20 +181,38 @@ std::string Trainer::tokenizer_hash() const { return corpus_.tokenizer ? corpus_
 
 void Trainer::plan_memory() {
   Batch largest;
-  // Dispatchers take in as many rows at a time as their largest batch wants, whosever that is, and what came
-  // before it is then larger than it was.
-  for (int times = grid_.expert_parallel() > 1 ? 2 : 1; times > 0; --times)
-    for (std::size_t t = 0; t < tasks_.size(); ++t) {
-      TrainedTask& one = tasks_[t];
-      const DynamicBatcher batcher(one.splits->train, train_batches(recipe_, grid_, *one.task));
-      for (const auto most : batcher.extremes()) {
-        batcher.fill_largest(largest, most);
+  std::vector<std::function<void()>> passes;
+  for (std::size_t t = 0; t < tasks_.size(); ++t) {
+    TrainedTask& one = tasks_[t];
+    const auto batcher =
+        std::make_shared<DynamicBatcher>(one.splits->train, train_batches(recipe_, grid_, *one.task));
+    for (const auto most : batcher->extremes())
+      passes.emplace_back([this, t, most, batcher, &largest] {
+        batcher->fill_largest(largest, most);
         forward_backward(t, largest, 0, false);
         activations_.reset();
-      }
-      one.validation->plan();
-      one.test->plan();
+      });
+    for (Evaluator* evaluator : {one.validation.get(), one.test.get()})
+      passes.emplace_back([evaluator] { evaluator->plan(); });
+  }
+  // Dispatchers take in as many rows at a time as the largest batch wants, whosever that is: what was planned
+  // before that came wants more memory than it showed.
+  const auto dispatched = [&] {
+    Index rows = 0;
+    for (const auto& [name, layer] : layers_) rows += layer->dispatcher().capacity();
+    grid_.world().all_reduce(Tensor::borrow(&rows, {1}, DType::i64));
+    return rows;
+  };
+  std::vector<Index> planned(passes.size(), -1);
+  for (bool grows = true; grows;) {
+    grows = false;
+    for (std::size_t i = 0; i < passes.size(); ++i) {
+      if (planned[i] == dispatched()) continue;
+      passes[i]();
+      planned[i] = dispatched();
+      grows = true;
     }
+  }
   // Rows of a few dozen bytes are rounded up to cache lines, differently in every batch.
   activations_.seal(std::size_t{1} << 16, 1.0 / 64);
   parameters_.zero_gradients();

@@ -11,7 +11,7 @@ DEVICES = Path(os.environ["CONCLAVE_CUDA_PROGRAM"])
 
 
 def main():
-    os.environ["CONCLAVE_CUDA_MEMORY"] = "512"
+    os.environ["CONCLAVE_CUDA_MEMORY"] = "160"
     prepare()
     for norm in ("group", "batch"):
         options = ["train.steps=6", f"image.norm={norm}"]

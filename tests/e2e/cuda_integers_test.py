@@ -31,7 +31,7 @@ def compare(checkpoint, *numbers):
 
 
 def main():
-    os.environ["CONCLAVE_CUDA_MEMORY"] = "512"
+    os.environ["CONCLAVE_CUDA_MEMORY"] = "160"
     prepare()
     for name, options in {"token": [QUANTIZED], "tensor": [*TENSOR, EVERYWHERE]}.items():
         train(1, name, "train.steps=12", *options)

@@ -15,7 +15,7 @@ STEPS = 12
 def train(program, recipe, directory, *options, says=""):
     """As run() does; the counts of each rank's allocations on its device, of pinned ones and of pageable copies."""
     counts = Path(f"{directory}.counts")
-    os.environ.update(CONCLAVE_CUDA_COUNTS=str(counts), CONCLAVE_CUDA_MEMORY="512")
+    os.environ.update(CONCLAVE_CUDA_COUNTS=str(counts), CONCLAVE_CUDA_MEMORY="160")
     sets = [f"--set={option}" for option in (*options, f"run.directory={directory}", "run.log_every=1")]
     said = run([*RANKS, program, "train", recipe, "--device", "cuda" if program == DEVICES else "cpu", *sets])
     assert f"threads each, on {'cuda' if program == DEVICES else 'cpu'}" in said, said
