@@ -27,6 +27,14 @@ inline std::string hexadecimal(std::span<const std::byte> bytes) {
   return text;
 }
 
+/// Takes the first item off a list, "keep-alive, TE", without the blanks around it.
+inline std::string_view take_item(std::string_view& list) {
+  const std::size_t comma = std::min(list.find(','), list.size());
+  const std::string_view item = trimmed(list.substr(0, comma));
+  list.remove_prefix(std::min(list.size(), comma + 1));
+  return item;
+}
+
 /// But for the case of A to Z.
 inline bool same_but_for_case(std::string_view a, std::string_view b) {
   const auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; };

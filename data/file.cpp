@@ -45,7 +45,11 @@ std::string read_file(const std::string& path, std::string_view advice) {
 
 void write_file_atomically(const std::string& path, std::string_view bytes) {
   AtomicFile file(path, fmt::format("{}.{:08x}.tmp", path, std::random_device()()));
-  FileDescriptor(file.temporary(), O_WRONLY | O_CREAT | O_TRUNC).write(bytes.data(), bytes.size());
+  {
+    FileDescriptor out(file.temporary(), O_WRONLY | O_CREAT | O_TRUNC);
+    out.reserve(bytes.size());
+    out.write(bytes.data(), bytes.size());
+  }
   file.commit();
 }
 

@@ -552,8 +552,10 @@ void Trainer::report(bool force) {
   so_far.total_steps = total_steps_;
   so_far.epoch = static_cast<double>(step_) / static_cast<double>(steps_per_epoch_);
   const StepReport report = sums_.report(so_far);
-  const auto spent = privacy_ ? std::optional(privacy_->epsilon(privacy_->released())) : std::nullopt;
-  log_.steps(report, sums_.as_metrics(report, spent));
+  if (grid_.world().rank() == 0) {  // what was spent takes the accountant its time
+    const auto spent = privacy_ ? std::optional(privacy_->epsilon(privacy_->released())) : std::nullopt;
+    log_.steps(report, sums_.as_metrics(report, spent));
+  }
   sums_.begin_window();
 }
 

@@ -1,4 +1,3 @@
-#include <fcntl.h>
 #include <fmt/format.h>
 
 #include <array>
@@ -6,7 +5,7 @@
 #include <fstream>
 #include <string_view>
 
-#include "core/durable_file.h"
+#include "data/file.h"
 #include "parallel/checkpoint/safetensors.h"
 #include "recipes/commands/commands.h"
 #include "recipes/exported_model.h"
@@ -69,14 +68,7 @@ int export_graph(const ExportArguments& arguments, const Surroundings& /*surroun
   expect_alone(grid.world().size());
   expect_replaceable(arguments);
   LoadedModel loaded(arguments.checkpoint, grid, arguments.overrides);
-  const std::string bytes = onnx::classifier_file(loaded);
-  AtomicFile file(arguments.output);
-  {
-    FileDescriptor out(file.temporary(), O_WRONLY | O_CREAT | O_TRUNC);
-    out.reserve(bytes.size());
-    out.write(bytes.data(), bytes.size());
-  }
-  file.commit();
+  write_file_atomically(arguments.output, onnx::classifier_file(loaded));
   fmt::print("{}\n", arguments.output);
   return 0;
 }

@@ -39,8 +39,8 @@ int quantize(const QuantizeArguments& arguments, const Surroundings& surrounding
   overrides.insert(overrides.begin(), {"quantization.enabled=true", "quantization.start_step=0"});
   // Its training data, which may be somewhere else, only where ranges are learned from them.
   const std::string path = find_checkpoint(arguments.checkpoint, grid.world());
-  const Recipe recipe =
-      parse_recipe(CheckpointReader(path).state().recipe, path + ":/state/recipe", overrides);
+  CheckpointState state = CheckpointReader(path).state();
+  const Recipe recipe = parse_recipe(state.recipe, path + ":/state/recipe", overrides);
   std::optional<SplitEvaluation> data;
   std::optional<LoadedModel> alone;
   if (recipe.quantization.activations == "token")
@@ -50,7 +50,6 @@ int quantize(const QuantizeArguments& arguments, const Surroundings& surrounding
   LoadedModel& loaded = data ? data->loaded() : *alone;
   expect_new(arguments.out, loaded.step(), grid.world());
   Quantization& quantization = *loaded.model().quantization();
-  CheckpointState state = CheckpointReader(path).state();
   const auto metadata = nlohmann::json::parse(state.metadata);
   require(quantization.observers.empty() || !metadata.contains("client_privacy"),
           "{}: it hides its clients, and ranges learned from their examples would have no noise; set "

@@ -478,7 +478,7 @@ bool Connections::Loop::hand_over(Number number, Connection& connection) {
   const std::size_t size = connection.frame.size();
   WholeRequest request{.address = connection.address,
                        .admitted = std::exchange(connection.admitted, false),
-                       .closes = connection.frame.head()->closes};
+                       .head = *connection.frame.head()};
   std::string rest = connection.read.substr(size);  // with no more memory than it takes
   connection.read.resize(size);
   request.bytes = std::exchange(connection.read, std::move(rest));

@@ -38,7 +38,7 @@ struct WholeRequest {
   Clock::time_point arrived = Clock::now();  ///< the last byte, if earlier ones were answered
   bool followed = false;  ///< the client has sent another one already, which counts on an answer, too
   bool admitted = false;  ///< by Admission
-  bool closes = false;    ///< the client wants the connection closed after the answer
+  RequestHead head = {};  ///< of `bytes`
 };
 
 struct WholeAnswer {

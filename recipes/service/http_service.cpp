@@ -222,7 +222,7 @@ class HttpService::Server : private httplib::Server {
     task_ = std::nullopt, status_ = 400, type_ = stream.type, admitted_ = request.admitted;
     // As the client is told by this answer, and not a moment later; one that has sent more is told by the
     // last.
-    const bool closes = request.closes || (connections_.ending() && !request.followed);
+    const bool closes = request.head.closes || (connections_.ending() && !request.followed);
     const bool good = process_request(stream, closes, closed, nullptr);
     constexpr std::string_view kContinue =
         "HTTP/1.1 100 Continue\r\n\r\n";  // which the client was told before
@@ -230,16 +230,7 @@ class HttpService::Server : private httplib::Server {
     if (stream.answer.size() > 12) status_ = std::atoi(stream.answer.c_str() + 9);
     const double passed = seconds_since(request.arrived);
     metrics_.answered(task_, status_, passed);
-    if (log_) {
-      const std::string_view line = std::string_view(request.bytes).substr(0, request.bytes.find("\r\n")),
-                             target = line.substr(std::min(line.find(' ') + 1, line.size()));
-      log_->note({.address = request.address,
-                  .method = line.substr(0, line.find(' ')),
-                  .path = target.substr(0, target.find_first_of(" ?")),
-                  .status = status_,
-                  .seconds = passed,
-                  .bytes_out = stream.answer.size()});
-    }
+    note(request.address, &request.head, status_, passed, stream.answer.size());
     return {std::move(stream.answer), closed || !good || closes};
   }
 
@@ -250,13 +241,19 @@ class HttpService::Server : private httplib::Server {
         "HTTP/1.1 {} {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\n{}{}{}{}\r\n{}",
         refused.status, reason_of(refused.status), kJson, body.size(), refused.header,
         refused.header.empty() ? "" : ": ", refused.value, refused.header.empty() ? "" : "\r\n", body);
+    note(address, head, refused.status, 0, answer.size());
+    return answer;
+  }
+
+  void note(const std::string& address, const RequestHead* head, int status, double seconds,
+            std::size_t bytes_out) {
     if (log_)
       log_->note({.address = address,
                   .method = head ? head->method : "",
                   .path = head ? head->path : "",
-                  .status = refused.status,
-                  .bytes_out = answer.size()});
-    return answer;
+                  .status = status,
+                  .seconds = seconds,
+                  .bytes_out = bytes_out});
   }
 
   // What its head alone says against a request; how often `address` asks is counted, unless it is "". In any

@@ -41,9 +41,7 @@ double liking(std::string_view accept, std::string_view type) {
   double weight = 0;
   std::size_t closest = 0;
   while (!accept.empty()) {
-    const std::size_t comma = accept.find(',');
-    const std::string_view item = accept.substr(0, comma);
-    accept.remove_prefix(comma == std::string_view::npos ? accept.size() : comma + 1);
+    const std::string_view item = take_item(accept);
     const std::string_view range = trimmed(item.substr(0, item.find(';')));
     const bool all = range == "*/*", of_kind = !all && range.ends_with("/*");
     const std::size_t compared = of_kind ? range.size() - 1 : std::max(range.size(), type.size());

@@ -36,11 +36,8 @@ std::string decoded(std::string_view path) {
 
 // Whether a list, "keep-alive, TE", has `item`.
 bool lists(std::string_view list, std::string_view item) {
-  while (!list.empty()) {
-    const std::size_t comma = std::min(list.find(','), list.size());
-    if (same_but_for_case(trimmed(list.substr(0, comma)), item)) return true;
-    list.remove_prefix(std::min(list.size(), comma + 1));
-  }
+  while (!list.empty())
+    if (same_but_for_case(take_item(list), item)) return true;
   return false;
 }
 
