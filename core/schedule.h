@@ -6,8 +6,9 @@
 
 namespace conclave {
 
-/// Linear warm-up from 0 over `warmup_steps`, then constant, linear or cosine (Loshchilov & Hutter 2017, eq.
-/// 5) down to `final` at `total_steps`.
+/// Linear warm-up from 0 to `peak` at step `warmup_steps`, then constant, linear or cosine (Loshchilov &
+/// Hutter 2017, eq. 5) towards `final`, which a step after `total_steps` would have: no step learns nothing
+/// for its place alone, not even an only one.
 struct Schedule {
   enum class Kind : std::uint8_t { constant, linear, cosine };
   Kind kind = Kind::cosine;

@@ -341,7 +341,8 @@ void fields(R& train, Visitor&& field) {
   field("schedule", train.schedule, "How the learning rate goes from its peak to final_learning_rate",
         one_of({"constant", "linear", "cosine"}));
   field("final_learning_rate", train.final_learning_rate,
-        "Learning rate of the last step; read by schedules linear and cosine", between(0, 10));
+        "Learning rate that linear and cosine go towards; a step after the last would have it",
+        between(0, 10));
   field("weight_decay", train.weight_decay, "Decoupled weight decay, per unit of learning rate",
         between(0, 10));
   field("beta1", train.beta1, "Decay of the gradient's running mean", between(0, 0.999999));

@@ -66,7 +66,7 @@ std::vector<double> norms(Blocks& blocks, std::size_t updates, std::size_t total
 }  // namespace
 
 double rate_of_round(Schedule::Kind kind, std::int64_t round, std::int64_t rounds) {
-  return Schedule{.kind = kind, .peak = 1, .total_steps = rounds}.at(round);
+  return Schedule{.kind = kind, .peak = 1, .total_steps = rounds}.at(round + 1);
 }
 
 void aggregate_round(Strategy& strategy, const SharingPolicy& policy, std::span<const SiteUpdate> updates,

@@ -19,10 +19,12 @@ TEST_CASE("a schedule warms up linearly from zero to its peak", "[schedule]") {
 TEST_CASE("a schedule goes from its peak to its final rate and stays there", "[schedule]") {
   Schedule schedule{
       .kind = Schedule::Kind::linear, .peak = 2, .final = 0.5, .warmup_steps = 10, .total_steps = 110};
-  CHECK(schedule.at(35) == Approx(2 - 1.5 * 0.25));
-  CHECK(schedule.at(110) == Approx(0.5));
+  CHECK(schedule.at(35) == Approx(2 - 1.5 * 25 / 101));
+  CHECK(schedule.at(110) == Approx(0.5 + 1.5 / 101));
+  CHECK(schedule.at(111) == Approx(0.5));
   CHECK(schedule.at(500) == Approx(0.5));
   schedule.kind = Schedule::Kind::cosine;
+  schedule.total_steps = 109;
   CHECK(schedule.at(35) == Approx(0.5 + 1.5 * 0.5 * (1 + std::sqrt(0.5))));  // cos(pi / 4)
   CHECK(schedule.at(60) == Approx(1.25));
   CHECK(schedule.at(110) == Approx(0.5));
@@ -32,11 +34,21 @@ TEST_CASE("a schedule goes from its peak to its final rate and stays there", "[s
   CHECK(schedule.at(500) == 2);
 }
 
-TEST_CASE("a schedule without warm-up, or all warm-up, is finite", "[schedule]") {
+TEST_CASE("a schedule without warm-up begins at its peak, and no step of it has a rate of zero",
+          "[schedule]") {
+  for (const auto kind : {Schedule::Kind::linear, Schedule::Kind::cosine})
+    for (const std::int64_t total : {1, 2, 4, 1000}) {
+      const Schedule schedule{.kind = kind, .peak = 1, .warmup_steps = 0, .total_steps = total};
+      CHECK(schedule.at(0) == 1);
+      CHECK(schedule.at(1) == 1);
+      CHECK(schedule.at(total) > 0);
+      CHECK(schedule.at(total + 1) == Approx(0).margin(1e-15));
+    }
   const Schedule cold{.kind = Schedule::Kind::cosine, .peak = 1, .warmup_steps = 0, .total_steps = 4};
-  CHECK(cold.at(0) == 1);
-  CHECK(cold.at(1) == Approx(0.5 * (1 + std::cos(M_PI / 4))));
-  CHECK(cold.at(4) == Approx(0).margin(1e-15));
+  CHECK(cold.at(2) == Approx(0.5 * (1 + std::cos(M_PI / 4))));
+}
+
+TEST_CASE("a schedule that is all warm-up ends at its peak", "[schedule]") {
   const Schedule warm{.kind = Schedule::Kind::linear, .peak = 1, .warmup_steps = 4, .total_steps = 4};
   CHECK(warm.at(4) == 1);
   CHECK(warm.at(5) == 0);

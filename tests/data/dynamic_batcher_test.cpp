@@ -243,7 +243,7 @@ TEST_CASE("a refilled batch keeps its buffers", "[data]") {
   CHECK(batch.labels.data() == labels);
 }
 
-TEST_CASE("WordNet's nouns are batched with at most 3% padding", "[data]") {
+TEST_CASE("WordNet's nouns are batched with at most 3% padding", "[data][unsanitized]") {
   const auto texts = read_wordnet(kWordNetDirectory, "noun").train;
   const auto some = std::span(texts).first(4000);  // of all, a tokenizer takes long to learn
   const TokenizedSplit split = Tokenizer::train(some, 2000, "").encode_split(texts, 128);

@@ -39,7 +39,7 @@ std::vector<std::string> files_in(const std::string& folder) {
 
 }  // namespace
 
-TEST_CASE("training a tokenizer twice gives the same bits", "[data]") {
+TEST_CASE("training a tokenizer twice gives the same bits", "[data][unsanitized]") {
   CHECK(Tokenizer::train(glosses(), 800, "").bytes() == small().bytes());
   CHECK(small().vocabulary() == 800);
 }
@@ -177,7 +177,7 @@ TEST_CASE("a trained tokenizer is cached by its texts and vocabulary, and a dama
   CHECK(files_in(cache).size() == 3);
 }
 
-TEST_CASE("processes that race for the cache end with one whole file", "[data]") {
+TEST_CASE("processes that race for the cache end with one whole file", "[data][unsanitized]") {
   const TemporaryDirectory folder;
   const std::vector<TextExample> texts(glosses().begin(), glosses().begin() + 300);
   std::vector<pid_t> children;

@@ -87,7 +87,7 @@ TEST_CASE("an image's features come on a grid that strides have made smaller", "
   CHECK(extent.rows() == 1);
 }
 
-TEST_CASE("every parameter of an image encoder has a gradient", "[image_encoder]") {
+TEST_CASE("every parameter of an image encoder has a gradient", "[image_encoder][unsanitized]") {
   for (const char* norm : {"group", "batch"})
     for (const bool depthwise : {true, false}) {
       ImageEncoder encoder({.scattering = !depthwise,
