@@ -58,21 +58,43 @@ CaptionWriter::CaptionWriter(LoadedModel& model, const ProcessGrid& grid)
 std::vector<WrittenCaption> CaptionWriter::write(const Tensor& pixels, const CaptionOptions& options,
                                                  std::int64_t first) {
   std::vector<WrittenCaption> captions(static_cast<std::size_t>(pixels.size(0)));
-  write_to(pixels, options, first, captions);
+  begin(pixels, options, first, captions);
+  while (step()) {
+  }
   return captions;
 }
 
-void CaptionWriter::write_to(const Tensor& pixels, const CaptionOptions& options, std::int64_t first,
-                             std::span<WrittenCaption> captions) {
+void CaptionWriter::begin(const Tensor& pixels, const CaptionOptions& options, std::int64_t first,
+                          std::span<WrittenCaption> captions) {
   check(options, max_length_);
-  const Index images = pixels.size(0), some = std::max<Index>(kTexts / options.beam, 1);
-  require(images == std::ssize(captions), "captions: room for {}, but there are {} images", captions.size(),
-          images);
-  for (Index done = 0; done < images; done += some) {
-    const Index end = std::min(done + some, images);
-    write_some(pixels.rows(done, end), options, first + done,
-               captions.subspan(static_cast<std::size_t>(done), static_cast<std::size_t>(end - done)));
+  require(pixels.size(0) == std::ssize(captions), "captions: room for {}, but there are {} images",
+          captions.size(), pixels.size(0));
+  pixels_ = pixels, options_ = options, first_ = first, captions_ = captions;
+  most_ = options.max_tokens > 0 ? options.max_tokens : max_length_;
+  done_ = 0, written_ = 0;
+}
+
+bool CaptionWriter::step() {
+  const auto done = static_cast<std::size_t>(done_);
+  if (done == captions_.size()) return false;
+  const std::size_t some = std::max<std::size_t>(kTexts / static_cast<std::size_t>(options_.beam), 1);
+  const auto captions = captions_.subspan(done, std::min(some, captions_.size() - done));
+  const bool begins = written_ == 0;
+  if (begins) begin_some(captions.size());
+  {
+    const ArenaScope scope(activations_);
+    Tape tape(activations_, false);
+    tape.stop_planning();
+    ForwardContext context{.training = false, .stream = {}};
+    const Tensor logits =
+        begins ? captioner_.first(tape, context, pixels_.rows(done_, done_ + std::ssize(captions)), *cache_)
+               : captioner_.next(tape, context, tokens_, parents_, written_ - 1, *cache_);
+    score(tape.on_host(logits), !begins);
   }
+  append_tokens(captions);
+  if (unfinished_ > 0) return true;
+  done_ += std::ssize(captions), written_ = 0;
+  return done_ < std::ssize(captions_);
 }
 
 void CaptionWriter::reserve(std::size_t texts, std::size_t images) {
@@ -85,72 +107,63 @@ void CaptionWriter::reserve(std::size_t texts, std::size_t images) {
   best_.assign(images, {kNever, 0});
 }
 
-void CaptionWriter::write_some(const Tensor& pixels, const CaptionOptions& options, std::int64_t first,
-                               std::span<WrittenCaption> captions) {
-  const std::int64_t most = options.max_tokens > 0 ? options.max_tokens : max_length_;
-  const std::size_t images = captions.size(), beam = static_cast<std::size_t>(options.beam);
-  const ArenaScope scope(activations_);
-  KeyValueCache cache = captioner_.cache(activations_, static_cast<Index>(images * beam), most);
-  ForwardContext context{.training = false, .stream = {}};
-  const auto pass = [&](bool may_end, auto&& compute) {
-    const ArenaScope of_pass(activations_);
-    Tape tape(activations_, false);
-    tape.stop_planning();
-    score(tape.on_host(compute(tape)), may_end);
-  };
-
-  reserve(images * beam, images);
-  const auto finish = [&](const Unfinished& text, std::size_t length) {
-    Best& best = best_[text.image];
-    ++best.finished;
-    const double score = penalized(text.written.log_probability, length, options.length_penalty);
-    if (score <= best.score) return;
-    best.score = score;
-    WrittenCaption& caption = captions[text.image];
-    caption.tokens.reserve(static_cast<std::size_t>(max_length_));
-    caption = text.written;
-  };
-
+void CaptionWriter::begin_some(std::size_t images) {
+  const std::size_t texts = images * static_cast<std::size_t>(options_.beam);
+  activations_.reset();
+  cache_.emplace(captioner_.cache(activations_, static_cast<Index>(texts), most_));
+  reserve(texts, images);
   for (std::size_t image = 0; image < images; ++image) {
     texts_[image].image = image;
     texts_[image].written.tokens.clear();
     texts_[image].written.log_probability = 0;
   }
-  pass(false, [&](Tape& tape) { return captioner_.first(tape, context, pixels, cache); });
-  std::size_t texts = images;
-  for (std::int64_t written = 0; texts > 0; ++written) {
-    tokens_.clear(), parents_.clear();
-    // All texts of an image are neighbours.
-    for (std::size_t begin = 0, end = 0; begin < texts; begin = end) {
-      const std::size_t image = texts_[begin].image;
-      while (end < texts && texts_[end].image == image) ++end;
-      if (options.top_p > 0) {
-        const RandomStream stream{.seed = options.seed, .step = static_cast<std::uint32_t>(written)};
-        const double uniform =
-            stream.uniform(static_cast<std::uint64_t>(first) + static_cast<std::uint64_t>(image));
-        candidates_.assign(1, draw(begin, uniform, options));
-      } else {
-        find_likeliest(begin, end, beam - best_[image].finished);
-      }
-      for (const Candidate& candidate : candidates_) {
-        Unfinished& text = next_[tokens_.size()];
-        text = texts_[candidate.text];
-        text.written.log_probability = candidate.log_probability;
-        const bool ends = candidate.token == captioner_.end_token();
-        if (!ends) text.written.tokens.push_back(candidate.token);
-        if (ends || written + 1 == most) {
-          finish(text, text.written.tokens.size() + (ends ? 1 : 0));
-          continue;
-        }
-        tokens_.push_back(candidate.token);
-        parents_.push_back(static_cast<std::int32_t>(candidate.text));
-      }
+  unfinished_ = images;
+}
+
+// By their scores, to each of the texts; tokens_ and parents_ say how those go on that are unfinished then.
+void CaptionWriter::append_tokens(std::span<WrittenCaption> captions) {
+  const auto beam = static_cast<std::size_t>(options_.beam);
+  tokens_.clear(), parents_.clear();
+  // All texts of an image are neighbours.
+  for (std::size_t begin = 0, end = 0; begin < unfinished_; begin = end) {
+    const std::size_t image = texts_[begin].image;
+    while (end < unfinished_ && texts_[end].image == image) ++end;
+    if (options_.top_p > 0) {
+      const RandomStream stream{.seed = options_.seed, .step = static_cast<std::uint32_t>(written_)};
+      const double uniform = stream.uniform(static_cast<std::uint64_t>(first_ + done_) + image);
+      candidates_.assign(1, draw(begin, uniform));
+    } else {
+      find_likeliest(begin, end, beam - best_[image].finished);
     }
-    std::swap(texts_, next_);
-    texts = tokens_.size();
-    if (texts == 0) break;
-    pass(true, [&](Tape& tape) { return captioner_.next(tape, context, tokens_, parents_, written, cache); });
+    for (const Candidate& candidate : candidates_) {
+      Unfinished& text = next_[tokens_.size()];
+      text = texts_[candidate.text];
+      text.written.log_probability = candidate.log_probability;
+      const bool ends = candidate.token == captioner_.end_token();
+      if (!ends) text.written.tokens.push_back(candidate.token);
+      if (ends || written_ + 1 == most_) {
+        finish(text, ends, captions[image]);
+        continue;
+      }
+      tokens_.push_back(candidate.token);
+      parents_.push_back(static_cast<std::int32_t>(candidate.text));
+    }
   }
+  std::swap(texts_, next_);
+  unfinished_ = tokens_.size();
+  ++written_;
+}
+
+// It is its image's, unless there is a better one.
+void CaptionWriter::finish(const Unfinished& text, bool ended, WrittenCaption& caption) {
+  Best& best = best_[text.image];
+  ++best.finished;
+  const double score = penalized(text.written.log_probability, text.written.tokens.size() + (ended ? 1 : 0),
+                                 options_.length_penalty);
+  if (score <= best.score) return;
+  best.score = score;
+  caption.tokens.reserve(static_cast<std::size_t>(max_length_));
+  caption = text.written;
 }
 
 // Of what may not be written, or be the end, nothing is left to the others' probabilities.
@@ -192,8 +205,7 @@ void CaptionWriter::find_likeliest(std::size_t begin, std::size_t end, std::size
   }
 }
 
-CaptionWriter::Candidate CaptionWriter::draw(std::size_t text, double uniform,
-                                             const CaptionOptions& options) {
+CaptionWriter::Candidate CaptionWriter::draw(std::size_t text, double uniform) {
   const double* scores = scores_.data() + text * may_write_.size();
   order_.resize(may_write_.size());
   std::iota(order_.begin(), order_.end(), 0);
@@ -202,8 +214,8 @@ CaptionWriter::Candidate CaptionWriter::draw(std::size_t text, double uniform,
   });
   weights_.resize(order_.size());
   for (std::size_t i = 0; i < order_.size(); ++i)
-    weights_[i] = std::exp((scores[order_[i]] - scores[order_[0]]) / options.temperature);
-  const double wanted = options.top_p * std::accumulate(weights_.begin(), weights_.end(), 0.0);
+    weights_[i] = std::exp((scores[order_[i]] - scores[order_[0]]) / options_.temperature);
+  const double wanted = options_.top_p * std::accumulate(weights_.begin(), weights_.end(), 0.0);
   std::size_t nucleus = 0;
   double sum = 0;
   while (nucleus < weights_.size() && (nucleus == 0 || sum < wanted)) sum += weights_[nucleus++];

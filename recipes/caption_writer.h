@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -34,10 +35,13 @@ class CaptionWriter {
   /// Collective over the expert-parallel group, all of whose ranks give it the same images.
   std::vector<WrittenCaption> write(const Tensor& pixels, const CaptionOptions& options,
                                     std::int64_t first = 0);
-  /// The same to `captions` [images], whose memory is used again: once there were as many texts at once,
-  /// nothing is allocated.
-  void write_to(const Tensor& pixels, const CaptionOptions& options, std::int64_t first,
-                std::span<WrittenCaption> captions);
+  /// Begins the same: step() writes to `captions` [images], whose memory is used again, so that once there
+  /// were as many texts at once, nothing is allocated. Until its last, pixels and captions stay where they
+  /// are.
+  void begin(const Tensor& pixels, const CaptionOptions& options, std::int64_t first,
+             std::span<WrittenCaption> captions);
+  /// A further token of each text of some of the images; false after the last. Collective, as write().
+  bool step();
 
  private:
   // A row of the model's passes.
@@ -57,9 +61,10 @@ class CaptionWriter {
   };
   void score(const Tensor& logits, bool may_end);
   void find_likeliest(std::size_t begin, std::size_t end, std::size_t most);
-  Candidate draw(std::size_t text, double uniform, const CaptionOptions& options);
-  void write_some(const Tensor& pixels, const CaptionOptions& options, std::int64_t first,
-                  std::span<WrittenCaption> captions);
+  Candidate draw(std::size_t text, double uniform);
+  void begin_some(std::size_t images);
+  void append_tokens(std::span<WrittenCaption> captions);
+  void finish(const Unfinished& text, bool ended, WrittenCaption& caption);
   void reserve(std::size_t texts, std::size_t images);
 
   Captioner& captioner_;
@@ -73,6 +78,16 @@ class CaptionWriter {
   std::vector<Candidate> candidates_;  // of an image
   std::vector<std::int32_t> tokens_, parents_, order_;
   std::vector<double> weights_;
+  // What there is to write. Images before done_ have their texts; of those after, some are at work, whose
+  // unfinished_ texts have written_ tokens each.
+  Tensor pixels_;
+  CaptionOptions options_;
+  std::int64_t first_ = 0, most_ = 0;
+  std::span<WrittenCaption> captions_;
+  Index done_ = 0;
+  std::size_t unfinished_ = 0;
+  std::int64_t written_ = 0;
+  std::optional<KeyValueCache> cache_;
 };
 
 }  // namespace conclave

@@ -34,8 +34,10 @@ std::vector<Image> ImageSampler::sample(std::span<const std::string> texts, cons
   std::vector<std::uint8_t> pixels(texts.size() * size);
   for (std::size_t done = 0; done < texts.size(); done += kImages) {
     const std::size_t some = std::min(kImages, texts.size() - done);
-    draw(std::span(drawings).subspan(done, some), options,
-         std::span(pixels).subspan(done * size, some * size));
+    begin(std::span(drawings).subspan(done, some), options,
+          std::span(pixels).subspan(done * size, some * size));
+    while (step()) {
+    }
   }
   std::vector<Image> images;
   for (std::size_t done = 0; done < pixels.size(); done += size)
@@ -43,8 +45,9 @@ std::vector<Image> ImageSampler::sample(std::span<const std::string> texts, cons
   return images;
 }
 
-void ImageSampler::draw(std::span<const Drawing> drawings, const SamplerOptions& options,
-                        std::span<std::uint8_t> pixels) {
+void ImageSampler::begin(std::span<const Drawing> drawings, const SamplerOptions& options,
+                         std::span<std::uint8_t> pixels) {
+  options_ = options, pixels_ = pixels, steps_ = 0;
   const Patches& patches = generator_.patches();
   const Index size = patches.image.size();
   const auto count = static_cast<Index>(drawings.size());
@@ -64,20 +67,23 @@ void ImageSampler::draw(std::span<const Drawing> drawings, const SamplerOptions&
     kernels::normal_noise({.seed = drawing.seed}, drawing.number * size, 1,
                           Tensor::borrow(x_.data() + i * size, {size}, DType::f32));
   }
-  const double step = 1.0 / static_cast<double>(options.steps);
-  for (std::int64_t s = 0; s < options.steps; ++s) {
-    const double time = step * static_cast<double>(s);
-    follow(options, x_, time, step / 2, middle_);
-    follow(options, middle_, time + step / 2, step, x_);
-  }
-  for (Index i = 0; i < count; ++i)
-    patches.join(Tensor::borrow(x_.data() + i * size, {patches.count(), patches.size()}, DType::f32),
-                 Tensor::borrow(pixels.data() + i * size, {1, size}, DType::u8));
+}
+
+bool ImageSampler::step() {
+  const double step = 1.0 / static_cast<double>(options_.steps), time = step * static_cast<double>(steps_);
+  follow(x_, time, step / 2, middle_);
+  follow(middle_, time + step / 2, step, x_);
+  if (++steps_ < options_.steps) return true;
+  const Patches& patches = generator_.patches();
+  const Index size = patches.image.size();
+  for (Index at = 0; at < std::ssize(x_); at += size)
+    patches.join(Tensor::borrow(x_.data() + at, {patches.count(), patches.size()}, DType::f32),
+                 Tensor::borrow(pixels_.data() + at, {1, size}, DType::u8));
+  return false;
 }
 
 // to = x + step times the velocity at (at, time)
-void ImageSampler::follow(const SamplerOptions& options, const std::vector<float>& at, double time,
-                          double step, std::vector<float>& to) {
+void ImageSampler::follow(const std::vector<float>& at, double time, double step, std::vector<float>& to) {
   const Patches& patches = generator_.patches();
   const auto all = static_cast<Index>(times_.size());
   for (auto place = noisy_.begin(); place != noisy_.end();) place = std::ranges::copy(at, place).out;
@@ -92,7 +98,7 @@ void ImageSampler::follow(const SamplerOptions& options, const std::vector<float
                           Tensor::borrow(noisy_.data(), {all * patches.count(), patches.size()}, DType::f32),
                           Tensor::borrow(times_.data(), {all}, DType::f32)));
   const float *told = velocity.data<float>(), *untold = told + (noisy_.size() - to.size());
-  const auto guidance = static_cast<float>(options.guidance), dt = static_cast<float>(step);
+  const auto guidance = static_cast<float>(options_.guidance), dt = static_cast<float>(step);
   for (std::size_t i = 0; i < to.size(); ++i)
     to[i] = x_[i] + dt * (untold[i] + guidance * (told[i] - untold[i]));
 }

@@ -30,15 +30,17 @@ class ImageSampler {
     std::uint64_t seed = 1;
     std::int64_t number = 0;
   };
-  /// At most kImages drawings, maybe none, on this rank -> pixels [drawings, bytes of one]. Once warm it
-  /// allocates nothing. Collective over the expert-parallel group.
-  void draw(std::span<const Drawing> drawings, const SamplerOptions& options, std::span<std::uint8_t> pixels);
+  /// Begins at most kImages drawings, maybe none, on this rank -> pixels [drawings, bytes of one], which
+  /// step() writes in the end. Once warm neither allocates anything.
+  void begin(std::span<const Drawing> drawings, const SamplerOptions& options,
+             std::span<std::uint8_t> pixels);
+  /// One of the options' steps; false after the last. Collective over the expert-parallel group.
+  bool step();
   const ImageShape& shape() const { return generator_.patches().image; }
   Index image_tokens() const { return generator_.patches().count(); }
 
  private:
-  void follow(const SamplerOptions& options, const std::vector<float>& at, double time, double step,
-              std::vector<float>& to);
+  void follow(const std::vector<float>& at, double time, double step, std::vector<float>& to);
 
   LoadedModel& model_;
   ImageGenerator& generator_;
@@ -47,6 +49,10 @@ class ImageSampler {
   Batch batch_;
   std::vector<std::int32_t> hidden_;
   std::vector<float> x_, middle_, noisy_, times_;
+  // What is drawn, and how many of its steps were taken.
+  SamplerOptions options_;
+  std::span<std::uint8_t> pixels_;
+  std::int64_t steps_ = 0;
 };
 
 }  // namespace conclave

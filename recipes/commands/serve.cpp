@@ -32,19 +32,19 @@ std::string token_in(const std::string& file) {
 
 // Answers what is queued until the queue is closed.
 void answer_all(BatchQueue& queue, Engine& engine, Metrics& metrics, bool alone) {
-  std::vector<Job*> batch;
-  while (queue.next(batch)) {
+  while (EngineBatch* batch = queue.next()) {
     try {
-      const EngineWork work = engine.answer(batch);
-      queue.took(work.seconds);
-      metrics.computed(batch, work);
+      engine.step(*batch);
+      if (batch->under_way) continue;
+      queue.took(batch->work.seconds);
+      metrics.computed(batch->jobs, batch->work);
     } catch (const std::exception& error) {
       if (!alone) throw;  // the other ranks are somewhere else
       fmt::print(stderr, "conclave: {}\n", error.what());
-      for (Job* job : batch) job->answered.set_exception(std::current_exception());
+      for (Job* job : batch->jobs) job->answered.set_exception(std::current_exception());
       continue;
     }
-    for (Job* job : batch) job->answered.set_value();
+    for (Job* job : batch->jobs) job->answered.set_value();
   }
 }
 

@@ -6,8 +6,7 @@ namespace conclave::service {
 
 bool go_together(const Query& a, const Query& b) {
   if (a.experts || b.experts) return false;  // experts are counted by the batch
-  const auto of_classes = [](TaskKind task) { return task == TaskKind::classify || task == TaskKind::embed; };
-  if (of_classes(a.task) && of_classes(b.task)) return true;
+  if (!takes_steps(a.task) && !takes_steps(b.task)) return true;
   if (a.task != b.task) return false;
   if (a.task == TaskKind::generate)
     return a.sampling.steps == b.sampling.steps && a.sampling.guidance == b.sampling.guidance;
@@ -27,7 +26,7 @@ bool BatchQueue::push(Job& job) {
   {
     const std::lock_guard lock(mutex_);
     if (closed_ || std::ssize(waiting_) >= limits_.waiting) return false;
-    const bool idle = waiting_.empty() && !at_work_;
+    const bool idle = waiting_.empty() && !at_once_.unfinished && !in_steps_.unfinished;
     if (limits_.latency > 0 && !idle && seconds_until(job) > limits_.latency) return false;
     waiting_.push_back(&job);
   }
@@ -35,43 +34,90 @@ bool BatchQueue::push(Job& job) {
   return true;
 }
 
-bool BatchQueue::next(std::vector<Job*>& batch) {
-  batch.clear();
+EngineBatch* BatchQueue::next() {
   std::unique_lock lock(mutex_);
-  at_work_ = false;  // also where a batch failed, and nobody told how long it took
-  changed_.wait(lock, [&] { return closed_ || !waiting_.empty(); });
-  if (waiting_.empty()) return false;
-  const Query& first = waiting_.front()->query;
-  task_ = first.task, rows_ = 0, at_work_ = true, began_ = Clock::now();
+  const bool after_step = at_work_ == &in_steps_;
+  end_step();
+  if (!in_steps_.unfinished) changed_.wait(lock, [&] { return closed_ || !waiting_.empty(); });
+  const auto takes_one = [](const Job* job) { return !takes_steps(job->query.task); };
+  auto first = after_step ? std::ranges::find_if(waiting_, takes_one) : waiting_.end();
+  if (first == waiting_.end() && !in_steps_.unfinished) {
+    if (waiting_.empty()) return nullptr;
+    first = waiting_.begin();
+  }
+  at_work_ = first == waiting_.end() ? &in_steps_ : &begin(**first);
+  began_ = Clock::now();
+  return &at_work_->batch;
+}
+
+void BatchQueue::learn(Pace& pace, TaskKind task, double seconds) {
+  double& lately = pace[static_cast<std::size_t>(task)];
+  lately = lately == 0 ? seconds : 0.9 * lately + 0.1 * seconds;
+}
+
+// Also that of a batch that failed, of which nobody told how long it took.
+void BatchQueue::end_step() {
+  if (!at_work_) return;
+  const double seconds = seconds_since(began_);
+  learn(seconds_per_step_, at_work_->task, seconds);
+  at_work_->seconds += seconds;
+  at_work_->unfinished = at_work_->batch.under_way;
+  at_work_ = nullptr;
+}
+
+BatchQueue::Work& BatchQueue::begin(const Job& first) {
+  const TaskKind task = first.query.task;
+  Work& work = takes_steps(task) ? in_steps_ : at_once_;
+  std::vector<Job*>& jobs = work.batch.jobs;
+  jobs.clear();
+  work.batch.work = {};
+  work.unfinished = true, work.task = task, work.rows = 0, work.seconds = 0;
   std::erase_if(waiting_, [&](Job* job) {
-    const bool fits = batch.empty() || (std::ssize(batch) < limits_.jobs &&
-                                        rows_ + job->rows <= limits_.rows && go_together(first, job->query));
+    const bool fits =
+        job == &first || (std::ssize(jobs) < limits_.jobs && work.rows + job->rows <= limits_.rows &&
+                          go_together(first.query, job->query));
     if (!fits) return false;
-    batch.push_back(job);
-    rows_ += job->rows;
+    jobs.push_back(job);
+    work.rows += job->rows;
     return true;
   });
-  return true;
+  return work;
 }
 
 double BatchQueue::seconds_of(TaskKind task, std::int64_t rows) const {
   return seconds_per_row_[static_cast<std::size_t>(task)] * static_cast<double>(rows);
 }
 
-// Of a job that is the last to be answered of those there are.
+double BatchQueue::seconds_left(const Work& work) const {
+  if (!work.unfinished) return 0;
+  const double now = at_work_ == &work ? seconds_since(began_) : 0;
+  return std::max(0.0, seconds_of(work.task, work.rows) - work.seconds - now);
+}
+
+// Of a job that is the last to be answered of those there are, or of those that take one step. Before each
+// batch of the latter the one in steps takes one.
 double BatchQueue::seconds_until(const Job& job) const {
-  double sum = seconds_of(job.query.task, job.rows);
-  for (const Job* other : waiting_) sum += seconds_of(other->query.task, other->rows);
-  if (at_work_) sum += std::max(0.0, seconds_of(task_, rows_) - seconds_since(began_));
-  return sum;
+  const bool in_steps = takes_steps(job.query.task);
+  double sum = seconds_of(job.query.task, job.rows) + seconds_left(at_once_);
+  std::int64_t jobs = 0, rows = job.rows;
+  for (const Job* other : waiting_) {
+    if (!in_steps && takes_steps(other->query.task)) continue;
+    sum += seconds_of(other->query.task, other->rows);
+    ++jobs, rows += other->rows;
+  }
+  if (in_steps) return sum + seconds_left(in_steps_);
+  if (!in_steps_.unfinished) return sum;
+  const double step = seconds_per_step_[static_cast<std::size_t>(in_steps_.task)],
+               taken = at_work_ == &in_steps_ ? seconds_since(began_) : 0;
+  const auto batches = static_cast<double>(std::max(jobs / limits_.jobs, (rows - 1) / limits_.rows));
+  return sum + batches * step + std::max(0.0, step - taken);
 }
 
 void BatchQueue::took(double seconds) {
   const std::lock_guard lock(mutex_);
-  at_work_ = false;
-  double& pace = seconds_per_row_[static_cast<std::size_t>(task_)];
-  const double now = seconds / static_cast<double>(std::max<std::int64_t>(rows_, 1));
-  pace = pace == 0 ? now : 0.9 * pace + 0.1 * now;
+  at_work_->unfinished = false;
+  learn(seconds_per_row_, at_work_->task,
+        seconds / static_cast<double>(std::max<std::int64_t>(at_work_->rows, 1)));
 }
 
 void BatchQueue::close() {

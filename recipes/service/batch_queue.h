@@ -1,6 +1,8 @@
 // Queries on their way to the engine, in the batches in which it gets them. One that finds it idle goes at
 // once; while it is at work others gather, and the next batch is the one that has waited longest, with as
 // many of the others, by age, as go together with it and fit. A batch is packed, so lengths may differ.
+// Between the steps of a batch that takes many, one of those queries that take one step goes first: they wait
+// for no more than a step, and every two of their batches have one between them.
 #pragma once
 
 #include <array>
@@ -29,9 +31,11 @@ class BatchQueue {
   /// From any thread. False where as many wait as may, it would take too long, or it is closed; the job is
   /// then not taken.
   bool push(Job& job);
-  /// Waits for jobs, and fills `batch` with the next. False once it is closed. For one thread.
-  bool next(std::vector<Job*>& batch);
-  /// How long that batch took.
+  /// Waits for jobs, and says of which batch the engine is to take a step next. It is the queue's, and stays
+  /// until its last step is over, and this is called again. Null once the queue is closed and no batch is
+  /// under way. For one thread.
+  EngineBatch* next();
+  /// How long the batch took, all in all, whose last step that was.
   void took(double seconds);
   /// No more jobs; those that wait fail by a Refusal: there is nobody any more whom their answers would
   /// reach.
@@ -41,7 +45,21 @@ class BatchQueue {
   std::size_t waiting() const;
 
  private:
+  // A batch that the engine has begun.
+  struct Work {
+    EngineBatch batch;
+    bool unfinished = false;
+    TaskKind task = TaskKind::classify;
+    std::int64_t rows = 0;
+    double seconds = 0;  // of the steps that are over
+  };
+  using Pace = std::array<double, kTaskNames.size()>;  // seconds, lately, by task
+
+  static void learn(Pace& pace, TaskKind task, double seconds);
+  void end_step();
+  Work& begin(const Job& first);
   double seconds_of(TaskKind task, std::int64_t rows) const;
+  double seconds_left(const Work& work) const;
   double seconds_until(const Job& job) const;
 
   const BatchLimits limits_;
@@ -49,12 +67,10 @@ class BatchQueue {
   std::condition_variable changed_;
   std::vector<Job*> waiting_;  // from old to new
   bool closed_ = false;
-  // Of the last batch, at work until took(), and what a row took lately, by task.
-  TaskKind task_ = TaskKind::classify;
-  std::int64_t rows_ = 0;
-  bool at_work_ = false;
-  Clock::time_point began_{};
-  std::array<double, kTaskNames.size()> seconds_per_row_{};
+  Work at_once_, in_steps_;    // the last of each kind
+  Work* at_work_ = nullptr;    // that of the two of which a step was begun last
+  Clock::time_point began_{};  // that step
+  Pace seconds_per_row_{}, seconds_per_step_{};
 };
 
 }  // namespace conclave::service

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <future>
-#include <span>
+#include <vector>
 
 #include "recipes/service/query.h"
 
@@ -25,6 +25,13 @@ struct EngineWork {
   std::int64_t cache_hits = 0, cache_misses = 0;  ///< of the routing caches
 };
 
+/// Jobs that go_together(), on their way through the engine.
+struct EngineBatch {
+  std::vector<Job*> jobs = {};
+  EngineWork work = {};    ///< so far
+  bool under_way = false;  ///< begun, and steps are left
+};
+
 class Engine {
  public:
   virtual ~Engine() = default;
@@ -34,9 +41,14 @@ class Engine {
   virtual void prepare(Job& job) const = 0;
   /// From any thread, once the job is answered: what it takes memory to make of the answer.
   virtual void finish(Job& job) const = 0;
-  /// Jobs that go_together(). From one thread.
-  virtual EngineWork answer(std::span<Job* const> jobs) = 0;
+  /// Takes the next step of a batch, which has its answers once it is not under way any more. Until then, of
+  /// the others only those whose task does not take_steps() may be begun. A batch is over where this throws.
+  /// From one thread.
+  virtual void step(EngineBatch& batch) = 0;
 };
+
+/// Whether the engine answers it in many steps, or else in one.
+inline bool takes_steps(TaskKind task) { return task == TaskKind::caption || task == TaskKind::generate; }
 
 /// Whether one batch can answer both.
 bool go_together(const Query& a, const Query& b);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 #include <thread>
+#include <utility>
 
 #include "core/clock.h"
 
@@ -48,6 +49,7 @@ struct ModelEngine::Round {
   // What ranks are told first; no items: it was the last.
   struct Head {
     TaskKind task;
+    bool begins;   // else there is nothing new, but a further step
     bool experts;  // are counted
     std::int64_t items, tokens, pixels;
     CaptionOptions caption;
@@ -58,9 +60,10 @@ struct ModelEngine::Round {
   std::vector<std::int32_t> tokens;
   std::vector<std::uint8_t> pixels;
 
-  std::vector<PeerRows> others;  // ranks
   Batch batch;
   std::vector<ImageSampler::Drawing> drawings;
+  std::size_t drawn = 0;  // of them; of the next ones some steps are taken
+  bool drawing = false;
   std::vector<float> scores;            // [items, classes + width]
   std::vector<std::uint8_t> images;     // [items, bytes of one]
   std::vector<WrittenCaption> written;  // [items], and more
@@ -71,7 +74,11 @@ struct ModelEngine::Round {
 
 ModelEngine::ModelEngine(LoadedModel& model, const ProcessGrid& grid, const std::string& name,
                          const std::vector<std::string>& tasks, const BatchLimits& limits)
-    : model_(model), grid_(grid), layers_(model.model().moe_layers()), round_(std::make_unique<Round>()) {
+    : model_(model),
+      grid_(grid),
+      layers_(model.model().moe_layers()),
+      at_once_(std::make_unique<Round>()),
+      in_steps_(std::make_unique<Round>()) {
   facts_.name = name;
   facts_.class_names = model.class_names();
   facts_.texts = model.recipe().data.has_texts();
@@ -106,8 +113,9 @@ void ModelEngine::choose_tasks(const std::vector<std::string>& wanted) {
 // large as there can be.
 void ModelEngine::plan(const BatchLimits& limits) {
   const ModelSizes& sizes = model_.model().sizes();
-  for (int rank = 1; rank < grid_.world().size(); ++rank) round_->others.push_back({rank, 0, 1});
-  round_->experts.resize(layers_.size() * static_cast<std::size_t>(facts_.experts));
+  for (int rank = 1; rank < grid_.world().size(); ++rank) others_.push_back({rank, 0, 1});
+  for (Round* round : {at_once_.get(), in_steps_.get()})
+    round->experts.resize(layers_.size() * static_cast<std::size_t>(facts_.experts));
   Query query{.tokens = std::vector<std::int32_t>(static_cast<std::size_t>(sizes.max_length))};
   const std::vector<std::uint8_t> pixels(static_cast<std::size_t>(sizes.image.size()));
   if (predictor_) {
@@ -126,8 +134,9 @@ void ModelEngine::plan(const BatchLimits& limits) {
 
 void ModelEngine::warm(const Query& query, Index count) {
   Job job(query);
-  fill_round(std::vector<Job*>(static_cast<std::size_t>(count), &job));
-  compute_round();
+  Round& round = begin_round(std::vector<Job*>(static_cast<std::size_t>(count), &job));
+  while (compute_step(round)) {
+  }
 }
 
 InputShape ModelEngine::input_shape() const {
@@ -142,7 +151,7 @@ void ModelEngine::prepare(Job& job) const {
   const Query& query = job.query;
   Answer& answer = job.answer;
   const auto tokens = std::ssize(query.tokens);
-  if (query.experts) answer.experts.resize(round_->experts.size());
+  if (query.experts) answer.experts.resize(at_once_->experts.size());
   switch (query.task) {
     case TaskKind::classify:
     case TaskKind::embed:
@@ -170,13 +179,17 @@ void ModelEngine::finish(Job& job) const {
   if (job.query.task == TaskKind::caption) job.answer.caption = model_.tokenizer()->decode(job.answer.tokens);
 }
 
-EngineWork ModelEngine::answer(std::span<Job* const> jobs) {
+void ModelEngine::step(EngineBatch& batch) {
   const double start = now();
-  fill_round(jobs);
-  share_round();
-  compute_round();
-  hand_out(jobs);
-  EngineWork work{.rows = round_->computed};
+  const bool begins = !std::exchange(batch.under_way, false);
+  Round& round = begins ? begin_round(batch.jobs) : round_of(batch.jobs.front()->query.task);
+  share_round(round);
+  const bool goes_on = compute_step(round);
+  EngineWork& work = batch.work;
+  if (!goes_on) {
+    hand_out(round, batch.jobs);
+    work.rows = round.computed;
+  }
   for (const auto& [name, layer] : layers_) {
     work.routing_seconds += layer->statistics().routing_seconds;
     if (RouteCache* cache = layer->route_cache()) {
@@ -185,13 +198,13 @@ EngineWork ModelEngine::answer(std::span<Job* const> jobs) {
       cache->reset_statistics();
     }
   }
-  work.seconds = now() - start;
-  return work;
+  work.seconds += now() - start;
+  batch.under_way = goes_on;
 }
 
-void ModelEngine::fill_round(std::span<Job* const> jobs) {
-  Round& round = *round_;
+ModelEngine::Round& ModelEngine::begin_round(std::span<Job* const> jobs) {
   const Query none, &first = jobs.empty() ? none : jobs.front()->query;
+  Round& round = round_of(first.task);
   round.items.clear(), round.tokens.clear(), round.pixels.clear();
   for (const Job* job : jobs) {
     const Query& query = job->query;
@@ -203,22 +216,24 @@ void ModelEngine::fill_round(std::span<Job* const> jobs) {
     }
   }
   round.head = {.task = first.task,
+                .begins = true,
                 .experts = first.experts,
                 .items = std::ssize(round.items),
                 .tokens = std::ssize(round.tokens),
                 .pixels = std::ssize(round.pixels),
                 .caption = first.caption,
                 .sampling = first.sampling};
+  return round;
 }
 
-// Rank 0 says what there is to compute; the others wait for it.
-void ModelEngine::share_round() {
+// Rank 0 says of what to compute a step, which the others wait for and are given.
+ModelEngine::Round& ModelEngine::share_round(const Round& mine) {
   Communicator& world = grid_.world();
-  if (world.size() == 1) return;
-  Round& round = *round_;
-  const Tensor head = bytes_of(&round.head, 1);
+  Round::Head told = mine.head;
+  if (world.size() == 1) return round_of(told.task);
+  const Tensor head = bytes_of(&told, 1);
   if (world.rank() == 0) {
-    world.start_exchange(head, round.others, head, {}).wait();
+    world.start_exchange(head, others_, head, {}).wait();
   } else {
     const std::array<PeerRows, 1> first{{{0, 0, 1}}};
     Request request = world.start_exchange(head, {}, head, first);
@@ -228,49 +243,55 @@ void ModelEngine::share_round() {
       if (const double idle = now() - began; idle > 1e-3)
         std::this_thread::sleep_for(std::chrono::duration<double>(std::clamp(idle / 20, 1e-4, 1e-3)));
   }
-  round.items.resize(static_cast<std::size_t>(round.head.items));
-  round.tokens.resize(static_cast<std::size_t>(round.head.tokens));
-  round.pixels.resize(static_cast<std::size_t>(round.head.pixels));
+  Round& round = round_of(told.task);
+  round.head = told;
+  if (!told.begins) return round;
+  round.items.resize(static_cast<std::size_t>(told.items));
+  round.tokens.resize(static_cast<std::size_t>(told.tokens));
+  round.pixels.resize(static_cast<std::size_t>(told.pixels));
   for (const Tensor& part :
        {bytes_of(round.items.data(), round.items.size()), bytes_of(round.tokens.data(), round.tokens.size()),
         bytes_of(round.pixels.data(), round.pixels.size())})
     if (part.numel() > 0) world.broadcast(part, 0);
+  return round;
 }
 
 void ModelEngine::follow() {
   for (;;) {
-    share_round();
-    if (round_->items.empty()) return;
-    compute_round();
+    Round& round = share_round(*at_once_);
+    if (round.items.empty()) return;
+    compute_step(round);
   }
 }
 
 ModelEngine::~ModelEngine() {
   if (grid_.world().rank() != 0 || std::uncaught_exceptions() > 0) return;
-  fill_round({});
-  share_round();
+  share_round(begin_round({}));
 }
 
-void ModelEngine::compute_round() {
+// False after the last.
+bool ModelEngine::compute_step(Round& round) {
   for (const auto& [name, layer] : layers_) layer->reset_statistics();
-  switch (round_->head.task) {
+  bool goes_on = false;
+  switch (round.head.task) {
     case TaskKind::classify:
     case TaskKind::embed:
-      compute_scores();
+      compute_scores(round);
       break;
     case TaskKind::caption:
-      compute_captions();
+      goes_on = compute_captions(round);
       break;
     case TaskKind::generate:
-      compute_images();
+      goes_on = compute_images(round);
       break;
   }
-  if (round_->head.experts) count_experts();
+  if (round.head.experts) count_experts(round, !goes_on);
+  round.head.begins = false;
+  return goes_on;
 }
 
 // Each rank has a run of the sequences, and 0 for the others until all are added up.
-void ModelEngine::compute_scores() {
-  Round& round = *round_;
+void ModelEngine::compute_scores(Round& round) {
   Communicator& world = grid_.world();
   const std::size_t first = part(round.items.size(), world.rank(), world.size()),
                     last = part(round.items.size(), world.rank() + 1, world.size());
@@ -306,47 +327,55 @@ void ModelEngine::compute_scores() {
   if (world.size() > 1) world.all_reduce(borrow(round.scores, DType::f32));
 }
 
-void ModelEngine::compute_captions() {
-  Round& round = *round_;
+bool ModelEngine::compute_captions(Round& round) {
   const auto images = std::ssize(round.items);
   if (std::ssize(round.written) < images) round.written.resize(round.items.size());
   const auto written = std::span(round.written).first(round.items.size());
-  captions_->write_to(
-      Tensor::borrow(round.pixels.data(), {images, std::ssize(round.pixels) / images}, DType::u8),
-      round.head.caption, 0, written);
+  if (round.head.begins)
+    captions_->begin(
+        Tensor::borrow(round.pixels.data(), {images, std::ssize(round.pixels) / images}, DType::u8),
+        round.head.caption, 0, written);
+  if (captions_->step()) return true;
   round.computed = images * model_.model().captioner()->image_tokens();
   for (const WrittenCaption& text : written)
     round.computed += round.head.caption.beam * std::ssize(text.tokens);
+  return false;
 }
 
-// A pass draws as many images as a rank may at once, on every rank.
-void ModelEngine::compute_images() {
-  Round& round = *round_;
+// At once as many images are drawn as a rank may, on every rank.
+bool ModelEngine::compute_images(Round& round) {
   Communicator& world = grid_.world();
   const auto size = static_cast<std::size_t>(images_->shape().size());
-  round.images.assign(round.items.size() * size, 0);
-  round.drawings.clear();
-  round.computed = 0;
-  std::size_t token = 0;
-  for (const Round::Item& item : round.items) {
-    const auto tokens = static_cast<std::size_t>(item.tokens);
-    round.drawings.push_back({std::span(round.tokens).subspan(token, tokens), item.seed, item.number});
-    token += tokens;
-    round.computed += 2 * (images_->image_tokens() + item.tokens);
+  if (round.head.begins) {
+    round.images.assign(round.items.size() * size, 0);
+    round.drawings.clear();
+    round.drawn = 0, round.drawing = false;
+    round.computed = 0;
+    std::size_t token = 0;
+    for (const Round::Item& item : round.items) {
+      const auto tokens = static_cast<std::size_t>(item.tokens);
+      round.drawings.push_back({std::span(round.tokens).subspan(token, tokens), item.seed, item.number});
+      token += tokens;
+      round.computed += 2 * (images_->image_tokens() + item.tokens);
+    }
   }
   const auto most = ImageSampler::kImages * static_cast<std::size_t>(world.size());
-  for (std::size_t done = 0; done < round.drawings.size(); done += most) {
-    const std::size_t some = std::min(most, round.drawings.size() - done);
+  const std::size_t some = std::min(most, round.drawings.size() - round.drawn);
+  if (!round.drawing) {
     const std::size_t first = part(some, world.rank(), world.size()),
                       count = part(some, world.rank() + 1, world.size()) - first;
-    images_->draw(std::span(round.drawings).subspan(done + first, count), round.head.sampling,
-                  std::span(round.images).subspan((done + first) * size, count * size));
+    images_->begin(std::span(round.drawings).subspan(round.drawn + first, count), round.head.sampling,
+                   std::span(round.images).subspan((round.drawn + first) * size, count * size));
   }
+  round.drawing = images_->step();
+  if (round.drawing) return true;
+  round.drawn += some;
+  if (round.drawn < round.drawings.size()) return true;
   if (world.size() > 1) world.all_reduce(borrow(round.images, DType::u8));
+  return false;
 }
 
-void ModelEngine::hand_out(std::span<Job* const> jobs) {
-  Round& round = *round_;
+void ModelEngine::hand_out(const Round& round, std::span<Job* const> jobs) {
   if (round.head.experts) jobs.front()->answer.experts = round.experts;  // it is alone
   const std::size_t classes = facts_.class_names.size();
   auto score = round.scores.begin();
@@ -380,15 +409,17 @@ void ModelEngine::hand_out(std::span<Job* const> jobs) {
   }
 }
 
-// Of all ranks together. Captions are written by each of them alike.
-void ModelEngine::count_experts() {
+// A step's, and in the end those of all ranks together. Captions are written by each of them alike.
+void ModelEngine::count_experts(Round& round, bool done) {
   Communicator& world = grid_.world();
-  auto to = round_->experts.begin();
-  for (const auto& [name, layer] : layers_) to = std::ranges::copy(layer->statistics().used, to).out;
-  if (world.size() == 1) return;
-  world.all_reduce(borrow(round_->experts, DType::i64));
-  if (round_->head.task == TaskKind::caption)
-    for (Index& rows : round_->experts) rows /= world.size();
+  if (round.head.begins) std::ranges::fill(round.experts, 0);
+  auto to = round.experts.begin();
+  for (const auto& [name, layer] : layers_)
+    for (const Index rows : layer->statistics().used) *to++ += rows;
+  if (!done || world.size() == 1) return;
+  world.all_reduce(borrow(round.experts, DType::i64));
+  if (round.head.task == TaskKind::caption)
+    for (Index& rows : round.experts) rows /= world.size();
 }
 
 }  // namespace conclave::service

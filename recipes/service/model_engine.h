@@ -2,7 +2,9 @@
 // first of which has the service and tells the others what to compute. Batches are packed, without padding.
 #pragma once
 
+#include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "recipes/caption_writer.h"
@@ -31,8 +33,8 @@ class ModelEngine : public Engine {
 
   void prepare(Job& job) const override;
   void finish(Job& job) const override;
-  /// On rank 0.
-  EngineWork answer(std::span<Job* const> jobs) override;
+  /// On rank 0. A step is a token of captions, or one of the sampler's.
+  void step(EngineBatch& batch) override;
   /// On the others: takes part in rank 0's batches until its engine is destroyed.
   void follow();
 
@@ -41,14 +43,15 @@ class ModelEngine : public Engine {
   void choose_tasks(const std::vector<std::string>& wanted);
   void plan(const BatchLimits& limits);
   void warm(const Query& query, Index count);
-  void fill_round(std::span<Job* const> jobs);
-  void share_round();
-  void compute_round();
-  void compute_scores();
-  void compute_captions();
-  void compute_images();
-  void hand_out(std::span<Job* const> jobs);
-  void count_experts();
+  Round& round_of(TaskKind task) { return takes_steps(task) ? *in_steps_ : *at_once_; }
+  Round& begin_round(std::span<Job* const> jobs);
+  Round& share_round(const Round& mine);
+  bool compute_step(Round& round);
+  void compute_scores(Round& round);
+  bool compute_captions(Round& round);
+  bool compute_images(Round& round);
+  void hand_out(const Round& round, std::span<Job* const> jobs);
+  void count_experts(Round& round, bool done);
 
   LoadedModel& model_;
   const ProcessGrid& grid_;
@@ -57,8 +60,9 @@ class ModelEngine : public Engine {
   std::optional<CaptionWriter> captions_;
   std::optional<ImageSampler> images_;
   std::vector<std::pair<std::string, MoeLayer*>> layers_;
+  std::vector<PeerRows> others_;  // ranks
   std::size_t planned_ = 0;
-  std::unique_ptr<Round> round_;
+  std::unique_ptr<Round> at_once_, in_steps_;  // as their tasks are answered
 };
 
 }  // namespace conclave::service

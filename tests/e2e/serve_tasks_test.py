@@ -4,6 +4,7 @@ commands, on one rank and on two."""
 import base64
 import json
 import struct
+import threading
 import zlib
 from pathlib import Path
 
@@ -78,6 +79,21 @@ def bad_images(service):
     assert service.ask("POST", "/v1/classify", form[:-10], headers)[0] == 400
 
 
+def drawings_make_way(service):
+    """Whoever asks for a class while images are drawn waits for one step of theirs, and changes none of them."""
+    drawing, image = {"text": "Bag", "count": 16, "steps": 16, "seed": 5}, {"image": base64_of(FILES[0])}
+    alone, wanted, drawn, answered = service.post("generate", drawing), service.post("classify", image), [], 0
+    artist = threading.Thread(target=lambda: drawn.append(service.post("generate", drawing)))
+    artist.start()
+    connection = service.connect()
+    while not drawn:
+        assert service.post("classify", image, connection=connection) == wanted
+        answered += not drawn
+    artist.join()
+    assert drawn == [alone], "what was answered between the steps changed the images"
+    assert answered >= 6, f"{answered} queries were answered while images were drawn"
+
+
 def alike(one, other, where=""):
     """But for rounding."""
     if isinstance(one, dict):
@@ -117,6 +133,10 @@ def main():
     with serving("all", "--tasks=caption") as service:
         assert service.post("classify", {"image": base64_of(FILES[0])}, 404)["code"] == "task_not_served"
         assert service.post("caption", {"image": base64_of(FILES[0])})["caption"] == answers[3]["caption"]
+    train(1, "slow", *TASKS, "generate.patch=1", "model.hidden=128", "model.layers=2", "train.steps=2")
+    for ranks in (1, 2):
+        with serving("slow", ranks=ranks) as service:
+            drawings_make_way(service)
 
 
 if __name__ == "__main__":

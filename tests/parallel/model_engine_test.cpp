@@ -102,22 +102,37 @@ std::deque<Job> jobs_of(const Engine& engine, const std::vector<Query>& queries)
   return jobs;
 }
 
-// Of `at_once` queries at a time.
-std::vector<Answer> answers(Engine& engine, const std::vector<Query>& queries, std::size_t at_once) {
-  std::deque<Job> jobs = jobs_of(engine, queries);
-  std::vector<Job*> batch;
-  for (Job& job : jobs) {
-    batch.push_back(&job);
-    if (batch.size() < at_once && &job != &jobs.back()) continue;
-    engine.answer(batch);
-    batch.clear();
-  }
+EngineBatch batch_of(std::deque<Job>& jobs) {
+  EngineBatch batch;
+  for (Job& job : jobs) batch.jobs.push_back(&job);
+  return batch;
+}
+
+void take_steps(Engine& engine, EngineBatch& batch) {
+  do engine.step(batch);
+  while (batch.under_way);
+}
+
+std::vector<Answer> finished(const Engine& engine, std::deque<Job>& jobs) {
   std::vector<Answer> answers;
   for (Job& job : jobs) {
     engine.finish(job);
     answers.push_back(std::move(job.answer));
   }
   return answers;
+}
+
+// Of `at_once` queries at a time.
+std::vector<Answer> answers(Engine& engine, const std::vector<Query>& queries, std::size_t at_once) {
+  std::deque<Job> jobs = jobs_of(engine, queries);
+  EngineBatch batch;
+  for (Job& job : jobs) {
+    batch.jobs.push_back(&job);
+    if (batch.jobs.size() < at_once && &job != &jobs.back()) continue;
+    take_steps(engine, batch);
+    batch = {};
+  }
+  return finished(engine, jobs);
 }
 
 std::vector<Query> pictures() {
@@ -133,6 +148,11 @@ std::vector<Query> captions(int beam) {
   return queries;
 }
 
+std::vector<Query> told_of_experts(Query query) {
+  query.experts = true;
+  return {std::move(query)};
+}
+
 void check_alike(const std::vector<Answer>& one, const std::vector<Answer>& other, float tolerance,
                  int levels) {
   REQUIRE(one.size() == other.size());
@@ -145,6 +165,32 @@ void check_alike(const std::vector<Answer>& one, const std::vector<Answer>& othe
     for (std::size_t k = 0; k < one[i].images.size(); ++k)
       for (std::size_t at = 0; at < one[i].images[k].pixels.size(); ++at)
         REQUIRE(std::abs(one[i].images[k].pixels[at] - other[i].images[k].pixels[at]) <= levels);
+  }
+}
+
+// Each batch with others between its steps, as it is answered without.
+void check_interrupted(Engine& engine) {
+  for (const std::vector<Query>& queries :
+       {kDrawings, captions(3), told_of_experts(drawing(4, 1)), told_of_experts(captioned(1, 2))}) {
+    const std::vector<Answer> wanted = answers(engine, queries, queries.size());
+    for (const std::vector<Query>& others : {pictures(), told_of_experts(picture(3, TaskKind::classify))}) {
+      const std::vector<Answer> wanted_between = answers(engine, others, others.size());
+      std::deque<Job> given_up = jobs_of(engine, queries), jobs = jobs_of(engine, queries);
+      EngineBatch never_done = batch_of(given_up), batch = batch_of(jobs);
+      engine.step(never_done);
+      REQUIRE(never_done.under_way);
+      int steps = 0;
+      for (bool under_way = true; under_way; under_way = batch.under_way, ++steps) {
+        engine.step(batch);
+        const std::vector<Answer> between = answers(engine, others, others.size());
+        check_alike(wanted_between, between, 0, 0);
+        CHECK(wanted_between[0].experts == between[0].experts);
+      }
+      CHECK(steps > 1);
+      const std::vector<Answer> got = finished(engine, jobs);
+      check_alike(wanted, got, 0, 0);
+      CHECK(wanted[0].experts == got[0].experts);
+    }
   }
 }
 
@@ -167,12 +213,11 @@ TEST_CASE("answers are the same alone, in a batch, and with experts on other ran
     check_alike(written, answers(engine, captions(3), 5), 0, 0);
     CHECK(drawn[0].images[0].pixels != drawn[0].images[1].pixels);
     CHECK(drawn[0].images[0].pixels != drawn[2].images[0].pixels);
-    Query asks = picture(1, TaskKind::classify);
-    asks.experts = true;
-    used = answers(engine, {asks}, 1).at(0).experts;
+    used = answers(engine, told_of_experts(picture(1, TaskKind::classify)), 1).at(0).experts;
     CHECK(used.size() == 2 * 4);
     CHECK(std::accumulate(used.begin(), used.end(), Index{}) ==
           2 * 2 * 16);  // layers, experts of a row, rows
+    check_interrupted(engine);
   }
   Communicator& world = test_world();
   const ProcessGrid grid = grid_of(world.size());
@@ -184,16 +229,15 @@ TEST_CASE("answers are the same alone, in a batch, and with experts on other ran
     check_alike(alone, answers(engine, pictures(), 7), 1e-5f, 0);
     check_alike(drawn, answers(engine, kDrawings, 3), 0, 1);
     check_alike(written, answers(engine, captions(3), 2), 0, 0);
-    Query asks = picture(1, TaskKind::classify);
-    asks.experts = true;
-    CHECK(answers(engine, {asks}, 1).at(0).experts == used);
+    CHECK(answers(engine, told_of_experts(picture(1, TaskKind::classify)), 1).at(0).experts == used);
+    check_interrupted(engine);
     for (const std::vector<Query>& queries : {pictures(), kDrawings}) {
       std::deque<Job> jobs = jobs_of(engine, queries);
-      std::vector<Job*> batch;
-      for (Job& job : jobs) batch.push_back(&job);
+      EngineBatch batch = batch_of(jobs);
       Index rows = 0;
       for (const Job& job : jobs) rows += job.rows;
-      CHECK(engine.answer(batch).rows == rows);  // on whichever rank; nothing is padded
+      take_steps(engine, batch);
+      CHECK(batch.work.rows == rows);  // on whichever rank; nothing is padded
     }
   } else {
     engine.follow();
@@ -209,12 +253,14 @@ TEST_CASE("once warm, the engine allocates nothing for a query", "[service]") {
     std::size_t counted = 0;
     for (int i = 0; i < count; ++i)
       for (const std::vector<Query>& queries : {pictures(), kDrawings, captions(1), captions(3)}) {
-        std::deque<Job> jobs = jobs_of(engine, queries);
-        std::vector<Job*> batch;
-        for (Job& job : jobs) batch.push_back(&job);
+        std::deque<Job> jobs = jobs_of(engine, queries), others = jobs_of(engine, pictures());
+        EngineBatch batch = batch_of(jobs), one{.jobs = {&jobs.front()}}, between = batch_of(others);
         const std::size_t before = allocations();
-        engine.answer(batch);
-        engine.answer(std::span(batch).first(1));
+        take_steps(engine, batch);
+        do {
+          engine.step(one);
+          engine.step(between);
+        } while (one.under_way);
         counted += allocations() - before;
       }
     return counted;

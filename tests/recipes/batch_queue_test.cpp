@@ -18,22 +18,23 @@ struct Jobs {
   std::deque<Job> jobs;
 };
 
-std::vector<std::int64_t> rows_of(const std::vector<Job*>& batch) {
+std::vector<std::int64_t> rows_of(const EngineBatch& batch) {
   std::vector<std::int64_t> rows;
-  for (const Job* job : batch) rows.push_back(job->rows);
+  for (const Job* job : batch.jobs) rows.push_back(job->rows);
   return rows;
+}
+
+// In place of an engine: a batch in steps takes `steps` of them.
+void step(EngineBatch& batch, std::int64_t steps) {
+  batch.under_way = takes_steps(batch.jobs.front()->query.task) && ++batch.work.rows < steps;
 }
 
 TEST_CASE("a batch is whoever waited longest, and as many others as fit", "[service]") {
   BatchQueue queue({.rows = 100, .jobs = 3, .waiting = 10});
   Jobs jobs;
   for (const std::int64_t rows : {60, 50, 30, 5, 5, 200}) REQUIRE(queue.push(jobs.add(rows)));
-  std::vector<Job*> batch;
   std::vector<std::vector<std::int64_t>> batches;
-  for (int i = 0; i < 3; ++i) {
-    REQUIRE(queue.next(batch));
-    batches.push_back(rows_of(batch));
-  }
+  for (int i = 0; i < 3; ++i) batches.push_back(rows_of(*queue.next()));
   CHECK(batches == std::vector<std::vector<std::int64_t>>{{60, 30, 5}, {50, 5}, {200}});
   CHECK(queue.waiting() == 0);
 }
@@ -51,8 +52,53 @@ TEST_CASE("what cannot be computed together is not", "[service]") {
        {text, told, caption, beam, embed, drawn, drawn, image, text, more_steps, other_seed})
     REQUIRE(queue.push(jobs.add(1, query)));
   std::vector<std::size_t> sizes;
-  for (std::vector<Job*> batch; queue.waiting() > 0 && queue.next(batch);) sizes.push_back(batch.size());
+  while (queue.waiting() > 0) sizes.push_back(queue.next()->jobs.size());
   CHECK(sizes == std::vector<std::size_t>{3, 1, 1, 1, 1, 1, 2, 1});
+}
+
+TEST_CASE("between two steps of a batch goes one of those that take one step, and no two without a step",
+          "[service]") {
+  BatchQueue queue({.rows = 10, .waiting = 50});
+  Jobs jobs;
+  const Query text{}, image{.task = TaskKind::generate}, caption{.task = TaskKind::caption};
+  std::string order;
+  const auto take_steps = [&](int count) {
+    for (int i = 0; i < count; ++i) {
+      EngineBatch* batch = queue.next();
+      REQUIRE(batch);
+      step(*batch, 4);
+      order.append(name_of(batch->jobs.front()->query.task).substr(0, 2))
+          .append(batch->under_way ? "+" : " ");
+      if (!batch->under_way) queue.took(1);
+    }
+  };
+  REQUIRE(queue.push(jobs.add(5, image)));
+  take_steps(1);
+  for (const Query& query : {caption, text, text, text}) REQUIRE(queue.push(jobs.add(6, query)));
+  take_steps(4);
+  REQUIRE(queue.push(jobs.add(6, image)));
+  take_steps(2);
+  CHECK(order == "ge+cl ge+cl ge+cl ge ");
+  order.clear();
+  for (int i = 0; i < 2; ++i) REQUIRE(queue.push(jobs.add(6, text)));
+  take_steps(2);
+  queue.close();
+  take_steps(3);
+  CHECK(order == "cl ca+ca+ca+ca ");  // what has begun is answered
+  CHECK_FALSE(queue.next());
+}
+
+TEST_CASE("a batch that fails in one of its steps is over", "[service]") {
+  BatchQueue queue({});
+  Jobs jobs;
+  Job &image = jobs.add(1, {.task = TaskKind::generate}), &text = jobs.add(1);
+  REQUIRE(queue.push(image));
+  EngineBatch* batch = queue.next();
+  step(*batch, 3);
+  CHECK(queue.next() == batch);
+  batch->under_way = false;
+  REQUIRE(queue.push(text));
+  CHECK(queue.next()->jobs == std::vector<Job*>{&text});
 }
 
 TEST_CASE("no more wait than may, and a closed queue takes none, and fails those that wait", "[service]") {
@@ -61,13 +107,12 @@ TEST_CASE("no more wait than may, and a closed queue takes none, and fails those
   CHECK(queue.push(jobs.add(1)));
   CHECK(queue.push(jobs.add(1)));
   CHECK_FALSE(queue.push(jobs.add(1)));
-  std::vector<Job*> batch;
-  REQUIRE(queue.next(batch));
+  REQUIRE(queue.next());
   Job& last = jobs.add(1);
   CHECK(queue.push(last));
   queue.close();
   CHECK_FALSE(queue.push(jobs.add(1)));
-  CHECK_FALSE(queue.next(batch));
+  CHECK_FALSE(queue.next());
   CHECK(queue.waiting() == 0);
   CHECK_THROWS_AS(last.answered.get_future().get(), Refusal);
 }
@@ -75,17 +120,16 @@ TEST_CASE("no more wait than may, and a closed queue takes none, and fails those
 TEST_CASE("an idle engine gets a query at once", "[service]") {
   BatchQueue queue({});
   Jobs jobs;
-  std::vector<Job*> batch;
-  std::thread engine([&] { queue.next(batch); });
+  EngineBatch* batch = nullptr;
+  std::thread engine([&] { batch = queue.next(); });
   queue.push(jobs.add(1));
   engine.join();
-  CHECK(batch.size() == 1);
+  CHECK(batch->jobs.size() == 1);
 }
 
 TEST_CASE("what would take longer than the latency, by what rows took so far, is not taken", "[service]") {
   BatchQueue queue({.rows = 100, .waiting = 50, .latency = 21});
   Jobs jobs;
-  std::vector<Job*> batch;
   const auto taken = [&] {
     int count = 0;
     while (count < 50 && queue.push(jobs.add(10))) ++count;
@@ -93,22 +137,41 @@ TEST_CASE("what would take longer than the latency, by what rows took so far, is
   };
   CHECK(taken() == 50);  // nobody knows yet what a row takes
   for (int i = 0; i < 5; ++i) {
-    REQUIRE(queue.next(batch));
-    CHECK(batch.size() == 10);
+    CHECK(queue.next()->jobs.size() == 10);
     queue.took(20);  // 0.2 s a row, 2 s a job
   }
   CHECK(taken() == 10);
-  REQUIRE(queue.next(batch));
-  CHECK(batch.size() == 10);  // which are at work now, and have all of the time
+  CHECK(queue.next()->jobs.size() == 10);  // which are at work now, and have all of the time
   CHECK(taken() == 0);
   queue.took(20);
   CHECK(queue.push(jobs.add(1000)));  // alone, whatever it takes
-  REQUIRE(queue.next(batch));         // which fails, and nobody tells how long it took
+  REQUIRE(queue.next());              // which fails, and nobody tells how long it took
   Job& next = jobs.add(1000);
-  std::thread engine([&] { queue.next(batch); });
+  EngineBatch* batch = nullptr;
+  std::thread engine([&] { batch = queue.next(); });
   while (!queue.push(next)) std::this_thread::yield();
   engine.join();
-  CHECK(batch == std::vector<Job*>{&next});
+  CHECK(batch->jobs == std::vector<Job*>{&next});
+}
+
+TEST_CASE("a batch in steps delays those that take one by a step of it, and others by all that is left of it",
+          "[service]") {
+  BatchQueue queue({.rows = 100, .jobs = 2, .latency = 15});
+  Jobs jobs;
+  const Query image{.task = TaskKind::generate};
+  const auto one_more = [&](const Query& query, double seconds) {
+    REQUIRE(queue.push(jobs.add(10, query)));
+    queue.next();
+    queue.took(seconds);
+  };
+  one_more({}, 2);
+  one_more(image, 20);
+  REQUIRE(queue.push(jobs.add(10, image)));
+  step(*queue.next(), 3);
+  CHECK(queue.next()->under_way);
+  CHECK_FALSE(queue.push(jobs.add(1, image)));
+  for (int i = 0; i < 7; ++i) CHECK(queue.push(jobs.add(10)));  // 2 s each
+  CHECK_FALSE(queue.push(jobs.add(10)));
 }
 
 TEST_CASE("an address may ask at an even rate, and some more at once", "[service]") {
