@@ -99,13 +99,26 @@ RoundBoard::RoundBoard(std::filesystem::path directory, Database& database)
     database.run("DROP TABLE updates_by_rounds");
   }
   database.run("CREATE INDEX IF NOT EXISTS updates_of_site ON updates(site, turn)");
-  database.run("CREATE TABLE IF NOT EXISTS models(round INTEGER PRIMARY KEY, digest TEXT)");
+  database.run(
+      "CREATE TABLE IF NOT EXISTS models(round INTEGER PRIMARY KEY, digest TEXT, strategy TEXT, asynchronous "
+      "INTEGER, secure INTEGER)");
+  if (!database.has_column("models", "strategy"))  // a file of an earlier version
+    for (const std::string_view column : {"strategy TEXT", "asynchronous INTEGER", "secure INTEGER"})
+      database.run(fmt::format("ALTER TABLE models ADD COLUMN {}", column));
   database.run("CREATE TABLE IF NOT EXISTS assigned(round INTEGER, site TEXT, PRIMARY KEY(round, site))");
   transaction.commit();
 }
 
 std::filesystem::path RoundBoard::file_of(const std::string& site, std::int64_t turn) const {
   return directory_ / fmt::format("{}.{}.f32", site, turn);
+}
+
+std::optional<RoundMethod> RoundBoard::method_of(std::int64_t round) const {
+  auto rows = database_.prepare(
+      "SELECT strategy, asynchronous, secure FROM models WHERE round = ?1 AND strategy IS NOT NULL");
+  rows.bind(round);
+  if (!rows.next()) return std::nullopt;
+  return RoundMethod{rows.text(0), rows.integer(1) != 0, rows.integer(2) != 0};
 }
 
 std::vector<ReceivedUpdate> RoundBoard::updates_of(std::int64_t round) {
@@ -142,8 +155,12 @@ void RoundBoard::open(const RoundPlan& plan) {
           .run();
     }
   }
-  database_.prepare("INSERT OR REPLACE INTO models VALUES(?1, ?2)")
-      .bind(plan.round, plan.digest.hexadecimal())
+  database_
+      .prepare(
+          "INSERT OR REPLACE INTO models(round, digest, strategy, asynchronous, secure) "
+          "VALUES(?1, ?2, ?3, ?4, ?5)")
+      .bind(plan.round, plan.digest.hexadecimal(), plan.strategy, std::int64_t{is_asynchronous()},
+            std::int64_t{plan.secure})
       .run();
   for (const auto& entry : std::filesystem::directory_iterator(directory_)) {
     const bool counts = std::ranges::any_of(

@@ -36,6 +36,13 @@ struct RoundPlan {
   bool secure = false;          ///< sites say that they are ready, and no update comes this way
   std::size_t buffer = 0;       ///< updates that make an asynchronous round; 0: it is synchronous
   std::int64_t stalest = 0;     ///< of an asynchronous one: rounds that an update's model may be older
+  std::string strategy = {};    ///< by which its updates become the next model
+};
+
+/// How a round's updates become the next model.
+struct RoundMethod {
+  std::string strategy;
+  bool asynchronous = false, secure = false;
 };
 
 struct ReceivedUpdate {
@@ -99,6 +106,8 @@ class RoundBoard {
   /// more is let in until the next open(). Nothing where stopped.
   /// Of an asynchronous round it waits for plan.buffer updates, and for nothing else.
   std::optional<std::vector<ReceivedUpdate>> wait(const Patience& patience);
+  /// By what the round was opened last; nothing where it never was, or before this was kept.
+  std::optional<RoundMethod> method_of(std::int64_t round) const;
   /// What is on record of a round's updates, their files aside.
   std::vector<ReceivedUpdate> updates_of(std::int64_t round);
   /// Has these, in the place of what is on record, as the updates that a round's result was made of.

@@ -98,8 +98,11 @@ struct Coordinator::Parts {
             "more noise by privacy.noise_multiplier",
             secure.epsilon(), options.secure.privacy.delta, rounds_to_spend(), all, most);
     load_strategy();
-    if (anew) save();
-    if (!is_recorded()) record(board.updates_of(round - 1));
+    if (anew)
+      save();
+    else
+      hash_model();
+    if (!is_recorded()) record(board.updates_of(round - 1), epsilon_so_far());
     server = start_server(options.address, kit, service, port);
   }
 
@@ -109,6 +112,10 @@ struct Coordinator::Parts {
   }
 
   std::int64_t rounds_to_spend() const { return options.rounds - round - secure.unmasked_from(round); }
+  // Nothing where sums have no noise.
+  std::optional<double> epsilon_so_far() const {
+    return options.secure.privacy.is_on() ? std::optional(secure.epsilon()) : std::nullopt;
+  }
   double epsilon_in_the_end() const { return secure.epsilon(rounds_to_spend()); }
 
   // What a strategy remembers of earlier rounds is a checkpoint of its own, which sites need not fetch. It is
@@ -144,27 +151,34 @@ struct Coordinator::Parts {
             "coordinator goes on with that round",
             round, outcome ? outcome->message : "");
     writer.release();
+    hash_model();
+  }
+
+  // Once for each checkpoint that rounds begin with, however many attempts at a sum follow.
+  void hash_model() {
+    const std::string path = checkpoint_path(options.directory, round);
+    model_file = {.path = path, .digest = digest_of(path), .sha256 = sha256_of(path)};
   }
 
   std::size_t update_elements() const { return strategy->vectors() * policy->exchanged_elements(); }
 
   RoundPlan plan() const {
-    const std::string path = checkpoint_path(options.directory, round);
     return {.round = round,
             .rounds = options.rounds,
-            .model = path,
-            .digest = digest_of(path),
+            .model = model_file.path,
+            .digest = model_file.digest,
             .elements = update_elements(),
             .experts = policy->experts().size(),
             .secure = options.secure.enabled,
             .buffer = strategy->buffer_size(),
-            .stalest = options.max_staleness};
+            .stalest = options.max_staleness,
+            .strategy = strategy->name()};
   }
 
-  RoundWork work_of(const RoundPlan& plan) const {
-    return {.round = plan.round,
-            .rounds = plan.rounds,
-            .model_sha256 = sha256_of(plan.model),
+  RoundWork work() const {
+    return {.round = round,
+            .rounds = options.rounds,
+            .model_sha256 = model_file.sha256,
             .local_steps = options.local_steps,
             .rules = strategy->site_rules(),
             .sharing = options.sharing};
@@ -176,8 +190,7 @@ struct Coordinator::Parts {
         skip_round();
         continue;
       }
-      const RoundPlan present = plan();
-      board.open(present);
+      board.open(plan());
       say(fmt::format("round {} of {} begins", round + 1, options.rounds));
       const auto updates = board.wait({.quorum = static_cast<std::size_t>(options.quorum),
                                        .everyone = everyone(),
@@ -187,7 +200,7 @@ struct Coordinator::Parts {
       malloc_trim(0);  // of what updates came in, before there is a copy of the model to be saved
       if (!options.secure.enabled)
         end_round(*updates);
-      else if (auto sum = secure.attempt(work_of(present), policy->exchanged_elements(), *updates))
+      else if (auto sum = secure.attempt(work(), policy->exchanged_elements(), *updates))
         end_secure_round(sum);
       board.clear();
     }
@@ -214,7 +227,7 @@ struct Coordinator::Parts {
     board.set_updates(round, {});
     ++round;
     save();
-    record({});
+    record({}, epsilon_so_far());
     say(fmt::format(
         "round {} of {} is skipped: its sum was lost while it was unmasked, and another over other "
         "sites would tell their difference",
@@ -279,7 +292,8 @@ struct Coordinator::Parts {
     }
     ++round;
     save();
-    record(updates);
+    const std::optional<double> epsilon = epsilon_so_far();
+    record(updates, epsilon);
     const bool asynchronous = strategy->buffer_size() > 0;
     std::string line =
         fmt::format("round {} of {}: {} {}, {:.0f} {}", round, options.rounds, updates.size(),
@@ -290,8 +304,7 @@ struct Coordinator::Parts {
       line += fmt::format(", {} {:.4f}", name, sum.first / sum.second);
       means.values[prometheus_label("metric", name)] = sum.first / sum.second;
     }
-    if (const RoundPrivacy& privacy = options.secure.privacy; privacy.is_on())
-      line += fmt::format(", epsilon {:.4f} at delta {}", secure.epsilon(), privacy.delta);
+    if (epsilon) line += fmt::format(", epsilon {:.4f} at delta {}", *epsilon, options.secure.privacy.delta);
     say(line);
     write_metrics(updates, means);
   }
@@ -319,35 +332,36 @@ struct Coordinator::Parts {
   bool is_recorded() const {
     const nlohmann::json last = transcript.last();
     const std::int64_t done = last.is_null() ? 0 : last.at("round").get<std::int64_t>();
-    return done > round ||
-           (done == round &&
-            (round == 0 || last.at("model_sha256") == sha256_of(checkpoint_path(options.directory, round))));
+    return done > round || (done == round && (round == 0 || last.at("model_sha256") == model_file.sha256));
   }
 
   // The checkpoint is there by now. A coordinator that is killed before this line finds at its start that it
-  // is missing.
-  void record(const std::vector<ReceivedUpdate>& updates) {
+  // is missing, and may by now have another strategy than the round had.
+  void record(const std::vector<ReceivedUpdate>& updates, std::optional<double> epsilon) {
+    const RoundMethod method = board.method_of(round - 1).value_or(
+        RoundMethod{strategy->name(), strategy->buffer_size() > 0, options.secure.enabled});
     nlohmann::json sites = nlohmann::json::object();
     for (const ReceivedUpdate& update : updates) {
       nlohmann::json& site = sites[update.site];
       if (site.is_null()) site["examples"] = 0.0;
       site["examples"] = site["examples"].get<double>() + update.examples;
       site["metrics"] = update.metrics;  // of several in an asynchronous round, the newest's
-      if (strategy->buffer_size() > 0) site["models"].push_back(update.base);
+      if (method.asynchronous) site["models"].push_back(update.base);
     }
     nlohmann::json entry{{"round", round},
-                         {"strategy", strategy->name()},
+                         {"strategy", method.strategy},
                          {"sites", sites},
-                         {"model_sha256", sha256_of(checkpoint_path(options.directory, round))}};
-    if (const RoundPrivacy& privacy = options.secure.privacy; privacy.is_on()) {
+                         {"model_sha256", model_file.sha256}};
+    if (epsilon) {
+      const RoundPrivacy& privacy = options.secure.privacy;
       const PrivacyEvent spent = secure.spent_in(round - 1).value_or(privacy.event());
       entry["privacy"] = {{"unit", to_string(privacy.unit)},
                           {"noise_multiplier", spent.noise_multiplier},
                           {"rate", spent.sampling_rate},
-                          {"epsilon", secure.epsilon()},
+                          {"epsilon", *epsilon},  // null where it is infinite
                           {"delta", privacy.delta}};
     }
-    if (options.secure.enabled) entry["secure_aggregation"] = updates.empty() ? "skipped" : "survivors";
+    if (method.secure) entry["secure_aggregation"] = updates.empty() ? "skipped" : "survivors";
     transcript.append(entry);
   }
 
@@ -365,6 +379,11 @@ struct Coordinator::Parts {
   std::optional<SharingPolicy> policy;
   std::unique_ptr<Strategy> strategy;
   std::int64_t round = 0;
+  struct ModelFile {
+    std::string path;
+    FileDigest digest;
+    std::string sha256;
+  } model_file;  // the checkpoint of `round`
   int port = 0;
   std::unique_ptr<grpc::Server> server;
 };

@@ -346,6 +346,36 @@ TEST_CASE("a coordinator goes on from what one of before there was fedbuff has l
   }
 }
 
+TEST_CASE_METHOD(BoardFixture, "by what a round was made is on record, whoever asks later") {
+  plan.strategy = "fedadam";
+  board.open(plan);
+  RoundBoard later(folder.path(), database);
+  const auto method = later.method_of(plan.round);
+  REQUIRE(method);
+  CHECK((method->strategy == "fedadam" && !method->asynchronous && !method->secure));
+  CHECK_FALSE(later.method_of(plan.round - 1));
+  plan.strategy = "fedbuff", plan.buffer = 2;
+  later.open(plan);
+  CHECK((board.method_of(plan.round)->strategy == "fedbuff" && board.method_of(plan.round)->asynchronous));
+  plan.strategy = "fedavg", plan.buffer = 0, plan.secure = true;
+  later.open(plan);
+  CHECK((!board.method_of(plan.round)->asynchronous && board.method_of(plan.round)->secure));
+}
+
+TEST_CASE("of rounds before there was a record of strategies, nothing is known") {
+  const TemporaryDirectory folder;
+  Database database(folder.path() + "/rounds.sqlite");
+  database.run("CREATE TABLE models(round INTEGER PRIMARY KEY, digest TEXT)");
+  database.run("INSERT INTO models VALUES(1, 'd')");
+  const std::string model = folder.write("model", "a model");
+  for (int start = 0; start < 2; ++start) {
+    RoundBoard board(folder.path(), database);
+    CHECK_FALSE(board.method_of(1));
+    board.open({.round = 2, .rounds = 5, .model = model, .digest = digest_of(model), .strategy = "median"});
+    CHECK(board.method_of(2)->strategy == "median");
+  }
+}
+
 TEST_CASE_METHOD(BoardFixture, "updates of before the strategy was changed are asked for again") {
   send("north");
   plan.elements = 8;  // fedavg's, where scaffold's are twice as long
