@@ -103,6 +103,12 @@ std::vector<PrivacySpend> PrivacyLedger::spends() const {
   return all;
 }
 
+std::int64_t PrivacyLedger::count(const std::string& run, std::int64_t round) const {
+  Statement rows = database_.prepare("SELECT count(*) FROM spends WHERE run = ?1 AND round = ?2");
+  rows.bind(run, round).next();
+  return rows.integer(0);
+}
+
 double PrivacyLedger::epsilon_with(const PrivacySpend* next) const {
   std::vector<PrivacySpend> all = spends();
   if (next) all.push_back(*next);

@@ -55,6 +55,9 @@ class PrivacyLedger {
   /// Throws BudgetExceeded where the spend, if it is a new one, could not be recorded.
   void check(const PrivacySpend& spend) const;
 
+  /// How many values of a run's round were recorded.
+  std::int64_t count(const std::string& run, std::int64_t round) const;
+
   /// Of all that was recorded, at the budget's delta; by privacy loss distributions, or by Renyi divergences
   /// where a spend gives no more, or where noise or rate differ: they may have been chosen by what came out.
   double epsilon() const;

@@ -174,7 +174,7 @@ std::string Site::exchange(const SiteRound& round, std::int64_t attempt, int kin
 }
 
 bool Site::deliver_masked(const SiteRound& round, const std::filesystem::path& update, double examples,
-                          const federated::UpdateHeader& header, const std::function<void()>& spend) {
+                          const federated::UpdateHeader& header, const Spending& spending) {
   federated::UpdateHeader offer = header;
   *offer.mutable_update() = to_message(FileDigest{});  // a digest would tell the update to whoever guesses it
   std::int64_t attempt = 0;
@@ -183,10 +183,11 @@ bool Site::deliver_masked(const SiteRound& round, const std::filesystem::path& u
   bool sent = false;
   const auto spend_and_note = [&] {
     sent = true;
-    spend();
+    spending.record();
   };
   const auto drawn = [&] { return sent && round.privacy.rate < 1; };
   while (true) try {
+      spending.check();
       federated::SecureTerms terms;
       require(terms.ParseFromString(exchange(round, attempt, Message::READY, offer.SerializeAsString())) &&
                   terms.attempt() > attempt,
@@ -198,6 +199,7 @@ bool Site::deliver_masked(const SiteRound& round, const std::filesystem::path& u
       say_(fmt::format("the attempt at a sum is over; ready for the next{}",
                        drawn() ? ", by other records" : ""));
       if (drawn()) return false;
+      pause(std::chrono::seconds(1));  // that a coordinator does not have it say so a thousand times a second
     } catch (const RoundOver&) {
       return false;
     } catch (const BadAttempt& error) {  // by one who takes part; without that one the next may do

@@ -20,11 +20,24 @@ constexpr double kTransferSeconds = 3600;  // of one attempt, which the next goe
 constexpr int kMostRules = 1000;
 constexpr std::size_t kMostPattern = 1000;               // characters
 constexpr double kFirstPause = 0.25, kLongestPause = 5;  // seconds
+// A model's size is that of its numbers, which stay as many, and of what little an HDF5 file has around them.
+constexpr std::uint64_t kMostGrowth = std::uint64_t{64} << 20;
+constexpr std::uint64_t kSpareRoom = std::uint64_t{64} << 20;  // on the disk, for whoever else needs some
 
 bool may_pass(grpc::StatusCode code) {
   return code == grpc::StatusCode::UNAVAILABLE || code == grpc::StatusCode::DEADLINE_EXCEEDED ||
          code == grpc::StatusCode::CANCELLED || code == grpc::StatusCode::INTERNAL ||
          code == grpc::StatusCode::UNKNOWN || code == grpc::StatusCode::RESOURCE_EXHAUSTED;
+}
+
+void expect_room(const std::filesystem::path& directory, std::uint64_t bytes) {
+  std::error_code unknown;
+  const std::uint64_t room = std::filesystem::space(directory, unknown).available;
+  require(
+      unknown || (room >= kSpareRoom && room - kSpareRoom >= bytes),
+      "{}: there is room for {} MiB, and {} MiB of the coordinator's model are to come, beside which {} MiB "
+      "must stay free; make room",
+      directory.string(), room >> 20, bytes >> 20, kSpareRoom >> 20);
 }
 
 }  // namespace
@@ -79,9 +92,12 @@ bool Site::call(std::string_view what, double seconds,
     const double gone = std::chrono::duration<double>(now - began).count();
     if (!may_pass(status.error_code()))
       fail("{}: the coordinator at {} refuses: {}", what, options_.address, status.error_message());
-    if (options_.patience_seconds > 0 && gone > options_.patience_seconds)
+    if (options_.patience_seconds > 0 && gone > options_.patience_seconds) {
+      require(status.error_code() != grpc::StatusCode::INTERNAL, "{}: given up after {:.0f} s: {}", what,
+              gone, status.error_message());
       fail("{}: the coordinator at {} could not be reached for {:.0f} s: {}", what, options_.address, gone,
            status.error_message());
+    }
     if (!told) say_(fmt::format("{}: {}; trying again", what, status.error_message()));
     told = true;
     if (status.error_code() == grpc::StatusCode::UNAVAILABLE) connection_->renew();
@@ -90,7 +106,7 @@ bool Site::call(std::string_view what, double seconds,
   }
 }
 
-SiteRound Site::next() {
+SiteRound Site::next(std::optional<std::int64_t> passed_over) {
   while (true) {
     federated::NextRequest request;
     request.set_protocol(kProtocol);
@@ -101,6 +117,10 @@ SiteRound Site::next() {
     if (interrupted_()) throw Interrupted();
     if (reply.kind() == federated::Assignment::WAIT) {
       pause(std::chrono::milliseconds(100));
+      continue;
+    }
+    if (reply.kind() == federated::Assignment::TRAIN && reply.round() == passed_over) {
+      pause(std::chrono::seconds(1));
       continue;
     }
     SiteRound round{.finished = reply.kind() == federated::Assignment::FINISHED,
@@ -168,18 +188,44 @@ SiteRound Site::next() {
             "the coordinator's rounds are by secure aggregation, and {}: of one update after another, or of "
             "two kinds of numbers, there is no sum that hides them",
             round.asynchronous ? "asynchronous" : "with control variates");
+    check_size(round.digest);
     if (!fetch(round)) continue;
+    if (!first_bytes_) first_bytes_ = round.digest.bytes;
     if (round.secure && !round.finished) round.model_sha256 = sha256_of(round.model);
     return round;
   }
 }
 
-bool Site::fetch(SiteRound& round) {
-  if (std::filesystem::exists(round.model) && digest_of(round.model) == round.digest) return true;
+void Site::check_size(const FileDigest& model) const {
+  require(!first_bytes_ || model.bytes <= *first_bytes_ + kMostGrowth,
+          "the coordinator's model has {} bytes, and that which this site began with {}: a model's size does "
+          "not change from round to round; if its owners agree to another, start it again",
+          model.bytes, first_bytes_.value_or(0));
+}
+
+void Site::remove_models(const std::function<bool(const std::filesystem::path&)>& which) const {
+  std::vector<std::filesystem::path> others;
+  for (const auto& entry : std::filesystem::directory_iterator(options_.directory))
+    if (entry.path().filename().string().starts_with("model-") && which(entry.path()))
+      others.push_back(entry.path());
+  for (const auto& other : others) std::filesystem::remove(other);
+}
+
+// One model is in the directory at a time and, while another comes, the part of that.
+bool Site::fetch(const SiteRound& round) {
+  const auto is_other = [&](const std::filesystem::path& model) { return model != round.model; };
+  if (std::filesystem::exists(round.model) && digest_of(round.model) == round.digest) {
+    remove_models(is_other);
+    return true;
+  }
+  const std::filesystem::path part = IncomingFile::part_of(round.model, round.digest);
+  remove_models(
+      [&](const std::filesystem::path& model) { return model.extension() == ".part" && model != part; });
   const bool fetched = call("fetching the model", kTransferSeconds, [&](grpc::ClientContext& context) {
     Stub::Download reader;
     try {
       IncomingFile file(round.model, round.digest);
+      expect_room(options_.directory, round.digest.bytes - file.received());
       federated::DownloadRequest request;
       request.set_round(round.round);
       request.set_offset(static_cast<std::int64_t>(file.received()));
@@ -196,16 +242,13 @@ bool Site::fetch(SiteRound& round) {
     }
   });
   if (!fetched) return false;
-  for (const auto& entry : std::filesystem::directory_iterator(options_.directory)) {  // of rounds gone by
-    const std::string name = entry.path().filename().string();
-    if (name.starts_with("model-") && entry.path() != round.model) std::filesystem::remove(entry.path());
-  }
+  remove_models(is_other);
   return true;
 }
 
 bool Site::deliver(const SiteRound& round, const SiteUpdateFile& update, double examples,
                    const std::vector<double>& tokens, const std::map<std::string, double>& metrics,
-                   const std::function<void()>& spend) {
+                   const Spending& spending) {
   // Before there is memory for as many as the coordinator says.
   require(std::cmp_equal(round.elements, update.digest.bytes / sizeof(float)),
           "the coordinator wants updates of {} numbers, and this site's has {}; both must have the model and "
@@ -220,7 +263,7 @@ bool Site::deliver(const SiteRound& round, const SiteUpdateFile& update, double 
   for (const auto& [name, value] : metrics) (*header.mutable_metrics())[name] = value;
   if (round.secure) {
     if (round.most_examples > 0) header.set_examples(1);  // how many it is, is masked
-    return deliver_masked(round, update.path, examples, header, spend);
+    return deliver_masked(round, update.path, examples, header, spending);
   }
   *header.mutable_update() = to_message(update.digest);
   return send(header, update.path);

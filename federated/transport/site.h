@@ -8,6 +8,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "core/error.h"
@@ -67,6 +68,12 @@ struct SiteUpdateFile {
   FileDigest digest;
 };
 
+/// What an update that is given its noise as it is sent costs the site. What either throws ends the delivery.
+struct Spending {
+  std::function<void()> check = [] {};   ///< before each attempt at a sum, for which others would wait
+  std::function<void()> record = [] {};  ///< before each masked update is sent, which may come to be in a sum
+};
+
 class Interrupted : public Error {
  public:
   Interrupted() : Error("interrupted") {}
@@ -84,30 +91,33 @@ class Site {
        std::function<bool()> interrupted, Say say);
   ~Site();
 
-  /// Waits for something to do, and fetches its model. Throws Error where the coordinator refuses this site,
-  /// or cannot be reached for too long.
-  SiteRound next();
+  /// Waits for something to do, other than the round `passed_over`, and fetches its model. Throws Error where
+  /// the coordinator refuses this site, or cannot be reached for too long; where there is no room for the
+  /// model for as long; and where the model is much larger than the first that was fetched.
+  SiteRound next(std::optional<std::int64_t> passed_over = {});
   /// Delivers `update`, of `round.elements` numbers; where the round is secure, shortened to the federation's
   /// norm and masked, once all sites are ready. False where the round was over before, or where a sum of
   /// units that are drawn by chance came to nothing: they are to be drawn again. Throws Error where the
   /// update has not so many numbers, and where the coordinator asks for what would tell more than one sum of
-  /// a round. Each time before a masked update is sent, `spend` is called, whose errors end this: it may come
-  /// to be in a sum, whose noise is new, and the site would not know.
+  /// a round.
   bool deliver(const SiteRound& round, const SiteUpdateFile& update, double examples,
                const std::vector<double>& tokens, const std::map<std::string, double>& metrics,
-               const std::function<void()>& spend);
+               const Spending& spending = {});
 
  private:
   bool call(std::string_view what, double seconds,
             const std::function<grpc::Status(grpc::ClientContext&)>& once);
   void pause(std::chrono::duration<double> time) const;
-  bool fetch(SiteRound& round);
+  void check_size(const FileDigest& model) const;
+  bool fetch(const SiteRound& round);
+  /// Of the models in the directory, and of what has come of others.
+  void remove_models(const std::function<bool(const std::filesystem::path&)>& which) const;
 
   bool send(const federated::UpdateHeader& header, const std::filesystem::path& file);
 
   // Secure rounds (secure_site.cpp).
   bool deliver_masked(const SiteRound& round, const std::filesystem::path& update, double examples,
-                      const federated::UpdateHeader& header, const std::function<void()>& spend);
+                      const federated::UpdateHeader& header, const Spending& spending);
   void take_part(const SiteRound& round, const std::filesystem::path& update, double examples,
                  federated::UpdateHeader header, const federated::SecureTerms& terms,
                  const std::function<void()>& spend);
@@ -117,6 +127,7 @@ class Site {
   Kit kit_;
   std::function<bool()> interrupted_;
   Say say_;
+  std::optional<std::uint64_t> first_bytes_;  // of the first model
   SystemRandom source_;
   RandomBits random_{source_};
   std::unique_ptr<Connection> connection_;

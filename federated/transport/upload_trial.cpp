@@ -103,8 +103,7 @@ void UploadTrial::deliver() {
                     .model = parts.update,
                     .digest = {},
                     .elements = parts.elements});
-  require(parts.site.deliver(round, {parts.update, parts.digest}, 1, {}, {}, [] {}),
-          "the trial's round was over");
+  require(parts.site.deliver(round, {parts.update, parts.digest}, 1, {}, {}), "the trial's round was over");
 }
 
 void UploadTrial::forget() { parts_->board.clear(); }

@@ -683,6 +683,37 @@ def test_noise_again():
         database.close()
 
 
+def test_attempts_bounded():
+    """A site spends for no more noisy updates of a round than its owners agreed to, and takes part in the next."""
+    make_public_start()
+    gone = ["south", "west"]
+    for name in gone:
+        Path(f"noisy_bounded/{name}").mkdir(parents=True)
+        os.mkfifo(f"noisy_bounded/{name}/masked.bin")  # opened for writing, it waits for a reader
+    options = ["--set=privacy.unit=site", "--set=privacy.noise_multiplier=3", "--set=federation.start=public", "--set=federation.deadline_seconds=15"]
+    leader = Started("noisy_bounded/coordinator.log", secure_coordinator("noisy_bounded", *options))
+    leader.until("listens at port")
+    own = {"east": ["--set=site.most_attempts=1"]}
+    sites = {name: Started(f"noisy_bounded/{name}.log", secure_site(name, "noisy_bounded", *own.get(name, []))) for name in SECURE_SITES}
+    for one in sites.values():
+        one.until("keys are shared")
+    for name in gone:
+        sites[name].kill()
+        Path(f"noisy_bounded/{name}/masked.bin").unlink()
+    for name in gone:
+        leader.until(f"{name} is gone at sending masked updates")
+        sites[name] = Started(f"noisy_bounded/{name}.log", secure_site(name, "noisy_bounded"))
+    for one in [*sites.values(), leader]:
+        one.ends()
+    assert "by site.most_attempts = 1 for no other; waiting for the next round" in sites["east"].log.read_text()
+    assert "round 1: this is noisy update 2 of it" in sites["north"].log.read_text()
+    assert [sorted(entry["sites"]) for entry in entries("noisy_bounded")] == [["north", "south", "west"], SECURE_SITES]
+    for name, rounds in {"east": [0, 1], "north": [0, 0, 1], "south": [0, 1], "west": [0, 1]}.items():
+        with sqlite3.connect(f"noisy_bounded/{name}/privacy.sqlite") as database:
+            assert database.execute("SELECT round FROM spends ORDER BY round").fetchall() == [(number,) for number in rounds], name
+        database.close()
+
+
 def test_drawn_again():
     """Records that were drawn by chance are in one noisy sum: for another attempt others are drawn, also after a kill."""
     make_public_start()
@@ -999,7 +1030,7 @@ def main():
         run([PROGRAM, "federate", "provision", "secure.toml"], says=["secure_kits/west"])
         make_public_start()
         of_one_port = [test_mean, test_ranks, test_kills, test_sharing, test_strategy, test_scaffold, test_buffer, test_private, test_audit]
-        of_the_other = [test_secure_mean, test_secure_weights, test_secure_kills, test_one_sum, test_one_model, test_shared_noise, test_noise_again, test_drawn_again, test_noise_once]
+        of_the_other = [test_secure_mean, test_secure_weights, test_secure_kills, test_one_sum, test_one_model, test_shared_noise, test_noise_again, test_attempts_bounded, test_drawn_again, test_noise_once]
         groups = [[*of_one_port, test_early_site, test_admission, test_provision, test_mistakes], of_the_other]
         with ThreadPoolExecutor(len(groups)) as pool:  # as they wait more than they work
             list(pool.map(run_all, groups))

@@ -87,6 +87,8 @@ TEST_CASE("the same value counts once; another value of the same round counts ag
   CHECK_THROWS_WITH(ledger.record(spend_of(1, "cd", 2)),
                     Catch::Contains("recorded with 100 steps of noise 1"));
   CHECK(ledger.spends().size() == 2);
+  CHECK(ledger.count("ward", 1) == 2);
+  CHECK((ledger.count("ward", 2) == 0 && ledger.count("other", 1) == 0));
 }
 
 TEST_CASE("a spend beyond the budget is refused, and not recorded") {

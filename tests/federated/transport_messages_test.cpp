@@ -58,7 +58,7 @@ TEST_CASE("an update of other than the numbers that the coordinator asks for is 
   SiteRound round;
   round.elements = std::int64_t{1} << 60;
   round.secure = GENERATE(false, true);
-  const auto deliver = [&] { return site.deliver(round, {update, digest_of(update)}, 1, {}, {}, [] {}); };
+  const auto deliver = [&] { return site.deliver(round, {update, digest_of(update)}, 1, {}, {}); };
   CHECK_THROWS_WITH(
       deliver(), Catch::Contains("wants updates of 1152921504606846976 numbers") && Catch::Contains("has 3"));
   round.elements = 3;
