@@ -83,26 +83,29 @@ int with_output_written(int status) {
   return status == 0 ? 1 : status;
 }
 
+// Signals that ask something of a command: SIGINT and SIGTERM an orderly end, SIGHUP to read again what it
+// read.
+enum class Heeds : std::uint8_t { none, end, end_and_renewal };
+
 // The command that was asked for.
 struct Chosen {
   Run run;
-  bool until_interrupted = false;  // SIGINT and SIGTERM ask for an orderly end
+  Heeds heeds = Heeds::none;
 };
 
 // Each returns what the options of `command` are to fill, which lives as long as that; where it was asked
 // for, `run` gets it.
 
 template <class Arguments>
-Arguments& on_ranks(CLI::App* command, Chosen& chosen, OnRanks<Arguments> run,
-                    bool until_interrupted = false) {
+Arguments& on_ranks(CLI::App* command, Chosen& chosen, OnRanks<Arguments> run, Heeds heeds = Heeds::none) {
   const auto arguments = std::make_shared<Arguments>();
-  command->callback([=, &chosen] { chosen = {together(run, *arguments), until_interrupted}; });
+  command->callback([=, &chosen] { chosen = {together(run, *arguments), heeds}; });
   return *arguments;
 }
 
 template <class Arguments>
 Arguments& until_interrupted(CLI::App* command, Chosen& chosen, OnRanks<Arguments> run) {
-  return on_ranks(command, chosen, run, true);
+  return on_ranks(command, chosen, run, Heeds::end);
 }
 
 template <class Arguments>
@@ -299,7 +302,7 @@ void add_caption(CLI::App& app, Chosen& chosen) {
 void add_serve(CLI::App& app, Chosen& chosen) {
   auto* command = app.add_subcommand(
       "serve", "Answer by HTTP: [mpirun -n RANKS] conclave serve CHECKPOINT, and open the address it prints");
-  ServeArguments& arguments = until_interrupted(command, chosen, commands::serve);
+  ServeArguments& arguments = on_ranks(command, chosen, commands::serve, Heeds::end_and_renewal);
   add_checkpoint(command, arguments.checkpoint);
   command->add_option("--tasks", arguments.tasks, "What to answer (default: all it can)")
       ->delimiter(',')
@@ -318,6 +321,10 @@ void add_serve(CLI::App& app, Chosen& chosen) {
       ->check(CLI::NonNegativeNumber);
   command->add_option("--burst", arguments.http.burst, "With --rate: how many may come at once")
       ->check(CLI::Range(1.0, 1e9));
+  command
+      ->add_option("--proxy", arguments.http.proxies,
+                   "Address of a proxy that is believed for whom it asks, by X-Forwarded-For (repeatable)")
+      ->allow_extra_args(false);
   command
       ->add_option("--log", arguments.http.log,
                    "File to append a line of JSON to for every request: who, when, what, status, seconds")
@@ -572,7 +579,7 @@ void add_recipe(CLI::App& app, Chosen& chosen) {
   show->add_flag("--documented", shown.documented, "With what each key means");
 }
 
-std::atomic<bool> interrupted{false};
+std::atomic<bool> interrupted{false}, hung_up{false};
 
 // The first signal asks for an orderly end; a second one does what it always did.
 void on_signal(int signal) {
@@ -624,11 +631,13 @@ int run_command_line(int argc, char** argv, const std::string& version, Surround
   }
 
   std::signal(SIGXFSZ, SIG_IGN);  // a limit on file sizes then fails a save, and no more
-  if (chosen.until_interrupted) {
+  if (chosen.heeds != Heeds::none) {
     std::signal(SIGINT, on_signal);
     std::signal(SIGTERM, on_signal);
   }
+  if (chosen.heeds == Heeds::end_and_renewal) std::signal(SIGHUP, [](int) { hung_up = true; });
   surroundings.interrupted = &interrupted;
+  surroundings.hung_up = &hung_up;
   return with_output_written(chosen.run(surroundings));
 }
 

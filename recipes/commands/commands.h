@@ -25,9 +25,12 @@ struct Surroundings {
   const char* no_color = nullptr;
   const char* term = nullptr;
   const std::atomic<bool>* interrupted = nullptr;
-  int ranks = 1;  ///< that mpirun has started, as it tells them
+  std::atomic<bool>* hung_up = nullptr;  ///< by SIGHUP, after which a service renews what it had read
+  int ranks = 1;                         ///< that mpirun has started, as it tells them
 
   bool is_interrupted() const { return interrupted && *interrupted; }
+  /// Once for each time.
+  bool takes_hang_up() const { return hung_up && hung_up->exchange(false); }
 };
 
 struct TrainArguments {

@@ -73,6 +73,18 @@ std::string address_of(const HttpOptions& http, int port) {
                      host.find(':') == std::string::npos ? host : "[" + host + "]", port);
 }
 
+// Keys and certificates that have others in their place, and a log that was moved away: none of it wants an
+// end.
+void renew(HttpService& service, const ServeArguments& arguments) {
+  try {
+    service.renew(token_in(arguments.token_file));
+    fmt::print("certificate, key and token are read again, and the log is begun again where it was moved\n");
+    std::fflush(stdout);
+  } catch (const Error& error) {
+    fmt::print(stderr, "conclave: {}; it goes on with what was read before\n", error.what());
+  }
+}
+
 }  // namespace
 
 int serve(const ServeArguments& arguments, const Surroundings& surroundings, const MpiSession& session) {
@@ -109,8 +121,10 @@ int serve(const ServeArguments& arguments, const Surroundings& surroundings, con
   std::fflush(stdout);
 
   std::jthread signals([&](const std::stop_token& stopped) {  // which may come at any time, and wake nobody
-    while (!surroundings.is_interrupted() && !queue.closed() && !stopped.stop_requested())
+    while (!surroundings.is_interrupted() && !queue.closed() && !stopped.stop_requested()) {
+      if (surroundings.takes_hang_up()) renew(service, arguments);
       std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
     service.end();
   });
   std::size_t cut_off = 0;

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstring>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "recipes/metrics/metrics_writer.h"
 
@@ -17,11 +18,18 @@ void AccessLog::note(const Entry& entry) {
                   {"bytes_out", entry.bytes_out}};
   const std::string line = json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
   const std::lock_guard lock(mutex_);
-  const int reason = file_.append(line);
+  const int reason = file_->append(line);
   if (reason == 0 || warned_) return;
   warned_ = true;
-  fmt::print(stderr, "conclave: warning: {}: {}; requests are not logged\n", file_.path(),
+  fmt::print(stderr, "conclave: warning: {}: {}; requests are not logged\n", file_->path(),
              std::strerror(reason));
+}
+
+void AccessLog::reopen() {
+  AppendFile anew(file_->path());
+  const std::lock_guard lock(mutex_);
+  file_.emplace(std::move(anew));
+  warned_ = false;
 }
 
 }  // namespace conclave::service

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -25,10 +26,13 @@ class AccessLog {
   };
   /// From any thread. What cannot be written is lost, and warned of once.
   void note(const Entry& entry);
+  /// From any thread. Goes on in the file that is at the path now, where the former was moved away. Throws as
+  /// the constructor, and then goes on where it was.
+  void reopen();
 
  private:
   std::mutex mutex_;
-  AppendFile file_;
+  std::optional<AppendFile> file_;
   bool warned_ = false;
 };
 

@@ -28,6 +28,7 @@
 #include "core/clock.h"
 #include "core/error.h"
 #include "recipes/service/channel.h"
+#include "recipes/service/client_address.h"
 
 namespace conclave::service {
 namespace {
@@ -96,23 +97,6 @@ int port_of(int listener) {
                                           : reinterpret_cast<sockaddr_in6&>(bound).sin6_port);
 }
 
-// Of IPv6 the first half: the other is whatever who has that first half likes.
-std::string address_of(const sockaddr_storage& from) {
-  std::array<char, INET6_ADDRSTRLEN> text{};
-  if (from.ss_family == AF_INET) {
-    inet_ntop(AF_INET, &reinterpret_cast<const sockaddr_in&>(from).sin_addr, text.data(), text.size());
-    return text.data();
-  }
-  in6_addr address = reinterpret_cast<const sockaddr_in6&>(from).sin6_addr;
-  if (IN6_IS_ADDR_V4MAPPED(&address)) {
-    inet_ntop(AF_INET, &address.s6_addr[12], text.data(), text.size());
-  } else {
-    std::fill_n(&address.s6_addr[8], 8, std::uint8_t{0});
-    inet_ntop(AF_INET6, &address, text.data(), text.size());
-  }
-  return text.data();
-}
-
 struct Connection {
   Connection(int descriptor, SSL_CTX* context, std::string from, const FrameLimits& limits)
       : channel(descriptor, context), address(std::move(from)), frame(limits) {}
@@ -151,6 +135,7 @@ class Connections::Loop {
 
   int port() const { return port_; }
   std::size_t run();
+  void renew_certificate();
   void end();
   bool ending() const { return ending_; }
   std::size_t open() const { return open_; }
@@ -164,6 +149,7 @@ class Connections::Loop {
   void watch(int descriptor, Number number, std::uint32_t events, int operation);
   void watch(Number number, Connection& connection, std::uint32_t events);
   void accept_all();
+  std::unique_ptr<Connection> make_connection(int accepted, std::string from);
   void listen_again();
   std::optional<Number> least_missed() const;
   void close(Number number);
@@ -187,7 +173,6 @@ class Connections::Loop {
   const Handler handler_;
   const Refuser refuser_;
   const Admission admission_;
-  TlsContext context_;
   Descriptor listener_, epoll_, woken_;
   const int port_;
   std::unordered_map<Number, std::unique_ptr<Connection>> connections_;
@@ -199,6 +184,7 @@ class Connections::Loop {
   std::atomic<bool> ending_{false};
 
   std::mutex mutex_;  // of what follows
+  TlsContext context_;
   std::condition_variable changed_;
   std::deque<std::pair<Number, WholeRequest>> requests_;
   std::vector<std::pair<Number, WholeAnswer>> answers_;
@@ -212,11 +198,11 @@ Connections::Loop::Loop(const ConnectionOptions& options, Handler handler, Refus
       handler_(std::move(handler)),
       refuser_(std::move(refuser)),
       admission_(std::move(admission)),
-      context_(options.certificate.empty() ? nullptr : tls_context(options.certificate, options.key)),
       listener_(listen_on(options.host, options.port)),
       epoll_(::epoll_create1(EPOLL_CLOEXEC)),
       woken_(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)),
       port_(port_of(listener_.get())) {
+  renew_certificate();
   require(epoll_.get() >= 0 && woken_.get() >= 0, "serve: {}", std::strerror(errno));
   allow_descriptors(options.connections);
   watch(listener_.get(), kListener, EPOLLIN, EPOLL_CTL_ADD);
@@ -241,6 +227,13 @@ void Connections::Loop::stop_work() {
   }
   changed_.notify_all();
   for (std::thread& worker : workers_) worker.join();
+}
+
+void Connections::Loop::renew_certificate() {
+  if (options_.certificate.empty()) return;
+  TlsContext anew = tls_context(options_.certificate, options_.key);
+  const std::lock_guard lock(mutex_);
+  context_ = std::move(anew);  // connections hold on to the one that they began with
 }
 
 void Connections::Loop::end() {
@@ -309,6 +302,11 @@ std::size_t Connections::Loop::run() {
       std::ranges::count_if(connections_, [](const auto& one) { return one.second->owes(); }));
 }
 
+std::unique_ptr<Connection> Connections::Loop::make_connection(int accepted, std::string from) {
+  const std::lock_guard lock(mutex_);
+  return std::make_unique<Connection>(accepted, context_.get(), std::move(from), options_.limits);
+}
+
 // Until the next sweep newcomers wait in the kernel: of what there is no room for epoll would tell over and
 // over.
 void Connections::Loop::accept_all() {
@@ -337,8 +335,7 @@ void Connections::Loop::accept_all() {
     ::setsockopt(accepted, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     if (full) close(*in_the_way);
     const Number number = next_++;
-    auto& connection = *(connections_[number] = std::make_unique<Connection>(
-                             accepted, context_.get(), address_of(from), options_.limits));
+    auto& connection = *(connections_[number] = make_connection(accepted, client_address(from)));
     connection.deadline = in(options_.request_seconds);
     connection.events = EPOLLIN;
     watch(accepted, number, EPOLLIN, EPOLL_CTL_ADD);
@@ -583,6 +580,7 @@ Connections::Connections(const ConnectionOptions& options, Handler handler, Refu
 Connections::~Connections() = default;
 int Connections::port() const { return loop_->port(); }
 std::size_t Connections::run() { return loop_->run(); }
+void Connections::renew_certificate() { loop_->renew_certificate(); }
 void Connections::end() { loop_->end(); }
 bool Connections::ending() const { return loop_->ending(); }
 std::size_t Connections::open() const { return loop_->open(); }

@@ -68,6 +68,9 @@ class Connections {
   /// Until end(), and until what had come by then is answered, or drain_seconds have passed: then the number
   /// of connections that are cut off before they had all of an answer.
   std::size_t run();
+  /// From any thread. Reads certificate and key again, for connections from now on. Throws as the constructor
+  /// where they are no good, and the former stay.
+  void renew_certificate();
   /// From any thread.
   void end();
   bool ending() const;

@@ -12,6 +12,7 @@
 #include "core/clock.h"
 #include "core/text.h"
 #include "recipes/service/access_log.h"
+#include "recipes/service/client_address.h"
 #include "recipes/service/embedded.h"
 
 namespace conclave::service {
@@ -39,8 +40,8 @@ std::string seen_by_httplib(std::string_view head, std::string& type) {
 // A request that is whole, for httplib to read, and its answer.
 class WholeStream : public httplib::Stream {
  public:
-  explicit WholeStream(const WholeRequest& request)
-      : request_(request),
+  WholeStream(const WholeRequest& request, std::string client)
+      : client_(std::move(client)),
         body_(std::string_view(request.bytes).substr(request.bytes.find("\r\n\r\n") + 4)),
         head_(seen_by_httplib(std::string_view(request.bytes).substr(0, request.bytes.size() - body_.size()),
                               type)),
@@ -58,9 +59,7 @@ class WholeStream : public httplib::Stream {
     answer.append(from, size);
     return static_cast<ssize_t>(size);
   }
-  void get_remote_ip_and_port(std::string& address, int& port) const override {
-    address = request_.address, port = 0;
-  }
+  void get_remote_ip_and_port(std::string& address, int& port) const override { address = client_, port = 0; }
   void get_local_ip_and_port(std::string& /*address*/, int& /*port*/) const override {}
   socket_t socket() const override { return INVALID_SOCKET; }
 
@@ -68,7 +67,7 @@ class WholeStream : public httplib::Stream {
   std::string type;  // Content-Type
 
  private:
-  const WholeRequest& request_;
+  const std::string client_;
   std::string_view body_;
   const std::string head_;
   std::string_view rest_of_head_;
@@ -153,6 +152,8 @@ class HttpService::Server : private httplib::Server {
         queue_(queue),
         outputs_(outputs),
         metrics_(metrics),
+        token_(std::make_shared<const std::string>(options.token)),
+        proxies_(options.proxies),
         limit_(options.rate, options.burst),
         log_(options.log.empty() ? nullptr : std::make_unique<AccessLog>(options.log)),
         connections_(
@@ -160,11 +161,13 @@ class HttpService::Server : private httplib::Server {
             [this](int status, std::string_view code, std::string_view reason, const std::string& address,
                    const RequestHead* head) {
               const std::string why(reason);
-              return refusal(status == 503 ? busy(why) : Refused{status, code, why}, address, head);
+              return refusal(status == 503 ? busy(why) : Refused{status, code, why}, client_of(address, head),
+                             head);
             },
             [this](const RequestHead& head, const std::string& address) {
-              const auto refused = refused_at_once(head.method, head.path, head.authorization, address);
-              return refused ? refusal(*refused, address, &head) : "";
+              const std::string client = client_of(address, &head);
+              const auto refused = refused_at_once(head.method, head.path, head.authorization, client);
+              return refused ? refusal(*refused, client, &head) : "";
             }) {
     set_payload_max_length(options.connections.limits.body);
     set_keep_alive_max_count(1'000'000);
@@ -173,6 +176,12 @@ class HttpService::Server : private httplib::Server {
   }
 
   Connections& connections() { return connections_; }
+
+  void renew(const std::string& token) {
+    connections_.renew_certificate();
+    token_ = std::make_shared<const std::string>(token);
+    if (log_) log_->reopen();
+  }
 
  private:
   void route() {
@@ -216,8 +225,13 @@ class HttpService::Server : private httplib::Server {
     });
   }
 
+  std::string client_of(const std::string& address, const RequestHead* head) const {
+    return proxies_.client_of(address, head ? std::string_view(head->forwarded) : "");
+  }
+
   WholeAnswer handle(const WholeRequest& request) {
-    WholeStream stream(request);
+    const std::string client = client_of(request.address, &request.head);
+    WholeStream stream(request, client);
     bool closed = false;
     task_ = std::nullopt, status_ = 400, type_ = stream.type, admitted_ = request.admitted;
     // As the client is told by this answer, and not a moment later; one that has sent more is told by the
@@ -230,25 +244,25 @@ class HttpService::Server : private httplib::Server {
     if (stream.answer.size() > 12) status_ = std::atoi(stream.answer.c_str() + 9);
     const double passed = seconds_since(request.arrived);
     metrics_.answered(task_, status_, passed);
-    note(request.address, &request.head, status_, passed, stream.answer.size());
+    note(client, &request.head, status_, passed, stream.answer.size());
     return {std::move(stream.answer), closed || !good || closes};
   }
 
-  std::string refusal(const Refused& refused, const std::string& address, const RequestHead* head) {
+  std::string refusal(const Refused& refused, const std::string& client, const RequestHead* head) {
     metrics_.answered(std::nullopt, refused.status, 0);
     const std::string body = error_text(refused.code, refused.message);
     std::string answer = fmt::format(
         "HTTP/1.1 {} {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\n{}{}{}{}\r\n{}",
         refused.status, reason_of(refused.status), kJson, body.size(), refused.header,
         refused.header.empty() ? "" : ": ", refused.value, refused.header.empty() ? "" : "\r\n", body);
-    note(address, head, refused.status, 0, answer.size());
+    note(client, head, refused.status, 0, answer.size());
     return answer;
   }
 
-  void note(const std::string& address, const RequestHead* head, int status, double seconds,
+  void note(const std::string& client, const RequestHead* head, int status, double seconds,
             std::size_t bytes_out) {
     if (log_)
-      log_->note({.address = address,
+      log_->note({.address = client,
                   .method = head ? head->method : "",
                   .path = head ? head->path : "",
                   .status = status,
@@ -256,16 +270,16 @@ class HttpService::Server : private httplib::Server {
                   .bytes_out = bytes_out});
   }
 
-  // What its head alone says against a request; how often `address` asks is counted, unless it is "". In any
+  // What its head alone says against a request; how often `client` asks is counted, unless it is "". In any
   // thread.
   std::optional<Refused> refused_at_once(const std::string& method, const std::string& path,
-                                         std::string_view authorization, const std::string& address) {
+                                         std::string_view authorization, const std::string& client) {
     const bool asks_model = path.starts_with("/v1/");
     if (asks_model) {
-      if (const double wait = address.empty() ? 0 : limit_.wait(address); wait > 0)
+      if (const double wait = client.empty() ? 0 : limit_.wait(client); wait > 0)
         return Refused{429, "too_many_requests", "too many requests from this address", "Retry-After",
                        fmt::format("{:.0f}", std::ceil(std::min(wait, 86400.0)))};
-      if (!options_.token.empty() && !has_token(authorization))
+      if (!has_token(authorization))
         return Refused{401, "unauthorized", "send the token: Authorization: Bearer TOKEN", "WWW-Authenticate",
                        "Bearer"};
     }
@@ -279,11 +293,12 @@ class HttpService::Server : private httplib::Server {
 
   // In a time that says nothing of how much of it is right.
   bool has_token(std::string_view given) const {
+    const std::shared_ptr<const std::string> token = token_.load();
+    if (token->empty()) return true;
     constexpr std::string_view kBearer = "Bearer ";
     if (!same_but_for_case(given.substr(0, kBearer.size()), kBearer)) return false;
     given.remove_prefix(kBearer.size());
-    return given.size() == options_.token.size() &&
-           CRYPTO_memcmp(given.data(), options_.token.data(), given.size()) == 0;
+    return given.size() == token->size() && CRYPTO_memcmp(given.data(), token->data(), given.size()) == 0;
   }
 
   void answer_query(const httplib::Request& request, httplib::Response& answer) {
@@ -332,6 +347,8 @@ class HttpService::Server : private httplib::Server {
   BatchQueue& queue_;
   const Outputs& outputs_;
   Metrics& metrics_;
+  std::atomic<std::shared_ptr<const std::string>> token_;
+  const Proxies proxies_;
   RateLimit limit_;
   std::unique_ptr<AccessLog> log_;
   static thread_local std::optional<TaskKind> task_;  // of the request at hand
@@ -352,6 +369,7 @@ HttpService::HttpService(const HttpOptions& options, const Inputs& inputs, const
 HttpService::~HttpService() = default;
 int HttpService::port() const { return server_->connections().port(); }
 std::size_t HttpService::run() { return server_->connections().run(); }
+void HttpService::renew(const std::string& token) { server_->renew(token); }
 void HttpService::end() { server_->connections().end(); }
 
 }  // namespace conclave::service

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "recipes/service/batch_queue.h"
 #include "recipes/service/connections.h"
@@ -16,10 +17,11 @@ namespace conclave::service {
 
 struct HttpOptions {
   ConnectionOptions connections;
-  std::string token;  ///< that "Authorization: Bearer" must have for /v1; "": nobody is asked
+  std::string token;  ///< that "Authorization: Bearer" must have for /v1, until renew(); "": nobody is asked
   double rate = 0;    ///< requests per second and address; 0: as many as they like
   double burst = 20;
-  std::string log;  ///< file for AccessLog; "": none
+  std::string log;                   ///< file for AccessLog; "": none
+  std::vector<std::string> proxies;  ///< addresses whose X-Forwarded-For is believed
 };
 
 class HttpService {
@@ -34,6 +36,9 @@ class HttpService {
   /// Until end() is called, from any thread, and what had come by then is answered; as Connections::run().
   /// Throws nothing.
   std::size_t run();
+  /// From any thread. Asks for that token from now on, reads the certificate again, and begins the log again
+  /// where it was moved away. Throws Error where one of them is no good; what was before it is renewed.
+  void renew(const std::string& token);
   void end();
 
  private:

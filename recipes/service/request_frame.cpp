@@ -94,6 +94,8 @@ RequestFrame::State RequestFrame::read_head(std::string_view head) {
     if (same_but_for_case(name, "content-encoding") && !same_but_for_case(value, "identity"))
       return refuse(415, "unsupported_encoding", "send the body as it is, without a Content-Encoding");
     if (same_but_for_case(name, "authorization")) told_.authorization = value;
+    if (same_but_for_case(name, "x-forwarded-for"))
+      told_.forwarded.append(told_.forwarded.empty() ? "" : ",").append(value);
     if (same_but_for_case(name, "connection")) {
       closes = closes || lists(value, "close");
       stays = stays || lists(value, "keep-alive");

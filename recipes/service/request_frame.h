@@ -18,6 +18,7 @@ struct FrameLimits {
 struct RequestHead {
   std::string method, path;        ///< the latter decoded, without what follows a ?
   std::string authorization = {};  ///< "" without
+  std::string forwarded = {};      ///< X-Forwarded-For, all of them
   bool closes = false;             ///< the connection, after the answer
 };
 

@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import signal
+import ssl
 import subprocess
 import threading
 import time
@@ -314,6 +315,68 @@ def secured():
         assert old.returncode != 0, "TLS 1.2 is taken"
 
 
+def renewed():
+    """By SIGHUP: another certificate, key and token, and a log that was moved away."""
+
+    def certificate(name):
+        run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+             "-keyout", "renewed.key", "-out", "renewed.pem", "-subj", f"/CN={name}"])
+        return ssl.PEM_cert_to_DER_cert(Path("renewed.pem").read_text())
+
+    def hang_up(says):
+        service.job.send_signal(signal.SIGHUP)
+        line = service.job.stdout.readline()
+        assert says in line, line
+
+    def shown(connection):
+        connection.connect()
+        return connection.sock.getpeercert(binary_form=True)
+
+    def ask(token, status, connection=None):
+        return service.post("embed", {"text": TEXTS[0]}, status, {"Authorization": f"Bearer {token}"}, connection)
+
+    old, new = "the-token-of-yesterday", "the-token-of-tomorrow"
+    first = certificate("first")
+    Path("renewed.token").write_text(old)
+    files = ["--certificate=renewed.pem", "--key=renewed.key", "--token_file=renewed.token", "--log=renewed.jsonl"]
+    with serving("one", *files) as service:
+        kept = service.connect()
+        assert shown(kept) == first
+        ask(old, 200, kept)
+        second = certificate("second")
+        Path("renewed.token").write_text(new)
+        os.rename("renewed.jsonl", "moved.jsonl")
+        assert shown(service.connect()) == first, "it was not asked to read again"
+        hang_up("read again")
+        assert shown(service.connect()) == second
+        assert ask(old, 401)["code"] == "unauthorized"
+        ask(new, 200, kept)  # a connection goes on
+        assert len(Path("moved.jsonl").read_text().splitlines()) == 1
+        assert len(Path("renewed.jsonl").read_text().splitlines()) == 2
+        Path("renewed.pem").write_text("torn")
+        hang_up("no PEM file of a certificate")
+        assert shown(service.connect()) == second
+        Path("renewed.token").write_text("short")
+        certificate("third")
+        hang_up("of 16 characters or more")
+        ask(new, 200)
+
+
+def behind_a_proxy():
+    """Each client has a rate of its own, by what a proxy that is named says; of others nobody believes it."""
+    for known in (True, False):
+        log = f"proxied{known}.jsonl"
+        with serving("one", "--rate=0.01", "--burst=2", f"--log={log}", "--proxy=127.0.0.1" if known else "--proxy=192.0.2.1") as service:
+            asks = lambda client: service.ask(
+                "POST", "/v1/embed", json.dumps({"text": "a"}), {"Content-Type": "application/json", "X-Forwarded-For": client}
+            )[0]
+            got = [asks(client) for client in ("10.0.0.1", "10.0.0.1", "10.0.0.1", "10.0.0.9, 10.0.0.2")]
+            assert got == [200, 200, 429, 200 if known else 429], (known, got)
+        seen = [json.loads(line)["address"] for line in open(log)]
+        assert seen == (["10.0.0.1"] * 3 + ["10.0.0.2"] if known else ["127.0.0.1"] * 4), seen
+    run([PROGRAM, "serve", "one", "--proxy=proxy.example"], status=1, says=["--proxy proxy.example: no address"])
+
+
 def ask_together(service, clients, texts):
     """So many clients, each of whom asks all of the texts one after the other: [(status, headers, body)]"""
     answers = []
@@ -371,6 +434,8 @@ def main():
     cut_off()
     engine_fails()
     secured()
+    renewed()
+    behind_a_proxy()
     busy()
     odd_batches()
 

@@ -39,6 +39,7 @@ TEST_CASE("a head tells who asks for what, before the body is there", "[service]
   CHECK(frame.head()->method == "POST");
   CHECK(frame.head()->path == "/v1/classify");
   CHECK(frame.head()->authorization == "Bearer abc");
+  CHECK(frame.head()->forwarded.empty());
   for (const auto& [target, path] : {std::pair("/%761/classif%79", "/v1/classify"),
                                      {"/%", "/%"},
                                      {"/%4", "/%4"},
