@@ -37,6 +37,7 @@ struct GradientSlot {
                    GradientSlot& slot) = nullptr;  ///< called when pending falls to 0 in backward
   void* context = nullptr;
   const RowRange* range = nullptr;  ///< of Tape::range's tensors: in whose gradient theirs is
+  Tensor* panels = nullptr;         ///< of a parameter for inference: Parameter::panels
 };
 
 /// A gradient to write to, and how: the first contribution assigns, later ones add.

@@ -9,7 +9,7 @@
 #include <string>
 
 /// Raised by every change of an installed header after which plug-ins must be compiled anew.
-#define CONCLAVE_PLUGIN_ABI 6
+#define CONCLAVE_PLUGIN_ABI 7
 
 #define CONCLAVE_AS_TEXT(value) CONCLAVE_AS_TEXT_(value)
 #define CONCLAVE_AS_TEXT_(value) #value

@@ -78,7 +78,8 @@ LoadedModel::LoadedModel(const std::string& checkpoint, const ProcessGrid& grid,
   step_ = reader.state().step;
   model_ = std::make_unique<Model>(
       recipe_, model_sizes(recipe_.data, class_names_.size(), tokenizer_, image_shape(metadata)), grid);
-  parameters_ = std::make_unique<ParameterSet>(*model_, DType::f32, 0, grid.device());
+  parameters_ =
+      std::make_unique<ParameterSet>(*model_, DType::f32, 0, grid.device(), ParameterUse::inference);
   load_model(reader, *parameters_, *model_, calibrates);
   if (Quantization* quantization = model_->quantization()) {
     quantization->calibrates = calibrates;

@@ -1,5 +1,6 @@
 #include "autograd/functions/accumulator.h"
 #include "autograd/functions/functions.h"
+#include "autograd/functions/panels.h"
 #include "core/kernels/activation.h"
 #include "core/kernels/reduction.h"
 
@@ -20,7 +21,8 @@ Tensor grouped_linear(Tape& tape, const Tensor& x, kernels::RowOffsets offsets, 
       y.slot && activation != Activation::none ? tape.empty(y.shape(), y.dtype()) : Tensor();
   // In inference, what a text is told does not depend on its neighbours in the batch, to the last bit.
   kernels::grouped_linear(x, offsets, weight, bias, activation, y, derivative,
-                          tape.recording() ? kernels::RowBits::fastest : kernels::RowBits::independent);
+                          tape.recording() ? kernels::RowBits::fastest : kernels::RowBits::independent,
+                          panels_of(tape, weight));
   if (!y.slot) return y;
   const kernels::RowOffsets groups = tape.arena().copy(offsets);
   const ExampleRows apart = tape.examples_of("linear", x.size(0), {&weight, &bias});

@@ -1,5 +1,6 @@
 #include "autograd/functions/accumulator.h"
 #include "autograd/functions/functions.h"
+#include "autograd/functions/panels.h"
 #include "core/kernels/activation.h"
 #include "core/kernels/channels.h"
 #include "core/kernels/convolution.h"
@@ -94,8 +95,11 @@ Tensor convolution(Tape& tape, const Tensor& x, const Tensor& weight, const Tens
   {
     const ArenaScope scope(tape.arena());
     // As of linear layers, whose functions say why.
+    const Tensor matrix =
+        reshape(weight, {1, weight.size(0), weight.size(1) * weight.size(2) * weight.size(3)});
     kernels::convolution(x, weight, bias, window, activation, y, derivative, scratch(tape),
-                         tape.recording() ? kernels::RowBits::fastest : kernels::RowBits::independent);
+                         tape.recording() ? kernels::RowBits::fastest : kernels::RowBits::independent,
+                         panels_of(tape, matrix));
   }
   const ExampleRows apart = tape.examples_of("convolution", x.size(0), {&weight, &bias});
   tape.record("convolution", {&x, &weight, &bias}, {&y}, [=](Tape& tape) {

@@ -38,6 +38,7 @@ struct Parameter {
   Index global_rows = 0;  ///< over all ranks, where sharded
   Tensor value;           ///< its slot points to `slot` below
   GradientSlot slot;
+  Tensor panels;  ///< for inference: kernels::pack_weight() of it, from the first product on
 
   Shape global_shape() const;
 };

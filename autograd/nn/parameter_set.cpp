@@ -40,7 +40,7 @@ void initialize(const Parameter& parameter, std::uint64_t seed) {
   if (!on_host) values.copy_from(drawn);
 }
 
-ParameterSet::ParameterSet(Module& model, DType dtype, std::uint64_t seed, Device device)
+ParameterSet::ParameterSet(Module& model, DType dtype, std::uint64_t seed, Device device, ParameterUse use)
     : values_("parameters", 0, device), gradients_("gradients", 0, device), zeros_(device) {
   for (const auto& [name, parameter] : model.named_parameters()) {
     parameter->name = name;
@@ -69,18 +69,23 @@ ParameterSet::ParameterSet(Module& model, DType dtype, std::uint64_t seed, Devic
       parts.push_back(std::move(part));
     }
   }
-  gradients_.seal_for(bytes);
+  const bool training = use == ParameterUse::training;
+  gradients_.seal_for(training ? bytes : 0);
   for (const Buffer* buffer : buffers_) bytes += Arena::room_for(buffer->shape, dtype);
   values_.seal_for(bytes);
   for (const auto& [members, elements] : parts) {
-    segments_.push_back({values_.zeros({elements}, dtype), gradients_.zeros({elements}, dtype),
-                         members.front()->decay, members.front()->sharded});
+    segments_.push_back({values_.zeros({elements}, dtype),
+                         training ? gradients_.zeros({elements}, dtype) : Tensor(), members.front()->decay,
+                         members.front()->sharded});
     const Segment& segment = segments_.back();
     Index begin = 0;
     for (Parameter* parameter : members) {
       const Index end = begin + parameter->shape.numel();
       parameter->value = segment.values.slice(0, begin, end).reshape(parameter->shape);
-      parameter->slot.gradient = segment.gradients.slice(0, begin, end).reshape(parameter->shape);
+      parameter->slot.gradient =
+          training ? segment.gradients.slice(0, begin, end).reshape(parameter->shape) : Tensor();
+      parameter->panels = Tensor();
+      parameter->slot.panels = training ? nullptr : &parameter->panels;
       parameter->slot.parameter = true;
       parameter->value.slot = &parameter->slot;
       begin += padded(*parameter);

@@ -12,18 +12,23 @@
 
 namespace conclave {
 
+/// For inference, parameters have no gradients, and stay as they are from the first pass on, which packs the
+/// weights of products once for all. Packed, they take no more memory than gradients do in training.
+enum class ParameterUse : std::uint8_t { training, inference };
+
 class ParameterSet {
  public:
   /// One flat stretch of parameters that are treated alike.
   struct Segment {
-    Tensor values, gradients;  ///< [elements]
+    Tensor values, gradients;  ///< [elements]; for inference, gradients are undefined
     bool decay = true;
     bool sharded = false;
   };
 
   /// Takes place on `device` for all parameters and buffers of `model` and initializes them. `model` must
   /// outlive the set.
-  ParameterSet(Module& model, DType dtype, std::uint64_t seed, Device device = Device::cpu);
+  ParameterSet(Module& model, DType dtype, std::uint64_t seed, Device device = Device::cpu,
+               ParameterUse use = ParameterUse::training);
 
   const std::vector<Parameter*>& parameters() const { return parameters_; }
   const std::vector<Buffer*>& buffers() const { return buffers_; }

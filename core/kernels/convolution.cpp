@@ -120,7 +120,7 @@ Index convolution_scratch(const Tensor& x, const Window& window) {
 
 void convolution(const Tensor& x, const Tensor& weight, const Tensor& bias, const Window& window,
                  Activation activation, const Tensor& y, const Tensor& derivative, const Tensor& scratch,
-                 RowBits bits) {
+                 RowBits bits, const Tensor& panels) {
   check("convolution", x, weight, window, y, scratch);
   if (bias.defined()) expect("convolution", "bias", bias, {weight.size(0)}, x.dtype());
   if (derivative.defined()) expect("convolution", "derivative", derivative, y.shape(), x.dtype());
@@ -133,7 +133,7 @@ void convolution(const Tensor& x, const Tensor& weight, const Tensor& bias, cons
       const Index offsets[] = {0, rows.size(0)};
       grouped_linear(rows, offsets, as_weight(weight), as_bias(bias), activation,
                      as_rows(y.rows(first, last)),
-                     derivative.defined() ? as_rows(derivative.rows(first, last)) : derivative, bits);
+                     derivative.defined() ? as_rows(derivative.rows(first, last)) : derivative, bits, panels);
     });
   });
 }

@@ -16,10 +16,11 @@ Index convolution_scratch(const Tensor& x, const Window& window);
 /// size, in] + bias [out]); bias may be undefined. `derivative`, like y, where defined receives
 /// activation'(...) for the backward pass. `bits` are a pixel's here. On a CUDA device they may depend on the
 /// number of images in any case, by which cuDNN chooses an algorithm; where they are to be independent, it
-/// computes in f32 whatever conclave::precision() says.
+/// computes in f32 whatever conclave::precision() says. `panels` are grouped_linear's, of the weight [1, out,
+/// size x size x in].
 void convolution(const Tensor& x, const Tensor& weight, const Tensor& bias, const Window& window,
                  Activation activation, const Tensor& y, const Tensor& derivative, const Tensor& scratch,
-                 RowBits bits = RowBits::fastest);
+                 RowBits bits = RowBits::fastest, const Tensor& panels = {});
 
 /// dx (=, +=), like x, from dz, the gradient before the activation, like y.
 void convolution_backward_input(const Tensor& dz, const Tensor& weight, const Window& window,

@@ -106,18 +106,23 @@ void few_rows_product(Index rows, Index outputs, Index in, const T* x, const T* 
   transpose_back(rows, outputs, sums, stride, bias, y, y_row);
 }
 
-/// The same for any number of rows; outputs must be whole panels of kTileColumns.
-template <class T>
+/// The same for any number of rows; outputs must be whole vectors. The weight is taken in panels, as many
+/// outputs' transposed; `packed`: it lies so already, panel by panel.
+template <class T, bool packed>
 void many_rows_product(Index rows, Index outputs, Index in, const T* x, const T* weight, const T* bias, T* y,
                        Index y_row) {
   using namespace few_rows;
   constexpr Index kMost = 2 * kTileColumns<T>;
-  alignas(64) T panel[kDepth * kMost];
+  alignas(64) T columns[packed ? 1 : kDepth * kMost];
   for (Index output = 0, count = 0; output < outputs; output += count) {
     count = std::min(panel_columns<T>(), outputs - output);
     for (Index first = 0; first == 0 || first < in; first += kDepth) {
       const Index depth = std::min(kDepth, in - first);
-      transpose_rows(count, depth, weight + output * in + first, in, panel, count);
+      const T* panel = columns;
+      if constexpr (packed)
+        panel = weight + output * in + first * count;
+      else
+        transpose_rows(count, depth, weight + output * in + first, in, columns, count);
       tile_product(rows, count, depth, x + first, in, Index{1}, panel, count, y + output, y_row, first > 0);
     }
     if (!bias) continue;

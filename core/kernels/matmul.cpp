@@ -55,6 +55,12 @@ Index rows_per_task(Index rows) {
   return std::clamp<Index>((share + 7) / 8 * 8, 64, 512);
 }
 
+// Outputs that lie in panels; those that do not fill a vector are taken from their rows.
+template <class T>
+Index paneled_outputs(Index out) {
+  return out / kLanes<T> * kLanes<T>;
+}
+
 }  // namespace
 
 void expect_offsets(const char* operation, const char* argument, RowOffsets offsets, Index groups,
@@ -88,7 +94,8 @@ void matmul(const Tensor& a, Transpose transpose_a, const Tensor& b, Transpose t
 }
 
 void grouped_linear(const Tensor& x, RowOffsets offsets, const Tensor& weight, const Tensor& bias,
-                    Activation activation, const Tensor& y, const Tensor& derivative, RowBits bits) {
+                    Activation activation, const Tensor& y, const Tensor& derivative, RowBits bits,
+                    const Tensor& panels) {
   expect_rank("linear", "x", x, 2);
   expect_rank("linear", "weight", weight, 3);
   const Index rows = x.size(0), in = x.size(1), groups = weight.size(0), out = weight.size(1);
@@ -102,6 +109,8 @@ void grouped_linear(const Tensor& x, RowOffsets offsets, const Tensor& weight, c
   if constexpr (kBuiltWithCuda)
     if (on_cuda("linear", x, weight, bias, y, derivative))
       return cuda::grouped_linear(x, offsets, weight, bias, activation, y, derivative, bits);
+  const bool packed = panels.defined() && bits == RowBits::independent;
+  if (packed) expect("linear", "panels", panels, panels_shape(weight), weight.dtype());
 
   Index largest = 0;
   for (std::size_t g = 0; g + 1 < offsets.size(); ++g)
@@ -112,20 +121,22 @@ void grouped_linear(const Tensor& x, RowOffsets offsets, const Tensor& weight, c
     const T *px = x.data<T>(), *pw = weight.data<T>(), *pb = bias.defined() ? bias.data<T>() : nullptr;
     T *py = y.data<T>(), *pd = derivative.defined() ? derivative.data<T>() : nullptr;
     if (largest <= kFewRows || bits == RowBits::independent) {
-      // Groups of many rows take their weights in panels, but for outputs that do not fill one.
-      const Index paneled = largest > kFewRows ? out / kTileColumns<T> * kTileColumns<T> : 0;
-      const auto product = [&](const Blocks& parts, Index first_output, Index last_output, auto&& multiply) {
+      // Groups of many rows, and all where it is packed, take their weights in panels.
+      const Index paneled = packed || largest > kFewRows ? paneled_outputs<T>(out) : 0;
+      // The weights are at `from`, `of_group` outputs for each group.
+      const auto product = [&](const Blocks& parts, const T* from, Index of_group, Index first_output,
+                               Index last_output, auto&& multiply) {
         const Index count = parts.count();
         // What is rearranged is so anew for every task, so that there should not be many; but every thread
-        // wants a few.
+        // wants a few. A share is of whole panels, which have 32 outputs at most.
         const Index even = count * (last_output - first_output) / (4 * omp_get_max_threads());
-        const Index share = std::clamp<Index>((even + 15) / 16 * 16, 64, kFewOutputs<T>);
+        const Index share = std::clamp<Index>((even + 31) / 32 * 32, packed ? 32 : 64, kFewOutputs<T>);
 #pragma omp parallel for collapse(2) schedule(dynamic) if (rows * in * out > kParallelElements)
         for (Index number = 0; number < count; ++number) {
           for (Index first = first_output; first < last_output; first += share) {
             const auto [group, begin, end] = parts.task(number);
             const Index outputs = std::min(share, last_output - first);
-            multiply(end - begin, outputs, in, px + begin * in, pw + (group * out + first) * in,
+            multiply(end - begin, outputs, in, px + begin * in, from + (group * of_group + first) * in,
                      pb ? pb + group * out + first : nullptr, py + begin * out + first, out);
             if (activation == Activation::none && !pd) continue;
             for (Index at = begin * out + first; at < end * out; at += out)
@@ -133,11 +144,13 @@ void grouped_linear(const Tensor& x, RowOffsets offsets, const Tensor& weight, c
           }
         }
       };
-      if (paneled > 0)
-        product({offsets, kManyRows}, 0, paneled, [](Index count, auto... arguments) {
-          (count > kFewRows ? many_rows_product<T> : few_rows_product<T>)(count, arguments...);
+      if (packed)
+        product({offsets, kManyRows}, panels.data<T>(), paneled, 0, paneled, many_rows_product<T, true>);
+      else if (paneled > 0)
+        product({offsets, kManyRows}, pw, out, 0, paneled, [](Index count, auto... arguments) {
+          (count > kFewRows ? many_rows_product<T, false> : few_rows_product<T>)(count, arguments...);
         });
-      if (paneled < out) product({offsets, kFewRows}, paneled, out, few_rows_product<T>);
+      if (paneled < out) product({offsets, kFewRows}, pw, out, paneled, out, few_rows_product<T>);
       return;
     }
 #pragma omp parallel for schedule(dynamic) if (tasks > 1)
@@ -151,6 +164,30 @@ void grouped_linear(const Tensor& x, RowOffsets offsets, const Tensor& weight, c
       if (activation != Activation::none || pd)
         activate(py + begin * out, (end - begin) * out, activation, pd ? pd + begin * out : nullptr);
     }
+  });
+}
+
+Shape panels_shape(const Tensor& weight) {
+  expect_rank("pack_weight", "weight", weight, 3);
+  return for_floating(weight.dtype(), "pack_weight", [&]<class T>(T) {
+    return Shape{weight.size(0), paneled_outputs<T>(weight.size(1)), weight.size(2)};
+  });
+}
+
+void pack_weight(const Tensor& weight, const Tensor& panels) {
+  const Shape shape = panels_shape(weight);
+  const Index groups = weight.size(0), out = weight.size(1), in = weight.size(2);
+  expect("pack_weight", "weight", weight, {groups, out, in}, weight.dtype());
+  expect("pack_weight", "panels", panels, shape, weight.dtype());
+  for_floating(weight.dtype(), "pack_weight", [&]<class T>(T) {
+    const Index paneled = paneled_outputs<T>(out), panel = few_rows::panel_columns<T>();
+#pragma omp parallel for collapse(2) schedule(static) if (weight.numel() > kParallelElements)
+    for (Index group = 0; group < groups; ++group)
+      for (Index output = 0; output < paneled; output += panel) {
+        const Index count = std::min(panel, paneled - output);
+        few_rows::transpose_rows(count, in, weight.data<T>() + (group * out + output) * in, in,
+                                 panels.data<T>() + (group * paneled + output) * in, count);
+      }
   });
 }
 

@@ -35,10 +35,16 @@ enum class RowBits : std::uint8_t { fastest, independent };
 
 /// y [rows, out] = activation(x [rows, in] weight[g] [out, in]^T + bias[g] [out]), weight [groups, out, in],
 /// bias [groups, out] or undefined. `derivative` [rows, out], where defined, receives
-/// activation'(pre-activation) for the backward pass.
+/// activation'(pre-activation) for the backward pass. `panels`, where defined, is what pack_weight() made of
+/// the weight: products of independent rows take it, and have the same bits as without.
 void grouped_linear(const Tensor& x, RowOffsets offsets, const Tensor& weight, const Tensor& bias,
                     Activation activation, const Tensor& y, const Tensor& derivative,
-                    RowBits bits = RowBits::fastest);
+                    RowBits bits = RowBits::fastest, const Tensor& panels = {});
+
+/// `panels`, of panels_shape(), is a weight [groups, out, in] in host memory as this processor's tiles take
+/// it: what products would else rearrange each time, or else rearrange few rows of x for.
+Shape panels_shape(const Tensor& weight);
+void pack_weight(const Tensor& weight, const Tensor& panels);
 
 /// dx [rows, in] (=, +=) dz [rows, out] weight[g]; dz is the gradient at the pre-activation.
 void grouped_linear_backward_input(const Tensor& dz, RowOffsets offsets, const Tensor& weight,

@@ -1,11 +1,13 @@
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <map>
 #include <set>
 #include <string>
+#include <vector>
 
-#include "autograd/nn/layers.h"
 #include "autograd/nn/parameter_set.h"
+#include "autograd/nn/vision_layers.h"
 #include "tests/core/values.h"
 
 namespace conclave {
@@ -184,6 +186,78 @@ TEST_CASE("parameter arenas are sealed: nothing else fits", "[module]") {
   CHECK(set.values().sealed());
   CHECK(set.gradients().sealed());
   CHECK_THROWS_AS(set.values().allocate(64), Error);
+}
+
+// A layer of each kind of product.
+struct EachProduct : Module {
+  EachProduct() {
+    add_module("linear", linear), add_module("convolution", convolution), add_module("experts", experts);
+    add_module("embedding", embedding);
+  }
+  Linear linear{20, 40};
+  Convolution convolution{5, 11, {3, 1, 1}};
+  Shard experts{0, 4, 4};
+  Embedding embedding{30, 20};
+
+  Parameter& expert_weight() const { return *experts.named_parameters().front().second; }
+  // What they make of the same rows and images, in a pass that does not record.
+  std::vector<Tensor> outputs() const {
+    static const Index offsets[] = {0, 3, 3, 4, 9};
+    Arena arena("activations");
+    Tape tape(arena, false);
+    const Tensor x = random_values({9, 20}, 1, DType::f32), rows = random_values({9, 5}, 2, DType::f32),
+                 images = random_values({2, 6, 6, 5}, 3, DType::f32);
+    std::vector<Tensor> found;
+    for (const Tensor& y :
+         {linear(tape, x, Activation::gelu), convolution(tape, images),
+          functions::grouped_linear(tape, rows, offsets, expert_weight().value, Tensor()),
+          functions::linear(tape, x, embedding.table(), Tensor()), linear.part(tape, x, 3, 30)})
+      found.push_back(y.clone());
+    return found;
+  }
+  std::vector<const Parameter*> packed() const {
+    std::vector<const Parameter*> found;
+    for (const auto& [name, parameter] : named_parameters())
+      if (parameter->panels.defined()) found.push_back(parameter);
+    return found;
+  }
+};
+
+bool all_same_bits(const std::vector<Tensor>& a, const std::vector<Tensor>& b) {
+  return std::ranges::equal(a, b, [](const Tensor& x, const Tensor& y) { return same_bits(x, y); });
+}
+
+TEST_CASE("for inference, weights are packed once, and products have the same bits", "[module]") {
+  EachProduct trained, used;
+  const ParameterSet training(trained, DType::f32, 1);
+  ParameterSet inference(used, DType::f32, 1, Device::cpu, ParameterUse::inference);
+  CHECK(inference.gradients().capacity() == 0);
+  for (const auto& segment : inference.segments()) CHECK_FALSE(segment.gradients.defined());
+  const std::vector<Tensor> expected = trained.outputs();
+  CHECK(all_same_bits(used.outputs(), expected));
+  const std::vector<const Parameter*> packed = used.packed();
+  REQUIRE(packed.size() == 4);
+  std::vector<const void*> places;
+  for (const Parameter* parameter : packed) places.push_back(parameter->panels.raw());
+  CHECK(all_same_bits(used.outputs(), expected));
+  for (std::size_t i = 0; i < packed.size(); ++i) CHECK(packed[i]->panels.raw() == places[i]);
+  CHECK(trained.packed().empty());
+
+  // What packed them is forgotten with the set.
+  const ParameterSet other(used, DType::f32, 2, Device::cpu, ParameterUse::inference);
+  CHECK(used.packed().empty());
+  CHECK_FALSE(all_same_bits(used.outputs(), expected));
+}
+
+TEST_CASE("evaluation between steps of training sees the weights that a step has changed", "[module]") {
+  EachProduct model, again;
+  const ParameterSet set(model, DType::f32, 1), changed(again, DType::f32, 2);
+  const std::vector<Tensor> before = model.outputs();
+  for (std::size_t i = 0; i < set.segments().size(); ++i)
+    set.segments()[i].values.copy_from(changed.segments()[i].values);
+  CHECK(all_same_bits(model.outputs(), again.outputs()));
+  CHECK_FALSE(all_same_bits(model.outputs(), before));
+  CHECK(model.packed().empty());
 }
 
 TEST_CASE("buffers have names like parameters, a place behind them, and start as they say", "[module]") {

@@ -199,6 +199,47 @@ TEMPLATE_TEST_CASE("an independent row has the same bits whatever rows are besid
   }
 }
 
+TEMPLATE_TEST_CASE("a packed weight gives the same bits as one that lies in rows", "[kernels]", float,
+                   double) {
+  constexpr DType dtype = dtype_of<TestType>;
+  const std::vector<std::vector<Index>> divisions{{0, 1},   {0, 7},          {0, 64},       {0, 65}, {0, 130},
+                                                  {0, 500}, {0, 0, 3, 3, 3}, {0, 5, 5, 90}, {0, 0}};
+  for (const Index in : {0, 1, 37, 256, 300})
+    for (const Index out : {1, 4, 7, 8, 15, 24, 33, 48, 70, 300})
+      for (const std::vector<Index>& offsets : divisions) {
+        const Index rows = offsets.back(), groups = static_cast<Index>(offsets.size()) - 1;
+        CAPTURE(in, out, rows, groups);
+        const Tensor x = random_values({rows, in}, 1, dtype),
+                     weight = random_values({groups, out, in}, 2, dtype),
+                     bias = random_values({groups, out}, 3, dtype),
+                     panels = unwritten(panels_shape(weight), dtype);
+        pack_weight(weight, panels);
+        for (const bool whole : {false, true}) {
+          const auto run = [&](const Tensor& packed, const Tensor& derivative) {
+            const Tensor y = unwritten({rows, out}, dtype);
+            grouped_linear(x, offsets, weight, whole ? bias : Tensor(),
+                           whole ? Activation::gelu : Activation::none, y, derivative, RowBits::independent,
+                           packed);
+            return y;
+          };
+          const Tensor slope = unwritten({rows, out}, dtype), expected = slope.clone();
+          CHECK(same_bits(run(panels, whole ? slope : Tensor()), run(Tensor(), whole ? expected : Tensor())));
+          if (whole) CHECK(same_bits(slope, expected));
+        }
+      }
+}
+
+TEST_CASE("a packed weight has its own shape", "[kernels]") {
+  const Tensor x = Tensor::zeros({4, 3}), weight = Tensor::zeros({2, 17, 3}), y = Tensor::zeros({4, 17});
+  const std::vector<Index> offsets{0, 1, 4};
+  CHECK(panels_shape(weight) == Shape{2, 16, 3});
+  CHECK_THROWS_WITH(pack_weight(weight, Tensor::zeros({2, 17, 3})),
+                    "pack_weight: panels is f32 [2, 17, 3], expected f32 [2, 16, 3]");
+  CHECK_THROWS_WITH(grouped_linear(x, offsets, weight, {}, Activation::none, y, {}, RowBits::independent,
+                                   Tensor::zeros({1, 16, 3})),
+                    "linear: panels is f32 [1, 16, 3], expected f32 [2, 16, 3]");
+}
+
 TEMPLATE_TEST_CASE("tiles of wide vectors add up the same sums in the same order", "[kernels]", float,
                    double) {
   constexpr DType dtype = dtype_of<TestType>;

@@ -96,7 +96,7 @@ def refused(ranks, plugins, *says, expert="faulty", router="linear", status=2):
 def mistakes():
     for ranks in (1, 2):
         refused(ranks, plugin("none"), "run.plugins", "plugins/libnone.so", "no such file")
-        refused(ranks, plugin("foreign"), "run.plugins", "ABI 99; GCC 99", "ABI 6; ", "compile it anew")
+        refused(ranks, plugin("foreign"), "run.plugins", "ABI 99; GCC 99", "ABI 7; ", "compile it anew")
     refused(1, "run.plugins=tiny.toml", "run.plugins", "is not a shared library")
     Path("torn.so").write_bytes(Path("plugins/libmedical.so").read_bytes()[:6000])
     refused(1, "run.plugins=torn.so", "run.plugins", "torn.so")
