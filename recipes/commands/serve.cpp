@@ -11,6 +11,7 @@
 #include "core/text.h"
 #include "data/file.h"
 #include "recipes/commands/commands.h"
+#include "recipes/service/complaint.h"
 #include "recipes/service/model_engine.h"
 
 namespace conclave::commands {
@@ -35,12 +36,13 @@ void answer_all(BatchQueue& queue, Engine& engine, Metrics& metrics, bool alone)
   while (EngineBatch* batch = queue.next()) {
     try {
       engine.step(*batch);
+      queue.end_step();
       if (batch->under_way) continue;
-      queue.took(batch->work.seconds);
       metrics.computed(batch->jobs, batch->work);
     } catch (const std::exception& error) {
       if (!alone) throw;  // the other ranks are somewhere else
-      fmt::print(stderr, "conclave: {}\n", error.what());
+      queue.end_step();
+      complain(error.what());
       for (Job* job : batch->jobs) job->answered.set_exception(std::current_exception());
       continue;
     }
@@ -73,16 +75,27 @@ std::string address_of(const HttpOptions& http, int port) {
                      host.find(':') == std::string::npos ? host : "[" + host + "]", port);
 }
 
-// Keys and certificates that have others in their place, and a log that was moved away: none of it wants an
-// end.
-void renew(HttpService& service, const ServeArguments& arguments) {
-  try {
-    service.renew(token_in(arguments.token_file));
-    fmt::print("certificate, key and token are read again, and the log is begun again where it was moved\n");
-    std::fflush(stdout);
-  } catch (const Error& error) {
-    fmt::print(stderr, "conclave: {}; it goes on with what was read before\n", error.what());
-  }
+// Keys and certificates that have others in their place, and a log that was moved away, want no end of the
+// service. False where there is none of them.
+bool renew(HttpService& service, const ServeArguments& arguments) {
+  const auto attempt = [&](const std::string& option, const char* what, const auto& again) {
+    if (option.empty()) return false;
+    try {
+      again();
+      std::fputs(fmt::format("{} again, as asked by SIGHUP\n", what).c_str(), stdout);
+      std::fflush(stdout);
+    } catch (const std::exception& error) {
+      complain(fmt::format("{}; the former stays in use", error.what()));
+    }
+    return true;
+  };
+  const ConnectionOptions& connections = arguments.http.connections;
+  const bool certified =
+      attempt(connections.certificate, "certificate and key are read", [&] { service.renew_certificate(); });
+  const bool asked = attempt(arguments.token_file, "the token is read",
+                             [&] { service.renew_token(token_in(arguments.token_file)); });
+  return attempt(arguments.http.log, "the log's file is opened", [&] { service.reopen_log(); }) ||
+         certified || asked;
 }
 
 }  // namespace
@@ -122,7 +135,7 @@ int serve(const ServeArguments& arguments, const Surroundings& surroundings, con
 
   std::jthread signals([&](const std::stop_token& stopped) {  // which may come at any time, and wake nobody
     while (!surroundings.is_interrupted() && !queue.closed() && !stopped.stop_requested()) {
-      if (surroundings.takes_hang_up()) renew(service, arguments);
+      if (surroundings.takes_hang_up() && !renew(service, arguments)) break;
       std::this_thread::sleep_for(std::chrono::milliseconds(20));
     }
     service.end();

@@ -2,12 +2,12 @@
 
 #include <fmt/format.h>
 
-#include <cstdio>
 #include <cstring>
 #include <nlohmann/json.hpp>
 #include <utility>
 
 #include "recipes/metrics/metrics_writer.h"
+#include "recipes/service/complaint.h"
 
 namespace conclave::service {
 
@@ -21,8 +21,7 @@ void AccessLog::note(const Entry& entry) {
   const int reason = file_->append(line);
   if (reason == 0 || warned_) return;
   warned_ = true;
-  fmt::print(stderr, "conclave: warning: {}: {}; requests are not logged\n", file_->path(),
-             std::strerror(reason));
+  complain(fmt::format("warning: {}: {}; requests are not logged", file_->path(), std::strerror(reason)));
 }
 
 void AccessLog::reopen() {

@@ -1,6 +1,7 @@
 #include "recipes/service/batch_queue.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace conclave::service {
 
@@ -36,33 +37,45 @@ bool BatchQueue::push(Job& job) {
 
 EngineBatch* BatchQueue::next() {
   std::unique_lock lock(mutex_);
-  const bool after_step = at_work_ == &in_steps_;
-  end_step();
+  settle_step();
   if (!in_steps_.unfinished) changed_.wait(lock, [&] { return closed_ || !waiting_.empty(); });
-  const auto takes_one = [](const Job* job) { return !takes_steps(job->query.task); };
-  auto first = after_step ? std::ranges::find_if(waiting_, takes_one) : waiting_.end();
-  if (first == waiting_.end() && !in_steps_.unfinished) {
-    if (waiting_.empty()) return nullptr;
-    first = waiting_.begin();
-  }
+  auto first = waiting_.begin();
+  if (in_steps_.unfinished)
+    first = owes_step_ || owes_ > 0 ? waiting_.end() : std::ranges::find_if(waiting_, [](const Job* job) {
+      return !takes_steps(job->query.task);
+    });
+  else if (waiting_.empty())
+    return nullptr;
   at_work_ = first == waiting_.end() ? &in_steps_ : &begin(**first);
   began_ = Clock::now();
   return &at_work_->batch;
 }
 
+void BatchQueue::end_step() {
+  const std::lock_guard lock(mutex_);
+  settle_step();
+}
+
+void BatchQueue::settle_step() {
+  if (!at_work_) return;
+  Work& work = *std::exchange(at_work_, nullptr);
+  const double seconds = work.batch.work.seconds - work.seconds;  // 0 of one that failed
+  work.seconds += seconds;
+  work.unfinished = work.batch.under_way;
+  const bool at_once = &work == &at_once_;
+  owes_step_ = at_once && in_steps_.unfinished;
+  owes_ = in_steps_.unfinished ? std::max(0.0, owes_ + (at_once ? seconds : -seconds)) : 0;
+  if (owes_step_) in_steps_.between += seconds;
+  if (seconds <= 0) return;
+  learn(seconds_per_step_, work.task, seconds);
+  if (!work.unfinished)
+    learn(seconds_per_row_, work.task,
+          (work.seconds + work.between) / static_cast<double>(std::max<std::int64_t>(work.cost, 1)));
+}
+
 void BatchQueue::learn(Pace& pace, TaskKind task, double seconds) {
   double& lately = pace[static_cast<std::size_t>(task)];
   lately = lately == 0 ? seconds : 0.9 * lately + 0.1 * seconds;
-}
-
-// Also that of a batch that failed, of which nobody told how long it took.
-void BatchQueue::end_step() {
-  if (!at_work_) return;
-  const double seconds = seconds_since(began_);
-  learn(seconds_per_step_, at_work_->task, seconds);
-  at_work_->seconds += seconds;
-  at_work_->unfinished = at_work_->batch.under_way;
-  at_work_ = nullptr;
 }
 
 BatchQueue::Work& BatchQueue::begin(const Job& first) {
@@ -71,7 +84,7 @@ BatchQueue::Work& BatchQueue::begin(const Job& first) {
   std::vector<Job*>& jobs = work.batch.jobs;
   jobs.clear();
   work.batch.work = {};
-  work.unfinished = true, work.task = task, work.rows = 0, work.seconds = 0;
+  work.unfinished = true, work.task = task, work.rows = work.cost = 0, work.seconds = work.between = 0;
   std::erase_if(waiting_, [&](Job* job) {
     const bool fits =
         job == &first || (std::ssize(jobs) < limits_.jobs && work.rows + job->rows <= limits_.rows &&
@@ -79,45 +92,51 @@ BatchQueue::Work& BatchQueue::begin(const Job& first) {
     if (!fits) return false;
     jobs.push_back(job);
     work.rows += job->rows;
+    work.cost += job->cost;
     return true;
   });
   return work;
 }
 
-double BatchQueue::seconds_of(TaskKind task, std::int64_t rows) const {
-  return seconds_per_row_[static_cast<std::size_t>(task)] * static_cast<double>(rows);
+double BatchQueue::seconds_of(TaskKind task, std::int64_t cost) const {
+  return seconds_per_row_[static_cast<std::size_t>(task)] * static_cast<double>(cost);
 }
 
 double BatchQueue::seconds_left(const Work& work) const {
   if (!work.unfinished) return 0;
   const double now = at_work_ == &work ? seconds_since(began_) : 0;
-  return std::max(0.0, seconds_of(work.task, work.rows) - work.seconds - now);
+  return std::max(0.0, seconds_of(work.task, work.cost) - work.seconds - work.between - now);
 }
 
-// Of a job that is the last to be answered of those there are, or of those that take one step. Before each
-// batch of the latter the one in steps takes one.
+// Of steps that go between the batches which are before a job that takes one, and take `seconds`.
+double BatchQueue::seconds_between(const Job& job, double seconds) const {
+  const auto other =
+      std::ranges::find_if(waiting_, [](const Job* one) { return takes_steps(one->query.task); });
+  if (!in_steps_.unfinished && other == waiting_.end()) return 0;
+  const TaskKind task = in_steps_.unfinished ? in_steps_.task : (*other)->query.task;
+  const double step = seconds_per_step_[static_cast<std::size_t>(task)];
+  // Those whose experts are counted are batches by themselves.
+  std::int64_t alone = 0, jobs = 0, rows = job.query.experts ? 0 : job.rows - 1;
+  for (const Job* one : waiting_) {
+    if (takes_steps(one->query.task)) continue;
+    if (one->query.experts)
+      ++alone;
+    else
+      ++jobs, rows += one->rows;
+  }
+  const auto batches = static_cast<double>(alone + std::max(jobs / limits_.jobs, rows / limits_.rows));
+  const double taken = at_work_ == &in_steps_ ? seconds_since(began_) : 0;
+  return std::max(seconds, batches * step) + std::max(0.0, step - taken);
+}
+
+// Of a job that is the last to be answered of those there are, or of those that take one step.
 double BatchQueue::seconds_until(const Job& job) const {
   const bool in_steps = takes_steps(job.query.task);
-  double sum = seconds_of(job.query.task, job.rows) + seconds_left(at_once_);
-  std::int64_t jobs = 0, rows = job.rows;
-  for (const Job* other : waiting_) {
-    if (!in_steps && takes_steps(other->query.task)) continue;
-    sum += seconds_of(other->query.task, other->rows);
-    ++jobs, rows += other->rows;
-  }
-  if (in_steps) return sum + seconds_left(in_steps_);
-  if (!in_steps_.unfinished) return sum;
-  const double step = seconds_per_step_[static_cast<std::size_t>(in_steps_.task)],
-               taken = at_work_ == &in_steps_ ? seconds_since(began_) : 0;
-  const auto batches = static_cast<double>(std::max(jobs / limits_.jobs, (rows - 1) / limits_.rows));
-  return sum + batches * step + std::max(0.0, step - taken);
-}
-
-void BatchQueue::took(double seconds) {
-  const std::lock_guard lock(mutex_);
-  at_work_->unfinished = false;
-  learn(seconds_per_row_, at_work_->task,
-        seconds / static_cast<double>(std::max<std::int64_t>(at_work_->rows, 1)));
+  double before = seconds_left(at_once_);
+  for (const Job* other : waiting_)
+    if (in_steps || !takes_steps(other->query.task)) before += seconds_of(other->query.task, other->cost);
+  return seconds_of(job.query.task, job.cost) + before +
+         (in_steps ? seconds_left(in_steps_) : seconds_between(job, before));
 }
 
 void BatchQueue::close() {

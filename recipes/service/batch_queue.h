@@ -1,8 +1,8 @@
 // Queries on their way to the engine, in the batches in which it gets them. One that finds it idle goes at
 // once; while it is at work others gather, and the next batch is the one that has waited longest, with as
 // many of the others, by age, as go together with it and fit. A batch is packed, so lengths may differ.
-// Between the steps of a batch that takes many, one of those queries that take one step goes first: they wait
-// for no more than a step, and every two of their batches have one between them.
+// Where a batch takes many steps, batches of queries that take one go between them. Neither kind keeps the
+// other waiting for long: after such a batch there are as many steps as take as long, and one at least.
 #pragma once
 
 #include <array>
@@ -35,8 +35,8 @@ class BatchQueue {
   /// until its last step is over, and this is called again. Null once the queue is closed and no batch is
   /// under way. For one thread.
   EngineBatch* next();
-  /// How long the batch took, all in all, whose last step that was.
-  void took(double seconds);
+  /// That step is over, or has failed: by what the batch says now. Next() knows by itself.
+  void end_step();
   /// No more jobs; those that wait fail by a Refusal: there is nobody any more whom their answers would
   /// reach.
   void close();
@@ -50,16 +50,17 @@ class BatchQueue {
     EngineBatch batch;
     bool unfinished = false;
     TaskKind task = TaskKind::classify;
-    std::int64_t rows = 0;
-    double seconds = 0;  // of the steps that are over
+    std::int64_t rows = 0, cost = 0;
+    double seconds = 0, between = 0;  // of the steps that are over, and of batches that went between them
   };
   using Pace = std::array<double, kTaskNames.size()>;  // seconds, lately, by task
 
   static void learn(Pace& pace, TaskKind task, double seconds);
-  void end_step();
+  void settle_step();
   Work& begin(const Job& first);
-  double seconds_of(TaskKind task, std::int64_t rows) const;
+  double seconds_of(TaskKind task, std::int64_t cost) const;
   double seconds_left(const Work& work) const;
+  double seconds_between(const Job& job, double seconds) const;
   double seconds_until(const Job& job) const;
 
   const BatchLimits limits_;
@@ -70,6 +71,8 @@ class BatchQueue {
   Work at_once_, in_steps_;    // the last of each kind
   Work* at_work_ = nullptr;    // that of the two of which a step was begun last
   Clock::time_point began_{};  // that step
+  bool owes_step_ = false;     // to the batch in steps, before another goes at once
+  double owes_ = 0;            // seconds likewise
   Pace seconds_per_row_{}, seconds_per_step_{};
 };
 

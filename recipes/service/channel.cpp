@@ -40,7 +40,9 @@ TlsContext tls_context(const std::string& certificate, const std::string& key) {
           tls_reason());
   const bool has_key = SSL_CTX_use_PrivateKey_file(context.get(), key.c_str(), SSL_FILETYPE_PEM) == 1;
   require(!asked, "--key {}: it is encrypted; decrypt it, by openssl pkey, say", key);
-  require(has_key, "--key {}: no PEM file of a key, or not that of the certificate: {}", key, tls_reason());
+  require(
+      has_key && SSL_CTX_check_private_key(context.get()) == 1,  // the former compares keys of one kind only
+      "--key {}: no PEM file of a key, or not that of the certificate: {}", key, tls_reason());
   SSL_CTX_set_default_passwd_cb_userdata(context.get(), nullptr);
   SSL_CTX_set_default_passwd_cb(context.get(), nullptr);
   return context;

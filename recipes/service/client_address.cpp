@@ -17,10 +17,18 @@ std::string text_of(int family, const void* address) {
   return text.data();
 }
 
-std::string text_of(in6_addr address) {
-  if (IN6_IS_ADDR_V4MAPPED(&address)) return text_of(AF_INET, &address.s6_addr[12]);
-  std::fill_n(&address.s6_addr[8], 8, std::uint8_t{0});
-  return text_of(AF_INET6, &address);
+std::string text_of(const in6_addr& address) {
+  return IN6_IS_ADDR_V4MAPPED(&address) ? text_of(AF_INET, &address.s6_addr[12])
+                                        : text_of(AF_INET6, &address);
+}
+
+// "[2001:db8::1]:443" and "192.0.2.7:443" without their ports; what has more colons is of IPv6, and has none.
+std::string_view without_port(std::string_view text) {
+  if (text.starts_with('[')) {
+    const std::size_t end = text.find(']');
+    return end == std::string_view::npos ? text : text.substr(1, end - 1);
+  }
+  return std::ranges::count(text, ':') == 1 ? text.substr(0, text.find(':')) : text;
 }
 
 }  // namespace
@@ -32,12 +40,19 @@ std::string client_address(const sockaddr_storage& from) {
 }
 
 std::optional<std::string> client_address(std::string_view text) {
-  const std::string given(text);
+  const std::string given(without_port(text));
   in_addr short_one{};
   if (inet_pton(AF_INET, given.c_str(), &short_one) == 1) return text_of(AF_INET, &short_one);
   in6_addr long_one{};
   if (inet_pton(AF_INET6, given.c_str(), &long_one) == 1) return text_of(long_one);
   return std::nullopt;
+}
+
+std::string client_network(const std::string& address) {
+  in6_addr bits{};
+  if (inet_pton(AF_INET6, address.c_str(), &bits) != 1) return address;
+  std::fill_n(&bits.s6_addr[8], 8, std::uint8_t{0});
+  return text_of(bits);
 }
 
 Proxies::Proxies(const std::vector<std::string>& addresses) {
@@ -57,11 +72,12 @@ std::string Proxies::client_of(const std::string& address, std::string_view forw
   while (knows(client) && !forwarded.empty()) {
     const std::size_t comma = forwarded.rfind(',');
     const bool last = comma == std::string_view::npos;
-    const std::optional<std::string> before =
-        client_address(trimmed(last ? forwarded : forwarded.substr(comma + 1)));
+    const std::string_view entry = trimmed(last ? forwarded : forwarded.substr(comma + 1));
+    forwarded = last ? std::string_view() : forwarded.substr(0, comma);
+    if (entry.empty()) continue;
+    const std::optional<std::string> before = client_address(entry);
     if (!before) break;
     client = *before;
-    forwarded = last ? std::string_view() : forwarded.substr(0, comma);
   }
   return client;
 }

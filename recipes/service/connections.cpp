@@ -29,6 +29,7 @@
 #include "core/error.h"
 #include "recipes/service/channel.h"
 #include "recipes/service/client_address.h"
+#include "recipes/service/complaint.h"
 
 namespace conclave::service {
 namespace {
@@ -202,8 +203,8 @@ Connections::Loop::Loop(const ConnectionOptions& options, Handler handler, Refus
       epoll_(::epoll_create1(EPOLL_CLOEXEC)),
       woken_(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)),
       port_(port_of(listener_.get())) {
-  renew_certificate();
   require(epoll_.get() >= 0 && woken_.get() >= 0, "serve: {}", std::strerror(errno));
+  renew_certificate();
   allow_descriptors(options.connections);
   watch(listener_.get(), kListener, EPOLLIN, EPOLL_CTL_ADD);
   watch(woken_.get(), kWoken, EPOLLIN, EPOLL_CTL_ADD);
@@ -375,7 +376,7 @@ bool Connections::Loop::advance(Number number, Connection& connection) {
   try {
     return take_turns(number, connection);
   } catch (const std::exception& error) {
-    fmt::print(stderr, "conclave: a connection is closed: {}\n", error.what());
+    complain(fmt::format("a connection is closed: {}", error.what()));
     return false;
   }
 }

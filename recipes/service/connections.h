@@ -34,7 +34,7 @@ struct ConnectionOptions {
 
 struct WholeRequest {
   std::string bytes = {};
-  std::string address = {};                  ///< the client's
+  std::string address = {};                  ///< whom the connection is of, maybe a proxy
   Clock::time_point arrived = Clock::now();  ///< the last byte, if earlier ones were answered
   bool followed = false;  ///< the client has sent another one already, which counts on an answer, too
   bool admitted = false;  ///< by Admission

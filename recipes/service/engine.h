@@ -15,6 +15,7 @@ struct Job {
   Query query;
   Answer answer;
   std::int64_t rows = 0;        ///< of the model, that it has in a batch
+  std::int64_t cost = 0;        ///< those rows, of all passes together
   std::promise<void> answered;  ///< or failed; whoever asked may be gone right after
 };
 

@@ -177,9 +177,9 @@ class HttpService::Server : private httplib::Server {
 
   Connections& connections() { return connections_; }
 
-  void renew(const std::string& token) {
-    connections_.renew_certificate();
-    token_ = std::make_shared<const std::string>(token);
+  void renew_token(std::string token) { token_ = std::make_shared<const std::string>(std::move(token)); }
+
+  void reopen_log() {
     if (log_) log_->reopen();
   }
 
@@ -226,7 +226,7 @@ class HttpService::Server : private httplib::Server {
   }
 
   std::string client_of(const std::string& address, const RequestHead* head) const {
-    return proxies_.client_of(address, head ? std::string_view(head->forwarded) : "");
+    return client_network(proxies_.client_of(address, head ? std::string_view(head->forwarded) : ""));
   }
 
   WholeAnswer handle(const WholeRequest& request) {
@@ -369,7 +369,9 @@ HttpService::HttpService(const HttpOptions& options, const Inputs& inputs, const
 HttpService::~HttpService() = default;
 int HttpService::port() const { return server_->connections().port(); }
 std::size_t HttpService::run() { return server_->connections().run(); }
-void HttpService::renew(const std::string& token) { server_->renew(token); }
+void HttpService::renew_certificate() { server_->connections().renew_certificate(); }
+void HttpService::renew_token(const std::string& token) { server_->renew_token(token); }
+void HttpService::reopen_log() { server_->reopen_log(); }
 void HttpService::end() { server_->connections().end(); }
 
 }  // namespace conclave::service

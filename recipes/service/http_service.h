@@ -17,7 +17,7 @@ namespace conclave::service {
 
 struct HttpOptions {
   ConnectionOptions connections;
-  std::string token;  ///< that "Authorization: Bearer" must have for /v1, until renew(); "": nobody is asked
+  std::string token;  ///< that "Authorization: Bearer" must have for /v1; "": nobody is asked
   double rate = 0;    ///< requests per second and address; 0: as many as they like
   double burst = 20;
   std::string log;                   ///< file for AccessLog; "": none
@@ -36,9 +36,11 @@ class HttpService {
   /// Until end() is called, from any thread, and what had come by then is answered; as Connections::run().
   /// Throws nothing.
   std::size_t run();
-  /// From any thread. Asks for that token from now on, reads the certificate again, and begins the log again
-  /// where it was moved away. Throws Error where one of them is no good; what was before it is renewed.
-  void renew(const std::string& token);
+  /// From any thread: for certificate and key that have others in their place, another token, and a log that
+  /// was moved away. Throw Error where a file is no good, and go on with the former.
+  void renew_certificate();
+  void renew_token(const std::string& token);
+  void reopen_log();
   void end();
 
  private:

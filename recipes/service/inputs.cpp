@@ -139,7 +139,7 @@ void read_options(const Fields& fields, std::int64_t max_length, Query& query) {
       options.number("steps", sampling.steps, 1, 100);
       options.number("guidance", sampling.guidance, 0, 20);
       options.number("seed", sampling.seed, 0, kMostSeed);
-      // Other images wait as long as this takes.
+      // Other drawings and captions wait as long as this takes.
       if (query.count * sampling.steps > Inputs::kMostSteps)
         refuse("bad_option", fmt::format("count: {} images of {} steps each; {} steps together are the most",
                                          query.count, sampling.steps, Inputs::kMostSteps));

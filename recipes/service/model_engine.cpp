@@ -157,13 +157,13 @@ void ModelEngine::prepare(Job& job) const {
     case TaskKind::embed:
       answer.probabilities.reserve(facts_.class_names.size());
       answer.embedding.reserve(static_cast<std::size_t>(predictor_->features()));
-      job.rows = tokens + (query.pixels.empty() ? 0 : predictor_->image_tokens());
+      job.rows = job.cost = tokens + (query.pixels.empty() ? 0 : predictor_->image_tokens());
       break;
     case TaskKind::caption: {
       const CaptionOptions& options = query.caption;
       const Index most = options.max_tokens > 0 ? options.max_tokens : model_.recipe().data.max_length;
       answer.tokens.reserve(static_cast<std::size_t>(most));
-      job.rows = model_.model().captioner()->image_tokens() + options.beam * most;
+      job.rows = job.cost = model_.model().captioner()->image_tokens() + options.beam * most;
       break;
     }
     case TaskKind::generate:
@@ -171,6 +171,7 @@ void ModelEngine::prepare(Job& job) const {
           static_cast<std::size_t>(query.count),
           {images_->shape(), std::vector<std::uint8_t>(static_cast<std::size_t>(images_->shape().size()))});
       job.rows = 2 * query.count * (images_->image_tokens() + tokens);
+      job.cost = job.rows * query.sampling.steps / (query.sampling.guidance == 1 ? 2 : 1);
       break;
   }
 }

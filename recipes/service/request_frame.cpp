@@ -77,6 +77,10 @@ RequestFrame::State RequestFrame::read_head(std::string_view head) {
   const std::string_view target = line.substr(first + 1, last - first - 1);
   told_ = {.method = std::string(line.substr(0, first)), .path = decoded(target.substr(0, target.find('?')))};
   bool closes = false, stays = line.ends_with("1.1");
+  const auto wrong = [&](int status, const char* code,
+                         const char* reason) {  // the first; but who asks comes yet
+    if (status_ == 0) refuse(status, code, reason);
+  };
   std::optional<std::size_t> length;
   head.remove_prefix(std::min(head.size(), line.size() + 2));
   while (!head.empty()) {
@@ -89,10 +93,10 @@ RequestFrame::State RequestFrame::read_head(std::string_view head) {
       return refuse(400, "bad_request", "a header that is none");
     const std::string_view name = header.substr(0, colon), value = trimmed(header.substr(colon + 1));
     if (same_but_for_case(name, "transfer-encoding"))
-      return refuse(411, "length_required", "send the body whole, with a Content-Length");
+      wrong(411, "length_required", "send the body whole, with a Content-Length");
     // Whoever reads it would inflate it, to a thousand times what the limits let in.
     if (same_but_for_case(name, "content-encoding") && !same_but_for_case(value, "identity"))
-      return refuse(415, "unsupported_encoding", "send the body as it is, without a Content-Encoding");
+      wrong(415, "unsupported_encoding", "send the body as it is, without a Content-Encoding");
     if (same_but_for_case(name, "authorization")) told_.authorization = value;
     if (same_but_for_case(name, "x-forwarded-for"))
       told_.forwarded.append(told_.forwarded.empty() ? "" : ",").append(value);
@@ -102,22 +106,22 @@ RequestFrame::State RequestFrame::read_head(std::string_view head) {
     }
     if (same_but_for_case(name, "expect")) {
       if (!same_but_for_case(value, "100-continue"))
-        return refuse(417, "expectation", "only 100-continue can be expected");
+        wrong(417, "expectation", "only 100-continue can be expected");
       expects_ = true;
     }
     if (!same_but_for_case(name, "content-length")) continue;
     std::size_t number = 0;
     const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
     if (error == std::errc::result_out_of_range)
-      return refuse(413, "body_too_large", "the body is too large");
-    if (error != std::errc() || end != value.data() + value.size() || (length && *length != number))
+      wrong(413, "body_too_large", "the body is too large");
+    else if (error != std::errc() || end != value.data() + value.size() || (length && *length != number))
       return refuse(400, "bad_request", "a Content-Length that is no number, or two");
     length = number;
   }
   told_.closes = closes || !stays;
   body_ = length.value_or(0);
-  if (body_ > limits_.body) return refuse(413, "body_too_large", "the body is too large");
-  return State::complete;
+  if (body_ > limits_.body) wrong(413, "body_too_large", "the body is too large");
+  return status_ == 0 ? State::complete : State::refused;
 }
 
 bool RequestFrame::wants_to_be_told() {

@@ -323,10 +323,11 @@ def renewed():
              "-keyout", "renewed.key", "-out", "renewed.pem", "-subj", f"/CN={name}"])
         return ssl.PEM_cert_to_DER_cert(Path("renewed.pem").read_text())
 
-    def hang_up(says):
+    def hang_up(*says):
         service.job.send_signal(signal.SIGHUP)
-        line = service.job.stdout.readline()
-        assert says in line, line
+        for words in says:
+            line = service.job.stdout.readline()
+            assert words in line, line
 
     def shown(connection):
         connection.connect()
@@ -347,19 +348,27 @@ def renewed():
         Path("renewed.token").write_text(new)
         os.rename("renewed.jsonl", "moved.jsonl")
         assert shown(service.connect()) == first, "it was not asked to read again"
-        hang_up("read again")
+        hang_up("certificate and key are read again", "the token is read again", "the log's file is opened again")
         assert shown(service.connect()) == second
         assert ask(old, 401)["code"] == "unauthorized"
         ask(new, 200, kept)  # a connection goes on
         assert len(Path("moved.jsonl").read_text().splitlines()) == 1
         assert len(Path("renewed.jsonl").read_text().splitlines()) == 2
+        # Each is renewed by itself, and where it is no good the former stays: a torn certificate, one whose key is of
+        # another kind, and a word that is no token.
         Path("renewed.pem").write_text("torn")
-        hang_up("no PEM file of a certificate")
+        Path("renewed.token").write_text(old)
+        hang_up("no PEM file of a certificate", "the token is read again", "the log's file")
         assert shown(service.connect()) == second
+        ask(old, 200)
+        run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout", "other.key", "-out",
+             "renewed.pem", "-subj", "/CN=other"])
         Path("renewed.token").write_text("short")
-        certificate("third")
-        hang_up("of 16 characters or more")
-        ask(new, 200)
+        hang_up("or not that of the certificate", "of 16 characters or more", "the log's file")
+        assert shown(service.connect()) == second
+        ask(old, 200)
+    with serving("one") as service:  # that has nothing to renew
+        service.end(signal.SIGHUP)
 
 
 def behind_a_proxy():

@@ -12,7 +12,7 @@ namespace {
 struct Jobs {
   Job& add(std::int64_t rows, Query query = {}) {
     Job& job = jobs.emplace_back(std::move(query));
-    job.rows = rows;
+    job.rows = job.cost = rows;
     return job;
   }
   std::deque<Job> jobs;
@@ -24,9 +24,16 @@ std::vector<std::int64_t> rows_of(const EngineBatch& batch) {
   return rows;
 }
 
-// In place of an engine: a batch in steps takes `steps` of them.
-void step(EngineBatch& batch, std::int64_t steps) {
+// In place of an engine: a batch in steps takes `steps` of them, each so many seconds.
+void step(EngineBatch& batch, std::int64_t steps, double seconds = 1) {
   batch.under_way = takes_steps(batch.jobs.front()->query.task) && ++batch.work.rows < steps;
+  batch.work.seconds += seconds;
+}
+
+// The next batch, whole, in so many seconds.
+void answer(BatchQueue& queue, double seconds) {
+  step(*queue.next(), 1, seconds);
+  queue.end_step();
 }
 
 TEST_CASE("a batch is whoever waited longest, and as many others as fit", "[service]") {
@@ -69,7 +76,6 @@ TEST_CASE("between two steps of a batch goes one of those that take one step, an
       step(*batch, 4);
       order.append(name_of(batch->jobs.front()->query.task).substr(0, 2))
           .append(batch->under_way ? "+" : " ");
-      if (!batch->under_way) queue.took(1);
     }
   };
   REQUIRE(queue.push(jobs.add(5, image)));
@@ -84,8 +90,28 @@ TEST_CASE("between two steps of a batch goes one of those that take one step, an
   take_steps(2);
   queue.close();
   take_steps(3);
-  CHECK(order == "cl ca+ca+ca+ca ");  // what has begun is answered
+  CHECK(order == "ca+cl ca+ca+ca ");  // what has begun is answered
   CHECK_FALSE(queue.next());
+}
+
+TEST_CASE("batches of one step, and steps of another, have as much time each where there are both",
+          "[service]") {
+  BatchQueue queue({.jobs = 1, .waiting = 50});
+  Jobs jobs;
+  REQUIRE(queue.push(jobs.add(5, {.task = TaskKind::caption})));
+  for (int i = 0; i < 20; ++i) REQUIRE(queue.push(jobs.add(5)));
+  std::string order;
+  double of_steps = 0, of_others = 0;
+  for (int i = 0; i < 30; ++i) {
+    EngineBatch* batch = queue.next();
+    const bool in_steps = takes_steps(batch->jobs.front()->query.task);
+    const double seconds = in_steps ? 1 : 5;
+    (in_steps ? of_steps : of_others) += seconds;
+    step(*batch, 1000, seconds);
+    order += in_steps ? 's' : '.';
+  }
+  CHECK(order == "s.sssss.sssss.sssss.sssss.ssss");
+  CHECK(of_steps == of_others);
 }
 
 TEST_CASE("a batch that fails in one of its steps is over", "[service]") {
@@ -96,7 +122,8 @@ TEST_CASE("a batch that fails in one of its steps is over", "[service]") {
   EngineBatch* batch = queue.next();
   step(*batch, 3);
   CHECK(queue.next() == batch);
-  batch->under_way = false;
+  batch->under_way = false;  // and nobody told how long it took
+  queue.end_step();
   REQUIRE(queue.push(text));
   CHECK(queue.next()->jobs == std::vector<Job*>{&text});
 }
@@ -135,43 +162,64 @@ TEST_CASE("what would take longer than the latency, by what rows took so far, is
     while (count < 50 && queue.push(jobs.add(10))) ++count;
     return count;
   };
-  CHECK(taken() == 50);  // nobody knows yet what a row takes
-  for (int i = 0; i < 5; ++i) {
-    CHECK(queue.next()->jobs.size() == 10);
-    queue.took(20);  // 0.2 s a row, 2 s a job
-  }
+  CHECK(taken() == 50);                           // nobody knows yet what a row takes
+  for (int i = 0; i < 5; ++i) answer(queue, 20);  // 0.2 s a row, 2 s a job
   CHECK(taken() == 10);
-  CHECK(queue.next()->jobs.size() == 10);  // which are at work now, and have all of the time
+  EngineBatch* batch = queue.next();
+  CHECK(batch->jobs.size() == 10);  // which are at work now, and have all of the time
   CHECK(taken() == 0);
-  queue.took(20);
+  step(*batch, 1, 20);
+  queue.end_step();
   CHECK(queue.push(jobs.add(1000)));  // alone, whatever it takes
   REQUIRE(queue.next());              // which fails, and nobody tells how long it took
-  Job& next = jobs.add(1000);
-  EngineBatch* batch = nullptr;
-  std::thread engine([&] { batch = queue.next(); });
-  while (!queue.push(next)) std::this_thread::yield();
-  engine.join();
-  CHECK(batch->jobs == std::vector<Job*>{&next});
+  queue.end_step();
+  CHECK(queue.push(jobs.add(1000)));
 }
 
-TEST_CASE("a batch in steps delays those that take one by a step of it, and others by all that is left of it",
-          "[service]") {
-  BatchQueue queue({.rows = 100, .jobs = 2, .latency = 15});
+TEST_CASE(
+    "a batch in steps delays those that take one by as long as theirs take, and others by all that is left",
+    "[service]") {
+  BatchQueue queue({.rows = 100, .jobs = 2, .latency = 14});
+  Jobs jobs;
+  const Query image{.task = TaskKind::generate}, text{}, told{.experts = true};
+  REQUIRE(queue.push(jobs.add(10, text)));
+  answer(queue, 2);
+  REQUIRE(queue.push(jobs.add(10, image)));
+  for (int i = 0; i < 10; ++i) step(*queue.next(), 10, 3);
+  queue.end_step();
+  REQUIRE(queue.push(jobs.add(10, image)));
+  step(*queue.next(), 3, 1);
+  EngineBatch* batch = queue.next();
+  CHECK(batch->under_way);
+  CHECK_FALSE(queue.push(jobs.add(1, image)));  // 29 s are left
+  SECTION("texts go together, two at a time") {
+    // 2 s each, and as long in steps before it, beside the 2.8 s of the step that is being taken
+    int taken = 0;
+    while (taken < 50 && queue.push(jobs.add(10))) ++taken;
+    CHECK(taken == 3);
+  }
+  SECTION("those whose experts are counted go alone") {
+    int taken = 0;
+    while (taken < 50 && queue.push(jobs.add(1, told))) ++taken;
+    CHECK(taken == 4);  // each after a step
+  }
+}
+
+TEST_CASE("what a drawing takes is as much as it has steps", "[service]") {
+  BatchQueue queue({.latency = 10});
   Jobs jobs;
   const Query image{.task = TaskKind::generate};
-  const auto one_more = [&](const Query& query, double seconds) {
-    REQUIRE(queue.push(jobs.add(10, query)));
-    queue.next();
-    queue.took(seconds);
+  const auto drawing = [&](std::int64_t steps) -> Job& {
+    Job& job = jobs.add(10, image);
+    job.cost = 10 * steps;
+    return job;
   };
-  one_more({}, 2);
-  one_more(image, 20);
-  REQUIRE(queue.push(jobs.add(10, image)));
-  step(*queue.next(), 3);
-  CHECK(queue.next()->under_way);
-  CHECK_FALSE(queue.push(jobs.add(1, image)));
-  for (int i = 0; i < 7; ++i) CHECK(queue.push(jobs.add(10)));  // 2 s each
-  CHECK_FALSE(queue.push(jobs.add(10)));
+  REQUIRE(queue.push(drawing(100)));
+  answer(queue, 100);
+  REQUIRE(queue.push(drawing(5)));
+  REQUIRE(queue.next());
+  CHECK(queue.push(drawing(4)));
+  CHECK_FALSE(queue.push(drawing(100)));
 }
 
 TEST_CASE("an address may ask at an even rate, and some more at once", "[service]") {

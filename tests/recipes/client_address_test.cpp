@@ -9,20 +9,28 @@
 namespace conclave::service {
 namespace {
 
-TEST_CASE("a client of IPv6 is known by the first half of its address, however it is written", "[service]") {
+TEST_CASE("an address is the same however it is written, and has no port", "[service]") {
   CHECK(client_address("192.0.2.7") == "192.0.2.7");
+  CHECK(client_address("192.0.2.7:443") == "192.0.2.7");
   CHECK(client_address("::ffff:192.0.2.7") == "192.0.2.7");
-  CHECK(client_address("2001:db8:0:1:2:3:4:5") == "2001:db8:0:1::");
-  CHECK(client_address("2001:DB8:0:1::9") == "2001:db8:0:1::");
-  for (const char* none : {"", "192.0.2", "192.0.2.7:80", "[2001:db8::1]", "unknown", "192.0.2.7 "})
+  CHECK(client_address("2001:DB8:0:1:0:0:0:5") == "2001:db8:0:1::5");
+  CHECK(client_address("[2001:db8::1]:443") == "2001:db8::1");
+  CHECK(client_address("[2001:db8::1]") == "2001:db8::1");
+  for (const char* none : {"", "192.0.2", ":443", "[2001:db8::1", "[]", "unknown", "192.0.2.7 "})
     CHECK_FALSE(client_address(none));
   sockaddr_storage from{};
   auto& six = reinterpret_cast<sockaddr_in6&>(from);
   six.sin6_family = AF_INET6;
   REQUIRE(inet_pton(AF_INET6, "2001:db8:0:1:2:3:4:5", &six.sin6_addr) == 1);
-  CHECK(client_address(from) == "2001:db8:0:1::");
+  CHECK(client_address(from) == "2001:db8:0:1:2:3:4:5");
   REQUIRE(inet_pton(AF_INET6, "::ffff:192.0.2.7", &six.sin6_addr) == 1);
   CHECK(client_address(from) == "192.0.2.7");
+}
+
+TEST_CASE("a client of IPv6 counts with all addresses whose first 64 bits are the same", "[service]") {
+  CHECK(client_network("2001:db8:0:1:2:3:4:5") == "2001:db8:0:1::");
+  CHECK(client_network("2001:db8:0:1::9") == "2001:db8:0:1::");
+  CHECK(client_network("192.0.2.7") == "192.0.2.7");
 }
 
 TEST_CASE("a proxy is believed for whom it asks, and nobody else is", "[service]") {
@@ -32,8 +40,10 @@ TEST_CASE("a proxy is believed for whom it asks, and nobody else is", "[service]
   CHECK(proxies.client_of("10.0.0.1", "192.0.2.7") == "192.0.2.7");
   CHECK(proxies.client_of("10.0.0.1", "") == "10.0.0.1");
   CHECK(proxies.client_of("10.0.0.1", "198.51.100.1, 192.0.2.7") == "192.0.2.7");  // the first it was told
-  CHECK(proxies.client_of("10.0.0.1", "198.51.100.1,192.0.2.7 , 2001:db8::5") ==
-        "192.0.2.7");  // by two proxies
+  CHECK(proxies.client_of("10.0.0.1", "198.51.100.1,192.0.2.7 , 2001:DB8::1") == "192.0.2.7");  // by two
+  CHECK(proxies.client_of("10.0.0.1", "192.0.2.7:80,, ") == "192.0.2.7");
+  // Whoever is beside a proxy is none.
+  CHECK(proxies.client_of("10.0.0.1", "198.51.100.1, 2001:db8::99") == "2001:db8::99");
   CHECK(proxies.client_of("10.0.0.1", "10.0.0.1, 10.0.0.1") == "10.0.0.1");
   CHECK(proxies.client_of("10.0.0.1", "192.0.2.7, nonsense") == "10.0.0.1");
   CHECK(proxies.client_of("10.0.0.1", ",") == "10.0.0.1");

@@ -63,6 +63,22 @@ TEST_CASE("a head tells who asks for what, before the body is there", "[service]
   CHECK_FALSE(closes("HTTP/1.0", "Connection: Keep-Alive\r\n"));
 }
 
+TEST_CASE("for whom a proxy asks is known of what is refused, too, in whichever order headers come",
+          "[service]") {
+  const std::string proxied = "X-Forwarded-For: 192.0.2.7\r\nx-forwarded-for: 10.0.0.1\r\n";
+  for (const auto& [wrong, status] : {std::pair("Content-Encoding: gzip\r\n", 415),
+                                      {"Transfer-Encoding: chunked\r\n", 411},
+                                      {"Expect: much\r\n", 417},
+                                      {"Content-Length: 99999999999999999999\r\n", 413},
+                                      {"Content-Length: 99999999\r\n", 413}})
+    for (const std::string& headers : {wrong + proxied, proxied + wrong}) {
+      RequestFrame frame({});
+      REQUIRE(frame.look("POST / HTTP/1.1\r\n" + headers + "\r\n") == State::refused);
+      CHECK(frame.status() == status);
+      CHECK(frame.head()->forwarded == "192.0.2.7,10.0.0.1");
+    }
+}
+
 TEST_CASE("who asks whether a body is welcome is told so once", "[service]") {
   RequestFrame frame({});
   const std::string head = "POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n";
