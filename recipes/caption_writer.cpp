@@ -84,7 +84,7 @@ bool CaptionWriter::step() {
   {
     const ArenaScope scope(activations_);
     Tape tape(activations_, false);
-    tape.stop_planning();
+    if (!planning_) tape.stop_planning();
     ForwardContext context{.training = false, .stream = {}};
     const Tensor logits =
         begins ? captioner_.first(tape, context, pixels_.rows(done_, done_ + std::ssize(captions)), *cache_)

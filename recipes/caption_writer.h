@@ -42,6 +42,9 @@ class CaptionWriter {
              std::span<WrittenCaption> captions);
   /// A further token of each text of some of the images; false after the last. Collective, as write().
   bool step();
+  /// Whether passes are only to tell the experts' dispatchers what room they need: on several ranks the first
+  /// one is to be such, of a batch as large as there will be. Its results are worth nothing.
+  void set_planning(bool planning) { planning_ = planning; }
 
  private:
   // A row of the model's passes.
@@ -88,6 +91,7 @@ class CaptionWriter {
   std::size_t unfinished_ = 0;
   std::int64_t written_ = 0;
   std::optional<KeyValueCache> cache_;
+  bool planning_ = false;
 };
 
 }  // namespace conclave

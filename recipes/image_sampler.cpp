@@ -90,7 +90,7 @@ void ImageSampler::follow(const std::vector<float>& at, double time, double step
   std::ranges::fill(times_, static_cast<float>(time));
   ArenaScope scope(activations_);
   Tape tape(activations_, false);
-  tape.stop_planning();
+  if (!planning_) tape.stop_planning();
   ForwardContext context{
       .training = false, .stream = {}, .global_tokens = batch_.local_tokens(), .global_sequences = all};
   const Tensor velocity = tape.on_host(

@@ -36,6 +36,9 @@ class ImageSampler {
              std::span<std::uint8_t> pixels);
   /// One of the options' steps; false after the last. Collective over the expert-parallel group.
   bool step();
+  /// Whether passes are only to tell the experts' dispatchers what room they need: on several ranks the first
+  /// one is to be such, of a batch as large as there will be. Its results are worth nothing.
+  void set_planning(bool planning) { planning_ = planning; }
   const ImageShape& shape() const { return generator_.patches().image; }
   Index image_tokens() const { return generator_.patches().count(); }
 
@@ -45,7 +48,7 @@ class ImageSampler {
   LoadedModel& model_;
   ImageGenerator& generator_;
   Arena activations_;
-  bool alone_;
+  bool alone_, planning_ = false;
   Batch batch_;
   std::vector<std::int32_t> hidden_;
   std::vector<float> x_, middle_, noisy_, times_;

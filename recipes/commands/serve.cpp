@@ -50,13 +50,6 @@ void answer_all(BatchQueue& queue, Engine& engine, Metrics& metrics, bool alone)
   }
 }
 
-std::string names_of(const ModelFacts& facts) {
-  std::string names;
-  for (std::size_t task = 0; task < kTaskNames.size(); ++task)
-    if (facts.tasks[task]) names.append(names.empty() ? "" : ", ").append(kTaskNames[task]);
-  return names;
-}
-
 // The file and the folder that it is in: where that is, whoever asks need not know.
 std::string short_name(const std::filesystem::path& checkpoint) {
   return (checkpoint.parent_path().filename() / checkpoint.filename()).string();
@@ -128,8 +121,9 @@ int serve(const ServeArguments& arguments, const Surroundings& surroundings, con
   Metrics metrics;
   HttpService service(http, inputs, engine, queue, outputs, metrics);
   const double planned = static_cast<double>(engine.planned()) / (1 << 20);
-  fmt::print("serving {} of {} on {} ranks{}: {}\n", names_of(engine.facts()), loaded.checkpoint(),
-             grid.world().size(), planned > 0 ? fmt::format(", activations {:.1f} MiB", planned) : "",
+  fmt::print("serving {} of {} on {} rank{}{}: {}\n", engine.facts().task_names(), loaded.checkpoint(),
+             grid.world().size(), grid.world().size() == 1 ? "" : "s",
+             planned > 0 ? fmt::format(", activations {:.1f} MiB", planned) : "",
              address_of(http, service.port()));
   std::fflush(stdout);
 

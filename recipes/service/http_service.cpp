@@ -310,7 +310,9 @@ class HttpService::Server : private httplib::Server {
                       fmt::format("there is no task {}; there are {}", name, fmt::join(kTaskNames, ", ")));
       const auto task = static_cast<TaskKind>(found - kTaskNames.begin());
       if (!engine_.facts().can(task))
-        throw Refusal(404, "task_not_served", fmt::format("{} is nothing that this service does", name));
+        throw Refusal(
+            404, "task_not_served",
+            fmt::format("this service does not {}; it does {}", name, engine_.facts().task_names()));
       task_ = task;
       const AnswerWriter& writer =
           outputs_.choose(task, request.get_param_value("format"), request.get_header_value("Accept"));

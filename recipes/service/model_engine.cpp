@@ -132,9 +132,20 @@ void ModelEngine::plan(const BatchLimits& limits) {
   if (images_) warm(query, std::max<Index>(limits.jobs, ImageSampler::kImages * grid_.world().size()));
 }
 
+void ModelEngine::set_planning(bool planning) {
+  if (captions_) captions_->set_planning(planning);
+  if (images_) images_->set_planning(planning);
+}
+
 void ModelEngine::warm(const Query& query, Index count) {
   Job job(query);
-  Round& round = begin_round(std::vector<Job*>(static_cast<std::size_t>(count), &job));
+  const std::vector<Job*> jobs(static_cast<std::size_t>(count), &job);
+  if (takes_steps(query.task)) {
+    set_planning(true);
+    compute_step(begin_round(jobs));
+    set_planning(false);
+  }
+  Round& round = begin_round(jobs);
   while (compute_step(round)) {
   }
 }

@@ -66,6 +66,13 @@ struct ModelFacts {
   std::int64_t max_length = 0;                ///< tokens of a text
   std::array<bool, kTaskNames.size()> tasks{};
   bool can(TaskKind task) const { return tasks[static_cast<std::size_t>(task)]; }
+  /// Of those it can, divided by commas.
+  std::string task_names() const {
+    std::string names;
+    for (std::size_t task = 0; task < tasks.size(); ++task)
+      if (tasks[task]) names.append(names.empty() ? "" : ", ").append(kTaskNames[task]);
+    return names;
+  }
 };
 
 }  // namespace conclave::service
