@@ -54,10 +54,12 @@ SecureRound::SecureRound(std::filesystem::path directory, Database& database, Ro
       "CREATE TABLE IF NOT EXISTS secure_attempts(number INTEGER PRIMARY KEY AUTOINCREMENT, round INTEGER, "
       "unmasked INTEGER DEFAULT 0)");
   database.run(
-      "CREATE TABLE IF NOT EXISTS secure_noise(number INTEGER PRIMARY KEY, noise REAL, rate REAL, unit "
-      "TEXT)");
+      "CREATE TABLE IF NOT EXISTS secure_noise(number INTEGER PRIMARY KEY, noise REAL, rate REAL, unit TEXT, "
+      "delta REAL)");
   if (!database.has_column("secure_noise", "unit"))  // a file of an earlier version, which was of one unit
     database.run("ALTER TABLE secure_noise ADD COLUMN unit TEXT");
+  if (!database.has_column("secure_noise", "delta"))
+    database.run("ALTER TABLE secure_noise ADD COLUMN delta REAL");
   if (!options_.privacy.is_on()) return;
   const std::string unit(to_string(options_.privacy.unit));
   database.prepare("UPDATE secure_noise SET unit = ?1 WHERE unit IS NULL AND noise > 0").bind(unit).run();
@@ -84,16 +86,18 @@ std::int64_t SecureRound::unmasked_from(std::int64_t round) const {
   return count.integer(0);
 }
 
-std::optional<PrivacyEvent> SecureRound::spent_in(std::int64_t round) const {
+std::optional<RoundPrivacy> SecureRound::privacy_of(std::int64_t round) const {
   auto rows = database_.prepare(
-      "SELECT noise, rate FROM secure_attempts JOIN secure_noise USING(number) WHERE round = ?1 AND "
-      "unmasked");
+      "SELECT unit, rate, noise, delta FROM secure_attempts JOIN secure_noise USING(number) WHERE round = ?1 "
+      "AND unmasked AND noise > 0 AND unit IS NOT NULL AND delta IS NOT NULL");
   if (!rows.bind(round).next()) return std::nullopt;
-  return PrivacyEvent{rows.real(0), rows.real(1), 1};
+  return RoundPrivacy{.unit = parse_privacy_unit(rows.text(0)),
+                      .rate = rows.real(1),
+                      .noise_multiplier = rows.real(2),
+                      .delta = rows.real(3)};
 }
 
-double SecureRound::epsilon(std::int64_t more) const {
-  const RoundPrivacy& privacy = options_.privacy;
+double SecureRound::epsilon(const RoundPrivacy& privacy, std::int64_t more) const {
   std::vector<PrivacyEvent> events{{privacy.noise_multiplier, privacy.rate, more}};
   auto rows = database_.prepare(  // of those of which no noise is known, with none
       "SELECT coalesce(noise, 0.0), coalesce(rate, 1.0) FROM secure_attempts LEFT JOIN secure_noise "
@@ -124,8 +128,9 @@ std::int64_t SecureRound::new_number(std::int64_t round) {
   newest.next();
   const std::int64_t number = newest.integer(0);
   const RoundPrivacy& privacy = options_.privacy;
-  database_.prepare("INSERT INTO secure_noise(number, noise, rate, unit) VALUES(?1, ?2, ?3, ?4)")
-      .bind(number, privacy.is_on() ? privacy.noise_multiplier : 0.0, privacy.rate, to_string(privacy.unit))
+  database_.prepare("INSERT INTO secure_noise(number, noise, rate, unit, delta) VALUES(?1, ?2, ?3, ?4, ?5)")
+      .bind(number, privacy.is_on() ? privacy.noise_multiplier : 0.0, privacy.rate, to_string(privacy.unit),
+            privacy.delta)
       .run();
   return number;
 }

@@ -86,12 +86,14 @@ class SecureRound {
                              const std::vector<ReceivedUpdate>& ready);
   /// Whether sites were asked to unmask the round's sum: then there is no other attempt.
   bool unmasked(std::int64_t round) const;
-  /// What that sum has spent, with the noise that it had; nothing where there is none, or its noise is
-  /// unknown.
-  std::optional<PrivacyEvent> spent_in(std::int64_t round) const;
+  /// The privacy that that sum had, whatever it is now, but for clip_norm; nothing where it had no noise, and
+  /// where not all of it is on record.
+  std::optional<RoundPrivacy> privacy_of(std::int64_t round) const;
   /// What the sums that sites were asked to unmask have spent, each with the noise that it had, and what so
   /// many `more` of the present noise would; at the present delta.
-  double epsilon(std::int64_t more = 0) const;
+  double epsilon(std::int64_t more = 0) const { return epsilon(options_.privacy, more); }
+  /// The same with another noise and delta than the present.
+  double epsilon(const RoundPrivacy& privacy, std::int64_t more = 0) const;
   /// Rounds from this one on whose sum sites were asked to unmask: they are among what was spent, and
   /// skipped.
   std::int64_t unmasked_from(std::int64_t round) const;

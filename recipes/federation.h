@@ -94,7 +94,6 @@ struct SiteTable {
   double patience_seconds = 600;
   bool secure_only = false;
   std::int64_t least_sites = 3;
-  std::int64_t most_attempts = 3;
   std::int64_t validate_every = 1;
 };
 

@@ -157,11 +157,6 @@ void fields(R& site, Visitor&& field) {
         "By secure aggregation: of how many sites' updates a sum must be, at least, for this site's to be in "
         "it; the coordinator might ask for smaller ones",
         at_least(3));
-  field("most_attempts", site.most_attempts,
-        "How many noisy updates of one round this site spends privacy for, as attempts at a sum may fail, or "
-        "the "
-        "coordinator may ask for the round again; then it waits for the next round",
-        between(1, 1e6));
   field("validate_every", site.validate_every,
         "Rounds between those whose model is measured on this site's validation split, which the coordinator "
         "is told, without noise; 0: none is",

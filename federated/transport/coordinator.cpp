@@ -3,7 +3,9 @@
 #include <fmt/format.h>
 #include <malloc.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <deque>
@@ -102,7 +104,7 @@ struct Coordinator::Parts {
       save();
     else
       hash_model();
-    if (!is_recorded()) record(board.updates_of(round - 1), epsilon_so_far());
+    if (!is_recorded()) record(board.updates_of(round - 1));
     server = start_server(options.address, kit, service, port);
   }
 
@@ -112,10 +114,6 @@ struct Coordinator::Parts {
   }
 
   std::int64_t rounds_to_spend() const { return options.rounds - round - secure.unmasked_from(round); }
-  // Nothing where sums have no noise.
-  std::optional<double> epsilon_so_far() const {
-    return options.secure.privacy.is_on() ? std::optional(secure.epsilon()) : std::nullopt;
-  }
   double epsilon_in_the_end() const { return secure.epsilon(rounds_to_spend()); }
 
   // What a strategy remembers of earlier rounds is a checkpoint of its own, which sites need not fetch. It is
@@ -154,19 +152,36 @@ struct Coordinator::Parts {
     hash_model();
   }
 
+  // By which a file is told from another in its place, and from what it was before it was written to.
+  struct FileState {
+    explicit FileState(const std::string& path) {
+      struct stat found {};
+      require(stat(path.c_str(), &found) == 0, "{}: cannot be read", path);
+      state = {static_cast<std::int64_t>(found.st_ino), found.st_size, found.st_mtim.tv_sec,
+               found.st_mtim.tv_nsec};
+    }
+    bool operator==(const FileState&) const = default;
+    std::array<std::int64_t, 4> state;
+  };
+
   // Once for each checkpoint that rounds begin with, however many attempts at a sum follow.
   void hash_model() {
     const std::string path = checkpoint_path(options.directory, round);
-    model_file = {.path = path, .digest = digest_of(path), .sha256 = sha256_of(path)};
+    const FileState state(path);
+    model_file.emplace(ModelFile{path, state, digest_of(path), sha256_of(path)});
   }
 
   std::size_t update_elements() const { return strategy->vectors() * policy->exchanged_elements(); }
 
-  RoundPlan plan() const {
+  RoundPlan plan() {
+    if (FileState(model_file->path) != model_file->state) {
+      say(fmt::format("warning: {} was changed by another program", model_file->path));
+      hash_model();
+    }
     return {.round = round,
             .rounds = options.rounds,
-            .model = model_file.path,
-            .digest = model_file.digest,
+            .model = model_file->path,
+            .digest = model_file->digest,
             .elements = update_elements(),
             .experts = policy->experts().size(),
             .secure = options.secure.enabled,
@@ -178,7 +193,7 @@ struct Coordinator::Parts {
   RoundWork work() const {
     return {.round = round,
             .rounds = options.rounds,
-            .model_sha256 = model_file.sha256,
+            .model_sha256 = model_file->sha256,
             .local_steps = options.local_steps,
             .rules = strategy->site_rules(),
             .sharing = options.sharing};
@@ -227,7 +242,7 @@ struct Coordinator::Parts {
     board.set_updates(round, {});
     ++round;
     save();
-    record({}, epsilon_so_far());
+    record({});
     say(fmt::format(
         "round {} of {} is skipped: its sum was lost while it was unmasked, and another over other "
         "sites would tell their difference",
@@ -292,8 +307,7 @@ struct Coordinator::Parts {
     }
     ++round;
     save();
-    const std::optional<double> epsilon = epsilon_so_far();
-    record(updates, epsilon);
+    const std::optional<double> epsilon = record(updates);
     const bool asynchronous = strategy->buffer_size() > 0;
     std::string line =
         fmt::format("round {} of {}: {} {}, {:.0f} {}", round, options.rounds, updates.size(),
@@ -332,12 +346,13 @@ struct Coordinator::Parts {
   bool is_recorded() const {
     const nlohmann::json last = transcript.last();
     const std::int64_t done = last.is_null() ? 0 : last.at("round").get<std::int64_t>();
-    return done > round || (done == round && (round == 0 || last.at("model_sha256") == model_file.sha256));
+    return done > round || (done == round && (round == 0 || last.at("model_sha256") == model_file->sha256));
   }
 
   // The checkpoint is there by now. A coordinator that is killed before this line finds at its start that it
-  // is missing, and may by now have another strategy than the round had.
-  void record(const std::vector<ReceivedUpdate>& updates, std::optional<double> epsilon) {
+  // is missing, and may by now have another strategy, or noise, than the round had. Returns what was spent so
+  // far, where it is known that the round's sum had noise.
+  std::optional<double> record(const std::vector<ReceivedUpdate>& updates) {
     const RoundMethod method = board.method_of(round - 1).value_or(
         RoundMethod{strategy->name(), strategy->buffer_size() > 0, options.secure.enabled});
     nlohmann::json sites = nlohmann::json::object();
@@ -351,18 +366,20 @@ struct Coordinator::Parts {
     nlohmann::json entry{{"round", round},
                          {"strategy", method.strategy},
                          {"sites", sites},
-                         {"model_sha256", model_file.sha256}};
-    if (epsilon) {
-      const RoundPrivacy& privacy = options.secure.privacy;
-      const PrivacyEvent spent = secure.spent_in(round - 1).value_or(privacy.event());
-      entry["privacy"] = {{"unit", to_string(privacy.unit)},
-                          {"noise_multiplier", spent.noise_multiplier},
-                          {"rate", spent.sampling_rate},
+                         {"model_sha256", model_file->sha256}};
+    std::optional<double> epsilon;
+    // Not of a round that was done again without secure aggregation.
+    if (const auto privacy = method.secure ? secure.privacy_of(round - 1) : std::nullopt) {
+      epsilon = secure.epsilon(*privacy);
+      entry["privacy"] = {{"unit", to_string(privacy->unit)},
+                          {"noise_multiplier", privacy->noise_multiplier},
+                          {"rate", privacy->rate},
                           {"epsilon", *epsilon},  // null where it is infinite
-                          {"delta", privacy.delta}};
+                          {"delta", privacy->delta}};
     }
     if (method.secure) entry["secure_aggregation"] = updates.empty() ? "skipped" : "survivors";
     transcript.append(entry);
+    return epsilon;
   }
 
   CoordinatorOptions options;
@@ -381,9 +398,11 @@ struct Coordinator::Parts {
   std::int64_t round = 0;
   struct ModelFile {
     std::string path;
+    FileState state;
     FileDigest digest;
     std::string sha256;
-  } model_file;  // the checkpoint of `round`
+  };
+  std::optional<ModelFile> model_file;  // the checkpoint of `round`
   int port = 0;
   std::unique_ptr<grpc::Server> server;
 };

@@ -16,7 +16,8 @@ struct OfferedRound {
 struct Offers {
   std::deque<OfferedRound> rounds;
   std::string model = {};  // of the last that was told
-  int downloads = 0;
+  int downloads = 0, early = 0;
+  grpc::Status download_status = grpc::Status::OK;
   std::function<void()> at_download = [] {};
 };
 
@@ -42,23 +43,26 @@ class OfferingStub final : public Stub {
   }
   grpc::Status progress(grpc::ClientContext&, const federated::UpdateHeader&,
                         federated::UploadState&) override {
-    return {grpc::StatusCode::UNIMPLEMENTED, "no update is taken"};
+    return {grpc::StatusCode::ABORTED, "the round is over"};
   }
   grpc::Status exchange(grpc::ClientContext&, const federated::SecureMessage&,
                         federated::SecureMessage& reply) override {
-    reply.set_state(federated::SecureMessage::TOO_LATE);
+    if (offers_.early-- <= 0) return {grpc::StatusCode::PERMISSION_DENIED, "there is no sum"};
+    reply.set_state(federated::SecureMessage::NOT_YET);
     return grpc::Status::OK;
   }
   Download download(grpc::ClientContext&, const federated::DownloadRequest&) override {
     ++offers_.downloads;
     offers_.at_download();
-    return std::make_unique<OneChunk>(offers_.model);
+    return std::make_unique<OneChunk>(offers_.model,
+                                      std::exchange(offers_.download_status, grpc::Status::OK));
   }
   Upload upload(grpc::ClientContext&, federated::UploadState&) override { fail("no update is taken"); }
 
  private:
   struct OneChunk final : grpc::ClientReaderInterface<ChunkFrame> {
-    explicit OneChunk(std::string what) : text(std::move(what)) {}
+    OneChunk(std::string what, grpc::Status last)
+        : text(std::move(what)), status(std::move(last)), sent(!status.ok()) {}
     bool Read(ChunkFrame* chunk) override {
       if (std::exchange(sent, true)) return false;
       *chunk = {.checksum = chunk_checksum(text), .data = {grpc::Slice(text)}};
@@ -66,9 +70,10 @@ class OfferingStub final : public Stub {
     }
     bool NextMessageSize(std::uint32_t*) override { return false; }
     void WaitForInitialMetadata() override {}
-    grpc::Status Finish() override { return grpc::Status::OK; }
+    grpc::Status Finish() override { return status; }
     std::string text;
-    bool sent = false;
+    grpc::Status status;
+    bool sent;
   };
 
   Offers& offers_;
@@ -100,6 +105,10 @@ OfferTrial::~OfferTrial() = default;
 void OfferTrial::offer(std::int64_t round, const std::string& model, std::uint64_t more_bytes) {
   parts_->offers.rounds.push_back({round, model, more_bytes});
 }
+void OfferTrial::end_download(const std::string& reason) {
+  parts_->offers.download_status = {grpc::StatusCode::ABORTED, reason};
+}
+void OfferTrial::answer_early(int times) { parts_->offers.early = times; }
 Site& OfferTrial::site() { return parts_->site; }
 int OfferTrial::downloads() const { return parts_->offers.downloads; }
 void OfferTrial::at_download(std::function<void()> action) { parts_->offers.at_download = std::move(action); }

@@ -163,18 +163,20 @@ std::string Site::exchange(const SiteRound& round, std::int64_t attempt, int kin
   message.set_attempt(attempt);
   message.set_kind(static_cast<Message::Kind>(kind));
   message.set_body(body);
-  do {
+  while (true) {
     if (!call("secure aggregation", kHeldSeconds + kAnswerSeconds, [&](grpc::ClientContext& context) {
           return connection_->stub->exchange(context, message, reply);
         }))
       throw RoundOver("the round is over");
-  } while (reply.state() == Message::NOT_YET);
+    if (reply.state() != Message::NOT_YET) break;
+    pause(std::chrono::milliseconds(100));  // held back or not
+  }
   if (reply.state() == Message::TOO_LATE) throw AttemptOver();
   return reply.body();
 }
 
 bool Site::deliver_masked(const SiteRound& round, const std::filesystem::path& update, double examples,
-                          const federated::UpdateHeader& header, const Spending& spending) {
+                          const federated::UpdateHeader& header, const std::function<void()>& spend) {
   federated::UpdateHeader offer = header;
   *offer.mutable_update() = to_message(FileDigest{});  // a digest would tell the update to whoever guesses it
   std::int64_t attempt = 0;
@@ -183,11 +185,10 @@ bool Site::deliver_masked(const SiteRound& round, const std::filesystem::path& u
   bool sent = false;
   const auto spend_and_note = [&] {
     sent = true;
-    spending.record();
+    spend();
   };
   const auto drawn = [&] { return sent && round.privacy.rate < 1; };
   while (true) try {
-      spending.check();
       federated::SecureTerms terms;
       require(terms.ParseFromString(exchange(round, attempt, Message::READY, offer.SerializeAsString())) &&
                   terms.attempt() > attempt,
@@ -203,7 +204,7 @@ bool Site::deliver_masked(const SiteRound& round, const std::filesystem::path& u
     } catch (const RoundOver&) {
       return false;
     } catch (const BadAttempt& error) {  // by one who takes part; without that one the next may do
-      say_(fmt::format("this attempt at a sum cannot be gone on with: {}", error.what()));
+      say_(fmt::format("this attempt at a sum cannot be gone on with: {}", as_told(error.what())));
       if (drawn()) return false;
       pause(std::chrono::seconds(1));
     }

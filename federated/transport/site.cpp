@@ -22,7 +22,10 @@ constexpr std::size_t kMostPattern = 1000;               // characters
 constexpr double kFirstPause = 0.25, kLongestPause = 5;  // seconds
 // A model's size is that of its numbers, which stay as many, and of what little an HDF5 file has around them.
 constexpr std::uint64_t kMostGrowth = std::uint64_t{64} << 20;
-constexpr std::uint64_t kSpareRoom = std::uint64_t{64} << 20;  // on the disk, for whoever else needs some
+constexpr std::uint64_t kSpareRoom = std::uint64_t{64} << 20;  // on the disk, at most; see lacking_room()
+constexpr double kMadeBytes = 4, kMaskedBytes = 8;             // of a number of an update, at most
+// After what came to nothing: no coordinator has a site do it, and say so, a thousand times a second.
+constexpr std::chrono::seconds kIdlePause{1};
 
 bool may_pass(grpc::StatusCode code) {
   return code == grpc::StatusCode::UNAVAILABLE || code == grpc::StatusCode::DEADLINE_EXCEEDED ||
@@ -30,14 +33,10 @@ bool may_pass(grpc::StatusCode code) {
          code == grpc::StatusCode::UNKNOWN || code == grpc::StatusCode::RESOURCE_EXHAUSTED;
 }
 
-void expect_room(const std::filesystem::path& directory, std::uint64_t bytes) {
-  std::error_code unknown;
-  const std::uint64_t room = std::filesystem::space(directory, unknown).available;
-  require(
-      unknown || (room >= kSpareRoom && room - kSpareRoom >= bytes),
-      "{}: there is room for {} MiB, and {} MiB of the coordinator's model are to come, beside which {} MiB "
-      "must stay free; make room",
-      directory.string(), room >> 20, bytes >> 20, kSpareRoom >> 20);
+std::uint64_t size_or_0(const std::filesystem::path& file) {
+  std::error_code missing;
+  const std::uintmax_t size = std::filesystem::file_size(file, missing);
+  return missing ? 0 : size;
 }
 
 }  // namespace
@@ -82,8 +81,10 @@ bool Site::call(std::string_view what, double seconds,
     const auto attempted = Clock::now();
     const grpc::Status status = once(context);
     if (status.ok()) return true;
+    const std::string reason = as_told(status.error_message());
     if (status.error_code() == grpc::StatusCode::ABORTED) {
-      say_(status.error_message());
+      say_(reason);
+      pause(kIdlePause);
       return false;
     }
     const auto now = Clock::now();
@@ -91,14 +92,14 @@ bool Site::call(std::string_view what, double seconds,
       began = now;  // it was reached meanwhile
     const double gone = std::chrono::duration<double>(now - began).count();
     if (!may_pass(status.error_code()))
-      fail("{}: the coordinator at {} refuses: {}", what, options_.address, status.error_message());
+      fail("{}: the coordinator at {} refuses: {}", what, options_.address, reason);
     if (options_.patience_seconds > 0 && gone > options_.patience_seconds) {
       require(status.error_code() != grpc::StatusCode::INTERNAL, "{}: given up after {:.0f} s: {}", what,
-              gone, status.error_message());
+              gone, reason);
       fail("{}: the coordinator at {} could not be reached for {:.0f} s: {}", what, options_.address, gone,
-           status.error_message());
+           reason);
     }
-    if (!told) say_(fmt::format("{}: {}; trying again", what, status.error_message()));
+    if (!told) say_(fmt::format("{}: {}; trying again", what, reason));
     told = true;
     if (status.error_code() == grpc::StatusCode::UNAVAILABLE) connection_->renew();
     // Full jitter, so that sites that lost the coordinator together do not come back together.
@@ -106,7 +107,7 @@ bool Site::call(std::string_view what, double seconds,
   }
 }
 
-SiteRound Site::next(std::optional<std::int64_t> passed_over) {
+SiteRound Site::next() {
   while (true) {
     federated::NextRequest request;
     request.set_protocol(kProtocol);
@@ -117,10 +118,6 @@ SiteRound Site::next(std::optional<std::int64_t> passed_over) {
     if (interrupted_()) throw Interrupted();
     if (reply.kind() == federated::Assignment::WAIT) {
       pause(std::chrono::milliseconds(100));
-      continue;
-    }
-    if (reply.kind() == federated::Assignment::TRAIN && reply.round() == passed_over) {
-      pause(std::chrono::seconds(1));
       continue;
     }
     SiteRound round{.finished = reply.kind() == federated::Assignment::FINISHED,
@@ -139,7 +136,7 @@ SiteRound Site::next(std::optional<std::int64_t> passed_over) {
                     .most_examples = reply.most_examples()};
     if (reply.has_privacy()) {
       const auto& told = reply.privacy();
-      round.privacy = {.unit = parse_privacy_unit(told.unit()),
+      round.privacy = {.unit = parse_privacy_unit(as_told(told.unit())),
                        .clip_norm = told.clip_norm(),
                        .rate = told.rate(),
                        .noise_multiplier = told.noise_multiplier(),
@@ -159,7 +156,7 @@ SiteRound Site::next(std::optional<std::int64_t> passed_over) {
     for (const auto& rule : reply.sharing()) {
       require(rule.pattern().size() <= kMostPattern, "a rule of sharing of {} characters; there may be {}",
               rule.pattern().size(), kMostPattern);
-      round.sharing.push_back({rule.pattern(), parse_sharing(rule.sharing())});
+      round.sharing.push_back({rule.pattern(), parse_sharing(as_told(rule.sharing()))});
       require(
           !round.secure || round.sharing.back().sharing != Sharing::by_tokens,
           "the coordinator would have {} averaged by tokens: how many each expert served would be told of "
@@ -211,6 +208,46 @@ void Site::remove_models(const std::function<bool(const std::filesystem::path&)>
   for (const auto& other : others) std::filesystem::remove(other);
 }
 
+// While the model comes, the one before stays; when it is there, and that one gone, an update is made of it,
+// and of the update one that is masked. Some more stays free, for whoever else has files there.
+std::string Site::lacking_room(const SiteRound& round) const {
+  std::error_code unknown;
+  const std::filesystem::space_info disk = std::filesystem::space(options_.directory, unknown);
+  if (unknown || disk.capacity == 0 || disk.capacity == static_cast<std::uintmax_t>(-1)) return "";
+  const std::uint64_t bytes = round.digest.bytes;
+  const std::filesystem::path part = IncomingFile::part_of(round.model, round.digest);
+  double before = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(options_.directory))
+    if (entry.path().filename().string().starts_with("model-") && entry.path() != part)
+      before += static_cast<double>(size_or_0(entry.path()));
+  // Of a model's numbers, of 4 bytes each, an update has two at most, whatever the coordinator says.
+  const double numbers =
+      std::min(static_cast<double>(round.elements), static_cast<double>(bytes) / sizeof(float) * 2);
+  const double made = round.finished ? 0 : numbers * (kMadeBytes + (round.secure ? kMaskedBytes : 0));
+  const auto spare = static_cast<double>(std::min(kSpareRoom, bytes));
+  const double needed =
+      static_cast<double>(bytes - std::min(bytes, size_or_0(part))) + std::max(0.0, made - before);
+  const auto room = static_cast<double>(disk.available);
+  if (room >= needed + spare) return "";
+  constexpr double kMebi = 1 << 20;
+  return fmt::format(
+      "{}: there is room for {:.0f} MiB, and {:.0f} MiB are to come, of the coordinator's model and "
+      "of what is made of it, beside which {:.0f} MiB must stay free; make room",
+      options_.directory.string(), room / kMebi, needed / kMebi, spare / kMebi);
+}
+
+void Site::wait_for_room(const std::string& lacking) {
+  const auto now = Clock::now();
+  if (!without_room_since_) {
+    without_room_since_ = now;
+    say_(fmt::format("fetching the model: {}; trying again", lacking));
+  }
+  const double gone = std::chrono::duration<double>(now - *without_room_since_).count();
+  require(options_.patience_seconds <= 0 || gone <= options_.patience_seconds,
+          "fetching the model: given up after {:.0f} s: {}", gone, lacking);
+  pause(kIdlePause);
+}
+
 // One model is in the directory at a time and, while another comes, the part of that.
 bool Site::fetch(const SiteRound& round) {
   const auto is_other = [&](const std::filesystem::path& model) { return model != round.model; };
@@ -221,11 +258,18 @@ bool Site::fetch(const SiteRound& round) {
   const std::filesystem::path part = IncomingFile::part_of(round.model, round.digest);
   remove_models(
       [&](const std::filesystem::path& model) { return model.extension() == ".part" && model != part; });
+  if (const std::string lacking = lacking_room(round); !lacking.empty()) {
+    wait_for_room(lacking);
+    return false;
+  }
+  without_room_since_.reset();
   const bool fetched = call("fetching the model", kTransferSeconds, [&](grpc::ClientContext& context) {
     Stub::Download reader;
+    // When there is room again, after others have taken it, there may be another round.
+    if (const std::string lacking = lacking_room(round); !lacking.empty())
+      return grpc::Status(grpc::StatusCode::ABORTED, lacking);
     try {
       IncomingFile file(round.model, round.digest);
-      expect_room(options_.directory, round.digest.bytes - file.received());
       federated::DownloadRequest request;
       request.set_round(round.round);
       request.set_offset(static_cast<std::int64_t>(file.received()));
@@ -248,12 +292,13 @@ bool Site::fetch(const SiteRound& round) {
 
 bool Site::deliver(const SiteRound& round, const SiteUpdateFile& update, double examples,
                    const std::vector<double>& tokens, const std::map<std::string, double>& metrics,
-                   const Spending& spending) {
+                   const std::function<void()>& spend) {
   // Before there is memory for as many as the coordinator says.
   require(std::cmp_equal(round.elements, update.digest.bytes / sizeof(float)),
           "the coordinator wants updates of {} numbers, and this site's has {}; both must have the model and "
           "the rules of sharing that the federation began with",
           round.elements, update.digest.bytes / sizeof(float));
+  if (std::exchange(delivered_, round.turn()) == round.turn()) pause(kIdlePause);
   federated::UpdateHeader header;
   header.set_round(round.round);
   header.set_turn(round.turn());
@@ -263,7 +308,7 @@ bool Site::deliver(const SiteRound& round, const SiteUpdateFile& update, double 
   for (const auto& [name, value] : metrics) (*header.mutable_metrics())[name] = value;
   if (round.secure) {
     if (round.most_examples > 0) header.set_examples(1);  // how many it is, is masked
-    return deliver_masked(round, update.path, examples, header, spending);
+    return deliver_masked(round, update.path, examples, header, spend);
   }
   *header.mutable_update() = to_message(update.digest);
   return send(header, update.path);

@@ -11,6 +11,7 @@
 #include <optional>
 #include <string>
 
+#include "core/clock.h"
 #include "core/error.h"
 #include "federated/file_transfer.h"
 #include "federated/identity.h"
@@ -68,12 +69,6 @@ struct SiteUpdateFile {
   FileDigest digest;
 };
 
-/// What an update that is given its noise as it is sent costs the site. What either throws ends the delivery.
-struct Spending {
-  std::function<void()> check = [] {};   ///< before each attempt at a sum, for which others would wait
-  std::function<void()> record = [] {};  ///< before each masked update is sent, which may come to be in a sum
-};
-
 class Interrupted : public Error {
  public:
   Interrupted() : Error("interrupted") {}
@@ -91,25 +86,31 @@ class Site {
        std::function<bool()> interrupted, Say say);
   ~Site();
 
-  /// Waits for something to do, other than the round `passed_over`, and fetches its model. Throws Error where
-  /// the coordinator refuses this site, or cannot be reached for too long; where there is no room for the
-  /// model for as long; and where the model is much larger than the first that was fetched.
-  SiteRound next(std::optional<std::int64_t> passed_over = {});
+  /// Waits for something to do, and fetches its model. Throws Error where the coordinator refuses this site,
+  /// or cannot be reached for too long; where there is no room for a model for as long; and where the model
+  /// is much larger than the first that was fetched.
+  SiteRound next();
   /// Delivers `update`, of `round.elements` numbers; where the round is secure, shortened to the federation's
   /// norm and masked, once all sites are ready. False where the round was over before, or where a sum of
   /// units that are drawn by chance came to nothing: they are to be drawn again. Throws Error where the
   /// update has not so many numbers, and where the coordinator asks for what would tell more than one sum of
-  /// a round.
-  bool deliver(const SiteRound& round, const SiteUpdateFile& update, double examples,
-               const std::vector<double>& tokens, const std::map<std::string, double>& metrics,
-               const Spending& spending = {});
+  /// a round. Each time before a masked update is sent, `spend` is called, whose errors end this: it may come
+  /// to be in a sum, whose noise is new, and the site would not know.
+  bool deliver(
+      const SiteRound& round, const SiteUpdateFile& update, double examples,
+      const std::vector<double>& tokens, const std::map<std::string, double>& metrics,
+      const std::function<void()>& spend = [] {});
 
  private:
   bool call(std::string_view what, double seconds,
             const std::function<grpc::Status(grpc::ClientContext&)>& once);
   void pause(std::chrono::duration<double> time) const;
   void check_size(const FileDigest& model) const;
+  /// False where the round is over, or there is no room: ask again what there is to do.
   bool fetch(const SiteRound& round);
+  /// Why the round's model is not to be fetched now; "" where there is room, or nobody knows.
+  std::string lacking_room(const SiteRound& round) const;
+  void wait_for_room(const std::string& lacking);
   /// Of the models in the directory, and of what has come of others.
   void remove_models(const std::function<bool(const std::filesystem::path&)>& which) const;
 
@@ -117,7 +118,7 @@ class Site {
 
   // Secure rounds (secure_site.cpp).
   bool deliver_masked(const SiteRound& round, const std::filesystem::path& update, double examples,
-                      const federated::UpdateHeader& header, const Spending& spending);
+                      const federated::UpdateHeader& header, const std::function<void()>& spend);
   void take_part(const SiteRound& round, const std::filesystem::path& update, double examples,
                  federated::UpdateHeader header, const federated::SecureTerms& terms,
                  const std::function<void()>& spend);
@@ -128,6 +129,8 @@ class Site {
   std::function<bool()> interrupted_;
   Say say_;
   std::optional<std::uint64_t> first_bytes_;  // of the first model
+  std::optional<Clock::time_point> without_room_since_;
+  std::optional<std::int64_t> delivered_;  // the turn of the last update that was, or was too late
   SystemRandom source_;
   RandomBits random_{source_};
   std::unique_ptr<Connection> connection_;

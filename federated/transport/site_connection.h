@@ -1,8 +1,10 @@
 // What the parts of a Site call the coordinator by.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <memory>
+#include <string>
 
 #include "federated/transport/site.h"
 #include "federated/transport/stub.h"
@@ -11,6 +13,14 @@
 namespace conclave {
 
 inline constexpr double kAnswerSeconds = 30;  // for a call that answers at once
+
+/// What others say, as it may be in this site's log: in one line that has an end.
+inline std::string as_told(std::string_view text) {
+  std::string line(text.substr(0, 500));
+  std::ranges::replace_if(
+      line, [](char c) { return (c >= 0 && c < ' ') || c == '\x7f'; }, ' ');
+  return line;
+}
 
 struct Site::Connection {
   using Open = std::function<std::unique_ptr<Stub>()>;

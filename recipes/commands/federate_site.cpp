@@ -87,9 +87,6 @@ std::string random_name() {
   return hexadecimal(bytes);
 }
 
-// For the present round no more is to be spent.
-struct UsedUp {};
-
 // What the coordinator asks of this site, of which all ranks know the same.
 struct Work {
   bool finished;               // the last round is over
@@ -169,7 +166,7 @@ class SiteJob {
         return true;
       }
       check_elements(*work);
-      if (deliver_waiting(*work) || pass_over(*work)) continue;
+      if (deliver_waiting(*work)) continue;
       if (!train(*work, model)) return false;
     }
     return false;
@@ -180,7 +177,7 @@ class SiteJob {
   std::optional<Work> next() {
     nlohmann::json work;
     if (speaks_) try {
-        round_ = site_->next(passed_over_);
+        round_ = site_->next();
         work = told(round_);
       } catch (const Interrupted&) {
         work = {{"interrupted", true}};
@@ -304,33 +301,8 @@ class SiteJob {
     return true;
   }
 
-  // In the privacy ledger.
-  std::string run_name() const { return certificate_info(kit_->authority).fingerprint; }
-
-  // How many noisy updates of a round were spent for. Rank 0's.
-  std::int64_t attempts_at(std::int64_t round) const {
-    return ledger_ ? ledger_->count(run_name(), round) : 0;
-  }
-
-  // Rank 0's. Whether no more is spent for a round, which a coordinator might ask for again and again.
-  bool is_used_up(std::int64_t round) {
-    const std::int64_t spent = attempts_at(round);
-    if (spent < settings_.site.most_attempts) return false;
-    say(fmt::format(
-        "warning: round {}: privacy was spent for {} noisy updates of it, and by "
-        "site.most_attempts = {} for no other; waiting for the next round. If its owners agree to "
-        "more, or this is another federation, raise site.most_attempts",
-        round + 1, spent, settings_.site.most_attempts));
-    passed_over_ = round;
-    return true;
-  }
-
-  bool pass_over(const Work& work) {
-    return shared({{"used_up", speaks_ && is_used_up(work.number)}}, grid_->world()).at("used_up");
-  }
-
   PrivacySpend spend_of(const WaitingUpdate& update, const Work& work) const {
-    return {.run = run_name(),
+    return {.run = certificate_info(kit_->authority).fingerprint,
             .round = update.round,
             .digest = update.spend,
             .event = of_sums_.is_on() ? of_sums_.event() : *trainer_->privacy_event(work.steps())};
@@ -346,34 +318,32 @@ class SiteJob {
       if (of_sums_.is_on()) spent.digest = random_name();
       // Two noisy sums of the same drawn units tell more than two of units drawn anew, as which they count.
       if (of_sums_.rate < 1) WaitingUpdate::forget(directory_);
-      const std::int64_t before = attempts_at(update.round);
-      if (ledger_->record(spent) && before > 0)
+      const bool anew = ledger_->record(spent);
+      const double epsilon = ledger_->epsilon();
+      if (const std::int64_t times = ledger_->count(spent.run, spent.round); anew && times > 1)
         say(fmt::format(
-            "warning: round {}: this is noisy update {} of it that privacy is spent for; there may "
-            "be {}",
-            update.round + 1, before + 1, settings_.site.most_attempts));
-      say(fmt::format("privacy: epsilon {:.4f} at delta {} with this round", ledger_->epsilon(),
+            "warning: round {}: privacy has now been spent for it {} times, as attempts at a sum fail or the "
+            "coordinator begins the round again, which brought epsilon to {:.4f}",
+            update.round + 1, times, epsilon));
+      say(fmt::format("privacy: epsilon {:.4f} at delta {} with this round", epsilon,
                       ledger_->budget().delta));
     };
-    const auto check = [&] {
-      if (is_used_up(update.round)) throw UsedUp();
-      ledger_->check(spend_of(update, work));
-    };
-    const bool by_attempt = ledger_ && of_sums_.is_on();
-    if (!by_attempt) spend();
+    if (ledger_ && of_sums_.is_on())
+      ledger_->check(spend_of(update, work));  // before others wait for it
+    else
+      spend();
     SiteRound trained = round_;
     trained.round = update.round;
     trained.digest = update.base;
     try {
       const bool delivered =
           site_->deliver(trained, {update.file, update.digest}, update.examples, update.tokens,
-                         update.metrics, by_attempt ? Spending{check, spend} : Spending{});
+                         update.metrics, of_sums_.is_on() ? spend : std::function<void()>([] {}));
       if (delivered) say(fmt::format("round {} of {}: delivered", trained.round + 1, round_.rounds));
       // Otherwise the next round's takes its place, and a coordinator that was killed may yet ask for this
       // one, whose privacy is spent; but not for one in a noisy sum, which may have been told: the next
       // noise costs anew.
       if (of_sums_.is_on() || (work.asynchronous() && !delivered)) WaitingUpdate::forget(directory_);
-    } catch (const UsedUp&) {
     } catch (const Interrupted&) {
     }  // which next() then tells the other ranks
   }
@@ -449,7 +419,6 @@ class SiteJob {
   std::optional<DirectoryLock> lock_;
   std::optional<Site> site_;
   SiteRound round_;
-  std::optional<std::int64_t> passed_over_;  // a round for which no more is spent
   std::optional<PrivacyLedger> ledger_;
   nlohmann::json agreed_;                                 // the terms, once there are some
   std::optional<std::array<std::string, 3>> begun_with_;  // what a model has besides numbers

@@ -39,7 +39,7 @@ COORDINATOR = {
     "private": ["federation.start=public"],
 }
 SITE = {
-    "noisy": ["site.least_sites=3", "site.secure_only=true", "site.most_attempts=100"],
+    "noisy": ["site.least_sites=3", "site.secure_only=true"],
     "private": ["privacy.unit=record", "privacy.noise_multiplier=1", "privacy.delta=1e-3", "privacy.batch=50"],
 }
 KINDS = ["noisy", "fedavg", "secure", "private", "fedbuff", "scaffold", "fedadam"]  # by seed, in this order

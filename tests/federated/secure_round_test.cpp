@@ -187,15 +187,34 @@ TEST_CASE("a site that does not sign drops out of a secure round, and the others
   SecureRound other(test.folder.path(), test.database, test.board,
                     {.enabled = true,
                      .federation = "test",
-                     .privacy = {.unit = RoundPrivacy::Unit::site, .noise_multiplier = 4}},
+                     .privacy = {.unit = RoundPrivacy::Unit::site, .noise_multiplier = 4, .delta = 1e-6}},
                     [](const auto&) {});
   CHECK(std::isfinite(other.epsilon(1)));
-  CHECK(other.spent_in(0).value().noise_multiplier == 1);  // whatever it is now
-  CHECK_FALSE(other.spent_in(1));
+  const RoundPrivacy had = other.privacy_of(0).value();  // whatever it is now
+  CHECK((had.unit == RoundPrivacy::Unit::site && had.noise_multiplier == 1 && had.delta == 1e-5));
+  CHECK(other.epsilon(had) == Approx(one));
+  CHECK_FALSE(other.privacy_of(1));
   CHECK(other.epsilon(1) > one);  // what went before had less noise than what is to come
   test.database.run(
       "INSERT INTO secure_attempts(round, unmasked) VALUES(1, 1)");  // before there was any noise
   CHECK(std::isinf(other.epsilon(1)));
+}
+
+TEST_CASE("of a sum by an earlier version, which noted no delta, its spend is known and its privacy is not") {
+  const TemporaryDirectory folder;
+  Database database(folder.path() + "/rounds.sqlite");
+  database.run("CREATE TABLE secure_attempts(number INTEGER PRIMARY KEY, round INTEGER, unmasked INTEGER)");
+  database.run("CREATE TABLE secure_noise(number INTEGER PRIMARY KEY, noise REAL, rate REAL, unit TEXT)");
+  database.run("INSERT INTO secure_attempts VALUES(1, 0, 1)");
+  database.run("INSERT INTO secure_noise VALUES(1, 1, 1, 'site')");
+  RoundBoard board(folder.path(), database);
+  const SecureRound round(folder.path(), database, board,
+                          {.enabled = true,
+                           .federation = "test",
+                           .privacy = {.unit = RoundPrivacy::Unit::site, .noise_multiplier = 1}},
+                          [](const auto&) {});
+  CHECK_FALSE(round.privacy_of(0));
+  CHECK(round.epsilon() == Approx(epsilon_of({1, 1, 1}, 1e-5, kAccountant)));
 }
 
 TEST_CASE("a site that knows other settings than the coordinator is told so") {

@@ -1,10 +1,11 @@
-// What a coordinator can have a site fetch, keep on its disk, and spend.
+// What a coordinator can have a site fetch, keep on its disk, and do for nothing.
 #include "federated/transport/site.h"
 
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <set>
 
+#include "core/clock.h"
 #include "federated/transport/offer_trial.h"
 #include "tests/data/temporary_directory.h"
 
@@ -57,31 +58,49 @@ TEST_CASE_METHOD(OfferedSite, "a model much larger than the one that a site bega
 }
 
 TEST_CASE_METHOD(OfferedSite, "a model for which a site's disk has no room is not begun, but waited for") {
-  trial.offer(0, "a model", std::uint64_t{1} << 60);
+  for (int i = 0; i < 2; ++i) trial.offer(0, "a model", std::uint64_t{1} << 60);
   CHECK_THROWS_WITH(trial.site().next(), Contains("given up after") && Contains("must stay free; make room"));
   CHECK(trial.downloads() == 0);
   REQUIRE(trial.said().size() == 1);
   CHECK_THAT(trial.said()[0], Contains("there is room for") && Contains("trying again"));
 }
 
-TEST_CASE_METHOD(OfferedSite, "a site that passes over a round waits for the next") {
-  for (const std::int64_t round : {4, 4, 5}) trial.offer(round, "a model");
-  CHECK(trial.site().next(4).round == 5);
+TEST_CASE_METHOD(OfferedSite,
+                 "a site without room for a model is given another round's as soon as there is one") {
+  trial.offer(0, "a model", std::uint64_t{1} << 60);
+  trial.offer(1, "a model");
+  CHECK(trial.site().next().round == 1);
   CHECK(trial.downloads() == 1);
 }
 
-TEST_CASE_METHOD(OfferedSite, "what a site may spend is looked at before each attempt at a sum") {
+TEST_CASE_METHOD(OfferedSite,
+                 "a coordinator has a site do what comes to nothing once a second, and say little") {
+  const auto began = Clock::now();
+  SECTION("rounds that are over before their model has come") {
+    trial.end_download("the round\nis over" + std::string(10'000, '!'));
+    for (int i = 0; i < 2; ++i) trial.offer(i, "a model");
+    CHECK(trial.site().next().round == 1);
+    REQUIRE(trial.said().size() == 1);
+    CHECK(trial.said()[0].size() == 500);
+    CHECK_THAT(trial.said()[0], Catch::StartsWith("the round is over!"));
+    CHECK(seconds_since(began) >= 1);
+  }
   const std::string update = folder.write("update.f32", std::string(12, '\0'));
   SiteRound round;
   round.elements = 3;
-  round.secure = true;
-  int checked = 0, recorded = 0;
-  const auto check = [&] { require(++checked < 3, "no more is spent"); };
-  const auto record = [&] { ++recorded; };
-  CHECK_THROWS_WITH(trial.site().deliver(round, {update, digest_of(update)}, 1, {}, {}, {check, record}),
-                    Contains("no more is spent"));
-  CHECK(checked == 3);
-  CHECK(recorded == 0);
+  const auto deliver = [&] { return trial.site().deliver(round, {update, digest_of(update)}, 1, {}, {}); };
+  SECTION("a round again and again, for whose update it is too late") {
+    CHECK_FALSE(deliver());
+    CHECK(seconds_since(began) >= 1);
+    CHECK_FALSE(deliver());
+    CHECK(seconds_since(began) >= 3);
+  }
+  SECTION("a sum that others are not ready for") {
+    round.secure = true;
+    trial.answer_early(5);
+    CHECK_THROWS_WITH(deliver(), Contains("there is no sum"));
+    CHECK(seconds_since(began) >= 0.5);
+  }
 }
 
 }  // namespace
