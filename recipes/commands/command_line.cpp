@@ -635,7 +635,8 @@ int run_command_line(int argc, char** argv, const std::string& version, Surround
     std::signal(SIGINT, on_signal);
     std::signal(SIGTERM, on_signal);
   }
-  if (chosen.heeds == Heeds::end_and_renewal) std::signal(SIGHUP, [](int) { hung_up = true; });
+  if (chosen.heeds == Heeds::end_and_renewal)
+    surroundings.ignores_hang_up = std::signal(SIGHUP, [](int) { hung_up = true; }) == SIG_IGN;
   surroundings.interrupted = &interrupted;
   surroundings.hung_up = &hung_up;
   return with_output_written(chosen.run(surroundings));

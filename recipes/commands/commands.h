@@ -26,6 +26,7 @@ struct Surroundings {
   const char* term = nullptr;
   const std::atomic<bool>* interrupted = nullptr;
   std::atomic<bool>* hung_up = nullptr;  ///< by SIGHUP, after which a service renews what it had read
+  bool ignores_hang_up = false;          ///< as who started it wants, by nohup, say
   int ranks = 1;                         ///< that mpirun has started, as it tells them
 
   bool is_interrupted() const { return interrupted && *interrupted; }

@@ -129,7 +129,7 @@ int serve(const ServeArguments& arguments, const Surroundings& surroundings, con
 
   std::jthread signals([&](const std::stop_token& stopped) {  // which may come at any time, and wake nobody
     while (!surroundings.is_interrupted() && !queue.closed() && !stopped.stop_requested()) {
-      if (surroundings.takes_hang_up() && !renew(service, arguments)) break;
+      if (surroundings.takes_hang_up() && !renew(service, arguments) && !surroundings.ignores_hang_up) break;
       std::this_thread::sleep_for(std::chrono::milliseconds(20));
     }
     service.end();

@@ -125,8 +125,9 @@ double BatchQueue::seconds_between(const Job& job, double seconds) const {
       ++jobs, rows += one->rows;
   }
   const auto batches = static_cast<double>(alone + std::max(jobs / limits_.jobs, rows / limits_.rows));
-  const double taken = at_work_ == &in_steps_ ? seconds_since(began_) : 0;
-  return std::max(seconds, batches * step) + std::max(0.0, step - taken);
+  const double now = at_work_ ? seconds_since(began_) : 0, taken = at_work_ == &in_steps_ ? now : 0;
+  const double owed = std::max(0.0, owes_ + (at_work_ == &at_once_ ? now : -taken));
+  return std::max(seconds + owed, batches * step) + std::max(0.0, step - taken);
 }
 
 // Of a job that is the last to be answered of those there are, or of those that take one step.

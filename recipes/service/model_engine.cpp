@@ -116,8 +116,16 @@ void ModelEngine::plan(const BatchLimits& limits) {
   for (int rank = 1; rank < grid_.world().size(); ++rank) others_.push_back({rank, 0, 1});
   for (Round* round : {at_once_.get(), in_steps_.get()})
     round->experts.resize(layers_.size() * static_cast<std::size_t>(facts_.experts));
-  Query query{.tokens = std::vector<std::int32_t>(static_cast<std::size_t>(sizes.max_length))};
   const std::vector<std::uint8_t> pixels(static_cast<std::size_t>(sizes.image.size()));
+  Query query{.tokens = std::vector<std::int32_t>(static_cast<std::size_t>(sizes.max_length))},
+      drawing = query;
+  const Query caption{.task = TaskKind::caption, .pixels = pixels};
+  drawing.task = TaskKind::generate, drawing.sampling.steps = 1;
+  const Index drawings = std::max<Index>(limits.jobs, ImageSampler::kImages * grid_.world().size());
+  // These first, as the dispatchers' room, which is all tasks', is no larger after the predictor has its
+  // memory.
+  if (captions_) plan_step(caption, limits.jobs);
+  if (images_) plan_step(drawing, drawings);
   if (predictor_) {
     const Index image = predictor_->image_tokens();
     const Index rows = std::max(limits.rows, sizes.max_length + image);
@@ -126,26 +134,25 @@ void ModelEngine::plan(const BatchLimits& limits) {
     if (image > 0) query.pixels = pixels;
     warm(query, std::clamp<Index>(rows / (std::ssize(query.tokens) + image), 1, limits.jobs));
   }
-  if (captions_) warm({.task = TaskKind::caption, .pixels = pixels}, limits.jobs);
-  query.task = TaskKind::generate, query.sampling.steps = 1, query.pixels.clear();
-  query.tokens.resize(static_cast<std::size_t>(sizes.max_length));
-  if (images_) warm(query, std::max<Index>(limits.jobs, ImageSampler::kImages * grid_.world().size()));
+  if (captions_) warm(caption, limits.jobs);
+  if (images_) warm(drawing, drawings);
 }
 
-void ModelEngine::set_planning(bool planning) {
-  if (captions_) captions_->set_planning(planning);
-  if (images_) images_->set_planning(planning);
+// A step of so many such queries, which tells the dispatchers what room they need.
+void ModelEngine::plan_step(const Query& query, Index count) {
+  const auto set_planning = [&](bool planning) {
+    if (captions_) captions_->set_planning(planning);
+    if (images_) images_->set_planning(planning);
+  };
+  Job job(query);
+  set_planning(true);
+  compute_step(begin_round(std::vector<Job*>(static_cast<std::size_t>(count), &job)));
+  set_planning(false);
 }
 
 void ModelEngine::warm(const Query& query, Index count) {
   Job job(query);
-  const std::vector<Job*> jobs(static_cast<std::size_t>(count), &job);
-  if (takes_steps(query.task)) {
-    set_planning(true);
-    compute_step(begin_round(jobs));
-    set_planning(false);
-  }
-  Round& round = begin_round(jobs);
+  Round& round = begin_round(std::vector<Job*>(static_cast<std::size_t>(count), &job));
   while (compute_step(round)) {
   }
 }

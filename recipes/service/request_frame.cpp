@@ -87,10 +87,15 @@ RequestFrame::State RequestFrame::read_head(std::string_view head) {
     const std::string_view header = head.substr(0, head.find("\r\n"));
     head.remove_prefix(std::min(head.size(), header.size() + 2));
     const std::size_t colon = header.find(':');
-    if (header.size() > kMostHeader) return refuse(431, "head_too_large", "a header is too long");
+    if (header.size() > kMostHeader) {
+      wrong(431, "head_too_large", "a header is too long");
+      continue;
+    }
     if (colon == std::string_view::npos || !is_token(header.substr(0, colon)) ||
-        header.find_first_of("\r\n") != std::string_view::npos)
+        header.find_first_of("\r\n") != std::string_view::npos) {
+      told_.forwarded.clear();  // what a proxy adds comes behind what the client had said
       return refuse(400, "bad_request", "a header that is none");
+    }
     const std::string_view name = header.substr(0, colon), value = trimmed(header.substr(colon + 1));
     if (same_but_for_case(name, "transfer-encoding"))
       wrong(411, "length_required", "send the body whole, with a Content-Length");
@@ -115,7 +120,7 @@ RequestFrame::State RequestFrame::read_head(std::string_view head) {
     if (error == std::errc::result_out_of_range)
       wrong(413, "body_too_large", "the body is too large");
     else if (error != std::errc() || end != value.data() + value.size() || (length && *length != number))
-      return refuse(400, "bad_request", "a Content-Length that is no number, or two");
+      wrong(400, "bad_request", "a Content-Length that is no number, or two");
     length = number;
   }
   told_.closes = closes || !stays;

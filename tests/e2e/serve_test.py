@@ -367,8 +367,16 @@ def renewed():
         hang_up("or not that of the certificate", "of 16 characters or more", "the log's file")
         assert shown(service.connect()) == second
         ask(old, 200)
-    with serving("one") as service:  # that has nothing to renew
-        service.end(signal.SIGHUP)
+    for ignored in (False, True):  # where there is nothing to renew, unless whoever started it wants it ignored
+        before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+        with serving("one") as service:
+            signal.signal(signal.SIGHUP, before)
+            if ignored:
+                service.job.send_signal(signal.SIGHUP)
+                time.sleep(0.5)
+                assert service.get("/readyz") == "ready\n"
+            else:
+                service.end(signal.SIGHUP)
 
 
 def behind_a_proxy():

@@ -205,6 +205,23 @@ TEST_CASE(
   }
 }
 
+TEST_CASE("whoever comes after a batch between steps waits for as long a time of steps", "[service]") {
+  BatchQueue queue({.jobs = 1, .latency = 3});
+  Jobs jobs;
+  REQUIRE(queue.push(jobs.add(10)));
+  answer(queue, 1);
+  REQUIRE(queue.push(jobs.add(10, {.task = TaskKind::caption})));
+  step(*queue.next(), 1000, 0.01);
+  queue.end_step();
+  REQUIRE(queue.push(jobs.add(10)));
+  step(*queue.next(), 1, 5);
+  queue.end_step();
+  CHECK_FALSE(queue.push(jobs.add(10)));  // 5 s of steps, and 1.4 of its own
+  for (int i = 0; i < 4; ++i) step(*queue.next(), 1000, 1);
+  queue.end_step();
+  CHECK(queue.push(jobs.add(1)));  // 1 s and 0.14
+}
+
 TEST_CASE("what a drawing takes is as much as it has steps", "[service]") {
   BatchQueue queue({.latency = 10});
   Jobs jobs;

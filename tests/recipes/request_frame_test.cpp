@@ -70,13 +70,17 @@ TEST_CASE("for whom a proxy asks is known of what is refused, too, in whichever 
                                       {"Transfer-Encoding: chunked\r\n", 411},
                                       {"Expect: much\r\n", 417},
                                       {"Content-Length: 99999999999999999999\r\n", 413},
-                                      {"Content-Length: 99999999\r\n", 413}})
+                                      {"Content-Length: 99999999\r\n", 413},
+                                      {"Content-Length: 1\r\nContent-Length: 2\r\n", 400}})
     for (const std::string& headers : {wrong + proxied, proxied + wrong}) {
       RequestFrame frame({});
       REQUIRE(frame.look("POST / HTTP/1.1\r\n" + headers + "\r\n") == State::refused);
       CHECK(frame.status() == status);
       CHECK(frame.head()->forwarded == "192.0.2.7,10.0.0.1");
     }
+  RequestFrame torn({});
+  REQUIRE(torn.look("POST / HTTP/1.1\r\n" + proxied + "no header\r\n\r\n") == State::refused);
+  CHECK(torn.head()->forwarded.empty());  // what the proxy would have added may be behind
 }
 
 TEST_CASE("who asks whether a body is welcome is told so once", "[service]") {
