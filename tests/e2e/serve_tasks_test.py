@@ -6,6 +6,7 @@ import json
 import struct
 import threading
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from e2e.images_test import prepare, train, write_png
@@ -112,6 +113,17 @@ def alike(one, other, where=""):
         assert one == other, (where, one, other)
 
 
+def skewed():
+    """All rows for few experts, which is more than their ranks have room for at a time: it comes in rounds."""
+    write_png("black.png", 8, [(0,)] * 64)
+    train(1, "skewed", *TASKS, "moe.experts=8", "model.ffn=2048", "model.layers=2", "train.steps=1")
+    tight = ["--tasks=classify,caption", "--batch_tokens=64", "--set", "moe.capacity_factor=0.25"]
+    with serving("skewed", *tight, ranks=4) as service, ThreadPoolExecutor(48) as clients:
+        question = {"image": base64_of("black.png")}
+        answers = list(clients.map(lambda _: service.post("classify", question)["class"], range(384)))
+        assert len(set(answers)) == 1, set(answers)
+
+
 def main():
     prepare()
     write_images()
@@ -139,6 +151,7 @@ def main():
                 for question, answer in zip(questions(), answers):
                     if question[0] == task:
                         alike(answer, service.post(*question), task)
+    skewed()
     train(1, "slow", *TASKS, "generate.patch=1", "model.hidden=128", "model.layers=2", "train.steps=2")
     for ranks in (1, 2):
         with serving("slow", ranks=ranks) as service:
