@@ -20,13 +20,13 @@ def loss(program, checkpoint, *options, ranks=1):
     return json.loads(run(command).splitlines()[-1])["loss"]
 
 
-def compare(checkpoint, *numbers):
+def compare(checkpoint, *numbers, apart=1e-5):
     here = loss(PROGRAM, checkpoint, "--device", "cpu")
     for ranks in numbers:
         there = loss(DEVICES, checkpoint, "--device", "cuda", ranks=ranks)
         rounded = loss(DEVICES, checkpoint, "--device", "cuda", "--set=quantization.inference=rounded", ranks=ranks)
         print(f"{checkpoint}, {ranks} ranks: {here} by processors, {there} on devices, rounded {rounded}")
-        assert abs(here - there) <= 1e-5 * max(1, abs(here)), (here, there)
+        assert abs(here - there) <= apart * max(1, abs(here)), (here, there)
         assert 0 < abs(there - rounded) < 2e-3, (there, rounded)
 
 
@@ -38,7 +38,9 @@ def main():
         compare(name, 2)
     images_test.prepare()
     images_test.train(1, "images", QUANTIZED, EVERYWHERE, "image.norm=batch", "train.steps=6")
-    compare("images", 1)
+    # Of seven models, after 4 to 10 steps, one's losses are 3e-7 apart, others', in which a number is rounded the other
+    # way in one of many layers, 0.3 to 4e-5; with rounded numbers in place of integers it is the same.
+    compare("images", 1, apart=1e-4)
 
 
 if __name__ == "__main__":
