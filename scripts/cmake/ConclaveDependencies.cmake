@@ -19,12 +19,21 @@ endif()
 
 foreach(pair IN ITEMS "openblas;openblas" "hdf5;hdf5-openmpi" "sentencepiece;sentencepiece" "xxhash;libxxhash"
                       "tomlplusplus;tomlplusplus" "cairo;cairo" "png;libpng" "turbojpeg;libturbojpeg"
-                      "freetype;freetype2" "sqlite3;sqlite3" "grpc;grpc++"
-                      "httplib;cpp-httplib" "prometheus;prometheus-cpp-core")
+                      "freetype;freetype2" "sqlite3;sqlite3" "httplib;cpp-httplib" "prometheus;prometheus-cpp-core")
   list(GET pair 0 name)
   list(GET pair 1 module)
   pkg_check_modules(${name} REQUIRED IMPORTED_TARGET GLOBAL ${module})
 endforeach()
+
+# Of gRPC, pkg-config tells in seventeen seconds, through hundreds of modules of Abseil, what these lines say.
+add_library(Conclave::grpc INTERFACE IMPORTED GLOBAL)
+foreach(library IN ITEMS grpc++ grpc gpr absl_synchronization)
+  string(MAKE_C_IDENTIFIER "CONCLAVE_${library}" name)
+  find_library(${name} ${library} REQUIRED)
+  target_link_libraries(Conclave::grpc INTERFACE ${${name}})
+endforeach()
+find_path(CONCLAVE_GRPC_INCLUDE grpcpp/grpcpp.h REQUIRED)
+target_include_directories(Conclave::grpc INTERFACE ${CONCLAVE_GRPC_INCLUDE})
 
 pkg_get_variable(conclave_openblas openblas openblas_config)
 if(NOT conclave_openblas MATCHES "USE_OPENMP=1")
