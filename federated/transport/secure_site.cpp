@@ -200,13 +200,13 @@ bool Site::deliver_masked(const SiteRound& round, const std::filesystem::path& u
       say_(fmt::format("the attempt at a sum is over; ready for the next{}",
                        drawn() ? ", by other records" : ""));
       if (drawn()) return false;
-      pause(std::chrono::seconds(1));  // that a coordinator does not have it say so a thousand times a second
+      pause(kIdlePause);
     } catch (const RoundOver&) {
       return false;
     } catch (const BadAttempt& error) {  // by one who takes part; without that one the next may do
       say_(fmt::format("this attempt at a sum cannot be gone on with: {}", as_told(error.what())));
       if (drawn()) return false;
-      pause(std::chrono::seconds(1));
+      pause(kIdlePause);
     }
 }
 

@@ -24,8 +24,6 @@ constexpr double kFirstPause = 0.25, kLongestPause = 5;  // seconds
 constexpr std::uint64_t kMostGrowth = std::uint64_t{64} << 20;
 constexpr std::uint64_t kSpareRoom = std::uint64_t{64} << 20;  // on the disk, at most; see lacking_room()
 constexpr double kMadeBytes = 4, kMaskedBytes = 8;             // of a number of an update, at most
-// After what came to nothing: no coordinator has a site do it, and say so, a thousand times a second.
-constexpr std::chrono::seconds kIdlePause{1};
 
 bool may_pass(grpc::StatusCode code) {
   return code == grpc::StatusCode::UNAVAILABLE || code == grpc::StatusCode::DEADLINE_EXCEEDED ||
@@ -200,12 +198,16 @@ void Site::check_size(const FileDigest& model) const {
           model.bytes, first_bytes_.value_or(0));
 }
 
-void Site::remove_models(const std::function<bool(const std::filesystem::path&)>& which) const {
-  std::vector<std::filesystem::path> others;
+std::vector<std::filesystem::path> Site::models() const {
+  std::vector<std::filesystem::path> models;
   for (const auto& entry : std::filesystem::directory_iterator(options_.directory))
-    if (entry.path().filename().string().starts_with("model-") && which(entry.path()))
-      others.push_back(entry.path());
-  for (const auto& other : others) std::filesystem::remove(other);
+    if (entry.path().filename().string().starts_with("model-")) models.push_back(entry.path());
+  return models;
+}
+
+void Site::remove_models(const std::function<bool(const std::filesystem::path&)>& which) const {
+  for (const auto& model : models())
+    if (which(model)) std::filesystem::remove(model);
 }
 
 // While the model comes, the one before stays; when it is there, and that one gone, an update is made of it,
@@ -217,9 +219,8 @@ std::string Site::lacking_room(const SiteRound& round) const {
   const std::uint64_t bytes = round.digest.bytes;
   const std::filesystem::path part = IncomingFile::part_of(round.model, round.digest);
   double before = 0;
-  for (const auto& entry : std::filesystem::directory_iterator(options_.directory))
-    if (entry.path().filename().string().starts_with("model-") && entry.path() != part)
-      before += static_cast<double>(size_or_0(entry.path()));
+  for (const auto& model : models())
+    if (model != part) before += static_cast<double>(size_or_0(model));
   // Of a model's numbers, of 4 bytes each, an update has two at most, whatever the coordinator says.
   const double numbers =
       std::min(static_cast<double>(round.elements), static_cast<double>(bytes) / sizeof(float) * 2);

@@ -10,6 +10,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "core/clock.h"
 #include "core/error.h"
@@ -111,7 +112,9 @@ class Site {
   /// Why the round's model is not to be fetched now; "" where there is room, or nobody knows.
   std::string lacking_room(const SiteRound& round) const;
   void wait_for_room(const std::string& lacking);
-  /// Of the models in the directory, and of what has come of others.
+  /// In the directory, and what has come of others.
+  std::vector<std::filesystem::path> models() const;
+  /// Of those.
   void remove_models(const std::function<bool(const std::filesystem::path&)>& which) const;
 
   bool send(const federated::UpdateHeader& header, const std::filesystem::path& file);

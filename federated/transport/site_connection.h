@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <string>
@@ -13,6 +14,8 @@
 namespace conclave {
 
 inline constexpr double kAnswerSeconds = 30;  // for a call that answers at once
+// After what came to nothing: no coordinator has a site do it, and say so, a thousand times a second.
+inline constexpr std::chrono::seconds kIdlePause{1};
 
 /// What others say, as it may be in this site's log: in one line that has an end.
 inline std::string as_told(std::string_view text) {

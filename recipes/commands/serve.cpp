@@ -141,10 +141,9 @@ int serve(const ServeArguments& arguments, const Surroundings& surroundings, con
     inputs.decoding().close();  // what waits still is of connections that were cut off
     queue.close();
     if (cut_off == 0) return;
-    fmt::print(stderr,
-               "conclave: {} connections were cut off before they had their answer, as --drain_seconds {:g} "
-               "were over\n",
-               cut_off, http.connections.drain_seconds);
+    complain(fmt::format(
+        "{} connections were cut off before they had their answer, as --drain_seconds {:g} were over",
+        cut_off, http.connections.drain_seconds));
     // Nobody is there any more for what the engine is at, which may take longer than whoever asked for the
     // end waits before he kills.
     for (const double began = now(); !idle && now() - began < 1;)
@@ -157,7 +156,7 @@ int serve(const ServeArguments& arguments, const Surroundings& surroundings, con
   try {
     answer_all(queue, engine, metrics, grid.world().size() == 1);
   } catch (const std::exception& error) {  // clients wait for answers, and other ranks for this one, in vain
-    fmt::print(stderr, "conclave: {}\n", error.what());
+    complain(error.what());
     session.abort(1);
   }
   idle = true;
