@@ -1,5 +1,6 @@
-// One image or row among many that cannot be read: an error, or left out and counted, as the user says. And
-// what can be read, but may not be what the user meant, to be told.
+// Policy for a single image or row that cannot be read: either the error stops the reading, or the input is
+// skipped and counted, as the user chose. Also collects warnings about input that can be read but may not be
+// what the user meant.
 #pragma once
 
 #include <cstdint>
@@ -15,8 +16,8 @@ class BadInputs {
  public:
   explicit BadInputs(bool skip = false) : skip_(skip) {}
 
-  /// Calls read(), which throws Error where the input is bad, before it has changed anything. That error
-  /// passes on, or is counted where such inputs are skipped.
+  /// Calls read(), which must throw Error for a bad input before it changes anything. The error is rethrown,
+  /// or, if bad inputs are skipped, counted.
   template <class Read>
   void attempt(Read&& read) {
     try {
@@ -27,11 +28,11 @@ class BadInputs {
     }
   }
 
-  /// Changes nothing but what the user is told.
+  /// Records a warning for the user; count() does not change.
   void warn(std::string warning) { warnings_.push_back(std::move(warning)); }
 
   std::int64_t count() const { return count_; }
-  const std::string& first() const { return first_; }  ///< what was wrong with the first
+  const std::string& first() const { return first_; }  ///< the error of the first skipped input
   const std::vector<std::string>& warnings() const { return warnings_; }
 
  private:

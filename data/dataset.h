@@ -1,6 +1,6 @@
-// A data set in memory: labelled texts, images or both in three splits, and the same once tokenized, packed
-// end to end. Every column of a split has an entry for each example; what an example lacks is an empty text,
-// or no image.
+// Data sets in memory: labelled texts, images or both in three splits, first as read and then tokenized and
+// packed end to end. Every column of a split has one entry per example; an example without a text has the
+// empty text, one without an image has no image row.
 #pragma once
 
 #include <cstdint>
@@ -16,17 +16,17 @@
 namespace conclave {
 
 struct TextExample {
-  std::string text;  ///< "" in an ImageSplit: it has none
+  std::string text;  ///< "" in an ImageSplit: no text
   std::int32_t label = 0;
-  bool in_domain = false;            ///< of the domain that a recipe may single out
-  std::string pair = {};             ///< the second of two texts that are judged together; "": there is one
-  std::optional<double> score = {};  ///< what `label` was rounded from, where a number is to be guessed
-  std::int32_t client = -1;          ///< whose it is, by number, where that is known
-  /// What its image shows, in each of several people's words; none: no more than its class says.
+  bool in_domain = false;            ///< belongs to the domain that a recipe may name
+  std::string pair = {};             ///< the second text of a pair; "": a single text
+  std::optional<double> score = {};  ///< regression target that `label` was rounded from
+  std::int32_t client = -1;          ///< number of the client that owns the example; -1: unknown
+  /// Descriptions of the image, one per annotator; empty: only the class name describes it.
   std::vector<std::string> captions = {};
 };
 
-/// Of a line of input: where pairs are judged, a tab parts the two.
+/// An example from a line of input. With `of_pairs`, the first tab separates the two texts.
 TextExample text_example(const std::string& line, bool of_pairs);
 
 struct TextDataset {
@@ -34,20 +34,20 @@ struct TextDataset {
   std::vector<TextExample> train, validation, test;
 };
 
-/// Images of one shape in one block of memory, and which example has which. Examples may share one, as the
-/// captions of a photograph do.
+/// Images of one shape in one block of memory, and the image of each example. Examples may share an image,
+/// e.g. the captions of one photograph.
 struct ImageColumn {
   ImageShape shape;
   std::vector<std::uint8_t> pixels;  ///< [images, height, width, channels]
-  std::vector<std::int32_t> rows;  ///< [examples], the image of each, -1: none; or empty: no example has one
+  std::vector<std::int32_t> rows;    ///< [examples], each one's image or -1; empty: no images
 
-  std::int64_t size() const;  ///< images
+  std::int64_t size() const;  ///< number of images
   std::span<const std::uint8_t> image(std::int64_t row) const;
-  /// The image of an example; empty where it has none.
+  /// Pixels of the example's image; empty if it has none.
   std::span<const std::uint8_t> of(std::int64_t example) const;
 
-  /// A further example, with an image of its own. Throws Error, which begins with `name` (the image's file),
-  /// where it is of another shape than those before.
+  /// Appends an example with an image of its own. Throws Error, with a message that begins with `name` (the
+  /// image's file), if the shape differs from the images before it.
   void append(const Image& image, std::string_view name);
 };
 
@@ -60,21 +60,21 @@ struct ImageDataset {
   std::vector<std::string> class_names;
   ImageSplit train, validation, test;
 
-  /// The one of that name: "train", "validation" or "test".
+  /// The split with this name: "train" or "validation"; any other name gives test.
   ImageSplit& split(std::string_view name) {
     return name == "train" ? train : name == "validation" ? validation : test;
   }
 };
 
-/// Token sequences packed end to end: sequence i is tokens[offsets[i], offsets[i + 1]). Only where there are
-/// images may it be empty, for an example without text.
+/// Token sequences packed end to end: sequence i is tokens[offsets[i], offsets[i + 1]). A sequence may be
+/// empty only for an example that has an image but no text.
 struct TokenizedSplit {
   std::vector<std::int32_t> tokens;
   std::vector<std::int64_t> offsets{0};
   std::vector<std::int32_t> labels;
-  std::vector<std::int32_t> in_domain;  ///< 1 for texts of the domain, else 0; or empty: none is
-  std::vector<std::int32_t> clients;    ///< whose each is, by numbers from 0; or empty: nobody said
-  std::vector<double> scores;           ///< what the labels were rounded from; or empty: they are classes
+  std::vector<std::int32_t> in_domain;  ///< 1 for texts of the domain, else 0; empty: no domain
+  std::vector<std::int32_t> clients;    ///< client of each example, from 0; empty: unknown
+  std::vector<double> scores;           ///< regression targets; empty: labels are classes
   ImageColumn images;
 
   std::int64_t size() const { return static_cast<std::int64_t>(labels.size()); }
@@ -86,14 +86,14 @@ struct TokenizedSplit {
   }
 };
 
-/// The classes that no example of `train` is of.
+/// The names of the classes without an example in `train`.
 std::vector<std::string> untrained_classes(const std::vector<std::string>& class_names,
                                            std::span<const TextExample> train);
 
-/// The first of `names` and how many others there are: "a, b, c and 4 more".
+/// The first five of `names` and the number of the rest: "a, b, c, d, e and 4 more".
 std::string some_of(std::span<const std::string> names);
 
-/// The labels and images of `split`, without tokens: all that there is to a data set without texts.
+/// The labels, domain marks and images of `split` with empty token sequences, for a data set without texts.
 TokenizedSplit without_texts(ImageSplit split);
 
 }  // namespace conclave

@@ -1,6 +1,6 @@
-// Records of a CSV (RFC 4180) or TSV file. CSV fields may be quoted and then hold commas, doubled quotes and
-// line ends; TSV fields are taken as they stand, quotes included, as GLUE's and most others' files mean them.
-// Lines end in LF or CRLF; empty lines are skipped.
+// Reads records of a CSV (RFC 4180) or TSV file. CSV fields may be quoted and then contain commas, doubled
+// quotes and line ends. TSV fields are taken literally, quotes included, as GLUE's files and most others
+// require. Lines end in LF or CRLF; empty lines are skipped.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,7 @@ class DelimitedReader {
   /// Reads the next record into `fields`; false at the end. Throws Error with FILE:LINE for misplaced quotes.
   bool next(std::vector<std::string>& fields);
 
-  /// The line the last record began on, from 1.
+  /// Number of the line on which the last record began, from 1.
   std::int64_t line() const { return record_line_; }
 
  private:

@@ -1,16 +1,18 @@
-// Fashion-MNIST's images with WordNet's definitions as a task of image and text together: does the text
-// describe what the image shows? An image has a text that is as likely right as wrong, and every text is as
-// often right as wrong, so that neither of the two alone tells anything.
+// A task of image and text together: Fashion-MNIST's images, each with a definition from WordNet. Does the
+// text describe what the image shows? For every image and for every text the answer is yes with probability
+// 1/2, so neither input alone predicts it.
 //
-// A text is what WordNet says of one of a few words for a class: of `sandal`, "a shoe consisting of a sole
-// fastened by straps to the foot". The word itself is not in it, nor are WordNet's examples of its use. A
-// shirt's definition is true of T-shirts and pullovers, too; so the wrong definitions that an image may have
-// are those of seven classes, never of these.
+// Each class has one or two words, and a text is WordNet's definition of such a word: for `sandal`, "a shoe
+// consisting of a sole fastened by straps to the foot". The word itself and WordNet's examples of its use are
+// not part of the text. A shirt's definition also fits T-shirts and pullovers. So an image's wrong
+// definitions come from only seven of the other classes, chosen such that shirts are never combined with
+// T-shirts or pullovers.
 //
-// All splits have the same texts. There are two for most classes: who has read of a garment from the waist to
-// the knee or ankle has no way to know that pants for casual wear are the same, so that texts held back would
-// test for nothing, and leave one for each class to learn from, which might as well be its number. What the
-// test split does test is whether images that were never seen are matched with what was read about others.
+// All splits use the same texts. Most classes have two. Holding back one of the two would not be a meaningful
+// test: the definition of trousers (a garment from the waist to the knee or ankle) does not tell a reader
+// that slacks (pants for casual wear) are the same thing. It would also leave one text per class for
+// training, which a model could treat as the class's number. The test split instead measures whether unseen
+// images are matched with texts that were learnt from other images.
 #pragma once
 
 #include <string>
@@ -21,9 +23,10 @@
 
 namespace conclave {
 
-/// read_fashion_mnist's images and splits with texts, in the classes `mismatch` and `match`; an example's
-/// caption is the name of the image's own class. The text is decided by the image's number in its file alone,
-/// crc32 of e.g. "train 123" or "t10k 123". Throws Error for what is wrong in either folder.
+/// read_fashion_mnist's images and splits with texts, in the classes `mismatch` and `match`. An example's
+/// caption is the name of the image's class. The choice of the text depends only on the image's class and on
+/// its number in its file, by crc32 of e.g. "train 123" or "t10k 123". Throws Error as read_fashion_mnist and
+/// read_definitions do.
 ImageDataset read_fashion_gloss(const std::string& fashion_mnist = kFashionMnistDirectory,
                                 const std::string& wordnet = kWordNetDirectory);
 

@@ -1,5 +1,5 @@
-// Whole files in and out. A written file appears under its name only once all of it is on disk, so a reader,
-// another process writing the same file, or a crash never meets half of one.
+// Reading and writing of whole files. A written file appears under its name only after all of it is on disk,
+// so neither a reader, nor another process that writes the same file, nor a crash leaves or sees half a file.
 #pragma once
 
 #include <cstdint>
@@ -8,15 +8,15 @@
 
 namespace conclave {
 
-/// All bytes of the file at `path`; throws Error naming it, the system's reason and `advice` (what to do
-/// next).
+/// All bytes of the file at `path`. Throws Error with the path, the system's reason and `advice` (what the
+/// user should do next).
 std::string read_file(const std::string& path, std::string_view advice);
 
-/// Replaces the file at `path`, or makes it; throws Error.
+/// Creates or replaces the file at `path`; throws Error on failure.
 void write_file_atomically(const std::string& path, std::string_view bytes);
 
-/// Offset of the first byte that is not well-formed UTF-8 (RFC 3629: no surrogates, no overlong forms, at
-/// most U+10FFFF); npos where all of `text` is.
+/// Offset of the first sequence in `text` that is not well-formed UTF-8 (RFC 3629: no surrogates, no overlong
+/// forms, at most U+10FFFF); npos if all of `text` is well-formed.
 std::size_t find_invalid_utf8(std::string_view text);
 
 }  // namespace conclave

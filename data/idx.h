@@ -1,5 +1,5 @@
-// idx files, the format of MNIST and those made after it: the bytes 0, 0, the type and the number of extents,
-// each extent as 4 bytes (most significant first), and the values.
+// idx files, the format of MNIST and of the data sets modelled on it: two bytes of 0, the type, the number of
+// extents, each extent as 4 bytes (most significant first), and the values.
 #pragma once
 
 #include <cstdint>
@@ -13,9 +13,10 @@ struct IdxArray {
   std::vector<std::uint8_t> values;  ///< the last extent varies fastest
 };
 
-/// The array in `bytes`, an idx file or one packed by gzip: 1 to 3 extents, of unsigned bytes. The file's
-/// size bounds the memory that is taken, whatever its extents say. Throws Error with `name` and the place for
-/// anything else, values missing or left over, and what gzip finds damaged.
+/// Parses `bytes`, an idx file, plain or compressed by gzip, with 1 to 3 extents and unsigned bytes as
+/// values. The size of the file bounds the memory allocated, whatever extents the header claims. Throws Error
+/// with `name` and the position for any other type or number of extents, for missing or surplus values, and
+/// for damaged gzip data.
 IdxArray parse_idx(std::string_view bytes, std::string_view name);
 
 }  // namespace conclave

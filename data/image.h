@@ -1,6 +1,6 @@
-// Pictures of 8 bits per channel, and the PNG and JPEG files they come in. libpng and libjpeg-turbo read the
-// files; what reaches them is bounded here first, so that a hostile file costs no more memory than an honest
-// one of its size.
+// Images of 8 bits per channel, and the PNG and JPEG files that store them. libpng and libjpeg-turbo decode
+// the files. This code checks bounds first, so that a hostile file costs no more memory than an honest file
+// of its size.
 #pragma once
 
 #include <array>
@@ -21,8 +21,8 @@ struct ImageShape {
   bool operator==(const ImageShape&) const = default;
 };
 
-/// Row by row from the top, the channels of a pixel together: 1 is grey, 3 red, green and blue, 4 those and
-/// alpha (not premultiplied; 255 is opaque).
+/// Pixels are stored row by row from the top, the channels of a pixel together. 1 channel is grey; 3 are red,
+/// green and blue; 4 are red, green, blue and alpha (not premultiplied; 255 is opaque).
 struct Image {
   ImageShape shape;
   std::vector<std::uint8_t> pixels;  ///< [height, width, channels]
@@ -31,32 +31,34 @@ struct Image {
 using Rgb = std::array<std::uint8_t, 3>;
 inline constexpr Rgb kWhiteBackground{255, 255, 255}, kBlackBackground{0, 0, 0};
 
-inline constexpr std::int64_t kMostPixels = std::int64_t{64} << 20;  ///< far above any camera's
+inline constexpr std::int64_t kMostPixels = std::int64_t{64} << 20;  ///< far more than a camera's image has
 
-/// More pixels than were to be read.
+/// The image has more pixels than the caller allows.
 class ImageTooLarge : public Error {
  public:
   using Error::Error;
 };
 
-/// The picture in `bytes`, a PNG or JPEG file as its first bytes say. Grey stays grey; palettes become
-/// colours, transparency an alpha channel, and 16 bits 8. A PNG's gamma is undone, so that all are sRGB; a
-/// JPEG is turned and mirrored as its EXIF orientation says, and left as it is where that is malformed.
-/// Throws Error, which begins with `name`, for another format, a damaged or truncated file (also where
-/// libjpeg would only warn and make pixels up), a CMYK JPEG, one of so many scans that it would take seconds,
-/// and ImageTooLarge for more than `most_pixels`. `before` is told its shape, before it is turned, before
-/// there is memory for that, and may wait, or throw.
+/// Decodes `bytes`, a PNG or JPEG file; its first bytes tell which. Grey stays grey; palettes become RGB,
+/// transparency becomes an alpha channel, and 16 bits become 8. A PNG's gamma is undone, so that all pixels
+/// are sRGB. A JPEG is rotated and mirrored as its EXIF orientation says; a malformed orientation is ignored.
+/// Throws Error, with a message that begins with `name`, for another format, a damaged or truncated file
+/// (also where libjpeg would only warn and invent pixels), a CMYK JPEG, and a JPEG with so many scans that
+/// decoding would take seconds. Throws ImageTooLarge for more than `most_pixels` pixels. `before` is called
+/// with the shape before rotation, before memory for the pixels is allocated; it may block or throw.
 Image decode_image(
     std::string_view bytes, std::string_view name, std::int64_t most_pixels = kMostPixels,
     const std::function<void(const ImageShape& shape)>& before = [](const ImageShape&) {});
 
-/// `image` as a PNG file, without loss.
+/// Encodes `image` as a PNG file, without loss.
 std::string encode_png(const Image& image);
 
-/// Red, green and blue of any image: grey thrice, and what is transparent over `background`.
+/// Converts any image to 3 channels: grey is copied to all three, and transparent pixels are blended over
+/// `background`.
 Image to_rgb(const Image& image, Rgb background = kWhiteBackground);
 
-/// One channel of any image: the luma of ITU-R BT.601, 0.299 R + 0.587 G + 0.114 B, after to_rgb.
+/// Converts any image to 1 channel: the luma of ITU-R BT.601, 0.299 R + 0.587 G + 0.114 B, of to_rgb's
+/// result.
 Image to_grey(const Image& image, Rgb background = kWhiteBackground);
 
 }  // namespace conclave

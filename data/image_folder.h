@@ -1,9 +1,9 @@
-// A user's own images, sorted into a folder for each class: FOLDER/CLASS/*.png, *.jpg or *.jpeg, in either
-// case. Where FOLDER/train has folders, the splits are folders of classes of their own: train, validation (or
-// val, valid or dev) and test, of which the last two may be missing. Else an image's split depends on its own
-// path alone, crc32("CLASS/NAME.png") % 10: 0..7 train, 8 validation, 9 test.
+// A user's own images, sorted into one folder per class: FOLDER/CLASS/*.png, *.jpg or *.jpeg, in upper or
+// lower case. If FOLDER/train contains folders, each split is a folder of class folders: train, validation
+// (or val, valid or dev) and test; the last two may be missing. Otherwise an image's split depends on its own
+// path alone: crc32("CLASS/NAME.png") % 10: 0..7 train, 8 validation, 9 test.
 //
-// Other files, and folders within those of the classes, are not looked at.
+// Other files, and folders within class folders, are ignored.
 #pragma once
 
 #include <cstdint>
@@ -14,11 +14,11 @@
 
 namespace conclave {
 
-/// The middle squares of the images, in colour, at `side` x `side` pixels, by class and name in the order of
-/// their bytes, and so the same for everybody; class names are those of train. Throws Error for a folder
-/// without classes, a class without images, one that train lacks, and an image that cannot be read, unless
-/// `bad` has such left out. `bad` is told what else is left out, hidden files apart, and of classes that are
-/// left without a training image.
+/// Reads the images as RGB, centre-cropped to a square and resized to `side` x `side` pixels, in the byte
+/// order of class and file name, so that the order is the same on every machine. Class names are the folder
+/// names of train. Throws Error for a folder without classes, a class without images, a class that train
+/// lacks, and an image that cannot be read (or skips the image if `bad` says so). `bad` gets a warning about
+/// everything else that is left out, except hidden files, and about classes without a training image.
 ImageDataset read_image_folder(const std::string& folder, std::int64_t side, BadInputs& bad);
 
 }  // namespace conclave

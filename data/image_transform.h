@@ -1,6 +1,6 @@
-// From a picture to what a model is trained on: to the data set's size once, when it is read, and then
-// changed at random each time it is seen. All of it works on 8-bit pixels [height, width, channels] in the
-// caller's memory and allocates nothing per picture.
+// Transforms of images: resizing to the data set's size, once, when the image is read; and random
+// augmentation, each time the image is used in training. Resizer and Augmentation work on 8-bit pixels
+// [height, width, channels] in the caller's memory and allocate nothing per image.
 #pragma once
 
 #include <array>
@@ -14,21 +14,21 @@
 
 namespace conclave {
 
-/// Resizing by a triangle filter as wide as the larger of the two pixels, which is what makes small pictures
-/// of large ones without aliasing; within a level of Pillow's BILINEAR. For one thread.
+/// Resizes by a triangle filter whose radius is the larger of a source and a target pixel, which avoids
+/// aliasing when an image is reduced. The result is within one level of Pillow's BILINEAR. Not thread-safe.
 class Resizer {
  public:
-  /// Throws Error where a size is not positive, or `from` has an alpha channel: the colours of transparent
-  /// pixels, which nobody sees, would come in. to_rgb takes them out.
+  /// Throws Error if a size is not positive, or if `from` has an alpha channel: the invisible colours of
+  /// transparent pixels would blend into the result. Use to_rgb first.
   Resizer(const ImageShape& from, std::int64_t height, std::int64_t width);
 
-  const ImageShape& shape() const { return to_; }  ///< of the result
-  /// `from` and `to` must not overlap. Throws Error where they are not of the two shapes' sizes.
+  const ImageShape& shape() const { return to_; }  ///< shape of the result
+  /// `from` and `to` must not overlap. Throws Error if their sizes are not those of the two shapes.
   void resize(std::span<const std::uint8_t> from, std::span<std::uint8_t> to);
 
  private:
-  // How the pixels along one side are made: number i is the sum of weights[i * taps + k] * from[first[i] +
-  // k].
+  // Weights for the pixels along one axis: target pixel i is the sum over k of weights[i * taps + k] *
+  // from[first[i] + k].
   struct Axis {
     Axis(std::int64_t from_size, std::int64_t to_size);
     void resample(std::int64_t outer, std::int64_t inner, const std::uint8_t* from, std::uint8_t* to) const;
@@ -43,41 +43,42 @@ class Resizer {
   std::vector<std::uint8_t> narrow_;  // [from's height, to's width, channels]
 };
 
-/// The middle of `image` that has the proportions of `shape`, made grey or coloured, with what is transparent
-/// over `background`, and resized to it: what a data set's pictures are made alike by, and any other that its
-/// model is given.
+/// Crops the middle of `image` to the proportions of `shape`, converts it to grey or RGB (transparent pixels
+/// are blended over `background`), and resizes it to `shape`. Used both for the images of a data set and for
+/// those that a trained model is given.
 Image fit_image(const Image& image, const ImageShape& shape, Rgb background = kWhiteBackground);
 
-/// The same of the PNG or JPEG file at `path`. Throws Error, with the file's name, where it cannot be read;
-/// with the hint where it cannot be opened.
+/// Decodes the PNG or JPEG file at `path` and applies fit_image. Throws Error with the file's name if it
+/// cannot be read, and with `hint` if it cannot be opened.
 Image read_image(const std::string& path, const ImageShape& shape,
                  std::string_view hint = "give a PNG or JPEG file");
 
-/// Copies the middle `height` x `width` pixels of `from`; where there is an odd one over, it is cut off at
-/// the bottom or the right. Throws Error where they are more than there are.
+/// Copies the middle `height` x `width` pixels of `from`. If the margin is odd, the extra row or column is
+/// cut off at the bottom or the right. Throws Error if `height` or `width` exceeds that of `from`.
 void centre_crop(std::span<const std::uint8_t> from, const ImageShape& shape, std::int64_t height,
                  std::int64_t width, std::span<std::uint8_t> to);
 
 struct AugmentationOptions {
-  /// Pixels added at every side, before a window of the old size is cut out anywhere; 0: none.
+  /// Number of pixels added at every side before a window of the original size is cut out at a random place;
+  /// 0: none.
   std::int64_t padding = 0;
-  bool flip = false;  ///< every second picture, left to right
-  /// Probability of random erasing (Zhong et al. 2017): a rectangle of 2% to 40% of the area and sides of 0.3
-  /// to 3.3 to 1, anywhere, is lost.
+  bool flip = false;  ///< mirror an image left to right with probability 1/2
+  /// Probability of random erasing (Zhong et al. 2017): a random rectangle of 2% to 40% of the area, with an
+  /// aspect ratio of 0.3 to 3.3, is overwritten.
   double erase = 0;
-  bool erase_with_noise = false;          ///< else with `fill`
-  std::array<std::uint8_t, 4> fill = {};  ///< by channel, of padding and erased pixels; the mean, say
+  bool erase_with_noise = false;          ///< true: overwrite with noise; false: with `fill`
+  std::array<std::uint8_t, 4> fill = {};  ///< by channel, for padding and erased pixels; e.g. the mean
   std::uint64_t seed = 0;
 };
 
-/// Changes made to a picture in training: padded and cropped, flipped, erased, in this order. What is drawn
-/// depends on the seed, the epoch and the example alone. For any number of threads.
+/// Random changes to an image in training: pad and crop, flip, erase, in this order. The random numbers
+/// depend on the seed, the epoch and the example alone. Thread-safe.
 class Augmentation {
  public:
-  /// For pictures of this shape. Throws Error for options that make no sense.
+  /// For images of this shape. Throws Error for options out of range.
   Augmentation(const ImageShape& shape, const AugmentationOptions& options);
 
-  /// `from` and `to` must not overlap. Throws Error where they are not of the shape's size.
+  /// `from` and `to` must not overlap. Throws Error if their size is not that of the shape.
   void apply(std::int64_t epoch, std::int64_t example, std::span<const std::uint8_t> from,
              std::span<std::uint8_t> to) const;
 

@@ -1,6 +1,6 @@
-// Fills the next batch in a thread of its own while the caller trains on the current one. Two Batch buffers
-// take turns, so nothing is allocated once both are warm, and the batches are those that the batcher alone
-// would give.
+// Fills the next batch in a background thread while the caller trains on the current one. Two Batch buffers
+// alternate, so nothing is allocated after both have been filled. The batches are the same as without a
+// prefetcher.
 #pragma once
 
 #include <array>
@@ -13,27 +13,28 @@
 
 namespace conclave {
 
-/// For one calling thread.
+/// The public functions must be called from one thread.
 class Prefetcher {
  public:
-  /// The first next() gives the batch at `start`. The batcher's split must outlive this.
+  /// The first next() returns the batch at `start`. The batcher's split must outlive this object.
   explicit Prefetcher(DynamicBatcher batcher, DataPosition start = {});
   ~Prefetcher();
   Prefetcher(const Prefetcher&) = delete;
   Prefetcher& operator=(const Prefetcher&) = delete;
 
-  /// The batch at position(), which moves on to the batch's `next`. Valid until the following call of next().
-  /// Throws what the batcher threw there, again on every call until seek().
+  /// Returns the batch at position() and advances position() to that batch's `next`. The reference is valid
+  /// until the following call of next(). Rethrows an exception of the batcher, on every call until seek().
   const Batch& next();
 
-  /// Goes on at `position`, which next() finds wrong where it does not exist. The current batch stays valid.
+  /// Moves to `position`. An invalid position is reported by the next call of next(). The current batch stays
+  /// valid.
   void seek(DataPosition position);
 
-  /// Where next() takes its batch from: what a checkpoint stores.
+  /// Position of the batch that next() will return: a checkpoint stores this.
   DataPosition position() const { return position_; }
 
  private:
-  enum class State { empty, filling, full, failed };  // of the buffer that next() will give
+  enum class State { empty, filling, full, failed };  // of the buffer that next() will return
   void work();
 
   DynamicBatcher batcher_;
@@ -45,7 +46,7 @@ class Prefetcher {
   std::exception_ptr error_;
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::thread thread_;  // last, so that it starts with the rest in place
+  std::thread thread_;  // declared last: it starts after all other members are initialized
 };
 
 }  // namespace conclave

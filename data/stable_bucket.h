@@ -1,4 +1,4 @@
-// By which an example goes to its split: a number that its name alone decides, the same on every machine.
+// Assigns examples to splits by a hash of their names, which is the same on every machine.
 #pragma once
 
 #include <zlib.h>

@@ -1,6 +1,7 @@
-// A user's own labelled texts, one per row of a .csv, .tsv or .jsonl file (the extension decides, in either
-// case). Either three files, or one that is split 90 / 5 / 5 by a hash of each text, so that a text's split
-// does not change when rows are added or reordered, and equal texts never stand on both sides.
+// A user's own labelled texts, one per row of a .csv, .tsv or .jsonl file (chosen by the extension, in upper
+// or lower case). The data are either three files, or one file that is split 90 / 5 / 5 by a hash of each
+// text. A text's split therefore does not change when rows are added or reordered, and equal texts are always
+// in the same split.
 #pragma once
 
 #include <cstdint>
@@ -12,26 +13,27 @@
 namespace conclave {
 
 struct TextTableOptions {
-  std::string path = {};                               ///< one file to split; or else
-  std::string train = {}, validation = {}, test = {};  ///< three; the last two may be "": an empty split
-  std::string text_column = "text";    ///< CSV and TSV: a name in the header row; JSONL: a key
-  std::string label_column = "label";  ///< its values may be strings, integers, or JSON's true and false
-  /// "": none. Texts are in the domain unless the value is empty, 0 or false (or, in JSONL, null or missing).
+  std::string path = {};                               ///< one file to split; or "" and the three files below
+  std::string train = {}, validation = {}, test = {};  ///< the last two may be "": an empty split
+  std::string text_column = "text";                    ///< CSV and TSV: a column name; JSONL: a key
+  std::string label_column = "label";                  ///< strings, integers, or JSON's true and false
+  /// "": none. A text is in the domain unless the value is empty, 0 or false (or, in JSONL, null or missing).
   std::string domain_column = {};
-  std::string client_column =
-      {};  ///< "": none. Rows of the same value, a string or an integer, are one client's.
+  /// "": none. Rows with the same value, a string or an integer, belong to one client.
+  std::string client_column = {};
 };
 
-inline constexpr std::size_t kLongestText = std::size_t{1} << 20;   ///< bytes; more is a broken file
-inline constexpr std::size_t kLongestLabel = std::size_t{1} << 10;  ///< bytes; more is the wrong column
-inline constexpr std::size_t kMostClasses = std::size_t{1} << 16;   ///< more is the wrong column
+inline constexpr std::size_t kLongestText = std::size_t{1} << 20;   ///< bytes; more: a broken file
+inline constexpr std::size_t kLongestLabel = std::size_t{1} << 10;  ///< bytes; more: the wrong column
+inline constexpr std::size_t kMostClasses = std::size_t{1} << 16;   ///< more: the wrong column
 
-/// Class names are the sorted labels of the train split (of the whole file where there is one `path`): as
-/// numbers where all are integers, else as bytes. Texts may be empty. A byte order mark is skipped; lines end
-/// in LF or CRLF. Throws Error with FILE:LINE for a malformed row, invalid UTF-8, a label that the train
-/// split lacks, or a value above the limits, but leaves out and counts such rows where `bad` says so; and for
-/// a header that lacks a column, and misplaced quotes, after which nobody knows where a row ends. `bad` is
-/// told of classes that are left without a training example, and of labels that are alike but for blanks.
+/// Reads the texts. Class names are the labels of the train split (or of the whole file if there is one
+/// `path`), sorted as numbers if all are integers, else as bytes. Texts may be empty. A byte order mark is
+/// skipped; lines end in LF or CRLF. Throws Error with FILE:LINE for a malformed row, invalid UTF-8, a label
+/// that the train split lacks, or a value above the limits; such rows are skipped and counted instead if
+/// `bad` says so. Always throws Error for a header that lacks a column, and for misplaced quotes, after which
+/// the end of the row is unknown. `bad` gets a warning about classes without a training example and about
+/// labels that differ only in surrounding blanks.
 TextDataset read_text_table(const TextTableOptions& options, BadInputs& bad);
 
 }  // namespace conclave

@@ -1,12 +1,13 @@
-// Subword tokens by SentencePiece's unigram model (Kudo 2018), trained on the train split's own texts,
-// lower-cased and NFKC-normalized. Training is a pure function of the texts and the vocabulary size: the same
-// bits come on every machine, so a cached model is found by a hash of what it was trained from.
+// Subword tokens of SentencePiece's unigram model (Kudo 2018), trained on the texts of the train split. Texts
+// are lower-cased and NFKC-normalized. Training is a pure function of the texts and the vocabulary size and
+// gives the same bits on every machine, so a cached model is found by a hash of its training input.
 //
-// Two texts that are judged together become one sequence, with a separator between them. Texts never encode
-// to that piece, whatever they say; a tokenizer has it where it was trained on pairs.
+// The two texts of a pair become one sequence with a separator token between them. No text can encode to the
+// separator. A tokenizer has a separator only if it was trained on pairs.
 //
-// A serialized model is a SentencePiece .model file that any of its tools can read, with our XXH3-128 of it
-// appended as one more protobuf field, so that a damaged one is refused before SentencePiece meets it.
+// A serialized model is a SentencePiece .model file, readable by SentencePiece's tools, with its XXH3-128
+// checksum appended as one more protobuf field. The checksum is verified before SentencePiece parses the
+// model.
 #pragma once
 
 #include <cstdint>
@@ -25,52 +26,55 @@ class SentencePieceProcessor;
 
 namespace conclave {
 
-/// A value: copies share the immutable model; all const functions may be called from many threads.
+/// A value type: copies share the immutable model. All const functions are thread-safe.
 class Tokenizer {
  public:
-  /// Trains on `texts` and their pairs (an even sample of them above 64 MiB), or reads the same model from an
-  /// earlier call's file in `cache_directory` ("": no cache). Texts too poor for `vocabulary` pieces give a
-  /// smaller one. Processes that race train the same model and each put it in place whole. Throws Error where
-  /// there is no text, or `vocabulary` is too small for the texts' characters.
+  /// Trains on `texts` and their pairs (on an even sample of them if they exceed 64 MiB), or reads the same
+  /// model from the file of an earlier call in `cache_directory` ("": no cache). Texts with too little
+  /// variety for `vocabulary` pieces give a smaller vocabulary. Processes may run this at the same time: each
+  /// trains the same model and replaces the file atomically. Throws Error if there is no text, or if
+  /// `vocabulary` is too small for the texts' characters.
   static Tokenizer train(std::span<const TextExample> texts, std::int64_t vocabulary,
                          const std::string& cache_directory);
 
-  /// The tokenizer that bytes() came from; throws Error where `serialized` is damaged or not one.
+  /// Restores the tokenizer from its bytes(). Throws Error if `serialized` is damaged or is not a tokenizer.
   static Tokenizer from_bytes(std::string serialized);
 
   const std::string& bytes() const { return bytes_; }
   /// XXH3-128 of the model, 32 hexadecimal digits; equal hashes mean equal encodings.
   std::string hash() const;
 
-  /// Ids are 0 .. vocabulary() - 1. 0 is the unknown piece, 1 and 2 begin and end (encode adds neither).
+  /// Ids are 0 .. vocabulary() - 1. Id 0 is the unknown piece, 1 the begin and 2 the end of a text; encode()
+  /// adds neither.
   std::int64_t vocabulary() const;
   std::int32_t unknown() const;
-  /// What no text has, for the end of one.
+  /// The end-of-text id. No text encodes to it.
   std::int32_t end() const;
-  /// Of the piece between the two texts of a pair; none where no pair was among the texts trained on.
+  /// The separator's id; nullopt if the tokenizer was not trained on pairs.
   std::optional<std::int32_t> separator() const;
 
-  /// Whether `id` spells something: neither the unknown piece nor one that no text has.
+  /// Whether `id` stands for characters, i.e. is neither the unknown piece nor a control or unused piece.
   bool spells(std::int32_t id) const;
 
-  /// Ids of `text`; empty where nothing is left of it after normalization.
+  /// Ids of `text`; empty if nothing is left of it after normalization.
   std::vector<std::int32_t> encode(std::string_view text) const;
 
-  /// Every text's first `max_length` ids, in order; a text without ids becomes one unknown piece, so that no
-  /// sequence is empty. Of a pair the first text's, the separator and the second's; what is too long is cut
-  /// off from the longer of the two until both are of one length. Throws Error for a pair without a
-  /// separator, or where max_length cannot hold one.
+  /// The first `max_length` ids of every text, in order. A text without ids becomes one unknown piece, so
+  /// that no sequence is empty. A pair becomes the ids of its first text, the separator and the ids of its
+  /// second text; if that is too long, the longer text is shortened until both have the same length, then
+  /// both. Throws Error for a pair if the tokenizer has no separator or max_length is below 3.
   TokenizedSplit encode_split(std::span<const TextExample> texts, std::int64_t max_length) const;
 
-  /// The same with the images of `split`; a text that is missing, "", stays without tokens.
+  /// Like the above, with the images of `split`. An empty text stays without tokens.
   TokenizedSplit encode_split(ImageSplit split, std::int64_t max_length) const;
 
-  /// The normalized text that `ids` spell; throws Error for an id outside the vocabulary.
+  /// The normalized text of `ids`; throws Error for an id outside the vocabulary.
   std::string decode(std::span<const std::int32_t> ids) const;
 
-  /// The piece that `id` stands for ("\u2581" marks a word's beginning); throws Error outside the vocabulary.
+  /// The piece of `id` ("\u2581" marks the beginning of a word); throws Error for an id outside the
+  /// vocabulary.
   std::string piece(std::int32_t id) const;
-  /// Its log probability, by which texts are divided.
+  /// Log probability of the piece, by which the model chooses the segmentation of a text.
   float score(std::int32_t id) const;
 
  private:
