@@ -15,7 +15,7 @@ namespace {
 
 using nlohmann::json;
 
-// An object in one of a file's lists, and where it stands.
+// An object in one of the file's lists, with its position for messages.
 class Entry {
  public:
   Entry(const json& object, std::string place) : object_(object), place_(std::move(place)) {}
@@ -50,9 +50,9 @@ class Entry {
   std::string place_;
 };
 
-// Calls visit(list, entry) for the objects in each list of a file's top level, in order. None is kept, as
-// COCO has a million; nor are the outlines in them read, which are nine tenths of it. Each of `lists` must be
-// there.
+// Calls visit(list, entry) for each object in the file's top-level lists, in order. Objects are discarded
+// after the visit because COCO has a million of them, and their outlines (`segmentation`), nine tenths of the
+// file, are not kept at all. Each name in `lists` must be present.
 template <class Visit>
 void for_each_entry(std::string_view content, const std::string& path,
                     std::initializer_list<const char*> lists, Visit visit) {
@@ -85,7 +85,7 @@ void add(std::map<std::int64_t, T>& entries, T value, const Entry& entry) {
   require(entries.emplace(id, std::move(value)).second, "{}: id {} is another's, too", entry.place(), id);
 }
 
-// What stands under an id that an annotation names.
+// The entry with an id that an annotation refers to.
 template <class T>
 T& known(std::map<std::int64_t, T>& entries, std::int64_t id, const std::string& path, const char* what) {
   const auto found = entries.find(id);
@@ -93,7 +93,7 @@ T& known(std::map<std::int64_t, T>& entries, std::int64_t id, const std::string&
   return found->second;
 }
 
-// Which files there are.
+// The year in the names of the files that are present.
 std::string find_year(const std::string& directory) {
   for (const char* year : {"2017", "2014"})
     if (std::error_code ignored; std::filesystem::exists(
@@ -123,7 +123,7 @@ CocoInstances parse_coco_instances(std::string_view content, const std::string& 
                      areas[entry.id("image_id")][entry.id("category_id")] += entry.area();
                  });
   CocoInstances found;
-  std::map<std::int64_t, std::int64_t> places;  // of categories by id
+  std::map<std::int64_t, std::int64_t> places;  // index of each category by id
   for (auto& [id, category] : categories) {
     places.emplace(id, static_cast<std::int64_t>(found.categories.size()));
     found.categories.push_back(std::move(category));
@@ -164,7 +164,7 @@ ImageDataset read_coco(const CocoOptions& options, BadInputs& bad) {
   for (const std::string part : {"train", "val"}) {
     const CocoInstances instances = read("instances_" + part, parse_coco_instances);
     std::vector<std::string> class_names;
-    std::vector<std::int32_t> labels;  // of the categories
+    std::vector<std::int32_t> labels;  // class of each category
     for (const CocoCategory& category : instances.categories) {
       const std::string& name = options.supercategories ? category.supercategory : category.name;
       const auto found = std::ranges::find(class_names, name);

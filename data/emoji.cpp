@@ -18,7 +18,7 @@
 namespace conclave {
 namespace {
 
-constexpr char32_t kEmojiPresentation = 0xFE0F;  // the variation selector: in colour, please
+constexpr char32_t kEmojiPresentation = 0xFE0F;  // variation selector 16, which asks for the coloured form
 
 std::int64_t line_of(std::string_view content, std::size_t offset) {
   return 1 + std::count(content.begin(), content.begin() + static_cast<std::ptrdiff_t>(offset), '\n');
@@ -39,14 +39,15 @@ std::string utf8(char32_t code) {
   return {byte(0xF0, code >> 18), more(12), more(6), more(0)};
 }
 
-// What is left of `separator`, which goes along; all of `text` where there is none.
+// Removes and returns the part of `text` before `separator`, and removes the separator; takes all of `text`
+// if there is none.
 std::string_view take(std::string_view& text, std::string_view separator) {
   const std::string_view piece = text.substr(0, text.find(separator));
   text.remove_prefix(std::min(piece.size() + separator.size(), text.size()));
   return piece;
 }
 
-// "1F600 FE0F "; empty where it is not of this form.
+// Parses code points like "1F600 FE0F "; empty if the text has another form.
 std::vector<char32_t> parse_codes(std::string_view text) {
   std::vector<char32_t> codes;
   for (text = trimmed(text); !text.empty();) {
@@ -59,7 +60,8 @@ std::vector<char32_t> parse_codes(std::string_view text) {
   return codes;
 }
 
-// What there is of XML in CLDR's files: elements with attributes, comments, text with the five entities.
+// A scanner for the part of XML that CLDR's files use: elements with attributes, comments, and text with the
+// five predefined entities.
 class XmlScanner {
  public:
   XmlScanner(std::string_view content, const std::string& path) : content_(content), path_(path) {}
@@ -70,7 +72,7 @@ class XmlScanner {
     bool empty = false;  // <name/>
   };
 
-  /// The next beginning of an element, or false at the end of the content.
+  /// Reads the next start tag; false at the end of the content.
   bool next(Element& element) {
     while (true) {
       at_ = std::min(content_.find('<', at_), content_.size());
@@ -80,7 +82,7 @@ class XmlScanner {
         until("-->");
       } else if (skip("?")) {
         until("?>");
-      } else if (skip("!") || skip("/")) {  // <!DOCTYPE ...>, or the end of an element
+      } else if (skip("!") || skip("/")) {  // <!DOCTYPE ...>, or an end tag
         until(">");
       } else {
         read(element);
@@ -89,7 +91,7 @@ class XmlScanner {
     }
   }
 
-  /// The text from here to the end of the element of this name.
+  /// The text from the current position to the end tag `name`.
   std::string text(std::string_view name) {
     const std::string_view text = until("<");
     check(skip("/") && skip(name) && skip(">"), "expected text and then the element's end");
@@ -198,7 +200,7 @@ std::map<std::string, std::vector<std::string>, std::less<>> parse_annotations(s
   for (XmlScanner::Element element; xml.next(element);) {
     if (element.name != "annotation" || element.empty) continue;
     const std::string text = xml.text(element.name);
-    if (element.attributes.contains("type")) continue;  // type="tts" is the name, as it is read aloud
+    if (element.attributes.contains("type")) continue;  // type="tts": the name, not keywords
     const auto character = element.attributes.find("cp");
     require(character != element.attributes.end(),
             "{}: an annotation without `cp`; take the file from CLDR again", path);
@@ -216,7 +218,7 @@ struct EmojiFont::Library {
   FT_Face face = nullptr;
 
   Library() = default;
-  ~Library() { FT_Done_FreeType(library); }  // and what was opened with it
+  ~Library() { FT_Done_FreeType(library); }  // also frees the face
   Library(const Library&) = delete;
   Library& operator=(const Library&) = delete;
 };
@@ -250,7 +252,7 @@ Image EmojiFont::image(char32_t code) const {
   for (std::int64_t y = 0; y < image.shape.height; ++y) {
     const unsigned char* pixel = bitmap.buffer + y * bitmap.pitch;
     for (std::int64_t x = 0; x < image.shape.width; ++x, pixel += 4, to += 4) {
-      // Blue, green, red and alpha, by which the others are multiplied.
+      // FreeType's pixels are BGRA, premultiplied by alpha.
       const unsigned alpha = pixel[3];
       for (int c = 0; c < 3; ++c)
         to[c] = static_cast<std::uint8_t>(
@@ -259,7 +261,7 @@ Image EmojiFont::image(char32_t code) const {
       visible |= alpha > 0;
     }
   }
-  // FreeType leaves a bitmap empty whose PNG is not of the size the font says.
+  // FreeType returns an empty bitmap if the size of its PNG differs from what the font declares.
   require(visible, "{}: no coloured bitmap of U+{:04X} that FreeType can read", name_,
           static_cast<std::uint32_t>(code));
   return image;
@@ -303,7 +305,8 @@ ImageDataset read_emoji_dataset(const EmojiOptions& options, BadInputs& bad) {
       text += (i == 0 ? ": " : ", ") + emoji.keywords[i];
     split.examples.push_back({.text = std::move(text), .label = label, .captions = {emoji.name.name}});
 
-    // Noto's are 136 x 128 pixels with 4 empty columns at either side.
+    // Noto's bitmaps are 136 x 128 pixels with 4 empty columns on either side, which the crop to a square
+    // removes.
     split.images.append(fit_image(emoji.image, {options.side, options.side, 3}, options.background),
                         options.files.font);
   }

@@ -10,9 +10,10 @@ namespace conclave {
 namespace {
 
 constexpr std::size_t kClasses = 10;
-using Texts = std::array<std::vector<std::string>, kClasses>;  // of each class of Fashion-MNIST
+using Texts = std::array<std::vector<std::string>, kClasses>;  // texts of each class of Fashion-MNIST
 
-// Nouns whose first sense as an artifact is of the class, in the order of read_fashion_mnist's classes.
+// Nouns for each class, in the order of read_fashion_mnist's classes. The first sense of each noun in
+// noun.artifact describes the class.
 const std::array<std::vector<std::string_view>, kClasses> kWords{{{"T-shirt", "polo shirt"},
                                                                   {"trouser", "slacks"},
                                                                   {"pullover", "sweater"},
@@ -24,8 +25,9 @@ const std::array<std::vector<std::string_view>, kClasses> kWords{{{"T-shirt", "p
                                                                   {"bag", "handbag"},
                                                                   {"boot", "chukka"}}};
 
-// How many classes further on, round and round, that of a wrong text is. Shirts are 4 after pullovers and 6
-// after T-shirts. As all classes take the same steps, each is as often wrong as any other.
+// Distances, modulo 10, from an image's class to the class of its wrong text. 4 and 6 are left out because
+// shirts are 4 after pullovers and 6 after T-shirts. Since all classes use the same distances, each class is
+// wrong equally often.
 constexpr std::array<std::uint32_t, 7> kSteps{1, 2, 3, 5, 7, 8, 9};
 
 Texts read_texts(const std::string& wordnet) {
@@ -39,13 +41,14 @@ Texts read_texts(const std::string& wordnet) {
   return texts;
 }
 
-// Gives the examples of a split, which begins with number `first` of its file, their texts.
+// Gives the examples of a split their texts. The split begins with number `first` of its file.
 void add_texts(ImageSplit& split, std::string_view file, std::size_t first, const Texts& texts,
                const std::vector<std::string>& names) {
   for (std::size_t i = 0; i < split.examples.size(); ++i) {
     TextExample& example = split.examples[i];
     const auto shown = static_cast<std::size_t>(example.label);
-    // One number is cut into three choices: the parity of another name's crc32 would follow from this one's.
+    // One hash gives all three choices. Separate hashes of similar names would not be independent: the parity
+    // of one name's crc32 follows from another's.
     std::uint32_t rest = bucket_of(fmt::format("{} {}", file, first + i), 2 * kSteps.size() * 2);
     const auto choose = [&rest](std::size_t choices) {
       const std::size_t chosen = rest % choices;

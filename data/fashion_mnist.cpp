@@ -37,7 +37,8 @@ ImageSplit read_split(const std::string& directory, const std::string& prefix, s
   return split;
 }
 
-// The examples from number `first` on, each of which has the image of its own number.
+// Moves the examples from number `first` on out of `split`. Requires that each example has the image with its
+// own number.
 ImageSplit cut_off(ImageSplit& split, std::size_t first) {
   const auto places = static_cast<std::ptrdiff_t>(first);
   const std::ptrdiff_t pixels = places * split.images.shape.size();

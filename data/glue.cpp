@@ -49,10 +49,10 @@ const std::vector<GlueTask>& all_tasks() {
   return tasks;
 }
 
-// CoLA's files have no header: source, label, the author's mark, sentence.
+// CoLA's files have no header; the columns are source, label, the original author's mark, sentence.
 const std::vector<std::string> kColaColumns{"source", "label", "mark", "sentence"};
 
-// Where the columns of a task stand among those of a file.
+// Column names of a file and the indices of the columns that a task uses.
 struct Columns {
   std::vector<std::string> names;
   std::size_t first = 0, second = 0, label = 0;
@@ -109,7 +109,7 @@ const GlueTask& glue_task(std::string_view name) {
 
 std::vector<TextExample> parse_glue(std::string_view content, const std::string& path, const GlueTask& task,
                                     BadInputs& bad) {
-  if (content.starts_with("\xEF\xBB\xBF")) content.remove_prefix(3);  // MRPC's, as published
+  if (content.starts_with("\xEF\xBB\xBF")) content.remove_prefix(3);  // byte order mark, as in MRPC's files
   DelimitedReader reader(content, path, DelimitedReader::Format::tsv);
   std::vector<std::string> fields = kColaColumns;
   if (task.has_header())
@@ -141,7 +141,7 @@ std::vector<TextExample> parse_glue(std::string_view content, const std::string&
 
 TextDataset read_glue(const std::string& directory, std::string_view name, BadInputs& bad) {
   const GlueTask& task = glue_task(name);
-  std::error_code ignored;  // reading says it better
+  std::error_code ignored;  // read_file reports errors with more detail
   const bool of_all = !std::filesystem::exists(directory + "/train.tsv", ignored);
   const std::string folder = of_all ? directory + "/" + std::string(task.folder) : directory;
   TextDataset data;

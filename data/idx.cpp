@@ -13,7 +13,7 @@
 namespace conclave {
 namespace {
 
-// The bytes of a file, or what gzip packed into them, from front to back.
+// Sequential reader of a file's bytes, decompressed if the file is gzip.
 class Source {
  public:
   Source(std::string_view bytes, std::string_view name)
@@ -26,10 +26,10 @@ class Source {
   Source(const Source&) = delete;
   Source& operator=(const Source&) = delete;
 
-  /// Most bytes that there can be, without a look at them: deflate makes at most 1,032 of one.
+  /// Upper bound on the bytes, known without reading them: deflate expands one byte to at most 1,032.
   std::uint64_t most() const { return bytes_.size() * (packed_ ? 1032u : 1u); }
 
-  /// Fills `to` as far as there are bytes; how many there were.
+  /// Reads up to `count` bytes into `to` and returns how many there were.
   std::size_t read(std::uint8_t* to, std::size_t count) {
     const std::size_t done = packed_ ? inflate_into(to, count) : std::min(count, bytes_.size() - at_);
     if (!packed_) std::copy_n(bytes_.data() + at_, done, to), at_ += done;
@@ -37,21 +37,21 @@ class Source {
     return done;
   }
 
-  /// Whether all of the file was read; gzip's part of it may be followed by something else.
+  /// Whether the whole file was read; a gzip stream may be followed by other bytes.
   bool at_end() const { return at_ == bytes_.size(); }
 
-  /// For messages: where it stands.
+  /// The current position, for messages.
   std::string place() const {
     return packed_ ? fmt::format("byte {} (unpacked, {})", at_, unpacked_) : fmt::format("byte {}", at_);
   }
 
  private:
   std::size_t inflate_into(std::uint8_t* to, std::size_t count) {
-    constexpr std::size_t most = std::numeric_limits<uInt>::max();  // zlib takes no more at once
+    constexpr std::size_t most = std::numeric_limits<uInt>::max();  // zlib's limit per call
     std::size_t done = 0;
     while (done < count && !ended_) {
       const std::size_t in = std::min(bytes_.size() - at_, most), out = std::min(count - done, most);
-      stream_.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(bytes_.data() + at_));  // it only reads
+      stream_.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(bytes_.data() + at_));  // zlib only reads
       stream_.avail_in = static_cast<uInt>(in);
       stream_.next_out = to + done;
       stream_.avail_out = static_cast<uInt>(out);
@@ -70,8 +70,8 @@ class Source {
   std::string_view bytes_, name_;
   bool packed_, ended_ = false;
   z_stream stream_{};
-  std::size_t at_ = 0;          // of `bytes_`
-  std::uint64_t unpacked_ = 0;  // bytes that came out
+  std::size_t at_ = 0;          // position in `bytes_`
+  std::uint64_t unpacked_ = 0;  // decompressed bytes so far
 };
 
 }  // namespace

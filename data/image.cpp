@@ -16,7 +16,8 @@ namespace {
 
 constexpr std::string_view kPngSignature = "\x89PNG\r\n\x1A\n", kJpegSignature = "\xFF\xD8\xFF";
 
-// Deflate makes at most 1,032 bytes of one, of 8 pixels each; a JPEG has a bit or more for every 64 pixels.
+// Deflate expands one byte to at most 1,032 bytes of 8 pixels each; a JPEG needs at least one bit for every
+// 64 pixels.
 constexpr std::int64_t kMostPixelsPerByte = 8 * 1032;
 
 const unsigned char* data_of(std::string_view bytes) {
@@ -34,13 +35,14 @@ void check_size(std::int64_t height, std::int64_t width, std::string_view bytes,
           width, bytes.size());
 }
 
-// libpng reads no further than the pixels and so misses what is cut off or damaged behind them; it also does
-// not say where. Before the first of them it inflates and keeps a thousand remarks of 8 MB each. Returns the
-// file without those, or "" where there are none in it.
+// libpng stops after the pixels, so it misses truncation or damage behind them, and it does not report
+// positions. It also inflates and keeps up to a thousand text chunks of 8 MB each before the pixels. This
+// function checks all chunks and returns the file without the ancillary chunks that do not affect pixels, or
+// "" if there are none.
 std::string without_remarks(std::string_view bytes, std::string_view name) {
   constexpr std::string_view kOfPixels[] = {"tRNS", "gAMA", "cHRM", "sRGB", "iCCP"};
   std::string kept;
-  std::size_t copied = 0;  // of the file, or left out
+  std::size_t copied = 0;  // bytes of the file that were copied or left out
   std::size_t offset = kPngSignature.size();
   const auto number = [&](std::size_t at) {
     const unsigned char* p = data_of(bytes) + at;
@@ -68,7 +70,7 @@ std::string without_remarks(std::string_view bytes, std::string_view name) {
   return copied == 0 ? "" : kept.append(bytes, copied, offset - copied);
 }
 
-// Both of libpng's halves of its simplified interface, which keeps its longjmp to itself.
+// State of libpng's simplified interface, for reading or writing; this interface handles longjmp internally.
 struct Png {
   png_image image{};
   Png() { image.version = PNG_IMAGE_VERSION; }
@@ -92,7 +94,7 @@ Image decode_png(std::string_view bytes, std::string_view name, std::int64_t mos
   const bool alpha = (png.image.format & PNG_FORMAT_FLAG_ALPHA) != 0;
   const bool colour = (png.image.format & PNG_FORMAT_FLAG_COLOR) != 0;
   png.image.format = alpha ? PNG_FORMAT_RGBA : colour ? PNG_FORMAT_RGB : PNG_FORMAT_GRAY;
-  png.image.flags |= PNG_IMAGE_FLAG_16BIT_sRGB;  // libpng would take 16 bits without a gamma for linear
+  png.image.flags |= PNG_IMAGE_FLAG_16BIT_sRGB;  // default without a gamma: linear
   Image image{{png.image.height, png.image.width, alpha ? 4 : colour ? 3 : 1}, {}};
   before(image.shape);
   image.pixels.resize(static_cast<std::size_t>(image.shape.size()));
@@ -100,22 +102,22 @@ Image decode_png(std::string_view bytes, std::string_view name, std::int64_t mos
   return image;
 }
 
-// A progressive JPEG's scans are each over all of its pixels, and may take no more than some bytes. Encoders
-// make about ten.
+// Each scan of a progressive JPEG covers all pixels but may take only a few bytes, so many scans make
+// decoding slow. Encoders write about ten.
 constexpr std::int64_t kMostScans = 32, kPixelsOfAnyScans = std::int64_t{1} << 20;
 
-// What libjpeg does not say of a file before it decodes it.
+// Properties of a file that libjpeg does not report before decoding.
 struct JpegMarkers {
   std::int64_t scans = 0;
-  unsigned orientation = 1;  // as EXIF numbers them; 1 is upright
+  unsigned orientation = 1;  // EXIF's number; 1 is upright
 };
 
-// The orientation in EXIF's TIFF file, or 1 where there is none that is sound.
+// The orientation in EXIF's TIFF data; 1 if it is missing or malformed.
 unsigned exif_orientation(std::string_view tiff) {
   constexpr std::size_t kOrientation = 0x0112, kShort = 3, kEntry = 12;
   const bool little = tiff.starts_with(std::string_view("II*\0", 4));
   if (!little && !tiff.starts_with(std::string_view("MM\0*", 4))) return 1;
-  const auto number = [&](std::size_t at, std::size_t size) {  // 0 beyond the end
+  const auto number = [&](std::size_t at, std::size_t size) {  // 0 if out of bounds
     std::size_t value = 0;
     if (at <= tiff.size() && size <= tiff.size() - at)
       for (std::size_t i = 0; i < size; ++i)
@@ -133,7 +135,7 @@ unsigned exif_orientation(std::string_view tiff) {
   return 1;
 }
 
-// Goes from marker to marker as libjpeg does, and ends where it would.
+// Walks the markers as libjpeg does and stops where libjpeg stops.
 JpegMarkers find_markers(std::string_view bytes) {
   constexpr std::string_view kExif("Exif\0\0", 6);
   constexpr unsigned kScan = 0xDA, kEnd = 0xD9, kApplication1 = 0xE1;
@@ -141,11 +143,11 @@ JpegMarkers find_markers(std::string_view bytes) {
   bool oriented = false;
   std::size_t at = 0;
   while ((at = bytes.find('\xFF', at)) != std::string_view::npos) {
-    at = bytes.find_first_not_of('\xFF', at);  // any number of them may stand before a marker
+    at = bytes.find_first_not_of('\xFF', at);  // a marker may be preceded by any number of fill bytes
     if (at == std::string_view::npos) break;
     const unsigned marker = data_of(bytes)[at++];
     if (marker == kEnd) break;
-    if (marker <= 0x01 || (marker >= 0xD0 && marker <= 0xD8)) continue;  // without a segment, or a pixel's
+    if (marker <= 0x01 || (marker >= 0xD0 && marker <= 0xD8)) continue;  // no segment follows, or pixel data
     if (bytes.size() - at < 2) break;
     const std::size_t length = std::size_t{data_of(bytes)[at]} << 8 | data_of(bytes)[at + 1];
     if (length < 2 || length > bytes.size() - at) break;
@@ -160,11 +162,11 @@ JpegMarkers find_markers(std::string_view bytes) {
   return found;
 }
 
-// `image` as it is to be looked at.
+// Rotates and mirrors `image` according to EXIF's orientation.
 Image upright(Image image, unsigned orientation) {
   if (orientation == 1) return image;
   const std::int64_t height = image.shape.height, width = image.shape.width, channels = image.shape.channels;
-  const bool turned = orientation >= 5;  // its rows are columns
+  const bool turned = orientation >= 5;  // rows and columns are exchanged
   const bool rows_back = orientation == 3 || orientation == 4 || orientation == 6 || orientation == 7;
   const bool columns_back = orientation == 2 || orientation == 3 || orientation == 7 || orientation == 8;
   Image result{turned ? ImageShape{width, height, channels} : image.shape, {}};
@@ -175,7 +177,7 @@ Image upright(Image image, unsigned orientation) {
     const std::int64_t from_column = columns_back ? width - 1 - column : column;
     return image.pixels.data() + (from_row * width + from_column) * channels;
   };
-  // In squares, or each pixel of a column would come from another line of the cache.
+  // Work in square tiles: a transposition row by row would touch another cache line for each pixel.
   constexpr std::int64_t kSide = 32;
   const std::int64_t rows = result.shape.height, columns = result.shape.width;
   for (std::int64_t top = 0; top < rows; top += kSide)
@@ -192,7 +194,7 @@ struct DestroyJpeg {
 
 Image decode_jpeg(std::string_view bytes, std::string_view name, std::int64_t most_pixels,
                   const Before& before) {
-  // TurboJPEG's interface, too, has no longjmp that its caller sees.
+  // TurboJPEG, like libpng's simplified interface, handles longjmp internally.
   const std::unique_ptr<void, DestroyJpeg> jpeg(tjInitDecompress());
   const auto check = [&](int status) {
     require(status == 0, "{}: not a good JPEG file ({})", name, tjGetErrorStr2(jpeg.get()));
@@ -213,7 +215,7 @@ Image decode_jpeg(std::string_view bytes, std::string_view name, std::int64_t mo
   Image image{{height, width, grey ? 1 : 3}, {}};
   before(image.shape);
   image.pixels.resize(static_cast<std::size_t>(image.shape.size()));
-  // Limited scans: a file of few pixels can otherwise have thousands.
+  // TJFLAG_LIMITSCANS: small images are not limited above and can have thousands of scans.
   check(tjDecompress2(jpeg.get(), data_of(bytes), size, image.pixels.data(), width, 0, height,
                       grey ? TJPF_GRAY : TJPF_RGB,
                       TJFLAG_ACCURATEDCT | TJFLAG_STOPONWARNING | TJFLAG_LIMITSCANS));
@@ -228,7 +230,7 @@ void check_image(const Image& image, std::string_view operation) {
           image.pixels.size(), shape.height, shape.width, shape.channels);
 }
 
-// Rounded a * b / 255 + c * (255 - b) / 255.
+// a * b / 255 + c * (255 - b) / 255, rounded.
 std::uint8_t blend(unsigned a, unsigned b, unsigned c) {
   return static_cast<std::uint8_t>((a * b + c * (255 - b) + 127) / 255);
 }
@@ -280,7 +282,7 @@ Image to_grey(const Image& image, Rgb background) {
   grey.pixels.resize(static_cast<std::size_t>(grey.shape.size()));
   const std::uint8_t* from = rgb.pixels.data();
   for (std::uint8_t& to : grey.pixels) {
-    const unsigned luma = from[0] * 19595u + from[1] * 38470u + from[2] * 7471u;  // in 2^16ths, as Pillow's
+    const unsigned luma = from[0] * 19595u + from[1] * 38470u + from[2] * 7471u;  // in 2^-16, as Pillow
     to = static_cast<std::uint8_t>((luma + 0x8000) >> 16);
     from += 3;
   }

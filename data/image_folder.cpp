@@ -18,7 +18,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// What a folder has that is not hidden, in order.
+// The names in a folder, sorted, without hidden ones.
 struct Listing {
   std::vector<std::string> files, folders;
 };
@@ -29,7 +29,7 @@ Listing list(const std::string& folder) {
   fs::directory_iterator entry(folder, error);
   for (; !error && entry != fs::directory_iterator(); entry.increment(error)) {
     std::string name = entry->path().filename().string();
-    std::error_code ignored;  // of a link to nowhere, which is of no type
+    std::error_code ignored;  // a dangling link has no type and is skipped
     const fs::file_type type = entry->status(ignored).type();
     if (name.starts_with('.')) continue;
     if (type == fs::file_type::regular) names.files.push_back(std::move(name));
@@ -43,7 +43,7 @@ Listing list(const std::string& folder) {
 }
 
 bool is_folder(const std::string& path) {
-  std::error_code ignored;  // what cannot be looked at is none
+  std::error_code ignored;  // a path that cannot be read is not a folder
   return fs::is_directory(path, ignored);
 }
 
@@ -54,7 +54,7 @@ bool is_image(const std::string& name) {
   return extension == ".png" || extension == ".jpg" || extension == ".jpeg";
 }
 
-// What is not read, by its path within the data's folder.
+// Paths, within the data's folder, of what is not read.
 struct LeftOut {
   std::vector<std::string> files, folders, images, splits;
 };
@@ -75,7 +75,7 @@ void warn_of(const LeftOut& left, const std::string& folder, BadInputs& bad) {
   if (!kinds.empty()) bad.warn(fmt::format("{}: left out: {}", folder, fmt::join(kinds, ", and ")));
 }
 
-// Calls visit(path within `folder`/`part`, class) for each image of the classes' folders in there.
+// Calls visit(path within `folder``part`, class) for each image in the class folders of `folder``part`.
 template <class Visit>
 void for_each_image(const std::string& folder, const std::string& part,
                     const std::vector<std::string>& classes, LeftOut& left, Visit visit) {
@@ -106,7 +106,7 @@ void for_each_image(const std::string& folder, const std::string& part,
 }  // namespace
 
 ImageDataset read_image_folder(const std::string& folder, std::int64_t side, BadInputs& bad) {
-  // A class of trains has no folders in its own.
+  // A class may itself be called "train"; its folder then contains images but no folders.
   const bool split = is_folder(folder + "/train") && !list(folder + "/train").folders.empty();
   const std::string train = split ? folder + "/train" : folder;
   ImageDataset data;

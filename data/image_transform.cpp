@@ -12,14 +12,15 @@
 namespace conclave {
 namespace {
 
-constexpr int kWeightBits = 22;  // 8 bits of a pixel and these fit into 31
+constexpr int kWeightBits = 22;  // a weighted sum of 8-bit pixels then fits into 31 bits
 
-// RandomStream::tensor; step is the epoch.
+// RandomStream::tensor of the two streams; RandomStream::step is the epoch.
 constexpr std::uint32_t kAugmentationStream = 0xDA7A0003, kNoiseStream = 0xDA7A0004;
 
-// Which of an example's random numbers is which: three, and four for each rectangle tried.
+// Indices of an example's random numbers: four (down, right, flip, erase), then four for each rectangle
+// tried.
 enum Draw : std::uint64_t { kDown, kRight, kFlip, kErase, kRectangles };
-constexpr std::uint64_t kTries = 10;  // a rectangle may be too long for the picture
+constexpr std::uint64_t kTries = 10;  // a drawn rectangle may not fit into the image
 constexpr std::uint64_t kDraws = kRectangles + 4 * kTries;
 constexpr double kLeastArea = 0.02, kMostArea = 0.4, kLeastAspect = 0.3;
 
@@ -65,7 +66,7 @@ Resizer::Axis::Axis(std::int64_t from_size, std::int64_t to_size) : from(from_si
   }
 }
 
-// from [outer, from, inner], to [outer, to, inner]
+// source [outer, from, inner] -> target [outer, to, inner]
 void Resizer::Axis::resample(std::int64_t outer, std::int64_t inner, const std::uint8_t* source,
                              std::uint8_t* target) const {
   for (std::int64_t o = 0; o < outer; ++o)
@@ -76,7 +77,7 @@ void Resizer::Axis::resample(std::int64_t outer, std::int64_t inner, const std::
         std::int32_t sum = 1 << (kWeightBits - 1);
         for (std::int64_t k = 0; k < count[static_cast<std::size_t>(i)]; ++k)
           sum += weight[k] * pixels[k * inner + j];
-        // Weights that were rounded up may add up to a little more than 1.
+        // Rounded weights may add up to slightly more than 1.
         *target++ = static_cast<std::uint8_t>(std::min(sum >> kWeightBits, 255));
       }
     }
@@ -140,7 +141,8 @@ Augmentation::Augmentation(const ImageShape& shape, const AugmentationOptions& o
           options.erase);
 }
 
-// to [y, x] is from [y + down, x + right], or the one as far from the right where it is flipped
+// to[y, x] = from[y + down, x + right], or with `flip` the pixel mirrored left to right; `fill` outside of
+// the image.
 void Augmentation::move(std::int64_t down, std::int64_t right, bool flip, const std::uint8_t* from,
                         std::uint8_t* to) const {
   const auto [height, width, channels] = shape_;
@@ -153,7 +155,7 @@ void Augmentation::move(std::int64_t down, std::int64_t right, bool flip, const 
     }
 }
 
-// pixels[begin, begin + count), whole pixels
+// Overwrites pixels[begin, begin + count), which are whole pixels.
 void Augmentation::fill(std::int64_t epoch, std::int64_t example, std::int64_t begin, std::int64_t count,
                         std::uint8_t* pixels) const {
   if (!options_.erase_with_noise) {
@@ -162,7 +164,7 @@ void Augmentation::fill(std::int64_t epoch, std::int64_t example, std::int64_t b
     return;
   }
   const RandomStream stream{options_.seed, static_cast<std::uint32_t>(epoch), kNoiseStream};
-  const std::int64_t first = example * ((shape_.size() + 15) / 16);  // block of 16 bytes
+  const std::int64_t first = example * ((shape_.size() + 15) / 16);  // first block of 16 random bytes
   std::array<std::uint32_t, 4> block{};
   for (std::int64_t at = begin; at < begin + count; ++at) {
     if (at == begin || at % 16 == 0) block = stream.bits(static_cast<std::uint64_t>(first + at / 16));
@@ -177,7 +179,7 @@ void Augmentation::erase(std::int64_t epoch, std::int64_t example, std::uint8_t*
   for (std::uint64_t tried = 0; tried < kTries; ++tried, draw += 4) {
     const double area =
         (kLeastArea + (kMostArea - kLeastArea) * stream.uniform(draw)) * static_cast<double>(height * width);
-    // Uniform in its logarithm, so that tall and wide ones are as many.
+    // The logarithm of the aspect ratio is uniform, so that tall and wide rectangles are equally likely.
     const double aspect = std::pow(kLeastAspect, 1 - 2 * stream.uniform(draw + 1));
     const std::int64_t tall = std::lround(std::sqrt(area * aspect)),
                        wide = std::lround(std::sqrt(area / aspect));

@@ -9,16 +9,17 @@
 namespace conclave {
 namespace {
 
-// Of streams for shares; those for examples have the split's salt.
+// RandomStream::tensor of the streams for shares, where RandomStream::step is the class. Streams for examples
+// have tensor 0 and the split's salt as step.
 constexpr std::uint32_t kShares = 0xffffffffu;
 
-// Gamma(alpha, 1), logarithm, for alphas so small that the value itself may underflow: Marsaglia and Tsang
-// 2000 for alpha + 1, times U^(1 / alpha).
+// Logarithm of a Gamma(alpha, 1) variate. It is computed as a logarithm because the variate may underflow for
+// small alpha. Method: Marsaglia and Tsang 2000 for alpha + 1, times U^(1 / alpha).
 double log_gamma_variate(double alpha, const RandomStream& stream, std::uint64_t& drawn) {
   const double d = alpha + 1 - 1.0 / 3, c = 1 / std::sqrt(9 * d);
   const double boost = std::log(1 - stream.uniform(drawn++)) / alpha;
   while (true) {
-    // normal() of index i takes uniforms 2i and 2i + 1
+    // normal(i) uses the uniforms 2i and 2i + 1.
     drawn += drawn % 2;
     const double x = stream.normal(drawn / 2);
     drawn += 2;
@@ -27,7 +28,7 @@ double log_gamma_variate(double alpha, const RandomStream& stream, std::uint64_t
   }
 }
 
-// The parts' shares of class `label`, summed up.
+// Cumulative sums of the parts' shares of class `label`.
 std::vector<double> cumulative_shares(const PartsOptions& options, std::int32_t label) {
   const RandomStream stream{options.seed, static_cast<std::uint32_t>(label), kShares};
   std::vector<double> shares(static_cast<std::size_t>(options.parts));
@@ -78,7 +79,7 @@ std::vector<std::int64_t> part_of(const std::vector<TextExample>& examples, cons
   require(options.by == "random" || options.by == "label" || options.by == "dirichlet",
           "no way to divide a data set is called \"{}\"", options.by);
   const RandomStream stream{options.seed, salt, 0};
-  std::vector<std::vector<double>> shares;  // by label, where they are needed
+  std::vector<std::vector<double>> shares;  // by label, computed when needed
   std::vector<std::int64_t> parts;
   parts.reserve(examples.size());
   for (std::size_t i = 0; i < examples.size(); ++i) {

@@ -17,7 +17,7 @@ Prefetcher::~Prefetcher() {
 }
 
 void Prefetcher::work() {
-  for (Batch& buffer : buffers_) batcher_.reserve(buffer);  // before the first step, and not in the second
+  for (Batch& buffer : buffers_) batcher_.reserve(buffer);  // so that no training step has to allocate
   std::unique_lock lock(mutex_);
   while (true) {
     changed_.wait(lock, [this] { return stop_ || state_ == State::empty; });

@@ -31,7 +31,7 @@ void require_utf8_row(std::string_view text, const std::string& path, std::int64
           "{}:{}: invalid UTF-8; convert the file, e.g. with `iconv -f WINDOWS-1252 -t UTF-8`", path, line);
 }
 
-// What the file of a header without a column may be instead.
+// A hint on what is wrong with a file that lacks a required column.
 std::string_view header_advice(const std::vector<std::string>& header, DelimitedReader::Format format) {
   if (format == DelimitedReader::Format::tsv && header[0].starts_with('"'))
     return "; fields of a .tsv are not quoted: save the file as .csv, with commas between them";
@@ -165,7 +165,7 @@ std::vector<Row> read_rows(const std::string& path, const TextTableOptions& opti
                         options, bad);
 }
 
-// The integer that `label` spells canonically: no sign but a minus, no leading zeros.
+// The integer if `label` is in canonical form: no plus sign, no leading zeros.
 std::optional<std::int64_t> as_integer(const std::string& label) {
   std::int64_t value = 0;
   const auto [end, error] = std::from_chars(label.data(), label.data() + label.size(), value);
@@ -173,7 +173,7 @@ std::optional<std::int64_t> as_integer(const std::string& label) {
   return value;
 }
 
-// Of labels that a reader of the file would take for one.
+// Warns about labels that look the same to a person who reads the file.
 void warn_of_blanks(const std::string& path, const std::vector<std::string>& names, BadInputs& bad) {
   std::map<std::string_view, std::string_view> trimmed_names;
   std::vector<std::string> alike;

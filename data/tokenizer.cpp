@@ -16,15 +16,16 @@
 namespace conclave {
 namespace {
 
-// Field 20000 of ModelProto (200 and up are its extensions), 32 bytes long: tag 20000 << 3 | 2 as a varint.
+// Field 20000 of ModelProto (fields from 200 on are extensions), 32 bytes long: the tag is 20000 << 3 | 2 as
+// a varint.
 constexpr std::string_view kChecksumField = "\x82\xE2\x09\x20";
 constexpr std::size_t kHexDigits = 32;
 
-// In upper case, which normalized text never has: no piece of it can be of the same name.
+// Upper case, which normalized text never contains, so no learnt piece can have the same name.
 constexpr const char* kSeparator = "<SEP>";
 
-// A suffix array of it takes 5 times as much; more text hardly changes a vocabulary of some ten thousand
-// pieces.
+// The trainer's suffix array takes 5 times the size of the text, and more text hardly changes a vocabulary of
+// some ten thousand pieces.
 constexpr std::size_t kMostTrainingBytes = std::size_t{64} << 20;
 
 std::string checksum_of(std::string_view model) {
@@ -32,7 +33,8 @@ std::string checksum_of(std::string_view model) {
   return hexadecimal(std::as_bytes(std::span(digest)));
 }
 
-// The number of threads is part of the model: sums are taken per thread. 16 is SentencePiece's own default.
+// The number of threads affects the model because sums are taken per thread, so it is fixed; 16 is
+// SentencePiece's default.
 std::unordered_map<std::string, std::string> settings(std::int64_t vocabulary, bool pairs) {
   std::unordered_map<std::string, std::string> chosen{
       {"model_type", "unigram"},
@@ -44,7 +46,7 @@ std::unordered_map<std::string, std::string> settings(std::int64_t vocabulary, b
       {"max_sentence_length", std::to_string(1 << 30)},
       {"num_threads", "16"},
       {"minloglevel", "3"}};
-  // A control symbol has an id, and no text that spells it: what a user writes is never taken for it.
+  // A control symbol has an id but no text encodes to it, so a user's text is never mistaken for it.
   if (pairs) chosen["control_symbols"] = kSeparator;
   return chosen;
 }
@@ -57,7 +59,7 @@ class Sample : public sentencepiece::SentenceIterator {
  public:
   explicit Sample(std::span<const TextExample> texts) {
     for (const TextExample& example : texts) texts_.push_back(&example.text);
-    // Behind all first texts, or an even stride would never meet a second one.
+    // Second texts follow all first texts: if they alternated, an even stride would sample no second text.
     for (const TextExample& example : texts)
       if (!example.pair.empty()) texts_.push_back(&example.pair);
     std::size_t bytes = 0;
@@ -131,7 +133,7 @@ Tokenizer Tokenizer::train(std::span<const TextExample> texts, std::int64_t voca
     try {
       return from_bytes(read_file(path, "delete it"));
     } catch (const Error&) {
-      // A damaged cache is no reason to stop: it is trained again and replaced.
+      // A damaged cache file is not an error: train again and replace it.
     }
   }
   std::string bytes = train_model(texts, vocabulary);

@@ -37,7 +37,7 @@ constexpr std::int32_t kFirstNoun = 3, kNouns = 26;
 
 struct PartOfSpeech {
   std::string_view name;
-  std::string_view types;  // the ss_types its lines may have; "s" is an adjective satellite
+  std::string_view types;  // ss_types allowed in its lines; "s" is an adjective satellite
 };
 constexpr std::array<PartOfSpeech, 4> kParts{{{"noun", "n"}, {"verb", "v"}, {"adj", "as"}, {"adv", "r"}}};
 
@@ -47,12 +47,12 @@ struct Synset {
   std::string_view offset;
   std::int32_t lexicographer_file = 0;
   std::string words;
-  std::vector<std::string_view> topics;  // offsets of the nouns it points to as its domain's topic
+  std::vector<std::string_view> topics;  // offsets of the nouns that `;c` pointers name as topics
   std::string_view gloss;
 };
 
-// "03 hot_dog 0 red_hot 1 frank(p) 2 ..." becomes "hot dog, red hot, frank"; false where it is not of this
-// form. What follows is left in `line`.
+// "03 hot_dog 0 red_hot 1 frank(p) 2 ..." becomes "hot dog, red hot, frank"; false if the line has another
+// form. Leaves the rest of the line in `line`.
 bool parse_words(std::string_view& line, std::string& words) {
   std::size_t count = 0;
   const auto [rest, error] =
@@ -67,15 +67,14 @@ bool parse_words(std::string_view& line, std::string& words) {
     if (space == 0 || space == std::string_view::npos || space + 2 > line.size()) return false;
     const std::string_view word = line.substr(0, space);
     if (i > 0) words += ", ";
-    words +=
-        word.substr(0, word.find('(', 1));  // an adjective may end in a marker of its place: (p), (a), (ip)
+    words += word.substr(0, word.find('(', 1));  // adjectives may end in a marker: (p), (a), (ip)
     line.remove_prefix(space + 2);
   }
   std::ranges::replace(words, '_', ' ');
   return line.starts_with(' ');
 }
 
-// What comes first in `line` between blanks; it goes from there.
+// Removes the first blank-separated field from `line` and returns it.
 std::string_view take_field(std::string_view& line) {
   line.remove_prefix(std::min(line.size(), line.find_first_not_of(' ')));
   const std::string_view found = line.substr(0, line.find(' '));
@@ -85,8 +84,8 @@ std::string_view take_field(std::string_view& line) {
 
 bool is_offset(std::string_view field) { return field.size() == 8 && std::ranges::all_of(field, is_digit); }
 
-// " 002 @ 00001740 n 0000 ;c 06043075 n 0000 " (symbol, offset, part of speech, words from and to): the
-// topics are "06043075". All topics are nouns.
+// Parses " 002 @ 00001740 n 0000 ;c 06043075 n 0000 " (symbol, offset, part of speech, source and target
+// words) into the topics "06043075". All topics are nouns.
 bool parse_topics(std::string_view line, std::vector<std::string_view>& topics) {
   const std::string_view digits = take_field(line);
   std::size_t count = 0;
@@ -101,7 +100,7 @@ bool parse_topics(std::string_view line, std::vector<std::string_view>& topics) 
   return true;
 }
 
-// "offset lex_filenum ss_type ... | gloss"; false where the line is not of this form.
+// Parses "offset lex_filenum ss_type ... | gloss"; false if the line has another form.
 bool parse(std::string_view line, const PartOfSpeech& part, Synset& synset) {
   const std::size_t bar = line.find("| ");
   if (bar == std::string_view::npos || bar < 14) return false;
@@ -126,7 +125,7 @@ std::vector<TextExample>& split_of(TextDataset& data, std::string_view part, std
   return bucket < 18 ? data.train : bucket == 18 ? data.validation : data.test;
 }
 
-// Calls visit(line, its number) for those of a file of WordNet's that are not the licence.
+// Calls visit(line, line number) for every line of a WordNet file except those of the licence.
 template <class Visit>
 void for_each_line(const std::string& path, Visit visit) {
   const std::string content =
@@ -143,7 +142,8 @@ void for_each_line(const std::string& path, Visit visit) {
   }
 }
 
-// Calls visit(synset) for every one of a part of speech; what a synset views is gone afterwards.
+// Calls visit(synset) for every synset of a part of speech. The views in the synset are valid only during the
+// call.
 template <class Visit>
 void for_each_synset(const std::string& directory, const PartOfSpeech& part, Visit visit) {
   const std::string path = directory + "/data." + std::string(part.name);
@@ -167,7 +167,7 @@ std::vector<std::string> split_list(std::string_view list) {
   return items;
 }
 
-// As names are compared: "Computer_Science" is "computer science".
+// The form in which names are compared: "Computer_Science" becomes "computer science".
 std::string plain(std::string_view name) {
   std::string text(name);
   for (char& c : text) {
@@ -177,7 +177,7 @@ std::string plain(std::string_view name) {
   return text;
 }
 
-// What a list of names stands for among the synsets of some parts of speech.
+// What the user's list of domain names refers to.
 struct Domain {
   std::set<std::int32_t> lexicographer_files;
   std::set<std::string, std::less<>> topics;  // offsets
@@ -189,14 +189,14 @@ struct Domain {
 };
 
 Domain find_domain(const std::string& directory, std::span<const PartOfSpeech> parts, std::string_view list) {
-  std::map<std::string, std::string, std::less<>> words;  // of nouns by offset
+  std::map<std::string, std::string, std::less<>> words;  // words of each noun, by offset
   std::set<std::string, std::less<>> topics;              // offsets
   for (const PartOfSpeech& part : parts)
     for_each_synset(directory, part, [&](const Synset& synset) {
       topics.insert(synset.topics.begin(), synset.topics.end());
       if (part.name == "noun") words.emplace(synset.offset, plain(synset.words));
     });
-  std::multimap<std::string, std::string, std::less<>> offsets;  // of topics by word
+  std::multimap<std::string, std::string, std::less<>> offsets;  // offsets of topics, by word
   for (const std::string& topic : topics)
     for (const std::string& word : split_list(words[topic])) offsets.emplace(word, topic);
   std::map<std::string, std::int32_t, std::less<>> files;
@@ -229,8 +229,8 @@ Domain find_domain(const std::string& directory, std::span<const PartOfSpeech> p
   return domain;
 }
 
-// "flip-flop n 4 3 @ ~ + 4 0 05789808 03364008 03363887 00439749  ": the offsets, that of the first sense
-// first, or none where the line is not of this form.
+// From a line of index.noun, "flip-flop n 4 3 @ ~ + 4 0 05789808 03364008 03363887 00439749 ", the offsets of
+// the senses, first sense first; empty if the line has another form.
 std::vector<std::string> parse_senses(std::string_view line) {
   std::vector<std::string_view> fields;
   for (auto field = take_field(line); !field.empty(); field = take_field(line)) fields.push_back(field);
@@ -243,7 +243,7 @@ std::vector<std::string> parse_senses(std::string_view line) {
   return {last.begin(), last.end()};
 }
 
-// A gloss up to its first example, `; "he stuffed his laundry into a large bag"`.
+// The gloss up to its first example, `; "he stuffed his laundry into a large bag"`.
 std::string definition_of(std::string_view gloss) {
   return std::string(trimmed(gloss.substr(0, gloss.find('"')), "; "));
 }
@@ -273,7 +273,7 @@ TextDataset read_wordnet(const std::string& directory, std::string_view classes,
 
 std::vector<std::string> read_definitions(const std::string& directory, std::string_view lexicographer_file,
                                           std::span<const std::string_view> words) {
-  std::map<std::string, std::vector<std::string>, std::less<>> senses;  // of each word, by offset
+  std::map<std::string, std::vector<std::string>, std::less<>> senses;  // offsets of each word's senses
   for (const std::string_view word : words) senses.emplace(plain(word), std::vector<std::string>());
   const std::string index = directory + "/index.noun";
   for_each_line(index, [&](std::string_view line, std::int64_t number) {
