@@ -13,15 +13,15 @@ namespace conclave {
 namespace {
 
 constexpr std::size_t kOrders = 4;  // n-grams of 1 to 4 words
-constexpr double kSigma = 6;        // of CIDEr-D's penalty for another length, in words
+constexpr double kSigma = 6;        // of CIDEr-D's length penalty, in words
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
-// Of a word; bytes above ASCII are parts of letters.
+// A character of a word; bytes above ASCII are parts of letters.
 bool is_letter(char c) {
   return (c >= 'a' && c <= 'z') || is_digit(c) || static_cast<unsigned char>(c) >= 0x80;
 }
 
-// "man's" is two words, "man" and "'s", and "isn't" "is" and "n't".
+// "man's" becomes two words, "man" and "'s"; "isn't" becomes "is" and "n't".
 void add_word(std::string word, std::vector<std::string>& words) {
   for (const std::string_view end : {"n't", "'s", "'re", "'ve", "'ll", "'d", "'m"})
     if (word.size() > end.size() && word.ends_with(end)) {
@@ -32,8 +32,8 @@ void add_word(std::string word, std::vector<std::string>& words) {
   words.push_back(std::move(word));
 }
 
-// Numbers in place of words, and words in a row in place of text.
-using NGram = std::array<std::int32_t, kOrders>;  // those that are left over are -1
+// An n-gram: the numbers of its words.
+using NGram = std::array<std::int32_t, kOrders>;  // unused places are -1
 using Counts = std::map<NGram, double>;
 
 struct Sentence {
@@ -85,7 +85,7 @@ double count_of(const Counts& counts, const NGram& gram) {
   return found == counts.end() ? 0 : found->second;
 }
 
-// An n-gram's weight is its count times log(images / images that have it).
+// TF-IDF: the weight of an n-gram is its count times log(images / images whose references contain it).
 class Rarity {
  public:
   explicit Rarity(std::span<const Judged> images) : images_(static_cast<double>(images.size())) {
@@ -114,7 +114,7 @@ double norm(const Counts& weights) {
   return std::sqrt(sum);
 }
 
-// Of two sentences whose counts are weighted.
+// Similarity of two sentences with weighted counts.
 double likeness(const Sentence& caption, const Sentence& reference) {
   double sum = 0;
   for (std::size_t n = 0; n < kOrders; ++n) {

@@ -37,7 +37,7 @@ double accuracy(Classes predicted, Classes labels) {
 
 double f1(Classes predicted, Classes labels, std::int32_t positive) {
   check_sizes(predicted.size(), labels.size());
-  double right = 0, either = 0;  // tp, and 2 tp + fp + fn
+  double right = 0, either = 0;  // tp and 2 tp + fp + fn
   for (std::size_t i = 0; i < labels.size(); ++i) {
     const bool says = predicted[i] == positive, is = labels[i] == positive;
     right += says && is;

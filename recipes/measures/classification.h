@@ -1,5 +1,5 @@
-// How well guesses fit what is known: the measures that tasks are published with. All sums are in f64 and in
-// the order of the examples. They throw Error where there are no examples, or not as many guesses as labels.
+// Measures of predictions that published results use. All sums are in f64, in the order of the examples. All
+// functions throw Error if there are no examples, or if there are not as many predictions as labels.
 #pragma once
 
 #include <cstdint>
@@ -8,22 +8,23 @@
 namespace conclave {
 
 using Classes = std::span<const std::int32_t>;  ///< one for each example, from 0
-using Scores = std::span<const double>;         ///< likewise
+using Scores = std::span<const double>;         ///< one for each example
 
-/// The share that is right.
+/// The share of correct predictions.
 double accuracy(Classes predicted, Classes labels);
 
-/// 2 tp / (2 tp + fp + fn) of the class `positive`; 0 where it is neither predicted nor there.
+/// F1 of the class `positive`, 2 tp / (2 tp + fp + fn); 0 if the class is neither predicted nor among the
+/// labels.
 double f1(Classes predicted, Classes labels, std::int32_t positive = 1);
 
-/// Matthews' correlation, of any number of classes (Gorodkin 2004); 0 where all are predicted, or are, of
-/// one.
+/// Matthews' correlation for any number of classes (Gorodkin 2004); 0 if all predictions or all labels are
+/// the same class.
 double matthews(Classes predicted, Classes labels);
 
-/// Pearson's correlation; 0 where all numbers of one side are equal.
+/// Pearson's correlation; 0 if all numbers of one side are equal.
 double pearson(Scores predicted, Scores known);
 
-/// Pearson's of the ranks, of which equal numbers share the mean.
+/// Pearson's correlation of the ranks; equal numbers share their mean rank.
 double spearman(Scores predicted, Scores known);
 
 }  // namespace conclave

@@ -1,4 +1,4 @@
-// What GLUE judges each of its tasks by, from a model's logits.
+// GLUE's official measures of each task, computed from a model's logits.
 #pragma once
 
 #include <span>
@@ -13,13 +13,14 @@ struct Measure {
   double value = 0;
 };
 
-/// The guess that a model's logits, one for each class, stand for: the class of the highest; for stsb the
+/// The prediction from a model's logits, one for each class: the class with the highest logit; for stsb the
 /// mean of the scores 0 to 5, weighted by the classes' probabilities.
 double glue_prediction(std::string_view task, std::span<const float> logits);
 
 /// The task's measures, in the order of GLUE's own table: cola matthews; mrpc and qqp f1 (of class 1) and
-/// accuracy; stsb pearson and spearman; all others accuracy. `predictions` are glue_prediction's, `labels`
-/// the classes, or stsb's scores (TokenizedSplit::scores). GLUE's score of a task with two is their mean.
+/// accuracy; stsb pearson and spearman; all others accuracy. `predictions` come from glue_prediction;
+/// `labels` are the classes, or stsb's scores (TokenizedSplit::scores). For a task with two measures GLUE's
+/// score is their mean.
 std::vector<Measure> glue_measures(std::string_view task, std::span<const double> predictions,
                                    std::span<const double> labels);
 

@@ -1,5 +1,5 @@
-// A file that only grows, record by record: a record is there whole or not at all. What a full disk cut short
-// is taken back, so that the file stays readable and later records follow the last good one.
+// A file to which records are appended, each wholly or not at all. A partly written record, e.g. on a full
+// disk, is cut off again, so that the file stays readable and later records follow the last complete one.
 #pragma once
 
 #include <cstdint>
@@ -10,14 +10,14 @@ namespace conclave {
 
 class AppendFile {
  public:
-  /// Opens `path` for appending and makes it where it is missing; with `fresh`, throws where it exists.
-  /// Throws Error with the path and the reason.
+  /// Opens `path` for appending and creates it if missing; with `fresh`, an existing file is an error. Throws
+  /// Error with the path and the reason.
   explicit AppendFile(const std::string& path, bool fresh = false);
   ~AppendFile();
   AppendFile(AppendFile&& other) noexcept;
   AppendFile& operator=(AppendFile&&) = delete;
 
-  /// One write of the whole record. Returns 0, or errno where nothing of it is kept. Allocates nothing.
+  /// Appends the record. Returns 0, or errno if nothing of the record was kept. Allocates nothing.
   int append(std::string_view record);
   /// Cuts the file to its first `size` bytes. Returns 0 or errno.
   int truncate(std::int64_t size);

@@ -1,4 +1,5 @@
-// One table, one byte at a time: an event is a few kilobytes every few steps, which takes microseconds.
+// One table and one byte at a time is fast enough: an event has a few kilobytes and comes every few steps,
+// which takes microseconds.
 #include "recipes/metrics/crc32c.h"
 
 #include <array>

@@ -1,5 +1,6 @@
 // CRC-32C (Castagnoli polynomial 0x1EDC6F41, reflected, RFC 3720 appendix B.4), and the masked form that
-// TFRecord files carry: TensorFlow rotates and offsets it because a CRC over data with CRCs inside is weak.
+// TFRecord files use: TensorFlow rotates and offsets the CRC because a CRC over data that contains CRCs is
+// weak.
 #pragma once
 
 #include <cstdint>

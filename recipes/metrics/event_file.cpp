@@ -24,14 +24,14 @@ void append_varint(std::string& out, std::uint64_t value) {
   out += static_cast<char>(value);
 }
 
-// The byte before each field: field number << 3 | wire type (0 varint, 1 eight bytes, 2 length first, 5
-// four).
+// The tag byte of each field: field number << 3 | wire type (0 varint, 1 eight bytes, 2 length-delimited, 5
+// four bytes).
 constexpr char kWallTime = 1 << 3 | 1, kStep = 2 << 3 | 0, kFileVersion = 3 << 3 | 2, kSummary = 5 << 3 | 2,
                kSessionLog = 7 << 3 | 2;
 constexpr char kValue = 1 << 3 | 2, kTag = 1 << 3 | 2, kSimpleValue = 2 << 3 | 5;
 constexpr std::string_view kSessionStart = "\x08\x01";  // SessionLog { status: START }
 
-/// To the nearest float; what is beyond the largest becomes infinite, where a bare cast is undefined.
+/// The nearest float; values beyond the largest float become infinite, where a plain cast is undefined.
 float to_float(double value) {
   constexpr double kLargest = std::numeric_limits<float>::max();
   if (std::abs(value) > kLargest) return std::numeric_limits<float>::infinity() * (value < 0 ? -1.0f : 1.0f);
@@ -68,7 +68,7 @@ AppendFile make_file(const std::string& directory, double wall_time, const std::
 
 EventFile::EventFile(const std::string& directory, double wall_time, const std::string& host)
     : file_(make_file(directory, wall_time, host)) {
-  for (std::string* buffer : {&summary_, &frame_}) buffer->reserve(64 * 1024);  // an event of 1500 figures
+  for (std::string* buffer : {&summary_, &frame_}) buffer->reserve(64 * 1024);  // for events of 1500 values
   append_event(wall_time, 0, kFileVersion, "brain.Event:2");
 }
 

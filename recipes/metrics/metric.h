@@ -1,5 +1,5 @@
-// What a training step reports under a name: one number, or an array such as the load of each expert. The
-// name and the array belong to the caller and need to live only for the call they are passed to.
+// One named result of a training step: a number, or an array such as the load of each expert. The name and
+// the array belong to the caller and must only live during the call to which the Metric is passed.
 #pragma once
 
 #include <span>

@@ -20,7 +20,7 @@ namespace {
 
 constexpr std::string_view kLines = "metrics.jsonl";
 constexpr std::string_view kLineStart = "{\"step\":";
-// Enough for a thousand experts' loads; longer lines take their memory while training.
+// Enough for the loads of a thousand experts; longer lines allocate during training.
 constexpr std::size_t kLongestLine = 32 * 1024;
 
 std::string made(const std::string& directory) {
@@ -48,7 +48,7 @@ void append_name(fmt::memory_buffer& out, std::string_view name) {
   out.append(std::string_view("\":"));
 }
 
-/// The step of a line as write() makes it; nothing where it is not one.
+/// The step of a line written by write(); nullopt for any other line.
 std::optional<std::int64_t> step_of(std::string_view line) {
   if (!line.starts_with(kLineStart) || !line.ends_with('}')) return std::nullopt;
   std::int64_t step = 0;
@@ -62,7 +62,7 @@ std::int64_t kept_bytes(const std::string& jsonl_path, std::int64_t first_droppe
   std::ifstream file(jsonl_path, std::ios::binary);
   std::int64_t begin = 0, kept = 0;
   for (std::string line; std::getline(file, line);) {
-    if (file.eof()) break;  // no newline behind it: torn
+    if (file.eof()) break;  // an incomplete line, without a newline
     const std::int64_t end = begin + static_cast<std::int64_t>(line.size()) + 1;
     if (const auto step = step_of(line)) {
       if (*step >= first_dropped) break;

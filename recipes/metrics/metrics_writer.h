@@ -1,6 +1,6 @@
-// What a run measured, twice: DIRECTORY/metrics.jsonl, one JSON object per line for people and scripts, and
-// an event file for TensorBoard. A disk that fills up costs lines, never the training: the writer warns once
-// and goes on trying.
+// Writes a run's metrics to two files: DIRECTORY/metrics.jsonl, one JSON object per line for people and
+// scripts, and an event file for TensorBoard. A failed write, e.g. on a full disk, loses lines but never
+// stops the training: the writer warns once and keeps trying.
 #pragma once
 
 #include <fmt/format.h>
@@ -18,25 +18,26 @@
 namespace conclave {
 
 struct MetricsOptions {
-  std::string directory;                         ///< made where it is missing
-  std::string host = "localhost";                ///< ends the event file's name
+  std::string directory;                         ///< created if missing
+  std::string host = "localhost";                ///< last part of the event file's name
   std::function<double()> clock;                 ///< seconds since 1970
-  std::function<void(const std::string&)> warn;  ///< told once where metrics cannot be written
+  std::function<void(const std::string&)> warn;  ///< called once if metrics cannot be written
 };
 
-/// One rank's business; not for two threads at once.
+/// For use by one rank. Not thread-safe.
 class MetricsWriter {
  public:
-  /// Opens both files to append, and repairs a last line that a crash tore. Throws Error where the folder or
-  /// a file cannot be made.
+  /// Opens both files for appending and cuts off a last line that a crash left incomplete. Throws Error if
+  /// the folder or a file cannot be created.
   explicit MetricsWriter(MetricsOptions options);
 
-  /// Appends {"step": step, "time": now, NAME: value, NAME: [values], ...}; a NaN or infinity is null in
-  /// JSON. "step" and "time" are not for metrics. Allocates nothing once as many metrics were written before.
+  /// Appends {"step": step, "time": now, NAME: value, NAME: [values], ...}; NaN and infinity become null in
+  /// JSON. Metrics must not be called "step" or "time". Allocates nothing after a line with as many metrics
+  /// was written.
   void write(std::int64_t step, std::span<const Metric> metrics);
 
-  /// Forgets `step` and everything after it: lines are cut off metrics.jsonl, and TensorBoard is told to
-  /// ignore them in earlier event files. Called by a resumed run with the first step it will write, by a new
+  /// Drops `step` and all later steps: their lines are cut off metrics.jsonl, and TensorBoard is told to
+  /// ignore them in earlier event files. A resumed run calls this with the first step it will write, a new
   /// run with 0.
   void truncate_from(std::int64_t step);
 
@@ -53,14 +54,15 @@ class MetricsWriter {
   bool warned_ = false;
 };
 
-/// Moves what an earlier run's writer left in a folder into another; throws Error.
+/// Moves the files of an earlier run's writer from one folder to another; throws Error.
 void move_metrics(const std::string& from, const std::string& to);
-/// Copies the lines: a run that goes on from one of their steps drops the rest of them.
+/// Copies metrics.jsonl, if there is one. A run that continues from one of its steps then drops the later
+/// lines with truncate_from. Throws Error.
 void copy_metrics(const std::string& from, const std::string& to);
 
-/// Where metrics.jsonl is to be cut so that it keeps whole lines of steps before `first_dropped` only: the
-/// start of the first line at or after that step, else the end of the last whole line. Lines are in order of
-/// steps.
+/// The size to which metrics.jsonl must be cut to keep only complete lines of steps before `first_dropped`:
+/// the start of the first line with that step or a later one, else the end of the last complete line. Lines
+/// must be in order of steps.
 std::int64_t kept_bytes(const std::string& jsonl_path,
                         std::int64_t first_dropped = std::numeric_limits<std::int64_t>::max());
 

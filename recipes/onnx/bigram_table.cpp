@@ -5,7 +5,7 @@
 
 namespace conclave::onnx {
 
-// Rows with many pairs first, each at the first shift where all of its places are free.
+// First fit: rows with most pairs first, each at the smallest shift that leaves all of its places free.
 BigramTable bigram_table(std::span<const std::int64_t> known, std::int64_t vocabulary) {
   const auto second = [&](std::size_t pair) { return known[pair] & 0xffffffff; };
   std::vector<std::size_t> begin(static_cast<std::size_t>(vocabulary) + 1);
@@ -17,7 +17,7 @@ BigramTable bigram_table(std::span<const std::int64_t> known, std::int64_t vocab
   std::ranges::stable_sort(order, std::ranges::greater(), pairs);
 
   BigramTable table{std::vector<std::int64_t>(static_cast<std::size_t>(vocabulary)), {}, {}};
-  std::int64_t free = 0;  // no place before it is
+  std::int64_t free = 0;  // all places before this one are taken
   for (const std::size_t row : order) {
     if (pairs(row) == 0) break;
     const auto taken = [&](std::int64_t place) {
@@ -42,7 +42,7 @@ BigramTable bigram_table(std::span<const std::int64_t> known, std::int64_t vocab
       table.number[place] = static_cast<std::int64_t>(pair);
     }
   }
-  // Any pair of tokens has a place.
+  // Extend the arrays so that the place of any pair of tokens, known or not, is in range.
   const std::int64_t furthest = *std::ranges::max_element(table.shift) + vocabulary;
   table.first.resize(static_cast<std::size_t>(furthest), -1);
   table.number.resize(static_cast<std::size_t>(furthest), 0);

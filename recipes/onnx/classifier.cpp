@@ -11,7 +11,7 @@ namespace {
 
 using Axis = std::vector<Attribute>;
 
-// Rows of the trunk, and what is added to its routers' scores of experts; "": nothing.
+// Rows of the trunk, and scores that are added to the routers' scores of experts; "": none.
 struct Rows {
   Value values;  // [batch * length, hidden]
   Sequences sequences;
@@ -54,7 +54,7 @@ class Writer {
   Value joined(const std::vector<Value>& parts, std::int64_t axis) {
     return graph_("Concat", parts, {{"axis", axis}});
   }
-  // x [1, ...] for each of the batch and each of so many rows: [batch, rows, ...].
+  // Expands x [1, ...] to [batch, rows, ...].
   Value repeated(const Value& x, const Value& batch, const Value& rows, const Integers& last) {
     std::vector<Value> shape{batch, rows};
     if (!last.empty()) shape.push_back(graph_.integers(last));
@@ -89,7 +89,7 @@ class Writer {
     const Value batch = length_of(images, 0);
     Value x = encode_images(graph_, images, shape, encoder);
     Extent extent{shape.height, shape.width};
-    encoder.flops(extent);  // which becomes that of what it leaves
+    encoder.flops(extent);  // flops() changes `extent` to that of the encoder's output
     const Index grid = extent.rows();
     const Sequences sequences{batch, graph_.integers({grid}), ""};
     const Module* positions = child_or_null(part, "position_embedding");
@@ -99,7 +99,8 @@ class Writer {
     return {graph_.reshape(x, {-1, hidden_}), sequences, scores_of(true)};
   }
 
-  // [1, experts]: where images and texts have experts of their own, those of the other are never chosen.
+  // [1, experts]: with separate experts for images and texts, a large negative score for those of the other
+  // modality, so that they are never chosen.
   Value scores_of(bool image) {
     if (recipe_.moe.modality_experts != "separate" || !recipe_.data.has_images() || !recipe_.has_texts())
       return "";
@@ -110,7 +111,7 @@ class Writer {
     return graph_.tensor(image ? "scores_of_images" : "scores_of_texts", scores);
   }
 
-  // Of each example, the image's rows and then the text's.
+  // Concatenates the rows of each example's image and then of its text.
   Rows merge(const Rows& images, const Rows& texts) {
     const Sequences &first = images.sequences, &second = texts.sequences;
     Rows both{"", {first.batch, graph_("Add", {first.length, second.length}), ""}};
@@ -156,7 +157,7 @@ class Writer {
                   1);
   }
 
-  // Image and text each as a sequence of its own.
+  // Processes image and text as separate sequences and combines them.
   Value fuse(const Fusion& fusion, const Rows& image_rows, const Rows& text_rows) {
     Rows images = transform(image_rows), texts = transform(text_rows);
     if (!fusion.image_weight()) return joined({pool(images), pool(texts)}, 1);
@@ -172,7 +173,7 @@ class Writer {
     };
     const Value there =
         graph_("Greater", {texts.sequences.count(graph_), graph_.scalar(0.0F)});  // [batch, 1]
-    // Who has no text sees zeros.
+    // An image without a text attends to zeros.
     const Value seen = images.sequences.apart(graph_, see(images, texts, "second.key_value"), hidden_);
     const Value kept =
         graph_("Where", {graph_("Unsqueeze", {there, graph_.integers({2})}), seen, graph_.scalar(0.0F)});
@@ -186,12 +187,12 @@ class Writer {
     return graph_("Add", {graph_("Mul", {pool(images), of_images}), graph_("Mul", {pool(texts), of_texts})});
   }
 
-  // The linear model of tokens and bigrams, as WideClassifier.
+  // The linear model of tokens and bigrams; must match WideClassifier.
   Value wide() {
     const WideClassifier& model = *model_.wide();
     const Index vocabulary = model_.sizes().vocabulary;
     const auto all = model.bigrams().span<std::int64_t>();
-    const std::int64_t end = vocabulary << 32;  // places without a bigram hold more
+    const std::int64_t end = vocabulary << 32;  // unused entries of bigrams() are larger
     const auto known = all.first(static_cast<std::size_t>(std::ranges::lower_bound(all, end) - all.begin()));
     const BigramTable table = bigram_table(known, vocabulary);
     const auto in_file = [&](const char* name, const std::vector<std::int64_t>& values) {

@@ -1,4 +1,4 @@
-// Numbers of fields are those of onnx.proto (https://github.com/onnx/onnx/blob/v1.12.0/onnx/onnx.proto).
+// Field numbers are from onnx.proto (https://github.com/onnx/onnx/blob/v1.12.0/onnx/onnx.proto).
 #include "recipes/onnx/graph.h"
 
 #include <limits>
@@ -6,7 +6,7 @@
 namespace conclave::onnx {
 namespace {
 
-constexpr std::int64_t kOpset = 17, kIrVersion = 8;  // that which came with it
+constexpr std::int64_t kOpset = 17, kIrVersion = 8;  // the IR version that was released with opset 17
 constexpr const char* kTooLarge =
     "{} bytes; an ONNX file is one message of Protocol Buffers, which may have 2 GiB: export to "
     "*.safetensors or "
@@ -51,7 +51,7 @@ Message attribute(const Attribute& attribute) {
   return proto;
 }
 
-// A ValueInfoProto.
+// Encodes a ValueInfoProto.
 Message described(const std::string& name, ElementType type, const std::vector<Dimension>& shape) {
   Message dimensions, tensor, whole, proto;
   for (const Dimension& dimension : shape) {

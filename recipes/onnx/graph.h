@@ -1,5 +1,5 @@
-// A graph of ONNX's standard operators (opset 17, the first with LayerNormalization), put together node by
-// node and written as a file that ONNX Runtime runs. https://onnx.ai/onnx/operators
+// Builds a graph of ONNX's standard operators node by node and writes it as a file for ONNX Runtime. Opset
+// 17, the first with LayerNormalization. https://onnx.ai/onnx/operators
 #pragma once
 
 #include <cstdint>
@@ -17,11 +17,11 @@
 
 namespace conclave::onnx {
 
-/// The name of a tensor in the graph; "" in place of an operator's optional input.
+/// Name of a tensor in the graph; "" stands for an omitted optional input of an operator.
 using Value = std::string;
 using Integers = std::vector<std::int64_t>;
 
-/// As TensorProto.DataType numbers them.
+/// Values of TensorProto.DataType.
 enum class ElementType : std::int64_t { f32 = 1, u8 = 2, i8 = 3, i32 = 6, i64 = 7, boolean = 9 };
 
 struct Attribute {
@@ -29,28 +29,29 @@ struct Attribute {
   std::variant<std::int64_t, float, Integers> value;
 };
 
-/// A length that is known, or the name of one that every run brings along.
+/// A fixed length, or the name of a length that is chosen at run time.
 using Dimension = std::variant<std::int64_t, std::string>;
 
 class Graph {
  public:
   Value input(const std::string& name, ElementType type, const std::vector<Dimension>& shape);
-  /// `value` becomes an output of that name.
+  /// Makes `value` an output called `name`.
   void output(const Value& value, const std::string& name, ElementType type,
               const std::vector<Dimension>& shape);
 
-  /// A node with one output: graph("MatMul", {a, b}).
+  /// Adds a node with one output: graph("MatMul", {a, b}).
   Value operator()(const char* op, const std::vector<Value>& inputs,
                    const std::vector<Attribute>& attributes = {});
-  /// With several.
+  /// Adds a node with several outputs.
   std::vector<Value> several(std::size_t outputs, const char* op, const std::vector<Value>& inputs,
                              const std::vector<Attribute>& attributes = {});
 
-  /// A tensor that the file holds, under that name, whatever the scope; once where it is asked for again.
+  /// Stores a tensor in the file under this name, without the scope's prefix. A repeated call with the same
+  /// name returns the stored tensor.
   Value tensor(const std::string& name, const Tensor& values);
-  /// [integers]; once for all that are alike.
+  /// An i64 tensor [values.size()]; equal tensors are stored once.
   Value integers(const Integers& values);
-  /// Without dimensions.
+  /// A tensor without dimensions.
   Value scalar(float value);
   Value scalar(std::int64_t value);
   Value scalar(std::uint8_t value);
@@ -63,7 +64,7 @@ class Graph {
     return (*this)("Cast", {x}, {{"to", static_cast<std::int64_t>(to)}});
   }
 
-  /// While it lives, names begin with those of all scopes: "layers.0.moe.".
+  /// While a Scope exists, names of nodes begin with the names of all open scopes: "layers.0.moe.".
   class Scope {
    public:
     Scope(Graph& graph, const std::string& name) : graph_(graph), length_(graph.prefix_.size()) {
@@ -78,8 +79,7 @@ class Graph {
     std::size_t length_;
   };
 
-  /// The whole file. Throws Error where it were longer than the 2 GiB that a message of Protocol Buffers may
-  /// be.
+  /// The encoded file. Throws Error if it exceeds 2 GiB, the limit of a Protocol Buffers message.
   std::string file(const std::map<std::string, std::string>& metadata) const;
 
  private:
@@ -88,11 +88,11 @@ class Graph {
   Value constant(ElementType type, std::span<const std::int64_t> shape, std::string_view bytes);
 
   std::string prefix_;
-  std::map<std::string, std::int64_t> numbers_;  // of names so far
-  std::map<std::string, Value> constants_;       // by their type, shape and bytes
+  std::map<std::string, std::int64_t> numbers_;  // how often each node name was used
+  std::map<std::string, Value> constants_;       // key: type, shape and bytes
   std::set<Value> tensors_;
-  Message nodes_;  // of GraphProto: all but its inputs and outputs
-  Message ends_;
+  Message nodes_;  // fields of GraphProto without inputs and outputs
+  Message ends_;   // inputs and outputs of GraphProto
 };
 
 }  // namespace conclave::onnx

@@ -12,13 +12,13 @@ const Parameter* parameter_or_null(const Module& module, std::string_view name) 
   return nullptr;
 }
 
-// Integers [rows, in] u8 for x [rows, in], and how far apart these are.
+// Quantized rows [rows, in] u8, with the scale and zero point of each row.
 struct Integers8 {
   Value values;
   Value scale, zero_point;  // [rows, 1] f32
 };
 
-// By each row's own range, as kernels::quantize_rows does.
+// Quantizes each row by its own range; must match kernels::quantize_rows.
 Integers8 integers_of_rows(Graph& graph, const Value& x, QuantLevels levels) {
   const Value zero = graph.scalar(0.0F);
   const auto end = [&](const char* reduce, const char* with_zero) {
@@ -27,7 +27,7 @@ Integers8 integers_of_rows(Graph& graph, const Value& x, QuantLevels levels) {
   };
   const Value lowest = end("ReduceMin", "Min"), highest = end("ReduceMax", "Max");
   const Value range = graph("Sub", {highest, lowest});
-  // A row of zeros has any scale.
+  // The minimum avoids a division by zero; a row of zeros may have any scale.
   const Value scale = graph("Max", {graph("Div", {range, graph.scalar(static_cast<float>(levels.highest))}),
                                     graph.scalar(std::numeric_limits<float>::min())});
   const Value zero_point = graph("Round", {graph("Div", {graph("Neg", {lowest}), scale})});
@@ -35,7 +35,7 @@ Integers8 integers_of_rows(Graph& graph, const Value& x, QuantLevels levels) {
       graph("QuantizeLinear",
             {x, graph.reshape(scale, {-1}), graph.cast(graph.reshape(zero_point, {-1}), ElementType::u8)},
             {{"axis", std::int64_t{0}}});
-  // Where both ends round away from each other, the last integer is one too many.
+  // If both ends of the range round outwards, the largest integer exceeds the limit by one.
   if (levels.highest < 255)
     values = graph("Clip", {values, "", graph.scalar(static_cast<std::uint8_t>(levels.highest))});
   return {values, scale, zero_point};
@@ -114,7 +114,7 @@ Value multiply(Graph& graph, const Value& x, const Product& product, const Group
     return count == 1 ? fmt::format("{}{}", product.name, what)
                       : fmt::format("{}{}.{}", product.name, what, g);
   };
-  // Each group's rows by themselves.
+  // Applies `of_group` to each group's rows separately.
   const auto by_groups = [&](const Value& rows, const auto& of_group) {
     if (count == 1) return of_group(rows, std::size_t{0});
     std::vector<Value> parts =
@@ -140,7 +140,8 @@ Value multiply(Graph& graph, const Value& x, const Product& product, const Group
       const Value y = graph("MatMul", {rounded(graph, rows, product.levels, product.inputs[g]), numbers});
       return bias.empty() ? y : graph("Add", {y, bias});
     });
-  // scale_row (sum of products x scale_channel - zero point x sum of the channel's numbers)
+  // Result: scale_row (scale_channel x integer product - zero point x sum of the channel's dequantized
+  // weights)
   const auto [values, scale, zero_point] = integers_of_rows(graph, x, product.levels);
   const Value sums = by_groups(values, [&](const Value& rows, std::size_t g) {
     return graph("MatMulInteger", {rows, graph.tensor(name_of("", g), product.weights[g])});
@@ -161,7 +162,7 @@ Value activation(Graph& graph, const Value& x, Activation activation) {
       return x;
     case Activation::relu:
       return graph("Relu", {x});
-    case Activation::gelu: {  // in the form that ONNX Runtime makes one operation of
+    case Activation::gelu: {  // the form that ONNX Runtime fuses into one operation
       const Value erf = graph("Erf", {graph("Div", {x, graph.scalar(std::sqrt(2.0F))})});
       return graph("Mul", {graph("Mul", {x, graph("Add", {erf, graph.scalar(1.0F)})}), graph.scalar(0.5F)});
     }

@@ -1,4 +1,4 @@
-// Layers as nodes of an ONNX graph. What a layer consists of is found by walking the model's modules.
+// Writes layers as nodes of an ONNX graph. The structure of a layer is found by walking the model's modules.
 #pragma once
 
 #include <optional>
@@ -12,46 +12,46 @@
 
 namespace conclave::onnx {
 
-/// The part of that name, also of a part without one; null where there is none.
+/// The child module called `name`, also searched for within unnamed children; null if there is none.
 Module* child_or_null(const Module& module, std::string_view name);
-/// Throws Error unless it is there, and a T.
+/// The child module called `name` as a T; throws Error if it is missing or not a T.
 template <class T = Module>
 T& child(const Module& module, std::string_view name) {
   auto* found = dynamic_cast<T*>(child_or_null(module, name));
   require(found != nullptr, "ONNX export: a part '{}' of the kind that is known is missing", name);
   return *found;
 }
-/// Of the module; "" where it has none of that name.
+/// The module's parameter called `name` as a tensor of the graph; "" if there is none.
 Value parameter(Graph& graph, const Module& module, std::string_view name);
 
-/// A product with a weight, or, of experts, with a weight for each of several groups of rows.
+/// A product of rows with one weight, or, for experts, with one weight per group of rows.
 struct Product {
-  std::string name;             ///< of the weight
-  std::vector<Tensor> weights;  ///< of each group: f32 [out, in]; of products in integers, i8 [in, out]
+  std::string name;             ///< name of the weight
+  std::vector<Tensor> weights;  ///< one per group: f32 [out, in]; for integer products i8 [in, out]
   Tensor bias = {};             ///< [groups, out]; may be undefined
-  // Of products in integers:
+  // Only for integer products:
   Tensor scale = {};        ///< [groups, out]
-  Tensor sums = {};         ///< likewise: of a channel's numbers
-  QuantLevels levels = {};  ///< of the input
+  Tensor sums = {};         ///< [groups, out], sum of a channel's dequantized weights
+  QuantLevels levels = {};  ///< levels of the input
   std::vector<std::pair<float, float>> inputs =
-      {};  ///< scale and zero point of each group's; none: rows' own
+      {};  ///< each group's scale and zero point; empty: one for each row
 };
-/// Of the layer's parameters `prefix`weight and `prefix`bias, which for `experts` have a slice for each
-/// group.
+/// The product with the layer's parameters `prefix`weight and `prefix`bias. With `experts` these have one
+/// slice per group.
 Product product_of(const Module& layer, const std::string& prefix, Quantizer* quantizer,
                    bool experts = false);
-/// What rounds a layer's product; null where nothing does.
+/// The quantizer that rounds a layer's product; null if there is none.
 Quantizer* quantizer_of(const Module& layer);
 
-/// Which rows are of which group: those of the first group come first, and so on.
+/// Assignment of rows to groups; rows are sorted by group.
 struct Groups {
-  Value counts;   ///< [groups] i64
-  Value of_rows;  ///< [rows] i64
+  Value counts;   ///< [groups] i64, rows in each group
+  Value of_rows;  ///< [rows] i64, group of each row
 };
-/// x [rows, in] -> x weight^T + bias [rows, out]; `groups` where there are several.
+/// x [rows, in] -> x weight^T + bias [rows, out]; `groups` is required for several weights.
 Value multiply(Graph& graph, const Value& x, const Product& product, const Groups& groups = {});
-/// x [rows, in], as rounding leaves it; `input` is its scale and zero point, without which rows have their
-/// own.
+/// x [rows, in] after quantization and dequantization. `input` is a fixed scale and zero point; without it
+/// each row gets its own.
 Value rounded(Graph& graph, const Value& x, QuantLevels levels,
               const std::optional<std::pair<float, float>>& input);
 
@@ -60,16 +60,16 @@ Value linear(Graph& graph, const Value& x, const Linear& layer, Activation after
 Value layer_norm(Graph& graph, const Value& x, const LayerNorm& layer);
 Value feed_forward(Graph& graph, const Value& x, const FeedForward& layer);
 
-/// How rows [batch * length, ...] are of sequences, which are as long as the longest.
+/// Layout of rows [batch * length, ...]: sequences padded to the longest.
 struct Sequences {
   Value batch, length;  ///< [1] i64 each
-  Value mask;           ///< [batch, length] f32, 1 for rows that are there, 0 behind them; "": all are there
+  Value mask;           ///< [batch, length] f32, 1 for real rows, 0 for padding; "": no padding
 
   /// x [batch * length, n] -> [batch, length, n]
   Value apart(Graph& graph, const Value& x, std::int64_t n) const;
-  /// [batch, 1]: how many are there.
+  /// [batch, 1]: number of real rows in each sequence. Requires a mask.
   Value count(Graph& graph) const;
-  /// x [batch * length, n] -> [batch, n], of the rows that are there; of none, 0.
+  /// x [batch * length, n] -> [batch, n] over the real rows; 0 for a sequence without any.
   Value mean(Graph& graph, const Value& x, std::int64_t n) const;
   Value maximum(Graph& graph, const Value& x, std::int64_t n) const;
 };
@@ -77,10 +77,12 @@ struct Sequences {
 struct Heads {
   Index hidden, count;
 };
-/// Rows of one kind of sequences attend to those of another: all [rows, hidden].
+/// Cross-attention: the rows of `of` (queries) attend to the rows of `to` (keys, values). All tensors are
+/// [rows, hidden].
 Value attend(Graph& graph, const Heads& heads, const Value& queries, const Sequences& of, const Value& keys,
              const Value& values, const Sequences& to);
-/// x [rows, hidden] -> [rows, hidden]; or the mean of that, [batch, hidden].
+/// Self-attention, x [rows, hidden] -> [rows, hidden]; with `mean`, averaged over each sequence: [batch,
+/// hidden].
 Value attention(Graph& graph, const Value& x, const Sequences& sequences, const MultiHeadAttention& layer,
                 bool mean = false);
 

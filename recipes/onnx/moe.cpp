@@ -39,12 +39,12 @@ Value router_scores(Graph& graph, const Value& x, const Sequences& sequences, co
   return graph.reshape(repeated, {-1, experts});
 }
 
-// Both [rows, top_k]; where fewer are chosen, -1 and 0.
+// Both [rows, top_k]; entries that are not chosen have expert -1 and weight 0.
 struct Choice {
   Value experts, weights;
 };
 
-// As kernels::top_k_gate.
+// Must match kernels::top_k_gate.
 Choice choose(Graph& graph, const Value& probabilities, const MoeLayer& layer, const std::string& name) {
   const MoeOptions& options = layer.options();
   const kernels::Selection selection = layer.balancer().selection();
@@ -58,7 +58,8 @@ Choice choose(Graph& graph, const Value& probabilities, const MoeLayer& layer, c
   const std::vector<Attribute> along{{"axis", std::int64_t{1}}};
   Value weights = graph("GatherElements", {probabilities, best[1]}, along), experts = best[1];
   if (options.top_p.p < 1) {
-    // One is taken while those before it have not reached p, and up to the least number in any case.
+    // An expert is taken while the shares of the experts before it are below p, and in any case up to the
+    // minimum number.
     const Value own = graph("GatherElements", {shares, best[1]}, along);
     const Value before =
         graph("CumSum", {own, graph.scalar(std::int64_t{1})}, {{"exclusive", std::int64_t{1}}});
@@ -74,7 +75,7 @@ Choice choose(Graph& graph, const Value& probabilities, const MoeLayer& layer, c
   return {experts, graph("Div", {weights, graph("ReduceSum", {weights, graph.integers({1})})})};
 }
 
-// What the experts of a kind make of their rows x [rows, hidden].
+// Applies the experts of one kind to their rows x [rows, hidden].
 Value compute(Graph& graph, const Value& x, const BaseExpert& experts, const Groups& groups) {
   const auto by = [&](const char* name, const Value& rows) {
     auto* quantizer = dynamic_cast<Quantizer*>(child_or_null(experts, name));
@@ -86,10 +87,10 @@ Value compute(Graph& graph, const Value& x, const BaseExpert& experts, const Gro
 
 }  // namespace
 
-// Choices are numbered row by row, top_k each. Sorted by expert, they say which rows come to which; what the
-// experts make of these goes back to the choices' places, whose sums by the gate's weights are the result.
-// ONNX Runtime takes a third of the time that all experts on all rows, as one product, take it (2 of 8
-// experts, 128 rows, of hidden 128 and of 256).
+// Each row makes top_k choices of an expert; choices are numbered row by row. Sorting the choices by expert
+// tells which rows each expert receives. The experts' results are scattered back to the choices' places, and
+// each row's results are summed with the gate's weights. ONNX Runtime takes a third of the time it needs for
+// all experts on all rows as one product (measured for 2 of 8 experts, 128 rows, hidden 128 and 256).
 Value moe(Graph& graph, const Value& x, const Sequences& sequences, const Value& scores,
           const MoeLayer& layer, const std::string& name) {
   expect_exportable(layer);
@@ -101,7 +102,7 @@ Value moe(Graph& graph, const Value& x, const Sequences& sequences, const Value&
   const std::vector<Attribute> first{{"axis", std::int64_t{0}}};
 
   const auto& kinds = layer.experts().kinds();
-  // A choice that was not made has the number -1, and is in front.
+  // A choice that was not made has number -1 and is sorted to the front.
   const bool some_not_made = options.top_p.p < 1;
   Integers numbers, of_kinds;
   if (some_not_made) numbers.push_back(-1);
@@ -110,7 +111,7 @@ Value moe(Graph& graph, const Value& x, const Sequences& sequences, const Value&
   const Value is_of = graph("Equal", {graph.reshape(graph.integers(numbers), {-1, 1}), chosen});
   const Value counts = graph("ReduceSum", {graph.cast(is_of, ElementType::i64), graph.integers({1})},
                              {{"keepdims", std::int64_t{0}}});
-  // Of each kind, and of the choices not made.
+  // Number of entries of `counts` for the choices not made and for each kind of experts.
   if (some_not_made) of_kinds.push_back(1);
   for (const MixedExperts::Kind& kind : kinds) of_kinds.push_back(kind.total);
   std::vector<Value> kind_counts{counts}, kind_places{sorted[1]}, kind_experts{sorted[0]};

@@ -1,6 +1,7 @@
-// Protocol Buffers' wire format, as far as writing a file takes it
-// (https://protobuf.dev/programming-guides/encoding): fields one after another, each a tag of its number and
-// its kind, and a value. That is less than linking the library, which SentencePiece here has an older one of.
+// The part of Protocol Buffers' wire format that writing a file needs
+// (https://protobuf.dev/programming-guides/encoding): a sequence of fields, each a tag (field number and wire
+// type) and a value. This code is shorter than linking the protobuf library, of which SentencePiece already
+// brings an older version.
 #pragma once
 
 #include <bit>
@@ -21,7 +22,7 @@ class Message {
     const auto bits = std::bit_cast<std::uint32_t>(value);
     for (int shift = 0; shift < 32; shift += 8) bytes_ += static_cast<char>(bits >> shift);
   }
-  /// Text, raw bytes, or another message.
+  /// A length-delimited field: text, raw bytes, or an encoded message.
   void bytes(int field, std::string_view value) {
     tag(field, 2);
     varint(value.size());

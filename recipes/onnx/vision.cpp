@@ -3,13 +3,13 @@
 namespace conclave::onnx {
 namespace {
 
-// Images in the graph, and how large they are.
+// Images in the graph and their size.
 struct Picture {
   Value values;  // [images, channels, height, width]
   Index channels, height, width;
 };
 
-// A weight [out, height, width, in], as it is in the graph: [out, in, height, width].
+// Converts a weight [out, height, width, in] to the graph's layout [out, in, height, width].
 Tensor channels_first(const Tensor& weight) {
   const auto at = weight.shape();
   const Tensor pixels = weight.reshape({at[0], at[1] * at[2], at[3]});
@@ -28,8 +28,8 @@ Value convolve(Graph& graph, const Value& x, const kernels::Window& window, Inde
                 {"group", groups}});
 }
 
-// The images and the weight of a convolution whose windows see several pixels, rounded where there is a
-// quantizer; channels_first(weight) is as it is in the graph.
+// Images and weight for a convolution whose windows cover several pixels, quantized if there is a quantizer.
+// `channels_first` converts the weight to the graph's layout.
 template <class ChannelsFirst>
 std::pair<Value, Value> under_window(Graph& graph, const Picture& x, const Parameter& weight,
                                      Quantizer* quantizer, ChannelsFirst channels_first) {
@@ -48,7 +48,7 @@ std::pair<Value, Value> under_window(Graph& graph, const Picture& x, const Param
                 {{"axis", std::int64_t{0}}})};
 }
 
-// A pixel's channels are a row.
+// [images, channels, height, width] -> [images * height * width, channels].
 Value rows_of(Graph& graph, const Picture& x) {
   return graph.reshape(graph.transpose(x.values, {0, 2, 3, 1}), {-1, x.channels});
 }
@@ -61,7 +61,7 @@ Picture convolution(Graph& graph, const Picture& x, const Convolution& layer,
   Picture y{{}, out, window.positions(x.height), window.positions(x.width)};
   Quantizer* quantizer = quantizer_of(layer);
   const bool rounds = quantizer && quantizer->rounds();
-  if (rounds && window.size == 1 && window.stride == 1) {  // rows have scales of their own
+  if (rounds && window.size == 1 && window.stride == 1) {  // each row may have its own scale
     const Value rows = multiply(graph, rows_of(graph, x), product_of(layer, "", quantizer));
     const Value pixels = graph.reshape(rows, {-1, y.height, y.width, out});
     y.values = activation(graph, graph.transpose(pixels, {0, 3, 1, 2}), after);
@@ -98,7 +98,8 @@ Picture normalized(Graph& graph, const Picture& x, const Module& layer, Activati
     y.values =
         graph("BatchNormalization", inputs, {{"epsilon", static_cast<float>(batch->options().epsilon)}});
   } else {
-    // Each group as one channel of an instance normalization, then gains and biases of channels.
+    // Group normalization: instance normalization with each group as one channel, then the channels' gains
+    // and biases.
     const auto& group = dynamic_cast<const GroupNorm&>(layer);
     const Index groups = group.groups();
     const auto same = [&](float value) {
@@ -143,7 +144,7 @@ Picture inverted_residual(Graph& graph, const Picture& x, const InvertedResidual
   return y;
 }
 
-// (x / 255 - mean) / deviation, of each channel.
+// Computes (x / 255 - mean) / deviation, by channel.
 Picture pixels_to_floats(Graph& graph, const Value& images, const ImageShape& shape,
                          const ImageEncoder& encoder) {
   const Index channels = shape.channels;
@@ -178,7 +179,7 @@ Value encode_images(Graph& graph, const Value& images, const ImageShape& shape, 
   const Module& last = child(encoder, "last");
   if (const auto* pixels = dynamic_cast<const Convolution*>(&last)) {
     x = convolution(graph, x, *pixels);
-  } else {  // a linear layer of all pixels
+  } else {  // a linear layer over all pixels
     const Value flat = graph.reshape(rows_of(graph, x), {-1, x.channels * x.height * x.width});
     const Linear& all = dynamic_cast<const Linear&>(*last.children().front().second);
     const Index hidden = all.weight().shape[0];

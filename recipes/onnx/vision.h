@@ -1,4 +1,5 @@
-// The image encoder as nodes of an ONNX graph. There, images are [images, channels, height, width].
+// Writes the image encoder as nodes of an ONNX graph. Images within the graph are [images, channels, height,
+// width].
 #pragma once
 
 #include "data/image.h"
@@ -7,8 +8,8 @@
 
 namespace conclave::onnx {
 
-/// images [batch, height, width, channels] u8 -> features [batch * grid, hidden] of the pixels that the
-/// encoder leaves of each. Throws Error for what cannot be exported.
+/// images [batch, height, width, channels] u8 -> features [batch * grid, hidden], one row for each pixel of
+/// the encoder's output. Throws Error for an encoder that cannot be exported.
 Value encode_images(Graph& graph, const Value& images, const ImageShape& shape, const ImageEncoder& encoder);
 
 }  // namespace conclave::onnx

@@ -1,5 +1,5 @@
-// What a picture is drawn on. Coordinates are in pixels from the top left corner, y downwards; colours are
-// opaque. A picture is code that draws on a Canvas, and so comes as SVG and as PNG alike.
+// An abstract drawing surface, implemented for SVG and PNG, so that the same drawing code produces both.
+// Coordinates are in pixels from the top left corner, y downwards; colours are opaque.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,7 @@ struct Colour {
 
 inline constexpr Colour kWhite{255, 255, 255}, kBlack{0, 0, 0};
 
-enum class Anchor { start, middle, end };  ///< which part of a text stands at its x
+enum class Anchor { start, middle, end };  ///< part of a text that is placed at its x
 
 struct TextStyle {
   double size = 12;  ///< pixels per em
@@ -29,15 +29,15 @@ class Canvas {
   virtual ~Canvas() = default;
   virtual void fill_rect(double x, double y, double width, double height, Colour colour) = 0;
   virtual void line(double x1, double y1, double x2, double y2, double width, Colour colour) = 0;
-  /// One line of UTF-8; `y` is its baseline.
+  /// Draws one line of UTF-8; `y` is the baseline.
   virtual void text(double x, double y, std::string_view text, const TextStyle& style) = 0;
-  /// The file's bytes; nothing is drawn afterwards.
+  /// Returns the file's bytes. Nothing may be drawn afterwards.
   virtual std::string finish() = 0;
 };
 
 inline constexpr const char* kFont = "DejaVu Sans";
 
-/// About as wide as `text` becomes in kFont at `size`; what is drawn leaves room by it.
+/// Estimated width of `text` in kFont at `size`, in pixels; used to reserve space.
 double estimated_width(std::string_view text, double size);
 
 }  // namespace conclave

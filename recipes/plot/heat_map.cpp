@@ -14,11 +14,12 @@ namespace conclave {
 namespace {
 
 constexpr double kMargin = 24, kLabelSize = 12, kNoteSize = 10, kTitleSize = 18, kLine = 18;
-constexpr double kNoteWidth = 52;  // right of the cells
+constexpr double kNoteWidth = 52;  // column of row notes, right of the cells
 constexpr double kLegendWidth = 240, kLegendHeight = 10;
 constexpr Colour kGrey{110, 110, 110}, kDark{40, 40, 40};
 
-// RdBu of ColorBrewer (colorbrewer2.org, Cynthia Brewer), without its two darkest, blue to red.
+// ColorBrewer's RdBu scale (colorbrewer2.org, Cynthia Brewer), from blue to red, without its two darkest
+// colours.
 constexpr std::array<Colour, 9> kColours{{{0x21, 0x66, 0xac},
                                           {0x43, 0x93, 0xc3},
                                           {0x92, 0xc5, 0xde},
@@ -36,7 +37,7 @@ Colour between(Colour a, Colour b, double part) {
   return {mix(a.red, b.red), mix(a.green, b.green), mix(a.blue, b.blue)};
 }
 
-// Rec. 601 luma: what is readable on it.
+// A text colour readable on `colour`, by its Rec. 601 luma.
 Colour ink_on(Colour colour) {
   return 0.299 * colour.red + 0.587 * colour.green + 0.114 * colour.blue < 140 ? kWhite : kDark;
 }

@@ -1,5 +1,5 @@
-// A table of lifts as a picture: one cell per row and column, red where the value is above 1, blue below,
-// white at 1, on a logarithmic scale.
+// Draws a table of lifts: one cell per row and column, red for values above 1, blue for values below 1, white
+// at 1, on a logarithmic scale.
 #pragma once
 
 #include <string>
@@ -11,17 +11,17 @@ namespace conclave {
 
 struct HeatMap {
   struct Label {
-    std::string name, note;  ///< the note stands beside it in grey
+    std::string name, note;  ///< the note is drawn in grey beside (rows) or below (columns) the name
   };
   std::string title;
-  std::vector<std::string> subtitles = {};  ///< a line each
+  std::vector<std::string> subtitles = {};  ///< one line each
   std::string row_caption, row_note_caption, column_caption;
-  std::string legend;  ///< what the values are
+  std::string legend;  ///< explains the values
   std::vector<Label> rows = {}, columns = {};
-  std::vector<double> values = {};  ///< [row * columns + column], 0 or more
+  std::vector<double> values = {};  ///< [rows * columns], row by row; >= 0
 };
 
-/// Where things are, in pixels.
+/// Positions of the parts of the picture, in pixels.
 class HeatMapLayout {
  public:
   static constexpr double kCellWidth = 44, kCellHeight = 22;
@@ -37,15 +37,16 @@ class HeatMapLayout {
   double left_, top_, width_, height_;
 };
 
-/// The scale of `values` reaches from 2^-n to 2^n: the power of two nearest to the largest, from 4 to 16.
+/// Range of the colour scale: n such that it reaches from 2^-n to 2^n, where 2^n is the power of two nearest
+/// to the largest of `values`, limited to 4 .. 16.
 int octaves(const std::vector<double>& values);
-/// The colour of `lift` on that scale; beyond its ends, that of the end.
+/// The colour of `lift` on that scale; values beyond an end get the colour of the end.
 Colour lift_colour(double lift, int octaves);
 
 void draw(const HeatMap& map, Canvas& canvas);
 
 std::string heat_map_svg(const HeatMap& map);
-/// Two pixels per pixel of the SVG, or fewer where the longer side would have more than 8192.
+/// Twice the resolution of the SVG, or less if the longer side would exceed 8192 pixels.
 std::string heat_map_png(const HeatMap& map);
 
 }  // namespace conclave

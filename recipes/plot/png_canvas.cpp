@@ -57,7 +57,7 @@ void PngCanvas::text(double x, double y, std::string_view text, const TextStyle&
   const double part = style.anchor == Anchor::start ? 0 : style.anchor == Anchor::middle ? 0.5 : 1;
   cairo_move_to(cairo_.get(), x - part * extents.x_advance, y);
   cairo_show_text(cairo_.get(), terminated.c_str());
-  cairo_new_path(cairo_.get());  // else the text's end stays a point of it
+  cairo_new_path(cairo_.get());  // cairo_show_text leaves its end point in the path
 }
 
 std::string PngCanvas::finish() {

@@ -1,4 +1,4 @@
-// PNG, drawn by Cairo.
+// A PNG canvas, drawn by Cairo.
 #pragma once
 
 #include <cairo.h>
@@ -11,7 +11,8 @@ namespace conclave {
 
 class PngCanvas : public Canvas {
  public:
-  /// White, of width * scale x height * scale pixels. Throws Error where that is more than Cairo draws.
+  /// Creates a white image of width * scale x height * scale pixels. Throws Error if Cairo cannot create one
+  /// of that size.
   PngCanvas(double width, double height, double scale);
 
   void fill_rect(double x, double y, double width, double height, Colour colour) override;

@@ -13,7 +13,7 @@ std::string hex(Colour colour) {
   return fmt::format("#{:02x}{:02x}{:02x}", colour.red, colour.green, colour.blue);
 }
 
-// Hundredths of a pixel are exact enough, and short.
+// Two decimals are precise enough and keep the file short.
 double rounded(double value) { return std::round(value * 100) / 100; }
 
 }  // namespace

@@ -1,4 +1,5 @@
-// SVG 1.1. Text stays text, which can be searched, read aloud and edited; Cairo would draw it as outlines.
+// An SVG 1.1 canvas. Text stays text, which can be searched, read aloud and edited; Cairo's SVG would contain
+// outlines.
 #pragma once
 
 #include "recipes/plot/canvas.h"
@@ -18,8 +19,8 @@ class SvgCanvas : public Canvas {
   std::string out_;
 };
 
-/// For an element's content or an attribute's value: & < > " become entities; control characters, which XML
-/// has none of, become blanks.
+/// Escapes text for an element's content or an attribute's value: & < > " become entities; control
+/// characters, which XML does not allow, become blanks.
 std::string xml_escaped(std::string_view text);
 
 }  // namespace conclave
