@@ -1,5 +1,5 @@
-// The coordinator's part of a round, against reading the updates once: each is copied over one vector, which
-// moves as many bytes from memory as their aggregation has to.
+// Compares the coordinator's aggregation with a single read of the updates: each update is copied over one
+// vector, which loads as many bytes from memory as the aggregation must.
 #include <fmt/format.h>
 
 #include <algorithm>

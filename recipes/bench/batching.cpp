@@ -1,5 +1,5 @@
-// What batches of texts alike in length are worth: training steps on WordNet's glosses, against batches of as
-// many texts as they come, each padded to the longest beside it.
+// Compares training steps on WordNet's glosses in batches of texts of similar length with batches of as many
+// texts in random order, each padded to the longest of its batch.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -17,7 +17,7 @@ namespace {
 
 constexpr std::int64_t kBatchTokens = 4096, kBatches = 16;
 
-// `texts` texts of a split in any order, as one rectangle; what is added counts as tokens of the text.
+// A batch of the given texts as one padded rectangle; padding counts as tokens of the text.
 Batch padded_batch(const TokenizedSplit& split, std::span<const std::int64_t> texts) {
   std::int64_t longest = 0;
   for (const std::int64_t text : texts) longest = std::max(longest, split.length(text));
@@ -33,7 +33,7 @@ Batch padded_batch(const TokenizedSplit& split, std::span<const std::int64_t> te
   return batch;
 }
 
-// What matters here of quick.toml.
+// The parts of quick.toml that matter here.
 Recipe quick() {
   Recipe recipe;
   recipe.data.vocabulary = 8000;
@@ -47,7 +47,7 @@ Recipe quick() {
   return recipe;
 }
 
-// Its model, forward and backward.
+// A model of this recipe, trained forward and backward.
 class Trainee {
  public:
   Trainee(const Recipe& recipe, const Corpus& corpus, const ProcessGrid& grid)
@@ -66,7 +66,8 @@ class Trainee {
     seed.fill(term.weight);
     tape.backward(term.losses, seed);
   }
-  /// Memory enough for the batches seen so far; dropout routes them a little differently every time.
+  /// Fixes the memory at the batches seen so far plus a reserve, because dropout changes the routing a little
+  /// in every step.
   void end_planning() { activations_.seal(std::size_t{64} << 20); }
 
  private:
@@ -90,7 +91,7 @@ void batching(const ProcessGrid& grid, const std::string& cache_directory, std::
   for (std::size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[random.below(i, i)]);
 
   std::vector<Batch> dynamic(kBatches), fixed;
-  double dynamic_tokens = 0, fixed_tokens = 0, rectangles = 0;  // padding is not among the first two
+  double dynamic_tokens = 0, fixed_tokens = 0, rectangles = 0;  // the first two exclude padding
   for (std::int64_t b = 0; b < kBatches; ++b) {
     batcher.fill({0, b}, dynamic[static_cast<std::size_t>(b)]);
     dynamic_tokens += static_cast<double>(dynamic[static_cast<std::size_t>(b)].local_tokens());

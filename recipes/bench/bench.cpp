@@ -29,7 +29,8 @@ Comparison compare(const std::function<void()>& subject, const std::function<voi
   tidy();
   std::vector<double> subjects, references, ratios;
   for (std::int64_t i = 0; i < repetitions; ++i) {
-    // Before and after: a change of the machine's load in the middle touches both.
+    // The reference is timed before and after the subject, so that a change of the machine's load in between
+    // affects both.
     const double before = seconds(reference);
     subjects.push_back(seconds(subject));
     tidy();

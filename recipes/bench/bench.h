@@ -1,6 +1,6 @@
-// What `conclave bench` measures. Every figure is a ratio to a reference, and the two are timed in turn,
-// repetition by repetition: whatever else the machine does meanwhile slows both alike, and the median of the
-// ratios stays put where either time alone would not.
+// The benchmarks of `conclave bench`. Every figure is a ratio to a reference. Subject and reference are timed
+// alternately: other load on the machine slows both equally, so the median of the ratios is stable where a
+// single time is not.
 #pragma once
 
 #include <cstdint>
@@ -13,37 +13,37 @@
 
 namespace conclave::bench {
 
-/// How long `work` takes.
+/// Duration of work() in seconds.
 double seconds(const std::function<void()>& work);
-/// Of at least one value; of an even number, the upper of the middle two.
+/// Median of at least one value; for an even number of values, the upper of the middle two.
 double median(std::vector<double> values);
 
 /// Medians over the repetitions.
 struct Comparison {
   double subject = 0;    ///< seconds
   double reference = 0;  ///< seconds
-  double ratio = 0;      ///< of reference to subject: 1 where both take the same time
+  double ratio = 0;      ///< reference / subject; above 1 the subject is faster
 };
 
-/// Runs both once to warm up, then `repetitions` times in turn. `tidy` follows each subject, and is not
+/// Runs both once to warm up, then `repetitions` times alternately. `tidy` runs after each subject and is not
 /// timed.
 Comparison compare(
     const std::function<void()>& subject, const std::function<void()>& reference, std::int64_t repetitions,
     const std::function<void()>& tidy = [] {});
 
-/// Gives x f32 values in [-0.5, 0.5); another `number`, other values.
+/// Fills the f32 tensor x with values in [-0.5, 0.5); another `number` gives other values.
 void fill(const Tensor& x, std::uint32_t number);
 
-/// Prints "what ....... figure (target ...)"; `target` 0: there is none.
+/// Prints "what ....... figure (target ...)"; 0 means no target.
 void print_figure(std::string_view what, std::string_view figure, double target = 0);
 
-/// A loop of fused multiply-adds in registers on each of `threads` threads: what no matrix product can
-/// exceed.
+/// A loop of fused multiply-adds in registers on each of `threads` threads: an upper bound for the speed of
+/// matrix products.
 class Peak {
  public:
   explicit Peak(int threads) : threads_(threads) {}
   void run() const;
-  double flops() const;  ///< of one run(), over all threads
+  double flops() const;  ///< operations of one run(), over all threads
 
  private:
   int threads_;
@@ -56,9 +56,9 @@ void layer_norm(std::int64_t repetitions);
 void lstm(std::int64_t repetitions);
 void integers(std::int64_t repetitions);
 void aggregation(std::int64_t repetitions);
-/// Takes 800 MB of the folder for temporary files.
+/// Needs 800 MB in the folder for temporary files.
 void upload(std::int64_t repetitions);
-/// Takes 3 GB.
+/// Needs 3 GB of memory.
 void secure_aggregation_sum(std::int64_t repetitions);
 /// `grid` of one rank.
 void moe(const ProcessGrid& grid, std::int64_t repetitions);
@@ -66,7 +66,7 @@ void moe(const ProcessGrid& grid, std::int64_t repetitions);
 void private_step(const ProcessGrid& grid, std::int64_t repetitions);
 /// `grid` of one rank.
 void routing_cache(const ProcessGrid& grid, std::int64_t repetitions);
-/// Of a checkpoint's classifier of texts; `grid` of one rank.
+/// Measures a checkpoint's classifier of texts; `grid` of one rank.
 void latency(const ProcessGrid& grid, const std::string& checkpoint, std::int64_t repetitions);
 /// Needs WordNet; `grid` of one rank.
 void batching(const ProcessGrid& grid, const std::string& cache_directory, std::int64_t repetitions);

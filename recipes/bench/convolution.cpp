@@ -1,4 +1,4 @@
-// Depthwise convolutions of a MobileNet for images of 28 x 28 pixels, against the machine.
+// Depthwise convolutions of a MobileNet for images of 28 x 28 pixels, compared with the FMA peak.
 #include <fmt/format.h>
 #include <omp.h>
 
@@ -24,7 +24,8 @@ void depthwise(Index side, Index channels, const kernels::Window& window, std::i
   fill(weight, 1);
   const Peak peak(omp_get_max_threads());
   const auto measure = [&](const char* way, double flops, const auto& work) {
-    // A repetition is long enough for the clock and for what else the machine does.
+    // Repeat the work so that a repetition is long compared with the clock's resolution and with
+    // disturbances.
     const int times = static_cast<int>(std::max(1.0, 5e8 / flops));
     const Comparison time = compare(
         [&] {
@@ -44,7 +45,7 @@ void depthwise(Index side, Index channels, const kernels::Window& window, std::i
     kernels::depthwise_backward_weight(y, x, window, dweight, scratch);
   });
 
-  // Integers that there are, and those that have to be made of f32 first.
+  // Integer convolutions: with quantized input, and including the quantization of f32 input.
   const Index pixels = x.numel() / kImages;
   const QuantLevels levels = QuantLevels::affine(7);
   const kernels::IntegerRows rows{

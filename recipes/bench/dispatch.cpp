@@ -1,4 +1,4 @@
-// Tokens to their experts and back, against a bare all-to-all of the same rows.
+// Compares dispatching tokens to their experts and back with a plain all-to-all of the same rows.
 #include <fmt/format.h>
 
 #include <numeric>
@@ -27,7 +27,7 @@ void dispatch(const ProcessGrid& grid, std::int64_t repetitions) {
   kernels::count_experts(chosen, counts);
 
   Arena steps("dispatch steps");
-  // All rows to their experts and back, with no experts' work between.
+  // Sends all rows to their experts and back, without any computation by the experts.
   const auto there_and_back = [&](Dispatcher& dispatcher) {
     steps.reset();
     Tape tape(steps, false);
@@ -44,7 +44,8 @@ void dispatch(const ProcessGrid& grid, std::int64_t repetitions) {
   for (Dispatcher* dispatcher : {&at_once, &halves, &quarters}) there_and_back(*dispatcher);
   steps.seal();
 
-  // The same rows, as a bare all-to-all is given them: one behind the other, those that stay among them.
+  // The same rows in the layout of a plain all-to-all: contiguous by rank, including the rows that stay on
+  // this rank.
   std::vector<Index> send_rows(static_cast<std::size_t>(ranks)), receive_rows(send_rows.size());
   const Index own = at_once.local_experts();
   for (Index e = 0; e < experts; ++e)

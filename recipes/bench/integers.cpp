@@ -1,4 +1,4 @@
-// Experts that compute with integers against the same ones in f32, forward.
+// Compares the forward pass of experts with integer products with that of the same experts in f32.
 #include <fmt/format.h>
 
 #include <vector>
@@ -6,7 +6,7 @@
 #include "core/kernels/integer_product.h"
 #include "recipes/bench/bench.h"
 
-// OpenBLAS's name for the processor that it chose its kernels for.
+// The name of the processor for which OpenBLAS chose its kernels.
 extern "C" char* openblas_get_corename();
 
 namespace conclave::bench {
@@ -16,7 +16,7 @@ using namespace kernels;
 
 constexpr Index kHidden = 1024, kTokens = 256, kExperts = 8, kTopK = 2;
 
-// A layer of down(gelu(up(x))).
+// Experts that compute down(gelu(up(x))).
 class Experts {
  public:
   explicit Experts(Index ffn) : ffn_(ffn) {
@@ -32,7 +32,7 @@ class Experts {
     grouped_linear(x_, offsets_, up_, bias_, Activation::gelu, inner_, Tensor(), bits);
     grouped_linear(inner_, offsets_, down_, Tensor(), Activation::none, y_, Tensor(), bits);
   }
-  // Scales of each row's own.
+  // Each row is quantized with its own scale.
   void in_integers(QuantLevels levels, IntegerPath path) const {
     quantize_rows(x_, levels, rows_);
     integer_product(rows_, levels.highest, offsets_, packed_up_, bias_, Activation::gelu, inner_, path);
@@ -40,7 +40,7 @@ class Experts {
     integer_product(inner_rows_, levels.highest, offsets_, packed_down_, Tensor(), Activation::none, y_,
                     path);
   }
-  // Scales that are known before.
+  // All rows are quantized with fixed scales, so the inner rows stay integers.
   void in_integers_throughout(QuantLevels levels, IntegerPath path) const {
     quantize_by(x_, levels, fixed_rows_);
     integer_product(fixed_rows_, levels.highest, offsets_, packed_up_, bias_, Activation::gelu,

@@ -1,4 +1,4 @@
-// How long one text's classes take, in f32 and in integers, by turns.
+// Latency of classifying one text in f32 and in integers, measured alternately.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -12,9 +12,9 @@ namespace conclave::bench {
 namespace {
 
 constexpr Index kRequestTokens = 128;
-constexpr std::int64_t kRequests = 100;  // for each repetition
+constexpr std::int64_t kRequests = 100;  // per repetition
 
-// One process's model, and a text for it.
+// A model of one process and a text for it.
 class LatencyServer {
  public:
   LatencyServer(const std::string& checkpoint, const ProcessGrid& grid, bool integers)

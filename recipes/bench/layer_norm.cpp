@@ -1,4 +1,5 @@
-// Layer normalization and GELU in one pass, against the two one after the other as a tape would record them.
+// Compares layer normalization with GELU in one pass with the two operations run separately, as a tape would
+// record them.
 #include <fmt/format.h>
 
 #include "core/arena.h"

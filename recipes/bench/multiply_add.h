@@ -1,17 +1,17 @@
-// What a processor computes at most: independent multiply-adds, in vectors of 32 bytes (AVX2) or 64
-// (AVX-512).
+// Measures a processor's peak: independent multiply-adds in vectors of 32 bytes (AVX2) or 64 bytes (AVX-512).
 #pragma once
 
 #include "core/kernels/tile.h"
 
 namespace conclave::bench {
 
-// A fused multiply-add takes 4 to 5 cycles and two start in each: 10 independent ones keep both units busy,
-// 12 leave room for the scheduler, and with the two factors still fit 16 registers.
+// A fused multiply-add takes 4 to 5 cycles and two start in each cycle: 10 independent chains keep both units
+// busy, 12 leave slack for the scheduler and still fit into 16 registers together with the two factors.
 constexpr int kChains = 12;
-constexpr int kRounds = 10'000'000;  // some 20 ms
+constexpr int kRounds = 10'000'000;  // about 20 ms
 
-/// x -> factor x + addend of kRounds times kChains vectors of kBytes. Returns the sum of the last.
+/// Computes x -> factor x + addend kRounds times for each of kChains vectors of kBytes. Returns the sum of
+/// all elements at the end.
 template <int kBytes>
 float multiply_add(float factor, float addend) {
   using Vector = kernels::Vector<float, kBytes>;

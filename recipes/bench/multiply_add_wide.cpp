@@ -1,4 +1,4 @@
-// Compiled for AVX-512, called only where the processor has it.
+// Compiled for AVX-512; called only if the processor supports it.
 #include "recipes/bench/multiply_add.h"
 
 namespace conclave::bench {

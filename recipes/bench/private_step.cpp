@@ -1,5 +1,5 @@
-// A training step that clips each example's gradient, and the noise that follows, against a plain step of the
-// same model.
+// Compares a training step that clips each example's gradient, with and without noise, with a plain step of
+// the same model.
 #include <fmt/format.h>
 
 #include <numeric>
@@ -14,7 +14,7 @@
 namespace conclave::bench {
 namespace {
 
-// One process's model, with a batch of its own making.
+// A model of one process, with a batch of generated examples.
 class Step {
  public:
   Step(const Recipe& recipe, const ModelSizes& sizes, const Batch& batch, const ProcessGrid& grid, bool apart)
@@ -49,7 +49,7 @@ class Step {
     optimizer_.update(++step_, 1e-6, 1.0 / static_cast<double>(batch_.global_sequences));
   }
 
-  // Which a step has once, however many batches it is of.
+  // A step adds noise once, however many micro-batches it has.
   void noise() {
     const SumNoise noise({1, 1, elements()});
     for (const Parameter* parameter : parameters_.parameters())
@@ -103,7 +103,7 @@ void measure(const char* what, const Recipe& recipe, const ModelSizes& sizes, co
 
 Recipe base_recipe() {
   Recipe recipe;
-  recipe.privacy.unit = "record";  // which both may be
+  recipe.privacy.unit = "record";  // both recipes below support it
   recipe.model.ffn = 256;
   recipe.moe.balancer = "none";
   return recipe;
@@ -115,7 +115,7 @@ void private_step(const ProcessGrid& grid, std::int64_t repetitions) {
   const RandomStream stream{.seed = 1};
   std::uint64_t drawn = 0;
   {
-    // As recipes/fashion_mnist.toml has it, but for what privacy refuses.
+    // As recipes/fashion_mnist.toml, except for what privacy does not support.
     Recipe recipe = base_recipe();
     recipe.data.source = "fashion_mnist";
     recipe.image.blocks = {"k3 x3 c24 s2 se relu", "k3 x3 c32 s1 se hs", "k3 x3 c32 s1 se hs",
@@ -132,7 +132,7 @@ void private_step(const ProcessGrid& grid, std::int64_t repetitions) {
     measure("fashion_mnist.toml", recipe, sizes, batch, grid, repetitions);
   }
   {
-    // As recipes/quick.toml has it, likewise; lengths are of 8 to 24 tokens.
+    // As recipes/quick.toml, with the same exception; texts have 8 to 24 tokens.
     Recipe recipe = base_recipe();
     recipe.model.dropout = recipe.model.embedding_dropout = 0.2;
     recipe.model.token_dropout = 0.1;

@@ -1,5 +1,5 @@
-// The grouped product against one large product; a layer of LSTM experts and a whole mixture-of-experts layer
-// against the machine.
+// Compares the grouped product with one large product, and a layer of LSTM experts and a whole
+// mixture-of-experts layer with the FMA peak.
 #include <fmt/format.h>
 #include <omp.h>
 
@@ -25,7 +25,7 @@ void grouped_product(Index groups, Index rows_each, Index in, Index out, std::in
   const Tensor one_weight = weight.rows(0, 1);
   const Index one_group[] = {0, rows};
   const double flops = 2.0 * static_cast<double>(rows * in * out);
-  // A repetition is long enough for the clock and for what else the machine does.
+  // Repeat the work so that a repetition is long compared with the clock's resolution and with disturbances.
   const int times = static_cast<int>(std::max(1.0, 2e10 / flops));
   const auto product = [&](kernels::RowOffsets groups_of_rows, const Tensor& weights) {
     for (int i = 0; i < times; ++i)

@@ -1,5 +1,5 @@
-// What routing costs in inference: the router's share of a forward pass with and without the cache, and what
-// uneven loads cost between ranks.
+// Cost of routing in inference: the router's share of a forward pass with and without the cache, and the cost
+// of uneven loads between ranks.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -17,7 +17,7 @@ namespace {
 
 constexpr Index kVocabulary = 8000;
 
-// A stream of texts of 4 to 28 tokens, a batch at a time: nine of ten were seen before.
+// A stream of texts of 4 to 28 tokens, in batches. Nine of ten texts were seen before.
 class Stream {
  public:
   void next(Batch& batch) {
@@ -33,7 +33,7 @@ class Stream {
   }
 
  private:
-  // Text number `number`, the same whenever it comes.
+  // Appends text `number`, whose tokens depend on the number alone.
   static void append(int number, Batch& batch) {
     const RandomStream words{.seed = 2, .step = static_cast<std::uint32_t>(number), .tensor = 0};
     const auto length = static_cast<std::int32_t>(4 + words.below(25, 0));
@@ -168,7 +168,8 @@ void routing_balance(const ProcessGrid& grid, std::int64_t repetitions) {
     grid.world().all_reduce(Tensor::borrow(load.data(), {kExperts}, DType::i64));
     return utilization(load);
   };
-  // A router that prefers the experts of the first rank, as far as makes the utilization what it is to be.
+  // Makes the router prefer the first rank's experts, by a bias `how` that is chosen to reach utilization
+  // kUneven.
   const auto lean = [&](double how) {
     for (ParameterSet* set : {&parameters, &same_parameters})
       for (const Parameter* parameter : set->parameters())

@@ -1,9 +1,9 @@
-// What secure aggregation costs the coordinator, against adding up the same updates in the open as they come,
-// each with all threads: 10^7 parameters of 32 sites, of which 10 drop out. The worst moment for that is when
-// they have shared their keys, so that others' vectors have masks with them, which the coordinator then has
-// to compute. Its time is from the first vector to the f32 sum, with all that it is sent in between; without
-// the network, and without the sites, whose own time is apart. Of signatures it checks none: they are for
-// sites.
+// Compares the coordinator's work for secure aggregation with a plain sum of the same updates as they arrive,
+// each with all threads: 10^7 parameters from 32 sites, of which 10 drop out. The worst moment to drop out is
+// after sharing keys: the other sites' vectors then contain masks shared with the dropped sites, which the
+// coordinator must compute. The coordinator's time runs from the first vector to the f32 sum and includes
+// processing all messages in between. It excludes the network and the sites' own work, which is reported
+// separately. The coordinator verifies no signatures; sites do that.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -25,7 +25,7 @@ std::vector<float> update_of(std::uint32_t site) {
   std::vector<float> update(kLength);
   SeededRandom random{Secret(sha256({std::as_bytes(std::span(&site, 1))}))};
   random.fill(std::as_writable_bytes(std::span(update)));
-  for (float& value : update)  // their bits, as a number in [-1, 1)
+  for (float& value : update)  // interpret the bits as a number in [-1, 1)
     value = static_cast<float>(std::bit_cast<std::int32_t>(value)) * 0x1p-31f;
   return update;
 }
@@ -39,9 +39,9 @@ std::vector<float> plain_sum(std::span<const std::vector<float>> updates) {
 }
 
 struct Case {
-  std::size_t dropped = 10;      // the first of the sites
-  bool with_keys_shared = true;  // when they drop out; else before
-  std::uint32_t colluding = 11;  // the most that 22 of 32 allow
+  std::size_t dropped = 10;      // number of sites that drop out, the first ones
+  bool with_keys_shared = true;  // true: sites drop out after sharing keys; false: before
+  std::uint32_t colluding = 11;  // the maximum if 22 of 32 sites remain
   Ring ring{4};
 };
 
@@ -53,7 +53,7 @@ class Round {
         format_(FixedPoint::choose(what.ring, kSites, 1.0)),
         coordinator_(agreement_) {
     const Identity nobody{[](ByteView) { return Bytes(71); }, [](auto, auto, auto) { return true; }};
-    const auto staying = static_cast<std::uint32_t>(what.dropped);  // from this one on
+    const auto staying = static_cast<std::uint32_t>(what.dropped);  // sites from this index on stay
     const std::uint32_t sharing = what.with_keys_shared ? 0 : staying;
     std::vector<Site> sites;
     for (std::uint32_t site = 0; site < kSites; ++site) sites.emplace_back(agreement_, site, nobody, random_);
@@ -66,7 +66,7 @@ class Round {
     exact_.resize(kLength);
     RandomBits bits(random_);
     std::vector<double> quantizing, masking;
-    Coordinator onward = coordinator_;  // from here on what is timed is a copy
+    Coordinator onward = coordinator_;  // keeps coordinator_ in the state before the first vector
     for (std::uint32_t site = staying; site < kSites; ++site) {
       updates_.push_back(update_of(site));
       std::vector<std::int64_t> words;
@@ -110,7 +110,7 @@ class Round {
       const double before = seconds([&] { plain_sum(updates_); });
       const double time = seconds([&] { dequantize(secure_sum(std::move(coordinator)), format_); });
       const double reference = (before + seconds([&] { plain_sum(updates_); })) / 2;
-      if (i == 0) continue;  // to warm up
+      if (i == 0) continue;  // the first repetition warms up
       secure.push_back(time);
       plain.push_back(reference);
       ratios.push_back(time / reference);
@@ -148,14 +148,14 @@ class Round {
   SystemRandom random_;
   Agreement agreement_;
   FixedPoint format_;
-  Coordinator coordinator_;  // before the vectors
+  Coordinator coordinator_;  // state before the first vector
   std::vector<std::vector<float>> updates_;
   std::vector<std::int64_t> exact_;
   std::vector<MaskedInput> vectors_;
   std::vector<Consent> consents_;
   std::vector<Unmasking> unmaskings_;
   std::array<double, 2> site_seconds_;
-  std::size_t bytes_ = 0;  // of all sites together
+  std::size_t bytes_ = 0;  // sent by all sites together
 };
 
 }  // namespace

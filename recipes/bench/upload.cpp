@@ -1,5 +1,5 @@
-// A site's update on its way to the coordinator, against a bare gRPC stream of as many bytes in chunks as
-// large, over the same kind of connection.
+// Compares the upload of a site's update to the coordinator with a plain gRPC stream of as many bytes, in
+// chunks of the same size, over the same kind of connection.
 #include <fmt/format.h>
 
 #include <cstdlib>
