@@ -82,7 +82,8 @@ void for_each_entry(std::string_view content, const std::string& path,
 template <class T>
 void add(std::map<std::int64_t, T>& entries, T value, const Entry& entry) {
   const std::int64_t id = entry.id("id");
-  require(entries.emplace(id, std::move(value)).second, "{}: id {} is another's, too", entry.place(), id);
+  require(entries.emplace(id, std::move(value)).second, "{}: id {} is used more than once", entry.place(),
+          id);
 }
 
 // The entry with an id that an annotation refers to.
@@ -173,7 +174,8 @@ ImageDataset read_coco(const CocoOptions& options, BadInputs& bad) {
     }
     if (part == "train") data.class_names = class_names;
     require(class_names == data.class_names,
-            "{}: instances_train{} and instances_val{} have other categories", options.directory, year, year);
+            "{}: instances_train{} and instances_val{} list different categories", options.directory, year,
+            year);
 
     std::map<std::int64_t, std::vector<std::string>> captions;
     if (options.texts || options.captions) captions = read("captions_" + part, parse_coco_captions);

@@ -36,9 +36,8 @@ std::string DelimitedReader::quoted_field() {
   }
   const bool ends = rest_.empty() || rest_[0] == ',' || rest_[0] == '\n' || rest_.starts_with("\r\n");
   require(ends, "{}:{}: text after a closing quote; {}", path_, line_,
-          rest_.starts_with(';')
-              ? "are the file's fields separated by semicolons? Those of a .csv are by commas"
-              : "write a quote within a field as two");
+          rest_.starts_with(';') ? "are the file's fields separated by semicolons? A .csv must use commas"
+                                 : "write a quote within a field as two");
   if (rest_.starts_with('\r')) rest_.remove_prefix(1);
   return field;
 }

@@ -225,7 +225,7 @@ struct EmojiFont::Library {
 
 EmojiFont::EmojiFont(std::string_view bytes, std::string name)
     : name_(std::move(name)), library_(std::make_unique<Library>()) {
-  require(FT_Init_FreeType(&library_->library) == 0, "{}: FreeType does not start", name_);
+  require(FT_Init_FreeType(&library_->library) == 0, "{}: FreeType cannot be initialized", name_);
   const auto* data = reinterpret_cast<const FT_Byte*>(bytes.data());
   require(FT_New_Memory_Face(library_->library, data, static_cast<FT_Long>(bytes.size()), 0,
                              &library_->face) == 0,

@@ -122,7 +122,7 @@ std::vector<TextExample> parse_glue(std::string_view content, const std::string&
       require(fields.size() == columns.names.size(), "{}: {} columns, expected {}: {}{}", place,
               fields.size(), columns.names.size(), fmt::join(columns.names, ", "),
               task.name == "qqp"
-                  ? "; some of QQP's published rows are so, and data.skip_bad = true leaves them out"
+                  ? "; some of QQP's published rows are malformed; data.skip_bad = true skips them"
                   : "");
       TextExample example;
       set_label(fields[columns.label], place, task, example);

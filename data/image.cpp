@@ -56,8 +56,7 @@ std::string without_remarks(std::string_view bytes, std::string_view name) {
     const std::uint32_t length = number(offset);
     const std::string_view typed = bytes.substr(offset + 4, length + std::size_t{4});
     require(crc32_z(0, data_of(typed), typed.size()) == number(offset + 8 + length),
-            "{}: the PNG chunk at byte {} does not have the checksum it says; the file is damaged", name,
-            offset);
+            "{}: the PNG chunk at byte {} has a wrong checksum; the file is damaged", name, offset);
     end = typed.starts_with("IEND");
     const bool critical = (typed[0] & 0x20) == 0;
     const std::size_t next = offset + length + std::size_t{12};
@@ -206,11 +205,10 @@ Image decode_jpeg(std::string_view bytes, std::string_view name, std::int64_t mo
   require(colours != TJCS_CMYK && colours != TJCS_YCCK,
           "{}: a JPEG of printer's colours (CMYK); convert it, e.g. with `convert -colorspace sRGB`", name);
   const JpegMarkers markers = find_markers(bytes);
-  require(
-      markers.scans <= kMostScans || std::int64_t{height} * width <= kPixelsOfAnyScans,
-      "{}: {} scans of {} x {} pixels (height x width); above {} pixels, a JPEG may have {} at most. Save "
-      "it anew, e.g. with `convert -interlace none`",
-      name, markers.scans, height, width, kPixelsOfAnyScans, kMostScans);
+  require(markers.scans <= kMostScans || std::int64_t{height} * width <= kPixelsOfAnyScans,
+          "{}: {} scans of {} x {} pixels (height x width); above {} pixels, a JPEG may have at most {} "
+          "scans. Save it again, e.g. with `convert -interlace none`",
+          name, markers.scans, height, width, kPixelsOfAnyScans, kMostScans);
   const bool grey = colours == TJCS_GRAY;
   Image image{{height, width, grey ? 1 : 3}, {}};
   before(image.shape);

@@ -146,10 +146,9 @@ ImageDataset read_image_folder(const std::string& folder, std::int64_t side, Bad
   if (const auto untrained = untrained_classes(data.class_names, data.train.examples); !untrained.empty())
     bad.warn(fmt::format("{}: {} of {} classes have no training image{}: {}", folder, untrained.size(),
                          data.class_names.size(),
-                         split
-                             ? ""
-                             : ", as each image's name puts it in its split; to divide them otherwise, sort "
-                               "them into folders train, validation and test",
+                         split ? ""
+                               : ", because a hash of its name assigns each image to a split; to choose the "
+                                 "splits yourself, sort the images into folders train, validation and test",
                          some_of(untrained)));
   return data;
 }

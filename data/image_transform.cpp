@@ -38,7 +38,7 @@ const ImageShape& checked(const ImageShape& from, std::int64_t height, std::int6
           "Resizer: from {} x {} pixels to {} x {}; a picture has at least one", from.height, from.width,
           height, width);
   require(from.channels == 1 || from.channels == 3,
-          "Resizer: pictures of {} channels; those of 1 and 3 can be resized, and to_rgb makes 3 of 4",
+          "Resizer: pictures of {} channels; only 1 or 3 can be resized, convert 4 with to_rgb",
           from.channels);
   return from;
 }
@@ -135,8 +135,8 @@ Augmentation::Augmentation(const ImageShape& shape, const AugmentationOptions& o
   require(shape.height >= 1 && shape.width >= 1 && shape.channels >= 1 && shape.channels <= 4,
           "Augmentation: pictures of {} x {} x {}", shape.height, shape.width, shape.channels);
   require(options.padding >= 0 && options.padding < std::min(shape.height, shape.width),
-          "Augmentation: padding of {} for pictures of {} x {}; some would be nothing else", options.padding,
-          shape.height, shape.width);
+          "Augmentation: padding of {} for pictures of {} x {}; it must be at least 0 and below both sides",
+          options.padding, shape.height, shape.width);
   require(options.erase >= 0 && options.erase <= 1, "Augmentation: erase is {}, not a probability",
           options.erase);
 }

@@ -77,7 +77,7 @@ void keep(ImageSplit& split, const std::vector<std::int64_t>& parts, std::int64_
 std::vector<std::int64_t> part_of(const std::vector<TextExample>& examples, const PartsOptions& options,
                                   std::uint32_t salt) {
   require(options.by == "random" || options.by == "label" || options.by == "dirichlet",
-          "no way to divide a data set is called \"{}\"", options.by);
+          "unknown way to divide a data set: \"{}\"; choose random, label or dirichlet", options.by);
   const RandomStream stream{options.seed, salt, 0};
   std::vector<std::vector<double>> shares;  // by label, computed when needed
   std::vector<std::int64_t> parts;

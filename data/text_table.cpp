@@ -37,7 +37,7 @@ std::string_view header_advice(const std::vector<std::string>& header, Delimited
     return "; fields of a .tsv are not quoted: save the file as .csv, with commas between them";
   if (std::ranges::any_of(header,
                           [](const std::string& name) { return name.find(';') != std::string::npos; }))
-    return "; is it separated by semicolons? A .csv is by commas, and a .tsv by tabs";
+    return "; is it separated by semicolons? A .csv must use commas, a .tsv tabs";
   return "";
 }
 
@@ -80,8 +80,8 @@ std::vector<Row> read_delimited(const std::string& path, std::string_view conten
             fields.size(), header.size(),
             format == DelimitedReader::Format::csv ? "; quote a field that holds a comma" : "");
     const bool in_domain = has_domain && says_yes(fields[domain]);
-    require(!has_client || !fields[client].empty(), "{}:{}: `{}` does not say whose the row is", path,
-            reader.line(), options.client_column);
+    require(!has_client || !fields[client].empty(), "{}:{}: `{}` is empty; every row must name its client",
+            path, reader.line(), options.client_column);
     add_row(path,
             {std::move(fields[text]), std::move(fields[label]), reader.line(), in_domain,
              has_client ? std::move(fields[client]) : ""},
@@ -125,8 +125,8 @@ Row parse_json(const std::string& path, std::int64_t number, std::string_view li
   if (!options.client_column.empty()) {
     const nlohmann::json& whose = value(options.client_column);
     require((whose.is_string() && !whose.get_ref<const std::string&>().empty()) || whose.is_number_integer(),
-            "{}:{}: `{}` is a {}, expected whose the row is, a string or an integer", path, number,
-            options.client_column, whose.is_string() ? "string of no characters" : whose.type_name());
+            "{}:{}: `{}` is a {}, expected the row's client, a string or an integer", path, number,
+            options.client_column, whose.is_string() ? "empty string" : whose.type_name());
     client = text_of(whose);
   }
   return {text.get<std::string>(), text_of(label), number, in_domain, std::move(client)};
@@ -182,10 +182,10 @@ void warn_of_blanks(const std::string& path, const std::vector<std::string>& nam
     if (!added) alike.push_back(fmt::format("`{}` and `{}`", first->second, name));
   }
   if (!alike.empty())
-    bad.warn(fmt::format(
-        "{}: labels that differ by the blanks around them alone are classes of their own; if they are not "
-        "meant to be, take the blanks away: {}",
-        path, some_of(alike)));
+    bad.warn(
+        fmt::format("{}: labels that differ only in surrounding blanks are separate classes; if this is not "
+                    "intended, remove the blanks: {}",
+                    path, some_of(alike)));
 }
 
 std::vector<std::string> sorted_labels(const std::string& path, const std::vector<Row>& rows,
@@ -239,14 +239,14 @@ TextDataset read_text_table(const TextTableOptions& options, BadInputs& bad) {
     append(train, row, bucket < 18 ? data.train : bucket == 18 ? data.validation : data.test);
   }
   require(!data.train.empty(),
-          "{}: too few different texts to split (equal ones are in one part); name the files `train`, "
+          "{}: too few different texts to split (equal texts stay in one split); name the files `train`, "
           "`validation` and `test`",
           train);
   if (const auto untrained = untrained_classes(data.class_names, data.train); !untrained.empty())
-    bad.warn(
-        fmt::format("{}: {} of {} classes have no training example, as the hash of its text puts each row in "
-                    "its part; to divide them otherwise, name the files `train`, `validation` and `test`: {}",
-                    train, untrained.size(), data.class_names.size(), some_of(untrained)));
+    bad.warn(fmt::format(
+        "{}: {} of {} classes have no training example, because a hash of its text assigns each row to a "
+        "split; to choose the splits yourself, name the files `train`, `validation` and `test`: {}",
+        train, untrained.size(), data.class_names.size(), some_of(untrained)));
   for (const auto& [path, split] :
        {std::pair(&options.validation, &data.validation), std::pair(&options.test, &data.test)})
     for (Row& row : read_rows(*path, options, bad)) bad.attempt([&] { append(*path, row, *split); });

@@ -143,7 +143,8 @@ Tokenizer Tokenizer::train(std::span<const TextExample> texts, std::int64_t voca
 
 Tokenizer Tokenizer::from_bytes(std::string serialized) {
   const std::size_t suffix = kChecksumField.size() + kHexDigits;
-  require(serialized.size() > suffix, "Tokenizer: {} bytes are no serialized tokenizer", serialized.size());
+  require(serialized.size() > suffix, "Tokenizer: {} bytes are too few for a serialized tokenizer",
+          serialized.size());
   const std::string_view all = serialized, model = all.substr(0, all.size() - suffix);
   require(all.substr(model.size(), kChecksumField.size()) == kChecksumField &&
               all.substr(all.size() - kHexDigits) == checksum_of(model),

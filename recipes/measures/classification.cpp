@@ -11,7 +11,7 @@ namespace conclave {
 namespace {
 
 void check_sizes(std::size_t predicted, std::size_t known) {
-  require(predicted == known && known > 0, "{} guesses for {} examples", predicted, known);
+  require(predicted == known && known > 0, "{} predictions for {} examples", predicted, known);
 }
 
 std::vector<double> ranks(Scores scores) {

@@ -253,10 +253,9 @@ std::string base64(std::string_view bytes) {
 }  // namespace
 
 std::string classifier_file(LoadedModel& loaded) {
-  require(
-      loaded.model().classifier() != nullptr,
-      "ONNX export: the model was not trained to classify; what captions and draws images goes step by step, "
-      "which is not one graph: export its weights to *.safetensors or *.h5");
+  require(loaded.model().classifier() != nullptr,
+          "ONNX export: the model was not trained to classify; a model that captions or draws images works "
+          "step by step and is not a single graph: export its weights to *.safetensors or *.h5");
   std::map<std::string, std::string> metadata{
       {"recipe_name", loaded.recipe().run.name},
       {"recipe", to_toml(loaded.recipe())},

@@ -8,7 +8,7 @@ namespace {
 
 constexpr std::int64_t kOpset = 17, kIrVersion = 8;  // the IR version that was released with opset 17
 constexpr const char* kTooLarge =
-    "{} bytes; an ONNX file is one message of Protocol Buffers, which may have 2 GiB: export to "
+    "{} bytes; an ONNX file is one Protocol Buffers message, which is limited to 2 GiB: export to "
     "*.safetensors or "
     "*.h5, or quantize the model";
 
@@ -25,7 +25,7 @@ ElementType type_of(DType dtype) {
     case DType::i64:
       return ElementType::i64;
     default:
-      fail("ONNX export: no tensor of {} is to be exported", name_of(dtype));
+      fail("ONNX export: tensors of type {} cannot be exported", name_of(dtype));
   }
 }
 

@@ -173,7 +173,7 @@ Value activation(Graph& graph, const Value& x, Activation activation) {
     case Activation::hard_sigmoid:
       return graph("HardSigmoid", {x}, {{"alpha", 1.0F / 6}, {"beta", 0.5F}});
   }
-  fail("ONNX export: an activation that is not known");
+  fail("ONNX export: unknown activation");
 }
 
 Value linear(Graph& graph, const Value& x, const Linear& layer, Activation after) {

@@ -18,7 +18,7 @@ Module* child_or_null(const Module& module, std::string_view name);
 template <class T = Module>
 T& child(const Module& module, std::string_view name) {
   auto* found = dynamic_cast<T*>(child_or_null(module, name));
-  require(found != nullptr, "ONNX export: a part '{}' of the kind that is known is missing", name);
+  require(found != nullptr, "ONNX export: the model has no part '{}' of an exportable kind", name);
   return *found;
 }
 /// The module's parameter called `name` as a tensor of the graph; "" if there is none.

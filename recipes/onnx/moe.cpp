@@ -5,20 +5,19 @@ namespace {
 
 void expect_exportable(const MoeLayer& layer) {
   const MoeOptions& options = layer.options();
-  require(
-      options.gate == "top_k",
-      "ONNX export: moe.gate = \"{}\" has a text's experts depend on what is beside it in the batch, which a "
-      "file for others cannot know; train a model with top_k",
-      options.gate);
+  require(options.gate == "top_k",
+          "ONNX export: with moe.gate = \"{}\" a text's experts depend on the other texts in the batch, "
+          "which a graph cannot reproduce for single texts; train a model with top_k",
+          options.gate);
   require(!options.balance_inference,
-          "ONNX export: moe.balance_inference has a text's experts depend on what is beside it in the batch, "
-          "which a file for others cannot know; export with --set moe.balance_inference=false");
+          "ONNX export: with moe.balance_inference a text's experts depend on the other texts in the batch, "
+          "which a graph cannot reproduce for single texts; export with --set moe.balance_inference=false");
   require(options.router == "linear" || options.router == "attention" || options.router == "attention_token",
-          "ONNX export: router '{}' is a plug-in's, of which only its own code knows what it computes",
+          "ONNX export: router '{}' belongs to a plug-in, and its code cannot be written as ONNX operators",
           options.router);
   for (const MixedExperts::Kind& kind : layer.experts().kinds())
     require(kind.experts->name() == "feed_forward" || kind.experts->name() == "gated",
-            "ONNX export: {} are a plug-in's, of which only its own code knows what they compute",
+            "ONNX export: {} belong to a plug-in, and its code cannot be written as ONNX operators",
             kind.experts->described());
 }
 

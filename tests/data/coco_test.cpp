@@ -133,7 +133,7 @@ TEST_CASE("an image of COCO that is missing is named, or left out and counted", 
       "annotations/instances_val2017.json",
       R"({"images": [], "annotations": [], "categories": [{"id": 1, "name": "a", "supercategory": "b"}]})");
   CHECK_THAT(error_of([&] { read_coco({.directory = folder.path(), .side = 3}, bad); }),
-             Contains("have other categories"));
+             Contains("list different categories"));
   std::filesystem::remove_all(folder.path() + "/annotations");
   CHECK_THAT(error_of([&] { read_coco({.directory = folder.path()}, none); }),
              StartsWith(folder.path() + ": neither annotations/instances_train2017.json"));
@@ -148,7 +148,7 @@ TEST_CASE("what is wrong with COCO's annotations is said with its place", "[data
         "file: an annotation of category 2, which the file does not list");
   CHECK(coco_error(instances(image, R"({"image_id": 1, "category_id": 1})")) ==
         "file: annotations[0]: no key `area`");
-  CHECK(coco_error(instances(image + "," + image, "")) == "file: images[1]: id 1 is another's, too");
+  CHECK(coco_error(instances(image + "," + image, "")) == "file: images[1]: id 1 is used more than once");
   CHECK(coco_error(instances(image + R"(, {"id": 2})", "")) == "file: images[1]: no key `file_name`");
   CHECK(coco_error(instances(R"({"id": 1.5, "file_name": "a"})", "")) ==
         "file: images[0]: `id` is a fraction, expected an integer");

@@ -78,7 +78,7 @@ TEST_CASE("classes of images that are left without a training image are told", "
   CHECK(read_image_folder(folder.path(), 4, none).class_names.size() == 2);
   REQUIRE(none.warnings().size() == 1);
   CHECK_THAT(none.warnings()[0], StartsWith(folder.path() + ": 1 of 2 classes have no training image") &&
-                                     Contains("sort them into folders train") && EndsWith(": dog"));
+                                     Contains("sort the images into folders train") && EndsWith(": dog"));
   write(folder, "split/train/cat/1.png", picture("colour.png"));
   write(folder, "split/train/dog/1.png", "no image");
   read_image_folder(folder.path() + "/split", 4, bad);

@@ -164,7 +164,7 @@ TEST_CASE("labels that are alike but for blanks are told", "[data]") {
   for (int i = 0; i < 200; ++i) rows += fmt::format("another {},{}\n", i, i % 2 == 0 ? "spam " : " spam");
   const auto warnings = table_warnings(rows);
   REQUIRE(warnings.size() == 1);
-  CHECK_THAT(warnings[0], Contains("t.csv: labels that differ by the blanks around them alone") &&
+  CHECK_THAT(warnings[0], Contains("t.csv: labels that differ only in surrounding blanks") &&
                               EndsWith(": ` spam` and `spam`, ` spam` and `spam `"));
 }
 
@@ -214,11 +214,11 @@ TEST_CASE("a column may say whose a text is", "[data]") {
 {"text":"b","label":"x","who":3}
 {"text":"c","label":"x","who":"Ada"}
 {"text":"d","label":"x","who":"7"})") == expected);
-  CHECK_THROWS_WITH(read("t.csv", "text,who,label\na,,x\n"), Contains("t.csv:2: `who` does not say whose"));
+  CHECK_THROWS_WITH(read("t.csv", "text,who,label\na,,x\n"),
+                    Contains("t.csv:2: `who` is empty; every row must name its client"));
   CHECK_THROWS_WITH(read("t.jsonl", R"({"text":"a","label":"x"})"), Contains("t.jsonl:1: no key `who`"));
   CHECK_THROWS_WITH(read("t.jsonl", R"({"text":"a","label":"x","who":null})"), Contains("`who` is a null"));
-  CHECK_THROWS_WITH(read("t.jsonl", R"({"text":"a","label":"x","who":""})"),
-                    Contains("string of no characters"));
+  CHECK_THROWS_WITH(read("t.jsonl", R"({"text":"a","label":"x","who":""})"), Contains("empty string"));
   CHECK(read_table({.train = folder.write("n.csv", "text,label\na,x\n")}).train[0].client == -1);
 }
 

@@ -175,7 +175,7 @@ def both():
 
 def refused():
     train(1, "choosing", "train.steps=2", "moe.gate=expert_choice", "moe.balancer=none")
-    run([PROGRAM, "export", "choosing", "no.onnx"], status=1, says=["expert_choice", "beside it in the batch"])
+    run([PROGRAM, "export", "choosing", "no.onnx"], status=1, says=["expert_choice", "other texts in the batch"])
     run([PROGRAM, "export", "plain_f32", "no.xyz"], status=1, says=["*.h5, *.safetensors or *.onnx", "--format"])
     run([PROGRAM, "export", "plain_f32", "no.h5", "--set=moe.top_k=1"], status=1, says=["--set"])
     for name in ("no.h5", "no.safetensors", "no.onnx"):
