@@ -1,6 +1,6 @@
-// Keeps the experts of a layer equally busy. All ways stand behind one interface: what takes part in the
-// selection, a gradient on the router's probabilities, weights of the experts' gradients, an update from what
-// each expert did in a step.
+// Keeps the experts of a layer equally busy. All methods share one interface: a bias or factor in the
+// selection of experts, a gradient on the router's probabilities, weights on the experts' gradients, and an
+// update after each step from what each expert did in it.
 #pragma once
 
 #include <functional>
@@ -14,20 +14,23 @@
 namespace conclave {
 
 struct BalancerOptions {
-  double aux_coefficient = 0.01;         ///< a of the auxiliary loss
-  double bias_rate = 0.001;              ///< gamma, how far a bias moves in one step
-  double grad_norm_rate = 0.02;          ///< share of the loads' unevenness that a step takes back
-  Index grad_norm_rounds = 4;            ///< corrections of the selection for a batch
-  double grad_norm_alpha = 0.5;          ///< how much more an expert is to learn whose loss falls slowly
-  std::string grad_norm_moves = "both";  ///< "both", or only the experts' "weights" or the selection's "bias"
+  double aux_coefficient = 0.01;  ///< coefficient a of the auxiliary loss
+  double bias_rate = 0.001;       ///< gamma: how far a bias moves in one step
+  double grad_norm_rate = 0.02;   ///< share of the loads' error that one step corrects
+  Index grad_norm_rounds = 4;     ///< corrections of the selection for each batch
+  double grad_norm_alpha =
+      0.5;  ///< exponent alpha: larger lets experts with slowly falling loss learn faster
+  std::string grad_norm_moves =
+      "both";  ///< "both", or only "weights" (of the experts' gradients) or "bias" (in the selection)
 };
 
-/// What the experts of a layer did in a step, over all ranks; [experts] each.
+/// What each expert of a layer did in a step, over all ranks. All spans are [experts].
 struct ExpertSignals {
-  std::span<const Index> load;  ///< rows each received
-  /// Norm of each expert's gradient, over all its parameters; empty for a balancer that has no use for it.
+  std::span<const Index> load;  ///< rows that each expert received
+  /// Norm of each expert's gradient over all its parameters. Empty for balancers that do not use gradients.
   std::span<const double> gradient_norm;
-  /// Mean loss of the sequences whose tokens it served, weighted by the gate; 0 without any; empty likewise.
+  /// Mean loss of the sequences with tokens at this expert, weighted by the gate; 0 for an expert without
+  /// tokens. Empty for balancers that do not use gradients.
   std::span<const double> loss;
 };
 
@@ -35,35 +38,36 @@ class Balancer {
  public:
   virtual ~Balancer() = default;
 
-  /// What takes part in the selection: [experts] f32 each, or undefined.
+  /// The bias and the factor that take part in the selection of experts: [experts] f32 each, or undefined.
   virtual kernels::Selection selection() const { return {}; }
-  /// Fills in the rows that each expert would receive over all ranks if this batch were sent by `selection`.
+  /// Fills `load` with the rows that each expert would receive over all ranks with this `selection`.
   using CountLoad = std::function<void(const kernels::Selection& selection, std::span<Index> load)>;
-  /// The selection for a batch, of training or else of inference. Collective if `count` is called.
+  /// The selection for one batch, in training or in inference. Collective if it calls `count`.
   virtual kernels::Selection select_batch(const CountLoad& /*count*/, bool /*training*/) {
     return selection();
   }
 
   /// True where probability_gradient() is to be called in every backward pass.
   virtual bool has_gradient() const { return false; }
-  /// The gradient of the auxiliary loss at each token's probabilities, the same for all tokens: gradient[e],
-  /// from the micro-batch's global load per expert and its global number of tokens.
+  /// The gradient of the auxiliary loss with respect to a token's probabilities, which is the same for all
+  /// tokens. `load` and `tokens` are those of the micro-batch over all ranks; fills gradient [experts].
   virtual void probability_gradient(std::span<const Index> load, Index tokens,
                                     std::span<double> gradient) const;
 
   /// True where update() needs the experts' gradient norms and losses.
   virtual bool wants_gradients() const { return false; }
-  /// What each expert's gradient is multiplied by before the optimizer sees it; empty: 1.
+  /// Factors for each expert's gradient, applied before the optimizer's step. Empty means all are 1.
   virtual std::span<const double> gradient_weights() const { return {}; }
-  /// After a step's gradients are complete, on every rank alike.
+  /// Called on every rank with the same signals once a step's gradients are complete.
   virtual void update(const ExpertSignals& /*signals*/) {}
 
-  /// True where calibrate() is of use before inference.
+  /// True if calibrate() should be called before inference.
   virtual bool calibrates() const { return false; }
-  /// After batch number 0, 1, ... of training texts in inference: `load` of it, over all ranks.
+  /// Called in inference after batch number 0, 1, ... of training texts, with the batch's load over all
+  /// ranks.
   virtual void calibrate(std::span<const Index> /*load*/, Index /*number*/) {}
 
-  /// What changes, for checkpoints; the same on every rank.
+  /// A tensor that training changes, for checkpoints; the same on every rank.
   struct State {
     const char* name;
     Tensor values;
@@ -73,13 +77,14 @@ class Balancer {
 };
 
 /// "none", "aux_loss" (Fedus et al. 2022, eq. 4: a E sum_e f_e P_e), "bias" (Wang et al. 2024, algorithm 1:
-/// b_e += gamma sign(mean load - load_e)), "grad_norm" (parallel/moe/grad_norm.h). Throws Error on another
+/// b_e += gamma sign(mean load - load_e)), "grad_norm" (parallel/moe/grad_norm.h). Throws Error on any other
 /// name.
 std::unique_ptr<Balancer> make_balancer(const std::string& name, Index experts,
                                         const BalancerOptions& options);
 
 double mean_load(std::span<const Index> load);
-/// Mean load over the largest: 1 when all experts are equally busy, 1/experts when one does everything.
+/// Mean load divided by the largest load: 1 when all experts are equally busy, 1/experts when one does
+/// everything.
 double utilization(std::span<const Index> load);
 
 }  // namespace conclave

@@ -1,6 +1,6 @@
-// Experts. One BaseExpert object is a rank's share of a layer's experts of one kind, computed together: rows
-// arrive sorted by expert, and a subclass is free to group their products. A new kind is one subclass and one
-// registration:
+// Experts. One BaseExpert object holds this rank's experts of one kind in a layer. They are computed
+// together: rows arrive sorted by expert, so a subclass can use grouped products. A new kind is one subclass
+// and one registration:
 //
 //   struct MyExperts : BaseExpert { ... };
 //   CONCLAVE_REGISTER_EXPERT("mine", MyExperts);
@@ -19,22 +19,21 @@
 namespace conclave {
 
 struct ExpertOptions {
-  Index hidden = 0;       ///< size of the rows that come in and go out
-  Index ffn = 0;          ///< size of the inner layer
-  Index first = 0;        ///< this rank's first expert, by its number among those of its kind
-  Index count = 0;        ///< experts on this rank; none, where other ranks hold all of the kind
-  Index total = 0;        ///< experts of the kind in the layer, over all ranks
-  std::string name = {};  ///< of the kind, in recipes
-  Quantization* quantization = nullptr;  ///< of the model; null: experts are not quantized
+  Index hidden = 0;                      ///< size of an input row and of an output row
+  Index ffn = 0;                         ///< size of the inner layer
+  Index first = 0;                       ///< number of this rank's first expert among those of its kind
+  Index count = 0;                       ///< experts on this rank; 0 if other ranks hold all of this kind
+  Index total = 0;                       ///< experts of the kind in the layer, over all ranks
+  std::string name = {};                 ///< name of the kind in recipes
+  Quantization* quantization = nullptr;  ///< the model's; null: experts are not quantized
 };
 
-/// What a rank's experts of one kind are given: number i of them owns rows [offsets[i], offsets[i + 1]).
+/// Input of a rank's experts of one kind: local expert i gets rows [offsets[i], offsets[i + 1]).
 struct ExpertInput {
   Tensor rows;                  ///< [n, hidden]
   kernels::RowOffsets offsets;  ///< [experts on this rank + 1]
-  /// Where the kind wants_sequences(): [runs + 1], the runs of rows that are of one sequence and one expert.
-  /// A run has the tokens of its sequence that came to the expert, in their order; no other run has any of
-  /// them.
+  /// Only for kinds that want_sequences(): [runs + 1], offsets of runs. A run has all rows of one sequence
+  /// that came to one expert, in the sequence's order.
   kernels::RowOffsets sequences = {};
 };
 
@@ -42,16 +41,16 @@ class BaseExpert : public Module {
  public:
   explicit BaseExpert(const ExpertOptions& options) : options_(options) {}
 
-  /// -> [n, hidden], a row for each that came. n may be 0. `input` lives as long as the call; functions copy
-  /// the offsets they are given.
+  /// Returns [n, hidden], one output row for each input row. n may be 0. `input` is valid only during the
+  /// call; autograd functions copy the offsets they are given.
   virtual Tensor forward(Tape& tape, const ExpertInput& input) = 0;
 
-  /// Whether forward is told which rows are of one sequence. A layer with such experts receives all its rows
-  /// in one round: memory is planned for those of all ranks coming to one.
+  /// Whether forward needs ExpertInput::sequences. A layer with such experts receives all its rows in one
+  /// round, so memory is planned for the case that the rows of all ranks come to one rank.
   virtual bool wants_sequences() const { return false; }
 
-  /// Floating point operations of a row's forward pass. As long as it is not said otherwise, those of the
-  /// products with an expert's matrices.
+  /// Floating point operations of one row's forward pass. The default counts the products with an expert's
+  /// matrices.
   virtual double flops_per_row() const;
 
   const std::string& name() const { return options_.name; }
@@ -63,8 +62,8 @@ class BaseExpert : public Module {
   Parameter& add_expert_parameter(std::string name, Shape per_expert, Initializer initializer,
                                   bool decay = true);
 
-  /// What rounds a product with `weight` [experts on this rank, out, in], as a module `name`; null where
-  /// experts are not quantized.
+  /// The quantizer of a product with `weight` [experts on this rank, out, in], added as a module `name`. Null
+  /// if experts are not quantized.
   std::unique_ptr<Quantizer> make_quantizer(std::string name, const Parameter& weight);
 
   ExpertOptions options_;
@@ -72,12 +71,13 @@ class BaseExpert : public Module {
 
 using ExpertFactory = std::function<std::unique_ptr<BaseExpert>(const ExpertOptions&)>;
 
-/// Makes `name` known to recipes (moe.expert); static objects of this type register a kind before main. There
-/// are:
+/// Makes `name` known to recipes (moe.expert). Static objects of this type register a kind before main. The
+/// built-in kinds are:
 ///   feed_forward  down(gelu(up x)), with biases
-///   gated         down(silu(gate x) * up x), without (SwiGLU; Shazeer 2020, eq. 6)
+///   gated         down(silu(gate x) * up x), without biases (SwiGLU; Shazeer 2020, eq. 6)
 struct ExpertRegistration {
-  /// `mark` is for nothing but that a plug-in which registers something has it.
+  /// `mark` is never read. It makes a plug-in that registers something refer to the symbol of the plug-in
+  /// ABI.
   ExpertRegistration(const std::string& name, ExpertFactory factory, const char* mark = conclave_plugin_abi);
 };
 
@@ -89,10 +89,10 @@ struct ExpertRegistration {
     }                                                                                               \
   }
 
-/// Throws Error, listing the kinds there are, on an unknown name; `options.name` becomes `name`.
+/// Throws Error, listing the known kinds, if `name` is unknown. Sets options.name to `name`.
 std::unique_ptr<BaseExpert> make_experts(const std::string& name, ExpertOptions options);
 std::vector<std::string> expert_kinds();
-/// Throws that Error.
+/// Throws Error, listing the known kinds, if `name` is unknown.
 void expect_expert_kind(const std::string& name);
 
 }  // namespace conclave

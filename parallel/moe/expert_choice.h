@@ -1,7 +1,7 @@
-// The expert-choice gate (Zhou et al. 2022, arXiv:2202.09368, algorithm 1): each expert takes the tokens that
-// want it most, the same number of them for every expert. Loads are even by construction; but a token may go
-// to no expert, or to all, and its choice depends on every other token of the batch, so that it is here for
-// comparison.
+// The expert-choice gate (Zhou et al. 2022, arXiv:2202.09368, algorithm 1): each expert takes the tokens with
+// the highest probability for it, and every expert takes the same number. Loads are even by construction.
+// However, a token may go to no expert or to all of them, and its choice depends on every other token of the
+// batch, so this gate is provided for comparison only.
 #pragma once
 
 #include "autograd/functions/functions.h"
@@ -9,11 +9,11 @@
 
 namespace conclave {
 
-/// Collective over `world`, whose ranks hold consecutive parts of the batch: each expert takes its `capacity`
-/// tokens of the highest probability (ties: the earlier token), whichever ranks they are on; all of them,
-/// where there are fewer. probabilities [tokens, experts] -> experts [tokens, experts], -1 behind a token's
-/// last, and weights, the probabilities themselves, 0 behind the last. While memory is being planned, as many
-/// of this rank's tokens are taken as could ever be.
+/// Collective over `world`; its ranks hold consecutive parts of the batch. Each expert takes the `capacity`
+/// tokens with the highest probability over all ranks, or all tokens if there are fewer; of equal tokens, the
+/// earlier one. probabilities [tokens, experts] -> gate.experts [tokens, experts], padded with -1 after a
+/// token's last expert, and gate.weights, the probabilities of these, padded with 0. While memory is being
+/// planned, each expert takes as many of this rank's tokens as it ever could.
 functions::Gate expert_choice_gate(Tape& tape, const Tensor& probabilities, Index capacity,
                                    Communicator& world);
 

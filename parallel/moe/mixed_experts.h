@@ -1,6 +1,6 @@
-// A layer's experts, of one kind or of several. Experts are numbered kind by kind and divided over the ranks
-// by number, so a rank holds some of each kind, or none: of those it has the parameters with no rows, and all
-// ranks have the same parameters by name. Rows arrive sorted by expert, and so by kind.
+// The experts of a layer, of one kind or of several. Experts are numbered kind by kind, and each rank holds a
+// range of these numbers. A rank may hold no expert of some kind; it then owns that kind's parameters with
+// zero rows, so that every rank has the same parameter names. Rows arrive sorted by expert, and so by kind.
 #pragma once
 
 #include <memory>
@@ -18,35 +18,37 @@ struct ExpertShare {
   Index count = 0;
 };
 
-/// "gated": all `experts`; "6 feed_forward, 2 gated": so many each. Throws Error where they are not `experts`
-/// in all, or it reads otherwise.
+/// Parses "gated" (all `experts` are of that kind) or "6 feed_forward, 2 gated" (numbers of each kind).
+/// Throws Error if the text has another form or the numbers do not add up to `experts`.
 std::vector<ExpertShare> expert_shares(const std::string& text, Index experts);
 
 class MixedExperts : public Module {
  public:
-  /// options.first and .count are this rank's experts of the options.total of the layer. Parameters have
-  /// their kind's name before their own where there are several.
+  /// options.first and options.count give this rank's range among the layer's options.total experts. If there
+  /// are several kinds, parameter names begin with the name of the kind.
   MixedExperts(const std::vector<ExpertShare>& shares, const ExpertOptions& options);
 
-  /// What the experts make of their rows; throws Error, with the kind's name, where one fails, or what it
-  /// returns is not of its rows' shape. While memory is being planned, takes as much as it could ever need.
+  /// Computes all experts on their rows. Throws Error with the kind's name if a kind's forward fails or
+  /// returns another shape, dtype or layout than its rows'. In planning passes, takes as much memory as any
+  /// routing needs.
   Tensor forward(Tape& tape, const ExpertInput& input);
 
-  /// With one expert for each row; where kinds differ, their mean.
+  /// Floating point operations with one expert for each row; the mean over all experts if kinds differ.
   double flops(Extent& extent) const override;
 
-  /// Whether any kind does, be it on other ranks.
+  /// Whether any kind wants sequences, including kinds that only other ranks hold.
   bool wants_sequences() const;
 
-  /// Of each kind, this rank's share of it.
+  /// This rank's experts of one kind.
   struct Kind {
     std::unique_ptr<BaseExpert> experts;
-    Index before = 0;  ///< experts of other kinds with lower numbers
+    Index before = 0;  ///< experts of the kinds before this one
     Index total = 0, local = 0;
   };
   const std::vector<Kind>& kinds() const { return kinds_; }
 
-  /// A parameter of this rank's experts, and the number in the layer of the expert that its first row is of.
+  /// A parameter of this rank's experts, and the number in the layer of the expert that its first row belongs
+  /// to.
   struct Rows {
     Parameter* parameter;
     Index first;
@@ -58,7 +60,7 @@ class MixedExperts : public Module {
   Arena::Bytes most_bytes(Tape& tape, const Tensor& rows);
 
   std::vector<Kind> kinds_;
-  std::vector<Kind*> present_;  // those with experts on this rank
+  std::vector<Kind*> present_;  // kinds with experts on this rank
   std::vector<Rows> parameters_;
 };
 

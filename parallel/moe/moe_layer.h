@@ -1,6 +1,7 @@
-// A mixture-of-experts layer under expert parallelism: router -> top-k gate -> dispatch to the ranks that
-// hold the experts -> experts (grouped products) -> back -> weighted sum, beside optional shared experts that
-// see every token (Dai et al. 2024, section 3.2) and are computed while the rows travel.
+// A mixture-of-experts layer under expert parallelism: router -> top-k gate -> dispatch of rows to the ranks
+// that hold the experts -> experts (grouped products) -> results back -> weighted sum. dispatcher.h explains
+// the words for the exchange (plan, round, chunk, slot). Optional shared experts see every token (Dai et al.
+// 2024, section 3.2) and are computed while the rows travel.
 #pragma once
 
 #include <memory>
@@ -24,34 +25,38 @@ struct MoeOptions {
   std::string router = "linear";
   Index router_heads = 4;
   double router_noise = 0;
-  double route_cache_mib = 0;  ///< for router scores in inference, of this layer; 0: none
-  Index longest_sequence = 0;  ///< rows; read where there is a cache
-  /// "top_k": tokens choose experts; "expert_choice": experts choose as many tokens, without a balancer
+  double route_cache_mib = 0;  ///< size of this layer's cache of router scores in inference; 0: no cache
+  Index longest_sequence = 0;  ///< rows of the longest sequence; used only with a cache
+  /// "top_k": tokens choose experts. "expert_choice": each expert chooses the same number of tokens; no
+  /// balancer acts.
   std::string gate = "top_k";
-  kernels::TopP top_p = {};             ///< how many of the top_k a token goes to
-  std::string expert = "feed_forward";  ///< the kind of all, or "6 feed_forward, 2 gated"
+  kernels::TopP top_p = {};             ///< which of its top_k experts a token really goes to
+  std::string expert = "feed_forward";  ///< one kind for all, or "6 feed_forward, 2 gated"
   std::string balancer = "bias";
-  bool balance_inference = false;  ///< balancers that correct batches do so there, too
+  bool balance_inference = false;  ///< balancers that correct each batch also do so in inference
   BalancerOptions balancing = {};
   RouterLosses router_losses = {};
-  double capacity_factor = 1.5;  ///< planned rows per rank and round, over the mean
-  Index dispatch_chunks = 0;     ///< of a round, see Dispatcher
-  /// Passes may be ones that tell_examples_apart; all rows then come in one round.
+  double capacity_factor = 1.5;  ///< planned rows per rank and round, relative to the mean
+  Index dispatch_chunks = 0;     ///< chunks per round, see Dispatcher
+  /// Whether passes may call Tape::tell_examples_apart; all rows then come in one round.
   bool tells_examples_apart = false;
-  Quantization* quantization = nullptr;  ///< of the model, where the experts are quantized
+  Quantization* quantization = nullptr;  ///< the model's; null: experts are not quantized
 };
 
 /// What a layer did since the last reset, on this rank.
 struct MoeStatistics {
-  std::vector<Index> load;     ///< [experts] rows that this rank's tokens sent to each expert in training
-  std::vector<Index> used;     ///< [experts] the same in inference
-  std::vector<double> loss;    ///< [experts] losses of the tokens each served, times the gate's weights; both
-  std::vector<double> weight;  ///< and the weights' sums are of those told to attribute_losses
+  std::vector<Index> load;  ///< [experts] rows that this rank's tokens sent to each expert in training
+  std::vector<Index> used;  ///< [experts] rows that this rank's tokens sent to each expert in inference
+  std::vector<double>
+      loss;  ///< [experts] sum of the losses of the tokens each expert served, times the gate's weights
+  std::vector<double> weight;  ///< [experts] sum of these weights; both come from attribute_losses
   double seconds = 0;          ///< forward and backward
-  double routing_seconds = 0;  ///< of the forward passes' router and gate
-  double balancing_seconds = 0;  ///< of what a balancer learns and corrects, with waiting for other ranks
-  Index rounds = 0;              ///< dispatch rounds
-  Index passes = 0;  ///< forward passes, each use one; rounds / passes > 1 where the routing outgrew the plan
+  double routing_seconds = 0;  ///< router and gate in the forward passes
+  double balancing_seconds =
+      0;             ///< the balancer's updates and corrections, including waiting for other ranks
+  Index rounds = 0;  ///< dispatch rounds
+  Index passes = 0;  ///< forward passes, each use counts; rounds / passes > 1 where routing exceeded the
+                     ///< planned capacity
 };
 
 class MoeLayer : public Module {
@@ -59,44 +64,45 @@ class MoeLayer : public Module {
   /// `grid` must outlive the layer.
   MoeLayer(const MoeOptions& options, const ProcessGrid& grid);
 
-  /// x [tokens, hidden], of sequences that offsets [sequences + 1] i32, in host memory, divide it into ->
-  /// [tokens, hidden]. Collective over the expert-parallel group and, with balancers that correct batches,
-  /// over all ranks. A model may apply the layer several times in one forward pass, to as many tokens each
-  /// time; `use` is then 0, 1, ...
+  /// x [tokens, hidden] -> [tokens, hidden]; offsets [sequences + 1] i32, in host memory, divide the tokens
+  /// into sequences. Collective over the expert-parallel group and, with balancers that correct each batch,
+  /// over all ranks. A model may apply the layer several times in one forward pass, each time to the same
+  /// number of tokens; `use` is then 0, 1, ...
   Tensor operator()(Tape& tape, ForwardContext& context, const Tensor& x, const Tensor& offsets,
                     Index use = 0);
 
-  /// What a row becomes depends on that row alone, and not on the others of its sequence or of the batch.
+  /// True if an output row depends on its input row alone, not on other rows of its sequence or of the batch.
   bool row_by_row() const;
 
-  /// With top_k experts for each token, be it fewer for some by top_p.
+  /// Counts top_k experts for each token, even if top_p selects fewer for some tokens.
   double flops(Extent& extent) const override;
 
-  // What a balancer learns of a step, beside the loads.
+  // What a balancer needs about a step in addition to the loads.
 
-  /// After a forward pass, in its tape's lifetime: losses [sequences], of those that offsets [sequences + 1]
-  /// i32, in host memory, divide x into. A token's loss is its sequence's.
+  /// Adds losses to the statistics. Call it after a forward pass while its tape lives. losses [sequences]: a
+  /// token's loss is that of its sequence; offsets [sequences + 1] i32, in host memory, divide x into
+  /// sequences.
   void attribute_losses(Tape& tape, const Tensor& losses, const Tensor& offsets);
-  /// Once the gradients are complete: adds to squares [experts] those of each expert's gradient, this rank's
-  /// share of them, so that the sum over all ranks is the squared norm.
+  /// Call it once the gradients are complete. Adds to squares [experts] this rank's share of the squared norm
+  /// of each expert's gradient; the sum over all ranks is the squared norm.
   void add_gradient_squares(std::span<double> squares);
-  /// Then: multiplies each expert's gradient by the balancer's weight for it.
+  /// Call it after add_gradient_squares(). Multiplies each expert's gradient by the balancer's weight for it.
   void weight_gradients();
 
   const MoeOptions& options() const { return options_; }
   MoeStatistics& statistics() { return statistics_; }
-  /// Forgets the loads, losses, times and rounds.
+  /// Sets all statistics to zero.
   void reset_statistics();
   Balancer& balancer() { return *balancer_; }
   const Balancer& balancer() const { return *balancer_; }
-  /// Null without one.
+  /// Null if the layer has no cache.
   RouteCache* route_cache() { return route_cache_ ? &*route_cache_ : nullptr; }
   const MixedExperts& experts() const { return experts_; }
   Dispatcher& dispatcher() { return dispatcher_; }
-  /// The most experts that a token goes to.
+  /// The largest number of experts that a token can go to.
   Index most_experts() const { return options_.gate == "top_k" ? options_.top_k : options_.experts; }
-  /// Of the last forward pass, which was on `tape`: [tokens, uses x most_experts()] i32 in host memory, -1
-  /// behind a token's last of each use.
+  /// The choices of the last forward pass, recorded on `tape`: [tokens, uses x most_experts()] i32 in host
+  /// memory. Within each use, -1 follows a token's last expert.
   Tensor chosen_experts(Tape& tape) const;
 
  private:
@@ -110,12 +116,12 @@ class MoeLayer : public Module {
   std::unique_ptr<Router> router_;
   std::optional<RouteCache> route_cache_;
   MixedExperts experts_;
-  std::vector<const Tensor*> expert_values_;  // of their parameters
+  std::vector<const Tensor*> expert_values_;  // values of all the experts' parameters
   std::optional<FeedForward> shared_;
   std::unique_ptr<Balancer> balancer_;
   Dispatcher dispatcher_;
   MoeStatistics statistics_;
-  std::vector<functions::Gate> gates_;  // of the last forward pass, by use
+  std::vector<functions::Gate> gates_;  // of the last forward pass, one for each use
 };
 
 }  // namespace conclave

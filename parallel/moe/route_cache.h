@@ -1,11 +1,12 @@
-// A router's scores for inputs that were seen before, looked up instead of computed; for inference, where
-// weights stand still. The key is a 128-bit hash of the bytes of the input and of all else that the scores
-// depend on, and it is compared whole: two given inputs share a key with probability 2^-128. (XXH3 is no
-// defence against somebody who can choose the router's input bit by bit.)
+// A cache of router scores for inputs that were seen before. It is for inference, where weights do not
+// change. The key is a 128-bit hash of the bytes of the input and of everything else that the scores depend
+// on, and all 128 bits are compared: two given inputs share a key with probability 2^-128. (XXH3 is not
+// cryptographic: somebody who can choose the router's input bit by bit could construct a collision.)
 //
-// All memory is one array of lines of 64 bytes, taken at construction. An entry is a chain of lines: the
-// first has the key, the links and 8 scores, each further one 15 scores; so one decision among 8 experts is
-// one cache line, a long text has as many lines as it needs, and no place is ever too fragmented to be used.
+// All memory is one array of lines of 64 bytes, allocated at construction. An entry is a chain of lines: the
+// first line has the key, the links and 8 scores, and each further line has 15 scores. So one decision among
+// 8 experts is one cache line, a long text has as many lines as it needs, and fragmentation never makes a
+// line unusable.
 #pragma once
 
 #include <cstddef>
@@ -20,14 +21,14 @@ namespace conclave {
 struct RouteCacheStatistics {
   Index hits = 0, misses = 0, evictions = 0;  ///< since construction or the last reset
   Index entries = 0;                          ///< now
-  std::size_t bytes = 0;                      ///< that the entries fill now, of `capacity`
-  std::size_t capacity = 0;                   ///< for lines; their index is another 4 bytes for each of 64
-  /// Hits of all look-ups, 0 before the first.
+  std::size_t bytes = 0;                      ///< filled by entries now, of `capacity`
+  std::size_t capacity = 0;  ///< bytes of all lines; the index takes another 4 bytes for each line of 64
+  /// Share of look-ups that were hits; 0 before the first look-up.
   double hit_rate() const;
 };
 
-/// For one thread. Serves any number of routers with the same number of experts, told apart by their
-/// versions.
+/// For one thread. Serves any number of routers with the same number of experts; the router version in the
+/// key distinguishes them.
 class RouteCache {
  public:
   struct Key {
@@ -35,25 +36,26 @@ class RouteCache {
     bool operator==(const Key&) const = default;
   };
 
-  /// At most `bytes`, all taken now, for entries of at most `most_rows` rows of `experts` scores. Throws
-  /// Error, naming moe.route_cache_mib, where that is more than the memory available or too little for one
+  /// Allocates at most `bytes`, all of them now, for entries of at most `most_rows` rows of `experts` scores.
+  /// Throws Error, naming moe.route_cache_mib, if that exceeds the available memory or is too little for one
   /// entry.
   RouteCache(std::size_t bytes, Index experts, Index most_rows);
 
-  /// XXH3-128 of features [tokens, hidden] (contiguous, else Error; any shape), their shape and dtype, and
-  /// `router_version`: a number that no other router has, and that changes whenever the weights do.
+  /// XXH3-128 of features [tokens, hidden] (any shape; must be contiguous, else Error), their shape and
+  /// dtype, and `router_version`: a number that no other router has and that changes whenever the router's
+  /// weights change.
   static Key key(std::uint64_t router_version, const Tensor& features);
 
-  /// Copies what was inserted under `key` to `scores`, makes it the most recently used and returns true;
-  /// leaves `scores` as they are and returns false where nothing is there. Throws Error where what is there
-  /// has another size.
+  /// If there is an entry for `key`, copies it to `scores`, makes it the most recently used and returns true.
+  /// Else returns false and leaves `scores` unchanged. Throws Error if the entry has another size than
+  /// `scores`.
   bool find(const Key& key, std::span<float> scores);
 
-  /// Keeps a copy of `scores` [rows, experts], in place of what `key` had before; the entries least recently
-  /// used give way. Throws Error where `scores` are not 1 to most_rows whole rows.
+  /// Stores a copy of `scores` [rows, experts] under `key`, replacing an older entry of that key and evicting
+  /// the least recently used entries as needed. Throws Error if `scores` are not 1 to most_rows whole rows.
   void insert(const Key& key, std::span<const float> scores);
 
-  /// Forgets all entries, in time that grows with the capacity; hits, misses and evictions keep counting.
+  /// Removes all entries, in time proportional to the capacity. Hits, misses and evictions keep counting.
   void clear();
 
   RouteCacheStatistics statistics() const;
@@ -63,10 +65,10 @@ class RouteCache {
   using LineIndex = std::uint32_t;
   static constexpr std::size_t kFirstScores = 8, kMoreScores = 15;
 
-  // `next` is the entry's next line; behind its last, kEnd and the number of its scores.
+  // `next` is the entry's next line; in the last line, kEnd | the number of the entry's scores.
   struct First {
     LineIndex next;
-    LineIndex older, newer;  // in the order of use
+    LineIndex older, newer;  // neighbours in the order of use
     LineIndex same_bucket;
     Key key;
     float scores[kFirstScores];
@@ -94,8 +96,8 @@ class RouteCache {
   Arena arena_;
   std::size_t experts_, most_scores_;
   std::span<Line> lines_;
-  std::span<LineIndex> buckets_;  // as many as lines
-  LineIndex unused_ = 0;          // first of a chain
+  std::span<LineIndex> buckets_;  // as many buckets as lines
+  LineIndex unused_ = 0;          // first line of the chain of unused lines
   LineIndex oldest_ = 0, newest_ = 0;
   std::size_t used_lines_ = 0;
   Index entries_ = 0;

@@ -1,6 +1,6 @@
-// Routers score a layer's experts. What a score depends on differs: a token alone, a token among those of its
-// sequence, or the sequence as a whole, which then has one decision for all its tokens. A new kind is one
-// subclass and one registration, as for experts.
+// Routers score a layer's experts. A score depends on a token alone, on a token within its sequence, or on
+// the sequence as a whole; in the last case there is one decision for all tokens of the sequence. A new kind
+// is one subclass and one registration, as for experts.
 #pragma once
 
 #include <functional>
@@ -16,8 +16,8 @@ namespace conclave {
 
 struct RouterOptions {
   Index hidden = 0, experts = 0;
-  Index heads = 4;   ///< of self-attention, where the router has any
-  double noise = 0;  ///< standard deviation of what is added to scores in training
+  Index heads = 4;   ///< heads of the router's self-attention, if it has any
+  double noise = 0;  ///< standard deviation of the noise added to scores in training
 };
 
 /// What one decision is for, and so what it depends on.
@@ -28,17 +28,18 @@ class Router : public Module {
   explicit Router(const RouterOptions& options) : options_(options) {}
 
   virtual RouterScope scope() const = 0;
-  /// x [tokens, hidden], offsets [sequences + 1] i32 -> [decisions, experts]: one row per token or, for scope
-  /// sequence, per sequence.
+  /// x [tokens, hidden], offsets [sequences + 1] i32 -> [decisions, experts]: one row per token, or, for
+  /// scope sequence, one row per sequence.
   virtual Tensor scores(Tape& tape, const Tensor& x, const Tensor& offsets) = 0;
 
-  /// scores(), with noise where it trains; the same on any number of ranks. In inference, sequences that
-  /// `cache` has seen before are not computed again; null for none. The scores are the same to the bit.
-  /// Throws Error where the scope is token.
+  /// scores(), plus noise in training; the result does not depend on the number of ranks. In inference with a
+  /// `cache` (may be null), sequences seen before are looked up instead of computed, with scores equal to the
+  /// bit. Throws Error if a cache is given and the scope is token.
   Tensor decisions(Tape& tape, ForwardContext& context, const Tensor& x, const Tensor& offsets,
                    RouteCache* cache = nullptr);
-  /// Rows that belong to decisions, of any dtype in host memory where the tape does not record, as rows of
-  /// `tokens` tokens: repeated for scope sequence, as they are for the others.
+  /// Expands rows that belong to decisions to rows that belong to `tokens` tokens: for scope sequence,
+  /// repeats each row for all tokens of its sequence; for other scopes, returns `decisions` itself. Any dtype
+  /// is allowed if the tape does not record and the rows are in host memory.
   Tensor for_tokens(Tape& tape, const Tensor& decisions, const Tensor& offsets, Index tokens) const;
 
  protected:
@@ -48,16 +49,16 @@ class Router : public Module {
   std::uint64_t version(Arena& arena);
   Tensor cached_scores(Tape& tape, const Tensor& x, const Tensor& offsets, RouteCache& cache);
 
-  std::vector<const Parameter*> weights_;  // all of them, from the first look-up on
+  std::vector<const Parameter*> weights_;  // all parameters; filled by the first look-up
 };
 
 using RouterFactory = std::function<std::unique_ptr<Router>(const RouterOptions&)>;
 
-/// Makes `name` known to recipes (moe.router); static objects of this type register a kind before main. There
-/// are:
+/// Makes `name` known to recipes (moe.router). Static objects of this type register a kind before main. The
+/// built-in kinds are:
 ///   linear           W x, per token (Shazeer et al. 2017, eq. 3)
-///   attention        self-attention over the sequence, the mean over it, W: one decision per sequence
-///   attention_token  the same without the mean
+///   attention        self-attention over the sequence, the mean over it, then W: one decision per sequence
+///   attention_token  the same without the mean: one decision per token
 struct RouterRegistration {
   RouterRegistration(const std::string& name, RouterFactory factory, const char* mark = conclave_plugin_abi);
 };
@@ -70,10 +71,10 @@ struct RouterRegistration {
     }                                                                                           \
   }
 
-/// Throws Error, listing the kinds there are, on an unknown name.
+/// Throws Error, listing the known kinds, if `name` is unknown.
 std::unique_ptr<Router> make_router(const std::string& name, const RouterOptions& options);
 std::vector<std::string> router_kinds();
-/// Throws that Error.
+/// Throws Error, listing the known kinds, if `name` is unknown.
 void expect_router_kind(const std::string& name);
 
 }  // namespace conclave
