@@ -1,5 +1,5 @@
-// What every engine shares: the life of a Request, and the conveniences for set-up and control, which are
-// built from the tensor operations on a few borrowed bytes.
+// Shared by all engines: the lifetime of a Request, and the conveniences for set-up and control, which use
+// the tensor operations on small borrowed buffers.
 #include "parallel/communicator.h"
 
 #include <algorithm>
@@ -23,8 +23,8 @@ Request::~Request() {
   try {
     wait();
   } catch (const Error&) {
-    // The operation has failed and its buffers are no longer touched; the next call on the communicator says
-    // so.
+    // The operation has failed and no longer touches its buffers. The next call on the communicator reports
+    // the error.
   }
 }
 
@@ -35,7 +35,7 @@ bool Request::test() { return finish(false); }
 bool Request::finish(bool block) {
   if (owner_ == nullptr) return true;
   Communicator* owner = owner_;
-  owner_ = nullptr;  // an operation that fails is over as well
+  owner_ = nullptr;  // an operation that fails is finished as well
   if (owner->finish(native_, slot_, block)) return true;
   owner_ = owner;
   return false;

@@ -1,4 +1,5 @@
-// What every engine asks of an operation's arguments, in the same words; all throw Error. For engines.
+// Checks of arguments that all engines share, so that their messages are the same. All throw Error. For
+// engines.
 #pragma once
 
 #include <span>
@@ -13,15 +14,15 @@ void expect_root(int root, int ranks);
 void expect_gathered(const Tensor& mine, const Tensor& gathered, int ranks);
 void expect_same_rows(const char* operation, const Tensor& send, const Tensor& receive);
 
-/// Of one side of an all_to_all: a count for each rank, and a tensor that has room for them.
+/// Checks one side of an all_to_all: one count per rank, and a tensor with room for the rows.
 void expect_row_counts(const char* argument, const Tensor& tensor, std::span<const Index> rows, int ranks);
 void expect_own_rows(std::span<const Index> send_rows, std::span<const Index> receive_rows, int rank);
 
-/// Of one side of a start_exchange by `rank`: blocks for others, within the tensor.
+/// Checks one side of a start_exchange by `rank`: the blocks name other ranks and lie within the tensor.
 void expect_blocks(const Tensor& tensor, std::span<const PeerRows> blocks, const char* argument, int rank,
                    int ranks);
 
-/// How many elements a row of `tensor`, in dimension 0, has.
+/// Number of elements in one row (dimension 0) of `tensor`.
 Index row_elements(const Tensor& tensor);
 
 }  // namespace conclave

@@ -12,7 +12,7 @@ GradientReducer::GradientReducer(ParameterSet& parameters, const ProcessGrid& gr
     Index begin, end;
     int place;
   };
-  std::vector<std::vector<Parameter*>> members_of;  // by bucket
+  std::vector<std::vector<Parameter*>> members_of;  // parameters of each bucket
   for (const auto& segment : parameters.segments()) {
     Communicator& group = segment.sharded ? grid.data_group() : grid.world();
     if (group.size() == 1) continue;
@@ -21,7 +21,8 @@ GradientReducer::GradientReducer(ParameterSet& parameters, const ProcessGrid& gr
     for (std::size_t place = 0; place < all.size(); ++place) {
       Parameter& parameter = *all[place];
       if (parameter.sharded != segment.sharded || parameter.decay != segment.decay) continue;
-      if (parameter.value.numel() == 0) continue;  // of experts that other ranks hold: no pass will use it
+      if (parameter.value.numel() == 0)
+        continue;  // a kind whose experts are on other ranks: no pass uses it here
       const auto offset = static_cast<const std::byte*>(parameter.value.raw()) -
                           static_cast<const std::byte*>(segment.values.raw());
       const Index begin = static_cast<Index>(offset) / static_cast<Index>(size_of(segment.values.dtype()));
@@ -47,7 +48,8 @@ GradientReducer::GradientReducer(ParameterSet& parameters, const ProcessGrid& gr
       buckets_.push_back(std::move(bucket));
     }
   }
-  // Collectives must start in one order everywhere: the order in which backward is expected to finish them.
+  // Collectives must start in the same order on every rank: the order in which backward should finish the
+  // buckets.
   std::vector<std::size_t> order(buckets_.size());
   for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
   std::ranges::stable_sort(order, std::greater{}, [&](std::size_t i) { return buckets_[i].last_to_finish; });
@@ -92,13 +94,14 @@ void GradientReducer::start_ready() {
   for (; next_ < buckets_.size() && buckets_[next_].waiting <= 0; ++next_)
     for (Piece& piece : buckets_[next_].pieces)
       piece.request = buckets_[next_].group->start_all_reduce(piece.gradients);
-  // MPI moves data only while it is being called.
+  // MPI makes progress only during calls.
   for (std::size_t i = 0; i < next_; ++i)
     for (Piece& piece : buckets_[i].pieces) piece.request.test();
 }
 
 void GradientReducer::finish() {
-  for (Bucket& bucket : buckets_) bucket.waiting = 0;  // what no pass has used has a gradient of zero
+  for (Bucket& bucket : buckets_)
+    bucket.waiting = 0;  // the gradient of a parameter that no pass used is zero
   start_ready();
   for (Bucket& bucket : buckets_)
     for (Piece& piece : bucket.pieces) piece.request.wait();

@@ -1,6 +1,6 @@
-// Sums gradients over the ranks while backward still runs: consecutive parameters form buckets, and a
-// bucket's all-reduce starts as soon as the last of its gradients is complete. Replicated parameters are
-// summed over the world, an expert's over the ranks that hold it.
+// Sums gradients over ranks while backward still runs. Consecutive parameters form buckets, and the
+// all-reduce of a bucket starts as soon as the last of its gradients is complete. Replicated parameters are
+// summed over the world, parameters of experts over the ranks that hold the same experts.
 #pragma once
 
 #include <vector>
@@ -12,22 +12,23 @@ namespace conclave {
 
 class GradientReducer {
  public:
-  /// Hooks itself to the parameters' slots; both arguments must outlive it. `bucket_bytes`: where a bucket is
-  /// full. `most_elements`: of one all-reduce; a bucket takes several where a parameter has more.
+  /// Installs hooks in the parameters' gradient slots; both arguments must outlive the reducer.
+  /// `bucket_bytes`: a bucket takes parameters up to this size, and at least one. `most_elements`: limit of
+  /// one all-reduce; a bucket with a larger parameter takes several.
   GradientReducer(ParameterSet& parameters, const ProcessGrid& grid, std::size_t bucket_bytes,
                   Index most_elements = kMostElements);
   ~GradientReducer();
   GradientReducer(const GradientReducer&) = delete;
   GradientReducer& operator=(const GradientReducer&) = delete;
 
-  /// Before the backward pass whose end completes the gradients (the last micro-batch of a step). Without it,
-  /// backward passes only accumulate.
+  /// Call before the backward pass that completes the gradients (that of the last micro-batch of a step).
+  /// Other backward passes only accumulate.
   void arm();
-  /// Starts what is left and waits for all.
+  /// Starts the all-reduces not yet started, and waits for all of them.
   void finish();
 
   std::size_t buckets() const { return buckets_.size(); }
-  std::size_t pieces() const;  ///< of all buckets: all-reduces in a step
+  std::size_t pieces() const;  ///< all-reduces in a step, over all buckets
 
  private:
   struct Piece {
@@ -35,11 +36,11 @@ class GradientReducer {
     Request request;
   };
   struct Bucket {
-    std::vector<Piece> pieces;  // of a slice of a segment
+    std::vector<Piece> pieces;  // slices of one segment's gradients
     Communicator* group;
     int parameters = 0;
-    int waiting = 0;         // parameters whose gradient is not complete
-    int last_to_finish = 0;  // smallest place in the model: backward reaches it last
+    int waiting = 0;         // parameters whose gradients are not yet complete
+    int last_to_finish = 0;  // smallest position in the model, which backward reaches last
   };
   struct Hook {
     GradientReducer* reducer;
@@ -52,7 +53,7 @@ class GradientReducer {
   ParameterSet& parameters_;
   std::vector<Bucket> buckets_;  // in the order in which every rank starts them
   std::vector<Hook> hooks_;
-  std::size_t next_ = 0;  // first bucket not started
+  std::size_t next_ = 0;  // first bucket not yet started
   bool armed_ = false;
 };
 

@@ -31,7 +31,7 @@ int rank_on_node(const MpiCommunicator& world) {
   return rank;
 }
 
-// Why there is no device, "" where there is one.
+// Returns why there is no device, or "" if there is one.
 std::string why_none(cudaError_t code, int devices) {
   int driver = 0;
   switch (code) {
@@ -53,19 +53,19 @@ std::string why_none(cudaError_t code, int devices) {
   }
 }
 
-// Why this rank cannot do with its device what `use` does, "" where it can.
+// Calls `use`; returns why it fails on this rank's device, or "".
 template <class Use>
 std::string why_unusable(int device, Use&& use) {
   try {
     use();
     return "";
   } catch (const Error& error) {
-    cudaGetLastError();  // which would otherwise be the next call's
+    cudaGetLastError();  // clears the error, which the next call would report
     return fmt::format("CUDA device {}, which cannot be used: {}", device, error.what());
   }
 }
 
-// Collective; throws the same Error on every rank where one has a `problem` that is not "".
+// Collective. If any rank has a `problem` that is not "", throws the same Error on every rank.
 void agree(MpiCommunicator& world, const std::vector<std::string>& hosts, const std::string& problem) {
   const std::vector<std::string> reasons = world.all_gather(problem);
   std::string problems;
@@ -83,7 +83,7 @@ DeviceChoice choose_device(MpiCommunicator& world) {
   const int local = rank_on_node(world);
   int devices = 0, device = 0;
   const cudaError_t code = cudaGetDeviceCount(&devices);
-  cudaGetLastError();  // which would otherwise be the next call's
+  cudaGetLastError();  // clears the error, which the next call would report
   std::string problem = why_none(code, devices);
   std::array<char, 32> bus_id{};
   if (problem.empty()) {
@@ -98,7 +98,7 @@ DeviceChoice choose_device(MpiCommunicator& world) {
                                  ids = world.all_gather(std::string(bus_id.data()));
   agree(world, hosts, problem);
 
-  std::map<std::pair<std::string, std::string>, std::vector<std::size_t>> users;  // by host and device
+  std::map<std::pair<std::string, std::string>, std::vector<std::size_t>> users;  // ranks by host and device
   for (std::size_t rank = 0; rank < ids.size(); ++rank) users[{hosts[rank], ids[rank]}].push_back(rank);
   DeviceChoice chosen{.device = device, .shared = ""};
   for (const auto& [place, ranks] : users)
@@ -106,9 +106,9 @@ DeviceChoice choose_device(MpiCommunicator& world) {
       chosen.shared += fmt::format("{}ranks {} share device {} on {}", chosen.shared.empty() ? "" : "; ",
                                    fmt::join(ranks, ", "), place.second, place.first);
   if (!chosen.shared.empty()) {
-    world.barrier();  // what CUDA itself takes of the memory is taken, by each of them
+    world.barrier();  // every rank's CUDA context has now taken its memory
     std::size_t free = 0;
-    // Nobody takes any before all have asked, and come to an agreement.
+    // agree() also keeps every rank from allocating before all have asked for the free memory.
     agree(world, hosts, why_unusable(device, [&] { free = cuda::free_memory(); }));
     cuda::limit_memory(free / users[{host, ids[static_cast<std::size_t>(world.rank())]}].size());
   }

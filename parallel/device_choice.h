@@ -10,19 +10,20 @@ namespace conclave {
 
 struct DeviceChoice {
   int device = 0;
-  /// Which ranks of the job share devices, the same on every rank: "ranks 0, 1 share device ... on ..."; ""
-  /// where each has one of its own. NCCL refuses those.
+  /// Says which ranks of the job share a device, the same text on every rank: "ranks 0, 1 share device ... on
+  /// ...". Empty if every rank has a device of its own. NCCL does not support shared devices.
   std::string shared;
 };
 
-/// Collective over all ranks of the job. Makes a device of this node this thread's, by the rank's place among
-/// those of its node; a launcher may also show each rank one device alone. Ranks that share one are to plan
-/// with equal parts of its memory (cuda::limit_memory). Throws the same Error on every rank, naming ranks,
-/// hosts and what to do, where one has no device, or one that CUDA does not let it use.
+/// Collective over all ranks of the job. Selects this thread's device: rank i of a node takes device i modulo
+/// the number of visible devices (a launcher may also show each rank only one device). Ranks that share a
+/// device are each limited to an equal part of its free memory (cuda::limit_memory). If a rank has no device,
+/// or CUDA cannot use it, throws the same Error on every rank, which names the ranks, the hosts and what to
+/// do.
 DeviceChoice choose_device(MpiCommunicator& world);
 
-/// A stream on this thread's device, to which the thread's work goes until the result is gone. CUDA's default
-/// stream waits for others', and lets none of its work be captured.
+/// Makes a stream on this thread's device the thread's current stream until the result is destroyed. CUDA's
+/// default stream waits for other streams, and its work cannot be captured.
 std::shared_ptr<void> take_stream();
 
 }  // namespace conclave

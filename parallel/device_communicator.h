@@ -1,6 +1,6 @@
-// What the Communicators between CUDA devices share: tensors on the device are checked here, and handed to
-// the engine only where there is something to do and somebody to do it with; what is in host memory (counts,
-// texts, control) goes by the Communicator that this is built from.
+// The common part of the Communicators between CUDA devices. It checks tensors on the device, and calls the
+// engine only if there are several ranks and, where this can be known, data to move. Tensors in host memory
+// (counts, texts, control) go through the Communicator that this one is built from.
 #pragma once
 
 #include <memory>
@@ -17,7 +17,7 @@ class DeviceCommunicator : public Communicator {
   Device device() const final { return Device::cuda; }
   const Communicator& host() const final { return control_->host(); }
 
-  /// The current stream's work is done on all ranks.
+  /// Waits until the current stream's work is done on all ranks.
   void barrier() final;
   void all_reduce(const Tensor& values, Reduction reduction) final;
   Request start_all_reduce(const Tensor& values, Reduction reduction) final;
@@ -32,12 +32,12 @@ class DeviceCommunicator : public Communicator {
   using Communicator::broadcast;
 
  protected:
-  /// `control` is between the same ranks.
+  /// `control` connects the same ranks in host memory.
   explicit DeviceCommunicator(std::unique_ptr<Communicator> control);
   Communicator& control() { return *control_; }
 
  private:
-  // The operations of the same names, of several ranks, whose arguments are on the device and right.
+  // The operations of the same names for engines. Arguments are checked, on the device, and of several ranks.
   virtual void all_reduce_there(const Tensor& values, Reduction reduction) = 0;
   virtual Request start_all_reduce_there(const Tensor& values, Reduction reduction) = 0;
   virtual void broadcast_there(const Tensor& values, int root) = 0;

@@ -1,4 +1,5 @@
-// Where a job computes: on its processors, or on CUDA devices, where each rank has one, its own or shared.
+// Chooses where a job computes: on its processors, or on CUDA devices, one for each rank, either its own or
+// shared.
 #pragma once
 
 #include <memory>
@@ -9,16 +10,16 @@
 namespace conclave {
 
 struct DeviceWorld {
-  /// On devices, a stream for this thread's work, which goes there while this lives: longer than the world,
-  /// and than all that computes.
+  /// On devices, keeps the stream of this thread's work current. Must outlive the world and everything that
+  /// computes.
   std::shared_ptr<void> stream;
-  std::unique_ptr<Communicator> world;  ///< of all ranks; its device() is where they compute
-  std::string note;     ///< why not on CUDA devices, where these were looked for and not found; else ""
-  std::string warning;  ///< that ranks share devices, and what this costs; else ""
+  std::unique_ptr<Communicator> world;  ///< all ranks; its device() is where they compute
+  std::string note;     ///< why CUDA devices are not used although "auto" looked for them; else ""
+  std::string warning;  ///< says that ranks share devices and what this costs; else ""
 };
 
-/// Collective. `wanted`: "cpu"; "cuda", and an Error, the same on every rank, where that cannot be; or
-/// "auto": on CUDA devices where every rank has one, else on processors.
+/// Collective. `wanted`: "cpu"; "cuda", which throws the same Error on every rank if some rank has no device;
+/// or "auto", which takes CUDA devices if every rank has one, else processors.
 DeviceWorld world_on(const std::string& wanted, std::unique_ptr<MpiCommunicator> all);
 
 }  // namespace conclave

@@ -1,4 +1,5 @@
-// Each operation: check the arguments, answer a group of one by a copy, call MPI, check what it says.
+// Each operation checks the arguments, handles a group of one rank by a copy, calls MPI, and checks the
+// result.
 #include "parallel/mpi_communicator.h"
 
 #include <algorithm>
@@ -14,7 +15,7 @@
 namespace conclave {
 namespace {
 
-constexpr int kExchangeTag = 1;  // messages between two ranks of a communicator arrive in order
+constexpr int kExchangeTag = 1;  // one tag is enough: messages between two ranks arrive in order
 
 void check(int code, const char* operation) {
   if (code == MPI_SUCCESS) [[likely]]
@@ -39,7 +40,7 @@ MPI_Datatype type_of(DType dtype) {
     case DType::f64:
       return MPI_DOUBLE;
     case DType::bf16:
-      return MPI_UINT16_T;  // moved, never reduced
+      return MPI_UINT16_T;  // for moving only, never for reductions
     case DType::i64:
       return MPI_INT64_T;
     case DType::i32:

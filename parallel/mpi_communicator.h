@@ -1,6 +1,6 @@
-// The Communicator between CPUs: MPI. Every return code is checked, and a group of one rank never calls MPI.
-// What the operations need besides the tensors (counts and displacements of an all-to-all) is sized when the
-// communicator is made, so that a training step allocates nothing here.
+// The Communicator between CPUs: MPI. Every return code is checked, and a group of one rank makes no MPI
+// calls for data. Buffers for counts and displacements of an all-to-all are allocated with the communicator,
+// so that a training step allocates nothing here.
 #pragma once
 
 #define OMPI_SKIP_MPICXX 1  // MPI's C interface only; the C++ one left the standard in 2012
@@ -15,11 +15,13 @@ namespace conclave {
 
 class MpiCommunicator;
 
-/// MPI's life in this process: initialized here, with support for calls from several threads, and finalized
-/// on destruction. Works without mpirun too, as a world of one rank. One at a time, once per process.
+/// MPI's lifetime in this process: initialized in the constructor, with support for calls from several
+/// threads, and finalized in the destructor. Works without mpirun too, as a world of one rank. Only one per
+/// process.
 ///
-/// A rank that dies alone leaves the others waiting for it. So: a session destroyed while an exception flies
-/// aborts the whole job. To report the exception first, catch it inside the session's life:
+/// A rank that dies alone leaves the other ranks waiting for it. Therefore a session that is destroyed while
+/// an exception propagates aborts the whole job. To report the exception first, catch it while the session
+/// lives:
 ///
 ///     MpiSession session;
 ///     try { ... } catch (const std::exception& error) { print(error.what()); session.abort(1); }
@@ -31,10 +33,11 @@ class MpiSession {
   MpiSession(const MpiSession&) = delete;
   MpiSession& operator=(const MpiSession&) = delete;
 
-  /// A communicator of all ranks; to be destroyed before the session. Each call makes a new one.
+  /// A new communicator of all ranks. Destroy it before the session.
   std::unique_ptr<MpiCommunicator> world() const;
 
-  /// Ends this process and every other rank with `exit_code`. Destroys nothing, flushes the standard streams.
+  /// Ends every rank, including this one, with `exit_code`. Flushes the standard streams and destroys
+  /// nothing.
   [[noreturn]] static void abort(int exit_code) noexcept;
 
  private:
@@ -53,8 +56,8 @@ class MpiCommunicator final : public Communicator {
   int size() const override { return size_; }
   MPI_Comm handle() const { return handle_; }
 
-  // Tensors are in CPU memory. All-gather and all-to-all take up to 2^31 - 1 elements over all ranks, a
-  // started all-reduce up to 2^31 - 1; the others any number.
+  // Tensors are in CPU memory. All-gather and all-to-all take at most 2^31 - 1 elements over all ranks, a
+  // started all-reduce at most kMostElements; other operations take any number.
   void barrier() override;
   void all_reduce(const Tensor& values, Reduction reduction) override;
   Request start_all_reduce(const Tensor& values, Reduction reduction) override;
@@ -70,7 +73,7 @@ class MpiCommunicator final : public Communicator {
   using Communicator::broadcast;
 
  private:
-  static constexpr int kExchanges = 8;  // under way at once; a layer that overlaps rounds uses two or three
+  static constexpr int kExchanges = 8;  // under way at once; a dispatcher uses up to one per chunk
 
   struct Exchange {
     std::vector<MPI_Request> messages;

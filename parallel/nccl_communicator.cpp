@@ -1,5 +1,5 @@
-// Each operation: queue NCCL's work behind what it needs. Messages of no elements are left out, on both
-// sides, as both know the counts.
+// Each operation queues NCCL's work after the work it depends on. Both sides know the counts, so both leave
+// out messages of no elements.
 #include "parallel/nccl_communicator.h"
 
 #include <nccl.h>
@@ -49,7 +49,7 @@ ncclRedOp_t op_of(Reduction reduction) {
   return reduction == Reduction::sum ? ncclSum : reduction == Reduction::max ? ncclMax : ncclMin;
 }
 
-// What NCCL does together: its sends and receives would otherwise wait for each other.
+// A group of NCCL calls that run together; separate sends and receives would wait for each other.
 class Group {
  public:
   explicit Group(const char* operation) : operation_(operation) { check(ncclGroupStart(), operation_); }
@@ -71,11 +71,11 @@ class Group {
 
 }  // namespace
 
-/// What the first operation on the device makes.
+/// Created by the first operation on the device.
 struct NcclCommunicator::Engine {
   using Lane = NcclWatch::Lane;
 
-  /// A started operation, and its event, which serves one after the other.
+  /// A started operation and its event; reused for later operations.
   struct Started {
     cuda::Event done;
     bool busy = false, exchange = false;
@@ -99,7 +99,7 @@ struct NcclCommunicator::Engine {
 
   ~Engine() {
     const bool failing = std::uncaught_exceptions() > exceptions_at_start;
-    if (!failing) {  // the device's errors are not this one's to tell
+    if (!failing) {  // errors of the device are reported elsewhere
       cudaStreamSynchronize(stream.handle());
       cudaEventSynchronize(on_current.handle());
     }
@@ -108,14 +108,14 @@ struct NcclCommunicator::Engine {
     failing ? ncclCommAbort(handle) : ncclCommDestroy(handle);
   }
 
-  /// call(stream) queues work on the current stream.
+  /// Calls body(stream), which queues work on the current stream.
   template <class Body>
   void run(const char* operation, Body&& body) {
     queue(Lane::current_stream, operation, on_current, cuda::current_stream(), body);
   }
 
-  /// The same on the communicator's own stream, behind all that the current one has; returns the number of
-  /// what is under way.
+  /// The same on the communicator's own stream, after all work of the current one. Returns the operation's
+  /// number in `started`.
   template <class Body>
   int start(const char* operation, bool exchange, Body&& body) {
     auto free = std::ranges::find(started, false, [](const auto& one) { return one->busy; });
@@ -157,11 +157,11 @@ struct NcclCommunicator::Engine {
 
   ncclComm_t handle = nullptr;
   cuda::Stream stream;
-  cuda::Event before;      // what the current stream had when something was started
+  cuda::Event before;      // the current stream's work when an operation was started
   cuda::Event on_current;  // the last operation on the current stream
   std::vector<std::unique_ptr<Started>> started;
   int exceptions_at_start;
-  NcclWatch watch;  // goes first: it looks at the events above
+  NcclWatch watch;  // destroyed first, because it looks at the events above
 };
 
 NcclCommunicator::NcclCommunicator(std::unique_ptr<Communicator> control, NcclOptions options)
@@ -169,7 +169,7 @@ NcclCommunicator::NcclCommunicator(std::unique_ptr<Communicator> control, NcclOp
 
 NcclCommunicator::~NcclCommunicator() = default;
 
-// Every rank comes here with the same operation, also one that has nothing to send in it.
+// Collective: every rank calls this in the same operation, even a rank that has nothing to send in it.
 NcclCommunicator::Engine& NcclCommunicator::engine() {
   if (!engine_) engine_ = std::make_unique<Engine>(control(), options_);
   return *engine_;
@@ -212,7 +212,7 @@ void NcclCommunicator::all_gather_there(const Tensor& mine, const Tensor& gather
 void NcclCommunicator::all_to_all_there(const Tensor& send, std::span<const Index> send_rows,
                                         const Tensor& receive, std::span<const Index> receive_rows) {
   constexpr const char* kOperation = "all_to_all";
-  // take(rank, its rows of either tensor), for all ranks
+  // calls take(rank, rows to it, rows from it) for all ranks
   const auto each = [&](auto take) {
     Index from = 0, to = 0;
     for (int peer = 0; peer < size(); ++peer) {
@@ -257,7 +257,7 @@ Request NcclCommunicator::start_exchange_there(const Tensor& send, std::span<con
 
 bool NcclCommunicator::finish(void*&, int slot, bool block) {
   auto& operation = *engine_->started[static_cast<std::size_t>(slot)];
-  operation.busy = false;  // one that failed is over as well
+  operation.busy = false;  // an operation that failed is finished as well
   if (block)
     cuda::check(cudaStreamWaitEvent(cuda::current_stream(), operation.done.handle(), 0),
                 "wait for an operation started before");
@@ -267,8 +267,8 @@ bool NcclCommunicator::finish(void*&, int slot, bool block) {
 }
 
 std::unique_ptr<Communicator> NcclCommunicator::split(int colour) {
-  // Its NCCL communicator gets an id of its own once it is needed. ncclCommSplit would want the parent to
-  // have one, and would tie the two together.
+  // The new group creates its NCCL communicator with its own id when it is first needed. ncclCommSplit would
+  // require the parent's to exist, and would tie the two together.
   return std::make_unique<NcclCommunicator>(control().split(colour), options_);
 }
 

@@ -1,15 +1,15 @@
-// The Communicator between CUDA devices, one of each rank: NCCL.
+// The Communicator between CUDA devices, one device for each rank: NCCL.
 //
-// No operation on the device makes the host wait. A call is work of the current stream (core/cuda/launch.h),
-// as a kernel is. What start_...() starts runs on a stream of the communicator's own, behind what the current
-// stream had until then; Request::wait() makes the *current stream* wait, and Request::test() asks. So
-// results may be used by work that is queued after wait(), and by the host after it has waited for that
-// stream.
+// No operation on the device makes the host wait. Like a kernel, an operation is queued on the current stream
+// (core/cuda/launch.h). Operations started with start_...() run on the communicator's own stream, after the
+// work that the current stream had at the start. Request::wait() makes the *current stream* wait, not the
+// host; Request::test() asks. Results may be used by work queued after wait(), and by the host after it has
+// waited for that stream.
 //
-// NCCL, its stream and its memory come with the first operation on the device, as many groups only ever talk
-// of counts; a group of one rank never needs them. NCCL's calls block: with blocking = 0 every one of them
-// starts a thread and must be polled, and what that is for, to get away from a call that hangs, the watchdog
-// does.
+// NCCL's communicator, stream and memory are created with the first operation on the device, because many
+// groups only exchange counts; a group of one rank never needs them. NCCL's calls are blocking: with blocking
+// = 0 each call starts a thread and must be polled. The purpose of that mode, to escape from a call that
+// hangs, is served by the watchdog.
 #pragma once
 
 #include <chrono>
@@ -22,19 +22,19 @@
 namespace conclave {
 
 struct NcclOptions {
-  /// What is under way for longer ends the job, as its peers are lost or do something else; 0: never. An
-  /// operation's time begins once the last one is queued on its stream.
+  /// An operation under way for longer ends the job, because other ranks are lost or do something else; 0: no
+  /// limit. The time of an operation starts anew when another one is queued on its stream.
   std::chrono::milliseconds deadline = std::chrono::minutes(10);
-  /// Called by the watchdog's thread, with a line that says what happened, once it has aborted all of NCCL's
-  /// communicators; what was under way then leaves anything in its tensors. Empty: prints the line and ends
-  /// all ranks.
+  /// Called by the watchdog's thread with a line that says what happened, after it has aborted all NCCL
+  /// communicators. Tensors of operations under way then have undefined contents. If empty, the watchdog
+  /// prints the line and ends all ranks.
   std::function<void(const std::string& what)> on_failure;
 };
 
 class NcclCommunicator final : public DeviceCommunicator {
  public:
   explicit NcclCommunicator(std::unique_ptr<Communicator> control, NcclOptions options = {});
-  /// Waits for what is under way, unless an exception flies: then the peers may never come.
+  /// Waits for operations under way, unless an exception propagates: then other ranks may never take part.
   ~NcclCommunicator() override;
   NcclCommunicator(const NcclCommunicator&) = delete;
   NcclCommunicator& operator=(const NcclCommunicator&) = delete;

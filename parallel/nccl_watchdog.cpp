@@ -11,11 +11,11 @@
 
 namespace conclave {
 
-/// The thread, which lives as long as something is to be watched, or until it has found something.
+/// The watchdog thread. It lives while there is a communicator to watch, or until it has found a failure.
 class NcclWatchdog {
  public:
   static NcclWatchdog& of_process() {
-    static auto& watchdog = *new NcclWatchdog;  // never destroyed, as communicators may be later
+    static auto& watchdog = *new NcclWatchdog;  // never destroyed: communicators may outlive statics
     return watchdog;
   }
 
@@ -29,7 +29,7 @@ class NcclWatchdog {
     }
   }
 
-  /// Returns once the thread does not look at it.
+  /// Returns once the thread no longer looks at `watch`.
   void remove(NcclWatch& watch) {
     const std::lock_guard stopping(thread_mutex_);
     {
@@ -48,14 +48,14 @@ class NcclWatchdog {
   static constexpr std::chrono::seconds kMostForAborting{5};
 
   void run(int device) {
-    cudaSetDevice(device);  // or asking for an event would set up another one
+    cudaSetDevice(device);  // else querying an event would create a context on another device
     std::unique_lock lock(mutex_);
     while (!changed_.wait_for(lock, kEvery, [&] { return stop_; }))
       for (NcclWatch* const watch : watched_) {
         const std::string what = watch->look();
         if (what.empty()) continue;
         const auto on_failure = watch->options_.on_failure;
-        if (!on_failure) {  // without an abort, after which the host would go on with half a result
+        if (!on_failure) {  // do not abort NCCL: the host would continue with half a result
           std::fprintf(stderr, "%s\n", what.c_str());
           MpiSession::abort(1);
         }
@@ -75,9 +75,9 @@ class NcclWatchdog {
     done.wait_for(kMostForAborting);
   }
 
-  std::mutex thread_mutex_;  // of starting and ending the thread
+  std::mutex thread_mutex_;  // guards starting and ending the thread
   std::thread thread_;
-  std::mutex mutex_;  // of what follows
+  std::mutex mutex_;  // guards the members below
   std::vector<NcclWatch*> watched_;
   std::condition_variable changed_;
   bool stop_ = false;
@@ -107,7 +107,7 @@ void NcclWatch::record(Lane lane, const char* operation, const cuda::Event& even
     const std::lock_guard lock(mutex_);
     lanes_[static_cast<std::size_t>(lane)] = {operation, event.handle(), Clock::now()};
   }
-  event.record(stream);  // waits where the stream's queue is full, and then somebody must look at it
+  event.record(stream);  // may block if the stream's queue is full, so the operation is listed first
 }
 
 std::string NcclWatch::look() {

@@ -1,5 +1,5 @@
-// Ends the job when NCCL cannot go on. A rank that is lost, or a link, leaves the others' devices waiting,
-// and their hosts with them: one thread of the process looks, once a second, at all of NCCL's communicators.
+// Ends the job when NCCL cannot continue. After the loss of a rank or a link, the other ranks' devices wait
+// forever, and their hosts with them. One thread of the process checks all NCCL communicators once a second.
 #pragma once
 
 #include <nccl.h>
@@ -15,8 +15,9 @@
 
 namespace conclave {
 
-/// A communicator under the watchdog's eyes, from construction to destruction. Its own thread tells what it
-/// does; the watchdog's asks NCCL, and the device by events, which runs nothing there and waits for nothing.
+/// Registers a communicator with the watchdog from construction to destruction. The communicator's thread
+/// records its operations here; the watchdog's thread asks NCCL for errors, and the device for events,
+/// without running or waiting for anything on the device.
 class NcclWatch {
  public:
   enum class Lane { current_stream, own_stream };
@@ -26,14 +27,14 @@ class NcclWatch {
   NcclWatch(const NcclWatch&) = delete;
   NcclWatch& operator=(const NcclWatch&) = delete;
 
-  /// Whose errors to ask for; null: no one's.
+  /// The NCCL communicator whose errors to ask for; null: none.
   void set_handle(ncclComm_t handle);
-  /// Records `event` behind `operation`, the last one of its lane.
+  /// Records `event` after `operation`, which becomes the last operation of its lane.
   void record(Lane lane, const char* operation, const cuda::Event& event, cudaStream_t stream);
-  /// Whether NCCL's communicator was aborted, and is not to be used or destroyed any more.
+  /// Whether the NCCL communicator was aborted; it must then not be used or destroyed.
   bool aborted() const { return aborted_; }
 
-  /// While one of these lives the host is in a call of NCCL's, which may hang as well. Throws Error where the
+  /// Marks that the host is in a call of NCCL's, which may hang as well. The constructor throws Error if the
   /// communicator was aborted.
   class Call {
    public:
@@ -51,20 +52,20 @@ class NcclWatch {
   /// An operation under way, if any.
   struct Place {
     const char* operation = nullptr;
-    cudaEvent_t event = nullptr;  // null: the host itself is in there
+    cudaEvent_t event = nullptr;  // null: the host itself is in the call
     Clock::time_point since;
   };
 
-  /// What went wrong, "" for nothing.
+  /// Returns what went wrong, or "".
   std::string look();
-  /// Whoever has it aborts it: this communicator is not used any more.
+  /// Takes the handle in order to abort it, and marks this communicator as aborted.
   ncclComm_t take_handle();
 
   const std::string rank_;
   const NcclOptions& options_;
   int device_ = 0;
   std::atomic<bool> aborted_ = false;
-  std::mutex mutex_;  // of what follows
+  std::mutex mutex_;  // guards the members below
   ncclComm_t handle_ = nullptr;
   Place call_;
   std::array<Place, 2> lanes_;

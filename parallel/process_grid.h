@@ -1,7 +1,7 @@
-// W = expert_parallel x data_parallel ranks. Consecutive ranks share a layer's experts among them (one
-// expert-parallel group); ranks that hold the same experts form a data-parallel group and sum those experts'
-// gradients. Every rank reads its own part of every batch; what is not an expert is replicated on all ranks
-// and summed over the world.
+// The world has expert_parallel x data_parallel ranks. Consecutive ranks divide a layer's experts among them
+// (one expert-parallel group). Ranks that hold the same experts form a data-parallel group, which sums the
+// gradients of these experts. Every rank reads its own part of every batch. All other parameters are
+// replicated on every rank, and their gradients are summed over the world.
 #pragma once
 
 #include <memory>
@@ -12,8 +12,8 @@ namespace conclave {
 
 class ProcessGrid {
  public:
-  /// Throws Error unless `expert_parallel` divides the world; 0 means all ranks form one expert-parallel
-  /// group.
+  /// Throws Error unless `expert_parallel` divides the number of ranks; 0 means one expert-parallel group of
+  /// all ranks.
   ProcessGrid(std::unique_ptr<Communicator> world, int expert_parallel);
 
   Device device() const { return world_->device(); }

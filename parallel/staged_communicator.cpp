@@ -1,5 +1,5 @@
-// Each operation: copy what leaves, wait for that, let the control communicator do it, queue copies of what
-// arrives.
+// Each operation copies its input to pinned memory, waits for that, calls the control communicator, and
+// queues copies of its output.
 #include "parallel/staged_communicator.h"
 
 #include <algorithm>
@@ -14,15 +14,15 @@
 namespace conclave {
 namespace {
 
-constexpr std::size_t kAlignment = 64;                     // of tensors behind one another
-constexpr std::size_t kSmallest = std::size_t{256} << 10;  // as small messages' sizes vary most
+constexpr std::size_t kAlignment = 64;                     // alignment of consecutive tensors
+constexpr std::size_t kSmallest = std::size_t{256} << 10;  // sizes of small messages vary most
 
-// Some for no bytes, too: MPI may take two buffers of one address for an operation in place.
+// Never 0 bytes: MPI may take two buffers at one address for an operation in place.
 std::size_t room_for(std::size_t bytes) { return (bytes / kAlignment + 1) * kAlignment; }
 
 Index total(std::span<const Index> rows) { return std::accumulate(rows.begin(), rows.end(), Index{0}); }
 
-// The same blocks, one behind the other; returns how many rows they have.
+// The same blocks without gaps between them; returns the total number of rows.
 Index pack(std::span<const PeerRows> blocks, std::vector<PeerRows>& packed) {
   packed.clear();
   Index rows = 0;
@@ -39,15 +39,15 @@ Tensor rows_of(const Tensor& tensor, const PeerRows& block) {
 
 }  // namespace
 
-/// Pinned memory of one operation at a time, and what of it is copied to the device in the end.
+/// Pinned memory of one operation at a time, and the copies to the device that end it.
 struct StagedCommunicator::Stage {
-  ~Stage() { cudaEventSynchronize(copied.handle()); }  // of a device that may be gone
+  ~Stage() { cudaEventSynchronize(copied.handle()); }  // errors are ignored: the device may be gone
 
   void begin(std::size_t wanted) {
     copied.synchronize();
     if (!memory || wanted > bytes) {
       memory.reset();
-      // An eighth more than is wanted now, as later batches may have some more rows for an expert.
+      // An eighth more than needed now, because later batches may have a few more rows for an expert.
       bytes = std::max(wanted + wanted / 8, kSmallest);
       memory = std::make_unique<cuda::PinnedMemory>(bytes);
     }
@@ -61,7 +61,7 @@ struct StagedCommunicator::Stage {
     return Tensor::borrow(at, shape, dtype);
   }
   Tensor take_for(const Tensor& tensor) { return take(tensor.shape(), tensor.dtype()); }
-  /// What its new elements arrive in.
+  /// Pinned memory for the new elements of `tensor`, which end() copies to it.
   Tensor receive(const Tensor& tensor) { return arriving.emplace_back(take_for(tensor), tensor).first; }
 
   void end() {
@@ -72,10 +72,10 @@ struct StagedCommunicator::Stage {
 
   std::unique_ptr<cuda::PinnedMemory> memory;
   std::size_t bytes = 0, used = 0;
-  std::vector<std::pair<Tensor, Tensor>> arriving;  // from here, to there
+  std::vector<std::pair<Tensor, Tensor>> arriving;  // from pinned memory, to the device
   cuda::Event copied;
-  bool busy = false;  // with an operation that was started,
-  Request request;    // this one of the control communicator's
+  bool busy = false;  // whether a started operation uses this stage
+  Request request;    // the control communicator's part of that operation
 };
 
 StagedCommunicator::StagedCommunicator(std::unique_ptr<Communicator> control)
@@ -161,7 +161,7 @@ Request StagedCommunicator::start_exchange_there(const Tensor& send, std::span<c
 
 bool StagedCommunicator::finish(void*&, int slot, bool block) {
   Stage& stage = *stages_[static_cast<std::size_t>(slot)];
-  stage.busy = false;  // one that fails is over as well
+  stage.busy = false;  // an operation that fails is finished as well
   if (block)
     stage.request.wait();
   else

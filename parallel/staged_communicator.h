@@ -1,10 +1,10 @@
-// The Communicator between ranks that share CUDA devices, which NCCL refuses: tensors go by way of pinned
-// memory and the Communicator that this is built from.
+// The Communicator between ranks that share CUDA devices, which NCCL does not support: tensors go through
+// pinned memory and the Communicator that this one is built from.
 //
-// What an operation sends is copied once the current stream has come to it, for which the host waits; what
-// arrives is copied back as work of the current stream, at the end of the operation or of its Request. So
-// results may be used by work that is queued after that, as NCCL's, and what was sent may be written to at
-// once. Pinned memory is kept from one operation to the next, and grows to what the largest ones need.
+// The host waits until the current stream has copied an operation's input to pinned memory. The output is
+// copied back as work of the current stream, at the end of the operation or of its Request. So, as with NCCL,
+// results may be used by work queued after that; and unlike with NCCL, the input may be overwritten at once.
+// Pinned memory is reused, and grows to what the largest operations need.
 #pragma once
 
 #include <memory>
@@ -39,7 +39,7 @@ class StagedCommunicator final : public DeviceCommunicator {
                                std::span<const PeerRows> arriving) override;
 
   std::vector<std::unique_ptr<Stage>> stages_;
-  std::vector<PeerRows> leaving_, arriving_;  // of one exchange, as they lie in pinned memory
+  std::vector<PeerRows> leaving_, arriving_;  // blocks of one exchange, with their places in pinned memory
 };
 
 }  // namespace conclave

@@ -14,14 +14,12 @@
 namespace conclave {
 
 struct BalancerOptions {
-  double aux_coefficient = 0.01;  ///< coefficient a of the auxiliary loss
-  double bias_rate = 0.001;       ///< gamma: how far a bias moves in one step
-  double grad_norm_rate = 0.02;   ///< share of the loads' error that one step corrects
-  Index grad_norm_rounds = 4;     ///< corrections of the selection for each batch
-  double grad_norm_alpha =
-      0.5;  ///< exponent alpha: larger lets experts with slowly falling loss learn faster
-  std::string grad_norm_moves =
-      "both";  ///< "both", or only "weights" (of the experts' gradients) or "bias" (in the selection)
+  double aux_coefficient = 0.01;         ///< coefficient a of the auxiliary loss
+  double bias_rate = 0.001;              ///< gamma: how far a bias moves in one step
+  double grad_norm_rate = 0.02;          ///< share of the loads' error that one step corrects
+  Index grad_norm_rounds = 4;            ///< corrections of the selection for each batch
+  double grad_norm_alpha = 0.5;          ///< exponent alpha: larger favours experts whose loss falls slowly
+  std::string grad_norm_moves = "both";  ///< "both", "weights" (of gradients) or "bias" (of selection)
 };
 
 /// What each expert of a layer did in a step, over all ranks. All spans are [experts].

@@ -8,7 +8,7 @@
 namespace conclave {
 namespace {
 
-// Of a chunk's rows.
+// Zeroes the padding at the end of a chunk's rows, which only planning passes have.
 void clear_padding(const Tensor& rows, const DispatchChunk& chunk) {
   if (chunk.padding > 0) rows.rows(chunk.rows - chunk.padding, chunk.rows).zero();
 }
@@ -17,7 +17,7 @@ Tensor of_chunk(const Tensor& rows, const DispatchChunk& chunk) {
   return rows.rows(chunk.first, chunk.first + chunk.rows);
 }
 
-// `away` and the chunks' rows, as slots number them.
+// `away` and then the chunks' rows, in the order in which slots number them.
 class Parts {
  public:
   Parts(const DispatchRound& round, const ChunkRows& rows) : count_(1 + round.chunks.size()) {
@@ -31,10 +31,12 @@ class Parts {
   std::size_t count_;
 };
 
-// The part of a queue's interval [begin, begin + count) that falls into the window [first, first + capacity).
+// A window [first, first + capacity) of a queue; of() intersects it with the queue's interval [begin, begin +
+// count).
 struct Window {
   Index first, capacity;
-  // Number `number` of those of `rows` rows each that divide this one; the last ones may have fewer, or none.
+  // Part number `number` of this window, cut into parts of `rows` rows; the last parts may have fewer rows or
+  // none.
   Window part(std::size_t number, Index rows) const {
     const Index skip = static_cast<Index>(number) * rows;
     return {first + skip, std::clamp<Index>(capacity - skip, 0, rows)};
@@ -75,7 +77,7 @@ DispatchPlan Dispatcher::plan(Tape& tape, std::span<const Index> local) {
     const Index expert = static_cast<Index>(i) % experts_;
     plan.due[static_cast<std::size_t>(expert / local_experts())] += plan.counts[i];
   }
-  if (ranks == 1) {  // a rank's own rows always fit: they have the size of its own batch
+  if (ranks == 1) {  // a single rank receives exactly its own rows, for which there is always room
     plan.capacity = std::max<Index>(plan.row_count, 1);
     return plan;
   }
@@ -104,8 +106,8 @@ DispatchPlan Dispatcher::plan(Tape& tape, std::span<const Index> local) {
   return plan;
 }
 
-// The rows of each chunk of round `number` on `rank` but the last ones, which may have fewer. While memory is
-// being planned, all are as large as they can be.
+// Rows per chunk of round `number` on `rank`; the last chunks may have fewer. In planning passes every chunk
+// has as many rows as it ever can.
 Index Dispatcher::chunk_rows(const DispatchPlan& plan, Index rank, Index number) const {
   const Index left = plan.due[static_cast<std::size_t>(rank)] - number * plan.capacity,
               rows = plan.padded ? plan.capacity : std::clamp<Index>(left, 0, plan.capacity);
@@ -129,7 +131,8 @@ DispatchRound Dispatcher::round(Tape& tape, const DispatchPlan& plan, const Tens
   }
   const auto ranges = tape.arena().array<kernels::SlotRange>(experts_);
 
-  // What this rank sends, by expert; of each, the part that the destination's queue has in this round.
+  // What this rank sends, by expert: the part of its rows that is within this round of the destination's
+  // queue.
   std::size_t block = 0;
   Index leaving = 0;
   for (Index rank = 0; rank < ranks; ++rank) {
@@ -154,7 +157,7 @@ DispatchRound Dispatcher::round(Tape& tape, const DispatchPlan& plan, const Tens
   }
   round.away = tape.empty({plan.padded ? plan.row_count : leaving, x.size(1)}, x.dtype());
 
-  // What its experts compute, by expert and source.
+  // What this rank's experts compute, by expert and source rank.
   block = 0;
   Index queue = 0;
   const Index each = chunk_rows(plan, me, number);
@@ -192,7 +195,8 @@ void Dispatcher::exchange_sequences(Tape& tape, const DispatchPlan& plan, const 
   const Tensor away = tape.arena().empty_on_host({round.away.size(0), 1}, DType::i32),
                here = tape.arena().empty_on_host({round.rows, 1}, DType::i32);
   auto *leaving = away.data<std::int32_t>(), *staying = here.data<std::int32_t>();
-  // A row's sequence, by its number on the rank that sends it, or among the examples of all ranks.
+  // Each row carries the number of its sequence: its number on the sending rank, or, if examples are told
+  // apart, its number among the examples of all ranks.
   const ExampleGradients* const apart = tape.example_gradients();
   const auto first = static_cast<std::int32_t>(apart ? apart->first() : 0);
   const auto bounds = offsets.span<std::int32_t>();
@@ -220,7 +224,7 @@ void Dispatcher::exchange_sequences(Tape& tape, const DispatchPlan& plan, const 
   round.sequences = round.sequences.first(runs + 1);
   if (!apart) return;
   round.examples = tape.arena().array<Index>(round.rows).first(runs);
-  const Index padded = round.chunks.front().padding;  // rows of zeros, which are anybody's
+  const Index padded = round.chunks.front().padding;  // rows of zeros; any example will do
   for (std::size_t run = 0; run < runs; ++run)
     round.examples[run] = round.sequences[run] < round.rows - padded ? staying[round.sequences[run]] : 0;
 }
@@ -270,7 +274,8 @@ Tensor Dispatcher::leave(Tape& tape, const Tensor& results, const DispatchRound&
   tape.record("leave", {&results}, {&left}, [this, results, left, number](Tape& tape) {
     under_way_[number].wait();
     tape.hand_on(tape.gradient(left), results);
-    // A pass in rounds keeps a copy of a gradient that one in a single round, as planned, does not.
+    // A pass in several rounds copies this gradient, and a pass in one round does not. Planning reserves the
+    // memory.
     if (tape.planning()) tape.empty(results.shape(), results.dtype());
   });
   return left;
@@ -286,7 +291,7 @@ Tensor Dispatcher::combine(Tape& tape, const ChunkRows& results, const Tensor& w
   combine_into(results, weights, round, y, Write::assign);
   tape.record("combine", given, {&y}, [this, y, results, weights, round, walked = false](Tape& tape) mutable {
     require(!std::exchange(walked, true), "combine: its recording can be walked only once");
-    // All gradients come from one pass over the rows. These tensors have one use each, so it assigns.
+    // One kernel computes all these gradients and assigns them, so none may have an earlier contribution.
     const auto target = [&](const Tensor& input) {
       if (!input.slot) return tape.empty(input.shape(), input.dtype());
       const auto [gradient, write] = tape.into(input);

@@ -80,16 +80,13 @@ struct DispatchChunk {
   Index padding = 0;             ///< rows of zeros after those of the last expert; only in planning passes
   std::span<PeerRows> leaving;   ///< blocks of `away` to send
   std::span<PeerRows> arriving;  ///< where rows from other ranks go, relative to the chunk's first row
-  std::span<Index>
-      offsets;  ///< [local experts + 1], within the chunk's rows; many experts have no rows in a given chunk
+  std::span<Index> offsets;      ///< [local experts + 1], within the chunk's rows; an expert may have none
 };
 
 /// One round of a plan from this rank's point of view.
 struct DispatchRound {
-  Tensor slots;  ///< [tokens, k] i32: a choice's number among `away` and then the experts' rows; -1: not in
-                 ///< this round
-  Tensor
-      away;  ///< [n, hidden]: rows for other ranks' experts; later their results or gradients come back here
+  Tensor slots;  ///< [tokens, k] i32: row of each choice, counting `away` first; -1: not in this round
+  Tensor away;   ///< [n, hidden]: rows for other ranks' experts; results and gradients come back here
   std::span<DispatchChunk> chunks;
   std::span<Index> sequences;  ///< [runs + 1], offsets within the experts' rows; see exchange_sequences
   std::span<Index> examples;   ///< [runs], the example that each run belongs to; see exchange_sequences

@@ -5,7 +5,7 @@
 namespace conclave {
 namespace {
 
-/// A product of rows with their experts' matrices.
+/// A product of rows with the matrices of their experts.
 struct Product {
   Parameter& weight;
   Parameter* bias;
@@ -18,7 +18,7 @@ struct Product {
   }
 };
 
-/// down(gelu(up(x))) for all experts of the rank at once, by grouped products.
+/// down(gelu(up(x))) for all experts of the rank at once, with grouped products.
 class FeedForwardExperts final : public BaseExpert {
  public:
   explicit FeedForwardExperts(const ExpertOptions& options)
@@ -72,7 +72,7 @@ ExpertFactory factory() {
   return [](const ExpertOptions& options) { return std::make_unique<Experts>(options); };
 }
 
-// A function's static, so that registrations in other files' initializers find it constructed.
+// A static inside a function, so that registrations in other files' initializers find it constructed.
 Registry<ExpertFactory>& expert_registry() {
   static Registry<ExpertFactory> kinds(
       "expert", "experts",

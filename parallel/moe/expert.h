@@ -32,8 +32,8 @@ struct ExpertOptions {
 struct ExpertInput {
   Tensor rows;                  ///< [n, hidden]
   kernels::RowOffsets offsets;  ///< [experts on this rank + 1]
-  /// Only for kinds that want_sequences(): [runs + 1], offsets of runs. A run has all rows of one sequence
-  /// that came to one expert, in the sequence's order.
+  /// Set only if wants_sequences(): [runs + 1], offsets of runs. A run has all rows of one sequence that came
+  /// to one expert, in the sequence's order.
   kernels::RowOffsets sequences = {};
 };
 

@@ -10,9 +10,9 @@ namespace {
 
 constexpr Index kBins = 256;
 
-// For each expert the smallest score that it still takes, and how many of exactly that score, counted from
-// the first token of the first rank: a search by the scores' bits, a byte at a time, over all ranks at once.
-// Scores are not negative, so their bits are in the order of their values.
+// For each expert, the smallest score that it still takes, and how many tokens of exactly that score it
+// takes, counted from the first token of the first rank. This is a radix search over the scores' bits, one
+// byte at a time, over all ranks at once. Scores are not negative, so their bits sort like their values.
 template <class T>
 struct Thresholds {
   using Bits = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
@@ -42,7 +42,7 @@ struct Thresholds {
         score[i] |= static_cast<Bits>(bin) << shift;
       }
     }
-    // Of equal scores, those of lower ranks come first.
+    // Among equal scores, tokens of lower ranks are taken first.
     const Tensor mine = tape.arena().empty_on_host({experts}, DType::i64),
                  all = tape.arena().empty_on_host({world.size(), experts}, DType::i64);
     mine.zero();
@@ -56,12 +56,13 @@ struct Thresholds {
   }
 
   std::span<Bits> score;
-  std::span<Index> left;  // of that score, on this rank
+  std::span<Index> left;  // [experts] how many tokens of exactly that score this rank may still give
 };
 
 }  // namespace
 
-// There for comparison, so it has no kernels of its own: on a device's tensors, the host works on copies.
+// This gate is provided for comparison only, so it has no CUDA kernel: the host works on copies of device
+// tensors.
 functions::Gate expert_choice_gate(Tape& tape, const Tensor& probabilities, Index capacity,
                                    Communicator& world) {
   kernels::expect_rank("expert_choice_gate", "probabilities", probabilities, 2);

@@ -7,9 +7,9 @@
 namespace conclave {
 namespace {
 
-constexpr double kMemory = 0.9;      // of the running means, per step
-constexpr double kWeightRate = 0.5;  // how far a log weight moves, per unit of its error
-constexpr double kFirstRate = 0.5;   // and a log factor, in the first correction for a batch
+constexpr double kMemory = 0.9;      // decay of the running means per step
+constexpr double kWeightRate = 0.5;  // step of a log weight per unit of its error
+constexpr double kFirstRate = 0.5;   // step of a log factor in the first correction for a batch
 
 double mean(std::span<const double> values) {
   return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
@@ -19,7 +19,7 @@ void follow(double& running, double value) {
   running = running > 0 ? kMemory * running + (1 - kMemory) * value : value;
 }
 
-// How far one of several values is from their mean, cut so that one step stays a small one.
+// log of a value relative to the mean, clipped so that one step stays small.
 double log_excess(double value, double mean) { return std::log(std::clamp(value / mean, 1 / 3.0, 3.0)); }
 
 // The mean of value(e) over the experts.
@@ -30,7 +30,7 @@ double mean_of(std::size_t experts, Value value) {
   return mean;
 }
 
-// factor_e *= exp(change(e)); then centred, as only ratios count, and bounded.
+// factor_e *= exp(change(e)); then centred, because only ratios matter, and bounded.
 template <class Change>
 void move(const Tensor& factor, Change change) {
   const auto values = factor.span<float>();
@@ -93,15 +93,15 @@ kernels::Selection GradNormBalancer::select_batch(const CountLoad& count, bool t
     count(corrected, load_);
     if (round == 0 && training) std::ranges::transform(wished_, load_, wished_.begin(), std::plus{});
     if (round == rounds_) break;
-    // The gradient norms to be expected, over their targets.
+    // The expected gradient norm of each expert, divided by its target.
     const auto expected = [&](std::size_t e) {
       const double per_row = training && intensity[e] > 0 ? weights[e] * intensity[e] / target[e] : 1.0;
       return per_row * static_cast<double>(load_[e]);
     };
     const double middle = mean_of(load_.size(), expected);
     if (middle == 0) break;
-    // How far loads follow depends on how sure the router is: the last correction tells, and the next one is
-    // as long as that takes (a secant step, one for all experts).
+    // How far loads follow a factor depends on how sure the router is. The last correction measured it, and
+    // sets the length of the next one (a secant step with one slope for all experts).
     double moved = 0, followed = 0;
     for (std::size_t e = 0; e < load_.size(); ++e) {
       const double error = log_excess(expected(e), middle);
@@ -137,7 +137,7 @@ void GradNormBalancer::update(const ExpertSignals& signals) {
     if (first[e] == 0) first[e] = signals.loss[e];
   }
 
-  // r^alpha; an expert that has not been trained yet stands in the middle.
+  // r^alpha; an expert that has not been trained yet gets the mean.
   double remaining = 0, trained = 0;
   for (std::size_t e = 0; e < experts; ++e)
     if (first[e] > 0) remaining += loss[e] / first[e], ++trained;
@@ -172,7 +172,7 @@ void GradNormBalancer::update(const ExpertSignals& signals) {
 void GradNormBalancer::calibrate(std::span<const Index> load, Index number) {
   const double middle = mean_load(load);
   if (middle == 0) return;
-  // Steps that fall as 1 / number average the batches' chance out (Robbins and Monro 1951).
+  // Steps that fall as 1 / number average out the randomness of batches (Robbins and Monro 1951).
   const double rate = 2.0 / static_cast<double>(number + 4);
   move(factor_, [&](std::size_t e) { return -rate * log_excess(static_cast<double>(load[e]), middle); });
 }

@@ -9,16 +9,14 @@
 //
 // Therefore the weights and the selection each have an error of their own. A gradient norm is the product of
 // the weight, the norm per row s_e and the number of rows n_e: G_e = w_e s_e n_e.
-//   weights   move against  log(w_e s_e / r_e^alpha): experts should learn at one rate per row, and faster
-//   where
-//             their loss lags;
-//   selection moves against w_e s_e n_e / mean - r_e^alpha: once the rates are even, the load is what is
-//   left.
+//   weights   move against  log(w_e s_e / r_e^alpha): experts should learn at one rate per row, and
+//             faster where their loss lags;
+//   selection moves against w_e s_e n_e / mean - r_e^alpha: once the rates are even, only the load is left.
 // If both errors are zero, n_e is the same for every expert, for any alpha. s_e is a running mean, so that
 // the gradient of a single batch does not move tokens. Because s_e is known before a batch is sent, so are
 // the expected norms; the selection is therefore corrected several times for each batch before its tokens
-// leave. The correction that persists from step to step follows the loads without these corrections per
-// batch.
+// leave. The factor that is kept from step to step follows the loads as they would be without these
+// corrections.
 //
 // The selection is multiplied, probability * exp(b_e), instead of added to. A router that has become sure
 // gives most experts probabilities near 0, where a bias of 0.01 moves either every token or none; a factor

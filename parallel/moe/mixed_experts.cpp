@@ -10,7 +10,7 @@
 namespace conclave {
 namespace {
 
-// What one kind makes of its rows.
+// Calls one kind's forward and checks its result. Errors name the kind.
 Tensor checked_forward(Tape& tape, BaseExpert& experts, const ExpertInput& input) {
   Tensor y;
   try {
@@ -28,14 +28,14 @@ Tensor checked_forward(Tape& tape, BaseExpert& experts, const ExpertInput& input
        rows.shape());
 }
 
-// Offsets that begin with `first`, counted from there.
+// Subtracts `first` from all offsets, which begin with `first`.
 kernels::RowOffsets from(Tape& tape, kernels::RowOffsets offsets, Index first) {
   const auto moved = tape.arena().copy(offsets);
   for (Index& offset : moved) offset -= first;
   return moved;
 }
 
-// While it lives, the parameters want no gradients.
+// While an object lives, the module's parameters have no gradient slots.
 class Unwatched {
  public:
   explicit Unwatched(const Module& module) : parameters_(module.named_parameters()) {
@@ -51,8 +51,8 @@ class Unwatched {
   std::vector<std::pair<std::string, Parameter*>> parameters_;
 };
 
-// What forward, and backward where `recording`, take for `count` rows, all of one expert and of as many
-// sequences as there can be.
+// The memory that forward takes, and backward if `recording`, for `count` rows that all belong to one expert
+// and to as many sequences as possible.
 Arena::Bytes bytes_for(Arena& arena, BaseExpert& experts, Index local, Index count, const Tensor& like,
                        bool recording) {
   const Unwatched unwatched(experts);
@@ -134,12 +134,12 @@ Tensor MixedExperts::forward(Tape& tape, const ExpertInput& input) {
   const Arena::Bytes before = tape.arena().mark();
   const Tensor y = forward_from(tape, 0, input);
   if (tape.planning() && (present_.size() > 1 || wants_sequences())) {
-    // What divides the rows and joins them, between each kind and the next.
+    // Memory for splitting and joining rows between each kind and the next.
     constexpr std::size_t kLine = 64;
     const std::size_t rows = input.rows.bytes(),
                       offsets = input.offsets.size_bytes() + input.sequences.size_bytes() + 4 * kLine,
                       between = present_.size() - 1;
-    const bool beside = tape.device() != Device::cpu;  // offsets are the host's
+    const bool beside = tape.device() != Device::cpu;  // offsets are in host memory
     const Arena::Bytes dividing{between * (rows + (beside ? 0 : offsets)), beside ? between * offsets : 0};
     const Arena::Bytes most = most_bytes(tape, input.rows), taken = tape.arena().mark();
     const auto missing = [](std::size_t wanted, std::size_t had) { return wanted - std::min(wanted, had); };
@@ -149,14 +149,14 @@ Tensor MixedExperts::forward(Tape& tape, const ExpertInput& input) {
   return y;
 }
 
-// Of this kind's rows and those of all that follow it.
+// Computes the rows of present_[number] and of all kinds after it.
 Tensor MixedExperts::forward_from(Tape& tape, std::size_t number, const ExpertInput& input) {
   const Kind& kind = *present_[number];
   if (number + 1 == present_.size()) return checked_forward(tape, *kind.experts, input);
   const auto local = static_cast<std::size_t>(kind.local);
   const Index at = input.offsets[local];
   const auto [head, tail] = functions::split_rows(tape, input.rows, at);
-  // How many of the sequences are this kind's: none goes on into the next.
+  // The runs of this kind. No run continues into the next kind, because a run belongs to one expert.
   const auto runs =
       static_cast<std::size_t>(std::ranges::lower_bound(input.sequences, at) - input.sequences.begin());
   const auto own_runs = input.sequences.first(std::min(runs + 1, input.sequences.size()));
@@ -171,8 +171,8 @@ Tensor MixedExperts::forward_from(Tape& tape, std::size_t number, const ExpertIn
   return functions::join_rows(tape, first, others);
 }
 
-// The worst that a routing can do: all rows go to the kind that takes most for them, and the others take what
-// they do for none.
+// The worst case of routing: all rows go to the kind that takes most memory for them, and the other kinds get
+// none.
 Arena::Bytes MixedExperts::most_bytes(Tape& tape, const Tensor& rows) {
   Arena::Bytes none, most;
   for (const Kind* kind : present_) {

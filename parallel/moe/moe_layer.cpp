@@ -12,7 +12,7 @@
 namespace conclave {
 namespace {
 
-// Adds the time from here to the end of the scope.
+// Adds the time from construction to destruction.
 class Timed {
  public:
   explicit Timed(double& seconds) : seconds_(seconds) { seconds_ -= now(); }
@@ -136,7 +136,7 @@ Tensor MoeLayer::chosen_experts(Tape& tape) const {
 
 void MoeLayer::add_gradient_squares(std::span<double> squares) {
   const Timed timed(statistics_.balancing_seconds);
-  thread_local std::vector<kernels::RowSquares> rows;  // kept, as a training step allocates nothing
+  thread_local std::vector<kernels::RowSquares> rows;  // kept: a training step must not allocate
   rows.clear();
   for (const auto& [parameter, first] : experts_.parameters())
     rows.push_back(
@@ -181,7 +181,7 @@ functions::Gate MoeLayer::choose_experts(Tape& tape, const ForwardContext& conte
     const Timed timed(statistics_.balancing_seconds);
     selection = balancer_->select_batch(std::cref(count_load), context.training);
   }
-  // Memory is planned for tokens that go to as many experts as they may.
+  // Planning assumes that every token goes to top_k experts.
   return functions::top_k_gate(tape, probabilities, in_place(selection), options_.top_k,
                                tape.planning() ? kernels::TopP{} : options_.top_p);
 }
@@ -193,11 +193,12 @@ Tensor MoeLayer::operator()(Tape& tape, ForwardContext& context, const Tensor& x
   const Tensor entered = tape.tap(x);
   tape.record("moe", {&x}, {&entered}, [this, x, entered](Tape& tape) {
     tape.hand_on(tape.gradient(entered), x);
-    statistics_.seconds += now();  // the other half was subtracted where backward entered the layer
+    statistics_.seconds += now();  // backward subtracted the start time where it entered the layer (below)
   });
 
   const Tensor decisions = router_->decisions(tape, context, entered, offsets, route_cache());
-  // Where no token counts by itself, the gate sees each decision once, and tokens get what it chose.
+  // If one decision serves all tokens of a sequence, the gate runs once per decision, and its choice is
+  // repeated for the tokens.
   const bool repeat_choice = !tape.recording() && !options_.balance_inference && options_.gate == "top_k" &&
                              tape.device() == Device::cpu && !context.router_scores.defined();
   const auto for_tokens = [&](const Tensor& rows) {
@@ -206,8 +207,8 @@ Tensor MoeLayer::operator()(Tape& tape, ForwardContext& context, const Tensor& x
   Tensor logits = repeat_choice ? decisions : for_tokens(decisions);
   if (context.router_scores.defined()) logits = functions::add(tape, logits, context.router_scores);
   const Tensor probabilities = route_probabilities(tape, logits, offsets, options_.router_losses, context);
-  // The balancer's gradient joins what the gate sends back; the load it needs is known once the gate has
-  // chosen.
+  // The balancer's gradient is added to the gate's in the backward pass. The load that it needs (`global`) is
+  // filled in below, once the gate has chosen.
   const auto counts = tape.arena().array<Index>(options_.experts),
              global = tape.arena().array<Index>(options_.experts);
   const Tensor balanced = context.training
@@ -271,10 +272,9 @@ ChunkRows MoeLayer::compute_experts(Tape& tape, const Tensor& rows, const Dispat
   throw;
 }
 
-// More rows are due than one round's memory holds. Nothing of a round is kept but its results: each round's
-// activations give their memory back, and the backward pass sends the rows out again and computes them anew.
-// While memory is being planned, the last round's is kept, as that of a single round, which other routing
-// needs, would be.
+// More rows are due than one round's memory holds. Only the results of a round are kept: each round gives the
+// memory of its activations back, and the backward pass sends the rows again and computes them again. In
+// planning passes the last round's memory is kept, because other routing needs it for a single round.
 Tensor MoeLayer::experts_in_rounds(Tape& tape, const Tensor& x, const functions::Gate& gate,
                                    const DispatchPlan& plan) {
   Tensor y = tape.output(x.shape(), x.dtype(), {&x, &gate.weights});
@@ -287,8 +287,8 @@ Tensor MoeLayer::experts_in_rounds(Tape& tape, const Tensor& x, const functions:
     const Tensor rows = dispatcher_.dispatch(forgetful, x, round, [] {});
     dispatcher_.combine_into(compute_experts(forgetful, rows, round), gate.weights, round, y, write(number));
   }
-  // The experts' parameters count as inputs, of nodes behind which the rounds are done in the backward pass,
-  // so that their gradients are not taken for complete between rounds.
+  // Without this, the experts' gradients would count as complete between rounds. Nodes with the parameters as
+  // inputs, recorded before the node that does the rounds, run after it in the backward pass.
   for (std::span left(expert_values_); !left.empty();) {
     const auto inputs = left.first(std::min(left.size(), Tape::kMostInputs));
     tape.record("experts in rounds", inputs, {&y}, [](Tape&) {});

@@ -45,18 +45,15 @@ struct MoeOptions {
 
 /// What a layer did since the last reset, on this rank.
 struct MoeStatistics {
-  std::vector<Index> load;  ///< [experts] rows that this rank's tokens sent to each expert in training
-  std::vector<Index> used;  ///< [experts] rows that this rank's tokens sent to each expert in inference
-  std::vector<double>
-      loss;  ///< [experts] sum of the losses of the tokens each expert served, times the gate's weights
-  std::vector<double> weight;  ///< [experts] sum of these weights; both come from attribute_losses
-  double seconds = 0;          ///< forward and backward
-  double routing_seconds = 0;  ///< router and gate in the forward passes
-  double balancing_seconds =
-      0;             ///< the balancer's updates and corrections, including waiting for other ranks
-  Index rounds = 0;  ///< dispatch rounds
-  Index passes = 0;  ///< forward passes, each use counts; rounds / passes > 1 where routing exceeded the
-                     ///< planned capacity
+  std::vector<Index> load;       ///< [experts] rows that this rank's tokens sent to each expert in training
+  std::vector<Index> used;       ///< [experts] rows that this rank's tokens sent to each expert in inference
+  std::vector<double> loss;      ///< [experts] sum of loss times gate weight over the tokens served
+  std::vector<double> weight;    ///< [experts] sum of these gate weights; both are filled by attribute_losses
+  double seconds = 0;            ///< forward and backward
+  double routing_seconds = 0;    ///< router and gate in the forward passes
+  double balancing_seconds = 0;  ///< the balancer's work, including waiting for other ranks
+  Index rounds = 0;              ///< dispatch rounds
+  Index passes = 0;  ///< forward passes, by use; rounds / passes > 1: routing exceeded the planned capacity
 };
 
 class MoeLayer : public Module {

@@ -47,19 +47,19 @@ RouteCache::RouteCache(std::size_t bytes, Index experts, Index most_rows)
     : arena_("route cache", checked(bytes, experts, most_rows)),
       experts_(static_cast<std::size_t>(experts)),
       most_scores_(static_cast<std::size_t>(experts * most_rows)) {
-  // An index leaves a bit to kEnd; 128 GiB are enough.
+  // One bit of an index is kEnd, so there are at most 2^31 - 1 lines; these 128 GiB are enough.
   const std::size_t count =
       std::min<std::size_t>(bytes / (sizeof(Line) + sizeof(LineIndex)), std::size_t{kEnd} - 1);
   lines_ = {static_cast<Line*>(arena_.allocate(count * sizeof(Line))), count};
   buckets_ = {static_cast<LineIndex*>(arena_.allocate(count * sizeof(LineIndex))), count};
   arena_.seal();
-  clear();  // touches every page: what the machine cannot give is found out now
+  clear();  // touches every page, so that missing memory is found out now
 }
 
 RouteCache::Key RouteCache::key(std::uint64_t router_version, const Tensor& features) {
   if (!features.contiguous()) fail("route cache: features {} have gaps between their rows", features.shape());
   const auto content = std::bit_cast<Key>(xxh3_128(features.raw(), features.bytes()));
-  // Hashed once more together with the rest, so that all 128 bits depend on every part.
+  // The content's hash is hashed again with the other parts, so that all 128 bits depend on every part.
   std::array<std::uint64_t, 5 + Shape::kMaxRank> parts{content.low, content.high, router_version,
                                                        static_cast<std::uint64_t>(features.dtype()),
                                                        static_cast<std::uint64_t>(features.rank())};
@@ -68,8 +68,8 @@ RouteCache::Key RouteCache::key(std::uint64_t router_version, const Tensor& feat
   return std::bit_cast<Key>(xxh3_128(parts.data(), sizeof parts));
 }
 
-// Calls visit(scores of a line, index of their first, how many) for `count` scores of a chain, or for all it
-// has where they are fewer. Returns the line it ended with.
+// Calls visit(scores of a line, index of the first, how many) for the first `count` scores of a chain, or for
+// all if the chain has fewer. Returns the last line visited.
 template <class Visit>
 RouteCache::LineIndex RouteCache::walk(LineIndex first, std::size_t count, Visit&& visit) {
   std::size_t done = std::min(count, kFirstScores);

@@ -63,7 +63,7 @@ RouterFactory attention(RouterScope scope) {
   return [scope](const RouterOptions& options) { return std::make_unique<AttentionRouter>(options, scope); };
 }
 
-// A function's static, so that registrations in other files' initializers find it constructed.
+// A static inside a function, so that registrations in other files' initializers find it constructed.
 Registry<RouterFactory>& router_registry() {
   static Registry<RouterFactory> kinds(
       "router", "routers",
@@ -75,8 +75,8 @@ Registry<RouterFactory>& router_registry() {
 
 }  // namespace
 
-// Of the weights' bytes, so that nobody who changes them needs to say so; in pieces that threads share, and
-// read at the memory's speed: 1 MiB for a hidden size of 256.
+// A hash of the bytes of the weights, so that code that changes weights need not announce it. It is computed
+// in pieces by several threads, at the speed of memory: 1 MiB for a hidden size of 256.
 std::uint64_t Router::version(Arena& arena) {
   constexpr std::size_t kPiece = 64 * 1024;
   struct Piece {
@@ -104,7 +104,7 @@ std::uint64_t Router::version(Arena& arena) {
   return xxh3_64(hashes.data(), hashes.size_bytes());
 }
 
-// What is missing is computed together, as sequences of a smaller batch.
+// Sequences that are not in the cache are computed together, as a smaller batch.
 Tensor Router::cached_scores(Tape& tape, const Tensor& x, const Tensor& offsets, RouteCache& cache) {
   require(scope() != RouterScope::token && x.dtype() == DType::f32,
           "route cache: it serves f32 routers that see more than one token");
@@ -143,7 +143,7 @@ Tensor Router::cached_scores(Tape& tape, const Tensor& x, const Tensor& offsets,
       std::ranges::fill(scores_of(s), 0.0f);
       continue;
     }
-    // Memory is planned as if nothing were there.
+    // Planning assumes an empty cache.
     if (!tape.planning() && cache.find(keys[s], scores_of(s))) continue;
     packed.rows(ends[count], ends[count] + end - begin).copy_from(x.rows(begin, end));
     number[count] = static_cast<std::int32_t>(s);
