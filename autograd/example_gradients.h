@@ -1,17 +1,17 @@
-// Gradients of which each example's part has a bounded norm, without a gradient for each example: what
-// differentially private training adds noise to (DP-SGD, Abadi et al. 2016, arXiv:1607.00133). By
-// book-keeping (Bu et al. 2022, arXiv:2210.00038, algorithm 1): one backward pass, in which a function with
-// parameters does not add to their gradients, but notes down what they are made of (a layer's input, and the
-// gradient of its output) and what each example's part of them measures; once the norms of all examples are
-// known, and so the factors that clip them, the notes become the sum of clipped gradients, by the very
-// products that a plain backward pass has.
+// Sums of gradients in which each example's gradient is clipped to a norm, without storing a gradient per
+// example. Differentially private training adds noise to such sums (DP-SGD, Abadi et al. 2016,
+// arXiv:1607.00133). The method is book-keeping (Bu et al. 2022, arXiv:2210.00038, algorithm 1). It takes one
+// backward pass, in which a function with parameters does not add to their gradients. Instead it notes the
+// factors of the gradient (a layer's input, and the gradient of its output) and measures the norm of each
+// example's part. Once the norms of all examples, and so their clipping factors, are known, the notes are
+// turned into the sum of clipped gradients, by the same products that a plain backward pass computes.
 //
-// It costs next to no memory: notes take the place of activations that no function needs any more. Where a
-// product has more rows of an example than inputs, as convolutions do, its example's gradient is smaller than
-// the output's, and is what is noted down.
+// This costs next to no memory: notes are stored in place of activations that no function needs any more. If
+// an example has more output rows than the product has inputs, as in convolutions, the example's gradient is
+// smaller than the output's gradient, and is stored itself.
 //
-// A parameter may be used once in a pass: gradients of two uses would have to be added up before they are
-// measured.
+// A parameter may be used only once in a pass: the gradients of two uses would have to be added before their
+// norm is measured.
 #pragma once
 
 #include <span>
@@ -23,36 +23,36 @@ namespace conclave {
 
 class ExampleGradients;
 
-/// Which example the rows are of that a function is given: segment s is of example number examples[s]. Of
-/// rows that one parameter sees, an example has one segment.
+/// Maps the rows that a function is given to examples: segment s belongs to example number examples[s]. Among
+/// the rows that one parameter sees, an example has at most one segment.
 struct ExampleRows {
   kernels::RowSegments segments;
   std::span<const Index> examples;        ///< [segments]
-  ExampleGradients* gradients = nullptr;  ///< null: nobody asks
+  ExampleGradients* gradients = nullptr;  ///< null: examples are not told apart
 
   explicit operator bool() const { return gradients != nullptr; }
 };
 
 class ExampleGradients {
  public:
-  /// Notes and norms are taken from `arena`, a tape's; of `examples` in the batch, over all ranks, this
-  /// rank's begin with number `first`.
+  /// Allocates notes and norms from `arena`, a tape's. `examples`: number in the batch, over all ranks;
+  /// `first`: number of this rank's first example.
   ExampleGradients(Arena& arena, Index examples, Index first = 0);
   ExampleGradients(const ExampleGradients&) = delete;
   ExampleGradients& operator=(const ExampleGradients&) = delete;
 
-  /// The rank's examples, one after the other, by offsets [examples here + 1] i32 of their rows, in host
+  /// Segments for this rank's examples in order, by offsets [examples here + 1] i32 of their rows, in host
   /// memory.
   ExampleRows sequences(const Tensor& offsets);
-  /// Row (or image) i is of the rank's example examples[i].
+  /// Row (or image) i belongs to the rank's example examples[i].
   ExampleRows each(std::span<const std::int32_t> examples);
-  /// The segments of `rows`, with one row each.
+  /// The same segments with one row each.
   ExampleRows one_each(const ExampleRows& rows);
 
   Index first() const { return first_; }
 
-  // What functions note down in the backward pass. `spare`: memory that they need no more, as large as the
-  // gradient of their output, or that gradient itself, where it is their own.
+  // Notes that functions take in the backward pass. `spare`: memory that the function no longer needs, as
+  // large as the gradient of its output; or that gradient itself, if it is in memory of the function's own.
 
   /// y = x weight^T + bias, for groups of rows: x [rows, in], dz [rows, out], weight [groups, out, in], bias
   /// [groups, out] or undefined.
@@ -61,17 +61,17 @@ class ExampleGradients {
   /// ids [rows] i32, dy [rows, columns], table [vocabulary, columns].
   void embedding(const ExampleRows& rows, const Tensor& dy, const Tensor& ids, const Tensor& table,
                  const Tensor& spare);
-  /// The gradients themselves, values [segments, ...], of a parameter that is as large as an example's part
-  /// of what it is applied to, or smaller. They stay as they are until add_clipped().
+  /// Notes the gradients themselves, values [segments, ...], of a parameter that is no larger than an
+  /// example's part of the input. `values` must stay unchanged until add_clipped().
   void gradients(const ExampleRows& rows, const Tensor& parameter, const Tensor& values);
-  /// Room for values [segments, shape], in spare where that is free and large enough.
+  /// Memory for values [segments, shape]; taken from `spare` if that is free and large enough.
   Tensor room_for(const ExampleRows& rows, const Shape& shape, DType dtype, const Tensor& spare);
 
-  /// [examples] squared norms of this rank's part of their gradients, once backward is done: to be added up
-  /// over the ranks.
+  /// [examples] squared norms of this rank's part of each example's gradient, complete after backward. Sum
+  /// them over the ranks.
   std::span<double> squares() { return squares_; }
-  /// Adds to the parameters' gradients the sum of factors[i] times the gradient of example i, as far as it is
-  /// on this rank. Once.
+  /// Adds to the parameters' gradients the sum over i of factors[i] times this rank's part of example i's
+  /// gradient. Call it once.
   void add_clipped(std::span<const double> factors);
 
  private:
@@ -79,9 +79,9 @@ class ExampleGradients {
   struct Note {
     Kind kind;
     ExampleRows rows;
-    Tensor values, input;  // dz and x; dy and ids; the gradients
+    Tensor values, input;  // by kind: dz and x; dy and ids; the gradients (values only)
     kernels::RowOffsets groups;
-    std::span<const Index> group_of;  // [segments]; empty where there is one group
+    std::span<const Index> group_of;  // [segments] group of each segment; empty if there is one group
     Tensor parameter, bias;           // their gradients
     Note* previous;
   };
@@ -98,7 +98,8 @@ class ExampleGradients {
   Note* last_ = nullptr;
 };
 
-/// min(1, bound / norm) for each of the norms' squares: what makes every norm at most `bound`.
+/// factors[i] = min(1, bound / sqrt(squares[i])), which limits every norm to `bound`; 0 if the square is not
+/// finite.
 void clip_factors(std::span<const double> squares, double bound, std::span<double> factors);
 
 }  // namespace conclave

@@ -1,4 +1,4 @@
-// Is a function's backward the derivative of its forward? Compares it, in f64, with central differences.
+// Tests whether a function's backward is the derivative of its forward, by central differences in f64.
 #pragma once
 
 #include <functional>
@@ -10,14 +10,14 @@ namespace conclave {
 
 struct GradcheckResult {
   double worst = 0;  ///< largest |analytic - numeric| / max(1, |analytic|, |numeric|) over all elements
-  int input = -1;    ///< where it was
+  int input = -1;    ///< the input and element where it occurred
   Index element = -1;
   double analytic = 0, numeric = 0;
 };
 
-/// `function` maps the inputs (f64, given a slot) to one output of any shape; the loss is a fixed random
-/// weighting of the output's elements. Differences of 4th order with this step: error O(step^4) against
-/// rounding of 1e-16 / step.
+/// `function` maps the inputs (f64, given a slot) to one output of any shape; the loss is a weighted sum of
+/// the output's elements with fixed random weights. Differences are of 4th order: error O(step^4), plus
+/// rounding of about 1e-16 / step.
 GradcheckResult gradcheck(const std::function<Tensor(Tape&, std::span<const Tensor>)>& function,
                           std::vector<Tensor> inputs, double step = 1e-3);
 

@@ -1,8 +1,8 @@
-// The tape remembers what a forward pass did, so that backward() can walk it in reverse. A function records
-// one node: a closure that reads its outputs' gradients and adds to its inputs'. Nodes, closures and
-// gradients live in the step's activation arena; recording and walking allocate nothing. A gradient's memory
-// is used again as soon as the function that it came to has passed it on, while it is still in the cache: of
-// all gradients, a few are alive at a time.
+// The tape records a forward pass, so that backward() can walk it in reverse. A function records one node: a
+// closure that reads the gradients of its outputs and adds to those of its inputs. Nodes, closures and
+// gradients live in the step's activation arena; recording and walking allocate nothing on the heap. The
+// memory of a gradient is reused as soon as the function whose output it belongs to has run its backward,
+// while it is still in the cache: only a few gradients are alive at a time.
 //
 // backward() may run more than once over one recording, with other gradients of the loss.
 #pragma once
@@ -27,20 +27,21 @@ struct RowRange {
   Index begin = 0, end = 0;
 };
 
-/// Where one tensor's gradient goes. Parameters own theirs for good; activations' live in the arena for one
-/// step.
+/// Holds one tensor's gradient. Gradients of parameters are allocated for good; those of activations live in
+/// the arena for one step.
 struct GradientSlot {
-  Tensor gradient;         ///< same shape and dtype as the tensor; undefined until something flows
+  Tensor gradient;         ///< same shape and dtype as the tensor; undefined until the first contribution
   bool parameter = false;  ///< gradients accumulate until the optimizer zeroes them
   int pending = 0;         ///< recorded uses whose backward has not run yet
   void (*on_ready)(void* context,
                    GradientSlot& slot) = nullptr;  ///< called when pending falls to 0 in backward
   void* context = nullptr;
-  const RowRange* range = nullptr;  ///< of Tape::range's tensors: in whose gradient theirs is
-  Tensor* panels = nullptr;         ///< of a parameter for inference: Parameter::panels
+  const RowRange* range =
+      nullptr;               ///< set by Tape::range: rows of the tensor whose gradient contains this one
+  Tensor* panels = nullptr;  ///< set for parameters in inference: points to Parameter::panels
 };
 
-/// A gradient to write to, and how: the first contribution assigns, later ones add.
+/// A gradient to write to, and how to write: the first contribution assigns, later ones add.
 struct GradientTarget {
   Tensor gradient;
   Write write = Write::assign;
@@ -48,71 +49,77 @@ struct GradientTarget {
 
 class Tape {
  public:
-  static constexpr std::size_t kMostInputs = 16;  ///< of one node
+  static constexpr std::size_t kMostInputs = 16;  ///< inputs of one node
 
-  /// Activations and nodes are taken from `arena`. `recording` false: nothing is remembered (evaluation).
+  /// Activations and nodes are allocated from `arena`. With `recording` false, nothing is recorded
+  /// (evaluation).
   explicit Tape(Arena& arena, bool recording = true) : arena_(arena), recording_(recording) {}
   Tape(const Tape&) = delete;
   Tape& operator=(const Tape&) = delete;
 
   Arena& arena() { return arena_; }
   bool recording() const { return recording_; }
-  /// True while the arena is being sized: work that depends on the data then takes the most it ever could.
+  /// True while the arena is being sized: work that depends on the data must then take the most memory it
+  /// ever could.
   bool planning() const { return may_plan_ && !arena_.sealed(); }
-  /// For an arena that may go on growing: the work is done as the data has it.
+  /// Ends planning although the arena is not sealed, for arenas that may keep growing: work then depends on
+  /// the data.
   void stop_planning() { may_plan_ = false; }
 
   Tensor empty(const Shape& shape, DType dtype) { return arena_.empty(shape, dtype); }
-  /// Where nothing is recorded, in host memory: gives back all that was taken since `mark` but x, which moves
-  /// to the front of it, so that what follows finds its memory in the cache. Else x itself.
+  /// For tapes that do not record, in host memory: releases all memory taken since `mark` except x, and moves
+  /// x to the start of it, so that the following functions find their memory in the cache. Other tapes return
+  /// x itself.
   Tensor keep_only(const Tensor& x, const Arena::Bytes& mark);
 
-  /// Where its activations are; the inputs of functions must be there, too.
+  /// The device of the activations; inputs of functions must be on the same device.
   Device device() const { return arena_.device(); }
-  /// `tensor` itself where it is in host memory; else its copy there, in the arena, once all that was queued
-  /// before is done.
+  /// Returns `tensor` itself if it is in host memory; else a copy in the arena's host memory. Waits until all
+  /// work queued before is done.
   Tensor on_host(const Tensor& tensor);
-  /// `tensor`, which is in host memory, itself or as a copy on device(). Unless it is the arena's own, it may
-  /// change as soon as this returns. What is the arena's may change, or be given back, once the device was
-  /// waited for.
+  /// Returns `tensor`, which is in host memory, or a copy of it on device(). Memory that is not the arena's
+  /// may change as soon as this returns. Memory of the arena may change or be released only after waiting for
+  /// the device.
   Tensor on_device(const Tensor& tensor);
 
-  /// From now on, functions tell examples' gradients apart, which must outlive the tape's recording, rather
-  /// than add to those of parameters. A function that cannot fails in backward.
+  /// From now on, functions with parameters note each example's gradient in `gradients` instead of adding to
+  /// the parameters' gradients. `gradients` must outlive the recording. A function that does not support this
+  /// fails in backward.
   void tell_examples_apart(ExampleGradients& gradients) { examples_.gradients = &gradients; }
-  /// Null: as usual.
+  /// Null if examples are not told apart.
   ExampleGradients* example_gradients() const { return examples_.gradients; }
-  /// Which rows functions with parameters are given from now on.
+  /// Sets which examples the rows of functions with parameters belong to from now on.
   void rows_are_of(const ExampleRows& rows) { examples_ = rows; }
   const ExampleRows& examples() const { return examples_; }
-  /// The same examples, with one row each; nothing where they are not told apart.
+  /// The same examples with one row each; empty if they are not told apart.
   ExampleRows one_row_each() const {
     return examples_ ? examples_.gradients->one_each(examples_) : examples_;
   }
-  /// Of a function's `rows` rows with these parameters, if examples are told apart and any of these is one.
-  /// Throws Error where rows_are_of() said nothing, or that of other numbers of rows.
+  /// The examples of a function's `rows` rows; empty if examples are not told apart or none of `parameters`
+  /// is a parameter. Throws Error if rows_are_of() was not called or its number of rows does not fit.
   ExampleRows examples_of(const char* function, Index rows,
                           std::initializer_list<const Tensor*> parameters) const;
 
-  /// An output tensor; it gets a gradient slot if this tape records and any of `inputs` has one.
+  /// Allocates an output tensor. It gets a gradient slot if this tape records and any of `inputs` has a slot.
   Tensor output(const Shape& shape, DType dtype, std::span<const Tensor* const> inputs);
   Tensor output(const Shape& shape, DType dtype, std::initializer_list<const Tensor*> inputs) {
     return output(shape, dtype, std::span(inputs.begin(), inputs.size()));
   }
-  /// Gives `tensor` a slot, making it a leaf whose gradient can be asked for after backward (tests,
+  /// Gives `tensor` a slot, which makes it a leaf with a gradient that can be read after backward (tests,
   /// re-computation).
   void watch(Tensor& tensor);
-  /// A handle of the same elements with a slot of its own, where `tensor` has one: what comes back through it
-  /// is seen on the way, by a node from `tensor` to it.
+  /// A handle of the same elements with its own slot, if `tensor` has one. A node recorded from `tensor` to
+  /// it then runs when the gradient passes through.
   Tensor tap(const Tensor& tensor);
-  /// Rows [begin, end) of x as a view, whose gradient is those rows of x's gradient. Each range wants a node
-  /// from x to it, which backward always runs: rows that no gradient flows into are zeros. x must have no
-  /// other use than ranges that together are all its rows, each once.
+  /// Rows [begin, end) of x as a view. Its gradient is the same rows of x's gradient. Record a node from x to
+  /// each range; backward always runs it, with zeros for rows that no gradient reached. The ranges of x must
+  /// cover each row exactly once, and x must have no other use.
   Tensor range(const Tensor& x, Index begin, Index end);
 
-  /// Remembers how gradients flow from `outputs` to `inputs`. `backward` is called as backward(Tape&) when at
-  /// least one output has a gradient; it must be trivially destructible but for Tensor handles of arena or
-  /// longer-lived memory. `name` must outlive the tape. Does nothing where no output has a slot.
+  /// Records how gradients flow from `outputs` to `inputs`. `backward` is called as backward(Tape&) if at
+  /// least one output has a gradient. It is never destroyed, so it must be trivially destructible except for
+  /// Tensor handles of memory that the arena owns or that lives longer. `name` must outlive the tape. Does
+  /// nothing if no output has a slot.
   template <class Backward>
   void record(const char* name, std::span<const Tensor* const> inputs,
               std::initializer_list<const Tensor*> outputs, Backward backward);
@@ -122,16 +129,16 @@ class Tape {
     record(name, std::span(inputs.begin(), inputs.size()), outputs, std::move(backward));
   }
 
-  /// The gradient that has arrived at an output; zeros where nothing flowed into this one of several outputs.
+  /// The gradient that has arrived at an output; zeros if none reached this one of several outputs.
   Tensor gradient(const Tensor& output);
-  /// Where a function's backward adds its contribution to `input`, which must have a slot.
+  /// The target for a function's contribution to the gradient of `input`, which must have a slot.
   GradientTarget into(const Tensor& input);
 
-  /// Adds `dy` itself to `input`'s gradient, where it wants one. The first contribution is not copied:
-  /// `input` takes the memory over, so a function calls this last of all that it does with dy.
+  /// Adds `dy` to `input`'s gradient, if `input` has a slot. The first contribution is not copied: `input`
+  /// takes over the memory of dy, so a function calls this after its last use of dy.
   void hand_on(const Tensor& dy, const Tensor& input);
 
-  /// A tensor to start from and the gradient it starts with (same shape and dtype).
+  /// A tensor to start from, and its gradient (same shape and dtype).
   struct Loss {
     Tensor values, seed;
   };
@@ -139,10 +146,10 @@ class Tape {
   void backward(std::span<const Loss> losses);
   void backward(const Tensor& loss, const Tensor& seed) { backward(std::array{Loss{loss, seed}}); }
 
-  /// Name of the first recorded function whose output is not finite, or null; for saying where a NaN began.
+  /// Name of the first recorded function whose output is not finite, or null; used to report where a NaN
+  /// began.
   const char* first_non_finite() const;
-  /// A label that functions recorded from now on carry ("layers.1.moe"); shown when something goes wrong in
-  /// them.
+  /// Sets the label of functions recorded from now on ("layers.1.moe"), which error messages show.
   void enter(const char* scope) { scope_ = scope; }
   const char* non_finite_scope() const { return non_finite_scope_; }
 
@@ -170,9 +177,9 @@ class Tape {
   bool recording_, may_plan_ = true;
   ExampleRows examples_;
   Node* last_ = nullptr;
-  std::array<Tensor, 16> free_;  // memory of gradients that are done with, the latest last
+  std::array<Tensor, 16> free_;  // memory of finished gradients, the latest last
   std::size_t free_count_ = 0;
-  const char *scope_ = "", *walking_ = "";  // what is recorded, or walked
+  const char *scope_ = "", *walking_ = "";  // labels of what is recorded, and of what is walked
   mutable const char* non_finite_scope_ = "";
 };
 
@@ -183,12 +190,13 @@ void Tape::record(const char* name, std::span<const Tensor* const> inputs,
   for (const Tensor* output : outputs) wanted = wanted || output->slot;
   if (!wanted) return;
   Node& node = add(name, inputs, outputs);
-  // Never destroyed: the arena forgets it. Tensor handles of borrowed memory have no owner to release.
+  // Never destroyed: the arena just reuses its memory. Tensor handles of borrowed memory have no owner to
+  // release.
   node.closure = new (arena_.allocate(sizeof(Backward))) Backward(std::move(backward));
   node.run = [](void* closure, Tape& tape) { (*static_cast<Backward*>(closure))(tape); };
 }
 
-/// Until the end of a scope, functions are given rows of other examples.
+/// Replaces the tape's example rows until the end of a scope.
 class ExampleScope {
  public:
   ExampleScope(Tape& tape, const ExampleRows& rows) : tape_(tape), before_(tape.examples()) {

@@ -1,12 +1,12 @@
-// For functions whose kernels only ever add to a gradient.
+// For functions with kernels that can only add to a gradient.
 #pragma once
 
 #include "autograd/tape.h"
 
 namespace conclave::functions {
 
-/// Where such a kernel adds up what comes to `input`: its gradient, cleared where this is the first
-/// contribution; undefined where nobody wants it.
+/// The gradient of `input` for such a kernel to add to; zeroed if this is the first contribution. Undefined
+/// if `input` has no slot.
 inline Tensor accumulator(Tape& tape, const Tensor& input) {
   if (!input.slot) return {};
   const auto [gradient, write] = tape.into(input);

@@ -1,4 +1,4 @@
-// For functions whose kernels only ever assign gradients.
+// For functions with kernels that can only assign gradients.
 #pragma once
 
 #include <array>
@@ -8,8 +8,9 @@
 
 namespace conclave::functions {
 
-/// Calls kernel(gradients), which assigns a tensor like each of `inputs`. What an input's gradient has
-/// already is added afterwards, and what nobody wants is scratch.
+/// Calls kernel(gradients), which assigns one tensor like each of `inputs`. If an input already has a
+/// gradient, the result is added to it afterwards. For inputs without a slot, the kernel writes to scratch
+/// memory.
 template <std::size_t kCount, class Kernel>
 void assign_gradients(Tape& tape, const std::array<Tensor, kCount>& inputs, Kernel kernel) {
   std::array<GradientTarget, kCount> targets;

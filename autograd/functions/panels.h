@@ -1,12 +1,12 @@
-// For functions whose weights inference packs once.
+// For functions with weights that inference packs once.
 #pragma once
 
 #include "autograd/functions/functions.h"
 
 namespace conclave::functions {
 
-/// kernels::pack_weight() of a parameter for inference [groups, out, in], made by the first pass that does
-/// not record for all that follow; undefined where the weight is anything else, or on a device.
+/// The packed form (kernels::pack_weight()) of a parameter [groups, out, in] for inference. The first pass
+/// that does not record makes it; later passes reuse it. Undefined for any other weight, and on a device.
 inline Tensor panels_of(const Tape& tape, const Tensor& weight) {
   if (tape.recording() || !weight.slot || !weight.slot->panels || weight.device() != Device::cpu) return {};
   Tensor& panels = *weight.slot->panels;

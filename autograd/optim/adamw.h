@@ -11,8 +11,8 @@ namespace conclave {
 struct OptimizerOptions {
   double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8;
   double weight_decay = 0.01;
-  bool adaptive = true;  ///< false: plain steps, as AdamWOptions says
-  double ema = 0;        ///< decay of the parameters' moving average; 0: none is kept
+  bool adaptive = true;  ///< false: plain gradient steps, see AdamWOptions
+  double ema = 0;        ///< decay of the parameters' moving average; 0: no average
 };
 
 class AdamW {
@@ -27,9 +27,9 @@ class AdamW {
   bool has_average() const { return options_.ema > 0; }
   /// Exchanges the parameters with their moving average; calling it again undoes it.
   void swap_average();
-  /// Forgets all past updates: the next is number 1.
+  /// Clears the state of all past updates; the next update must be number 1.
   void restart();
-  /// Has the moving average begin anew, with the parameters as they are.
+  /// Restarts the moving average from the current parameters.
   void restart_average();
 
   /// The optimizer's state of one parameter, in its shape, for a checkpoint.
@@ -44,12 +44,12 @@ class AdamW {
   OptimizerOptions options_;
   Arena state_;
   std::vector<Tensor> first_, second_, average_;  // one flat tensor per segment
-  Tensor numbers_;                                // of the step, for all segments
+  Tensor numbers_;                                // scalars of the step, for all segments
   Replay updates_;
 };
 
-/// The factor that brings a gradient of norm `norm` down to `clip_norm`; 1 where it is within it or clip_norm
-/// is 0.
+/// The factor that scales a gradient of norm `norm` down to `clip_norm`; 1 if the norm is no larger or
+/// clip_norm is 0.
 double clip_scale(double norm, double clip_norm);
 
 }  // namespace conclave

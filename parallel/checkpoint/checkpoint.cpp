@@ -24,10 +24,11 @@ std::optional<std::int64_t> step_of(std::string_view name) {
   return step;
 }
 
-// Of the folders "earlier", "earlier-2", ... of `directory`, the first that is not there.
+// Returns the first of the folders "earlier", "earlier-2", ... of `directory` that does not exist.
 std::filesystem::path unused_folder(const std::filesystem::path& directory) {
   std::filesystem::path folder = directory / "earlier";
-  std::error_code ignored;  // of what cannot be looked at, in which nothing can be put either
+  std::error_code
+      ignored;  // a path that cannot be examined counts as unused; using it then fails with an error
   for (int number = 2; std::filesystem::exists(std::filesystem::symlink_status(folder, ignored)); ++number)
     folder = directory / fmt::format("earlier-{}", number);
   return folder;
@@ -110,7 +111,7 @@ std::optional<std::string> newest_checkpoint(const std::string& directory, std::
       const CheckpointReader reader(file->path);
       if (verified) reader.verify_all();
       return file->path;
-    } catch (const std::exception& error) {  // damage may also look like a size that no memory has
+    } catch (const std::exception& error) {  // damaged sizes may also cause std::bad_alloc
       if (warnings != nullptr) warnings->push_back(error.what());
     }
   }

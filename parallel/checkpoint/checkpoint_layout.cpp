@@ -1,4 +1,5 @@
-// agree(): check what is mine, compare what must be equal, gather who holds which rows, assign.
+// agree() checks this rank's entries, compares what must be equal on all ranks, gathers which rank holds
+// which rows, and assigns the writers.
 #include "parallel/checkpoint/checkpoint_layout.h"
 
 #include <algorithm>
@@ -16,7 +17,7 @@ std::string describe(const TensorEntry& entry) {
                      entry.sharded ? " sharded" : "");
 }
 
-// What is wrong with this rank's entries by themselves; empty: nothing.
+// Returns what is wrong with this rank's entries alone, or "".
 std::string complaint(std::span<const TensorEntry> entries) {
   try {
     std::set<std::string> names;
@@ -88,7 +89,7 @@ CheckpointLayout CheckpointLayout::agree(std::span<const TensorEntry> entries, C
                    Tensor::borrow(all.data(), {group.size(), count, 2}, DType::i64));
 
   CheckpointLayout layout;
-  std::vector<std::uint64_t> load(ranks, 0);  // bytes each rank writes so far
+  std::vector<std::uint64_t> load(ranks, 0);  // bytes assigned to each rank so far
   const auto assign = [&](std::size_t tensor) {
     const TensorEntry& entry = entries[tensor];
     const auto range_of = [&](std::size_t rank) {

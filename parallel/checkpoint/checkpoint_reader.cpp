@@ -1,5 +1,5 @@
-// Opening looks at everything but the tensors' values: what can be wrong cheaply is found before training
-// starts. Values are verified as they are read.
+// Opening checks everything except the tensors' values, so that cheap-to-find problems are found before
+// training starts. Values are verified when they are read.
 #include "parallel/checkpoint/checkpoint_reader.h"
 
 #include <fcntl.h>
@@ -149,7 +149,7 @@ void CheckpointReader::read(const TensorEntry& entry) const {
   check(entry);
   const Info& stored = info(entry.name);
   const bool whole = entry.values.numel() == stored.shape.numel();
-  if (stored.checksums.size() == 1 && !whole) {  // the checksum is of more than this rank's rows
+  if (stored.checksums.size() == 1 && !whole) {  // the checksum covers more rows than this rank's
     entry.values.copy_from(read(entry.name).rows(entry.first_row, entry.first_row + entry.values.size(0)));
     return;
   }
@@ -190,7 +190,7 @@ void CheckpointReader::load(std::span<const TensorEntry> entries) const {
   std::vector<Tensor> staged;
   std::string error;
   try {
-    for (const TensorEntry& entry : entries) check(entry);  // all cheap complaints before any reading
+    for (const TensorEntry& entry : entries) check(entry);  // cheap checks before any reading
     for (const TensorEntry& entry : entries) {
       TensorEntry copy = entry;
       copy.values = Tensor::empty(entry.values.shape(), entry.values.dtype());

@@ -1,6 +1,6 @@
-// Loads what CheckpointWriter wrote, on any number of ranks: each rank opens the file by itself and reads the
-// rows it holds. Whatever is handed out has passed its checksum. Every Error names the file, and the tensor
-// where it is about one.
+// Loads a checkpoint on any number of ranks: each rank opens the file by itself and reads the rows it holds.
+// All data returned have passed their checksums. Every Error names the file, and the tensor if it is about
+// one.
 #pragma once
 
 #include <map>
@@ -17,8 +17,8 @@ namespace conclave {
 
 class CheckpointReader {
  public:
-  /// Throws Error unless `path` is a complete checkpoint of this schema version with intact state. Not
-  /// collective. With a group, load() succeeds or fails on all of its ranks together.
+  /// Throws Error unless `path` is a complete checkpoint of this schema version with intact state. Opening is
+  /// not collective. With a group, load() succeeds or fails on all of its ranks together.
   explicit CheckpointReader(std::string path) : CheckpointReader(std::move(path), nullptr) {}
   CheckpointReader(std::string path, Communicator& group) : CheckpointReader(std::move(path), &group) {}
   ~CheckpointReader();
@@ -31,20 +31,21 @@ class CheckpointReader {
   bool has(const std::string& name) const { return tensors_.contains(name); }
   Shape shape(const std::string& name) const { return info(name).shape; }  ///< global
   DType dtype(const std::string& name) const { return info(name).dtype; }
-  /// Whether its rows were divided among ranks, and have a checksum each.
+  /// Whether the rows were divided over ranks when written, which gives each row its own checksum.
   bool sharded(const std::string& name) const { return info(name).checksums.size() != 1; }
 
-  /// Fills entry.values, of the file's dtype and within its shape; throws Error and may have written part of
-  /// it where the file is damaged.
+  /// Reads into entry.values, which must have the file's dtype and lie within its shape. Throws Error; if the
+  /// file is damaged, part of entry.values may have been overwritten.
   void read(const TensorEntry& entry) const;
-  /// The whole tensor, on the heap.
+  /// Reads the whole tensor into heap memory.
   Tensor read(const std::string& name) const;
 
-  /// Reads and verifies all entries first and copies them only then: after an Error, no entry of any rank of
-  /// the group has changed. Collective over the group, if there is one. Takes as much memory again meanwhile.
+  /// Reads and verifies all entries before it copies any of them: after an Error, no entry on any rank of the
+  /// group has changed. Collective over the group, if there is one. Temporarily needs as much memory again as
+  /// the entries.
   void load(std::span<const TensorEntry> entries) const;
 
-  /// Reads every tensor and compares the checksums; throws Error for the first that differs.
+  /// Reads every tensor and compares its checksums; throws Error at the first mismatch.
   void verify_all() const;
 
  private:

@@ -1,4 +1,4 @@
-// write() is the sequence; each step ends with all ranks agreeing that it worked on all of them.
+// write() runs the phases of a save; after each phase all ranks agree whether it succeeded on all of them.
 #include "parallel/checkpoint/checkpoint_writer.h"
 
 #include <fcntl.h>
@@ -17,7 +17,7 @@
 namespace conclave {
 namespace {
 
-// Well below what writing takes, well above what a test for completion costs.
+// Well below the time of a write, and well above the cost of a test for completion.
 constexpr auto kPollInterval = std::chrono::milliseconds(1);
 
 MPI_Comm mpi_handle(Communicator& group) {
@@ -26,7 +26,7 @@ MPI_Comm mpi_handle(Communicator& group) {
   return mpi->handle();
 }
 
-// What `body` throws, as text; empty if nothing.
+// Returns the message of what `body` throws, or "".
 template <class Body>
 std::string error_of(Body&& body) {
   try {
@@ -37,7 +37,7 @@ std::string error_of(Body&& body) {
   }
 }
 
-// 16 characters that no other writer has, the same on all ranks.
+// 16 random characters, unique to a writer and the same on all its ranks.
 std::string new_mark(Communicator& group) {
   std::random_device random;
   return group.broadcast(fmt::format("{:08x}{:08x}", random(), random()), 0);
@@ -98,7 +98,7 @@ void CheckpointWriter::prepare(std::span<const TensorEntry> entries, std::int64_
     signature_ = signature;
   }
   if (!staging_.defined() || staging_.bytes() < layout_.staging_bytes) {
-    staging_ = Tensor();  // gives back the old one first
+    staging_ = Tensor();  // frees the old buffer first
     staging_ =
         Tensor::zeros({static_cast<Index>(std::max<std::size_t>(layout_.staging_bytes, 1))}, DType::u8);
   }
@@ -127,7 +127,7 @@ SaveOutcome CheckpointWriter::write() {
   outcome.bytes = layout_.total_bytes;
   try {
     write_or_explain(outcome);
-  } catch (const std::exception& error) {  // of MPI itself: ranks cannot agree on anything any more
+  } catch (const std::exception& error) {  // an MPI failure: the ranks cannot agree on anything after it
     outcome.message = error.what();
   }
   outcome.saved = outcome.message.empty();
@@ -139,7 +139,7 @@ SaveOutcome CheckpointWriter::write() {
 void CheckpointWriter::write_or_explain(SaveOutcome& outcome) {
   const bool first = group_->rank() == 0;
   gather_checksums();
-  std::optional<AtomicFile> file;  // on rank 0; removes the temporary on the way out unless committed
+  std::optional<AtomicFile> file;  // on rank 0; removes the temporary file unless committed
 
   const std::string laying_out = error_of([&] {
     if (!first) return;
@@ -160,7 +160,7 @@ void CheckpointWriter::write_or_explain(SaveOutcome& outcome) {
 void CheckpointWriter::gather_checksums() {
   std::ranges::fill(checksums_, Xxh3Digest{});
   for (const auto& plan : layout_.tensors)
-    if (plan.shape.numel() == 0)  // nobody writes it, and all know its checksum: rank 0 tells
+    if (plan.shape.numel() == 0)  // no rank writes an empty tensor; rank 0 contributes its checksum
       if (group_->rank() == 0)
         std::fill_n(checksums_.begin() + plan.first_checksum, plan.checksums, xxh3_128("", 0));
   for (const CheckpointLayout::Part& part : layout_.parts) {
@@ -194,7 +194,7 @@ void CheckpointWriter::lay_out(const std::string& path) const {
   });
 }
 
-// Returns this rank's error. Every rank reaches every agreement and both collective calls.
+// Returns this rank's error. Every rank takes part in every agreement and in both collective calls.
 std::string CheckpointWriter::write_parts(const std::string& path) {
   SaveOutcome ignored;
   std::optional<FileDescriptor> descriptor;  // kept open for fsync
@@ -222,7 +222,7 @@ std::string CheckpointWriter::write_parts(const std::string& path) {
               failed);
     }
   });
-  agreed(error, ignored);  // so that closing, which waits without sleeping, finds the others there
+  agreed(error, ignored);  // lets ranks arrive at close() together, because close() waits without sleeping
   if (file) {
     const Hdf5Lock lock;
     const std::string closing = error_of([&] { file->close(path + ": cannot be closed"); });
@@ -238,8 +238,8 @@ void CheckpointWriter::retire_old() const {
       keep_ == 0 ? 0 : files.size() - std::min(files.size(), static_cast<std::size_t>(keep_));
   for (const CheckpointFile& file : files) {
     if (excess == 0) return;
-    if (file.step == state_.step) continue;  // whatever its number: it is the one known to be good
-    std::error_code ignored;                 // it will be tried again at the next save
+    if (file.step == state_.step) continue;  // always keep the newly written file: it is known to be good
+    std::error_code ignored;                 // removal is tried again at the next save
     std::filesystem::remove(file.path, ignored);
     --excess;
   }

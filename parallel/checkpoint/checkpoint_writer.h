@@ -1,20 +1,21 @@
-// Saves while training goes on: save() copies what this rank has to write into a staging buffer and returns;
-// a background thread, with a communicator of its own, does the rest. A file is there under its final name
-// only when all of it is on disk, and a save that fails (disk full, quota, permissions) fails on all ranks
-// alike, leaves the older checkpoints as they are, and does not stop training.
+// Saves while training continues: save() copies this rank's part into a staging buffer and returns; a
+// background thread with its own communicator does the rest. A file appears under its final name only once
+// all of it is on disk. A save that fails (disk full, quota, permissions) fails on all ranks, leaves the
+// older checkpoints as they are, and does not stop training.
 //
-// How it is written, and why not with collective HDF5 throughout: in parallel HDF5 every rank takes part in
-// every change of metadata, and nothing says that the others return when the disk fills up under one of them;
-// HDF5 1.10 cannot even close such a file. Therefore rank 0 alone lays out the file (all groups, attributes,
-// checksums, and the place of every dataset) and takes all its blocks from the file system, where running out
-// of space is one rank's Error. Then all ranks open it through MPI-IO and write their rows independently,
-// touching no metadata; a rank whose write fails still meets the others in closing the file. Between the
-// phases ranks agree on success by polling, not spinning: a slow disk costs training no processor time.
+// Why files are not written with collective HDF5 throughout: in parallel HDF5 every rank takes part in every
+// change of metadata, and nothing guarantees that the other ranks return when the disk fills up under one of
+// them; HDF5 1.10 cannot even close such a file. Therefore rank 0 alone lays out the file (all groups,
+// attributes, checksums, and the place of every dataset) and reserves all its blocks in the file system,
+// where running out of space is an Error on one rank. Then all ranks open the file through MPI-IO and write
+// their rows independently, without changing metadata; a rank whose write fails still joins the others in
+// closing the file. Between the phases the ranks agree on success by polling with sleeps, so that a slow disk
+// costs training no processor time.
 //
-// Every writer gives its temporaries names of its own. Open MPI 4 guards a file opened by several ranks with
-// a semaphore of the machine that is named after the file, without its directory: under one name, jobs that
-// save the same step into different directories wait for each other, and a rank killed while it opens the
-// file would stop, for as long as the machine is up, every later job that saves this step.
+// Every writer gives its temporary files unique names. Open MPI 4 guards a file opened by several ranks with
+// a semaphore that is global to the machine and named after the file without its directory. With a shared
+// name, jobs that save the same step into different directories would wait for each other, and a rank killed
+// while it opens the file would block every later job that saves this step until the machine restarts.
 #pragma once
 
 #include <functional>
@@ -34,38 +35,39 @@ namespace conclave {
 
 class CheckpointWriter {
  public:
-  /// Called on rank 0 for each save as it ends, from the background thread if asynchronous. Must not throw.
+  /// Called on rank 0 at the end of each save; from the background thread if asynchronous. Must not throw.
   using Report = std::function<void(const SaveOutcome&)>;
 
-  /// Collective over `world` (MPI). `directory` must be one that all ranks share; it is made when needed.
-  /// `keep`: how many checkpoints stay, 0 for all. Writers of one process must not save at the same time.
+  /// Collective over `world` (MPI). `directory` must be shared by all ranks; it is created when needed.
+  /// `keep`: how many checkpoints to keep, 0 for all. Writers of one process must not save at the same time.
   CheckpointWriter(std::string directory, Communicator& world, int keep, bool asynchronous,
                    Report report = {});
-  /// Waits for the save under way.
+  /// Waits for a save under way.
   ~CheckpointWriter();
   CheckpointWriter(const CheckpointWriter&) = delete;
   CheckpointWriter& operator=(const CheckpointWriter&) = delete;
 
-  /// Agrees on who writes what and takes the staging buffer, as the first save() would; returns its bytes.
-  /// For start-up, so that memory is planned. Collective; throws Error as save() does.
+  /// Agrees on which rank writes which rows and allocates the staging buffer, as the first save() would;
+  /// returns the buffer's size in bytes. For start-up, so that memory is planned. Collective; throws Error as
+  /// save() does.
   std::size_t prepare(std::span<const TensorEntry> entries);
 
-  /// Collective. Waits for the save before it, copies, and returns (asynchronous) or finishes (not). The
-  /// entries may change as soon as it returns. `state` is taken from rank 0, but `step` must be everyone's.
-  /// Throws Error, on all ranks, where the entries are malformed or do not go together; what fails later, and
-  /// is not the caller's mistake, is in the SaveOutcome.
+  /// Collective. Waits for the previous save, copies the entries, and returns at once (asynchronous) or after
+  /// the save (not asynchronous). The entries may change as soon as it returns. `state` is taken from rank 0,
+  /// but `step` must be the same on every rank. Throws Error on all ranks if the entries are malformed or
+  /// inconsistent; later failures, which are not the caller's mistake, are reported in the SaveOutcome.
   void save(std::span<const TensorEntry> entries, const CheckpointState& state);
 
-  /// Waits, and gives the staging buffer back until the next save: for who has little memory and much time.
+  /// Waits, and frees the staging buffer until the next save: for programs with little memory and much time.
   void release();
 
-  /// Waits for the save under way, if any. Returns what became of the last one; nothing where none was begun.
+  /// Waits for the save under way, if any. Returns the outcome of the last save; empty if there was none.
   const std::optional<SaveOutcome>& wait();
 
  private:
   void prepare(std::span<const TensorEntry> entries, std::int64_t step);
   SaveOutcome write();
-  /// Leaves the reason in outcome.message where it failed.
+  /// If the save fails, sets outcome.message to the reason.
   void write_or_explain(SaveOutcome& outcome);
   void lay_out(const std::string& path) const;
   std::string write_parts(const std::string& path);
@@ -79,9 +81,9 @@ class CheckpointWriter {
 
   std::string directory_;
   std::unique_ptr<Communicator>
-      group_;         // the training thread's between saves, the background thread's in one
-  std::string mark_;  // in the names of this writer's temporaries, and of no other's
-  MPI_Comm handle_;   // group_'s, for HDF5
+      group_;         // used by the training thread between saves, by the background thread during one
+  std::string mark_;  // unique to this writer, in the names of its temporary files
+  MPI_Comm handle_;   // group_'s MPI handle, for HDF5
   int keep_;
   bool asynchronous_;
   Report report_;
@@ -89,7 +91,7 @@ class CheckpointWriter {
   std::optional<std::uint64_t> signature_;
   CheckpointLayout layout_;
   Tensor staging_;
-  std::vector<Xxh3Digest> checksums_;  // of the whole file; its memory is taken before a save begins
+  std::vector<Xxh3Digest> checksums_;  // of the whole file; allocated before a save begins
   CheckpointState state_;
   std::future<SaveOutcome> under_way_;
   std::optional<SaveOutcome> last_;

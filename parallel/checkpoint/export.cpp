@@ -1,4 +1,4 @@
-// One rank writes here, so this is plain HDF5.
+// Only one rank writes an export, so this uses HDF5 without MPI-IO.
 #include "parallel/checkpoint/export.h"
 
 #include "core/durable_file.h"

@@ -1,4 +1,4 @@
-// Each helper opens what it needs and lets it go in reverse order.
+// Each helper opens the handles it needs and closes them in reverse order.
 #include "parallel/checkpoint/hdf5_file.h"
 
 #include <algorithm>
@@ -25,8 +25,8 @@ void write_attribute(hid_t object, const char* name, hid_t type, hid_t space, co
   check_hdf5(H5Awrite(attribute, type, value), doing);
 }
 
-// Calls move(memory_space, file_space, offset in bytes) for boxes of at most kTransferBytes that cover the
-// box at `start` of `count`, in order.
+// Splits the box at `start` of size `count` into boxes of at most kTransferBytes, and calls
+// move(memory_space, file_space, offset in bytes) for each, in order.
 template <class Move>
 void for_boxes(const Shape& shape, Shape start, Shape count, std::size_t element, Index& offset,
                Move&& move) {

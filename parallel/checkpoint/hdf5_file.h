@@ -1,5 +1,5 @@
-// HDF5's C interface with handles that close themselves and errors that say why. The library here is not made
-// for several threads: whoever calls it holds an Hdf5Lock, of which the process has one.
+// HDF5's C interface with handles that close themselves and errors that include HDF5's reasons. The HDF5
+// library used here is not thread-safe: every caller holds an Hdf5Lock, a lock of the whole process.
 #pragma once
 
 #define OMPI_SKIP_MPICXX 1
@@ -17,7 +17,7 @@
 
 namespace conclave {
 
-/// Held, as often as it likes, by the one thread that is in HDF5; keeps HDF5's error reports off stderr.
+/// A recursive lock for the one thread that may call HDF5. Also turns off HDF5's error output on stderr.
 /// Declare it before any handle.
 class Hdf5Lock {
  public:
@@ -27,21 +27,21 @@ class Hdf5Lock {
   std::lock_guard<std::recursive_mutex> guard_;
 };
 
-/// Throws Error "`doing`: reason", with the innermost reasons on HDF5's error stack, where result < 0.
+/// If result < 0, throws Error "`doing`: reason" with the innermost reasons on HDF5's error stack.
 void check_hdf5(herr_t result, const std::string& doing);
 
 /// An HDF5 id that is closed with the object.
 class Hdf5Id {
  public:
   using Close = herr_t (*)(hid_t);
-  /// Takes over `id`; throws Error as check_hdf5 does where it is negative.
+  /// Takes ownership of `id`; throws Error as check_hdf5 does if `id` is negative.
   Hdf5Id(hid_t id, Close close, const std::string& doing);
   Hdf5Id(Hdf5Id&& other) noexcept : id_(std::exchange(other.id_, H5I_INVALID_HID)), close_(other.close_) {}
   ~Hdf5Id();
   Hdf5Id& operator=(Hdf5Id&&) = delete;
 
   operator hid_t() const { return id_; }  // NOLINT: stands for the id in every HDF5 call
-  /// Closes now, to learn whether that worked; throws Error where it did not. Closed either way.
+  /// Closes now; throws Error if HDF5 reports a failure. The id counts as closed either way.
   void close(const std::string& doing);
 
  private:
@@ -54,8 +54,8 @@ hid_t hdf5_type(DType dtype);  ///< as stored: little-endian; bf16 as unsigned 1
 Hdf5Id hdf5_space(std::span<const Index> extents);  ///< scalar where there are none
 Hdf5Id hdf5_string(std::size_t length);             ///< UTF-8 of a fixed length in bytes, padded with zeros
 
-/// On this rank alone, for reading, or for writing rows of what is there, unbuffered: a write that fails does
-/// so when it is made, and not when the file is closed.
+/// Opens a file on this rank alone, for reading, or for writing rows of existing datasets. Writes are
+/// unbuffered, so a write that fails does so at the call and not when the file is closed.
 Hdf5Id open_hdf5(const std::string& path, bool writable = false);
 
 void write_attribute(hid_t object, const char* name, const std::string& text);
@@ -65,7 +65,7 @@ std::int64_t read_integer_attribute(hid_t object, const char* name);
 void write_checksums(hid_t object, std::span<const Xxh3Digest> checksums);
 std::vector<Xxh3Digest> read_checksums(hid_t object);
 
-/// Moves rows [first_row, first_row + rows) of a dataset of `shape`; scalars have one row. `transfer` is
+/// Transfers rows [first_row, first_row + rows) of a dataset of `shape`; scalars have one row. `transfer` is
 /// H5P_DEFAULT or a data transfer property list.
 void write_rows(hid_t dataset, const Shape& shape, DType dtype, Index first_row, Index rows,
                 const void* values, hid_t transfer = H5P_DEFAULT);

@@ -1,4 +1,4 @@
-// A virtual file driver of HDF5 (H5FDpublic.h); what is not set here does not apply to files in memory.
+// A virtual file driver of HDF5 (H5FDpublic.h). Callbacks not set here do not apply to files in memory.
 #include "parallel/checkpoint/hdf5_image.h"
 
 #include <algorithm>
@@ -47,7 +47,7 @@ struct Hdf5Image::Driver {
     try {
       of(handle).write(offset, static_cast<const std::byte*>(data), size);
       return 0;
-    } catch (const std::exception&) {  // out of memory; nothing may be thrown through HDF5
+    } catch (const std::exception&) {  // out of memory; exceptions must not pass through HDF5
       return -1;
     }
   }

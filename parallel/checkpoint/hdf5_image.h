@@ -1,8 +1,8 @@
-// A file of HDF5's in memory. HDF5 cannot let go of a file whose metadata it cannot write: closing it fails,
-// and the program crashes later, when the library closes it once more on exit. So the layout of a file is
-// made here, where writing cannot fail, and then copied to the disk by system calls that can. The image is
-// sparse: it holds what HDF5 wrote and not the places of tensors still to come. (HDF5's own "core" driver
-// would hold them, too.)
+// An HDF5 file in memory. HDF5 cannot release a file whose metadata it cannot write: closing it fails, and
+// the program crashes later, when the library closes the file again at exit. So a file's layout is created in
+// memory, where writing cannot fail, and then copied to disk by system calls, which report their errors. The
+// image is sparse: it holds what HDF5 wrote, but not the places of tensors that are written later. (HDF5's
+// own "core" driver would hold these, too.)
 #pragma once
 
 #include <cstddef>
@@ -21,13 +21,14 @@ class Hdf5Image {
   Hdf5Image(const Hdf5Image&) = delete;
   Hdf5Image& operator=(const Hdf5Image&) = delete;
 
-  /// Files created with `access` (a file access property list) are this image. One at a time.
+  /// Directs files created with `access` (a file access property list) to this image. One file at a time.
   void receive_from(hid_t access);
-  /// Gives `disk` the size and the contents of the image and takes room for the holes; throws Error.
+  /// Sets the size of `disk`, reserves space for all of it including the holes, and writes the contents.
+  /// Throws Error.
   void copy_to(FileDescriptor& disk) const;
 
  private:
-  struct Driver;  // HDF5's calls
+  struct Driver;  // the functions that HDF5 calls
   struct Opened {
     H5FD_t handle{};  // first: HDF5 hands out its address
     Hdf5Image* image = nullptr;
@@ -41,7 +42,7 @@ class Hdf5Image {
   Opened opened_;
   haddr_t allocated_ = 0;
   std::uint64_t size_ = 0;
-  std::map<std::uint64_t, Page> pages_;  // by number
+  std::map<std::uint64_t, Page> pages_;  // by page number
 };
 
 }  // namespace conclave

@@ -1,4 +1,4 @@
-// The layout is made in an image in memory (hdf5_image.h says why) and then copied to the disk.
+// The layout is created in an image in memory (see hdf5_image.h for the reason) and then copied to disk.
 #include "parallel/checkpoint/hdf5_structure.h"
 
 #include <fcntl.h>
@@ -11,7 +11,8 @@
 namespace conclave {
 namespace {
 
-// Tensors from this size on begin at a page of their own: ranks on different machines share fewer pages.
+// Tensors of at least this size begin at a page boundary, so that ranks on different machines share fewer
+// pages.
 constexpr hsize_t kAlignFrom = 64 << 10, kAlignTo = 4 << 10;
 constexpr hsize_t kMetadataBlock = 64 << 10;
 

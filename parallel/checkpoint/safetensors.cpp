@@ -1,5 +1,5 @@
-// Tensors go in the order of their element sizes, widest first: without gaps between them, each is then
-// aligned.
+// Tensors are written in order of element size, largest first, so that each is aligned without gaps between
+// them.
 #include "parallel/checkpoint/safetensors.h"
 
 #include <fcntl.h>

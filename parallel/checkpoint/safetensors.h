@@ -1,5 +1,5 @@
-// The safetensors format of Hugging Face: 8 bytes little-endian length, a JSON header of that length that
-// names dtype, shape and place of every tensor, then their bytes without gaps.
+// The safetensors format of Hugging Face: the header's length in 8 little-endian bytes, a JSON header with
+// the dtype, shape and place of every tensor, then the tensors' bytes without gaps.
 // https://github.com/huggingface/safetensors#format
 #pragma once
 
@@ -11,10 +11,10 @@
 
 namespace conclave {
 
-/// Writes the model's tensors ("model/..." without that prefix) of a checkpoint to `path`, verified, one
-/// tensor in memory at a time; the header's metadata tells the recipe's name, its TOML text, the step, and of
-/// the notes class_names (JSON) and quantization. `path` appears only when complete. For one rank to call.
-/// Throws Error.
+/// Writes the model's tensors of a checkpoint (names without the prefix "model/") to `path`. Verifies
+/// checksums, and holds one tensor in memory at a time. The header's metadata have the recipe's name and TOML
+/// text, the step, and from the notes class_names (JSON) and quantization. `path` appears only when complete.
+/// Call it on one rank. Throws Error.
 void export_safetensors(const CheckpointReader& checkpoint, const std::string& path,
                         const ExportNotes& notes);
 
@@ -28,8 +28,9 @@ struct SafetensorsFile {
   std::map<std::string, std::string> metadata;
 };
 
-/// The header of any file: every size is checked against the file's before memory is taken for it, and the
-/// tensors fill the file exactly. Throws Error, naming the file and the tensor.
+/// Reads the header of any file, also a damaged one: every size is checked against the file's size before
+/// memory is allocated for it, and the tensors must fill the file exactly. Throws Error, naming the file and
+/// the tensor.
 SafetensorsFile read_safetensors(const std::string& path);
 
 }  // namespace conclave
