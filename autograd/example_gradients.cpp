@@ -12,7 +12,8 @@
 namespace conclave {
 namespace {
 
-// Its gradient, now that it is known to be the only use in the pass.
+// The parameter's gradient. Backward has counted the uses, so this can check that it is the only use in the
+// pass.
 Tensor gradient_of(const char* function, const Tensor& parameter) {
   GradientSlot* slot = parameter.slot;
   require(slot && slot->parameter,
@@ -92,7 +93,7 @@ void ExampleGradients::add_squares(const ExampleRows& rows, std::span<const doub
     squares_[static_cast<std::size_t>(rows.examples[s])] += of_segments[s];
 }
 
-// Where there are several groups, a segment is of one of them.
+// The group of each segment; empty if there is one group. A segment must lie within one group.
 std::span<const Index> ExampleGradients::groups_of(const ExampleRows& rows, kernels::RowOffsets groups) {
   if (groups.size() <= 2) return {};
   const auto found = arena_.array<Index>(rows.segments.count());
@@ -194,7 +195,7 @@ void ExampleGradients::add_clipped(std::span<const double> factors) {
 void clip_factors(std::span<const double> squares, double bound, std::span<double> factors) {
   std::ranges::transform(squares, factors.begin(), [&](double square) {
     if (square <= bound * bound) return 1.0;
-    return std::isfinite(square) ? bound / std::sqrt(square) : 0.0;  // not a number: not let in
+    return std::isfinite(square) ? bound / std::sqrt(square) : 0.0;  // infinite or NaN: excluded
   });
 }
 

@@ -82,7 +82,7 @@ class ExampleGradients {
     Tensor values, input;  // by kind: dz and x; dy and ids; the gradients (values only)
     kernels::RowOffsets groups;
     std::span<const Index> group_of;  // [segments] group of each segment; empty if there is one group
-    Tensor parameter, bias;           // their gradients
+    Tensor parameter, bias;           // gradients of the parameter and of its bias
     Note* previous;
   };
 

@@ -25,7 +25,8 @@ GradcheckResult gradcheck(const std::function<Tensor(Tape&, std::span<const Tens
   const std::vector<Tensor> owners = inputs;
   for (Tensor& input : inputs) {
     require(input.dtype() == DType::f64, "gradcheck: inputs must be f64, not {}", name_of(input.dtype()));
-    input = Tensor::borrow(input.raw(), input.shape(), DType::f64);  // what a tape keeps is never released
+    input = Tensor::borrow(input.raw(), input.shape(),
+                           DType::f64);  // the tape never destroys handles, so they must not own memory
   }
   const auto loss = [&] {
     ArenaScope scope(arena);
@@ -63,7 +64,7 @@ GradcheckResult gradcheck(const std::function<Tensor(Tape&, std::span<const Tens
       const double numeric = (8 * (at(step) - at(-step)) - (at(2 * step) - at(-2 * step))) / (12 * step);
       const double exact = analytic[n].data<double>()[i];
       double error = std::fabs(exact - numeric) / std::max({1.0, std::fabs(exact), std::fabs(numeric)});
-      // A NaN would give way to whatever comes next.
+      // Comparisons with NaN are false, so a NaN would not be recorded as the worst.
       if (!std::isfinite(error)) error = std::numeric_limits<double>::infinity();
       if (error > result.worst) result = {error, static_cast<int>(n), i, exact, numeric};
     }

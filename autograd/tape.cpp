@@ -40,7 +40,7 @@ Tensor Tape::on_device(const Tensor& tensor) {
 Tensor Tape::keep_only(const Tensor& x, const Arena::Bytes& mark) {
   if (recording_ || device() != Device::cpu) return x;
   arena_.release(mark);
-  const Tensor kept = arena_.empty(x.shape(), x.dtype());  // it may overlap x, which lies behind
+  const Tensor kept = arena_.empty(x.shape(), x.dtype());  // may overlap x, which is at a higher address
   std::memmove(kept.raw(), x.raw(), x.bytes());
   return kept;
 }
@@ -95,8 +95,8 @@ Tape::Node& Tape::add(const char* name, std::span<const Tensor* const> inputs,
   return *node;
 }
 
-// A reshaped view may carry its tensor's slot: the same elements in the same order. A gradient has the shape
-// of whichever asked first, and is reshaped for the others.
+// A reshaped view may share its tensor's slot: it has the same elements in the same order. The gradient has
+// the shape of the handle that first asked for it, and is reshaped for the others.
 Tensor Tape::gradient(const Tensor& output) {
   assert(output.slot);
   GradientSlot& slot = *output.slot;
@@ -130,8 +130,8 @@ void Tape::hand_on(const Tensor& dy, const Tensor& input) {
   }
 }
 
-// The latest that is free and large enough, though not wastefully so. Planning takes new memory each time:
-// what fits into what depends on the sizes, and those of later steps are other ones.
+// Takes the most recently freed memory that is large enough but at most twice as large. Planning always takes
+// new memory: which sizes can share memory depends on the data, and sizes of later steps differ.
 Tensor Tape::gradient_memory(const Shape& shape, DType dtype) {
   const std::size_t bytes = static_cast<std::size_t>(shape.numel()) * size_of(dtype);
   for (std::size_t i = planning() ? 0 : free_count_; i-- > 0;) {
@@ -146,7 +146,7 @@ Tensor Tape::gradient_memory(const Shape& shape, DType dtype) {
   return arena_.empty(shape, dtype);
 }
 
-// The first of the ranges makes it for all.
+// The first range that asks allocates the gradient for all of them.
 Tensor Tape::gradient_within(const RowRange& range) {
   Tensor& gradient = range.whole.slot->gradient;
   if (!gradient.defined()) gradient = gradient_memory(range.whole.shape(), range.whole.dtype());
@@ -180,7 +180,7 @@ void Tape::backward(std::span<const Loss> losses) {
     require(seed.shape() == loss.shape() && seed.dtype() == loss.dtype(), "backward: seed {} {}, loss {} {}",
             name_of(seed.dtype()), seed.shape(), name_of(loss.dtype()), loss.shape());
   }
-  // An earlier walk over the same recording leaves gradients behind in the activations' slots.
+  // Clear the gradients that an earlier walk over this recording left in the activations' slots.
   for (Node* node = last_; node; node = node->previous) {
     for (GradientSlot* slot : node->outputs)
       if (slot) slot->gradient = Tensor();
@@ -205,7 +205,7 @@ void Tape::backward(std::span<const Loss> losses) {
     recycle(*node);
     for (GradientSlot* slot : node->inputs) settle(slot);
   }
-  // The counts stand again as recorded, for another walk.
+  // Restore the counts of pending uses as recorded, for another walk.
   for (Node* node = last_; node; node = node->previous)
     for (GradientSlot* slot : node->inputs)
       if (slot && !slot->parameter) ++slot->pending;

@@ -36,9 +36,8 @@ struct GradientSlot {
   void (*on_ready)(void* context,
                    GradientSlot& slot) = nullptr;  ///< called when pending falls to 0 in backward
   void* context = nullptr;
-  const RowRange* range =
-      nullptr;               ///< set by Tape::range: rows of the tensor whose gradient contains this one
-  Tensor* panels = nullptr;  ///< set for parameters in inference: points to Parameter::panels
+  const RowRange* range = nullptr;  ///< set by Tape::range: where this gradient is
+  Tensor* panels = nullptr;         ///< set for parameters in inference: points to Parameter::panels
 };
 
 /// A gradient to write to, and how to write: the first contribution assigns, later ones add.

@@ -33,9 +33,9 @@ Tensor grouped_linear(Tape& tape, const Tensor& x, kernels::RowOffsets offsets, 
 Tensor convolution(Tape& tape, const Tensor& x, const Tensor& weight, const Tensor& bias,
                    const kernels::Window& window, Activation activation = Activation::none);
 
-/// x [images, height, width, channels], weight [size, size, channels] -> [images, out height, out width,
-/// channels]: one window per channel. A recording tape must not pass `bias` or `activation`, activation(. +
-/// bias [channels]): they are not differentiable here.
+/// x [images, height, width, channels], weight [size, size, channels] -> activation(convolution + bias
+/// [channels]) [images, out height, out width, channels]: one window per channel. `bias` and `activation`
+/// have no gradient, so only tapes that do not record may use them.
 Tensor depthwise(Tape& tape, const Tensor& x, const Tensor& weight, const kernels::Window& window,
                  const Tensor& bias = {}, Activation activation = Activation::none);
 
@@ -110,8 +110,9 @@ Tensor attention(Tape& tape, const Tensor& q, const Tensor& key_value, const Ten
                  const Tensor& key_offsets, kernels::AttentionOptions options);
 
 /// projected [rows, 4 hidden] -> [rows, hidden]: an LSTM over each of the `sequences` of rows (sequences + 1
-/// offsets). Each of the `groups` of sequences (groups + 1 offsets) has its own weight, recurrent [groups, 4
-/// hidden, hidden]. projected = x W^T + bias comes from grouped_linear. Both offsets are copied.
+/// offsets). Each of the `groups` of rows (groups + 1 offsets), which consist of whole sequences, has its own
+/// weight, recurrent [groups, 4 hidden, hidden]. projected = x W^T + bias comes from grouped_linear. Both
+/// offsets are copied.
 Tensor lstm(Tape& tape, const Tensor& projected, kernels::RowOffsets groups, kernels::RowOffsets sequences,
             const Tensor& recurrent);
 

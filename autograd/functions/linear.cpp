@@ -19,7 +19,7 @@ Tensor grouped_linear(Tape& tape, const Tensor& x, kernels::RowOffsets offsets, 
   Tensor y = tape.output({x.size(0), weight.size(1)}, x.dtype(), {&x, &weight, &bias});
   const Tensor derivative =
       y.slot && activation != Activation::none ? tape.empty(y.shape(), y.dtype()) : Tensor();
-  // In inference, what a text is told does not depend on its neighbours in the batch, to the last bit.
+  // In inference, the result for a text must not depend on the other texts in its batch, to the last bit.
   kernels::grouped_linear(x, offsets, weight, bias, activation, y, derivative,
                           tape.recording() ? kernels::RowBits::fastest : kernels::RowBits::independent,
                           panels_of(tape, weight));
@@ -27,7 +27,8 @@ Tensor grouped_linear(Tape& tape, const Tensor& x, kernels::RowOffsets offsets, 
   const kernels::RowOffsets groups = tape.arena().copy(offsets);
   const ExampleRows apart = tape.examples_of("linear", x.size(0), {&weight, &bias});
   tape.record("linear", {&x, &weight, &bias}, {&y}, [=](Tape& tape) {
-    // At the pre-activation, once multiplied by the stored derivative, whose memory keeps it for examples.
+    // dz is the gradient at the pre-activation: dy times the stored derivative. If examples are told apart,
+    // dz is stored over the derivative, because the notes keep it; else over dy.
     const Tensor dy = tape.gradient(y), dz = apart && derivative.defined() ? derivative : dy;
     if (derivative.defined()) kernels::multiply(dy, derivative, dz);
     if (x.slot) {

@@ -7,7 +7,7 @@ namespace conclave::functions {
 
 namespace {
 
-// Its backward pass, segment by segment.
+// The backward pass of layer_norm with the gradients of gamma and beta per segment.
 void layer_norm_apart(Tape& tape, const ExampleRows& rows, const Tensor& dy, const Tensor& x,
                       const Tensor& gamma, const Tensor& beta, kernels::LayerNormOptions options,
                       const Tensor& mean, const Tensor& rstd, const GradientTarget& dx) {
@@ -17,7 +17,8 @@ void layer_norm_apart(Tape& tape, const ExampleRows& rows, const Tensor& dy, con
   for (const Tensor& values : {dgamma, dbeta}) values.zero();
   {
     const ArenaScope scope(tape.arena());
-    // A segment's layer_norm_parts(), at most a part for every 8 rows and one more, begin at this part.
+    // The first scratch part of a segment. A segment has layer_norm_parts() parts, at most one per 8 rows and
+    // one more.
     const auto first_part = [&](Index s) { return segments.begin(s) / 8 + s; };
     const Tensor scratch = tape.empty({x.size(0) / 8 + segments.count(), 3, x.size(1)}, x.dtype());
 #pragma omp parallel for schedule(static) if (x.numel() > kernels::kParallelElements)
@@ -47,7 +48,7 @@ Tensor layer_norm(Tape& tape, const Tensor& x, const Tensor& gamma, const Tensor
   kernels::layer_norm(x, gamma, beta, options, y, mean, rstd);
   const ExampleRows apart = tape.examples_of("layer_norm", x.size(0), {&gamma, &beta});
   tape.record("layer_norm", {&x, &gamma, &beta}, {&y}, [=](Tape& tape) {
-    // The kernel writes all three; what nobody wants goes to scratch.
+    // The kernel writes all three gradients; those of inputs without a slot go to scratch memory.
     const auto target = [&](const Tensor& input) {
       return input.slot ? tape.into(input)
                         : GradientTarget{tape.empty(input.shape(), input.dtype()), Write::assign};

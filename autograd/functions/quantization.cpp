@@ -26,7 +26,8 @@ Tensor fake_quantize(Tape& tape, const Tensor& x, const Tensor& scale, const Ten
       sums.zero();
       kernels::column_sums(of_rows.reshape({rows, 1}), sums);
     }
-    // Of a row, as LSQ counts features: how many rows there are depends on the batch, and on ranks.
+    // LSQ divides by the number of features. This counts those of one row, because the number of rows depends
+    // on the batch and on the number of ranks.
     const double features = std::max(static_cast<double>(x.size(1)), 1.0);
     kernels::scale(sums, 1 / std::sqrt(features * levels.highest), dscale.gradient, dscale.write);
   });

@@ -12,7 +12,8 @@
 namespace conclave::functions {
 namespace {
 
-// Attention whose query, key and value are parts_of(inputs), as their gradients are of the inputs' gradients.
+// Attention with query, key and value = parts_of(inputs); their gradients are parts_of(the inputs'
+// gradients).
 template <std::size_t kCount, class Parts>
 Tensor attend(Tape& tape, const std::array<Tensor, kCount>& inputs, Parts parts_of, const Tensor& offsets,
               const Tensor& key_offsets, kernels::AttentionOptions options) {
@@ -93,12 +94,13 @@ Tensor lstm(Tape& tape, const Tensor& projected, kernels::RowOffsets groups, ker
   const ExampleRows apart = tape.examples_of("lstm", rows, {&recurrent});
   tape.record("lstm", {&projected, &recurrent}, {&y}, [=](Tape& tape) {
     const auto [dprojected, write] = projected.slot ? tape.into(projected) : GradientTarget();
-    // Told apart, its gradient is that of a product with what each row was given by the one before.
+    // If examples are told apart, the gradient of `recurrent` is noted as that of a product with each row's
+    // previous output.
     const Tensor given = apart ? tape.empty(y.shape(), dtype) : Tensor(),
                  drecurrent = apart ? Tensor() : accumulator(tape, recurrent);
     const Tensor kept = apart ? tape.empty(projected.shape(), dtype) : Tensor();
     const ArenaScope scope(tape.arena());
-    // The kernel assigns the gates' gradients, and the weight's is made of them.
+    // The kernel assigns the gates' gradients and computes the weight's gradient from them.
     const bool direct = dprojected.defined() && write == Write::assign && !apart;
     const Tensor part = apart ? kept : direct ? dprojected : tape.empty(projected.shape(), dtype);
     kernels::lstm_backward(tape.gradient(y), kept_groups, kept_sequences, recurrent, y, cells, gates, order,
@@ -170,7 +172,7 @@ Tensor sum(Tape& tape, const Tensor& x) {
   y.fill(kernels::sum(x));
   tape.record("sum", {&x}, {&y}, [=](Tape& tape) {
     const Tensor dy = tape.gradient(y);
-    const double up = kernels::sum(dy);  // of one element
+    const double up = kernels::sum(dy);  // dy has one element
     const auto [dx, write] = tape.into(x);
     const Tensor ones = tape.empty(x.shape(), x.dtype());
     ones.fill(1.0);

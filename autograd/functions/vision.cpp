@@ -11,7 +11,7 @@
 namespace conclave::functions {
 namespace {
 
-// Calls each(segment, its first image, and behind its last), threads taking turns.
+// Calls each(segment, its first image, the end of its images) in parallel.
 template <class Each>
 void for_segments(const ExampleRows& rows, Each each) {
 #pragma omp parallel for schedule(dynamic)
@@ -39,8 +39,8 @@ class ThreadScratch {
   Tensor all_;
 };
 
-// An image's gradient of the weights is smaller than that of the output wherever convolutions are used for
-// what they are good at.
+// Notes the weights' gradients of each example: for usual convolutions they are smaller than the output's
+// gradient.
 void convolution_apart(Tape& tape, const ExampleRows& rows, const Tensor& dz, const Tensor& x,
                        const kernels::Window& window, const Tensor& weight, const Tensor& bias,
                        const Tensor& spare) {
@@ -94,7 +94,7 @@ Tensor convolution(Tape& tape, const Tensor& x, const Tensor& weight, const Tens
   };
   {
     const ArenaScope scope(tape.arena());
-    // As of linear layers, whose functions say why.
+    // RowBits as in linear(), for the reason given there.
     const Tensor matrix =
         reshape(weight, {1, weight.size(0), weight.size(1) * weight.size(2) * weight.size(3)});
     kernels::convolution(x, weight, bias, window, activation, y, derivative, scratch(tape),
@@ -103,7 +103,8 @@ Tensor convolution(Tape& tape, const Tensor& x, const Tensor& weight, const Tens
   }
   const ExampleRows apart = tape.examples_of("convolution", x.size(0), {&weight, &bias});
   tape.record("convolution", {&x, &weight, &bias}, {&y}, [=](Tape& tape) {
-    const Tensor dz = tape.gradient(y);  // at the pre-activation, once multiplied by the stored derivative
+    const Tensor dz =
+        tape.gradient(y);  // multiplied below by the stored derivative: gradient at the pre-activation
     if (derivative.defined()) kernels::multiply(dz, derivative, dz);
     const auto dx = x.slot ? tape.into(x) : GradientTarget();
     if (apart) {
@@ -152,15 +153,15 @@ Tensor depthwise(Tape& tape, const Tensor& x, const Tensor& weight, const kernel
 
 namespace {
 
-// Of an image, also where there is none.
+// Pixels per image, also if there are no images.
 Index pixels_of(const Tensor& x) {
   Index pixels = 1;
   for (Index d = 1; d + 1 < x.rank(); ++d) pixels *= x.size(d);
   return pixels;
 }
 
-// What normalizations have in common: y, and the gradient of x from tables that `tables` makes of
-// channel_dots.
+// The common part of the normalizations: y, and the gradient of x by tables that `tables` computes from
+// channel_dots' results.
 struct Scaled {
   Tensor x, y, centre;
   kernels::ScaledBy by;
@@ -176,7 +177,7 @@ struct Scaled {
 
   template <class Tables>
   void backward(Tape& tape, Index rows_of_table, Tables tables) const {
-    const Tensor dz = tape.gradient(y);  // at the pre-activation, after channel_dots
+    const Tensor dz = tape.gradient(y);  // channel_dots makes it the gradient at the pre-activation
     const auto dx = x.slot ? tape.into(x) : GradientTarget();
     const ArenaScope scope(tape.arena());
     const Shape by_image{x.size(0), x.size(x.rank() - 1)}, table{rows_of_table, by_image[1]};
@@ -189,7 +190,7 @@ struct Scaled {
   }
 };
 
-// As accumulator(), but there is always one.
+// accumulator(), or scratch memory if `parameter` has no slot.
 Tensor accumulator_or_scratch(Tape& tape, const Tensor& parameter) {
   const Tensor gradient = accumulator(tape, parameter);
   return gradient.defined() ? gradient : tape.empty(parameter.shape(), parameter.dtype());
@@ -304,7 +305,7 @@ Tensor scale_channels(Tape& tape, const Tensor& x, const Tensor& factor) {
 Tensor scale_rows(Tape& tape, const Tensor& x, const Tensor& factor) {
   const Index rows = factor.numel();
   require(rows > 0 && x.numel() % rows == 0, "scale_rows: {} factors for rows of {}", rows, x.shape());
-  // A row is as an image of one channel.
+  // Each row is treated as an image with one channel.
   return reshape(scale_channels(tape, reshape(x, {rows, x.numel() / rows, 1}), reshape(factor, {rows, 1})),
                  x.shape());
 }

@@ -34,7 +34,7 @@ void KeyValueCache::extend(Tape& tape, std::span<const std::int32_t> parents, In
   host_offsets_ = functions::even_offsets(tape, count, rows);
   offsets_ = tape.on_device(host_offsets_);
   key_offsets_ = tape.on_device(functions::even_offsets(tape, count, rows_));
-  // Among the rows kept and, behind them, those of this pass.
+  // Row numbers among the cached rows followed by the rows of this pass.
   const Tensor places = arena.empty_on_host({count * rows_}, DType::i32);
   auto* place = places.data<std::int32_t>();
   for (Index i = 0; i < count; ++i) {
@@ -51,7 +51,8 @@ Tensor KeyValueCache::append(Index layer, const Tensor& key_value) {
           "key-value cache: layer {} of {} comes in the place of layer {} of the pass", layer, places - 1,
           appended_);
   ++appended_;
-  // Before the first pass layer 0 is in place 0, and the last place is spare.
+  // Before the first pass, layer 0 is in place 0, and the last place is spare. Each pass moves a layer one
+  // place back.
   const auto place = [&](Index ahead) {
     const Index number = ((layer - ahead) % places + places) % places;
     return memory_.rows(number, number + 1).reshape({memory_.size(1), memory_.size(2)});

@@ -73,7 +73,7 @@ Tensor MultiHeadAttention::mean(Tape& tape, const Tensor& x, const Tensor& offse
   return out_(tape, functions::segment_mean(tape, attended, offsets));
 }
 
-// Each pair of a query and a key that it sees has a product of keys and one of values.
+// Each visible pair of a query and a key costs one product with the key and one with the value.
 double MultiHeadAttention::attention_flops(Extent& extent) const {
   const auto rows = static_cast<double>(extent.rows()), hidden = static_cast<double>(out_.weight().shape[0]);
   const double keys = options_.mask == kernels::AttentionMask::causal ? (rows + 1) / 2 : rows;
@@ -121,14 +121,16 @@ double CrossAttention::flops(Extent& extent) const { return flops(extent, extent
 double CrossAttention::flops(const Extent& first, const Extent& second) const {
   const auto hidden = static_cast<double>(out_.weight().shape[0]);
   const double pairs = static_cast<double>(first.rows()) * static_cast<double>(second.rows());
-  // Queries, keys, values and outputs of all rows; a product of keys and one of values of all pairs, twice.
+  // Projections to queries, keys, values and outputs for all rows; then, in both directions, one product with
+  // the key and one with the value for each pair.
   return 2 * 4 * static_cast<double>(first.rows() + second.rows()) * hidden * hidden +
          2 * 2 * 2 * pairs * hidden;
 }
 
 Tensor apply_dropout(Tape& tape, ForwardContext& context, const Tensor& x, const Tensor& residual,
                      double rate, Index first_row) {
-  const RandomStream stream = context.next_stream();  // also where unused, so that streams keep their numbers
+  const RandomStream stream =
+      context.next_stream();  // also if unused, so that later streams keep their numbers
   if (context.training && rate > 0) {
     return functions::dropout(tape, x, residual, rate, stream, first_row * x.size(-1));
   }

@@ -16,7 +16,7 @@ class Linear : public Module, public Quantizable {
   void quantize(Quantization& shared) override;
   /// x [rows, in] -> activation(x weight^T + bias) [rows, out]
   Tensor operator()(Tape& tape, const Tensor& x, Activation activation = Activation::none) const;
-  /// The same with rows [begin, end) of the weight alone, for tapes that do not record -> [rows, end - begin]
+  /// The same with only rows [begin, end) of the weight -> [rows, end - begin]. For tapes that do not record.
   Tensor part(Tape& tape, const Tensor& x, Index begin, Index end) const;
   Parameter& weight() const { return weight_; }
   double flops(Extent& extent) const override;
@@ -24,7 +24,7 @@ class Linear : public Module, public Quantizable {
  private:
   Parameter& weight_;
   Parameter* bias_;
-  std::unique_ptr<Quantizer> quantizer_;  // null: it is not quantized
+  std::unique_ptr<Quantizer> quantizer_;  // null: not quantized
 };
 
 class Embedding : public Module {
@@ -51,7 +51,7 @@ class LayerNorm : public Module {
   kernels::LayerNormOptions options_;
 };
 
-/// Self-attention over packed sequences, with one product for query, key and value.
+/// Self-attention over packed sequences, with one product for queries, keys and values.
 class MultiHeadAttention : public Module {
  public:
   MultiHeadAttention(Index hidden, Index heads, kernels::AttentionMask mask = kernels::AttentionMask::none);
@@ -59,16 +59,16 @@ class MultiHeadAttention : public Module {
   Tensor operator()(Tape& tape, const Tensor& x, const Tensor& offsets) const {
     return (*this)(tape, x, offsets, options_.mask);
   }
-  /// The same by another mask than the layer's own.
+  /// The same with another mask than the layer's own.
   Tensor operator()(Tape& tape, const Tensor& x, const Tensor& offsets, kernels::AttentionMask mask) const;
-  /// The same, by a causal mask, for the rows of a pass of `cache`, which see those that it has of layer
-  /// number `layer`, too. For tapes that do not record.
+  /// The same, with a causal mask, for the new rows of a pass of `cache`, which also see the cached rows of
+  /// layer number `layer`. For tapes that do not record.
   Tensor operator()(Tape& tape, const Tensor& x, KeyValueCache& cache, Index layer) const;
-  /// The mean of that over each sequence, [sequences, hidden]. The output's projection, being linear, comes
-  /// after the mean and so has a row per sequence to do, not one per token.
+  /// The mean of the attention's output over each sequence, [sequences, hidden]. The output projection is
+  /// linear, so it is applied after the mean: to one row per sequence instead of one per token.
   Tensor mean(Tape& tape, const Tensor& x, const Tensor& offsets) const;
   double flops(Extent& extent) const override;
-  double mean_flops(Extent& extent) const;  ///< of mean()
+  double mean_flops(Extent& extent) const;  ///< operations of mean()
   Index heads() const { return options_.heads; }
 
  private:
@@ -78,17 +78,17 @@ class MultiHeadAttention : public Module {
   kernels::AttentionOptions options_;
 };
 
-/// Attention between two modalities of the same examples, each example's rows of the one to its rows of the
-/// other, with one query matrix for both.
+/// Attention between two modalities of the same examples: each example's rows of one modality attend to its
+/// rows of the other, with one query matrix for both directions.
 class CrossAttention : public Module {
  public:
   CrossAttention(Index hidden, Index heads);
-  /// first and second [rows, hidden], each with offsets [sequences + 1] i32 of its own -> first's rows, which
-  /// attended to second's, and second's, which attended to first's. Where an example lacks the other
-  /// modality, the output's projection is given zeros.
+  /// first and second [rows, hidden], each with its own offsets [sequences + 1] i32 -> the rows of `first`
+  /// after attention to `second`, and the rows of `second` after attention to `first`. If an example lacks
+  /// the other modality, the input of the output projection is zeros.
   std::pair<Tensor, Tensor> operator()(Tape& tape, const Tensor& first, const Tensor& first_offsets,
                                        const Tensor& second, const Tensor& second_offsets) const;
-  /// Of an example with as many rows of the one as of the other; or with so many of either.
+  /// Operations for an example with `extent` rows of each modality; or with the two given numbers of rows.
   double flops(Extent& extent) const override;
   double flops(const Extent& first, const Extent& second) const;
   Index heads() const { return heads_; }
@@ -101,20 +101,20 @@ class CrossAttention : public Module {
 /// The randomness and position of one forward pass; dropout streams are numbered in order of use.
 struct ForwardContext {
   bool training = true;
-  RandomStream stream = {};  ///< of this step; `tensor` counts up
+  RandomStream stream = {};  ///< of this step; `tensor` counts its uses
   Index first_token = 0;     ///< global index of this rank's first token in the micro-batch
   Index first_sequence = 0;
-  bool calibrating = false;    ///< inference whose loads a balancer learns from, and does not correct
-  Index global_tokens = 0;     ///< of the micro-batch over all ranks; auxiliary losses are means over these
-  Index global_sequences = 0;  ///< likewise
-  double loss_scale = 1;       ///< of this micro-batch in the step: 1 / number of micro-batches
-  Tensor in_domain = {};       ///< [sequences] i32, 1 for texts of the domain; undefined: none is
-  double domain_strength = 0;  ///< share of the domain's prior that acts in this step
-  Index global_images = 0;     ///< of the micro-batch over all ranks; 0: those here are all
-  /// Adds a tensor of f64 up over the ranks that have those images, as functions::BatchNormState says.
+  bool calibrating = false;    ///< inference from which a balancer learns loads, without correcting batches
+  Index global_tokens = 0;     ///< tokens of the micro-batch over all ranks, for means in auxiliary losses
+  Index global_sequences = 0;  ///< sequences of the micro-batch over all ranks
+  double loss_scale = 1;       ///< factor of this micro-batch's loss: 1 / number of micro-batches in the step
+  Tensor in_domain = {};       ///< [sequences] i32, 1 for texts of the domain; undefined: none
+  double domain_strength = 0;  ///< share of the domain's prior that is applied in this step
+  Index global_images = 0;     ///< images of the micro-batch over all ranks; 0: this rank has all
+  /// Sums a tensor of f64 over the ranks that have these images; see functions::BatchNormState.
   void (*add_up)(void* context, const Tensor& totals) = nullptr;
   void* add_up_context = nullptr;
-  Tensor router_scores = {};  ///< [tokens, experts], added to those of every router; undefined: nothing is
+  Tensor router_scores = {};  ///< [tokens, experts], added to the scores of every router; undefined: none
 
   RandomStream next_stream() {
     ++stream.tensor;

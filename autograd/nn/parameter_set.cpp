@@ -7,7 +7,7 @@
 namespace conclave {
 namespace {
 
-// FNV-1a: a stream number per parameter that does not change when others are added.
+// FNV-1a hash: a random stream number per parameter that does not change when other parameters are added.
 std::uint32_t stream_of(const std::string& name) {
   std::uint32_t hash = 2166136261u;
   for (const char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 16777619u;
@@ -64,7 +64,7 @@ ParameterSet::ParameterSet(Module& model, DType dtype, std::uint64_t seed, Devic
       });
       std::ranges::reverse(part.members);
       for (const Parameter* parameter : part.members) part.elements += padded(*parameter);
-      if (part.members.empty()) continue;  // one without elements stays: other ranks' experts may fill it
+      if (part.members.empty()) continue;  // a part without elements stays: other ranks may hold its experts
       bytes += Arena::room_for({part.elements}, dtype);
       parts.push_back(std::move(part));
     }

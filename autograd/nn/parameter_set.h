@@ -1,8 +1,8 @@
-// All parameters of a model, end to end in one arena, and their gradients likewise in another: the optimizer
-// runs over a few flat arrays, and a bucket of the gradient all-reduce is a slice. The order is replicated
-// parameters, then expert parameters; within each, those without weight decay first. Within a part,
-// parameters stand in reverse order of the model, which is about the order in which backward finishes them.
-// The model's buffers lie behind its parameters.
+// All parameters of a model end to end in one arena, and all gradients in the same layout in another: the
+// optimizer runs over a few flat arrays, and a bucket of the gradient all-reduce is a slice. Replicated
+// parameters come first, then expert parameters; within each of these, parameters without weight decay come
+// first. Within each part, parameters are in reverse order of the model, which is roughly the order in which
+// backward completes their gradients. The model's buffers follow after its parameters.
 #pragma once
 
 #include <vector>
@@ -12,21 +12,22 @@
 
 namespace conclave {
 
-/// For inference, parameters have no gradients, and stay as they are from the first pass on, which packs the
-/// weights of products once for all. Packed, they take no more memory than gradients do in training.
+/// In inference, parameters have no gradients and must not change after the first pass, because that pass
+/// packs the weights of products once for all passes. Packed weights take no more memory than gradients do in
+/// training.
 enum class ParameterUse : std::uint8_t { training, inference };
 
 class ParameterSet {
  public:
-  /// One flat stretch of parameters that are treated alike.
+  /// A flat array of parameters that are treated alike.
   struct Segment {
-    Tensor values, gradients;  ///< [elements]; for inference, gradients are undefined
+    Tensor values, gradients;  ///< [elements]; in inference, gradients are undefined
     bool decay = true;
     bool sharded = false;
   };
 
-  /// Takes place on `device` for all parameters and buffers of `model` and initializes them. `model` must
-  /// outlive the set.
+  /// Allocates all parameters and buffers of `model` on `device` and initializes them. `model` must outlive
+  /// the set.
   ParameterSet(Module& model, DType dtype, std::uint64_t seed, Device device = Device::cpu,
                ParameterUse use = ParameterUse::training);
 
@@ -38,11 +39,11 @@ class ParameterSet {
   Index elements() const;
   Device device() const { return values_.device(); }
 
-  /// Before the first micro-batch of a step.
+  /// Zeroes all gradients; call it before the first micro-batch of a step.
   void zero_gradients();
 
-  /// The part of a flat array laid out like segment `segment` (a moment, an average) that belongs to
-  /// `parameter`, in its shape.
+  /// The part of `flat` that belongs to `parameter`, in the parameter's shape. `flat` (a moment, an average)
+  /// has the layout of segment number `segment`.
   Tensor part(std::size_t segment, const Tensor& flat, const Parameter& parameter) const;
   std::size_t segment_of(const Parameter& parameter) const;
 
@@ -51,10 +52,10 @@ class ParameterSet {
   std::vector<Parameter*> parameters_;
   std::vector<Buffer*> buffers_;
   std::vector<Segment> segments_;
-  Replay zeros_;  // in all gradients
+  Replay zeros_;  // captured zeroing of all gradients
 };
 
-/// Fills `parameter.value` as its initializer says.
+/// Fills `parameter.value` according to its initializer.
 void initialize(const Parameter& parameter, std::uint64_t seed);
 
 }  // namespace conclave

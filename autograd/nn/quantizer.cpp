@@ -10,7 +10,7 @@
 namespace conclave {
 namespace {
 
-// Number i of [rows, columns] is number ids[i] of what it is the transpose of.
+// Element i of [rows, columns] is element ids[i] of its transpose.
 Tensor transposing_ids(Tape& tape, Index rows, Index columns) {
   const Tensor ids = tape.arena().empty_on_host({rows * columns}, DType::i32);
   for (Index i = 0; i < rows * columns; ++i)
@@ -68,7 +68,7 @@ Tensor Quantizer::from_channel_rows(Tape& tape, const Tensor& rows) const {
   return functions::reshape(channels_last_ ? transpose(tape, rows) : rows, weight_.shape);
 }
 
-// Of rows [channels, in]; the weight's range gives what is learned a factor to.
+// Scales of rows [channels, in]: given by the range of each row, times the learned factor if there is one.
 Tensor Quantizer::weight_scales(Tape& tape, const Tensor& rows) const {
   const auto of_channels = [&] { return tape.empty({rows.size(0)}, rows.dtype()); };
   const Tensor lowest = of_channels(), highest = of_channels(), base = of_channels(), zero = of_channels();
@@ -190,7 +190,7 @@ Tensor Quantizer::convolution(Tape& tape, const Tensor& x, const kernels::Window
   return y;
 }
 
-// Once; then the weight and the gain stay as they are.
+// Packs at the first call only; afterwards the weight and the gain must not change.
 void Quantizer::pack(Tape& tape, const Tensor& weight, const Tensor& gain) {
   if (packed_ || depthwise_.defined()) return;
   const QuantLevels levels = shared_.options.weight_levels();
@@ -213,15 +213,15 @@ void Quantizer::pack(Tape& tape, const Tensor& weight, const Tensor& gain) {
   if (gain.defined()) kernels::multiply(channels, gain, channels);
 }
 
-// Those observed, or room for those of each row; before an ArenaScope, as a device copies from the host's
-// memory when its turn comes.
+// Observed scales, or memory for the scales of each row. Call it before an ArenaScope: a device copies from
+// host memory of the arena later, and the scope would release that memory.
 Quantizer::Scales Quantizer::scales_for(Tape& tape, const Tensor& x, kernels::RowOffsets offsets) {
   const Index rows = x.size(0);
   if (observer_) return observed_scales(tape, rows, x.dtype(), offsets);
   return {tape.empty({rows}, x.dtype()), tape.empty({rows}, x.dtype())};
 }
 
-// What rows are rounded to, in integers.
+// Rounds rows to integers.
 kernels::IntegerRows Quantizer::integer_input(Tape& tape, const Tensor& x, const Scales& scales) {
   const kernels::IntegerRows integers = integer_rows(tape, x.size(0), x.size(1), scales);
   const QuantLevels levels = shared_.options.activation_levels();
@@ -307,7 +307,7 @@ void Quantizer::take_integers(const Tensor& integers, const Tensor& scale) const
       weight.data<float>()[at] = static_cast<float>(integer) * scale.data<float>()[channel];
       most = std::max(most, std::abs(integer));
     }
-    // Without a factor, some integer of each channel is the highest.
+    // Without a factor, at least one integer of each channel is the highest level.
     if (factors.defined())
       factors.data<float>()[channel] =
           most > 0 ? static_cast<float>(shared_.options.weight_levels().highest) / static_cast<float>(most)

@@ -1,7 +1,7 @@
-// What rounds a product's input and weight as inference with integers will: the part that a layer has beside
-// its own parameters once its model is to be quantized. Weights have a scale for each output channel and
-// symmetric levels; inputs one for each row, or, from an observer, one for all rows or for those of each
-// expert, and levels from zero on.
+// Rounds a product's input and weight in the same way as inference with integers. A layer of a model to be
+// quantized has one beside its own parameters. Weights have a scale for each output channel and symmetric
+// levels. Inputs have a scale for each row, or, from an observer, one for all rows or one for each expert's
+// rows; their levels begin at zero.
 #pragma once
 
 #include <optional>
@@ -18,86 +18,88 @@ class Quantizer;
 
 struct QuantizationOptions {
   int weight_bits = 8;
-  /// 7: the sum of two products with a weight fits 16 bits, as processors without VNNI add them up.
+  /// 7: the sum of two products with 8-bit weights fits 16 bits, in which processors without VNNI add them.
   int activation_bits = 7;
-  bool per_token = true;  ///< inputs' scales; false: from an observer
-  bool learned = false;  ///< scales of weights, and of inputs where they are not per token, are learned (LSQ)
+  bool per_token = true;  ///< each input row has its own scale; false: scales come from an observer
+  bool learned = false;   ///< learn the scales of weights, and of inputs if not per token (LSQ)
   ObserverOptions observer = {};
 
   QuantLevels weight_levels() const { return QuantLevels::symmetric(weight_bits); }
   QuantLevels activation_levels() const { return QuantLevels::affine(activation_bits); }
 };
 
-/// What all quantizers of a model have in common, and those that have something to observe. It outlives them.
+/// Shared by all quantizers of a model. Must outlive them.
 struct Quantization {
   QuantizationOptions options = {};
-  bool rounds = false;      ///< else products are what they are without
-  bool calibrates = false;  ///< passes that are not recorded are observed, too
-  /// Such passes multiply integers; but depthwise convolutions do in host memory alone. Weights are packed
-  /// when they are first met, and must then stay as they are.
+  bool rounds = false;      ///< false: products are not quantized
+  bool calibrates = false;  ///< observers also learn from passes that are not recorded
+  /// Passes that are not recorded multiply integers (depthwise convolutions only in host memory). Weights are
+  /// packed at their first use and must not change afterwards.
   bool integers = false;
-  /// Inference is meant to, so that what cannot be is refused before anything is trained.
+  /// Inference will use integers later: layers that cannot are refused before training starts.
   bool for_integers = false;
   std::vector<Quantizer*> quantizers = {};
-  std::vector<RangeObserver*> observers = {};  ///< theirs
+  std::vector<RangeObserver*> observers = {};  ///< observers of these quantizers
 };
 
-/// Of which a quantizer's layer has this rank's groups.
+/// The groups (experts) of a quantizer's layer, and this rank's part of them.
 struct QuantizedGroups {
   Index total = 1, first = 0, count = 1;
-  bool sharded = false;  ///< over ranks, as experts are
+  bool sharded = false;  ///< divided over ranks, as experts are
 };
 
 class Quantizer : public Module {
  public:
-  /// For a weight [groups.count, out, in], or without experts [out, ...], which outlives it; or, if
-  /// `channels_last`, [..., out]. Throws Error where it is meant for integers, and has more inputs than they
-  /// can add up.
+  /// For a weight [groups.count, out, in], or [out, ...] without experts, or [..., out] if `channels_last`.
+  /// The weight must outlive the quantizer. Throws Error if inference is to use integers and the product has
+  /// more inputs than integers can add up.
   Quantizer(Quantization& shared, const Parameter& weight, const QuantizedGroups& groups = {},
             bool channels_last = false);
 
-  /// x [rows, in], whose rows `offsets` divides among this rank's groups, rounded.
+  /// Rounds x [rows, in]; `offsets` divide the rows among this rank's groups.
   Tensor input(Tape& tape, const Tensor& x, kernels::RowOffsets offsets);
-  /// The weight, rounded.
+  /// Rounds the weight.
   Tensor weight(Tape& tape, const Tensor& weight);
 
-  /// As functions::grouped_linear, of rounded numbers.
+  /// functions::grouped_linear on rounded inputs and weights.
   Tensor product(Tape& tape, const Tensor& x, kernels::RowOffsets offsets, const Tensor& weight,
                  const Tensor& bias, Activation activation);
-  /// next.product() of what product() gives, without an activation. Where both multiply integers, and the
-  /// inputs of `next` have observed scales, what is between them is in integers only.
+  /// next.product() applied to the result of product(); `next` has no activation. If both multiply integers
+  /// and `next` has observed input scales, the intermediate result is stored in integers only.
   Tensor products(Tape& tape, const Tensor& x, kernels::RowOffsets offsets, const Tensor& weight,
                   const Tensor& bias, Activation activation, Quantizer& next, const Tensor& next_weight,
                   const Tensor& next_bias);
-  /// As functions::linear, likewise. Before the bias, channels are multiplied by `gain` [out], where it is
-  /// defined, which is the same in every pass, and for tapes that do not record.
+  /// functions::linear on rounded inputs and weights. If `gain` [out] is defined, it multiplies the channels
+  /// before the bias; it must be the same in every pass, and is for tapes that do not record.
   Tensor linear(Tape& tape, const Tensor& x, const Tensor& weight, const Tensor& bias, Activation activation,
                 const Tensor& gain = {});
-  /// As functions::convolution, likewise, and for a weight whose channels are last as functions::depthwise.
-  /// An image's pixels, or all, have one scale.
+  /// functions::convolution on rounded inputs and weights, or functions::depthwise if channels are last. The
+  /// input has one scale per image, or one for all images.
   Tensor convolution(Tape& tape, const Tensor& x, const kernels::Window& window, const Tensor& weight,
                      const Tensor& bias, Activation activation, const Tensor& gain = {});
 
   const Parameter& weight_parameter() const { return weight_; }
   const QuantizationOptions& options() const { return shared_.options; }
-  /// Whether products are of rounded numbers; with an observer, only once it has seen any.
+  /// Whether products are rounded; with an observer, only after it has seen inputs.
   bool rounds() { return shared_.rounds && (!observer_ || observer_->has_seen()); }
   /// Scale and zero point of the inputs of each of this rank's groups; empty where each row has its own.
   std::vector<std::pair<float, float>> input_scales();
-  /// The weight in integers, i8 of its shape, and the scales [out] or [groups.count, out] of its channels.
+  /// Computes the weight in integers, i8 of its shape, and the scales of its channels, [out] or
+  /// [groups.count, out].
   void weight_integers(const Tensor& integers, const Tensor& scale) const;
-  /// The way back: the weight becomes that of integers, and its scales those that it was rounded by.
+  /// The reverse: sets the weight to integers times scale, and learned factors so that the same scales
+  /// result.
   void take_integers(const Tensor& integers, const Tensor& scale) const;
-  /// The shape of the scales of a weight of this shape: its own, or of all ranks.
+  /// The shape of the scales of a weight of the given shape: this rank's, or that over all ranks.
   Shape scale_shape(const Shape& of_weight) const;
 
  private:
   struct Scales {
-    Tensor scale, zero_point;  // [rows] or [1], where the tape is, and learned where they are
+    Tensor scale, zero_point;  // [rows] or [1], on the tape's device; learned if scales are
   };
   Scales observed_scales(Tape& tape, Index rows, DType dtype, kernels::RowOffsets offsets);
   Tensor weight_scales(Tape& tape, const Tensor& rows) const;
-  // A weight's output channels as rows, and back.
+  // The weight with one row per output channel, and the reverse.
   Tensor channel_rows(Tape& tape, const Tensor& weight) const;
   Tensor from_channel_rows(Tape& tape, const Tensor& rows) const;
   bool multiplies_integers(const Tape& tape);
@@ -105,7 +107,7 @@ class Quantizer : public Module {
   kernels::IntegerRows integer_input(Tape& tape, const Tensor& x, const Scales& scales);
   static kernels::IntegerRows integer_rows(Tape& tape, Index rows, Index in, const Scales& scales);
   void pack(Tape& tape, const Tensor& weight, const Tensor& gain);
-  // Where a channel's number is among the weight's.
+  // The index in the weight of element i of a channel.
   Index place(Index channel, Index channels, Index i, Index in) const {
     return channels_last_ ? i * channels + channel : channel * in + i;
   }
@@ -116,13 +118,13 @@ class Quantizer : public Module {
   const Parameter& weight_;
   QuantizedGroups groups_;
   bool channels_last_;
-  std::optional<RangeObserver> observer_;  // unless inputs have a scale for each row
-  // Learned: what the scale of the range is multiplied by, so that a step of the optimizer changes large and
+  std::optional<RangeObserver> observer_;  // empty if each input row has its own scale
+  // Learned factors on the scale that a range gives. A factor lets a step of the optimizer change large and
   // small scales alike.
   Parameter* weight_factor_ = nullptr;  // [groups, out] or [out]
   Parameter* input_factor_ = nullptr;   // [groups]
   std::optional<kernels::IntegerWeights> packed_;
-  Tensor depthwise_, depthwise_scale_;  // in place of packed_: integers in f32, and their channels' scales
+  Tensor depthwise_, depthwise_scale_;  // depthwise only: integers in f32, and their channels' scales
 };
 
 /// A layer that can be quantized.
@@ -131,7 +133,7 @@ class Quantizable {
   enum class Kind : std::uint8_t { linear, experts, convolution, depthwise };
   virtual ~Quantizable() = default;
   virtual Kind quantizable_kind() const = 0;
-  /// Before the layer's parameters have their place.
+  /// Call it before the layer's parameters are allocated.
   virtual void quantize(Quantization& shared) = 0;
 };
 

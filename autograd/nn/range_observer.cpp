@@ -10,10 +10,10 @@ namespace conclave {
 namespace {
 
 constexpr double kNothing = std::numeric_limits<double>::infinity();
-constexpr double kMostRows = 1 << 24;  // which f32 counts one by one
+constexpr double kMostRows = 1 << 24;  // the largest count that f32 can increase by 1
 
-// Bins of positive numbers from 2^-24 to 2^8, 32 for each power of two; smaller and larger ones are in the
-// first and the last. Negative numbers' are those before them, the largest first.
+// Bins of positive numbers from 2^-24 to 2^8, 32 per power of two; smaller and larger numbers are in the
+// first and the last bin. Bins of negative numbers come before them, the most negative first.
 constexpr Index kPositive = RangeObserver::kBins / 2;
 constexpr double kPerOctave = 32, kFirstOctave = -24;
 
@@ -23,17 +23,17 @@ Index bin_of(double x) {
   return x < 0 ? kPositive - 1 - bin : kPositive + bin;
 }
 
-// The edge of a bin that is further from zero.
+// The edge of a bin that is farther from zero.
 double edge_of(Index bin) {
   const bool negative = bin < kPositive;
   const Index size = negative ? kPositive - 1 - bin : bin - kPositive;
-  if (size == 0) return 0;  // what is that small
+  if (size == 0) return 0;  // numbers too small for a bin of their own
   const double edge = std::exp2(static_cast<double>(size + 1) / kPerOctave + kFirstOctave);
   return negative ? -edge : edge;
 }
 
-// The edge behind which a share of `outside` lies, counted from the bin `first` on: that bin has no edge of
-// its own, but the `extreme` of what was seen now and of the range before.
+// The edge beyond which a share of `outside` lies, counted from bin `first`. The outermost bin has no edge of
+// its own; `extreme` replaces it: the extreme of the new inputs and of the previous range.
 double percentile(const auto& counts, double total, double outside, Index first, Index step, double extreme) {
   double seen = 0;
   Index bin = first;
@@ -89,7 +89,7 @@ void RangeObserver::see(Tape& tape, const Tensor& x, kernels::RowOffsets offsets
   });
 }
 
-// Where a buffer is a device's, a copy in host memory stands in for it.
+// The buffer's values in host memory: `copy`, updated now, if the buffer is on a device.
 const Tensor& RangeObserver::on_host(const Buffer& buffer, Tensor& copy) {
   if (buffer.values.device() == Device::cpu) return buffer.values;
   if (!copy.defined()) copy = Tensor::empty(buffer.shape, buffer.values.dtype());

@@ -1,8 +1,8 @@
-// What range a product's inputs have, learned from those that pass: for scales that are fixed in inference
-// (Jacob et al. 2018, section 3.1; Krishnamoorthi 2018, arXiv:1806.08342). Experts have a range each. A pass
-// only notes what it sees; once a step, or once a batch of calibration, that is combined over all ranks, in
-// numbers that do not depend on who saw what, and then learned: so the ranges are the same on every rank.
-// They are buffers of the model, which checkpoints have.
+// Learns the range of a product's inputs from the inputs that pass, for scales that are fixed in inference
+// (Jacob et al. 2018, section 3.1; Krishnamoorthi 2018, arXiv:1806.08342). Each expert has its own range. A
+// pass only accumulates what it sees. Once per step, or per batch of calibration, this is combined over all
+// ranks by operations that do not depend on which rank saw what, and then learned, so that the ranges are the
+// same on every rank. They are buffers of the model, so checkpoints have them.
 #pragma once
 
 #include <span>
@@ -15,40 +15,42 @@
 namespace conclave {
 
 struct ObserverOptions {
-  /// min_max: the least and greatest ever seen. moving_average: of each step's. percentile: what leaves so
-  /// few numbers outside.
+  /// min_max: the smallest and largest number ever seen. moving_average: of each step's smallest and largest.
+  /// percentile: the range that excludes only the given share of numbers.
   enum class Kind : std::uint8_t { min_max, moving_average, percentile };
   Kind kind = Kind::moving_average;
   double momentum = 0.01;     ///< share of a step in the moving average, and in the percentile's counts
-  double percentile = 99.99;  ///< of the numbers that are within, in percent
+  double percentile = 99.99;  ///< percentage of numbers within the range
 };
 
 class RangeObserver : public Module {
  public:
-  /// Rows that an expert must have seen to go by its own range; with fewer, it borrows the layer's.
+  /// Rows that an expert must have seen before its own range is used; until then it uses the layer's range.
   static constexpr double kEnoughRows = 256;
-  /// A number's bin: by sign, and 32 for each power of two, so that a bin's edges are 2 % apart.
+  /// Bins by sign, with 32 bins per power of two, so that the edges of a bin are 2 % apart.
   static constexpr Index kBins = 2048;
 
-  /// Of `groups` groups of rows: a layer's experts; 1: of all rows.
+  /// `groups`: groups of rows with a range each, such as a layer's experts; 1: one range for all rows.
   RangeObserver(const ObserverOptions& options, Index groups);
 
-  /// Notes x [rows, columns], whose rows `offsets` divides into groups, from number `first` on.
+  /// Accumulates x [rows, columns]; `offsets` divide its rows into groups, which are numbered from `first`
+  /// on.
   void see(Tape& tape, const Tensor& x, kernels::RowOffsets offsets, Index first);
 
-  /// What was noted, to be combined over the ranks: `least` by taking the least of each, `sums` by adding up.
+  /// What was accumulated, to be combined over the ranks: the elements of `least` by minimum, those of `sums`
+  /// by sum.
   std::span<double> least() { return least_; }
   std::span<double> sums() { return sums_; }
-  /// Learns of that, and begins anew.
+  /// Updates the ranges from the combined values, and clears them.
   void learn();
   void forget();
 
-  /// Whether there is any range yet.
+  /// Whether any range has been learned yet.
   bool has_seen();
   struct Scales {
     Tensor scale, zero_point;  ///< [count], in host memory
   };
-  /// Of groups [first, first + count), from the tape's arena.
+  /// The scales of groups [first, first + count), allocated from the tape's arena.
   Scales scales(Tape& tape, QuantLevels levels, Index first, Index count);
 
  private:
@@ -61,9 +63,9 @@ class RangeObserver : public Module {
   ObserverOptions options_;
   Index groups_;
   Buffer& range_;                     // [groups, 2]: lowest, highest
-  Buffer& rows_;                      // [groups] seen, up to 2^24
-  Buffer* histogram_;                 // [groups, kBins], of the percentile
-  Tensor copies_[3];                  // in host memory, of buffers that are a device's
+  Buffer& rows_;                      // [groups] rows seen, at most 2^24
+  Buffer* histogram_;                 // [groups, kBins]; null unless percentile
+  Tensor copies_[3];                  // host copies of buffers on a device
   std::vector<double> least_, sums_;  // [groups, 2]: lowest, -highest; [groups] rows, [groups, kBins]
 };
 

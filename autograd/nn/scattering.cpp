@@ -11,17 +11,17 @@ namespace {
 
 using kernels::Window;
 
-constexpr double kDeviation = 0.8, kFrequency = 3 * std::numbers::pi / 4;  // of the finest scale
-constexpr double kSlant = 0.5;  // a wavelet is as much shorter along its waves as across
+constexpr double kDeviation = 0.8, kFrequency = 3 * std::numbers::pi / 4;  // of the finest wavelets
+constexpr double kSlant = 0.5;  // ratio of a wavelet's extent along its waves to that across
 constexpr Window kFine{7, 1, 3}, kCoarse{13, 2, 6};
 constexpr Window kMean4{11, 4, 5}, kMean2{7, 2, 3};
-constexpr Index kAtOnce = 8;  // images, whose intermediate results caches hold
+constexpr Index kAtOnce = 8;  // images at once; their intermediate results fit the caches
 
 Tensor filters_of(Index count, const Window& window, DType dtype) {
   return Tensor::zeros({count, window.size, window.size, 1}, dtype);
 }
 
-// A Gaussian, summing to 1.
+// A Gaussian with sum 1.
 template <class T>
 void write_mean(double deviation, const Tensor& filter) {
   const Index size = filter.size(1), middle = size / 2;
@@ -35,14 +35,15 @@ void write_mean(double deviation, const Tensor& filter) {
       filter.data<T>()[i * size + j] = static_cast<T>(line(i) * line(j) / (total * total));
 }
 
-// A Gaussian times waves, less so much of the Gaussian that the sum is 0: nothing is seen of plain areas.
+// A Gaussian times waves, minus a multiple of the Gaussian that makes the sum 0: the response to plain areas
+// is 0.
 template <class T>
 void write_wavelets(int scale, const Tensor& filters) {
   const Index size = filters.size(1), area = size * size, middle = size / 2;
   const double deviation = std::ldexp(kDeviation, scale), frequency = std::ldexp(kFrequency, -scale);
   for (Index angle = 0; angle < Scattering::kAngles; ++angle) {
     const double theta = std::numbers::pi * static_cast<double>(angle) / Scattering::kAngles;
-    std::vector<double> gauss, wave;  // [area], and across the waves
+    std::vector<double> gauss, wave;  // [area]: the Gaussian, and the phase of the waves
     double mass = 0, mean = 0;
     for (Index i = 0; i < size; ++i)
       for (Index j = 0; j < size; ++j) {
@@ -63,7 +64,7 @@ void write_wavelets(int scale, const Tensor& filters) {
   }
 }
 
-// What the intermediate results of some images lie in, until the next.
+// Memory for the intermediate results of some images.
 struct Scratch {
   Arena& arena;
   DType dtype;
@@ -94,7 +95,8 @@ struct Scratch {
   }
 };
 
-// [images x channels x count, height, width, 1] -> features from `first` on of each channel.
+// Copies [images x channels x count, height, width, 1] to the features from number `first` on of each
+// channel.
 template <class T>
 void put(const Tensor& planes, Index images, Index channels, Index first, const Tensor& features) {
   const Index pixels = planes.size(1) * planes.size(2), count = planes.size(0) / (images * channels);

@@ -6,7 +6,7 @@
 namespace conclave {
 namespace {
 
-// Each position of the window multiplies each number of the weight once.
+// Each position of the window multiplies each element of the weight once.
 double window_flops(const kernels::Window& window, const Parameter& weight, Extent& extent) {
   extent = {window.positions(extent.height), window.positions(extent.width)};
   return 2 * static_cast<double>(extent.rows() * weight.shape.numel());
@@ -52,7 +52,7 @@ Tensor Convolution::convolve(Tape& tape, const Tensor& x, const Tensor& gain, co
     return quantizer_ ? quantizer_->convolution(tape, x, window_, weight, bias, activation, gain)
                       : functions::convolution(tape, x, scaled(weight), bias, window_, activation);
   }
-  // The pixels are the rows already that a convolution writes its windows to.
+  // For windows of one pixel, the pixels already are the rows that a convolution would copy its windows to.
   kernels::expect_rank("convolution", "x", x, 4);
   const Index pixels = x.size(0) * x.size(1) * x.size(2), out = weight.size(0);
   const Tensor rows = functions::reshape(x, {pixels, x.size(3)}),
@@ -131,7 +131,7 @@ std::optional<ImageNorm::Affine> BatchNorm::affine(Tape& tape, const ForwardCont
   const Tensor gain = row(), shift = row(), mean = row(), rstd = row();
   kernels::batch_norm_running_table(running_mean_.values, running_variance_.values, options_.epsilon,
                                     gamma_.value, mean, rstd, gain);
-  shift.zero();  // it is what becomes of 0
+  shift.zero();  // the shift is the norm's output for input 0
   kernels::scale_channels(shift, mean, gain, beta_.value.reshape({1, channels}), Activation::none, shift,
                           Tensor());
   return Affine{gain.reshape({channels}), shift.reshape({channels})};

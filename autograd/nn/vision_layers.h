@@ -1,6 +1,6 @@
-// The layers that image encoders are assembled from. Images are [images, height, width, channels], with a
-// pixel's channels together. Weights stand likewise: PyTorch's [out, in, height, width] is [out, height,
-// width, in] here, and [channels, 1, height, width] is [height, width, channels].
+// The layers that image encoders are assembled from. Images are [images, height, width, channels], channels
+// last. Weights are channels last, too: PyTorch's [out, in, height, width] is [out, height, width, in] here,
+// and [channels, 1, height, width] is [height, width, channels].
 #pragma once
 
 #include <memory>
@@ -10,31 +10,32 @@
 
 namespace conclave {
 
-/// A window of `size` that leaves images as large as they are, or divides their sides by the stride, rounded
-/// up; `size` must be odd.
+/// A window of `size` with padding that keeps an image's size, or divides its sides by the stride, rounded
+/// up. Throws Error unless `size` is odd.
 kernels::Window same_window(Index size, Index stride = 1);
 
 class ImageNorm;
 
-/// Weights start out as N(0, 2 / fan out), biases at 0.
+/// Weights are initialized with N(0, 2 / fan out), biases with 0.
 class Convolution : public Module, public Quantizable {
  public:
   Convolution(Index in, Index out, const kernels::Window& window = {1, 1, 0}, bool bias = true);
   /// x [images, height, width, in] -> activation(convolution + bias) [images, out height, out width, out]
   Tensor operator()(Tape& tape, const Tensor& x, Activation activation = Activation::none) const;
-  /// activation(norm(convolution)), in inference by the running mean and variance as one product: the weight
-  /// has the norm folded in. For convolutions without bias.
+  /// activation(norm(convolution)), for convolutions without bias. In inference with running mean and
+  /// variance, the norm is folded into the weight, so this is one product.
   Tensor normalized(Tape& tape, const ForwardContext& context, const Tensor& x, const ImageNorm& norm,
                     Activation activation = Activation::none) const;
   const Parameter& weight() const { return weight_; }
   const kernels::Window& window() const { return window_; }
   double flops(Extent& extent) const override;
   Kind quantizable_kind() const override { return Kind::convolution; }
-  /// Where a window sees several pixels, those of an image have one scale.
+  /// With windows of several pixels, all pixels of an image have one scale.
   void quantize(Quantization& shared) override;
 
  private:
-  // Each channel of the convolution times its gain [out], where defined, which no tape records.
+  // If `gain` [out] is defined, multiplies each channel of the convolution by it; only for tapes that do not
+  // record.
   Tensor convolve(Tape& tape, const Tensor& x, const Tensor& gain, const Tensor& bias,
                   Activation activation) const;
 
@@ -44,23 +45,24 @@ class Convolution : public Module, public Quantizable {
   std::unique_ptr<Quantizer> quantizer_;  // null: it is not quantized
 };
 
-/// A window for each channel, without bias. Weights start out as N(0, 2 / fan out), which of a channel by
-/// itself is the window's size; PyTorch multiplies it by the number of channels, and has smaller weights.
+/// One window for each channel, without bias. Weights are initialized with N(0, 2 / fan out), where the fan
+/// out of a single channel is the window's size; PyTorch multiplies it by the number of channels, and has
+/// smaller weights.
 class Depthwise : public Module, public Quantizable {
  public:
   Depthwise(Index channels, const kernels::Window& window);
   Tensor operator()(Tape& tape, const Tensor& x) const;
-  /// As Convolution::normalized.
+  /// See Convolution::normalized.
   Tensor normalized(Tape& tape, const ForwardContext& context, const Tensor& x, const ImageNorm& norm,
                     Activation activation = Activation::none) const;
   double flops(Extent& extent) const override;
   Kind quantizable_kind() const override { return Kind::depthwise; }
-  /// As Convolution::quantize.
+  /// See Convolution::quantize.
   void quantize(Quantization& shared) override;
   const kernels::Window& window() const { return window_; }
 
  private:
-  // As Convolution::convolve.
+  // See Convolution::convolve.
   Tensor convolve(Tape& tape, const Tensor& x, const Tensor& gain, const Tensor& bias,
                   Activation activation) const;
 
@@ -76,13 +78,13 @@ class ImageNorm : public Module {
   /// x [images, height, width, channels] -> activation(normalized), like x
   virtual Tensor operator()(Tape& tape, const ForwardContext& context, const Tensor& x,
                             Activation activation = Activation::none) const = 0;
-  /// y = x gain + shift, of each channel, [channels].
+  /// y = x gain + shift for each channel; both [channels].
   struct Affine {
     Tensor gain, shift;
   };
-  /// What it does where that does not depend on the images: for tapes that do not record.
+  /// The norm as an affine function, if it does not depend on the images; for tapes that do not record.
   virtual std::optional<Affine> affine(Tape& /*tape*/, const ForwardContext& /*context*/) const { return {}; }
-  /// Of the numbers it computes with.
+  /// The dtype of its parameters.
   DType dtype() const { return gamma_.value.dtype(); }
 
  protected:
@@ -90,7 +92,7 @@ class ImageNorm : public Module {
   Parameter& beta_;
 };
 
-/// Over groups of channels of each image by itself (Wu & He 2018).
+/// Normalizes over groups of channels of each single image (Wu & He 2018).
 class GroupNorm : public ImageNorm {
  public:
   GroupNorm(Index channels, Index groups, double epsilon = 1e-5);
@@ -106,11 +108,12 @@ class GroupNorm : public ImageNorm {
 
 struct BatchNormOptions {
   double epsilon = 1e-5;
-  double momentum = 0.1;  ///< how far a batch moves the running mean and variance to its own
+  double momentum = 0.1;  ///< weight of a batch in the running mean and variance
 };
 
-/// Over all images of a micro-batch, on all ranks where the context adds up, and in inference by the running
-/// mean and variance (Ioffe & Szegedy 2015). Passes that memory is planned with leave these alone.
+/// Normalizes over all images of a micro-batch, on all ranks if the context sums over ranks, and in inference
+/// with the running mean and variance (Ioffe & Szegedy 2015). Planning passes do not change the running
+/// values.
 class BatchNorm : public ImageNorm {
  public:
   explicit BatchNorm(Index channels, BatchNormOptions options = {});
@@ -125,13 +128,13 @@ class BatchNorm : public ImageNorm {
   Buffer& running_variance_;
 };
 
-/// Which of them a model has.
+/// The normalization that a model uses.
 struct ImageNormOptions {
   enum class Kind : std::uint8_t { group, batch };
   Kind kind = Kind::group;
-  Index group_channels = 8;  ///< of a group
+  Index group_channels = 8;  ///< channels per group
 };
-/// Throws Error where groups do not divide the channels.
+/// Throws Error if the group size does not divide the channels.
 std::unique_ptr<ImageNorm> make_image_norm(const ImageNormOptions& options, Index channels);
 
 /// Multiplies each channel of an image by a factor in [0, 1] that depends on all channels' means (Hu et al.
@@ -150,15 +153,16 @@ class SqueezeExcite : public Module {
 struct InvertedResidualOptions {
   Index in = 0, out = 0;
   Index window = 3, stride = 1;
-  Index expansion = 4;  ///< times `in`: channels in the middle; 1: they are not expanded
+  Index expansion = 4;  ///< middle channels = expansion x `in`; 1: no expansion
   bool squeeze_excite = false;
   Activation activation = Activation::relu;
-  bool depthwise = true;  ///< false: its twin with a full convolution of the same window
+  bool depthwise = true;  ///< false: a full convolution of the same window instead
   ImageNormOptions norm = {};
 };
 
-/// MobileNet's block (Sandler et al. 2018; Howard et al. 2019): expands the pixels' channels, has a window
-/// look at each by itself, and projects them; where the images stay as they are, what comes in is added.
+/// MobileNet's block (Sandler et al. 2018; Howard et al. 2019): expands the channels of the pixels, applies
+/// one window per channel, and projects back. If input and output have the same shape, the input is added to
+/// the output.
 ///
 ///   activation(norm(expand)) -> activation(norm(depthwise)) -> squeeze_excite -> norm(project) (+ x)
 class InvertedResidual : public Module {
@@ -172,7 +176,7 @@ class InvertedResidual : public Module {
   InvertedResidualOptions options_;
   std::optional<Convolution> expand_;
   std::unique_ptr<ImageNorm> expand_norm_;
-  std::optional<Depthwise> depthwise_;  // one of the two
+  std::optional<Depthwise> depthwise_;  // one of these two is used
   std::optional<Convolution> convolution_;
   std::unique_ptr<ImageNorm> window_norm_;
   std::optional<SqueezeExcite> squeeze_excite_;

@@ -31,7 +31,7 @@ AdamW::AdamW(ParameterSet& parameters, OptimizerOptions options)
 
 void AdamW::update(std::int64_t step, double learning_rate, double gradient_scale) {
   if (first_.empty()) return;
-  // A young average follows closely, so that its start does not linger in it.
+  // In early steps the decay is smaller, so that the initial values do not dominate the average.
   const double ema =
       has_average()
           ? std::min(options_.ema, (1.0 + static_cast<double>(step)) / (10.0 + static_cast<double>(step)))
