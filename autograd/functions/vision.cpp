@@ -103,8 +103,7 @@ Tensor convolution(Tape& tape, const Tensor& x, const Tensor& weight, const Tens
   }
   const ExampleRows apart = tape.examples_of("convolution", x.size(0), {&weight, &bias});
   tape.record("convolution", {&x, &weight, &bias}, {&y}, [=](Tape& tape) {
-    const Tensor dz =
-        tape.gradient(y);  // multiplied below by the stored derivative: gradient at the pre-activation
+    const Tensor dz = tape.gradient(y);  // becomes the gradient at the pre-activation
     if (derivative.defined()) kernels::multiply(dz, derivative, dz);
     const auto dx = x.slot ? tape.into(x) : GradientTarget();
     if (apart) {

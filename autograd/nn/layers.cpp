@@ -129,8 +129,7 @@ double CrossAttention::flops(const Extent& first, const Extent& second) const {
 
 Tensor apply_dropout(Tape& tape, ForwardContext& context, const Tensor& x, const Tensor& residual,
                      double rate, Index first_row) {
-  const RandomStream stream =
-      context.next_stream();  // also if unused, so that later streams keep their numbers
+  const RandomStream stream = context.next_stream();  // also if unused: later streams keep their numbers
   if (context.training && rate > 0) {
     return functions::dropout(tape, x, residual, rate, stream, first_row * x.size(-1));
   }
