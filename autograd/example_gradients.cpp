@@ -17,12 +17,12 @@ namespace {
 Tensor gradient_of(const char* function, const Tensor& parameter) {
   GradientSlot* slot = parameter.slot;
   require(slot && slot->parameter,
-          "{}: some of its weights are parameters, and others are computed; an example's gradient of the two "
-          "together cannot be measured",
+          "{}: some of its weights are parameters and others are computed; the norm of an example's gradient "
+          "can only be measured if all of them are parameters",
           function);
   require(slot->pending == 1,
-          "{}: a parameter is used several times in one pass, and the norm of an example's gradient is not "
-          "known of the parts; let no layers share parameters",
+          "{}: a parameter is used several times in one pass, so the norm of an example's gradient cannot be "
+          "measured; let no layers share parameters",
           function);
   return slot->gradient.reshape(parameter.shape());
 }
@@ -102,7 +102,7 @@ std::span<const Index> ExampleGradients::groups_of(const ExampleRows& rows, kern
     const Index begin = rows.segments.begin(s), end = rows.segments.end(s);
     while (begin < end && groups[static_cast<std::size_t>(group) + 1] <= begin) ++group;
     require(end <= groups[static_cast<std::size_t>(group) + 1] || begin == end,
-            "linear: rows [{}, {}) are of one example, and of two groups", begin, end);
+            "linear: rows [{}, {}) belong to one example but to two groups", begin, end);
     found[static_cast<std::size_t>(s)] = group;
   }
   return found;

@@ -50,12 +50,13 @@ ExampleRows Tape::examples_of(const char* function, Index rows,
   const bool any = std::ranges::any_of(
       parameters, [](const Tensor* parameter) { return parameter->slot && parameter->slot->parameter; });
   if (!recording_ || !examples_ || !any) return {};
-  require(examples_.segments.count() >= 0, "{}: nobody said which rows are of which example", function);
+  require(examples_.segments.count() >= 0,
+          "{}: the examples of its rows are not known; call Tape::rows_are_of first", function);
   ExampleRows found = examples_;
   const Index units = found.segments.offsets.back();
   found.segments.each = units > 0 ? rows / units : 0;
-  require(found.segments.rows() == rows, "{}: it has {} rows, where examples have {}, or as many pixels each",
-          function, rows, units);
+  require(found.segments.rows() == rows,
+          "{}: it has {} rows, but the examples have {}, or a multiple of that", function, rows, units);
   return found;
 }
 
@@ -111,7 +112,7 @@ GradientTarget Tape::into(const Tensor& input) {
   assert(input.slot);
   GradientSlot& slot = *input.slot;
   require(!slot.parameter || !example_gradients(),
-          "{}: it adds up the gradients of all examples, and does not tell them apart", walking_);
+          "{}: it sums the gradients of all examples and has no gradients per example", walking_);
   if (slot.gradient.defined()) return {slot.gradient.reshape(input.shape()), Write::accumulate};
   slot.gradient = slot.range ? gradient_within(*slot.range).reshape(input.shape())
                              : gradient_memory(input.shape(), input.dtype());

@@ -130,7 +130,7 @@ Tensor depthwise(Tape& tape, const Tensor& x, const Tensor& weight, const kernel
   Tensor y = tape.output(kernels::window_shape("depthwise", x, window, x.rank() == 4 ? x.size(3) : 0),
                          x.dtype(), {&x, &weight});
   require(!y.slot || (!bias.defined() && activation == Activation::none),
-          "depthwise: what follows the convolution has no gradient");
+          "depthwise: bias and activation have no gradient; pass them only to tapes that do not record");
   kernels::depthwise(x, weight, window, y, bias, activation);
   const ExampleRows apart = tape.examples_of("depthwise", x.size(0), {&weight});
   tape.record("depthwise", {&x, &weight}, {&y}, [=](Tape& tape) {

@@ -17,13 +17,14 @@ KeyValueCache::KeyValueCache(Arena& arena, Index layers, Index sequences, Index 
 
 void KeyValueCache::extend(Tape& tape, std::span<const std::int32_t> parents, Index rows) {
   const auto count = static_cast<Index>(parents.size());
-  require(!tape.recording(), "key-value cache: for inference, and this tape records");
+  require(!tape.recording(), "key-value cache: it is for inference; use a tape that does not record");
   require(count <= most_sequences_ && rows_ + rows <= most_rows_,
           "key-value cache: {} sequences of {} rows, but there is room for {} of {}", count, rows_ + rows,
           most_sequences_, most_rows_);
   const auto [least, most] = std::ranges::minmax_element(parents);
   require(count > 0 && *least >= 0 && *most < sequences_,
-          "key-value cache: {} sequences go on from others than the {} there are", count, sequences_);
+          "key-value cache: {} sequences continue sequences that are not among the {} there are", count,
+          sequences_);
   const Index before = rows_;
   kept_ = before > 0 ? sequences_ * before : 0;
   sequences_ = count;
@@ -48,8 +49,8 @@ void KeyValueCache::extend(Tape& tape, std::span<const std::int32_t> parents, In
 Tensor KeyValueCache::append(Index layer, const Tensor& key_value) {
   const Index places = memory_.size(0), all = kept_ + key_value.size(0);
   require(layer == appended_ && layer + 1 < places,
-          "key-value cache: layer {} of {} comes in the place of layer {} of the pass", layer, places - 1,
-          appended_);
+          "key-value cache: layer {} of {} is appended, where layer {} is next in this pass", layer,
+          places - 1, appended_);
   ++appended_;
   // Before the first pass, layer 0 is in place 0, and the last place is spare. Each pass moves a layer one
   // place back.

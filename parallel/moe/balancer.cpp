@@ -64,7 +64,7 @@ std::unique_ptr<Balancer> make_balancer(const std::string& name, Index experts,
   if (name == "aux_loss") return std::make_unique<AuxLossBalancer>(options.aux_coefficient);
   if (name == "bias") return std::make_unique<BiasBalancer>(experts, options.bias_rate);
   if (name == "grad_norm") return std::make_unique<GradNormBalancer>(experts, options);
-  fail("no balancer is named '{}'; there are none, aux_loss, bias, grad_norm", name);
+  fail("no balancer is named '{}'; choose none, aux_loss, bias or grad_norm", name);
 }
 
 double mean_load(std::span<const Index> load) {

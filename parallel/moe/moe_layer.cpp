@@ -52,7 +52,7 @@ MoeLayer::MoeLayer(const MoeOptions& options, const ProcessGrid& grid)
   require(options.top_k >= 1 && options.top_k <= options.experts, "moe: top_k {} of {} experts",
           options.top_k, options.experts);
   require(options.gate == "top_k" || options.gate == "expert_choice",
-          "no gate is named '{}'; there are top_k, expert_choice", options.gate);
+          "no gate is named '{}'; choose top_k or expert_choice", options.gate);
   for (const auto& [name, parameter] : experts_.named_parameters())
     expert_values_.push_back(&parameter->value);
   add_module("router", *router_);

@@ -133,7 +133,7 @@ bool RouteCache::find(const Key& key, std::span<float> scores) {
         std::copy_n(from, count, scores.data() + at);
       });
   require(lines_[last].more.next == (kEnd | scores.size()),
-          "route cache: {} scores are looked up where another number of them was kept", scores.size());
+          "route cache: {} scores are looked up, but the entry has another number of scores", scores.size());
   if (entry != newest_) {
     leave_order(entry);
     make_newest(entry);

@@ -93,7 +93,7 @@ TEST_CASE("no balancer means neither bias nor gradient", "[balancer]") {
 
 TEST_CASE("an unknown balancer is refused with the list of those there are", "[balancer]") {
   CHECK_THROWS_WITH(make_balancer("switch", 4, {}),
-                    "no balancer is named 'switch'; there are none, aux_loss, bias, grad_norm");
+                    "no balancer is named 'switch'; choose none, aux_loss, bias or grad_norm");
 }
 
 }  // namespace

@@ -229,12 +229,13 @@ TEST_CASE("what cannot be written row by row, or makes no sense, says so", "[cap
   KeyValueCache cache(arena, 1, 2, 3, 4, DType::f32);
   const std::vector<std::int32_t> two{0, 1}, stranger{2};
   cache.extend(tape, two, 2);
-  CHECK_THROWS_WITH(cache.extend(tape, stranger, 1), Contains("go on from others than the 2 there are"));
+  CHECK_THROWS_WITH(cache.extend(tape, stranger, 1),
+                    Contains("continue sequences that are not among the 2 there are"));
   CHECK_THROWS_WITH(cache.extend(tape, two, 2), Contains("there is room for 2 of 3"));
   const Tensor rows = Tensor::zeros({4, 8});
   CHECK_NOTHROW(cache.append(0, rows));
   CHECK_THROWS_WITH(cache.append(0, rows),
-                    Contains("layer 0 of 1 comes in the place of layer 1 of the pass"));
+                    Contains("layer 0 of 1 is appended, where layer 1 is next in this pass"));
   CHECK_THROWS_WITH(cache.append(1, rows), Contains("layer 1 of 1"));
   Tape recording(arena);
   CHECK_THROWS_WITH(cache.extend(recording, two, 1), Contains("this tape records"));

@@ -445,7 +445,7 @@ TEST_CASE("a layer that cannot be is refused with the reason", "[moe]") {
   options = small_layer();
   options.balancer = "even";
   CHECK_THROWS_WITH(MoeLayer(options, grid),
-                    "no balancer is named 'even'; there are none, aux_loss, bias, grad_norm");
+                    "no balancer is named 'even'; choose none, aux_loss, bias or grad_norm");
   options = small_layer();
   options.router = "even";
   CHECK_THROWS_WITH(MoeLayer(options, grid),

@@ -278,7 +278,8 @@ TEST_CASE("scores that are not whole rows, or of another number than was kept, a
       if (count != kept)
         CHECK_THROWS_WITH(
             cache.find(key_of(1), scores),
-            fmt::format("route cache: {} scores are looked up where another number of them was kept", count));
+            fmt::format("route cache: {} scores are looked up, but the entry has another number of scores",
+                        count));
     }
     CHECK(found(cache, key_of(1), kept) == scores_of(1, kept));
   }
