@@ -73,7 +73,7 @@ class Tape {
 
   /// The device of the activations; inputs of functions must be on the same device.
   Device device() const { return arena_.device(); }
-  /// Returns `tensor` itself if it is in host memory; else a copy in the arena's host memory. Waits until all
+  /// Returns `tensor` itself if it is in host memory; else a copy in the arena's host memory, made after all
   /// work queued before is done.
   Tensor on_host(const Tensor& tensor);
   /// Returns `tensor`, which is in host memory, or a copy of it on device(). Memory that is not the arena's
