@@ -1,10 +1,11 @@
-// Memory is planned, not allocated: one Arena per lifetime (parameters, gradients, optimizer state, one
-// step's activations, communication buffers). While it is planning, an arena grows into reserved address
-// space and remembers its peak; sealed, it owns exactly that much, and asking for more is an Error and not a
-// malloc. The tensors of an arena for a CUDA device lie there; what the host notes down beside them lies in
-// host memory, which is planned alike. Such an arena plans in most of the device's free memory, and sealing
-// it is the one cudaMalloc of what it keeps; the host memory beside it is pinned from then on, so that copies
-// between the two are the device's own work.
+// Memory is planned, not allocated on demand: there is one Arena per lifetime (parameters, gradients,
+// optimizer state, one step's activations, communication buffers). While it plans, an arena grows into
+// reserved address space and records its peak. After seal() it owns exactly that much memory, and a larger
+// request throws Error instead of calling malloc. An arena for a CUDA device has its tensors in device
+// memory, and the tables that the host keeps beside them in host memory, which is planned in the same way.
+// Such an arena plans inside one block that takes most of the device's free memory. Sealing replaces the
+// block by a single cudaMalloc of the planned size, and pins the host memory, so that copies between the two
+// run asynchronously.
 #pragma once
 
 #include <algorithm>
@@ -21,53 +22,57 @@ namespace conclave {
 
 class Arena {
  public:
-  /// Bytes in use, or to be used: of tensors, and on the host beside them. An arena in host memory counts
-  /// both as tensors.
+  /// Bytes in use or planned: of tensors, and of host memory beside them. An arena on the CPU counts both as
+  /// `tensors`.
   struct Bytes {
     std::size_t tensors = 0, host = 0;
   };
 
-  /// Reserves address space (no memory yet) for at most `limit` bytes, or takes no more of a device; 0: this
-  /// machine's physical memory, or what a device has free.
+  /// On the CPU, reserves address space (no memory yet) for at most `limit` bytes; 0: this machine's physical
+  /// memory. On a device, `limit` is the most memory that planning takes; 0: most of what the device has
+  /// free.
   explicit Arena(std::string name, std::size_t limit = 0, Device device = Device::cpu);
   ~Arena();
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
 
-  /// Uninitialized contiguous tensor on device(), aligned to 64 bytes, valid until the mark before it is
-  /// released. Throws Error, naming the arena and both sizes, where a sealed arena has no room left.
+  /// Uninitialized contiguous tensor on device(), aligned to 64 bytes, valid until an earlier mark is
+  /// released. Throws Error, naming the arena and the sizes, if a sealed arena has no room left, and
+  /// OutOfMemory if the machine or the device has none.
   Tensor empty(const Shape& shape, DType dtype = DType::f32);
   Tensor zeros(const Shape& shape, DType dtype = DType::f32);
-  /// The same in host memory, as is all that follows.
+  /// Like empty(), but in host memory.
   Tensor empty_on_host(const Shape& shape, DType dtype = DType::f32);
   /// Whether `tensor` lies in this arena's host memory.
   bool holds_on_host(const Tensor& tensor) const;
   void* allocate(std::size_t bytes);
-  /// `count` value-initialized elements, which are never destroyed; valid as long as a tensor.
+  /// `count` value-initialized elements in host memory. They are never destroyed, and valid as long as a
+  /// tensor of this arena.
   template <class T>
   std::span<T> array(Index count);
-  /// A copy of `values`, likewise.
+  /// A copy of `values` in host memory, valid as long as a tensor of this arena.
   template <class T>
   std::span<T> copy(std::span<const T> values);
-  /// Takes so much and gives it to nobody: for plans.
+  /// Allocates `bytes` and returns no address: for plans.
   void take(const Bytes& bytes);
 
-  /// Everything allocated after `mark()` is given back by `release(mark)`.
+  /// `release(mark)` frees everything allocated after `mark()`.
   Bytes mark() const { return {tensors_.used, host_.used}; }
   void release(const Bytes& mark);
   void reset() { release({}); }
 
-  /// Ends planning: the peak so far, its `share` more and `slack` bytes become the capacity. What an arena
-  /// for a device holds is lost.
+  /// Ends planning: the capacity becomes the peak so far, plus `share` times that peak, plus `slack` bytes.
+  /// The contents of an arena for a device are lost.
   void seal(std::size_t slack = 0, double share = 0);
-  /// Plans nothing: `bytes` are the capacity, the sum of room_for() over the tensors to come.
+  /// Seals without a planning run: the capacity becomes `bytes`, the sum of room_for() over all future
+  /// tensors.
   void seal_for(std::size_t bytes);
   static std::size_t room_for(const Shape& shape, DType dtype);
 
   const std::string& name() const { return name_; }
   Device device() const { return device_; }
   bool sealed() const { return sealed_; }
-  // Of tensors' memory.
+  // The memory of tensors.
   std::size_t used() const { return tensors_.used; }
   std::size_t peak() const { return tensors_.peak; }
   std::size_t capacity() const { return tensors_.limit; }
@@ -92,7 +97,7 @@ class Arena {
   std::string name_;
   Device device_;
   bool sealed_ = false;
-  Region tensors_, host_;  // an arena in host memory has no use for the second
+  Region tensors_, host_;  // host_ is unused by an arena on the CPU
   std::shared_ptr<void> device_memory_, pinned_memory_;
 };
 
@@ -112,7 +117,7 @@ std::span<T> Arena::copy(std::span<const T> values) {
   return copied;
 }
 
-/// Gives back, at the end of a scope, what was taken from an arena in it.
+/// Frees, at the end of a scope, everything that was allocated from an arena in it.
 class ArenaScope {
  public:
   explicit ArenaScope(Arena& arena) : arena_(arena), mark_(arena.mark()) {}
@@ -125,8 +130,8 @@ class ArenaScope {
   Arena::Bytes mark_;
 };
 
-/// The same, and what was taken in the scope is no part of the arena's peak: for finding out how much
-/// something takes.
+/// An ArenaScope whose allocations do not count towards the arena's peak: measures how much memory a piece of
+/// work needs.
 class ArenaTrial {
  public:
   explicit ArenaTrial(Arena& arena);
@@ -134,7 +139,7 @@ class ArenaTrial {
   ArenaTrial(const ArenaTrial&) = delete;
   ArenaTrial& operator=(const ArenaTrial&) = delete;
 
-  /// The most that was in use at once.
+  /// The most memory that was in use at once in this scope.
   Arena::Bytes taken() const;
 
  private:

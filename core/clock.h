@@ -1,4 +1,4 @@
-// The clock that only goes forward, and seconds as the rest of the code has them: f64.
+// A monotonic clock, and conversions from and to seconds as f64, the unit that the rest of the code uses.
 #pragma once
 
 #include <chrono>
@@ -7,7 +7,7 @@ namespace conclave {
 
 using Clock = std::chrono::steady_clock;
 
-/// To the nearest tick below.
+/// Truncated to whole ticks.
 inline Clock::duration seconds(double count) {
   return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(count));
 }
@@ -16,7 +16,7 @@ inline double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-/// Seconds since a moment that is the same for all of this process.
+/// Seconds since the clock's epoch, which is the same throughout this process.
 inline double now() { return seconds_since({}); }
 
 }  // namespace conclave

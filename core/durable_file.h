@@ -1,5 +1,6 @@
-// A file on disk is either the old one or the whole new one, also after a power cut: write under a temporary
-// name in the same directory, fsync, rename, fsync the directory.
+// Files that survive a power cut: a file on disk is either the old version or the complete new one. The new
+// one is written under a temporary name in the same directory; then fsync, rename, and fsync of the
+// directory.
 #pragma once
 
 #include <cstddef>
@@ -20,17 +21,17 @@ class FileDescriptor {
   FileDescriptor(const FileDescriptor&) = delete;
   FileDescriptor& operator=(const FileDescriptor&) = delete;
 
-  /// All `size` bytes, from the beginning of the file on or after what write() wrote before; throws Error.
+  /// Writes all `size` bytes; throws Error. write() begins at offset 0 and appends to what it wrote before.
   void write(const void* data, std::size_t size);
   void write_at(const void* data, std::size_t size, std::uint64_t offset);
-  /// Pieces that lie in several places, one after the other.
+  /// Writes pieces from several places in memory one after another.
   void write_at(std::span<const std::string_view> pieces, std::uint64_t offset);
-  /// Fills `data`; throws Error where the file has not so many bytes from there on.
+  /// Fills `data`; throws Error if the file has fewer bytes from `offset` on.
   void read_at(void* data, std::size_t size, std::uint64_t offset) const;
-  /// Returns when the file's bytes are on the disk; throws Error.
+  /// Returns when the file's data is on disk; throws Error.
   void sync();
-  /// Takes blocks for the first `size` bytes now, so that writing them later cannot find the disk or the
-  /// quota full; does nothing on file systems that cannot. Throws Error where there is no room.
+  /// Allocates disk blocks for the first `size` bytes, so that later writes to them cannot run into a full
+  /// disk or quota. Throws Error if there is no room; does nothing on file systems without fallocate.
   void reserve(std::uint64_t size);
   std::uint64_t size() const;
   void resize(std::uint64_t size);
@@ -38,17 +39,19 @@ class FileDescriptor {
  private:
   std::string path_;
   int descriptor_;
-  std::uint64_t end_ = 0;  // of what write() wrote
+  std::uint64_t end_ = 0;  // where write() continues
 };
 
-/// Makes a directory, and those above it that are missing, so that a power cut leaves them; throws Error.
+/// Creates a directory and its missing parents, and syncs each of them; throws Error.
 void create_durable_directories(const std::filesystem::path& directory);
 
-/// A folder that one process at a time writes to; held as long as that process lives, however it ends.
+/// A lock on a directory that only one process at a time may write to. The system releases it when the
+/// process ends, however it ends.
 class DirectoryLock {
  public:
-  /// Makes the folder where it is missing, and in it a file, "lock". Throws Error where another process still
-  /// has it after `patience` seconds, or it cannot be written to. Does nothing on file systems without locks.
+  /// Creates the directory if it is missing, and in it a file, "lock". Throws Error if another process still
+  /// has the lock after `patience` seconds, or if the directory is not writable. Does nothing on file systems
+  /// without locks.
   explicit DirectoryLock(const std::filesystem::path& directory, double patience = 0);
   ~DirectoryLock();
   DirectoryLock(const DirectoryLock&) = delete;
@@ -58,10 +61,10 @@ class DirectoryLock {
   int descriptor_;
 };
 
-/// Returns when the names in it are on the disk; throws Error.
+/// Returns when the directory's entries are on disk; throws Error.
 void sync_directory(const std::filesystem::path& directory);
 
-/// The temporary that becomes `path` on commit(), and disappears otherwise.
+/// A temporary file that commit() renames to `path`; without a commit the destructor deletes it.
 class AtomicFile {
  public:
   explicit AtomicFile(const std::string& path) : AtomicFile(path, path + ".tmp") {}
@@ -73,7 +76,7 @@ class AtomicFile {
   AtomicFile& operator=(const AtomicFile&) = delete;
 
   const std::string& temporary() const { return temporary_; }
-  /// Puts what was written to temporary(), by then closed, in the place of `path`; throws Error.
+  /// Syncs the temporary file, which must be closed by now, and renames it to `path`; throws Error.
   void commit();
 
  private:

@@ -1,9 +1,9 @@
-// Every mistake a user can make ends in a conclave::Error whose message says what was done, with what, what
-// was expected and what to do next. Broken invariants of our own are asserts, not Errors.
+// Every mistake a user can make ends in a conclave::Error. Its message says what was attempted, with which
+// values, what was expected, and what to do next. Broken internal invariants are asserts, not Errors.
 #pragma once
 
 #ifdef __NVCC__
-#define FMT_USE_CONSTEXPR 1  // fmt 9 takes nvcc for a compiler without
+#define FMT_USE_CONSTEXPR 1  // fmt 9 assumes that nvcc has no constexpr
 #endif
 #include <fmt/format.h>
 

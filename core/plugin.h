@@ -1,14 +1,14 @@
-// Plug-ins: shared libraries that bring experts, routers and strategies of their own. A plug-in is linked
-// with nothing of Conclave's; what it uses it finds in the program that loads it, and so there is one
-// registry, and one of everything else. That holds where both were compiled to the same rules and against the
-// same declarations, which a mark in the plug-in tells: it is read from the file before any of the plug-in's
-// code runs.
+// Plug-ins: shared libraries that add experts, routers and strategies. A plug-in is not linked to Conclave:
+// its symbols are resolved in the program that loads it. So there is one registry, and one instance of every
+// other global object. This requires that program and plug-in were built with compatible compilers from the
+// same declarations. A mark in the plug-in records both; load_plugin() reads it from the file before any code
+// of the plug-in runs.
 #pragma once
 
 #include <functional>
 #include <string>
 
-/// Raised by every change of an installed header after which plug-ins must be compiled anew.
+/// Increased with every change of an installed header after which plug-ins must be compiled again.
 #define CONCLAVE_PLUGIN_ABI 7
 
 #define CONCLAVE_AS_TEXT(value) CONCLAVE_AS_TEXT_(value)
@@ -24,24 +24,24 @@
 #define CONCLAVE_STANDARD_LIBRARY "libstdc++, C++11 ABI " CONCLAVE_AS_TEXT(_GLIBCXX_USE_CXX11_ABI)
 #endif
 
-/// The mark; in every library that registers something.
+/// The mark; part of every library that registers something.
 extern "C" [[gnu::visibility("default")]] inline const char conclave_plugin_abi[] =
     "conclave plug-in ABI " CONCLAVE_AS_TEXT(CONCLAVE_PLUGIN_ABI) "; " CONCLAVE_COMPILER
                                                                   ", " CONCLAVE_STANDARD_LIBRARY;
 
 namespace conclave {
 
-/// Loads the shared library at `path`, for as long as the program runs; once, however often it is called.
-/// Throws Error, which begins with the path, where it is none, was compiled for another Conclave, uses what
-/// is nowhere, fails while it is loaded, or brings nothing or what there is already. Nothing of what it
-/// registers is there before it is loaded.
+/// Loads the shared library at `path` until the program ends; further calls with this library do nothing.
+/// Throws Error, which begins with the path, if the file is no plug-in, was compiled for another Conclave,
+/// has undefined symbols, fails while it is loaded, registers nothing, or registers a name that exists. What
+/// it registers becomes visible only after loading has succeeded.
 void load_plugin(const std::string& path);
 
-/// For registrations: calls add("") at once or, while a plug-in is being loaded, add(its file's name) once
-/// that has succeeded.
+/// For registrations: calls add("") at once or, while a plug-in is being loaded, add(file name of the
+/// plug-in) after loading has succeeded.
 void register_kind(std::function<void(const std::string& plugin)> add);
 
-/// A name for a static object that a macro defines.
+/// A unique name for a static object that a macro defines.
 #define CONCLAVE_UNIQUE_NAME(prefix) CONCLAVE_JOINED(prefix, __COUNTER__)
 #define CONCLAVE_JOINED(a, b) CONCLAVE_JOINED_(a, b)
 #define CONCLAVE_JOINED_(a, b) a##b

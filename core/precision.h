@@ -1,4 +1,4 @@
-// How precisely CUDA devices multiply matrices of f32.
+// The precision of f32 matrix products on CUDA devices.
 #pragma once
 
 #include <cstdint>
@@ -6,16 +6,17 @@
 
 namespace conclave {
 
-/// What is multiplied is as it is (f32), rounded or cut off to 11 significant bits (tf32, as cuBLASLt likes)
-/// or rounded to 8 (bf16), which tensor cores multiply some eight and sixteen times as fast. Sums of products
-/// are f32 in any case, as are their results, and all that is no product; and so are products on processors,
-/// and those of kernels of our own. Convolutions follow it but for bf16, with which they are f32.
+/// Operands are multiplied unchanged (f32), rounded or truncated by cuBLASLt to 11 significant bits (tf32),
+/// or rounded to 8 (bf16). Tensor cores multiply tf32 about eight times and bf16 about sixteen times as fast
+/// as f32. Sums and results are f32 in any case. Products on the CPU, products by our own kernels, and all
+/// other operations compute in f32. Convolutions follow the setting, except that they compute in f32 for
+/// bf16.
 enum class Precision : std::uint8_t { f32, tf32, bf16 };
 
 std::string_view name_of(Precision precision);
 Precision precision_from(std::string_view name);  ///< inverse of name_of; throws Error on an unknown name
 
-/// That of products from now on, in all threads of this process; f32 until it is set.
+/// Sets the precision of all later products in this process, in all threads; f32 by default.
 void set_precision(Precision precision);
 Precision precision();
 

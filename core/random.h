@@ -25,8 +25,8 @@ struct RandomStream {
     return {one[0][0], one[1][0], one[2][0], one[3][0]};
   }
 
-  /// [i][b]: word i of block number first + b. No std::array, which device code cannot index; and behind an
-  /// operator, as GCC 12 does not vectorize the rounds on a plain array of arrays.
+  /// [i][b] is word i of block number first + b. Not a std::array, which device code cannot index. Accessed
+  /// by an operator, because GCC 12 does not vectorize the rounds on a plain array of arrays.
   template <std::size_t N>
   struct Blocks {
     std::uint32_t words[4][N];
@@ -65,7 +65,7 @@ struct RandomStream {
     return fraction(blocks<1>(index / 2), index % 2);
   }
 
-  /// Standard normal by Box-Muller, of the uniform values number 2 index and 2 index + 1.
+  /// Standard normal by Box-Muller, from the uniform values number 2 index and 2 index + 1.
   CONCLAVE_HOST_DEVICE double normal(std::uint64_t index) const {
     const Blocks<1> word = blocks<1>(index);
     const double radius = std::sqrt(-2.0 * std::log(1.0 - fraction(word, 0)));
@@ -78,12 +78,12 @@ struct RandomStream {
   }
 
  private:
-  /// Half of a block's bits.
+  /// 64 of a block's 128 bits.
   CONCLAVE_HOST_DEVICE static std::uint64_t wide(const Blocks<1>& word, std::uint64_t half) {
     return std::uint64_t{word[half * 2][0]} << 32 | word[half * 2 + 1][0];
   }
 
-  /// One of the two numbers in [0, 1) that a block has bits for.
+  /// Number `half` of the two values in [0, 1) that a block gives.
   CONCLAVE_HOST_DEVICE static double fraction(const Blocks<1>& word, std::uint64_t half) {
     return static_cast<double>(wide(word, half) >> 11) * 0x1p-53;
   }

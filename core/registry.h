@@ -1,5 +1,5 @@
-// Kinds of a thing by name, for make_NAME() and for the registrations of others' libraries. A factory may be
-// a plug-in's: what goes wrong in it is told with the kind's name.
+// Kinds of objects by name, for make_NAME() and for registrations by plug-ins. A factory may belong to a
+// plug-in, so messages about its failures name the kind.
 #pragma once
 
 #include <fmt/ranges.h>
@@ -24,10 +24,11 @@ class Registry {
 
   struct Kind {
     Factory factory;
-    std::string plugin;  ///< that brought it; "" for the program's own
+    std::string plugin;  ///< that registered it; "" for the program itself
   };
 
-  /// A later kind of the program's own replaces an earlier one; one of a plug-in's throws Error.
+  /// A kind of the program itself replaces an earlier one of that name; a plug-in's kind throws Error
+  /// instead.
   void add(const std::string& name, Factory factory, const std::string& plugin) {
     const auto found = kinds_.find(name);
     if (!plugin.empty() && found != kinds_.end())
@@ -36,7 +37,7 @@ class Registry {
     kinds_[name] = {std::move(factory), plugin};
   }
 
-  /// Throws Error, listing the kinds there are, and of which plug-in, on an unknown name.
+  /// Throws Error on an unknown name; the message lists the known kinds and their plug-ins.
   const Kind& find(const std::string& name) const {
     const auto found = kinds_.find(name);
     if (found != kinds_.end()) return found->second;
@@ -52,7 +53,8 @@ class Registry {
     return fmt::format("{} of kind '{}'{}", made_, name, plugin.empty() ? "" : " (of " + plugin + ")");
   }
 
-  /// What the kind's factory makes of `options`; throws Error on an unknown name, and where it makes nothing.
+  /// Calls the kind's factory with `options`. Throws Error on an unknown name, or if the factory throws or
+  /// returns null.
   template <class... Options>
   auto make(const std::string& name, const Options&... options) const {
     const Factory& factory = find(name).factory;

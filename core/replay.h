@@ -1,4 +1,4 @@
-// The same work on the same tensors, again and again.
+// Repeats the same work on the same tensors.
 #pragma once
 
 #include <functional>
@@ -16,10 +16,10 @@ class Replay {
  public:
   explicit Replay(Device device) : device_(device) {}
 
-  /// Calls `work`, on a processor. For a device, the second call captures what it queues there (see
-  /// cuda::Graph), and that is queued from then on: numbers that change lie in device memory. The first call
-  /// is as on a processor, as CUDA loads kernels where they are first launched, and should not while it
-  /// captures.
+  /// On the CPU, calls `work`. On a device, the first call also just calls `work`: CUDA loads a kernel at its
+  /// first launch, which should not happen during a capture. The second call captures what `work` queues (see
+  /// cuda::Graph); it and all later calls queue the captured graph. Values that change between calls must
+  /// therefore lie in device memory.
   void run(const std::function<void()>& work);
 
  private:

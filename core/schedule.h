@@ -1,4 +1,4 @@
-// How a rate goes from step to step.
+// A rate as a function of the step.
 #pragma once
 
 #include <cstdint>
@@ -7,8 +7,8 @@
 namespace conclave {
 
 /// Linear warm-up from 0 to `peak` at step `warmup_steps`, then constant, linear or cosine (Loshchilov &
-/// Hutter 2017, eq. 5) towards `final`, which a step after `total_steps` would have: no step learns nothing
-/// for its place alone, not even an only one.
+/// Hutter 2017, eq. 5) towards `final`. `final` is reached one step after `total_steps`, so that the last
+/// step, even if it is the only one, does not get a rate of 0.
 struct Schedule {
   enum class Kind : std::uint8_t { constant, linear, cosine };
   Kind kind = Kind::cosine;

@@ -9,7 +9,7 @@ namespace conclave {
 
 /// Levenshtein distance: insertions, deletions and replacements of one byte.
 std::size_t edit_distance(std::string_view a, std::string_view b);
-/// The candidate at the least edit distance, the first of them in a tie; "" where there is none.
+/// The candidate at the smallest edit distance, the first one in a tie; "" if there are no candidates.
 std::string_view nearest(std::string_view name, std::span<const std::string_view> candidates);
 
 }  // namespace conclave

@@ -1,6 +1,6 @@
-// A Tensor is a small handle by value: where the numbers are, how they are laid out, and (for what is
-// trained) the slot its gradient goes to. Copying one copies the handle. Memory belongs to an Arena, to the
-// heap through a shared owner, or to someone else; nothing about a handle allocates unless it says so.
+// A Tensor is a small handle, passed by value: a data pointer, a layout and, for trained tensors, the slot
+// that receives the gradient. Copying a Tensor copies the handle. The memory belongs to an Arena, to a shared
+// owner on the heap, or to the caller; operations on a handle allocate only where their comment says so.
 #pragma once
 
 #include <array>
@@ -18,10 +18,10 @@ namespace conclave {
 
 using Index = std::int64_t;
 
-/// Defined by autograd; core only carries the pointer, so that one handle serves readers of both folders.
+/// Defined by autograd. core only stores the pointer, so that both folders use one handle type.
 struct GradientSlot;
 
-/// Up to six extents, inline.
+/// Up to six extents, stored inline.
 class Shape {
  public:
   static constexpr int kMaxRank = 6;
@@ -33,7 +33,7 @@ class Shape {
   int rank() const { return rank_; }
   Index operator[](int dim) const { return extents_[static_cast<std::size_t>(dim)]; }
   Index& operator[](int dim) { return extents_[static_cast<std::size_t>(dim)]; }
-  /// Product of the extents, 1 for rank 0; throws Error where it overflows 63 bits or an extent is negative.
+  /// Product of the extents, 1 for rank 0; throws Error if it overflows 63 bits or an extent is negative.
   Index numel() const;
   std::span<const Index> extents() const { return {extents_.data(), static_cast<std::size_t>(rank_)}; }
   std::string to_string() const;  ///< "[64, 256]"
@@ -46,7 +46,7 @@ class Shape {
 
 }  // namespace conclave
 
-/// A check that holds makes no text of its shapes.
+/// Formats lazily, so that a check that succeeds does not build text of its shapes.
 template <>
 struct fmt::formatter<conclave::Shape> {
   constexpr auto parse(fmt::format_parse_context& context) { return context.begin(); }
@@ -58,14 +58,14 @@ struct fmt::formatter<conclave::Shape> {
 
 namespace conclave {
 
-/// Bytes, of a tensor's own memory on the host: one cache line, and the widest vector register.
+/// Alignment in bytes of a tensor's own memory on the host: one cache line, and the widest vector register.
 inline constexpr std::size_t kAlignment = 64;
 
 class Tensor {
  public:
   Tensor() = default;
 
-  /// Owning heap tensors (tests, set-up, tools); a training step takes from an Arena instead.
+  /// Owning heap tensors, for tests, set-up and tools; a training step allocates from an Arena instead.
   static Tensor empty(const Shape& shape, DType dtype = DType::f32);
   static Tensor zeros(const Shape& shape, DType dtype = DType::f32);
   /// Heap tensor with a copy of `values`; throws Error where the counts differ.
@@ -78,7 +78,7 @@ class Tensor {
   /// Borrows `data`, which must outlive the handle and every view of it.
   static Tensor borrow(void* data, const Shape& shape, DType dtype, Device device = Device::cpu);
 
-  /// As borrow(); `owner` lives as long as the handle and every view of it.
+  /// Like borrow(), but `owner` lives as long as the handle and every view of it.
   static Tensor own(std::shared_ptr<void> owner, void* data, const Shape& shape, DType dtype, Device device);
 
   bool defined() const { return data_ != nullptr; }
@@ -95,7 +95,7 @@ class Tensor {
   /// First element; throws Error unless T is the dtype.
   template <class T>
   T* data() const {
-    if (dtype_of<T> != dtype_) [[unlikely]]  // no call otherwise: loops ask for rows
+    if (dtype_of<T> != dtype_) [[unlikely]]  // inlined test: loops call this for every row
       fail("tensor: asked for {} elements of a tensor of {}", name_of(dtype_of<T>), name_of(dtype_));
     return static_cast<T*>(data_);
   }
@@ -112,16 +112,18 @@ class Tensor {
   Tensor rows(Index begin, Index end) const { return slice(0, begin, end); }
   Tensor transpose(int first, int second) const;
 
-  void fill(double value) const;  ///< contiguous; converts to any dtype, on a device to f32, f64 and i32
-  void zero() const;              ///< contiguous
-  /// Same dtype and numel, both contiguous, on any devices; complete on return where these differ.
+  void fill(double value) const;  ///< contiguous only; any dtype on the CPU; f32, f64 and i32 on a device
+  void zero() const;              ///< contiguous only
+  /// Both are contiguous, of one dtype and numel, on any devices. Complete on return, except between two
+  /// tensors on a device: that copy is queued.
   void copy_from(const Tensor& source) const;
-  /// The same, queued where a device takes part: host memory must stay as it is until that was waited for.
+  /// Like copy_from(), but queued if a device takes part: host memory must then stay unchanged until the
+  /// device has been waited for.
   void queue_copy_from(const Tensor& source) const;
-  Tensor clone() const;          ///< contiguous heap copy; a strided view's, if in host memory
-  Tensor to(DType dtype) const;  ///< contiguous heap copy, converted; from host memory
+  Tensor clone() const;          ///< contiguous copy on the heap; a strided view must be in host memory
+  Tensor to(DType dtype) const;  ///< contiguous converted copy on the heap; this must be in host memory
 
-  GradientSlot* slot = nullptr;  ///< where the gradient goes; null: none is wanted
+  GradientSlot* slot = nullptr;  ///< receives the gradient; null: no gradient is wanted
 
  private:
   void* data_ = nullptr;

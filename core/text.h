@@ -1,4 +1,4 @@
-// What is done to pieces of text read from files and command lines.
+// Helpers for text from files and command lines.
 #pragma once
 
 #include <algorithm>
@@ -16,7 +16,7 @@ inline std::string_view trimmed(std::string_view text, std::string_view blanks =
   return text.substr(first, text.find_last_not_of(blanks) + 1 - first);
 }
 
-/// Two digits for each, in lower case.
+/// Two lower-case digits for each byte.
 inline std::string hexadecimal(std::span<const std::byte> bytes) {
   constexpr std::string_view kDigits = "0123456789abcdef";
   std::string text;
@@ -27,7 +27,7 @@ inline std::string hexadecimal(std::span<const std::byte> bytes) {
   return text;
 }
 
-/// Takes the first item off a list, "keep-alive, TE", without the blanks around it.
+/// Removes the first item from a list such as "keep-alive, TE", and returns it without the blanks around it.
 inline std::string_view take_item(std::string_view& list) {
   const std::size_t comma = std::min(list.find(','), list.size());
   const std::string_view item = trimmed(list.substr(0, comma));
@@ -35,7 +35,7 @@ inline std::string_view take_item(std::string_view& list) {
   return item;
 }
 
-/// But for the case of A to Z.
+/// Whether a and b are equal, ignoring the case of A to Z.
 inline bool same_but_for_case(std::string_view a, std::string_view b) {
   const auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; };
   return std::ranges::equal(a, b, {}, lower, lower);

@@ -1,5 +1,4 @@
-// XXH3 of bytes, which finds what disks, memory and networks do by accident; nothing that somebody does on
-// purpose.
+// XXH3 hashes. They detect accidental changes by disks, memory and networks, but not deliberate ones.
 #pragma once
 
 #include <array>
@@ -16,7 +15,7 @@ using Xxh3Digest = std::array<std::uint8_t, 16>;
 std::uint64_t xxh3_64(const void* data, std::size_t bytes, std::uint64_t seed = 0);
 Xxh3Digest xxh3_128(const void* data, std::size_t bytes);
 
-/// Of bytes as they come.
+/// The hash of bytes that arrive in pieces.
 class Xxh3 {
  public:
   Xxh3();

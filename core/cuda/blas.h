@@ -1,6 +1,6 @@
-// Matrix products by cuBLASLt, of which no other file knows. A thread has a handle of its own, from its first
-// product on, and its own plans: descriptors and the algorithm that the library chose, by shape. A product
-// goes to the thread's current stream, with a workspace from Scratch.
+// Matrix products by cuBLASLt, which is used in blas.cpp only. Each thread has its own handle, created at its
+// first product, and its own plans by shape: descriptors, and the algorithm that the library chose. A product
+// runs on the thread's current stream, with a workspace from Scratch.
 #pragma once
 
 #include <type_traits>
@@ -12,9 +12,9 @@
 
 namespace conclave::cuda {
 
-/// c [m, n] = a [m, k] b [k, n], of which c may not overlap with a or b. Sums are of type Sum, and so is what
-/// becomes of them; a and b of bf16 or of integers begin, and their rows begin, where 16 bytes do. Of
-/// integers b is transposed, a is not, and n, k and c's stride are multiples of 4.
+/// c [m, n] = a [m, k] b [k, n]; c must not overlap a or b. The sums and c have type Sum. For bf16 and
+/// integers, every row of a and b is aligned to 16 bytes. For integers, b is transposed, a is not, and n, k
+/// and c's stride are multiples of 4.
 template <class T, class Sum = T>
 struct MatrixProduct {
   Index m = 0, n = 0, k = 0;
@@ -22,25 +22,26 @@ struct MatrixProduct {
   Sum* c = nullptr;
   Index c_stride = 0;
   bool accumulate = false;  ///< c += the product instead
-  /// Only of f32, whose epilogues are in everybody's use, and for k > 0: a bias [n], aligned to 16 bytes, for
-  /// every row, and max(0, .) of the sum.
+  /// Only if the operands are f32, for which cuBLASLt's epilogues are well tried, and k > 0: a bias [n],
+  /// aligned to 16 bytes and added to every row, and max(0, .) of the result.
   const Sum* bias = nullptr;
   bool relu = false;
-  /// In place of these two, where the operands are of f32 as well: [m], aligned likewise, for the sums of a's
-  /// rows.
+  /// Instead of bias and relu, also only for f32 operands: receives the sums of a's rows [m]; aligned to 16
+  /// bytes.
   Sum* row_sums = nullptr;
 };
 
-/// Queues the product; throws Error, naming the operation, where that fails. Operands of f32 are multiplied
-/// in TF32 where precision() is tf32; for bf16, see multiplied(). Returns whether the row sums are written:
-/// for some shapes the library has only products without.
+/// Queues the product; throws Error, naming the operation, on failure. Operands of f32 are multiplied in TF32
+/// if precision() is tf32; for bf16, see multiplied(). Returns whether row_sums was written: for some shapes
+/// the library has no algorithm that also gives row sums.
 bool multiply(const char* operation, const MatrixProduct<BFloat16, float>& product);
 bool multiply(const char* operation, const MatrixProduct<float>& product);
 bool multiply(const char* operation, const MatrixProduct<double>& product);
 bool multiply(const char* operation, const MatrixProduct<std::int8_t, std::int32_t>& product);
 
-/// body(a, b) with two matrices as products of them, or of their parts, are to have them: as they are, but
-/// where precision() is bf16, and they are of f32, as copies in scratch, each rounded once for all products.
+/// Calls body(a, b) with the matrices in the form that is to be multiplied, whole or in parts. If precision()
+/// is bf16 and they are f32, these are copies in scratch, rounded once for all products in `body`; otherwise
+/// they are a and b themselves.
 template <class T, class Body>
 void multiplied(const char* operation, const Matrix<T>& a, const Matrix<T>& b, Body body) {
   if constexpr (std::is_same_v<T, float>)

@@ -1,5 +1,4 @@
-// Work that is queued again and again as it was the first time, as a CUDA graph: one call of the host's for
-// all of it.
+// A CUDA graph: work that is captured once, and queued again any number of times by one call from the host.
 #pragma once
 
 #include <functional>
@@ -10,14 +9,14 @@ namespace conclave::cuda {
 
 class Graph {
  public:
-  /// Calls `work` and captures, instead of running it, what it queues on the current stream. It may neither
-  /// wait nor allocate, scratch included, and copies nothing from or to the host.
+  /// Calls `work`; what it queues on the current stream is captured instead of run. `work` must not wait,
+  /// must not allocate (not even scratch), and must not copy from or to the host.
   explicit Graph(const std::function<void()>& work);
   ~Graph();
   Graph(const Graph&) = delete;
   Graph& operator=(const Graph&) = delete;
 
-  /// Queues all of it on the current stream, with the addresses and numbers that it was captured with.
+  /// Queues the captured work on the current stream, with the addresses and values it was captured with.
   void launch() const;
 
  private:

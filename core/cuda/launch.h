@@ -1,4 +1,4 @@
-// The one way to start a kernel, for nvcc and for the emulated device of the tests alike. For .cu files.
+// The only way to launch a kernel, with nvcc and on the emulated device of the tests alike. For .cu files.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -7,23 +7,23 @@
 
 namespace conclave::cuda {
 
-/// Throws Error, saying what was being done and what CUDA says, unless `code` is cudaSuccess.
+/// Throws Error, with `doing` and CUDA's message, unless `code` is cudaSuccess.
 void check(cudaError_t code, const char* doing);
 
-/// Where this thread's kernels and copies go; CUDA's default stream until set_current_stream().
+/// The stream of this thread's kernels and copies; CUDA's default stream until set_current_stream().
 cudaStream_t current_stream();
 void set_current_stream(cudaStream_t stream);
 
-/// Dynamic shared memory that any kernel may have, beside 16 KiB of variables in it and in what it calls;
-/// CUDA wants to be asked for more.
+/// Bytes of dynamic shared memory that any kernel may have. CUDA grants 48 KiB of shared memory without a
+/// call of cudaFuncSetAttribute; this leaves 16 KiB for static shared variables.
 inline constexpr std::size_t kSharedForAll = 32 * 1024;
 
 struct LaunchShape {
   dim3 grid, block;
-  std::size_t shared_bytes = 0;  ///< dynamic shared memory, which the kernel gets by shared_memory()
+  std::size_t shared_bytes = 0;  ///< dynamic shared memory; the kernel gets it by shared_memory()
 };
 
-/// Queues kernel(arguments...) on the current stream; throws Error, naming the operation, where that fails.
+/// Queues kernel(arguments...) on the current stream; throws Error, naming the operation, on failure.
 template <class... Parameters, class... Arguments>
 void launch(const char* operation, void (*kernel)(Parameters...), const LaunchShape& shape,
             Arguments... arguments) {

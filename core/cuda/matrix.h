@@ -1,11 +1,12 @@
-// The matrices of products, and f32 rounded to what tensor cores multiply fastest.
+// Operands of matrix products, and rounding of f32 to bf16, which tensor cores multiply fastest.
 #pragma once
 
 #include "core/tensor.h"
 
 namespace conclave::cuda {
 
-/// A matrix in row-major order, its rows `stride` elements apart; `transposed`, its transpose is what counts.
+/// A matrix in row-major order, with rows `stride` elements apart; with `transposed`, the operand is its
+/// transpose.
 template <class T>
 struct Operand {
   const T* data = nullptr;
@@ -13,7 +14,7 @@ struct Operand {
   bool transposed = false;
 };
 
-/// Rows, of which products may have some.
+/// A matrix in memory, of which a product may take some rows.
 template <class T>
 struct Matrix {
   const T* data = nullptr;
@@ -24,11 +25,11 @@ struct Matrix {
   }
 };
 
-/// Elements from one row to the next of a matrix of bf16 whose rows begin where 16 bytes do.
+/// The row stride, in elements, of a bf16 matrix whose rows are aligned to 16 bytes.
 constexpr Index bf16_stride(Index columns) { return (columns + 7) / 8 * 8; }
 
-/// Queues it: `to`, aligned to 16 bytes, becomes `matrix` rounded to nearest even, its rows
-/// bf16_stride(columns) apart with zeros between them.
+/// Queues the rounding (to nearest even) of `matrix` into `to`, which is aligned to 16 bytes. Rows of the
+/// result are bf16_stride(columns) elements apart, with zeros between them.
 Matrix<BFloat16> round_to_bf16(const char* operation, const Matrix<float>& matrix, BFloat16* to);
 
 }  // namespace conclave::cuda

@@ -1,4 +1,4 @@
-// Memory on a CUDA device, and copies between it and the host's.
+// Memory on a CUDA device, and copies between it and host memory.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +10,7 @@ namespace conclave::cuda {
 /// `bytes` uninitialized bytes of device memory.
 class DeviceMemory {
  public:
-  /// Throws OutOfMemory, saying what is free, where there is too little.
+  /// Throws OutOfMemory, with the bytes that are free, if the device has too little.
   explicit DeviceMemory(std::size_t bytes);
   ~DeviceMemory();
   DeviceMemory(const DeviceMemory&) = delete;
@@ -23,11 +23,11 @@ class DeviceMemory {
   void* data_ = nullptr;
 };
 
-/// `bytes` uninitialized bytes of the host's memory that stay where they are, so that the device copies from
-/// and to them on its own, while the host goes on.
+/// `bytes` uninitialized bytes of page-locked host memory, which the device can copy from and to
+/// asynchronously.
 class PinnedMemory {
  public:
-  /// Throws Error where the system does not give so much of it.
+  /// Throws Error if the system does not pin that much.
   explicit PinnedMemory(std::size_t bytes);
   ~PinnedMemory();
   PinnedMemory(const PinnedMemory&) = delete;
@@ -39,33 +39,34 @@ class PinnedMemory {
   void* data_ = nullptr;
 };
 
-/// Bytes that the device has free, of which this process is to take no more than limit_memory() leaves it.
+/// Free bytes of the device, or what limit_memory() leaves this process if that is less.
 std::size_t free_memory();
 
-/// This process is to plan with `bytes` of the device's memory beyond what it holds now, as others have the
+/// Limits this process to `bytes` of device memory beyond what it holds now, where other processes need the
 /// rest.
 void limit_memory(std::size_t bytes);
 
 /// Waits for the current stream.
 void synchronize();
 
-/// An owning tensor on the device: tests, set-up, tools; a training step takes from an Arena instead.
+/// An owning tensor on the device, for tests, set-up and tools; a training step allocates from an Arena
+/// instead.
 Tensor empty_on_device(const Shape& shape, DType dtype = DType::f32);
 
-/// Queues the copy on the current stream, in any direction; same dtype and numel, both contiguous, else
-/// Error. A side in the host's memory must stay as it is until the stream was waited for, and should be
-/// pinned: else the host may have to wait until the copy's turn comes.
+/// Queues a copy on the current stream, in any direction. Throws Error unless both tensors are contiguous, of
+/// one dtype and numel. A tensor in host memory must not change until the stream has been waited for. It
+/// should be pinned; otherwise the host may block until the copy runs.
 void copy(const Tensor& from, const Tensor& to);
 
-/// Copies a small table from the device, and waits for it and for all that was queued before; by way of
-/// pinned memory of the thread's.
+/// Copies a small table from the device by way of pinned memory of this thread. Waits for the copy, and so
+/// for all work queued before it.
 void download(const char* operation, const void* from, std::size_t bytes, void* to);
 
-/// Queues it, for contiguous tensors on the device.
+/// Queue an assignment to a contiguous tensor on the device.
 void zero(const Tensor& tensor);
 void fill(const Tensor& tensor, double value);
 
-/// Owning copies, complete when these return.
+/// Owning copies, complete on return.
 Tensor to_device(const Tensor& tensor);
 Tensor to_host(const Tensor& tensor);
 

@@ -1,4 +1,4 @@
-// Device memory for what one kernel leaves to the next within one operation.
+// Device memory for what one kernel passes to the next within an operation.
 #pragma once
 
 #include <cstddef>
@@ -7,10 +7,11 @@
 
 namespace conclave::cuda {
 
-/// Memory on loan until the end of the scope. It comes from a pool of this thread and its current stream,
-/// whose order keeps one operation's use of it apart from the next one's; the pool grows to what the largest
-/// operation needs, gives back what that outgrows, and then allocates no more. No graph may have captured it.
-/// Scratches nest; the stream must not change within one.
+/// Device memory on loan until the end of the scope. It comes from a pool for this thread and its current
+/// stream; the order of the stream keeps successive operations from using the same memory at once. The pool
+/// grows to what the largest operation needs, frees the blocks that became too small, and then allocates no
+/// more. Do not use Scratch while a graph is captured. Scratches nest; the current stream must not change
+/// during one.
 class Scratch {
  public:
   Scratch();
@@ -29,7 +30,7 @@ class Scratch {
   void* allocate(std::size_t bytes);
 
   Pool& pool_;
-  std::size_t block_, used_;  // where the pool stood before
+  std::size_t block_, used_;  // the position in the pool at construction
 };
 
 }  // namespace conclave::cuda

@@ -1,4 +1,4 @@
-// A kernel's dynamic shared memory, whose size its launch gives.
+// A kernel's dynamic shared memory; the launch gives its size.
 #pragma once
 
 #include <cuda_runtime.h>

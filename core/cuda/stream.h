@@ -1,4 +1,4 @@
-// CUDA's streams and events, as objects that end what they began. None of a stream's work blocks another's.
+// CUDA streams and events as owning objects. No stream waits for another stream, nor for the default stream.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -15,19 +15,19 @@ class Stream {
   Stream& operator=(const Stream&) = delete;
 
   cudaStream_t handle() const { return handle_; }
-  /// Returns when all its work is done; throws Error where some of it failed.
+  /// Returns when all work queued on it is done; throws Error if some of it failed.
   void synchronize() const;
-  /// What is queued from now on runs after what `event` recorded, wherever that was.
+  /// Work queued on this stream from now on runs after the work that `event` recorded, on any stream.
   void wait_for(const Event& event) const;
 
  private:
   cudaStream_t handle_ = nullptr;
 };
 
-/// Whether an event notes when it was passed, which costs a little.
+/// Whether an event records its time, which costs a little.
 enum class Timing { off, on };
 
-/// A place in a stream's work.
+/// A position in the work of a stream.
 class Event {
  public:
   explicit Event(Timing timing = Timing::off);
@@ -37,17 +37,18 @@ class Event {
 
   cudaEvent_t handle() const { return handle_; }
   void record(cudaStream_t stream) const;
-  /// Whether that place was passed, and waiting for it; both throw Error where the work before it failed.
+  /// passed() returns whether the recorded position was reached, synchronize() waits for it. Both throw Error
+  /// if work before it failed.
   bool passed() const;
   void synchronize() const;
-  /// The seconds from `earlier` to this; Error unless both were passed, and have Timing::on.
+  /// Seconds from `earlier` to this event; throws Error unless both were passed and have Timing::on.
   double seconds_since(const Event& earlier) const;
 
  private:
   cudaEvent_t handle_ = nullptr;
 };
 
-/// This thread's work goes to `stream` until the end of the scope.
+/// Makes `stream` this thread's current stream until the end of the scope.
 class StreamScope {
  public:
   explicit StreamScope(const Stream& stream);

@@ -1,4 +1,4 @@
-// Small tables from the host's memory to the device's. For .cu files.
+// Uploads of small tables from host memory to the device. For .cu files.
 #pragma once
 
 #include <algorithm>
@@ -12,7 +12,7 @@ namespace upload_detail {
 
 inline constexpr int kThreads = 256;
 
-/// With the kernel's other arguments, of the 4 KiB that every device and driver takes.
+/// Together with the kernel's other arguments, it fits the 4 KiB that every device and driver accepts.
 template <class T>
 struct Part {
   T values[4000 / sizeof(T)];
@@ -26,8 +26,8 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace upload_detail
 
-/// Queues a copy of `values`, which may change as soon as this returns: kernels' arguments carry them, some
-/// kilobytes each. What is not small is for cudaMemcpyAsync.
+/// Queues a copy of `values`, which may change as soon as this returns: kernel arguments carry the values,
+/// about 4 KB per launch. Use cudaMemcpyAsync for larger tables.
 template <class T>
 void upload(const char* operation, std::span<const T> values, T* to) {
   upload_detail::Part<T> part;
