@@ -16,8 +16,8 @@ namespace {
 constexpr std::size_t kGrowth = std::size_t{8}
                                 << 20;  // commits 8 MiB at a time: few mprotect calls, little waste
 
-// Of a device's memory, what planning leaves at least: to kernels for their scratch and to libraries, of
-// which the one for products takes half of it.
+// Device memory that planning leaves free at least: for the scratch of kernels, and for libraries. cuBLASLt's
+// workspace takes half of it.
 constexpr std::size_t kForOthers = std::size_t{64} << 20;
 
 std::size_t round_up(std::size_t value, std::size_t multiple) {
@@ -60,7 +60,7 @@ void Arena::give_back_reserved() {
   region.reserved = region.committed = 0;
 }
 
-// Makes the host's memory up to `end` usable.
+// Makes host memory up to `end` accessible.
 void Arena::commit(Region& region, std::size_t end) {
   if (end <= region.committed) return;
   const std::size_t grown = std::min(round_up(end, kGrowth), region.reserved);

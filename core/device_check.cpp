@@ -1,6 +1,6 @@
-// Says so, instead of dying of an illegal instruction, when the processor lacks what the rest was compiled
-// for. This file alone is compiled for the baseline instruction set, and its check runs before any other
-// initializer.
+// Reports a processor without the instructions that the program was compiled for, which would otherwise end
+// in an illegal instruction. Only this file is compiled for the baseline instruction set, and its check runs
+// before any other initializer.
 #include <unistd.h>
 
 #include <cstring>

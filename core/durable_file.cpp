@@ -1,4 +1,4 @@
-// Thin over the system calls; every one that can fail is checked.
+// Thin wrappers around system calls, with every error checked.
 #include "core/durable_file.h"
 
 #include <fcntl.h>
@@ -41,8 +41,8 @@ void FileDescriptor::write_at(const void* data, std::size_t size, std::uint64_t 
 }
 
 void FileDescriptor::write_at(std::span<const std::string_view> pieces, std::uint64_t offset) {
-  std::array<iovec, 256> some;  // of which the system takes IOV_MAX (1,024) at once
-  std::size_t written = 0;      // of the first piece
+  std::array<iovec, 256> some;  // fewer than IOV_MAX (1,024), the most that pwritev takes
+  std::size_t written = 0;      // bytes of the first piece
   while (true) {
     for (; !pieces.empty() && written >= pieces.front().size(); pieces = pieces.subspan(1))
       written -= pieces.front().size();
@@ -80,7 +80,7 @@ void FileDescriptor::resize(std::uint64_t size) {
 }
 
 void FileDescriptor::sync() {
-  const bool done = ::fsync(descriptor_) == 0;  // in the call below errno might be read before it
+  const bool done = ::fsync(descriptor_) == 0;  // before require(), whose arguments may read errno first
   require(done, "{}: fsync: {}", path_, std::strerror(errno));
 }
 
@@ -104,7 +104,7 @@ void create_durable_directories(const std::filesystem::path& directory) {
   if (directory.empty() || std::filesystem::is_directory(directory, error)) return;
   create_durable_directories(directory.parent_path());
   std::filesystem::create_directory(directory, error);
-  if (error == std::errc::file_exists) error = make_error_code(std::errc::not_a_directory);  // it is none
+  if (error == std::errc::file_exists) error = make_error_code(std::errc::not_a_directory);  // not a folder
   require(!error, "{}: the folder cannot be made: {}", directory.string(), error.message());
   sync_directory(directory.parent_path());
 }

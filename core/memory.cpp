@@ -13,7 +13,7 @@ namespace fs = std::filesystem;
 
 constexpr std::size_t kUnknown = std::numeric_limits<std::size_t>::max();
 
-// The number behind the word `name` in a file of names and numbers.
+// The number after the word `name` in a file of names and numbers.
 std::optional<std::size_t> named_number(const fs::path& path, const std::string& name) {
   std::ifstream file(path);
   std::size_t value = 0;
@@ -22,26 +22,27 @@ std::optional<std::size_t> named_number(const fs::path& path, const std::string&
   return std::nullopt;
 }
 
-// The number that is all of a file; none where it says "max" or is not there.
+// The number that a file holds; none if the file says "max" or does not exist.
 std::optional<std::size_t> number(const fs::path& path) {
   std::ifstream file(path);
   std::size_t value = 0;
   return file >> value ? std::optional(value) : std::nullopt;
 }
 
-// The files of a control group, which the versions name differently.
+// The files of a control group; versions 1 and 2 name them differently.
 struct GroupFiles {
   const char *limit, *usage, *reclaimable;
 };
 
-// What the limits of the group `path` below `mount`, and of the groups around it, leave. In a container the
-// path may be the host's, and `mount` the group itself: what is not there has no limit.
+// What the limits of the group `path` below `mount`, and of the groups above it, leave. In a container,
+// `path` may be the host's path while `mount` is the group itself: a directory that does not exist has no
+// limit.
 std::size_t left_in_groups(const fs::path& mount, fs::path path, const GroupFiles& files) {
   std::size_t left = kUnknown;
   for (path = path.relative_path();; path = path.parent_path()) {
     const fs::path group = mount / path;
     if (const auto limit = number(group / files.limit)) {
-      // Pages of files that were not used lately count as used, but give way.
+      // Cached pages of files that were not used lately count as used, but are reclaimed on demand.
       const std::size_t usage = number(group / files.usage).value_or(0);
       const std::size_t taken =
           usage - std::min(usage, named_number(group / "memory.stat", files.reclaimable).value_or(0));

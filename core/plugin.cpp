@@ -20,7 +20,7 @@ namespace {
 
 using Registrations = std::vector<std::function<void(const std::string&)>>;
 
-// Those of the plug-in that is being loaded; null while none is.
+// The registrations of the plug-in that is being loaded; null while none is.
 Registrations*& waiting() {
   static Registrations* registrations = nullptr;
   return registrations;
@@ -44,7 +44,7 @@ void check_mark(const std::string& path) {
           "{}: is not a plug-in of Conclave's, it has no symbol conclave_plugin_abi; it needs a "
           "CONCLAVE_REGISTER_EXPERT(...) of parallel/moe/expert.h",
           path);
-  const std::string_view mark(file.c_str() + at);  // ends with its string
+  const std::string_view mark(file.c_str() + at);  // up to the string's terminating zero
   require(
       mark == own,
       "{}: was compiled for another Conclave: it has \"{}\", this program \"{}\"; compile it anew, with the "
@@ -64,7 +64,8 @@ std::string readable(const std::string& path, std::string problem) {
 }
 
 void open(const std::string& path) {
-  // Declared not to throw, it does where a static object's constructor does.
+  // dlopen is declared not to throw, but it does if the constructor of a static object throws. A call through
+  // a volatile pointer keeps the compiler from relying on the declaration.
   void* (*const volatile open)(const char*, int) = dlopen;
   void* library = nullptr;
   try {

@@ -11,7 +11,7 @@ namespace conclave {
 double Schedule::at(std::int64_t step) const {
   if (step < warmup_steps) return peak * static_cast<double>(step) / static_cast<double>(warmup_steps);
   if (kind == Kind::constant) return peak;
-  const std::int64_t first = std::max<std::int64_t>(warmup_steps, 1);  // which has the peak
+  const std::int64_t first = std::max<std::int64_t>(warmup_steps, 1);  // the step with the peak rate
   const auto length = static_cast<double>(std::max<std::int64_t>(total_steps - first + 1, 1));
   const double progress = std::clamp(static_cast<double>(step - first) / length, 0.0, 1.0);
   const double left =

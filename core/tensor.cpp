@@ -68,7 +68,7 @@ Shape::Shape(std::span<const Index> extents) : rank_(static_cast<int>(extents.si
 
 Index Shape::numel() const {
   Index product = 1;
-  for (Index extent : extents())  // asked for all the time: no text is made of what is right
+  for (Index extent : extents())  // called very often: builds text for an error only
     if (extent < 0 || __builtin_mul_overflow(product, extent, &product)) [[unlikely]]
       fail("shape: {} has a negative extent or more elements than can be counted", to_string());
   return product;
@@ -172,7 +172,7 @@ void Tensor::zero() const {
   require(contiguous(), "zero: the view {} is not contiguous", shape_);
   if constexpr (kBuiltWithCuda)
     if (device_ == Device::cuda) return cuda::zero(*this);
-  constexpr std::size_t kChunk = std::size_t{1} << 18;  // bytes, a task
+  constexpr std::size_t kChunk = std::size_t{1} << 18;  // bytes per task
   auto* to = static_cast<std::byte*>(data_);
   const std::size_t total = bytes();
 #pragma omp parallel for schedule(static) if (total > kChunk)
@@ -224,7 +224,7 @@ Tensor Tensor::to(DType dtype) const {
     for_any(dtype, [&]<class To>(To) {
       std::ranges::transform(source.span<From>(), result.data<To>(), [](From value) {
         if constexpr (std::is_integral_v<From> && std::is_integral_v<To>)
-          return static_cast<To>(value);  // f64 holds integers up to 2^53 only
+          return static_cast<To>(value);  // not through f64, which holds integers up to 2^53 only
         else
           return from_double<To>(to_double(value));
       });

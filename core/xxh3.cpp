@@ -1,6 +1,7 @@
 #include "core/xxh3.h"
 
-// Compiled here for the processors that Conclave is for: Debian's library is for all, and half as fast.
+// Inlined, so that it is compiled for the processors that Conclave targets: Debian's library is built for any
+// processor, and half as fast.
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
@@ -25,7 +26,7 @@ std::uint64_t xxh3_64(const void* data, std::size_t bytes, std::uint64_t seed) {
 
 Xxh3Digest xxh3_128(const void* data, std::size_t bytes) { return canonical(XXH3_128bits(data, bytes)); }
 
-// The states of XXH3-64 and of XXH3-128 are one and the same; only what is made of them at the end differs.
+// XXH3-64 and XXH3-128 have the same state; only the final step differs.
 struct Xxh3::State {
   XXH3_state_t state;
 };

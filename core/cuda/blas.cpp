@@ -17,7 +17,7 @@ namespace {
 
 using conclave::cuda::check;
 
-constexpr Index kWorkspace = Index{32} << 20;  // what NVIDIA advises for sm_90; others are content with less
+constexpr Index kWorkspace = Index{32} << 20;  // NVIDIA's recommendation for sm_90; other devices need less
 
 void check(cublasStatus_t status, const char* operation) {
   require(status == CUBLAS_STATUS_SUCCESS, "{}: cuBLASLt says: {}", operation,
@@ -57,12 +57,12 @@ void set(const Owned<cublasLtMatmulPreference_t>& preference, cublasLtMatmulPref
         "describing what algorithm is wanted");
 }
 
-// What a pointer is a multiple of; more than 256 bytes, as cudaMalloc gives, no algorithm asks for.
+// The alignment of a pointer, at most 256 bytes: cudaMalloc gives no more, and no algorithm asks for more.
 std::uint32_t alignment(const void* pointer) {
   return 1u << std::countr_zero(reinterpret_cast<std::uintptr_t>(pointer) | 256);
 }
 
-// All that the choice of an algorithm depends on.
+// Everything that the choice of an algorithm depends on.
 struct Key {
   Index m, n, k, a_stride, b_stride, c_stride;
   std::uint32_t a_alignment, b_alignment, c_alignment;
@@ -101,8 +101,8 @@ cudaDataType library_type(DType type) {
   }
 }
 
-// The library's matrices are in column-major order, in which ours are their own transposes: it is told to
-// compute c^T = b^T a^T, of which b^T is the left operand, and nothing needs to be transposed for it.
+// cuBLASLt's matrices are in column-major order; read in that order, ours are their own transposes. So the
+// library computes c^T = b^T a^T, with b^T as its left operand, and nothing has to be transposed for it.
 struct Description {
   Owned<cublasLtMatmulDesc_t> operation;
   Owned<cublasLtMatrixLayout_t> left, right, result;
@@ -115,7 +115,7 @@ struct Description {
     set(operation, CUBLASLT_MATMUL_DESC_TRANSA, key.b_transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
     set(operation, CUBLASLT_MATMUL_DESC_TRANSB, key.a_transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
     set(operation, CUBLASLT_MATMUL_DESC_EPILOGUE, key.epilogue);
-    if (vector) set(operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, vector);  // its alignment is looked at
+    if (vector) set(operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, vector);  // its alignment affects the choice
   }
 
  private:
@@ -156,15 +156,16 @@ bool fits(cublasLtHandle_t handle, const Description& of, const cublasLtMatmulAl
          result.workspaceSize <= static_cast<std::size_t>(kWorkspace);
 }
 
-// Up to the next of eight in an octave, from 16 on.
+// Rounds up to one of eight values per octave, from 16 on.
 Index rounded_up(Index rows) {
   if (rows <= 16) return rows;
   const Index step = Index{1} << (std::bit_width(static_cast<std::uint64_t>(rows - 1)) - 4);
   return (rows + step - 1) / step * step;
 }
 
-// The product whose algorithm this one gets: one of about as many rows, of which experts have others in every
-// step, while to ask takes some 60 us. Rows are what is not contiguous, in any of the matrices.
+// The product whose algorithm this one uses: one with about as many rows. Experts get another number of rows
+// in every step, and asking the library takes some 60 us. Only a dimension that counts rows in every matrix
+// is rounded, so that the strides stay valid.
 Key typical(Key key) {
   if (!key.a_transposed) key.m = rounded_up(key.m);
   if (key.a_transposed && !key.b_transposed) key.k = rounded_up(key.k);
@@ -173,13 +174,13 @@ Key typical(Key key) {
 
 struct Plan {
   Description of;
-  std::optional<cublasLtMatmulAlgo_t> algorithm;  // none that gives row sums
+  std::optional<cublasLtMatmulAlgo_t> algorithm;  // none: the library cannot compute the row sums
 };
 
-// A thread's handle and plans. The plans are as many as there are shapes: some hundred in a model whose
-// batches are all of one size, but one more with almost every step for an expert, who gets as many rows as
-// were sent. So at kPlans, which take some 4 MiB, all are forgotten. Which algorithm a product gets depends
-// on its shape alone, not on those before it, and so do its bits.
+// A thread's handle and plans. There is one plan per shape: a few hundred in a model with batches of one
+// size, but nearly every step adds one for an expert, which gets a varying number of rows. So when there are
+// kPlans (some 4 MiB), all are dropped. The algorithm of a product, and so its bits, depend on the product's
+// shape alone, not on the products before it.
 class Library {
  public:
   static Library& of_thread() {
@@ -216,7 +217,7 @@ class Library {
 
   Owned<cublasLtHandle_t> handle_ = create(cublasLtCreate);
   std::unordered_map<Key, Plan, Hash> plans_;
-  std::unordered_map<Key, Answer, Hash> answers_;  // of typical() products
+  std::unordered_map<Key, Answer, Hash> answers_;  // by typical() key
 };
 
 cublasComputeType_t compute_type(DType type) {
@@ -230,7 +231,7 @@ template <class T, class Sum>
 bool multiply_any(const char* operation, const MatrixProduct<T, Sum>& product) {
   const auto& [m, n, k, a, b, c, c_stride, accumulate, bias, relu, row_sums] = product;
   if (m == 0 || n == 0) return false;
-  if (k == 0) {  // which the library does not take
+  if (k == 0) {  // the library does not accept k = 0
     for (Index row = 0; row < m && !accumulate; ++row)
       check(
           cudaMemsetAsync(c + row * c_stride, 0, static_cast<std::size_t>(n) * sizeof(Sum), current_stream()),
@@ -251,7 +252,7 @@ bool multiply_any(const char* operation, const MatrixProduct<T, Sum>& product) {
                 .type = dtype_of<T>,
                 .sum_type = dtype_of<Sum>,
                 .compute = compute_type(dtype_of<T>),
-                .epilogue = row_sums ? CUBLASLT_EPILOGUE_BGRADB  // of b^T a^T, whose right operand a is
+                .epilogue = row_sums ? CUBLASLT_EPILOGUE_BGRADB  // sums over the right operand, which is a
                             : bias   ? (relu ? CUBLASLT_EPILOGUE_RELU_BIAS : CUBLASLT_EPILOGUE_BIAS)
                                      : (relu ? CUBLASLT_EPILOGUE_RELU : CUBLASLT_EPILOGUE_DEFAULT)};
   const void* const vector = row_sums ? row_sums : bias;
@@ -262,7 +263,7 @@ bool multiply_any(const char* operation, const MatrixProduct<T, Sum>& product) {
     without.row_sums = nullptr;
     return multiply_any(operation, without);
   }
-  if (vector) set(plan.of.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, vector);  // this time's
+  if (vector) set(plan.of.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, vector);  // this call's address
   const Sum alpha = 1, beta = accumulate ? Sum(1) : Sum(0);
   Scratch scratch;
   const Description& of = plan.of;

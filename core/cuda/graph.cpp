@@ -12,8 +12,8 @@ constexpr const char* kCapturing = "capturing a graph";
 
 }  // namespace
 
-// Captured on a stream of its own, as CUDA's default one cannot be. What other threads do is no part of it,
-// nor forbidden to them.
+// Captures on a stream of its own, because CUDA's default stream cannot be captured. In the thread-local
+// mode, work of other threads is neither captured nor forbidden.
 Graph::Graph(const std::function<void()>& work) {
   const Stream stream;
   const StreamScope scope(stream);
@@ -22,7 +22,7 @@ Graph::Graph(const std::function<void()>& work) {
   try {
     work();
   } catch (...) {
-    failure = std::current_exception();  // rethrown once the capture has ended, which it must in any case
+    failure = std::current_exception();  // rethrown after the capture, which must be ended in any case
   }
   cudaGraph_t graph = nullptr;
   cudaError_t code = cudaStreamEndCapture(stream.handle(), &graph);

@@ -12,13 +12,13 @@ using kernels::cuda::Pack;
 
 constexpr int kHalves = kernels::cuda::kPackWidth<BFloat16>;
 
-// An item is a pack of bf16, for which T, f32, is loaded by as many packs as it takes.
+// An item is a pack of bf16; its f32 values (T) are loaded in as many packs as they fill.
 template <class T>
 struct RoundToBFloat16 {
   static constexpr int kPack = kernels::cuda::kPackWidth<T>;
 
   Matrix<T> matrix;
-  Index packs;  // in a row of the result's
+  Index packs;  // per row of the result
   bool packed;  // as for load_columns
   BFloat16* to;
 

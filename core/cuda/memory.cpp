@@ -18,7 +18,7 @@ cudaMemcpyKind direction(Device from, Device to) {
   return to == Device::cpu ? cudaMemcpyDeviceToHost : cudaMemcpyDeviceToDevice;
 }
 
-// Of this process, on its one device.
+// Bytes that this process holds, and may hold at most, on its one device.
 std::atomic<std::size_t> held = 0, most = std::numeric_limits<std::size_t>::max();
 
 }  // namespace
@@ -26,7 +26,7 @@ std::atomic<std::size_t> held = 0, most = std::numeric_limits<std::size_t>::max(
 DeviceMemory::DeviceMemory(std::size_t bytes) : bytes_(bytes) {
   const cudaError_t code = cudaMalloc(&data_, bytes);
   if (code == cudaErrorMemoryAllocation) {
-    cudaGetLastError();  // which would otherwise be the next call's
+    cudaGetLastError();  // clears the error, which the next call would otherwise return
     throw OutOfMemory(fmt::format("the device has {} free, and {} are needed", format_bytes(free_memory()),
                                   format_bytes(bytes)));
   }
@@ -42,7 +42,7 @@ DeviceMemory::~DeviceMemory() {
 PinnedMemory::PinnedMemory(std::size_t bytes) {
   const cudaError_t code = cudaHostAlloc(&data_, bytes, cudaHostAllocDefault);
   if (code == cudaErrorMemoryAllocation) {
-    cudaGetLastError();  // which would otherwise be the next call's
+    cudaGetLastError();  // clears the error, which the next call would otherwise return
     fail(
         "{} of this host's memory cannot be pinned for copies to and from the device: others hold it, or it "
         "is "
@@ -85,7 +85,7 @@ void copy(const Tensor& from, const Tensor& to) {
 }
 
 void download(const char* operation, const void* from, std::size_t bytes, void* to) {
-  constexpr std::size_t kMost = std::size_t{16} << 10;  // at once
+  constexpr std::size_t kMost = std::size_t{16} << 10;  // per copy
   thread_local const PinnedMemory pinned(kMost);
   for (std::size_t done = 0; done < bytes; done += kMost) {
     const std::size_t next = std::min(bytes - done, kMost);

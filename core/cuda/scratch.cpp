@@ -10,7 +10,7 @@
 namespace conclave::cuda {
 namespace {
 
-constexpr std::size_t kAlignment = 256;                       // what cudaMalloc gives
+constexpr std::size_t kAlignment = 256;                       // cudaMalloc's alignment
 constexpr std::size_t kSmallestBlock = std::size_t{1} << 20;  // most operations' scratch fits one such block
 
 struct Block {
@@ -21,8 +21,8 @@ struct Block {
 
 }  // namespace
 
-// Blocks in the order in which they are used up: of block number `block`, `used` bytes are on loan, and all
-// before it.
+// Blocks in the order in which they are filled. On loan are `used` bytes of block number `block`, and all
+// blocks before it.
 struct Scratch::Pool {
   std::list<Block> blocks;
   std::size_t block = 0, used = 0;
@@ -46,12 +46,13 @@ void* Scratch::allocate(std::size_t bytes) {
   const auto number = [&](std::size_t place) {
     return std::next(blocks.begin(), static_cast<std::ptrdiff_t>(std::min(place, blocks.size())));
   };
-  const std::size_t unused = block + (used > 0 ? 1 : 0);  // the first block of which nothing is on loan
+  const std::size_t unused = block + (used > 0 ? 1 : 0);  // the first block with nothing on loan
   auto at = number(block);
   for (; at != blocks.end() && used + bytes > at->bytes; ++at, ++block) used = 0;
   if (at == blocks.end()) {
-    // Blocks that this has outgrown go back first: cudaFree waits for what still works in them. An eighth
-    // more than is wanted now, as later batches may have some more rows for an expert.
+    // First frees the blocks that this request has outgrown; cudaFree waits for the work that still uses
+    // them. Takes an eighth more than requested, because later batches may have a few more rows for an
+    // expert.
     blocks.erase(number(unused), blocks.end());
     block = blocks.size();
     at = blocks.emplace(blocks.end(), std::max(bytes + bytes / 8, kSmallestBlock));

@@ -4,7 +4,7 @@
 
 namespace conclave::cuda {
 
-// Destructors check nothing: at the end of the process the device may be gone, and its objects with it.
+// Destructors ignore errors: at the end of the process the device, and its objects with it, may be gone.
 
 Stream::Stream() { check(cudaStreamCreateWithFlags(&handle_, cudaStreamNonBlocking), "creating a stream"); }
 Stream::~Stream() { cudaStreamDestroy(handle_); }

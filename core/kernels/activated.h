@@ -1,4 +1,4 @@
-// An activation's value and derivative, chosen while compiling: for loops and kernels of all processors.
+// An activation's value and derivative, selected at compile time, for CPU and CUDA kernels.
 #pragma once
 
 #include "core/kernels/matmul.h"
@@ -17,7 +17,7 @@ CONCLAVE_HOST_DEVICE inline T activated(T x, T& derivative) {
   return x;
 }
 
-/// body.operator()<kActivation>() with this activation.
+/// Calls body.operator()<kActivation>() for this activation.
 template <class Body>
 void for_activation(Activation activation, Body body) {
   switch (activation) {

@@ -12,7 +12,7 @@ namespace conclave::kernels {
 void activate(float* values, Index count, Activation activation, float* derivative);
 void activate(double* values, Index count, Activation activation, double* derivative);
 
-/// y = activation(x), any shape; derivative (same shape) where defined.
+/// y = activation(x), any shape; `derivative` (same shape), if defined, receives activation'(x).
 void activation(const Tensor& x, Activation activation, const Tensor& y, const Tensor& derivative);
 
 /// c (=, +=) a * b, element by element.

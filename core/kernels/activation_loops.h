@@ -1,5 +1,5 @@
-// Activations of many elements, in vectors of 32 bytes or, for processors with AVX-512, of 64: an element's
-// bits are the same.
+// Activations over arrays, in vectors of 32 bytes or, on processors with AVX-512, of 64 bytes. An element's
+// bits are the same either way.
 #pragma once
 
 #include "core/kernels/activated.h"

@@ -17,13 +17,13 @@ struct AdamWOptions {
   double ema = 0.0;             ///< decay of the average; its tensor may be undefined where 0
 };
 
-/// What adamw() has to know of AdamWOptions: so many elements, of the tensors' type, beside them in memory.
-/// On a CUDA device updates may so be captured once, and go by other numbers in every step.
+/// The size of `numbers`: what adamw() needs of AdamWOptions, as elements of the tensors' dtype in a tensor
+/// beside them. So a CUDA graph can capture updates once and still use other numbers in every step.
 inline constexpr Index kAdamWNumbers = 10;
-/// numbers [kAdamWNumbers] for `options`.
+/// Writes numbers [kAdamWNumbers] for `options`.
 void prepare_adamw(const AdamWOptions& options, const Tensor& numbers);
 
-/// Whether parameters shrink by the weight decay that was prepared.
+/// Whether parameters shrink by the prepared weight decay.
 enum class Decay : std::uint8_t { off, on };
 
 /// All tensors have the same shape; values, first_moment, second_moment (and average, if defined) are

@@ -1,4 +1,4 @@
-// One element's AdamW step, which CPU and CUDA kernels share.
+// One element's AdamW step, shared by the CPU and CUDA kernels.
 #pragma once
 
 #include <cmath>
@@ -8,13 +8,13 @@
 
 namespace conclave::kernels {
 
-/// Whose members are adamw's numbers.
+/// The numbers of adamw(), in the order in which they are stored.
 template <class T>
 struct AdamWUpdate {
   T b1, b2, c1, c2, rate, correction, shrink, epsilon, scale, towards;
 
   AdamWUpdate() = default;
-  /// With all that the numbers say, or without their weight decay.
+  /// A copy of `numbers`; with Decay::off, without their weight decay.
   CONCLAVE_HOST_DEVICE AdamWUpdate(const AdamWUpdate& numbers, Decay decay) : AdamWUpdate(numbers) {
     if (decay == Decay::off) shrink = T(1);
   }

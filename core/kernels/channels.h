@@ -1,15 +1,15 @@
-// What happens to each channel of an image by itself, over images [images, ..., channels] whose channels lie
-// together: statistics of a channel's pixels, and a factor and an addend for it. Group and batch
-// normalization and squeeze-excitation are made of these.
+// Operations on the channels of images [images, ..., channels], each by itself; an image's channels are
+// adjacent in memory. They compute statistics over a channel's pixels, and scale and shift a channel. Group
+// normalization, batch normalization and squeeze-excitation consist of these.
 //
-// Where a table has one row, [1, channels], it is for all images; else it is [images, channels].
+// A table with one row, [1, channels], applies to all images; otherwise it is [images, channels].
 #pragma once
 
 #include "core/kernels/matmul.h"
 
 namespace conclave::kernels {
 
-/// Of images [images, ..., channels].
+/// The extents of images [images, ..., channels].
 struct ImageExtents {
   Index images, pixels, channels;
   explicit ImageExtents(const Tensor& x)
@@ -18,28 +18,30 @@ struct ImageExtents {
         channels(x.size(x.rank() - 1)) {}
 };
 
-/// Of each image's channel: mean [images, channels], and the sum of the squared distances from it. On a CUDA
-/// device their last bits may depend on how many images there are: few are divided into parts, to fill it.
+/// For each channel of each image: mean [images, channels], and the sum of the squared distances from it. On
+/// a CUDA device the last bits may depend on the number of images: few images are divided into parts, to fill
+/// the device.
 void channel_moments(const Tensor& x, const Tensor& mean, const Tensor& squares);
 
-/// y = activation((x - centre) factor + addend), y may be x; the tables may be undefined, which means 0, and
-/// 1 for the factor. `derivative`, like y, where defined receives activation'(...).
+/// y = activation((x - centre) factor + addend); y may be x. An undefined table stands for 0, an undefined
+/// factor for 1. `derivative`, shaped like y, receives activation'(...) if defined.
 void scale_channels(const Tensor& x, const Tensor& centre, const Tensor& factor, const Tensor& addend,
                     Activation activation, const Tensor& y, const Tensor& derivative);
 
-/// What scale_channels did to x, for its backward pass: activation((x - centre) factor + addend).
+/// The arguments of scale_channels(), for its backward pass: activation((x - centre) factor + addend).
 struct ScaledBy {
   Tensor factor, addend;
   Activation activation = Activation::none;
 };
 
-/// sums [images, channels] = of dz over a channel's pixels; dots, of dz (x - centre). Centre may be
-/// undefined, sums as well. Where there is an activation, dz is first multiplied by its derivative, in place:
-/// to compute that again from x, which is read anyhow, takes less time than to fetch it from memory.
+/// sums [images, channels] = the sums of dz over each channel's pixels; dots = the sums of dz (x - centre).
+/// centre and sums may be undefined. If there is an activation, dz is first multiplied by its derivative, in
+/// place. The derivative is recomputed from x, which is read in any case: that takes less time than to load
+/// it from memory.
 void channel_dots(const Tensor& dz, const Tensor& x, const Tensor& centre, const Tensor& sums,
                   const Tensor& dots, const ScaledBy& by = {});
 
-/// dx (=, +=) dz factor + (x - centre) slope + addend; without `slope`, dz factor alone, whatever the others.
+/// dx (=, +=) dz factor + (x - centre) slope + addend; if slope is undefined, dz factor alone.
 void scale_channels_backward(const Tensor& dz, const Tensor& x, const Tensor& centre, const Tensor& factor,
                              const Tensor& slope, const Tensor& addend, const Tensor& dx, Write write);
 

@@ -7,8 +7,8 @@
 
 namespace conclave::kernels {
 
-/// body(begin, end) of all of [0, total), in pieces that stay in the first cache: 4096 elements, 16 KiB of
-/// f32.
+/// Calls body(begin, end) for all of [0, total), in pieces that stay in the first-level cache: 4096 elements,
+/// 16 KiB of f32.
 template <class Body>
 void for_chunks(Index total, Body body) {
   constexpr Index kChunk = 4096;

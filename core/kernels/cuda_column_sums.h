@@ -1,5 +1,5 @@
-// Sums over all rows, for each column, in an order fixed by the shape alone: blocks sum chunks of rows, and a
-// second kernel adds the chunks up. For .cu files.
+// Sums over all rows, for each column, in an order that depends on the shape alone: blocks sum chunks of
+// rows, and a second kernel adds up the chunks. For .cu files.
 #pragma once
 
 #include <array>
@@ -11,11 +11,11 @@ namespace conclave::kernels::cuda {
 
 namespace column_sums_detail {
 
-inline constexpr Index kChunks = 64;      // at most, so that 16 tiles of columns fill a device
-inline constexpr Index kChunkRows = 128;  // at least, so that the second kernel has little to do
+inline constexpr Index kChunks = 64;      // the most, with which 16 tiles of columns fill a device
+inline constexpr Index kChunkRows = 128;  // the fewest, so that the second kernel has little to do
 inline constexpr int kRows = kBlock / kWarp;
 
-// partial[chunk, sum, column]; a block takes kWarp columns of one chunk, kRows rows at a time.
+// partial [chunk, sum, column]. A block handles kWarp columns of one chunk, kRows rows at a time.
 template <class T, int kSums, class Terms>
 __global__ void __launch_bounds__(kBlock)
     chunk_sums_kernel(Index rows, Index columns, Terms terms, T* partial) {

@@ -1,4 +1,4 @@
-// Groups of rows, each of which has a matrix of its own: experts' tokens. For .cu files.
+// Groups of rows with a matrix each, such as the tokens of experts. For .cu files.
 #pragma once
 
 #include <algorithm>
@@ -8,7 +8,7 @@
 
 namespace conclave::kernels::cuda {
 
-/// A run of groups, small enough for a kernel's parameters, for which every device has 4 KiB.
+/// A run of groups that fits a kernel's parameters, which have 4 KiB on every device.
 struct Groups {
   static constexpr Index kMost = 256;
 
@@ -18,7 +18,7 @@ struct Groups {
   __host__ __device__ Index begin() const { return offsets[0]; }
   __host__ __device__ Index end() const { return offsets[count]; }
   __device__ Index rows(Index group) const { return offsets[group + 1] - offsets[group]; }
-  /// Which of these groups' the row is.
+  /// The group of this run that the row belongs to.
   __device__ Index of(Index row) const {
     Index low = 0, high = count - 1;
     while (low < high) {
@@ -32,7 +32,7 @@ struct Groups {
   }
 };
 
-/// body(groups) for all runs of groups that have rows.
+/// Calls body(groups) for every run of groups that has rows.
 template <class Body>
 void for_runs(RowOffsets offsets, Body body) {
   const Index groups = static_cast<Index>(offsets.size()) - 1;
@@ -43,7 +43,7 @@ void for_runs(RowOffsets offsets, Body body) {
   }
 }
 
-/// body(group, first row, rows) for every group that has rows.
+/// Calls body(group, first row, number of rows) for every group that has rows.
 template <class Body>
 void for_groups(RowOffsets offsets, Body body) {
   for (std::size_t g = 0; g + 1 < offsets.size(); ++g)

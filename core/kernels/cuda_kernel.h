@@ -1,4 +1,4 @@
-// What every CUDA kernel leans on, as kernel.h is for the CPU's: teams of threads for rows, loops over flat
+// The basis of every CUDA kernel, as kernel.h is for the CPU's: teams of threads for rows, loops over flat
 // arrays, 16-byte accesses. For .cu files.
 #pragma once
 
@@ -16,23 +16,24 @@ using conclave::cuda::launch;
 using conclave::cuda::LaunchShape;
 
 inline constexpr int kWarp = 32;
-inline constexpr int kBlock = 256;  ///< threads per block, of all kernels but for a few that say why not
-/// Kernels loop over what more blocks would do: this many fill every device of today some times over.
+inline constexpr int kBlock = 256;  ///< threads per block, in all kernels except a few that say why not
+/// The most blocks of a launch; kernels loop over what is left. So many fill every current device several
+/// times.
 inline constexpr Index kMaxBlocks = 2048;
 /// A row longer than this is worth a block of its own: 8 packs of f32 for each thread of a warp.
 inline constexpr Index kLongRow = 1024;
 
-/// Blocks for `items` threads or teams, `per_block` of them in one.
+/// The number of blocks for `items` threads or teams, `per_block` of them in each.
 inline unsigned blocks_for(Index items, Index per_block) {
   return static_cast<unsigned>(std::min((items + per_block - 1) / per_block, kMaxBlocks));
 }
 
-/// kWidth neighbours, which one instruction loads and stores.
+/// kWidth adjacent elements, loaded and stored by one instruction.
 template <class T, int kWidth>
 struct alignas(sizeof(T) * kWidth) Pack {
   T at[kWidth];
 };
-/// Elements of a 16-byte access, the widest there is.
+/// Elements of a 16-byte access, the widest one.
 template <class T>
 inline constexpr int kPackWidth = 16 / static_cast<int>(sizeof(T));
 
@@ -46,7 +47,7 @@ __device__ void store(T* to, const Pack<T, kWidth>& values) {
   *reinterpret_cast<Pack<T, kWidth>*>(to) = values;
 }
 
-/// As `write` for one element.
+/// write() for a pack.
 template <int kWidth, class T>
 __device__ void write_pack(T* to, Pack<T, kWidth> values, Write mode) {
   if (mode == Write::accumulate) {
@@ -56,7 +57,8 @@ __device__ void write_pack(T* to, Pack<T, kWidth> values, Write mode) {
   store<kWidth>(to, values);
 }
 
-/// What marks a result whose operand was wrong, where the CPU kernel, which can look first, throws an Error.
+/// Marks a result whose operand was invalid. The CPU kernel throws Error instead, because it can check
+/// operands first.
 template <class T>
 __device__ T not_a_number() {
   return static_cast<T>(__builtin_nanf(""));
@@ -67,8 +69,8 @@ inline bool aligned(std::initializer_list<const void*> arrays) {
                      [](const void* array) { return reinterpret_cast<std::uintptr_t>(array) % 16 == 0; });
 }
 
-// Reductions within a team. Every thread of the warp, or block, takes part and gets the result, whose bits do
-// not depend on the order in which threads run.
+// Reductions within a team. Every thread of the warp or block takes part and gets the result. The bits of the
+// result do not depend on the order in which threads run.
 
 template <class T, class Combine>
 __device__ T warp_reduce(T value, Combine combine) {
@@ -83,7 +85,7 @@ __device__ T team_reduce(T value, Combine combine) {
   value = warp_reduce(value, combine);
   if constexpr (kTeam > kWarp) {
     __shared__ T of_warps[kTeam / kWarp];
-    __syncthreads();  // until all have read the previous reduction's
+    __syncthreads();  // all threads have read the values of the previous reduction
     if (threadIdx.x % kWarp == 0) of_warps[threadIdx.x / kWarp] = value;
     __syncthreads();
     value = of_warps[0];
@@ -102,28 +104,28 @@ __device__ T team_max(T value) {
   return team_reduce<kTeam>(value, [](T a, T b) { return a < b ? b : a; });
 }
 
-/// body(row) for each of `rows` rows that is this team's; blocks are [kTeam, kBlock / kTeam].
+/// Calls body(row) for this team's rows among `rows` rows; blocks are [kTeam, kBlock / kTeam].
 template <class Body>
 __device__ void for_team_rows(Index rows, Body body) {
   const Index step = Index{gridDim.x} * blockDim.y;
   for (Index row = Index{blockIdx.x} * blockDim.y + threadIdx.y; row < rows; row += step) body(row);
 }
 
-/// body(i) for each of this thread's packs in a row of `columns` elements, the pack [i, i + kWidth).
+/// Calls body(i) for this thread's packs [i, i + kWidth) in a row of `columns` elements.
 template <int kWidth, int kTeam, class Body>
 __device__ void for_columns(Index columns, Body body) {
   for (Index i = Index{threadIdx.x} * kWidth; i < columns; i += kTeam * kWidth) body(i);
 }
 
-/// What a launch needs so that each of `rows` (at least one) has a team.
+/// The launch shape for `rows` rows (at least one), a team for each.
 template <int kTeam>
 LaunchShape team_shape(Index rows) {
   constexpr unsigned kTeams = kBlock / kTeam;
   return {.grid = dim3(blocks_for(rows, kTeams)), .block = dim3(kTeam, kTeams)};
 }
 
-/// body.operator()<kWidth, kTeam>() with what suits rows of so many `columns` in these arrays; a row of at
-/// most `warps_row` is a warp's.
+/// Calls body.operator()<kWidth, kTeam>() with the width and the team that suit rows of `columns` elements in
+/// these arrays. A row of at most `warps_row` elements gets a warp, a longer row a block.
 template <class T, class Body>
 void for_team(Index columns, std::initializer_list<const void*> arrays, Body body,
               Index warps_row = kLongRow) {
@@ -150,8 +152,8 @@ __global__ void __launch_bounds__(kBlock) flat_kernel(Index total, Body body) {
     for (Index i = packs * kWidth + first; i < total; i += step) body.template at<1>(i);
 }
 
-/// body.at<kWidth>(i) for elements [i, i + kWidth) of flat arrays, whose beginnings `arrays` are; all
-/// `total`.
+/// Calls body.at<kWidth>(i) for the elements [i, i + kWidth) of flat arrays, until all `total` are covered.
+/// `arrays` are the arrays' addresses: packs are used only if all are aligned.
 template <class T, class Body>
 void for_flat(const char* operation, Index total, std::initializer_list<const void*> arrays,
               const Body& body) {
@@ -166,7 +168,7 @@ void for_flat(const char* operation, Index total, std::initializer_list<const vo
            total, body);
 }
 
-/// body.at<1>(item) for each of `items` items: for_flat where an item is no element.
+/// Calls body.at<1>(item) for each of `items` items: for_flat() for items that are not single elements.
 template <class Body>
 void for_items(const char* operation, Index items, const Body& body) {
   if (items == 0) return;
@@ -174,8 +176,8 @@ void for_items(const char* operation, Index items, const Body& body) {
          items, body);
 }
 
-/// body.operator()<kWidth>() with the width of the packs into which rows of so many `columns` in these arrays
-/// divide.
+/// Calls body.operator()<kWidth>() with the widest pack that divides rows of `columns` elements in these
+/// arrays.
 template <class T, class Body>
 void for_width(Index columns, std::initializer_list<const void*> arrays, Body body) {
   if (columns % kPackWidth<T> == 0 && aligned(arrays))

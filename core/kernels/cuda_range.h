@@ -1,11 +1,11 @@
-// The range of a row's numbers, as a team finds it. For .cu files.
+// The range of a row's values, found by a team. For .cu files.
 #pragma once
 
 #include "core/kernels/cuda_kernel.h"
 
 namespace conclave::kernels::cuda {
 
-/// `low` and `high`, the same in all threads, become the least and the greatest of them and of the row.
+/// Widens [low, high], which is the same in all threads, to include the values of the row.
 template <int kWidth, int kTeam, class T>
 __device__ void widen_to_row(const T* row, Index columns, T& low, T& high) {
   for_columns<kWidth, kTeam>(columns, [&](Index i) {

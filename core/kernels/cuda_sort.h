@@ -1,5 +1,5 @@
-// A stable sort of small integers on the device: what turns sums and numbers "in the order of the items, for
-// every key" into work for many threads that gives the same bits each time. For .cu files.
+// A stable sort of small integers on the device. With sorted keys, many threads can compute sums and numbers
+// "in the order of the items, for every key", with the same bits each time. For .cu files.
 #pragma once
 
 #include "core/cuda/scratch.h"
@@ -7,17 +7,17 @@
 
 namespace conclave::kernels::cuda {
 
-/// Items by rising key, those of equal keys by rising number.
+/// Items by rising key; items of equal keys by rising number.
 struct SortedItems {
   const std::int32_t *keys, *items;
 };
 
-/// Sorts item numbers 0 ... count - 1 by keys [count]; one outside [0, bound) counts as `bound`. The result
-/// is `scratch`'s.
+/// Sorts item numbers 0 ... count - 1 by keys [count]; a key outside [0, bound) counts as `bound`. The result
+/// lies in `scratch`.
 SortedItems sort_items(const char* operation, const std::int32_t* keys, Index count, std::int32_t bound,
                        conclave::cuda::Scratch& scratch);
 
-/// The first of sorted keys [count] that is not below `key`.
+/// The position of the first of the sorted keys [count] that is not below `key`.
 __device__ inline Index first_not_below(const std::int32_t* keys, Index count, std::int32_t key) {
   Index begin = 0, end = count;
   while (begin < end) {

@@ -1,5 +1,5 @@
-// Products of tiles in shared memory, by blocks of kSide x kSide threads with each its own part of the result
-// in registers. For .cu files.
+// Products of tiles in shared memory, by blocks of kSide x kSide threads; each thread keeps its part of the
+// result in registers. For .cu files.
 #pragma once
 
 #include "core/kernels/cuda_kernel.h"
@@ -9,14 +9,14 @@ namespace conclave::kernels::cuda {
 inline constexpr int kSide = 16;
 static_assert(kSide * kSide == kBlock);
 
-/// Elements from one row of a tile to the next, where rows have kColumns, whole packs of an even number: with
-/// one pack more, an odd number, the same pack of eight neighbouring rows is in eight different places of
-/// the memory's 128 bytes, and is read at once.
+/// The row stride, in elements, of a tile with kColumns columns, which are an even number of packs. One more
+/// pack makes the number odd: the same pack of eight adjacent rows then lies at eight different places of the
+/// memory's 128-byte lines, and is read at once.
 template <class T, int kColumns>
 inline constexpr int kTileStride = kColumns + kPackWidth<T>;
 
-/// A pack of a row of so many `columns`; zeros beyond them, and where the row is null. `packed`: the rows
-/// divide into packs and begin where packs do.
+/// The pack at `column` of a row of `columns` elements; zeros beyond them, and for a null row. `packed`: rows
+/// consist of whole packs and begin at a pack's alignment.
 template <class T>
 __device__ Pack<T, kPackWidth<T>> load_columns(const T* row, Index column, Index columns, bool packed) {
   constexpr int kPack = kPackWidth<T>;
@@ -31,8 +31,8 @@ __device__ Pack<T, kPackWidth<T>> load_columns(const T* row, Index column, Index
   return values;
 }
 
-/// sums[i][j] += row i of a times row j of b, the first `packs` packs of them; from one row to the next are
-/// `a_step` and `b_step` elements.
+/// sums[i][j] += the product of row i of a and row j of b over their first `packs` packs. Rows are `a_step`
+/// and `b_step` elements apart.
 template <int kRows, int kColumns, class T>
 __device__ void add_products(const T* a, int a_step, const T* b, int b_step, int packs,
                              T (&sums)[kRows][kColumns]) {

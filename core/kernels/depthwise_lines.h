@@ -1,5 +1,5 @@
-// Rows of depthwise convolutions, in vectors of 32 bytes or, for processors with AVX-512, of 64: a channel's
-// sums are the same.
+// Rows of depthwise convolutions, in vectors of 32 bytes or, on processors with AVX-512, of 64 bytes. A
+// channel's sums are the same either way.
 #pragma once
 
 #include <algorithm>
@@ -17,7 +17,7 @@ namespace conclave::kernels::depthwise_lines {
 
 inline Index ceil_divide(Index a, Index b) { return (a + b - 1) / b; }
 
-/// The numbers i of [0, count) for which from + i step is in [0, length); step > 0.
+/// The range [first, last) of those i in [0, count) for which from + i step lies in [0, length); step > 0.
 struct Inside {
   Index first, last;
   Inside(Index from, Index step, Index length, Index count)
@@ -25,25 +25,25 @@ struct Inside {
         last(std::clamp<Index>(length > from ? ceil_divide(length - from, step) : 0, first, count)) {}
 };
 
-// A row of results, pixel i of which is the sum over a in [0, rows) and b in [0, columns) of source[a
-// source_row + (start + i step + b) channels + c] weight[a weight_row + b weight_column + c], where columns
-// outside of the source count as zeros. The gradient of the input is such a sum as well, of the output's
-// gradients, with the window the other way round; one for each residue that its columns have by the stride.
-// A source of integers stands for their distances from `zero`; up to 2^24, sums of products with integers are
-// exact in f32.
+// A row of results. Pixel i is the sum over a in [0, rows) and b in [0, columns) of source[a source_row +
+// (start + i step + b) channels + c] weight[a weight_row + b weight_column + c], where columns outside the
+// source count as zeros. The gradient of the input is such a sum as well: its source is the output's
+// gradient, its window is reversed, and there is one Line for each residue of the input's columns modulo the
+// stride. Integers in the source stand for their distances from `zero`; sums of products of integers are
+// exact in f32 up to 2^24.
 template <class T, class Source = T>
 struct Line {
   const Source* source;
-  Index source_row, length;  // of the source's rows, in pixels
+  Index source_row, length;  // elements between the source's rows; pixels of each
   Index start, step;
   const T* weight;
   Index weight_row, weight_column;
   Index rows, columns;
   T* to;
-  Index to_step, count;  // pixels
+  Index to_step, count;  // elements between the pixels of the result; their number
   Index channels;
   Write mode;
-  const Source* next;  // the first of `step` rows that are new to the line after this one
+  const Source* next;  // the first of the `step` rows that the next line reads and this one does not
   T zero = 0;
 };
 
@@ -53,10 +53,10 @@ template <class T, int kBytes, class Source>
     return load<T, kBytes>(from);
   } else {
     static_assert(std::is_same_v<T, float> && std::is_same_v<Source, std::uint8_t>);
-    // The compiler takes apart what it converts from vectors of bytes, one by one.
+    // Intrinsics, because the compiler converts vectors of bytes element by element.
     using Whole = Vector<std::int32_t, kBytes>;
 #ifdef __AVX512F__
-    if constexpr (kBytes == 64)  // masked, as GCC 12 warns of what is undefined in the other one
+    if constexpr (kBytes == 64)  // masked: in the other form, GCC 12 warns of an undefined value
       return __builtin_convertvector(reinterpret_cast<Whole>(_mm512_maskz_cvtepu8_epi32(
                                          0xFFFF, _mm_loadu_si128(reinterpret_cast<const __m128i*>(from)))),
                                      Vector<T, kBytes>) -
@@ -73,8 +73,8 @@ template <class T, int kBytes, class Source>
   }
 }
 
-// A vector of channels of P pixels of a line, whose window has K columns and goes on by S. Every pixel of the
-// source is read once for all the sums that it is part of. Ends: some of them may be outside.
+// Computes P pixels of a line for one vector of channels; the window has K columns and stride S. Every pixel
+// of the source is read once for all sums that it is part of. kEnds: some source pixels may lie outside.
 template <class T, int kBytes, int K, int S, int P, bool kEnds, class Source>
 [[gnu::always_inline]] inline void sum_taps(const Line<T, Source>& line, Index pixel, Index channel) {
   Vector<T, kBytes> sums[P] = {};
@@ -94,8 +94,8 @@ template <class T, int kBytes, int K, int S, int P, bool kEnds, class Source>
         if (q - p * S >= 0 && q - p * S < K) sums[p] += w[q - p * S] * x;
     }
   }
-  // The next line's pixels are fetched meanwhile: this one's jump from vector to vector as no processor
-  // foresees.
+  // Prefetches the pixels of the next line: the addresses of this one jump from vector to vector, which no
+  // processor predicts.
 #pragma GCC unroll 2
   for (int a = 0; a < S; ++a)
 #pragma GCC unroll 16
@@ -123,7 +123,8 @@ template <class T, class Source>
   write(line.to[pixel * line.to_step + channel], sum, line.mode);
 }
 
-// Channels from `channel` on, as many as fill vectors of kBytes; returns the first that does not.
+// Computes channels from `channel` on, as long as they fill vectors of kBytes; returns the first channel
+// left.
 template <class T, int kBytes, int K, int S, int P, class Source>
 [[gnu::always_inline]] inline Index vectors(const Line<T, Source>& line, Index pixel, Index channel) {
   constexpr Index n = kLanes<T, kBytes>;
@@ -148,8 +149,8 @@ void pixels(const Line<T, Source>& line, Index pixel) {
 
 template <class T, int kBytes, int K, int S, class Source>
 void run(const Line<T, Source>& line) {
-  // Seven pixels' sums and five weights fit the sixteen registers, and sides of images are often multiples
-  // of seven.
+  // The sums of seven pixels and five weights fit the sixteen registers, and the sides of images are often
+  // multiples of seven.
   Index pixel = 0;
   for (; pixel + 7 <= line.count; pixel += 7) pixels<T, kBytes, K, S, 7>(line, pixel);
   for (; pixel + 3 <= line.count; pixel += 3) pixels<T, kBytes, K, S, 3>(line, pixel);
@@ -174,7 +175,7 @@ void run(const Line<T, Source>& line) {
     for (Index channel = 0; channel < line.channels; ++channel) sum_taps(line, pixel, channel);
 }
 
-// Row `row` of what a convolution makes of an image [height, width, channels].
+// Row `row` of the convolution of an image [height, width, channels].
 template <class T, class Source>
 Line<T, Source> forward_line(const Source* image, Index height, Index width, Index channels,
                              const Window& window, const T* weight, Index row, T* to, T zero = 0) {
@@ -199,7 +200,7 @@ Line<T, Source> forward_line(const Source* image, Index height, Index width, Ind
           .zero = zero};
 }
 
-// One row of the output's gradient and the row of x that row `a` of the window saw.
+// One row of the output's gradient, and the row of x that one row of the window saw.
 template <class T>
 struct RowPair {
   const T *dy, *x;
@@ -207,7 +208,7 @@ struct RowPair {
   Index step, from;  // pixel i saw x's pixels i step + from + b
 };
 
-// An image's: dweight [window's rows, columns, channels] += what it adds.
+// One image's part: dweight [window's rows, columns, channels] += its products.
 template <class T>
 struct ImageProducts {
   const T *dy, *x;
@@ -242,7 +243,7 @@ template <class T, int kBytes, int B, int V>
     }
   };
   const auto some = [&](Index at) { return at >= 0 && at < pair.width; };
-  // Between the ends, a pixel's whole window lies within the row.
+  // Between `whole` and `end`, all columns of the window lie within the row.
   const Index whole = Inside(pair.from, pair.step, pair.width, pair.out_width).first;
   const Index end = std::max(whole, Inside(pair.from + B - 1, pair.step, pair.width, pair.out_width).last);
   Index pixel = 0;
@@ -251,7 +252,7 @@ template <class T, int kBytes, int B, int V>
   for (; pixel < pair.out_width; ++pixel) add(pixel, some);
 }
 
-// Channels from `channel` on, as many as fill V vectors at a time; returns the first that does not.
+// Adds channels from `channel` on, as long as they fill V vectors; returns the first channel left.
 template <class T, int kBytes, int B, int V>
 [[gnu::always_inline]] inline Index add_channels(const ImageProducts<T>& image, Index a, Index b,
                                                  Index channel, T* dweight) {
@@ -272,7 +273,7 @@ template <class T, int kBytes, int B, int V>
   return channel;
 }
 
-// dweight [B columns of a row of the window, channels] += what an image adds.
+// dweight [B columns of a row of the window, channels] += an image's part.
 template <class T, int kBytes, int B>
 void add_columns(const ImageProducts<T>& image, Index a, Index b, T* dweight) {
   Index channel = add_channels<T, kBytes, B, std::min(12 / B, 4)>(image, a, b, 0, dweight);

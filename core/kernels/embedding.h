@@ -1,5 +1,5 @@
-// Table look-up and its transpose. Ids on a CUDA device are not looked at before they are used: there, one
-// outside the table gives NaN, and its gradient goes nowhere.
+// Table look-up and its transpose. Ids on a CUDA device are not checked before use: there, an id outside the
+// table gives NaN, and its gradient is dropped.
 #pragma once
 
 #include "core/kernels/kernel.h"
@@ -13,8 +13,8 @@ void embedding(const Tensor& ids, const Tensor& table, const Tensor& y, Write wr
 /// dtable[ids[r]] += dy[r], in order of r for every id.
 void embedding_backward(const Tensor& dy, const Tensor& ids, const Tensor& dtable);
 
-/// y [bags, columns], each row scale / sqrt(n) times the sum of table [vocabulary, columns] at the bag's n
-/// ids: bag b is ids [offsets[b], offsets[b + 1]), all i32 (the combiner `sqrtn` of TensorFlow's
+/// y [bags, columns]: row b is scale / sqrt(n) times the sum of table [vocabulary, columns] at the n ids of
+/// bag b, which are ids [offsets[b], offsets[b + 1]), all i32 (the combiner `sqrtn` of TensorFlow's
 /// embedding_lookup_sparse). An empty bag gives zeros; throws Error on an id outside the table.
 void embedding_bag(const Tensor& ids, const Tensor& offsets, double scale, const Tensor& table,
                    const Tensor& y);
