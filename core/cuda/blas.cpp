@@ -115,7 +115,7 @@ struct Description {
     set(operation, CUBLASLT_MATMUL_DESC_TRANSA, key.b_transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
     set(operation, CUBLASLT_MATMUL_DESC_TRANSB, key.a_transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
     set(operation, CUBLASLT_MATMUL_DESC_EPILOGUE, key.epilogue);
-    if (vector) set(operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, vector);  // its alignment affects the choice
+    if (vector) set(operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, vector);  // its alignment matters here
   }
 
  private:

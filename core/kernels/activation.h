@@ -30,7 +30,7 @@ void scale_rows(const Tensor& x, std::span<const double> factors);
 /// Exchanges the elements of a and b.
 void swap(const Tensor& a, const Tensor& b);
 
-/// The CUDA twins, to which those above hand over.
+/// CUDA implementations, called by the functions above for tensors on a device.
 namespace cuda {
 void swap(const Tensor& a, const Tensor& b);
 void activation(const Tensor& x, Activation activation, const Tensor& y, const Tensor& derivative);

@@ -1,5 +1,5 @@
-// For AVX-512, as tile_wide.cpp is; of f64, whose exp is the standard library's, there would be nothing to
-// gain.
+// Compiled for AVX-512, like tile_wide.cpp. Only for f32: f64 calls exp of the standard library, and would
+// gain nothing.
 #ifdef CONCLAVE_WIDE_VECTORS
 
 #include "core/kernels/activation_loops.h"

@@ -31,7 +31,7 @@ enum class Decay : std::uint8_t { off, on };
 void adamw(const Tensor& values, const Tensor& gradients, const Tensor& first_moment,
            const Tensor& second_moment, const Tensor& average, Decay decay, const Tensor& numbers);
 
-/// The CUDA twins, to which those above hand over.
+/// CUDA implementations, called by the functions above for tensors on a device.
 namespace cuda {
 void prepare_adamw(const AdamWOptions& options, const Tensor& numbers);
 void adamw(const Tensor& values, const Tensor& gradients, const Tensor& first_moment,

@@ -12,8 +12,8 @@
 namespace conclave::kernels {
 namespace {
 
-// Queries and keys per block: their scores, and the keys turned around, are 16 KiB each in f32, and stay in
-// the first two levels of cache whatever the length.
+// Queries and keys per block: their scores, and the transposed keys, take 16 KiB each in f32, and stay in the
+// first two levels of cache for any length.
 constexpr Index kBlock = 64;
 
 template <class T>
@@ -51,10 +51,10 @@ std::array<Tensor, 3> parts_of(const char* operation, const Tensor& qkv, Index h
   return {qkv.slice(1, 0, hidden), qkv.slice(1, hidden, 2 * hidden), qkv.slice(1, 2 * hidden, 3 * hidden)};
 }
 
-// Where one sequence's rows begin, how many they are, and what its queries see.
+// The rows of one sequence, and the keys that its queries see.
 struct Sequence {
   Index begin, queries, key_begin, keys;
-  Index first_sees, more_each;  // keys that the first query sees, below 0 for none, and every next one more
+  Index first_sees, more_each;  // keys that the first query sees, negative for none; more for each next one
 
   Sequence(std::int32_t begin, std::int32_t end, std::int32_t key_begin, std::int32_t key_end,
            AttentionMask mask)
@@ -65,7 +65,7 @@ struct Sequence {
         first_sees(mask == AttentionMask::causal ? keys - queries + 1 : keys),
         more_each(mask == AttentionMask::causal ? 1 : 0) {}
 
-  /// Its queries [first, first + count) alone, which see what they see.
+  /// Only the queries [first, first + count), each of which sees the same keys as before.
   Sequence part(Index first, Index count) const {
     Sequence some = *this;
     some.begin += first;
@@ -78,7 +78,7 @@ struct Sequence {
   Index visible(Index i) const { return std::max<Index>(first_sees + i * more_each, 0); }
 };
 
-// to [size, kBlock] = from [count, size] transposed, columns up to the next multiple of a vector's lanes.
+// to [size, kBlock] = from [count, size] transposed, with zeros up to the next multiple of a vector's lanes.
 template <class T>
 void turn(const T* from, Index stride, Index count, Index size, T* to) {
   constexpr Index n = kLanes<T>;
@@ -98,13 +98,13 @@ void turn(const T* from, Index stride, Index count, Index size, T* to) {
     }
 }
 
-// `keys` and what fills up the last vector: rows of scores are computed so far.
+// `keys` rounded up to whole vectors: rows of scores are computed up to there.
 template <class T>
 Index whole_vectors(Index keys) {
   return (keys + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
 }
 
-// scores [queries, kBlock] = q [queries, d] k [keys, d]^T, zeros where the last vector goes on.
+// scores [queries, kBlock] = q [queries, d] k [keys, d]^T, with zeros to the end of the last vector.
 template <class T>
 void score(const T* q, Index q_stride, Index queries, const T* k, Index k_stride, Index keys, Index d,
            Block<T>& turned, Block<T>& scores) {
@@ -128,7 +128,7 @@ void clear(StridedRows<T> rows, Index begin, Index end, Index d) {
   for (Index row = begin; row < end; ++row) std::fill_n(rows[row], d, T(0));
 }
 
-// One head of a sequence, whose first rows the arguments begin with.
+// One head of a sequence; the arguments begin at the sequence's first row.
 template <class T>
 void forward_sequence(const Sequence& sequence, Index d, StridedRows<const T> q, StridedRows<const T> k,
                       StridedRows<const T> v, StridedRows<T> out, StridedRows<T> lse) {
@@ -194,7 +194,7 @@ void backward_sequence(const Sequence& sequence, Index d, StridedRows<const T> d
       for (Index x = 0; x < d; ++x) dot += up_row[x] * o_row[x];
       delta[i] = dot;
     }
-    // Whole blocks, so that all of a block's keys have been assigned or none has.
+    // Rounded up to whole blocks, so that either all keys of a block have been assigned or none.
     const Index end =
         std::min((sequence.visible(i0 + queries - 1) + kBlock - 1) / kBlock * kBlock, sequence.keys);
     if (end == 0) clear(dq, i0, i0 + queries, d);
@@ -223,8 +223,8 @@ void backward_sequence(const Sequence& sequence, Index d, StridedRows<const T> d
   clear(dv, assigned, sequence.keys, d);
 }
 
-// body(sequence, head) for all of them, on several threads where that many elements are worth it; where there
-// are few, and its queries do not depend on each other, a sequence comes in parts.
+// Calls body(sequence, head) for all sequences and heads, on several threads if there are enough elements.
+// With `in_parts`, where queries do not depend on each other, few sequences are divided into parts.
 template <class Body>
 void for_heads(const Geometry& g, Index elements, const Tensor& offsets, const Tensor& key_offsets,
                AttentionMask mask, bool in_parts, Body body) {

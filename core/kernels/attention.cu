@@ -13,39 +13,39 @@ namespace {
 
 using conclave::cuda::shared_memory;
 
-// A block keeps one tile of a sequence's queries (or, for the gradients of keys and values, of its keys) of
-// one head, and meets the sequence's other tiles one after the other. Thread (x, y) has neighbouring rows of
-// the kept tile, the same as the others of its y, who are half a warp: what one of them leaves in shared
-// memory for the others needs no barrier of the block.
+// A block keeps one tile of one head of a sequence: a tile of its queries or, for the gradients of keys and
+// values, of its keys. It processes the sequence's other tiles one after another. Thread (x, y) has adjacent
+// rows of the kept tile. The threads of one y, half a warp, have the same rows; what they pass to each other
+// in shared memory needs no barrier of the block.
 constexpr int kLargestHead = 256;
-constexpr int kTileBytes = 32 * 1024;  // four tiles and the weights are what an A100 has room for
+constexpr int kTileBytes = 32 * 1024;  // an A100 has room for four tiles and the weights
 
-// Device code cannot call these.
+// Device code cannot call std::numeric_limits.
 template <class T>
 constexpr T kInfinity = std::numeric_limits<T>::infinity();
 template <class T>
 constexpr T kLowest = std::numeric_limits<T>::lowest();
 
-// What follows from the size of a head, rounded up.
+// Constants that follow from the size of a head, rounded up.
 template <class T_, int kHead_>
 struct Tiling {
   using T = T_;
   static constexpr int kHead = kHead_, kPack = kPackWidth<T>;
-  // Of f64 fewer, for want of registers.
+  // Fewer for f64, for lack of registers.
   static constexpr int kRows = std::min(kPack, kTileBytes / (kSide * kHead * static_cast<int>(sizeof(T))));
   static constexpr int kTile = kSide * kRows;  // tokens
-  // Of which registers and shared memory are enough for two on a multiprocessor.
+  // Two blocks share a multiprocessor if registers and shared memory suffice.
   static constexpr int kBlocks = sizeof(T) == 4 && kHead <= 64 ? 2 : 1;
-  // A thread's columns of a result: kParts times kWidth neighbours, a row's threads side by side.
+  // A thread's columns of a result: kParts times kWidth adjacent ones; the threads of a row are side by side.
   static constexpr int kWidth = std::min(kPack, kHead / kSide), kParts = kHead / kSide / kWidth;
   static constexpr int kStride = kTileStride<T, kHead>, kElements = kTile * kStride;
   static constexpr int kWeightStride = kTileStride<T, kTile>, kWeights = kTile * kWeightStride;
 
-  using Scores = T[kRows][kRows];               // of rows row(i) and the other tile's column(j)
-  using Sums = Pack<T, kWidth>[kRows][kParts];  // of rows row(i)
+  using Scores = T[kRows][kRows];               // for rows row(i) and the other tile's column(j)
+  using Sums = Pack<T, kWidth>[kRows][kParts];  // for rows row(i)
   __device__ static int row(int i) { return static_cast<int>(threadIdx.y) * kRows + i; }
   __device__ static int column(int j) { return static_cast<int>(threadIdx.x) + j * kSide; }
-  // Whether none of the warp's rows is among the first `rows`.
+  // Whether no row of this warp is among the first `rows`.
   __device__ static bool idle(Index rows) { return static_cast<int>(threadIdx.y) / 2 * 2 * kRows >= rows; }
 
   static std::size_t shared_bytes(int tiles) {
@@ -61,10 +61,11 @@ struct Sequences {
   bool causal, packed;
 };
 
-// A block's tile, of queries or of keys: its first row within the sequence, none where that is not within it.
+// A block's tile, of queries or of keys. `first` is its first row within the sequence; if it is beyond the
+// sequence's end, there is no tile.
 struct Tile {
   bool of_keys, causal;
-  Index first, begin, queries, key_begin, keys;  // and where the sequence's begin and how many they are
+  Index first, begin, queries, key_begin, keys;  // `begin`, `key_begin`: the sequence's first rows
 
   // Keys that a query sees: [0, returned).
   __device__ Index visible(Index query) const {
@@ -72,16 +73,16 @@ struct Tile {
   }
 };
 
-// Sequence s has the blocks from offsets[s] / kTile + s on for its queries: as many as they have tiles, or
-// one more. With `keys_too`, as many as its keys need by the same rule follow these, so that blocks that read
-// the same run at about the same time.
+// The blocks for the queries of sequence s begin at offsets[s] / kTile + s: one for each tile, or one more.
+// With `keys_too`, as many as its keys need by the same rule follow, so that blocks that read the same rows
+// run at about the same time.
 template <int kTile, class T>
 __device__ Tile find_tile(const Sequences<T>& all, bool keys_too) {
   const Index block = blockIdx.x;
   const auto first_block = [&](Index s) {
     return all.offsets[s] / kTile + s + (keys_too ? all.key_offsets[s] / kTile + s : 0);
   };
-  Index s = 0, end = all.count;  // the last sequence whose blocks begin at this one or before is in [s, end)
+  Index s = 0, end = all.count;  // [s, end) has the last sequence that begins at or before this block
   while (end - s > 1) {
     const Index middle = (s + end) / 2;
     if (first_block(middle) <= block)
@@ -101,7 +102,8 @@ __device__ Tile find_tile(const Sequences<T>& all, bool keys_too) {
           all.key_offsets[s + 1] - key_begin};
 }
 
-// tile = up to kTile rows of this head, the first `count` and then zeros, as are the columns beyond it.
+// tile = up to kTile rows of this head: the first `count`, then zeros. Columns beyond the head are zeros,
+// too.
 template <class G, class T>
 __device__ void load_tile(const Sequences<T>& all, StridedRows<const T> rows, Index count, T* tile) {
   constexpr int kPacks = G::kHead / G::kPack;
@@ -122,12 +124,12 @@ __device__ void score(const T* a, const T* b, Index head_size, typename G::Score
                                    static_cast<int>((head_size + G::kPack - 1) / G::kPack), scores);
 }
 
-// sums += this thread's part of weights [kTile, kTile] rows [kTile, kHead], of the latter the first `count`.
-// The weights are those that the warp has in its registers, by way of `shared`.
+// sums += this thread's part of weights [kTile, kTile] times rows [kTile, kHead], of which the first `count`
+// are used. The warp's weights go from its registers through `shared`.
 template <class G, class T>
 __device__ void add_weighted(const typename G::Scores& weights, T* shared, const T* rows, Index count,
                              typename G::Sums& sums) {
-  __syncwarp();  // until all have read those before
+  __syncwarp();  // all threads have read the previous weights
   for (int i = 0; i < G::kRows; ++i)
     for (int j = 0; j < G::kRows; ++j) shared[G::row(i) * G::kWeightStride + G::column(j)] = weights[i][j];
   __syncwarp();
@@ -166,7 +168,7 @@ __device__ void store_row(const Sequences<T>& all, const Pack<T, G::kWidth> (&va
   }
 }
 
-// Over the threads of the same y.
+// Reduces over the threads of the same y.
 template <class T, class Combine>
 __device__ T row_reduce(T value, Combine combine) {
   for (int distance = kSide / 2; distance > 0; distance /= 2)
@@ -178,7 +180,7 @@ __device__ T row_sum(T value) {
   return row_reduce(value, [](T a, T b) { return a + b; });
 }
 
-// body(first) for each tile of the keys that this block's queries see.
+// Calls body(first) for each tile of the keys that this block's queries see.
 template <class G, class Body>
 __device__ void for_keys(const Tile& tile, Body body) {
   const Index end = tile.visible(tile.first + G::kTile - 1);
@@ -194,7 +196,7 @@ __global__ void __launch_bounds__(kBlock, G::kBlocks)
   if (count <= 0) return;
   T *q = shared_memory<T>(), *k = q + G::kElements, *v = k + G::kElements, *shared = v + G::kElements;
   load_tile<G>(all, queries.at(tile.begin + tile.first, column), count, q);
-  T largest[G::kRows], total[G::kRows];  // of each row so far; `total` is this thread's part
+  T largest[G::kRows], total[G::kRows];  // for each row so far; `total` is this thread's part
   for (int i = 0; i < G::kRows; ++i) {
     largest[i] = kLowest<T>;
     total[i] = 0;
@@ -202,7 +204,7 @@ __global__ void __launch_bounds__(kBlock, G::kBlocks)
   typename G::Sums sums{};
   for_keys<G>(tile, [&](Index first) {
     const Index left = tile.keys - first;
-    if (first > 0) __syncthreads();  // until all have read the tiles before
+    if (first > 0) __syncthreads();  // all threads have read the previous tiles
     load_tile<G>(all, keys.at(tile.key_begin + first, column), left, k);
     load_tile<G>(all, values.at(tile.key_begin + first, column), left, v);
     __syncthreads();
@@ -248,7 +250,7 @@ struct Backward {
   StridedRows<T> dqueries, dkeys, dvalues;
 };
 
-// The sum of dout out over this head of a query, for all threads of the same y.
+// The sum of dout times out over this head of a query, in all threads of the same y.
 template <class G, class T>
 __device__ T delta(const Backward<T>& of, Index query, Index column, bool present) {
   T sum = 0;
@@ -262,7 +264,7 @@ __device__ T delta(const Backward<T>& of, Index query, Index column, bool presen
   return row_sum(sum);
 }
 
-// scores, which are q k^T, become the probabilities p, and dp, which is dout v^T, the scores' gradient.
+// Turns a score q k^T into the probability p, and dp = dout v^T into the score's gradient.
 template <class T>
 __device__ void differentiate(const Sequences<T>& all, bool seen, T lse, T delta, T& score, T& dp) {
   score = seen ? vector_exp(all.scale * score - lse) : T(0);
@@ -288,7 +290,7 @@ __device__ void backward_queries(const Backward<T>& of, const Tile& tile) {
   typename G::Sums sums{};
   for_keys<G>(tile, [&](Index first) {
     const Index left = tile.keys - first;
-    if (first > 0) __syncthreads();  // until all have read the tiles before
+    if (first > 0) __syncthreads();  // all threads have read the previous tiles
     load_tile<G>(all, of.keys.at(tile.key_begin + first, column), left, k);
     load_tile<G>(all, of.values.at(tile.key_begin + first, column), left, v);
     __syncthreads();
@@ -308,7 +310,7 @@ __device__ void backward_queries(const Backward<T>& of, const Tile& tile) {
     if (G::row(i) < count) store_row<G>(all, sums[i], T(1), of.dqueries[begin + G::row(i)] + column);
 }
 
-// The tile that is kept is one of keys, and the scores are k q^T.
+// The kept tile is one of keys, and the scores are k q^T.
 template <class G, class T>
 __device__ void backward_keys(const Backward<T>& of, const Tile& tile) {
   const Sequences<T>& all = of.all;
@@ -317,7 +319,7 @@ __device__ void backward_keys(const Backward<T>& of, const Tile& tile) {
   if (count <= 0) return;
   T *k = shared_memory<T>(), *v = k + G::kElements, *q = v + G::kElements, *up = q + G::kElements,
     *shared = up + G::kElements;
-  __shared__ T deltas[G::kTile];  // of the tile of queries
+  __shared__ T deltas[G::kTile];  // for the tile of queries
   load_tile<G>(all, of.keys.at(begin, column), count, k);
   load_tile<G>(all, of.values.at(begin, column), count, v);
   typename G::Sums dk{}, dv{};
@@ -325,7 +327,7 @@ __device__ void backward_keys(const Backward<T>& of, const Tile& tile) {
   const Index start = tile.causal ? max(tile.first - (tile.keys - tile.queries), Index{0}) : 0;
   for (Index first = start; first < tile.queries; first += G::kTile) {
     const Index left = tile.queries - first, row = tile.begin + first;
-    if (first > start) __syncthreads();  // until all have read the tiles before
+    if (first > start) __syncthreads();  // all threads have read the previous tiles
     load_tile<G>(all, of.queries.at(row, column), left, q);
     load_tile<G>(all, of.dout.at(row, column), left, up);
     for (int i = 0; i < G::kRows; ++i) {
@@ -355,7 +357,7 @@ __device__ void backward_keys(const Backward<T>& of, const Tile& tile) {
     }
 }
 
-// Blocks of keys add up each query's delta again rather than wait for another launch to leave it.
+// Blocks of keys recompute each query's delta, which saves a separate launch for it.
 template <class G, class T>
 __global__ void __launch_bounds__(kBlock, G::kBlocks) attention_backward_kernel(Backward<T> of) {
   const Tile tile = find_tile<G::kTile>(of.all, true);
@@ -383,7 +385,7 @@ Sequences<T> sequences_of(const Tensor& offsets, const Tensor& key_offsets, Inde
           packed};
 }
 
-// body.operator()<Tiling>() for heads of so many elements.
+// Calls body.operator()<Tiling>() for heads of `head_size` elements.
 template <class T, class Body>
 void for_tiling(const char* operation, Index head_size, Body body) {
   require(head_size <= kLargestHead, "{}: heads of {} elements, at most {} on a CUDA device", operation,

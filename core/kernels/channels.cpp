@@ -6,7 +6,7 @@
 namespace conclave::kernels {
 namespace {
 
-// Channels at a time: their sums are on the stack.
+// Channels that are processed at a time; their sums are on the stack.
 constexpr Index kChannels = 256;
 
 ImageExtents check(const char* operation, const Tensor& x) {
@@ -21,7 +21,7 @@ void expect_table(const char* operation, const char* argument, const Tensor& tab
          x.dtype());
 }
 
-// An image's row of a table, null where there is no table.
+// The row of a table for an image; null if there is no table.
 template <class T>
 const T* row_of(const Tensor& table, Index image) {
   if (!table.defined()) return nullptr;
@@ -68,7 +68,7 @@ void scale_channels(const Tensor& x, const Tensor& centre, const Tensor& factor,
   if constexpr (kBuiltWithCuda)
     if (on_cuda("scale_channels", x, centre, factor, addend, y, derivative))
       return cuda::scale_channels(x, centre, factor, addend, activation, y, derivative);
-  // Rows of pixels per task, which stay in the first-level cache until the activation has seen them.
+  // Pixels per task: they stay in the first-level cache until the activation has read them.
   const Index step = std::clamp<Index>(4096 / std::max<Index>(channels, 1), 1, std::max<Index>(pixels, 1));
   for_floating(x.dtype(), "scale_channels", [&]<class T>(T) {
 #pragma omp parallel for collapse(2) schedule(static) if (x.numel() > kParallelElements)
@@ -78,7 +78,7 @@ void scale_channels(const Tensor& x, const Tensor& centre, const Tensor& factor,
         const Index begin = (image * pixels + first) * channels, rows = std::min(step, pixels - first);
         const T* in = x.data<T>() + begin;
         T* out = y.data<T>() + begin;
-        // What there is, is asked once and not within the loop: of a null table even masked loads are slow.
+        // Which tables exist is tested once, outside the loop: even masked loads from a null table are slow.
         const auto each_row = [&](auto value) {
           for (Index row = 0; row < rows; ++row, in += channels, out += channels)
 #pragma omp simd

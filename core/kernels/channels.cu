@@ -6,7 +6,7 @@
 namespace conclave::kernels::cuda {
 namespace {
 
-// A table's rows for images; where there is no table, it is `otherwise` everywhere.
+// A table's rows for images; if there is no table, every value is `otherwise`.
 template <class T>
 struct Table {
   const T* data = nullptr;
@@ -29,7 +29,7 @@ struct Table {
 
 // ---- Sums over pixels
 
-// Of `count` pixels, and of others, whose moments may be added (Chan, Golub, LeVeque 1979).
+// The moments of `count` pixels; those of disjoint sets can be added (Chan, Golub, LeVeque 1979).
 template <class T, int kWidth>
 struct Moments {
   T count;
@@ -86,7 +86,8 @@ struct Dots {
   }
 };
 
-// Of gradients, which the activation's derivative at (x - centre) factor + addend is multiplied into first.
+// Dots of gradients; a gradient is first multiplied by the activation's derivative at (x - centre) factor +
+// addend.
 template <class T, Activation kActivation>
 struct OfGradients {
   template <int kWidth>
@@ -153,12 +154,12 @@ struct AddParts {
   }
 };
 
-// first, second [images, channels] = the sums of `terms` over pixels. An image so large, or alone, that its
-// channels do not fill a device is divided into parts.
+// first, second [images, channels] = the sums of `terms` over pixels. If images and channels are too few to
+// fill a device, images are divided into parts.
 template <class T, class Terms>
 void sum_channels(const char* operation, const Tensor& x, std::initializer_list<const void*> arrays,
                   const Terms& terms, T* first, T* second) {
-  constexpr Index kPixels = 128;  // of a part at least, so that there is little to add
+  constexpr Index kPixels = 128;  // of a part at least, so that few sums are left to add
   const ImageExtents extents(x);
   const Index results = extents.images * extents.channels;
   if (results == 0) return;

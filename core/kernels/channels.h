@@ -45,7 +45,7 @@ void channel_dots(const Tensor& dz, const Tensor& x, const Tensor& centre, const
 void scale_channels_backward(const Tensor& dz, const Tensor& x, const Tensor& centre, const Tensor& factor,
                              const Tensor& slope, const Tensor& addend, const Tensor& dx, Write write);
 
-/// The CUDA twins, to which those above hand over.
+/// CUDA implementations, called by the functions above for tensors on a device.
 namespace cuda {
 void channel_moments(const Tensor& x, const Tensor& mean, const Tensor& squares);
 void scale_channels(const Tensor& x, const Tensor& centre, const Tensor& factor, const Tensor& addend,

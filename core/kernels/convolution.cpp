@@ -3,7 +3,7 @@
 namespace conclave::kernels {
 namespace {
 
-// Bytes of rows at a time: with the output's, within a second-level cache or two.
+// Bytes of rows at a time: with the output, they fit one or two second-level caches.
 constexpr Index kBytes = 1 << 20;
 
 Index row_of(const Tensor& x, const Window& window) { return window.size * window.size * x.size(3); }
@@ -24,7 +24,7 @@ void check(const char* operation, const Tensor& x, const Tensor& weight, const W
   expect(operation, "scratch", scratch, {convolution_scratch(x, window)}, x.dtype());
 }
 
-// A matrix of the pixels, or of the parameters, as a linear layer takes them.
+// Pixels, and parameters, as the matrices that a linear layer takes.
 Tensor as_rows(const Tensor& images) {
   return images.reshape({images.size(0) * images.size(1) * images.size(2), images.size(3)});
 }
@@ -56,7 +56,7 @@ void unfold(const Tensor& x, const Window& window, const Tensor& rows) {
     for (Index i = 0; i < out_height; ++i)
       for (Index j = 0; j < out_width; ++j) {
         T* out = to + ((image * out_height + i) * out_width + j) * row;
-        // Of each row of the window, the columns within the image are one piece of memory.
+        // For each row of the window, the columns within the image are contiguous in memory.
         const Index from = j * window.stride - window.padding;
         const Index first = std::clamp<Index>(-from, 0, window.size),
                     last = std::clamp<Index>(width - from, first, window.size);
@@ -74,14 +74,14 @@ void unfold(const Tensor& x, const Window& window, const Tensor& rows) {
       }
 }
 
-// x (=, +=) the sums of what `rows` has for each of its pixels: unfold's transpose.
+// x (=, +=) for each pixel the sum of its copies in `rows`: unfold's transpose.
 template <class T>
 void fold(const Tensor& rows, const Window& window, const Tensor& x, Write mode) {
   const Index height = x.size(1), width = x.size(2), channels = x.size(3), row = rows.size(1);
   const Index out_height = window.positions(height), out_width = window.positions(width);
   const T* from = rows.data<T>();
   T* px = x.data<T>();
-  // The positions whose window has a pixel: those from `first` to `last`.
+  // The positions [first, last) whose window contains a pixel.
   struct Positions {
     Index first, last;
   };

@@ -5,15 +5,16 @@
 namespace conclave::kernels::cuda {
 namespace {
 
-// A radix sort from the lowest digit up. Each block has one stretch of the items: it counts their digits, the
-// counts of all become the places where each block's items of each digit go, and it puts them there in order.
+// A radix sort, from the lowest digit up. Each block handles one stretch of the items: it counts their
+// digits; from the counts of all blocks follow the places of each block's items of each digit; the block then
+// moves its items to these places, in order.
 constexpr int kBits = 8, kDigits = 1 << kBits;
 constexpr Index kStretches = 128;  // at most: one thread block can still add up kStretches * kDigits counts
 constexpr int kWarps = kBlock / kWarp;
 constexpr int kScanThreads = 1024;
 static_assert(kDigits == kBlock, "thread d of a block looks after digit d");
 
-// Every pass takes keys as they were given: clamping is what the first adds, and no harm in the later ones.
+// Every pass clamps its keys. Only the first pass needs this; in later ones it changes nothing.
 __device__ std::int32_t clamped(std::int32_t key, std::int32_t bound) {
   return key < 0 || key > bound ? bound : key;
 }
@@ -33,7 +34,7 @@ __global__ void __launch_bounds__(kBlock)
   counts[threadIdx.x * stretches + stretch] = of_digit[threadIdx.x];
 }
 
-// values[i] = the sum of those before it; one block.
+// values[i] = the sum of all values before it; runs in one block.
 __global__ void __launch_bounds__(kScanThreads) exclusive_sums_kernel(std::int32_t* values, int count) {
   __shared__ int of_warps[kScanThreads / kWarp];
   const int each = (count + kScanThreads - 1) / kScanThreads;
@@ -41,7 +42,7 @@ __global__ void __launch_bounds__(kScanThreads) exclusive_sums_kernel(std::int32
   int sum = 0;
   for (int i = begin; i < end; ++i) sum += values[i];
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  int upto = sum;  // of this warp's threads up to this one
+  int upto = sum;  // the sum of this warp's threads up to this one
   for (int distance = 1; distance < kWarp; distance *= 2) {
     const int below = __shfl_up_sync(0xffffffffu, upto, distance);
     if (lane >= distance) upto += below;
@@ -57,14 +58,14 @@ __global__ void __launch_bounds__(kScanThreads) exclusive_sums_kernel(std::int32
   }
 }
 
-// Puts each item of this block's stretch, kBlock at a time, where `places` [digit, stretch] says. Items of
-// the first pass, where `items` is null, are their own numbers.
+// Moves the items of this block's stretch, kBlock at a time, to `places` [digit, stretch]. In the first pass,
+// where `items` is null, items are their own numbers.
 __global__ void __launch_bounds__(kBlock)
     place_items_kernel(const std::int32_t* keys, const std::int32_t* items, Index count, std::int32_t bound,
                        int shift, const std::int32_t* places, std::int32_t* placed_keys,
                        std::int32_t* placed_items) {
   __shared__ int next[kDigits];              // where this block's next item of a digit goes
-  __shared__ int of_warps[kWarps][kDigits];  // first: how many of a digit; then: where they go
+  __shared__ int of_warps[kWarps][kDigits];  // first the items of a digit, then their places
   const Index stretch = blockIdx.x, stretches = gridDim.x;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   next[threadIdx.x] = places[threadIdx.x * stretches + stretch];
@@ -76,7 +77,7 @@ __global__ void __launch_bounds__(kBlock)
     const bool present = i < end;
     const std::int32_t key = present ? clamped(keys[i], bound) : 0;
     const int digit = key >> shift & (kDigits - 1);
-    // Which lanes have items of the same digit: those that agree in presence and every bit.
+    // The lanes with items of the same digit: those that agree in presence and in every bit.
     unsigned peers = __ballot_sync(0xffffffffu, present);
     for (int bit = 0; bit < kBits; ++bit) {
       const bool set = digit >> bit & 1;
@@ -99,7 +100,7 @@ __global__ void __launch_bounds__(kBlock)
       placed_keys[to] = key;
       placed_items[to] = items ? items[i] : static_cast<std::int32_t>(i);
     }
-    __syncthreads();  // until all have read of_warps
+    __syncthreads();  // all threads have read of_warps
   }
 }
 

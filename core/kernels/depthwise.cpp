@@ -80,7 +80,8 @@ void depthwise_backward_input(const Tensor& dy, const Tensor& weight, const Wind
 #pragma omp parallel for collapse(2) schedule(static) if (dx.numel() * window.size > kParallelElements)
     for (Index image = 0; image < images; ++image)
       for (Index row = 0; row < height; ++row) {
-        // Row a of the window saw this row from output row (row + padding - a) / stride, where that is whole.
+        // Row a of the window saw this row from output row (row + padding - a) / stride, if that is a whole
+        // number.
         const Index a = (row + window.padding) % stride, out_row = (row + window.padding) / stride;
         const Index taps = a < window.size ? ceil_divide(window.size - a, stride) : 0;
         const auto [first, last] = Inside(out_height - 1 - out_row, 1, out_height, taps);

@@ -6,12 +6,12 @@
 namespace conclave::kernels::cuda {
 namespace {
 
-// A window of kSize by kSize, with stride kStride, whose loops are unrolled: a thread has kPixels neighbours
-// of a row, whose windows overlap. kSize 0 is any window, and one pixel at a time.
+// A window of kSize by kSize with stride kStride has unrolled loops: a thread computes kPixels adjacent
+// pixels of a row, whose windows overlap. kSize 0 stands for any window, and one pixel at a time.
 template <int kSize>
 inline constexpr int kPixels = kSize > 0 ? 4 : 1;
 
-// Images, of which windows look at `source` and have their results in `to`.
+// Images that windows read, `source`, and images for the results, `to`.
 template <class T>
 struct Sight {
   const T *source, *weight;
@@ -34,7 +34,7 @@ __device__ void add_product(Pack<T, kWidth>& sum, const Pack<T, kWidth>& a, cons
   for (int j = 0; j < kWidth; ++j) sum.at[j] += a.at[j] * b.at[j];
 }
 
-// turned: by half a turn, as the gradient of the input sees the window.
+// turned: the window is rotated by half a turn, for the gradient of the input.
 template <class T, int kWidth, int kSize, int kStride>
 __global__ void __launch_bounds__(kBlock) depthwise_kernel(Sight<T> sight, bool turned, Write mode) {
   constexpr int kCount = kPixels<kSize>;
@@ -80,8 +80,8 @@ __global__ void __launch_bounds__(kBlock) depthwise_kernel(Sight<T> sight, bool 
   });
 }
 
-// The gradient of the input where windows are more than a pixel apart: of the window, every stride-th row and
-// column saw a pixel.
+// The gradient of the input for strides above 1: only every stride-th row and column of the window saw a
+// pixel.
 template <class T, int kWidth>
 __global__ void __launch_bounds__(kBlock) depthwise_backward_input_kernel(Sight<T> sight, Write mode) {
   const Index image = blockIdx.x, channel = first_channel<kWidth>(), channels = sight.channels;
@@ -113,11 +113,11 @@ struct Sum {
   }
 };
 
-// Taps in a row of a window that is not unrolled, of which one block has the sums.
+// Taps in a row of a window that is not unrolled, for which one block computes the sums.
 constexpr int kTaps = 7;
 
-// partial [parts, size, size, channels], from dy, like `to`, and the source. Blocks are [parts, packs, taps]:
-// of an unrolled window, one has all, else kTaps of a row.
+// partial [parts, size, size, channels], from dy, shaped like `to`, and the source. Blocks are [parts, packs,
+// taps]: one block has all taps of an unrolled window, otherwise kTaps taps of a row.
 template <class T, int kWidth, int kSize, int kStride>
 __global__ void __launch_bounds__(kBlock)
     depthwise_backward_weight_kernel(Index images, Sight<T> sight, const T* dy, T* partial) {
@@ -177,7 +177,8 @@ struct WeightTerms {
   }
 };
 
-// body.operator()<kSize, kStride>() with those of the window, if it is unrolled, else with zeros.
+// Calls body.operator()<kSize, kStride>() with the window's size and stride if it is unrolled, else with
+// zeros.
 template <int kLargest, class Body>
 void for_window(const Window& window, Body body) {
   const auto try_size = [&]<int kSize>() {
@@ -246,12 +247,12 @@ void depthwise_backward_input(const Tensor& dy, const Tensor& weight, const Wind
 void depthwise_backward_weight(const Tensor& dy, const Tensor& x, const Window& window,
                                const Tensor& dweight) {
   constexpr const char* kOperation = "depthwise backward";
-  // Pixels of a part at least for each tap, so that what parts leave is little beside them.
+  // The fewest pixels of a part for each tap, so that the work of adding up parts is small beside them.
   constexpr Index kTapPixels = 16;
   if (x.numel() == 0) return;
   const Index images = x.size(0), channels = x.size(3), taps = window.size * window.size;
   for_floating(x.dtype(), kOperation, [&]<class T>(T) {
-    for_window<5>(window, [&]<int kSize, int kStride>() {  // whose sums find room in registers
+    for_window<5>(window, [&]<int kSize, int kStride>() {  // up to this size the sums fit in registers
       for_width<T>(channels, {dy.raw(), x.raw()}, [&]<int kWidth>() {
         const Index items = images * dy.size(1) * ((dy.size(2) + kPixels<kSize> - 1) / kPixels<kSize>);
         LaunchShape shape = image_shape<kWidth>(1, items, channels);

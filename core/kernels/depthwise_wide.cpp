@@ -1,4 +1,4 @@
-// For AVX-512, as tile_wide.cpp is.
+// Compiled for AVX-512, like tile_wide.cpp.
 #ifdef CONCLAVE_WIDE_VECTORS
 
 #include "core/kernels/depthwise_lines.h"

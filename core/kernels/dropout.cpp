@@ -10,12 +10,13 @@
 namespace conclave::kernels {
 namespace {
 
-constexpr Index kBlocks = 16;  // drawn at once, 8 elements each
+constexpr Index kBlocks = 16;  // drawn at once, of 8 elements each
 
 // Whether each element of kBlocks blocks is kept. Eight elements share one 128-bit draw.
 std::array<std::uint8_t, 8 * kBlocks> draw(const RandomStream& stream, std::uint32_t threshold, Index block) {
   const auto words = stream.blocks<kBlocks>(static_cast<std::uint64_t>(block));
-  // Four elements' bytes at a time as one little-endian number, so that all blocks' are computed in vectors.
+  // Packs the bytes of four elements into one little-endian number, so that all blocks are computed in
+  // vectors.
   std::array<std::uint32_t, 2 * kBlocks> packed;
   for (std::size_t half = 0; half < 2; ++half)
 #pragma GCC ivdep

@@ -7,7 +7,7 @@ namespace {
 
 constexpr int kDrawn = 8;  // elements that share one 128-bit draw
 
-// One draw's elements, some of which may lie before or behind this tensor's part of the global one.
+// The elements of one draw; some may lie before or after this tensor's part of the global tensor.
 template <class T, bool kAligned>
 struct Dropout {
   const T *x, *residual;

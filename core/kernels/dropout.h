@@ -18,7 +18,7 @@ void dropout(const Tensor& x, const Tensor& residual, double rate, const RandomS
 /// dx (=, +=) dy, scaled as by dropout() with this rate, where the mask is 1; 0 elsewhere.
 void dropout_backward(const Tensor& dy, const Tensor& mask, double rate, const Tensor& dx, Write write);
 
-/// The CUDA twins, to which those above hand over.
+/// CUDA implementations, called by the functions above for tensors on a device.
 namespace cuda {
 void dropout(const Tensor& x, const Tensor& residual, double rate, const RandomStream& stream, Index first,
              const Tensor& y, const Tensor& mask);

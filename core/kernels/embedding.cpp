@@ -55,8 +55,7 @@ void embedding_backward(const Tensor& dy, const Tensor& ids, const Tensor& dtabl
     T* pt = dtable.data<T>();
 #pragma omp parallel if (dy.numel() > kParallelElements)
     {
-      // Each thread owns the ids of one residue class: no two threads add to one row, whatever the batch
-      // repeats.
+      // Each thread owns the ids of one residue class, so that no two threads add to the same row.
       const Index threads = omp_get_num_threads(), me = omp_get_thread_num();
       for (Index row = 0; row < rows; ++row) {
         if (pi[row] % threads != me) continue;

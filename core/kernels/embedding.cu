@@ -54,7 +54,7 @@ struct Bag {
   }
 };
 
-// What each id of a bag needs for the backward pass.
+// Each id's bag, and each bag's factor, for the backward pass.
 template <class T>
 struct SpreadBags {
   const std::int32_t* offsets;
@@ -71,9 +71,9 @@ struct SpreadBags {
 
 constexpr int kAhead = 8;  // gradients fetched at once
 
-// dtable[key] += the gradient of each item of that key, in order. A warp has one place in the sorted items
-// and, where a run of equal keys begins there, adds the run to kWarp packs of the key's row. `bag_of` and
-// `factors` are null where item i is row i of dy, as it is.
+// dtable[key] += the gradients of the items with that key, in order. A warp handles one place in the sorted
+// items: if a run of equal keys begins there, it adds the run to kWarp packs of the key's row. If `bag_of`
+// and `factors` are null, item i is row i of dy, and its factor is 1.
 template <class T, int kWidth>
 __global__ void __launch_bounds__(kBlock)
     add_runs_kernel(Index count, Index columns, Index vocabulary, SortedItems sorted,
@@ -87,7 +87,7 @@ __global__ void __launch_bounds__(kBlock)
     Pack<T, kWidth> sum = load<kWidth>(to);
     const Index end = first_not_below(sorted.keys, count, key + 1);
     while (place < end) {
-      // The gradients are fetched some at a time, as one by one a long run would wait for memory each time.
+      // Fetches several gradients at a time; one by one, a long run would wait for memory each time.
       const int ahead = end - place < kAhead ? static_cast<int>(end - place) : kAhead;
       Pack<T, kWidth> values[kAhead];
       T factor[kAhead];

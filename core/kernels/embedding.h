@@ -23,7 +23,7 @@ void embedding_bag(const Tensor& ids, const Tensor& offsets, double scale, const
 void embedding_bag_backward(const Tensor& dy, const Tensor& ids, const Tensor& offsets, double scale,
                             const Tensor& dtable);
 
-/// The CUDA twins, to which those above hand over.
+/// CUDA implementations, called by the functions above for tensors on a device.
 namespace cuda {
 void embedding(const Tensor& ids, const Tensor& table, const Tensor& y, Write write);
 void embedding_backward(const Tensor& dy, const Tensor& ids, const Tensor& dtable);

@@ -16,7 +16,7 @@ void expect_scales(const char* operation, const Tensor& x, const Tensor& scale, 
           levels.highest);
 }
 
-// Of each row, where there is one for all as well.
+// The scales of rows, also if all rows share one.
 template <class T>
 struct Scales {
   const T *scale, *zero_point;

@@ -4,7 +4,7 @@
 namespace conclave::kernels::cuda {
 namespace {
 
-// Of each row, or one for all.
+// The scale of each row, or one for all.
 template <class T>
 struct Scales {
   const T *scale, *zero_point;

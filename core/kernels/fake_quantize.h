@@ -48,7 +48,7 @@ void fake_quantize(const Tensor& x, const Tensor& scale, const Tensor& zero_poin
 void fake_quantize_backward(const Tensor& dy, const Tensor& x, const Tensor& scale, const Tensor& zero_point,
                             QuantLevels levels, const Tensor& dx, Write write, const Tensor& dscale);
 
-/// The CUDA twins, to which those above hand over.
+/// CUDA implementations, called by the functions above for tensors on a device.
 namespace cuda {
 void row_ranges(const Tensor& x, const Tensor& lowest, const Tensor& highest);
 void range_scales(const Tensor& lowest, const Tensor& highest, QuantLevels levels, const Tensor& scale,

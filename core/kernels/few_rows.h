@@ -1,6 +1,7 @@
-// y = x W^T whose rows do not depend on what rows are beside them. For so few rows that BLAS would spend as
-// long on copying the weight into its own order as on products, every weight is read once, where it lies, and
-// x is what is rearranged; for more it is the weight. Either way a row's sums are taken in the same order.
+// y = x W^T in which a row does not depend on the other rows. For few rows, BLAS would spend as much time on
+// packing the weight as on products: few_rows_product() reads every weight once, in place, and transposes x
+// instead. For more rows, many_rows_product() transposes the weight. Both add up a row's sums in the same
+// order.
 #pragma once
 
 #include <algorithm>
@@ -9,20 +10,22 @@
 
 namespace conclave::kernels {
 
-/// The most rows of one call, and the most outputs: their results, transposed, are on the stack meanwhile.
+/// The most rows and outputs of one call of few_rows_product(), which keeps the transposed results on the
+/// stack.
 constexpr Index kFewRows = 64;
-/// The rows of one call of many_rows_product, at best: beside its output they fit the second-level cache.
+/// The best number of rows for one call of many_rows_product(): with their output they fit the second-level
+/// cache.
 constexpr Index kManyRows = 384;
 template <class T>
 inline constexpr Index kFewOutputs = 4096 / sizeof(T);
 
 namespace few_rows {
 
-// Of the inner dimension at a time: a tile's columns of x and the outputs' weights, so deep, fit the
-// first-level cache together.
+// The part of the inner dimension that is processed at a time: of this depth, a tile's columns of x and the
+// outputs' weights fit the first-level cache together.
 constexpr Index kDepth = 256;
 
-/// Columns that are rearranged together: two vectors, of whichever width.
+/// Columns of a panel: two vectors of the width that this processor has.
 template <class T>
 Index panel_columns() {
   return has_wide_vectors() ? 2 * kTileColumns<T> : kTileColumns<T>;
@@ -47,13 +50,13 @@ void transpose_rows(Index rows, Index columns, const T* from, Index from_row, T*
   }
 }
 
-/// to [rows, columns] = from [columns, stride]^T + bias [columns], where there is one.
+/// to [rows, columns] = from [columns, stride]^T + bias [columns] (or null).
 template <class T>
 void transpose_back(Index rows, Index columns, const T* from, Index stride, const T* bias, T* to,
                     Index to_row) {
   constexpr Index n = kLanes<T>;
   const Index whole = columns / n * n;
-  for (Index row = 0; row < rows; row += n) {  // row by row, so that a cache line is written at once
+  for (Index row = 0; row < rows; row += n) {  // row by row, so that whole cache lines are written
     for (Index column = 0; column < whole; column += n) {
       Vector<T> square[n];
       for (Index i = 0; i < n; ++i) square[i] = load(from + (column + i) * stride + row);
@@ -87,7 +90,7 @@ void few_rows_product(Index rows, Index outputs, Index in, const T* x, const T* 
                      panel);
     for (Index output = 0; output < outputs; output += block) {
       const Index count = std::min(block, outputs - output);
-      // The next weights come from memory while these are multiplied, some rows at a time.
+      // Prefetch the next weights while these are multiplied, some rows at a time.
       const bool deeper = output + block >= outputs;
       const T* next = deeper ? weight + first + depth : weight + (output + block) * in + first;
       const Index next_depth = deeper ? std::min(kDepth, in - first - depth) : depth;
@@ -106,8 +109,9 @@ void few_rows_product(Index rows, Index outputs, Index in, const T* x, const T* 
   transpose_back(rows, outputs, sums, stride, bias, y, y_row);
 }
 
-/// The same for any number of rows; outputs must be whole vectors. The weight is taken in panels, as many
-/// outputs' transposed; `packed`: it lies so already, panel by panel.
+/// Like few_rows_product(), for any number of rows; outputs must be whole vectors. The weight is transposed
+/// in panels of panel_columns() outputs. `packed`: `weight` already consists of such panels; see
+/// pack_weight().
 template <class T, bool packed>
 void many_rows_product(Index rows, Index outputs, Index in, const T* x, const T* weight, const T* bias, T* y,
                        Index y_row) {

@@ -29,13 +29,13 @@ void top_k_gate(const Tensor& probabilities, const Selection& selection, const T
     for (Index token = 0; token < tokens; ++token) {
       const T* p = pp + token * count;
       std::int32_t* chosen = pe + token * k;
-      T sum = 0, share = 0, all = 1;  // share: of all, as the factors have it
+      T sum = 0, share = 0, all = 1;  // share: of `all`, with the factors applied
       if (pf && top_p.p < 1) {
         all = 0;
         for (Index e = 0; e < count; ++e) all += p[e] * pf[e];
       }
       Index taken = 0;
-      // p = 1 is all k even where rounding lets fewer sum to 1.
+      // With p = 1 all k are chosen, even if rounding leaves their sum below 1.
       const auto enough = [&] {
         return taken >= top_p.least && top_p.p < 1 && share >= static_cast<T>(top_p.p) * all;
       };
@@ -44,7 +44,7 @@ void top_k_gate(const Tensor& probabilities, const Selection& selection, const T
         T best_score = 0;
         for (Index e = 0; e < count; ++e) {
           const T score = (pf ? p[e] * pf[e] : p[e]) + (pb ? pb[e] : T(0));
-          // the negated comparison lets a NaN be chosen rather than leave no choice; the loss will show it
+          // `best < 0` accepts even a NaN, so that there is always a choice; the loss will show the NaN
           if (std::find(chosen, chosen + taken, static_cast<std::int32_t>(e)) == chosen + taken &&
               (best < 0 || score > best_score)) {
             best = e;

@@ -4,8 +4,9 @@
 namespace conclave::kernels::cuda {
 namespace {
 
-// An expert's place in the order of choice: by falling score, ties by rising index, NaNs last; expert -1 is
-// behind all. Its being strict is what lets each pass go on behind the previous one's choice, with no list.
+// The order in which experts are chosen: by falling score, ties by rising index, NaNs last; expert -1 comes
+// after all others. The order is strict, so that each pass can continue after the previous choice, without a
+// list of choices.
 template <class T>
 struct Candidate {
   T score;
@@ -29,8 +30,8 @@ __device__ Candidate<T> first_of_warp(Candidate<T> best) {
   return best;
 }
 
-// A warp per token. `bias` and `factor` may be null; `least` is k where all k are to be chosen,
-// even where rounding lets fewer sum to 1.
+// A warp per token. `bias` and `factor` may be null. `least` is k if all k are to be chosen, even if rounding
+// leaves their sum below 1.
 template <class T>
 __global__ void __launch_bounds__(kBlock)
     top_k_gate_kernel(Index tokens, Index count, Index k, const T* probabilities, const T* bias,
@@ -39,7 +40,7 @@ __global__ void __launch_bounds__(kBlock)
   for_team_rows(tokens, [&](Index token) {
     const T* row = probabilities + token * count;
     std::int32_t* chosen = experts + token * k;
-    T sum = 0, share = 0, all = 1;  // share: of all, as the factors have it
+    T sum = 0, share = 0, all = 1;  // share: of `all`, with the factors applied
     if (factor && least < k) {
       all = 0;
       for (Index e = lane; e < count; e += kWarp) all += row[e] * factor[e];
@@ -59,7 +60,7 @@ __global__ void __launch_bounds__(kBlock)
       share += factor ? row[best.expert] * factor[best.expert] : row[best.expert];
     }
     if (sum < T(kLeastShare)) sum = T(kLeastShare);
-    __syncwarp();  // what lane 0 chose, before others read it
+    __syncwarp();  // lane 0's choices, before other lanes read them
     for (Index j = lane; j < k; j += kWarp) {
       if (j >= taken) chosen[j] = -1;
       weights[token * k + j] = j < taken ? row[chosen[j]] / sum : T(0);
@@ -84,7 +85,7 @@ __global__ void __launch_bounds__(kBlock)
       dot += dweights[token * k + taken] * weights[token * k + taken];
     }
     if (sum < T(kLeastShare)) sum = T(kLeastShare), dot = 0;
-    __syncwarp();  // the zeros, before others add to them
+    __syncwarp();  // the zeros, before other lanes add to them
     for (Index j = lane; j < taken; j += kWarp) row[chosen[j]] += (dweights[token * k + j] - dot) / sum;
   });
 }

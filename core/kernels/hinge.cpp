@@ -5,7 +5,7 @@
 namespace conclave::kernels {
 namespace {
 
-// How far class c of a row is from where its score should be, at least 0, and on which side it should be.
+// How far a class's score falls short of its margin, at least 0, and the sign that the score should have.
 template <class T>
 struct Shortfall {
   T target, value;

@@ -4,7 +4,7 @@
 namespace conclave::kernels::cuda {
 namespace {
 
-// How far a score is from where it should be, at least 0.
+// How far a score falls short of its margin, at least 0.
 template <class T>
 __device__ T shortfall(T target, T score) {
   const T value = T(1) - target * score;

@@ -34,7 +34,8 @@ void group_norm_table(const Tensor& mean, const Tensor& squares, Index pixels, I
       for (Index first = 0; first < channels; first += share) {
         const T *m = mean.data<T>() + image * channels + first,
                 *q = squares.data<T>() + image * channels + first;
-        // The channels' sums of squares are about their own means (Chan, Golub, LeVeque 1979).
+        // Each channel's squares are about its own mean; this moves them to the group's (Chan, Golub, LeVeque
+        // 1979).
         T middle = 0, sum = 0;
         for (Index c = 0; c < share; ++c) middle += m[c];
         middle /= static_cast<T>(share);

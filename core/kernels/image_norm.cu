@@ -7,7 +7,7 @@
 namespace conclave::kernels::cuda {
 namespace {
 
-// ---- Groups: a warp for each, whose channels lie together
+// ---- Groups: a warp for each; a group's channels are adjacent
 
 template <class T>
 __global__ void __launch_bounds__(kBlock)
@@ -19,7 +19,8 @@ __global__ void __launch_bounds__(kBlock)
     T sum = 0;
     for_columns<1, kWarp>(share, [&](Index c) { sum += m[c]; });
     const T middle = team_sum<kWarp>(sum) / static_cast<T>(share);
-    // The channels' sums of squares are about their own means (Chan, Golub, LeVeque 1979).
+    // Each channel's squares are about its own mean; this moves them to the group's (Chan, Golub, LeVeque
+    // 1979).
     T square = 0;
     for_columns<1, kWarp>(share,
                           [&](Index c) { square += q[c] + pixels * (m[c] - middle) * (m[c] - middle); });

@@ -1,4 +1,4 @@
-// For AVX2; as tile_wide.cpp is for AVX-512.
+// Compiled for AVX2, as tile_wide.cpp is for AVX-512.
 #ifdef CONCLAVE_AVX2_INTEGERS
 
 #include <immintrin.h>
@@ -18,7 +18,8 @@ struct SevenBits {
   }
 };
 
-// A product of 8-bit inputs fits 16 bits, two do not: so that of every second input is added to zero.
+// 16 bits hold one product of an 8-bit input, but not the sum of two. So even and odd inputs are multiplied
+// separately; the other product of each pair is zero.
 struct EightBits {
   using Vector = __m256i;
   static Vector broadcast(std::int32_t four) { return _mm256_set1_epi32(four); }

@@ -10,13 +10,13 @@ struct Images {
   Index height, width, channels, row_bytes;
 };
 
-// A thread writes one integer of a row, in the order of their memory.
+// A thread writes one integer of a row, in the order of memory.
 struct Unfold {
   Images images;
   Window window;
   Index out_height, out_width, row_bytes;
   const float *scale, *zero_point;
-  Index step;  // 0: one for all
+  Index step;  // 0: one scale for all images
   std::int32_t below;
   std::int8_t* to;
   float *to_scale, *to_zero_point;

@@ -11,8 +11,8 @@ namespace conclave::kernels {
 namespace {
 
 constexpr Index kPanel = IntegerWeights::kPanel, kQuad = IntegerWeights::kQuad;
-// Of a task: rows whose integers stay in the second-level cache while panels pass, one after another, and the
-// panels whose sums, of as many rows as a tile has, stay in the first.
+// Per task: rows whose integers stay in the second-level cache while panels are processed one after another,
+// and panels whose sums, for kSumRows rows, stay in the first-level cache.
 constexpr Index kTaskRows = 256, kTaskPanels = 8, kSumRows = 32;
 
 void expect_levels(const char* operation, QuantLevels levels) {
@@ -49,7 +49,7 @@ void quantize(const char* operation, const Tensor& x, QuantLevels levels, const 
   auto* values = to.values.data<std::uint8_t>();
   const Index step = own_ranges ? 1 : step_of(to);
   const integer_rows::Loops& loops = integer_rows::loops();
-  // Ranges and rounding take some times as long as an operation on each element.
+  // Ranges and rounding take several times as long as a simple operation on each element.
 #pragma omp parallel for schedule(static) if (4 * x.numel() > kParallelElements)
   for (Index row = 0; row < rows; ++row) {
     const float* from = px + row * in;
@@ -83,8 +83,8 @@ void expect_product(const char* operation, const IntegerRows& x, RowOffsets offs
   if (bias.defined()) expect(operation, "bias", bias, {weights.groups, weights.out}, DType::f32);
 }
 
-// What channels of a row, from `first` on, stand for, with bias and activation, is written to where
-// place(row, first, scratch) says; finish(row, first, count, values) is then told.
+// Computes the channels of a row from `first` on as real numbers, with bias and activation. They are written
+// to place(row, first, scratch); then finish(row, first, count, values) is called.
 template <class Place, class Finish>
 void product(const IntegerRows& x, std::int32_t highest, RowOffsets offsets, const IntegerWeights& weights,
              const Tensor& bias, Activation activation, IntegerPath path, Place place, Finish finish) {
@@ -100,10 +100,10 @@ void product(const IntegerRows& x, std::int32_t highest, RowOffsets offsets, con
     Index group, begin, end;
   };
   const Index cuts = (panels + kTaskPanels - 1) / kTaskPanels;
-  // Of few rows every thread wants its share.
+  // With few rows, tasks are smaller, so that every thread gets some.
   const Index even = (rows * cuts + 4 * omp_get_max_threads() - 1) / (4 * omp_get_max_threads());
   const Index most = std::clamp((even + kSumRows - 1) / kSumRows * kSumRows, kSumRows, kTaskRows);
-  thread_local std::vector<Task> tasks;  // kept, as inference allocates nothing
+  thread_local std::vector<Task> tasks;  // kept, because inference allocates nothing
   tasks.clear();
   for (std::size_t g = 0; g + 1 < offsets.size(); ++g)
     for (Index begin = offsets[g]; begin < offsets[g + 1]; begin += most)
@@ -140,7 +140,7 @@ void product(const IntegerRows& x, std::int32_t highest, RowOffsets offsets, con
 }  // namespace
 
 IntegerWeights IntegerWeights::empty(Index groups, Index out, Index in, Device device) {
-  // Sums of 32 bits, and as many more for a zero point.
+  // A sum has 32 bits, and the correction for a zero point may be as large again.
   require(in <= kMostInputs, "integer weights: {} inputs may be more than a sum holds; at most {}", in,
           kMostInputs);
   IntegerWeights weights{groups, out, in, {}, {}, {}};

@@ -13,7 +13,7 @@ using conclave::cuda::MatrixProduct;
 using conclave::cuda::multiply;
 using conclave::cuda::Scratch;
 
-/// Of each row, or one for all.
+/// The scale and zero point of each row, or one for all.
 struct RowScales {
   const float *scale, *zero_point;
   Index step;
@@ -34,13 +34,13 @@ __device__ Pack<std::int8_t, kWidth> to_integers(const Pack<float, kWidth>& valu
   return integers;
 }
 
-// Zeros from `begin` to the end of a row.
+// Writes zeros from `begin` to the end of a row.
 template <int kTeam>
 __device__ void end_row(std::int8_t* row, Index begin, Index end) {
   for (Index i = begin + threadIdx.x; i < end; i += kTeam) row[i] = 0;
 }
 
-// kOwn: by the range of each row, which gives its scale; else by the scales that are there.
+// kOwn: with scales from each row's own range; otherwise with the given scales.
 template <bool kOwn, int kWidth, int kTeam>
 __global__ void __launch_bounds__(kBlock)
     quantize_kernel(Index rows, Index in, Index row_bytes, const float* x, QuantLevels levels, Index step,
@@ -71,7 +71,7 @@ __global__ void __launch_bounds__(kBlock)
   });
 }
 
-// Channels of all groups, and those that fill each group's up to `padded`.
+// Packs the channels of all groups, and the padding of each group up to `padded` channels.
 template <int kWidth, int kTeam>
 __global__ void __launch_bounds__(kBlock)
     pack_kernel(Index groups, Index out, Index padded, Index in, Index row_bytes, const float* weight,
@@ -106,7 +106,7 @@ void quantize(const char* operation, const Tensor& x, QuantLevels levels, const 
   });
 }
 
-/// What becomes of a product's sums: y, or the integers for the next product.
+/// The result of a product: y, or the integers for the next product.
 struct Reals {
   float* y;
   Index out;
@@ -157,7 +157,7 @@ struct Channels {
   Index out;
 };
 
-// What the sums [rows, padded] stand for, with bias and activation.
+// Converts the sums [rows, padded] to real numbers, with bias and activation.
 template <Activation kActivation, int kWidth, int kTeam, class Result>
 __global__ void __launch_bounds__(kBlock)
     requantize_kernel(const __grid_constant__ Groups groups, const std::int32_t* sums, RowScales rows,

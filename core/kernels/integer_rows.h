@@ -1,5 +1,5 @@
-// Loops over the rows around products of integers, in vectors of 32 bytes or, for processors with AVX-512, of
-// 64: the bits are the same.
+// Loops over the rows before and after products of integers, in vectors of 32 bytes or, on processors with
+// AVX-512, of 64 bytes. The bits are the same either way.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +11,7 @@
 
 namespace conclave::kernels::integer_rows {
 
-/// to[i] = the integer for x[i].
+/// to[i] = the integer that represents x[i].
 template <int kBytes>
 void quantize(const float* x, Index count, float scale, float zero_point, QuantLevels levels,
               std::uint8_t* to) {
@@ -23,12 +23,12 @@ void quantize(const float* x, Index count, float scale, float zero_point, QuantL
         static_cast<std::int32_t>(bounds.clamp(round_to_even(x[i] * inverse)) + zero_point));
 }
 
-/// The least and the largest of x and 0; NaN is neither.
+/// The least and the greatest of x and 0; NaNs are ignored.
 template <int kBytes>
 std::pair<float, float> range(const float* x, Index count) {
   using Wide = Vector<float, kBytes>;
   constexpr Index kWidth = kLanes<float, kBytes>;
-  Wide low[2] = {}, high[2] = {};  // one waits for what the other compares
+  Wide low[2] = {}, high[2] = {};  // two independent chains, as a comparison must wait for the one before
   const auto take = [&](const Wide& values, int which) {
     low[which] = values < low[which] ? values : low[which];
     high[which] = values > high[which] ? values : high[which];
@@ -52,8 +52,8 @@ std::pair<float, float> range(const float* x, Index count) {
   return found;
 }
 
-/// What the sums of a row's products stand for, of channels whose integers add up to weight_sums, and whose
-/// steps are `scales`; with biases, or null.
+/// The sums of a row's products, and per channel what converts them to real numbers: the sum of the channel's
+/// integers, its scale, and its bias (or null).
 struct Sums {
   const std::int32_t *sums, *weight_sums;
   const float *scales, *biases;
@@ -74,7 +74,7 @@ extern template std::pair<float, float> range<64>(const float*, Index);
 extern template void real<32>(const Sums&, float, std::int32_t, Index, float*);
 extern template void real<64>(const Sums&, float, std::int32_t, Index, float*);
 
-/// Those for this processor.
+/// The loops for this processor.
 struct Loops {
   decltype(&quantize<32>) quantize;
   decltype(&range<32>) range;

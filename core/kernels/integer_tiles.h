@@ -1,5 +1,5 @@
-// The loop that processors' tiles of integer sums share; a `Quad` multiplies four inputs with a panel's four
-// weights of so many channels. Nothing of the standard library is called here; see tile_wide.cpp.
+// The loop that all tiles of integer sums on processors share. A `Quad` multiplies four inputs by the four
+// weights of each channel in a vector. This code calls nothing of the standard library; see tile_wide.cpp.
 #pragma once
 
 #include <cstring>
@@ -20,7 +20,7 @@ template <class Quad, int R, int V>
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
     for (int v = 0; v < V; ++v) acc[r][v] = Vector{};
-  // What the next panels hold is asked for in time: their first rows would wait for memory.
+  // Prefetch the next panels, whose first rows would otherwise wait for memory.
   constexpr Index kPanels = V * sizeof(Vector) / (IntegerWeights::kPanel * sizeof(std::int32_t));
   const std::int8_t* next = weights[0] + kPanels * quads * kStep;
   for (Index q = 0; q < quads; ++q) {
@@ -46,7 +46,7 @@ template <class Quad, int R, int V>
     for (int v = 0; v < V; ++v) std::memcpy(sums + r * sum_row + v * kLanes, &acc[r][v], sizeof(Vector));
 }
 
-/// All rows, R at a time.
+/// All rows, R at a time; the rest in ever smaller tiles.
 template <class Quad, int R, int V>
 void rows_of(Index rows, Index quads, const std::uint8_t* x, Index row_bytes,
              const std::int8_t* const (&weights)[V], std::int32_t* sums, Index sum_row) {

@@ -1,4 +1,4 @@
-// For AVX-512 with VNNI; as tile_wide.cpp is for AVX-512.
+// Compiled for AVX-512 with VNNI, as tile_wide.cpp is for AVX-512.
 #ifdef CONCLAVE_WIDE_VECTORS
 
 #include <immintrin.h>

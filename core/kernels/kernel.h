@@ -1,5 +1,4 @@
-// What every kernel's contract leans on: how results are written, and checks whose messages name the
-// operation.
+// The basis of every kernel: how results are written, and checks whose messages name the operation.
 #pragma once
 
 #include <omp.h>
@@ -11,12 +10,12 @@
 
 namespace conclave {
 
-/// Kernels whose result may be one of several contributions (gradients) either overwrite it or add to it.
+/// How a kernel writes a result that may be one of several contributions (gradients): overwrite, or add.
 enum class Write : std::uint8_t { assign, accumulate };
 
 namespace kernels {
 
-/// Fewest elements worth waking a second thread for: a fork costs some 5 us, as much as 16 Ki element-wise
+/// The fewest elements for which a second thread pays: a fork costs some 5 us, as much as 16 Ki element-wise
 /// operations.
 inline constexpr Index kParallelElements = 16 * 1024;
 
@@ -30,8 +29,8 @@ inline void expect(const char* operation, const char* argument, const Tensor& te
           tensor.contiguous() ? "" : " (strided)", name_of(dtype), shape);
 }
 
-/// Whether an operation's tensors are on a CUDA device; throws Error where some are and others are not. A
-/// kernel that has checked its arguments then hands over to its twin of the same name in namespace cuda.
+/// Whether an operation's tensors are on a CUDA device; throws Error if some are and others are not. A kernel
+/// that has checked its arguments then calls the function of the same name in namespace cuda.
 template <class... Tensors>
 bool on_cuda(const char* operation, const Tensor& first, const Tensors&... others) {
   for (const Tensor* other : std::initializer_list<const Tensor*>{&others...})
@@ -47,8 +46,8 @@ inline void expect_rank(const char* operation, const char* argument, const Tenso
           tensor.shape(), rank);
 }
 
-/// Throws Error unless `offsets` [segments + 1] i32 divides `rows` rows into segments; returns how many.
-/// Those on a CUDA device are taken at their word.
+/// Throws Error unless `offsets` [segments + 1] i32 divides `rows` rows into segments; returns their number.
+/// Offsets on a CUDA device are not checked.
 inline Index expect_offsets(const char* operation, const Tensor& offsets, Index rows,
                             const char* argument = "offsets") {
   const Index segments = offsets.numel() - 1;
@@ -61,8 +60,8 @@ inline Index expect_offsets(const char* operation, const Tensor& offsets, Index 
   return segments;
 }
 
-/// Throws Error unless `labels` [rows] i32 are classes, in [0, classes). Those on a CUDA device are
-/// not looked at: there, a wrong one makes its row's loss NaN.
+/// Throws Error unless `labels` [rows] i32 lie in [0, classes). Labels on a CUDA device are not checked;
+/// there, a wrong label makes its row's loss NaN.
 inline void expect_labels(const char* operation, const Tensor& labels, Index rows, Index classes) {
   expect(operation, "labels", labels, {rows}, DType::i32);
   if (labels.device() != Device::cpu) return;

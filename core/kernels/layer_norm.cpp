@@ -16,7 +16,7 @@ namespace {
 
 using layer_norm_rows::Row, layer_norm_rows::RowGradients;
 
-// As activations, rows of f64 are not wide.
+// Only f32 uses wide vectors, as in activation_wide.cpp.
 template <class T>
 void forward(const Row<T>& row, double epsilon, T* y, T& mean, T& rstd) {
 #ifdef CONCLAVE_WIDE_VECTORS
@@ -52,7 +52,7 @@ void layer_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, LayerN
   for_floating(x.dtype(), "layer_norm", [&]<class T>(T) {
     const T *px = x.data<T>(), *pg = gamma.data<T>(), *pb = beta.data<T>();
     T *py = y.data<T>(), *pm = mean.data<T>(), *pr = rstd.data<T>();
-    // Rows' sums take some times as long as an operation on each element.
+    // A row's sums take several times as long as a simple operation on each element.
 #pragma omp parallel for schedule(static) if (4 * x.numel() > kParallelElements)
     for (Index row = 0; row < rows; ++row)
       forward<T>({px + row * hidden, pg, pb, hidden, options.gelu}, options.epsilon, py + row * hidden,

@@ -13,7 +13,7 @@ namespace {
 using conclave::cuda::Scratch;
 using conclave::cuda::shared_memory;
 
-// A row is read three times, but only the first time from memory: the rows of a block stay in its L1.
+// A row is read three times, but from memory only the first time: the rows of a block stay in its L1 cache.
 template <class T, bool kGelu, int kWidth, int kTeam>
 __global__ void __launch_bounds__(kBlock)
     layer_norm_kernel(Index rows, Index hidden, const T* x, const T* gamma, const T* beta, T epsilon, T* y,
@@ -51,21 +51,22 @@ __global__ void __launch_bounds__(kBlock)
   });
 }
 
-// Columns whose gradients a block can hold for a row: 32 KiB of them.
+// The columns for which a block can hold the gradients: 32 KiB of them.
 template <class T>
 constexpr Index kWindow = Index{32 * 1024} / sizeof(T);
-// The longest row for a warp: eight rows' sums, and their gradients behind GELU, are 96 KiB of shared memory.
+// The longest row for a warp: the sums of eight rows, and with GELU their gradients, take 96 KiB of shared
+// memory.
 template <class T>
 constexpr Index kWarpsRow = Index{4 * 1024} / sizeof(T);
 
-// What a team has in shared memory: its sums for gamma and beta and, with GELU, the gradient behind it.
+// A team's arrays in shared memory: its sums for gamma and beta and, with GELU, the gradient at GELU's input.
 template <bool kGelu>
 constexpr Index kArrays = kGelu ? 3 : 2;
 
-// Writes dx, and to partial [blocks, 2, hidden] what the block's rows add to the gradients of gamma and beta.
-// The blocks are [blocks, windows of columns]: all of a row counts for its window of dx. A thread has the
-// same columns of each row, and keeps what it knows of them where nobody else looks before the end. As many
-// blocks as shared memory has room for share a multiprocessor, but of f64 fewer, for want of registers.
+// Writes dx, and to partial [blocks, 2, hidden] the block's part of the gradients of gamma and beta. Blocks
+// are [blocks, windows of columns]: each reads whole rows, but writes its window of dx. A thread has the same
+// columns of each row, so no other thread reads its part of shared memory before the end. As many blocks
+// share a multiprocessor as shared memory has room for; fewer for f64, for lack of registers.
 template <class T, bool kGelu, int kWidth, int kTeam>
 __global__ void __launch_bounds__(kBlock, sizeof(T) == sizeof(float) ? 3 : 2)
     layer_norm_backward_kernel(Index rows, Index hidden, const T* dy, const T* x, const T* gamma,
@@ -137,8 +138,9 @@ struct ParameterTerms {
   }
 };
 
-// What each leaves to add up, twice hidden, written and read, is a twelfth at most of what its rows take,
-// three times hidden each; where two for each of an H100's multiprocessors have more rows, less.
+// The number of blocks. A block writes partial sums, 2 hidden, which are read again; with 16 rows of 3 hidden
+// each, this is at most a twelfth of its work. It is less if the rows need more than two blocks for each of
+// an H100's multiprocessors.
 Index backward_blocks(Index rows) {
   constexpr Index kRows = 16, kManyRows = 64, kTwoEach = 264;
   return std::clamp(std::min(rows / kRows, std::max(kTwoEach, rows / kManyRows)), Index{1}, kMaxBlocks);

@@ -16,15 +16,15 @@ struct LayerNormOptions {
 void layer_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, LayerNormOptions options,
                 const Tensor& y, const Tensor& mean, const Tensor& rstd);
 
-/// dx [rows, hidden] (=, +=), which is not dy or x; dgamma, dbeta [hidden] accumulate. Rows are divided into
-/// parts whose sums are added in order, so that the bits do not depend on the threads; `scratch`
-/// [layer_norm_parts(rows), 3, hidden] is needed on a processor only.
+/// dx [rows, hidden] (=, +=), which must not be dy or x; dgamma, dbeta [hidden] accumulate. Rows are divided
+/// into parts whose sums are added in order, so that the bits do not depend on the threads; `scratch`
+/// [layer_norm_parts(rows), 3, hidden] is needed on the CPU only.
 void layer_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& gamma, const Tensor& beta,
                          LayerNormOptions options, const Tensor& mean, const Tensor& rstd, const Tensor& dx,
                          Write write, const Tensor& dgamma, const Tensor& dbeta, const Tensor& scratch);
 inline Index layer_norm_parts(Index rows) { return std::min<Index>((rows + 7) / 8, 64); }
 
-/// The CUDA twins, to which those above hand over.
+/// CUDA implementations, called by the functions above for tensors on a device.
 namespace cuda {
 void layer_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, LayerNormOptions options,
                 const Tensor& y, const Tensor& mean, const Tensor& rstd);

@@ -1,5 +1,5 @@
-// Rows of layer normalization, in vectors of 32 bytes or, for processors with AVX-512, of 64: a sum over a
-// row consists of the same partial sums, so that its bits are the same.
+// Rows of layer normalization, in vectors of 32 bytes or, on processors with AVX-512, of 64 bytes. A row's
+// sum consists of the same partial sums either way, so its bits are the same.
 #pragma once
 
 #include "core/kernels/kernel.h"
@@ -14,7 +14,7 @@ struct Row {
   bool gelu;
 };
 
-/// What a row's gradients need besides.
+/// Further arguments of a row's backward pass.
 template <class T>
 struct RowGradients {
   const T* dy;
@@ -26,8 +26,9 @@ struct RowGradients {
 
 constexpr Index kSums = 16;
 
-// each(i, i mod kSums) for i of [0, count): vectors of columns, whose sums are apart. The next row's values
-// at the places named are fetched meanwhile; the processor itself would look no further than its page.
+// Calls each(i, i mod kSums) for i of [0, count): vectors of columns, with separate sums for each lane.
+// Prefetches the next row's values, which begin at `next`; the processor itself would not prefetch beyond the
+// page.
 template <class Each, class... Places>
 [[gnu::always_inline]] inline void for_columns(Index count, Each each, Places*... next) {
   Index i = 0;

@@ -1,4 +1,4 @@
-// For AVX-512, as activation_wide.cpp is.
+// Compiled for AVX-512, like activation_wide.cpp.
 #ifdef CONCLAVE_WIDE_VECTORS
 
 #include "core/kernels/layer_norm_rows.h"

@@ -8,26 +8,26 @@
 namespace conclave::kernels {
 namespace {
 
-// A panel of a weight has a tile's columns, and is multiplied this deep at a time: 16 KiB of it stay in the
-// first-level cache while all of a task's sequences pass.
+// A panel of a weight has a tile's columns, and is multiplied in pieces of this depth: 16 KiB of it stay in
+// the first-level cache while all of a task's sequences are multiplied by them.
 constexpr Index kDepth = 256;
 
-// Sequences of one task: whole tiles, at least two of them for each time that a weight is read. At most 24,
-// 48 and 96 take the same time; fewer leave more tasks to divide among the threads, more read weights less
-// often.
+// Sequences per task: whole tiles, at least two of them for each time that a weight is read. Maxima of 24, 48
+// and 96 take the same time. Fewer sequences leave more tasks to divide among the threads; more sequences
+// read the weights less often.
 constexpr Index kFewest = 2 * kTileRows, kMost = 8 * kTileRows;
 
-// Rows of drecurrent per product, whatever the number of threads: BLAS rounds by the size of a block.
+// Rows of drecurrent per product, for any number of threads: BLAS's rounding depends on the size of a block.
 constexpr Index kCut = 256;
 
-// States' rows lie a cache line further apart than their columns need: the rows of a tile would otherwise
-// meet in one set of the cache where hidden is a power of two.
+// Rows of states are a cache line longer than their columns need: if hidden is a power of two, the rows of a
+// tile would otherwise fall into one set of the cache.
 template <class T>
 constexpr Index row_of(Index columns) {
   return columns + kTileColumns<T>;
 }
 
-// Elements of the panels of one group's weight: [inner, outputs], outputs up to whole panels.
+// Elements of the panels of one group's weight: [inner, outputs], with outputs rounded up to whole panels.
 template <class T>
 constexpr Index panels_of(Index inner, Index outputs) {
   return (outputs + kTileColumns<T> - 1) / kTileColumns<T> * kTileColumns<T> * inner;
@@ -54,8 +54,8 @@ void check(const char* operation, RowOffsets groups, RowOffsets sequences, const
   expect(operation, "order", order, {count_of(sequences)}, DType::i32);
 }
 
-// The sequences of a task by number, the longest first; `first` is the position of the first in the order of
-// all.
+// The sequences of a task by number, the longest first. `first` is the position of the task's first sequence
+// in the order of all sequences.
 struct Task {
   Index group, first;
   std::span<const std::int32_t> order;
@@ -76,7 +76,7 @@ struct Tasks {
     const Index share = count_of(sequences) / (3 * omp_get_max_threads());  // three tasks a thread
     most = std::clamp((share + kTileRows - 1) / kTileRows * kTileRows, kFewest, kMost);
   }
-  // Where the sequences of `group` begin, and those of the group before end.
+  // Where the sequences of `group` begin, which is where those of the group before end.
   Index first(Index group) const {
     return first_sequence(sequences, groups[static_cast<std::size_t>(group)]);
   }
@@ -101,7 +101,7 @@ struct Tasks {
 };
 
 // Calls each(group, first, columns) for every panel of the weight [inner, outputs] of every group that has
-// rows: its `columns` outputs from `first` on.
+// rows. A panel is `columns` outputs from `first` on.
 template <class T, class Each>
 void for_panels(RowOffsets groups, Index outputs, Index inner, Each each) {
   const Index count = count_of(groups);
@@ -112,8 +112,7 @@ void for_panels(RowOffsets groups, Index outputs, Index inner, Each each) {
         each(g, first, std::min(kTileColumns<T>, outputs - first));
 }
 
-// to [rows, outputs] = from [rows, inner] panels [inner, outputs]; what fills up the last vector is written
-// too.
+// to [rows, outputs] = from [rows, inner] panels [inner, outputs]; the last vector is written whole.
 template <class T>
 void multiply_panels(Index rows, Index outputs, Index inner, const T* from, const T* panels, T* to) {
   for (Index first = 0; first < outputs; first += kTileColumns<T>) {
@@ -126,8 +125,8 @@ void multiply_panels(Index rows, Index outputs, Index inner, const T* from, cons
   }
 }
 
-// One step of one sequence: the gates' inputs are projected + z, the cells' before are zero where there are
-// none.
+// One step of one sequence. The gates' inputs are projected + z; if cells_before is null, the previous cells
+// are zero.
 template <class T>
 void step_forward(Index hidden, const T* projected, const T* z, const T* cells_before, T* gates, T* cells,
                   T* y, T* h) {
@@ -150,7 +149,7 @@ void step_forward(Index hidden, const T* projected, const T* z, const T* cells_b
 
 template <class T>
 constexpr Index forward_states(Index hidden) {
-  return row_of<T>(hidden) + row_of<T>(4 * hidden);  // of one sequence: h, and its part of the gates' inputs
+  return row_of<T>(hidden) + row_of<T>(4 * hidden);  // per sequence: h, and its part of the gates' inputs
 }
 
 template <class T>
@@ -172,8 +171,8 @@ void forward_task(const Task& task, Index hidden, const T* projected, const T* p
   }
 }
 
-// The derivative of step_forward: dh comes from step t + 1, and dcells, which is replaced by what goes to
-// step t - 1. The gates' gradients are written twice.
+// The derivative of step_forward. dh and dcells come from step t + 1; dcells is replaced by its value for
+// step t - 1. The gates' gradients are written to both dprojected and dgates.
 template <class T>
 void step_backward(Index hidden, const T* dy, const T* dh, const T* gates, const T* cells,
                    const T* cells_before, T* dcells, T* dprojected, T* dgates) {
@@ -192,7 +191,7 @@ void step_backward(Index hidden, const T* dy, const T* dh, const T* gates, const
 
 template <class T>
 constexpr Index backward_states(Index hidden) {
-  return row_of<T>(4 * hidden) + 2 * row_of<T>(hidden);  // of one sequence: gradients of gates, h, and cells
+  return row_of<T>(4 * hidden) + 2 * row_of<T>(hidden);  // per sequence: gradients of gates, h, and cells
 }
 
 template <class T>
@@ -203,7 +202,7 @@ void backward_task(const Task& task, Index hidden, const T* dy, const T* panels,
   std::fill_n(states, task.count() * backward_states<T>(hidden), T(0));
   Index active = 0;
   for (Index t = task.length(0) - 1; t >= 0; --t) {
-    multiply_panels(active, hidden, 4 * hidden, dgates, panels, dh);  // of those with a step t + 1
+    multiply_panels(active, hidden, 4 * hidden, dgates, panels, dh);  // for sequences with a step t + 1
     while (active < task.count() && task.length(active) > t) ++active;
     for (Index i = 0; i < active; ++i) {
       const Index at = (task.begin(i) + t) * hidden;
@@ -299,7 +298,7 @@ void lstm_backward(const Tensor& dy, RowOffsets groups, RowOffsets sequences, co
                     states + task.first * backward_states<T>(hidden), pc, pg, pdz);
     }
     if (!drecurrent.defined() || hidden == 0) return;
-    // Each row's h_{t-1}: the row before, nothing at a sequence's first.
+    // h_{t-1} for each row: the row before it, zeros for a sequence's first row.
     const Tensor previous =
         scratch.rows(scratch.numel() - rows * hidden, scratch.numel()).reshape({rows, hidden});
     T* pp = previous.data<T>();

@@ -6,32 +6,35 @@
 #include "core/kernels/cuda_tile.h"
 #include "core/kernels/lstm_cell.h"
 
-// One launch takes all sequences one step further, the cells' arithmetic behind the product in the same
-// kernel. The reasons are counted in bytes; measured (cuda_measured.tsv), a step of 1,024 sequences takes 38
-// us, a quarter of the multiply-adds' rate. A step must read its group's recurrent weight, 4 hidden^2, for
-// every tile of sequences, whoever does it: a block that takes its sequences through all of time alone reads
-// no less. But it reads all of that through one multiprocessor, at some 64 bytes a clock 9 us a step for the
-// 1 MiB of hidden 256 in f32, while most of the device has nothing to do; here hidden / 16 blocks share it,
-// for the price of a launch, some 2 us, and of each reading h, together half as much as the weight. cuDNN's
-// LSTM can hold the weight in registers over all of time, and then reads least; but it takes one weight a
-// call, which a training step would have to copy to its layout for each group, and multiplies the inputs
-// itself, where `projected` already is what the caller has.
+// One launch computes the next step of all sequences: the product, and after it the cells' arithmetic, in one
+// kernel. The reasons are counts of bytes; measured (cuda_measured.tsv), a step of 1,024 sequences takes 38
+// us, a quarter of the multiply-adds' rate.
+//
+// A step must read its group's recurrent weight, 4 hidden^2, for every tile of sequences. A block that
+// computes all steps of its sequences alone would read no less. But it would read through one multiprocessor:
+// at some 64 bytes a clock, the 1 MiB of hidden 256 in f32 takes 9 us a step, while most of the device is
+// idle. Here, hidden / 16 blocks share the weight. The price is one launch, some 2 us, and that each block
+// reads h, together half as much as the weight.
+//
+// cuDNN's LSTM can hold the weight in registers for all steps, and then reads least. But it takes one weight
+// per call, which a training step would have to copy to cuDNN's layout for each group. It also multiplies the
+// inputs itself, while our caller already has the product, `projected`.
 namespace conclave::kernels::cuda {
 namespace {
 
 using conclave::cuda::Scratch;
 using conclave::cuda::upload;
 
-constexpr int kRows = 2;                  // sequences of a thread
-constexpr int kTileRows = kSide * kRows;  // and of a block
+constexpr int kRows = 2;                  // sequences per thread
+constexpr int kTileRows = kSide * kRows;  // and per block
 constexpr int kGates = 4;
-constexpr int kUnits = 2;                   // of a thread, backward
-constexpr int kTileUnits = kSide * kUnits;  // and of a block
+constexpr int kUnits = 2;                   // per thread, backward
+constexpr int kTileUnits = kSide * kUnits;  // and per block
 
-constexpr int kEach = 4;  // of a thread, rows and columns of the weight's gradient
+constexpr int kEach = 4;  // rows and columns of the weight's gradient, per thread
 constexpr int kWeightTile = kSide * kEach;
 
-// Products go this deep at a time: a pack for each thread of a row.
+// Products go this deep at a time: one pack for each thread of a row.
 template <class T>
 constexpr int kTileDepth = kSide * 16 / static_cast<int>(sizeof(T));
 template <class T>
@@ -42,12 +45,13 @@ struct Extent {
   Index begin, end;
 };
 
-// On the device: the sequences, in the order of their places, and the groups.
+// On the device: the sequences in the order of their places (by group and falling length), and the groups.
 struct GroupedSequences {
   const Extent* places;
   const Index *firsts, *groups;  // where each group begins, in places and in rows
 
-  // The row of one step of the sequence at `place`; -1 where it, or its group at `end`, has ended before.
+  // The row of one step of the sequence at `place`; -1 if the sequence has ended, or its group ends before
+  // `place`.
   __device__ Index row(Index place, Index end, Index step) const {
     if (place >= end) return -1;
     const Extent rows = places[place];
@@ -55,10 +59,10 @@ struct GroupedSequences {
   }
 };
 
-// Operands of a product: fetch(first) gets their next kTileDepth columns from memory, put(tile) has them in
-// shared memory, so that the former can be under way while the columns before are multiplied.
+// Operands of a product. fetch(first) loads their next kTileDepth columns from memory; put(tile) writes them
+// to shared memory. So the loads can run while the columns before are multiplied.
 
-// kCount rows of a thread's, wherever they are.
+// kCount rows of a thread, at any addresses.
 template <class T, int kCount>
 struct Rows {
   Index columns;
@@ -77,7 +81,7 @@ struct Rows {
   }
 };
 
-// As rows, kTileUnits columns from `first_unit` on of a matrix [rows, hidden].
+// kTileUnits columns, from `first_unit` on, of a matrix [rows, hidden], in the form of rows.
 template <class T>
 struct Columns {
   static constexpr int kStep = kBlock / kTileUnits, kCount = kTileDepth<T> / kStep;
@@ -100,14 +104,14 @@ struct Columns {
   }
 };
 
-// sums[i][j] = row y + kSide i of a times row x + kSide j of b, for the block's thread (x, y).
+// sums[i][j] += row y + kSide i of a times row x + kSide j of b, in the block's thread (x, y).
 template <int kColumns, class T, class B>
 __device__ void multiply(Rows<T, kRows> a, B b, Index depth, T (&sums)[kRows][kColumns]) {
   __shared__ __align__(16) T tile_a[kSide * kRows * kStride<T>], tile_b[kSide * kColumns * kStride<T>];
   a.fetch(0);
   b.fetch(0);
   for (Index first = 0; first < depth; first += kTileDepth<T>) {
-    if (first > 0) __syncthreads();  // until all have read the tiles before
+    if (first > 0) __syncthreads();  // all threads have read the previous tiles
     a.put(tile_a);
     b.put(tile_b);
     __syncthreads();
@@ -127,7 +131,7 @@ __global__ void __launch_bounds__(kBlock)
                      const T* recurrent, T* y, T* cells, T* gates) {
   const Index group = blockIdx.z, first = sequences.firsts[group] + Index{blockIdx.x} * kTileRows,
               end = sequences.firsts[group + 1], first_unit = Index{blockIdx.y} * kSide;
-  if (sequences.row(first, end, step) < 0) return;  // the longest of them
+  if (sequences.row(first, end, step) < 0) return;  // the longest sequence of the tile
   Index row[kRows];
   for (int i = 0; i < kRows; ++i) row[i] = sequences.row(first + threadIdx.y + kSide * i, end, step);
   T z[kRows][kGates]{};
@@ -162,7 +166,7 @@ __global__ void __launch_bounds__(kBlock)
 }
 
 // Blocks are [tiles of sequences, tiles of kTileUnits units, groups]. dcells [sequences, hidden], by place,
-// goes from step to step; starts [rows], where not null, says of each row whether it is a sequence's first.
+// is carried from step to step; starts [rows], if not null, receives whether each row is a sequence's first.
 template <class T>
 __global__ void __launch_bounds__(kBlock)
     lstm_backward_step_kernel(GroupedSequences sequences, Index step, Index hidden, bool packed, const T* dy,
@@ -170,7 +174,7 @@ __global__ void __launch_bounds__(kBlock)
                               bool* starts) {
   const Index group = blockIdx.z, first = sequences.firsts[group] + Index{blockIdx.x} * kTileRows,
               end = sequences.firsts[group + 1], first_unit = Index{blockIdx.y} * kTileUnits;
-  if (sequences.row(first, end, step) < 0) return;  // the longest of them
+  if (sequences.row(first, end, step) < 0) return;  // the longest sequence of the tile
   const Index width = kGates * hidden;
   Index row[kRows];
   bool last[kRows];
@@ -210,8 +214,9 @@ __global__ void __launch_bounds__(kBlock)
   }
 }
 
-// drecurrent += the sum over all rows of dprojected times h of the row before. Blocks are [tiles of units,
-// tiles of gates, groups], and take kSide rows at a time; a thread has kEach x kEach of the weight.
+// drecurrent += the sum over all rows of dprojected times the previous row's h. Blocks are [tiles of units,
+// tiles of gates, groups], and process kSide rows at a time; a thread has kEach x kEach elements of the
+// weight.
 template <class T>
 __global__ void __launch_bounds__(kBlock)
     lstm_backward_weight_kernel(GroupedSequences sequences, Index hidden, bool packed, const T* dprojected,
@@ -221,7 +226,7 @@ __global__ void __launch_bounds__(kBlock)
   const Index group = blockIdx.z, begin = sequences.groups[group], end = sequences.groups[group + 1],
               width = kGates * hidden;
   const Index first_gate = Index{blockIdx.y} * kWeightTile, first_unit = Index{blockIdx.x} * kWeightTile;
-  // Of the tile's columns, thread number `thread` of 16 has packs.
+  // The columns of the tile where the packs of thread number `thread` of 16 begin.
   const auto column = [](unsigned thread, int part) {
     return (part * kSide + static_cast<int>(thread)) * kPack;
   };
@@ -229,7 +234,7 @@ __global__ void __launch_bounds__(kBlock)
   for (Index first = begin; first < end; first += kSide) {
     const Index row = first + threadIdx.y;
     const bool present = row < end && !starts[row];
-    if (first > begin) __syncthreads();  // until all have read the tiles before
+    if (first > begin) __syncthreads();  // all threads have read the previous tiles
     for (int part = 0; part < kParts; ++part) {
       const int at = column(threadIdx.x, part);
       store<kPack>(&of_gates[threadIdx.y][at], load_columns(present ? dprojected + row * width : nullptr,
@@ -262,15 +267,15 @@ __global__ void __launch_bounds__(kBlock)
     }
 }
 
-// What the launches are planned by, on the host; kept, as a training step allocates nothing.
+// The plan of the launches, on the host; kept, because a training step allocates nothing.
 struct Plan {
   std::vector<std::int32_t> order;
   std::vector<Extent> places;  // the sequences in this order
   std::vector<Index> firsts;   // of each group, in places
-  std::vector<Index> longest;  // of the groups' tiles of this number
+  std::vector<Index> longest;  // for each number of a tile in its group
 
   Index steps() const { return longest.empty() ? 0 : longest.front(); }
-  // Of a group at most that have so many steps.
+  // The most tiles that any group has for a step.
   Index tiles(Index step) const {
     return std::ranges::partition_point(longest, [&](Index length) { return length > step; }) -
            longest.begin();

@@ -1,4 +1,4 @@
-// What the CPU's and CUDA's kernels of lstm.h share: the order of the sequences, and one unit's step.
+// Shared by the CPU and CUDA kernels of lstm.h: the order of the sequences, and one unit's step.
 #pragma once
 
 #include <algorithm>
@@ -10,13 +10,13 @@
 
 namespace conclave::kernels {
 
-/// The first sequence at or behind `row`, where a group begins.
+/// The first sequence that begins at or after `row`, where a group begins.
 inline Index first_sequence(RowOffsets sequences, Index row) {
   return std::ranges::lower_bound(sequences, row) - sequences.begin();
 }
 
-/// order [sequences] = their numbers, within each group by falling length; of equally long ones the first
-/// comes first.
+/// order [sequences] = the sequences' numbers, within each group by falling length; of equal lengths, the
+/// lower number comes first.
 inline void order_sequences(RowOffsets groups, RowOffsets sequences, std::span<std::int32_t> order) {
   std::iota(order.begin(), order.end(), 0);
   const auto length = [&](std::int32_t s) {
@@ -29,13 +29,13 @@ inline void order_sequences(RowOffsets groups, RowOffsets sequences, std::span<s
               });
 }
 
-/// One unit's gates, what goes into them, or gradients of either.
+/// One unit's gates, their inputs, or the gradients of either.
 template <class T>
 struct LstmGates {
   T i, f, g, o;
 };
 
-/// The gates that follow from what goes into them; c and h from these and the step before's c.
+/// Computes the gates from their inputs, and c and h from the gates and the previous step's c.
 template <class T>
 CONCLAVE_HOST_DEVICE inline LstmGates<T> lstm_cell(LstmGates<T> inputs, T cell_before, T& cell, T& h) {
   const T i = vector_sigmoid(inputs.i), f = vector_sigmoid(inputs.f), g = vector_tanh(inputs.g),
@@ -45,8 +45,8 @@ CONCLAVE_HOST_DEVICE inline LstmGates<T> lstm_cell(LstmGates<T> inputs, T cell_b
   return {i, f, g, o};
 }
 
-/// The gradients of what went into the gates, from that of h and that of c, which is replaced by the step
-/// before's.
+/// The gradients of the gates' inputs, from the gradients of h and c. dcell, the gradient of c, is replaced
+/// by that of the previous step's c.
 template <class T>
 CONCLAVE_HOST_DEVICE inline LstmGates<T> lstm_cell_backward(LstmGates<T> gates, T cell, T cell_before, T dh,
                                                             T& dcell) {

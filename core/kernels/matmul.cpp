@@ -48,14 +48,14 @@ struct Blocks {
   }
 };
 
-// Rows per task: four tasks a thread balance uneven experts; below 64 rows BLAS repacks the weight too often
-// for its arithmetic, above 512 a block's output leaves the cache before the activation reads it.
+// Rows per task. Four tasks per thread balance uneven experts. Below 64 rows, BLAS packs the weight too often
+// for its arithmetic; above 512, a block's output leaves the cache before the activation reads it.
 Index rows_per_task(Index rows) {
   const Index share = rows / (4 * omp_get_max_threads());
   return std::clamp<Index>((share + 7) / 8 * 8, 64, 512);
 }
 
-// Outputs that lie in panels; those that do not fill a vector are taken from their rows.
+// Outputs that are packed in panels; the rest, less than a vector, is read from the weight's rows.
 template <class T>
 Index paneled_outputs(Index out) {
   return out / kLanes<T> * kLanes<T>;
@@ -121,14 +121,14 @@ void grouped_linear(const Tensor& x, RowOffsets offsets, const Tensor& weight, c
     const T *px = x.data<T>(), *pw = weight.data<T>(), *pb = bias.defined() ? bias.data<T>() : nullptr;
     T *py = y.data<T>(), *pd = derivative.defined() ? derivative.data<T>() : nullptr;
     if (largest <= kFewRows || bits == RowBits::independent) {
-      // Groups of many rows, and all where it is packed, take their weights in panels.
+      // Groups of many rows, and all groups if the weight is packed, use weights in panels.
       const Index paneled = packed || largest > kFewRows ? paneled_outputs<T>(out) : 0;
-      // The weights are at `from`, `of_group` outputs for each group.
+      // The weights begin at `from`, with `of_group` outputs per group.
       const auto product = [&](const Blocks& parts, const T* from, Index of_group, Index first_output,
                                Index last_output, auto&& multiply) {
         const Index count = parts.count();
-        // What is rearranged is so anew for every task, so that there should not be many; but every thread
-        // wants a few. A share is of whole panels, which have 32 outputs at most.
+        // Each task rearranges its operand anew, so there should be few tasks; but every thread needs a few.
+        // A share consists of whole panels, which have 32 outputs at most.
         const Index even = count * (last_output - first_output) / (4 * omp_get_max_threads());
         const Index share = std::clamp<Index>((even + 31) / 32 * 32, packed ? 32 : 64, kFewOutputs<T>);
 #pragma omp parallel for collapse(2) schedule(dynamic) if (rows * in * out > kParallelElements)
@@ -156,7 +156,8 @@ void grouped_linear(const Tensor& x, RowOffsets offsets, const Tensor& weight, c
 #pragma omp parallel for schedule(dynamic) if (tasks > 1)
     for (Index number = 0; number < tasks; ++number) {
       const auto [group, begin, end] = blocks.task(number);
-      // The product is added to the bias: what BLAS would otherwise spend on setting y to zero writes that.
+      // The product is added to the bias: writing the bias costs as much as BLAS's zeroing of y, which it
+      // replaces.
       if (pb)
         for (Index row = begin; row < end; ++row) std::copy_n(pb + group * out, out, py + row * out);
       gemm(false, true, end - begin, out, in, px + begin * in, in, pw + group * out * in, in, T(pb ? 1 : 0),
@@ -225,7 +226,8 @@ void grouped_linear_backward_parameters(const Tensor& dz, const Tensor& x, RowOf
   if constexpr (kBuiltWithCuda)
     if (on_cuda("linear backward", dz, x, dweight, dbias))
       return cuda::grouped_linear_backward_parameters(dz, x, offsets, dweight, dbias);
-  // A group's weight rows are cut only so far that every thread has a task: BLAS packs x anew for each.
+  // A group's weight rows are cut only as often as needed for a task per thread: BLAS packs x again for each
+  // cut.
   const Index per_group = std::max<Index>((omp_get_max_threads() + groups - 1) / groups, 1);
   const Index block = std::clamp<Index>(((out + per_group - 1) / per_group + 15) / 16 * 16, 32, 1024);
   const Index cuts = (out + block - 1) / block;

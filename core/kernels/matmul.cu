@@ -24,7 +24,7 @@ Index largest_group(RowOffsets offsets) {
   return largest;
 }
 
-// y = activation(y + the group's bias), whose derivative goes to `derivative` unless that is null.
+// y = activation(y + the group's bias); `derivative`, if not null, receives the activation's derivative.
 template <class T, Activation kActivation, int kWidth, int kTeam>
 __global__ void __launch_bounds__(kBlock)
     finish_kernel(const __grid_constant__ Groups groups, Index out, const T* bias, T* y, T* derivative) {
@@ -42,8 +42,8 @@ __global__ void __launch_bounds__(kBlock)
   });
 }
 
-// What follows the products of grouped_linear where cuBLASLt's own epilogues do not do it: GELU is another
-// there, and there are no derivatives.
+// What follows the products of grouped_linear if cuBLASLt's own epilogues cannot do it: cuBLASLt's GELU is a
+// different function, and it gives no derivatives.
 template <class T>
 void finish(RowOffsets offsets, const Tensor& bias, Activation kind, const Tensor& y,
             const Tensor& derivative) {
@@ -69,8 +69,8 @@ constexpr int kMine = 4;    // rows and columns for one thread
 constexpr int kThreads = kTile / kMine;
 static_assert(kThreads * kThreads == kBlock);
 
-// One operand: where the values for a row (or column) of the result begin, how far apart those of the next
-// row and those at the next depth are.
+// One operand: the address of the values for the first row (or column) of the result, and the distances to
+// the values of the next row and of the next depth.
 template <class T>
 struct Side {
   const T* data;
@@ -97,13 +97,13 @@ __device__ void load_tile(const Side<T>& side, Index first, Index end, Index dep
   }
 }
 
-// body.part(g) says what is multiplied for the g-th of body.groups, body.write(g, row, column, sum) takes the
-// result; where there is such a function, body.add_left(g, row, sum) gets the sums of the left side's rows.
-// Two blocks at least share a multiprocessor, so that one multiplies while another waits for its tiles.
+// body.part(g) returns the operands of the g-th of body.groups; body.write(g, row, column, sum) takes the
+// result. If there is a body.add_left(g, row, sum), it takes the sums of the left side's rows. At least two
+// blocks share a multiprocessor, so that one multiplies while the other waits for its tiles.
 template <class T, class Body>
 __global__ void __launch_bounds__(kBlock, 2) grouped_product_kernel(const __grid_constant__ Body body) {
   constexpr bool kAddLeft = requires(T sum) { body.add_left(Index{}, Index{}, sum); };
-  __shared__ __align__(32) T left[kDepth][kTile + kMine];  // kMine more, so that depths differ in their banks
+  __shared__ __align__(32) T left[kDepth][kTile + kMine];  // + kMine: depths lie in different banks
   __shared__ __align__(32) T right[kDepth][kTile + kMine];
   const Index group = blockIdx.z, first_column = Index{blockIdx.x} * kTile;
   const Part<T> part = body.part(group);
@@ -113,7 +113,7 @@ __global__ void __launch_bounds__(kBlock, 2) grouped_product_kernel(const __grid
        first_row += Index{gridDim.y} * kTile) {
     T sums[kMine][kMine] = {}, left_sums[kMine] = {};
     for (Index depth = 0; depth < part.depth; depth += kDepth) {
-      __syncthreads();  // until all have read the tiles before
+      __syncthreads();  // all threads have read the previous tiles
       load_tile(part.left, first_row, part.rows, depth, part.depth, left);
       load_tile(part.right, first_column, part.columns, depth, part.depth, right);
       __syncthreads();
@@ -193,7 +193,7 @@ struct BackwardParameters {
   }
 };
 
-// `rows` and `columns` of the largest group's result.
+// `rows` and `columns` are those of the largest group's result.
 template <class T, class Body>
 void grouped_product(const char* operation, Index rows, Index columns, const Body& body) {
   constexpr Index kMostTiles = 65535;  // of a grid's second dimension
@@ -205,9 +205,9 @@ void grouped_product(const char* operation, Index rows, Index columns, const Bod
          body);
 }
 
-// Whether to take that kernel although cuBLASLt's are faster, above all on tensor cores: one of those for
-// each group costs some 5 us to start, however small. Here, a group of a tile's rows and so few weights takes
-// 4 us of an H200 forward, 5 and 6 backward (cuda_measured.tsv).
+// Whether to use this kernel although cuBLASLt's products are faster, above all on tensor cores: each of
+// those costs some 5 us to start, however small its group. In this kernel, a group of at most a tile's rows
+// and kFewWeights weights takes 4 us of an H200 forward, 5 and 6 backward (cuda_measured.tsv).
 bool small_groups(RowOffsets offsets, Index in, Index out) {
   constexpr Index kFewWeights = Index{1} << 19;
   return offsets.size() > 2 && in * out > 0 && in * out <= kFewWeights && largest_group(offsets) <= kTile;
@@ -218,7 +218,7 @@ bool small_groups(RowOffsets offsets, Index in, Index out) {
 void matmul(const Tensor& a, Transpose transpose_a, const Tensor& b, Transpose transpose_b, const Tensor& c,
             Write write) {
   const bool ta = transpose_a == Transpose::yes, tb = transpose_b == Transpose::yes;
-  // A single row's stride is of no account, and may be anything.
+  // The stride of a single row does not matter, and may have any value.
   const auto stride = [](const Tensor& matrix) {
     return matrix.size(0) > 1 ? matrix.stride(0) : std::max<Index>(matrix.size(1), 1);
   };
@@ -256,7 +256,7 @@ void grouped_linear(const Tensor& x, RowOffsets offsets, const Tensor& weight, c
       return;
     }
     const bool alone = !pb && !pd && kind == Activation::none;  // nothing follows the product
-    // GELU is another function to cuBLASLt, and every group's bias must begin where 16 bytes do.
+    // cuBLASLt's GELU is a different function; and every group's bias must be aligned to 16 bytes.
     const bool by_library = std::is_same_v<T, float> && !pd && in > 0 &&
                             (kind == Activation::none || kind == Activation::relu) &&
                             (!pb || (aligned({pb}) && out % kPackWidth<T> == 0));
@@ -323,7 +323,8 @@ void grouped_linear_backward_parameters(const Tensor& dz, const Tensor& x, RowOf
       });
       return;
     }
-    // The product's pass over dz gives its sums, too, which replace what is there: of f32, and unrounded.
+    // The product's pass over dz can also give its column sums, if dz is f32 and not rounded. They overwrite
+    // their destination, so they go to scratch first.
     const bool by_library = pdb && std::is_same_v<T, float> && precision() == Precision::f32;
     multiplied("linear backward", Matrix<T>{pdz, dz.size(0), out, out}, Matrix<T>{px, x.size(0), in, in},
                [&]<class S>(const Matrix<S>& gradients, const Matrix<S>& inputs) {

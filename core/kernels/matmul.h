@@ -1,8 +1,8 @@
-// Matrix products. A layer's product is one *group* of rows per expert, each with its own weight; a plain
-// linear layer is the case of one group. The rows are cut into blocks and each block is one single-threaded
-// BLAS call whose bias and activation follow while the block is still in cache; so few rows per expert cost
-// no more than many (a threaded BLAS call on 64 rows reaches two thirds of what two single-threaded calls
-// side by side reach).
+// Matrix products. A layer's product has one *group* of rows per expert, each with its own weight; a plain
+// linear layer has one group. The rows are cut into blocks. Each block is one single-threaded BLAS call, and
+// its bias and activation follow while the block is still in cache. So few rows per expert cost no more than
+// many (a threaded BLAS call on 64 rows reaches two thirds of the speed of two single-threaded calls side by
+// side).
 #pragma once
 
 #include <span>
@@ -17,7 +17,8 @@ namespace kernels {
 
 enum class Transpose : std::uint8_t { no, yes };
 
-/// c [m, n] = op(a) [m, k] op(b) [k, n]. Rows may be strided (views), columns not.
+/// c [m, n] = op(a) [m, k] op(b) [k, n]. Rows may be strided (views); the elements of a row must be
+/// contiguous.
 void matmul(const Tensor& a, Transpose transpose_a, const Tensor& b, Transpose transpose_b, const Tensor& c,
             Write write = Write::assign);
 
@@ -34,15 +35,16 @@ void expect_offsets(const char* operation, const char* argument, RowOffsets offs
 enum class RowBits : std::uint8_t { fastest, independent };
 
 /// y [rows, out] = activation(x [rows, in] weight[g] [out, in]^T + bias[g] [out]), weight [groups, out, in],
-/// bias [groups, out] or undefined. `derivative` [rows, out], where defined, receives
-/// activation'(pre-activation) for the backward pass. `panels`, where defined, is what pack_weight() made of
-/// the weight: products of independent rows take it, and have the same bits as without.
+/// bias [groups, out] or undefined. `derivative` [rows, out], if defined, receives
+/// activation'(pre-activation) for the backward pass. `panels`, if defined, is the result of pack_weight()
+/// for this weight: products with RowBits::independent read it, and have the same bits as without it.
 void grouped_linear(const Tensor& x, RowOffsets offsets, const Tensor& weight, const Tensor& bias,
                     Activation activation, const Tensor& y, const Tensor& derivative,
                     RowBits bits = RowBits::fastest, const Tensor& panels = {});
 
-/// `panels`, of panels_shape(), is a weight [groups, out, in] in host memory as this processor's tiles take
-/// it: what products would else rearrange each time, or else rearrange few rows of x for.
+/// Packs a weight [groups, out, in] in host memory into `panels`, of panels_shape(): the layout that this
+/// processor's tiles read, so that a product need not repack the weight (or, for few rows, transpose x) each
+/// time.
 Shape panels_shape(const Tensor& weight);
 void pack_weight(const Tensor& weight, const Tensor& panels);
 
@@ -54,10 +56,10 @@ void grouped_linear_backward_input(const Tensor& dz, RowOffsets offsets, const T
 void grouped_linear_backward_parameters(const Tensor& dz, const Tensor& x, RowOffsets offsets,
                                         const Tensor& dweight, const Tensor& dbias);
 
-/// The CUDA twins, to which those above hand over: cuBLASLt's products, one for each group that has rows, but
-/// for many small groups and for RowBits::independent, which are one kernel of ours. They follow
-/// conclave::precision(), the kernel computing in f32 in any case; for bf16, both tensors are rounded anew to
-/// copies in scratch, parameters too.
+/// CUDA implementations, called by the functions above: one product by cuBLASLt for each group that has rows,
+/// except that many small groups, and RowBits::independent, take one kernel of our own. cuBLASLt's products
+/// follow conclave::precision(); our kernel computes in f32 in any case. For bf16, both operands, parameters
+/// too, are rounded to copies in scratch for every call.
 namespace cuda {
 void matmul(const Tensor& a, Transpose transpose_a, const Tensor& b, Transpose transpose_b, const Tensor& c,
             Write write);

@@ -22,11 +22,12 @@ void check_rows(const char* kernel, RowParts rows, const Tensor& x) {
   }
 }
 
-// More bytes than this are gone from the caches before they are read again; writing around the caches then
-// saves fetching the lines that are to be overwritten.
+// More bytes than this leave the caches before they are read again. Writing around the caches then saves
+// fetching the lines that are overwritten.
 constexpr Index kStreamedBytes = Index{8} << 20;
 
-// Copies `bytes` around the caches; `to` and `bytes` are multiples of 32. stream_end() before others read it.
+// Copies `bytes` around the caches; `to` and `bytes` are multiples of 32. Call stream_end() before others
+// read it.
 #ifdef __AVX__
 void stream(const void* from, Index bytes, void* to) {
   const auto* source = static_cast<const float*>(from);
@@ -41,7 +42,7 @@ void stream(const void* from, Index bytes, void* to) {
 void stream_end() {}
 #endif
 
-// As kernels::on_cuda(), with rows.
+// kernels::on_cuda() for rows in parts.
 template <class... Tensors>
 bool on_cuda(const char* kernel, RowParts rows, const Tensor& first, const Tensors&... others) {
   for (const Tensor& part : rows) kernels::on_cuda(kernel, first, part);

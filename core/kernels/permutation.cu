@@ -19,10 +19,10 @@ using conclave::cuda::Scratch;
 using conclave::cuda::shared_memory;
 using conclave::cuda::upload;
 
-constexpr Index kSharedExperts = 8192;  // whose counts fit in the shared memory any kernel may have
+constexpr Index kSharedExperts = 8192;  // whose counts fit the shared memory that any kernel may have
 
-// counts[e] += how often e occurs, counts[number] += how many are no experts; integers, so that any order
-// will do. With `shared`, a block counts for itself first.
+// counts[e] += how often e occurs, counts[number] += how many are no experts; sums of integers are the same
+// in any order. With `shared`, a block first counts in its shared memory.
 __global__ void __launch_bounds__(kBlock) count_experts_kernel(const std::int32_t* experts, Index total,
                                                                Index number, bool shared, unsigned* counts) {
   unsigned* here = shared ? shared_memory<unsigned>() : counts;
@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(kBlock) count_experts_kernel(const std::int32_
     if (here[e] > 0) atomicAdd(counts + e, here[e]);
 }
 
-// The slot of the choice at one place among the sorted ones; first[e] is where expert e's begin.
+// The slot of the choice at one place in the sorted order; first[e] is where the choices of expert e begin.
 struct AssignSlots {
   SortedItems sorted;
   std::int32_t number;
@@ -71,7 +71,7 @@ struct FindFirst {
   }
 };
 
-// A multiple of each power of two that all parts' addresses are multiples of.
+// An address with the alignment that all parts have in common.
 const void* common_address(RowParts rows) {
   std::uintptr_t bits = 0;
   for (const Tensor& part : rows) bits |= reinterpret_cast<std::uintptr_t>(part.raw());
@@ -167,7 +167,7 @@ __global__ void __launch_bounds__(kBlock)
 
 void count_experts(const Tensor& experts, std::span<Index> counts) {
   constexpr const char* kOperation = "count_experts";
-  thread_local std::vector<unsigned> on_host;  // kept, as a training step allocates nothing
+  thread_local std::vector<unsigned> on_host;  // kept, because a training step allocates nothing
   on_host.assign(counts.size() + 1, 0);
   const Index total = experts.numel(), number = static_cast<Index>(counts.size());
   if (total > 0) {
@@ -244,7 +244,7 @@ void concatenate_columns(const Tensor& a, const Tensor& b, const Tensor& y) {
   const Index rows = y.size(0), m = a.size(1), n = b.size(1);
   if (rows == 0) return;
   for_floating(y.dtype(), "concatenate", [&]<class T>(T) {
-    const Index widths = m | n;  // divisible by the width of a pack, a power of two, if m and n are
+    const Index widths = m | n;  // divisible by a pack's width, a power of two, if m and n are
     for_team<T>(widths, {a.raw(), b.raw(), y.raw()}, [&]<int kWidth, int kTeam>() {
       launch("concatenate", concatenate_kernel<T, kWidth, kTeam>, team_shape<kTeam>(rows), rows, m, n,
              a.data<T>(), b.data<T>(), y.data<T>());

@@ -1,5 +1,5 @@
-// One number and the integer that stands for it: for loops and kernels of all processors, and for training
-// and inference, which must round alike.
+// Conversion between one number and the integer that represents it, for CPU and CUDA kernels, and for
+// training and inference, which must round alike.
 #pragma once
 
 #include <cmath>
@@ -9,18 +9,18 @@
 
 namespace conclave::kernels {
 
-/// To the nearest integer, of two the even one.
+/// Rounds to the nearest integer; ties to the even one.
 CONCLAVE_HOST_DEVICE inline float round_to_even(float x) { return rintf(x); }
 CONCLAVE_HOST_DEVICE inline double round_to_even(double x) { return rint(x); }
 
-/// Between what two integers lie, counted from the zero point.
+/// The lowest and highest level, counted from the zero point.
 template <class T>
 struct QuantBounds {
   T lowest, highest;
   CONCLAVE_HOST_DEVICE QuantBounds(QuantLevels levels, T zero_point)
       : lowest(static_cast<T>(levels.lowest) - zero_point),
         highest(static_cast<T>(levels.highest) - zero_point) {}
-  /// `steps`, a number of steps of the scale, brought between them.
+  /// `steps`, a number of steps of the scale, clamped to these bounds.
   CONCLAVE_HOST_DEVICE T clamp(T steps) const {
     steps = steps < lowest ? lowest : steps;
     return steps > highest ? highest : steps;

@@ -8,10 +8,10 @@
 namespace conclave::kernels {
 namespace {
 
-// At most this many partial sums, over equal parts of the elements: enough for any thread count to balance.
+// The number of partial sums, over equal parts of the elements: enough to balance any number of threads.
 constexpr Index kParts = 64;
-// So many elements are summed in vectors, in the precision of `element`'s result, before the sum joins a
-// double: few enough to lose nothing that matters in f32.
+// Elements that are summed in vectors, in the type of `element`'s result, before their sum is added to a
+// double: few enough for f32 to lose nothing that matters.
 constexpr Index kRun = 128;
 
 template <class Element>
@@ -64,14 +64,14 @@ double sum(const Tensor& x) {
 double sum_of_squares(const Tensor& x) {
   if constexpr (kBuiltWithCuda)
     if (on_cuda("sum", x)) return cuda::sum_of_squares(x);
-  // The square of a finite f32 can be beyond f32.
+  // The square of a finite f32 can overflow f32.
   return reduce(x, [](double value) { return value * value; });
 }
 
 bool all_finite(const Tensor& x) {
   if constexpr (kBuiltWithCuda)
     if (on_cuda("all_finite", x)) return cuda::all_finite(x);
-  // By the bits: arithmetic that would tell (x * 0, x - x) is folded away where sums may be reassociated.
+  // Tested by the bits: the compiler, which may reassociate sums, removes arithmetic tests (x * 0, x - x).
   return reduce(x, []<class T>(T value) {
            using Bits = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
            constexpr Bits kExponent = std::bit_cast<Bits>(std::numeric_limits<T>::infinity());

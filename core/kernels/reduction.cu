@@ -14,9 +14,9 @@ namespace {
 
 using conclave::cuda::download;
 
-// At most so many partial sums, one a block, which the host adds up.
+// The most partial sums, one per block, which the host adds up.
 constexpr Index kParts = 512;
-// Elements at least for each thread, so that little is left to the host.
+// The fewest elements for each thread, so that little is left to the host.
 constexpr Index kThreadElements = 16;
 
 struct Value {
@@ -32,7 +32,7 @@ struct Square {
   }
 };
 template <class T>
-constexpr T kLargest = std::numeric_limits<T>::max();  // device code cannot call it
+constexpr T kLargest = std::numeric_limits<T>::max();  // device code cannot call max()
 
 struct NotFinite {
   template <class T>
@@ -55,13 +55,13 @@ __global__ void __launch_bounds__(kBlock) reduce_kernel(const T* x, Index total,
   if (threadIdx.x == 0) partial[blockIdx.x] = sum;
 }
 
-// The sum of term(element), to the host, which waits for it.
+// The sum of term(element), on the host, which waits for it.
 template <class Term>
 double reduce(const Tensor& x, Term term) {
   const Index total = x.numel();
   if (total == 0) return 0;
   return for_floating(x.dtype(), "sum", [&]<class T>(T) {
-    const T* values = x.span<T>().data();  // of a tensor without gaps
+    const T* values = x.span<T>().data();  // throws if there are gaps
     const Index parts = std::min(kParts, (total + kBlock * kThreadElements - 1) / (kBlock * kThreadElements));
     conclave::cuda::Scratch scratch;
     double* partial = scratch.array<double>(parts);
@@ -78,8 +78,8 @@ double reduce(const Tensor& x, Term term) {
   });
 }
 
-// Partial sums of rows' squares: of each row of x [rows, columns], one for each block of the grid's first
-// dimension.
+// Partial sums of the rows' squares: for each row of x [rows, columns], one for each block of the grid's
+// first dimension.
 template <class T, int kWidth>
 __global__ void __launch_bounds__(kBlock)
     row_squares_kernel(const T* x, Index rows, Index columns, double* partial) {
@@ -218,7 +218,7 @@ bool all_finite(const Tensor& x) { return reduce(x, NotFinite{}) == 0.0; }
 void add_row_squares(std::span<const RowSquares> all, double divisor) {
   constexpr const char* kOperation = "row_squares";
   constexpr Index kRowParts = 64;            // blocks of one row at most
-  thread_local std::vector<double> on_host;  // kept, as a training step allocates nothing
+  thread_local std::vector<double> on_host;  // kept, because a training step allocates nothing
   std::size_t total = 0;
   for (const RowSquares& one : all) total += one.squares.size();
   if (total == 0) return;

@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(kBlock)
   });
 }
 
-// The segment of [0, segments) that `row` is of.
+// The segment of [0, segments) that `row` belongs to.
 __device__ Index segment_of(const std::int32_t* offsets, Index segments, Index row) {
   Index low = 0, high = segments;  // offsets[low] <= row < offsets[high]
   while (high - low > 1) {

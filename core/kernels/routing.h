@@ -1,5 +1,5 @@
-// What acts on a router beside its products and its softmax: gradients of losses that are no part of the
-// task, noise, and the way from sequences to their tokens.
+// The router's operations other than products and softmax: gradients of auxiliary losses, noise, and the
+// mapping of tokens to their sequences.
 #pragma once
 
 #include "core/kernels/kernel.h"
@@ -20,21 +20,21 @@ void add_router_gradients(const Tensor& probabilities, const Tensor& lse, Router
                           const Tensor& dlogits);
 
 /// dlogits [tokens, experts] += coefficient (p - onehot(expert)), the gradient of -coefficient log p_expert,
-/// for the tokens of the sequences, divided by offsets [sequences + 1] i32, for which chosen [sequences] i32
-/// is not 0.
+/// for the tokens of those sequences for which chosen [sequences] i32 is not 0. offsets [sequences + 1] i32
+/// divides the tokens into sequences.
 void add_domain_gradients(const Tensor& probabilities, const Tensor& offsets, const Tensor& chosen,
                           double coefficient, Index expert, const Tensor& dlogits);
 
 /// x [rows, columns] += row [columns] f64.
 void add_row(const Tensor& row, const Tensor& x);
 
-/// numbers [rows] i32: the segment that each row is of; offsets [segments + 1] i32.
+/// numbers [rows] i32: the segment that each row belongs to; offsets [segments + 1] i32.
 void segment_numbers(const Tensor& offsets, const Tensor& numbers);
 
-/// x[i] = deviation times the stream's normal number first + i.
+/// x[i] = deviation times the stream's normal value number first + i.
 void normal_noise(const RandomStream& stream, Index first, double deviation, const Tensor& x);
 
-/// The CUDA twins, to which those above hand over.
+/// CUDA implementations, called by the functions above for tensors on a device.
 namespace cuda {
 void add_router_gradients(const Tensor& probabilities, const Tensor& lse, RouterTerms terms,
                           const Tensor& dlogits);

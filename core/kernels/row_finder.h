@@ -1,4 +1,4 @@
-// What the CPU's and CUDA's kernels of permutation.h share.
+// Shared by the CPU and CUDA kernels of permutation.h.
 #pragma once
 
 #include <cstdint>
@@ -9,14 +9,14 @@
 
 namespace conclave::kernels {
 
-/// Where row number `slot` is.
+/// Finds the address of row number `slot`.
 template <class T>
 struct RowFinder {
   explicit RowFinder(RowParts parts) : hidden(parts.front().size(1)) {
     std::int32_t next = 0;
     for (std::size_t i = 0; i < kMostRowParts; ++i) {
       const bool given = i < parts.size();
-      // One without rows, which may be nowhere, begins where the next one does, and no slot finds it.
+      // A part without rows, which may have no memory, begins where the next one does, so no slot finds it.
       const bool empty = !given || parts[i].numel() == 0;
       rows[i] = empty ? nullptr : parts[i].data<T>() - next * hidden;
       first[i] = given ? next : std::numeric_limits<std::int32_t>::max();
@@ -30,8 +30,8 @@ struct RowFinder {
     return part + Index{slot} * hidden;
   }
 
-  T* rows[kMostRowParts];             // where row 0 would be, did each part begin with it: saves registers
-  std::int32_t first[kMostRowParts];  // of each part
+  T* rows[kMostRowParts];             // per part, the address that row 0 would have: saves registers
+  std::int32_t first[kMostRowParts];  // the first row's number of each part
   Index hidden;
 };
 

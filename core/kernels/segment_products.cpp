@@ -7,7 +7,7 @@
 namespace conclave::kernels {
 namespace {
 
-// Tiles of what would be large matrices: two of them fit into a first-level cache's neighbour, and the stack.
+// Tiles of matrices that would be large: two tiles fit the second-level cache, and the stack.
 constexpr Index kTile = 64;
 template <class T>
 using Tile = std::array<T, kTile * kTile>;
@@ -25,7 +25,7 @@ double dot(const T* a, const T* b, Index count) {
   return sum;
 }
 
-// By (x x^T) and (dz dz^T), of which the tiles beside the diagonal count twice.
+// By (x x^T) and (dz dz^T); tiles beside the diagonal count twice.
 template <class T>
 double square_by_rows(const Tensor& dz, const Tensor& x) {
   Tile<T> of_x, of_dz;
@@ -59,7 +59,7 @@ double square_by_elements(const Tensor& dz, const Tensor& x) {
   return square;
 }
 
-// The sum over rows of |x_t| |dz_t|, which no norm of dz^T x exceeds.
+// The sum over rows of |x_t| |dz_t|, an upper bound of the norm of dz^T x.
 template <class T>
 double largest_norm(const Tensor& dz, const Tensor& x) {
   const T *px = x.data<T>(), *pdz = dz.data<T>();
@@ -69,8 +69,8 @@ double largest_norm(const Tensor& dz, const Tensor& x) {
   return sum;
 }
 
-// `square` and what products of `terms` terms in T may have lost of it by rounding (Higham 2002,
-// section 3.1), where `most` is the largest it could be.
+// `square` plus the most that rounding may have taken from it in products of `terms` terms in T (Higham 2002,
+// section 3.1); `most` is an upper bound of the square.
 template <class T>
 double rounded_up(double square, double most, Index terms) {
   return std::max(square, 0.0) + static_cast<double>(terms) * std::numeric_limits<T>::epsilon() / 2 * most;
@@ -101,7 +101,7 @@ void add_product_squares(const Tensor& dz, const Tensor& x, const RowSegments& s
       const Tensor own_dz = dz.rows(begin, end), own_x = x.rows(begin, end);
       const double norm = largest_norm<T>(own_dz, own_x);
       double square = norm * norm;
-      if (rows > 1 && rows * (in + out) <= 2 * in * out)  // half of its tiles are done
+      if (rows > 1 && rows * (in + out) <= 2 * in * out)  // only half of the tiles are computed
         square = rounded_up<T>(square_by_rows<T>(own_dz, own_x), square, in + out);
       else if (rows > 1)
         square = rounded_up<T>(square_by_elements<T>(own_dz, own_x), square, 2 * rows);
@@ -188,7 +188,7 @@ void scale_segments(const Tensor& x, const RowSegments& segments, std::span<cons
       const T factor = static_cast<T>(factors[static_cast<std::size_t>(s)]);
       T* values = x.data<T>() + segments.begin(s) * columns;
       const Index elements = (segments.end(s) - segments.begin(s)) * columns;
-      if (factor == 0) {  // whatever they are
+      if (factor == 0) {  // even if they are not finite
         std::fill_n(values, elements, T(0));
         continue;
       }
@@ -207,7 +207,7 @@ void add_weighted(const Tensor& values, std::span<const double> factors, std::sp
               values.dtype() == y.dtype() && y.contiguous(),
           "weighted sum: values {}, {} factors and {} groups do not go with {}", values.shape(),
           factors.size(), groups.size(), y.shape());
-  constexpr Index kBlock = 1024;  // of columns, that stay in the cache
+  constexpr Index kBlock = 1024;  // columns that stay in the cache
   for_floating(y.dtype(), "weighted sum", [&]<class T>(T) {
 #pragma omp parallel for schedule(static) if (values.numel() > kParallelElements)
     for (Index first = 0; first < columns; first += kBlock) {

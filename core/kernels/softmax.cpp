@@ -92,7 +92,7 @@ void cross_entropy(const Tensor& logits, const Tensor& labels, double smoothing,
       T sum = 0;
       for (Index i = 0; i < classes; ++i) sum += in[i];
       const T target = in[pl[row]];
-      // Without smoothing, a class that cannot be, of logit -inf, is nothing to the loss.
+      // Without smoothing, an impossible class, with a logit of -inf, must not affect the loss.
       const T smoothed = s > T(0) ? s / static_cast<T>(classes) * sum : T(0);
       ploss[row] = lse - (T(1) - s) * target - smoothed;
       pc[row] = std::max_element(in, in + classes) - in == pl[row];

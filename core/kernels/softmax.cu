@@ -10,9 +10,9 @@ namespace {
 template <class T>
 constexpr T kLeastFinite = std::numeric_limits<T>::lowest();
 
-// Of the elements that a thread, then its team, has seen: their largest, and the sum of exp(. - largest). A
-// thread's may all be -inf, which count nothing beside others' larger ones; where none is larger, the sum is
-// no number, nor is it on a processor.
+// The largest of the elements that a thread (after combine(), its team) has seen, and the sum of exp(. -
+// largest). If a thread has seen -inf only, its sum counts nothing beside a larger element of another thread.
+// If no element is larger, the sum is NaN, as on the CPU.
 template <class T>
 struct Exponentials {
   T largest = -static_cast<T>(__builtin_inff()), sum = 0;
@@ -35,8 +35,8 @@ struct Exponentials {
   }
 };
 
-// Writes softmax(in) to out and returns log sum exp, to every thread of the team. `in` is read twice, as it
-// may be too long for any cache; visit(i, pack) sees the thread's packs.
+// Writes softmax(in) to out and returns log sum exp, to every thread of the team. `in` is read twice, because
+// it may be too long for any cache; visit(i, pack) is called with the thread's packs.
 template <int kWidth, int kTeam, class T, class Visit>
 __device__ T softmax_row(const T* in, T* out, Index columns, T& largest, Visit visit) {
   Exponentials<T> of;
@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(kBlock)
                          T* losses, T* probabilities, std::uint8_t* correct) {
   for_team_rows(rows, [&](Index row) {
     const T* in = logits + row * classes;
-    // The first class with the largest logit, or `classes` where none is, of NaNs.
+    // The first class with the largest logit, or `classes` if there is none because of NaNs.
     Index best = classes;
     T best_logit = -static_cast<T>(__builtin_inff()), largest, sum = 0;
     const T lse = softmax_row<kWidth, kTeam>(

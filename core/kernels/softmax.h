@@ -14,8 +14,8 @@ void softmax_backward(const Tensor& dy, const Tensor& y, const Tensor& dx, Write
 
 /// losses [rows] = -sum_c q_c log softmax(logits)_c with q = (1 - smoothing) onehot(label) + smoothing /
 /// classes; probabilities [rows, classes] receives the softmax; correct [rows] u8 receives 1 where the label
-/// has the largest logit. labels [rows] i32; throws Error on a label outside [0, classes),
-/// whose row's loss is NaN on a CUDA device.
+/// has the largest logit. labels [rows] i32. Throws Error on a label outside [0, classes); on a CUDA device,
+/// that row's loss is NaN instead.
 void cross_entropy(const Tensor& logits, const Tensor& labels, double smoothing, const Tensor& losses,
                    const Tensor& probabilities, const Tensor& correct);
 
@@ -23,7 +23,7 @@ void cross_entropy(const Tensor& logits, const Tensor& labels, double smoothing,
 void cross_entropy_backward(const Tensor& dlosses, const Tensor& probabilities, const Tensor& labels,
                             double smoothing, const Tensor& dlogits, Write write);
 
-/// The CUDA twins, to which those above hand over.
+/// CUDA implementations, called by the functions above for tensors on a device.
 namespace cuda {
 void softmax(const Tensor& x, const Tensor& y, const Tensor& lse);
 void softmax_backward(const Tensor& dy, const Tensor& y, const Tensor& dx, Write write);

@@ -13,7 +13,7 @@ void squared_error(const Tensor& prediction, const Tensor& target, const Tensor&
 void squared_error_backward(const Tensor& dlosses, const Tensor& prediction, const Tensor& target,
                             const Tensor& dprediction, Write write);
 
-/// The CUDA twins, to which those above hand over.
+/// CUDA implementations, called by the functions above for tensors on a device.
 namespace cuda {
 void squared_error(const Tensor& prediction, const Tensor& target, const Tensor& losses);
 void squared_error_backward(const Tensor& dlosses, const Tensor& prediction, const Tensor& target,

@@ -1,4 +1,4 @@
-// The rows of a matrix that may be some columns of a wider one, for CPU and CUDA kernels.
+// The rows of a matrix, which may be some columns of a wider one, for CPU and CUDA kernels.
 #pragma once
 
 #include <type_traits>
@@ -14,7 +14,7 @@ struct StridedRows {
   Index stride;  ///< elements from one row to the next
 
   CONCLAVE_HOST_DEVICE T* operator[](Index row) const { return data + row * stride; }
-  /// The part of it that begins at this row and column.
+  /// The submatrix that begins at this row and column.
   CONCLAVE_HOST_DEVICE StridedRows at(Index row, Index column) const {
     return {data + row * stride + column, stride};
   }

@@ -1,8 +1,8 @@
-// Products of tiles that fit the registers: what larger products are made of. A tile of c has up to six rows
-// of two vectors; each step of its inner loop loads a row of b, and broadcasts a column of a, element by
-// element (Goto & van de Geijn 2008, section 6). Written with the compiler's own vectors, so that it is the
-// same source for every processor. Where the processor has AVX-512, a tile has up to eight rows of two
-// vectors twice as wide, or twelve of one: the same sums in the same order.
+// Products of tiles that fit the registers, of which larger products consist. A tile of c has up to six rows
+// of two vectors; each step of the inner loop loads a row of b, and broadcasts the elements of a column of a
+// (Goto & van de Geijn 2008, section 6). It uses the compiler's own vector types, so that the source is the
+// same for every processor. With AVX-512, a tile has up to eight rows of two vectors twice as wide, or twelve
+// rows of one: the same sums in the same order.
 #pragma once
 
 #include <cstring>
@@ -15,7 +15,7 @@ template <class T, int kBytes = 32>
 struct VectorOf {
   using type [[gnu::vector_size(kBytes)]] = T;
 };
-/// 32 bytes of T: a register of AVX2; the compiler makes two or four of it where registers are smaller.
+/// 32 bytes of T: a register of AVX2; the compiler splits it into two or four where registers are smaller.
 template <class T, int kBytes = 32>
 using Vector = typename VectorOf<T, kBytes>::type;
 template <class T, int kBytes = 32>
@@ -39,11 +39,11 @@ template <class T, int kBytes = 32>
   std::memcpy(to, &v, sizeof v);
 }
 
-/// rows[i][j] <-> rows[j][i], kLanes rows of one vector each.
+/// Transposes kLanes rows of one vector each: rows[i][j] <-> rows[j][i].
 template <class T>
 [[gnu::always_inline]] inline void transpose(Vector<T> (&rows)[kLanes<T>]) {
   // Interleaving row i with row i + n/2 for all i rotates the bits of an element's number (row, column) by
-  // one; log2 n times, and rows and columns have changed places.
+  // one. After log2 n rotations, rows and columns have changed places.
   constexpr Index n = kLanes<T>;
   for (Index stage = 1; stage < n; stage *= 2) {
     Vector<T> next[n];
@@ -61,8 +61,8 @@ template <class T>
   }
 }
 
-/// c [m, n] (=, +=) a [m, k] b [k, n]; element (i, j) of a at a[i a_row + j a_column], rows of b and c
-/// contiguous. Nothing is packed: for operands in the first-level cache.
+/// c [m, n] (=, +=) a [m, k] b [k, n]. Element (i, j) of a is at a[i a_row + j a_column]; rows of b and c are
+/// contiguous. Nothing is packed, so the operands should be in the first-level cache.
 template <class T>
 void tile_product(Index m, Index n, Index k, const T* a, Index a_row, Index a_column, const T* b, Index b_row,
                   T* c, Index c_row, bool accumulate);
@@ -124,7 +124,8 @@ void rows(Index m, Index k, const T* a, Index a_row, Index a_column, const T* b,
   last.template operator()<kRows - 1>(last);
 }
 
-/// tile_product in vectors of 32 bytes, and in those of 64, of which n must be a multiple.
+/// tile_product in vectors of 32 bytes, and in vectors of 64 bytes, where n must be a multiple of their
+/// lanes.
 template <class T>
 void narrow_product(Index m, Index n, Index k, const T* a, Index a_row, Index a_column, const T* b,
                     Index b_row, T* c, Index c_row, bool accumulate);

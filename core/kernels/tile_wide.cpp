@@ -1,6 +1,6 @@
-// Compiled for AVX-512, called only where the processor has it. What it shares with code for lesser
-// processors must be inlined, or the linker might take this copy for theirs: nothing of the standard library
-// is called here.
+// Compiled for AVX-512, and called only where the processor has it. Code that this file shares with files for
+// lesser processors must be inlined: otherwise the linker might choose this copy for them, too. So nothing of
+// the standard library is called here.
 #ifdef CONCLAVE_WIDE_VECTORS
 
 #include "core/kernels/tile.h"

@@ -1,7 +1,7 @@
-// exp, the Gaussian's erf and friends in a form the compiler vectorizes in f32; f64 uses the standard
-// library, so that gradient checks are not limited by an approximation. For CUDA kernels too, whose results
-// then differ from the CPU's by rounding alone; that device code may call __builtin_bit_cast but not
-// std::bit_cast is why the former is here.
+// exp, the Gaussian's erf and related functions, in a form that the compiler vectorizes in f32. f64 uses the
+// standard library, so that gradient checks are not limited by an approximation. CUDA kernels use them, too;
+// their results differ from the CPU's by rounding alone. __builtin_bit_cast, because device code cannot call
+// std::bit_cast.
 #pragma once
 
 #include <cmath>
@@ -11,8 +11,8 @@
 
 namespace conclave::kernels {
 
-/// e^x. f32: Cephes' polynomial after reduction by ln 2, 2 ulp from -87 to 88, and beyond these what it
-/// is there: 1.6e-38 of all that is less, of -inf too.
+/// e^x. f32: Cephes' polynomial after reduction by ln 2, 2 ulp from -87 to 88. Arguments beyond are clamped
+/// to this range: e^x is 1.6e-38 for everything below it, -inf included.
 CONCLAVE_HOST_DEVICE inline float vector_exp(float x) {
   const float clamped = x < -87.0f ? -87.0f : (x > 88.0f ? 88.0f : x);  // comparisons, so that NaN stays NaN
   const float n = std::floor(clamped * 1.44269504088896341f + 0.5f);
@@ -59,7 +59,7 @@ CONCLAVE_HOST_DEVICE inline T vector_sigmoid(T x) {
   return T(1) / (T(1) + vector_exp(-x));
 }
 
-/// f32: Cephes' polynomial near zero, where 1 - 2 / (e^2x + 1) would cancel, and that beyond; 3 ulp.
+/// f32: Cephes' polynomial near zero, where 1 - 2 / (e^2x + 1) would cancel; that formula elsewhere. 3 ulp.
 CONCLAVE_HOST_DEVICE inline float vector_tanh(float x) {
   const float a = std::fabs(x), square = x * x;
   float p = -5.70498872745e-3f;
@@ -81,8 +81,8 @@ CONCLAVE_HOST_DEVICE inline T silu(T x, T& derivative) {
   return x * sigmoid;
 }
 
-/// Howard et al. 2019, section 5.2: the sigmoid by three straight lines, min(max(x / 6 + 1/2, 0), 1), and x
-/// times that.
+/// Howard et al. 2019, section 5.2: hard_sigmoid is the sigmoid by three straight lines, min(max(x / 6 + 1/2,
+/// 0), 1); hard_swish is x times that.
 template <class T>
 CONCLAVE_HOST_DEVICE inline T hard_sigmoid(T x, T& derivative) {
   const T line = x * T(1.0 / 6) + T(0.5);

@@ -1,4 +1,4 @@
-// A square window that slides over images: what convolutions and pooling have in common. Images are rows of
+// A square window that slides over images, as in convolutions and pooling. Images are rows of
 // pixels with their channels together, [images, height, width, channels] (NHWC): a pixel is then a row like a
 // token's, and a convolution of single pixels is a linear layer.
 #pragma once
@@ -16,8 +16,8 @@ struct Window {
   Index positions(Index length) const { return (length + 2 * padding - size) / stride + 1; }
 };
 
-/// What a window makes of images [images, height, width, ...]: [images, positions, positions, channels].
-/// Throws Error where it does not fit.
+/// The shape of a window's results for images [images, height, width, ...]: [images, positions, positions,
+/// channels]. Throws Error if the window does not fit.
 inline Shape window_shape(const char* operation, const Tensor& x, const Window& window, Index channels) {
   expect_rank(operation, "x", x, 4);
   require(window.size >= 1 && window.stride >= 1 && window.padding >= 0 && window.padding < window.size,
