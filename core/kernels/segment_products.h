@@ -2,8 +2,8 @@
 // example are a segment. For a product, a segment's part of the weight's gradient is dz_s^T x_s over its T
 // rows. Its norm can be computed without this matrix (Goodfellow 2015, arXiv:1510.01799; Li et al. 2021,
 // arXiv:2110.05679, section 4): |dz_s^T x_s|^2 is the sum over the element-wise product of the matrices
-// x_s x_s^T and dz_s dz_s^T, both T x T. If there are many rows, it is less work to compute dz_s^T x_s itself,
-// tile by tile.
+// x_s x_s^T and dz_s dz_s^T, both T x T. If there are many rows, it is less work to compute dz_s^T x_s
+// itself, tile by tile.
 #pragma once
 
 #include <span>
