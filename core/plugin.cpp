@@ -73,12 +73,14 @@ void open(const std::string& path) {
   } catch (const std::exception& error) {
     fail("{}: a static object of it cannot be constructed: {}", path, error.what());
   } catch (...) {
-    fail("{}: a static object of it cannot be constructed: it throws no std::exception", path);
+    fail("{}: a static object of it cannot be constructed: it threw something that is no std::exception",
+         path);
   }
   if (library) return;
   const std::string problem = readable(path, dlerror());
   if (problem.find("undefined symbol") != std::string::npos)
-    fail("{}: {}: neither the program nor a library that the plug-in is linked with has it", path, problem);
+    fail("{}: {}: it is neither in the program nor in a library that the plug-in is linked to", path,
+         problem);
   fail("{}: cannot be loaded: {}", path, problem);
 }
 

@@ -64,9 +64,9 @@ class Registry {
     } catch (const std::exception& error) {
       fail("{} cannot be made: {}", describe(name), error.what());
     } catch (...) {
-      fail("{} cannot be made: its factory throws no std::exception", describe(name));
+      fail("{} cannot be made: its factory threw something that is no std::exception", describe(name));
     }
-    require(made != nullptr, "{} cannot be made: the factory made nothing", describe(name));
+    require(made != nullptr, "{} cannot be made: the factory returned null", describe(name));
     return made;
   }
 

@@ -153,7 +153,7 @@ Tensor Tensor::transpose(int first, int second) const {
   if (first < 0) first += rank();
   if (second < 0) second += rank();
   require(first >= 0 && second >= 0 && first < rank() && second < rank(),
-          "transpose: dimensions {} and {} of shape {}", first, second, shape_);
+          "transpose: dimensions {} and {} are not both in shape {}", first, second, shape_);
   Tensor view = *this;
   view.slot = nullptr;
   std::swap(view.shape_[first], view.shape_[second]);
@@ -187,7 +187,8 @@ void Tensor::copy_from(const Tensor& source) const {
 
 void Tensor::queue_copy_from(const Tensor& source) const {
   require(dtype_ == source.dtype_ && numel_ == source.numel_ && contiguous() && source.contiguous(),
-          "copy: {} of {} into {} of {}", source.shape_, name_of(source.dtype_), shape_, name_of(dtype_));
+          "copy: {} of {} into {} of {}; both must be contiguous, of one dtype and number of elements",
+          source.shape_, name_of(source.dtype_), shape_, name_of(dtype_));
   if constexpr (kBuiltWithCuda)
     if (device_ == Device::cuda || source.device_ == Device::cuda) return cuda::copy(source, *this);
   if (numel_ > 0) std::memcpy(data_, source.data_, bytes());

@@ -44,9 +44,8 @@ PinnedMemory::PinnedMemory(std::size_t bytes) {
   if (code == cudaErrorMemoryAllocation) {
     cudaGetLastError();  // clears the error, which the next call would otherwise return
     fail(
-        "{} of this host's memory cannot be pinned for copies to and from the device: others hold it, or it "
-        "is "
-        "more than a limit of the job or container allows",
+        "{} of this host's memory cannot be pinned for copies to and from the device: other processes hold "
+        "it, or it is more than a limit of the job or container allows",
         format_bytes(bytes));
   }
   check(code, "pinning memory");

@@ -12,8 +12,9 @@ void expect_scales(const char* operation, const Tensor& x, const Tensor& scale, 
   const Index scales = scale.numel() == 1 ? 1 : x.size(0);
   expect(operation, "scale", scale, {scales}, x.dtype());
   if (zero_point.defined()) expect(operation, "zero_point", zero_point, {scales}, x.dtype());
-  require(levels.lowest < levels.highest, "{}: there are no levels from {} to {}", operation, levels.lowest,
-          levels.highest);
+  require(levels.lowest < levels.highest,
+          "{}: there are no levels from {} to {}; the lowest must be below the highest", operation,
+          levels.lowest, levels.highest);
 }
 
 // The scales of rows, also if all rows share one.

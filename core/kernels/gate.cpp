@@ -11,7 +11,8 @@ void top_k_gate(const Tensor& probabilities, const Selection& selection, const T
   const Index tokens = probabilities.size(0), count = probabilities.size(1), k = experts.size(1);
   require(k >= 1 && k <= count, "top_k_gate: {} of {} experts cannot be chosen", k, count);
   require(top_p.p > 0 && top_p.p <= 1 && top_p.least >= 1 && top_p.least <= k,
-          "top_k_gate: p {} with at least {} of {} choices", top_p.p, top_p.least, k);
+          "top_k_gate: p is {}, expected above 0 and at most 1; least is {}, expected 1 to {}", top_p.p,
+          top_p.least, k);
   expect("top_k_gate", "experts", experts, {tokens, k}, DType::i32);
   expect("top_k_gate", "weights", weights, {tokens, k}, probabilities.dtype());
   const auto& [bias, factor] = selection;

@@ -75,8 +75,8 @@ void integer_depthwise(const IntegerRows& x, const Shape& images, const Tensor& 
                        const Window& window, const Tensor& bias, Activation activation, const Tensor& y) {
   const char* operation = "integer depthwise";
   expect_images(operation, x, images);
-  require(x.values.device() == Device::cpu, "{}: is for processors; CUDA devices take rounded numbers",
-          operation);
+  require(x.values.device() == Device::cpu,
+          "{}: runs on the CPU only; CUDA devices compute with rounded reals", operation);
   const Index height = images[1], width = images[2], channels = images[3];
   const Index out_height = window.positions(height), out_width = window.positions(width);
   expect(operation, "y", y, {images[0], out_height, out_width, channels}, DType::f32);

@@ -141,8 +141,8 @@ void product(const IntegerRows& x, std::int32_t highest, RowOffsets offsets, con
 
 IntegerWeights IntegerWeights::empty(Index groups, Index out, Index in, Device device) {
   // A sum has 32 bits, and the correction for a zero point may be as large again.
-  require(in <= kMostInputs, "integer weights: {} inputs may be more than a sum holds; at most {}", in,
-          kMostInputs);
+  require(in <= kMostInputs, "integer weights: {} inputs may overflow a 32-bit sum; at most {} are possible",
+          in, kMostInputs);
   IntegerWeights weights{groups, out, in, {}, {}, {}};
   const Index padded = weights.padded();
   if constexpr (kBuiltWithCuda)
@@ -152,7 +152,7 @@ IntegerWeights IntegerWeights::empty(Index groups, Index out, Index in, Device d
       weights.sums = conclave::cuda::empty_on_device({groups, padded}, DType::i32);
       return weights;
     }
-  require(device == Device::cpu, "integer weights: this build is for processors");
+  require(device == Device::cpu, "integer weights: this build has no CUDA backend");
   weights.values = Tensor::zeros({groups, weights.panels(), weights.quads(), kPanel, kQuad}, DType::i8);
   weights.scale = Tensor::zeros({groups, padded});
   weights.sums = Tensor::zeros({groups, padded}, DType::i32);

@@ -176,7 +176,7 @@ void combine_rows_backward(const Tensor& dy, RowParts rows, const Tensor& slots,
   check_rows("combine_rows backward", drows, dy);
   check_slots("combine_rows backward", slots, dy, drows);
   require(std::ranges::equal(rows, drows, {}, &Tensor::shape, &Tensor::shape),
-          "combine_rows backward: the parts of drows are not as those of rows");
+          "combine_rows backward: the parts of drows must have the shapes of those of rows");
   const Index tokens = dy.size(0), hidden = dy.size(1), k = slots.size(1);
   if (dweights.defined()) expect("combine_rows backward", "dweights", dweights, {tokens, k}, dy.dtype());
   if constexpr (kBuiltWithCuda)

@@ -182,8 +182,8 @@ void count_experts(const Tensor& experts, std::span<Index> counts) {
            experts.data<std::int32_t>(), total, number, shared, on_device);
     download(kOperation, on_device, on_host.size() * sizeof(unsigned), on_host.data());
   }
-  require(on_host.back() == 0, "{}: {} of {} choices are of none of {} experts", kOperation, on_host.back(),
-          total, number);
+  require(on_host.back() == 0, "{}: {} of {} choices name no expert; there are {} experts", kOperation,
+          on_host.back(), total, number);
   std::copy(on_host.begin(), on_host.end() - 1, counts.begin());
 }
 

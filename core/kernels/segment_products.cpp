@@ -83,8 +83,8 @@ void check(const char* operation, const Tensor& x, const RowSegments& segments, 
           segments.rows());
   require(static_cast<Index>(per_segment) == segments.count(), "{}: {} numbers for {} segments", operation,
           per_segment, segments.count());
-  require(x.device() == Device::cpu, "{}: rows are on a CUDA device, where examples are not told apart yet",
-          operation);
+  require(x.device() == Device::cpu,
+          "{}: rows are on a CUDA device; per-example gradients need them in host memory", operation);
 }
 
 }  // namespace
@@ -205,7 +205,7 @@ void add_weighted(const Tensor& values, std::span<const double> factors, std::sp
   require(static_cast<Index>(factors.size()) == count &&
               (groups.empty() || groups.size() == factors.size()) && values.numel() == count * columns &&
               values.dtype() == y.dtype() && y.contiguous(),
-          "weighted sum: values {}, {} factors and {} groups do not go with {}", values.shape(),
+          "weighted sum: values {}, {} factors and {} groups do not match y {}", values.shape(),
           factors.size(), groups.size(), y.shape());
   constexpr Index kBlock = 1024;  // columns that stay in the cache
   for_floating(y.dtype(), "weighted sum", [&]<class T>(T) {

@@ -21,8 +21,9 @@ struct Window {
 inline Shape window_shape(const char* operation, const Tensor& x, const Window& window, Index channels) {
   expect_rank(operation, "x", x, 4);
   require(window.size >= 1 && window.stride >= 1 && window.padding >= 0 && window.padding < window.size,
-          "{}: a window of {} with stride {} and padding {} does not exist", operation, window.size,
-          window.stride, window.padding);
+          "{}: a window of {} with stride {} and padding {} is not possible; size and stride must be at "
+          "least 1, the padding at least 0 and below the size",
+          operation, window.size, window.stride, window.padding);
   for (const int side : {1, 2})
     require(x.size(side) + 2 * window.padding >= window.size,
             "{}: images of {} x {} pixels are smaller than the window of {} with padding {}", operation,

@@ -155,7 +155,7 @@ TEST_CASE("integer products say what does not fit", "[kernels]") {
                     Catch::Contains("offsets must rise from 0 to 2"));
   CHECK_THROWS_WITH(quantize_by(Tensor::zeros({2, 8}), QuantLevels::symmetric(8), rows),
                     Catch::Contains("do not lie in [0, 255]"));
-  CHECK_THROWS_WITH(IntegerWeights::empty(1, 1, 1 << 16), Catch::Contains("more than a sum holds"));
+  CHECK_THROWS_WITH(IntegerWeights::empty(1, 1, 1 << 16), Catch::Contains("may overflow a 32-bit sum"));
 }
 
 }  // namespace

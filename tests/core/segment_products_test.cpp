@@ -53,7 +53,7 @@ TEST_CASE("segments that do not go with their rows are refused", "[segments]") {
   CHECK_THROWS_WITH(segment_sums(x, {offsets}, sums), Contains("4 rows, and segments of 3"));
   std::vector<double> factors(3);
   CHECK_THROWS_WITH(scale_segments(x.rows(0, 3), {offsets}, factors), Contains("3 numbers for 2 segments"));
-  CHECK_THROWS_WITH(add_weighted(sums, factors, {}, x), Contains("do not go with [4, 3]"));
+  CHECK_THROWS_WITH(add_weighted(sums, factors, {}, x), Contains("do not match y [4, 3]"));
 }
 
 }  // namespace

@@ -149,7 +149,9 @@ TEST_CASE("copying checks number and type of the elements", "[tensor]") {
   const Tensor x = Tensor::zeros({2, 3});
   x.copy_from(counting({6}));
   CHECK(elements(x)[5] == 5);
-  CHECK_THROWS_WITH(x.copy_from(Tensor::zeros({2, 3}, DType::f64)), "copy: [2, 3] of f64 into [2, 3] of f32");
+  CHECK_THROWS_WITH(
+      x.copy_from(Tensor::zeros({2, 3}, DType::f64)),
+      "copy: [2, 3] of f64 into [2, 3] of f32; both must be contiguous, of one dtype and number of elements");
   CHECK_THROWS_AS(x.copy_from(counting({5})), Error);
 }
 

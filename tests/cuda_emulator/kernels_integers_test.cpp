@@ -190,7 +190,7 @@ TEST_CASE("what a device cannot do with integers is said") {
   const Tensor y = conclave::cuda::empty_on_device({2, 1, 1, 9}),
                ones = conclave::cuda::empty_on_device({1, 1, 9});
   CHECK_THROWS_WITH(integer_depthwise(x, {2, 1, 1, 9}, ones, y, {1, 1, 0}, Tensor(), Activation::none, y),
-                    Catch::Contains("integer depthwise: is for processors"));
+                    Catch::Contains("integer depthwise: runs on the CPU only"));
   const IntegerWeights weights = IntegerWeights::empty(1, 9, 9);
   const std::vector<Index> offsets{0, 2};
   CHECK_THROWS_WITH(integer_product(x, 127, offsets, weights, Tensor(), Activation::none, y.reshape({2, 9})),

@@ -273,7 +273,8 @@ TEST_CASE("experts are counted and slots assigned on the device as on the proces
   CHECK(emulator::take_report() == "");
   std::vector<Index> counts(2);
   const Tensor wrong = to_device(Tensor::of<std::int32_t>({1, 3}, {0, 2, -2}));
-  CHECK_THROWS_WITH(count_experts(wrong, counts), "count_experts: 2 of 3 choices are of none of 2 experts");
+  CHECK_THROWS_WITH(count_experts(wrong, counts),
+                    "count_experts: 2 of 3 choices name no expert; there are 2 experts");
 }
 
 TEMPLATE_TEST_CASE("rows move on the device as on the processor", "", float, double) {

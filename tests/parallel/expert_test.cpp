@@ -137,7 +137,7 @@ TEST_CASE("experts that fail, or return something else than a row for each, are 
   };
   CHECK_THROWS_WITH(make("test_failing", 0), "experts of kind 'test_failing' cannot be made: no ffn");
   CHECK_THROWS_WITH(make("test_nothing", 1),
-                    "experts of kind 'test_nothing' cannot be made: the factory made nothing");
+                    "experts of kind 'test_nothing' cannot be made: the factory returned null");
   const auto experts = make("test_failing", 1);
   Arena arena("test");
   Tape tape(arena, false);
