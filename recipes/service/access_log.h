@@ -1,5 +1,5 @@
-// Who asked for what, and what became of it: a line of JSON for each request, without what it asked and what
-// was answered.
+// Access log: one line of JSON per request, with the client, the path and the result, but without the bodies
+// of the request and the answer.
 #pragma once
 
 #include <cstddef>
@@ -18,16 +18,16 @@ class AccessLog {
   explicit AccessLog(const std::string& path) : file_(path) {}
 
   struct Entry {
-    std::string_view address;       ///< as rates are counted by
-    std::string_view method, path;  ///< "" of what was no request
+    std::string_view address;       ///< client_network(), by which the rate limit counts
+    std::string_view method, path;  ///< "" if the bytes received were not an HTTP request
     int status = 0;
-    double seconds = 0;         ///< from the last byte of the request
-    std::size_t bytes_out = 0;  ///< of the answer, head and all
+    double seconds = 0;         ///< from the last byte of the request to its answer
+    std::size_t bytes_out = 0;  ///< bytes of the answer, including its head
   };
-  /// From any thread. What cannot be written is lost, and warned of once.
+  /// Thread-safe. An entry that cannot be written is lost; only the first loss prints a warning.
   void note(const Entry& entry);
-  /// From any thread. Goes on in the file that is at the path now, where the former was moved away. Throws as
-  /// the constructor, and then goes on where it was.
+  /// Thread-safe. Opens the path again, for log rotation: later entries go to the file that is there now.
+  /// Throws Error where it cannot be opened; the log then keeps the old file.
   void reopen();
 
  private:

@@ -1,4 +1,4 @@
-// Bytes as letters (RFC 4648, section 4), which is how JSON carries them.
+// Base64 (RFC 4648, section 4), the encoding of bytes in JSON.
 #pragma once
 
 #include <optional>
@@ -8,7 +8,7 @@
 namespace conclave::service {
 
 std::string to_base64(std::string_view bytes);
-/// Newlines between are passed over; none for what is no base64, or lacks its padding.
+/// Ignores line breaks. Returns nullopt for text that is not base64 or lacks its padding.
 std::optional<std::string> from_base64(std::string_view letters);
 
 }  // namespace conclave::service

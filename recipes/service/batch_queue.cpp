@@ -6,12 +6,12 @@
 namespace conclave::service {
 
 bool go_together(const Query& a, const Query& b) {
-  if (a.experts || b.experts) return false;  // experts are counted by the batch
+  if (a.experts || b.experts) return false;  // expert use is counted per batch, not per query
   if (!takes_steps(a.task) && !takes_steps(b.task)) return true;
   if (a.task != b.task) return false;
   if (a.task == TaskKind::generate)
     return a.sampling.steps == b.sampling.steps && a.sampling.guidance == b.sampling.guidance;
-  // What is drawn for an image depends on its number in the batch.
+  // With top_p, the random numbers for an image depend on its index in the batch.
   return a.caption.top_p == 0 && b.caption.top_p == 0 && a.caption.beam == b.caption.beam &&
          a.caption.length_penalty == b.caption.length_penalty && a.caption.max_tokens == b.caption.max_tokens;
 }
@@ -59,7 +59,7 @@ void BatchQueue::end_step() {
 void BatchQueue::settle_step() {
   if (!at_work_) return;
   Work& work = *std::exchange(at_work_, nullptr);
-  const double seconds = work.batch.work.seconds - work.seconds;  // 0 of one that failed
+  const double seconds = work.batch.work.seconds - work.seconds;  // 0 if the step failed
   work.seconds += seconds;
   work.unfinished = work.batch.under_way;
   const bool at_once = &work == &at_once_;
@@ -108,14 +108,15 @@ double BatchQueue::seconds_left(const Work& work) const {
   return std::max(0.0, seconds_of(work.task, work.cost) - work.seconds - work.between - now);
 }
 
-// Of steps that go between the batches which are before a job that takes one, and take `seconds`.
+// Time of the multi-step batch's steps that run before `job`, a single-step job. `seconds`: time of the
+// single-step work ahead of `job`.
 double BatchQueue::seconds_between(const Job& job, double seconds) const {
   const auto other =
       std::ranges::find_if(waiting_, [](const Job* one) { return takes_steps(one->query.task); });
   if (!in_steps_.unfinished && other == waiting_.end()) return 0;
   const TaskKind task = in_steps_.unfinished ? in_steps_.task : (*other)->query.task;
   const double step = seconds_per_step_[static_cast<std::size_t>(task)];
-  // Those whose experts are counted are batches by themselves.
+  // A job that reports its experts is a batch by itself.
   std::int64_t alone = 0, jobs = 0, rows = job.query.experts ? 0 : job.rows - 1;
   for (const Job* one : waiting_) {
     if (takes_steps(one->query.task)) continue;
@@ -130,7 +131,8 @@ double BatchQueue::seconds_between(const Job& job, double seconds) const {
   return std::max(seconds + owed, batches * step) + std::max(0.0, step - taken);
 }
 
-// Of a job that is the last to be answered of those there are, or of those that take one step.
+// Estimated seconds until `job` is answered, if it is pushed now. A multi-step job waits for all other jobs,
+// a single-step job for the single-step jobs and for the steps between them.
 double BatchQueue::seconds_until(const Job& job) const {
   const bool in_steps = takes_steps(job.query.task);
   double before = seconds_left(at_once_);

@@ -1,8 +1,9 @@
-// Queries on their way to the engine, in the batches in which it gets them. One that finds it idle goes at
-// once; while it is at work others gather, and the next batch is the one that has waited longest, with as
-// many of the others, by age, as go together with it and fit. A batch is packed, so lengths may differ.
-// Where a batch takes many steps, batches of queries that take one go between them. Neither kind keeps the
-// other waiting for long: after such a batch there are as many steps as take as long, and one at least.
+// Groups queries into batches for the engine. A query that finds the engine idle starts at once. While the
+// engine works, queries wait; the next batch is the query that has waited longest, plus as many other waiting
+// queries, oldest first, as are compatible with it and fit. A batch is packed, so lengths may differ.
+// While a batch that takes many steps is under way, batches of single-step queries run between its steps.
+// The two kinds share the engine's time: after each single-step batch, the multi-step batch runs for as long
+// as that batch took, and for one step at least.
 #pragma once
 
 #include <array>
@@ -16,11 +17,11 @@
 namespace conclave::service {
 
 struct BatchLimits {
-  std::int64_t rows = 1024;    ///< of the model in a batch; a job that has more is one by itself
-  std::int64_t jobs = 64;      ///< in a batch
-  std::int64_t waiting = 256;  ///< jobs, beside those at work
-  /// Seconds that a query should take at most: one that would take longer, by what it finds waiting and at
-  /// work and by how long a row took lately, is not taken. 0: any that there is room for.
+  std::int64_t rows = 1024;    ///< model rows in a batch; a job with more rows is a batch by itself
+  std::int64_t jobs = 64;      ///< jobs in a batch
+  std::int64_t waiting = 256;  ///< waiting jobs, without those that the engine works on
+  /// Most seconds that a query should take. The queue rejects a job whose estimate is longer; the estimate is
+  /// made from the work ahead of the job and the recent time per row. 0: no such limit.
   double latency = 0;
 };
 
@@ -28,17 +29,16 @@ class BatchQueue {
  public:
   explicit BatchQueue(const BatchLimits& limits);
 
-  /// From any thread. False where as many wait as may, it would take too long, or it is closed; the job is
-  /// then not taken.
+  /// Thread-safe. Returns false, and does not take the job, where the queue is full or closed or the job
+  /// would take too long.
   bool push(Job& job);
-  /// Waits for jobs, and says of which batch the engine is to take a step next. It is the queue's, and stays
-  /// until its last step is over, and this is called again. Null once the queue is closed and no batch is
-  /// under way. For one thread.
+  /// Waits for jobs and returns the batch whose next step the engine is to run. The queue owns the batch; the
+  /// pointer stays valid until the first call of next() after the batch's last step. Null once the queue is
+  /// closed and no batch is under way. To be called from one thread only.
   EngineBatch* next();
-  /// That step is over, or has failed: by what the batch says now. Next() knows by itself.
+  /// Reads from the batch that next() returned whether its step is over or has failed. next() does this, too.
   void end_step();
-  /// No more jobs; those that wait fail by a Refusal: there is nobody any more whom their answers would
-  /// reach.
+  /// Takes no more jobs. Waiting jobs fail with a Refusal (503), as their connections are closed.
   void close();
   bool closed() const;
 
@@ -51,9 +51,9 @@ class BatchQueue {
     bool unfinished = false;
     TaskKind task = TaskKind::classify;
     std::int64_t rows = 0, cost = 0;
-    double seconds = 0, between = 0;  // of the steps that are over, and of batches that went between them
+    double seconds = 0, between = 0;  // time of finished steps; time of batches that ran between them
   };
-  using Pace = std::array<double, kTaskNames.size()>;  // seconds, lately, by task
+  using Pace = std::array<double, kTaskNames.size()>;  // moving average of seconds, by task
 
   static void learn(Pace& pace, TaskKind task, double seconds);
   void settle_step();
@@ -66,13 +66,13 @@ class BatchQueue {
   const BatchLimits limits_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
-  std::vector<Job*> waiting_;  // from old to new
+  std::vector<Job*> waiting_;  // oldest first
   bool closed_ = false;
-  Work at_once_, in_steps_;    // the last of each kind
-  Work* at_work_ = nullptr;    // that of the two of which a step was begun last
-  Clock::time_point began_{};  // that step
-  bool owes_step_ = false;     // to the batch in steps, before another goes at once
-  double owes_ = 0;            // seconds likewise
+  Work at_once_, in_steps_;    // the latest single-step batch and the latest multi-step batch
+  Work* at_work_ = nullptr;    // the one of the two whose step is running
+  Clock::time_point began_{};  // start of that step
+  bool owes_step_ = false;     // in_steps_ gets a step before the next single-step batch
+  double owes_ = 0;            // seconds that in_steps_ gets before the next single-step batch
   Pace seconds_per_row_{}, seconds_per_step_{};
 };
 

@@ -28,8 +28,8 @@ TlsContext tls_context(const std::string& certificate, const std::string& key) {
   SSL_CTX_set_min_proto_version(context.get(), TLS1_3_VERSION);
   SSL_CTX_set_mode(context.get(), SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
                                       SSL_MODE_RELEASE_BUFFERS);
-  SSL_CTX_clear_mode(context.get(), SSL_MODE_AUTO_RETRY);  // records without bytes would keep read() at work
-  bool asked = false;                                      // for a pass phrase, which there is nobody to type
+  SSL_CTX_clear_mode(context.get(), SSL_MODE_AUTO_RETRY);  // records without data would keep read() in a loop
+  bool asked = false;  // OpenSSL asked for a pass phrase, which a service cannot prompt for
   SSL_CTX_set_default_passwd_cb(context.get(), [](char*, int, int, void* was_asked) {
     *static_cast<bool*>(was_asked) = true;
     return 0;
@@ -41,7 +41,8 @@ TlsContext tls_context(const std::string& certificate, const std::string& key) {
   const bool has_key = SSL_CTX_use_PrivateKey_file(context.get(), key.c_str(), SSL_FILETYPE_PEM) == 1;
   require(!asked, "--key {}: it is encrypted; decrypt it, by openssl pkey, say", key);
   require(
-      has_key && SSL_CTX_check_private_key(context.get()) == 1,  // the former compares keys of one kind only
+      // has_key alone is not enough: SSL_CTX_use_PrivateKey_file compares only keys of the same type.
+      has_key && SSL_CTX_check_private_key(context.get()) == 1,
       "--key {}: no PEM file of a key, or not that of the certificate: {}", key, tls_reason());
   SSL_CTX_set_default_passwd_cb_userdata(context.get(), nullptr);
   SSL_CTX_set_default_passwd_cb(context.get(), nullptr);
@@ -80,7 +81,7 @@ Channel::Result Channel::shake_hands() {
 }
 
 Channel::Result Channel::read(std::string& bytes) {
-  std::array<char, std::size_t{16} << 10> piece;  // a TLS record
+  std::array<char, std::size_t{16} << 10> piece;  // the largest TLS record
   ERR_clear_error();
   const auto got = tls_ ? SSL_read(tls_.get(), piece.data(), piece.size())
                         : static_cast<int>(::recv(descriptor_, piece.data(), piece.size(), 0));

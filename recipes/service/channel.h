@@ -1,4 +1,4 @@
-// A client's socket, by TLS where there is a context for it; nothing that is done with it waits.
+// A client's non-blocking socket, with TLS where a context is given.
 #pragma once
 
 #include <openssl/ssl.h>
@@ -12,12 +12,13 @@
 namespace conclave::service {
 
 using TlsContext = std::unique_ptr<SSL_CTX, Freed<SSL_CTX_free>>;
-/// A server's, for TLS 1.3 and later; throws Error, naming the file, where one of the two is no good.
+/// Server context for TLS 1.3 and later. Throws Error, which names the file, where one of the two is
+/// unusable.
 TlsContext tls_context(const std::string& certificate, const std::string& key);
 
 class Channel {
  public:
-  /// Takes over the descriptor, which does not block. `context`: null for none.
+  /// Owns the descriptor, which must be non-blocking. `context`: null for a connection without TLS.
   Channel(int descriptor, SSL_CTX* context);
   ~Channel();
   Channel(const Channel&) = delete;
@@ -25,15 +26,15 @@ class Channel {
 
   int descriptor() const { return descriptor_; }
   enum class Result : std::uint8_t { done, wants_read, wants_write, closed };
-  /// At first, until it is done.
+  /// The TLS handshake: call it before read() and write() until it returns `done`.
   Result shake_hands();
-  /// Appends what there is, or some of it, to `bytes`.
+  /// Appends at most 16 KiB of the available bytes to `bytes`.
   Result read(std::string& bytes);
-  /// Whether the next read() has some without those that the socket has.
+  /// Whether TLS has decrypted bytes that read() returns without reading from the socket.
   bool holds_bytes() const { return tls_ && SSL_pending(tls_.get()) > 0; }
-  /// Takes what it can from the front of `bytes`.
+  /// Writes as many bytes as the socket accepts and removes them from the front of `bytes`.
   Result write(std::string_view& bytes);
-  /// Says that nothing more will be written.
+  /// Shuts down the sending side: the client sees the end of the stream.
   void finish();
 
  private:
@@ -41,7 +42,7 @@ class Channel {
 
   int descriptor_;
   std::unique_ptr<SSL, Freed<SSL_free>> tls_;
-  bool broken_ = false;  // what was to be by TLS is by nothing else
+  bool broken_ = false;  // TLS could not be set up; never fall back to plain text
 };
 
 }  // namespace conclave::service

@@ -22,7 +22,8 @@ std::string text_of(const in6_addr& address) {
                                         : text_of(AF_INET6, &address);
 }
 
-// "[2001:db8::1]:443" and "192.0.2.7:443" without their ports; what has more colons is of IPv6, and has none.
+// "[2001:db8::1]:443" and "192.0.2.7:443" without their ports. Text with several colons and no brackets is an
+// IPv6 address without a port.
 std::string_view without_port(std::string_view text) {
   if (text.starts_with('[')) {
     const std::size_t end = text.find(']');

@@ -1,4 +1,4 @@
-// Addresses of clients, as text: of IPv4, also where the socket is one of IPv6, or of IPv6.
+// Client addresses as text. An IPv4 address that an IPv6 socket reports (::ffff:a.b.c.d) is written as IPv4.
 #pragma once
 
 #include <sys/socket.h>
@@ -11,21 +11,22 @@
 namespace conclave::service {
 
 std::string client_address(const sockaddr_storage& from);
-/// What is written so, also with a port (192.0.2.7:443, [2001:db8::1]:443); none where it is no address.
+/// Parses an address, also with a port (192.0.2.7:443, [2001:db8::1]:443); nullopt where it is not an
+/// address.
 std::optional<std::string> client_address(std::string_view text);
-/// As whom rates count it, and the log tells it: of IPv6 the first 64 bits, as one client commonly has all
-/// addresses that begin so.
+/// The name under which the rate limit counts a client and the log lists it: an IPv4 address, or the first 64
+/// bits of an IPv6 address, because one client commonly owns all addresses with that prefix.
 std::string client_network(const std::string& address);
 
-/// Proxies whose word is taken for whom they ask for.
+/// Trusted proxies: the service believes the X-Forwarded-For header of their requests.
 class Proxies {
  public:
-  /// Throws Error where one of `addresses` is none.
+  /// Throws Error where one of `addresses` is not an address.
   explicit Proxies(const std::vector<std::string>& addresses);
 
-  /// Who asks by a connection from `address`, where the request's X-Forwarded-For, to which every proxy adds
-  /// at the end, is `forwarded`: the last who is no proxy. What is further in front anybody could have
-  /// written.
+  /// The client of a request that came over a connection from `address` with the X-Forwarded-For header
+  /// `forwarded`. Each proxy appends to that header, so the client is the last entry that is not a trusted
+  /// proxy; anybody could have written the entries before it.
   std::string client_of(const std::string& address, std::string_view forwarded) const;
 
  private:

@@ -1,4 +1,4 @@
-// What threads of the service say of what went wrong.
+// Warnings and errors that threads of the service print.
 #pragma once
 
 #include <cstdio>
@@ -6,8 +6,8 @@
 
 namespace conclave::service {
 
-/// "conclave: TEXT", a line on standard error. Throws nothing where nobody is there to read it, which
-/// fmt::print() does: nobody would catch that in a thread.
+/// Prints the line "conclave: TEXT" on standard error. fmt::print() throws where standard error is closed,
+/// which would end the program when it happens in a thread; this function does not throw.
 inline void complain(const std::string& text) noexcept {
   std::fputs("conclave: ", stderr);
   std::fputs(text.c_str(), stderr);

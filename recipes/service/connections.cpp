@@ -72,15 +72,15 @@ int listen_on(const std::string& host, int port) {
        std::strerror(reason));
 }
 
-// Whoever knocks from now on is not heard, and refused once the listener is closed: closed at once, it would
-// throw out those whom the kernel has let in already.
+// Makes the kernel drop new connection attempts; they are refused once the listener is closed. Closing the
+// listener at once would reset the connections that the kernel has already established.
 void drop_newcomers(int listener) {
   sock_filter nothing{.code = BPF_RET | BPF_K, .jt = 0, .jf = 0, .k = 0};
   const sock_fprog filter{.len = 1, .filter = &nothing};
   ::setsockopt(listener, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof filter);
 }
 
-// As many descriptors as connections need, or as the system lets this process have.
+// Raises the limit of open descriptors to what the connections need, or to the most that the system allows.
 void allow_descriptors(std::size_t connections) {
   rlimit limit{};
   if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
@@ -102,24 +102,24 @@ struct Connection {
   Connection(int descriptor, SSL_CTX* context, std::string from, const FrameLimits& limits)
       : channel(descriptor, context), address(std::move(from)), frame(limits) {}
 
-  // What happens with it next. Between requests it is reading, with nothing read.
+  // What the connection does next. Between requests it is `reading`, with `read` empty.
   enum class Phase : std::uint8_t { shaking_hands, reading, answering, writing, lingering };
   Channel channel;
   std::string address;
   Phase phase = Phase::shaking_hands;
   std::string read;
-  std::size_t handed = 0;  // bytes of the request that is being answered, or waits to be
+  std::size_t handed = 0;  // bytes of the request that is being answered or waits for a thread
   RequestFrame frame;
   std::string answer;
   std::size_t written = 0;
-  bool admitted = false;  // the request that is being read
-  bool close = false;     // once the answer is written
-  bool gone = false;      // the client, while an answer is computed
+  bool admitted = false;  // Admission has accepted the request that is being read
+  bool close = false;     // close the connection once the answer is written
+  bool gone = false;      // the client disconnected while its answer is computed
   Clock::time_point deadline, lingers_until;
-  Clock::time_point quiet_since = Clock::now();  // of one that is idle
-  std::uint32_t events = 0;                      // that epoll watches for
+  Clock::time_point quiet_since = Clock::now();  // since when an idle connection is idle
+  std::uint32_t events = 0;                      // events that epoll watches for
 
-  /// Whether a request has begun to come, and its answer has not gone out.
+  /// Whether a request has begun to arrive and its answer is not sent yet.
   bool owes() const {
     return phase == Phase::answering || phase == Phase::writing || (phase == Phase::reading && !read.empty());
   }
@@ -143,8 +143,8 @@ class Connections::Loop {
 
  private:
   static constexpr std::uint64_t kListener = 0, kWoken = 1;
-  static constexpr int kPieces = 64;  // that are read of a connection before it is others' turn
-  using Number = std::uint64_t;       // of a connection
+  static constexpr int kPieces = 64;  // reads of a connection before the other connections get their turn
+  using Number = std::uint64_t;       // identifies a connection
   using Phase = Connection::Phase;
 
   void watch(int descriptor, Number number, std::uint32_t events, int operation);
@@ -154,7 +154,7 @@ class Connections::Loop {
   void listen_again();
   std::optional<Number> least_missed() const;
   void close(Number number);
-  /// False where it is to be closed.
+  /// Returns false where the connection is to be closed.
   bool advance(Number number, Connection& connection);
   bool take_turns(Number number, Connection& connection);
   bool hand_over(Number number, Connection& connection);
@@ -179,12 +179,12 @@ class Connections::Loop {
   std::unordered_map<Number, std::unique_ptr<Connection>> connections_;
   Number next_ = 2;
   std::size_t buffered_ = 0;
-  bool deaf_ = false;  // to newcomers, for a moment
+  bool deaf_ = false;  // the listener is not watched until the next sweep
   Clock::time_point next_sweep_ = Clock::now(), end_began_{};
   std::atomic<std::size_t> open_{0};
   std::atomic<bool> ending_{false};
 
-  std::mutex mutex_;  // of what follows
+  std::mutex mutex_;  // guards the members below
   TlsContext context_;
   std::condition_variable changed_;
   std::deque<std::pair<Number, WholeRequest>> requests_;
@@ -234,7 +234,7 @@ void Connections::Loop::renew_certificate() {
   if (options_.certificate.empty()) return;
   TlsContext anew = tls_context(options_.certificate, options_.key);
   const std::lock_guard lock(mutex_);
-  context_ = std::move(anew);  // connections hold on to the one that they began with
+  context_ = std::move(anew);  // open connections keep a reference to the old context
 }
 
 void Connections::Loop::end() {
@@ -254,7 +254,7 @@ void Connections::Loop::work() {
     WholeAnswer answer = handler_(request);
     lock.lock();
     answers_.emplace_back(number, std::move(answer));
-    const bool first = answers_.size() == 1;  // else the loop was woken, and has not looked yet
+    const bool first = answers_.size() == 1;  // else an earlier answer has already woken the loop
     lock.unlock();
     const std::uint64_t one = 1;
     if (first) [[maybe_unused]]
@@ -289,7 +289,8 @@ std::size_t Connections::Loop::run() {
         take_answers();
       } else if (const auto found = connections_.find(number); found != connections_.end()) {
         Connection& connection = *found->second;
-        if (connection.phase == Phase::answering) {  // only that it is broken is told then, over and over
+        if (connection.phase == Phase::answering) {
+          // Only errors and hang-ups are reported in this phase, and they would be reported again and again.
           connection.gone = true;
           watch(connection.channel.descriptor(), number, 0, EPOLL_CTL_DEL);
         } else if (!advance(number, connection)) {
@@ -308,8 +309,8 @@ std::unique_ptr<Connection> Connections::Loop::make_connection(int accepted, std
   return std::make_unique<Connection>(accepted, context_.get(), std::move(from), options_.limits);
 }
 
-// Until the next sweep newcomers wait in the kernel: of what there is no room for epoll would tell over and
-// over.
+// Where there is no room for a new connection, the listener is not watched until the next sweep, and new
+// connections wait in the kernel: epoll would otherwise report them again and again.
 void Connections::Loop::accept_all() {
   const auto turn_deaf = [&] {
     deaf_ = true;
@@ -345,8 +346,9 @@ void Connections::Loop::accept_all() {
   }
 }
 
-// The idle one that has been quiet for longest; without any, of those that wait for their clients the one
-// whose time is up first. None where all are being answered.
+// The connection to close when there are too many: the one that has been idle for longest, or, if none is
+// idle, the one with the earliest deadline among those that wait for their clients. nullopt where all
+// connections are being answered.
 std::optional<Connections::Loop::Number> Connections::Loop::least_missed() const {
   const auto rank = [](const Connection& connection) {
     return std::pair(!connection.idle(), connection.idle() ? connection.quiet_since : connection.deadline);
@@ -371,7 +373,7 @@ void Connections::Loop::close(Number number) {
   open_ = connections_.size();
 }
 
-// What goes wrong with one connection, for want of memory say, ends no other.
+// An exception, such as a lack of memory, closes this connection and leaves all others open.
 bool Connections::Loop::advance(Number number, Connection& connection) {
   try {
     return take_turns(number, connection);
@@ -387,8 +389,8 @@ bool Connections::Loop::take_turns(Number number, Connection& connection) {
     watch(number, connection, result == Channel::Result::wants_write ? EPOLLOUT : EPOLLIN);
     return true;
   };
-  // Then others have their turn, and deadlines theirs, however fast it sends; epoll tells again of what there
-  // is to read still, but not of what TLS has taken off the socket.
+  // After kPieces reads, other connections and the deadlines get their turn, however fast this client sends.
+  // epoll reports bytes that remain in the socket again, but not bytes that TLS has already read from it.
   int pieces = 0;
   const auto had_its_turn = [&] { return pieces++ >= kPieces && !connection.channel.holds_bytes(); };
   for (;;) {
@@ -423,8 +425,8 @@ bool Connections::Loop::take_turns(Number number, Connection& connection) {
         if (!rest.empty()) break;
         connection.answer.clear();
         if (connection.close) {
-          // Closed at once, what the client still sends would be answered by a reset, which may overtake
-          // this.
+          // If the socket were closed at once, bytes that the client still sends would cause a reset, which
+          // may destroy the answer before the client has read it.
           connection.channel.finish();
           connection.phase = Phase::lingering;
           connection.deadline = in(1);
@@ -446,7 +448,8 @@ bool Connections::Loop::take_turns(Number number, Connection& connection) {
   }
 }
 
-// Whether there was something to do: an answer to write now, or to wait for.
+// Hands a complete request to the workers or starts to write a refusal. Returns false where the request is
+// incomplete.
 bool Connections::Loop::hand_over(Number number, Connection& connection) {
   if (connection.read.empty()) return false;
   switch (connection.frame.look(connection.read)) {
@@ -459,7 +462,7 @@ bool Connections::Loop::hand_over(Number number, Connection& connection) {
         connection.admitted = true;
       }
       if (connection.frame.wants_to_be_told()) {
-        // A few bytes, for which there is always room in a connection on which nothing else is under way.
+        // The result is ignored: nothing else is being sent, so the socket has room for these few bytes.
         std::string_view go_on = "HTTP/1.1 100 Continue\r\n\r\n";
         connection.channel.write(go_on);
       }
@@ -477,7 +480,7 @@ bool Connections::Loop::hand_over(Number number, Connection& connection) {
   WholeRequest request{.address = connection.address,
                        .admitted = std::exchange(connection.admitted, false),
                        .head = *connection.frame.head()};
-  std::string rest = connection.read.substr(size);  // with no more memory than it takes
+  std::string rest = connection.read.substr(size);  // a copy has no more capacity than it needs
   connection.read.resize(size);
   request.bytes = std::exchange(connection.read, std::move(rest));
   request.followed = RequestFrame(options_.limits).look(connection.read) == RequestFrame::State::complete;
@@ -491,8 +494,8 @@ bool Connections::Loop::hand_over(Number number, Connection& connection) {
   return true;
 }
 
-// Of whoever has sent most of a request that is not whole, be it another than who sends just now, so that
-// small requests go on to be answered.
+// Refuses the connection with the largest incomplete request, which need not be the one that has just sent
+// bytes, so that small requests are still answered.
 void Connections::Loop::make_room() {
   const std::pair<const Number, std::unique_ptr<Connection>>* most = nullptr;
   for (const auto& one : connections_)
@@ -552,7 +555,7 @@ void Connections::Loop::sweep() {
       late.push_back(number);
   for (const Number number : late) {
     Connection& connection = *connections_.at(number);
-    // Who has sent half of a request is told why it goes no further.
+    // A client that has sent part of a request gets an answer that says why it is refused.
     const bool tells = connection.phase == Phase::reading && !connection.read.empty();
     if (tells)
       start_writing(connection, refusal(connection, 408, "too_slow", "the request took too long to arrive"),
@@ -561,8 +564,9 @@ void Connections::Loop::sweep() {
   }
 }
 
-// Once it is to end: new connections are served for a moment, for those who have not heard yet; then idle
-// ones are closed, and others once they have been answered.
+// Whether run() is to return. After end(), new connections are served for linger_seconds, for clients that do
+// not know yet that the service ends; then the listener and idle connections are closed, and the others once
+// they are answered.
 bool Connections::Loop::ended() {
   if (!ending_) return false;
   if (end_began_ == Clock::time_point()) end_began_ = Clock::now();

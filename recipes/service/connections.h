@@ -1,7 +1,7 @@
-// Clients' connections, plain or by TLS 1.3. One thread reads and writes all of them, without ever waiting
-// for one, and hands whole requests to threads that answer them: neither a thousand idle connections nor
-// clients that send, or read, a byte at a time keep anybody else from being answered. Each has a deadline for
-// whatever it is to do next.
+// Client connections, plain or with TLS 1.3. One thread does all non-blocking reads and writes and hands
+// complete requests to a pool of threads that answer them. Neither a thousand idle connections nor clients
+// that send or read one byte at a time delay other clients. Each connection has a deadline for its next
+// action.
 #pragma once
 
 #include <atomic>
@@ -17,61 +17,63 @@ namespace conclave::service {
 
 struct ConnectionOptions {
   std::string host = "127.0.0.1";
-  int port = 8080;                         ///< 0: any that is free
-  std::string certificate = {}, key = {};  ///< PEM files; "": plain
+  int port = 8080;                         ///< 0: any free port
+  std::string certificate = {}, key = {};  ///< PEM files; "": no TLS
   FrameLimits limits = {};
-  std::size_t threads = 64;        ///< that answer
-  std::size_t connections = 4096;  ///< beyond, an idle one is closed, or one that waits for its client
-  /// Bytes of requests not yet answered, of all together. Beyond, whoever has sent most of one that is not
-  /// whole is refused.
+  std::size_t threads = 64;  ///< threads that answer requests
+  /// Most open connections. Beyond, a new one replaces an idle one, or one that waits for its client.
+  std::size_t connections = 4096;
+  /// Most bytes of all requests that are not yet answered. Beyond, the connection with the largest incomplete
+  /// request is refused.
   std::size_t buffered = std::size_t{512} << 20;
-  double request_seconds = 10;  ///< from a request's first byte to its last; for a handshake, too
+  double request_seconds = 10;  ///< from the first byte of a request to its last; also for a TLS handshake
   double idle_seconds = 60;     ///< between requests
-  double write_seconds = 30;    ///< for a client to take an answer
-  double linger_seconds = 1;    ///< after end(), for new connections and requests to be answered still
-  double drain_seconds = 30;    ///< after end(), at most
+  double write_seconds = 30;    ///< for a client to receive an answer
+  double linger_seconds = 1;    ///< after end(): new connections and requests are still answered
+  double drain_seconds = 30;    ///< after end(): most time until run() returns
 };
 
 struct WholeRequest {
   std::string bytes = {};
-  std::string address = {};                  ///< whom the connection is of, maybe a proxy
-  Clock::time_point arrived = Clock::now();  ///< the last byte, if earlier ones were answered
-  bool followed = false;  ///< the client has sent another one already, which counts on an answer, too
-  bool admitted = false;  ///< by Admission
-  RequestHead head = {};  ///< of `bytes`
+  std::string address = {};                  ///< peer of the connection, which may be a proxy
+  Clock::time_point arrived = Clock::now();  ///< when it was complete and earlier requests were answered
+  bool followed = false;  ///< the client has already sent another complete request behind this one
+  bool admitted = false;  ///< Admission has accepted the head
+  RequestHead head = {};  ///< parsed from `bytes`
 };
 
 struct WholeAnswer {
   std::string bytes = {};
-  bool close = false;  ///< the connection
+  bool close = false;  ///< close the connection after the answer
 };
 
 class Connections {
  public:
-  /// Called in any of the threads; throws nothing.
+  /// Called in any of the pool's threads. Must not throw.
   using Handler = std::function<WholeAnswer(const WholeRequest& request)>;
-  /// Called in run()'s thread for the head of a request whose body is still to come: "" where it may, else
-  /// the answer's bytes, after which the connection is closed. Of others, which are whole at once, nobody
-  /// asks.
+  /// Called in run()'s thread when the head of a request is complete and its body is not. Returns "" to
+  /// accept the request, or the bytes of an answer, after which the connection is closed. Not called for a
+  /// request that arrives complete.
   using Admission = std::function<std::string(const RequestHead& head, const std::string& address)>;
-  /// Of what is no request, the answer's bytes; called in run()'s thread. `head` is null where there is none.
+  /// Returns the bytes of the answer to a request that the connection refuses (invalid, too large, too slow,
+  /// no memory). Called in run()'s thread. `head` is null where none could be parsed.
   using Refuser = std::function<std::string(int status, std::string_view code, std::string_view reason,
                                             const std::string& address, const RequestHead* head)>;
 
-  /// Listens; nobody is answered until run(). Throws Error where it cannot.
+  /// Listens on the port; requests are answered once run() is called. Throws Error where it cannot listen.
   Connections(const ConnectionOptions& options, Handler handler, Refuser refuser, Admission admission = {});
   ~Connections();
   Connections(const Connections&) = delete;
   Connections& operator=(const Connections&) = delete;
 
   int port() const;
-  /// Until end(), and until what had come by then is answered, or drain_seconds have passed: then the number
-  /// of connections that are cut off before they had all of an answer.
+  /// Serves until end() is called and the requests received by then are answered, or until drain_seconds have
+  /// passed since end(). Returns the number of connections that are cut off before their answer was complete.
   std::size_t run();
-  /// From any thread. Reads certificate and key again, for connections from now on. Throws as the constructor
-  /// where they are no good, and the former stay.
+  /// Thread-safe. Reads certificate and key again, for later connections. Throws Error where they are
+  /// unusable; the old ones then stay in use.
   void renew_certificate();
-  /// From any thread.
+  /// Thread-safe: run() drains and returns.
   void end();
   bool ending() const;
   std::size_t open() const;  ///< connections

@@ -1,4 +1,4 @@
-// Files of this folder that the program has in it (recipes/CMakeLists.txt).
+// Files of this folder that the build embeds in the program (recipes/CMakeLists.txt).
 #pragma once
 
 #include <string_view>

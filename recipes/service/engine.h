@@ -1,4 +1,4 @@
-// The middle of the service's layers: batches of queries become answers.
+// The middle layer of the service: it turns batches of queries into answers.
 #pragma once
 
 #include <future>
@@ -8,50 +8,51 @@
 
 namespace conclave::service {
 
-/// A query on its way through the engine.
+/// A query, its answer, and what the queue needs to know to schedule it.
 struct Job {
   explicit Job(Query asked) : query(std::move(asked)) {}
 
   Query query;
   Answer answer;
-  std::int64_t rows = 0;        ///< of the model, that it has in a batch
-  std::int64_t cost = 0;        ///< those rows, of all passes together
-  std::promise<void> answered;  ///< or failed; whoever asked may be gone right after
+  std::int64_t rows = 0;        ///< model rows that the job adds to a batch
+  std::int64_t cost = 0;        ///< estimate of the rows computed in all passes together
+  std::promise<void> answered;  ///< set on success or failure; the job may be destroyed right afterwards
 };
 
-/// What a batch took.
+/// Work that a batch has needed.
 struct EngineWork {
-  std::int64_t rows = 0;                          ///< that were computed
-  double seconds = 0, routing_seconds = 0;        ///< the latter of routers and gates alone
+  std::int64_t rows = 0;                          ///< rows computed
+  double seconds = 0, routing_seconds = 0;        ///< all time; the part of it in routers and gates
   std::int64_t cache_hits = 0, cache_misses = 0;  ///< of the routing caches
 };
 
-/// Jobs that go_together(), on their way through the engine.
+/// Jobs that one batch can answer (see go_together()).
 struct EngineBatch {
   std::vector<Job*> jobs = {};
   EngineWork work = {};    ///< so far
-  bool under_way = false;  ///< begun, and steps are left
+  bool under_way = false;  ///< the batch is begun and needs more steps
 };
 
 class Engine {
  public:
   virtual ~Engine() = default;
   virtual const ModelFacts& facts() const = 0;
-  /// From any thread, before the job is queued: gives its answer the memory that it takes, and says how many
-  /// rows it has.
+  /// Thread-safe. Called before the job is queued: allocates the memory of its answer and sets its rows and
+  /// cost.
   virtual void prepare(Job& job) const = 0;
-  /// From any thread, once the job is answered: what it takes memory to make of the answer.
+  /// Thread-safe. Called once the job is answered: the part of the answer that allocates memory, which the
+  /// engine's thread avoids.
   virtual void finish(Job& job) const = 0;
-  /// Takes the next step of a batch, which has its answers once it is not under way any more. Until then, of
-  /// the others only those whose task does not take_steps() may be begun. A batch is over where this throws.
-  /// From one thread.
+  /// Computes the next step of a batch. The jobs have their answers when the batch is not under way any more.
+  /// Until then, other batches may be begun only for tasks that do not take_steps(). If this throws, the
+  /// batch is over. To be called from one thread only.
   virtual void step(EngineBatch& batch) = 0;
 };
 
-/// Whether the engine answers it in many steps, or else in one.
+/// Whether the engine answers this task in many steps instead of one.
 inline bool takes_steps(TaskKind task) { return task == TaskKind::caption || task == TaskKind::generate; }
 
-/// Whether one batch can answer both.
+/// Whether one batch can answer both queries.
 bool go_together(const Query& a, const Query& b);
 
 }  // namespace conclave::service

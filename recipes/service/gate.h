@@ -1,5 +1,6 @@
-// Lets work in, in the order of its coming, as long as what all of it takes together is within a bound. Only
-// so much waits at it; more is refused, so that it does not end up with all threads.
+// A counting semaphore that serves in order of arrival: it admits work while the sum of what all admitted
+// work takes stays within a bound. The number of waiting threads is limited, so that they cannot be all
+// threads of the service; beyond that number, work is refused.
 #pragma once
 
 #include <algorithm>
@@ -15,8 +16,8 @@ class Gate {
  public:
   Gate(std::int64_t most, std::size_t waiting) : most_(most), most_waiting_(waiting) {}
 
-  /// Waits until there is room, which is kept as long as this lives. What takes more than the bound is let in
-  /// alone. Throws Refusal (503) where as many wait as may, or it is closed meanwhile.
+  /// Waits until there is room and holds that room until it is destroyed. Work that takes more than the bound
+  /// is admitted alone. Throws Refusal (503) where too many wait, or where the gate is closed meanwhile.
   class Pass {
    public:
     Pass(Gate& gate, std::int64_t takes) : gate_(gate), takes_(std::min(takes, gate.most_)) {
@@ -45,7 +46,7 @@ class Gate {
     const std::int64_t takes_;
   };
 
-  /// Nobody is let in any more.
+  /// Admits nothing more; waiting passes throw.
   void close() {
     const std::lock_guard lock(mutex_);
     closed_ = true;

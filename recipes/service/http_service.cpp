@@ -18,10 +18,11 @@
 namespace conclave::service {
 namespace {
 
-// A request's line and headers, but for what httplib is not to see. Range, which a server may ignore (RFC
-// 9110, section 14.2): it would answer a thousand ranges with as many copies, and cut answers to questions.
-// And what its body is, which `type` becomes: it divides forms by a regular expression that some take hours
-// to match.
+// The request line and the headers without two headers that httplib must not see:
+// - Range, which a server may ignore (RFC 9110, section 14.2). httplib would answer a thousand ranges with a
+//   thousand copies, and would cut answers to queries.
+// - Content-Type, which goes to `type`. httplib parses forms with a regular expression that needs hours for
+//   some inputs.
 std::string seen_by_httplib(std::string_view head, std::string& type) {
   std::string kept;
   while (!head.empty()) {
@@ -37,7 +38,7 @@ std::string seen_by_httplib(std::string_view head, std::string& type) {
   return kept;
 }
 
-// A request that is whole, for httplib to read, and its answer.
+// Presents a complete request to httplib as a stream and collects the answer.
 class WholeStream : public httplib::Stream {
  public:
   WholeStream(const WholeRequest& request, std::string client)
@@ -108,7 +109,7 @@ const char* reason_of(int status) {
   }
 }
 
-// Why a request gets no further, and what there is to say of that in a header.
+// Why a request is refused, and a header for the answer, such as Retry-After.
 struct Refused {
   int status;
   std::string_view code;
@@ -128,7 +129,7 @@ void set_error(httplib::Response& answer, const Refused& refused) {
   if (!refused.header.empty()) answer.set_header(refused.header.c_str(), refused.value);
 }
 
-// How one may ask at `path`; "" where there is nothing.
+// The methods allowed at `path`; "" where the path does not exist.
 std::string methods_at(std::string_view path) {
   constexpr std::array<std::string_view, 6> kPages{"/",       "/v1",           "/healthz",
                                                    "/readyz", "/openapi.json", "/metrics"};
@@ -141,7 +142,7 @@ std::string methods_at(std::string_view path) {
 
 }  // namespace
 
-// httplib divides requests into their parts and calls the handlers; the connections are ours.
+// httplib parses requests and calls the handlers; class Connections does the I/O in its place.
 class HttpService::Server : private httplib::Server {
  public:
   Server(const HttpOptions& options, const Inputs& inputs, const Engine& engine, BatchQueue& queue,
@@ -209,7 +210,7 @@ class HttpService::Server : private httplib::Server {
     set_pre_routing_handler([this](const auto& request, auto& answer) {
       const auto refused =
           refused_at_once(request.method, request.path, request.get_header_value("Authorization"),
-                          admitted_ ? "" : request.remote_addr);  // else it would count twice
+                          admitted_ ? "" : request.remote_addr);  // admission has counted the request
       if (refused) set_error(answer, *refused);
       return refused ? HandlerResponse::Handled : HandlerResponse::Unhandled;
     });
@@ -234,12 +235,11 @@ class HttpService::Server : private httplib::Server {
     WholeStream stream(request, client);
     bool closed = false;
     task_ = std::nullopt, status_ = 400, type_ = stream.type, admitted_ = request.admitted;
-    // As the client is told by this answer, and not a moment later; one that has sent more is told by the
-    // last.
+    // Decide once, so that the answer's Connection header agrees with what happens. A client that has already
+    // sent another request is told only by the answer to its last one.
     const bool closes = request.head.closes || (connections_.ending() && !request.followed);
     const bool good = process_request(stream, closes, closed, nullptr);
-    constexpr std::string_view kContinue =
-        "HTTP/1.1 100 Continue\r\n\r\n";  // which the client was told before
+    constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";  // Connections has sent it before
     if (stream.answer.starts_with(kContinue)) stream.answer.erase(0, kContinue.size());
     if (stream.answer.size() > 12) status_ = std::atoi(stream.answer.c_str() + 9);
     const double passed = seconds_since(request.arrived);
@@ -270,8 +270,8 @@ class HttpService::Server : private httplib::Server {
                   .bytes_out = bytes_out});
   }
 
-  // What its head alone says against a request; how often `client` asks is counted, unless it is "". In any
-  // thread.
+  // Why the head of a request alone is a reason to refuse it. Counts the request against the rate limit of
+  // `client`, unless that is "". Thread-safe.
   std::optional<Refused> refused_at_once(const std::string& method, const std::string& path,
                                          std::string_view authorization, const std::string& client) {
     const bool asks_model = path.starts_with("/v1/");
@@ -286,12 +286,12 @@ class HttpService::Server : private httplib::Server {
     const bool gets = method == "GET" || method == "HEAD";
     const std::string methods = methods_at(path);
     if (methods.empty() ? gets || asks_model : (methods == "POST" ? method == "POST" : gets))
-      return std::nullopt;  // what is wrong with the path, routing says
+      return std::nullopt;  // routing reports unknown paths
     if (methods.empty()) return Refused{404, "not_found", fmt::format("there is nothing at {}", path)};
     return Refused{405, "method_not_allowed", fmt::format("ask by {}", methods), "Allow", methods};
   }
 
-  // In a time that says nothing of how much of it is right.
+  // The comparison takes constant time, so that timing does not reveal how many characters are right.
   bool has_token(std::string_view given) const {
     const std::shared_ptr<const std::string> token = token_.load();
     if (token->empty()) return true;
@@ -330,7 +330,7 @@ class HttpService::Server : private httplib::Server {
     }
   }
 
-  // Statuses that httplib gives by itself.
+  // Adds a JSON error to statuses that httplib sets itself.
   void explain(const httplib::Request& request, httplib::Response& answer) const {
     if (!answer.body.empty()) return;
     switch (answer.status) {
@@ -353,7 +353,8 @@ class HttpService::Server : private httplib::Server {
   const Proxies proxies_;
   RateLimit limit_;
   std::unique_ptr<AccessLog> log_;
-  static thread_local std::optional<TaskKind> task_;  // of the request at hand
+  // These four describe the request that this thread answers.
+  static thread_local std::optional<TaskKind> task_;
   static thread_local int status_;
   static thread_local std::string_view type_;
   static thread_local bool admitted_;

@@ -1,4 +1,5 @@
-// The service by HTTP/1.1: paths, who may ask, and errors as JSON. In between, its three layers.
+// The HTTP/1.1 front of the service: paths, access control, and errors as JSON. It connects the service's
+// three layers: inputs, engine and outputs.
 #pragma once
 
 #include <atomic>
@@ -17,30 +18,30 @@ namespace conclave::service {
 
 struct HttpOptions {
   ConnectionOptions connections;
-  std::string token;  ///< that "Authorization: Bearer" must have for /v1; "": nobody is asked
-  double rate = 0;    ///< requests per second and address; 0: as many as they like
-  double burst = 20;
-  std::string log;                   ///< file for AccessLog; "": none
-  std::vector<std::string> proxies;  ///< addresses whose X-Forwarded-For is believed
+  std::string token;  ///< required in "Authorization: Bearer" for /v1/TASK; "": no token is required
+  double rate = 0;    ///< requests per second and address; 0: no limit
+  double burst = 20;  ///< requests of an address that may come at once
+  std::string log;    ///< file for AccessLog; "": none
+  std::vector<std::string> proxies;  ///< addresses of trusted proxies (see Proxies)
 };
 
 class HttpService {
  public:
-  /// All but `options` must outlive it. Listens at once; answers once run() is called. Throws Error where it
-  /// cannot, or the log cannot be written.
+  /// All arguments but `options` must outlive the service. Listens at once; answers once run() is called.
+  /// Throws Error where it cannot listen or cannot open the log.
   HttpService(const HttpOptions& options, const Inputs& inputs, const Engine& engine, BatchQueue& queue,
               const Outputs& outputs, Metrics& metrics);
   ~HttpService();
 
   int port() const;
-  /// Until end() is called, from any thread, and what had come by then is answered; as Connections::run().
-  /// Throws nothing.
+  /// Serves until end() is called and the requests received by then are answered (see Connections::run()).
   std::size_t run();
-  /// From any thread: for certificate and key that have others in their place, another token, and a log that
-  /// was moved away. Throw Error where a file is no good, and go on with the former.
+  /// These three are thread-safe. They read a replaced certificate and key, set another token, and open the
+  /// log again after it was moved away. They throw Error where a file is unusable, and then keep the old one.
   void renew_certificate();
   void renew_token(const std::string& token);
   void reopen_log();
+  /// Thread-safe.
   void end();
 
  private:

@@ -23,11 +23,12 @@ using nlohmann::json;
   throw Refusal(status, std::move(code), message);
 }
 
-// Throws json::exception where it is none. Values in values are looked at, and ended, by calls in calls: of
-// so many that no stack holds them, a request may not have. Nor so many beside each other that they take
-// thirty times the memory of the text.
+// Throws json::exception where the bytes are not JSON. Limits the depth, because nested values are traversed
+// and destroyed recursively and could overflow the stack. Limits the number of values, because many small
+// ones take thirty times the memory of their text.
 json parsed(std::string_view bytes) {
-  static constexpr int kMostLevels = 16, kMostEvents = 1000;  // beginnings, ends, names, values
+  static constexpr int kMostLevels = 16,
+                       kMostEvents = 1000;  // an event is a begin, an end, a name or a value
   return json::parse(bytes, [events = 0](int level, json::parse_event_t, const json&) mutable {
     if (level > kMostLevels)
       refuse("bad_json", fmt::format("arrays and objects in more than {} levels", kMostLevels));
@@ -37,7 +38,7 @@ json parsed(std::string_view bytes) {
   });
 }
 
-// "image/png;base64,..." of a page's own, or the letters alone.
+// Decodes base64, or a data URL with base64 ("data:image/png;base64,..."), as web pages make it.
 std::string image_of(const std::string& letters) {
   std::string_view data = letters;
   if (data.starts_with("data:")) {
@@ -61,7 +62,7 @@ void put(Fields& fields, const std::string& name, json value) {
   (name == "text" ? fields.text : fields.image) = name == "text" ? std::move(text) : image_of(text);
 }
 
-// The options that a task has, and where they go.
+// Reads the options of a task from JSON into its variables and checks them.
 class Options {
  public:
   Options(const json& given, std::string_view task) : given_(given), task_(task) {}
@@ -85,12 +86,12 @@ class Options {
       refuse("bad_option", fmt::format("{}: expected true or false, not {}", name, shown(*found)));
     value = found->get<bool>();
   }
-  /// Once all were asked for: whatever else was given is unknown.
+  /// To be called last: refuses fields that no earlier call has read.
   void done() const {
     for (const auto& [whole, value] : given_.items()) {
       if (std::ranges::find(known_, whole) != known_.end()) continue;
       const std::string name =
-          whole.substr(0, 64);  // which may be as long as a body, to look for the nearest
+          whole.substr(0, 64);  // a name may be as long as a body; nearest() would take too long
       std::vector<std::string_view> all{"text", "image"};
       all.insert(all.end(), known_.begin(), known_.end());
       refuse("unknown_field", fmt::format("{}: {} has no such field; did you mean {}? There are {}",
@@ -120,7 +121,7 @@ void read_options(const Fields& fields, std::int64_t max_length, Query& query) {
   options.truth("experts", query.experts);
   CaptionOptions& caption = query.caption;
   SamplerOptions& sampling = query.sampling;
-  constexpr double kMostSeed = 9007199254740992.0;  // a whole number in JSON, whoever reads it
+  constexpr double kMostSeed = 9007199254740992.0;  // 2^53: every JSON reader keeps such integers exact
   switch (query.task) {
     case TaskKind::classify:
       options.number("top", query.top, 1, 1000);
@@ -139,7 +140,7 @@ void read_options(const Fields& fields, std::int64_t max_length, Query& query) {
       options.number("steps", sampling.steps, 1, 100);
       options.number("guidance", sampling.guidance, 0, 20);
       options.number("seed", sampling.seed, 0, kMostSeed);
-      // Other drawings and captions wait as long as this takes.
+      // Other generate and caption queries wait until this one is finished.
       if (query.count * sampling.steps > Inputs::kMostSteps)
         refuse("bad_option", fmt::format("count: {} images of {} steps each; {} steps together are the most",
                                          query.count, sampling.steps, Inputs::kMostSteps));
@@ -182,7 +183,7 @@ Fields FormReader::read(const Body& body) const {
       json value = std::string(content);
       try {
         value = parsed(content);
-      } catch (const json::exception&) {  // then it is a text
+      } catch (const json::exception&) {  // not JSON: keep the content as a string
       }
       put(fields, std::string(name), std::move(value));
     }
@@ -238,7 +239,7 @@ Query Inputs::query_of(TaskKind task, const Fields& fields) const {
     const std::size_t invalid = find_invalid_utf8(text);
     if (invalid != std::string_view::npos)
       refuse("bad_text", fmt::format("text: not UTF-8 from byte {} on", invalid));
-    // As with `conclave predict`, of a model of pairs a tab parts the two.
+    // As in `conclave predict`, a tab separates the two texts for a model of text pairs.
     const TextExample example =
         text_example(text, task != TaskKind::generate && shape_.tokenizer->separator().has_value());
     const TokenizedSplit split = shape_.tokenizer->encode_split(std::span(&example, 1), shape_.max_length);
@@ -251,7 +252,7 @@ Query Inputs::query_of(TaskKind task, const Fields& fields) const {
     }
   }
   if (fields.image) try {
-      // A small file may have as many pixels as one may have: of so many at once they would take all memory.
+      // Even a small file may decode to kMostPixels pixels, so limit how many are decoded at once.
       std::optional<Gate::Pass> pass;
       const Image image = decode_image(*fields.image, "image", kMostPixels, [&](const ImageShape& shape) {
         pass.emplace(decoding_, shape.height * shape.width);

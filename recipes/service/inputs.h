@@ -1,5 +1,5 @@
-// The first of the service's layers: what came over the wire becomes a Query. A reader for each form that a
-// body may have; another is a subclass of BodyReader more.
+// The first layer of the service: it turns the body of a request into a Query. Each format of a body has a
+// reader; for another format, add a subclass of BodyReader.
 #pragma once
 
 #include <map>
@@ -16,14 +16,14 @@
 
 namespace conclave::service {
 
-/// As it came.
+/// The body of a request, as received.
 struct Body {
   std::string_view type;  ///< Content-Type, with its parameters
   std::string_view bytes;
 };
 
-/// What a body says, by name: a text, an image's file, and options, which are JSON's numbers and truth
-/// values.
+/// The named fields of a body: a text, the bytes of an image file, and options, which are JSON numbers and
+/// booleans.
 struct Fields {
   Fields();
   ~Fields();
@@ -48,14 +48,14 @@ class JsonReader : public BodyReader {
   Fields read(const Body& body) const override;
 };
 
-/// multipart/form-data: parts by the same names, the image's a file as it is.
+/// multipart/form-data: parts with the same names as in JSON; the image is a file, not base64.
 class FormReader : public BodyReader {
  public:
   std::string_view type() const override { return "multipart/form-data"; }
   Fields read(const Body& body) const override;
 };
 
-/// What a query's data must be brought to.
+/// The form in which the model takes texts and images.
 struct InputShape {
   const Tokenizer* tokenizer = nullptr;  ///< null: no texts
   std::int64_t max_length = 0;
@@ -65,20 +65,21 @@ struct InputShape {
 
 class Inputs {
  public:
-  /// Of JSON and forms. `waiting`: images that may wait until there is room for their pixels.
+  /// With readers for JSON and forms. `waiting`: most images that wait until there is room for their pixels.
   explicit Inputs(const InputShape& shape, std::size_t waiting = 64);
   void add(std::unique_ptr<BodyReader> reader) { readers_.push_back(std::move(reader)); }
 
-  /// For any number of threads. Throws Refusal: 415 for a type of body that nobody reads, 413 for a text or
-  /// an image that is too large, 503 where too many images wait, else 400.
+  /// Thread-safe. Throws Refusal: 415 for a body type without a reader, 413 for a text or an image that is
+  /// too large, 503 where too many images wait, else 400.
   Query read(TaskKind task, const Body& body) const;
 
   static constexpr std::size_t kMostText = std::size_t{1} << 16;       ///< bytes
   static constexpr std::int64_t kMostPixels = std::int64_t{32} << 20;  ///< of an image, before it is scaled
-  static constexpr std::int64_t kMostPixelsAtOnce = 2 * kMostPixels;   ///< of all that are being scaled
+  static constexpr std::int64_t kMostPixelsAtOnce = 2 * kMostPixels;   ///< of all images in decoding()
   static constexpr std::int64_t kMostSteps = 256;                      ///< of all images of a query
 
-  /// Through which images go, by their pixels, from when they are decoded until they are scaled.
+  /// Bounds the pixels of images that are in memory at once: each image holds a pass for its pixels while it
+  /// is decoded and scaled.
   Gate& decoding() const { return decoding_; }
 
  private:

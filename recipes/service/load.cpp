@@ -15,8 +15,8 @@
 namespace conclave::service {
 namespace {
 
-// After a connection that failed, as of a service that has ended: a client that tries again at once counts as
-// many failures as its processor can make.
+// Pause after a failed connection, for example when the service has ended: without it, a client would count
+// as many failures as its processor can produce.
 constexpr std::chrono::milliseconds kPause{50};
 
 httplib::Client client_of(const LoadOptions& options) {
@@ -44,8 +44,8 @@ class Generator {
   }
 
  private:
-  // When request `number` is due, after the start: a Poisson process of the rate. Called once for each, in
-  // order.
+  // Seconds from the start to when the next request is due, in a Poisson process of the given rate. To be
+  // called once per request, under mutex_.
   double next_due() {
     const RandomStream stream{.seed = 1};
     due_ -= std::log(1 - stream.uniform(drawn_++)) / options_.rate;

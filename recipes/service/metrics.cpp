@@ -18,7 +18,7 @@ const prometheus::Histogram::BucketBoundaries kSeconds{0.001, 0.002, 0.005, 0.01
 const prometheus::Histogram::BucketBoundaries kJobs{1, 2, 4, 8, 16, 32, 64, 128, 256};
 const prometheus::Histogram::BucketBoundaries kRows{16, 64, 256, 1024, 4096, 16384};
 
-// Bytes; 0 where the system does not say.
+// Bytes; 0 where /proc is not available.
 double resident_memory() {
   std::ifstream in("/proc/self/statm");
   std::int64_t size = 0, resident = 0;
@@ -80,7 +80,7 @@ void Metrics::computed(std::span<const Job* const> batch, const EngineWork& work
   Families& to = *families_;
   std::array<bool, kTaskNames.size()> has{};
   for (const Job* job : batch) has[static_cast<std::size_t>(job->query.task)] = true;
-  std::string tasks;  // "classify+embed", as one batch can answer both
+  std::string tasks;  // for example "classify+embed": one batch can answer both
   for (std::size_t task = 0; task < has.size(); ++task)
     if (has[task]) tasks.append(tasks.empty() ? "" : "+").append(kTaskNames[task]);
   to.batch_jobs.Add({{"task", tasks}}, kJobs).Observe(static_cast<double>(batch.size()));

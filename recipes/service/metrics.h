@@ -1,4 +1,4 @@
-// What the service tells Prometheus at /metrics.
+// The metrics that the service exports to Prometheus at /metrics.
 #pragma once
 
 #include <memory>
@@ -10,22 +10,22 @@
 
 namespace conclave::service {
 
-/// For any number of threads.
+/// Thread-safe.
 class Metrics {
  public:
   Metrics();
   ~Metrics();
 
-  /// A request was answered, with whatever status; `task` is none for paths that have none.
+  /// Counts an answered request of any status; `task` is nullopt for paths without a task.
   void answered(std::optional<TaskKind> task, int status, double seconds);
-  /// The engine has answered a batch.
+  /// Counts a batch that the engine has answered.
   void computed(std::span<const Job* const> batch, const EngineWork& work);
 
   struct Now {
     std::size_t waiting = 0, connections = 0;
     bool ready = false;
   };
-  /// In the text format 0.0.4.
+  /// All metrics in Prometheus' text format 0.0.4.
   std::string text(const Now& now);
 
  private:

@@ -12,20 +12,20 @@
 namespace conclave::service {
 namespace {
 
-// [values.size()] of them, borrowed.
+// A view of `values` as a tensor [values.size()].
 template <class T>
 Tensor borrow(std::vector<T>& values, DType dtype) {
   return Tensor::borrow(values.data(), {static_cast<Index>(values.size())}, dtype);
 }
 
-// [1, bytes] of them, borrowed.
+// A view of `count` values as a tensor of bytes [1, count * sizeof(T)].
 template <class T>
 Tensor bytes_of(T* values, std::size_t count) {
   static_assert(std::is_trivially_copyable_v<T>);
   return Tensor::borrow(values, {1, static_cast<Index>(count * sizeof(T))}, DType::u8);
 }
 
-// Part `rank` of `count` things that are divided among ranks.
+// Where part `rank` of `count` items begins, when they are divided among `ranks` ranks.
 std::size_t part(std::size_t count, int rank, int ranks) {
   return count * static_cast<std::size_t>(rank) / static_cast<std::size_t>(ranks);
 }
@@ -39,37 +39,37 @@ std::string missing_task(const Recipe& recipe, TaskKind task) {
 
 }  // namespace
 
-// A batch as all ranks have it, and what came of it. Its vectors keep their memory.
+// A batch as every rank has it, and its results. The vectors keep their memory from batch to batch.
 struct ModelEngine::Round {
   struct Item {
-    std::int64_t tokens, pixels;  // how many, of the arrays below
-    std::int64_t number;          // of a query's images
+    std::int64_t tokens, pixels;  // how many the item has in the arrays below
+    std::int64_t number;          // index of the image among those of its query
     std::uint64_t seed;
   };
-  // What ranks are told first; no items: it was the last.
+  // The first message to the other ranks. Without items, it tells them to stop.
   struct Head {
     TaskKind task;
-    bool begins;   // else there is nothing new, but a further step
-    bool experts;  // are counted
+    bool begins;   // a new batch; else a further step of the present one
+    bool experts;  // count the rows of each expert
     std::int64_t items, tokens, pixels;
     CaptionOptions caption;
     SamplerOptions sampling;
   };
   Head head{};
-  std::vector<Item> items;  // a query each, or an image to be drawn
+  std::vector<Item> items;  // one per query, or one per image to generate
   std::vector<std::int32_t> tokens;
   std::vector<std::uint8_t> pixels;
 
   Batch batch;
   std::vector<ImageSampler::Drawing> drawings;
-  std::size_t drawn = 0;  // of them; of the next ones some steps are taken
-  bool drawing = false;
+  std::size_t drawn = 0;                // number of finished drawings
+  bool drawing = false;                 // the sampler has begun the drawings that follow
   std::vector<float> scores;            // [items, classes + width]
   std::vector<std::uint8_t> images;     // [items, bytes of one]
-  std::vector<WrittenCaption> written;  // [items], and more
+  std::vector<WrittenCaption> written;  // at least [items]
   std::vector<Index> experts;           // [layers x experts]
-  std::int64_t computed = 0;            // rows, of all ranks together
-  std::size_t width = 0;                // of scores
+  std::int64_t computed = 0;            // rows of all ranks together
+  std::size_t width = 0;                // columns of `scores`
 };
 
 ModelEngine::ModelEngine(LoadedModel& model, const ProcessGrid& grid, const std::string& name,
@@ -109,8 +109,8 @@ void ModelEngine::choose_tasks(const std::vector<std::string>& wanted) {
   if (facts_.can(TaskKind::generate)) images_.emplace(model_, grid_);
 }
 
-// Passes are planned where they can be; what else takes memory takes it in a first batch of each task, as
-// large as there can be.
+// Plans the memory of the forward passes, then runs the largest possible batch of each task once, so that all
+// other buffers have their final size, too.
 void ModelEngine::plan(const BatchLimits& limits) {
   const ModelSizes& sizes = model_.model().sizes();
   for (int rank = 1; rank < grid_.world().size(); ++rank) others_.push_back({rank, 0, 1});
@@ -122,8 +122,8 @@ void ModelEngine::plan(const BatchLimits& limits) {
   const Query caption{.task = TaskKind::caption, .pixels = pixels};
   drawing.task = TaskKind::generate, drawing.sampling.steps = 1;
   const Index drawings = std::max<Index>(limits.jobs, ImageSampler::kImages * grid_.world().size());
-  // These first, as the dispatchers' room, which is all tasks', is no larger after the predictor has its
-  // memory.
+  // These come first: all tasks share the dispatchers' buffers, which cannot grow once the predictor has
+  // planned its memory.
   if (captions_) plan_step(caption, limits.jobs);
   if (images_) plan_step(drawing, drawings);
   if (predictor_) {
@@ -138,7 +138,8 @@ void ModelEngine::plan(const BatchLimits& limits) {
   if (images_) warm(drawing, drawings);
 }
 
-// A step of so many such queries, which tells the dispatchers what room they need.
+// Runs a planning step of `count` copies of the query, from which the dispatchers learn what buffers they
+// need.
 void ModelEngine::plan_step(const Query& query, Index count) {
   const auto set_planning = [&](bool planning) {
     if (captions_) captions_->set_planning(planning);
@@ -245,7 +246,7 @@ ModelEngine::Round& ModelEngine::begin_round(std::span<Job* const> jobs) {
   return round;
 }
 
-// Rank 0 says of what to compute a step, which the others wait for and are given.
+// Rank 0 sends the batch whose next step is to be computed; the other ranks wait for it and receive it.
 ModelEngine::Round& ModelEngine::share_round(const Round& mine) {
   Communicator& world = grid_.world();
   Round::Head told = mine.head;
@@ -256,8 +257,8 @@ ModelEngine::Round& ModelEngine::share_round(const Round& mine) {
   } else {
     const std::array<PeerRows, 1> first{{{0, 0, 1}}};
     Request request = world.start_exchange(head, {}, head, first);
-    // MPI would keep a core busy with waiting. What comes soon finds this rank awake, what comes late waits
-    // for up to a millisecond.
+    // A blocking wait of MPI would keep a core busy. This loop polls for one millisecond, for batches that
+    // follow quickly, and then sleeps for at most a millisecond at a time.
     for (const double began = now(); !request.test();)
       if (const double idle = now() - began; idle > 1e-3)
         std::this_thread::sleep_for(std::chrono::duration<double>(std::clamp(idle / 20, 1e-4, 1e-3)));
@@ -288,7 +289,7 @@ ModelEngine::~ModelEngine() {
   share_round(begin_round({}));
 }
 
-// False after the last.
+// Returns false after the last step of the batch.
 bool ModelEngine::compute_step(Round& round) {
   for (const auto& [name, layer] : layers_) layer->reset_statistics();
   bool goes_on = false;
@@ -309,7 +310,8 @@ bool ModelEngine::compute_step(Round& round) {
   return goes_on;
 }
 
-// Each rank has a run of the sequences, and 0 for the others until all are added up.
+// Each rank computes a contiguous range of the sequences and has zeros for the rest; an all-reduce adds them
+// up.
 void ModelEngine::compute_scores(Round& round) {
   Communicator& world = grid_.world();
   const std::size_t first = part(round.items.size(), world.rank(), world.size()),
@@ -361,7 +363,7 @@ bool ModelEngine::compute_captions(Round& round) {
   return false;
 }
 
-// At once as many images are drawn as a rank may, on every rank.
+// Every rank draws at most ImageSampler::kImages images at a time.
 bool ModelEngine::compute_images(Round& round) {
   Communicator& world = grid_.world();
   const auto size = static_cast<std::size_t>(images_->shape().size());
@@ -395,7 +397,7 @@ bool ModelEngine::compute_images(Round& round) {
 }
 
 void ModelEngine::hand_out(const Round& round, std::span<Job* const> jobs) {
-  if (round.head.experts) jobs.front()->answer.experts = round.experts;  // it is alone
+  if (round.head.experts) jobs.front()->answer.experts = round.experts;  // such a job is alone in its batch
   const std::size_t classes = facts_.class_names.size();
   auto score = round.scores.begin();
   auto text = round.written.begin();
@@ -428,7 +430,8 @@ void ModelEngine::hand_out(const Round& round, std::span<Job* const> jobs) {
   }
 }
 
-// A step's, and in the end those of all ranks together. Captions are written by each of them alike.
+// Adds the rows of this step; after the last step, sums over all ranks. Every rank writes all captions, so
+// their sum counts each row once per rank.
 void ModelEngine::count_experts(Round& round, bool done) {
   Communicator& world = grid_.world();
   if (round.head.begins) std::ranges::fill(round.experts, 0);

@@ -1,5 +1,5 @@
-// An engine that is a trained model: of one process, or, its experts divided among them, of several, the
-// first of which has the service and tells the others what to compute. Batches are packed, without padding.
+// The engine of a trained model, in one process or in several that share its experts. Rank 0 runs the service
+// and sends the other ranks what to compute. Batches are packed, without padding.
 #pragma once
 
 #include <memory>
@@ -19,23 +19,23 @@ namespace conclave::service {
 
 class ModelEngine : public Engine {
  public:
-  /// Collective. `name`: what answers call it. `tasks`: those to serve, by name; none: all that the model
-  /// can. Throws Error, with the reason, for one that it cannot. All memory of batches of at most `rows` rows
-  /// and `jobs` queries is taken now.
+  /// Collective. `name`: the model's name in answers. `tasks`: names of the tasks to serve; empty: all that
+  /// the model can do. Throws Error, with the reason, for a task that it cannot do. Allocates the memory of
+  /// batches of at most limits.rows rows and limits.jobs queries.
   ModelEngine(LoadedModel& model, const ProcessGrid& grid, const std::string& name,
               const std::vector<std::string>& tasks, const BatchLimits& limits);
   ~ModelEngine() override;
 
   const ModelFacts& facts() const override { return facts_; }
   InputShape input_shape() const;
-  /// Bytes of activations planned for classes and embeddings.
+  /// Bytes of activation memory planned for classify and embed.
   std::size_t planned() const { return planned_; }
 
   void prepare(Job& job) const override;
   void finish(Job& job) const override;
-  /// On rank 0. A step is a token of captions, or one of the sampler's.
+  /// On rank 0. A step of captions writes one token of each; a step of images is one step of the sampler.
   void step(EngineBatch& batch) override;
-  /// On the others: takes part in rank 0's batches until its engine is destroyed.
+  /// On the other ranks: takes part in rank 0's batches until rank 0's engine is destroyed.
   void follow();
 
  private:
@@ -61,9 +61,9 @@ class ModelEngine : public Engine {
   std::optional<CaptionWriter> captions_;
   std::optional<ImageSampler> images_;
   std::vector<std::pair<std::string, MoeLayer*>> layers_;
-  std::vector<PeerRows> others_;  // ranks
+  std::vector<PeerRows> others_;  // all ranks but 0
   std::size_t planned_ = 0;
-  std::unique_ptr<Round> at_once_, in_steps_;  // as their tasks are answered
+  std::unique_ptr<Round> at_once_, in_steps_;  // for single-step and for multi-step tasks
 };
 
 }  // namespace conclave::service

@@ -17,7 +17,8 @@ constexpr std::size_t kMostBoundary = 70;  // RFC 2046, section 5.1.1
   throw Refusal(400, "bad_form", fmt::format("the form makes no sense: {}", why));
 }
 
-// Takes what is before the first `end` off the front of `text`, and that; all of it where there is none.
+// Removes the text up to and including the first `end` from the front of `text` and returns the text before
+// `end`. Removes and returns all of it where `end` does not occur.
 std::string_view taken(std::string_view& text, std::string_view end) {
   const std::size_t at = text.find(end);
   const std::string_view first = text.substr(0, at);
@@ -46,7 +47,7 @@ std::optional<std::string_view> parameter(std::string_view text, std::string_vie
   return std::nullopt;
 }
 
-// By a part's headers; nothing where none of them says it.
+// The name in a part's headers; nullopt where none of them has one.
 std::optional<std::string_view> name_of_part(std::string_view headers) {
   while (!headers.empty()) {
     std::string_view line = taken(headers, kNewLine);
@@ -67,13 +68,13 @@ std::optional<std::string_view> form_boundary(std::string_view content_type) {
 
 std::vector<FormPart> form_parts(std::string_view body, std::string_view boundary) {
   const std::string opening = fmt::format("--{}", boundary), next = fmt::format("{}--{}", kNewLine, boundary);
-  // Whether a boundary's line ends behind it here; or, where there are two dashes, all parts. Else these are
-  // bytes of a part that only look like one.
+  // `rest` follows a boundary. Whether the line ends here, or two dashes end the form; otherwise these are
+  // bytes of a part that only look like a boundary.
   const auto ends_here = [&](std::string_view rest) {
     return rest.starts_with("--") ||
            rest.substr(std::min(rest.find_first_not_of(" \t"), rest.size())).starts_with(kNewLine);
   };
-  // What is before the next boundary, which `body` then begins behind.
+  // The bytes before the next boundary; `body` then begins behind that boundary.
   const auto before_boundary = [&]() -> std::optional<std::string_view> {
     const std::string_view from = body;
     for (std::size_t at = 0; (at = from.find(next, at)) != std::string_view::npos; at += kNewLine.size()) {
@@ -90,7 +91,7 @@ std::vector<FormPart> form_parts(std::string_view body, std::string_view boundar
   while (!body.starts_with("--")) {
     if (parts.size() == kMostParts) refuse_form(fmt::format("there are more than {} parts", kMostParts));
     taken(body, kNewLine);
-    std::string_view headers;  // none where the part begins with the empty line that ends them
+    std::string_view headers;  // empty where the part begins with the empty line that ends the headers
     if (body.starts_with(kNewLine))
       body.remove_prefix(kNewLine.size());
     else

@@ -1,5 +1,5 @@
-// Bodies of forms, multipart/form-data (RFC 7578), divided into their parts in one pass over them: whatever
-// they say, reading them takes as long as they are.
+// Parser of multipart/form-data bodies (RFC 7578). One pass divides a body into parts, so the time is linear
+// in its size, whatever it contains.
 #pragma once
 
 #include <optional>
@@ -14,11 +14,12 @@ struct FormPart {
   std::string_view name, content;
 };
 
-/// The boundary that a Content-Type tells of; nothing where it is no form's, or has none.
+/// The boundary parameter of a Content-Type; nullopt where the type is not multipart/form-data, or where the
+/// boundary is missing or invalid.
 std::optional<std::string_view> form_boundary(std::string_view content_type);
 
-/// The parts between such boundaries, of `body`'s memory. Throws Refusal (400) where a part has no name, is
-/// not ended, or there are more than kMostParts.
+/// The parts between the boundaries, as views of `body`. Throws Refusal (400) where the boundary does not
+/// occur, a part has no name or no end, or there are more than kMostParts.
 std::vector<FormPart> form_parts(std::string_view body, std::string_view boundary);
 
 inline constexpr std::size_t kMostParts = 64;

@@ -17,10 +17,10 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// Bytes that are no UTF-8 become replacement characters, so that the output is always JSON.
+// Bytes that are not UTF-8 become replacement characters, so that the output is always valid JSON.
 std::string text_of(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
 
-// The likeliest first.
+// The classes of the answer: the query.top most probable ones, most probable first.
 std::vector<std::size_t> likeliest(const Query& query, const Answer& answer) {
   std::vector<std::size_t> order(answer.probabilities.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
@@ -35,7 +35,8 @@ std::string csv_field(std::string_view text) {
   return field + "\"";
 }
 
-// How much of Accept's list would like `type`: the weight of the closest range (RFC 9110, section 12.5.1).
+// The weight that an Accept header gives to `type`: that of the most specific matching range (RFC 9110,
+// section 12.5.1).
 double liking(std::string_view accept, std::string_view type) {
   if (trimmed(accept).empty()) return 1;
   double weight = 0;

@@ -1,5 +1,5 @@
-// The last of the service's layers: an Answer becomes bytes for the wire. A writer for each form; another is
-// a subclass of AnswerWriter more.
+// The last layer of the service: it turns an Answer into the body of a response. Each format has a writer;
+// for another format, add a subclass of AnswerWriter.
 #pragma once
 
 #include <memory>
@@ -29,7 +29,8 @@ class JsonWriter : public AnswerWriter {
   std::string write(const ModelFacts& model, const Query& query, const Answer& answer) const override;
 };
 
-/// Of classes, a line each; of captions and embeddings, one (RFC 4180).
+/// CSV (RFC 4180): one line per class below a header; a header and one line for a caption; one line without a
+/// header for an embedding.
 class CsvWriter : public AnswerWriter {
  public:
   std::string_view name() const override { return "csv"; }
@@ -38,7 +39,7 @@ class CsvWriter : public AnswerWriter {
   std::string write(const ModelFacts& model, const Query& query, const Answer& answer) const override;
 };
 
-/// What was drawn, in a grid where there are several.
+/// The generated image; several images in a grid.
 class PngWriter : public AnswerWriter {
  public:
   std::string_view name() const override { return "png"; }
@@ -49,21 +50,22 @@ class PngWriter : public AnswerWriter {
 
 class Outputs {
  public:
-  /// Of JSON, CSV and PNG.
+  /// With writers for JSON, CSV and PNG.
   Outputs();
   void add(std::unique_ptr<AnswerWriter> writer) { writers_.push_back(std::move(writer)); }
 
-  /// The writer by name, where one is asked for, else the first that `accept`, a header as RFC 9110 has it,
-  /// likes best; JSON where anything will do. Throws Refusal with status 400 or 406.
+  /// The writer named `format`, unless that is empty; else the writer with the highest weight in `accept`, an
+  /// Accept header (RFC 9110), where the first of equals wins: JSON if any type is accepted. Throws Refusal:
+  /// 400 for an unknown format, 406 where `accept` accepts none.
   const AnswerWriter& choose(TaskKind task, std::string_view format, std::string_view accept) const;
 
  private:
   std::vector<std::unique_ptr<AnswerWriter>> writers_;
 };
 
-/// {"model": ..., "tasks": [...], "classes": [...]}
+/// {"model": ..., "tasks": [...], "classes": [...], "classifies": [...], "most_tokens": ...}
 std::string facts_text(const ModelFacts& model);
-/// {"error": {"code": ..., "message": ...}}, whatever bytes they have.
+/// {"error": {"code": ..., "message": ...}}. Bytes that are not UTF-8 become replacement characters.
 std::string error_text(std::string_view code, std::string_view message);
 
 }  // namespace conclave::service

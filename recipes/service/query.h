@@ -1,6 +1,6 @@
-// A question to the service and its answer, whatever they come in and go out as: what its three layers, which
-// know nothing else of each other, hand on. Inputs make queries, an engine answers them, outputs write
-// answers.
+// A query to the service and its answer, independent of the formats on the wire. These types are the only
+// interface between the service's three layers: inputs make queries, an engine answers them, outputs write
+// the answers.
 #pragma once
 
 #include <array>
@@ -18,11 +18,11 @@
 namespace conclave::service {
 
 enum class TaskKind : std::uint8_t { classify, caption, generate, embed };
-/// By their numbers; paths are /v1/NAME.
+/// Indexed by TaskKind; the path of a task is /v1/NAME.
 inline constexpr std::array<std::string_view, 4> kTaskNames{"classify", "caption", "generate", "embed"};
 inline std::string_view name_of(TaskKind task) { return kTaskNames[static_cast<std::size_t>(task)]; }
 
-/// Why a query gets no answer, for whoever asked: the status by which HTTP says so, and a code for programs.
+/// Why a query gets no answer, for the client: a message for people, an HTTP status, and a code for programs.
 class Refusal : public Error {
  public:
   Refusal(int status, std::string code, const std::string& message)
@@ -32,14 +32,14 @@ class Refusal : public Error {
   std::string code;
 };
 
-/// In the model's own terms: tokens, and pixels of the shape that it was trained on.
+/// A query in the model's terms: tokens, and pixels of the shape that the model was trained on.
 struct Query {
   TaskKind task = TaskKind::classify;
-  std::vector<std::int32_t> tokens = {};  ///< of the text, none without
+  std::vector<std::int32_t> tokens = {};  ///< of the text; empty without a text
   bool truncated = false;                 ///< the text has more tokens than the model takes
-  std::vector<std::uint8_t> pixels = {};  ///< of the image, none without
-  std::int64_t top = 5;                   ///< classes to tell
-  bool experts = false;                   ///< tell which were used, too
+  std::vector<std::uint8_t> pixels = {};  ///< of the image; empty without an image
+  std::int64_t top = 5;                   ///< number of classes in the answer
+  bool experts = false;                   ///< report which experts were used
   CaptionOptions caption = {};
   SamplerOptions sampling = {};
   std::int64_t count = 1;  ///< images to draw
@@ -52,21 +52,21 @@ struct Answer {
   std::string caption = {};
   double log_probability = 0;  ///< of the caption
   std::vector<Image> images = {};
-  /// Of each MoE layer's experts, how many rows each received, [layers x experts]; empty unless asked for.
+  /// Number of rows that each expert of each MoE layer received, [layers x experts]; empty unless requested.
   std::vector<std::int64_t> experts = {};
 };
 
-/// What a model is asked in, and can do; of what outlives it.
+/// What a model accepts and which tasks it serves; a copy, independent of the model's lifetime.
 struct ModelFacts {
-  std::string name = {};  ///< of its checkpoint
+  std::string name = {};  ///< the model's name in answers
   std::vector<std::string> class_names = {};
   std::vector<std::string> layer_names = {};  ///< of MoE layers
-  std::int64_t experts = 0;                   ///< of each
+  std::int64_t experts = 0;                   ///< experts in each MoE layer
   bool texts = false, images = false;         ///< which of the two it classifies
-  std::int64_t max_length = 0;                ///< tokens of a text
+  std::int64_t max_length = 0;                ///< most tokens of a text
   std::array<bool, kTaskNames.size()> tasks{};
   bool can(TaskKind task) const { return tasks[static_cast<std::size_t>(task)]; }
-  /// Of those it can, divided by commas.
+  /// The names of the tasks served, separated by commas.
   std::string task_names() const {
     std::string names;
     for (std::size_t task = 0; task < tasks.size(); ++task)

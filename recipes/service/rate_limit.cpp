@@ -11,7 +11,7 @@ double RateLimit::tokens(const Bucket& bucket, Clock::time_point now) const {
 double RateLimit::wait(const std::string& address, Clock::time_point now) {
   if (rate_ <= 0) return 0;
   const std::lock_guard lock(mutex_);
-  if (buckets_.size() >= tidy_at_) {  // full ones are as good as none
+  if (buckets_.size() >= tidy_at_) {  // a full bucket behaves as a missing one
     std::erase_if(buckets_, [&](const auto& entry) { return tokens(entry.second, now) >= burst_; });
     tidy_at_ = std::max<std::size_t>(1024, 2 * buckets_.size());
   }

@@ -1,5 +1,5 @@
-// How often an address may ask: a bucket for each, into which tokens drop at an even rate, and of which every
-// request takes one.
+// Rate limit by token buckets: each address has a bucket, which fills at a constant rate; each request takes
+// a token.
 #pragma once
 
 #include <chrono>
@@ -13,10 +13,10 @@ namespace conclave::service {
 
 class RateLimit {
  public:
-  /// Requests per second and address, and how many may come at once; a rate of 0: as many as they like.
+  /// `rate`: requests per second and address; 0: no limit. `burst`: requests that may come at once.
   RateLimit(double rate, double burst) : rate_(rate), burst_(burst) {}
 
-  /// From any thread. 0 where the request may go on; else the seconds until one may.
+  /// Thread-safe. Returns 0 and takes a token where the request may proceed; else the seconds until one may.
   double wait(const std::string& address, Clock::time_point now = Clock::now());
 
  private:
@@ -28,7 +28,7 @@ class RateLimit {
 
   double rate_, burst_;
   std::mutex mutex_;
-  std::unordered_map<std::string, Bucket> buckets_;  // of those that are not full
+  std::unordered_map<std::string, Bucket> buckets_;  // an address without a bucket has a full one
   std::size_t tidy_at_ = 1024;
 };
 

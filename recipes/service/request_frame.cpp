@@ -9,10 +9,11 @@
 namespace conclave::service {
 namespace {
 
-constexpr std::size_t kMostHeader = 8000;  // bytes of one, which httplib can read
+constexpr std::size_t kMostHeader = 8000;  // bytes of one header; httplib cannot read longer ones
 
-// RFC 9110, section 5.6.2. Whoever took another for none, say one with a tab before its colon, would find
-// another end of the request than who stands before this service.
+// A header name (RFC 9110, section 5.6.2). Other names, such as one with a tab before the colon, must be
+// refused: if this service ignored such a header and a proxy did not, they would disagree on where the
+// request ends.
 bool is_token(std::string_view name) {
   return !name.empty() && std::ranges::all_of(name, [](char c) {
     return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
@@ -20,7 +21,7 @@ bool is_token(std::string_view name) {
   });
 }
 
-// A path without %XX, as routing has it.
+// The path with %XX decoded, as httplib's routing sees it.
 std::string decoded(std::string_view path) {
   std::string text;
   for (std::size_t i = 0; i < path.size(); ++i) {
@@ -34,7 +35,7 @@ std::string decoded(std::string_view path) {
   return text;
 }
 
-// Whether a list, "keep-alive, TE", has `item`.
+// Whether a comma-separated list, such as "keep-alive, TE", contains `item`.
 bool lists(std::string_view list, std::string_view item) {
   while (!list.empty())
     if (same_but_for_case(take_item(list), item)) return true;
@@ -51,7 +52,7 @@ RequestFrame::State RequestFrame::refuse(int status, const char* code, const cha
 RequestFrame::State RequestFrame::look(std::string_view bytes) {
   if (status_ != 0) return State::refused;
   if (head_ == 0) {
-    const std::size_t from = seen_ < 3 ? 0 : seen_ - 3;  // the blank line may have begun before
+    const std::size_t from = seen_ < 3 ? 0 : seen_ - 3;  // the blank line may begin in bytes seen before
     const std::size_t end = bytes.find("\r\n\r\n", from);
     seen_ = bytes.size();
     const std::string_view head = bytes.substr(0, end);
@@ -78,7 +79,7 @@ RequestFrame::State RequestFrame::read_head(std::string_view head) {
   told_ = {.method = std::string(line.substr(0, first)), .path = decoded(target.substr(0, target.find('?')))};
   bool closes = false, stays = line.ends_with("1.1");
   const auto wrong = [&](int status, const char* code,
-                         const char* reason) {  // the first; but who asks comes yet
+                         const char* reason) {  // keep the first error, but read on for X-Forwarded-For
     if (status_ == 0) refuse(status, code, reason);
   };
   std::optional<std::size_t> length;
@@ -93,13 +94,13 @@ RequestFrame::State RequestFrame::read_head(std::string_view head) {
     }
     if (colon == std::string_view::npos || !is_token(header.substr(0, colon)) ||
         header.find_first_of("\r\n") != std::string_view::npos) {
-      told_.forwarded.clear();  // what a proxy adds comes behind what the client had said
+      told_.forwarded.clear();  // the proxy's entry may come later; those so far may be the client's own
       return refuse(400, "bad_request", "a header that is none");
     }
     const std::string_view name = header.substr(0, colon), value = trimmed(header.substr(colon + 1));
     if (same_but_for_case(name, "transfer-encoding"))
       wrong(411, "length_required", "send the body whole, with a Content-Length");
-    // Whoever reads it would inflate it, to a thousand times what the limits let in.
+    // httplib would decompress the body, possibly to a thousand times the size limit.
     if (same_but_for_case(name, "content-encoding") && !same_but_for_case(value, "identity"))
       wrong(415, "unsupported_encoding", "send the body as it is, without a Content-Encoding");
     if (same_but_for_case(name, "authorization")) told_.authorization = value;

@@ -1,5 +1,5 @@
-// Where an HTTP/1.1 request ends, among bytes that may be of a request not yet whole, or no request at all
-// (RFC 9112): looked at before anybody acts on it, so that a slow or hostile client costs no more than a
+// Finds the end of an HTTP/1.1 request (RFC 9112) in received bytes, which may be an incomplete request or no
+// request at all. This happens before a thread handles the request, so a slow or hostile client costs only a
 // buffer.
 #pragma once
 
@@ -14,32 +14,33 @@ struct FrameLimits {
   std::size_t body = std::size_t{16} << 20;
 };
 
-/// What of a request's head is asked before its body has come.
+/// The parts of a request's head that are needed before its body has arrived.
 struct RequestHead {
-  std::string method, path;        ///< the latter decoded, without what follows a ?
-  std::string authorization = {};  ///< "" without
-  std::string forwarded = {};      ///< X-Forwarded-For, all of them
-  bool closes = false;             ///< the connection, after the answer
+  std::string method, path;        ///< path: percent-decoded, without the query (?...)
+  std::string authorization = {};  ///< "" without the header
+  std::string forwarded = {};      ///< all X-Forwarded-For headers, joined by commas
+  bool closes = false;             ///< the connection is to be closed after the answer
 };
 
-/// A request so far. Bytes are looked at once, however few come at a time.
+/// The state of a request that is being received. The search for the end of the head visits each byte once,
+/// however few bytes arrive at a time.
 class RequestFrame {
  public:
   explicit RequestFrame(const FrameLimits& limits) : limits_(limits) {}
 
   enum class State : std::uint8_t { incomplete, complete, refused };
-  /// `bytes` are all that came since the request's first.
+  /// `bytes`: all bytes received so far, from the first byte of the request.
   State look(std::string_view bytes);
 
-  /// Of a complete one.
+  /// Bytes of a complete request.
   std::size_t size() const { return head_ + body_; }
-  /// Null until it is whole, or where it was refused for its first line.
+  /// Null until the head is complete, and for a request that was refused because of its first line.
   const RequestHead* head() const { return told_.method.empty() ? nullptr : &told_; }
-  /// Its head is here, and the client waits to be told that its body is welcome (Expect: 100-continue); true
-  /// once.
+  /// Whether the head is complete and the client waits for "100 Continue" before it sends the body (Expect:
+  /// 100-continue). Returns true once.
   bool wants_to_be_told();
 
-  /// Of a refused one: 400, 411, 413, 415, 417, 431 or 505, and why.
+  /// Of a refused request: 400, 411, 413, 415, 417, 431 or 505, and the reason.
   int status() const { return status_; }
   const char* code() const { return code_; }
   const char* reason() const { return reason_; }
@@ -49,7 +50,7 @@ class RequestFrame {
   State read_head(std::string_view head);
 
   FrameLimits limits_;
-  std::size_t seen_ = 0, head_ = 0, body_ = 0;  // head_: 0 until it is whole
+  std::size_t seen_ = 0, head_ = 0, body_ = 0;  // head_: 0 until the head is complete
   RequestHead told_;
   bool expects_ = false;
   int status_ = 0;
