@@ -65,13 +65,13 @@ TEST_CASE("a sealed arena has room for what planning saw, and for no more", "[ar
   for (int i = 0; i < 3; ++i) CHECK_NOTHROW(step());
   CHECK_THROWS_WITH(arena.allocate(64), StartsWith("arena activations: 64 B more do not fit, 4.5 KiB of") &&
                                             Contains("the planning run did not see a step this large"));
-  CHECK_NOTHROW(step());  // a refusal takes nothing
+  CHECK_NOTHROW(step());  // a refused allocation takes no memory
 }
 
 TEST_CASE("slack is room beyond the peak", "[arena]") {
   Arena arena("test");
   arena.allocate(1000);
-  arena.seal(9 * kMiB);  // also beyond what was committed so far
+  arena.seal(9 * kMiB);  // more than the memory committed so far
   arena.reset();
   auto* bytes = static_cast<unsigned char*>(arena.allocate(9 * kMiB));
   bytes[0] = bytes[9 * kMiB - 1] = 1;

@@ -85,9 +85,9 @@ TEMPLATE_TEST_CASE("attention over packed sequences agrees with equation 1 and i
   };
   const Case cases[] = {{{0, 1}, 1, 1},
                         {{0, 3, 3, 10}, 6, 2},        // with an empty sequence
-                        {{0, 0}, 4, 1},               // nothing at all
+                        {{0, 0}, 4, 1},               // no tokens
                         {{0, 64, 129, 130}, 15, 3},   // at and just above one block of keys
-                        {{0, 17, 100}, 140, 2},       // a head beyond one block, and with odd ends
+                        {{0, 17, 100}, 140, 2},       // a head wider than a block, with incomplete blocks
                         {{0, 63, 263, 400}, 32, 2}};  // several blocks, several threads
   for (const auto& [bounds, hidden, heads] : cases) {
     for (const AttentionMask mask : {AttentionMask::none, AttentionMask::causal}) {
@@ -119,14 +119,15 @@ TEMPLATE_TEST_CASE("attention to other rows agrees with equation 1, and touches 
     Bounds bounds, key_bounds;
     Index hidden, heads;
   };
-  const Case cases[] = {{{0, 1}, {0, 1}, 1, 1},
-                        {{0, 3, 5, 5, 6}, {0, 4, 4, 9, 10}, 6, 2},  // no keys, no queries
-                        {{0, 2}, {0, 0}, 4, 1},                     // no keys at all
-                        {{0, 0}, {0, 2}, 4, 1},                     // no queries at all
-                        {{0, 1, 2}, {0, 130, 131}, 16, 2},          // one token after many
-                        {{0, 70, 200}, {0, 133, 330}, 15, 3},       // blocks that do not lie alike
-                        {{0, 100, 130}, {0, 30, 60}, 8, 1},         // causal: most see no key
-                        {{0, 5, 205}, {0, 90, 400}, 32, 2}};        // several threads
+  const Case cases[] = {
+      {{0, 1}, {0, 1}, 1, 1},
+      {{0, 3, 5, 5, 6}, {0, 4, 4, 9, 10}, 6, 2},  // a sequence without keys, one without queries
+      {{0, 2}, {0, 0}, 4, 1},                     // no keys at all
+      {{0, 0}, {0, 2}, 4, 1},                     // no queries at all
+      {{0, 1, 2}, {0, 130, 131}, 16, 2},          // one query, many keys
+      {{0, 70, 200}, {0, 133, 330}, 15, 3},       // blocks of queries and keys do not align
+      {{0, 100, 130}, {0, 30, 60}, 8, 1},         // causal: most queries see no key
+      {{0, 5, 205}, {0, 90, 400}, 32, 2}};        // several threads
   for (const auto& [bounds, key_bounds, hidden, heads] : cases) {
     for (const AttentionMask mask : {AttentionMask::none, AttentionMask::causal}) {
       const Index rows = bounds.back(), key_rows = key_bounds.back();
@@ -176,7 +177,7 @@ TEMPLATE_TEST_CASE("decoding token by token from kept keys and values is causal 
 }
 
 TEMPLATE_TEST_CASE("attention with large scores neither overflows nor forgets", "[kernels]", float, double) {
-  // 130 keys whose scores rise to several thousand: each block's largest replaces the one before
+  // 130 keys with scores that rise to several thousand, so each block has a new maximum.
   const Index tokens = 130, hidden = 2;
   const Tensor qkv = Tensor::zeros({tokens, 3 * hidden}, dtype_of<TestType>);
   for (Index t = 0; t < tokens; ++t) {

@@ -13,8 +13,8 @@ namespace {
 
 using Catch::Matchers::Contains;
 
-// Both by definition, in f64: y, and of `dy` what it means for x and weight [out, size, size, in], where the
-// channel `in` of x reaches output `out` if reaches(out, in).
+// Convolution by its definition, in f64: y, and the gradients of x and of weight [out, size, size, in] for
+// the gradient dy. Input channel c contributes to output channel o if reaches(o, c).
 struct Definition {
   Tensor y, dx, dweight;
 
@@ -129,8 +129,8 @@ TEMPLATE_TEST_CASE("depthwise convolution and its gradients agree with the defin
         }
 }
 
-// Of 24 channels (doubles: 12), the first 16 fill a wide vector where the processor has those; 8 alone never
-// do.
+// Of 24 channels (12 for doubles), the first 16 (8) fill a wide vector, where the processor has wide vectors;
+// a part of 8 (4) channels alone never fills one.
 TEMPLATE_TEST_CASE("a channel of a depthwise convolution has the same bits whatever is beside it",
                    "[kernels]", float, double) {
   const DType dtype = dtype_of<TestType>;

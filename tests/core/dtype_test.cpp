@@ -33,7 +33,7 @@ TEST_CASE("bf16 keeps infinities and turns no NaN into one", "[dtype]") {
   const float infinity = std::numeric_limits<float>::infinity();
   CHECK(static_cast<float>(BFloat16(infinity)) == infinity);
   CHECK(static_cast<float>(BFloat16(-infinity)) == -infinity);
-  // payloads that live in the lower half only, and one that rounding would carry over
+  // NaNs with bits only in the lower half, which rounding drops, and one that rounding up would overflow.
   for (const std::uint32_t bits : {0x7f800001u, 0xff800001u, 0x7fc00000u, 0x7fffffffu, 0xffffffffu})
     CHECK(std::isnan(static_cast<float>(BFloat16(from_bits(bits)))));
 }

@@ -19,7 +19,7 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 TEMPLATE_TEST_CASE("activations and their derivatives follow their formulas", "[kernels]", float, double) {
   for (const Index count :
-       {0, 1, 7, 37, 20001}) {  // the last is worth a second thread and ends in part of a chunk
+       {0, 1, 7, 37, 20001}) {  // the last needs a second thread and ends in an incomplete chunk
     const Tensor x = random_values({count}, 1, dtype_of<TestType>, 3.0);
     for (const Activation kind : kAllActivations) {
       CAPTURE(count, int(kind));
@@ -51,7 +51,7 @@ TEMPLATE_TEST_CASE("activations stay finite far out and pass NaN on", "[kernels]
   }
 }
 
-// activate takes the widest that the processor has.
+// activate() uses the widest vectors of the processor, activation_loops::run the width given to it.
 TEST_CASE("activations have the same bits in vectors of any width", "[kernels]") {
   const Tensor x = random_values({20001}, 1, DType::f32, 20.0);
   for (const Activation kind : kAllActivations)
@@ -110,7 +110,7 @@ TEMPLATE_TEST_CASE("dropout drops about its rate and scales the rest", "[kernels
     for (const TestType value : y.span<TestType>()) {
       dropped += value == 0;
       if (value != 0)
-        REQUIRE(double(value) == Approx(1 / (1 - rate)).epsilon(1e-4));  // rate in steps of 2^-16
+        REQUIRE(double(value) == Approx(1 / (1 - rate)).epsilon(1e-4));  // the rate is rounded to 2^-16
     }
     CHECK(double(dropped) / 40000 == Approx(rate).margin(5 * 0.5 / 200));
   }
@@ -163,7 +163,7 @@ TEMPLATE_TEST_CASE("dropout adds the residual, and its backward is dropout of th
   CHECK(distance(dx, plus(alone, alone)) < tolerance<TestType>);
 }
 
-// Algorithm 2 of the paper, with the average beside it.
+// Algorithm 2 of the paper, plus the moving average of the weights.
 void reference_adamw(double& w, double g, double& m, double& v, double& average, const AdamWOptions& o) {
   g *= o.gradient_scale;
   m = o.beta1 * m + (1 - o.beta1) * g;

@@ -38,7 +38,7 @@ TEMPLATE_TEST_CASE("a range's scale and zero point reach both of its ends and ha
       CHECK(z >= levels.lowest);
       CHECK(z <= levels.highest);
       if (levels.is_symmetric()) CHECK(z == 0);
-      // To within the half of a step by which the zero point was rounded.
+      // Up to half a step, because the zero point is rounded to an integer.
       CHECK(s * (levels.lowest - z) <= least + 0.5001 * s);
       CHECK(s * (levels.highest - z) >= most - 0.5001 * s);
     }
@@ -80,7 +80,7 @@ TEMPLATE_TEST_CASE("fake_quantize and its gradients follow their formulas", "[ke
         const Tensor written = unwritten(shape, kType), added = dy.clone();
         fake_quantize_backward(dy, x, scale, zeros, levels, written, Write::assign, ds);
         CHECK(distance(written, dx) < tolerance<T>);
-        CHECK(distance(ds, dscale) < 20 * tolerance<T>);  // sums of numbers that cancel
+        CHECK(distance(ds, dscale) < 20 * tolerance<T>);  // terms of the sums cancel
         fake_quantize_backward(dy, x, scale, zeros, levels, added, Write::accumulate, Tensor());
         CHECK(distance(added, plus(dx, dy)) < tolerance<T>);
       }

@@ -11,8 +11,8 @@
 namespace conclave::kernels {
 namespace {
 
-// Images in integers of 0 to `highest`, a scale and zero point for each or for all, and the numbers that they
-// stand for where a scale is 1.
+// Images of integers from 0 to `highest`, with scale 1 and a zero point per image or one for all images, and
+// the real values that the integers represent.
 struct Images {
   IntegerRows integers;
   Tensor values;  // [images, height, width, channels] f64
@@ -66,7 +66,7 @@ TEST_CASE("depthwise convolutions of integers are exact, and padded with what st
         for (Index i = 0; i < y.numel(); ++i)
           wanted.data<double>()[i] =
               std::max(expected.data<double>()[i] / 2 + bias.data<float>()[i % channels], 0.0);
-        CHECK(distance(ended, wanted) < 1e-7);  // sums and their halves are exact: one rounding, of 2^-24
+        CHECK(distance(ended, wanted) < 1e-7);  // sums and halves are exact; only the bias rounds, by 2^-24
       }
   CHECK_THROWS_WITH(integer_depthwise(Images({1, 40, 40, 1}, 127, true).integers, {1, 40, 40, 1},
                                       Tensor::zeros({25, 25, 1}), Tensor::zeros({1}), {25, 1, 12}, Tensor(),

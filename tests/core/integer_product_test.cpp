@@ -8,7 +8,7 @@
 namespace conclave::kernels {
 namespace {
 
-// Integers in [lowest, highest], of which the ends are frequent: there sums are largest.
+// Integers in [lowest, highest]. The two ends are frequent, because they give the largest sums.
 template <class T>
 Tensor integers(const Shape& shape, std::uint32_t number, int lowest, int highest) {
   const Tensor values = Tensor::empty(shape, dtype_of<T>);
@@ -34,7 +34,7 @@ const ProductCase kProductCases[] = {{7, 5, 3, {0, 7}},
                                      {300, 37, 150, {0, 280, 299, 300}},
                                      {0, 8, 8, {0, 0}}};
 
-// Weights that are integers, with scales of 1.
+// Packs integer weights with scales of 1.
 IntegerWeights packed(const Tensor& weight) {
   const IntegerWeights weights = IntegerWeights::empty(weight.size(0), weight.size(1), weight.size(2));
   const Tensor ones = Tensor::empty({weight.size(0) * weight.size(1)});
@@ -69,7 +69,7 @@ TEST_CASE("integer products are exact, on every path that the processor has", "[
         CAPTURE(rows, in, out, highest, name_of(path));
         const Tensor y = unwritten({rows, out}, DType::f32);
         integer_product(input, highest, offsets, weights, Tensor(), Activation::none, y, path);
-        // What is above 2^24 is rounded, once, on its way to f32.
+        // Sums above 2^24 are rounded once, in the conversion to f32.
         CHECK(same_bits(y, expected.to(DType::f32)));
       }
     }
@@ -131,7 +131,7 @@ TEST_CASE("an integer product is that of the rounded numbers, with bias and acti
         grouped_linear(rounded, offsets, rounded_weight, some_bias, activation, expected, Tensor());
         integer_product(input, levels.highest, offsets, weights, some_bias, activation, y);
         CHECK(distance(y, expected) < 2e-5);
-        // The integers for the next product are those of y, whichever path makes them.
+        // On every path, the integers for the next product are those that y quantizes to.
         const Index row_bytes = IntegerWeights::row_bytes(out);
         const Tensor next_scale = Tensor::of<float>({1}, {0.05f}), next_zero = Tensor::of<float>({1}, {50});
         const IntegerRows of_y{Tensor::empty({rows, row_bytes}, DType::u8), next_scale, next_zero};

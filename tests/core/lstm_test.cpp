@@ -92,13 +92,13 @@ LstmCase uneven(const std::vector<Index>& counts, Index hidden) {
 TEMPLATE_TEST_CASE("lstm and its derivative follow their equations", "[kernels]", float, double) {
   const DType dtype = dtype_of<TestType>;
   const LstmCase cases[] = {{{0, 1}, {0, 1}, 1},
-                            {{0, 0}, {0}, 3},                                   // nothing at all
+                            {{0, 0}, {0}, 3},                                   // no rows
                             {{0}, {0, 0, 0}, 3},                                // no groups, empty sequences
                             {{0, 0, 5, 5, 9, 9}, {0, 0, 2, 5, 5, 5, 9, 9}, 5},  // empty groups and sequences
                             {{0, 300}, {0, 300}, 20},                           // one long sequence
-                            {{0, 4}, {0, 1, 2, 3, 4}, 17},                      // a step each
+                            {{0, 4}, {0, 1, 2, 3, 4}, 17},                      // sequences of one step
                             uneven({7, 0, 60, 1}, 16),                          // more than one task
-                            uneven({3, 131}, 90)};  // deeper than one block, backward
+                            uneven({3, 131}, 90)};  // more than one block in the backward pass
   for (const auto& [groups, sequences, hidden] : cases) {
     const Index rows = groups.back(), count = Index(sequences.size()) - 1, experts = Index(groups.size()) - 1;
     CAPTURE(rows, count, experts, hidden);
@@ -141,7 +141,7 @@ TEST_CASE("sigmoid and tanh in f32 are within 3 units in the last place", "[kern
   };
   double sigmoid = 0, tangent = 0;
   for (Index i = -400000; i <= 400000; ++i) {
-    const float x = static_cast<float>(i) * 2e-4f, small = x * 1e-3f;  // to 80, and to 0.08
+    const float x = static_cast<float>(i) * 2e-4f, small = x * 1e-3f;  // up to 80 and up to 0.08
     sigmoid = std::max(sigmoid, units(vector_sigmoid(x), 1 / (1 + std::exp(-double(x)))));
     tangent = std::max(tangent, units(vector_tanh(x), std::tanh(double(x))));
     tangent = std::max(tangent, units(vector_tanh(small), std::tanh(double(small))));

@@ -80,8 +80,8 @@ struct Groups {
   Index in, out;
 };
 
-// Empty groups at both ends and between, one group, no rows at all, enough rows for several tasks, and the
-// most rows that are few, of more columns than are taken at a time.
+// Empty groups at the start and in the middle; one group; no rows at all; enough rows for several tasks; and
+// groups at the limit up to which a group counts as small, with more columns than one block.
 const std::vector<Groups> kGroups{{{0, 0, 5, 5, 12, 12}, 7, 9},
                                   {{0, 33}, 16, 5},
                                   {{0, 0, 0}, 3, 4},

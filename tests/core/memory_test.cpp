@@ -9,7 +9,7 @@
 namespace conclave {
 namespace {
 
-// A machine's files, as far as memory is concerned.
+// A folder in place of "/", with the files that describe a machine's memory.
 struct Machine : TemporaryDirectory {
   void says(const std::string& file, const std::string& content) const {
     std::filesystem::create_directories(std::filesystem::path(path() + "/" + file).parent_path());
@@ -19,7 +19,7 @@ struct Machine : TemporaryDirectory {
 
 TEST_CASE("without limits, the memory that the system calls available may be taken", "[memory]") {
   const Machine machine;
-  CHECK(available_memory(machine.path()) == std::numeric_limits<std::size_t>::max());  // it says nothing
+  CHECK(available_memory(machine.path()) == std::numeric_limits<std::size_t>::max());  // no files: unknown
   machine.says("proc/meminfo", "MemTotal:        8000 kB\nMemFree:   10 kB\nMemAvailable:    5000 kB\n");
   CHECK(available_memory(machine.path()) == 5000 * 1024);
   machine.says("proc/self/cgroup", "0::/user.slice\n");
@@ -52,7 +52,7 @@ TEST_CASE("control groups of version 1 are read too, also from inside a containe
   machine.says("sys/fs/cgroup/memory/memory.usage_in_bytes", "50000\n");
   machine.says("sys/fs/cgroup/memory/memory.stat", "inactive_file 1\ntotal_inactive_file 20000\n");
   CHECK(available_memory(machine.path()) == 60000);
-  machine.says("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");  // none
+  machine.says("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");  // means no limit
   CHECK(available_memory(machine.path()) == 5000 * 1024);
 }
 

@@ -239,7 +239,7 @@ TEMPLATE_TEST_CASE("layer_norm and its backward agree with the definition, with 
   }
 }
 
-// layer_norm takes the widest that the processor has.
+// layer_norm() uses the widest vectors of the processor, layer_norm_rows the width given to it.
 TEST_CASE("rows of layer_norm have the same bits in vectors of any width", "[kernels]") {
   for (const Index hidden : {5, 16, 77, 256})
     for (const bool gelu : {false, true})

@@ -9,7 +9,8 @@ namespace {
 using Bits = std::array<std::uint32_t, 4>;
 
 TEST_CASE("the bits are those of Philox4x32-10", "[random]") {
-  // kat_vectors of the Random123 distribution; its counter words are block low, block high, step, tensor here
+  // kat_vectors of the Random123 distribution. Its four counter words are: block low, block high, step,
+  // tensor.
   CHECK(RandomStream{.seed = 0, .step = 0, .tensor = 0}.bits(0) ==
         Bits{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8});
   CHECK(RandomStream{.seed = ~0ull, .step = ~0u, .tensor = ~0u}.bits(~0ull) ==
@@ -38,7 +39,7 @@ TEST_CASE("uniform numbers have the moments of U[0, 1)", "[random]") {
     lag += (value - 0.5) * (previous - 0.5);
     previous = value;
   }
-  // five standard deviations of each mean
+  // The margins are five standard deviations of each mean.
   CHECK(sum / kCount == Approx(0.5).margin(5 * 0.2887 / std::sqrt(kCount)));
   CHECK(squares / kCount == Approx(1.0 / 12).margin(5 * 0.0745 / std::sqrt(kCount)));
   CHECK(lag / kCount == Approx(0).margin(5.0 / 12 / std::sqrt(kCount)));

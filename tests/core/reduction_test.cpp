@@ -55,7 +55,7 @@ TEMPLATE_TEST_CASE("one NaN or infinity anywhere is seen", "[kernels]", float, d
         x.data<TestType>()[place] = good;
       }
     }
-    x.fill(double(std::numeric_limits<TestType>::max()));  // whose sum would overflow
+    x.fill(double(std::numeric_limits<TestType>::max()));  // finite values with a sum that overflows
     CHECK(all_finite(x));
   }
   CHECK(all_finite(Tensor::zeros({0})));
@@ -78,7 +78,7 @@ struct SegmentCase {
   Index hidden;
 };
 
-// Empty segments first, last, between and alone; a single row; enough for two threads.
+// Empty segments at the start, in the middle and alone; a single row; enough rows for two threads.
 const SegmentCase kSegmentCases[] = {
     {{0, 0, 3, 3, 4, 4}, 5}, {{0, 1}, 1}, {{0, 0}, 3}, {{0, 100, 377, 701}, 33}};
 
@@ -114,7 +114,7 @@ TEMPLATE_TEST_CASE("segment_max takes each segment's largest and sends the gradi
     const Index segments = Index(bounds.size()) - 1, rows = bounds.back();
     CAPTURE(segments, rows);
     const Tensor x = random_values({rows, hidden}, 1, dtype_of<TestType>);
-    for (TestType& value : x.span<TestType>()) value = std::round(value * 2) - 4;  // ties, and none above 0
+    for (TestType& value : x.span<TestType>()) value = std::round(value * 2) - 4;  // ties, mostly below 0
     const Tensor dy = random_values({segments, hidden}, 2, x.dtype()),
                  dx = random_values({rows, hidden}, 3, x.dtype());
     const Tensor offsets = Tensor::of<std::int32_t>({segments + 1}, bounds);

@@ -1,4 +1,4 @@
-// The activations and their derivatives by their formulas, in f64.
+// Reference implementation of the activations and their derivatives, in f64.
 #pragma once
 
 #include <algorithm>

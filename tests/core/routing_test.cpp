@@ -21,7 +21,7 @@ Tensor probabilities(Index tokens, Index experts, DType dtype) {
   return scores;
 }
 
-// A random order of experts for [tokens, k], several experts of which stay empty.
+// Random experts for [tokens, k]; only even experts are chosen, so the odd ones stay empty.
 Tensor some_experts(Index tokens, Index k, Index experts) {
   const Tensor chosen = Tensor::empty({tokens, k}, DType::i32);
   const RandomStream stream{.seed = 3, .step = 0, .tensor = 0};
@@ -90,7 +90,7 @@ TEMPLATE_TEST_CASE("with top-p a token goes to the fewest of its best experts th
       if (enough == 0.5 && least == 1) CHECK(sizes.size() > 1);
     }
   }
-  const Tensor sure = Tensor::of<TestType>({1, 3}, {1, 0, 0});  // p = 1 is never reached early
+  const Tensor sure = Tensor::of<TestType>({1, 3}, {1, 0, 0});  // top_p = 1 takes all k, even if one has all
   const Tensor two = Tensor::empty({1, 2}, DType::i32);
   top_k_gate(sure, {}, two, Tensor::empty({1, 2}, dtype), {1.0, 1});
   CHECK(same_bits(two, Tensor::of<std::int32_t>({1, 2}, {0, 1})));
@@ -110,7 +110,7 @@ TEST_CASE("a selection bias changes who is chosen and not the weights", "[kernel
 
 TEST_CASE("a selection factor scales scores, and what top_p sums, but not the weights", "[kernels]") {
   const Tensor p = Tensor::of<double>({1, 4}, {0.6, 0.2, 0.15, 0.05}),
-               factor = Tensor::of<double>({4}, {0.1, 1, 2, 1});  // 0.06, 0.2, 0.3, 0.05: 0.61 in all
+               factor = Tensor::of<double>({4}, {0.1, 1, 2, 1});  // 0.06 + 0.2 + 0.3 + 0.05 = 0.61
   const Tensor chosen = Tensor::empty({1, 3}, DType::i32), weights = Tensor::empty({1, 3}, DType::f64);
   top_k_gate(p, {{}, factor}, chosen, weights);
   CHECK(distance(weights, Tensor::of<double>({1, 3}, {0.15 / 0.95, 0.2 / 0.95, 0.6 / 0.95})) < 1e-15);
@@ -195,7 +195,8 @@ TEST_CASE("a range of each expert's choices gets slots, in their order", "[kerne
   CHECK_THROWS_WITH(assign_slots(chosen, two, slots), "assign_slots: expert 2 of 2");
 }
 
-// Slots for all choices but every fifth, by expert; the rows are as many as slots and one more.
+// Slots in [0, rows) for all choices but every fifth, which has none. They are distinct if `rows` is at least
+// the number of choices and coprime to 7.
 Tensor some_slots(Index tokens, Index k, Index rows) {
   const Tensor slots = Tensor::empty({tokens, k}, DType::i32);
   for (Index i = 0; i < slots.numel(); ++i)
@@ -212,7 +213,7 @@ TEMPLATE_TEST_CASE("gather, combine and combine's backward move the rows the slo
   for (const auto [tokens, k, hidden] :
        {Size{0, 2, 3}, Size{1, 1, 1}, Size{13, 3, 5}, Size{501, 2, 33}, Size{11001, 3, 64}}) {
     Index count = tokens * k;
-    while (std::gcd(count, Index{7}) != 1) ++count;  // so that every choice has a row of its own
+    while (std::gcd(count, Index{7}) != 1) ++count;  // so that every choice has its own row
     const Tensor slots = some_slots(tokens, k, count);
     const Tensor x = random_values({tokens, hidden}, 1, dtype),
                  rows = random_values({count, hidden}, 2, dtype);
@@ -234,7 +235,7 @@ TEMPLATE_TEST_CASE("gather, combine and combine's backward move the rows the slo
         dweights.data<double>()[c] += token * row;
       }
     }
-    // what has no slot is left alone, wherever the rows are divided into five
+    // Rows without a slot stay as they are, however the rows are divided into five parts.
     for (const Index split : {Index{0}, count / 3, count}) {
       const auto parts = [&](const Tensor& all) {
         const Index rest = count - split;
@@ -254,7 +255,7 @@ TEMPLATE_TEST_CASE("gather, combine and combine's backward move the rows the slo
       CHECK(distance(dw, dweights) < tolerance<TestType>);
       combine_rows_backward(x, parts(rows), slots, Tensor(), parts(moved), Tensor());
       CHECK(distance(moved, gathered) == 0);
-      // and what is read may be where the result is written
+      // The result may overwrite the rows that are read.
       const Tensor in_place = rows.clone(), in_place_dw = Tensor::zeros({tokens, k}, dtype);
       combine_rows_backward(x, parts(rows), slots, weights, parts(moved), dw);
       combine_rows_backward(x, parts(in_place), slots, weights, parts(in_place), in_place_dw);
@@ -322,7 +323,7 @@ TEMPLATE_TEST_CASE("an embedding bag sums the rows of its ids over the root of t
   for (const Index bags : {0, 1, 40, 300}) {
     std::vector<std::int32_t> bounds{0}, values;
     for (Index b = 0; b < bags; ++b) {
-      for (Index i = 0; i < b * b % 7; ++i)  // some are empty
+      for (Index i = 0; i < b * b % 7; ++i)  // some bags are empty
         values.push_back(std::int32_t((b + i * i) % (vocabulary - 1)));
       bounds.push_back(std::int32_t(values.size()));
     }

@@ -1,4 +1,5 @@
-// Squares of what segments of rows add to a product, which clipping relies on not to be too small.
+// Squared norms of the products of segments of rows. Clipping for privacy relies on them: they must not be
+// too small.
 #include "core/kernels/segment_products.h"
 
 #include <catch2/catch.hpp>
@@ -24,7 +25,7 @@ TEST_CASE("squares of products in f32 are never too small, though nearly all can
        {std::tuple<Index, Index, Index>{30, 96, 130}, {150, 70, 200}, {400, 16, 20}})
     for (const double rest : {1.0, 1e-3, 1e-6, 0.0}) {
       CAPTURE(rows, in, out, rest);
-      // Rows come in pairs that are alike but for the gradient's sign and for `rest`.
+      // Rows come in pairs with the same x and opposite dz, up to `rest`, so that their products cancel.
       const Tensor x = random_values({rows, in}, 1, DType::f32),
                    dz = random_values({rows, out}, 2, DType::f32);
       for (Index row = 1; row < rows; row += 2) {
@@ -35,7 +36,7 @@ TEST_CASE("squares of products in f32 are never too small, though nearly all can
         }
       }
       const double truth = square_in_f64(dz, x);
-      double most = 0;  // the norm, where nothing cancels out
+      double most = 0;  // upper bound of the norm: the sum of the rows' norms, without cancellation
       for (Index row = 0; row < rows; ++row)
         most += std::sqrt(square_in_f64(dz.rows(row, row + 1), x.rows(row, row + 1)));
       std::vector<double> squares(1);

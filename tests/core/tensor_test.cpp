@@ -85,7 +85,7 @@ TEST_CASE("a transposed view clones into transposed elements", "[tensor]") {
   CHECK_FALSE(t.contiguous());
   CHECK(elements(t.clone()) == std::vector<float>{0, 3, 1, 4, 2, 5});
   CHECK(t.transpose(-1, -2).contiguous());
-  CHECK(counting({1, 5}).transpose(0, 1).contiguous());  // nothing moves
+  CHECK(counting({1, 5}).transpose(0, 1).contiguous());  // the order of the elements is the same
   CHECK_THROWS_AS(x.transpose(0, 2), Error);
 
   const Tensor cube = counting({2, 3, 4}).slice(2, 1, 3).transpose(0, 2);
@@ -109,7 +109,7 @@ TEST_CASE("reshape keeps the order of the elements and their number", "[tensor]"
 
 TEST_CASE("views carry no gradient slot", "[tensor]") {
   Tensor x = counting({4, 6});
-  x.slot = reinterpret_cast<GradientSlot*>(x.raw());  // any address; never followed
+  x.slot = reinterpret_cast<GradientSlot*>(x.raw());  // any address; never dereferenced
   CHECK(x.reshape({24}).slot == nullptr);
   CHECK(x.rows(0, 1).slot == nullptr);
   CHECK(x.transpose(0, 1).slot == nullptr);

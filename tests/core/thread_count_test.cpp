@@ -1,4 +1,4 @@
-// Kernels divide their work among threads; which thread adds up what must not be seen in the result.
+// Kernels divide their work among threads; the result must not depend on the number of threads.
 #include <catch2/catch.hpp>
 #include <functional>
 #include <vector>
@@ -28,7 +28,7 @@ struct Threads {
   int before;
 };
 
-// `compute` returns everything it has written.
+// `compute` returns all tensors that it has written.
 void check_same_bits(const std::function<std::vector<Tensor>()>& compute) {
   std::vector<Tensor> alone;
   {
@@ -45,7 +45,7 @@ void check_same_bits(const std::function<std::vector<Tensor>()>& compute) {
   }
 }
 
-// Odd extents, more elements than one thread is given.
+// Odd extents, with more elements than the kernels give to one thread.
 constexpr Index kRows = 701, kHidden = 75;
 
 TEMPLATE_TEST_CASE("sums have the same bits on any number of threads", "[kernels]", float, double) {
@@ -59,7 +59,8 @@ TEMPLATE_TEST_CASE("sums have the same bits on any number of threads", "[kernels
 
 TEMPLATE_TEST_CASE("grouped products agree to rounding on any number of threads", "[kernels]", float,
                    double) {
-  // not to the bit: they are cut into blocks by the number of threads, and BLAS rounds by the size of a block
+  // The bits may differ: the size of a block depends on the number of threads, and BLAS' rounding on the
+  // size.
   const DType dtype = dtype_of<TestType>;
   const std::vector<Index> offsets{0, 3, 3, 400, kRows};
   const Tensor x = random_values({kRows, kHidden}, 1, dtype),
@@ -101,7 +102,7 @@ TEMPLATE_TEST_CASE("layer_norm has the same bits on any number of threads", "[ke
 
 TEMPLATE_TEST_CASE("attention has the same bits on any number of threads", "[kernels]", float, double) {
   const DType dtype = dtype_of<TestType>;
-  // The second is divided by its queries, as so many heads are not enough for several threads.
+  // The single sequence is divided by its queries, because its heads alone are too few for several threads.
   const Tensor several = Tensor::of<std::int32_t>({5}, {0, 100, 101, 231, 300}),
                one = Tensor::of<std::int32_t>({2}, {0, 300});
   const Tensor qkv = random_values({300, 3 * 24}, 1, dtype), dout = random_values({300, 24}, 2, dtype);
