@@ -1,4 +1,5 @@
-// Norms of examples' gradients and sums of clipped ones, against a plain backward pass for each example.
+// Norms of per-example gradients and the sum of clipped gradients, against one plain backward pass per
+// example.
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <cmath>
@@ -13,13 +14,13 @@
 namespace conclave {
 namespace {
 
-// What a module makes of the rows of some examples, divided by offsets.
+// A module's forward pass over the rows x of some examples, which `offsets` divides.
 using Forward = std::function<Tensor(Tape&, const Tensor& x, const Tensor& offsets)>;
 
 struct ExampleScene {
   ExampleScene(Module& module, Tensor x, std::vector<std::int32_t> offsets)
       : parameters(module, DType::f64, 3), x(std::move(x)), offsets(std::move(offsets)) {
-    // So that no gradient is zero, and gains and biases differ.
+    // Random values, so that no gradient is zero and gains differ from biases.
     std::uint64_t seed = 20;
     for (const Parameter* parameter : parameters.parameters())
       parameter->value.copy_from(random_values(parameter->shape, ++seed));
@@ -27,7 +28,7 @@ struct ExampleScene {
 
   Index examples() const { return static_cast<Index>(offsets.size()) - 1; }
 
-  // Of examples [first, last), alone.
+  // A forward and backward pass of examples [first, last) only.
   Tensor pass(const Forward& forward, Index first, Index last, ExampleGradients* gradients) {
     Tape tape(arena);
     std::vector<std::int32_t> own(offsets.begin() + first, offsets.begin() + last + 1);
@@ -64,7 +65,7 @@ void check_apart(Module& module, const Tensor& x, const std::vector<std::int32_t
                  const Forward& forward) {
   ExampleScene scene(module, x, offsets);
   const auto examples = static_cast<std::size_t>(scene.examples());
-  scene.pass(forward, 0, scene.examples(), nullptr);  // for the seed
+  scene.pass(forward, 0, scene.examples(), nullptr);  // sets scene.seed
   std::vector<double> norms(examples), sum;
   double mean = 0;
   std::vector<std::vector<double>> gradients;
@@ -77,7 +78,7 @@ void check_apart(Module& module, const Tensor& x, const std::vector<std::int32_t
     mean += norms[i] / static_cast<double>(examples);
   }
   REQUIRE(mean > 0);
-  const double bound = 0.9 * mean;  // clips some, and others not
+  const double bound = 0.9 * mean;  // clips some examples, not all
   sum.resize(gradients.front().size());
   for (std::size_t i = 0; i < examples; ++i)
     for (std::size_t j = 0; j < sum.size(); ++j)
@@ -110,11 +111,11 @@ TEST_CASE("linear: examples' norms and clipped sum, by rows and by elements", "[
     std::vector<std::int32_t> offsets;
   };
   for (const auto& [in, out, offsets] :
-       {Size{7, 5, {0, 1, 2, 3}},             // a row each
-        Size{70, 65, {0, 3, 3, 8, 9, 20}},    // by rows, of which an example has none
-        Size{90, 80, {0, 70, 71, 200, 264}},  // more rows than a tile has
-        Size{200, 70, {0, 90, 91, 92, 93}},   // by elements, in several tiles
-        Size{4, 6, {0, 30, 60, 90}}}) {       // the gradients themselves are noted down
+       {Size{7, 5, {0, 1, 2, 3}},             // one row per example
+        Size{70, 65, {0, 3, 3, 8, 9, 20}},    // norms from pairs of rows; one example has no rows
+        Size{90, 80, {0, 70, 71, 200, 264}},  // more rows than a tile
+        Size{200, 70, {0, 90, 91, 92, 93}},   // norms from the gradient's elements, in several tiles
+        Size{4, 6, {0, 30, 60, 90}}}) {       // per-example gradients are stored
     for (const bool bias : {false, true})
       for (const Activation activation : {Activation::none, Activation::gelu}) {
         CAPTURE(in, out, bias, int(activation));
@@ -126,7 +127,7 @@ TEST_CASE("linear: examples' norms and clipped sum, by rows and by elements", "[
   }
 }
 
-// Each layer's input is what the one before it made.
+// Layers in sequence: the output of one is the input of the next.
 struct Stack : Module {
   Stack() : first(6, 8), second(8, 5), third(5, 3), norm(8), normal(3, {.gelu = true}) {
     add_module("first", first);
@@ -165,7 +166,7 @@ struct Lookup : Module {
 
 TEST_CASE("embedding and a Transformer block: a token that comes twice counts so", "[example_gradients]") {
   Lookup lookup;
-  // x has numbers of tokens
+  // x holds token ids.
   const Tensor x = Tensor::zeros({14, 1}, DType::f64);
   for (Index i = 0; i < 14; ++i) x.data<double>()[i] = static_cast<double>(i * i % 5);
   check_apart(lookup, x, {0, 5, 6, 14}, [&](Tape& tape, const Tensor& rows, const Tensor& offsets) {
@@ -214,7 +215,7 @@ TEST_CASE("image layers: examples' norms and clipped sum", "[example_gradients]"
   }
 }
 
-// An LSTM for each of two groups of rows, as experts have it.
+// Two LSTMs for two groups of rows, as in recurrent experts.
 struct Recurrent : Module {
   Recurrent()
       : weight(add_parameter("weight", {2, 12, 4}, Initializer::constant(0))),
@@ -241,7 +242,7 @@ TEST_CASE("grouped products: an example has rows of several groups", "[example_g
   ParameterSet parameters(layer, DType::f64, 3);
   layer.weight.value.copy_from(random_values({2, 12, 4}, 1));
   Arena arena("test");
-  // Of group 0 rows of examples 1, 0 and 2; of group 1 those of 0 and 2.
+  // Group 0 has rows of examples 1, 0 and 2; group 1 has rows of examples 0 and 2.
   const std::vector<Index> groups{0, 5, 9}, runs{0, 2, 3, 5, 8, 9}, of{1, 0, 2, 0, 2};
   const Tensor x = kept(random_values({9, 4}, 2)), seed = kept(random_values({9, 12}, 3));
   const auto pass = [&](const Tensor& dy, ExampleGradients* apart) {

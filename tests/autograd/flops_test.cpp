@@ -1,4 +1,4 @@
-// Parameters and floating point operations of modules against what one counts by hand.
+// Numbers of parameters and floating point operations of modules, against counts by hand.
 #include <catch2/catch.hpp>
 
 #include "autograd/nn/vision_layers.h"

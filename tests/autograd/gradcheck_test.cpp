@@ -8,7 +8,7 @@
 namespace conclave {
 namespace {
 
-// x^2 whose backward says `factor` x dy, but of element `broken` that it is not a number.
+// x^2 with a backward that gives `factor` * x * dy, and NaN for element `broken`; the correct factor is 2.
 Tensor square(Tape& tape, const Tensor& x, double factor, Index broken = -1) {
   Tensor y = tape.output(x.shape(), x.dtype(), {&x});
   kernels::multiply(x, x, y);
@@ -30,7 +30,8 @@ TEST_CASE("gradcheck accepts the right gradient", "[gradcheck]") {
 TEST_CASE("gradcheck finds a wrong gradient, and where it is", "[gradcheck]") {
   CHECK(gradient_error([](Tape& tape, Inputs in) { return square(tape, in[0], 2.001); },
                        {random_values({4, 3}, 1)}) > 1e-4);
-  // right in the first input, wrong in the second; the largest element of that is the worst
+  // The gradient of the first input is right. That of the second is wrong, most of all in its largest
+  // element.
   const Tensor second = Tensor::of<double>({3}, {0.1, -3, 0.2});
   const GradcheckResult result = gradcheck(
       [](Tape& tape, Inputs in) {

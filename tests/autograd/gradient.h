@@ -1,4 +1,4 @@
-// What tests of derivatives share.
+// Helpers for tests of derivatives.
 #pragma once
 
 #include <vector>
@@ -9,8 +9,8 @@
 
 namespace conclave {
 
-/// For constants that a function remembers for its backward pass: a tape never releases what it keeps, so
-/// neither do we.
+/// A view of `tensor`, which stays alive until the program ends. For constants that a function keeps for its
+/// backward pass: a tape does not own the memory of such tensors.
 inline Tensor kept(const Tensor& tensor) {
   static std::vector<Tensor> owners;
   owners.push_back(tensor);
@@ -23,7 +23,7 @@ inline Tensor kept_ids(const std::vector<std::int32_t>& values) {
 
 using Inputs = std::span<const Tensor>;
 
-/// How far a function's backward is from its numerical derivative, over all of its inputs.
+/// Largest difference between a function's gradient and its numerical derivative, over all inputs.
 inline double gradient_error(const std::function<Tensor(Tape&, Inputs)>& function,
                              std::vector<Tensor> inputs) {
   return gradcheck(function, std::move(inputs)).worst;

@@ -14,7 +14,7 @@ TEST_CASE("linear: gradients of input, weight and bias", "[gradient]") {
   for (const auto [rows, in, out] : {Size{1, 1, 1}, Size{5, 7, 3}, Size{0, 3, 2}, Size{66, 1, 2}}) {
     for (const Activation kind : kAllActivations) {
       if (rows > 5 && kind != Activation::silu)
-        continue;  // large is slow, and something would lie on relu's kink
+        continue;  // many rows are slow, and one value would lie near the kink of relu
       CAPTURE(rows, in, out, int(kind));
       const Tensor x = random_values({rows, in}, 1), w = random_values({out, in}, 2),
                    b = random_values({out}, 3);
@@ -159,8 +159,8 @@ TEST_CASE("concatenate: gradients of both parts, also of a tensor beside itself"
 }
 
 TEST_CASE("residual chains: a gradient handed on is not written to by two owners", "[gradient]") {
-  // every add hands its gradient's memory to its last argument, here over several levels and into shared
-  // tensors
+  // Each add() passes the memory of its gradient on to its last argument, here over several levels and to
+  // tensors with several uses.
   CHECK(gradient_error(
             [](Tape& t, Inputs v) {
               const Tensor a = functions::add(t, functions::multiply(t, v[0], v[1]), v[0]);

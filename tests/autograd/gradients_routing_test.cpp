@@ -1,4 +1,5 @@
-// The gate against its numerical derivative; tests/parallel/dispatcher_test.cpp has the moves to the experts.
+// Gradients of the gate against numerical derivatives. tests/parallel/dispatcher_test.cpp tests the dispatch
+// to the experts.
 #include <catch2/catch.hpp>
 
 #include "tests/autograd/gradient.h"

@@ -30,7 +30,7 @@ TEST_CASE("layer_norm: gradients of input, gain and bias, with and without GELU"
     CHECK(gradient_error(
               [=](Tape& t, Inputs v) { return functions::layer_norm(t, x, v[0], beta, {.gelu = gelu}); },
               {gamma}) < kGradientTolerance);
-    // one gain for two norms, whose input has a use beside them
+    // Two norms share a gain, and the input has another use.
     CHECK(gradient_error(
               [=](Tape& t, Inputs v) {
                 const Tensor y = functions::layer_norm(t, v[0], v[1], beta, {.gelu = gelu});
@@ -54,7 +54,7 @@ TEST_CASE("attention: gradients, plain and causal, over sequences of every lengt
     std::vector<std::int32_t> bounds;
     Index hidden, heads;
   };
-  // an empty sequence, a single token, and one just above the kernel's block of 64 keys
+  // An empty sequence, a single token, and a sequence slightly longer than the kernel's block of 64 keys.
   for (const auto& [bounds, hidden, heads] :
        {Case{{0, 3, 3, 4, 9}, 6, 2}, Case{{0, 5}, 4, 4}, Case{{0, 66, 68}, 2, 1}}) {
     for (const AttentionMask mask : {AttentionMask::none, AttentionMask::causal}) {
@@ -88,7 +88,8 @@ TEST_CASE("attention: gradients of queries, keys and values that are other rows"
     std::vector<std::int32_t> bounds, key_bounds;
     Index hidden, heads;
   };
-  // sequences without keys and without queries, causal ones with fewer keys than queries, and two blocks
+  // Sequences without keys and without queries, causal ones with fewer keys than queries, and two blocks of
+  // keys.
   for (const auto& [bounds, key_bounds, hidden, heads] :
        {Case{{0, 3, 5, 5, 6, 9}, {0, 4, 4, 6, 7, 9}, 4, 2}, Case{{0, 2}, {0, 67}, 2, 1},
         Case{{0, 2}, {0, 0}, 2, 1}}) {
@@ -165,7 +166,7 @@ TEST_CASE("lstm: gradients of input and weight, with empty groups and sequences"
           kGradientTolerance);
     CHECK(gradient_error([=](Tape& t, Inputs v) { return run(t, projected, v[0]); }, {recurrent}) <
           kGradientTolerance);
-    // one input and one weight for two of them
+    // Two LSTMs share the input and the weight.
     CHECK(gradient_error(
               [=](Tape& t, Inputs v) {
                 return functions::add(t, run(t, v[0], v[1]), run(t, functions::scale(t, v[0], 0.5), v[1]));
@@ -208,7 +209,7 @@ TEST_CASE("embedding_bag: the gradient of a row sums over the bags with its id",
   CHECK(
       gradient_error([=](Tape& t, Inputs v) { return functions::embedding_bag(t, ids, offsets, 3.0, v[0]); },
                      {random_values({6, 3}, 1)}) < kGradientTolerance);
-  // one table in two bags, and beside them
+  // One table is used by two bags and in another place.
   CHECK(gradient_error(
             [=](Tape& t, Inputs v) {
               const auto bag = [&](double scale) {
@@ -273,7 +274,7 @@ TEST_CASE("segment_mean and segment_max: gradients with empty segments", "[gradi
     const Tensor offsets = kept_ids(bounds);
     const Tensor x = random_values({bounds.back(), 4}, 1);
     for (double& value : x.span<double>())
-      value = std::round(value * 1000) / 100;  // no two of them about equal
+      value = std::round(value * 1000) / 100;  // no two values are nearly equal
     CAPTURE(bounds.size());
     CHECK(gradient_error([=](Tape& t, Inputs v) { return functions::segment_mean(t, v[0], offsets); }, {x}) <
           kGradientTolerance);

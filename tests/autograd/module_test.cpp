@@ -13,7 +13,7 @@
 namespace conclave {
 namespace {
 
-// A part of a layer's experts, as a rank of an expert-parallel group holds it.
+// The part of a layer's experts that one rank of an expert-parallel group holds.
 struct Shard : Module {
   Shard(Index first, Index count, Index total) {
     for (Parameter* parameter : {&add_parameter("weight", {count, 3, 5}, Initializer::normal(0.5)),
@@ -80,8 +80,8 @@ TEST_CASE(
       const Parameter& parameter = *parameters.at(name);
       CHECK(set.segment_of(parameter) == i);
       const char* begin = static_cast<const char*>(parameter.value.raw());
-      CHECK(begin >= end);      // one behind the other
-      CHECK(begin - end < 64);  // and close together
+      CHECK(begin >= end);      // in this order
+      CHECK(begin - end < 64);  // with no more than padding between
       CHECK(reinterpret_cast<std::uintptr_t>(begin) % 64 == 0);
       CHECK(parameter.value.slot == &parameter.slot);
       CHECK(parameter.slot.parameter);
@@ -188,7 +188,7 @@ TEST_CASE("parameter arenas are sealed: nothing else fits", "[module]") {
   CHECK_THROWS_AS(set.values().allocate(64), Error);
 }
 
-// A layer of each kind of product.
+// One layer for each kind of product.
 struct EachProduct : Module {
   EachProduct() {
     add_module("linear", linear), add_module("convolution", convolution), add_module("experts", experts);
@@ -200,7 +200,7 @@ struct EachProduct : Module {
   Embedding embedding{30, 20};
 
   Parameter& expert_weight() const { return *experts.named_parameters().front().second; }
-  // What they make of the same rows and images, in a pass that does not record.
+  // The outputs of all layers for fixed rows and images, in a pass that does not record.
   std::vector<Tensor> outputs() const {
     static const Index offsets[] = {0, 3, 3, 4, 9};
     Arena arena("activations");
@@ -243,7 +243,7 @@ TEST_CASE("for inference, weights are packed once, and products have the same bi
   for (std::size_t i = 0; i < packed.size(); ++i) CHECK(packed[i]->panels.raw() == places[i]);
   CHECK(trained.packed().empty());
 
-  // What packed them is forgotten with the set.
+  // A new parameter set discards the packed weights of the old one.
   const ParameterSet other(used, DType::f32, 2, Device::cpu, ParameterUse::inference);
   CHECK(used.packed().empty());
   CHECK_FALSE(all_same_bits(used.outputs(), expected));

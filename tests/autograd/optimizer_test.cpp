@@ -18,7 +18,7 @@ TEST_CASE("clipping scales only what is too long", "[optimizer]") {
   CHECK(clip_scale(1, 1) == 1);
   CHECK(clip_scale(0.5, 1) == 1);
   CHECK(clip_scale(0, 1) == 1);
-  CHECK(clip_scale(1e9, 0) == 1);  // off
+  CHECK(clip_scale(1e9, 0) == 1);  // a bound of 0 turns clipping off
 }
 
 TEST_CASE("with no gradient, weights decay and biases stay", "[optimizer]") {

@@ -1,4 +1,4 @@
-// How tests hold our layers to PyTorch's, forward and backward: to 1e-5 in f32, to rounding in f64.
+// Compares our layers with PyTorch's, forward and backward: within 1e-5 in f32 and 1e-10 in f64.
 #pragma once
 
 #include <catch2/catch.hpp>
@@ -13,7 +13,7 @@ namespace conclave {
 template <class T>
 inline constexpr double kAgreement = std::is_same_v<T, float> ? 1e-5 : 1e-10;
 
-/// One layer with the fixture's parameters, run once on its "x" and back on its "dy".
+/// Runs one layer with the fixture's parameters forward on its "x" and backward on its "dy".
 template <class T>
 struct Run {
   Run(const Fixture& fixture, Module& model) : fixture(fixture), parameters(model, dtype_of<T>, 0) {

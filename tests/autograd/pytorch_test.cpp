@@ -131,7 +131,7 @@ TEMPLATE_TEST_CASE("a Transformer block agrees with PyTorch's pre-norm encoder l
   run.check(layer(run.tape, context, run.x, kept(fixture("offsets", DType::i32))));
 }
 
-// Five steps at changing rates; PyTorch's parameters after every step.
+// Five steps with changing learning rates, compared with PyTorch's parameters after each step.
 template <class T>
 void check_adamw(const std::string& name, double clip_norm, double agreement) {
   const Fixture fixture("adamw");

@@ -1,5 +1,6 @@
-// Fake quantization: its gradient is no derivative, so it is held to PyTorch's, and, where the rounded number
-// grows in proportion to the scale, to the numerical one.
+// Fake quantization. Its gradient is not a derivative, so most tests compare it with PyTorch's. Where a
+// number is clamped, the result is proportional to the scale, and a test compares with the numerical
+// derivative.
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <cmath>
@@ -35,8 +36,9 @@ TEST_CASE("fake_quantize agrees with PyTorch's, by channel and with a learned sc
   }
 }
 
-// Beyond the range a number is scale times the end; within it, its gradient to the scale is a convention.
-// With one number to a scale and 1 as the highest level, LSQ's factor is 1.
+// All numbers are beyond the range, where the result is the scale times the end of the range. (Within the
+// range, the gradient of the scale is a convention.) With one number per scale and 1 as the highest level,
+// LSQ's factor is 1.
 TEST_CASE("fake_quantize: the scale's gradient where numbers are clamped", "[gradient]") {
   const Tensor x = kept(Tensor::of<double>({4, 1}, {9, -9, 7, -2})),
                zero = kept(Tensor::zeros({4}, DType::f64));

@@ -44,18 +44,18 @@ TEST_CASE("a quantized linear layer is a product of rounded numbers, and one of 
         CHECK(largest > 0);
       }
       Tape forgetful(arena, false);
-      // What is done with integers is that, to rounding.
+      // Computing with integers gives the same result, up to rounding.
       const Tensor rounded = layer(forgetful, x, Activation::gelu);
       shared.integers = true;
       const Tensor integers = layer(forgetful, x, Activation::gelu);
       CHECK_FALSE(same_bits(integers, rounded));
       CHECK(distance(integers, rounded) < 1e-5);
-      // A part of the weight is that part of the product.
+      // A product with a part of the weight is that part of the whole product.
       CHECK(distance(layer.part(forgetful, x, 2, 5), layer(forgetful, x).slice(1, 2, 5).clone()) < 1e-6);
     }
 }
 
-// Two products, one after the other, of two experts.
+// Two products in sequence, for two experts.
 struct Pair : Module {
   explicit Pair(Quantization& shared)
       : up(add_parameter("up", {2, 40, 17}, Initializer::fan_in(17))),
@@ -161,7 +161,7 @@ TEST_CASE("convolutions of integers are those of rounded numbers, to rounding", 
           const Tensor integers = pass(forgetful, x);
           CHECK(distance(integers, rounded) < 1e-5);
           CHECK_FALSE(same_bits(integers, rounded));
-          // A rank may have no image of a batch.
+          // A rank may have no images of a batch.
           const Shape some = integers.shape();
           CHECK(pass(forgetful, x.rows(0, 0)).shape() == Shape{0, some[1], some[2], some[3]});
         }

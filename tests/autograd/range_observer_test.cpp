@@ -19,7 +19,7 @@ struct Observed {
     observer.see(tape, x, offsets, first);
   }
   void see(const Tensor& x) { see(x, {0, x.size(0)}); }
-  /// {lowest, highest} of each group, of which levels -127 to 127 and 0 to 254 tell.
+  /// {lowest, highest} of each group, from the scales and zero points for levels 0 to 2^20.
   std::vector<std::pair<double, double>> ranges(Index groups) {
     const auto [scale, zero] = observer.scales(tape, {0, 1 << 20}, 0, groups);
     std::vector<std::pair<double, double>> found;
@@ -50,12 +50,12 @@ TEST_CASE("the observer of extremes keeps the widest, that of averages moves", "
   CHECK_FALSE(widest.observer.has_seen());
   for (Observed* observed : {&widest, &average}) {
     observed->see(values({-1, 2}));
-    observed->see(values({3}));  // the same step
+    observed->see(values({3}));  // in the same step
     observed->observer.learn();
     check(observed->ranges(1)[0], -1, 3);
     observed->see(values({-5, 1}));
     observed->observer.learn();
-    observed->observer.learn();  // of nothing
+    observed->observer.learn();  // without new values
   }
   CHECK(widest.observer.has_seen());
   check(widest.ranges(1)[0], -5, 3);
@@ -68,7 +68,7 @@ TEST_CASE("the percentile leaves so many outside, to within a bin", "[observer]"
   observed.see(x);
   observed.observer.learn();
   const auto [lowest, highest] = observed.ranges(1)[0];
-  CHECK(lowest == Approx(-2.576).epsilon(0.05));  // of a normal distribution, half a percent on either side
+  CHECK(lowest == Approx(-2.576).epsilon(0.05));  // half a percent of a normal distribution is below
   CHECK(highest == Approx(2.576).epsilon(0.05));
 }
 
@@ -79,7 +79,7 @@ TEST_CASE("an expert that saw few rows borrows its layer's range", "[observer]")
   x.data<float>()[0] = -2;
   x.data<float>()[enough] = 7;
   x.data<float>()[2 * enough] = 1;
-  // Experts 1, 2, and 3, which gets one row; expert 0, of another rank, gets none.
+  // Rows of experts 1, 2 and 3; expert 3 has one row. Expert 0 is on another rank and has none.
   observed.see(x, {0, enough, 2 * enough, 2 * enough + 1}, 1);
   observed.observer.learn();
   const auto ranges = observed.ranges(4);

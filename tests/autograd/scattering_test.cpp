@@ -39,7 +39,7 @@ double feature(const std::vector<double>& features, Index row, Index column, Ind
   return features[static_cast<std::size_t>((row * 7 + column) * Scattering::kFeatures + which)];
 }
 
-// By the definitions of the paper, one number at a time.
+// Reference implementation after the paper's definitions, one number at a time.
 using Plane = std::vector<std::vector<double>>;
 
 Plane convolved(const Plane& x, Index stride, Index half,

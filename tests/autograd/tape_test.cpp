@@ -10,7 +10,7 @@
 namespace conclave {
 namespace {
 
-// Norm, attention with a residual, and a feed-forward layer whose first tensor is used twice.
+// Norm, attention with a residual connection, and a feed-forward layer with a residual connection.
 struct SmallModel : Module {
   SmallModel() {
     add_module("norm", norm);
@@ -54,7 +54,8 @@ TEST_CASE("walking one recording twice gives the same gradients twice", "[tape]"
   CHECK(same_bits(tape.gradient(x), dx));
   for (std::size_t i = 0; i < once.size(); ++i) CHECK(same_bits(s.gradients()[i], once[i]));
 
-  tape.backward(y, s.seed);  // without zeroing, parameters accumulate and activations do not
+  tape.backward(y,
+                s.seed);  // without zeroing, gradients of parameters accumulate, those of activations do not
   CHECK(same_bits(tape.gradient(x), dx));
   for (std::size_t i = 0; i < once.size(); ++i)
     CHECK(distance(s.gradients()[i], plus(once[i], once[i])) < 1e-12);
@@ -77,7 +78,7 @@ TEST_CASE("one walk from several losses gives the sum of their gradients", "[tap
   TapeScene s;
   Tape tape(s.arena);
   const Tensor y = s.model(tape, kept(random_values({5, 4}, 1)), s.offsets);
-  const Tensor z = functions::activation(tape, y, Activation::gelu);  // one loss on the way to the other
+  const Tensor z = functions::activation(tape, y, Activation::gelu);  // one loss is computed from the other
   const Tensor other = random_values({5, 4}, 8);
   const auto gradients_of = [&](std::initializer_list<Tape::Loss> losses) {
     s.parameters.zero_gradients();
@@ -108,7 +109,7 @@ TEST_CASE("parameters add up the gradients of micro-batches", "[tape]") {
 }
 
 TEST_CASE("ranges of rows have their gradients in the whole's", "[tape][gradient]") {
-  // of which one is used twice, one is passed on as it is, one is empty, and one is unused
+  // One range is used twice, one is passed on unchanged, one is empty, and one is unused.
   Tensor whole;
   std::array<Tensor, 4> parts;
   const auto in_ranges = [&](Tape& tape, Inputs inputs) {
@@ -178,7 +179,7 @@ TEST_CASE("branches that do not reach the loss cost nothing and give zero", "[ta
   Tensor x = kept(random_values({3}, 1)), unused = kept(random_values({3}, 2));
   tape.watch(x);
   tape.watch(unused);
-  functions::multiply(tape, x, unused);  // result dropped
+  functions::multiply(tape, x, unused);  // the result is not used
   const Tensor y = functions::add(tape, x, x);
   functions::multiply(tape, y, unused);
   tape.backward(y, random_values({3}, 3));
@@ -231,7 +232,7 @@ TEST_CASE("a parameter announces its gradient once, when its last use is done", 
     Tape tape(arena);
     const Tensor x = kept(random_values({2, 3}, 1));
     const Tensor y = model.linear(tape, model.linear(tape, x), Activation::gelu);
-    model.linear(tape, x);  // a third use, which no gradient reaches
+    model.linear(tape, x);  // a third use, which does not reach the loss
     tape.backward(y, random_values({2, 3}, 2));
     CHECK(announced.count == batch);
     CHECK(std::ranges::equal(announced.gradient, weight.slot.gradient.span<double>()));

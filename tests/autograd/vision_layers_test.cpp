@@ -11,7 +11,7 @@
 namespace conclave {
 namespace {
 
-// Of a block and images, with all of its parameters among the inputs.
+// The gradient error of a block with respect to its images and all of its parameters.
 double block_gradient_error(const InvertedResidualOptions& options, bool training) {
   InvertedResidual block(options);
   ParameterSet parameters(block, DType::f64, 1);
@@ -109,7 +109,7 @@ TEST_CASE("batch normalization of half a batch, told the sums of both, is that o
   const ParameterSet parameters(norm, DType::f64, 1);
   Arena arena("test");
   Tape tape(arena, false);
-  // The other half is this one with the other sign: the sums of both are 0, and twice the squares.
+  // The other half is this one negated. So the sums over both are 0, and the sums of squares are doubled.
   const Tensor half = random_values({2, 2, 5, 3}, 1), both = Tensor::empty({4, 2, 5, 3}, DType::f64);
   both.rows(0, 2).copy_from(half);
   for (Index i = 0; i < half.numel(); ++i) both.data<double>()[half.numel() + i] = -half.data<double>()[i];
@@ -136,7 +136,7 @@ TEST_CASE("a share of a batch without images takes part in batch normalization b
                                .add_up =
                                    [](void* context, const Tensor& totals) {
                                      for (const double value : totals.span<double>()) CHECK(value == 0);
-                                     // Of others: a mean of 2 over 4 x 10 pixels, and a variance of 1.
+                                     // Sums of the other ranks, for 40 pixels with mean 2 and variance 1.
                                      if ((*static_cast<int*>(context))++ > 0) return;
                                      for (Index c = 0; c < 3; ++c) {
                                        totals.data<double>()[c] = 80;
@@ -170,8 +170,8 @@ TEST_CASE("in inference, batch normalization is folded into the convolution befo
       Arena arena("test");
       Tape apart(arena), folded(arena, false);
       apart.stop_planning();
-      block(apart, {.training = true}, x);  // so that the running mean and variance are some
-      // What is recorded is not folded, as parameters have gradients.
+      block(apart, {.training = true}, x);  // gives the running mean and variance nontrivial values
+      // A recording pass does not fold the normalization, because its parameters have gradients.
       const Tensor expected = block(apart, {.training = false}, x);
       const Tensor y = block(folded, {.training = false}, x);
       CHECK(distance(y, expected) < 1e-12);
