@@ -9,7 +9,7 @@ thread_local std::size_t count = 0;
 
 }  // namespace
 
-// Not inlined: GCC 12 would see malloc and delete, or new and free, and call them mismatched.
+// Not inlined: GCC 12 would otherwise warn that malloc and delete, or new and free, do not match.
 [[gnu::noinline]] void* operator new(std::size_t size) {
   ++count;
   if (void* const memory = std::malloc(size)) return memory;

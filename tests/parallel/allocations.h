@@ -1,11 +1,12 @@
-// What goes through operator new in mpi_tests; not in unit_tests, where the sanitizers have their own.
+// Counts calls of operator new in mpi_tests. unit_tests cannot use it, because the sanitizers replace
+// operator new.
 #pragma once
 
 #include <cstddef>
 
 namespace conclave {
 
-/// By this thread, so far.
+/// Number of allocations that this thread has made so far.
 std::size_t allocations();
 
 }  // namespace conclave

@@ -13,7 +13,7 @@ TEST_CASE("utilization is the mean load over the largest", "[balancer]") {
   CHECK(utilization(std::vector<Index>{5, 5, 5, 5}) == 1);
   CHECK(utilization(std::vector<Index>{20, 0, 0, 0}) == 0.25);
   CHECK(utilization(std::vector<Index>{6, 2, 4}) == Approx(4.0 / 6));
-  CHECK(utilization(std::vector<Index>{0, 0}) == 1);  // nobody is busier than another
+  CHECK(utilization(std::vector<Index>{0, 0}) == 1);  // no expert has more load than another
   CHECK(utilization(std::vector<Index>{}) == 1);
 }
 
@@ -22,7 +22,7 @@ TEST_CASE("the bias of an expert falls when it has more than the mean, and rises
   const auto balancer = make_balancer("bias", 4, {.bias_rate = 0.01});
   const Tensor bias = balancer->selection().bias;
   CHECK(distance(bias, Tensor::zeros({4})) == 0);
-  balancer->update({std::vector<Index>{10, 2, 8, 8}, {}, {}});  // mean 7
+  balancer->update({std::vector<Index>{10, 2, 8, 8}, {}, {}});  // the mean is 7
   CHECK(distance(bias, Tensor::of<double>({4}, {-0.01, 0.01, -0.01, -0.01})) < 1e-8);
   balancer->update({std::vector<Index>{7, 7, 6, 8}, {}, {}});
   CHECK(distance(bias, Tensor::of<double>({4}, {-0.01, 0.01, 0, -0.02})) < 1e-8);
@@ -33,7 +33,7 @@ TEST_CASE("the bias moves a router that prefers some experts towards equal loads
   constexpr Index kTokens = 400, kExperts = 6;
   const Tensor p = Tensor::empty({kTokens, kExperts});
   const RandomStream stream{.seed = 1, .step = 0, .tensor = 0};
-  for (Index i = 0; i < p.numel(); ++i)  // expert 0 is the likeliest by far, expert 5 the least likely
+  for (Index i = 0; i < p.numel(); ++i)  // expert 0 is by far the most probable, expert 5 the least
     p.data<float>()[i] =
         static_cast<float>((stream.uniform(static_cast<std::uint64_t>(i)) + 3 * (i % kExperts == 0)) /
                            (1.0 + static_cast<double>(i % kExperts)));

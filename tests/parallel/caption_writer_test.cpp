@@ -1,4 +1,4 @@
-// Captions that are written row by row are those that the whole forward pass would have written.
+// Captions that are written token by token are the same as those of whole forward passes.
 #include "recipes/caption_writer.h"
 
 #include <algorithm>
@@ -36,7 +36,7 @@ struct CaptionScene {
                .image = {kCaptionSide, kCaptionSide, 3}},
               grid),
         parameters(model, dtype, 5) {
-    // Far from even guesses, so that texts differ.
+    // Large values, so that the probabilities are far from uniform and the texts differ.
     for (const Parameter* parameter : parameters.parameters())
       if (parameter->name == "token_embedding.weight") {
         const Tensor values = random_values(parameter->shape, 9, dtype);
@@ -54,7 +54,7 @@ struct CaptionScene {
     may_write[0] = may_write[1] = 0;
     return CaptionWriter(captioner(), may_write, kMaxLength);
   }
-  // log P(text), its end with it, of an image, by one forward pass as in training.
+  // log P(text and end token | image), by one forward pass as in training.
   double log_probability(Index image, const std::vector<std::int32_t>& text) {
     Batch batch;
     const auto one = pixels.rows(image, image + 1).span<std::uint8_t>();
@@ -155,7 +155,7 @@ TEST_CASE("a beam of all texts finds the likeliest of them", "[caption_writer]")
   const auto all = writer.write(scene.pixels, {.beam = 64, .length_penalty = 0, .max_tokens = 3});
   const auto some = writer.write(scene.pixels, {.beam = 2, .length_penalty = 0, .max_tokens = 3});
   for (std::size_t i = 0; i < kImages; ++i) CHECK(all[i].log_probability >= some[i].log_probability - 1e-9);
-  // By a penalty that long texts hardly pay, the longest.
+  // With a length penalty that favours long texts, all results have the maximum length.
   const auto longest = writer.write(scene.pixels, {.beam = 64, .length_penalty = 40, .max_tokens = 3});
   for (const WrittenCaption& text : longest) CHECK(text.tokens.size() == 3);
 }
@@ -175,7 +175,7 @@ TEST_CASE("drawing from next to nothing takes the likeliest token, and a seed dr
   const auto drawn = tokens({.top_p = 0.95, .temperature = 2, .seed = 4});
   CHECK(drawn == tokens({.top_p = 0.95, .temperature = 2, .seed = 4}));
   CHECK(drawn != tokens({.top_p = 0.95, .temperature = 2, .seed = 5}));
-  // An image's text does not depend on the images beside it.
+  // The text of an image does not depend on the other images of the batch.
   const auto second = writer.write(scene.pixels.rows(1, 2), {.top_p = 0.95, .temperature = 2, .seed = 4}, 1);
   CHECK(second.at(0).tokens == drawn[1]);
 }
@@ -184,11 +184,11 @@ TEST_CASE("the probability of a text is the model's", "[caption_writer]") {
   const ProcessGrid grid = grid_of(0);
   CaptionScene scene(caption_recipe(), grid);
   CaptionWriter writer(scene.captioner(), std::vector<std::uint8_t>(kCaptionVocabulary, 1), kMaxLength);
-  // Where nothing is forbidden, but for a text without tokens.
+  // All tokens are allowed, but not a text without tokens.
   const auto texts = writer.write(scene.pixels, {.beam = 4});
   for (std::size_t i = 0; i < kImages; ++i) {
     const auto image = static_cast<Index>(i);
-    if (texts[i].tokens.size() == kMaxLength) continue;  // cut off
+    if (texts[i].tokens.size() == kMaxLength) continue;  // cut off, without an end token
     const double no_text = std::exp(scene.log_probability(image, {}));
     CHECK(texts[i].log_probability ==
           Approx(scene.log_probability(image, texts[i].tokens) - std::log1p(-no_text)).epsilon(1e-4));

@@ -1,5 +1,5 @@
-// Files that are not what they should be: every one is refused, saying which tensor and why, and nothing is
-// half loaded.
+// Damaged checkpoint files: each is refused with an error that names the tensor and the reason, and nothing
+// is loaded in part.
 #include <catch2/catch.hpp>
 
 #include "parallel/checkpoint/hdf5_structure.h"
@@ -10,7 +10,7 @@ namespace {
 
 using Catch::Matchers::Contains;
 
-// Where in the file the tensor's values are: they are unique enough to search for.
+// The position of the tensor's values in the file. The values are unique, so a search finds them.
 std::size_t place_of(const std::string& file, const Tensor& values) {
   const std::string bytes(static_cast<const char*>(values.raw()), values.bytes());
   const std::size_t at = file.find(bytes);
@@ -18,7 +18,7 @@ std::size_t place_of(const std::string& file, const Tensor& values) {
   return at;
 }
 
-// Each rank damages a copy of its own.
+// A copy of the file for this rank alone to damage.
 std::string private_copy(const SharedDirectory& directory, const std::string& bytes) {
   const std::string path = fmt::format("{}/rank-{}.h5", directory.path(), test_world().rank());
   write_file(path, bytes);

@@ -1,5 +1,5 @@
-// Exported models: what other programs read must be what was trained, and headers of unknown origin are
-// checked.
+// Exported models: other programs must read exactly the tensors that were trained, and headers of files from
+// unknown sources are checked.
 #include <catch2/catch.hpp>
 #include <cstring>
 

@@ -1,4 +1,5 @@
-// Saves that cannot work: they fail on all ranks alike, leave what was there, and the next one works.
+// Saves that cannot succeed: they fail on all ranks with the same error, keep the earlier checkpoints, and do
+// not prevent the next save.
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -15,7 +16,8 @@ namespace {
 using Catch::Matchers::Contains;
 using Names = std::vector<std::string>;
 
-// While it lives, this process cannot write beyond `bytes` of any file: writes fail as on a full disk.
+// While an object of this class exists, the process cannot write beyond the first `bytes` bytes of any file:
+// writes fail as on a full disk.
 class FileSizeLimit {
  public:
   explicit FileSizeLimit(rlim_t bytes) {
@@ -30,7 +32,8 @@ class FileSizeLimit {
   rlimit before_{};
 };
 
-// Saves step 2 under the conditions that `prepare` makes on this rank, after step 1 without them.
+// Saves step 1, then step 2 under the conditions that `prepare` sets up on this rank, then step 3 without
+// them. Checks that only step 2 fails, and returns its outcome.
 template <class Prepare>
 SaveOutcome failing_save(const std::string& directory, bool asynchronous, Prepare&& prepare) {
   Communicator& world = test_world();
@@ -113,7 +116,7 @@ TEST_CASE("a directory that cannot be made or written is a failed save, not a fa
   CHECK_FALSE(writer.wait()->saved);
   CHECK_THAT(writer.wait()->message, Contains("Not a directory") && Contains("(on rank 0)"));
 
-  if (::geteuid() == 0) return;  // root writes anywhere
+  if (::geteuid() == 0) return;  // root may write in any directory
   if (world.rank() == 0) ::chmod(directory.path().c_str(), 0500);
   world.barrier();
   CheckpointWriter locked(directory.path(), world, 0, true);

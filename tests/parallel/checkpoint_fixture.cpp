@@ -11,7 +11,7 @@
 namespace conclave {
 namespace {
 
-// Element i of the global tensor is base + i, in bf16 (which counts to 256) a pattern of period 199.
+// Element i of the global tensor is base + i; in bf16, which is exact only up to 256, (base + i) modulo 199.
 template <class T>
 void fill(const Tensor& values, Index first, double base) {
   T* at = values.data<T>();
@@ -26,7 +26,7 @@ void fill(const Tensor& values, Index first, double base) {
 void fill_entry(const TensorEntry& entry, int seed) {
   const bool rows = entry.sharded && entry.global_shape[0] > 0;
   const Index first = rows ? entry.first_row * (entry.global_shape.numel() / entry.global_shape[0]) : 0;
-  // A fraction that differs from tensor to tensor, so that no two have a sequence of values in common.
+  // The fraction differs from tensor to tensor, so that no two tensors share a sequence of values.
   const double kind = static_cast<double>(std::hash<std::string>{}(entry.name) % 1024);
   const bool real = entry.values.dtype() == DType::f32 || entry.values.dtype() == DType::f64;
   const double base = seed * 3.0 + (real ? kind / 1024 : std::fmod(kind, 100.0));

@@ -1,5 +1,5 @@
-// A small model divided among the ranks of a group, for the tests of checkpoints: every value says which
-// tensor and element it is, so a test can tell whether a load put the right numbers in the right places.
+// A small model divided among the ranks of a group, for tests of checkpoints. Each value identifies its
+// tensor and element, so a test can check that a load put the right values in the right places.
 #pragma once
 
 #include <filesystem>
@@ -28,8 +28,8 @@ class SharedDirectory {
   std::string path_;
 };
 
-/// The model as rank `group.rank()` of an expert-parallel group of `expert_parallel` ranks holds it;
-/// `filled`: with its values (made from `seed`), else with zeros.
+/// The tensors that rank `group.rank()` holds, in expert-parallel groups of `expert_parallel` ranks.
+/// `filled`: with values made from `seed`; otherwise with zeros.
 std::vector<TensorEntry> test_entries(Communicator& group, int expert_parallel, bool filled, int seed = 1);
 bool holds_values(const std::vector<TensorEntry>& entries, int seed = 1);
 bool holds_zeros(const std::vector<TensorEntry>& entries);

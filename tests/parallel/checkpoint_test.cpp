@@ -1,4 +1,4 @@
-// Saving and loading as a training run does it, on whatever number of ranks this binary was started on.
+// Saving and loading as in a training run, on the number of ranks that this binary was started with.
 #include <fcntl.h>
 #include <semaphore.h>
 #include <catch2/catch.hpp>
@@ -42,7 +42,7 @@ TEST_CASE("the same model gives the same bytes from any ranks, saved in the back
   CheckpointWriter writer(directory.path() + "/async", world, 0, true);
   auto entries = test_entries(world, world.size(), true);
   writer.save(entries, test_state(7));
-  for (const TensorEntry& entry : entries) entry.values.fill(99);  // training goes on
+  for (const TensorEntry& entry : entries) entry.values.fill(99);  // as training changes them meanwhile
   REQUIRE(writer.wait()->saved);
   world.barrier();
   CHECK(read_file(writer.wait()->path) == alone);
@@ -114,7 +114,7 @@ TEST_CASE("the oldest checkpoints and left-over temporaries go, other files stay
   for (int step : {10, 20, 30}) save_on(world.size(), 1, directory.path(), step, 2);
   CHECK(directory.files() == Names{"notes.txt", "step-00000020.h5", "step-00000030.h5"});
   world.barrier();
-  save_on(world.size(), 1, directory.path(), 5, 1);  // a run that went back: what it saved is what stays
+  save_on(world.size(), 1, directory.path(), 5, 1);  // a run that went back to step 5 keeps its newest save
   CHECK(directory.files() == Names{"notes.txt", "step-00000005.h5"});
 }
 
@@ -141,7 +141,7 @@ TEST_CASE("what a run does not go on from is set aside, beside what was before")
 
 TEST_CASE("a semaphore that a killed job left locked stops nobody") {
   const SharedDirectory directory;
-  // As Open MPI names it after the file it guards. With a value of 0 it lets nobody in.
+  // Open MPI names the semaphore after the file that it guards. A value of 0 means that it is locked.
   const char* name = "/OMPIO_step-00000007.h5.tmp";
   sem_t* const left = ::sem_open(name, O_CREAT, 0600, 0);
   REQUIRE(left != SEM_FAILED);

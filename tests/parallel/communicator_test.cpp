@@ -1,4 +1,4 @@
-// The Communicator, on whatever number of ranks this binary was started on: 1, 2 and 4 are run by ctest.
+// The Communicator, on the number of ranks that this binary was started with; ctest runs it on 1, 2 and 4.
 #include <catch2/catch.hpp>
 #include <numeric>
 #include <vector>
@@ -16,7 +16,7 @@ struct Exchange {
   Tensor send, receive;
 };
 
-// Rank r sends (r + 2 * s) % 3 rows of two numbers to rank s; the numbers say from where to where, and which.
+// Rank r sends (r + 2 * s) % 3 rows of two numbers to rank s. The numbers encode sender, receiver and row.
 Exchange exchange_for(Communicator& world) {
   Exchange e;
   std::vector<float> values;
@@ -34,7 +34,8 @@ Exchange exchange_for(Communicator& world) {
   return e;
 }
 
-// The rows for and from other ranks, of each rank's the last before the others: blocks need not be in order.
+// The blocks of rows sent to and received from other ranks. The last row of each rank comes first, because
+// blocks need not be in order.
 struct Blocks {
   Blocks(const Exchange& e, const Communicator& world) {
     const auto cut = [&](const std::vector<Index>& rows, std::vector<PeerRows>& blocks) {
@@ -54,7 +55,7 @@ struct Blocks {
   std::vector<PeerRows> leaving, arriving;
 };
 
-// What an exchange leaves out: the rows for this rank itself.
+// Copies the rows that this rank sends to itself, which an exchange does not transfer.
 void keep_own(const Exchange& e, const Communicator& world) {
   Index from = 0, to = 0;
   for (std::size_t other = 0; other < static_cast<std::size_t>(world.rank()); ++other) {
@@ -213,7 +214,7 @@ TEST_CASE("blocks of an exchange that do not fit are refused before anything is 
   const int other = world.rank() == 0 ? 1 : 0;
   CHECK_THROWS_WITH(start({other, 3, 2}), Contains("rows [3, +2)") && Contains("not in send [4, 3]"));
   CHECK_THROWS_WITH(start({other, -1, 1}), Contains("not in send [4, 3]"));
-  const Exchange e = exchange_for(world);  // and the communicator still works
+  const Exchange e = exchange_for(world);  // the communicator still works
   const Blocks blocks(e, world);
   world.start_exchange(e.send, blocks.leaving, e.receive, blocks.arriving).wait();
   keep_own(e, world);

@@ -1,4 +1,4 @@
-// After finish(), every rank has the sum of the gradients of all ranks that hold the parameter.
+// After finish(), each rank has the sum of the gradients of all ranks that hold the parameter.
 #include <catch2/catch.hpp>
 
 #include "autograd/nn/layers.h"
@@ -9,7 +9,8 @@
 namespace conclave {
 namespace {
 
-// Two linear layers, one parameter that no pass uses, and this rank's part of four sharded rows.
+// Two linear layers, a parameter that the forward pass does not use, and this rank's part of four sharded
+// rows.
 struct PartlyShardedModel : Module {
   explicit PartlyShardedModel(const ProcessGrid& grid) {
     add_module("first", first);
@@ -35,7 +36,7 @@ struct GridScene {
   PartlyShardedModel model{grid};
   ParameterSet parameters{model, DType::f64, 1};
   Arena arena{"test"};
-  Tensor x = random_values({6, 3}, static_cast<std::uint32_t>(test_world().rank()));  // another on every rank
+  Tensor x = random_values({6, 3}, static_cast<std::uint32_t>(test_world().rank()));  // differs between ranks
 
   void backward() {
     ArenaScope scope(arena);
@@ -43,7 +44,7 @@ struct GridScene {
     const Tensor y = model(tape, Tensor::borrow(x.raw(), x.shape(), x.dtype()));
     tape.backward(y, random_values(y.shape(), static_cast<std::uint32_t>(50 + test_world().rank())));
   }
-  /// Each parameter's gradient, of this rank alone.
+  /// The gradient of each parameter on this rank, before any reduction.
   std::vector<Tensor> local(int batches) {
     parameters.zero_gradients();
     for (int i = 0; i < batches; ++i) backward();

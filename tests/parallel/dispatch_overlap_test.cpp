@@ -1,4 +1,4 @@
-// That rows travel while others are computed: the order of exchanges and of the experts' work.
+// Rows are sent while other rows are computed: tests the order of exchanges and of the experts' computations.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -18,9 +18,9 @@ namespace {
 
 std::vector<std::string> notes;
 int exchanges = 0;
-bool failing = false;  // the experts, from the second chunk on
+bool failing = false;  // whether the experts throw, from the second chunk on
 
-// Another communicator, of which it notes when exchanges are started and waited for, by number.
+// Wraps a communicator and records when each exchange, by its number, is started and waited for.
 class NotingCommunicator final : public Communicator {
  public:
   explicit NotingCommunicator(std::unique_ptr<Communicator> other) : other_(std::move(other)) {}
@@ -64,7 +64,7 @@ class NotingCommunicator final : public Communicator {
   int first_ = std::numeric_limits<int>::max();
 };
 
-// Notes when it computes.
+// Experts that record when they compute.
 struct NotingExperts : BaseExpert {
   using BaseExpert::BaseExpert;
   Parameter& weight =

@@ -12,12 +12,12 @@
 namespace conclave {
 namespace {
 
-constexpr Index kPerRank = 3, kChoices = 2;  // experts, and of them per token
+constexpr Index kPerRank = 3, kChoices = 2;  // experts per rank; experts chosen per token
 
 Index experts() { return kPerRank * test_world().size(); }
 
-// The experts of a rank's tokens in trial number `trial`: another number of tokens on every rank, often none,
-// with a liking for the first experts.
+// The experts chosen by a rank's tokens in trial number `trial`. The number of tokens differs between ranks
+// and is often zero; the first experts are chosen more often.
 Tensor choices_of(int rank, std::uint32_t trial) {
   const RandomStream stream{.seed = 8, .step = trial, .tensor = static_cast<std::uint32_t>(rank)};
   const Index tokens = static_cast<Index>(stream.below(5, 0) * stream.below(5, 1));
@@ -38,14 +38,14 @@ std::vector<Index> counts_of(const Tensor& chosen) {
   return counts;
 }
 
-// Rows that say where they come from: rank and token.
+// Rows that identify their origin: rank and token.
 Tensor labelled(Index tokens, int rank) {
   std::vector<double> values;
   for (Index t = 0; t < tokens; ++t) values.insert(values.end(), {double(rank), double(t)});
   return Tensor::of<double>({tokens, 2}, values);
 }
 
-// A dispatcher that is past its planning.
+// A dispatcher after its planning pass.
 struct Sealed {
   explicit Sealed(Index capacity, Index chunks = 1)
       : dispatcher(test_world(), experts(), 1.5, false, chunks) {
@@ -57,14 +57,14 @@ struct Sealed {
   Dispatcher dispatcher;
 };
 
-// The rows of a round, once all have arrived.
+// Dispatches a round and returns its rows once all have arrived.
 Tensor dispatched(Sealed& s, const Tensor& x, const DispatchRound& round) {
   const Tensor rows = s.dispatcher.dispatch(s.tape, x, round, [] {});
   s.dispatcher.wait();
   return rows;
 }
 
-// Each chunk of `rows`, or what `make` makes of it, on its way back.
+// Starts to send back each chunk of `rows`, after applying `make` to it if there is one.
 ChunkRows sent_back(Dispatcher& dispatcher, Tape& tape, const Tensor& rows, const DispatchRound& round,
                     const std::function<Tensor(const Tensor&)>& make = {}) {
   ChunkRows results;
@@ -96,7 +96,7 @@ TEST_CASE("rows arrive by expert, then source, then order, every one in exactly 
       Sealed s(capacity, chunks);
       const Tensor chosen = choices_of(me, trial), x = labelled(chosen.size(0), me);
       const DispatchPlan plan = s.dispatcher.plan(s.tape, counts_of(chosen));
-      // what must come: this rank's queue, cut into rounds
+      // The rows that must arrive: this rank's queue, which is cut into rounds.
       struct Row {
         Index expert;
         std::array<double, 2> label;
@@ -136,13 +136,13 @@ TEST_CASE("rows arrive by expert, then source, then order, every one in exactly 
                                   Write::accumulate);
       }
       CHECK(at == queue.size());
-      CHECK(distance(back, plus(x, x)) == 0);  // and all return: each token as often as it chose
+      CHECK(distance(back, plus(x, x)) == 0);  // all rows return: each token once per chosen expert
     }
   }
 }
 
 TEST_CASE("dispatch and combine: backward is the transpose", "[dispatcher]") {
-  // of a linear map; combine is one of its rows and one of its weights
+  // Dispatch is a linear map, and combine is linear in its rows and in its weights, so <Ax, y> = <x, A^T y>.
   const int me = test_world().rank();
   for (std::uint32_t trial = 0; trial < 8; ++trial) {
     const Index chunks = 1 + trial % 4;
@@ -193,11 +193,12 @@ TEST_CASE("dispatch and combine: backward is the transpose", "[dispatcher]") {
 }
 
 TEST_CASE("dispatch and combine: numerical gradients, all ranks at once", "[dispatcher]") {
-  // every rank moves the same element of its own inputs; a token's result depends on its own rank's alone
+  // All ranks change the same element of their inputs together. This works, because the result of a token
+  // depends only on the inputs of its own rank.
   constexpr Index kTokens = 4;
   const int me = test_world().rank();
   std::vector<std::int32_t> experts_of_tokens;
-  for (Index i = 0; i < kTokens * kChoices; ++i)  // an expert in two is nobody's choice
+  for (Index i = 0; i < kTokens * kChoices; ++i)  // every second expert is not chosen by any token
     experts_of_tokens.push_back(static_cast<std::int32_t>((i * i + 3 * me) % experts() / 2 * 2));
   const Tensor chosen = Tensor::of<std::int32_t>({kTokens, kChoices}, experts_of_tokens);
   for (const Index chunks : {1, 2, 3, 4}) {
@@ -255,12 +256,12 @@ TEST_CASE("with more rounds the transpose holds for their sum", "[dispatcher]") 
 
 TEST_CASE("a planning pass sets the capacity from the largest share and pads up to it", "[dispatcher]") {
   const int ranks = test_world().size(), me = test_world().rank();
-  if (ranks == 1) return;  // one rank's rows always fit
+  if (ranks == 1) return;  // on one rank, no capacity is needed
   const Index chunks = GENERATE(1, 4);
   Arena arena("test");
   Tape tape(arena);
   Dispatcher dispatcher(test_world(), experts(), 1.5, false, chunks);
-  // every rank sends `me + 2` rows to every expert
+  // Each rank sends `me + 2` rows to each expert.
   const Tensor chosen = Tensor::empty({(me + 2) * experts(), 1}, DType::i32);
   for (Index t = 0; t < chosen.numel(); ++t)
     chosen.data<std::int32_t>()[t] = static_cast<std::int32_t>(t % experts());
@@ -272,8 +273,8 @@ TEST_CASE("a planning pass sets the capacity from the largest share and pads up 
   const DispatchRound round = dispatcher.round(tape, plan, chosen, x, 0);
   const Tensor rows = dispatcher.dispatch(tape, x, round, [] {});
   dispatcher.wait();
-  const Index each = (dispatcher.capacity() + chunks - 1) / chunks;  // as large as a chunk can be
-  CHECK(round.away.size(0) == chosen.size(0));                       // as many as could leave
+  const Index each = (dispatcher.capacity() + chunks - 1) / chunks;  // the largest size of a chunk
+  CHECK(round.away.size(0) == chosen.size(0));                       // room for all rows to leave
   CHECK(rows.shape() == Shape{each * chunks, 3});
   Index padding = 0;
   for (const DispatchChunk& chunk : round.chunks) {
@@ -301,7 +302,7 @@ TEST_CASE("chunks are as many as asked for, or as the device wants, where anythi
   };
   CHECK(chunks(false, 3) == (test_world().size() == 1 ? 1 : 3));
   CHECK(chunks(true, 3) == 1);
-  CHECK(chunks(false, 0) == 1);  // in host memory
+  CHECK(chunks(false, 0) == 1);  // the default for host memory
   CHECK_THROWS_WITH(chunks(false, 5), "moe: 5 chunks of a round, expected 0 to 4");
 }
 

@@ -1,4 +1,5 @@
-// That what is to survive a power cut was given to the disk: of whose files and directories, fsync is asked.
+// Files and directories that must survive a power cut are flushed to the disk: these tests record the calls
+// of fsync.
 #include "core/durable_file.h"
 
 #include <sys/stat.h>
@@ -15,7 +16,7 @@ using Catch::Matchers::Contains;
 using Catch::Matchers::VectorContains;
 using Inodes = std::vector<ino_t>;
 
-thread_local Inodes synced;  // by this thread
+thread_local Inodes synced;  // files and directories that this thread has passed to fsync
 
 ino_t inode_of(const std::filesystem::path& path) {
   struct stat status {};

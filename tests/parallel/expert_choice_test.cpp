@@ -1,4 +1,4 @@
-// The expert-choice gate against a plain sort of all ranks' tokens.
+// The expert-choice gate, against a sort of the tokens of all ranks.
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <cmath>
@@ -11,7 +11,7 @@
 namespace conclave {
 namespace {
 
-// With `few` values there are many ties.
+// `few`: the scores have few different values, so there are many ties.
 Tensor scores_of(Index tokens, Index experts, bool few, DType dtype) {
   const Tensor scores = random_values({tokens, experts}, 3, DType::f64);
   for (double& score : scores.span<double>()) score = few ? std::round(std::abs(score)) : std::abs(score);

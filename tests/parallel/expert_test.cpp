@@ -10,7 +10,7 @@
 namespace conclave {
 namespace {
 
-// A kind of expert that a user might add: expert number e multiplies its rows by a vector of its own.
+// An example of a user-defined kind of expert: each expert multiplies its rows by its own vector.
 class ScalingExperts final : public BaseExpert {
  public:
   explicit ScalingExperts(const ExpertOptions& options)
@@ -19,7 +19,7 @@ class ScalingExperts final : public BaseExpert {
 
   Tensor forward(Tape& tape, const ExpertInput& input) override {
     const auto& [rows, offsets, _] = input;
-    // diagonal matrices would do, but a look-up of each row's expert is simpler to follow
+    // Diagonal matrices would work, too, but a look-up of the expert of each row is simpler.
     const Tensor ids = tape.empty({rows.size(0)}, DType::i32);
     for (Index e = 0; e < options_.count; ++e)
       for (Index row = offsets[size_t(e)]; row < offsets[size_t(e) + 1]; ++row)

@@ -1,4 +1,4 @@
-// Images and texts that come together at a classifier's head.
+// Classifiers of images together with texts (model.fusion).
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <set>
@@ -12,7 +12,7 @@ namespace conclave {
 namespace {
 
 constexpr Index kFusionSide = 4, kFusionRows = 4, kFusionHidden = 8,
-                kFusionClasses = 3;  // an image's rows: 2 x 2
+                kFusionClasses = 3;  // an image has kFusionRows = 2 x 2 rows
 
 Recipe fusion_recipe(const std::string& fusion, double image_weight = 0.5) {
   Recipe recipe;
@@ -51,7 +51,7 @@ struct FusionScene {
               grid),
         parameters(model, DType::f64, 3) {}
 
-  /// Of examples [first, last) of kShown, which belong to a batch of all.
+  /// The forward pass of examples [first, last) of kShown, as one rank's share of a batch of all examples.
   TaskOutput forward(std::size_t first = 0, std::size_t last = kShown.size()) {
     batch.clear();
     for (std::size_t i = 0; i < first; ++i) add(batch, static_cast<Index>(i), kShown[i]);
@@ -95,7 +95,7 @@ TEST_CASE("fusion: gradients of all parameters, with examples that lack an image
       for (Index i = 0; i < values.numel(); ++i) sum += values.data<double>()[i] * seed.data<double>()[i];
       return sum;
     };
-    // Of each parameter, along one direction.
+    // Checks the derivative along one random direction for each parameter.
     for (Parameter* parameter : scene.parameters.parameters()) {
       CAPTURE(parameter->name);
       const Tensor direction = random_values(parameter->shape, 6), value = parameter->value;
@@ -128,7 +128,7 @@ TEST_CASE("fusion: modality weights start at the prior and get gradients; what i
   Parameter &image = scene.parameter("fusion.image"), &text = scene.parameter("fusion.text");
   const double gradient = image.slot.gradient.data<double>()[0];
   CHECK(std::abs(gradient) > 1e-6);
-  CHECK(text.slot.gradient.data<double>()[0] == Approx(-gradient));  // as the two sum to 1
+  CHECK(text.slot.gradient.data<double>()[0] == Approx(-gradient));  // because the two weights sum to 1
   CHECK(!image.decay);
 
   image.value.data<double>()[0] += 1;
@@ -150,8 +150,8 @@ TEST_CASE("fusion: each modality passes the layers by itself, and sees the other
   const ProcessGrid grid = grid_of(0);
   FusionScene scene(fusion_recipe("cross"), grid);
   const Tensor none = Tensor::zeros({kFusionHidden, kFusionHidden}, DType::f64);
-  scene.parameter("fusion.attention.out.weight").value.copy_from(none);  // nothing is seen of the other
-  scene.parameter("fusion.image").value.data<double>()[0] = -50;         // and only texts count
+  scene.parameter("fusion.attention.out.weight").value.copy_from(none);  // turns cross-attention off
+  scene.parameter("fusion.image").value.data<double>()[0] = -50;         // gives texts all of the weight
   const Tensor logits = scene.forward().logits;
   for (std::uint8_t& pixel : scene.batch.images) pixel = static_cast<std::uint8_t>(pixel / 2);
   ForwardContext context;

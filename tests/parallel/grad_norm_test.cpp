@@ -1,5 +1,5 @@
-// Gradient normalization: where its errors are zero loads are even, whatever it is given it stays within
-// bounds, and what it needs of the experts' gradients is right on any number of ranks.
+// Gradient normalization: loads become even, weights and factors stay within their bounds for any input, and
+// the statistics of the experts' gradients are right on any number of ranks.
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <cmath>
@@ -16,7 +16,8 @@ namespace {
 
 constexpr Index kRoutedTokens = 400;
 
-// Tokens that prefer some experts, by a router that is more or less sure; batch number `batch` of them.
+// Router probabilities of a batch of tokens that prefer the first experts. A larger `sharpness` means a
+// router that is more certain; each `batch` gives other tokens.
 Tensor preferences(Index experts, double sharpness, std::uint32_t batch) {
   const Tensor p = Tensor::empty({kRoutedTokens, experts});
   const RandomStream stream{.seed = 1, .step = batch, .tensor = 0};
@@ -42,7 +43,7 @@ std::vector<Index> loads(const Tensor& p, const kernels::Selection& selection) {
   return load;
 }
 
-// As if each expert's gradient were its rows times a strength of its own, growing with its number.
+// Gradient norms as if an expert's norm were its number of rows times a strength that grows with its index.
 std::vector<double> norms(const std::vector<Index>& load) {
   std::vector<double> norm;
   for (std::size_t e = 0; e < load.size(); ++e)
@@ -51,8 +52,8 @@ std::vector<double> norms(const std::vector<Index>& load) {
 }
 
 struct TrainedRouter {
-  double first = 0, last = 0;  // utilization of a batch, over ten
-  double inference = 0;        // of fifty other batches together
+  double first = 0, last = 0;  // mean utilization of the first ten and of the last ten batches
+  double inference = 0;        // utilization of fifty other batches together
   std::vector<double> weights;
 };
 
@@ -102,10 +103,10 @@ TEST_CASE("weights alone leave the loads as they are, and bias alone evens gradi
                       both = train_router({.grad_norm_alpha = 0}, 2.0);
   CHECK(weights.inference == none.inference);
   CHECK(weights.inference < 0.7);
-  CHECK(bias.inference < 0.8);  // the strengths of the gradients differ by 2.5
+  CHECK(bias.inference < 0.8);  // the strengths of the gradients differ by a factor of 2.5
   CHECK(both.inference > 0.95);
   CHECK(bias.weights == std::vector<double>(6, 1.0));
-  // Learning at one rate per row: the weights are inverse to the strengths.
+  // All experts learn at the same rate per row, so the weights are inversely proportional to the strengths.
   for (std::size_t e = 0; e < 6; ++e)
     CHECK(both.weights[e] * (1 + 0.3 * static_cast<double>(e)) == Approx(both.weights[0]).epsilon(0.01));
 }
@@ -200,7 +201,7 @@ TEST_CASE("an expert's gradient norm and loss are the same on however many ranks
     const Tensor x = all_x.rows(first, first + rows).clone();
     Tensor input = Tensor::borrow(x.raw(), x.shape(), x.dtype());
     tape.watch(input);
-    // Three tokens to a sequence, whose loss is the number of its first token.
+    // Sequences of three tokens; the loss of a sequence is the index of its first token.
     std::vector<std::int32_t> bounds;
     std::vector<float> losses;
     for (Index row = 0; row <= rows; row += 3) bounds.push_back(static_cast<std::int32_t>(row));
@@ -215,7 +216,7 @@ TEST_CASE("an expert's gradient norm and loss are the same on however many ranks
     layer.add_gradient_squares(found.squares);
     found.loss = layer.statistics().loss;
     found.weight = layer.statistics().weight;
-    // Any weights but 1.
+    // Gives the experts weights other than 1.
     layer.balancer().update({layer.statistics().load, found.squares, std::vector<double>(4, 1.0)});
     const Tensor weights = Tensor::of<double>({4}, layer.balancer().gradient_weights());
     grid.world().broadcast(weights, 0);

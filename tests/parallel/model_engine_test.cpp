@@ -1,5 +1,5 @@
-// The service's engine, over a model that was trained for a step: alone, and with its experts on several
-// ranks.
+// The service's engine with a model that was trained for one step: on one rank, and with its experts on
+// several ranks.
 #include "recipes/service/model_engine.h"
 
 #include <fcntl.h>
@@ -57,7 +57,7 @@ std::vector<std::uint8_t> pixels_of(int number) {
   return pixels;
 }
 
-// Of a step's training, which every rank does for itself.
+// Trains a model for one step. Each rank trains its own model in its own folder.
 class TrainedEngine {
  public:
   explicit TrainedEngine(const std::vector<std::string>& overrides = {}) {
@@ -122,7 +122,7 @@ std::vector<Answer> finished(const Engine& engine, std::deque<Job>& jobs) {
   return answers;
 }
 
-// Of `at_once` queries at a time.
+// Answers the queries in batches of `at_once`.
 std::vector<Answer> answers(Engine& engine, const std::vector<Query>& queries, std::size_t at_once) {
   std::deque<Job> jobs = jobs_of(engine, queries);
   EngineBatch batch;
@@ -168,7 +168,7 @@ void check_alike(const std::vector<Answer>& one, const std::vector<Answer>& othe
   }
 }
 
-// Each batch with others between its steps, as it is answered without.
+// A multi-step batch has the same answers with and without other batches between its steps.
 void check_interrupted(Engine& engine) {
   for (const std::vector<Query>& queries :
        {kDrawings, captions(3), told_of_experts(drawing(4, 1)), told_of_experts(captioned(1, 2))}) {
@@ -216,12 +216,12 @@ TEST_CASE("answers are the same alone, in a batch, and with experts on other ran
     used = answers(engine, told_of_experts(picture(1, TaskKind::classify)), 1).at(0).experts;
     CHECK(used.size() == 2 * 4);
     CHECK(std::accumulate(used.begin(), used.end(), Index{}) ==
-          2 * 2 * 16);  // layers, experts of a row, rows
+          2 * 2 * 16);  // 2 layers x 2 experts per row x 16 rows
     check_interrupted(engine);
   }
   Communicator& world = test_world();
   const ProcessGrid grid = grid_of(world.size());
-  // One model for all: each rank's own has its own folder.
+  // All ranks load the model of rank 0.
   LoadedModel loaded(world.broadcast(trained.checkpoint(), 0), grid, {});
   ModelEngine engine(loaded, grid, "test", {}, limits);
   if (world.rank() == 0) {
@@ -237,7 +237,7 @@ TEST_CASE("answers are the same alone, in a batch, and with experts on other ran
       Index rows = 0;
       for (const Job& job : jobs) rows += job.rows;
       take_steps(engine, batch);
-      CHECK(batch.work.rows == rows);  // on whichever rank; nothing is padded
+      CHECK(batch.work.rows == rows);  // the rows of all ranks, without padding
     }
   } else {
     engine.follow();
@@ -268,7 +268,7 @@ TEST_CASE("once warm, the engine allocates nothing for a query", "[service]") {
   rounds(1);
   const std::size_t before = allocations();
   CHECK(rounds(10) == 0);
-  CHECK(allocations() > before);  // it does count: whoever asks allocates
+  CHECK(allocations() > before);  // the counter works: prepare() allocates
 }
 
 TEST_CASE("an engine says what its model has not learned", "[service]") {

@@ -1,4 +1,4 @@
-// What mixtures of experts cost, by hand, whatever part of the experts a rank has.
+// Costs of mixtures of experts, against counts by hand; they do not depend on how many experts a rank holds.
 #include <catch2/catch.hpp>
 
 #include "recipes/models/model.h"

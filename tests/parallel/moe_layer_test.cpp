@@ -1,4 +1,5 @@
-// The mixture-of-experts layer gives the same numbers however its experts and tokens are divided over ranks.
+// The mixture-of-experts layer gives the same results for every division of its experts and tokens over
+// ranks.
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <functional>
@@ -29,7 +30,8 @@ void check_close(const Tensor& actual, const Tensor& expected) {
   CHECK(distance(actual, expected) < (actual.dtype() == DType::f64 ? 1e-11 : 1e-5));
 }
 
-// Sequences of three tokens, and what is left over, of each rank's rows in turn.
+// Offsets of sequences of three tokens; the last sequence of each rank has the one to three tokens that are
+// left.
 Tensor sequences_of(const std::vector<Index>& rows) {
   std::vector<std::int32_t> offsets{0};
   for (const Index count : rows)
@@ -38,7 +40,8 @@ Tensor sequences_of(const std::vector<Index>& rows) {
   return Tensor::of<std::int32_t>({static_cast<Index>(offsets.size())}, offsets);
 }
 
-// This rank has `rows` tokens. What the grid computes must be what one rank computes on all ranks' tokens.
+// This rank has `rows` tokens. The grid's results must equal those that one rank computes for the tokens of
+// all ranks.
 void check_against_one_rank(const MoeOptions& options, Index rows, DType dtype, MoeRunOptions how = {},
                             const std::function<void(const MoeRun&, int)>& and_then = {}) {
   const Share share = share_of(rows);
@@ -46,7 +49,7 @@ void check_against_one_rank(const MoeOptions& options, Index rows, DType dtype, 
                all_dy = random_values(all_x.shape(), 2, dtype);
   if (share.total > 0)
     for (Index t = 0; t < share.total; ++t)
-      all_x.slice(0, t, t + 1).slice(1, 0, 1).fill(1);  // for routers to lean on
+      all_x.slice(0, t, t + 1).slice(1, 0, 1).fill(1);  // lean_on_expert_zero() relies on this column
   const auto mine = [&](const Tensor& all) { return all.rows(share.first, share.first + share.rows); };
   const Tensor rows_of = Tensor::zeros({test_world().size()}, DType::i64);
   test_world().all_gather(Tensor::of<std::int64_t>({1}, {rows}), rows_of);
@@ -79,10 +82,10 @@ void check_against_one_rank(const MoeOptions& options, Index rows, DType dtype, 
   }
 }
 
-// The rank's number of tokens: others on every rank.
+// This rank's number of tokens, which differs between ranks.
 Index uneven_rows() { return 9 + 5 * (test_world().rank() % 3); }
 
-// Every token has most to say to expert 0, whatever else it is.
+// Makes the router send every token to expert 0, through the first column of x.
 void lean_on_expert_zero(ParameterSet& parameters) {
   for (Parameter* parameter : parameters.parameters()) {
     if (parameter->name != "router.weight") continue;
@@ -199,7 +202,7 @@ TEST_CASE("rows that travel in chunks give what they give at once", "[moe]") {
     check_against_one_rank(options, uneven_rows(), DType::f32);
     check_against_one_rank(options, uneven_rows(), DType::f64, {.planning = true});
     check_against_one_rank(options, uneven_rows(), DType::f64, {.capacity = 4});
-    for (const Index rows : {0, 1})  // most chunks have none
+    for (const Index rows : {0, 1})  // most chunks have no rows
       check_against_one_rank(options, test_world().rank() == 0 ? rows : 0, DType::f64);
     options.shared_experts = 0;
     options.expert = "3 gated, 5 feed_forward";
@@ -208,7 +211,7 @@ TEST_CASE("rows that travel in chunks give what they give at once", "[moe]") {
     check_against_one_rank(options, uneven_rows(), DType::f64, {.prepare = lean_on_expert_zero});
     check_against_one_rank(options, uneven_rows(), DType::f64,
                            {.capacity = 5, .prepare = lean_on_expert_zero});
-    options.expert = "1 test_recurrent, 7 gated";  // whose sequences are in one chunk
+    options.expert = "1 test_recurrent, 7 gated";  // experts with sequences get all of them in one chunk
     check_against_one_rank(options, uneven_rows(), DType::f64);
   }
 }
@@ -229,7 +232,7 @@ TEST_CASE("experts may be of several kinds, of which a rank may have none", "[mo
   }
 }
 
-// Of every row, how many of its sequence came to its expert.
+// Returns, for each row, how many rows of its sequence arrived at its expert.
 struct CountingExperts : BaseExpert {
   using BaseExpert::BaseExpert;
   bool wants_sequences() const override { return true; }
@@ -247,7 +250,7 @@ struct CountingExperts : BaseExpert {
 };
 CONCLAVE_REGISTER_EXPERT("test_counting", CountingExperts);
 
-// An LSTM: what it makes of a row depends on all that came before in the sequence.
+// An LSTM: the output of a row depends on all earlier rows of the sequence.
 struct RecurrentExperts : BaseExpert {
   using BaseExpert::BaseExpert;
   Parameter& in =
@@ -267,7 +270,7 @@ TEST_CASE("experts that want sequences are told them, however many experts a seq
   MoeOptions options = small_layer();
   options.shared_experts = 0;
   options.balancer = "none";
-  options.top_k = 1;  // a token's weight is 1
+  options.top_k = 1;  // so the weight of each token is 1
   for (const char* kinds : {"8 test_counting", "3 test_counting, 4 feed_forward, 1 test_recurrent"}) {
     options.expert = kinds;
     const ProcessGrid grid = grid_of(test_world().size());
@@ -323,7 +326,7 @@ TEST_CASE("several kinds take part in what a balancer learns of gradients", "[mo
   const ProcessGrid grid = grid_of(test_world().size());
   MoeLayer layer(options, grid);
   ParameterSet parameters(layer, DType::f64, 7);
-  // A gradient says whose it is: expert e's elements are e + 1 each.
+  // The gradients identify their expert: all elements of expert e are e + 1.
   std::vector<double> expected(8), squares(8);
   for (Parameter* parameter : parameters.parameters()) {
     if (!parameter->sharded) continue;
@@ -372,7 +375,7 @@ TEST_CASE("the planning pass computes the same numbers on its padded rows", "[mo
 }
 
 TEST_CASE("memory planned under one routing suffices for every other", "[moe]") {
-  // three layers, so that what one keeps for its backward pass adds up
+  // Three layers, so that the memory that each keeps for its backward pass adds up.
   struct Model : Module {
     Model(const MoeOptions& options, const ProcessGrid& grid)
         : a(options, grid), b(options, grid), c(options, grid) {

@@ -1,4 +1,5 @@
-// The layer against a mixture of experts written out in PyTorch, its tokens divided over this run's ranks.
+// The layer against a mixture of experts implemented in PyTorch, with the tokens divided over the ranks of
+// this run.
 #include <catch2/catch.hpp>
 
 #include "tests/fixtures/fixture.h"
@@ -7,7 +8,7 @@
 namespace conclave {
 namespace {
 
-// Consecutive tokens, one more to the lower ranks.
+// This rank's consecutive rows; the remainder goes to the lower ranks.
 Tensor rows_of_rank(const Tensor& all) {
   const Index ranks = test_world().size(), rank = test_world().rank(), rows = all.size(0);
   return all.rows((rows * rank + ranks - 1) / ranks, (rows * (rank + 1) + ranks - 1) / ranks).clone();
@@ -24,7 +25,7 @@ void check_against_pytorch(bool with_losses, Index capacity) {
   options.balancer = "none";
   if (with_losses) {
     options.balancer = "aux_loss";
-    options.balancing.aux_coefficient = 0.05 / 0.5;  // run_moe's micro-batch has half of the step's loss
+    options.balancing.aux_coefficient = 0.05 / 0.5;  // run_moe() scales the losses by 0.5
     options.router_losses.z = 0.02 / 0.5;
   }
   const double agreement = std::is_same_v<T, float> ? 1e-5 : 1e-10;
@@ -58,7 +59,7 @@ void check_against_pytorch(bool with_losses, Index capacity) {
 TEMPLATE_TEST_CASE("the layer agrees with PyTorch, tokens and experts divided over the ranks",
                    "[moe][pytorch]", float, double) {
   check_against_pytorch<TestType>(false, 0);
-  check_against_pytorch<TestType>(false, 3);  // in rounds
+  check_against_pytorch<TestType>(false, 3);  // in several rounds
 }
 
 TEMPLATE_TEST_CASE("auxiliary loss and z-loss have PyTorch's gradients", "[moe][pytorch]", float, double) {

@@ -1,4 +1,4 @@
-// One MoeLayer run forward and backward over the ranks of a grid, and everything that came of it.
+// Runs one MoeLayer forward and backward over the ranks of a grid and collects all results.
 #pragma once
 
 #include <map>
@@ -13,7 +13,7 @@
 
 namespace conclave {
 
-/// Rows [first, first + rows) of what all ranks together have.
+/// This rank's rows [first, first + rows) among the `total` rows of all ranks.
 struct Share {
   Index first = 0, rows = 0, total = 0;
 };
@@ -31,14 +31,15 @@ inline Share share_of(Index my_rows) {
   return share;
 }
 
-/// The ranks of this run, `expert_parallel` of them sharing the experts; or, with 0, this rank all by itself.
+/// A grid of all ranks of this run, with expert groups of `expert_parallel` ranks; 0: a grid of this rank
+/// alone.
 inline ProcessGrid grid_of(int expert_parallel) {
   Communicator& world = test_world();
   return ProcessGrid(world.split(expert_parallel == 0 ? world.rank() : 0),
                      expert_parallel == 0 ? 1 : expert_parallel);
 }
 
-/// Every number of expert-parallel ranks that divides this run's.
+/// All sizes of expert groups that divide this run's number of ranks.
 inline std::vector<int> grid_shapes() {
   std::vector<int> shapes;
   for (int ranks = 1; ranks <= test_world().size(); ++ranks)
@@ -46,7 +47,7 @@ inline std::vector<int> grid_shapes() {
   return shapes;
 }
 
-/// Offsets of `rows` tokens that are one sequence.
+/// Offsets of one sequence of `rows` tokens.
 inline Tensor one_sequence(Index rows) {
   return Tensor::of<std::int32_t>({2}, {0, static_cast<std::int32_t>(rows)});
 }
@@ -60,15 +61,15 @@ struct MoeRun {
 
 struct MoeRunOptions {
   Index capacity = 0;     ///< rows per round; 0: as planned
-  bool planning = false;  ///< the planning pass itself is the run
+  bool planning = false;  ///< return the results of the planning pass
   std::function<void(ParameterSet&)> prepare = {};
-  Tensor offsets = {};    ///< of x's sequences; undefined: one
-  Index first_token = 0;  ///< of x, among those of all ranks
+  Tensor offsets = {};    ///< of x's sequences; undefined: one sequence
+  Index first_token = 0;  ///< index of x's first token among the tokens of all ranks
   Index first_sequence = 0;
-  Index uses = 1;  ///< one after the other, of the one layer
+  Index uses = 1;  ///< how often the layer is applied, each time to its last output
 };
 
-/// x and dy: this rank's tokens, of `total` over all ranks of the grid.
+/// x and dy: rows of this rank's tokens; all ranks of the grid together have `total` tokens.
 inline MoeRun run_moe(const MoeOptions& options, const ProcessGrid& grid, const Tensor& x, const Tensor& dy,
                       Index total, const MoeRunOptions& how = {}) {
   MoeLayer layer(options, grid);
@@ -100,7 +101,7 @@ inline MoeRun run_moe(const MoeOptions& options, const ProcessGrid& grid, const 
   };
   pass();
   if (!how.planning) {
-    arena.seal(std::size_t{4} << 20);  // other capacities than the planned one may want more
+    arena.seal(std::size_t{4} << 20);  // how.capacity may need more memory than the planned capacity
     if (how.capacity > 0) layer.dispatcher().set_capacity(how.capacity);
     pass();
   }

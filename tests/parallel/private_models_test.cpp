@@ -1,5 +1,5 @@
-// Whole models: examples' norms and the sum of clipped gradients are those of a plain backward pass for each
-// example, on any number of ranks, wherever an example's tokens find their experts.
+// Whole models: per-example norms and the sum of clipped gradients equal those of one plain backward pass per
+// example, on any number of ranks and wherever the experts of an example's tokens are.
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <cmath>
@@ -41,7 +41,7 @@ std::vector<std::int32_t> text_of(std::int32_t example) {
   return tokens;
 }
 
-// Examples [first, last) of the batch of all.
+// Examples [first, last), as one rank's share of the batch of all examples.
 Batch batch_of(const Recipe& recipe, Index image_tokens, std::int32_t first, std::int32_t last) {
   Batch batch;
   const bool texts = recipe.data.has_texts(), images = recipe.data.has_images();
@@ -75,7 +75,8 @@ struct PrivateScene {
         parameters(model, DType::f64, 3),
         reducer(parameters, grid, 1000) {}
 
-  // Of examples [first, last): adds to gradients, or to `apart`.
+  // Forward and backward pass of examples [first, last). `tells_apart`: clips per-example gradients to
+  // `bound` and sums over the ranks; otherwise the plain gradients are added to the parameters.
   void pass(std::int32_t first, std::int32_t last, bool tells_apart, double bound, Communicator& world,
             bool planning = false) {
     pass(batch_of(recipe, model.classifier()->image_tokens(), first, last), tells_apart, planning,
@@ -126,7 +127,7 @@ struct PrivateScene {
   std::vector<double> squares;
 };
 
-// Sharded parameters have their part of the rows.
+// The distance of a gradient from the gradient `all`; of a sharded parameter, from this rank's rows of `all`.
 double distance_from(const Parameter& parameter, const Tensor& all) {
   if (!parameter.sharded) return distance(parameter.slot.gradient, all);
   return distance(parameter.slot.gradient,
@@ -164,9 +165,9 @@ void check_private(const Recipe& recipe) {
     CAPTURE(expert_parallel);
     const ProcessGrid grid = grid_of(expert_parallel);
     PrivateScene scene(recipe, grid);
-    scene.pass(0, kExamples, true, bound, grid.world(), true);  // for what comes in the worst case
+    scene.pass(0, kExamples, true, bound, grid.world(), true);  // plans memory for the largest share
     scene.parameters.zero_gradients();
-    // The last rank has the most examples, and of four ranks the first has none.
+    // The last rank has the most examples; with four ranks, the first has none.
     const int rank = grid.world().rank(), ranks = grid.world().size();
     const auto begin = [&](int of) {
       return static_cast<std::int32_t>(kExamples * of * of / (ranks * ranks));
@@ -207,7 +208,8 @@ TEST_CASE("images with texts: each example's gradient is clipped as if it were a
   check_private(recipe);
 }
 
-// Of the texts of some clients, the sum that noise would be added to.
+// The sum of clipped per-client gradients to which noise would be added. Text i belongs to clients[i]; -1:
+// the text is left out.
 std::vector<Tensor> sum_of(const std::vector<std::int32_t>& clients, double bound, const ProcessGrid& grid) {
   Recipe recipe = text_recipe();
   recipe.model.dropout = recipe.model.embedding_dropout = recipe.model.token_dropout = 0;
@@ -224,9 +226,10 @@ std::vector<Tensor> sum_of(const std::vector<std::int32_t>& clients, double boun
   PrivateScene scene(recipe, grid);
   SystemRandom random;
   PrivateTraining privacy(recipe.privacy, split, 1, grid, random);
-  const DynamicBatcher batcher(split, {.tokens = 24 * grid.world().size(),  // not all examples at a time
-                                       .rank = grid.world().rank(),
-                                       .ranks = grid.world().size()});
+  const DynamicBatcher batcher(split,
+                               {.tokens = 24 * grid.world().size(),  // so that there are several batches
+                                .rank = grid.world().rank(),
+                                .ranks = grid.world().size()});
   scene.parameters.zero_gradients();
   for (const bool planning : {true, false})
     privacy.for_batches(batcher, 0, [&](const Batch& batch) {
@@ -242,7 +245,7 @@ TEST_CASE("a client changes the sum by no more than the bound, however much it h
     CAPTURE(expert_parallel);
     const ProcessGrid grid = grid_of(expert_parallel);
     const std::vector<std::int32_t> all{0, 1, 0, 0, 2, 0, 1};
-    for (const double bound : {1e-3, 1e3}) {  // of which every gradient is longer, and none
+    for (const double bound : {1e-3, 1e3}) {  // every gradient exceeds the first, none the second
       const auto whole = sum_of(all, bound, grid);
       for (const std::int32_t gone : {0, 1, 2}) {
         std::vector<std::int32_t> rest = all;

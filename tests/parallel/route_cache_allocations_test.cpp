@@ -26,9 +26,9 @@ TEST_CASE("a route cache allocates nothing once it is made", "[route_cache]") {
   const std::size_t after = allocations();
   CHECK(after == before);
   CHECK(hits == 2000);
-  CHECK(cache.statistics().bytes > cache.statistics().capacity * 9 / 10);  // it was full, and evicted
+  CHECK(cache.statistics().bytes > cache.statistics().capacity * 9 / 10);  // the cache was full and evicted
   CHECK_FALSE(std::vector<float>(1000).empty());
-  CHECK(allocations() > after);  // it does count
+  CHECK(allocations() > after);  // the counter works
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// The losses that act on the router in the backward pass only, against numerical derivatives of what they
-// stand for.
+// The losses that are added to the router's gradient only in the backward pass, against numerical derivatives
+// of their formulas.
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <functional>
@@ -41,15 +41,14 @@ Tensor numerical(const Tensor& scores, const std::function<double()>& loss) {
 struct ScoredRouter {
   Tensor owner = random_values({kScoredTokens, kScoredExperts}, 1),
          up = random_values({kScoredTokens, kScoredExperts}, 2);
-  Tensor offsets =
-      Tensor::of<std::int32_t>({4}, {0, 2, 2, kScoredTokens});  // of three texts, one of them empty
+  Tensor offsets = Tensor::of<std::int32_t>({4}, {0, 2, 2, kScoredTokens});  // three texts, one of them empty
   Tensor scores = Tensor::borrow(owner.raw(), owner.shape(), DType::f64);
   Arena arena{"test"};
   Tape tape{arena};
   ForwardContext context;
   ScoredRouter() {
     tape.watch(scores);
-    context.global_tokens = 3 * kScoredTokens;  // as if two other ranks had as many
+    context.global_tokens = 3 * kScoredTokens;  // as if two other ranks had as many tokens
     context.loss_scale = 0.25;
   }
   /// The task's part of the loss: <up, probabilities>.

@@ -82,7 +82,7 @@ TEST_CASE("scores from the cache are those computed, to the bit, until any weigh
       Tape tape(arena, false);
       return token_scores(*router, tape, context, rows, sequences, cache).clone();
     };
-    scores(&cache, x, offsets);  // while memory is being planned, nothing is kept
+    scores(&cache, x, offsets);  // the planning pass does not fill the cache
     CHECK(cache.statistics().entries == 0);
     arena.seal();
     const auto run = [&](RouteCache* cache) {
@@ -96,7 +96,7 @@ TEST_CASE("scores from the cache are those computed, to the bit, until any weigh
     CHECK(same_bits(run(&cache), expected));
     CHECK(cache.statistics().hits == 4);
 
-    arena.reset();  // in another batch, beside one that is new
+    arena.reset();  // a cached sequence in another batch, together with a new one
     const Tensor part = Tensor::empty({5, 8});
     part.rows(0, 2).copy_from(x.rows(80, 82));
     part.rows(2, 5).copy_from(x.rows(0, 3));

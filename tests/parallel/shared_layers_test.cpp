@@ -1,4 +1,4 @@
-// Layers that are one compute what as many layers of equal parameters do.
+// A layer that is used several times computes the same as several layers with equal parameters.
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <numeric>
@@ -23,7 +23,7 @@ Recipe shared_recipe(bool shared, Index embedding = 0) {
   return recipe;
 }
 
-// The name that a parameter of layer i has in the set that layer i shares.
+// The name that a parameter of layer i has in the model with shared layers.
 std::string shared_name(std::string name) {
   for (Index i = 2; i < kSharedLayers; ++i) {
     const std::string own = "layers." + std::to_string(i) + ".";
@@ -56,7 +56,7 @@ struct SharedScene {
     return (*model.classifier())(tape, context, model_input(batch));
   }
 
-  // Of one set of layers, for each of this model's.
+  // Copies the parameters of the shared layers to each of this model's layers.
   void take_values_of(const SharedScene& shared) const {
     for (const Parameter* parameter : parameters.parameters())
       for (const Parameter* other : shared.parameters.parameters())
@@ -107,7 +107,7 @@ TEST_CASE("a shared layer with experts tells what each use chose, and counts all
   const Tensor offsets =
       Tensor::of<std::int32_t>({static_cast<Index>(one.batch.offsets.size())}, one.batch.offsets);
   const Tensor losses = random_values({one.batch.local_sequences()}, 8);
-  for (int pass = 0; pass < 2; ++pass) {  // the second starts anew
+  for (int pass = 0; pass < 2; ++pass) {  // the second pass must not depend on the first
     for (SharedScene* scene : {&one, &many}) {
       scene->forward();
       for (const auto& [name, layer] : scene->model.moe_layers()) {
@@ -150,7 +150,7 @@ TEST_CASE("an embedding of its own width is projected, and guesses at hidden tok
   CHECK(shapes.at("embedding_projection.weight") == Shape{8, kSharedEmbedding});
   CHECK(shapes.at("masked_tokens.transform.weight") == Shape{kSharedEmbedding, 8});
   const auto output = scene.forward();
-  REQUIRE(output.terms().size() == 2);  // of classes, and of hidden tokens
+  REQUIRE(output.terms().size() == 2);  // the losses of the classes and of the hidden tokens
   const Tensor &classes = output.terms()[0].losses, &hidden = output.terms()[1].losses;
   REQUIRE(hidden.numel() > 0);
   const std::array losses{Tape::Loss{classes, random_values(classes.shape(), 5)},

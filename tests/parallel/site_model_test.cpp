@@ -1,4 +1,5 @@
-// What a site makes of a round for the coordinator and for itself, whichever ranks hold the model.
+// What a site computes from a round for the coordinator and for itself, for every division of the model over
+// ranks.
 #include "recipes/site_model.h"
 
 #include <algorithm>
@@ -16,8 +17,8 @@ namespace {
 constexpr Index kSiteRows = 8, kSiteColumns = 3;
 constexpr std::size_t kSiteModel = 4 + kSiteRows * kSiteColumns, kSiteShared = kSiteModel - kSiteColumns;
 
-// This rank's part of a tensor of all ranks and one of experts, whose elements are `first`, `first` + 1, ...
-// in the order of the model.
+// A replicated tensor and this rank's part of a tensor of experts. The elements of the whole model are
+// `first`, `first` + 1, ... in order.
 std::vector<TensorEntry> entries_of(const ProcessGrid& grid, const std::string& prefix, float first) {
   const Index rows = kSiteRows / grid.expert_parallel(), row = rows * grid.expert_group().rank();
   std::vector<TensorEntry> entries{{prefix + "/dense", Tensor::empty({4}), {4}, 0, false},
@@ -57,13 +58,14 @@ TEST_CASE("a site's control variate goes on from its last update that counted") 
     const SharingRule own_expert{"*.experts.up[7]", Sharing::kept_private};
     const SiteModel site(base, std::span(&own_expert, 1), folder.path(), grid);
     const std::string update = folder.path() + "/update.f32";
-    // Of `round`, where the mean gradient is `gradient` above the control variate.
+    // Saves the result of `round`, in which the mean gradient is the control variate plus `gradient`.
     const auto train = [&](std::int64_t round, std::int64_t counted, float gradient) {
       const auto mean = entries_of(grid, "control", 100 + gradient);
       site.save(entries_of(grid, "model", 2), base, round, update, {mean, counted});
       grid.world().barrier();
     };
-    // The correction is that of the coordinator less `own`, and that of the private expert none of ours.
+    // Checks that the correction is the coordinator's minus `own`; for the private expert, the coordinator's
+    // alone.
     const auto corrects_by = [&](std::int64_t counted, float own) {
       const auto correction = entries_of(grid, "control", -1);
       const bool there = site.set_correction(correction, base, counted);
@@ -82,11 +84,11 @@ TEST_CASE("a site's control variate goes on from its last update that counted") 
     const auto sent = numbers_in(update);
     REQUIRE(sent.size() == 2 * kSiteShared);
     for (std::size_t i = 0; i < sent.size(); ++i) CHECK(sent[i] == (i < kSiteShared ? 2 : 5));
-    CHECK(corrects_by(0, 0));  // the round again, with the same bits
+    CHECK(corrects_by(0, 0));  // repeating the round gives the same bits
     train(3, 0, 5);
     CHECK(numbers_in(update) == sent);
     CHECK(corrects_by(4, 5));
-    train(4, 4, 10);  // which comes too late
+    train(4, 4, 10);  // this update arrives too late and does not count
     CHECK(corrects_by(4, 5));
     train(5, 4, 20);
     CHECK(corrects_by(6, 25));
@@ -181,7 +183,7 @@ TEST_CASE("changes that are told are sent as they are, not as what f32 leaves of
     const auto sent = numbers_in(update);
     REQUIRE(sent.size() == kSiteModel);
     for (std::size_t i = 0; i < sent.size(); ++i) CHECK(sent[i] == static_cast<float>(1 + i) * 1e-9F);
-    changes.erase(changes.begin());  // the rest is the difference
+    changes.erase(changes.begin());  // without given changes, the difference from the base is sent
     site.save(model, base, 1, update, {}, changes);
     grid.world().barrier();
     CHECK(numbers_in(update)[0] == 0);

@@ -1,4 +1,4 @@
-// Tasks beside classification: their losses are what their headers say.
+// Tasks other than classification: their losses agree with the formulas in their headers.
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <numeric>
@@ -88,7 +88,7 @@ TEST_CASE("a model has the tasks that its recipe gives a weight, and the paramet
     CHECK_FALSE(name.starts_with("generate."));
     CHECK_FALSE(name.starts_with("head."));
   }
-  for (Task* task : all.model.tasks()) {  // what a task costs is among what the model has
+  for (Task* task : all.model.tasks()) {  // a task has no more parameters than the model
     Index parameters = 0;
     for (const Cost& cost : task->costs(5)) parameters += cost.parameters;
     CHECK(parameters <= all.model.parameter_count());
@@ -98,14 +98,14 @@ TEST_CASE("a model has the tasks that its recipe gives a weight, and the paramet
 TEST_CASE("a routing cache has room for examples of an image and a text", "[tasks]") {
   Recipe recipe = tasks_recipe(1, 1, 1);
   recipe.moe.router = "attention_token", recipe.moe.router_heads = 2, recipe.moe.route_cache_mib = 1;
-  TaskScene scene(recipe, 16);  // of 16 rows of an image, and 2 to 4 of a text, which has at most 16
+  TaskScene scene(recipe, 16);  // images have 16 rows; texts have 2 to 4 tokens of at most 16
   for (Task* task :
        {static_cast<Task*>(scene.model.classifier()), static_cast<Task*>(scene.model.captioner())}) {
     const Tensor first = scene.run(*task, false).losses.clone();
     CHECK(same_bits(scene.run(*task, false).losses, first));
   }
   Recipe drawn = recipe;
-  drawn.tasks = {0, 0, 1}, drawn.generate.patch = 2;  // also 16 rows
+  drawn.tasks = {0, 0, 1}, drawn.generate.patch = 2;  // images have 16 rows here, too
   TaskScene drawing(drawn, 16);
   CHECK_NOTHROW(drawing.run(*drawing.model.generator(), false));
 }
@@ -117,12 +117,12 @@ TEST_CASE("a caption's losses are those of its tokens and of its end, each guess
   REQUIRE(captioner.image_tokens() == 16);  // a grid of 4 x 4
   const TaskOutput before = scene.run(captioner, false);
   CHECK(before.terms().empty());
-  REQUIRE(before.losses.shape() == Shape{3 + 4 + 5 - 3 + 3});  // 2 + 3 + 4 tokens and 3 ends
+  REQUIRE(before.losses.shape() == Shape{3 + 4 + 5 - 3 + 3});  // 2 + 3 + 4 tokens and 3 end tokens
   const std::vector<float> losses(before.losses.span<float>().begin(), before.losses.span<float>().end());
   const float mean = std::accumulate(losses.begin(), losses.begin() + 3, 0.0F) / 3;
   CHECK(before.sequence_losses.data<float>()[0] == Approx(mean));
 
-  // Another last token of the second text changes the guesses of itself and of the end behind it alone.
+  // Changing the last token of the second text changes only the losses of that token and of the end after it.
   scene.batch.tokens[4] = 17;
   const TaskOutput after = scene.run(captioner, false);
   for (std::size_t i = 0; i < losses.size(); ++i) {
@@ -132,7 +132,7 @@ TEST_CASE("a caption's losses are those of its tokens and of its end, each guess
     else
       CHECK(after.losses.data<float>()[i] == losses[i]);
   }
-  // and another image all of its own text's
+  // Changing an image changes all losses of its own text and no others.
   scene.batch.images[0] = static_cast<std::uint8_t>(255 - scene.batch.images[0]);
   const std::vector<float> second(after.losses.span<float>().begin(), after.losses.span<float>().end());
   const TaskOutput shown = scene.run(captioner, false);
@@ -150,7 +150,7 @@ TEST_CASE("a caption's losses are those of its tokens and of its end, each guess
 
 TEST_CASE("a caption whose words are always the same is learned", "[tasks]") {
   TaskScene scene(tasks_recipe(0, 1, 0), 16);
-  set(scene.model, "caption.bias", -20);  // then every guess is the end's
+  set(scene.model, "caption.bias", -20);  // with the next lines, every prediction is the end token
   for (const auto& [name, parameter] : scene.model.named_parameters())
     if (name == "caption.bias") parameter->value.data<float>()[kTaskEnd] = 20;
   const TaskOutput output = scene.run(*scene.model.captioner(), false);
@@ -190,7 +190,7 @@ TEST_CASE("a generator that guesses no motion errs by the squares of image less 
   REQUIRE(output.losses.shape() == Shape{3});
   REQUIRE(output.terms().size() == 1);
   CHECK(output.terms()[0].weight == Approx(1.0 / 3));
-  const RandomStream noise{.seed = 5, .step = 1, .tensor = 3};  // behind hidden texts and times
+  const RandomStream noise{.seed = 5, .step = 1, .tensor = 3};  // after the streams of hidden texts and times
   const Tensor cut = Tensor::zeros({12, 48}, DType::f32);
   generator.patches().cut(model_input(scene.batch).images, cut);
   for (Index image = 0; image < 3; ++image) {
@@ -221,7 +221,7 @@ TEST_CASE("what a generator guesses depends on the text, on the time and on the 
       CHECK(std::equal(now.begin() + i * 192, now.begin() + (i + 1) * 192, before.begin() + i * 192) ==
             (i != image));
   };
-  scene.batch.tokens[0] = 19;  // of the first text
+  scene.batch.tokens[0] = 19;  // a token of the first text
   changes_only(first_of(times), 0);
   scene.batch.tokens[0] = 3;
   changes_only(first_of(Tensor::of<float>({3}, {0.1F, 0.5F, 0.8F})), 2);

@@ -1,11 +1,11 @@
-// The ranks a test binary with tests/mpi_main.cpp was started on.
+// The ranks that a test binary with tests/mpi_main.cpp was started on.
 #pragma once
 
 #include "parallel/communicator.h"
 
 namespace conclave {
 
-/// All ranks of this run. Every rank runs the same test cases in the same order.
+/// All ranks of this run. All ranks run the same test cases in the same order.
 Communicator& test_world();
 
 }  // namespace conclave

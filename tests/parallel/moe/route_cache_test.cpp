@@ -18,7 +18,7 @@ using Catch::Matchers::Contains;
 using Catch::Matchers::StartsWith;
 
 constexpr std::size_t kMebibyte = std::size_t{1} << 20;
-constexpr std::size_t kLine = 64 + 4;  // a line, and its part of the index
+constexpr std::size_t kLine = 64 + 4;  // bytes of a line and its part of the index
 
 using CachedScores = std::vector<float>;
 
@@ -26,14 +26,14 @@ RouteCache::Key key_of(std::uint64_t number) {
   return {number * 0x9E3779B97F4A7C15u, number * 0xC2B2AE3D27D4EB4Fu};
 }
 
-// `count` numbers that no other `number` has.
+// `count` scores that differ for each `number`.
 CachedScores scores_of(std::uint64_t number, std::size_t count) {
   CachedScores scores(count);
   for (std::size_t i = 0; i < count; ++i) scores[i] = static_cast<float>(number * 1000 + i);
   return scores;
 }
 
-// What is kept under a key; empty where nothing is.
+// The scores in the cache under `key`; empty if there are none.
 CachedScores found(RouteCache& cache, const RouteCache::Key& key, std::size_t count) {
   CachedScores scores(count, -1);
   if (cache.find(key, scores)) return scores;
@@ -110,10 +110,10 @@ TEST_CASE("keys that differ in one half only are different entries", "[route_cac
 TEST_CASE("a full cache drops what was used least recently", "[route_cache]") {
   RouteCache cache(3 * kLine, 8, 1);
   for (const std::uint64_t number : {1, 2, 3}) cache.insert(key_of(number), scores_of(number, 8));
-  CHECK(found(cache, key_of(1), 8) == scores_of(1, 8));  // used, so 2 is now the oldest
+  CHECK(found(cache, key_of(1), 8) == scores_of(1, 8));  // uses entry 1, so entry 2 is now the oldest
   cache.insert(key_of(4), scores_of(4, 8));
   CHECK(found(cache, key_of(2), 8).empty());
-  cache.insert(key_of(3), scores_of(30, 8));  // replaced, which is a use too
+  cache.insert(key_of(3), scores_of(30, 8));  // replacing an entry also counts as a use
   cache.insert(key_of(5), scores_of(5, 8));
   CHECK(found(cache, key_of(1), 8).empty());
   CHECK(found(cache, key_of(3), 8) == scores_of(30, 8));
@@ -123,9 +123,9 @@ TEST_CASE("a full cache drops what was used least recently", "[route_cache]") {
 }
 
 TEST_CASE("an entry makes room for itself, up to the whole cache", "[route_cache]") {
-  RouteCache cache(3 * kLine, 2, 19);  // 8 + 15 + 15 scores
+  RouteCache cache(3 * kLine, 2, 19);  // three lines hold at most 8 + 15 + 15 scores
   for (std::uint64_t number = 0; number < 3; ++number) cache.insert(key_of(number), scores_of(number, 2));
-  cache.insert(key_of(3), scores_of(3, 10));  // two lines
+  cache.insert(key_of(3), scores_of(3, 10));  // needs two lines
   CHECK(found(cache, key_of(2), 2) == scores_of(2, 2));
   cache.insert(key_of(4), scores_of(4, 38));
   CHECK(found(cache, key_of(4), 38) == scores_of(4, 38));
@@ -134,10 +134,10 @@ TEST_CASE("an entry makes room for itself, up to the whole cache", "[route_cache
   CHECK(cache.statistics().bytes == cache.statistics().capacity);
   cache.insert(key_of(4), scores_of(5, 4));
   CHECK(found(cache, key_of(4), 4) == scores_of(5, 4));
-  CHECK(cache.statistics().evictions == 4);  // its own older self is none
+  CHECK(cache.statistics().evictions == 4);  // replacing an entry is not an eviction
 }
 
-// A cache as one would write it down: entries in the order of use, the newest first.
+// Reference implementation of the cache: a list of entries in the order of use, the latest first.
 struct WrittenCache {
   struct Entry {
     std::uint64_t number;
@@ -186,7 +186,7 @@ TEST_CASE("whatever is asked for in whatever order, a cache does as a list of th
                      static_cast<Index>(most_rows));
     REQUIRE(cache.statistics().capacity == model.capacity * 64);
     const auto texts = static_cast<std::uint32_t>(1 + below(300));
-    std::vector<std::size_t> sizes(texts);  // of what is kept under each key, or was
+    std::vector<std::size_t> sizes(texts);  // number of scores last inserted under each key
     Index hits = 0, lookups = 0;
     for (int action = 0; action < 1500; ++action) {
       const std::uint64_t text = below(texts);
