@@ -23,7 +23,7 @@ TEST_CASE("the most frequent bigrams are found, in ascending order, none across 
   //                            pairs: 5 1 (3), 1 2 (2), 2 5 (2)
   CHECK(frequent_bigrams(split, 100) == std::vector{bigram(1, 2), bigram(2, 5), bigram(5, 1)});
   CHECK(frequent_bigrams(split, 1) == std::vector{bigram(5, 1)});
-  CHECK(frequent_bigrams(split, 2) == std::vector{bigram(1, 2), bigram(5, 1)});  // of equals, the smaller
+  CHECK(frequent_bigrams(split, 2) == std::vector{bigram(1, 2), bigram(5, 1)});  // ties: the smaller bigram
   CHECK(frequent_bigrams(split, 0).empty());
   CHECK(frequent_bigrams(split_of({}), 10).empty());
   CHECK(frequent_bigrams(split_of({{3}}), 10).empty());

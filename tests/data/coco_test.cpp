@@ -17,7 +17,7 @@ const std::string kCategories =
                       {"id": 1, "name": "person", "supercategory": "person"},
                       {"id": 17, "name": "cat", "supercategory": "animal"}])";
 
-// In no good order, and with what COCO has beside what is read.
+// Not in order, and with fields of COCO that are not read.
 const std::string kInstances = R"({"info": {"year": 2017, "list": [1, [2]]},
 "annotations": [
   {"id": 1, "image_id": 22, "category_id": 17, "area": 30.5, "iscrowd": 0, "bbox": [1, 2, 3, 4],
@@ -62,9 +62,9 @@ TEST_CASE("the class of an image of COCO is the category that takes up most of i
   CHECK(found.categories[2].supercategory == "animal");
   REQUIRE(found.images.size() == 3);
   CHECK(found.images[0].file == "a.png");
-  CHECK(found.images[0].category == 1);   // cat and dog alike; the cat's number is smaller
-  CHECK(found.images[1].category == 0);   // twice 20
-  CHECK(found.images[2].category == -1);  // none
+  CHECK(found.images[0].category == 1);   // cat and dog have the same area; the cat's id is smaller
+  CHECK(found.images[1].category == 0);   // the person has twice an area of 20
+  CHECK(found.images[2].category == -1);  // no annotation
   const auto captions = parse_coco_captions(kCaptions, "file");
   CHECK(captions.at(9).empty());
   CHECK(captions.at(22) == std::vector<std::string>{"A man.", "His cat."});
@@ -96,7 +96,7 @@ TEST_CASE("captions of an image of COCO are examples that share it", "[data]") {
   CHECK(images.train.examples.size() == 2);
   CHECK(images.train.examples[1].captions.empty());
 
-  // To be said of images that are shown alone: each is one example still.
+  // With captions as targets and images as the only input, each image is one example.
   const ImageDataset shown =
       read_coco({.directory = folder.path(), .side = 3, .texts = false, .captions = true}, none);
   for (const ImageSplit* split : {&shown.train, &shown.test}) {

@@ -12,7 +12,7 @@ namespace {
 
 std::vector<std::uint8_t> copy(std::span<const std::uint8_t> image) { return {image.begin(), image.end()}; }
 
-// A text, an image, and both, of which the last two share their image.
+// An example with a text, one with an image, and one with both; the last two share an image.
 ImageSplit some_of_each() {
   ImageSplit split{{{"a text about it", 1}, {"", 2}, {"another text", 3, true}}, {}};
   split.images.append({{1, 2, 1}, {7, 8}}, "file");

@@ -14,7 +14,7 @@ using Catch::Matchers::Contains;
 
 namespace {
 
-// The whole batch at `position`, put together from the shares of `ranks` ranks; checks each share on the way.
+// Joins the shares of `ranks` ranks to the whole batch at `position` and checks each share.
 Batch together(const TokenizedSplit& split, BatcherOptions options, DataPosition position, int ranks) {
   Batch whole;
   options.ranks = ranks;
@@ -104,7 +104,7 @@ TEST_CASE("the shares of any number of ranks put together are the same global ba
 }
 
 TEST_CASE("an image counts as the rows that stand for it, and travels with its example", "[data]") {
-  // Texts, images and both: examples 0 mod 3 have no text, 1 mod 3 no image.
+  // Examples 0 mod 3 have no text, examples 1 mod 3 have no image, the others have both.
   TokenizedSplit split;
   split.images.shape = {2, 3, 1};
   for (std::int32_t i = 0; i < 60; ++i) {
@@ -167,7 +167,7 @@ TEST_CASE("an image counts as the rows that stand for it, and travels with its e
     CHECK(seen.size() == 60);
   }
 
-  // Changed at random, by the example and the epoch alone.
+  // The random changes of an image depend only on the seed, the example and the epoch.
   for (std::size_t i = 0; i < split.images.pixels.size(); ++i)
     split.images.pixels[i] = static_cast<std::uint8_t>(i);
   BatcherOptions changing = plain;
@@ -245,7 +245,7 @@ TEST_CASE("a refilled batch keeps its buffers", "[data]") {
 
 TEST_CASE("WordNet's nouns are batched with at most 3% padding", "[data][unsanitized]") {
   const auto texts = read_wordnet(kWordNetDirectory, "noun").train;
-  const auto some = std::span(texts).first(4000);  // of all, a tokenizer takes long to learn
+  const auto some = std::span(texts).first(4000);  // training a tokenizer on all texts takes long
   const TokenizedSplit split = Tokenizer::train(some, 2000, "").encode_split(texts, 128);
   const DynamicBatcher batcher(split, {.tokens = 8192, .seed = 1});
   CHECK(batcher.padding() <= 0.03);

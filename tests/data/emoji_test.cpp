@@ -91,7 +91,7 @@ TEST_CASE("an emoji's split is decided by its code point, and its class may be t
 TEST_CASE("an emoji's image is the PNG in the font", "[data]") {
   const std::string bytes = read_file(CONCLAVE_FIXTURES "/images/font.ttf", "");
   const EmojiFont font(bytes, "font");
-  // FreeType multiplies by alpha, which is exact only before a background.
+  // FreeType's pixels are premultiplied by alpha, so the images are equal only on a background.
   const Rgb background{255, 0, 100};
   for (const auto& [code, name] : {std::pair(U'\x1F600', "alpha"), std::pair(U'\x1F63A', "palette_alpha")})
     CHECK_THAT(to_rgb(font.image(code), background), IsImage(to_rgb(image_fixture(name), background), 1));
@@ -109,7 +109,7 @@ TEST_CASE("a bitmap of another size than its font says is refused", "[data]") {
   const EmojiFiles files{.font = folder.write("font.ttf", bytes), .names = folder.write("names", kNames)};
   BadInputs none, bad(true);
   CHECK_THAT(error_of([&] { read_emoji(files, none); }), Contains("no coloured bitmap of U+1F600"));
-  REQUIRE(read_emoji(files, bad).size() == 1);  // the cat
+  REQUIRE(read_emoji(files, bad).size() == 1);  // only the cat is left
   CHECK(bad.count() == 1);
   CHECK_THAT(bad.first(), Contains("no coloured bitmap of U+1F600"));
 }
@@ -167,7 +167,7 @@ TEST_CASE("what is not XML among annotations is named by file and line", "[data]
 }
 
 TEST_CASE("no truncation of emoji names or annotations is taken for the whole", "[data]") {
-  for (std::size_t size = 0; size < kNames.size() - 1; ++size)  // the last end of a line is nothing lost
+  for (std::size_t size = 0; size < kNames.size() - 1; ++size)  // the last newline may be missing
     REQUIRE_THAT(error_of([&] { parse_emoji_names(kNames.substr(0, size), "file"); }), StartsWith("file:"));
   for (std::size_t size = 0; size < kAnnotations.size() - 1; ++size)
     REQUIRE_THAT(annotations_error(kAnnotations.substr(0, size)), StartsWith("file:"));

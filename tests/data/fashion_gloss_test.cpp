@@ -21,8 +21,8 @@ const std::vector<std::string> kLemmas{"t-shirt", "polo_shirt", "trouser", "slac
                                        "sandal",  "flip-flop",  "shirt",   "sneaker", "running_shoe",
                                        "bag",     "handbag",    "boot",    "chukka"};
 
-// A folder of the files of both: 240 images of 1 x 2 pixels for training and 250 for testing, whose first
-// pixel is their class, and a definition for each word, "of t-shirt".
+// A folder with the files of both data sets: 240 training and 250 test images of 1 x 2 pixels, where the
+// first pixel is the class, and a definition for each word, such as "of t-shirt".
 struct GlossFolder : TemporaryDirectory {
   GlossFolder() {
     for (const auto& [file, count] : {std::pair("train", 240), std::pair("t10k", 250)}) {
@@ -68,7 +68,7 @@ TEST_CASE("an image matches the definitions of its own class, and no other's", "
       const std::size_t described = kClasses.at(example.text);
       CHECK(example.label == (described == shown ? 1 : 0));
       const std::set<std::size_t> both{shown, described};
-      CHECK(both != std::set<std::size_t>{0, 6});  // a shirt's definition is true of these
+      CHECK(both != std::set<std::size_t>{0, 6});  // T-shirts and pullovers are shirts, too: no mismatch
       CHECK(both != std::set<std::size_t>{2, 6});
       seen.insert(example.text);
     }

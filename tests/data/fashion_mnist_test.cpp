@@ -11,7 +11,8 @@ using Catch::Matchers::Contains;
 
 namespace {
 
-// A folder with 24 images of 2 x 3 pixels for training, the 24 first of the alphabet, and one for testing.
+// A folder with 24 training images of 2 x 3 pixels, which are filled with the letters a to x, and one test
+// image.
 struct MnistFolder : TemporaryDirectory {
   MnistFolder() {
     std::string pixels;
@@ -42,7 +43,7 @@ TEST_CASE("Fashion-MNIST has 55,000, 5,000 and 10,000 images of 10 classes", "[d
     for (const TextExample& example : split->examples) ++classes[static_cast<std::size_t>(example.label)];
   }
   for (const int count : classes) CHECK(count == 7000);
-  CHECK(data.train.examples[0].label == 9);  // as its README shows
+  CHECK(data.train.examples[0].label == 9);  // as in the README of Fashion-MNIST
 }
 
 TEST_CASE("the last twelfth of the training images is for validation", "[data]") {

@@ -12,7 +12,7 @@ using Catch::Matchers::StartsWith;
 
 namespace {
 
-// A file of a task as published: its columns, and one row.
+// A file of a task in its published format, with one row.
 struct Published {
   const char *task, *content;
   TextExample expected;

@@ -1,4 +1,4 @@
-// idx files for tests, packed as data sets come.
+// idx files for tests, compressed by gzip as in the data sets.
 #pragma once
 
 #include <string>

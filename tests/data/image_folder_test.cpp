@@ -106,7 +106,7 @@ TEST_CASE("a folder may have its splits as folders", "[data]") {
             folder.path() + ": left out: 1 file that is neither PNG nor JPEG by name (" + validation +
             "/train/1.bmp), and 2 folders beside train whose names are no split's (Test, "
             "extra)"});
-  // The inner one is of classes.
+  // The folder train itself is a folder of classes.
   CHECK(read_image_folder(folder.path() + "/train", 4, none).class_names.size() == 2);
 
   write(folder, "test/cow/1.png", picture("colour.png"));

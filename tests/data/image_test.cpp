@@ -38,7 +38,8 @@ std::string chunk(const std::string& type, const std::string& data) {
          big_endian(static_cast<std::uint32_t>(checksum));
 }
 
-// A well-formed grey PNG of 8 bits that says it is of this size, with whatever `pixels` holds.
+// A well-formed 8-bit grey PNG with this size in its header and with `pixels` as its data, which need not
+// match.
 std::string png(std::uint32_t height, std::uint32_t width, const std::string& pixels) {
   std::string packed(compressBound(pixels.size()), '\0');
   uLongf size = packed.size();
@@ -50,7 +51,7 @@ std::string png(std::uint32_t height, std::uint32_t width, const std::string& pi
          chunk("IDAT", packed) + chunk("IEND", "");
 }
 
-// A JPEG of `image`, which is grey, with as little loss as there can be.
+// Encodes the grey image `image` as a JPEG of the highest quality.
 std::string jpeg_of(const Image& image, int flags = 0) {
   const auto width = static_cast<int>(image.shape.width), height = static_cast<int>(image.shape.height);
   tjhandle compressor = tjInitCompress();
@@ -71,7 +72,7 @@ std::string with_exif(const std::string& file, const std::string& tiff) {
          big_endian(static_cast<std::uint32_t>(segment.size() + 2)).substr(2) + segment + file.substr(2);
 }
 
-// EXIF of two tags, the latter of them the orientation.
+// EXIF data with two tags; the second is the orientation.
 std::string exif(bool little, std::uint32_t orientation, std::uint32_t type = 3, std::uint32_t count = 1) {
   const auto number = [&](std::uint32_t value, std::size_t size) {
     const std::string digits = big_endian(value).substr(4 - size);
@@ -82,8 +83,8 @@ std::string exif(bool little, std::uint32_t orientation, std::uint32_t type = 3,
          number(type, 2) + number(count, 4) + number(orientation, 2) + number(0, 2) + number(0, 4);
 }
 
-// A progressive JPEG of so many pixels, which are black, and scans: of more than it has, each says again that
-// some coefficients are 0.
+// A progressive JPEG of black pixels with at least `scans` scans. Each scan added to those of the encoder
+// repeats that some coefficients are 0.
 std::string with_scans(std::int64_t height, std::int64_t width, int scans) {
   const std::string file =
       jpeg_of({{height, width, 1}, std::vector<std::uint8_t>(static_cast<std::size_t>(height * width))},
@@ -93,7 +94,7 @@ std::string with_scans(std::int64_t height, std::int64_t width, int scans) {
   REQUIRE(found.size() > 2);
   const std::size_t tables = file.rfind("\xFF\xC4", found[1]);
   std::string scan = file.substr(tables, file.find('\xFF', found[1] + 10) - tables);
-  scan[found[1] - tables + 9] = 0;  // all bits of them
+  scan[found[1] - tables + 9] = 0;  // the scan gives all bits of the coefficients
   std::string all = file.substr(0, file.size() - 2);
   for (int count = static_cast<int>(found.size()); count < scans; ++count) all += scan;
   return all + "\xFF\xD9";
@@ -118,20 +119,21 @@ TEST_CASE("a JPEG is grey or colour, progressive or not", "[data]") {
 }
 
 TEST_CASE("a JPEG is turned and mirrored as its EXIF orientation says", "[data]") {
-  // Blocks of 24 x 24 pixels of one shade each, which survive.
+  // Uniform blocks of 24 x 24 pixels, which JPEG compression preserves.
   const std::vector<int> blocks{10,  70,  130,  //
                                 190, 250, 40};
   Image image{{48, 72, 1}, std::vector<std::uint8_t>(48 * 72)};
   for (std::size_t i = 0; i < image.pixels.size(); ++i)
     image.pixels[i] = static_cast<std::uint8_t>(blocks[i / 72 / 24 * 3 + i % 72 / 24]);
-  const std::vector<std::vector<int>> expected{{10, 70, 130, 190, 250, 40},   // as it is
-                                               {130, 70, 10, 40, 250, 190},   // mirrored
-                                               {40, 250, 190, 130, 70, 10},   // upside down
-                                               {190, 250, 40, 10, 70, 130},   // mirrored top to bottom
-                                               {10, 190, 70, 250, 130, 40},   // rows are columns
-                                               {190, 10, 250, 70, 40, 130},   // a quarter to the right
-                                               {40, 130, 250, 70, 190, 10},   // columns from the right
-                                               {130, 40, 70, 250, 10, 190}};  // a quarter to the left
+  const std::vector<std::vector<int>> expected{
+      {10, 70, 130, 190, 250, 40},   // unchanged
+      {130, 70, 10, 40, 250, 190},   // mirrored left to right
+      {40, 250, 190, 130, 70, 10},   // rotated by 180 degrees
+      {190, 250, 40, 10, 70, 130},   // mirrored top to bottom
+      {10, 190, 70, 250, 130, 40},   // transposed
+      {190, 10, 250, 70, 40, 130},   // rotated by 90 degrees clockwise
+      {40, 130, 250, 70, 190, 10},   // transposed at the other diagonal
+      {130, 40, 70, 250, 10, 190}};  // rotated counterclockwise
   const std::string plain = jpeg_of(image);
   const bool little = GENERATE(true, false);
   for (std::uint32_t orientation = 1; orientation <= 8; ++orientation) {
@@ -147,7 +149,7 @@ TEST_CASE("a JPEG is turned and mirrored as its EXIF orientation says", "[data]"
               2);
     }
   }
-  // Of colours, three bytes go together.
+  // In colour images, the three bytes of a pixel stay together.
   const Image colour = image_fixture("colour.jpg");
   Image half = colour;
   for (std::int64_t y = 0; y < half.shape.height; ++y)
@@ -171,17 +173,17 @@ TEST_CASE("EXIF that is malformed leaves a JPEG as it is", "[data]") {
     CHECK(shape(good.substr(0, size)) == image.shape);
   for (const std::uint32_t orientation : {0u, 9u, 0xFFFFu})
     CHECK(shape(exif(true, orientation)) == image.shape);
-  CHECK(shape(exif(true, 6, 4)) == image.shape);                         // not of 16 bits
-  CHECK(shape(exif(true, 6, 3, 2)) == image.shape);                      // two numbers
-  for (const char* offset : {"\xFF\xFF\xFF\xFF", "\x7F\xFF\xFF\xFF"}) {  // the directory is elsewhere
+  CHECK(shape(exif(true, 6, 4)) == image.shape);                         // not a 16-bit number
+  CHECK(shape(exif(true, 6, 3, 2)) == image.shape);                      // two numbers instead of one
+  for (const char* offset : {"\xFF\xFF\xFF\xFF", "\x7F\xFF\xFF\xFF"}) {  // the directory is out of range
     std::string elsewhere = good;
     CHECK(shape(elsewhere.replace(4, 4, offset, 4)) == image.shape);
   }
   std::string many = good;
-  CHECK(shape(many.replace(8, 2, "\xFF\xFF", 2)) == ImageShape{16, 8, 1});  // more tags than there are
+  CHECK(shape(many.replace(8, 2, "\xFF\xFF", 2)) == ImageShape{16, 8, 1});  // claims more tags than it has
   CHECK(shape(many.substr(0, 22)) == image.shape);
   CHECK(shape("XX" + good.substr(2)) == image.shape);
-  std::string adobe = with_exif(plain, good);  // another segment of that marker comes first
+  std::string adobe = with_exif(plain, good);  // another APP1 segment comes first
   adobe.insert(2, std::string("\xFF\xE1\0\x08http:/", 10));
   CHECK(decode_image(adobe, "file").shape == ImageShape{16, 8, 1});
 }
@@ -196,7 +198,7 @@ TEST_CASE("a JPEG of many pixels and more scans than encoders make is refused", 
   CHECK_THROWS_AS(
       decode_image(with_scans(1024, 1025, 33), "file", kMostPixels, [&](const ImageShape&) { told = true; }),
       Error);
-  CHECK_FALSE(told);  // and there is no memory for it
+  CHECK_FALSE(told);  // refused before memory is requested
 }
 
 TEST_CASE("a JPEG of printer's colours is refused", "[data]") {
@@ -292,8 +294,8 @@ TEST_CASE("what a PNG says beside its pixels takes no memory", "[data]") {
   const auto before = most_memory();
   const std::string talkative = plain.substr(0, after_header) + remarks + plain.substr(after_header);
   CHECK(decode_image(talkative, "file").pixels == std::vector<std::uint8_t>{1, 2, 3, 4});
-  CHECK(most_memory() - before < 200);  // and would be 400
-  // Of what pixels are made nothing is left out.
+  CHECK(most_memory() - before < 200);  // the unpacked comments are 400 MiB
+  // Chunks that affect the pixels are still read.
   const std::string dark = chunk("gAMA", big_endian(100'000));
   const std::string linear = plain.substr(0, after_header) + dark + plain.substr(after_header);
   const std::string both = plain.substr(0, after_header) + remark + dark + plain.substr(after_header);

@@ -20,7 +20,7 @@ Image resized(const Image& image, std::int64_t height, std::int64_t width) {
   return result;
 }
 
-// Every value its own place, from 1.
+// An image with the values 1, 2, 3, ... in order.
 Image counted(std::int64_t height, std::int64_t width, std::int64_t channels) {
   Image image{{height, width, channels}, {}};
   image.pixels.resize(static_cast<std::size_t>(image.shape.size()));
@@ -85,10 +85,10 @@ TEST_CASE("an image becomes its middle, of the proportions that are wanted", "[d
         std::vector<std::uint8_t>{10, 10, 10, 20, 20, 20, 30, 30, 30, 40, 40, 40});
   CHECK(fit_image(image, {2, 1, 1}).pixels == std::vector<std::uint8_t>{10, 30});
   CHECK(fit_image(image, {2, 4, 1}).pixels == image.pixels);
-  CHECK(fit_image(image, {1, 2, 1}).pixels.size() == 2);  // all of it, smaller
+  CHECK(fit_image(image, {1, 2, 1}).pixels.size() == 2);  // the whole image, scaled down
   image = {{3, 1, 4}, {0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 9}};
   CHECK(fit_image(image, {1, 1, 3}).pixels == std::vector<std::uint8_t>{255, 255, 255});
-  const Image line{{1, 100'000, 1}, std::vector<std::uint8_t>(100'000, 7)};  // of which a pixel is the middle
+  const Image line{{1, 100'000, 1}, std::vector<std::uint8_t>(100'000, 7)};  // cropped to its middle pixel
   CHECK(fit_image(line, {3, 1, 1}).pixels == std::vector<std::uint8_t>{7, 7, 7});
 }
 

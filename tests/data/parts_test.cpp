@@ -9,7 +9,7 @@ using namespace conclave;
 
 namespace {
 
-// So many examples of each class, one after another.
+// `each` examples of each class, class by class.
 std::vector<TextExample> examples_of(std::int32_t classes, int each) {
   std::vector<TextExample> examples;
   for (std::int32_t label = 0; label < classes; ++label)
@@ -27,7 +27,7 @@ TEST_CASE("random parts are about alike, and the same for whoever asks") {
   CHECK(parts == part_of(examples, options, 0));
   CHECK(parts != part_of(examples, options, 1));
   for (std::int64_t part = 0; part < 4; ++part)
-    CHECK(std::abs(std::ranges::count(parts, part) - 2500) < 250);  // five deviations of 43
+    CHECK(std::abs(std::ranges::count(parts, part) - 2500) < 250);  // over five standard deviations of 43
 }
 
 TEST_CASE("by label, a class is whole in one part") {
@@ -50,7 +50,8 @@ TEST_CASE("Dirichlet shares have the distribution's mean and variance") {
       squares += share * share;
     }
     const double mean = sum / classes, variance = squares / classes - mean * mean;
-    // of one of k shares: 1/k, and (1/k)(1 - 1/k) / (k alpha + 1), plus what drawing so few examples adds
+    // One of k shares has mean 1/k and variance (1/k)(1 - 1/k) / (k alpha + 1), plus the variance of drawing
+    // a finite number of examples.
     const double expected = 0.25 * 0.75 / (parts * alpha + 1);
     const double drawing = (0.25 * 0.75 - expected) / each;
     CHECK(mean == Approx(0.25).margin(4 * std::sqrt(expected / classes)));
@@ -65,7 +66,7 @@ TEST_CASE("the parts together are the data set, each with its own images") {
     data.train.examples = examples_of(3, 20);
     data.train.images.shape = {1, 2, 1};
     for (int i = 0; i < 60; ++i) {
-      data.train.images.rows.push_back(i % 5 == 0 ? -1 : i / 2);  // some without, some share one
+      data.train.images.rows.push_back(i % 5 == 0 ? -1 : i / 2);  // some have no image, some share one
       if (i % 2 == 0)
         for (int byte = 0; byte < 2; ++byte)
           data.train.images.pixels.push_back(static_cast<std::uint8_t>(i / 2 + 100 * byte));

@@ -1,4 +1,4 @@
-// A folder of its own for one test, gone with it.
+// A temporary folder for one test, removed in the destructor.
 #pragma once
 
 #include <cstdlib>
@@ -38,13 +38,13 @@ class TemporaryDirectory {
   std::string path_;
 };
 
-/// All of a file, or "" where there is none.
+/// The content of a file, or "" where it does not exist.
 inline std::string bytes_of(const std::filesystem::path& path) {
   std::ifstream file(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
-/// What `action` threw, or "" where it threw nothing.
+/// The message of the Error that `action` throws, or "" where it throws nothing.
 template <class Action>
 std::string error_of(Action&& action) {
   try {

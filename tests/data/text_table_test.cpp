@@ -18,7 +18,7 @@ TextDataset read_table(const TextTableOptions& options) {
   return read_text_table(options, none);
 }
 
-// What is told of a table of one file, to be split.
+// The warnings about a table in one file, which is split by its texts.
 std::vector<std::string> table_warnings(const std::string& content) {
   const TemporaryDirectory folder;
   BadInputs none;
@@ -119,14 +119,14 @@ TEST_CASE("bad rows of a table are left out and counted where asked", "[data]") 
   CHECK(jsonl.count() == 4);
   CHECK_THAT(jsonl.first(), Contains("t.jsonl:1: not JSON"));
 
-  // A label that training lacks
+  // A label that the training split does not have.
   BadInputs test(true);
   const TextTableOptions options{.train = folder.write("a.csv", "text,label\na,x\n"),
                                  .test = folder.write("b.csv", "text,label\nb,y\nc,x\n")};
   CHECK(read_text_table(options, test).test.size() == 1);
   CHECK_THAT(test.first(), Contains("b.csv:2: label `y` does not occur"));
 
-  // What is no matter of a row stays an error.
+  // Errors that do not concern a single row remain errors.
   BadInputs bad(true);
   CHECK_THAT(error_of([&] { read("t.csv", "text\na\n", bad); }), Contains("one column named `label`"));
   CHECK_THAT(error_of([&] { read("t.csv", "text,label,\xE9\na,x,1\n", bad); }),
@@ -144,7 +144,7 @@ TEST_CASE("classes that are left without a training example are told", "[data]")
   CHECK(table_warnings(rows).empty());
   const TemporaryDirectory folder;
   const TextDataset all = read_table({.path = folder.write("t.csv", rows)});
-  std::vector<std::string> held;  // texts of the other splits
+  std::vector<std::string> held;  // texts of the validation and test splits
   for (const auto* split : {&all.validation, &all.test})
     for (const TextExample& example : *split) held.push_back(example.text);
   REQUIRE(held.size() > 1);

@@ -71,7 +71,7 @@ TEST_CASE("a training synset's words are a second text of its class, and those o
     REQUIRE(data.train[2 * i + 1].label == glosses.train[i].label);
     words.insert(data.train[2 * i + 1].text);
   }
-  CHECK_FALSE(words.contains("car, auto, automobile, machine, motorcar"));  // of the validation split
+  CHECK_FALSE(words.contains("car, auto, automobile, machine, motorcar"));  // a synset of validation
   CHECK(words.contains("fait accompli, accomplished fact"));
   CHECK(words.contains("galore"));  // "galore(ip)" in data.adj
   CHECK(std::ranges::none_of(words, [](const std::string& text) { return text.find('_') != text.npos; }));
@@ -106,8 +106,9 @@ TEST_CASE("a text is in the domain by the topic its synset points to, or by its 
   CHECK_THAT(error_of([&] { in_domain("law, medicin"); }),
              Contains("data.domain: `medicin`") && Contains("near it are: medicine, "));
   CHECK_THAT(error_of([&] { in_domain("noun.bdy"); }), Contains("near it are: noun.body, "));
-  CHECK_THAT(error_of([&] { in_domain("verb.body"); }), Contains("`verb.body`"));  // no verbs are read
-  CHECK_THAT(error_of([&] { in_domain("a"); }), Contains("`a`"));  // a word, but nothing's topic
+  CHECK_THAT(error_of([&] { in_domain("verb.body"); }), Contains("`verb.body`"));  // only nouns are read
+  CHECK_THAT(error_of([&] { in_domain("a"); }),
+             Contains("`a`"));  // a word that is not the topic of any synset
 }
 
 TEST_CASE("medicine, anatomy and noun.body are a fortieth of WordNet's nouns", "[data]") {
@@ -146,7 +147,7 @@ TEST_CASE("a malformed WordNet line is named by file and line", "[data]") {
 TEST_CASE("no truncation of a WordNet line is misread or crashes", "[data]") {
   for (std::size_t size = 0; size < kGood.size(); ++size) {
     const std::string error = wordnet_error(kGood.substr(0, size));
-    // Past the bar a shorter gloss is still a gloss.
+    // After the bar, a shorter gloss is still a valid gloss.
     if (size > 0 && size < kGood.find('|') + 3) CHECK_THAT(error, Contains("data.noun:1: "));
   }
 }
