@@ -17,9 +17,10 @@ bool go_together(const Query& a, const Query& b) {
 }
 
 BatchQueue::BatchQueue(const BatchLimits& limits) : limits_(limits) {
-  require(limits.rows >= 1 && limits.jobs >= 1 && limits.waiting >= 1,
-          "batches of at most {} rows and {} queries, of which {} may wait: 1 is the least of each",
-          limits.rows, limits.jobs, limits.waiting);
+  require(
+      limits.rows >= 1 && limits.jobs >= 1 && limits.waiting >= 1,
+      "batches of at most {} rows and {} queries, with at most {} waiting queries: each must be 1 or more",
+      limits.rows, limits.jobs, limits.waiting);
   waiting_.reserve(static_cast<std::size_t>(limits.waiting));
 }
 
@@ -148,7 +149,7 @@ void BatchQueue::close() {
     closed_ = true;
     for (Job* job : waiting_)
       job->answered.set_exception(
-          std::make_exception_ptr(Refusal(503, "draining", "the service ended before it came to this")));
+          std::make_exception_ptr(Refusal(503, "draining", "the service ended before it answered this")));
     waiting_.clear();
   }
   changed_.notify_all();

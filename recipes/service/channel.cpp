@@ -39,11 +39,11 @@ TlsContext tls_context(const std::string& certificate, const std::string& key) {
           "--certificate {}: no PEM file of a certificate (and those that signed it): {}", certificate,
           tls_reason());
   const bool has_key = SSL_CTX_use_PrivateKey_file(context.get(), key.c_str(), SSL_FILETYPE_PEM) == 1;
-  require(!asked, "--key {}: it is encrypted; decrypt it, by openssl pkey, say", key);
+  require(!asked, "--key {}: it is encrypted; decrypt it first, for example with openssl pkey", key);
   require(
       // has_key alone is not enough: SSL_CTX_use_PrivateKey_file compares only keys of the same type.
       has_key && SSL_CTX_check_private_key(context.get()) == 1,
-      "--key {}: no PEM file of a key, or not that of the certificate: {}", key, tls_reason());
+      "--key {}: not a PEM file of a key, or not the key of the certificate: {}", key, tls_reason());
   SSL_CTX_set_default_passwd_cb_userdata(context.get(), nullptr);
   SSL_CTX_set_default_passwd_cb(context.get(), nullptr);
   return context;

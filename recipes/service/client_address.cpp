@@ -59,7 +59,7 @@ std::string client_network(const std::string& address) {
 Proxies::Proxies(const std::vector<std::string>& addresses) {
   for (const std::string& one : addresses) {
     const std::optional<std::string> address = client_address(one);
-    require(address.has_value(), "--proxy {}: no address, such as 10.0.0.7", one);
+    require(address.has_value(), "--proxy {}: expected an IP address, such as 10.0.0.7", one);
     addresses_.push_back(*address);
   }
 }

@@ -28,7 +28,7 @@ class Gate {
         throw Refusal(503, "busy", "too many images wait to be read; try again");
       ++gate_.last_turn_;
       gate_.changed_.wait(lock, [&] { return gate_.closed_ || is_let_in(); });
-      if (gate_.closed_) throw Refusal(503, "draining", "the service ended before it came to this");
+      if (gate_.closed_) throw Refusal(503, "draining", "the service ended before it answered this");
       ++gate_.turn_;
       gate_.taken_ += takes_;
       gate_.changed_.notify_all();

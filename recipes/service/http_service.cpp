@@ -189,7 +189,7 @@ class HttpService::Server : private httplib::Server {
     Get("/healthz", [](const auto&, auto& answer) { answer.set_content("alive\n", "text/plain"); });
     Get("/readyz", [this](const auto&, auto& answer) {
       if (connections_.ending())
-        set_error(answer, 503, "draining", "the service ends");
+        set_error(answer, 503, "draining", "the service is shutting down");
       else
         answer.set_content("ready\n", "text/plain");
     });
@@ -288,7 +288,7 @@ class HttpService::Server : private httplib::Server {
     if (methods.empty() ? gets || asks_model : (methods == "POST" ? method == "POST" : gets))
       return std::nullopt;  // routing reports unknown paths
     if (methods.empty()) return Refused{404, "not_found", fmt::format("there is nothing at {}", path)};
-    return Refused{405, "method_not_allowed", fmt::format("ask by {}", methods), "Allow", methods};
+    return Refused{405, "method_not_allowed", fmt::format("allowed methods: {}", methods), "Allow", methods};
   }
 
   // The comparison takes constant time, so that timing does not reveal how many characters are right.
@@ -337,9 +337,9 @@ class HttpService::Server : private httplib::Server {
       case 404:
         return set_error(answer, 404, "not_found", fmt::format("there is nothing at {}", request.path));
       case 414:
-        return set_error(answer, 414, "path_too_long", "the request's line is too long");
+        return set_error(answer, 414, "path_too_long", "the request line is too long");
       default:
-        return set_error(answer, answer.status, "bad_request", "the request makes no sense");
+        return set_error(answer, answer.status, "bad_request", "the request is malformed");
     }
   }
 

@@ -31,9 +31,8 @@ json parsed(std::string_view bytes) {
                        kMostEvents = 1000;  // an event is a begin, an end, a name or a value
   return json::parse(bytes, [events = 0](int level, json::parse_event_t, const json&) mutable {
     if (level > kMostLevels)
-      refuse("bad_json", fmt::format("arrays and objects in more than {} levels", kMostLevels));
-    if (++events > kMostEvents)
-      refuse("bad_json", "hundreds of names and values; a question has less than ten");
+      refuse("bad_json", fmt::format("arrays and objects are nested more than {} levels deep", kMostLevels));
+    if (++events > kMostEvents) refuse("bad_json", "too many names and values; a query has fewer than ten");
     return true;
   });
 }
@@ -142,8 +141,9 @@ void read_options(const Fields& fields, std::int64_t max_length, Query& query) {
       options.number("seed", sampling.seed, 0, kMostSeed);
       // Other generate and caption queries wait until this one is finished.
       if (query.count * sampling.steps > Inputs::kMostSteps)
-        refuse("bad_option", fmt::format("count: {} images of {} steps each; {} steps together are the most",
-                                         query.count, sampling.steps, Inputs::kMostSteps));
+        refuse("bad_option",
+               fmt::format("count: {} images of {} steps each; at most {} steps in all are allowed",
+                           query.count, sampling.steps, Inputs::kMostSteps));
       break;
     case TaskKind::embed:
       break;
@@ -162,9 +162,10 @@ Fields JsonReader::read(const Body& body) const {
   try {
     read = parsed(body.bytes);
   } catch (const json::exception& error) {
-    refuse("bad_json", fmt::format("the body is no JSON: {}", error.what()));
+    refuse("bad_json", fmt::format("the body is not JSON: {}", error.what()));
   }
-  if (!read.is_object()) refuse("bad_json", "the body is JSON, but no object: {\"text\": \"...\"}");
+  if (!read.is_object())
+    refuse("bad_json", "the body is JSON, but not an object such as {\"text\": \"...\"}");
   Fields fields;
   for (auto& [name, value] : read.items()) put(fields, name, std::move(value));
   return fields;
@@ -172,7 +173,7 @@ Fields JsonReader::read(const Body& body) const {
 
 Fields FormReader::read(const Body& body) const {
   const auto boundary = form_boundary(body.type);
-  if (!boundary) refuse("bad_form", "Content-Type: a form's says what is between its parts (boundary=...)");
+  if (!boundary) refuse("bad_form", "Content-Type: multipart/form-data needs a valid boundary parameter");
   Fields fields;
   for (const auto& [name, content] : form_parts(body.bytes, *boundary)) {
     if (name == "image") {
@@ -206,7 +207,7 @@ Query Inputs::read(TaskKind task, const Body& body) const {
     types.push_back(reader->type());
   }
   refuse("unsupported_type",
-         fmt::format("Content-Type: {}; expected {}", type.empty() ? "missing" : "not one that is read here",
+         fmt::format("Content-Type: {}; expected {}", type.empty() ? "missing" : "not supported",
                      fmt::join(types, " or ")),
          415);
 }
@@ -217,15 +218,16 @@ Query Inputs::query_of(TaskKind task, const Fields& fields) const {
     if (given) refuse("unwanted_field", fmt::format("{}: {} {}", what, name_of(task), why));
   };
   if (task == TaskKind::caption) {
-    without(fields.text.has_value(), "text", "takes an image alone");
+    without(fields.text.has_value(), "text", "takes only an image");
     if (!fields.image) refuse("missing_field", "image: caption needs one");
   } else if (task == TaskKind::generate) {
-    without(fields.image.has_value(), "image", "takes a text alone");
+    without(fields.image.has_value(), "image", "takes only a text");
     if (!fields.text) refuse("missing_field", "text: generate needs one");
   } else {
-    without(fields.text.has_value() && !shape_.classifies_texts, "text", "takes images alone, by this model");
+    without(fields.text.has_value() && !shape_.classifies_texts, "text",
+            "takes only images, with this model");
     without(fields.image.has_value() && !shape_.classifies_images, "image",
-            "takes texts alone, by this model");
+            "takes only texts, with this model");
     if (!fields.text && !fields.image)
       refuse("missing_field",
              fmt::format("{}: {} needs one", shape_.classifies_texts ? "text" : "image", name_of(task)));
@@ -235,7 +237,8 @@ Query Inputs::query_of(TaskKind task, const Fields& fields) const {
     const std::string& text = *fields.text;
     if (trimmed(text, " \t\r\n").empty()) refuse("empty_text", "text: it is empty");
     if (text.size() > kMostText)
-      refuse("text_too_long", fmt::format("text: {} bytes; {} are the most", text.size(), kMostText), 413);
+      refuse("text_too_long", fmt::format("text: {} bytes; at most {} are allowed", text.size(), kMostText),
+             413);
     const std::size_t invalid = find_invalid_utf8(text);
     if (invalid != std::string_view::npos)
       refuse("bad_text", fmt::format("text: not UTF-8 from byte {} on", invalid));

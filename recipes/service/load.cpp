@@ -105,12 +105,12 @@ double LoadResult::percentile(double share) const {
 
 LoadResult load(const LoadOptions& options) {
   require(!options.bodies.empty() && options.clients >= 1 && options.seconds > 0,
-          "load: nothing to ask, nobody who asks, or no time");
+          "load: expected at least one body, at least one client, and more than 0 seconds");
   httplib::Client client = client_of(options);
   const httplib::Result alive =
       client.is_valid() ? client.Get("/healthz") : httplib::Result(nullptr, httplib::Error::Connection);
   require(alive || alive.error() != httplib::Error::SSLServerVerification,
-          "{}: its certificate is of nobody who is known; give --ca, or --insecure", options.url);
+          "{}: its certificate is signed by an unknown authority; give --ca, or --insecure", options.url);
   require(!!alive, "{}: no service answers there", options.url);
   return Generator(options).run();
 }

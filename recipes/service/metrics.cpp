@@ -49,22 +49,22 @@ struct Metrics::Families {
 
   prometheus::Family<prometheus::Counter>& requests =
       counter("conclave_requests_total", "Requests answered, by task and HTTP status.");
-  prometheus::Family<prometheus::Histogram>& latency = histogram(
-      "conclave_request_seconds", "From a request's last byte to its answer, of answers with status 200.");
+  prometheus::Family<prometheus::Histogram>& latency =
+      histogram("conclave_request_seconds", "Time from a request's last byte to its answer, for status 200.");
   prometheus::Family<prometheus::Histogram>& batch_jobs =
       histogram("conclave_batch_queries", "Queries in a batch.");
   prometheus::Family<prometheus::Histogram>& batch_rows =
-      histogram("conclave_batch_rows", "Rows of the model in a batch: tokens, and what stands for images.");
+      histogram("conclave_batch_rows", "Model rows in a batch: tokens of texts and rows of images.");
   prometheus::Counter& rows = counter("conclave_rows_total", "Rows computed.").Add({});
   prometheus::Counter& seconds =
-      counter("conclave_engine_seconds_total", "Time in which the engine was at work.").Add({});
+      counter("conclave_engine_seconds_total", "Time in which the engine was computing.").Add({});
   prometheus::Counter& routing =
-      counter("conclave_routing_seconds_total", "The part of it that routers and gates took.").Add({});
+      counter("conclave_routing_seconds_total", "Engine time spent in routers and gates.").Add({});
   prometheus::Family<prometheus::Counter>& looked_up =
       counter("conclave_route_cache_lookups_total", "Look-ups in the routing caches, by result.");
   prometheus::Gauge& waiting = gauge("conclave_queue_depth", "Queries that wait for the engine.");
   prometheus::Gauge& connections = gauge("conclave_connections", "Open connections.");
-  prometheus::Gauge& ready = gauge("conclave_ready", "1 while requests are welcome.");
+  prometheus::Gauge& ready = gauge("conclave_ready", "1 while the service takes requests.");
   prometheus::Gauge& memory = gauge("process_resident_memory_bytes", "Resident memory size in bytes.");
 };
 

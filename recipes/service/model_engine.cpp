@@ -33,7 +33,7 @@ std::size_t part(std::size_t count, int rank, int ranks) {
 std::string missing_task(const Recipe& recipe, TaskKind task) {
   const std::string_view wanted = task == TaskKind::embed ? "classify" : name_of(task);
   return fmt::format("the model has not learned to {0}{1}; train one with --set tasks.{0}=1{2}", wanted,
-                     task == TaskKind::embed ? ", whose vectors are what embed tells" : "",
+                     task == TaskKind::embed ? ", which embed takes its vectors from" : "",
                      wanted == "classify" || recipe.data.has_images() ? "" : ", on data that have images");
 }
 

@@ -14,7 +14,7 @@ constexpr std::string_view kNewLine = "\r\n";
 constexpr std::size_t kMostBoundary = 70;  // RFC 2046, section 5.1.1
 
 [[noreturn]] void refuse_form(std::string_view why) {
-  throw Refusal(400, "bad_form", fmt::format("the form makes no sense: {}", why));
+  throw Refusal(400, "bad_form", fmt::format("the form is malformed: {}", why));
 }
 
 // Removes the text up to and including the first `end` from the front of `text` and returns the text before
@@ -86,7 +86,7 @@ std::vector<FormPart> form_parts(std::string_view body, std::string_view boundar
   if (body.starts_with(opening) && ends_here(body.substr(opening.size())))
     body.remove_prefix(opening.size());
   else if (!before_boundary())
-    refuse_form("its boundary is nowhere in it");
+    refuse_form("its boundary does not occur in it");
   std::vector<FormPart> parts;
   while (!body.starts_with("--")) {
     if (parts.size() == kMostParts) refuse_form(fmt::format("there are more than {} parts", kMostParts));

@@ -144,7 +144,7 @@ const AnswerWriter& Outputs::choose(TaskKind task, std::string_view format, std:
   if (best) return *best;
   throw Refusal(
       format.empty() ? 406 : 400, "unknown_format",
-      fmt::format("{} has no such form of answer; there are {}", name_of(task), fmt::join(names, ", ")));
+      fmt::format("{} has no answers in this format; there are {}", name_of(task), fmt::join(names, ", ")));
 }
 
 }  // namespace conclave::service

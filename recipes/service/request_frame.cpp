@@ -57,9 +57,9 @@ RequestFrame::State RequestFrame::look(std::string_view bytes) {
     seen_ = bytes.size();
     const std::string_view head = bytes.substr(0, end);
     if (head.size() > limits_.head)
-      return refuse(431, "head_too_large", "the request's line and headers are too long");
+      return refuse(431, "head_too_large", "the request line and headers are too long");
     if (head.find('\0') != std::string_view::npos || (!head.empty() && (head[0] < 'A' || head[0] > 'Z')))
-      return refuse(400, "bad_request", "this is no HTTP request");
+      return refuse(400, "bad_request", "this is not an HTTP request");
     if (end == std::string_view::npos) return State::incomplete;
     if (read_head(head) == State::refused) return State::refused;
     head_ = end + 4;
@@ -71,10 +71,10 @@ RequestFrame::State RequestFrame::read_head(std::string_view head) {
   const std::string_view line = head.substr(0, head.find("\r\n"));
   if (!line.ends_with(" HTTP/1.1") && !line.ends_with(" HTTP/1.0"))
     return line.find(" HTTP/") == std::string_view::npos
-               ? refuse(400, "bad_request", "this is no HTTP request")
-               : refuse(505, "http_version", "HTTP/1.1 is spoken here");
+               ? refuse(400, "bad_request", "this is not an HTTP request")
+               : refuse(505, "http_version", "this service speaks HTTP/1.1");
   const std::size_t first = line.find(' '), last = line.rfind(' ');
-  if (first == last) return refuse(400, "bad_request", "this is no HTTP request");
+  if (first == last) return refuse(400, "bad_request", "this is not an HTTP request");
   const std::string_view target = line.substr(first + 1, last - first - 1);
   told_ = {.method = std::string(line.substr(0, first)), .path = decoded(target.substr(0, target.find('?')))};
   bool closes = false, stays = line.ends_with("1.1");
@@ -95,7 +95,7 @@ RequestFrame::State RequestFrame::read_head(std::string_view head) {
     if (colon == std::string_view::npos || !is_token(header.substr(0, colon)) ||
         header.find_first_of("\r\n") != std::string_view::npos) {
       told_.forwarded.clear();  // the proxy's entry may come later; those so far may be the client's own
-      return refuse(400, "bad_request", "a header that is none");
+      return refuse(400, "bad_request", "a header is malformed");
     }
     const std::string_view name = header.substr(0, colon), value = trimmed(header.substr(colon + 1));
     if (same_but_for_case(name, "transfer-encoding"))
@@ -112,7 +112,7 @@ RequestFrame::State RequestFrame::read_head(std::string_view head) {
     }
     if (same_but_for_case(name, "expect")) {
       if (!same_but_for_case(value, "100-continue"))
-        wrong(417, "expectation", "only 100-continue can be expected");
+        wrong(417, "expectation", "Expect: only 100-continue is supported");
       expects_ = true;
     }
     if (!same_but_for_case(name, "content-length")) continue;
@@ -121,7 +121,7 @@ RequestFrame::State RequestFrame::read_head(std::string_view head) {
     if (error == std::errc::result_out_of_range)
       wrong(413, "body_too_large", "the body is too large");
     else if (error != std::errc() || end != value.data() + value.size() || (length && *length != number))
-      wrong(400, "bad_request", "a Content-Length that is no number, or two");
+      wrong(400, "bad_request", "Content-Length is not a number, or is given twice");
     length = number;
   }
   told_.closes = closes || !stays;

@@ -275,7 +275,7 @@ def secured():
     options = ["--certificate=certificate.pem", "--key=key.pem", "--token_file=token"]
     with serving("one", *options) as service:
         asks = [PROGRAM, "load", f"https://localhost:{service.port}", "--seconds=0.1", "--token_file=token"]
-        run(asks, status=1, says=["its certificate is of nobody who is known"])
+        run(asks, status=1, says=["its certificate is signed by an unknown authority"])
         for how in ("--insecure", "--ca=certificate.pem"):
             run([*asks, how], says=["0 refused, 0 failed"])
     with serving("one", *options, "--rate=0.05", "--burst=8", "--log=access.jsonl") as service:
@@ -364,7 +364,7 @@ def renewed():
         run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout", "other.key", "-out",
              "renewed.pem", "-subj", "/CN=other"])
         Path("renewed.token").write_text("short")
-        hang_up("or not that of the certificate", "of 16 characters or more", "the log's file")
+        hang_up("or not the key of the certificate", "of 16 characters or more", "the log's file")
         assert shown(service.connect()) == second
         ask(old, 200)
     for ignored in (False, True):  # where there is nothing to renew, unless whoever started it wants it ignored
@@ -391,7 +391,7 @@ def behind_a_proxy():
             assert got == [200, 200, 429, 200 if known else 429], (known, got)
         seen = [json.loads(line)["address"] for line in open(log)]
         assert seen == (["10.0.0.1"] * 3 + ["10.0.0.2"] if known else ["127.0.0.1"] * 4), seen
-    run([PROGRAM, "serve", "one", "--proxy=proxy.example"], status=1, says=["--proxy proxy.example: no address"])
+    run([PROGRAM, "serve", "one", "--proxy=proxy.example"], status=1, says=["--proxy proxy.example: expected an IP address"])
 
 
 def ask_together(service, clients, texts):
