@@ -105,7 +105,7 @@ struct Dense : Module {
   Linear linear;
 };
 
-TEST_CASE("linear: examples' norms and clipped sum, by rows and by elements", "[example_gradients]") {
+TEST_CASE("linear: per-example norms and clipped sum, by rows and by elements", "[example_gradients]") {
   struct Size {
     Index in, out;
     std::vector<std::int32_t> offsets;
@@ -140,7 +140,7 @@ struct Stack : Module {
   LayerNorm norm, normal;
 };
 
-TEST_CASE("layers in a row: nothing that is noted down is overwritten", "[example_gradients]") {
+TEST_CASE("layers in sequence: recorded per-example factors are not overwritten", "[example_gradients]") {
   Stack stack;
   check_apart(stack, kept(random_values({12, 6}, 2)), {0, 2, 7, 7, 12},
               [&](Tape& tape, const Tensor& x, const Tensor&) {
@@ -164,7 +164,7 @@ struct Lookup : Module {
   TransformerBlock block;
 };
 
-TEST_CASE("embedding and a Transformer block: a token that comes twice counts so", "[example_gradients]") {
+TEST_CASE("embedding and Transformer block: a token that occurs twice counts twice", "[example_gradients]") {
   Lookup lookup;
   // x holds token ids.
   const Tensor x = Tensor::zeros({14, 1}, DType::f64);
@@ -178,7 +178,7 @@ TEST_CASE("embedding and a Transformer block: a token that comes twice counts so
   });
 }
 
-TEST_CASE("image layers: examples' norms and clipped sum", "[example_gradients]") {
+TEST_CASE("image layers: per-example norms and clipped sum", "[example_gradients]") {
   const std::vector<std::int32_t> offsets{0, 1, 2, 3};
   const ForwardContext context;
   const Tensor x = kept(random_values({3, 6, 5, 4}, 1));
@@ -224,7 +224,7 @@ struct Recurrent : Module {
   Parameter &weight, &bias, &recurrent;
 };
 
-TEST_CASE("lstm: each example's steps are told apart", "[example_gradients]") {
+TEST_CASE("lstm: per-example norms and clipped sum", "[example_gradients]") {
   Recurrent layer;
   check_apart(layer, kept(random_values({11, 4}, 4)), {0, 4, 5, 11},
               [&](Tape& tape, const Tensor& x, const Tensor& offsets) {
@@ -279,7 +279,7 @@ TEST_CASE("grouped products: an example has rows of several groups", "[example_g
   for (std::size_t i = 0; i < sum.size(); ++i) CHECK(clipped[i] == Approx(sum[i]).margin(1e-12));
 }
 
-TEST_CASE("what cannot be told apart is refused", "[example_gradients]") {
+TEST_CASE("uses that do not allow per-example gradients are refused", "[example_gradients]") {
   Dense dense(3, 3, true);
   ParameterSet parameters(dense, DType::f64, 3);
   Arena arena("test");

@@ -19,7 +19,7 @@ void check(const Module& module, Extent extent, const CountedCost& expected) {
   CHECK(extent.width == expected.out.width);
 }
 
-TEST_CASE("layers of texts cost what their products do", "[flops]") {
+TEST_CASE("text layers cost as much as their products", "[flops]") {
   const Extent text{1, 6};
   check(Linear(3, 5), text, {3 * 5 + 5, 6 * 2.0 * 3 * 5, text});
   check(Linear(3, 5, false), text, {3 * 5, 6 * 2.0 * 3 * 5, text});
@@ -40,7 +40,7 @@ TEST_CASE("layers of texts cost what their products do", "[flops]") {
   CHECK(mean.rows() == 1);
 }
 
-TEST_CASE("layers of images cost what each position of their windows does", "[flops]") {
+TEST_CASE("image layers cost as much as all positions of their windows", "[flops]") {
   const Extent image{28, 13}, half{14, 7};
   check(Convolution(3, 16, same_window(3, 2)), image, {27 * 16 + 16, 14 * 7 * 2.0 * 27 * 16, half});
   check(Convolution(3, 16), image, {3 * 16 + 16, 28 * 13 * 2.0 * 3 * 16, image});
@@ -50,8 +50,7 @@ TEST_CASE("layers of images cost what each position of their windows does", "[fl
   check(SqueezeExcite(16), image, {16 * 4 + 4 + 4 * 16 + 16, 2 * 2.0 * 16 * 4, image});
 }
 
-TEST_CASE("a full convolution in place of a depthwise one costs as much more as there are channels",
-          "[flops]") {
+TEST_CASE("a full convolution costs the number of channels times a depthwise one", "[flops]") {
   const Extent image{28, 13}, half{14, 7};
   const double expand = 28 * 13 * 2.0 * 8 * 32, window = 14 * 7 * 2.0 * 9 * 32, squeeze = 2 * 2.0 * 32 * 8,
                project = 14 * 7 * 2.0 * 32 * 16;

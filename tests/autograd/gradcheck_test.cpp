@@ -44,7 +44,7 @@ TEST_CASE("gradcheck finds a wrong gradient, and where it is", "[gradcheck]") {
   CHECK(result.analytic == Approx(result.numeric * 0.75));
 }
 
-TEST_CASE("gradcheck finds a gradient that is no number among those that are", "[gradcheck]") {
+TEST_CASE("gradcheck finds a gradient of NaN among finite ones", "[gradcheck]") {
   const GradcheckResult result =
       gradcheck([](Tape& tape, Inputs in) { return square(tape, in[0], 2.001, 2); }, {random_values({5}, 1)});
   CHECK(result.worst == std::numeric_limits<double>::infinity());

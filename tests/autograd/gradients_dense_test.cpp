@@ -45,7 +45,7 @@ TEST_CASE("linear: each of input, weight and bias may be the only one with a gra
             {random_values({3, 5}, 5)}) < kGradientTolerance);
 }
 
-TEST_CASE("linear: one tensor in several places gathers all its gradients", "[gradient]") {
+TEST_CASE("linear: a tensor with several uses accumulates all gradients", "[gradient]") {
   const Tensor square = random_values({4, 4}, 1);
   CHECK(gradient_error([](Tape& t, Inputs v) { return functions::linear(t, v[0], v[0], Tensor()); },
                        {square}) < kGradientTolerance);
@@ -158,7 +158,7 @@ TEST_CASE("concatenate: gradients of both parts, also of a tensor beside itself"
                     "concatenate: a [3, 2] and b [4, 2] differ in rows or element type");
 }
 
-TEST_CASE("residual chains: a gradient handed on is not written to by two owners", "[gradient]") {
+TEST_CASE("residual chains: a gradient that is passed on has only one writer", "[gradient]") {
   // Each add() passes the memory of its gradient on to its last argument, here over several levels and to
   // tensors with several uses.
   CHECK(gradient_error(

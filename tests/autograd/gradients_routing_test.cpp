@@ -41,8 +41,7 @@ TEST_CASE("top_k_gate: probabilities and weights may have other uses", "[gradien
             {random_values({4, 4}, 1, DType::f64, 2.0)}) < kGradientTolerance);
 }
 
-TEST_CASE("top_k_gate: with one expert the weight is one and the router learns nothing from it",
-          "[gradient]") {
+TEST_CASE("top_k_gate: with one expert, the weight is 1 and its gradient is zero", "[gradient]") {
   Arena arena("test");
   Tape tape(arena);
   Tensor scores = kept(random_values({3, 4}, 1));

@@ -83,7 +83,7 @@ TEST_CASE("attention: its input may have another use", "[gradient]") {
               {random_values({5, 12}, 1), random_values({12, 4}, 2)}) < kGradientTolerance);
 }
 
-TEST_CASE("attention: gradients of queries, keys and values that are other rows", "[gradient]") {
+TEST_CASE("attention: gradients of queries, keys and values in separate tensors", "[gradient]") {
   struct Case {
     std::vector<std::int32_t> bounds, key_bounds;
     Index hidden, heads;
@@ -178,7 +178,7 @@ TEST_CASE("lstm: gradients of input and weight, with empty groups and sequences"
   }
 }
 
-TEST_CASE("lstm: what it does not record, it does not keep, and the result is the same", "[gradient]") {
+TEST_CASE("lstm: without recording, it keeps no gates and gives the same result", "[gradient]") {
   const std::vector<Index> groups{0, 2, 5}, sequences{0, 2, 3, 5};
   Tensor projected = kept(random_values({5, 12}, 1)), recurrent = kept(random_values({2, 12, 3}, 2));
   Arena arena("test"), evaluation("test");
@@ -250,7 +250,7 @@ TEST_CASE("cross entropy: gradient of the losses, smoothed or not", "[gradient]"
                        {random_values({0, 5}, 1)}) < kGradientTolerance);
 }
 
-TEST_CASE("squared hinge: gradient of the losses, for scores within the margin and beyond it", "[gradient]") {
+TEST_CASE("squared hinge: gradient of the losses, within the margin and beyond it", "[gradient]") {
   const Tensor labels = kept_ids({3, 0, 4, 4});
   const auto losses = [=](Tape& t, Inputs v) { return functions::squared_hinge(t, v[0], labels); };
   CHECK(gradient_error(losses, {random_values({4, 5}, 1)}) < kGradientTolerance);

@@ -108,7 +108,7 @@ TEST_CASE("merge_rows: gradients of both parts, also where one has another use",
                        {tail}) < kGradientTolerance);
 }
 
-TEST_CASE("images used twice gather both gradients", "[gradient]") {
+TEST_CASE("images with two uses accumulate both gradients", "[gradient]") {
   const Window window{3, 1, 1};
   CHECK(gradient_error(
             [=](Tape& t, Inputs v) {

@@ -54,9 +54,7 @@ TEST_CASE("parameters are named by their path through the modules", "[module]") 
                      "feed_forward.up.bias", "feed_forward.down.weight", "feed_forward.down.bias"});
 }
 
-TEST_CASE(
-    "parameters stand in segments: replicated, then sharded; undecayed first; each from the model's end",
-    "[module]") {
+TEST_CASE("parameters are in segments: replicated, then sharded; without decay first", "[module]") {
   ExpertModel model(0, 6);
   const ParameterSet set(model, DType::f32, 1);
   const auto parameters = by_name(set);
@@ -114,7 +112,7 @@ TEST_CASE("padding between parameters is zero, in values and gradients", "[modul
   }
 }
 
-TEST_CASE("a shard starts with its slice of what one rank would start with", "[module]") {
+TEST_CASE("a shard is initialized with its slice of what one rank would have", "[module]") {
   ExpertModel whole(0, 6);
   const ParameterSet all(whole, DType::f32, 42);
   for (const Index count : {1, 2, 3}) {
@@ -131,7 +129,7 @@ TEST_CASE("a shard starts with its slice of what one rank would start with", "[m
   }
 }
 
-TEST_CASE("a parameter's start depends on seed and name, not on its neighbours", "[module]") {
+TEST_CASE("the initial value of a parameter depends only on seed and name", "[module]") {
   struct Alone : Module {
     Alone() { add_module("head", head); }
     Linear head{5, 2};
@@ -260,7 +258,7 @@ TEST_CASE("evaluation between steps of training sees the weights that a step has
   CHECK(model.packed().empty());
 }
 
-TEST_CASE("buffers have names like parameters, a place behind them, and start as they say", "[module]") {
+TEST_CASE("buffers have names like parameters and the initial values given", "[module]") {
   struct Counter : Module {
     Buffer& count = add_buffer("count", {3}, 2.5);
   };

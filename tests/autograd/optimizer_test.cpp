@@ -13,7 +13,7 @@ struct PlainModel : Module {
   Parameter& bias = add_parameter("bias", {5}, Initializer::normal(1), false);
 };
 
-TEST_CASE("clipping scales only what is too long", "[optimizer]") {
+TEST_CASE("clipping scales only gradients above the bound", "[optimizer]") {
   CHECK(clip_scale(4, 1) == 0.25);
   CHECK(clip_scale(1, 1) == 1);
   CHECK(clip_scale(0.5, 1) == 1);
@@ -32,8 +32,7 @@ TEST_CASE("with no gradient, weights decay and biases stay", "[optimizer]") {
   CHECK(same_bits(model.bias.value, bias));
 }
 
-TEST_CASE("the first step goes one learning rate against the gradient's sign, whatever its scale",
-          "[optimizer]") {
+TEST_CASE("the first step is one learning rate against the sign of the gradient", "[optimizer]") {
   for (const double scale : {1.0, 1e-3}) {
     PlainModel model;
     ParameterSet parameters(model, DType::f64, 1);

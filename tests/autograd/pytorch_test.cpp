@@ -69,8 +69,8 @@ TEMPLATE_TEST_CASE("packed attention agrees with PyTorch's padded one", "[pytorc
   }
 }
 
-TEMPLATE_TEST_CASE("attention to other rows agrees with PyTorch's, also causal with the last rows aligned",
-                   "[pytorch]", float, double) {
+TEMPLATE_TEST_CASE("attention with separate keys agrees with PyTorch, causal or not", "[pytorch]", float,
+                   double) {
   const Fixture fixture("attention_other_rows");
   for (const bool causal : {false, true}) {
     const std::string name = causal ? "causal" : "plain";

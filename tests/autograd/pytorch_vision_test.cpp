@@ -82,8 +82,8 @@ TEMPLATE_TEST_CASE("squeeze and excitation agree with PyTorch's", "[pytorch]", f
   run.check(layer(run.tape, run.x));
 }
 
-TEMPLATE_TEST_CASE("an inverted residual block agrees with PyTorch, with everything there is", "[pytorch]",
-                   float, double) {
+TEMPLATE_TEST_CASE("an inverted residual block with all options agrees with PyTorch", "[pytorch]", float,
+                   double) {
   const Fixture fixture("inverted_residual");
   InvertedResidual layer({.in = 4,
                           .out = 4,
@@ -95,8 +95,8 @@ TEMPLATE_TEST_CASE("an inverted residual block agrees with PyTorch, with everyth
   run.check(layer(run.tape, {}, run.x));
 }
 
-TEMPLATE_TEST_CASE("its twin with a full convolution agrees with PyTorch, normalized by the batch",
-                   "[pytorch]", float, double) {
+TEMPLATE_TEST_CASE("an inverted residual block with a full convolution agrees with PyTorch", "[pytorch]",
+                   float, double) {
   const Fixture fixture("inverted_residual_standard");
   InvertedResidual layer({.in = 4,
                           .out = 6,

@@ -14,8 +14,7 @@
 namespace conclave {
 namespace {
 
-TEST_CASE("a quantized linear layer is a product of rounded numbers, and one of plain numbers until then",
-          "[quantizer]") {
+TEST_CASE("a quantized linear layer rounds its numbers once rounding is turned on", "[quantizer]") {
   for (const bool per_token : {true, false})
     for (const bool learned : {false, true}) {
       CAPTURE(per_token, learned);
@@ -75,7 +74,7 @@ struct Pair : Module {
   Quantizer first, second;
 };
 
-TEST_CASE("two products hand on the integers that the second would have made of numbers", "[quantizer]") {
+TEST_CASE("two products in sequence pass integers on and give the same result", "[quantizer]") {
   for (const bool per_token : {true, false}) {
     Quantization shared{.options = {.per_token = per_token}};
     Pair pair(shared);
@@ -108,7 +107,7 @@ TEST_CASE("two products hand on the integers that the second would have made of 
   }
 }
 
-TEST_CASE("a quantized convolution is one of rounded numbers", "[quantizer]") {
+TEST_CASE("a quantized convolution computes with rounded numbers", "[quantizer]") {
   for (const kernels::Window& window : {kernels::Window{1, 1, 0}, same_window(3), same_window(3, 2)}) {
     Quantization shared{.rounds = true};
     Convolution layer(5, 8, window), plain(5, 8, window);
@@ -126,7 +125,7 @@ TEST_CASE("a quantized convolution is one of rounded numbers", "[quantizer]") {
   }
 }
 
-TEST_CASE("convolutions of integers are those of rounded numbers, to rounding", "[quantizer]") {
+TEST_CASE("convolutions with integers agree with rounded numbers, up to rounding", "[quantizer]") {
   for (const bool per_token : {true, false})
     for (const bool learned : {false, true})
       for (const Index stride : {1, 2}) {
@@ -168,7 +167,7 @@ TEST_CASE("convolutions of integers are those of rounded numbers, to rounding", 
       }
 }
 
-TEST_CASE("what integers cannot add up, or stand for, is refused", "[quantizer]") {
+TEST_CASE("layers too wide for integer sums and weights of NaN are refused", "[quantizer]") {
   Quantization rounded, integers{.for_integers = true};
   Linear wide(40000, 2), other(40000, 2), narrow(3, 2);
   CHECK_NOTHROW(wide.quantize(rounded));
@@ -182,7 +181,7 @@ TEST_CASE("what integers cannot add up, or stand for, is refused", "[quantizer]"
                     Catch::Contains("no number"));
 }
 
-TEST_CASE("a weight goes into integers and back, wherever its channels are", "[quantizer]") {
+TEST_CASE("a weight is converted to integers and back, wherever its channels are", "[quantizer]") {
   for (const bool learned : {false, true}) {
     Quantization shared{.options = {.learned = learned}, .rounds = true};
     Depthwise depthwise(9, same_window(3));
@@ -203,8 +202,7 @@ TEST_CASE("a weight goes into integers and back, wherever its channels are", "[q
   }
 }
 
-TEST_CASE("a quantized convolution with its normalization folded in is the two, one after the other",
-          "[quantizer]") {
+TEST_CASE("a quantized convolution with folded normalization equals both in sequence", "[quantizer]") {
   for (const kernels::Window& window : {kernels::Window{1, 1, 0}, same_window(3, 2)})
     for (const bool integers : {false, true}) {
       CAPTURE(window.size, integers);

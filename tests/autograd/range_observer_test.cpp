@@ -45,7 +45,7 @@ void check(const std::pair<double, double>& range, double lowest, double highest
   CHECK(range.second == Approx(highest).margin(1e-4));
 }
 
-TEST_CASE("the observer of extremes keeps the widest, that of averages moves", "[observer]") {
+TEST_CASE("min_max keeps the widest range, moving_average follows new ranges", "[observer]") {
   Observed widest({.kind = Kind::min_max}), average({.kind = Kind::moving_average, .momentum = 0.25});
   CHECK_FALSE(widest.observer.has_seen());
   for (Observed* observed : {&widest, &average}) {
@@ -62,7 +62,7 @@ TEST_CASE("the observer of extremes keeps the widest, that of averages moves", "
   check(average.ranges(1)[0], -2, 2.5);
 }
 
-TEST_CASE("the percentile leaves so many outside, to within a bin", "[observer]") {
+TEST_CASE("the percentile observer leaves the given share outside, up to one bin", "[observer]") {
   Observed observed({.kind = Kind::percentile, .percentile = 99});
   const Tensor x = random_values({40'000, 8}, 1, DType::f32);
   observed.see(x);
@@ -72,7 +72,7 @@ TEST_CASE("the percentile leaves so many outside, to within a bin", "[observer]"
   CHECK(highest == Approx(2.576).epsilon(0.05));
 }
 
-TEST_CASE("an expert that saw few rows borrows its layer's range", "[observer]") {
+TEST_CASE("an expert that saw few rows uses the range of its layer", "[observer]") {
   Observed observed({.kind = Kind::min_max}, 4);
   const auto enough = static_cast<Index>(RangeObserver::kEnoughRows);
   const Tensor x = Tensor::zeros({2 * enough + 1, 1});
@@ -89,7 +89,7 @@ TEST_CASE("an expert that saw few rows borrows its layer's range", "[observer]")
   check(ranges[3], -2, 7);
 }
 
-TEST_CASE("ranges of parts that are combined are those of the whole", "[observer]") {
+TEST_CASE("combined ranges of parts equal the range of the whole", "[observer]") {
   for (const Kind kind : {Kind::min_max, Kind::moving_average, Kind::percentile}) {
     const ObserverOptions options{.kind = kind, .percentile = 90};
     Observed whole(options, 2), first(options, 2), second(options, 2);
@@ -107,7 +107,7 @@ TEST_CASE("ranges of parts that are combined are those of the whole", "[observer
   }
 }
 
-TEST_CASE("percentiles are of all columns, and have no end of their own", "[observer]") {
+TEST_CASE("percentiles cover all columns and have no fixed limits", "[observer]") {
   Observed observed({.kind = Kind::percentile, .percentile = 100});
   Tensor x = Tensor::zeros({300, 16});
   for (Index row = 0; row < 300; ++row) x.data<float>()[row * 16 + 5] = static_cast<float>(row % 3 - 1);

@@ -97,7 +97,7 @@ Plane mean(const Plane& x, Index stride) {
   return convolved(x, stride, half, [&](double x1, double x2) { return gauss(x1, x2) / mass; });
 }
 
-TEST_CASE("scattering is what its definition says", "[scattering]") {
+TEST_CASE("scattering agrees with its definition", "[scattering]") {
   const RandomStream stream{.seed = 5};
   const Tensor image =
       image_of([&](Index i, Index j) { return stream.uniform(static_cast<std::uint64_t>(i * kSide + j)); });
@@ -122,7 +122,7 @@ TEST_CASE("scattering is what its definition says", "[scattering]") {
       }
 }
 
-TEST_CASE("scattering tells the angle of stripes, and nothing of plain areas", "[scattering]") {
+TEST_CASE("scattering finds the angle of stripes and is zero on uniform areas", "[scattering]") {
   const auto plain = scattered(image_of([](Index, Index) { return 0.6; }));
   CHECK(feature(plain, 3, 3, 0) == Approx(0.6).epsilon(1e-3));
   for (Index which = 1; which < Scattering::kFeatures; ++which)
@@ -133,7 +133,7 @@ TEST_CASE("scattering tells the angle of stripes, and nothing of plain areas", "
   CHECK(feature(lying, 3, 3, 1 + 4) > 5 * feature(lying, 3, 3, 1));
 }
 
-TEST_CASE("scattering of several images and channels is that of each by itself", "[scattering]") {
+TEST_CASE("scattering treats each image and channel separately", "[scattering]") {
   const Tensor images = Tensor::empty({11, 9, 6, 3}, DType::u8);
   const RandomStream stream{.seed = 6};
   for (Index i = 0; i < images.numel(); ++i)
@@ -155,7 +155,7 @@ TEST_CASE("scattering of several images and channels is that of each by itself",
   CHECK(scattering(tape, images.rows(0, 0), DType::f32).numel() == 0);
 }
 
-TEST_CASE("what scattering costs is what its convolutions do", "[scattering]") {
+TEST_CASE("scattering costs as much as its convolutions", "[scattering]") {
   Extent extent{28, 28};
   const double windows = 784.0 * 16 * 49 + 9 * 196.0 * 16 * 169 + 49.0 * (9 * 121 + 72 * 49);
   CHECK(Scattering().flops(extent) == 2 * windows);

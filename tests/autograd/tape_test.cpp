@@ -39,7 +39,7 @@ struct TapeScene {
   }
 };
 
-TEST_CASE("walking one recording twice gives the same gradients twice", "[tape]") {
+TEST_CASE("two backward passes of one recording give the same gradients", "[tape]") {
   TapeScene s;
   Tape tape(s.arena);
   Tensor x = kept(random_values({5, 4}, 1));
@@ -61,7 +61,7 @@ TEST_CASE("walking one recording twice gives the same gradients twice", "[tape]"
     CHECK(distance(s.gradients()[i], plus(once[i], once[i])) < 1e-12);
 }
 
-TEST_CASE("a second walk may have another seed", "[tape]") {
+TEST_CASE("a second backward pass may have another seed", "[tape]") {
   TapeScene s;
   Tape tape(s.arena);
   const Tensor y = s.model(tape, kept(random_values({5, 4}, 1)), s.offsets);
@@ -74,7 +74,7 @@ TEST_CASE("a second walk may have another seed", "[tape]") {
     CHECK(distance(s.gradients()[i], plus(once[i], once[i])) < 1e-12);
 }
 
-TEST_CASE("one walk from several losses gives the sum of their gradients", "[tape]") {
+TEST_CASE("one backward pass from several losses gives the sum of their gradients", "[tape]") {
   TapeScene s;
   Tape tape(s.arena);
   const Tensor y = s.model(tape, kept(random_values({5, 4}, 1)), s.offsets);
@@ -108,7 +108,7 @@ TEST_CASE("parameters add up the gradients of micro-batches", "[tape]") {
   for (std::size_t i = 0; i < both.size(); ++i) CHECK(distance(both[i], plus(first[i], second[i])) < 1e-12);
 }
 
-TEST_CASE("ranges of rows have their gradients in the whole's", "[tape][gradient]") {
+TEST_CASE("gradients of ranges of rows are part of the gradient of the whole", "[tape][gradient]") {
   // One range is used twice, one is passed on unchanged, one is empty, and one is unused.
   Tensor whole;
   std::array<Tensor, 4> parts;
@@ -156,7 +156,7 @@ TEST_CASE("a tape that does not record computes the same and remembers nothing",
                     "backward: the loss does not depend on anything that wants a gradient");
 }
 
-TEST_CASE("what depends on nothing that wants a gradient is not recorded", "[tape]") {
+TEST_CASE("functions of inputs that need no gradient are not recorded", "[tape]") {
   Arena arena("test");
   Tape tape(arena);
   const Tensor constant = kept(random_values({3}, 1));
@@ -218,7 +218,7 @@ struct Announcements {
   }
 };
 
-TEST_CASE("a parameter announces its gradient once, when its last use is done", "[tape]") {
+TEST_CASE("a parameter reports its gradient once, after its last use", "[tape]") {
   struct Tied : Module {
     Tied() { add_module("linear", linear); }
     Linear linear{3, 3, false};
@@ -252,7 +252,7 @@ TEST_CASE("dropout streams keep their numbers where dropout is off", "[tape]") {
   CHECK(evaluating.stream.tensor == 2);
 }
 
-TEST_CASE("without a recording a part's memory is given back but for its result", "[tape]") {
+TEST_CASE("without recording, a part gives back all memory but its result", "[tape]") {
   for (const bool recording : {false, true}) {
     Arena arena("test");
     Tape tape(arena, recording);

@@ -29,8 +29,7 @@ double block_gradient_error(const InvertedResidualOptions& options, bool trainin
       inputs);
 }
 
-TEST_CASE("an inverted residual block's gradients are those of its images and all of its parameters",
-          "[gradient]") {
+TEST_CASE("an inverted residual block: gradients of images and all parameters", "[gradient]") {
   for (const bool depthwise : {true, false})
     for (const bool squeeze_excite : {true, false})
       for (const Index stride : {1, 2}) {
@@ -59,7 +58,7 @@ TEST_CASE("batch-normalized blocks have gradients in training and in inference",
   }
 }
 
-TEST_CASE("a block's parts have names, and there are none that it does without", "[module]") {
+TEST_CASE("a block has named parts, and only those that its options need", "[module]") {
   const auto names = [](const InvertedResidual& block) {
     std::vector<std::string> found;
     for (const auto& [name, parameter] : block.named_parameters())
@@ -80,8 +79,7 @@ TEST_CASE("a block's parts have names, and there are none that it does without",
               "window_norm.running_var", "project_norm.running_mean", "project_norm.running_var"});
 }
 
-TEST_CASE("the running mean and variance learn in training, but not of what memory is planned with",
-          "[module]") {
+TEST_CASE("the running mean and variance change in training, not in the planning pass", "[module]") {
   BatchNorm norm(3);
   const ParameterSet parameters(norm, DType::f32, 1);
   const Tensor mean = parameters.buffers()[0]->values, variance = parameters.buffers()[1]->values;
@@ -104,7 +102,7 @@ TEST_CASE("the running mean and variance learn in training, but not of what memo
   CHECK_FALSE(untouched());
 }
 
-TEST_CASE("batch normalization of half a batch, told the sums of both, is that of the whole", "[module]") {
+TEST_CASE("batch normalization of half a batch with the sums of both equals the whole", "[module]") {
   BatchNorm norm(3);
   const ParameterSet parameters(norm, DType::f64, 1);
   Arena arena("test");
@@ -122,8 +120,7 @@ TEST_CASE("batch normalization of half a batch, told the sums of both, is that o
   CHECK(distance(norm(tape, context, half), norm(tape, {}, both).rows(0, 2)) < 1e-12);
 }
 
-TEST_CASE("a share of a batch without images takes part in batch normalization by the others' sums",
-          "[module]") {
+TEST_CASE("a share without images takes part in batch normalization", "[module]") {
   BatchNorm norm(3);
   ParameterSet parameters(norm, DType::f64, 1);
   parameters.zero_gradients();
@@ -179,7 +176,7 @@ TEST_CASE("in inference, batch normalization is folded into the convolution befo
     }
 }
 
-TEST_CASE("convolutions start out with the deviation of their outputs' number", "[module]") {
+TEST_CASE("convolutions are initialized with a deviation from their fan-out", "[module]") {
   Convolution convolution(64, 32, same_window(3));
   Depthwise depthwise(4096, same_window(5));
   for (const auto& [layer, expected] :
@@ -192,13 +189,13 @@ TEST_CASE("convolutions start out with the deviation of their outputs' number", 
   }
 }
 
-TEST_CASE("groups that do not divide the channels, and windows without a middle, are Errors", "[module]") {
+TEST_CASE("groups that do not divide the channels and even windows are Errors", "[module]") {
   CHECK_THROWS_WITH(InvertedResidual({.in = 4, .out = 8, .expansion = 3}),
                     "group normalization: groups of 8 channels do not divide 12 channels");
   CHECK_THROWS_WITH(same_window(4), "a window of 4 has no pixel in the middle; its size must be odd");
 }
 
-TEST_CASE("in inference an image's convolution has the same bits whatever images are beside it", "[vision]") {
+TEST_CASE("in inference, a convolution gives an image the same bits in any batch", "[vision]") {
   for (const kernels::Window& window : {same_window(3), same_window(3, 2), kernels::Window{1, 1, 0}}) {
     Convolution convolution(3, 8, window);
     const ParameterSet parameters(convolution, DType::f32, 1);

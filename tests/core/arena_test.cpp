@@ -37,7 +37,7 @@ TEST_CASE("an arena remembers its peak when memory is given back", "[arena]") {
   CHECK(arena.peak() == peak);
 }
 
-TEST_CASE("memory given back is given out again", "[arena]") {
+TEST_CASE("memory that is given back is allocated again", "[arena]") {
   Arena arena("test");
   arena.allocate(100);
   void* first = nullptr;
@@ -49,7 +49,7 @@ TEST_CASE("memory given back is given out again", "[arena]") {
   CHECK(arena.allocate(64) == first);
 }
 
-TEST_CASE("a sealed arena has room for what planning saw, and for no more", "[arena]") {
+TEST_CASE("a sealed arena has room for the planned peak and no more", "[arena]") {
   Arena arena("activations");
   const auto step = [&] {
     arena.reset();
@@ -68,7 +68,7 @@ TEST_CASE("a sealed arena has room for what planning saw, and for no more", "[ar
   CHECK_NOTHROW(step());  // a refused allocation takes no memory
 }
 
-TEST_CASE("slack is room beyond the peak", "[arena]") {
+TEST_CASE("slack gives an arena room beyond its peak", "[arena]") {
   Arena arena("test");
   arena.allocate(1000);
   arena.seal(9 * kMiB);  // more than the memory committed so far
@@ -89,7 +89,7 @@ TEST_CASE("an unsealed arena at its limit says how much does not fit", "[arena]"
   CHECK_THROWS_AS(arena.empty({Index{1} << 61}, DType::f64), Error);
 }
 
-TEST_CASE("zeros are zero also where memory was used before", "[arena]") {
+TEST_CASE("zeros clears memory that was used before", "[arena]") {
   Arena arena("test");
   arena.empty({4096}).fill(7);
   arena.reset();

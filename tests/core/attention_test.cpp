@@ -112,7 +112,7 @@ TEMPLATE_TEST_CASE("attention over packed sequences agrees with equation 1 and i
   }
 }
 
-TEMPLATE_TEST_CASE("attention to other rows agrees with equation 1, and touches no columns but its own",
+TEMPLATE_TEST_CASE("attention with separate keys agrees with equation 1 and writes only its columns",
                    "[kernels]", float, double) {
   const DType dtype = dtype_of<TestType>;
   struct Case {
@@ -159,8 +159,8 @@ TEMPLATE_TEST_CASE("attention to other rows agrees with equation 1, and touches 
   }
 }
 
-TEMPLATE_TEST_CASE("decoding token by token from kept keys and values is causal attention over all of them",
-                   "[kernels]", float, double) {
+TEMPLATE_TEST_CASE("decoding token by token with cached keys and values equals causal attention", "[kernels]",
+                   float, double) {
   const DType dtype = dtype_of<TestType>;
   const Index tokens = 70, hidden = 8;
   const AttentionOptions options{2, AttentionMask::causal};
@@ -176,7 +176,8 @@ TEMPLATE_TEST_CASE("decoding token by token from kept keys and values is causal 
   }
 }
 
-TEMPLATE_TEST_CASE("attention with large scores neither overflows nor forgets", "[kernels]", float, double) {
+TEMPLATE_TEST_CASE("attention with large scores does not overflow and keeps earlier blocks", "[kernels]",
+                   float, double) {
   // 130 keys with scores that rise to several thousand, so each block has a new maximum.
   const Index tokens = 130, hidden = 2;
   const Tensor qkv = Tensor::zeros({tokens, 3 * hidden}, dtype_of<TestType>);

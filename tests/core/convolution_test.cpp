@@ -131,8 +131,8 @@ TEMPLATE_TEST_CASE("depthwise convolution and its gradients agree with the defin
 
 // Of 24 channels (12 for doubles), the first 16 (8) fill a wide vector, where the processor has wide vectors;
 // a part of 8 (4) channels alone never fills one.
-TEMPLATE_TEST_CASE("a channel of a depthwise convolution has the same bits whatever is beside it",
-                   "[kernels]", float, double) {
+TEMPLATE_TEST_CASE("a depthwise channel has the same bits whatever the other channels are", "[kernels]",
+                   float, double) {
   const DType dtype = dtype_of<TestType>;
   constexpr Index some = kLanes<TestType>, all = 3 * some;
   for (const Index size : {3, 5})
@@ -162,7 +162,7 @@ TEMPLATE_TEST_CASE("a channel of a depthwise convolution has the same bits whate
     }
 }
 
-TEST_CASE("windows that do not fit are told", "[kernels]") {
+TEST_CASE("windows that do not fit the images are refused", "[kernels]") {
   const Tensor x = Tensor::zeros({1, 2, 8, 3});
   CHECK_THROWS_WITH(window_shape("pooling", x, {3, 1, 0}, 3),
                     Contains("pooling: images of 2 x 8 pixels are smaller than the window of 3"));

@@ -29,7 +29,7 @@ TEST_CASE("bf16 rounds to the nearest, ties to even", "[dtype]") {
   CHECK(BFloat16(from_bits(0x00008000u)).bits == 0);                  // tie of subnormals
 }
 
-TEST_CASE("bf16 keeps infinities and turns no NaN into one", "[dtype]") {
+TEST_CASE("bf16 keeps infinities and does not turn NaN into infinity", "[dtype]") {
   const float infinity = std::numeric_limits<float>::infinity();
   CHECK(static_cast<float>(BFloat16(infinity)) == infinity);
   CHECK(static_cast<float>(BFloat16(-infinity)) == -infinity);
@@ -48,7 +48,7 @@ TEST_CASE("an element type is found again by its name", "[dtype]") {
                     "no element type is named 'f16'; there are f32, f64, bf16, i64, i32, i8, u8");
 }
 
-TEST_CASE("a kernel of floating point refuses integers by name", "[dtype]") {
+TEST_CASE("a floating-point kernel refuses integers and names the type", "[dtype]") {
   CHECK_THROWS_WITH(for_floating(DType::i32, "softmax", [](auto) {}),
                     "softmax: computes in f32 or f64, not in i32");
 }

@@ -38,7 +38,7 @@ TEMPLATE_TEST_CASE("activations and their derivatives follow their formulas", "[
   }
 }
 
-TEMPLATE_TEST_CASE("activations stay finite far out and pass NaN on", "[kernels]", float, double) {
+TEMPLATE_TEST_CASE("activations are finite for large inputs and pass NaN on", "[kernels]", float, double) {
   const TestType nan = std::numeric_limits<TestType>::quiet_NaN();
   for (const Activation kind : {Activation::gelu, Activation::silu, Activation::hard_swish}) {
     const Tensor x =
@@ -118,7 +118,7 @@ TEMPLATE_TEST_CASE("dropout drops about its rate and scales the rest", "[kernels
   CHECK_THROWS_AS(dropout(ones, Tensor(), -0.1, {}, 0, y, mask), Error);
 }
 
-TEST_CASE("dropout of parts of a tensor drops what dropout of the whole drops", "[kernels]") {
+TEST_CASE("dropout of the parts of a tensor drops the same elements as of the whole", "[kernels]") {
   const RandomStream stream{.seed = 9, .step = 3, .tensor = 1};
   const Tensor x = random_values({10003}, 1), whole = unwritten({10003}, DType::f64);
   const Tensor whole_mask = Tensor::empty(x.shape(), DType::u8);
@@ -133,7 +133,7 @@ TEST_CASE("dropout of parts of a tensor drops what dropout of the whole drops", 
   }
 }
 
-TEST_CASE("dropout keeps what 16 of Philox's bits say, eight elements to a draw", "[kernels]") {
+TEST_CASE("dropout decides each element by 16 bits of Philox, eight per draw", "[kernels]") {
   const RandomStream stream{.seed = 9, .step = 3, .tensor = 1};
   const Tensor x = random_values({100}, 1), y = unwritten({100}, DType::f64);
   const Tensor mask = Tensor::empty(x.shape(), DType::u8);
@@ -204,7 +204,7 @@ TEMPLATE_TEST_CASE("adamw follows its algorithm over several steps", "[kernels]"
                     "adamw: gradients is f32 [2], expected f32 [1]");
 }
 
-TEMPLATE_TEST_CASE("adamw that is not adaptive takes steps of the gradients' mean", "[kernels]", float,
+TEMPLATE_TEST_CASE("adamw without adaptive rates takes steps along the mean gradient", "[kernels]", float,
                    double) {
   const DType dtype = dtype_of<TestType>;
   const Index count = 17001;
@@ -227,7 +227,7 @@ TEMPLATE_TEST_CASE("adamw that is not adaptive takes steps of the gradients' mea
   CHECK(distance(w, expected) < tolerance<TestType>);
 }
 
-TEST_CASE("a gradient that is not finite is not hidden by adamw", "[kernels]") {
+TEST_CASE("adamw does not hide a gradient that is not finite", "[kernels]") {
   const Tensor w = Tensor::zeros({1}), g = Tensor::zeros({1}), m = Tensor::zeros({1}), v = Tensor::zeros({1});
   g.fill(kInfinity);
   const Tensor numbers = unwritten({kAdamWNumbers}, DType::f32);

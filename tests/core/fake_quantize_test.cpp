@@ -11,7 +11,7 @@ namespace {
 constexpr QuantLevels kLevels[] = {QuantLevels::symmetric(8), QuantLevels::symmetric(4),
                                    QuantLevels::affine(8), QuantLevels::affine(7)};
 
-TEST_CASE("row_ranges are each row's least and greatest", "[kernels]") {
+TEST_CASE("row_ranges gives the smallest and largest value of each row", "[kernels]") {
   const Tensor x = Tensor::of<float>({3, 3}, {1, -2, 3, 4, 4, 4, -1, -5, -3});
   const Tensor low = unwritten({3}, DType::f32), high = low.clone();
   row_ranges(x, low, high);
@@ -22,8 +22,8 @@ TEST_CASE("row_ranges are each row's least and greatest", "[kernels]") {
   CHECK(same_bits(none, Tensor::zeros({2})));
 }
 
-TEMPLATE_TEST_CASE("a range's scale and zero point reach both of its ends and have zero exactly", "[kernels]",
-                   float, double) {
+TEMPLATE_TEST_CASE("a scale and zero point cover both ends of a range and represent zero exactly",
+                   "[kernels]", float, double) {
   using T = TestType;
   const Tensor low = Tensor::of<T>({5}, {-3, 1, -4, 0, -2}), high = Tensor::of<T>({5}, {5, 6, -2, 0, 2});
   for (const QuantLevels levels : kLevels) {

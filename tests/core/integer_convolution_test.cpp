@@ -43,7 +43,7 @@ Tensor whole_numbers(const Shape& shape) {
   return values;
 }
 
-TEST_CASE("depthwise convolutions of integers are exact, and padded with what stands for zero", "[kernels]") {
+TEST_CASE("depthwise convolutions of integers are exact and pad with the zero point", "[kernels]") {
   for (const Window& window :
        {Window{3, 1, 1}, Window{5, 2, 2}, Window{1, 1, 0}, Window{7, 1, 3}, Window{4, 3, 1}})
     for (const Index channels : {1, 9, 40})
@@ -74,7 +74,7 @@ TEST_CASE("depthwise convolutions of integers are exact, and padded with what st
                     "integer depthwise: sums under a window of 25 are not exact");
 }
 
-TEST_CASE("a convolution of integers is a product of the pixels under its window", "[kernels]") {
+TEST_CASE("an integer convolution is a product of the unfolded pixels", "[kernels]") {
   for (const Window& window : {Window{3, 1, 1}, Window{3, 2, 1}, Window{5, 1, 2}, Window{2, 2, 0}})
     for (const bool one_scale : {false, true}) {
       CAPTURE(window.size, window.stride, one_scale);

@@ -76,7 +76,7 @@ TEST_CASE("integer products are exact, on every path that the processor has", "[
   }
 }
 
-TEST_CASE("inputs become the integers that fake quantization rounds them to", "[kernels]") {
+TEST_CASE("inputs are quantized to the integers that fake quantization rounds to", "[kernels]") {
   const Tensor x = random_values({40, 37}, 1, DType::f32, 2);
   const Index row_bytes = IntegerWeights::row_bytes(37);
   for (const QuantLevels levels : {QuantLevels::affine(7), QuantLevels::affine(8)}) {
@@ -104,7 +104,7 @@ TEST_CASE("inputs become the integers that fake quantization rounds them to", "[
   }
 }
 
-TEST_CASE("an integer product is that of the rounded numbers, with bias and activation", "[kernels]") {
+TEST_CASE("an integer product equals that of the rounded numbers, bias and activation too", "[kernels]") {
   for (const auto& [rows, in, out, offsets] : kProductCases) {
     const auto groups = static_cast<Index>(offsets.size()) - 1;
     const Tensor x = random_values({rows, in}, 1, DType::f32),
@@ -146,7 +146,7 @@ TEST_CASE("an integer product is that of the rounded numbers, with bias and acti
   }
 }
 
-TEST_CASE("integer products say what does not fit", "[kernels]") {
+TEST_CASE("integer products name the argument that does not fit", "[kernels]") {
   const IntegerWeights weights = IntegerWeights::empty(1, 4, 8);
   const Tensor one = Tensor::zeros({1}), y = Tensor::zeros({2, 4});
   const IntegerRows rows{Tensor::zeros({2, weights.row_bytes()}, DType::u8), one, one};

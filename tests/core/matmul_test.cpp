@@ -26,8 +26,8 @@ Tensor product(const Tensor& a, const Tensor& b) {
 
 Transpose flag(bool transpose) { return transpose ? Transpose::yes : Transpose::no; }
 
-TEMPLATE_TEST_CASE("matmul agrees with the definition, whatever is transposed and however odd the sizes",
-                   "[kernels]", float, double) {
+TEMPLATE_TEST_CASE("matmul agrees with the definition for all transpositions and odd sizes", "[kernels]",
+                   float, double) {
   const DType dtype = dtype_of<TestType>;
   struct Size {
     Index m, k, n;
@@ -51,7 +51,7 @@ TEMPLATE_TEST_CASE("matmul agrees with the definition, whatever is transposed an
   }
 }
 
-TEST_CASE("matmul takes rows of wider matrices and leaves their other columns alone", "[kernels]") {
+TEST_CASE("matmul works on columns of wider matrices and leaves the others unchanged", "[kernels]") {
   const Tensor a = random_values({6, 20}, 1).slice(1, 3, 10), b = random_values({7, 9}, 2).slice(1, 4, 9);
   const Tensor wide = Tensor::zeros({6, 8}, DType::f64);
   matmul(a, Transpose::no, b, Transpose::no, wide.slice(1, 2, 7));
@@ -175,8 +175,8 @@ TEST_CASE("grouped_linear names the argument that does not fit", "[kernels]") {
                       "linear: offsets must rise from 0 to 4 in 3 entries");
 }
 
-TEMPLATE_TEST_CASE("an independent row has the same bits whatever rows are beside it", "[kernels]", float,
-                   double) {
+TEMPLATE_TEST_CASE("a product with independent rows gives each row the same bits in any batch", "[kernels]",
+                   float, double) {
   constexpr DType dtype = dtype_of<TestType>;
   for (const auto& [in, out] : {std::pair<Index, Index>{128, 70}, {300, 33}}) {
     const Tensor x = random_values({500, in}, 1, dtype), weight = random_values({1, out, in}, 2, dtype),
@@ -199,8 +199,7 @@ TEMPLATE_TEST_CASE("an independent row has the same bits whatever rows are besid
   }
 }
 
-TEMPLATE_TEST_CASE("a packed weight gives the same bits as one that lies in rows", "[kernels]", float,
-                   double) {
+TEMPLATE_TEST_CASE("a packed weight gives the same bits as an unpacked one", "[kernels]", float, double) {
   constexpr DType dtype = dtype_of<TestType>;
   const std::vector<std::vector<Index>> divisions{{0, 1},   {0, 7},          {0, 64},       {0, 65}, {0, 130},
                                                   {0, 500}, {0, 0, 3, 3, 3}, {0, 5, 5, 90}, {0, 0}};

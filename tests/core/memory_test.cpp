@@ -17,7 +17,7 @@ struct Machine : TemporaryDirectory {
   }
 };
 
-TEST_CASE("without limits, the memory that the system calls available may be taken", "[memory]") {
+TEST_CASE("without limits, the available memory is what the system reports", "[memory]") {
   const Machine machine;
   CHECK(available_memory(machine.path()) == std::numeric_limits<std::size_t>::max());  // no files: unknown
   machine.says("proc/meminfo", "MemTotal:        8000 kB\nMemFree:   10 kB\nMemAvailable:    5000 kB\n");
@@ -28,7 +28,7 @@ TEST_CASE("without limits, the memory that the system calls available may be tak
   CHECK(available_memory(machine.path()) == 5000 * 1024);
 }
 
-TEST_CASE("the limit of a control group, or of one around it, leaves less", "[memory]") {
+TEST_CASE("the limit of a control group or of a parent group reduces available memory", "[memory]") {
   const Machine machine;
   machine.says("proc/meminfo", "MemAvailable:    5000 kB\n");
   machine.says("proc/self/cgroup", "0::/outer/inner\n");
@@ -56,7 +56,7 @@ TEST_CASE("control groups of version 1 are read too, also from inside a containe
   CHECK(available_memory(machine.path()) == 5000 * 1024);
 }
 
-TEST_CASE("this machine has memory to give", "[memory]") {
+TEST_CASE("this machine has a plausible amount of available memory", "[memory]") {
   CHECK(available_memory() > std::size_t{1} << 20);
   CHECK(available_memory() < std::size_t{1} << 50);
 }

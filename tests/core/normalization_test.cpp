@@ -98,7 +98,7 @@ TEMPLATE_TEST_CASE("cross entropy agrees with its formula, smoothed or not", "[k
   }
 }
 
-TEST_CASE("cross entropy refuses labels that are no class", "[kernels]") {
+TEST_CASE("cross entropy refuses labels that are not a class", "[kernels]") {
   const Tensor x = Tensor::zeros({2, 3}), losses = Tensor::zeros({2}),
                correct = Tensor::zeros({2}, DType::u8);
   for (const std::int32_t wrong : {-1, 3})

@@ -8,7 +8,8 @@ namespace {
 
 using Catch::Matchers::Contains;
 
-TEMPLATE_TEST_CASE("pixels become numbers about their channel's mean", "[kernels]", float, double) {
+TEMPLATE_TEST_CASE("pixels are normalized by the mean and deviation of their channel", "[kernels]", float,
+                   double) {
   constexpr double kMean[] = {0.1, 0.5, 0.9}, kDeviation[] = {0.25, 1, 0.3};
   const Tensor x = Tensor::empty({2, 7, 37, 3}, DType::u8), expected = Tensor::empty(x.shape(), DType::f64);
   for (Index i = 0; i < x.numel(); ++i) {
@@ -22,7 +23,7 @@ TEMPLATE_TEST_CASE("pixels become numbers about their channel's mean", "[kernels
   pixels_to_floats(none, kMean, kDeviation, Tensor::empty(none.shape(), dtype_of<TestType>));
 }
 
-TEST_CASE("pixels that cannot become numbers are told", "[kernels]") {
+TEST_CASE("pixels that cannot be normalized are refused", "[kernels]") {
   const Tensor x = Tensor::zeros({1, 2, 2}, DType::u8), y = Tensor::empty({1, 2, 2});
   constexpr double kTwo[] = {0.5, 0.5}, kOne[] = {0.5}, kZero[] = {0.5, 0};
   CHECK_THROWS_WITH(pixels_to_floats(x, kTwo, kOne, y), Contains("2 means and 1 deviations for 2 channels"));

@@ -7,7 +7,7 @@
 namespace conclave {
 namespace {
 
-TEST_CASE("every precision has a name, by which it is found") {
+TEST_CASE("each precision is found by its name") {
   for (const Precision each : {Precision::f32, Precision::tf32, Precision::bf16})
     CHECK(precision_from(name_of(each)) == each);
   CHECK_THROWS_WITH(precision_from("fp16"), "no precision is named 'fp16'; there are f32, tf32, bf16");

@@ -8,7 +8,7 @@ namespace {
 
 using Bits = std::array<std::uint32_t, 4>;
 
-TEST_CASE("the bits are those of Philox4x32-10", "[random]") {
+TEST_CASE("random bits are those of Philox4x32-10", "[random]") {
   // kat_vectors of the Random123 distribution. Its four counter words are: block low, block high, step,
   // tensor.
   CHECK(RandomStream{.seed = 0, .step = 0, .tensor = 0}.bits(0) ==

@@ -21,7 +21,8 @@ TEMPLATE_TEST_CASE("sums add up every element once", "[kernels]", float, double)
   }
 }
 
-TEMPLATE_TEST_CASE("the squares of rows are added to what is there, divided", "[kernels]", float, double) {
+TEMPLATE_TEST_CASE("squares of rows are divided and added to the values that are there", "[kernels]", float,
+                   double) {
   const Tensor x = random_values({3, 5, 7}, 1, dtype_of<TestType>), y = random_values({2}, 2, x.dtype());
   std::vector<double> squares{1, 2, 3, 4};
   add_row_squares(std::array{RowSquares{x, std::span(squares).first(3)},
@@ -42,7 +43,7 @@ TEST_CASE("the squares of large f32 values do not overflow", "[kernels]") {
   CHECK(sum_of_squares(x) == Approx(40007 * 1e60).epsilon(1e-6));
 }
 
-TEMPLATE_TEST_CASE("one NaN or infinity anywhere is seen", "[kernels]", float, double) {
+TEMPLATE_TEST_CASE("all_finite finds one NaN or infinity anywhere", "[kernels]", float, double) {
   for (const Index count : {1, 65, 40007}) {
     const Tensor x = random_values({count}, 1, dtype_of<TestType>);
     CHECK(all_finite(x));
@@ -61,7 +62,7 @@ TEMPLATE_TEST_CASE("one NaN or infinity anywhere is seen", "[kernels]", float, d
   CHECK(all_finite(Tensor::zeros({0})));
 }
 
-TEMPLATE_TEST_CASE("column sums are added to what is there", "[kernels]", float, double) {
+TEMPLATE_TEST_CASE("column sums are added to the values that are there", "[kernels]", float, double) {
   for (const Shape& shape : {Shape{0, 3}, Shape{5, 1}, Shape{7, 13}, Shape{401, 67}}) {
     const Tensor x = random_values(shape, 1, dtype_of<TestType>),
                  sums = random_values({shape[1]}, 2, x.dtype());

@@ -98,7 +98,7 @@ TEMPLATE_TEST_CASE("with top-p a token goes to the fewest of its best experts th
     CHECK_THROWS_WITH(top_k_gate(p, {}, chosen, weights, wrong), Catch::Contains("top_k_gate: p "));
 }
 
-TEST_CASE("a selection bias changes who is chosen and not the weights", "[kernels]") {
+TEST_CASE("a selection bias changes the choice of experts but not the weights", "[kernels]") {
   const Tensor p = Tensor::of<double>({1, 4}, {0.4, 0.3, 0.2, 0.1}),
                bias = Tensor::of<double>({4}, {-1, 0, 0, 0.15});
   const Tensor chosen = Tensor::empty({1, 2}, DType::i32), weights = Tensor::empty({1, 2}, DType::f64);
@@ -121,7 +121,7 @@ TEST_CASE("a selection factor scales scores, and what top_p sums, but not the we
   CHECK(distance(weights, Tensor::of<double>({1, 3}, {0.15 / 0.35, 0.2 / 0.35, 0})) < 1e-15);
 }
 
-TEST_CASE("where biases choose experts of no probability, weights and gradients are numbers", "[moe]") {
+TEST_CASE("weights and gradients are finite when biases choose experts of probability 0", "[moe]") {
   const Tensor p = Tensor::of<float>({1, 3}, {1, 0, 0}), bias = Tensor::of<float>({3}, {0, 3, 2});
   const Tensor chosen = Tensor::zeros({1, 2}, DType::i32), weights = Tensor::empty({1, 2}),
                dp = Tensor::empty({1, 3});
@@ -133,7 +133,7 @@ TEST_CASE("where biases choose experts of no probability, weights and gradients 
   CHECK(dp.data<float>()[0] == 0);
 }
 
-TEST_CASE("of equal scores the lower expert is chosen, and each expert once", "[kernels]") {
+TEST_CASE("among equal scores the lower expert is chosen, and each expert only once", "[kernels]") {
   const Tensor p = Tensor::of<float>({1, 4}, {0.25f, 0.25f, 0.25f, 0.25f});
   const Tensor chosen = Tensor::empty({1, 3}, DType::i32), weights = Tensor::empty({1, 3});
   top_k_gate(p, {}, chosen, weights);
@@ -142,7 +142,8 @@ TEST_CASE("of equal scores the lower expert is chosen, and each expert once", "[
                     "top_k_gate: 5 of 4 experts cannot be chosen");
 }
 
-TEMPLATE_TEST_CASE("the gate's backward is the quotient rule on the chosen", "[kernels]", float, double) {
+TEMPLATE_TEST_CASE("the gate's backward is the quotient rule on the chosen experts", "[kernels]", float,
+                   double) {
   const DType dtype = dtype_of<TestType>;
   const Index tokens = 29, experts = 5, k = 3;
   const Tensor p = probabilities(tokens, experts, dtype), up = random_values({tokens, k}, 2, dtype);
@@ -167,7 +168,7 @@ TEMPLATE_TEST_CASE("the gate's backward is the quotient rule on the chosen", "[k
   CHECK(distance(dp, plus(expected, expected)) < 10 * tolerance<TestType>);
 }
 
-TEST_CASE("experts are counted, and an expert that is none is named", "[kernels]") {
+TEST_CASE("count_experts counts rows and names an expert that does not exist", "[kernels]") {
   for (const Index tokens : {0, 1, 50}) {
     const Tensor chosen = some_experts(tokens, 3, 8);
     std::vector<Index> counts(8, -1);
@@ -184,7 +185,7 @@ TEST_CASE("experts are counted, and an expert that is none is named", "[kernels]
                     "count_experts: expert 4 of 4");
 }
 
-TEST_CASE("a range of each expert's choices gets slots, in their order", "[kernels]") {
+TEST_CASE("assign_slots gives slots to a range of each expert's choices, in order", "[kernels]") {
   const Tensor chosen = Tensor::of<std::int32_t>({5, 2}, {0, 1, 1, 0, 0, -1, 1, 2, 1, -1});
   const Tensor slots = Tensor::empty({5, 2}, DType::i32);
   SlotRange ranges[] = {{.skip = 1, .rows = 5, .first = 10}, {.skip = 1, .rows = 2, .first = 20}, {}};
@@ -204,7 +205,7 @@ Tensor some_slots(Index tokens, Index k, Index rows) {
   return slots;
 }
 
-TEMPLATE_TEST_CASE("gather, combine and combine's backward move the rows the slots say", "[kernels]", float,
+TEMPLATE_TEST_CASE("gather, combine and the backward of combine move rows as slots say", "[kernels]", float,
                    double) {
   const DType dtype = dtype_of<TestType>;
   struct Size {
@@ -272,7 +273,8 @@ TEMPLATE_TEST_CASE("gather, combine and combine's backward move the rows the slo
                                                       Catch::Contains("[1, 3]"));
 }
 
-TEMPLATE_TEST_CASE("columns taken out of concatenated ones are those put in", "[kernels]", float, double) {
+TEMPLATE_TEST_CASE("columns taken from concatenated tensors are those that were put in", "[kernels]", float,
+                   double) {
   for (const Index rows : {0, 1, 9, 700}) {
     const Tensor a = random_values({rows, 5}, 1, dtype_of<TestType>),
                  b = random_values({rows, 33}, 2, a.dtype());
@@ -317,7 +319,7 @@ TEMPLATE_TEST_CASE("the embedding looks rows up, and its backward adds to them",
   CHECK_THROWS_AS(embedding(Tensor::of<std::int32_t>({2}, {-1, 0}), table, y), Error);
 }
 
-TEMPLATE_TEST_CASE("an embedding bag sums the rows of its ids over the root of their number", "[kernels]",
+TEMPLATE_TEST_CASE("an embedding bag divides the sum of its rows by the root of their number", "[kernels]",
                    float, double) {
   const Index vocabulary = 11, columns = 17;
   for (const Index bags : {0, 1, 40, 300}) {
@@ -349,8 +351,7 @@ TEMPLATE_TEST_CASE("an embedding bag sums the rows of its ids over the root of t
   }
 }
 
-TEST_CASE("an embedding bag refuses ids outside the table, and offsets that do not divide them",
-          "[kernels]") {
+TEST_CASE("an embedding bag refuses ids outside the table and offsets that do not fit", "[kernels]") {
   const Tensor table = Tensor::zeros({3, 2}), y = Tensor::zeros({1, 2});
   const auto bag = [&](std::vector<std::int32_t> ids, std::vector<std::int32_t> bounds) {
     embedding_bag(Tensor::of<std::int32_t>({Index(ids.size())}, ids),

@@ -34,8 +34,7 @@ TEST_CASE("a schedule goes from its peak to its final rate and stays there", "[s
   CHECK(schedule.at(500) == 2);
 }
 
-TEST_CASE("a schedule without warm-up begins at its peak, and no step of it has a rate of zero",
-          "[schedule]") {
+TEST_CASE("a schedule without warm-up begins at its peak and never has a rate of zero", "[schedule]") {
   for (const auto kind : {Schedule::Kind::linear, Schedule::Kind::cosine})
     for (const std::int64_t total : {1, 2, 4, 1000}) {
       const Schedule schedule{.kind = kind, .peak = 1, .warmup_steps = 0, .total_steps = total};

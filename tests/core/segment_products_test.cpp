@@ -20,7 +20,7 @@ double square_in_f64(const Tensor& dz, const Tensor& x) {
   return square;
 }
 
-TEST_CASE("squares of products in f32 are never too small, though nearly all cancels out", "[segments]") {
+TEST_CASE("squares of f32 products are never too small, even with cancellation", "[segments]") {
   for (const auto& [rows, in, out] :
        {std::tuple<Index, Index, Index>{30, 96, 130}, {150, 70, 200}, {400, 16, 20}})
     for (const double rest : {1.0, 1e-3, 1e-6, 0.0}) {
@@ -47,7 +47,7 @@ TEST_CASE("squares of products in f32 are never too small, though nearly all can
     }
 }
 
-TEST_CASE("segments that do not go with their rows are refused", "[segments]") {
+TEST_CASE("segments that do not match their rows are refused", "[segments]") {
   const Tensor x = random_values({4, 3}, 1), sums = Tensor::zeros({2, 3}, DType::f64);
   const std::vector<Index> offsets{0, 1, 3};
   using Catch::Matchers::Contains;

@@ -19,7 +19,7 @@ std::vector<float> elements(const Tensor& tensor) {
   return {values.begin(), values.end()};
 }
 
-TEST_CASE("a shape counts its elements and says when it cannot", "[tensor]") {
+TEST_CASE("a shape counts its elements and refuses an overflow", "[tensor]") {
   CHECK(Shape{}.numel() == 1);
   CHECK(Shape{3, 0, 5}.numel() == 0);
   CHECK(Shape{3, 4, 5}.to_string() == "[3, 4, 5]");

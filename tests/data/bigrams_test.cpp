@@ -18,7 +18,7 @@ TokenizedSplit split_of(const std::vector<std::vector<std::int32_t>>& sequences)
   return split;
 }
 
-TEST_CASE("the most frequent bigrams are found, in ascending order, none across two sequences", "[data]") {
+TEST_CASE("frequent bigrams are in ascending order and never span two sequences", "[data]") {
   const auto split = split_of({{5, 1, 2, 5}, {}, {1}, {1, 2}, {2, 5, 1}, {5, 1}});
   //                            pairs: 5 1 (3), 1 2 (2), 2 5 (2)
   CHECK(frequent_bigrams(split, 100) == std::vector{bigram(1, 2), bigram(2, 5), bigram(5, 1)});
@@ -29,7 +29,7 @@ TEST_CASE("the most frequent bigrams are found, in ascending order, none across 
   CHECK(frequent_bigrams(split_of({{3}}), 10).empty());
 }
 
-TEST_CASE("no bigram left out is more frequent than one that was taken", "[data]") {
+TEST_CASE("no omitted bigram is more frequent than a chosen one", "[data]") {
   const TokenizedSplit split = random_split(300, 40, 5);
   std::map<std::int64_t, int> counts;
   for (std::int64_t s = 0; s < split.size(); ++s)

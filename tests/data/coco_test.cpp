@@ -55,7 +55,7 @@ void write_coco(const TemporaryDirectory& folder, const std::string& year) {
 
 }  // namespace
 
-TEST_CASE("the class of an image of COCO is the category that takes up most of it", "[data]") {
+TEST_CASE("the class of a COCO image is the category with the largest area", "[data]") {
   const CocoInstances found = parse_coco_instances(kInstances, "file");
   REQUIRE(found.categories.size() == 3);
   CHECK(found.categories[0].name == "person");
@@ -139,7 +139,7 @@ TEST_CASE("an image of COCO that is missing is named, or left out and counted", 
              StartsWith(folder.path() + ": neither annotations/instances_train2017.json"));
 }
 
-TEST_CASE("what is wrong with COCO's annotations is said with its place", "[data]") {
+TEST_CASE("errors in COCO's annotations give their place", "[data]") {
   const std::string image = R"({"id": 1, "file_name": "a.jpg"})";
   CHECK(coco_error(instances(image, "")) == "");
   CHECK(coco_error(instances(image, R"({"image_id": 2, "category_id": 1, "area": 1})")) ==

@@ -50,7 +50,7 @@ Batch together(const TokenizedSplit& split, BatcherOptions options, DataPosition
 
 }  // namespace
 
-TEST_CASE("an epoch's batches hold every sequence once, within the budget and evenly", "[data]") {
+TEST_CASE("the batches of an epoch hold every sequence once, within the budget", "[data]") {
   for (std::uint32_t run = 0; run < 60; ++run) {
     const RandomStream random{3, run, 0};
     const auto longest = static_cast<std::int64_t>(1 + random.below(40, 0));
@@ -85,7 +85,7 @@ TEST_CASE("an epoch's batches hold every sequence once, within the budget and ev
   }
 }
 
-TEST_CASE("the shares of any number of ranks put together are the same global batch", "[data]") {
+TEST_CASE("the shares of all ranks together are the same batch for any number of ranks", "[data]") {
   const TokenizedSplit split = random_split(500, 30, 1);
   const BatcherOptions options{.tokens = 256, .seed = 5};
   const std::int64_t batches = DynamicBatcher(split, options).batches_per_epoch();
@@ -103,7 +103,7 @@ TEST_CASE("the shares of any number of ranks put together are the same global ba
   }
 }
 
-TEST_CASE("an image counts as the rows that stand for it, and travels with its example", "[data]") {
+TEST_CASE("an image counts as its rows and stays with its example", "[data]") {
   // Examples 0 mod 3 have no text, examples 1 mod 3 have no image, the others have both.
   TokenizedSplit split;
   split.images.shape = {2, 3, 1};
@@ -182,13 +182,13 @@ TEST_CASE("an image counts as the rows that stand for it, and travels with its e
   CHECK(first.images != same.images);
 }
 
-TEST_CASE("more ranks than sequences leave legal empty shares", "[data]") {
+TEST_CASE("with more ranks than sequences, empty shares are valid", "[data]") {
   const TokenizedSplit split = random_split(3, 30, 2);
   const Batch whole = together(split, {.tokens = 30}, {0, 0}, 16);
   CHECK(whole.global_sequences >= 1);
 }
 
-TEST_CASE("a batcher that starts in the middle gives the batches of one that never stopped", "[data]") {
+TEST_CASE("a batcher started in the middle gives the same batches as one from the start", "[data]") {
   const TokenizedSplit split = random_split(300, 20, 3);
   const BatcherOptions options{.tokens = 128, .seed = 9, .rank = 1, .ranks = 2};
   DynamicBatcher straight(split, options);
@@ -202,7 +202,7 @@ TEST_CASE("a batcher that starts in the middle gives the batches of one that nev
   }
 }
 
-TEST_CASE("epochs and seeds differ when shuffled, and do not when not", "[data]") {
+TEST_CASE("epochs and seeds change the order only with shuffling", "[data]") {
   const TokenizedSplit split = random_split(300, 20, 4);
   const auto examples = [&](BatcherOptions options, std::int64_t epoch) {
     Batch batch;
@@ -277,8 +277,7 @@ TEST_CASE("impossible batches are refused with what to change", "[data]") {
   CHECK_THROWS_AS(empty.fill({0, 0}, batch), Error);
 }
 
-TEST_CASE("a share can be filled with sequences that somebody else drew, as many as were planned for",
-          "[data]") {
+TEST_CASE("a share can be filled with given sequences, within the planned size", "[data]") {
   const TokenizedSplit split = random_split(200, 20, 4);
   const DynamicBatcher batcher(split, {.tokens = 100, .rank = 1, .ranks = 2});
   Batch largest, batch;

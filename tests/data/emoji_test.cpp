@@ -98,7 +98,7 @@ TEST_CASE("an emoji's image is the PNG in the font", "[data]") {
   CHECK_FALSE(font.has(U'a'));
 }
 
-TEST_CASE("a bitmap of another size than its font says is refused", "[data]") {
+TEST_CASE("an emoji bitmap whose size differs from the font's metrics is refused", "[data]") {
   std::string bytes = read_file(CONCLAVE_FIXTURES "/images/font.ttf", "");
   const std::size_t png = bytes.find("\x89PNG");
   --bytes[png - 9];  // the height of the first glyph
@@ -153,7 +153,7 @@ TEST_CASE("keywords are those of annotations without a type", "[data]") {
   CHECK(annotations.at("&") == std::vector<std::string>{"and", "<et>", "ampersand"});
 }
 
-TEST_CASE("what is not XML among annotations is named by file and line", "[data]") {
+TEST_CASE("annotations that are not XML are named by file and line", "[data]") {
   for (const char* bad :
        {"<", "<a", "<a b", "<a b=", "<a b=\"", "<a b=\"c\"", "<a b=c>", "<a =\"b\">", "<!-- never closed",
         "<? never closed", "<annotation cp=\"a\">b", "<annotation cp=\"a\">b<",
@@ -166,14 +166,14 @@ TEST_CASE("what is not XML among annotations is named by file and line", "[data]
   CHECK_THAT(annotations_error("<annotation>a</annotation></ldml>"), Contains("without `cp`"));
 }
 
-TEST_CASE("no truncation of emoji names or annotations is taken for the whole", "[data]") {
+TEST_CASE("truncated emoji names and annotations are refused at any length", "[data]") {
   for (std::size_t size = 0; size < kNames.size() - 1; ++size)  // the last newline may be missing
     REQUIRE_THAT(error_of([&] { parse_emoji_names(kNames.substr(0, size), "file"); }), StartsWith("file:"));
   for (std::size_t size = 0; size < kAnnotations.size() - 1; ++size)
     REQUIRE_THAT(annotations_error(kAnnotations.substr(0, size)), StartsWith("file:"));
 }
 
-TEST_CASE("a font that is none, is cut off, or has no colours is refused", "[data]") {
+TEST_CASE("a file that is not a font, is truncated, or has no colours is refused", "[data]") {
   const auto error = [](std::string_view bytes) {
     return error_of([&] {
       const EmojiFont font(bytes, "font");

@@ -90,7 +90,7 @@ TEST_CASE("an image's text depends on its number in its file", "[data]") {
   CHECK(matches(data.test) == "0000111100000011");
 }
 
-TEST_CASE("half of Fashion-MNIST's images match, and every text is as often right as wrong", "[data]") {
+TEST_CASE("half of Fashion-MNIST's images match, and each text half of the time", "[data]") {
   ImageDataset data = read_fashion_gloss();
   std::map<std::string, std::array<int, 2>> texts;
   std::map<std::string, std::array<int, 2>> shown;

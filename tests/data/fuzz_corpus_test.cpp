@@ -8,7 +8,7 @@
 
 using namespace conclave;
 
-TEST_CASE("what fuzzing began with or found once does no harm", "[data]") {
+TEST_CASE("the fuzzing corpora run without an error", "[data]") {
   const std::string corpus = CONCLAVE_SOURCE "/tests/fuzz/corpus/", images = CONCLAVE_FIXTURES "/images";
   struct Target {
     void (*run)(std::string_view);

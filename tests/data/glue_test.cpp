@@ -90,7 +90,7 @@ TEST_CASE("a malformed row of GLUE is named by file, line and column", "[data]")
   CHECK_THAT(error_of([] { glue_task("ax"); }), Contains("there are: cola, sst2"));
 }
 
-TEST_CASE("bad rows of GLUE are left out and counted where they may be", "[data]") {
+TEST_CASE("bad rows of GLUE are skipped and counted where that is allowed", "[data]") {
   BadInputs bad(true);
   const auto examples =
       parse_glue("sentence\tlabel\na\t1\nb\nc\t2\nd\t0\n", "dev.tsv", glue_task("sst2"), bad);
@@ -100,8 +100,7 @@ TEST_CASE("bad rows of GLUE are left out and counted where they may be", "[data]
   CHECK_THAT(bad.first(), StartsWith("dev.tsv:3: 1 columns"));
 }
 
-TEST_CASE("a twentieth of GLUE's train, by the first text, is for validation, and dev for the test",
-          "[data]") {
+TEST_CASE("validation is a twentieth of GLUE's train, by the first text; test is dev", "[data]") {
   const TemporaryDirectory folder;
   std::filesystem::create_directory(folder.path() + "/MNLI");
   const std::string header = "sentence1\tsentence2\tgold_label\n";

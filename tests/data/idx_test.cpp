@@ -21,7 +21,7 @@ std::string idx_error(const std::string& bytes) {
 
 }  // namespace
 
-TEST_CASE("an idx file is read as it is, or packed by gzip", "[data]") {
+TEST_CASE("an idx file is read plain or compressed by gzip", "[data]") {
   const bool packed = GENERATE(false, true);
   const IdxArray array = parse_idx(packed ? gzip(kArray) : kArray, "file");
   CHECK(array.extents == std::vector<std::int64_t>{2, 1, 3});
@@ -30,7 +30,7 @@ TEST_CASE("an idx file is read as it is, or packed by gzip", "[data]") {
   CHECK(parse_idx(packed ? gzip(labels) : labels, "file").values == std::vector<std::uint8_t>{5, 255});
 }
 
-TEST_CASE("no truncation of an idx file is read", "[data]") {
+TEST_CASE("a truncated idx file is refused at any length", "[data]") {
   for (const std::string& whole : {kArray, gzip(kArray)})
     for (std::size_t size = 0; size < whole.size(); ++size)
       REQUIRE_THAT(idx_error(whole.substr(0, size)), StartsWith("file: "));
@@ -51,7 +51,7 @@ TEST_CASE("an idx file of another kind is refused", "[data]") {
   CHECK_THAT(idx_error("\0\0\x08\0\0\0\0\x01"s), Contains("0 extents"));
 }
 
-TEST_CASE("extents are held against the file's size before there is memory for them", "[data]") {
+TEST_CASE("idx extents are checked against the file's size before memory is allocated", "[data]") {
   const std::string huge = "\0\0\x08\x03\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF"s;
   CHECK_THAT(idx_error(huge), Contains("extents 4294967295 cannot be right for a file of 16 bytes"));
   CHECK_THAT(idx_error(gzip(huge)), Contains("extents 4294967295 cannot be right"));
@@ -60,7 +60,7 @@ TEST_CASE("extents are held against the file's size before there is memory for t
   CHECK_THAT(idx_error("\0\0\x08\x01\0\0\0\0"s), Contains("extents 0 cannot be right"));
 }
 
-TEST_CASE("what gzip's checksum finds damaged is refused", "[data]") {
+TEST_CASE("a gzip file with a wrong checksum is refused", "[data]") {
   std::string packed = gzip(kArray);
   packed[packed.size() - 6] ^= 1;
   CHECK_THAT(idx_error(packed), Contains("gzip finds it damaged") && Contains("incorrect data check"));

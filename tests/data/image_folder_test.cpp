@@ -47,7 +47,7 @@ TEST_CASE("a folder of images has its classes in order and its splits by its pat
                                  ": left out: 1 file that is neither PNG nor JPEG by name (cat/notes.txt)"});
 }
 
-TEST_CASE("what a folder of images has beside them is told", "[data]") {
+TEST_CASE("files that are left out of a folder of images give warnings", "[data]") {
   const TemporaryDirectory folder;
   for (int i = 0; i < 9; ++i) write(folder, fmt::format("cat/{}.png", i), picture("colour.png"));
   BadInputs none;
@@ -67,7 +67,7 @@ TEST_CASE("what a folder of images has beside them is told", "[data]") {
           "outside of the classes' folders (cover.jpg)"});
 }
 
-TEST_CASE("classes of images that are left without a training image are told", "[data]") {
+TEST_CASE("classes without a training image give a warning", "[data]") {
   const TemporaryDirectory folder;
   std::vector<std::string> held;
   for (int i = 0; held.size() < 2; ++i)
@@ -114,7 +114,7 @@ TEST_CASE("a folder may have its splits as folders", "[data]") {
         folder.path() + "/test/cow: a class without training images; there are: cat, train");
 }
 
-TEST_CASE("what is wrong with a folder of images is said", "[data]") {
+TEST_CASE("errors in a folder of images are reported", "[data]") {
   const TemporaryDirectory folder;
   BadInputs none, bad(true);
   const auto error = [&](BadInputs& inputs) {

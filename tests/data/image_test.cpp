@@ -201,11 +201,11 @@ TEST_CASE("a JPEG of many pixels and more scans than encoders make is refused", 
   CHECK_FALSE(told);  // refused before memory is requested
 }
 
-TEST_CASE("a JPEG of printer's colours is refused", "[data]") {
+TEST_CASE("a CMYK JPEG is refused", "[data]") {
   CHECK_THAT(image_error(file("cmyk.jpg")), StartsWith("file: ") && Contains("CMYK"));
 }
 
-TEST_CASE("what is neither PNG nor JPEG is refused", "[data]") {
+TEST_CASE("a file that is neither PNG nor JPEG is refused", "[data]") {
   CHECK_THAT(image_error("GIF89a"), StartsWith("file: neither a PNG nor a JPEG"));
   CHECK_THAT(image_error(""), StartsWith("file: neither a PNG nor a JPEG"));
 }
@@ -216,7 +216,7 @@ TEST_CASE("a PNG written and read again is the same", "[data]") {
   CHECK_THAT(decode_image(encode_png(image), name), IsImage(image, 0));
 }
 
-TEST_CASE("an image of another number of channels or pixels than it says is refused", "[data]") {
+TEST_CASE("an image whose bytes do not match its shape is refused", "[data]") {
   CHECK_THAT(error_of([] { encode_png({{1, 1, 2}, {0, 0}}); }), Contains("2 channels"));
   CHECK_THAT(error_of([] { encode_png({{1, 2, 1}, {0}}); }), Contains("1 bytes for 1 x 2 x 1"));
   CHECK_THAT(error_of([] { to_rgb({{1, 1, 2}, {0, 0}}); }), StartsWith("to_rgb: ") && Contains("2 channels"));
@@ -224,7 +224,7 @@ TEST_CASE("an image of another number of channels or pixels than it says is refu
   CHECK_THAT(error_of([] { encode_png({{0, 2, 1}, {}}); }), StartsWith("encode_png: "));
 }
 
-TEST_CASE("no truncation of an image is taken for one", "[data]") {
+TEST_CASE("a truncated image is refused at any length", "[data]") {
   for (const char* name : {"palette_alpha.png", "grey_16.png", "grey.jpg", "colour.jpg", "progressive.jpg"}) {
     const std::string whole = file(name);
     for (std::size_t size = 0; size < whole.size(); ++size) {
@@ -234,7 +234,7 @@ TEST_CASE("no truncation of an image is taken for one", "[data]") {
   }
 }
 
-TEST_CASE("a damaged PNG is told by its checksums, with the chunk's place", "[data]") {
+TEST_CASE("a damaged PNG is found by its checksums, with the position of the chunk", "[data]") {
   std::string bytes = file("colour.png");
   for (std::size_t at = 8; at < bytes.size(); ++at) {
     std::string damaged = bytes;
@@ -244,7 +244,7 @@ TEST_CASE("a damaged PNG is told by its checksums, with the chunk's place", "[da
   }
 }
 
-TEST_CASE("a damaged JPEG is an error or an image, and nothing worse", "[data]") {
+TEST_CASE("a damaged JPEG gives an error or an image and does not crash", "[data]") {
   const std::string bytes = file(GENERATE("colour.jpg", "progressive.jpg"));
   for (std::size_t at = 3; at < bytes.size(); ++at) {
     std::string damaged = bytes;
@@ -253,7 +253,7 @@ TEST_CASE("a damaged JPEG is an error or an image, and nothing worse", "[data]")
   }
 }
 
-TEST_CASE("sizes are checked before there is memory for them", "[data]") {
+TEST_CASE("image sizes are checked before memory is allocated", "[data]") {
   const std::string row(1 + 4, '\0');
   CHECK(image_error(png(1, 4, row)) == "");
   CHECK_THAT(image_error(png(2, 4, row)), StartsWith("file: not a good PNG file ("));  // a row is missing
@@ -274,7 +274,7 @@ TEST_CASE("sizes are checked before there is memory for them", "[data]") {
   CHECK_THAT(image_error(jpeg), Contains("8192 x 8192 pixels") && Contains("cannot be in a file of"));
 }
 
-TEST_CASE("what a PNG says beside its pixels takes no memory", "[data]") {
+TEST_CASE("comments in a PNG take no memory", "[data]") {
   const std::string plain = png(1, 4, std::string("\0\1\2\3\4", 5));
   const std::string text(7'000'000, 'x');
   std::string packed(compressBound(text.size()), '\0');
@@ -303,7 +303,7 @@ TEST_CASE("what a PNG says beside its pixels takes no memory", "[data]") {
   CHECK(decode_image(linear, "file").pixels != decode_image(plain, "file").pixels);
 }
 
-TEST_CASE("what is transparent shows the background, and grey is repeated", "[data]") {
+TEST_CASE("transparent pixels show the background, and grey is repeated as RGB", "[data]") {
   const Image image{{1, 3, 4}, {10, 20, 30, 0, 10, 20, 30, 255, 0, 100, 200, 128}};
   const Image rgb = to_rgb(image, {255, 0, 100});
   CHECK(rgb.shape == ImageShape{1, 3, 3});

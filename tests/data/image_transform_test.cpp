@@ -37,7 +37,7 @@ std::vector<std::uint8_t> augmented(const Image& image, const AugmentationOption
 
 }  // namespace
 
-TEST_CASE("an image is resized to the levels that Pillow finds", "[data]") {
+TEST_CASE("an image is resized to the same levels as by Pillow", "[data]") {
   const std::string name = GENERATE("noise", "noise_grey");
   const auto [height, width] = GENERATE(std::pair(4, 6), std::pair(1, 1), std::pair(31, 20), std::pair(3, 13),
                                         std::pair(9, 5), std::pair(20, 7));
@@ -53,7 +53,7 @@ TEST_CASE("an image resized to its own size is itself, and a white one stays whi
   CHECK_THAT(resized(white, 5, 17), IsImage({{5, 17, 1}, std::vector<std::uint8_t>(85, 255)}, 0));
 }
 
-TEST_CASE("what cannot be resized is refused", "[data]") {
+TEST_CASE("impossible sizes of a resize are refused", "[data]") {
   CHECK_THAT(error_of([] { Resizer({4, 4, 4}, 2, 2); }), Contains("4 channels") && Contains("to_rgb"));
   CHECK_THAT(error_of([] { Resizer({4, 0, 3}, 2, 2); }), Contains("from 4 x 0 pixels to 2 x 2"));
   CHECK_THAT(error_of([] { Resizer({4, 4, 3}, -1, 2); }), Contains("to -1 x 2"));
@@ -79,7 +79,7 @@ TEST_CASE("a centre crop keeps the middle", "[data]") {
              Contains("8 bytes for 2 x 3 x 2"));
 }
 
-TEST_CASE("an image becomes its middle, of the proportions that are wanted", "[data]") {
+TEST_CASE("fit_image crops the middle of an image to the wanted proportions", "[data]") {
   Image image{{2, 4, 1}, {9, 10, 20, 9, 9, 30, 40, 9}};
   CHECK(fit_image(image, {2, 2, 3}).pixels ==
         std::vector<std::uint8_t>{10, 10, 10, 20, 20, 20, 30, 30, 30, 40, 40, 40});
@@ -97,7 +97,7 @@ TEST_CASE("without options an image is left as it is", "[data]") {
   CHECK(augmented(image, {}, 3, 1) == image.pixels);
 }
 
-TEST_CASE("padding and cropping moves an image to each of the places as often", "[data]") {
+TEST_CASE("padding and cropping moves an image to each position equally often", "[data]") {
   const Image image = counted(6, 5, 2);
   std::map<std::vector<std::uint8_t>, int> seen;
   for (int example = 0; example < 2500; ++example)
@@ -131,7 +131,7 @@ TEST_CASE("every second image is flipped, left to right", "[data]") {
   CHECK(flips == Approx(500).margin(60));
 }
 
-TEST_CASE("random erasing loses one rectangle of 2 to 40 percent, with the probability given", "[data]") {
+TEST_CASE("random erasing fills one rectangle of 2 to 40 % with the given probability", "[data]") {
   const Image image{{24, 20, 1}, std::vector<std::uint8_t>(480, 9)};
   int erased = 0, tall = 0;
   for (int example = 0; example < 2000; ++example) {
@@ -156,7 +156,7 @@ TEST_CASE("random erasing loses one rectangle of 2 to 40 percent, with the proba
   CHECK(tall == Approx(erased / 2).margin(70));
 }
 
-TEST_CASE("noise that erases has every level, and is another in every image", "[data]") {
+TEST_CASE("erasing with noise uses all levels and differs between images", "[data]") {
   const Image image{{16, 16, 3}, std::vector<std::uint8_t>(768, 0)};
   std::set<std::uint8_t> levels;
   std::set<std::vector<std::uint8_t>> images;
@@ -169,7 +169,7 @@ TEST_CASE("noise that erases has every level, and is another in every image", "[
   CHECK(images.size() == 50);
 }
 
-TEST_CASE("what happens to an image depends on the seed, the epoch and the example alone", "[data]") {
+TEST_CASE("augmentation depends only on the seed, the epoch and the example", "[data]") {
   const Image image = counted(9, 9, 3);
   const AugmentationOptions options{
       .padding = 4, .flip = true, .erase = 0.5, .erase_with_noise = true, .seed = 7};
@@ -186,7 +186,7 @@ TEST_CASE("what happens to an image depends on the seed, the epoch and the examp
   CHECK(std::min({by_epoch, by_example, by_seed}) > 90);
 }
 
-TEST_CASE("augmentation that makes no sense is refused", "[data]") {
+TEST_CASE("invalid augmentation options are refused", "[data]") {
   const auto error = [](const ImageShape& shape, const AugmentationOptions& options) {
     return error_of([&] { Augmentation(shape, options); });
   };

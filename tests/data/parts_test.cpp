@@ -20,7 +20,7 @@ std::vector<TextExample> examples_of(std::int32_t classes, int each) {
 
 }  // namespace
 
-TEST_CASE("random parts are about alike, and the same for whoever asks") {
+TEST_CASE("random parts have about the same size and are reproducible") {
   const auto examples = examples_of(10, 1000);
   const PartsOptions options{.parts = 4};
   const auto parts = part_of(examples, options, 0);
@@ -30,7 +30,7 @@ TEST_CASE("random parts are about alike, and the same for whoever asks") {
     CHECK(std::abs(std::ranges::count(parts, part) - 2500) < 250);  // over five standard deviations of 43
 }
 
-TEST_CASE("by label, a class is whole in one part") {
+TEST_CASE("parts by label keep each class in one part") {
   const auto examples = examples_of(5, 3);
   const auto parts = part_of(examples, {.parts = 2, .by = "label"}, 0);
   for (std::size_t i = 0; i < examples.size(); ++i) CHECK(parts[i] == examples[i].label % 2);

@@ -35,7 +35,7 @@ TEST_CASE("a prefetcher gives the batcher's batches, each valid until the next",
   }
 }
 
-TEST_CASE("a prefetcher goes on wherever it is sent", "[data]") {
+TEST_CASE("a prefetcher continues at any position after seek", "[data]") {
   const TokenizedSplit split = random_split(200, 20, 12);
   DynamicBatcher batcher(split, kOptions);
   Prefetcher prefetcher(batcher);
@@ -57,7 +57,7 @@ TEST_CASE("a prefetcher goes on wherever it is sent", "[data]") {
   }
 }
 
-TEST_CASE("an error in the prefetcher's thread comes out of next, until it is sent elsewhere", "[data]") {
+TEST_CASE("an error in the prefetcher's thread is thrown by next until a seek", "[data]") {
   const TokenizedSplit split = random_split(50, 20, 13);
   Prefetcher prefetcher(DynamicBatcher(split, kOptions), {0, 1000});
   CHECK_THROWS_AS(prefetcher.next(), Error);
@@ -66,7 +66,7 @@ TEST_CASE("an error in the prefetcher's thread comes out of next, until it is se
   CHECK(prefetcher.next().global_sequences > 0);
 }
 
-TEST_CASE("a prefetcher may be dropped at any moment", "[data]") {
+TEST_CASE("a prefetcher may be destroyed at any moment", "[data]") {
   const TokenizedSplit split = random_split(200, 20, 14);
   for (int run = 0; run < 100; ++run) {
     Prefetcher prefetcher(DynamicBatcher(split, kOptions));

@@ -85,7 +85,7 @@ TEST_CASE("a table's extension may be in upper case", "[data]") {
   CHECK(read_train("UP.JSONL", "{\"text\":\"a\",\"label\":1}").train[0].text == "a");
 }
 
-TEST_CASE("what a header without the column may be is said", "[data]") {
+TEST_CASE("a header without the column gives an error with possible reasons", "[data]") {
   CHECK_THAT(table_error("t.tsv", "\"text\"\t\"label\"\n\"a\"\t\"x\"\n"),
              Contains("t.tsv:1: ") && Contains("fields of a .tsv are not quoted: save the file as .csv"));
   CHECK_THAT(table_error("t.csv", "text;label\na;x\n"),
@@ -96,7 +96,7 @@ TEST_CASE("what a header without the column may be is said", "[data]") {
   CHECK_THAT(table_error("t.csv", "text;,text,label,text\n"), !Contains("semicolons"));
 }
 
-TEST_CASE("bad rows of a table are left out and counted where asked", "[data]") {
+TEST_CASE("bad rows of a table are skipped and counted where that is allowed", "[data]") {
   const TemporaryDirectory folder;
   const auto read = [&](const std::string& name, const std::string& content, BadInputs& bad) {
     return read_text_table({.train = folder.write(name, content)}, bad);
@@ -138,7 +138,7 @@ TEST_CASE("bad rows of a table are left out and counted where asked", "[data]") 
                  Contains("t.jsonl:1: no key `text`"));
 }
 
-TEST_CASE("classes that are left without a training example are told", "[data]") {
+TEST_CASE("classes without a training example give a warning", "[data]") {
   std::string rows = "text,label\n";
   for (int i = 0; i < 40; ++i) rows += fmt::format("text number {},{}\n", i, i % 4 == 0 ? "a" : "b");
   CHECK(table_warnings(rows).empty());
@@ -157,7 +157,7 @@ TEST_CASE("classes that are left without a training example are told", "[data]")
   CHECK_THAT(table_warnings(rows).at(0), EndsWith("rare 0, rare 1, rare 2, rare 3, rare 4 and 2 more"));
 }
 
-TEST_CASE("labels that are alike but for blanks are told", "[data]") {
+TEST_CASE("labels that differ only by blanks give a warning", "[data]") {
   std::string rows = "text,label\n";
   for (int i = 0; i < 200; ++i) rows += fmt::format("text number {},{}\n", i, i % 2 == 0 ? "spam" : "ham");
   CHECK(table_warnings(rows).empty());
@@ -200,7 +200,7 @@ TEST_CASE("a column may say which texts are of the domain", "[data]") {
              Contains("one column named `urgent`"));
 }
 
-TEST_CASE("a column may say whose a text is", "[data]") {
+TEST_CASE("a column may give the client of a text", "[data]") {
   const TemporaryDirectory folder;
   const auto read = [&](const std::string& name, const std::string& content) {
     std::vector<std::int32_t> clients;

@@ -137,7 +137,7 @@ TEST_CASE("a tokenizer survives its own bytes, and damaged bytes are refused", "
   CHECK_THAT(error_of([&] { Tokenizer::from_bytes(bytes + "x"); }), Contains("checksum"));
 }
 
-TEST_CASE("texts too poor for the vocabulary give a smaller one", "[data]") {
+TEST_CASE("texts with too few pieces for the vocabulary give a smaller vocabulary", "[data]") {
   const Tokenizer tokenizer = Tokenizer::train(std::vector<TextExample>{{"good", 0}, {"bad", 1}}, 16'000, "");
   CHECK(tokenizer.vocabulary() < 30);
   CHECK(tokenizer.decode(tokenizer.encode("good bad")) == "good bad");
@@ -153,8 +153,7 @@ TEST_CASE("training without text or with too few pieces says so", "[data]") {
   CHECK_THAT(error_of([] { Tokenizer::train(glosses(), 20, ""); }), Contains("larger vocabulary"));
 }
 
-TEST_CASE("a trained tokenizer is cached by its texts and vocabulary, and a damaged cache is replaced",
-          "[data]") {
+TEST_CASE("a tokenizer is cached by its texts and vocabulary; a damaged cache is replaced", "[data]") {
   const TemporaryDirectory folder;
   const std::string cache = folder.path() + "/a/b";
   const std::vector<TextExample> texts(glosses().begin(), glosses().begin() + 300);
@@ -177,7 +176,7 @@ TEST_CASE("a trained tokenizer is cached by its texts and vocabulary, and a dama
   CHECK(files_in(cache).size() == 3);
 }
 
-TEST_CASE("processes that race for the cache end with one whole file", "[data][unsanitized]") {
+TEST_CASE("processes that write the cache at the same time leave one complete file", "[data][unsanitized]") {
   const TemporaryDirectory folder;
   const std::vector<TextExample> texts(glosses().begin(), glosses().begin() + 300);
   std::vector<pid_t> children;

@@ -20,7 +20,7 @@ std::string wordnet_error(const std::string& content) {
 
 }  // namespace
 
-TEST_CASE("WordNet's nouns are 26 classes with the split everybody else has", "[data]") {
+TEST_CASE("WordNet's nouns have 26 classes and a fixed split", "[data]") {
   const TextDataset data = read_wordnet(kWordNetDirectory, "noun");
   CHECK(data.train.size() == 73'636);
   CHECK(data.test.size() == 4'287);
@@ -46,7 +46,7 @@ TEST_CASE("all of WordNet is 45 classes", "[data]") {
   CHECK(data.class_names[44] == "adj.ppl");
 }
 
-TEST_CASE("a gloss is all the text after the first bar, trimmed, and its label counts from 0", "[data]") {
+TEST_CASE("a gloss is the trimmed text after the first bar, with labels from 0", "[data]") {
   const TemporaryDirectory folder;
   folder.write("data.noun", "  1 the licence\n" + kGood);
   const TextDataset data = read_wordnet(folder.path(), "noun");
@@ -58,8 +58,7 @@ TEST_CASE("a gloss is all the text after the first bar, trimmed, and its label c
   CHECK(example.label == 0);
 }
 
-TEST_CASE("a training synset's words are a second text of its class, and those of no other split are seen",
-          "[data]") {
+TEST_CASE("words of training synsets are added as texts, those of other splits are not", "[data]") {
   const TextDataset glosses = read_wordnet(kWordNetDirectory, "all");
   const TextDataset data = read_wordnet(kWordNetDirectory, "all", true);
   CHECK(data.validation.size() == glosses.validation.size());
@@ -77,8 +76,7 @@ TEST_CASE("a training synset's words are a second text of its class, and those o
   CHECK(std::ranges::none_of(words, [](const std::string& text) { return text.find('_') != text.npos; }));
 }
 
-TEST_CASE("a text is in the domain by the topic its synset points to, or by its lexicographer file",
-          "[data]") {
+TEST_CASE("a text is in the domain by its synset's topic or lexicographer file", "[data]") {
   const TemporaryDirectory folder;
   folder.write("data.noun",
                "00000001 09 n 03 medicine 0 medical_specialty 0 Galen 0 000 | the topic itself\n"
@@ -144,7 +142,7 @@ TEST_CASE("a malformed WordNet line is named by file and line", "[data]") {
     CHECK_THAT(wordnet_error("  licence\n" + kGood + bad + "\n" + kGood), Contains("data.noun:3: "));
 }
 
-TEST_CASE("no truncation of a WordNet line is misread or crashes", "[data]") {
+TEST_CASE("a truncated WordNet line is refused and does not crash", "[data]") {
   for (std::size_t size = 0; size < kGood.size(); ++size) {
     const std::string error = wordnet_error(kGood.substr(0, size));
     // After the bar, a shorter gloss is still a valid gloss.
@@ -152,8 +150,7 @@ TEST_CASE("no truncation of a WordNet line is misread or crashes", "[data]") {
   }
 }
 
-TEST_CASE("a noun's definition is that of its first sense in the lexicographer file, without examples",
-          "[data]") {
+TEST_CASE("a noun's definition is its first sense in the lexicographer file", "[data]") {
   const TemporaryDirectory folder;
   folder.write("data.noun",
                "  1 the licence\n"

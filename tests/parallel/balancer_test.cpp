@@ -17,8 +17,7 @@ TEST_CASE("utilization is the mean load over the largest", "[balancer]") {
   CHECK(utilization(std::vector<Index>{}) == 1);
 }
 
-TEST_CASE("the bias of an expert falls when it has more than the mean, and rises when it has less",
-          "[balancer]") {
+TEST_CASE("the bias of an expert falls with a load above the mean and rises below it", "[balancer]") {
   const auto balancer = make_balancer("bias", 4, {.bias_rate = 0.01});
   const Tensor bias = balancer->selection().bias;
   CHECK(distance(bias, Tensor::zeros({4})) == 0);
@@ -51,8 +50,7 @@ TEST_CASE("the bias moves a router that prefers some experts towards equal loads
   CHECK(utilization(loads()) > 0.85);
 }
 
-TEST_CASE("the auxiliary gradient is the derivative of a E sum_e f_e P_e with the shares f constant",
-          "[balancer]") {
+TEST_CASE("the auxiliary gradient is the derivative of a E sum_e f_e P_e, f constant", "[balancer]") {
   const auto balancer = make_balancer("aux_loss", 4, {.aux_coefficient = 0.3});
   REQUIRE(balancer->has_gradient());
   CHECK_FALSE(balancer->selection().bias.defined());
@@ -84,7 +82,7 @@ TEST_CASE("an auxiliary gradient of an empty batch is finite", "[balancer]") {
   CHECK(gradient == std::vector<double>{0, 0, 0});
 }
 
-TEST_CASE("no balancer means neither bias nor gradient", "[balancer]") {
+TEST_CASE("the balancer none has neither bias nor gradient", "[balancer]") {
   const auto balancer = make_balancer("none", 3, {});
   balancer->update({std::vector<Index>{9, 0, 0}, {}, {}});
   CHECK_FALSE(balancer->selection().bias.defined());

@@ -81,7 +81,7 @@ double log_softmax(const Tensor& logits, Index row, std::int32_t token) {
   return -std::log(sum);
 }
 
-TEST_CASE("row by row come the scores of a whole pass, for texts that branch and end", "[caption_writer]") {
+TEST_CASE("scores token by token equal those of a whole pass, for branching texts", "[caption_writer]") {
   for (const int expert_parallel : grid_shapes())
     for (const bool shared : {false, true}) {
       const ProcessGrid grid = grid_of(expert_parallel);
@@ -123,7 +123,7 @@ TEST_CASE("row by row come the scores of a whole pass, for texts that branch and
     }
 }
 
-TEST_CASE("a beam finds no worse texts than the likeliest token each time", "[caption_writer]") {
+TEST_CASE("a beam finds texts at least as probable as greedy decoding", "[caption_writer]") {
   const ProcessGrid grid = grid_of(0);
   CaptionScene scene(caption_recipe(), grid);
   CaptionWriter writer = scene.writer();
@@ -146,7 +146,7 @@ TEST_CASE("a beam finds no worse texts than the likeliest token each time", "[ca
   }
 }
 
-TEST_CASE("a beam of all texts finds the likeliest of them", "[caption_writer]") {
+TEST_CASE("a beam that holds all texts finds the most probable one", "[caption_writer]") {
   const ProcessGrid grid = grid_of(0);
   CaptionScene scene(caption_recipe(), grid);
   std::vector<std::uint8_t> may_write(kCaptionVocabulary, 0);
@@ -160,8 +160,7 @@ TEST_CASE("a beam of all texts finds the likeliest of them", "[caption_writer]")
   for (const WrittenCaption& text : longest) CHECK(text.tokens.size() == 3);
 }
 
-TEST_CASE("drawing from next to nothing takes the likeliest token, and a seed draws the same again",
-          "[caption_writer]") {
+TEST_CASE("sampling with a tiny top_p is greedy, and a seed repeats the same texts", "[caption_writer]") {
   const ProcessGrid grid = grid_of(0);
   CaptionScene scene(caption_recipe(), grid);
   CaptionWriter writer = scene.writer();
@@ -180,7 +179,7 @@ TEST_CASE("drawing from next to nothing takes the likeliest token, and a seed dr
   CHECK(second.at(0).tokens == drawn[1]);
 }
 
-TEST_CASE("the probability of a text is the model's", "[caption_writer]") {
+TEST_CASE("the probability of a caption is that of the model", "[caption_writer]") {
   const ProcessGrid grid = grid_of(0);
   CaptionScene scene(caption_recipe(), grid);
   CaptionWriter writer(scene.captioner(), std::vector<std::uint8_t>(kCaptionVocabulary, 1), kMaxLength);
@@ -195,7 +194,7 @@ TEST_CASE("the probability of a text is the model's", "[caption_writer]") {
   }
 }
 
-TEST_CASE("what cannot be written row by row, or makes no sense, says so", "[caption_writer]") {
+TEST_CASE("captions refuse invalid options and models that need whole sequences", "[caption_writer]") {
   const ProcessGrid grid = grid_of(0);
   CaptionScene scene(caption_recipe(), grid);
   CaptionWriter writer = scene.writer();

@@ -46,7 +46,7 @@ TEST_CASE("a flipped bit anywhere in a tensor is reported with the tensor's name
   }
 }
 
-TEST_CASE("a flipped bit outside the tensors never goes unnoticed where it changes anything") {
+TEST_CASE("a flipped bit outside the tensors is noticed if it changes anything") {
   const SharedDirectory directory;
   const std::string good = read_file(save_on(test_world().size(), 1, directory.path(), 1));
   const auto alone = test_world().split(test_world().rank());
@@ -90,7 +90,7 @@ TEST_CASE("a damaged shard is seen by the rank that reads it, and no rank loads 
   CHECK(holds_zeros(entries));
 }
 
-TEST_CASE("a truncated file is refused at any length, and the one before it is the newest") {
+TEST_CASE("a truncated checkpoint is refused at any length, and an older one is used") {
   const SharedDirectory directory;
   const std::string before = save_on(test_world().size(), 1, directory.path(), 1);
   const std::string path = save_on(test_world().size(), 1, directory.path(), 2);
@@ -110,7 +110,7 @@ TEST_CASE("a truncated file is refused at any length, and the one before it is t
   CHECK(newest_checkpoint(directory.path() + "/none") == std::nullopt);
 }
 
-TEST_CASE("where values are to be verified, one with a damaged tensor is not the newest") {
+TEST_CASE("with verification, a checkpoint with a damaged tensor is not the newest") {
   const SharedDirectory directory;
   const std::string before = save_on(test_world().size(), 1, directory.path(), 1);
   const std::string path = save_on(test_world().size(), 1, directory.path(), 2);
@@ -129,7 +129,7 @@ TEST_CASE("where values are to be verified, one with a damaged tensor is not the
   CHECK_THAT(warnings[0], Contains("step-00000002.h5: tensor model/embedding/weight: checksum mismatch"));
 }
 
-TEST_CASE("files that are not checkpoints of this schema are refused by what they are") {
+TEST_CASE("files that are not checkpoints of this schema are refused with the reason") {
   const SharedDirectory directory;
   const std::string path = private_copy(directory, "");
   const auto made_of = [&](const std::function<void(Hdf5Structure&)>& describe) {
@@ -148,7 +148,7 @@ TEST_CASE("files that are not checkpoints of this schema are refused by what the
   CHECK_THROWS_WITH(CheckpointReader(path + ".absent"), Contains("No such file"));
 }
 
-TEST_CASE("a tensor that is missing or has another shape or dtype is named, with both") {
+TEST_CASE("a tensor that is missing or has another shape or type is named") {
   Communicator& world = test_world();
   const SharedDirectory directory;
   const CheckpointReader reader(save_on(world.size(), 1, directory.path(), 1), world);

@@ -62,7 +62,7 @@ SaveOutcome failing_save(const std::string& directory, bool asynchronous, Prepar
   return outcome;
 }
 
-TEST_CASE("a write that fails on one rank, at any point, fails the save on all and leaves no trace") {
+TEST_CASE("a failed write on one rank fails the save on all ranks and leaves no file") {
   for (const bool asynchronous : {false, true})
     for (const rlim_t limit : {0, 1000, 20000, 70000, 90000}) {
       const SharedDirectory directory;

@@ -11,7 +11,7 @@ namespace {
 using Catch::Matchers::Contains;
 using Names = std::vector<std::string>;
 
-TEST_CASE("what any number of ranks saved, any other number loads") {
+TEST_CASE("a checkpoint saved on any number of ranks loads on any other number") {
   Communicator& world = test_world();
   const SharedDirectory directory;
   for (int writers = 1; writers <= world.size(); ++writers)
@@ -32,7 +32,7 @@ TEST_CASE("what any number of ranks saved, any other number loads") {
     }
 }
 
-TEST_CASE("the same model gives the same bytes from any ranks, saved in the background or not") {
+TEST_CASE("a checkpoint has the same bytes from any number of ranks, in background or not") {
   Communicator& world = test_world();
   const SharedDirectory directory;
   const std::string alone = read_file(save_on(1, 1, directory.path() + "/alone", 7));
@@ -79,7 +79,7 @@ TEST_CASE("an empty state and a tensor of many shards are saved") {
   CHECK(reader.read("model/many").span<float>()[3 * 9999] == 2.5f);
 }
 
-TEST_CASE("saves in the background follow one another, while the ranks go on communicating") {
+TEST_CASE("background saves run one after another while the ranks communicate") {
   Communicator& world = test_world();
   const SharedDirectory directory;
   std::vector<SaveOutcome> reports;
@@ -102,7 +102,7 @@ TEST_CASE("saves in the background follow one another, while the ranks go on com
   CHECK(holds_values(entries, 8));
 }
 
-TEST_CASE("the oldest checkpoints and left-over temporaries go, other files stay") {
+TEST_CASE("old checkpoints and left-over temporary files are deleted, others stay") {
   Communicator& world = test_world();
   const SharedDirectory directory;
   if (world.rank() == 0) {
@@ -118,7 +118,7 @@ TEST_CASE("the oldest checkpoints and left-over temporaries go, other files stay
   CHECK(directory.files() == Names{"notes.txt", "step-00000005.h5"});
 }
 
-TEST_CASE("what a run does not go on from is set aside, beside what was before") {
+TEST_CASE("checkpoints that a run does not resume from are set aside, each time apart") {
   const SharedDirectory directory;
   if (test_world().rank() != 0) return;
   const auto write = [&](const std::string& name) { write_file(directory.path() + "/" + name, name); };
@@ -139,7 +139,7 @@ TEST_CASE("what a run does not go on from is set aside, beside what was before")
   CHECK(read_file(directory.path() + "/earlier/step-00000002.h5") == "step-00000002.h5");
 }
 
-TEST_CASE("a semaphore that a killed job left locked stops nobody") {
+TEST_CASE("a semaphore that a killed job left locked does not block a save") {
   const SharedDirectory directory;
   // Open MPI names the semaphore after the file that it guards. A value of 0 means that it is locked.
   const char* name = "/OMPIO_step-00000007.h5.tmp";
@@ -153,7 +153,7 @@ TEST_CASE("a semaphore that a killed job left locked stops nobody") {
   CHECK(directory.files() == Names{"step-00000007.h5"});
 }
 
-TEST_CASE("entries that do not go together are refused on every rank, and the writer still works") {
+TEST_CASE("inconsistent entries are refused on every rank, and the writer still works") {
   Communicator& world = test_world();
   const SharedDirectory directory;
   CheckpointWriter writer(directory.path(), world, 0, true);

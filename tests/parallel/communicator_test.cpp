@@ -99,7 +99,7 @@ TEST_CASE("all_reduce sums, maximizes and minimizes every dtype it promises") {
   check_reductions<std::uint8_t>(test_world());
 }
 
-TEST_CASE("a started all_reduce gives the sum after wait and after test") {
+TEST_CASE("start_all_reduce gives the sum after wait and after test") {
   Communicator& world = test_world();
   const Tensor a = Tensor::zeros({1000}), b = Tensor::zeros({1000});
   a.fill(1.0);
@@ -114,7 +114,7 @@ TEST_CASE("a started all_reduce gives the sum after wait and after test") {
   CHECK(b.data<float>()[0] == ranks * (ranks - 1) / 2);
 }
 
-TEST_CASE("a request destroyed under way has completed, and one moved from is empty") {
+TEST_CASE("destroying a request completes it, and a moved-from request is empty") {
   Communicator& world = test_world();
   const Tensor values = Tensor::zeros({100000});
   values.fill(1.0);
@@ -165,7 +165,7 @@ TEST_CASE("all_to_all delivers rows in order of rank, also none at all") {
   CHECK_NOTHROW(world.all_to_all(empty, none, empty, none));
 }
 
-TEST_CASE("eight exchanges can be under way at once, whatever becomes of the caller's blocks") {
+TEST_CASE("eight exchanges can run at once and do not use the caller's blocks later") {
   Communicator& world = test_world();
   std::vector<Exchange> exchanges;
   std::vector<Request> requests;
@@ -189,7 +189,7 @@ TEST_CASE("eight exchanges can be under way at once, whatever becomes of the cal
   }
 }
 
-TEST_CASE("an exchange is complete once a test of it says so, and one of nothing at once") {
+TEST_CASE("an exchange is complete once test says so, an empty one at once") {
   Communicator& world = test_world();
   const Exchange e = exchange_for(world);
   const Blocks blocks(e, world);
@@ -266,7 +266,7 @@ TEST_CASE("arguments that do not fit are refused, naming the operation") {
   CHECK_THROWS_WITH(world.all_to_all(matrix, rows, matrix, rows), Contains("one count per rank"));
 }
 
-TEST_CASE("the process grid puts neighbouring ranks into an expert group and equals into a data group") {
+TEST_CASE("the process grid forms expert groups of neighbouring ranks") {
   const int ranks = test_world().size();
   for (int expert_parallel = 1; expert_parallel <= ranks; ++expert_parallel) {
     auto world = test_world().split(0);
@@ -284,7 +284,7 @@ TEST_CASE("the process grid puts neighbouring ranks into an expert group and equ
   CHECK(ProcessGrid(test_world().split(0), 0).expert_parallel() == ranks);
 }
 
-TEST_CASE("what rank 0 makes, or why it cannot, is known to all", "[communicator]") {
+TEST_CASE("all ranks get the result or the error of rank 0", "[communicator]") {
   Communicator& world = test_world();
   struct Mistake : Error {
     using Error::Error;

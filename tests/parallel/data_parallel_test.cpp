@@ -106,7 +106,7 @@ TEST_CASE("micro-batches before the armed one only accumulate", "[data_parallel]
   });
 }
 
-TEST_CASE("a parameter of more elements than a message holds is reduced in pieces", "[data_parallel]") {
+TEST_CASE("a parameter that is larger than a message is reduced in pieces", "[data_parallel]") {
   for_every_grid([](int expert_parallel) {
     GridScene s(expert_parallel);
     const auto local = s.local(1);
@@ -138,7 +138,7 @@ TEST_CASE("a rank whose pass reaches no parameter still takes part", "[data_para
   });
 }
 
-TEST_CASE("small buckets are many, a large one holds a segment, and one rank needs none", "[data_parallel]") {
+TEST_CASE("small buckets hold a parameter, large ones a segment; one rank needs none", "[data_parallel]") {
   GridScene s(1);
   const GradientReducer single(s.parameters, s.grid, 1), large(s.parameters, s.grid, std::size_t{1} << 20);
   const bool alone = test_world().size() == 1;
@@ -146,7 +146,7 @@ TEST_CASE("small buckets are many, a large one holds a segment, and one rank nee
   CHECK(large.buckets() == (alone ? 0 : s.parameters.segments().size()));
 }
 
-TEST_CASE("a reducer that is gone leaves the parameters alone", "[data_parallel]") {
+TEST_CASE("a destroyed reducer leaves the parameters unchanged", "[data_parallel]") {
   GridScene s(1);
   const auto local = s.local(1);
   { GradientReducer reducer(s.parameters, s.grid, 200); }

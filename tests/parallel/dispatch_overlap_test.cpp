@@ -93,7 +93,7 @@ MoeOptions noted_layer(Index chunks) {
   return options;
 }
 
-TEST_CASE("while a chunk is computed, the next one is under way, forward and backward", "[moe]") {
+TEST_CASE("while a chunk is computed, the next one is sent, forward and backward", "[moe]") {
   const int asked = GENERATE(1, 2, 3, 4), chunks = test_world().size() == 1 ? 1 : asked;
   const ProcessGrid grid(std::make_unique<NotingCommunicator>(test_world().split(0)), 0);
   MoeLayer layer(noted_layer(asked), grid);

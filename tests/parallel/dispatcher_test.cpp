@@ -86,8 +86,7 @@ double dot(const Tensor& a, const Tensor& b) {
   return test_world().sum(sum);
 }
 
-TEST_CASE("rows arrive by expert, then source, then order, every one in exactly one round and chunk",
-          "[dispatcher]") {
+TEST_CASE("rows arrive by expert, source and order, each in exactly one chunk", "[dispatcher]") {
   const int ranks = test_world().size(), me = test_world().rank();
   for (std::uint32_t trial = 0; trial < 12; ++trial) {
     for (const auto& [capacity, chunks] :
@@ -219,7 +218,7 @@ TEST_CASE("dispatch and combine: numerical gradients, all ranks at once", "[disp
   }
 }
 
-TEST_CASE("combine refuses weights that have another use rather than lose their gradient", "[dispatcher]") {
+TEST_CASE("combine refuses weights with another use, as their gradient would be lost", "[dispatcher]") {
   Sealed s(1000);
   const Tensor chosen = Tensor::zeros({2, 1}, DType::i32);
   const DispatchPlan plan = s.dispatcher.plan(s.tape, counts_of(chosen));
@@ -234,7 +233,7 @@ TEST_CASE("combine refuses weights that have another use rather than lose their 
   CHECK_THROWS_WITH(backward(), "combine: its rows and weights must have no other use");
 }
 
-TEST_CASE("with more rounds the transpose holds for their sum", "[dispatcher]") {
+TEST_CASE("with several rounds, backward is the transpose of their sum", "[dispatcher]") {
   const Index chunks = GENERATE(1, 3);
   Sealed s(4, chunks);
   const Tensor chosen = choices_of(test_world().rank(), 3);
@@ -296,7 +295,7 @@ TEST_CASE("a dispatcher that was never planned says what to do", "[dispatcher]")
                     "moe: the dispatcher was given no capacity; run a planning pass or call set_capacity");
 }
 
-TEST_CASE("chunks are as many as asked for, or as the device wants, where anything travels", "[dispatcher]") {
+TEST_CASE("the number of chunks is the requested one or the default of the device", "[dispatcher]") {
   const auto chunks = [](bool one_round, Index asked) {
     return Dispatcher(test_world(), experts(), 1.5, one_round, asked).chunks();
   };

@@ -36,7 +36,7 @@ extern "C" int fsync(int descriptor) {
 namespace conclave {
 namespace {
 
-TEST_CASE("directories that are made are entered durably in those above them, once") {
+TEST_CASE("new directories are flushed to the disk in their parents, only once") {
   const SharedDirectory shared;
   const std::filesystem::path base = shared.path(), own = base / std::to_string(test_world().rank());
   synced.clear();

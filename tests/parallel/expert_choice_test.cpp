@@ -59,7 +59,7 @@ TEMPLATE_TEST_CASE("each expert takes its best tokens of all ranks, earlier ones
   }
 }
 
-TEST_CASE("the weights are the probabilities, and so are their gradients", "[expert_choice]") {
+TEST_CASE("expert choice uses the probabilities as weights, with their gradients", "[expert_choice]") {
   const Tensor scores = scores_of(7, 4, false, DType::f64);
   const std::unique_ptr<Communicator> alone = test_world().split(test_world().rank());
   const auto error = gradcheck(

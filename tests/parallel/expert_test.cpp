@@ -101,7 +101,7 @@ TEST_CASE("gated experts compute down(silu(gate x) * up x)", "[expert]") {
   CHECK(distance(experts->forward(tape, {x, offsets}), expected) < 1e-14);
 }
 
-TEST_CASE("a kind for all experts, or numbers of several kinds that make up the layer's", "[expert]") {
+TEST_CASE("an expert option names one kind for all experts or a number for each kind", "[expert]") {
   const auto shares = [](const std::string& text) {
     std::string shown;
     for (const auto& [kind, count] : expert_shares(text, 8)) shown += std::to_string(count) + kind + ' ';
@@ -118,7 +118,7 @@ TEST_CASE("a kind for all experts, or numbers of several kinds that make up the 
   CHECK_THROWS_WITH(shares("9223372036854775807 a, 9223372036854775807 b"), Catch::Contains("cannot be"));
 }
 
-TEST_CASE("experts that fail, or return something else than a row for each, are named", "[expert]") {
+TEST_CASE("experts that fail or return a wrong shape are named", "[expert]") {
   struct Failing : BaseExpert {
     using BaseExpert::BaseExpert;
     Tensor forward(Tape&, const ExpertInput& input) override {

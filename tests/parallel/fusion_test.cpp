@@ -116,8 +116,7 @@ TEST_CASE("fusion: gradients of all parameters, with examples that lack an image
   }
 }
 
-TEST_CASE("fusion: modality weights start at the prior and get gradients; what is alone has all of it",
-          "[fusion]") {
+TEST_CASE("fusion: modality weights start at the prior and are used only for pairs", "[fusion]") {
   const ProcessGrid grid = grid_of(0);
   CHECK(FusionScene(fusion_recipe("joint"), grid).model.classifier()->image_weight() == std::nullopt);
   CHECK(FusionScene(fusion_recipe("late"), grid).model.classifier()->image_weight() == std::nullopt);
@@ -145,8 +144,7 @@ TEST_CASE("fusion: modality weights start at the prior and get gradients; what i
   }
 }
 
-TEST_CASE("fusion: each modality passes the layers by itself, and sees the other only in cross-attention",
-          "[fusion]") {
+TEST_CASE("fusion: modalities meet only in cross-attention", "[fusion]") {
   const ProcessGrid grid = grid_of(0);
   FusionScene scene(fusion_recipe("cross"), grid);
   const Tensor none = Tensor::zeros({kFusionHidden, kFusionHidden}, DType::f64);
@@ -167,8 +165,7 @@ TEST_CASE("fusion: each modality passes the layers by itself, and sees the other
   }
 }
 
-TEST_CASE("fusion: so many texts as text_dropout says are hidden in training, those with an image",
-          "[fusion]") {
+TEST_CASE("fusion: text_dropout hides texts that have an image, in training", "[fusion]") {
   const ProcessGrid grid = grid_of(0);
   constexpr int kSteps = 200;
   Recipe recipe = fusion_recipe("joint");

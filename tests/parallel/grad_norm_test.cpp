@@ -95,8 +95,7 @@ TEST_CASE("experts' loads become even, however sure the router is", "[grad_norm]
   }
 }
 
-TEST_CASE("weights alone leave the loads as they are, and bias alone evens gradients and not loads",
-          "[grad_norm]") {
+TEST_CASE("weights alone do not change loads, and bias alone evens out only gradients", "[grad_norm]") {
   const TrainedRouter none = train_router({.grad_norm_moves = "weights"}, 2.0, 1),
                       weights = train_router({.grad_norm_moves = "weights"}, 2.0),
                       bias = train_router({.grad_norm_moves = "bias"}, 2.0),
@@ -111,7 +110,7 @@ TEST_CASE("weights alone leave the loads as they are, and bias alone evens gradi
     CHECK(both.weights[e] * (1 + 0.3 * static_cast<double>(e)) == Approx(both.weights[0]).epsilon(0.01));
 }
 
-TEST_CASE("an expert whose loss lags is to learn faster, at the same load", "[grad_norm]") {
+TEST_CASE("an expert with a lagging loss gets a larger weight at the same load", "[grad_norm]") {
   GradNormBalancer balancer(3, {.grad_norm_alpha = 1});
   const std::vector<Index> load{100, 100, 100};
   const std::vector<double> norm{1, 1, 1};
@@ -122,7 +121,7 @@ TEST_CASE("an expert whose loss lags is to learn faster, at the same load", "[gr
   CHECK(weights[0] == Approx(weights[1]));
 }
 
-TEST_CASE("an expert without tokens is chosen ever more readily, until some come", "[grad_norm]") {
+TEST_CASE("the selection factor of an expert without tokens keeps rising", "[grad_norm]") {
   GradNormBalancer balancer(3, {});
   const std::vector<Index> load{300, 300, 0};
   const auto factor = [&](Index e) { return balancer.selection().factor.data<float>()[e]; };
@@ -137,7 +136,7 @@ TEST_CASE("an expert without tokens is chosen ever more readily, until some come
   CHECK(balancer.gradient_weights()[2] == Approx(1).epsilon(0.2));
 }
 
-TEST_CASE("whatever comes, weights and factors stay finite and within their bounds", "[grad_norm]") {
+TEST_CASE("weights and factors stay finite and within bounds for any input", "[grad_norm]") {
   const RandomStream stream{.seed = 5, .step = 0, .tensor = 0};
   std::uint64_t number = 0;
   const auto any = [&](double most) { return std::floor(most * std::pow(stream.uniform(number++), 8)); };
@@ -179,8 +178,7 @@ TEST_CASE("calibration evens the loads of inference where they differ from train
   CHECK(utilization(together) > 0.97);
 }
 
-TEST_CASE("an expert's gradient norm and loss are the same on however many ranks, and the weights reach it",
-          "[grad_norm]") {
+TEST_CASE("gradient norms and losses of experts are the same on any number of ranks", "[grad_norm]") {
   MoeOptions options{.hidden = 6, .ffn = 5, .experts = 4};
   options.balancer = "grad_norm";
   const Share share = share_of(6 + 3 * test_world().rank());

@@ -244,7 +244,7 @@ TEST_CASE("answers are the same alone, in a batch, and with experts on other ran
   }
 }
 
-TEST_CASE("once warm, the engine allocates nothing for a query", "[service]") {
+TEST_CASE("after its warm-up, the engine allocates no memory for a query", "[service]") {
   const TrainedEngine trained;
   const ProcessGrid grid = grid_of(0);
   LoadedModel loaded(trained.checkpoint(), grid, {});
@@ -271,7 +271,7 @@ TEST_CASE("once warm, the engine allocates nothing for a query", "[service]") {
   CHECK(allocations() > before);  // the counter works: prepare() allocates
 }
 
-TEST_CASE("an engine says what its model has not learned", "[service]") {
+TEST_CASE("an engine names tasks that its model has not learned", "[service]") {
   const TrainedEngine trained({"tasks.caption=0"});
   const ProcessGrid grid = grid_of(0);
   LoadedModel loaded(trained.checkpoint(), grid, {});

@@ -58,8 +58,7 @@ TEST_CASE("a classifier of texts costs its layers, and its head once", "[moe][fl
   CHECK(text.rows() == 1);
 }
 
-TEST_CASE("every part of a classifier of texts with images has its price, and together they are all of it",
-          "[moe][flops]") {
+TEST_CASE("costs of the parts of a classifier of texts and images add up to the whole", "[moe][flops]") {
   constexpr Index kEmbedding = 4, kVocabulary = 50, kClasses = 5, kLength = 16, kLayers = 3;
   const ProcessGrid grid = grid_of(0);
   Recipe recipe;

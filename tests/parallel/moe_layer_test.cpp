@@ -94,7 +94,7 @@ void lean_on_expert_zero(ParameterSet& parameters) {
   }
 }
 
-TEST_CASE("outputs and gradients are those of one rank, for every way to divide the ranks", "[moe]") {
+TEST_CASE("outputs and gradients equal those of one rank, for every division of ranks", "[moe]") {
   check_against_one_rank(small_layer(), uneven_rows(), DType::f64, {}, [](const MoeRun& run, int) {
     CHECK(run.statistics.rounds == 1);
     CHECK(run.statistics.passes == 1);
@@ -103,7 +103,7 @@ TEST_CASE("outputs and gradients are those of one rank, for every way to divide 
   check_against_one_rank(small_layer(), uneven_rows(), DType::f32);
 }
 
-TEST_CASE("neither k, nor shared experts, nor the balancer changes that", "[moe]") {
+TEST_CASE("outputs equal those of one rank for any k, shared experts and balancer", "[moe]") {
   for (const Index top_k : {1, 3, 8}) {
     for (const Index shared : {0, 2}) {
       MoeOptions options = small_layer();
@@ -129,7 +129,7 @@ TEST_CASE("every router sends tokens as it does on one rank, with noise and with
   }
 }
 
-TEST_CASE("experts that choose take the same tokens on however many ranks", "[moe]") {
+TEST_CASE("expert choice takes the same tokens on any number of ranks", "[moe]") {
   for (const bool lean : {false, true}) {
     for (const Index capacity : {0, 4}) {
       MoeOptions options = small_layer();
@@ -192,7 +192,7 @@ TEST_CASE("a layer may be used several times in a pass, in one round or several"
     }
 }
 
-TEST_CASE("rows that travel in chunks give what they give at once", "[moe]") {
+TEST_CASE("rows sent in chunks give the same result as in one piece", "[moe]") {
   for (const Index chunks : {2, 3, 4}) {
     CAPTURE(chunks);
     MoeOptions options = small_layer();
@@ -216,7 +216,7 @@ TEST_CASE("rows that travel in chunks give what they give at once", "[moe]") {
   }
 }
 
-TEST_CASE("experts may be of several kinds, of which a rank may have none", "[moe]") {
+TEST_CASE("experts may be of several kinds, and a rank may have none of a kind", "[moe]") {
   for (const char* kinds : {"6 feed_forward, 2 gated", "1 gated, 7 feed_forward", "8 gated"}) {
     for (const Index capacity : {0, 4}) {
       CAPTURE(kinds, capacity);
@@ -265,8 +265,7 @@ struct RecurrentExperts : BaseExpert {
 };
 CONCLAVE_REGISTER_EXPERT("test_recurrent", RecurrentExperts);
 
-TEST_CASE("experts that want sequences are told them, however many experts a sequence's tokens go to",
-          "[moe]") {
+TEST_CASE("experts that want sequences get the sequences of their tokens", "[moe]") {
   MoeOptions options = small_layer();
   options.shared_experts = 0;
   options.balancer = "none";
@@ -293,7 +292,7 @@ TEST_CASE("experts that want sequences are told them, however many experts a seq
   }
 }
 
-TEST_CASE("what experts make of sequences is what they make of them on one rank", "[moe]") {
+TEST_CASE("experts with sequences give the same result as on one rank", "[moe]") {
   for (const char* kinds :
        {"test_recurrent", "5 feed_forward, 3 test_recurrent", "1 test_recurrent, 7 gated"})
     for (const char* router : {"linear", "attention"}) {
@@ -320,7 +319,7 @@ TEST_CASE("sequences that do not fit one round are refused", "[moe]") {
                     Catch::Contains("room for 4; experts that want sequences need them all at once"));
 }
 
-TEST_CASE("several kinds take part in what a balancer learns of gradients", "[moe]") {
+TEST_CASE("gradient squares for the balancer include all kinds of experts", "[moe]") {
   MoeOptions options = small_layer();
   options.expert = "3 gated, 5 feed_forward";
   const ProcessGrid grid = grid_of(test_world().size());
@@ -344,7 +343,7 @@ TEST_CASE("several kinds take part in what a balancer learns of gradients", "[mo
   for (std::size_t e = 0; e < 8; ++e) CHECK(squares[e] == Approx(expected[e]));
 }
 
-TEST_CASE("ranks without tokens take part", "[moe]") {
+TEST_CASE("ranks without tokens take part in the layer", "[moe]") {
   const int rank = test_world().rank();
   for (const Index capacity : {0, 3}) {
     check_against_one_rank(small_layer(), rank % 2 == 0 ? 0 : 11, DType::f64, {.capacity = capacity});
@@ -353,11 +352,11 @@ TEST_CASE("ranks without tokens take part", "[moe]") {
   }
 }
 
-TEST_CASE("one token among all ranks is enough", "[moe]") {
+TEST_CASE("the layer works with a single token among all ranks", "[moe]") {
   check_against_one_rank(small_layer(), test_world().rank() == test_world().size() - 1 ? 1 : 0, DType::f64);
 }
 
-TEST_CASE("nothing is dropped when every token goes to one expert", "[moe]") {
+TEST_CASE("no token is dropped when all tokens go to one expert", "[moe]") {
   MoeOptions options = small_layer();
   options.top_k = 1;
   for (const Index capacity : {0, 5})
@@ -374,7 +373,7 @@ TEST_CASE("the planning pass computes the same numbers on its padded rows", "[mo
   check_against_one_rank(options, uneven_rows(), DType::f64, {.planning = true});
 }
 
-TEST_CASE("memory planned under one routing suffices for every other", "[moe]") {
+TEST_CASE("memory planned with one routing suffices for every other routing", "[moe]") {
   // Three layers, so that the memory that each keeps for its backward pass adds up.
   struct Model : Module {
     Model(const MoeOptions& options, const ProcessGrid& grid)
@@ -440,7 +439,7 @@ TEST_CASE("evaluation computes the same outputs and counts no load", "[moe]") {
   CHECK(layer.chosen_experts(evaluating).shape() == Shape{x.size(0), 2});
 }
 
-TEST_CASE("a layer that cannot be is refused with the reason", "[moe]") {
+TEST_CASE("impossible options of a layer are refused with the reason", "[moe]") {
   const ProcessGrid grid = grid_of(test_world().size());
   MoeOptions options = small_layer();
   options.top_k = 9;

@@ -240,7 +240,7 @@ std::vector<Tensor> sum_of(const std::vector<std::int32_t>& clients, double boun
   return scene.gradients();
 }
 
-TEST_CASE("a client changes the sum by no more than the bound, however much it has", "[private_models]") {
+TEST_CASE("a client changes the sum by at most the bound, however many texts it has", "[private_models]") {
   for (const int expert_parallel : grid_shapes()) {
     CAPTURE(expert_parallel);
     const ProcessGrid grid = grid_of(expert_parallel);

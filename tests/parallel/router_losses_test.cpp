@@ -63,7 +63,7 @@ struct ScoredRouter {
   }
 };
 
-TEST_CASE("the z-loss joins the router's gradient, scaled to the micro-batch's share of the step",
+TEST_CASE("the z-loss is added to the router's gradient, scaled by the share of the step",
           "[router_losses]") {
   ScoredRouter r;
   const Tensor p = route_probabilities(r.tape, r.scores, r.offsets, {.z = 0.7}, r.context);
@@ -81,7 +81,7 @@ TEST_CASE("the z-loss joins the router's gradient, scaled to the micro-batch's s
   CHECK(distance(r.tape.gradient(r.scores), expected) < 1e-9);
 }
 
-TEST_CASE("the entropy of the probabilities joins the router's gradient", "[router_losses]") {
+TEST_CASE("the entropy loss is added to the router's gradient", "[router_losses]") {
   ScoredRouter r;
   const Tensor p = route_probabilities(r.tape, r.scores, r.offsets, {.entropy = 0.3}, r.context);
   r.tape.backward(p, r.up);
@@ -95,8 +95,7 @@ TEST_CASE("the entropy of the probabilities joins the router's gradient", "[rout
   CHECK(distance(r.tape.gradient(r.scores), expected) < 1e-9);
 }
 
-TEST_CASE("the domain's prior draws its texts' tokens to their expert, as strongly as it is to act by now",
-          "[router_losses]") {
+TEST_CASE("the domain's prior moves its tokens to the domain's expert by its strength", "[router_losses]") {
   ScoredRouter r;
   r.context.in_domain = Tensor::of<std::int32_t>({3}, {0, 1, 1});
   r.context.domain_strength = 0.5;
@@ -112,8 +111,7 @@ TEST_CASE("the domain's prior draws its texts' tokens to their expert, as strong
   CHECK(distance(r.tape.gradient(r.scores), expected) < 1e-9);
 }
 
-TEST_CASE("the domain's prior leaves other texts, and all of them once it has faded, to the bit as they are",
-          "[router_losses]") {
+TEST_CASE("the domain's prior does not change other texts, or any text at strength 0", "[router_losses]") {
   const auto gradient = [](const Tensor& in_domain, double strength, double weight) {
     ScoredRouter r;
     r.context.in_domain = in_domain;
@@ -133,7 +131,7 @@ TEST_CASE("the domain's prior leaves other texts, and all of them once it has fa
   CHECK(same_bits(gradient(Tensor::of<std::int32_t>({3}, {0, 1, 0}), 1, 0.8), plain));
 }
 
-TEST_CASE("the auxiliary loss joins the router's gradient", "[router_losses]") {
+TEST_CASE("the auxiliary loss is added to the router's gradient", "[router_losses]") {
   ScoredRouter r;
   const std::vector<Index> load{9, 0, 2, 4};
   const auto balancer = make_balancer("aux_loss", kScoredExperts, {.aux_coefficient = 0.3});
@@ -153,7 +151,7 @@ TEST_CASE("the auxiliary loss joins the router's gradient", "[router_losses]") {
   CHECK(distance(r.tape.gradient(r.scores), expected) < 1e-9);
 }
 
-TEST_CASE("a second walk adds each loss once", "[router_losses]") {
+TEST_CASE("a second backward pass adds each router loss once", "[router_losses]") {
   ScoredRouter r;
   const std::vector<Index> load{9, 0, 2, 4};
   const auto balancer = make_balancer("aux_loss", kScoredExperts, {});

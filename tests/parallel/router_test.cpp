@@ -66,7 +66,7 @@ TEST_CASE("a router that decides per sequence gives all its tokens one row, also
   CHECK(same_bits(token_scores(*router, tape, context, x, offsets), calm));
 }
 
-TEST_CASE("scores from the cache are those computed, to the bit, until any weight changes", "[router]") {
+TEST_CASE("cached router scores have the computed bits until a weight changes", "[router]") {
   for (const std::string kind : {"attention", "attention_token"}) {
     CAPTURE(kind);
     const auto router = make_router(kind, {.hidden = 8, .experts = 4, .heads = 2, .noise = 1});
@@ -130,7 +130,7 @@ TEST_CASE("training computes its scores, and a router of single tokens has no ca
                     Catch::Contains("route cache: "));
 }
 
-TEST_CASE("a router of a user's own is known by its name; one that is not, is refused", "[router]") {
+TEST_CASE("a user-defined router is found by its name; an unknown name is refused", "[router]") {
   struct Constant : Router {
     using Router::Router;
     RouterScope scope() const override { return RouterScope::token; }

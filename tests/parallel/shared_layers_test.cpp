@@ -95,8 +95,7 @@ TEST_CASE("shared layers compute what equal layers do, and have the sum of their
   }
 }
 
-TEST_CASE("a shared layer with experts tells what each use chose, and counts all of them",
-          "[shared_layers]") {
+TEST_CASE("a shared layer with experts reports the choices of each use and counts all", "[shared_layers]") {
   const ProcessGrid grid = grid_of(0);
   SharedScene one(shared_recipe(true), grid), many(shared_recipe(false), grid);
   many.take_values_of(one);
@@ -139,8 +138,7 @@ TEST_CASE("a shared layer with experts tells what each use chose, and counts all
           separate[0].second->statistics().load[e] + separate[1].second->statistics().load[e]);
 }
 
-TEST_CASE("an embedding of its own width is projected, and guesses at hidden tokens come back to it",
-          "[shared_layers]") {
+TEST_CASE("an embedding of another width is projected, also back for hidden tokens", "[shared_layers]") {
   const ProcessGrid grid = grid_of(0);
   SharedScene scene(shared_recipe(true, kSharedEmbedding), grid);
   std::map<std::string, Shape> shapes;

@@ -42,7 +42,7 @@ std::vector<float> numbers_in(const std::string& path) {
   return numbers;
 }
 
-TEST_CASE("a site's control variate goes on from its last update that counted") {
+TEST_CASE("a site's control variate continues from its last accepted update") {
   for (const int expert_parallel : grid_shapes()) {
     if (kSiteRows % expert_parallel != 0) continue;
     const ProcessGrid grid = grid_of(expert_parallel);
@@ -96,7 +96,7 @@ TEST_CASE("a site's control variate goes on from its last update that counted") 
   }
 }
 
-TEST_CASE("what a site keeps to itself is there for a round that is done again, whichever it missed before") {
+TEST_CASE("a site's private tensors are restored for a round that is repeated") {
   for (const int expert_parallel : grid_shapes()) {
     if (kSiteRows % expert_parallel != 0) continue;
     const ProcessGrid grid = grid_of(expert_parallel);
@@ -140,8 +140,7 @@ TEST_CASE("what a site keeps to itself is there for a round that is done again, 
   }
 }
 
-TEST_CASE(
-    "a model that does not say that a tensor has rows of experts is refused, as rules would miss them") {
+TEST_CASE("a model that marks the wrong tensors as experts is refused") {
   const ProcessGrid grid = grid_of(1);
   const SharedDirectory folder;
   const auto own = entries_of(grid, "model", 0);
@@ -163,7 +162,7 @@ TEST_CASE(
   }
 }
 
-TEST_CASE("changes that are told are sent as they are, not as what f32 leaves of them beside a weight") {
+TEST_CASE("given changes are sent exactly, not as a difference of f32 weights") {
   for (const int expert_parallel : grid_shapes()) {
     if (kSiteRows % expert_parallel != 0) continue;
     const ProcessGrid grid = grid_of(expert_parallel);

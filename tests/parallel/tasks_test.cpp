@@ -74,8 +74,7 @@ void set(const Model& model, const std::string& name, float value) {
   FAIL("no parameter " << name);
 }
 
-TEST_CASE("a model has the tasks that its recipe gives a weight, and the parameters of these alone",
-          "[tasks]") {
+TEST_CASE("a model has the tasks with a weight in its recipe and only their parameters", "[tasks]") {
   TaskScene all(tasks_recipe(1, 2, 3), 16), one(tasks_recipe(0, 1, 0), 16);
   REQUIRE(all.model.tasks().size() == 3);
   CHECK(all.model.tasks()[0] == all.model.classifier());
@@ -110,8 +109,7 @@ TEST_CASE("a routing cache has room for examples of an image and a text", "[task
   CHECK_NOTHROW(drawing.run(*drawing.model.generator(), false));
 }
 
-TEST_CASE("a caption's losses are those of its tokens and of its end, each guessed from what stands before",
-          "[tasks]") {
+TEST_CASE("a caption has a loss for each token and for its end, from what comes before", "[tasks]") {
   TaskScene scene(tasks_recipe(0, 1, 0), 16);
   Captioner& captioner = *scene.model.captioner();
   REQUIRE(captioner.image_tokens() == 16);  // a grid of 4 x 4
@@ -148,7 +146,7 @@ TEST_CASE("a caption's losses are those of its tokens and of its end, each guess
   CHECK_THROWS_WITH(scene.run(captioner, false), "caption: 1 of 3 examples have no image");
 }
 
-TEST_CASE("a caption whose words are always the same is learned", "[tasks]") {
+TEST_CASE("a caption's correct flags compare predictions with the next tokens", "[tasks]") {
   TaskScene scene(tasks_recipe(0, 1, 0), 16);
   set(scene.model, "caption.bias", -20);  // with the next lines, every prediction is the end token
   for (const auto& [name, parameter] : scene.model.named_parameters())
@@ -181,7 +179,7 @@ TEST_CASE("images are cut into patches, row by row, and joined again", "[tasks]"
   CHECK(again.data<std::uint8_t>()[1] == 0);
 }
 
-TEST_CASE("a generator that guesses no motion errs by the squares of image less noise", "[tasks]") {
+TEST_CASE("a generator that predicts zero has the mean square of image minus noise", "[tasks]") {
   TaskScene scene(tasks_recipe(0, 0, 1), 4);
   ImageGenerator& generator = *scene.model.generator();
   REQUIRE(generator.image_tokens() == 4);
@@ -202,7 +200,7 @@ TEST_CASE("a generator that guesses no motion errs by the squares of image less 
   CHECK(scene.run(generator, false).losses.shape() == Shape{3});
 }
 
-TEST_CASE("what a generator guesses depends on the text, on the time and on the patches", "[tasks]") {
+TEST_CASE("the prediction of a generator depends on the text, the time and the patches", "[tasks]") {
   TaskScene scene(tasks_recipe(0, 0, 1), 4);
   ImageGenerator& generator = *scene.model.generator();
   const Tensor times = Tensor::of<float>({3}, {0.1F, 0.5F, 0.9F}),

@@ -55,7 +55,7 @@ TEST_CASE("a hit gives exactly what was inserted, for any number of rows", "[rou
   }
 }
 
-TEST_CASE("scores come back bit by bit, also those that are not numbers", "[route_cache]") {
+TEST_CASE("cached scores keep their bits, also NaN", "[route_cache]") {
   RouteCache cache(kMebibyte, 4, 1);
   const CachedScores scores{-0.0f, std::numeric_limits<float>::quiet_NaN(),
                             std::numeric_limits<float>::denorm_min(),
@@ -66,7 +66,7 @@ TEST_CASE("scores come back bit by bit, also those that are not numbers", "[rout
   CHECK(std::memcmp(back.data(), scores.data(), sizeof(float) * 4) == 0);
 }
 
-TEST_CASE("the same input has the same key, wherever it lies", "[route_cache]") {
+TEST_CASE("equal features have the same key at any address", "[route_cache]") {
   const Tensor batch = random_values({20, 16}, 1, DType::f32);
   const RouteCache::Key key = RouteCache::key(7, batch.rows(5, 9));
   CHECK(key == RouteCache::key(7, batch.rows(5, 9).clone()));
@@ -74,7 +74,7 @@ TEST_CASE("the same input has the same key, wherever it lies", "[route_cache]") 
   CHECK(RouteCache::key(7, batch.rows(3, 3)) == RouteCache::key(7, batch.rows(4, 4)));
 }
 
-TEST_CASE("another router, shape, type or a single flipped bit is another key", "[route_cache]") {
+TEST_CASE("another router, shape, type or a single flipped bit gives another key", "[route_cache]") {
   const Tensor x = random_values({3, 8}, 1, DType::f32);
   const RouteCache::Key key = RouteCache::key(1, x);
   CHECK(key != RouteCache::key(2, x));
@@ -122,7 +122,7 @@ TEST_CASE("a full cache drops what was used least recently", "[route_cache]") {
   CHECK(cache.statistics().evictions == 2);
 }
 
-TEST_CASE("an entry makes room for itself, up to the whole cache", "[route_cache]") {
+TEST_CASE("an entry evicts others until it fits, up to the whole cache", "[route_cache]") {
   RouteCache cache(3 * kLine, 2, 19);  // three lines hold at most 8 + 15 + 15 scores
   for (std::uint64_t number = 0; number < 3; ++number) cache.insert(key_of(number), scores_of(number, 2));
   cache.insert(key_of(3), scores_of(3, 10));  // needs two lines
@@ -174,8 +174,7 @@ struct WrittenCache {
   std::list<Entry> entries = {};
 };
 
-TEST_CASE("whatever is asked for in whatever order, a cache does as a list of the newest entries would",
-          "[route_cache]") {
+TEST_CASE("a cache agrees with a list of the newest entries for random operations", "[route_cache]") {
   for (std::uint32_t run = 0; run < 60; ++run) {
     const RandomStream random{.seed = 5, .step = run, .tensor = 0};
     std::uint64_t drawn = 0;
@@ -217,7 +216,7 @@ TEST_CASE("whatever is asked for in whatever order, a cache does as a list of th
   }
 }
 
-TEST_CASE("a cleared cache is empty, has all its room, and goes on counting", "[route_cache]") {
+TEST_CASE("a cleared cache is empty, has all its room, and keeps its statistics", "[route_cache]") {
   RouteCache cache(2 * kLine, 3, 1);
   for (const std::uint64_t number : {1, 2, 3}) cache.insert(key_of(number), scores_of(number, 3));
   found(cache, key_of(3), 3);
@@ -232,7 +231,7 @@ TEST_CASE("a cleared cache is empty, has all its room, and goes on counting", "[
   CHECK(cache.statistics().evictions == 1);
 }
 
-TEST_CASE("statistics count until they are reset, which forgets no entry", "[route_cache]") {
+TEST_CASE("resetting the statistics keeps the entries", "[route_cache]") {
   RouteCache cache(kMebibyte, 3, 1);
   CHECK(cache.statistics().hit_rate() == 0);
   cache.insert(key_of(1), scores_of(1, 3));
@@ -249,7 +248,7 @@ TEST_CASE("statistics count until they are reset, which forgets no entry", "[rou
   CHECK(found(cache, key_of(1), 3) == scores_of(1, 3));
 }
 
-TEST_CASE("a size that cannot be is refused with the key to change", "[route_cache]") {
+TEST_CASE("an impossible cache size is refused with the key to change", "[route_cache]") {
   CHECK_THROWS_WITH(RouteCache(std::size_t{1} << 50, 8, 128),
                     StartsWith("moe.route_cache_mib: 1024.0 TiB are more than the ") &&
                         Contains(" of memory available; set it to less than "));
@@ -264,8 +263,7 @@ TEST_CASE("a size that cannot be is refused with the key to change", "[route_cac
   CHECK_THROWS_AS(RouteCache(kMebibyte, Index{1} << 40, Index{1} << 40), Error);
 }
 
-TEST_CASE("scores that are not whole rows, or of another number than was kept, are refused",
-          "[route_cache]") {
+TEST_CASE("scores that are not whole rows or differ in number are refused", "[route_cache]") {
   RouteCache cache(kMebibyte, 8, 4);
   for (const std::size_t count : {0, 7, 9, 40})
     CHECK_THROWS_WITH(cache.insert(key_of(1), CachedScores(count)),
