@@ -115,6 +115,7 @@ DirectoryLock::DirectoryLock(const std::filesystem::path& directory, double pati
   descriptor_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
   require(descriptor_ >= 0, "{}: cannot be opened: {}", path, std::strerror(errno));
   for (const auto until = Clock::now() + seconds(patience); ::flock(descriptor_, LOCK_EX | LOCK_NB) != 0;) {
+    if (errno == EINTR) continue;
     if (errno != EWOULDBLOCK) return;
     if (Clock::now() >= until) {
       ::close(descriptor_);

@@ -27,6 +27,13 @@ std::span<const std::uint8_t> ImageColumn::of(std::int64_t example) const {
   return row < 0 ? std::span<const std::uint8_t>() : image(row);
 }
 
+ImageSplit& ImageDataset::split(std::string_view name) {
+  if (name == "train") return train;
+  if (name == "validation") return validation;
+  require(name == "test", "no split is named '{}'; there are train, validation and test", name);
+  return test;
+}
+
 void ImageColumn::append(const Image& image, std::string_view name) {
   if (pixels.empty()) shape = image.shape;
   require(

@@ -60,10 +60,8 @@ struct ImageDataset {
   std::vector<std::string> class_names;
   ImageSplit train, validation, test;
 
-  /// The split with this name: "train" or "validation"; any other name gives test.
-  ImageSplit& split(std::string_view name) {
-    return name == "train" ? train : name == "validation" ? validation : test;
-  }
+  /// The split named "train", "validation" or "test"; throws Error for any other name.
+  ImageSplit& split(std::string_view name);
 };
 
 /// Token sequences packed end to end: sequence i is tokens[offsets[i], offsets[i + 1]). A sequence may be

@@ -34,19 +34,38 @@ void number_as(const std::vector<std::string>& of_model, const std::string& chec
   data.class_names = of_model;
 }
 
+// How the model's recipe would have a table of texts read that is one split: its own columns, and nothing of
+// its source.
+DataRecipe table_of(const DataRecipe& data, const std::string& file) {
+  DataRecipe table;
+  table.source = "table";
+  table.train = file;
+  table.text_column = data.text_column;
+  table.label_column = data.label_column;
+  table.skip_bad = data.skip_bad;
+  table.max_length = data.max_length;
+  return table;
+}
+
 }  // namespace
 
-SplitEvaluation::SplitEvaluation(const std::string& checkpoint, const std::string& split,
+SplitEvaluation::SplitEvaluation(const std::string& checkpoint, const EvaluatedData& of,
                                  const std::string& task, const std::vector<std::string>& overrides,
                                  const ProcessGrid& grid, bool calibrates)
     : activations_("activations", 0, grid.device()),
       loaded_(checkpoint, grid, overrides, calibrates),
       task_(task_of(loaded_.model(), task)) {
   const Recipe& recipe = loaded_.recipe();
-  ImageDataset data = read_examples(recipe.data, recipe.image, grid.world(), task_->name() != "classify");
-  number_as(loaded_.class_names(), loaded_.checkpoint(), data, data.split(split));
-  ImageSplit chosen = examples_for(task_->name(), std::move(data.split(split)), data.class_names);
-  require(!chosen.examples.empty(), "the {} split is empty", split);
+  const bool of_table = !of.table.empty();
+  require(!of_table || (task_->name() == "classify" && recipe.data.has_texts()),
+          "{}: a table has texts and their classes, which this model's task \"{}\" does not read",
+          loaded_.checkpoint(), task_->name());
+  const DataRecipe source = of_table ? table_of(recipe.data, of.table) : recipe.data;
+  ImageDataset data = read_examples(source, recipe.image, grid.world(), task_->name() != "classify");
+  ImageSplit& split = of_table ? data.train : data.split(of.split);
+  number_as(loaded_.class_names(), loaded_.checkpoint(), data, split);
+  ImageSplit chosen = examples_for(task_->name(), std::move(split), data.class_names);
+  require(!chosen.examples.empty(), "{}: no examples", of_table ? of.table : "the " + of.split + " split");
   texts_ = chosen.examples;
   tokens_ = tokenize(task_->name(), std::move(chosen), loaded_.tokenizer(), recipe.data);
   evaluator_ = std::make_unique<Evaluator>(

@@ -11,14 +11,20 @@
 
 namespace conclave {
 
+/// The examples that a model is evaluated on.
+struct EvaluatedData {
+  std::string split = "test";  ///< "train", "validation" or "test", of the recipe's data
+  std::string table = {};  ///< a table of texts and their classes, in place of the recipe's data; "": none
+};
+
 class SplitEvaluation {
  public:
-  /// Collective. `checkpoint` is a file or a folder; `split` is "train", "validation" or "test"; `overrides`
+  /// Collective. `checkpoint` is a file or a folder; `overrides`
   /// change the checkpoint's recipe, as data paths may differ here from where the model was trained. Throws
   /// Error where the data has a class that the model does not know, or the split is empty.
   /// `task`: one of the model's; "": the first of them. `calibrates`: as LoadedModel's; batches then come in
   /// an order that is drawn.
-  SplitEvaluation(const std::string& checkpoint, const std::string& split, const std::string& task,
+  SplitEvaluation(const std::string& checkpoint, const EvaluatedData& of, const std::string& task,
                   const std::vector<std::string>& overrides, const ProcessGrid& grid,
                   bool calibrates = false);
 

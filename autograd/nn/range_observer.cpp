@@ -17,6 +17,7 @@ constexpr double kMostRows = 1 << 24;  // the largest count that f32 can increas
 constexpr Index kPositive = RangeObserver::kBins / 2;
 constexpr double kPerOctave = 32, kFirstOctave = -24;
 
+// x is not NaN
 Index bin_of(double x) {
   const double at = std::floor((std::log2(std::fabs(x)) - kFirstOctave) * kPerOctave);
   const auto bin = static_cast<Index>(std::clamp<double>(at, 0, kPositive - 1));
@@ -82,9 +83,10 @@ void RangeObserver::see(Tape& tape, const Tensor& x, kernels::RowOffsets offsets
       if (!histogram_) continue;
       const std::span<double> counts = bins(group);
       for (Index row = offsets[g]; row < offsets[g + 1]; ++row)
-        for (Index i = 0; i < columns; ++i)
-          ++counts[static_cast<std::size_t>(
-              bin_of(static_cast<double>(values.data<T>()[row * columns + i])))];
+        for (Index i = 0; i < columns; ++i) {
+          const auto value = static_cast<double>(values.data<T>()[row * columns + i]);
+          if (!std::isnan(value)) ++counts[static_cast<std::size_t>(bin_of(value))];
+        }
     }
   });
 }

@@ -1,6 +1,7 @@
 #include "core/kernels/gate.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace conclave::kernels {
 
@@ -45,9 +46,10 @@ void top_k_gate(const Tensor& probabilities, const Selection& selection, const T
         T best_score = 0;
         for (Index e = 0; e < count; ++e) {
           const T score = (pf ? p[e] * pf[e] : p[e]) + (pb ? pb[e] : T(0));
-          // `best < 0` accepts even a NaN, so that there is always a choice; the loss will show the NaN
-          if (std::find(chosen, chosen + taken, static_cast<std::int32_t>(e)) == chosen + taken &&
-              (best < 0 || score > best_score)) {
+          // NaNs come last. `best < 0` accepts even a NaN, so that there is always a choice.
+          const bool better =
+              best < 0 || score > best_score || (std::isnan(best_score) && !std::isnan(score));
+          if (better && std::find(chosen, chosen + taken, static_cast<std::int32_t>(e)) == chosen + taken) {
             best = e;
             best_score = score;
           }

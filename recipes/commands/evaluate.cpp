@@ -36,11 +36,7 @@ int evaluate(const EvaluateArguments& arguments, const Surroundings& surrounding
   std::vector<std::string> overrides = arguments.overrides;
   if (arguments.int8) overrides.insert(overrides.begin(), "quantization.enabled=true");
   const bool of_table = !arguments.data.empty();
-  if (of_table)
-    overrides.insert(overrides.end(), {"data.source=table", "data.path=", "data.train=" + arguments.data,
-                                       "data.validation=", "data.test=", "data.parts=1", "data.part=0",
-                                       "data.client_column=", "data.domain_column="});
-  SplitEvaluation evaluation(arguments.checkpoint, of_table ? "train" : arguments.split, arguments.task,
+  SplitEvaluation evaluation(arguments.checkpoint, {arguments.split, arguments.data}, arguments.task,
                              overrides, grid);
   const Evaluation result = evaluation.run();
   require(!arguments.classes || !result.classes.empty(), "--classes: there are none of the task \"{}\"",

@@ -86,7 +86,8 @@ int inspect_experts(const ExpertsArguments& arguments, const Surroundings& surro
   set_threads(0, surroundings, *world);
   const ProcessGrid grid(std::move(world), 0);
   const bool speaks = grid.world().rank() == 0;
-  SplitEvaluation evaluation(arguments.checkpoint, arguments.split, "", arguments.overrides, grid);
+  SplitEvaluation evaluation(arguments.checkpoint, EvaluatedData{arguments.split}, "", arguments.overrides,
+                             grid);
   std::filesystem::path folder = arguments.out;
   if (folder.empty()) folder = std::filesystem::path(evaluation.checkpoint()).parent_path();
   if (speaks && !arguments.out.empty()) {  // before the work, which may take minutes

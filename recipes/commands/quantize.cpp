@@ -46,7 +46,7 @@ int quantize(const QuantizeArguments& arguments, const Surroundings& surrounding
   if (recipe.quantization.activations == "token")
     alone.emplace(path, grid, overrides, true);
   else
-    data.emplace(path, "train", "", overrides, grid, true);
+    data.emplace(path, EvaluatedData{"train"}, "", overrides, grid, true);
   LoadedModel& loaded = data ? data->loaded() : *alone;
   expect_new(arguments.out, loaded.step(), grid.world());
   Quantization& quantization = *loaded.model().quantization();

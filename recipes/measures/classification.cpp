@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <vector>
 
@@ -14,6 +15,13 @@ void check_sizes(std::size_t predicted, std::size_t known) {
   require(predicted == known && known > 0, "{} predictions for {} examples", predicted, known);
 }
 
+constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+
+bool has_nan(Scores scores) {
+  return std::ranges::any_of(scores, [](double score) { return std::isnan(score); });
+}
+
+// Of scores that can be ordered: none is NaN.
 std::vector<double> ranks(Scores scores) {
   std::vector<std::size_t> order(scores.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
@@ -70,6 +78,7 @@ double matthews(Classes predicted, Classes labels) {
 
 double pearson(Scores predicted, Scores known) {
   check_sizes(predicted.size(), known.size());
+  if (has_nan(predicted) || has_nan(known)) return kNan;
   const auto n = static_cast<double>(known.size());
   const double mean_predicted = std::accumulate(predicted.begin(), predicted.end(), 0.0) / n;
   const double mean_known = std::accumulate(known.begin(), known.end(), 0.0) / n;
@@ -87,6 +96,7 @@ double pearson(Scores predicted, Scores known) {
 
 double spearman(Scores predicted, Scores known) {
   check_sizes(predicted.size(), known.size());
+  if (has_nan(predicted) || has_nan(known)) return kNan;
   return pearson(ranks(predicted), ranks(known));
 }
 

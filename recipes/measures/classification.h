@@ -21,10 +21,10 @@ double f1(Classes predicted, Classes labels, std::int32_t positive = 1);
 /// the same class.
 double matthews(Classes predicted, Classes labels);
 
-/// Pearson's correlation; 0 if all numbers of one side are equal.
+/// Pearson's correlation; 0 if all numbers of one side are equal, NaN if one of them is NaN.
 double pearson(Scores predicted, Scores known);
 
-/// Pearson's correlation of the ranks; equal numbers share their mean rank.
+/// Pearson's correlation of the ranks; equal numbers share their mean rank. NaN if a number is NaN.
 double spearman(Scores predicted, Scores known);
 
 }  // namespace conclave

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <catch2/catch.hpp>
+#include <limits>
 
 #include "autograd/nn/parameter_set.h"
 #include "tests/core/values.h"
@@ -70,6 +71,15 @@ TEST_CASE("the percentile observer leaves the given share outside, up to one bin
   const auto [lowest, highest] = observed.ranges(1)[0];
   CHECK(lowest == Approx(-2.576).epsilon(0.05));  // half a percent of a normal distribution is below
   CHECK(highest == Approx(2.576).epsilon(0.05));
+}
+
+TEST_CASE("percentiles leave out what is not a number", "[observer]") {
+  Observed observed({.kind = Kind::percentile, .percentile = 100}),
+      without({.kind = Kind::percentile, .percentile = 100});
+  observed.see(values({1, -2, std::numeric_limits<float>::quiet_NaN(), 3}));
+  without.see(values({1, -2, 3}));
+  observed.observer.learn(), without.observer.learn();
+  CHECK(observed.ranges(1) == without.ranges(1));
 }
 
 TEST_CASE("an expert that saw few rows uses the range of its layer", "[observer]") {

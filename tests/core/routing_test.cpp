@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <set>
 #include <vector>
@@ -131,6 +132,15 @@ TEST_CASE("weights and gradients are finite when biases choose experts of probab
   top_k_gate_backward(Tensor::of<float>({1, 2}, {0.5F, -2}), p, chosen, weights, dp, Write::assign);
   for (const float value : dp.span<float>()) CHECK(std::isfinite(value));
   CHECK(dp.data<float>()[0] == 0);
+}
+
+TEST_CASE("experts whose score is not a number are chosen last", "[kernels]") {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const Tensor p = Tensor::of<float>({1, 4}, {0.4F, 0.1F, 0.2F, 0.3F}),
+               bias = Tensor::of<float>({4}, {nan, 0, nan, 0});
+  const Tensor chosen = Tensor::empty({1, 3}, DType::i32), weights = Tensor::empty({1, 3});
+  top_k_gate(p, {bias, {}}, chosen, weights);
+  CHECK(same_bits(chosen, Tensor::of<std::int32_t>({1, 3}, {3, 1, 0})));
 }
 
 TEST_CASE("among equal scores the lower expert is chosen, and each expert only once", "[kernels]") {

@@ -42,6 +42,10 @@ says "$alone"
 on_ranks 2 0 train "$CONCLAVE_SOURCE/recipes/medical.toml" --set train.steps=3
 says "test: layers.0.moe: domain medicine, anatomy, noun.body: expert 0 receives it x" "test: layers.1.moe: domain"
 grep -q '"test/domain_ratio":.*"test/layers.1.moe/domain_ratio":' runs/medical/metrics.jsonl
+# A table of one's own says nothing of the domain, nor of whatever else only WordNet has.
+printf 'text,label\n"the act of running",noun.act\n"a large domesticated animal",noun.animal\n' >own.csv
+conclave 0 eval runs/medical --data own.csv
+says '"data":"own.csv"' '"texts":2'
 conclave 1 train "$CONCLAVE_SOURCE/recipes/medical.toml" --set data.domain="medicine, noun.bodi"
 says "data.domain: \`noun.bodi\`" "near it are: noun.body, "
 

@@ -147,6 +147,11 @@ def texts_and_images():
     assert (first, last) == (both, text) and missing["image"] == "nowhere.png", (first, missing, last)
     assert "cannot be opened" in missing["error"] and "class" not in missing, missing
     run([PROGRAM, "predict", "emoji", "one", "two", "--image=red.png"], status=1, says=["2 texts and 1 images"])
+    # A table of texts is judged as texts are that come without their images.
+    Path("own.csv").write_text(f"text,label\nred heart,{both['class']}\n")
+    judged = json.loads(run([PROGRAM, "eval", "emoji", "--data", "own.csv"]))
+    assert judged["texts"] == 1 and judged["accuracy"] == (text["class"] == both["class"]), (judged, text, both)
+    run([PROGRAM, "eval", "group1", "--data", "own.csv"], status=1, says=["a table has texts and their classes"])
 
 
 def fusions():

@@ -2,6 +2,7 @@
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <fstream>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
@@ -69,6 +70,13 @@ TEST_CASE("where a measure has nothing to go by it is 0", "[measures]") {
   CHECK_THROWS_AS(pearson({}, {}), Error);
   CHECK_THROWS_AS(bleu({}), Error);
   CHECK_THROWS_AS(cider_d(std::vector<JudgedCaption>{{"a", {}}}), Error);
+}
+
+TEST_CASE("correlations with a prediction that is not a number are not numbers", "[measures]") {
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  CHECK(std::isnan(spearman(Numbers{1, nan, 2}, Numbers{1, 2, 3})));
+  CHECK(std::isnan(spearman(Numbers{1, 2, 3}, Numbers{1, nan, 3})));
+  CHECK(std::isnan(pearson(Numbers{nan, nan, nan}, Numbers{1, 2, 3})));
 }
 
 TEST_CASE("BLEU clips counts and takes the closest reference's length", "[measures]") {
