@@ -1,4 +1,4 @@
-// How texts of images are written.
+// How captions are written.
 #pragma once
 
 #include <cstdint>
@@ -6,18 +6,18 @@
 namespace conclave {
 
 struct CaptionOptions {
-  /// Texts of an image that are followed at once; 1: the likeliest token is taken each time.
+  /// Candidate captions per image in a beam search; 1: greedy decoding.
   std::int64_t beam = 1;
-  /// Which of a beam's texts wins: the one of the highest log P / ((5 + n) / 6)^length_penalty, n being its
-  /// tokens with its end (Wu et al. 2016, arXiv:1609.08144, eq. 14). 0: the likeliest, which favours short
-  /// ones.
+  /// The best caption of a beam has the highest log P / ((5 + n) / 6)^length_penalty, where n counts its
+  /// tokens including the end token (Wu et al. 2016, arXiv:1609.08144, eq. 14). 0 compares probabilities
+  /// alone, which favours short captions.
   double length_penalty = 0.6;
-  /// Above 0: tokens are drawn from the fewest that together have this probability (nucleus sampling,
-  /// Holtzman et al. 2020, arXiv:1904.09751), and there is no beam.
+  /// Above 0: nucleus sampling without a beam. Tokens are drawn from the smallest set that has at least this
+  /// probability (Holtzman et al. 2020, arXiv:1904.09751).
   double top_p = 0;
-  double temperature = 1;  ///< of what is drawn from: scores are divided by it
+  double temperature = 1;  ///< scores are divided by it before a token is drawn
   std::uint64_t seed = 1;
-  std::int64_t max_tokens = 0;  ///< where a text is cut off; 0: as long as the model's texts get
+  std::int64_t max_tokens = 0;  ///< where a caption is cut off; 0: at the length of the model's longest texts
 };
 
 }  // namespace conclave

@@ -1,5 +1,5 @@
-// Texts of images, written token by token by a trained captioner: the likeliest token each time, a beam of
-// the likeliest texts, or tokens drawn at random.
+// Writes captions of images token by token with a trained captioner: greedily, by beam search, or by
+// sampling.
 #pragma once
 
 #include <cstdint>
@@ -14,52 +14,53 @@
 namespace conclave {
 
 struct WrittenCaption {
-  std::vector<std::int32_t> tokens;  ///< without the end; at least one
-  /// Of the tokens and, where the text was not cut off, its end: the model's, among the tokens that may be
-  /// written.
+  std::vector<std::int32_t> tokens;  ///< without the end token; at least one
+  /// Of the tokens and, unless the caption was cut off, of its end token, by the model restricted to the
+  /// tokens that may be written.
   double log_probability = 0;
 };
 
 class CaptionWriter {
  public:
-  /// Of texts of at most `max_length` tokens; may_write [vocabulary] is 0 for tokens that are never written.
-  /// `captioner` must outlive the writer.
+  /// Writes captions of at most `max_length` tokens. may_write [vocabulary] is 0 for tokens that are never
+  /// written. `captioner` must outlive the writer.
   CaptionWriter(Captioner& captioner, std::vector<std::uint8_t> may_write, std::int64_t max_length,
                 Device device = Device::cpu);
 
-  /// Of what `model`'s tokenizer spells. Throws Error where it was not trained to caption.
+  /// Writes the tokens that `model`'s tokenizer spells. Throws Error if the model was not trained to caption.
   CaptionWriter(LoadedModel& model, const ProcessGrid& grid);
 
-  /// One text for each image of `pixels` [images, bytes of one] u8, in host memory, in order. What is drawn
-  /// for image i depends on it, the options and first + i alone. Throws Error for options that make no sense.
-  /// Collective over the expert-parallel group, all of whose ranks give it the same images.
+  /// Returns one caption for each image of `pixels` [images, bytes of one] u8, in host memory, in order. The
+  /// tokens drawn for image i depend only on the image, the options and first + i. Throws Error for invalid
+  /// options. Collective over the expert-parallel group; all its ranks must give the same images.
   std::vector<WrittenCaption> write(const Tensor& pixels, const CaptionOptions& options,
                                     std::int64_t first = 0);
-  /// Begins the same: step() writes to `captions` [images], whose memory is used again, so that once there
-  /// were as many texts at once, nothing is allocated. Until its last, pixels and captions stay where they
-  /// are.
+  /// Begins the same work in steps. step() writes to `captions` [images] and reuses their memory, so nothing
+  /// is allocated once as many captions were written at a time. `pixels` and `captions` must stay valid until
+  /// the last step.
   void begin(const Tensor& pixels, const CaptionOptions& options, std::int64_t first,
              std::span<WrittenCaption> captions);
-  /// A further token of each text of some of the images; false after the last. Collective, as write().
+  /// Adds one token to each caption of the current group of images; returns false after the last step.
+  /// Collective, like write().
   bool step();
-  /// Whether passes are only to tell the experts' dispatchers what room they need: on several ranks the first
-  /// one is to be such, of a batch as large as there will be. Its results are worth nothing.
+  /// In planning mode, passes only tell the experts' dispatchers how much room they need. On several ranks
+  /// the first pass must be a planning pass with the largest batch to come. Its results are meaningless.
   void set_planning(bool planning) { planning_ = planning; }
 
  private:
-  // A row of the model's passes.
+  // A caption in progress: a row of the model's passes.
   struct Unfinished {
     std::size_t image = 0;
     WrittenCaption written;
   };
-  // A token behind one of the texts.
+  // A token that may continue one of the captions.
   struct Candidate {
     std::size_t text;
     std::int32_t token;
-    double log_probability;  // of the whole
+    double log_probability;  // of the caption with this token
   };
   struct Best {
-    double score;  // of its text so far
+    double score;  // of the image's best finished caption
     std::size_t finished;
   };
   void score(const Tensor& logits, bool may_end);
@@ -75,14 +76,14 @@ class CaptionWriter {
   std::int64_t max_length_;
   Arena activations_;
   std::vector<double> scores_;  // [texts, vocabulary], logarithms of probabilities
-  // What a step works in, of which no text is ever given back: the next one is written over it.
+  // Buffers of a step. They only grow, so that later steps reuse their memory.
   std::vector<Unfinished> texts_, next_;
   std::vector<Best> best_;             // [images]
-  std::vector<Candidate> candidates_;  // of an image
+  std::vector<Candidate> candidates_;  // of one image
   std::vector<std::int32_t> tokens_, parents_, order_;
   std::vector<double> weights_;
-  // What there is to write. Images before done_ have their texts; of those after, some are at work, whose
-  // unfinished_ texts have written_ tokens each.
+  // Progress since begin(). Images before done_ have their captions. The group of images after them is in
+  // progress, with unfinished_ captions of written_ tokens each.
   Tensor pixels_;
   CaptionOptions options_;
   std::int64_t first_ = 0, most_ = 0;

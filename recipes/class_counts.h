@@ -1,4 +1,4 @@
-// Which classes an evaluation guessed of which examples, and what that makes of its macro F1.
+// Right and wrong guesses of an evaluation by class, and the macro F1 that follows from them.
 #pragma once
 
 #include <cstddef>
@@ -8,14 +8,14 @@
 
 namespace conclave {
 
-/// Of one class.
+/// The counts of one class.
 struct ClassCount {
   Index right = 0, wrongly_guessed = 0, missed = 0;  ///< true positives, false positives, false negatives
 
   Index examples() const { return right + missed; }
-  /// Of the examples that it was guessed of, those that are of it; 0 without any.
+  /// Share of the examples guessed to be of this class that are of it; 0 without any.
   double precision() const { return share_of(right + wrongly_guessed); }
-  /// Of its examples, those of which it was guessed; 0 without any.
+  /// Share of this class's examples that were guessed to be of it; 0 without any.
   double recall() const { return share_of(examples()); }
 
  private:
@@ -28,11 +28,11 @@ class ClassCounts {
  public:
   explicit ClassCounts(std::size_t classes) : counts_(classes) {}
 
-  /// An example of class `label` was taken for one of class `guess`.
+  /// Counts an example of class `label` that was guessed to be of class `guess`.
   void add(std::size_t label, std::size_t guess);
-  /// Collective: from here on, counts are over all ranks.
+  /// Collective: sums the counts over all ranks.
   void reduce(Communicator& world);
-  /// As Evaluation::macro_f1.
+  /// As defined for Evaluation::macro_f1.
   double macro_f1() const;
   const std::vector<ClassCount>& by_class() const { return counts_; }
 

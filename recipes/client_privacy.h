@@ -1,8 +1,8 @@
-// Differentially private rounds, the unit being a client (DP-FedAvg; McMahan et al. 2018, arXiv:1710.06963):
-// in each round every client takes part with the same probability, by itself; its update is clipped to a
-// norm; noise is added to the sum of them, and that over the expected number of clients is the round's
-// update. Each update is rounded to the noise's grid before it is added, so that the sum is one of integers:
-// exact, whoever adds it up.
+// Differentially private rounds with a client as the unit (DP-FedAvg; McMahan et al. 2018, arXiv:1710.06963).
+// In each round every client takes part independently with the same probability. Its update is clipped to a
+// norm, and noise is added to the sum of the updates. The sum divided by the expected number of clients is
+// the round's update. Each update is rounded to the noise's grid before it is added, so all sums are sums of
+// integers: exact, in whatever order they are added.
 #pragma once
 
 #include <cstdint>
@@ -17,33 +17,33 @@ namespace conclave {
 
 class ClientPrivacy {
  public:
-  /// Of a model of `elements`. `random` must outlive it. Throws Error where there is no noise that keeps
-  /// within the budget, or no round does.
+  /// For a model of `elements`. `random` must outlive the object. Throws Error if no noise keeps within the
+  /// budget, or if the budget does not allow a single round.
   ClientPrivacy(const ClientPrivacyTable& privacy, const SimulationTable& simulation, std::size_t elements,
                 RandomSource& random);
 
   double sampling_rate() const { return rate_; }
   double noise_multiplier() const { return noise_; }
-  double clip_norm() const { return updates_.bound; }  ///< of the round to come
-  /// Of the rounds that were to be, those that the budget allows.
+  double clip_norm() const { return updates_.bound; }  ///< of the next round
+  /// Rounds that the budget allows, at most those of the settings.
   std::int64_t rounds() const { return rounds_; }
-  /// What so many rounds spend, with the settings' delta.
+  /// Epsilon that this many rounds spend, with the settings' delta.
   double epsilon(std::int64_t rounds) const;
 
-  /// Draws a round's clients, in place of what `cohort` had.
+  /// Replaces `cohort` by the clients drawn for a round.
   void draw(std::vector<std::int64_t>& cohort);
 
-  /// Adds to `sums` [elements + 1], at `offset`, a part of an update by `factor`; they are whole numbers of
-  /// grid steps.
+  /// Adds update x factor, rounded to whole grid steps, to the elements of `sums` that belong to `update`.
   void add(std::span<const float> update, double factor, std::span<double> sums) const;
-  /// What an update of such a squared norm is to be multiplied with; tells `count`, the last of the sums, as
-  /// well.
+  /// Returns the factor that clips an update with this squared norm. Where adaptive, also adds to `count`,
+  /// the last of the sums, whether the update is within the norm.
   double clip(double norm_squared, double& count) const;
 
-  /// Adds noise to elements [first, end) of the sums [elements + 1]. Once each has had its noise, and the
-  /// ranks' sums are added up, they may be seen.
+  /// Adds noise to elements [first, end) of the sums [elements + 1]. The sums may be seen only once each
+  /// element has its noise and the ranks' sums are added up.
   void add_noise(std::span<double> sums, std::size_t first, std::size_t end);
-  /// update [elements]: the mean, of sums [elements + 1] with noise. Where adaptive, the clip norm moves.
+  /// update [elements]: the mean, from the noisy sums [elements + 1]. Where adaptive, also moves the clip
+  /// norm.
   void release(std::span<const double> sums, std::span<float> update);
 
  private:

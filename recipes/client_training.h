@@ -1,5 +1,5 @@
-// What clients of a simulation do, one after another, on this rank: steps of plain SGD on the few examples
-// that each has, from the model as it is. Whatever is needed for that is there once, for all of them.
+// Training of a simulation's clients, one after another, on this rank: steps of plain SGD on each client's
+// few examples, starting from the current model. All clients use the same buffers.
 #pragma once
 
 #include <cstdint>
@@ -16,26 +16,25 @@ namespace conclave {
 
 class ClientTraining {
  public:
-  /// Of `model`, whose parameters are `parameters`; all that is given must outlive it. Throws Error where the
-  /// model or its task is none that clients can train.
+  /// Trains `model` with its `parameters`; all arguments must outlive the object. Throws Error if the
+  /// training split is empty.
   ClientTraining(const SimulationTable& simulation, const Recipe& recipe, Model& model,
                  ParameterSet& parameters, const TokenizedSplit& train, Arena& activations);
 
-  /// The largest batch, so that the arena sees its size.
+  /// Computes the largest batches, so that the arena sees their size.
   void plan();
 
   struct Result {
     double loss = 0;        ///< sum over the examples of all steps, each before its step
     std::int64_t seen = 0;  ///< examples of all steps
   };
-  /// Changes the parameters; gradients are scratch. What comes out depends on these, the client and the round
-  /// alone. `examples` [of the client, at least one] by their index in the split. With `proximal` above 0,
-  /// `anchor` [elements] is what the model is held to, half of it times the squared distance being part of
-  /// the loss (FedProx).
+  /// Trains the parameters on one client's `examples`, at least one, by their index in the split. Gradients
+  /// are scratch memory. The result depends only on the parameters, the client and the round. With `proximal`
+  /// above 0, the loss includes half of it times the squared distance from `anchor` [elements] (FedProx).
   Result train(std::span<const std::int64_t> examples, std::int64_t client, std::int64_t round,
                double proximal, std::span<const float> anchor);
 
-  /// Of the longest list of examples, so that train() allocates nothing.
+  /// Reserves room for the longest list of examples, so that train() allocates nothing.
   void reserve(std::size_t most) { order_.reserve(most); }
 
  private:

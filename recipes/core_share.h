@@ -1,4 +1,4 @@
-// How many threads a rank takes, of cores that it may share with the other ranks of its machine.
+// How many threads a rank takes where ranks of the same machine may share its cores.
 #pragma once
 
 #include <cstdint>
@@ -7,11 +7,11 @@
 
 namespace conclave {
 
-/// A character for each core of the machine, '1' for those that this process may run on.
+/// One character per core of the machine: '1' if this process may run on the core, else '0'.
 std::string cores_of_process();
 
-/// Of a process that may run on `mine`: its cores, each divided by the number of processes that may run on
-/// it; 1 at least. `neighbours` are those of all processes of the machine, this one's among them.
+/// Threads of a process that may run on the cores `mine`: each core counts 1 / (the number of processes that
+/// may run on it); at least 1. `neighbours` are the cores of all processes on the machine, this one included.
 std::int64_t threads_for(const std::string& mine, std::span<const std::string> neighbours);
 
 }  // namespace conclave

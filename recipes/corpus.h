@@ -1,5 +1,5 @@
-// What a recipe's [data] section stands for: the examples, the tokenizer trained on the train split's texts,
-// and the three splits as token sequences and images.
+// The data that a recipe's [data] section describes: the examples, the tokenizer trained on the train split's
+// texts, and the three splits as token sequences and images.
 #pragma once
 
 #include <optional>
@@ -15,7 +15,7 @@
 
 namespace conclave {
 
-/// What one task is trained and judged on.
+/// The examples that one task is trained and evaluated on.
 struct TaskSplits {
   TokenizedSplit train, validation, test;
 };
@@ -25,15 +25,15 @@ struct Corpus {
   std::optional<Tokenizer> tokenizer;  ///< none where there are no texts
   std::vector<TaskSplits> tasks;       ///< in the order of the recipe's [tasks]
 
-  /// What a model of these examples is built for.
+  /// The sizes of a model for these examples.
   ModelSizes sizes(const DataRecipe& recipe) const;
 };
-/// The same of a model whose corpus is not at hand.
+/// The sizes of a model whose corpus is not loaded.
 ModelSizes model_sizes(const DataRecipe& recipe, std::size_t classes,
                        const std::optional<Tokenizer>& tokenizer, const ImageShape& image);
 
-/// Throws Error, which names the first difference, unless the data has the classes on which the model of
-/// `checkpoint` was trained: labels are their numbers.
+/// Throws Error, which names the first difference, unless the data has the classes of the model in
+/// `checkpoint`, in the same order: labels are class numbers.
 void expect_same_classes(const std::string& checkpoint, const std::vector<std::string>& of_model,
                          const std::vector<std::string>& of_data);
 
@@ -46,15 +46,15 @@ Rgb background_of(const DataRecipe& data);
 /// left out are not as many on every rank.
 ImageDataset read_examples(const DataRecipe& data, const ImageRecipe& image, Communicator& world,
                            bool captions);
-/// What `task` is given of a split's examples: those that have an image, once for each of their captions,
-/// with what it shows as their texts; or all as they are, to classify.
+/// The examples of a split that `task` uses. To classify: all, unchanged. To caption or generate: those with
+/// an image, once for each caption, with the caption (or, without one, the class's name) as text.
 ImageSplit examples_for(std::string_view task, ImageSplit split, const std::vector<std::string>& class_names);
-/// Those as `task` reads them, which may be by their images alone.
+/// Tokenizes examples for `task`. A task that reads images alone gets no texts.
 TokenizedSplit tokenize(std::string_view task, ImageSplit split, const std::optional<Tokenizer>& tokenizer,
                         const DataRecipe& data);
 
-/// Collective. Without `tokenizer`, and where a task has texts, rank 0 trains one (or finds it in
-/// `cache_directory`) and all ranks take it.
+/// Collective. If a task has texts and there is no `tokenizer`, rank 0 trains one (or finds it in
+/// `cache_directory`) and sends it to all ranks.
 Corpus load_corpus(const Recipe& recipe, Communicator& world, const std::string& cache_directory,
                    std::optional<Tokenizer> tokenizer = std::nullopt);
 

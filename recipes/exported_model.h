@@ -1,6 +1,6 @@
-// What an exported model tells of itself, so that whoever opens the file needs nothing else: class names,
-// tokens, what each tensor is, and how integers stand for numbers. It is found by names, without the model's
-// code.
+// The notes in an exported model, which make the file complete for its readers: class names, tokens, the
+// meaning of each tensor, and how integers stand for numbers. Tensors are recognised by their names, without
+// the model's code.
 #pragma once
 
 #include "parallel/checkpoint/export.h"

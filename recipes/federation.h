@@ -1,6 +1,6 @@
-// What a federation is described by: federation.toml, which its coordinator reads, and a site.toml for each
-// site; and what one is simulated by, simulation.toml. Fields, units and limits are in
-// recipes/federation_fields.h, as those of recipes in recipe_fields.h.
+// The settings of a federation: federation.toml, which its coordinator reads, and a site.toml for each site;
+// and those of a simulated federation, simulation.toml. Fields, units and limits are in
+// recipes/federation_fields.h, as those of recipes are in recipe_fields.h.
 #pragma once
 
 #include <cstdint>
@@ -46,12 +46,12 @@ struct StrategyTable {
   std::int64_t max_staleness = 20;
 };
 
-/// Which parameters are not simply everybody's; see federated/policy.h.
+/// Parameters that the sites do not simply share; see federated/policy.h.
 struct SharingTable {
   std::vector<std::string> by_tokens, kept_private;
 };
 
-/// The coordinator learns the sum of the updates and no more; see federated/secure_round.h.
+/// Secure aggregation: the coordinator learns only the sum of the updates; see federated/secure_round.h.
 struct SecureAggregationTable {
   bool enabled = false;
   std::string weights = "equal";
@@ -61,7 +61,7 @@ struct SecureAggregationTable {
   double phase_seconds = 60;
 };
 
-/// What the models may tell of a site, a record or a client; see federated/round_privacy.h.
+/// Differential privacy of sites, records or clients; see federated/round_privacy.h.
 struct FederationPrivacyTable {
   std::string unit = "none";
   double clip_norm = 1.0;
@@ -79,10 +79,10 @@ struct FederationSettings {
   SharingTable sharing;
   SecureAggregationTable secure_aggregation;
   FederationPrivacyTable privacy;
-  std::map<std::string, std::string, std::less<>> origin;  ///< as Recipe's
+  std::map<std::string, std::string, std::less<>> origin;  ///< as Recipe::origin
 };
 
-/// What of the model never leaves a site, whatever the federation's [sharing] says.
+/// Parameters that never leave a site, whatever the federation's [sharing] says.
 struct SiteSharingTable {
   std::vector<std::string> kept_private;
 };
@@ -98,7 +98,7 @@ struct SiteTable {
 };
 
 /// The site's own part of the recipe that it trains by: where its data is, how its machines are used, and,
-/// where it does not go by the federation's, the privacy of its records. The rest comes with the federation's
+/// where it differs from the federation's, the privacy of its records. The rest comes with the federation's
 /// model.
 struct SiteSettings {
   SiteTable site;
@@ -110,7 +110,7 @@ struct SiteSettings {
   std::map<std::string, std::string, std::less<>> origin;
 };
 
-/// Clients that are simulated, each with a few examples of one data set.
+/// Simulated clients, each with a few examples of one data set.
 struct SimulationTable {
   std::string recipe;
   std::string directory = "runs/simulation";
@@ -127,7 +127,7 @@ struct SimulationTable {
   std::int64_t keep = 2;
 };
 
-/// What the model may tell of each client.
+/// Differential privacy of each client.
 struct ClientPrivacyTable {
   double clip_norm = 1.0;
   double noise_multiplier = 0.0;
@@ -148,33 +148,34 @@ struct SimulationSettings {
   std::map<std::string, std::string, std::less<>> origin;
 };
 
-/// Throw RecipeError, as read_recipe() does; what several ranks read comes from rank 0.
+/// These throw RecipeError, as read_recipe() does. With a `world`, every rank gets what rank 0 reads.
 FederationSettings read_federation(const std::string& path, const std::vector<std::string>& overrides = {});
 SiteSettings read_site(const std::string& path, const std::vector<std::string>& overrides = {},
                        Communicator* world = nullptr);
 SimulationSettings read_simulation(const std::string& path, const std::vector<std::string>& overrides = {},
                                    Communicator* world = nullptr);
-/// As recipes are written.
+/// Settings in the form in which recipes are written.
 std::string to_toml(const FederationSettings& settings, bool documented);
 std::string to_toml(const SiteSettings& settings, bool documented);
 std::string to_toml(const SimulationSettings& settings, bool documented);
-/// Those of `overrides` that are keys of simulation.toml; the others are left, for the recipe.
+/// Removes the keys of simulation.toml from `overrides` and returns them; the others are for the recipe.
 std::vector<std::string> take_simulation_keys(std::vector<std::string>& overrides);
 
 StrategyOptions strategy_options(const StrategyTable& strategy, std::int64_t sites);
 
-/// The noise of the federation's rounds: where it is not said, as little as all of them together may have.
-/// Throws Error where they would exceed the budget.
+/// The noise of the federation's rounds: privacy.noise_multiplier or, where that is 0, the least noise with
+/// which all rounds together keep within the budget. Throws Error if the rounds exceed the budget.
 RoundPrivacy round_privacy(const FederationSettings& settings);
 
-/// Throws Error where a recipe goes by how many steps its run has made: a federation's models are counted in
+/// Throws Error if the recipe depends on the number of steps of one run: a federation's models are counted in
 /// rounds.
 void expect_counted_in_rounds(const Recipe& recipe);
 
-/// The recipe that a site trains the federation's model by: `model` is the one in its `checkpoint`, with
-/// whose weights and tokenizer it begins. Nothing in it that reaches for this machine's files or programs is
-/// taken over. Where the unit of the rounds' privacy is a record, so is the recipe's. Throws RecipeError
-/// where the two do not go together; `name` stands for site.toml.
+/// The recipe that a site trains the federation's model by. `model` is the recipe in the federation's
+/// `checkpoint`, which gives the initial weights and the tokenizer. Nothing in it that refers to this
+/// machine's files or programs is taken over. Where the rounds protect records or clients, the recipe gets
+/// the same unit. Throws Error if the site's settings contradict the federation's; `name` stands for
+/// site.toml.
 Recipe site_recipe(const SiteSettings& site, const Recipe& model, const std::string& checkpoint,
                    const RoundPrivacy& rounds, const std::string& name);
 

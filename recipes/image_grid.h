@@ -1,4 +1,4 @@
-// Several images as one.
+// Combines several images into one.
 #pragma once
 
 #include <vector>
@@ -7,10 +7,10 @@
 
 namespace conclave {
 
-/// The images, all of one shape, in rows from left to right, each pixel `scale` times as large, on white with
-/// gaps between.
+/// The images, all of one shape, in rows from left to right, on white with gaps between them. Each pixel
+/// becomes `scale` x `scale` pixels.
 Image image_grid(const std::vector<Image>& images, std::int64_t columns, std::int64_t scale = 1);
-/// The same, as square as can be.
+/// A grid as square as possible.
 Image square_grid(const std::vector<Image>& images, std::int64_t scale = 1);
 
 }  // namespace conclave

@@ -1,5 +1,5 @@
-// A model in integers, as a checkpoint has it: a quantized weight is i8 under its own name, in steps of
-// "..._scale", f32, of each output channel; all else is as it was.
+// Checkpoints of models with integer weights. A quantized weight is i8 under its own name; "..._scale" holds
+// its step, f32, for each output channel. All other tensors are the same as in other checkpoints.
 #pragma once
 
 #include <vector>
@@ -9,15 +9,15 @@
 
 namespace conclave {
 
-/// As model_entries(), of a model that is quantized.
+/// model_entries() of a quantized model, with integer weights and their scales.
 std::vector<TensorEntry> integer_entries(const ParameterSet& parameters, Model& model);
 
-/// Throws Error where the checkpoint's weights are integers, and those of `entries` are not.
+/// Throws Error if a weight is integers in the checkpoint and not in `entries`.
 void expect_no_integers(const CheckpointReader& reader, std::span<const TensorEntry> entries);
 
-/// Fills a model from a checkpoint, be its weights integers or not. Collective where the reader is. Throws
-/// Error where one of its tensors is missing; where `unquantized_too`, what quantizers learn may be, and
-/// stays as it is.
+/// Loads a model from a checkpoint with or without integer weights. Collective where the reader is. Throws
+/// Error if the checkpoint lacks a tensor. With `unquantized_too` it may lack what quantizers learn, which
+/// then keeps its values.
 void load_model(const CheckpointReader& reader, const ParameterSet& parameters, Model& model,
                 bool unquantized_too);
 

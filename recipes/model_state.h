@@ -1,5 +1,5 @@
-// What of a model and its training goes into a checkpoint, under which name. "model/..." is what one uses:
-// the moving average of the weights where the recipe keeps one (the weights being trained are then
+// The tensors of a model and its training that a checkpoint holds, and their names. "model/..." are the
+// weights to use: their moving average if the recipe keeps one (the weights being trained are then
 // "optimizer/trained/...").
 #pragma once
 
@@ -15,12 +15,12 @@ namespace conclave {
 /// "layers.0.moe.experts.up.weight" -> "model/layers/0/moe/experts/up/weight"
 std::string tensor_path(const std::string& prefix, const std::string& parameter);
 
-/// Of `flat`, vectors laid out as the parameters' segments are, each parameter's part: "prefix/...".
+/// Each parameter's part of `flat`, vectors laid out as the parameters' segments are, named "prefix/...".
 std::vector<TensorEntry> parameter_entries(const std::string& prefix, const ParameterSet& parameters,
                                            const std::vector<Tensor>& flat);
-/// Parameters, buffers and what the balancers have found for the selection, for use.
+/// What inference needs: parameters, buffers, and the balancers' state that changes the selection.
 std::vector<TensorEntry> model_entries(const ParameterSet& parameters, Model& model);
-/// The same and what it takes to train on.
+/// What continuing the training needs.
 std::vector<TensorEntry> training_entries(const ParameterSet& parameters, Model& model,
                                           const AdamW& optimizer);
 

@@ -1,4 +1,4 @@
-// What a recipe names that is not the program's own.
+// The plug-ins that a recipe names.
 #pragma once
 
 #include <string>
@@ -8,11 +8,11 @@
 
 namespace conclave {
 
-/// Loads the plug-ins of run.plugins, and then checks that there are the kinds that moe.expert and
-/// moe.router name. A relative path is looked up beside `file` (the recipe, or the checkpoint that has it)
-/// and in the working directory; so is the name alone of a file that is not where it was. The recipe's paths
-/// become absolute ones. Throws RecipeError with the key's place; collective over `ranks`, if given: where
-/// one fails, all do, with the first one's message.
+/// Loads the plug-ins of run.plugins, and then checks that the kinds in moe.expert and moe.router exist. A
+/// relative path is looked up beside `file` (the recipe, or the checkpoint that contains it) and in the
+/// working directory. A file that is not at its path is looked up in both by its name alone. The recipe's
+/// paths become absolute. Throws RecipeError with the key's place. Collective over `ranks`, if given: if one
+/// rank fails, all throw, with the message of the first that failed.
 void load_plugins(Recipe& recipe, const std::string& file, Communicator* ranks = nullptr);
 
 }  // namespace conclave

@@ -1,4 +1,4 @@
-// Texts and images in, classes and their probabilities out, for one process.
+// Texts and images in, classes and their probabilities out.
 #pragma once
 
 #include <span>
@@ -29,26 +29,26 @@ class Predictor {
   /// `model` must outlive the predictor; throws Error where it was not trained to classify.
   explicit Predictor(LoadedModel& model, const ProcessGrid& grid);
 
-  /// One prediction per example, in order; they are computed together in batches of bounded size. Of a model
-  /// trained on pairs, a text is two with a tab between them. Images are brought to the size and the channels
-  /// of those that the model was trained on, what is transparent over white. Throws Error, with the file's
-  /// name, where one cannot be read, and for what the model does not take. For one process.
+  /// One prediction per example, in order, computed in batches of bounded size. For a model trained on pairs
+  /// of texts, a text is two with a tab between them. Image files are converted to the model's size and
+  /// channels, transparent pixels over white. Throws Error, with the file's name, if one cannot be read, and
+  /// for input that the model does not take. For one process.
   std::vector<Prediction> predict(std::span<const Example> examples);
 
-  /// What a pass tells of a batch's sequences, in host memory, until the next.
+  /// The results of a pass for a batch's sequences, in host memory, valid until the next pass.
   struct Scores {
     Tensor probabilities;  ///< [sequences, classes]
-    Tensor features;       ///< [sequences, width], what the classifier's head sees
+    Tensor features;       ///< [sequences, width], the input of the classifier's head
   };
-  /// Of this rank's share of a batch. Collective.
+  /// Computes this rank's share of a batch. Collective.
   Scores scores(const Batch& batch);
-  /// A further sequence: a text's tokens, an image's pixels, of the shape trained on, or both.
+  /// Appends a sequence to `batch`: a text's tokens, an image's pixels in the model's shape, or both.
   void add(std::span<const std::int32_t> tokens, std::span<const std::uint8_t> pixels, Batch& batch) const;
   Index image_tokens() const { return classifier_.image_tokens(); }
-  /// Their width; known after a first pass.
+  /// Width of Scores::features; known after the first pass.
   Index features() const { return features_; }
-  /// Before the first pass: makes room for batches of at most `sequences` sequences and `rows` rows, after
-  /// which passes allocate nothing. Returns how many bytes. Collective.
+  /// Before the first pass: reserves memory for batches of at most `sequences` sequences and `rows` rows, so
+  /// that passes allocate nothing. Returns the number of bytes. Collective.
   std::size_t plan(Index sequences, Index rows);
 
  private:

@@ -1,10 +1,10 @@
-// Differentially private training, the unit being a record (DP-SGD; Abadi et al. 2016, arXiv:1607.00133): in
-// each step every training example takes part with the same probability, by itself; its gradient is clipped
-// to a norm; noise is added to the sum of them, and that over the expected number of examples is the step's
-// gradient. Or the unit is a client, to whom several records belong (as in McMahan et al. 2018, DP-FedSGD):
-// then clients take part, each with all that it has, by the mean of its examples' gradients, each of which is
-// clipped: so that mean is no longer than the norm, however many they are, and no client's gradient is needed
-// by itself.
+// Differentially private training with a record as the unit (DP-SGD; Abadi et al. 2016, arXiv:1607.00133). In
+// each step every training example takes part independently with the same probability. Its gradient is
+// clipped to a norm, and noise is added to the sum of the gradients. The sum divided by the expected number
+// of examples is the step's gradient. The unit may also be a client, which has several records (as in McMahan
+// et al. 2018, DP-FedSGD). Then clients are drawn, and each contributes the mean of its examples' clipped
+// gradients. That mean is within the norm for any number of examples, so no client's gradient is needed by
+// itself.
 #pragma once
 
 #include <functional>
@@ -24,42 +24,42 @@ namespace conclave {
 
 class PrivateTraining {
  public:
-  /// Of the examples in `train`, for `steps` steps if the budget allows them. `random`, and the grid, must
-  /// outlive it. Throws Error where there is no noise that keeps within the budget, it is for another device,
-  /// or nobody says whose the examples are where the unit is a client.
+  /// Trains on the examples in `train` for `steps` steps, or as many as the budget allows. `random` and the
+  /// grid must outlive the object. Throws Error if no noise keeps within the budget, if the device is not the
+  /// CPU, or if the unit is a client and the data does not say which examples belong to which client.
   PrivateTraining(const PrivacyRecipe& recipe, const TokenizedSplit& train, std::int64_t steps,
                   const ProcessGrid& grid, RandomSource& random);
 
   static std::int64_t steps_per_epoch(const PrivacyRecipe& recipe, const TokenizedSplit& train);
 
-  /// Examples, or clients that have some.
+  /// The number of units: examples, or clients with examples.
   std::int64_t units() const { return units_; }
-  /// Those in a step, on average.
+  /// The expected number of units in a step.
   double batch() const { return expected_; }
   double sampling_rate() const { return rate_; }
   double noise_multiplier() const { return noise_; }
-  /// Of the steps that were to be, those that the budget allows.
+  /// Steps that the budget allows, at most those asked for.
   std::int64_t steps() const { return steps_; }
-  /// So many steps.
+  /// This many steps, for the accountant.
   PrivacyEvent event(std::int64_t steps) const { return {noise_, rate_, steps}; }
-  /// What they spend, with the recipe's delta; infinity where there is no noise to speak of.
+  /// Epsilon that this many steps spend, with the recipe's delta; infinity if the noise is negligible.
   double epsilon(std::int64_t steps) const;
-  /// Those released so far.
+  /// Steps released so far.
   std::int64_t released() const { return released_; }
-  /// So many were before this run.
+  /// Sets how many steps were released before this run.
   void go_on_from(std::int64_t released) { released_ = released; }
 
-  /// Draws a step's examples and calls each(batch) for them, of as many at a time as memory was planned for.
-  /// `number` is the step's, by which images are changed at random. Collective.
+  /// Draws a step's examples and calls each(batch) for them, in batches for which memory was planned.
+  /// `number` is the step's; random changes of images depend on it. Collective.
   void for_batches(const DynamicBatcher& batcher, std::int64_t number,
                    const std::function<void(const Batch&)>& each);
-  /// After the backward pass of such a batch: adds the clipped gradients of its examples to the parameters'.
-  /// Collective.
+  /// After the backward pass of such a batch: adds its examples' clipped gradients to the parameters'
+  /// gradients. Collective.
   void add_clipped(ExampleGradients& gradients);
-  /// Once these are summed over the ranks: makes them the step's gradient. Collective; every rank has the
-  /// same bits. Throws Error, and releases nothing, where that is a step more than steps().
+  /// Once the gradients are summed over the ranks: makes them the step's gradient, with noise. Collective;
+  /// every rank gets the same bits. Throws Error, and releases nothing, if this would be more than steps().
   void release(const ParameterSet& parameters);
-  /// What release() adds to their gradients. Throws Error where there can be no such noise.
+  /// The noise that release() adds to the gradients. Throws Error if such noise cannot be drawn.
   SumNoise noise_of(const ParameterSet& parameters) const;
 
  private:
@@ -67,15 +67,16 @@ class PrivateTraining {
   const ProcessGrid& grid_;
   RandomSource& random_;
   RandomBits bits_;
-  std::vector<std::vector<std::int64_t>> examples_of_;  // [clients], or none
+  std::vector<std::vector<std::int64_t>> examples_of_;  // [clients]; empty if the unit is an example
   std::int64_t units_;
   double expected_, rate_, noise_ = 0;
   std::int64_t steps_, released_ = 0;
-  std::vector<std::int64_t> drawn_, examples_;  // units of a step, and all their examples
-  std::vector<double> one_over_;                // [examples] the number of its client's, or none
-  std::vector<double> shares_;                  // those of a batch, over all ranks
+  std::vector<std::int64_t> drawn_, examples_;  // units of a step, and their examples
+  std::vector<double> one_over_;  // [examples]: 1 / (examples of the same client); empty if the unit is an
+                                  // example
+  std::vector<double> shares_;    // one_over_ for a batch's examples, over all ranks
   std::vector<double> factors_;
-  std::vector<std::int64_t> counts_;  // of all ranks: sequences, rows, images, and examples to come
+  std::vector<std::int64_t> counts_;  // of each rank: sequences, rows, images, and examples still to come
   Batch batch_;
 };
 

@@ -1,5 +1,5 @@
-// What a person watching a run sees on standard error: on a terminal one line that is drawn over itself, and
-// where standard error is a file or a pipe one plain line per report, with every layer's expert loads.
+// A run's progress on standard error. On a terminal it is one line that is redrawn in place; in a file or a
+// pipe it is one plain line per report, with every layer's expert loads.
 #pragma once
 
 #include <fmt/format.h>
@@ -21,19 +21,19 @@ struct MoeLayerReport {
 /// One of a model's tasks during the reported steps.
 struct TaskReport {
   std::string_view name;
-  bool steps_taken = false;  ///< else the two below say nothing
+  bool steps_taken = false;  ///< false: loss and accuracy have no meaning
   double loss = 0.0;
   std::optional<double> accuracy;
 };
 
-/// What the steps since the last report came to; means where several were taken.
+/// The steps since the last report; means where several were taken.
 struct StepReport {
   std::int64_t step = 0;         ///< steps done
-  std::int64_t total_steps = 0;  ///< of the whole run; 0 where it has no end
+  std::int64_t total_steps = 0;  ///< of the whole run; 0 if it has no end
   double epoch = 0.0;            ///< passes over the training split done
   double learning_rate = 0.0;
   double tokens_per_second = 0.0;  ///< over all ranks
-  double seconds_per_step = 0.0;   ///< what the time left is reckoned from
+  double seconds_per_step = 0.0;   ///< for the estimate of the time left
   std::span<const TaskReport> tasks;
   std::span<const MoeLayerReport> layers;
 
@@ -42,8 +42,8 @@ struct StepReport {
 };
 
 /// Appends "step 120/680  epoch 1.80  loss 1.234  acc 0.712  lr 9.8e-04  tokens/s 21340  utilization 0.93 moe
-/// 8.1 ms  eta 3m12s  [layer 0: utilization 0.93 moe 4.1 ms load 0.80 1.10 ...]  [layer 1: ...]"; of several
-/// tasks, "classify loss 1.234  acc 0.712  caption loss 2.345 ...". No newline.
+/// 8.1 ms  eta 3m12s  [layer 0: utilization 0.93 moe 4.1 ms load 0.80 1.10 ...]  [layer 1: ...]"; with
+/// several tasks, "classify loss 1.234  acc 0.712  caption loss 2.345 ...". No newline.
 void format_line(fmt::memory_buffer& out, const StepReport& report);
 /// Appends a bar and the most important figures that fit into `columns`, ASCII only; no newline.
 void format_bar(fmt::memory_buffer& out, const StepReport& report, int columns, bool colour);
@@ -54,8 +54,8 @@ int terminal_columns(int descriptor);
 struct ProgressOptions {
   int descriptor = 2;
   bool bar = false;     ///< draw over one line; else a line per report
-  bool colour = false;  ///< of the bar
-  int columns = 0;      ///< of the terminal; 0 asks it at every report
+  bool colour = false;  ///< for the bar
+  int columns = 0;      ///< of the terminal; 0: ask the terminal at every report
 };
 
 /// A bar where `descriptor` is a terminal that can move its cursor, in colour unless told otherwise.
@@ -71,12 +71,12 @@ class Progress {
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
-  /// Redraws the bar, or writes a line. Allocates nothing but for more than was reserved. What cannot be
-  /// written is lost without an error.
+  /// Redraws the bar, or writes a line. Allocates only where the text exceeds the reserved buffers. Write
+  /// errors are ignored.
   void show(const StepReport& report);
-  /// A line of its own, without a newline in `text`; a bar gives way and comes back under it.
+  /// Writes `text`, which has no newline, on a line of its own; a bar is drawn again below it.
   void message(std::string_view text);
-  /// Leaves the bar behind as it is and goes to the next line; a later report starts a new one.
+  /// Leaves the bar as it is and goes to the next line; a later report starts a new bar.
   void finish();
 
  private:

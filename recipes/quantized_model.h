@@ -1,5 +1,4 @@
-// How a recipe's [quantization] reaches a model's layers, and what they learn of their inputs' ranges while
-// it trains.
+// Applies a recipe's [quantization] to a model's layers, and learns the ranges of their inputs in training.
 #pragma once
 
 #include <vector>
@@ -10,21 +9,21 @@
 
 namespace conclave {
 
-/// Null where the model is not quantized.
+/// Null if the model is not quantized.
 std::unique_ptr<Quantization> make_quantization(const QuantizationRecipe& recipe);
-/// Whether quantization.layers names these.
+/// Whether the recipe quantizes, and quantization.layers names these.
 bool quantizes(const QuantizationRecipe& recipe, std::string_view layers);
 
-/// Quantizes what is in `module` of the layers that the recipe names, but for experts, which are so from
-/// their beginning. Routers are left out unless they are named.
+/// Quantizes the layers in `module` that the recipe names. Experts are left out, because they are quantized
+/// when they are built; so are routers unless the recipe names them.
 void quantize_layers(Module& module, const QuantizationRecipe& recipe, Quantization& quantization);
 
-/// Combines what observers have seen.
+/// Combines the observers' statistics over the ranks.
 class RangeLearning {
  public:
-  /// Both must outlive it; `quantization` is complete.
+  /// Both must outlive the object; `quantization` must already have all its observers.
   RangeLearning(Quantization& quantization, Communicator& world);
-  /// Collective, once a step: all ranks' observers learn of what all have seen.
+  /// Collective, once a step: every rank's observers learn from the inputs of all ranks.
   void learn();
 
  private:

@@ -46,13 +46,13 @@ struct DataRecipe {
   std::int64_t vocabulary = 16000;
   std::int64_t max_length = 128;
 
-  /// Both together, or, by `inputs`, one of them.
+  /// Examples may have an image and a text; `inputs` selects one of them, or both.
   bool may_have_both() const { return source == "emoji" || source == "coco" || source == "fashion_gloss"; }
   bool has_images() const {
     return source == "fashion_mnist" || source == "image_folder" || (may_have_both() && inputs != "text");
   }
   bool has_texts() const { return !has_images() || (may_have_both() && inputs != "image"); }
-  /// What the domain is called in figures; "" without one.
+  /// The domain's name in figures and messages; "" without a domain.
   const std::string& domain_name() const { return source == "table" ? domain_column : domain; }
 };
 
@@ -70,7 +70,7 @@ struct ImageRecipe {
   double erase = 0.0;
 };
 
-/// What the model is trained to do, by how often; 0: not at all.
+/// The model's tasks, each by its share of the steps; 0: not trained.
 struct TasksRecipe {
   double classify = 1.0;
   double caption = 0.0;
@@ -79,7 +79,7 @@ struct TasksRecipe {
   double weight(std::string_view task) const {
     return task == "classify" ? classify : task == "caption" ? caption : generate;
   }
-  /// Of those with a weight, in this order.
+  /// The tasks with a weight above 0, in this order.
   std::vector<std::string_view> names() const {
     std::vector<std::string_view> names;
     for (const std::string_view name : {"classify", "caption", "generate"})
@@ -161,7 +161,7 @@ struct TrainRecipe {
   std::int64_t evaluate_every = 0;
 };
 
-/// What the trained model may tell of those it learned from.
+/// Differential privacy of the training examples.
 struct PrivacyRecipe {
   std::string unit = "none";
   double clip_norm = 1.0;
@@ -176,7 +176,7 @@ struct PrivacyRecipe {
   bool of_clients() const { return unit == "client"; }
 };
 
-/// How products of the trained model are to be computed: with integers.
+/// How the trained model is to compute products with integers.
 struct QuantizationRecipe {
   bool enabled = false;
   std::vector<std::string> layers = {"linear", "experts", "convolutions"};
@@ -234,23 +234,23 @@ class RecipeError : public Error {
   using Error::Error;
 };
 
-/// Reads `path` and applies `overrides` ("moe.experts=16") in order; throws RecipeError. With a `world`,
-/// every rank has what rank 0 reads. Collective then.
+/// Reads `path` and applies `overrides` ("moe.experts=16") in order; throws RecipeError. With a `world`, it
+/// is collective, and every rank gets what rank 0 reads.
 Recipe read_recipe(const std::string& path, const std::vector<std::string>& overrides = {},
                    Communicator* world = nullptr);
-/// Same from text; `name` stands for the file in messages.
+/// Parses a recipe's text; `name` stands for the file in messages.
 Recipe parse_recipe(const std::string& text, const std::string& name,
                     const std::vector<std::string>& overrides = {});
-/// Checks every field's limits and what lies between fields (heads divide hidden, top_k <= experts, ...);
-/// called by both readers. `name` stands for the file where a key was left to its default.
+/// Checks every field's limits and the relations between fields (heads divide hidden, top_k <= experts, ...);
+/// both readers call it. `name` stands for the file of keys left to their defaults.
 void check_recipe(const Recipe& recipe, const std::string& name);
-/// Throws RecipeError where what is asked for cannot be meant: a budget of privacy, say, and nothing hidden.
-/// Of a file that somebody wrote; called by read_recipe().
+/// Throws RecipeError if keys have no effect together, such as a privacy budget with privacy.unit = "none",
+/// which the author cannot have meant. Called by read_recipe() only, because its files are written by hand.
 void check_meant(const Recipe& recipe, const std::string& name);
 /// Checks what only `ranks`, the number of MPI ranks, decides: the expert-parallel size (0: all ranks) must
 /// divide `ranks` and moe.experts. Called once the ranks are known.
 void check_expert_parallel(const Recipe& recipe, const std::string& name, int ranks);
-/// "moe.top_k = 1 (2 there)" for each key that decides what is trained, and is not as it was `before`.
+/// "moe.top_k = 1 (2 there)" for each key that affects training and differs from `before`.
 std::vector<std::string> changed_keys(const Recipe& before, const Recipe& now);
 /// The complete recipe as TOML that reads back to the same values; with `documented`, a comment above each
 /// key.

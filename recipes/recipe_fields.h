@@ -14,8 +14,8 @@
 
 namespace conclave::recipe_fields {
 
-/// What a value may be: numbers within [least, most], strings among `allowed` (any, where that is empty); of
-/// an array, each of its strings.
+/// The values that a field may have: numbers within [least, most]; strings among `allowed` (any, if empty);
+/// in an array, each string is checked.
 struct Rule {
   double least = -std::numeric_limits<double>::infinity();
   double most = std::numeric_limits<double>::infinity();

@@ -1,5 +1,5 @@
-// The ledger that a recipe may name, in which private runs on the same data write what they spend: what they
-// spent together is within the budget.
+// The ledger that a recipe may name. Private runs on the same data record in it what they spend, so that
+// together they keep within the budget.
 #pragma once
 
 #include <cstdint>
@@ -15,17 +15,18 @@ namespace conclave {
 
 class RunLedger {
  public:
-  /// Of a run that is to have released `steps` steps in the end. All but the recipe must outlive it; the file
-  /// is this process's as long as it lives. Throws Error where that is more than the budget leaves it.
-  /// Collective.
+  /// For a run that will have released `steps` steps at its end. All arguments but the recipe must outlive
+  /// the object. The object locks the ledger's file while it exists. Throws Error if the steps exceed what is
+  /// left of the budget. Collective.
   RunLedger(const Recipe& recipe, const PrivateTraining& privacy, std::int64_t steps, RandomSource& random,
             Communicator& world);
 
-  /// What it had and will have, in a line; "" but on rank 0.
+  /// What earlier runs spent and what it will be with this run, in a line; "" except on rank 0.
   const std::string& told() const { return told_; }
 
-  /// Records what was released until step `step`, so that it is on the disk before a checkpoint is; it counts
-  /// where that is then not written. Returns why it is not recorded, "" where it is; the same on every rank.
+  /// Records what was released up to step `step`. Call it before a checkpoint is written, so that the record
+  /// is on the disk first; it counts even if the checkpoint is then not written. Returns why it failed, or
+  /// ""; the same on every rank.
   std::string record(std::int64_t step);
 
  private:
@@ -33,8 +34,8 @@ class RunLedger {
   RandomSource& random_;
   Communicator& world_;
   std::string run_, told_;
-  std::unique_ptr<PrivacyLedger> ledger_;  // rank 0
-  std::int64_t recorded_;                  // steps that are in it, or were before this run
+  std::unique_ptr<PrivacyLedger> ledger_;  // on rank 0
+  std::int64_t recorded_;                  // steps that the ledger has, or that were released before this run
 };
 
 }  // namespace conclave

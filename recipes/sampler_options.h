@@ -1,4 +1,4 @@
-// How images are drawn.
+// How images are generated.
 #pragma once
 
 #include <cstdint>
@@ -6,8 +6,9 @@
 namespace conclave {
 
 struct SamplerOptions {
-  std::int64_t steps = 12;  ///< of the midpoint method, which asks for two velocities in each
-  /// How far what a text adds to the velocity is exaggerated: 1 follows the model, 0 leaves the text out.
+  std::int64_t steps = 12;  ///< of the midpoint method, each of which computes two velocities
+  /// Weight of the text's effect on the velocity (classifier-free guidance): 1 follows the model, more
+  /// exaggerates the text, 0 ignores it.
   double guidance = 3.0;
   std::uint64_t seed = 1;
 };

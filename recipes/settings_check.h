@@ -19,13 +19,13 @@ namespace conclave::settings {
 using namespace recipe_text;
 using recipe_fields::Rule;
 
-/// Gathers a document's mistakes. (Its members are described in settings_reader.h.)
+/// Collects the mistakes in a Document (see settings_reader.h).
 template <class Document>
 class Checker {
  public:
   Checker(const Document& document, const std::string& name) : document_(document), name_(name) {}
 
-  /// Where the first of `keys` that a user gave stands; the file where none was.
+  /// The place of the first of `keys` that a user gave; the file if there is none.
   std::string place(std::initializer_list<std::string_view> keys) const {
     for (const auto key : keys)
       if (const auto found = document_.origin.find(key); found != document_.origin.end())
@@ -33,7 +33,7 @@ class Checker {
     return name_;
   }
 
-  /// "moe.experts = 8", and that it is the default where the user gave others but not this one.
+  /// "moe.experts = 8", with "(default)" if the user gave other keys but not this one.
   template <class T>
   std::string shown(std::string_view key, const T& value) const {
     const bool given = document_.origin.empty() || document_.origin.contains(key);
@@ -52,7 +52,7 @@ class Checker {
     if (!mistakes_.empty()) throw RecipeError(mistakes_);
   }
 
-  /// Throws RecipeError unless every field is within its limits, on which what is checked next may rely.
+  /// Throws RecipeError unless every field is within its limits. Later checks rely on that.
   void check_limits() {
     recipe_fields::for_each_field(
         document_, [&](std::string_view table, std::string_view key, const auto& member, std::string_view,

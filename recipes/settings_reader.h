@@ -1,9 +1,9 @@
-// Reading settings: toml++ turns text into a tree, and the list of a document's fields picks what it knows.
-// Mistakes of a file are gathered and told together, in the order of their lines. Limits are checked
-// afterwards (settings_check.h), so that a file and a `--set` are held to the same ones.
+// Reads settings: toml++ parses the text into a tree, and a document's list of fields picks the keys it
+// knows. All mistakes of a file are reported together, in the order of their lines. Limits are checked
+// afterwards (settings_check.h), so that the same limits hold for a file and a `--set`.
 //
-// A Document is a struct of tables (structs of fields), for which there are tables() and fields() as in
-// recipe_fields.h, with a member `origin` that says where each key was given.
+// A Document is a struct of tables (structs of fields) with functions tables() and fields() as in
+// recipe_fields.h. Its member `origin` says where each key was given.
 #pragma once
 
 #include <toml++/toml.h>
@@ -27,8 +27,8 @@ using namespace recipe_text;
 
 // Ten times the longest recipe there is: a wrong file (a data set, /dev/zero) is refused before it is parsed.
 inline constexpr std::size_t kMostBytes = 64 * 1024;
-// toml++ destroys nested tables recursively, and each dot of `a.a.a.a = 1` nests one deeper; 2048 levels are
-// far from the end of any stack, and a recipe needs one, its dots being those of comments and numbers.
+// toml++ destroys nested tables recursively, and each dot of `a.a.a.a = 1` nests one deeper. 2048 levels are
+// far from the end of any stack. A recipe nests one level; its other dots are in comments and numbers.
 inline constexpr std::ptrdiff_t kMostDots = 2048;
 
 inline std::string full_key(std::string_view table, std::string_view key) {
@@ -61,7 +61,7 @@ std::string unknown_table(std::string_view where, std::string_view table) {
                      nearest(readable(table), tables), joined(tables));
 }
 
-/// `table` is one of ours, or empty for a key that stands outside every table.
+/// `table` is a known table, or empty for a key outside every table.
 template <class Document>
 std::string unknown_key(std::string_view where, std::string_view table, std::string_view key) {
   std::string best;
@@ -70,8 +70,8 @@ std::string unknown_key(std::string_view where, std::string_view table, std::str
   const Document document;
   recipe_fields::for_each_field(document,
                                 [&](std::string_view of, std::string_view other, auto&, auto, auto&) {
-                                  // The same table first; another one where the key is there to the letter,
-                                  // or where there is no table.
+                                  // Keys of the same table come first. A key of another table counts only if
+                                  // its name is the same, or if there is no table.
                                   if (!table.empty() && of != table && other != key) return;
                                   const std::size_t distance = edit_distance(name, other);
                                   if (distance < least) {
@@ -106,7 +106,8 @@ inline const char* type_name(const std::string&) { return "a string"; }
 
 inline const char* type_name(const std::vector<std::string>&) { return "an array of strings"; }
 
-/// Whether `node` is of the member's type, which then takes its value. An integer is also a number.
+/// Assigns `node` to `member` if it has the member's type; returns whether it has. An integer is also a
+/// number.
 template <class T>
 bool assign(T& member, const toml::node& node) {
   if constexpr (std::same_as<T, double>) {
@@ -209,8 +210,8 @@ class Reader {
   std::vector<Mistake> mistakes_;
 };
 
-/// The value behind `--set key=`: TOML, except that a string's quotes may be left out, and the brackets of an
-/// array of one. `wanted` has the type.
+/// The value behind `--set key=`. It is TOML, except that the quotes of a string and the brackets of an array
+/// of one may be left out. `wanted` has the member's type.
 template <class T>
 std::optional<toml::table> parse_value(std::string_view given, const T& /*wanted*/) {
   constexpr bool kArray = std::same_as<T, std::vector<std::string>>;
@@ -266,8 +267,8 @@ void apply_override(Document& document, const std::string& text) {
                         : unknown_key<Document>(where, table, key.substr(dot + 1)));
 }
 
-/// `text` as a Document, changed by `overrides`; `name` stands for the file. Limits are not looked at. Throws
-/// RecipeError.
+/// Parses `text` as a Document and applies `overrides`; `name` stands for the file. Does not check limits.
+/// Throws RecipeError.
 template <class Document>
 Document parse(const std::string& text, const std::string& name, const std::vector<std::string>& overrides) {
   if (text.size() > kMostBytes)

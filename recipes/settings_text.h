@@ -1,4 +1,4 @@
-// The text of a recipe's file, or of one of settings.
+// The text of a file of settings, such as a recipe.
 #pragma once
 
 #include <string>
@@ -7,8 +7,9 @@
 
 namespace conclave::settings {
 
-/// The bytes of `path`; throws RecipeError where it cannot be read, or is far too long. With a `world`, those
-/// that its rank 0 reads, on every rank, whose settings are thus the same, and so are the mistakes found.
+/// The bytes of `path`, of a longer file the first settings::kMostBytes + 1; throws RecipeError if it cannot
+/// be read. With a `world`, every rank gets the bytes that rank 0 reads, so that all have the same settings
+/// and find the same mistakes.
 std::string file_text(const std::string& path, Communicator* world);
 
 }  // namespace conclave::settings

@@ -1,6 +1,6 @@
-// A federation of virtual clients in one job: ranks share out the clients of a round, each trains its share
-// of them one after another on a copy of the model of its own, and their updates become the next model by the
-// strategies and the privacy that a federation has; once per round the ranks add up what they have.
+// A federation of simulated clients in one job. The ranks divide a round's clients among themselves, and each
+// rank trains its clients one after another on its own copy of the model. A federation's strategies and
+// privacy turn the updates into the next model. The ranks add up their sums once per round.
 #pragma once
 
 #include <atomic>
@@ -21,41 +21,43 @@
 namespace conclave {
 
 struct SimulatedRound {
-  double loss = 0;            ///< of the clients' examples while they were learned from; it has no noise
+  double loss = 0;            ///< mean over the examples while the clients train on them; it has no noise
   std::int64_t clients = 0;   ///< that took part
-  std::int64_t diverged = 0;  ///< of these, those whose update was not finite, and counted as none
+  std::int64_t diverged = 0;  ///< clients whose update was not finite; it is left out
   double seconds = 0;
-  double clip_norm = 0;      ///< with privacy: of this round
-  bool interrupted = false;  ///< and then nothing has changed
+  double clip_norm = 0;      ///< of this round; 0 without privacy
+  bool interrupted = false;  ///< then nothing has changed
 };
 
 class Simulation {
  public:
-  /// Collective. `grid`, of all ranks, and `random` must outlive it. Throws Error where the recipe or the
-  /// strategy is none for clients, and what ClientPrivacy does.
+  /// Collective. `grid`, of all ranks, and `random` must outlive the object. Throws Error if simulated
+  /// clients cannot train the recipe or the strategy needs more than their mean update, and what
+  /// ClientPrivacy throws.
   Simulation(const SimulationSettings& settings, const StrategyOptions& strategy, const Recipe& recipe,
              const ProcessGrid& grid, const std::string& cache_directory, RandomSource& random);
 
-  /// Collective; alike on all ranks. `stop`, where not null, ends a round soon.
+  /// Collective; the same result on all ranks. Setting `stop`, where not null, ends the round early.
   SimulatedRound round(const std::atomic<bool>* stop = nullptr);
   std::int64_t rounds_done() const { return done_; }
-  /// Of those that were to be, those that the budget allows.
+  /// Rounds that the budget allows, at most those of the settings.
   std::int64_t rounds() const { return privacy_ ? privacy_->rounds() : settings_.simulation.rounds; }
 
-  /// Null without.
+  /// Null without privacy.
   const ClientPrivacy* privacy() const { return privacy_.get(); }
   std::size_t elements() const { return global_.size(); }
   std::int64_t training_examples() const { return splits().train.size(); }
   std::int64_t clients_with_examples() const;
 
-  /// Collective; nothing where there are no such examples.
+  /// Collective; none if there are no such examples.
   std::optional<Evaluation> validate() { return evaluate(*validation_); }
   std::optional<Evaluation> test() { return evaluate(*test_); }
   /// Collective. Returns the checkpoint's path; throws Error where it could not be saved.
   std::string save();
 
  private:
-  // Beside the model's elements, and the count of those that clipping leaves alone, what ranks add up.
+  // What ranks add up besides the model's elements. `count` is for adaptive clipping: the updates that
+  // clipping leaves alone.
   enum Item : std::size_t { count, loss, seen, weight, clients, diverged, interrupted, items };
 
   const TaskSplits& splits() const { return corpus_.tasks.front(); }
@@ -69,8 +71,8 @@ class Simulation {
   const SimulationSettings settings_;
   const Recipe recipe_;
   const ProcessGrid& grid_;
-  ProcessGrid alone_;        // of this rank
-  const std::string start_;  // the checkpoint that it begins with; "" for none
+  ProcessGrid alone_;        // this rank by itself
+  const std::string start_;  // the checkpoint to start from; "" for none
   Corpus corpus_;
   Model model_;
   ParameterSet parameters_;
@@ -82,7 +84,8 @@ class Simulation {
   std::unique_ptr<Strategy> strategy_;
   std::vector<TensorEntry> entries_;
   CheckpointWriter writer_;
-  std::vector<std::int64_t> examples_, first_;  // by client; [clients + 1] where each one's begin
+  std::vector<std::int64_t> examples_, first_;  // sorted by client; [clients + 1]: where each client's
+                                                // examples begin
   std::vector<std::int64_t> cohort_;
   std::vector<float> global_, update_;  // [elements], parameter after parameter
   std::vector<double> sums_;            // [elements + items]

@@ -1,5 +1,5 @@
-// The federation's model at a site: what training has changed of it, for the coordinator, and what of it the
-// site keeps to itself.
+// The federation's model at a site: the update from training, for the coordinator, and the part that the site
+// keeps private.
 #pragma once
 
 #include <filesystem>
@@ -17,39 +17,40 @@ namespace conclave {
 
 class SiteModel {
  public:
-  /// For a model laid out as in the checkpoint `base`. What is private lies in `directory`. `grid` must
-  /// outlive it. Throws Error where the rules do not fit the model.
+  /// For a model laid out as in the checkpoint `base`. Private numbers are stored in `directory`. `grid` must
+  /// outlive the object. Throws Error if the rules do not fit the model.
   SiteModel(const CheckpointReader& base, std::span<const SharingRule> rules, std::filesystem::path directory,
             const ProcessGrid& grid);
 
   const SharingPolicy& policy() const { return policy_; }
-  /// Throws Error where the checkpoint has a tensor by experts that this site's model, `entries`, has not, or
-  /// the reverse: by rules that name experts, other rows would be private.
+  /// Throws Error if a tensor is divided by experts in the checkpoint and not in this site's model,
+  /// `entries`, or the reverse: rules that name experts would keep the wrong rows private.
   void check_experts(std::span<const TensorEntry> entries) const;
-  /// Throws Error where `never`, what this site keeps to itself in any case, is not private by the rules.
+  /// Throws Error unless the rules keep everything private that `never` names, the parameters that never
+  /// leave this site.
   void check_private(std::span<const SharingRule> never) const;
   bool has_private_part() const { return policy_.exchanged_elements() < policy_.model_elements(); }
 
-  /// Gives this rank's `entries`, which hold the global model, what this site kept for `round`, or else for
-  /// the last before it.
+  /// Loads into this rank's `entries`, which hold the global model, the private numbers kept for `round` or,
+  /// if there are none, for the last round before it.
   void restore_private(std::span<const TensorEntry> entries, std::int64_t round) const;
 
-  /// Collective. Gives this rank's `correction` ("control/...") the control variate of `base` less the site's
-  /// own (federated/strategies/scaffold.h). That is the one that the site had after round `counted`, from 1,
-  /// the last in which its update counted, as the coordinator knows; of 0 it is zeros. False where it should
-  /// be in the directory and is not, and was taken for zeros, too.
+  /// Collective. Sets this rank's `correction` ("control/...") to the control variate of `base` minus the
+  /// site's own (federated/strategies/scaffold.h). The site's own is the one after round `counted`, from 1:
+  /// the last round in which its update counted, as the coordinator knows. For round 0 it is zeros. Returns
+  /// false if its file is missing; the site's own is then taken to be zeros, too.
   bool set_correction(std::span<const TensorEntry> correction, const CheckpointReader& base,
                       std::int64_t counted) const;
 
   struct Control {
-    std::span<const TensorEntry> gradient;  ///< the mean of the corrected ones; empty: without
-    std::int64_t counted = 0;               ///< as of set_correction()
+    std::span<const TensorEntry> gradient;  ///< mean of the corrected gradients; empty: no control variate
+    std::int64_t counted = 0;               ///< as in set_correction()
   };
-  /// Collective, after training. Rank 0 writes what the entries have more than `base`, of what is shared, as
-  /// f32 in the policy's order to `update`, and behind it the change of the site's control variate; and what
-  /// is private, and that control variate, for rounds after `round`. Of tensors that are among `changes`, by
-  /// the same names, what is sent is these: beside a weight, f32 would round them. Throws Error where a
-  /// tensor is missing, or not finite. Returns the file's digest, on rank 0.
+  /// Collective, after training. Rank 0 writes to `update` how the shared numbers changed from `base`, as f32
+  /// in the policy's order, and then the change of the site's control variate. It stores the private numbers
+  /// and the control variate for rounds after `round`. For tensors in `changes`, by name, the update has
+  /// these values: a difference of weights would have their f32 rounding. Throws Error if a tensor is missing
+  /// or not finite. Returns the file's digest, on rank 0.
   FileDigest save(std::span<const TensorEntry> entries, const CheckpointReader& base, std::int64_t round,
                   const std::string& update, const Control& control,
                   std::span<const TensorEntry> changes = {}) const;
@@ -58,7 +59,7 @@ class SiteModel {
   std::filesystem::path private_file(std::int64_t round) const;
   std::int64_t kept_private(std::int64_t round) const;
   std::filesystem::path control_file(std::int64_t round) const;
-  /// Of such a file, from number `first` on.
+  /// Stores the model for `round`, and removes the files that no repetition of a round needs.
   void save_private(std::span<const float> model, std::int64_t round) const;
   void remove_others(std::string_view prefix, const std::filesystem::path& kept,
                      const std::filesystem::path& also_kept) const;

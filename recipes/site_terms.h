@@ -1,5 +1,5 @@
-// What a site of a federation adds to its gradients by the coordinator's rules: FedProx's pull back to where
-// a round began (Li et al. 2020), and SCAFFOLD's control variate (Karimireddy et al. 2020).
+// What the coordinator's rules add to a site's gradients: FedProx's pull towards the start of the round (Li
+// et al. 2020), and SCAFFOLD's control variate (Karimireddy et al. 2020).
 #pragma once
 
 #include <cstdint>
@@ -17,21 +17,21 @@ namespace conclave {
 
 class SiteTerms {
  public:
-  /// `parameters` must outlive it. Takes memory only for what rules ask for.
+  /// `parameters` must outlive the object. Allocates only what the rules need.
   explicit SiteTerms(const ParameterSet& parameters) : parameters_(parameters) {}
 
-  /// What the control variate (federated/strategies/scaffold.h) adds to the gradients of each step, and the
-  /// mean over the steps of what came out, before it was clipped. This rank's part of every parameter, named
-  /// "control/..." where that is "model/..."; zeros at first.
+  /// `correction` is what the control variate (federated/strategies/scaffold.h) adds to the gradients of each
+  /// step; `gradient` is the mean over the steps of the corrected gradients, before clipping. Both have this
+  /// rank's part of every parameter, named "control/..." in place of "model/..."; both are zeros at first.
   struct ControlEntries {
     std::vector<TensorEntry> correction, gradient;
   };
   ControlEntries control_entries();
 
-  /// So many steps follow, from the parameters as they are. Throws Error where the rules have a control
-  /// variate and nobody asked for its entries.
+  /// Begins a round of this many steps from the current parameters. Throws Error if the rules have a control
+  /// variate and control_entries() was never called.
   void begin(const SiteRules& rules, std::int64_t steps);
-  /// In each of them, once gradients are summed over the ranks.
+  /// Call in each step, once gradients are summed over the ranks.
   void add_to_gradients();
 
  private:

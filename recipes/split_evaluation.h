@@ -1,4 +1,4 @@
-// A checkpoint's model and one split of its data, ready to be evaluated, on however many ranks now run.
+// A checkpoint's model and one split of its data, ready to be evaluated, on any number of ranks.
 #pragma once
 
 #include <memory>
@@ -19,12 +19,11 @@ struct EvaluatedData {
 
 class SplitEvaluation {
  public:
-  /// Collective. `checkpoint` is a file or a folder; `overrides`
-  /// change the checkpoint's recipe, as data paths may differ here from where the model was trained. Throws
-  /// Error where the data has a class that the model does not know, or the split is empty.
-  /// `task`: one of the model's; "": the first of them. `calibrates`: as LoadedModel's; batches then come in
-  /// an order that is drawn.
-  SplitEvaluation(const std::string& checkpoint, const EvaluatedData& of, const std::string& task,
+  /// Collective. `checkpoint` is a file or a folder; `overrides` change the checkpoint's recipe, as data paths
+  /// may differ from those of training. `task`: one of the model's; "": the first. `calibrates`: as in
+  /// LoadedModel; batches then come in random order. Throws Error if the data has a class that the model does
+  /// not know, if there are no examples, or if the task does not read a table.
+  SplitEvaluation(const std::string& checkpoint, const EvaluatedData& data, const std::string& task,
                   const std::vector<std::string>& overrides, const ProcessGrid& grid,
                   bool calibrates = false);
 
@@ -38,13 +37,14 @@ class SplitEvaluation {
   const std::string& task() const { return task_->name(); }
   /// Collective; the same result on every rank.
   Evaluation run(const BatchVisitor& visit = {}) { return evaluator_->run(visit); }
-  /// Likewise.
+  /// Collective. See Evaluator::calibrate().
   void calibrate(Index batches, const std::function<void()>& after_each) {
     evaluator_->calibrate(batches, after_each);
   }
 
  private:
-  Arena activations_;  // after an error, the model's dispatchers wait for what is still to arrive in it
+  Arena activations_;  // first, so that it outlives the model: after an error, dispatchers wait for messages
+                       // that arrive in it
   LoadedModel loaded_;
   Task* task_;
   std::vector<TextExample> texts_;

@@ -1,4 +1,4 @@
-// What the ranks of a run add up in each step, and what gathers of that until it is reported.
+// The sums that a run's ranks add up in each step, and what accumulates of them until the next report.
 #pragma once
 
 #include <cstdint>
@@ -15,26 +15,26 @@
 
 namespace conclave {
 
-/// What the metrics of a task begin with: nothing where it is the only one.
+/// The prefix of a task's metrics; empty if it is the only task.
 std::string metric_prefix(std::string_view task, std::size_t tasks);
 
 struct StepSums {
   StepSums() = default;
-  StepSums(const StepSums&) = delete;  // spans are of its own message
+  StepSums(const StepSums&) = delete;  // spans refer to its own message
   StepSums& operator=(const StepSums&) = delete;
 
-  // The message: [expert gradient norm^2, interrupted, tokens, then of each task what TaskItem names,
-  // then of each layer its experts' loads, and the other three where its balancer wants them]
+  // The message: [expert gradient norm^2, interrupted, tokens, then for each task the items of TaskItem, then
+  // for each layer its experts' loads and, if its balancer wants them, the other three spans of Layer]
   enum Item : std::size_t { expert_norm, interrupted, tokens, first_task };
-  // Of a task's guesses.
+  // Sums over a task's guesses.
   enum TaskItem : std::size_t { loss, guesses, right, judged, task_items };
   std::vector<double> message;
   std::span<double> task(std::size_t number) {
     return std::span(message).subspan(first_task + number * task_items, task_items);
   }
   struct Layer {
-    std::span<double> load, gradient_squares, loss, weight;  // of `message`
-    std::vector<Index> rows;                                 // global, what the balancer is given
+    std::span<double> load, gradient_squares, loss, weight;  // parts of `message`
+    std::vector<Index> rows;                                 // global, for the balancer
     std::vector<double> gradient_norm, mean_loss;
   };
   std::vector<Layer> layer_sums;
@@ -59,13 +59,14 @@ struct StepSums {
   double all_save_seconds = 0;
   bool stop = false;
 
-  /// Takes the memory for all of that; before, in a planning run, the message is empty. Names of tasks
-  /// must outlive this.
+  /// Allocates all members. Before that, in a planning run, the message is empty. The names of tasks must
+  /// outlive this object.
   void lay_out(std::span<const std::pair<std::string, MoeLayer*>> moe_layers,
                std::span<const std::string_view> names_of_tasks, Index experts);
-  /// `report` with the means of what gathered since the last begin_window().
+  /// `report`, completed with the means since the last begin_window().
   StepReport report(StepReport report);
-  /// What the metrics file is to say of it; `epsilon`, where there is privacy, is what was spent of it.
+  /// The metrics of a report for the metrics file; `epsilon` is what was spent of the privacy budget, if
+  /// there is one.
   std::span<const Metric> as_metrics(const StepReport& report, std::optional<double> epsilon);
   void begin_window();
 };

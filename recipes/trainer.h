@@ -28,7 +28,7 @@
 
 namespace conclave {
 
-/// What the trainer needs from the world outside, passed in.
+/// What the trainer needs from its surroundings.
 struct TrainerEnvironment {
   std::string cache_directory;  ///< for trained tokenizers
   std::string host = "localhost";
@@ -42,12 +42,13 @@ struct TrainerEnvironment {
 struct TrainResult {
   std::int64_t steps = 0;
   double train_seconds = 0;     ///< stepping, without start-up and the final evaluation
-  double seconds_per_step = 0;  ///< mean over this run, savings left out
+  double seconds_per_step = 0;  ///< mean over this run, without the time for saving
   std::int64_t saves = 0;       ///< checkpoints begun
-  double save_seconds = 0;      ///< how long they held training up; most of their writing happens beside it
+  double save_seconds = 0;      ///< how long checkpoints held training up; most of the writing happens in the
+                                ///< background
   bool interrupted = false;
-  std::string unsaved;  ///< why the last step could not be saved, "" where it was; the same on every rank
-  /// Of each task that has such a split, by its name.
+  std::string unsaved;  ///< why the last step could not be saved, or ""; the same on every rank
+  /// By name of the task, for each that has such a split.
   std::vector<std::pair<std::string, Evaluation>> validation, test;
 };
 
@@ -64,36 +65,36 @@ class Trainer {
 
   TrainResult run();
 
-  // What a site of a federation does in place of run(), round by round.
+  // The following is for a site of a federation, round by round, in place of run().
 
-  /// Takes the model of `checkpoint`, and stands before step `first_step` + 1 with an optimizer that is as if
-  /// new, and before the examples that follow those of `seen` steps. What is then trained depends on these
-  /// three and the recipe alone. Throws Error where the checkpoint is of another model.
+  /// Loads the model of `checkpoint`, resets the optimizer, and continues with step `first_step` + 1 and with
+  /// the examples that follow those of `seen` steps. The training that follows depends only on these three
+  /// and the recipe. Throws Error if the checkpoint does not fit the model.
   void begin_round(const std::string& checkpoint, std::int64_t first_step, std::int64_t seen);
-  /// For take_steps() by a control variate.
+  /// Call before take_steps() with a control variate.
   SiteTerms::ControlEntries control_entries() { return site_terms_.control_entries(); }
-  /// Takes so many steps; false where interrupted before. With a proximal weight above 0, half of it times
-  /// the squared distance from where they begin is part of the loss (FedProx, Li et al. 2020, equation 2).
-  /// Throws Error where the recipe has not so many steps, or its budget of privacy not.
+  /// Takes this many steps; returns false if interrupted before. With a proximal weight above 0, the loss
+  /// includes half of the weight times the squared distance from the first step's parameters (FedProx, Li et
+  /// al. 2020, equation 2). Throws Error if the recipe, or its privacy budget, does not have that many steps.
   bool take_steps(std::int64_t steps, const SiteRules& rules = {});
-  /// Moves the parameters by minus the sum of a private step's clipped gradients. That has no noise: what is
-  /// made of it must get some before anybody sees it. False where interrupted. Collective.
+  /// Subtracts the sum of a private step's clipped gradients from the parameters. The sum has no noise: the
+  /// caller must add noise before the result leaves the site. Returns false if interrupted. Collective.
   bool subtract_clipped_sum();
-  /// By how much the last subtract_clipped_sum() moved this rank's part of every parameter, as it was before
-  /// f32 rounded it beside the parameter; named as in model_entries().
+  /// The change that the last subtract_clipped_sum() made to this rank's part of every parameter, without the
+  /// f32 rounding of the changed parameter; named as in model_entries().
   std::vector<TensorEntry> clipped_changes();
-  /// Tokens that each expert of each layer, by its name, served in the last take_steps(), over all ranks.
+  /// By name of the layer: the tokens that each expert served in the last take_steps(), over all ranks.
   const std::vector<std::pair<std::string, std::vector<double>>>& served_tokens() const { return served_; }
-  /// Of every task that has such examples, by its name.
+  /// By name of the task, for every task that has such examples.
   std::vector<std::pair<std::string, Evaluation>> validate();
-  /// This rank's part of the model, as checkpoints hold it.
+  /// This rank's part of the model, as checkpoints store it.
   std::vector<TensorEntry> model_entries();
   const std::vector<std::string>& class_names() const { return corpus_.class_names; }
-  /// Of this run, over all ranks.
+  /// Of all ranks.
   std::int64_t training_examples() const;
-  /// Those whose privacy it is: examples, or clients; 0 without privacy.
+  /// The units of privacy: examples, or clients; 0 without privacy.
   std::int64_t private_units() const;
-  /// What so many steps spend of the examples' privacy; nothing without noise.
+  /// What this many steps spend of the examples' privacy; none without noise.
   std::optional<PrivacyEvent> privacy_event(std::int64_t steps) const;
 
   /// Saves the model as it is; throws Error where that fails. Returns the checkpoint's path.
@@ -121,18 +122,19 @@ class Trainer {
   void save();
   std::string wait_for_save();
   CheckpointState checkpoint_state() const;
-  // All tasks. First calibrates the balancers' selection for inference on so many batches, where they want
-  // that.
+  // Evaluates all tasks. Before that, calibrates the selection for inference on this many batches, for
+  // balancers that want it.
   std::vector<std::pair<std::string, Evaluation>> evaluate(std::unique_ptr<Evaluator> TrainedTask::*evaluator,
                                                            const char* split, Index calibration_batches = 0);
 
   Recipe recipe_;
   const ProcessGrid& grid_;
-  std::unique_ptr<DirectoryLock> lock_;  // rank 0's, of run.directory
+  std::unique_ptr<DirectoryLock> lock_;  // on run.directory, held by rank 0
   TrainerEnvironment environment_;
-  std::string start_;  // the checkpoint of another model that this one begins with; "" for none
+  std::string start_;  // checkpoint of another model to start from; "" for none
   Corpus corpus_;
-  Arena activations_;  // after an error, the model's dispatchers wait for what is still to arrive in it
+  Arena activations_;  // before model_, so that it outlives the model: after an error, dispatchers wait for
+                       // messages that arrive in it
   Model model_;
   std::vector<std::pair<std::string, MoeLayer*>> layers_;
   ParameterSet parameters_;
@@ -143,22 +145,21 @@ class Trainer {
   std::vector<TrainedTask> tasks_;
   SystemRandom random_;
   std::string unrecorded_;                    // why the last save() could not record what it spends, or ""
-  std::unique_ptr<PrivateTraining> privacy_;  // null without
-  std::unique_ptr<RunLedger> ledger_;         // null where the recipe names none
-  std::optional<RangeLearning> ranges_;       // none where the model is not quantized
-  std::unique_ptr<Evaluator>
-      calibration_;  // of the first task's training examples, where a balancer wants it
+  std::unique_ptr<PrivateTraining> privacy_;  // null without privacy
+  std::unique_ptr<RunLedger> ledger_;         // null if the recipe names none
+  std::optional<RangeLearning> ranges_;       // none if the model is not quantized
+  std::unique_ptr<Evaluator> calibration_;    // on the first task's training examples, if a balancer wants it
   CheckpointWriter writer_;
   std::vector<TensorEntry> entries_;
   Schedule schedule_;
   std::int64_t steps_per_epoch_ = 0, total_steps_ = 0, step_ = 0;
   std::vector<std::pair<std::string, std::vector<double>>> served_;
-  std::uint64_t step_seed_ = 0;       // of what is random in a private step, but for noise and who takes part
-  std::int64_t optimizer_start_ = 0;  // the step after which the optimizer was new
+  std::uint64_t step_seed_ = 0;       // for the randomness of a private step, except noise and sampling
+  std::int64_t optimizer_start_ = 0;  // the step after which the optimizer was reset
   StepSums sums_;
-  std::string problem_;  // what this rank first saw go wrong with its numbers
+  std::string problem_;  // the first numerical problem that this rank saw
   std::vector<std::pair<std::string, Evaluation>> last_validation_;
-  std::string told_;  // JSON: what the checkpoint that was resumed has of its last validation
+  std::string told_;  // JSON: the last validation in the checkpoint that was resumed
 };
 
 }  // namespace conclave

@@ -1,4 +1,4 @@
-// How the training split is cut into batches.
+// The training split's batches.
 #pragma once
 
 #include "data/dynamic_batcher.h"
@@ -7,7 +7,7 @@
 
 namespace conclave {
 
-/// As the recipe has it: shuffled, images changed at random where the task allows that; for one rank.
+/// As the recipe says: shuffled, with random changes of images if the task allows them; for one rank.
 BatcherOptions training_batches(const Recipe& recipe, const Task& task);
 
 }  // namespace conclave

@@ -1,5 +1,5 @@
-// What a training run tells: lines for who watches it, and metrics for who looks at it later. Rank 0's; on
-// others all of this does nothing.
+// The output of a training run: lines for the terminal, and metrics for later. Only rank 0 writes; on other
+// ranks all of this does nothing.
 #pragma once
 
 #include <cstdint>
@@ -20,24 +20,24 @@ namespace conclave {
 
 class TrainingLog {
  public:
-  /// All but the options must outlive it.
+  /// All arguments but the options must outlive the object.
   TrainingLog(const Recipe& recipe, Model& model, Communicator& world, const ProgressOptions& progress);
 
   void say(const std::string& text);
-  /// What a task is trained on, and what is odd about that. `batches` of an epoch.
+  /// Describes the data of a task, and warns of what is unusual in it. `batches` are those of an epoch.
   void describe(const Task& task, const Corpus& corpus, const TaskSplits& splits, std::int64_t batches,
                 double padding);
 
-  /// Measures from here on go to files in `directory`, too, as MetricsWriter has it; those of `first_step`
-  /// and later ones are forgotten. Throws Error where they cannot be made.
+  /// From here on, also writes metrics to files in `directory` (see MetricsWriter). Those of `first_step` and
+  /// later steps are removed. Throws Error if the files cannot be made.
   void write_metrics(const std::string& directory, const std::string& host, std::int64_t first_step);
   void forget_metrics_from(std::int64_t step);
 
   void steps(const StepReport& report, std::span<const Metric> metrics);
-  /// What came of a task's `split` after step `step`.
+  /// Reports the evaluation of a task's `split` after step `step`.
   void evaluation(const std::string& task, const std::string& split, const Evaluation& result,
                   std::int64_t step);
-  /// Lines of others may follow.
+  /// Ends the progress line, so that other output may follow.
   void finish() { progress_.finish(); }
 
  private:

@@ -17,7 +17,7 @@
 
 namespace conclave::commands {
 
-/// What of the process's surroundings the commands use; read once, in main.
+/// What the commands use of the process's surroundings; read once, in main.
 struct Surroundings {
   std::string cache_directory;
   std::string host;
@@ -25,12 +25,12 @@ struct Surroundings {
   const char* no_color = nullptr;
   const char* term = nullptr;
   const std::atomic<bool>* interrupted = nullptr;
-  std::atomic<bool>* hung_up = nullptr;  ///< by SIGHUP, after which a service renews what it had read
-  bool ignores_hang_up = false;          ///< as who started it wants, by nohup, say
-  int ranks = 1;                         ///< that mpirun has started, as it tells them
+  std::atomic<bool>* hung_up = nullptr;  ///< set by SIGHUP: a service then reloads its files
+  bool ignores_hang_up = false;          ///< SIGHUP is to be ignored, as by nohup
+  int ranks = 1;                         ///< that mpirun has started, as it reports them
 
   bool is_interrupted() const { return interrupted && *interrupted; }
-  /// Once for each time.
+  /// True once for each SIGHUP.
   bool takes_hang_up() const { return hung_up && hung_up->exchange(false); }
 };
 
@@ -45,10 +45,10 @@ int train(const TrainArguments& arguments, const Surroundings& surroundings, con
 struct EvaluateArguments {
   std::string checkpoint;
   std::string split = "test";
-  std::string data;      ///< a table, of which all rows are evaluated; "": the split
+  std::string data;      ///< a table of which all rows are evaluated; "": the split
   std::string task;      ///< "": the model's first
-  bool classes = false;  ///< tell of each class
-  bool int8 = false;     ///< with integers, also where it was not trained for them
+  bool classes = false;  ///< report each class
+  bool int8 = false;     ///< with integers, even if it was not trained for them
   std::vector<std::string> overrides;
   std::string device = "auto";
 };
@@ -57,14 +57,14 @@ int evaluate(const EvaluateArguments& arguments, const Surroundings& surrounding
 struct QuantizeArguments {
   std::string checkpoint;
   std::string out;            ///< folder
-  std::int64_t batches = 64;  ///< of training examples that ranges are learned from
+  std::int64_t batches = 64;  ///< of training examples, to learn ranges from
   std::vector<std::string> overrides;
 };
 int quantize(const QuantizeArguments& arguments, const Surroundings& surroundings, const MpiSession& session);
 
 struct PredictArguments {
   std::string checkpoint;
-  std::vector<std::string> texts, images;  ///< pairs; none of both: lines of standard input
+  std::vector<std::string> texts, images;  ///< pairs; if both are empty, lines of standard input
   std::int64_t top = 3;
   std::vector<std::string> overrides;
   std::string device = "auto";
@@ -73,12 +73,12 @@ int predict(const PredictArguments& arguments, const Surroundings& surroundings,
 
 struct GenerateArguments {
   std::string checkpoint;
-  std::vector<std::string> texts;  ///< none: the names of all classes
+  std::vector<std::string> texts;  ///< empty: the names of all classes
   std::int64_t count = 16;         ///< images for each text
   std::string out = "generated.png";
   SamplerOptions options;
   std::int64_t scale = 2;
-  std::string judge;  ///< checkpoint of a classifier; "": nobody judges
+  std::string judge;  ///< checkpoint of a classifier; "": no judge
   std::vector<std::string> overrides;
   std::string device = "auto";
 };
@@ -86,8 +86,8 @@ int generate(const GenerateArguments& arguments, const Surroundings& surrounding
 
 struct CaptionArguments {
   std::string checkpoint;
-  std::vector<std::string> images;  ///< files; none: those of a split
-  std::string split;                ///< "": of none
+  std::vector<std::string> images;  ///< files; empty: those of a split
+  std::string split;                ///< "": no split
   CaptionOptions options;
   std::vector<std::string> overrides;
   std::string device = "auto";
@@ -96,24 +96,24 @@ int caption(const CaptionArguments& arguments, const Surroundings& surroundings,
 
 struct ServeArguments {
   std::string checkpoint;
-  std::vector<std::string> tasks;  ///< none: all that the model can
+  std::vector<std::string> tasks;  ///< empty: all that the model has
   service::HttpOptions http;
   service::BatchLimits limits;
-  std::string token_file;  ///< "": who asks needs no token
+  std::string token_file;  ///< "": requests need no token
   std::vector<std::string> overrides;
   std::string device = "auto";
 };
-/// Until a signal ends it.
+/// Runs until a signal ends it.
 int serve(const ServeArguments& arguments, const Surroundings& surroundings, const MpiSession& session);
 
 struct LoadArguments {
-  std::vector<std::string> urls;  ///< of services, asked one after the other
-  service::LoadOptions options;   ///< but what follows says
-  std::optional<int> clients;     ///< by itself 1, and of an open loop 256
+  std::vector<std::string> urls;  ///< of services, asked in turn
+  service::LoadOptions options;   ///< all but the following
+  std::optional<int> clients;     ///< default: 1, or 256 in an open loop
   std::string task = "classify";
-  std::string texts;         ///< file, a text in each line; "": made up
-  std::int64_t words = 128;  ///< in those made up
-  bool saturates = false;    ///< look for how many answers there are within a bound of their time
+  std::string texts;         ///< file with a text in each line; "": random texts
+  std::int64_t words = 128;  ///< in random texts
+  bool saturates = false;    ///< find the highest rate of answers within a time limit
   std::string token_file;
 };
 int load_service(const LoadArguments& arguments);
@@ -145,22 +145,22 @@ int inspect_cost(const CostArguments& arguments, const Surroundings& surrounding
 struct ExportArguments {
   std::string checkpoint, output;
   std::string format = {};                  ///< "hdf5", "safetensors" or "onnx"; "": by the output's name
-  std::vector<std::string> overrides = {};  ///< of onnx's model
+  std::vector<std::string> overrides = {};  ///< for the recipe of an onnx export
 };
-/// "" where neither says.
+/// The format; "" if neither the option nor the name says.
 std::string export_format(const ExportArguments& arguments);
 /// As hdf5 or safetensors, without MPI, for which there need not be memory or disk.
 int export_weights(const ExportArguments& arguments, const Surroundings& surroundings);
-/// As onnx.
+/// Exports as onnx.
 int export_graph(const ExportArguments& arguments, const Surroundings& surroundings,
                  const MpiSession& session);
 
 struct BenchArguments {
   std::vector<std::string> names;  ///< none: all
   std::int64_t repetitions = 5;
-  std::string checkpoint = {};  ///< whose model is measured, by what measures one
+  std::string checkpoint = {};  ///< the model to measure, for benchmarks that need one
 };
-/// What can be measured, as a sentence lists it.
+/// The names of the benchmarks, as a sentence lists them.
 std::string bench_names();
 int bench(const BenchArguments& arguments, const Surroundings& surroundings, const MpiSession& session);
 
@@ -196,19 +196,19 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
 
 struct SimulateArguments {
   std::string simulation;
-  std::vector<std::string> overrides;  ///< of it, and of its recipe
+  std::vector<std::string> overrides;  ///< of the simulation, and of its recipe
 };
 int federate_simulate(const SimulateArguments& arguments, const Surroundings& surroundings,
                       const MpiSession& session);
 
 struct StatusArguments {
-  std::string directory;  ///< where a coordinator is, or was, at work
+  std::string directory;  ///< of a coordinator that is running, or was
 };
 int federate_status(const StatusArguments& arguments);
 
 struct AuditArguments {
   std::string transcript;  ///< the file, or the coordinator's folder
-  std::string head;        ///< that it must have; "": any
+  std::string head;        ///< expected head; "": any
 };
 int federate_audit(const AuditArguments& arguments);
 
@@ -219,7 +219,7 @@ struct PrivacyArguments {
   std::string accountant =
       std::string(kAccountant);  ///< see make_accountant() in federated/privacy/accountant.h
 };
-/// Each prints one of these from the others.
+/// Each prints the value it is named after, computed from the others.
 int privacy_epsilon(const PrivacyArguments& arguments);
 int privacy_noise(const PrivacyArguments& arguments);
 int privacy_steps(const PrivacyArguments& arguments);
@@ -227,27 +227,28 @@ int privacy_steps(const PrivacyArguments& arguments);
 struct RecipeArguments {
   std::string recipe;  ///< also of a federation, a site or a simulation
   std::vector<std::string> overrides;
-  std::int64_t ranks = 0;   ///< check: that are to run it; 0: any
-  bool documented = false;  ///< show: with what each key means
+  std::int64_t ranks = 0;   ///< check: number of ranks that will run it; 0: any
+  bool documented = false;  ///< show: with the meaning of each key
 };
 int recipe_check(const RecipeArguments& arguments);
 int recipe_show(const RecipeArguments& arguments);
 
-/// A line on standard output, with the time of day.
+/// Prints a line on standard output, with the time of day.
 void say(const std::string& text);
 
 /// Collective. All ranks, for `device`; rank 0 says where they compute if that is not where they might.
 DeviceWorld world_for(const std::string& device, const MpiSession& session);
 
-/// Collective. Makes the ranks ready for `recipe`, of the file `name`: they can run it, have its plug-ins and
-/// threads, and are divided as it says. Throws RecipeError, and what load_plugins() does.
+/// Collective. Prepares the ranks for `recipe`, of the file `name`: checks that they can run it, loads its
+/// plug-ins, sets its threads, and divides the ranks as it says. Throws RecipeError, and what load_plugins()
+/// throws.
 ProcessGrid grid_for(Recipe& recipe, const std::string& name, const Surroundings& surroundings,
                      std::unique_ptr<Communicator> world);
 
 /// What a Trainer needs of the surroundings; its progress goes to standard error.
 TrainerEnvironment trainer_environment(const Surroundings& surroundings, std::string resume = "");
 
-/// Sets OpenMP's threads: as given, or this machine's cores divided among the ranks on it.
+/// Sets OpenMP's threads: `requested` or, where that is 0, this machine's cores divided among its ranks.
 void set_threads(std::int64_t requested, const Surroundings& surroundings, Communicator& world);
 
 }  // namespace conclave::commands

@@ -1,6 +1,6 @@
-// An image in, a text out: the rows of an image and the tokens after it pass the trunk as one sequence, in
-// which a row sees those before it; each row from the image's last on guesses the next token, which behind
-// the text's last is the end. The guesses' weight is the token embedding.
+// Image in, text out. The rows of an image and the tokens after it pass the trunk as one sequence with a
+// causal mask. Each row from the image's last on predicts the next token; the text's last row predicts the
+// end token. The weight of the predictions is the token embedding.
 #pragma once
 
 #include <span>
@@ -18,17 +18,17 @@ class Captioner : public Task {
   Captioner(const Recipe& recipe, const ModelSizes& sizes, Trunk& trunk);
 
   Index image_tokens() const override { return trunk_.image_tokens(); }
-  /// The losses are those of tokens, with each text's end.
+  /// Losses are per token, including each text's end token.
   TaskOutput operator()(Tape& tape, ForwardContext& context, const ModelInput& input) override;
 
-  /// Captions token by token: memory for those of at most `captions` images, of `tokens` tokens each.
+  /// Memory for captioning token by token: at most `captions` captions of `tokens` tokens each.
   KeyValueCache cache(Arena& arena, Index captions, Index tokens) const;
   /// Scores of each image's first token -> [images, vocabulary]; pixels [images, bytes of one] u8, in host
-  /// memory, and a cache that has nothing yet. This and next() are for tapes that do not record, without
+  /// memory. `cache` must be empty. first() and next() are for tapes that do not record, without
   /// context.training, and collective over the expert-parallel group.
   Tensor first(Tape& tape, ForwardContext& context, const Tensor& pixels, KeyValueCache& cache);
-  /// Scores of what comes behind tokens[i], which is number `place` of a text that goes on from number
-  /// parents[i] of those of the call before -> [tokens.size(), vocabulary].
+  /// Scores of the token after tokens[i] -> [tokens.size(), vocabulary]. tokens[i] has index `place` in a
+  /// text that continues text parents[i] of the previous call.
   Tensor next(Tape& tape, ForwardContext& context, std::span<const std::int32_t> tokens,
               std::span<const std::int32_t> parents, Index place, KeyValueCache& cache);
 

@@ -1,6 +1,6 @@
-// Text, an image or both in, class out: mean and maximum over each example's rows of the trunk, and a linear
-// head. Image and text are one sequence, or come together as a Fusion says. Beside that, where a recipe asks
-// for it, a linear model of the texts' bigrams, and guesses at the tokens that token dropout hid.
+// Text, image or both in, class out: mean and maximum over each example's rows of the trunk, and a linear
+// head. Image and text are one sequence, or a Fusion combines them. A recipe may add a linear model of the
+// texts' bigrams, and the prediction of tokens that token dropout hid.
 #pragma once
 
 #include <memory>
@@ -37,14 +37,14 @@ class Classifier : public Task {
   HiddenTokens hide_tokens(Tape& tape, ForwardContext& context, const ModelInput& input) const;
 
   Trunk& trunk_;
-  bool texts_, images_;  // which of them it is shown
+  bool texts_, images_;  // its inputs
   ModelRecipe options_;
   double label_smoothing_, masked_weight_;
   std::int32_t unknown_token_;
-  std::unique_ptr<Fusion> fusion_;  // null where all rows of an example are one sequence
+  std::unique_ptr<Fusion> fusion_;  // null if all rows of an example are one sequence
   Linear head_;
   std::unique_ptr<WideClassifier> wide_;
-  std::unique_ptr<TokenHead> guesses_;  // at tokens that were hidden; null without texts
+  std::unique_ptr<TokenHead> guesses_;  // for hidden tokens; null without texts
 };
 
 }  // namespace conclave

@@ -1,7 +1,6 @@
-// How an example's image and text come together where each passes the trunk by itself, as a sequence of its
-// own. "cross": each sees the other through cross-attention, with one query matrix for both, and what they
-// are pooled to is added up by learned weights of the two. "late": what they are pooled to is put side by
-// side.
+// Combines an example's image and text, each of which passes the trunk as its own sequence. "cross": each
+// attends to the other through cross-attention, with one query matrix for both, and their pooled vectors are
+// added with learned weights. "late": their pooled vectors are concatenated.
 #pragma once
 
 #include <optional>
@@ -17,19 +16,19 @@ class Fusion : public Module {
   /// model.fusion is "cross" or "late".
   explicit Fusion(const ModelRecipe& model);
 
-  /// [2 sequences + 1] i32, in host memory: of rows as Trunk::merge leaves them, those of each example's
-  /// image, then those of its text.
+  /// [2 sequences + 1] i32, in host memory: offsets of the rows that Trunk::merge returns, for each example
+  /// its image's rows, then its text's.
   static Tensor offsets(Tape& tape, const ModelInput& input);
 
   /// x [rows, hidden], normalized and in that order -> with cross-attention, x and what each row saw in the
   /// other modality; else x.
   Tensor exchange(Tape& tape, ForwardContext& context, const Tensor& x, const Tensor& offsets) const;
-  /// pooled [2 sequences, width], zeros for what an example lacks -> [sequences, vectors() x width]. By
-  /// weights, where an example that lacks a modality gives the other all.
+  /// pooled [2 sequences, width], zeros for what an example lacks -> [sequences, vectors() x width]. With
+  /// "cross", a modality has all the weight if the example lacks the other.
   Tensor join(Tape& tape, const Tensor& pooled, const Tensor& offsets) const;
   Index vectors() const { return cross_ ? 1 : 2; }
 
-  /// Of an example that has both, the image's weight; the text's is what is left of 1. None for "late".
+  /// The image's weight in an example that has both; the text's is 1 minus that. None for "late".
   std::optional<double> image_weight() const;
 
   using Module::flops;
@@ -38,7 +37,7 @@ class Fusion : public Module {
  private:
   double dropout_;
   std::optional<CrossAttention> cross_;
-  Parameter *image_ = nullptr, *text_ = nullptr;  // [1, 1], what the weights are the softmax of
+  Parameter *image_ = nullptr, *text_ = nullptr;  // [1, 1]; their softmax gives the weights
 };
 
 }  // namespace conclave

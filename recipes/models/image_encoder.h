@@ -1,5 +1,5 @@
-// Images in, a grid of features out: MobileNetV3 (Howard et al. 2019, arXiv:1905.02244), of as many inverted
-// residual blocks as a recipe lists.
+// Images in, a grid of features out: MobileNetV3 (Howard et al. 2019, arXiv:1905.02244), with the inverted
+// residual blocks that a recipe lists.
 #pragma once
 
 #include <memory>
@@ -16,47 +16,47 @@ namespace conclave {
 struct ImageBlock {
   Index window = 3;
   Index expansion = 1;
-  Index channels = 0;  ///< that come out
+  Index channels = 0;  ///< of the output
   Index stride = 1;
   bool squeeze_excite = false;
   Activation activation = Activation::relu;
 };
 
-/// "k5 x4 c40 s2 se hs": a window of 5, 4 times the channels in the middle, 40 that come out, a stride of 2,
-/// squeeze-excitation, hard-swish. k, x and c are needed; without the others: stride 1, none, relu. Throws
-/// Error, saying what is allowed, where it reads otherwise.
+/// "k5 x4 c40 s2 se hs": a window of 5, 4 times the channels in the middle, 40 output channels, a stride of
+/// 2, squeeze-excitation, hard-swish. k, x and c are required; the defaults of the others are stride 1, no
+/// squeeze-excitation, and relu. Throws Error, which says what is allowed, for any other text.
 ImageBlock image_block(const std::string& text);
 
 struct ImageEncoderOptions {
-  Index stem_channels = 16;  ///< of the first convolution
+  Index stem_channels = 16;  ///< output of the first convolution
   Index stem_stride = 1;
   bool scattering = false;  ///< fixed features (autograd/nn/scattering.h) in place of that convolution
   std::vector<std::string> blocks = {"k3 x1 c16", "k3 x4 c24 s2", "k3 x4 c24", "k5 x4 c40 s2 se hs",
                                      "k5 x6 c40 se hs"};
   std::string norm = "group";  ///< or "batch"
-  Index group_channels = 8;    ///< of a group that is normalized by itself
-  bool depthwise = true;       ///< false: the blocks' twins with full convolutions
-  /// All pixels that the blocks leave of images of this size become one, by a linear layer.
+  Index group_channels = 8;    ///< in a group that is normalized by itself
+  bool depthwise = true;       ///< false: blocks with full convolutions instead
+  /// If set: images have this size after the blocks, and a linear layer turns all their pixels into one.
   std::optional<Extent> flatten = {};
-  /// Of each channel's pixels, where 255 is 1; empty: 0.5.
+  /// For each channel, with 255 as 1; empty: 0.5.
   std::vector<double> mean = {}, deviation = {};
 };
 
 class ImageEncoder : public Module {
  public:
-  /// Images of so many channels become `hidden` features. Throws Error where blocks are not as
-  /// image_block() and the normalization want them.
+  /// For images with this many channels; the output has `hidden` features. Throws Error if a block is not as
+  /// image_block() and the normalization need it.
   ImageEncoder(const ImageEncoderOptions& options, Index channels, Index hidden);
 
   /// images [images, height, width, channels] u8, in host memory -> [images, height', width', hidden]: sides
-  /// divided by every stride (of scattering, 4), rounded up; 1 x 1 where it flattens.
+  /// divided by every stride (of scattering, 4), rounded up; 1 x 1 with `flatten`.
   Tensor operator()(Tape& tape, const ForwardContext& context, const Tensor& images) const;
 
   const std::vector<double>& mean() const { return mean_; }
   const std::vector<double>& deviation() const { return deviation_; }
 
  private:
-  // A layer over an image's every pixel and channel.
+  // A linear layer over all pixels and channels of an image.
   struct Flatten : Module {
     Flatten(Index in, Index hidden) : all(in, hidden, false) { add_module("", all); }
     double flops(Extent& extent) const override {
@@ -71,11 +71,11 @@ class ImageEncoder : public Module {
   };
 
   std::vector<double> mean_, deviation_;
-  std::optional<Convolution> stem_;  // one of the two
+  std::optional<Convolution> stem_;  // either this or scattering_
   std::optional<Scattering> scattering_;
   std::unique_ptr<ImageNorm> stem_norm_;
   std::vector<Block> blocks_;
-  std::unique_ptr<Convolution> last_;  // one of the two
+  std::unique_ptr<Convolution> last_;  // either this or flatten_
   std::unique_ptr<Flatten> flatten_;
   std::unique_ptr<ImageNorm> last_norm_;
 };

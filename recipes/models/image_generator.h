@@ -1,8 +1,8 @@
-// A text in, an image out, by flow matching (Lipman et al. 2022, arXiv:2210.02747, on the straight paths of
-// Liu et al. 2022, arXiv:2209.03003): at time t between 0 and 1 an image is (1 - t) noise + t image, and the
-// trunk, which sees it as a grid of patches behind the text, learns the velocity image - noise. From noise,
-// following the velocity leads to an image. Texts are hidden at times in training, so that guidance (Ho and
-// Salimans 2022, arXiv:2207.12598) can tell what a text adds.
+// Text in, image out, by flow matching (Lipman et al. 2022, arXiv:2210.02747, on the straight paths of Liu et
+// al. 2022, arXiv:2209.03003). At time t between 0 and 1 an image is (1 - t) noise + t image. The trunk sees
+// it as a grid of patches after the text and learns the velocity, image - noise. Following the velocity from
+// noise leads to an image. In training some texts are hidden, so that guidance (Ho and Salimans 2022,
+// arXiv:2207.12598) can compare velocities with and without a text.
 #pragma once
 
 #include <string>
@@ -21,9 +21,9 @@ struct Patches {
 
   Index count() const { return image.height / side * (image.width / side); }
   Index size() const { return side * side * image.channels; }
-  /// f32 in host memory, a byte b being b / 127.5 - 1.
+  /// patches: f32 in host memory, where a byte b is b / 127.5 - 1.
   void cut(const Tensor& pixels, const Tensor& patches) const;
-  /// Its inverse; what lies beyond 0 and 255 becomes these.
+  /// The inverse of cut(); values are clamped to 0 and 255.
   void join(const Tensor& patches, const Tensor& pixels) const;
 };
 
@@ -34,16 +34,17 @@ class ImageGenerator : public Task {
 
   Index image_tokens() const override { return patches_.count(); }
   bool augments() const override { return false; }
-  /// The losses are squared errors of an image's velocities, means over its pixels.
+  /// A loss is the squared error of an image's velocity, a mean over its pixels.
   TaskOutput operator()(Tape& tape, ForwardContext& context, const ModelInput& input) override;
 
-  /// The velocity [images x patches, size] of images that are at `noisy`, likewise, and at `times` [images]
-  /// f32, both in host memory; of `input`, the texts and offsets. Collective over the expert-parallel group.
+  /// The velocity [images x patches, size] of images that are at `noisy` [images x patches, size] at `times`
+  /// [images], f32, both in host memory; `input` gives the texts and offsets. Collective over the
+  /// expert-parallel group.
   Tensor velocity(Tape& tape, ForwardContext& context, const ModelInput& input, const Tensor& noisy,
                   const Tensor& times);
 
   const Patches& patches() const { return patches_; }
-  /// What stands for every token of a text that is hidden.
+  /// Replaces every token of a hidden text.
   std::int32_t hidden_token() const { return hidden_token_; }
 
   std::vector<Cost> costs(Index tokens) const override;

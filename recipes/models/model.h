@@ -1,4 +1,4 @@
-// A trunk, and the tasks that a recipe wants of it.
+// A trunk, and the tasks that a recipe asks for.
 #pragma once
 
 #include <optional>
@@ -23,14 +23,14 @@ class Model : public Module {
   const ModelSizes& sizes() const { return sizes_; }
   /// In the order of the recipe's [tasks].
   const std::vector<Task*>& tasks() const { return tasks_; }
-  /// Null where the recipe's [tasks] have not this one; likewise the two below.
+  /// Null if the recipe's [tasks] lack the task; so are the two below.
   Classifier* classifier() { return classifier_ ? &*classifier_ : nullptr; }
   Captioner* captioner() { return captioner_ ? &*captioner_ : nullptr; }
   ImageGenerator* generator() { return generator_ ? &*generator_ : nullptr; }
   /// The linear model beside the classifier's head, or null.
   WideClassifier* wide() { return classifier_ ? classifier_->wide() : nullptr; }
   std::vector<std::pair<std::string, MoeLayer*>> moe_layers() { return trunk_.moe_layers(); }
-  /// Null where the recipe has it not enabled.
+  /// Null unless the recipe enables it.
   Quantization* quantization() { return quantization_.get(); }
 
  private:

@@ -11,7 +11,7 @@ struct ModelInput {
   Tensor tokens;           ///< [text tokens] i32
   Tensor positions;        ///< [text tokens] i32
   Tensor text_offsets;     ///< [sequences + 1] i32, of tokens
-  Tensor offsets;          ///< [sequences + 1] i32, of rows: an image's, then its text's
+  Tensor offsets;          ///< [sequences + 1] i32, of rows: an image's rows, then its text's
   Tensor labels;           ///< [sequences] i32
   Tensor in_domain;        ///< [sequences] i32, for ForwardContext
   Tensor images;           ///< [images, bytes of one] u8

@@ -1,5 +1,4 @@
-// Something that a model is trained to do, and judged by: a head on the trunk that all tasks share, and its
-// loss.
+// A task that a model is trained and evaluated on: a head on the trunk that all tasks share, and its loss.
 #pragma once
 
 #include <array>
@@ -16,26 +15,26 @@ namespace conclave {
 
 struct TaskOutput {
   static constexpr std::size_t kMostTerms = 3;
-  /// Losses to go down, each counting `weight` in the step.
+  /// Losses to minimize, and their weight in the step.
   struct Term {
     Tensor losses;
     double weight = 0;
   };
 
-  /// Of what the task is judged by: one for each of what it guesses (a class, a token, an image).
+  /// By which the task is evaluated: one per guess (a class, a token, an image).
   Tensor losses;
-  Tensor correct;  ///< [as losses] u8, which guesses are right; undefined where none is right or wrong
-  Tensor sequence_losses;  ///< [sequences]: their means over each example
+  Tensor correct;  ///< [as losses] u8, 1 for right guesses; undefined if guesses cannot be right or wrong
+  Tensor sequence_losses;  ///< [sequences]: the mean over each example's losses
   Tensor logits;           ///< [sequences, classes] of a classifier; else undefined
-  Tensor features;         ///< [sequences, width] likewise: what its head sees of an example
+  Tensor features;         ///< [sequences, width] of a classifier: the input of its head; else undefined
 
-  /// What Tape::backward() takes, of every term with its weight.
+  /// Every term with its weight, as Tape::backward() takes them.
   struct Losses {
     std::array<Tape::Loss, kMostTerms> of_terms;
     std::size_t count = 0;
     operator std::span<const Tape::Loss>() const { return {of_terms.data(), count}; }
   };
-  /// Each weight is divided by `parts`, of which this is one.
+  /// Divides each weight by `parts`, the number of batches whose gradients are summed.
   Losses losses_of_terms(Tape& tape, double parts = 1) const;
 
   std::span<const Term> terms() const { return {terms_.data(), count_}; }
@@ -52,24 +51,24 @@ class Task : public Module {
   explicit Task(std::string name) : name_(std::move(name)) {}
 
   const std::string& name() const { return name_; }
-  /// Rows of the trunk that an image of this task's batches stands for.
+  /// Rows of the trunk for each image in this task's batches.
   virtual Index image_tokens() const = 0;
-  /// Whether images may be changed at random in training, as [image] says: those that it draws may not.
+  /// Whether [image]'s random changes apply in training; not to images that the task draws.
   virtual bool augments() const { return true; }
-  /// Without context.training, nothing is random, and there are no terms. Collective over the expert-parallel
+  /// Without context.training nothing is random, and there are no terms. Collective over the expert-parallel
   /// group.
   virtual TaskOutput operator()(Tape& tape, ForwardContext& context, const ModelInput& input) = 0;
 
-  /// Where it weighs an example's image and text, the image's weight, of 1 for both; else none.
+  /// The image's weight, of 1 for image and text together, if the task weights the two; else none.
   virtual std::optional<double> image_weight() const { return std::nullopt; }
 
-  /// Of all parts that have to do with an example, whose text, where it has one, is of so many tokens.
+  /// Of all parts that process an example, with a text of this many tokens if the task has texts.
   virtual std::vector<Cost> costs(Index tokens) const = 0;
-  /// Their sum; `extent` is that of the text.
+  /// The sum of costs(); `extent` is the text's.
   double flops(Extent& extent) const override;
 
  protected:
-  /// Throws Error where an example has none.
+  /// Throws Error if an example has no image.
   void expect_images(const ModelInput& input) const;
   /// losses [n] -> [sequences]: their means over segments of `offsets` [sequences + 1] i32, in host memory.
   static Tensor sequence_means(Tape& tape, const Tensor& losses, const Tensor& offsets);

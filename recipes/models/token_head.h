@@ -1,5 +1,5 @@
-// Guesses at tokens, whose weight is the table that embeds them. Where the table has a width of its own, the
-// rows are made as wide first, as ALBERT does it (Lan et al. 2019, arXiv:1909.11942).
+// Predicts tokens; its weight is the table that embeds them. If the table has a width of its own, rows are
+// first mapped to that width, as in ALBERT (Lan et al. 2019, arXiv:1909.11942).
 #pragma once
 
 #include <optional>

@@ -1,7 +1,7 @@
 // A linear classifier of texts by their tokens and pairs of adjacent tokens: the wide half of a wide and deep
-// model (Cheng et al. 2016, arXiv:1606.07792). It remembers which phrase goes with which class, where a
-// Transformer generalizes; trained with a loss of its own, it errs elsewhere, so that the two together are
-// better than either.
+// model (Cheng et al. 2016, arXiv:1606.07792). It remembers which phrase belongs to which class, where a
+// Transformer generalizes. It has a loss of its own and makes other errors, so that both together are better
+// than either.
 #pragma once
 
 #include <span>
@@ -13,15 +13,15 @@ namespace conclave {
 
 class WideClassifier : public Module {
  public:
-  /// How large features are. AdamW moves every weight by about the learning rate, whatever its gradient;
-  /// features this large let the same rate suit this table and the encoder's matrices. Measured on WordNet: 5
+  /// The value of features. AdamW moves every weight by about the learning rate, whatever its gradient; with
+  /// features this large, the same rate suits this table and the encoder's matrices. Measured on WordNet: 5
   /// and 10 are alike, 1 is slow, 20 overfits.
   static constexpr double kFeature = 10;
 
   /// Room for `bigrams` pairs; none are known before set_bigrams.
   WideClassifier(Index vocabulary, Index bigrams, Index classes);
 
-  /// The pairs to look at, at most as many as there is room for, ascending (frequent_bigrams).
+  /// The pairs to use, at most as many as there is room for, ascending (frequent_bigrams).
   void set_bigrams(std::span<const std::int64_t> known);
   /// [bigrams] i64, ascending; the largest i64 where there is none. Part of the model's state, not trained.
   const Tensor& bigrams() const { return bigrams_; }
