@@ -120,7 +120,7 @@ void CaptionWriter::begin_some(std::size_t images) {
   unfinished_ = images;
 }
 
-// By their scores, to each of the texts; tokens_ and parents_ say how those go on that are unfinished then.
+// Adds a token to each text by the scores. Afterwards tokens_ and parents_ describe the unfinished texts.
 void CaptionWriter::append_tokens(std::span<WrittenCaption> captions) {
   const auto beam = static_cast<std::size_t>(options_.beam);
   tokens_.clear(), parents_.clear();
@@ -154,7 +154,7 @@ void CaptionWriter::append_tokens(std::span<WrittenCaption> captions) {
   ++written_;
 }
 
-// It is its image's, unless there is a better one.
+// Keeps the text as its image's caption unless a better one is finished already.
 void CaptionWriter::finish(const Unfinished& text, bool ended, WrittenCaption& caption) {
   Best& best = best_[text.image];
   ++best.finished;
@@ -166,7 +166,8 @@ void CaptionWriter::finish(const Unfinished& text, bool ended, WrittenCaption& c
   caption = text.written;
 }
 
-// Of what may not be written, or be the end, nothing is left to the others' probabilities.
+// Turns logits into log probabilities among the allowed tokens: those that may be written and, if `may_end`,
+// the end.
 void CaptionWriter::score(const Tensor& logits, bool may_end) {
   const Index texts = logits.size(0), vocabulary = logits.size(1);
   const auto end = static_cast<std::size_t>(captioner_.end_token());
@@ -191,7 +192,7 @@ void CaptionWriter::find_likeliest(std::size_t begin, std::size_t end, std::size
   const auto likelier = [](const Candidate& a, const Candidate& b) {
     return a.log_probability > b.log_probability;
   };
-  std::vector<Candidate>& found = candidates_;  // the likeliest first, of equals the one met first
+  std::vector<Candidate>& found = candidates_;  // the likeliest first; of equals, the first one found
   found.clear();
   for (std::size_t text = begin; text < end; ++text) {
     const double before = texts_[text].written.log_probability;
@@ -222,7 +223,7 @@ CaptionWriter::Candidate CaptionWriter::draw(std::size_t text, double uniform) {
   std::size_t drawn = 0;
   for (double left = uniform * sum - weights_[0]; left >= 0 && drawn + 1 < nucleus; left -= weights_[drawn])
     ++drawn;
-  // Of top_p = 1 rounding may reach tokens of no weight.
+  // With top_p = 1, rounding may select a token of weight 0.
   while (weights_[drawn] == 0) --drawn;
   return {text, order_[drawn], texts_[text].written.log_probability + scores[order_[drawn]]};
 }

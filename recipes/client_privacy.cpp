@@ -11,7 +11,7 @@
 namespace conclave {
 namespace {
 
-// Sums of so many steps are still exact in f64.
+// Sums of up to this many grid steps are exact in f64.
 constexpr double kMostSteps = 0x1p53;
 
 }  // namespace
@@ -36,8 +36,8 @@ ClientPrivacy::ClientPrivacy(const ClientPrivacyTable& privacy, const Simulation
       privacy.epsilon, privacy.noise_multiplier);
   updates_ = {privacy.clip_norm, noise_, static_cast<std::int64_t>(elements)};
   if (privacy.adaptive) {
-    // Andrew et al. 2021, theorem 1: the count, of halves up or down, and the updates together are as private
-    // as one release with the whole noise.
+    // Andrew et al. 2021, theorem 1: the count, to which each client adds 1/2 or -1/2, and the updates
+    // together are as private as one release with the whole noise.
     const double of_count = privacy.count_noise > 0 ? privacy.count_noise : expected_ / 20;
     require(2 * of_count > noise_,
             "client_privacy.count_noise = {:.4g}{}: it must be above half the noise multiplier of {:.4g}, of "
@@ -83,7 +83,8 @@ void ClientPrivacy::release(std::span<const double> sums, std::span<float> updat
   const double scale = updates_.step() / expected_;
   for (std::size_t i = 0; i < update.size(); ++i) update[i] = static_cast<float>(sums[i] * scale);
   if (!privacy_.adaptive) return;
-  // Andrew et al. 2021, algorithm 1: C = C exp(-eta (b - gamma)), b the share of those within it.
+  // Andrew et al. 2021, algorithm 1: C = C exp(-eta (b - gamma)), where b is the share of updates within the
+  // norm.
   const double within = sums.back() * count_.step() / expected_ + 0.5;
   updates_.bound =
       std::clamp(updates_.bound * std::exp(-privacy_.clip_rate * (within - privacy_.quantile)), 1e-9, 1e9);

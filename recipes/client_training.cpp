@@ -10,12 +10,12 @@
 namespace conclave {
 namespace {
 
-// Of streams: this one orders examples, those below it are for dropout, 1,000 for each step.
+// Numbers of streams: those from here on order examples; those below are for dropout, 1,000 for each step.
 constexpr std::uint32_t kOrder = 1u << 31;
 
 BatcherOptions options_of(const SimulationTable& simulation, const Recipe& recipe, const Task& task,
                           const TokenizedSplit& train) {
-  // As many rows as a step may have, but no more than the recipe allows; the others are computed after them.
+  // As many rows as a step may have, but no more than the recipe allows; larger steps are computed in parts.
   const std::int64_t longest = task.image_tokens() + (train.tokens.empty() ? 0 : recipe.data.max_length);
   const std::int64_t step =
       simulation.local_batch > 0 ? simulation.local_batch * longest : recipe.train.batch_tokens;
@@ -81,7 +81,7 @@ ClientTraining::Result ClientTraining::train(std::span<const std::int64_t> examp
                                              std::int64_t round, double proximal,
                                              std::span<const float> anchor) {
   Result result;
-  // Clients' streams are apart by their seeds, which differ by odd multiples of Weyl's.
+  // Each client has a seed of its own: multiples of Weyl's constant, which is odd, differ modulo 2^64.
   RandomStream stream{seed_ + 0x9E3779B97F4A7C15u * static_cast<std::uint64_t>(client + 1),
                       static_cast<std::uint32_t>(round), 0};
   const auto all = static_cast<std::int64_t>(examples.size());

@@ -1,4 +1,5 @@
-// The program, and what it takes from its surroundings. What it can do: commands/command_line.cpp.
+// The entry of the program, and what it reads from its environment. The commands are in
+// commands/command_line.cpp.
 #include <sys/auxv.h>
 #include <unistd.h>
 
@@ -29,11 +30,12 @@ conclave::commands::Surroundings surroundings() {
           .ranks = std::max(std::atoi(environment("OMPI_COMM_WORLD_SIZE").c_str()), 1)};
 }
 
-// Threads that have done their part of a loop wait for the others by spinning, with GCC's OpenMP for some 10
-// ms: where others want the cores, too, each of thousands of loops takes as long. Two trainings of a small
-// model beside each other take 45 s by that, 3 s by this tenth of a millisecond, and one alone 1 s by either.
-// It is read before main(), so that only a new beginning can set it; where that is not possible, all is as it
-// was. Who answers requests, or measures how fast, has the cores for itself.
+// An OpenMP thread that has finished its part of a loop spins while it waits for the others, with GCC for
+// some 10 ms. If other processes want the cores, too, each of thousands of loops takes that long. Two
+// trainings of a small model side by side take 45 s with that, and 3 s with a spin of a tenth of a
+// millisecond, as set here; one alone takes 1 s with either. The variable is read before main(), so the
+// program must start itself again to set it; if that is not possible, nothing changes. serve and bench are
+// left out, because they have the cores for themselves.
 void spin_briefly(int argc, char** argv) {
   const std::string_view command = argc > 1 ? argv[1] : "";
   if (command == "serve" || command == "bench") return;
@@ -42,7 +44,7 @@ void spin_briefly(int argc, char** argv) {
   const ssize_t length = readlink("/proc/self/exe", path, sizeof path - 1);
   if (length <= 0) return;
   path[length] = '\0';
-  // Where the loader was started with this program as its argument, the file is the loader's.
+  // If the loader was started with this program as its argument, /proc/self/exe is the loader.
   std::error_code none;
   if (!std::filesystem::equivalent(path, reinterpret_cast<const char*>(getauxval(AT_EXECFN)), none)) return;
   setenv("GOMP_SPINCOUNT", "3000", 1);

@@ -14,7 +14,7 @@ std::string cores_of_process() {
     cores.resize(std::max(cores.size(), static_cast<std::size_t>(core) + 1), '0');
     cores[static_cast<std::size_t>(core)] = '1';
   };
-  if (omp_get_num_places() > 0) {  // then OpenMP has bound the first thread to one of them
+  if (omp_get_num_places() > 0) {  // then OpenMP has bound the first thread to one of the places
     for (int place = 0; place < omp_get_num_places(); ++place) {
       std::vector<int> ids(static_cast<std::size_t>(omp_get_place_num_procs(place)));
       omp_get_place_proc_ids(place, ids.data());
@@ -23,7 +23,7 @@ std::string cores_of_process() {
     return cores;
   }
   for (int most = CPU_SETSIZE; most <= 1 << 20;
-       most *= 2) {  // the system wants room for all that it may have
+       most *= 2) {  // the kernel wants room for all cores that it may have
     std::vector<cpu_set_t> set(CPU_ALLOC_SIZE(most) / sizeof(cpu_set_t));
     const std::size_t bytes = set.size() * sizeof(cpu_set_t);
     if (sched_getaffinity(0, bytes, set.data()) != 0) continue;

@@ -21,7 +21,7 @@ namespace conclave {
 namespace {
 
 constexpr Index kEmojiSide = 32;
-constexpr std::size_t kLongestWarning = 1000;  // code points; names in it are the data's
+constexpr std::size_t kLongestWarning = 1000;  // code points; a warning may contain long names from the data
 
 ImageDataset from_texts(TextDataset texts) {
   return {std::move(texts.class_names),
@@ -190,7 +190,7 @@ Corpus load_corpus(const Recipe& recipe, Communicator& world, const std::string&
   std::vector<std::pair<std::string_view, ImageDataset>> tasks;
   const std::vector<std::string_view> names = recipe.tasks.names();
   for (const std::string_view task : names) {
-    // The last task, which mostly is the only one, takes what was read; others take copies.
+    // The last task, mostly the only one, takes the data itself; the others take copies.
     const auto take = [&](ImageSplit& split) {
       return examples_for(task, task == names.back() ? std::move(split) : split, read.class_names);
     };

@@ -37,13 +37,13 @@ ModelSizes model_sizes(const DataRecipe& recipe, std::size_t classes,
 void expect_same_classes(const std::string& checkpoint, const std::vector<std::string>& of_model,
                          const std::vector<std::string>& of_data);
 
-/// What is around that which its images show, and takes the place of what is cut off them in training. Black
-/// of photographs, which have none: nothing of theirs is made up.
+/// The colour around what an image shows; it fills the pixels that random changes in training remove. White
+/// for emoji, else black. Photographs have no such background; black adds no invented content.
 Rgb background_of(const DataRecipe& data);
 
-/// Collective. Reads texts and images only; `captions`: what images show, too, where nothing shows it beside
-/// them. Rank 0 warns where some were left out as bad, and of what may not be meant; throws Error where those
-/// left out are not as many on every rank.
+/// Collective. Reads texts and images, without tokens. `captions`: reads what images show even if the
+/// examples have no texts. Rank 0 warns of examples left out as bad, and of what may be a mistake in the
+/// data. Throws Error if the ranks left out different numbers of examples.
 ImageDataset read_examples(const DataRecipe& data, const ImageRecipe& image, Communicator& world,
                            bool captions);
 /// The examples of a split that `task` uses. To classify: all, unchanged. To caption or generate: those with

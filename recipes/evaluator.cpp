@@ -50,7 +50,7 @@ TaskOutput Evaluator::forward(Tape& tape, const Batch& batch, bool calibrating) 
   return task_(tape, context, model_input(batch));
 }
 
-// Of what the device has computed, in host memory.
+// Copies of what the device has computed, in host memory.
 Evaluator::Results Evaluator::copies_of(Tape& tape, const TaskOutput& output, const Layers& layers) {
   const auto copy = [&](const Tensor& tensor) { return tensor.defined() ? tape.on_host(tensor) : Tensor(); };
   Results results{copy(output.losses), copy(output.correct), copy(output.logits), {}};
@@ -108,10 +108,10 @@ Evaluation Evaluator::run(const BatchVisitor& visit) {
   for (const auto& [name, layer] : layers)
     if (layer->route_cache()) layer->route_cache()->reset_statistics();
 
-  // Of this rank, then of all. The last two are of the routing caches.
+  // First of this rank, then of all ranks. The last two are for the routing caches.
   enum Sum : std::size_t { loss, guesses, right, judged, sequences, tokens, found, looked_up, items };
   std::array<double, items> sums{};
-  std::optional<ClassCounts> guessed;  // where the task is to tell classes
+  std::optional<ClassCounts> guessed;  // if the task predicts classes
   std::vector<double> predictions(glue_task_.empty() ? 0 : static_cast<std::size_t>(split_.size()));
   for (DataPosition position; position.epoch == 0; position = batch_.next) {
     batcher_.fill(position, batch_);
@@ -161,7 +161,7 @@ Evaluation Evaluator::run(const BatchVisitor& visit) {
     result.macro_f1 = guessed->macro_f1();
     result.classes = guessed->by_class();
   }
-  if (!predictions.empty()) {  // each rank has those of its own examples, and 0 for the others
+  if (!predictions.empty()) {  // each rank has those of its own examples, and 0 elsewhere
     world.all_reduce(
         Tensor::borrow(predictions.data(), {static_cast<Index>(predictions.size())}, DType::f64));
     const std::vector<double> labels(split_.labels.begin(), split_.labels.end());

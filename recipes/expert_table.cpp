@@ -13,7 +13,7 @@
 namespace conclave {
 namespace {
 
-constexpr std::size_t kLongestName = 40;  // code points; a table's labels are as long as they like
+constexpr std::size_t kLongestName = 40;  // code points; labels in a table may have any length
 
 double entropy(std::span<const Index> counts, Index total) {
   double bits = 0;
@@ -56,7 +56,7 @@ ExpertInformation ExpertTable::information() const {
   for (std::size_t e = 0; e < experts(); ++e)
     for (std::size_t c = 0; c < classes(); ++c)
       if (count(e, c) > 0) bits.mutual += share(count(e, c)) * std::log2(lift(e, c));
-  bits.mutual = std::max(bits.mutual, 0.0);  // rounding may take it below
+  bits.mutual = std::max(bits.mutual, 0.0);  // rounding may make it negative
   return bits;
 }
 
@@ -90,7 +90,7 @@ std::vector<std::size_t> classes_by_expert(const ExpertTable& table, std::size_t
     if (table.class_totals()[c] > 0) order.push_back(c);
   std::ranges::stable_sort(order, std::greater{}, [&](std::size_t c) { return table.class_totals()[c]; });
   if (order.size() > most) order.resize(most);
-  std::vector<std::size_t> home(table.classes());  // the expert that has most of it
+  std::vector<std::size_t> home(table.classes());  // the expert that has most of the class
   for (const std::size_t c : order)
     for (std::size_t e = 1; e < table.experts(); ++e)
       if (table.count(e, c) > table.count(home[c], c)) home[c] = e;

@@ -12,9 +12,9 @@ void insert(std::vector<Favourite>& best, const Favourite& candidate) {
   if (best.size() > kFavourites) best.pop_back();
 }
 
-// Every rank knows the favourites among its own texts; afterwards, those among all.
+// Before, each rank has the favourites among its own texts; afterwards all ranks have those among all texts.
 void gather_favourites(std::vector<LayerUsage>& layers, Communicator& world) {
-  std::vector<Index> mine;  // (text, routed, tokens) of every place, empty or not
+  std::vector<Index> mine;  // (text, routed, tokens) for every place, also for empty ones
   for (const LayerUsage& layer : layers)
     for (std::vector<Favourite> best : layer.favourites) {
       best.resize(kFavourites);
@@ -62,7 +62,7 @@ std::vector<LayerUsage> measure_expert_usage(SplitEvaluation& evaluation, Commun
   const auto& labels = evaluation.tokens().labels;
   const auto order = permutation(labels.size(), static_cast<std::uint64_t>(evaluation.recipe().run.seed));
 
-  std::vector<Index> routed;  // [experts], of one text
+  std::vector<Index> routed;  // [experts], for one text
   Evaluation result = evaluation.run([&](const Batch& batch, std::span<const Tensor> chosen_experts) {
     for (std::size_t l = 0; l < layers.size(); ++l) {
       const auto experts = chosen_experts[l].span<std::int32_t>();

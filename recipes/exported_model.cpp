@@ -17,7 +17,7 @@ struct Known {
   const char *axes, *meaning;
 };
 
-// The first whose end fits.
+// The first entry whose `end` fits counts.
 constexpr std::array kKnown{
     Known{"token_embedding/weight", "token, width", "a row for each of tokenizer/pieces"},
     Known{"position_embedding/weight", "position, width", "added to the row at that position"},
@@ -61,8 +61,8 @@ struct ScaleAxes {
   std::string names, numbers;  // of the weight's axes
 };
 
-// Its output channels': the last axis where each channel has a window of its own, else the first, or, of
-// experts, the first two.
+// A scale belongs to an output channel. Its axes are the last one if each channel has a window of its own,
+// the first two of experts, else the first.
 ScaleAxes scale_axes_of(const CheckpointReader& checkpoint, const std::string& weight) {
   const int rank = checkpoint.shape(weight).rank(),
             scales = checkpoint.shape(weight + std::string(kScale)).rank();

@@ -20,7 +20,7 @@ bool has_port(std::string_view address) {
          address.find_first_not_of("0123456789", colon + 1) == std::string_view::npos;
 }
 
-// The keys of `from`, the site's table `table`, that were given.
+// Copies those keys of `from`, the site's table `table`, that the site's file gives.
 template <class Table>
 void take_given(const Table& from, std::string_view table, const SiteSettings& site, Table& to) {
   recipe_fields::fields(from, [&](std::string_view key, const auto& given, auto, const auto&) {
@@ -32,7 +32,7 @@ void take_given(const Table& from, std::string_view table, const SiteSettings& s
   });
 }
 
-// What secure aggregation needs of the rest.
+// Checks what secure aggregation needs of the other settings.
 void check_secure_aggregation(const FederationSettings& settings,
                               settings::Checker<FederationSettings>& check) {
   const SecureAggregationTable& secure = settings.secure_aggregation;
@@ -84,7 +84,7 @@ void check_secure_aggregation(const FederationSettings& settings,
                check.shown("secure_aggregation.bits", secure.bits), sites, most);
 }
 
-// What noise in sums needs of the rest.
+// Checks what noise in sums needs of the other settings.
 void check_round_privacy(const FederationSettings& settings, settings::Checker<FederationSettings>& check) {
   const FederationPrivacyTable& privacy = settings.privacy;
   if (!privacy.is_on()) return;
@@ -165,7 +165,7 @@ SiteSettings read_site(const std::string& path, const std::vector<std::string>& 
   auto settings = settings::parse<SiteSettings>(settings::file_text(path, world), path, overrides);
   settings::Checker check(settings, path);
   check.check_limits();
-  // A part of [privacy] alone would leave the rest to the coordinator.
+  // A [privacy] with only some of its keys would leave the others to the coordinator.
   const auto said = [&](std::string_view key) {
     return settings.origin.contains(fmt::format("privacy.{}", key));
   };
@@ -278,7 +278,8 @@ Recipe site_recipe(const SiteSettings& site, const Recipe& model, const std::str
   recipe.checkpoint = {};
   recipe.train.start_from = checkpoint;
   recipe.origin = site.origin;
-  // What data is, in the model's words, but for where it lies; and all that the site says itself.
+  // The model says what kind of data it is; the site says where it is, and each key that the site gives is
+  // the site's.
   DataRecipe& data = recipe.data;
   data.path = site.data.path;
   data.train = site.data.train;
@@ -288,7 +289,7 @@ Recipe site_recipe(const SiteSettings& site, const Recipe& model, const std::str
   const bool within_sites = rounds.is_within_sites();
   if (within_sites) recipe.privacy = {.delta = rounds.delta};  // the budget is the site's own, or none
   take_given(site.privacy, "privacy", site, recipe.privacy);
-  recipe.privacy.ledger.clear();  // a site's own is in its directory
+  recipe.privacy.ledger.clear();  // a site's ledger is in its directory
   require(
       !rounds.is_on() || !site.origin.contains("privacy.epsilon") || site.origin.contains("privacy.delta"),
       "{}: privacy.epsilon = {} without privacy.delta: by the coordinator's delta it might be anything; say "

@@ -9,7 +9,7 @@
 namespace conclave {
 namespace {
 
-// [images, bytes of one] as floats around 0, which keeps the sums below exact to a byte's thousandth part.
+// [images, bytes of one] as floats around 0, so that the sums below are exact to a thousandth of a byte.
 Tensor floats_of(std::span<const std::uint8_t> bytes, Index size) {
   const Tensor floats = Tensor::zeros({static_cast<Index>(bytes.size()) / size, size}, DType::f32);
   std::ranges::transform(bytes, floats.data<float>(),

@@ -51,7 +51,7 @@ void ImageSampler::begin(std::span<const Drawing> drawings, const SamplerOptions
   const Patches& patches = generator_.patches();
   const Index size = patches.image.size();
   const auto count = static_cast<Index>(drawings.size());
-  // Each image twice where it is guided: as its text has it, and behind a hidden text.
+  // With guidance, each image is computed twice: with its text, and with the text hidden.
   const Index copies = options.guidance == 1 ? 1 : 2;
   batch_.clear();
   for (Index copy = 0; copy < copies; ++copy)

@@ -5,7 +5,7 @@
 namespace conclave {
 namespace {
 
-// A weight in integers, where there are such, and its scales.
+// A weight in integers, and its scales.
 struct IntegerEntries {
   TensorEntry integers, scale;
 };
@@ -22,7 +22,7 @@ IntegerEntries integers_of(const Quantizer& quantizer) {
       entry(name + "_scale", DType::f32, quantizer.scale_shape(weight.shape), quantizer.scale_shape(global))};
 }
 
-// What a quantizer has beside its layer's weight.
+// What a quantizer has besides its layer's weight.
 bool is_learned_by_quantizers(const std::string& tensor) {
   return std::ranges::any_of(
       std::initializer_list<std::string_view>{"/weight_factor", "/input_factor", "/input/range",

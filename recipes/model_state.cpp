@@ -14,7 +14,7 @@ TensorEntry whole(const std::string& path, const Tensor& values) {
   return {path, values, values.shape(), 0, false};
 }
 
-// What a model has beside its parameters.
+// What a model has besides its parameters.
 void add_state(const ParameterSet& parameters, Model& model, bool training,
                std::vector<TensorEntry>& entries) {
   for (const Buffer* buffer : parameters.buffers())

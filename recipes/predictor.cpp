@@ -53,7 +53,7 @@ void Predictor::add(const Example& example, Batch& batch) const {
 Predictor::Scores Predictor::scores(const Batch& batch) {
   activations_.reset();
   Tape tape(activations_, false);
-  if (!planning_) tape.stop_planning();  // nobody knows how long the texts will be that are still to come
+  if (!planning_) tape.stop_planning();  // the lengths of later texts are not known
   ForwardContext context{.training = false,
                          .stream = {},
                          .first_token = batch.first_token,
@@ -73,8 +73,8 @@ std::size_t Predictor::plan(Index sequences, Index rows) {
   const bool texts = model_.recipe().data.has_texts();
   const std::vector<std::int32_t> tokens(static_cast<std::size_t>(longest));
   const std::vector<std::uint8_t> pixels(static_cast<std::size_t>(image > 0 ? sizes.image.size() : 0));
-  // Of so many sequences, the last of which have images, and exactly so many rows of texts: divided evenly,
-  // or to texts as long as there may be.
+  // A pass of `count` sequences, of which the last `images` have images, with `left` rows of texts in all:
+  // divided evenly, or to texts that are as long as possible.
   const auto pass = [&](Index count, Index images, Index left, bool even) {
     Batch batch;
     for (Index after = count - 1; after >= 0; --after) {
@@ -88,8 +88,8 @@ std::size_t Predictor::plan(Index sequences, Index rows) {
     batch.global_images = batch.local_images();
     scores(batch);
   };
-  // All the rows that there may be, of so many images and, where there are any, of texts: in as few sequences
-  // as hold them, and in as many as there may be.
+  // Passes with all the rows that there may be, for this many images and, if the model reads texts, the
+  // remaining rows as texts: once in as few sequences as hold them, and once in as many as there may be.
   const auto passes = [&](Index images) {
     const Index left = texts ? std::max<Index>(rows - images * image, 0) : 0;
     for (const bool even : texts ? std::vector{false, true} : std::vector{true}) {

@@ -12,19 +12,19 @@
 namespace conclave {
 namespace {
 
-// With less noise than this, one step spends an epsilon of hundreds, and what accountants say of it is not
-// looked at.
+// With less noise than this, one step spends an epsilon of hundreds, and the accountants' results are not
+// meaningful.
 constexpr double kLeastNoise = 0.05;
 
 std::size_t place(Index index) { return static_cast<std::size_t>(index); }
 
-// Of units in a step: at most all of them.
+// The expected number of units in a step, at most all of them.
 double expected(const PrivacyRecipe& recipe, std::int64_t units) {
   return recipe.rate > 0 ? recipe.rate * static_cast<double>(units)
                          : static_cast<double>(std::min(recipe.batch, units));
 }
 
-// The examples of each client that has some; of nobody, where the unit is an example.
+// The examples of each client that has some; empty if the unit is an example.
 std::vector<std::vector<std::int64_t>> examples_by_client(const PrivacyRecipe& recipe,
                                                           const TokenizedSplit& train) {
   std::vector<std::vector<std::int64_t>> examples;
@@ -76,7 +76,7 @@ PrivateTraining::PrivateTraining(const PrivacyRecipe& recipe, const TokenizedSpl
       "{:.1e}",
       recipe.delta, units_, recipe.of_clients() ? "clients" : "training examples",
       1 / static_cast<double>(units_));
-  // So many that no step of a training's life allocates: six standard deviations more than expected.
+  // Six standard deviations more than expected, so that no step of a training's life allocates.
   const auto most = static_cast<std::size_t>(expected_ + 6 * std::sqrt(expected_) + 16);
   drawn_.reserve(most);
   factors_.reserve(most);
@@ -164,7 +164,7 @@ void PrivateTraining::release(const ParameterSet& parameters) {
       released_);
   ++released_;
   const SumNoise noise = noise_of(parameters);
-  // Of each parameter, the ranks that have it draw for a part each, and give it to the others.
+  // The ranks that have a parameter draw the noise for a part of it each, and send that part to the others.
   for (const Parameter* parameter : parameters.parameters()) {
     Communicator& owners = parameter->sharded ? grid_.data_group() : grid_.world();
     const Index elements = parameter->value.numel(), ranks = owners.size();

@@ -29,7 +29,7 @@ void append_steps(fmt::memory_buffer& out, const StepReport& report) {
   if (report.total_steps > 0) append(out, "/{}", report.total_steps);
 }
 
-/// "3m12s" for the steps left; false where nothing can be said.
+/// "3m12s" for the steps left; false if the time left is unknown.
 bool append_time_left(fmt::memory_buffer& out, const StepReport& report) {
   const double seconds =
       std::round(static_cast<double>(report.total_steps - report.step) * report.seconds_per_step);
@@ -50,7 +50,7 @@ bool append_time_left(fmt::memory_buffer& out, const StepReport& report) {
 /// The figures beside a bar, in the order they are shown; each may be left out.
 class Figures {
  public:
-  /// Figures of a higher rank leave first where the line is too short.
+  /// Figures with a higher rank are left out first if the line is too short.
   template <class... Args>
   void add(int rank, fmt::format_string<Args...> format, Args&&... args) {
     Figure& figure = figures_[count_++];
@@ -60,7 +60,8 @@ class Figures {
     figure.size = std::min(written.size, sizeof figure.text);
   }
 
-  /// Leaves out the least important until what is left, two blanks before each, takes at most `columns`.
+  /// Leaves out the least important figures until the others, with two blanks before each, fit into
+  /// `columns`.
   void fit(std::size_t columns) {
     while (width() > columns) {
       const auto last = std::ranges::max_element(figures_, {}, &Figure::rank);
@@ -162,7 +163,8 @@ void format_bar(fmt::memory_buffer& out, const StepReport& report, int columns, 
     figures.add(3, "eta {}", std::string_view(out.data() + start, out.size() - start));
     out.resize(start);
   }
-  // A bar is at least 10 cells, its brackets and a blank; on a narrow terminal the figures come first.
+  // A bar needs at least 10 cells, its brackets and a blank; on a narrow terminal the figures take
+  // precedence.
   const std::size_t least_bar = report.total_steps > 0 && room >= steps + 50 ? 13 : 0;
   figures.fit(room - steps - least_bar);
 

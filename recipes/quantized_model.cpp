@@ -48,7 +48,7 @@ void quantize_layers(Module& module, const QuantizationRecipe& recipe, Quantizat
 RangeLearning::RangeLearning(Quantization& quantization, Communicator& world)
     : quantization_(quantization), world_(world) {
   for (RangeObserver* observer : quantization.observers) {
-    observer->forget();  // what memory was planned with
+    observer->forget();  // the batches that memory was planned with
     least_.resize(least_.size() + observer->least().size());
     sums_.resize(sums_.size() + observer->sums().size());
   }
@@ -56,7 +56,7 @@ RangeLearning::RangeLearning(Quantization& quantization, Communicator& world)
 
 void RangeLearning::learn() {
   if (quantization_.observers.empty()) return;
-  // Of every observer, one behind another: out to be combined, and back.
+  // Copies a part of every observer into `all`, combines it over the ranks, and copies it back.
   const auto exchange = [&](std::vector<double>& all, auto part, Reduction reduction) {
     auto at = all.begin();
     for (RangeObserver* observer : quantization_.observers) at = std::ranges::copy(part(*observer), at).out;

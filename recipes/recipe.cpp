@@ -1,4 +1,4 @@
-// Recipes as documents of settings_reader.h.
+// Recipes, read as documents of settings_reader.h.
 #include "recipes/recipe.h"
 
 #include <cerrno>
@@ -14,7 +14,8 @@ namespace {
 
 using namespace recipe_text;
 
-/// What to say where `path` is no readable file: the recipes beside it, else those in recipes/.
+/// The end of a message about a `path` that is not a readable file: the recipes beside it, else those in
+/// recipes/.
 std::string recipes_near(const std::filesystem::path& path) {
   for (std::filesystem::path folder : {path, path.parent_path(), std::filesystem::path("recipes")}) {
     if (folder.empty()) folder = ".";

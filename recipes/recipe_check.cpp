@@ -60,7 +60,7 @@ void check_data(const DataRecipe& data, Checker& check) {
                "data.train, data.validation and data.test are for source = \"table\", but {}", source);
 }
 
-// What the field's standard formats, of which nobody has a copy by default, need.
+// What the field's standard formats need, for which there is no default folder.
 void check_own_copy(const Recipe& recipe, Checker& check) {
   const DataRecipe& data = recipe.data;
   const std::string source = check.shown("data.source", data.source);
@@ -116,7 +116,7 @@ void check_modalities(const Recipe& recipe, Checker& check) {
     check.unless(has_texts || value == 0, {key, "data.source"}, "{} is for texts, of which {} has none",
                  check.shown(key, value), source);
   };
-  for_texts("model.embedding", recipe.model.embedding, recipe.has_texts());  // tables are of all tasks
+  for_texts("model.embedding", recipe.model.embedding, recipe.has_texts());  // all tasks share the tables
   for_texts("model.token_dropout", recipe.model.token_dropout, data.has_texts());
   check.unless(data.may_have_both() || recipe.model.text_dropout == 0, {"model.text_dropout", "data.source"},
                "{} is for images with texts, but {} has one of them alone",
@@ -150,7 +150,8 @@ void check_modality_experts(const Recipe& recipe, Checker& check) {
                check.shown("moe.gate", moe.gate));
 }
 
-// What lets one example change what others add to the gradient, or is learned from examples without noise.
+// Refuses what lets one example change the gradient of others, and what is learned from examples without
+// noise.
 void check_privacy(const Recipe& recipe, Checker& check) {
   const auto& [privacy, model, moe, train] = std::tie(recipe.privacy, recipe.model, recipe.moe, recipe.train);
   if (!privacy.is_on()) return;

@@ -1,5 +1,5 @@
-// Writes a recipe, or settings, with every key, defaults too, so that a run's folder tells exactly what was
-// run.
+// Writes a recipe, or other settings, with every key, defaults included, so that a run's folder records
+// exactly what was run.
 #include <cmath>
 
 #include "recipes/federation.h"

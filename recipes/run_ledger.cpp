@@ -41,7 +41,7 @@ std::string RunLedger::record(std::int64_t step) {
   if (privacy_.released() == recorded_) return "";
   const std::string problem = from_first(world_, [&] {
     try {
-      std::array<std::uint64_t, 2> name;  // no two checkpoints have the same noise
+      std::array<std::uint64_t, 2> name;  // random, because no two checkpoints have the same noise
       random_.fill(std::as_writable_bytes(std::span(name)));
       ledger_->record({.run = run_,
                        .round = step,

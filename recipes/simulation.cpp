@@ -21,7 +21,7 @@ namespace {
 
 std::size_t at(std::int64_t index) { return static_cast<std::size_t>(index); }
 
-// What of a recipe changes by what batches are like rather than by gradients cannot be had from clients.
+// Refuses recipes that depend on statistics of batches, because clients send updates of parameters only.
 const Recipe& for_clients(const Recipe& recipe, bool privately) {
   const auto names = recipe.tasks.names();
   require(names.size() == 1 && names.front() == "classify",
@@ -101,7 +101,7 @@ Simulation::Simulation(const SimulationSettings& settings, const StrategyOptions
   }
 }
 
-// Examples in order of their clients.
+// Sorts the examples by client.
 void Simulation::divide() {
   const SimulationTable& simulation = settings_.simulation;
   std::vector<TextExample> labels(at(splits().train.size()));
@@ -135,7 +135,7 @@ std::int64_t Simulation::clients_with_examples() const {
   return count;
 }
 
-// The same on all ranks.
+// Draws a round's clients, the same on all ranks.
 void Simulation::draw() {
   const SimulationTable& simulation = settings_.simulation;
   if (privacy_) {
@@ -175,7 +175,7 @@ void Simulation::add_client(std::int64_t client) {
     restore();
     trained = training_.train(examples, client, done_, strategy_->site_rules().proximal, global_);
     std::size_t offset = 0;
-    for (const Parameter* parameter : parameters_.parameters()) {  // the update takes the gradients' place
+    for (const Parameter* parameter : parameters_.parameters()) {  // the update overwrites the gradients
       const auto values = parameter->value.span<float>(), change = parameter->slot.gradient.span<float>();
       for (std::size_t i = 0; i < values.size(); ++i) change[i] = values[i] - global_[offset + i];
       squares += kernels::sum_of_squares(parameter->slot.gradient);
@@ -216,7 +216,7 @@ SimulatedRound Simulation::round(const std::atomic<bool>* stop) {
     add_client(cohort_[i]);
   extra[interrupted] = stop && *stop ? 1 : 0;
   const std::span<double> released = std::span(sums_).first(global_.size() + 1);
-  if (privacy_) {  // each rank draws for a part
+  if (privacy_) {  // each rank draws the noise of a part
     const std::size_t ranks = at(world.size()), rank = at(world.rank());
     privacy_->add_noise(released, released.size() * rank / ranks, released.size() * (rank + 1) / ranks);
   }

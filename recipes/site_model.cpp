@@ -11,10 +11,10 @@
 namespace conclave {
 namespace {
 
-// All of a tensor, on rank 0 in host memory.
+// The whole tensor, in host memory; complete on rank 0.
 void gather(const TensorEntry& entry, const ProcessGrid& grid, const Tensor& whole) {
   if (!entry.sharded) return whole.copy_from(entry.values);
-  // The rows of others are 0 here, and ours there.
+  // Each rank's copy is 0 in the rows of other ranks, so the sum is the whole tensor.
   whole.zero();
   if (grid.data_group().rank() == 0)
     whole.rows(entry.first_row, entry.first_row + entry.values.size(0)).copy_from(entry.values);
@@ -28,7 +28,7 @@ void write(const std::string& path, std::span<const float> values) {
   file.commit();
 }
 
-// The numbers of a model that a site keeps.
+// A file of the numbers that a site keeps, laid out as the model is.
 class KeptNumbers {
  public:
   KeptNumbers(const std::filesystem::path& path, std::size_t elements) : file_(path.string(), O_RDONLY) {
@@ -47,7 +47,7 @@ void expect_finite(const std::string& name, std::span<const float> values) {
           "{}: training made it infinite, or no number; try a lower train.learning_rate", name);
 }
 
-// values -= the base's.
+// values -= the tensor `name` of `base`.
 void subtract(const CheckpointReader& base, const std::string& name, std::span<float> values) {
   const Tensor before = base.read(name);
   const auto from = before.span<float>();
@@ -81,7 +81,8 @@ SiteModel::SiteModel(const CheckpointReader& base, std::span<const SharingRule> 
 void SiteModel::check_experts(std::span<const TensorEntry> entries) const {
   for (const auto& part : layout_.parts) {
     const TensorEntry& entry = entry_of(entries, part.name, part.shape);
-    const bool lone = entry.sharded && part.shape[0] == 1;  // of one expert a file looks like any other's
+    const bool lone = entry.sharded && part.shape[0] == 1;  // in a file, a tensor of one expert looks like
+                                                            // any other
     require(entry.sharded == part.sharded || lone,
             "{}: in the coordinator's model it has {}row for each expert, and in that which its recipe makes "
             "{}: what this site keeps to itself of single experts could not be told from the rest",
@@ -98,8 +99,8 @@ std::filesystem::path SiteModel::private_file(std::int64_t round) const {
   return directory_ / fmt::format("private-{:08}.f32", round);
 }
 
-// The last round up to `round` after which it was kept, 0 if none: rounds without this site left it as it
-// was.
+// The last round up to `round` for which private numbers were kept, 0 if there is none. Rounds without this
+// site left them as they were.
 std::int64_t SiteModel::kept_private(std::int64_t round) const {
   std::int64_t kept = 0;
   for (const auto& entry : std::filesystem::directory_iterator(directory_)) {
@@ -118,7 +119,7 @@ std::filesystem::path SiteModel::control_file(std::int64_t round) const {
 void SiteModel::restore_private(std::span<const TensorEntry> entries, std::int64_t round) const {
   if (!has_private_part()) return;
   const std::int64_t kept = kept_private(round);
-  if (kept == 0) return;  // it begins as the global model does
+  if (kept == 0) return;  // the private part begins as in the global model
   const KeptNumbers numbers(private_file(kept), policy_.model_elements());
   for (const auto& [name, shape, sharded, offset] : layout_.parts) {
     const auto entry = std::ranges::find(entries, name, &TensorEntry::name);
@@ -128,7 +129,7 @@ void SiteModel::restore_private(std::span<const TensorEntry> entries, std::int64
     const auto mine = values.span<float>();
     const std::size_t begin = offset + first_element(*entry);
     const std::size_t end = begin + mine.size();
-    // What lies between the ranges that are shared.
+    // Reads the gaps between the ranges that are shared.
     std::size_t at = begin;
     bool changed = false;
     const auto take = [&](std::size_t until) {
@@ -208,11 +209,11 @@ FileDigest SiteModel::save(std::span<const TensorEntry> entries, const Checkpoin
 
 void SiteModel::save_private(std::span<const float> model, std::int64_t round) const {
   write(private_file(round).string(), model);
-  // The one before, of whichever round that was, is what a repetition of this round would begin with.
+  // A repetition of this round begins with the file before this one, of whichever round it is.
   remove_others("private-", private_file(round), private_file(kept_private(round - 1)));
 }
 
-// That are named so.
+// Removes the files whose names begin with `prefix`, but for two.
 void SiteModel::remove_others(std::string_view prefix, const std::filesystem::path& kept,
                               const std::filesystem::path& also_kept) const {
   for (const auto& entry : std::filesystem::directory_iterator(directory_))
@@ -221,7 +222,7 @@ void SiteModel::remove_others(std::string_view prefix, const std::filesystem::pa
       std::filesystem::remove(entry.path());
 }
 
-// As long as the model, zeros where that is private.
+// The file is as long as the model, with zeros where the model is private.
 void SiteModel::save_control(std::span<const float> change, std::int64_t round, std::int64_t counted) const {
   const Tensor control = Tensor::zeros({static_cast<Index>(policy_.model_elements())});
   const auto own = control.span<float>();
@@ -230,8 +231,8 @@ void SiteModel::save_control(std::span<const float> change, std::int64_t round, 
   for (const auto& range : policy_.ranges())
     for (std::size_t i = range.model; i < range.model + range.size; ++i) own[i] += change[i];
   write(control_file(round).string(), own);
-  // A repetition of this round begins with what the last update that counted left; others were of updates
-  // that came too late.
+  // A repetition of this round begins with the file of the last update that counted. Other files are of
+  // updates that came too late.
   remove_others("control-", control_file(round), control_file(counted));
 }
 

@@ -5,7 +5,7 @@
 
 namespace conclave {
 
-// Makes in each of `lists` a vector for each segment of the parameters, as long as that, of zeros.
+// Puts zeros into each of `lists`: one vector for each segment of the parameters, as long as the segment.
 std::unique_ptr<Arena> SiteTerms::copies(const std::string& name,
                                          std::initializer_list<std::vector<Tensor>*> lists) const {
   auto memory = std::make_unique<Arena>(name, 0, parameters_.device());

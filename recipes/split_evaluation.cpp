@@ -19,7 +19,7 @@ Task* task_of(Model& model, const std::string& name) {
   fail("--task {}: the model was trained to {}", name, names);
 }
 
-// Labels by their classes' numbers in the model, which may know more of them than the data have.
+// Numbers labels as the model does, which may have more classes than the data.
 void number_as(const std::vector<std::string>& of_model, const std::string& checkpoint, ImageDataset& data,
                ImageSplit& split) {
   if (data.class_names == of_model) return;

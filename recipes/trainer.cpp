@@ -27,23 +27,26 @@ BatcherOptions train_batches(const Recipe& recipe, const ProcessGrid& grid, cons
   return options;
 }
 
-// On how many batches the selection for inference is calibrated before the last evaluation.
+// Batches on which the selection for inference is calibrated before the last evaluation.
 constexpr Index kCalibrationBatches = 64;
 
 void warn_unsaved(std::int64_t step, const std::string& why) {
   fmt::print(stderr, "conclave: warning: step {} was not saved: {}\n", step, why);
 }
 
-// A file's path: of "auto" the newest good checkpoint's, or "" where there is none; the same on every rank.
+// The path to resume from. For "auto" it is that of the newest good checkpoint, or "" if there is none. The
+// same on every rank.
 std::string resolve_resume(const std::string& resume, const std::string& directory, Communicator& world) {
   if (resume.empty()) return "";
   if (resume != "auto") return find_checkpoint(resume, world);
-  // Read twice, so that damage does not end a job each time that it is started again.
+  // Verified, which reads the file once more, so that a damaged checkpoint does not end the job at every
+  // restart.
   return from_first(world, [&] { return newest_told(directory, true).value_or(""); });
 }
 
-// Two runs in one folder would set aside and drop each other's checkpoints. Who was killed may take a moment
-// to be gone. Before mistakes are found, of a folder that is there: none is left behind. Collective.
+// Two runs in one folder would set aside and remove each other's checkpoints, so a run locks its folder. A
+// killed run may take a moment to end, for which the lock waits. Unless `is_to_be`, only a folder that exists
+// is locked, so that a run that fails on a mistake leaves no folder behind. Collective.
 void lock(const std::string& directory, bool is_to_be, Communicator& world,
           std::unique_ptr<DirectoryLock>& held) {
   from_first(world, [&] {
@@ -58,10 +61,10 @@ void lock(const std::string& directory, bool is_to_be, Communicator& world,
 struct Trainer::TrainedTask {
   Task* task;
   const TaskSplits* splits;
-  double share;  // of the micro-batches
+  double share;  // in the micro-batches
   std::int64_t batches_per_epoch;
   std::unique_ptr<Prefetcher> batches;
-  std::unique_ptr<DynamicBatcher> drawn = {};  // in place of those, where examples are drawn one by one
+  std::unique_ptr<DynamicBatcher> drawn = {};  // in place of `batches`, if examples are drawn one by one
   std::unique_ptr<Evaluator> validation = {}, test = {};
 };
 
@@ -159,7 +162,7 @@ void Trainer::start_privacy() {
   const PrivacyRecipe& recipe = recipe_.privacy;
   const std::int64_t wanted = total_steps_;
   privacy_ = std::make_unique<PrivateTraining>(recipe, tasks_.front().splits->train, wanted, grid_, random_);
-  privacy_->noise_of(parameters_);  // an Error now, not after a step
+  privacy_->noise_of(parameters_);  // throws now rather than after a step
   total_steps_ = privacy_->steps();
   log_.say(fmt::format(
       "privacy: of {} steps with {} of {} {} on average (each with probability {:.5f}), noise of "
@@ -195,8 +198,8 @@ void Trainer::plan_memory() {
     for (Evaluator* evaluator : {one.validation.get(), one.test.get()})
       passes.emplace_back([evaluator] { evaluator->plan(); });
   }
-  // Dispatchers take in as many rows at a time as the largest batch wants, whosever that is: what was planned
-  // before that came wants more memory than it showed.
+  // A dispatcher's buffer grows to the largest batch of any pass. A pass that was planned before it grew
+  // needs more memory than it showed, so passes are repeated until no buffer grows.
   const auto dispatched = [&] {
     Index rows = 0;
     for (const auto& [name, layer] : layers_) rows += layer->dispatcher().capacity();
@@ -241,8 +244,8 @@ void Trainer::plan_memory() {
   sums_.lay_out(layers_, names, recipe_.moe.experts);
 }
 
-// What is left as it was initialized: parts that the other model lacks, or that are of other sizes there,
-// such as a head for other classes.
+// Loads the tensors that fit. What the other model lacks or has in another size, such as a head for other
+// classes, keeps its initial values.
 void Trainer::start_from() {
   if (start_.empty()) return;
   const CheckpointReader reader(start_, grid_.world());
@@ -252,7 +255,7 @@ void Trainer::start_from() {
     return reader.has(entry.name) && reader.shape(entry.name) == entry.global_shape;
   };
   expect_no_integers(reader, entries);
-  // Bigrams are numbers to the weights' rows, and go with them.
+  // Bigrams number the rows of the weight, so they are loaded only together with it.
   const auto weight = std::ranges::find(entries, "model/wide/weight", &TensorEntry::name);
   const bool other_bigrams = weight != entries.end() && !has(*weight);
   std::erase_if(entries, [&](const TensorEntry& entry) {
@@ -272,7 +275,7 @@ void Trainer::resume() {
   const auto metadata = nlohmann::json::parse(reader.state().metadata);
   expect_same_classes(environment_.resume, metadata.at("class_names"), corpus_.class_names);
   expect_no_integers(reader, entries_);
-  // Without what was trained beside the average there is nothing to go on from.
+  // A checkpoint with an average must have the weights that were trained, too, and the reverse.
   require(reader.has(tensor_path("optimizer/trained", model_.named_parameters().front().first)) ==
               optimizer_.has_average(),
           "{}: {}; resume with train.ema as it was, or begin a run with its weights by train.start_from",
@@ -320,7 +323,7 @@ void Trainer::resume() {
     const auto changed = changed_keys(parse_recipe(reader.state().recipe, name), recipe_);
     if (!changed.empty())
       log_.say(fmt::format("the recipe is not that checkpoint's: {}", fmt::join(changed, ", ")));
-  } catch (const RecipeError& error) {  // an earlier version's, say
+  } catch (const RecipeError& error) {  // for example an earlier version's
     log_.say(fmt::format("warning: what of the recipe is another, cannot be told: {}", error.what()));
   }
   require(step_ <= total_steps_, "{}: it is at step {}, and by {} there are to be {}; set that to more",
@@ -332,7 +335,7 @@ void Trainer::resume() {
   if (step_ == total_steps_) log_.say("no steps are left; what follows is measured of the model as it is");
 }
 
-// Sets aside what of an earlier run is in the folder, and this one does not go on from.
+// Sets aside the checkpoints of an earlier run in the folder that this run does not continue.
 void Trainer::take_folder() {
   if (grid_.world().rank() != 0) return;
   const std::string& directory = recipe_.run.directory;
@@ -349,7 +352,7 @@ void Trainer::take_folder() {
   log_.write_metrics(directory, environment_.host, step_ == 0 ? 0 : step_ + 1);
 }
 
-// Memory was planned with rounding.
+// Switches rounding on from quantization.start_step on. Memory was planned with rounding.
 void Trainer::choose_rounding() {
   if (Quantization* quantization = model_.quantization())
     quantization->rounds = step_ >= recipe_.quantization.start_step;
@@ -360,7 +363,7 @@ double Trainer::domain_strength() const {
   return steps > 0 ? std::max(0.0, 1.0 - static_cast<double>(step_) / steps) : 0.0;
 }
 
-// Drawn anew for every micro-batch, alike on all ranks.
+// Drawn for every micro-batch, and the same on all ranks.
 std::size_t Trainer::task_of(std::int64_t micro_batch) const {
   if (tasks_.size() == 1) return 0;
   const RandomStream stream = stream_of(micro_batch);
@@ -370,8 +373,7 @@ std::size_t Trainer::task_of(std::int64_t micro_batch) const {
   return tasks_.size() - 1;
 }
 
-// Streams are numbered within a step; each micro-batch gets its own thousand, of which the first is
-// task_of's.
+// Streams are numbered within a step. Each micro-batch has a thousand numbers; task_of() uses the first.
 RandomStream Trainer::stream_of(std::int64_t micro_batch) const {
   return {.seed = privacy_ ? step_seed_ : static_cast<std::uint64_t>(recipe_.run.seed),
           .step = static_cast<std::uint32_t>(step_ + 1),
@@ -388,7 +390,7 @@ void Trainer::forward_backward(std::size_t number, const Batch& batch, std::int6
                          .first_token = batch.first_token,
                          .first_sequence = batch.first_sequence,
                          .global_tokens = batch.global_tokens,
-                         // Examples' losses do not depend on how many there are.
+                         // With privacy, an example's loss must not depend on the number of examples.
                          .global_sequences = privacy_ ? 1 : batch.global_sequences,
                          .loss_scale = 1.0 / accumulate,
                          .in_domain = input.in_domain,
@@ -412,8 +414,8 @@ void Trainer::forward_backward(std::size_t number, const Batch& batch, std::int6
   for (const auto& [name, layer] : layers_)
     if (layer->balancer().wants_gradients())
       layer->attribute_losses(tape, output.sequence_losses, input.offsets);
-  // Who comes next takes the arena anew, from whose host memory backward's copies may still be to come: the
-  // device is waited for, as it is for guesses that are judged.
+  // The next micro-batch resets this arena while asynchronous copies from its host memory may still be
+  // pending, so wait for the device. on_host() waits, too.
   const Tensor correct = output.correct.defined() ? tape.on_host(output.correct) : Tensor();
   if (!correct.defined()) synchronize(grid_.device());
   if (sums_.message.empty()) return;  // planning
@@ -427,14 +429,15 @@ void Trainer::forward_backward(std::size_t number, const Batch& batch, std::int6
   sums_.message[StepSums::tokens] += static_cast<double>(batch.local_tokens());
 }
 
-// What dropout does to an example goes by its place in the batch, which depends on who else is there. Whoever
-// knew the masks could tell; so with privacy they come of a seed that is drawn for the step, and forgotten.
+// Dropout depends on an example's place in the batch, and so on which other examples were drawn. Whoever knew
+// the masks could infer which. With privacy, they therefore come from a seed that is drawn for the step and
+// never stored.
 void Trainer::draw_step_seed() {
   if (grid_.world().rank() == 0) random_.fill(std::as_writable_bytes(std::span(&step_seed_, 1)));
   grid_.world().broadcast(Tensor::borrow(&step_seed_, {1}, DType::i64), 0);
 }
 
-// Over all ranks, of the examples that are drawn for a step, into the gradients.
+// Sums the clipped gradients of a step's examples, over all ranks.
 void Trainer::sum_clipped() {
   draw_step_seed();
   std::int64_t micro = 0;
@@ -524,7 +527,7 @@ void Trainer::step() {
 
 void Trainer::check_finite(double loss, double norm_squared) {
   if (std::isfinite(loss) && std::isfinite(norm_squared)) return;
-  if (std::isfinite(loss)) {  // the parameter nearest to the loss is where backward first went wrong
+  if (std::isfinite(loss)) {  // backward went wrong first at the parameter nearest to the loss
     const auto parameters = model_.named_parameters();
     const auto bad = std::find_if(parameters.rbegin(), parameters.rend(), [](const auto& named) {
       return !std::isfinite(kernels::sum_of_squares(named.second->slot.gradient));
@@ -552,7 +555,7 @@ void Trainer::report(bool force) {
   so_far.total_steps = total_steps_;
   so_far.epoch = static_cast<double>(step_) / static_cast<double>(steps_per_epoch_);
   const StepReport report = sums_.report(so_far);
-  if (grid_.world().rank() == 0) {  // what was spent takes the accountant its time
+  if (grid_.world().rank() == 0) {  // on rank 0 alone, because the accountant takes time
     const auto spent = privacy_ ? std::optional(privacy_->epsilon(privacy_->released())) : std::nullopt;
     log_.steps(report, sums_.as_metrics(report, spent));
   }
@@ -607,7 +610,7 @@ void Trainer::save() {
   ++sums_.saves;
 }
 
-// Returns why the last save() came to nothing, "" where it did not.
+// Returns why the last save() failed, or "".
 std::string Trainer::wait_for_save() {
   if (!unrecorded_.empty()) return unrecorded_;
   const SaveOutcome& outcome = *writer_.wait();
@@ -617,7 +620,7 @@ std::string Trainer::wait_for_save() {
 std::vector<std::pair<std::string, Evaluation>> Trainer::evaluate(
     std::unique_ptr<Evaluator> TrainedTask::*evaluator, const char* split, Index calibration_batches) {
   std::vector<std::pair<std::string, Evaluation>> results;
-  choose_rounding();  // for a model of so many steps, as one that is loaded has it
+  choose_rounding();  // by this step, as for a model that is loaded
   if (optimizer_.has_average()) optimizer_.swap_average();
   if (calibration_) calibration_->calibrate(calibration_batches);
   for (const TrainedTask& one : tasks_) {
@@ -656,7 +659,7 @@ TrainResult Trainer::run() {
   result.train_seconds = now() - start - evaluating;
   result.saves = sums_.saves;
   result.save_seconds = sums_.all_save_seconds;
-  if (saved && !wait_for_save().empty()) {  // what was in the way may be gone
+  if (saved && !wait_for_save().empty()) {  // the cause may be gone by now
     log_.say(fmt::format("step {} is saved once more, as no later save makes up for it", step_));
     save();
     result.unsaved = wait_for_save();
@@ -675,9 +678,9 @@ void Trainer::begin_round(const std::string& checkpoint, std::int64_t first_step
   CheckpointReader(checkpoint, grid_.world()).load(model_entries());
   optimizer_.restart();
   optimizer_start_ = first_step;
-  // A round that was broken off, and is done again, may be told in two updates: a site's ledger counts both.
+  // A round that is interrupted and repeated may release two updates. The site's ledger counts both.
   if (privacy_) privacy_->go_on_from(first_step);
-  std::vector<std::int64_t> used(tasks_.size());  // micro-batches of each task until then
+  std::vector<std::int64_t> used(tasks_.size());  // micro-batches of each task in these steps
   for (step_ = 0; step_ < seen; ++step_)
     for (std::int64_t micro = 0; micro < recipe_.train.accumulate; ++micro) ++used[task_of(micro)];
   for (std::size_t t = 0; t < tasks_.size(); ++t)

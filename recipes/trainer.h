@@ -90,7 +90,7 @@ class Trainer {
   /// This rank's part of the model, as checkpoints store it.
   std::vector<TensorEntry> model_entries();
   const std::vector<std::string>& class_names() const { return corpus_.class_names; }
-  /// Of all ranks.
+  /// The size of the first task's training split.
   std::int64_t training_examples() const;
   /// The units of privacy: examples, or clients; 0 without privacy.
   std::int64_t private_units() const;

@@ -1,4 +1,4 @@
-// How precisely a recipe's model multiplies matrices.
+// Sets how precisely a recipe's model multiplies matrices.
 #pragma once
 
 #include <string>
@@ -8,8 +8,8 @@
 
 namespace conclave {
 
-/// Sets run.precision, for all threads of this process, and returns what that means on `device`, where it is
-/// not f32: ", products in bf16"; on processors, that they take no notice.
+/// Sets run.precision for all threads of this process. Returns what that means on `device`, for a message: ""
+/// for f32, ", products in bf16", or, on the CPU, that the key has no effect there.
 std::string use_precision(const RunRecipe& run, Device device);
 
 }  // namespace conclave

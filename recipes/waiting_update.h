@@ -1,5 +1,6 @@
-// A site's update that waits to be delivered, with all that goes with it. Whoever is killed before that sends
-// the same once more, and need neither train nor, where it has noise, tell another.
+// A site's update that waits to be delivered, with all that goes with it. A site that is killed before the
+// delivery sends the same update again. So it need not train again, and releases no second update with other
+// noise.
 #pragma once
 
 #include <filesystem>
@@ -14,23 +15,24 @@ namespace conclave {
 
 struct WaitingUpdate {
   std::int64_t round = 0;
-  FileDigest base;  ///< the model that was trained
+  FileDigest base;  ///< digest of the model that was trained
   std::filesystem::path file;
-  FileDigest digest;  ///< of that
+  FileDigest digest;  ///< of `file`
   double examples = 0;
   std::vector<double> tokens;
   std::map<std::string, double> metrics;
   std::int64_t turn = 0;   ///< the update's number
-  std::string terms = {};  ///< by which it was made: under others it is not to be delivered
-  std::string spend = {};  ///< its name in the privacy ledger; "": it spends nothing, or anew when it is sent
+  std::string terms = {};  ///< under which it was made; it must not be delivered under others
+  std::string spend = {};  ///< its name in the privacy ledger; "" if it spends nothing, or if each delivery
+                           ///< spends anew
 
-  /// Into the file's folder, durably.
+  /// Writes it into the file's folder, durably.
   void save() const;
-  /// The one in `directory`, if it has that number, was made by these terms, is of that model (any, where
-  /// nothing is said), and whole.
+  /// The update in `directory`, if it has this number, was made under these terms and from this model (any,
+  /// if none is given), and is complete.
   static std::optional<WaitingUpdate> find(const std::filesystem::path& directory, std::int64_t turn,
                                            const std::string& terms, const std::optional<FileDigest>& base);
-  /// There is no use in the one in `directory` any more.
+  /// Removes the note of the update in `directory`, which is then not found again.
   static void forget(const std::filesystem::path& directory);
 };
 

@@ -23,7 +23,7 @@ struct Setting {
 
 struct Measurement {
   std::string_view name;
-  void (*alone)(const Setting&);  // either is null where it cannot be measured so
+  void (*alone)(const Setting&);  // either is null if there is no such measurement
   void (*between_ranks)(const Setting&);
   bool of_checkpoint = false;
 };
@@ -81,7 +81,7 @@ int bench(const BenchArguments& arguments, const Surroundings& surroundings, con
     require(missing.empty() || !asked, "{}", missing);
     if (missing.empty())
       measure(setting);
-    else if (first && alone)  // of all that there is, most is measured in one process
+    else if (first && alone)  // on several ranks, most measurements would be listed
       fmt::print("{}\n", missing);
   }
   return 0;

@@ -13,14 +13,14 @@
 namespace conclave::commands {
 namespace {
 
-constexpr std::size_t kImages = 64;  // that are read, or printed, at once
+constexpr std::size_t kImages = 64;  // read, or printed, at once
 
 void print(const nlohmann::ordered_json& line) {
-  // A file's name may be no UTF-8; its bytes then become replacement characters.
+  // A file's name may not be UTF-8; invalid bytes become replacement characters.
   fmt::print("{}\n", line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
 }
 
-// A split's images, each once, and what people say that they show.
+// A split's images, each once, with their reference captions.
 struct ImagesWithReferences {
   ImageColumn images;
   std::vector<std::int64_t> rows;

@@ -1,5 +1,5 @@
-// What the command line accepts, a function for each command, and how it is run: an error becomes a message
-// and an exit status.
+// What the command line accepts, with a function for each command, and how a command is run: an error becomes
+// a message and an exit status.
 #include "recipes/commands/command_line.h"
 
 #include <CLI/CLI.hpp>
@@ -35,7 +35,7 @@ Run alone(Run command) {
   };
 }
 
-// What a recipe can do about an error, where that does not say it itself.
+// The message of an error, with advice about the recipe if the message has none.
 std::string with_advice(const std::exception& error) {
   if (!dynamic_cast<const OutOfMemory*>(&error)) return error.what();
   return std::string(error.what()) +
@@ -43,8 +43,8 @@ std::string with_advice(const std::exception& error) {
          "start more ranks, over which batches and experts are spread, or end what else takes the memory";
 }
 
-// Runs a command on all ranks. A mistake in the recipe is found by every rank alike, and all end in order;
-// any other error may be one rank's alone, and the others would wait for it forever, so it ends them all.
+// Runs a command on all ranks. Every rank finds the same mistake in a recipe, so all end in order. Any other
+// error may occur on one rank only, and the others would wait for that rank forever, so it aborts them all.
 int run_together(const std::function<int(const MpiSession&)>& command) {
   MpiSession session;
   int rank = 0, ranks = 1;
@@ -56,7 +56,7 @@ int run_together(const std::function<int(const MpiSession&)>& command) {
     if (rank == 0) fmt::print(stderr, "conclave: {}\n", error.what());
     return 2;
   } catch (const std::exception& error) {
-    // Where all ranks fail alike, rank 0 speaks for them, and ends this one before it would.
+    // If all ranks fail alike, rank 0 prints the message and aborts this rank while it sleeps.
     if (rank != 0) std::this_thread::sleep_for(std::chrono::seconds(1));
     fmt::print(stderr, "conclave: {}\n", with_advice(error));
     if (ranks == 1) return 1;
@@ -74,7 +74,7 @@ Run together(OnRanks<Arguments> command, const Arguments& arguments) {
   };
 }
 
-// What was printed may be in a file of a full disk.
+// Reports output that could not be written, for example to a full disk.
 int with_output_written(int status) {
   errno = 0;
   if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return status;
@@ -83,18 +83,18 @@ int with_output_written(int status) {
   return status == 0 ? 1 : status;
 }
 
-// Signals that ask something of a command: SIGINT and SIGTERM an orderly end, SIGHUP to read again what it
-// read.
+// Signals that a command handles: SIGINT and SIGTERM ask for an orderly end, SIGHUP asks it to read its files
+// again.
 enum class Heeds : std::uint8_t { none, end, end_and_renewal };
 
-// The command that was asked for.
+// The command on the command line.
 struct Chosen {
   Run run;
   Heeds heeds = Heeds::none;
 };
 
-// Each returns what the options of `command` are to fill, which lives as long as that; where it was asked
-// for, `run` gets it.
+// Each returns the struct that the options of `command` fill; it lives as long as the command. If the command
+// is chosen, `run` gets the struct.
 
 template <class Arguments>
 Arguments& on_ranks(CLI::App* command, Chosen& chosen, OnRanks<Arguments> run, Heeds heeds = Heeds::none) {
@@ -130,7 +130,7 @@ void add_device(CLI::App* command, std::string& device,
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
 }
 
-// CLI11's own tells of the largest number there is.
+// The message of CLI11's own validator shows the largest double.
 const CLI::Validator kAboveZero(
     [](std::string& text) {
       double value = 0;
@@ -149,7 +149,7 @@ const CLI::Validator kSeconds(
     },
     "SECONDS");
 
-// --token_file "$UNSET" is no wish to have no token.
+// --token_file "$UNSET" does not ask for a service without a token.
 const CLI::Validator kNamed(
     [](std::string& text) { return text.empty() ? std::string("the name is empty") : std::string(); },
     "FILE");
@@ -160,7 +160,7 @@ CLI::IsMember one_of_tasks(auto names) {
   return CLI::IsMember(std::vector<std::string>(names.begin(), names.end()));
 }
 
-// Where --help would show as a default what stands for nothing given, or what the option's text says already.
+// Hides from --help defaults that mean "not given", and those that the option's text states already.
 void hide_empty_defaults(CLI::App& app) {
   for (CLI::Option* option : app.get_options())
     if (option->get_required() || option->get_default_str() == "[]" ||
@@ -534,7 +534,7 @@ void add_federate(CLI::App& app, Chosen& chosen) {
           "HEX"));
 }
 
-// All that the others are, for what is sought.
+// Adds options for all values but the one that is sought.
 void add_sought(CLI::App* command, PrivacyArguments& privacy, const std::string& sought) {
   const auto add = [&](const std::string& name, auto& value, const char* meaning) {
     if (name != sought) command->add_option("--" + name, value, meaning)->required();
@@ -581,13 +581,13 @@ void add_recipe(CLI::App& app, Chosen& chosen) {
 
 std::atomic<bool> interrupted{false}, hung_up{false};
 
-// The first signal asks for an orderly end; a second one does what it always did.
+// The first signal asks for an orderly end; a second one has the default effect.
 void on_signal(int signal) {
   interrupted = true;
   std::signal(signal, SIG_DFL);
 }
 
-// Says what is wrong with the arguments, and where there is more to read.
+// Prints what is wrong with the arguments, and where to read more.
 void print_mistake(const CLI::App& app, const std::vector<std::string>& arguments, const CLI::Error& error) {
   const CLI::App* command = &app;
   std::string name = "conclave", wrong = error.what();
@@ -625,12 +625,12 @@ int run_command_line(int argc, char** argv, const std::string& version, Surround
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return with_output_written(app.exit(error));  // asked for help, say
+    if (error.get_exit_code() == 0) return with_output_written(app.exit(error));  // for example, --help
     print_mistake(app, {argv + 1, argv + argc}, error);
     return 2;
   }
 
-  std::signal(SIGXFSZ, SIG_IGN);  // a limit on file sizes then fails a save, and no more
+  std::signal(SIGXFSZ, SIG_IGN);  // a save beyond a file size limit then fails, and the process goes on
   if (chosen.heeds != Heeds::none) {
     std::signal(SIGINT, on_signal);
     std::signal(SIGTERM, on_signal);

@@ -149,7 +149,8 @@ struct ExportArguments {
 };
 /// The format; "" if neither the option nor the name says.
 std::string export_format(const ExportArguments& arguments);
-/// As hdf5 or safetensors, without MPI, for which there need not be memory or disk.
+/// Exports as hdf5 or safetensors. It does not start MPI, which may lack the memory or disk space that it
+/// needs.
 int export_weights(const ExportArguments& arguments, const Surroundings& surroundings);
 /// Exports as onnx.
 int export_graph(const ExportArguments& arguments, const Surroundings& surroundings,
@@ -236,7 +237,8 @@ int recipe_show(const RecipeArguments& arguments);
 /// Prints a line on standard output, with the time of day.
 void say(const std::string& text);
 
-/// Collective. All ranks, for `device`; rank 0 says where they compute if that is not where they might.
+/// Collective. All ranks, for `device`. Rank 0 prints why they compute on CPUs where they might use CUDA
+/// devices.
 DeviceWorld world_for(const std::string& device, const MpiSession& session);
 
 /// Collective. Prepares the ranks for `recipe`, of the file `name`: checks that they can run it, loads its

@@ -15,7 +15,7 @@
 namespace conclave::commands {
 namespace {
 
-// Whether the file is an export of that format, by what it begins with, or has nothing in it.
+// Whether the file begins as an export of that format does, or is empty.
 bool is_export(const std::string& path, const std::string& format) {
   std::array<char, 1024> head{};
   std::ifstream file(path, std::ios::binary);
@@ -28,7 +28,7 @@ bool is_export(const std::string& path, const std::string& format) {
   return begins.empty() || begins.find(ours) != std::string_view::npos;
 }
 
-// An earlier export is replaced, and nothing else: a checkpoint has the same ending as what is made of it.
+// Only an earlier export may be replaced: a checkpoint can have the same extension as an export.
 void expect_replaceable(const ExportArguments& arguments) {
   const std::string& output = arguments.output;
   std::error_code none;
@@ -36,7 +36,7 @@ void expect_replaceable(const ExportArguments& arguments) {
           "export: {} is there already, and no earlier export; remove it, or name another file", output);
 }
 
-// Several would all write one file.
+// Several ranks would all write the same file.
 void expect_alone(int ranks) { require(ranks == 1, "export runs in one process, not in {}", ranks); }
 
 }  // namespace

@@ -1,5 +1,4 @@
-// conclave federate, but for the sites themselves: start-up kits, a first model, the coordinator and its
-// transcript.
+// conclave federate, except for the sites: start-up kits, a first model, the coordinator and its transcript.
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -46,7 +45,7 @@ SecureOptions secure_options(const FederationSettings& settings) {
           .least = settings.federation.quorum};
 }
 
-// What a new site's site.toml says, for its owner to go on from.
+// The first site.toml of a site, which its owner completes.
 std::string site_toml(const FederationSettings& settings, const std::string& site) {
   const FederationTable& federation = settings.federation;
   const std::string least =
@@ -60,14 +59,14 @@ std::string site_toml(const FederationSettings& settings, const std::string& sit
       site, federation.name, federation.address, least);
 }
 
-// All of it, or nothing after a crash.
+// Writes the whole file, or nothing after a crash.
 void write_whole(const fs::path& path, std::string_view text) {
   AtomicFile file(path.string());
   FileDescriptor(file.temporary(), O_WRONLY | O_CREAT | O_TRUNC).write(text.data(), text.size());
   file.commit();
 }
 
-// Kits are made once, and whoever moves a coordinator has to tell its sites.
+// Kits are written once, so an address that changes later must be changed in each kit.
 void warn_of_other_address(const fs::path& site, const std::string& address) {
   if (!fs::exists(site)) return;
   try {
@@ -126,14 +125,14 @@ int federate_provision(const ProvisionArguments& arguments) {
   if (anew) fmt::print("{}: the authority; keep authority.key offline\n", (kits / "authority").string());
 
   std::vector<std::string> all{
-      std::string(kCoordinatorName)};  // first: the list of those let in is in its kit
+      std::string(kCoordinatorName)};  // first, because its kit has the list of allowed sites
   all.insert(all.end(), federation.sites.begin(), federation.sites.end());
   for (const std::string& name : all) {
     const fs::path kit = kits / name;
     const bool renewed = std::ranges::find(arguments.renew, name) != arguments.renew.end();
     warn_of_other_address(kit / "site.toml", federation.address);
     if (fs::exists(kit / "certificate.pem") && !renewed) continue;
-    if (renewed && name != kCoordinatorName) allowed.remove(name);  // the old key may be why
+    if (renewed && name != kCoordinatorName) allowed.remove(name);  // the old key may be the reason
     authority.issue(kit, name, static_cast<int>(federation.certificate_days), [&](const auto& info) {
       if (name == kCoordinatorName) return;
       if (const fs::path file = kit / "site.toml"; !fs::exists(file))
@@ -160,7 +159,7 @@ int federate_initialize(const InitializeArguments& arguments, const Surroundings
 
 int federate_coordinator(const CoordinatorArguments& arguments, const Surroundings& surroundings,
                          const MpiSession& session) {
-  umask(0077);  // as a site's: here are all sites' counts and metrics
+  umask(0077);  // as for a site: the folder has counts and metrics of all sites
   const FederationSettings settings = read_federation(arguments.federation, arguments.overrides);
   const FederationTable& federation = settings.federation;
   const auto world = session.world();
@@ -204,7 +203,7 @@ int federate_status(const StatusArguments& arguments) {
   const TranscriptCheck check = verified(file);
   std::ifstream lines(file);
   std::string line;
-  std::int64_t over = 0;  // not the number of lines: a round that was done again has two
+  std::int64_t over = 0;  // not the number of lines: a round that was repeated has two
   for (std::size_t n = 0; n < check.lines && std::getline(lines, line); ++n) {
     const auto entry = nlohmann::json::parse(line).at("entry");
     over = entry.at("round");

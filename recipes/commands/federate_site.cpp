@@ -28,8 +28,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// What a site agrees to when it begins: a coordinator that changed any of it under way would have what the
-// site checked it for, and promised to those whose data it has, hold no longer.
+// The terms that a site agrees to when it begins. If the coordinator changed any of them later, the site's
+// checks, and its promises to the owners of the data, would no longer hold.
 nlohmann::json terms_of(const SiteRound& round) {
   nlohmann::json sharing = nlohmann::json::array();
   for (const SharingRule& rule : round.sharing) sharing.push_back({rule.pattern, to_string(rule.sharing)});
@@ -57,7 +57,7 @@ RoundPrivacy round_privacy_of(const nlohmann::json& told) {
           .delta = told.at("delta")};
 }
 
-// As the policy lists them, whose tokens a site reports.
+// The tokens that each of the policy's experts served, in the policy's order.
 std::vector<double> served(const SharingPolicy& policy, const Trainer& trainer) {
   std::vector<double> tokens;
   for (const auto& [layer, number] : policy.experts()) {
@@ -71,8 +71,8 @@ std::vector<double> served(const SharingPolicy& policy, const Trainer& trainer) 
   return tokens;
 }
 
-// What rank 0 has been told to do, for the others. They sleep until then: a waiting collective of MPI's would
-// keep their cores busy.
+// Sends what rank 0 was asked to do to the other ranks. They sleep while they wait, because a blocking
+// collective of MPI would keep their cores busy.
 nlohmann::json shared(const nlohmann::json& mine, Communicator& world) {
   const Tensor there = Tensor::zeros({1});
   Request request = world.start_all_reduce(there);
@@ -80,14 +80,14 @@ nlohmann::json shared(const nlohmann::json& mine, Communicator& world) {
   return nlohmann::json::parse(world.broadcast(mine.dump(), 0));
 }
 
-// For what is released with noise that is yet to be drawn, which no digest tells from another.
+// A unique name for a release whose noise is not drawn yet, so that no digest identifies it.
 std::string random_name() {
   std::array<std::byte, 32> bytes;
   SystemRandom().fill(bytes);
   return hexadecimal(bytes);
 }
 
-// What the coordinator asks of this site, of which all ranks know the same.
+// What the coordinator asks of this site; the same on all ranks.
 struct Work {
   bool finished;               // the last round is over
   std::int64_t number;         // of the round
@@ -126,7 +126,7 @@ Work heard(const nlohmann::json& told) {
           .terms = told.at("terms")};
 }
 
-// Collective, as are all its members but where they say that they are rank 0's.
+// All members are collective, except those said to be for rank 0.
 class SiteJob {
  public:
   SiteJob(const SiteArguments& arguments, const Surroundings& surroundings, const MpiSession& session)
@@ -148,7 +148,7 @@ class SiteJob {
         *kit_, [this] { return surroundings_.is_interrupted(); }, say);
   }
 
-  // Until the last round is over: true. Or until it is interrupted.
+  // Returns true when the last round is over, false if interrupted.
   bool run() {
     while (const std::optional<Work> work = next()) {
       if (work->finished && speaks_)
@@ -173,7 +173,7 @@ class SiteJob {
   }
 
  private:
-  // Nothing where interrupted.
+  // None if interrupted.
   std::optional<Work> next() {
     nlohmann::json work;
     if (speaks_) try {
@@ -200,8 +200,9 @@ class SiteJob {
         changed);
   }
 
-  // By what is trained, besides the numbers that change: it was read when this site began, and by others' at
-  // another time. Of a sum in which theirs were made by a rate of 0, say, this one's update would be all.
+  // Checks that the recipe, tokenizer and classes stay as they were; only the model's numbers may change. The
+  // sites read them at different times. If others were given, say, a learning rate of 0, the sum would be
+  // this site's update.
   void check_recipe_of(const CheckpointReader& model) {
     const CheckpointState& state = model.state();
     const std::array recipe{state.recipe, state.metadata, state.tokenizer};
@@ -222,7 +223,7 @@ class SiteJob {
         "other site's, and tell of them without noise; let the federation start from a model of texts",
         work.model, name_);
     recipe.train.steps = work.steps() * work.rounds();
-    recipe.train.ema = 0;  // the coordinator's mean is one already
+    recipe.train.ema = 0;  // the coordinator's mean is an average already
     grid_.emplace(grid_for(recipe, name_, surroundings_, std::move(device_.world)));
     trainer_.emplace(recipe, *grid_, trainer_environment(surroundings_));
     privacy_ = recipe.privacy;
@@ -256,7 +257,7 @@ class SiteJob {
         privacy_.unit);
   }
 
-  // The result, with what this site shared with nobody.
+  // Saves the final model with this site's private part.
   void save_with_own_part(const Work& work) {
     trainer_->begin_round(work.model, work.number * work.steps(), 0);
     kept_->restore_private(trainer_->model_entries(), std::numeric_limits<std::int64_t>::max());
@@ -272,13 +273,13 @@ class SiteJob {
             elements);
   }
 
-  // By which an update is made: under others it is not to be delivered. Rank 0's.
+  // The terms that an update is made under; it must not be delivered under others. For rank 0.
   std::string made_by(const Work& work) const {
-    nlohmann::json noise;  // which, of a budget, is more where there are to be more rounds
+    nlohmann::json noise;  // from a budget it follows, and is more for more rounds
     if (const auto event = trainer_->privacy_event(work.steps()))
       noise = {event->noise_multiplier, event->sampling_rate, event->steps};
     nlohmann::json terms = work.terms;
-    if (!terms.at("secure")) terms.erase("rounds");  // as only the learning rate hangs on it
+    if (!terms.at("secure")) terms.erase("rounds");  // then only the learning rate depends on it
     return nlohmann::json{
         {"federation", terms},
         {"model", round_.model_sha256},
@@ -288,8 +289,8 @@ class SiteJob {
         .dump();
   }
 
-  // One that was made before this site was started again; and where rounds are asynchronous, one that came in
-  // none yet may still do so in this. False where there is none.
+  // Delivers an update that was made before this site was restarted. If rounds are asynchronous, an update
+  // that no round has taken yet may still count in this one. Returns false if there is none.
   bool deliver_waiting(const Work& work) {
     std::optional<WaitingUpdate> waiting;
     if (speaks_)
@@ -308,15 +309,16 @@ class SiteJob {
             .event = of_sums_.is_on() ? of_sums_.event() : *trainer_->privacy_event(work.steps())};
   }
 
-  // Rank 0's. An update that has its noise, told twice, tells no more than once; one that is given its noise
-  // as it is sent, to sums that may be unmasked without this site, spends each time.
+  // For rank 0. An update that has its noise already reveals no more if it is sent twice. An update that gets
+  // its noise when it is sent spends privacy each time, because the sum may be unmasked without this site.
   void account_and_deliver(const WaitingUpdate& update, const Work& work) {
-    // Before anybody is told: what is then not told counts, too.
+    // Recorded before anything is sent, so that a failed delivery counts, too.
     const auto spend = [&] {
       if (!ledger_) return;
       PrivacySpend spent = spend_of(update, work);
       if (of_sums_.is_on()) spent.digest = random_name();
-      // Two noisy sums of the same drawn units tell more than two of units drawn anew, as which they count.
+      // Two noisy sums of the same drawn units reveal more than two of units drawn anew, which the ledger
+      // assumes. So a sampled update is used once.
       if (of_sums_.rate < 1) WaitingUpdate::forget(directory_);
       const bool anew = ledger_->record(spent);
       const double epsilon = ledger_->epsilon();
@@ -329,7 +331,7 @@ class SiteJob {
                       ledger_->budget().delta));
     };
     if (ledger_ && of_sums_.is_on())
-      ledger_->check(spend_of(update, work));  // before others wait for it
+      ledger_->check(spend_of(update, work));  // before other sites wait for this one
     else
       spend();
     SiteRound trained = round_;
@@ -340,16 +342,16 @@ class SiteJob {
           site_->deliver(trained, {update.file, update.digest}, update.examples, update.tokens,
                          update.metrics, of_sums_.is_on() ? spend : std::function<void()>([] {}));
       if (delivered) say(fmt::format("round {} of {}: delivered", trained.round + 1, round_.rounds));
-      // Otherwise the next round's takes its place, and a coordinator that was killed may yet ask for this
-      // one, whose privacy is spent; but not for one in a noisy sum, which may have been told: the next
-      // noise costs anew.
+      // An update that was not delivered stays until the next round's replaces it: a coordinator that was
+      // killed may still ask for it, and its privacy is spent. An update of a noisy sum is removed, because
+      // the sum may be known already; the next noise spends anew.
       if (of_sums_.is_on() || (work.asynchronous() && !delivered)) WaitingUpdate::forget(directory_);
     } catch (const Interrupted&) {
-    }  // which next() then tells the other ranks
+    }  // next() tells the other ranks
   }
 
   void validate(const std::string& which, std::map<std::string, double>& metrics) {
-    // More digits would say more of single examples, and nothing of the model.
+    // More digits would reveal more about single examples, and say nothing more about the model.
     const auto rounded = [](double value) { return std::round(1e4 * value) / 1e4; };
     for (const auto& [task, result] : trainer_->validate()) {
       metrics[fmt::format("{}/{}_loss", task, which)] = rounded(result.loss);
@@ -357,12 +359,12 @@ class SiteJob {
     }
   }
 
-  // Makes the round's update of `model`, and delivers it. False where interrupted: the round is done again,
-  // alike.
+  // Makes the round's update of `model`, and delivers it. Returns false if interrupted; the round is then
+  // repeated, with the same result.
   bool train(const Work& work, const CheckpointReader& model) {
     trainer_->begin_round(work.model, work.number * work.steps(), work.turn * work.steps());
     std::map<std::string, double> metrics;
-    // What is measured on single records has no noise.
+    // Metrics of single records have no noise, so a site with privacy sends none.
     const std::int64_t every = settings_.site.validate_every;
     const bool tells_metrics = every > 0 && !privacy_.is_on() && !of_sums_.is_on() &&
                                (work.number % every == 0 || work.number + 1 == work.rounds());
@@ -372,7 +374,7 @@ class SiteJob {
       if (tells_metrics) validate("private_validation", metrics);
     }
     SiteModel::Control control{.gradient = {}, .counted = work.counted};
-    SiteTerms::ControlEntries controlled;  // until the update is saved
+    SiteTerms::ControlEntries controlled;  // `control` refers to it
     if (work.rules().control_variate) {
       controlled = trainer_->control_entries();
       control.gradient = controlled.gradient;
@@ -415,13 +417,13 @@ class SiteJob {
   const SiteSettings settings_;
   const bool speaks_;
   const fs::path directory_;
-  std::optional<Kit> kit_;  // rank 0's, as are all up to ledger_
+  std::optional<Kit> kit_;  // this and all members up to ledger_ are on rank 0 only
   std::optional<DirectoryLock> lock_;
   std::optional<Site> site_;
   SiteRound round_;
   std::optional<PrivacyLedger> ledger_;
   nlohmann::json agreed_;                                 // the terms, once there are some
-  std::optional<std::array<std::string, 3>> begun_with_;  // what a model has besides numbers
+  std::optional<std::array<std::string, 3>> begun_with_;  // recipe, metadata and tokenizer of the model
   RoundPrivacy of_sums_;
   PrivacyRecipe privacy_;
   std::optional<ProcessGrid> grid_;
@@ -433,7 +435,7 @@ class SiteJob {
 
 int federate_site(const SiteArguments& arguments, const Surroundings& surroundings,
                   const MpiSession& session) {
-  // Of updates, losses without noise and what was spent, other users of this machine know nothing.
+  // Hides updates, losses without noise, and what was spent from other users of this machine.
   umask(0077);
   return SiteJob(arguments, surroundings, session).run() ? 0 : 130;
 }

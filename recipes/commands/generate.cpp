@@ -81,7 +81,7 @@ int generate(const GenerateArguments& arguments, const Surroundings& surrounding
   const Clock::time_point start = Clock::now();
   const std::vector<Image> images = sampler.sample(texts, arguments.options);
   const double seconds = seconds_since(start);
-  // A row for each text where there are several, else as square as can be.
+  // A row for each text if there are several, else as square as possible.
   const Image grid_of_all = wanted.size() > 1 ? image_grid(images, arguments.count, arguments.scale)
                                               : square_grid(images, arguments.scale);
   write_file_atomically(arguments.out, encode_png(grid_of_all));

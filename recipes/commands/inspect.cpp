@@ -53,7 +53,7 @@ int inspect(const InspectArguments& arguments) {
   fmt::print("written by {} ranks, {} of them sharing the experts; tokenizer {}\n",
              metadata.at("ranks").get<int>(), metadata.at("expert_parallel").get<int>(),
              metadata.at("tokenizer_hash").get<std::string>());
-  if (metadata.contains("client_privacy")) {  // what a simulation leaves, which has no position
+  if (metadata.contains("client_privacy")) {  // of a simulation, which has no position in the data
     const auto& spent = metadata.at("client_privacy");
     fmt::print("privacy of clients: {} rounds, epsilon {:.4f} at delta {}\n", spent.at("rounds").dump(),
                spent.at("epsilon").get<double>(), spent.at("delta").dump());

@@ -16,7 +16,7 @@ namespace {
 
 using namespace service;
 
-// A thousand texts of common words, of which most tokenizers make a token each.
+// A thousand texts of common words, most of which are one token for most tokenizers.
 std::vector<std::string> made_up_texts(std::int64_t words) {
   constexpr std::array<std::string_view, 32> kWords{
       "the",  "of",   "a",     "in",   "person", "small", "that", "with", "or",    "by",   "tree",
@@ -62,8 +62,8 @@ LoadResult tell(const LoadOptions& options) {
   return result;
 }
 
-// The most answers per second by whatever number of clients, of which 99 in 100 take at most four times as
-// long as those of a lone client.
+// The highest rate of answers, over all numbers of clients, at which 99 of 100 answers take at most four
+// times as long as those of a lone client.
 double saturate(LoadOptions options) {
   options.clients = 1;
   const LoadResult alone = tell(options);
@@ -73,7 +73,7 @@ double saturate(LoadOptions options) {
   const auto more = [](auto clients) { return clients % 3 == 0 ? clients / 3 * 4 : clients / 2 * 3; };
   for (options.clients = 2; options.clients <= 256; options.clients = more(options.clients)) {
     const LoadResult result = tell(options);
-    // Who is told at once to come again is fast, and has no answer.
+    // Refusals are fast, and are no answers.
     const bool answers = 100 * (result.refused + result.failed) <= result.answered;
     if (answers && result.percentile(0.99) <= most)
       best = std::max(best, result.throughput());

@@ -18,7 +18,7 @@ nlohmann::ordered_json beginning_of(const Example& example) {
   return line;
 }
 
-// Bytes that are no UTF-8 become replacement characters, so that the output is always JSON.
+// Bytes that are not UTF-8 become replacement characters, so that the output is always JSON.
 void print(const nlohmann::ordered_json& line) {
   fmt::print("{}\n", line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
 }
@@ -47,8 +47,8 @@ void print(const Example& example, const Prediction& prediction, const std::vect
   print(line);
 }
 
-// Of a model of texts or of images alone, the text or the image's file; of one of both, the file, a tab and
-// the text, or a text.
+// The example in a line. For models of texts or of images alone it is the text or the image's file; for
+// models of both, the file, a tab and the text, or a text.
 Example example_of(std::string line, const LoadedModel& loaded) {
   const bool images = loaded.recipe().data.has_images();
   if (!loaded.recipe().data.has_texts()) return {"", std::move(line)};
@@ -87,7 +87,7 @@ int predict(const PredictArguments& arguments, const Surroundings& surroundings,
     return 0;
   }
   bool failed = false;
-  // One that cannot be read, an image's file say, leaves the others their answers.
+  // If one example cannot be read, such as a missing image, the others are still answered.
   const auto answer_each = [&] {
     try {
       answer(examples);
@@ -106,7 +106,7 @@ int predict(const PredictArguments& arguments, const Surroundings& surroundings,
     return failed ? 1 : 0;
   }
   // A person typing, or a service on a pipe, waits for each line's answer; a file is read in larger pieces.
-  std::ios::sync_with_stdio(false);  // else std::cin reads ahead nothing, and in_avail knows nothing
+  std::ios::sync_with_stdio(false);  // else std::cin does not read ahead, and in_avail() says nothing
   for (std::string line; std::getline(std::cin, line);) {
     if (line.ends_with('\r')) line.pop_back();
     examples.push_back(example_of(std::move(line), loaded));

@@ -9,9 +9,9 @@
 namespace conclave::commands {
 namespace {
 
-constexpr double kMostEpsilon = 1e6;  // as recipes', and what accountants answer in a second
+constexpr double kMostEpsilon = 1e6;  // as in recipes; accountants take a second for it
 
-// What is printed is a bound: up to five digits.
+// Printed values are bounds, so they are rounded up, to five digits.
 double rounded_up(double value) {
   if (value == 0 || !std::isfinite(value)) return value;
   const double last_digit = std::pow(10.0, std::floor(std::log10(value)) - 4);

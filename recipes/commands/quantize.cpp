@@ -12,7 +12,7 @@
 namespace conclave::commands {
 namespace {
 
-// In its own folder, a model would be replaced by what becomes of it. Collective.
+// Refuses to replace a checkpoint, such as the model itself if --out is its own folder. Collective.
 void expect_new(const std::string& directory, std::int64_t step, Communicator& world) {
   from_first(world, [&] {
     const std::string path = checkpoint_path(directory, step);
@@ -22,7 +22,7 @@ void expect_new(const std::string& directory, std::int64_t step, Communicator& w
   });
 }
 
-// Without what was measured of the model as it was.
+// The metadata without measurements of the model before.
 std::string notes_of(nlohmann::json metadata) {
   for (const char* measured : {"metrics", "routing"}) metadata.erase(measured);
   return metadata.dump();
@@ -37,7 +37,7 @@ int quantize(const QuantizeArguments& arguments, const Surroundings& surrounding
   const ProcessGrid grid(std::move(world), 0);
   std::vector<std::string> overrides = arguments.overrides;
   overrides.insert(overrides.begin(), {"quantization.enabled=true", "quantization.start_step=0"});
-  // Its training data, which may be somewhere else, only where ranges are learned from them.
+  // The training data, which may not be on this machine, is read only if ranges are learned from it.
   const std::string path = find_checkpoint(arguments.checkpoint, grid.world());
   CheckpointState state = CheckpointReader(path).state();
   const Recipe recipe = parse_recipe(state.recipe, path + ":/state/recipe", overrides);

@@ -12,7 +12,7 @@
 namespace conclave::commands {
 namespace {
 
-// Whether a table of that name begins somewhere: [name], with a comment or not.
+// Whether a line begins a table of that name: [name], with a comment or without.
 bool has_table(std::string_view text, std::string_view name) {
   for (std::string_view rest = text; !rest.empty();) {
     const std::size_t end = std::min(rest.find('\n'), rest.size());
@@ -26,8 +26,8 @@ bool has_table(std::string_view text, std::string_view name) {
   return false;
 }
 
-// use(settings) of what the file holds: a federation's, a site's or a simulation's, by the table that only
-// these have, or else a recipe's.
+// Reads the file and calls use(settings). It has settings of a federation, a site or a simulation if it has
+// the table that only these have; else it has a recipe.
 template <class Use>
 void read_any(const std::string& path, const std::vector<std::string>& overrides, Use&& use) {
   const std::string text = settings::file_text(path, nullptr);

@@ -40,7 +40,7 @@ void answer_all(BatchQueue& queue, Engine& engine, Metrics& metrics, bool alone)
       if (batch->under_way) continue;
       metrics.computed(batch->jobs, batch->work);
     } catch (const std::exception& error) {
-      if (!alone) throw;  // the other ranks are somewhere else
+      if (!alone) throw;  // the other ranks still compute this step
       queue.end_step();
       complain(error.what());
       for (Job* job : batch->jobs) job->answered.set_exception(std::current_exception());
@@ -50,12 +50,12 @@ void answer_all(BatchQueue& queue, Engine& engine, Metrics& metrics, bool alone)
   }
 }
 
-// The file and the folder that it is in: where that is, whoever asks need not know.
+// The file and its folder: clients need not know where that folder is.
 std::string short_name(const std::filesystem::path& checkpoint) {
   return (checkpoint.parent_path().filename() / checkpoint.filename()).string();
 }
 
-// What threads read images into goes back to the system, and is not kept for each of them.
+// Memory for decoding images goes back to the system, instead of being kept for each thread.
 void share_memory() {
   mallopt(M_ARENA_MAX, 4);
   mallopt(M_MMAP_THRESHOLD, 1 << 20);
@@ -68,8 +68,8 @@ std::string address_of(const HttpOptions& http, int port) {
                      host.find(':') == std::string::npos ? host : "[" + host + "]", port);
 }
 
-// Keys and certificates that have others in their place, and a log that was moved away, want no end of the
-// service. False where there is none of them.
+// New keys and certificates, a new token, and a log that was moved away do not need a restart. Returns false
+// if the service has none of them.
 bool renew(HttpService& service, const ServeArguments& arguments) {
   const auto attempt = [&](const std::string& option, const char* what, const auto& again) {
     if (option.empty()) return false;
@@ -110,8 +110,8 @@ int serve(const ServeArguments& arguments, const Surroundings& surroundings, con
     return 0;
   }
 
-  // As many threads as queries can wait or be at work, a quarter as many for images that wait to be read, and
-  // some for what needs neither.
+  // Threads for all requests that can wait or be computed, a quarter as many for images that wait to be
+  // decoded, and some for requests that need neither.
   const auto queries = static_cast<std::size_t>(arguments.limits.waiting + arguments.limits.jobs);
   const std::size_t images = (queries + 3) / 4;
   http.connections.threads = queries + images + 8;
@@ -127,7 +127,7 @@ int serve(const ServeArguments& arguments, const Surroundings& surroundings, con
              address_of(http, service.port()));
   std::fflush(stdout);
 
-  std::jthread signals([&](const std::stop_token& stopped) {  // which may come at any time, and wake nobody
+  std::jthread signals([&](const std::stop_token& stopped) {  // signals come at any time, and wake no thread
     while (!surroundings.is_interrupted() && !queue.closed() && !stopped.stop_requested()) {
       if (surroundings.takes_hang_up() && !renew(service, arguments) && !surroundings.ignores_hang_up) break;
       std::this_thread::sleep_for(std::chrono::milliseconds(20));
@@ -135,17 +135,17 @@ int serve(const ServeArguments& arguments, const Surroundings& surroundings, con
     service.end();
   });
   std::size_t cut_off = 0;
-  std::atomic<bool> idle = false;  // the engine, for good
+  std::atomic<bool> idle = false;  // for good: the engine has ended
   std::thread connections([&] {
     cut_off = service.run();
-    inputs.decoding().close();  // what waits still is of connections that were cut off
+    inputs.decoding().close();  // what still waits is of connections that were cut off
     queue.close();
     if (cut_off == 0) return;
     complain(fmt::format(
         "{} connections were cut off before they had their answer, as --drain_seconds {:g} were over",
         cut_off, http.connections.drain_seconds));
-    // Nobody is there any more for what the engine is at, which may take longer than whoever asked for the
-    // end waits before he kills.
+    // No client waits for the engine's current work, which may take longer than a supervisor waits before it
+    // kills the process.
     for (const double began = now(); !idle && now() - began < 1;)
       std::this_thread::sleep_for(std::chrono::milliseconds(10));
     if (idle) return;
@@ -155,7 +155,7 @@ int serve(const ServeArguments& arguments, const Surroundings& surroundings, con
   });
   try {
     answer_all(queue, engine, metrics, grid.world().size() == 1);
-  } catch (const std::exception& error) {  // clients wait for answers, and other ranks for this one, in vain
+  } catch (const std::exception& error) {  // else clients, and the other ranks, would wait in vain
     complain(error.what());
     session.abort(1);
   }

@@ -15,7 +15,7 @@ std::string figures(const Evaluation& result) {
                      result.accuracy ? fmt::format("accuracy {:.4f}, ", *result.accuracy) : "", result.loss);
 }
 
-// What there is before the first round.
+// Describes the simulation before its first round.
 void describe(const Simulation& simulation, const SimulationTable& table,
               const ClientPrivacyTable& private_by, int ranks) {
   fmt::print(
@@ -70,9 +70,9 @@ int federate_simulate(const SimulateArguments& arguments, const Surroundings& su
   const SimulationTable& table = settings.simulation;
   Recipe recipe = read_recipe(table.recipe, of_recipe, world.get());
   recipe.run.directory = table.directory;
-  recipe.parallel.expert_parallel = 1;  // each rank has clients, and the whole model, of its own
+  recipe.parallel.expert_parallel = 1;  // each rank has clients of its own, and the whole model
   load_plugins(recipe, table.recipe, world.get());
-  // A step of a few examples is over before other threads have begun: cores are used by as many ranks.
+  // A step of a few examples is over before a second thread has begun, so the cores are used by more ranks.
   const bool given = recipe.run.threads > 0 || surroundings.omp_threads_given;
   set_threads(given ? recipe.run.threads : 1, surroundings, *world);
   use_precision(recipe.run, Device::cpu);

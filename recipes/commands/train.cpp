@@ -9,7 +9,7 @@ namespace conclave::commands {
 void set_threads(std::int64_t requested, const Surroundings& surroundings, Communicator& world) {
   if (requested > 0) return omp_set_num_threads(static_cast<int>(requested));
   if (surroundings.omp_threads_given) return;
-  // mpirun may have bound ranks to cores of their own; what it has not, those of a machine share.
+  // mpirun may have bound each rank to its own cores. Ranks share cores that are not bound.
   std::vector<std::string> neighbours;
   const std::string cores = cores_of_process(), mine = surroundings.host + '\n' + cores;
   for (const std::string& rank : world.all_gather(mine))

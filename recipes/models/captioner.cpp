@@ -50,7 +50,7 @@ TaskOutput Captioner::operator()(Tape& tape, ForwardContext& context, const Mode
   output.correct = scored.correct;
   output.sequence_losses = sequence_means(tape, scored.losses, bounds);
   if (context.training) {
-    // rows over all ranks that are not an image's, and one more for each text's end
+    // the text rows of all ranks, and one more for each text's end
     const Index all =
         context.global_tokens - context.global_images * trunk_.image_tokens() + context.global_sequences;
     output.add(scored.losses, 1.0 / static_cast<double>(std::max<Index>(all, 1)));

@@ -36,10 +36,10 @@ Classifier::Classifier(const Recipe& recipe, const ModelSizes& sizes, Trunk& tru
   }
 }
 
-// The tokens as the model sees them, and which places were hidden.
+// The tokens as the model sees them, and which of them are hidden.
 struct Classifier::HiddenTokens {
   Tensor seen;      // [tokens] i32
-  Tensor places;    // [hidden tokens] i32, by their rows
+  Tensor places;    // [hidden tokens] i32, numbers of rows
   Tensor original;  // [hidden tokens] i32
 };
 
@@ -50,7 +50,7 @@ Classifier::HiddenTokens Classifier::hide_tokens(Tape& tape, ForwardContext& con
   const double hidden_texts = images_ ? options_.text_dropout : 0;
   if (!context.training || (options_.token_dropout <= 0 && hidden_texts <= 0)) return {tokens, {}, {}};
   const double expected = options_.token_dropout * static_cast<double>(tokens.numel());
-  // Memory is planned for six standard deviations more than expected: more is not seen in the life of a
+  // Memory is planned for six standard deviations more than expected, which is not exceeded in the life of a
   // cluster.
   const Index most =
       std::min(tokens.numel(), static_cast<Index>(std::ceil(expected + 6 * std::sqrt(expected))) + 16);
@@ -66,10 +66,10 @@ Classifier::HiddenTokens Classifier::hide_tokens(Tape& tape, ForwardContext& con
     while (static_cast<std::size_t>(texts[sequence + 1]) <= i) ++sequence;
     const auto row = static_cast<std::size_t>(rows[sequence + 1] - texts[sequence + 1]) + i;
     const bool has_image = rows[sequence + 1] - rows[sequence] > texts[sequence + 1] - texts[sequence];
-    // Numbers of texts count down from the last, those of tokens up from 0.
+    // Random numbers of texts are indexed down from the last index, those of tokens up from 0.
     if (has_image && !tape.planning() &&
         stream.uniform(~(static_cast<std::uint64_t>(context.first_sequence) + sequence)) < hidden_texts) {
-      to[i] = unknown_token_;  // nobody guesses it
+      to[i] = unknown_token_;  // the model does not predict it
       continue;
     }
     const auto global = static_cast<std::uint64_t>(context.first_token) + row;
@@ -144,8 +144,8 @@ TaskOutput Classifier::operator()(Tape& tape, ForwardContext& context, const Mod
     const Tensor hidden =
         functions::embedding(tape, tape.on_device(tokens.places), x);  // rows of x by their number
     const Tensor guesses = (*guesses_)(tape, hidden, trunk_.token_table());
-    // A mean over the expected number of hidden tokens, which all ranks know without asking: of the rows that
-    // are no image's, those of texts that are not hidden whole.
+    // A mean over the expected number of hidden tokens, which all ranks know without communication: a share
+    // of all text rows but those of texts that are hidden as a whole.
     const Index of_texts = context.global_tokens - context.global_images * image_tokens();
     const double hidden_texts = context.global_images > 0 ? options_.text_dropout : 0;
     const double expected =

@@ -20,7 +20,8 @@ class Classifier : public Task {
   Classifier(const Recipe& recipe, const ModelSizes& sizes, Trunk& trunk);
 
   Index image_tokens() const override { return images_ ? trunk_.image_tokens() : 0; }
-  /// Its logits are the head's while training, where the wide classifier learns on its own; else both's.
+  /// In training the logits are the head's alone, because the wide classifier has a loss of its own; else
+  /// they are the weighted sum of both.
   TaskOutput operator()(Tape& tape, ForwardContext& context, const ModelInput& input) override;
 
   std::optional<double> image_weight() const override {

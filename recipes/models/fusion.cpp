@@ -9,7 +9,7 @@
 namespace conclave {
 namespace {
 
-// Added to the score of a modality that an example lacks: its weight is then 0, in f32 as well.
+// Added to the score of a modality that an example lacks, so that its weight is 0 in f32.
 constexpr double kMissing = -1e9;
 
 }  // namespace
@@ -38,7 +38,7 @@ Tensor Fusion::exchange(Tape& tape, ForwardContext& context, const Tensor& x, co
   if (!cross_) return x;
   const Index rows = x.size(0), sequences = (offsets.numel() - 1) / 2;
   Arena& arena = tape.arena();
-  // The rows of all images, then those of all texts: where each comes from, and where it goes.
+  // All images' rows, then all texts' rows: `from` says where each row comes from, `to` where it goes.
   const Tensor from = arena.empty_on_host({rows, 1}, DType::i32),
                to = arena.empty_on_host({rows, 1}, DType::i32);
   const std::array own{arena.empty_on_host({sequences + 1}, DType::i32),

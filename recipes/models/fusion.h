@@ -20,8 +20,8 @@ class Fusion : public Module {
   /// its image's rows, then its text's.
   static Tensor offsets(Tape& tape, const ModelInput& input);
 
-  /// x [rows, hidden], normalized and in that order -> with cross-attention, x and what each row saw in the
-  /// other modality; else x.
+  /// x [rows, hidden], normalized, with rows in that order -> with cross-attention, x plus what each row gets
+  /// from the other modality; else x.
   Tensor exchange(Tape& tape, ForwardContext& context, const Tensor& x, const Tensor& offsets) const;
   /// pooled [2 sequences, width], zeros for what an example lacks -> [sequences, vectors() x width]. With
   /// "cross", a modality has all the weight if the example lacks the other.

@@ -14,9 +14,9 @@ constexpr const char* kAllowed =
     "channels (c1 to c65536) and, if wanted, a stride (s1 or s2), squeeze-excitation (se), and relu or hs";
 constexpr Index kMost = 1 << 16;
 constexpr Index kScatteringGroup =
-    3;  // features that are normalized together; as Tramer and Boneh's 27 groups
+    3;  // features that are normalized together, which makes 27 groups, as Tramer and Boneh have
 
-// 0 where it is none, or not allowed.
+// 0 if the text is not a number, or not an allowed one.
 Index number_in(std::string_view text) {
   Index number = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
@@ -42,7 +42,7 @@ ImageBlock image_block(const std::string& text) {
     fail("image block \"{}\": {}; {}", recipe_text::readable(text), problem, kAllowed);
   };
   ImageBlock block;
-  std::string given;  // a letter for each word so far
+  std::string given;  // one letter for each word so far
   std::istringstream words(text);
   for (std::string word; words >> word;) {
     const bool flag = word == "se" || word == "hs" || word == "relu";
@@ -103,7 +103,7 @@ ImageEncoder::ImageEncoder(const ImageEncoderOptions& options, Index channels, I
   }
   if (options.flatten) {
     Extent extent = *options.flatten;
-    flops(extent);  // which becomes that of what the blocks leave
+    flops(extent);  // sets `extent` to the size after the blocks
     add_module("last", *(flatten_ = std::make_unique<Flatten>(extent.rows() * in, hidden)));
   } else {
     add_module("last", *(last_ = std::make_unique<Convolution>(in, hidden, kernels::Window{1, 1, 0}, false)));

@@ -26,7 +26,8 @@ Tensor time_features(Arena& arena, const Tensor& times) {
   return features;
 }
 
-// Calls body(place in the image, place in the patches) for every row of a patch, which is contiguous in both.
+// Calls body(offset in the image, offset in the patches) for every row of a patch; a row is contiguous in
+// both.
 template <class Body>
 void for_each_patch_row(const Patches& patches, Body&& body) {
   const auto& [image, side] = patches;
@@ -89,7 +90,7 @@ ImageGenerator::ImageGenerator(const Recipe& recipe, const ModelSizes& sizes, Tr
   add_module("position_embedding", positions_);
 }
 
-// The tokens, all of those of some texts hidden.
+// The tokens, with all tokens of some texts hidden.
 Tensor ImageGenerator::hide_texts(Tape& tape, ForwardContext& context, const ModelInput& input) const {
   const RandomStream stream = context.next_stream();
   if (!context.training || text_dropout_ == 0) return input.tokens;
@@ -111,7 +112,7 @@ TaskOutput ImageGenerator::operator()(Tape& tape, ForwardContext& context, const
   ModelInput shown = input;
   shown.tokens = hide_texts(tape, context, input);
 
-  // Times are normal numbers through the logistic function: most of what is to be learned is in the middle
+  // Times are normal numbers through the logistic function, because there is most to learn in the middle
   // (Esser et al. 2024, arXiv:2403.03206, section 3.1).
   const Tensor times = arena.empty_on_host({images}, DType::f32);
   const RandomStream of_times = context.next_stream();
@@ -160,7 +161,7 @@ Tensor ImageGenerator::velocity(Tape& tape, ForwardContext& context, const Model
     }
   const Tensor texts = trunk_.embed(tape, input.tokens, input.positions);
   tape.enter("generate");
-  // What an image is to become, and how far it has come, which its patches are told.
+  // Every patch is given the text, as a mean, and the time.
   const Tensor time = time_in_(tape, tape.on_device(time_features(arena, times)), Activation::gelu);
   const Tensor condition = functions::add(
       tape, time_out_(tape, time), functions::segment_mean(tape, texts, tape.on_device(input.text_offsets)));

@@ -5,7 +5,7 @@
 namespace conclave {
 namespace {
 
-// Tensors are written by kernels; the inputs of a model are not, so casting constness away is safe here.
+// Kernels do not write to a model's inputs, so casting constness away is safe here.
 template <class T>
 Tensor borrow(const std::vector<T>& values, const Shape& shape, DType dtype) {
   return Tensor::borrow(const_cast<T*>(values.data()), shape, dtype);

@@ -5,7 +5,7 @@
 namespace conclave {
 namespace {
 
-// Added to a router's score of an expert that a row must not go to, whose probability is then 0.
+// Added to a router's score of an expert that a row must not go to, so that its probability is 0.
 constexpr double kMasked = -1e9;
 
 bool separates(const Recipe& recipe) {
@@ -44,7 +44,7 @@ Trunk::Images::Images(const ImageRecipe& recipe, const ImageShape& image, Index 
               image.channels, hidden) {
   add_module("", encoder);
   Extent extent{image.height, image.width};
-  encoder.flops(extent);  // which becomes that of what it leaves
+  encoder.flops(extent);  // sets `extent` to the size of the encoder's output
   grid = extent.rows();
   if (recipe.tokens != "grid") return;
   rows = grid;
@@ -100,7 +100,7 @@ struct Trunk::Layer : Module {
   LayerNorm attention_norm;
   MultiHeadAttention attention;
   LayerNorm feed_forward_norm;
-  std::unique_ptr<MoeLayer> experts;  // one of the two
+  std::unique_ptr<MoeLayer> experts;  // either this or feed_forward
   std::unique_ptr<FeedForward> feed_forward;
 };
 

@@ -8,7 +8,7 @@
 namespace conclave {
 namespace {
 
-constexpr std::int64_t kNone = std::numeric_limits<std::int64_t>::max();  // no pair of tokens is this number
+constexpr std::int64_t kNone = std::numeric_limits<std::int64_t>::max();  // no pair of tokens has this number
 
 }  // namespace
 
@@ -27,8 +27,8 @@ void WideClassifier::set_bigrams(std::span<const std::int64_t> known) {
   std::ranges::fill(std::ranges::copy(known, own.begin()).out, own.end(), kNone);
 }
 
-// Per sequence its tokens, the known among its bigrams, and what every text has (a bias), as rows of the
-// table.
+// For each sequence, rows of the table: its tokens, its known bigrams, and the row that every text has (a
+// bias).
 struct WideClassifier::Features {
   Tensor ids;      // [features] i32
   Tensor offsets;  // [sequences + 1] i32
@@ -38,7 +38,7 @@ WideClassifier::Features WideClassifier::features(Tape& tape, const Tensor& toke
                                                   const Tensor& offsets) const {
   const auto bounds = offsets.span<std::int32_t>();
   const auto known = bigrams_.span<std::int64_t>();
-  // Of every n tokens, at most n - 1 bigrams and the bias: the same memory for every batch of so many tokens.
+  // n tokens have at most n - 1 bigrams and a bias: the same memory for every batch of this size.
   const Index most = 2 * tokens.numel() + offsets.numel();  // an empty sequence has a bias, too
   Features found{tape.arena().empty_on_host({most}, DType::i32),
                  tape.arena().empty_on_host(offsets.shape(), DType::i32)};
