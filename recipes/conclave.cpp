@@ -33,7 +33,7 @@ conclave::commands::Surroundings surroundings() {
 // An OpenMP thread that has finished its part of a loop spins while it waits for the others, with GCC for
 // some 10 ms. If other processes want the cores, too, each of thousands of loops takes that long. Two
 // trainings of a small model side by side take 45 s with that, and 3 s with a spin of a tenth of a
-// millisecond, as set here; one alone takes 1 s with either. The variable is read before main(), so the
+// millisecond, as set here; one alone takes 1 s with either. GOMP_SPINCOUNT is read before main(), so the
 // program must start itself again to set it; if that is not possible, nothing changes. serve and bench are
 // left out, because they have the cores for themselves.
 void spin_briefly(int argc, char** argv) {

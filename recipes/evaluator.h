@@ -66,7 +66,7 @@ class Evaluator {
  private:
   // Copies in host memory.
   struct Results {
-    Tensor losses, correct, logits;      // as in TaskOutput, where they may be undefined, too
+    Tensor losses, correct, logits;      // as in TaskOutput; undefined where those are
     std::vector<Tensor> chosen_experts;  // by layer
   };
 
