@@ -31,7 +31,7 @@ struct Evaluation {
   std::vector<std::vector<Index>> expert_classes;
   std::vector<Index> experts_per_token;  ///< [top_k + 1]: tokens by the number of experts they went to, over
                                          ///< all uses of MoE layers
-  std::vector<DomainRouting> domain;  ///< [layer]; empty if no text of the split is of the domain
+  std::vector<DomainRouting> domain;     ///< [layer]; empty if no text of the split is of the domain
 
   std::optional<double> image_weight;  ///< as Task::image_weight
   /// [layer][expert]: share of image rows among the rows it received; empty if none or all of the rows are.
