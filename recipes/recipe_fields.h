@@ -43,14 +43,13 @@ void fields(R& run, Visitor&& field) {
   field("threads", run.threads, "CPU threads per rank; 0 divides a machine's cores among its ranks",
         between(0, 1024));
   field("precision", run.precision,
-        "How CUDA devices multiply in linear layers in training: f32 as it is, or rounded to tf32, "
-        "convolutions "
-        "too, or to bf16; sums, and all else, stay f32, as do evaluation, use, and processors",
+        "Precision in which CUDA devices multiply in linear layers during training: f32, tf32 (then also in "
+        "convolutions) or bf16; sums and all other operations stay f32, and so do evaluation, use, and CPUs",
         one_of({"f32", "tf32", "bf16"}));
   field("log_every", run.log_every, "Steps between two lines of the log and of the metrics", between(1, 1e9));
   field("plugins", run.plugins,
-        "Shared libraries with kinds of experts or routers of your own; relative paths are looked up beside "
-        "the recipe, then in the working directory",
+        "Shared libraries with your own kinds of experts or routers; relative paths are looked up beside the "
+        "recipe, then in the working directory",
         not_empty());
 }
 
@@ -59,30 +58,30 @@ void fields(R& data, Visitor&& field) {
   field("source", data.source,
         "Where examples come from: WordNet's glosses, a table of texts and labels, a task of GLUE, "
         "Fashion-MNIST's images, a folder of images for each class, emoji with their names, COCO's images "
-        "with their captions, or Fashion-MNIST's with WordNet's definitions, which describe them or do not",
+        "with their captions, or Fashion-MNIST's images with WordNet definitions, some of which describe the "
+        "image and some do not",
         one_of(
             {"wordnet", "table", "glue", "fashion_mnist", "image_folder", "emoji", "coco", "fashion_gloss"}));
   field("classes", data.classes,
-        "wordnet: the lexicographer files to tell apart, those of nouns or those of every part of speech; "
+        "wordnet: classes are the lexicographer files of nouns (noun), or of every part of speech (all); "
         "emoji: their groups or subgroups; coco: the category that takes up most of an image, or its "
         "supercategory",
         one_of({"noun", "all", "group", "subgroup", "category", "supercategory"}));
-  field("task", data.task,
-        "glue: which of its tasks; mnli_mismatched is mnli tested on the texts of other kinds than it is "
-        "trained on",
-        one_of({"cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "mnli_mismatched", "qnli", "rte", "wnli"}));
-  field("synset_words", data.synset_words,
-        "wordnet: train on each training synset's words, too, as a second text of its class; what is "
-        "validated and tested stays the glosses",
-        Rule{});
   field(
-      "path", data.path,
-      "wordnet, fashion_mnist: the data's folder, empty for that of Debian's package; fashion_gloss: one "
-      "folder with the files of both; table: one .csv, "
-      ".tsv or .jsonl file, split 90 / 5 / 5 by a hash of each text; glue: folder of all tasks' folders, or "
-      "of the task's train.tsv and dev.tsv; coco: folder with annotations, train2017 and val2017; "
-      "image_folder: folder of a folder of images for each class, or of such as train, validation and test",
-      any_text());
+      "task", data.task,
+      "glue: the task; mnli_mismatched is mnli, tested on texts of other genres than those it is trained on",
+      one_of({"cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "mnli_mismatched", "qnli", "rte", "wnli"}));
+  field("synset_words", data.synset_words,
+        "wordnet: also train on the words of each training synset, as a second text of its class; validation "
+        "and test use the glosses only",
+        Rule{});
+  field("path", data.path,
+        "wordnet, fashion_mnist: the data's folder, empty for that of Debian's package; fashion_gloss: one "
+        "folder with the files of both; table: one .csv, .tsv or .jsonl file, split 90 / 5 / 5 by a hash of "
+        "each text; glue: folder with the folders of all tasks, or with the task's train.tsv and dev.tsv; "
+        "coco: folder with annotations, train2017 and val2017; image_folder: folder with a folder of images "
+        "for each class, or with folders train, validation and test that each have those",
+        any_text());
   field("train", data.train, "table: .csv, .tsv or .jsonl file of the rows to train on, in place of path",
         any_text());
   field("validation", data.validation, "table: file of the rows to validate on, beside train; empty for none",
@@ -98,47 +97,44 @@ void fields(R& data, Visitor&& field) {
         "table: column (JSON key) that is neither empty, 0 nor false for texts to single out; empty for none",
         any_text());
   field("client_column", data.client_column,
-        "table: column (JSON key) of whose the row is, a person's name or number, for privacy.unit = "
-        "\"client\"; "
-        "empty for none",
+        "table: column (JSON key) that names the client a row belongs to, such as a person's name or number, "
+        "for privacy.unit = \"client\"; empty for none",
         any_text());
-  field(
-      "inputs", data.inputs,
-      "emoji, coco, fashion_gloss: what the model is shown of them: picture; name and keywords, captions or "
-      "definition; or both",
-      one_of({"image", "text", "both"}));
+  field("inputs", data.inputs,
+        "emoji, coco, fashion_gloss: what the model is shown: the picture (image); the name and keywords, "
+        "captions or definition (text); or both",
+        one_of({"image", "text", "both"}));
   field("skip_bad", data.skip_bad,
         "table, glue, image_folder, emoji, coco: leave out and count rows and images that cannot be read; "
         "false: the first is an error",
         Rule{});
-  field("parts", data.parts, "Sites that the examples are divided among, to try out a federation",
+  field("parts", data.parts, "Number of sites that the examples are divided among, to try out a federation",
         between(1, 1e6));
-  field("part", data.part, "Which of the parts is this one, from 0", between(0, 1e6));
-  field(
-      "parts_by", data.parts_by,
-      "How they are divided: each example at random, each class as a whole (label), or of each class shares "
-      "drawn from a Dirichlet distribution",
-      one_of({"random", "label", "dirichlet"}));
+  field("part", data.part, "Number of this site's part, from 0", between(0, 1e6));
+  field("parts_by", data.parts_by,
+        "How examples are divided among the sites: each example at random (random), each class as a whole "
+        "(label), or each class in shares drawn from a Dirichlet distribution (dirichlet)",
+        one_of({"random", "label", "dirichlet"}));
   field("parts_alpha", data.parts_alpha,
-        "Concentration of that Dirichlet distribution; the smaller, the more unlike the parts are",
+        "Concentration of the Dirichlet distribution; the smaller, the more the parts differ",
         between(0.001, 1e6));
   field("parts_seed", data.parts_seed, "Seed of the division; the same at every site", at_least(0));
   field("vocabulary", data.vocabulary, "Subword tokens the tokenizer learns from the training texts",
         between(16, 1e6));
   field("max_length", data.max_length,
-        "Tokens kept of a text, or of two texts together; what follows them is cut off", between(2, 65536));
+        "Tokens kept of a text, or of a pair of texts together; the rest is cut off", between(2, 65536));
 }
 
 template <Either<ImageRecipe> R, class Visitor>
 void fields(R& image, Visitor&& field) {
   field("size", image.size,
-        "Images are resized to this many pixels a side; 0 leaves them as they are, which coco and "
-        "image_folder, with images of every size, cannot have",
+        "Images are resized to this many pixels a side; 0 keeps their size, which is not possible for coco "
+        "and image_folder, whose images have different sizes",
         between(0, 4096));
-  field("stem", image.stem, "Channels that the first convolution, of 3 x 3 pixels, makes", between(1, 4096));
+  field("stem", image.stem, "Output channels of the first convolution, of 3 x 3 pixels", between(1, 4096));
   field("scattering", image.scattering,
-        "Whether fixed wavelets take that convolution's place: 81 features of each channel for every 4 x 4 "
-        "pixels, which learn of nobody (Bruna & Mallat 2013)",
+        "Whether fixed wavelets replace the first convolution: 81 features of each channel for every 4 x 4 "
+        "pixels, which are not trained (Bruna & Mallat 2013)",
         Rule{});
   field("blocks", image.blocks,
         "Inverted residual blocks: kernel, expansion, channels, stride, then se for squeeze-excitation, and "
@@ -151,26 +147,27 @@ void fields(R& image, Visitor&& field) {
   field("depthwise", image.depthwise,
         "Blocks convolve each channel by itself; false: every channel sees all, as in older networks",
         Rule{});
-  field(
-      "tokens", image.tokens,
-      "What of an image the layers with experts see, of the pixels that the blocks leave: their mean (mean), "
-      "all of them as one (flat), or each by itself (grid)",
-      one_of({"mean", "flat", "grid"}));
+  field("tokens", image.tokens,
+        "Rows that an image has in the layers with experts, made of the pixels that the blocks leave: their "
+        "mean (mean), all of them as one row (flat), or a row for each pixel (grid)",
+        one_of({"mean", "flat", "grid"}));
   field("shift", image.shift,
-        "Most pixels by which images that are read, not drawn, are moved at random in training",
+        "Largest random shift of images in training, in pixels; images that the model draws are not shifted",
         between(0, 1024));
-  field("flip", image.flip, "Every second image is shown in training as its mirror image", Rule{});
+  field("flip", image.flip, "Whether half of the images, drawn at random, are mirrored in training", Rule{});
   field("erase", image.erase, "Share of images of which a random rectangle is erased in training",
         between(0, 1));
 }
 
 template <Either<TasksRecipe> R, class Visitor>
 void fields(R& tasks, Visitor&& field) {
-  field("classify", tasks.classify, "Texts, images or both in, class out: how often, against the others",
+  field("classify", tasks.classify, "Text, image or both in, class out: weight against the other tasks",
         between(0, 1e6));
   field("caption", tasks.caption,
-        "Image in, what it shows in words out (its class's name, where data say no more)", between(0, 1e6));
-  field("generate", tasks.generate, "What an image shows in, the image out, by flow matching",
+        "Image in, a caption out (the class's name if the data has no captions): weight against the other "
+        "tasks",
+        between(0, 1e6));
+  field("generate", tasks.generate, "Caption in, image out, by flow matching: weight against the other tasks",
         between(0, 1e6));
 }
 
@@ -180,24 +177,23 @@ void fields(R& generate, Visitor&& field) {
         "Side in pixels of the squares that an image is cut into, each a token; divides its sides",
         between(1, 256));
   field("text_dropout", generate.text_dropout,
-        "Share of texts hidden in training, so that images can be guided away from what the model draws "
-        "without one",
+        "Share of texts hidden in training, from which the model learns to draw without a text, as guidance "
+        "needs",
         between(0, 0.9));
 }
 
 template <Either<ModelRecipe> R, class Visitor>
 void fields(R& model, Visitor&& field) {
   field("hidden", model.hidden, "Width of a token's vector between layers", between(1, 65536));
-  field(
-      "embedding", model.embedding,
-      "Width of the tables of tokens and positions, whose sum a linear map makes as wide as hidden (ALBERT); "
-      "at most hidden; 0: tables as wide as hidden, and no map",
-      between(0, 65536));
+  field("embedding", model.embedding,
+        "Width of the tables of tokens and positions, which a linear layer maps to hidden (ALBERT); at most "
+        "hidden; 0: tables as wide as hidden, without that layer",
+        between(0, 65536));
   field("layers", model.layers, "Transformer layers: attention, then experts or a feed-forward block",
         between(1, 1024));
   field("share_layers", model.share_layers,
-        "One set of parameters, router and experts among them, is applied as every layer (ALBERT); where "
-        "moe.every is above 1, so many sets in turn",
+        "Whether all layers have the same parameters, with router and experts (ALBERT); with moe.every above "
+        "1, that many sets of parameters take turns",
         Rule{});
   field("heads", model.heads, "Attention heads; divides hidden", between(1, 1024));
   field("ffn", model.ffn, "Inner width of a feed-forward block, and of each expert", between(1, 262144));
@@ -209,22 +205,21 @@ void fields(R& model, Visitor&& field) {
         between(0, 0.95));
   field("text_dropout", model.text_dropout,
         "Share of texts with an image that are hidden from a classifier in training, so that it learns to "
-        "see: every token as one that token_dropout hides",
+        "use the image; all tokens of such a text are replaced as by token_dropout",
         between(0, 0.95));
   field("bigrams", model.bigrams,
-        "Most frequent pairs of adjacent tokens for a linear model beside the encoder, which scores texts by "
-        "their tokens and these pairs; 0 for no such model",
+        "Number of the most frequent pairs of adjacent tokens for a linear model beside the encoder, which "
+        "scores texts by their tokens and these pairs; 0 for no such model",
         between(0, 1e8));
-  field("bigram_weight", model.bigram_weight, "Weight of that model's scores beside the encoder's logits",
-        between(0, 100));
-  field(
-      "fusion", model.fusion,
-      "How a classifier that is shown images with texts has them meet: in one sequence from the first layer "
-      "on (joint), each in layers of its own sequence, then by cross-attention and learned weights of the "
-      "two (cross), or side by side at its head (late); shown one of them alone, it is joint",
-      one_of({"joint", "cross", "late"}));
+  field("bigram_weight", model.bigram_weight,
+        "Weight of the linear model's scores, added to the encoder's logits", between(0, 100));
+  field("fusion", model.fusion,
+        "How a classifier combines images with texts: in one sequence from the first layer on (joint); each "
+        "in its own sequence, then by cross-attention and learned weights of the two (cross); or side by "
+        "side at its head (late); without both, it is joint",
+        one_of({"joint", "cross", "late"}));
   field("image_weight", model.image_weight,
-        "The image's weight when training begins, of 1 for image and text together; read by fusion cross",
+        "Initial weight of the image, of 1 for image and text together; read by fusion cross",
         between(0.001, 0.999));
 }
 
@@ -244,14 +239,15 @@ void fields(R& moe, Visitor&& field) {
   field("router_noise", moe.router_noise,
         "Standard deviation of the noise on the router's scores in training", between(0, 100));
   field("route_cache_mib", moe.route_cache_mib,
-        "MiB per layer and rank for the scores of texts seen before, in evaluation and use; for routers "
-        "attention and attention_token; 0 for none",
+        "MiB per layer and rank for a cache of the routing scores of texts seen before, in evaluation and "
+        "use; for routers attention and attention_token; 0 for none",
         between(0, 1 << 20));
-  field("top_k", moe.top_k, "Experts each token is sent to, or the most of them; at most experts",
+  field("top_k", moe.top_k,
+        "Number of experts each token is sent to, the largest number if top_p is below 1; at most experts",
         between(1, 64));
   field("gate", moe.gate,
-        "Who chooses: each token its top_k experts, or each expert as many tokens of the batch "
-        "(expert_choice, with balancer none; for comparison)",
+        "Whether each token chooses its top_k experts (top_k), or each expert chooses the same number of "
+        "tokens of the batch (expert_choice, with balancer none; for comparison)",
         one_of({"top_k", "expert_choice"}));
   field("top_p", moe.top_p,
         "A token is sent to its best experts until their probabilities sum to this, at most to top_k; 1: "
@@ -266,30 +262,30 @@ void fields(R& moe, Visitor&& field) {
         "their numbers: \"6 feed_forward, 2 gated\"",
         not_empty());
   field("modality_experts", moe.modality_experts,
-        "Whether rows of images and of texts share all experts, or images have the first half and texts the "
-        "second (separate, with balancer none or aux_loss; for comparison)",
+        "Whether image rows and text rows use all experts (shared), or image rows only the first half and "
+        "text rows only the second (separate, with balancer none or aux_loss; for comparison)",
         one_of({"shared", "separate"}));
   field("balancer", moe.balancer,
-        "What evens the experts' loads: nothing, a loss term, a routing bias that follows the loads, or "
-        "gradient normalization",
+        "How the experts' loads are balanced: not at all (none), by a loss term (aux_loss), by a routing "
+        "bias that follows the loads (bias), or by gradient normalization (grad_norm)",
         one_of({"none", "aux_loss", "bias", "grad_norm"}));
   field("aux_coefficient", moe.aux_coefficient, "Weight of the balancing loss; read by balancer aux_loss",
         between(0, 100));
   field("bias_rate", moe.bias_rate, "Step of the routing bias per training step; read by balancer bias",
         between(0, 10));
   field("grad_norm_rate", moe.grad_norm_rate,
-        "Share of the loads' unevenness that one step takes back; read by balancer grad_norm", between(0, 1));
+        "Share of the loads' imbalance that one step corrects; read by balancer grad_norm", between(0, 1));
   field("grad_norm_rounds", moe.grad_norm_rounds,
-        "Corrections of the selection within a batch of training, by the gradient norms to be expected; read "
-        "by balancer grad_norm",
+        "Number of corrections to the selection of experts within a training batch, by the expected gradient "
+        "norms; read by balancer grad_norm",
         between(0, 100));
   field("balance_inference", moe.balance_inference,
-        "Whether batches are corrected in evaluation and use, too: even loads, but a text's experts then "
-        "depend on what is beside it in the batch; read by balancer grad_norm",
+        "Whether batches are corrected in evaluation and use, too: loads are even, but the experts of a text "
+        "then depend on the other texts of its batch; read by balancer grad_norm",
         Rule{});
   field("grad_norm_alpha", moe.grad_norm_alpha,
-        "Exponent of an expert's remaining loss in how much faster than others it is to learn; read by "
-        "balancer grad_norm",
+        "Exponent of an expert's remaining loss in the speed at which it is to learn, relative to the "
+        "others; read by balancer grad_norm",
         between(0, 10));
   field("grad_norm_moves", moe.grad_norm_moves,
         "What balancer grad_norm moves: the weights of the experts' gradients, the bias of their selection, "
@@ -305,25 +301,25 @@ void fields(R& moe, Visitor&& field) {
         "Number of the expert in every layer that is to serve the texts of data.domain; -1 for none",
         between(-1, 4095));
   field("domain_prior", moe.domain_prior,
-        "Weight of the loss that has the router send those texts' tokens there, -log of the expert's "
-        "probability",
+        "Weight of the loss that makes the router send tokens of data.domain's texts to domain_expert: -log "
+        "of the expert's probability",
         between(0, 1000));
   field("domain_steps", moe.domain_steps,
         "Share of training in which domain_prior acts, falling linearly to 0; evaluation never sees it",
         between(0, 1));
   field("capacity_factor", moe.capacity_factor,
-        "Receive buffer per rank, in even shares of a batch's routed tokens; more takes further rounds; "
-        "unread where experts want whole sequences, which takes room for all",
+        "Receive buffer per rank, in even shares of a batch's routed tokens; more tokens take further "
+        "rounds; not read if experts want whole sequences, whose buffer has room for all tokens",
         between(0.05, 1024));
 }
 
 template <Either<TrainRecipe> R, class Visitor>
 void fields(R& train, Visitor&& field) {
-  field(
-      "start_from", train.start_from,
-      "Checkpoint, or folder of a run, of another model to begin with: its tokenizer in place of one of "
-      "data.vocabulary, and its tensors, those that have the name and the shape of one here; empty for none",
-      any_text());
+  field("start_from", train.start_from,
+        "Checkpoint, or folder of a run, of another model to start from: its tokenizer, in place of a new "
+        "one of data.vocabulary, and those of its tensors that have the name and shape of one of this model; "
+        "empty for none",
+        any_text());
   field("epochs", train.epochs, "Passes over the training split; unused where steps is given",
         between(1, 1e6));
   field("steps", train.steps, "Optimizer steps to train; 0 leaves it to epochs", between(0, 1e12));
@@ -331,8 +327,8 @@ void fields(R& train, Visitor&& field) {
   field("accumulate", train.accumulate, "Batches whose gradients are summed for one optimizer step",
         between(1, 65536));
   field("optimizer", train.optimizer,
-        "adamw (Loshchilov and Hutter 2019), or sgd: steps of the gradients' running mean, which beta1 = 0 "
-        "makes plain ones; it does not read beta2 and epsilon",
+        "adamw (Loshchilov and Hutter 2019), or sgd, which follows the running mean of the gradients (with "
+        "beta1 = 0, the gradients themselves) and does not read beta2 and epsilon",
         one_of({"adamw", "sgd"}));
   field("learning_rate", train.learning_rate, "Peak learning rate, reached at the end of warmup",
         between(0, 10));
@@ -341,8 +337,7 @@ void fields(R& train, Visitor&& field) {
   field("schedule", train.schedule, "How the learning rate goes from its peak to final_learning_rate",
         one_of({"constant", "linear", "cosine"}));
   field("final_learning_rate", train.final_learning_rate,
-        "Learning rate that linear and cosine go towards; a step after the last would have it",
-        between(0, 10));
+        "Learning rate to which linear and cosine fall; reached one step after the last", between(0, 10));
   field("weight_decay", train.weight_decay, "Decoupled weight decay, per unit of learning rate",
         between(0, 10));
   field("beta1", train.beta1, "Decay of the gradient's running mean", between(0, 0.999999));
@@ -350,11 +345,12 @@ void fields(R& train, Visitor&& field) {
   field("epsilon", train.epsilon, "AdamW's addend to the root of the squared gradient's mean",
         between(1e-30, 1));
   field("clip_norm", train.clip_norm,
-        "Largest norm of the whole gradient, which is scaled down to it; 0 is off", between(0, 1e9));
+        "Largest norm of the whole gradient; a longer gradient is scaled down to it; 0 is off",
+        between(0, 1e9));
   field("label_smoothing", train.label_smoothing, "Share of the target spread evenly over all classes",
         between(0, 0.95));
   field("masked_weight", train.masked_weight,
-        "Weight of the second task, to guess the tokens that model.token_dropout hid; 0 for none",
+        "Weight of a second task, to predict the tokens that model.token_dropout hid; 0 for none",
         between(0, 100));
   field("ema", train.ema, "Decay of a running mean of the weights, evaluated in their place; 0 is off",
         between(0, 0.999999));
@@ -364,74 +360,73 @@ void fields(R& train, Visitor&& field) {
 
 template <Either<PrivacyRecipe> R, class Visitor>
 void fields(R& privacy, Visitor&& field) {
-  field(
-      "unit", privacy.unit,
-      "Whose presence among the training examples the model must not tell: nobody's in particular, that "
-      "of any one of them (record; DP-SGD), or that of all which data.client_column says are one's (client)",
-      one_of({"none", "record", "client"}));
+  field("unit", privacy.unit,
+        "Unit of differential privacy. none: off; record: each example (DP-SGD); client: all examples with "
+        "the same value in data.client_column",
+        one_of({"none", "record", "client"}));
   field("clip_norm", privacy.clip_norm,
-        "Largest norm of an example's gradient, which is scaled down to it, and of the mean of a client's",
+        "Largest norm of an example's gradient, and so of the mean over a client's examples; a longer "
+        "gradient is scaled down to it",
         between(1e-9, 1e9));
   field("noise_multiplier", privacy.noise_multiplier,
-        "Standard deviation of the noise on a sum of gradients, per clip_norm; 0: as little as all "
-        "steps together may have for epsilon",
+        "Standard deviation of the noise on the sum of gradients, divided by clip_norm; 0: the least noise "
+        "with which all steps keep within epsilon",
         between(0, 1e6));
   field("epsilon", privacy.epsilon,
-        "The budget; training stops before a step that would exceed it; 0: none, and all steps are "
+        "Privacy budget; training stops before a step that would exceed it; 0: no budget, and all steps are "
         "taken",
         between(0, 1e6));
-  field("delta", privacy.delta, "The probability that epsilon may not hold with", between(1e-15, 0.1));
+  field("delta", privacy.delta, "Probability with which epsilon may not hold", between(1e-15, 0.1));
   field("batch", privacy.batch,
-        "How many examples, or clients, are in a step on average, each being drawn by itself; as many "
-        "batches of "
-        "train.batch_tokens as they fill are computed one after the other",
+        "Average number of examples, or clients, in a step, each drawn independently; they are computed one "
+        "after another in batches of train.batch_tokens",
         between(1, 1e9));
   field("rate", privacy.rate,
-        "The probability of that itself, in place of batch over all of them; 0: as batch says",
+        "Probability with which each example, or client, is drawn for a step, in place of batch; 0: batch "
+        "divided by their number",
         between(0, 1));
-  field(
-      "ledger", privacy.ledger,
-      "File in which each run that names it records what its checkpoints spend, so that all runs on the same "
-      "people's data, and what branches off their checkpoints, keep to epsilon together; empty: each counts "
-      "for itself",
-      any_text());
+  field("ledger", privacy.ledger,
+        "File in which each run that names it records what its checkpoints spend, so that all runs on the "
+        "same people's data, and runs that continue from their checkpoints, keep within epsilon together; "
+        "empty: each run counts for itself",
+        any_text());
 }
 
 template <Either<QuantizationRecipe> R, class Visitor>
 void fields(R& quantization, Visitor&& field) {
   field("enabled", quantization.enabled,
-        "Train with numbers rounded as inference with integers rounds them (fake quantization)", Rule{});
+        "Whether to train with numbers rounded as integer inference rounds them (fake quantization)", Rule{});
   field("layers", quantization.layers,
-        "Whose products are computed so; embeddings and normalizations never are. Depthwise convolutions, "
-        "which wait for memory, take longer in integers",
+        "Layers that are quantized; embeddings and normalizations never are. Depthwise convolutions, which "
+        "are bound by memory, take longer in integers",
         one_of({"linear", "experts", "convolutions", "depthwise", "router", "heads"}));
-  field("weight_bits", quantization.weight_bits, "Of a weight; each output channel has a scale of its own",
-        between(2, 8));
+  field("weight_bits", quantization.weight_bits,
+        "Bits of a weight; each output channel has a scale of its own", between(2, 8));
   field("activation_bits", quantization.activation_bits,
-        "Of a product's input. With 7, two products fit the 16 bits in which processors without VNNI add "
-        "them up; "
-        "with 8, these take twice as long",
+        "Bits of a product's input. With 7, two products fit the 16 bits in which CPUs without VNNI add "
+        "them; with 8, such CPUs take twice as long",
         between(2, 8));
   field("activations", quantization.activations,
-        "Which inputs share a scale: those of a token, found when it comes, or a whole tensor's, from the "
-        "observer",
+        "Which inputs share a scale: those of one token, computed when it arrives (token), or those of a "
+        "whole tensor, from the observer (tensor)",
         one_of({"token", "tensor"}));
   field("observer", quantization.observer,
-        "tensor: range of the inputs: the widest ever seen, the moving average of the steps' widest, or what "
-        "leaves so few numbers outside",
+        "Range of the inputs with activations tensor: the widest ever seen (min_max), the moving average of "
+        "each step's widest (moving_average), or the range of which percentile says how many inputs lie "
+        "within (percentile)",
         one_of({"min_max", "moving_average", "percentile"}));
-  field("momentum", quantization.momentum, "Share of a step in the observer's average or counts",
+  field("momentum", quantization.momentum, "Weight of a step in the observer's average or counts",
         between(1e-6, 1));
-  field("percentile", quantization.percentile, "percentile: of the numbers that are within the range",
-        between(50, 100));
-  field("learned", quantization.learned, "Scales of weights, and of whole tensors' inputs, are learned (LSQ)",
-        Rule{});
+  field("percentile", quantization.percentile,
+        "Percentage of inputs that are within the range; read by observer percentile", between(50, 100));
+  field("learned", quantization.learned,
+        "Whether the scales of weights, and of inputs with activations tensor, are learned (LSQ)", Rule{});
   field("start_step", quantization.start_step,
-        "Steps before the first whose numbers are rounded; until then, ranges are observed",
-        between(0, 1e12));
+        "Steps before numbers are rounded; until then, ranges are observed", between(0, 1e12));
   field("inference", quantization.inference,
-        "How the trained model is used: with products of integers, or of rounded numbers, as it is trained "
-        "and evaluated meanwhile; CUDA devices take the latter in depthwise convolutions",
+        "How the trained model computes when it is used: with integer products (integers), or with rounded "
+        "numbers, as in training and its evaluations (rounded); in depthwise convolutions, CUDA devices "
+        "always use rounded numbers",
         one_of({"integers", "rounded"}));
 }
 
@@ -443,9 +438,9 @@ void fields(R& parallel, Visitor&& field) {
   field("bucket_kib", parallel.bucket_kib, "Gradients summed over ranks at a time, in KiB",
         between(1, 1 << 20));
   field("dispatch_chunks", parallel.dispatch_chunks,
-        "Parts in which rows go to their experts, so that some travel while others are computed; 0 is 2 on "
-        "CUDA "
-        "devices, else 1; unread where experts want whole sequences, or are on each rank",
+        "Number of parts in which rows are sent to their experts, so that some travel while others are "
+        "computed; 0 is 2 on CUDA devices, else 1; not read if experts want whole sequences, or if every "
+        "rank has all experts",
         between(0, 4));
 }
 
@@ -461,17 +456,16 @@ void fields(R& checkpoint, Visitor&& field) {
 template <Either<Recipe> R, class Visitor>
 void tables(R& recipe, Visitor&& table) {
   table("run", recipe.run, "The run itself");
-  table("data", recipe.data, "What is learned from");
-  table("tasks", recipe.tasks,
-        "What the model is trained to do: each task's share of the steps; 0: not at all");
+  table("data", recipe.data, "The training data");
+  table("tasks", recipe.tasks, "The model's tasks, with their weights in the steps; 0: not trained");
   table("image", recipe.image, "The encoder of images, a MobileNetV3; for data that has some");
   table("generate", recipe.generate, "How images are generated; for tasks.generate");
   table("model", recipe.model, "The encoder around the experts");
   table("moe", recipe.moe, "The mixture of experts");
   table("train", recipe.train, "Optimizer and schedule");
-  table("privacy", recipe.privacy, "What the model may tell of those it learned from");
+  table("privacy", recipe.privacy, "Differential privacy of the training examples");
   table("quantization", recipe.quantization,
-        "How products of the trained model are to be computed: with integers");
+        "Quantization, with which the trained model computes products with integers");
   table("parallel", recipe.parallel, "How the work is divided among ranks");
   table("checkpoint", recipe.checkpoint, "What is saved, and when");
 }
