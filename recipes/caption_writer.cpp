@@ -15,10 +15,11 @@ constexpr double kNever = -std::numeric_limits<double>::infinity();
 void check(const CaptionOptions& options, std::int64_t max_length) {
   require(options.beam >= 1, "a beam of {} texts; 1 is the least", options.beam);
   require(options.top_p >= 0 && options.top_p <= 1, "top_p = {} is not from 0 to 1", options.top_p);
-  require(options.top_p == 0 || options.beam == 1, "a beam or top_p: of both there is no such thing");
+  require(options.top_p == 0 || options.beam == 1, "beam and top_p exclude each other: give one of them");
   require(options.temperature > 0, "a temperature of {} is not above 0", options.temperature);
   require(options.max_tokens >= 0 && options.max_tokens <= max_length,
-          "texts of {} tokens, but the model learnt those of at most {}", options.max_tokens, max_length);
+          "captions of {} tokens, but the model was trained on texts of at most {}", options.max_tokens,
+          max_length);
 }
 
 Captioner& captioner_of(LoadedModel& model) {

@@ -29,19 +29,18 @@ ClientPrivacy::ClientPrivacy(const ClientPrivacyTable& privacy, const Simulation
   noise_ = privacy.noise_multiplier > 0 ? privacy.noise_multiplier
                                         : least_noise(budget, rate_, rounds_, kAccountant);
   if (privacy.epsilon > 0) rounds_ = std::min(rounds_, most_steps(budget, noise_, rate_, kAccountant));
-  require(
-      rounds_ > 0,
-      "client_privacy.epsilon = {}: one round with client_privacy.noise_multiplier = {} exceeds it; raise "
-      "either, or leave noise_multiplier at 0, which finds it",
-      privacy.epsilon, privacy.noise_multiplier);
+  require(rounds_ > 0,
+          "client_privacy.epsilon = {}: one round with client_privacy.noise_multiplier = {} exceeds it; "
+          "raise either, or set noise_multiplier to 0, which chooses the noise",
+          privacy.epsilon, privacy.noise_multiplier);
   updates_ = {privacy.clip_norm, noise_, static_cast<std::int64_t>(elements)};
   if (privacy.adaptive) {
     // Andrew et al. 2021, theorem 1: the count, to which each client adds 1/2 or -1/2, and the updates
     // together are as private as one release with the whole noise.
     const double of_count = privacy.count_noise > 0 ? privacy.count_noise : expected_ / 20;
     require(2 * of_count > noise_,
-            "client_privacy.count_noise = {:.4g}{}: it must be above half the noise multiplier of {:.4g}, of "
-            "which it is a part",
+            "client_privacy.count_noise = {:.4g}{}: it must be above half the noise multiplier of {:.4g}, "
+            "because the count uses a part of that privacy",
             of_count, privacy.count_noise > 0 ? "" : ", a twentieth of the cohort", noise_);
     count_ = {0.5, 2 * of_count, 1};
     updates_.noise_multiplier = 1 / std::sqrt(1 / (noise_ * noise_) - 1 / (4 * of_count * of_count));

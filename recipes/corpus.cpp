@@ -171,12 +171,11 @@ void expect_same_classes(const std::string& checkpoint, const std::vector<std::s
   const auto name = [](const std::vector<std::string>& classes, auto at) {
     return at == classes.end() ? std::string("none") : fmt::format("\"{}\"", recipe_text::readable(*at));
   };
-  require(
-      one == of_model.end() && other == of_data.end(),
-      "{}: it was trained on {} classes, and the data has {}; number {} is {} there and {} here, and labels "
-      "are such numbers: give data of the same classes",
-      checkpoint, of_model.size(), of_data.size(), one - of_model.begin(), name(of_model, one),
-      name(of_data, other));
+  require(one == of_model.end() && other == of_data.end(),
+          "{}: the model has {} classes, and the data has {}; class {} is {} in the model and {} in the "
+          "data: give data with the same classes in the same order",
+          checkpoint, of_model.size(), of_data.size(), one - of_model.begin(), name(of_model, one),
+          name(of_data, other));
 }
 
 Corpus load_corpus(const Recipe& recipe, Communicator& world, const std::string& cache_directory,
@@ -185,7 +184,8 @@ Corpus load_corpus(const Recipe& recipe, Communicator& world, const std::string&
   ImageDataset read =
       read_examples(data, recipe.image, world, recipe.tasks.caption > 0 || recipe.tasks.generate > 0);
   const bool in_domain = std::ranges::any_of(read.train.examples, &TextExample::in_domain);
-  require(in_domain || data.domain_name().empty(), "data.{} = \"{}\": no training text is of it",
+  require(in_domain || data.domain_name().empty(),
+          "data.{} = \"{}\": no training text belongs to this domain",
           data.source == "table" ? "domain_column" : "domain", data.domain_name());
   std::vector<std::pair<std::string_view, ImageDataset>> tasks;
   const std::vector<std::string_view> names = recipe.tasks.names();

@@ -40,11 +40,10 @@ void check_secure_aggregation(const FederationSettings& settings,
   check.unless(secure.bits % 8 == 0, {"secure_aggregation.bits"}, "{}: must be a multiple of 8",
                check.shown("secure_aggregation.bits", secure.bits));
   if (!secure.enabled) return;
-  check.unless(
-      sites >= 3, {"secure_aggregation.enabled", "federation.sites"},
-      "secure_aggregation.enabled = true with {} sites: of fewer than 3, each would know the other's "
-      "update by the sum",
-      sites);
+  check.unless(sites >= 3, {"secure_aggregation.enabled", "federation.sites"},
+               "secure_aggregation.enabled = true with {} sites: with fewer than 3, each site could compute "
+               "the other's update from the sum",
+               sites);
   check.unless(settings.federation.quorum == 0 || settings.federation.quorum >= 3,
                {"federation.quorum", "secure_aggregation.enabled"},
                "{}: secure aggregation needs 3 sites in every round",
@@ -55,27 +54,24 @@ void check_secure_aggregation(const FederationSettings& settings,
       strategy->needs_mean_only() && !by_control, {"strategy.name", "secure_aggregation.enabled"},
       "{}: it {}; fedavg, fedprox, fedadam, fedyogi and fedadagrad go together with secure aggregation",
       check.shown("strategy.name", settings.strategy.name),
-      by_control ? "needs control variates to arrive as they are, and clip_norm would shorten them with the "
-                   "model's changes"
-      : buffered
-          ? "is asynchronous, and secure aggregation adds up what all sites of a round have at one time"
-          : "looks at each update, which secure aggregation hides");
+      by_control ? "needs exact control variates, which clip_norm would scale down together with the update"
+      : buffered ? "is asynchronous, and secure aggregation needs the updates of all sites in a round at the "
+                   "same time"
+                 : "looks at each update, which secure aggregation hides");
   check.unless(settings.sharing.by_tokens.empty(), {"sharing.by_tokens", "secure_aggregation.enabled"},
                "sharing.by_tokens: secure aggregation gives all of a site's parameters the same weight");
   const bool weighted = secure.weights == "examples";
-  check.unless(
-      weighted == (secure.most_examples >= 1),
-      {"secure_aggregation.most_examples", "secure_aggregation.weights"},
-      "{} with {}: weights by examples, and only they, need a bound of 1 or more, as how many a site "
-      "counts at most",
-      check.shown("secure_aggregation.weights", secure.weights),
-      check.shown("secure_aggregation.most_examples", secure.most_examples));
-  check.unless(
-      !weighted || !settings.privacy.is_on(), {"secure_aggregation.weights", "privacy.unit"},
-      "{} with {}: the noise is for updates that count alike, and weights would have none; set it to "
-      "\"equal\"",
-      check.shown("secure_aggregation.weights", secure.weights),
-      check.shown("privacy.unit", settings.privacy.unit));
+  check.unless(weighted == (secure.most_examples >= 1),
+               {"secure_aggregation.most_examples", "secure_aggregation.weights"},
+               "{} with {}: weights by examples, and only they, need most_examples of 1 or more, the most "
+               "examples that a site counts as",
+               check.shown("secure_aggregation.weights", secure.weights),
+               check.shown("secure_aggregation.most_examples", secure.most_examples));
+  check.unless(!weighted || !settings.privacy.is_on(), {"secure_aggregation.weights", "privacy.unit"},
+               "{} with {}: the noise is for updates with equal weights, and the weights would have no "
+               "noise; set it to \"equal\"",
+               check.shown("secure_aggregation.weights", secure.weights),
+               check.shown("privacy.unit", settings.privacy.unit));
   if (sites == 0 || secure.bits % 8 != 0) return;
   const std::int64_t most =
       secure_aggregation::Ring{static_cast<std::size_t>(secure.bits / 8)}.most_each(sites);
@@ -90,25 +86,26 @@ void check_round_privacy(const FederationSettings& settings, settings::Checker<F
   if (!privacy.is_on()) return;
   const std::string on = check.shown("privacy.unit", privacy.unit);
   check.unless(settings.secure_aggregation.enabled, {"privacy.unit", "secure_aggregation.enabled"},
-               "{}: sites' shares of the noise are enough in the sum alone; set secure_aggregation.enabled = "
-               "true",
+               "{}: the sites' shares of the noise are enough only in the sum of all updates; set "
+               "secure_aggregation.enabled = true",
                on);
   check.unless(privacy.noise_multiplier > 0 || privacy.epsilon > 0,
                {"privacy.noise_multiplier", "privacy.epsilon", "privacy.unit"},
                "{} wants noise: set privacy.epsilon, the budget, or privacy.noise_multiplier, or both", on);
   const bool within_sites = RoundPrivacy{.unit = parse_privacy_unit(privacy.unit)}.is_within_sites();
   check.unless(settings.strategy.name != "fedprox" || !within_sites, {"strategy.name"},
-               "{}: with {} sites send gradients, which there is nothing to hold back",
+               "{}: with {} sites send the gradients of one step, which fedprox does not change",
                check.shown("strategy.name", settings.strategy.name), on);
   if (!within_sites) return;
   check.unless(settings.federation.local_steps == 1, {"federation.local_steps", "privacy.unit"},
                "{}: with {} a round is one step, of all sites together; set it to 1",
                check.shown("federation.local_steps", settings.federation.local_steps), on);
   check.unless(settings.sharing.kept_private.empty(), {"sharing.private", "privacy.unit"},
-               "sharing.private: with {} what a site keeps would be trained without noise", on);
+               "sharing.private: with {} the parameters that a site keeps would be trained without noise",
+               on);
   check.unless(settings.secure_aggregation.clip_norm >= privacy.clip_norm,
                {"secure_aggregation.clip_norm", "privacy.clip_norm"},
-               "{} is the largest norm of a site's sum, of which {} is one {}'s",
+               "{} is the largest norm of a site's sum, and must be at least {}, that of one {}",
                check.shown("secure_aggregation.clip_norm", settings.secure_aggregation.clip_norm),
                check.shown("privacy.clip_norm", privacy.clip_norm), privacy.unit);
 }
@@ -143,7 +140,7 @@ FederationSettings read_federation(const std::string& path, const std::vector<st
                check.shown("federation.quorum", federation.quorum), federation.sites.size());
   check.unless(federation.rounds <= kMostFederatedSteps / std::max<std::int64_t>(federation.local_steps, 1),
                {"federation.rounds", "federation.local_steps"},
-               "{} of {} are more than the {} steps that a site takes of a federation at most",
+               "{} with {} are more than the {} steps that a site takes in a federation at most",
                check.shown("federation.rounds", federation.rounds),
                check.shown("federation.local_steps", federation.local_steps), kMostFederatedSteps);
   check_strategy(settings, check);
@@ -172,18 +169,18 @@ SiteSettings read_site(const std::string& path, const std::vector<std::string>& 
   const bool any =
       std::ranges::any_of(settings.origin, [](const auto& key) { return key.first.starts_with("privacy."); });
   check.unless(!any || said("unit"), {"privacy.unit"},
-               "a site with a [privacy] of its own must say its unit: none or record");
+               "a site with a [privacy] of its own must say its unit: none, record or client");
   check.unless(
       !any || !settings.privacy.is_on() || (said("delta") && (said("epsilon") || said("noise_multiplier"))),
       {"privacy.unit"}, "a site with a [privacy] of its own must say delta, and epsilon or noise_multiplier");
   check.unless(settings.privacy.ledger.empty(), {"privacy.ledger"},
-               "privacy.ledger: a site has its ledger in site.directory, always");
+               "privacy.ledger: a site's ledger is always in site.directory; leave this key out");
   check.unless(has_port(settings.site.address), {"site.address"}, "{} has no port; expected host:port",
                check.shown("site.address", settings.site.address));
   check.unless(
       settings.run.directory != settings.site.directory || !settings.origin.contains("run.directory"),
       {"run.directory", "site.directory"},
-      "run.directory and site.directory are both \"{}\"; training has a folder of its own",
+      "run.directory and site.directory are both \"{}\"; training needs a folder of its own",
       settings.site.directory);
   check.finish();
   if (!settings.origin.contains("run.directory"))
@@ -208,7 +205,8 @@ SimulationSettings read_simulation(const std::string& path, const std::vector<st
                "client_privacy.adaptive is for privacy; set client_privacy.epsilon, or noise_multiplier");
   check.unless(!privacy.is_on() || privacy.delta * static_cast<double>(simulation.clients) < 1,
                {"client_privacy.delta", "simulation.clients"},
-               "{}: of {} clients, one could be published whole within it; set it to less than {:.1e}",
+               "{}: with {} clients, this delta would allow to publish all data of one of them; set it to "
+               "less than {:.1e}",
                check.shown("client_privacy.delta", privacy.delta), simulation.clients,
                1 / static_cast<double>(simulation.clients));
   check.finish();
@@ -253,20 +251,19 @@ RoundPrivacy round_privacy(const FederationSettings& settings) {
     privacy.noise_multiplier = least_noise(budget, privacy.rate, rounds, kAccountant);
   else if (table.epsilon > 0) {
     const std::int64_t most = most_steps(budget, privacy.noise_multiplier, privacy.rate, kAccountant);
-    require(
-        most >= rounds,
-        "privacy.epsilon = {} is enough for {} rounds with privacy.noise_multiplier = {}, and there are to "
-        "be {}; leave noise_multiplier at 0, which finds it",
-        table.epsilon, most, privacy.noise_multiplier, rounds);
+    require(most >= rounds,
+            "privacy.epsilon = {} is enough for {} rounds with privacy.noise_multiplier = {}, but "
+            "federation.rounds = {}; set noise_multiplier to 0, which chooses the noise",
+            table.epsilon, most, privacy.noise_multiplier, rounds);
   }
   return privacy;
 }
 
 void expect_counted_in_rounds(const Recipe& recipe) {
-  require(!recipe.quantization.enabled || recipe.quantization.start_step == 0,
-          "quantization.start_step = {} is a step of one run, and a model that is made of many counts "
-          "rounds; set it to 0",
-          recipe.quantization.start_step);
+  require(
+      !recipe.quantization.enabled || recipe.quantization.start_step == 0,
+      "quantization.start_step = {} counts the steps of one run, but a federation counts rounds; set it to 0",
+      recipe.quantization.start_step);
 }
 
 Recipe site_recipe(const SiteSettings& site, const Recipe& model, const std::string& checkpoint,
@@ -292,8 +289,8 @@ Recipe site_recipe(const SiteSettings& site, const Recipe& model, const std::str
   recipe.privacy.ledger.clear();  // a site's ledger is in its directory
   require(
       !rounds.is_on() || !site.origin.contains("privacy.epsilon") || site.origin.contains("privacy.delta"),
-      "{}: privacy.epsilon = {} without privacy.delta: by the coordinator's delta it might be anything; say "
-      "both",
+      "{}: privacy.epsilon = {} without privacy.delta: with the coordinator's delta it might be anything; "
+      "set both",
       name, recipe.privacy.epsilon);
   require(
       recipe.privacy.is_on() || rounds.is_on() ||
@@ -301,10 +298,10 @@ Recipe site_recipe(const SiteSettings& site, const Recipe& model, const std::str
       "{}: this site has privacy.epsilon = {} and privacy.noise_multiplier = {}, and the federation's sums "
       "have no noise; leave both out, or take no part",
       name, site.privacy.epsilon, site.privacy.noise_multiplier);
-  require(
-      !rounds.is_on() || recipe.privacy.noise_multiplier <= rounds.noise_multiplier,
-      "{}: privacy.noise_multiplier = {} is more than the federation's {}, of which each site adds a part",
-      name, recipe.privacy.noise_multiplier, rounds.noise_multiplier);
+  require(!rounds.is_on() || recipe.privacy.noise_multiplier <= rounds.noise_multiplier,
+          "{}: privacy.noise_multiplier = {} is more than the federation's {}, to which each site adds a "
+          "part; lower it, or take no part",
+          name, recipe.privacy.noise_multiplier, rounds.noise_multiplier);
   if (within_sites) {
     require(rounds.unit == RoundPrivacy::Unit::client || recipe.privacy.unit != "client",
             "{}: privacy.unit = \"client\" at this site, where the federation hides single records only; "
@@ -316,11 +313,10 @@ Recipe site_recipe(const SiteSettings& site, const Recipe& model, const std::str
     recipe.privacy.rate = rounds.rate;
     recipe.privacy.noise_multiplier = rounds.noise_multiplier;
   }
-  require(
-      recipe.privacy.unit != "client" || site.origin.contains("data.client_column"),
-      "{}: clients are to be hidden, with all that is theirs, and whose each row is here, the coordinator "
-      "is not to say; name the column in this site's data.client_column",
-      name);
+  require(recipe.privacy.unit != "client" || site.origin.contains("data.client_column"),
+          "{}: the federation protects clients, and only this site may say which client a row belongs to; "
+          "name the column in this site's data.client_column",
+          name);
   check_recipe(recipe, name);
   return recipe;
 }

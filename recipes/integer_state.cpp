@@ -47,7 +47,7 @@ void expect_no_integers(const CheckpointReader& reader, std::span<const TensorEn
   for (const TensorEntry& entry : entries)
     require(
         entry.values.dtype() == DType::i8 || !reader.has(entry.name) || reader.dtype(entry.name) != DType::i8,
-        "{}: its weights are integers, of conclave quantize; it is used as it is, and neither trained on nor "
+        "{}: its weights are integers, made by conclave quantize; such a model can be neither trained nor "
         "used without quantization",
         reader.path());
 }

@@ -57,11 +57,10 @@ std::optional<Tokenizer> first_tokenizer(const Recipe& recipe, const std::string
                                          bool privately) {
   if (!recipe.has_texts()) return std::nullopt;
   auto first = checkpoint.empty() ? std::nullopt : tokenizer_of(CheckpointReader(checkpoint));
-  require(
-      first || !privately,
-      "{}: it has no tokenizer, and one learned from the training texts would tell of them without noise; "
-      "name a model of public texts in train.start_from",
-      checkpoint.empty() ? "train.start_from = \"\"" : checkpoint);
+  require(first || !privately,
+          "{}: it has no tokenizer, and one learned from the training texts would reveal them without noise; "
+          "name a model of public texts in train.start_from",
+          checkpoint.empty() ? "train.start_from = \"\"" : checkpoint);
   return first;
 }
 

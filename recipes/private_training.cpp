@@ -30,8 +30,8 @@ std::vector<std::vector<std::int64_t>> examples_by_client(const PrivacyRecipe& r
   std::vector<std::vector<std::int64_t>> examples;
   if (!recipe.of_clients()) return examples;
   require(!train.clients.empty(),
-          "privacy.unit = \"client\": nothing says whose the training examples are; name "
-          "the column of a table that does in data.client_column");
+          "privacy.unit = \"client\": the data does not say which client an example belongs to; name the "
+          "column of a table that does in data.client_column");
   examples.resize(place(std::ranges::max(train.clients)) + 1);
   for (std::int64_t i = 0; i < train.size(); ++i) examples[place(train.clients[place(i)])].push_back(i);
   std::erase_if(examples, [](const auto& mine) { return mine.empty(); });
@@ -65,17 +65,15 @@ PrivateTraining::PrivateTraining(const PrivacyRecipe& recipe, const TokenizedSpl
   one_over_.resize(recipe.of_clients() ? place(train.size()) : 0);
   for (const auto& mine : examples_of_)
     for (const std::int64_t example : mine) one_over_[place(example)] = 1 / static_cast<double>(mine.size());
-  require(
-      grid.device() == Device::cpu,
-      "privacy.unit = \"{}\": privacy on CUDA devices is not there yet; train on processors, or set it to "
-      "\"none\"",
-      recipe.unit);
-  require(
-      recipe.delta * static_cast<double>(units_) < 1,
-      "privacy.delta = {}: with {} {}, one of them could be published whole within it; set it to less than "
-      "{:.1e}",
-      recipe.delta, units_, recipe.of_clients() ? "clients" : "training examples",
-      1 / static_cast<double>(units_));
+  require(grid.device() == Device::cpu,
+          "privacy.unit = \"{}\": privacy on CUDA devices is not supported yet; train on processors "
+          "(--device cpu), or set it to \"none\"",
+          recipe.unit);
+  require(recipe.delta * static_cast<double>(units_) < 1,
+          "privacy.delta = {}: with {} {}, this delta would allow to publish all data of one of them; set it "
+          "to less than {:.1e}",
+          recipe.delta, units_, recipe.of_clients() ? "clients" : "training examples",
+          1 / static_cast<double>(units_));
   // Six standard deviations more than expected, so that no step of a training's life allocates.
   const auto most = static_cast<std::size_t>(expected_ + 6 * std::sqrt(expected_) + 16);
   drawn_.reserve(most);
@@ -157,11 +155,10 @@ SumNoise PrivateTraining::noise_of(const ParameterSet& parameters) const {
 }
 
 void PrivateTraining::release(const ParameterSet& parameters) {
-  require(
-      released_ < steps_,
-      "privacy: {} steps were taken, and another was not accounted for; raise train.steps or train.epochs, "
-      "and with them the noise, or privacy.epsilon",
-      released_);
+  require(released_ < steps_,
+          "privacy: all {} steps that the noise was chosen for were taken; raise train.steps or "
+          "train.epochs, and with them the noise, or privacy.epsilon",
+          released_);
   ++released_;
   const SumNoise noise = noise_of(parameters);
   // The ranks that have a parameter draw the noise for a part of it each, and send that part to the others.

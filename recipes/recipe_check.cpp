@@ -102,12 +102,11 @@ void check_modalities(const Recipe& recipe, Checker& check) {
   check.unless(
       tasks.caption == 0 || (recipe.moe.router != "attention" && recipe.moe.router != "attention_token"),
       {"moe.router", "tasks.caption"},
-      "{} looks at words that are still to come, which captions are to guess; set moe.router to \"linear\"",
+      "{} looks at later words, which captions have to predict; set moe.router to \"linear\"",
       check.shown("moe.router", recipe.moe.router));
-  check.unless(
-      tasks.caption == 0 || recipe.moe.gate == "top_k", {"moe.gate", "tasks.caption"},
-      "{} looks at words that are still to come, which captions are to guess; set moe.gate to \"top_k\"",
-      check.shown("moe.gate", recipe.moe.gate));
+  check.unless(tasks.caption == 0 || recipe.moe.gate == "top_k", {"moe.gate", "tasks.caption"},
+               "{} looks at later words, which captions have to predict; set moe.gate to \"top_k\"",
+               check.shown("moe.gate", recipe.moe.gate));
   check.unless((tasks.caption == 0 && tasks.generate == 0) || data.has_images(),
                {"tasks.caption", "tasks.generate", "data.source", "data.inputs"},
                "tasks.caption and tasks.generate are for data with images, of which {}{} has none", source,
@@ -138,13 +137,12 @@ void check_modality_experts(const Recipe& recipe, Checker& check) {
                check.shown("data.source", recipe.data.source));
   check.unless(moe.experts % 2 == 0 && moe.top_k <= moe.experts / 2,
                {"moe.modality_experts", "moe.experts", "moe.top_k"},
-               "{}: half of {} are too few for {}, or no whole number", separate,
+               "{}: half of {} must be a whole number, and enough for {}", separate,
                check.shown("moe.experts", moe.experts), check.shown("moe.top_k", moe.top_k));
-  check.unless(
-      moe.balancer == "none" || moe.balancer == "aux_loss", {"moe.modality_experts", "moe.balancer"},
-      "{} with {}, which would have all experts receive as much, though a modality has only its half; "
-      "set moe.balancer to \"aux_loss\" or \"none\"",
-      separate, check.shown("moe.balancer", moe.balancer));
+  check.unless(moe.balancer == "none" || moe.balancer == "aux_loss", {"moe.modality_experts", "moe.balancer"},
+               "{} with {}, which gives all experts the same load, but a modality uses only half of them; "
+               "set moe.balancer to \"aux_loss\" or \"none\"",
+               separate, check.shown("moe.balancer", moe.balancer));
   check.unless(moe.gate == "top_k", {"moe.modality_experts", "moe.gate"},
                "{} with {}, where experts choose rows of either; set moe.gate to \"top_k\"", separate,
                check.shown("moe.gate", moe.gate));
@@ -156,11 +154,11 @@ void check_privacy(const Recipe& recipe, Checker& check) {
   const auto& [privacy, model, moe, train] = std::tie(recipe.privacy, recipe.model, recipe.moe, recipe.train);
   if (!privacy.is_on()) return;
   const std::string on = check.shown("privacy.unit", privacy.unit);
-  check.unless(
-      !privacy.of_clients() || !recipe.data.client_column.empty(), {"data.client_column", "privacy.unit"},
-      "{}: whose is each row? Name the column of a table that says so in data.client_column, or take "
-      "\"record\"",
-      on);
+  check.unless(!privacy.of_clients() || !recipe.data.client_column.empty(),
+               {"data.client_column", "privacy.unit"},
+               "{}: which client does a row belong to? Name the column of a table that says so in "
+               "data.client_column, or take \"record\"",
+               on);
   const auto refuse = [&](bool wrong, std::string_view key, const auto& value, const std::string& why,
                           const std::string& instead) {
     check.unless(!wrong, {key, "privacy.unit"}, "{} with {}: {}; {}", check.shown(key, value), on, why,
@@ -170,10 +168,10 @@ void check_privacy(const Recipe& recipe, Checker& check) {
                {"privacy.noise_multiplier", "privacy.epsilon", "privacy.unit"},
                "{} wants noise: set privacy.epsilon, the budget, or privacy.noise_multiplier, or both", on);
   refuse(recipe.data.has_images() && recipe.image.norm == "batch", "image.norm", recipe.image.norm,
-         "an image is normalized by all others of the batch, whose gradients it so changes",
+         "an image is normalized together with the others of the batch, and so changes their gradients",
          "set it to \"group\"");
   refuse(moe.balancer != "none", "moe.balancer", moe.balancer,
-         "it sends an example's tokens where others' did not go", "set it to \"none\"");
+         "it routes an example's tokens depending on other examples", "set it to \"none\"");
   refuse(moe.gate != "top_k", "moe.gate", moe.gate, "experts choose among the tokens of all examples",
          "set it to \"top_k\"");
   for (const auto& [key, value] : {std::pair("moe.z_coefficient", moe.z_coefficient),
@@ -181,12 +179,14 @@ void check_privacy(const Recipe& recipe, Checker& check) {
                                    {"moe.domain_prior", moe.domain_expert < 0 ? 0 : moe.domain_prior}})
     refuse(value > 0, key, value, "the loss is a mean over the tokens of all examples", "set it to 0");
   refuse(model.share_layers && model.layers > moe.every, "model.share_layers", model.share_layers,
-         "an example's gradient of a weight that it meets several times is not known of the parts",
+         "an example uses a weight several times, and the norm of its gradient cannot be computed from the "
+         "parts",
          "set it to false");
   refuse(recipe.data.has_texts() && recipe.data.has_images() && model.fusion != "joint", "model.fusion",
-         model.fusion, "its weights are met several times by one example", "set it to \"joint\"");
+         model.fusion, "one example uses its weights several times", "set it to \"joint\"");
   refuse(train.masked_weight > 0, "train.masked_weight", train.masked_weight,
-         "the guesses' weight is the token embedding, which an example meets twice", "set it to 0");
+         "the weight of the predictions is the token embedding, which an example then uses twice",
+         "set it to 0");
   refuse(model.bigrams > 0, "model.bigrams", model.bigrams, "they are chosen from the training texts",
          "set it to 0");
   refuse(recipe.has_texts() && train.start_from.empty(), "train.start_from", train.start_from,
@@ -202,9 +202,9 @@ void check_privacy(const Recipe& recipe, Checker& check) {
   refuse(recipe.data.synset_words, "data.synset_words", recipe.data.synset_words,
          "a synset is in two examples, its gloss and its words", "set it to false");
   refuse(recipe.quantization.enabled, "quantization.enabled", recipe.quantization.enabled,
-         "the gradient of a rounded weight is not told apart by examples", "set it to false");
+         "gradients of rounded weights are not available for each example", "set it to false");
   refuse(train.accumulate != 1, "train.accumulate", train.accumulate,
-         "as many batches are computed for a step as privacy.batch wants", "set it to 1");
+         "privacy.batch decides how many batches are computed for a step", "set it to 1");
 }
 
 }  // namespace
@@ -213,19 +213,18 @@ void check_meant(const Recipe& recipe, const std::string& name) {
   const PrivacyRecipe& privacy = recipe.privacy;
   Checker check(recipe, name);
   const auto without_unit = [&](std::string_view key, const auto& value, bool given) {
-    check.unless(
-        privacy.is_on() || !given, {key, "privacy.unit"},
-        "{} with privacy.unit = \"none\": nothing would be hidden; set privacy.unit to \"record\", or to "
-        "\"client\" for all that is one person's",
-        check.shown(key, value));
+    check.unless(privacy.is_on() || !given, {key, "privacy.unit"},
+                 "{} with privacy.unit = \"none\": nothing would be hidden; set privacy.unit to \"record\", "
+                 "or to \"client\" for all rows of one person",
+                 check.shown(key, value));
   };
   without_unit("privacy.epsilon", privacy.epsilon, privacy.epsilon > 0);
   without_unit("privacy.noise_multiplier", privacy.noise_multiplier, privacy.noise_multiplier > 0);
   without_unit("privacy.ledger", privacy.ledger, !privacy.ledger.empty());
-  check.unless(recipe.image.size == 0 || recipe.image.shift < recipe.image.size,
-               {"image.size", "image.shift"},
-               "{} with {}: some pictures would be shifted out of sight; make image.shift less",
-               check.shown("image.size", recipe.image.size), check.shown("image.shift", recipe.image.shift));
+  check.unless(
+      recipe.image.size == 0 || recipe.image.shift < recipe.image.size, {"image.size", "image.shift"},
+      "{} with {}: some pictures would be shifted out of sight; make image.shift less than image.size",
+      check.shown("image.size", recipe.image.size), check.shown("image.shift", recipe.image.shift));
   check.finish();
 }
 

@@ -49,7 +49,7 @@ std::string RunLedger::record(std::int64_t step) {
                        .event = privacy_.event(privacy_.released() - recorded_)});
       return std::string();
     } catch (const Error& error) {
-      return fmt::format("what its steps spend of privacy cannot be recorded: {}", error.what());
+      return fmt::format("the privacy that its steps spend cannot be recorded: {}", error.what());
     }
   });
   if (problem.empty()) recorded_ = privacy_.released();

@@ -26,20 +26,20 @@ const Recipe& for_clients(const Recipe& recipe, bool privately) {
   const auto names = recipe.tasks.names();
   require(names.size() == 1 && names.front() == "classify",
           "simulated clients learn tasks.classify alone, so far; set the other weights to 0");
-  require(!recipe.privacy.is_on(),
-          "privacy.unit = \"{}\" is of records; clients have theirs in [client_privacy]",
-          recipe.privacy.unit);
+  require(
+      !recipe.privacy.is_on(),
+      "privacy.unit = \"{}\" is for training at one place; simulated clients have [client_privacy] instead",
+      recipe.privacy.unit);
   require(!recipe.data.has_images() || recipe.image.norm != "batch",
           "image.norm = \"batch\": running statistics are no part of clients' updates; set it to \"group\"");
   require(
       !recipe.quantization.enabled || recipe.quantization.activations == "token",
       "quantization.activations = \"tensor\": ranges are no part of clients' updates; set it to \"token\"");
   expect_counted_in_rounds(recipe);
-  require(
-      recipe.moe.balancer == "none" || recipe.moe.balancer == "aux_loss",
-      "moe.balancer = \"{}\" goes by the loads of all clients' experts, which none of them tells; set it to "
-      "\"none\" or \"aux_loss\"",
-      recipe.moe.balancer);
+  require(recipe.moe.balancer == "none" || recipe.moe.balancer == "aux_loss",
+          "moe.balancer = \"{}\" needs the loads of all clients' experts, which clients do not report; set "
+          "it to \"none\" or \"aux_loss\"",
+          recipe.moe.balancer);
   require(!privately || recipe.model.bigrams == 0,
           "model.bigrams = {}: they are chosen from the clients' texts, without noise; set it to 0",
           recipe.model.bigrams);
@@ -76,7 +76,7 @@ Simulation::Simulation(const SimulationSettings& settings, const StrategyOptions
       sums_(global_.size() + items) {
   require(
       strategy_->needs_mean_only() && !strategy_->site_rules().control_variate && strategy_->vectors() == 1,
-      "strategy.name = \"{}\": of simulated clients nothing is kept but the mean of their updates; take one "
+      "strategy.name = \"{}\": a simulation keeps only the mean of the clients' updates; take a strategy "
       "that needs no more, such as fedavg, fedprox, fedadam, fedyogi, fedadagrad",
       strategy_->name());
   if (settings_.client_privacy.is_on())
@@ -206,7 +206,7 @@ void Simulation::add_client(std::int64_t client) {
 }
 
 SimulatedRound Simulation::round(const std::atomic<bool>* stop) {
-  require(done_ < rounds(), "simulation: {} rounds were simulated, and another was not accounted for", done_);
+  require(done_ < rounds(), "simulation: all {} rounds that the noise was chosen for are over", done_);
   const Clock::time_point start = Clock::now();
   Communicator& world = grid_.world();
   const std::span<double> extra = std::span(sums_).last(items);

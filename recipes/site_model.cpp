@@ -84,8 +84,8 @@ void SiteModel::check_experts(std::span<const TensorEntry> entries) const {
     const bool lone = entry.sharded && part.shape[0] == 1;  // in a file, a tensor of one expert looks like
                                                             // any other
     require(entry.sharded == part.sharded || lone,
-            "{}: in the coordinator's model it has {}row for each expert, and in that which its recipe makes "
-            "{}: what this site keeps to itself of single experts could not be told from the rest",
+            "{}: in the coordinator's model it has {}row for each expert, and in the model that its recipe "
+            "makes {}: the experts that this site keeps to itself could not be told from the rest",
             part.name, part.sharded ? "a " : "no ", entry.sharded ? "it has one" : "it has none");
   }
 }

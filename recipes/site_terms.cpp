@@ -26,7 +26,8 @@ SiteTerms::ControlEntries SiteTerms::control_entries() {
 }
 
 void SiteTerms::begin(const SiteRules& rules, std::int64_t steps) {
-  require(!rules.control_variate || control_memory_, "a control variate, and nobody asked for its entries");
+  require(!rules.control_variate || control_memory_,
+          "the rules have a control variate, but control_entries() was not called");
   rules_ = rules;
   steps_ = steps;
   for (const Tensor& mean : mean_gradient_) mean.zero();

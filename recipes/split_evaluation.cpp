@@ -26,7 +26,7 @@ void number_as(const std::vector<std::string>& of_model, const std::string& chec
   std::vector<std::int32_t> number;
   for (const std::string& name : data.class_names) {
     const auto found = std::ranges::find(of_model, name);
-    require(found != of_model.end(), "{}: the data have a class \"{}\", and it was trained on: {}",
+    require(found != of_model.end(), "{}: the data has a class \"{}\", but the model was trained on: {}",
             checkpoint, recipe_text::readable(name), fmt::join(of_model, ", "));
     number.push_back(static_cast<std::int32_t>(found - of_model.begin()));
   }

@@ -173,11 +173,10 @@ void Trainer::start_privacy() {
       total_steps_ < wanted ? fmt::format("; the budget of {} has no room for the other {} steps",
                                           recipe.epsilon, wanted - total_steps_)
                             : ""));
-  require(
-      total_steps_ > 0,
-      "privacy.epsilon = {}: one step with privacy.noise_multiplier = {} exceeds it; raise either, or leave "
-      "noise_multiplier at 0, which finds it",
-      recipe.epsilon, recipe.noise_multiplier);
+  require(total_steps_ > 0,
+          "privacy.epsilon = {}: one step with privacy.noise_multiplier = {} exceeds it; raise either, or "
+          "set noise_multiplier to 0, which chooses the noise",
+          recipe.epsilon, recipe.noise_multiplier);
 }
 
 std::string Trainer::tokenizer_hash() const { return corpus_.tokenizer ? corpus_.tokenizer->hash() : ""; }
@@ -267,7 +266,8 @@ void Trainer::start_from() {
   optimizer_.restart_average();
   log_.say(fmt::format(
       "started from {}: {} of {} tensors{}", start_, entries.size(), all,
-      privacy_ ? "; what that model tells of its examples is not counted: it is taken to be public" : ""));
+      privacy_ ? "; what that model reveals about its examples is not counted: it is taken to be public"
+               : ""));
 }
 
 void Trainer::resume() {
@@ -288,17 +288,17 @@ void Trainer::resume() {
           environment_.resume);
   if (privacy_) {
     require(metadata.contains("privacy"),
-            "{}: it was trained without privacy, which cannot be had afterwards; start anew",
+            "{}: it was trained without privacy, which cannot be added afterwards; start a new run",
             environment_.resume);
     const auto& spent = metadata.at("privacy");
     require(spent.value("unit", "record") == recipe_.privacy.unit,
-            "{}: its steps hid a {}, and those to come would hide a {}; resume with the recipe as it was",
+            "{}: its unit of privacy was a {}, and that of later steps would be a {}; resume with the recipe "
+            "as it was",
             environment_.resume, spent.value("unit", "record"), recipe_.privacy.unit);
     require(spent.at("noise_multiplier") == privacy_->noise_multiplier() &&
                 spent.at("sampling_rate") == privacy_->sampling_rate(),
-            "{}: its steps had noise of {} and a sampling rate of {}, and those to come would have {} and "
-            "{}; resume "
-            "with the recipe as it was",
+            "{}: its steps had noise of {} and a sampling rate of {}, and later steps would have {} and {}; "
+            "resume with the recipe as it was",
             environment_.resume, spent.at("noise_multiplier").dump(), spent.at("sampling_rate").dump(),
             privacy_->noise_multiplier(), privacy_->sampling_rate());
     privacy_->go_on_from(spent.at("steps"));
@@ -324,15 +324,15 @@ void Trainer::resume() {
     if (!changed.empty())
       log_.say(fmt::format("the recipe is not that checkpoint's: {}", fmt::join(changed, ", ")));
   } catch (const RecipeError& error) {  // for example an earlier version's
-    log_.say(fmt::format("warning: what of the recipe is another, cannot be told: {}", error.what()));
+    log_.say(fmt::format("warning: this recipe cannot be compared with the checkpoint's: {}", error.what()));
   }
-  require(step_ <= total_steps_, "{}: it is at step {}, and by {} there are to be {}; set that to more",
+  require(step_ <= total_steps_, "{}: it is at step {}, but {} gives {} steps in all; set that to more",
           environment_.resume, step_,
           recipe_.train.steps > 0 ? "train.steps"
           : privacy_              ? "train.epochs and privacy.epsilon"
                                   : "train.epochs",
           total_steps_);
-  if (step_ == total_steps_) log_.say("no steps are left; what follows is measured of the model as it is");
+  if (step_ == total_steps_) log_.say("no steps are left; what follows is measured on the model as it is");
 }
 
 // Sets aside the checkpoints of an earlier run in the folder that this run does not continue.
@@ -660,7 +660,8 @@ TrainResult Trainer::run() {
   result.saves = sums_.saves;
   result.save_seconds = sums_.all_save_seconds;
   if (saved && !wait_for_save().empty()) {  // the cause may be gone by now
-    log_.say(fmt::format("step {} is saved once more, as no later save makes up for it", step_));
+    log_.say(fmt::format("step {} could not be saved and is saved once more, because no later save follows",
+                         step_));
     save();
     result.unsaved = wait_for_save();
   }
@@ -705,7 +706,7 @@ bool Trainer::take_steps(std::int64_t steps, const SiteRules& rules) {
 }
 
 bool Trainer::subtract_clipped_sum() {
-  require(privacy_ != nullptr, "gradients are clipped where there is a privacy.unit only");
+  require(privacy_ != nullptr, "gradients are clipped only with a privacy.unit");
   std::ranges::fill(sums_.message, 0.0);
   parameters_.zero_gradients();
   sum_clipped();

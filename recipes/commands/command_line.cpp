@@ -39,8 +39,9 @@ Run alone(Run command) {
 std::string with_advice(const std::exception& error) {
   if (!dynamic_cast<const OutOfMemory*>(&error)) return error.what();
   return std::string(error.what()) +
-         "; lower train.batch_tokens, for which a higher train.accumulate makes up, make the model smaller, "
-         "start more ranks, over which batches and experts are spread, or end what else takes the memory";
+         "; lower train.batch_tokens (and raise train.accumulate, so that a step has as many tokens), make "
+         "the model smaller, start more ranks, which share batches and experts, or end other programs that "
+         "use the memory";
 }
 
 // Runs a command on all ranks. Every rank finds the same mistake in a recipe, so all end in order. Any other
@@ -78,7 +79,7 @@ Run together(OnRanks<Arguments> command, const Arguments& arguments) {
 int with_output_written(int status) {
   errno = 0;
   if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return status;
-  fmt::print(stderr, "conclave: not all that was to be printed could be written{}\n",
+  fmt::print(stderr, "conclave: not all output could be written{}\n",
              errno != 0 ? std::string(": ") + std::strerror(errno) : "");
   return status == 0 ? 1 : status;
 }
@@ -247,15 +248,15 @@ void add_generate(CLI::App& app, Chosen& chosen) {
       ->check(kAboveZero);
   command
       ->add_option("--guidance", arguments.options.guidance,
-                   "How far to exaggerate what a text adds: 1 draws as the model would, 0 whatever it likes")
+                   "Strength of the text's effect: 1 draws as the model would, more exaggerates it, 0 "
+                   "ignores the text")
       ->check(CLI::NonNegativeNumber);
   command->add_option("--seed", arguments.options.seed, "Other seeds, other images");
   command->add_option("--scale", arguments.scale, "How many times as large to show a pixel")
       ->check(CLI::Range(1, 64));
   command->add_option("--judge", arguments.judge,
-                      "Checkpoint of a classifier: how many images it takes for what was asked, and "
-                      "how near they are to those "
-                      "that the generator was trained on");
+                      "Checkpoint of a classifier: how many images it recognises as what was asked for, and "
+                      "how near they are to the images that the generator was trained on");
   add_set(command, arguments.overrides, "Change a key of its recipe");
   add_device(command, arguments.device, "a CUDA device where there is one");
 }
@@ -273,7 +274,7 @@ void add_caption(CLI::App& app, Chosen& chosen) {
       ->excludes(caption_images);
   auto* beam_option =
       command->add_option("--beam", arguments.options.beam,
-                          "Follow so many texts at once; 1 takes the likeliest token each time");
+                          "Number of texts to follow at once; 1 takes the likeliest token each time");
   beam_option->check(CLI::Range(1, 64));
   command
       ->add_option("--length-penalty", arguments.options.length_penalty,
@@ -314,8 +315,9 @@ void add_serve(CLI::App& app, Chosen& chosen) {
       ->check(kNamed);
   command->add_option("--key", connections.key, "PEM file with its key")->check(kNamed);
   command
-      ->add_option("--token_file", arguments.token_file,
-                   "Its token must come with every question to /v1/TASK: Authorization: Bearer TOKEN")
+      ->add_option(
+          "--token_file", arguments.token_file,
+          "File with the token that every request to /v1/TASK must have: Authorization: Bearer TOKEN")
       ->check(kNamed);
   command->add_option("--rate", arguments.http.rate, "Requests per second from one address (0: any number)")
       ->check(CLI::NonNegativeNumber);
@@ -323,7 +325,7 @@ void add_serve(CLI::App& app, Chosen& chosen) {
       ->check(CLI::Range(1.0, 1e9));
   command
       ->add_option("--proxy", arguments.http.proxies,
-                   "Address of a proxy that is believed for whom it asks, by X-Forwarded-For (repeatable)")
+                   "Address of a trusted proxy, whose X-Forwarded-For names the client (repeatable)")
       ->allow_extra_args(false);
   command
       ->add_option("--log", arguments.http.log,
@@ -331,13 +333,13 @@ void add_serve(CLI::App& app, Chosen& chosen) {
       ->check(kNamed);
   command->add_option("--most_body", connections.limits.body, "Bytes of a request's body at most")
       ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 30));
-  command->add_option("--most_connections", connections.connections, "Open at once")
+  command->add_option("--most_connections", connections.connections, "Connections open at once, at most")
       ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 20));
-  command->add_option("--request_seconds", connections.request_seconds, "For a request to arrive")
+  command->add_option("--request_seconds", connections.request_seconds, "Seconds for a request to arrive")
       ->check(kSeconds);
   command
       ->add_option("--drain_seconds", connections.drain_seconds,
-                   "At SIGTERM: for requests under way to be answered, at most")
+                   "At SIGTERM: seconds for requests under way to be answered, at most")
       ->check(kSeconds);
   command->add_option("--batch_tokens", arguments.limits.rows, "Tokens and rows of images in a batch at most")
       ->check(kAboveZero);
@@ -347,10 +349,9 @@ void add_serve(CLI::App& app, Chosen& chosen) {
       ->add_option("--most_waiting", arguments.limits.waiting, "Requests that wait; others are refused (503)")
       ->check(CLI::Range(1, 4096));
   command
-      ->add_option(
-          "--latency", arguments.limits.latency,
-          "Seconds that an answer should take at most: what would take longer, by what waits already, "
-          "is refused (503); 0: nothing is")
+      ->add_option("--latency", arguments.limits.latency,
+                   "Seconds that an answer should take at most: a request that would take longer, because of "
+                   "those that wait already, is refused (503); 0: none is")
       ->check(CLI::NonNegativeNumber);
   add_set(command, arguments.overrides, "Change a key of its recipe: moe.route_cache_mib=64");
   add_device(command, arguments.device);
@@ -365,28 +366,32 @@ void add_load(CLI::App& app, Chosen& chosen) {
                              return name != name_of(service::TaskKind::caption);
                            })));
   command->add_option("--texts", arguments.texts, "File with a text in each line (default: made up)");
-  command->add_option("--words", arguments.words, "Of each text that is made up")
+  command->add_option("--words", arguments.words, "Words in each text that is made up")
       ->check(CLI::Range(1, 10000));
   auto* clients_option =
-      command->add_option("--clients", arguments.clients, "That ask, each as soon as it was answered");
+      command->add_option("--clients", arguments.clients,
+                          "Number of clients, each of which asks again as soon as it is answered");
   clients_option->check(CLI::Range(1, 4096));
   auto* rate_option =
       command->add_option("--rate", arguments.options.rate,
                           "Requests per second, at random times, whether or not those before were answered, "
                           "over at most --clients connections (256)");
   rate_option->check(kAboveZero)->default_str("");
-  command->add_option("--seconds", arguments.options.seconds, "For each figure")->check(kAboveZero);
+  command->add_option("--seconds", arguments.options.seconds, "Seconds of measuring for each figure")
+      ->check(kAboveZero);
   command
       ->add_flag("--saturate", arguments.saturates,
-                 "Ever more clients: how many answers per second, 99 of 100 within four times a lone one's")
+                 "Raise the number of clients: most answers per second, 99 of 100 within four times the time "
+                 "of a lone client")
       ->excludes(clients_option)
       ->excludes(rate_option);
-  command->add_option("--token_file", arguments.token_file, "With the token that they want")->check(kNamed);
+  command->add_option("--token_file", arguments.token_file, "File with the token that the services require")
+      ->check(kNamed);
   auto* insecure = command->add_flag("--insecure", arguments.options.insecure,
-                                     "Ask by HTTPS whoever answers, whatever his certificate");
+                                     "Use HTTPS without checking the server's certificate");
   command
       ->add_option("--ca", arguments.options.ca,
-                   "PEM file of who may have signed certificates (default: the system's)")
+                   "PEM file with the authorities that may have signed certificates (default: the system's)")
       ->check(kNamed)
       ->excludes(insecure);
 }
@@ -483,7 +488,7 @@ void add_members(CLI::App* federate, Chosen& chosen) {
       federate->add_subcommand("provision", "Make start-up kits: of the coordinator and of each site");
   ProvisionArguments& kits = in_one_process(provision, chosen, federate_provision);
   provision->add_option("federation", kits.federation, "TOML file")->required();
-  provision->add_option("--renew", kits.renew, "Make this site's kit another certificate");
+  provision->add_option("--renew", kits.renew, "Make a new certificate for this site's kit");
   provision->add_option("--revoke", kits.revoke, "No longer let this site in");
   add_set(provision, kits.overrides);
 
@@ -518,14 +523,16 @@ void add_federate(CLI::App& app, Chosen& chosen) {
   simulate->add_option("simulation", simulated.simulation, "TOML file")->required();
   add_set(simulate, simulated.overrides);
 
-  auto* status = federate->add_subcommand("status", "What a coordinator's rounds have come to");
+  auto* status = federate->add_subcommand("status", "Show the rounds of a coordinator so far");
   StatusArguments& seen = in_one_process(status, chosen, federate_status);
   status->add_option("directory", seen.directory, "The coordinator's folder")->required();
 
   auto* audit = federate->add_subcommand("audit", "Verify a coordinator's transcript of its rounds");
   AuditArguments& audited = in_one_process(audit, chosen, federate_audit);
   audit->add_option("transcript", audited.transcript, "File, or the coordinator's folder")->required();
-  audit->add_option("--head", audited.head, "A head that an earlier audit printed; it must be there yet")
+  audit
+      ->add_option("--head", audited.head,
+                   "A head that an earlier audit printed; the transcript must still have it")
       ->check(CLI::Validator(
           [](const std::string& text) {
             const bool is_head = text.size() == 64 && text.find_first_not_of("0123456789abcdef") == text.npos;
@@ -549,7 +556,7 @@ void add_sought(CLI::App* command, PrivacyArguments& privacy, const std::string&
 }
 
 void add_privacy(CLI::App& app, Chosen& chosen) {
-  auto* privacy = app.add_subcommand("privacy", "What noise and sampling spend of privacy, and buy");
+  auto* privacy = app.add_subcommand("privacy", "Compute the epsilon, noise or steps of private training");
   privacy->require_subcommand(1);
   const auto add = [&](const char* sought, const char* meaning, int (*run)(const PrivacyArguments&)) {
     auto* command = privacy->add_subcommand(sought, meaning);

@@ -53,7 +53,7 @@ int export_weights(const ExportArguments& arguments, const Surroundings& surroun
   const std::string format = export_format(arguments);
   require(!format.empty(), "{}: name the output *.h5, *.safetensors or *.onnx, or give its --format",
           arguments.output);
-  require(arguments.overrides.empty(), "--set changes what is computed, and so is for ONNX files alone");
+  require(arguments.overrides.empty(), "--set changes what is computed, and is for ONNX files only");
   expect_alone(surroundings.ranks);
   expect_replaceable(arguments);
   const CheckpointReader reader(find_checkpoint(arguments.checkpoint));

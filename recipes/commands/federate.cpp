@@ -236,7 +236,7 @@ int federate_audit(const AuditArguments& arguments) {
              check.torn ? ", and what follows was cut short" : "", check.head);
   if (head.empty()) return 0;
   require(check.known_head_at.has_value(),
-          "{}: none of its {} lines has the head {}: since that was noted, lines were changed or left out",
+          "{}: none of its {} lines has the head {}: since that was noted, lines were changed or removed",
           file.string(), check.lines, head);
   fmt::print("the head that was noted is that of line {}\n", *check.known_head_at);
   return 0;

@@ -217,11 +217,11 @@ class SiteJob {
     of_sums_ = round_privacy_of(work.terms.at("privacy"));
     Recipe recipe = site_recipe(settings_, parse_recipe(model.state().recipe, work.model + ":/state/recipe"),
                                 work.model, of_sums_, name_);
-    require(
-        !recipe.has_texts() || tokenizer_of(model),
-        "{}: the coordinator's model has no tokenizer, and {} has texts: one learned from them would be no "
-        "other site's, and tell of them without noise; let the federation start from a model of texts",
-        work.model, name_);
+    require(!recipe.has_texts() || tokenizer_of(model),
+            "{}: the coordinator's model has no tokenizer, and {} has texts: a tokenizer learned from them "
+            "would differ from other sites', and reveal the texts without noise; let the federation start "
+            "from a model of texts",
+            work.model, name_);
     recipe.train.steps = work.steps() * work.rounds();
     recipe.train.ema = 0;  // the coordinator's mean is an average already
     grid_.emplace(grid_for(recipe, name_, surroundings_, std::move(device_.world)));
@@ -235,8 +235,8 @@ class SiteJob {
                         privacy_.is_on() || settings_.origin.contains("privacy.delta") ? privacy_.delta
                                                                                        : of_sums_.delta});
     require(!privacy_.is_on() || of_sums_.unit != RoundPrivacy::Unit::site,
-            "privacy.unit = \"{}\" at this site, where the federation's is \"site\": of the two together no "
-            "account is kept; leave one out",
+            "privacy.unit = \"{}\" at this site, where the federation's is \"site\": the two together cannot "
+            "be accounted for; leave one out",
             privacy_.unit);
     expect_same_classes(work.model, nlohmann::json::parse(model.state().metadata).at("class_names"),
                         trainer_->class_names());
@@ -247,14 +247,13 @@ class SiteJob {
       never.push_back({pattern, Sharing::kept_private});
     kept_->check_private(never);
     require(!privacy_.is_on() || kept_->policy().experts().empty(),
-            "the coordinator's sharing.by_tokens asks how many tokens each expert served, which tells of "
-            "single records; a site with privacy.unit = \"{}\" does not say",
+            "the coordinator's sharing.by_tokens asks how many tokens each expert served, which reveals "
+            "something about single records; a site with privacy.unit = \"{}\" does not report it",
             privacy_.unit);
-    require(
-        !privacy_.is_on() || !work.asynchronous(),
-        "the coordinator's rounds are asynchronous: how many there are for this site depends on how fast it "
-        "is, and with privacy.unit = \"{}\" it has to know beforehand what noise they need together",
-        privacy_.unit);
+    require(!privacy_.is_on() || !work.asynchronous(),
+            "the coordinator's rounds are asynchronous: their number at this site depends on its speed, and "
+            "with privacy.unit = \"{}\" the number must be known beforehand, to choose the noise",
+            privacy_.unit);
   }
 
   // Saves the final model with this site's private part.
@@ -380,8 +379,8 @@ class SiteJob {
       control.gradient = controlled.gradient;
       if (!kept_->set_correction(controlled.correction, model, control.counted) && speaks_)
         say(
-            fmt::format("warning: {}: this site's control variate of after round {} is gone; it "
-                        "begins anew, while the mean of all sites' still has the old one in it",
+            fmt::format("warning: {}: this site's control variate of round {} is missing; it begins with "
+                        "zeros, while the mean of all sites' still contains the old one",
                         directory_.string(), control.counted));
     }
     const bool of_records = of_sums_.is_within_sites();

@@ -52,8 +52,8 @@ int quantize(const QuantizeArguments& arguments, const Surroundings& surrounding
   Quantization& quantization = *loaded.model().quantization();
   const auto metadata = nlohmann::json::parse(state.metadata);
   require(quantization.observers.empty() || !metadata.contains("client_privacy"),
-          "{}: it hides its clients, and ranges learned from their examples would have no noise; set "
-          "quantization.activations to \"token\"",
+          "{}: it was trained with privacy for its clients, and ranges learned from their examples would "
+          "have no noise; set quantization.activations to \"token\"",
           path);
   RangeLearning ranges(quantization, grid.world());
   if (data) data->calibrate(arguments.batches, [&] { ranges.learn(); });

@@ -69,8 +69,8 @@ int train(const TrainArguments& arguments, const Surroundings& surroundings, con
   if (!result.unsaved.empty()) {
     if (grid.world().rank() == 0)
       fmt::print(stderr,
-                 "conclave: what was trained since the newest checkpoint is lost: {}; when that is mended, "
-                 "--resume auto goes on from there\n",
+                 "conclave: what was trained since the newest checkpoint is lost: {}; when that is repaired, "
+                 "--resume auto continues from that checkpoint\n",
                  result.unsaved);
     return 1;
   }

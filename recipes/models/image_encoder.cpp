@@ -49,7 +49,7 @@ ImageBlock image_block(const std::string& text) {
     const char kind = word == "se" ? 'e' : flag ? 'a' : word.front();
     const Index number = flag ? 0 : number_in(std::string_view(word).substr(1));
     const bool sized = number > 0 && std::string_view("kxcs").find(kind) != std::string_view::npos;
-    if (!flag && !sized) refuse(fmt::format("'{}' is none of its words", recipe_text::readable(word)));
+    if (!flag && !sized) refuse(fmt::format("'{}' is not one of its words", recipe_text::readable(word)));
     if (given.find(kind) != std::string::npos)
       refuse(fmt::format("'{}' comes after another of its kind", word));
     given += kind;

@@ -219,7 +219,7 @@ Tensor Trunk::through_layers(Tape& tape, ForwardContext& context, Tensor x, cons
 Tensor Trunk::transform(Tape& tape, ForwardContext& context, Tensor x, const Tensor& offsets,
                         kernels::AttentionMask mask) {
   require(separate_experts_ == 0 || context.router_scores.defined(),
-          "moe.modality_experts: it was not said which rows are images'");
+          "moe.modality_experts: separate_experts() must be called before transform()");
   const Tensor bounds = tape.on_device(offsets);
   return through_layers(tape, context, x, offsets,
                         [&](const MultiHeadAttention& attention, const Tensor& rows, Index /*number*/) {
@@ -236,15 +236,14 @@ Tensor Trunk::transform(Tape& tape, ForwardContext& context, Tensor x, KeyValueC
 
 KeyValueCache Trunk::cache(Arena& arena, Index sequences, Index rows) const {
   require(separate_experts_ == 0,
-          "moe.modality_experts = \"separate\": a text is not written row by row then; train a model with "
-          "\"shared\"");
+          "moe.modality_experts = \"separate\": such a model cannot write a text row by row; train a model "
+          "with \"shared\"");
   for (const auto& layer : layers_)
-    require(
-        !layer->experts || layer->experts->row_by_row(),
-        "{}: its router, gate, balancer or experts look at other rows, and those to come are not there yet, "
-        "so a text cannot be written row by row; train a model with moe.router = \"linear\", moe.gate = "
-        "\"top_k\" and experts that take rows one by one, and leave moe.balance_inference at false",
-        layer->moe_name);
+    require(!layer->experts || layer->experts->row_by_row(),
+            "{}: its router, gate, balancer or experts look at other rows, and later rows do not exist yet, "
+            "so a text cannot be written row by row; train a model with moe.router = \"linear\", moe.gate = "
+            "\"top_k\" and experts that take rows one by one, and leave moe.balance_inference at false",
+            layer->moe_name);
   return KeyValueCache(arena, depth_, sequences, rows, hidden_, token_table().dtype());
 }
 

@@ -24,7 +24,7 @@ conclave 2 predict somewhere --top 0
 says "--top: must be above 0, and is 0" "See conclave predict --help"
 # Where what is printed cannot be written, that is no success.
 expect 1 bash -c "$(printf '%q' "$CONCLAVE_PROGRAM") recipe show $(printf '%q' "$quick") >/dev/full"
-says "not all that was to be printed could be written"
+says "not all output could be written"
 conclave 2 train
 conclave 2 eval somewhere --split tset
 conclave 2 serve somewhere --tasks classify,sing

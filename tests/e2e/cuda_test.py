@@ -63,7 +63,7 @@ def main():
     # Too little memory for the model, and for its batches.
     for mebibytes, problem in ("0", ": the device has 0 B free, and "), ("66", " more do not fit, "):
         environment = {**os.environ, "CONCLAVE_CUDA_MEMORY": mebibytes}
-        advice = "; lower train.batch_tokens, "
+        advice = "; lower train.batch_tokens (and "
         run([DEVICES, "train", "tiny.toml", "--device", "cuda"], status=1, says=[problem, advice], env=environment)
 
     # The processors' checkpoint, evaluated on devices.

@@ -490,11 +490,11 @@ def test_secure_weights():
         (entry,) = entries(directory)
         told = [site["examples"] for site in entry["sites"].values()]
         assert max(told) - min(told) < 1e-9 and abs(sum(told) - sum(counted)) < 1e-2, (told, counted)
-    wrong = {"secure_aggregation.weights=examples": "need a bound of 1 or more", "secure_aggregation.most_examples=7": "need a bound of 1 or more"}
+    wrong = {"secure_aggregation.weights=examples": "need most_examples of 1 or more", "secure_aggregation.most_examples=7": "need most_examples of 1 or more"}
     for mistake, message in wrong.items():
         run([*secure_coordinator("weighted"), f"--set={mistake}"], 2, [message])
     noisy = ["--set=privacy.unit=site", "--set=privacy.epsilon=1"]
-    run([*secure_coordinator("weighted", *weights), *noisy], 2, ["weights would have none"])
+    run([*secure_coordinator("weighted", *weights), *noisy], 2, ["weights would have no noise"])
 
 
 def test_secure_kills():
@@ -645,7 +645,7 @@ def test_shared_noise():
     Path("noisy_clients").mkdir()
     leader = Started("noisy_clients/coordinator.log", secure_coordinator("noisy_clients", *kinds["client"][1], *of_clients, f"--set=privacy.noise_multiplier={noise}"))
     leader.until("listens at port")
-    run(secure_site("north", "noisy_clients"), 1, ["whose each row is here, the coordinator is not to say"])
+    run(secure_site("north", "noisy_clients"), 1, ["only this site may say which client a row belongs to"])
     # What hid records is not counted for clients.
     run(secure_site("north", "noisy_record", "--set=data.client_column=who"), 1, ["what was spent hid each record", 'privacy.unit = "record"'])
     leader.kill()
@@ -1002,10 +1002,10 @@ def test_mistakes():
         ('sites = ["a"]\naddress = "nowhere"', "has no port"),
         ('sites = ["a"]\nrounds = 1000000\nlocal_steps = 1000', "are more than the 100000000 steps"),
         ('sites = ["a"]\nround = 2', "the nearest is federation.rounds"),
-        ('sites = ["a", "b"]\n[secure_aggregation]\nenabled = true', "each would know the other's update"),
+        ('sites = ["a", "b"]\n[secure_aggregation]\nenabled = true', "each site could compute the other's update"),
         ('sites = ["a", "b", "c"]\nquorum = 2\n[secure_aggregation]\nenabled = true', "needs 3 sites in every round"),
         ('sites = ["a", "b", "c"]\n[strategy]\nname = "median"\n[secure_aggregation]\nenabled = true', "looks at each update"),
-        ('sites = ["a", "b", "c"]\n[strategy]\nname = "scaffold"\n[secure_aggregation]\nenabled = true', "control variates to arrive as they are"),
+        ('sites = ["a", "b", "c"]\n[strategy]\nname = "scaffold"\n[secure_aggregation]\nenabled = true', "needs exact control variates"),
         ('sites = ["a", "b", "c"]\n[strategy]\nname = "fedbuff"\n[secure_aggregation]\nenabled = true', "is asynchronous"),
         ('sites = ["a"]\n[secure_aggregation]\nbits = 20', "multiple of 8"),
     ]:

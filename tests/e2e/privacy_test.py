@@ -41,7 +41,7 @@ def test_clients():
     spent = run([PROGRAM, "privacy", "epsilon", "--noise", "1", "--rate", "0.2", "--steps", "4", "--delta", "1e-3"])
     assert abs(float(spent.split()[1]) - metrics("persons", "privacy/epsilon")[4]) < 1e-3, spent
     noise = ["privacy.batch=2", "privacy.noise_multiplier=1", "privacy.delta=1e-3", "data.client_column="]
-    runs.train(1, "nobody", *clients, *noise, status=2, says=["whose is each row?"])
+    runs.train(1, "nobody", *clients, *noise, status=2, says=["which client does a row belong to?"])
     records = [*clients, "privacy.unit=record", "privacy.batch=2", "privacy.noise_multiplier=1", "privacy.delta=1e-3"]
     resumed = ["privacy.rate=0.2", "train.steps=5"]
     # A model of images has no tokenizer, and none is learned from what is to be hidden.
@@ -49,7 +49,7 @@ def test_clients():
     pictures = [*records, "train.start_from=pictures"]
     runs.train(1, "told", *pictures, status=1, says=["pictures/step-00000000.h5: it has no tokenizer", "in train.start_from"])
     assert not Path("told").exists()
-    runs.train(1, "records", *records, *resumed, resume=checkpoints("persons")[0], status=1, says=["its steps hid a client"])
+    runs.train(1, "records", *records, *resumed, resume=checkpoints("persons")[0], status=1, says=["its unit of privacy was a client"])
 
 
 def main():
@@ -121,8 +121,8 @@ def main():
         assert database.execute("SELECT run, round, steps FROM spends").fetchall() == [("first", 20, 20), ("first", 40, 20), ("branch", 40, 20)]
     database.close()
 
-    train(1, "wrong", *PRIVATE, "privacy.epsilon=5", "image.norm=batch", status=2, says=["normalized by all others"])
-    train(1, "wrong", *PRIVATE, "privacy.epsilon=5", "privacy.delta=0.01", status=1, says=["published whole"])
+    train(1, "wrong", *PRIVATE, "privacy.epsilon=5", "image.norm=batch", status=2, says=["normalized together with the others"])
+    train(1, "wrong", *PRIVATE, "privacy.epsilon=5", "privacy.delta=0.01", status=1, says=["publish all data of one of them"])
     says = ["the tokenizer would be learned from the training texts"]
     sets = [f"--set={key}" for key in (*PRIVATE, "privacy.epsilon=5", "data.source=wordnet")]
     run([PROGRAM, "train", "images.toml", *sets], status=2, says=says)

@@ -124,7 +124,7 @@ def main():
     run([PROGRAM, "quantize", "plain", "--out", "without_data"], says=["times smaller"])
     run([PROGRAM, "quantize", "plain", "--out", "no", "--set=quantization.activations=tensor"], status=1, says=["texts.jsonl"])
     os.rename("elsewhere.jsonl", "texts.jsonl")
-    integers = "its weights are integers, of conclave quantize"
+    integers = "its weights are integers, made by conclave quantize"
     run([PROGRAM, "eval", "without_data", "--set=quantization.enabled=false"], status=1, says=[integers])
     train(1, "on", "train.start_from=without_data", status=1, says=[integers])
     train(1, "without_data", resume="auto", status=1, says=[integers])

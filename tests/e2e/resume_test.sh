@@ -29,7 +29,7 @@ conclave 0 train "$CONCLAVE_SOURCE/recipes/quick.toml" --resume runs/branch --se
 says "resumed from runs/branch/step-00000012.h5" "no steps are left"
 [[ $output != *"recipe is not"* ]]
 conclave 1 train "$CONCLAVE_SOURCE/recipes/quick.toml" --resume runs/branch --set train.steps=11 --set run.directory=runs/other
-says "it is at step 12, and by train.steps there are to be 11"
+says "it is at step 12, but train.steps gives 11 steps in all"
 
 # One run at a time is at work in a folder.
 exec 9>runs/other/lock

@@ -129,7 +129,7 @@ def test_privacy():
 
     # Ranges for integers would be learned from clients' examples as they are.
     quantize = [PROGRAM, "quantize", "private", "--out", "integers"]
-    run([*quantize, "--set=quantization.activations=tensor"], status=1, says=["it hides its clients"])
+    run([*quantize, "--set=quantization.activations=tensor"], status=1, says=["trained with privacy for its clients"])
     run(quantize, says=["times smaller"])
 
     simulate(1, "budget", *PRIVATE, "simulation.rounds=6", "client_privacy.epsilon=3", says=["epsilon 2.99"])
@@ -201,11 +201,11 @@ def test_mistakes():
         (["image.norm=batch"], 1, "running statistics"),
         (["quantization.enabled=true", "quantization.activations=tensor"], 1, "ranges are no part"),
         (["quantization.enabled=true", "quantization.start_step=5"], 1, "counts rounds; set it to 0"),
-        (["strategy.name=median"], 1, "take one that needs no more"),
+        (["strategy.name=median"], 1, "take a strategy that needs no more"),
         (["simulation.cohort=9"], 2, "is more than simulation.clients = 8"),
         (["simulation.client=9"], 2, "the nearest is simulation.clients"),
         (["client_privacy.adaptive=true"], 2, "is for privacy"),
-        (["client_privacy.epsilon=1", "client_privacy.delta=0.1", "simulation.clients=10"], 2, "published whole"),
+        (["client_privacy.epsilon=1", "client_privacy.delta=0.1", "simulation.clients=10"], 2, "publish all data of one of them"),
         (["model.hiden=9"], 2, "the nearest is model.hidden"),
     ]:
         simulate(1, "wrong", *options, status=status, says=[says])

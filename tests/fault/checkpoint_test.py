@@ -89,9 +89,9 @@ def main():
     rows = [json.loads(line) for line in Path("texts.jsonl").read_text().splitlines()]
     renamed = [row | {"label": row["label"].replace("class 0", "class 3")} for row in rows]
     Path("renamed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in renamed))
-    said = [newer.name, 'number 0 is "class 0" there and "class 1" here']
+    said = [newer.name, 'class 0 is "class 0" in the model and "class 1" in the data']
     train(1, "never", "data.path=renamed.jsonl", resume=newer, status=1, says=said)
-    said = [newer.name, 'the data have a class "class 3", and it was trained on: class 0, class 1, class 2']
+    said = [newer.name, 'the data has a class "class 3", but the model was trained on: class 0, class 1, class 2']
     run([PROGRAM, "eval", newer, "--set", "data.path=renamed.jsonl"], status=1, says=said)
     said = [newer.name, "it is at batch 6 of an epoch, which has"]
     train(1, "never", "train.batch_tokens=4096", resume=newer, status=1, says=said)

@@ -71,7 +71,7 @@ def nothing_is_saved_that_is_not_recorded(ranks, mended):
     for process in processes:
         resource.prlimit(process, resource.RLIMIT_FSIZE, (0, hard))
     said = ""
-    while "was not saved: what its steps spend of privacy cannot be recorded: " not in said:
+    while "was not saved: the privacy that its steps spend cannot be recorded: " not in said:
         said = job.stdout.readline()
         assert said, "it ended early"
     for process in processes if mended else ():
@@ -79,7 +79,7 @@ def nothing_is_saved_that_is_not_recorded(ranks, mended):
     os.kill(processes[0], signal.SIGINT)  # mpirun would give the others no time
     output = job.stdout.read()
     assert job.wait(timeout=60) == (130 if mended else 1) and "interrupted after" in output, output
-    assert mended or "is lost: what its steps spend" in output, output
+    assert mended or "is lost: the privacy that its steps spend" in output, output
     saved = int(checkpoints(directory)[-1].stem.removeprefix("step-"))
     with sqlite3.connect(f"{directory}.sqlite") as database:
         (recorded,) = database.execute("SELECT sum(steps) FROM spends").fetchone()

@@ -67,7 +67,7 @@ def main():
     for ranks in (1, 2):
         train(ranks, "never", *wordnet, status=1, says=["nowhere", "apt-get install wordnet-base"])
     urgent = ["data.domain_column=urgnt", "moe.domain_expert=1"]
-    train(2, "never", *urgent, status=1, says=['data.domain_column = "urgnt": no training text is of it'])
+    train(2, "never", *urgent, status=1, says=['data.domain_column = "urgnt": no training text belongs to this domain'])
     train(1, "never", "data.path=nowhere.jsonl", status=1, says=["nowhere.jsonl"])
     lines = Path("texts.jsonl").read_text().splitlines()
     lines[6] = '{"text": "no label"}'

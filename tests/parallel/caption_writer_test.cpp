@@ -202,10 +202,11 @@ TEST_CASE("captions refuse invalid options and models that need whole sequences"
     CHECK_THROWS_WITH(writer.write(scene.pixels, options), Contains(expected));
   };
   message({.beam = 0}, "a beam of 0 texts");
-  message({.beam = 2, .top_p = 0.5}, "a beam or top_p");
+  message({.beam = 2, .top_p = 0.5}, "beam and top_p exclude each other");
   message({.top_p = 1.5}, "top_p = 1.5 is not from 0 to 1");
   message({.top_p = 0.5, .temperature = 0}, "a temperature of 0");
-  message({.max_tokens = kMaxLength + 1}, "texts of 8 tokens, but the model learnt those of at most 7");
+  message({.max_tokens = kMaxLength + 1},
+          "captions of 8 tokens, but the model was trained on texts of at most 7");
   Arena arena("test");
   for (const char* router : {"attention", "attention_token"}) {
     Recipe recipe = caption_recipe();

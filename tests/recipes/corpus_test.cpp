@@ -10,8 +10,8 @@ using namespace conclave;
 TEST_CASE("a class's name is on one line of what is said of it", "[corpus]") {
   const std::vector<std::string> names{"two\nlines", std::string(100, 'x')}, others{"one\rline"};
   CHECK(error_of([&] { expect_same_classes("model", names, others); }) ==
-        "model: it was trained on 2 classes, and the data has 1; number 0 is \"two\\u000Alines\" there and "
-        "\"one\\u000Dline\" here, and labels are such numbers: give data of the same classes");
+        "model: the model has 2 classes, and the data has 1; class 0 is \"two\\u000Alines\" in the model and "
+        "\"one\\u000Dline\" in the data: give data with the same classes in the same order");
   const std::vector<Index> counts{30, 10, 10, 30};
   CHECK(describe_expert(ExpertTable(counts, 2), 0, names) ==
         "expert  0  load 1.000  (50.0% of tokens)  serves above average: two lines x1.50");

@@ -315,7 +315,7 @@ TEST_CASE("what only texts or only images have is refused without them", "[recip
   for (const auto* looks_ahead :
        {"router = \"attention\"", "gate = \"expert_choice\"\nmoe.balancer = \"none\""})
     CHECK_THAT(mistake("tasks.caption = 1\ndata.source = \"fashion_mnist\"\nmoe." + std::string(looks_ahead)),
-               Contains("looks at words that are still to come"));
+               Contains("looks at later words"));
   CHECK_THAT(mistake("tasks.classify = 0"), Contains("[tasks] has none with a weight above 0"));
   CHECK_THAT(mistake("data.source = \"emoji\""), Contains("data.classes may be \"group\" or \"subgroup\""));
   const std::string emoji = "data.source = \"emoji\"\ndata.classes = \"group\"\n";
@@ -344,7 +344,8 @@ TEST_CASE("what only texts or only images have is refused without them", "[recip
   CHECK_THAT(mistake(emoji + separate + "moe.balancer = \"none\"\nmoe.gate = \"expert_choice\""),
              Contains("set moe.gate to \"top_k\""));
   for (const char* few : {"moe.experts = 3", "moe.experts = 8\nmoe.top_k = 5"})
-    CHECK_THAT(mistake(emoji + separate + "moe.balancer = \"none\"\n" + few), Contains("are too few for"));
+    CHECK_THAT(mistake(emoji + separate + "moe.balancer = \"none\"\n" + few),
+               Contains("must be a whole number, and enough for"));
   CHECK_THAT(mistake(images + separate + "moe.balancer = \"none\""), Contains("leave it \"shared\""));
   CHECK_THAT(mistake("data.classes = \"group\""), Contains("data.classes may be \"noun\" or \"all\""));
   CHECK(mistake(images + "image.blocks = [\"k3 x2 c16\", \"k4 x2 c16\"]")
@@ -427,13 +428,13 @@ TEST_CASE("privacy refuses what would have one example change another's part, an
   CHECK_THAT(mistake(on + "data.source = \"fashion_mnist\""),
              Contains("moe.balancer = \"bias\" (default) with privacy.unit = \"record\": it sends"));
   for (const auto& [line, why] :
-       {std::pair("image.norm = \"batch\"", "normalized by all others of the batch"),
+       {std::pair("image.norm = \"batch\"", "normalized together with the others of the batch"),
         std::pair("moe.gate = \"expert_choice\"", "choose among the tokens of all examples"),
         std::pair("moe.z_coefficient = 0.1", "a mean over the tokens of all examples"),
         std::pair("moe.entropy_coefficient = 0.1", "a mean over the tokens of all examples"),
-        std::pair("model.share_layers = true", "meets several times"),
+        std::pair("model.share_layers = true", "uses a weight several times"),
         std::pair("train.accumulate = 2",
-                  "as many batches are computed for a step as privacy.batch wants")}) {
+                  "privacy.batch decides how many batches are computed for a step")}) {
     CAPTURE(line);
     const std::string message = mistake(images + line);
     CHECK_THAT(message, StartsWith("q.toml:5: "));
@@ -442,10 +443,10 @@ TEST_CASE("privacy refuses what would have one example change another's part, an
   const std::string texts = on + "moe.balancer = \"none\"\ntrain.start_from = \"runs/public\"\n";
   CHECK(mistake(texts).empty());
   CHECK_THAT(mistake(on + "moe.balancer = \"none\""), Contains("the tokenizer would be learned"));
-  for (const auto& [line, why] :
-       {std::pair("data.synset_words = true", "a synset is in two examples"),
-        std::pair("model.bigrams = 100", "chosen from the training texts"),
-        std::pair("model.token_dropout = 0.1\ntrain.masked_weight = 1", "which an example meets twice")}) {
+  for (const auto& [line, why] : {std::pair("data.synset_words = true", "a synset is in two examples"),
+                                  std::pair("model.bigrams = 100", "chosen from the training texts"),
+                                  std::pair("model.token_dropout = 0.1\ntrain.masked_weight = 1",
+                                            "which an example then uses twice")}) {
     CAPTURE(line);
     CHECK_THAT(mistake(texts + line), Contains(why));
   }
