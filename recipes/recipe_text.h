@@ -18,7 +18,8 @@ inline std::string toml_value(const std::string& value) { return toml_value(std:
 std::string toml_value(const std::vector<std::string>& values);
 inline std::string toml_value(const char* value) = delete;  // would become a bool
 
-/// `text` fit for a terminal: control characters escaped, at most 80 characters.
+/// `text` fit for a terminal: at most its first 80 bytes, in whole characters, with control characters
+/// escaped.
 std::string readable(std::string_view text);
 
 /// "a, b, c".

@@ -341,9 +341,9 @@ class SiteJob {
           site_->deliver(trained, {update.file, update.digest}, update.examples, update.tokens,
                          update.metrics, of_sums_.is_on() ? spend : std::function<void()>([] {}));
       if (delivered) say(fmt::format("round {} of {}: delivered", trained.round + 1, round_.rounds));
-      // An update that was not delivered stays until the next round's replaces it: a coordinator that was
-      // killed may still ask for it, and its privacy is spent. An update of a noisy sum is removed, because
-      // the sum may be known already; the next noise spends anew.
+      // An update stays until the next round's replaces it: a coordinator that was killed may ask for it
+      // again, and its privacy is spent. Two kinds are removed: an update of a noisy sum, which may be known
+      // already, so that the next noise spends anew, and one that no asynchronous round took.
       if (of_sums_.is_on() || (work.asynchronous() && !delivered)) WaitingUpdate::forget(directory_);
     } catch (const Interrupted&) {
     }  // next() tells the other ranks
