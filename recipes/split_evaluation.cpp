@@ -34,8 +34,7 @@ void number_as(const std::vector<std::string>& of_model, const std::string& chec
   data.class_names = of_model;
 }
 
-// How the model's recipe would have a table of texts read that is one split: its own columns, and nothing of
-// its source.
+// A table of texts as one split, with the recipe's column names but none of the settings of its source.
 DataRecipe table_of(const DataRecipe& data, const std::string& file) {
   DataRecipe table;
   table.source = "table";
@@ -49,23 +48,24 @@ DataRecipe table_of(const DataRecipe& data, const std::string& file) {
 
 }  // namespace
 
-SplitEvaluation::SplitEvaluation(const std::string& checkpoint, const EvaluatedData& of,
+SplitEvaluation::SplitEvaluation(const std::string& checkpoint, const EvaluatedData& examples,
                                  const std::string& task, const std::vector<std::string>& overrides,
                                  const ProcessGrid& grid, bool calibrates)
     : activations_("activations", 0, grid.device()),
       loaded_(checkpoint, grid, overrides, calibrates),
       task_(task_of(loaded_.model(), task)) {
   const Recipe& recipe = loaded_.recipe();
-  const bool of_table = !of.table.empty();
+  const bool of_table = !examples.table.empty();
   require(!of_table || (task_->name() == "classify" && recipe.data.has_texts()),
           "{}: a table has texts and their classes, which this model's task \"{}\" does not read",
           loaded_.checkpoint(), task_->name());
-  const DataRecipe source = of_table ? table_of(recipe.data, of.table) : recipe.data;
+  const DataRecipe source = of_table ? table_of(recipe.data, examples.table) : recipe.data;
   ImageDataset data = read_examples(source, recipe.image, grid.world(), task_->name() != "classify");
-  ImageSplit& split = of_table ? data.train : data.split(of.split);
+  ImageSplit& split = of_table ? data.train : data.split(examples.split);
   number_as(loaded_.class_names(), loaded_.checkpoint(), data, split);
   ImageSplit chosen = examples_for(task_->name(), std::move(split), data.class_names);
-  require(!chosen.examples.empty(), "{}: no examples", of_table ? of.table : "the " + of.split + " split");
+  require(!chosen.examples.empty(), "{}: no examples",
+          of_table ? examples.table : "the " + examples.split + " split");
   texts_ = chosen.examples;
   tokens_ = tokenize(task_->name(), std::move(chosen), loaded_.tokenizer(), recipe.data);
   evaluator_ = std::make_unique<Evaluator>(

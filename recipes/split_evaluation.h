@@ -19,11 +19,11 @@ struct EvaluatedData {
 
 class SplitEvaluation {
  public:
-  /// Collective. `checkpoint` is a file or a folder; `overrides` change the checkpoint's recipe, as data paths
-  /// may differ from those of training. `task`: one of the model's; "": the first. `calibrates`: as in
+  /// Collective. `checkpoint` is a file or a folder; `overrides` change the checkpoint's recipe, as data
+  /// paths may differ from those of training. `task`: one of the model's; "": the first. `calibrates`: as in
   /// LoadedModel; batches then come in random order. Throws Error if the data has a class that the model does
   /// not know, if there are no examples, or if the task does not read a table.
-  SplitEvaluation(const std::string& checkpoint, const EvaluatedData& data, const std::string& task,
+  SplitEvaluation(const std::string& checkpoint, const EvaluatedData& examples, const std::string& task,
                   const std::vector<std::string>& overrides, const ProcessGrid& grid,
                   bool calibrates = false);
 
