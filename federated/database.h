@@ -1,5 +1,6 @@
-// What must survive a crash: tables in one SQLite file. Every statement that changes something is on the disk
-// when it returns (write-ahead log, synchronous = FULL), and several together are by a Transaction.
+// Tables that must survive a crash, in one SQLite file. A statement that changes data returns only when the
+// change is on disk (write-ahead log, synchronous = FULL). A Transaction groups statements: either all of
+// them take effect, or none.
 #pragma once
 
 #include <sqlite3.h>
@@ -11,7 +12,7 @@
 
 namespace conclave {
 
-/// One prepared statement; steps through its rows. Not to be used after its database is gone.
+/// One prepared statement, which steps through its rows. Must not be used after its database is destroyed.
 class Statement {
  public:
   Statement(sqlite3* database, std::string_view sql);
@@ -23,18 +24,18 @@ class Statement {
     (bind_one(++place, values), ...);
     return *this;
   }
-  /// Moves to the next row; false where there is none. Throws Error with SQLite's reason.
+  /// Moves to the next row; returns false if there is none. Throws Error with SQLite's reason.
   bool next();
-  /// Runs a statement without rows to its end.
+  /// Runs a statement that returns no rows.
   void run() {
     while (next()) {
     }
   }
 
-  // Of the present row, columns from 0.
+  // Columns of the current row, counted from 0.
   std::int64_t integer(int column) const;
   double real(int column) const;
-  std::string text(int column) const;  ///< or a blob's bytes
+  std::string text(int column) const;  ///< text, or the bytes of a blob
 
  private:
   void bind_one(int place, std::int64_t value);
@@ -51,12 +52,13 @@ class Statement {
 
 class Database {
  public:
-  /// Opens or makes `path`. Throws Error where it is no such file or damaged, or held by another process.
+  /// Opens the file `path`, or creates it. Throws Error if it is not a database, is damaged, or is held by
+  /// another process.
   explicit Database(const std::string& path);
 
   void run(std::string_view sql) { Statement(handle_.get(), sql).run(); }
   Statement prepare(std::string_view sql) const { return {handle_.get(), sql}; }
-  /// False where there is no such table, too.
+  /// False also if there is no such table.
   bool has_column(std::string_view table, std::string_view column) const {
     return prepare("SELECT 1 FROM pragma_table_info(?1) WHERE name = ?2").bind(table, column).next();
   }
@@ -68,7 +70,8 @@ class Database {
   std::unique_ptr<sqlite3, Close> handle_;
 };
 
-/// What is done in its life is done together at commit(), or not at all.
+/// The statements that run before commit() take effect together at commit(). Without commit(), the destructor
+/// rolls them back.
 class Transaction {
  public:
   explicit Transaction(Database& database) : database_(database) { database.run("BEGIN IMMEDIATE"); }

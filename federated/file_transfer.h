@@ -1,9 +1,9 @@
-// Files that travel in chunks, and go on where they broke. What has arrived of one is a file beside it whose
-// name has its digest in it, so that the parts of two files never mix; it takes its own name when it is
-// whole.
+// Files that are sent in chunks and resumed after an interruption. The part of a file that has arrived is
+// stored beside the final file, under a name that contains the expected digest, so that parts of two
+// different files never mix. When the file is complete, it gets its final name.
 //
-// The digest is XXH3-128, which finds what disks and memory do by accident. Against forgery there is TLS,
-// which knows who sent it.
+// The digest is XXH3-128. It detects accidental corruption by disks and memory. It does not protect against
+// forgery: TLS does that, because it authenticates the sender.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,8 @@
 
 namespace conclave {
 
-/// 4 MiB: the largest that still gains over half its size on a loopback, and gRPC's own limit by default.
+/// 4 MiB: on a loopback connection faster than half as much, while twice as much is not faster still. It is
+/// also gRPC's default limit for messages.
 inline constexpr std::size_t kChunkBytes = std::size_t{4} << 20;
 
 struct FileDigest {
@@ -30,40 +31,42 @@ struct FileDigest {
   std::string hexadecimal() const { return conclave::hexadecimal(std::as_bytes(std::span(xxh3))); }
 };
 
-/// Throws Error where it cannot be read.
+/// Throws Error if the file cannot be read.
 FileDigest digest_of(const std::filesystem::path& file);
-/// Of a file with these bytes.
+/// The digest of a file that consists of these bytes.
 FileDigest digest_of(std::span<const std::byte> bytes);
 
-/// Bytes that lie in several places, one after the other.
+/// Bytes that are stored in several places and belong one after the other.
 using Pieces = std::span<const std::string_view>;
 
 std::size_t size_of(Pieces pieces);
-/// XXH3-64.
+/// XXH3-64 of the concatenated pieces.
 std::uint64_t chunk_checksum(Pieces pieces);
 std::uint64_t chunk_checksum(std::string_view data);
 
 /// A file being received.
 class IncomingFile {
  public:
-  /// Goes on with what is there of `file` to come, which is what `expected` says.
+  /// Receives `file`, whose size and digest are `expected`. Continues with the part of it that is already on
+  /// disk.
   IncomingFile(std::filesystem::path file, const FileDigest& expected);
 
-  /// Where what has come of it lies.
+  /// Path of the part of `file` that has arrived.
   static std::filesystem::path part_of(const std::filesystem::path& file, const FileDigest& expected);
-  /// Removes what lies in `directory` of other files whose names begin with `sender` and a dot, and which did
-  /// not come whole: who sends has room for one, `kept`.
+  /// Removes incomplete files in `directory` whose names begin with `sender` and a dot, except `kept`: a
+  /// sender may take disk space for one incomplete file only.
   static void remove_other_parts(const std::filesystem::path& directory, const std::string& sender,
                                  const std::filesystem::path& kept);
 
-  /// Bytes that need not come again.
+  /// Bytes that have arrived and need not be sent again.
   std::uint64_t received() const { return received_; }
-  /// Throws Error where the chunk is damaged, does not begin at received(), or goes beyond the file's end.
-  /// `inspect` sees each piece, and may throw, before anything is kept.
+  /// Throws Error if the chunk is damaged, does not begin at received(), is larger than kChunkBytes, or goes
+  /// beyond the file's end. `inspect` is called for each piece before the chunk is stored, and may throw to
+  /// reject the chunk.
   void append(std::uint64_t offset, Pieces pieces, std::uint64_t checksum,
               const std::function<void(std::string_view)>& inspect = {});
-  /// Once all was received: gives the file its name. Throws Error, and begins anew, where the whole is not
-  /// what was expected.
+  /// Gives the file its final name. Throws Error if bytes are missing. If the digest is not the expected one,
+  /// throws Error and discards what was received.
   void finish();
 
  private:
@@ -81,11 +84,11 @@ class OutgoingFile {
  public:
   explicit OutgoingFile(const std::filesystem::path& file);
   std::uint64_t bytes() const { return bytes_; }
-  /// How many bytes a chunk from `offset` on has.
+  /// Size of the chunk that begins at `offset`.
   std::size_t chunk_bytes(std::uint64_t offset) const;
-  /// A chunk, in `data`.
+  /// Reads the chunk that begins at `offset` into `data`.
   void read(std::uint64_t offset, std::string& data) const;
-  /// Fills `data`; throws Error where the file ends before.
+  /// Fills `data`; throws Error if the file ends before.
   void read_at(void* data, std::size_t size, std::uint64_t offset) const {
     descriptor_.read_at(data, size, offset);
   }

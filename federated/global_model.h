@@ -1,5 +1,5 @@
-// The model that a federation trains, as its coordinator has it: a checkpoint, and of that the numbers that
-// sites change as one flat vector. The coordinator needs no data and builds no model; it knows tensors by
+// The model that a federation trains, as the coordinator has it: a checkpoint, and in memory one flat vector
+// of the numbers that sites change. The coordinator needs no data and builds no model; it knows tensors by
 // name.
 #pragma once
 
@@ -15,7 +15,8 @@
 
 namespace conclave {
 
-/// How a checkpoint's trained tensors ("model/...", f32) lie end to end in a flat vector: by name.
+/// How a checkpoint's trained tensors ("model/...", f32) are laid out in the flat vector: one after another,
+/// in the order of their names.
 struct ModelLayout {
   struct Part {
     std::string name;
@@ -26,30 +27,31 @@ struct ModelLayout {
   std::vector<Part> parts;
   std::size_t elements = 0;
 };
-/// Throws Error where there is none.
+/// Throws Error if the checkpoint has no such tensor.
 ModelLayout layout_of(const CheckpointReader& reader);
 
-/// The same, as rules of sharing speak of it: "layers.0.moe.experts.up.weight". Experts' tensors, and their
-/// rows of a router, are by expert, but in layers with experts of several kinds: of those each kind has
-/// tensors of its own, and which kind has the lower numbers is the recipe's to say.
+/// The parameters under the names that sharing rules use, for example "layers.0.moe.experts.up.weight".
+/// Tensors of experts, and a router's rows for them, can be shared expert by expert. Layers with experts of
+/// several kinds are an exception: each kind has tensors of its own, and only the recipe says which expert
+/// numbers a kind has, so these parameters are marked as `mixed`.
 std::vector<FlatParameter> flat_parameters(const ModelLayout& layout);
 
-/// "control/layers/0/..." of "model/layers/0/...": that tensor's part of a control variate.
+/// Name of a tensor's control variate: "control/layers/0/..." for "model/layers/0/...".
 std::string control_name(const std::string& model);
 
 class GlobalModel {
  public:
-  /// The checkpoint `path` with its state; of its tensors those of the model.
+  /// Reads the checkpoint `path`: its state and the model's tensors.
   explicit GlobalModel(const std::string& path);
 
   const ModelLayout& layout() const { return layout_; }
   std::span<float> values() const { return values_.span<float>(); }
-  /// Has a control variate (strategies/scaffold.h), too: of zeros, or where `goes_on` and there is one, the
-  /// checkpoint's.
+  /// Adds a control variate (strategies/scaffold.h). It is zero; but with `goes_on`, those of its tensors
+  /// that the checkpoint has are read from there.
   void add_control(const CheckpointReader& reader, bool goes_on);
   bool has_control() const { return control_.defined(); }
   std::span<float> control() const { return control_.span<float>(); }  ///< laid out as values()
-  /// What a checkpoint of it consists of.
+  /// The tensors that a checkpoint of this model consists of.
   const std::vector<TensorEntry>& entries() const { return entries_; }
   CheckpointState& state() { return state_; }
 

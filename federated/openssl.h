@@ -1,4 +1,4 @@
-// OpenSSL's handles, each freed by its own function when it goes.
+// Smart pointers for OpenSSL's handles, each with the function that frees it.
 #pragma once
 
 #include <openssl/evp.h>

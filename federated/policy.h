@@ -1,10 +1,9 @@
-// What of a model a federation shares, parameter by parameter: a site can keep experts and their router rows
-// to itself, and the coordinator never sees them. What is shared is packed into one vector, the exchanged
-// one, without gaps and in the model's order.
+// Which parameters of a model a federation shares. A site can keep experts and their router rows private; the
+// coordinator never sees those. The shared parameters are packed into one vector, the exchanged vector,
+// without gaps and in the model's order.
 //
-//   {"*.moe.experts.*", by_tokens}   of each site as much as tokens were served there by that expert
-//   {"*.moe.*[3]", private}          but expert 3 of each layer, with its row of the router, is the site's
-//   own
+//   {"*.moe.experts.*", by_tokens}   a site's weight is the number of tokens that the expert served there
+//   {"*.moe.*[3]", private}          but each site keeps its own expert 3 of each layer, with its router row
 #pragma once
 
 #include <cstddef>
@@ -23,28 +22,28 @@ enum class Sharing : std::uint8_t { shared, by_tokens, kept_private };
 Sharing parse_sharing(std::string_view text);
 std::string_view to_string(Sharing sharing);
 
-/// For the parameters that `pattern` matches as a whole: "*" stands for any characters, and "[0,4-7]" at its
-/// end for those experts. What such a pattern says of experts precedes what others say of all.
+/// A rule for the parameters whose whole name matches `pattern`: "*" stands for any characters, and "[0,4-7]"
+/// at the end selects experts. A rule that selects experts takes precedence over one that does not.
 struct SharingRule {
   std::string pattern;
   Sharing sharing = Sharing::shared;
 };
 
-/// A parameter of the flat model, which has them one after another.
+/// A parameter of the flat model, in which parameters are stored one after another.
 struct FlatParameter {
   std::string name;  ///< "layers.0.moe.experts.up.weight"
   Shape shape;
-  /// Where dimension 0 is of experts, as a router's rows are, too: the layer's name, "layers.0.moe"; else "".
+  /// If dimension 0 counts experts, as a router's rows do, too: the layer's name, "layers.0.moe"; else "".
   std::string layer = {};
-  /// Of a layer with experts of several kinds: which expert a row is of is not known, and `layer` is "".
+  /// The layer has experts of several kinds: it is unknown which expert a row belongs to, and `layer` is "".
   bool mixed = false;
 };
 
 class SharingPolicy {
  public:
-  /// What no rule is of, is shared. Throws Error where a rule matches nothing, two contradict each other,
-  /// tokens are to be counted where rows are of no expert, experts are named of which nobody knows which rows
-  /// are theirs, or nothing would be shared.
+  /// Parameters without a rule are shared. Throws Error if a rule matches no parameter, or selects an expert
+  /// that does not exist; if two rules contradict each other; if tokens are to be counted for rows that are
+  /// not experts' rows; if experts are selected of a `mixed` parameter; or if nothing would be shared.
   SharingPolicy(std::span<const FlatParameter> parameters, std::span<const SharingRule> rules);
 
   struct Expert {
@@ -52,21 +51,24 @@ class SharingPolicy {
     Index number;
     bool operator==(const Expert&) const = default;
   };
-  /// Whose tokens a site reports, in this order; the coordinator learns so much of what its data is about.
+  /// The experts whose token counts a site reports, in this order. The counts tell the coordinator something
+  /// about the site's data.
   const std::vector<Expert>& experts() const { return experts_; }
 
-  /// A run of elements that is exchanged; in order, neighbours differ.
+  /// A run of elements that is exchanged. Ranges are in order; adjacent elements that are weighted alike are
+  /// in one range.
   struct Range {
-    std::size_t model, exchanged, size;  ///< where it begins in the model and in the exchanged vector
-    std::ptrdiff_t expert;               ///< of experts(), by whose tokens it is weighted; -1: by examples
+    std::size_t model, exchanged,
+        size;               ///< its first element in the model and in the exchanged vector; its length
+    std::ptrdiff_t expert;  ///< index into experts(): weighted by that expert's tokens; -1: by examples
   };
   const std::vector<Range>& ranges() const { return ranges_; }
   std::size_t model_elements() const { return model_elements_; }
   std::size_t exchanged_elements() const { return exchanged_elements_; }
 
-  /// exchanged [exchanged_elements] from model [model_elements].
+  /// Packs the shared elements: exchanged [exchanged_elements] from model [model_elements].
   void gather(std::span<const float> model, std::span<float> exchanged) const;
-  /// The reverse; what is private stays as it is.
+  /// The reverse of gather(); private elements of `model` stay as they are.
   void scatter(std::span<const float> exchanged, std::span<float> model) const;
 
  private:
@@ -77,8 +79,8 @@ class SharingPolicy {
   std::size_t model_elements_ = 0, exchanged_elements_ = 0;
 };
 
-/// Throws Error, which names one, where a parameter, or an expert's rows of it, would be exchanged by `asked`
-/// that is private by `own`. Both are of `parameters`.
+/// Throws Error, naming the first one, if a parameter or an expert's rows of it are exchanged under `asked`
+/// but private under `own`. Both policies are for `parameters`.
 void check_kept_private(std::span<const FlatParameter> parameters, const SharingPolicy& asked,
                         const SharingPolicy& own);
 

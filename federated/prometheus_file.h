@@ -1,6 +1,6 @@
-// Figures in Prometheus's text format (exposition format 0.0.4), as a file that is always whole: for
-// node_exporter's textfile collector, or any other that reads files, so that a coordinator opens no further
-// port.
+// Metrics in Prometheus's text format (exposition format 0.0.4), in a file that is replaced as a whole.
+// node_exporter's textfile collector, or any other that reads files, collects them, so the coordinator needs
+// no further port.
 #pragma once
 
 #include <map>
@@ -11,14 +11,14 @@ namespace conclave {
 
 struct Gauge {
   std::string name, help;
-  /// By labels, `site="north"`; one without has the key "".
+  /// By labels, for example `site="north"`; the key is "" for a value without labels.
   std::map<std::string, double> values;
 };
 
 /// A label with its value, escaped.
 std::string prometheus_label(const std::string& name, const std::string& value);
 std::string prometheus_text(const std::vector<Gauge>& gauges);
-/// Throws Error where it cannot be written.
+/// Throws Error if the file cannot be written.
 void write_prometheus_file(const std::string& path, const std::vector<Gauge>& gauges);
 
 }  // namespace conclave

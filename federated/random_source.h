@@ -1,6 +1,6 @@
-// Where keys and privacy noise come from: a cryptographic generator, asked for in blocks. It is passed in, so
-// that a test can say what comes. (core/random.h is for what must be reproducible: weights, dropout, the
-// data's order.)
+// The source of randomness for keys and privacy noise: a cryptographic generator, read in blocks. It is a
+// parameter, so that a test can supply fixed bytes. (core/random.h is for randomness that must be
+// reproducible: weights, dropout, the order of the data.)
 #pragma once
 
 #include <array>
@@ -13,17 +13,18 @@ namespace conclave {
 class RandomSource {
  public:
   virtual ~RandomSource() = default;
-  /// Throws Error where there is no randomness to be had.
+  /// Throws Error if no randomness is available.
   virtual void fill(std::span<std::byte> out) = 0;
 };
 
-/// OpenSSL's private generator (CTR-DRBG of AES-256, seeded by the operating system). For any thread.
+/// OpenSSL's private generator (CTR-DRBG of AES-256, seeded by the operating system). Safe on any thread.
 class SystemRandom : public RandomSource {
  public:
   void fill(std::span<std::byte> out) override;
 };
 
-/// Numbers from a source, which must outlive it. For one thread; forgets what it drew ahead when it goes.
+/// Numbers from a source, which must outlive this. For one thread. The destructor erases the buffered
+/// numbers.
 class RandomBits {
  public:
   explicit RandomBits(RandomSource& source) : source_(source) {}
@@ -43,7 +44,7 @@ class RandomBits {
 
   RandomSource& source_;
   std::array<std::uint64_t, 512>
-      buffer_;  // 4 KiB, after which a call of the generator costs little more than its bytes
+      buffer_;  // 4 KiB: a call of the generator then costs little more than its bytes
   std::size_t used_ = 512;
 };
 

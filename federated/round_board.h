@@ -1,12 +1,13 @@
-// What the coordinator's loop and the calls of sites, on threads of their own, share: which round it is, who
-// has been given it, and whose update has come.
+// The state that the coordinator's loop shares with the threads that serve sites: the current round, the
+// sites that were given it, and the updates that have arrived.
 //
-// Where rounds are asynchronous (federated/strategies/fed_buff.h), a site that has delivered is given the
-// newest model at once, the same again or not, and what it makes of it counts in whichever round it comes, if
-// its model is not too old. Updates are told apart by their site and turn. The turn is the round in
-// synchronous rounds, where a site has one in each; else how many of the site's came before, which this board
-// counts, so that what is sent again is known, however many rounds later. Each round's model is on record, so
-// that a site cannot say that its update is of a model that there was not.
+// In asynchronous rounds (federated/strategies/fed_buff.h), a site that has delivered is given the newest
+// model at once, even if that is the model it had. Its next update counts in whichever round it arrives,
+// unless its model is too old. An update is identified by its site and turn. In synchronous rounds a site has
+// one update per round, and the turn is the round. In asynchronous rounds the turn is the number of updates
+// of the site that counted before. The board counts them, so that it recognizes an update that is sent again,
+// however many rounds later. The digest of each round's model is on record, so that a site cannot claim that
+// its update was made from a model that never existed.
 #pragma once
 
 #include <condition_variable>
@@ -29,14 +30,14 @@ namespace conclave {
 
 struct RoundPlan {
   std::int64_t round = 0, rounds = 0;
-  std::filesystem::path model;  ///< the checkpoint that it begins with
-  FileDigest digest;            ///< of that
-  std::uint64_t elements = 0;   ///< of an update
-  std::size_t experts = 0;      ///< whose tokens come with it
-  bool secure = false;          ///< sites say that they are ready, and no update comes this way
-  std::size_t buffer = 0;       ///< updates that make an asynchronous round; 0: it is synchronous
-  std::int64_t stalest = 0;     ///< of an asynchronous one: rounds that an update's model may be older
-  std::string strategy = {};    ///< by which its updates become the next model
+  std::filesystem::path model;  ///< the checkpoint that the round begins with
+  FileDigest digest;            ///< of the model
+  std::uint64_t elements = 0;   ///< numbers in an update
+  std::size_t experts = 0;      ///< whose token counts come with an update
+  bool secure = false;          ///< sites announce that they are ready; no readable update is accepted
+  std::size_t buffer = 0;       ///< updates that complete an asynchronous round; 0: the round is synchronous
+  std::int64_t stalest = 0;     ///< asynchronous: by how many rounds an update's model may be older
+  std::string strategy = {};    ///< makes the next model from the updates
 };
 
 /// How a round's updates become the next model.
@@ -47,35 +48,35 @@ struct RoundMethod {
 
 struct ReceivedUpdate {
   std::string site;
-  std::filesystem::path file;  ///< none in a secure round
+  std::filesystem::path file;  ///< empty in a secure round
   double examples = 0;
   std::map<std::string, double> metrics;
   std::vector<double> tokens;    ///< [plan.experts]
   std::string digest;            ///< of the file, in hexadecimal
-  std::string certificate = {};  ///< of the site, where the round is secure
-  std::int64_t turn = 0;         ///< of the site
-  std::int64_t base = 0;         ///< round whose model it was made from
+  std::string certificate = {};  ///< of the site, in PEM, in a secure round
+  std::int64_t turn = 0;         ///< see above
+  std::int64_t base = 0;         ///< round whose model the update was made from
 };
 
-/// What a site says of the update that it sends.
+/// What a site states about an update.
 struct UpdateOffer {
   std::int64_t round = 0;
   FileDigest base, update;
   double examples = 0;
   std::map<std::string, double> metrics;
   std::vector<double> tokens;
-  std::string certificate = {};  ///< of the site, where the round is secure
-  std::int64_t turn = 0;         ///< where rounds are asynchronous
+  std::string certificate = {};  ///< of the site, in PEM, in a secure round
+  std::int64_t turn = 0;         ///< in asynchronous rounds
 };
 
-/// The round that an update is for is over, or it was made from another model: it is of no use any more.
+/// The update's round is over, or the update was made from another model: it can no longer be used.
 class RoundOver : public Error {
  public:
   using Error::Error;
 };
 
-/// What a site asks for or sends can be no part of any round: there is no use in sending it again. Other
-/// Errors of calls, of damage on the way or a full disk, may be gone the next time.
+/// A request or update of a site is not valid in any round, so sending it again is useless. Other Errors,
+/// such as damage in transit or a full disk, may not occur the next time.
 class SiteMistake : public Error {
  public:
   using Error::Error;
@@ -88,34 +89,37 @@ class SiteMistake : public Error {
 
 class RoundBoard {
  public:
-  /// Keeps updates in `directory`/updates, and what is known of them in `database`. Both must outlive it.
+  /// Stores updates in `directory`/updates, and their metadata in `database`, which must outlive this.
   RoundBoard(std::filesystem::path directory, Database& database);
 
   // For the coordinator's loop.
 
-  /// Opens a round, and finds what arrived of it before a restart.
+  /// Opens a round. Finds the updates of it that arrived before a restart.
   void open(const RoundPlan& plan);
   struct Patience {
-    std::size_t quorum = 1;    ///< updates that there must be
-    std::size_t everyone = 0;  ///< updates that there can be, 0: nobody knows
-    double gather = 0;         ///< seconds for sites to find the round
-    double deadline = 0;       ///< seconds for those that were given it
+    std::size_t quorum = 1;    ///< updates that are needed
+    std::size_t everyone = 0;  ///< updates that can come at most; 0: unknown
+    double gather = 0;         ///< seconds for sites to join the round
+    double deadline = 0;       ///< seconds for the sites that joined it
   };
-  /// Waits until every site that was given the round has delivered and a quorum has, and nobody else is to
-  /// find it; or until a quorum has, after the deadline; or until stop(). Returns the updates, by site; none
-  /// more is let in until the next open(). Nothing where stopped.
-  /// Of an asynchronous round it waits for plan.buffer updates, and for nothing else.
+  /// Waits for a synchronous round's updates until a quorum is there and, besides,
+  /// - all sites that were given the round have delivered, and these are `everyone`, or `gather` is over; or
+  /// - `deadline` is over.
+  /// Waits for an asynchronous round's updates until there are plan.buffer of them. Returns the updates,
+  /// ordered by site, and accepts no more until the next open(). Returns nothing after stop().
   std::optional<std::vector<ReceivedUpdate>> wait(const Patience& patience);
-  /// By what the round was opened last; nothing where it never was, or before this was kept.
+  /// The method by which the round was last opened; nothing if it never was, or if the method was not
+  /// recorded.
   std::optional<RoundMethod> method_of(std::int64_t round) const;
-  /// What is on record of a round's updates, their files aside.
+  /// The updates on record for a round; their files may be gone.
   std::vector<ReceivedUpdate> updates_of(std::int64_t round);
-  /// Has these, in the place of what is on record, as the updates that a round's result was made of.
+  /// Replaces the updates on record for a round by those that its result was made of.
   void set_updates(std::int64_t round, const std::vector<ReceivedUpdate>& updates);
-  /// Forgets the closed round's files.
+  /// Deletes the files of the closed round.
   void clear();
-  /// The last round is over: sites are told so. Returns when all that delivered in it have fetched the
-  /// result, or after `seconds`, or at stop().
+  /// The last round is over, and sites are told so. Returns when the sites that delivered in it (in
+  /// asynchronous rounds, also those that may still train) have fetched the result, after `seconds`, or at
+  /// stop().
   void finish(const RoundPlan& result, double seconds);
   void stop();
 
@@ -125,28 +129,30 @@ class RoundBoard {
   struct Assignment {
     Work work;
     RoundPlan plan = {};
-    std::int64_t counted = 0;  ///< the turn after that of the site's last update that counted; 0: none did
+    std::int64_t counted = 0;  ///< turn after that of the site's last update that counted; 0: none counted
   };
-  /// Waits up to `seconds` until there is something to do for `site`, or until `cancelled` says so.
+  /// Waits until there is something to do for `site`, for at most `seconds`, and until cancelled() returns
+  /// true.
   Assignment next(const std::string& site, double seconds, const std::function<bool()>& cancelled);
-  /// In a secure round: `site` has its update, which counts as delivered once the round is open. Throws
-  /// RoundOver, and Error where the offer is not one of this round.
+  /// In a secure round: `site` has an update, which counts as delivered. Has no effect while the round is not
+  /// open, so it is to be called again. Throws RoundOver, and Error if the offer is not valid for this round.
   void ready(const std::string& site, const UpdateOffer& offer);
-  /// The model of the present round (or the result), to be sent. Throws RoundOver where it is not of `round`.
+  /// The current round's model (or the result), to be sent. Throws RoundOver if the current round is not
+  /// `round`.
   RoundPlan model_of(std::int64_t round);
-  /// `site` has all of that model.
+  /// `site` has received all of that model.
   void fetched(const std::string& site, std::int64_t round);
 
-  /// An update under way. Of a site's, the newest call's is the one: another that still hangs is refused.
+  /// An upload in progress. Only a site's newest upload is valid; an older one that still hangs is refused.
   class Upload {
    public:
     std::uint64_t received() const { return file_.received(); }
-    /// Throws Error where the chunk is wrong or its numbers are not finite; RoundOver.
+    /// Throws Error if the chunk is malformed or a number is not finite; RoundOver if the round is over.
     void append(std::uint64_t offset, Pieces pieces, std::uint64_t checksum);
     void append(std::uint64_t offset, std::string_view data, std::uint64_t checksum) {
       append(offset, Pieces(&data, 1), checksum);
     }
-    /// Throws Error where it is not what was offered. It counts from then on.
+    /// Throws Error if the file is not what was offered. The update counts when this returns.
     void finish();
 
    private:
@@ -156,12 +162,12 @@ class RoundBoard {
     RoundBoard& board_;
     std::string site_;
     UpdateOffer offer_;
-    std::uint64_t number_;  // of the site's uploads
+    std::uint64_t number_;  // among the site's uploads
     std::filesystem::path path_;
     IncomingFile file_;
   };
-  /// Null where the site's update of that round is complete. Throws RoundOver, and Error where the offer is
-  /// not one of this round.
+  /// Null if this update of the site is already complete. Throws RoundOver, and Error if the offer is not
+  /// valid for this round.
   std::unique_ptr<Upload> begin_upload(const std::string& site, const UpdateOffer& offer);
 
  private:
@@ -170,12 +176,12 @@ class RoundBoard {
   void assign(const std::string& site);
   std::int64_t counted(const std::string& site) const;
   bool is_asynchronous() const { return plan_.buffer > 0; }
-  /// Whether the round goes on, and is not yet of as many updates as it is to have.
+  /// Whether the round is open and, if it is asynchronous, still needs updates.
   bool has_room() const;
   void await_room(std::unique_lock<std::mutex>& lock);
-  std::string model_of_record(std::int64_t round) const;  ///< its digest; "" where there was none
+  std::string model_of_record(std::int64_t round) const;  ///< its digest; "" if there was none
   void insert(std::int64_t round, const ReceivedUpdate& update);
-  /// Throws RoundOver where an update of the model of `round` counts no more.
+  /// Throws RoundOver if an update made from the model of `round` can no longer count.
   void check_in_time(std::int64_t round) const;
   void check_current(const std::string& site, std::int64_t round, std::uint64_t number);
   std::filesystem::path file_of(const std::string& site, std::int64_t turn) const;
@@ -187,7 +193,8 @@ class RoundBoard {
   Phase phase_ = Phase::closed;
   bool stopped_ = false;
   RoundPlan plan_;
-  std::set<std::string> assigned_;  // the round; when all are over: those who have yet to fetch the result
+  std::set<std::string> assigned_;  // sites that were given the round; after the last round: sites that have
+                                    // yet to fetch the result
   std::map<std::pair<std::string, std::int64_t>, ReceivedUpdate> received_;  // by site and turn
   std::map<std::string, std::uint64_t> upload_numbers_;
 };

@@ -1,5 +1,5 @@
-// What the sums of a federation's rounds are to tell nobody of, by noise that its sites share
-// (secure_aggregation/shared_noise.h).
+// The privacy guarantee for the sums of a federation's rounds. It rests on noise to which each site
+// contributes a share (secure_aggregation/shared_noise.h).
 #pragma once
 
 #include <cstdint>
@@ -13,24 +13,25 @@ namespace conclave {
 struct RoundPrivacy {
   enum class Unit : std::uint8_t {
     none,
-    site,    ///< all that a site's update says; not that it takes part, for by how many sites the sum is
-             ///< divided, has no noise, and is taken to be public
-    record,  ///< whether a site has a record: a round is one step of DP-SGD over all sites' records
-    client,  ///< whether a person is among a site's, with all that is theirs: likewise over all sites'
-             ///< clients
+    site,    ///< a site's whole update, but not that the site takes part: the sum is divided by the number of
+             ///< sites, which has no noise and is assumed to be public
+    record,  ///< one record of a site: a round is one step of DP-SGD over the records of all sites
+    client,  ///< one person at a site, with all rows that belong to the person: a round is one step of DP-SGD
+             ///< over the clients of all sites
   };
   Unit unit = Unit::none;
-  double clip_norm = 1;  ///< the largest norm of a unit's part in the sum of updates
-  double rate = 1;       ///< record, client: the probability with which each takes part in a round, by itself
-  double noise_multiplier = 0;  ///< of the whole noise's deviation, over clip_norm
+  double clip_norm = 1;  ///< largest norm of what one unit contributes to the sum of updates
+  double rate =
+      1;  ///< record, client: probability with which each takes part in a round, independently of the others
+  double noise_multiplier = 0;  ///< standard deviation of the total noise, divided by clip_norm
   double delta = 1e-5;
 
   bool is_on() const { return unit != Unit::none; }
-  /// Whether a round is a step, of units that are drawn within the sites.
+  /// Whether a round is a step of DP-SGD over units that are sampled within the sites.
   bool is_within_sites() const { return unit == Unit::record || unit == Unit::client; }
-  /// What a round spends, whatever sites drop out.
+  /// What a round spends, whichever sites drop out.
   PrivacyEvent event() const { return {noise_multiplier, rate, 1}; }
-  /// What so many rounds spend.
+  /// What that many rounds spend, at `delta`.
   double epsilon(std::int64_t rounds) const {
     return epsilon_of({noise_multiplier, rate, rounds}, delta, kAccountant);
   }
@@ -49,7 +50,7 @@ constexpr std::string_view to_string(RoundPrivacy::Unit unit) {
   }
   return "none";
 }
-/// Throws Error where it is none.
+/// Throws Error if there is no such unit.
 inline RoundPrivacy::Unit parse_privacy_unit(std::string_view text) {
   using Unit = RoundPrivacy::Unit;
   for (const Unit unit : {Unit::none, Unit::site, Unit::record, Unit::client})

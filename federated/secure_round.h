@@ -1,8 +1,9 @@
-// A round by secure aggregation, between the coordinator's loop and the calls of sites: attempts at summing
-// the updates that sites are ready with, each an exchange of federated/secure_aggregation. An attempt that
-// fails, too few sites being left, is followed by another, with the same updates and a new number, for as
-// long as nobody was asked to unmask; after that never, as sums over different survivors tell their
-// difference: the round is then skipped. What was begun is in the database before any site is told.
+// A round of secure aggregation at the coordinator, between its loop and the calls of sites. An attempt is
+// one exchange of federated/secure_aggregation that sums the updates that sites have ready. If an attempt
+// fails because too few sites are left, another one follows, with the same updates and a new number, unless
+// sites were asked to unmask. After that request there is no further attempt, because two sums over different
+// survivors would reveal their difference: the round is then skipped. An attempt's number, and the fact that
+// sites are asked to unmask, are in the database before any site is told.
 #pragma once
 
 #include <condition_variable>
@@ -20,42 +21,50 @@ namespace conclave {
 struct SecureOptions {
   bool enabled = false;
   std::string federation;
-  double clip_norm = 1;   ///< to which sites shorten longer updates
-  std::size_t width = 4;  ///< bytes of a number
-  double most_examples =
-      0;  ///< as which a site counts at most, by weights that are hidden; 0: sites count alike
-  double phase_seconds = 60;  ///< after which a phase goes on without who is missing
-  RoundPrivacy privacy = {};  ///< of the sums
-  double most_epsilon = 0;    ///< that all rounds' sums may spend; 0: no bound
-  std::int64_t least = 3;     ///< sites whose sum may be known, at least; and two thirds of an attempt's
+  double clip_norm = 1;      ///< longer updates are scaled down to this norm by the sites
+  std::size_t width = 4;     ///< bytes of a number as it is sent
+  double most_examples = 0;  ///< above 0: weights are hidden, and a site counts for at most so many examples;
+                             ///< 0: all sites count equally
+  double phase_seconds = 60;  ///< after which a phase ends without the sites whose message is missing
+  RoundPrivacy privacy = {};  ///< guarantee for the sums
+  double most_epsilon = 0;    ///< most that the sums of all rounds may spend; 0: no bound
+  std::int64_t least =
+      3;  ///< fewest sites whose sum may be revealed; two thirds of an attempt's sites is a bound, too
 };
 
-/// What the sites of an attempt agree on, and believe only as far as they can check it.
+/// The terms of an attempt. The coordinator proposes them, and each site checks them
+/// (transport/secure_site.cpp).
 struct SecureTerms {
   secure_aggregation::Agreement agreement;
-  std::vector<std::string> certificates;  ///< PEM, by site
+  std::vector<std::string> certificates;  ///< PEM, in the order of agreement.sites
   double clip_norm = 1;
 };
 
-/// What an update is made of and how, as far as a coordinator says it.
+/// How a round's updates are made, as the coordinator tells the sites.
 struct RoundWork {
   std::int64_t round = 0, rounds = 0;
-  std::string model_sha256 = {};  ///< of the checkpoint, which has the recipe in it
+  std::string model_sha256 = {};  ///< of the checkpoint, which contains the recipe
   std::int64_t local_steps = 0;
   SiteRules rules = {};
   std::vector<SharingRule> sharing = {};
 };
 
-/// Of what a sum's updates are, and how sites make numbers of them: Agreement::values. Attempts at a sum have
-/// numbers of their own, and one that took sites of several rounds would have whose round goes on in sum
-/// after sum, with the same update. Sites that were given a model from which nothing is learned would leave
-/// the others' updates alone in it (Pasquini, Francati, Ateniese 2022, "Eluding Secure Aggregation in
-/// Federated Learning via Model Inconsistency").
+/// Text for Agreement::values: how a round's updates are made, and how sites convert them to integers. The
+/// agreement's digest covers it, so an attempt cannot succeed among sites that were told different things.
+///
+/// It contains the round number because attempt numbers are counted over all rounds. Without it, a
+/// coordinator could put sites of different rounds into one attempt. It could keep one site in its round, by
+/// telling that site that each attempt has failed, and include the same update of it in several sums, each
+/// with new updates of the other sites.
+///
+/// It contains the model's hash because sites that are given a model from which nothing is learned send
+/// updates of zero; the sum would then be the update of the remaining sites (Pasquini, Francati, Ateniese
+/// 2022, "Eluding Secure Aggregation in Federated Learning via Model Inconsistency").
 std::string sum_values(const RoundWork& work, double clip_norm, double most_examples,
                        const RoundPrivacy& privacy);
 
-/// Where weights are hidden, an update is sent times the site's share of `most_examples`, and behind it that
-/// share times clip_norm and this, which leaves room for rounding.
+/// If weights are hidden, a site with the share s of `most_examples` sends s times its update and, as one
+/// more number, s * clip_norm * kWeightScale. A scale below 1 leaves room for rounding.
 inline constexpr double kWeightScale = 0.5;
 
 class SecureRound {
@@ -64,7 +73,7 @@ class SecureRound {
   using Bytes = secure_aggregation::Bytes;
   enum class Phase : std::uint8_t { advertise, share, mask, consent, unmask, done };
 
-  /// Masked updates under way are in `directory`/masked. `board` and `database` must outlive it.
+  /// Stores masked updates in transit in `directory`/masked. `board` and `database` must outlive this.
   SecureRound(std::filesystem::path directory, Database& database, RoundBoard& board, SecureOptions options,
               Say say);
 
@@ -73,47 +82,52 @@ class SecureRound {
   struct Sum {
     secure_aggregation::RingVector sum;
     secure_aggregation::FixedPoint format;
-    double count = 1;                            ///< that the mean is over
-    std::vector<ReceivedUpdate> survivors = {};  ///< by site; of hidden weights each has the mean
+    double count = 1;                            ///< by which the sum is divided to give the mean
+    std::vector<ReceivedUpdate> survivors = {};  ///< in the order of the agreement's sites; with hidden
+                                                 ///< weights, each has the mean number of examples
 
-    /// Of the survivors' updates, each counting the same or, where weights are hidden, by its examples; where
-    /// the unit of privacy is a record or a client, their sum over those that are in a round on average. The
-    /// numbers from `offset` on.
+    /// The sum divided by `count`, its elements from `offset` on. This is the mean of the survivors' updates,
+    /// weighted equally or, with hidden weights, by examples. If the unit of privacy is a record or a client,
+    /// `count` is the expected number of units in a round.
     void read_mean(std::size_t offset, std::span<float> out) const;
   };
-  /// One attempt among those who are ready. Nothing where it failed, and why was said, or stop().
+  /// Makes one attempt among the sites in `ready`. Returns nothing if it failed, which was reported, or after
+  /// stop().
   std::optional<Sum> attempt(const RoundWork& work, std::uint64_t elements,
                              const std::vector<ReceivedUpdate>& ready);
   /// Whether sites were asked to unmask the round's sum: then there is no other attempt.
   bool unmasked(std::int64_t round) const;
-  /// The privacy that that sum had, whatever it is now, but for clip_norm; nothing where it had no noise, and
-  /// where not all of it is on record.
+  /// The privacy of that sum as it was recorded, whatever the options are now, except clip_norm, which is not
+  /// recorded. Nothing if the sum had no noise, or if its record is incomplete.
   std::optional<RoundPrivacy> privacy_of(std::int64_t round) const;
-  /// What the sums that sites were asked to unmask have spent, each with the noise that it had, and what so
-  /// many `more` of the present noise would; at the present delta.
+  /// Epsilon at the current delta of all sums that sites were asked to unmask, each with the noise that it
+  /// had, and of `more` further sums with the current noise.
   double epsilon(std::int64_t more = 0) const { return epsilon(options_.privacy, more); }
-  /// The same with another noise and delta than the present.
+  /// The same with the noise and delta of `privacy` instead of the current ones.
   double epsilon(const RoundPrivacy& privacy, std::int64_t more = 0) const;
-  /// Rounds from this one on whose sum sites were asked to unmask: they are among what was spent, and
-  /// skipped.
+  /// Number of rounds from `round` on whose sum sites were asked to unmask. Their privacy is already spent,
+  /// and they will be skipped.
   std::int64_t unmasked_from(std::int64_t round) const;
   void stop();
 
-  // For the calls of sites. Any thread; each waits up to `seconds`, or until `cancelled` says so.
+  // For the calls of sites, on any thread. Each waits for at most `seconds`, and until cancelled() returns
+  // true.
 
   using Cancelled = std::function<bool()>;
-  /// `site` is ready with an update; the terms of the next attempt that it is in, by a number above `after`.
+  /// `site` is ready with an update. Returns the terms of the next attempt that includes it, with a number
+  /// above `after`.
   std::optional<SecureTerms> ready(const std::string& site, const UpdateOffer& offer, std::int64_t after,
                                    double seconds, const Cancelled& cancelled);
   struct Answer {
     enum class State : std::uint8_t { here, not_yet, too_late } state;
     Bytes body = {};
   };
-  /// The message of a phase, for what the coordinator tells at its end. Throws Error where it is none.
+  /// Takes the site's message of a phase. Answers, at the end of the phase, with what the coordinator then
+  /// sends. Throws Error if the message is not valid.
   Answer exchange(const std::string& site, std::int64_t attempt, Phase phase, std::string_view body,
                   double seconds, const Cancelled& cancelled);
 
-  /// A masked update on its way; as RoundBoard::Upload.
+  /// Upload of a masked update; see RoundBoard::Upload.
   class Upload {
    public:
     std::uint64_t received() const { return file_.received(); }
@@ -134,7 +148,8 @@ class SecureRound {
     std::filesystem::path path_;
     IncomingFile file_;
   };
-  /// Null where it has come. Throws RoundOver where the attempt is over, or goes on without the site.
+  /// Null if the masked update has already arrived. Throws RoundOver if the attempt is over, or goes on
+  /// without the site.
   std::unique_ptr<Upload> begin_upload(const std::string& site, std::int64_t attempt,
                                        const FileDigest& digest);
 
@@ -145,16 +160,17 @@ class SecureRound {
     SecureTerms terms;
     secure_aggregation::Coordinator coordinator;
     Phase phase = Phase::advertise;
-    std::map<Phase, Sites> came = {};  // through phases that are over
+    std::map<Phase, Sites> came = {};  // for each phase that is over: the sites that completed it
     std::map<std::string, std::uint64_t> uploads = {};
   };
-  /// The number of `site` in the present attempt, if that is it, and the site still in it at `phase`.
+  /// The number of `site` in `attempt`. Nothing if this is not the current attempt, or if the site did not
+  /// get as far as `phase`.
   std::optional<std::uint32_t> member(const std::string& site, std::int64_t attempt, Phase phase) const;
   void receive(std::uint32_t site, Phase phase, std::string_view body);
   Bytes told(std::uint32_t site, Phase phase) const;
   void check_current(const Upload& upload) const;
-  std::filesystem::path folder_of(std::int64_t attempt) const;  ///< for its updates
-  /// Of an attempt; on the disk when it is returned, and no other's ever.
+  std::filesystem::path folder_of(std::int64_t attempt) const;  ///< for its masked updates
+  /// A new attempt's number, which is on disk when this returns and never used again.
   std::int64_t new_number(std::int64_t round);
   void end_phases(std::unique_lock<std::mutex>& lock, std::int64_t round);
 

@@ -11,12 +11,12 @@
 
 namespace conclave {
 
-/// Of the parts, one after another.
+/// SHA-256 of the concatenated parts.
 std::array<std::byte, 32> sha256_digest(std::initializer_list<std::span<const std::byte>> parts);
 
-// In hexadecimal: what things are called by in logs that must convince.
+// In hexadecimal: identifiers in logs that serve as evidence.
 std::string sha256(std::string_view data);
-/// Throws Error where the file cannot be read.
+/// Throws Error if the file cannot be read.
 std::string sha256_of(const std::filesystem::path& file);
 
 }  // namespace conclave

@@ -1,12 +1,12 @@
-// The federation's audit log: rounds, participants, hashes of models. A file that only grows, a line
-// for each entry, each with the SHA-256 of the line before:
+// The federation's audit log: rounds, participants, hashes of models. The file is only appended to. It has
+// one line per entry, and each line contains the SHA-256 of the line before it:
 //
 //   {"entry":{...},"number":1,"previous":"000...0"}
-//   {"entry":{...},"number":2,"previous":"<of the bytes of line 1, without its end>"}
+//   {"entry":{...},"number":2,"previous":"<SHA-256 of line 1, without the line feed>"}
 //
-// Nobody can change, take out or put in a line without changing all that follow, and so the last line's hash,
-// head(). That lines are missing at the end, or that all was written anew, the file cannot tell: whoever
-// wants to know keeps a head and looks for it.
+// A line that is changed, removed or inserted changes the hashes of all lines after it, and so the last
+// line's hash, head(). The file alone cannot show that lines are missing at its end, or that all of it was
+// written anew. To detect this, keep a head and check later that the file still has a line with that hash.
 #pragma once
 
 #include <cstddef>
@@ -19,29 +19,32 @@
 
 namespace conclave {
 
-/// What a file is found to be.
+/// What verify_transcript() finds.
 struct TranscriptCheck {
-  std::size_t lines = 0;       ///< that hold, from the first on
-  std::string head;            ///< SHA-256 of the last of them, in hexadecimal; of none: 64 zeros
-  std::string last_line = {};  ///< of those
-  std::uint64_t bytes = 0;     ///< of the file, that they take
-  bool torn = false;           ///< what follows is a line without an end, of an append that was cut short
-  std::string problem = {};    ///< why line number `lines` + 1 does not hold; empty: it is not there, or torn
-  std::optional<std::size_t> known_head_at = {};  ///< the line that has the hash that was looked for
+  std::size_t lines = 0;       ///< number of valid lines, from the first on
+  std::string head;            ///< SHA-256 of the last valid line, in hexadecimal; 64 zeros if there is none
+  std::string last_line = {};  ///< the last valid line
+  std::uint64_t bytes = 0;     ///< size of the valid lines in the file
+  bool torn =
+      false;  ///< the valid lines are followed by one without an end, from an append that was interrupted
+  std::string problem =
+      {};  ///< why line number `lines` + 1 is not valid; empty if there is no such line, or if it is torn
+  std::optional<std::size_t> known_head_at = {};  ///< number of the line whose hash is `known_head`
   bool holds() const { return problem.empty(); }
 };
 
-/// Reads all of `path`; `known_head` is looked for on the way. Throws Error where it cannot be read.
+/// Reads all of `path`, and looks for a line whose hash is `known_head`. Throws Error if the file cannot be
+/// read.
 TranscriptCheck verify_transcript(const std::string& path, const std::string& known_head = "");
 
 class Transcript {
  public:
-  /// Goes on with the file at `path`, or begins it. An incomplete last line, whose append never returned, is
-  /// cut off. Throws Error, naming the first line that does not hold: that is for people to look at. For one
-  /// process at a time.
+  /// Continues the file at `path`, or creates it. Removes an incomplete last line, whose append() never
+  /// returned. Throws Error naming the first line that is not valid; a person must look into that. Only one
+  /// process at a time may use the file.
   explicit Transcript(const std::string& path);
 
-  /// Returns when the entry is on the disk. Throws Error, and has then appended nothing.
+  /// Returns when the entry is on disk. If it throws Error, nothing was appended.
   void append(const nlohmann::json& entry);
 
   std::size_t lines() const { return lines_; }
