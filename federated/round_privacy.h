@@ -21,8 +21,7 @@ struct RoundPrivacy {
   };
   Unit unit = Unit::none;
   double clip_norm = 1;  ///< largest norm of what one unit contributes to the sum of updates
-  double rate =
-      1;  ///< record, client: probability with which each takes part in a round, independently of the others
+  double rate = 1;       ///< record, client: probability that each takes part in a round, independently
   double noise_multiplier = 0;  ///< standard deviation of the total noise, divided by clip_norm
   double delta = 1e-5;
 

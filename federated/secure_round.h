@@ -28,8 +28,7 @@ struct SecureOptions {
   double phase_seconds = 60;  ///< after which a phase ends without the sites whose message is missing
   RoundPrivacy privacy = {};  ///< guarantee for the sums
   double most_epsilon = 0;    ///< most that the sums of all rounds may spend; 0: no bound
-  std::int64_t least =
-      3;  ///< fewest sites whose sum may be revealed; two thirds of an attempt's sites is a bound, too
+  std::int64_t least = 3;     ///< fewest sites whose sum may be revealed; at least two thirds of an attempt's
 };
 
 /// The terms of an attempt. The coordinator proposes them, and each site checks them

@@ -1,4 +1,4 @@
-// AES-128 in counter mode: the bytes that a seed stands for, from any block of 16 on.
+// AES-128 in counter mode: the stream of bytes that belongs to a seed, from any block of 16 bytes on.
 #pragma once
 
 #include <memory>
@@ -13,14 +13,14 @@ namespace conclave::secure_aggregation {
 
 class AesStream {
  public:
-  /// Of the seed, 16 bytes are the key and the 8 behind them the nonce, beside which the counter runs.
-  /// `wide`: by WideAes, else by OpenSSL; the bytes are the same.
+  /// The first 16 bytes of the seed are the key. The next 8 are the nonce, which precedes the 64-bit block
+  /// counter. `wide`: computed by WideAes instead of OpenSSL; the bytes are the same.
   explicit AesStream(const Secret& seed, bool wide = WideAes::available());
 
-  /// Bytes 16 * `block` and following. Throws Error where OpenSSL does not compute them.
+  /// Writes the stream from byte 16 * `block` on. Throws Error if OpenSSL fails.
   void fill(std::uint64_t block, std::span<std::byte> out) const;
 
-  /// WideAes::add() where that computes it, else false.
+  /// Calls WideAes::add(); returns false, and does nothing, if WideAes is not used.
   template <class Word>
   bool add(std::uint64_t block, std::span<Word> words, bool subtract) const {
     if (wide_) wide_->add(block, words, subtract);

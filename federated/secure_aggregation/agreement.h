@@ -1,5 +1,6 @@
-// What sites and coordinator know and agree on before a round of secure aggregation begins. Its digest is in
-// every message and every key, so that what belongs to another federation, round or setting is refused.
+// What sites and coordinator agree on before a round of secure aggregation begins. Its digest is part of
+// every message and every derived key, directly or through the roster. So messages of another federation,
+// round or setting are refused.
 #pragma once
 
 #include "federated/secure_aggregation/keys.h"
@@ -9,24 +10,27 @@ namespace conclave::secure_aggregation {
 
 struct Agreement {
   std::string federation;
-  /// Never used twice: a site that sums the same update among others again tells by the difference.
+  /// Never used twice, so that messages of two exchanges cannot be mixed. Whether a vector may be summed
+  /// again under another number: see site.h.
   std::uint64_t round = 0;
-  std::vector<std::string> sites;  ///< names in the federation; a site's number is its place here
-  std::uint32_t least = 0;         ///< sites whose sum may be revealed, at least
-  std::uint32_t colluding = 0;     ///< sites that may tell the coordinator all they know, at most
+  std::vector<std::string> sites;  ///< names in the federation; a site's number is its index here
+  std::uint32_t least = 0;         ///< fewest sites whose sum may be revealed
+  std::uint32_t colluding = 0;     ///< most sites that may share all they know with the coordinator
   Ring ring;
   std::uint64_t length = 0;  ///< of the vectors, in words
-  /// How the vectors are made of updates. Who tells one site of numbers so much smaller than another's that
-  /// they vanish beside it would see the other's in the sum.
+  /// Describes how the vectors are made from the updates. If a coordinator could tell one site of a much
+  /// smaller scale than another, that site's numbers would vanish in the sum, which would then reveal the
+  /// other site's update.
   std::string values = {};
 
-  /// At least two thirds of the sites; so many may collude as that allows where every site holds a share of
-  /// every secret (2 * least - sites - 1), and above kMostSharingWithAll a twentieth.
+  /// `least` is two thirds of the sites, rounded up. `colluding` is as many as that allows if every site
+  /// holds a share of every secret (2 * least - sites - 1); above kMostSharingWithAll sites it is a twentieth
+  /// of them.
   static Agreement among(std::string federation, std::uint64_t round, std::vector<std::string> sites,
                          Ring ring, std::uint64_t length);
 
-  /// Throws Error unless there are at least 3 sites of different names, more than (sites + colluding) / 2 and
-  /// no more than all of them as `least`, and a vector.
+  /// Throws Error unless there are at least 3 sites, with different names, (sites + colluding) / 2 < least <=
+  /// sites, and `length` is from 1 to 2^40.
   void check() const;
   Key digest() const;
 };

@@ -1,4 +1,4 @@
-// One round of secure aggregation as the coordinator goes through it; site.h has the other side.
+// The coordinator's side of one round of secure aggregation; site.h has the sites' side.
 //
 //     phase       receives        then tells
 //     advertise   Advertisement   roster(), to all
@@ -7,15 +7,16 @@
 //     consent     Consent         consents(site), to each
 //     unmask      Unmasking       sum()
 //
-// end_phase() goes from one to the next, when the caller thinks fit (all are there; a deadline): who has not
-// sent by then has dropped out, and is refused from then on. A message that is refused throws Error and
-// changes nothing. Where too few sites are left, end_phase() throws, and the round is over.
+// end_phase() goes to the next phase when the caller decides so: all messages are there, or a deadline has
+// passed. A site that has not sent its message by then has dropped out; its later messages are refused. A
+// message that is refused throws Error and changes nothing. If too few sites are left, end_phase() throws,
+// and the round is over.
 //
-// A site that leaves between `share` and `mask` costs most: the masks that others have with it are all to be
-// computed. Begin when updates are ready, not before they are computed.
+// A site that drops out between `share` and `mask` costs most: all masks that the other sites have in common
+// with it must be computed. So begin when updates are ready, not before they are computed.
 //
-// It learns the sum and who is in it. A vector is added as it comes, from its file if it is not in memory: of
-// memory one vector is needed, whatever the number of sites.
+// The coordinator learns the sum and which sites are in it. Each vector is added when it arrives, from its
+// file if it is not in memory. So memory is needed for one vector, whatever the number of sites.
 #pragma once
 
 #include <map>
@@ -33,12 +34,13 @@ class Coordinator {
   void receive(const Advertisement& message);
   void receive(const SharesUpload& message);
   void receive(const MaskedInput& message);
-  /// The same of one whose packed bytes, `size`, are not in memory. Where read() throws, the round is over.
+  /// The same for a vector that is not in memory: it has `size` packed bytes, which read() supplies. If
+  /// read() throws, the round is over.
   void receive(const MaskedInput& head, std::size_t size, const RingVector::ReadPacked& read);
   void receive(const Consent& message);
   void receive(const Unmasking& message);
 
-  /// Sites of this phase that have sent what it asks for, and that have not yet.
+  /// Sites whose message of this phase has arrived, and sites whose message has not.
   const std::set<std::uint32_t>& arrived() const { return arrived_; }
   const std::set<std::uint32_t>& awaited() const { return awaited_; }
   void end_phase();
@@ -48,20 +50,21 @@ class Coordinator {
   const Survivors& survivors() const { return survivors_; }
   Consents consents(std::uint32_t site) const;
 
-  /// The sum of the survivors' vectors, [agreement.length]; after the last phase's end. Throws Error where
-  /// shares are missing, or do not give the secret back that its site committed to.
+  /// The sum of the survivors' vectors, [agreement.length]; available once, after the last phase has ended.
+  /// Throws Error if shares are missing, or if a secret reconstructed from shares does not match its owner's
+  /// commitment (of a survivor) or public key (of a site that dropped out).
   RingVector sum();
 
  private:
   enum class Phase { advertise, share, mask, consent, unmask, done };
   void arrive_with_vector(const MaskedInput& head, std::size_t size);
-  /// Takes `sender` from awaited_ to arrived_, or throws Error.
+  /// Moves `sender` from awaited_ to arrived_, or throws Error.
   void arrive(Phase phase, std::uint32_t sender);
   bool survived(std::uint32_t site) const { return std::ranges::binary_search(survivors_.sites, site); }
-  /// Holders, and what they say their share is.
+  /// Holders, and the share that each sent.
   using Shares = std::map<std::uint32_t, Secret>;
   Secret secret_of(std::uint32_t owner);
-  /// What is to be added to the sum of the survivors' vectors.
+  /// The masks to add to the sum of the survivors' vectors, so that no mask is left in it.
   std::vector<Mask> remaining_masks();
 
   Agreement agreement_;
@@ -70,13 +73,13 @@ class Coordinator {
   std::map<std::uint32_t, Advertisement> advertisements_;
   Roster roster_;
   std::optional<RoundContext> round_;
-  std::set<std::uint32_t> sharers_;  // who came through phase `share`
+  std::set<std::uint32_t> sharers_;  // sites that completed phase `share`
   std::map<std::uint32_t, SharesUpload> uploads_;
   RingVector sum_;
-  bool damaged_ = false;  // the sum has part of a vector
+  bool damaged_ = false;  // part of a vector was added, and the rest was not
   Survivors survivors_;
   std::map<std::uint32_t, Consent> consents_;
-  std::map<std::uint32_t, Shares> shares_;  // by owner, of that secret of the two that unmasking asks for
+  std::map<std::uint32_t, Shares> shares_;  // by owner: shares of the one secret that unmasking asks for
 };
 
 }  // namespace conclave::secure_aggregation

@@ -1,4 +1,4 @@
-// What a thread of a parallel loop throws, for the thread that began it.
+// Passes an exception of a parallel loop's thread to the thread that began the loop.
 #pragma once
 
 #include <exception>

@@ -1,14 +1,13 @@
-// What sites and coordinator send each other in a round, one struct each, in the order of a round. Whoever
-// carries them carries encode()'s bytes: version, kind, context, the fields. decode() throws Error on
-// anything else than what encode() makes: another version or kind, sizes that do not fit, a byte too many,
-// lists that do not rise.
+// The messages of a round, one struct each, in the order of the round. They are sent as the bytes of
+// encode(): version, kind, context, the fields. decode() throws Error on bytes that encode() does not make:
+// another version or kind, sizes that do not fit, excess bytes, lists that do not rise.
 #pragma once
 
 #include "federated/secure_aggregation/keys.h"
 
 namespace conclave::secure_aggregation {
 
-/// Phase 0, site: its public keys for this round, signed with its identity's key.
+/// Phase 0, from a site: its public keys for this round, signed with its identity's key.
 struct Advertisement {
   Key context{};  ///< the agreement's digest
   std::uint32_t sender = 0;
@@ -21,36 +20,37 @@ struct Advertisement {
   static Advertisement decode(ByteView bytes);
 };
 
-/// Phase 0, coordinator, to all: the advertisements of those who take part.
+/// Phase 0, from the coordinator to all: the advertisements of the sites that take part.
 struct Roster {
   Key context{};                     ///< the agreement's digest
   std::vector<Advertisement> sites;  ///< by rising sender
 
-  /// The context of all that follows: sites that were told different keys understand nobody.
+  /// The context of all later messages. Sites that were sent different rosters cannot use each other's
+  /// messages.
   Key digest() const;
   Bytes encode() const;
   static Roster decode(ByteView bytes);
 };
 
-/// Shares of the two secrets of a site for another, encrypted.
+/// One site's shares of its two secrets for one other site, encrypted.
 inline constexpr std::size_t kSealedShares = 2 * 32 + kSealBytes;
 struct SealedShares {
-  std::uint32_t other = 0;  ///< who they are for, on the way to the coordinator; then, from whom they are
+  std::uint32_t other = 0;  ///< on the way to the coordinator: the recipient; from the coordinator: the owner
   std::array<std::byte, kSealedShares> sealed{};
 };
 
-/// Phase 1, site.
+/// Phase 1, from a site: shares of its two secrets, for its sharing neighbours.
 struct SharesUpload {
   Key context{};  ///< the roster's digest
   std::uint32_t sender = 0;
-  Key commitment{};  ///< to the seed of its own mask
+  Key commitment{};  ///< to the seed of the site's own mask
   std::vector<SealedShares> shares;
 
   Bytes encode() const;
   static SharesUpload decode(ByteView bytes);
 };
 
-/// Phase 1, coordinator, to one site: the shares for it.
+/// Phase 1, from the coordinator to one site: the shares that others have encrypted for this site.
 struct SharesDelivery {
   Key context{};  ///< the roster's digest
   std::vector<SealedShares> shares;
@@ -59,29 +59,29 @@ struct SharesDelivery {
   static SharesDelivery decode(ByteView bytes);
 };
 
-/// Phase 2, site: its vector and masks, as ring.h has it travel.
+/// Phase 2, from a site: its vector plus its masks, packed as in ring.h.
 struct MaskedInput {
   Key context{};  ///< the roster's digest
   std::uint32_t sender = 0;
   Bytes packed;
 
-  static constexpr std::size_t kHead = 38;  ///< bytes before the packed ones, which go to the end
+  static constexpr std::size_t kHead = 38;  ///< bytes before `packed`, which is the rest
 
   Bytes encode() const;
   static MaskedInput decode(ByteView bytes);
 };
 
-/// Phase 2, coordinator, to all: whose vectors are in the sum.
+/// Phase 2, from the coordinator to all: the sites whose vectors are in the sum.
 struct Survivors {
   Key context{};  ///< the roster's digest
   std::vector<std::uint32_t> sites;
 
-  Bytes signed_text() const;  ///< what a site signs that was told this
+  Bytes signed_text() const;  ///< what a site signs to consent to these survivors
   Bytes encode() const;
   static Survivors decode(ByteView bytes);
 };
 
-/// Phase 3, site: that it was told these survivors.
+/// Phase 3, from a site: its signature of the survivors that it was told.
 struct Consent {
   Key context{};  ///< the roster's digest
   std::uint32_t sender = 0;
@@ -91,7 +91,7 @@ struct Consent {
   static Consent decode(ByteView bytes);
 };
 
-/// Phase 3, coordinator, to one site: what its neighbours consented to.
+/// Phase 3, from the coordinator to one site: the consents of its neighbours.
 struct Consents {
   Key context{};  ///< the roster's digest
   std::vector<Consent> sites;
@@ -100,11 +100,12 @@ struct Consents {
   static Consents decode(ByteView bytes);
 };
 
-/// Phase 4, site: of each neighbour and itself, a share of one secret.
+/// Phase 4, from a site: for each neighbour and for itself, a share of one of that site's two secrets.
 struct Unmasking {
   struct Part {
     std::uint32_t owner = 0;
-    bool dropped = false;  ///< the share is of its masking key's private half, else of its own mask's seed
+    bool dropped = false;  ///< `share` is of the owner's masking key, its private half; otherwise of the seed
+                           ///< of the owner's own mask
     Secret share;
   };
   Key context{};  ///< the roster's digest

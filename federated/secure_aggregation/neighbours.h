@@ -1,24 +1,30 @@
-// Who masks with whom, and who holds shares of whose secrets.
+// Which sites mask with which, and which sites hold shares of a site's secrets.
 //
-// Sites stand on a ring in random order, and each is a neighbour of the nearest on either side (Bell et al.,
-// "Secure Single-Server Aggregation with (Poly)Logarithmic Overhead", CCS 2020, section 3.3): of the nearest
-// `masking` for masks, of the nearest `sharing` for shares.
+// Sites stand on a ring in random order, and the neighbours of a site are the nearest ones on either side
+// (Bell et al., "Secure Single-Server Aggregation with (Poly)Logarithmic Overhead", CCS 2020, section 3.3):
+// the nearest `masking` for masks, the nearest `sharing` for shares.
 //
-// Among few sites (kMostSharingWithAll), everybody holds shares of everybody's secrets, `least` of which are
-// needed, as in Bonawitz et al., "Practical Secure Aggregation for Privacy-Preserving Machine Learning",
-// CCS 2017. Masks are still for fewer. What they protect is the sum over a connected part of the honest
-// survivors; a ring whose sites reach r to each side stays connected whichever 2r - 1 are taken out, and no
-// more are out than dropped and colluding ones, n - least + colluding. So with masking neighbours one more
-// than that, the sum over all honest survivors is the only one without a mask: what n - 1 neighbours would
-// give, whoever chooses who drops out.
+// Up to kMostSharingWithAll sites, every site holds shares of every other site's secrets, and `least` shares
+// reconstruct a secret, as in Bonawitz et al., "Practical Secure Aggregation for Privacy-Preserving Machine
+// Learning", CCS 2017. Fewer neighbours are enough for masks. Masks hide everything but the sum over a
+// connected part of the honest survivors. A ring whose sites reach r to each side stays connected whichever
+// 2r - 1 sites are taken out, and those taken out are the dropped and the colluding sites, n - least +
+// colluding at most. So with one masking neighbour more than that, the only sum without a mask is the one
+// over all honest survivors. This is what n - 1 masking neighbours would give, whoever chooses which sites
+// drop out.
 //
-// Among many, the numbers follow from binomial tails over the random order (hypergeometric ones, exactly):
-// with probability 1 - 2^-20 every site has `threshold` neighbours left after n - least random sites dropped;
-// with 1 - 2^-40 no site has so many colluding neighbours that both of its secrets could be had
-// (2 * threshold - shares), and the honest survivors are connected, when the dropouts do not depend on the
-// order. A coordinator that chooses who drops can cut the ring in two places: it then learns the sums over
-// two parts, each of no fewer than `threshold` - colluding neighbours sites. Where no fewer neighbours would
-// do, all share with all.
+// Above kMostSharingWithAll sites, the numbers follow from tails of the hypergeometric distribution, because
+// the order is random. With probability 1 - 2^-20, every site has `threshold` holders of its shares left
+// after n - least random sites dropped out. With probability 1 - 2^-40, no site has so many colluding
+// neighbours, 2 * threshold - shares, that both of its secrets could be reconstructed; and the honest
+// survivors are connected, if the dropouts do not depend on the order. A coordinator that chooses which sites
+// drop out can cut the ring in two places. It then learns the sums over two parts, each of at least
+// `threshold` sites less the colluding neighbours. If no smaller number of neighbours meets these bounds, all
+// sites share with all.
+//
+// These probabilities are for one random order. The order is derived from the roster's digest
+// (round_context.cpp), and the coordinator knows all other keys before a colluding site has to choose its
+// own. The two can therefore try many orders before the roster is sent, and each one is a new chance.
 #pragma once
 
 #include "federated/secure_aggregation/agreement.h"
@@ -26,23 +32,23 @@
 namespace conclave::secure_aggregation {
 
 struct Degrees {
-  std::size_t masking = 0;    ///< neighbours with whom a site has a mask
-  std::size_t sharing = 0;    ///< neighbours who hold a share of a site's secrets; itself holds one, too
-  std::size_t threshold = 0;  ///< shares that give a secret back
+  std::size_t masking = 0;    ///< neighbours with which a site has a mask
+  std::size_t sharing = 0;    ///< neighbours that hold a share of its secrets, as does the site itself
+  std::size_t threshold = 0;  ///< shares that reconstruct a secret
 };
 
-/// For the `sites` of an agreement that are still there. Throws Error where they are fewer than its
-/// least.
+/// For an agreement of which `sites` sites are still there. Throws Error if these are fewer than its `least`,
+/// or more than it has.
 Degrees choose_degrees(const Agreement& agreement, std::size_t sites);
 
 class NeighbourGraph {
  public:
   NeighbourGraph() = default;
-  /// `sites`: numbers, rising. `seed`: public, and not in one's hand who could profit from an order.
+  /// `sites`: numbers, rising. `seed`: public; determines the order.
   NeighbourGraph(std::span<const std::uint32_t> sites, const Degrees& degrees, const Key& seed);
 
   const Degrees& degrees() const { return degrees_; }
-  /// By rising number, without `site`; the first is among the second.
+  /// By rising number, without `site`. The masking neighbours are among the sharing neighbours.
   std::vector<std::uint32_t> masking(std::uint32_t site) const { return nearest(site, degrees_.masking); }
   std::vector<std::uint32_t> sharing(std::uint32_t site) const { return nearest(site, degrees_.sharing); }
 
@@ -50,8 +56,8 @@ class NeighbourGraph {
   std::vector<std::uint32_t> nearest(std::uint32_t site, std::size_t degree) const;
 
   Degrees degrees_;
-  std::vector<std::uint32_t> ring_;   // sites in order
-  std::vector<std::uint32_t> place_;  // in it of each site, by number
+  std::vector<std::uint32_t> ring_;   // site numbers, in the order of the ring
+  std::vector<std::uint32_t> place_;  // by site number: the site's index in ring_
 };
 
 }  // namespace conclave::secure_aggregation

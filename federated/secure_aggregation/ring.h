@@ -1,8 +1,8 @@
-// Integers modulo 2^(8 width), of `width` bytes each, as sites send them and the coordinator adds them up.
+// Integers modulo 2^(8 width), in words of `width` bytes, as sites send them and the coordinator adds them.
 //
-// They travel in blocks of 4,096 words, and within a block in planes of 4, 2 and 1 bytes (5 bytes: first four
-// of every word, then the fifth of every word), so that adding them is a loop that vectorizes for any width.
-// Masks are bytes in the same order: a stream of as many bytes as the vector has.
+// They are sent in blocks of 4,096 words, and within a block in planes of 4, 2 and 1 bytes (width 5: first
+// four bytes of every word, then the fifth byte of every word). So adding them is a loop that vectorizes for
+// any width. A mask is a stream of as many bytes as the vector has, in the same order.
 #pragma once
 
 #include <functional>
@@ -20,16 +20,18 @@ struct Ring {
   /// Throws Error unless 2 <= width <= 8.
   void check() const;
   int bits() const { return static_cast<int>(8 * width); }
-  /// f(Word{}) with the type that words are computed with: of 2, 4 or 8 bytes.
+  /// Calls f(Word{}) with the type that words are computed with: unsigned, of 2, 4 or 8 bytes.
   template <class F>
   void with_word(F f) const {
     width <= 2 ? f(std::uint16_t{}) : width <= 4 ? f(std::uint32_t{}) : f(std::uint64_t{});
   }
-  /// The largest absolute value that each of `sites` may add for their sum never to wrap.
+  /// The largest absolute value that each of `sites` sites may contribute such that their sum never wraps
+  /// around.
   std::int64_t most_each(std::size_t sites) const;
 };
 
-/// A vector of words that others are added to. Its memory: 2, 4 or 8 bytes a word, as the width needs.
+/// A vector of words to which others are added. Takes 2, 4 or 8 bytes of memory per word, as the width
+/// requires.
 class RingVector {
  public:
   /// Zeros.
@@ -37,12 +39,12 @@ class RingVector {
 
   Ring ring() const { return ring_; }
   std::size_t size() const { return length_; }
-  std::size_t bytes() const { return length_ * ring_.width; }  ///< as it travels
+  std::size_t bytes() const { return length_ * ring_.width; }  ///< packed
 
-  /// Adds what pack() of another made; `packed` [bytes()].
+  /// Adds another vector, packed by pack_block(); `packed` [bytes()].
   void add(ByteView packed);
-  /// The same of one that is not in memory: read(offset, out) is to fill `out` with its bytes from `offset`
-  /// on. Any thread. Where that throws, part of the other may have been added.
+  /// The same for a vector that is not in memory: read(offset, out) fills `out` with its packed bytes from
+  /// `offset` on, on any thread. If read() throws, part of the vector may have been added.
   using ReadPacked = std::function<void(std::size_t, std::span<std::byte>)>;
   void add(const ReadPacked& read);
   /// Word i, from -2^(bits - 1) to 2^(bits - 1) - 1.
@@ -52,8 +54,8 @@ class RingVector {
     return static_cast<std::int64_t>(word << unused) >> unused;  // extends the sign
   }
 
-  /// f(first word, its words as a std::span) for groups of whole blocks, on all threads where there are
-  /// several.
+  /// Calls f(index of the first word, the words as a std::span) for groups of whole blocks; several groups
+  /// are processed on all threads.
   template <class F>
   void for_each_group(F f) {
     std::visit([&](auto& words) { in_groups(std::span(words), f); }, words_);
@@ -63,7 +65,7 @@ class RingVector {
     std::visit([&](const auto& words) { in_groups(std::span(words), f); }, words_);
   }
 
-  /// f(its words as a std::span).
+  /// Calls f(all words as a std::span).
   template <class F>
   void with_words(F f) const {
     std::visit([&](const auto& words) { f(std::span(words)); }, words_);
@@ -78,7 +80,8 @@ class RingVector {
   std::variant<std::vector<std::uint16_t>, std::vector<std::uint32_t>, std::vector<std::uint64_t>> words_;
 };
 
-/// words += or -= those of one block, in planes; Word is Ring::with_word()'s.
+/// Adds one block's words, stored in planes, to `words`, or subtracts them; Word is the type of
+/// Ring::with_word().
 template <bool subtract = false, class Word>
 void add_block(std::span<Word> words, std::size_t width, const std::byte* planes) {
   const std::size_t count = words.size();
@@ -103,7 +106,7 @@ void add_block(std::span<Word> words, std::size_t width, const std::byte* planes
   if (width & 1) add(std::uint8_t{});
 }
 
-/// The planes of one block.
+/// Writes one block's words as planes.
 template <class Word>
 void pack_block(std::span<const Word> words, std::size_t width, std::byte* planes) {
   int shift = 0;

@@ -1,5 +1,4 @@
-// What both sides of a round derive from its roster: who is there, who is whose neighbour, and the keys'
-// contexts.
+// What both sides of a round derive from its roster: the sites, the neighbours, and the contexts of keys.
 #pragma once
 
 #include "federated/secure_aggregation/agreement.h"
@@ -11,32 +10,33 @@ namespace conclave::secure_aggregation {
 
 class RoundContext {
  public:
-  /// Throws Error unless the roster is of the agreement and of sites that it has, at least `least` of them.
-  /// Signatures are the caller's to check.
+  /// Throws Error unless the roster belongs to the agreement and has at least `least` of the agreement's
+  /// sites, and no others. The caller must check the signatures.
   RoundContext(const Agreement& agreement, Roster roster);
 
   const Key& digest() const { return digest_; }
   const NeighbourGraph& graph() const { return graph_; }
   const std::vector<std::uint32_t>& sites() const { return sites_; }
   bool has(std::uint32_t site) const { return std::ranges::binary_search(sites_, site); }
-  /// Of a site that is there.
+  /// The keys of a site in the roster.
   const Advertisement& keys(std::uint32_t site) const;
 
-  /// Who holds shares of a site's secrets, by number: itself and its sharing neighbours. The first has the
-  /// share at place 1.
+  /// The sites that hold shares of a site's secrets, by rising number: its sharing neighbours and itself. The
+  /// first one has the share at place 1, the second one that at place 2, and so on.
   std::vector<std::uint32_t> holders(std::uint32_t owner) const;
 
-  /// The mask of a pair as `self` adds it: the one of lower number adds the stream, the other subtracts it.
+  /// A pair's mask as `self` adds it: the site with the lower number adds the stream, the other one subtracts
+  /// it.
   Mask pair_mask(const Secret& masking_key, std::uint32_t self, std::uint32_t other) const;
-  /// The mask of a site alone.
+  /// A site's own mask, which it shares with no other site.
   Mask own_mask(const Secret& seed, std::uint32_t site) const;
-  /// For the coordinator to recognize the seed by.
+  /// A commitment to the seed, by which the coordinator recognizes it.
   Key commitment(const Secret& seed, std::uint32_t site) const;
-  /// The key for the shares that `from` encrypts for `to`, one of whom is `self`; used for one message.
+  /// The key of the shares that `from` encrypts for `to`, one of which is `self`; used for one message.
   Secret share_key(const Secret& encryption_key, std::uint32_t self, std::uint32_t from,
                    std::uint32_t to) const;
 
-  /// Throws Error where a message has another context, or its sender is none of the sites.
+  /// Throws Error if a message has another context, or if its sender is not in the roster.
   void check(const Key& context, std::uint32_t sender) const;
   void check(const Key& context) const;
 

@@ -1,6 +1,7 @@
 // Noise that nobody knows: each site adds a share of it, as integers, to its masked update, and only the sum
-// is ever seen (Kairouz, Liu, Steinke 2021, "The Distributed Discrete Gaussian Mechanism"). The shares of the
-// fewest sites that a sum may be of are noise enough; those of others come on top.
+// is ever visible (Kairouz, Liu, Steinke 2021, "The Distributed Discrete Gaussian Mechanism"). The shares of
+// as many sites as a sum must have at least are all the noise that is needed; those of further sites add to
+// it.
 #pragma once
 
 #include <cstdint>
@@ -11,26 +12,28 @@
 
 namespace conclave::secure_aggregation {
 
-/// How a sum of updates is to hide one unit: a site's whole update, or a record's part in one.
+/// What the noise is for: hiding one unit in a sum of updates, either a site's whole update or one record's
+/// part.
 struct SharedNoise {
-  double sensitivity = 1;       ///< the largest norm of what a unit changes in the sum
-  double noise_multiplier = 0;  ///< of the whole noise's deviation, over that; 0: none
+  double sensitivity = 1;       ///< largest norm by which one unit changes the sum
+  double noise_multiplier = 0;  ///< standard deviation of the total noise, divided by `sensitivity`; 0: none
 };
 
-/// Integers as updates are sent in, and of which variance each site's noise is in them.
+/// The integers that updates are sent as, and the variance of each site's noise in these integers.
 struct NoisyFormat {
   FixedPoint format;
   std::uint64_t variance = 0;  ///< 0: none
 
-  /// For updates of norm at most `clip`. Both sides compute it alike. With noise, the sum of agreement.least
-  /// sites' shares is, to within e^-900, a discrete Gaussian of at least noise_multiplier times what a unit
-  /// changes in the sum of integers: rounding moves each of agreement.length coordinates by less than one
-  /// more. That it is more than 12 deviations of a site's noise, and the sum may wrap, has a probability
-  /// below 10^-32 of each number; what is then released is wrong, not less private. Throws Error where the
-  /// words are too narrow for that, or for rounding to be small beside the noise.
+  /// For updates of norm at most `clip`. Both sides compute the same. With noise, the sum of the shares of
+  /// agreement.least sites is, to within e^-900, a discrete Gaussian. Its standard deviation is at least
+  /// noise_multiplier times the change that one unit makes in the sum of integers; this change includes
+  /// rounding, by less than one more in each of agreement.length coordinates. For each number, the
+  /// probability that a site's noise exceeds 12 deviations, so that the sum may wrap around, is below 10^-32;
+  /// what is then released is wrong, but not less private. Throws Error if words are too narrow for this, or
+  /// so narrow that rounding adds more than a tenth to what one unit changes.
   static NoisyFormat choose(const Agreement& agreement, double clip, const SharedNoise& noise);
 
-  /// Adds a site's share to its integers.
+  /// Adds a site's share of the noise to its integers.
   void add_share(std::span<std::int64_t> numbers, RandomBits& random) const;
 };
 

@@ -1,12 +1,12 @@
-// One round of secure aggregation as a site goes through it: Bonawitz et al., CCS 2017, figure 4, in the
-// variant for a coordinator that may lie, among neighbours as in neighbours.h.
+// A site's side of one round of secure aggregation: Bonawitz et al., CCS 2017, figure 4, in the variant for a
+// coordinator that may lie, with the neighbours of neighbours.h.
 //
 //     advertise -> share(roster) -> mask(delivery, vector) -> consent(survivors) -> unmask(consents)
 //
-// In this order, each once; what comes out of order, or is refused, throws Error, and after a refusal the
-// site takes no further part. A site forgets its keys when it goes, and begins the next round anew. When a
-// round failed, the same vector may be summed again, under another round number, only by sites that did not
-// reach unmask(): two sums over different survivors tell their difference.
+// Call them in this order, each once. A call out of order, or a message that is refused, throws Error; after
+// a refusal the site takes no further part. The destructor erases the site's keys, and the next round has new
+// ones. If a round failed, the same vector may be summed again, under another round number, only by sites
+// that did not reach unmask(): two sums over different survivors reveal their difference.
 #pragma once
 
 #include <functional>
@@ -18,34 +18,37 @@
 
 namespace conclave::secure_aggregation {
 
-/// The sites' long-lived keys (ECDSA P-256 of their certificates), of which this room knows only what they
-/// do.
+/// The sites' long-lived keys (ECDSA P-256, of their certificates), as functions: this module needs no more
+/// of them.
 struct Identity {
-  std::function<Bytes(ByteView message)> sign;  ///< with the own key
-  /// Whether the site of this number in the agreement signed the message.
+  std::function<Bytes(ByteView message)> sign;  ///< with this site's own key
+  /// Whether the signature of the message was made by the site that has this number in the agreement.
   std::function<bool(std::uint32_t site, ByteView message, ByteView signature)> verify;
 };
 
 class Site {
  public:
-  /// `self`: the own number in the agreement. `random` must outlive this.
+  /// `self`: this site's number in the agreement. `random` must outlive this.
   Site(Agreement agreement, std::uint32_t self, Identity identity, RandomSource& random);
 
   Advertisement advertise();
-  /// Refuses a roster without this site's own keys, with a signature that is wrong, or of too few sites.
+  /// Refuses a roster that lacks this site's own keys, has a wrong signature, or has too few sites.
   SharesUpload share(const Roster& roster);
-  /// `vector` [agreement.length]: integers, noise already among them; only their value modulo the ring's size
-  /// matters. Refuses shares that were altered, or of too few neighbours to give a secret back.
+  /// `vector` [agreement.length]: integers, with noise already added; only their values modulo 2^bits matter.
+  /// Refuses shares that were altered, or that come from too few neighbours to reconstruct a secret.
   MaskedInput mask(const SharesDelivery& delivery, std::span<const std::int64_t> vector);
-  /// Refuses survivors without this site, fewer than the least, or whose shares it never saw.
+  /// Refuses survivors that lack this site, are fewer than `least`, or include a neighbour whose shares never
+  /// came.
   Consent consent(const Survivors& survivors);
-  /// Refuses unless enough neighbours signed the same survivors that no other set can be as well: then of
-  /// each neighbour one share, never both.
+  /// Refuses unless at least `threshold` sites, itself included, signed the same survivors; no other set of
+  /// survivors can then have as many, if no more sites collude than agreed. Returns one share for each
+  /// neighbour and for itself: of the masking key if that site dropped out, of the seed if it survived, never
+  /// of both.
   Unmasking unmask(const Consents& consents);
 
  private:
   enum class Phase { advertise, share, mask, consent, unmask, done };
-  /// Throws Error unless `phase` is next; then nothing is until leave().
+  /// Throws Error unless `phase` is next. Until leave(), no phase is next.
   void enter(Phase phase);
   void leave(Phase next) { next_ = next; }
 
@@ -60,7 +63,7 @@ class Site {
   Secret encryption_key_, masking_key_, seed_;
   Phase next_ = Phase::advertise;
   std::optional<RoundContext> round_;
-  std::map<std::uint32_t, HeldShares> held_;  // by owner; its own among them
+  std::map<std::uint32_t, HeldShares> held_;  // by owner; including this site's own
   Survivors survivors_;
 };
 

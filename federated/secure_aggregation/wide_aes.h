@@ -1,6 +1,7 @@
-// AES-128 in counter mode, four blocks to an instruction, where the processor has VAES and AVX-512 (Intel
-// since 2019, AMD since 2022). OpenSSL 3.0 encrypts in this mode one block at a time, and masks are most of
-// what a coordinator computes. Constant in time, as AES instructions are, and the same bytes as OpenSSL's.
+// AES-128 in counter mode, four blocks per instruction, on processors with VAES and AVX-512 (Intel since
+// 2019, AMD since 2022). OpenSSL 3.0 encrypts one block at a time in this mode, and masks are most of what a
+// coordinator computes. The time is constant, as it is for AES instructions, and the bytes are the same as
+// OpenSSL's.
 #pragma once
 
 #include <cstddef>
@@ -13,15 +14,15 @@ class WideAes {
  public:
   static bool available();
 
-  /// `key` 16 bytes, `nonce` 8. Where available().
+  /// `key`: 16 bytes, `nonce`: 8 bytes. Only if available().
   WideAes(const std::byte* key, const std::byte* nonce);
   ~WideAes();
   WideAes(const WideAes&) = delete;
   WideAes& operator=(const WideAes&) = delete;
 
-  /// The stream from block `first`: AES of nonce and counter, big-endian.
+  /// The stream from block `first` on: AES of the nonce and the block counter, which is big-endian.
   void stream(std::uint64_t first, std::span<std::byte> out) const { run(first, out, 0); }
-  /// The same, added to or subtracted from words of 2, 4 or 8 bytes without a way through memory.
+  /// Adds that stream to words of 2, 4 or 8 bytes, or subtracts it, without a buffer in memory.
   template <class Word>
   void add(std::uint64_t first, std::span<Word> words, bool subtract) const {
     const int size = sizeof(Word);

@@ -1,4 +1,4 @@
-// Bytes of messages: little-endian numbers, and every size looked at before anything is allocated for it.
+// Serialization of messages: little-endian numbers. Every size is checked before memory is allocated for it.
 #pragma once
 
 #include <algorithm>
@@ -27,12 +27,12 @@ class WireWriter {
   WireWriter& u32(std::uint32_t value) { return number(value); }
   WireWriter& u64(std::uint64_t value) { return number(value); }
   WireWriter& raw(ByteView bytes) {
-    // By insert(), GCC 12 would see an overflow where there is none.
+    // With insert(), GCC 12 warns of an overflow that cannot happen.
     bytes_.resize(bytes_.size() + bytes.size());
     if (!bytes.empty()) std::memcpy(bytes_.data() + bytes_.size() - bytes.size(), bytes.data(), bytes.size());
     return *this;
   }
-  /// The length before it.
+  /// Its length, then its characters.
   WireWriter& text(std::string_view value) {
     u32(static_cast<std::uint32_t>(value.size()));
     return raw(std::as_bytes(std::span(value)));
@@ -57,7 +57,7 @@ class WireReader {
   std::uint8_t u8() { return number<std::uint8_t>(); }
   std::uint32_t u32() { return number<std::uint32_t>(); }
   std::uint64_t u64() { return number<std::uint64_t>(); }
-  /// The next bytes where they are; nothing is copied.
+  /// The next bytes, without a copy.
   ByteView raw(std::size_t size) {
     require(size <= rest_.size(), "{}: cut short, {} bytes are missing", what_, size - rest_.size());
     const ByteView taken = rest_.first(size);
@@ -70,7 +70,8 @@ class WireReader {
     std::ranges::copy(raw(N), result.begin());
     return result;
   }
-  /// A number of items to come, each of at least `least` bytes: never more than there are bytes for.
+  /// A number of items that follow, each of at least `least` bytes. Throws Error if the rest is too short for
+  /// them.
   std::size_t count(std::size_t least) {
     const std::size_t items = u32();
     require(items <= rest_.size() / least, "{}: announces {} items, which do not fit into {} bytes", what_,
