@@ -1,4 +1,4 @@
-// The other way round: what a budget buys.
+// The inverse of accounting: what a budget allows.
 #pragma once
 
 #include <string_view>
@@ -7,14 +7,14 @@
 
 namespace conclave {
 
-/// The smallest noise multiplier, to a ten-thousandth above, with which `steps` releases at `sampling_rate`
-/// stay within the budget, by an accountant of this name. Throws Error where there is none up to 10^6, and
-/// what PrivacyAccountant does.
+/// The smallest noise multiplier, at most a ten-thousandth too large, for which `steps` releases at
+/// `sampling_rate` stay within the budget, by the accountant `accountant`. Throws Error if none up to 10^6 is
+/// enough, and as PrivacyAccountant does.
 double least_noise(const PrivacyBudget& budget, double sampling_rate, std::int64_t steps,
                    std::string_view accountant);
 
-/// The most releases that stay within the budget beside what was spent before; 0 where one is too many. At
-/// most PrivacyAccountant::kMostSteps. Throws Error what PrivacyAccountant does.
+/// The largest number of releases that stay within the budget together with those in `before`; 0 if one is
+/// too many; at most PrivacyAccountant::kMostSteps. Throws Error as PrivacyAccountant does.
 std::int64_t most_steps(const PrivacyBudget& budget, double noise_multiplier, double sampling_rate,
                         std::string_view accountant, const std::vector<PrivacyEvent>& before = {});
 

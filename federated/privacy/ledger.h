@@ -1,12 +1,12 @@
-// What a site has spent of its privacy, in a file that survives being killed at any instant. A spend is on
-// the disk before what it pays for is released: a crash between the two leaves a spend without a release,
-// never a release without its spend.
+// What a site has spent of its privacy, in a file that survives a crash at any moment. A spend is on disk
+// before the value that it pays for is released. So a crash between the two leaves a spend without a release,
+// never a release without a spend.
 //
-// What counts: every released value once. A spend is named by its run, its round, and a digest of the bytes
-// to be released, noise and all; where the noise is drawn only then, by a name of its own. Recording the same
-// name again, as a site does that kept the bytes and sends them once more after a crash, costs nothing, as
-// nobody learns from seeing the same twice. A round that is done again draws noise again, has other bytes,
-// and counts again: whether the first went out, nobody knows any more, and who has both knows more than from
+// Every released value counts once. A spend is identified by its run, its round, and a digest of the bytes to
+// be released, which include the noise. If the noise is drawn later, a name of its own takes the digest's
+// place. Recording the same spend again costs nothing: a site that kept the bytes and sends them once more
+// after a crash reveals nothing new. A round that is done again draws new noise, has other bytes, and counts
+// again: nobody knows whether the first bytes were released, and an observer of both knows more than from
 // either.
 #pragma once
 
@@ -20,48 +20,50 @@
 
 namespace conclave {
 
-/// A spend would go beyond the budget: training has to end. Nothing was recorded.
+/// A spend would exceed the budget, so training has to end. Nothing was recorded.
 class BudgetExceeded : public Error {
  public:
   using Error::Error;
 };
 
 enum class PrivacyMechanism {
-  sampled_gaussian,  ///< event as PrivacyEvent says
-  concentrated,      ///< event bounds Renyi divergences only, as in distributed_gaussian.h: no pld
+  sampled_gaussian,  ///< event as described at PrivacyEvent
+  concentrated,  ///< event bounds Renyi divergences only, as in distributed_gaussian.h; pld does not apply
 };
 
 struct PrivacySpend {
-  std::string run;  ///< the federation's and the model's name, say; not ""
+  std::string run;  ///< for example the federation's and the model's name; not ""
   std::int64_t round = 0;
-  std::string digest;  ///< of the bytes to be released, SHA-256 in hexadecimal, say; not ""
+  std::string digest;  ///< identifies the released bytes, for example their SHA-256 in hexadecimal; not ""
   PrivacyEvent event;
   PrivacyMechanism mechanism = PrivacyMechanism::sampled_gaussian;
 };
 
 class PrivacyLedger {
  public:
-  /// Opens or makes the file `path`; the budget is of all its runs together, as they tell of the same people.
-  /// `unit`, "record" say, is what neighbours differ by. Throws Error where it is no ledger, damaged, held by
-  /// another process, or has spends of another unit: noise that hid a record hides less of who has several,
-  /// and what hid a person's part hides not as well that one of their records is there.
+  /// Opens the file `path`, or creates it. The budget is for all runs in the file together, because they
+  /// concern the same people. `unit`, for example "record", is what neighbouring data sets differ by. Throws
+  /// Error if the file is not a ledger, is damaged, is held by another process, or has spends of another
+  /// unit. Units cannot be mixed: noise that hid single records hides a person with several records less
+  /// well, and noise that hid a person's part hides the presence of one of their records less well.
   PrivacyLedger(const std::string& path, std::string unit, const PrivacyBudget& budget);
 
-  /// Returns when the spend is on the disk; only then may its value be released. True, or false where it had
-  /// been before. Throws BudgetExceeded where all spends together would exceed the budget; Error where the
-  /// same value was recorded with another event, and what PrivacyAccountant::compose() does. Then nothing is
-  /// recorded.
+  /// Returns when the spend is on disk; only then may the value be released. Returns true, or false if the
+  /// spend was already recorded. Throws BudgetExceeded if all spends together would exceed the budget; Error
+  /// if the same value was recorded with another event, and as PrivacyAccountant::compose() does. After an
+  /// exception nothing is recorded.
   bool record(const PrivacySpend& spend);
-  /// Throws BudgetExceeded where the spend, if it is a new one, could not be recorded.
+  /// Throws BudgetExceeded if the spend, as a new one, would exceed the budget.
   void check(const PrivacySpend& spend) const;
 
-  /// How many values of a run's round were recorded.
+  /// Number of values recorded for a run's round.
   std::int64_t count(const std::string& run, std::int64_t round) const;
 
-  /// Of all that was recorded, at the budget's delta; by privacy loss distributions, or by Renyi divergences
-  /// where a spend gives no more, or where noise or rate differ: they may have been chosen by what came out.
+  /// Epsilon of all that was recorded, at the budget's delta. It is computed from privacy loss distributions,
+  /// but from Renyi divergences if a spend provides only those, or if noise or rate differ between spends,
+  /// because they may have been chosen depending on earlier outputs.
   double epsilon() const;
-  /// Of that and what is yet to come.
+  /// Epsilon of what was recorded and of `next`.
   double epsilon_with(const PrivacyEvent& next) const;
   const PrivacyBudget& budget() const { return budget_; }
   std::vector<PrivacySpend> spends() const;  ///< in the order of recording

@@ -1,4 +1,5 @@
-// What several privacy losses, each many times, add up to: its moments, by which Chernoff bounds its tails.
+// The sum of several privacy losses, each repeated many times: its moments, and Chernoff bounds for its
+// tails.
 #pragma once
 
 #include <cstdint>
@@ -13,39 +14,39 @@ struct RepeatedLoss {
   std::int64_t steps = 1;
 };
 
-/// The sum S of independent losses on one grid. A tilt multiplies each probability by e^(tilt * loss), and
-/// all by what makes them one again.
+/// The sum S of independent losses on one grid. A tilt multiplies each probability by e^(tilt * loss) and
+/// scales the result to a total of 1.
 class LossSum {
  public:
   LossSum(std::vector<RepeatedLoss> losses, double interval);
 
-  /// log E[e^(tilt S)], infinite losses left out. Convex.
+  /// log E[e^(tilt S)] without infinite losses. Convex.
   double cumulant(double tilt) const;
 
   struct Moments {
     double mean, variance;
   };
-  /// Of the tilted distribution.
+  /// Moments of the tilted distribution.
   Moments moments(double tilt) const;
 
-  /// Chernoff's bound, and the tilt above 0 that makes it the least: of the epsilon for a delta, and of the
-  /// delta for an epsilon. The tilt is looked for within a factor of 50 of `guess`.
+  /// Chernoff's bound and the tilt above 0 that minimizes it: of epsilon for a delta, and of delta for an
+  /// epsilon. The tilt is searched within a factor of 50 of `guess`.
   struct Bound {
     double value, tilt;
   };
   Bound epsilon_bound(double delta, double guess) const;
   Bound delta_bound(double epsilon, double guess) const;
 
-  /// A tilt, from 0 to that of a bound of (epsilon, delta), that goes towards epsilon no further than it
-  /// takes for S to be above it with probability e^-12, about: the answer, below the bound as it may be, is
-  /// then among what is likely.
+  /// A tilt, from 0 to that of a bound of (epsilon, delta), that moves S towards epsilon until S is above
+  /// epsilon with probability e^-12, about, and no further. The exact answer may be below the bound, and with
+  /// this tilt it is still in the likely range.
   double moderate_tilt(double epsilon, double log_delta, double bound_tilt) const;
 
-  /// Bounds of S that the tilted distribution is below, or above, with at most probability e^log_tail.
+  /// Values that the tilted S is above, or below, with probability at most e^log_tail.
   double upper(double tilt, double log_tail) const { return tail_bound(tilt, log_tail, 1); }
   double lower(double tilt, double log_tail) const { return tail_bound(tilt, log_tail, -1); }
 
-  /// The probability that S is infinite, at most.
+  /// Upper bound of the probability that S is infinite.
   double infinite() const;
 
   const std::vector<RepeatedLoss>& losses() const { return losses_; }

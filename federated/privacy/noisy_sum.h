@@ -1,7 +1,7 @@
-// The Gaussian mechanism on a sum of bounded vectors, of which no floating-point noise is released (Mironov
-// 2012, "On significance of the least significant bits"): the sum is rounded to a grid, whose step is some
-// millionth of the noise's deviation, and each coordinate is moved by a whole number of steps, which a
-// discrete Gaussian draws.
+// The Gaussian mechanism on a sum of bounded vectors. No floating-point noise is released (Mironov 2012, "On
+// significance of the least significant bits"): the sum is rounded to a grid whose step is about a millionth
+// of the noise's deviation, and each coordinate is moved by a whole number of steps, drawn from a discrete
+// Gaussian.
 #pragma once
 
 #include <cstdint>
@@ -13,30 +13,31 @@
 
 namespace conclave {
 
-/// What of a sum of vectors, each of norm `bound` at most, is to be released.
+/// The release of a sum of vectors, each of norm at most `bound`.
 struct NoisySum {
-  double bound = 1;             ///< the largest norm of one's part
-  double noise_multiplier = 1;  ///< of the noise's deviation, over what one may change
+  double bound = 1;             ///< largest norm of one unit's part
+  double noise_multiplier = 1;  ///< standard deviation of the noise, divided by sensitivity()
   std::int64_t coordinates = 1;
 
-  /// A power of two.
+  /// Step of the grid, a power of two.
   double step() const;
-  /// How far one's part moves the rounded sum, at most: each coordinate by one step more than before.
+  /// The most by which one unit's part moves the rounded sum: rounding adds up to one step in each
+  /// coordinate.
   double sensitivity() const;
   double deviation() const { return noise_multiplier * sensitivity(); }
 };
 
-/// The noise of such a release; one that is without has a noise_multiplier of 0. `random` serves several
+/// The noise of such a release; there is none if noise_multiplier is 0. `random` must be safe on several
 /// threads.
 class SumNoise {
  public:
   explicit SumNoise(const NoisySum& release);
 
-  /// sums: some of the coordinates of the sum; noise is added to each in place.
+  /// sums: some of the sum's coordinates. Rounds each to the grid and adds noise to it, in place.
   void add_to(RandomSource& random, std::span<float> sums) const;
 
-  /// The same of sums that are whole numbers of steps already, as they are where each part was rounded to the
-  /// nearest before it was added. They stay exact below 2^53: whoever adds them up, in whatever order.
+  /// The same for sums that already are whole numbers of steps, because each part was rounded to the grid
+  /// before it was added. Such sums are exact below 2^53, in whatever order the parts are added.
   void add_to_steps(RandomSource& random, std::span<double> steps) const;
 
  private:

@@ -1,7 +1,7 @@
-// Privacy loss distributions: of what log(P(output) / Q(output)) is when outputs come from P, which releases
-// from neighbours P and Q add up. Its probabilities on a grid, multiplied as Fourier transforms, give epsilon
-// and delta to within a thousandth or so, never below the truth (but for what f64 rounds, 1e-7 of it at
-// most).
+// Privacy loss distributions: the distribution of log(P(output) / Q(output)) for outputs drawn from P, where
+// P and Q belong to neighbouring data sets. The losses of several releases add up. The probabilities on a
+// grid, multiplied as Fourier transforms, give epsilon and delta to about a thousandth, and never below the
+// true value (except for the rounding of f64, at most 1e-7 of it).
 #pragma once
 
 #include "federated/privacy/accountant.h"
@@ -9,9 +9,9 @@
 namespace conclave {
 
 /// Koskela, Jalko and Honkela 2020 (transforms), Doroshenko et al. 2022 (the grid's pessimistic rounding,
-/// which errs by the interval's square), and tilting: what is transformed is each probability times e^(tilt *
-/// loss), so that the tail where delta is decided becomes the bulk. A delta of 1e-30 then has as many digits
-/// as one of 1e-3.
+/// whose error is quadratic in the interval), and tilting: each probability is multiplied by e^(tilt * loss)
+/// before the transform, so that the tail that decides delta becomes the bulk. A delta of 1e-30 then has as
+/// many digits as one of 1e-3.
 class PldAccountant : public PrivacyAccountant {
   double epsilon_of_events(double delta) const override;
   double delta_of_events(double epsilon) const override;

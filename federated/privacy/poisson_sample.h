@@ -1,5 +1,6 @@
-// Who takes part in a step, where each does so with the same probability, whoever else does. That nobody
-// outside knows who did is what sampling adds to privacy, so it comes from where keys do.
+// The units that take part in a step: each does so with the same probability, independently of the others.
+// Sampling adds to privacy only if nobody outside knows which units were drawn, so the randomness comes from
+// the source that keys come from.
 #pragma once
 
 #include <cstdint>
@@ -9,8 +10,8 @@
 
 namespace conclave {
 
-/// Those of first, first + stride, ... below `end` that take part, each with probability `rate` in [0, 1] (to
-/// 2^-64 below it), in place of what `drawn` had. Throws Error at other rates.
+/// Replaces `drawn` by those of first, first + stride, ... below `end` that take part, each with probability
+/// `rate` in [0, 1] (or up to 2^-64 less). Throws Error for other rates.
 void poisson_sample(RandomBits& bits, double rate, std::int64_t first, std::int64_t end, std::int64_t stride,
                     std::vector<std::int64_t>& drawn);
 

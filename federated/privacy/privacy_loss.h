@@ -1,4 +1,4 @@
-// The privacy loss of one release, on a grid, rounded so that no attacker sees more.
+// The privacy loss of one release, on a grid, rounded such that it never states more privacy than there is.
 #pragma once
 
 #include <cstdint>
@@ -13,20 +13,21 @@ struct PrivacyLoss {
   double infinite = 0;
 };
 
-/// Neighbours without the unit, and with it, are N(0, s^2) and (1 - q) N(0, s^2) + q N(1, s^2).
+/// For neighbouring data sets without and with the unit, the output is distributed as N(0, s^2) and as (1 -
+/// q) N(0, s^2) + q N(1, s^2).
 struct PrivacyLosses {
-  PrivacyLoss remove;  ///< outputs come from those with the unit
-  PrivacyLoss add;     ///< outputs come from those without
+  PrivacyLoss remove;  ///< outputs come from the data set with the unit
+  PrivacyLoss add;     ///< outputs come from the one without
 };
 
-/// Of the sampled Gaussian. A loss between two points of the grid is divided between them so that the
-/// probabilities under both neighbours are kept, and with them delta at every point of the grid; between
-/// points delta is above the truth (Doroshenko et al. 2022, "Connect the dots", section 4). Beyond `reach`
-/// standard deviations of the noise, losses are rounded up, to infinity where they are large.
+/// Losses of the sampled Gaussian. A loss between two points of the grid is divided between them such that
+/// the probabilities under both neighbours are kept. So delta is exact at every point of the grid, and above
+/// the true value between points (Doroshenko et al. 2022, "Connect the dots", section 4). Beyond `reach`
+/// standard deviations of the noise, losses are rounded up, large ones to infinity.
 PrivacyLosses sampled_gaussian_losses(double noise_multiplier, double sampling_rate, double interval,
                                       double reach);
 
-/// How many points that takes.
+/// Number of grid points that sampled_gaussian_losses() needs.
 std::int64_t loss_points(double noise_multiplier, double sampling_rate, double interval, double reach);
 
 }  // namespace conclave

@@ -1,5 +1,5 @@
-// Renyi differential privacy: of each order, the divergences of releases add up, and each order's sum gives
-// an epsilon for a delta, of which the least counts.
+// Renyi differential privacy: for each order, the divergences of releases add up. The sum for each order
+// gives an epsilon for a delta, and the least epsilon is the answer.
 #pragma once
 
 #include "federated/privacy/accountant.h"
@@ -9,7 +9,7 @@ namespace conclave {
 class RdpAccountant : public PrivacyAccountant {
  public:
   /// Adds a mechanism that is `rho`-zero-concentrated private (Bun and Steinke 2016): its divergence of order
-  /// alpha is at most rho * alpha. Throws Error where rho is below 0.
+  /// alpha is at most rho * alpha. Throws Error if rho is below 0.
   void compose_concentrated(double rho);
 
   struct Bound {
@@ -24,10 +24,10 @@ class RdpAccountant : public PrivacyAccountant {
   double delta_of_events(double epsilon) const override { return delta_bound(epsilon).value; }
 };
 
-/// Divergence of order `order` > 1, of (1 - q) N(0, s^2) + q N(1, s^2) from N(0, s^2), with q the sampling
-/// rate in (0, 1] and s the noise multiplier: log(A_order) / (order - 1) of Mironov, Talwar and Zhang 2019
-/// ("Renyi Differential Privacy of the Sampled Gaussian Mechanism"), whose theorem 5 says that the opposite
-/// divergence is no greater.
+/// Renyi divergence of order `order` > 1 of (1 - q) N(0, s^2) + q N(1, s^2) from N(0, s^2), with q the
+/// sampling rate in (0, 1] and s the noise multiplier: log(A_order) / (order - 1) of Mironov, Talwar and
+/// Zhang 2019 ("Renyi Differential Privacy of the Sampled Gaussian Mechanism"). By their theorem 5 the
+/// opposite divergence is no greater.
 double sampled_gaussian_divergence(double noise_multiplier, double sampling_rate, double order);
 
 }  // namespace conclave

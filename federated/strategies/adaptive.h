@@ -1,5 +1,5 @@
-// Adaptive optimizers on the coordinator (Reddi et al. 2021, algorithm 2): the mean of the changes is taken
-// for a gradient. Without the corrections of Adam's first steps, as there; v starts at tau^2.
+// Adaptive optimizers on the coordinator (Reddi et al. 2021, algorithm 2): the mean of the changes serves as
+// a gradient. As in the paper, Adam's first steps are not corrected for bias; v starts at tau^2.
 //
 //   m = beta1 m + (1 - beta1) Delta
 //   v = v + Delta^2                                   FedAdagrad
@@ -15,7 +15,7 @@ namespace conclave {
 class AdaptiveServer final : public MeanStrategy {
  public:
   enum class Rule : std::uint8_t { adam, yogi, adagrad };
-  /// `server_rate` is 0.01 unless said otherwise.
+  /// The default of `server_rate` is 0.01.
   AdaptiveServer(Rule rule, const StrategyOptions& options, std::size_t elements);
 
   std::vector<std::pair<std::string, std::span<float>>> state() override {

@@ -1,8 +1,8 @@
-// FedBuff (Nguyen et al. 2022, algorithm 1): asynchronous. A site trains on the model of any earlier round;
-// once a buffer of K updates is full, x += eta_g mean_i s(tau_i) Delta_i, where tau_i is how many rounds
-// ended since update i's site was sent its model. s(tau) = 1 / sqrt(1 + tau) as the paper has it in its
-// experiments: the mean is over the weights alone, so that stale updates move the model less, not fresh ones
-// more.
+// FedBuff (Nguyen et al. 2022, algorithm 1): asynchronous. A site may train on the model of any earlier
+// round. Once a buffer of K updates is full, x += eta_g mean_i s(tau_i) Delta_i, where tau_i is the number of
+// rounds that ended since the site of update i was sent its model. s(tau) = 1 / sqrt(1 + tau), as in the
+// paper's experiments. The mean is over the weights without the factors s. So stale updates move the model
+// less, while fresh ones do not move it more.
 #pragma once
 
 #include "federated/strategies/mean_strategy.h"
@@ -11,7 +11,7 @@ namespace conclave {
 
 class FedBuff final : public MeanStrategy {
  public:
-  /// `server_rate` eta_g is 1 unless said otherwise.
+  /// The default of `server_rate`, eta_g, is 1.
   FedBuff(const StrategyOptions& options, std::size_t elements);
   bool needs_mean_only() const override { return false; }
   std::size_t buffer_size() const override { return static_cast<std::size_t>(options_.buffer); }

@@ -1,4 +1,4 @@
-// What strategies share that go by a mean of the updates.
+// Base of the strategies that use the mean of the updates.
 #pragma once
 
 #include <span>
@@ -14,17 +14,18 @@ class MeanStrategy : public Strategy {
   bool needs_mean_only() const override { return true; }
 
  protected:
-  /// Room for the shares, all factors 1.
+  /// Allocates the shares and sets all factors to 1.
   void prepare(const RoundUpdates& updates) override;
-  /// mean = (sum_i factor_i w_i update_i) / (sum_i w_i), and then apply() of it.
+  /// Computes mean = (sum_i factor_i w_i update_i) / (sum_i w_i) and calls apply() with it.
   void aggregate_block(const Block& block) override;
-  /// global [n], elements from `offset` on of the global vector, by the updates' mean [n]; from any thread.
+  /// Changes global [n], the elements from `offset` on of the global vector, by the updates' mean [n]. Any
+  /// thread.
   virtual void apply(std::size_t offset, std::span<float> global, std::span<const double> mean) = 0;
   /// global += rate mean
   static void add(double rate, std::span<const double> mean, std::span<float> global);
 
-  std::vector<double> factors_;  ///< [updates], for prepare() to change
-  bool count_equally_ = false;   ///< whoever has a weight, has the weight 1
+  std::vector<double> factors_;  ///< [updates], which prepare() may change
+  bool count_equally_ = false;   ///< every weight above 0 counts as 1
 
  private:
   std::vector<double> shares_;

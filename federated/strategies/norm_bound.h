@@ -1,9 +1,9 @@
-// Norm bounding (Sun et al. 2019): an update longer than M is shortened to M,
+// Norm bounding (Sun et al. 2019): an update whose norm is above M is scaled down to norm M,
 //
 //   x += eta mean_i Delta_i / max(1, |Delta_i| / M)
 //
-// so that of n sites one moves the model by M / n at most, whatever it sends. Each counts once: how many
-// examples a site says that it has is as little to be trusted as its update.
+// so that one of n sites moves the model by eta M / n at most, whatever it sends. Every site counts once,
+// because the number of examples that a site claims is as untrusted as its update.
 #pragma once
 
 #include "federated/strategies/mean_strategy.h"
@@ -12,7 +12,7 @@ namespace conclave {
 
 class NormBound final : public MeanStrategy {
  public:
-  /// options.norm_bound is M. `server_rate` eta is 1 unless said otherwise.
+  /// options.norm_bound is M. The default of `server_rate`, eta, is 1.
   NormBound(const StrategyOptions& options, std::size_t elements);
   bool needs_mean_only() const override { return false; }
   bool needs_norms() const override { return true; }

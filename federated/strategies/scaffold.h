@@ -1,21 +1,22 @@
-// SCAFFOLD (Karimireddy et al. 2020, algorithm 1, option II). A site i corrects each of its K steps of rate
-// eta_l by its own control variate c_i and the global one c, and then estimates its own anew:
+// SCAFFOLD (Karimireddy et al. 2020, algorithm 1, option II). Site i corrects each of its K steps of rate
+// eta_l by its own control variate c_i and the global one, c. Then it computes its own anew:
 //
 //   y = y - eta_l (g_i(y) - c_i + c)            from y = x
 //   c_i' = c_i - c + (x - y) / (K eta_l)
 //
-// and sends both changes, y - x and c_i' - c_i. Where the steps are plain SGD's, (x - y) / (K eta_l) is the
-// mean of the corrected gradients; sites take that mean itself, which is a gradient whatever optimizer makes
-// steps of it, AdamW say. The global vector is two as long as the model, x and then c (zero at first): so c
-// comes to the sites with the model, its changes with the model's, checked and aggregated as those are, and
-// stays in the model's checkpoint. c_i never leaves its site, and goes on from the last update that counted,
-// so that c stays what the sites' make together. Of a site with privacy it is of gradients that have their
-// noise, and tells no more than they do. The coordinator's part, eq. 5:
+// and sends both changes, y - x and c_i' - c_i. If the steps are those of plain SGD, (x - y) / (K eta_l) is
+// the mean of the corrected gradients. Sites use this mean itself, because it is a gradient whichever
+// optimizer makes the steps, for example AdamW. The global vector is twice as long as the model: x, followed
+// by c (zero at first). So c is sent to the sites with the model, its changes come with the model's, they are
+// checked and aggregated in the same way, and c is stored in the model's checkpoint. c_i never leaves its
+// site. It continues from the site's last update that counted, so that c remains the mean of all c_i. At a
+// site with privacy, c_i is computed from gradients that already contain their noise, and reveals no more
+// than these do. The coordinator's part, eq. 5:
 //
 //   x = x + eta_g mean_S (y - x),   c = c + |S| / N mean_S (c_i' - c_i)
 //
-// for the sites S of N that took part. Each counts the same, however many examples it has: only so is c
-// always the mean of all c_i, also of those who were not there, and that of the gradients is the objective
+// for the sites S of N that took part. Every site counts equally, however many examples it has. Only then is
+// c always the mean of all c_i, including those of sites that did not take part, and belongs to the objective
 // that x follows.
 #pragma once
 
@@ -25,7 +26,7 @@ namespace conclave {
 
 class Scaffold final : public MeanStrategy {
  public:
-  /// options.sites is N. `server_rate` eta_g is 1 unless said otherwise.
+  /// options.sites is N. The default of `server_rate`, eta_g, is 1.
   Scaffold(const StrategyOptions& options, std::size_t elements);
   std::size_t vectors() const override { return 2; }
   SiteRules site_rules() const override { return {.control_variate = true}; }

@@ -1,8 +1,8 @@
-// Strategies: how the coordinator makes the next global model of what the sites send. Each site sends its
-// change, trained minus global, of a flat vector; the coordinator keeps it in a file and aggregates block by
-// block, so that its memory does not grow with the number of sites (federated/strategies/round.h does that).
-// What it needs to know of whole updates, it is told before the first block. A new kind is one subclass and
-// one registration:
+// Strategies: how the coordinator makes the next global model from what the sites send. Each site sends its
+// change, trained minus global, of a flat vector. The coordinator stores the changes in files and aggregates
+// them block by block, so that its memory does not grow with the number of sites
+// (federated/strategies/round.h does that). What a strategy must know about whole updates is passed before
+// the first block. A new kind is one subclass and one registration:
 //
 //   struct MyStrategy : Strategy { ... };
 //   CONCLAVE_REGISTER_STRATEGY("mine", MyStrategy);
@@ -24,78 +24,81 @@ namespace conclave {
 
 struct StrategyOptions {
   std::string name = "fedavg";
-  double server_rate = 0;            ///< eta of the server; 0: the strategy's own
-  double beta1 = 0.9, beta2 = 0.99;  ///< decays of the adaptive ones' moments
-  double adaptivity = 1e-3;          ///< tau of the adaptive ones
+  double server_rate = 0;            ///< eta of the server; 0: the strategy's default
+  double beta1 = 0.9, beta2 = 0.99;  ///< decay rates of the adaptive strategies' moments
+  double adaptivity = 1e-3;          ///< tau of the adaptive strategies
   double proximal = 0.01;            ///< mu of fedprox
-  std::int64_t sites = 0;            ///< of the whole federation, which scaffold has to know
+  std::int64_t sites = 0;            ///< number in the whole federation, for scaffold
   std::int64_t buffer = 10;          ///< K of fedbuff, updates
-  double trimmed = 0.1;              ///< share of the sites cut off at either end by trimmed_mean
-  double norm_bound = 0;             ///< M of norm_bound, the longest an update may be
+  double trimmed = 0.1;              ///< trimmed_mean: fraction of the sites cut off at either end
+  double norm_bound = 0;             ///< M of norm_bound: largest norm of an update
 };
 
-/// What is known of a round's updates as a whole. Under secure aggregation there is one update, the weighted
-/// mean of `sites`, and its weight is the sum of theirs.
+/// What is known of a round's updates as a whole. Under secure aggregation there is one update, the mean of
+/// the updates of `sites` sites.
 struct RoundUpdates {
-  std::span<const double> weights;         ///< [updates] of each: the examples it was trained on
-  std::span<const double> staleness = {};  ///< [updates] rounds since its site was sent a model; empty: 0
-  std::span<const double> norms = {};      ///< [updates] Euclidean; empty unless the strategy needs_norms()
-  std::size_t sites = 0;                   ///< that took part; 0: as many as updates
-  double rate = 1;                         ///< what server_rate is multiplied by
+  std::span<const double> weights;         ///< [updates] examples that each was trained on
+  std::span<const double> staleness = {};  ///< [updates] rounds since the site got its model; empty: 0
+  std::span<const double> norms = {};  ///< [updates] Euclidean norms; empty unless the strategy needs_norms()
+  std::size_t sites = 0;               ///< number that took part; 0: as many as updates
+  double rate = 1;                     ///< factor of server_rate
 };
 
-/// A run of elements of the global vector, and the sites' changes of them.
+/// A run of elements of the global vector, and the sites' changes of these elements.
 struct Block {
-  std::size_t offset = 0;                           ///< of the first in the global vector
+  std::size_t offset = 0;                           ///< of the first element in the global vector
   std::span<float> global;                          ///< [n], changed in place
   std::span<const std::span<const float>> updates;  ///< [updates][n], finite
-  /// [updates], where other than the round's (federated/policy.h); of weight 0 is who has nothing to say
-  /// here.
+  /// [updates], if they are not the round's weights (federated/policy.h). An update of weight 0 does not take
+  /// part in this block.
   std::span<const double> weights = {};
 };
 
-/// What sites are told to do beside their own training.
+/// What sites must do in addition to their own training.
 struct SiteRules {
   double proximal = 0;           ///< mu: add mu / 2 |w - global|^2 to the loss (Li et al. 2020, eq. 2)
-  bool control_variate = false;  ///< correct gradients by it, and send its change (strategies/scaffold.h)
+  bool control_variate = false;  ///< correct gradients by a control variate, and send its change
 };
 
 class Strategy {
  public:
-  /// For a model of `elements`; throws Error where an option makes no sense.
+  /// For a model of `elements`; throws Error if an option is out of range.
   Strategy(const StrategyOptions& options, std::size_t elements);
   virtual ~Strategy() = default;
   Strategy(const Strategy&) = delete;
   Strategy& operator=(const Strategy&) = delete;
 
   const std::string& name() const { return options_.name; }
-  /// How many vectors as long as the model the global vector consists of: the model and, after it, what else
-  /// sites are sent and change. All of it is checkpointed with the model.
+  /// Number of vectors in the global vector, each as long as the model: the model, followed by what else
+  /// sites receive and change. All of it is checkpointed with the model.
   virtual std::size_t vectors() const { return 1; }
   std::size_t elements() const { return elements_; }
 
-  /// Whether the weighted mean is all it needs: then it works under secure aggregation.
+  /// Whether the weighted mean of the updates is all that is needed: then the strategy works under secure
+  /// aggregation.
   virtual bool needs_mean_only() const = 0;
-  /// Whether the updates' norms have to be known before a round.
+  /// Whether the norms of the updates must be known before a round.
   virtual bool needs_norms() const { return false; }
-  /// Where asynchronous: a round ends once so many updates have come, whoever sent them. 0: synchronous.
+  /// Number of updates, from any sites, that end an asynchronous round. 0: synchronous.
   virtual std::size_t buffer_size() const { return 0; }
   virtual SiteRules site_rules() const { return {}; }
 
-  /// Throws Error, naming the update by its number, where there is none, or a number of it is impossible.
+  /// Throws Error if there are no updates, or, naming the update by its number, if one of its numbers is
+  /// impossible.
   void begin_round(const RoundUpdates& updates);
-  /// Blocks of a round are disjoint, in any order, one at a time; what comes out does not depend on how the
-  /// vector is cut into them. Results are finite: what would be too large becomes the largest float. Does
-  /// nothing where all weights are 0. Throws Error where the block is not of this round's updates.
+  /// Blocks of a round are disjoint, in any order, one at a time. The result does not depend on how the
+  /// vector is cut into blocks. Results are finite: a value that would be too large becomes the largest
+  /// float. Does nothing if all weights are 0. Throws Error if the block does not fit this round's updates.
   void aggregate(const Block& block);
 
-  /// Flat vectors as long as the model that must survive a restart, by name.
+  /// Flat vectors, as long as the model, that must survive a restart, by name.
   virtual std::vector<std::pair<std::string, std::span<float>>> state() { return {}; }
 
  protected:
-  /// begin_round() of numbers that are possible. Memory that blocks need is taken here, not for each of them.
+  /// begin_round() after its checks. Allocates the memory that blocks need, so that aggregate_block() does
+  /// not.
   virtual void prepare(const RoundUpdates& updates) = 0;
-  /// aggregate() of a block with weights, one of them above 0, that lies in one of the vectors().
+  /// aggregate() after its checks: a weight is above 0, and the block is within one of the vectors().
   virtual void aggregate_block(const Block& block) = 0;
   double server_rate(double own) const {
     return rate_ * (options_.server_rate > 0 ? options_.server_rate : own);
@@ -112,9 +115,9 @@ class Strategy {
 using StrategyFactory =
     std::function<std::unique_ptr<Strategy>(const StrategyOptions&, std::size_t elements)>;
 
-/// Makes `name` known; static objects of this type register a kind before main. There are:
+/// Registers a strategy as `name`; a static object of this type does so before main. There are:
 ///   fedavg                          the weighted mean (McMahan et al. 2017)
-///   fedprox                         the same, and sites stay near the global model (Li et al. 2020)
+///   fedprox                         the same, with sites held near the global model (Li et al. 2020)
 ///   fedadam, fedyogi, fedadagrad    the mean as a gradient (strategies/adaptive.h)
 ///   scaffold                        control variates against drift (strategies/scaffold.h)
 ///   fedbuff                         asynchronous (strategies/fed_buff.h)
@@ -135,8 +138,8 @@ struct StrategyRegistration {
         }                                                                                  \
   }
 
-/// The strategy options.name for a model of `elements`. Throws Error, listing those there are, on an unknown
-/// name, and where an option of it makes no sense.
+/// Makes the strategy options.name for a model of `elements`. Throws Error on an unknown name, with a list of
+/// the known ones, and if an option is out of range.
 std::unique_ptr<Strategy> make_strategy(const StrategyOptions& options, std::size_t elements);
 std::vector<std::string> strategy_kinds();
 
