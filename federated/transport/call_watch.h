@@ -1,6 +1,6 @@
-// The calls of sites that are under way. One site has room for a few, so that it cannot take the threads of
-// the others; and a call ends, wherever it hangs, once its site is let in no longer, or when it has said
-// nothing, or taken nothing, for too long.
+// The calls of sites that are in progress. A site may have a few at a time, so that it cannot occupy the
+// threads of other sites. A call is cancelled, wherever it hangs, when its site's certificate is no longer
+// accepted, or when the site has not sent or taken anything for too long.
 #pragma once
 
 #include <grpcpp/grpcpp.h>
@@ -17,10 +17,11 @@
 
 namespace conclave {
 
-/// A site makes one call at a time. Those of its last connection may hang until that is known to be lost.
+/// A site makes one call at a time. Calls of its previous connection may hang until that connection is known
+/// to be lost.
 inline constexpr std::size_t kMostCalls = 8;
 
-/// They are to end first; then it may be called again.
+/// The site has kMostCalls calls in progress. When one of them has ended, it may call again.
 class TooManyCalls : public Error {
  public:
   using Error::Error;
@@ -28,20 +29,20 @@ class TooManyCalls : public Error {
 
 class CallWatch {
  public:
-  /// `silence`: how long a call may wait for its site, which has to send or to take one chunk meanwhile.
+  /// `silence`: how long a call may wait for its site to send or take one chunk.
   CallWatch(AllowList allowed, Clock::duration silence);
 
   bool lets_in(const CertificateInfo& certificate) const;
 
   class Call {
    public:
-    /// Throws TooManyCalls. `context` must outlive it.
+    /// Throws TooManyCalls. `context` must outlive this.
     Call(CallWatch& watch, grpc::ServerContext& context, CertificateInfo certificate);
     ~Call();
     Call(const Call&) = delete;
     Call& operator=(const Call&) = delete;
 
-    /// f(), which waits for the site.
+    /// Calls f(), which waits for the site; CallWatch cancels the call if that takes too long.
     template <class F>
     auto wait_for_site(F f) {
       set_waiting(true);
@@ -67,7 +68,7 @@ class CallWatch {
   Clock::duration silence_;
   std::mutex mutex_;
   std::list<Call*> calls_;
-  std::jthread thread_;  // the last, as it uses the others
+  std::jthread thread_;  // last, so that it ends before the members that it uses
 };
 
 }  // namespace conclave

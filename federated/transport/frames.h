@@ -1,6 +1,6 @@
-// Files on their way, as gRPC hands them over: protocol.proto's Chunk and UploadPart, byte for byte, but with
-// a chunk's data left in the slices that it came in or goes out in. protobuf's own classes copy it into a
-// string, and out of it.
+// Messages with chunks of files, as gRPC transports them: byte for byte protocol.proto's Chunk and
+// UploadPart, but a chunk's data remains in the slices in which it was received or will be sent. protobuf's
+// own classes would copy it into a string, and out of it.
 #pragma once
 
 #include <grpcpp/grpcpp.h>
@@ -22,10 +22,10 @@ struct ChunkFrame {
   std::vector<std::string_view> pieces() const;
 };
 
-/// A chunk of `file` from `offset` on.
+/// The chunk of `file` that begins at `offset`.
 ChunkFrame read_chunk(const OutgoingFile& file, std::uint64_t offset);
 
-/// Nothing in particular where a message has none of its parts.
+/// std::monostate: the message has none of its parts.
 using UploadFrame = std::variant<std::monostate, federated::UpdateHeader, ChunkFrame>;
 
 }  // namespace conclave

@@ -1,5 +1,6 @@
-// Bytes in the place of messages, for the fuzzer and for tests: given to what the coordinator does with
-// sites' calls, and to what a site does with the coordinator's answers, with no connection between.
+// For the fuzzer and for tests: arbitrary bytes in place of messages. They are given to the code that serves
+// sites' calls at the coordinator, and to the code that processes the coordinator's answers at a site,
+// without a connection.
 #pragma once
 
 #include <filesystem>
@@ -12,15 +13,15 @@ namespace conclave {
 
 class MessageTrial {
  public:
-  /// Works in `directory`, which is then its own.
+  /// Works in `directory`, all of which it may overwrite.
   explicit MessageTrial(std::filesystem::path directory);
   ~MessageTrial();
 
-  /// The first byte says what of all this the messages are for; they follow, each behind its length in two
-  /// bytes, the lower first. Calls that throw conclave::Error are as they should be. Throws std::logic_error
-  /// where an update counts that should not.
+  /// The first byte selects what the messages are for. The messages follow, each after its length in two
+  /// bytes, little-endian. A call that throws conclave::Error is as it should be. Throws std::logic_error if
+  /// an update counts that should not, or if a message is read or sent as another one.
   void run(std::string_view input);
-  /// Inputs to begin with, by what they are of; in most all goes well.
+  /// Inputs to begin with, by name. Most of them are valid.
   static std::map<std::string, std::string> examples();
 
  private:

@@ -1,5 +1,5 @@
-// For tests: a site, and a coordinator without a network that offers it models, and answers at once whatever
-// it is asked; for every update it is too late.
+// For tests: a site, and a coordinator without a network. The coordinator offers models and answers every
+// call at once; for every update, it answers that the round is over.
 #pragma once
 
 #include <cstdint>
@@ -15,19 +15,19 @@ namespace conclave {
 
 class OfferTrial {
  public:
-  /// The site's is `directory`/site.
+  /// The site's directory is `directory`/site.
   explicit OfferTrial(const std::filesystem::path& directory);
   ~OfferTrial();
 
-  /// Rounds that the coordinator has for the site, one after another: each has the text as its model, which
-  /// is said to have so many bytes more.
+  /// Adds a round that the coordinator will offer to the site, after those added before. Its model is the
+  /// text `model`, and the size that is announced is larger by `more_bytes`.
   void offer(std::int64_t round, const std::string& model, std::uint64_t more_bytes = 0);
-  /// As the round is over, the next model does not come.
+  /// The next download ends as if the round were over.
   void end_download(const std::string& reason);
-  /// What sites exchange for a sum is so many times not there yet; then there is no sum.
+  /// The next `times` messages of secure aggregation are answered NOT_YET, those after them with a refusal.
   void answer_early(int times);
   Site& site();
-  /// Models that the site began to fetch.
+  /// Downloads of models that the site began.
   int downloads() const;
   void at_download(std::function<void()> action);
   const std::vector<std::string>& said() const;  ///< by the site

@@ -1,5 +1,6 @@
-// The calls of sites, as gRPC brings them. Who calls is looked up by the certificate's fingerprint in the
-// list of those let in, at every call, and again while it goes on, so that a revoked one is out at once.
+// The calls of sites, as gRPC delivers them. The caller is identified by its certificate's fingerprint. It is
+// looked up in the list of accepted certificates at every call, and again while the call goes on, so that a
+// revoked certificate is useless at once.
 #pragma once
 
 #include <grpcpp/impl/service_type.h>
@@ -19,7 +20,7 @@
 
 namespace conclave {
 
-/// What sites are told to do with the model of a round.
+/// What sites must do with the model of a round.
 struct LocalWork {
   std::int64_t steps = 0;
   SiteRules rules = {};
@@ -28,34 +29,34 @@ struct LocalWork {
   RoundPrivacy privacy = {};
 };
 
-/// Who calls, as its connection says.
+/// The caller, as identified by its connection.
 struct Caller {
-  std::string site, certificate;        // the latter in PEM
-  std::function<bool()> has_gone = {};  // or has been turned out
+  std::string site, certificate;        // in PEM
+  std::function<bool()> has_gone = {};  // or its certificate is no longer accepted
 };
 
-/// What sites may ask for, apart from how it comes and goes. Any thread. What cannot be answered throws, as
-/// RoundBoard's and SecureRound's calls do.
+/// The calls that sites can make, independent of their transport. Any thread. A call that cannot be answered
+/// throws what RoundBoard's and SecureRound's functions throw.
 class SiteCalls {
  public:
-  /// `board` must outlive it, and `secure`, which is null where updates come as they are.
+  /// `board` and `secure` must outlive this. `secure` is null if the federation is not by secure aggregation.
   SiteCalls(RoundBoard& board, SecureRound* secure, LocalWork work)
       : board_(board), secure_(secure), work_(std::move(work)) {}
 
   federated::Assignment next(const Caller& caller, const federated::NextRequest& request);
-  /// `write` is false where the site takes no more.
+  /// `write` returns false if the site takes no more chunks.
   void download(const Caller& caller, const federated::DownloadRequest& request,
                 const std::function<bool(const ChunkFrame&)>& write);
   federated::UploadState progress(const Caller& caller, const federated::UpdateHeader& request);
-  /// `read` is false at the end, which is that of the connection, too.
+  /// `read` returns false at the end of the stream, also if the connection broke.
   federated::UploadState upload(const Caller& caller, const std::function<bool(UploadFrame&)>& read);
-  /// Holds its answer back for up to `seconds`.
+  /// Delays its answer for at most `seconds`.
   federated::SecureMessage exchange(const Caller& caller, const federated::SecureMessage& request,
                                     double seconds);
 
  private:
   SecureRound& secure() const;
-  /// f(the upload that a header is of, or null).
+  /// Calls f with the upload that belongs to a header, or with null if it is complete.
   template <class F>
   void with_upload(const std::string& site, const federated::UpdateHeader& header, F f);
 
@@ -68,7 +69,7 @@ class FederationService final : public grpc::Service {
  public:
   using Say = std::function<void(const std::string&)>;
 
-  /// `silence`: how long a call waits for the next chunk of a transfer.
+  /// `silence`: how long a call may wait for the next chunk of a transfer.
   FederationService(RoundBoard& board, SecureRound* secure, AllowList allowed, LocalWork work, Say say,
                     Clock::duration silence = std::chrono::minutes(2));
 
@@ -77,7 +78,7 @@ class FederationService final : public grpc::Service {
   void serve(const char* name, grpc::internal::RpcMethod::RpcType type, F f);
   template <class Request, class Reply, class F>
   void serve_one(const char* name, F f);
-  /// What a call does, for the site that calls; how its errors are told.
+  /// Does the work of a call for the calling site, and converts errors to status codes.
   template <class Work>
   grpc::Status answer(grpc::ServerContext& context, Work work);
 

@@ -1,6 +1,6 @@
-// A site's side of the connection: asks what there is to do, fetches the model, delivers the update. Every
-// call is tried again, ever more rarely, for as long as the coordinator cannot be reached; transfers go on
-// where they broke. What the coordinator refuses is an Error.
+// A site's side of the connection: asks for work, downloads the model, delivers the update. While the
+// coordinator cannot be reached, every call is repeated, with longer and longer pauses. Transfers continue
+// where they were interrupted. A refusal by the coordinator is an Error.
 #pragma once
 
 #include <chrono>
@@ -32,35 +32,36 @@ class UpdateHeader;
 
 namespace conclave {
 
-/// Of all rounds of a federation together, of training at one site.
+/// Limit for the training steps at one site, in all rounds of a federation together.
 inline constexpr std::int64_t kMostFederatedSteps = 100'000'000;
 
 struct SiteOptions {
   std::string address;              ///< of the coordinator, host:port
   std::filesystem::path directory;  ///< for models and updates
-  double patience_seconds = 600;    ///< how long to try to reach the coordinator; 0: for ever
+  double patience_seconds = 600;    ///< how long to try to reach the coordinator; 0: without limit
   bool secure_only = false;         ///< refuses to send an update that the coordinator could read
-  std::int64_t least_sites = 3;     ///< in whose sum it sends one, at least, whatever the coordinator says
+  std::int64_t least_sites = 3;     ///< fewest sites in a sum that it sends an update for
 };
 
-/// A round, as the site has to do it.
+/// A round that this site has been assigned.
 struct SiteRound {
-  bool finished = false;  ///< the last one is over; model is the result
+  bool finished = false;  ///< the last round is over; `model` is the result
   std::int64_t round = 0, rounds = 0;
   std::filesystem::path model;    ///< a checkpoint
-  FileDigest digest;              ///< of that
-  std::string model_sha256 = {};  ///< of that, too, where a secure round begins with it
-  std::int64_t elements = 0;      ///< of the update
+  FileDigest digest;              ///< of the model
+  std::string model_sha256 = {};  ///< of the model, in a secure round
+  std::int64_t elements = 0;      ///< numbers in an update
   std::int64_t local_steps = 0;
   SiteRules rules = {};
   std::vector<SharingRule> sharing;
-  std::int64_t counted = 0;   ///< the number, from 1, of this site's last update that counted; 0: none
-  bool asynchronous = false;  ///< updates are numbered as they come, not by their rounds
-  bool secure = false;        ///< the coordinator is told no more than a sum
-  double most_examples = 0;   ///< by which a site counts in that sum, at most; 0: sites count alike
-  RoundPrivacy privacy = {};  ///< of that sum
+  std::int64_t counted = 0;   ///< number, from 1, of this site's last update that counted; 0: none
+  bool asynchronous = false;  ///< updates are numbered as they come, not by their round
+  bool secure = false;        ///< secure aggregation: the coordinator learns a sum only
+  double most_examples = 0;  ///< above 0: weights are hidden, and a site counts for at most so many examples;
+                             ///< 0: all sites count equally
+  RoundPrivacy privacy = {};  ///< guarantee for that sum
 
-  /// The number, from 0, of the update that is to be made.
+  /// Number, from 0, of the update that is to be made.
   std::int64_t turn() const { return asynchronous ? counted : round; }
 };
 
@@ -79,24 +80,29 @@ class Site {
  public:
   using Say = std::function<void(const std::string&)>;
 
-  /// `interrupted` is asked while there is nothing to do; then calls throw Interrupted.
+  /// `interrupted` is polled during waits; when it returns true, the current call throws Interrupted.
   Site(SiteOptions options, const Kit& kit, std::function<bool()> interrupted, Say say);
   struct Connection;
-  /// The same with another connection than over TLS.
+  /// The same with a connection other than TLS.
   Site(SiteOptions options, const Kit& kit, std::unique_ptr<Connection> connection,
        std::function<bool()> interrupted, Say say);
   ~Site();
 
-  /// Waits for something to do, and fetches its model. Throws Error where the coordinator refuses this site,
-  /// or cannot be reached for too long; where there is no room for a model for as long; and where the model
-  /// is much larger than the first that was fetched.
+  /// Waits for work, and downloads the round's model. Throws Error if the coordinator refuses this site; if,
+  /// for options.patience_seconds, it cannot be reached or there is no disk space for a model; or if the
+  /// model is much larger than the first one.
   SiteRound next();
-  /// Delivers `update`, of `round.elements` numbers; where the round is secure, shortened to the federation's
-  /// norm and masked, once all sites are ready. False where the round was over before, or where a sum of
-  /// units that are drawn by chance came to nothing: they are to be drawn again. Throws Error where the
-  /// update has not so many numbers, and where the coordinator asks for what would tell more than one sum of
-  /// a round. Each time before a masked update is sent, `spend` is called, whose errors end this: it may come
-  /// to be in a sum, whose noise is new, and the site would not know.
+  /// Delivers `update`, which has `round.elements` numbers. In a secure round, scales it down to the
+  /// federation's clip norm if it is longer, and sends it only masked, in attempts at a sum.
+  ///
+  /// Returns false if the round is over. Also returns false if units are sampled (round.privacy.rate < 1) and
+  /// an attempt failed after the masked update was sent: the caller must draw other units. Throws Error if
+  /// the update has another length, or if the coordinator asks for something that would reveal more than one
+  /// sum of the round.
+  ///
+  /// `spend` is called each time before a masked update is sent, to record what that costs in privacy: the
+  /// update's noise is new each time, and the coordinator may use the update in a sum without the site's
+  /// knowledge. If `spend` throws, nothing is sent.
   bool deliver(
       const SiteRound& round, const SiteUpdateFile& update, double examples,
       const std::vector<double>& tokens, const std::map<std::string, double>& metrics,
@@ -107,14 +113,15 @@ class Site {
             const std::function<grpc::Status(grpc::ClientContext&)>& once);
   void pause(std::chrono::duration<double> time) const;
   void check_size(const FileDigest& model) const;
-  /// False where the round is over, or there is no room: ask again what there is to do.
+  /// False if the round is over, or if there is no disk space: ask for work again.
   bool fetch(const SiteRound& round);
-  /// Why the round's model is not to be fetched now; "" where there is room, or nobody knows.
+  /// Why the round's model cannot be downloaded now for lack of disk space; "" if there is enough space, or
+  /// if this is unknown.
   std::string lacking_room(const SiteRound& round) const;
   void wait_for_room(const std::string& lacking);
-  /// In the directory, and what has come of others.
+  /// Files of models in the directory, including incomplete ones.
   std::vector<std::filesystem::path> models() const;
-  /// Of those.
+  /// Removes those of models() for which `which` returns true.
   void remove_models(const std::function<bool(const std::filesystem::path&)>& which) const;
 
   bool send(const federated::UpdateHeader& header, const std::filesystem::path& file);
@@ -131,9 +138,9 @@ class Site {
   Kit kit_;
   std::function<bool()> interrupted_;
   Say say_;
-  std::optional<std::uint64_t> first_bytes_;  // of the first model
+  std::optional<std::uint64_t> first_bytes_;  // size of the first model
   std::optional<Clock::time_point> without_room_since_;
-  std::optional<std::int64_t> delivered_;  // the turn of the last update that was, or was too late
+  std::optional<std::int64_t> delivered_;  // turn of the update for which deliver() was last called
   SystemRandom source_;
   RandomBits random_{source_};
   std::unique_ptr<Connection> connection_;

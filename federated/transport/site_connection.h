@@ -1,4 +1,4 @@
-// What the parts of a Site call the coordinator by.
+// The connection by which the parts of a Site call the coordinator.
 #pragma once
 
 #include <algorithm>
@@ -13,11 +13,12 @@
 
 namespace conclave {
 
-inline constexpr double kAnswerSeconds = 30;  // for a call that answers at once
-// After what came to nothing: no coordinator has a site do it, and say so, a thousand times a second.
+inline constexpr double kAnswerSeconds = 30;  // timeout of calls that are answered at once
+// Pause after a call or an attempt that came to nothing. Without it, a coordinator could make a site repeat
+// these, and log them, a thousand times a second.
 inline constexpr std::chrono::seconds kIdlePause{1};
 
-/// What others say, as it may be in this site's log: in one line that has an end.
+/// Text from others in a form that may be logged here: one line, of at most 500 characters.
 inline std::string as_told(std::string_view text) {
   std::string line(text.substr(0, 500));
   std::ranges::replace_if(

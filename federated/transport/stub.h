@@ -1,4 +1,4 @@
-// protocol.proto's calls, with files in frames.
+// The calls of protocol.proto, with chunks of files as frames (frames.h).
 #pragma once
 
 #include <grpcpp/grpcpp.h>

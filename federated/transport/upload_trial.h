@@ -1,6 +1,6 @@
-// For benchmarks and tests: an update goes from a site to a coordinator on this machine, over mutual TLS; and
-// as many bytes go the same way by a bare gRPC stream, of which nothing is checked, kept or read from a file.
-// Another site may hinder it.
+// For benchmarks and tests: an update is sent from a site to a coordinator on this machine, over mutual TLS.
+// For comparison, as many bytes are sent by a bare gRPC stream, without checks, and without files at either
+// end. Another site may interfere.
 #pragma once
 
 #include <chrono>
@@ -13,24 +13,25 @@ namespace conclave {
 
 class UploadTrial {
  public:
-  /// Takes 8 * `elements` bytes of `directory`, and as much of the page cache.
-  /// `silence`: how long a call waits for the next chunk.
+  /// Takes 8 * `elements` bytes on disk in `directory`, and as much of the page cache.
+  /// `silence`: how long a call may wait for the next chunk.
   UploadTrial(const std::filesystem::path& directory, std::uint64_t elements,
               std::chrono::milliseconds silence = std::chrono::minutes(2));
   ~UploadTrial();
 
-  /// Site::deliver() into a RoundBoard, until it counts. A round each, of which the update is kept until
-  /// forget(), or the next.
+  /// Site::deliver() into a RoundBoard, until the update counts. Each call is a round, whose update is kept
+  /// until forget() or the next call.
   void deliver();
   void forget();
   void stream();
 
-  /// Another site, which is let in, connects so many times, and begins so many uploads by each connection,
-  /// with which it does not go on.
+  /// Another accepted site opens `connections` connections, and begins `uploads` uploads on each, which it
+  /// does not continue.
   void hinder(std::size_t connections, std::size_t uploads);
-  /// That one is let in no longer.
+  /// That site's certificate is no longer accepted.
   void turn_out();
-  /// Waits until its uploads are over: how many the coordinator refused, there being too many, or ended.
+  /// Waits until that site's uploads are over. Returns how many the coordinator refused, because there were
+  /// too many, and how many it cancelled.
   struct Ended {
     std::size_t refused = 0, cut = 0;
   };
