@@ -5,11 +5,11 @@
 namespace conclave {
 namespace {
 
-// One process at a time owns the file: two coordinators of one folder would count an update twice.
+// One process at a time owns the file: two coordinators in one folder would count an update twice.
 constexpr std::string_view kSettings[] = {"PRAGMA locking_mode = EXCLUSIVE", "PRAGMA journal_mode = WAL",
                                           "PRAGMA synchronous = FULL", "PRAGMA foreign_keys = ON"};
 
-// For who reads it while nobody owns it, as a backup does.
+// Waiting time for a lock that is held by a process that only reads the file, such as a backup.
 constexpr int kPatience = 1000;  // milliseconds
 
 }  // namespace
@@ -68,7 +68,7 @@ Transaction::~Transaction() {
   if (committed_) return;
   try {
     database_.run("ROLLBACK");
-  } catch (const Error&) {  // SQLite has rolled back by itself where the disk was full, say
+  } catch (const Error&) {  // SQLite has already rolled back, for example because the disk was full
   }
 }
 

@@ -10,7 +10,8 @@
 namespace conclave {
 namespace {
 
-constexpr std::uint64_t kUnit = 8;  // bytes: no number of an update is cut where a crash left a part
+constexpr std::uint64_t kUnit = 8;  // bytes; the length of a part is rounded down to this after a crash, so
+                                    // that no number of an update is cut
 
 }  // namespace
 
@@ -88,7 +89,8 @@ void IncomingFile::append(std::uint64_t offset, Pieces pieces, std::uint64_t che
   require(size <= expected_.bytes - received_, "a chunk of {} bytes at byte {} of a file of {}", size, offset,
           expected_.bytes);
   Xxh3 chunk, whole = digest_;
-  for (const std::string_view piece : pieces) {  // all three while it is in the processor's cache
+  for (const std::string_view piece :
+       pieces) {  // inspect and both checksums while the piece is in the processor's cache
     if (inspect) inspect(piece);
     chunk.add(piece);
     whole.add(piece);

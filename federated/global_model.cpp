@@ -9,18 +9,18 @@ namespace {
 
 constexpr std::string_view kModel = "model/";
 
-// "layers.0.moe" of "layers.0.moe.router.weight"; "" of what is in no such layer.
+// "layers.0.moe" for "layers.0.moe.router.weight"; "" for a tensor outside such a layer.
 std::string moe_layer_of(const std::string& name) {
   const auto at = name.rfind(".moe.");
   return at == std::string::npos ? std::string() : name.substr(0, at + 4);
 }
 bool is_of_router(const std::string& name) { return name.find(".moe.router.") != std::string::npos; }
 
-// How many rows a layer's tensors have.
+// The numbers of rows that tensors of one layer have.
 struct ExpertRows {
   std::set<Index> of_kinds, of_router;
 
-  // A tensor has the rows of one kind, a router those of all experts.
+  // A tensor of experts has one row per expert of its kind; a router has one per expert of any kind.
   bool mixed() const {
     if (of_kinds.empty()) return false;
     return of_kinds.size() > 1 || (!of_router.empty() && !of_router.contains(*of_kinds.begin()));
@@ -77,7 +77,8 @@ GlobalModel::GlobalModel(const std::string& path) {
     entries_.push_back({name, part, shape, 0, sharded});
     reader.read(entries_.back());
   }
-  for (const std::string& name : reader.names())  // what training does not change by gradients, say bigrams
+  for (const std::string& name :
+       reader.names())  // tensors that training does not change by gradients, for example bigrams
     if (name.starts_with(kModel) && reader.dtype(name) != DType::f32)
       entries_.push_back({name, reader.read(name), reader.shape(name), 0, reader.sharded(name)});
 }

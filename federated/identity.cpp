@@ -29,7 +29,7 @@ constexpr std::size_t kMostListBytes = std::size_t{16} << 20;
 
 using BioPointer = std::unique_ptr<BIO, Freed<BIO_free_all>>;
 
-// The first of OpenSSL's reasons for what just failed.
+// OpenSSL's first reason for the failure of the last call.
 std::string reason() {
   char text[256];
   ERR_error_string_n(ERR_get_error(), text, sizeof text);
@@ -78,7 +78,7 @@ std::string read_file(const std::filesystem::path& path, std::size_t most = kMos
   return text;
 }
 
-// All of it or, after a crash, what was there before; a secret is never there for others, either.
+// After a crash the file has either its old or its new content; at no time can others read a secret.
 void write_file(const std::filesystem::path& path, std::string_view text, unsigned mode) {
   AtomicFile file(path.string());
   std::filesystem::remove(file.temporary());  // left by a crash, perhaps with other rights
@@ -117,7 +117,7 @@ void extend(X509* certificate, X509* issuer, int kind, const std::string& value)
   expect(added == 1, "extending a certificate");
 }
 
-// Without issuer and signature yet.
+// The issuer and the signature are still missing.
 CertificatePointer new_certificate(EVP_PKEY* key, const std::string& federation, const std::string& name,
                                    int days) {
   CertificatePointer certificate(X509_new());
@@ -128,7 +128,7 @@ CertificatePointer new_certificate(EVP_PKEY* key, const std::string& federation,
   BN_to_ASN1_INTEGER(number, X509_get_serialNumber(certificate.get()));
   BN_free(number);
   X509_set_version(certificate.get(), X509_VERSION_3);
-  X509_gmtime_adj(X509_getm_notBefore(certificate.get()), -300);  // clocks differ
+  X509_gmtime_adj(X509_getm_notBefore(certificate.get()), -300);  // because clocks differ
   X509_gmtime_adj(X509_getm_notAfter(certificate.get()), 86400L * days);
   X509_set_pubkey(certificate.get(), key);
   set_name(X509_get_subject_name(certificate.get()), federation, name);
@@ -193,7 +193,8 @@ CertificateAuthority CertificateAuthority::load(const std::filesystem::path& fol
 void CertificateAuthority::save(const std::filesystem::path& folder) const {
   create_durable_directories(folder);
   write_file(folder / "authority.pem", pem_of(certificate_.get()), 0644);
-  write_file(folder / "authority.key", pem_of(key_.get()), 0600);  // last: where it is, all is
+  write_file(folder / "authority.key", pem_of(key_.get()),
+             0600);  // written last: if it exists, authority.pem does, too
 }
 
 CertificateInfo CertificateAuthority::issue(const std::filesystem::path& folder, const std::string& name,
@@ -216,7 +217,8 @@ CertificateInfo CertificateAuthority::issue(const std::filesystem::path& folder,
   create_durable_directories(folder);
   const std::string text = pem_of(certificate);
   const CertificateInfo info = certificate_info(text);
-  std::filesystem::remove(folder / "certificate.pem");  // an older one, which the key will not be of
+  std::filesystem::remove(folder /
+                          "certificate.pem");  // an older certificate, which would not match the new key
   write_file(folder / "key.pem", pem_of(key.get()), 0600);
   write_file(folder / "authority.pem", pem_of(certificate_.get()), 0644);
   if (before) before(info);

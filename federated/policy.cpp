@@ -10,8 +10,8 @@
 namespace conclave {
 namespace {
 
-// Whether `name` as a whole is `pattern`, where "*" stands for any characters. Who wrote the pattern is not
-// trusted with this one's time: where what follows a star does not fit, the last star takes one more.
+// Whether the whole of `name` matches `pattern`, where "*" stands for any characters. The author of a pattern
+// is not trusted, so the time is bounded: on a mismatch only the last star is extended, by one character.
 bool matches(std::string_view pattern, std::string_view name) {
   std::size_t at = 0, place = 0, star = std::string_view::npos, taken = 0;
   while (place < name.size())
@@ -29,8 +29,8 @@ bool matches(std::string_view pattern, std::string_view name) {
   return pattern.find_first_not_of('*', at) == std::string_view::npos;
 }
 
-// A rule, read: "name[0,4-7]" is `name` of experts 0, 4, 5, 6, 7. As spans, for who wrote it is not trusted
-// with the memory for each expert, either.
+// A parsed rule: "name[0,4-7]" selects experts 0, 4, 5, 6, 7 of `name`. Experts are stored as spans, because
+// the author of a rule is not trusted to bound the memory for single experts.
 struct Selection {
   struct Span {
     Index first, last;
@@ -38,8 +38,8 @@ struct Selection {
   const SharingRule* rule;
   std::string_view name;
   bool by_expert = false;
-  std::vector<Span> spans = {};  // in order, none touches another
-  std::vector<bool> there = {};  // of the model's experts those that are selected, by number
+  std::vector<Span> spans = {};  // in order; no two overlap or touch
+  std::vector<bool> there = {};  // by number: experts that are selected and that the model has
   bool found = false;
 
   bool selects(Index expert) const {
@@ -100,7 +100,8 @@ Selection read(const SharingRule& rule) {
   return selection;
 }
 
-// What holds for one row, or a parameter that has none: the rule of it, or null, of each kind.
+// The rules that apply to one row, or to a parameter without rows: at most one that selects experts, and one
+// that does not.
 struct Decision {
   const SharingRule *by_expert = nullptr, *whole = nullptr;
 

@@ -32,7 +32,7 @@ void write_prometheus_file(const std::string& path, const std::vector<Gauge>& ga
   const std::string text = prometheus_text(gauges);
   AtomicFile file(path);
   FileDescriptor(file.temporary(), O_WRONLY | O_CREAT | O_TRUNC).write(text.data(), text.size());
-  std::error_code ignored;  // of file systems without; for the collector is another user
+  std::error_code ignored;  // on file systems without permissions. The collector may be another user.
   std::filesystem::permissions(file.temporary(), std::filesystem::perms(0644), ignored);
   file.commit();
 }

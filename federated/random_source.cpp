@@ -25,7 +25,7 @@ void RandomBits::refill() {
   used_ = 0;
 }
 
-// Those of the 2^64 values are rejected that would make the first (2^64 mod bound) results likelier.
+// Rejects the lowest (2^64 mod bound) of the 2^64 values; with them, the first results would be likelier.
 std::uint64_t RandomBits::below(std::uint64_t bound) {
   const std::uint64_t unfair = -bound % bound;
   std::uint64_t drawn;

@@ -13,7 +13,7 @@
 namespace conclave {
 namespace {
 
-constexpr double kRoomSeconds = 20;  // that an update waits for a model to be made, before it is sent anew
+constexpr double kRoomSeconds = 20;  // longest wait of an upload while the next model is made
 constexpr std::size_t kMostMetrics = 64;
 constexpr double kMostExamples = 1e12;
 
@@ -39,7 +39,7 @@ void check(const UpdateOffer& offer, const RoundPlan& plan) {
         "a metric is not finite, or has no name to print");
 }
 
-// Of numbers in one place, of which the first is the update's `number`.
+// Checks `count` numbers; the first one is number `number` of the update.
 void check_finite(const char* data, std::size_t count, std::uint64_t number) {
   constexpr std::uint32_t kExponent = 0x7f800000u;
   const auto bits = [&](std::size_t i) {
@@ -53,7 +53,8 @@ void check_finite(const char* data, std::size_t count, std::uint64_t number) {
     SiteMistake::unless(bits(i) != kExponent, "number {} of the update is not finite", number + i);
 }
 
-// The same as they come, from a first one's number on, and wherever they are cut.
+// The same for numbers that arrive in pieces, which may end within a number. `number` is that of the first
+// one.
 class FiniteCheck {
  public:
   explicit FiniteCheck(std::uint64_t number) : number_(number) {}
@@ -73,8 +74,8 @@ class FiniteCheck {
 
  private:
   std::uint64_t number_;
-  std::array<char, sizeof(float)> cut_{};  // a number of which not all has come
-  std::size_t there_ = 0;                  // of its bytes
+  std::array<char, sizeof(float)> cut_{};  // a number of which only part has arrived
+  std::size_t there_ = 0;                  // bytes of that number
 };
 
 bool is_of_before_fedbuff(const Database& database) {
@@ -142,7 +143,8 @@ void RoundBoard::open(const RoundPlan& plan) {
   assigned_.clear();
   received_.clear();
   for (const ReceivedUpdate& update : updates_of(plan.round)) {
-    // A power cut can take what was not yet on the disk; and the strategy may be another since it came.
+    // A power cut can lose what was not yet on disk, and the strategy may have changed since the update
+    // arrived.
     const bool fits = is_asynchronous() || (update.turn == plan.round && update.base == plan.round);
     if (fits && std::filesystem::exists(update.file) &&
         std::filesystem::file_size(update.file) == plan.elements * sizeof(float) &&
@@ -165,7 +167,7 @@ void RoundBoard::open(const RoundPlan& plan) {
   for (const auto& entry : std::filesystem::directory_iterator(directory_)) {
     const bool counts = std::ranges::any_of(
         received_, [&](const auto& update) { return update.second.file == entry.path(); });
-    const bool part = entry.path().extension() == ".part";  // its name says of which update
+    const bool part = entry.path().extension() == ".part";  // its name contains the digest of its update
     if (!counts && !part) std::filesystem::remove(entry.path());
   }
   auto rows = database_.prepare("SELECT site FROM assigned WHERE round = ?1");
@@ -229,7 +231,7 @@ void RoundBoard::ready(const std::string& site, const UpdateOffer& offer) {
 
 void RoundBoard::clear() {
   const std::scoped_lock lock(mutex_);
-  if (is_asynchronous()) {  // updates of the next round are on their way
+  if (is_asynchronous()) {  // uploads of the next round are in progress
     for (const auto& [turn, update] : received_) std::filesystem::remove(update.file);
   } else {
     std::filesystem::remove_all(directory_);
@@ -243,7 +245,7 @@ void RoundBoard::finish(const RoundPlan& result, double most) {
   phase_ = Phase::finished;
   assigned_.clear();
   for (const ReceivedUpdate& update : updates_of(result.round - 1)) assigned_.insert(update.site);
-  if (is_asynchronous()) {  // and who may still be at work
+  if (is_asynchronous()) {  // and the sites that may still be training
     auto rows = database_.prepare("SELECT DISTINCT site FROM assigned WHERE round >= ?1");
     rows.bind(result.round - 1 - result.stalest);
     while (rows.next()) assigned_.insert(rows.text(0));
@@ -266,7 +268,7 @@ RoundBoard::Assignment RoundBoard::next(const std::string& site, double wait_sec
     return stopped_ || phase_ == Phase::finished ||
            (has_room() && (is_asynchronous() || !received_.contains({site, plan_.round})));
   };
-  // gRPC tells nobody that a caller has gone; it is asked.
+  // gRPC does not signal that a caller has gone, so ask regularly.
   while (!something() && Clock::now() < until && !cancelled())
     changed_.wait_until(lock, std::min(until, Clock::now() + seconds(1)), something);
   if (stopped_ || !something()) return {Work::wait};
@@ -276,7 +278,7 @@ RoundBoard::Assignment RoundBoard::next(const std::string& site, double wait_sec
 }
 
 std::int64_t RoundBoard::counted(const std::string& site) const {
-  // A round may have been begun before as one of the other kind.
+  // The same round may have been opened before with the other kind of rounds.
   auto last = database_.prepare(is_asynchronous()
                                     ? "SELECT max(turn) + 1 FROM updates WHERE site = ?1"
                                     : "SELECT max(round) + 1 FROM updates WHERE site = ?1 AND round < ?2");
@@ -284,14 +286,14 @@ std::int64_t RoundBoard::counted(const std::string& site) const {
     last.bind(site).next();
   else
     last.bind(site, plan_.round).next();
-  return last.integer(0);  // 0 of NULL, where there is none
+  return last.integer(0);  // the integer of NULL is 0: no update counted
 }
 
 bool RoundBoard::has_room() const {
   return phase_ == Phase::open && (!is_asynchronous() || received_.size() < plan_.buffer);
 }
 
-// An asynchronous update that comes while the next model is being made is not too late, but of the next
+// An asynchronous update that arrives while the next model is made is not too late: it belongs to the next
 // round.
 void RoundBoard::await_room(std::unique_lock<std::mutex>& lock) {
   const auto over = [&] { return stopped_ || phase_ == Phase::finished || has_room(); };
@@ -320,7 +322,7 @@ void RoundBoard::fetched(const std::string& site, std::int64_t round) {
   changed_.notify_all();
 }
 
-// On the disk, so that a coordinator that is started again waits for whom it waited for.
+// The assignment is on disk, so that a coordinator that is restarted waits for the same sites.
 void RoundBoard::assign(const std::string& site) {
   if (!assigned_.insert(site).second) return;
   database_.prepare("INSERT OR IGNORE INTO assigned VALUES(?1, ?2)").bind(plan_.round, site).run();
@@ -353,7 +355,7 @@ std::unique_ptr<RoundBoard::Upload> RoundBoard::begin_upload(const std::string& 
     const std::int64_t turn = counted(site);
     SiteMistake::unless(offer.turn >= 0, "an update of turn {}", offer.turn);
     if (offer.turn < turn) return nullptr;
-    // Its last one may have been lost, by a power cut, after the site was told that it counts.
+    // A power cut may have lost the site's last update after the site was told that it counts.
     if (offer.turn > turn)
       throw RoundOver(fmt::format("update {} of this site came, where its {} was to come", offer.turn, turn));
   }

@@ -17,7 +17,7 @@ using Phase = SecureRound::Phase;
 constexpr std::string_view kPhases[] = {"advertising keys", "sharing secrets", "sending masked updates",
                                         "consenting to the survivors", "unmasking the sum"};
 
-// At most so many may collude that of a sum two sites are beyond their reach.
+// Limits the colluding sites such that at least two sites of a sum are honest.
 Agreement agree_among(const SecureOptions& options, const RoundWork& work, std::int64_t number,
                       std::vector<std::string> sites, std::uint64_t elements) {
   Agreement agreement = Agreement::among(options.federation, static_cast<std::uint64_t>(number),
@@ -56,7 +56,7 @@ SecureRound::SecureRound(std::filesystem::path directory, Database& database, Ro
   database.run(
       "CREATE TABLE IF NOT EXISTS secure_noise(number INTEGER PRIMARY KEY, noise REAL, rate REAL, unit TEXT, "
       "delta REAL)");
-  if (!database.has_column("secure_noise", "unit"))  // a file of an earlier version, which was of one unit
+  if (!database.has_column("secure_noise", "unit"))  // a file of an earlier version, which had one unit only
     database.run("ALTER TABLE secure_noise ADD COLUMN unit TEXT");
   if (!database.has_column("secure_noise", "delta"))
     database.run("ALTER TABLE secure_noise ADD COLUMN delta REAL");
@@ -99,11 +99,11 @@ std::optional<RoundPrivacy> SecureRound::privacy_of(std::int64_t round) const {
 
 double SecureRound::epsilon(const RoundPrivacy& privacy, std::int64_t more) const {
   std::vector<PrivacyEvent> events{{privacy.noise_multiplier, privacy.rate, more}};
-  auto rows = database_.prepare(  // of those of which no noise is known, with none
+  auto rows = database_.prepare(  // a sum with unknown noise counts as one without noise
       "SELECT coalesce(noise, 0.0), coalesce(rate, 1.0) FROM secure_attempts LEFT JOIN secure_noise "
       "USING(number) WHERE unmasked");
   while (rows.next()) events.push_back({rows.real(0), rows.real(1), 1});
-  // Other noise may have been asked for because of what came out before.
+  // The noise may have been changed because of earlier outputs, and then pld is not proven (accountant.h).
   const bool alike = std::ranges::all_of(events, [&](const PrivacyEvent& event) {
     return event.noise_multiplier == privacy.noise_multiplier && event.sampling_rate == privacy.rate;
   });
@@ -144,7 +144,7 @@ std::optional<SecureRound::Sum> SecureRound::attempt(const RoundWork& work, std:
     certificates.push_back(update.certificate);
   }
   const std::int64_t number = new_number(round);
-  std::error_code ignored;  // a call that comes too late may be at it
+  std::error_code ignored;  // a call that comes too late may still write there
   std::filesystem::remove_all(directory_, ignored);
   std::filesystem::create_directories(folder_of(number));
 
@@ -172,7 +172,7 @@ std::optional<SecureRound::Sum> SecureRound::attempt(const RoundWork& work, std:
       if (weighted) {
         float weights;
         dequantize(result->sum, format.format, elements, std::span(&weights, 1));
-        require(weights * format.format.scale > sites,  // each site's is rounded by less than 1
+        require(weights * format.format.scale > sites,  // each site's weight is rounded by less than 1
                 "the sites' weights add up to no more than rounding may make of nothing; lower "
                 "secure_aggregation.most_examples");
         result->count = weights / (kWeightScale * options_.clip_norm);
@@ -185,7 +185,7 @@ std::optional<SecureRound::Sum> SecureRound::attempt(const RoundWork& work, std:
     say_(fmt::format("round {}: the attempt at its sum failed: {}", round + 1, error.what()));
   }
   attempt_.reset();
-  std::filesystem::remove_all(directory_, ignored);  // what of it came, and was not whole
+  std::filesystem::remove_all(directory_, ignored);  // uploads that are not complete
   changed_.notify_all();
   return result;
 }
@@ -207,7 +207,7 @@ void SecureRound::end_phases(std::unique_lock<std::mutex>& lock, std::int64_t ro
                        kPhases[static_cast<std::size_t>(attempt.phase)]));
     attempt.came[attempt.phase] = coordinator.arrived();
     coordinator.end_phase();
-    if (attempt.phase == Phase::consent)  // before anybody is told
+    if (attempt.phase == Phase::consent)  // before any site is told
       database_.prepare("UPDATE secure_attempts SET unmasked = 1 WHERE number = ?1")
           .bind(attempt.number)
           .run();
@@ -220,13 +220,13 @@ std::optional<SecureTerms> SecureRound::ready(const std::string& site, const Upd
                                               std::int64_t after, double most, const Cancelled& cancelled) {
   const auto until = Clock::now() + seconds(most);
   const auto begun = [&] {
-    // One that was started again has other keys than it advertised before.
+    // A site that was restarted has other keys than those it advertised, so it waits for the next attempt.
     if (!attempt_ || attempt_->number <= after || attempt_->phase != Phase::advertise) return false;
     const auto number = member(site, attempt_->number, Phase::advertise);
     return number && attempt_->coordinator.awaited().contains(*number);
   };
   while (true) {
-    board_.ready(site, offer);  // again and again: it opens when an attempt has failed
+    board_.ready(site, offer);  // repeated, because the board opens again after an attempt has failed
     std::unique_lock lock(mutex_);
     changed_.wait_for(lock, seconds(0.2), [&] { return stopped_ || begun(); });
     if (begun()) return attempt_->terms;
@@ -255,7 +255,8 @@ void SecureRound::receive(std::uint32_t site, Phase phase, std::string_view body
     require(message.sender == site, "a message of another site");
     attempt_->coordinator.receive(message);
   };
-  // The others check it as well, and could not go on: who does not sign drops out alone.
+  // Other sites check the signatures as well, and could not continue. So a site with a wrong one drops out
+  // alone.
   const auto check_signature = [&](const Bytes& text, const auto& signature) {
     SiteMistake::unless(is_signed(attempt_->terms.certificates[site], text, signature),
                         "what is signed at {} is not signed by this site's key",
@@ -304,10 +305,11 @@ SecureRound::Answer SecureRound::exchange(const std::string& site, std::int64_t 
     const auto number = member(site, attempt, phase);
     if (!number) return {Answer::State::too_late};
     if (attempt_->phase > phase) return {Answer::State::here, told(*number, phase)};
-    // The vector comes as a file; what came before is not taken a second time.
+    // The vector comes as a file. A message that has already been received is not taken again.
     if (phase != Phase::mask && attempt_->coordinator.awaited().contains(*number))
       receive(*number, phase, body);
-    if (phase == Phase::unmask) return {Answer::State::here};  // the rest is the coordinator's
+    if (phase == Phase::unmask)
+      return {Answer::State::here};  // what follows is done by the coordinator alone
     if (stopped_ || Clock::now() >= until || cancelled()) return {Answer::State::not_yet};
     changed_.wait_until(lock, std::min(until, Clock::now() + seconds(1)));
   }
@@ -320,13 +322,13 @@ std::unique_ptr<SecureRound::Upload> SecureRound::begin_upload(const std::string
   if (!number) throw RoundOver("this attempt at a sum is over, or goes on without this site");
   if (!attempt_->coordinator.awaited().contains(*number)) return nullptr;
   const Agreement& agreement = attempt_->terms.agreement;
-  constexpr std::size_t kAround = 256;  // what encode() has beside the vector, generously
+  constexpr std::size_t kAround = 256;  // more than encode() adds to the vector
   require(digest.bytes <= agreement.length * agreement.ring.width + kAround,
           "a masked update of {} bytes, where {} numbers of {} bytes are expected", digest.bytes,
           agreement.length, agreement.ring.width);
   const std::filesystem::path folder = folder_of(attempt), file = folder / (site + ".masked");
   const std::uint64_t upload = ++attempt_->uploads[site];
-  lock.unlock();  // what came before a cut is read again, and others need not wait for that
+  lock.unlock();  // the upload reads what it already has; other calls need not wait for that
   IncomingFile::remove_other_parts(folder, site, IncomingFile::part_of(file, digest));
   return std::unique_ptr<Upload>(new Upload(*this, site, attempt, upload, file, digest));
 }
@@ -359,7 +361,7 @@ void SecureRound::Upload::finish() {
   round_.check_current(*this);
   file_.finish();
   const OutgoingFile file(path_);
-  std::filesystem::remove(path_);  // its bytes go with `file`
+  std::filesystem::remove(path_);  // `file` keeps its bytes until it is closed
   secure_aggregation::Bytes head(std::min<std::uint64_t>(file.bytes(), MaskedInput::kHead));
   file.read_at(head.data(), head.size(), 0);
   const auto input = MaskedInput::decode(head);

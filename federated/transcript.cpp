@@ -17,7 +17,7 @@ namespace {
 
 const std::string kNoHead(64, '0');
 
-// Why `line` is not number `number` after a line with the hash `previous`; "" where it is.
+// Why `line` is not the valid line number `number` after a line with the hash `previous`; "" if it is.
 std::string problem_of(const std::string& line, std::size_t number, const std::string& previous) {
   const auto json = nlohmann::json::parse(line, nullptr, false);
   if (!json.is_object() || !json.contains("entry")) return "is no entry";
@@ -36,7 +36,7 @@ TranscriptCheck verify_transcript(const std::string& path, const std::string& kn
   require(file.good() && std::filesystem::is_regular_file(path), "{}: cannot be read", path);
   TranscriptCheck check{.head = kNoHead};
   for (std::string line; std::getline(file, line);) {
-    check.torn = file.eof();  // without an end
+    check.torn = file.eof();  // the line has no end
     if (check.torn) break;
     check.problem = problem_of(line, check.lines + 1, check.head);
     if (!check.problem.empty()) break;
@@ -66,10 +66,10 @@ Transcript::Transcript(const std::string& path) : file_(path, O_RDWR | O_CREAT) 
 
 void Transcript::append(const nlohmann::json& entry) {
   const nlohmann::json json{{"number", lines_ + 1}, {"previous", head_}, {"entry", entry}};
-  // on one line whatever the entry is, for what is no UTF-8 is replaced
+  // One line for any entry; bytes that are not UTF-8 are replaced.
   const std::string line = json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   std::string head = sha256(line);
-  if (file_.size() > bytes_) file_.resize(bytes_);  // what an append left that failed in that, too
+  if (file_.size() > bytes_) file_.resize(bytes_);  // left by an append that failed to remove it
   try {
     file_.write_at((line + "\n").data(), line.size() + 1, bytes_);
     file_.sync();

@@ -6,13 +6,13 @@ namespace conclave::secure_aggregation {
 namespace {
 
 const EVP_CIPHER* cipher() {
-  // fetched once: by EVP_aes_128_ctr(), OpenSSL 3 would look it up under a lock for every key
+  // Fetched once: EVP_aes_128_ctr() makes OpenSSL 3 look the cipher up, under a lock, for every key.
   static const std::unique_ptr<EVP_CIPHER, void (*)(EVP_CIPHER*)> aes(
       EVP_CIPHER_fetch(nullptr, "AES-128-CTR", nullptr), EVP_CIPHER_free);
   return aes.get();
 }
 
-constexpr std::array<unsigned char, 1 << 14> kZeros{};  // what is encrypted
+constexpr std::array<unsigned char, 1 << 14> kZeros{};  // the plaintext
 
 }  // namespace
 

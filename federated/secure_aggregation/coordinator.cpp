@@ -44,7 +44,7 @@ void Coordinator::end_phase() {
 void Coordinator::receive(const Advertisement& message) {
   require(message.context == agreement_.digest(),
           "secure aggregation: keys for another federation, round or setting");
-  // with any secret, as a key of low order agrees with none: it would have every other site refuse
+  // Tried with any secret: a key of low order agrees with none, and would make every other site refuse.
   for (const Key& key : {message.encryption_key, message.masking_key}) agree(Secret(message.context), key);
   arrive(Phase::advertise, message.sender);
   advertisements_[message.sender] = message;
@@ -93,7 +93,7 @@ void Coordinator::receive(const MaskedInput& head, std::size_t size, const RingV
   damaged_ = false;
 }
 
-// Signatures are for the sites to check, which believe nothing else.
+// The signature is not checked here: sites check it, and do not rely on the coordinator.
 void Coordinator::receive(const Consent& message) {
   require(round_.has_value(), "secure aggregation: a consent before there is a roster");
   round_->check(message.context, message.sender);
@@ -142,7 +142,7 @@ Secret Coordinator::secret_of(std::uint32_t owner) {
 std::vector<Mask> Coordinator::remaining_masks() {
   struct Job {
     Secret secret;
-    std::uint32_t site, other;  // of one site's own mask, twice the same
+    std::uint32_t site, other;  // equal if the mask is the site's own
   };
   std::vector<Job> jobs;
   for (const std::uint32_t site : sharers_) {
@@ -169,7 +169,8 @@ std::vector<Mask> Coordinator::remaining_masks() {
       if (site == other) {
         masks[i] = round_->own_mask(secret, site);
         masks[i].subtract = true;
-      } else {  // what the one that is gone would have added cancels what the other did
+      } else {  // the pair mask that the dropped site would have added cancels the one that the survivor
+                // added
         masks[i] = round_->pair_mask(secret, site, other);
       }
     });

@@ -6,7 +6,7 @@
 namespace conclave::secure_aggregation {
 namespace {
 
-// The sum of squares of what `out` becomes.
+// Writes the rounded values to `out`; returns the sum of their squares.
 double round_at_random(std::span<const float> x, FixedPoint format, RandomBits& random,
                        std::span<std::int64_t> out) {
   double squares = 0;
@@ -23,7 +23,7 @@ double round_at_random(std::span<const float> x, FixedPoint format, RandomBits& 
 
 void check_values(std::span<const float> x, FixedPoint format) {
   for (std::size_t i = 0; i < x.size(); ++i)
-    // written so that NaN fails; the least bit of a float above the clip is rounding
+    // Written such that NaN fails. FixedPoint::choose() leaves half a level above the clip for rounding.
     require(std::abs(static_cast<double>(x[i]) * format.scale) <= static_cast<double>(format.levels),
             "secure aggregation: value {} of the update is {}; expected finite values within the clip of {}",
             i, x[i], static_cast<double>(format.levels) / format.scale);
@@ -35,13 +35,13 @@ FixedPoint FixedPoint::choose(Ring ring, std::size_t sites, double clip, std::in
   require(sites > 0 && noise >= 0, "secure aggregation: {} sites, each with noise up to {}", sites, noise);
   require(clip > 0 && std::isfinite(clip), "secure aggregation: a clip of {}; expected a positive number",
           clip);
-  // 2^52: finer than a double's own steps would be no finer
+  // At most 2^52: more levels would be finer than the steps of a double.
   const std::int64_t levels = std::min(ring.most_each(sites) - noise, std::int64_t{1} << 52);
   require(levels >= 1 << 7,
           "secure aggregation: {} sites with noise up to {} leave {} levels in words of {} bytes; take wider "
           "words",
           sites, noise, levels, ring.width);
-  // Half a level is left for a norm of exactly the clip that was computed in floating point.
+  // Half a level is left for norms that floating-point rounding puts slightly above the clip.
   return {(static_cast<double>(levels) - 0.5) / clip, levels};
 }
 

@@ -56,7 +56,7 @@ Secret derive(const Secret& secret, ByteView context) {
   static const Kdf kdf(EVP_KDF_fetch(nullptr, "HKDF", nullptr));
   const KdfContext derivation(EVP_KDF_CTX_new(kdf.get()));
   char sha[] = "SHA256";
-  // OpenSSL's parameters take no const, and are only read
+  // OpenSSL's parameters are not const, but are only read.
   const OSSL_PARAM parameters[] = {
       OSSL_PARAM_construct_utf8_string(OSSL_KDF_PARAM_DIGEST, sha, 0),
       OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_KEY, const_cast<std::byte*>(secret.bytes().data()),

@@ -5,7 +5,7 @@
 namespace conclave::secure_aggregation {
 namespace {
 
-// To a group of words, of which the first is number `first` of the vector and begins a block.
+// Adds masks to a group of words. The first one is word number `first` of the vector and begins a block.
 template <class Word>
 void add_masks(std::span<Word> words, std::size_t first, std::size_t width, std::span<const Mask> masks) {
   alignas(64) std::array<std::byte, kBlockWords * 8> block;
@@ -24,7 +24,7 @@ void add_masks(std::span<Word> words, std::size_t first, std::size_t width, std:
 template <class Word>
 void mask_group(std::span<const std::int64_t> values, std::size_t first, std::size_t width,
                 std::span<const Mask> masks, std::byte* out) {
-  thread_local std::vector<Word> words;  // of a group, in cache
+  thread_local std::vector<Word> words;  // one group, in the cache
   words.assign(values.begin(), values.end());
   add_masks(std::span(words), first, width, masks);
   for (std::size_t at = 0; at < words.size(); at += kBlockWords)

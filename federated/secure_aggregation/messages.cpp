@@ -15,9 +15,9 @@ enum class Kind : std::uint8_t {
   consents,
   unmasking
 };
-constexpr std::size_t kMostSignature = 1024;  // of DER in a field of P-256, 72
+constexpr std::size_t kMostSignature = 1024;  // bytes; a DER signature by P-256 has at most 72
 
-// What a site signs begins so that it is nothing else that its identity's key might sign.
+// A prefix separates these signatures from any others that the identity's key might make.
 Bytes signed_form(ByteView text) {
   WireWriter out;
   out.text("conclave secure aggregation: signed by a site").raw(text);
@@ -40,7 +40,7 @@ Key read_context(WireReader& in, Kind kind) {
   return in.array<32>();
 }
 
-// A number of a list, which must rise: so nobody is in it twice, and there is one encoding.
+// Reads the numbers of a list that must rise, so that no number occurs twice and there is only one encoding.
 class Rising {
  public:
   std::uint32_t next(WireReader& in) {

@@ -9,11 +9,11 @@ namespace conclave::secure_aggregation {
 namespace {
 
 double log_choose(double n, double k) {
-  int sign;  // lgamma's own variable for it is shared by all threads
+  int sign;  // lgamma() would store it in a variable that all threads share
   return lgamma_r(n + 1, &sign) - lgamma_r(k + 1, &sign) - lgamma_r(n - k + 1, &sign);
 }
 
-// log2 of the probability that of `drawn` out of `all`, at least `least` are among the `marked`.
+// log2 of the probability that at least `least` of `drawn` sites, out of `all`, are among the `marked`.
 double log2_tail(std::size_t all, std::size_t marked, std::size_t drawn, std::size_t least) {
   double sum = 0;
   for (std::size_t hits = least; hits <= std::min(marked, drawn); ++hits)
@@ -24,15 +24,16 @@ double log2_tail(std::size_t all, std::size_t marked, std::size_t drawn, std::si
   return std::log2(sum);
 }
 
-constexpr double kFailures = -20, kBreaks = -40;  // log2 of what may happen by chance
+constexpr double kFailures = -20, kBreaks = -40;  // log2 of the probabilities that are tolerated
 
 std::optional<Degrees> among_many(std::size_t sites, std::size_t dropped, std::size_t colluding) {
   const double log_sites = std::log2(static_cast<double>(sites));
   for (std::size_t degree = 2; degree + 1 < sites; degree += 2) {
-    // Two runs of degree / 2 places next to each other are taken out.
+    // To cut the ring, two runs of degree / 2 adjacent places must be taken out.
     const double cut = 2 * log_sites + log2_tail(sites, dropped + colluding, degree, degree);
     if (cut > kBreaks) continue;
-    // The largest threshold that dropouts leave: a site fails that has more than shares - threshold dropped.
+    // The largest threshold that dropouts allow: a site fails if more than shares - threshold holders
+    // dropped.
     const std::size_t shares = degree + 1;
     std::size_t threshold = shares / 2 + 1;
     if (log_sites + log2_tail(sites - 1, dropped, degree, shares - threshold + 1) > kFailures) continue;
@@ -67,9 +68,10 @@ NeighbourGraph::NeighbourGraph(std::span<const std::uint32_t> sites, const Degre
 
 std::vector<std::uint32_t> NeighbourGraph::nearest(std::uint32_t site, std::size_t degree) const {
   const std::size_t n = ring_.size(), all = n - 1;
-  const std::size_t reach = (degree + 1) / 2;  // of an odd degree, one more
+  const std::size_t reach = (degree + 1) / 2;  // one more for an odd degree
   std::vector<std::uint32_t> result;
-  for (std::size_t d = 1; d <= std::min(2 * reach, all); ++d)  // one after, one before, the second after, ...
+  for (std::size_t d = 1; d <= std::min(2 * reach, all);
+       ++d)  // the next after, the next before, the second after, ...
     result.push_back(ring_[(place_[site] + (d % 2 == 1 ? (d + 1) / 2 : n - d / 2)) % n]);
   std::ranges::sort(result);
   return result;

@@ -8,7 +8,8 @@ namespace {
 using Element = std::uint16_t;
 using Elements = std::array<Element, 16>;  // of 32 bytes
 
-// Modulo x^16 + x^5 + x^3 + x + 1, which is irreducible. Of fixed length, so that it vectorizes over secrets.
+// Modulo x^16 + x^5 + x^3 + x + 1, which is irreducible. The number of steps is fixed, so that loops over
+// elements vectorize.
 Element multiply(Element a, Element b) {
   Element product = 0;
   for (int bit = 0; bit < 16; ++bit) {
@@ -19,7 +20,7 @@ Element multiply(Element a, Element b) {
   return product;
 }
 
-// a^(2^16 - 2), as a^(2^16 - 1) = 1; of 0, 0.
+// a^(2^16 - 2), because a^(2^16 - 1) = 1; the inverse of 0 is 0.
 Element inverse(Element a) {
   Element result = 1;
   for (int bit = 0; bit < 15; ++bit) {
@@ -31,7 +32,7 @@ Element inverse(Element a) {
 
 Elements elements(const Secret& secret) { return std::bit_cast<Elements>(secret.bytes()); }
 
-// What the values at `places` are multiplied with to give that at 0.
+// The factors by which the values at `places` give the value at 0.
 std::vector<Element> lagrange_at_zero(std::span<const Element> places) {
   std::vector<Element> weights;
   for (std::size_t i = 0; i < places.size(); ++i) {
@@ -55,7 +56,7 @@ std::vector<Share> share_secret(const Secret& secret, std::size_t threshold, std
   require(threshold >= 1 && threshold <= shares && shares <= 65'535,
           "secret sharing: {} shares of which {} are enough; expected 1 <= enough <= shares <= 65535", shares,
           threshold);
-  std::vector<Elements> coefficients(threshold);  // from that of x^0
+  std::vector<Elements> coefficients(threshold);  // from the one of x^0 on
   random.fill(std::as_writable_bytes(std::span(coefficients)));
   coefficients[0] = elements(secret);
   std::vector<Share> result(shares);

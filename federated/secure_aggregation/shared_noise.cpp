@@ -9,10 +9,10 @@
 namespace conclave::secure_aggregation {
 namespace {
 
-constexpr double kDeviations = 12;          // of a site's noise that words have room for
-constexpr double kMostDeviation = 1 << 21;  // of a site's noise, for which there is a sampler
-constexpr double kLeastVariance = 100;      // from which sums of discrete Gaussians are one: e^-(pi^2 100)
-constexpr double kMostRounding = 0.1;       // of what a unit changes, by which rounding may add to it
+constexpr double kDeviations = 12;          // of one site's noise, for which words have room
+constexpr double kMostDeviation = 1 << 21;  // of one site's noise: the sampler's limit
+constexpr double kLeastVariance = 100;  // from it on, a sum of discrete Gaussians is one, to e^-(pi^2 100)
+constexpr double kMostRounding = 0.1;   // as a fraction of what a unit changes
 
 }  // namespace
 
@@ -23,9 +23,9 @@ NoisyFormat NoisyFormat::choose(const Agreement& agreement, double clip, const S
               std::isfinite(noise.sensitivity) && agreement.least >= 1,
           "secure aggregation: noise of {} times {}, in sums of {} sites", noise.noise_multiplier,
           noise.sensitivity, agreement.least);
-  // With s integers per unit, a unit changes s sensitivity + r of them (r by rounding), and a site's
-  // deviation is `share` times that. The most s for which clip s and the noise have room, and there is a
-  // sampler:
+  // With s integers per unit of value, one privacy unit changes the sum by s * sensitivity + r of them, r
+  // from rounding. A site's deviation is `share` times that. Take the largest s for which words have room for
+  // clip * s and for the noise, and for which there is a sampler:
   const double rounding = std::sqrt(static_cast<double>(agreement.length));
   const double share = noise.noise_multiplier / std::sqrt(static_cast<double>(agreement.least));
   const auto room = static_cast<double>(agreement.ring.most_each(sites));

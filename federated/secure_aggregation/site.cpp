@@ -7,7 +7,7 @@
 namespace conclave::secure_aggregation {
 namespace {
 
-// Whose shares these are: part of what is authenticated.
+// Owner and holder of shares, as part of what is authenticated.
 Bytes from_to(std::uint32_t from, std::uint32_t to) { return WireWriter().u32(from).u32(to).take(); }
 
 }  // namespace
@@ -143,7 +143,8 @@ Unmasking Site::unmask(const Consents& consents) {
   };
   std::set<std::uint32_t> agreed = {self_};
   for (const Consent& consent : consents.sites) {
-    // No neighbour's, or of other survivors, or of nobody's making: it counts for nothing, and stops nobody.
+    // A consent that is not a neighbour's, is for other survivors or has a wrong signature does not count,
+    // but does not stop the round either.
     if (held_.contains(consent.sender) && survived(consent.sender) &&
         identity_.verify(consent.sender, text, consent.signature))
       agreed.insert(consent.sender);

@@ -8,13 +8,14 @@
 #include <cpuid.h>
 #include <immintrin.h>
 
-// By function, not by file: what the headers define must still run on any processor.
+// An attribute of functions, not a flag for the file: functions of the included headers must run on any
+// processor.
 #define CONCLAVE_WIDE_AES __attribute__((target("aes,vaes,avx512f,avx512bw,avx512vl")))
 
 namespace conclave::secure_aggregation {
 namespace {
 
-// FIPS 197, section 5.2: the next round key of the one before.
+// FIPS 197, section 5.2: the round key that follows `key`.
 template <int constant>
 CONCLAVE_WIDE_AES __m128i next_round_key(__m128i key) {
   const __m128i last = _mm_shuffle_epi32(_mm_aeskeygenassist_si128(key, constant), 0xFF);
@@ -24,14 +25,14 @@ CONCLAVE_WIDE_AES __m128i next_round_key(__m128i key) {
 }
 
 constexpr std::size_t kVectors =
-    8;                              // at once: a round takes 3 or 4 times as long as until the next can begin
-constexpr __mmask16 kAll = 0xFFFF;  // GCC 12 warns, falsely, of intrinsics that take no mask
+    8;  // blocks in flight: an AES round has 3 or 4 times its throughput as latency
+constexpr __mmask16 kAll = 0xFFFF;  // GCC 12 warns, falsely, of the intrinsics without a mask
 
 }  // namespace
 
 bool WideAes::available() {
   static const bool has = [] {
-    unsigned eax, ebx, ecx = 0, edx;  // VAES by its bit, as Clang 14 does not know the name
+    unsigned eax, ebx, ecx = 0, edx;  // VAES by its bit, because Clang 14 does not know its name
     __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx);
     return (ecx >> 9 & 1) == 1 && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
   }();
@@ -64,7 +65,7 @@ CONCLAVE_WIDE_AES void WideAes::run(std::uint64_t first, std::span<std::byte> ou
   for (std::size_t i = 0; i < 11; ++i)
     keys[i] =
         _mm512_maskz_broadcast_i32x4(kAll, _mm_load_si128(reinterpret_cast<const __m128i*>(round_keys_[i])));
-  // The upper half of each block is its counter, whose bytes are turned around.
+  // The upper half of each block is its counter, whose bytes are reversed.
   const __m512i big_endian =
       _mm512_maskz_broadcast_i32x4(kAll, _mm_set_epi64x(0x08090A0B0C0D0E0F, 0x0706050403020100));
   const auto nonce = static_cast<long long>(nonce_);

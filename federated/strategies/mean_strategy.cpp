@@ -13,7 +13,7 @@ void MeanStrategy::prepare(const RoundUpdates& updates) {
 
 void MeanStrategy::aggregate_block(const Block& block) {
   const auto weight = [&](double given) { return count_equally_ ? static_cast<double>(given > 0) : given; };
-  const double most = std::ranges::max(block.weights);  // a sum of weights might be beyond f64
+  const double most = std::ranges::max(block.weights);  // a plain sum could exceed the range of f64
   double total = 0;
   for (const double given : block.weights) total += weight(given) / most;
   for (std::size_t i = 0; i < shares_.size(); ++i)

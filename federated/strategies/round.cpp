@@ -10,7 +10,7 @@
 namespace conclave {
 namespace {
 
-// The same run of elements of all updates.
+// The same run of elements for all updates.
 class Blocks {
  public:
   Blocks(std::span<const SiteUpdate> updates, std::size_t elements, std::size_t memory)
@@ -27,7 +27,8 @@ class Blocks {
   void read(std::size_t offset, std::size_t n) {
     for_updates([&](std::size_t i) { updates_[i].read(offset, std::span(values_).subspan(i * length_, n)); });
   }
-  /// work(i) by several threads; throws what the first of them threw.
+  /// Calls work(i) for each update on several threads. Rethrows the exception of the first update that has
+  /// one.
   template <class Work>
   void for_updates(const Work& work) {
 #pragma omp parallel for schedule(dynamic)

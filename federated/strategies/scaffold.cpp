@@ -13,7 +13,7 @@ Scaffold::Scaffold(const StrategyOptions& options, std::size_t elements) : MeanS
 
 void Scaffold::prepare(const RoundUpdates& updates) {
   MeanStrategy::prepare(updates);
-  // More than there are, where a site that takes part was taken off the federation's list.
+  // More sites can take part than the list has, if one of them was removed from it.
   participation_ = std::min(1.0, static_cast<double>(updates.sites) / static_cast<double>(options_.sites));
 }
 

@@ -28,7 +28,7 @@ StrategyFactory adaptive() {
   };
 }
 
-// A function's static, so that registrations in other files' initializers find it constructed.
+// Static in a function, so that it exists when initializers in other files register their kinds.
 Registry<StrategyFactory>& registry() {
   using Rule = AdaptiveServer::Rule;
   static Registry<StrategyFactory> kinds("strategy", "a strategy",
@@ -45,7 +45,7 @@ Registry<StrategyFactory>& registry() {
   return kinds;
 }
 
-// `what` [updates] are as many as updates and neither negative nor without bounds.
+// Checks that `values` has a value for each update, and that each is finite and not negative.
 void expect_possible(const char* what, std::span<const double> values, std::size_t updates) {
   require(values.size() == updates, "{} of {} updates, expected those of {}", what, values.size(), updates);
   for (std::size_t i = 0; i < updates; ++i)

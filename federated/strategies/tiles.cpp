@@ -4,7 +4,7 @@
 
 namespace conclave {
 
-// Four updates for each time that the sums are loaded and stored.
+// Four updates at a time, so that the sums are loaded and stored a fourth as often.
 void strategies::weighted_sum(std::span<const std::span<const float>> updates, std::span<const double> shares,
                               std::size_t begin, std::size_t count, double* sum) {
   std::fill_n(sum, count, 0.0);
@@ -25,7 +25,7 @@ void strategies::weighted_sum(std::span<const std::span<const float>> updates, s
 }
 
 double squared_norm(std::span<const float> values) {
-  constexpr std::size_t kLanes = 16;  // sums side by side, in the same order on every machine
+  constexpr std::size_t kLanes = 16;  // parallel sums, in the same order on every machine
   std::array<double, kLanes> sums{};
   const std::size_t whole = values.size() / kLanes * kLanes;
   for (std::size_t i = 0; i < whole; i += kLanes)

@@ -1,5 +1,5 @@
-// All columns of a tile are sorted side by side by a network of comparisons, which are the same for each: so
-// there is nothing to predict, and a comparison is a minimum and a maximum of whole vectors.
+// All columns of a tile are sorted together by a network of comparisons, which is the same for each column.
+// So there are no branches to predict, and a comparison is a minimum and a maximum of whole vectors.
 #include "federated/strategies/trimmed_mean.h"
 
 #include <omp.h>
@@ -17,7 +17,7 @@
 namespace conclave {
 namespace {
 
-constexpr std::size_t kColumns = 64;  // 256 bytes of each update, four lines of the cache
+constexpr std::size_t kColumns = 64;  // 256 bytes of each update, four cache lines
 
 void compare_exchange(float* a, float* b) {
   using kernels::load, kernels::store;
@@ -59,7 +59,7 @@ void TrimmedMean::aggregate_block(const Block& block) {
   for (std::size_t i = 0; i < block.updates.size(); ++i)
     if (block.weights[i] > 0) present_.push_back(block.updates[i].data());
   const std::size_t count = present_.size();
-  // less by a hair, as 0.1 * 30 is above 3
+  // Slightly less, because 0.1 * 30 is above 3 in floating point.
   const auto share = static_cast<std::size_t>(std::ceil(share_ * static_cast<double>(count) - 1e-9));
   const std::size_t cut = std::min(share, (count - 1) / 2);
   const double rate = server_rate(1) / static_cast<double>(count - 2 * cut);
