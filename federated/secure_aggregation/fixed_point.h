@@ -19,7 +19,7 @@ struct FixedPoint {
 
 /// Rounds at random to one of the two neighbouring integers, such that the expected value is x * scale (to
 /// within 2^-32 of a level). Throws Error if a number is NaN or infinite, or beyond the clip by more than
-/// rounding explains.
+/// half a level.
 std::vector<std::int64_t> quantize(std::span<const float> x, FixedPoint format, RandomBits& random);
 
 /// The same, repeated until the norm of the integers is at most rounded_norm_bound(), the bound of Kairouz,

@@ -24,9 +24,8 @@ CONCLAVE_WIDE_AES __m128i next_round_key(__m128i key) {
   return _mm_xor_si128(key, last);
 }
 
-constexpr std::size_t kVectors =
-    8;  // blocks in flight: an AES round has 3 or 4 times its throughput as latency
-constexpr __mmask16 kAll = 0xFFFF;  // GCC 12 warns, falsely, of the intrinsics without a mask
+constexpr std::size_t kVectors = 8;  // in flight, as a round's latency is 3 or 4 times its throughput
+constexpr __mmask16 kAll = 0xFFFF;   // GCC 12 warns, falsely, of the intrinsics without a mask
 
 }  // namespace
 
