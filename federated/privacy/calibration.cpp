@@ -23,7 +23,7 @@ double least_noise(const PrivacyBudget& budget, double sampling_rate, std::int64
     return within(budget, accountant, {{noise, sampling_rate, steps}});
   };
   constexpr double kLeast = 1e-3, kMost = 1e6;
-  double low = kLeast, high = 1;  // enough is `high`, not `low`
+  double low = kLeast, high = 1;  // `high` is enough, and `low` is not
   if (enough(high)) {
     for (double noise = high / 2; noise > kLeast; noise /= 2) {
       if (!enough(noise)) {
@@ -55,7 +55,7 @@ std::int64_t most_steps(const PrivacyBudget& budget, double noise_multiplier, do
     events.push_back({noise_multiplier, sampling_rate, steps});
     return within(budget, accountant, events);
   };
-  std::int64_t low = 0, high = 1;  // within is `low`, and not `high`
+  std::int64_t low = 0, high = 1;  // `low` is within the budget, and `high` is not
   while (enough(high)) {
     low = high;
     if (low == PrivacyAccountant::kMostSteps) return low;

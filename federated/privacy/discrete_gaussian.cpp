@@ -1,20 +1,24 @@
-// Why this is exact. Let s^2 be the variance, f(x) = e^(-x^2 / (2 s^2)), and w a power of two, at most s / 16
-// or else 1. Cells are the numbers [c w, (c + 1) w) for c < K, where K w >= 6 s. Of 4096 equally likely slots
-// cell c has n(c) >= m f(c w), for an integer m, and the tail, which is x >= K w, has one.
-// 1. A slot is drawn, and of its cell c one of the w numbers, which is kept with probability m f(x) / n(c),
-//    at most 1. Together: n(c) / 4096 / w m f(x) / n(c) = f(x) m / (4096 w).
-// 2. In the tail, block j comes with probability 2^-(j + 1), and of it one of the K w numbers from
-//    (j + 1) K w, which is kept with probability f(x) m K 2^(j + 1), at most 4096 194 2 e^-18 < 1. Together:
-//    f(x) m / (4096 w), too. A block of 32 counts as rejected: f is below e^-19000 there.
-// 3. Slots that are nobody's reject. So each x has a probability proportional to f(x); with a random sign, of
-//    which -0 is drawn again, that is the discrete Gaussian.
-// What is kept is decided by a uniform number U, whose first 32 digits come with the slot, and the rest when
-// asked for. Bounds of the probability tell of nearly all U: the least of the cell's, of 95 in 100; of the
-// rest, the sums of an alternating series, which are bounds in turn. Where 32 digits are too few, of some
-// dozens in 2^32, below_exponential() asks for more of both. Bounds are rounded away from what they bound,
-// and all are integers: by digits that have been compared, U is below the probability or not.
+// Proof that draws are exact. Let s^2 be the variance, f(x) = e^(-x^2 / (2 s^2)), and w a power of two: the
+// largest one that is at most s / 16, or else 1. Cell c, for c < K, is the numbers [c w, (c + 1) w), where K
+// w >= 6 s. There are 4096 slots, which are equally likely. Cell c has n(c) >= m f(c w) of them, for an
+// integer m, and the tail, x >= K w, has one.
+// 1. Draw a slot and then one of the w numbers of its cell c; accept the number x with probability m f(x) /
+// n(c), which is at most 1. The total probability of x is n(c) / 4096 / w * m f(x) / n(c) = f(x) m / (4096
+// w).
+// 2. In the tail, choose block j with probability 2^-(j + 1), and one of the K w numbers from (j + 1) K w on;
+// accept it with probability f(x) m K 2^(j + 1), which is at most 4096 194 2 e^-18 < 1. The total probability
+// is f(x) m / (4096 w), too. Block 32 and those after it are rejected: f is below e^-19000 there.
+// 3. Slots without a cell reject. So the probability of each x is proportional to f(x). With a random sign,
+// where -0 is drawn again, this is the discrete Gaussian.
 //
-// They fit: x < 33 (6 s + w), so that x^2 denominator is below 2^60.
+// Acceptance is decided by a uniform number U. Its first 32 digits come with the slot, and further ones are
+// drawn when they are needed. Bounds of the probability decide for nearly all U. First comes the cell's lower
+// bound, which accepts 95 of 100. For the rest, the partial sums of an alternating series are bounds. In some
+// dozens of 2^32 cases, 32 digits are not enough, and below_exponential() computes more of both. Bounds are
+// rounded away from the probability, and all are integers. So the digits that were compared prove that U is
+// below the probability, or that it is not.
+//
+// The integers do not overflow: x < 33 (6 s + w), so x^2 denominator is below 2^60.
 #include "federated/privacy/discrete_gaussian.h"
 
 #include <algorithm>
@@ -34,9 +38,9 @@ constexpr std::uint64_t kOne = std::uint64_t{1} << kFirstDigits;
 constexpr int kTailBlocks = 32;
 constexpr Wide kWord = Wide{1} << 64;
 
-// f at the beginnings of `count` cells and of what follows them, in units of 2^-64: one more, or two less,
-// than it is, at most. F(c + 1) = F(c) g(c) and g(c + 1) = g(c) g(0)^2 err by less than 2^30 of 2^-128 in 200
-// steps.
+// f at the beginnings of `count` cells and of the tail, in units of 2^-64. A value is at most one unit too
+// large and at most two too small: F(c + 1) = F(c) g(c) and g(c + 1) = g(c) g(0)^2 have an error of less than
+// 2^30 units of 2^-128 after 200 steps.
 std::array<Wide, 256> at_beginnings(std::uint64_t width_squared, std::uint64_t divisor, std::uint64_t count) {
   FixedPointNumber value = exponential(0, 1, 2), ratio = exponential(width_squared, divisor, 2);
   const FixedPointNumber change = ratio * ratio;
@@ -69,7 +73,7 @@ DiscreteGaussian::DiscreteGaussian(std::uint64_t numerator, std::uint64_t denomi
   while (Wide{tail_ * tail_} * width_squared < Wide{36} * numerator) ++tail_;
   const std::array<Wide, 256> values = at_beginnings(width_squared, 2 * numerator, tail_);
 
-  // As many slots as there are, less the tail's.
+  // The largest scale m for which the cells' slots and the tail's fit.
   const auto taken = [&](std::uint64_t scale) {
     std::uint64_t sum = 1;
     for (std::uint64_t cell = 0; cell < tail_; ++cell) sum += slots_of(values[cell], scale);
@@ -88,7 +92,7 @@ DiscreteGaussian::DiscreteGaussian(std::uint64_t numerator, std::uint64_t denomi
   for (std::uint64_t cell = 0; cell < tail_; ++cell) {
     const std::uint64_t slots = slots_of(values[cell], scale_);
     const std::uint32_t first = least(values[cell], slots);
-    // The last of its numbers, where that is another, is likelier than the next cell's first.
+    // If a cell has more than one number, its last one is likelier than the first one of the next cell.
     cells_[cell] = {width_bits_ > 0 ? least(values[cell + 1], slots) : first, first,
                     most(values[cell], scale_, slots), slots};
     slot = std::fill_n(slot, slots, static_cast<std::uint8_t>(cell));
@@ -112,8 +116,8 @@ std::optional<std::uint64_t> DiscreteGaussian::keep(std::uint64_t cell, std::uin
       return magnitude;
     return std::nullopt;
   }
-  // With x = c w + r, f(x) = f(c w) e^-y, where y = r (2 c w + r) / (2 s^2) is below a half. Its terms y^k /
-  // k! are two units of 2^-32 too small, at most, and eight of them are looked at.
+  // With x = c w + r, f(x) = f(c w) e^-y, where y = r (2 c w + r) / (2 s^2) is below a half. The terms y^k /
+  // k! are at most two units of 2^-32 too small, and eight of them are computed.
   const std::uint64_t rest = magnitude & low_mask_;
   const auto y = static_cast<std::uint64_t>(
       (Wide{rest * (2 * magnitude - rest) * denominator_} << kFirstDigits) / (2 * numerator_));

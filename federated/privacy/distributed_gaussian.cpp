@@ -16,7 +16,8 @@ double concentration(const DistributedGaussian& mechanism) {
           "above 0, the sensitivity not below",
           variance, sites, sensitivity, dimension);
   const auto count = static_cast<double>(sites);
-  // Terms fall to e^(-2 pi^2 variance), which those from 10^6 on are taken for.
+  // The terms decrease towards e^(-2 pi^2 variance). Those from number 10^6 on are replaced by an upper
+  // bound.
   double tau = 0;
   constexpr std::int64_t kSummed = 1'000'000;
   for (std::int64_t k = 1; k < std::min(sites, kSummed); ++k)

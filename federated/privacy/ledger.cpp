@@ -7,7 +7,7 @@
 namespace conclave {
 namespace {
 
-constexpr std::int64_t kApplication = 0x436f6e50;  // "ConP": a file of another kind is not taken for a ledger
+constexpr std::int64_t kApplication = 0x436f6e50;  // "ConP", which marks the file as a ledger
 constexpr std::int64_t kVersion = 2;
 
 std::int64_t pragma(const Database& database, std::string_view name) {
@@ -15,7 +15,7 @@ std::int64_t pragma(const Database& database, std::string_view name) {
   return statement.next() ? statement.integer(0) : 0;
 }
 
-// Makes the table in a file without any; else says what is wrong with it.
+// Creates the table in an empty file. Otherwise throws Error that states what is wrong with the file.
 void prepare(Database& database, const std::string& path, const std::string& unit) {
   Statement check = database.prepare("PRAGMA quick_check");
   check.next();
@@ -112,7 +112,7 @@ std::int64_t PrivacyLedger::count(const std::string& run, std::int64_t round) co
 double PrivacyLedger::epsilon_with(const PrivacySpend* next) const {
   std::vector<PrivacySpend> all = spends();
   if (next) all.push_back(*next);
-  // Other noise may have been asked for because of what came out before (accountant.h).
+  // The noise may have been changed because of earlier outputs, and then pld is not proven (accountant.h).
   const bool alike = std::ranges::all_of(all, [&](const PrivacySpend& spend) {
     return spend.mechanism == PrivacyMechanism::sampled_gaussian &&
            spend.event.noise_multiplier == all.front().event.noise_multiplier &&

@@ -9,15 +9,15 @@
 namespace conclave {
 namespace {
 
-// Left out at either end of the tilted distribution, as a logarithm; what the upper end may have is added to
-// delta as infinite.
+// Logarithm of the probability that is left out at either end of the tilted distribution. The upper end's is
+// added to delta, as infinite losses.
 constexpr double kLogTail = -28;
 
 struct Window {
   std::int64_t lowest, highest;  // grid points
 };
 
-// Its lower end may be cut, as what is below comes out higher.
+// The lower end may be cut: the cyclic transform moves losses below it to higher values.
 Window window(const LossSum& sum, double tilt) {
   constexpr double kMostPoints = 1 << 22;
   const double highest = std::ceil(sum.upper(tilt, kLogTail) / sum.interval());
@@ -26,7 +26,7 @@ Window window(const LossSum& sum, double tilt) {
   return {static_cast<std::int64_t>(lowest), static_cast<std::int64_t>(highest)};
 }
 
-// At least `points`, and quickly transformed.
+// A length of at least `points` for which the transform is fast.
 std::int64_t transform_length(std::int64_t points) {
   std::int64_t best = std::numeric_limits<std::int64_t>::max();
   for (const std::int64_t odd : {1, 3, 5, 9, 15}) {
@@ -37,7 +37,7 @@ std::int64_t transform_length(std::int64_t points) {
   return best;
 }
 
-// each value's power, by squaring
+// The power of each value, by repeated squaring.
 void raise(std::vector<std::complex<double>>& values, std::int64_t power) {
   for (std::complex<double>& value : values) {
     std::complex<double> square = value, result = 1;
@@ -51,8 +51,8 @@ void raise(std::vector<std::complex<double>>& values, std::int64_t power) {
 
 }  // namespace
 
-// The transform is cyclic: what is outside the window comes out inside it. Below the window, that raises
-// losses, and is so little that it does not show; above it, it would lower them, so it counts as infinite.
+// The transform is cyclic, so losses outside the window appear inside it. Losses below the window are raised
+// by this, and their probability is negligible. Losses above it would be lowered, so they count as infinite.
 LossDistribution::LossDistribution(const LossSum& sum, double tilt)
     : interval_(sum.interval()), tilt_(tilt), centre_(sum.moments(tilt).mean) {
   const auto [lowest, highest] = window(sum, tilt);
@@ -116,21 +116,22 @@ double LossDistribution::slope(double epsilon) const {
   return sum > 0 ? weighted / sum : 0;
 }
 
-// Between two points, delta is (sum of P) - e^epsilon (sum of P e^-l), sums over the losses above.
+// Between two points, delta is (sum of P) - e^epsilon (sum of P e^-l), where the sums are over the losses
+// above.
 double LossDistribution::epsilon(double delta) const {
   if (delta <= infinite_) return std::numeric_limits<double>::infinity();
   const double allowed = (delta - infinite_) * std::exp(-log_scale_);
   double sum = 0, other = 0;
   for (std::size_t i = tilted_.size(); i-- > 0;) {
     const double here = offset(i);
-    if (sum - std::exp(here) * other > allowed) {  // it is above this point
+    if (sum - std::exp(here) * other > allowed) {  // epsilon is above this point
       return std::max(0.0, centre_ + std::log((sum - allowed) / other));
     }
     const double added = weight(i);
     sum += added;
     other += added * std::exp(-here);
   }
-  // at the lowest point
+  // Epsilon is at the lowest point.
   return std::max(0.0, centre_ + offset(0));
 }
 

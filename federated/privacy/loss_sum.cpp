@@ -9,7 +9,7 @@ namespace {
 
 using Values = Eigen::ArrayXd;
 
-// Of a function of a tilt that falls and then rises; by golden sections of the tilt's logarithm.
+// Minimum of a function of the tilt that falls and then rises, by golden-section search over log(tilt).
 template <class Function>
 LossSum::Bound least(const Function& function, double guess) {
   constexpr double kSearched = 3.9;  // log(50)
@@ -17,7 +17,7 @@ LossSum::Bound least(const Function& function, double guess) {
   double low = std::log(guess) - kSearched, high = std::log(guess) + kSearched;
   double a = high - golden * (high - low), b = low + golden * (high - low);
   double at_a = function(std::exp(a)), at_b = function(std::exp(b));
-  while (high - low > 0.05) {  // it is flat there
+  while (high - low > 0.05) {  // near the minimum the function is flat
     if (at_a < at_b) {
       high = b, b = a, at_b = at_a;
       a = high - golden * (high - low);
@@ -56,8 +56,8 @@ double LossSum::log_normalizer(std::size_t loss, double tilt) const {
 }
 
 std::vector<double> LossSum::tilted(std::size_t loss, double tilt) const {
-  // Eigen has another exp() for numbers before the first that is aligned; here that is always the first, so
-  // that an account has the same bits whenever it is made.
+  // For the elements before the first aligned one, Eigen uses another exp(). Here the first element is always
+  // aligned, so an account has the same bits each time.
   const Values probabilities =
       (exponents(losses_[loss].loss, logs_[loss], interval_, tilt) - log_normalizer(loss, tilt)).exp();
   return {probabilities.begin(), probabilities.end()};
@@ -86,7 +86,7 @@ LossSum::Moments LossSum::moments(double tilt) const {
   return all;
 }
 
-// delta(epsilon) <= P(S > epsilon) <= e^(cumulant(tilt) - tilt * epsilon), and what is infinite
+// delta(epsilon) <= P(S > epsilon) <= e^(cumulant(tilt) - tilt * epsilon), plus the infinite part.
 LossSum::Bound LossSum::epsilon_bound(double delta, double guess) const {
   if (delta <= infinite()) return {HUGE_VAL, guess};
   const double log_delta = std::log(delta - infinite());
@@ -98,8 +98,8 @@ LossSum::Bound LossSum::delta_bound(double epsilon, double guess) const {
   return {std::exp(value) + infinite(), tilt};
 }
 
-// With the tilt t, S is above epsilon with a probability near delta e^(t epsilon - cumulant(t)), which rises
-// up to the bound's tilt, where it is one.
+// Under the tilt t, S is above epsilon with a probability of about delta e^(t epsilon - cumulant(t)). This
+// rises with t up to the bound's tilt, where it is 1.
 double LossSum::moderate_tilt(double epsilon, double log_delta, double bound_tilt) const {
   constexpr double kLogShare = -12;
   if (log_delta > kLogShare) return 0;
@@ -111,9 +111,9 @@ double LossSum::moderate_tilt(double epsilon, double log_delta, double bound_til
   return low;
 }
 
-// P(S >= s) <= e^(cumulant of the tilted at t, - t s) for t > 0, and for t < 0 that is P(S <= s). From a t
-// that is right for a normal distribution's far tail, t is halved as long as that helps: heavy tails want a
-// small one.
+// P(S >= s) <= e^(cumulant(t) - t s) for t > 0, with the cumulant of the tilted distribution; for t < 0 the
+// same bounds P(S <= s). The first t suits the far tail of a normal distribution. It is halved as long as the
+// bound improves, because heavy tails need a small t.
 double LossSum::tail_bound(double tilt, double log_tail, double sign) const {
   const double here = cumulant(tilt);
   double t = sign * 12 / (std::sqrt(moments(tilt).variance) + interval_), best = sign * HUGE_VAL;

@@ -7,8 +7,9 @@
 namespace conclave {
 namespace {
 
-// Steps in a deviation, at least: so many that rounding costs next to no privacy, where coordinates are a
-// million (a thousandth of the noise), and so few that a step is seen in f32 beside the noise.
+// Least number of steps in one standard deviation. It is so large that rounding costs almost no privacy even
+// for a million coordinates (a thousandth of the noise), and so small that f32 can represent a step beside
+// the noise.
 constexpr double kSteps = 1 << 20;
 
 }  // namespace
@@ -26,11 +27,12 @@ SumNoise::SumNoise(const NoisySum& release) {
   steps_.emplace(static_cast<std::uint64_t>(std::ceil(deviation * deviation)));
 }
 
-// To sums whose grid is of `step`.
+// Rounds each sum to a multiple of `step` and adds noise.
 template <class Number>
 void SumNoise::add(double step, RandomSource& random, std::span<Number> sums) const {
   if (!steps_) return;
-#pragma omp parallel if (sums.size() > 1024)  // no randomness ends the program: nothing was released
+#pragma omp parallel if (sums.size() > 1024)  // an exception for lack of randomness ends the program here,
+                                              // before anything is released
   {
     RandomBits bits(random);
 #pragma omp for schedule(static)

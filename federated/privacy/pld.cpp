@@ -13,8 +13,8 @@ namespace {
 
 constexpr std::int64_t kMostPoints = std::int64_t{1} << 21;
 
-// Of this much privacy nothing is left, Renyi's bound is within a percent, and rounding would lose all of a
-// distribution of such losses: its epsilon came out as 0.
+// Above this epsilon there is no privacy left, and Renyi's bound is within a percent. A distribution of such
+// losses would be lost in rounding, and its epsilon would come out as 0.
 constexpr double kMostEpsilon = 1e4;
 
 double all_steps(const std::vector<PrivacyEvent>& events) {
@@ -23,8 +23,8 @@ double all_steps(const std::vector<PrivacyEvent>& events) {
   return steps;
 }
 
-// One over the standard deviation that the sum of losses has, if it is about normal: twice its divergence, of
-// the lowest order, is that squared.
+// The reciprocal of the standard deviation of the sum of losses, if the sum is about normal: its variance is
+// then twice the divergence of the lowest order.
 double narrow_tilt(const std::vector<PrivacyEvent>& events) {
   double divergence = 0;
   for (const PrivacyEvent& event : events)
@@ -33,10 +33,10 @@ double narrow_tilt(const std::vector<PrivacyEvent>& events) {
   return 1 / std::sqrt(2 * divergence);
 }
 
-// The losses' sum in both directions, whose infinite part is below a millionth of `delta`; with larger
-// intervals where memory would not do.
+// The sum of losses in both directions, with an infinite part below a millionth of `delta`. Enlarges
+// `interval` if memory would not suffice.
 std::vector<LossSum> directions(const std::vector<PrivacyEvent>& events, double& interval, double delta) {
-  // the normal distribution's tail at z is below e^(-z^2 / 2) / 2
+  // The tail of the normal distribution at z is below e^(-z^2 / 2) / 2.
   const double reach = std::min(37.0, std::sqrt(2 * std::log(all_steps(events) / (1e-6 * delta))));
   const auto too_many = [&] {
     std::int64_t points = 0;
@@ -66,10 +66,10 @@ struct Answer {
   double slope;  ///< by how much log(delta) falls there as epsilon rises
 };
 
-// Finer and finer intervals, until rounding's share of the answer is small: `compute` makes an answer of an
-// interval, and `tolerated` says of an answer how much log(delta) may be off. Rounding adds interval^2 / 6 to
-// the variance of a step, where losses are spread evenly between points, and slope^2 / 2 times that to
-// log(delta).
+// Reduces the interval until rounding has a small share in the answer. `compute` gives the answer for an
+// interval, and `tolerated` says how large an error of log(delta) that answer allows. Rounding adds
+// interval^2 / 6 to the variance of a step, because losses are spread evenly between points, and slope^2 / 2
+// times that to log(delta).
 template <class Compute, class Tolerated>
 double refined(double steps, Answer guess, const Compute& compute, const Tolerated& tolerated) {
   const auto interval_for = [&](const Answer& answer) {
@@ -79,7 +79,7 @@ double refined(double steps, Answer guess, const Compute& compute, const Tolerat
   for (int pass = 0; pass < 5; ++pass) {
     const double wanted = interval;
     const Answer answer = compute(interval);
-    least = std::min(least, answer.value);  // all are bounds
+    least = std::min(least, answer.value);  // each answer is an upper bound
     if (interval > wanted || answer.value == 0 || !(answer.slope > 0)) break;
     const double next = interval_for(answer);
     if (next > 0.7 * interval) break;
@@ -119,7 +119,7 @@ double PldAccountant::delta_of_events(double epsilon) const {
   const RdpAccountant::Bound bound = renyi.delta_bound(epsilon);
   if (!(renyi.epsilon_bound(1e-5).value <= kMostEpsilon)) return bound.value;
   const double tilt = std::max(bound.order - 1, narrow_tilt(events()));
-  // Renyi's bound is some ten times the truth
+  // Renyi's bound is about ten times the true value.
   const double least = std::max(1e-290, 1e-4 * bound.value);
   const auto compute = [&](double& interval) {
     Answer answer{0, tilt};

@@ -6,7 +6,7 @@
 namespace conclave {
 namespace {
 
-// Above it, e^loss would no longer be a number that can be calculated with.
+// Above it, e^loss would exceed the range of f64.
 constexpr double kMostLoss = 600;
 
 struct Sampled {
@@ -17,7 +17,7 @@ struct Sampled {
     const double w = (2 * x - 1) / (2 * noise * noise);
     return w < 1 ? std::log1p(rate * std::expm1(w)) : w + std::log(rate + (1 - rate) * std::exp(-w));
   }
-  /// Its inverse; -infinity below its least.
+  /// Inverse of loss(); -infinity below the least loss.
   double x(double loss) const {
     const double rest = -std::expm1(std::log1p(-rate) - loss);  // 1 - (1 - q) e^-loss
     return rest > 0 ? noise * noise * (loss - std::log(rate) + std::log(rest)) + 0.5 : -HUGE_VAL;
@@ -43,7 +43,7 @@ double tail(double z) { return 0.5 * std::erfc(std::fabs(z) * M_SQRT1_2); }
 
 double below(double z, double tail_z) { return z < 0 ? tail_z : 1 - tail_z; }
 
-// The probability between a and b, of which the tails are given.
+// The probability between a and b, from their tails.
 double between(double a, double tail_a, double b, double tail_b) {
   if (a < 0 && b > 0) return 1 - tail_a - tail_b;
   return std::fabs(tail_a - tail_b);
@@ -66,7 +66,7 @@ PrivacyLosses sampled_gaussian_losses(double noise_multiplier, double sampling_r
   losses.remove = {lowest, std::vector<double>(points), 0};
   losses.add = {-highest, std::vector<double>(points), 0};
 
-  // Of N(0, s^2) and N(1, s^2): where the last point lies in them, and what is beyond.
+  // For N(0, s^2) and N(1, s^2): the position of the last point in each, and the tail beyond it.
   double z0 = -HUGE_VAL, z1 = -HUGE_VAL, tail0 = 0, tail1 = 0, ratio = 0;
   const double share = -1 / std::expm1(-interval);
   for (std::size_t i = 0; i < points; ++i) {
@@ -74,7 +74,7 @@ PrivacyLosses sampled_gaussian_losses(double noise_multiplier, double sampling_r
     const double x = bounded && i == 0 ? -HUGE_VAL : mechanism.x(loss);
     const double next_z0 = x / noise_multiplier, next_z1 = (x - 1) / noise_multiplier;
     const double next_tail0 = tail(next_z0), next_tail1 = tail(next_z1);
-    const double next_ratio = std::expm1(loss) + q;  // q times that of the two densities there
+    const double next_ratio = std::expm1(loss) + q;  // q times the ratio of the two densities at the point
     if (i > 0) {
       const double without = between(z0, tail0, next_z0, next_tail0);
       const double sampled = q * between(z1, tail1, next_z1, next_tail1);
@@ -82,7 +82,7 @@ PrivacyLosses sampled_gaussian_losses(double noise_multiplier, double sampling_r
       const double up = std::clamp(share * (sampled - ratio * without), 0.0, with);
       losses.remove.probabilities[i] += up;
       losses.remove.probabilities[i - 1] += with - up;
-      // Of the other direction, the loss is the negative: it is the lower point that is up.
+      // In the other direction the loss is the negative, so the lower point here is the upper one there.
       const double down =
           std::clamp(share * std::exp(-loss) * (next_ratio * without - sampled), 0.0, without);
       losses.add.probabilities[points - i] += down;

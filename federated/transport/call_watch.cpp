@@ -13,7 +13,7 @@ namespace {
 
 constexpr auto kBetweenLooks = std::chrono::milliseconds(500);
 
-// TLS looks at a certificate's end when a connection begins; this one may be older.
+// TLS checks the expiry of a certificate when a connection begins, and this connection may be older.
 bool is_let_in(const CertificateInfo& certificate, const std::map<std::string, std::string>& allowed) {
   const auto found = allowed.find(certificate.fingerprint);
   return found != allowed.end() && found->second == certificate.name &&
@@ -41,7 +41,7 @@ void CallWatch::end_calls() try {
     const bool silent = call->waiting_since_ && Clock::now() - *call->waiting_since_ > silence_;
     if (silent || !is_let_in(call->certificate_, allowed)) call->context_.TryCancel();
   }
-} catch (const Error&) {  // the list is being edited; calls that begin meanwhile tell
+} catch (const Error&) {  // the list is being edited; new calls report the error
 }
 
 CallWatch::Call::Call(CallWatch& watch, grpc::ServerContext& context, CertificateInfo certificate)

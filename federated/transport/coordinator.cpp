@@ -46,7 +46,8 @@ struct Coordinator::Parts {
                  .privacy = options.secure.privacy},
                 say),
         writer(options.directory, world, static_cast<int>(options.keep), false),
-        // One more: it writes first, and what the newest model goes with is to stay until the next is there.
+        // One more, because it writes first: the state for the newest model must stay until the next model is
+        // there.
         strategy_writer(options.directory + "/strategy", world,
                         options.keep == 0 ? 0 : static_cast<int>(options.keep) + 1, false),
         transcript(options.directory + "/transcript.jsonl") {
@@ -88,7 +89,8 @@ struct Coordinator::Parts {
         "strategy {}: each site's control variate counts the same, which sharing.by_tokens would not have; "
         "leave that out",
         strategy->name());
-    // A federation that begins has no control variate, as its sites have none, whatever it begins with.
+    // A new federation begins without a control variate, whatever its first checkpoint has, because its sites
+    // have none.
     if (by_control) model->add_control(CheckpointReader(newest), !anew);
     if (const double most = options.secure.most_epsilon; options.secure.privacy.is_on() && most > 0)
       if (const double all = epsilon_in_the_end(); all > most)
@@ -116,8 +118,8 @@ struct Coordinator::Parts {
   std::int64_t rounds_to_spend() const { return options.rounds - round - secure.unmasked_from(round); }
   double epsilon_in_the_end() const { return secure.epsilon(rounds_to_spend()); }
 
-  // What a strategy remembers of earlier rounds is a checkpoint of its own, which sites need not fetch. It is
-  // there before the model of the same round is, which is what a round's end hangs on.
+  // A strategy's memory of earlier rounds is a separate checkpoint, which sites need not download. It is
+  // written before the model of the same round, because that model completes the round.
   std::vector<TensorEntry> strategy_entries() {
     std::vector<TensorEntry> entries;
     for (const auto& [name, values] : strategy->state()) {
@@ -152,7 +154,7 @@ struct Coordinator::Parts {
     hash_model();
   }
 
-  // By which a file is told from another in its place, and from what it was before it was written to.
+  // Shows whether another file has taken a file's place, or whether the file was written to.
   struct FileState {
     explicit FileState(const std::string& path) {
       struct stat found {};
@@ -164,7 +166,7 @@ struct Coordinator::Parts {
     std::array<std::int64_t, 4> state;
   };
 
-  // Once for each checkpoint that rounds begin with, however many attempts at a sum follow.
+  // Once for each checkpoint that a round begins with, however many attempts at a sum follow.
   void hash_model() {
     const std::string path = checkpoint_path(options.directory, round);
     const FileState state(path);
@@ -212,7 +214,7 @@ struct Coordinator::Parts {
                                        .gather = options.gather_seconds,
                                        .deadline = options.deadline_seconds});
       if (!updates) return false;
-      malloc_trim(0);  // of what updates came in, before there is a copy of the model to be saved
+      malloc_trim(0);  // frees the memory of uploads, before a copy of the model is made for saving
       if (!options.secure.enabled)
         end_round(*updates);
       else if (auto sum = secure.attempt(work(), policy->exchanged_elements(), *updates))
@@ -228,7 +230,7 @@ struct Coordinator::Parts {
     return true;
   }
 
-  // 0 where the list cannot be read, which who calls is told.
+  // 0 if the list cannot be read; callers are told about that.
   std::size_t everyone() const {
     try {
       return allowed.sites().size();
@@ -237,7 +239,8 @@ struct Coordinator::Parts {
     }
   }
 
-  // Sites were asked to unmask the round's sum, and it was lost: by a kill, or as too few answered.
+  // Sites were asked to unmask the round's sum, and the sum was lost: the process was killed, or too few
+  // sites answered.
   void skip_round() {
     board.set_updates(round, {});
     ++round;
@@ -256,7 +259,7 @@ struct Coordinator::Parts {
         .weight = static_cast<double>(survivors.size()),
         .read = [&](std::size_t offset, std::span<float> out) { sum->read_mean(offset, out); }};
     aggregate(std::span(&update, 1), survivors.size());
-    sum.reset();  // as long as the model, of which a copy is then made to be saved
+    sum.reset();  // as long as the model, of which a copy is made next, for saving
     finish_round(survivors);
   }
 
@@ -276,7 +279,7 @@ struct Coordinator::Parts {
     finish_round(updates);
   }
 
-  // Where all is shared, the model itself is what is exchanged, and needs no second vector as long.
+  // If all parameters are shared, the model itself is the exchanged vector, and no second one is needed.
   void aggregate(std::span<const SiteUpdate> sites, std::size_t took_part) {
     const RoundLimits limits{.sites = took_part,
                              .rate = rate_of_round(options.schedule, round, options.rounds)};
@@ -285,7 +288,7 @@ struct Coordinator::Parts {
       aggregate_round(*strategy, *policy, sites, model->values(), limits);
       return;
     }
-    // The model's part, and behind it, where there is one, the control variate's.
+    // The model's part, followed by the control variate's if there is one.
     const Tensor copy = Tensor::empty({static_cast<Index>(update_elements())});
     const std::span<float> exchanged = copy.span<float>();
     policy->gather(model->values(), exchanged.first(elements));
@@ -297,7 +300,8 @@ struct Coordinator::Parts {
 
   void finish_round(const std::vector<ReceivedUpdate>& updates) {
     double examples = 0;
-    std::map<std::string, std::pair<double, double>> metrics;  // by examples: sum, and of which weight
+    std::map<std::string, std::pair<double, double>>
+        metrics;  // by name: sum weighted by examples, and sum of these weights
     for (const ReceivedUpdate& update : updates) {
       examples += update.examples;
       for (const auto& [name, value] : update.metrics) {
@@ -337,21 +341,22 @@ struct Coordinator::Parts {
             {{"", static_cast<double>(examples.values.size())}}},
            examples,
            means});
-    } catch (const Error& error) {  // no reason to stop training
+    } catch (const Error& error) {  // this is no reason to stop training
       say(fmt::format("warning: {}", error.what()));
     }
   }
 
-  // Of a later round, where that one's checkpoint is gone; of this one, where it was done once more since.
+  // True also if a later round is recorded, whose checkpoint is gone. False if this round was repeated after
+  // it was recorded.
   bool is_recorded() const {
     const nlohmann::json last = transcript.last();
     const std::int64_t done = last.is_null() ? 0 : last.at("round").get<std::int64_t>();
     return done > round || (done == round && (round == 0 || last.at("model_sha256") == model_file->sha256));
   }
 
-  // The checkpoint is there by now. A coordinator that is killed before this line finds at its start that it
-  // is missing, and may by now have another strategy, or noise, than the round had. Returns what was spent so
-  // far, where it is known that the round's sum had noise.
+  // The checkpoint exists by now. If the coordinator is killed before this entry is written, it finds at its
+  // next start that the entry is missing; by then it may have another strategy or other noise than the round
+  // had. Returns what was spent so far, if the round's sum is known to have had noise.
   std::optional<double> record(const std::vector<ReceivedUpdate>& updates) {
     const RoundMethod method = board.method_of(round - 1).value_or(
         RoundMethod{strategy->name(), strategy->buffer_size() > 0, options.secure.enabled});
@@ -368,13 +373,13 @@ struct Coordinator::Parts {
                          {"sites", sites},
                          {"model_sha256", model_file->sha256}};
     std::optional<double> epsilon;
-    // Not of a round that was done again without secure aggregation.
+    // Without privacy if the round was repeated without secure aggregation.
     if (const auto privacy = method.secure ? secure.privacy_of(round - 1) : std::nullopt) {
       epsilon = secure.epsilon(*privacy);
       entry["privacy"] = {{"unit", to_string(privacy->unit)},
                           {"noise_multiplier", privacy->noise_multiplier},
                           {"rate", privacy->rate},
-                          {"epsilon", *epsilon},  // null where it is infinite
+                          {"epsilon", *epsilon},  // null if it is infinite
                           {"delta", privacy->delta}};
     }
     if (method.secure) entry["secure_aggregation"] = updates.empty() ? "skipped" : "survivors";
@@ -409,7 +414,7 @@ struct Coordinator::Parts {
 
 Coordinator::Coordinator(CoordinatorOptions options, Kit kit, AllowList allowed, Communicator& world,
                          Say say) {
-  mallopt(M_ARENA_MAX, 2);  // else each thread of a call keeps chunks that are gone
+  mallopt(M_ARENA_MAX, 2);  // otherwise each thread of a call keeps memory that held chunks
   parts_ = std::make_unique<Parts>(std::move(options), kit, std::move(allowed), world, std::move(say));
 }
 
@@ -425,7 +430,7 @@ double Coordinator::epsilon() const { return parts_->epsilon_in_the_end(); }
 bool Coordinator::run(const std::function<bool()>& interrupted) {
   Parts& parts = *parts_;
   std::atomic<bool> over{false};
-  std::jthread watch([&] {  // a signal's handler may set a flag and no more
+  std::jthread watch([&] {  // a signal handler may only set a flag
     while (!over && !interrupted()) std::this_thread::sleep_for(std::chrono::milliseconds(50));
     if (!over) parts.stop();
   });

@@ -27,14 +27,14 @@ constexpr auto kHeader = tag_of(UploadPart::kHeaderFieldNumber, WireFormatLite::
 constexpr auto kChunk = tag_of(UploadPart::kChunkFieldNumber, WireFormatLite::WIRETYPE_LENGTH_DELIMITED);
 
 constexpr std::size_t kBlock = 128 * 1024;  // bytes
-constexpr std::size_t kMostSlices = 4096;   // of a message: a chunk comes in some hundreds
+constexpr std::size_t kMostSlices = 4096;   // of a message; a chunk comes in some hundreds
 
-// Bytes of a message.
+// A range of bytes of a message.
 struct Extent {
   std::size_t begin = 0, size = 0;
 };
 
-// What comes before a chunk's data, which is its last field.
+// The fields before a chunk's data, which is the last field.
 class Head {
  public:
   Head(const ChunkFrame& frame, std::size_t size, bool in_upload) {
@@ -62,7 +62,7 @@ class Head {
   void put(Write write) {
     end_ = static_cast<std::size_t>(write(bytes_.data()) - bytes_.data());
   }
-  std::array<std::uint8_t, 48> bytes_{};  // enough for all numbers at their longest
+  std::array<std::uint8_t, 48> bytes_{};  // enough for all numbers at their greatest length
   std::size_t end_ = 0;
 };
 
@@ -76,8 +76,7 @@ grpc::Status serialize(const ChunkFrame& frame, bool in_upload, grpc::ByteBuffer
   return grpc::Status::OK;
 }
 
-// A field comes several times only from who means to confuse; the last one counts, as with protobuf's
-// classes.
+// Only a hostile sender repeats a field. The last one counts, as with protobuf's classes.
 bool read(CodedInputStream& in, ChunkFrame& frame, Extent& data) {
   while (const std::uint32_t tag = in.ReadTag()) {
     std::uint64_t offset = 0;
@@ -102,7 +101,7 @@ bool read(CodedInputStream& in, ChunkFrame& frame, Extent& data) {
   return in.ConsumedEntireMessage();
 }
 
-// f(a stream over the message inside) must read all of it.
+// Calls f with a stream over the message inside; f must read all of it.
 template <class F>
 bool read_inside(CodedInputStream& in, F f) {
   int size = 0;
@@ -133,7 +132,7 @@ bool read(CodedInputStream& in, UploadFrame& frame, Extent& data) {
   return in.ConsumedEntireMessage();
 }
 
-// Those bytes of a message, where they are.
+// The bytes of `extent`, as parts of the message's slices, without a copy.
 void cut(const std::vector<grpc::Slice>& message, Extent extent, std::vector<grpc::Slice>& out) {
   for (const grpc::Slice& slice : message) {
     const std::size_t begin = std::min(extent.begin, slice.size());
@@ -143,8 +142,8 @@ void cut(const std::vector<grpc::Slice>& message, Extent extent, std::vector<grp
   }
 }
 
-// A message's bytes where they are, or in one place, where a peer has cut them so small that the slices would
-// take more memory than what is in them.
+// The message's slices without a copy. But if a peer has cut it into so many that the slices would take more
+// memory than their contents, one slice with a copy.
 grpc::Status slices_of(const grpc::ByteBuffer& buffer, std::vector<grpc::Slice>& slices) {
   grpc::Status status = buffer.Dump(&slices);
   if (!status.ok() || slices.size() <= kMostSlices) return status;
@@ -154,7 +153,7 @@ grpc::Status slices_of(const grpc::ByteBuffer& buffer, std::vector<grpc::Slice>&
   return status;
 }
 
-// gRPC forgets what it gave to be read, whether it could be or not: `buffer` must be cleared here.
+// gRPC forgets the buffer that it passes for reading, even after an error, so `buffer` must be cleared here.
 template <class Frame>
 grpc::Status deserialize(grpc::ByteBuffer& buffer, Frame& frame, ChunkFrame* (*chunk_of)(Frame&)) {
   frame = {};
@@ -188,10 +187,10 @@ ChunkFrame read_chunk(const OutgoingFile& file, std::uint64_t offset) {
   ChunkFrame frame{.offset = static_cast<std::int64_t>(offset)};
   const grpc_slice memory = grpc_slice_malloc(size);
   frame.data.emplace_back(memory, grpc::Slice::STEAL_REF);
-  // The slice's own begin() is of what must not change any more.
+  // The slice's begin() returns const bytes, because slices may be shared; this one is not yet.
   auto* const bytes = reinterpret_cast<char*>(const_cast<std::uint8_t*>(frame.data.front().begin()));
   Xxh3 sum;
-  for (std::size_t at = 0; at < size; at += kBlock) {  // each summed up while it is in the processor's cache
+  for (std::size_t at = 0; at < size; at += kBlock) {  // hashed while the block is in the processor's cache
     const std::size_t some = std::min(kBlock, size - at);
     file.read_at(bytes + at, some, offset + at);
     sum.add({bytes + at, some});

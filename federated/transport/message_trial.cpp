@@ -26,8 +26,8 @@ enum Kind : std::uint8_t { next, download, progress, upload, secure, answers, kK
 
 constexpr std::uint64_t kElements = 8;
 constexpr std::int64_t kRound = 1, kRounds = 3;
-constexpr const char* kSites[] = {"north", "south", "west"};  // of which the first is the one on trial
-constexpr double kPatience = 10;                              // seconds; of what takes none
+constexpr const char* kSites[] = {"north", "south", "west"};  // the first one is on trial
+constexpr double kPatience = 10;                              // seconds, for calls that need no time
 
 Messages messages_of(std::string_view input) {
   Messages messages;
@@ -63,7 +63,7 @@ std::string text_of(const ChunkFrame& frame) {
   return text;
 }
 
-// Maps in the order of their keys, which SerializeAsString() does not promise.
+// With maps in the order of their keys, which SerializeAsString() does not guarantee.
 std::string text_of(const federated::UpdateHeader& header) {
   std::string text;
   google::protobuf::io::StringOutputStream out(&text);
@@ -86,8 +86,8 @@ bool same(const UploadFrame& frame, const federated::UploadPart& part) {
   return part.part_case() == federated::UploadPart::PART_NOT_SET;
 }
 
-// The same of what gRPC would bring it in, cut into slices of a few bytes each. Frames and protobuf's own
-// classes must be of one mind on what it says, and on what the frame becomes when it is sent.
+// Parses the first message into a frame. gRPC's part is played by slices of a few bytes each. Frames and
+// protobuf's own classes must agree on what the message says, and on what the frame becomes when it is sent.
 template <class Message, class Frame>
 bool take_frame(Messages& messages, Frame& frame) {
   if (messages.empty()) return false;
@@ -100,7 +100,7 @@ bool take_frame(Messages& messages, Frame& frame) {
   const bool read = grpc::SerializationTraits<Frame>::Deserialize(&buffer, &frame).ok();
   if (buffer.Valid()) throw std::logic_error("a message is kept after it was read");
   Message message;
-  // Frames are read where protobuf would not: with numbers of more bytes than they need.
+  // Frames also accept numbers with more bytes than necessary, which protobuf does not.
   const bool readable = message.ParseFromString(text);
   if (readable && (!read || !same(frame, message))) throw std::logic_error("a message is read as another");
   if (!read) return false;
@@ -134,7 +134,7 @@ void with_errors_allowed(F f) {
   }
 }
 
-// A coordinator that answers with what it is given. When that is used up it has `ended`.
+// A coordinator that answers with the given messages. When they are used up, it sets `ended`.
 class GivenAnswers final : public Stub {
  public:
   GivenAnswers(Messages& messages, bool& ended, std::function<void(federated::SecureMessage&)> mend)
@@ -143,7 +143,7 @@ class GivenAnswers final : public Stub {
   grpc::Status next(grpc::ClientContext&, const federated::NextRequest&,
                     federated::Assignment& reply) override {
     const grpc::Status status = answer(reply);
-    if (reply.kind() == federated::Assignment::WAIT) ended_ = true;  // which would be waited for
+    if (reply.kind() == federated::Assignment::WAIT) ended_ = true;  // the site would wait
     return status;
   }
   grpc::Status progress(grpc::ClientContext&, const federated::UpdateHeader&,
@@ -174,7 +174,7 @@ class GivenAnswers final : public Stub {
 
   struct Chunks final : grpc::ClientReaderInterface<ChunkFrame> {
     explicit Chunks(GivenAnswers& of) : answers(of) {}
-    ~Chunks() override { answers.ended_ |= !finished; }  // what came was refused
+    ~Chunks() override { answers.ended_ |= !finished; }  // the site refused what came
     bool Read(ChunkFrame* chunk) override { return take_frame<federated::Chunk>(answers.messages_, *chunk); }
     bool NextMessageSize(std::uint32_t*) override { return false; }
     void WaitForInitialMetadata() override {}
@@ -222,7 +222,7 @@ struct MessageTrial::Parts {
             .secure = by_sum};
   }
 
-  // With what a fuzzer does not guess: digests and checksums.
+  // Inserts what a fuzzer cannot guess: digests and checksums.
   void mend(federated::UpdateHeader& header, const Messages& rest) const {
     *header.mutable_base() = to_message(plan(false).digest);
     std::string data;
@@ -279,7 +279,8 @@ struct MessageTrial::Parts {
     }
   }
 
-  // A round by secure aggregation whose others are honest, up to the phase that a first message's byte names.
+  // A round of secure aggregation in which the other sites are honest, up to the phase that the first
+  // message's byte selects.
   void call_secure_round(Messages messages) const {
     if (messages.empty() || messages.front().empty()) return;
     const auto phase = static_cast<SecureRound::Phase>(static_cast<std::uint8_t>(messages.front()[0]) % 5);
@@ -325,7 +326,7 @@ struct MessageTrial::Parts {
     const auto number = static_cast<std::int64_t>(terms->agreement.round);
     std::vector<Key> contexts{terms->agreement.digest()};
     std::vector<Bytes> told;
-    // All send what `make` makes, and get the answers.
+    // All sites send what make() returns for them, and get the answers.
     const auto exchange = [&](SecureRound::Phase of, auto make) {
       std::vector<Bytes> bodies;
       for (std::size_t i = 0; i < sites.size(); ++i) bodies.push_back(make(i));
@@ -377,7 +378,7 @@ struct MessageTrial::Parts {
                             body.begin() + 2);
           with_errors_allowed([&] { calls.exchange(caller, message, 0); });
           if (message.kind() != federated::SecureMessage::MASK) continue;
-          with_errors_allowed([&] {  // which comes as a file
+          with_errors_allowed([&] {  // the masked input comes as a file
             const auto file =
                 round.begin_upload(kSites[0], number, digest_of(std::as_bytes(std::span(body))));
             if (!file) return;
@@ -405,11 +406,11 @@ struct MessageTrial::Parts {
         std::make_unique<conclave::Site::Connection>(
             [&] { return std::make_unique<GivenAnswers>(messages, ended, mend); }),
         [&] { return ended; },
-        // It has no room for so large a model, and would wait until there is.
+        // The site has no disk space for so large a model, and would wait for it.
         [&](const std::string& said) { ended |= said.ends_with("trying again"); });
     with_errors_allowed([&] {
       const SiteRound round = site.next();
-      // As a site goes on from there.
+      // What a site does next.
       if (std::max(round.turn(), round.counted) * round.local_steps > kMostFederatedSteps)
         throw std::logic_error("a round that a site does not come to the beginning of");
       if (round.privacy.is_on()) round.privacy.epsilon(1);

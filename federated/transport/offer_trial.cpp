@@ -15,7 +15,7 @@ struct OfferedRound {
 
 struct Offers {
   std::deque<OfferedRound> rounds;
-  std::string model = {};  // of the last that was told
+  std::string model = {};  // of the round that was offered last
   int downloads = 0, early = 0;
   grpc::Status download_status = grpc::Status::OK;
   std::function<void()> at_download = [] {};

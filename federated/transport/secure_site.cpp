@@ -1,4 +1,5 @@
-// A site's part in a secure round: it is ready, then takes part in attempts at the sum until one succeeds.
+// A site's part in a secure round: it reports that it is ready, and then takes part in attempts at the sum
+// until one succeeds.
 #include <fcntl.h>
 #include <fmt/format.h>
 
@@ -28,18 +29,19 @@ using secure_aggregation::SharesDelivery;
 using secure_aggregation::Survivors;
 using secure_aggregation::Unmasking;
 
-constexpr double kHeldSeconds = 20;  // that the coordinator holds an answer back, at most
+constexpr double kHeldSeconds = 20;  // longest time for which the coordinator delays an answer
 constexpr std::uint32_t kLeastSites = 3;
 
 struct AttemptOver {};
 
-/// What the others sent does not do; nothing of this site's was told that matters.
+/// The messages of other sites or of the coordinator are not valid. This site has not revealed anything that
+/// matters.
 class BadAttempt : public Error {
  public:
   using Error::Error;
 };
 
-/// f(), whose Errors are of what others sent.
+/// Calls f(), all Errors of which are caused by messages of others.
 template <class F>
 auto of_others(F f) {
   try {
@@ -63,8 +65,9 @@ std::string text_of(const Bytes& bytes) {
 }
 ByteView bytes_of(const std::string& text) { return std::as_bytes(std::span(text)); }
 
-// The agreement as the coordinator tells it, as far as a site can check it: of at least three sites the sum,
-// whatever the coordinator would like, each with a certificate of the federation's authority.
+// The agreement in the coordinator's terms, after the checks that a site can make: the terms must be at least
+// as strong as a site requires (at least three sites, for example), and every site must have a certificate of
+// the federation's authority.
 Agreement agreement_of(const federated::SecureTerms& terms, const SiteRound& round, const Kit& kit) {
   Agreement agreement{
       .federation = terms.federation(),
@@ -80,8 +83,8 @@ Agreement agreement_of(const federated::SecureTerms& terms, const SiteRound& rou
     agreement.sites.push_back(member.site());
   }
   agreement.check();
-  // Fewer masks or shares than these sites would agree on themselves would leave less to stand between an
-  // update and those who collude.
+  // With fewer masks or shares than the sites would choose themselves, fewer colluding sites could expose an
+  // update.
   const Agreement own = Agreement::among(agreement.federation, agreement.round, agreement.sites,
                                          agreement.ring, agreement.length);
   const auto expected = static_cast<std::uint64_t>(round.elements) + (round.most_examples > 0 ? 1 : 0);
@@ -109,11 +112,17 @@ std::vector<float> shortened(const std::filesystem::path& update, std::size_t el
   return values;
 }
 
-// Of which sites a round's sum was unmasked with this one's help, and how numbers were made of their updates;
-// on the disk before the help is sent. By the round's number alone: what else might tell one federation from
-// another comes from the coordinator. The same sum again tells nothing, but where it has noise: that is drawn
-// anew, and the mean of both would have less. By another clip_norm it would be without a part of whose update
-// is longer, and of nobody else's.
+// A record of the sums that this site has helped to unmask: for each round, the sites in the sum and how the
+// numbers were made of their updates. It is on disk before the help is sent.
+//
+// The key is the round's number alone, because anything else that could distinguish two federations comes
+// from the coordinator. For the same round, check() refuses
+// - a sum over other sites: the two sums would reveal their difference;
+// - a sum of numbers that were made differently. With another clip_norm, for example, the sums would differ
+//   only by parts of the updates that are longer than it;
+// - a second sum with noise: its noise is drawn anew, and the mean of the two sums would have less noise than
+//   was accounted for.
+// The same sum again, without noise, reveals nothing new.
 class Unmasked {
  public:
   Unmasked(const std::filesystem::path& directory, std::int64_t round)
@@ -169,7 +178,7 @@ std::string Site::exchange(const SiteRound& round, std::int64_t attempt, int kin
         }))
       throw RoundOver("the round is over");
     if (reply.state() != Message::NOT_YET) break;
-    pause(std::chrono::milliseconds(100));  // held back or not
+    pause(std::chrono::milliseconds(100));  // in case the coordinator does not delay its answers
   }
   if (reply.state() == Message::TOO_LATE) throw AttemptOver();
   return reply.body();
@@ -178,10 +187,10 @@ std::string Site::exchange(const SiteRound& round, std::int64_t attempt, int kin
 bool Site::deliver_masked(const SiteRound& round, const std::filesystem::path& update, double examples,
                           const federated::UpdateHeader& header, const std::function<void()>& spend) {
   federated::UpdateHeader offer = header;
-  *offer.mutable_update() = to_message(FileDigest{});  // a digest would tell the update to whoever guesses it
+  *offer.mutable_update() = to_message(FileDigest{});  // a digest would confirm a guess of the update
   std::int64_t attempt = 0;
-  // What was drawn by chance may be in one noisy sum: in another it would be no other draw's, as which it
-  // would count.
+  // If units are sampled, a masked update that was sent may be in a noisy sum. In a second sum the same
+  // sample would not be an independent one, but the accounting assumes that it is.
   bool sent = false;
   const auto spend_and_note = [&] {
     sent = true;
@@ -203,7 +212,8 @@ bool Site::deliver_masked(const SiteRound& round, const std::filesystem::path& u
       pause(kIdlePause);
     } catch (const RoundOver&) {
       return false;
-    } catch (const BadAttempt& error) {  // by one who takes part; without that one the next may do
+    } catch (const BadAttempt&
+                 error) {  // caused by another site or the coordinator; the next attempt may be without it
       say_(fmt::format("this attempt at a sum cannot be gone on with: {}", as_told(error.what())));
       if (drawn()) return false;
       pause(kIdlePause);

@@ -7,8 +7,8 @@
 namespace conclave {
 namespace {
 
-constexpr double kLongestWait = 60;  // seconds a call of Next may take; proxies end what is silent for longer
-constexpr double kLongestAnswer = 20;  // and one of Exchange
+constexpr double kLongestWait = 60;    // seconds for Next; proxies end calls that are silent for longer
+constexpr double kLongestAnswer = 20;  // seconds for Exchange
 
 class NotAllowed : public Error {
  public:
@@ -93,7 +93,7 @@ void SiteCalls::download(const Caller& caller, const federated::DownloadRequest&
   require(request.offset() >= 0 && static_cast<std::uint64_t>(request.offset()) <= file.bytes(),
           "byte {} of a model of {}", request.offset(), file.bytes());
   for (auto at = static_cast<std::uint64_t>(request.offset()); at < file.bytes(); at += file.chunk_bytes(at))
-    if (!write(read_chunk(file, at))) return;  // the site has gone, and goes on later
+    if (!write(read_chunk(file, at))) return;  // the site has gone, and will continue later
   board_.fetched(caller.site, request.round());
 }
 
@@ -126,13 +126,13 @@ federated::UploadState SiteCalls::upload(const Caller& caller,
   require(read(first) && std::holds_alternative<federated::UpdateHeader>(first),
           "an upload begins with what it is of");
   with_upload(caller.site, std::get<federated::UpdateHeader>(first), [&](const auto& upload) {
-    // What came is let go before there is a wait for more.
+    // Releases each frame before waiting for the next one.
     for (; upload && read(next); next = {}) {
       const auto* chunk = std::get_if<ChunkFrame>(&next);
       require(chunk != nullptr && chunk->offset >= 0, "an upload goes on with chunks");
       upload->append(static_cast<std::uint64_t>(chunk->offset), chunk->pieces(), chunk->checksum);
     }
-    // The stream also ends where the connection broke; then there is more to come, by another call.
+    // The stream also ends if the connection broke; the site then sends the rest in another call.
     if (upload && !caller.has_gone()) upload->finish();
     reply.set_complete(true);
     if (upload) reply.set_received(static_cast<std::int64_t>(upload->received()));
@@ -198,20 +198,20 @@ grpc::Status FederationService::answer(grpc::ServerContext& context, Work work) 
   } catch (const SiteMistake& error) {
     say_(fmt::format("refused what {} sent: {}", site, error.what()));
     return {grpc::StatusCode::INVALID_ARGUMENT, error.what()};
-  } catch (const std::exception& error) {  // which the site tries again
+  } catch (const std::exception& error) {  // the site will try again
     say_(fmt::format("a call of {} failed: {}", site.empty() ? context.peer() : site, error.what()));
     return {grpc::StatusCode::INTERNAL, error.what()};
   }
 }
 
-// As in what protoc's plugin for gRPC writes of a service, but for the types of what streams. `f` is of this
-// class.
+// Like the code that protoc's gRPC plugin generates for a service, but with other types for streamed
+// messages. `f` is called with this object.
 template <class Handler, class F>
 void FederationService::serve(const char* name, grpc::internal::RpcMethod::RpcType type, F f) {
-  AddMethod(new grpc::internal::RpcServiceMethod(name, type, new Handler(f, this)));  // which owns both
+  AddMethod(new grpc::internal::RpcServiceMethod(name, type, new Handler(f, this)));  // it owns both objects
 }
 
-// One message for another: `f` makes the reply.
+// A call with one request and one reply, which `f` returns.
 template <class Request, class Reply, class F>
 void FederationService::serve_one(const char* name, F f) {
   serve<grpc::internal::RpcMethodHandler<FederationService, Request, Reply>>(

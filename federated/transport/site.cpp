@@ -14,16 +14,15 @@
 namespace conclave {
 namespace {
 
-constexpr double kWaitSeconds =
-    20;  // that a call of Next may be held back; under what proxies commonly allow
-constexpr double kTransferSeconds = 3600;  // of one attempt, which the next goes on from
+constexpr double kWaitSeconds = 20;        // delay of Next, at most; proxies commonly allow more
+constexpr double kTransferSeconds = 3600;  // of one attempt at a transfer; the next one continues it
 constexpr int kMostRules = 1000;
 constexpr std::size_t kMostPattern = 1000;               // characters
 constexpr double kFirstPause = 0.25, kLongestPause = 5;  // seconds
-// A model's size is that of its numbers, which stay as many, and of what little an HDF5 file has around them.
+// A model's file has the numbers, which do not change in count, and a little that HDF5 adds.
 constexpr std::uint64_t kMostGrowth = std::uint64_t{64} << 20;
-constexpr std::uint64_t kSpareRoom = std::uint64_t{64} << 20;  // on the disk, at most; see lacking_room()
-constexpr double kMadeBytes = 4, kMaskedBytes = 8;             // of a number of an update, at most
+constexpr std::uint64_t kSpareRoom = std::uint64_t{64} << 20;  // to be left free, at most; see lacking_room()
+constexpr double kMadeBytes = 4, kMaskedBytes = 8;             // per number of an update, at most
 
 bool may_pass(grpc::StatusCode code) {
   return code == grpc::StatusCode::UNAVAILABLE || code == grpc::StatusCode::DEADLINE_EXCEEDED ||
@@ -66,7 +65,7 @@ void Site::pause(std::chrono::duration<double> time) const {
   }
 }
 
-// Calls until there is an answer. False where that is ABORTED, the round being over.
+// Repeats the call until there is an answer. Returns false if the answer is ABORTED: the round is over.
 bool Site::call(std::string_view what, double seconds,
                 const std::function<grpc::Status(grpc::ClientContext&)>& once) {
   auto began = Clock::now();
@@ -87,7 +86,7 @@ bool Site::call(std::string_view what, double seconds,
     }
     const auto now = Clock::now();
     if (now - attempted > std::chrono::duration<double>(2 * kAnswerSeconds))
-      began = now;  // it was reached meanwhile
+      began = now;  // the coordinator was reached in the meantime
     const double gone = std::chrono::duration<double>(now - began).count();
     if (!may_pass(status.error_code()))
       fail("{}: the coordinator at {} refuses: {}", what, options_.address, reason);
@@ -100,7 +99,7 @@ bool Site::call(std::string_view what, double seconds,
     if (!told) say_(fmt::format("{}: {}; trying again", what, reason));
     told = true;
     if (status.error_code() == grpc::StatusCode::UNAVAILABLE) connection_->renew();
-    // Full jitter, so that sites that lost the coordinator together do not come back together.
+    // Full jitter: sites that lost the coordinator together must not return together.
     pause(std::chrono::duration<double>(longest * static_cast<double>(random_.below(1000)) / 1000));
   }
 }
@@ -161,7 +160,7 @@ SiteRound Site::next() {
           "this site alone, which secure aggregation is there to prevent",
           rule.pattern());
     }
-    // A site goes through the steps before this round, in thought, to find its place in its data.
+    // A site replays the steps before this round, without training, to find its position in its data.
     const std::int64_t updates = std::max(round.rounds, round.counted);
     require(round.round >= 0 && round.round <= round.rounds && round.elements > 0 && round.local_steps >= 1 &&
                 round.counted >= 0 && (round.asynchronous || round.counted <= round.round) &&
@@ -210,8 +209,8 @@ void Site::remove_models(const std::function<bool(const std::filesystem::path&)>
     if (which(model)) std::filesystem::remove(model);
 }
 
-// While the model comes, the one before stays; when it is there, and that one gone, an update is made of it,
-// and of the update one that is masked. Some more stays free, for whoever else has files there.
+// While a model is downloaded, the one before it stays. Afterwards that one is removed, an update is made,
+// and from it a masked update. Some space must remain for other users of the disk.
 std::string Site::lacking_room(const SiteRound& round) const {
   std::error_code unknown;
   const std::filesystem::space_info disk = std::filesystem::space(options_.directory, unknown);
@@ -221,7 +220,8 @@ std::string Site::lacking_room(const SiteRound& round) const {
   double before = 0;
   for (const auto& model : models())
     if (model != part) before += static_cast<double>(size_or_0(model));
-  // Of a model's numbers, of 4 bytes each, an update has two at most, whatever the coordinator says.
+  // An update has at most two numbers for each of the model's, of 4 bytes each, whatever the coordinator
+  // says.
   const double numbers =
       std::min(static_cast<double>(round.elements), static_cast<double>(bytes) / sizeof(float) * 2);
   const double made = round.finished ? 0 : numbers * (kMadeBytes + (round.secure ? kMaskedBytes : 0));
@@ -249,7 +249,7 @@ void Site::wait_for_room(const std::string& lacking) {
   pause(kIdlePause);
 }
 
-// One model is in the directory at a time and, while another comes, the part of that.
+// The directory holds one model at a time and, while another one is downloaded, the part of it.
 bool Site::fetch(const SiteRound& round) {
   const auto is_other = [&](const std::filesystem::path& model) { return model != round.model; };
   if (std::filesystem::exists(round.model) && digest_of(round.model) == round.digest) {
@@ -266,7 +266,7 @@ bool Site::fetch(const SiteRound& round) {
   without_room_since_.reset();
   const bool fetched = call("fetching the model", kTransferSeconds, [&](grpc::ClientContext& context) {
     Stub::Download reader;
-    // When there is room again, after others have taken it, there may be another round.
+    // Disk space may have been taken meanwhile. By the time there is space again, the round may be another.
     if (const std::string lacking = lacking_room(round); !lacking.empty())
       return grpc::Status(grpc::StatusCode::ABORTED, lacking);
     try {
@@ -281,7 +281,7 @@ bool Site::fetch(const SiteRound& round) {
       const grpc::Status status = reader->Finish();
       if (status.ok()) file.finish();
       return status;
-    } catch (const Error& error) {  // what came is wrong, or cannot be kept; it may be better the next time
+    } catch (const Error& error) {  // what came is wrong or cannot be stored; the next attempt may succeed
       context.TryCancel();
       return grpc::Status(grpc::StatusCode::INTERNAL, error.what());
     }
@@ -294,7 +294,7 @@ bool Site::fetch(const SiteRound& round) {
 bool Site::deliver(const SiteRound& round, const SiteUpdateFile& update, double examples,
                    const std::vector<double>& tokens, const std::map<std::string, double>& metrics,
                    const std::function<void()>& spend) {
-  // Before there is memory for as many as the coordinator says.
+  // Checked before memory is allocated for as many numbers as the coordinator says.
   require(std::cmp_equal(round.elements, update.digest.bytes / sizeof(float)),
           "the coordinator wants updates of {} numbers, and this site's has {}; both must have the model and "
           "the rules of sharing that the federation began with",
@@ -308,7 +308,7 @@ bool Site::deliver(const SiteRound& round, const SiteUpdateFile& update, double 
   for (const double served : tokens) header.add_tokens(served);
   for (const auto& [name, value] : metrics) (*header.mutable_metrics())[name] = value;
   if (round.secure) {
-    if (round.most_examples > 0) header.set_examples(1);  // how many it is, is masked
+    if (round.most_examples > 0) header.set_examples(1);  // the actual number is masked
     return deliver_masked(round, update.path, examples, header, spend);
   }
   *header.mutable_update() = to_message(update.digest);

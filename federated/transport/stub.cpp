@@ -10,7 +10,7 @@ namespace {
 
 using grpc::internal::RpcMethod;
 
-// What protoc's plugin for gRPC writes of a service, but for the types of what streams.
+// Like the code that protoc's gRPC plugin generates, but with other types for streamed messages.
 class ChannelStub final : public Stub {
  public:
   explicit ChannelStub(std::shared_ptr<grpc::Channel> channel) : channel_(std::move(channel)) {}

@@ -11,23 +11,24 @@
 namespace conclave {
 namespace {
 
-constexpr int kMostMessage = static_cast<int>(kChunkBytes) + 64 * 1024;  // a chunk and what is around it
+constexpr int kMostMessage = static_cast<int>(kChunkBytes) + 64 * 1024;  // a chunk and the bytes around it
 constexpr int kPingMilliseconds =
-    30'000;  // under the shortest time after which NATs commonly forget, a minute
+    30'000;  // less than a minute, the shortest time after which NATs commonly forget
 constexpr int kPingTimeoutMilliseconds = 20'000;
 
-// What all sites together, and whoever else can reach the port, take of a server at most. A call has a thread
-// while it lasts: a site has kMostCalls of them at most, most of which are refused to start with.
+// Limits of what a server spends on all sites together, and on anybody else who can reach the port. A call
+// has a thread while it lasts. A site can have kMostCalls of them, and calls beyond that are refused at their
+// beginning.
 constexpr int kMostThreads = 2048;
-// Of what has come and is not yet read, by all sites together. gRPC cuts streams when it is full: 64 MiB are
-// too few for a single one at a gigabyte a second, 128 MiB for some.
+// For data that has arrived and is not yet read, of all sites together. gRPC cuts streams when it is full. At
+// a gigabyte per second, 64 MiB are too little for a single stream, and 128 MiB for a few.
 constexpr std::size_t kMostBufferBytes = std::size_t{192} << 20;
-constexpr int kMostStreams = 32;  // of a connection
+constexpr int kMostStreams = 32;  // per connection
 constexpr int kMostMetadataBytes = 16 * 1024;
 constexpr int kHandshakeMilliseconds = 20'000;
-constexpr int kMostIdleMilliseconds = 30 * 60'000;  // a site that comes back connects anew
+constexpr int kMostIdleMilliseconds = 30 * 60'000;  // after that, a site connects anew
 
-// A connection has a file descriptor: shells commonly give a thousand.
+// Each connection takes a file descriptor, and shells commonly allow a thousand.
 void allow_many_connections() {
   rlimit limit{};
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
@@ -35,9 +36,9 @@ void allow_many_connections() {
   setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-// gRPC 1.51 has no public switch for the lowest version of TLS, which it sets to 1.2. But the suites of 1.2
-// are a list of their own, which it takes from this variable when it first needs it: one that wants a
-// pre-shared key, which nobody has, leaves 1.3 alone. (tests: "TLS 1.2 is refused")
+// gRPC 1.51 has no public option for the lowest version of TLS, and sets it to 1.2. But it reads the list of
+// TLS 1.2's cipher suites, which does not affect 1.3, from this variable when it first needs it. A suite that
+// requires a pre-shared key, which nobody has, leaves only TLS 1.3. (tests: "TLS 1.2 is refused")
 void refuse_tls_1_2() { setenv("GRPC_SSL_CIPHER_SUITES", "PSK-AES256-GCM-SHA384", 1); }
 
 }  // namespace
@@ -52,9 +53,9 @@ std::shared_ptr<grpc::Channel> open_channel(const std::string& address, const Ki
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kPingTimeoutMilliseconds);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
-  // A channel that failed waits for longer than is good before it tries again (20 s and more, whatever its
-  // arguments of back-off say). Site::call() does the waiting, and takes a new channel, which must share
-  // nothing with the old.
+  // A channel that failed waits too long before it tries again (20 s and more, whatever its back-off
+  // arguments are). So Site::call() waits itself and then takes a new channel, which must share nothing with
+  // the old one.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   return grpc::CreateCustomChannel(address, grpc::SslCredentials({kit.authority, kit.key, kit.certificate}),
                                    arguments);
@@ -81,7 +82,7 @@ std::unique_ptr<grpc::Server> start_server(const std::string& address, const Kit
   builder.SetMaxReceiveMessageSize(kMostMessage);
   builder.SetMaxSendMessageSize(kMostMessage);
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT,
-                             0);  // else a second coordinator would take half the calls
+                             0);  // otherwise a second coordinator would get half of the calls
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kPingMilliseconds);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kPingTimeoutMilliseconds);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, kPingMilliseconds / 3);

@@ -13,7 +13,7 @@
 namespace conclave {
 namespace {
 
-// Reads an upload and forgets it.
+// Reads an upload and discards it.
 class BareService final : public federated::Federation::Service {
   grpc::Status Upload(grpc::ServerContext*, grpc::ServerReader<federated::UploadPart>* reader,
                       federated::UploadState*) override {
@@ -80,7 +80,7 @@ struct UploadTrial::Parts {
   std::unique_ptr<federated::Federation::Stub> stub;
   std::int64_t round = 0;
   std::vector<std::shared_ptr<grpc::Channel>> channels;
-  std::list<Upload> uploads;  // that are not gone on with
+  std::list<Upload> uploads;  // begun, and not continued
 };
 
 UploadTrial::UploadTrial(const std::filesystem::path& directory, std::uint64_t elements,
