@@ -1,15 +1,16 @@
 // Proof that draws are exact. Let s^2 be the variance, f(x) = e^(-x^2 / (2 s^2)), and w a power of two: the
-// largest one that is at most s / 16, or else 1. Cell c, for c < K, is the numbers [c w, (c + 1) w), where K
-// w >= 6 s. There are 4096 slots, which are equally likely. Cell c has n(c) >= m f(c w) of them, for an
+// largest one that is at most s / 16, or else 1. Cell c, for c < K, is the numbers [c w, (c + 1) w), where
+// K w >= 6 s. There are 4096 slots, which are equally likely. Cell c has n(c) >= m f(c w) of them, for an
 // integer m, and the tail, x >= K w, has one.
-// 1. Draw a slot and then one of the w numbers of its cell c; accept the number x with probability m f(x) /
-// n(c), which is at most 1. The total probability of x is n(c) / 4096 / w * m f(x) / n(c) = f(x) m / (4096
-// w).
-// 2. In the tail, choose block j with probability 2^-(j + 1), and one of the K w numbers from (j + 1) K w on;
-// accept it with probability f(x) m K 2^(j + 1), which is at most 4096 194 2 e^-18 < 1. The total probability
-// is f(x) m / (4096 w), too. Block 32 and those after it are rejected: f is below e^-19000 there.
+// 1. Draw a slot and then one of the w numbers of its cell c. Accept the number x with probability
+//    m f(x) / n(c), which is at most 1. The total probability of x is
+//    n(c) / 4096 / w * m f(x) / n(c) = f(x) m / (4096 w).
+// 2. In the tail, choose block j with probability 2^-(j + 1), and one of the K w numbers from (j + 1) K w on.
+//    Accept it with probability f(x) m K 2^(j + 1), which is at most 4096 194 2 e^-18 < 1. The total
+//    probability is f(x) m / (4096 w), too. Block 32 and those after it are rejected: f is below e^-19000
+//    there.
 // 3. Slots without a cell reject. So the probability of each x is proportional to f(x). With a random sign,
-// where -0 is drawn again, this is the discrete Gaussian.
+//    where -0 is drawn again, this is the discrete Gaussian.
 //
 // Acceptance is decided by a uniform number U. Its first 32 digits come with the slot, and further ones are
 // drawn when they are needed. Bounds of the probability decide for nearly all U. First comes the cell's lower

@@ -1,6 +1,6 @@
 // The coordinator's side of one round of secure aggregation; site.h has the sites' side.
 //
-//     phase       receives        then tells
+//     phase       receives        then sends
 //     advertise   Advertisement   roster(), to all
 //     share       SharesUpload    delivery(site), to each
 //     mask        MaskedInput     survivors(), to all

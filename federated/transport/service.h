@@ -1,6 +1,6 @@
 // The calls of sites, as gRPC delivers them. The caller is identified by its certificate's fingerprint. It is
 // looked up in the list of accepted certificates at every call, and again while the call goes on, so that a
-// revoked certificate is useless at once.
+// revoked certificate is useless within a second.
 #pragma once
 
 #include <grpcpp/impl/service_type.h>
