@@ -85,7 +85,7 @@ void IncomingFile::append(std::uint64_t offset, Pieces pieces, std::uint64_t che
                           const std::function<void(std::string_view)>& inspect) {
   const std::size_t size = size_of(pieces);
   require(size <= kChunkBytes, "a chunk of {} bytes; there may be {}", size, kChunkBytes);
-  require(offset == received_, "a chunk at byte {} came where byte {} was to come", offset, received_);
+  require(offset == received_, "a chunk at byte {} came, and byte {} was expected", offset, received_);
   require(size <= expected_.bytes - received_, "a chunk of {} bytes at byte {} of a file of {}", size, offset,
           expected_.bytes);
   Xxh3 chunk, whole = digest_;
@@ -106,7 +106,7 @@ void IncomingFile::finish() {
           expected_.bytes);
   if (digest_.digest() != expected_.xxh3) {
     restart();
-    fail("{}: what came has another digest than was said; it must come again", file_.string());
+    fail("{}: the file that came does not have the announced digest; it must be sent again", file_.string());
   }
   std::filesystem::rename(part_, file_);
 }

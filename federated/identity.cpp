@@ -295,7 +295,7 @@ void check_site_certificate(std::string_view certificate, std::string_view autho
          "looking at a certificate");
   const bool holds = X509_verify_cert(context.get()) == 1;
   ERR_clear_error();
-  require(holds, "the certificate of site '{}' does not hold: {}", site,
+  require(holds, "the certificate of site '{}' is not valid: {}", site,
           X509_verify_cert_error_string(X509_STORE_CTX_get_error(context.get())));
   const std::string name = certificate_info(certificate).name;
   require(name == site, "the certificate of site '{}' is that of '{}'", site, name);

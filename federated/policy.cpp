@@ -163,12 +163,11 @@ SharingPolicy::SharingPolicy(std::span<const FlatParameter> parameters, std::spa
       if ((selection.by_expert && !of_experts && !parameter.mixed) ||
           !matches(selection.name, parameter.name))
         continue;
-      require(
-          !parameter.mixed || (!selection.by_expert && selection.rule->sharing != Sharing::by_tokens),
-          "sharing '{}': '{}' is of a layer whose experts are of several kinds, and which of them has which "
-          "number a checkpoint does not say; have a pattern match all of it or nothing, without experts in "
-          "brackets and not by_tokens, or give the model experts of one kind (moe.expert)",
-          selection.rule->pattern, parameter.name);
+      require(!parameter.mixed || (!selection.by_expert && selection.rule->sharing != Sharing::by_tokens),
+              "sharing '{}': '{}' is of a layer whose experts are of several kinds, and a checkpoint does "
+              "not say which kind has which numbers; have a pattern match all of it or nothing, without "
+              "experts in brackets and not by_tokens, or give the model experts of one kind (moe.expert)",
+              selection.rule->pattern, parameter.name);
       require(of_experts || selection.rule->sharing != Sharing::by_tokens,
               "sharing '{}' by_tokens: '{}' has no rows of experts whose tokens could be counted",
               selection.rule->pattern, parameter.name);

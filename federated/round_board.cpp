@@ -350,14 +350,15 @@ std::unique_ptr<RoundBoard::Upload> RoundBoard::begin_upload(const std::string& 
   UpdateOffer offer = offered;
   if (!is_asynchronous()) offer.turn = offer.round;
   if (offer.round == plan_.round && received_.contains({site, offer.turn})) return nullptr;
-  require(!plan_.model.empty(), "the coordinator has not yet found its place again");
+  require(!plan_.model.empty(), "the coordinator is still starting; send the update again");
   if (is_asynchronous()) {
     const std::int64_t turn = counted(site);
     SiteMistake::unless(offer.turn >= 0, "an update of turn {}", offer.turn);
     if (offer.turn < turn) return nullptr;
     // A power cut may have lost the site's last update after the site was told that it counts.
     if (offer.turn > turn)
-      throw RoundOver(fmt::format("update {} of this site came, where its {} was to come", offer.turn, turn));
+      throw RoundOver(
+          fmt::format("update number {} of this site came, and number {} was expected", offer.turn, turn));
   }
   check_in_time(offer.round);
   if (offer.base.hexadecimal() != model_of_record(offer.round))

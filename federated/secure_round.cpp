@@ -69,9 +69,8 @@ SecureRound::SecureRound(std::filesystem::path directory, Database& database, Ro
       "<> ?1");
   if (others.bind(unit).next())
     fail(
-        "privacy.unit = \"{}\", and the noise of earlier rounds hid each {}: of the two together no account "
-        "is "
-        "kept. Go on with \"{}\", or begin another federation, in another folder",
+        "privacy.unit = \"{}\", and the noise of earlier rounds hid each {}: what was spent for two units "
+        "cannot be added up. Go on with \"{}\", or begin another federation, in another folder",
         unit, others.text(0), others.text(0));
 }
 
@@ -173,7 +172,7 @@ std::optional<SecureRound::Sum> SecureRound::attempt(const RoundWork& work, std:
         float weights;
         dequantize(result->sum, format.format, elements, std::span(&weights, 1));
         require(weights * format.format.scale > sites,  // each site's weight is rounded by less than 1
-                "the sites' weights add up to no more than rounding may make of nothing; lower "
+                "the sum of the sites' weights is no larger than what rounding may add to it; lower "
                 "secure_aggregation.most_examples");
         result->count = weights / (kWeightScale * options_.clip_norm);
         for (ReceivedUpdate& site : result->survivors)
@@ -259,7 +258,7 @@ void SecureRound::receive(std::uint32_t site, Phase phase, std::string_view body
   // alone.
   const auto check_signature = [&](const Bytes& text, const auto& signature) {
     SiteMistake::unless(is_signed(attempt_->terms.certificates[site], text, signature),
-                        "what is signed at {} is not signed by this site's key",
+                        "the message at {} is not signed by this site's key",
                         kPhases[static_cast<std::size_t>(phase)]);
   };
   if (phase == Phase::advertise) {

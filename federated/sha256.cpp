@@ -15,12 +15,13 @@ class Digest {
             "OpenSSL has no SHA-256");
   }
   void update(std::span<const std::byte> data) {
-    require(EVP_DigestUpdate(context_.get(), data.data(), data.size()) == 1, "OpenSSL computes no SHA-256");
+    require(EVP_DigestUpdate(context_.get(), data.data(), data.size()) == 1,
+            "OpenSSL failed to compute SHA-256");
   }
   std::array<std::byte, 32> end() {
     std::array<std::byte, 32> digest;
     require(EVP_DigestFinal_ex(context_.get(), reinterpret_cast<unsigned char*>(digest.data()), nullptr) == 1,
-            "OpenSSL computes no SHA-256");
+            "OpenSSL failed to compute SHA-256");
     return digest;
   }
 

@@ -12,8 +12,8 @@ namespace conclave {
 
 void PrivacyAccountant::compose(const PrivacyEvent& event) {
   require(event.noise_multiplier >= 0 && std::isfinite(event.noise_multiplier),
-          "privacy: a noise multiplier of {} is none; it is the noise's standard deviation over the clipping "
-          "norm, 0.3 to 10 as a rule",
+          "privacy: a noise multiplier of {} is not valid; it is the noise's standard deviation over the "
+          "clipping norm, 0.3 to 10 as a rule",
           event.noise_multiplier);
   require(event.sampling_rate >= 0 && event.sampling_rate <= 1,
           "privacy: a sampling rate of {} is no probability; it is the batch's expected size over the number "

@@ -11,9 +11,8 @@ double concentration(const DistributedGaussian& mechanism) {
   const auto [variance, sites, sensitivity, dimension] = mechanism;
   require(variance > 0 && sites >= 1 && sensitivity >= 0 && dimension >= 1 && std::isfinite(variance) &&
               std::isfinite(sensitivity),
-          "distributed noise: variance {}, {} sites, sensitivity {}, dimension {}; the first two and the "
-          "last are "
-          "above 0, the sensitivity not below",
+          "distributed noise: variance {}, {} sites, sensitivity {}, dimension {}; expected a sensitivity of "
+          "at least 0 and the others above 0",
           variance, sites, sensitivity, dimension);
   const auto count = static_cast<double>(sites);
   // The terms decrease towards e^(-2 pi^2 variance). Those from number 10^6 on are replaced by an upper

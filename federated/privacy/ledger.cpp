@@ -62,9 +62,9 @@ void prepare(Database& database, const std::string& path, const std::string& uni
   Statement others = database.prepare("SELECT unit FROM spends WHERE unit <> ?1");
   if (others.bind(unit).next())
     fail(
-        "{}: what was spent hid each {}, and now each {} is to be hidden: of the two together no account is "
-        "kept. Keep privacy.unit = \"{}\", or agree with those whose data it is on another budget, in "
-        "another ledger",
+        "{}: what was spent hid each {}, and now each {} is to be hidden: what was spent for two units "
+        "cannot be added up. Keep privacy.unit = \"{}\", or agree with the owners of the data on another "
+        "budget, in another ledger",
         path, others.text(0), unit, others.text(0));
   transaction.commit();
 }
@@ -135,8 +135,7 @@ void PrivacyLedger::check(const PrivacySpend& spend) const {
   if (epsilon > budget_.epsilon)
     throw BudgetExceeded(fmt::format(
         "privacy: round {} (of the run {}) would bring epsilon to {:.4g} at delta {:g}, and the budget is "
-        "{:g}; nothing was "
-        "released. Stop here, or agree with those whose data it is on a larger budget",
+        "{:g}; nothing was released. Stop here, or agree with the owners of the data on a larger budget",
         spend.round + 1, spend.run, epsilon, budget_.delta, budget_.epsilon));
 }
 
@@ -144,7 +143,8 @@ bool PrivacyLedger::record(const PrivacySpend& spend) {
   require(!spend.run.empty() && !spend.digest.empty(), "privacy ledger: a spend needs a run and a digest");
   const auto& [noise, rate, steps] = spend.event;
   require(spend.mechanism == PrivacyMechanism::sampled_gaussian || rate == 1,
-          "privacy ledger: sampling at rate {} does not go with a mechanism known by its concentration",
+          "privacy ledger: sampling at rate {}; for a mechanism that is known by its concentration, the rate "
+          "must be 1",
           rate);
   Transaction transaction(database_);
   Statement same = database_.prepare(

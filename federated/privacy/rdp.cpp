@@ -97,7 +97,8 @@ RdpAccountant::Bound least(const std::vector<PrivacyEvent>& events, const Bound&
 }  // namespace
 
 void RdpAccountant::compose_concentrated(double rho) {
-  require(rho >= 0 && std::isfinite(rho), "privacy: concentrated privacy of rho {} is none", rho);
+  require(rho >= 0 && std::isfinite(rho),
+          "privacy: concentrated privacy of rho {}; expected a finite number of at least 0", rho);
   // The Gaussian mechanism with this noise has a divergence of exactly rho * order.
   if (rho > 0) compose({.noise_multiplier = 1 / std::sqrt(2 * rho)});
 }

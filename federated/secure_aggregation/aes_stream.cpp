@@ -28,7 +28,7 @@ AesStream::AesStream(const Secret& seed, bool wide) {
   context_.reset(EVP_CIPHER_CTX_new());
   require(context_ && EVP_EncryptInit_ex(context_.get(), cipher(), nullptr,
                                          reinterpret_cast<const unsigned char*>(key), nullptr) == 1,
-          "OpenSSL takes no key for AES-128-CTR");
+          "OpenSSL refused a key for AES-128-CTR");
 }
 
 void AesStream::fill(std::uint64_t block, std::span<std::byte> out) const {
@@ -42,7 +42,7 @@ void AesStream::fill(std::uint64_t block, std::span<std::byte> out) const {
     good = EVP_EncryptUpdate(context_.get(), reinterpret_cast<unsigned char*>(out.data()) + at, &size,
                              kZeros.data(), size) == 1;
   }
-  require(good, "OpenSSL encrypts nothing by AES-128-CTR");
+  require(good, "OpenSSL failed to encrypt with AES-128-CTR");
 }
 
 }  // namespace conclave::secure_aggregation

@@ -18,16 +18,17 @@ void Agreement::check() const {
   ring.check();
   require(length > 0 && length <= std::uint64_t{1} << 40, "secure aggregation: vectors of {} words", length);
   require(sites.size() >= 3 && sites.size() <= 1 << 24,
-          "secure aggregation: {} sites; of fewer than 3, each would know the other's update by the sum",
+          "secure aggregation: {} sites; expected at least 3, because of two sites each could compute the "
+          "other's update from the sum",
           sites.size());
   const std::set<std::string_view> names(sites.begin(), sites.end());
   require(names.size() == sites.size(), "secure aggregation: two of the {} sites have the same name",
           sites.size());
-  require(least <= sites.size() && std::uint64_t{2} * least > sites.size() + colluding,
-          "secure aggregation: at least {0} of {1} sites, of whom {2} may collude; expected at most {1}, and "
-          "more "
-          "than ({1} + {2}) / 2, or a coordinator could have two sets of survivors agreed to",
-          least, sites.size(), colluding);
+  require(
+      least <= sites.size() && std::uint64_t{2} * least > sites.size() + colluding,
+      "secure aggregation: at least {0} of {1} sites, of which {2} may collude; expected at most {1}, and "
+      "more than ({1} + {2}) / 2, because a coordinator could otherwise have two sets of survivors signed",
+      least, sites.size(), colluding);
 }
 
 Key Agreement::digest() const {

@@ -17,7 +17,8 @@ void Coordinator::arrive(Phase phase, std::uint32_t sender) {
           agreement_.sites.size());
   const std::string& name = agreement_.sites[sender];
   require(phase_ == phase, "secure aggregation: a message of site '{}' too early or too late", name);
-  require(!arrived_.contains(sender), "secure aggregation: site '{}' sends the same a second time", name);
+  require(!arrived_.contains(sender),
+          "secure aggregation: site '{}' sent its message of this phase a second time", name);
   require(awaited_.erase(sender) == 1, "secure aggregation: a message of site '{}', which dropped out before",
           name);
   arrived_.insert(sender);
@@ -150,8 +151,8 @@ std::vector<Mask> Coordinator::remaining_masks() {
     const bool in_sum = survived(site);
     require(in_sum ? round_->commitment(secret, site) == uploads_.at(site).commitment
                    : public_key(secret) == round_->keys(site).masking_key,
-            "secure aggregation: the shares of a secret of site '{}' do not fit: it or a neighbour sent "
-            "false ones",
+            "secure aggregation: the shares of a secret of site '{}' do not match its commitment or public "
+            "key: that site or a neighbour sent false ones",
             agreement_.sites[site]);
     if (in_sum) {
       jobs.push_back({secret, site, site});
@@ -180,7 +181,7 @@ std::vector<Mask> Coordinator::remaining_masks() {
 
 RingVector Coordinator::sum() {
   require(phase_ == Phase::done && !shares_.empty(),
-          "secure aggregation: there is no sum yet, or it was given");
+          "secure aggregation: there is no sum yet, or it was already taken");
   add_masks(sum_, remaining_masks());
   shares_.clear();
   return std::move(sum_);

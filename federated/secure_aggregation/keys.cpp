@@ -22,7 +22,7 @@ int length(ByteView bytes) { return static_cast<int>(bytes.size()); }
 
 KeyPointer private_pkey(const Secret& key) {
   KeyPointer pkey(EVP_PKEY_new_raw_private_key(EVP_PKEY_X25519, nullptr, read(ByteView(key.bytes())), 32));
-  require(pkey != nullptr, "OpenSSL takes no X25519 private key");
+  require(pkey != nullptr, "OpenSSL refused an X25519 private key");
   return pkey;
 }
 
@@ -34,7 +34,7 @@ Key public_key(const Secret& private_key) {
   Key result;
   std::size_t size = result.size();
   require(EVP_PKEY_get_raw_public_key(private_pkey(private_key).get(), write(std::span(result)), &size) == 1,
-          "OpenSSL derives no X25519 public key");
+          "OpenSSL failed to derive an X25519 public key");
   return result;
 }
 
@@ -67,7 +67,7 @@ Secret derive(const Secret& secret, ByteView context) {
   Secret result;
   require(derivation && EVP_KDF_derive(derivation.get(), write(std::span(result.bytes())),
                                        result.bytes().size(), parameters) == 1,
-          "OpenSSL derives no key by HKDF");
+          "OpenSSL failed to derive a key by HKDF");
   return result;
 }
 
@@ -84,7 +84,7 @@ Bytes seal(const Secret& key, ByteView associated, ByteView text) {
               EVP_EncryptFinal_ex(cipher.get(), out + text.size(), &size) == 1 &&
               EVP_CIPHER_CTX_ctrl(cipher.get(), EVP_CTRL_AEAD_GET_TAG, static_cast<int>(kSealBytes),
                                   out + text.size()) == 1,
-          "OpenSSL encrypts nothing by AES-256-GCM");
+          "OpenSSL failed to encrypt with AES-256-GCM");
   return sealed;
 }
 
@@ -103,7 +103,7 @@ Bytes open(const Secret& key, ByteView associated, ByteView sealed) {
               EVP_CIPHER_CTX_ctrl(cipher.get(), EVP_CTRL_AEAD_SET_TAG, static_cast<int>(kSealBytes),
                                   tag.data()) == 1 &&
               EVP_DecryptFinal_ex(cipher.get(), out + text.size(), &size) == 1,
-          "an encrypted message is not from who it should be from, or was altered");
+          "an encrypted message is not from the expected sender, or was altered");
   return opened;
 }
 

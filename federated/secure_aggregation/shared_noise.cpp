@@ -42,8 +42,8 @@ NoisyFormat NoisyFormat::choose(const Agreement& agreement, double clip, const S
   const NoisyFormat result{FixedPoint::choose(agreement.ring, sites, clip, left),
                            static_cast<std::uint64_t>(std::ceil(deviation * deviation))};
   require(static_cast<double>(result.variance) >= kLeastVariance,
-          "secure aggregation: noise of {} integers' deviation at each site is no Gaussian's; take wider "
-          "words, or more noise",
+          "secure aggregation: the noise of a site has a deviation of {} integers, which is too small for "
+          "the sum to be a Gaussian; take wider words, or more noise",
           deviation);
   return result;
 }

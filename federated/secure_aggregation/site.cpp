@@ -119,10 +119,10 @@ Consent Site::consent(const Survivors& survivors) {
   const auto& sites = survivors.sites;
   require(std::ranges::is_sorted(sites, std::ranges::less_equal{}) &&
               std::ranges::includes(round_->sites(), sites) && std::ranges::binary_search(sites, self_),
-          "secure aggregation: survivors who are not all in the roster, or without this site");
+          "secure aggregation: the survivors are not all in the roster, or do not include this site");
   require(sites.size() >= agreement_.least,
-          "secure aggregation: the coordinator asks for the sum over {} sites; this one helps with no fewer "
-          "than {}",
+          "secure aggregation: the coordinator asks for the sum over {} sites; this site helps only with "
+          "sums over at least {}",
           sites.size(), agreement_.least);
   for (const std::uint32_t other : round_->graph().sharing(self_))
     require(held_.contains(other) || !std::ranges::binary_search(sites, other),
@@ -152,8 +152,7 @@ Unmasking Site::unmask(const Consents& consents) {
   const std::size_t threshold = round_->graph().degrees().threshold;
   require(agreed.size() >= threshold,
           "secure aggregation: {} neighbours signed the survivors that this site was told of, and {} are "
-          "needed; the "
-          "coordinator may have told others of others",
+          "needed; the coordinator may have told other sites of other survivors",
           agreed.size(), threshold);
   Unmasking unmasking{round_->digest(), self_, {}};
   for (const auto& [owner, held] : held_) {

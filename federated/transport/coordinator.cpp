@@ -74,21 +74,19 @@ struct Coordinator::Parts {
     policy.emplace(flat_parameters(model->layout()), options.sharing);
     strategy = make_strategy(options.strategy, policy->exchanged_elements());
     const bool by_control = strategy->site_rules().control_variate;
-    require(
-        strategy->vectors() == (by_control ? 2 : 1) && (!by_control || strategy->buffer_size() == 0),
-        "strategy {}: coordinators know sites that send their update or, in rounds that all begin together, "
-        "the change of a control variate with it",
-        strategy->name());
+    require(strategy->vectors() == (by_control ? 2 : 1) && (!by_control || strategy->buffer_size() == 0),
+            "strategy {}: the coordinator supports sites that send an update and, in synchronous rounds "
+            "only, the change of a control variate with it",
+            strategy->name());
     require(
         !options.secure.enabled || (strategy->needs_mean_only() && !by_control && policy->experts().empty()),
-        "strategy {}: secure aggregation gives no more than the mean of the updates, each site counting "
-        "the same",
+        "strategy {}: secure aggregation provides only the mean of the updates, in which all parameters of a "
+        "site have the same weight",
         strategy->name());
-    require(
-        !by_control || policy->experts().empty(),
-        "strategy {}: each site's control variate counts the same, which sharing.by_tokens would not have; "
-        "leave that out",
-        strategy->name());
+    require(!by_control || policy->experts().empty(),
+            "strategy {}: all sites' control variates must count equally, and with sharing.by_tokens they "
+            "would not; leave that out",
+            strategy->name());
     // A new federation begins without a control variate, whatever its first checkpoint has, because its sites
     // have none.
     if (by_control) model->add_control(CheckpointReader(newest), !anew);
@@ -139,7 +137,7 @@ struct Coordinator::Parts {
     if (const auto entries = strategy_entries(); !entries.empty()) {
       strategy_writer.save(entries, {.step = round, .recipe = "", .metadata = "{}", .tokenizer = ""});
       const auto& outcome = strategy_writer.wait();
-      require(outcome && outcome->saved, "what {} remembers after round {} could not be saved: {}",
+      require(outcome && outcome->saved, "the state of strategy {} after round {} could not be saved: {}",
               strategy->name(), round, outcome ? outcome->message : "");
       strategy_writer.release();
     }
@@ -246,10 +244,10 @@ struct Coordinator::Parts {
     ++round;
     save();
     record({});
-    say(fmt::format(
-        "round {} of {} is skipped: its sum was lost while it was unmasked, and another over other "
-        "sites would tell their difference",
-        round, options.rounds));
+    say(
+        fmt::format("round {} of {} is skipped: its sum was lost while it was unmasked, and another one over "
+                    "other sites would reveal their difference",
+                    round, options.rounds));
   }
 
   void end_secure_round(std::optional<SecureRound::Sum>& sum) {

@@ -90,8 +90,7 @@ Agreement agreement_of(const federated::SecureTerms& terms, const SiteRound& rou
   const auto expected = static_cast<std::uint64_t>(round.elements) + (round.most_examples > 0 ? 1 : 0);
   require(agreement.least >= own.least && agreement.colluding >= std::min(own.colluding, agreement.least - 2),
           "the coordinator's terms are too weak: the sum of at least {} of {} sites, of which {} may "
-          "collude; expected {} "
-          "and {}",
+          "collude; expected at least {} sites, and {} that may collude",
           agreement.least, agreement.sites.size(), agreement.colluding, own.least,
           std::min(own.colluding, agreement.least - 2));
   require(
@@ -137,21 +136,19 @@ class Unmasked {
     rows.bind(round_);
     if (!rows.next()) return;
     require(rows.text(0) == sites,
-            "round {}: the coordinator asks for the sum over {}, and this site helped with that over {}: the "
-            "two would tell their difference. If you know that this is another federation, remove {}",
+            "round {}: the coordinator asks for the sum over {}, and this site helped with the sum over {} "
+            "before: the two would reveal their difference. If you know that this is another federation, "
+            "remove {}",
             round_ + 1, sites, rows.text(0), file_);
     require(rows.text(1) == made,
-            "round {}: the coordinator asks for its sum once more, of updates of another model, or that are "
-            "shortened, weighted or rounded otherwise, and this site helped with one: the two would tell "
-            "their difference. If you "
-            "know that this is another federation, remove {}",
+            "round {}: the coordinator asks for its sum once more, of updates from another model, or scaled, "
+            "weighted or rounded in another way, and this site helped with one before: the two would reveal "
+            "their difference. If you know that this is another federation, remove {}",
             round_ + 1, file_);
     require(!noisy,
             "round {}: the coordinator asks for its sum once more, with other noise, and this site helped "
-            "with one: "
-            "the two together would tell more than was accounted for. If you know that this is another "
-            "federation, "
-            "remove {}",
+            "with one before: the two together would reveal more than was accounted for. If you know that "
+            "this is another federation, remove {}",
             round_ + 1, file_);
   }
   void add(const std::string& sites, const std::string& made) {
@@ -214,7 +211,7 @@ bool Site::deliver_masked(const SiteRound& round, const std::filesystem::path& u
       return false;
     } catch (const BadAttempt&
                  error) {  // caused by another site or the coordinator; the next attempt may be without it
-      say_(fmt::format("this attempt at a sum cannot be gone on with: {}", as_told(error.what())));
+      say_(fmt::format("this site cannot continue with this attempt at a sum: {}", as_told(error.what())));
       if (drawn()) return false;
       pause(kIdlePause);
     }
@@ -224,14 +221,13 @@ void Site::take_part(const SiteRound& round, const std::filesystem::path& update
                      federated::UpdateHeader header, const federated::SecureTerms& terms,
                      const std::function<void()>& spend) {
   const Agreement agreement = of_others([&] { return agreement_of(terms, round, kit_); });
-  require(
-      agreement.least >= options_.least_sites,
-      "the coordinator would have the sum of {} of {} sites, and by site.least_sites this one is in none of "
-      "fewer than {}: those who collude would know too much of it",
-      agreement.least, agreement.sites.size(), options_.least_sites);
+  require(agreement.least >= options_.least_sites,
+          "the coordinator wants the sum of at least {} of {} sites, and by site.least_sites this site sends "
+          "updates only into sums of {} or more: colluding sites would learn too much from fewer",
+          agreement.least, agreement.sites.size(), options_.least_sites);
   const auto self =
       static_cast<std::size_t>(std::ranges::find(agreement.sites, kit_.info.name) - agreement.sites.begin());
-  require(self < agreement.sites.size(), "the coordinator's terms are without this site");
+  require(self < agreement.sites.size(), "the coordinator's terms do not include this site");
   const Identity identity{[this](ByteView message) { return sign(kit_, message); },
                           [&terms](std::uint32_t site, ByteView message, ByteView signature) {
                             return is_signed(terms.members(static_cast<int>(site)).certificate(), message,
@@ -252,8 +248,8 @@ void Site::take_part(const SiteRound& round, const std::filesystem::path& update
                                  {round.privacy.clip_norm, round.privacy.noise_multiplier});
     });
     require(round.privacy.unit != RoundPrivacy::Unit::site || terms.clip_norm() <= round.privacy.clip_norm,
-            "the coordinator's terms have updates of norm {}, and noise for {}", terms.clip_norm(),
-            round.privacy.clip_norm);
+            "the coordinator's terms allow updates of norm {}, and its noise is for norm {}",
+            terms.clip_norm(), round.privacy.clip_norm);
     auto values = shortened(update, static_cast<std::size_t>(round.elements), terms.clip_norm());
     if (round.most_examples > 0) {
       const double share = std::min(examples / round.most_examples, 1.0);

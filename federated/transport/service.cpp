@@ -124,12 +124,12 @@ federated::UploadState SiteCalls::upload(const Caller& caller,
   federated::UploadState reply;
   UploadFrame first, next;
   require(read(first) && std::holds_alternative<federated::UpdateHeader>(first),
-          "an upload begins with what it is of");
+          "an upload must begin with a header");
   with_upload(caller.site, std::get<federated::UpdateHeader>(first), [&](const auto& upload) {
     // Releases each frame before waiting for the next one.
     for (; upload && read(next); next = {}) {
       const auto* chunk = std::get_if<ChunkFrame>(&next);
-      require(chunk != nullptr && chunk->offset >= 0, "an upload goes on with chunks");
+      require(chunk != nullptr && chunk->offset >= 0, "an upload must continue with chunks");
       upload->append(static_cast<std::uint64_t>(chunk->offset), chunk->pieces(), chunk->checksum);
     }
     // The stream also ends if the connection broke; the site then sends the rest in another call.

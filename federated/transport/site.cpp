@@ -154,11 +154,10 @@ SiteRound Site::next() {
       require(rule.pattern().size() <= kMostPattern, "a rule of sharing of {} characters; there may be {}",
               rule.pattern().size(), kMostPattern);
       round.sharing.push_back({rule.pattern(), parse_sharing(as_told(rule.sharing()))});
-      require(
-          !round.secure || round.sharing.back().sharing != Sharing::by_tokens,
-          "the coordinator would have {} averaged by tokens: how many each expert served would be told of "
-          "this site alone, which secure aggregation is there to prevent",
-          rule.pattern());
+      require(!round.secure || round.sharing.back().sharing != Sharing::by_tokens,
+              "the coordinator wants {} averaged by tokens: it would then know how many tokens each expert "
+              "served at this site, which secure aggregation must prevent",
+              rule.pattern());
     }
     // A site replays the steps before this round, without training, to find its position in its data.
     const std::int64_t updates = std::max(round.rounds, round.counted);
@@ -168,19 +167,18 @@ SiteRound Site::next() {
             "the coordinator's assignment makes no sense: round {} of {}, {} numbers, {} steps, an update of "
             "round {}; of all rounds together there may be {} steps",
             round.round, round.rounds, round.elements, round.local_steps, round.counted, kMostFederatedSteps);
-    require(
-        round.most_examples == 0 || (round.most_examples >= 1 && std::isfinite(round.most_examples) &&
-                                     round.secure && !round.privacy.is_on()),
-        "the coordinator would have sites count by up to {} examples; that goes with secure aggregation, and "
-        "not with noise, which is for updates that count alike",
-        round.most_examples);
+    require(round.most_examples == 0 || (round.most_examples >= 1 && std::isfinite(round.most_examples) &&
+                                         round.secure && !round.privacy.is_on()),
+            "the coordinator wants sites to count by up to {} examples; this is possible only with secure "
+            "aggregation and without noise, which is for updates that count equally",
+            round.most_examples);
     require(
         round.finished || round.secure || !options_.secure_only,
         "the coordinator at {} asks for updates that it can read; by site.secure_only this site sends none",
         options_.address);
     require(!round.secure || (!round.asynchronous && !round.rules.control_variate),
-            "the coordinator's rounds are by secure aggregation, and {}: of one update after another, or of "
-            "two kinds of numbers, there is no sum that hides them",
+            "the coordinator's rounds are by secure aggregation, and {}: this site accepts secure "
+            "aggregation only in synchronous rounds without control variates",
             round.asynchronous ? "asynchronous" : "with control variates");
     check_size(round.digest);
     if (!fetch(round)) continue;
@@ -192,8 +190,8 @@ SiteRound Site::next() {
 
 void Site::check_size(const FileDigest& model) const {
   require(!first_bytes_ || model.bytes <= *first_bytes_ + kMostGrowth,
-          "the coordinator's model has {} bytes, and that which this site began with {}: a model's size does "
-          "not change from round to round; if its owners agree to another, start it again",
+          "the coordinator's model has {} bytes, and this site's first one had {}: a model's size does not "
+          "change from round to round; if the site's owners agree to another model, start the site again",
           model.bytes, first_bytes_.value_or(0));
 }
 
@@ -232,8 +230,8 @@ std::string Site::lacking_room(const SiteRound& round) const {
   if (room >= needed + spare) return "";
   constexpr double kMebi = 1 << 20;
   return fmt::format(
-      "{}: there is room for {:.0f} MiB, and {:.0f} MiB are to come, of the coordinator's model and "
-      "of what is made of it, beside which {:.0f} MiB must stay free; make room",
+      "{}: there is room for {:.0f} MiB, and {:.0f} MiB are needed for the coordinator's model and what is "
+      "made of it, besides {:.0f} MiB that must stay free; make room",
       options_.directory.string(), room / kMebi, needed / kMebi, spare / kMebi);
 }
 

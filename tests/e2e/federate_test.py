@@ -548,14 +548,14 @@ def test_one_sum():
     leader = Started("again/coordinator.log", secure_coordinator("again", "--set=federation.rounds=1", "--set=secure_aggregation.phase_seconds=5"))
     leader.until("listens at port")
     sites = {name: Started(f"again/{name}.log", secure_site(name, "secure")) for name in SECURE_SITES}
-    assert "the two would tell their difference" in sites.pop("east").ends(1)
+    assert "the two would reveal their difference" in sites.pop("east").ends(1)
     for one in sites.values():  # who helped with the same sum before, does so again
         one.ends()
     leader.process.send_signal(signal.SIGTERM)  # for it would wait a minute that "east" fetches the result
     leader.ends()
 
     # By another clip_norm the longest updates alone are others, and the difference is theirs. Nor is a site in a sum of few.
-    for option, message in {"secure_aggregation.clip_norm=1": "shortened, weighted or rounded otherwise", "federation.quorum=3": "in none of fewer than 4"}.items():
+    for option, message in {"secure_aggregation.clip_norm=1": "scaled, weighted or rounded in another way", "federation.quorum=3": "only into sums of 4 or more"}.items():
         directory = option.partition("=")[0]
         Path(directory).mkdir()
         shutil.copy(checkpoints("secure")[0], directory)
@@ -563,7 +563,7 @@ def test_one_sum():
         leader.until("listens at port")
         sites = {name: Started(f"{directory}/{name}.log", secure_site(name, "secure", "--set=site.least_sites=4")) for name in SECURE_SITES}
         for name, one in sites.items():
-            assert (message if name != "east" or "quorum" in option else "tell their difference") in one.ends(1)
+            assert (message if name != "east" or "quorum" in option else "reveal their difference") in one.ends(1)
         leader.kill()
 
 

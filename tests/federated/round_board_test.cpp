@@ -137,7 +137,7 @@ TEST_CASE_METHOD(BoardFixture, "an update of another size, and chunks that do no
   const std::string longer = bytes() + "more", huge(kChunkBytes + 4, '\0'), data = bytes();
   CHECK_THROWS_WITH(upload->append(0, longer, chunk_checksum(longer)), Contains("of a file of 16"));
   CHECK_THROWS_WITH(upload->append(0, huge, chunk_checksum(huge)), Contains("there may be"));
-  CHECK_THROWS_WITH(upload->append(4, data, chunk_checksum(data)), Contains("where byte 0 was to come"));
+  CHECK_THROWS_WITH(upload->append(4, data, chunk_checksum(data)), Contains("and byte 0 was expected"));
   CHECK_THROWS_WITH(upload->append(0, data, chunk_checksum(data) + 1), Contains("damaged"));
   CHECK_THROWS_WITH(upload->finish(), Contains("0 of 16 bytes came"));
   CHECK(counted() == 0);
@@ -152,7 +152,7 @@ TEST_CASE_METHOD(BoardFixture,
   offered.update.xxh3[3] ^= 1;
   const auto wrong = board.begin_upload("north", offered);
   wrong->append(0, bytes(), chunk_checksum(bytes()));
-  CHECK_THROWS_WITH(wrong->finish(), Contains("another digest"));
+  CHECK_THROWS_WITH(wrong->finish(), Contains("does not have the announced digest"));
   CHECK(counted() == 0);
 
   const auto older = board.begin_upload("north", offer()), newer = board.begin_upload("north", offer());

@@ -146,7 +146,7 @@ TEST_CASE("a coordinator that tells different sites of different survivors learn
   Survivors without_0 = all;
   without_0.sites.erase(without_0.sites.begin());
   std::vector<Consent> consents;
-  CHECK_THROWS_WITH(round.sites[0].consent(without_0), Catch::Contains("without this site"));
+  CHECK_THROWS_WITH(round.sites[0].consent(without_0), Catch::Contains("do not include this site"));
   for (std::uint32_t site = 1; site < 6; ++site)
     consents.push_back(round.sites[site].consent(site < 4 ? all : without_0));
   // 1, 2 and 3 consented to one set, 4 and 5 to the other; 4 are needed for either
@@ -154,7 +154,8 @@ TEST_CASE("a coordinator that tells different sites of different survivors learn
     Consents told{all.context, {}};
     SECTION("with all signatures, to site " + std::to_string(site)) {
       told.sites = consents;
-      CHECK_THROWS_WITH(round.sites[site].unmask(told), Catch::Contains("may have told others of others"));
+      CHECK_THROWS_WITH(round.sites[site].unmask(told),
+                        Catch::Contains("may have told other sites of other survivors"));
     }
     SECTION("with those that fit, to site " + std::to_string(site)) {
       for (std::uint32_t other = 1; other < 6; ++other)
@@ -176,7 +177,7 @@ TEST_CASE("a site helps with no sum over too few, and with no second one") {
   round.mask(vectors_for(round.agreement, 1));
   SECTION("too few") {
     const Survivors few{round.coordinator.survivors().context, {0, 1, 2}};
-    CHECK_THROWS_WITH(round.sites[0].consent(few), Catch::Contains("no fewer than 4"));
+    CHECK_THROWS_WITH(round.sites[0].consent(few), Catch::Contains("sums over at least 4"));
     CHECK_THROWS_WITH(round.sites[0].consent(round.coordinator.survivors()), Catch::Contains("refused"));
   }
   SECTION("a second time") {
@@ -287,7 +288,7 @@ TEST_CASE("the coordinator takes each message once, in its phase, of this round"
       coordinator.receive(parts);
     }
     coordinator.end_phase();
-    CHECK_THROWS_WITH(coordinator.sum(), Catch::Contains("'site 0' do not fit"));
+    CHECK_THROWS_WITH(coordinator.sum(), Catch::Contains("'site 0' do not match"));
   }
   SECTION("and the sum is given once") {
     for (std::uint32_t site = 1; site < 3; ++site)
