@@ -298,8 +298,7 @@ struct Coordinator::Parts {
 
   void finish_round(const std::vector<ReceivedUpdate>& updates) {
     double examples = 0;
-    std::map<std::string, std::pair<double, double>>
-        metrics;  // by name: sum weighted by examples, and sum of these weights
+    std::map<std::string, std::pair<double, double>> metrics;  // weighted sum, and sum of weights
     for (const ReceivedUpdate& update : updates) {
       examples += update.examples;
       for (const auto& [name, value] : update.metrics) {

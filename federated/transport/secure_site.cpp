@@ -118,7 +118,7 @@ std::vector<float> shortened(const std::filesystem::path& update, std::size_t el
 // from the coordinator. For the same round, check() refuses
 // - a sum over other sites: the two sums would reveal their difference;
 // - a sum of numbers that were made differently. With another clip_norm, for example, the sums would differ
-//   only by parts of the updates that are longer than it;
+//   only for sites whose update is longer than it, and so expose these updates;
 // - a second sum with noise: its noise is drawn anew, and the mean of the two sums would have less noise than
 //   was accounted for.
 // The same sum again, without noise, reveals nothing new.
@@ -209,8 +209,7 @@ bool Site::deliver_masked(const SiteRound& round, const std::filesystem::path& u
       pause(kIdlePause);
     } catch (const RoundOver&) {
       return false;
-    } catch (const BadAttempt&
-                 error) {  // caused by another site or the coordinator; the next attempt may be without it
+    } catch (const BadAttempt& error) {  // the next attempt may be without its cause
       say_(fmt::format("this site cannot continue with this attempt at a sum: {}", as_told(error.what())));
       if (drawn()) return false;
       pause(kIdlePause);
