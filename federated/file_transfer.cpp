@@ -89,8 +89,7 @@ void IncomingFile::append(std::uint64_t offset, Pieces pieces, std::uint64_t che
   require(size <= expected_.bytes - received_, "a chunk of {} bytes at byte {} of a file of {}", size, offset,
           expected_.bytes);
   Xxh3 chunk, whole = digest_;
-  for (const std::string_view piece :
-       pieces) {  // inspect and both checksums while the piece is in the processor's cache
+  for (const std::string_view piece : pieces) {  // all three while it is in the cache
     if (inspect) inspect(piece);
     chunk.add(piece);
     whole.add(piece);

@@ -77,8 +77,7 @@ GlobalModel::GlobalModel(const std::string& path) {
     entries_.push_back({name, part, shape, 0, sharded});
     reader.read(entries_.back());
   }
-  for (const std::string& name :
-       reader.names())  // tensors that training does not change by gradients, for example bigrams
+  for (const std::string& name : reader.names())  // tensors without gradients, such as bigrams
     if (name.starts_with(kModel) && reader.dtype(name) != DType::f32)
       entries_.push_back({name, reader.read(name), reader.shape(name), 0, reader.sharded(name)});
 }

@@ -217,8 +217,7 @@ CertificateInfo CertificateAuthority::issue(const std::filesystem::path& folder,
   create_durable_directories(folder);
   const std::string text = pem_of(certificate);
   const CertificateInfo info = certificate_info(text);
-  std::filesystem::remove(folder /
-                          "certificate.pem");  // an older certificate, which would not match the new key
+  std::filesystem::remove(folder / "certificate.pem");  // an older one would not match the new key
   write_file(folder / "key.pem", pem_of(key.get()), 0600);
   write_file(folder / "authority.pem", pem_of(certificate_.get()), 0644);
   if (before) before(info);

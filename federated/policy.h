@@ -58,8 +58,7 @@ class SharingPolicy {
   /// A run of elements that is exchanged. Ranges are in order; adjacent elements that are weighted alike are
   /// in one range.
   struct Range {
-    std::size_t model, exchanged,
-        size;               ///< its first element in the model and in the exchanged vector; its length
+    std::size_t model, exchanged, size;  ///< its beginning in the model and in the exchanged vector
     std::ptrdiff_t expert;  ///< index into experts(): weighted by that expert's tokens; -1: by examples
   };
   const std::vector<Range>& ranges() const { return ranges_; }

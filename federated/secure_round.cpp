@@ -307,8 +307,7 @@ SecureRound::Answer SecureRound::exchange(const std::string& site, std::int64_t 
     // The vector comes as a file. A message that has already been received is not taken again.
     if (phase != Phase::mask && attempt_->coordinator.awaited().contains(*number))
       receive(*number, phase, body);
-    if (phase == Phase::unmask)
-      return {Answer::State::here};  // what follows is done by the coordinator alone
+    if (phase == Phase::unmask) return {Answer::State::here};  // the rest needs no site
     if (stopped_ || Clock::now() >= until || cancelled()) return {Answer::State::not_yet};
     changed_.wait_until(lock, std::min(until, Clock::now() + seconds(1)));
   }

@@ -25,10 +25,8 @@ struct TranscriptCheck {
   std::string head;            ///< SHA-256 of the last valid line, in hexadecimal; 64 zeros if there is none
   std::string last_line = {};  ///< the last valid line
   std::uint64_t bytes = 0;     ///< size of the valid lines in the file
-  bool torn =
-      false;  ///< the valid lines are followed by one without an end, from an append that was interrupted
-  std::string problem =
-      {};  ///< why line number `lines` + 1 is not valid; empty if there is no such line, or if it is torn
+  bool torn = false;           ///< they are followed by a line without an end, of an interrupted append
+  std::string problem = {};    ///< why line `lines` + 1 is not valid; empty if there is none, or if torn
   std::optional<std::size_t> known_head_at = {};  ///< number of the line whose hash is `known_head`
   bool holds() const { return problem.empty(); }
 };

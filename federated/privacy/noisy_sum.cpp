@@ -31,8 +31,7 @@ SumNoise::SumNoise(const NoisySum& release) {
 template <class Number>
 void SumNoise::add(double step, RandomSource& random, std::span<Number> sums) const {
   if (!steps_) return;
-#pragma omp parallel if (sums.size() > 1024)  // an exception for lack of randomness ends the program here,
-                                              // before anything is released
+#pragma omp parallel if (sums.size() > 1024)  // an Error in here ends the program: nothing is released
   {
     RandomBits bits(random);
 #pragma omp for schedule(static)

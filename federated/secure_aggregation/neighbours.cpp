@@ -70,8 +70,7 @@ std::vector<std::uint32_t> NeighbourGraph::nearest(std::uint32_t site, std::size
   const std::size_t n = ring_.size(), all = n - 1;
   const std::size_t reach = (degree + 1) / 2;  // one more for an odd degree
   std::vector<std::uint32_t> result;
-  for (std::size_t d = 1; d <= std::min(2 * reach, all);
-       ++d)  // the next after, the next before, the second after, ...
+  for (std::size_t d = 1; d <= std::min(2 * reach, all); ++d)  // one after, one before, the second after, ...
     result.push_back(ring_[(place_[site] + (d % 2 == 1 ? (d + 1) / 2 : n - d / 2)) % n]);
   std::ranges::sort(result);
   return result;
