@@ -24,13 +24,13 @@ std::vector<std::int64_t> rows_of(const EngineBatch& batch) {
   return rows;
 }
 
-// In place of an engine: a batch in steps takes `steps` of them, each so many seconds.
+// Stands in for the engine: runs one step of `seconds`. A multi-step batch is done after `steps` steps.
 void step(EngineBatch& batch, std::int64_t steps, double seconds = 1) {
   batch.under_way = takes_steps(batch.jobs.front()->query.task) && ++batch.work.rows < steps;
   batch.work.seconds += seconds;
 }
 
-// The next batch, whole, in so many seconds.
+// Runs the next batch as a single step of `seconds`.
 void answer(BatchQueue& queue, double seconds) {
   step(*queue.next(), 1, seconds);
   queue.end_step();
@@ -90,7 +90,7 @@ TEST_CASE("between two steps of a batch goes one of those that take one step, an
   take_steps(2);
   queue.close();
   take_steps(3);
-  CHECK(order == "ca+cl ca+ca+ca ");  // what has begun is answered
+  CHECK(order == "ca+cl ca+ca+ca ");  // the batch under way is finished
   CHECK_FALSE(queue.next());
 }
 
@@ -122,7 +122,7 @@ TEST_CASE("a batch that fails in one of its steps is over", "[service]") {
   EngineBatch* batch = queue.next();
   step(*batch, 3);
   CHECK(queue.next() == batch);
-  batch->under_way = false;  // and nobody told how long it took
+  batch->under_way = false;  // the step failed: no time is recorded
   queue.end_step();
   REQUIRE(queue.push(text));
   CHECK(queue.next()->jobs == std::vector<Job*>{&text});
@@ -162,16 +162,16 @@ TEST_CASE("what would take longer than the latency, by what rows took so far, is
     while (count < 50 && queue.push(jobs.add(10))) ++count;
     return count;
   };
-  CHECK(taken() == 50);                           // nobody knows yet what a row takes
-  for (int i = 0; i < 5; ++i) answer(queue, 20);  // 0.2 s a row, 2 s a job
+  CHECK(taken() == 50);                           // no time per row is known yet
+  for (int i = 0; i < 5; ++i) answer(queue, 20);  // 0.2 s per row, so 2 s per job
   CHECK(taken() == 10);
   EngineBatch* batch = queue.next();
-  CHECK(batch->jobs.size() == 10);  // which are at work now, and have all of the time
+  CHECK(batch->jobs.size() == 10);  // this running batch takes 20 of the 21 s
   CHECK(taken() == 0);
   step(*batch, 1, 20);
   queue.end_step();
-  CHECK(queue.push(jobs.add(1000)));  // alone, whatever it takes
-  REQUIRE(queue.next());              // which fails, and nobody tells how long it took
+  CHECK(queue.push(jobs.add(1000)));  // an idle engine takes a job of any length
+  REQUIRE(queue.next());              // this batch fails: no time is recorded
   queue.end_step();
   CHECK(queue.push(jobs.add(1000)));
 }
@@ -193,7 +193,7 @@ TEST_CASE(
   CHECK(batch->under_way);
   CHECK_FALSE(queue.push(jobs.add(1, image)));  // 29 s are left
   SECTION("texts go together, two at a time") {
-    // 2 s each, and as long in steps before it, beside the 2.8 s of the step that is being taken
+    // A batch takes 2 s, the steps before it another 2 s, and the running step 2.8 s.
     int taken = 0;
     while (taken < 50 && queue.push(jobs.add(10))) ++taken;
     CHECK(taken == 3);
@@ -201,7 +201,7 @@ TEST_CASE(
   SECTION("those whose experts are counted go alone") {
     int taken = 0;
     while (taken < 50 && queue.push(jobs.add(1, told))) ++taken;
-    CHECK(taken == 4);  // each after a step
+    CHECK(taken == 4);  // a step runs before each of them
   }
 }
 
@@ -216,10 +216,10 @@ TEST_CASE("whoever comes after a batch between steps waits for as long a time of
   REQUIRE(queue.push(jobs.add(10)));
   step(*queue.next(), 1, 5);
   queue.end_step();
-  CHECK_FALSE(queue.push(jobs.add(10)));  // 5 s of steps, and 1.4 of its own
+  CHECK_FALSE(queue.push(jobs.add(10)));  // 5 s of steps and 1.4 s for the job itself
   for (int i = 0; i < 4; ++i) step(*queue.next(), 1000, 1);
   queue.end_step();
-  CHECK(queue.push(jobs.add(1)));  // 1 s and 0.14
+  CHECK(queue.push(jobs.add(1)));  // 1 s of steps and 0.14 s for the job itself
 }
 
 TEST_CASE("what a drawing takes is as much as it has steps", "[service]") {

@@ -9,7 +9,7 @@
 namespace conclave::onnx {
 namespace {
 
-// The number of a pair among the known, or -1: as the graph looks it up.
+// The index of a pair among the known bigrams, or -1; the same look-up as in the exported graph.
 std::int64_t look_up(const BigramTable& table, std::int32_t first, std::int32_t second) {
   const auto place = static_cast<std::size_t>(table.shift[static_cast<std::size_t>(first)] + second);
   return table.first.at(place) == first ? table.number.at(place) : -1;
@@ -20,7 +20,7 @@ TEST_CASE("a table of bigrams knows those that it was made of, and no others") {
   const RandomStream random{.seed = 1};
   for (const std::size_t pairs : {0, 1, 40, 900, 3600}) {
     std::set<std::int64_t> chosen;
-    for (std::uint64_t i = 0; chosen.size() < pairs; ++i)  // tokens of low numbers in more of them
+    for (std::uint64_t i = 0; chosen.size() < pairs; ++i)  // low token ids are more frequent
       chosen.insert(bigram(static_cast<std::int32_t>(random.below(1 + i / 7 % kVocabulary, 2 * i)),
                            static_cast<std::int32_t>(random.below(kVocabulary, 2 * i + 1))));
     const std::vector<std::int64_t> known(chosen.begin(), chosen.end());

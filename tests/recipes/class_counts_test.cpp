@@ -6,14 +6,14 @@ using namespace conclave;
 
 TEST_CASE("the macro F1 is over the classes that occur among labels or guesses, as scikit-learn's",
           "[measures]") {
-  // f1_score([0, 0, 1, 2], [0, 0, 1, 1], average="macro"); two of the five classes are in neither.
+  // f1_score([0, 0, 1, 2], [0, 0, 1, 1], average="macro"); two of the five classes do not occur.
   ClassCounts counts(5);
   counts.add(0, 0);
   counts.add(0, 0);
   counts.add(1, 1);
   counts.add(2, 1);
   CHECK(counts.macro_f1() == Approx((1 + 2.0 / 3 + 0) / 3));
-  counts.add(0, 4);  // guessed and never right: it occurs
+  counts.add(0, 4);  // class 4 counts: it was predicted, though never correctly
   CHECK(counts.macro_f1() == Approx((0.8 + 2.0 / 3 + 0 + 0) / 4));
   const ClassCount &first = counts.by_class()[0], &second = counts.by_class()[1],
                    &third = counts.by_class()[2];

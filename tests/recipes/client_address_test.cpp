@@ -39,10 +39,11 @@ TEST_CASE("a proxy is believed for whom it asks, and nobody else is", "[service]
   CHECK(proxies.client_of("192.0.2.9", "192.0.2.7") == "192.0.2.9");
   CHECK(proxies.client_of("10.0.0.1", "192.0.2.7") == "192.0.2.7");
   CHECK(proxies.client_of("10.0.0.1", "") == "10.0.0.1");
-  CHECK(proxies.client_of("10.0.0.1", "198.51.100.1, 192.0.2.7") == "192.0.2.7");  // the first it was told
-  CHECK(proxies.client_of("10.0.0.1", "198.51.100.1,192.0.2.7 , 2001:DB8::1") == "192.0.2.7");  // by two
+  // A proxy appends its peer's address. Earlier entries are only what the client claims.
+  CHECK(proxies.client_of("10.0.0.1", "198.51.100.1, 192.0.2.7") == "192.0.2.7");
+  CHECK(proxies.client_of("10.0.0.1", "198.51.100.1,192.0.2.7 , 2001:DB8::1") == "192.0.2.7");  // two proxies
   CHECK(proxies.client_of("10.0.0.1", "192.0.2.7:80,, ") == "192.0.2.7");
-  // Whoever is beside a proxy is none.
+  // An address near a proxy's is not a proxy.
   CHECK(proxies.client_of("10.0.0.1", "198.51.100.1, 2001:db8::99") == "2001:db8::99");
   CHECK(proxies.client_of("10.0.0.1", "10.0.0.1, 10.0.0.1") == "10.0.0.1");
   CHECK(proxies.client_of("10.0.0.1", "192.0.2.7, nonsense") == "10.0.0.1");

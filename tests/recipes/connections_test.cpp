@@ -18,10 +18,10 @@
 namespace conclave::service {
 namespace {
 
-// Seconds, for what takes a moment on a machine that has nothing else to do.
+// Timeout in seconds for events that take a moment on an idle machine.
 constexpr double kLongEnough = 30;
 
-// Whether it comes to that.
+// Waits until `state` is true; false at the timeout.
 template <class State>
 bool in_time(const State& state) {
   for (const double start = now(); !state();) {
@@ -31,13 +31,13 @@ bool in_time(const State& state) {
   return true;
 }
 
-// Answers with the request's own method in brackets; "close" in it closes.
+// Answers with the method of the request in brackets; a request with "close" in it ends the connection.
 WholeAnswer echo(const WholeRequest& request) {
   return {"[" + request.bytes.substr(0, request.bytes.find(' ')) + "]",
           request.bytes.find("close") != std::string::npos};
 }
 
-// Requests with "held" in them keep their threads until they may go on.
+// A request with "held" in it keeps its thread until `go_on` is set.
 struct Held {
   std::atomic<int> count = 0;
   std::atomic<bool> go_on = false;
@@ -91,14 +91,14 @@ class Client {
   Client& operator=(const Client&) = delete;
 
   void send(std::string_view bytes) const { ::send(socket_, bytes.data(), bytes.size(), MSG_NOSIGNAL); }
-  /// False once the service takes no more.
+  /// False once the service has closed the connection.
   bool send_all(std::string_view bytes) const {
     for (ssize_t sent = 0; !bytes.empty(); bytes.remove_prefix(static_cast<std::size_t>(sent)))
       if ((sent = ::send(socket_, bytes.data(), bytes.size(), MSG_NOSIGNAL)) < 0) return false;
     return true;
   }
   void finish() const { ::shutdown(socket_, SHUT_WR); }
-  /// Until there are so many bytes, or no more.
+  /// Reads `size` bytes, or fewer if the connection ends or times out.
   std::string receive(std::size_t size) const {
     std::string bytes(size, '\0');
     std::size_t have = 0;
@@ -112,7 +112,7 @@ class Client {
   int socket_;
 };
 
-// One by TLS, whose records are as many, and as small, as it likes.
+// A TLS client that chooses the size of its records.
 class SecureClient {
  public:
   explicit SecureClient(const Connections& connections) : plain_(connections), tls_(SSL_new(context_.get())) {
@@ -123,7 +123,7 @@ class SecureClient {
   }
 
   void record(std::string_view bytes) { SSL_write(tls_.get(), bytes.data(), static_cast<int>(bytes.size())); }
-  /// False once the service takes no more.
+  /// False once the service has closed the connection.
   bool send_written() {
     char* bytes = nullptr;
     const auto size = static_cast<std::size_t>(BIO_get_mem_data(SSL_get_wbio(tls_.get()), &bytes));
@@ -155,7 +155,7 @@ constexpr std::string_view kPost = "POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\n
 constexpr std::string_view kHeld = "GET /held HTTP/1.1\r\n\r\n";
 constexpr std::string_view kClose = "GET /close HTTP/1.1\r\n\r\n";
 
-// The head of a request whose body is "abc". That it was read the service tells who asks for that.
+// Sends the head of a request with the body "abc". The answer to Expect shows that the head was read.
 void send_head(const Client& client) {
   client.send("POST / HTTP/1.1\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n");
   REQUIRE(client.receive(25) == "HTTP/1.1 100 Continue\r\n\r\n");
@@ -171,7 +171,7 @@ TEST_CASE("requests are answered in their order, also those sent before they cou
   client.send(kGet.substr(7));
   CHECK(client.receive(5) == "[GET]");
   client.send(kClose);
-  CHECK(client.receive(6) == "[GET]");  // and the end
+  CHECK(client.receive(6) == "[GET]");  // then the connection ends
   const Client half(running.connections);
   half.send(kHeld);
   half.finish();
@@ -190,7 +190,7 @@ TEST_CASE("where all connections are being answered, the next waits until one is
   const std::clock_t began = std::clock();
   std::this_thread::sleep_for(std::chrono::milliseconds(400));
   CHECK(running.connections.open() == 2);
-  CHECK(std::clock() - began < CLOCKS_PER_SEC / 5);  // nobody asks over and over meanwhile
+  CHECK(std::clock() - began < CLOCKS_PER_SEC / 5);  // the service does not poll
   held.go_on = true;
   for (const Client* client : {&first, &second, &third}) CHECK(client->receive(5) == "[GET]");
 }
@@ -205,7 +205,7 @@ TEST_CASE("those who wait, idle or slow, keep nobody from being answered", "[ser
   const Client client(running.connections);
   client.send(kGet);
   CHECK(client.receive(5) == "[GET]");
-  CHECK(idle[0]->receive(4) == "408");  // once its time is up
+  CHECK(idle[0]->receive(4) == "408");  // after request_seconds
   CHECK(idle[1]->receive(1).empty());
 }
 
@@ -226,7 +226,7 @@ TEST_CASE("who may not ask is told so before his body comes, and who may is aske
   const std::string asks = "POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 9\r\nAuthorization: ";
   const Client wrong(running.connections), right(running.connections), whole(running.connections);
   wrong.send(asks + "wrong\r\n\r\n");
-  CHECK(wrong.receive(100) == "not you");  // and nothing of a welcome; then it is closed
+  CHECK(wrong.receive(100) == "not you");  // without 100 Continue; then the connection ends
   right.send(asks + "right\r\n\r\n");
   const std::string go_on = "HTTP/1.1 100 Continue\r\n\r\n";
   CHECK(right.receive(go_on.size()) == go_on);
@@ -334,13 +334,13 @@ TEST_CASE("a request says when it had come, and whether another is there already
     const Client second(running.connections);
     second.send(std::string(kGet) + std::string(kPost) + std::string(kGet.substr(0, 7)));
     last.send("nonsense\r\n\r\n");
-    REQUIRE(last.receive(4) == "400");  // by when what the second sent has been read, too
+    REQUIRE(last.receive(4) == "400");  // `second` sent earlier, so it was read, too
     std::this_thread::sleep_for(std::chrono::milliseconds(100));
     held.go_on = true;
     CHECK(second.receive(11) == "[GET][POST]");
   }
   running.end();
-  CHECK(waited.at(1) > 0.05);  // for the only thread
+  CHECK(waited.at(1) > 0.05);  // it waited for the only thread
   CHECK(followed == std::vector{false, true, false});
 }
 
@@ -377,7 +377,7 @@ TEST_CASE("where there is no time to answer all, it tells how many were cut off"
   Running running({.port = 0, .threads = 1, .linger_seconds = 0, .drain_seconds = 0.05}, held.handler());
   const Client at_work(running.connections), waits(running.connections), begun(running.connections),
       answered(running.connections), idle(running.connections);
-  answered.send(kClose);  // and stays, so that the service waits for it to go
+  answered.send(kClose);  // stays connected, so the service waits for it
   CHECK(answered.receive(5) == "[GET]");
   at_work.send(kHeld);
   REQUIRE(held.come_to(1));

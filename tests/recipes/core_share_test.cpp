@@ -1,4 +1,4 @@
-// Ranks bound to cores of their own, sharing all, or some.
+// Threads per rank for ranks on separate, equal and overlapping sets of cores.
 #include "recipes/core_share.h"
 
 #include <catch2/catch.hpp>

@@ -34,6 +34,6 @@ TEST_CASE("an image is classified once, and is a text for each of its captions",
     CHECK(shown.examples[0].text == "a dog");
     CHECK(shown.examples[1].text == "runs");
     CHECK(shown.examples[1].label == 1);
-    CHECK(shown.examples[2].text == "cat");  // its class's name, as there is no caption
+    CHECK(shown.examples[2].text == "cat");  // the class name, as there is no caption
   }
 }

@@ -10,7 +10,7 @@ TEST_CASE("an expert's ratio is how much likelier a token of the domain reaches 
       .domain_tokens = 10, .other_tokens = 100, .domain = {8, 2, 1}, .other = {20, 80, 0}};
   CHECK(layer.ratio(0) == Approx(4));
   CHECK(layer.ratio(1) == Approx(0.25));
-  CHECK(layer.ratio(2) == Approx(10));  // as if one other token had reached it
+  CHECK(layer.ratio(2) == Approx(10));  // counts as if one other token had reached it
   CHECK(layer.most_specialised() == 2);
   CHECK(layer.expert(-1) == 2);
   CHECK(layer.expert(1) == 1);

@@ -7,12 +7,12 @@
 using namespace conclave;
 
 TEST_CASE("experts that know nothing of classes share no information with them", "[experts]") {
-  const std::vector<Index> counts{10, 20, 30, 20, 40, 60};  // 2 experts, 3 classes; rows are proportional
+  const std::vector<Index> counts{10, 20, 30, 20, 40, 60};  // 2 experts, 3 classes; proportional rows
   const ExpertTable table(counts, 3);
   const ExpertInformation bits = table.information();
   CHECK(bits.mutual == Approx(0).margin(1e-12));
-  CHECK(bits.experts == Approx(0.9182958340544896));  // of 1/3, 2/3
-  CHECK(bits.classes == Approx(1.4591479170272448));  // of 1/6, 1/3, 1/2
+  CHECK(bits.experts == Approx(0.9182958340544896));  // entropy of (1/3, 2/3)
+  CHECK(bits.classes == Approx(1.4591479170272448));  // entropy of (1/6, 1/3, 1/2)
   for (std::size_t e = 0; e < 2; ++e)
     for (std::size_t c = 0; c < 3; ++c) CHECK(table.lift(e, c) == Approx(1));
 }

@@ -48,7 +48,7 @@ TEST_CASE("what takes more than the bound is let in alone, and overtaken by nobo
     });
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
     CHECK(in == 0);
-    CHECK_THROWS_AS(Gate::Pass(gate, 1), Refusal);  // as many wait as may
+    CHECK_THROWS_AS(Gate::Pass(gate, 1), Refusal);  // the limit of waiters is reached
   }
   large.join();
   small.join();

@@ -1,4 +1,4 @@
-// The SVG is read as a browser would read it by e2e/experts, and here for what it says; the PNG is decoded.
+// Checks the text of the SVG and the pixels of the PNG. e2e/experts_test.sh reads the SVG with an XML parser.
 #include "recipes/plot/heat_map.h"
 
 #include <cairo.h>
@@ -14,7 +14,7 @@
 
 using namespace conclave;
 
-// Read by LeakSanitizer: fontconfig, which finds Cairo its font, keeps some patterns until the process ends.
+// LeakSanitizer calls this function: fontconfig, which Cairo uses, keeps some memory until the process ends.
 extern "C" const char* __lsan_default_suppressions();
 extern "C" const char* __lsan_default_suppressions() { return "leak:libfontconfig"; }
 
@@ -113,12 +113,12 @@ TEST_CASE("a heat map's PNG decodes, and its cells have their colours", "[plot]"
   for (std::size_t row = 0; row < 2; ++row)
     for (std::size_t column = 0; column < 2; ++column) {
       INFO("row " << row << " column " << column);
-      // The cell's corner, where no number stands.
+      // The corner of the cell, as its centre shows a number.
       CHECK(image.at(2 * layout.cell_x(column) + 3, 2 * layout.cell_y(row) + 3) ==
             lift_colour(map.values[row * 2 + column], 2));
     }
   const double x = 2 * layout.cell_x(0), y = 2 * layout.cell_y(0);
-  Colour darkest = kWhite;  // of a class's name, left of its cells
+  Colour darkest = kWhite;  // in the class name, left of the cells
   for (double dx = -60; dx < -8; ++dx)
     for (double dy = 0; dy < 40; ++dy) {
       const Colour pixel = image.at(x + dx, y + dy);

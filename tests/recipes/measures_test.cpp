@@ -1,4 +1,4 @@
-// Measures against those of scikit-learn, SciPy and COCO's own evaluation, and by hand at their edges.
+// Measures against scikit-learn, SciPy and COCO's own evaluation, and edge cases by hand.
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <fstream>
@@ -80,19 +80,19 @@ TEST_CASE("correlations with a prediction that is not a number are not numbers",
 }
 
 TEST_CASE("BLEU clips counts and takes the closest reference's length", "[measures]") {
-  // Papineni's example: 7 times "the", of which 2 are in one reference. The closest of 6 and 8 words is the
-  // shorter.
+  // Papineni's example: 7 times "the", which is twice in one reference. References of 6 and 8 words are
+  // equally close to 7 words; the shorter one counts.
   const std::vector<JudgedCaption> captions{
       {"the the the the the the the", {"the cat is on the mat", "on the mat there is a cat today"}}};
   CHECK(bleu(captions)[0] == Approx(2.0 / 7));
   CHECK(bleu(captions)[1] == 0);
-  // 3 of 3 words are right; the references have 4 and 1.
+  // All 3 words are right; the references have 4 words and 1.
   CHECK(bleu(std::vector<JudgedCaption>{{"a cat sat", {"a cat sat down", "a"}}})[0] ==
         Approx(std::exp(1 - 4.0 / 3)));
 }
 
 TEST_CASE("a caption's words are those of COCO's evaluation for plain English", "[measures]") {
-  // What PTBTokenizer 3.4.1 makes of them, without punctuation.
+  // As PTBTokenizer 3.4.1 splits them, without punctuation.
   CHECK(caption_words("The man's T-shirt, isn't it?") ==
         Words{"the", "man", "'s", "t-shirt", "is", "n't", "it"});
   CHECK(caption_words("close-up of  half-eaten pizza - with cheese -- and\tolives.") ==
@@ -101,7 +101,7 @@ TEST_CASE("a caption's words are those of COCO's evaluation for plain English", 
         Words{"they", "'ve", "eaten", "the", "dogs", "food", "it", "'s", "gone"});
   CHECK(caption_words("It won't cost 1,000.50!") == Words{"it", "wo", "n't", "cost", "1,000.50"});
   CHECK(caption_words("Caf\xC3\xA9 O'Brien") == Words{"caf\xC3\xA9", "o'brien"});
-  // What it would make something else of
+  // PTBTokenizer splits these differently.
   CHECK(caption_words("(a sink/toilet & \"stop\" in the U.S.)") ==
         Words{"a", "sink", "toilet", "stop", "in", "the", "u", "s"});
   CHECK(caption_words("'-.,").empty());

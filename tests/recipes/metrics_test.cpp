@@ -1,4 +1,4 @@
-// metrics.jsonl and the event file: what stands in them, and what a crash, a resume or a full disk leaves.
+// The contents of metrics.jsonl and of the event file, also after a crash, a resume or a full disk.
 // tensorboard_check.py reads the same files with TensorBoard itself.
 #include <sys/resource.h>
 
@@ -40,7 +40,7 @@ std::vector<std::int64_t> steps_of(const std::string& folder) {
   return steps;
 }
 
-/// The data of every record; checks both CRCs of each.
+/// The data of all records of a TFRecord file; checks both CRCs of each record.
 std::vector<std::string> records_of(const std::string& path) {
   const std::string bytes = bytes_of(path);
   std::vector<std::string> records;
@@ -125,7 +125,7 @@ TEST_CASE("a resumed run drops the steps it will take again and appends", "[metr
     write_steps(writer, 0, 10);
   }
   MetricsWriter writer(options(folder.path()));
-  CHECK(steps_of(folder.path()).size() == 10);  // opening alone drops nothing
+  CHECK(steps_of(folder.path()).size() == 10);  // opening the files drops nothing
   writer.truncate_from(6);
   CHECK(steps_of(folder.path()) == std::vector<std::int64_t>{0, 1, 2, 3, 4, 5});
   write_steps(writer, 6, 8);
@@ -180,7 +180,7 @@ TEST_CASE("a full disk costs lines and one warning, and leaves whole lines only"
   MetricsWriter writer(options(folder.path(), &warnings));
   write_steps(writer, 0, 5);
 
-  rlimit before{};  // a limit on file sizes cuts a write short as a full disk does
+  rlimit before{};  // a limit on file sizes shortens a write as a full disk does
   ::getrlimit(RLIMIT_FSIZE, &before);
   const auto handler = std::signal(SIGXFSZ, SIG_IGN);
   const rlimit full{fs::file_size(writer.jsonl_path()) + 10, before.rlim_max};
@@ -191,7 +191,7 @@ TEST_CASE("a full disk costs lines and one warning, and leaves whole lines only"
 
   write_steps(writer, 8, 10);
   CHECK(steps_of(folder.path()) == std::vector<std::int64_t>{0, 1, 2, 3, 4, 8, 9});
-  CHECK(records_of(writer.event_path()).size() <= 11);  // and all of them whole
+  CHECK(records_of(writer.event_path()).size() <= 11);  // records_of checks that each is complete
   REQUIRE(warnings.size() == 1);
   CHECK_THAT(warnings[0], Catch::Matchers::Contains("metrics cannot be written"));
 }

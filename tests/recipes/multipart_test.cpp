@@ -45,7 +45,7 @@ TEST_CASE("a form's boundary is what its type says", "[service]") {
 TEST_CASE("a form's parts are what is between its boundaries, byte by byte", "[service]") {
   CHECK(parts_of(of({"--b\r\n", kText, "a cat\r\n--b--\r\n"})) == Parts{{"text", "a cat"}});
   CHECK(parts_of(of({"before\r\n--b \t\r\n", kText, "\r\n--b--and after"})) == Parts{{"text", ""}});
-  // An image may have any bytes in it, also such as look like a boundary.
+  // An image may contain bytes that look like a boundary.
   const std::string bytes = of({"\r\n--bb\r\n--b -", std::string_view("\0\r\n", 3), "\r\n-- b"});
   const std::string image =
       "content-type: image/png\r\nCONTENT-DISPOSITION:form-data;filename=\"a;name=x\" ;name=image";

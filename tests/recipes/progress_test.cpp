@@ -1,4 +1,4 @@
-// What is written to a log, and what is drawn on terminals of many widths.
+// Lines of a log, and progress bars on terminals of many widths.
 #include "recipes/progress.h"
 
 #include <fcntl.h>
@@ -43,7 +43,7 @@ std::string bar(const StepReport& report, int columns, bool colour = false) {
   return fmt::to_string(out);
 }
 
-/// Both ends of a pipe; what was written is read without waiting.
+/// Both ends of a pipe; reading does not wait for more.
 struct Pipe {
   Pipe() { REQUIRE(::pipe2(ends.data(), O_NONBLOCK) == 0); }
   ~Pipe() { ::close(ends[0]), ::close(ends[1]); }

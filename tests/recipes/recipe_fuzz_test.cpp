@@ -1,4 +1,4 @@
-// Whatever bytes a recipe is made of, reading it ends in a Recipe or a RecipeError.
+// Reading any bytes as a recipe gives a Recipe or a RecipeError.
 #include <catch2/catch.hpp>
 #include <random>
 
@@ -8,7 +8,7 @@ using namespace conclave;
 
 namespace {
 
-/// Whether `text` is read; fails the test for anything but a RecipeError with a message.
+/// Whether `text` is a valid recipe. Fails the test for a RecipeError without a message.
 bool reads(const std::string& text, const std::vector<std::string>& overrides = {}) {
   try {
     parse_recipe(text, "fuzz.toml", overrides);
@@ -77,7 +77,7 @@ TEST_CASE("mutations of a valid recipe end in a recipe or a RecipeError", "[reci
     }
     read += reads(text);
   }
-  CHECK(read > 0);  // a change within a comment is none
+  CHECK(read > 0);  // changes within comments do not matter
   CHECK(read < 3000);
 }
 

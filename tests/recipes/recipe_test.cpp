@@ -1,4 +1,4 @@
-// What a recipe may say, and what its writer is told where it says something else.
+// Valid recipes, and the messages for mistakes in recipes.
 #include "recipes/recipe.h"
 
 #include <catch2/catch.hpp>
@@ -20,7 +20,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// The message that reading `text` as q.toml ends in; "" where it is read.
+/// The error message for `text` in a file q.toml, or "" if it is valid.
 std::string mistake(const std::string& text, const std::vector<std::string>& overrides = {}) {
   try {
     parse_recipe(text, "q.toml", overrides);
@@ -126,7 +126,7 @@ TEST_CASE("an embedding of its own width is for texts, and not wider than what i
   CHECK_THAT(
       mistake("model.embedding = 32", {"data.source=fashion_mnist"}),
       Contains("model.embedding = 32 is for texts, of which data.source = \"fashion_mnist\" has none"));
-  for (const char* task : {"tasks.caption=1", "tasks.generate=1"}) {  // which have texts of their own
+  for (const char* task : {"tasks.caption=1", "tasks.generate=1"}) {  // tasks with texts of their own
     CHECK_NOTHROW(parse_recipe("model.embedding = 32", "q.toml", {"data.source=fashion_mnist", task}));
     CHECK_THAT(mistake("model.bigrams = 10", {"data.source=fashion_mnist", task}),
                Contains("model.bigrams = 10 is for texts"));
@@ -172,7 +172,7 @@ TEST_CASE("an unknown key names file, line, the nearest key and those of its tab
              Equals("q.toml:2: [mole]: no such table; the nearest is "
                     "[moe]. Tables are: run, data, tasks, image, generate, "
                     "model, moe, train, privacy, quantization, parallel, checkpoint"));
-  CHECK_THAT(mistake("[moe]\n\"a\\u001b[31m\" = 3"), Contains("a\\u001B[31m"));  // cannot paint the terminal
+  CHECK_THAT(mistake("[moe]\n\"a\\u001b[31m\" = 3"), Contains("a\\u001B[31m"));  // the escape is not printed
 }
 
 TEST_CASE("a value of the wrong type names what was expected and what came", "[recipe]") {
@@ -299,7 +299,7 @@ TEST_CASE("a source of one's own copy says what it needs", "[recipe]") {
 TEST_CASE("what only texts or only images have is refused without them", "[recipe]") {
   const std::string images = "data.source = \"fashion_mnist\"\n";
   CHECK(mistake(images) == "");
-  CHECK(mistake(images + "train.batch_tokens = 64") == "");  // no text has to fit
+  CHECK(mistake(images + "train.batch_tokens = 64") == "");  // no limit, as there are no texts
   CHECK(mistake(images + "model.bigrams = 100") ==
         "q.toml:2: model.bigrams = 100 is for texts, of which data.source = \"fashion_mnist\" has none");
   CHECK_THAT(mistake(images + "model.token_dropout = 0.1"), StartsWith("q.toml:2: model.token_dropout"));
@@ -324,7 +324,7 @@ TEST_CASE("what only texts or only images have is refused without them", "[recip
   CHECK_THAT(mistake(emoji + "data.inputs = \"image\"\nmodel.bigrams = 100"), Contains("is for texts"));
   for (const char* fusion : {"model.fusion = \"cross\"\n", "model.fusion = \"late\"\n"}) {
     CHECK(mistake(emoji + fusion) == "");
-    CHECK(mistake(emoji + fusion + "data.inputs = \"image\"") == "");  // is joint then
+    CHECK(mistake(emoji + fusion + "data.inputs = \"image\"") == "");  // without texts, fusion is joint
   }
   CHECK(
       mistake(images + "model.fusion = \"cross\"") ==

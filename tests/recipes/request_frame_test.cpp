@@ -80,7 +80,7 @@ TEST_CASE("for whom a proxy asks is known of what is refused, too, in whichever 
     }
   RequestFrame torn({});
   REQUIRE(torn.look("POST / HTTP/1.1\r\n" + proxied + "no header\r\n\r\n") == State::refused);
-  CHECK(torn.head()->forwarded.empty());  // what the proxy would have added may be behind
+  CHECK(torn.head()->forwarded.empty());  // the proxy's own entry may come later
 }
 
 TEST_CASE("who asks whether a body is welcome is told so once", "[service]") {
@@ -101,7 +101,7 @@ TEST_CASE("what is no request, or too large, is refused as soon as that shows", 
   CHECK(refusal("GET / HTTP/1.1\r\nA: b\r\n folded\r\n\r\n") == 400);
   CHECK(refusal("GET / HTTP/1.1\r\nA : b\r\n\r\n") == 400);
   for (const std::string name : {"Content-Length\t", "Content Length", "Content-Length\v", "(a)", "\x80", ""})
-    CHECK(refusal(post + name + ": 40\r\n\r\n") == 400);  // what others may read as Content-Length
+    CHECK(refusal(post + name + ": 40\r\n\r\n") == 400);  // other software may read these as Content-Length
   CHECK(refusal("HELLO\r\n\r\n") == 400);
   for (const std::string line : {"GET HTTP/1.1", "G HTTP/1.1", "GET HTTP/1.0"})
     CHECK(refusal(line + "\r\n\r\n") == 400);

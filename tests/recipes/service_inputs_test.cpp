@@ -38,7 +38,7 @@ std::string red_png(std::int64_t side) {
   return encode_png(image);
 }
 
-// A form's bytes, whose boundary is x.
+// The bytes of a form with the boundary "x".
 std::string form(const std::vector<std::pair<std::string, std::string>>& parts) {
   std::string bytes;
   for (const auto& [name, content] : parts)
@@ -47,7 +47,7 @@ std::string form(const std::vector<std::pair<std::string, std::string>>& parts) 
 }
 constexpr std::string_view kForm = "multipart/form-data; boundary=x";
 
-// {status, code}
+// The status and code of the refusal; {200, ""} if there is none.
 std::pair<int, std::string> refusal(TaskKind task, const Body& body, const InputShape& shape = kBoth) {
   try {
     Inputs(shape).read(task, body);
@@ -114,13 +114,13 @@ TEST_CASE("what is sent wrongly is refused, with the status for it", "[service]"
   CHECK(refusal(classify, Body{"", "cat"}) == std::pair(415, std::string("unsupported_type")));
   for (const char* json : {"", "{", "{\"text\": \"\xFF\"}", "[1]", "\"text\"", "{\"text\": \"\\ud800\"}"})
     CHECK(refusal(classify, json) == bad("bad_json"));
-  // Nothing that is nested without end is looked into, as that would end the stack.
+  // Deep nesting is refused before it is parsed, as it would overflow the stack.
   const std::string deep = std::string(1000000, '[') + std::string(1000000, ']');
   for (const std::string& json : {std::string(100000, '['), deep, R"({"text": "a", "top": )" + deep + "}",
                                   R"({"text": "a", "x": )" + deep + "}"})
     CHECK(refusal(classify, json) == bad("bad_json"));
   CHECK(refusal(classify, Body{kForm, form({{"text", "cat"}, {"top", deep}})}) == bad("bad_json"));
-  // Nor what has so many values that they take much more memory than the text.
+  // Very many values are refused, as they would take much more memory than the text.
   std::string wide = "[{}";
   for (int i = 0; i < 100'000; ++i) wide += ",{}";
   wide += "]";
@@ -141,7 +141,7 @@ TEST_CASE("what is sent wrongly is refused, with the status for it", "[service]"
   CHECK(refusal(classify, R"({"image": ")" + to_base64(png.substr(0, png.size() / 2)) + "\"}") ==
         bad("bad_image"));
   CHECK(refusal(classify, R"({"text": "cat", "topp": 1})") == bad("unknown_field"));
-  // Nor is a name as long as a body compared with those that there are.
+  // A very long name is cut before the search for the nearest field name, which would take too long.
   CHECK(refusal(classify, R"({"text": "cat", ")" + std::string(10'000'000, 'n') + "\": 1}") ==
         bad("unknown_field"));
   for (const char* top : {"0", "1.5", "\"3\"", "true", "1e30", "-1"})
@@ -174,7 +174,7 @@ TEST_CASE("images are decoded while there is room for their pixels, for which te
   CHECK_THROWS_WITH(read(body), Contains("too many images wait"));
   others.reset();
   CHECK(image.get().pixels.size() == 48);
-  others.emplace(inputs.decoding(), Inputs::kMostPixelsAtOnce);  // it has given its room back
+  others.emplace(inputs.decoding(), Inputs::kMostPixelsAtOnce);  // the image has released its pixels
 }
 
 TEST_CASE("an image that says that it is of 100 megapixels is refused before there is memory for it",

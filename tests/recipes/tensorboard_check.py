@@ -40,7 +40,7 @@ def expected_scalars(directory):
 
 
 def found_scalars(directory):
-    """The same as TensorBoard has it, which keeps scalars as tensors."""
+    """{tag: [(step, time, value)]} as TensorBoard reads the event files; it may hold scalars as tensors."""
     everything = {event_accumulator.TENSORS: 0, event_accumulator.SCALARS: 0}
     events = event_accumulator.EventAccumulator(str(directory), size_guidance=everything).Reload()
     scalars = {}

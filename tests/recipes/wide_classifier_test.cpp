@@ -43,13 +43,13 @@ TEST_CASE("a wide classifier with room to spare knows only the bigrams it was gi
   ParameterSet parameters(wide, DType::f64, 1);
   Tensor& weight = wide.named_parameters().front().second->value;
   REQUIRE(weight.shape() == Shape{4 + 6 + 1, 2});
-  for (Index i = 0; i < weight.numel(); ++i) weight.data<double>()[i] = double(i / 2);  // each row its number
+  for (Index i = 0; i < weight.numel(); ++i) weight.data<double>()[i] = double(i / 2);  // row i holds i
   Arena arena("test");
   Tape tape(arena, false);
   const Tensor tokens = Tensor::of<std::int32_t>({4}, {2, 3, 1, 0}),
                offsets = Tensor::of<std::int32_t>({3}, {0, 3, 4});
   const Tensor scores = wide(tape, tokens, offsets);
-  const double first = 10 * (2 + 3 + 1 + 5 + 10) / std::sqrt(5.0);  // 2, 3, 1, (2, 3) and every text's row
+  const double first = 10 * (2 + 3 + 1 + 5 + 10) / std::sqrt(5.0);  // 2, 3, 1, bigram (2, 3), shared row
   CHECK(scores.data<double>()[0] == Approx(first));
   CHECK(scores.data<double>()[2] == Approx(10 * (0 + 10) / std::sqrt(2.0)));
 
