@@ -1,5 +1,5 @@
-// What tests of kernels ask of the emulated device, on a GPU: it draws no orders of threads and counts
-// nothing.
+// Lets the tests of kernels run on a GPU: implements the functions of the emulated device that they call. A
+// GPU has no seed for the order of threads and no counters.
 #include <cuda_runtime.h>
 
 #include "tests/cuda_emulator/emulator.h"
@@ -8,7 +8,7 @@ namespace conclave::emulator {
 
 void set_seed(std::uint64_t) {}
 
-// That the kernels' own work was launched between two questions is taken for granted.
+// Tests check that the count of launches grows; a GPU does not count them, so it grows with every call.
 Counters counters() {
   static std::size_t asked = 0;
   return {.launches = ++asked};

@@ -50,10 +50,10 @@ Operand read(const Shape& shape, DType dtype = DType::f32) { return {Use::read, 
 Operand written(const Shape& shape, DType dtype = DType::f32) { return {Use::written, shape, dtype}; }
 Operand updated(const Shape& shape) { return {Use::updated, shape}; }
 
-/// i32 that go through [0, bound) in leaps, each of them as often as another but for one.
+/// i32 that pass through [0, bound) in leaps; the counts of any two values differ by one at most.
 Operand numbers(const Shape& shape, Index bound) {
   return {Use::read, shape, DType::i32, [bound](const Tensor& values) {
-            constexpr Index kLeap = 7919;  // a prime, which divides none of the sizes below
+            constexpr Index kLeap = 7919;  // a prime that divides none of the sizes below
             Index i = 0;
             for (std::int32_t& value : values.span<std::int32_t>())
               value = static_cast<std::int32_t>(i++ * kLeap % bound);
@@ -69,14 +69,14 @@ Operand equal_segments(Index segments, Index each) {
           }};
 }
 
-/// The same, for operations that want them on the host.
+/// [segments + 1] offsets of equal segments, for operations that take offsets on the host.
 std::vector<Index> equal_offsets(Index segments, Index each) {
   std::vector<Index> offsets;
   for (Index segment = 0; segment <= segments; ++segment) offsets.push_back(segment * each);
   return offsets;
 }
 
-/// [tokens, k] i32: k experts of each token, so far apart that no two of their scores share a sector.
+/// [tokens, k] i32: k experts for each token, so far apart that no two of their scores share a sector.
 Operand choices(Index tokens, Index k, Index experts) {
   return {Use::read, {tokens, k}, DType::i32, [k, experts](const Tensor& values) {
             Index i = 0;
@@ -87,14 +87,14 @@ Operand choices(Index tokens, Index k, Index experts) {
           }};
 }
 
-// What a radix sort of so many keys below `bound` moves; cuda_sort.cu.
+// Traffic of a radix sort (cuda_sort.cu) of `count` keys below `bound`.
 Bytes sort_bytes(Index count, Index bound) {
   constexpr double kBytes = 4, kDigits = 256, kMostStretches = 128;
   const auto keys = static_cast<double>(count);
   const double passes = std::ceil(std::bit_width(static_cast<std::uint64_t>(bound)) / 8.0);
   const double counts = kDigits * std::min(kMostStretches, std::ceil(keys / kDigits));
-  // A pass reads keys to count and to place them, with their items but in the first; counts are written,
-  // summed in place and read. The result is read in the end.
+  // Each pass reads the keys twice, to count and to place them; all passes but the first also read the items.
+  // The counts are written, summed in place and read. Finally the result is read.
   return {.read = kBytes * (passes * (2 * keys + 2 * counts) + (passes - 1) * keys + 2 * keys),
           .written = kBytes * passes * (2 * keys + 2 * counts)};
 }
@@ -135,7 +135,7 @@ double floor_of(const Operation& operation, const Rates& rates) {
 
 namespace {
 
-// Rows that come together; row(name, sizes, operands, FLOPs, run, more = {}, reason = "") adds one.
+// Groups of rows. row(name, sizes, operands, FLOPs, run, more = {}, reason = "") adds one operation.
 
 template <class Row>
 void attention_rows(bool small, const Row& row) {
@@ -173,10 +173,12 @@ void lstm_rows(bool small, const Row& row) {
       backward_scratch{Use::scratch, lstm_backward_scratch(recurrent, count, rows)};
   const std::vector<Index> of_groups = equal_offsets(groups, rows / groups),
                            sequences = equal_offsets(count, steps);
-  // All units, and what of h, c or their gradients goes from one step to the next.
+  // n: elements of the states; carried: elements of h, c or their gradients that pass from one step to the
+  // next.
   const auto n = static_cast<double>(states.numel()), carried = static_cast<double>((rows - count) * hidden);
   const double product = 8 * carried * static_cast<double>(hidden);
-  // Each step but one multiplies by the weights, and all look where the sequences lie.
+  // All steps but one read the weights, the first of them as an operand; all steps read the sequences'
+  // places.
   const auto anew = static_cast<double>((steps - 2) * weight.numel() * 4 + steps * count * 16);
   const auto places = static_cast<double>(count * 16);
   row(
@@ -187,7 +189,7 @@ void lstm_rows(bool small, const Row& row) {
       [=](const Tensors& t) { lstm(t[0], of_groups, sequences, t[1], t[2], t[3], t[4], t[5], t[6]); },
       Bytes{.read = anew + 4 * 2 * carried, .written = places},
       "each step is a launch, which finds the weights, h and c in the second cache");
-  // Of each row a byte that says whether a sequence begins there, alone in its sector where steps are many.
+  // One byte per row marks the start of a sequence; with many steps, each byte has a sector of its own.
   const auto starts = static_cast<double>(rows * std::min<Index>(steps, 32));
   row(
       "lstm backward", sizes,
@@ -197,7 +199,8 @@ void lstm_rows(bool small, const Row& row) {
       [=](const Tensors& t) {
         lstm_backward(t[0], of_groups, sequences, t[1], t[2], t[3], t[4], t[5], t[6], t[7], t[8]);
       },
-      // The gradients of gates and c that the step after left, c of the one before; the former again, to sum.
+      // Gradients of gates and c from the following step, c of the preceding step, and the gates' gradients
+      // again, for the sums.
       Bytes{.read = anew + 4 * (4 + 1 + 1 + 4) * carried, .written = places + 4 * n + starts},
       "each step is a launch, which finds the weights and what the step after left in the second cache; the "
       "weights' gradients are a second pass");
@@ -213,7 +216,7 @@ void product_rows(bool small, const Row& row) {
   row("matmul", sizes, {read(inputs), read({in, out}), written(outputs)}, product,
       [](const Tensors& t) { matmul(t[0], Transpose::no, t[1], Transpose::no, t[2]); });
 
-  // Of a mixture's experts, for each of which cuBLASLt multiplies.
+  // The experts of a mixture; cuBLASLt multiplies once for each.
   const Index groups = small ? 2 : 8;
   const Shape weights{groups, out, in}, biases{groups, out};
   const std::vector<Index> offsets = equal_offsets(groups, rows / groups);
@@ -238,7 +241,7 @@ void product_rows(bool small, const Row& row) {
       });
 }
 
-// What linear layers come to where run.precision is bf16.
+// The product behind linear layers with run.precision = bf16.
 template <class Row>
 void bf16_row(bool small, const Row& row) {
   const Index side = small ? 128 : 8192;
@@ -257,7 +260,7 @@ void bf16_row(bool small, const Row& row) {
       });
 }
 
-// What linear layers and convolutions come to in integers: their two products last.
+// The operations behind integer linear layers and convolutions. The two products are last.
 template <class Row>
 void integer_rows(bool small, const Row& row) {
   constexpr QuantLevels kLevels = QuantLevels::affine(7);
@@ -317,7 +320,7 @@ void integer_rows(bool small, const Row& row) {
       Bytes{.read = 4 * n, .written = 4 * n}, "cuBLASLt's sums, which a second pass makes integers of");
 }
 
-// Groups so many, and so small, that one kernel of ours takes them all.
+// Many small groups, which one kernel of the project computes together.
 template <class Row>
 void small_group_rows(bool small, const Row& row) {
   const Index groups = small ? 3 : 256, each = small ? 40 : 64, in = small ? 48 : 512,
@@ -338,7 +341,8 @@ void small_group_rows(bool small, const Row& row) {
       [=](const Tensors& t) { grouped_linear_backward_parameters(t[0], t[1], offsets, t[2], t[3]); });
 }
 
-// Normalizations of images: two passes over them forward, and two backward, with tables between.
+// Normalizations of images: two passes over the images forward and two backward, with small tables between
+// them.
 template <class Row>
 void image_rows(bool small, const Row& row) {
   const Index images = small ? 24 : 256, side = small ? 11 : 56, channels = small ? 72 : 256, groups = 8;
@@ -348,7 +352,7 @@ void image_rows(bool small, const Row& row) {
 
   row("channel_moments", sizes, {read(pixels), written(table), written(table)}, 10 * n,
       [](const Tensors& t) { channel_moments(t[0], t[1], t[2]); });
-  // So few that each is divided among blocks.
+  // Few images, so that several blocks share each image.
   const Index few = small ? 2 : 8, wide = small ? 48 : 512;
   row("channel_moments, few images", fmt::format("{} images of {} x {}, channels {}", few, wide, wide, 64),
       {read({few, wide, wide, 64}), written({few, 64}), written({few, 64})},
@@ -370,7 +374,7 @@ void image_rows(bool small, const Row& row) {
         scale_channels_backward(t[0], t[1], t[2], t[3], t[4], t[5], t[6], Write::assign);
       });
 
-  // The tables, as many images as make a table larger than a row of it.
+  // The tables, with so many images that a table is much larger than one of its rows.
   const Index many = small ? 384 : 16384;
   const Shape tables{many, channels}, totals{2, channels}, vector{channels};
   const std::string table_text = fmt::format("{} images, channels {}", many, channels);
@@ -419,7 +423,7 @@ template <class Row>
 void depthwise_rows(bool small, const Row& row) {
   const Index images = small ? 16 : 256, side = small ? 15 : 56, channels = small ? 72 : 256;
   const Shape inputs{images, side, side, channels};
-  // Of either stride; the largest one's weights get their gradients by rows.
+  // Strides 1 and 2. For the largest window, the weights' gradients are computed by rows.
   for (const Window window : {Window{3, 1, 1}, Window{5, 2, 2}, Window{7, 1, 3}}) {
     const Index out = window.positions(side);
     const Shape outputs{images, out, out, channels}, weight{window.size, window.size, channels};
@@ -480,7 +484,7 @@ std::vector<Operation> operations(Size size) {
     table.push_back({name, sizes, std::move(operands), flops, std::move(run), more, reason});
   };
 
-  // ---- A transformer's layers: rows of tokens
+  // ---- Layers of a transformer: rows of tokens
   const Index tokens = small ? 384 : 16384, hidden = small ? 512 : 4096;
   const Shape rows{tokens, hidden};
   const std::string rows_text = fmt::format("tokens {}, hidden {}", tokens, hidden);
@@ -572,7 +576,7 @@ std::vector<Operation> operations(Size size) {
   row("top_k_gate", gate_text,
       {read({tokens, experts}), read({experts}), written({tokens, k}, DType::i32), written({tokens, k})},
       3 * k * scores, [](const Tensors& t) { top_k_gate(t[0], {.bias = t[1], .factor = {}}, t[2], t[3]); });
-  // Those of the chosen experts, and what shares their sectors.
+  // The scores of the chosen experts, and those in the same sectors.
   const Operand few_scores{.use = Use::read, .shape = {tokens, experts}, .part = 8.0 * k / experts};
   row("top_k_gate backward", gate_text,
       {read({tokens, k}), few_scores, choices(tokens, k, experts), read({tokens, k}),
@@ -613,7 +617,7 @@ std::vector<Operation> operations(Size size) {
       });
 
   // ---- Tables, bags and segments
-  const Index vocabulary = tokens;  // each of whose rows is used
+  const Index vocabulary = tokens;  // every row is used
   const std::string table_text = fmt::format("{}, vocabulary {}", rows_text, vocabulary);
   const Operand ids = numbers({tokens}, vocabulary);
   row("embedding", table_text, {ids, read({vocabulary, hidden}), written(rows)}, 0,
@@ -642,7 +646,7 @@ std::vector<Operation> operations(Size size) {
       [](const Tensors& t) { segment_mean_backward(t[0], t[1], t[2], Write::assign); });
   row("segment_max", segment_text, {read(rows), offsets, written(reduced), written(reduced, DType::i32)}, n,
       [](const Tensors& t) { segment_max(t[0], t[1], t[2], t[3]); });
-  // As each sector of dx is most likely to have a winner in it, all of dx counts.
+  // Nearly every sector of dx contains a winner, so all of dx counts.
   row("segment_max backward", segment_text,
       {read(reduced),
        {Use::read, reduced, DType::i32,

@@ -6,7 +6,7 @@ namespace conclave::roofline {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kChains = 8;  // a multiply-add takes 4 cycles, and other warps fill those that remain
+constexpr int kChains = 8;  // independent multiply-adds, which hide each other's latency
 
 __global__ void __launch_bounds__(kThreads)
     multiply_add_kernel(Index rounds, float factor, float addend, float* out) {
@@ -17,7 +17,7 @@ __global__ void __launch_bounds__(kThreads)
     for (int i = 0; i < kChains; ++i) x[i] = x[i] * factor + addend;
   float sum = 0;
   for (int i = 0; i < kChains; ++i) sum += x[i];
-  if (sum == -1.0f) *out = sum;  // never, which the compiler does not know
+  if (sum == -1.0f) *out = sum;  // never true, but the compiler cannot know that
 }
 
 }  // namespace

@@ -1,12 +1,13 @@
-// What a GPU's multiply-adds come to, of which every operation's arithmetic is a part.
+// The peak rate of f32 multiply-adds on a GPU, an upper bound for the arithmetic of every operation in f32.
 #pragma once
 
 #include "core/tensor.h"
 
 namespace conclave::roofline {
 
-/// Queues `rounds` rounds of multiply-adds of f32 in registers, on enough threads to fill any GPU or,
-/// `small`, on few; `out` [1] is hardly ever written. Returns how many FLOPs that is.
+/// Queues `rounds` rounds of f32 multiply-adds in registers, on enough threads to fill any GPU or, with
+/// `small`, on few threads. `out` [1] only keeps the compiler from removing the work. Returns the number of
+/// FLOPs.
 double multiply_adds(Index rounds, bool small, const Tensor& out);
 
 }  // namespace conclave::roofline

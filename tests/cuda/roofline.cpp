@@ -1,7 +1,7 @@
-// How close each operation comes on this GPU to the time that its bytes and FLOPs take at least, at the rates
-// of a plain copy, of multiply-adds in registers, and of a large product of bf16 by cuBLASLt.
-//   cuda_roofline            scripts/gpu_check runs it
-//   cuda_roofline --small    sizes of the emulated device, whose times say nothing
+// Measures each operation on this GPU and compares its time with the least time for its bytes and FLOPs. The
+// rates are measured, too: a plain copy, multiply-adds in registers, and a large bf16 product of cuBLASLt.
+//   cuda_roofline            scripts/gpu_check runs this
+//   cuda_roofline --small    small shapes, for the emulated device; the times mean nothing
 #include <cuda_runtime.h>
 #include <fmt/format.h>
 
@@ -19,7 +19,7 @@
 namespace conclave::roofline {
 namespace {
 
-/// Median time of what `work` queues, after once to warm up.
+/// Median time in seconds of the work that `work` queues, after one run to warm up.
 double seconds(Size size, const std::function<void()>& work) {
   const std::size_t repetitions = size == Size::small ? 1 : 9;
   const cuda::Event begin(cuda::Timing::on), end(cuda::Timing::on);

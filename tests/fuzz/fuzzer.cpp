@@ -1,4 +1,4 @@
-// libFuzzer's way into a target, which scripts/fuzz names with the header that it is in.
+// The entry point that libFuzzer calls. scripts/fuzz defines the target function and its header.
 #include CONCLAVE_FUZZ_HEADER
 
 #include <cstdint>

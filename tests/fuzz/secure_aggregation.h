@@ -1,5 +1,6 @@
-// Fuzzes the messages of secure aggregation, and a coordinator and a site, before each phase of a round, that
-// get them. Both are copies of those of a round in which all went well, whose messages are in the corpus.
+// Fuzzes the decoders of secure aggregation's messages, and the coordinator and the site that receive them.
+// The coordinator and the site are copies taken before each phase of a successful round. The corpus contains
+// the messages of that round.
 #pragma once
 
 #include <string_view>
@@ -11,7 +12,7 @@ namespace conclave {
 
 class FuzzedRound {
  public:
-  /// `keep(name, bytes)` is called with each message of the round that went well.
+  /// Runs a successful round and calls `keep(name, bytes)` with each of its messages.
   template <class Keep>
   explicit FuzzedRound(Keep keep) {
     using namespace secure_aggregation;
@@ -45,7 +46,8 @@ class FuzzedRound {
     phase("unmasking", [&](auto site) { return sites[site].unmask(coordinator.consents(site)); });
   }
 
-  /// As it is, and with the round's own context, without which nothing would be reached behind it.
+  /// Delivers `text` as it is and with the digests of the round, as messages with other digests are refused
+  /// early.
   void run(std::string_view text) {
     using namespace secure_aggregation;
     const ByteView view = std::as_bytes(std::span(text));

@@ -1,4 +1,4 @@
-// The service's share of targets.h: bytes that come by HTTP, as requests and as bodies.
+// The fuzz target of the service: bytes that come by HTTP, as requests and as bodies.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -10,8 +10,8 @@
 
 namespace conclave {
 
-/// The first byte says which: where a request ends, whatever pieces it comes in; or a body of a kind, for a
-/// task.
+/// The first byte chooses what is checked: that a request ends at the same byte when it comes in pieces, or
+/// that a JSON or form body for a task is read or refused with a 4xx status.
 inline void fuzz_service(std::string_view bytes) {
   using namespace service;
   if (bytes.empty()) return;
@@ -30,7 +30,7 @@ inline void fuzz_service(std::string_view bytes) {
       throw std::logic_error("a request ends elsewhere in pieces");
     return;
   }
-  // A model of images alone, as a tokenizer is not what is tried here.
+  // A model of images alone, because the tokenizer is not tested here.
   static const service::Inputs inputs({.max_length = 16, .image = {5, 3, 3}, .classifies_images = true});
   const Body body{.type = kind % 3 == 1 ? "application/json" : "multipart/form-data; boundary=b",
                   .bytes = bytes};

@@ -1,4 +1,4 @@
-// Plug-ins with a mistake each, which FAULT_... chooses.
+// Plug-ins with one mistake each; FAULT_... chooses the mistake.
 #include <filesystem>
 #include <stdexcept>
 

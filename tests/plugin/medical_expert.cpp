@@ -1,4 +1,4 @@
-// An LSTM over the tokens of a text that come to an expert, as a plug-in.
+// A plug-in: an LSTM over the tokens of each text that reach the expert.
 #include "parallel/moe/expert.h"
 
 namespace {

@@ -1,4 +1,4 @@
-// A router as a plug-in: W x, per token.
+// A plug-in: a router whose scores are W x for each token.
 #include "parallel/moe/router.h"
 
 namespace {
