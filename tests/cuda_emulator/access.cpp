@@ -1,5 +1,5 @@
-// What kernels touch. GCC's -fsanitize=thread puts a call before every access to memory, to functions that
-// its library has; here they are ours. A .cu file that is not compiled so runs as well, unseen.
+// Checks the memory accesses of kernels. GCC's -fsanitize=thread inserts a call before every access; these
+// functions replace those of its library. A .cu file compiled without the option runs, too, but unchecked.
 #include <algorithm>
 #include <array>
 #include <bit>
@@ -16,8 +16,8 @@ enum class Kind { read, write, atomic };
 
 constexpr std::array kVerbs{"reads", "writes", "changes"};
 
-// Several threads may write the same value to the same place, as when each of them raises a flag. Whether it
-// was the same is seen once the second one has written.
+// A pending check. Several threads may write the same value to the same place, for example to raise a flag.
+// Whether the values are equal is known only after the second write.
 struct Suspicion {
   std::uintptr_t at = 0;
   std::size_t bytes = 0;
@@ -26,24 +26,24 @@ struct Suspicion {
 };
 Suspicion suspicion;
 
-// ---- Pieces of streams' work: which of those that ran may on a GPU run beside the one that runs now
+// ---- Pieces of work: which earlier ones could, on a GPU, run at the same time as the running one
 
 struct Work {
   std::uint32_t number = 0;
   std::size_t stream = 0;
-  std::uint64_t ticket = 0;  // of its stream's work
+  std::uint64_t ticket = 0;  // number within its stream
   std::string name;
 };
-// A copy or a fill, which touches too much for a note at each word.
+// An access to many bytes, as of a copy, a fill or a library; too many to record each word.
 struct Range {
   std::uintptr_t begin = 0, end = 0;
   bool writes = false;
   std::uint32_t work = 0;
 };
-constexpr std::size_t kHistory = 256;  // of what came before these, nothing is said any more
+constexpr std::size_t kHistory = 256;  // pieces of work to remember; older ones are not checked
 std::deque<Work>& history = *new std::deque<Work>;
 std::deque<Range>& ranges = *new std::deque<Range>;
-std::vector<std::uint32_t>& beside = *new std::vector<std::uint32_t>;  // in the order of their numbers
+std::vector<std::uint32_t>& beside = *new std::vector<std::uint32_t>;  // in ascending order
 std::vector<Range>& ranges_beside = *new std::vector<Range>;
 std::uint32_t first_beside = ~0u, work_count = 0;
 
@@ -58,8 +58,8 @@ std::string name_of_work(std::uint32_t work) {
 
 // ---- Accesses of threads
 
-// What other threads' accesses cannot have come before without a barrier, and other streams' without an
-// event.
+// Whether `then` precedes `now` on any GPU: accesses of two threads need a barrier between them, and those of
+// two streams an event. Once the launch has called __threadfence(), its blocks count as ordered.
 inline bool ordered(const Access& then, const Access& now, bool shared) {
   if (then.launch != now.launch) [[likely]]
     return shared || then.launch < first_beside || !is_beside(then.launch);
@@ -128,7 +128,7 @@ void look_for_races(Shadow& shadow, std::size_t offset, std::size_t size, std::s
 bool seen = false;  // some code of the program calls the hooks
 bool counting = false;
 std::uint64_t block_count = 0;
-std::vector<Traffic>& traffic = *new std::vector<Traffic>;  // the last is that of the work that runs
+std::vector<Traffic>& traffic = *new std::vector<Traffic>;  // the last one is that of the running work
 
 void count_sectors(Allocation& allocation, std::size_t offset, std::size_t size, Kind kind) {
   if (allocation.sectors.empty()) allocation.sectors.resize((allocation.bytes + kSector - 1) / kSector);
@@ -160,8 +160,8 @@ SharedVariable* find_shared(std::uintptr_t at) {
 }
 
 Shadow dynamic_shadow;
-std::array<Allocation*, 64> recent_allocations{};    // by the lowest bits of the page
-std::array<SharedVariable*, 64> recent_variables{};  // by some of the address, as a kernel has several
+std::array<Allocation*, 64> recent_allocations{};    // indexed by the lowest bits of the page number
+std::array<SharedVariable*, 64> recent_variables{};  // indexed by some bits of the address
 
 void look(std::uintptr_t at, std::size_t size, Kind kind) {
   const Running& me = *running;
@@ -228,7 +228,7 @@ inline void see(const volatile void* memory, std::size_t size, Kind kind) {
   } catch (const Report& report) {
     wrong = report.what();
   }
-  stop(std::move(wrong));  // not from within the handler, which would never end
+  stop(std::move(wrong));  // outside the handler, as stop() never returns and the exception would stay alive
 }
 
 }  // namespace
@@ -331,7 +331,7 @@ CONCLAVE_HOOKS(8)
 CONCLAVE_HOOKS(16)
 #undef CONCLAVE_HOOKS
 
-// What a shared_ptr or a mutex of the host's code in the same file becomes.
+// Atomics of host code in the same file, as in a shared_ptr or a mutex.
 #define CONCLAVE_ATOMICS(bits, type)                                                                         \
   type __tsan_atomic##bits##_load(const volatile type* at, int) { return __atomic_load_n(at, 5); }           \
   void __tsan_atomic##bits##_store(volatile type* at, type value, int) { __atomic_store_n(at, value, 5); }   \

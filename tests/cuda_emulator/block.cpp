@@ -1,5 +1,5 @@
-// A block's threads are fibers. A thread that ends without ever waiting leaves its fiber to the next, and so
-// a kernel without barriers costs two switches and not two for each thread.
+// The threads of a block are fibers. A thread that ends without waiting leaves its fiber to the next thread,
+// so a block without barriers costs two switches per warp or block, not two per thread.
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -17,7 +17,7 @@
 #include <sanitizer/common_interface_defs.h>
 #endif
 
-// threadIdx and its kin are constant for the kernel, which for its compiler they are, and variable here.
+// Kernels see threadIdx and the like as constants; here the same symbols are variables.
 uint3 device_thread_index asm("threadIdx"), device_block_index asm("blockIdx");
 dim3 device_block_size asm("blockDim"), device_grid_size asm("gridDim");
 
@@ -53,9 +53,9 @@ class Stack {
 
 struct Fiber {
   Stack stack;
-  context::fcontext_t context = nullptr;  // null: it has not begun
-  bool idle = true;                       // between two threads
-  void* fake_stack = nullptr;             // AddressSanitizer's
+  context::fcontext_t context = nullptr;  // null: not begun
+  bool idle = true;                       // runs no thread
+  void* fake_stack = nullptr;             // for AddressSanitizer
 };
 
 enum class State { ready, at_barrier, in_warp, finished };
@@ -64,8 +64,8 @@ struct Thread {
   uint3 index{};
   unsigned number = 0;
   State state = State::ready;
-  Fiber* fiber = nullptr;  // null: it has not begun
-  // What it waits for, and what it brings to that and takes from it.
+  Fiber* fiber = nullptr;  // null: not begun
+  // The operation for which the thread waits, with its arguments; `value` becomes the result.
   Collective what = Collective::sync;
   unsigned mask = 0, source = 0;
   std::uint64_t value = 0;
@@ -104,8 +104,8 @@ class Block {
 
   const KernelCall* call_ = nullptr;
   std::vector<Thread> threads_;
-  std::vector<Thread*> ready_;  // those that run now, in this order
-  std::size_t next_ = 0;        // of them
+  std::vector<Thread*> ready_;  // run now, in this order
+  std::size_t next_ = 0;        // index into ready_
   std::vector<std::unique_ptr<Fiber>> fibers_;
   std::vector<Fiber*> idle_;
   std::vector<std::uint16_t> warp_barriers_;
@@ -126,12 +126,12 @@ Block& block = *new Block;
 // ---- Shared memory
 
 constexpr std::size_t kSharedGuard = 4096;
-// Dynamic shared memory ends at the same address for every launch, where its guard begins.
+// Dynamic shared memory ends near the same address for every launch, where its guard begins.
 alignas(1024) unsigned char shared_area[kMostShared + kSharedGuard];
 std::size_t shared_bytes = 0;
 
 unsigned char* shared_begin() {
-  // aligned to 16 bytes, as a GPU's is
+  // aligned to 16 bytes, as on a GPU
   return shared_area + (kMostShared - shared_bytes) / 16 * 16;
 }
 
@@ -165,7 +165,7 @@ void Block::enter(context::transfer_t from) {
   block.work(*block.entering_);
 }
 
-// The life of a fiber: one thread after the other, as long as there are any that have not begun.
+// The loop of a fiber: runs threads one after the other, as long as some have not begun.
 void Block::work(Fiber& fiber) {
   for (;;) {
     fiber.idle = false;
@@ -197,7 +197,7 @@ void Block::begin(Thread& thread) {
 void Block::switch_to(Fiber& fiber) {
   if (!fiber.context) {
 #ifdef __SANITIZE_ADDRESS__
-    // What a fiber that was left where it stood had on its stack.
+    // The fiber may have been abandoned after a failure, with poisoned bytes on its stack.
     __asan_unpoison_memory_region(fiber.stack.bottom(), Stack::size());
 #endif
     fiber.context = context::make_fcontext(fiber.stack.top(), Stack::size(), &Block::enter);
@@ -225,13 +225,13 @@ void Block::switch_to_scheduler([[maybe_unused]] Fiber& fiber) {
 #endif
 }
 
-// Until run_ready() comes back to the current thread.
+// Returns when run_ready() resumes the current thread.
 void Block::wait() { switch_to_scheduler(*current_->fiber); }
 
 void Block::stop(std::string&& what) {
   if (failure_.empty()) failure_ = name_of(*current_) + ": " + what;
   what = {};
-  wait();  // for ever, as nothing runs after a failure
+  wait();  // never returns, as nothing runs after a failure
   std::abort();
 }
 
@@ -292,8 +292,8 @@ void Block::run(uint3 index, std::uint32_t number) {
   std::array<unsigned, 32> warps{};
   std::iota(warps.begin(), warps.end(), 0u);
   do {
-    // From barrier to barrier, either a warp goes as far as it can before the next one starts, which is what
-    // most mistakes are seen by, or all threads go together.
+    // Between two barriers, either each warp runs as far as it can before the next one starts, which reveals
+    // most mistakes, or all threads of the block are mixed.
     if (order.below(4) != 0) {
       const std::span used(warps.data(), warp_barriers_.size());
       order.shuffle(used);
@@ -304,7 +304,7 @@ void Block::run(uint3 index, std::uint32_t number) {
     if (failure_.empty()) expect_nobody_waits_in_a_warp();
   } while (failure_.empty() && open_barrier());
   if (failure_.empty()) return;
-  // Fibers that wait are left where they are; what their stacks held is not destroyed.
+  // Waiting fibers are abandoned; objects on their stacks are not destroyed.
   for (const auto& fiber : fibers_) {
     fiber->context = nullptr;
     fiber->idle = true;
@@ -336,7 +336,7 @@ std::uint64_t Block::meet_warp(Collective what, unsigned mask, std::uint64_t val
   Thread& me = *current_;
   const unsigned first = me.number / kWarp * kWarp;
   const auto lanes = std::min<unsigned>(kWarp, static_cast<unsigned>(threads_.size()) - first);
-  // Lanes that a block does not have are not missed.
+  // A mask may include lanes that the block does not have.
   if (lanes < kWarp) mask &= (1u << lanes) - 1;
   if ((mask >> me.lane() & 1) == 0)
     throw Report(at(where) + ": the mask of a warp's operation lacks the lane itself");
@@ -352,7 +352,7 @@ std::uint64_t Block::meet_warp(Collective what, unsigned mask, std::uint64_t val
   return me.value;
 }
 
-// Lets those go on whose whole mask has come; false after a failure.
+// Resumes the lanes whose complete mask has arrived; false after a failure.
 bool Block::resolve_warp(unsigned first) {
   const auto lanes = std::min<unsigned>(kWarp, static_cast<unsigned>(threads_.size()) - first);
   for (unsigned lane = 0; lane < lanes; ++lane) {
@@ -421,7 +421,7 @@ int Block::meet_block(Collective what, bool value, std::source_location where) {
   return static_cast<int>(me.value);
 }
 
-// False where no thread is left, and after a failure.
+// Opens the block's barrier if all threads wait at it. False if all threads have ended, and after a failure.
 bool Block::open_barrier() {
   if (finished_ == threads_.size()) return false;
   const auto waits = std::ranges::find(threads_, State::at_barrier, &Thread::state);
@@ -524,7 +524,7 @@ void run_grid(const cudaLaunchConfig_t& config, const KernelCall& call, const st
   std::vector<std::uint32_t> blocks(count <= kMostShuffled ? count : 0);
   std::iota(blocks.begin(), blocks.end(), 0u);
   order.shuffle(std::span(blocks));
-  // The kernel's own, and those of functions it may call.
+  // Variables of the kernel itself, and of functions that it may call.
   std::vector<SharedVariable*> variables;
   for (SharedVariable& variable : shared_variables())
     if (variable.kernel.empty() || variable.kernel == kernel) variables.push_back(&variable);

@@ -1,5 +1,5 @@
-// What the emulated libraries of products and convolutions have in common: objects by handles, the memory
-// that an operation reads and writes, and TF32.
+// Shared by the emulated cuBLASLt and cuDNN: objects behind handles, the memory that an operation reads and
+// writes, and rounding to TF32.
 #pragma once
 
 #include <algorithm>
@@ -11,13 +11,13 @@
 
 namespace conclave::emulator {
 
-/// Objects by handles, each of which is given once, so that those of destroyed objects are known.
+/// Objects by handle. No handle is used twice, so the use of a destroyed one is detected.
 template <class Handle, class Object>
 class Objects {
  public:
   explicit Objects(const char* kind) : kind_(kind) {}
   Handle create(Object object) {
-    const std::uintptr_t number = 16 * ++count_;  // nothing lies at such addresses
+    const std::uintptr_t number = 16 * ++count_;  // no object lies at such an address
     objects_.emplace(number, std::move(object));
     return reinterpret_cast<Handle>(number);
   }
@@ -44,7 +44,7 @@ class Objects {
 
 struct Nothing {};
 
-/// A call of the host's, as in streams.cpp.
+/// Runs a call of the host under the lock and turns a Report into a status, as streams.cpp does.
 template <class Status, class Body>
 Status call_of_library(Body& body, Status success, Status mistaken, Status broken) {
   const std::lock_guard lock(mutex);
@@ -61,11 +61,11 @@ inline std::uint64_t alignment_of(const void* pointer, std::uint64_t most) {
   return std::uint64_t{1} << std::countr_zero(address(pointer) | most);
 }
 
-/// The columns of a matrix in memory, or a vector as the only column of one.
+/// The columns of a matrix in memory; a vector is a matrix of one column.
 struct Area {
   std::string name;
   std::uintptr_t begin = 0;
-  std::size_t bytes = 0, step = 0, count = 0;  // of a column, from one to the next, how many
+  std::size_t bytes = 0, step = 0, count = 0;  // size of a column, distance of columns, number of columns
   bool is_operand = true;
 
   static Area of(std::string name, const void* memory, std::size_t bytes) {
@@ -99,7 +99,7 @@ inline bool overlap(const Area& a, const Area& b) {
   return false;
 }
 
-/// To the 11 significant bits of a TF32.
+/// Rounds to the 11 significant bits of TF32, ties to even.
 inline double as_tf32(float value) {
   const auto bits = std::bit_cast<std::uint32_t>(value);
   return std::isfinite(value) ? std::bit_cast<float>((bits + 0xFFFu + (bits >> 13 & 1u)) & ~0x1FFFu) : value;

@@ -1,5 +1,5 @@
-// Device memory: addresses set apart for it, which are never used twice, so that what was given back can
-// still be told from what never was. An allocation has its own pages, and guards before and behind it.
+// Device memory lies in a reserved range of addresses. No address is used twice, so that the use of freed
+// memory is detected. Every allocation has pages of its own, with guards before and behind it.
 #include <signal.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -22,7 +22,7 @@
 namespace conclave::emulator {
 namespace {
 
-constexpr std::size_t kPage = 4096, kGuard = 256;  // CUDA aligns allocations to as much
+constexpr std::size_t kPage = 4096, kGuard = 256;  // the alignment of CUDA's allocations
 constexpr std::size_t kLargePage = 2 << 20;
 constexpr unsigned char kGuardByte = 0xA5;
 constexpr std::size_t kAddresses = std::size_t{256} << 30;
@@ -30,7 +30,7 @@ constexpr std::size_t kAddresses = std::size_t{256} << 30;
 struct Arena {
   std::uintptr_t begin = 0;
   std::size_t used = 0;
-  // By page, which allocation's it is: its number, 0 for none's.
+  // For each page the number of its allocation, or 0.
   std::uint32_t* pages = nullptr;
 };
 
@@ -47,14 +47,14 @@ Arena& arena() {
   return result;
 }
 
-// Never destroyed, as tensors in static variables are given back late.
+// Never destroyed, because tensors in static variables free their memory late.
 auto& allocations = *new std::vector<std::unique_ptr<Allocation>>;
-auto& live = *new std::vector<Allocation*>;  // in no order
+auto& live = *new std::vector<Allocation*>;  // unordered
 struct Pinned {
   std::size_t bytes = 0;
   bool live = true;
 };
-auto& pinned = *new std::map<std::uintptr_t, Pinned>;  // by address, also what was given back
+auto& pinned = *new std::map<std::uintptr_t, Pinned>;  // by address; freed ones, too
 std::size_t pinned_capacity = std::numeric_limits<std::size_t>::max();
 auto& free_shadows = *new std::multimap<std::size_t, Cell*>;  // by size
 std::size_t capacity = [] {
@@ -88,7 +88,7 @@ void set_guards(const Allocation& allocation) {
   return std::all_of(bytes, bytes + kGuard, [](unsigned char byte) { return byte == kGuardByte; });
 }
 
-// The allocation on whose pages `at` lies, null for none.
+// The pinned allocation whose pages contain `at`, or null.
 const std::pair<const std::uintptr_t, Pinned>* find_pinned(std::uintptr_t at) {
   const auto next = pinned.upper_bound(at);
   if (next == pinned.begin()) return nullptr;
@@ -96,7 +96,7 @@ const std::pair<const std::uintptr_t, Pinned>* find_pinned(std::uintptr_t at) {
   return at - found->first < pages_for(found->second.bytes) * kPage ? &*found : nullptr;
 }
 
-// The rest of its last page is the guard behind pinned memory.
+// Checks the guard behind pinned memory, which is the rest of its last page.
 void check_guard([[maybe_unused]] std::uintptr_t begin, [[maybe_unused]] std::size_t bytes) {
 #ifndef __SANITIZE_ADDRESS__
   auto* const end = static_cast<unsigned char*>(pointer(begin + bytes));
@@ -117,10 +117,10 @@ void on_segmentation_fault(int number, siginfo_t* info, void* state) {
     text = "emulated CUDA device: the host's code touched pinned memory that was given back\n";
   [[maybe_unused]] const auto written = write(STDERR_FILENO, text.data(), text.size());
   if (handler_before.sa_flags & SA_SIGINFO) return handler_before.sa_sigaction(number, info, state);
-  sigaction(SIGSEGV, &handler_before, nullptr);  // the same instruction then fails again
+  sigaction(SIGSEGV, &handler_before, nullptr);  // the same instruction faults again, with that handler
 }
 
-// Catch2 sets its own for each test, and so this is asked for again and again.
+// Catch2 installs a handler of its own for each test, so every allocation installs this one again.
 void watch_for_segmentation_faults() {
   struct sigaction mine {};
   mine.sa_sigaction = &on_segmentation_fault;
@@ -144,7 +144,7 @@ void give_back(void* memory) {
   const std::uintptr_t first = allocation->begin / kPage * kPage;
   const std::size_t bytes =
       (allocation->begin + allocation->bytes + kGuard - first + kPage - 1) / kPage * kPage;
-  // Its memory goes back to the system, its addresses to nobody.
+  // Returns the memory to the system. The addresses stay unused.
   madvise(pointer(first), bytes, MADV_DONTNEED);
 #ifdef __SANITIZE_ADDRESS__
   __asan_poison_memory_region(memory, allocation->bytes);
@@ -159,7 +159,8 @@ Shadow::~Shadow() {
   if (cells_) free_shadows.emplace(bytes_, cells_);
 }
 
-// What another memory's accesses left in the cells does no harm, as no launch is theirs any more.
+// Reused cells keep the accesses to their former memory. These cannot conflict with new ones: cudaFree waits
+// for all work, so they precede all later work.
 void Shadow::take(std::size_t memory_bytes) {
   bytes_ = std::bit_ceil((memory_bytes / 4 + 1) * sizeof(Cell));
   if (const auto unused = free_shadows.find(bytes_); unused != free_shadows.end()) {
@@ -249,7 +250,7 @@ cudaError_t allocate(void** memory, std::size_t bytes) {
   if (bytes > capacity - std::min(capacity, counts.live_bytes)) return cudaErrorMemoryAllocation;
   ++counts.allocations;
   if (bytes == 0) return cudaSuccess;
-  // A guard, the bytes, a guard, and a page that is nobody's.
+  // A guard, the bytes, a guard, and an unused page.
   const std::size_t pages = (bytes + 2 * kGuard + kPage - 1) / kPage;
   const std::size_t first = arena().used / kPage;
   if ((first + pages + 1) * kPage > kAddresses) return cudaErrorMemoryAllocation;
@@ -263,7 +264,7 @@ cudaError_t allocate(void** memory, std::size_t bytes) {
   std::fill_n(arena().pages + first, pages, static_cast<std::uint32_t>(allocation->number));
   void* const pages_begin = pointer(allocation->begin - kGuard);
   mprotect(pages_begin, pages * kPage, PROT_READ | PROT_WRITE);
-  // protect() takes its time for every page: those of a workspace for products would be most there are.
+  // protect() costs time for each page, and without large pages the workspace for products has most of them.
   if (bytes >= kLargePage) madvise(pages_begin, pages * kPage, MADV_HUGEPAGE);
   std::memset(pointer(allocation->begin), kPoison, bytes);
   set_guards(*allocation);
@@ -286,7 +287,7 @@ std::pair<std::size_t, std::size_t> free_and_total() {
   return {capacity - std::min(capacity, counts.live_bytes), capacity};
 }
 
-// On pages of its own, between two that nobody may touch; its addresses are never used again.
+// Pages of its own, between two inaccessible ones; the addresses are never used again.
 cudaError_t allocate_pinned(void** memory, std::size_t bytes) {
   *memory = nullptr;
   if (bytes > pinned_capacity - std::min(pinned_capacity, counts.pinned_bytes))
@@ -318,7 +319,8 @@ void release_pinned(void* memory) {
   counts.pinned_bytes -= allocation.bytes;
   const std::size_t size = pages_for(allocation.bytes) * kPage;
 #ifdef __SANITIZE_ADDRESS__
-  __asan_unpoison_memory_region(memory, size);  // it is the system's message that counts
+  __asan_unpoison_memory_region(memory,
+                                size);  // a later access is to fault, not to be AddressSanitizer's error
 #endif
   check_guard(begin, allocation.bytes);
   madvise(memory, size, MADV_DONTNEED);

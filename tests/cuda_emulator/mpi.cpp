@@ -1,6 +1,6 @@
-// MPI's calls that wait for other processes. A GPU goes on while its host is in one of them, and another
-// process may wait for just that; so does this device, as far as another one has begun work in which it takes
-// part.
+// The MPI calls that wait for other processes. A GPU works on while its host waits in one of them, and
+// another process may depend on that. So the emulated device, too, runs work during these calls, as far as
+// another process has begun an operation that needs it.
 #define OMPI_SKIP_MPICXX 1
 #include <mpi.h>
 
@@ -72,13 +72,14 @@ int MPI_Alltoallv(const void* send, const int send_counts[], const int send_offs
                request);
 }
 
-// It has no form that does not wait: all come first, and then nobody has to.
+// MPI has no non-blocking form of this call. After the barrier all processes have arrived, so it does not
+// wait.
 int MPI_Comm_split(MPI_Comm comm, int colour, int key, MPI_Comm* part) {
   const int code = MPI_Barrier(comm);
   return code == MPI_SUCCESS ? PMPI_Comm_split(comm, colour, key, part) : code;
 }
 
-// A coverage build's counts would be lost with the process; other builds have no such function.
+// Writes the counts of a coverage build, which the end of the process would lose; null in other builds.
 [[gnu::weak]] void __gcov_dump();
 
 int MPI_Abort(MPI_Comm comm, int code) {

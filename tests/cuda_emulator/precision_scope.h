@@ -1,4 +1,4 @@
-// A precision of products for as long as this lives.
+// Sets the precision of products for the lifetime of an object; f32 afterwards.
 #pragma once
 
 #include "core/precision.h"

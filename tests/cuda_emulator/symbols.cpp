@@ -1,6 +1,5 @@
-// Names and addresses from the program's own symbol table. __global__ and __shared__ leave a tag in the names
-// of what they are in front of (GCC's abi_tag), and so kernels and shared variables can be told from all
-// else.
+// Names and addresses from the symbol table of the program. __global__ and __shared__ add a tag to the names
+// of kernels and shared variables (GCC's abi_tag), by which they are found.
 #include <cxxabi.h>
 #include <elf.h>
 #include <link.h>
@@ -13,7 +12,7 @@
 
 #include "tests/cuda_emulator/internal.h"
 
-// The linker's: where the program begins and ends.
+// Defined by the linker: the begin and the end of the program.
 extern "C" const char __executable_start, _end;
 
 namespace conclave::emulator {
@@ -32,7 +31,7 @@ Symbols read_symbols() {
       .read(image.data(), static_cast<std::streamsize>(image.size()));
   Elf64_Ehdr header{};
   image.copy(reinterpret_cast<char*>(&header), sizeof header);
-  std::uintptr_t base = 0;  // where the system put the program; the first object is the program
+  std::uintptr_t base = 0;  // load address of the program, which is the first object
   dl_iterate_phdr(
       [](dl_phdr_info* info, std::size_t, void* result) {
         *static_cast<std::uintptr_t*>(result) = info->dlpi_addr;
@@ -68,7 +67,8 @@ Symbols read_symbols() {
     std::string owner;
     for (const auto& [where, kernel] : symbols.kernels)
       if (variable.kernel.starts_with(kernel.substr(2) + "E")) owner = kernel;
-    // One of a kernel that was inlined or never launched counts as a called function's, which does no harm.
+    // A variable of a kernel without a symbol, inlined or never launched, counts as one of a called function.
+    // That is harmless.
     variable.kernel = owner;
   }
   std::ranges::sort(symbols.variables, {}, &SharedVariable::begin);

@@ -1,4 +1,4 @@
-// What the emulated device's tests share.
+// Helpers for the tests of the emulated device.
 #pragma once
 
 #include <catch2/catch.hpp>

@@ -1,4 +1,5 @@
-// Kernels that use what CUDA kernels use: for the emulated device's tests, and as readily for nvcc.
+// Kernels that use common features of CUDA, for the tests of the emulated device. They compile with nvcc,
+// too.
 #pragma once
 
 #include <cooperative_groups.h>
@@ -23,7 +24,7 @@ __device__ inline float sum_of_block(float value) {
   __shared__ float of_warps[kWarp];
   const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   value = sum_of_warp(value);
-  __syncthreads();  // of_warps may still be read by the sum before this one
+  __syncthreads();  // threads may still read of_warps for the previous sum
   if (lane == 0) of_warps[warp] = value;
   __syncthreads();
   return sum_of_warp(lane < blockDim.x / kWarp ? of_warps[lane] : 0.0f);
@@ -53,7 +54,8 @@ __global__ void __launch_bounds__(256)
 
 constexpr int kTile = 16;
 
-/// c [n, n] = a [n, n] b [n, n] by tiles in shared memory. Without one of its barriers, a planted mistake.
+/// c [n, n] = a [n, n] b [n, n] by tiles in shared memory. With kBarrier = false, one barrier is missing: a
+/// planted mistake.
 template <bool kBarrier>
 __global__ void tiled_product(const float* a, const float* b, float* c, int n) {
   __shared__ float of_a[kTile][kTile + 1], of_b[kTile][kTile + 1];
@@ -70,7 +72,7 @@ __global__ void tiled_product(const float* a, const float* b, float* c, int n) {
   if (row < n && column < n) c[row * n + column] = sum;
 }
 
-/// counts [bins] += how many of values [count] are each, by way of shared memory of `bins` ints.
+/// counts [bins] += the number of values [count] in each bin; uses shared memory of `bins` ints.
 [[maybe_unused]] __global__ static void histogram(const int* values, int count, int* counts, int bins) {
   int* const mine = cuda::shared_memory<int>();
   for (int bin = static_cast<int>(threadIdx.x); bin < bins; bin += static_cast<int>(blockDim.x))
@@ -84,8 +86,8 @@ __global__ void tiled_product(const float* a, const float* b, float* c, int n) {
     atomicAdd(&counts[bin], mine[bin]);
 }
 
-/// sums [count / 8] = of every eight of values [count], by tiles of a warp; above = how many in each are
-/// over 4.
+/// For every eight of values [count], by tiles of a warp: sums [count / 8] gets their sum, above [count / 8]
+/// the number of values over 4.
 [[maybe_unused]] __global__ static void sums_of_eights(const int* values, int* sums, int* above) {
   const auto block = cooperative_groups::this_thread_block();
   const auto tile = cooperative_groups::tiled_partition<8>(block);
@@ -99,7 +101,7 @@ __global__ void tiled_product(const float* a, const float* b, float* c, int n) {
   above[i / tile.size()] = __popc(over);
 }
 
-/// y [count] += x [count], four at a time; count is a multiple of four.
+/// y [4 fours] += x [4 fours], four floats at a time.
 [[maybe_unused]] __global__ static void add_fours(const float4* x, float4* y, int fours) {
   const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
   if (i >= fours) return;

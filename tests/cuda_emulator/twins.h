@@ -1,4 +1,4 @@
-// Holds a CUDA kernel, on the emulated device, to what its twin computes on the processor.
+// Compares CUDA kernels, on the emulated device, with their twins on the processor.
 #pragma once
 
 #include <catch2/catch.hpp>
@@ -14,21 +14,21 @@
 
 namespace conclave {
 
-/// How many shapes a kernel is tried with; fewer where each takes several times as long.
+/// Number of shapes to test a kernel with; fewer under AddressSanitizer, which is several times slower.
 #ifdef __SANITIZE_ADDRESS__
 inline constexpr int kShapes = 3;
 #else
 inline constexpr int kShapes = 6;
 #endif
 
-/// Random shapes, of which few are multiples of anything; the same in every run.
+/// Random shapes, most of them not multiples of a block or warp; the same in every run.
 class Shapes {
  public:
   explicit Shapes(unsigned seed) : generator_(seed) {}
   Index between(Index least, Index most) {
     return std::uniform_int_distribution<Index>(least, most)(generator_);
   }
-  /// Row lengths of every kind: of packs and not, for a warp and for a block.
+  /// Row lengths of all kinds: multiples of 4 or not, for a warp per row and for a block per row.
   Index columns() {
     switch (between(0, 4)) {
       case 0:
@@ -43,7 +43,7 @@ class Shapes {
         return between(41, 600);
     }
   }
-  /// [count] i32 in [least, most].
+  /// i32 of `shape` in [least, most].
   Tensor integers(const Shape& shape, Index least, Index most) {
     const Tensor values = Tensor::empty(shape, DType::i32);
     for (auto& value : values.span<std::int32_t>()) value = static_cast<std::int32_t>(between(least, most));
@@ -63,7 +63,7 @@ class Shapes {
   std::mt19937 generator_;
 };
 
-/// A copy on the device that does not begin where 16 bytes do, as a part of a tensor need not.
+/// A copy on the device whose address is not a multiple of 16 bytes, as that of a view may be.
 inline Tensor to_device_off_bounds(const Tensor& tensor) {
   const Tensor larger = cuda::empty_on_device({1 + tensor.numel()}, tensor.dtype());
   const Tensor result = larger.rows(1, 1 + tensor.numel()).reshape(tensor.shape());
@@ -72,9 +72,9 @@ inline Tensor to_device_off_bounds(const Tensor& tensor) {
   return result;
 }
 
-/// operation(tensors) on copies of `tensors` (undefined ones stay so), on the processor and on the device.
-/// What it leaves in all of them is the same but for rounding, integers exactly, and has the same bits in
-/// every order of threads. In the end, once more where no array begins where 16 bytes do.
+/// Runs operation(tensors) on copies of `tensors` (undefined ones stay undefined), on the processor and on
+/// the device. Afterwards all tensors must agree, integers exactly and others up to rounding, and have equal
+/// bits for every order of threads. The last run uses arrays whose addresses are not multiples of 16 bytes.
 template <class T, class Operation>
 void compare_twins(const std::vector<Tensor>& tensors, Operation operation) {
   const auto each = [](const std::vector<Tensor>& all, auto copy) {
@@ -87,7 +87,7 @@ void compare_twins(const std::vector<Tensor>& tensors, Operation operation) {
   std::vector<Tensor> first;
   for (std::uint64_t seed = 1; seed <= 3; ++seed) {
     emulator::set_seed(seed);
-    const bool off_bounds = seed == 3;  // where kernels may add up in another order
+    const bool off_bounds = seed == 3;  // kernels may then add in another order
     const auto on_device = each(tensors, off_bounds ? to_device_off_bounds : cuda::to_device);
     const std::size_t launches = emulator::counters().launches;
     operation(on_device);
