@@ -1,5 +1,6 @@
-// cuBLASLt: products computed in f64, when their stream comes to them, and a look at every argument. What the
-// library, or its documentation, forbids is a report, also where the library itself would compute something.
+// Emulates cuBLASLt. Products run in stream order and are computed in f64. Every argument is checked: a
+// violation of the library's rules or documentation is a report, even if the library itself would compute
+// something.
 #include <cublasLt.h>
 #include <cuda_bf16.h>
 
@@ -40,17 +41,19 @@ struct Operation {
   cudaDataType scale = CUDA_R_32F;
   cublasOperation_t transpose_a = CUBLAS_OP_N, transpose_b = CUBLAS_OP_N;
   cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_DEFAULT;
-  void* bias = nullptr;  // or where the sums go
+  void* bias = nullptr;  // or the destination of the sums
 
   bool has_bias() const { return (epilogue & CUBLASLT_EPILOGUE_BIAS) != 0; }
-  bool sums() const { return epilogue == CUBLASLT_EPILOGUE_BGRADB; }  // of op(B)'s columns
+  bool sums() const { return epilogue == CUBLASLT_EPILOGUE_BGRADB; }  // sums of the columns of op(B)
 };
 
 constexpr std::array kNames{"A", "B", "C", "D"};
 constexpr std::uint64_t kMostAligned = 256, kBiasAlignment = 16;
-/// Of matrices of bf16 and of integers, and of their columns: what tensor cores' fast kernels want.
+/// Alignment in bytes of bf16 and integer matrices and of their columns, for the fast kernels of tensor
+/// cores.
 constexpr std::uint64_t kHalfAlignment = 16;
-/// Of the extents of products of integers, of which the documentation asks it, and of their result's columns.
+/// Extents m and k of integer products must be multiples of this number (by the documentation), and so must
+/// the leading dimension of their result.
 constexpr std::uint64_t kIntegerMultiple = 4;
 
 struct Preference {
@@ -63,7 +66,7 @@ struct Problem {
   std::array<Matrix, 4> matrices;  // A, B, C, D
 };
 
-/// Whether they differ in the matrices' extents at most, or (exactly) in nothing.
+/// Whether two problems are equal; without `exactly`, the extents of their matrices may differ.
 bool alike(const Problem& a, const Problem& b, bool exactly) {
   for (std::size_t i = 0; i < 4; ++i)
     if (exactly ? a.matrices[i] != b.matrices[i]
@@ -74,19 +77,19 @@ bool alike(const Problem& a, const Problem& b, bool exactly) {
          a.operation.transpose_b == b.operation.transpose_b && a.operation.epilogue == b.operation.epilogue;
 }
 
-// What the heuristic answered.
+// An answer of the heuristic.
 struct Algorithm {
-  std::vector<Problem> problems;  // the one it was asked for, and those for which it was checked
+  std::vector<Problem> problems;  // that of the request, and those of later checks
   std::array<std::uint32_t, 4> alignments{};
   std::uint64_t bias_alignment = 0, workspace = 0;
 };
 
-// Never destroyed, as threads' handles are given back late.
+// Never destroyed, because threads destroy their handles late.
 auto& handles = *new Objects<cublasLtHandle_t, Nothing>("a cuBLASLt handle");
 auto& operations = *new Objects<cublasLtMatmulDesc_t, Operation>("a description of a product");
 auto& layouts = *new Objects<cublasLtMatrixLayout_t, Matrix>("a matrix's layout");
 auto& preferences = *new Objects<cublasLtMatmulPreference_t, Preference>("a preference");
-auto& algorithms = *new std::vector<Algorithm>;  // whose numbers, from 1, are in cublasLtMatmulAlgo_t
+auto& algorithms = *new std::vector<Algorithm>;  // cublasLtMatmulAlgo_t has the number, from 1
 
 Algorithm& algorithm_at(const cublasLtMatmulAlgo_t* algorithm, const std::string& doing) {
   const std::uint64_t number = algorithm ? algorithm->data[0] : 0;
@@ -108,7 +111,7 @@ void read(T& to, const void* value, std::size_t bytes, const char* attribute) {
   std::memcpy(&to, value, sizeof(T));
 }
 
-// ---- What is wrong with a product
+// ---- Checks of a product
 
 std::string text_of(std::uint64_t rows, std::uint64_t columns) {
   return "[" + std::to_string(rows) + ", " + std::to_string(columns) + "]";
@@ -134,7 +137,7 @@ Problem problem_of(const std::string& doing, cublasLtMatmulDesc_t operation,
   for (std::size_t i = 0; i < 4; ++i) {
     const std::string name = doing + ": " + kNames[i];
     const Matrix& matrix = problem.matrices[i] = layouts.at(given[i], name);
-    // Of what the documentation lists for each way to compute, what the project relies on.
+    // Accepts those of the documented combinations of types that the project relies on.
     const bool halves = i < 2 && problem.matrices[0].type == CUDA_R_16BF, bytes = i < 2 && integers;
     if (halves && how.compute != CUBLAS_COMPUTE_32F)
       throw Report(name + " is of bf16, which CUBLAS_COMPUTE_32F multiplies");
@@ -173,7 +176,7 @@ Area area_of(std::string name, const void* memory, const Matrix& matrix) {
           static_cast<std::size_t>(matrix.leading_dimension) * matrix.element(), matrix.columns};
 }
 
-// ---- What a product is
+// ---- Computation of a product
 
 template <class T>
 void compute(const Problem& problem, double alpha, const void* a, const void* b, double beta, const void* c,
@@ -202,7 +205,7 @@ void compute(const Problem& problem, double alpha, const void* a, const void* b,
         sum += beta * static_cast<double>(static_cast<const T*>(c)[at]);
       }
       if (how.has_bias()) sum += static_cast<double>(static_cast<const T*>(how.bias)[row]);
-      if ((how.epilogue & CUBLASLT_EPILOGUE_RELU) != 0 && !(sum > 0)) sum = 0;  // NaN, too
+      if ((how.epilogue & CUBLASLT_EPILOGUE_RELU) != 0 && !(sum > 0)) sum = 0;  // also for NaN
       static_cast<T*>(d)[row + column * static_cast<std::uint64_t>(d_matrix.leading_dimension)] =
           static_cast<T>(sum);
     }
@@ -317,7 +320,8 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
                (type == CUDA_R_16BF || type == CUDA_R_8I) && preferred.alignments[i] < kHalfAlignment)
         throw Report(std::string(kDoing) + ": " + kNames[i] +
                      (type == CUDA_R_8I ? " of integers" : " of bf16") + " is to begin where 16 bytes do");
-    // The library has these epilogues for some layouts only, and does not say which.
+    // The library supports this epilogue for some layouts only and does not document which. Here, the leading
+    // dimension of B must be a multiple of 4.
     const Matrix& right = problem.matrices[1];
     if (problem.operation.sums()) {
       if (right.type != CUDA_R_32F)
@@ -325,7 +329,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
       has_one = right.leading_dimension % 4 == 0;
     }
     algorithm.bias_alignment = alignment_of(problem.operation.bias, kBiasAlignment);
-    // One that adds up several parts of the inner dimension, where their sums find room.
+    // Like a split-k algorithm, it needs a workspace for partial sums, if there is room for them.
     const Matrix& result = problem.matrices[3];
     const std::uint64_t needed = (result.rows * result.columns * sizeof(double) + 255) / 256 * 256;
     if (needed <= preferred.most_workspace) algorithm.workspace = needed;
@@ -342,8 +346,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
   return CUBLAS_STATUS_NOT_SUPPORTED;
 }
 
-// The library has limits of its own, and does not say which: here, it is as if one algorithm of five did not
-// fit.
+// The library refuses algorithms by undocumented limits. Here, one number of columns in five is refused.
 cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t handle, cublasLtMatmulDesc_t operation,
                                        cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
                                        cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,

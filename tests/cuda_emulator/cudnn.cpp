@@ -1,5 +1,5 @@
-// cuDNN: convolutions computed in f64, when their stream comes to them, and a look at every argument. What
-// the library, or its documentation, forbids is a report, also where the library itself would compute
+// Emulates cuDNN. Convolutions run in stream order and are computed in f64. Every argument is checked: a
+// violation of the library's rules or documentation is a report, even if the library itself would compute
 // something.
 #include <cudnn.h>
 
@@ -13,11 +13,11 @@ namespace {
 
 // ---- Objects
 
-/// Images, or a filter's weights, whose outputs then are `n`.
+/// Images [n, c, h, w], or the weights of a filter, with `n` output channels.
 struct Images {
   cudnnTensorFormat_t format = CUDNN_TENSOR_NCHW;
   cudnnDataType_t type = CUDNN_DATA_FLOAT;
-  int n = 0, c = 0, h = 0, w = 0;  // none: not set
+  int n = 0, c = 0, h = 0, w = 0;  // 0: not set
 
   bool operator==(const Images&) const = default;
   bool same_extents(const Images& other) const {
@@ -45,7 +45,7 @@ struct Images {
 };
 
 struct Window {
-  int padding = 0, stride = 0;  // no stride: not set
+  int padding = 0, stride = 0;  // stride 0: not set
   cudnnDataType_t compute = CUDNN_DATA_FLOAT;
   cudnnMathType_t math = CUDNN_DEFAULT_MATH;
 
@@ -56,7 +56,7 @@ struct Handle {
   std::optional<cudaStream_t> stream;
 };
 
-// Never destroyed, as threads' handles are given back late.
+// Never destroyed, because threads destroy their handles late.
 auto& handles = *new Objects<cudnnHandle_t, Handle>("a cuDNN handle");
 auto& tensors = *new Objects<cudnnTensorDescriptor_t, Images>("a description of images");
 auto& filters = *new Objects<cudnnFilterDescriptor_t, Images>("a description of weights");
@@ -73,7 +73,7 @@ void set(Images& images, cudnnTensorFormat_t format, cudnnDataType_t type, int n
   images = {format, type, n, c, h, w};
 }
 
-// ---- What is wrong with a convolution
+// ---- Checks of a convolution
 
 enum class Direction { forward, data, filter };
 constexpr std::array kNames{"x", "w", "y"};
@@ -85,7 +85,7 @@ struct Problem {
   std::array<Images, 3> operands;  // x, w, y
   Window window;
 
-  // Of NHWC, in f32 alone.
+  // NHWC is supported in f32 only.
   bool supported() const {
     return operands[0].type == CUDNN_DATA_FLOAT || operands[0].format == CUDNN_TENSOR_NCHW;
   }
@@ -117,8 +117,8 @@ Problem problem_of(const std::string& doing, cudnnTensorDescriptor_t x, cudnnFil
   return problem;
 }
 
-// What the heuristics answer: a fast algorithm that wants a lot of memory, one whose sums have no fixed
-// order, and one for everybody.
+// The answers of the heuristics: a fast algorithm with a huge workspace, for the backward directions one
+// whose sums have no fixed order, and one that always works.
 struct Candidate {
   int algorithm;
   std::size_t workspace;
@@ -182,7 +182,7 @@ cudaStream_t stream_of(const std::string& doing, cudnnHandle_t handle) {
   return *stream;
 }
 
-// Queues run(), which reads and writes these.
+// Queues run(), which reads `reads` and writes `writes`.
 template <class Run>
 void queue_operation(const std::string& doing, cudaStream_t stream, const char* name, std::vector<Area> reads,
                      std::vector<Area> writes, Run run) {
@@ -207,7 +207,7 @@ void queue_operation(const std::string& doing, cudaStream_t stream, const char* 
   });
 }
 
-// ---- What a convolution is
+// ---- Computation of a convolution
 
 double load(const void* memory, const Images& images, std::size_t at, cudnnMathType_t math) {
   if (images.type == CUDNN_DATA_DOUBLE) return static_cast<const double*>(memory)[at];

@@ -1,6 +1,6 @@
-// NCCL's functions, by MPI. What one call says to a rank is one message: a Header, by which the ranks see
-// whether they do the same, and the elements. Messages between two ranks of a communicator arrive in order,
-// and are sent so that one is complete only once it was received.
+// NCCL's functions, implemented with MPI. One call sends one message to a rank: a Header, which lets the
+// receiver check that both ranks make the same call, and the elements. Messages between two ranks of a
+// communicator arrive in order. A send is complete only once the message was received (MPI_Issend).
 #define OMPI_SKIP_MPICXX 1
 #include <mpi.h>
 #include <nccl.h>
@@ -21,8 +21,8 @@ constexpr std::array kNames{"ncclAllReduce", "ncclBroadcast", "ncclAllGather", "
 
 struct Call {
   Kind kind;
-  const void* send;  // null where this rank gives nothing
-  void* receive;     // null where it gets nothing
+  const void* send;  // null: this rank sends nothing
+  void* receive;     // null: this rank receives nothing
   std::size_t count;
   ncclDataType_t type;
   int parameter;  // the reduction, the root, or the peer
@@ -33,7 +33,7 @@ struct Header {
   std::uint8_t type;
   int parameter;
   std::uint64_t count;
-  std::uint64_t collective;  // of the communicator, this one's number
+  std::uint64_t collective;  // number of the collective within the communicator
 };
 
 bool collective(Kind kind) { return kind < Kind::send; }
@@ -119,19 +119,19 @@ auto reduction_of(ncclDataType_t type) {
   throw Report("ncclAllReduce of " + text_of_type(type) + " is not emulated");
 }
 
-// A communicator's state, which outlives its handle as long as work is queued.
+// State of a communicator; outlives the handle as long as work is queued.
 struct State {
   int rank = 0, size = 1, tag = 0;
-  std::vector<int> world_ranks;        // of MPI_COMM_WORLD, by rank here
-  std::uint64_t queued = 0, done = 0;  // pieces of work, which run in this order whatever their streams
-  std::uint64_t collectives = 0;       // so far
-  bool posted = false;                 // whether others were told of the piece that is next
+  std::vector<int> world_ranks;        // rank in MPI_COMM_WORLD, by rank in this communicator
+  std::uint64_t queued = 0, done = 0;  // pieces of work, which run in the order of their calls on any stream
+  std::uint64_t collectives = 0;       // collectives so far
+  bool posted = false;                 // whether the messages of the next piece were sent
   std::atomic<bool> aborted = false, failed = false, destroyed = false;
 };
 
-auto& states = *new std::vector<std::weak_ptr<State>>;  // of all communicators with work
+auto& states = *new std::vector<std::weak_ptr<State>>;  // of all communicators
 std::atomic<bool> planted_error = false;
-// Of the call that failed last in this thread, as NCCL has it.
+// Why the last failed call of this thread failed, for ncclGetLastError.
 thread_local std::string last_error;
 
 ncclResult_t refuse(ncclResult_t result, const std::string& why) {
@@ -139,7 +139,7 @@ ncclResult_t refuse(ncclResult_t result, const std::string& why) {
   return result;
 }
 
-// One call, or one group of calls: a piece of a stream's work.
+// One call, or one group of calls: a piece of work of a stream.
 class Piece final : public SharedWork {
  public:
   Piece(std::shared_ptr<State> state, std::vector<Call> calls)
@@ -150,7 +150,7 @@ class Piece final : public SharedWork {
   ~Piece() override {
     if (complete_) return;
     state_->failed = true;
-    // MPI may still read from and write to these.
+    // MPI may still read from and write to these messages, so they are never freed.
     for (auto* messages : {&sent_, &awaited_}) new std::deque<Message>(std::move(*messages));
   }
 
@@ -242,7 +242,7 @@ class Piece final : public SharedWork {
   static bool overlap(const Range& a, const Range& b) {
     return address(a.memory) < address(b.memory) + b.bytes && address(b.memory) < address(a.memory) + a.bytes;
   }
-  // What NCCL allows of a call's own two buffers.
+  // Whether the two buffers of a call overlap in the way that NCCL allows.
   bool in_place(const Range& write, const Range& read) const {
     if (write.call != read.call) return false;
     const std::size_t part =
@@ -266,7 +266,7 @@ class Piece final : public SharedWork {
 
   void post() {
     state_->posted = true;
-    expect_memory();  // which may have been given back in the meantime
+    expect_memory();  // again, as it may have been freed in the meantime
     for (std::size_t i = 0; i < calls_.size(); ++i) {
       const Call& call = calls_[i];
       if (call.kind == Kind::send) add_message(i, call.parameter, true);
@@ -280,7 +280,7 @@ class Piece final : public SharedWork {
     }
   }
 
-  // Takes what has come; whether that is all.
+  // Receives the messages that have arrived; returns whether all have.
   bool receive() {
     std::vector<bool> blocked(static_cast<std::size_t>(state_->size), false);
     bool all = true;
@@ -316,7 +316,7 @@ class Piece final : public SharedWork {
     return all;
   }
 
-  // What came is what this rank's call is about.
+  // Throws Report if a message does not belong to the same call as this rank's.
   void compare(const Message& message) const {
     Header theirs;
     std::memcpy(&theirs, message.bytes.data(), sizeof theirs);
@@ -339,7 +339,7 @@ class Piece final : public SharedWork {
     return found == awaited_.end() ? nullptr : &*found;
   }
 
-  // Puts a call's result into the device's memory.
+  // Writes the result of a call to device memory.
   void take(std::size_t number) {
     const Call& call = calls_[number];
     if (!call.receive) return;
@@ -350,7 +350,7 @@ class Piece final : public SharedWork {
                                   : from(number, peer)->bytes.data() + sizeof(Header);
     };
     switch (call.kind) {
-      case Kind::all_reduce: {  // in the order of ranks, everywhere
+      case Kind::all_reduce: {  // in the order of ranks, so all ranks get the same bits
         std::vector<std::byte> sum(elements(0), elements(0) + bytes);
         for (int peer = 1; peer < state_->size; ++peer)
           reduction_of(call.type)(elements(peer), sum.data(), call.count, call.parameter);
@@ -377,7 +377,7 @@ class Piece final : public SharedWork {
   template <class Take>
   bool finish(Take&& take_call) {
     for (std::size_t i = 0; i < calls_.size(); ++i) take_call(i);
-    if (state_->aborted)  // what an operation that was cut short leaves is anybody's guess
+    if (state_->aborted)  // an aborted operation leaves undefined values
       for (std::size_t i = 0; i < calls_.size(); ++i)
         if (const Range write = written_by(i); write.bytes > 0)
           std::memset(calls_[i].receive, kPoison, write.bytes);
@@ -390,7 +390,7 @@ class Piece final : public SharedWork {
   const std::shared_ptr<State> state_;
   const std::vector<Call> calls_;
   const std::uint64_t number_;
-  std::vector<std::uint64_t> numbers_;  // of the calls, among the collectives
+  std::vector<std::uint64_t> numbers_;  // for each call its number as a collective; 0 for sends and receives
   std::deque<Message> sent_, awaited_;
   bool begun_ = false, complete_ = false;
 };
@@ -403,7 +403,7 @@ struct Member {
   std::vector<Call> calls;
 };
 thread_local int depth = 0;
-thread_local std::vector<Member> members;  // of the group that is open
+thread_local std::vector<Member> members;  // of the open group
 
 void queue_piece(const Member& member) {
   const auto piece = std::make_shared<Piece>(member.state, member.calls);
@@ -411,7 +411,7 @@ void queue_piece(const Member& member) {
   queue_shared(member.stream, piece->name(), piece);
 }
 
-// A mistake is a report of the device's as well as this call's result.
+// A mistake becomes a report of the device and the result of this call.
 template <class Body>
 ncclResult_t guarded(Body&& body) {
   const std::lock_guard lock(mutex);
@@ -454,7 +454,7 @@ using namespace conclave::emulator;
 
 namespace {
 
-// Handles are never given back, so that the use of one that was destroyed is seen.
+// Handles are never freed, so that use of a destroyed one is detected.
 State& usable(ncclComm_t comm, const char* what) {
   if (!comm) throw Report(std::string(what) + ": there is no communicator");
   if (comm->state->destroyed) throw Report(std::string(what) + ": the communicator was destroyed before");
@@ -489,7 +489,7 @@ ncclResult_t add(ncclComm_t comm, cudaStream_t stream, const Call& call) {
   });
 }
 
-// What ranks tell the one that made the id, and what it answers.
+// Each rank sends its Introduction to the rank that made the id, which answers with those of all ranks.
 struct Introduction {
   int rank, ranks, world_rank;
   char bus_id[32];
@@ -624,7 +624,7 @@ ncclResult_t ncclCommDestroy(ncclComm_t comm) {
   });
 }
 
-// From any thread, while another one waits in the device.
+// May be called from any thread while another one waits for the device.
 ncclResult_t ncclCommAbort(ncclComm_t comm) {
   comm->state->aborted = true;
   return ncclSuccess;

@@ -1,4 +1,4 @@
-// CUDA's functions for the host, and when the device's work runs: as late as may be.
+// CUDA's host functions. Decides when the work of the device runs: as late as CUDA allows.
 #include <unistd.h>
 
 #include <algorithm>
@@ -20,7 +20,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// By stream, how much of its work is known to have come before something.
+// For each stream, the number of its pieces of work that are known to precede something.
 using Past = std::vector<std::uint64_t>;
 
 void join(Past& past, const Past& other) {
@@ -29,33 +29,33 @@ void join(Past& past, const Past& other) {
 }
 
 struct Work {
-  std::function<bool(std::uint32_t)> run;  // its number is what it gets; whether it is complete
-  std::string name;                        // "" for what touches no memory
+  std::function<bool(std::uint32_t)> run;  // gets the number of the work; returns whether it is complete
+  std::string name;                        // "" for work that touches no memory
   Past before;
-  std::shared_ptr<SharedWork> shared;  // null for what this process does alone
+  std::shared_ptr<SharedWork> shared;  // null for work of this process alone
   bool begun = false;
   std::uint32_t number = 0;
 };
 
-// What was queued while a stream's work was captured.
+// Work that was queued while its stream was captured.
 struct Captured {
   std::function<bool(std::uint32_t)> run;
   std::string name;
 };
 
-// A stream that was destroyed lives on until its work is done, and with the events in it; its handle lives on
-// for ever, so that its use is seen.
+// A destroyed stream lives until its work is done and its events are gone. Its handle is never freed, so that
+// use of a destroyed stream is detected.
 struct Stream {
   std::size_t number = 0;
   std::deque<Work> work;
   std::uint64_t queued = 0, done = 0;
-  Past past;  // of what will be queued next
+  Past past;  // known to precede the work that is queued next
   bool destroyed = false;
-  bool running = false;  // its first piece of work, which may wait, and so have all streams go on
-  std::optional<std::vector<Captured>> captured;  // while its work is
+  bool running = false;  // the first piece of work is running; while it waits, all streams may proceed
+  std::optional<std::vector<Captured>> captured;  // set during a capture
 };
 
-// What an event stands for, from one cudaEventRecord to the next.
+// The point in a stream that an event stands for until the next cudaEventRecord.
 struct Mark {
   std::shared_ptr<Stream> stream;
   std::uint64_t ticket = 0;
@@ -88,25 +88,26 @@ struct CUevent_st {
 namespace conclave::emulator {
 namespace {
 
-// Never destroyed, as the streams in static variables are given back late.
+// Never destroyed, because streams in static variables are destroyed late.
 auto& default_stream = *new CUstream_st;
 auto& streams = *new std::vector<std::shared_ptr<Stream>>{default_stream.stream};
 auto& destroyed_handles = *new std::vector<cudaStream_t>;
-auto& destroyed_graphs = *new std::vector<cudaGraphExec_t>;  // likewise
+auto& destroyed_graphs =
+    *new std::vector<cudaGraphExec_t>;  // keeps the handles, so that their use is detected
 std::size_t stream_count = 1;
-Past& past_of_host = *new Past;  // what the host waited for
+Past& past_of_host = *new Past;  // work that the host has waited for
 std::string& report = *new std::string;
-// Of dynamic shared memory, by kernel: what cudaFuncSetAttribute allowed.
+// Bytes of dynamic shared memory that cudaFuncSetAttribute allowed, by kernel.
 auto& allowed_shared = *new std::map<const void*, std::size_t>;
-thread_local cudaError_t last_error = cudaSuccess;  // that is not a report
-thread_local bool queues = false;                   // whether this thread is one that gives the device work
-thread_local int captures = 0;                      // streams whose work this thread captures
+thread_local cudaError_t last_error = cudaSuccess;  // the last error that is not a report
+thread_local bool queues = false;                   // whether this thread has queued work
+thread_local int captures = 0;                      // number of streams that this thread captures
 std::chrono::milliseconds patience{30'000};
 std::uint64_t pieces_done = 0;
 int device_count = 1, driver = CUDART_VERSION;
-cudaError_t device_error = cudaSuccess;      // of cudaGetDeviceCount
-DeviceErrors device_errors;                  // of others
-std::string& bus_id = *new std::string([] {  // "" for one that no other process has
+cudaError_t device_error = cudaSuccess;      // returned by cudaGetDeviceCount
+DeviceErrors device_errors;                  // returned by other functions
+std::string& bus_id = *new std::string([] {  // "": one that no other process has
   const char* const given = std::getenv("CONCLAVE_CUDA_BUS_ID");
   return given ? given : "";
 }());
@@ -122,7 +123,7 @@ const std::shared_ptr<Stream>& owner_of(cudaStream_t handle) {
 }
 Stream& of(cudaStream_t handle) { return *owner_of(handle); }
 
-// `run` says whether it is complete.
+// `run` returns whether the work is complete.
 void enqueue(cudaStream_t handle, const std::string& name, std::function<bool(std::uint32_t)> run,
              std::shared_ptr<SharedWork> shared = nullptr) {
   queues = true;
@@ -139,10 +140,11 @@ void enqueue(cudaStream_t handle, const std::string& name, std::function<bool(st
   stream.past[stream.number] = stream.queued;
 }
 
-// Tries the stream's next piece of work; whether it is complete. After a report nothing runs any more, as
-// after an error of CUDA's.
+// Tries to run the stream's next piece of work; returns whether it is complete. After a report, work is
+// dropped without being run, as after a CUDA error.
 bool advance(Stream& stream) {
-  // What runs on another stream may have come here, or have done all this one had.
+  // Calls are nested when a piece of work waits: this stream's piece may be the one that waits, and other
+  // calls may have completed all work of this stream.
   if (stream.running || stream.work.empty()) return false;
   Work& work = stream.work.front();
   if (report.empty()) {
@@ -173,12 +175,12 @@ std::vector<Stream*> busy_streams() {
   return busy;
 }
 
-// One piece of any stream's, as chance has it; false where all that could be next waits for other processes.
+// Runs one piece of work of a random stream; false if all streams wait for other processes.
 bool advance_any() {
   return std::ranges::any_of(busy_streams(), [](Stream* stream) { return advance(*stream); });
 }
 
-// Between two attempts, while nothing can go on; complains once that has lasted too long.
+// Pauses while no stream can proceed; adds a report once that has lasted too long.
 class Waiting {
  public:
   void wait() {
@@ -198,7 +200,8 @@ class Waiting {
   std::uint64_t pieces_ = pieces_done;
 };
 
-// Runs the stream's work up to piece number `ticket`; others' only where it waits for other processes.
+// Runs the stream's work up to piece number `ticket`, and other streams' work only while this stream waits
+// for other processes.
 void drain(Stream& stream, std::uint64_t ticket) {
   if (stream.done >= ticket) return;
   const OnDevice scope;
@@ -207,7 +210,7 @@ void drain(Stream& stream, std::uint64_t ticket) {
     if (!advance(stream) && !advance_any()) waiting.wait();
 }
 
-// One piece of work, if any can go on.
+// Runs one piece of work, preferably of this stream, if any can proceed.
 void nudge(Stream& stream) {
   const OnDevice scope;
   if (!advance(stream)) advance_any();
@@ -223,19 +226,20 @@ void drain_all() {
     if (!advance_any()) waiting.wait();
 }
 
-std::size_t calls_until_broken = 0;  // 0: it will not be
+std::size_t calls_until_broken = 0;  // 0: no call fails
 
-// What waits, or may, which CUDA refuses to the thread that captures: what is captured does not run.
+// For functions that wait or may wait. CUDA refuses them to a capturing thread, as captured work does not
+// run.
 void expect_no_capture(const char* function) {
   if (captures > 0) throw Report(std::string(function) + ": not while this thread captures a stream's work");
 }
 
-// What could be captured, but for this device.
+// For work that a GPU can capture, but not this device.
 void expect_uncaptured(const char* what, cudaStream_t stream) {
   if (of(stream).captured) throw Report(std::string(what) + " is captured, which this device does not do");
 }
 
-// A call of the host's: one at a time, and what it throws becomes a report.
+// Runs a call of the host under the lock; an exception becomes a report.
 template <class Body>
 cudaError_t call_that_succeeds(Body&& body) {
   const std::lock_guard lock(mutex);
@@ -259,7 +263,7 @@ std::size_t hash(const void* memory, std::size_t bytes) {
   return std::hash<std::string_view>()({static_cast<const char*>(memory), bytes});
 }
 
-// ---- Copies: what the host must leave alone until they ran
+// ---- Copies: the host must not touch their memory before they have run
 
 struct HostRange {
   const void* begin;
@@ -290,7 +294,7 @@ void queue_copy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind ki
   if (!to_host) expect_device(to, bytes, "cudaMemcpy to");
   if (from_host || to_host) expect_uncaptured("a copy from or to the host", stream);
   const bool pageable = from_host != to_host && !in_pinned_memory(address(from_host ? from : to), bytes);
-  // What another copy is still to bring there has no value yet to compare with.
+  // Memory that another copy has still to write has no value yet to compare with.
   const bool compare_from = from_host && !is_awaited(from, bytes);
   const bool compare_to = to_host && !is_awaited(to, bytes);
   const std::size_t before = compare_from ? hash(from, bytes) : 0;
@@ -373,7 +377,7 @@ const std::string& report_so_far() { return report; }
 std::string take_report() {
   const std::lock_guard lock(mutex);
   drain_all();
-  awaited.clear();  // what did not run after a report
+  awaited.clear();  // copies that a report kept from running
   return std::exchange(report, {});
 }
 
@@ -391,7 +395,7 @@ cudaError_t queue_kernel(const cudaLaunchConfig_t& config, const void* kernel,
   const std::size_t own = static_shared_bytes(name), dynamic = config.dynamicSmemBytes;
   if ((own + dynamic + kSharedOfFunctions > kStaticShared && dynamic > most) || own + dynamic > kMostShared)
     return refuse(cudaErrorInvalidValue);
-  // std::function wants to be copied, and a pointer that is alone does not.
+  // A shared_ptr, because std::function must be copyable.
   return conclave::emulator::call([&, shared = std::shared_ptr<const KernelCall>(std::move(call))] {
     queue(config.stream, "kernel " + readable_name(name),
           [config, name, shared](std::uint32_t number) { run_grid(config, *shared, name, number); });
@@ -523,7 +527,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   properties->warpSize = static_cast<int>(kWarp);
   properties->maxThreadsPerBlock = 1024;
   properties->major = 9;
-  properties->multiProcessorCount = 4;  // few, so that loops over a grid go round more than once
+  properties->multiProcessorCount = 4;  // few, so that grid-stride loops run more than once
   return cudaSuccess;
 }
 
@@ -708,8 +712,8 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   });
 }
 
-// Whoever asks again and again is told yes in the end: each question runs a piece of work. A thread that has
-// given the device none only looks on: it runs nothing, and waits for nobody.
+// Each query runs a piece of work, so a loop of queries ends. A thread that has queued no work only observes:
+// its queries run nothing and do not wait for the lock.
 cudaError_t cudaEventQuery(cudaEvent_t event) {
   std::unique_lock lock(mutex, std::defer_lock);
   if (!queues) {
@@ -755,7 +759,7 @@ cudaError_t cudaDeviceSynchronize() {
   });
 }
 
-// Of this thread's calls alone, whatever the mode: other threads may wait and allocate as ever.
+// In every mode, a capture restricts the calls of this thread only; other threads may wait and allocate.
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
   if (!stream) return refuse(cudaErrorStreamCaptureUnsupported);
   return call([&] {
@@ -767,7 +771,7 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
   });
 }
 
-// Ends it in any case; what a report came upon is no graph.
+// Ends the capture in any case. After a report there is no graph.
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   *graph = nullptr;
   return call_that_succeeds([&] {
@@ -799,7 +803,7 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
   return cudaSuccess;
 }
 
-// It lives on, so that its use is seen.
+// Keeps the object, so that its use is detected.
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
   const std::lock_guard lock(mutex);
   executable->destroyed = true;

@@ -1,4 +1,4 @@
-// As much of CUDA's header of this name as kernels need: the block, and tiles of a warp.
+// The parts of CUDA's header of this name that kernels need: the block, and tiles of a warp.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -19,7 +19,7 @@ class thread_block {
 
 inline thread_block this_thread_block() { return {}; }
 
-/// `kSize` lanes next to each other; a power of two, at most a warp.
+/// `kSize` adjacent lanes; a power of two, at most a warp.
 template <unsigned kSize>
 class thread_block_tile {
  public:

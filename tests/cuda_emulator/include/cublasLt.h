@@ -1,5 +1,5 @@
-// As much of cuBLASLt's header of this name as the project uses; what it has not, the project may not call.
-// cublaslt.cpp computes, and looks at every argument.
+// The parts of cuBLASLt's header of this name that the project may use. cublaslt.cpp implements them and
+// checks every argument.
 #pragma once
 
 #include <cuda_runtime.h>

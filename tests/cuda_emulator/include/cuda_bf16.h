@@ -1,4 +1,4 @@
-// As much of CUDA's header of this name as kernels need: bfloat16 as storage, and arithmetic by way of float,
+// The parts of CUDA's header of this name that kernels need: bfloat16 as storage, and arithmetic in float,
 // rounded to nearest even.
 #pragma once
 

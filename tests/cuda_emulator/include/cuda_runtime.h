@@ -1,5 +1,5 @@
-// As much of CUDA's header of this name as the project uses, for a compiler that knows nothing of CUDA: .cu
-// files become C++, and kernels run on the processor. emulator.h says what this device checks.
+// The parts of CUDA's header of this name that the project uses, for a compiler without CUDA: .cu files
+// become C++, and kernels run on the processor. emulator.h describes what this device checks.
 #pragma once
 
 #include <math.h>
@@ -16,8 +16,8 @@
 
 #define CUDART_VERSION 13000
 
-// Both leave a tag in the names of the object file, by which symbols.cpp finds kernels and shared variables.
-// Those may be static, as blocks run one after the other.
+// Both macros add a tag to names in the object file, by which symbols.cpp finds kernels and shared variables.
+// Shared variables may be static, as blocks run one after the other.
 #define __global__ __attribute__((abi_tag("emulated_global")))
 #define __shared__ static __attribute__((abi_tag("emulated_shared")))
 #define __host__
@@ -110,7 +110,7 @@ using cudaEvent_t = struct CUevent_st*;
 using cudaGraph_t = struct CUgraph_st*;
 using cudaGraphExec_t = struct CUgraphExec_st*;
 
-// ---- The host's functions
+// ---- Host functions
 
 const char* cudaGetErrorString(cudaError_t error);
 const char* cudaGetErrorName(cudaError_t error);
@@ -186,8 +186,8 @@ namespace conclave::emulator {
 class KernelCall {
  public:
   virtual ~KernelCall() = default;
-  virtual void run() const = 0;          ///< one thread
-  virtual std::size_t size() const = 0;  ///< of this object, which holds the arguments
+  virtual void run() const = 0;          ///< runs one thread
+  virtual std::size_t size() const = 0;  ///< size of this object, which holds the arguments
 };
 
 template <class... Parameters>
@@ -209,11 +209,11 @@ cudaError_t queue_kernel(const cudaLaunchConfig_t& config, const void* kernel,
 cudaError_t allow_shared(const void* kernel, int bytes);
 
 enum class Collective { sync, ballot, shuffle };
-/// Waits for the lanes of `mask`; returns the value that lane `source` brought, or a bit for each that was
-/// not 0.
+/// Waits for the lanes of `mask`. A shuffle returns the value of lane `source`, a ballot one bit for each
+/// lane with a value other than 0.
 std::uint64_t meet_warp(Collective what, unsigned mask, std::uint64_t value, unsigned source,
                         std::source_location where);
-/// Waits for all threads of the block; returns how many brought true.
+/// Waits for all threads of the block; returns how many gave true.
 int meet_block(bool value, std::source_location where);
 void* shared_memory();
 unsigned lane();
@@ -248,7 +248,7 @@ cudaError_t cudaFuncSetAttribute(void (*kernel)(Parameters...), cudaFuncAttribut
   return conclave::emulator::allow_shared(reinterpret_cast<const void*>(kernel), value);
 }
 
-// ---- The device's: where a thread is, and how it waits for others
+// ---- Device functions: the place of a thread, and waits for other threads
 
 extern const uint3 threadIdx, blockIdx;
 extern const dim3 blockDim, gridDim;
@@ -318,7 +318,7 @@ inline void __threadfence() { conclave::emulator::fence(); }
 inline void __threadfence_system() { conclave::emulator::fence(); }
 [[noreturn]] inline void __trap() { conclave::emulator::trap(); }
 
-// ---- Atomics: one thread runs at a time, and never stops in the middle of these
+// ---- Atomics: one thread runs at a time, and no switch happens within these functions
 
 #define CONCLAVE_ATOMIC(name, ...)                                                                \
   template <class T>                                                                              \
@@ -391,7 +391,7 @@ inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b)
   return static_cast<unsigned long long>(static_cast<Wide>(a) * b >> 64);
 }
 
-// The fast ones are as exact as the others here.
+// Here the fast versions are as exact as the others.
 inline float rsqrtf(float x) { return 1 / sqrtf(x); }
 inline double rsqrt(double x) { return 1 / sqrt(x); }
 inline float __expf(float x) { return expf(x); }
@@ -407,7 +407,7 @@ inline float __fsqrt_rn(float x) { return sqrtf(x); }
 inline float __frsqrt_rn(float x) { return 1 / sqrtf(x); }
 inline float __fmaf_rn(float x, float y, float z) { return fmaf(x, y, z); }
 inline double __fma_rn(double x, double y, double z) { return fma(x, y, z); }
-// A product or a sum of their own, that is, none that becomes part of a fused one.
+// A product and a sum that the compiler must not fuse.
 inline float __fmul_rn(float x, float y) {
   float product = x * y;
   asm("" : "+x"(product));

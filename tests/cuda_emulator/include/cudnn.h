@@ -1,5 +1,5 @@
-// As much of cuDNN's header of this name as the project uses; what it has not, the project may not call.
-// cudnn.cpp computes, and looks at every argument.
+// The parts of cuDNN's header of this name that the project may use. cudnn.cpp implements them and checks
+// every argument.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -1,4 +1,4 @@
-// As much of NCCL's header of this name as the project uses, in its version 2.28; nccl.cpp has the rest.
+// The parts of NCCL's header of this name, version 2.28, that the project uses. nccl.cpp implements them.
 #pragma once
 
 #include <cuda_runtime.h>
