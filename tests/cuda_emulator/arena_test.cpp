@@ -1,4 +1,4 @@
-// An arena on a device whose memory is counted, which none but the emulated one does.
+// Arenas on a device. Only the emulated device counts its memory.
 #include "core/arena.h"
 
 #include <catch2/catch.hpp>

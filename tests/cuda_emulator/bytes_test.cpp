@@ -1,4 +1,4 @@
-// Whether kernels move no more than they must: what the emulated device counts against
+// Kernels move no more bytes than they need: compares the counts of the emulated device with
 // tests/cuda/operations.h.
 #include <fmt/format.h>
 #include <catch2/catch.hpp>
@@ -17,9 +17,9 @@ const std::string kFolder = CONCLAVE_SOURCE "/core/kernels/", kTable = kFolder +
 
 struct Counted {
   Operation operation;
-  Bytes memory;  // of all its launches
+  Bytes memory;  // sum over all launches
   double between_caches = 0;
-  std::string launches;  // a line for each
+  std::string launches;  // one line for each launch
 };
 
 Counted count(Operation&& operation) {
@@ -41,7 +41,7 @@ Counted count(Operation&& operation) {
   return result;
 }
 
-/// Small ones of all operations; none in a build whose accesses nobody sees.
+/// The counts of all operations at small sizes; none in a build without checks of accesses.
 const std::vector<Counted>& counted() {
   static const std::vector<Counted> all = [] {
     std::vector<Counted> result;
@@ -52,7 +52,8 @@ const std::vector<Counted>& counted() {
   return all;
 }
 
-/// core/kernels/cuda_roofline.tsv: floors of large shapes, and how close to their bytes small ones come.
+/// core/kernels/cuda_roofline.tsv: floors of large shapes, and for small shapes the ratio of moved to least
+/// bytes.
 std::string roofline_table() {
   std::string text = fmt::format(
       "H100: {} TB/s, {} TFLOP/s of f32, {} TFLOP/s of bf16 products\n"
@@ -83,7 +84,7 @@ TEST_CASE("no operation moves more than its bytes, but for a tenth") {
     const double expected = at.operation.least().total() + at.operation.more.total();
     INFO(at.operation.name << " of " << at.operation.sizes << ":\n" << at.launches);
     CHECK(at.memory.total() <= 1.1 * expected);
-    CHECK(at.memory.total() >= 0.95 * expected);  // else the table overstates
+    CHECK(at.memory.total() >= 0.95 * expected);  // otherwise the table claims too much
   }
   CHECK(emulator::take_report() == "");
 }

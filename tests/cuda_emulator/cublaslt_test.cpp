@@ -1,4 +1,4 @@
-// Planted mistakes in the use of cuBLASLt, each of which the emulated library sees; and what it computes.
+// Results of the emulated cuBLASLt, and planted mistakes in its use, each of which it detects.
 #include <cublasLt.h>
 
 #include <algorithm>
@@ -15,7 +15,7 @@ namespace {
 
 using Catch::Contains;
 
-// D [3, 2] = A [3, 4] B [4, 2] in column-major order, of which a test changes one thing.
+// D [3, 2] = A [3, 4] B [4, 2] in column-major order. A test changes one thing.
 struct ProductCall {
   Tensor memory = cuda::to_device(random_values({64}, 1, DType::f32));
   Tensor room = cuda::empty_on_device({2048}, DType::u8);
@@ -106,7 +106,7 @@ TEST_CASE("a product that nothing is wrong with") {
       CHECK(values[32 + row + 3 * column] == Approx(std::max(sum, 0.0)));
     }
   const Tensor workspace = cuda::to_host(call.room);
-  CHECK(workspace.data<std::uint8_t>()[0] == 0xFF);  // what a kernel left there would be lost
+  CHECK(workspace.data<std::uint8_t>()[0] == 0xFF);  // the contents of the workspace are lost
 }
 
 TEST_CASE("a product that also gives the sums of its right operand's columns") {
@@ -182,7 +182,7 @@ TEST_CASE("matrices that are not what is multiplied") {
   });
 }
 
-// A and B of bf16 in memory of f32, as are C, D and the bias.
+// Makes A and B bf16; C, D and the bias stay f32.
 void use_halves(ProductCall& call) {
   call.type_of_a = call.type_of_b = CUDA_R_16BF;
   call.leading = {8, 8, 3};
@@ -231,7 +231,7 @@ TEST_CASE("products of bf16 that the library has not, or only slow ones for") {
   halves_fail("A: 54 bytes at offset 208 of 256", [](ProductCall& call) { call.pointers[0] = call.at(52); });
 }
 
-// A and B of 8-bit integers in memory of f32, as are the sums.
+// Makes A and B 8-bit integers and C and D 32-bit integers, in the same memory.
 void use_integers(ProductCall& call) {
   call.type_of_a = call.type_of_b = CUDA_R_8I;
   call.type_of_d = call.scale = CUDA_R_32I;
@@ -358,7 +358,7 @@ TEST_CASE("handles and descriptions that are not there") {
   CHECK_THAT(emulator::take_report(), Contains("CUBLASLT_MATMUL_DESC_TRANSA wants 4 bytes and gets 1"));
 }
 
-// What the project itself calls.
+// A product by the project's own function.
 void square(const Tensor& from, const Tensor& to) {
   multiply("square", cuda::MatrixProduct<float>{.m = 8,
                                                 .n = 8,
@@ -403,7 +403,7 @@ TEST_CASE("a stream that does not wait for a product on another") {
       emulator::take_report();
     }
   }
-  // And the other way round.
+  // The other direction: the product reads memory that another stream's fill writes.
   cuda::check(cudaMemsetAsync(from.raw(), 0, from.bytes(), consumer.handle()), "zeros");
   const cuda::StreamScope scope(producer);
   square(from, to);

@@ -1,5 +1,5 @@
-// Planted mistakes in the use of cuDNN, each of which the emulated library sees; and what the project asks of
-// it.
+// Results of the emulated cuDNN, planted mistakes in its use, each of which it detects, and its use by the
+// project.
 #include <cudnn.h>
 
 #include <algorithm>
@@ -16,7 +16,7 @@ namespace {
 
 using Catch::Contains;
 
-// y [1, 2, 2, 2] of x [1, 3, 3, 4] under w [2, 2, 2, 4], NHWC, of which a test changes one thing.
+// The convolution of x [1, 3, 3, 4] by w [2, 2, 2, 4] to y [1, 2, 2, 2], in NHWC. A test changes one thing.
 struct Call {
   Tensor memory = cuda::to_device(random_values({128}, 1, DType::f32));
   Tensor room = cuda::empty_on_device({2048}, DType::u8);
@@ -101,7 +101,7 @@ TEST_CASE("a convolution that nothing is wrong with") {
         CHECK(after.data<float>()[at] == Approx(sum));
       }
   const Tensor workspace = cuda::to_host(call.room);
-  CHECK(workspace.data<std::uint8_t>()[0] == 0xFF);  // what a kernel left there would be lost
+  CHECK(workspace.data<std::uint8_t>()[0] == 0xFF);  // the contents of the workspace are lost
 }
 
 TEST_CASE("images, weights and windows that do not belong together") {
@@ -194,7 +194,7 @@ TEST_CASE("a change of layout between images that are not the same") {
   CHECK(change(call.x, call.at(0)) == "");
 }
 
-// What the project itself calls: one image of 4 x 4, a channel, under a window of 1.
+// A convolution by the project's own function: an image of 4 x 4, one channel, a window of 1 x 1.
 cuda::Convolution<float> square(const Tensor& x, const Tensor& weight, const Tensor& y) {
   return {.images = 1,
           .height = 4,
@@ -220,7 +220,7 @@ TEST_CASE("a convolution's mistake is an Error that says what it is") {
   many.images = Index{1} << 28;
   CHECK_THROWS_WITH(convolve("square", many),
                     Contains("square: cuDNN takes no tensor of 4294967296 elements"));
-  many.images = Index{1} << 24;  // so many that all algorithms want more memory than they may have
+  many.images = Index{1} << 24;  // so many that every workspace is larger than allowed
   CHECK_THROWS_WITH(convolve("square", many),
                     Contains("square: cuDNN has no deterministic algorithm for") &&
                         Contains("16777216 images of 4 x 4, 1 channels to 1, of f32"));

@@ -1,5 +1,5 @@
-# The CUDA backend on an emulated device, in one process: core once more, its .cu files as C++ for the headers in include/. For
-# ../CMakeLists.txt.
+# The CUDA backend on an emulated device, in one process. Builds core once more, with its .cu files as C++ against the
+# headers in include/. Included by ../CMakeLists.txt.
 find_library(CONCLAVE_BOOST_CONTEXT boost_context)
 find_path(CONCLAVE_BOOST_INCLUDE boost/context/detail/fcontext.hpp)
 if(NOT CONCLAVE_BOOST_CONTEXT OR NOT CONCLAVE_BOOST_INCLUDE)
@@ -12,7 +12,7 @@ set(core ${PROJECT_SOURCE_DIR}/core)
 file(GLOB emulator_sources CONFIGURE_DEPENDS ${emulator}/*.cpp)
 file(GLOB emulated_test_sources CONFIGURE_DEPENDS ${emulator}/*_test.cpp ${emulator}/*_test.cu)
 list(REMOVE_ITEM emulator_sources ${emulated_test_sources})
-foreach(list IN ITEMS emulator_sources emulated_test_sources)  # ranks.cmake has them
+foreach(list IN ITEMS emulator_sources emulated_test_sources)  # ranks.cmake builds these
   list(FILTER ${list} EXCLUDE REGEX "/(nccl|nccl_test|mpi)\\.cpp$")
 endforeach()
 file(GLOB emulated_sources CONFIGURE_DEPENDS ${core}/*.cpp)
@@ -22,10 +22,10 @@ set_source_files_properties(${emulated_cuda} PROPERTIES SKIP_UNITY_BUILD_INCLUSI
 list(APPEND emulated_sources ${emulated_cuda})
 file(GLOB emulated_kernels CONFIGURE_DEPENDS ${core}/kernels/*.cu ${core}/cuda/*.cu)
 
-# -fsanitize=thread is for its calls at every access to memory, which go to access.cpp: its library is not
-# linked. AddressSanitizer, which excludes it, sees less, and sees that in host code too.
+# -fsanitize=thread inserts a call at every memory access. access.cpp implements these calls; the sanitizer's own
+# library is not linked. AddressSanitizer excludes this option. It finds fewer mistakes, but in host code, too.
 set(kernel_options -Wno-unknown-pragmas -x c++)  # #pragma unroll
-if(CONCLAVE_SANITIZE)  # what these would find AddressSanitizer does, in half the time to compile
+if(CONCLAVE_SANITIZE)  # AddressSanitizer finds the same mistakes; without these, compiling takes half the time
   list(APPEND kernel_options -fno-sanitize=null,object-size,vptr)
 else()
   list(APPEND kernel_options -fsanitize=thread)
@@ -39,8 +39,8 @@ function(conclave_emulate_kernels)
   endforeach()
 endfunction()
 
-add_library(emulated_twins OBJECT ${emulated_twins})  # the processor's kernels, which choose the device's
-if(CONCLAVE_SANITIZE)  # these are sanitized by tests of their own
+add_library(emulated_twins OBJECT ${emulated_twins})  # the processor's kernels, which call those of the device
+if(CONCLAVE_SANITIZE)  # other tests sanitize these
   target_compile_options(emulated_twins PRIVATE -fno-sanitize=all)
 endif()
 add_library(emulated_kernels OBJECT ${emulated_kernels})
@@ -48,8 +48,8 @@ set_source_files_properties(${emulated_kernels} PROPERTIES LANGUAGE CXX)
 target_compile_options(emulated_kernels PRIVATE ${kernel_options})
 add_library(conclave_emulated STATIC ${emulator_sources} ${emulated_sources} $<TARGET_OBJECTS:emulated_kernels>
             $<TARGET_OBJECTS:emulated_twins>)
-set_source_files_properties(${emulator_sources} PROPERTIES COMPILE_OPTIONS -O2)  # most of the tests' time
-if(CONCLAVE_COVERAGE)  # for scripts/coverage; unoptimized, as lines that are merged cannot be told apart
+set_source_files_properties(${emulator_sources} PROPERTIES COMPILE_OPTIONS -O2)  # these files take most of the tests' time
+if(CONCLAVE_COVERAGE)  # for scripts/coverage; unoptimized, as an optimizer merges lines
   set_property(SOURCE ${emulated_sources} ${emulated_twins} ${emulated_kernels}
                APPEND PROPERTY COMPILE_OPTIONS --coverage -O0)
   target_link_options(conclave_emulated PUBLIC --coverage -Wl,--undefined=__gcov_dump)  # mpi.cpp calls it
@@ -58,7 +58,7 @@ foreach(library IN ITEMS emulated_twins emulated_kernels conclave_emulated)
   target_include_directories(${library} BEFORE PUBLIC ${emulator}/include)
   target_include_directories(${library} PUBLIC ${PROJECT_SOURCE_DIR})
   target_compile_definitions(${library} PUBLIC CONCLAVE_CUDA=1)
-  target_compile_options(${library} PRIVATE -O1)  # quickly, as the tests themselves
+  target_compile_options(${library} PRIVATE -O1)  # compiles fast, like the tests themselves
   target_compile_features(${library} PUBLIC cxx_std_20)
   target_link_libraries(${library} PUBLIC OpenMP::OpenMP_CXX fmt::fmt PkgConfig::openblas PkgConfig::xxhash
                         PRIVATE conclave_flags)
@@ -77,7 +77,7 @@ if(CONCLAVE_SANITIZED_DEVICE)
   add_dependencies(sanitized_tests emulated_tests)
 endif()
 
-# What scripts/gpu_check measures with, here to see that it runs.
+# The program with which scripts/gpu_check measures; this test only checks that it runs.
 add_executable(emulated_roofline cuda/roofline.cpp cuda/operations.cpp cuda/peak.cu)
 conclave_emulate_kernels(cuda/peak.cu)
 target_link_libraries(emulated_roofline PRIVATE conclave_emulated conclave_flags)
@@ -86,7 +86,7 @@ add_test(NAME cuda_emulator/roofline COMMAND emulated_roofline --small)
 set_tests_properties(cuda_emulator/roofline PROPERTIES LABELS unit PROCESSORS ${cores} TIMEOUT 300
                      ENVIRONMENT "${unit_environment}")
 
-# That the emulated header is the real one in what is used of it, as in ranks.cmake.
+# Checks the emulated header: code that uses it must compile with the real one, too. See also ranks.cmake.
 find_path(CONCLAVE_CUDNN_INCLUDE cudnn.h HINTS /usr/local/cuda/include)
 find_path(CONCLAVE_CUDA_INCLUDE cuda_runtime.h HINTS /usr/local/cuda/include)
 if(CONCLAVE_CUDNN_INCLUDE AND CONCLAVE_CUDA_INCLUDE)

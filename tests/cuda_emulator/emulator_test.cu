@@ -1,4 +1,4 @@
-// That kernels compute on the emulated device what they say. mistakes_test.cu is about those that do not.
+// Correct kernels give correct results on the emulated device. mistakes_test.cu has the faulty ones.
 #define CATCH_CONFIG_EXTERNAL_INTERFACES  // for the listener
 #include <algorithm>
 #include <random>
@@ -12,7 +12,7 @@ namespace {
 
 using cuda::launch;
 
-// Left behind by a failed test, a report would fail all that follow.
+// Clears the report before each test, so that one failed test does not fail all later ones.
 struct CleanDevice : Catch::TestEventListenerBase {
   using TestEventListenerBase::TestEventListenerBase;
   void testCaseStarting(const Catch::TestCaseInfo&) override { emulator::take_report(); }
@@ -146,7 +146,7 @@ TEST_CASE("ballots, shuffles and counting barriers, also of a warp that is not f
 }
 
 #ifdef __SANITIZE_THREAD__
-// Adds 1 in place, reads what it wrote, and a table that all blocks share.
+// Adds 1 in place, reads the result again, and reads a table that all blocks share.
 __global__ void add_one(float* values, const float* table, float* sums) {
   const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
   values[i] += 1;
@@ -189,7 +189,7 @@ TEST_CASE("counters, properties and the time between two events", "[emulator]") 
     const Tensor device = cuda::to_device(ramp(10));
     launch("addition", trial::add_fours, {.grid = dim3(1), .block = dim3(1)},
            static_cast<const float4*>(device.raw()), static_cast<float4*>(device.raw()), 1);
-    CHECK(emulator::counters().launches == before.launches);  // nobody waited for it yet
+    CHECK(emulator::counters().launches == before.launches);  // nothing has waited for it yet
     CHECK(cuda::to_host(device).data<float>()[3] == 8);
     CHECK(emulator::counters().live_bytes == before.live_bytes + 40);
     CHECK(emulator::leaks().size() == before.live + 1);

@@ -1,4 +1,4 @@
-// What happens where CUDA's own calls fail: an Error that names the operation, after which all works again.
+// A CUDA call that fails becomes an Error that names the operation, and later calls work again.
 #include <catch2/catch.hpp>
 
 #include "core/cuda/graph.h"
@@ -12,8 +12,8 @@
 namespace conclave {
 namespace {
 
-// body() with the device breaking at the first of its calls, at the second, and so on until it gets through.
-// Returns how many there are.
+// Runs body() again and again; its first call fails, then its second one, and so on until body() succeeds.
+// Returns the number of its calls that can fail.
 template <class Body>
 std::size_t break_at_each_call(Body&& body) {
   for (std::size_t call = 1;; ++call) {

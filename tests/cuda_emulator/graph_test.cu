@@ -1,4 +1,4 @@
-// Graphs: what is captured is queued again as it was, and reads what its memory holds by then.
+// Graphs: a launch queues the captured work again, which reads what its memory holds by then.
 #include "core/cuda/graph.h"
 #include "core/cuda/upload.h"
 #include "core/kernels/adamw.h"

@@ -39,7 +39,8 @@ TEMPLATE_TEST_CASE("element-wise kernels on the device do what they do on the pr
       scale(t[0], 0.37, t[1]);
       scale(t[0], 0.37, t[2], Write::accumulate);
     });
-    for (const Tensor& rows : {a, random_values({600, 8}, 3, kType)}) {  // factors for two uploads
+    for (const Tensor& rows :
+         {a, random_values({600, 8}, 3, kType)}) {  // so many factors that they take two uploads
       const Tensor factors = random_values({rows.size(0)}, 4, DType::f64);
       compare_twins<T>({rows}, [&](const Tensors& t) { scale_rows(t[0], factors.span<double>()); });
     }
@@ -50,8 +51,8 @@ TEMPLATE_TEST_CASE("layer_norm on the device does what it does on the processor"
   using T = TestType;
   constexpr DType kType = dtype_of<T>;
   Shapes shapes(2);
-  // None; rows for several blocks, of a warp's and of a block's; more columns than a block has gradients of;
-  // as many as take the 48 KiB of shared memory, for which CUDA must be asked.
+  // No rows; rows for several blocks, with a warp and with a block for each row; more columns than a block
+  // has gradients of; so many columns that shared memory passes 48 KiB, which CUDA grants only on request.
   std::vector<Shape> all{{0, 5}, {100, 36}, {33, 1028}, {1, 8192 + 36}, {3, 4096}};
   for (int round = 0; round < kShapes; ++round) all.push_back({shapes.between(1, 20), shapes.columns()});
   for (const Shape& shape : all) {
@@ -95,7 +96,7 @@ TEMPLATE_TEST_CASE("fake quantization on the device is what it is on the process
               fake_quantize(t[0], t[3], t[4], levels, t[5]);
               fake_quantize_backward(t[6], t[0], t[3], t[4], levels, t[7], mode, t[8]);
             });
-        // One scale for all rows, too small for the numbers at the ends.
+        // One scale for all rows, too small for the largest values.
         compare_twins<T>({x, Tensor::of<T>({1}, {T(0.03)}), unwritten(shape, kType), dy, of_rows()},
                          [&](const Tensors& t) {
                            fake_quantize(t[0], t[1], Tensor(), levels, t[2]);
@@ -115,7 +116,7 @@ TEMPLATE_TEST_CASE("softmax and cross-entropy on the device do what they do on t
     const Shape shape{rows, columns};
     const Tensor x = random_values(shape, 1, kType, 4), dy = random_values(shape, 2, kType),
                  labels = shapes.integers({rows}, 0, columns - 1), dlosses = random_values({rows}, 3, kType);
-    // Some of the largest logits are two: the first is what counts.
+    // Two logits of row 0 are the largest: the first of them is the prediction.
     if (rows > 0) {
       x.data<T>()[0] = x.data<T>()[columns - 1] = T(50);
       labels.data<std::int32_t>()[0] = static_cast<std::int32_t>(round % 2 ? columns - 1 : 0);
@@ -136,7 +137,7 @@ TEMPLATE_TEST_CASE("softmax and cross-entropy on the device do what they do on t
   }
 }
 
-// Whether two tensors have the same numbers but for rounding, and NaN and infinities in the same places.
+// Whether two tensors are equal up to rounding, with NaN and infinities in the same places.
 template <class T>
 bool alike(const Tensor& a, const Tensor& b) {
   return std::ranges::equal(a.span<T>(), b.span<T>(), [](T x, T y) {
@@ -155,7 +156,7 @@ TEMPLATE_TEST_CASE(
   using T = TestType;
   constexpr DType kType = dtype_of<T>;
   const T infinity = std::numeric_limits<T>::infinity();
-  for (const Index columns : {3, 32, 1028, 1100}) {  // a thread's are few and many, in packs and not
+  for (const Index columns : {3, 32, 1028, 1100}) {  // few and many for a thread, multiples of 4 or not
     constexpr Index kRows = 7;
     const Tensor x = random_values({kRows, columns}, 1, kType, 4);
     const auto row = [&](Index number) { return x.rows(number, number + 1).span<T>(); };

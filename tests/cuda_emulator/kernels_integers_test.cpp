@@ -24,7 +24,7 @@ Tensor on_host(const Tensor& tensor) {
   return tensor.device() == Device::cuda ? conclave::cuda::to_host(tensor) : tensor;
 }
 
-// With zero points that its levels have.
+// Gives all rows the same scale, and a zero point within the levels.
 void give_scales(const IntegerRows& rows, QuantLevels levels, double scale) {
   rows.scale.fill(scale);
   rows.zero_point.fill((levels.lowest + levels.highest) / 3);
@@ -37,7 +37,8 @@ IntegerRows quantized(const Tensor& x, QuantLevels levels, bool one_scale) {
   return rows;
 }
 
-// What the integers of a device are as a processor has them; zeros behind a row's end are its own.
+// The integers of `rows` in the processor's form. A device stores them shifted to the signed range, except
+// for the zeros that pad a row.
 std::vector<int> integers_of(const IntegerRows& rows, Index in, std::int32_t highest) {
   const Tensor values = on_host(rows.values);
   const bool device = rows.values.device() == Device::cuda;
@@ -72,7 +73,7 @@ TEST_CASE("rows become the same integers on the device as on the processor") {
   }
 }
 
-// Each channel's own.
+// Packs a weight with a scale for each channel.
 IntegerWeights packed(const Tensor& weight) {
   const Index channels = weight.size(0) * weight.size(1);
   const Device device = weight.device();
@@ -92,7 +93,7 @@ struct Case {
 };
 
 std::vector<Case> cases() {
-  std::vector<Index> many(261);  // more than one launch takes
+  std::vector<Index> many(261);  // more groups than one launch takes
   for (std::size_t g = 0; g < many.size(); ++g) many[g] = static_cast<Index>(g / 20);
   return {{{0, 13}, 20, 32},      {{0, 61}, 37, 48},     {{0, 5}, 7, 0},
           {{0, 0}, 7, 3},         {{0, 9, 9, 12}, 0, 5}, {{0, 6, 6, 11}, 33, 70},
@@ -182,7 +183,7 @@ TEST_CASE("a warm product of integers allocates nothing on the device") {
   CHECK(emulator::counters().allocations == before.allocations);
   CHECK(emulator::counters().algorithms == before.algorithms);
   CHECK(emulator::counters().launches - before.launches ==
-        3);  // a product for each group, and what ends both
+        3);  // one product for each group, and one kernel for the outputs of both
 }
 
 TEST_CASE("what a device cannot do with integers is said") {

@@ -41,7 +41,7 @@ TEMPLATE_TEST_CASE("matmul on the device does what it does on the processor", ""
 TEMPLATE_TEST_CASE("matmul on the device takes views whose rows are strided", "", float, double) {
   using T = TestType;
   constexpr DType kType = dtype_of<T>;
-  // All three are columns of one tensor, begin at odd places, and are interleaved.
+  // All three are columns of one tensor. They begin at odd places and are interleaved.
   compare_twins<T>({random_values({12, 31}, 1, kType)}, [&](const Tensors& t) {
     for (const Index k : {0, 7}) {
       const auto view = [&](Index rows, Index begin, Index columns) {
@@ -64,11 +64,11 @@ std::vector<Index> random_offsets(Shapes& shapes, Index groups, Index rows) {
 struct Sizes {
   std::vector<Index> offsets;
   Index in, out;
-  bool thoroughly = false;  // all combinations of what can be there
+  bool thoroughly = false;  // tests all combinations of options
 };
 std::vector<Sizes> sizes_of_groups() {
   Shapes shapes(2);
-  std::vector<Index> many(261);  // more than one launch takes
+  std::vector<Index> many(261);  // more groups than one launch takes
   for (std::size_t g = 0; g < many.size(); ++g) many[g] = static_cast<Index>(g / 20);
   return {{{0, 13}, 20, 32, true},
           {{0, 70}, 9, 11},
@@ -77,9 +77,9 @@ std::vector<Sizes> sizes_of_groups() {
           {{0, 9, 9, 12}, 0, 5},
           {{0, 6, 6, 11}, 17, 70, true},
           {random_offsets(shapes, 20, 60), 18, 12},
-          {{0, 3, 3, 70, 71, 71}, 12, 8, true},  // too many rows for one kernel for all
+          {{0, 3, 3, 70, 71, 71}, 12, 8, true},  // too many rows for the kernel for small groups
           {{0, 66, 66, 71}, 5, 7},
-          {{0, 66}, 2, 1029, true},  // rows that a block has to itself
+          {{0, 66}, 2, 1029, true},  // rows so long that each has a block
           {{0, 66}, 2, 1032, true},
           {std::move(many), 3, 5}};
 }
@@ -111,7 +111,7 @@ TEMPLATE_TEST_CASE("grouped_linear's gradients on the device are those on the pr
     const Index rows = offsets.back(), groups = static_cast<Index>(offsets.size()) - 1;
     INFO(groups << " groups of " << rows << " rows, in " << in << ", out " << out);
     const Tensor x = random_values({rows, in}, 1, kType), dz = random_values({rows, out}, 2, kType),
-                 // so small that sums of 1,032 products are rounded by no more than the others
+                 // so small that sums of 1,032 products have no larger rounding errors than the others
         weight = random_values({groups, out, in}, 3, kType, out > 1000 ? 0.1 : 1.0),
                  bias = random_values({groups, out}, 4, kType);
     for (const Write mode : {Write::assign, Write::accumulate})
@@ -156,9 +156,10 @@ Tensor magnitudes(const Tensor& values) {
   return result;
 }
 
-/// Holds operation(a, b, c), which adds products of a's and b's elements to c, on the device to f64 on the
-/// processor, within what rounding to bf16, to nearest, or cutting off to TF32 does: cuBLASLt's kernels on an
-/// H200 do some this, some the other. And closely to f64 of what is rounded to bf16 first, which is our own.
+/// Compares operation(a, b, c), which adds products of a's and b's elements to c, on the device with f64 on
+/// the processor. The error may be that of rounding to bf16, or of truncating to TF32: on an H200, some of
+/// cuBLASLt's kernels round to TF32 and some truncate. With bf16, where the project's own kernels round the
+/// operands, the result must also be close to that of f64 on rounded operands.
 template <class Operation>
 void check_rounding(const Tensor& a, const Tensor& b, const Tensor& c, Operation operation) {
   const auto on_device = [&] {
@@ -180,13 +181,14 @@ void check_rounding(const Tensor& a, const Tensor& b, const Tensor& c, Operation
     const Tensor actual = on_device();
     if (chosen == Precision::bf16)
       CHECK(distance(actual, in_f64(rounded_to_bf16(a), rounded_to_bf16(b), c)) <= tolerance<float>);
-    double worst = 0;  // of what is lost, in the sums of the terms' magnitudes
+    double worst = 0;  // largest error, relative to the sum of the terms' magnitudes
     for (Index i = 0; i < actual.numel(); ++i)
       worst = std::max(
           worst, std::fabs(actual.data<float>()[i] - exact.data<double>()[i]) / terms.data<double>()[i]);
-    const double most = std::exp2(chosen == Precision::bf16 ? -8 : -10);  // half a unit of 8 bits, one of 11
-    CHECK(worst <= 2.01 * most);                                          // of either factor
-    CHECK(worst > 0.005 * most);                                          // else nothing was rounded
+    const double most =
+        std::exp2(chosen == Precision::bf16 ? -8 : -10);  // half a unit of 8 bits; a unit of 11 bits
+    CHECK(worst <= 2.01 * most);                          // an error for each of the two factors
+    CHECK(worst > 0.005 * most);                          // else nothing was rounded
   }
   CHECK(emulator::take_report() == "");
 }
@@ -201,7 +203,7 @@ TEST_CASE("products of f32 are rounded as their precision says, and nowhere else
                        matmul(a, ta ? Transpose::yes : Transpose::no, b, tb ? Transpose::yes : Transpose::no,
                               c, Write::accumulate);
                      });
-  // Views that begin at odd places.
+  // Views with odd offsets.
   check_rounding(
       random_values({13, 21}, 1, DType::f32), random_values({11, 21}, 2, DType::f32),
       random_values({13, 11}, 3, DType::f32), [&](const Tensor& a, const Tensor& b, const Tensor& c) {
@@ -210,7 +212,7 @@ TEST_CASE("products of f32 are rounded as their precision says, and nowhere else
 }
 
 TEST_CASE("a layer's products are rounded as their precision says, and its bias is not") {
-  const std::vector<Index> offsets{0, 3, 3, 70, 71, 71};  // too many rows for one kernel for all
+  const std::vector<Index> offsets{0, 3, 3, 70, 71, 71};  // too many rows for the kernel for small groups
   for (const auto& [in, out] : {std::pair<Index, Index>{16, 8}, {13, 11}}) {
     INFO("in " << in << ", out " << out);
     const Tensor x = random_values({71, in}, 1, DType::f32), dz = random_values({71, out}, 2, DType::f32),

@@ -17,7 +17,7 @@
 namespace conclave {
 namespace {
 
-// conclave::cuda is not to be named here, where kernels::cuda is as near.
+// Using-declarations, because `cuda` alone could mean conclave::cuda or kernels::cuda here.
 using conclave::cuda::empty_on_device, conclave::cuda::to_device, conclave::cuda::to_host;
 using namespace kernels;
 using Tensors = std::vector<Tensor>;
@@ -103,7 +103,7 @@ TEMPLATE_TEST_CASE("segments and columns are reduced on the device as on the pro
     const Tensor offsets = shapes.offsets(segments, rows);
     const Tensor x = random_values({rows, columns}, 1, kType),
                  dy = random_values({segments, columns}, 2, kType);
-    for (T& value : x.template span<T>()) value = std::round(value * 4) / 4;  // so that some are equal
+    for (T& value : x.template span<T>()) value = std::round(value * 4) / 4;  // makes some values equal
     for (const Write mode : {Write::assign, Write::accumulate})
       compare_twins<T>(
           {x, offsets, unwritten({segments, columns}, kType), dy, target(mode, {rows, columns}, kType)},
@@ -128,9 +128,9 @@ TEMPLATE_TEST_CASE("embeddings on the device do what they do on the processor", 
   constexpr DType kType = dtype_of<T>;
   Shapes shapes(3);
   for (int round = 0; round < 2 * kShapes; ++round) {
-    const bool wide = round % 4 == 3;  // with a block for each row
+    const bool wide = round % 4 == 3;  // one block for each row
     const Index rows = round == 0 ? 0 : shapes.between(1, wide ? 40 : 900), bags = shapes.between(1, 40);
-    // Above 255, the sort takes two passes; few ids, long runs.
+    // Ids above 255 take the sort two passes. A small vocabulary has long runs of equal ids.
     const Index vocabulary = round % 3 == 0 && !wide ? shapes.between(256, 2000) : shapes.between(1, 20);
     const Index columns = wide        ? 4 * shapes.between(257, 300)
                           : round % 2 ? 4 * shapes.between(1, 40)
@@ -220,7 +220,7 @@ TEMPLATE_TEST_CASE("the gate on the device chooses as on the processor", "", flo
     const Tensor p = random_values({tokens, experts}, 1, kType);
     for (T& value : p.template span<T>())
       value = std::round(std::fabs(value) * 8) / 8 + T(0.125);  // with ties
-    if (round == 1) p.zero();                                   // as far from the likeliest, in f32
+    if (round == 1) p.zero();  // probabilities underflow to 0 in f32, far from the largest
     const Tensor bias = round % 2 ? random_values({experts}, 2, kType) : Tensor{};
     const Tensor factor = round % 3 ? Tensor::empty({experts}, kType) : Tensor{};
     if (factor.defined())
@@ -262,8 +262,7 @@ TEST_CASE("experts are counted and slots assigned on the device as on the proces
       left = ranges;
       assign_slots(on_device, left, slots);
       CHECK(same_bits(to_host(slots), expected));
-      // Nothing waits for slots of what was counted: what is queued still is, now that scratch memory is
-      // there.
+      // Assigning slots does not wait for the device: scratch memory exists by now, so the work stays queued.
       const std::size_t launches = emulator::counters().launches;
       left = ranges;
       assign_slots(on_device, left, slots);
@@ -291,7 +290,7 @@ TEMPLATE_TEST_CASE("rows move on the device as on the processor", "", float, dou
     std::shuffle(order.begin(), order.end(), std::mt19937(static_cast<unsigned>(round)));
     for (Index i = 0; i < rows; ++i)
       slots.data<std::int32_t>()[i] = shapes.between(0, 4) == 0 ? -1 : order[static_cast<std::size_t>(i)];
-    // The rows' parts, some of which are empty.
+    // Sizes of the parts of the rows; some are empty.
     std::vector<Index> sizes(static_cast<std::size_t>(shapes.between(1, Index{kMostRowParts})));
     Index left = rows;
     for (Index& size : sizes) left -= size = &size == &sizes.back() ? left : shapes.between(0, left);
@@ -305,7 +304,7 @@ TEMPLATE_TEST_CASE("rows move on the device as on the processor", "", float, dou
       return RowParts(t).subspan(behind, sizes.size());
     };
     const Tensor x = random_values({tokens, hidden}, 1, kType);
-    // Rows' products are of the order of 1, however long the rows are.
+    // Scaled so that dot products of rows are of the order of 1.
     scale(x, 1 / std::sqrt(static_cast<double>(std::max<Index>(hidden, 1))), x);
     compare_twins<T>(with({x, slots}, {100}),
                      [&](const Tensors& t) { gather_rows(t[0], t[1], parts(t, 2)); });
@@ -354,7 +353,7 @@ TEST_CASE("kernels take their scratch memory once, for each stream its own") {
   embedding_backward(dy, ids, expected);
   CHECK(emulator::counters().allocations == allocations);
 
-  // Two streams at once, whose work may be mixed in any way.
+  // Two streams at once; their work may interleave in any way.
   const conclave::cuda::Stream stream;
   const Tensor one = to_device(Tensor::zeros({301, 40})), other = to_device(Tensor::zeros({301, 40}));
   embedding_backward(dy, ids, one);
@@ -378,7 +377,7 @@ TEST_CASE("scratch memory that is outgrown is given back, and what is on loan st
     Scratch scratch;
     const Tensor memory =
         Tensor::borrow(scratch.array<float>(bytes / 4), {bytes / 4}, DType::f32, Device::cuda);
-    memory.fill(1);  // queued, and still to run when the next one wants more
+    memory.fill(1);  // queued, and not yet run when the next loan is larger
   };
   for (Index bytes = kStart; bytes <= 4 * kStart; bytes += kStart / 2) {
     borrow(bytes);
@@ -412,7 +411,7 @@ TEMPLATE_TEST_CASE("what acts on routers beside their products is the same on th
   Shapes shapes(11);
   for (int round = 0; round < 2 * kShapes; ++round) {
     const Index tokens = round == 0 ? 0 : shapes.between(1, 60), sequences = shapes.between(1, 8);
-    const Index experts = round == 1   ? 1029  // so many that a block has a token
+    const Index experts = round == 1   ? 1029  // so many that each token has a block
                           : round == 2 ? 1032
                           : round % 3  ? shapes.between(1, 20)
                                        : shapes.columns();

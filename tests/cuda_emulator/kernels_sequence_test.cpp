@@ -5,7 +5,7 @@
 namespace conclave {
 namespace {
 
-// conclave::cuda is not to be named here, where kernels::cuda is as near.
+// Using-declarations, because `cuda` alone could mean conclave::cuda or kernels::cuda here.
 using conclave::cuda::empty_on_device, conclave::cuda::to_device;
 using namespace kernels;
 using Tensors = std::vector<Tensor>;
@@ -75,7 +75,8 @@ TEMPLATE_TEST_CASE("attention on the device, of sequences of random lengths", ""
   }
 }
 
-// Queries, and pairs of a key and a value, among columns of others; what they are given back likewise.
+// Queries are columns of a wider tensor, keys and values are columns of a common one, and so are their
+// gradients.
 template <class T>
 void compare_attention(const Tensor& offsets, const Tensor& key_offsets, Index head_size,
                        AttentionOptions options) {
@@ -106,8 +107,8 @@ TEMPLATE_TEST_CASE("attention on the device to rows of other sequences", "", flo
                         {{0}, {3}, 2, 4},        // no queries at all
                         {{3, 2, 0, 1}, {4, 0, 5, 1}, 2, 3},
                         {{1, 1}, {70, 1}, 1, 32},     // one token after many
-                        {{33, 18}, {90, 71}, 1, 12},  // tiles that do not lie alike
-                        {{80, 20}, {30, 1}, 1, 72}};  // causal: most see no key
+                        {{33, 18}, {90, 71}, 1, 12},  // tiles of queries and of keys start at different rows
+                        {{80, 20}, {30, 1}, 1, 72}};  // causal: most queries see no key
   for (const auto& [queries, keys, heads, head_size] : cases)
     for (const AttentionMask mask : {AttentionMask::none, AttentionMask::causal})
       compare_attention<TestType>(offsets_of(queries), offsets_of(keys), head_size, {heads, mask});
@@ -148,7 +149,7 @@ TEMPLATE_TEST_CASE("lstm on the device does what it does on the processor", "", 
     for (int i = 0; i < 9; ++i) many.sequences.push_back(many.sequences.back() + length);
   many.groups = {0, many.sequences[2], many.sequences.back()};
   cases.push_back(many);
-  Case more{{0, 270}, {0}, 1};  // than one launch's arguments carry to the device
+  Case more{{0, 270}, {0}, 1};  // more sequences than the arguments of one launch hold
   for (Index row = 1; row <= 270; ++row) more.sequences.push_back(row);
   cases.push_back(more);
   for (const auto& [groups, sequences, hidden] : cases) {
@@ -168,12 +169,13 @@ TEMPLATE_TEST_CASE("lstm on the device does what it does on the processor", "", 
           lstm_backward(t[6], groups, sequences, t[1], t[2], t[3], t[4], t[5], t[7], t[8],
                         empty_like(t[0], lstm_backward_scratch(recurrent, count, rows)));
         });
-    // Nobody asks for the gates, or for the weight's gradient.
+    // Without the gates and without the weight's gradient.
     compare_twins<T>({projected, recurrent, y, y, order}, [&](const Tensors& t) {
       lstm(t[0], groups, sequences, t[1], t[2], t[3], {}, t[4],
            empty_like(t[0], lstm_scratch(recurrent, count)));
     });
-    // Small, as gates are: of larger ones each step back multiplies what the last one was rounded by.
+    // Small values, like real gates: with larger ones, each backward step multiplies the rounding error
+    // before it.
     const Tensor cells = random_values(outputs, 5, kType, 0.3), gates = random_values(inputs, 6, kType, 0.3);
     order_sequences(groups, sequences, order.span<std::int32_t>());
     compare_twins<T>({random_values(outputs, 7, kType), recurrent, cells, gates, order,

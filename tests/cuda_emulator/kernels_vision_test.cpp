@@ -14,7 +14,7 @@ namespace {
 using namespace kernels;
 using Tensors = std::vector<Tensor>;
 
-// Channels of packs and not, for one block and for several.
+// A number of channels: a multiple of 4 or not, for one block or for several.
 Index some_channels(Shapes& shapes) {
   return shapes.between(0, 1) ? 4 * shapes.between(1, 40) : shapes.between(1, 40);
 }
@@ -24,7 +24,7 @@ TEMPLATE_TEST_CASE("statistics of channels on the device are what they are on th
   using T = TestType;
   constexpr DType kType = dtype_of<T>;
   Shapes shapes(21);
-  // None; no pixels; one pixel; so many that an image is divided into parts.
+  // No images; no pixels; one pixel; so many pixels that an image is divided into parts.
   std::vector<Shape> all{{0, 3, 3, 4}, {2, 0, 5}, {3, 1, 8}, {1, 23, 19, 12}, {2, 300, 3}};
   for (int round = 0; round < 4; ++round)
     all.push_back({shapes.between(1, 4), shapes.between(1, 9), shapes.between(1, 9), some_channels(shapes)});
@@ -84,7 +84,7 @@ TEMPLATE_TEST_CASE("scaled channels on the device are what they are on the proce
   }
 }
 
-// What may be sums of squares.
+// Non-negative values, as sums of squares are.
 Tensor positive_values(const Shape& shape, std::uint32_t number, DType dtype) {
   const Tensor values = random_values(shape, number);
   for (double& value : values.span<double>()) value = 5 * value * value;
@@ -98,7 +98,8 @@ TEMPLATE_TEST_CASE("tables of normalizations on the device are what they are on 
   struct Size {
     Index images, groups, share, pixels;
   };
-  // None; images in several chunks; groups of more channels than a warp has threads; images of no pixels.
+  // No images; images in several chunks; groups of more channels than a warp has threads; images without
+  // pixels.
   for (const auto [images, groups, share, pixels] :
        {Size{0, 2, 3, 5}, Size{140, 3, 2, 1}, Size{5, 4, 41, 12}, Size{7, 1, 35, 49}, Size{2, 5, 1, 0}}) {
     const Index channels = groups * share;
@@ -144,7 +145,7 @@ TEMPLATE_TEST_CASE("depthwise convolution on the device is what it is on the pro
   for (const Index size : {1, 2, 3, 5, 7, 9})
     for (const Index stride : {1, 2, 3}) {
       const Window window{size, stride, shapes.between(0, size - 1)};
-      // None; one pixel of each; channels of packs, and not; images for several parts.
+      // No images; images of one window; channels that are multiples of 4 or not; images for several parts.
       std::vector<Images> all{{0, size, size, 3}, {1, size, size, 4}, {2, size + 2, size + 5, 36}};
       if (stride < 3) all.push_back({3, 19, 17, shapes.between(1, 9)});
       for (const auto [images, height, width, channels] : all) {

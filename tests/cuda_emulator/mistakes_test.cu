@@ -1,4 +1,4 @@
-// Planted mistakes, each of which the emulated device sees.
+// Planted mistakes. The emulated device detects each of them.
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -20,7 +20,7 @@ using Catch::Contains;
 using cuda::launch;
 using cuda::LaunchShape;
 
-// What a process that `body` is the end of writes to its standard error; "" if it survives.
+// Runs `body` in a child process that it should kill; returns the child's standard error, "" if it survives.
 template <class Body>
 std::string last_words(Body&& body) {
   std::array<int, 2> ends{};
@@ -29,7 +29,7 @@ std::string last_words(Body&& body) {
   REQUIRE(child >= 0);
   if (child == 0) {
     dup2(ends[1], STDERR_FILENO);
-    close(STDOUT_FILENO);  // Catch2's, whose words these are not
+    close(STDOUT_FILENO);  // keeps Catch2's output out of standard output
     close(ends[0]);
     body();
     std::_Exit(0);
@@ -45,7 +45,7 @@ std::string last_words(Body&& body) {
   return status == 0 ? "" : words;
 }
 
-// The kernel fails, and says what is in `says`; afterwards the device works again.
+// Checks that the kernel fails with a report that contains `says`, and that the device works afterwards.
 template <class... Arguments>
 void fails(const char* says, void (*kernel)(Arguments...), LaunchShape shape, Arguments... arguments) {
   launch("planted", kernel, shape, arguments...);
@@ -157,7 +157,7 @@ TEST_CASE("a kernel that touches what is not its own", "[emulator]") {
 }
 
 #ifdef __OPTIMIZE__
-// What nothing but the guards sees.
+// Its accesses are not checked; only the guards show the mistake.
 __attribute__((no_sanitize("thread"))) __global__ void unseen(float* out, int count) { out[count] = 1; }
 
 TEST_CASE("a kernel that nobody looks at and that writes behind its memory", "[emulator]") {
@@ -186,7 +186,7 @@ TEST_CASE("threads that race", "[emulator]") {
         static_cast<float*>(out.raw()));
   fails("with no barrier between them", each_its_number, {.grid = dim3(1), .block = dim3(64)}, ints);
   fails("values", reverse_in_a_warp, {.grid = dim3(1), .block = dim3(32)}, ints, false);
-  // None is here:
+  // These have no race:
   launch("fine", raise_a_flag, {.grid = dim3(4), .block = dim3(64)}, ints);
   launch("fine", reverse_in_a_warp, {.grid = dim3(1), .block = dim3(32)}, ints, true);
   launch("fine", bytes_of_a_word, {.grid = dim3(1), .block = dim3(64)}, static_cast<signed char*>(out.raw()));
@@ -194,7 +194,7 @@ TEST_CASE("threads that race", "[emulator]") {
 }
 #endif
 
-// Seen as a race where accesses are looked at, and in the result in any case.
+// Where accesses are checked, the race is reported; elsewhere, the result is wrong.
 TEST_CASE("a product by tiles that lacks a barrier", "[emulator]") {
   constexpr int kN = 21;
   const Tensor a = cuda::to_device(ramp(kN * kN)), c = cuda::empty_on_device({kN, kN});
@@ -224,10 +224,10 @@ TEST_CASE("a product by tiles that lacks a barrier", "[emulator]") {
 template <bool kBarrier>
 __global__ void two_sums(unsigned* out) {
   __shared__ unsigned of_warps[8];
-  unsigned sum = 1;  // wraps around where the sums are wrong
+  unsigned sum = 1;  // unsigned, as wrong sums may wrap around
   for (int round = 0; round < 2; ++round) {
     for (int distance = 16; distance > 0; distance /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, distance);
-    if (kBarrier) __syncthreads();  // until all have read the sums before
+    if (kBarrier) __syncthreads();  // until all threads have read the previous sums
     if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = sum;
     __syncthreads();
     sum = 0;
@@ -267,7 +267,7 @@ __global__ void without_writing(float* out) {
   out[2 * threadIdx.x] = never[threadIdx.x];
   out[2 * threadIdx.x + 1] = also_never[threadIdx.x];
   __syncthreads();
-  never[threadIdx.x] = also_never[threadIdx.x] = 1;  // which the next block must not see
+  never[threadIdx.x] = also_never[threadIdx.x] = 1;  // the next launch must not see this
 }
 
 TEST_CASE("shared memory that nobody wrote", "[emulator]") {
@@ -383,7 +383,7 @@ TEST_CASE("copies on two streams that none puts in order", "[emulator]") {
       CHECK_NOTHROW(second.synchronize());
       CHECK(read.data<float>()[0] == 0);
     } else {
-      first.synchronize();  // which comes too late for what is queued
+      first.synchronize();  // too late for the work that is queued already
       CHECK_THROWS_WITH(second.synchronize(), Contains("a copy reads offset 0 of") &&
                                                   Contains("a fill on another stream wrote") &&
                                                   Contains("with no event between them"));
@@ -418,7 +418,7 @@ TEST_CASE("what the host must not do while it captures", "[emulator]") {
   refused("cudaEventSynchronize", [&] { event.synchronize(); });
   refused("cudaEventQuery", [&] { event.passed(); });
   refused("cudaDeviceSynchronize", [] { cudaDeviceSynchronize(); });
-  // What a GPU would take:
+  // A GPU accepts these:
   planted("a copy from or to the host is captured", [&] { cuda::copy(host, device); });
   planted("a copy from or to the host is captured", [&] { cuda::copy(device, host); });
   planted("an event is captured", [&] { event.record(cuda::current_stream()); });
@@ -517,9 +517,9 @@ TEST_CASE("launches that no device takes, and memory it does not have", "[emulat
   refused(dim3(0), dim3(32));
   refused(dim3(1, 65536), dim3(32));
   refused(dim3(1), dim3(1, 1, 65));
-  cudaLaunchConfig_t more_shared;  // for which launch() would ask
+  cudaLaunchConfig_t more_shared;  // launch() would ask CUDA for the memory
   more_shared.blockDim = dim3(32);
-  more_shared.dynamicSmemBytes = 48 << 10;  // with what functions of a kernel's may have, too much
+  more_shared.dynamicSmemBytes = 48 << 10;  // too much, with the room for variables of functions
   CHECK(cudaLaunchKernelEx(&more_shared, barrier_for_some) == cudaErrorInvalidValue);
   CHECK(cudaFuncSetAttribute(barrier_for_some, cudaFuncAttributeMaxDynamicSharedMemorySize, 228 << 10) ==
         cudaErrorInvalidValue);

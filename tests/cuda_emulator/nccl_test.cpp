@@ -1,5 +1,6 @@
-// Communicators on emulated devices, NCCL's and that of shared ones: their results are MPI's, what is under
-// way with NCCL waits for nobody but those who asked, and mistakes are reported.
+// Communicators on emulated devices: NcclCommunicator, and StagedCommunicator for shared devices. Their
+// results equal MPI's, NCCL operations under way delay only the work that waits for them, and mistakes are
+// reported.
 #include <nccl.h>
 #include <catch2/catch.hpp>
 
@@ -33,13 +34,13 @@ std::unique_ptr<Communicator> device_world(NcclOptions options = {}) {
   return std::make_unique<NcclCommunicator>(test_world().split(0), std::move(options));
 }
 
-// For a test of every engine.
+// Runs the test with each kind of communicator.
 std::unique_ptr<Communicator> any_world() {
   if (GENERATE(true, false)) return device_world();
   return std::make_unique<StagedCommunicator>(test_world().split(0));
 }
 
-// Numbers that add up without rounding; `engine` need not be the same on all ranks.
+// Integers, whose sums have no rounding; the state of `engine` may differ between ranks.
 Tensor integers(std::mt19937& engine, const Shape& shape, DType dtype = DType::f32) {
   const Tensor values = Tensor::empty(shape, DType::f32);
   for (float& value : values.span<float>()) value = static_cast<float>(engine() % 16);
@@ -48,10 +49,10 @@ Tensor integers(std::mt19937& engine, const Shape& shape, DType dtype = DType::f
 
 void check_device() { REQUIRE(emulator::take_report() == ""); }
 
-// Says that all ranks are through with something; what a rank reports must not end another's wait.
+// Waits until all ranks are done, as the end of one rank's operation must not disturb the wait of another.
 void meet() { test_world().barrier(); }
 
-// Rows between all pairs of ranks, the same numbers of them on every rank; of some pairs none.
+// Random rows between all pairs of ranks, none for some pairs. All ranks draw the same numbers of rows.
 struct Traffic {
   Traffic(std::mt19937& common, DType dtype) {
     const auto ranks = static_cast<std::size_t>(test_world().size()),
@@ -70,7 +71,7 @@ struct Traffic {
     leaving = blocks(send_rows);
     arriving = blocks(receive_rows);
   }
-  // Each other rank's rows in two blocks, the last row before the others.
+  // The rows of each other rank in two blocks: the last row, then the others.
   static std::vector<PeerRows> blocks(const std::vector<Index>& rows) {
     std::vector<PeerRows> result;
     Index first = 0;
@@ -281,7 +282,7 @@ TEST_CASE("what is in the host's memory goes by MPI, and operations have both si
   check_device();
 }
 
-// ---- Mistakes. Each has a communicator of its own, as NCCL's are of no use after one.
+// ---- Mistakes. Each has a communicator of its own, as one is unusable after a mistake.
 
 struct RawNccl {
   RawNccl() {
@@ -296,7 +297,7 @@ struct RawNccl {
   int rank = test_world().rank(), size = test_world().size();
 };
 
-// What all ranks reported, after each of them has waited for its device.
+// The reports of all ranks; every rank waits for its device first.
 std::string reports() {
   cudaDeviceSynchronize();
   std::string all;
@@ -385,7 +386,7 @@ TEST_CASE("ranks that do not do the same") {
                if (first) ncclRecv(a.raw(), 8, ncclFloat32, 1, nccl.handle, nullptr);
              }),
              Contains("has nothing of rank 1 yet"));
-  // Without a group, sends that wait for each other.
+  // Without a group, two sends wait for each other.
   CHECK_THAT(planted([&](auto& nccl, bool) {
                if (nccl.rank > 1) return;
                ncclSend(a.raw(), 4, ncclFloat32, 1 - nccl.rank, nccl.handle, nullptr);
@@ -417,7 +418,7 @@ TEST_CASE("memory that NCCL is not to be given") {
                ncclAllGather(b.data<float>() + 1, b.raw(), 8, ncclFloat32, nccl.handle, nullptr);
              }),
              Contains("overlaps what it writes"));
-  CHECK_THAT(planted([&](auto& nccl) {  // its own place among the gathered
+  CHECK_THAT(planted([&](auto& nccl) {  // allowed: in place
                ncclAllGather(b.data<float>() + 2 * nccl.rank, b.raw(), 2, ncclFloat32, nccl.handle, nullptr);
              }),
              !Contains("ncclAllGather"));
@@ -518,7 +519,7 @@ TEST_CASE("an error of NCCL's is heard of while an operation is under way, and e
   CHECK_THAT(heard.what, Contains("rank " + std::to_string(world->rank()) + " of ") &&
                              Contains("start_all_reduce under way") &&
                              Contains("NCCL says: remote process") && Contains("a peer is lost"));
-  request.wait();  // nobody comes any more, and nobody waits
+  request.wait();  // returns, as the operation was aborted
   CHECK_THROWS_WITH(world->all_reduce(values), Contains("all_reduce: NCCL's communicator was aborted"));
   CHECK_THAT(reports(), !Contains("nccl"));
 }
@@ -531,7 +532,7 @@ TEST_CASE("an operation in which a rank takes no part is heard of at the deadlin
   world->all_reduce(values);
   cuda::to_host(values);
   std::this_thread::sleep_for(std::chrono::milliseconds(1500));
-  CHECK(!heard.came);  // as nothing is under way
+  CHECK(!heard.came);  // nothing is under way
   if (world->rank() != 0) {
     world->all_reduce(values, Reduction::max);
     REQUIRE(heard.within(std::chrono::seconds(10)));
@@ -616,7 +617,7 @@ TEST_CASE("where CUDA does not let one rank use its device, all hear of it, and 
   };
   refused({.set_device = error}, "", "taking it");
   refused({.bus_id = error}, "", "asking for its bus");
-  if (world.size() > 1)  // else nobody shares it
+  if (world.size() > 1)  // one rank alone does not share its device
     refused({.memory = error}, "0000:1b:00.0", "asking for the device's memory");
   CHECK(cudaGetLastError() == cudaSuccess);
 }
@@ -661,13 +662,13 @@ TEST_CASE("a world of devices has a stream for its thread's work while it lives"
     const Tensor ones = cuda::empty_on_device({3});
     cuda::fill(ones, 1);
     chosen.world->all_reduce(ones);
-    CHECK(cudaStreamQuery(nullptr) == cudaSuccess);  // it has none of this
+    CHECK(cudaStreamQuery(nullptr) == cudaSuccess);  // the default stream has no work
     CHECK(cuda::to_host(ones).data<float>()[2] == static_cast<float>(chosen.world->size()));
   }
   CHECK(cuda::current_stream() == nullptr);
 }
 
-// ---- For tests/fault: what ends the job
+// ---- For tests/fault: these end the job
 
 TEST_CASE("collectives until a rank is killed", "[.killed]") {
   const auto world = device_world();

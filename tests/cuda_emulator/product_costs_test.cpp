@@ -1,5 +1,5 @@
-// What the host's side of products costs, in launches, allocations and questions to cuBLASLt: the emulated
-// device counts them, a GPU does not.
+// Costs of products on the host: launches, allocations and requests to cuBLASLt. Only the emulated device
+// counts them.
 #include <catch2/catch.hpp>
 
 #include <cmath>
@@ -34,11 +34,12 @@ TEST_CASE("groups without rows cost nothing") {
   CHECK(launches({0, 0, 70, 70, 70}) == 2);
   CHECK(launches({0, 1, 1, 69, 70}) == 6);
   {
-    const PrecisionScope scope(Precision::bf16);  // which is two matrices to round, for all groups at once
+    const PrecisionScope scope(Precision::bf16);  // rounds two matrices in each call, for all groups at once
     CHECK(launches({0, 0, 0, 0, 0}) == 0);
     CHECK(launches({0, 1, 1, 69, 70}) == 6 + 4);
   }
-  // By one kernel for all, what is no sum is not even added to: -0 + 0 is 0.
+  // The kernel for small groups leaves the gradients of empty groups untouched: adding 0 would turn -0 into
+  // 0.
   const Tensor gradient = conclave::cuda::to_device(Tensor::zeros({4, 5, 9}));
   kernels::scale(gradient, -1, gradient);
   const std::vector<Index> offsets{0, 0, 3, 3, 6};
@@ -77,7 +78,7 @@ TEST_CASE("products of about as many rows have one algorithm, but where it does 
   const auto asked = [&](Index rows, bool summed) {
     const std::size_t before = emulator::counters().algorithms;
     const Tensor some = values.rows(0, rows);
-    if (summed)  // over the rows
+    if (summed)  // sums over the rows
       matmul(some, Transpose::yes, some, Transpose::no, result.rows(0, 8));
     else
       matmul(some, Transpose::no, values.rows(0, 8), Transpose::no, result.rows(0, rows));
@@ -87,7 +88,7 @@ TEST_CASE("products of about as many rows have one algorithm, but where it does 
   CHECK(asked(97, false) == 1);
   CHECK(asked(103, false) == 0);
   CHECK(asked(104, false) == 0);
-  CHECK(asked(99, false) == 1);  // which the emulated library says of one in five
+  CHECK(asked(99, false) == 1);  // the emulated library refuses one number of columns in five
   CHECK(asked(96, false) == 1);
   CHECK(asked(97, true) == 1);
   CHECK(asked(104, true) == 0);

@@ -1,5 +1,5 @@
-# The emulated device on several ranks, with an NCCL of its own: what of parallel/ moves tensors. For
-# ../CMakeLists.txt, behind emulated.cmake and the tests with MPI.
+# The emulated device on several ranks, with an emulated NCCL: tests the parts of parallel/ that move tensors.
+# Included by ../CMakeLists.txt after emulated.cmake and the tests with MPI.
 if(NOT TARGET conclave_emulated)
   return()
 endif()
@@ -16,7 +16,8 @@ target_link_libraries(emulated_mpi_tests PRIVATE conclave_emulated MPI::MPI_C Th
                       conclave_flags)
 target_compile_options(emulated_mpi_tests PRIVATE -O1)
 
-# The program on emulated devices. What is compiled here, for CUDA, comes before what the libraries have of it.
+# The conclave program on emulated devices. The sources compiled here, for CUDA, take precedence over the same ones
+# in the libraries.
 add_executable(emulated_conclave ${PROJECT_SOURCE_DIR}/recipes/conclave.cpp ${emulator}/nccl.cpp ${emulator}/mpi.cpp
                ${emulated_parallel})
 target_link_libraries(emulated_conclave PRIVATE $<LINK_LIBRARY:WHOLE_ARCHIVE,conclave_emulated> conclave_commands
@@ -33,7 +34,7 @@ foreach(ranks IN ITEMS 1 2 4)
   list(APPEND mpi_names emulated_mpi_${ranks})
 endforeach()
 
-# That the emulated headers are the real ones' in what is used of them.
+# Checks the emulated headers: code that uses them must compile with the real ones, too.
 find_path(CONCLAVE_NCCL_INCLUDE nccl.h HINTS /usr/local/cuda/include)
 find_path(CONCLAVE_CUDA_INCLUDE cuda_runtime.h HINTS /usr/local/cuda/include)
 if(CONCLAVE_NCCL_INCLUDE AND CONCLAVE_CUDA_INCLUDE)
