@@ -1,4 +1,4 @@
-"""A TCP proxy that does to connections what networks do: it cuts them, holds them up, and loses what is sent."""
+"""A TCP proxy that imitates a bad network: it cuts connections, delays them, and loses data."""
 
 import math
 import random
@@ -11,8 +11,8 @@ PIECE = 16 * 1024
 
 
 class FaultyProxy:
-    """Forwards connections to localhost:`port` to localhost:`target`. What happens to the n-th connection is decided
-    by `seed` and n; once `faults` connections were disturbed, the others are left alone."""
+    """Forwards connections from localhost:`port` to localhost:`target`. `seed` and n decide what happens to the n-th
+    connection. After `faults` disturbed connections, later ones are left alone."""
 
     def __init__(self, port, target, seed, faults):
         self.target, self.seed, self.faults = target, seed, faults
@@ -34,7 +34,7 @@ class FaultyProxy:
             choose = random.Random(f"{self.seed}/{self.connections}")
             try:
                 server = socket.create_connection(("localhost", self.target))
-            except OSError:  # nobody listens there now
+            except OSError:  # the target does not listen now
                 client.close()
                 continue
             fault = choose.choice(["cut", "stall", "lose", "slow", None])
@@ -50,8 +50,8 @@ class _Connection:
         self.sockets = (client, server)
         self.fault = fault
         self.seconds = choose.uniform(0.1, 2)
-        self.upward = choose.random() < 0.5  # whether what the client sends is counted
-        # From within the handshake to beyond the whole model, each order of magnitude as often.
+        self.upward = choose.random() < 0.5  # whether the client's data, or the target's, is counted
+        # Bytes until the fault: from within the handshake to beyond the whole model, log-uniform.
         self.after = int(math.exp(choose.uniform(math.log(50), math.log(5e5))))
         self.lost = False
         for source, sink in [(client, server), (server, client)]:
@@ -73,7 +73,7 @@ class _Connection:
         self._cut()
 
     def _disturb(self, data, sink):
-        """Counts the data, and returns what of it is still to be sent."""
+        """Counts the data; returns the part that is still to be sent."""
         if len(data) <= self.after:
             self.after -= len(data)
             return data
@@ -88,11 +88,11 @@ class _Connection:
         raise ConnectionResetError
 
     def _cut(self):
-        """Without a word of farewell: what is under way is lost."""
+        """Closes the connection abruptly, so that data under way is lost."""
         for one in self.sockets:
             try:
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 one.shutdown(socket.SHUT_RDWR)
                 one.close()
-            except OSError:  # the other direction's thread was first
+            except OSError:  # the thread of the other direction has closed it
                 pass

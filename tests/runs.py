@@ -1,4 +1,4 @@
-"""Runs of a model small enough that one takes a second, for tests in Python; the working directory is theirs."""
+"""Runs of a model so small that one takes a second, for tests in Python. Everything is in the working directory."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PROGRAM = os.environ["CONCLAVE_PROGRAM"]
-# Many ranks on few cores: one that waits gives way to one that works.
+# There are more ranks than cores, so a waiting rank must yield to one that works.
 os.environ.update(OMPI_MCA_mpi_yield_when_idle="1", OMP_NUM_THREADS="1")
 
 RECIPE = """
@@ -44,8 +44,8 @@ every = 0
 
 
 def prepare():
-    """Writes tiny.toml and its data: 600 texts of three classes, each of its own words among common ones; a word of
-    the second class makes a text urgent."""
+    """Writes tiny.toml and its data: 600 texts of three classes, each with words of its class among common words. A word
+    of the second class makes a text urgent."""
     words = random.Random(1)
     vocabulary = [
         "".join(words.choice("bdfgklmnprst") + words.choice("aeiou") for _ in range(words.randint(1, 3)))
@@ -62,14 +62,14 @@ def prepare():
 
 
 def command(ranks, directory, *options, resume=None):
-    """Of training tiny.toml; options are like "train.steps=4"."""
+    """The command that trains tiny.toml; options are like "train.steps=4"."""
     start = ["mpirun", "--oversubscribe", "-n", str(ranks)] if ranks > 1 else []
     chosen = [f"--set={option}" for option in (f"run.directory={directory}", *options)]
     return [*start, PROGRAM, "train", "tiny.toml", *chosen, *([f"--resume={resume}"] if resume else [])]
 
 
 def run(arguments, status=0, says=(), timeout=120, **how):
-    """Runs a command and returns what it printed; fails on another exit status, or where a text is not in it."""
+    """Runs a command and returns its output; fails on another exit status, or if the output lacks a text of `says`."""
     done = subprocess.run(
         [str(argument) for argument in arguments],
         stdout=subprocess.PIPE,
@@ -88,15 +88,15 @@ def run(arguments, status=0, says=(), timeout=120, **how):
 
 
 def ranks_of(mpirun, program=PROGRAM):
-    """Process numbers of the ranks, in their order."""
+    """Process ids of the ranks, in order."""
     found = []
     for status in Path("/proc").glob("[0-9]*/status"):
         try:
             fields = dict(line.split(":\t", 1) for line in status.read_text().splitlines() if ":\t" in line)
         except OSError:  # it has ended
             continue
-        # Before it has become the program it is mpirun, which does not survive every death of its own at that moment.
-        # The system keeps 15 characters of a name.
+        # A rank starts as a copy of mpirun, and mpirun does not survive every death of one at that time. Names in /proc
+        # have 15 characters.
         if int(fields["PPid"]) == mpirun and fields["Name"] == Path(program).name[:15]:
             found.append(int(fields["Pid"]))
     return sorted(found)
@@ -104,15 +104,15 @@ def ranks_of(mpirun, program=PROGRAM):
 
 @contextmanager
 def own_temporary_files():
-    """What killed jobs leave of Open MPI's own files goes with the folder. The first of its jobs would make one in there,
-    and fail where another is as far."""
+    """A folder for Open MPI's own files, so that those of killed jobs are removed with it. The subfolder is made in
+    advance, because jobs that start at the same time would fail to make it."""
     folder = tempfile.mkdtemp()
     Path(folder, f"ompi.{socket.gethostname()}.{os.getuid()}").mkdir(mode=0o700)
     os.environ.update(TMPDIR=folder, OMPI_MCA_btl_vader_backing_directory=folder)
     try:
         yield
     finally:
-        shutil.rmtree(folder, ignore_errors=True)  # Open MPI may still be at it
+        shutil.rmtree(folder, ignore_errors=True)  # Open MPI may still use it
 
 
 def train(ranks, directory, *options, resume=None, **how):
@@ -120,8 +120,8 @@ def train(ranks, directory, *options, resume=None, **how):
 
 
 def go_on(ranks, directory, whole, step, *options):
-    """Trains what is left of another run after its checkpoint of this step, in a folder that has what was logged until
-    then: what it tells of later steps is its own."""
+    """Resumes another run's checkpoint of this step in a new folder. The folder gets the metrics up to that step only,
+    so later ones are of the new run."""
     os.mkdir(directory)
     lines = Path(whole, "metrics.jsonl").read_text().splitlines(keepends=True)
     until_then = [line for line in lines if json.loads(line)["step"] <= step]
@@ -131,7 +131,7 @@ def go_on(ranks, directory, whole, step, *options):
 
 
 def stop_after(steps, arguments, directory, number=signal.SIGINT, timeout=60, status=130):
-    """Runs a training that logs every step, sends the signal once `steps` are logged, and returns what it printed."""
+    """Runs a training that logs every step, sends the signal once `steps` are logged, and returns the output."""
     job = subprocess.Popen(
         [str(argument) for argument in arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -147,13 +147,13 @@ def stop_after(steps, arguments, directory, number=signal.SIGINT, timeout=60, st
 
 
 def checkpoints(directory):
-    """From old to new."""
+    """Checkpoints of a run, oldest first."""
     return sorted(Path(directory).glob("step-*.h5"))
 
 
 def weights(checkpoint):
-    """Bytes of the model's tensors, by name. The recipe, in which the directory stands, is left out."""
-    with tempfile.TemporaryDirectory() as directory:  # tests beside each other ask for others' weights
+    """Bytes of the model's tensors, by name. Leaves out the recipe, which contains the directory."""
+    with tempfile.TemporaryDirectory() as directory:  # tests that run at the same time export other weights
         output = Path(directory, "weights.safetensors")
         run([PROGRAM, "export", checkpoint, output])
         data = output.read_bytes()
@@ -171,14 +171,15 @@ def assert_same_weights(one, other):
 
 
 def losses(directory, split="train"):
-    """Of each step at which it was logged: {step: loss}."""
+    """Logged losses: {step: loss}."""
     lines = map(json.loads, Path(directory, "metrics.jsonl").read_text().splitlines())
     return {line["step"]: line[f"{split}/loss"] for line in lines if f"{split}/loss" in line}
 
 
 def assert_same_losses(one, other, tolerance=1e-4, task=""):
-    """Of a task, where there are several. Relative; in training, and of the evaluations, where all parts of a model have their say. An evaluation's loss
-    below 1 counts as 1: it is how far probabilities near 1 are from it, the little that is left when most cancels."""
+    """Compares the training losses of two runs, and their evaluations, which depend on all parts of the model; of `task`
+    if there are several. The tolerance is relative. An evaluation's loss below 1 counts as 1: it is the small difference
+    between 1 and probabilities near 1, and so has a larger relative error."""
     worst = 0
     for split in ("train", "validation", "test"):
         split = f"{task}/{split}" if task else split

@@ -1,4 +1,4 @@
-"""`conclave serve`, started and asked as its users do, for tests in Python."""
+"""Starts `conclave serve` and sends requests, for tests in Python."""
 
 import base64
 import http.client
@@ -16,7 +16,7 @@ from runs import PROGRAM, ranks_of
 class Service:
     def __init__(self, job, line, ranks):
         self.job, self.line = job, line
-        # What mpirun is told it tells all ranks, and soon kills them; the first one says when it is over.
+        # Signals rank 0 and not mpirun, which would pass the signal on and soon kill all ranks.
         self.first_rank = ranks_of(job.pid)[0] if ranks > 1 else job.pid
         self.scheme, rest = line.split()[-1].split("://")
         self.host, port = rest.strip("/").split(":")
@@ -30,7 +30,7 @@ class Service:
         return http.client.HTTPSConnection(self.host, self.port, timeout=timeout, context=context)
 
     def ask(self, method, path, body=None, headers={}, connection=None):
-        """{status, headers, bytes}"""
+        """Returns (status, headers, bytes)."""
         own = connection or self.connect()
         own.request(method, path, body, headers)
         response = own.getresponse()
@@ -45,7 +45,7 @@ class Service:
         return body.decode()
 
     def post(self, task, question, status=200, headers={}, connection=None):
-        """Of a question as JSON, the answer likewise; of a refusal, its error."""
+        """Sends a question as JSON and returns the answer as JSON, or the error of a refusal."""
         body = question if isinstance(question, (bytes, str)) else json.dumps(question)
         headers = {"Content-Type": "application/json", **headers}
         got, _, answer = self.ask("POST", f"/v1/{task}", body, headers, connection)
@@ -57,7 +57,7 @@ class Service:
         return answer
 
     def metric(self, name):
-        """The sum over all labels."""
+        """The value of a metric, summed over all labels."""
         lines = [line for line in self.get("/metrics").splitlines() if line.startswith((name + " ", name + "{"))]
         assert lines, f"no {name} in /metrics"
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines)

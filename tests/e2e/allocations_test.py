@@ -1,6 +1,6 @@
-"""From the third step on, training allocates nothing: memory is planned before it starts. Told, and not counted as
-its own, is what two runtimes do inside themselves: MPI (nothing where there is one rank), and GCC's OpenMP, which
-takes and gives back a team's record for each parallel region that runs on one thread."""
+"""From the third step on, training allocates nothing, as memory is planned before it starts. Allocations inside two
+runtimes are reported but do not fail the test: MPI (with one rank it makes none), and GCC's OpenMP, which allocates and
+frees a team record for each parallel region that runs on one thread."""
 
 import os
 import shutil
@@ -13,26 +13,26 @@ from runs import PROGRAM, command, prepare, run
 
 COUNTER = os.environ["CONCLAVE_BUILD"] + "/tests/libcount_allocations.so"
 MEDICAL = os.environ["CONCLAVE_BUILD"] + "/tests/libmedical.so"
-# Files of Open MPI and what it stands on; all else is ours, or called by us.
+# Files of Open MPI and its dependencies; all other allocations are made or caused by Conclave.
 MPI = ("libmpi", "libopen-", "mca_", "libpmix", "libevent", "libhwloc", "libucp", "libucs", "libuct", "libfabric")
 OPENMP = ("libgomp",)
-SAVING = ("libhdf5",)  # each run saves once, at its end; HDF5 has no part in a step
-# Images of 8 x 8 pixels that are classified, captioned and drawn, in place of texts.
+SAVING = ("libhdf5",)  # each run saves once, at its end; steps do not use HDF5
+# Options for images of 8 x 8 pixels that are classified, captioned and generated, instead of texts.
 TASKS = """data.source=fashion_mnist data.path=idx data.vocabulary=60 model.bigrams=0 model.token_dropout=0 image.stem=8
 image.tokens=grid image.shift=1 image.flip=true image.erase=0.2 tasks.caption=1 tasks.generate=1""".split()
 BLOCKS = 'image.blocks=["k3 x2 c8 s2 se relu", "k5 x2 c16 s2 hs"]'
 QUANTIZED = ["quantization.enabled=true", "quantization.activations=tensor", "quantization.observer=percentile"]
 QUANTIZED += ["quantization.learned=true"]
-# Pairs of runs that differ in their steps alone, not even in the lengths of their recipes. An epoch has 17.
+# Numbers of steps of two runs to compare, of equal length as text, so the recipes have the same size. An epoch has 17.
 FIRST, LATER = (2, 8), (10, 70)
 
 
 def allocations(ranks, steps, *options):
-    """Of a whole run, by rank: {(file, offset): count}."""
+    """The allocations of a whole run, a Counter {(file, offset): count} for each rank."""
     directory = f"run{steps:02}"
     arguments = command(ranks, directory, f"train.steps={steps}", *options)
     counted = ["env", f"LD_PRELOAD={COUNTER}", f"COUNT_ALLOCATIONS=counted{steps}"]
-    # Under mpirun also alone: without, a process of mpirun's would be started by ours and counted, too.
+    # With mpirun even for one rank: the rank would otherwise start a process of Open MPI, which would be counted.
     run(["mpirun", "--oversubscribe", "-n", ranks, *counted, *arguments[arguments.index(PROGRAM) :]])
     shutil.rmtree(directory)
     return [
@@ -42,7 +42,7 @@ def allocations(ranks, steps, *options):
 
 
 def name(place):
-    """The function at an offset in a file, where addr2line can tell."""
+    """The name of the function at an offset in a file, as far as addr2line finds it."""
     file, offset = place
     try:
         told = subprocess.run(["addr2line", "-Cfpe", file, offset], capture_output=True, text=True).stdout.strip()
@@ -73,13 +73,13 @@ def main():
         (2, f"run.plugins={MEDICAL}", 'moe.expert="2 feed_forward, 1 gated, 1 lstm_medical"'),
     ]:
         alike = ["train.schedule=constant", "train.warmup=0", "checkpoint.asynchronous=false", *options]
-        # The first steps once for what is in all runs, and for what has the most to begin with.
+        # The first steps only for the plain run and for the run with the most features.
         for steps in [FIRST, LATER] if not options or options == [*TASKS, BLOCKS, *QUANTIZED] else [LATER]:
             pairs = zip(*(allocations(ranks, count, *alike) for count in steps))
             for rank, (short, long) in enumerate(pairs):
                 assert sum(short.values()) > 1000, "nothing was counted"
                 more = {place: long[place] - short[place] for place in long if long[place] > short[place]}
-                # What a run tells or writes once may be a digit longer, and its text grow once more.
+                # A number that is printed or saved once may be a digit longer and make a string grow once more.
                 text = ("output_string_adapter", "basic_string")
                 more = {place: n for place, n in more.items() if n > 1 or not any(of in name(place) for of in text)}
                 of = lambda files: {place for place in more if Path(place[0]).name.startswith(files)}

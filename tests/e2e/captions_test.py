@@ -1,4 +1,4 @@
-"""A model that learns what images show says so."""
+"""A model that learns to caption images writes the right captions."""
 
 import json
 import os
@@ -78,7 +78,7 @@ def main():
     *lines, summary = caption("captions", "--split=test")
     assert len(lines) == summary["images"] == 12 and summary["split"] == "test", summary
     assert all(line["references"] == [line["caption"]] for line in lines), lines
-    assert summary["cider_d"] > 0 and summary["bleu_4"] == 0, summary  # of one or two words, there are no 4-grams
+    assert summary["cider_d"] > 0 and summary["bleu_4"] == 0, summary  # captions of one or two words have no 4-grams
 
     refuses("captions", says=["either --image FILE or --split"])
     refuses("captions", *files, "--split=test", status=2, says=["--image excludes --split"])

@@ -1,4 +1,4 @@
-"""Others can read what Conclave writes: checkpoints and exports through h5py and safetensors."""
+"""Other software can read Conclave's checkpoints and exports: h5py and safetensors."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ checkpoint = max(trained.glob("step-*.h5"))
 
 
 def tensors(file):
-    """{name: array} of every dataset of numbers below `file`."""
+    """All numeric datasets below `file`: {name: array}."""
     found = {}
     file.visititems(
         lambda name, item: found.update({name: item[()]})

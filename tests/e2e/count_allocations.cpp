@@ -1,7 +1,7 @@
-// Counts a process's memory allocations by the place they are asked for from; LD_PRELOAD puts it before
-// malloc. As the process ends, a line per place goes to the file $COUNT_ALLOCATIONS.RANK: count, module,
-// offset in it. The functions below are entered from everywhere, also before main and from malloc's own
-// callers: they take no lock and call nothing that allocates.
+// Counts the memory allocations of a process by the place of the call; LD_PRELOAD puts this library before
+// malloc. At its end, the process writes one line per place to the file $COUNT_ALLOCATIONS.RANK: count,
+// module, offset in the module. The functions below may be called from anywhere, also before main, so they
+// take no lock and call nothing that allocates.
 #include <dlfcn.h>
 #include <errno.h>
 
@@ -95,7 +95,7 @@ void* aligned_alloc(std::size_t alignment, std::size_t size) {
   COUNT();
   return __libc_memalign(alignment, size);
 }
-char* strdup(const char* text) {  // for its caller's sake
+char* strdup(const char* text) {  // counted at its caller
   COUNT();
   const std::size_t size = std::strlen(text) + 1;
   void* const copy = __libc_malloc(size);

@@ -1,4 +1,4 @@
-"""Images on two CUDA devices, which are emulated: classified, captioned and generated, with the losses of processors."""
+"""Images on two emulated CUDA devices: classifying, captioning and generating have the same losses as on processors."""
 
 import os
 from pathlib import Path
@@ -19,7 +19,7 @@ def main():
         train(2, f"{norm}_cuda", *options, program=DEVICES, device="cuda", says=["threads each, on cuda"])
         assert len(losses(f"{norm}_cpu")) == 6
         assert_same_losses(f"{norm}_cpu", f"{norm}_cuda")
-    # Of two batches in a step, the second takes the host's memory from which the first one's gradients are copied.
+    # With two batches in a step, the second reuses host memory that may still be copied for the first one's gradients.
     options = [*TASKS, "train.steps=4", "train.accumulate=2", "moe.balancer=aux_loss", "checkpoint.every=0"]
     train(2, "tasks_cpu", *options, device="cpu")
     train(2, "tasks_cuda", *options, program=DEVICES, device="cuda")

@@ -1,5 +1,5 @@
-"""Integers on two CUDA devices, which are emulated: what processors answer with integers, texts and images, ranges of
-each row and of experts."""
+"""Integer inference on two emulated CUDA devices agrees with that on processors: texts and images, ranges per row and
+per tensor, also of experts."""
 
 import json
 import os
@@ -38,8 +38,8 @@ def main():
         compare(name, 2)
     images_test.prepare()
     images_test.train(1, "images", QUANTIZED, EVERYWHERE, "image.norm=batch", "train.steps=6")
-    # Of seven models, after 4 to 10 steps, one's losses are 3e-7 apart, others', in which a number is rounded the other
-    # way in one of many layers, 0.3 to 4e-5; with rounded numbers in place of integers it is the same.
+    # Measured on seven models after 4 to 10 steps: losses differ by 3e-7 in one, and by 0.3e-5 to 4e-5 in those where
+    # one layer rounds a number the other way. Rounded numbers instead of integers give the same differences.
     compare("images", 1, apart=1e-4)
 
 

@@ -1,5 +1,5 @@
-"""The default recipe on two CUDA devices, emulated or not, over NCCL: its first steps have the losses that processors
-have. Batches are smaller than the recipe's, as a step of those takes half a minute on emulated ones."""
+"""The first steps of the default recipe on two CUDA devices, emulated or not, over NCCL, have the same losses as on
+processors. Batches are smaller than the recipe's, whose steps take half a minute on emulated devices."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ from runs import PROGRAM, losses, stop_after
 DEVICES = Path(os.environ["CONCLAVE_CUDA_PROGRAM"])
 SOURCE = Path(os.environ["CONCLAVE_SOURCE"])
 STEPS = 3
-# An epsilon above rounding: Adam makes steps of full size of gradients that are nothing but rounding.
+# An epsilon above rounding errors: otherwise Adam makes full-size steps from gradients that are only rounding errors.
 OPTIONS = ["train.batch_tokens=128", "train.epsilon=1e-5", "run.log_every=1"]
 
 

@@ -1,6 +1,5 @@
-"""Training on CUDA devices, which are emulated, over NCCL, likewise, or on one for all ranks: the losses are those of
-processors, and once two steps are done no memory is allocated on the device or pinned, and none is copied to or from it
-that is not pinned."""
+"""Training on emulated CUDA devices, over an emulated NCCL or with one device for all ranks, has the same losses as on
+processors. After two steps, no device memory and no pinned memory is allocated, and all copies use pinned memory."""
 
 import os
 from pathlib import Path
@@ -13,7 +12,7 @@ STEPS = 12
 
 
 def train(program, recipe, directory, *options, says=""):
-    """As run() does; the counts of each rank's allocations on its device, of pinned ones and of pageable copies."""
+    """Trains; returns for each rank the counts of device allocations, of pinned allocations and of pageable copies."""
     counts = Path(f"{directory}.counts")
     os.environ.update(CONCLAVE_CUDA_COUNTS=str(counts), CONCLAVE_CUDA_MEMORY="160")
     sets = [f"--set={option}" for option in (*options, f"run.directory={directory}", "run.log_every=1")]
@@ -32,7 +31,7 @@ def assert_close(first, second, tolerance=1e-4):
 def main():
     prepare()
     plain = ["moe.expert=2 feed_forward, 2 gated", "moe.shared_experts=1", "train.epsilon=1e-5"]
-    mixed = [*plain, "moe.balancer=grad_norm"]  # whose selection is then calibrated, on 64 batches
+    mixed = [*plain, "moe.balancer=grad_norm"]  # at the end, the selection is calibrated on 64 batches
     train(PROGRAM, "tiny.toml", "processors", f"train.steps={STEPS}", *mixed)
     all_steps = train(DEVICES, "tiny.toml", "devices", f"train.steps={STEPS}", *mixed)
     assert_close("processors", "devices")
@@ -40,7 +39,7 @@ def main():
     two_steps = train(DEVICES, "tiny.toml", "two", "train.steps=2", *mixed)
     assert len(two_steps) == 2 and sorted(all_steps) == sorted(two_steps), (two_steps, all_steps)
 
-    # One device for both, whose messages then go by way of the host's memory.
+    # One device for both ranks: messages pass through host memory.
     os.environ["CONCLAVE_CUDA_BUS_ID"] = "0000:01:00.0"
     shares = "conclave: warning: ranks 0, 1 share device 0000:01:00.0 on "
     six_steps = train(DEVICES, "tiny.toml", "shared", "train.steps=6", *plain, says=shares)
@@ -50,7 +49,7 @@ def main():
     assert len(two_steps) == 2 and sorted(six_steps) == sorted(two_steps), (two_steps, six_steps)
     del os.environ["CONCLAVE_CUDA_BUS_ID"]
 
-    # What is multiplied in bf16 is nearly the same.
+    # Products in bf16 give nearly the same losses.
     train(PROGRAM, "tiny.toml", "processors_two", "train.steps=2", *plain)
     rounded = [*plain, "run.precision=bf16"]
     train(DEVICES, "tiny.toml", "rounded", "train.steps=2", *rounded, says=", on cuda, products in bf16")
@@ -60,13 +59,13 @@ def main():
     train(PROGRAM, "tiny.toml", "not_rounded", "train.steps=2", *rounded, says="products in f32, as run.precision")
     assert losses("processors_two") == losses("not_rounded")
 
-    # Too little memory for the model, and for its batches.
+    # Too little memory for the model, and for batches.
     for mebibytes, problem in ("0", ": the device has 0 B free, and "), ("66", " more do not fit, "):
         environment = {**os.environ, "CONCLAVE_CUDA_MEMORY": mebibytes}
         advice = "; lower train.batch_tokens (and "
         run([DEVICES, "train", "tiny.toml", "--device", "cuda"], status=1, says=[problem, advice], env=environment)
 
-    # The processors' checkpoint, evaluated on devices.
+    # Evaluates the checkpoint of the processors on devices.
     here = run([*RANKS, PROGRAM, "eval", "processors"])
     there = run([*RANKS, DEVICES, "eval", "processors", "--device", "cuda"])
     assert here.split('"accuracy":')[1][:8] == there.split('"accuracy":')[1][:8], (here, there)

@@ -1,5 +1,5 @@
-"""What ONNX Runtime makes of exported models is what `conclave predict` says: of texts, of images, of both, in real
-numbers and in integers. What HDF5 and safetensors files tell of themselves is true."""
+"""ONNX Runtime gives the same results for exported models as `conclave predict`: for texts, images and both, in
+floating point and in integers. The descriptions in exported HDF5 and safetensors files are correct."""
 
 import base64
 import json
@@ -42,7 +42,7 @@ class Exported:
         return {node.op_type for node in self.proto.graph.node}
 
     def probabilities(self, texts=None, images=None):
-        """[examples, classes], of all examples as one batch; a text that is missing is None."""
+        """Probabilities [examples, classes] of all examples as one batch; None for a missing text."""
         inputs = {}
         if texts is not None:
             longest = int(self.metadata["max_length"])
@@ -70,8 +70,8 @@ def predicted(checkpoint, class_names, lines, *options):
 
 
 def assert_alike(name, own, others, integers):
-    """Logits to 1e-4, up to what is the same for all classes. In integers, a number that is halfway between two may fall
-    to either, which changes what comes after it by a step: then classes are the same, and probabilities near."""
+    """Checks that logits agree to 1e-4, up to a constant for all classes. With integers, a number halfway between two
+    integers may be rounded either way, so classes must agree in 99 % of examples, and probabilities approximately."""
     assert own.shape == others.shape and len(own) > 0, (own.shape, others.shape)
     if integers:
         apart = numpy.abs(own - others)
@@ -181,7 +181,7 @@ def refused():
     for name in ("no.h5", "no.safetensors", "no.onnx"):
         run([PROGRAM, "export", "plain_f32", f"nowhere/{name}"], status=1, says=[f"nowhere/{name}", "No such file"])
         full = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10000, 10000))}
-        if name != "no.onnx":  # for which there is MPI, whose own files are larger
+        if name != "no.onnx":  # that export starts MPI, which writes larger files
             run([PROGRAM, "export", "plain_f32", name], status=1, says=["File too large"], **full)
         assert not list(Path(".").glob("no.*")), name
 
@@ -220,7 +220,8 @@ def reader():
     train(1, "deep", *SHORT, "model.bigrams=0")
     run([PROGRAM, "quantize", "deep", "--out", "deep_int8"])
     lines = [json.loads(line)["text"] for line in Path("texts.jsonl").read_text().splitlines()[:40]]
-    # Unknown characters, alone and in a row; what becomes a space, nothing, another letter, or several; names of tokens.
+    # Unknown characters, one and several in a row; characters that become a space, nothing, another letter or several
+    # letters; names of tokens.
     odd = [" \u2122 \u00bd \u00b2 ", " \u65e5\u672c\u8a9e\u30c6\u30ad\u30b9\u30c8 ", "\u65e5", "\u200b", "\u200c", "\u200d", "\u2028",
            "\ufeff", "\ufffd", "\u2581", "\u00a0", "\u3000", "\x01", "\x0b", "\x1f", "\x7f", "\x85", "\uff5e", " \ufb01\u2167 ",
            " Stra\u00dfe \u0130 ", " <s> ", "<unk>", "</s>", "  "]
@@ -236,12 +237,12 @@ def reader():
             assert text == ours["text"] and abs(float(probability) - ours["probability"]) < off, (line, ours)
             assert name == ours["class"] or float(probability) < 0.51, (line, ours)
     assert "int8 (4, 32, 32) expert, out, in" in run([sys.executable, script, "deep.h5"])
-    # What it would compute otherwise than Conclave does, it refuses.
+    # The script refuses models that it would compute differently from Conclave.
     train(1, "balanced", "train.steps=2", "model.bigrams=0", "moe.balancer=grad_norm", "moe.balance_inference=true")
     for directory in ("balanced", "mean", "joint"):
         run([PROGRAM, "export", directory, f"{directory}.h5"])
     with h5py.File("deep.h5", "r+") as file:
-        file["tokenizer/pieces"][1] = "<SEP>"  # as a model of pairs has it
+        file["tokenizer/pieces"][1] = "<SEP>"  # as in a model for pairs of texts
     for name in ("balanced", "mean", "joint", "deep"):
         run([sys.executable, script, f"{name}.h5", "a"], status=1, says=["read_export: knows models with"])
 

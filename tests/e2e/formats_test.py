@@ -1,4 +1,4 @@
-"""Small copies of GLUE, of COCO, of a folder of images and of a table, trained on by the recipes for them, on one rank and two."""
+"""Trains the recipes for GLUE, COCO, image folders and tables on small data of these formats, on one rank and two."""
 
 import json
 import os
@@ -81,7 +81,7 @@ def table():
     train("quick.toml", "bad", *options, ranks=(1,), status=1, says=["table.csv:152: 1 fields, but the header has 2"])
     train("quick.toml", "skipped", *options, "data.skip_bad=true", ranks=(2,), says=["warning: 2 left out", "table.csv:152"])
 
-    # Its hash has this text tested on. However a class's name is written, a warning is one line.
+    # The hash of this text puts it into the test split. A warning is one line even if class names contain line breaks.
     with open("table.csv", "a") as file:
         file.write("".join(f'text number 8,"rare\n{number}"\n' for number in range(8)))
     said = train("quick.toml", "rare", *options, "data.skip_bad=true", ranks=(2,))
@@ -122,7 +122,7 @@ def coco():
     options = ["data.path=coco", "image.size=8", "image.shift=1", "data.vocabulary=60", "data.max_length=16"]
     train("coco_label.toml", "coco", *options, says=["8 test images in 2 classes"])
     train("coco_label.toml", "captions", *options, "data.inputs=both", ranks=(1,), says=["24 test texts with images in 2"])
-    # What is to be said of images that are shown alone is COCO's captions, not the categories' names.
+    # A captioning model on images alone learns COCO's captions, not the names of categories.
     says = ["8 test images in 2 classes", "24 test texts with images in 2"]
     train("coco_label.toml", "said", *options, "tasks.caption=1", ranks=(1,), says=says)
     said = [json.loads(line) for line in run([PROGRAM, "caption", "said1", "--split", "test"]).splitlines()]

@@ -13,7 +13,7 @@ from runs import PROGRAM, assert_same_losses, assert_same_weights, checkpoints, 
 SIDE, CLASSES = 8, 10
 EMOJI = Path(os.environ["CONCLAVE_SOURCE"], "recipes/emoji_group.toml")
 NAMES = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot".split(",")
-COLOUR_TYPES = {1: 0, 3: 2, 4: 6}  # of PNG, by the number of channels
+COLOUR_TYPES = {1: 0, 3: 2, 4: 6}  # of PNG, by number of channels
 
 RECIPE = """
 [run]
@@ -54,7 +54,7 @@ def write_idx(name, *shape, values):
 
 
 def write_png(name, width, pixels):
-    """Of pixels, row by row, each a tuple of its channels."""
+    """Writes a PNG; `pixels` are tuples of channels, row by row."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -71,7 +71,7 @@ def read_idx(name):
 
 
 def prepare():
-    """A bright row for each class below 8, one of two columns for the others, in noise."""
+    """Writes the recipe and the images: classes below 8 have a bright row, the others a bright column, in noise."""
     Path("idx").mkdir()
     draw = random.Random(1)
     for name, count in (("train", 600), ("t10k", 60)):
@@ -113,13 +113,13 @@ def predictions_are_those_of_the_test_split(checkpoint):
     accuracy = json.loads(run([PROGRAM, "eval", checkpoint]).splitlines()[-1])["accuracy"]
     assert abs(right / len(labels) - accuracy) < 1e-6, (right, accuracy)
 
-    # Colours become grey, what is transparent white, and larger pictures smaller.
+    # Colours become grey, transparent pixels white, and larger pictures are scaled down.
     picture = [255 if value > 120 else value for value in pictures[0]]
     write_png("grey.png", SIDE, [(value,) for value in picture])
     write_png("colour.png", SIDE, [(value, value, value) for value in picture])
     write_png("alpha.png", SIDE, [(0, 0, 0, 0) if value == 255 else (value, value, value, 255) for value in picture])
     write_png("large.png", 2 * SIDE, [(picture[y // 2 * SIDE + x // 2],) for y in range(16) for x in range(16)])
-    # Of what is wider or higher it is the middle, as in data sets.
+    # A wide or high picture is cropped to its middle, as in data sets.
     wide = [(picture[y * SIDE + x - SIDE] if SIDE <= x < 2 * SIDE else 77,) for y in range(SIDE) for x in range(3 * SIDE)]
     write_png("wide.png", 3 * SIDE, wide)
     grey, colour, alpha, wide, large = predict(
@@ -140,14 +140,14 @@ def texts_and_images():
     Path("pairs").write_text("red.png\tred heart\nred heart\nred.png\t\n")
     with open("pairs") as file:
         assert predict("emoji", stdin=file) == [both, text, image]
-    # What cannot be read says so in its place, and is no success.
+    # An unreadable image has an error in its line, and the exit status is 1.
     Path("pairs").write_text("red.png\tred heart\r\nnowhere.png\tred heart\nred heart\n")
     with open("pairs") as file:
         first, missing, last = predict("emoji", stdin=file, status=1)
     assert (first, last) == (both, text) and missing["image"] == "nowhere.png", (first, missing, last)
     assert "cannot be opened" in missing["error"] and "class" not in missing, missing
     run([PROGRAM, "predict", "emoji", "one", "two", "--image=red.png"], status=1, says=["2 texts and 1 images"])
-    # A table of texts is judged as texts are that come without their images.
+    # A table of texts is evaluated as texts without images.
     Path("own.csv").write_text(f"text,label\nred heart,{both['class']}\n")
     judged = json.loads(run([PROGRAM, "eval", "emoji", "--data", "own.csv"]))
     assert judged["texts"] == 1 and judged["accuracy"] == (text["class"] == both["class"]), (judged, text, both)
@@ -176,7 +176,7 @@ def main():
     prepare()
     for norm in ("group", "batch"):
         one = f"{norm}1"
-        # With seed 1, two experts are so close for some image in step 8 that rounding decides between them.
+        # Not seed 1: there, the scores of two experts for an image in step 8 are so close that rounding decides.
         options = [f"image.norm={norm}", "run.seed=2"]
         train(1, one, *options, says=["550 training, 50 validation, 60 test images in 10 classes"])
         assert losses(one)[40] < 0.8 * losses(one)[1], "it learns nothing"
@@ -188,7 +188,7 @@ def main():
         assert_same_weights(one, f"{norm}_resumed")
         predictions_are_those_of_the_test_split(one)
 
-    # Every pixel that the blocks leave, of 2 x 2, is a row of its own.
+    # The blocks leave 2 x 2 pixels, each of which is a row.
     train(1, "grid", "image.tokens=grid", "train.batch_tokens=128", "train.steps=4")
     train(2, "grid2", "image.tokens=grid", "train.batch_tokens=128", "train.steps=4")
     assert_same_losses("grid", "grid2")

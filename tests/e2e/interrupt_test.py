@@ -1,4 +1,4 @@
-"""Ctrl-C in a terminal: the ranks finish their step and save, and the run can be resumed."""
+"""After Ctrl-C in a terminal, the ranks finish their step and save a checkpoint, and the run can be resumed."""
 
 import os
 import pty
@@ -8,12 +8,12 @@ import time
 from pathlib import Path
 
 source, program = os.environ["CONCLAVE_SOURCE"], os.environ["CONCLAVE_PROGRAM"]
-# CONCLAVE_TRAINED's test has filled the tokenizer's cache, so training starts soon.
+# The test that trains CONCLAVE_TRAINED has filled the tokenizer's cache, so training starts soon.
 train = [program, "train", f"{source}/recipes/quick.toml", "--set", "run.log_every=1"]
 
 
 def in_terminal(command, ready):
-    """Runs `command` in a terminal of its own, presses Ctrl-C once `ready` is there; returns (status, output)."""
+    """Runs `command` in a terminal of its own and presses Ctrl-C once `ready` is there; returns (status, output)."""
     pid, terminal = pty.fork()
     if pid == 0:
         os.execvp(command[0], command)

@@ -1,4 +1,4 @@
-"""The metrics of a run: lines of JSON, a loss that falls, and the same in TensorBoard."""
+"""The metrics of a run are lines of JSON with a falling loss, and TensorBoard shows the same values."""
 
 import json
 import os

@@ -1,5 +1,5 @@
-"""A plug-in is built against the installed Conclave, trained with other kinds of experts, saved and used; the losses are
-those of any number of ranks. Plug-ins with a mistake are refused in words."""
+"""A plug-in is built against the installed Conclave, trained with other kinds of experts, saved and used. Losses do not
+depend on the number of ranks. Plug-ins with a mistake are refused with a message."""
 
 import os
 import re
@@ -15,7 +15,7 @@ STEPS = "train.steps=20"
 
 
 def build():
-    """The plug-ins of tests/plugin, in plugins/, by a program that is installed."""
+    """Builds the plug-ins of tests/plugin in plugins/, against an installed Conclave."""
     run(["cmake", "--install", BUILD, "--prefix", Path.cwd() / "prefix"])
     shutil.copytree(f"{SOURCE}/tests/plugin", "source")
     run(["cmake", "-S", "source", "-B", "plugins", f"-DCMAKE_PREFIX_PATH={Path.cwd()}/prefix"])
@@ -39,11 +39,11 @@ def trains():
         assert_same_losses(f"{router}1", f"{router}4x2")
         first, *_, last = losses(f"{router}1").values()
         assert last < first, "it learns nothing"
-    # Of two plug-ins, one has a router.
+    # Two plug-ins, one of which has a router.
     both = ["run.plugins=['plugins/libmedical.so', 'plugins/libplain.so']", "moe.router=plain", *MIXED, STEPS]
     for ranks in (1, 2):
         train(ranks, f"plain{ranks}", *both)
-    assert losses("plain1") == losses("linear1")  # which it is by another name
+    assert losses("plain1") == losses("linear1")  # the plug-in computes the same router
     assert_same_losses("plain1", "plain2")
 
 
@@ -51,7 +51,7 @@ def resumes_and_serves():
     chosen = [plugin("medical"), *MIXED, STEPS, "checkpoint.every=10", "checkpoint.keep=9", "moe.balancer=grad_norm"]
     chosen += ["train.ema=0.9", "train.accumulate=2", "moe.shared_experts=1"]
     train(2, "whole", *chosen)
-    # Stopped at step 10 and gone on from there: the same bits; on another number of ranks, the same losses.
+    # Resumed at step 10, a run has the same bits; on another number of ranks, it has the same losses.
     for ranks in (2, 4):
         os.mkdir(f"resumed{ranks}")
         shutil.copy(checkpoints("whole")[0], f"resumed{ranks}")
@@ -64,7 +64,7 @@ def resumes_and_serves():
     for name, rows in [("feed_forward/up/weight", 2), ("gated/gate/weight", 1), ("lstm_medical/recurrent/weight", 1)]:
         assert re.search(rf"model/layers/0/moe/experts/{name} +f32 \[{rows}, ", tensors), tensors
 
-    # The checkpoint knows where the plug-in is, from wherever it is used.
+    # The checkpoint stores the place of the plug-in, for use from any working directory.
     results = []
     for ranks in (1, 2):
         ranked = ["mpirun", "--oversubscribe", "-n", ranks] if ranks > 1 else []
@@ -74,7 +74,7 @@ def resumes_and_serves():
     run([runs.PROGRAM, "predict", Path("whole").absolute(), "ba de"], cwd="/", says=['"class"'])
     run([runs.PROGRAM, "inspect", "whole", "--experts", "--out", "pictures"], says=["expert"])
 
-    # It was moved: beside the checkpoint, or where one says.
+    # A moved plug-in is found beside the checkpoint, or where an option says.
     os.rename("plugins/libmedical.so", "moved.so")
     lost = ["run.plugins", "libmedical.so", "no such file", "--set run.plugins="]
     run([runs.PROGRAM, "predict", "whole", "ba de"], status=2, says=lost)
@@ -113,7 +113,7 @@ def mistakes():
         ("shape", "forward returned f32 [", "expected f32 ["),
     ]:
         refused(1, plugin(name), f"experts of kind 'faulty' (of lib{name}.so)", *said, status=1)
-    # On the one rank that has such an expert, while the other waits for its results.
+    # The plug-in fails on the only rank that has such an expert, while the other rank waits for its results.
     refused(2, plugin("forward"), "forward: the forward pass's own words", expert="3 feed_forward, 1 faulty", status=1)
     refused(1, plugin("medical"), "these are 3 experts, and the layer has 4", expert="2 gated, 1 lstm_medical")
     run([runs.PROGRAM, "recipe", "check", "tiny.toml", "--set", plugin("foreign")], status=2, says=["run.plugins", "ABI 99"])

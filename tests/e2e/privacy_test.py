@@ -1,4 +1,4 @@
-"""Differentially private training: what it tells, what it refuses, and that it stops where the budget does."""
+"""Differentially private training: its messages, its refusals, and its end when the budget is spent."""
 
 import json
 import sqlite3
@@ -9,7 +9,7 @@ from e2e.images_test import prepare, train
 from runs import PROGRAM, assert_same_weights, checkpoints, run
 
 PRIVATE = ["privacy.unit=record", "moe.balancer=none", "train.clip_norm=0", "privacy.batch=55", "image.erase=0"]
-# As good as no noise, and every example in every step.
+# Practically no noise, and every example in every step.
 ALL = [*PRIVATE, "privacy.batch=550", "privacy.noise_multiplier=1e-6", "privacy.clip_norm=100", "train.steps=12"]
 
 
@@ -23,7 +23,7 @@ def close(one, other):
 
 
 def test_clients():
-    """Persons are hidden whole: their texts' mean gradient is clipped, on any ranks."""
+    """Privacy of whole clients: the mean gradient of a client's texts is clipped, on any number of ranks."""
     runs.prepare()
     still = ["model.bigrams=0", "moe.balancer=none", "train.clip_norm=0", "model.dropout=0", "model.token_dropout=0", "model.embedding_dropout=0"]
     sets = [f"--set={key}" for key in [*still, "data.client_column=who"]]
@@ -44,7 +44,7 @@ def test_clients():
     runs.train(1, "nobody", *clients, *noise, status=2, says=["which client does a row belong to?"])
     records = [*clients, "privacy.unit=record", "privacy.batch=2", "privacy.noise_multiplier=1", "privacy.delta=1e-3"]
     resumed = ["privacy.rate=0.2", "train.steps=5"]
-    # A model of images has no tokenizer, and none is learned from what is to be hidden.
+    # A model of images has no tokenizer, and none may be learned from the texts that are to be hidden.
     run([PROGRAM, "federate", "initialize", "images.toml", "--out", "pictures"])
     pictures = [*records, "train.start_from=pictures"]
     runs.train(1, "told", *pictures, status=1, says=["pictures/step-00000000.h5: it has no tokenizer", "in train.start_from"])
@@ -55,9 +55,9 @@ def test_clients():
 def main():
     prepare()
     test_clients()
-    # Without a bound or noise to speak of, on any ranks, it is what training on the whole split is.
+    # With a huge bound and practically no noise, it equals training on the whole split, on any number of ranks.
     plain = ["train.steps=12", "train.batch_tokens=600", "train.clip_norm=0", "moe.balancer=none", "image.erase=0"]
-    still = ["image.flip=false", "model.dropout=0", "model.embedding_dropout=0"]  # which are drawn by places in a batch
+    still = ["image.flip=false", "model.dropout=0", "model.embedding_dropout=0"]  # these draw by place in the batch
     train(1, "plain", *plain, *still)
     expected = metrics("plain", "train/gradient_norm")
     assert len(expected) == 12, expected
@@ -66,22 +66,22 @@ def main():
         found = metrics(f"all{ranks}", "train/gradient_norm")
         assert close(list(expected.values()), list(found.values())), (ranks, expected, found)
 
-    # Of more than there are, there are all.
+    # A batch larger than the split has all examples.
     train(1, "more", *ALL, *still, "privacy.batch=5500", says=["with 550 of 550 examples on average (each with probability 1"])
     found = metrics("more", "train/gradient_norm")
     assert close(list(expected.values()), list(found.values())), (expected, found)
 
-    # The bound holds: with no example's gradient above a thousandth, nor is their mean.
+    # The bound holds: if no example's gradient is longer than a thousandth, neither is their mean.
     train(1, "clipped", *ALL, *still, "privacy.clip_norm=0.001")
     assert all(0 < norm <= 0.001 for norm in metrics("clipped", "train/gradient_norm").values())
 
-    # A budget decides the noise, and epsilon ends within it.
+    # A budget determines the noise, and the final epsilon is within the budget.
     says = ["privacy: of 40 steps with 55 of 550 examples on average", "at delta 0.001"]
     train(2, "budget", *PRIVATE, "privacy.epsilon=5", "privacy.delta=1e-3", says=says)
     epsilons = metrics("budget", "privacy/epsilon")
     assert list(epsilons) == list(range(1, 41)) and 4.9 < epsilons[40] <= 5, epsilons
     assert all(epsilons[step] <= epsilons[step + 1] for step in range(1, 40)), epsilons
-    # Or it ends training: the step after the last would have exceeded it.
+    # With a given noise, the budget ends training: one more step would exceed it.
     noise = ["privacy.noise_multiplier=1", "privacy.delta=1e-3"]
     train(1, "stops", *PRIVATE, *noise, "privacy.epsilon=2", says=["the budget of 2 has no room for the other"])
     epsilons = list(metrics("stops", "privacy/epsilon").values())
@@ -93,7 +93,7 @@ def main():
     train(1, "none", *PRIVATE, *little, status=1, says=["less than 0.05 is no privacy"])
     train(1, "none", *PRIVATE, *noise, "privacy.epsilon=0.01", status=1, says=["one step with privacy.noise_multiplier"])
 
-    # Nobody can say which examples were drawn, nor the noise, by the seed.
+    # The seed determines neither the sampled examples nor the noise.
     train(1, "again", *PRIVATE, "privacy.epsilon=5", "privacy.delta=1e-3")
     try:
         assert_same_weights("budget", "again")
@@ -102,13 +102,13 @@ def main():
     else:
         raise AssertionError("two private runs have the same weights")
 
-    # What is resumed goes on from what was spent, with the same noise.
+    # A resumed run continues with the spent epsilon and the same noise.
     train(1, "again", *PRIVATE, "privacy.epsilon=5", "privacy.delta=1e-3", resume=checkpoints("budget")[0], says=["at step 20"])
     other = ["privacy.epsilon=6", "privacy.delta=1e-3"]
     train(1, "again", *PRIVATE, *other, resume=checkpoints("budget")[0], status=1, says=["its steps had noise of"])
     train(1, "again", *PRIVATE, *noise, resume=checkpoints("plain")[0], status=1, says=["trained without privacy"])
 
-    # Runs that name one ledger spend from one budget: here the first, twice in part by a branch of it.
+    # Runs with the same ledger share one budget: here a run, and a branch of it that repeats some of its steps.
     shared = [*PRIVATE, "privacy.noise_multiplier=1", "privacy.delta=1e-3", "privacy.ledger=ledgers/all.sqlite"]
     train(2, "first", *shared, "train.steps=40", "checkpoint.every=20", says=["earlier runs spent an epsilon of 0.0000"])
     spent = metrics("first", "privacy/epsilon")

@@ -1,5 +1,5 @@
-"""A model that is trained with rounded numbers: on one rank and two, resumed to the bit, and with ranges that are the
-same whoever saw what."""
+"""Training with rounded numbers: on one rank and two, resumed with the same bits, and with ranges that do not depend on
+which rank saw which rows."""
 
 import json
 import os
@@ -25,7 +25,7 @@ WAYS = {
 
 
 def observed(directory, step):
-    """{name: values} of what observers have learned."""
+    """The ranges that observers have learned: {name: values}."""
     found = {}
     with h5py.File(f"{directory}/step-{step:08d}.h5") as file:
         file["model"].visititems(lambda name, item: found.update({name: item[()]}) if name.endswith("/range") else None)
@@ -33,7 +33,7 @@ def observed(directory, step):
 
 
 def squared_gradients(directory, step):
-    """Of the factors to inputs' scales that all ranks have, as the optimizer remembers them, together."""
+    """Sum of the optimizer's second moments for the factors of input scales, which all ranks share."""
     found = []
     with h5py.File(f"{directory}/step-{step:08d}.h5") as file:
         name = re.compile(r"optimizer/second_moment/.*/input_factor")
@@ -50,7 +50,7 @@ def loss(checkpoint, *options, ranks=1):
 
 
 def images():
-    """Convolutions of single pixels, of windows, and of a window for each channel, with batch normalization folded in."""
+    """Pointwise, full and depthwise convolutions, with folded batch normalization."""
     images_test.prepare()
     layers = 'quantization.layers=["linear", "experts", "convolutions", "depthwise"]'
     images_test.train(1, "images", QUANTIZED, layers, "image.norm=batch")
@@ -71,7 +71,7 @@ def main():
         for ranks in (1, 2):
             directory = f"{way}{ranks}"
             train(ranks, directory, *RUN, *options)
-            # Rounding makes of a last bit a step of a number: losses stay near, and not to rounding.
+            # Rounding turns a difference in the last bit into a whole step, so losses agree only approximately.
             for step in (1, STEPS):
                 near = abs(losses(directory)[step] - losses(f"{way}1")[step])
                 assert near < 0.05 * losses("plain")[1], (way, ranks, step, near)
@@ -83,17 +83,17 @@ def main():
         assert losses(f"{way}1")[STEPS] < losses("plain")[STEPS] + 0.1, f"{way}: it learns less"
         one, two = observed(f"{way}1", 7), observed(f"{way}2", 7)
         assert one.keys() == two.keys() and bool(one) == (way != "token"), (way, list(one))
-        if way == "extremes":  # as large on each rank as on one
+        if way == "extremes":  # gradients of scales are as large as on one rank
             gradients = [squared_gradients(f"{way}{ranks}", 7) for ranks in (1, 2)]
             assert 0.8 < gradients[0] / gradients[1] < 1.25, gradients
         for name, values in one.items():
             assert numpy.abs(values).max() > 0, (way, name)
             assert numpy.allclose(values, two[name], rtol=0.1, atol=0.1), (way, name, values, two[name])
-    # Until its first step with rounding, a run is what it is without.
+    # Before its first step with rounding, a run equals one without rounding.
     for step in range(1, 11):
         assert losses("average1")[step] == losses("plain")[step]
     assert losses("average1")[12] != losses("plain")[12]
-    # What is rounded in training is computed with integers in use, also of a checkpoint that has nothing else.
+    # A model trained with rounding is used with integers, also from a checkpoint that has only integers.
     for way in WAYS:
         rounded, integers = loss(f"{way}1", "--set=quantization.inference=rounded"), loss(f"{way}1")
         assert 0 < abs(rounded - integers) < 2e-3, (way, rounded, integers)
@@ -104,7 +104,7 @@ def main():
     with h5py.File("token_int8_1/step-00000040.h5") as file:
         up = file["model/layers/0/moe/experts/up/weight"], file["model/layers/0/moe/experts/up/weight_scale"]
         assert [item.dtype for item in up] == ["int8", "float32"] and abs(up[0][()]).max() == 127
-    # A model that was not trained for it is quantized afterwards; ranges of tensors want examples.
+    # A model trained without rounding can be quantized afterwards; ranges per tensor need examples.
     plain = loss("plain")
     assert 0 < abs(loss("plain", "--int8") - plain) < 0.03
     run([PROGRAM, "eval", "plain", "--int8", "--set=quantization.activations=tensor"], status=1, says=["conclave quantize"])
@@ -112,15 +112,15 @@ def main():
         options = ["quantization.activations=tensor", f"quantization.observer={observer}", "quantization.percentile=99.9"]
         run([PROGRAM, "quantize", "plain", "--out", observer, "--batches", "8", *[f"--set={option}" for option in options]])
         assert abs(loss(observer) - plain) < 0.03, (observer, loss(observer), plain)
-    # A model of as many steps as there are before rounding rounds, wherever it is evaluated.
+    # After exactly start_step steps, a model is rounded in every evaluation.
     train(1, "begins", QUANTIZED, "train.steps=10", "quantization.start_step=10")
     evaluate = [PROGRAM, "eval", "begins", "--set=quantization.inference=rounded"]
     at_end = losses("begins", "test")[10]
     rounded, whole = (json.loads(run([*evaluate, f"--set=quantization.start_step={step}"]))["loss"] for step in (10, 11))
     assert abs(at_end - rounded) < 1e-9 < abs(at_end - whole), (at_end, rounded, whole)
-    # Where the model itself would be replaced by what becomes of it, it is not.
+    # `conclave quantize` does not overwrite the model that it reads.
     before = Path("plain/step-00000040.h5").read_bytes()
-    os.rename("texts.jsonl", "elsewhere.jsonl")  # where nothing is learned of them, data need not be there
+    os.rename("texts.jsonl", "elsewhere.jsonl")  # only ranges per tensor need the data
     run([PROGRAM, "quantize", "plain", "--out", "without_data"], says=["times smaller"])
     run([PROGRAM, "quantize", "plain", "--out", "no", "--set=quantization.activations=tensor"], status=1, says=["texts.jsonl"])
     os.rename("elsewhere.jsonl", "texts.jsonl")
@@ -130,7 +130,7 @@ def main():
     train(1, "without_data", resume="auto", status=1, says=[integers])
     run([PROGRAM, "quantize", "plain", "--out", "plain"], status=1, says=["plain/step-00000040.h5 is there already", "--out"])
     assert Path("plain/step-00000040.h5").read_bytes() == before
-    # What was measured of it is not what the other is accurate to.
+    # The quantized model does not take over the measurements of the original.
     run([PROGRAM, "inspect", "plain"], says=["validation_loss", "on the validation split"])
     said = run([PROGRAM, "inspect", "min_max"])
     assert "validation" not in said and "next is epoch" in said, said

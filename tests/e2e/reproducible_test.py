@@ -1,5 +1,5 @@
-"""The same recipe gives the same losses however many ranks train it and however they share the experts, and the
-same bits where they are the same; so does a run that was stopped and resumed."""
+"""A recipe gives the same losses for every number of ranks and every way to share the experts, and the same bits if
+these are equal."""
 
 import json
 import re
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from runs import PROGRAM, assert_same_losses, assert_same_weights, losses, prepare, run, train, weights
 
-SHAPES = [(1, 1), (2, 1), (2, 2), (4, 1), (4, 2), (4, 4)]  # ranks, of which so many share the experts
+SHAPES = [(1, 1), (2, 1), (2, 2), (4, 1), (4, 2), (4, 4)]  # (ranks, ranks of a group that shares the experts)
 STEPS = "train.steps=50"
 TWO_RANKS = ["mpirun", "--oversubscribe", "-n", "2"]
 
@@ -25,17 +25,17 @@ def main():
         assert losses(f"again{ranks}") == losses(f"{ranks}x{sharing}")
         assert_same_weights(f"again{ranks}", f"{ranks}x{sharing}")
 
-    # Rounds are what a small receive buffer costs; the numbers stay.
+    # A small receive buffer costs rounds but does not change the numbers.
     train(4, "rounds", STEPS, "moe.capacity_factor=0.3")
     assert_same_losses("1x1", "rounds")
 
-    # So do they where rows travel in parts, in each of which is another sum of the gradients.
+    # Nor does sending the rows in parts, each of which adds its own sum to the gradients.
     train(4, "chunks", STEPS, "parallel.dispatch_chunks=3")
     assert_same_losses("1x1", "chunks")
 
-    # Gradients of two batches are those of one step on every shape alike, with every kind of expert layer.
-    # Unbalanced, an expert may see one token of a batch; AdamW would divide its tiny gradients by their own size, and
-    # make whole steps of their rounding, which in the end sends a token to another expert.
+    # Accumulating two batches per step agrees on every shape, with every kind of expert layer. train.epsilon: without
+    # balancing, an expert may see only one token of a batch. AdamW would divide its tiny gradients by their own size
+    # and turn rounding errors into whole steps, which in the end send a token to another expert.
     more = ["train.accumulate=2", "train.batch_tokens=128", "train.ema=0.9", "moe.shared_experts=1", "train.epsilon=1e-5"]
     for ranks in (1, 2):
         for balancer in ("aux_loss", "none", "grad_norm"):
@@ -43,7 +43,7 @@ def main():
             if ranks > 1:
                 assert_same_losses(f"{balancer}1", f"{balancer}{ranks}")
 
-    # Per-sequence decisions, noise and what draws a domain to its expert are a sequence's own.
+    # Decisions per sequence, router noise and the domain loss depend only on the sequence itself.
     for router in ("linear", "attention", "attention_token"):
         chosen = [f"moe.router={router}", "moe.router_heads=2", "moe.router_noise=0.3", "moe.balancer=grad_norm"]
         chosen += ["data.domain_column=urgent", "moe.domain_expert=1", "train.epsilon=1e-5"]
@@ -53,7 +53,7 @@ def main():
             if ranks > 1:
                 assert_same_losses(f"{router}1", f"{router}{ranks}")
 
-    # Evaluated with a cache of routes and without, on one rank and two, nothing changes; evened, loads do.
+    # A route cache and the number of ranks do not change an evaluation; balancing in inference evens the loads.
     said = {}
     for options in ([], ["--set=moe.route_cache_mib=1"], ["--set=moe.balance_inference=true"]):
         for ranks in (1, 2):
@@ -64,7 +64,7 @@ def main():
     assert list(said.values())[::2] == list(said.values())[1::2], said
     assert plain == cached and evened[2] > plain[2], said
 
-    # And for layers that are one, whose gradients are complete only after the first of its uses.
+    # They agree with shared layers, whose gradients are complete only after backward through their first use.
     shared = ["model.layers=3", "model.share_layers=true", "model.embedding=8", "model.token_dropout=0.1"]
     shared += ["train.masked_weight=0.2", "train.epsilon=1e-5", "parallel.bucket_kib=1", "data.domain_column=urgent"]
     for balancer in ("bias", "grad_norm"):
@@ -80,7 +80,7 @@ def main():
     shares = [int(share) for share in re.findall(r"^ +(\d+)%  class", shown[0], re.M)]
     assert shares and max(shares) <= 100, shown[0]
 
-    # The same holds for a gate that sends each token to one expert, two or three.
+    # They agree with a gate that sends each token to one, two or three experts.
     adaptive = ["moe.top_k=3", "moe.top_p=0.5", "moe.entropy_coefficient=0.01"]
     for ranks in (1, 2, 4):
         said = train(ranks, f"adaptive{ranks}", "train.steps=20", *adaptive, says=["experts per token (1 to "])
@@ -89,14 +89,14 @@ def main():
         if ranks > 1:
             assert_same_losses("adaptive1", f"adaptive{ranks}")
 
-    # And for experts that choose their tokens from all ranks.
+    # They agree with experts that choose their tokens from all ranks.
     choose = ["moe.gate=expert_choice", "moe.balancer=none", "train.epsilon=1e-5"]
     for ranks in (1, 2, 4):
         train(ranks, f"choose{ranks}", "train.steps=20", *choose)
         if ranks > 1:
             assert_same_losses("choose1", f"choose{ranks}")
 
-    # Predictions take a gate as it is, and are the same with a cache, for texts that come again and those that do not.
+    # Predictions follow the gate's options. They are the same with a route cache, for new texts and for repeated ones.
     Path("asked").write_text("".join(json.loads(line)["text"] + "\n" for line in open("texts.jsonl")) * 2)
 
     def predicted(directory, *options):

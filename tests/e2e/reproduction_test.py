@@ -1,4 +1,4 @@
-"""What scripts/reproduce keeps of runs is of the recipe and of the model to start from that there are now."""
+"""scripts/reproduce reuses a run only if its recipe and the model that it starts from are unchanged."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ STEPS = ["train.steps=2", "model.bigrams=0"]
 
 
 def is_trained(directory, *options):
-    """Whether it is trained, rather than what is there kept."""
+    """Whether the run is trained, instead of reused."""
     log = Path(directory, "log.txt")
     log.unlink(missing_ok=True)
     records = reproduction.train(Path(directory), "tiny.toml", [*STEPS, *options])
@@ -31,7 +31,7 @@ def main():
     assert is_trained("first") and not is_trained("first")
     assert is_trained(*started) and not is_trained(*started)
     assert is_trained(*started, "run.seed=2") and is_trained(*started) and not is_trained(*started)
-    # Other weights to start from, and then another recipe by the same options.
+    # First other weights to start from, then another recipe with the same options.
     assert is_trained("first", "run.seed=3")
     assert is_trained(*started) and not is_trained(*started)
     recipe = Path("tiny.toml").read_text()

@@ -1,5 +1,5 @@
-"""A run that is stopped by a signal, or ends early, goes on as if it had not: with the same bits on the same ranks,
-and with the same losses on others."""
+"""A run that was stopped by a signal, or ended early, continues as if it had not stopped: with the same bits on the
+same number of ranks, and with the same losses on another number."""
 
 import os
 import signal
@@ -7,12 +7,12 @@ import signal
 from runs import assert_same_losses, assert_same_weights, checkpoints, command, go_on, losses, prepare, stop_after, train
 
 STEPS = 60
-# Whatever has a state: two moments, a mean of the weights, the routing bias, dropout, batches within a step.
+# Options with state: optimizer moments, a mean of the weights, the routing bias, dropout, batches within a step.
 RUN = [f"train.steps={STEPS}", "train.ema=0.9", "train.accumulate=2", "checkpoint.every=7", "checkpoint.keep=100"]
 
 
 def interrupted(ranks, directory, number):
-    """Sends the signal as soon as some steps are done."""
+    """Trains until some steps are done, then sends the signal."""
     arguments = command(1, directory, *RUN, "train.steps=100000")
     if ranks > 1:
         arguments = [os.environ["CONCLAVE_SOURCE"] + "/scripts/run_ranks", str(ranks), *arguments]
@@ -27,7 +27,7 @@ def main():
         train(ranks, f"whole{ranks}", *RUN)
     assert_same_losses("whole1", "whole2")
 
-    # From a checkpoint in the middle: of an epoch, and not at its end.
+    # From a checkpoint in the middle of an epoch.
     for written in (1, 2):
         for ranks in (1, 2, 4):
             directory = f"{written}then{ranks}"
@@ -37,7 +37,7 @@ def main():
                 assert losses(f"whole{written}") == losses(directory)
                 assert_same_weights(f"whole{written}", directory)
 
-    # Another balancer has more to remember.
+    # Options with other states.
     plain = ["moe.balancer=aux_loss", "moe.router=attention_token", "moe.router_heads=2", "moe.top_p=0.6"]
     choice = ["moe.balancer=none", "moe.gate=expert_choice"]
     shared = ["model.layers=3", "model.share_layers=true", "model.embedding=8", "model.token_dropout=0.1"]
@@ -57,7 +57,7 @@ def main():
     assert_same_weights("others", "others2")
 
     constant = ["train.schedule=constant", "train.warmup=0"]
-    RUN.extend(constant)  # so that the length of the run changes nothing but where it ends
+    RUN.extend(constant)  # makes the steps independent of the length of the run
     for ranks in (1, 2):
         for number in (signal.SIGINT, signal.SIGTERM):
             directory = f"{number.name}{ranks}"

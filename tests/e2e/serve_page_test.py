@@ -1,4 +1,4 @@
-"""The page at / in a browser without a screen: what it shows of classes, captions, images and experts."""
+"""The page at / in a headless browser shows classes, captions, images and experts."""
 
 import base64
 import html
@@ -18,7 +18,7 @@ CHROMIUM = shutil.which("chromium")
 
 
 def page(service, fragment=""):
-    """What the page has come to, as HTML."""
+    """The rendered page, as HTML."""
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
     command += [f"--user-data-dir={Path.cwd()}/browser", "--virtual-time-budget=20000", "--dump-dom"]
     address = f"{service.scheme}://{service.host}:{service.port}/{fragment}"
@@ -67,7 +67,7 @@ def main():
 
         shown = page(service, linked("generate"))
         assert "text: generate needs one" in re.search(r'<p id="error"[^>]*>(.*?)</p>', shown)[1], shown
-    with serving("all", "--tasks=classify") as service:  # of what is not served it has no buttons
+    with serving("all", "--tasks=classify") as service:  # tasks that are not served have no buttons
         shown = page(service, linked("classify", image=image))
         assert 'data-task="classify"' in shown and 'data-task="caption"' not in shown, shown
         assert re.search(r'<textarea id="text"[^>]* hidden', shown), shown  # the model classifies images alone

@@ -1,5 +1,5 @@
-"""One model that classifies images, says what they show, and draws them, asked by HTTP: the same answers as from the
-commands, on one rank and on two."""
+"""A service of one model that classifies, captions and generates images gives the same answers as the commands, on one
+rank and on two."""
 
 import base64
 import json
@@ -24,7 +24,7 @@ def write_images():
 
 
 def questions():
-    """(task, question) that one rank and several answer alike."""
+    """Pairs (task, question) that services on one rank and on several must answer alike."""
     images = [{"image": base64_of(name)} for name in FILES]
     for image in images:
         yield "classify", {**image, "top": 10}
@@ -81,7 +81,7 @@ def bad_images(service):
 
 
 def drawings_make_way(service):
-    """Whoever asks for a class while images are drawn waits for one step of theirs, and changes none of them."""
+    """A query for a class during image generation waits for one step of it and does not change the images."""
     drawing, image = {"text": "Bag", "count": 16, "steps": 16, "seed": 5}, {"image": base64_of(FILES[0])}
     alone, wanted, drawn, answered = service.post("generate", drawing), service.post("classify", image), [], 0
     artist = threading.Thread(target=lambda: drawn.append(service.post("generate", drawing)))
@@ -96,7 +96,7 @@ def drawings_make_way(service):
 
 
 def alike(one, other, where=""):
-    """But for rounding."""
+    """Checks that two answers are equal up to rounding."""
     if isinstance(one, dict):
         assert one.keys() == other.keys(), (where, one, other)
         for key in one:
@@ -107,14 +107,14 @@ def alike(one, other, where=""):
             alike(a, b, where)
     elif isinstance(one, float):
         assert abs(one - other) <= 1e-4 * max(1, abs(one)), (where, one, other)
-    elif where.endswith(".images"):  # of a pixel here and there rounding decides
+    elif where.endswith(".images"):  # rounding may change a few pixels
         assert abs(len(one) - len(other)) < 0.1 * len(one), where
     else:
         assert one == other, (where, one, other)
 
 
 def skewed():
-    """All rows for few experts, which is more than their ranks have room for at a time: it comes in rounds."""
+    """All rows go to a few experts, more than their ranks can receive at a time, so they are sent in rounds."""
     write_png("black.png", 8, [(0,)] * 64)
     train(1, "skewed", *TASKS, "moe.experts=8", "model.ffn=2048", "model.layers=2", "train.steps=1")
     tight = ["--tasks=classify,caption", "--batch_tokens=64", "--set", "moe.capacity_factor=0.25"]
@@ -142,7 +142,7 @@ def main():
         assert "on 2 ranks" in service.line, service.line
         for question, answer in zip(questions(), answers):
             alike(answer, service.post(*question), question[0])
-    # Tasks that take steps, alone: nothing else has planned for them.
+    # Only tasks that take steps, so that their memory is not planned by another task.
     for ranks in (1, 2):
         for task in ("caption", "generate"):
             with serving("all", f"--tasks={task}", ranks=ranks) as service:

@@ -1,5 +1,5 @@
-"""Texts classified by HTTP as `conclave predict` classifies them; whoever asks wrongly is told why, and nobody keeps
-the service from answering others."""
+"""A service classifies texts as `conclave predict` does. It explains why it refuses a request, and no client keeps it
+from answering others."""
 
 import gzip
 import http.client
@@ -33,7 +33,7 @@ def forms(service):
     text = {"text": TEXTS[0], "experts": True}
     answer = service.post("classify", text)
     assert [layer["layer"] for layer in answer["experts"]] == ["layers.0.moe", "layers.1.moe"], answer
-    # Each token goes to two of the four experts.
+    # Each token goes to two of four experts.
     assert all(len(l["rows"]) == 4 and sum(l["rows"]) == 2 * answer["tokens"] for l in answer["experts"]), answer
     vector = service.post("embed", {"text": TEXTS[0]})["embedding"]
     assert len(vector) == 64 and vector != service.post("embed", {"text": TEXTS[1]})["embedding"]
@@ -50,7 +50,7 @@ def forms(service):
     form_type = {"Content-Type": "multipart/form-data; boundary=b"}
     status, _, body = service.ask("POST", "/v1/classify", form, form_type)
     assert status == 200 and json.loads(body)["class"] == answer["class"], (status, body)
-    # curl asks first whether a large body is welcome.
+    # For a large body, curl sends Expect: 100-continue first.
     padded = json.dumps({"text": TEXTS[0]}) + " " * 2_000_000
     told = subprocess.run(
         ["curl", "-sS", "-H", "Expect: 100-continue", "-H", "Content-Type: application/json", "--data-binary", "@-",
@@ -58,7 +58,7 @@ def forms(service):
         input=padded, text=True, capture_output=True, timeout=20,
     )
     assert json.loads(told.stdout)["class"] == answer["class"], told
-    model = json.loads(service.get("/v1"))["model"]  # which tells nobody where it is
+    model = json.loads(service.get("/v1"))["model"]  # without the path of the model
     assert model == answer["model"] and model.startswith("one/") and model.count("/") == 1, model
     document = json.loads(service.get("/openapi.json"))
     assert document["openapi"].startswith("3.") and "/v1/classify" in document["paths"]
@@ -86,7 +86,7 @@ def refusals(service):
     refused(413, "text_too_long", {"text": "a" * 70_000})
     refused(413, "body_too_large", " " * 17_000_000)
     refused(415, "unsupported_type", {"text": "a"}, headers={"Content-Type": "text/plain"})
-    # What would be inflated before anybody counts its bytes.
+    # Compressed bodies, which would be inflated before their size is known.
     for packed in (gzip.compress(b'{"text": "a"}'), gzip.compress(b" " * 100_000_000, 1)):
         refused(415, "unsupported_encoding", packed, headers={"Content-Encoding": "gzip"})
     assert service.post("classify", {"text": TEXTS[0]}, headers={"Content-Encoding": "identity"})["class"]
@@ -111,7 +111,7 @@ def refusals(service):
 
 
 def forms_that_take_long(service):
-    """By headers that a regular expression would be at for a second each."""
+    """Forms with headers that would take a regular expression a second each are read fast."""
     header = 'Content-Disposition: form-data; name="' + '";filename="' * 680 + "x\r\n"
     form, kind = "--b\r\n" + header * 30 + "\r\na\r\n--b--\r\n", {"Content-Type": "multipart/form-data; boundary=b"}
     began = time.monotonic()
@@ -122,7 +122,7 @@ def forms_that_take_long(service):
 
 
 def ranges(service):
-    """Are ignored: an answer is whole, and no longer than without them."""
+    """Range headers are ignored: the answer is complete and not longer than without them."""
     whole = service.ask("GET", "/openapi.json")
     for asked in ("bytes=0-3", "bytes=" + ",".join(["0-"] * 2600), "nonsense"):
         got = service.ask("GET", "/openapi.json", headers={"Range": asked, "rAnGe": asked[:20]})
@@ -131,10 +131,10 @@ def ranges(service):
 
 
 def crowds():
-    """1,000 connections that say nothing, and 1,000 that say a byte at a time, while others are answered."""
+    """1,000 connections that send nothing and 1,000 that send a byte at a time do not delay other requests."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    with serving("one", "--request_seconds=500") as service:  # longer than this takes on any machine
+    with serving("one", "--request_seconds=500") as service:  # longer than the test takes on any machine
         idle = [service.socket() for _ in range(1000)]
         slow = [service.socket() for _ in range(1000)]
         head = b"POST /v1/classify HTTP/1.1\r\nContent-Length: 5\r\n\r\n"
@@ -150,7 +150,7 @@ def crowds():
 
 
 def too_slow():
-    """Who is it is told so, and let go; who says nothing is let go."""
+    """A slow request gets a 408, and its connection is closed. An idle connection is closed without an answer."""
     with serving("one", "--request_seconds=2") as service:
         idle, slow = [service.socket() for _ in range(20)], []
         for _ in range(20):
@@ -161,13 +161,13 @@ def too_slow():
         for connection in idle:
             assert connection.recv(1) == b"", "the idle are kept"
         limit = time.monotonic() + 20
-        while service.metric("conclave_connections") > 1:  # but for that which asks
+        while service.metric("conclave_connections") > 1:  # one connection is that of the metric itself
             assert time.monotonic() < limit, "they are not let go"
             time.sleep(0.1)
 
 
 def loads(service):
-    """What `conclave load` tells is what the service counts."""
+    """The figures of `conclave load` agree with the counts of the service."""
     url = f"http://{service.host}:{service.port}"
     for options in (["--clients=8"], ["--clients=8", "--rate=100"]):
         before = service.metric("conclave_request_seconds_count")
@@ -187,7 +187,7 @@ def loads(service):
 
 
 def drain(service):
-    """Signalled under load, it answers every request that it has taken, and refuses none that it took."""
+    """After SIGTERM under load, the service answers every request that it has accepted."""
     answered, failed, stop = [], [], threading.Event()
 
     def load(number):
@@ -218,7 +218,7 @@ def drain(service):
     time.sleep(0.2)
     service.job.send_signal(signal.SIGTERM)
     time.sleep(0.3)
-    two = service.socket()  # requests that come at one time
+    two = service.socket()  # two requests in one packet
     two.sendall(request + request)
     assert "draining" in service.get("/readyz", 503)
     answers = b"".join(iter(lambda: two.recv(10_000), b""))
@@ -235,7 +235,7 @@ def drain(service):
 
 
 def cut_off():
-    """Whose answers did not get done in the time for it are told of."""
+    """After --drain_seconds, the service reports how many connections it cut off."""
     with serving("one", "--drain_seconds=1.2") as service:
         half = service.socket()
         half.sendall(b"POST /v1/classify HTTP/1.1\r\n")
@@ -246,7 +246,7 @@ def cut_off():
 
 
 def engine_fails():
-    """On the first of several ranks: the other waits for it, so that both end, and it says why."""
+    """The engine fails on the first of two ranks while the other waits for it: both end, with the reason."""
     plugin = os.environ["CONCLAVE_BUILD"] + "/tests/libfaulty.so"
     train(2, "faulty", f"run.plugins={plugin}", 'moe.expert="1 faulty, 3 feed_forward"', "train.steps=2")
     with serving("faulty", ranks=2) as service:
@@ -283,7 +283,7 @@ def secured():
         assert service.post("classify", {"text": TEXTS[0]}, headers=right)["class"]
         for wrong in ({}, {"Authorization": "Bearer open-sesame-open-sesamf"}, {"Authorization": "Basic open"}):
             assert service.post("classify", {"text": TEXTS[0]}, 401, wrong)["code"] == "unauthorized"
-        for ask in (b"", b"Expect: 100-continue\r\n"):  # nor is the body waited for
+        for ask in (b"", b"Expect: 100-continue\r\n"):  # the refusal does not wait for the body
             early = service.connect()
             early.connect()
             early.sock.sendall(b"POST /v1/classify HTTP/1.1\r\n" + ask + b"Content-Length: 16000000\r\n\r\n")
@@ -316,7 +316,7 @@ def secured():
 
 
 def renewed():
-    """By SIGHUP: another certificate, key and token, and a log that was moved away."""
+    """SIGHUP makes the service read a new certificate, key and token, and reopen a log that was moved."""
 
     def certificate(name):
         run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
@@ -351,11 +351,11 @@ def renewed():
         hang_up("certificate and key are read again", "the token is read again", "the log's file is opened again")
         assert shown(service.connect()) == second
         assert ask(old, 401)["code"] == "unauthorized"
-        ask(new, 200, kept)  # a connection goes on
+        ask(new, 200, kept)  # an open connection continues
         assert len(Path("moved.jsonl").read_text().splitlines()) == 1
         assert len(Path("renewed.jsonl").read_text().splitlines()) == 2
-        # Each is renewed by itself, and where it is no good the former stays: a torn certificate, one whose key is of
-        # another kind, and a word that is no token.
+        # Certificate and token are renewed independently, and an invalid one does not replace the former: a truncated
+        # certificate, one that does not match the key, and a token that is too short.
         Path("renewed.pem").write_text("torn")
         Path("renewed.token").write_text(old)
         hang_up("no PEM file of a certificate", "the token is read again", "the log's file")
@@ -367,7 +367,8 @@ def renewed():
         hang_up("or not the key of the certificate", "of 16 characters or more", "the log's file")
         assert shown(service.connect()) == second
         ask(old, 200)
-    for ignored in (False, True):  # where there is nothing to renew, unless whoever started it wants it ignored
+    # With nothing to renew, SIGHUP ends the service, unless it was started with SIGHUP ignored.
+    for ignored in (False, True):
         before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
         with serving("one") as service:
             signal.signal(signal.SIGHUP, before)
@@ -380,7 +381,7 @@ def renewed():
 
 
 def behind_a_proxy():
-    """Each client has a rate of its own, by what a proxy that is named says; of others nobody believes it."""
+    """Each client has its own rate limit, by the X-Forwarded-For of a trusted proxy. From others, it is ignored."""
     for known in (True, False):
         log = f"proxied{known}.jsonl"
         with serving("one", "--rate=0.01", "--burst=2", f"--log={log}", "--proxy=127.0.0.1" if known else "--proxy=192.0.2.1") as service:
@@ -395,7 +396,7 @@ def behind_a_proxy():
 
 
 def ask_together(service, clients, texts):
-    """So many clients, each of whom asks all of the texts one after the other: [(status, headers, body)]"""
+    """Runs `clients` clients at once, each sending all texts in turn; returns [(status, headers, body)]."""
     answers = []
 
     def ask():
@@ -412,7 +413,7 @@ def ask_together(service, clients, texts):
 
 
 def busy():
-    """Where more ask than may wait, some are told so at once, and all are answered."""
+    """When the queue is full, further requests get a 503 at once, and every request gets an answer."""
     with serving("one", "--most_waiting=2", "--most_batch=1") as service:
         answers = ask_together(service, 16, [" ".join(TEXTS[:30])] * 20)
         for status, headers, _ in answers:
@@ -421,7 +422,7 @@ def busy():
 
 
 def odd_batches():
-    """There is memory for batches of any number of tokens, also one that neither texts nor their length divide."""
+    """Memory suffices for every --batch_tokens, also one that is no multiple of the length of texts."""
     for tokens in (127, 250):
         with serving("one", f"--batch_tokens={tokens}") as service:
             for status, _, body in ask_together(service, 40, TEXTS[:10]):

@@ -1,5 +1,5 @@
-"""Simulated federations: a round is the mean of what its clients make of the model, on any ranks; with privacy, of
-what clipping leaves of that, for the epsilon that the accountant says; and that the budget ends it."""
+"""Simulated federations: a round gives the mean of its clients' models, on any number of ranks. With privacy, updates
+are clipped, epsilon is the accountant's, and the budget ends the simulation."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from runs import PROGRAM, assert_same_weights, checkpoints, run, weights
 
 CLIENTS = 8
 COUNTER = os.environ["CONCLAVE_BUILD"] + "/tests/libcount_allocations.so"
-# Nothing random, nor by where an example stands among others.
+# Nothing that is random or depends on an example's place among others.
 STILL = ["image.flip=false", "image.erase=0", "model.dropout=0", "model.embedding_dropout=0"]
 SIMULATION = """
 [simulation]
@@ -58,7 +58,7 @@ def plus_mean(start, updates, weights, total):
 
 
 def test_one_step():
-    """One step of every client on all it has is one step on all that there is."""
+    """One step of every client on all of its examples equals one step on all examples."""
     one_step = ["simulation.local_steps=1", *STILL]
     simulate(1, "clients", *one_step)
     simulate(1, "pooled", *one_step, "simulation.clients=1")
@@ -67,7 +67,7 @@ def test_one_step():
 
 
 def test_mean():
-    """Several steps: the mean of the models that clients come to, each in a simulation of its own."""
+    """Several local steps: the result is the mean of the clients' models, each from a simulation of its own."""
     steps = ["simulation.local_steps=3", *STILL]
     start = model("start")
     updates, examples = [], []
@@ -81,12 +81,12 @@ def test_mean():
     apart = farthest(model("mean"), plus_mean(start, updates, examples, sum(examples)))
     assert apart < 1e-6, apart
 
-    # A weight on the distance keeps clients near the model that they were sent.
+    # FedProx's penalty keeps clients near the model that they were sent.
     simulate(1, "near", *steps, "strategy.name=fedprox", "strategy.proximal=10")
     near, far = (norm(changes(model(name), start)) for name in ("near", "mean"))
     assert 0.2 * far < near < 0.8 * far, (near, far)
 
-    # With privacy each counts alike, and no more than the bound: here, that of the middle one.
+    # With privacy, all clients have the same weight, and updates are clipped to the bound, here the median norm.
     bound = sorted(map(norm, updates))[CLIENTS // 2]
     clipped = [min(1, bound / norm(update)) for update in updates]
     assert min(clipped) < 0.99, clipped
@@ -98,7 +98,7 @@ def test_mean():
 
 
 def test_ranks():
-    """However many ranks share the clients: what each client draws is its own."""
+    """The result does not depend on the number of ranks: random numbers belong to clients."""
     several = ["simulation.clients=30", "simulation.cohort=11", "simulation.rounds=4", "simulation.local_batch=7"]
     several += ["simulation.local_epochs=2", "strategy.name=fedadam"]
     for ranks in (1, 2, 4):
@@ -120,14 +120,14 @@ def epsilon(noise, rounds):
 
 
 def test_privacy():
-    """Epsilon is the accountant's, of noise, rate and rounds; the budget decides the noise, or ends it."""
+    """Epsilon is the accountant's for noise, rate and rounds. A budget determines the noise, or ends the simulation."""
     simulate(2, "private", *PRIVATE, "simulation.rounds=5", "client_privacy.noise_multiplier=1")
     for rounds, spent in enumerate(metrics("private", "privacy/epsilon"), start=1):
         assert abs(spent / epsilon(1, rounds) - 1) < 1e-4, (rounds, spent)
     taking_part = metrics("private", "train/clients")
     assert len(taking_part) == 5 and len(set(taking_part)) > 1 and all(50 < count < 150 for count in taking_part), taking_part
 
-    # Ranges for integers would be learned from clients' examples as they are.
+    # Ranges for integers would be learned from clients' examples without noise.
     quantize = [PROGRAM, "quantize", "private", "--out", "integers"]
     run([*quantize, "--set=quantization.activations=tensor"], status=1, says=["trained with privacy for its clients"])
     run(quantize, says=["times smaller"])
@@ -143,7 +143,7 @@ def test_privacy():
     none = ["client_privacy.epsilon=0.01", "client_privacy.noise_multiplier=1"]
     simulate(1, "none", *PRIVATE, *none, status=1, says=["exceeds it"])
 
-    # The bound comes to where half of the updates are, and epsilon stays what it was.
+    # The adaptive bound approaches the median norm of the updates, and epsilon does not change.
     adaptive = ["simulation.rounds=25", "client_privacy.noise_multiplier=1", "client_privacy.adaptive=true"]
     simulate(1, "adaptive", *PRIVATE, *adaptive, "client_privacy.clip_norm=20", "client_privacy.clip_rate=0.5")
     bounds = metrics("adaptive", "privacy/clip_norm")
@@ -152,7 +152,7 @@ def test_privacy():
 
 
 def test_noise():
-    """Where clients learn nothing, what comes of a round is the noise: of the deviation it is to have, drawn once."""
+    """If clients learn nothing, a round adds only the noise, drawn once and with the right deviation."""
     nothing = ["simulation.client_rate=1e-9", "client_privacy.delta=1e-3"]
     for ranks in (1, 2):
         simulate(ranks, f"noise{ranks}", *nothing, "client_privacy.clip_norm=2", "client_privacy.noise_multiplier=3")
@@ -164,14 +164,14 @@ def test_noise():
 
 
 def test_allocations():
-    """A client more takes no memory more."""
+    """More clients do not cause more allocations."""
     counts = []
     for cohort in (20, 80):
         name = f"counted{cohort}"
         counted = ["env", f"LD_PRELOAD={COUNTER}", f"COUNT_ALLOCATIONS={name}"]
         options = ["moe.balancer=none", "simulation.clients=80", f"simulation.cohort={cohort}", "simulation.directory=counted"]
         sets = [f"--set={option}" for option in (*options, "simulation.local_batch=4", "simulation.local_epochs=2")]
-        # Under mpirun, as a process of its own would be counted, too.
+        # Under mpirun, as otherwise the program would start a process of Open MPI, which would be counted.
         run(["mpirun", "-n", "1", *counted, PROGRAM, "federate", "simulate", "simulation.toml", *sets])
         rows = [line.split() for line in Path(f"{name}.0").read_text().splitlines()]
         counts.append({(file, place): int(count) for count, file, place in rows if Path(file).name == Path(PROGRAM).name})
@@ -182,7 +182,7 @@ def test_allocations():
 
 
 def test_learns():
-    """What comes out is a checkpoint like others, of a model that has learned."""
+    """The result is an ordinary checkpoint of a model that has learned."""
     learn = ["simulation.rounds=20", "simulation.local_batch=10", "simulation.client_rate=0.2", "simulation.evaluate_every=10"]
     output = simulate(2, "learned", *learn, *STILL, says=["round 20 of 20: loss", "per second", "test: accuracy"])
     accuracy = float(output.split("test: accuracy ")[1].split(",")[0])
@@ -209,7 +209,7 @@ def test_mistakes():
         (["model.hiden=9"], 2, "the nearest is model.hidden"),
     ]:
         simulate(1, "wrong", *options, status=status, says=[says])
-    # A model of images has no tokenizer, and none is learned from clients' texts.
+    # A model of images has no tokenizer, and none may be learned from clients' texts.
     runs.prepare()
     texts = ["simulation.recipe=tiny.toml", "model.bigrams=0", "train.start_from=start"]
     says = ["start/step-00000000.h5: it has no tokenizer", "in train.start_from"]

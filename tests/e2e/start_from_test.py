@@ -1,4 +1,4 @@
-"""A run may begin with the tokenizer and the weights of another: all of them, or those that fit."""
+"""A run may start from the tokenizer and the weights of another: all weights, or those that fit."""
 
 import shutil
 
@@ -16,14 +16,14 @@ def main():
             train(ranks, again, f"train.start_from={averaged}", *STILL, ema, says=["started from", "35 of 35 tensors"])
             assert_same_weights(averaged, again)
 
-    # Bigrams go with their weights, which other sizes leave behind.
+    # Bigrams are taken together with their weights, or neither is if the size differs.
     fewer = ["train.start_from=plain", "train.steps=2", "moe.balancer=none", "model.bigrams=100", "data.vocabulary=50"]
     train(1, "fewer", *fewer, says=["tokens of 104", "33 of 35 tensors"])
     train(1, "none", "train.start_from=nowhere", status=1, says=["train.start_from: ", "nowhere", "train that model first"])
-    shutil.rmtree("plain")  # whoever is resumed has all
+    shutil.rmtree("plain")  # a resumed run does not need it
     train(1, "fewer", *fewer[:1], *fewer[2:], "train.steps=3", resume="auto", says=["resumed from", "at step 2"])
 
-    # An average cannot be begun, or left, in the middle.
+    # A resumed run cannot begin or stop averaging the weights.
     for run, options, ema, says in (
         ("mean", ["moe.balancer=none"], 0, "its weights are a moving average"),
         ("fewer", fewer[2:], 0.9, "it has no moving average"),

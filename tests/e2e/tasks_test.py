@@ -1,4 +1,5 @@
-"""Several tasks in one model: learned together, by one process and by several, stopped and resumed; and images drawn."""
+"""Several tasks in one model, trained together by one process and by several, stopped and resumed. Also tests the
+generated images."""
 
 import json
 from pathlib import Path
@@ -52,10 +53,10 @@ def main():
     assert a == b != c, "the seed decides the images"
     run([*draw, "--out=a.gif"], status=1, says=["name the output *.png"])
 
-    narrow = ["model.embedding=8", "data.vocabulary=60", "data.max_length=16"]  # tables of what images are drawn of
+    narrow = ["model.embedding=8", "data.vocabulary=60", "data.max_length=16"]  # sizes of the text tables
     train(1, "alone", "tasks.classify=0", "tasks.generate=1", *narrow, "train.steps=2")
     run([PROGRAM, "predict", "alone", "Bag"], status=1, says=["not trained to classify"])
-    # It has texts for its other tasks, and classifies images by themselves.
+    # The model has texts for its other tasks, but classifies images alone.
     picture = images_test.read_idx("t10k-images-idx3-ubyte.gz")[16:][: images_test.SIDE**2]
     images_test.write_png("one.png", images_test.SIDE, [(value,) for value in picture])
     Path("names").write_text("one.png\none.png\n")

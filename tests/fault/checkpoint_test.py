@@ -1,5 +1,5 @@
-"""A checkpoint that is damaged, or another model's, is refused with the tensor and the reason; training that
-resumes by itself goes on from the one before."""
+"""A checkpoint that is damaged or belongs to another model is refused with the tensor and the reason. Training with
+--resume auto continues from the checkpoint before it."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ def flip_bit(path, offset):
 
 
 def a_tensor(path, part):
-    """Name of one whose name has `part` in it."""
+    """The name of a tensor that contains `part`."""
     names = []
     with h5py.File(path) as file:
         file.visit(names.append)
@@ -41,7 +41,7 @@ def a_tensor(path, part):
 
 
 def refused(path, *says, ranks=1):
-    """By everything that reads a whole checkpoint."""
+    """Checks that every command that reads a whole checkpoint refuses it."""
     said = [path.name, *says]
     run([PROGRAM, "inspect", path, "--verify"], status=1, says=said)
     run([PROGRAM, "export", path, "never.safetensors"], status=1, says=said)
@@ -78,14 +78,14 @@ def main():
     path.write_text("something else")
     refused(path, "not a whole HDF5 file")
 
-    # Another model's: the first tensor that does not fit, and both shapes.
+    # For another model, the message has the first tensor that does not fit, and both shapes.
     for ranks in (1, 2):
         for option in ("model.hidden=64", "moe.experts=8"):
             said = ["model/", "in the file", "in the model"]
             train(ranks, "never", option, resume=newer, status=1, says=said)
         train(ranks, "never", "model.layers=3", resume=newer, status=1, says=["model/layers/2/", "is missing"])
 
-    # Other data: labels that would mean other classes, and an epoch that ends before the place to go on from.
+    # Other data: labels that would mean other classes, and an epoch that is shorter than the place to resume from.
     rows = [json.loads(line) for line in Path("texts.jsonl").read_text().splitlines()]
     renamed = [row | {"label": row["label"].replace("class 0", "class 3")} for row in rows]
     Path("renamed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in renamed))
@@ -96,7 +96,7 @@ def main():
     said = [newer.name, "it is at batch 6 of an epoch, which has"]
     train(1, "never", "train.batch_tokens=4096", resume=newer, status=1, says=said)
 
-    # Left to itself, training goes on from the newest that is whole.
+    # With --resume auto, training continues from the newest complete checkpoint.
     for damage in ("half", "empty", "other", "bit"):
         shutil.rmtree("run", ignore_errors=True)
         shutil.copytree("whole", "run")

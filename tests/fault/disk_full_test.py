@@ -1,5 +1,5 @@
-"""A checkpoint that cannot be saved is a warning: training goes on, and the older checkpoint stays. The last one is
-tried twice, and where it cannot be saved either, the run fails after all."""
+"""A checkpoint that cannot be saved is a warning: training goes on, and the older checkpoint stays. The last checkpoint
+is tried twice; if it cannot be saved, the run fails."""
 
 import fcntl
 import os
@@ -18,8 +18,8 @@ SAVING = ["checkpoint.every=3", "train.steps=9"]
 
 
 def goes_on(ranks, directory, reason, largest=None):
-    """Resumes at step 3, of which there is a checkpoint, to step 9, and saves nothing. `largest`: bytes that the
-    ranks may write to one file. (mpirun itself needs more, as would memory that ranks share.)"""
+    """Resumes from the checkpoint of step 3, trains to step 9, and saves nothing. `largest`: the most bytes that the
+    ranks may write to one file. (mpirun itself needs more, and so would memory shared by ranks.)"""
     arguments = command(ranks, directory, *SAVING, resume="auto")
     if largest:
         start = arguments.index(PROGRAM)
@@ -35,8 +35,8 @@ def goes_on(ranks, directory, reason, largest=None):
 
 
 def saves_at_the_second_try():
-    """A folder lies where the last checkpoint is to be. The pipe holds one message: with the warning unread, the program
-    waits to say that it tries again."""
+    """A folder has the path of the last checkpoint. The pipe holds only one message: until the warning is read, the
+    program waits to write that it tries again."""
     last = Path("second", "step-00000003.h5")
     last.mkdir(parents=True)
     reader, writer = os.pipe2(os.O_DIRECT)
@@ -57,7 +57,8 @@ def saves_at_the_second_try():
 
 
 def nothing_is_saved_that_is_not_recorded(ranks, mended):
-    """Private steps of which the ledger cannot be written. Where it can be in the end, all are in both."""
+    """If the ledger cannot record private steps, they are not saved. Once it can, all steps are in the ledger and in
+    the checkpoint."""
     directory = f"private {ranks}"
     private = ["privacy.unit=record", "privacy.batch=55", "privacy.noise_multiplier=1", "privacy.delta=1e-3"]
     private += ["moe.balancer=none", "train.clip_norm=0", "model.bigrams=0", "train.start_from=begun"]
@@ -76,7 +77,7 @@ def nothing_is_saved_that_is_not_recorded(ranks, mended):
         assert said, "it ended early"
     for process in processes if mended else ():
         resource.prlimit(process, resource.RLIMIT_FSIZE, (hard, hard))
-    os.kill(processes[0], signal.SIGINT)  # mpirun would give the others no time
+    os.kill(processes[0], signal.SIGINT)  # mpirun would kill the other ranks too soon
     output = job.stdout.read()
     assert job.wait(timeout=60) == (130 if mended else 1) and "interrupted after" in output, output
     assert mended or "is lost: the privacy that its steps spend" in output, output
@@ -88,7 +89,7 @@ def nothing_is_saved_that_is_not_recorded(ranks, mended):
 
 
 def main():
-    os.environ["OMPI_MCA_odls_base_sigkill_timeout"] = "0"  # else mpirun gives ranks that have ended seconds to end
+    os.environ["OMPI_MCA_odls_base_sigkill_timeout"] = "0"  # else mpirun waits seconds for ranks that have ended
     prepare()
     saves_at_the_second_try()
     train(1, "begun", "train.steps=3", "checkpoint.every=3")
@@ -111,7 +112,7 @@ def main():
     output = stop_after(2, command(1, "stopped", "train.steps=1000"), "stopped", status=1)
     assert "is lost: checkpoint of step " in output and output.count("was not saved") == 2, output
 
-    if os.geteuid() != 0:  # whom no permissions stop
+    if os.geteuid() != 0:  # root ignores permissions
         begin("read only")
         os.chmod("read only", 0o555)
         try:
@@ -119,7 +120,7 @@ def main():
         finally:
             os.chmod("read only", 0o755)
 
-    # A disk with room for one checkpoint and a half.
+    # A disk with room for one and a half checkpoints.
     os.mkdir("disk")
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size * 3 // 2 // 1024}k", "tmpfs", "disk"]
     if os.geteuid() != 0 or subprocess.run(mount, stderr=subprocess.DEVNULL).returncode != 0:

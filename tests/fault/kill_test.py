@@ -1,5 +1,5 @@
-"""Ranks that are killed, whenever that is: the others end too, and --resume auto reaches the same bits as a run
-that was left alone."""
+"""When a rank is killed, at any time, the other ranks end, too, and --resume auto reaches the same bits as a run
+without a kill."""
 
 import json
 import os
@@ -40,9 +40,9 @@ def kill(pid):
 
 
 def killed(victim, until, saving, delay, output):
-    """Trains until the checkpoint of step `until` is there, with `saving` until the next is being written, and for
-    `delay` seconds more; then kills `victim`: a rank's number, or "all", mpirun among them. Returns whether training
-    was still under way."""
+    """Trains until the checkpoint of step `until` is there, with `saving` until the next one is being written, and for
+    `delay` more seconds. Then kills `victim`: the number of a rank, or "all" for all ranks and mpirun. Returns whether
+    training was still under way."""
     with open(output, "w") as log:
         job = subprocess.Popen(command(2, "killed", *RUN, resume="auto"), stdout=log, stderr=subprocess.STDOUT)
     deadline = time.monotonic() + 120
@@ -72,7 +72,7 @@ def killed(victim, until, saving, delay, output):
         assert time.monotonic() < deadline, f"ranks outlive their job: {ranks}"
         time.sleep(0.01)
     if victim != "all" and ranks:
-        # Which of the two mpirun says depends on who learns first that the rank has ended.
+        # mpirun prints one of the two, depending on which process notices first that the rank has ended.
         said = Path(output).read_text()
         told = "signal 9" in said or "a non-zero exit code" in said
         assert status == 128 + signal.SIGKILL and told, f"{status}: {said}"
@@ -88,7 +88,7 @@ def main():
         choose = random.Random(1)
         kills = torn = runs = 0
         while kills < KILLS:
-            # While starting, while saving, and twice whenever it comes.
+            # While starting, while saving, and twice at a random time.
             starting, saving = kills % 4 == 3, kills % 4 == 1
             victim = choose.choice([0, 1, "all"])
             until = 0 if starting else newest("killed") + choose.randint(1, 2)
@@ -102,7 +102,7 @@ def main():
                     continue
                 resumed = ["resumed from"] if newest("killed") else []
                 train(2, "killed", *RUN, resume="auto", says=[*resumed, f"trained {STEPS} steps"])
-            # It has come to its end, on a fast machine before the last kill: the next kills come in another run.
+            # The run has ended, on a fast machine before the last kill: the next kills happen in another run.
             runs += 1
             assert runs <= KILLS, f"only {kills} kills came before the end of {runs} runs"
             assert_same_weights("expected", "killed")

@@ -1,5 +1,5 @@
-"""Ranks that talk by NCCL, on emulated devices, and lose one another: the job ends within half a minute, and says
-why."""
+"""If ranks that communicate by NCCL, on emulated devices, lose one of them, the job ends within half a minute with the
+reason."""
 
 import os
 import re

@@ -1,10 +1,10 @@
-"""A loss that is no number any more ends training, with the place where it began and a checkpoint from before."""
+"""A loss that is not finite ends training. The message names the place where it began; an earlier checkpoint stays."""
 
 import re
 
 from runs import PROGRAM, checkpoints, prepare, run, train
 
-# Weights beyond what f32 holds within a few steps.
+# Weights overflow f32 within a few steps.
 OVERFLOW = ["train.learning_rate=10", "train.weight_decay=10", "train.clip_norm=0", "train.warmup=0",
             "train.schedule=constant", "train.steps=400"]
 
@@ -17,7 +17,7 @@ def main():
         output = train(ranks, directory, *OVERFLOW, "checkpoint.every=2", status=1, says=says)
         said = next(line for line in output.splitlines() if "is not finite" in line)
         print(said)
-        # Forward, the layer and the function; backward, the parameter.
+        # In forward, the message names the layer and the function; in backward, the parameter.
         assert re.search(r"rank 0: first (in \S.* \(.+\)|that of \S+)", said), said
         last = checkpoints(directory)[-1]
         assert f"is intact: {last}" in output, output

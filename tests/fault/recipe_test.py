@@ -1,5 +1,5 @@
-"""A mistake in a recipe is status 2, found before training starts; the message says where it is, what is
-allowed, and what was probably meant."""
+"""A mistake in a recipe is found before training starts and gives status 2. The message says where the mistake is, what
+is allowed, and what was probably meant."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from runs import PROGRAM, RECIPE, command, prepare, run, train
 
 
 def mistake(old, new, *says, ranks=1):
-    """RECIPE with `old` replaced: the message names the file, the line, and `says`."""
+    """Replaces `old` in RECIPE and checks that the message has the file, the line, and `says`."""
     text = RECIPE.replace(old, new, 1)
     assert text != RECIPE, old
     Path("tiny.toml").write_text(text)
@@ -35,7 +35,7 @@ def main():
     mistake("[train]", '[train]\nschedule = "cosinus"', 'must be one of constant, linear, cosine; the nearest is cosine')
     mistake("steps = 20", "steps = = 20", "column")
 
-    # What does not go together in a mixture.
+    # Options of a mixture that exclude each other.
     mistake("[moe]", "[moe]\ntop_p = 1.5", "moe.top_p = 1.5: must be between 0.001 and 1")
     mistake("[moe]", "[moe]\nk_min = 3", "moe.k_min = 3 is more than moe.top_k = 2 (default)", "may be 1 to 2")
     mistake("[moe]", '[moe]\nrouter = "attention"\nrouter_heads = 3', "moe.router_heads = 3 does not divide", "may be 1, 2, 4")
@@ -43,13 +43,13 @@ def main():
     mistake("[moe]", '[moe]\ngate = "expert_choice"', 'moe.balancer = "bias" (default)', 'set moe.balancer to "none"')
     mistake("[moe]", '[moe]\nbalancer = "gradnorm"', "the nearest is grad_norm")
 
-    # Only the ranks decide whether these fit, and all of them end in order.
+    # Mistakes that depend on the number of ranks; all ranks end in order.
     mistake("experts = 4", "experts = 3", "does not divide moe.experts = 3", "may be 1", "a multiple of 2", ranks=2)
     mistake(
         "every = 0", "every = 0\n[parallel]\nexpert_parallel = 3",
         "parallel.expert_parallel = 3 does not divide 2 ranks", "may be 1, 2", ranks=2,
     )
-    # Several mistakes are told at once.
+    # Several mistakes are reported at once.
     mistake("experts = 4", "exprts = 4\ntop_q = 2", "the nearest is moe.top_k")
 
     prepare()
@@ -62,7 +62,7 @@ def main():
 
     train(1, "never", "image.size=4", "image.shift=4", status=2, says=["image.size = 4 with image.shift = 4"])
 
-    # What is wrong with the data is not the recipe's mistake; it is named with its place.
+    # A mistake in the data is not one of the recipe; the message names its place.
     wordnet = ["data.source=wordnet", "data.path=nowhere"]
     for ranks in (1, 2):
         train(ranks, "never", *wordnet, status=1, says=["nowhere", "apt-get install wordnet-base"])
@@ -75,7 +75,7 @@ def main():
     train(2, "never", status=1, says=["texts.jsonl:7", "label"])
     assert not Path("never").exists()
 
-    # What is surely not meant is told, where it is no mistake.
+    # Valid input that is surely not intended gives a warning.
     Path("texts.jsonl").write_text("".join(json.dumps({"text": f"a text of number {i}", "label": "one"}) + "\n" for i in range(60)))
     says = ['warning: "one" is the only class', "training texts fill data.max_length = 3 tokens"]
     train(1, "told", "data.max_length=3", "train.steps=1", says=says)
