@@ -1,7 +1,7 @@
-# What the scripts share; sourced.
+# Functions for the other scripts, which source this file.
 # shellcheck shell=bash
 
-# Prints a command as one could type it, then runs it.
+# Prints a command in the form in which it could be typed, then runs it.
 run() {
   printf '+'
   printf ' %q' "$@"
@@ -25,26 +25,26 @@ build() {
   run cmake --build --preset "$preset" --target "$target" -j "$(nproc)"
 }
 
-# start_ranks OPTIONS... COMMAND...: mpirun with these, and the end of this script with its status.
+# start_ranks OPTIONS... COMMAND...: runs mpirun with these arguments, then ends the script with its status.
 #
-# mpirun itself answers Ctrl-C by killing its ranks a second or two later, in the middle of whatever they are
-# writing, and by status 1; its odls_base_sigkill_timeout delays the notice to the ranks as much as the kill.
-# So mpirun is kept out of the terminal's reach, and Ctrl-C goes to its ranks on this machine, who tell the
-# others: conclave then finishes its step, saves a checkpoint, and exits with status 130, as does the script. A
-# second Ctrl-C leaves it to mpirun.
+# On Ctrl-C, mpirun kills its ranks a second or two later, even while they write a file, and exits with status 1. Its
+# odls_base_sigkill_timeout would delay the notice to the ranks as much as the kill. So mpirun runs outside the
+# terminal's foreground group, and Ctrl-C is passed to its ranks on this machine, which notify the others. conclave then
+# finishes its step, saves a checkpoint, and exits with status 130, and so does the script. A second Ctrl-C terminates
+# mpirun.
 mpirun='' signals=0
 start_ranks() {
   trap on_signal INT TERM HUP
   printf '+ mpirun'
   printf ' %q' "$@"
   printf '\n'
-  # setsid: out of the terminal's foreground group, to which Ctrl-C goes
+  # setsid: leaves the terminal's foreground group, which receives Ctrl-C
   setsid mpirun "$@" </dev/null &
   mpirun=$!
   local status
   while true; do
     status=0
-    wait "$mpirun" || status=$?  # returns early when a signal came
+    wait "$mpirun" || status=$?  # returns early on a signal
     kill -0 "$mpirun" 2>/dev/null || break
   done
   if ((signals > 0)); then exit 130; fi
@@ -69,7 +69,7 @@ on_signal() {
   fi
 }
 
-# Open MPI refuses to run as root unless told twice; containers and CI often have no other user.
+# Open MPI refuses to run as root unless both are set; containers and CI often have no other user.
 if ((EUID == 0)); then
   export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 fi

@@ -1,5 +1,5 @@
-# The processes of a federation on one machine; sourced, with `folder` set, where their logs are.
-# shellcheck disable=SC2154,SC2034  # folder is of who sources this, port for them
+# Functions for the processes of a federation on one machine. Sourced by scripts that set `folder`, for the logs.
+# shellcheck disable=SC2154,SC2034  # the sourcing script sets folder and uses port
 # shellcheck shell=bash
 
 declare -A processes
@@ -11,7 +11,7 @@ end_processes() {
 trap end_processes EXIT
 trap 'exit 130' INT TERM HUP
 
-# start NAME COMMAND...: with its output in a log of that name.
+# start NAME COMMAND...: starts the command in the background, with its output in $folder/NAME.log.
 start() {
   local name=$1
   shift
@@ -20,7 +20,7 @@ start() {
   processes[$name]=$!
 }
 
-# until_says NAME TEXT: waits for it in the log of a process.
+# until_says NAME TEXT: waits until the log of a process contains TEXT.
 until_says() {
   until grep -q "$2" "$folder/$1.log"; do
     kill -0 "${processes[$1]}" 2>/dev/null || fail "$1 has ended: $(tail -n 3 "$folder/$1.log")"
@@ -28,7 +28,7 @@ until_says() {
   done
 }
 
-# Waits for the coordinator's port, and shows from there on what it says.
+# Waits for the coordinator's port, sets `port`, and prints the coordinator's log from then on.
 show_coordinator() {
   until_says coordinator 'listens at port'
   port=$(sed -n 's/.*listens at port //p' "$folder/coordinator.log")
@@ -36,7 +36,7 @@ show_coordinator() {
   processes[tail]=$!
 }
 
-# until_ends NAME...: all of them, well. One that fails ends the wait, as others may wait for it.
+# until_ends NAME...: waits until all processes have succeeded. If one fails, the wait ends, as others may wait for it.
 until_ends() {
   local names=("$@") name left
   while ((${#names[@]} > 0)); do

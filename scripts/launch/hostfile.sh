@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains on the machines of a hostfile, by plain mpirun; `hostfile.sh --help` says how.
+# Trains on the machines of a hostfile with plain mpirun; see `hostfile.sh --help`.
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
@@ -44,7 +44,7 @@ command -v mpirun >/dev/null || fail "there is no mpirun here; scripts/setup ins
 for number in RANKS THREADS; do
   [[ ${!number-1} =~ ^[1-9][0-9]*$ ]] || fail "$number is ${!number}; a number from 1 is wanted"
 done
-# Of machines without "slots=" Open MPI counts the cores, which as ranks are too many.
+# Without "slots=", Open MPI would start a rank for every core, which is too many.
 unset_slots=$(sed 's/#.*//' "$hostfile" | grep -v '^[[:space:]]*$' | grep -v 'slots[[:space:]]*=[[:space:]]*[0-9]' || true)
 [[ -z $unset_slots ]] || fail "$hostfile: no slots= in: ${unset_slots//$'\n'/, }"
 slots=$(sed 's/#.*//' "$hostfile" | sed -n 's/.*slots[[:space:]]*=[[:space:]]*\([0-9]*\).*/\1/p')
@@ -57,12 +57,12 @@ done
 ranks=${RANKS:-$total}
 ((ranks <= total)) || fail "RANKS is $ranks, and $hostfile has $total slots"
 
-"$program" recipe check "$recipe"  # before any machine is waited for
+"$program" recipe check "$recipe"  # before other machines are contacted
 
 threads=${THREADS:-$(($(nproc) / most > 0 ? $(nproc) / most : 1))}
 export OMP_NUM_THREADS=$threads
-# By slot: all of a machine's ranks beside each other, as ranks of one expert group should be. Not bound to cores
-# by mpirun, which would bind all threads of a rank to one.
+# By slot: ranks of a machine are consecutive, as ranks of one expert group should be. Not bound to cores, because
+# mpirun would bind all threads of a rank to one core.
 options=(--hostfile "$hostfile" -n "$ranks" --map-by slot --bind-to none)
 while read -r name; do
   options+=(-x "$name")

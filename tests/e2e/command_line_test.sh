@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What the command line accepts, and how it refuses: status 2 is the caller's mistake, 1 everything else.
+# The command line accepts valid arguments and refuses others: status 2 is a mistake in the call, 1 any other failure.
 source "$CONCLAVE_SOURCE/tests/e2e/lib.sh"
 quick=$CONCLAVE_SOURCE/recipes/quick.toml
 
@@ -22,7 +22,7 @@ conclave 2 federate cordinator
 says "the nearest is 'coordinator'" "See conclave federate --help"
 conclave 2 predict somewhere --top 0
 says "--top: must be above 0, and is 0" "See conclave predict --help"
-# Where what is printed cannot be written, that is no success.
+# If the output cannot be written, the command fails.
 expect 1 bash -c "$(printf '%q' "$CONCLAVE_PROGRAM") recipe show $(printf '%q' "$quick") >/dev/full"
 says "not all output could be written"
 conclave 2 train
@@ -50,7 +50,7 @@ conclave 2 recipe check unknown.toml
 says unknown.toml:3 moe.exprts moe.experts
 conclave 2 train unknown.toml
 says unknown.toml:3
-# All ranks go by what the first one reads, also where another has another file, or none.
+# All ranks use what rank 0 reads, even if the file on another rank is different or missing.
 expect 2 timeout 60 mpirun --oversubscribe -n 1 "$CONCLAVE_PROGRAM" train unknown.toml : \
   -n 1 "$CONCLAVE_PROGRAM" train nowhere.toml
 says unknown.toml:3
@@ -70,7 +70,7 @@ says moe.experts
 conclave 2 recipe check nowhere.toml
 says nowhere.toml
 
-# The data of the recipes comes with a package; who lacks it is told which.
+# The recipes' data comes from a package; if it is missing, the message names the package.
 on_ranks 2 1 train "$quick" --set data.path=/nonexistent
 says /nonexistent wordnet-base
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What each expert of a trained model serves: the same figures and pictures on one rank and on two.
+# `conclave inspect --experts` gives the same figures and pictures on one rank and on two.
 source "$CONCLAVE_SOURCE/tests/e2e/lib.sh"
 
 conclave 0 inspect "$CONCLAVE_TRAINED" --experts --out new/folder
@@ -8,7 +8,7 @@ says "on the validation split" "I(class; expert)" "of H(expert)" "of H(class)" "
 alone=$output
 on_ranks 2 0 inspect "$CONCLAVE_TRAINED" --experts --out new/folder2
 [[ ${output//folder2/folder} == "$alone" ]]
-# Every MoE layer, every expert, three texts each, which are within 80 columns.
+# Three texts for every expert of every MoE layer, each within 80 columns.
 (($(grep -c "utilization" <<<"$alone") == 2 && $(grep -c "^  expert" <<<"$alone") == 16))
 texts=$(grep "^ *[0-9]*%  noun\." <<<"$alone")
 (($(wc -l <<<"$texts") == 48))
@@ -30,7 +30,7 @@ values = [text for text in texts if text.replace(".", "", 1).isdigit() and "." i
 assert len(values) == 26 * 8, len(values)
 PYTHON
 
-# A domain can be asked for afterwards, too.
+# A domain can also be chosen after training.
 conclave 0 inspect "$CONCLAVE_TRAINED" --experts --out new/folder2 --set data.domain="medicine, anatomy, noun.body"
 says "  domain medicine, anatomy, noun.body: expert " " more often than others ("
 (($(grep -c "^  domain" <<<"$output") == 2))
@@ -42,21 +42,21 @@ says "$alone"
 on_ranks 2 0 train "$CONCLAVE_SOURCE/recipes/medical.toml" --set train.steps=3
 says "test: layers.0.moe: domain medicine, anatomy, noun.body: expert 0 receives it x" "test: layers.1.moe: domain"
 grep -q '"test/domain_ratio":.*"test/layers.1.moe/domain_ratio":' runs/medical/metrics.jsonl
-# A table of one's own says nothing of the domain, nor of whatever else only WordNet has.
+# With a table of the user, there is no domain, nor anything else that only WordNet has.
 printf 'text,label\n"the act of running",noun.act\n"a large domesticated animal",noun.animal\n' >own.csv
 conclave 0 eval runs/medical --data own.csv
 says '"data":"own.csv"' '"texts":2'
 conclave 1 train "$CONCLAVE_SOURCE/recipes/medical.toml" --set data.domain="medicine, noun.bodi"
 says "data.domain: \`noun.bodi\`" "near it are: noun.body, "
 
-# Without --out, beside the checkpoint.
+# Without --out, files are written beside the checkpoint.
 mkdir run
 cp "$CONCLAVE_TRAINED"/step-*20.h5 run
 conclave 0 inspect run --experts --split test
 says "on the test split" run/experts-layers.1.moe.png
 [[ -s run/experts-layers.1.moe.svg ]]
 
-# What is refused, and how.
+# Refusals and their messages.
 conclave 2 inspect run --experts --split nonsense
 says nonsense validation
 conclave 2 inspect run --split test

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A project of someone else's finds the installed Conclave, builds against it, and runs.
+# A separate project finds the installed Conclave, builds against it, and runs.
 source "$CONCLAVE_SOURCE/tests/e2e/lib.sh"
 expect 0 cmake --install "$CONCLAVE_BUILD" --prefix "$PWD/prefix"
 expect 0 prefix/bin/conclave --version
@@ -9,5 +9,5 @@ expect 0 cmake -S "$CONCLAVE_SOURCE/tests/install" -B build -DCMAKE_PREFIX_PATH=
 expect 0 cmake --build build -j 2
 expect 0 build/consumer
 says "x w = [3, 7]" "dw = [1, 1, 2, 2]" feed_forward doubling
-# Nothing of the source tree is needed: the headers are complete.
+# The project needs no file of the source tree: the headers are complete.
 expect 1 grep -r "$CONCLAVE_SOURCE" prefix/lib/cmake prefix/include

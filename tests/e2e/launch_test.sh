@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The scripts that start ranks on several machines: this one alone, and a Slurm that only says what it is told.
+# The scripts that start ranks on several machines, here with this machine alone and with a fake Slurm that prints its
+# arguments.
 source "$CONCLAVE_SOURCE/tests/e2e/lib.sh"
 launch=$CONCLAVE_SOURCE/scripts/launch
 export CONCLAVE=$CONCLAVE_PROGRAM

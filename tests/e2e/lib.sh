@@ -1,8 +1,8 @@
-# For end-to-end tests in bash; sourced, with the test's own empty folder as the working directory.
+# Functions for end-to-end tests in bash, which source this file. Their working directory is an empty folder.
 # shellcheck shell=bash
 set -euo pipefail
 
-# expect STATUS COMMAND...: runs it, shows what it printed and leaves that in `output`; fails on another status.
+# expect STATUS COMMAND...: runs the command, prints its output and keeps it in `output`; fails on another status.
 output=
 expect() {
   local wanted=$1 status=0

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# On a processor without AVX2 the program says so, instead of dying of an illegal instruction.
+# On a processor without AVX2, the program ends with a message instead of an illegal instruction.
 source "$CONCLAVE_SOURCE/tests/e2e/lib.sh"
 if [[ $(uname -m) != x86_64 ]]; then exit 0; fi
 expect 78 qemu-x86_64 -cpu Nehalem "$CONCLAVE_PROGRAM" --version

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A resumed run gives the same bits as one never stopped.
+# A resumed run gives the same bits as one that never stopped.
 source "$CONCLAVE_SOURCE/tests/e2e/lib.sh"
 mkdir runs
 cp -r "$CONCLAVE_TRAINED" runs/
@@ -16,8 +16,8 @@ done
   exit 1
 }
 
-# From an earlier checkpoint of the folder, what was measured later is kept with the checkpoints it goes with. A folder
-# is its newest whole checkpoint; what in the recipe is another is told.
+# Resuming an earlier checkpoint of the folder sets later metrics aside together with their checkpoints. A folder stands
+# for its newest complete checkpoint. Differences in the recipe are reported.
 cp -r runs/quick runs/branch
 conclave 0 train "$CONCLAVE_SOURCE/recipes/quick.toml" --resume runs/branch/step-00000010.h5 \
   --set run.directory=runs/branch --set train.steps=12 --set moe.top_k=1
@@ -31,21 +31,21 @@ says "resumed from runs/branch/step-00000012.h5" "no steps are left"
 conclave 1 train "$CONCLAVE_SOURCE/recipes/quick.toml" --resume runs/branch --set train.steps=11 --set run.directory=runs/other
 says "it is at step 12, but train.steps gives 11 steps in all"
 
-# One run at a time is at work in a folder.
+# Only one run at a time may work in a folder.
 exec 9>runs/other/lock
 flock 9
 conclave 1 train "$CONCLAVE_SOURCE/recipes/quick.toml" --set run.directory=runs/other --set train.steps=1
 says "runs/other: another process is at work in this folder"
 exec 9>&-
 
-# A new run sets aside what an older one left, instead of taking it for its own.
+# A new run sets the files of an older one aside instead of using them.
 on_ranks 2 0 train "$CONCLAVE_SOURCE/recipes/quick.toml" --set train.steps=2
 says "2 checkpoints that this run does not go on from are now in runs/quick/earlier"
 [[ $(compgen -G 'runs/quick/step-*') == *00002.h5 && $(compgen -G 'runs/quick/earlier/step-*' | wc -l) == 2 ]]
 [[ $(tail -n 1 runs/quick/earlier/metrics.jsonl) == '{"step":20,'* ]]
 [[ $(compgen -G 'runs/quick/events.*' | wc -l) == 1 && $(compgen -G 'runs/quick/earlier/events.*' | wc -l) == 2 ]]
 
-# Where there is nothing to resume, auto starts from the beginning: the command of a job that is restarted.
+# With nothing to resume, --resume auto starts from the beginning, so a job can be restarted with the same command.
 on_ranks 2 0 train "$CONCLAVE_SOURCE/recipes/quick.toml" --resume auto --set train.steps=2 \
   --set run.directory=runs/new
 [[ $output != *"resumed from"* ]]

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains the quick recipe for a while; the tests after this one look at what it leaves.
+# Trains the quick recipe for a while; later tests use the result.
 source "$CONCLAVE_SOURCE/tests/e2e/lib.sh"
 on_ranks 2 0 train "$CONCLAVE_SOURCE/recipes/quick.toml" \
   --set train.steps=20 --set run.log_every=2 --set checkpoint.every=10

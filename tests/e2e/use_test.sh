@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# What one does with a trained model: evaluate, predict, inspect, export.
+# Uses of a trained model: evaluate, predict, inspect, export.
 source "$CONCLAVE_SOURCE/tests/e2e/lib.sh"
 
-# One JSON object; the model is the same on one rank and on two.
+# Prints one JSON object, equal on one rank and on two.
 conclave 0 eval "$CONCLAVE_TRAINED"
 says '"step":20' '"split":"test"' '"accuracy":'
 says '"utilization":' '"batch_utilization":' '"experts_per_token":2.0'
@@ -12,7 +12,7 @@ says "$alone"
 conclave 0 eval "$CONCLAVE_TRAINED" --split validation
 says '"split":"validation"'
 
-# Texts of one's own, of some of the model's classes, in another order than it has them.
+# Texts of the user, of some of the model's classes and in another order.
 printf 'text,label\n"the act of running",noun.act\n"a large domesticated animal",noun.animal\n' >own.csv
 conclave 0 eval "$CONCLAVE_TRAINED" --data own.csv --classes --set data.parts=4
 says '"data":"own.csv"' '"texts":2' '{"class":"noun.act","examples":1,' '{"class":"noun.animal","examples":1,'
@@ -41,7 +41,7 @@ printf '%s\n' "a large domesticated animal" "the act of running" >texts
 conclave 0 predict "$CONCLAVE_TRAINED" --top 2 <texts
 [[ $output == "$argument" ]]
 
-# What a text is told does not depend on what is beside it, to the last digit.
+# The prediction for a text does not depend on other texts, to the last digit.
 alone=$output
 sed 's/.*| //' /usr/share/wordnet/data.noun | tail -n 500 >>texts
 conclave 0 predict "$CONCLAVE_TRAINED" --top 2 <texts
@@ -59,7 +59,7 @@ conclave 0 inspect "$CONCLAVE_TRAINED" --recipe
 printf '%s\n' "$output" >recipe.toml
 conclave 0 recipe check recipe.toml
 
-# What the parts of a model cost does not depend on whether it was trained.
+# The costs of a model's parts are the same for a trained and an untrained model.
 conclave 0 inspect "$CONCLAVE_TRAINED" --cost --length 20
 says ": parameters, and FLOPs of the forward pass of a text of 20 tokens" layers.1.moe
 trained=$(tail -n +2 <<<"$output")
@@ -80,7 +80,7 @@ conclave 0 export "$CONCLAVE_TRAINED" model.safetensors
 [[ -s model.h5 && -s model.safetensors ]]
 conclave 1 export "$CONCLAVE_TRAINED" model.xyz
 says .safetensors
-# An earlier export is replaced, and nothing else.
+# An export replaces only an earlier export.
 conclave 0 export "$CONCLAVE_TRAINED" model.h5
 conclave 0 export "$CONCLAVE_TRAINED" model.safetensors
 echo "text,label" >texts.csv
