@@ -1,5 +1,5 @@
-"""Reads what a build with CONCLAVE_COVERAGE counted while its tests ran, and prints for each file of the CUDA code how many
-of its lines ran, and those that did not, and which instances of kernels were never launched. For scripts/coverage.
+"""Reads the counts of a CONCLAVE_COVERAGE build after its tests. Prints for each file of the CUDA code how many lines
+ran and which did not, and the instances of kernels that were never launched. For scripts/coverage.
     coverage.py BUILD"""
 
 import argparse
@@ -14,13 +14,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 WHOLE = re.compile(r"core/cuda/[^/]+|core/kernels/([^/]+\.cu|cuda_[^/]+\.h)|parallel/(nccl|staged|device)_\w+\.(cpp|h)")
-HALF = re.compile(r"core/kernels/[^/]+\.cpp")  # of which only the way to the CUDA twin counts
+HALF = re.compile(r"core/kernels/[^/]+\.cpp")  # only the calls of the CUDA twins count here
 KERNEL = re.compile(r"(?:void )?([\w:]+)\[abi:emulated_global\](.*)\(.*\)")
 HANDS_OVER = re.compile(r"if constexpr \(kBuiltWithCuda\)[^;]*;")
 
 
 def arguments_of(template):
-    """"<double, 1>" of "<double, 1>(long, double*)", "" where there are none."""
+    """The template arguments at the start: "<double, 1>" of "<double, 1>(long, double*)"; "" if there are none."""
     depth = 0
     for at, letter in enumerate(template):
         depth += (letter == "<") - (letter == ">")
@@ -30,7 +30,7 @@ def arguments_of(template):
 
 
 def counts_of(data):
-    """{file: {line: how often it ran}} and {kernel: how often a thread of it ran} by one object file's counts."""
+    """Counts of one object file: {file: {line: runs}} and {kernel: threads that ran it}."""
     said = subprocess.run(["gcov", "--json-format", "--stdout", data.name], cwd=data.parent, stdout=subprocess.PIPE, check=True)
     result, kernels = defaultdict(lambda: defaultdict(int)), {}
     for text in said.stdout.splitlines():
@@ -68,7 +68,7 @@ def main():
     runs, launched = defaultdict(lambda: defaultdict(int)), Counter()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for counted, kernels in pool.map(counts_of, data):
-            for kernel, count in kernels.items():  # of an instance in several files, the linker keeps one
+            for kernel, count in kernels.items():  # the linker keeps one of an instance in several files
                 launched[kernel] += count
             for path, lines in counted.items():
                 for line, count in lines.items():

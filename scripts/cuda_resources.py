@@ -1,6 +1,6 @@
-"""Compiles the CUDA kernels for the GPUs they are meant for, warnings as errors, and compares what each takes of a
-GPU with the table that is checked in: fails where a kernel spills registers that did not, or takes more than its row says.
-The host's side of them is held to the toolkit's headers, as the tests compile it for those of the emulated device.
+"""Compiles the CUDA kernels for the supported GPUs, with warnings as errors, and compares the GPU resources of each
+with the checked-in table. Fails if a kernel newly spills registers or needs more than its row says. Also compiles the
+host code with the toolkit's headers, as the tests compile it with those of the emulated device.
     cuda_resources.py [--nvcc PATH] [--update]"""
 
 import argparse
@@ -15,13 +15,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "core/kernels/cuda_resources.tsv"
-ARCHITECTURES = ("80", "90")  # A100, H100; later ones translate the latter's PTX
-FOLDER = ROOT / "build/cuda_resources"  # always the same, for ccache
+ARCHITECTURES = ("80", "90")  # A100, H100; later GPUs translate the PTX for H100
+FOLDER = ROOT / "build/cuda_resources"  # always the same folder, for ccache
 FIGURES = ("registers", "shared bytes", "spilled bytes")
 
 
 def batches(sources, count):
-    """The files in so many lists, each of about as many bytes."""
+    """Divides the files into `count` lists of about equal numbers of bytes."""
     lists = [[] for _ in range(count)]
     for source in sorted(sources, key=lambda source: -source.stat().st_size):
         min(lists, key=lambda some: sum(file.stat().st_size for file in some)).append(source)
@@ -29,7 +29,8 @@ def batches(sources, count):
 
 
 def compiled(nvcc, sources):
-    """What ptxas says of files, or None where they do not compile: together, as reading headers is most of the work."""
+    """The output of ptxas for files, or None if they do not compile. They are compiled together, as headers take most
+    of the time."""
     together = FOLDER / f"{sources[0].stem}.cu"
     together.write_text("".join(f'#include "{source.relative_to(ROOT)}"\n' for source in sources))
     options = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHITECTURES]
@@ -45,7 +46,7 @@ def compiled(nvcc, sources):
 
 
 def host_code_compiles(nvcc, source):
-    """Whether a file that is the host's, and calls CUDA's libraries, is one for the toolkit's own headers."""
+    """Whether a file of host code, which calls CUDA's libraries, compiles with the toolkit's headers."""
     toolkit = Path(nvcc).resolve().parent.parent / "include"
     done = subprocess.run([os.environ.get("CXX", "g++"), "-std=c++20", "-fsyntax-only", "-DCONCLAVE_CUDA=1", "-Wall", "-Wextra", "-Werror",
                            "-I.", f"-I{toolkit}", source.relative_to(ROOT)],
@@ -55,7 +56,7 @@ def host_code_compiles(nvcc, source):
 
 
 def short(symbol):
-    """A kernel's name, and that of the function it applies, without what the compiler says of namespaces and types."""
+    """The names of a kernel and of the function that it applies, without namespaces and types."""
     name = re.sub(r"\(anonymous namespace\)::|\w+::|^void ", "", symbol)
     kernel = re.match(r"\w+", name).group()
     applied = re.search(r"[<, ]([A-Z]\w+)[<>(]", name)
@@ -63,7 +64,7 @@ def short(symbol):
 
 
 def resources(said):
-    """{(kernel, gpu): (registers, shared, spilled)}: the most that any instance takes."""
+    """The maxima over all instances of a kernel: {(kernel, gpu): (registers, shared, spilled)}."""
     most = defaultdict(lambda: (0, 0, 0))
     for line in said.splitlines():
         if entry := re.search(r"Compiling entry function '(.+)' for '(sm_\d+)'", line):
@@ -78,7 +79,7 @@ def resources(said):
 
 
 def read_table():
-    """The compiler's version, and the figures."""
+    """The compiler's version and the figures of the table."""
     version, _, *rows = [line.split("\t") for line in TABLE.read_text().splitlines()]
     return version[0], {(kernel, gpu): tuple(map(int, figures)) for kernel, gpu, *figures in rows}
 

@@ -1,5 +1,5 @@
-"""Linear models of emoji's groups, which recipes/emoji_group.toml is held to: logistic regression on TF-IDF of the
-texts, on pixels, and on both, of the emoji and the split that data/emoji.h describes. Prints them as JSON."""
+"""Linear models that classify emoji into groups, as a baseline for recipes/emoji_group.toml: logistic regression on
+TF-IDF of the texts, on pixels, and on both. data/emoji.h describes the emoji and the split. Prints the results as JSON."""
 
 import json
 import re
@@ -13,11 +13,11 @@ from sklearn.linear_model import LogisticRegression
 from peers.emoji import picture, read
 
 SIDE = 32
-STRENGTHS = [10.0**k for k in range(-4, 5)]  # C, of which validation takes the best
+STRENGTHS = [10.0**k for k in range(-4, 5)]  # values of C; validation chooses the best
 
 
 def fit(features, labels, split):
-    """Test accuracy in percent of the model that validates best; of equals, the more regular."""
+    """Test accuracy in percent of the model with the best validation; among equals, the most regularized."""
     train, validation, test = (split == name for name in ("train", "validation", "test"))
     best = None
     for strength in STRENGTHS:
@@ -36,7 +36,7 @@ def texts(emoji, split, left_out, pairs):
 
 
 def measure():
-    """Accuracies by features; of the texts with and without the words of the groups' names, which give some away."""
+    """Accuracies by features. For texts also without the words of the groups' names, which give some answers away."""
     emoji = read()
     split = numpy.array([e.split for e in emoji])
     labels = numpy.array([e.group for e in emoji])
@@ -49,7 +49,7 @@ def measure():
     for name, left_out in ("text", None), ("text_without_group_words", group_words):
         tried = [fit(texts(emoji, split, left_out, pairs), labels, split) | {"pairs": bool(pairs)} for pairs in (0, 1)]
         results[name] = max(tried, key=lambda result: result["validation"])
-    scaled = scipy.sparse.csr_matrix(pixels / numpy.sqrt(pixels.shape[1]))  # of the length that a text has
+    scaled = scipy.sparse.csr_matrix(pixels / numpy.sqrt(pixels.shape[1]))  # vectors as long as those of texts
     both = scipy.sparse.hstack([texts(emoji, split, None, results["text"]["pairs"]), scaled]).tocsr()
     results["both"] = fit(both, labels, split)
     return results

@@ -1,11 +1,11 @@
-"""INT8 in scripts/reproduce: what models are accurate to in 32 bits, in integers after training, and trained for them."""
+"""INT8 in scripts/reproduce: accuracy of models in 32 bits, in integers after training, and trained for integers."""
 
 import json
 
 from reproduction import CONCLAVE, OUT, Measured, call, show, train
 
 EPOCHS = 3  # of Fashion-MNIST
-# Of a few hundred steps, all of them rounded, emoji's model is a point less accurate; the last quarter is enough.
+# Rounding in all of its few hundred steps makes emoji's model a point less accurate; the last quarter is enough.
 TASKS = {
     "WordNet-26": ("recipes/quick.toml", []),
     "emoji": ("recipes/emoji_group.toml", ["train.start_from=", "quantization.start_step=225"]),
@@ -15,7 +15,7 @@ TRAINED = {"f32": [], "qat": ["quantization.enabled=true"]}
 
 
 def accuracy(directory, *options):
-    """Of the test split, in percent."""
+    """Accuracy on the test split, in percent."""
     return 100 * json.loads(call([CONCLAVE, "eval", directory, *options]).splitlines()[-1])["accuracy"]
 
 

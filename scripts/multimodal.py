@@ -1,4 +1,4 @@
-"""The multimodal half of scripts/reproduce: encoders of images and texts, and what the two know together."""
+"""The multimodal half of scripts/reproduce: encoders of images and of texts, and models of both."""
 
 import statistics
 from pathlib import Path
@@ -7,32 +7,32 @@ import emoji_linear
 from reproduction import OUT, Measured, costs, digest, kept, not_below, show, train
 
 ENCODER = {"depthwise": [], "standard": ["image.depthwise=false"]}
-EPOCHS = 3  # of encoder
-# Each with the dropout (0.2 or 0.1, also of embeddings) that it is more accurate with in validation: sharing is one
-# of its own.
+EPOCHS = 3  # of the part "encoder"
+# Each variant has the dropout (0.2 or 0.1, also of embeddings) with the better validation accuracy, as sharing
+# regularizes, too.
 SHARING = {"unshared": [], "shared": ["model.share_layers=true", "model.embedding=64", "model.dropout=0.1",
                                       "model.embedding_dropout=0.1"]}
-LAYERS = 4  # of sharing
-AUX_LOSS = ["moe.balancer=aux_loss"]  # separate experts need it, or none
+LAYERS = 4  # of the part "sharing"
+AUX_LOSS = ["moe.balancer=aux_loss"]  # separate experts need this balancer or none
 NO_START = ["train.start_from="]
 EMOJI = {
-    # An image is one token: as many examples a step as below.
+    # An image is one token: a step has as many examples as in the other variants.
     "image": [*NO_START, "data.inputs=image", "model.bigrams=0", "train.batch_tokens=73"],
     "text": ["data.inputs=text"],
     "joint": ["model.fusion=joint"],
     "cross": ["model.fusion=cross"],
-    "cross-0.7": ["model.fusion=cross", "model.image_weight=0.7"],  # begins where the reference's weights are
+    "cross-0.7": ["model.fusion=cross", "model.image_weight=0.7"],  # starts from the weights of the reference design
     "late": ["model.fusion=late"],
     "texts-shown": ["model.text_dropout=0"],
     "without-words": NO_START,
-    # Without it, as only experts of the same number would begin with what those of words.toml know.
-    "separate": [*NO_START, *AUX_LOSS, "moe.experts=8", "moe.modality_experts=separate"],  # each modality chooses among 4
-    "shared": [*NO_START, *AUX_LOSS, "moe.experts=4"],  # both among the same 4
+    # Without the model of words.toml, as only variants with the same number of experts could start from its experts.
+    "separate": [*NO_START, *AUX_LOSS, "moe.experts=8", "moe.modality_experts=separate"],  # 4 for each modality
+    "shared": [*NO_START, *AUX_LOSS, "moe.experts=4"],  # both modalities use the same 4
 }
 
 
 def train_all(part, recipe, variants, options, arguments):
-    """Figures of every run, by variant."""
+    """Trains all variants; returns the figures of their runs, by variant."""
     results = {variant: [] for variant in variants}
     for seed in range(1, arguments.seeds + 1):
         for variant, own in variants.items():
@@ -60,7 +60,7 @@ def against(results, one, other):
 
 
 def total(run, *, of="", without=(), column=0):
-    """Parameters (FLOPs: column 1) of a run's parts whose names begin with `of`."""
+    """Sum over a run's parts with names that begin with `of`; column 0: parameters, 1: FLOPs."""
     return sum(cost[column] for name, cost in run["costs"].items()
                if name.startswith(of) and name not in (*without, "total"))
 
@@ -83,8 +83,8 @@ def encoder(arguments):
 
 def sharing(arguments):
     results = train_all("sharing", "recipes/quick.toml", SHARING, ["data.classes=all", f"model.layers={LAYERS}"], arguments)
-    # The text encoder: tables of tokens and positions, what widens them, layers with their experts, the last
-    # normalization. Not its tasks' own: the classifier's head, and what guesses hidden tokens.
+    # The text encoder: tables of tokens and positions, their projection, layers with their experts, the last
+    # normalization. Without the parts of tasks: the classifier's head, and the prediction of hidden tokens.
     shared, unshared = (total(results[v][0], without=("head", "masked_tokens")) for v in ("shared", "unshared"))
     shared_layers, layers = (total(results[v][0], of="layers.") for v in ("shared", "unshared"))
     less = 100 * (1 - shared / unshared)
@@ -100,7 +100,7 @@ def sharing(arguments):
 
 
 def linear():
-    """The linear models' figures, kept."""
+    """The figures of the linear models; measured once."""
     scripts = {name: digest(Path("scripts", name).read_bytes()) for name in ("emoji_linear.py", "peers/emoji.py")}
     return kept(OUT / "emoji" / "linear.json", scripts, emoji_linear.measure)
 
@@ -116,7 +116,7 @@ def emoji(arguments):
              f"{accuracy[variant]} %, {parameters[variant]:,} parameters", None) for variant in EMOJI]
     rows += [(23, f"a linear model's, {name.replace('_', ' ')}", "", f"{baselines[name]['accuracy']:.2f} %", None)
              for name in ("image", "text", "text_without_group_words", "both")]
-    # The linear model of texts reads the same words as Conclave, those of the groups' names among them.
+    # The linear model of texts reads the same words as Conclave, including those of the groups' names.
     better = max(baselines["image"]["accuracy"], baselines["text"]["accuracy"])
     gain = accuracy["joint"].mean - better
     single = max(accuracy["image"], accuracy["text"], key=lambda figure: figure.mean)

@@ -1,4 +1,4 @@
-"""README's pictures, drawn from trained runs into recipes/pictures."""
+"""Draws README's pictures from trained runs, into recipes/pictures."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ ROWS, COLUMNS = 4, 6  # of captions
 
 
 def save(figure, name):
-    """As a PNG of few colours, which is a small one."""
+    """Saves a PNG with few colours, so that the file is small."""
     path = PICTURES / name
     figure.savefig(path, dpi=110, bbox_inches="tight")
     plt.close(figure)
@@ -38,7 +38,7 @@ def clothes(runs):
 
 
 def captions(runs):
-    """What the model says of test emoji, evenly spaced in their order: none is picked by hand."""
+    """The model's captions for test emoji, evenly spaced in their order; none is picked by hand."""
     run = needed(runs / "emoji_caption", "scripts/train recipes/emoji_caption.toml")
     said = call([CONCLAVE, "caption", run, "--split", "test", "--beam", "4"])
     lines = [line for line in map(json.loads, said.splitlines()) if "caption" in line]
@@ -56,7 +56,7 @@ def captions(runs):
 
 
 def modality_weights():
-    """How the weight of images changes as cross fusion learns, from either beginning; a line for each seed."""
+    """The weight of images during training with cross fusion, from both initial values; one line for each seed."""
     folder = needed(OUT / "emoji", "scripts/reproduce --only emoji")
     figure, axis = plt.subplots(figsize=(5, 3))
     for variant, start, colour in ("cross", 0.5, "C0"), ("cross-0.7", 0.7, "C1"):

@@ -1,5 +1,5 @@
-"""Tells the classes of texts by a model that Conclave exported to HDF5, in integers or not, with numpy and h5py alone:
-all that a program needs to know of the file. It reads models like those of recipes/quick.toml.
+"""Classifies texts with a model that Conclave exported to HDF5, in integers or not, using only numpy and h5py. Shows
+all that a program needs to know about the file. Reads models like those of recipes/quick.toml.
 
     conclave quantize runs/quick --out runs/quick_int8; conclave export runs/quick_int8 model.h5
     python scripts/read_export.py model.h5 "a small domesticated animal"      (without texts: a list of the tensors)
@@ -19,26 +19,26 @@ recipe = tomllib.loads(file.attrs["recipe"].decode())
 LIKE_QUICK = {"model": {"bigrams": 0, "embedding": 0, "share_layers": False},
               "moe": {"every": 1, "router": "linear", "gate": "top_k", "top_p": 1, "expert": "feed_forward", "shared_experts": 0,
                       "balance_inference": False}}
-# Characters that SentencePiece takes for nothing, and those that it takes for a space.
+# Characters that SentencePiece removes, and those that it replaces by a space.
 ALSO = {**dict.fromkeys([*range(1, 9), 11, *range(14, 32), 0x7F, 0x8F, 0x9F]),
         **dict.fromkeys(map(ord, "\t\n\f\r\u1680\u200b\u200c\u200e\u200f\u2028\u2029\u2581\ufeff\ufffd"), " ")}
 
 
 @functools.cache
 def read(name):
-    """A tensor; what is in integers, times the scale of each of its output channels."""
+    """Reads a tensor; multiplies integers by the scales of their output channels."""
     values, scale = file[name][()], file[name].attrs.get("scale")
     return values if scale is None else values * file[scale.decode()][()][..., None]
 
 
 def normalized(text):
-    """NFKC but for full-width tildes, and in lower case where that is one letter for one."""
+    """NFKC except for full-width tildes, and lower case where it replaces one letter by one."""
     text = "\uff5e".join(unicodedata.normalize("NFKC", part) for part in text.translate(ALSO).split("\uff5e"))
     return "".join(next(lower for lower in (c.casefold(), c.lower(), c) if len(lower) == 1) for c in text)
 
 
 def tokens_of(text, pieces):
-    """Of all divisions into pieces, the most probable (Viterbi); characters in a row that no piece has are token 0."""
+    """The most probable division into pieces (Viterbi). A run of characters that no piece has becomes one token 0."""
     text = "".join("\u2581" + word for word in normalized(text).split(" ") if word)
     best = [(0.0, [])] + [(-math.inf, [])] * len(text)
     for end in range(1, len(text) + 1):
@@ -90,7 +90,7 @@ def experts(x, name):
 def class_of(text):
     pieces = {piece: (number, score) for number, (piece, score)
               in enumerate(zip(file["tokenizer/pieces"].asstr(), file["tokenizer/scores"], strict=True))
-              if score < 0}  # else no text spells it
+              if score < 0}  # other pieces do not occur in texts
     tokens = tokens_of(text, pieces) or [0]
     x = read("token_embedding/weight")[tokens] + read("position_embedding/weight")[:len(tokens)]
     for layer in (f"layers/{i}" for i in range(recipe["model"]["layers"])):

@@ -1,4 +1,4 @@
-"""What scripts/reproduce runs once everything is built: trains, measures, prints tables, draws. The mixture is here."""
+"""The program of scripts/reproduce, run after the build: trains, measures, prints tables, draws. Includes the mixture."""
 
 import argparse
 import json
@@ -13,10 +13,10 @@ import pictures
 from reproduction import CONCLAVE, OUT, Measured, call, kept, not_below, show, train
 
 RECIPE = "recipes/quick.toml"
-TASKS = {"26": [], "45": ["data.classes=all"]}  # WordNet's lexicographer files: of nouns, of every part of speech
+TASKS = {"26": [], "45": ["data.classes=all"]}  # WordNet's lexicographer files: of nouns; of all parts of speech
 ADAPTIVE = ["moe.top_k=3", "moe.top_p=0.7", "moe.entropy_coefficient=0.003"]
 GRAD_NORM = ["moe.balancer=grad_norm"]
-MEDICAL = "recipes/medical.toml"  # a variant with a recipe of its own
+MEDICAL = "recipes/medical.toml"  # a variant with its own recipe
 VARIANTS = {
     "medical": [],
     "none": ["moe.balancer=none"],
@@ -31,13 +31,13 @@ VARIANTS = {
     "attention": [*GRAD_NORM, "moe.router=attention"],
     "attention_token": [*GRAD_NORM, "moe.router=attention_token"],
 }
-# What changes in inference alone: figures of a trained model, evaluated again.
+# Options that matter only in inference: a trained model is evaluated again with them.
 INFERENCE = {"evened": "moe.balance_inference=true", "adaptive": "moe.top_p=0.7"}
 BALANCERS = ["none", "aux_loss", "bias", "grad_norm"]
 
 
 def mixture_run(task, variant, seed, extra):
-    """Figures of one run."""
+    """Trains one run of the mixture; returns its figures."""
     directory = OUT / task / variant / f"seed-{seed}"
     options = [*TASKS[task], *VARIANTS[variant], *extra, f"run.seed={seed}", "checkpoint.every=0"]
     records = train(directory, MEDICAL if variant == "medical" else RECIPE, options)
@@ -58,7 +58,7 @@ def mixture_run(task, variant, seed, extra):
 
 
 def again(directory, name):
-    """The test split again, as INFERENCE[name] has it."""
+    """Evaluates the test split again, with the options INFERENCE[name]."""
     def evaluate():
         said = call(["scripts/run_ranks", "2", CONCLAVE, "eval", directory, f"--set={INFERENCE[name]}"])
         return json.loads([line for line in said.splitlines() if line.startswith("{")][-1])
@@ -74,7 +74,7 @@ def again(directory, name):
 
 
 def routing():
-    """What `conclave bench routing` prints, in one process and on two ranks."""
+    """The output of `conclave bench routing`, in one process and on two ranks."""
     alone = call([CONCLAVE, "bench", "routing"])
     ranks = call(["scripts/run_ranks", "2", CONCLAVE, "bench", "routing"])
     without, cached = (float(x) for x in re.findall(r"\.\.\. ([0-9.]+)%", alone)[:2])
@@ -85,7 +85,7 @@ def routing():
 
 
 def batching():
-    """What `conclave bench batching` prints."""
+    """The output of `conclave bench batching`."""
     said = call([CONCLAVE, "bench", "batching"])
     fixed, dynamic = map(float, re.findall(r"([0-9.]+)% / ([0-9.]+)%", said)[0])
     return {"fixed_padding": fixed, "padding": dynamic, "faster": float(re.findall(r": x([0-9.]+)", said)[0])}
@@ -137,7 +137,7 @@ def table(task, results):
 
 
 def tests():
-    """Rows that a test of this project decides."""
+    """Rows that depend on a test of this project."""
     of_row = {7: ("attention router against PyTorch, to 1e-5", "mpi_1"), 14: ("0 allocations per step", "e2e/allocations"),
               17: ("an LSTM expert under 40 lines, as a plug-in", "e2e/plugin")}
     names = "|".join(test for _, test in of_row.values())
@@ -188,7 +188,7 @@ def draw(task, results, shares):
 
 
 def mixture(arguments):
-    """Trains the variants, shows tables and draws; what to keep of it."""
+    """Trains the variants, prints tables and draws; returns the results to save."""
     tasks = {}
     for task in arguments.tasks:
         results = tasks[task] = {}

@@ -1,4 +1,4 @@
-"""What every part of scripts/reproduce uses: runs that are kept, figures over the seeds, tables."""
+"""Shared by all parts of scripts/reproduce: runs that are kept, figures over the seeds, tables."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ CONCLAVE = "build/release/conclave"
 
 
 def call(arguments, log=None):
-    """Runs a command and returns what it printed; a failure ends everything with its last lines."""
+    """Runs a command and returns its output; a failure ends the program with the last lines of it."""
     done = subprocess.run(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if log:
         log.write_text(done.stdout)
@@ -30,7 +30,7 @@ def digest(data):
 
 
 def kept(path, made_by, make):
-    """What make() returns, which is in `path` from then on, and made again where that is by something else."""
+    """Returns the result of make(), cached in the file `path`; makes it again if the file has another `made_by`."""
     saved = json.loads(path.read_text()) if path.exists() else {}
     if saved.get("made_by") != made_by:
         saved = {"made_by": made_by, "made": make()}
@@ -39,18 +39,18 @@ def kept(path, made_by, make):
 
 
 def origin_of(recipe, options, sets):
-    """What a run comes of: its options, to be read; all keys of its recipe; and the model that it starts from."""
+    """Everything a run depends on: its options (for readers), all keys of its recipe, and the model it starts from."""
     shown = call([CONCLAVE, "recipe", "show", recipe, *sets])
     start = tomllib.loads(shown)["train"]["start_from"]
     if start and Path(start).is_dir():
         start = max(Path(start).glob("step-*.h5"), default="")
-    model = digest(Path(start).read_bytes()) if start and Path(start).exists() else ""  # without, training says so
+    model = digest(Path(start).read_bytes()) if start and Path(start).exists() else ""  # training reports a missing one
     return {"options": options, "recipe": digest(shown.encode()), "start": model}
 
 
 def train(directory, recipe, options):
-    """Metrics of a run on two ranks, a dictionary each, which is not repeated where it was completed as it would be now,
-    but for the program."""
+    """Trains on two ranks; returns the metrics, a list of dictionaries. A completed run is reused if its origin is
+    unchanged; changes of the program do not matter."""
     done = directory / "options.json"
     sets = [f"--set={option}" for option in (*options, f"run.directory={directory}")]
     wanted = origin_of(recipe, options, sets)
@@ -65,14 +65,14 @@ def train(directory, recipe, options):
 
 
 def costs(directory):
-    """Parameters and FLOPs of each part of a run's model, by its name."""
+    """Parameters and FLOPs of a run's model, by the name of the part."""
     said = call([CONCLAVE, "inspect", "--cost", directory])
     found = re.findall(r"^(\S+) +(\d+) +[0-9.]+% +(\d+) ", said, re.MULTILINE)
     return {name: (int(parameters), int(flops)) for name, parameters, flops in found}
 
 
 class Measured:
-    """A figure over the seeds."""
+    """A figure of several runs, one for each seed."""
 
     def __init__(self, runs, name):
         self.values = [run[name] for run in runs]
@@ -84,7 +84,7 @@ class Measured:
 
 
 def not_below(figure, other):
-    """Within one standard error of the difference, or better."""
+    """Whether a figure is better than another or at most one standard error of the difference worse."""
     return figure.mean >= other.mean - math.hypot(figure.error, other.error)
 
 

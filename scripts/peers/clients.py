@@ -1,4 +1,4 @@
-"""The clients of a simulation and what each of them does, in PyTorch: for scripts/bench_peers --simulation.
+"""The clients of a simulation and their training, in PyTorch: for scripts/bench_peers --simulation.
 
 Shared by pfl_simulation.py and flower_simulation.py, which print one JSON object: clients_per_second is the
 median of the rounds after the first.
@@ -16,7 +16,7 @@ from torch_images import TRAINING, Classifier, read_idx
 
 
 def read_arguments(description):
-    """What the command line says, the model's recipe, and the simulation's tables."""
+    """Parses the command line; returns the arguments, the model's recipe and the simulation's tables."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("recipe", help="complete, as `conclave recipe show` prints it")
     parser.add_argument("simulation", help="recipes/simulations/fashion_clients.toml")
@@ -42,7 +42,7 @@ def model_of(recipe, parameters=None):
 
 
 def examples_of(recipe, number):
-    """(pixels, labels) of each client that has any: training images fall to `number` clients at random."""
+    """(pixels, labels) of each client that has examples. Training images are assigned to `number` clients at random."""
     directory = recipe["data"]["path"] or "/usr/share/datasets/fashion-mnist"
     images = read_idx(f"{directory}/train-images-idx3-ubyte.gz")[:TRAINING].unsqueeze(1)
     labels = read_idx(f"{directory}/train-labels-idx1-ubyte.gz")[:TRAINING].long()
@@ -57,7 +57,7 @@ def loss_of(model, pixels, labels):
 
 
 def tell(arguments, cohort, seconds, version):
-    """seconds: when each round ended, and the first began."""
+    """Prints the result or writes it to --out. seconds: the times when the first round began and when each round ended."""
     speeds = [cohort / (after - before) for before, after in zip(seconds[1:], seconds[2:])]
     result = json.dumps({"clients_per_second": statistics.median(speeds), "rounds": speeds, "version": version})
     if arguments.out is None:

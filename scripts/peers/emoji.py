@@ -1,4 +1,4 @@
-"""Emoji as data/emoji.h has them, from Debian's packages: for the models that Conclave's are compared with."""
+"""Emoji as in data/emoji.h, from Debian's packages, for the models that Conclave is compared with."""
 
 import io
 import re
@@ -24,7 +24,7 @@ class Emoji(NamedTuple):
 
 
 def read():
-    """Every emoji of one code point that has a picture, in Unicode's order."""
+    """All emoji of one code point with a picture, in Unicode's order."""
     root = xml.etree.ElementTree.parse(ANNOTATIONS).getroot()
     keywords = {a.get("cp"): [k.strip() for k in a.text.split("|")] for a in root.iter("annotation") if not a.get("type")}
     font = TTFont(FONT)

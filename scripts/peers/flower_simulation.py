@@ -1,10 +1,10 @@
-"""A simulation of Conclave's, by Flower, with as many workers of Ray as there are cores: for
-scripts/bench_peers --simulation. Clients clip their updates, as is faster than when the server does.
+"""Runs one of Conclave's simulations in Flower, with one Ray worker per core: for scripts/bench_peers --simulation.
+Clients clip their updates, which is faster than clipping on the server.
 
     conclave recipe show recipes/fashion_small.toml > all.toml
     python flower_simulation.py all.toml recipes/simulations/fashion_clients.toml
 
-clients.py says what it prints; Flower prints much besides."""
+clients.py describes the output; Flower prints much more."""
 
 import os
 import time
@@ -34,13 +34,13 @@ def main():
 
     @client_app.train(mods=[fixedclipping_mod])
     def train(message, context):
-        import clients as module  # where a process of Ray's keeps what its first client made
+        import clients as module  # a Ray process keeps state of its first client in this module
         if not hasattr(module, "made"):
             torch.set_num_threads(1)
             module.made = module.model_of(recipe), module.examples_of(recipe, simulation["clients"])
         model, clients = module.made
         pixels, labels = clients[context.node_config["partition-id"]]
-        model.load_state_dict(message.content["arrays"].to_torch_state_dict(), strict=False)  # but for buffers
+        model.load_state_dict(message.content["arrays"].to_torch_state_dict(), strict=False)  # without buffers
         optimizer = torch.optim.SGD(model.parameters(), lr=simulation["client_rate"])
         size = simulation["local_batch"]
         for _ in range(simulation["local_epochs"]):

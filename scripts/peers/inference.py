@@ -1,12 +1,12 @@
-"""Images generated and captions written by Conclave and by PyTorch, in turn on the same cores, with the same
-weights: for scripts/bench_peers.
+"""Image generation and captioning by Conclave and by PyTorch, alternating on the same cores, with the same weights:
+for scripts/bench_peers.
 
     python inference.py build/release/conclave --threads 2
 
-Prints seconds per image and captions per second of each, their medians over the rounds, and how many times
-faster Conclave is; of images also in INT8, by `conclave quantize`. Starting and reading a model does not count.
-Conclave computes once in each round; PyTorch once before it is timed, too. torch_generate.py and torch_caption.py
-check that both say and draw the same.
+Prints seconds per image and captions per second of both, as medians over the rounds, and how many times faster Conclave
+is; for images also in INT8, by `conclave quantize`. Starting and reading a model are not timed. In each round, Conclave
+computes once; PyTorch computes once more before it is timed. torch_generate.py and torch_caption.py check that the
+results are the same.
 """
 
 import argparse
@@ -21,10 +21,10 @@ import tempfile
 
 HERE = pathlib.Path(__file__).parent
 RECIPES = HERE.parent.parent / "recipes"
-IMAGES = 192  # so many that a tenth of a second, to which Conclave tells them, is little
+IMAGES = 192  # so many that Conclave's resolution of a tenth of a second is small
 DRAWING = ["--text", "ankle boot", "--count", IMAGES, "--steps", 12, "--guidance", 3]
-WRITING = ["--split", "train"]  # over a thousand: touching memory for the first time is little of it
-# How fast images are drawn does not depend on what was learned; how long captions get, does.
+WRITING = ["--split", "train"]  # over a thousand images, so that the first use of memory takes a small part
+# Training does not change the speed of generation, but it changes the length of captions.
 STEPS = {"fashion_generate": ["--set", "train.steps=4"], "emoji_caption": []}
 
 

@@ -1,11 +1,11 @@
-"""One text of 128 tokens at a time: Conclave, PyTorch, and ONNX Runtime with what Conclave exports, in turn on the same
+"""One text of 128 tokens at a time: Conclave, PyTorch, and ONNX Runtime with Conclave's export, alternating on the same
 cores, for scripts/bench_peers.
 
     conclave recipe show recipes/quick.toml > all.toml; python latency.py build/release/conclave all.toml --threads 2
 
-Conclave's model is trained for a few steps, so that there is a checkpoint to export; PyTorch has its own random weights
-(torch_moe.py), which take as long. All are given tokens, and give probabilities. Prints milliseconds, medians over the
-rounds, and how many times faster Conclave is.
+Conclave's model is trained for a few steps, to have a checkpoint to export. PyTorch has its own random weights
+(torch_moe.py), which take the same time. All get tokens and return probabilities. Prints milliseconds, as medians over
+the rounds, and how many times faster Conclave is.
 """
 
 import argparse
@@ -29,7 +29,7 @@ FIGURE = re.compile(r"one text of (\d+) tokens, (\w+) \.+ median ([\d.]+) ms, p9
 
 
 def timed(work):
-    """Median and 99th percentile, in milliseconds."""
+    """Median and 99th percentile of the time, in milliseconds."""
     for _ in range(50):
         work()
     times = []
@@ -43,7 +43,7 @@ def timed(work):
 
 def torch_work(recipe, threads):
     torch.set_num_threads(threads)
-    recipe["model"]["token_dropout"] = 0.0  # which the twin has in training
+    recipe["model"]["token_dropout"] = 0.0  # the PyTorch model applies it in training
     model = Classifier(recipe, 26).eval()
     tokens = torch.randint(recipe["data"]["vocabulary"], (1, TOKENS))
 

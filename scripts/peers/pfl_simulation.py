@@ -1,10 +1,10 @@
-"""A simulation of Conclave's, by pfl: for scripts/bench_peers --simulation. Best started by
-`torchrun --nproc_per_node 2`, as it is there: each process simulates half of the clients.
+"""Runs one of Conclave's simulations in pfl: for scripts/bench_peers --simulation, which starts it by
+`torchrun --nproc_per_node 2`. Each process simulates half of the clients.
 
     conclave recipe show recipes/fashion_small.toml > all.toml
     python pfl_simulation.py all.toml recipes/simulations/fashion_clients.toml
 
-clients.py says what it prints."""
+clients.py describes the output."""
 
 import os
 import time

@@ -1,10 +1,10 @@
-"""How long one text of 128 tokens takes to be classified, in turn by a service of Conclave's, asked by HTTP, and by
-the same model in PyTorch, in this process: for scripts/bench_peers.
+"""The time to classify one text of 128 tokens, alternating between a Conclave service, over HTTP, and the same model in
+PyTorch, in this process: for scripts/bench_peers.
 
     python service.py build/release/conclave recipe.toml --threads 2
 
-Conclave's time is the client's: connection, JSON, tokenizer, queue and all; PyTorch is given tokens, and what its
-bigrams are hashed to. Prints the median and the 99th percentile of each, and how many times faster Conclave is.
+Conclave's time is measured at the client and includes connection, JSON, tokenizer and queue; PyTorch gets tokens and
+hashed bigrams. Prints the median and the 99th percentile of both, and how many times faster Conclave is.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import tomllib
 import torch
 from torch_moe import Classifier
 
-LENGTH, TEXTS, EACH = 128, 50, 25  # tokens; texts; requests of one before it is the other's turn
+LENGTH, TEXTS, EACH = 128, 50, 25  # tokens per text; texts; requests per turn
 COMMON = "the of a in person small that with or by tree used for large from plant water his as body one".split()
 
 
@@ -72,7 +72,7 @@ def main():
 
     texts = [" ".join(draw.choice(COMMON) for _ in range(LENGTH)) for _ in range(TEXTS)]
     with tempfile.TemporaryDirectory() as folder:
-        # How fast it is does not depend on what it has learned.
+        # The speed does not depend on the training.
         settings = [f"data.max_length={LENGTH}", f"run.directory={folder}/run", "train.steps=2"]
         subprocess.run([arguments.conclave, "train", arguments.recipe, *[f"--set={s}" for s in settings]],
                        check=True, capture_output=True, env=environment)
@@ -83,12 +83,12 @@ def main():
             if seen != LENGTH:
                 raise SystemExit(f"service: a text of {seen} tokens")
             timed = {"Conclave": [], "PyTorch": []}
-            for turn in range(-1, arguments.rounds):  # the first to warm up
+            for turn in range(-1, arguments.rounds):  # the first turn warms up
                 for name, ask in (("Conclave", lambda n: service.ask(bodies[n % TEXTS])), ("PyTorch", peer)):
                     for number in range(EACH):
                         start = time.perf_counter()
                         ask(number)
-                        if turn >= 0 and number > 4:  # caches and threads have changed hands
+                        if turn >= 0 and number > 4:  # the first requests refill caches after the other's turn
                             timed[name].append(1e3 * (time.perf_counter() - start))
         finally:
             service.job.terminate()

@@ -1,11 +1,11 @@
-"""Clients per second of `conclave federate simulate`, of pfl and of Flower, in turn on the same two cores: for
+"""Clients per second of `conclave federate simulate`, of pfl and of Flower, alternating on the same two cores: for
 scripts/bench_peers --simulation.
 
     python simulation.py build/release/conclave --rounds 3
 
-All simulate recipes/simulations/fashion_clients.toml: model, clients, cohort, local batches and steps, clipping
-and noise, but that training images fall to clients at random and the norm to clip to stays as it is. Each has a
-process or worker for each core. Starting does not count, nor does a simulation's first round.
+All simulate recipes/simulations/fashion_clients.toml: model, clients, cohort, local batches and steps, clipping and
+noise. Two things differ: training images are assigned to clients at random, and the clipping norm is constant. Each has
+a process or worker per core. Start-up and the first round of a simulation are not timed.
 """
 
 import argparse
@@ -22,7 +22,7 @@ HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent.parent
 SIMULATION = ROOT / "recipes/simulations/fashion_clients.toml"
 CORES = 2
-SIMULATED = 4  # rounds of a simulation; of Conclave's, which are short, ten times as many
+SIMULATED = 4  # rounds of a simulation; Conclave, whose rounds are short, runs ten times as many
 
 
 def main():

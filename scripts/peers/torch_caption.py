@@ -1,16 +1,15 @@
-"""Captions of the test emoji by a model that Conclave trained, with PyTorch on the CPU: for scripts/bench_peers.
+"""Writes captions for test emoji with a model that Conclave trained, in PyTorch on the CPU: for scripts/bench_peers.
 
-It is written for speed: images in batches as large as recipes/caption_writer.cpp's, greedily, with keys and
-values kept; images with their channels last; fused attention; rows sorted by expert; texts that have ended
-leave the batch.
+It is optimized for speed: batches as large as those of recipes/caption_writer.cpp; greedy search with cached keys and
+values; images with channels last; fused attention; rows sorted by expert; finished texts leave the batch.
 
     conclave export RUN weights.safetensors
     conclave caption RUN --split test > captions.jsonl
     python torch_caption.py RUN weights.safetensors --compare captions.jsonl
 
-prints one JSON object; captions_per_second is the median of the passes after the first. same_captions says how
-many captions are those of captions.jsonl, of which fewer than nine in ten are an error, and
-log_probabilities_apart is the largest difference of these.
+prints one JSON object. captions_per_second is the median of the passes after the first. same_captions is the number of
+captions equal to those of captions.jsonl; less than nine in ten is an error. log_probabilities_apart is the largest
+difference of their log probabilities.
 """
 
 import json
@@ -104,7 +103,7 @@ class Captioner:
 
     @torch.inference_mode()
     def write(self, pixels):
-        """A list of tokens and a log probability for each image."""
+        """Writes captions; returns a list of tokens and a log probability for each image."""
         written = []
         for part in pixels.split(BATCH):
             captions, probabilities = [[] for _ in part], torch.zeros(len(part))

@@ -1,9 +1,9 @@
-"""Depthwise convolutions by Conclave and by PyTorch, in turn on the same cores: for scripts/bench_peers.
+"""Depthwise convolutions by Conclave and by PyTorch, alternating on the same cores: for scripts/bench_peers.
 
     python torch_convolution.py build/release/conclave --threads 2
 
-What is measured, `conclave bench convolution` says; PyTorch does the same with its images in either layout.
-Prints milliseconds, medians over the rounds, and how many times faster Conclave is than the better of the two.
+`conclave bench convolution` describes the measured operations; PyTorch computes the same with both layouts of images.
+Prints milliseconds, as medians over the rounds, and how many times faster Conclave is than PyTorch's faster layout.
 """
 
 import argparse

@@ -1,15 +1,15 @@
-"""Images drawn by a model that Conclave trained, with PyTorch on the CPU: for scripts/bench_peers.
+"""Generates images with a model that Conclave trained, in PyTorch on the CPU: for scripts/bench_peers.
 
-It is written for speed: images in batches as large as recipes/image_sampler.cpp's, each with its guide in the
-same pass; fused attention; rows sorted by expert; what does not change from step to step computed once.
+It is optimized for speed: batches as large as those of recipes/image_sampler.cpp, with each image and its unconditional
+guide in the same pass; fused attention; rows sorted by expert; values that are equal in all steps are computed once.
 
     conclave export RUN weights.safetensors
     conclave generate RUN --text "ankle boot" --count 16 --scale 1 --out grid.png
     python torch_generate.py RUN weights.safetensors --text "ankle boot" --count 16 --compare grid.png
 
-prints one JSON object; seconds_per_image is the median of the passes after the first. The noise is
-Conclave's, so that the images are to be those of grid.png; levels_apart says how far they are, of 255, and a
-mean above 0.5 is an error.
+prints one JSON object. seconds_per_image is the median of the passes after the first. The noise is the same as
+Conclave's, so the images should equal those of grid.png. levels_apart is their difference, in levels of 255; a mean
+above 0.5 is an error.
 """
 
 import json
@@ -27,7 +27,7 @@ TIME_FEATURES = 64
 
 
 def normal_noise(seed, count):
-    """As kernels::normal_noise: Box-Muller of Philox4x32-10, a block of it for each number."""
+    """The same numbers as kernels::normal_noise: Box-Muller of Philox4x32-10, with one block for each number."""
     index = numpy.arange(count, dtype=numpy.uint64)
     low = numpy.uint64(0xFFFFFFFF)
     c = [index & low, index >> numpy.uint64(32), numpy.zeros_like(index), numpy.zeros_like(index)]
@@ -50,11 +50,11 @@ class Generator:
         self.frequencies = 1000.0 ** (torch.arange(TIME_FEATURES // 2) / (TIME_FEATURES // 2 - 1))
 
     def texts(self, *texts):
-        """texts [rows, hidden] of each, all of one length"""
+        """A list of tensors [rows, hidden], one for each text; all have the same number of rows."""
         return [self.trunk.tokens[tokens] + self.trunk.positions[:len(tokens)] for tokens in texts]
 
     def velocities(self, x, time, texts):
-        """x [images, patches, size] -> the same for each of the texts, [texts, images, patches, size]"""
+        """x [images, patches, size] -> velocities [texts, images, patches, size], one for each text"""
         angles = self.frequencies * time
         told = self.time_out(F.gelu(self.time_in(torch.cat([angles.cos(), angles.sin()]))))
         patches = self.patch_in(x) + self.positions
@@ -65,7 +65,7 @@ class Generator:
 
     @torch.inference_mode()
     def sample(self, noise, text, hidden, steps, guidance):
-        """The midpoint method, two velocities a step."""
+        """Samples by the midpoint method, with two velocities per step."""
         texts = self.texts(text, hidden) if guidance != 1 else self.texts(text)
         images = []
         for x in noise.split(BATCH):
@@ -88,7 +88,7 @@ def pixels(patches, side, height, width):
 
 
 def shown(path, count, height, width):
-    """The images of a grid of `conclave generate --scale 1`: rows as long as there are, gaps of 2 pixels."""
+    """Cuts a grid of `conclave generate --scale 1` into its images, ceil(sqrt(count)) per row, with gaps of 2 pixels."""
     grid = numpy.asarray(Image.open(path))
     grid = grid.reshape(*grid.shape[:2], -1)
     columns = math.ceil(math.sqrt(count))

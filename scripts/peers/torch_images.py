@@ -1,13 +1,13 @@
-"""The model of a Conclave recipe on Fashion-MNIST, trained by PyTorch on the CPU: for scripts/bench_peers.
+"""Trains the model of a Conclave recipe on Fashion-MNIST in PyTorch on the CPU: for scripts/bench_peers.
 
-It is generous to PyTorch: its images lie in memory, shuffled, and are not shifted, flipped or erased, which
-Conclave's training time includes. It trains with either memory format, and the faster of the two counts.
-torch_training.py has what else is done for speed.
+The comparison favours PyTorch: its images are in memory, shuffled, and not shifted, flipped or erased, which Conclave's
+training time includes. It trains with both memory formats, and the faster one counts. torch_training.py lists the other
+optimizations.
 
     conclave recipe show recipes/fashion_mnist.toml > all.toml; python torch_images.py all.toml
 
-prints one JSON object; images_per_second is the median over the steps after the warm-up, layouts has it of
-either format.
+prints one JSON object. images_per_second is the median over the steps after the warm-up; layouts has it for both
+formats.
 """
 
 import gzip
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch_training import layers_of, read_arguments, tell, train
 
 LAYOUTS = {"default": torch.contiguous_format, "channels_last": torch.channels_last}
-TRAINING = 55000  # images; those behind are the validation split
+TRAINING = 55000  # images; the rest is the validation split
 CLASSES = 10
 
 
@@ -40,7 +40,7 @@ class SqueezeExcite(nn.Module):
 
 class InvertedResidual(nn.Module):
     def __init__(self, image, channels, text):
-        """A block as recipes have it, "k5 x4 c56 s2 se hs"."""
+        """A block in the notation of recipes, "k5 x4 c56 s2 se hs"."""
         super().__init__()
         words = text.split()
         sizes = {word[0]: int(word[1:]) for word in words if word[1:].isdigit()}
@@ -87,11 +87,11 @@ class Classifier(nn.Module):
     def forward(self, pixels):
         """pixels [images, 1, height, width] u8 -> the classes' scores"""
         x = self.encoder(pixels / 127.5 - 1).mean((2, 3))
-        x = self.embedding_dropout(x.unsqueeze(1))  # a sequence of one row
+        x = self.embedding_dropout(x.unsqueeze(1))  # sequences of one row
         for layer in self.layers:
             x = layer(x, None)
         x = self.norm(x).squeeze(1)
-        return self.head(self.dropout(torch.cat([x, x], 1)))  # of one row, the mean is the maximum
+        return self.head(self.dropout(torch.cat([x, x], 1)))  # for one row, mean and maximum are equal
 
 
 def read_idx(path):
@@ -106,7 +106,7 @@ def batches_of(recipe, layout, number):
     directory, size = recipe["data"]["path"] or "/usr/share/datasets/fashion-mnist", recipe["train"]["batch_tokens"]
     images = read_idx(f"{directory}/train-images-idx3-ubyte.gz")[:TRAINING]
     labels = read_idx(f"{directory}/train-labels-idx1-ubyte.gz")[:TRAINING].long()
-    # Of one channel, either format has the same bytes; but by the strides PyTorch decides what to go on with.
+    # With one channel, both formats have the same bytes, but PyTorch chooses the format of results by the strides.
     images = images.unsqueeze(1) if layout == "default" else images.unsqueeze(3).permute(0, 3, 1, 2)
     places = torch.cat([torch.randperm(TRAINING) for _ in range(1 + number * size // TRAINING)])
     return [((images[chosen], labels[chosen]), size) for chosen in places.split(size)[:number]]

@@ -1,11 +1,11 @@
-"""The model of a Conclave recipe, trained by PyTorch on the CPU: what scripts/bench_peers compares with.
+"""Trains the model of a Conclave recipe in PyTorch on the CPU: the comparison of scripts/bench_peers.
 
-Batches are of texts of like length, padded beforehand; torch_training.py has what else is done for speed.
-Words are hashed into pieces rather than taken from a learned vocabulary, with about as many tokens per text.
+Batches have texts of similar length, padded in advance; torch_training.py lists the other optimizations. Words are
+hashed into pieces instead of taken from a learned vocabulary, with about the same number of tokens per text.
 
     conclave recipe show recipes/quick.toml > all.toml; python torch_moe.py all.toml
 
-prints one JSON object; tokens_per_second is the median over the steps after the warm-up, padding not counted.
+prints one JSON object. tokens_per_second is the median over the steps after the warm-up, without padding.
 """
 
 import itertools
@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from torch_training import layers_of, read_arguments, tell, train
 
-WINDOW = 256  # batches whose texts are sorted together, as in data/dynamic_batcher.h
-PIECE = 5  # characters of a word that make a token: 18 a text; 4,000 to 16,000 learned subwords give 19 to 15.5
+WINDOW = 256  # batches of texts that are sorted together, as in data/dynamic_batcher.h
+PIECE = 5  # characters per token: gives 18 tokens per text; 4,000 to 16,000 learned subwords give 19 to 15.5
 
 
 class Classifier(nn.Module):
@@ -41,8 +41,8 @@ class Classifier(nn.Module):
         self.token_dropout, self.guess = model["token_dropout"], recipe["train"]["masked_weight"] > 0
 
     def forward(self, tokens, present):
-        """tokens [texts, length]; present [texts, length], or None where no text is shorter than another.
-        Returns the classes' scores, and the loss of guessing the tokens that were hidden (or None)."""
+        """tokens [texts, length]; present [texts, length], or None if all texts have the same length.
+        Returns the classes' scores, and the loss of predicting hidden tokens (or None)."""
         seen, hidden = tokens, None
         if self.token_dropout > 0:
             hidden = torch.rand(tokens.shape) < self.token_dropout
@@ -68,7 +68,7 @@ class Classifier(nn.Module):
 
 
 class Wide(nn.Module):
-    """The linear model of tokens and bigrams, which are hashed beforehand, not looked up."""
+    """The linear model of tokens and bigrams. Bigrams are hashed in advance instead of looked up."""
 
     def __init__(self, recipe, classes):
         super().__init__()

@@ -1,15 +1,15 @@
-"""The model of a Conclave recipe on Fashion-MNIST, trained by PyTorch with differential privacy (DP-SGD, Opacus's
-ghost clipping) on the CPU: for scripts/bench_peers --private_step.
+"""Trains the model of a Conclave recipe on Fashion-MNIST in PyTorch with differential privacy (DP-SGD, Opacus's ghost
+clipping) on the CPU: for scripts/bench_peers --private_step.
 
-Opacus takes a layer's rows to be one example's each, and a mixture of experts regroups them: the recipe is of one
-expert, therefore, which all rows go to. Here that is a dense feed-forward part, without the router that Conclave
-asks all the same. Batches are of the size that Conclave draws on average. As in torch_images.py, images are not
-shifted, flipped or erased.
+Opacus assumes that each row of a layer belongs to one example, but a mixture of experts regroups rows. So the recipe
+has one expert, which gets all rows. Here it is a dense feed-forward layer, without the router that Conclave still
+computes. Batches have the size that Conclave samples on average. As in torch_images.py, images are not shifted, flipped
+or erased.
 
     conclave recipe show recipe.toml > all.toml; python torch_private.py all.toml
 
-prints one JSON object: images_per_second of private steps, with the faster of the memory formats, and of plain
-steps likewise.
+prints one JSON object. images_per_second is for private steps, plain_images_per_second for plain steps, both with the
+faster memory format.
 """
 
 import time
@@ -27,7 +27,7 @@ from torch_training import read_arguments, tell, train
 
 
 def model_of(recipe):
-    """What is computed in place Opacus's hooks cannot be with."""
+    """The model, without in-place operations, which Opacus's hooks do not support."""
     model, hidden, ffn = Classifier(recipe), recipe["model"]["hidden"], recipe["model"]["ffn"]
     for layer in model.layers:
         layer.feed_forward = nn.Sequential(nn.Linear(hidden, ffn), nn.GELU(), nn.Linear(ffn, hidden))
@@ -38,20 +38,20 @@ def model_of(recipe):
 
 
 def stored_apart(model):
-    """Kinds of layers of which Opacus has no ghost norms: it computes each example's gradient instead."""
+    """Kinds of layers without ghost norms in Opacus, which computes per-example gradients for them."""
     ghost = GradSampleModuleFastGradientClipping.NORM_SAMPLERS
     return sorted({type(module).__name__ for module in model.modules()
                    if next(module.parameters(recurse=False), None) is not None and type(module) not in ghost})
 
 
 def train_privately(model, recipe, arguments, batches):
-    """Images per second: the median over the steps after the warm-up."""
+    """Trains; returns images per second, the median over the steps after the warm-up."""
     settings, privacy = recipe["train"], recipe["privacy"]
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings["learning_rate"],
                                   betas=(settings["beta1"], settings["beta2"]), eps=settings["epsilon"],
                                   weight_decay=settings["weight_decay"])
     size = recipe["privacy"]["batch"]
-    loader = DataLoader(TensorDataset(torch.zeros(100 * size)), batch_size=size)  # it tells the batch's size
+    loader = DataLoader(TensorDataset(torch.zeros(100 * size)), batch_size=size)  # tells Opacus the batch size
     criterion = nn.CrossEntropyLoss(label_smoothing=settings["label_smoothing"])
     model, optimizer, criterion, _ = PrivacyEngine().make_private(
         module=model, optimizer=optimizer, criterion=criterion, data_loader=loader, poisson_sampling=False,
@@ -69,7 +69,7 @@ def train_privately(model, recipe, arguments, batches):
 
 def main():
     arguments, recipe = read_arguments(__doc__)
-    warnings.filterwarnings("ignore")  # of noise that is no cryptographic one, and of hooks
+    warnings.filterwarnings("ignore")  # about non-cryptographic noise and about hooks
     if recipe["moe"]["experts"] != 1:
         raise SystemExit("torch_private: Opacus knows no mixture of experts; set moe.experts and moe.top_k to 1")
     if arguments.parameters is not None:

@@ -1,8 +1,8 @@
-"""What the twins of Conclave's models have in common: Transformer layers with a mixture of experts, training
-steps, and how these are timed and told.
+"""Shared by the PyTorch versions of Conclave's models: Transformer layers with a mixture of experts, training steps,
+and their timing and output.
 
-It is written for speed, as a practised PyTorch user would: fused attention; rows sorted by expert once per
-layer, so that each expert is two dense products, and none is dropped; fused AdamW.
+It is optimized as by an experienced PyTorch user: fused attention; rows sorted by expert once per layer, so that each
+expert is two dense products and no row is dropped; fused AdamW.
 """
 
 import argparse
@@ -88,7 +88,7 @@ def layers_of(recipe):
 
 
 def read_arguments(description):
-    """What the command line says, and the recipe it names; PyTorch has its threads and its seed then."""
+    """Parses the command line and reads the recipe; sets PyTorch's threads, device, precision and seed."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("recipe", help="complete, as `conclave recipe show` prints it")
     parser.add_argument("--threads", type=int, default=2)
@@ -109,9 +109,9 @@ def read_arguments(description):
 
 
 def train(model, recipe, arguments, batches, loss_of):
-    """Takes a step with each of the batches, which are (inputs, how many tokens or images these are); the loss
-    is loss_of(model, *inputs), with the compiled model if there is one. Returns how many a second, the median
-    over the steps after the warm-up, and the last loss."""
+    """Takes a step with each batch, a pair (inputs, number of tokens or images). The loss is loss_of(model, *inputs),
+    with the compiled model if there is one. Returns tokens or images per second, the median over the steps after the
+    warm-up, and the last loss."""
     settings = recipe["train"]
     count = sum(parameter.numel() for parameter in model.parameters())
     if arguments.parameters not in (None, count):

@@ -1,7 +1,6 @@
-"""A model that Conclave trained, in PyTorch: what torch_generate.py and torch_caption.py share.
+"""A model that Conclave trained, in PyTorch: shared by torch_generate.py and torch_caption.py.
 
-Its weights are those that `conclave export RUN weights.safetensors` wrote; its tokens come from the run's
-newest checkpoint, as that is where the tokenizer is.
+The weights come from `conclave export RUN weights.safetensors`, the tokenizer from the run's newest checkpoint.
 """
 
 import argparse
@@ -27,7 +26,7 @@ def argument_parser(description):
 
 
 def opened(parser):
-    """What the command line says, and of the model it names the recipe, the tensors by name and the tokenizer."""
+    """Parses the command line; returns the arguments, and the model's recipe, tensors by name and tokenizer."""
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     with safe_open(arguments.weights, "pt") as file:
@@ -36,7 +35,7 @@ def opened(parser):
 
 
 def timed(passes, work):
-    """What work() returns, and its seconds: the median of the passes after a first one."""
+    """Returns the result of work() and its time in seconds, the median of the passes after the first."""
     seconds = []
     for _ in range(1 + passes):
         start = time.perf_counter()
@@ -70,7 +69,7 @@ class FeedForward:
 
 
 class Experts:
-    """No row is dropped: rows sorted by expert, so that each expert is two dense products."""
+    """A mixture of experts. Rows are sorted by expert, so each expert is two dense products and no row is dropped."""
 
     def __init__(self, tensors, name, top_k):
         self.top_k = top_k
@@ -91,7 +90,7 @@ class Experts:
         parts = rows.index_select(0, tokens).split(flat.bincount(minlength=len(self.experts)).tolist())
         results = torch.cat([F.linear(F.gelu(F.linear(part, up, up_bias)), down, down_bias)
                              for part, (up, up_bias, down, down_bias) in zip(parts, self.experts)])
-        if self.top_k == 1:  # with a weight of 1
+        if self.top_k == 1:  # its weight is 1
             return torch.empty_like(rows).index_copy_(0, order, results).view_as(x)
         weights = probabilities.gather(1, chosen)
         weights = (weights / weights.sum(-1, keepdim=True)).flatten().index_select(0, order)
@@ -108,7 +107,7 @@ class Layer:
                              else FeedForward(tensors, f"{name}/feed_forward"))
 
     def __call__(self, x, cache, place):
-        """cache: None, or [2, sequences, heads, rows, width], of which this pass's rows go to `place`."""
+        """cache: None, or [2, sequences, heads, rows, width]; the rows of this pass are written from `place` on."""
         batch, length, hidden = x.shape
         q, k, v = self.qkv(self.attention_norm(x)).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         causal = False
@@ -142,7 +141,7 @@ class Trunk:
         return torch.empty(len(self.layers), 2, sequences, self.heads, rows, self.hidden // self.heads)
 
     def __call__(self, x, cache=None, place=0):
-        """x [sequences, rows, hidden]; with a cache, by a causal mask, behind its first `place` rows."""
+        """x [sequences, rows, hidden]. With a cache, attention is causal, and x follows its first `place` rows."""
         for i, layer in enumerate(self.layers):
             x = layer(x, None if cache is None else cache[i], place)
         return self.norm(x)
@@ -171,9 +170,9 @@ class Tokenizer:
         return self.types[token] not in (self.UNKNOWN, self.CONTROL, self.UNUSED)
 
     def encode(self, text):
-        """The likeliest pieces (Viterbi)."""
+        """The most probable pieces (Viterbi)."""
         text = "".join("\u2581" + word for word in text.lower().split())
-        best = [(0.0, [])]  # of each beginning of the text
+        best = [(0.0, [])]  # for each prefix of the text
         for end in range(1, len(text) + 1):
             found = [(best[start][0] + self.scores[self.number[piece]], best[start][1] + [self.number[piece]])
                      for start in range(end) if (piece := text[start:end]) in self.number]
