@@ -1,5 +1,5 @@
 """Linear models that classify emoji into groups, as a baseline for recipes/emoji_group.toml: logistic regression on
-TF-IDF of the texts, on pixels, and on both. data/emoji.h describes the emoji and the split. Prints the results as JSON."""
+TF-IDF of the texts, on pixels, and on both. data/emoji.h describes the emoji and the split. Prints JSON."""
 
 import json
 import re

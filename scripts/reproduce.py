@@ -1,4 +1,4 @@
-"""The program of scripts/reproduce, run after the build: trains, measures, prints tables, draws. Includes the mixture."""
+"""The program of scripts/reproduce, run after the build: trains, measures, prints tables, draws. Has the mixture."""
 
 import argparse
 import json

@@ -1,10 +1,10 @@
-# Whether there is to be a CUDA backend, and the compiler for it. Sets CONCLAVE_WITH_CUDA.
+# Decides whether to build the CUDA backend and finds its compiler. Sets CONCLAVE_WITH_CUDA.
 set(CONCLAVE_WITH_CUDA OFF)
 if(CONCLAVE_CUDA STREQUAL OFF)
   return()
 endif()
 
-# Without a driver nothing could run it, and its kernels take minutes to compile.
+# Off without a driver: nothing could run the backend, and its kernels take minutes to compile.
 find_library(CONCLAVE_CUDA_DRIVER NAMES libcuda.so.1)
 if(CONCLAVE_CUDA STREQUAL AUTO AND NOT CONCLAVE_CUDA_DRIVER)
   return()
@@ -25,11 +25,11 @@ endif()
 set(CONCLAVE_WITH_CUDA ON)
 set(CMAKE_CUDA_COMPILER ${CONCLAVE_NVCC})
 if(NOT CMAKE_CUDA_ARCHITECTURES)
-  set(CMAKE_CUDA_ARCHITECTURES 80-real 90)  # A100, H100; later ones translate the latter's PTX
+  set(CMAKE_CUDA_ARCHITECTURES 80-real 90)  # A100, H100; later GPUs translate the PTX for H100
 endif()
 set(CMAKE_CUDA_COMPILER_LAUNCHER ${CMAKE_CXX_COMPILER_LAUNCHER})
 enable_language(CUDA)
-if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake 3.25 does not know that nvcc knows C++20
+if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake 3.25 does not know nvcc's option for C++20
   set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
   set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
 endif()

@@ -1,4 +1,4 @@
-# What Conclave stands on, found the same way by its own build and by a project that does find_package(Conclave).
+# The dependencies of Conclave, found in the same way by its own build and by projects with find_package(Conclave).
 find_package(OpenMP REQUIRED COMPONENTS CXX)
 find_package(MPI REQUIRED COMPONENTS C)
 find_package(Threads REQUIRED)
@@ -9,9 +9,9 @@ find_package(OpenSSL 3 REQUIRED COMPONENTS Crypto SSL)
 find_package(Eigen3 REQUIRED NO_MODULE)
 find_package(PkgConfig REQUIRED)
 
-# Debian installs several builds of OpenBLAS side by side, and its alternatives choose the one that works for
-# most. Ours is the OpenMP one: its products then run on the threads that our own loops run on, where the
-# pthreads one would start as many again, and both would fight for the cores.
+# Debian can install several builds of OpenBLAS, and its alternatives system chooses one. Conclave needs the OpenMP
+# build: its products run on the same threads as Conclave's own loops. The pthreads build would start as many threads
+# again, which would compete for the cores.
 set(conclave_openblas /usr/lib/${CMAKE_LIBRARY_ARCHITECTURE}/openblas-openmp/pkgconfig)
 if(EXISTS ${conclave_openblas})
   set(ENV{PKG_CONFIG_PATH} "${conclave_openblas}:$ENV{PKG_CONFIG_PATH}")
@@ -25,7 +25,7 @@ foreach(pair IN ITEMS "openblas;openblas" "hdf5;hdf5-openmpi" "sentencepiece;sen
   pkg_check_modules(${name} REQUIRED IMPORTED_TARGET GLOBAL ${module})
 endforeach()
 
-# Of gRPC, pkg-config tells in seventeen seconds, through hundreds of modules of Abseil, what these lines say.
+# Finds gRPC without pkg-config, which takes seventeen seconds for the hundreds of modules of Abseil.
 add_library(Conclave::grpc INTERFACE IMPORTED GLOBAL)
 foreach(library IN ITEMS grpc++ grpc gpr absl_synchronization)
   string(MAKE_C_IDENTIFIER "CONCLAVE_${library}" name)
@@ -42,9 +42,9 @@ if(NOT conclave_openblas MATCHES "USE_OPENMP=1")
 endif()
 unset(conclave_openblas)
 
-# Debian's SentencePiece has an older protobuf inside, whose symbols have the same names and are its library's own. A shared
-# libprotobuf would take their place, and refuse to work with it. So protobuf is linked statically, whole (or the
-# linker would be content with SentencePiece's), and kept out of the program's dynamic symbols.
+# Debian's SentencePiece contains an older protobuf and exports its symbols. A shared libprotobuf would replace these
+# symbols and refuse to work with SentencePiece. So protobuf is linked statically, as a whole archive (otherwise the
+# linker would use SentencePiece's symbols), and is not in the program's dynamic symbols.
 find_library(CONCLAVE_PROTOBUF libprotobuf.a REQUIRED)
 add_library(Conclave::protobuf STATIC IMPORTED GLOBAL)
 set_target_properties(Conclave::protobuf PROPERTIES IMPORTED_LOCATION ${CONCLAVE_PROTOBUF})

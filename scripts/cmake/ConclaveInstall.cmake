@@ -1,17 +1,17 @@
-# cmake --install: what find_package(Conclave) finds. The libraries and headers are each folder's own
-# (conclave_add_library).
+# cmake --install: installs the files for find_package(Conclave). conclave_add_library installs the libraries and
+# headers of each folder.
 include(CMakePackageConfigHelpers)
 
 add_library(conclave_all INTERFACE)
 add_library(Conclave::conclave ALIAS conclave_all)
 set_target_properties(conclave_all PROPERTIES EXPORT_NAME conclave)
-target_link_libraries(conclave_all INTERFACE conclave_commands)  # which stands on all others
+target_link_libraries(conclave_all INTERFACE conclave_commands)  # which depends on all others
 install(TARGETS conclave_all EXPORT ConclaveTargets)
 
-# For plug-ins, which run.plugins names in a recipe:
+# For plug-ins, which a recipe names in run.plugins:
 #   add_library(mine MODULE mine.cpp)
 #   target_link_libraries(mine PRIVATE Conclave::plugin)
-# Headers and no libraries: what they declare is in the program.
+# Headers without libraries: the program has the definitions.
 add_library(conclave_plugin INTERFACE)
 add_library(Conclave::plugin ALIAS conclave_plugin)
 set_target_properties(conclave_plugin PROPERTIES EXPORT_NAME plugin)

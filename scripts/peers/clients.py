@@ -57,7 +57,7 @@ def loss_of(model, pixels, labels):
 
 
 def tell(arguments, cohort, seconds, version):
-    """Prints the result or writes it to --out. seconds: the times when the first round began and when each round ended."""
+    """Prints the result or writes it to --out. seconds: the times when the first round began and each round ended."""
     speeds = [cohort / (after - before) for before, after in zip(seconds[1:], seconds[2:])]
     result = json.dumps({"clients_per_second": statistics.median(speeds), "rounds": speeds, "version": version})
     if arguments.out is None:

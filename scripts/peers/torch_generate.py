@@ -88,7 +88,7 @@ def pixels(patches, side, height, width):
 
 
 def shown(path, count, height, width):
-    """Cuts a grid of `conclave generate --scale 1` into its images, ceil(sqrt(count)) per row, with gaps of 2 pixels."""
+    """Cuts a grid of `conclave generate --scale 1` into its images: ceil(sqrt(count)) per row, gaps of 2 pixels."""
     grid = numpy.asarray(Image.open(path))
     grid = grid.reshape(*grid.shape[:2], -1)
     columns = math.ceil(math.sqrt(count))
