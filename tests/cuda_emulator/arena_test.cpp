@@ -9,8 +9,7 @@
 namespace conclave {
 namespace {
 
-TEST_CASE("an arena on a device plans in what is free, and then takes what it needs in one piece",
-          "[arena]") {
+TEST_CASE("a device arena plans within free memory and allocates one block", "[arena]") {
   const std::size_t before = emulator::counters().live_bytes;
   const auto taken_here = [&] { return emulator::counters().live_bytes - before; };
   emulator::set_memory(before + (std::size_t{80} << 20));

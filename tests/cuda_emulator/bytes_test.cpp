@@ -79,7 +79,7 @@ std::string contents(const std::string& path) {
   return text.str();
 }
 
-TEST_CASE("no operation moves more than its bytes, but for a tenth") {
+TEST_CASE("no operation moves more than 1.1 times its bytes") {
   for (const Counted& at : counted()) {
     const double expected = at.operation.least().total() + at.operation.more.total();
     INFO(at.operation.name << " of " << at.operation.sizes << ":\n" << at.launches);
@@ -89,7 +89,7 @@ TEST_CASE("no operation moves more than its bytes, but for a tenth") {
   CHECK(emulator::take_report() == "");
 }
 
-TEST_CASE("every kernel is one of an operation in the table of floors") {
+TEST_CASE("every kernel belongs to an operation in the table of floors") {
   if (counted().empty()) return;
   std::string launches;
   for (const Counted& at : counted()) launches += at.launches;
@@ -106,7 +106,7 @@ TEST_CASE("every kernel is one of an operation in the table of floors") {
   }
 }
 
-TEST_CASE("the table of floors is what the kernels do") {
+TEST_CASE("the table of floors agrees with the kernels") {
   if (counted().empty()) return;
   INFO("build/release/emulated_tests '[write_roofline]' writes it anew");
   CHECK(contents(kTable) == roofline_table());

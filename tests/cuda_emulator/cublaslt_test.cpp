@@ -92,7 +92,7 @@ void fails(const char* says, const std::function<void(ProductCall&)>& change) {
   CHECK_THAT(emulator::take_report(), Contains(says));
 }
 
-TEST_CASE("a product that nothing is wrong with") {
+TEST_CASE("cuBLASLt: a valid product is computed") {
   ProductCall call;
   call.epilogue = CUBLASLT_EPILOGUE_RELU_BIAS;
   CHECK(call.run() == std::string("CUBLAS_STATUS_SUCCESS"));
@@ -109,7 +109,7 @@ TEST_CASE("a product that nothing is wrong with") {
   CHECK(workspace.data<std::uint8_t>()[0] == 0xFF);  // the contents of the workspace are lost
 }
 
-TEST_CASE("a product that also gives the sums of its right operand's columns") {
+TEST_CASE("cuBLASLt: a product can also sum the columns of its right operand") {
   ProductCall call;
   call.epilogue = CUBLASLT_EPILOGUE_BGRADB;
   CHECK(call.run() == std::string("CUBLAS_STATUS_SUCCESS"));
@@ -127,7 +127,7 @@ TEST_CASE("a product that also gives the sums of its right operand's columns") {
   }
 }
 
-TEST_CASE("sums of columns that the library has not, or has no room for") {
+TEST_CASE("cuBLASLt: unsupported or overlapping column sums are mistakes") {
   const auto sums_fail = [](const char* says, const std::function<void(ProductCall&)>& change) {
     fails(says, [&](ProductCall& call) {
       call.epilogue = CUBLASLT_EPILOGUE_BGRADB;
@@ -149,7 +149,7 @@ TEST_CASE("sums of columns that the library has not, or has no room for") {
   CHECK(emulator::take_report() == "");
 }
 
-TEST_CASE("a product's traffic is its operands, not what it works in") {
+TEST_CASE("cuBLASLt: traffic counts the operands but not the workspace") {
   ProductCall call;
   emulator::take_traffic();
   emulator::count_traffic(true);
@@ -163,7 +163,7 @@ TEST_CASE("a product's traffic is its operands, not what it works in") {
   CHECK(traffic[0].written == 32);
 }
 
-TEST_CASE("matrices that are not what is multiplied") {
+TEST_CASE("cuBLASLt: matrices that do not match are mistakes") {
   fails("A has leading dimension 2, less than its 3 rows", [](ProductCall& call) { call.leading[0] = 2; });
   fails("D has leading dimension 1, less than its 3 rows", [](ProductCall& call) {
     call.then = [](ProductCall& now) { cublasLtMatrixLayoutCreate(&now.layouts[3], CUDA_R_32F, 3, 2, 1); };
@@ -188,7 +188,7 @@ void use_halves(ProductCall& call) {
   call.leading = {8, 8, 3};
 }
 
-TEST_CASE("a product of bf16, its sums and bias in f32") {
+TEST_CASE("cuBLASLt: a product of bf16 has sums and bias in f32") {
   ProductCall call;
   use_halves(call);
   call.epilogue = CUBLASLT_EPILOGUE_BIAS;
@@ -206,7 +206,7 @@ TEST_CASE("a product of bf16, its sums and bias in f32") {
     }
 }
 
-TEST_CASE("products of bf16 that the library has not, or only slow ones for") {
+TEST_CASE("cuBLASLt: unsupported and slow products of bf16 are mistakes") {
   const auto halves_fail = [](const char* says, const std::function<void(ProductCall&)>& change) {
     fails(says, [&](ProductCall& call) {
       use_halves(call);
@@ -241,7 +241,7 @@ void use_integers(ProductCall& call) {
   call.leading = {16, 16, 4};
 }
 
-TEST_CASE("a product of integers, whose sums are integers") {
+TEST_CASE("cuBLASLt: a product of integers has integer sums") {
   ProductCall call;
   use_integers(call);
   const Tensor bytes = Tensor::borrow(call.memory.raw(), {256}, DType::i8, Device::cuda),
@@ -261,7 +261,7 @@ TEST_CASE("a product of integers, whose sums are integers") {
     }
 }
 
-TEST_CASE("products of integers that the library has not, or only slow ones for") {
+TEST_CASE("cuBLASLt: unsupported and slow products of integers are mistakes") {
   const auto integers_fail = [](const char* says, const std::function<void(ProductCall&)>& change) {
     fails(says, [&](ProductCall& call) {
       use_integers(call);
@@ -283,7 +283,7 @@ TEST_CASE("products of integers that the library has not, or only slow ones for"
                 [](ProductCall& call) { call.alignments[1] = 8; });
 }
 
-TEST_CASE("memory that a product may not have") {
+TEST_CASE("cuBLASLt: invalid memory of a product is a mistake") {
   const Tensor host = Tensor::zeros({16});
   fails("cublasLtMatmul A: this is not device memory",
         [&](ProductCall& call) { call.pointers[0] = host.data<float>(); });
@@ -330,7 +330,7 @@ TEST_CASE("memory that a product may not have") {
   fails("workspace: 4096 bytes at offset 0 of 2048", [](ProductCall& call) { call.workspace_bytes = 4096; });
 }
 
-TEST_CASE("handles and descriptions that are not there") {
+TEST_CASE("cuBLASLt: invalid handles and descriptions are mistakes") {
   fails("cublasLtMatmul: null is where a cuBLASLt handle should be",
         [](ProductCall& call) { call.then = [](ProductCall& now) { now.handle = nullptr; }; });
   fails("cublasLtMatmul: a destroyed handle is where a cuBLASLt handle should be",
@@ -369,7 +369,7 @@ void square(const Tensor& from, const Tensor& to) {
                                                 .c_stride = 8});
 }
 
-TEST_CASE("a product's mistake is an Error that says what it is") {
+TEST_CASE("a mistake in a product becomes an Error that describes it") {
   const Tensor values = cuda::to_device(ramp(64));
   CHECK_THROWS_WITH(square(values, values),
                     Contains("square: cuBLASLt says: cublasLtMatmul: A and D overlap"));
@@ -377,7 +377,7 @@ TEST_CASE("a product's mistake is an Error that says what it is") {
   CHECK_NOTHROW(square(values, cuda::empty_on_device({64})));
 }
 
-TEST_CASE("a stream that does not wait for a product on another") {
+TEST_CASE("a missing wait for a product on another stream is detected") {
   const Tensor from = cuda::to_device(ramp(64)), to = cuda::to_device(ramp(64)), result = Tensor::empty({64});
   const cuda::Stream producer, consumer;
   const cuda::Event multiplied;

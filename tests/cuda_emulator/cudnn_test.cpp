@@ -73,7 +73,7 @@ void fails(const char* says, const std::function<void(Call&)>& change) {
   CHECK_THAT(emulator::take_report(), Contains(says));
 }
 
-TEST_CASE("a convolution that nothing is wrong with") {
+TEST_CASE("cuDNN: a valid convolution is computed") {
   Call call;
   const Tensor before = cuda::to_host(call.memory);
   call.beta = 0.5;
@@ -104,7 +104,7 @@ TEST_CASE("a convolution that nothing is wrong with") {
   CHECK(workspace.data<std::uint8_t>()[0] == 0xFF);  // the contents of the workspace are lost
 }
 
-TEST_CASE("images, weights and windows that do not belong together") {
+TEST_CASE("cuDNN: images, weights and windows that do not match are mistakes") {
   fails("[1, 4, 3, 3] under [2, 3, 2, 2] is no [1, 2, 2, 2]", [](Call& call) { call.channels_of_w = 3; });
   fails("is no [1, 2, 2, 3]", [](Call& call) { call.width_of_y = 3; });
   fails("is no [1, 2, 2, 2]", [](Call& call) { call.stride = 2; });
@@ -122,7 +122,7 @@ TEST_CASE("images, weights and windows that do not belong together") {
         [](Call& call) { call.then = [](Call& now) { cudnnCreateConvolutionDescriptor(&now.window); }; });
 }
 
-TEST_CASE("memory that a convolution may not have") {
+TEST_CASE("cuDNN: invalid memory of a convolution is a mistake") {
   const Tensor host = Tensor::zeros({64});
   fails("cudnnConvolutionForward x: this is not device memory",
         [&](Call& call) { call.pointers[0] = host.data<float>(); });
@@ -144,7 +144,7 @@ TEST_CASE("memory that a convolution may not have") {
   fails("alpha is not in the host's memory", [](Call& call) { call.host_alpha = call.at(0); });
 }
 
-TEST_CASE("handles and descriptions of cuDNN's that are not there") {
+TEST_CASE("cuDNN: invalid handles and descriptions are mistakes") {
   fails("cudnnConvolutionForward: null is where a cuDNN handle should be",
         [](Call& call) { call.then = [](Call& now) { now.handle = nullptr; }; });
   fails("a destroyed handle is where a cuDNN handle should be",
@@ -164,7 +164,7 @@ TEST_CASE("handles and descriptions of cuDNN's that are not there") {
   });
 }
 
-TEST_CASE("an algorithm whose sums have no fixed order is offered, and may not be used") {
+TEST_CASE("cuDNN: a nondeterministic algorithm is offered, but its use is a mistake") {
   Call call;
   REQUIRE(call.describe() == CUDNN_STATUS_SUCCESS);
   std::array<cudnnConvolutionBwdDataAlgoPerf_t, 8> found{};
@@ -182,7 +182,7 @@ TEST_CASE("an algorithm whose sums have no fixed order is offered, and may not b
   CHECK_THAT(emulator::take_report(), Contains("have no fixed order"));
 }
 
-TEST_CASE("a change of layout between images that are not the same") {
+TEST_CASE("cuDNN: a change of layout between different shapes is a mistake") {
   Call call;
   REQUIRE(call.describe() == CUDNN_STATUS_SUCCESS);
   const auto change = [&](cudnnTensorDescriptor_t to, const float* from) {
@@ -210,7 +210,7 @@ cuda::Convolution<float> square(const Tensor& x, const Tensor& weight, const Ten
           .y = y.data<float>()};
 }
 
-TEST_CASE("a convolution's mistake is an Error that says what it is") {
+TEST_CASE("a mistake in a convolution becomes an Error that describes it") {
   const Tensor values = cuda::to_device(ramp(16)), weight = cuda::to_device(ramp(4)),
                y = cuda::empty_on_device({16});
   CHECK_THROWS_WITH(convolve("square", square(values, weight, values)),
@@ -231,7 +231,7 @@ TEST_CASE("a convolution's mistake is an Error that says what it is") {
   CHECK_NOTHROW(convolve("square", square(values, weight, y)));
 }
 
-TEST_CASE("a plan is made once for a shape, and operands are rounded to TF32 where that is wanted") {
+TEST_CASE("a convolution is planned once per shape and rounds to TF32 on request") {
   const Tensor x = cuda::to_device(Tensor::zeros({16})), weight = cuda::to_device(ramp(4)),
                y = cuda::empty_on_device({16});
   x.fill(1 + 0x1p-20);
@@ -251,7 +251,7 @@ TEST_CASE("a plan is made once for a shape, and operands are rounded to TF32 whe
   CHECK(emulator::counters().algorithms == algorithms + 1);
 }
 
-TEST_CASE("a stream that does not wait for a convolution on another") {
+TEST_CASE("a missing wait for a convolution on another stream is detected") {
   const Tensor x = cuda::to_device(ramp(16)), weight = cuda::to_device(ramp(4)),
                y = cuda::to_device(ramp(16)), result = Tensor::empty({16});
   const cuda::Stream producer, consumer;

@@ -27,7 +27,7 @@ Tensor normals(const Shape& shape) {
   return values;
 }
 
-TEST_CASE("a row's mean and deviation by shuffles and shared memory", "[emulator]") {
+TEST_CASE("emulator: row statistics by shuffles and shared memory", "[emulator]") {
   constexpr int kRows = 5, kColumns = 300;
   const Tensor x = normals({kRows, kColumns}), scale = normals({kColumns}), shift = ramp(kColumns);
   const Tensor on_device[] = {cuda::to_device(x), cuda::to_device(scale), cuda::to_device(shift)};
@@ -55,7 +55,7 @@ TEST_CASE("a row's mean and deviation by shuffles and shared memory", "[emulator
   }
 }
 
-TEST_CASE("a product by tiles", "[emulator]") {
+TEST_CASE("emulator: a product by tiles", "[emulator]") {
   constexpr int kN = 37;
   const Tensor host = normals({kN, kN}), a = cuda::to_device(host), c = cuda::empty_on_device({kN, kN});
   for (const std::uint64_t seed : {1, 2, 3}) {
@@ -74,7 +74,7 @@ TEST_CASE("a product by tiles", "[emulator]") {
   }
 }
 
-TEST_CASE("a histogram by atomics", "[emulator]") {
+TEST_CASE("emulator: a histogram by atomics", "[emulator]") {
   constexpr int kCount = 1000, kBins = 10;
   Tensor values = Tensor::empty({kCount}, DType::i32);
   std::vector<int> expected(kBins);
@@ -89,7 +89,7 @@ TEST_CASE("a histogram by atomics", "[emulator]") {
   CHECK(std::vector<int>(result.data<std::int32_t>(), result.data<std::int32_t>() + kBins) == expected);
 }
 
-TEST_CASE("four floats at a time, by many threads that never wait", "[emulator]") {
+TEST_CASE("emulator: four floats at a time, by many threads without barriers", "[emulator]") {
   constexpr Index kCount = 4 * 256 * 256;
   const Tensor x = cuda::to_device(ramp(kCount)), y = cuda::to_device(ramp(kCount));
   launch("addition", trial::add_fours, {.grid = dim3(256), .block = dim3(256)},
@@ -100,7 +100,7 @@ TEST_CASE("four floats at a time, by many threads that never wait", "[emulator]"
   CHECK(right);
 }
 
-TEST_CASE("sums by tiles of a warp", "[emulator]") {
+TEST_CASE("emulator: sums by tiles of a warp", "[emulator]") {
   const Tensor values = Tensor::empty({192}, DType::i32);
   for (int i = 0; i < 192; ++i) values.data<std::int32_t>()[i] = i * i % 11;
   const Tensor on_device = cuda::to_device(values), sums = cuda::empty_on_device({24}, DType::i32),
@@ -129,7 +129,7 @@ __global__ void ballots(unsigned* out) {
   mine[4] = static_cast<unsigned>(many);
 }
 
-TEST_CASE("ballots, shuffles and counting barriers, also of a warp that is not full", "[emulator]") {
+TEST_CASE("emulator: ballots, shuffles and barriers, also in an incomplete warp", "[emulator]") {
   const Tensor out = cuda::empty_on_device({5 * 40}, DType::i32);
   launch("ballots", ballots, {.grid = dim3(1), .block = dim3(40)}, static_cast<unsigned*>(out.raw()));
   const Tensor result = cuda::to_host(out);
@@ -153,7 +153,7 @@ __global__ void add_one(float* values, const float* table, float* sums) {
   sums[i] = values[i] + table[threadIdx.x % 8];
 }
 
-TEST_CASE("traffic is sectors, once for each block and once for a launch", "[emulator]") {
+TEST_CASE("emulator: traffic counts sectors once per block and once per launch", "[emulator]") {
   constexpr Index kCount = 128;
   const Tensor values = cuda::to_device(ramp(kCount)), table = cuda::to_device(ramp(8)),
                sums = cuda::empty_on_device({kCount}), host = Tensor::empty({kCount});
@@ -183,7 +183,7 @@ TEST_CASE("traffic is sectors, once for each block and once for a launch", "[emu
 }
 #endif
 
-TEST_CASE("counters, properties and the time between two events", "[emulator]") {
+TEST_CASE("emulator: counters, device properties and the time between events", "[emulator]") {
   const emulator::Counters before = emulator::counters();
   {
     const Tensor device = cuda::to_device(ramp(10));

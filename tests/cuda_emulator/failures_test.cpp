@@ -31,7 +31,7 @@ std::size_t break_at_each_call(Body&& body) {
   }
 }
 
-TEST_CASE("an operation whose device breaks is an Error, and the next one has all it needs") {
+TEST_CASE("a CUDA failure in an operation is an Error, and later operations work") {
   for (const roofline::Operation& operation : roofline::operations(roofline::Size::small)) {
     INFO(operation.name);
     const std::vector<Tensor> tensors = operation.tensors();
@@ -39,7 +39,7 @@ TEST_CASE("an operation whose device breaks is an Error, and the next one has al
   }
 }
 
-TEST_CASE("memory and streams of a device that breaks") {
+TEST_CASE("CUDA failures of memory, streams and events are Errors without leaks") {
   const Tensor host = random_values({5}, 1, DType::f32);
   const std::size_t live = emulator::counters().live;
   CHECK(break_at_each_call([&] {

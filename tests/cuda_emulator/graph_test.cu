@@ -22,7 +22,7 @@ void upload(float value, const Tensor& to) {
   cuda::upload("upload", std::span<const float>(&value, 1), to.data<float>());
 }
 
-TEST_CASE("a graph does what was captured as often as it is launched, and not before", "[graph]") {
+TEST_CASE("a graph runs the captured work at each launch and not before", "[graph]") {
   const Tensor sum = cuda::to_device(Tensor::zeros({1})), amount = cuda::to_device(ramp(1));
   const emulator::Counters before = emulator::counters();
   const cuda::Graph graph([&] {
@@ -46,7 +46,7 @@ TEST_CASE("a graph does what was captured as often as it is launched, and not be
   CHECK(emulator::counters().launches == before.launches + 2 * 3 + 2);
 }
 
-TEST_CASE("a graph of work that fails is its Error, and the next one is whole", "[graph]") {
+TEST_CASE("a graph whose captured work fails is an Error, and the next one works", "[graph]") {
   const Tensor sum = cuda::to_device(Tensor::zeros({1})), amount = cuda::to_device(ramp(1));
   CHECK_THROWS_WITH(cuda::Graph([&] {
                       queue_addition(sum, amount);
@@ -59,7 +59,7 @@ TEST_CASE("a graph of work that fails is its Error, and the next one is whole", 
   CHECK(cuda::to_host(sum).data<float>()[0] == 1);
 }
 
-TEMPLATE_TEST_CASE("AdamW's updates are captured once, and follow each step's numbers", "[graph]", float,
+TEMPLATE_TEST_CASE("AdamW's updates are captured once and use the numbers of each step", "[graph]", float,
                    double) {
   using kernels::AdamWOptions, kernels::Decay, kernels::kAdamWNumbers, kernels::adamw, kernels::prepare_adamw;
   constexpr DType kType = dtype_of<TestType>;

@@ -18,7 +18,7 @@ namespace {
 using namespace kernels;
 using Tensors = std::vector<Tensor>;
 
-TEMPLATE_TEST_CASE("element-wise kernels on the device do what they do on the processor", "", float, double) {
+TEMPLATE_TEST_CASE("element-wise kernels on the device agree with the processor", "", float, double) {
   using T = TestType;
   constexpr DType kType = dtype_of<T>;
   Shapes shapes(1);
@@ -47,7 +47,7 @@ TEMPLATE_TEST_CASE("element-wise kernels on the device do what they do on the pr
   }
 }
 
-TEMPLATE_TEST_CASE("layer_norm on the device does what it does on the processor", "", float, double) {
+TEMPLATE_TEST_CASE("layer_norm on the device agrees with the processor", "", float, double) {
   using T = TestType;
   constexpr DType kType = dtype_of<T>;
   Shapes shapes(2);
@@ -75,7 +75,7 @@ TEMPLATE_TEST_CASE("layer_norm on the device does what it does on the processor"
   }
 }
 
-TEMPLATE_TEST_CASE("fake quantization on the device is what it is on the processor", "", float, double) {
+TEMPLATE_TEST_CASE("fake quantization on the device agrees with the processor", "", float, double) {
   using T = TestType;
   constexpr DType kType = dtype_of<T>;
   Shapes shapes(7);
@@ -106,8 +106,7 @@ TEMPLATE_TEST_CASE("fake quantization on the device is what it is on the process
   }
 }
 
-TEMPLATE_TEST_CASE("softmax and cross-entropy on the device do what they do on the processor", "", float,
-                   double) {
+TEMPLATE_TEST_CASE("softmax and cross-entropy on the device agree with the processor", "", float, double) {
   using T = TestType;
   constexpr DType kType = dtype_of<T>;
   Shapes shapes(3);
@@ -150,9 +149,8 @@ struct SoftmaxResults {
   Tensor y, lse, losses, unsmoothed, probabilities, correct;
 };
 
-TEMPLATE_TEST_CASE(
-    "softmax and cross-entropy of infinite logits are on the device what they are on the processor", "",
-    float, double) {
+TEMPLATE_TEST_CASE("softmax and cross-entropy of infinite logits agree with the processor", "", float,
+                   double) {
   using T = TestType;
   constexpr DType kType = dtype_of<T>;
   const T infinity = std::numeric_limits<T>::infinity();
@@ -198,8 +196,7 @@ TEMPLATE_TEST_CASE(
   CHECK(emulator::take_report() == "");
 }
 
-TEMPLATE_TEST_CASE("dropout on the device drops the very elements it drops on the processor", "", float,
-                   double) {
+TEMPLATE_TEST_CASE("dropout drops the same elements on the device as on the processor", "", float, double) {
   using T = TestType;
   constexpr DType kType = dtype_of<T>;
   Shapes shapes(4);
@@ -219,7 +216,7 @@ TEMPLATE_TEST_CASE("dropout on the device drops the very elements it drops on th
   }
 }
 
-TEMPLATE_TEST_CASE("AdamW on the device does what it does on the processor", "", float, double) {
+TEMPLATE_TEST_CASE("AdamW on the device agrees with the processor", "", float, double) {
   using T = TestType;
   constexpr DType kType = dtype_of<T>;
   Shapes shapes(5);
@@ -243,7 +240,7 @@ TEMPLATE_TEST_CASE("AdamW on the device does what it does on the processor", "",
   }
 }
 
-TEST_CASE("what is more than there are blocks is looped over") {
+TEST_CASE("kernels loop over more rows than the grid has blocks") {
   const DType kType = DType::f32;
   const Shape flat{2048 * 256 * 4 + 1029}, narrow{2048 * 8 + 77, 3}, wide{2048 + 3, 1028};
   compare_twins<float>({random_values(flat, 1, kType), unwritten(flat, kType)},

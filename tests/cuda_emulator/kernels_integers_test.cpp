@@ -52,7 +52,7 @@ std::vector<int> integers_of(const IntegerRows& rows, Index in, std::int32_t hig
   return integers;
 }
 
-TEST_CASE("rows become the same integers on the device as on the processor") {
+TEST_CASE("rows are quantized to the same integers on device and processor") {
   Shapes shapes(21);
   for (int round = 0; round < 12; ++round) {
     const Index rows = shapes.between(0, 20), in = shapes.columns();
@@ -101,7 +101,7 @@ std::vector<Case> cases() {
           {std::move(many), 3, 5}};
 }
 
-TEST_CASE("integer products on the device are those on the processor") {
+TEST_CASE("integer products on the device agree with the processor") {
   for (const auto& [offsets, in, out] : cases()) {
     const Index rows = offsets.back(), groups = static_cast<Index>(offsets.size()) - 1;
     const Tensor x = random_values({rows, in}, 1, DType::f32, 2),
@@ -121,7 +121,7 @@ TEST_CASE("integer products on the device are those on the processor") {
   }
 }
 
-TEST_CASE("the device's integers for the next product are those of what it would have written") {
+TEST_CASE("a product to integers on the device equals quantizing its result") {
   for (const auto& [offsets, in, out] : cases()) {
     const Index rows = offsets.back(), groups = static_cast<Index>(offsets.size()) - 1;
     for (const QuantLevels levels : {QuantLevels::affine(7), QuantLevels::affine(8)}) {
@@ -145,7 +145,7 @@ TEST_CASE("the device's integers for the next product are those of what it would
   }
 }
 
-TEST_CASE("windows are unfolded on the device as on the processor") {
+TEST_CASE("unfolding of windows on the device agrees with the processor") {
   for (const Window& window : {Window{3, 1, 1}, Window{3, 2, 1}, Window{5, 1, 2}, Window{2, 2, 0}})
     for (const QuantLevels levels : {QuantLevels::affine(7), QuantLevels::affine(8)})
       for (const bool one_scale : {true, false}) {
@@ -167,7 +167,7 @@ TEST_CASE("windows are unfolded on the device as on the processor") {
       }
 }
 
-TEST_CASE("a warm product of integers allocates nothing on the device") {
+TEST_CASE("repeated integer products allocate nothing on the device") {
   const IntegerRows x = quantized(conclave::cuda::to_device(random_values({9, 20}, 1, DType::f32)),
                                   QuantLevels::affine(7), false);
   const IntegerWeights weights = packed(conclave::cuda::to_device(random_values({2, 24, 20}, 2, DType::f32)));
@@ -186,7 +186,7 @@ TEST_CASE("a warm product of integers allocates nothing on the device") {
         3);  // one product for each group, and one kernel for the outputs of both
 }
 
-TEST_CASE("what a device cannot do with integers is said") {
+TEST_CASE("unsupported integer operations on the device are refused") {
   const IntegerRows x = rows_on(Device::cuda, 2, 9, true);
   const Tensor y = conclave::cuda::empty_on_device({2, 1, 1, 9}),
                ones = conclave::cuda::empty_on_device({1, 1, 9});

@@ -16,7 +16,7 @@ namespace {
 using namespace kernels;
 using Tensors = std::vector<Tensor>;
 
-TEMPLATE_TEST_CASE("matmul on the device does what it does on the processor", "", float, double) {
+TEMPLATE_TEST_CASE("matmul on the device agrees with the processor", "", float, double) {
   using T = TestType;
   constexpr DType kType = dtype_of<T>;
   Shapes shapes(1);
@@ -38,7 +38,7 @@ TEMPLATE_TEST_CASE("matmul on the device does what it does on the processor", ""
   }
 }
 
-TEMPLATE_TEST_CASE("matmul on the device takes views whose rows are strided", "", float, double) {
+TEMPLATE_TEST_CASE("matmul on the device accepts views with strided rows", "", float, double) {
   using T = TestType;
   constexpr DType kType = dtype_of<T>;
   // All three are columns of one tensor. They begin at odd places and are interleaved.
@@ -84,7 +84,7 @@ std::vector<Sizes> sizes_of_groups() {
           {std::move(many), 3, 5}};
 }
 
-TEMPLATE_TEST_CASE("grouped_linear on the device does what it does on the processor", "", float, double) {
+TEMPLATE_TEST_CASE("grouped_linear on the device agrees with the processor", "", float, double) {
   using T = TestType;
   constexpr DType kType = dtype_of<T>;
   for (const auto& [offsets, in, out, thoroughly] : sizes_of_groups()) {
@@ -104,7 +104,7 @@ TEMPLATE_TEST_CASE("grouped_linear on the device does what it does on the proces
   }
 }
 
-TEMPLATE_TEST_CASE("grouped_linear's gradients on the device are those on the processor", "", float, double) {
+TEMPLATE_TEST_CASE("gradients of grouped_linear on the device agree with the processor", "", float, double) {
   using T = TestType;
   constexpr DType kType = dtype_of<T>;
   for (const auto& [offsets, in, out, thoroughly] : sizes_of_groups()) {
@@ -127,7 +127,7 @@ TEMPLATE_TEST_CASE("grouped_linear's gradients on the device are those on the pr
   }
 }
 
-TEMPLATE_TEST_CASE("a row's bits do not depend on the others on the device, where they should not", "", float,
+TEMPLATE_TEST_CASE("RowBits::independent: a row's bits do not depend on other rows on the device", "", float,
                    double) {
   using T = TestType;
   constexpr DType kType = dtype_of<T>;
@@ -193,7 +193,7 @@ void check_rounding(const Tensor& a, const Tensor& b, const Tensor& c, Operation
   CHECK(emulator::take_report() == "");
 }
 
-TEST_CASE("products of f32 are rounded as their precision says, and nowhere else") {
+TEST_CASE("products of f32 are rounded only by the chosen precision") {
   for (const bool ta : {false, true})
     for (const bool tb : {false, true})
       check_rounding(random_values(ta ? Shape{50, 41} : Shape{41, 50}, 1, DType::f32),
@@ -211,7 +211,7 @@ TEST_CASE("products of f32 are rounded as their precision says, and nowhere else
       });
 }
 
-TEST_CASE("a layer's products are rounded as their precision says, and its bias is not") {
+TEST_CASE("precision rounds the products of a layer but not its bias") {
   const std::vector<Index> offsets{0, 3, 3, 70, 71, 71};  // too many rows for the kernel for small groups
   for (const auto& [in, out] : {std::pair<Index, Index>{16, 8}, {13, 11}}) {
     INFO("in " << in << ", out " << out);
@@ -244,7 +244,7 @@ TEST_CASE("a layer's products are rounded as their precision says, and its bias 
   }
 }
 
-TEST_CASE("the kernel for small groups and independent rows computes in f32 whatever the precision") {
+TEST_CASE("small groups and independent rows are computed in f32 at any precision") {
   const Tensor x = conclave::cuda::to_device(random_values({71, 12}, 1, DType::f32)),
                weight = conclave::cuda::to_device(random_values({2, 8, 12}, 2, DType::f32));
   for (const auto& [offsets, bits] : {std::pair<std::vector<Index>, RowBits>{{0, 20, 50}, RowBits::fastest},
@@ -260,7 +260,7 @@ TEST_CASE("the kernel for small groups and independent rows computes in f32 what
   }
 }
 
-TEST_CASE("f32 is rounded to bf16 on the device as on the processor") {
+TEST_CASE("rounding f32 to bf16 on the device agrees with the processor") {
   using Limits = std::numeric_limits<float>;
   const float tie = 1 + 0x1p-8F, other_tie = 1 + 3 * 0x1p-8F;
   const Tensor special =
@@ -292,7 +292,7 @@ TEST_CASE("f32 is rounded to bf16 on the device as on the processor") {
   CHECK(emulator::take_report() == "");
 }
 
-TEST_CASE("a product of tensors that are not all on the device is refused") {
+TEST_CASE("a product of tensors on different devices is refused") {
   const Tensor host = Tensor::zeros({3, 3}), device = conclave::cuda::to_device(host);
   CHECK_THROWS_WITH(matmul(device, Transpose::no, host, Transpose::no, device),
                     "matmul: some tensors are on cuda, others on cpu; copy all to one of them");

@@ -27,8 +27,8 @@ Tensor target(Write mode, const Shape& shape, DType dtype) {
   return mode == Write::assign ? unwritten(shape, dtype) : random_values(shape, 9, dtype);
 }
 
-TEMPLATE_TEST_CASE("sums on the device are those of the processor, and its order of threads does not matter",
-                   "", float, double) {
+TEMPLATE_TEST_CASE("sums on the device agree with the processor for any order of threads", "", float,
+                   double) {
   using T = TestType;
   constexpr DType kType = dtype_of<T>;
   Shapes shapes(1);
@@ -59,8 +59,7 @@ TEMPLATE_TEST_CASE("sums on the device are those of the processor, and its order
   CHECK(emulator::take_report() == "");
 }
 
-TEMPLATE_TEST_CASE("rows' squares on the device are those of the processor, had with one wait", "", float,
-                   double) {
+TEMPLATE_TEST_CASE("sums of squares of rows agree with the processor and need one wait", "", float, double) {
   using T = TestType;
   constexpr DType kType = dtype_of<T>;
   Shapes shapes(14);
@@ -93,7 +92,8 @@ TEMPLATE_TEST_CASE("rows' squares on the device are those of the processor, had 
   CHECK(here.back() == Approx(there.back()).epsilon(tolerance<T>));
 }
 
-TEMPLATE_TEST_CASE("segments and columns are reduced on the device as on the processor", "", float, double) {
+TEMPLATE_TEST_CASE("reductions of segments and columns on the device agree with the processor", "", float,
+                   double) {
   using T = TestType;
   constexpr DType kType = dtype_of<T>;
   Shapes shapes(2);
@@ -123,7 +123,7 @@ TEMPLATE_TEST_CASE("segments and columns are reduced on the device as on the pro
   }
 }
 
-TEMPLATE_TEST_CASE("embeddings on the device do what they do on the processor", "", float, double) {
+TEMPLATE_TEST_CASE("embeddings on the device agree with the processor", "", float, double) {
   using T = TestType;
   constexpr DType kType = dtype_of<T>;
   Shapes shapes(3);
@@ -155,7 +155,7 @@ TEMPLATE_TEST_CASE("embeddings on the device do what they do on the processor", 
   }
 }
 
-TEST_CASE("an id or label outside gives NaN on the device, where it cannot be an Error in time") {
+TEST_CASE("an id or label out of range gives NaN on the device") {
   const Tensor ids = to_device(Tensor::of<std::int32_t>({3}, {1, -1, 2}));
   const Tensor table = to_device(random_values({2, 5}, 1, DType::f32));
   const Tensor y = empty_on_device({3, 5}), dtable = to_device(Tensor::zeros({2, 5}));
@@ -175,7 +175,7 @@ TEST_CASE("an id or label outside gives NaN on the device, where it cannot be an
   CHECK(emulator::take_report() == "");
 }
 
-TEMPLATE_TEST_CASE("the hinge loss on the device is that of the processor", "", float, double) {
+TEMPLATE_TEST_CASE("the hinge loss on the device agrees with the processor", "", float, double) {
   using T = TestType;
   constexpr DType kType = dtype_of<T>;
   Shapes shapes(4);
@@ -192,7 +192,7 @@ TEMPLATE_TEST_CASE("the hinge loss on the device is that of the processor", "", 
   }
 }
 
-TEMPLATE_TEST_CASE("the squared error on the device is that of the processor", "", float, double) {
+TEMPLATE_TEST_CASE("the squared error on the device agrees with the processor", "", float, double) {
   using T = TestType;
   constexpr DType kType = dtype_of<T>;
   Shapes shapes(6);
@@ -209,7 +209,7 @@ TEMPLATE_TEST_CASE("the squared error on the device is that of the processor", "
   }
 }
 
-TEMPLATE_TEST_CASE("the gate on the device chooses as on the processor", "", float, double) {
+TEMPLATE_TEST_CASE("the gate on the device makes the same choices as on the processor", "", float, double) {
   using T = TestType;
   constexpr DType kType = dtype_of<T>;
   Shapes shapes(5);
@@ -237,7 +237,7 @@ TEMPLATE_TEST_CASE("the gate on the device chooses as on the processor", "", flo
   }
 }
 
-TEST_CASE("experts are counted and slots assigned on the device as on the processor") {
+TEST_CASE("counts of experts and slots on the device agree with the processor") {
   Shapes shapes(6);
   for (int round = 0; round < 4 * kShapes; ++round) {
     const Index tokens = round == 0   ? 0
@@ -276,7 +276,7 @@ TEST_CASE("experts are counted and slots assigned on the device as on the proces
                     "count_experts: 2 of 3 choices name no expert; there are 2 experts");
 }
 
-TEMPLATE_TEST_CASE("rows move on the device as on the processor", "", float, double) {
+TEMPLATE_TEST_CASE("moving rows on the device agrees with the processor", "", float, double) {
   using T = TestType;
   constexpr DType kType = dtype_of<T>;
   Shapes shapes(7);
@@ -324,7 +324,7 @@ TEMPLATE_TEST_CASE("rows move on the device as on the processor", "", float, dou
   }
 }
 
-TEMPLATE_TEST_CASE("columns are put together and taken on the device as on the processor", "", float,
+TEMPLATE_TEST_CASE("concatenating and taking columns on the device agrees with the processor", "", float,
                    double) {
   using T = TestType;
   constexpr DType kType = dtype_of<T>;
@@ -341,7 +341,7 @@ TEMPLATE_TEST_CASE("columns are put together and taken on the device as on the p
   }
 }
 
-TEST_CASE("kernels take their scratch memory once, for each stream its own") {
+TEST_CASE("kernels allocate scratch memory once for each stream") {
   const Tensor dy = to_device(random_values({3000, 40}, 1, DType::f32)),
                ids = to_device(Shapes(9).integers({3000}, 0, 300)),
                expected = to_device(Tensor::zeros({301, 40})), dtable = to_device(Tensor::zeros({301, 40}));
@@ -366,7 +366,7 @@ TEST_CASE("kernels take their scratch memory once, for each stream its own") {
   CHECK(emulator::take_report() == "");
 }
 
-TEST_CASE("scratch memory that is outgrown is given back, and what is on loan stays") {
+TEST_CASE("outgrown scratch memory is freed, except while it is borrowed") {
   using conclave::cuda::Scratch;
   constexpr Index kStart = Index{2} << 20;
   const conclave::cuda::Stream stream;
@@ -398,14 +398,13 @@ TEST_CASE("scratch memory that is outgrown is given back, and what is on loan st
   CHECK(emulator::take_report() == "");
 }
 
-TEST_CASE("tensors on two devices are an Error") {
+TEST_CASE("an operation on tensors of two devices is an Error") {
   const Tensor a = random_values({3, 4}, 1, DType::f32), b = to_device(a);
   CHECK_THROWS_WITH(embedding(to_device(Tensor::zeros({3}, DType::i32)), b, a),
                     "embedding: some tensors are on cuda, others on cpu; copy all to one of them");
 }
 
-TEMPLATE_TEST_CASE("what acts on routers beside their products is the same on the device", "", float,
-                   double) {
+TEMPLATE_TEST_CASE("router losses and noise on the device agree with the processor", "", float, double) {
   using T = TestType;
   constexpr DType kType = dtype_of<T>;
   Shapes shapes(11);
@@ -452,7 +451,7 @@ TEST_CASE("tensors on the device are cleared, filled and copied", "[arena]") {
   CHECK(emulator::take_report() == "");
 }
 
-TEST_CASE("a view on the device that has gaps is not filled beside it, nor read by the host") {
+TEST_CASE("filling a device view with gaps leaves the gaps, and the host cannot read it") {
   const Tensor all = to_device(random_values({4, 6}, 1, DType::f32)), before = to_host(all),
                columns = all.slice(1, 1, 3);
   CHECK_THROWS_WITH(columns.fill(3), "fill: the view [4, 2] is not contiguous");
@@ -462,7 +461,7 @@ TEST_CASE("a view on the device that has gaps is not filled beside it, nor read 
   CHECK(same_bits(all.rows(1, 3).clone(), before.rows(1, 3)));
 }
 
-TEST_CASE("a table of any size is downloaded, by way of pinned memory") {
+TEST_CASE("tables of any size are downloaded through pinned memory") {
   for (const Index count : {0, 1, 5000}) {
     const Tensor values = random_values({count}, 1, DType::f64), on_device = to_device(values),
                  back = unwritten({count}, DType::f64);

@@ -22,7 +22,7 @@ Tensor offsets_of(const std::vector<Index>& lengths) {
   return Tensor::of<std::int32_t>({static_cast<Index>(bounds.size())}, bounds);
 }
 
-TEMPLATE_TEST_CASE("attention on the device does what it does on the processor", "", float, double) {
+TEMPLATE_TEST_CASE("attention on the device agrees with the processor", "", float, double) {
   using T = TestType;
   constexpr DType kType = dtype_of<T>;
   struct Case {
@@ -56,7 +56,7 @@ TEMPLATE_TEST_CASE("attention on the device does what it does on the processor",
   }
 }
 
-TEMPLATE_TEST_CASE("attention on the device, of sequences of random lengths", "", float, double) {
+TEMPLATE_TEST_CASE("attention on the device with random lengths of sequences", "", float, double) {
   using T = TestType;
   constexpr DType kType = dtype_of<T>;
   Shapes shapes(1);
@@ -98,7 +98,7 @@ void compare_attention(const Tensor& offsets, const Tensor& key_offsets, Index h
       });
 }
 
-TEMPLATE_TEST_CASE("attention on the device to rows of other sequences", "", float, double) {
+TEMPLATE_TEST_CASE("attention on the device to keys of other sequences", "", float, double) {
   struct Case {
     std::vector<Index> queries, keys;
     Index heads, head_size;
@@ -123,14 +123,14 @@ TEMPLATE_TEST_CASE("attention on the device to rows of other sequences", "", flo
   }
 }
 
-TEST_CASE("attention on the device refuses heads that are too large for it") {
+TEST_CASE("attention on the device refuses too large heads") {
   const Tensor qkv = empty_on_device({4, 3 * 257}), out = empty_on_device({4, 257}),
                lse = empty_on_device({4, 1}), offsets = to_device(offsets_of({4}));
   CHECK_THROWS_WITH(attention(qkv, offsets, {}, out, lse),
                     "attention: heads of 257 elements, at most 256 on a CUDA device");
 }
 
-TEMPLATE_TEST_CASE("lstm on the device does what it does on the processor", "", float, double) {
+TEMPLATE_TEST_CASE("lstm on the device agrees with the processor", "", float, double) {
   using T = TestType;
   constexpr DType kType = dtype_of<T>;
   struct Case {

@@ -19,8 +19,7 @@ Index some_channels(Shapes& shapes) {
   return shapes.between(0, 1) ? 4 * shapes.between(1, 40) : shapes.between(1, 40);
 }
 
-TEMPLATE_TEST_CASE("statistics of channels on the device are what they are on the processor", "", float,
-                   double) {
+TEMPLATE_TEST_CASE("statistics of channels on the device agree with the processor", "", float, double) {
   using T = TestType;
   constexpr DType kType = dtype_of<T>;
   Shapes shapes(21);
@@ -53,7 +52,7 @@ TEMPLATE_TEST_CASE("statistics of channels on the device are what they are on th
   }
 }
 
-TEMPLATE_TEST_CASE("scaled channels on the device are what they are on the processor", "", float, double) {
+TEMPLATE_TEST_CASE("scaling of channels on the device agrees with the processor", "", float, double) {
   using T = TestType;
   constexpr DType kType = dtype_of<T>;
   Shapes shapes(22);
@@ -91,8 +90,7 @@ Tensor positive_values(const Shape& shape, std::uint32_t number, DType dtype) {
   return values.to(dtype);
 }
 
-TEMPLATE_TEST_CASE("tables of normalizations on the device are what they are on the processor", "", float,
-                   double) {
+TEMPLATE_TEST_CASE("tables of normalizations on the device agree with the processor", "", float, double) {
   using T = TestType;
   constexpr DType kType = dtype_of<T>;
   struct Size {
@@ -135,7 +133,7 @@ TEMPLATE_TEST_CASE("tables of normalizations on the device are what they are on 
   }
 }
 
-TEMPLATE_TEST_CASE("depthwise convolution on the device is what it is on the processor", "", float, double) {
+TEMPLATE_TEST_CASE("depthwise convolution on the device agrees with the processor", "", float, double) {
   using T = TestType;
   constexpr DType kType = dtype_of<T>;
   Shapes shapes(23);
@@ -170,7 +168,7 @@ TEMPLATE_TEST_CASE("depthwise convolution on the device is what it is on the pro
     }
 }
 
-TEMPLATE_TEST_CASE("convolution on the device is what it is on the processor", "", float, double) {
+TEMPLATE_TEST_CASE("convolution on the device agrees with the processor", "", float, double) {
   using T = TestType;
   constexpr DType kType = dtype_of<T>;
   struct Images {
@@ -207,7 +205,7 @@ TEMPLATE_TEST_CASE("convolution on the device is what it is on the processor", "
     }
 }
 
-TEST_CASE("convolution rounds operands as the precision says where it is the fastest, and not in inference") {
+TEST_CASE("convolution rounds operands by precision, except with independent rows") {
   const Window window{3, 1, 1};
   const Tensor x = conclave::cuda::to_device(random_values({2, 5, 6, 4}, 1, DType::f32)),
                weight = conclave::cuda::to_device(random_values({8, 3, 3, 4}, 2, DType::f32));

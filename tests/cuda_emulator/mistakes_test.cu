@@ -84,7 +84,7 @@ __global__ void two_operations_of_one_mask() {
 }
 __global__ void set(float* out, float value) { *out = value; }
 
-TEST_CASE("threads that wait for others in vain", "[emulator]") {
+TEST_CASE("misuse of barriers and shuffles is detected", "[emulator]") {
   const Tensor out = cuda::empty_on_device({32}, DType::i32);
   fails("in __syncthreads for ever, which others did not reach", barrier_for_some,
         {.grid = dim3(2), .block = dim3(32)});
@@ -114,7 +114,7 @@ __global__ void read_one(const float* from, float* out) { *out = *from; }
 #ifdef __SANITIZE_ADDRESS__
 
 // AddressSanitizer ends the process.
-TEST_CASE("a kernel that touches what is not its own", "[emulator]") {
+TEST_CASE("accesses of a kernel outside its memory are detected", "[emulator]") {
   const Tensor out = cuda::empty_on_device({13});
   CHECK_THAT(last_words([&] {
                launch("planted", one_too_far, {.grid = dim3(1), .block = dim3(32)}, out.data<float>(), 13);
@@ -139,7 +139,7 @@ TEST_CASE("a kernel that touches what is not its own", "[emulator]") {
 
 #else
 
-TEST_CASE("a kernel that touches what is not its own", "[emulator]") {
+TEST_CASE("accesses of a kernel outside its memory are detected", "[emulator]") {
   const Tensor out = cuda::empty_on_device({13});
   fails(
       "one_too_far(float*, int): thread (13, 0, 0) of block (0, 0, 0): writes 4 bytes: 0 bytes behind the 52",
@@ -160,7 +160,7 @@ TEST_CASE("a kernel that touches what is not its own", "[emulator]") {
 // Its accesses are not checked; only the guards show the mistake.
 __attribute__((no_sanitize("thread"))) __global__ void unseen(float* out, int count) { out[count] = 1; }
 
-TEST_CASE("a kernel that nobody looks at and that writes behind its memory", "[emulator]") {
+TEST_CASE("a write behind an allocation is detected without checked accesses", "[emulator]") {
   const Tensor out = cuda::empty_on_device({13});
   fails("written outside of 52 bytes", unseen, {.grid = dim3(1), .block = dim3(1)}, out.data<float>(), 13);
 }
@@ -177,7 +177,7 @@ __global__ void reverse_in_a_warp(int* out, bool barrier) {
 }
 __global__ void bytes_of_a_word(signed char* out) { out[threadIdx.x] = 1; }
 
-TEST_CASE("threads that race", "[emulator]") {
+TEST_CASE("races between threads are detected", "[emulator]") {
   const Tensor out = cuda::empty_on_device({64}, DType::i32);
   int* const ints = out.data<std::int32_t>();
   fails("with no barrier between them", add_without_atomics, {.grid = dim3(1), .block = dim3(2)},
@@ -195,7 +195,7 @@ TEST_CASE("threads that race", "[emulator]") {
 #endif
 
 // Where accesses are checked, the race is reported; elsewhere, the result is wrong.
-TEST_CASE("a product by tiles that lacks a barrier", "[emulator]") {
+TEST_CASE("a missing barrier in a product by tiles is detected", "[emulator]") {
   constexpr int kN = 21;
   const Tensor a = cuda::to_device(ramp(kN * kN)), c = cuda::empty_on_device({kN, kN});
   const auto product = [&](auto kernel) {
@@ -236,7 +236,7 @@ __global__ void two_sums(unsigned* out) {
   out[threadIdx.x] = sum;
 }
 
-TEST_CASE("a warp that writes what a slower one still has to read", "[emulator]") {
+TEST_CASE("a warp that overwrites values before another warp reads them is detected", "[emulator]") {
   const Tensor out = cuda::empty_on_device({256}, DType::i32);
   const auto right = [&](auto kernel) {
     launch("sums", kernel, {.grid = dim3(1), .block = dim3(256)}, static_cast<unsigned*>(out.raw()));
@@ -270,7 +270,7 @@ __global__ void without_writing(float* out) {
   never[threadIdx.x] = also_never[threadIdx.x] = 1;  // the next launch must not see this
 }
 
-TEST_CASE("shared memory that nobody wrote", "[emulator]") {
+TEST_CASE("unwritten shared memory is NaN", "[emulator]") {
   const Tensor out = cuda::empty_on_device({128});
   cuda::check(cudaMemsetAsync(out.raw(), 0, out.bytes()), "zeros");
   for (int again = 0; again < 2; ++again)
@@ -280,13 +280,13 @@ TEST_CASE("shared memory that nobody wrote", "[emulator]") {
   for (Index i = 0; i < 128; ++i) CHECK(std::isnan(result.data<float>()[i]));
 }
 
-TEST_CASE("a host that touches the device's memory", "[emulator]") {
+TEST_CASE("host access to device memory is detected", "[emulator]") {
   const Tensor device = cuda::to_device(ramp(4));
   CHECK_THAT(last_words([&] { device.data<float>()[0] += 1; }),
              Contains("the host's code touched device memory"));
 }
 
-TEST_CASE("memory that nobody wrote, or that was given back", "[emulator]") {
+TEST_CASE("unwritten memory is NaN, and use of freed memory is detected", "[emulator]") {
   const Tensor never = cuda::to_host(cuda::empty_on_device({3}));
   for (Index i = 0; i < 3; ++i) CHECK(std::isnan(never.data<float>()[i]));
   void* memory = nullptr;
@@ -307,7 +307,7 @@ TEST_CASE("memory that nobody wrote, or that was given back", "[emulator]") {
   CHECK_THAT(emulator::take_report(), Contains("20 bytes at offset 0 of 16"));
 }
 
-TEST_CASE("a host that does not wait", "[emulator]") {
+TEST_CASE("a host that does not wait for copies is detected", "[emulator]") {
   Tensor host = ramp(4);
   const Tensor device = cuda::empty_on_device({4});
   cuda::copy(host, device);
@@ -327,7 +327,7 @@ TEST_CASE("a host that does not wait", "[emulator]") {
   CHECK(host.data<float>()[0] == 1);
 }
 
-TEST_CASE("a stream that does not wait for another", "[emulator]") {
+TEST_CASE("a missing wait between two streams is detected", "[emulator]") {
   const Tensor value = cuda::empty_on_device({1});
   const cuda::Stream producer, consumer;
   const auto seen = [&](bool waits) {
@@ -367,7 +367,7 @@ TEST_CASE("a stream that does not wait for another", "[emulator]") {
   CHECK(cuda::to_host(value).data<float>()[0] == 6);
 }
 
-TEST_CASE("copies on two streams that none puts in order", "[emulator]") {
+TEST_CASE("unordered copies on two streams are detected", "[emulator]") {
   const Tensor values = ramp(64), device = cuda::to_device(values), read = Tensor::empty({64});
   const cuda::Stream first, second;
   const cuda::Event written;
@@ -392,7 +392,7 @@ TEST_CASE("copies on two streams that none puts in order", "[emulator]") {
   }
 }
 
-TEST_CASE("what the host must not do while it captures", "[emulator]") {
+TEST_CASE("host calls that a capture forbids are reported", "[emulator]") {
   const cuda::Stream stream;
   const cuda::StreamScope scope(stream);
   const cuda::Event event;
@@ -446,7 +446,7 @@ TEST_CASE("what the host must not do while it captures", "[emulator]") {
   CHECK_THAT(emulator::take_report(), Contains("a graph is launched that was destroyed"));
 }
 
-TEST_CASE("a graph whose memory was given back", "[emulator]") {
+TEST_CASE("a graph that uses freed memory is detected", "[emulator]") {
   const auto captured = [] {
     const Tensor gone = cuda::empty_on_device({4});
     return std::make_unique<cuda::Graph>([&] { cuda::zero(gone); });
@@ -457,7 +457,7 @@ TEST_CASE("a graph whose memory was given back", "[emulator]") {
   emulator::take_report();
 }
 
-TEST_CASE("pinned memory that is not used as it may be", "[emulator]") {
+TEST_CASE("misuse of pinned memory is detected", "[emulator]") {
   const Tensor device = cuda::empty_on_device({2});
   void* memory = nullptr;
   REQUIRE(cudaHostAlloc(&memory, 12, cudaHostAllocDefault) == cudaSuccess);
@@ -490,7 +490,7 @@ TEST_CASE("pinned memory that is not used as it may be", "[emulator]") {
   emulator::set_pinned_memory(std::size_t{1} << 40);
 }
 
-TEST_CASE("copies are counted whose host memory is not pinned", "[emulator]") {
+TEST_CASE("copies with pageable host memory are counted", "[emulator]") {
   const Tensor device = cuda::to_device(ramp(3)), host = Tensor::empty({3});
   const cuda::PinnedMemory memory(12);
   const Tensor pinned = Tensor::borrow(memory.data(), {3}, DType::f32);
@@ -508,7 +508,7 @@ TEST_CASE("copies are counted whose host memory is not pinned", "[emulator]") {
   CHECK(counted(host, device) == 1);
 }
 
-TEST_CASE("launches that no device takes, and memory it does not have", "[emulator]") {
+TEST_CASE("invalid launches and too much memory are refused", "[emulator]") {
   const auto refused = [](dim3 grid, dim3 block) {
     CHECK_THROWS_WITH(launch("planted", barrier_for_some, {.grid = grid, .block = block}),
                       Contains("planted: CUDA says: invalid configuration"));

@@ -91,7 +91,7 @@ struct Traffic {
   Tensor send, receive;
 };
 
-TEST_CASE("reductions, broadcasts and gathers on devices give what MPI gives") {
+TEST_CASE("reductions, broadcasts and gathers on devices agree with MPI") {
   const auto world = any_world();
   std::mt19937 engine(static_cast<unsigned>(world->rank()));
   for (const DType dtype : kTypes)
@@ -118,7 +118,7 @@ TEST_CASE("reductions, broadcasts and gathers on devices give what MPI gives") {
   check_device();
 }
 
-TEST_CASE("all_to_all on devices moves the rows that MPI moves") {
+TEST_CASE("all_to_all on devices agrees with MPI") {
   const auto world = any_world();
   std::mt19937 common(11);
   for (int round = 0; round < 20; ++round) {
@@ -131,7 +131,7 @@ TEST_CASE("all_to_all on devices moves the rows that MPI moves") {
   check_device();
 }
 
-TEST_CASE("eight exchanges between devices are under way at once, and reductions beside them") {
+TEST_CASE("eight exchanges and reductions between devices can be under way at once") {
   const auto world = any_world();
   std::mt19937 common(12);
   std::size_t events = 0, pinned = 0;
@@ -173,7 +173,7 @@ TEST_CASE("eight exchanges between devices are under way at once, and reductions
   check_device();
 }
 
-TEST_CASE("what is queued behind an operation's wait uses its result, and with NCCL the host does not wait") {
+TEST_CASE("work queued after a wait uses the result, and with NCCL the host does not wait") {
   const auto world = any_world();
   const Tensor values = cuda::to_device(Tensor::of<float>({3}, {1, 2, 3})), copy = cuda::empty_on_device({3});
   const std::size_t copies = emulator::counters().copies;
@@ -193,7 +193,7 @@ TEST_CASE("what is queued behind an operation's wait uses its result, and with N
   check_device();
 }
 
-TEST_CASE("a rank that waits for its device, while the others' hosts wait for it by MPI") {
+TEST_CASE("a rank can wait for its device while other ranks wait for it by MPI") {
   const auto world = any_world();
   const Tensor values = cuda::to_device(Tensor::of<float>({1}, {1}));
   for (int root = 0; root < world->size(); ++root) {
@@ -205,7 +205,7 @@ TEST_CASE("a rank that waits for its device, while the others' hosts wait for it
   check_device();
 }
 
-TEST_CASE("a request that is destroyed under way, or moved from") {
+TEST_CASE("a request may be destroyed while under way, or moved from") {
   const auto world = any_world();
   const Tensor values = cuda::to_device(Tensor::of<std::int64_t>({1}, {world->rank() + 1}));
   {
@@ -217,7 +217,7 @@ TEST_CASE("a request that is destroyed under way, or moved from") {
   check_device();
 }
 
-TEST_CASE("groups that are split off work beside the world, whoever waits for which first") {
+TEST_CASE("split groups work alongside the world, in any order of waits") {
   const auto world = any_world();
   const auto half = world->split(world->rank() % 2), all = world->split(0);
   std::mt19937 common(13);
@@ -258,7 +258,7 @@ TEST_CASE("a process grid of devices sums over the world and its parts") {
   check_device();
 }
 
-TEST_CASE("what is in the host's memory goes by MPI, and operations have both sides in one place") {
+TEST_CASE("host tensors use MPI, and operations refuse tensors of two devices") {
   const auto world = any_world();
   const Tensor host = Tensor::zeros({4, 3}), device = cuda::to_device(host);
   CHECK(world->sum(Index{1}) == world->size());
@@ -310,7 +310,7 @@ struct ShortPatience {
   ~ShortPatience() { emulator::set_patience(std::chrono::seconds(30)); }
 };
 
-TEST_CASE("a result that is read before the request was waited for") {
+TEST_CASE("reading a result before waiting for the request is detected") {
   if (test_world().size() == 1) return;
   const auto world = device_world();
   const Tensor values = cuda::to_device(Tensor::zeros({8})), read = Tensor::empty({8});
@@ -326,7 +326,7 @@ TEST_CASE("a result that is read before the request was waited for") {
   }
 }
 
-TEST_CASE("a buffer that is written while it is being sent") {
+TEST_CASE("writing to a buffer while it is sent is detected") {
   if (test_world().size() == 1) return;
   const auto world = device_world();
   std::mt19937 common(14);
@@ -338,7 +338,7 @@ TEST_CASE("a buffer that is written while it is being sent") {
   CHECK_THAT(reports(), Contains("ncclRecv") && Contains("with no event between them"));
 }
 
-TEST_CASE("ranks that do not do the same") {
+TEST_CASE("different calls on different ranks are detected") {
   if (test_world().size() == 1) return;
   const ShortPatience patience;
   const Tensor a = cuda::to_device(Tensor::zeros({8})), b = cuda::to_device(Tensor::zeros({32}));
@@ -395,7 +395,7 @@ TEST_CASE("ranks that do not do the same") {
              Contains("has not been received"));
 }
 
-TEST_CASE("memory that NCCL is not to be given") {
+TEST_CASE("invalid memory for NCCL is detected") {
   const auto planted = [&](auto act) {
     const RawNccl nccl;
     act(nccl);
@@ -432,7 +432,7 @@ TEST_CASE("memory that NCCL is not to be given") {
              Contains("overlaps what it writes"));
 }
 
-TEST_CASE("groups and communicators in the wrong state") {
+TEST_CASE("use of groups and communicators in the wrong state is detected") {
   const Tensor a = cuda::to_device(Tensor::zeros({8}));
   const auto sum = [&](ncclComm_t comm) {
     return ncclAllReduce(a.raw(), a.raw(), 8, ncclFloat32, ncclSum, comm, nullptr);
@@ -475,7 +475,7 @@ TEST_CASE("groups and communicators in the wrong state") {
   emulator::set_bus_id("");
 }
 
-TEST_CASE("what NCCL refuses is an Error that says why") {
+TEST_CASE("a refusal of NCCL is an Error with the reason") {
   if (test_world().size() == 1) return;
   emulator::set_bus_id("0000:1b:00.0");
   const auto world = device_world();
@@ -504,7 +504,7 @@ struct Heard {
   std::atomic<bool> came = false;
 };
 
-TEST_CASE("an error of NCCL's is heard of while an operation is under way, and ends the use of it") {
+TEST_CASE("an asynchronous NCCL error is reported and aborts the communicator") {
   if (test_world().size() == 1) return;
   Heard heard;
   const auto world = device_world(heard.options());
@@ -524,7 +524,7 @@ TEST_CASE("an error of NCCL's is heard of while an operation is under way, and e
   CHECK_THAT(reports(), !Contains("nccl"));
 }
 
-TEST_CASE("an operation in which a rank takes no part is heard of at the deadline") {
+TEST_CASE("an operation without one of the ranks is reported at the deadline") {
   if (test_world().size() == 1) return;
   Heard heard;
   const auto world = device_world(heard.options(std::chrono::milliseconds(300)));
@@ -542,7 +542,7 @@ TEST_CASE("an operation in which a rank takes no part is heard of at the deadlin
   check_device();
 }
 
-TEST_CASE("a communicator that an exception takes along does not wait for the others") {
+TEST_CASE("a communicator destroyed by an exception does not wait for other ranks") {
   if (test_world().size() == 1) return;
   const Tensor values = cuda::to_device(Tensor::zeros({4}));
   const auto interrupted = [&] {
@@ -566,7 +566,7 @@ std::unique_ptr<MpiCommunicator> all_ranks() {
   return std::make_unique<MpiCommunicator>(copy);
 }
 
-TEST_CASE("a rank has the device of its place on the node, and all hear of one without") {
+TEST_CASE("ranks choose devices by their place on the node; all learn of a rank without") {
   auto& world = dynamic_cast<MpiCommunicator&>(test_world());
   emulator::set_devices(2);
   CHECK(choose_device(world).device == world.rank() % 2);
@@ -592,7 +592,7 @@ TEST_CASE("a rank has the device of its place on the node, and all hear of one w
   CHECK_THAT(refused(cudaErrorInvalidDevice), Contains("no CUDA device: "));
 }
 
-TEST_CASE("where CUDA does not let one rank use its device, all hear of it, and none is left waiting") {
+TEST_CASE("if one rank cannot use its device, all ranks learn of it") {
   auto& world = dynamic_cast<MpiCommunicator&>(test_world());
   const int error = cudaErrorMemoryAllocation;
   const auto refused = [&](const emulator::DeviceErrors& errors, const char* bus_id, const char* doing) {
@@ -639,7 +639,7 @@ TEST_CASE("ranks that share a device divide its memory") {
   cuda::limit_memory(free);
 }
 
-TEST_CASE("a world of devices has a stream for its thread's work while it lives") {
+TEST_CASE("a world of devices sets the stream of its thread for its lifetime") {
   check_device();
   CHECK(world_on("cpu", all_ranks()).stream == nullptr);
   emulator::set_devices(0);

@@ -18,7 +18,7 @@ namespace {
 
 using namespace kernels;
 
-TEST_CASE("groups without rows cost nothing") {
+TEST_CASE("groups without rows cause no launches") {
   const Tensor x = conclave::cuda::to_device(random_values({70, 9}, 1, DType::f32)),
                weight = conclave::cuda::to_device(random_values({4, 5, 9}, 2, DType::f32)),
                y = conclave::cuda::empty_on_device({70, 5});
@@ -49,7 +49,7 @@ TEST_CASE("groups without rows cost nothing") {
   CHECK(emulator::take_report() == "");
 }
 
-TEST_CASE("products neither allocate nor ask for algorithms once their shapes are known") {
+TEST_CASE("products of known shapes neither allocate nor request algorithms") {
   const Tensor a = conclave::cuda::to_device(random_values({8, 8}, 1, DType::f32)),
                c = conclave::cuda::empty_on_device({8, 8});
   const auto product = [&](Index rows) {
@@ -72,7 +72,7 @@ TEST_CASE("products neither allocate nor ask for algorithms once their shapes ar
   CHECK(emulator::counters().algorithms == then.algorithms);
 }
 
-TEST_CASE("products of about as many rows have one algorithm, but where it does not fit") {
+TEST_CASE("products with similar numbers of rows share an algorithm if it fits") {
   const Tensor values = conclave::cuda::to_device(random_values({104, 8}, 1, DType::f32)),
                result = conclave::cuda::empty_on_device({104, 8});
   const auto asked = [&](Index rows, bool summed) {

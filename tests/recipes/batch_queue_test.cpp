@@ -36,7 +36,7 @@ void answer(BatchQueue& queue, double seconds) {
   queue.end_step();
 }
 
-TEST_CASE("a batch is whoever waited longest, and as many others as fit", "[service]") {
+TEST_CASE("a batch is the longest-waiting query plus as many others as fit", "[service]") {
   BatchQueue queue({.rows = 100, .jobs = 3, .waiting = 10});
   Jobs jobs;
   for (const std::int64_t rows : {60, 50, 30, 5, 5, 200}) REQUIRE(queue.push(jobs.add(rows)));
@@ -46,7 +46,7 @@ TEST_CASE("a batch is whoever waited longest, and as many others as fit", "[serv
   CHECK(queue.waiting() == 0);
 }
 
-TEST_CASE("what cannot be computed together is not", "[service]") {
+TEST_CASE("queries with different options are in different batches", "[service]") {
   BatchQueue queue({.waiting = 20});
   Jobs jobs;
   const Query text{}, embed{.task = TaskKind::embed}, told{.experts = true},
@@ -63,8 +63,7 @@ TEST_CASE("what cannot be computed together is not", "[service]") {
   CHECK(sizes == std::vector<std::size_t>{3, 1, 1, 1, 1, 1, 2, 1});
 }
 
-TEST_CASE("between two steps of a batch goes one of those that take one step, and no two without a step",
-          "[service]") {
+TEST_CASE("a single-step batch runs between two steps of another batch, never two in a row", "[service]") {
   BatchQueue queue({.rows = 10, .waiting = 50});
   Jobs jobs;
   const Query text{}, image{.task = TaskKind::generate}, caption{.task = TaskKind::caption};
@@ -94,8 +93,7 @@ TEST_CASE("between two steps of a batch goes one of those that take one step, an
   CHECK_FALSE(queue.next());
 }
 
-TEST_CASE("batches of one step, and steps of another, have as much time each where there are both",
-          "[service]") {
+TEST_CASE("single-step batches and a multi-step batch share the time equally", "[service]") {
   BatchQueue queue({.jobs = 1, .waiting = 50});
   Jobs jobs;
   REQUIRE(queue.push(jobs.add(5, {.task = TaskKind::caption})));
@@ -114,7 +112,7 @@ TEST_CASE("batches of one step, and steps of another, have as much time each whe
   CHECK(of_steps == of_others);
 }
 
-TEST_CASE("a batch that fails in one of its steps is over", "[service]") {
+TEST_CASE("a batch that fails in one of its steps is dropped", "[service]") {
   BatchQueue queue({});
   Jobs jobs;
   Job &image = jobs.add(1, {.task = TaskKind::generate}), &text = jobs.add(1);
@@ -128,7 +126,7 @@ TEST_CASE("a batch that fails in one of its steps is over", "[service]") {
   CHECK(queue.next()->jobs == std::vector<Job*>{&text});
 }
 
-TEST_CASE("no more wait than may, and a closed queue takes none, and fails those that wait", "[service]") {
+TEST_CASE("a full or closed queue refuses queries, and closing fails waiting ones", "[service]") {
   BatchQueue queue({.jobs = 1, .waiting = 2});
   Jobs jobs;
   CHECK(queue.push(jobs.add(1)));
@@ -154,7 +152,7 @@ TEST_CASE("an idle engine gets a query at once", "[service]") {
   CHECK(batch->jobs.size() == 1);
 }
 
-TEST_CASE("what would take longer than the latency, by what rows took so far, is not taken", "[service]") {
+TEST_CASE("a query is refused if its estimated time exceeds the latency", "[service]") {
   BatchQueue queue({.rows = 100, .waiting = 50, .latency = 21});
   Jobs jobs;
   const auto taken = [&] {
@@ -176,9 +174,7 @@ TEST_CASE("what would take longer than the latency, by what rows took so far, is
   CHECK(queue.push(jobs.add(1000)));
 }
 
-TEST_CASE(
-    "a batch in steps delays those that take one by as long as theirs take, and others by all that is left",
-    "[service]") {
+TEST_CASE("a multi-step batch delays single-step queries less than multi-step ones", "[service]") {
   BatchQueue queue({.rows = 100, .jobs = 2, .latency = 14});
   Jobs jobs;
   const Query image{.task = TaskKind::generate}, text{}, told{.experts = true};
@@ -205,7 +201,7 @@ TEST_CASE(
   }
 }
 
-TEST_CASE("whoever comes after a batch between steps waits for as long a time of steps", "[service]") {
+TEST_CASE("a query after a single-step batch also waits for the steps of another batch", "[service]") {
   BatchQueue queue({.jobs = 1, .latency = 3});
   Jobs jobs;
   REQUIRE(queue.push(jobs.add(10)));
@@ -222,7 +218,7 @@ TEST_CASE("whoever comes after a batch between steps waits for as long a time of
   CHECK(queue.push(jobs.add(1)));  // 1 s of steps and 0.14 s for the job itself
 }
 
-TEST_CASE("what a drawing takes is as much as it has steps", "[service]") {
+TEST_CASE("the estimated time of image generation is proportional to its steps", "[service]") {
   BatchQueue queue({.latency = 10});
   Jobs jobs;
   const Query image{.task = TaskKind::generate};
@@ -239,7 +235,7 @@ TEST_CASE("what a drawing takes is as much as it has steps", "[service]") {
   CHECK_FALSE(queue.push(drawing(100)));
 }
 
-TEST_CASE("an address may ask at an even rate, and some more at once", "[service]") {
+TEST_CASE("an address has a steady rate of requests and a burst", "[service]") {
   RateLimit limit(2, 3);
   const Clock::time_point start{};
   for (int i = 0; i < 3; ++i) CHECK(limit.wait("a", start) == 0);

@@ -15,7 +15,7 @@ std::int64_t look_up(const BigramTable& table, std::int32_t first, std::int32_t 
   return table.first.at(place) == first ? table.number.at(place) : -1;
 }
 
-TEST_CASE("a table of bigrams knows those that it was made of, and no others") {
+TEST_CASE("a bigram table finds exactly the bigrams it was made of") {
   constexpr std::int32_t kVocabulary = 60;
   const RandomStream random{.seed = 1};
   for (const std::size_t pairs : {0, 1, 40, 900, 3600}) {

@@ -4,8 +4,7 @@
 
 using namespace conclave;
 
-TEST_CASE("the macro F1 is over the classes that occur among labels or guesses, as scikit-learn's",
-          "[measures]") {
+TEST_CASE("macro F1 counts the classes among labels or predictions, like scikit-learn", "[measures]") {
   // f1_score([0, 0, 1, 2], [0, 0, 1, 1], average="macro"); two of the five classes do not occur.
   ClassCounts counts(5);
   counts.add(0, 0);
@@ -26,4 +25,4 @@ TEST_CASE("the macro F1 is over the classes that occur among labels or guesses, 
   CHECK(third.recall() == 0);
 }
 
-TEST_CASE("the macro F1 of nothing is 0", "[measures]") { CHECK(ClassCounts(3).macro_f1() == 0); }
+TEST_CASE("macro F1 without examples is 0", "[measures]") { CHECK(ClassCounts(3).macro_f1() == 0); }

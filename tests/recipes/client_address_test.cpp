@@ -9,7 +9,7 @@
 namespace conclave::service {
 namespace {
 
-TEST_CASE("an address is the same however it is written, and has no port", "[service]") {
+TEST_CASE("addresses have one notation, without the port", "[service]") {
   CHECK(client_address("192.0.2.7") == "192.0.2.7");
   CHECK(client_address("192.0.2.7:443") == "192.0.2.7");
   CHECK(client_address("::ffff:192.0.2.7") == "192.0.2.7");
@@ -27,13 +27,13 @@ TEST_CASE("an address is the same however it is written, and has no port", "[ser
   CHECK(client_address(from) == "192.0.2.7");
 }
 
-TEST_CASE("a client of IPv6 counts with all addresses whose first 64 bits are the same", "[service]") {
+TEST_CASE("IPv6 addresses with the same first 64 bits count as one client", "[service]") {
   CHECK(client_network("2001:db8:0:1:2:3:4:5") == "2001:db8:0:1::");
   CHECK(client_network("2001:db8:0:1::9") == "2001:db8:0:1::");
   CHECK(client_network("192.0.2.7") == "192.0.2.7");
 }
 
-TEST_CASE("a proxy is believed for whom it asks, and nobody else is", "[service]") {
+TEST_CASE("X-Forwarded-For is trusted only from known proxies", "[service]") {
   const Proxies none({}), proxies({"10.0.0.1", "2001:db8::1"});
   CHECK(none.client_of("10.0.0.1", "192.0.2.7") == "10.0.0.1");
   CHECK(proxies.client_of("192.0.2.9", "192.0.2.7") == "192.0.2.9");

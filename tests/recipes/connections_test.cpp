@@ -161,7 +161,7 @@ void send_head(const Client& client) {
   REQUIRE(client.receive(25) == "HTTP/1.1 100 Continue\r\n\r\n");
 }
 
-TEST_CASE("requests are answered in their order, also those sent before they could be", "[service]") {
+TEST_CASE("requests are answered in order, also pipelined ones", "[service]") {
   Held held;
   Running running({.port = 0, .threads = 4, .linger_seconds = 0.05}, held.handler());
   const Client client(running.connections);
@@ -179,7 +179,7 @@ TEST_CASE("requests are answered in their order, also those sent before they cou
   CHECK(half.receive(6) == "[GET]");
 }
 
-TEST_CASE("where all connections are being answered, the next waits until one is done", "[service]") {
+TEST_CASE("at the limit of connections, a new one waits while all others are busy", "[service]") {
   Held held;
   Running running({.port = 0, .threads = 4, .connections = 2, .linger_seconds = 0.05}, held.handler());
   const Client first(running.connections), second(running.connections);
@@ -195,7 +195,7 @@ TEST_CASE("where all connections are being answered, the next waits until one is
   for (const Client* client : {&first, &second, &third}) CHECK(client->receive(5) == "[GET]");
 }
 
-TEST_CASE("those who wait, idle or slow, keep nobody from being answered", "[service]") {
+TEST_CASE("idle and slow connections do not block requests of others", "[service]") {
   Running running({.port = 0, .threads = 1, .request_seconds = 0.5, .linger_seconds = 0.05});
   std::vector<std::unique_ptr<Client>> idle;
   for (int i = 0; i < 50; ++i) {
@@ -209,7 +209,7 @@ TEST_CASE("those who wait, idle or slow, keep nobody from being answered", "[ser
   CHECK(idle[1]->receive(1).empty());
 }
 
-TEST_CASE("who may not ask is told so before his body comes, and who may is asked for it once", "[service]") {
+TEST_CASE("admission is decided before the body is sent", "[service]") {
   std::atomic<int> looked = 0, from_here = 0, admitted = 0;
   const auto admission = [&](const RequestHead& head, const std::string& address) {
     ++looked;
@@ -240,9 +240,7 @@ TEST_CASE("who may not ask is told so before his body comes, and who may is aske
   CHECK(admitted == 1);
 }
 
-TEST_CASE(
-    "where more is sent than there is room for, it is who sent most that goes, and not who asks briefly",
-    "[service]") {
+TEST_CASE("when buffers are full, the connection with the most bytes is refused", "[service]") {
   Running running({.port = 0, .buffered = 10'000});
   const auto head = [](int size) {
     return "POST / HTTP/1.1\r\nContent-Length: " + std::to_string(size) + "\r\n\r\n";
@@ -258,8 +256,7 @@ TEST_CASE(
   CHECK(next.receive(6) == "[POST]");
 }
 
-TEST_CASE("who sends without end, in whatever pieces, keeps nobody waiting, and is let go in time",
-          "[service]") {
+TEST_CASE("an endless sender does not delay others and is disconnected in time", "[service]") {
   const TemporaryDirectory folder;
   CertificateAuthority::create("test").issue(folder.path(), std::string(kCoordinatorName), 1);
   Running running({.port = 0,
@@ -289,7 +286,7 @@ TEST_CASE("who sends without end, in whatever pieces, keeps nobody waiting, and 
   CHECK(let_go);
 }
 
-TEST_CASE("at the limit of connections, a newcomer takes the place of one that waits", "[service]") {
+TEST_CASE("at the limit of connections, a new one replaces an idle one", "[service]") {
   Held held;
   Running running({.port = 0, .threads = 2, .connections = 3, .linger_seconds = 0.05}, held.handler());
   const Client at_work(running.connections), one(running.connections), other(running.connections);
@@ -303,7 +300,7 @@ TEST_CASE("at the limit of connections, a newcomer takes the place of one that w
   CHECK(running.connections.open() <= 3);
 }
 
-TEST_CASE("at the limit of connections, one that is idle goes before one that sends a request", "[service]") {
+TEST_CASE("at the limit of connections, an idle one is closed before a sending one", "[service]") {
   Running running({.port = 0, .threads = 1, .connections = 2, .linger_seconds = 0.05});
   const Client idle(running.connections), sends(running.connections);
   idle.send(kGet);
@@ -317,7 +314,7 @@ TEST_CASE("at the limit of connections, one that is idle goes before one that se
   CHECK(sends.receive(6) == "[POST]");
 }
 
-TEST_CASE("a request says when it had come, and whether another is there already", "[service]") {
+TEST_CASE("a request has its time of arrival and whether another one follows", "[service]") {
   Held held;
   std::vector<double> waited;
   std::vector<bool> followed;
@@ -344,7 +341,7 @@ TEST_CASE("a request says when it had come, and whether another is there already
   CHECK(followed == std::vector{false, true, false});
 }
 
-TEST_CASE("what is no request is refused, and the connection closed", "[service]") {
+TEST_CASE("an invalid request is refused", "[service]") {
   Running running({.port = 0, .limits = {.head = 100, .body = 10}, .threads = 1, .linger_seconds = 0.05});
   for (const auto& [bytes, status] : {std::pair("nonsense\r\n\r\n", "400"),
                                       std::pair("POST / HTTP/1.1\r\nContent-Length: 11\r\n\r\n", "413")}) {
@@ -354,8 +351,7 @@ TEST_CASE("what is no request is refused, and the connection closed", "[service]
   }
 }
 
-TEST_CASE("requests take so much memory together and no more, those that wait for an answer, too",
-          "[service]") {
+TEST_CASE("requests share a memory limit, including those being answered", "[service]") {
   Held held;
   Running running({.port = 0, .threads = 1, .buffered = 1000, .linger_seconds = 0.05}, held.handler());
   const auto large = [](std::string_view path) {
@@ -372,7 +368,7 @@ TEST_CASE("requests take so much memory together and no more, those that wait fo
   CHECK(at_work.receive(6) == "[POST]");
 }
 
-TEST_CASE("where there is no time to answer all, it tells how many were cut off", "[service]") {
+TEST_CASE("when draining takes too long, the number of cut connections is returned", "[service]") {
   Held held;
   Running running({.port = 0, .threads = 1, .linger_seconds = 0, .drain_seconds = 0.05}, held.handler());
   const Client at_work(running.connections), waits(running.connections), begun(running.connections),
@@ -389,7 +385,7 @@ TEST_CASE("where there is no time to answer all, it tells how many were cut off"
   CHECK(running.cut_off == 3);
 }
 
-TEST_CASE("as it ends, what has come is answered, and idle connections are closed", "[service]") {
+TEST_CASE("at the end, requests that have begun are answered, and idle ones closed", "[service]") {
   Held held;
   Running running({.port = 0, .threads = 4, .linger_seconds = 1}, held.handler());
   const Client at_work(running.connections), idle(running.connections), begun(running.connections);

@@ -7,7 +7,7 @@
 namespace conclave {
 namespace {
 
-TEST_CASE("ranks take the cores that are theirs, and share the others", "[threads]") {
+TEST_CASE("ranks use their own cores and divide shared ones", "[threads]") {
   const auto threads = [](const std::vector<std::string>& ranks) {
     std::vector<std::int64_t> found;
     for (const std::string& rank : ranks) found.push_back(threads_for(rank, ranks));
@@ -23,7 +23,7 @@ TEST_CASE("ranks take the cores that are theirs, and share the others", "[thread
   CHECK(threads({"1111", "0011"}) == std::vector<std::int64_t>{3, 1});
 }
 
-TEST_CASE("this process runs on some core", "[threads]") {
+TEST_CASE("this process may run on some core", "[threads]") {
   const std::string cores = cores_of_process();
   CHECK(cores.find('1') != std::string::npos);
   CHECK(cores.find_first_not_of("01") == std::string::npos);

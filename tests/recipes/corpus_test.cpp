@@ -7,7 +7,7 @@
 
 using namespace conclave;
 
-TEST_CASE("a class's name is on one line of what is said of it", "[corpus]") {
+TEST_CASE("class names in messages stay on one line", "[corpus]") {
   const std::vector<std::string> names{"two\nlines", std::string(100, 'x')}, others{"one\rline"};
   CHECK(error_of([&] { expect_same_classes("model", names, others); }) ==
         "model: the model has 2 classes, and the data has 1; class 0 is \"two\\u000Alines\" in the model and "
@@ -20,7 +20,7 @@ TEST_CASE("a class's name is on one line of what is said of it", "[corpus]") {
             "... x1.50");
 }
 
-TEST_CASE("an image is classified once, and is a text for each of its captions", "[corpus]") {
+TEST_CASE("an image is one example to classify, and one for each caption to caption", "[corpus]") {
   const std::vector<std::string> names{"cat", "dog"};
   const ImageSplit split{{{.text = "", .label = 1, .captions = {"a dog", "runs"}},
                           {.text = "", .label = 0},

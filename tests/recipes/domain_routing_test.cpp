@@ -4,8 +4,7 @@
 
 using namespace conclave;
 
-TEST_CASE("an expert's ratio is how much likelier a token of the domain reaches it than another",
-          "[experts]") {
+TEST_CASE("the ratio compares the probabilities of domain tokens and of other tokens", "[experts]") {
   const DomainRouting layer{
       .domain_tokens = 10, .other_tokens = 100, .domain = {8, 2, 1}, .other = {20, 80, 0}};
   CHECK(layer.ratio(0) == Approx(4));
@@ -22,7 +21,7 @@ TEST_CASE("an expert's ratio is how much likelier a token of the domain reaches 
         "others')");
 }
 
-TEST_CASE("where a split has no tokens of the domain, or no others, ratios are 0", "[experts]") {
+TEST_CASE("ratios are 0 without domain tokens or without other tokens", "[experts]") {
   CHECK(DomainRouting{.other_tokens = 5, .domain = {0}, .other = {5}}.ratio(0) == 0);
   CHECK(DomainRouting{.domain_tokens = 5, .domain = {5}, .other = {0}}.ratio(0) == 0);
 }

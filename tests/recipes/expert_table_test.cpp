@@ -6,7 +6,7 @@
 
 using namespace conclave;
 
-TEST_CASE("experts that know nothing of classes share no information with them", "[experts]") {
+TEST_CASE("experts that are independent of classes have no mutual information", "[experts]") {
   const std::vector<Index> counts{10, 20, 30, 20, 40, 60};  // 2 experts, 3 classes; proportional rows
   const ExpertTable table(counts, 3);
   const ExpertInformation bits = table.information();
@@ -17,7 +17,7 @@ TEST_CASE("experts that know nothing of classes share no information with them",
     for (std::size_t c = 0; c < 3; ++c) CHECK(table.lift(e, c) == Approx(1));
 }
 
-TEST_CASE("eight experts with a class each tell three bits", "[experts]") {
+TEST_CASE("eight experts with one class each have three bits of information", "[experts]") {
   std::vector<Index> counts(64);
   for (std::size_t i = 0; i < 8; ++i) counts[i * 8 + i] = 5;
   const ExpertTable table(counts, 8);
@@ -29,7 +29,7 @@ TEST_CASE("eight experts with a class each tell three bits", "[experts]") {
   CHECK(table.lift(2, 3) == 0);
 }
 
-TEST_CASE("the mutual information of a mixed table is that of its definition", "[experts]") {
+TEST_CASE("the mutual information of a mixed table agrees with the definition", "[experts]") {
   const std::vector<Index> counts{3, 1, 1, 3};  // p = 3/8, 1/8: I = 2 - H(3/8, 1/8, 1/8, 3/8)
   CHECK(ExpertTable(counts, 2).information().mutual == Approx(0.18872187554086717));
 }
@@ -45,12 +45,12 @@ TEST_CASE("an empty table has no information and no shares", "[experts]") {
   CHECK(table.expert_share(1) == 0);
 }
 
-TEST_CASE("counts that fill no whole row are refused", "[experts]") {
+TEST_CASE("counts with an incomplete row are refused", "[experts]") {
   const std::vector<Index> counts(5);
   CHECK_THROWS_AS(ExpertTable(counts, 3), Error);
 }
 
-TEST_CASE("an expert is described by its load and the classes it has more of than chance", "[experts]") {
+TEST_CASE("an expert's description has its load and its classes above chance", "[experts]") {
   const std::vector<Index> counts{30, 10, 10, 30};
   const std::vector<std::string> names{"food", "plant"};
   CHECK(describe_expert(ExpertTable(counts, 2), 1, names) ==
@@ -60,13 +60,12 @@ TEST_CASE("an expert is described by its load and the classes it has more of tha
         "expert  0  load 1.000  (50.0% of tokens)  serves above average: none");
 }
 
-TEST_CASE("the rows of images among each expert's are told in percent", "[experts]") {
+TEST_CASE("the share of image rows of each expert is printed in percent", "[experts]") {
   CHECK(describe_image_share(std::vector{0.0, 0.124, 1.0}) ==
         "rows of images among each expert's: 0% 12% 100%");
 }
 
-TEST_CASE("classes are ordered by the expert that has most of them, so that a table shows blocks",
-          "[experts]") {
+TEST_CASE("classes are ordered by the expert with the largest share", "[experts]") {
   const std::vector<Index> counts{1, 9, 0, 30, 5,   // expert 0
                                   8, 1, 0, 10, 5};  // expert 1
   const ExpertTable table(counts, 5);

@@ -5,7 +5,7 @@
 
 using namespace conclave;
 
-TEST_CASE("an expert likes best the text that gives it the largest share, then the longer one", "[experts]") {
+TEST_CASE("an expert's favourite text gives it the largest share, then is longer", "[experts]") {
   const Favourite half{.text = 0, .routed = 10, .tokens = 20}, whole{.text = 1, .routed = 5, .tokens = 5},
       longer{.text = 3, .routed = 6, .tokens = 6}, later{.text = 4, .routed = 6, .tokens = 6};
   std::vector<Favourite> texts{half, later, whole, longer};
@@ -17,7 +17,7 @@ TEST_CASE("an expert likes best the text that gives it the largest share, then t
   CHECK(!liked_better(half, half));
 }
 
-TEST_CASE("a permutation has everything once, and depends on its seed alone", "[experts]") {
+TEST_CASE("a permutation has every number once and depends only on its seed", "[experts]") {
   const auto order = permutation(1000, 7);
   CHECK(order == permutation(1000, 7));
   CHECK(order != permutation(1000, 8));

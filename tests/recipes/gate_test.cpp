@@ -9,7 +9,7 @@
 namespace conclave::service {
 namespace {
 
-TEST_CASE("what is let in at one time never takes more than the bound, and all get their turn", "[service]") {
+TEST_CASE("a gate never admits more than its bound, and admits all in the end", "[service]") {
   Gate gate(8, 8);
   std::atomic<std::int64_t> taken = 0, most = 0, passed = 0;
   std::vector<std::thread> threads;
@@ -31,7 +31,7 @@ TEST_CASE("what is let in at one time never takes more than the bound, and all g
   CHECK(passed == 8 * 50);
 }
 
-TEST_CASE("what takes more than the bound is let in alone, and overtaken by nobody", "[service]") {
+TEST_CASE("a request above the bound is admitted alone and is not overtaken", "[service]") {
   Gate gate(8, 2);
   std::atomic<int> in = 0;
   std::thread large, small;
@@ -56,7 +56,7 @@ TEST_CASE("what takes more than the bound is let in alone, and overtaken by nobo
   const Gate::Pass again(gate, 8);
 }
 
-TEST_CASE("a gate that is closed lets nobody in, and nobody waits at it", "[service]") {
+TEST_CASE("a closed gate admits nothing and ends all waits", "[service]") {
   Gate gate(8, 2);
   std::atomic<int> refused = 0;
   std::thread waits;

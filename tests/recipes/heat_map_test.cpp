@@ -69,7 +69,7 @@ Picture decoded(const std::string& png) {
 
 }  // namespace
 
-TEST_CASE("the colours of lifts are white at 1 and mirror each other on a log scale", "[plot]") {
+TEST_CASE("colours of lifts are white at 1 and symmetric on a log scale", "[plot]") {
   CHECK(lift_colour(1, 2) == Colour{0xf7, 0xf7, 0xf7});
   CHECK(lift_colour(4, 2) == Colour{0xb2, 0x18, 0x2b});
   CHECK(lift_colour(2, 2) == Colour{0xf4, 0xa5, 0x82});    // half way to 4
@@ -79,7 +79,7 @@ TEST_CASE("the colours of lifts are white at 1 and mirror each other on a log sc
   CHECK(lift_colour(100, 2) == lift_colour(4, 2));
 }
 
-TEST_CASE("the scale reaches the power of two nearest to the largest lift", "[plot]") {
+TEST_CASE("the colour scale ends at the power of two nearest to the largest lift", "[plot]") {
   CHECK(octaves({}) == 2);
   CHECK(octaves({0, 1.1}) == 2);
   CHECK(octaves({0, 4.6, 1}) == 2);
@@ -87,7 +87,7 @@ TEST_CASE("the scale reaches the power of two nearest to the largest lift", "[pl
   CHECK(octaves({64}) == 4);
 }
 
-TEST_CASE("the SVG of a heat map has its labels escaped and its values to one decimal", "[plot]") {
+TEST_CASE("the SVG of a heat map has escaped labels and values with one decimal", "[plot]") {
   const std::string svg = heat_map_svg(example());
   CHECK_THAT(svg, Catch::Matchers::StartsWith("<?xml"));
   CHECK_THAT(svg, Catch::Matchers::EndsWith("</svg>\n"));
@@ -98,11 +98,11 @@ TEST_CASE("the SVG of a heat map has its labels escaped and its values to one de
   CHECK_THAT(svg, !Catch::Matchers::Contains("<b>"));
 }
 
-TEST_CASE("what XML cannot hold does not get into an SVG", "[plot]") {
+TEST_CASE("characters that XML forbids are not in an SVG", "[plot]") {
   CHECK(xml_escaped("a\tb\n\x01<&>\"'") == "a b  &lt;&amp;&gt;&quot;'");
 }
 
-TEST_CASE("a heat map's PNG decodes, and its cells have their colours", "[plot]") {
+TEST_CASE("a heat map's PNG can be decoded, and its cells have the right colours", "[plot]") {
   const HeatMap map = example();
   const std::string png = heat_map_png(map);
   REQUIRE(png.starts_with("\x89PNG\r\n\x1a\n"));
@@ -127,7 +127,7 @@ TEST_CASE("a heat map's PNG decodes, and its cells have their colours", "[plot]"
   CHECK(darkest.red < 100);
 }
 
-TEST_CASE("a table too large for twice its size becomes a PNG of fewer pixels", "[plot]") {
+TEST_CASE("a table too large for double resolution becomes a smaller PNG", "[plot]") {
   HeatMap map = example();
   map.columns.assign(300, {"0", ""});
   map.rows.assign(1, {"a", ""});
@@ -135,7 +135,7 @@ TEST_CASE("a table too large for twice its size becomes a PNG of fewer pixels", 
   CHECK(decoded(heat_map_png(map)).width == 8192);
 }
 
-TEST_CASE("a heat map without rows is a picture too, and one whose values do not fit is refused", "[plot]") {
+TEST_CASE("a heat map may have no rows, but must have a value for each cell", "[plot]") {
   HeatMap map = example();
   map.rows.clear();
   CHECK_THROWS_AS(heat_map_svg(map), Error);

@@ -12,7 +12,7 @@ namespace {
 
 using Catch::Matchers::Contains;
 
-TEST_CASE("image blocks are read in any order, and what is not said has its default", "[image_encoder]") {
+TEST_CASE("words of an image block may have any order, and missing ones have defaults", "[image_encoder]") {
   const ImageBlock plain = image_block("k3 x1 c16");
   CHECK(plain.window == 3);
   CHECK(plain.expansion == 1);
@@ -30,7 +30,7 @@ TEST_CASE("image blocks are read in any order, and what is not said has its defa
   CHECK(image_block("k3 x1 c16 relu").activation == Activation::relu);
 }
 
-TEST_CASE("what is wrong with an image block is told, with what is allowed", "[image_encoder]") {
+TEST_CASE("messages for invalid image blocks name the mistake and a valid block", "[image_encoder]") {
   const std::pair<const char*, const char*> mistakes[] = {
       {"", "image block \"\": it has no window (k...)"},
       {"k3 c16", "it has no expansion (x...)"},
@@ -60,7 +60,7 @@ Tensor random_images(const Shape& shape) {
   return images;
 }
 
-TEST_CASE("an image's features come on a grid that strides have made smaller", "[image_encoder]") {
+TEST_CASE("strides reduce the grid of an image's features", "[image_encoder]") {
   for (const bool depthwise : {true, false}) {
     ImageEncoder encoder({.depthwise = depthwise}, 1, 48);
     const ParameterSet parameters(encoder, DType::f32, 1);
@@ -111,8 +111,7 @@ TEST_CASE("every parameter of an image encoder has a gradient", "[image_encoder]
     }
 }
 
-TEST_CASE("what an image becomes depends on its neighbours where batches are normalized in training, only",
-          "[image_encoder]") {
+TEST_CASE("only batch normalization in training makes images depend on each other", "[image_encoder]") {
   const Tensor images = random_images({3, 9, 8, 3});
   for (const char* norm : {"group", "batch"})
     for (const bool training : {true, false}) {
@@ -127,7 +126,7 @@ TEST_CASE("what an image becomes depends on its neighbours where batches are nor
     }
 }
 
-TEST_CASE("an encoder that cannot be built says which block it is", "[image_encoder]") {
+TEST_CASE("the error for an invalid encoder names the block", "[image_encoder]") {
   CHECK_THROWS_WITH(
       ImageEncoder({.blocks = {"k3 x1 c16", "k3 x4 c20"}}, 3, 32),
       "image block \"k3 x4 c20\", of 16 channels that come in: group normalization: groups of 8 "

@@ -25,7 +25,7 @@ nlohmann::json fixture(const char* name) {
 
 }  // namespace
 
-TEST_CASE("measures of classes are scikit-learn's", "[measures]") {
+TEST_CASE("measures of classes agree with scikit-learn", "[measures]") {
   for (const auto& one : fixture("classes")) {
     const auto predicted = one.at("predicted").get<Ids>(), labels = one.at("labels").get<Ids>();
     CHECK(accuracy(predicted, labels) == Approx(one.at("accuracy").get<double>()).epsilon(1e-12));
@@ -34,7 +34,7 @@ TEST_CASE("measures of classes are scikit-learn's", "[measures]") {
   }
 }
 
-TEST_CASE("correlations of scores are SciPy's, also where scores are equal", "[measures]") {
+TEST_CASE("correlations of scores agree with SciPy, also with ties", "[measures]") {
   for (const auto& one : fixture("scores")) {
     const auto predicted = one.at("predicted").get<Numbers>(), known = one.at("known").get<Numbers>();
     CHECK(pearson(predicted, known) == Approx(one.at("pearson").get<double>()).epsilon(1e-12));
@@ -42,7 +42,7 @@ TEST_CASE("correlations of scores are SciPy's, also where scores are equal", "[m
   }
 }
 
-TEST_CASE("BLEU and CIDEr-D are those of COCO's evaluation", "[measures]") {
+TEST_CASE("BLEU and CIDEr-D agree with COCO's evaluation", "[measures]") {
   for (const auto& one : fixture("captions")) {
     std::vector<JudgedCaption> captions;
     for (const auto& caption : one.at("captions"))
@@ -54,7 +54,7 @@ TEST_CASE("BLEU and CIDEr-D are those of COCO's evaluation", "[measures]") {
   }
 }
 
-TEST_CASE("where a measure has nothing to go by it is 0", "[measures]") {
+TEST_CASE("undefined measures are 0", "[measures]") {
   CHECK(f1(Ids{0, 0}, Ids{0, 0}) == 0);
   CHECK(matthews(Ids{1, 1}, Ids{0, 1}) == 0);
   CHECK(matthews(Ids{0, 1}, Ids{1, 1}) == 0);
@@ -72,14 +72,14 @@ TEST_CASE("where a measure has nothing to go by it is 0", "[measures]") {
   CHECK_THROWS_AS(cider_d(std::vector<JudgedCaption>{{"a", {}}}), Error);
 }
 
-TEST_CASE("correlations with a prediction that is not a number are not numbers", "[measures]") {
+TEST_CASE("correlations with a NaN are NaN", "[measures]") {
   const double nan = std::numeric_limits<double>::quiet_NaN();
   CHECK(std::isnan(spearman(Numbers{1, nan, 2}, Numbers{1, 2, 3})));
   CHECK(std::isnan(spearman(Numbers{1, 2, 3}, Numbers{1, nan, 3})));
   CHECK(std::isnan(pearson(Numbers{nan, nan, nan}, Numbers{1, 2, 3})));
 }
 
-TEST_CASE("BLEU clips counts and takes the closest reference's length", "[measures]") {
+TEST_CASE("BLEU clips counts and uses the length of the closest reference", "[measures]") {
   // Papineni's example: 7 times "the", which is twice in one reference. References of 6 and 8 words are
   // equally close to 7 words; the shorter one counts.
   const std::vector<JudgedCaption> captions{
@@ -91,7 +91,7 @@ TEST_CASE("BLEU clips counts and takes the closest reference's length", "[measur
         Approx(std::exp(1 - 4.0 / 3)));
 }
 
-TEST_CASE("a caption's words are those of COCO's evaluation for plain English", "[measures]") {
+TEST_CASE("words of plain English captions agree with COCO's evaluation", "[measures]") {
   // As PTBTokenizer 3.4.1 splits them, without punctuation.
   CHECK(caption_words("The man's T-shirt, isn't it?") ==
         Words{"the", "man", "'s", "t-shirt", "is", "n't", "it"});
@@ -124,7 +124,7 @@ TEST_CASE("each of GLUE's tasks has its own measures", "[measures]") {
   CHECK_THROWS_AS(glue_measures("ax", predicted, labels), Error);
 }
 
-TEST_CASE("a guess is the likeliest class, or of scores their mean", "[measures]") {
+TEST_CASE("a prediction is the most probable class, or the mean of scores", "[measures]") {
   CHECK(glue_prediction("mnli", std::vector<float>{0, 3, 2}) == 1);
   CHECK(glue_prediction("stsb", std::vector<float>{0, 0, 0, 0, 0, 0}) == Approx(2.5));
   CHECK(glue_prediction("stsb", std::vector<float>{-1e4F, -1e4F, -1e4F, -1e4F, 1e4F, 1e4F}) == Approx(4.5));

@@ -84,7 +84,7 @@ TEST_CASE("crc32c has the value that RFC 3720 gives", "[metrics]") {
   CHECK(crc32c(std::string(32, '\xff')) == 0x62A8AB43u);
 }
 
-TEST_CASE("a step is one JSON line with its numbers to the last bit", "[metrics]") {
+TEST_CASE("a step is one JSON line with exact numbers", "[metrics]") {
   const TemporaryDirectory folder;
   MetricsWriter writer(options(folder.path()));
   const std::vector<double> load = {0.8, 1.1, std::nan("")};
@@ -102,7 +102,7 @@ TEST_CASE("a step is one JSON line with its numbers to the last bit", "[metrics]
   CHECK(line["a \"name\"\n"] == 1e300);
 }
 
-TEST_CASE("the event file is TFRecords of protobuf events, byte for byte", "[metrics]") {
+TEST_CASE("the event file has TFRecords of protobuf events, byte for byte", "[metrics]") {
   const TemporaryDirectory folder;
   MetricsWriter writer(options(folder.path()));
   const std::vector<double> load = {2.0};
@@ -118,7 +118,7 @@ TEST_CASE("the event file is TFRecords of protobuf events, byte for byte", "[met
                           + "\x0A\x0A\x0A\x03"s + "l/0\x15\x00\x00\x00\x40"s);  // 2.0f
 }
 
-TEST_CASE("a resumed run drops the steps it will take again and appends", "[metrics]") {
+TEST_CASE("a resumed run drops metrics of later steps and appends", "[metrics]") {
   const TemporaryDirectory folder;
   {
     MetricsWriter writer(options(folder.path()));
@@ -147,7 +147,7 @@ TEST_CASE("a new run in an old folder starts with empty metrics", "[metrics]") {
   CHECK(bytes_of(writer.jsonl_path()).empty());
 }
 
-TEST_CASE("an earlier run's metrics are moved whole, and nothing else is", "[metrics]") {
+TEST_CASE("the metrics of an earlier run are moved completely, and no other files", "[metrics]") {
   const TemporaryDirectory folder, other;
   {
     MetricsWriter writer(options(folder.path()));
@@ -160,7 +160,7 @@ TEST_CASE("an earlier run's metrics are moved whole, and nothing else is", "[met
   CHECK(std::distance(fs::directory_iterator(folder.path()), {}) == 1);
 }
 
-TEST_CASE("a last line torn by a crash is cut off before more is written", "[metrics]") {
+TEST_CASE("an incomplete last line is removed before more lines are written", "[metrics]") {
   const TemporaryDirectory folder;
   {
     MetricsWriter writer(options(folder.path()));
@@ -174,7 +174,7 @@ TEST_CASE("a last line torn by a crash is cut off before more is written", "[met
   }
 }
 
-TEST_CASE("a full disk costs lines and one warning, and leaves whole lines only", "[metrics]") {
+TEST_CASE("a full disk loses lines, gives one warning and leaves complete lines", "[metrics]") {
   const TemporaryDirectory folder;
   std::vector<std::string> warnings;
   MetricsWriter writer(options(folder.path(), &warnings));
@@ -196,7 +196,7 @@ TEST_CASE("a full disk costs lines and one warning, and leaves whole lines only"
   CHECK_THAT(warnings[0], Catch::Matchers::Contains("metrics cannot be written"));
 }
 
-TEST_CASE("a device without room is a warning too", "[metrics]") {
+TEST_CASE("a full device gives a warning, too", "[metrics]") {
   const TemporaryDirectory folder;
   fs::create_symlink("/dev/full", folder.path() + "/metrics.jsonl");
   std::vector<std::string> warnings;
@@ -209,7 +209,7 @@ TEST_CASE("a device without room is a warning too", "[metrics]") {
   CHECK(records_of(writer.event_path()).size() == 5);
 }
 
-TEST_CASE("a folder that cannot be made is an error at once", "[metrics]") {
+TEST_CASE("a folder that cannot be created is an immediate error", "[metrics]") {
   const TemporaryDirectory folder;
   add_bytes(folder.path() + "/file", "x");
   CHECK_THROWS_AS(MetricsWriter(options(folder.path() + "/file/run")), Error);

@@ -32,7 +32,7 @@ std::string of(std::initializer_list<std::string_view> pieces) {
   return text;
 }
 
-TEST_CASE("a form's boundary is what its type says", "[service]") {
+TEST_CASE("the boundary of a form comes from its content type", "[service]") {
   CHECK(form_boundary("multipart/form-data; boundary=abc") == "abc");
   CHECK(form_boundary("Multipart/Form-Data ; charset=utf-8; BOUNDARY=\"a b;c\"") == "a b;c");
   CHECK(form_boundary("multipart/form-data; charset=\"boundary=x\"; boundary=abc") == "abc");
@@ -42,7 +42,7 @@ TEST_CASE("a form's boundary is what its type says", "[service]") {
   CHECK_FALSE(form_boundary("multipart/form-data; boundary=" + std::string(71, 'a')));
 }
 
-TEST_CASE("a form's parts are what is between its boundaries, byte by byte", "[service]") {
+TEST_CASE("the parts of a form are the exact bytes between its boundaries", "[service]") {
   CHECK(parts_of(of({"--b\r\n", kText, "a cat\r\n--b--\r\n"})) == Parts{{"text", "a cat"}});
   CHECK(parts_of(of({"before\r\n--b \t\r\n", kText, "\r\n--b--and after"})) == Parts{{"text", ""}});
   // An image may contain bytes that look like a boundary.
@@ -55,7 +55,7 @@ TEST_CASE("a form's parts are what is between its boundaries, byte by byte", "[s
   CHECK(parts_of(of({"--a;b\r\n", kText, "3\r\n--a;b--"}), "a;b") == Parts{{"text", "3"}});
 }
 
-TEST_CASE("what is no form is refused", "[service]") {
+TEST_CASE("invalid forms are refused", "[service]") {
   const std::string whole = of({"--b\r\n", kText, "a cat\r\n--b--"});
   for (std::size_t size = 0; size < whole.size(); ++size)
     CHECK(refusal_of(whole.substr(0, size)) == "bad_form");
@@ -69,7 +69,7 @@ TEST_CASE("what is no form is refused", "[service]") {
   CHECK(refusal_of(many + "--") == "bad_form");
 }
 
-TEST_CASE("a form takes as long to read as it is long, whatever its headers are", "[service]") {
+TEST_CASE("forms are parsed in linear time for all headers", "[service]") {
   std::string header = "Content-Disposition: form-data; name=\"";
   for (int i = 0; i < 100'000; ++i) header += "\";filename=\"";
   for (int i = 0; i < 100'000; ++i) header += "\";filename*=";

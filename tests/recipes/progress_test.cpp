@@ -57,15 +57,14 @@ struct Pipe {
 
 }  // namespace
 
-TEST_CASE("a log line has every figure and, per layer, utilization, time and each expert's load",
-          "[progress]") {
+TEST_CASE("a log line has all figures, and for each layer utilization, time and loads", "[progress]") {
   CHECK(line(report()) ==
         "step 120/680  epoch 1.76  loss 1.2345  acc 0.712  lr 9.8e-04  tokens/s 21340  utilization 0.88  "
         "moe 9.1 ms  eta 3m12s  [layer 0: utilization 0.83 moe 4.1 ms load 0.80 1.20 1.00]  "
         "[layer 1: utilization 0.93 moe 5.0 ms load 0.80 1.20 1.00]");
 }
 
-TEST_CASE("several tasks are told by their names, those that took no step not at all", "[progress]") {
+TEST_CASE("lines of several tasks have names, without tasks that took no step", "[progress]") {
   const std::array<TaskReport, 3> tasks = {kTasks[0], TaskReport{"caption", false, 7, 0.5},
                                            TaskReport{"generate", true, 0.25, {}}};
   StepReport some = report();
@@ -74,7 +73,7 @@ TEST_CASE("several tasks are told by their names, those that took no step not at
   CHECK_THAT(bar(some, 200), Contains("classify 1.234  generate 0.250"));
 }
 
-TEST_CASE("the time left is told in two units, and not where it is unknown", "[progress]") {
+TEST_CASE("the remaining time has two units and is omitted if unknown", "[progress]") {
   StepReport some = report();
   const auto eta = [&](double seconds) {
     some.seconds_per_step = seconds / 560;
@@ -93,7 +92,7 @@ TEST_CASE("the time left is told in two units, and not where it is unknown", "[p
   CHECK(eta(60) == "");
 }
 
-TEST_CASE("a bar keeps within its terminal and drops the least important figures first", "[progress]") {
+TEST_CASE("a bar fits into its terminal and drops the least important figures first", "[progress]") {
   for (int columns = 1; columns < 300; ++columns) {
     INFO(columns);
     CHECK(bar(report(), columns).size() <= static_cast<std::size_t>(std::max(columns - 1, 1)));
@@ -122,7 +121,7 @@ TEST_CASE("a bar is drawn at its beginning, at its end and past it", "[progress]
   CHECK_THAT(bar(some, 300), !Contains("load"));
 }
 
-TEST_CASE("figures of any size stay within the bar's line", "[progress]") {
+TEST_CASE("a bar fits into its line with figures of any size", "[progress]") {
   StepReport some = report();
   const std::array<TaskReport, 1> diverged = {TaskReport{"classify", true, 1e300, 0.7118}};
   some.tasks = diverged;
@@ -132,7 +131,7 @@ TEST_CASE("figures of any size stay within the bar's line", "[progress]") {
     CHECK(bar(some, columns).size() < static_cast<std::size_t>(columns) + 1);
 }
 
-TEST_CASE("colour marks the bar alone and only where asked for", "[progress]") {
+TEST_CASE("only the bar is in colour, and only on request", "[progress]") {
   CHECK_THAT(bar(report(), 80), !Contains("\x1b"));
   const std::string coloured = bar(report(), 80, true);
   CHECK_THAT(coloured, Contains("[\x1b[32m===\x1b[0m>"));
@@ -150,8 +149,7 @@ TEST_CASE("a file or pipe gets plain lines", "[progress]") {
   CHECK(pipe.read() == line(report()) + "\nvalidation: acc 0.7\n");
 }
 
-TEST_CASE("a terminal gets a bar, in colour unless NO_COLOR or a dumb terminal says otherwise",
-          "[progress]") {
+TEST_CASE("a terminal gets a bar, in colour unless NO_COLOR or TERM forbid it", "[progress]") {
   const int controller = ::posix_openpt(O_RDWR | O_NOCTTY);
   REQUIRE(controller >= 0);
   REQUIRE(::grantpt(controller) == 0);
@@ -169,7 +167,7 @@ TEST_CASE("a terminal gets a bar, in colour unless NO_COLOR or a dumb terminal s
   ::close(controller);
 }
 
-TEST_CASE("a bar is drawn over the last one, and gives way to a message", "[progress]") {
+TEST_CASE("a bar replaces the previous one and makes room for messages", "[progress]") {
   const Pipe pipe;
   const std::string drawn = bar(report(), 80);
   {

@@ -34,14 +34,14 @@ const fs::path kRecipes = fs::path(__FILE__).parent_path().parent_path().parent_
 
 }  // namespace
 
-TEST_CASE("an empty recipe is the defaults, and the defaults are a valid recipe", "[recipe]") {
+TEST_CASE("an empty recipe has the defaults, which are valid", "[recipe]") {
   const Recipe recipe = parse_recipe("", "q.toml");
   CHECK(to_toml(recipe) == to_toml(Recipe{}));
   CHECK(recipe.moe.experts == 8);
   CHECK(recipe.origin.empty());
 }
 
-TEST_CASE("a recipe sets what it names and leaves the rest", "[recipe]") {
+TEST_CASE("a recipe sets only the keys that it has", "[recipe]") {
   const Recipe recipe = parse_recipe(R"(
 [moe]
 experts = 16
@@ -63,7 +63,7 @@ name = "caf\u00e9"
   CHECK(recipe.origin.at("moe.experts") == "q.toml:3");
 }
 
-TEST_CASE("--set overrides the file, later ones earlier ones, with or without quotes", "[recipe]") {
+TEST_CASE("--set overrides the file and earlier --set, with or without quotes", "[recipe]") {
   const Recipe recipe =
       parse_recipe("moe.experts = 4", "q.toml",
                    {"moe.experts=16", " moe.experts = 32 ", "run.name=two words", "train.schedule=\"linear\"",
@@ -77,7 +77,7 @@ TEST_CASE("--set overrides the file, later ones earlier ones, with or without qu
   CHECK(recipe.origin.at("moe.experts") == "--set moe.experts = 32");
 }
 
-TEST_CASE("a recipe written as TOML reads back to the same values, documented or not", "[recipe]") {
+TEST_CASE("a recipe written as TOML reads back the same, with or without comments", "[recipe]") {
   const Recipe recipe =
       parse_recipe("", "q.toml",
                    {"run.name=\"quote \\\" backslash \\\\ tab \\t end\"", "run.directory='#[x]'",
@@ -92,8 +92,7 @@ TEST_CASE("a recipe written as TOML reads back to the same values, documented or
   }
 }
 
-TEST_CASE("an array of strings is read, set and written; of one, quotes and brackets may be left out",
-          "[recipe]") {
+TEST_CASE("arrays of strings are read, set and written; one string needs no brackets", "[recipe]") {
   const auto plugins = [](const std::string& text, const std::vector<std::string>& overrides = {}) {
     return parse_recipe(text, "q.toml", overrides).run.plugins;
   };
@@ -118,7 +117,7 @@ TEST_CASE("an array of strings is read, set and written; of one, quotes and brac
   CHECK_THAT(mistake("", {"run.plugins=[a"}), Contains("expected an array of strings, got [a"));
 }
 
-TEST_CASE("an embedding of its own width is for texts, and not wider than what it becomes", "[recipe]") {
+TEST_CASE("model.embedding is for texts and not wider than model.hidden", "[recipe]") {
   CHECK_NOTHROW(parse_recipe("model.embedding = 128", "q.toml"));
   CHECK(mistake("model.embedding = 129") ==
         "q.toml:1: model.embedding = 129 is more than model.hidden = 128 (default); model.embedding may be 1 "
@@ -133,7 +132,7 @@ TEST_CASE("an embedding of its own width is for texts, and not wider than what i
   }
 }
 
-TEST_CASE("the numbers of experts of each kind must make up the layer's", "[recipe]") {
+TEST_CASE("the numbers of experts of all kinds must add up to moe.experts", "[recipe]") {
   CHECK_NOTHROW(parse_recipe("moe.expert = \"6 feed_forward, 1 gated, 1 not_known_here\"", "q.toml"));
   CHECK(mistake("moe.expert = \"6 feed_forward, 1 gated\"") ==
         "q.toml:1: moe.expert = \"6 feed_forward, 1 gated\", moe.experts = 8 (default): these are 7 experts, "
@@ -143,7 +142,7 @@ TEST_CASE("the numbers of experts of each kind must make up the layer's", "[reci
              StartsWith("--set moe.expert=6 feed_forward and 2 gated: ") && Contains("how many of each"));
 }
 
-TEST_CASE("every field is documented, appears once, and stands in the written recipe", "[recipe]") {
+TEST_CASE("every field is documented, unique, and in the written recipe", "[recipe]") {
   std::set<std::string> keys;
   const Recipe recipe;
   const std::string text = to_toml(recipe, true);
@@ -158,7 +157,7 @@ TEST_CASE("every field is documented, appears once, and stands in the written re
   });
 }
 
-TEST_CASE("an unknown key names file, line, the nearest key and those of its table", "[recipe]") {
+TEST_CASE("the error for an unknown key has file, line, nearest key and all keys", "[recipe]") {
   CHECK_THAT(
       mistake("[moe]\n\nexpertz = 3"),
       StartsWith("q.toml:3: moe.expertz: no such key; the nearest is moe.experts. Keys of [moe]: every, "
@@ -175,7 +174,7 @@ TEST_CASE("an unknown key names file, line, the nearest key and those of its tab
   CHECK_THAT(mistake("[moe]\n\"a\\u001b[31m\" = 3"), Contains("a\\u001B[31m"));  // the escape is not printed
 }
 
-TEST_CASE("a value of the wrong type names what was expected and what came", "[recipe]") {
+TEST_CASE("the error for a wrong type has the expected and the given type", "[recipe]") {
   CHECK(mistake("[moe]\nexperts = \"eight\"") ==
         "q.toml:2: moe.experts: expected an integer, got the string \"eight\"");
   CHECK(mistake("train.epochs = 3.0") == "q.toml:1: train.epochs: expected an integer, got the float 3.0");
@@ -189,7 +188,7 @@ TEST_CASE("a value of the wrong type names what was expected and what came", "[r
   CHECK(mistake("[[moe]]\nexperts = 3") == "q.toml:1: moe: expected a table, [moe], got an array");
 }
 
-TEST_CASE("a value out of range names the limits", "[recipe]") {
+TEST_CASE("the error for a value out of range has the limits", "[recipe]") {
   CHECK(mistake("[moe]\nexperts = 0") == "q.toml:2: moe.experts = 0: must be between 1 and 4096");
   CHECK(mistake("run.seed = -1") == "q.toml:1: run.seed = -1: must be at least 0");
   CHECK(mistake("model.dropout = 1") == "q.toml:1: model.dropout = 1.0: must be between 0 and 0.95");
@@ -206,7 +205,7 @@ TEST_CASE("a value out of range names the limits", "[recipe]") {
   CHECK(mistake("run.directory = \"\"") == "q.toml:1: run.directory: must not be empty");
 }
 
-TEST_CASE("TOML's own mistakes come with line and column", "[recipe]") {
+TEST_CASE("errors of TOML syntax have line and column", "[recipe]") {
   CHECK_THAT(mistake("[moe]\nexperts = \n"), StartsWith("q.toml:2: column "));
   CHECK_THAT(mistake("[moe]\nexperts = 1\nexperts = 2"),
              StartsWith("q.toml:3: column ") && Contains("cannot redefine existing integer 'experts'"));
@@ -215,13 +214,13 @@ TEST_CASE("TOML's own mistakes come with line and column", "[recipe]") {
   CHECK_THAT(mistake("run.name = \"\xff\""), StartsWith("q.toml:1: column "));
 }
 
-TEST_CASE("all mistakes of a file are told at once, in the order of its lines", "[recipe]") {
+TEST_CASE("all mistakes of a file are reported at once, in the order of lines", "[recipe]") {
   CHECK_THAT(mistake("[train]\nepochs = 1.5\n[moe]\nexpertz = 1\n[data]\npath = 3"),
              StartsWith("q.toml:2: train.epochs") && Contains("\nq.toml:4: moe.expertz") &&
                  Contains("\nq.toml:6: data.path"));
 }
 
-TEST_CASE("a mistake in --set is told as one", "[recipe]") {
+TEST_CASE("a mistake in --set is reported for --set", "[recipe]") {
   const auto set = [](const std::string& text) { return mistake("", {text}); };
   CHECK(set("moe.experts") == "--set moe.experts: expected key=value, as in --set moe.experts=16");
   CHECK(set("=3") == "--set =3: expected key=value, as in --set moe.experts=16");
@@ -240,7 +239,7 @@ TEST_CASE("a mistake in --set is told as one", "[recipe]") {
                       "image_folder, emoji, coco, fashion_gloss; the nearest is table"));
 }
 
-TEST_CASE("what must hold between fields names the place of a key that was written", "[recipe]") {
+TEST_CASE("errors about several fields have the line of a key in the file", "[recipe]") {
   CHECK(mistake("[model]\nhidden = 12\nheads = 5") ==
         "q.toml:3: model.heads = 5 does not divide model.hidden = 12; model.heads may be 1, 2, 3, 4, 6, 12");
   CHECK_THAT(mistake("\nmodel.hidden = 30"),
@@ -262,7 +261,7 @@ TEST_CASE("what must hold between fields names the place of a key that was writt
   CHECK(mistake(table + "data.train = \"x.csv\"\ndata.test = \"y.csv\"") == "");
 }
 
-TEST_CASE("a source of one's own copy says what it needs", "[recipe]") {
+TEST_CASE("data sources that need the user's files say what is missing", "[recipe]") {
   CHECK(mistake("data.source = \"glue\"") ==
         "q.toml:1: data.source = \"glue\" needs data.path, the folder of GLUE's tasks (CoLA, SST-2, ...), or "
         "of "
@@ -296,7 +295,7 @@ TEST_CASE("a source of one's own copy says what it needs", "[recipe]") {
              Contains("data.classes may be \"category\" or \"supercategory\""));
 }
 
-TEST_CASE("what only texts or only images have is refused without them", "[recipe]") {
+TEST_CASE("options for texts or for images only are refused without them", "[recipe]") {
   const std::string images = "data.source = \"fashion_mnist\"\n";
   CHECK(mistake(images) == "");
   CHECK(mistake(images + "train.batch_tokens = 64") == "");  // no limit, as there are no texts
@@ -353,15 +352,14 @@ TEST_CASE("what only texts or only images have is refused without them", "[recip
   CHECK_THAT(mistake(images + "image.norm = \"layer\""), Contains("must be one of group, batch"));
 }
 
-TEST_CASE("a recipe built in code is checked too, without lines", "[recipe]") {
+TEST_CASE("a recipe built in code is checked, too, without line numbers", "[recipe]") {
   Recipe recipe;
   recipe.moe.top_k = 9;
   CHECK_THROWS_WITH(check_recipe(recipe, "code"),
                     "code: moe.top_k = 9 is more than moe.experts = 8; moe.top_k may be 1 to 8");
 }
 
-TEST_CASE("experts spread evenly over the ranks of a group, or the message lists the sizes that do",
-          "[recipe]") {
+TEST_CASE("experts must divide evenly among ranks, or the message lists valid sizes", "[recipe]") {
   const auto on = [](const std::string& text, int ranks) -> std::string {
     try {
       check_expert_parallel(parse_recipe(text, "q.toml"), "q.toml", ranks);
@@ -383,7 +381,7 @@ TEST_CASE("experts spread evenly over the ranks of a group, or the message lists
   CHECK_THAT(on("parallel.expert_parallel = 16", 8), Contains("does not divide 8 ranks"));
 }
 
-TEST_CASE("a missing recipe is met with those that lie beside it", "[recipe]") {
+TEST_CASE("the error for a missing recipe lists those in the folder", "[recipe]") {
   CHECK_THROWS_WITH(read_recipe((kRecipes / "quik.toml").string()),
                     Contains("quik.toml: no such file; recipes there are:") && Contains("quick.toml") &&
                         Contains("wordnet.toml"));
@@ -393,7 +391,7 @@ TEST_CASE("a missing recipe is met with those that lie beside it", "[recipe]") {
   CHECK_THROWS_AS(read_recipe(""), RecipeError);
 }
 
-TEST_CASE("an expert for a domain needs a domain, and to be one of the experts", "[recipe]") {
+TEST_CASE("moe.domain_expert needs a domain and must be an existing expert", "[recipe]") {
   CHECK_THAT(
       mistake("[moe]\ndomain_expert = 1"),
       StartsWith("q.toml:2: moe.domain_expert = 1 has no texts to serve; single some out by data.domain, "
@@ -408,7 +406,7 @@ TEST_CASE("an expert for a domain needs a domain, and to be one of the experts",
       StartsWith("q.toml:2: data.domain_column is for source = \"table\", but data.source = \"wordnet\""));
 }
 
-TEST_CASE("the recipes that come with Conclave are valid on 1, 2 and 4 ranks", "[recipe]") {
+TEST_CASE("the recipes of the repository are valid on 1, 2 and 4 ranks", "[recipe]") {
   int count = 0;
   for (const auto& entry : fs::directory_iterator(kRecipes)) {
     if (entry.path().extension() != ".toml") continue;
@@ -419,7 +417,7 @@ TEST_CASE("the recipes that come with Conclave are valid on 1, 2 and 4 ranks", "
   CHECK(count >= 2);
 }
 
-TEST_CASE("privacy refuses what would have one example change another's part, and says why", "[recipe]") {
+TEST_CASE("privacy refuses options by which examples affect each other", "[recipe]") {
   const std::string on = "privacy.unit = \"record\"\nprivacy.epsilon = 3\n";
   const std::string images = on + "data.source = \"fashion_mnist\"\nmoe.balancer = \"none\"\n";
   CHECK(mistake(images).empty());

@@ -12,8 +12,7 @@ int refusal(const std::string& bytes, const FrameLimits& limits = {}) {
   return frame.look(bytes) == State::refused ? frame.status() : 0;
 }
 
-TEST_CASE("a request is whole with the last byte of its body, however few bytes come at a time",
-          "[service]") {
+TEST_CASE("a request is complete with the last byte of its body", "[service]") {
   const std::string request = "POST /v1/classify HTTP/1.1\r\nHost: a\r\ncontent-LENGTH: 5 \r\n\r\nabcde";
   RequestFrame frame({});
   for (std::size_t size = 1; size < request.size(); ++size)
@@ -28,7 +27,7 @@ TEST_CASE("a request is whole with the last byte of its body, however few bytes 
   CHECK(without_body.size() == 18);
 }
 
-TEST_CASE("a head tells who asks for what, before the body is there", "[service]") {
+TEST_CASE("the head of a request can be read before the body arrives", "[service]") {
   RequestFrame frame({});
   const std::string head =
       "POST /v1/classify?format=csv HTTP/1.1\r\nauthorization:  Bearer abc \r\nContent-Length: 3\r\n\r\n";
@@ -63,8 +62,7 @@ TEST_CASE("a head tells who asks for what, before the body is there", "[service]
   CHECK_FALSE(closes("HTTP/1.0", "Connection: Keep-Alive\r\n"));
 }
 
-TEST_CASE("for whom a proxy asks is known of what is refused, too, in whichever order headers come",
-          "[service]") {
+TEST_CASE("X-Forwarded-For is known for refused requests, in any order of headers", "[service]") {
   const std::string proxied = "X-Forwarded-For: 192.0.2.7\r\nx-forwarded-for: 10.0.0.1\r\n";
   for (const auto& [wrong, status] : {std::pair("Content-Encoding: gzip\r\n", 415),
                                       {"Transfer-Encoding: chunked\r\n", 411},
@@ -83,7 +81,7 @@ TEST_CASE("for whom a proxy asks is known of what is refused, too, in whichever 
   CHECK(torn.head()->forwarded.empty());  // the proxy's own entry may come later
 }
 
-TEST_CASE("who asks whether a body is welcome is told so once", "[service]") {
+TEST_CASE("Expect: 100-continue is answered once", "[service]") {
   RequestFrame frame({});
   const std::string head = "POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n";
   CHECK(frame.look(head.substr(0, 40)) == State::incomplete);
@@ -94,7 +92,7 @@ TEST_CASE("who asks whether a body is welcome is told so once", "[service]") {
   CHECK(frame.look(head + "abc") == State::complete);
 }
 
-TEST_CASE("what is no request, or too large, is refused as soon as that shows", "[service]") {
+TEST_CASE("invalid and too large requests are refused as early as possible", "[service]") {
   const std::string post = "POST / HTTP/1.1\r\n";
   CHECK(refusal("\x16\x03\x01 a TLS client") == 400);
   CHECK(refusal("GET / HTTP/1.1\r\nno header\r\n\r\n") == 400);

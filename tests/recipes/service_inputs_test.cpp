@@ -62,7 +62,7 @@ std::pair<int, std::string> refusal(TaskKind task, const std::string& json, cons
 }
 std::pair<int, std::string> bad(const char* code) { return {400, code}; }
 
-TEST_CASE("base64 goes there and back, and what is none is not taken for it", "[service]") {
+TEST_CASE("base64 decodes to the encoded bytes, and invalid base64 is refused", "[service]") {
   for (const std::string bytes : {"", "f", "fo", "foo", "foob", "\xFF\xFE\x00\x01 and more"})
     CHECK(from_base64(to_base64(bytes)) == bytes);
   CHECK(to_base64("foob") == "Zm9vYg==");
@@ -71,8 +71,7 @@ TEST_CASE("base64 goes there and back, and what is none is not taken for it", "[
     CHECK_FALSE(from_base64(none).has_value());
 }
 
-TEST_CASE("a text comes as tokens, cut to the model's length, and an image in the model's shape",
-          "[service]") {
+TEST_CASE("texts become tokens of limited length, images get the model's shape", "[service]") {
   const Query text = of_json(TaskKind::classify, R"({"text": "a small cat sat", "top": 2, "experts": true})");
   CHECK_FALSE(text.tokens.empty());
   CHECK(text.pixels.empty());
@@ -95,7 +94,7 @@ TEST_CASE("a text comes as tokens, cut to the model's length, and an image in th
   CHECK(drawn.sampling.seed == 9007199254740991u);
 }
 
-TEST_CASE("a form has the same fields, an image as the file that it is", "[service]") {
+TEST_CASE("a form has the same fields as JSON, with an image as a file", "[service]") {
   const std::string png = red_png(4);
   const std::string whole = form({{"text", "a cat"}, {"image", png}, {"top", "3"}, {"experts", "true"}});
   const Query query = Inputs(kBoth).read(TaskKind::classify, {kForm, whole});
@@ -108,7 +107,7 @@ TEST_CASE("a form has the same fields, an image as the file that it is", "[servi
   CHECK(refusal(TaskKind::classify, Body{kForm, whole.substr(0, whole.size() - 9)}) == bad("bad_form"));
 }
 
-TEST_CASE("what is sent wrongly is refused, with the status for it", "[service]") {
+TEST_CASE("invalid inputs are refused with the right status", "[service]") {
   const TaskKind classify = TaskKind::classify, caption = TaskKind::caption, generate = TaskKind::generate;
   CHECK(refusal(classify, Body{"text/plain", "cat"}) == std::pair(415, std::string("unsupported_type")));
   CHECK(refusal(classify, Body{"", "cat"}) == std::pair(415, std::string("unsupported_type")));
@@ -160,8 +159,7 @@ TEST_CASE("what is sent wrongly is refused, with the status for it", "[service]"
   CHECK_THROWS_WITH(of_json(classify, R"({"text": "cat", "topp": 1})"), Contains("did you mean top?"));
 }
 
-TEST_CASE("images are decoded while there is room for their pixels, for which texts do not wait",
-          "[service]") {
+TEST_CASE("decoding waits for room for pixels, but texts do not wait", "[service]") {
   const Inputs inputs(kBoth, 1);
   std::optional<Gate::Pass> others(std::in_place, inputs.decoding(), Inputs::kMostPixelsAtOnce - 30 * 30 + 1);
   const auto read = [&](const std::string& body) {
@@ -177,8 +175,7 @@ TEST_CASE("images are decoded while there is room for their pixels, for which te
   others.emplace(inputs.decoding(), Inputs::kMostPixelsAtOnce);  // the image has released its pixels
 }
 
-TEST_CASE("an image that says that it is of 100 megapixels is refused before there is memory for it",
-          "[service]") {
+TEST_CASE("an image header of 100 megapixels is refused before allocating memory", "[service]") {
   std::string png = red_png(2);
   png.replace(16, 8, std::string("\0\0\x27\x10\0\0\x27\x10", 8));  // 10000 x 10000
   CHECK(refusal(TaskKind::classify, R"({"image": ")" + to_base64(png) + "\"}") == bad("bad_image"));

@@ -17,7 +17,7 @@ std::string written(const char* format, const Query& query, const Answer& answer
   return Outputs().choose(query.task, format, "").write(kModel, query, answer);
 }
 
-TEST_CASE("classes are told from the likeliest on, as JSON and as CSV", "[service]") {
+TEST_CASE("classes are listed from the most probable on, in JSON and in CSV", "[service]") {
   const Query query{.tokens = {1, 2}, .top = 2};
   const Answer answer{.probabilities = {0.25f, 0.5f, 0.125f}, .experts = {1, 2, 3, 0}};
   const auto json = nlohmann::json::parse(written("json", query, answer));
@@ -33,7 +33,7 @@ TEST_CASE("classes are told from the likeliest on, as JSON and as CSV", "[servic
   CHECK(written("csv", query, answer) == "class,probability\r\n\"b, \"\"quoted\"\"\",0.5\r\n\"a\",0.25\r\n");
 }
 
-TEST_CASE("what was drawn is one PNG, or several in JSON", "[service]") {
+TEST_CASE("generated images are one PNG, or several in JSON", "[service]") {
   const Image image{{2, 2, 1}, {0, 50, 100, 150}};
   const Query query{.task = TaskKind::generate};
   const Answer answer{.images = {image, image}};
@@ -44,13 +44,13 @@ TEST_CASE("what was drawn is one PNG, or several in JSON", "[service]") {
   CHECK(decode_image(written("png", query, {.images = {image}}), "one").pixels == image.pixels);
 }
 
-TEST_CASE("embeddings and captions have a line of CSV", "[service]") {
+TEST_CASE("embeddings and captions can be written as CSV", "[service]") {
   CHECK(written("csv", {.task = TaskKind::embed}, {.embedding = {1.5f, -2}}) == "1.5,-2\r\n");
   CHECK(written("csv", {.task = TaskKind::caption}, {.caption = "a \"cat\"", .log_probability = -1.5}) ==
         "caption,log_probability\r\n\"a \"\"cat\"\"\",-1.5\r\n");
 }
 
-TEST_CASE("the form is the one asked for, or the one that Accept likes best", "[service]") {
+TEST_CASE("the output format is the requested one or the one Accept prefers", "[service]") {
   const Outputs outputs;
   const auto chosen = [&](const char* format, const char* accept, TaskKind task = TaskKind::classify) {
     return std::string(outputs.choose(task, format, accept).name());
@@ -77,7 +77,7 @@ TEST_CASE("the form is the one asked for, or the one that Accept likes best", "[
   CHECK(refused("xml", "", TaskKind::classify) == 400);
 }
 
-TEST_CASE("errors are JSON, whatever bytes their messages have", "[service]") {
+TEST_CASE("errors are valid JSON for all bytes in messages", "[service]") {
   const auto json = nlohmann::json::parse(error_text("bad", "\"\xFF\n"));
   CHECK(json["error"]["code"] == "bad");
 }

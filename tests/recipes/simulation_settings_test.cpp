@@ -6,7 +6,7 @@
 using namespace conclave;
 namespace fs = std::filesystem;
 
-TEST_CASE("the simulations that come with Conclave are valid, as are their recipes") {
+TEST_CASE("the simulations of the repository and their recipes are valid") {
   int count = 0;
   const fs::path source = CONCLAVE_SOURCE;
   for (const auto& entry : fs::directory_iterator(source / "recipes/simulations")) {
@@ -18,7 +18,7 @@ TEST_CASE("the simulations that come with Conclave are valid, as are their recip
   CHECK(count > 0);
 }
 
-TEST_CASE("keys of a simulation are told from those of its recipe by their table") {
+TEST_CASE("keys of simulations and of recipes are separated by their table") {
   std::vector<std::string> overrides{"simulation.clients=9", "model.hidden=8", "client_privacy.epsilon=1",
                                      "privacy.epsilon=1"};
   CHECK(take_simulation_keys(overrides) ==

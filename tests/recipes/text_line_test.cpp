@@ -4,7 +4,7 @@
 
 using namespace conclave;
 
-TEST_CASE("a text that fits stays whole, on one line", "[text]") {
+TEST_CASE("a text that fits stays complete, on one line", "[text]") {
   CHECK(one_line("a large animal", 14) == "a large animal");
   CHECK(one_line("  a\n\tlarge \x01 animal\r\n", 14) == "a large animal");
   CHECK(one_line("", 10).empty());
@@ -19,7 +19,7 @@ TEST_CASE("a text that does not fit is cut after a word", "[text]") {
   CHECK(one_line("unbelievably long", 0).empty());
 }
 
-TEST_CASE("columns are code points, and none is cut in two", "[text]") {
+TEST_CASE("columns are counted in code points, which are not divided", "[text]") {
   CHECK(one_line("большое животное", 16) == "большое животное");
   CHECK(one_line("большое животное", 15) == "большое...");
   CHECK(one_line("большое", 6) == "бол...");

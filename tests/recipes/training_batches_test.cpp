@@ -20,7 +20,7 @@ class ImagesOnly : public Task {
 
 }  // namespace
 
-TEST_CASE("what is cut off an image in training becomes what is around its others", "[training_batches]") {
+TEST_CASE("parts of an image that are cut off in training get the background colour", "[training_batches]") {
   const ImageShape shape{8, 8, 3};
   const auto size = static_cast<std::size_t>(shape.size());
   for (const auto& [source, around] : {std::pair("emoji", 255), std::pair("fashion_gloss", 0)}) {

@@ -7,7 +7,7 @@
 namespace conclave {
 namespace {
 
-TEST_CASE("a recipe's precision is that of all products, and is said where it is not f32") {
+TEST_CASE("run.precision applies to all products and is reported unless f32") {
   RunRecipe run;
   const auto said = [&](const char* chosen, Device device) {
     run.precision = chosen;

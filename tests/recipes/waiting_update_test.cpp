@@ -9,7 +9,7 @@ using namespace conclave;
 
 constexpr auto kTerms = "what was agreed";
 
-TEST_CASE("an update that waits is found again for its round, model and terms, whole, and not otherwise") {
+TEST_CASE("a waiting update is found only for its round, model and terms, and intact") {
   const TemporaryDirectory folder;
   const std::filesystem::path file = folder.write("update.f32", "some numbers");
   const FileDigest base = digest_of(folder.write("model", "a model")),

@@ -37,7 +37,7 @@ TEST_CASE("the wide classifier's scores, losses and gradient agree with PyTorch"
   CHECK(distance(own.slot.gradient, fixture("dweight")) < 1e-12);
 }
 
-TEST_CASE("a wide classifier with room to spare knows only the bigrams it was given", "[models]") {
+TEST_CASE("a wide classifier with spare capacity knows only the given bigrams", "[models]") {
   WideClassifier wide(4, 6, 2);
   wide.set_bigrams(std::vector{bigram(0, 1), bigram(2, 3)});
   ParameterSet parameters(wide, DType::f64, 1);
