@@ -45,6 +45,18 @@ FixedPoint FixedPoint::choose(Ring ring, std::size_t sites, double clip, std::in
   return {(static_cast<double>(levels) - 0.5) / clip, levels};
 }
 
+float toward_zero(double x) {
+  const auto nearest = static_cast<float>(x);
+  return std::abs(static_cast<double>(nearest)) > std::abs(x) ? std::nextafter(nearest, 0.0F) : nearest;
+}
+
+void shorten(std::span<float> values, double norm) {
+  double squares = 0;
+  for (const float value : values) squares += static_cast<double>(value) * value;
+  if (const double factor = norm / std::sqrt(squares); factor < 1)
+    for (float& value : values) value = toward_zero(factor * value);
+}
+
 std::vector<std::int64_t> quantize(std::span<const float> x, FixedPoint format, RandomBits& random) {
   check_values(x, format);
   std::vector<std::int64_t> result(x.size());

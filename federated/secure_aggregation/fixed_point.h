@@ -17,6 +17,12 @@ struct FixedPoint {
   static FixedPoint choose(Ring ring, std::size_t sites, double clip, std::int64_t noise = 0);
 };
 
+/// The float nearest to `x` that is not farther from zero.
+float toward_zero(double x);
+/// Scales `values` so that their L2 norm is at most `norm`; does nothing if it already is. No value is then
+/// above `norm`, not even by the rounding to f32.
+void shorten(std::span<float> values, double norm);
+
 /// Rounds at random to one of the two neighbouring integers, such that the expected value is x * scale (to
 /// within 2^-32 of a level). Throws Error if a number is NaN or infinite, or beyond the clip by more than
 /// half a level.

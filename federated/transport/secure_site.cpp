@@ -104,10 +104,7 @@ Agreement agreement_of(const federated::SecureTerms& terms, const SiteRound& rou
 std::vector<float> shortened(const std::filesystem::path& update, std::size_t elements, double norm) {
   std::vector<float> values(elements);
   OutgoingFile(update).read_at(values.data(), elements * sizeof(float), 0);
-  double squares = 0;
-  for (const float value : values) squares += static_cast<double>(value) * value;
-  if (const double factor = norm / std::sqrt(squares); factor < 1)
-    for (float& value : values) value = static_cast<float>(factor * value);
+  secure_aggregation::shorten(values, norm);
   return values;
 }
 
@@ -252,8 +249,8 @@ void Site::take_part(const SiteRound& round, const std::filesystem::path& update
     auto values = shortened(update, static_cast<std::size_t>(round.elements), terms.clip_norm());
     if (round.most_examples > 0) {
       const double share = std::min(examples / round.most_examples, 1.0);
-      for (float& value : values) value = static_cast<float>(share * value);
-      values.push_back(static_cast<float>(share * kWeightScale * terms.clip_norm()));
+      for (float& value : values) value = secure_aggregation::toward_zero(share * value);
+      values.push_back(secure_aggregation::toward_zero(share * kWeightScale * terms.clip_norm()));
     }
     auto numbers = secure_aggregation::quantize(values, format.format, random_);
     format.add_share(numbers, random_);

@@ -196,6 +196,21 @@ TEST_CASE("rounding at random is unbiased, and refuses what cannot be added up")
     CHECK_THROWS_AS(FixedPoint::choose({4}, 10, clip), Error);
 }
 
+TEST_CASE("an update whose norm is in one number can be rounded once it is shortened to the clip") {
+  const auto width = GENERATE(2u, 4u, 5u, 8u);
+  const double clip = GENERATE(0.1, 0.3, 1.0, 1e-3);  // 0.1 as f32 is above 0.1
+  std::vector<float> x{0, -7, 0};
+  shorten(x, clip);
+  CHECK(std::abs(static_cast<double>(x[1])) <= clip);
+  CHECK(x[1] == Approx(-clip).epsilon(1e-7));
+  RandomBits random(system_random);
+  const FixedPoint format = FixedPoint::choose({width}, 10, clip);
+  CHECK(quantize(x, format, random)[1] <= -format.levels + 1 + format.levels / 10'000'000);
+  std::vector<float> shorter{0.25F * static_cast<float>(clip), 0}, same = shorter;
+  shorten(same, clip);
+  CHECK(same == shorter);
+}
+
 TEST_CASE("the sum of the most extreme updates and noise does not wrap") {
   const auto width = GENERATE(2u, 4u, 5u, 8u);
   const FixedPoint format = FixedPoint::choose({width}, 7, 2.5, 100);
