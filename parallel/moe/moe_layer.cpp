@@ -186,17 +186,10 @@ functions::Gate MoeLayer::choose_experts(Tape& tape, const ForwardContext& conte
                                tape.planning() ? kernels::TopP{} : options_.top_p);
 }
 
-Tensor MoeLayer::operator()(Tape& tape, ForwardContext& context, const Tensor& x, const Tensor& host_offsets,
-                            Index use) {
-  const double start = now();
-  const Tensor offsets = tape.on_device(host_offsets);
-  const Tensor entered = tape.tap(x);
-  tape.record("moe", {&x}, {&entered}, [this, x, entered](Tape& tape) {
-    tape.hand_on(tape.gradient(entered), x);
-    statistics_.seconds += now();  // backward subtracted the start time where it entered the layer (below)
-  });
-
-  const Tensor decisions = router_->decisions(tape, context, entered, offsets, route_cache());
+// x [tokens, hidden], offsets [sequences + 1] where the tape is. routing.load is still to be filled.
+MoeLayer::Routing MoeLayer::route(Tape& tape, ForwardContext& context, const Tensor& x,
+                                  const Tensor& offsets) {
+  const Tensor decisions = router_->decisions(tape, context, x, offsets, route_cache());
   // If one decision serves all tokens of a sequence, the gate runs once per decision, and its choice is
   // repeated for the tokens.
   const bool repeat_choice = !tape.recording() && !options_.balance_inference && options_.gate == "top_k" &&
@@ -207,43 +200,62 @@ Tensor MoeLayer::operator()(Tape& tape, ForwardContext& context, const Tensor& x
   Tensor logits = repeat_choice ? decisions : for_tokens(decisions);
   if (context.router_scores.defined()) logits = functions::add(tape, logits, context.router_scores);
   const Tensor probabilities = route_probabilities(tape, logits, offsets, options_.router_losses, context);
-  // The balancer's gradient is added to the gate's in the backward pass. The load that it needs (`global`) is
-  // filled in below, once the gate has chosen.
-  const auto counts = tape.arena().array<Index>(options_.experts),
-             global = tape.arena().array<Index>(options_.experts);
+  Routing routing{.gate = {},
+                  .counts = tape.arena().array<Index>(options_.experts),
+                  .load = tape.arena().array<Index>(options_.experts)};
   const Tensor balanced = context.training
-                              ? balance_probabilities(tape, probabilities, *balancer_, global, context)
+                              ? balance_probabilities(tape, probabilities, *balancer_, routing.load, context)
                               : probabilities;
-  functions::Gate gate = choose_experts(tape, context, balanced);
-  if (repeat_choice) gate = {for_tokens(gate.experts), for_tokens(gate.weights)};
-  gates_.resize(static_cast<std::size_t>(use));
-  gates_.push_back(gate);
-  statistics_.routing_seconds += now() - start;
+  routing.gate = choose_experts(tape, context, balanced);
+  if (repeat_choice) routing.gate = {for_tokens(routing.gate.experts), for_tokens(routing.gate.weights)};
+  return routing;
+}
 
-  kernels::count_experts(gate.experts, counts);
-  const DispatchPlan plan = dispatcher_.plan(tape, counts);
-  if (balancer_->has_gradient() && context.training) {
-    std::ranges::fill(global, 0);
-    for (std::size_t i = 0; i < plan.counts.size(); ++i) global[i % global.size()] += plan.counts[i];
-    grid_.data_group().all_reduce(Tensor::borrow(global.data(), {options_.experts}, DType::i64));
-  }
-
+// Dispatch, the experts and combine; the shared experts while the rows are under way.
+Tensor MoeLayer::through_experts(Tape& tape, const Tensor& x, const Tensor& host_offsets,
+                                 const functions::Gate& gate, const DispatchPlan& plan) {
   Tensor shared;
   const auto compute_shared = [&] {
-    if (shared_) shared = (*shared_)(tape, entered);
+    if (shared_) shared = (*shared_)(tape, x);
   };
   Tensor y;
   if (plan.rounds == 1) {
-    DispatchRound round = dispatcher_.round(tape, plan, gate.experts, entered, 0);
+    DispatchRound round = dispatcher_.round(tape, plan, gate.experts, x, 0);
     if (experts_.wants_sequences() || tape.example_gradients())
       dispatcher_.exchange_sequences(tape, plan, host_offsets, round);
-    const Tensor rows = dispatcher_.dispatch(tape, entered, round, compute_shared);
+    const Tensor rows = dispatcher_.dispatch(tape, x, round, compute_shared);
     y = dispatcher_.combine(tape, compute_experts(tape, rows, round), gate.weights, round);
   } else {
     compute_shared();
-    y = experts_in_rounds(tape, entered, gate, plan);
+    y = experts_in_rounds(tape, x, gate, plan);
   }
-  if (shared_) y = functions::add(tape, y, shared);
+  return shared_ ? functions::add(tape, y, shared) : y;
+}
+
+Tensor MoeLayer::operator()(Tape& tape, ForwardContext& context, const Tensor& x, const Tensor& host_offsets,
+                            Index use) {
+  const double start = now();
+  const Tensor offsets = tape.on_device(host_offsets);
+  const Tensor entered = tape.tap(x);
+  tape.record("moe", {&x}, {&entered}, [this, x, entered](Tape& tape) {
+    tape.hand_on(tape.gradient(entered), x);
+    statistics_.seconds += now();  // backward subtracted the start time where it entered the layer (below)
+  });
+
+  const Routing routing = route(tape, context, entered, offsets);
+  gates_.resize(static_cast<std::size_t>(use));
+  gates_.push_back(routing.gate);
+  statistics_.routing_seconds += now() - start;
+
+  kernels::count_experts(routing.gate.experts, routing.counts);
+  const DispatchPlan plan = dispatcher_.plan(tape, routing.counts);
+  if (balancer_->has_gradient() && context.training) {
+    std::ranges::fill(routing.load, 0);
+    for (std::size_t i = 0; i < plan.counts.size(); ++i)
+      routing.load[i % routing.load.size()] += plan.counts[i];
+    grid_.data_group().all_reduce(Tensor::borrow(routing.load.data(), {options_.experts}, DType::i64));
+  }
+  const Tensor y = through_experts(tape, entered, host_offsets, routing.gate, plan);
 
   const Tensor left = tape.tap(y);
   tape.record("moe", {&y}, {&left}, [this, y, left](Tape& tape) {
@@ -251,7 +263,7 @@ Tensor MoeLayer::operator()(Tape& tape, ForwardContext& context, const Tensor& x
     tape.hand_on(tape.gradient(left), y);
   });
   std::vector<Index>& counted = context.training ? statistics_.load : statistics_.used;
-  for (std::size_t e = 0; e < counts.size(); ++e) counted[e] += counts[e];
+  for (std::size_t e = 0; e < counted.size(); ++e) counted[e] += routing.counts[e];
   statistics_.rounds += plan.rounds;
   ++statistics_.passes;
   statistics_.seconds += now() - start;

@@ -6,6 +6,7 @@
 
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -103,6 +104,16 @@ class MoeLayer : public Module {
   Tensor chosen_experts(Tape& tape) const;
 
  private:
+  // Which experts the tokens of one pass go to. Spans live in the tape's arena.
+  struct Routing {
+    functions::Gate gate;
+    std::span<Index> counts;  // [experts]: rows that this rank's tokens send to each
+    std::span<Index>
+        load;  // [experts]: rows that all ranks' tokens send to each; read by the balancer's gradient
+  };
+  Routing route(Tape& tape, ForwardContext& context, const Tensor& x, const Tensor& offsets);
+  Tensor through_experts(Tape& tape, const Tensor& x, const Tensor& host_offsets, const functions::Gate& gate,
+                         const DispatchPlan& plan);
   functions::Gate choose_experts(Tape& tape, const ForwardContext& context, const Tensor& probabilities);
   ChunkRows compute_experts(Tape& tape, const Tensor& rows, const DispatchRound& round);
   Tensor experts_in_rounds(Tape& tape, const Tensor& x, const functions::Gate& gate,
