@@ -3,16 +3,9 @@
 #include <algorithm>
 #include <utility>
 
-#include "data/coco.h"
-#include "data/emoji.h"
-#include "data/fashion_gloss.h"
-#include "data/fashion_mnist.h"
-#include "data/glue.h"
-#include "data/image_folder.h"
-#include "data/image_transform.h"
+#include "data/bad_inputs.h"
 #include "data/parts.h"
-#include "data/text_table.h"
-#include "data/wordnet.h"
+#include "recipes/data_sources.h"
 #include "recipes/recipe_text.h"
 #include "recipes/text_line.h"
 
@@ -20,84 +13,20 @@ namespace conclave {
 
 namespace {
 
-constexpr Index kEmojiSide = 32;
 constexpr std::size_t kLongestWarning = 1000;  // code points; a warning may contain long names from the data
 
-ImageDataset from_texts(TextDataset texts) {
-  return {std::move(texts.class_names),
-          {std::move(texts.train), {}},
-          {std::move(texts.validation), {}},
-          {std::move(texts.test), {}}};
-}
-
-void resize(ImageColumn& images, Index side) {
-  if (images.size() == 0 || (images.shape.height == side && images.shape.width == side)) return;
-  Resizer resizer(images.shape, side, side);
-  const Index count = images.size();
-  std::vector<std::uint8_t> pixels(static_cast<std::size_t>(count * resizer.shape().size()));
-  for (Index i = 0; i < count; ++i)
-    resizer.resize(images.image(i),
-                   std::span(pixels).subspan(static_cast<std::size_t>(i * resizer.shape().size()),
-                                             static_cast<std::size_t>(resizer.shape().size())));
-  images.shape = resizer.shape();
-  images.pixels = std::move(pixels);
-}
-
-template <class Change>
-void for_splits(ImageDataset& data, Change change) {
-  for (ImageSplit* split : {&data.train, &data.validation, &data.test}) change(*split);
-}
-
 ImageDataset read_source(const DataRecipe& data, const ImageRecipe& image, bool captions, BadInputs& bad) {
-  if (data.source == "wordnet")
-    return from_texts(read_wordnet(data.path.empty() ? kWordNetDirectory : data.path, data.classes,
-                                   data.synset_words, data.domain));
-  if (data.source == "table")
-    return from_texts(read_text_table({.path = data.path,
-                                       .train = data.train,
-                                       .validation = data.validation,
-                                       .test = data.test,
-                                       .text_column = data.text_column,
-                                       .label_column = data.label_column,
-                                       .domain_column = data.domain_column,
-                                       .client_column = data.client_column},
-                                      bad));
-  if (data.source == "glue") return from_texts(read_glue(data.path, data.task, bad));
-  if (data.source == "image_folder") return read_image_folder(data.path, image.size, bad);
-  if (data.source == "coco")
-    return read_coco({.directory = data.path,
-                      .side = image.size,
-                      .images = data.has_images(),
-                      .texts = data.has_texts(),
-                      .captions = captions,
-                      .supercategories = data.classes == "supercategory"},
-                     bad);
-  ImageDataset read;
-  if (data.source == "emoji") {
-    read = read_emoji_dataset({.side = image.size > 0 ? image.size : kEmojiSide,
-                               .background = background_of(data),
-                               .subgroups = data.classes == "subgroup"},
-                              bad);
-  } else {
-    const std::string clothes = data.path.empty() ? kFashionMnistDirectory : data.path;
-    read = data.source == "fashion_mnist"
-               ? read_fashion_mnist(clothes)
-               : read_fashion_gloss(clothes, data.path.empty() ? kWordNetDirectory : data.path);
-    if (image.size > 0) for_splits(read, [&](ImageSplit& split) { resize(split.images, image.size); });
-  }
-  for_splits(read, [&](ImageSplit& split) {
-    if (!data.has_images()) split.images = {};
+  ImageDataset read =
+      data_source(data.source).read({.data = data, .side = image.size, .captions = captions}, bad);
+  for (ImageSplit* split : {&read.train, &read.validation, &read.test}) {
+    if (!data.has_images()) split->images = {};
     if (!data.has_texts())
-      for (TextExample& example : split.examples) example.text.clear();
-  });
+      for (TextExample& example : split->examples) example.text.clear();
+  }
   return read;
 }
 
 }  // namespace
-
-Rgb background_of(const DataRecipe& data) {
-  return data.source == "emoji" ? kWhiteBackground : kBlackBackground;
-}
 
 ImageDataset read_examples(const DataRecipe& data, const ImageRecipe& image, Communicator& world,
                            bool captions) {
@@ -185,8 +114,7 @@ Corpus load_corpus(const Recipe& recipe, Communicator& world, const std::string&
       read_examples(data, recipe.image, world, recipe.tasks.caption > 0 || recipe.tasks.generate > 0);
   const bool in_domain = std::ranges::any_of(read.train.examples, &TextExample::in_domain);
   require(in_domain || data.domain_name().empty(),
-          "data.{} = \"{}\": no training text belongs to this domain",
-          data.source == "table" ? "domain_column" : "domain", data.domain_name());
+          "data.{} = \"{}\": no training text belongs to this domain", data.domain_key(), data.domain_name());
   std::vector<std::pair<std::string_view, ImageDataset>> tasks;
   const std::vector<std::string_view> names = recipe.tasks.names();
   for (const std::string_view task : names) {

@@ -37,10 +37,6 @@ ModelSizes model_sizes(const DataRecipe& recipe, std::size_t classes,
 void expect_same_classes(const std::string& checkpoint, const std::vector<std::string>& of_model,
                          const std::vector<std::string>& of_data);
 
-/// The colour around what an image shows; it fills the pixels that random changes in training remove. White
-/// for emoji, else black. Photographs have no such background; black adds no invented content.
-Rgb background_of(const DataRecipe& data);
-
 /// Collective. Reads texts and images, without tokens. `captions`: reads what images show even if the
 /// examples have no texts. Rank 0 warns of examples left out as bad, and of what may be a mistake in the
 /// data. Throws Error if the ranks left out different numbers of examples.

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "recipes/data_sources.h"
 
 namespace conclave {
 
@@ -46,14 +47,17 @@ struct DataRecipe {
   std::int64_t vocabulary = 16000;
   std::int64_t max_length = 128;
 
-  /// Examples may have an image and a text; `inputs` selects one of them, or both.
-  bool may_have_both() const { return source == "emoji" || source == "coco" || source == "fashion_gloss"; }
-  bool has_images() const {
-    return source == "fashion_mnist" || source == "image_folder" || (may_have_both() && inputs != "text");
+  /// Examples may have an image and a text; `inputs` selects one of them, or both. These functions throw
+  /// Error if there is no such source.
+  bool may_have_both() const { return data_source(source).has_both(); }
+  bool has_images() const { return data_source(source).images && !(may_have_both() && inputs == "text"); }
+  bool has_texts() const { return data_source(source).texts && !(may_have_both() && inputs == "image"); }
+  /// The key that may single out texts of a domain, "domain" or "domain_column".
+  std::string_view domain_key() const {
+    return data_source(source).reads("domain_column") ? "domain_column" : "domain";
   }
-  bool has_texts() const { return !has_images() || (may_have_both() && inputs != "image"); }
   /// The domain's name in figures and messages; "" without a domain.
-  const std::string& domain_name() const { return source == "table" ? domain_column : domain; }
+  const std::string& domain_name() const { return domain_key() == "domain_column" ? domain_column : domain; }
 };
 
 struct ImageRecipe {

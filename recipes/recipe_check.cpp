@@ -2,12 +2,14 @@
 // wrote the offending key: the first of its keys that the file or a `--set` gave.
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <initializer_list>
 #include <numeric>
 #include <tuple>
 
 #include "data/glue.h"
 #include "parallel/moe/mixed_experts.h"
+#include "recipes/data_sources.h"
 #include "recipes/models/image_encoder.h"
 #include "recipes/recipe.h"
 #include "recipes/recipe_fields.h"
@@ -28,53 +30,68 @@ std::vector<std::int64_t> divisors(std::int64_t number) {
   return found;
 }
 
+// "a", "b" or "c", each in quotes.
+std::string quoted_or(const std::vector<std::string_view>& names) {
+  std::string list;
+  for (std::size_t i = 0; i < names.size(); ++i)
+    list += fmt::format("{}\"{}\"", i == 0 ? "" : i + 1 == names.size() ? " or " : ", ", names[i]);
+  return list;
+}
+
+template <class Predicate>
+std::string sources_that(const Predicate& predicate) {
+  std::vector<std::string_view> names;
+  for (const DataSource& source : data_sources())
+    if (std::invoke(predicate, source)) names.push_back(source.name);
+  return quoted_or(names);
+}
+
 void check_data(const DataRecipe& data, Checker& check) {
-  const bool table = data.source == "table";
+  const DataSource& of = data_source(data.source);
   const std::string source = check.shown("data.source", data.source);
-  check.unless(!table || !data.path.empty() || !data.train.empty(), {"data.source"},
-               "{} needs data.path (one file to split) or data.train (with data.validation and data.test)",
-               source);
-  check.unless(!table || data.path.empty() || data.train.empty(), {"data.train", "data.path"},
-               "data.path and data.train exclude each other: one file to split, or a file per split");
+  const bool split_files = !data.validation.empty() || !data.test.empty();
+  if (of.reads("train")) {
+    check.unless(!data.path.empty() || !data.train.empty(), {"data.source"},
+                 "{} needs data.path (one file to split) or data.train (with data.validation and data.test)",
+                 source);
+    check.unless(data.path.empty() || data.train.empty(), {"data.train", "data.path"},
+                 "data.path and data.train exclude each other: one file to split, or a file per split");
+    check.unless(data.text_column != data.label_column, {"data.label_column", "data.text_column"},
+                 "{} and {} must differ", check.shown("data.text_column", data.text_column),
+                 check.shown("data.label_column", data.label_column));
+    check.unless(!split_files || !data.train.empty() || data.path.empty(), {"data.validation", "data.test"},
+                 "data.validation and data.test go with data.train, not with data.path");
+  }
   check.unless(data.part < data.parts, {"data.part", "data.parts"},
                "{} of {}: parts are numbered from 0 to {}", check.shown("data.part", data.part),
                check.shown("data.parts", data.parts), data.parts - 1);
-  const bool wordnet = data.source == "wordnet";
-  check.unless(wordnet || !data.synset_words, {"data.synset_words", "data.source"},
-               "data.synset_words is for source = \"wordnet\", but {}", source);
-  check.unless(!table || data.text_column != data.label_column, {"data.label_column", "data.text_column"},
-               "{} and {} must differ", check.shown("data.text_column", data.text_column),
-               check.shown("data.label_column", data.label_column));
-  check.unless(wordnet || data.domain.empty(), {"data.domain", "data.source"},
-               "data.domain is for source = \"wordnet\", but {}{}", source,
-               table ? "; name a column in data.domain_column" : "");
-  check.unless(table || data.domain_column.empty(), {"data.domain_column", "data.source"},
-               "data.domain_column is for source = \"table\", but {}; name topics in data.domain", source);
-  check.unless(table || data.client_column.empty(), {"data.client_column", "data.source"},
-               "data.client_column is for source = \"table\", but {}", source);
-  const bool split_files = !data.validation.empty() || !data.test.empty();
-  check.unless(!table || !split_files || !data.train.empty() || data.path.empty(),
-               {"data.validation", "data.test"},
-               "data.validation and data.test go with data.train, not with data.path");
-  check.unless(table || (data.train.empty() && !split_files), {"data.train", "data.validation", "data.test"},
-               "data.train, data.validation and data.test are for source = \"table\", but {}", source);
+  const auto only_for = [&](std::string_view key, bool given, std::string_view instead = "") {
+    const std::string full = fmt::format("data.{}", key);
+    check.unless(!given || of.reads(key), {full, "data.source"}, "{} is for source = {}, but {}{}", full,
+                 sources_that([&](const DataSource& one) { return one.reads(key); }), source, instead);
+  };
+  only_for("synset_words", data.synset_words);
+  only_for("domain", !data.domain.empty(),
+           of.reads("domain_column") ? "; name a column in data.domain_column" : "");
+  only_for("domain_column", !data.domain_column.empty(), "; name topics in data.domain");
+  only_for("client_column", !data.client_column.empty());
+  check.unless(of.reads("train") || (data.train.empty() && !split_files),
+               {"data.train", "data.validation", "data.test"},
+               "data.train, data.validation and data.test are for source = {}, but {}",
+               sources_that([](const DataSource& one) { return one.reads("train"); }), source);
 }
 
 // What the field's standard formats need, for which there is no default folder.
 void check_own_copy(const Recipe& recipe, Checker& check) {
   const DataRecipe& data = recipe.data;
+  const DataSource& of = data_source(data.source);
   const std::string source = check.shown("data.source", data.source);
-  for (const auto& [of, folder] :
-       {std::pair("glue", "the folder of GLUE's tasks (CoLA, SST-2, ...), or of the task's train.tsv"),
-        std::pair("coco", "the folder with COCO's annotations, train2017 and val2017"),
-        std::pair("image_folder", "a folder of a folder of images for each class")})
-    check.unless(data.source != of || !data.path.empty(), {"data.source"}, "{} needs data.path, {}", source,
-                 folder);
-  const bool of_every_size = data.has_images() && (data.source == "coco" || data.source == "image_folder");
-  check.unless(!of_every_size || recipe.image.size > 0, {"image.size", "data.source"},
+  check.unless(of.needs_path.empty() || !data.path.empty(), {"data.source"}, "{} needs data.path, {}", source,
+               of.needs_path);
+  check.unless(!data.has_images() || !of.sizes_differ || recipe.image.size > 0, {"image.size", "data.source"},
                "{} has images of every size; set image.size to the pixels a side that they get, such as 64",
                source);
-  check.unless(data.source != "glue" || !glue_task(data.task).has_pairs() || data.max_length > 2,
+  check.unless(!of.is_glue || !glue_task(data.task).has_pairs() || data.max_length > 2,
                {"data.max_length", "data.task"}, "{} cannot hold a pair of texts, as {} has; at least 3",
                check.shown("data.max_length", data.max_length), check.shown("data.task", data.task));
 }
@@ -83,14 +100,12 @@ void check_own_copy(const Recipe& recipe, Checker& check) {
 void check_modalities(const Recipe& recipe, Checker& check) {
   const DataRecipe& data = recipe.data;
   const std::string source = check.shown("data.source", data.source);
-  for (const auto& [of, some, others] :
-       {std::tuple("wordnet", "noun", "all"), std::tuple("emoji", "group", "subgroup"),
-        std::tuple("coco", "category", "supercategory")})
-    check.unless(data.source != of || data.classes == some || data.classes == others,
-                 {"data.classes", "data.source"}, "{} with {}: data.classes may be \"{}\" or \"{}\"",
-                 check.shown("data.classes", data.classes), source, some, others);
+  const std::vector<std::string_view>& classes = data_source(data.source).classes;
+  check.unless(classes.empty() || std::ranges::find(classes, data.classes) != classes.end(),
+               {"data.classes", "data.source"}, "{} with {}: data.classes may be {}",
+               check.shown("data.classes", data.classes), source, quoted_or(classes));
   check.unless(data.may_have_both() || data.inputs == "both", {"data.inputs", "data.source"},
-               "data.inputs is for source = \"emoji\", \"coco\" or \"fashion_gloss\", but {}", source);
+               "data.inputs is for source = {}, but {}", sources_that(&DataSource::has_both), source);
   for (const std::string& block : recipe.image.blocks) try {
       image_block(block);
     } catch (const Error& error) {
@@ -196,7 +211,7 @@ void check_privacy(const Recipe& recipe, Checker& check) {
          "it is for tasks.classify alone, so far", "set it to 0");
   refuse(recipe.tasks.generate > 0, "tasks.generate", recipe.tasks.generate,
          "it is for tasks.classify alone, so far", "set it to 0");
-  refuse(recipe.data.source == "coco", "data.source", recipe.data.source,
+  refuse(data_source(recipe.data.source).shares_images, "data.source", recipe.data.source,
          "a photograph is in as many examples as it has captions",
          "use data in which each record is one example");
   refuse(recipe.data.synset_words, "data.synset_words", recipe.data.synset_words,
@@ -258,11 +273,11 @@ void check_recipe(const Recipe& recipe, const std::string& name) {
                "{} is none of {}; moe.domain_expert may be 0 to {}, or -1 for none",
                check.shown("moe.domain_expert", moe.domain_expert), check.shown("moe.experts", moe.experts),
                moe.experts - 1);
-  check.unless(moe.domain_expert < 0 || !data.domain.empty() || !data.domain_column.empty(),
-               {"moe.domain_expert"}, "{} has no texts to serve; single some out by {}",
-               check.shown("moe.domain_expert", moe.domain_expert),
-               data.source == "table" ? "data.domain_column"
-                                      : "data.domain, such as \"medicine, anatomy, noun.body\"");
+  check.unless(
+      moe.domain_expert < 0 || !data.domain.empty() || !data.domain_column.empty(), {"moe.domain_expert"},
+      "{} has no texts to serve; single some out by {}", check.shown("moe.domain_expert", moe.domain_expert),
+      data.domain_key() == "domain_column" ? "data.domain_column"
+                                           : "data.domain, such as \"medicine, anatomy, noun.body\"");
   try {
     expert_shares(moe.expert, moe.experts);
   } catch (const Error& error) {

@@ -4,12 +4,13 @@
 #pragma once
 
 #include <concepts>
-#include <initializer_list>
 #include <limits>
 #include <string_view>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
+#include "recipes/data_sources.h"
 #include "recipes/recipe.h"
 
 namespace conclave::recipe_fields {
@@ -25,7 +26,7 @@ struct Rule {
 
 inline Rule between(double least, double most) { return {.least = least, .most = most, .allowed = {}}; }
 inline Rule at_least(double least) { return {.least = least, .allowed = {}}; }
-inline Rule one_of(std::initializer_list<std::string_view> values) { return {.allowed = values}; }
+inline Rule one_of(std::vector<std::string_view> values) { return {.allowed = std::move(values)}; }
 inline Rule any_text() { return {}; }
 inline Rule not_empty() { return {.allowed = {}, .may_be_empty = false}; }
 
@@ -55,18 +56,13 @@ void fields(R& run, Visitor&& field) {
 
 template <Either<DataRecipe> R, class Visitor>
 void fields(R& data, Visitor&& field) {
-  field("source", data.source,
-        "Where examples come from: WordNet's glosses, a table of texts and labels, a task of GLUE, "
-        "Fashion-MNIST's images, a folder of images for each class, emoji with their names, COCO's images "
-        "with their captions, or Fashion-MNIST's images with WordNet definitions, some of which describe the "
-        "image and some do not",
-        one_of(
-            {"wordnet", "table", "glue", "fashion_mnist", "image_folder", "emoji", "coco", "fashion_gloss"}));
+  field("source", data.source, "Where examples come from: " + data_source_descriptions(),
+        one_of(data_source_names()));
   field("classes", data.classes,
         "wordnet: classes are the lexicographer files of nouns (noun), or of every part of speech (all); "
         "emoji: their groups or subgroups; coco: the category that takes up most of an image, or its "
         "supercategory",
-        one_of({"noun", "all", "group", "subgroup", "category", "supercategory"}));
+        one_of(data_source_classes()));
   field(
       "task", data.task,
       "glue: the task; mnli_mismatched is mnli, tested on texts of other genres than those it is trained on",

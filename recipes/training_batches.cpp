@@ -1,12 +1,12 @@
 #include "recipes/training_batches.h"
 
-#include "recipes/corpus.h"
+#include "recipes/data_sources.h"
 
 namespace conclave {
 namespace {
 
 AugmentationOptions changes_of(const Recipe& recipe) {
-  const auto [red, green, blue] = background_of(recipe.data);
+  const auto [red, green, blue] = data_source(recipe.data.source).background;
   return {.padding = recipe.image.shift,
           .flip = recipe.image.flip,
           .erase = recipe.image.erase,
