@@ -55,9 +55,8 @@ ImageDataset read_examples(const DataRecipe& data, const ImageRecipe& image, Com
   return read;
 }
 
-ImageSplit examples_for(std::string_view task, ImageSplit split,
-                        const std::vector<std::string>& class_names) {
-  if (task == "classify") return split;
+ImageSplit examples_for(TaskKind task, ImageSplit split, const std::vector<std::string>& class_names) {
+  if (task == TaskKind::classify) return split;
   ImageSplit shown{{}, {split.images.shape, std::move(split.images.pixels), {}}};
   for (std::size_t i = 0; i < split.examples.size(); ++i) {
     const TextExample& example = split.examples[i];
@@ -73,9 +72,9 @@ ImageSplit examples_for(std::string_view task, ImageSplit split,
   return shown;
 }
 
-TokenizedSplit tokenize(std::string_view task, ImageSplit split, const std::optional<Tokenizer>& tokenizer,
+TokenizedSplit tokenize(TaskKind task, ImageSplit split, const std::optional<Tokenizer>& tokenizer,
                         const DataRecipe& data) {
-  if (task == "classify" && !data.has_texts()) return without_texts(std::move(split));
+  if (task == TaskKind::classify && !data.has_texts()) return without_texts(std::move(split));
   if (split.images.size() == 0) return tokenizer->encode_split(split.examples, data.max_length);
   return tokenizer->encode_split(std::move(split), data.max_length);
 }
@@ -115,12 +114,12 @@ Corpus load_corpus(const Recipe& recipe, Communicator& world, const std::string&
   const bool in_domain = std::ranges::any_of(read.train.examples, &TextExample::in_domain);
   require(in_domain || data.domain_name().empty(),
           "data.{} = \"{}\": no training text belongs to this domain", data.domain_key(), data.domain_name());
-  std::vector<std::pair<std::string_view, ImageDataset>> tasks;
-  const std::vector<std::string_view> names = recipe.tasks.names();
-  for (const std::string_view task : names) {
+  std::vector<std::pair<TaskKind, ImageDataset>> tasks;
+  const std::vector<TaskKind> trained = recipe.tasks.trained();
+  for (const TaskKind task : trained) {
     // The last task, mostly the only one, takes the data itself; the others take copies.
     const auto take = [&](ImageSplit& split) {
-      return examples_for(task, task == names.back() ? std::move(split) : split, read.class_names);
+      return examples_for(task, task == trained.back() ? std::move(split) : split, read.class_names);
     };
     tasks.push_back({task, {{}, take(read.train), take(read.validation), take(read.test)}});
   }

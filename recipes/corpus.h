@@ -44,9 +44,9 @@ ImageDataset read_examples(const DataRecipe& data, const ImageRecipe& image, Com
                            bool captions);
 /// The examples of a split that `task` uses. To classify: all, unchanged. To caption or generate: those with
 /// an image, once for each caption, with the caption (or, without one, the class's name) as text.
-ImageSplit examples_for(std::string_view task, ImageSplit split, const std::vector<std::string>& class_names);
+ImageSplit examples_for(TaskKind task, ImageSplit split, const std::vector<std::string>& class_names);
 /// Tokenizes examples for `task`. A task that reads images alone gets no texts.
-TokenizedSplit tokenize(std::string_view task, ImageSplit split, const std::optional<Tokenizer>& tokenizer,
+TokenizedSplit tokenize(TaskKind task, ImageSplit split, const std::optional<Tokenizer>& tokenizer,
                         const DataRecipe& data);
 
 /// Collective. If a task has texts and there is no `tokenizer`, rank 0 trains one (or finds it in

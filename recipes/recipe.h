@@ -12,6 +12,7 @@
 
 #include "core/error.h"
 #include "recipes/data_sources.h"
+#include "recipes/task_kind.h"
 
 namespace conclave {
 
@@ -80,15 +81,25 @@ struct TasksRecipe {
   double caption = 0.0;
   double generate = 0.0;
 
-  double weight(std::string_view task) const {
-    return task == "classify" ? classify : task == "caption" ? caption : generate;
+  double weight(TaskKind task) const {
+    switch (task) {
+      case TaskKind::classify:
+        return classify;
+      case TaskKind::caption:
+        return caption;
+      case TaskKind::generate:
+        return generate;
+      case TaskKind::embed:
+        break;
+    }
+    return 0;
   }
   /// The tasks with a weight above 0, in this order.
-  std::vector<std::string_view> names() const {
-    std::vector<std::string_view> names;
-    for (const std::string_view name : {"classify", "caption", "generate"})
-      if (weight(name) > 0) names.push_back(name);
-    return names;
+  std::vector<TaskKind> trained() const {
+    std::vector<TaskKind> tasks;
+    for (const TaskKind task : kTrainedTasks)
+      if (weight(task) > 0) tasks.push_back(task);
+    return tasks;
   }
 };
 

@@ -112,7 +112,7 @@ void check_modalities(const Recipe& recipe, Checker& check) {
       check.unless(false, {"image.blocks"}, "image.blocks: {}", error.what());
     }
   const TasksRecipe& tasks = recipe.tasks;
-  check.unless(!tasks.names().empty(), {"tasks.classify", "tasks.caption", "tasks.generate"},
+  check.unless(!tasks.trained().empty(), {"tasks.classify", "tasks.caption", "tasks.generate"},
                "[tasks] has none with a weight above 0");
   check.unless(
       tasks.caption == 0 || (recipe.moe.router != "attention" && recipe.moe.router != "attention_token"),

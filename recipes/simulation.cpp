@@ -23,8 +23,7 @@ std::size_t at(std::int64_t index) { return static_cast<std::size_t>(index); }
 
 // Refuses recipes that depend on statistics of batches, because clients send updates of parameters only.
 const Recipe& for_clients(const Recipe& recipe, bool privately) {
-  const auto names = recipe.tasks.names();
-  require(names.size() == 1 && names.front() == "classify",
+  require(recipe.tasks.trained() == std::vector{TaskKind::classify},
           "simulated clients learn tasks.classify alone, so far; set the other weights to 0");
   require(
       !recipe.privacy.is_on(),

@@ -14,7 +14,7 @@ Task* task_of(Model& model, const std::string& name) {
   std::string names;
   for (Task* task : model.tasks()) {
     if (name.empty() || task->name() == name) return task;
-    names += (names.empty() ? "" : ", ") + task->name();
+    names.append(names.empty() ? "" : ", ").append(task->name());
   }
   fail("--task {}: the model was trained to {}", name, names);
 }
@@ -56,18 +56,18 @@ SplitEvaluation::SplitEvaluation(const std::string& checkpoint, const EvaluatedD
       task_(task_of(loaded_.model(), task)) {
   const Recipe& recipe = loaded_.recipe();
   const bool of_table = !examples.table.empty();
-  require(!of_table || (task_->name() == "classify" && recipe.data.has_texts()),
+  require(!of_table || (task_->kind() == TaskKind::classify && recipe.data.has_texts()),
           "{}: a table has texts and their classes, which this model's task \"{}\" does not read",
           loaded_.checkpoint(), task_->name());
   const DataRecipe source = of_table ? table_of(recipe.data, examples.table) : recipe.data;
-  ImageDataset data = read_examples(source, recipe.image, grid.world(), task_->name() != "classify");
+  ImageDataset data = read_examples(source, recipe.image, grid.world(), task_->kind() != TaskKind::classify);
   ImageSplit& split = of_table ? data.train : data.split(examples.split);
   number_as(loaded_.class_names(), loaded_.checkpoint(), data, split);
-  ImageSplit chosen = examples_for(task_->name(), std::move(split), data.class_names);
+  ImageSplit chosen = examples_for(task_->kind(), std::move(split), data.class_names);
   require(!chosen.examples.empty(), "{}: no examples",
           of_table ? examples.table : "the " + examples.split + " split");
   texts_ = chosen.examples;
-  tokens_ = tokenize(task_->name(), std::move(chosen), loaded_.tokenizer(), recipe.data);
+  tokens_ = tokenize(task_->kind(), std::move(chosen), loaded_.tokenizer(), recipe.data);
   evaluator_ = std::make_unique<Evaluator>(
       loaded_.model(), *task_, tokens_, recipe, activations_, grid,
       calibrates ? std::optional(static_cast<std::uint64_t>(recipe.run.seed)) : std::nullopt);

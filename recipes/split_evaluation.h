@@ -34,7 +34,7 @@ class SplitEvaluation {
   const std::vector<std::string>& class_names() const { return loaded_.class_names(); }
   const std::vector<TextExample>& texts() const { return texts_; }
   const TokenizedSplit& tokens() const { return tokens_; }
-  const std::string& task() const { return task_->name(); }
+  std::string_view task() const { return task_->name(); }
   /// Collective; the same result on every rank.
   Evaluation run(const BatchVisitor& visit = {}) { return evaluator_->run(visit); }
   /// Collective. See Evaluator::calibrate().

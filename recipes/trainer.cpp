@@ -98,14 +98,14 @@ Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironme
                 if (!outcome.saved) warn_unsaved(outcome.step, outcome.message);
               }) {
   double weights = 0;
-  for (const Task* task : model_.tasks()) weights += recipe.tasks.weight(task->name());
+  for (const Task* task : model_.tasks()) weights += recipe.tasks.weight(task->kind());
   for (std::size_t t = 0; t < model_.tasks().size(); ++t) {
     Task& task = *model_.tasks()[t];
     const TaskSplits& splits = corpus_.tasks[t];
     DynamicBatcher batches(splits.train, train_batches(recipe, grid, task));
     require(batches.batches_per_epoch() > 0, "the training split is empty; give [data] rows to train on");
     log_.describe(task, corpus_, splits, batches.batches_per_epoch(), batches.padding());
-    const double share = recipe.tasks.weight(task.name()) / weights;
+    const double share = recipe.tasks.weight(task.kind()) / weights;
     if (t == 0 && recipe.privacy.is_on())
       steps_per_epoch_ = PrivateTraining::steps_per_epoch(recipe.privacy, splits.train);
     else if (t == 0)

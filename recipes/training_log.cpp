@@ -32,8 +32,8 @@ void TrainingLog::describe(const Task& task, const Corpus& corpus, const TaskSpl
                                     : "";
   say(fmt::format(
       "data{}: {} training, {} validation, {} test {} in {} classes; {}{}in {} batches, padding {:.2f}%",
-      model_.tasks().size() == 1 ? "" : " to " + task.name(), splits.train.size(), splits.validation.size(),
-      splits.test.size(), images ? texts ? "texts with images" : "images" : "texts",
+      model_.tasks().size() == 1 ? "" : fmt::format(" to {}", task.name()), splits.train.size(),
+      splits.validation.size(), splits.test.size(), images ? texts ? "texts with images" : "images" : "texts",
       corpus.class_names.size(), tokens, pixels, batches, 100 * padding));
   const std::int64_t longest = recipe_.data.max_length, all = splits.train.size();
   std::int64_t full = 0;

@@ -30,7 +30,7 @@ struct ImagesWithReferences {
 ImagesWithReferences split_of(const LoadedModel& model, const std::string& name, Communicator& world) {
   const Recipe& recipe = model.recipe();
   ImageDataset data = read_examples(recipe.data, recipe.image, world, true);
-  ImageSplit split = examples_for("caption", std::move(data.split(name)), data.class_names);
+  ImageSplit split = examples_for(TaskKind::caption, std::move(data.split(name)), data.class_names);
   require(!split.examples.empty(), "the {} split has no images", name);
   ImagesWithReferences found{std::move(split.images), {}, {}};
   std::vector<std::size_t> place(static_cast<std::size_t>(found.images.size()), split.examples.size());

@@ -307,7 +307,7 @@ void add_serve(CLI::App& app, Chosen& chosen) {
   add_checkpoint(command, arguments.checkpoint);
   command->add_option("--tasks", arguments.tasks, "What to answer (default: all it can)")
       ->delimiter(',')
-      ->check(one_of_tasks(service::kTaskNames));
+      ->check(one_of_tasks(kTaskNames));
   service::ConnectionOptions& connections = arguments.http.connections;
   command->add_option("--host", connections.host, "Address to listen at; 0.0.0.0: all of this machine's");
   command->add_option("--port", connections.port, "0: any that is free")->check(CLI::Range(0, 65535));
@@ -362,8 +362,8 @@ void add_load(CLI::App& app, Chosen& chosen) {
   LoadArguments& arguments = in_one_process(command, chosen, commands::load_service);
   command->add_option("urls", arguments.urls, "http://HOST:PORT, one after the other")->required();
   command->add_option("--task", arguments.task, "What to ask for, of a text alone")
-      ->check(one_of_tasks(service::kTaskNames | std::views::filter([](std::string_view name) {
-                             return name != name_of(service::TaskKind::caption);
+      ->check(one_of_tasks(kTaskNames | std::views::filter([](std::string_view name) {
+                             return name != name_of(TaskKind::caption);
                            })));
   command->add_option("--texts", arguments.texts, "File with a text in each line (default: made up)");
   command->add_option("--words", arguments.words, "Words in each text that is made up")

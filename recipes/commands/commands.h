@@ -110,7 +110,7 @@ struct LoadArguments {
   std::vector<std::string> urls;  ///< of services, asked in turn
   service::LoadOptions options;   ///< all but the following
   std::optional<int> clients;     ///< default: 1, or 256 in an open loop
-  std::string task = "classify";
+  std::string task{name_of(TaskKind::classify)};
   std::string texts;         ///< file with a text in each line; "": random texts
   std::int64_t words = 128;  ///< in random texts
   bool saturates = false;    ///< find the highest rate of answers within a time limit

@@ -5,7 +5,7 @@
 namespace conclave {
 
 Captioner::Captioner(const Recipe& recipe, const ModelSizes& sizes, Trunk& trunk)
-    : Task("caption"),
+    : Task(TaskKind::caption),
       trunk_(trunk),
       head_(sizes.vocabulary, recipe.model),
       label_smoothing_(recipe.train.label_smoothing),

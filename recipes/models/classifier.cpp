@@ -14,7 +14,7 @@ std::unique_ptr<Fusion> fusion_of(const Recipe& recipe) {
 }  // namespace
 
 Classifier::Classifier(const Recipe& recipe, const ModelSizes& sizes, Trunk& trunk)
-    : Task("classify"),
+    : Task(TaskKind::classify),
       trunk_(trunk),
       texts_(recipe.data.has_texts()),
       images_(recipe.data.has_images()),

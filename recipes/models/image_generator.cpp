@@ -70,7 +70,7 @@ void Patches::join(const Tensor& patches, const Tensor& pixels) const {
 }
 
 ImageGenerator::ImageGenerator(const Recipe& recipe, const ModelSizes& sizes, Trunk& trunk)
-    : Task("generate"),
+    : Task(TaskKind::generate),
       trunk_(trunk),
       patches_{sizes.image, recipe.generate.patch},
       text_dropout_(recipe.generate.text_dropout),

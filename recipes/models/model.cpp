@@ -19,15 +19,15 @@ Model::Model(const Recipe& recipe, const ModelSizes& sizes, const ProcessGrid& g
       trunk_(recipe, sizes, encodes_images(recipe), drawn_rows(recipe, sizes.image), grid,
              quantizes(recipe.quantization, "experts") ? quantization_.get() : nullptr) {
   add_module("", trunk_);
-  const auto add = [&](auto& task, const char* name, double weight) {
-    if (weight == 0) return;
+  const auto add = [&](auto& task, TaskKind kind) {
+    if (recipe.tasks.weight(kind) == 0) return;
     task.emplace(recipe, sizes, trunk_);
-    add_module(name, *task);
+    add_module(kind == TaskKind::classify ? "" : std::string(name_of(kind)), *task);
     tasks_.push_back(&*task);
   };
-  add(classifier_, "", recipe.tasks.classify);
-  add(captioner_, "caption", recipe.tasks.caption);
-  add(generator_, "generate", recipe.tasks.generate);
+  add(classifier_, TaskKind::classify);
+  add(captioner_, TaskKind::caption);
+  add(generator_, TaskKind::generate);
   if (!quantization_) return;
   quantize_layers(trunk_, recipe.quantization, *quantization_);
   if (quantizes(recipe.quantization, "heads"))

@@ -21,7 +21,7 @@ double Task::flops(Extent& extent) const {
 
 void Task::expect_images(const ModelInput& input) const {
   const Index images = input.image_sequences.size(0), examples = input.sequences();
-  require(images == examples, "{}: {} of {} examples have no image", name_, examples - images, examples);
+  require(images == examples, "{}: {} of {} examples have no image", name(), examples - images, examples);
 }
 
 Tensor Task::sequence_means(Tape& tape, const Tensor& losses, const Tensor& offsets) {

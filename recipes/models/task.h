@@ -4,12 +4,12 @@
 #include <array>
 #include <optional>
 #include <span>
-#include <string>
-#include <utility>
+#include <string_view>
 #include <vector>
 
 #include "autograd/nn/layers.h"
 #include "recipes/models/trunk.h"
+#include "recipes/task_kind.h"
 
 namespace conclave {
 
@@ -47,10 +47,10 @@ struct TaskOutput {
 
 class Task : public Module {
  public:
-  /// "classify", "caption" or "generate".
-  explicit Task(std::string name) : name_(std::move(name)) {}
+  explicit Task(TaskKind kind) : kind_(kind) {}
 
-  const std::string& name() const { return name_; }
+  TaskKind kind() const { return kind_; }
+  std::string_view name() const { return name_of(kind_); }
   /// Rows of the trunk for each image in this task's batches.
   virtual Index image_tokens() const = 0;
   /// Whether [image]'s random changes apply in training; not to images that the task draws.
@@ -74,7 +74,7 @@ class Task : public Module {
   static Tensor sequence_means(Tape& tape, const Tensor& losses, const Tensor& offsets);
 
  private:
-  std::string name_;
+  TaskKind kind_;
 };
 
 }  // namespace conclave

@@ -135,9 +135,7 @@ std::string methods_at(std::string_view path) {
                                                    "/readyz", "/openapi.json", "/metrics"};
   if (std::ranges::find(kPages, path) != kPages.end()) return "GET, HEAD";
   constexpr std::string_view kTasks = "/v1/";
-  const bool task = path.starts_with(kTasks) &&
-                    std::ranges::find(kTaskNames, path.substr(kTasks.size())) != kTaskNames.end();
-  return task ? "POST" : "";
+  return path.starts_with(kTasks) && task_named(path.substr(kTasks.size())) ? "POST" : "";
 }
 
 }  // namespace
@@ -304,19 +302,18 @@ class HttpService::Server : private httplib::Server {
   void answer_query(const httplib::Request& request, httplib::Response& answer) {
     try {
       const std::string name = request.matches[1];
-      const auto found = std::ranges::find(kTaskNames, name);
-      if (found == kTaskNames.end())
+      const std::optional<TaskKind> task = task_named(name);
+      if (!task)
         throw Refusal(404, "unknown_task",
                       fmt::format("there is no task {}; there are {}", name, fmt::join(kTaskNames, ", ")));
-      const auto task = static_cast<TaskKind>(found - kTaskNames.begin());
-      if (!engine_.facts().can(task))
+      if (!engine_.facts().can(*task))
         throw Refusal(
             404, "task_not_served",
             fmt::format("this service does not {}; it does {}", name, engine_.facts().task_names()));
       task_ = task;
       const AnswerWriter& writer =
-          outputs_.choose(task, request.get_param_value("format"), request.get_header_value("Accept"));
-      Job job(inputs_.read(task, {.type = type_, .bytes = request.body}));
+          outputs_.choose(*task, request.get_param_value("format"), request.get_header_value("Accept"));
+      Job job(inputs_.read(*task, {.type = type_, .bytes = request.body}));
       engine_.prepare(job);
       std::future<void> answered = job.answered.get_future();
       if (!queue_.push(job)) throw Refusal(503, "busy", "too many requests wait for an answer; try again");

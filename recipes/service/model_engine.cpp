@@ -31,10 +31,11 @@ std::size_t part(std::size_t count, int rank, int ranks) {
 }
 
 std::string missing_task(const Recipe& recipe, TaskKind task) {
-  const std::string_view wanted = task == TaskKind::embed ? "classify" : name_of(task);
-  return fmt::format("the model has not learned to {0}{1}; train one with --set tasks.{0}=1{2}", wanted,
-                     task == TaskKind::embed ? ", which embed takes its vectors from" : "",
-                     wanted == "classify" || recipe.data.has_images() ? "" : ", on data that have images");
+  const TaskKind trained = task == TaskKind::embed ? TaskKind::classify : task;
+  return fmt::format(
+      "the model has not learned to {0}{1}; train one with --set tasks.{0}=1{2}", name_of(trained),
+      task == TaskKind::embed ? ", which embed takes its vectors from" : "",
+      trained == TaskKind::classify || recipe.data.has_images() ? "" : ", on data that have images");
 }
 
 }  // namespace
@@ -97,12 +98,12 @@ void ModelEngine::choose_tasks(const std::vector<std::string>& wanted) {
   facts_.tasks = can;
   if (!wanted.empty()) facts_.tasks.fill(false);
   for (const std::string& name : wanted) {
-    const auto found = std::ranges::find(kTaskNames, name);
-    require(found != kTaskNames.end(), "--tasks {}: there is no such task; there are {}", name,
+    const std::optional<TaskKind> task = task_named(name);
+    require(task.has_value(), "--tasks {}: there is no such task; there are {}", name,
             fmt::join(kTaskNames, ", "));
-    const auto task = static_cast<std::size_t>(found - kTaskNames.begin());
-    require(can[task], "--tasks {}: {}", name, missing_task(model_.recipe(), static_cast<TaskKind>(task)));
-    facts_.tasks[task] = true;
+    const auto index = static_cast<std::size_t>(*task);
+    require(can[index], "--tasks {}: {}", name, missing_task(model_.recipe(), *task));
+    facts_.tasks[index] = true;
   }
   if (facts_.can(TaskKind::classify) || facts_.can(TaskKind::embed)) predictor_.emplace(model_, grid_);
   if (facts_.can(TaskKind::caption)) captions_.emplace(model_, grid_);

@@ -14,13 +14,9 @@
 #include "data/image.h"
 #include "recipes/caption_options.h"
 #include "recipes/sampler_options.h"
+#include "recipes/task_kind.h"
 
 namespace conclave::service {
-
-enum class TaskKind : std::uint8_t { classify, caption, generate, embed };
-/// Indexed by TaskKind; the path of a task is /v1/NAME.
-inline constexpr std::array<std::string_view, 4> kTaskNames{"classify", "caption", "generate", "embed"};
-inline std::string_view name_of(TaskKind task) { return kTaskNames[static_cast<std::size_t>(task)]; }
 
 /// Why a query gets no answer, for the client: a message for people, an HTTP status, and a code for programs.
 class Refusal : public Error {

@@ -26,8 +26,8 @@ TEST_CASE("an image is one example to classify, and one for each caption to capt
                           {.text = "", .label = 0},
                           {.text = "no image", .label = 0, .captions = {"none"}}},
                          {{1, 1, 1}, {10, 20}, {0, 1, -1}}};
-  CHECK(examples_for("classify", split, names).examples.size() == 3);
-  for (const char* task : {"caption", "generate"}) {
+  CHECK(examples_for(TaskKind::classify, split, names).examples.size() == 3);
+  for (const TaskKind task : {TaskKind::caption, TaskKind::generate}) {
     const ImageSplit shown = examples_for(task, split, names);
     REQUIRE(shown.examples.size() == 3);
     CHECK(shown.images.rows == std::vector<std::int32_t>{0, 0, 1});

@@ -8,7 +8,7 @@ namespace {
 
 class ImagesOnly : public Task {
  public:
-  explicit ImagesOnly(bool augments) : Task("classify"), augments_(augments) {}
+  explicit ImagesOnly(bool augments) : Task(TaskKind::classify), augments_(augments) {}
   Index image_tokens() const override { return 3; }
   bool augments() const override { return augments_; }
   TaskOutput operator()(Tape&, ForwardContext&, const ModelInput&) override { return {}; }
