@@ -37,20 +37,20 @@ void check_secure_aggregation(const FederationSettings& settings,
                               settings::Checker<FederationSettings>& check) {
   const SecureAggregationTable& secure = settings.secure_aggregation;
   const std::size_t sites = settings.federation.sites.size();
-  check.unless(secure.bits % 8 == 0, {"secure_aggregation.bits"}, "{}: must be a multiple of 8",
-               check.shown("secure_aggregation.bits", secure.bits));
+  check.require(secure.bits % 8 == 0, {"secure_aggregation.bits"}, "{}: must be a multiple of 8",
+                check.shown("secure_aggregation.bits", secure.bits));
   if (!secure.enabled) return;
-  check.unless(sites >= 3, {"secure_aggregation.enabled", "federation.sites"},
-               "secure_aggregation.enabled = true with {} sites: with fewer than 3, each site could compute "
-               "the other's update from the sum",
-               sites);
-  check.unless(settings.federation.quorum == 0 || settings.federation.quorum >= 3,
-               {"federation.quorum", "secure_aggregation.enabled"},
-               "{}: secure aggregation needs 3 sites in every round",
-               check.shown("federation.quorum", settings.federation.quorum));
+  check.require(sites >= 3, {"secure_aggregation.enabled", "federation.sites"},
+                "secure_aggregation.enabled = true with {} sites: with fewer than 3, each site could compute "
+                "the other's update from the sum",
+                sites);
+  check.require(settings.federation.quorum == 0 || settings.federation.quorum >= 3,
+                {"federation.quorum", "secure_aggregation.enabled"},
+                "{}: secure aggregation needs 3 sites in every round",
+                check.shown("federation.quorum", settings.federation.quorum));
   const auto strategy = make_strategy({.name = settings.strategy.name, .sites = 1, .norm_bound = 1}, 1);
   const bool by_control = strategy->site_rules().control_variate, buffered = strategy->buffer_size() > 0;
-  check.unless(
+  check.require(
       strategy->needs_mean_only() && !by_control, {"strategy.name", "secure_aggregation.enabled"},
       "{}: it {}; fedavg, fedprox, fedadam, fedyogi and fedadagrad go together with secure aggregation",
       check.shown("strategy.name", settings.strategy.name),
@@ -58,26 +58,26 @@ void check_secure_aggregation(const FederationSettings& settings,
       : buffered ? "is asynchronous, and secure aggregation needs the updates of all sites in a round at the "
                    "same time"
                  : "looks at each update, which secure aggregation hides");
-  check.unless(settings.sharing.by_tokens.empty(), {"sharing.by_tokens", "secure_aggregation.enabled"},
-               "sharing.by_tokens: secure aggregation gives all of a site's parameters the same weight");
+  check.require(settings.sharing.by_tokens.empty(), {"sharing.by_tokens", "secure_aggregation.enabled"},
+                "sharing.by_tokens: secure aggregation gives all of a site's parameters the same weight");
   const bool weighted = secure.weights == "examples";
-  check.unless(weighted == (secure.most_examples >= 1),
-               {"secure_aggregation.most_examples", "secure_aggregation.weights"},
-               "{} with {}: weights by examples, and only they, need most_examples of 1 or more, the most "
-               "examples that a site counts as",
-               check.shown("secure_aggregation.weights", secure.weights),
-               check.shown("secure_aggregation.most_examples", secure.most_examples));
-  check.unless(!weighted || !settings.privacy.is_on(), {"secure_aggregation.weights", "privacy.unit"},
-               "{} with {}: the noise is for updates with equal weights, and the weights would have no "
-               "noise; set it to \"equal\"",
-               check.shown("secure_aggregation.weights", secure.weights),
-               check.shown("privacy.unit", settings.privacy.unit));
+  check.require(weighted == (secure.most_examples >= 1),
+                {"secure_aggregation.most_examples", "secure_aggregation.weights"},
+                "{} with {}: weights by examples, and only they, need most_examples of 1 or more, the most "
+                "examples that a site counts as",
+                check.shown("secure_aggregation.weights", secure.weights),
+                check.shown("secure_aggregation.most_examples", secure.most_examples));
+  check.require(!weighted || !settings.privacy.is_on(), {"secure_aggregation.weights", "privacy.unit"},
+                "{} with {}: the noise is for updates with equal weights, and the weights would have no "
+                "noise; set it to \"equal\"",
+                check.shown("secure_aggregation.weights", secure.weights),
+                check.shown("privacy.unit", settings.privacy.unit));
   if (sites == 0 || secure.bits % 8 != 0) return;
   const std::int64_t most =
       secure_aggregation::Ring{static_cast<std::size_t>(secure.bits / 8)}.most_each(sites);
-  check.unless(most >= 1 << 7, {"secure_aggregation.bits", "federation.sites"},
-               "{}: for {} sites, that leaves {} steps on either side of 0; take more bits",
-               check.shown("secure_aggregation.bits", secure.bits), sites, most);
+  check.require(most >= 1 << 7, {"secure_aggregation.bits", "federation.sites"},
+                "{}: for {} sites, that leaves {} steps on either side of 0; take more bits",
+                check.shown("secure_aggregation.bits", secure.bits), sites, most);
 }
 
 // Checks what noise in sums needs of the other settings.
@@ -85,35 +85,35 @@ void check_round_privacy(const FederationSettings& settings, settings::Checker<F
   const FederationPrivacyTable& privacy = settings.privacy;
   if (!privacy.is_on()) return;
   const std::string on = check.shown("privacy.unit", privacy.unit);
-  check.unless(settings.secure_aggregation.enabled, {"privacy.unit", "secure_aggregation.enabled"},
-               "{}: the sites' shares of the noise are enough only in the sum of all updates; set "
-               "secure_aggregation.enabled = true",
-               on);
-  check.unless(privacy.noise_multiplier > 0 || privacy.epsilon > 0,
-               {"privacy.noise_multiplier", "privacy.epsilon", "privacy.unit"},
-               "{} wants noise: set privacy.epsilon, the budget, or privacy.noise_multiplier, or both", on);
+  check.require(settings.secure_aggregation.enabled, {"privacy.unit", "secure_aggregation.enabled"},
+                "{}: the sites' shares of the noise are enough only in the sum of all updates; set "
+                "secure_aggregation.enabled = true",
+                on);
+  check.require(privacy.noise_multiplier > 0 || privacy.epsilon > 0,
+                {"privacy.noise_multiplier", "privacy.epsilon", "privacy.unit"},
+                "{} wants noise: set privacy.epsilon, the budget, or privacy.noise_multiplier, or both", on);
   const bool within_sites = RoundPrivacy{.unit = parse_privacy_unit(privacy.unit)}.is_within_sites();
-  check.unless(settings.strategy.name != "fedprox" || !within_sites, {"strategy.name"},
-               "{}: with {} sites send the gradients of one step, which fedprox does not change",
-               check.shown("strategy.name", settings.strategy.name), on);
+  check.require(settings.strategy.name != "fedprox" || !within_sites, {"strategy.name"},
+                "{}: with {} sites send the gradients of one step, which fedprox does not change",
+                check.shown("strategy.name", settings.strategy.name), on);
   if (!within_sites) return;
-  check.unless(settings.federation.local_steps == 1, {"federation.local_steps", "privacy.unit"},
-               "{}: with {} a round is one step, of all sites together; set it to 1",
-               check.shown("federation.local_steps", settings.federation.local_steps), on);
-  check.unless(settings.sharing.kept_private.empty(), {"sharing.private", "privacy.unit"},
-               "sharing.private: with {} the parameters that a site keeps would be trained without noise",
-               on);
-  check.unless(settings.secure_aggregation.clip_norm >= privacy.clip_norm,
-               {"secure_aggregation.clip_norm", "privacy.clip_norm"},
-               "{} is the largest norm of a site's sum, and must be at least {}, that of one {}",
-               check.shown("secure_aggregation.clip_norm", settings.secure_aggregation.clip_norm),
-               check.shown("privacy.clip_norm", privacy.clip_norm), privacy.unit);
+  check.require(settings.federation.local_steps == 1, {"federation.local_steps", "privacy.unit"},
+                "{}: with {} a round is one step, of all sites together; set it to 1",
+                check.shown("federation.local_steps", settings.federation.local_steps), on);
+  check.require(settings.sharing.kept_private.empty(), {"sharing.private", "privacy.unit"},
+                "sharing.private: with {} the parameters that a site keeps would be trained without noise",
+                on);
+  check.require(settings.secure_aggregation.clip_norm >= privacy.clip_norm,
+                {"secure_aggregation.clip_norm", "privacy.clip_norm"},
+                "{} is the largest norm of a site's sum, and must be at least {}, that of one {}",
+                check.shown("secure_aggregation.clip_norm", settings.secure_aggregation.clip_norm),
+                check.shown("privacy.clip_norm", privacy.clip_norm), privacy.unit);
 }
 
 template <class Settings>
 void check_strategy(const Settings& settings, settings::Checker<Settings>& check) {
   const StrategyTable& strategy = settings.strategy;
-  check.unless(
+  check.require(
       (strategy.name == "norm_bound") == (strategy.norm_bound > 0), {"strategy.norm_bound", "strategy.name"},
       "{} with {}: a norm above 0 is for norm_bound, which needs one",
       check.shown("strategy.name", strategy.name), check.shown("strategy.norm_bound", strategy.norm_bound));
@@ -126,28 +126,28 @@ FederationSettings read_federation(const std::string& path, const std::vector<st
   settings::Checker check(settings, path);
   check.check_limits();
   FederationTable& federation = settings.federation;
-  check.unless(!federation.sites.empty(), {"federation.sites"}, "federation.sites: there must be some");
+  check.require(!federation.sites.empty(), {"federation.sites"}, "federation.sites: there must be some");
   std::set<std::string> seen;
   for (const std::string& site : federation.sites) {
-    check.unless(is_site_name(site) && site != kCoordinatorName && site != "authority", {"federation.sites"},
-                 "federation.sites: \"{}\" cannot be a site's name; letters, digits, - and _, at most 63",
-                 recipe_text::readable(site));
-    check.unless(seen.insert(site).second, {"federation.sites"}, "federation.sites: \"{}\" is there twice",
-                 recipe_text::readable(site));
+    check.require(is_site_name(site) && site != kCoordinatorName && site != "authority", {"federation.sites"},
+                  "federation.sites: \"{}\" cannot be a site's name; letters, digits, - and _, at most 63",
+                  recipe_text::readable(site));
+    check.require(seen.insert(site).second, {"federation.sites"}, "federation.sites: \"{}\" is there twice",
+                  recipe_text::readable(site));
   }
-  check.unless(federation.quorum <= static_cast<std::int64_t>(federation.sites.size()),
-               {"federation.quorum", "federation.sites"}, "{} is more than the {} sites there are",
-               check.shown("federation.quorum", federation.quorum), federation.sites.size());
-  check.unless(federation.rounds <= kMostFederatedSteps / std::max<std::int64_t>(federation.local_steps, 1),
-               {"federation.rounds", "federation.local_steps"},
-               "{} with {} are more than the {} steps that a site takes in a federation at most",
-               check.shown("federation.rounds", federation.rounds),
-               check.shown("federation.local_steps", federation.local_steps), kMostFederatedSteps);
+  check.require(federation.quorum <= static_cast<std::int64_t>(federation.sites.size()),
+                {"federation.quorum", "federation.sites"}, "{} is more than the {} sites there are",
+                check.shown("federation.quorum", federation.quorum), federation.sites.size());
+  check.require(federation.rounds <= kMostFederatedSteps / std::max<std::int64_t>(federation.local_steps, 1),
+                {"federation.rounds", "federation.local_steps"},
+                "{} with {} are more than the {} steps that a site takes in a federation at most",
+                check.shown("federation.rounds", federation.rounds),
+                check.shown("federation.local_steps", federation.local_steps), kMostFederatedSteps);
   check_strategy(settings, check);
-  check.unless(has_port(federation.address), {"federation.address"}, "{} has no port; expected host:port",
-               check.shown("federation.address", federation.address));
-  check.unless(federation.listen.empty() || has_port(federation.listen), {"federation.listen"},
-               "{} has no port; expected host:port", check.shown("federation.listen", federation.listen));
+  check.require(has_port(federation.address), {"federation.address"}, "{} has no port; expected host:port",
+                check.shown("federation.address", federation.address));
+  check.require(federation.listen.empty() || has_port(federation.listen), {"federation.listen"},
+                "{} has no port; expected host:port", check.shown("federation.listen", federation.listen));
   check_secure_aggregation(settings, check);
   check_round_privacy(settings, check);
   check.finish();
@@ -168,16 +168,16 @@ SiteSettings read_site(const std::string& path, const std::vector<std::string>& 
   };
   const bool any =
       std::ranges::any_of(settings.origin, [](const auto& key) { return key.first.starts_with("privacy."); });
-  check.unless(!any || said("unit"), {"privacy.unit"},
-               "a site with a [privacy] of its own must say its unit: none, record or client");
-  check.unless(
+  check.require(!any || said("unit"), {"privacy.unit"},
+                "a site with a [privacy] of its own must say its unit: none, record or client");
+  check.require(
       !any || !settings.privacy.is_on() || (said("delta") && (said("epsilon") || said("noise_multiplier"))),
       {"privacy.unit"}, "a site with a [privacy] of its own must say delta, and epsilon or noise_multiplier");
-  check.unless(settings.privacy.ledger.empty(), {"privacy.ledger"},
-               "privacy.ledger: a site's ledger is always in site.directory; leave this key out");
-  check.unless(has_port(settings.site.address), {"site.address"}, "{} has no port; expected host:port",
-               check.shown("site.address", settings.site.address));
-  check.unless(
+  check.require(settings.privacy.ledger.empty(), {"privacy.ledger"},
+                "privacy.ledger: a site's ledger is always in site.directory; leave this key out");
+  check.require(has_port(settings.site.address), {"site.address"}, "{} has no port; expected host:port",
+                check.shown("site.address", settings.site.address));
+  check.require(
       settings.run.directory != settings.site.directory || !settings.origin.contains("run.directory"),
       {"run.directory", "site.directory"},
       "run.directory and site.directory are both \"{}\"; training needs a folder of its own",
@@ -197,18 +197,18 @@ SimulationSettings read_simulation(const std::string& path, const std::vector<st
   check.check_limits();
   check_strategy(settings, check);
   SimulationTable& simulation = settings.simulation;
-  check.unless(simulation.cohort <= simulation.clients, {"simulation.cohort", "simulation.clients"},
-               "{} is more than {}", check.shown("simulation.cohort", simulation.cohort),
-               check.shown("simulation.clients", simulation.clients));
+  check.require(simulation.cohort <= simulation.clients, {"simulation.cohort", "simulation.clients"},
+                "{} is more than {}", check.shown("simulation.cohort", simulation.cohort),
+                check.shown("simulation.clients", simulation.clients));
   const ClientPrivacyTable& privacy = settings.client_privacy;
-  check.unless(privacy.is_on() || !privacy.adaptive, {"client_privacy.adaptive"},
-               "client_privacy.adaptive is for privacy; set client_privacy.epsilon, or noise_multiplier");
-  check.unless(!privacy.is_on() || privacy.delta * static_cast<double>(simulation.clients) < 1,
-               {"client_privacy.delta", "simulation.clients"},
-               "{}: with {} clients, this delta would allow to publish all data of one of them; set it to "
-               "less than {:.1e}",
-               check.shown("client_privacy.delta", privacy.delta), simulation.clients,
-               1 / static_cast<double>(simulation.clients));
+  check.require(privacy.is_on() || !privacy.adaptive, {"client_privacy.adaptive"},
+                "client_privacy.adaptive is for privacy; set client_privacy.epsilon, or noise_multiplier");
+  check.require(!privacy.is_on() || privacy.delta * static_cast<double>(simulation.clients) < 1,
+                {"client_privacy.delta", "simulation.clients"},
+                "{}: with {} clients, this delta would allow to publish all data of one of them; set it to "
+                "less than {:.1e}",
+                check.shown("client_privacy.delta", privacy.delta), simulation.clients,
+                1 / static_cast<double>(simulation.clients));
   check.finish();
   if (simulation.cohort == 0) simulation.cohort = simulation.clients;
   return settings;

@@ -46,39 +46,101 @@ std::string sources_that(const Predicate& predicate) {
   return quoted_or(names);
 }
 
+void check_model(const ModelRecipe& model, Checker& check) {
+  if (model.hidden % model.heads != 0)
+    check.fail({"model.heads", "model.hidden"}, "{} does not divide {}; model.heads may be {}",
+               check.shown("model.heads", model.heads), check.shown("model.hidden", model.hidden),
+               joined(divisors(model.hidden)));
+  check.require(model.embedding <= model.hidden, {"model.embedding", "model.hidden"},
+                "{} is more than {}; model.embedding may be 1 to {}, or 0 for tables as wide as hidden",
+                check.shown("model.embedding", model.embedding), check.shown("model.hidden", model.hidden),
+                model.hidden);
+}
+
+void check_routing(const MoeRecipe& moe, const ModelRecipe& model, Checker& check) {
+  if (moe.router.starts_with("attention") && model.hidden % moe.router_heads != 0)
+    check.fail({"moe.router_heads", "model.hidden"}, "{} does not divide {}; moe.router_heads may be {}",
+               check.shown("moe.router_heads", moe.router_heads), check.shown("model.hidden", model.hidden),
+               joined(divisors(model.hidden)));
+  check.require(moe.route_cache_mib == 0 || moe.router != "linear", {"moe.route_cache_mib", "moe.router"},
+                "{} with {}, which scores each token on its own in no more time than a look-up takes; set "
+                "moe.route_cache_mib to 0, or moe.router to \"attention\" or \"attention_token\"",
+                check.shown("moe.route_cache_mib", moe.route_cache_mib),
+                check.shown("moe.router", moe.router));
+  check.require(moe.top_k <= moe.experts, {"moe.top_k", "moe.experts"},
+                "{} is more than {}; moe.top_k may be 1 to {}", check.shown("moe.top_k", moe.top_k),
+                check.shown("moe.experts", moe.experts), moe.experts);
+  check.require(moe.k_min <= moe.top_k, {"moe.k_min", "moe.top_k"},
+                "{} is more than {}; moe.k_min may be 1 to {}", check.shown("moe.k_min", moe.k_min),
+                check.shown("moe.top_k", moe.top_k), moe.top_k);
+  check.require(
+      !moe.balance_inference || moe.balancer == "grad_norm", {"moe.balance_inference", "moe.balancer"},
+      "{} is for balancer \"grad_norm\", but {}; set one of them to the other's",
+      check.shown("moe.balance_inference", moe.balance_inference), check.shown("moe.balancer", moe.balancer));
+  const bool experts_choose = moe.gate == "expert_choice";
+  check.require(!experts_choose || moe.balancer == "none", {"moe.gate", "moe.balancer"},
+                "{} with {}: loads are even by construction; set moe.balancer to \"none\"",
+                check.shown("moe.gate", moe.gate), check.shown("moe.balancer", moe.balancer));
+  check.require(!experts_choose || moe.top_p == 1, {"moe.top_p", "moe.gate"},
+                "{} is for gate \"top_k\", but {}; set moe.top_p to 1", check.shown("moe.top_p", moe.top_p),
+                check.shown("moe.gate", moe.gate));
+}
+
+void check_experts(const Recipe& recipe, Checker& check) {
+  const auto& [data, moe, model] = std::tie(recipe.data, recipe.moe, recipe.model);
+  check.require(moe.every <= model.layers, {"moe.every", "model.layers"},
+                "{} leaves none of {} with experts; moe.every may be 1 to {}",
+                check.shown("moe.every", moe.every), check.shown("model.layers", model.layers), model.layers);
+  check.require(moe.domain_expert < moe.experts, {"moe.domain_expert", "moe.experts"},
+                "{} is none of {}; moe.domain_expert may be 0 to {}, or -1 for none",
+                check.shown("moe.domain_expert", moe.domain_expert), check.shown("moe.experts", moe.experts),
+                moe.experts - 1);
+  check.require(
+      moe.domain_expert < 0 || !data.domain.empty() || !data.domain_column.empty(), {"moe.domain_expert"},
+      "{} has no texts to serve; single some out by {}", check.shown("moe.domain_expert", moe.domain_expert),
+      data.domain_key() == "domain_column" ? "data.domain_column"
+                                           : "data.domain, such as \"medicine, anatomy, noun.body\"");
+  try {
+    expert_shares(moe.expert, moe.experts);
+  } catch (const Error& error) {
+    check.fail({"moe.expert", "moe.experts"}, "{}, {}: {}", check.shown("moe.expert", moe.expert),
+               check.shown("moe.experts", moe.experts), error.what());
+  }
+}
+
 void check_data(const DataRecipe& data, Checker& check) {
   const DataSource& of = data_source(data.source);
   const std::string source = check.shown("data.source", data.source);
   const bool split_files = !data.validation.empty() || !data.test.empty();
   if (of.reads("train")) {
-    check.unless(!data.path.empty() || !data.train.empty(), {"data.source"},
-                 "{} needs data.path (one file to split) or data.train (with data.validation and data.test)",
-                 source);
-    check.unless(data.path.empty() || data.train.empty(), {"data.train", "data.path"},
-                 "data.path and data.train exclude each other: one file to split, or a file per split");
-    check.unless(data.text_column != data.label_column, {"data.label_column", "data.text_column"},
-                 "{} and {} must differ", check.shown("data.text_column", data.text_column),
-                 check.shown("data.label_column", data.label_column));
-    check.unless(!split_files || !data.train.empty() || data.path.empty(), {"data.validation", "data.test"},
-                 "data.validation and data.test go with data.train, not with data.path");
+    check.require(!data.path.empty() || !data.train.empty(), {"data.source"},
+                  "{} needs data.path (one file to split) or data.train (with data.validation and data.test)",
+                  source);
+    check.require(data.path.empty() || data.train.empty(), {"data.train", "data.path"},
+                  "data.path and data.train exclude each other: one file to split, or a file per split");
+    check.require(data.text_column != data.label_column, {"data.label_column", "data.text_column"},
+                  "{} and {} must differ", check.shown("data.text_column", data.text_column),
+                  check.shown("data.label_column", data.label_column));
+    check.require(!split_files || !data.train.empty() || data.path.empty(), {"data.validation", "data.test"},
+                  "data.validation and data.test go with data.train, not with data.path");
   }
-  check.unless(data.part < data.parts, {"data.part", "data.parts"},
-               "{} of {}: parts are numbered from 0 to {}", check.shown("data.part", data.part),
-               check.shown("data.parts", data.parts), data.parts - 1);
+  check.require(data.part < data.parts, {"data.part", "data.parts"},
+                "{} of {}: parts are numbered from 0 to {}", check.shown("data.part", data.part),
+                check.shown("data.parts", data.parts), data.parts - 1);
   const auto only_for = [&](std::string_view key, bool given, std::string_view instead = "") {
     const std::string full = fmt::format("data.{}", key);
-    check.unless(!given || of.reads(key), {full, "data.source"}, "{} is for source = {}, but {}{}", full,
-                 sources_that([&](const DataSource& one) { return one.reads(key); }), source, instead);
+    check.require(!given || of.reads(key), {full, "data.source"}, "{} is for source = {}, but {}{}", full,
+                  sources_that([&](const DataSource& one) { return one.reads(key); }), source, instead);
   };
   only_for("synset_words", data.synset_words);
   only_for("domain", !data.domain.empty(),
            of.reads("domain_column") ? "; name a column in data.domain_column" : "");
   only_for("domain_column", !data.domain_column.empty(), "; name topics in data.domain");
   only_for("client_column", !data.client_column.empty());
-  check.unless(of.reads("train") || (data.train.empty() && !split_files),
-               {"data.train", "data.validation", "data.test"},
-               "data.train, data.validation and data.test are for source = {}, but {}",
-               sources_that([](const DataSource& one) { return one.reads("train"); }), source);
+  check.require(of.reads("train") || (data.train.empty() && !split_files),
+                {"data.train", "data.validation", "data.test"},
+                "data.train, data.validation and data.test are for source = {}, but {}",
+                sources_that([](const DataSource& one) { return one.reads("train"); }), source);
 }
 
 // What the field's standard formats need, for which there is no default folder.
@@ -86,14 +148,23 @@ void check_own_copy(const Recipe& recipe, Checker& check) {
   const DataRecipe& data = recipe.data;
   const DataSource& of = data_source(data.source);
   const std::string source = check.shown("data.source", data.source);
-  check.unless(of.needs_path.empty() || !data.path.empty(), {"data.source"}, "{} needs data.path, {}", source,
-               of.needs_path);
-  check.unless(!data.has_images() || !of.sizes_differ || recipe.image.size > 0, {"image.size", "data.source"},
-               "{} has images of every size; set image.size to the pixels a side that they get, such as 64",
-               source);
-  check.unless(!of.is_glue || !glue_task(data.task).has_pairs() || data.max_length > 2,
-               {"data.max_length", "data.task"}, "{} cannot hold a pair of texts, as {} has; at least 3",
-               check.shown("data.max_length", data.max_length), check.shown("data.task", data.task));
+  check.require(of.needs_path.empty() || !data.path.empty(), {"data.source"}, "{} needs data.path, {}",
+                source, of.needs_path);
+  check.require(
+      !data.has_images() || !of.sizes_differ || recipe.image.size > 0, {"image.size", "data.source"},
+      "{} has images of every size; set image.size to the pixels a side that they get, such as 64", source);
+  check.require(!of.is_glue || !glue_task(data.task).has_pairs() || data.max_length > 2,
+                {"data.max_length", "data.task"}, "{} cannot hold a pair of texts, as {} has; at least 3",
+                check.shown("data.max_length", data.max_length), check.shown("data.task", data.task));
+}
+
+void check_batches(const Recipe& recipe, Checker& check) {
+  const auto& [data, train] = std::tie(recipe.data, recipe.train);
+  check.require(!data.has_texts() || data.max_length <= train.batch_tokens,
+                {"train.batch_tokens", "data.max_length"},
+                "{} cannot hold one text of {}; train.batch_tokens must be at least {}",
+                check.shown("train.batch_tokens", train.batch_tokens),
+                check.shown("data.max_length", data.max_length), data.max_length);
 }
 
 // What only texts, or only images, have.
@@ -101,66 +172,67 @@ void check_modalities(const Recipe& recipe, Checker& check) {
   const DataRecipe& data = recipe.data;
   const std::string source = check.shown("data.source", data.source);
   const std::vector<std::string_view>& classes = data_source(data.source).classes;
-  check.unless(classes.empty() || std::ranges::find(classes, data.classes) != classes.end(),
-               {"data.classes", "data.source"}, "{} with {}: data.classes may be {}",
-               check.shown("data.classes", data.classes), source, quoted_or(classes));
-  check.unless(data.may_have_both() || data.inputs == "both", {"data.inputs", "data.source"},
-               "data.inputs is for source = {}, but {}", sources_that(&DataSource::has_both), source);
+  check.require(classes.empty() || std::ranges::find(classes, data.classes) != classes.end(),
+                {"data.classes", "data.source"}, "{} with {}: data.classes may be {}",
+                check.shown("data.classes", data.classes), source, quoted_or(classes));
+  check.require(data.may_have_both() || data.inputs == "both", {"data.inputs", "data.source"},
+                "data.inputs is for source = {}, but {}", sources_that(&DataSource::has_both), source);
   for (const std::string& block : recipe.image.blocks) try {
       image_block(block);
     } catch (const Error& error) {
-      check.unless(false, {"image.blocks"}, "image.blocks: {}", error.what());
+      check.fail({"image.blocks"}, "image.blocks: {}", error.what());
     }
   const TasksRecipe& tasks = recipe.tasks;
-  check.unless(!tasks.trained().empty(), {"tasks.classify", "tasks.caption", "tasks.generate"},
-               "[tasks] has none with a weight above 0");
-  check.unless(
+  check.require(!tasks.trained().empty(), {"tasks.classify", "tasks.caption", "tasks.generate"},
+                "[tasks] has none with a weight above 0");
+  check.require(
       tasks.caption == 0 || (recipe.moe.router != "attention" && recipe.moe.router != "attention_token"),
       {"moe.router", "tasks.caption"},
       "{} looks at later words, which captions have to predict; set moe.router to \"linear\"",
       check.shown("moe.router", recipe.moe.router));
-  check.unless(tasks.caption == 0 || recipe.moe.gate == "top_k", {"moe.gate", "tasks.caption"},
-               "{} looks at later words, which captions have to predict; set moe.gate to \"top_k\"",
-               check.shown("moe.gate", recipe.moe.gate));
-  check.unless((tasks.caption == 0 && tasks.generate == 0) || data.has_images(),
-               {"tasks.caption", "tasks.generate", "data.source", "data.inputs"},
-               "tasks.caption and tasks.generate are for data with images, of which {}{} has none", source,
-               data.may_have_both() ? ", " + check.shown("data.inputs", data.inputs) + "," : "");
+  check.require(tasks.caption == 0 || recipe.moe.gate == "top_k", {"moe.gate", "tasks.caption"},
+                "{} looks at later words, which captions have to predict; set moe.gate to \"top_k\"",
+                check.shown("moe.gate", recipe.moe.gate));
+  check.require((tasks.caption == 0 && tasks.generate == 0) || data.has_images(),
+                {"tasks.caption", "tasks.generate", "data.source", "data.inputs"},
+                "tasks.caption and tasks.generate are for data with images, of which {}{} has none", source,
+                data.may_have_both() ? ", " + check.shown("data.inputs", data.inputs) + "," : "");
   const auto for_texts = [&](std::string_view key, auto value, bool has_texts) {
-    check.unless(has_texts || value == 0, {key, "data.source"}, "{} is for texts, of which {} has none",
-                 check.shown(key, value), source);
+    check.require(has_texts || value == 0, {key, "data.source"}, "{} is for texts, of which {} has none",
+                  check.shown(key, value), source);
   };
   for_texts("model.embedding", recipe.model.embedding, recipe.has_texts());  // all tasks share the tables
   for_texts("model.token_dropout", recipe.model.token_dropout, data.has_texts());
-  check.unless(data.may_have_both() || recipe.model.text_dropout == 0, {"model.text_dropout", "data.source"},
-               "{} is for images with texts, but {} has one of them alone",
-               check.shown("model.text_dropout", recipe.model.text_dropout), source);
+  check.require(data.may_have_both() || recipe.model.text_dropout == 0, {"model.text_dropout", "data.source"},
+                "{} is for images with texts, but {} has one of them alone",
+                check.shown("model.text_dropout", recipe.model.text_dropout), source);
   for_texts("model.bigrams", recipe.model.bigrams, data.has_texts());
   for_texts("train.masked_weight", recipe.train.masked_weight, data.has_texts());
-  check.unless(data.may_have_both() || recipe.model.fusion == "joint", {"model.fusion", "data.source"},
-               "{} is for images with texts, but {} has one of them alone; leave it \"joint\"",
-               check.shown("model.fusion", recipe.model.fusion), source);
+  check.require(data.may_have_both() || recipe.model.fusion == "joint", {"model.fusion", "data.source"},
+                "{} is for images with texts, but {} has one of them alone; leave it \"joint\"",
+                check.shown("model.fusion", recipe.model.fusion), source);
 }
 
 void check_modality_experts(const Recipe& recipe, Checker& check) {
   const MoeRecipe& moe = recipe.moe;
   if (moe.modality_experts == "shared") return;
   const std::string separate = check.shown("moe.modality_experts", moe.modality_experts);
-  check.unless(recipe.data.may_have_both() || (recipe.data.has_images() && recipe.has_texts()),
-               {"moe.modality_experts", "data.source"},
-               "{} is for images with texts, but {} has one of them alone; leave it \"shared\"", separate,
-               check.shown("data.source", recipe.data.source));
-  check.unless(moe.experts % 2 == 0 && moe.top_k <= moe.experts / 2,
-               {"moe.modality_experts", "moe.experts", "moe.top_k"},
-               "{}: half of {} must be a whole number, and enough for {}", separate,
-               check.shown("moe.experts", moe.experts), check.shown("moe.top_k", moe.top_k));
-  check.unless(moe.balancer == "none" || moe.balancer == "aux_loss", {"moe.modality_experts", "moe.balancer"},
-               "{} with {}, which gives all experts the same load, but a modality uses only half of them; "
-               "set moe.balancer to \"aux_loss\" or \"none\"",
-               separate, check.shown("moe.balancer", moe.balancer));
-  check.unless(moe.gate == "top_k", {"moe.modality_experts", "moe.gate"},
-               "{} with {}, where experts choose rows of either; set moe.gate to \"top_k\"", separate,
-               check.shown("moe.gate", moe.gate));
+  check.require(recipe.data.may_have_both() || (recipe.data.has_images() && recipe.has_texts()),
+                {"moe.modality_experts", "data.source"},
+                "{} is for images with texts, but {} has one of them alone; leave it \"shared\"", separate,
+                check.shown("data.source", recipe.data.source));
+  check.require(moe.experts % 2 == 0 && moe.top_k <= moe.experts / 2,
+                {"moe.modality_experts", "moe.experts", "moe.top_k"},
+                "{}: half of {} must be a whole number, and enough for {}", separate,
+                check.shown("moe.experts", moe.experts), check.shown("moe.top_k", moe.top_k));
+  check.require(moe.balancer == "none" || moe.balancer == "aux_loss",
+                {"moe.modality_experts", "moe.balancer"},
+                "{} with {}, which gives all experts the same load, but a modality uses only half of them; "
+                "set moe.balancer to \"aux_loss\" or \"none\"",
+                separate, check.shown("moe.balancer", moe.balancer));
+  check.require(moe.gate == "top_k", {"moe.modality_experts", "moe.gate"},
+                "{} with {}, where experts choose rows of either; set moe.gate to \"top_k\"", separate,
+                check.shown("moe.gate", moe.gate));
 }
 
 // Refuses what lets one example change the gradient of others, and what is learned from examples without
@@ -169,19 +241,19 @@ void check_privacy(const Recipe& recipe, Checker& check) {
   const auto& [privacy, model, moe, train] = std::tie(recipe.privacy, recipe.model, recipe.moe, recipe.train);
   if (!privacy.is_on()) return;
   const std::string on = check.shown("privacy.unit", privacy.unit);
-  check.unless(!privacy.of_clients() || !recipe.data.client_column.empty(),
-               {"data.client_column", "privacy.unit"},
-               "{}: which client does a row belong to? Name the column of a table that says so in "
-               "data.client_column, or take \"record\"",
-               on);
+  check.require(!privacy.of_clients() || !recipe.data.client_column.empty(),
+                {"data.client_column", "privacy.unit"},
+                "{}: which client does a row belong to? Name the column of a table that says so in "
+                "data.client_column, or take \"record\"",
+                on);
   const auto refuse = [&](bool wrong, std::string_view key, const auto& value, const std::string& why,
                           const std::string& instead) {
-    check.unless(!wrong, {key, "privacy.unit"}, "{} with {}: {}; {}", check.shown(key, value), on, why,
-                 instead);
+    check.require(!wrong, {key, "privacy.unit"}, "{} with {}: {}; {}", check.shown(key, value), on, why,
+                  instead);
   };
-  check.unless(privacy.noise_multiplier > 0 || privacy.epsilon > 0,
-               {"privacy.noise_multiplier", "privacy.epsilon", "privacy.unit"},
-               "{} wants noise: set privacy.epsilon, the budget, or privacy.noise_multiplier, or both", on);
+  check.require(privacy.noise_multiplier > 0 || privacy.epsilon > 0,
+                {"privacy.noise_multiplier", "privacy.epsilon", "privacy.unit"},
+                "{} wants noise: set privacy.epsilon, the budget, or privacy.noise_multiplier, or both", on);
   refuse(recipe.data.has_images() && recipe.image.norm == "batch", "image.norm", recipe.image.norm,
          "an image is normalized together with the others of the batch, and so changes their gradients",
          "set it to \"group\"");
@@ -228,15 +300,15 @@ void check_meant(const Recipe& recipe, const std::string& name) {
   const PrivacyRecipe& privacy = recipe.privacy;
   Checker check(recipe, name);
   const auto without_unit = [&](std::string_view key, const auto& value, bool given) {
-    check.unless(privacy.is_on() || !given, {key, "privacy.unit"},
-                 "{} with privacy.unit = \"none\": nothing would be hidden; set privacy.unit to \"record\", "
-                 "or to \"client\" for all rows of one person",
-                 check.shown(key, value));
+    check.require(privacy.is_on() || !given, {key, "privacy.unit"},
+                  "{} with privacy.unit = \"none\": nothing would be hidden; set privacy.unit to \"record\", "
+                  "or to \"client\" for all rows of one person",
+                  check.shown(key, value));
   };
   without_unit("privacy.epsilon", privacy.epsilon, privacy.epsilon > 0);
   without_unit("privacy.noise_multiplier", privacy.noise_multiplier, privacy.noise_multiplier > 0);
   without_unit("privacy.ledger", privacy.ledger, !privacy.ledger.empty());
-  check.unless(
+  check.require(
       recipe.image.size == 0 || recipe.image.shift < recipe.image.size, {"image.size", "image.shift"},
       "{} with {}: some pictures would be shifted out of sight; make image.shift less than image.size",
       check.shown("image.size", recipe.image.size), check.shown("image.shift", recipe.image.shift));
@@ -247,66 +319,11 @@ void check_recipe(const Recipe& recipe, const std::string& name) {
   Checker check(recipe, name);
   check.check_limits();
 
-  const auto& [data, model, moe, train] = std::tie(recipe.data, recipe.model, recipe.moe, recipe.train);
-  if (model.hidden % model.heads != 0)
-    check.unless(false, {"model.heads", "model.hidden"}, "{} does not divide {}; model.heads may be {}",
-                 check.shown("model.heads", model.heads), check.shown("model.hidden", model.hidden),
-                 joined(divisors(model.hidden)));
-  check.unless(model.embedding <= model.hidden, {"model.embedding", "model.hidden"},
-               "{} is more than {}; model.embedding may be 1 to {}, or 0 for tables as wide as hidden",
-               check.shown("model.embedding", model.embedding), check.shown("model.hidden", model.hidden),
-               model.hidden);
-  if (moe.router.starts_with("attention") && model.hidden % moe.router_heads != 0)
-    check.unless(false, {"moe.router_heads", "model.hidden"},
-                 "{} does not divide {}; moe.router_heads may be {}",
-                 check.shown("moe.router_heads", moe.router_heads), check.shown("model.hidden", model.hidden),
-                 joined(divisors(model.hidden)));
-  check.unless(moe.route_cache_mib == 0 || moe.router != "linear", {"moe.route_cache_mib", "moe.router"},
-               "{} with {}, which scores each token on its own in no more time than a look-up takes; set "
-               "moe.route_cache_mib to 0, or moe.router to \"attention\" or \"attention_token\"",
-               check.shown("moe.route_cache_mib", moe.route_cache_mib),
-               check.shown("moe.router", moe.router));
-  check.unless(moe.top_k <= moe.experts, {"moe.top_k", "moe.experts"},
-               "{} is more than {}; moe.top_k may be 1 to {}", check.shown("moe.top_k", moe.top_k),
-               check.shown("moe.experts", moe.experts), moe.experts);
-  check.unless(moe.domain_expert < moe.experts, {"moe.domain_expert", "moe.experts"},
-               "{} is none of {}; moe.domain_expert may be 0 to {}, or -1 for none",
-               check.shown("moe.domain_expert", moe.domain_expert), check.shown("moe.experts", moe.experts),
-               moe.experts - 1);
-  check.unless(
-      moe.domain_expert < 0 || !data.domain.empty() || !data.domain_column.empty(), {"moe.domain_expert"},
-      "{} has no texts to serve; single some out by {}", check.shown("moe.domain_expert", moe.domain_expert),
-      data.domain_key() == "domain_column" ? "data.domain_column"
-                                           : "data.domain, such as \"medicine, anatomy, noun.body\"");
-  try {
-    expert_shares(moe.expert, moe.experts);
-  } catch (const Error& error) {
-    check.unless(false, {"moe.expert", "moe.experts"}, "{}, {}: {}", check.shown("moe.expert", moe.expert),
-                 check.shown("moe.experts", moe.experts), error.what());
-  }
-  check.unless(moe.k_min <= moe.top_k, {"moe.k_min", "moe.top_k"},
-               "{} is more than {}; moe.k_min may be 1 to {}", check.shown("moe.k_min", moe.k_min),
-               check.shown("moe.top_k", moe.top_k), moe.top_k);
-  check.unless(
-      !moe.balance_inference || moe.balancer == "grad_norm", {"moe.balance_inference", "moe.balancer"},
-      "{} is for balancer \"grad_norm\", but {}; set one of them to the other's",
-      check.shown("moe.balance_inference", moe.balance_inference), check.shown("moe.balancer", moe.balancer));
-  const bool experts_choose = moe.gate == "expert_choice";
-  check.unless(!experts_choose || moe.balancer == "none", {"moe.gate", "moe.balancer"},
-               "{} with {}: loads are even by construction; set moe.balancer to \"none\"",
-               check.shown("moe.gate", moe.gate), check.shown("moe.balancer", moe.balancer));
-  check.unless(!experts_choose || moe.top_p == 1, {"moe.top_p", "moe.gate"},
-               "{} is for gate \"top_k\", but {}; set moe.top_p to 1", check.shown("moe.top_p", moe.top_p),
-               check.shown("moe.gate", moe.gate));
-  check.unless(moe.every <= model.layers, {"moe.every", "model.layers"},
-               "{} leaves none of {} with experts; moe.every may be 1 to {}",
-               check.shown("moe.every", moe.every), check.shown("model.layers", model.layers), model.layers);
-  check.unless(!data.has_texts() || data.max_length <= train.batch_tokens,
-               {"train.batch_tokens", "data.max_length"},
-               "{} cannot hold one text of {}; train.batch_tokens must be at least {}",
-               check.shown("train.batch_tokens", train.batch_tokens),
-               check.shown("data.max_length", data.max_length), data.max_length);
-  check_data(data, check);
+  check_model(recipe.model, check);
+  check_routing(recipe.moe, recipe.model, check);
+  check_experts(recipe, check);
+  check_data(recipe.data, check);
+  check_batches(recipe, check);
   check_own_copy(recipe, check);
   check_modalities(recipe, check);
   check_modality_experts(recipe, check);
@@ -326,11 +343,10 @@ void check_expert_parallel(const Recipe& recipe, const std::string& name, int ra
                            (given == 0 ? fmt::format(", which is all {} ranks,", ranks) : std::string());
   const std::string broken =
       !divides_ranks ? fmt::format("{} ranks", ranks) : check.shown("moe.experts", experts);
-  check.unless(
-      false, {"parallel.expert_parallel", "moe.experts"},
-      "{} does not divide {}; with moe.experts = {} on {} ranks parallel.expert_parallel may be {}{}", size,
-      broken, experts, ranks, joined(divisors(std::gcd(experts, std::int64_t{ranks}))),
-      divides_ranks ? fmt::format(", or make moe.experts a multiple of {}", group) : std::string());
+  check.fail({"parallel.expert_parallel", "moe.experts"},
+             "{} does not divide {}; with moe.experts = {} on {} ranks parallel.expert_parallel may be {}{}",
+             size, broken, experts, ranks, joined(divisors(std::gcd(experts, std::int64_t{ranks}))),
+             divides_ranks ? fmt::format(", or make moe.experts a multiple of {}", group) : std::string());
   check.finish();
 }
 

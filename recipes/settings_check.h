@@ -40,10 +40,15 @@ class Checker {
     return fmt::format("{} = {}{}", key, readable_value(value), given ? "" : " (default)");
   }
 
+  /// Records a mistake unless `condition` holds; the message begins with the place of `keys`.
   template <class... Args>
-  void unless(bool holds, std::initializer_list<std::string_view> keys, fmt::format_string<Args...> format,
-              Args&&... args) {
-    if (holds) return;
+  void require(bool condition, std::initializer_list<std::string_view> keys,
+               fmt::format_string<Args...> format, Args&&... args) {
+    if (!condition) fail(keys, format, std::forward<Args>(args)...);
+  }
+  template <class... Args>
+  void fail(std::initializer_list<std::string_view> keys, fmt::format_string<Args...> format,
+            Args&&... args) {
     if (!mistakes_.empty()) mistakes_ += '\n';
     mistakes_ += fmt::format("{}: {}", place(keys), fmt::format(format, std::forward<Args>(args)...));
   }
@@ -64,18 +69,18 @@ class Checker {
   void limits(const std::string& key, bool, const Rule&) { (void)key; }
   void limits(const std::string& key, std::int64_t value, const Rule& rule) {
     const auto number = static_cast<double>(value);
-    unless(number >= rule.least && number <= rule.most, {key}, "{} = {}: must be {}", key, value,
-           range(rule));
+    require(number >= rule.least && number <= rule.most, {key}, "{} = {}: must be {}", key, value,
+            range(rule));
   }
   void limits(const std::string& key, double value, const Rule& rule) {
-    unless(std::isfinite(value) && value >= rule.least && value <= rule.most, {key}, "{} = {}: must be {}",
-           key, toml_value(value), range(rule));
+    require(std::isfinite(value) && value >= rule.least && value <= rule.most, {key}, "{} = {}: must be {}",
+            key, toml_value(value), range(rule));
   }
   void limits(const std::string& key, const std::string& value, const Rule& rule) {
-    unless(rule.may_be_empty || !value.empty(), {key}, "{}: must not be empty", key);
-    unless(rule.allowed.empty() || std::ranges::find(rule.allowed, value) != rule.allowed.end(), {key},
-           "{} = {}: must be one of {}; the nearest is {}", key, readable_value(value), joined(rule.allowed),
-           nearest(readable(value), rule.allowed));
+    require(rule.may_be_empty || !value.empty(), {key}, "{}: must not be empty", key);
+    require(rule.allowed.empty() || std::ranges::find(rule.allowed, value) != rule.allowed.end(), {key},
+            "{} = {}: must be one of {}; the nearest is {}", key, readable_value(value), joined(rule.allowed),
+            nearest(readable(value), rule.allowed));
   }
 
   void limits(const std::string& key, const std::vector<std::string>& values, const Rule& rule) {
