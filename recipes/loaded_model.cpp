@@ -71,7 +71,7 @@ LoadedModel::LoadedModel(const std::string& checkpoint, const ProcessGrid& grid,
   const CheckpointReader reader(checkpoint_, grid.world());
   recipe_ = parse_recipe(reader.state().recipe, checkpoint_ + ":/state/recipe", overrides);
   load_plugins(recipe_, checkpoint_, &grid.world());
-  use_precision(recipe_.run, grid.device());
+  use_precision(recipe_.run);
   const auto metadata = nlohmann::json::parse(reader.state().metadata);
   class_names_ = metadata.at("class_names").get<std::vector<std::string>>();
   step_ = reader.state().step;

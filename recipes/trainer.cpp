@@ -139,10 +139,11 @@ Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironme
   if (model_.wide() && environment_.resume.empty())  // else the checkpoint has them
     model_.wide()->set_bigrams(frequent_bigrams(first.splits->train, recipe.model.bigrams));
   entries_ = training_entries(parameters_, model_, optimizer_);
+  use_precision(recipe.run);
   log_.say(fmt::format("ranks: {} = {} expert-parallel x {} data-parallel, {} threads each, on {}{}",
                        grid.world().size(), grid.expert_parallel(), grid.data_parallel(),
                        omp_get_max_threads(), name_of(grid.device()),
-                       use_precision(recipe.run, grid.device())));
+                       describe_precision(recipe.run, grid.device())));
   plan_memory();
   if (environment_.resume.empty())
     start_from();

@@ -75,7 +75,7 @@ int federate_simulate(const SimulateArguments& arguments, const Surroundings& su
   // A step of a few examples is over before a second thread has begun, so the cores are used by more ranks.
   const bool given = recipe.run.threads > 0 || surroundings.omp_threads_given;
   set_threads(given ? recipe.run.threads : 1, surroundings, *world);
-  use_precision(recipe.run, Device::cpu);
+  use_precision(recipe.run);
   const ProcessGrid grid(std::move(world), 1);
   const bool speaks = grid.world().rank() == 0;
   SystemRandom random;

@@ -11,7 +11,11 @@ TEST_CASE("run.precision applies to all products and is reported unless f32") {
   RunRecipe run;
   const auto said = [&](const char* chosen, Device device) {
     run.precision = chosen;
-    return use_precision(run, device);
+    const Precision before = precision();
+    const std::string description = describe_precision(run, device);
+    CHECK(precision() == before);
+    use_precision(run);
+    return description;
   };
   CHECK(said("bf16", Device::cuda) == ", products in bf16");
   CHECK(precision() == Precision::bf16);
