@@ -8,7 +8,9 @@
 #include <functional>
 #include <string>
 
-/// Increased with every change of an installed header after which plug-ins must be compiled again.
+/// Increased with every change after which plug-ins must be compiled again, of a header of core, autograd,
+/// parallel or federated/strategies. Plug-ins include no others; those are for programs that are linked to
+/// the installed libraries.
 #define CONCLAVE_PLUGIN_ABI 7
 
 #define CONCLAVE_AS_TEXT(value) CONCLAVE_AS_TEXT_(value)

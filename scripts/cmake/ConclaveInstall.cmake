@@ -5,7 +5,7 @@ include(CMakePackageConfigHelpers)
 add_library(conclave_all INTERFACE)
 add_library(Conclave::conclave ALIAS conclave_all)
 set_target_properties(conclave_all PROPERTIES EXPORT_NAME conclave)
-target_link_libraries(conclave_all INTERFACE conclave_commands)  # which depends on all others
+target_link_libraries(conclave_all INTERFACE conclave_recipes conclave_transport)  # which depend on all others
 install(TARGETS conclave_all EXPORT ConclaveTargets)
 
 # For plug-ins, which a recipe names in run.plugins:

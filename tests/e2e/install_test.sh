@@ -9,5 +9,10 @@ expect 0 cmake -S "$CONCLAVE_SOURCE/tests/install" -B build -DCMAKE_PREFIX_PATH=
 expect 0 cmake --build build -j 2
 expect 0 build/consumer
 says "x w = [3, 7]" "dw = [1, 1, 2, 2]" feed_forward doubling
-# The project needs no file of the source tree: the headers are complete.
+# The project needs no file of the source tree: the headers are complete. Headers of the program's own parts are left out.
 expect 1 grep -r "$CONCLAVE_SOURCE" prefix/lib/cmake prefix/include
+cd prefix/include/conclave
+expect 0 bash -o pipefail -c 'grep -rhoP "^#include \"\K[^\"]+" . | sort -u | xargs ls > /dev/null'
+expect 1 grep -rlE "namespace conclave::(bench|commands|plot|service)" .
+expect 0 find . -name "*_trial.h" -o -empty
+[[ -z $output ]]
