@@ -16,7 +16,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstring>
-#include <deque>
+#include <list>
 #include <mutex>
 #include <optional>
 #include <system_error>
@@ -43,6 +43,7 @@ class Descriptor {
   Descriptor(const Descriptor&) = delete;
   Descriptor& operator=(const Descriptor&) = delete;
   int get() const { return number_; }
+  int release() { return std::exchange(number_, -1); }
   void close() {
     if (number_ >= 0) ::close(number_);
     number_ = -1;
@@ -99,8 +100,8 @@ int port_of(int listener) {
 }
 
 struct Connection {
-  Connection(int descriptor, SSL_CTX* context, std::string from, const FrameLimits& limits)
-      : channel(descriptor, context), address(std::move(from)), frame(limits) {}
+  Connection(Descriptor& accepted, SSL_CTX* context, std::string from, const FrameLimits& limits)
+      : channel(accepted.release(), context), address(std::move(from)), frame(limits) {}
 
   // What the connection does next. Between requests it is `reading`, with `read` empty.
   enum class Phase : std::uint8_t { shaking_hands, reading, answering, writing, lingering };
@@ -127,6 +128,18 @@ struct Connection {
   bool waits_for_client() const { return phase != Phase::answering && phase != Phase::writing; }
 };
 
+// What `step` returns; false where it throws, such as for want of memory. That closes the connection that it
+// is for, and leaves all others open.
+template <class Step>
+bool goes_on(const Step& step) noexcept {
+  try {
+    return step();
+  } catch (const std::exception& error) {
+    complain("a connection is closed: ", error.what());
+    return false;
+  }
+}
+
 }  // namespace
 
 class Connections::Loop {
@@ -146,11 +159,17 @@ class Connections::Loop {
   static constexpr int kPieces = 64;  // reads of a connection before the other connections get their turn
   using Number = std::uint64_t;       // identifies a connection
   using Phase = Connection::Phase;
+  // Made when a request is handed over, so that its answer needs no further memory on its way back.
+  struct Exchange {
+    Number number;
+    WholeRequest request;
+    std::optional<WholeAnswer> answer = {};  // none: the handler failed
+  };
 
   void watch(int descriptor, Number number, std::uint32_t events, int operation);
   void watch(Number number, Connection& connection, std::uint32_t events);
   void accept_all();
-  std::unique_ptr<Connection> make_connection(int accepted, std::string from);
+  Connection* add_connection(Number number, Descriptor& accepted, const sockaddr_storage& from);
   void listen_again();
   std::optional<Number> least_missed() const;
   void close(Number number);
@@ -187,8 +206,7 @@ class Connections::Loop {
   std::mutex mutex_;  // guards the members below
   TlsContext context_;
   std::condition_variable changed_;
-  std::deque<std::pair<Number, WholeRequest>> requests_;
-  std::vector<std::pair<Number, WholeAnswer>> answers_;
+  std::list<Exchange> requests_, answers_;
   bool over_ = false;
   std::vector<std::thread> workers_;
 };
@@ -248,12 +266,17 @@ void Connections::Loop::work() {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] { return over_ || !requests_.empty(); });
     if (over_) return;
-    auto [number, request] = std::move(requests_.front());
-    requests_.pop_front();
+    std::list<Exchange> taken;
+    taken.splice(taken.end(), requests_, requests_.begin());
     lock.unlock();
-    WholeAnswer answer = handler_(request);
+    Exchange& exchange = taken.front();
+    goes_on([&] {
+      exchange.answer = handler_(exchange.request);
+      return true;
+    });
+    exchange.request = {};
     lock.lock();
-    answers_.emplace_back(number, std::move(answer));
+    answers_.splice(answers_.end(), taken);
     const bool first = answers_.size() == 1;  // else an earlier answer has already woken the loop
     lock.unlock();
     const std::uint64_t one = 1;
@@ -304,9 +327,18 @@ std::size_t Connections::Loop::run() {
       std::ranges::count_if(connections_, [](const auto& one) { return one.second->owes(); }));
 }
 
-std::unique_ptr<Connection> Connections::Loop::make_connection(int accepted, std::string from) {
-  const std::lock_guard lock(mutex_);
-  return std::make_unique<Connection>(accepted, context_.get(), std::move(from), options_.limits);
+// Returns null where there is no memory for the connection.
+Connection* Connections::Loop::add_connection(Number number, Descriptor& accepted,
+                                              const sockaddr_storage& from) {
+  Connection* added = nullptr;
+  goes_on([&] {
+    std::string address = client_address(from);
+    const std::lock_guard lock(mutex_);
+    auto made = std::make_unique<Connection>(accepted, context_.get(), std::move(address), options_.limits);
+    added = connections_.emplace(number, std::move(made)).first->second.get();
+    return true;
+  });
+  return added;
 }
 
 // Where there is no room for a new connection, the listener is not watched until the next sweep, and new
@@ -322,9 +354,9 @@ void Connections::Loop::accept_all() {
     if (full && !in_the_way) return turn_deaf();
     sockaddr_storage from{};
     socklen_t size = sizeof from;
-    const int accepted =
-        ::accept4(listener_.get(), reinterpret_cast<sockaddr*>(&from), &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
-    if (accepted < 0) {
+    Descriptor accepted(
+        ::accept4(listener_.get(), reinterpret_cast<sockaddr*>(&from), &size, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    if (accepted.get() < 0) {
       const int reason = errno;
       if (reason == ECONNABORTED || reason == EINTR) continue;
       if (reason != EMFILE && reason != ENFILE && reason != ENOMEM && reason != ENOBUFS) return;
@@ -334,15 +366,16 @@ void Connections::Loop::accept_all() {
       continue;
     }
     const int on = 1;
-    ::setsockopt(accepted, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    ::setsockopt(accepted.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     if (full) close(*in_the_way);
     const Number number = next_++;
-    auto& connection = *(connections_[number] = make_connection(accepted, client_address(from)));
-    connection.deadline = in(options_.request_seconds);
-    connection.events = EPOLLIN;
-    watch(accepted, number, EPOLLIN, EPOLL_CTL_ADD);
+    Connection* connection = add_connection(number, accepted, from);
+    if (!connection) continue;
+    connection->deadline = in(options_.request_seconds);
+    connection->events = EPOLLIN;
+    watch(connection->channel.descriptor(), number, EPOLLIN, EPOLL_CTL_ADD);
     open_ = connections_.size();
-    if (!advance(number, connection)) close(number);
+    if (!advance(number, *connection)) close(number);
   }
 }
 
@@ -373,14 +406,8 @@ void Connections::Loop::close(Number number) {
   open_ = connections_.size();
 }
 
-// An exception, such as a lack of memory, closes this connection and leaves all others open.
 bool Connections::Loop::advance(Number number, Connection& connection) {
-  try {
-    return take_turns(number, connection);
-  } catch (const std::exception& error) {
-    complain(fmt::format("a connection is closed: {}", error.what()));
-    return false;
-  }
+  return goes_on([&] { return take_turns(number, connection); });
 }
 
 bool Connections::Loop::take_turns(Number number, Connection& connection) {
@@ -483,12 +510,14 @@ bool Connections::Loop::hand_over(Number number, Connection& connection) {
   std::string rest = connection.read.substr(size);  // a copy has no more capacity than it needs
   connection.read.resize(size);
   request.bytes = std::exchange(connection.read, std::move(rest));
-  request.followed = RequestFrame(options_.limits).look(connection.read) == RequestFrame::State::complete;
   connection.handed = size;
+  request.followed = RequestFrame(options_.limits).look(connection.read) == RequestFrame::State::complete;
+  std::list<Exchange> made;
+  made.push_back({.number = number, .request = std::move(request)});
   connection.phase = Phase::answering;
   {
     const std::lock_guard lock(mutex_);
-    requests_.emplace_back(number, std::move(request));
+    requests_.splice(requests_.end(), made);
   }
   changed_.notify_one();
   return true;
@@ -525,18 +554,18 @@ void Connections::Loop::start_reading(Connection& connection) {
 }
 
 void Connections::Loop::take_answers() {
-  std::vector<std::pair<Number, WholeAnswer>> answers;
+  std::list<Exchange> answered;
   {
     const std::lock_guard lock(mutex_);
-    answers.swap(answers_);
+    answered.swap(answers_);
   }
-  for (auto& [number, answer] : answers) {
+  for (auto& [number, request, answer] : answered) {
     const auto found = connections_.find(number);
     if (found == connections_.end()) continue;
     Connection& connection = *found->second;
     buffered_ -= std::exchange(connection.handed, 0);
-    start_writing(connection, std::move(answer.bytes), answer.close);
-    if (connection.gone || !advance(number, connection)) close(number);
+    if (answer) start_writing(connection, std::move(answer->bytes), answer->close);
+    if (!answer || connection.gone || !advance(number, connection)) close(number);
   }
 }
 
@@ -547,20 +576,22 @@ void Connections::Loop::sweep() {
   const auto quiet_for = [&](const Connection& connection) {
     return std::chrono::duration<double>(now - connection.quiet_since).count();
   };
-  std::vector<Number> late;
-  for (const auto& [number, connection] : connections_)
-    if (connection->phase != Phase::answering &&
-        (connection->deadline < now ||
-         (listener_.get() < 0 && connection->idle() && quiet_for(*connection) > options_.linger_seconds)))
-      late.push_back(number);
-  for (const Number number : late) {
-    Connection& connection = *connections_.at(number);
+  for (auto next = connections_.begin(); next != connections_.end();) {
+    const Number number = next->first;
+    Connection& connection = *next++->second;
+    const bool late = connection.phase != Phase::answering &&
+                      (connection.deadline < now || (listener_.get() < 0 && connection.idle() &&
+                                                     quiet_for(connection) > options_.linger_seconds));
+    if (!late) continue;
     // A client that has sent part of a request gets an answer that says why it is refused.
     const bool tells = connection.phase == Phase::reading && !connection.read.empty();
-    if (tells)
-      start_writing(connection, refusal(connection, 408, "too_slow", "the request took too long to arrive"),
-                    true);
-    if (!tells || !advance(number, connection)) close(number);
+    const bool stays =
+        tells && goes_on([&] {
+          start_writing(connection,
+                        refusal(connection, 408, "too_slow", "the request took too long to arrive"), true);
+          return take_turns(number, connection);
+        });
+    if (!stays) close(number);
   }
 }
 

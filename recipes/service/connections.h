@@ -49,7 +49,8 @@ struct WholeAnswer {
 
 class Connections {
  public:
-  /// Called in any of the pool's threads. Must not throw.
+  /// Called in any of the pool's threads. An exception from any of these three functions, such as for want of
+  /// memory, closes the connection.
   using Handler = std::function<WholeAnswer(const WholeRequest& request)>;
   /// Called in run()'s thread when the head of a request is complete and its body is not. Returns "" to
   /// accept the request, or the bytes of an answer, after which the connection is closed. Not called for a

@@ -56,16 +56,16 @@ struct Held {
   }
 };
 
+std::string status_alone(int status, std::string_view /*code*/, std::string_view /*reason*/,
+                         const std::string& /*address*/, const RequestHead* /*head*/) {
+  return std::to_string(status);
+}
+
 struct Running {
   explicit Running(const ConnectionOptions& options, const Connections::Handler& handler = echo,
-                   const Connections::Admission& admission = {})
-      : connections(
-            options, handler,
-            [](int status, std::string_view /*code*/, std::string_view /*reason*/,
-               const std::string& /*address*/,
-               const RequestHead* /*head*/) { return std::to_string(status); },
-            admission),
-        loop([this] { cut_off = connections.run(); }) {}
+                   const Connections::Admission& admission = {},
+                   const Connections::Refuser& refuser = status_alone)
+      : connections(options, handler, refuser, admission), loop([this] { cut_off = connections.run(); }) {}
   ~Running() { end(); }
   void end() {
     connections.end();
@@ -366,6 +366,26 @@ TEST_CASE("requests share a memory limit, including those being answered", "[ser
   CHECK(at_work.receive(6) == "[POST]");
   at_work.send(large("/"));
   CHECK(at_work.receive(6) == "[POST]");
+}
+
+TEST_CASE("where there is no memory for an answer, one connection is closed, and the others are served",
+          "[service]") {
+  const auto no_memory = [](auto&&...) -> std::string { throw std::bad_alloc(); };
+  Running running(
+      {.port = 0, .threads = 1, .request_seconds = 0.5, .linger_seconds = 0.05},
+      [&](const WholeRequest& request) {
+        if (request.bytes.starts_with("PUT")) no_memory();
+        return echo(request);
+      },
+      {}, no_memory);
+  for (const char* sent : {"GET /", "nonsense\r\n\r\n", "PUT / HTTP/1.1\r\n\r\n"}) {
+    const Client client(running.connections);
+    client.send(sent);
+    CHECK(client.receive(1).empty());
+  }
+  const Client client(running.connections);
+  client.send(kGet);
+  CHECK(client.receive(5) == "[GET]");
 }
 
 TEST_CASE("when draining takes too long, the number of cut connections is returned", "[service]") {
