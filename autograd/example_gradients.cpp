@@ -27,6 +27,12 @@ Tensor gradient_of(const char* function, const Tensor& parameter) {
   return slot->gradient.reshape(parameter.shape());
 }
 
+// 0 times what is no finite number would not be 0.
+void zero_left_out(const Tensor& x, const kernels::RowSegments& segments, std::span<const double> factors) {
+  for (Index s = 0; s < segments.count(); ++s)
+    if (factors[static_cast<std::size_t>(s)] == 0) x.rows(segments.begin(s), segments.end(s)).zero();
+}
+
 }  // namespace
 
 ExampleGradients::ExampleGradients(Arena& arena, Index examples, Index first)
@@ -181,6 +187,7 @@ void ExampleGradients::add_clipped(std::span<const double> factors) {
         break;
       case Kind::product:
         kernels::scale_segments(note->values, note->rows.segments, of_segments);
+        zero_left_out(note->input, note->rows.segments, of_segments);
         kernels::grouped_linear_backward_parameters(note->values, note->input, note->groups, note->parameter,
                                                     note->bias);
         break;

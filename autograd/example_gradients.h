@@ -70,8 +70,9 @@ class ExampleGradients {
   /// [examples] squared norms of this rank's part of each example's gradient, complete after backward. Sum
   /// them over the ranks.
   std::span<double> squares() { return squares_; }
-  /// Adds to the parameters' gradients the sum over i of factors[i] times this rank's part of example i's
-  /// gradient. Call it once.
+  /// Adds to the parameters' gradients the sum of factors[i] times the gradient of example i, as far as it is
+  /// on this rank; of a factor of 0, nothing, whatever the example's numbers are: inputs of products are then
+  /// set to 0, too. Once.
   void add_clipped(std::span<const double> factors);
 
  private:

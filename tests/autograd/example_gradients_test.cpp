@@ -127,7 +127,40 @@ TEST_CASE("linear: per-example norms and clipped sum, by rows and by elements", 
   }
 }
 
-// Layers in sequence: the output of one is the input of the next.
+TEST_CASE("an example whose numbers are not finite is left out of the sum, and nothing else is",
+          "[example_gradients]") {
+  for (const double wrong : {HUGE_VAL, -HUGE_VAL, std::nan("")})
+    for (const auto& [in, out, rows] : {std::tuple(7, 5, 1), {70, 65, 4}, {4, 6, 30}}) {
+      CAPTURE(wrong, in, out, rows);
+      Dense dense(in, out, true);
+      const std::vector<std::int32_t> offsets{0, rows, 2 * rows, 3 * rows};
+      const Tensor x = kept(random_values({3 * rows, in}, 1));
+      const Forward forward = [&](Tape& tape, const Tensor& x, const Tensor&) {
+        return dense.linear(tape, x);
+      };
+      ExampleScene scene(dense, x, offsets);
+      scene.pass(forward, 0, 3, nullptr);  // for the seed
+      scene.parameters.zero_gradients();
+      scene.pass(forward, 0, 1, nullptr);
+      scene.pass(forward, 2, 3, nullptr);
+      const auto expected = scene.gradient();
+
+      x.rows(rows, rows + 1).fill(wrong);
+      scene.parameters.zero_gradients();
+      scene.arena.reset();
+      ExampleGradients apart(scene.arena, 3);
+      scene.pass(forward, 0, 3, &apart);
+      std::vector<double> factors(3);
+      clip_factors(apart.squares(), 1e9, factors);
+      CHECK(factors == std::vector<double>{1, 0, 1});
+      apart.add_clipped(factors);
+      const Shape shape{static_cast<Index>(expected.size())};
+      CHECK(distance(Tensor::of<double>(shape, scene.gradient()), Tensor::of<double>(shape, expected)) <
+            1e-9);
+    }
+}
+
+// Each layer's input is what the one before it made.
 struct Stack : Module {
   Stack() : first(6, 8), second(8, 5), third(5, 3), norm(8), normal(3, {.gelu = true}) {
     add_module("first", first);

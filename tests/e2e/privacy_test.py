@@ -93,7 +93,12 @@ def main():
     train(1, "none", *PRIVATE, *little, status=1, says=["less than 0.05 is no privacy"])
     train(1, "none", *PRIVATE, *noise, "privacy.epsilon=0.01", status=1, says=["one step with privacy.noise_multiplier"])
 
-    # The seed determines neither the sampled examples nor the noise.
+    # Training does not end where an example's loss is not finite, which would tell of the example.
+    overflow = ["train.learning_rate=10", "train.weight_decay=10", "train.warmup=0", "train.schedule=constant", "train.steps=25"]
+    train(1, "overflow", *PRIVATE, *noise, *overflow)
+    assert metrics("overflow", "train/loss")[25] is None
+
+    # Nobody can say which examples were drawn, nor the noise, by the seed.
     train(1, "again", *PRIVATE, "privacy.epsilon=5", "privacy.delta=1e-3")
     try:
         assert_same_weights("budget", "again")

@@ -208,9 +208,10 @@ TEST_CASE("images with texts: each example's gradient is clipped as if it were a
   check_private(recipe);
 }
 
-// The sum of clipped per-client gradients to which noise would be added. Text i belongs to clients[i]; -1:
-// the text is left out.
-std::vector<Tensor> sum_of(const std::vector<std::int32_t>& clients, double bound, const ProcessGrid& grid) {
+// Of the texts of some clients, the sum that noise would be added to. `wrong`: a token whose embedding is not
+// finite, or -1.
+std::vector<Tensor> sum_of(const std::vector<std::int32_t>& clients, double bound, const ProcessGrid& grid,
+                           std::int32_t wrong = -1) {
   Recipe recipe = text_recipe();
   recipe.model.dropout = recipe.model.embedding_dropout = recipe.model.token_dropout = 0;
   recipe.privacy = {.unit = "client", .clip_norm = bound, .noise_multiplier = 1, .delta = 1e-3, .rate = 1};
@@ -224,6 +225,11 @@ std::vector<Tensor> sum_of(const std::vector<std::int32_t>& clients, double boun
     split.clients.push_back(clients[i]);
   }
   PrivateScene scene(recipe, grid);
+  if (wrong >= 0) {
+    const auto table = std::ranges::find(scene.parameters.parameters(), kPrivateVocabulary,
+                                         [](const Parameter* parameter) { return parameter->shape[0]; });
+    (*table)->value.rows(wrong, wrong + 1).fill(HUGE_VAL);
+  }
   SystemRandom random;
   PrivateTraining privacy(recipe.privacy, split, 1, grid, random);
   const DynamicBatcher batcher(split,
@@ -260,6 +266,20 @@ TEST_CASE("a client changes the sum by at most the bound, however many texts it 
         CHECK(std::sqrt(square) < bound * (1 + 1e-9));
       }
     }
+  }
+}
+
+TEST_CASE("examples whose numbers are not finite add nothing, and change no others", "[private_models]") {
+  const std::int32_t wrong = text_of(2)[0];
+  std::vector<std::int32_t> all(kExamples), rest;
+  std::iota(all.begin(), all.end(), 0);
+  for (const std::int32_t i : all) rest.push_back(std::ranges::count(text_of(i), wrong) > 0 ? -1 : i);
+  REQUIRE(std::ranges::count(rest, -1) < kExamples - 1);
+  for (const int expert_parallel : grid_shapes()) {
+    CAPTURE(expert_parallel);
+    const ProcessGrid grid = grid_of(expert_parallel);
+    const auto with = sum_of(all, 1e3, grid, wrong), without = sum_of(rest, 1e3, grid);
+    for (std::size_t p = 0; p < with.size(); ++p) CHECK(distance(with[p], without[p]) < 1e-12);
   }
 }
 
