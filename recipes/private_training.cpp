@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <limits>
+#include <span>
 
 #include "core/kernels/activation.h"
 #include "federated/privacy/calibration.h"
@@ -92,6 +93,16 @@ double PrivateTraining::epsilon(std::int64_t steps) const {
   return epsilon_of({noise_, rate_, steps}, recipe_.delta, kAccountant);
 }
 
+const std::string& PrivateTraining::name() {
+  if (!name_.empty()) return name_;
+  name_ = from_first(grid_.world(), [&] {
+    std::array<std::uint64_t, 2> drawn;
+    random_.fill(std::as_writable_bytes(std::span(drawn)));
+    return fmt::format("{:016x}{:016x}", drawn[0], drawn[1]);
+  });
+  return name_;
+}
+
 void PrivateTraining::for_batches(const DynamicBatcher& batcher, std::int64_t number,
                                   const std::function<void(const Batch&)>& each) {
   Communicator& world = grid_.world();
@@ -160,6 +171,7 @@ void PrivateTraining::release(const ParameterSet& parameters) {
           "train.epochs, and with them the noise, or privacy.epsilon",
           released_);
   ++released_;
+  name_.clear();
   const SumNoise noise = noise_of(parameters);
   // The ranks that have a parameter draw the noise for a part of it each, and send that part to the others.
   for (const Parameter* parameter : parameters.parameters()) {

@@ -15,11 +15,11 @@ namespace conclave {
 
 class RunLedger {
  public:
-  /// For a run that will have released `steps` steps at its end. All arguments but the recipe must outlive
-  /// the object. The object locks the ledger's file while it exists. Throws Error if the steps exceed what is
-  /// left of the budget. Collective.
-  RunLedger(const Recipe& recipe, const PrivateTraining& privacy, std::int64_t steps, RandomSource& random,
-            Communicator& world);
+  /// Of a run that is to have released `steps` steps in the end. What it released until now is recorded where
+  /// the file does not have it, as of a checkpoint that was trained without this ledger. All but the recipe
+  /// must outlive it; the file is this process's as long as it lives. Throws Error where the steps to come
+  /// are more than the budget leaves it. Collective.
+  RunLedger(const Recipe& recipe, PrivateTraining& privacy, std::int64_t steps, Communicator& world);
 
   /// What earlier runs spent and what it will be with this run, in a line; "" except on rank 0.
   const std::string& told() const { return told_; }
@@ -30,12 +30,13 @@ class RunLedger {
   std::string record(std::int64_t step);
 
  private:
-  const PrivateTraining& privacy_;
-  RandomSource& random_;
+  void add(const std::string& name, std::int64_t round, std::int64_t steps);
+
+  PrivateTraining& privacy_;
   Communicator& world_;
   std::string run_, told_;
-  std::unique_ptr<PrivacyLedger> ledger_;  // on rank 0
-  std::int64_t recorded_;                  // steps that the ledger has, or that were released before this run
+  std::unique_ptr<PrivacyLedger> ledger_;  // rank 0
+  std::int64_t recorded_;                  // steps of this run that are in it
 };
 
 }  // namespace conclave

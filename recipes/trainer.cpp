@@ -150,7 +150,7 @@ Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironme
   else
     resume();
   if (privacy_ && !recipe.privacy.ledger.empty()) {
-    ledger_ = std::make_unique<RunLedger>(recipe_, *privacy_, total_steps_, random_, grid.world());
+    ledger_ = std::make_unique<RunLedger>(recipe_, *privacy_, total_steps_, grid.world());
     if (!ledger_->told().empty()) log_.say(ledger_->told());
   }
   lock(recipe.run.directory, true, grid.world(), lock_);
@@ -302,7 +302,7 @@ void Trainer::resume() {
             "resume with the recipe as it was",
             environment_.resume, spent.at("noise_multiplier").dump(), spent.at("sampling_rate").dump(),
             privacy_->noise_multiplier(), privacy_->sampling_rate());
-    privacy_->go_on_from(spent.at("steps"));
+    privacy_->go_on_from(spent.at("steps"), spent.value("name", ""));
   }
   auto told = nlohmann::json::object();
   for (const char* what : {"metrics", "routing"})
@@ -583,6 +583,7 @@ CheckpointState Trainer::checkpoint_state() const {
                            {"noise_multiplier", privacy_->noise_multiplier()},
                            {"sampling_rate", privacy_->sampling_rate()},
                            {"steps", privacy_->released()},
+                           {"name", privacy_->name()},
                            {"epsilon", privacy_->epsilon(privacy_->released())},
                            {"delta", recipe_.privacy.delta}};
   if (image.size() > 0) metadata["image_shape"] = {image.height, image.width, image.channels};

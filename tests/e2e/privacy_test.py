@@ -107,8 +107,16 @@ def main():
     else:
         raise AssertionError("two private runs have the same weights")
 
-    # A resumed run continues with the spent epsilon and the same noise.
-    train(1, "again", *PRIVATE, "privacy.epsilon=5", "privacy.delta=1e-3", resume=checkpoints("budget")[0], says=["at step 20"])
+    # What is resumed goes on from what was spent, with the same noise.
+    # A ledger that it was not in gets its steps first, once however often it is resumed.
+    late = ["privacy.epsilon=5", "privacy.delta=1e-3", "privacy.ledger=ledgers/late.sqlite"]
+    halfway = metrics("budget", "privacy/epsilon")[20]
+    lacked = f"earlier runs spent an epsilon of {halfway:.4f}, with the 20 steps of the checkpoint, which it lacked"
+    train(2, "again", *PRIVATE, *late, resume=checkpoints("budget")[0], says=["at step 20", lacked])
+    train(1, "beyond", *PRIVATE, *late, resume=checkpoints("budget")[0], status=1, says=["and with the 20 steps of this one"])
+    with sqlite3.connect("ledgers/late.sqlite") as database:
+        assert database.execute("SELECT round, steps FROM spends").fetchall() == [(20, 20), (40, 20)]
+    database.close()
     other = ["privacy.epsilon=6", "privacy.delta=1e-3"]
     train(1, "again", *PRIVATE, *other, resume=checkpoints("budget")[0], status=1, says=["its steps had noise of"])
     train(1, "again", *PRIVATE, *noise, resume=checkpoints("plain")[0], status=1, says=["trained without privacy"])
