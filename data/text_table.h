@@ -1,7 +1,7 @@
-// A user's own labelled texts, one per row of a .csv, .tsv or .jsonl file (chosen by the extension, in upper
-// or lower case). The data are either three files, or one file that is split 90 / 5 / 5 by a hash of each
-// text. A text's split therefore does not change when rows are added or reordered, and equal texts are always
-// in the same split.
+// A user's own labelled texts, one per row of a .csv, .tsv or .jsonl file (the extension decides, in either
+// case). Either three files, or one that is split 90 / 5 / 5 by a hash of each text, so that a text's split
+// does not change when rows are added or reordered, and equal texts never stand on both sides. Where a column
+// names clients it is a hash of the client: all rows of one are in one part.
 #pragma once
 
 #include <cstdint>

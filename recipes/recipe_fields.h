@@ -93,8 +93,9 @@ void fields(R& data, Visitor&& field) {
         "table: column (JSON key) that is neither empty, 0 nor false for texts to single out; empty for none",
         any_text());
   field("client_column", data.client_column,
-        "table: column (JSON key) that names the client a row belongs to, such as a person's name or number, "
-        "for privacy.unit = \"client\"; empty for none",
+        "table: column (JSON key) of whose the row is, a person's name or number, for privacy.unit = "
+        "\"client\"; one path is then split by it, so that all of a person's rows are in one part; "
+        "empty for none",
         any_text());
   field("inputs", data.inputs,
         "emoji, coco, fashion_gloss: what the model is shown: the picture (image); the name and keywords, "

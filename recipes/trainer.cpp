@@ -587,6 +587,11 @@ CheckpointState Trainer::checkpoint_state() const {
                            {"epsilon", privacy_->epsilon(privacy_->released())},
                            {"delta", recipe_.privacy.delta}};
   if (image.size() > 0) metadata["image_shape"] = {image.height, image.width, image.channels};
+  const auto state = [&]() -> CheckpointState {
+    return {step_, to_toml(recipe_), metadata.dump(), corpus_.tokenizer ? corpus_.tokenizer->bytes() : ""};
+  };
+  // What is measured on examples has no noise, and a private model is made to be given away.
+  if (privacy_) return state();
   if (last_validation_.empty() && !told_.empty()) metadata.update(nlohmann::json::parse(told_));
   for (const auto& [task, result] : last_validation_) {
     auto& metrics = metadata["metrics"][task];
@@ -597,7 +602,7 @@ CheckpointState Trainer::checkpoint_state() const {
   }
   for (std::size_t l = 0; l < layers_.size() && !last_validation_.empty(); ++l)
     metadata["routing"][layers_[l].first] = last_validation_.front().second.expert_classes[l];
-  return {step_, to_toml(recipe_), metadata.dump(), corpus_.tokenizer ? corpus_.tokenizer->bytes() : ""};
+  return state();
 }
 
 void Trainer::save() {

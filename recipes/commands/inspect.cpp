@@ -15,7 +15,9 @@ namespace {
 
 void print_experts(const nlohmann::json& metadata) {
   if (!metadata.contains("routing")) {
-    fmt::print("experts: no evaluation was saved with this checkpoint yet\n");
+    fmt::print("experts: {}\n", metadata.contains("privacy") || metadata.contains("client_privacy")
+                                    ? "a private model has nothing in it that was measured on examples"
+                                    : "no evaluation was saved with this checkpoint yet");
     return;
   }
   const auto names = metadata.at("class_names").get<std::vector<std::string>>();

@@ -253,6 +253,29 @@ TEST_CASE("one file is split 90 / 5 / 5 by its texts, whatever their order", "[d
   CHECK(texts(a.validation) == texts(b.validation));
 }
 
+TEST_CASE("one file that says whose its texts are is split by client, each of whom is in one part",
+          "[data]") {
+  const TemporaryDirectory folder;
+  std::string rows = "text,who,label\n";
+  for (int i = 0; i < 4000; ++i)
+    rows += fmt::format("text number {},client {},{}\n", i % 3000, i % 400, i % 3);
+  const auto data = read_table({.path = folder.write("t.csv", rows), .client_column = "who"});
+  std::set<std::int32_t> all;
+  for (const auto* split : {&data.train, &data.validation, &data.test}) {
+    std::set<std::int32_t> clients;
+    for (const TextExample& example : *split) clients.insert(example.client);
+    CHECK(split->size() == 10 * clients.size());
+    CHECK(clients.size() >= 8);
+    all.insert(clients.begin(), clients.end());
+  }
+  CHECK(all.size() == 400);
+  CHECK(data.train.size() == Approx(3600).margin(200));
+
+  const std::string few = "text,who,label\na,18,x\nb,18,x\n";  // whose hash has it tested
+  CHECK_THAT(error_of([&] { read_table({.path = folder.write("f.csv", few), .client_column = "who"}); }),
+             Contains("too few different clients to split"));
+}
+
 TEST_CASE("malformed tables are named by file and line", "[data]") {
   CHECK_THAT(table_error("t.csv", ""), Contains("t.csv:1: "));
   CHECK_THAT(table_error("t.csv", "text,label\n"), Contains("no rows"));

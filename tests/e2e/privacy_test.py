@@ -4,6 +4,8 @@ import json
 import sqlite3
 from pathlib import Path
 
+import h5py
+
 import runs
 from e2e.images_test import prepare, train
 from runs import PROGRAM, assert_same_weights, checkpoints, run
@@ -16,6 +18,11 @@ ALL = [*PRIVATE, "privacy.batch=550", "privacy.noise_multiplier=1e-6", "privacy.
 def metrics(directory, key):
     lines = map(json.loads, Path(directory, "metrics.jsonl").read_text().splitlines())
     return {line["step"]: line[key] for line in lines if key in line}
+
+
+def notes(directory):
+    with h5py.File(checkpoints(directory)[-1]) as file:
+        return json.loads(bytes(file["state/metadata"][()]))
 
 
 def close(one, other):
@@ -117,6 +124,9 @@ def main():
     with sqlite3.connect("ledgers/late.sqlite") as database:
         assert database.execute("SELECT round, steps FROM spends").fetchall() == [(20, 20), (40, 20)]
     database.close()
+    # Nothing that was measured is in it, nor will be in what is made of it.
+    assert not {"metrics", "routing"} & notes("again").keys()
+    run([PROGRAM, "inspect", "again"], says=["nothing in it that was measured on examples"])
     other = ["privacy.epsilon=6", "privacy.delta=1e-3"]
     train(1, "again", *PRIVATE, *other, resume=checkpoints("budget")[0], status=1, says=["its steps had noise of"])
     train(1, "again", *PRIVATE, *noise, resume=checkpoints("plain")[0], status=1, says=["trained without privacy"])
