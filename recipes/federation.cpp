@@ -318,6 +318,7 @@ Recipe site_recipe(const SiteSettings& site, const Recipe& model, const std::str
           "name the column in this site's data.client_column",
           name);
   check_recipe(recipe, name);
+  check_trained(recipe, name);
   return recipe;
 }
 

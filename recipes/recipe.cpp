@@ -62,6 +62,7 @@ Recipe parse_recipe(const std::string& text, const std::string& name,
 
 Recipe read_recipe(const std::string& path, const std::vector<std::string>& overrides, Communicator* world) {
   Recipe recipe = parse_recipe(settings::file_text(path, world), path, overrides);
+  check_trained(recipe, path);
   check_meant(recipe, path);
   return recipe;
 }

@@ -288,13 +288,22 @@ void check_privacy(const Recipe& recipe, Checker& check) {
          "use data in which each record is one example");
   refuse(recipe.data.synset_words, "data.synset_words", recipe.data.synset_words,
          "a synset is in two examples, its gloss and its words", "set it to false");
-  refuse(recipe.quantization.enabled, "quantization.enabled", recipe.quantization.enabled,
-         "gradients of rounded weights are not available for each example", "set it to false");
   refuse(train.accumulate != 1, "train.accumulate", train.accumulate,
          "privacy.batch decides how many batches are computed for a step", "set it to 1");
 }
 
 }  // namespace
+
+void check_trained(const Recipe& recipe, const std::string& name) {
+  Checker check(recipe, name);
+  check.require(
+      !recipe.privacy.is_on() || !recipe.quantization.enabled, {"quantization.enabled", "privacy.unit"},
+      "{} with {}: the gradient of a rounded weight is not told apart by examples; set it to false, "
+      "and quantize the model once it is trained (conclave quantize)",
+      check.shown("quantization.enabled", recipe.quantization.enabled),
+      check.shown("privacy.unit", recipe.privacy.unit));
+  check.finish();
+}
 
 void check_meant(const Recipe& recipe, const std::string& name) {
   const PrivacyRecipe& privacy = recipe.privacy;

@@ -67,6 +67,13 @@ struct Coordinator::Parts {
     }
     model.emplace(newest);
     if (anew) model->state().step = 0;
+    // Whoever has the model knows by this that it hides those it was trained on. Sites check that it stays as
+    // it is, so it is there from the first round on.
+    if (anew && options.secure.privacy.is_on()) {
+      auto notes = nlohmann::json::parse(model->state().metadata);
+      notes["round_privacy"] = {{"unit", to_string(options.secure.privacy.unit)}};
+      model->state().metadata = notes.dump();
+    }
     round = model->state().step;
     require(round <= options.rounds,
             "{}: {} rounds are over, and federation.rounds = {}; give {}, with which it ends here, or more",

@@ -22,7 +22,13 @@ void expect_new(const std::string& directory, std::int64_t step, Communicator& w
   });
 }
 
-// The metadata without measurements of the model before.
+// By the notes of training, of rounds of a federation, or of a simulation.
+bool is_private(const nlohmann::json& metadata) {
+  return metadata.contains("privacy") || metadata.contains("round_privacy") ||
+         metadata.contains("client_privacy");
+}
+
+// Without what was measured of the model as it was.
 std::string notes_of(nlohmann::json metadata) {
   for (const char* measured : {"metrics", "routing"}) metadata.erase(measured);
   return metadata.dump();
@@ -41,20 +47,21 @@ int quantize(const QuantizeArguments& arguments, const Surroundings& surrounding
   const std::string path = find_checkpoint(arguments.checkpoint, grid.world());
   CheckpointState state = CheckpointReader(path).state();
   const Recipe recipe = parse_recipe(state.recipe, path + ":/state/recipe", overrides);
+  const bool by_token = recipe.quantization.activations == "token";
+  const auto metadata = nlohmann::json::parse(state.metadata);
+  require(by_token || !is_private(metadata),
+          "{}: it hides those it was trained on, and ranges learned from their examples would have no noise; "
+          "set quantization.activations to \"token\"",
+          path);
   std::optional<SplitEvaluation> data;
   std::optional<LoadedModel> alone;
-  if (recipe.quantization.activations == "token")
+  if (by_token)
     alone.emplace(path, grid, overrides, true);
   else
     data.emplace(path, EvaluatedData{"train"}, "", overrides, grid, true);
   LoadedModel& loaded = data ? data->loaded() : *alone;
   expect_new(arguments.out, loaded.step(), grid.world());
   Quantization& quantization = *loaded.model().quantization();
-  const auto metadata = nlohmann::json::parse(state.metadata);
-  require(quantization.observers.empty() || !metadata.contains("client_privacy"),
-          "{}: it was trained with privacy for its clients, and ranges learned from their examples would "
-          "have no noise; set quantization.activations to \"token\"",
-          path);
   RangeLearning ranges(quantization, grid.world());
   if (data) data->calibrate(arguments.batches, [&] { ranges.learn(); });
 

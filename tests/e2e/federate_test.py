@@ -621,6 +621,8 @@ def test_shared_noise():
         # Of four sites three must stay: theirs would be enough.
         expected = noise * changed_by_one * (4 / 3) ** 0.5
         assert abs(added.std() / expected - 1) < 0.05 and abs(added.mean()) < 0.1 * expected, (kind, added.std(), expected)
+        ranges = ["--out", f"{directory}/ranges", "--set=quantization.activations=tensor"]
+        run([PROGRAM, "quantize", directory, *ranges], 1, ["it hides those it was trained on"])
         assert entry["privacy"]["unit"] == kind and all(not site["metrics"] for site in entry["sites"].values()), entry
         for name in SECURE_SITES:
             with sqlite3.connect(f"{directory}/{name}/privacy.sqlite") as database:

@@ -127,6 +127,11 @@ def main():
     # Nothing that was measured is in it, nor will be in what is made of it.
     assert not {"metrics", "routing"} & notes("again").keys()
     run([PROGRAM, "inspect", "again"], says=["nothing in it that was measured on examples"])
+    quantize = [PROGRAM, "quantize", "again", "--out", "integers"]
+    run([*quantize, "--set=quantization.activations=tensor"], status=1, says=["it hides those it was trained on"])
+    run(quantize, says=["times smaller"])
+    run([PROGRAM, "eval", "integers"])
+    assert notes("integers")["privacy"] == notes("again")["privacy"]
     other = ["privacy.epsilon=6", "privacy.delta=1e-3"]
     train(1, "again", *PRIVATE, *other, resume=checkpoints("budget")[0], status=1, says=["its steps had noise of"])
     train(1, "again", *PRIVATE, *noise, resume=checkpoints("plain")[0], status=1, says=["trained without privacy"])
