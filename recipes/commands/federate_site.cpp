@@ -392,19 +392,18 @@ class SiteJob {
     const FileDigest digest =
         kept_->save(trainer_->model_entries(), model, work.turn, file.string(), control, changes);
     if (!speaks_) return true;
-    const bool counts_persons = of_sums_.unit == RoundPrivacy::Unit::client;
-    const WaitingUpdate update{
-        .round = work.number,
-        .base = round_.digest,
-        .file = file,
-        .digest = digest,
-        .examples =
-            static_cast<double>(counts_persons ? trainer_->private_units() : trainer_->training_examples()),
-        .tokens = served(kept_->policy(), *trainer_),
-        .metrics = metrics,
-        .turn = work.turn,
-        .terms = made_by(work),
-        .spend = ledger_ && !of_sums_.is_on() ? sha256_of(file) : ""};
+    const bool hides_clients = privacy_.of_clients();  // and so how many rows each of them has
+    const WaitingUpdate update{.round = work.number,
+                               .base = round_.digest,
+                               .file = file,
+                               .digest = digest,
+                               .examples = static_cast<double>(hides_clients ? trainer_->private_units()
+                                                                             : trainer_->training_examples()),
+                               .tokens = served(kept_->policy(), *trainer_),
+                               .metrics = metrics,
+                               .turn = work.turn,
+                               .terms = made_by(work),
+                               .spend = ledger_ && !of_sums_.is_on() ? sha256_of(file) : ""};
     update.save();
     account_and_deliver(update, work);
     return true;

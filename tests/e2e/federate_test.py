@@ -817,14 +817,15 @@ def test_noise_once():
 
 
 def test_private():
-    """A site's own [privacy], of texts whose tokenizer came with the model; its epsilon goes on after a restart."""
+    """A site's own [privacy], of texts whose tokenizer came with the model, hides its clients, by whom it counts; its epsilon
+    goes on after a restart."""
     make_public_start()
     Path("private").mkdir()
     options = ["--set=federation.start=public", "--set=federation.rounds=2", "--set=federation.quorum=1"]
     leader = Started("private/coordinator.log", coordinator("private", *options, "--set=federation.gather_seconds=3"))
     leader.until("listens at port")
-    privacy = ["unit=record", "noise_multiplier=1", "delta=1e-3", "batch=50"]
-    private = site("north", "private", *[f"--set=privacy.{key}" for key in privacy])
+    privacy = ["unit=client", "noise_multiplier=1", "delta=1e-3", "batch=2"]
+    private = site("north", "private", "--set=data.client_column=who", *[f"--set=privacy.{key}" for key in privacy])
     north = Started("private/north.log", private)
     north.until("round 1 of 2: delivered")
     north.kill()
@@ -835,8 +836,10 @@ def test_private():
     epsilon = {line["step"]: line["privacy/epsilon"] for line in lines if "privacy/epsilon" in line}
     log = north.log.read_text()
     assert "privacy: of 8 steps" in log and f"epsilon {epsilon[8]:.3f} at delta" in log, (epsilon, log)
-    sent = [line["entry"]["sites"]["north"]["metrics"] for line in map(json.loads, Path("private/transcript.jsonl").read_text().splitlines())]
-    assert sent == [{}, {}], sent  # without noise, nothing is told
+    sent = [line["entry"]["sites"]["north"] for line in map(json.loads, Path("private/transcript.jsonl").read_text().splitlines())]
+    assert [one["metrics"] for one in sent] == [{}, {}], sent  # without noise, nothing is told
+    clients = int(re.search(r"of (\d+) clients on average", log).group(1))
+    assert [one["examples"] for one in sent] == [clients, clients] and clients <= 10, (sent, clients)
 
     # A coordinator that begins again, at round 1, is not told more than the budget: the site's ledger has the rounds before.
     spent = float(re.search(r"epsilon ([\d.]+) at delta 0.001 with this round", log.split("round 1 of 2: delivered")[1]).group(1))
