@@ -9,6 +9,7 @@ namespace {
 
 constexpr std::int64_t kApplication = 0x436f6e50;  // "ConP", which marks the file as a ledger
 constexpr std::int64_t kVersion = 2;
+constexpr std::string_view kMechanism = "sampled_gaussian";  // of every spend, as PrivacyEvent says
 
 std::int64_t pragma(const Database& database, std::string_view name) {
   Statement statement = database.prepare(fmt::format("PRAGMA {}", name));
@@ -69,17 +70,6 @@ void prepare(Database& database, const std::string& path, const std::string& uni
   transaction.commit();
 }
 
-std::string_view name_of(PrivacyMechanism mechanism) {
-  return mechanism == PrivacyMechanism::concentrated ? "concentrated" : "sampled_gaussian";
-}
-
-PrivacyMechanism mechanism_named(const std::string& name) {
-  if (name == "concentrated") return PrivacyMechanism::concentrated;
-  require(name == "sampled_gaussian", "the privacy ledger has a mechanism {} that this program does not know",
-          name);
-  return PrivacyMechanism::sampled_gaussian;
-}
-
 }  // namespace
 
 PrivacyLedger::PrivacyLedger(const std::string& path, std::string unit, const PrivacyBudget& budget)
@@ -94,12 +84,12 @@ std::vector<PrivacySpend> PrivacyLedger::spends() const {
   std::vector<PrivacySpend> all;
   Statement rows = database_.prepare(
       "SELECT run, round, digest, mechanism, noise, rate, steps FROM spends ORDER BY place");
-  while (rows.next())
-    all.push_back({rows.text(0),
-                   rows.integer(1),
-                   rows.text(2),
-                   {rows.real(4), rows.real(5), rows.integer(6)},
-                   mechanism_named(rows.text(3))});
+  while (rows.next()) {
+    require(rows.text(3) == kMechanism,
+            "the privacy ledger has a mechanism {} that this program does not know", rows.text(3));
+    all.push_back(
+        {rows.text(0), rows.integer(1), rows.text(2), {rows.real(4), rows.real(5), rows.integer(6)}});
+  }
   return all;
 }
 
@@ -114,8 +104,7 @@ double PrivacyLedger::epsilon_with(const PrivacySpend* next) const {
   if (next) all.push_back(*next);
   // The noise may have been changed because of earlier outputs, and then pld is not proven (accountant.h).
   const bool alike = std::ranges::all_of(all, [&](const PrivacySpend& spend) {
-    return spend.mechanism == PrivacyMechanism::sampled_gaussian &&
-           spend.event.noise_multiplier == all.front().event.noise_multiplier &&
+    return spend.event.noise_multiplier == all.front().event.noise_multiplier &&
            spend.event.sampling_rate == all.front().event.sampling_rate;
   });
   const auto accountant = make_accountant(alike ? kAccountant : "rdp");
@@ -142,20 +131,15 @@ void PrivacyLedger::check(const PrivacySpend& spend) const {
 bool PrivacyLedger::record(const PrivacySpend& spend) {
   require(!spend.run.empty() && !spend.digest.empty(), "privacy ledger: a spend needs a run and a digest");
   const auto& [noise, rate, steps] = spend.event;
-  require(spend.mechanism == PrivacyMechanism::sampled_gaussian || rate == 1,
-          "privacy ledger: sampling at rate {}; for a mechanism that is known by its concentration, the rate "
-          "must be 1",
-          rate);
   Transaction transaction(database_);
   Statement same = database_.prepare(
-      "SELECT mechanism, noise, rate, steps FROM spends WHERE run = ?1 AND round = ?2 AND digest = ?3");
+      "SELECT noise, rate, steps FROM spends WHERE run = ?1 AND round = ?2 AND digest = ?3");
   if (same.bind(spend.run, spend.round, spend.digest).next()) {
-    require(same.text(0) == name_of(spend.mechanism) && same.real(1) == noise && same.real(2) == rate &&
-                same.integer(3) == steps,
+    require(same.real(0) == noise && same.real(1) == rate && same.integer(2) == steps,
             "privacy ledger: round {} of {} was recorded with {} steps of noise {} at rate {}, and the same "
             "value "
             "comes with {} steps of noise {} at rate {}",
-            spend.round, spend.run, same.integer(3), same.real(1), same.real(2), steps, noise, rate);
+            spend.round, spend.run, same.integer(2), same.real(0), same.real(1), steps, noise, rate);
     return false;
   }
   check(spend);
@@ -163,7 +147,7 @@ bool PrivacyLedger::record(const PrivacySpend& spend) {
       .prepare(
           "INSERT INTO spends(run, round, digest, mechanism, unit, noise, rate, steps) "
           "VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")
-      .bind(spend.run, spend.round, spend.digest, name_of(spend.mechanism), unit_, noise, rate, steps)
+      .bind(spend.run, spend.round, spend.digest, kMechanism, unit_, noise, rate, steps)
       .run();
   transaction.commit();
   return true;

@@ -26,17 +26,11 @@ class BudgetExceeded : public Error {
   using Error::Error;
 };
 
-enum class PrivacyMechanism {
-  sampled_gaussian,  ///< event as described at PrivacyEvent
-  concentrated,  ///< event bounds Renyi divergences only, as in distributed_gaussian.h; pld does not apply
-};
-
 struct PrivacySpend {
   std::string run;  ///< for example the federation's and the model's name; not ""
   std::int64_t round = 0;
   std::string digest;  ///< identifies the released bytes, for example their SHA-256 in hexadecimal; not ""
   PrivacyEvent event;
-  PrivacyMechanism mechanism = PrivacyMechanism::sampled_gaussian;
 };
 
 class PrivacyLedger {
@@ -59,9 +53,8 @@ class PrivacyLedger {
   /// Number of values recorded for a run's round.
   std::int64_t count(const std::string& run, std::int64_t round) const;
 
-  /// Epsilon of all that was recorded, at the budget's delta. It is computed from privacy loss distributions,
-  /// but from Renyi divergences if a spend provides only those, or if noise or rate differ between spends,
-  /// because they may have been chosen depending on earlier outputs.
+  /// Of all that was recorded, at the budget's delta; by privacy loss distributions, or by Renyi divergences
+  /// where noise or rate differ: they may have been chosen by what came out.
   double epsilon() const;
   /// Epsilon of what was recorded and of `next`.
   double epsilon_with(const PrivacyEvent& next) const;

@@ -8,10 +8,6 @@ namespace conclave {
 
 class RdpAccountant : public PrivacyAccountant {
  public:
-  /// Adds a mechanism that is `rho`-zero-concentrated private (Bun and Steinke 2016): its divergence of order
-  /// alpha is at most rho * alpha. Throws Error if rho is below 0.
-  void compose_concentrated(double rho);
-
   struct Bound {
     double value;  ///< epsilon, or delta
     double order;  ///< that gave it

@@ -6,21 +6,6 @@
 namespace conclave::secure_aggregation {
 namespace {
 
-// Writes the rounded values to `out`; returns the sum of their squares.
-double round_at_random(std::span<const float> x, FixedPoint format, RandomBits& random,
-                       std::span<std::int64_t> out) {
-  double squares = 0;
-  std::uint64_t bits = 0;
-  for (std::size_t i = 0; i < x.size(); ++i) {
-    bits = i % 2 == 0 ? random.next() : bits >> 32;
-    const double exact = static_cast<double>(x[i]) * format.scale, below = std::floor(exact);
-    const bool up = static_cast<double>(static_cast<std::uint32_t>(bits)) < (exact - below) * 0x1p32;
-    out[i] = static_cast<std::int64_t>(below) + up;
-    squares += static_cast<double>(out[i]) * static_cast<double>(out[i]);
-  }
-  return squares;
-}
-
 void check_values(std::span<const float> x, FixedPoint format) {
   for (std::size_t i = 0; i < x.size(); ++i)
     // Written such that NaN fails. FixedPoint::choose() leaves half a level above the clip for rounding.
@@ -60,32 +45,12 @@ void shorten(std::span<float> values, double norm) {
 std::vector<std::int64_t> quantize(std::span<const float> x, FixedPoint format, RandomBits& random) {
   check_values(x, format);
   std::vector<std::int64_t> result(x.size());
-  round_at_random(x, format, random, result);
-  return result;
-}
-
-double rounded_norm_bound(double norm, std::size_t length, double beta) {
-  const double d = static_cast<double>(length);
-  const double worst = norm + std::sqrt(d);
-  const double likely =
-      std::sqrt(norm * norm + d / 4 + std::sqrt(2 * std::log(1 / beta)) * (norm + std::sqrt(d) / 2));
-  return std::min(worst, likely);
-}
-
-std::vector<std::int64_t> quantize_conditionally(std::span<const float> x, FixedPoint format, double norm,
-                                                 double beta, RandomBits& random) {
-  require(beta > 0 && beta < 1, "secure aggregation: beta is {}; expected between 0 and 1", beta);
-  check_values(x, format);
-  double squares = 0;
-  for (const float value : x) {
-    const double exact = static_cast<double>(value) * format.scale;
-    squares += exact * exact;
-  }
-  require(squares <= norm * norm * (1 + 1e-6), "secure aggregation: an update of norm {}, clipped to {}",
-          std::sqrt(squares) / format.scale, norm / format.scale);
-  const double bound = rounded_norm_bound(norm, x.size(), beta);
-  std::vector<std::int64_t> result(x.size());
-  while (round_at_random(x, format, random, result) > bound * bound) {
+  std::uint64_t bits = 0;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    bits = i % 2 == 0 ? random.next() : bits >> 32;
+    const double exact = static_cast<double>(x[i]) * format.scale, below = std::floor(exact);
+    const bool up = static_cast<double>(static_cast<std::uint32_t>(bits)) < (exact - below) * 0x1p32;
+    result[i] = static_cast<std::int64_t>(below) + up;
   }
   return result;
 }

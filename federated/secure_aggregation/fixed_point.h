@@ -28,16 +28,6 @@ void shorten(std::span<float> values, double norm);
 /// half a level.
 std::vector<std::int64_t> quantize(std::span<const float> x, FixedPoint format, RandomBits& random);
 
-/// The same, repeated until the norm of the integers is at most rounded_norm_bound(), the bound of Kairouz,
-/// Liu, Steinke, "The Distributed Discrete Gaussian Mechanism", ICML 2021, equation (3). Noise can then be
-/// calibrated to that bound as the sensitivity. `beta` in (0, 1): the probability that a rounding must be
-/// repeated is at most beta. Throws Error if the norm of x * scale is above `norm`, which is clip * scale, in
-/// integers.
-std::vector<std::int64_t> quantize_conditionally(std::span<const float> x, FixedPoint format, double norm,
-                                                 double beta, RandomBits& random);
-/// The smaller one of that paper's two bounds; `norm` in integers, `length` of the vector.
-double rounded_norm_bound(double norm, std::size_t length, double beta);
-
 /// sum / scale. [sum.size()]
 std::vector<float> dequantize(const RingVector& sum, FixedPoint format);
 /// The same for the numbers from `first` on. [out.size()]

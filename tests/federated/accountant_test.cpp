@@ -8,7 +8,6 @@
 
 #include "core/error.h"
 #include "federated/privacy/calibration.h"
-#include "federated/privacy/distributed_gaussian.h"
 #include "federated/privacy/privacy_loss.h"
 #include "federated/privacy/rdp.h"
 
@@ -213,25 +212,6 @@ TEST_CASE("the least noise is just enough, and so are the most steps") {
   }
   CHECK(most_steps({0.1, 1e-5}, 1, 1, "pld") == 0);
   CHECK_THROWS_WITH(least_noise({0, 1e-5}, 1, 1, "pld"), Catch::Contains("epsilon 0"));
-}
-
-TEST_CASE("a sum of discrete Gaussians spends what one Gaussian does, where each is wide enough") {
-  // ten sites' noise, a unit's integers of norm 300: noise multiplier sqrt(10 * 100^2) / 300
-  const DistributedGaussian mechanism{
-      .variance = 1e4, .sites = 10, .sensitivity = 300, .dimension = 1'000'000};
-  RdpAccountant distributed, central;
-  distributed.compose_concentrated(concentration(mechanism));
-  central.compose({.noise_multiplier = std::sqrt(10.0) / 3});
-  CHECK(distributed.epsilon(1e-5) == Approx(central.epsilon(1e-5)).epsilon(1e-12));
-
-  // proposition 14 by hand: two sites, variance 1: tau = 10 e^(-pi^2)
-  const double tau = 10 * std::exp(-M_PI * M_PI), wanted = 5 / std::sqrt(2.0) + 2 * tau;
-  CHECK(concentration({.variance = 1, .sites = 2, .sensitivity = 5, .dimension = 4}) ==
-        Approx(wanted * wanted / 2).epsilon(1e-12));
-  CHECK_THROWS_WITH(concentration({.variance = 0.3, .sites = 9, .sensitivity = 5, .dimension = 1000}),
-                    Catch::Contains("too small"));
-  CHECK_THROWS_AS(concentration({.variance = 0, .sites = 9, .sensitivity = 5, .dimension = 1}), Error);
-  CHECK(rounded_norm(1.5, 100, 25) == 155);
 }
 
 }  // namespace conclave

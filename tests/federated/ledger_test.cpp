@@ -111,19 +111,6 @@ TEST_CASE("a spend beyond the budget is refused, and not recorded") {
   CHECK_THROWS_AS(ledger.record(spend_of(3, "ab", 100)), BudgetExceeded);
 }
 
-TEST_CASE("spends known by their concentration are counted by Renyi divergences, all of them") {
-  const TemporaryDirectory directory;
-  PrivacyLedger ledger(directory.path() + "/ledger", "record", kBudget);
-  ledger.record(spend_of(1));
-  ledger.record({"ward", 2, "ab", {20, 1, 1}, PrivacyMechanism::concentrated});
-  const auto accountant = make_accountant("rdp");
-  accountant->compose({1, 0.01, 100});
-  accountant->compose({20, 1, 1});
-  CHECK(ledger.epsilon() == accountant->epsilon(kBudget.delta));
-  CHECK_THROWS_WITH(ledger.record({"ward", 3, "ab", {20, 0.5, 1}, PrivacyMechanism::concentrated}),
-                    Catch::Contains("rate 0.5"));
-}
-
 TEST_CASE("a site killed between recording and release has the spend in its ledger") {
   const TemporaryDirectory directory;
   const std::string path = directory.path() + "/ledger";

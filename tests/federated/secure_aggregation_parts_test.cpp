@@ -253,25 +253,6 @@ TEST_CASE("a vector is added in pieces from where it lies as it is from memory, 
   CHECK(std::ranges::equal(some, std::span(values).subspan(70'000, 1000)));
 }
 
-TEST_CASE("conditional rounding keeps the norm that noise is calibrated to") {
-  const FixedPoint format = FixedPoint::choose({2}, 10, 1.0);
-  const std::size_t length = 5000;
-  const std::vector<float> x(length, 0.9999f / std::sqrt(static_cast<float>(length)));
-  RandomBits random(system_random);
-  const double bound = rounded_norm_bound(format.scale, length, 0.6);
-  CHECK(bound > format.scale);
-  CHECK(bound < format.scale + std::sqrt(double(length)));
-  for (int i = 0; i < 20; ++i) {
-    double squares = 0;
-    for (const std::int64_t value : quantize_conditionally(x, format, format.scale, 0.6, random))
-      squares += static_cast<double>(value * value);
-    CHECK(squares <= bound * bound);
-  }
-  const std::vector<float> large(length, 1.1f / std::sqrt(static_cast<float>(length)));
-  CHECK_THROWS_WITH(quantize_conditionally(large, format, format.scale, 0.6, random),
-                    Catch::Contains("clipped to"));
-}
-
 TEST_CASE("honest survivors hang together by masks, whoever of few sites is gone or colludes") {
   for (std::uint32_t n = 3; n <= 40; ++n) {
     const std::uint32_t least = (2 * n + 2) / 3, colluding = 2 * least - n - 1;

@@ -34,6 +34,29 @@ TEST_CASE("the fewest sites' shares are noise enough for what a unit changes, ro
       }
 }
 
+TEST_CASE("shares are wide enough that their sum spends what one Gaussian does", "[shared_noise]") {
+  using Catch::Matchers::Contains;
+  const Agreement agreement = among(10, 2, 10);
+  CHECK_THROWS_WITH(NoisyFormat::choose(agreement, 1, {.sensitivity = 1, .noise_multiplier = 0.005}),
+                    Contains("too small for the sum to be a Gaussian"));
+  // Of Kairouz, Liu and Steinke 2021, proposition 14: of so many sites' shares, each of this variance, a unit
+  // of this norm moves the sum by that many deviations.
+  const auto moved = [](double variance, double sites, double norm, double dimension) {
+    double tau = 0;
+    for (double k = 1; k < sites; ++k) tau += 10 * std::exp(-2 * M_PI * M_PI * variance * k / (k + 1));
+    return norm / std::sqrt(sites * variance) + std::sqrt(dimension) * tau;
+  };
+  CHECK(moved(1, 10, 5, 1e6) > 1.3 * moved(1, 10, 5, 0));
+  for (const double multiplier : {0.01, 0.1, 1.0}) {
+    const auto [format, variance] =
+        NoisyFormat::choose(agreement, 1, {.sensitivity = 1, .noise_multiplier = multiplier});
+    CAPTURE(multiplier, variance);
+    const double norm = format.scale + std::sqrt(static_cast<double>(agreement.length));
+    const double sites = static_cast<double>(agreement.least);
+    CHECK(moved(static_cast<double>(variance), sites, norm, 1e9) <= 1 / multiplier);
+  }
+}
+
 TEST_CASE("a share has the variance that it is to have, and without noise there is none", "[shared_noise]") {
   const Agreement agreement = among(5, 4, 100'000);
   SystemRandom source;
