@@ -3,8 +3,6 @@
 // https://github.com/huggingface/safetensors#format
 #pragma once
 
-#include <cstdint>
-#include <map>
 #include <string>
 
 #include "parallel/checkpoint/export.h"
@@ -17,20 +15,5 @@ namespace conclave {
 /// Call it on one rank. Throws Error.
 void export_safetensors(const CheckpointReader& checkpoint, const std::string& path,
                         const ExportNotes& notes);
-
-struct SafetensorsFile {
-  struct Entry {
-    DType dtype;
-    Shape shape;
-    std::uint64_t begin, end;  // bytes from the start of the file
-  };
-  std::map<std::string, Entry> tensors;
-  std::map<std::string, std::string> metadata;
-};
-
-/// Reads the header of any file, also a damaged one: every size is checked against the file's size before
-/// memory is allocated for it, and the tensors must fill the file exactly. Throws Error, naming the file and
-/// the tensor.
-SafetensorsFile read_safetensors(const std::string& path);
 
 }  // namespace conclave
