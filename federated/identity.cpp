@@ -19,11 +19,13 @@
 
 #include "core/durable_file.h"
 #include "core/error.h"
+#include "federated/sha256.h"
 
 namespace conclave {
 namespace {
 
 constexpr int kAuthorityDays = 3650;
+constexpr std::int64_t kNoticeDays = 14, kDaySeconds = 86400;
 constexpr std::size_t kMostBytes = 64 * 1024;  // of a PEM file
 constexpr std::size_t kMostListBytes = std::size_t{16} << 20;
 
@@ -64,10 +66,10 @@ CertificatePointer certificate_from(std::string_view text) {
   return certificate;
 }
 
-std::string read_file(const std::filesystem::path& path, std::size_t most = kMostBytes) {
+std::string read_file(const std::filesystem::path& path, std::size_t most = kMostBytes,
+                      std::string_view made_by = "`conclave federate provision` makes start-up kits") {
   std::ifstream file(path, std::ios::binary);
-  require(file.good(), "{}: cannot be read; `conclave federate provision` makes start-up kits",
-          path.string());
+  require(file.good(), "{}: cannot be read; {}", path.string(), made_by);
   std::string text;
   for (std::array<char, 4096> piece; text.size() <= most;) {
     file.read(piece.data(), piece.size());
@@ -135,6 +137,24 @@ CertificatePointer new_certificate(EVP_PKEY* key, const std::string& federation,
   return certificate;
 }
 
+KeyPointer key_from(const std::string& text) {
+  const BioPointer bio(BIO_new_mem_buf(text.data(), static_cast<int>(text.size())));
+  return KeyPointer(PEM_read_bio_PrivateKey(bio.get(), nullptr, nullptr, nullptr));
+}
+
+bool is_on_p256(EVP_PKEY* key) {
+  char group[64] = "";
+  return EVP_PKEY_is_a(key, "EC") == 1 && EVP_PKEY_get_group_name(key, group, sizeof group, nullptr) == 1 &&
+         std::string_view(group) == SN_X9_62_prime256v1;
+}
+
+void expect_site_name(const std::string& name) {
+  require(is_site_name(name) && name != kCoordinatorName,
+          "\"{}\" cannot be a site's name: letters, digits, - and _, at most 63 of them, and not "
+          "\"coordinator\"",
+          name);
+}
+
 std::string organization(X509* certificate) {
   char text[256] = "";
   X509_NAME_get_text_by_NID(X509_get_subject_name(certificate), NID_organizationName, text, sizeof text);
@@ -165,6 +185,64 @@ CertificateInfo certificate_info(std::string_view pem) {
   return info;
 }
 
+std::optional<std::string> ExpiryNotice::due(std::int64_t now) {
+  const std::int64_t left = info_.not_after - now;
+  if (left > kNoticeDays * kDaySeconds || (told_ && now - *told_ < kDaySeconds)) return std::nullopt;
+  told_ = now;
+  const std::string remedy = fmt::format(
+      "`conclave federate provision --renew {}` makes another, with which to start this again", info_.name);
+  if (left <= 0) return fmt::format("warning: the certificate of \"{}\" has expired; {}", info_.name, remedy);
+  return fmt::format("warning: the certificate of \"{}\" ends in {} days; {}", info_.name, left / kDaySeconds,
+                     remedy);
+}
+
+CertificateRequest CertificateRequest::read(const std::filesystem::path& file) {
+  CertificateRequest request;
+  request.pem = read_file(file, kMostBytes, "`conclave federate request`, at a site, makes one");
+  try {
+    const BioPointer bio(BIO_new_mem_buf(request.pem.data(), static_cast<int>(request.pem.size())));
+    const RequestPointer asked(PEM_read_bio_X509_REQ(bio.get(), nullptr, nullptr, nullptr));
+    expect(asked != nullptr, "not a request for a certificate in PEM");
+    char name[256] = "";
+    X509_NAME_get_text_by_NID(X509_REQ_get_subject_name(asked.get()), NID_commonName, name, sizeof name);
+    request.name = name;
+    expect_site_name(request.name);
+    request.key.reset(X509_REQ_get_pubkey(asked.get()));
+    require(request.key && is_on_p256(request.key.get()),
+            "its key is another than ECDSA's on P-256, which `conclave federate request` makes");
+    require(X509_REQ_verify(asked.get(), request.key.get()) == 1,
+            "its signature is not that of its key: it was changed on its way; have it sent again");
+  } catch (const Error& error) {
+    ERR_clear_error();
+    fail("{}: {}", file.string(), error.what());
+  }
+  unsigned char* der = nullptr;
+  const int size = i2d_PUBKEY(request.key.get(), &der);
+  expect(size > 0, "a key's fingerprint");
+  request.key_sha256 = sha256({reinterpret_cast<const char*>(der), static_cast<std::size_t>(size)});
+  OPENSSL_free(der);
+  return request;
+}
+
+CertificateRequest request_certificate(const std::filesystem::path& folder, const std::string& name) {
+  expect_site_name(name);
+  create_durable_directories(folder);
+  const std::filesystem::path key_file = folder / "key.pem", file = folder / "request.pem";
+  const bool anew = !std::filesystem::exists(key_file);
+  const KeyPointer key = anew ? new_key() : key_from(read_file(key_file));
+  expect(key != nullptr, key_file.string());
+  const RequestPointer request(X509_REQ_new());
+  expect(request && X509_REQ_set_pubkey(request.get(), key.get()) == 1, "making a request");
+  expect(X509_NAME_add_entry_by_txt(X509_REQ_get_subject_name(request.get()), "CN", MBSTRING_UTF8,
+                                    reinterpret_cast<const unsigned char*>(name.data()),
+                                    static_cast<int>(name.size()), -1, 0) == 1 &&
+             X509_REQ_sign(request.get(), key.get(), EVP_sha256()) > 0,
+         "making a request");
+  if (anew) write_file(key_file, pem_of(key.get()), 0600);
+  write_file(file, pem([&](BIO* bio) { return PEM_write_bio_X509_REQ(bio, request.get()); }), 0644);
+  return CertificateRequest::read(file);
+}
+
 CertificateAuthority::CertificateAuthority(KeyPointer key, CertificatePointer certificate)
     : key_(std::move(key)), certificate_(std::move(certificate)) {}
 
@@ -181,9 +259,7 @@ CertificateAuthority CertificateAuthority::create(const std::string& federation)
 }
 
 CertificateAuthority CertificateAuthority::load(const std::filesystem::path& folder) {
-  const std::string text = read_file(folder / "authority.key");
-  const BioPointer bio(BIO_new_mem_buf(text.data(), static_cast<int>(text.size())));
-  KeyPointer key(PEM_read_bio_PrivateKey(bio.get(), nullptr, nullptr, nullptr));
+  KeyPointer key = key_from(read_file(folder / "authority.key"));
   expect(key != nullptr, (folder / "authority.key").string());
   CertificatePointer certificate = certificate_from(read_file(folder / "authority.pem"));
   expect(X509_check_private_key(certificate.get(), key.get()) == 1, (folder / "authority.key").string());
@@ -197,14 +273,10 @@ void CertificateAuthority::save(const std::filesystem::path& folder) const {
              0600);  // written last: if it exists, authority.pem does, too
 }
 
-CertificateInfo CertificateAuthority::issue(const std::filesystem::path& folder, const std::string& name,
-                                            int days,
-                                            const std::function<void(const CertificateInfo&)>& before) const {
+CertificatePointer CertificateAuthority::signed_for(EVP_PKEY* key, const std::string& name, int days) const {
   const bool server = name == kCoordinatorName;
-  require(server || is_site_name(name),
-          "\"{}\" cannot be a site's name: letters, digits, - and _, at most 63 of them", name);
-  const KeyPointer key = new_key();
-  const CertificatePointer made = new_certificate(key.get(), organization(certificate_.get()), name, days);
+  if (!server) expect_site_name(name);
+  CertificatePointer made = new_certificate(key, organization(certificate_.get()), name, days);
   X509* const certificate = made.get();
   X509_set_issuer_name(certificate, X509_get_subject_name(certificate_.get()));
   extend(certificate, certificate_.get(), NID_basic_constraints, "critical,CA:FALSE");
@@ -213,12 +285,36 @@ CertificateInfo CertificateAuthority::issue(const std::filesystem::path& folder,
   extend(certificate, certificate_.get(), NID_subject_alt_name, "DNS:" + name);
   extend(certificate, certificate_.get(), NID_authority_key_identifier, "keyid");
   expect(X509_sign(certificate, key_.get(), EVP_sha256()) > 0, "signing a certificate");
+  return made;
+}
 
+CertificateInfo CertificateAuthority::issue(const std::filesystem::path& folder, const std::string& name,
+                                            int days,
+                                            const std::function<void(const CertificateInfo&)>& before) const {
+  const KeyPointer key = new_key();
+  const CertificatePointer certificate = signed_for(key.get(), name, days);
   create_durable_directories(folder);
+  std::filesystem::remove(folder / "certificate.pem");  // an older one, which the key will not be of
+  write_file(folder / "key.pem", pem_of(key.get()), 0600);
+  return finish(folder, certificate.get(), before);
+}
+
+CertificateInfo CertificateAuthority::issue(const std::filesystem::path& folder,
+                                            const CertificateRequest& request, int days,
+                                            const std::function<void(const CertificateInfo&)>& before) const {
+  const CertificatePointer certificate = signed_for(request.key.get(), request.name, days);
+  create_durable_directories(folder);
+  write_file(folder / "request.pem", request.pem, 0644);
+  std::filesystem::remove(folder / "certificate.pem");
+  std::filesystem::remove(folder / "key.pem");  // an older one
+  return finish(folder, certificate.get(), before);
+}
+
+CertificateInfo CertificateAuthority::finish(
+    const std::filesystem::path& folder, X509* certificate,
+    const std::function<void(const CertificateInfo&)>& before) const {
   const std::string text = pem_of(certificate);
   const CertificateInfo info = certificate_info(text);
-  std::filesystem::remove(folder / "certificate.pem");  // an older one would not match the new key
-  write_file(folder / "key.pem", pem_of(key.get()), 0600);
   write_file(folder / "authority.pem", pem_of(certificate_.get()), 0644);
   if (before) before(info);
   write_file(folder / "certificate.pem", text, 0644);
@@ -238,6 +334,11 @@ Kit Kit::read(const std::filesystem::path& folder, std::int64_t now) {
   try {
     kit.info = certificate_info(kit.certificate);
     certificate_info(kit.authority);
+    const KeyPointer key = key_from(kit.key);
+    require(
+        key && X509_check_private_key(certificate_from(kit.certificate).get(), key.get()) == 1,
+        "key.pem is not the key that certificate.pem was made for; put back the one that it was, or ask for "
+        "another certificate by `conclave federate request`");
   } catch (const Error& error) {
     fail("{}: {}", folder.string(), error.what());
   }
@@ -256,8 +357,7 @@ const unsigned char* octets(std::span<const std::byte> bytes) {
 }  // namespace
 
 std::vector<std::byte> sign(const Kit& kit, std::span<const std::byte> message) {
-  const BioPointer bio(BIO_new_mem_buf(kit.key.data(), static_cast<int>(kit.key.size())));
-  const KeyPointer key(PEM_read_bio_PrivateKey(bio.get(), nullptr, nullptr, nullptr));
+  const KeyPointer key = key_from(kit.key);
   expect(key != nullptr, "key.pem");
   const DigestPointer context(EVP_MD_CTX_new());
   std::size_t size = static_cast<std::size_t>(EVP_PKEY_get_size(key.get()));

@@ -3,8 +3,9 @@
 // authority's signature alone is not enough: the coordinator also has a list of accepted certificates, by
 // fingerprint. Removing a line revokes a certificate; adding a line accepts a renewed one.
 //
-// A start-up kit is a folder: authority.pem, certificate.pem, key.pem (readable by its owner only), and, for
-// the coordinator, sites.txt, the list.
+// A start-up kit is a folder: authority.pem, certificate.pem, key.pem (readable by its owner alone), and, for
+// the coordinator, sites.txt, the list. A site may make its key itself and have the authority sign a request
+// for it: then nobody else ever has the key.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +13,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <span>
 #include <string>
@@ -36,6 +38,32 @@ struct CertificateInfo {
 };
 CertificateInfo certificate_info(std::string_view pem);
 
+/// What a site asks the authority for (PKCS #10).
+struct CertificateRequest {
+  std::string pem, name;
+  std::string key_sha256;  ///< of its public key's DER form, in hexadecimal
+  KeyPointer key;          ///< the public one
+
+  /// Throws Error unless the file asks for a certificate in the name of a site, for an ECDSA key on P-256
+  /// that signed the request.
+  static CertificateRequest read(const std::filesystem::path& file);
+};
+
+/// At a site: writes request.pem into `folder`, for the key.pem that is there, or else a new one.
+CertificateRequest request_certificate(const std::filesystem::path& folder, const std::string& name);
+
+/// Tells in time, from two weeks before and once a day, that a certificate ends.
+class ExpiryNotice {
+ public:
+  explicit ExpiryNotice(CertificateInfo info) : info_(std::move(info)) {}
+  /// What is to be said at `now`, in seconds since 1970, and was not said within a day; nothing otherwise.
+  std::optional<std::string> due(std::int64_t now);
+
+ private:
+  CertificateInfo info_;
+  std::optional<std::int64_t> told_;
+};
+
 class CertificateAuthority {
  public:
   /// A new authority for `federation`, valid for ten years.
@@ -52,9 +80,15 @@ class CertificateAuthority {
   /// files do, too, even after a crash.
   CertificateInfo issue(const std::filesystem::path& folder, const std::string& name, int days,
                         const std::function<void(const CertificateInfo&)>& before = {}) const;
+  /// The same for the site and the key of a request, which becomes request.pem, and no key.pem.
+  CertificateInfo issue(const std::filesystem::path& folder, const CertificateRequest& request, int days,
+                        const std::function<void(const CertificateInfo&)>& before = {}) const;
 
  private:
   CertificateAuthority(KeyPointer key, CertificatePointer certificate);
+  CertificatePointer signed_for(EVP_PKEY* key, const std::string& name, int days) const;
+  CertificateInfo finish(const std::filesystem::path& folder, X509* certificate,
+                         const std::function<void(const CertificateInfo&)>& before) const;
 
   KeyPointer key_;
   CertificatePointer certificate_;
@@ -65,8 +99,8 @@ struct Kit {
   std::string authority, certificate, key;  ///< PEM
   CertificateInfo info;
 
-  /// Throws Error if a file is missing or malformed, if the key's file is accessible to others than its
-  /// owner, or if the certificate has expired at `now`, in seconds since 1970.
+  /// Throws Error where a file is missing, is none, or others than its owner may read the key; where the key
+  /// is not the certificate's; and where that has expired at `now`, in seconds since 1970.
   static Kit read(const std::filesystem::path& folder, std::int64_t now);
 };
 

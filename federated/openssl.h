@@ -18,6 +18,7 @@ struct Freed {
 
 using KeyPointer = std::unique_ptr<EVP_PKEY, Freed<EVP_PKEY_free>>;
 using CertificatePointer = std::unique_ptr<X509, Freed<X509_free>>;
+using RequestPointer = std::unique_ptr<X509_REQ, Freed<X509_REQ_free>>;
 using DigestPointer = std::unique_ptr<EVP_MD_CTX, Freed<EVP_MD_CTX_free>>;
 
 }  // namespace conclave

@@ -490,7 +490,16 @@ void add_members(CLI::App* federate, Chosen& chosen) {
   provision->add_option("federation", kits.federation, "TOML file")->required();
   provision->add_option("--renew", kits.renew, "Make a new certificate for this site's kit");
   provision->add_option("--revoke", kits.revoke, "No longer let this site in");
+  provision->add_option("--request", kits.requests,
+                        "Sign what a site asks for by `federate request`: its key stays there");
   add_set(provision, kits.overrides);
+
+  auto* request = federate->add_subcommand(
+      "request", "At a site: make its key, and a request for a certificate, which provision signs");
+  RequestArguments& asked = in_one_process(request, chosen, federate_request);
+  request->add_option("site", asked.site, "Its name, as in federation.sites")->required();
+  request->add_option("--out", asked.out,
+                      "Folder; a key.pem that is there is used (default: named as the site)");
 
   auto* initialize = federate->add_subcommand(
       "initialize", "Save a recipe's model untrained, for a federation to start with");

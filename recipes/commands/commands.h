@@ -168,9 +168,16 @@ int bench(const BenchArguments& arguments, const Surroundings& surroundings, con
 struct ProvisionArguments {
   std::string federation;
   std::vector<std::string> renew, revoke;  ///< sites
+  std::vector<std::string> requests;       ///< files: sites' requests for certificates
   std::vector<std::string> overrides;
 };
 int federate_provision(const ProvisionArguments& arguments);
+
+struct RequestArguments {
+  std::string site;
+  std::string out;  ///< folder; "": named as the site
+};
+int federate_request(const RequestArguments& arguments);
 
 struct InitializeArguments {
   std::string recipe;

@@ -21,6 +21,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr double kPatienceSeconds = 10;  // with another that provisions the same kits
+
 AllowList allow_list(const FederationTable& federation) {
   return AllowList(fs::path(federation.kits) / kCoordinatorName / "sites.txt");
 }
@@ -59,7 +61,26 @@ std::string site_toml(const FederationSettings& settings, const std::string& sit
       site, federation.name, federation.address, least);
 }
 
-// Writes the whole file, or nothing after a crash.
+// Of those that `requests` are, by site.
+std::map<std::string, CertificateRequest> requests_of(const ProvisionArguments& arguments,
+                                                      const FederationTable& federation) {
+  std::map<std::string, CertificateRequest> requests;
+  for (const std::string& file : arguments.requests) {
+    CertificateRequest request = CertificateRequest::read(file);
+    const std::string site = request.name;
+    require(std::ranges::find(federation.sites, site) != federation.sites.end(),
+            "{}: asks for a certificate of \"{}\", which is not one of federation.sites in {}", file, site,
+            arguments.federation);
+    require(!fs::exists(fs::path(federation.kits) / site / "certificate.pem") ||
+                std::ranges::find(arguments.renew, site) != arguments.renew.end(),
+            "{}: {} has a certificate; where it is to have another, give --renew {}, too", file, site, site);
+    require(requests.emplace(site, std::move(request)).second, "{}: the second request of {}; give one", file,
+            site);
+  }
+  return requests;
+}
+
+// All of it, or nothing after a crash.
 void write_whole(const fs::path& path, std::string_view text) {
   AtomicFile file(path.string());
   FileDescriptor(file.temporary(), O_WRONLY | O_CREAT | O_TRUNC).write(text.data(), text.size());
@@ -103,9 +124,13 @@ int federate_provision(const ProvisionArguments& arguments) {
   const FederationSettings settings = read_federation(arguments.federation, arguments.overrides);
   const FederationTable& federation = settings.federation;
   const fs::path kits = federation.kits;
+  const DirectoryLock lock(kits, kPatienceSeconds);  // the list of those let in is read, and written anew
   const AllowList allowed = allow_list(federation);
   const auto is_member = [&](const std::string& site) {
     return std::ranges::find(federation.sites, site) != federation.sites.end();
+  };
+  const auto is_renewed = [&](const std::string& site) {
+    return std::ranges::find(arguments.renew, site) != arguments.renew.end();
   };
   for (const std::string& name : arguments.renew)
     require(is_member(name) || name == kCoordinatorName, "{}: not one of federation.sites in {}", name,
@@ -114,10 +139,11 @@ int federate_provision(const ProvisionArguments& arguments) {
     require(is_member(name) || allowed.has(name),
             "{}: not one of federation.sites in {}, and no certificate of that name is let in", name,
             arguments.federation);
+  const auto requests = requests_of(arguments, federation);
 
   for (const std::string& site : arguments.revoke)
     fmt::print("{}: {} certificates are no longer let in\n", site, allowed.remove(site));
-  if (!arguments.revoke.empty() && arguments.renew.empty()) return 0;
+  if (!arguments.revoke.empty() && arguments.renew.empty() && requests.empty()) return 0;
 
   const bool anew = !fs::exists(kits / "authority" / "authority.key");
   if (anew) CertificateAuthority::create(federation.name).save(kits / "authority");
@@ -125,22 +151,53 @@ int federate_provision(const ProvisionArguments& arguments) {
   if (anew) fmt::print("{}: the authority; keep authority.key offline\n", (kits / "authority").string());
 
   std::vector<std::string> all{
-      std::string(kCoordinatorName)};  // first, because its kit has the list of allowed sites
-  all.insert(all.end(), federation.sites.begin(), federation.sites.end());
+      std::string(kCoordinatorName)};  // first: the list of those let in is in its kit
+  std::ranges::copy_if(federation.sites, std::back_inserter(all), [&](const std::string& site) {
+    return requests.empty() || requests.contains(site) || is_renewed(site);
+  });
   for (const std::string& name : all) {
     const fs::path kit = kits / name;
-    const bool renewed = std::ranges::find(arguments.renew, name) != arguments.renew.end();
+    const bool renewed = is_renewed(name);
     warn_of_other_address(kit / "site.toml", federation.address);
     if (fs::exists(kit / "certificate.pem") && !renewed) continue;
-    if (renewed && name != kCoordinatorName) allowed.remove(name);  // the old key may be the reason
-    authority.issue(kit, name, static_cast<int>(federation.certificate_days), [&](const auto& info) {
+    const auto request = requests.find(name);
+    require(request != requests.end() || !fs::exists(kit / "request.pem"),
+            "{0}: this site made its own key; give --request {0}/request.pem for the same key again, or the "
+            "request that the site makes for another",
+            kit.string());
+    if (renewed && name != kCoordinatorName) allowed.remove(name);  // the old key may be why
+    const auto finish = [&](const CertificateInfo& info) {
       if (name == kCoordinatorName) return;
       if (const fs::path file = kit / "site.toml"; !fs::exists(file))
         write_whole(file, site_toml(settings, name));
       allowed.add(name, info.fingerprint);
-    });
-    fmt::print("{}: a certificate for {} days\n", kit.string(), federation.certificate_days);
+    };
+    const int days = static_cast<int>(federation.certificate_days);
+    if (request == requests.end()) {
+      authority.issue(kit, name, days, finish);
+      fmt::print("{}: a certificate for {} days, and its key\n", kit.string(), days);
+    } else {
+      authority.issue(kit, request->second, days, finish);
+      fmt::print(
+          "{0}: a certificate for {1} days, for the key of SHA-256 {2}; compare that with what {3} was told, "
+          "and "
+          "send it authority.pem, certificate.pem and site.toml, to lie beside its key.pem\n",
+          kit.string(), days, request->second.key_sha256, name);
+    }
   }
+  return 0;
+}
+
+int federate_request(const RequestArguments& arguments) {
+  const fs::path folder = arguments.out.empty() ? arguments.site : arguments.out;
+  const CertificateRequest request = request_certificate(folder, arguments.site);
+  fmt::print("{}: the key of {}, which is not to leave this folder\n", (folder / "key.pem").string(),
+             request.name);
+  fmt::print(
+      "{}: send this to whoever provisions the federation, and tell them on another way the SHA-256 of its "
+      "key: "
+      "{}\n",
+      (folder / "request.pem").string(), request.key_sha256);
   return 0;
 }
 

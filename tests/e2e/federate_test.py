@@ -945,6 +945,7 @@ def test_admission():
     run(["cp", "-r", "foreign/north", "kits/stranger"])
     stranger = [argument.replace("kits/north", "kits/stranger") for argument in site("north", "guarded", impatient)]
     run(stranger, 1, ["could not be reached"])
+    assert not answers("foreign/north/certificate.pem", "foreign/north/key.pem")
 
     run([PROGRAM, "federate", "provision", "federation.toml", "--revoke", "south"], says=["1 certificates are no longer let in"])
     run(site("south", "guarded", impatient), 1, ['does not let in the certificate of "south"'])
@@ -987,6 +988,22 @@ def test_provision():
         cut_short(f"north/{piece}", "--renew", "north")
         run(provision, says=["pieces/north"])
         is_whole()
+
+    asked = run([PROGRAM, "federate", "request", "north", "--out", "made_at_north"], says=["request.pem: send this"])
+    request = ["--request", "made_at_north/request.pem"]
+    run([*provision, *request], 1, ["give --renew north, too"])
+    run([PROGRAM, "federate", "request", "stranger"])
+    run([*provision, "--request", "stranger/request.pem"], 1, ["not one of federation.sites"])
+    run([*provision, *request, "--renew", "north"], says=[asked.split()[-1]])
+    is_whole()
+    assert not Path("pieces/north/key.pem").exists()
+    run([*provision, "--renew", "north"], 1, ["--request pieces/north/request.pem"])
+
+    shutil.rmtree("pieces/north")
+    at_once = [subprocess.Popen([*provision, *option], stdout=subprocess.DEVNULL) for option in [("--renew", "north"), ("--revoke", "south")]]
+    assert [one.wait() for one in at_once] == [0, 0]
+    assert {line.split()[0] for line in Path("pieces/coordinator/sites.txt").read_text().splitlines()[1:]} == {"north"}
+    run([*provision, "--renew", "south"], says=["pieces/south"])
 
     moved = run([*provision, "--set=federation.address=elsewhere:9"])
     for name in SITES:  # whose kits it may have been sent to

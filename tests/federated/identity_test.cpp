@@ -1,7 +1,12 @@
 #include "federated/identity.h"
 
+#include <openssl/bio.h>
+#include <openssl/pem.h>
+#include <openssl/rsa.h>
+
 #include <catch2/catch.hpp>
 #include <fstream>
+#include <memory>
 
 #include "core/error.h"
 #include "tests/data/temporary_directory.h"
@@ -57,6 +62,95 @@ TEST_CASE("an authority goes on where it was saved, and not with another's key")
                         std::filesystem::copy_options::overwrite_existing);
   CHECK_THROWS_AS(CertificateAuthority::load(at / "other"), Error);
   CHECK_THROWS_WITH(CertificateAuthority::load(at), Catch::Contains("provision"));
+}
+
+TEST_CASE("who has a certificate is told from two weeks before its end, once a day") {
+  constexpr std::int64_t day = 86400, end = 100 * day;
+  ExpiryNotice notice({.fingerprint = "", .name = "north", .not_after = end});
+  CHECK_FALSE(notice.due(end - 14 * day - 1));
+  CHECK_THAT(notice.due(end - 14 * day).value_or(""),
+             Catch::Contains("\"north\" ends in 14 days") && Catch::Contains("provision --renew north"));
+  CHECK_FALSE(notice.due(end - 13 * day - 1));
+  CHECK_THAT(notice.due(end - 13 * day).value_or(""), Catch::Contains("ends in 13 days"));
+  CHECK_THAT(notice.due(end).value_or(""), Catch::Contains("has expired"));
+}
+
+namespace {
+
+// For the public key `key`, signed by `signer`.
+void write_request(const std::filesystem::path& file, EVP_PKEY* key, EVP_PKEY* signer,
+                   const std::string& name) {
+  const RequestPointer request(X509_REQ_new());
+  REQUIRE(X509_REQ_set_pubkey(request.get(), key) == 1);
+  REQUIRE(X509_NAME_add_entry_by_txt(X509_REQ_get_subject_name(request.get()), "CN", MBSTRING_UTF8,
+                                     reinterpret_cast<const unsigned char*>(name.data()),
+                                     static_cast<int>(name.size()), -1, 0) == 1);
+  REQUIRE(X509_REQ_sign(request.get(), signer, EVP_sha256()) > 0);
+  const std::unique_ptr<BIO, Freed<BIO_free_all>> out(BIO_new_file(file.c_str(), "w"));
+  REQUIRE(PEM_write_bio_X509_REQ(out.get(), request.get()) == 1);
+}
+
+}  // namespace
+
+TEST_CASE("a site's own key never leaves it, and its kit comes by request") {
+  const TemporaryDirectory folder;
+  const std::filesystem::path at = folder.path();
+  const CertificateAuthority authority = CertificateAuthority::create("hospitals");
+  const CertificateRequest asked = request_certificate(at / "site", "north");
+  CHECK((std::filesystem::status(at / "site/key.pem").permissions() & std::filesystem::perms::mask) ==
+        (std::filesystem::perms::owner_read | std::filesystem::perms::owner_write));
+  authority.issue(at / "kit", "north", 90);  // with a key, which then goes
+  const CertificateRequest request = CertificateRequest::read(at / "site/request.pem");
+  CHECK(request.name == "north");
+  CHECK(request.key_sha256 == asked.key_sha256);
+  std::string told;
+  const CertificateInfo issued =
+      authority.issue(at / "kit", request, 90, [&](const CertificateInfo& info) { told = info.fingerprint; });
+  CHECK(told == issued.fingerprint);
+  CHECK(issued.name == "north");
+  CHECK_FALSE(std::filesystem::exists(at / "kit/key.pem"));
+  for (const char* file : {"authority.pem", "certificate.pem"})
+    std::filesystem::copy(at / "kit" / file, at / "site" / file);
+  const Kit kit = Kit::read(at / "site", 0);
+  CHECK(kit.info.fingerprint == issued.fingerprint);
+  CHECK_NOTHROW(check_site_certificate(kit.certificate, kit.authority, "north"));
+
+  CHECK(request_certificate(at / "site", "north").key_sha256 == asked.key_sha256);  // to renew it
+  CHECK(request_certificate(at / "new", "north").key_sha256 != asked.key_sha256);
+  std::filesystem::copy(at / "new/key.pem", at / "site/key.pem",
+                        std::filesystem::copy_options::overwrite_existing);
+  CHECK_THROWS_WITH(Kit::read(at / "site", 0), Catch::Contains("is not the key that certificate.pem"));
+  CHECK_THROWS_WITH(request_certificate(at / "new", "coordinator"),
+                    Catch::Contains("cannot be a site's name"));
+}
+
+TEST_CASE("a request that is none of a site, or for a key that it does not prove to have, is refused") {
+  const TemporaryDirectory folder;
+  const std::filesystem::path file = std::filesystem::path(folder.path()) / "request.pem";
+  const KeyPointer one(EVP_EC_gen("P-256")), other(EVP_EC_gen("P-256")), longer(EVP_EC_gen("P-384"));
+  const KeyPointer rsa(EVP_RSA_gen(2048));
+  const auto is_refused = [&](const std::string& why) {
+    CHECK_THROWS_WITH(CertificateRequest::read(file),
+                      Catch::StartsWith(file.string()) && Catch::Contains(why));
+  };
+  is_refused("conclave federate request");
+  write_request(file, one.get(), one.get(), "north");
+  CHECK(CertificateRequest::read(file).name == "north");
+  write_request(file, one.get(), other.get(), "north");
+  is_refused("its signature is not that of its key");
+  write_request(file, rsa.get(), rsa.get(), "north");
+  is_refused("P-256");
+  write_request(file, longer.get(), longer.get(), "north");
+  is_refused("P-256");
+  for (const char* name : {"coordinator", "../north", "north south"}) {
+    write_request(file, one.get(), one.get(), name);
+    is_refused("cannot be a site's name");
+  }
+  write_request(file, one.get(), one.get(), "north");
+  std::ofstream(file, std::ios::app) << std::string(64 << 10, '\n');
+  is_refused("longer than 64 KiB");
+  std::ofstream(file) << "none";
+  is_refused("not a request");
 }
 
 TEST_CASE("names that do not fit a line or a file are refused") {
