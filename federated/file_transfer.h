@@ -65,8 +65,10 @@ class IncomingFile {
   /// reject the chunk.
   void append(std::uint64_t offset, Pieces pieces, std::uint64_t checksum,
               const std::function<void(std::string_view)>& inspect = {});
-  /// Gives the file its final name. Throws Error if bytes are missing. If the digest is not the expected one,
-  /// throws Error and discards what was received.
+  /// Returns when what was received is on the disk; its name is with sync_directory() after finish().
+  void sync() { descriptor_->sync(); }
+  /// Once all was received: gives the file its name. Throws Error, and begins anew, where the whole is not
+  /// what was expected.
   void finish();
 
  private:

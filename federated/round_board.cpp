@@ -396,9 +396,17 @@ void RoundBoard::Upload::append(std::uint64_t offset, Pieces pieces, std::uint64
 
 void RoundBoard::Upload::finish() {
   std::unique_lock lock(board_.mutex_);
+  // Of a synchronous round, whose site still has its update, it is asked for again after a power cut.
+  const bool durable = board_.is_asynchronous();
+  if (durable) {
+    lock.unlock();
+    file_.sync();
+    lock.lock();
+  }
   board_.await_room(lock);
   board_.check_current(site_, offer_.round, number_);
   file_.finish();
+  if (durable) sync_directory(path_.parent_path());
   board_.accept(*this);
 }
 

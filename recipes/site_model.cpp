@@ -99,27 +99,32 @@ std::filesystem::path SiteModel::private_file(std::int64_t round) const {
   return directory_ / fmt::format("private-{:08}.f32", round);
 }
 
-// The last round up to `round` for which private numbers were kept, 0 if there is none. Rounds without this
-// site left them as they were.
+// The last round up to `round` after which it was kept: rounds without this site left it as it was. Without
+// one, the coordinator went back, and it is the first later one, but what `round` itself made is not what it
+// begins with when it is done again. 0 if none.
 std::int64_t SiteModel::kept_private(std::int64_t round) const {
-  std::int64_t kept = 0;
+  std::int64_t kept = 0, later = 0;
   for (const auto& entry : std::filesystem::directory_iterator(directory_)) {
     const std::string name = entry.path().filename().string();
     long long number = 0;
-    if (std::sscanf(name.c_str(), "private-%lld.f32", &number) != 1 || number > round) continue;
-    if (entry.path() == private_file(number)) kept = std::max<std::int64_t>(kept, number);
+    if (std::sscanf(name.c_str(), "private-%lld.f32", &number) != 1) continue;
+    if (entry.path() != private_file(number)) continue;
+    if (number <= round)
+      kept = std::max<std::int64_t>(kept, number);
+    else if (number > round + 1 && (later == 0 || number < later))
+      later = number;
   }
-  return kept;
+  return kept > 0 ? kept : later;
 }
 
 std::filesystem::path SiteModel::control_file(std::int64_t round) const {
   return directory_ / fmt::format("control-{:08}.f32", round);
 }
 
-void SiteModel::restore_private(std::span<const TensorEntry> entries, std::int64_t round) const {
-  if (!has_private_part()) return;
+std::int64_t SiteModel::restore_private(std::span<const TensorEntry> entries, std::int64_t round) const {
+  if (!has_private_part()) return 0;
   const std::int64_t kept = kept_private(round);
-  if (kept == 0) return;  // the private part begins as in the global model
+  if (kept == 0) return 0;  // it begins as the global model does
   const KeptNumbers numbers(private_file(kept), policy_.model_elements());
   for (const auto& [name, shape, sharded, offset] : layout_.parts) {
     const auto entry = std::ranges::find(entries, name, &TensorEntry::name);
@@ -146,6 +151,7 @@ void SiteModel::restore_private(std::span<const TensorEntry> entries, std::int64
     take(end);
     if (changed) entry->values.copy_from(values);
   }
+  return kept;
 }
 
 bool SiteModel::set_correction(std::span<const TensorEntry> correction, const CheckpointReader& base,

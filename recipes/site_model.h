@@ -31,9 +31,10 @@ class SiteModel {
   void check_private(std::span<const SharingRule> never) const;
   bool has_private_part() const { return policy_.exchanged_elements() < policy_.model_elements(); }
 
-  /// Loads into this rank's `entries`, which hold the global model, the private numbers kept for `round` or,
-  /// if there are none, for the last round before it.
-  void restore_private(std::span<const TensorEntry> entries, std::int64_t round) const;
+  /// Gives this rank's `entries`, which hold the global model, what this site kept for `round`, or else for
+  /// the last before it, or, where a coordinator went back by more rounds than there are files, after it.
+  /// Returns for which, 0 where it kept nothing.
+  std::int64_t restore_private(std::span<const TensorEntry> entries, std::int64_t round) const;
 
   /// Collective. Sets this rank's `correction` ("control/...") to the control variate of `base` minus the
   /// site's own (federated/strategies/scaffold.h). The site's own is the one after round `counted`, from 1:

@@ -368,9 +368,15 @@ class SiteJob {
     const bool tells_metrics = every > 0 && !privacy_.is_on() && !of_sums_.is_on() &&
                                (work.number % every == 0 || work.number + 1 == work.rounds());
     if (tells_metrics) validate("validation", metrics);
-    if (kept_->has_private_part() && work.turn > 0) {
-      kept_->restore_private(trainer_->model_entries(), work.turn);
-      if (tells_metrics) validate("private_validation", metrics);
+    if (kept_->has_private_part()) {
+      const std::int64_t kept = kept_->restore_private(trainer_->model_entries(), work.turn);
+      if (kept > work.turn && speaks_)
+        say(fmt::format(
+            "warning: {}: the coordinator went back to round {}, and what this site kept to itself of "
+            "so early a round is gone; it goes on with what it kept after round {} (if the "
+            "federation is to begin anew, end this site and remove private-*.f32)",
+            directory_.string(), work.turn + 1, kept));
+      if (tells_metrics && (work.turn > 0 || kept > 0)) validate("private_validation", metrics);
     }
     SiteModel::Control control{.gradient = {}, .counted = work.counted};
     SiteTerms::ControlEntries controlled;  // `control` refers to it

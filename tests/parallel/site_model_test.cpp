@@ -136,6 +136,15 @@ TEST_CASE("a site's private tensors are restored for a round that is repeated") 
     CHECK(kept() == 2);
     begins_with(5, 30);
     begins_with(6, 40);
+
+    // A coordinator that was restored from a backup goes back by more rounds than there are files.
+    begins_with(2, 30);
+    train(2, 50);
+    begins_with(2, 30);
+    begins_with(3, 50);
+    train(3, 60);
+    begins_with(3, 50);
+    CHECK(kept() == 2);
     grid.world().barrier();
   }
 }
