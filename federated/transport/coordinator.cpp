@@ -180,11 +180,21 @@ struct Coordinator::Parts {
 
   std::size_t update_elements() const { return strategy->vectors() * policy->exchanged_elements(); }
 
-  RoundPlan plan() {
-    if (FileState(model_file->path) != model_file->state) {
-      say(fmt::format("warning: {} was changed by another program", model_file->path));
-      hash_model();
+  // Of what is no more what the next round is made from, no site is to train.
+  void keep_model_file() {
+    const std::string& path = model_file->path;
+    const bool there = std::filesystem::exists(path);
+    if (there && FileState(path) == model_file->state) return;
+    if (there && digest_of(path) == model_file->digest) {
+      model_file->state = FileState(path);
+      return;
     }
+    say(fmt::format("warning: {} was changed or removed by another program; it is written anew", path));
+    save();
+  }
+
+  RoundPlan plan() {
+    keep_model_file();
     return {.round = round,
             .rounds = options.rounds,
             .model = model_file->path,
