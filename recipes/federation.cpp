@@ -166,18 +166,17 @@ SiteSettings read_site(const std::string& path, const std::vector<std::string>& 
   const auto said = [&](std::string_view key) {
     return settings.origin.contains(fmt::format("privacy.{}", key));
   };
-  const bool any =
-      std::ranges::any_of(settings.origin, [](const auto& key) { return key.first.starts_with("privacy."); });
-  check.require(!any || said("unit"), {"privacy.unit"},
-                "a site with a [privacy] of its own must say its unit: none, record or client");
-  check.require(
+  const bool any = std::ranges::any_of(settings.origin, [](const auto& key) {
+    return key.first.starts_with("privacy.") && key.first != "privacy.ledger";
+  });
+  check.unless(!any || said("unit"), {"privacy.unit"},
+               "a site with a [privacy] of its own must say its unit: none or record");
+  check.unless(
       !any || !settings.privacy.is_on() || (said("delta") && (said("epsilon") || said("noise_multiplier"))),
       {"privacy.unit"}, "a site with a [privacy] of its own must say delta, and epsilon or noise_multiplier");
-  check.require(settings.privacy.ledger.empty(), {"privacy.ledger"},
-                "privacy.ledger: a site's ledger is always in site.directory; leave this key out");
-  check.require(has_port(settings.site.address), {"site.address"}, "{} has no port; expected host:port",
-                check.shown("site.address", settings.site.address));
-  check.require(
+  check.unless(has_port(settings.site.address), {"site.address"}, "{} has no port; expected host:port",
+               check.shown("site.address", settings.site.address));
+  check.unless(
       settings.run.directory != settings.site.directory || !settings.origin.contains("run.directory"),
       {"run.directory", "site.directory"},
       "run.directory and site.directory are both \"{}\"; training needs a folder of its own",
@@ -286,7 +285,7 @@ Recipe site_recipe(const SiteSettings& site, const Recipe& model, const std::str
   const bool within_sites = rounds.is_within_sites();
   if (within_sites) recipe.privacy = {.delta = rounds.delta};  // the budget is the site's own, or none
   take_given(site.privacy, "privacy", site, recipe.privacy);
-  recipe.privacy.ledger.clear();  // a site's ledger is in its directory
+  recipe.privacy.ledger.clear();  // a site has one of its rounds, not of steps
   require(
       !rounds.is_on() || !site.origin.contains("privacy.epsilon") || site.origin.contains("privacy.delta"),
       "{}: privacy.epsilon = {} without privacy.delta: with the coordinator's delta it might be anything; "

@@ -229,8 +229,7 @@ class SiteJob {
     privacy_ = recipe.privacy;
     if (speaks_ && (of_sums_.is_on() || trainer_->privacy_event(work.steps())))
       ledger_.emplace(
-          (directory_ / "privacy.sqlite").string(),
-          of_sums_.is_on() ? std::string(to_string(of_sums_.unit)) : privacy_.unit,
+          ledger_file().string(), of_sums_.is_on() ? std::string(to_string(of_sums_.unit)) : privacy_.unit,
           PrivacyBudget{privacy_.epsilon > 0 ? privacy_.epsilon : std::numeric_limits<double>::infinity(),
                         privacy_.is_on() || settings_.origin.contains("privacy.delta") ? privacy_.delta
                                                                                        : of_sums_.delta});
@@ -256,7 +255,25 @@ class SiteJob {
             privacy_.unit);
   }
 
-  // Saves the final model with this site's private part.
+  // Of a new folder nothing was spent yet. Where one has rounds, a new ledger would give their epsilon back.
+  fs::path ledger_file() const {
+    const std::string& shared = settings_.privacy.ledger;
+    const fs::path file = shared.empty() ? directory_ / "privacy.sqlite" : fs::path(shared);
+    if (fs::exists(file)) return file;
+    for (const auto& entry : fs::directory_iterator(directory_)) {
+      const std::string name = entry.path().filename().string();
+      require(
+          name != "update.json" && name != "unmasked.sqlite" && !name.starts_with("private-"),
+          "{}: there were rounds here ({}), and the ledger of what they spent, {}, is missing; put it back, "
+          "or set privacy.ledger to where it is; if what was sent in them is not to count, begin in another "
+          "site.directory",
+          directory_.string(), name, file.string());
+    }
+    if (file.has_parent_path()) create_durable_directories(file.parent_path());
+    return file;
+  }
+
+  // The result, with what this site shared with nobody.
   void save_with_own_part(const Work& work) {
     trainer_->begin_round(work.model, work.number * work.steps(), 0);
     kept_->restore_private(trainer_->model_entries(), std::numeric_limits<std::int64_t>::max());

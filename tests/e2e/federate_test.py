@@ -849,7 +849,10 @@ def test_private():
     Path("again_private").mkdir()
     leader = Started("again_private/coordinator.log", coordinator("again_private", *options))
     leader.until("listens at port")
-    run([*private, f"--set=privacy.epsilon={1.1 * spent}"], 1, ["would bring epsilon to", "nothing was released"])
+    os.replace("private/north/privacy.sqlite", "ledger.sqlite")
+    run(private, 1, ["the ledger of what they spent, private/north/privacy.sqlite, is missing"])
+    budget = ["--set=privacy.ledger=ledger.sqlite", f"--set=privacy.epsilon={1.1 * spent}"]
+    run([*private, *budget], 1, ["would bring epsilon to", "nothing was released"])
     budget = ["--set=privacy.unit=none", "--set=privacy.epsilon=1", "--set=privacy.delta=1e-5"]
     run([*site("south", "again_private"), *budget], 1, ["the federation's sums have no noise"])
     leader.process.send_signal(signal.SIGTERM)
