@@ -24,7 +24,7 @@ double log2_tail(std::size_t all, std::size_t marked, std::size_t drawn, std::si
   return std::log2(sum);
 }
 
-constexpr double kFailures = -20, kBreaks = -40;  // log2 of the probabilities that are tolerated
+constexpr double kFailures = -20, kBreaks = -100;  // log2 of what may happen by chance
 
 std::optional<Degrees> among_many(std::size_t sites, std::size_t dropped, std::size_t colluding) {
   const double log_sites = std::log2(static_cast<double>(sites));

@@ -293,5 +293,14 @@ TEST_CASE("among many sites neighbours are few, and the same for all who know th
   CHECK(graph.sharing(3) != other.sharing(3));
   CHECK(graph.sharing(3).size() == degrees.sharing);
   CHECK_THROWS_WITH(choose_degrees(agreement, 799), Catch::Contains("at least 800 are needed"));
+  // No order in which colluding neighbours have a site's secrets is found, though a coordinator may try many.
+  const auto colluding = [](std::size_t drawn, std::size_t hits) {  // log2 of the probability of so many
+    const auto log_choose = [](double n, double k) {
+      return (std::lgamma(n + 1) - std::lgamma(k + 1) - std::lgamma(n - k + 1)) / std::log(2.0);
+    };
+    const auto among = static_cast<double>(drawn), of = static_cast<double>(hits);
+    return log_choose(50, of) + log_choose(949, among - of) - log_choose(999, among);
+  };
+  CHECK(std::log2(1000) + colluding(degrees.sharing, 2 * degrees.threshold - degrees.sharing - 1) < -95);
   CHECK(choose_degrees(agreement_of(200, 134, 67), 200).sharing == 199);  // too many for fewer neighbours
 }
