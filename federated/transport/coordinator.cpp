@@ -8,6 +8,7 @@
 #include <array>
 #include <atomic>
 #include <chrono>
+#include <ctime>
 #include <deque>
 #include <mutex>
 #include <nlohmann/json.hpp>
@@ -31,7 +32,9 @@ constexpr double kFarewellSeconds = 60;
 
 struct Coordinator::Parts {
   Parts(CoordinatorOptions given, const Kit& kit, AllowList allow_list, Communicator& world, Say report)
-      : options(std::move(given)),
+      : certificate(kit.info),
+        expiry(kit.info),
+        options(std::move(given)),
         allowed(std::move(allow_list)),
         say(std::move(report)),
         lock(options.directory),
@@ -353,6 +356,9 @@ struct Coordinator::Parts {
            {"conclave_sites",
             "Sites in the last round's model",
             {{"", static_cast<double>(examples.values.size())}}},
+           {"conclave_certificate_end_seconds",
+            "When the coordinator's certificate ends, in seconds since 1970",
+            {{"", static_cast<double>(certificate.not_after)}}},
            examples,
            means});
     } catch (const Error& error) {  // this is no reason to stop training
@@ -401,6 +407,12 @@ struct Coordinator::Parts {
     return epsilon;
   }
 
+  void tell_of_expiry() {
+    if (const auto notice = expiry.due(std::time(nullptr))) say(*notice);
+  }
+
+  const CertificateInfo certificate;
+  ExpiryNotice expiry;
   CoordinatorOptions options;
   AllowList allowed;
   Say say;
@@ -444,8 +456,11 @@ double Coordinator::epsilon() const { return parts_->epsilon_in_the_end(); }
 bool Coordinator::run(const std::function<bool()>& interrupted) {
   Parts& parts = *parts_;
   std::atomic<bool> over{false};
-  std::jthread watch([&] {  // a signal handler may only set a flag
-    while (!over && !interrupted()) std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  std::jthread watch([&] {  // a signal's handler may set a flag and no more
+    while (!over && !interrupted()) {
+      parts.tell_of_expiry();
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    }
     if (!over) parts.stop();
   });
   const auto end_watch = [&] { over = true; };

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <ctime>
 
 namespace conclave {
 namespace {
@@ -14,6 +15,17 @@ class NotAllowed : public Error {
  public:
   using Error::Error;
 };
+
+std::string refusal_of(const CertificateInfo& certificate) {
+  return fmt::format(
+      "the coordinator does not let in the certificate of \"{}\": {}; ask whoever provisions the "
+      "federation for another (`conclave federate provision --renew {}`)",
+      certificate.name,
+      certificate.not_after <= std::time(nullptr)
+          ? "it has expired"
+          : "it is not in the list of those let in, as after it was revoked, or renewed",
+      certificate.name);
+}
 
 UpdateOffer from_message(const federated::UpdateHeader& header) {
   UpdateOffer offer{.round = header.round(),
@@ -181,7 +193,7 @@ grpc::Status FederationService::answer(grpc::ServerContext& context, Work work) 
       say_(fmt::format(
           "refused \"{}\" at {}: its certificate is not in the list of those let in, or has expired",
           info.name, context.peer()));
-      throw NotAllowed(fmt::format("the coordinator does not let in the certificate of \"{}\"", info.name));
+      throw NotAllowed(refusal_of(info));
     };
     check();
     site = info.name;

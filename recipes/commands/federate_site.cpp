@@ -138,6 +138,7 @@ class SiteJob {
         directory_(settings_.site.directory) {
     if (!speaks_) return;
     kit_ = Kit::read(settings_.site.kit, std::time(nullptr));
+    expiry_.emplace(kit_->info);
     lock_.emplace(directory_, 3);
     site_.emplace(
         SiteOptions{.address = settings_.site.address,
@@ -177,6 +178,7 @@ class SiteJob {
   std::optional<Work> next() {
     nlohmann::json work;
     if (speaks_) try {
+        if (const auto notice = expiry_->due(std::time(nullptr))) say(*notice);
         round_ = site_->next();
         work = told(round_);
       } catch (const Interrupted&) {
@@ -438,7 +440,8 @@ class SiteJob {
   const SiteSettings settings_;
   const bool speaks_;
   const fs::path directory_;
-  std::optional<Kit> kit_;  // this and all members up to ledger_ are on rank 0 only
+  std::optional<Kit> kit_;  // rank 0's, as are all up to ledger_
+  std::optional<ExpiryNotice> expiry_;
   std::optional<DirectoryLock> lock_;
   std::optional<Site> site_;
   SiteRound round_;
