@@ -18,6 +18,7 @@
 #include "core/durable_file.h"
 #include "federated/global_model.h"
 #include "federated/prometheus_file.h"
+#include "federated/round_metrics.h"
 #include "federated/sha256.h"
 #include "federated/strategies/round.h"
 #include "federated/transcript.h"
@@ -316,16 +317,15 @@ struct Coordinator::Parts {
     if (model->has_control()) policy->scatter(exchanged.subspan(elements), model->control());
   }
 
+  bool counts_by_examples() const {
+    if (options.secure.enabled) return options.secure.most_examples > 0;
+    const bool robust = !strategy->needs_mean_only() && strategy->buffer_size() == 0;
+    return !robust && !strategy->site_rules().control_variate;
+  }
+
   void finish_round(const std::vector<ReceivedUpdate>& updates) {
     double examples = 0;
-    std::map<std::string, std::pair<double, double>> metrics;  // weighted sum, and sum of weights
-    for (const ReceivedUpdate& update : updates) {
-      examples += update.examples;
-      for (const auto& [name, value] : update.metrics) {
-        metrics[name].first += update.examples * value;
-        metrics[name].second += update.examples;
-      }
-    }
+    for (const ReceivedUpdate& update : updates) examples += update.examples;
     ++round;
     save();
     const std::optional<double> epsilon = record(updates);
@@ -334,10 +334,10 @@ struct Coordinator::Parts {
         fmt::format("round {} of {}: {} {}, {:.0f} {}", round, options.rounds, updates.size(),
                     asynchronous ? "updates" : "sites", examples,
                     options.secure.privacy.unit == RoundPrivacy::Unit::client ? "clients" : "examples");
-    Gauge means{"conclave_metric", "Mean by examples of what sites measured in the last round", {}};
-    for (const auto& [name, sum] : metrics) {
-      line += fmt::format(", {} {:.4f}", name, sum.first / sum.second);
-      means.values[prometheus_label("metric", name)] = sum.first / sum.second;
+    Gauge means{"conclave_metric", "Mean of what sites measured in the last round", {}};
+    for (const auto& [name, mean] : mean_metrics(updates, counts_by_examples())) {
+      line += fmt::format(", {} {:.4f}", name, mean);
+      means.values[prometheus_label("metric", name)] = mean;
     }
     if (epsilon) line += fmt::format(", epsilon {:.4f} at delta {}", *epsilon, options.secure.privacy.delta);
     say(line);
