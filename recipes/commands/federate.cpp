@@ -260,13 +260,15 @@ int federate_status(const StatusArguments& arguments) {
   const TranscriptCheck check = verified(file);
   std::ifstream lines(file);
   std::string line;
-  std::int64_t over = 0;  // not the number of lines: a round that was repeated has two
+  std::int64_t over = 0;  // not the number of lines: a round that was done again has two
+  bool asynchronous = false;
   for (std::size_t n = 0; n < check.lines && std::getline(lines, line); ++n) {
     const auto entry = nlohmann::json::parse(line).at("entry");
     over = entry.at("round");
     std::string sites;
     double examples = 0;
     for (const auto& [site, said] : entry.at("sites").items()) {
+      asynchronous = said.contains("models");
       sites += (sites.empty() ? "" : ", ") + site;
       examples += said.at("examples").get<double>();
     }
@@ -275,9 +277,12 @@ int federate_status(const StatusArguments& arguments) {
   }
   std::string waiting;
   if (fs::exists(folder / "updates"))
-    for (const auto& update : fs::directory_iterator(folder / "updates"))
-      if (update.path().extension() == ".f32")
-        waiting += (waiting.empty() ? "" : ", ") + update.path().stem().stem().string();
+    for (const auto& update : fs::directory_iterator(folder / "updates")) {
+      const fs::path name = update.path().stem();  // SITE.TURN; others than the round's are left over
+      if (update.path().extension() != ".f32") continue;
+      if (asynchronous || name.extension() == fmt::format(".{}", over))
+        waiting += (waiting.empty() ? "" : ", ") + name.stem().string();
+    }
   fmt::print("{} rounds are over; updates of the next are there from: {}\n", over,
              waiting.empty() ? "nobody" : waiting);
   return 0;
