@@ -245,11 +245,10 @@ void RoundBoard::finish(const RoundPlan& result, double most) {
   phase_ = Phase::finished;
   assigned_.clear();
   for (const ReceivedUpdate& update : updates_of(result.round - 1)) assigned_.insert(update.site);
-  if (is_asynchronous()) {  // and the sites that may still be training
-    auto rows = database_.prepare("SELECT DISTINCT site FROM assigned WHERE round >= ?1");
-    rows.bind(result.round - 1 - result.stalest);
-    while (rows.next()) assigned_.insert(rows.text(0));
-  }
+  // A site whose update came too late, or whose round was skipped, still asks for the result.
+  auto rows = database_.prepare("SELECT DISTINCT site FROM assigned WHERE round >= ?1");
+  rows.bind(result.round - 1 - (is_asynchronous() ? result.stalest : 0));
+  while (rows.next()) assigned_.insert(rows.text(0));
   changed_.notify_all();
   changed_.wait_for(lock, seconds(most), [&] { return stopped_ || assigned_.empty(); });
 }

@@ -117,7 +117,7 @@ class RoundBoard {
   void set_updates(std::int64_t round, const std::vector<ReceivedUpdate>& updates);
   /// Deletes the files of the closed round.
   void clear();
-  /// The last round is over, and sites are told so. Returns when the sites that delivered in it (in
+  /// The last round is over, and sites are told so. Returns when the sites that were given it (in
   /// asynchronous rounds, also those that may still train) have fetched the result, after `seconds`, or at
   /// stop().
   void finish(const RoundPlan& result, double seconds);

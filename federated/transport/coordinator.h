@@ -54,8 +54,8 @@ class Coordinator {
   /// Epsilon of the sums of all rounds, past and future, at options.secure.privacy's delta. Call it before
   /// run().
   double epsilon() const;
-  /// Returns true when the last round is over and every site that took part in it has fetched the result, or
-  /// a minute after the end of the round. Returns false when interrupted(), which is polled, returns true.
+  /// Returns true when the last round is over and every site that was given it has fetched the result, or a
+  /// minute after the end of the round. Returns false when interrupted(), which is polled, returns true.
   bool run(const std::function<bool()>& interrupted);
 
  private:

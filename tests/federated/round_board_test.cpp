@@ -202,6 +202,47 @@ TEST_CASE_METHOD(BoardFixture, "a round waits for sites to find it, unless all t
   CHECK(seconds_of(2, 60) < 10);
 }
 
+TEST_CASE_METHOD(BoardFixture,
+                 "after the deadline a quorum is enough, and a slower site's update is too late") {
+  const auto never = [] { return false; };
+  for (const std::string site : {"north", "south"})
+    REQUIRE(board.next(site, 0, never).work == RoundBoard::Work::train);
+  const auto late = board.begin_upload("south", offer());
+  send("north");
+  const auto updates = board.wait({.quorum = 1, .everyone = 2, .deadline = 0.05});
+  REQUIRE(updates);
+  REQUIRE(updates->size() == 1);
+  CHECK(updates->front().site == "north");
+  CHECK_THROWS_AS(late->append(0, bytes(), chunk_checksum(bytes())), RoundOver);
+  CHECK_THROWS_AS(late->finish(), RoundOver);
+  CHECK_THROWS_AS(board.begin_upload("south", offer()), RoundOver);
+  CHECK(counted() == 1);
+}
+
+TEST_CASE_METHOD(BoardFixture,
+                 "the last round's end is waited for until all that were given it have the result") {
+  const auto never = [] { return false; };
+  for (const std::string site : {"north", "south"})
+    REQUIRE(board.next(site, 0, never).work == RoundBoard::Work::train);
+  const bool delivered = GENERATE(true, false);  // else the round was skipped
+  if (delivered) send("north");
+  REQUIRE(board.wait({.quorum = 0}));
+  if (!delivered) board.set_updates(plan.round, {});
+  const bool restarted = GENERATE(false, true), all = GENERATE(false, true);
+  RoundBoard later(folder.path(), database);
+  RoundBoard& ending = restarted ? later : board;
+  ++plan.round;
+  const std::jthread sites([&] {
+    for (const std::string site : {"north", "south"})
+      if ((all || site == "north") && ending.next(site, 60, never).work == RoundBoard::Work::finished)
+        ending.fetched(site, plan.round);
+  });
+  const auto began = Clock::now();
+  ending.finish(plan, all ? 60 : 0.1);
+  const double waited = seconds_since(began);
+  CHECK((all ? waited < 10 : waited >= 0.1));
+}
+
 TEST_CASE_METHOD(BoardFixture, "a site is told in which round its update last counted") {
   const auto counted_of = [&](const std::string& site) {
     return board.next(site, 0, [] { return false; }).counted;
