@@ -185,12 +185,36 @@ std::optional<std::vector<ReceivedUpdate>> RoundBoard::wait(const Patience& pati
   const auto nobody_else = [&] {
     return all() && patience.everyone > 0 && received_.size() >= patience.everyone;
   };
+  std::optional<std::size_t> told;  // updates
+  bool overdue = false;
+  const auto tell = [&] {
+    told = received_.size();
+    if (!patience.tell) return;
+    const Progress progress{.updates = received_.size(), .missing = missing(), .overdue = overdue};
+    lock.unlock();
+    patience.tell(progress);
+    lock.lock();
+  };
+  // False where it was not enough by then.
+  const auto wait_until = [&](Clock::time_point until, const auto& enough) {
+    while (
+        changed_.wait_until(lock, until, [&] { return stopped_ || enough() || received_.size() != told; })) {
+      if (stopped_ || enough()) return true;
+      tell();
+    }
+    return false;
+  };
   if (is_asynchronous()) {
-    changed_.wait(lock, [&] { return stopped_ || !has_room(); });
+    while (!wait_until(Clock::now() + seconds(patience.remind), [&] { return !has_room(); })) continue;
   } else {
-    changed_.wait_until(lock, began + seconds(patience.gather), [&] { return stopped_ || nobody_else(); });
-    changed_.wait_until(lock, began + seconds(patience.deadline), [&] { return stopped_ || all(); });
-    changed_.wait(lock, [&] { return stopped_ || have_quorum(); });
+    const auto deadline = began + seconds(patience.deadline);
+    wait_until(began + seconds(patience.gather), nobody_else);
+    wait_until(deadline, all);
+    for (auto next = deadline; !wait_until(next, have_quorum);
+         next = Clock::now() + seconds(patience.remind)) {
+      overdue = true;
+      tell();
+    }
   }
   if (stopped_) return std::nullopt;
   phase_ = Phase::closed;
@@ -286,6 +310,14 @@ std::int64_t RoundBoard::counted(const std::string& site) const {
   else
     last.bind(site, plan_.round).next();
   return last.integer(0);  // the integer of NULL is 0: no update counted
+}
+
+std::vector<std::string> RoundBoard::missing() const {
+  std::vector<std::string> missing;
+  for (const std::string& site : assigned_)
+    if (std::ranges::none_of(received_, [&](const auto& update) { return update.first.first == site; }))
+      missing.push_back(site);
+  return missing;
 }
 
 bool RoundBoard::has_room() const {

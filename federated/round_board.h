@@ -96,11 +96,21 @@ class RoundBoard {
 
   /// Opens a round. Finds the updates of it that arrived before a restart.
   void open(const RoundPlan& plan);
+  /// How far an open round is.
+  struct Progress {
+    std::size_t updates = 0;                ///< that have come
+    std::vector<std::string> missing = {};  ///< sites that joined the round and have not delivered
+    bool overdue = false;                   ///< the deadline is over, and there is no quorum
+  };
   struct Patience {
     std::size_t quorum = 1;    ///< updates that are needed
     std::size_t everyone = 0;  ///< updates that can come at most; 0: unknown
     double gather = 0;         ///< seconds for sites to join the round
     double deadline = 0;       ///< seconds for the sites that joined it
+    double remind = 300;       ///< seconds without an update after the deadline, until tell() is called again
+    /// Called at first and for every update that comes; without a quorum also at the deadline, and after it
+    /// in intervals. Called by wait()'s thread, which holds no lock.
+    std::function<void(const Progress&)> tell = {};
   };
   /// Waits for a synchronous round's updates until a quorum is there and, besides,
   /// - all sites that were given the round have delivered, and these are `everyone`, or `gather` is over; or
@@ -178,6 +188,7 @@ class RoundBoard {
   bool is_asynchronous() const { return plan_.buffer > 0; }
   /// Whether the round is open and, if it is asynchronous, still needs updates.
   bool has_room() const;
+  std::vector<std::string> missing() const;
   void await_room(std::unique_lock<std::mutex>& lock);
   std::string model_of_record(std::int64_t round) const;  ///< its digest; "" if there was none
   void insert(std::int64_t round, const ReceivedUpdate& update);

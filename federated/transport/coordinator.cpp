@@ -115,7 +115,8 @@ struct Coordinator::Parts {
       save();
     else
       hash_model();
-    if (!is_recorded()) record(board.updates_of(round - 1));
+    last = board.updates_of(round - 1);
+    if (!is_recorded()) record(last);
     server = start_server(options.address, kit, service, port);
   }
 
@@ -228,10 +229,20 @@ struct Coordinator::Parts {
       }
       board.open(plan());
       say(fmt::format("round {} of {} begins", round + 1, options.rounds));
-      const auto updates = board.wait({.quorum = static_cast<std::size_t>(options.quorum),
-                                       .everyone = everyone(),
-                                       .gather = options.gather_seconds,
-                                       .deadline = options.deadline_seconds});
+      const auto quorum = static_cast<std::size_t>(options.quorum);
+      const std::size_t admitted = everyone();
+      if (strategy->buffer_size() == 0 && admitted > 0 && admitted < quorum)
+        say(
+            fmt::format("warning: federation.quorum = {}, and {} sites are let in: the round cannot end; "
+                        "start the coordinator again with a lower quorum, or let sites in",
+                        quorum, admitted));
+      began = std::time(nullptr);
+      const auto updates =
+          board.wait({.quorum = quorum,
+                      .everyone = admitted,
+                      .gather = options.gather_seconds,
+                      .deadline = options.deadline_seconds,
+                      .tell = [this](const RoundBoard::Progress& progress) { tell(progress); }});
       if (!updates) return false;
       malloc_trim(0);  // frees the memory of uploads, before a copy of the model is made for saving
       if (!options.secure.enabled)
@@ -249,6 +260,19 @@ struct Coordinator::Parts {
     return true;
   }
 
+  void tell(const RoundBoard::Progress& progress) {
+    write_metrics(progress.updates);
+    if (!progress.overdue) return;
+    std::string missing;
+    for (const std::string& site : progress.missing) missing += (missing.empty() ? "" : ", ") + site;
+    say(fmt::format(
+        "round {} of {} is past its deadline and waits: {} of {} updates came; of the sites that began it, "
+        "{} did not deliver; {} sites are let in. Start the sites that are missing, or start the coordinator "
+        "again with a lower federation.quorum",
+        round + 1, options.rounds, progress.updates, options.quorum, missing.empty() ? "none" : missing,
+        everyone()));
+  }
+
   // 0 if the list cannot be read; callers are told about that.
   std::size_t everyone() const {
     try {
@@ -262,6 +286,7 @@ struct Coordinator::Parts {
   // sites answered.
   void skip_round() {
     board.set_updates(round, {});
+    last.clear();
     ++round;
     save();
     record({});
@@ -317,10 +342,17 @@ struct Coordinator::Parts {
     if (model->has_control()) policy->scatter(exchanged.subspan(elements), model->control());
   }
 
-  bool counts_by_examples() const {
-    if (options.secure.enabled) return options.secure.most_examples > 0;
-    const bool robust = !strategy->needs_mean_only() && strategy->buffer_size() == 0;
-    return !robust && !strategy->site_rules().control_variate;
+  // Means of what sites measured, weighted by their examples.
+  static std::map<std::string, double> means_of(const std::vector<ReceivedUpdate>& updates) {
+    std::map<std::string, std::pair<double, double>> metrics;  // weighted sum, and sum of weights
+    for (const ReceivedUpdate& update : updates)
+      for (const auto& [name, value] : update.metrics) {
+        metrics[name].first += update.examples * value;
+        metrics[name].second += update.examples;
+      }
+    std::map<std::string, double> means;
+    for (const auto& [name, sum] : metrics) means[name] = sum.first / sum.second;
+    return means;
   }
 
   void finish_round(const std::vector<ReceivedUpdate>& updates) {
@@ -334,25 +366,31 @@ struct Coordinator::Parts {
         fmt::format("round {} of {}: {} {}, {:.0f} {}", round, options.rounds, updates.size(),
                     asynchronous ? "updates" : "sites", examples,
                     options.secure.privacy.unit == RoundPrivacy::Unit::client ? "clients" : "examples");
-    Gauge means{"conclave_metric", "Mean of what sites measured in the last round", {}};
-    for (const auto& [name, mean] : mean_metrics(updates, counts_by_examples())) {
-      line += fmt::format(", {} {:.4f}", name, mean);
-      means.values[prometheus_label("metric", name)] = mean;
-    }
+    for (const auto& [name, mean] : means_of(updates)) line += fmt::format(", {} {:.4f}", name, mean);
     if (epsilon) line += fmt::format(", epsilon {:.4f} at delta {}", *epsilon, options.secure.privacy.delta);
     say(line);
-    write_metrics(updates, means);
+    last = updates;
+    write_metrics(0);
   }
 
-  void write_metrics(const std::vector<ReceivedUpdate>& updates, const Gauge& means) const {
+  // `waiting`: updates of the present round that have come.
+  void write_metrics(std::size_t waiting) const {
     Gauge examples{"conclave_examples", "Examples that a site trained on in the last round", {}};
-    for (const ReceivedUpdate& update : updates)
+    Gauge means{"conclave_metric", "Mean by examples of what sites measured in the last round", {}};
+    for (const ReceivedUpdate& update : last)
       examples.values[prometheus_label("site", update.site)] += update.examples;
+    for (const auto& [name, mean] : means_of(last)) means.values[prometheus_label("metric", name)] = mean;
     try {
       write_prometheus_file(
           options.directory + "/metrics.prom",
           {{"conclave_rounds_done", "Rounds that are over", {{"", static_cast<double>(round)}}},
            {"conclave_rounds", "Rounds that there are to be", {{"", static_cast<double>(options.rounds)}}},
+           {"conclave_round_began_seconds",
+            "When the present round began, in seconds since 1970",
+            {{"", static_cast<double>(began)}}},
+           {"conclave_updates_waiting",
+            "Updates of the present round that have come",
+            {{"", static_cast<double>(waiting)}}},
            {"conclave_sites",
             "Sites in the last round's model",
             {{"", static_cast<double>(examples.values.size())}}},
@@ -427,6 +465,8 @@ struct Coordinator::Parts {
   std::optional<SharingPolicy> policy;
   std::unique_ptr<Strategy> strategy;
   std::int64_t round = 0;
+  std::time_t began = 0;             // the round
+  std::vector<ReceivedUpdate> last;  // of the round before
   struct ModelFile {
     std::string path;
     FileState state;

@@ -219,6 +219,40 @@ TEST_CASE_METHOD(BoardFixture,
   CHECK(counted() == 1);
 }
 
+TEST_CASE_METHOD(BoardFixture, "after the deadline a round waits for its quorum, and tells what it lacks") {
+  const auto never = [] { return false; };
+  for (const std::string site : {"north", "south", "west"})
+    REQUIRE(board.next(site, 0, never).work == RoundBoard::Work::train);
+  send("north");
+  std::vector<RoundBoard::Progress> told;
+  const auto tell = [&](const RoundBoard::Progress& progress) {
+    told.push_back(progress);
+    if (told.size() == 3) send("south");  // that was the second time since the deadline
+    if (told.size() == 4) send("west");
+  };
+  const auto updates = board.wait({.quorum = 3, .deadline = 0.05, .remind = 0.01, .tell = tell});
+  REQUIRE(updates);
+  CHECK(updates->size() == 3);
+  REQUIRE(told.size() == 4);
+  for (std::size_t i = 0; i < told.size(); ++i) {
+    CHECK(told[i].updates == (i < 3 ? 1 : 2));
+    CHECK(told[i].missing ==
+          (i < 3 ? std::vector<std::string>{"south", "west"} : std::vector<std::string>{"west"}));
+    CHECK(told[i].overdue == (i > 0));
+  }
+}
+
+TEST_CASE_METHOD(BoardFixture, "who waits for a round is told of each update that came") {
+  std::vector<std::size_t> told;
+  const std::vector<std::string> sites{"north", "south", "west"};
+  const auto tell = [&](const auto& progress) {
+    told.push_back(progress.updates);
+    send(sites[progress.updates]);
+  };
+  REQUIRE(board.wait({.quorum = 3, .everyone = 3, .deadline = 600, .tell = tell}));
+  CHECK(told == std::vector<std::size_t>{0, 1, 2});
+}
+
 TEST_CASE_METHOD(BoardFixture,
                  "the last round's end is waited for until all that were given it have the result") {
   const auto never = [] { return false; };
