@@ -6,6 +6,7 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "core/clock.h"
@@ -16,6 +17,12 @@ namespace {
 constexpr double kRoomSeconds = 20;  // longest wait of an upload while the next model is made
 constexpr std::size_t kMostMetrics = 64;
 constexpr double kMostExamples = 1e12;
+
+// Before anything is computed from the round that a site names: what is said of it is that number plus one.
+void check_round(const UpdateOffer& offer) {
+  SiteMistake::unless(offer.round >= 0 && offer.round < std::numeric_limits<std::int64_t>::max(),
+                      "an update of round {}; rounds begin at 0", offer.round);
+}
 
 void check(const UpdateOffer& offer, const RoundPlan& plan) {
   SiteMistake::unless(
@@ -232,6 +239,7 @@ void RoundBoard::set_updates(std::int64_t round, const std::vector<ReceivedUpdat
 }
 
 void RoundBoard::ready(const std::string& site, const UpdateOffer& offer) {
+  check_round(offer);
   const std::scoped_lock lock(mutex_);
   if (phase_ == Phase::finished || offer.round < plan_.round)
     throw RoundOver(fmt::format("round {} is over", offer.round));
@@ -377,6 +385,7 @@ void RoundBoard::check_current(const std::string& site, std::int64_t round, std:
 
 std::unique_ptr<RoundBoard::Upload> RoundBoard::begin_upload(const std::string& site,
                                                              const UpdateOffer& offered) {
+  check_round(offered);
   std::unique_lock lock(mutex_);
   UpdateOffer offer = offered;
   if (!is_asynchronous()) offer.turn = offer.round;

@@ -62,7 +62,7 @@ TEST_CASE_METHOD(BoardFixture, "an update that is sent again counts once") {
 }
 
 TEST_CASE_METHOD(BoardFixture, "an update of another round, or made from another model, is too late") {
-  for (const std::int64_t round : {1, 3, -1}) {
+  for (const std::int64_t round : {1, 3}) {
     UpdateOffer offered = offer();
     offered.round = round;
     CHECK_THROWS_AS(board.begin_upload("north", offered), RoundOver);
@@ -331,6 +331,23 @@ struct AsynchronousFixture : BoardFixture {
     return board.next(site, 0, [] { return false; });
   }
 };
+
+TEST_CASE_METHOD(AsynchronousFixture,
+                 "an update of a round that cannot be is a site's mistake, in every kind of round") {
+  plan.buffer = GENERATE(0u, 2u);
+  plan.secure = GENERATE(false, true);
+  board.open(plan);
+  using Limits = std::numeric_limits<std::int64_t>;
+  for (const std::int64_t round : {std::int64_t{-1}, Limits::min(), Limits::max()}) {
+    UpdateOffer offered = offer();
+    offered.round = round;
+    CHECK_THROWS_AS(board.begin_upload("north", offered), SiteMistake);
+    CHECK_THROWS_AS(board.ready("north", offered), SiteMistake);
+  }
+  UpdateOffer offered = offer();
+  offered.round = Limits::max() - 1;
+  CHECK_THROWS_AS(board.begin_upload("north", offered), RoundOver);
+}
 
 TEST_CASE_METHOD(AsynchronousFixture, "an asynchronous round is of the first updates, whoever sends them") {
   CHECK(next("north").work == RoundBoard::Work::train);
