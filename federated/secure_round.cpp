@@ -183,6 +183,7 @@ std::optional<SecureRound::Sum> SecureRound::attempt(const RoundWork& work, std:
     result.reset();
     say_(fmt::format("round {}: the attempt at its sum failed: {}", round + 1, error.what()));
   }
+  changed_.wait(lock, [&] { return adding_ == 0; });
   attempt_.reset();
   std::filesystem::remove_all(directory_, ignored);  // uploads that are not complete
   changed_.notify_all();
@@ -200,6 +201,7 @@ void SecureRound::end_phases(std::unique_lock<std::mutex>& lock, std::int64_t ro
     Coordinator& coordinator = attempt.coordinator;
     changed_.wait_until(lock, Clock::now() + seconds(options_.phase_seconds),
                         [&] { return stopped_ || coordinator.awaited().empty(); });
+    changed_.wait(lock, [&] { return adding_ == 0; });
     if (stopped_) return;
     for (const std::uint32_t site : coordinator.awaited())
       say_(fmt::format("round {}: {} is gone at {}", round + 1, attempt.terms.agreement.sites[site],
@@ -318,7 +320,8 @@ std::unique_ptr<SecureRound::Upload> SecureRound::begin_upload(const std::string
   std::unique_lock lock(mutex_);
   const auto number = member(site, attempt, Phase::mask);
   if (!number) throw RoundOver("this attempt at a sum is over, or goes on without this site");
-  if (!attempt_->coordinator.awaited().contains(*number)) return nullptr;
+  const bool awaited = attempt_->phase == Phase::mask && attempt_->coordinator.awaited().contains(*number);
+  if (!awaited) return nullptr;
   const Agreement& agreement = attempt_->terms.agreement;
   constexpr std::size_t kAround = 256;  // more than encode() adds to the vector
   require(digest.bytes <= agreement.length * agreement.ring.width + kAround,
@@ -354,21 +357,36 @@ void SecureRound::Upload::append(std::uint64_t offset, Pieces pieces, std::uint6
   file_.append(offset, pieces, checksum);
 }
 
-void SecureRound::Upload::finish() {
-  const std::scoped_lock lock(round_.mutex_);
+void SecureRound::Upload::finish(const std::function<void()>& meanwhile) {
+  std::unique_lock lock(round_.mutex_);
   round_.check_current(*this);
   file_.finish();
   const OutgoingFile file(path_);
   std::filesystem::remove(path_);  // `file` keeps its bytes until it is closed
   secure_aggregation::Bytes head(std::min<std::uint64_t>(file.bytes(), MaskedInput::kHead));
   file.read_at(head.data(), head.size(), 0);
+  Coordinator& coordinator = round_.attempt_->coordinator;
   const auto input = MaskedInput::decode(head);
   require(input.sender == round_.member(site_, attempt_, Phase::mask), "a masked update of another site");
-  round_.attempt_->coordinator.receive(input, file.bytes() - head.size(),
-                                       [&](std::size_t offset, std::span<std::byte> out) {
-                                         file.read_at(out.data(), out.size(), head.size() + offset);
-                                       });
-  round_.changed_.notify_all();
+  coordinator.arrive(input, file.bytes() - head.size());
+  // Adding takes as long as reading the file, and the other sites' calls need not wait for that. Until it is
+  // done, the attempt neither ends its phase nor goes.
+  ++round_.adding_;
+  lock.unlock();
+  struct Added {
+    ~Added() {
+      lock.lock();
+      --round.adding_;
+      round.changed_.notify_all();
+    }
+    SecureRound& round;
+    std::unique_lock<std::mutex>& lock;
+  } const added{round_, lock};
+  if (meanwhile) meanwhile();
+  const std::scoped_lock one(round_.sum_mutex_);
+  coordinator.add([&](std::size_t offset, std::span<std::byte> out) {
+    file.read_at(out.data(), out.size(), head.size() + offset);
+  });
 }
 
 }  // namespace conclave

@@ -134,7 +134,8 @@ class SecureRound {
     void append(std::uint64_t offset, std::string_view data, std::uint64_t checksum) {
       append(offset, Pieces(&data, 1), checksum);
     }
-    void finish();
+    /// Adds it to the sum. Calls meanwhile() as soon as other sites' calls can go on beside that.
+    void finish(const std::function<void()>& meanwhile = {});
 
    private:
     friend class SecureRound;
@@ -182,6 +183,8 @@ class SecureRound {
   std::condition_variable changed_;
   bool stopped_ = false;
   std::optional<Attempt> attempt_;
+  std::size_t adding_ = 0;  // masked updates on their way into its sum, during which it stays
+  std::mutex sum_mutex_;    // who adds; taken without mutex_
 };
 
 }  // namespace conclave

@@ -74,7 +74,7 @@ SharesDelivery Coordinator::delivery(std::uint32_t site) const {
   return delivery;
 }
 
-void Coordinator::arrive_with_vector(const MaskedInput& head, std::size_t size) {
+void Coordinator::arrive(const MaskedInput& head, std::size_t size) {
   require(round_.has_value(), "secure aggregation: a vector before there is a roster");
   round_->check(head.context, head.sender);
   require(size == sum_.bytes(), "secure aggregation: a vector of {} bytes of site '{}', expected {}", size,
@@ -83,15 +83,14 @@ void Coordinator::arrive_with_vector(const MaskedInput& head, std::size_t size) 
 }
 
 void Coordinator::receive(const MaskedInput& message) {
-  arrive_with_vector(message, message.packed.size());
+  arrive(message, message.packed.size());
   sum_.add(message.packed);
 }
 
-void Coordinator::receive(const MaskedInput& head, std::size_t size, const RingVector::ReadPacked& read) {
-  arrive_with_vector(head, size);
-  damaged_ = true;
+void Coordinator::add(const RingVector::ReadPacked& read) {
+  const bool before = std::exchange(damaged_, true);
   sum_.add(read);
-  damaged_ = false;
+  damaged_ = before;
 }
 
 // The signature is not checked here: sites check it, and do not rely on the coordinator.

@@ -34,9 +34,11 @@ class Coordinator {
   void receive(const Advertisement& message);
   void receive(const SharesUpload& message);
   void receive(const MaskedInput& message);
-  /// The same for a vector that is not in memory: it has `size` packed bytes, which read() supplies. If
-  /// read() throws, the round is over.
-  void receive(const MaskedInput& head, std::size_t size, const RingVector::ReadPacked& read);
+  /// The same for a vector of `size` packed bytes that is not in memory, in two steps: arrive(), then add()
+  /// with read(), which supplies the bytes. add() takes long. Another thread may call it while this one calls
+  /// anything but end_phase(), sum(), receive(MaskedInput) and add(). If read() throws, the round is over.
+  void arrive(const MaskedInput& head, std::size_t size);
+  void add(const RingVector::ReadPacked& read);
   void receive(const Consent& message);
   void receive(const Unmasking& message);
 
@@ -57,7 +59,6 @@ class Coordinator {
 
  private:
   enum class Phase { advertise, share, mask, consent, unmask, done };
-  void arrive_with_vector(const MaskedInput& head, std::size_t size);
   /// Moves `sender` from awaited_ to arrived_, or throws Error.
   void arrive(Phase phase, std::uint32_t sender);
   bool survived(std::uint32_t site) const { return std::ranges::binary_search(survivors_.sites, site); }

@@ -220,11 +220,17 @@ TEST_CASE("a vector that cannot be read to its end leaves no sum that it is in p
   };
   const std::size_t size = 100 * round.agreement.ring.width;
   const MaskedInput first = input(0);
-  CHECK_THROWS_WITH(round.coordinator.receive(first, size - 1, [](auto, auto) {}),
-                    Catch::Contains("of 399 bytes"));
-  CHECK_THROWS_WITH(round.coordinator.receive(first, size, [](auto, auto) { fail("a bad sector"); }),
+  CHECK_THROWS_WITH(round.coordinator.arrive(first, size - 1), Catch::Contains("of 399 bytes"));
+  round.coordinator.arrive(first, size);
+  CHECK_THROWS_WITH(round.coordinator.add([](auto, auto) { fail("a bad sector"); }),
                     Catch::Contains("a bad sector"));
-  for (const std::uint32_t site : {1u, 2u, 3u}) round.coordinator.receive(input(site));
+  for (const std::uint32_t site : {1u, 2u}) round.coordinator.receive(input(site));
+  const MaskedInput last = input(3);  // one that is read well mends nothing
+  round.coordinator.arrive(last, size);
+  round.coordinator.add([&](std::size_t offset, std::span<std::byte> out) {
+    std::ranges::copy_n(last.packed.begin() + static_cast<std::ptrdiff_t>(offset),
+                        static_cast<std::ptrdiff_t>(out.size()), out.begin());
+  });
   CHECK_THROWS_WITH(round.coordinator.end_phase(), Catch::Contains("part of it is in the sum"));
 }
 

@@ -80,10 +80,22 @@ struct StartedRound {
     for (std::size_t i = first; i < kSites.size(); ++i) told[i] = send(i, phase, bodies[i], kPatience).body;
     return told;
   }
-  void upload(std::size_t site, const Bytes& masked) {
+  void upload(std::size_t site, const Bytes& masked, const std::function<void()>& meanwhile = {}) {
     const auto file = round.begin_upload(kSites[site], number, digest_of(masked));
     file->append(0, text_of(masked), chunk_checksum(text_of(masked)));
-    file->finish();
+    file->finish(meanwhile);
+  }
+  /// All sites, up to what each is told of the others' shares.
+  std::vector<Bytes> deliveries() {
+    const auto rosters =
+        exchange(Phase::advertise, 0, [&](std::size_t i) { return sites[i].advertise().encode(); });
+    return exchange(Phase::share, 0,
+                    [&](std::size_t i) { return sites[i].share(Roster::decode(rosters[i])).encode(); });
+  }
+  Bytes masked(std::size_t site, const Bytes& delivery) {
+    return sites[site]
+        .mask(SharesDelivery::decode(delivery), std::vector<std::int64_t>(kElements, 5))
+        .encode();
   }
   std::size_t files() const {
     const std::filesystem::recursive_directory_iterator all(folder.path() + "/masked");
@@ -223,4 +235,31 @@ TEST_CASE("a site that knows other settings than the coordinator is told so") {
   other.context[0] ^= std::byte{1};
   CHECK_THROWS_WITH(test.send(0, Phase::advertise, other.encode()), Catch::Contains("start the site again"));
   CHECK_THROWS_AS(test.send(0, Phase::advertise, other.encode()), SiteMistake);
+}
+
+TEST_CASE("while a masked update is added to the sum, other sites are answered, and the phase goes on") {
+  StartedRound test;
+  const auto deliveries = test.deliveries();
+  std::vector<Bytes> masked;
+  for (std::size_t i = 0; i < kSites.size(); ++i) masked.push_back(test.masked(i, deliveries[i]));
+  using State = SecureRound::Answer::State;
+  test.upload(1, masked[1], [&] {
+    CHECK(test.round.begin_upload(kSites[1], test.number, digest_of(masked[1])) == nullptr);
+    for (const std::size_t other : {0, 2, 3}) test.upload(other, masked[other]);
+    // All are there, and this one is not yet in the sum.
+    CHECK(test.send(0, Phase::mask, {}, 0.1).state == State::not_yet);
+  });
+  const auto survivors = test.send(0, Phase::mask, {}, kPatience);
+  REQUIRE(survivors.state == State::here);
+  CHECK(Survivors::decode(survivors.body).sites.size() == kSites.size());
+  // What came is not asked for again, now that its phase is over.
+  CHECK(test.round.begin_upload(kSites[1], test.number, digest_of(masked[1])) == nullptr);
+}
+
+TEST_CASE("an attempt that is stopped while a masked update is added stays until that is done") {
+  StartedRound test;
+  const auto deliveries = test.deliveries();
+  test.upload(1, test.masked(1, deliveries[1]), [&] { test.round.stop(); });
+  test.loop.join();
+  CHECK_FALSE(std::filesystem::exists(test.folder.path() + "/masked"));
 }
