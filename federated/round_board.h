@@ -85,6 +85,16 @@ class SiteMistake : public Error {
   static void unless(bool holds, fmt::format_string<Args...> format, Args&&... args) {
     if (!holds) throw SiteMistake(fmt::format(format, std::forward<Args>(args)...));
   }
+
+  /// f(), which reads and checks what a site sent: its Errors are the site's mistakes.
+  template <class F>
+  static auto in(F f) {
+    try {
+      return f();
+    } catch (const Error& error) {
+      throw SiteMistake(error.what());
+    }
+  }
 };
 
 class RoundBoard {

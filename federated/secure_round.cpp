@@ -244,7 +244,7 @@ std::optional<std::uint32_t> SecureRound::member(const std::string& site, std::i
   const auto number = static_cast<std::uint32_t>(found - sites.begin());
   if (attempt_->phase > phase)
     return attempt_->came.at(phase).contains(number) ? std::optional(number) : std::nullopt;
-  require(attempt_->phase == phase, "a message of a phase that is still to come");
+  SiteMistake::unless(attempt_->phase == phase, "a message of a phase that is still to come");
   const Coordinator& coordinator = attempt_->coordinator;
   const bool there = coordinator.awaited().contains(number) || coordinator.arrived().contains(number);
   return there ? std::optional(number) : std::nullopt;
@@ -308,7 +308,7 @@ SecureRound::Answer SecureRound::exchange(const std::string& site, std::int64_t 
     if (attempt_->phase > phase) return {Answer::State::here, told(*number, phase)};
     // The vector comes as a file. A message that has already been received is not taken again.
     if (phase != Phase::mask && attempt_->coordinator.awaited().contains(*number))
-      receive(*number, phase, body);
+      SiteMistake::in([&] { receive(*number, phase, body); });
     if (phase == Phase::unmask) return {Answer::State::here};  // the rest needs no site
     if (stopped_ || Clock::now() >= until || cancelled()) return {Answer::State::not_yet};
     changed_.wait_until(lock, std::min(until, Clock::now() + seconds(1)));
@@ -324,9 +324,9 @@ std::unique_ptr<SecureRound::Upload> SecureRound::begin_upload(const std::string
   if (!awaited) return nullptr;
   const Agreement& agreement = attempt_->terms.agreement;
   constexpr std::size_t kAround = 256;  // more than encode() adds to the vector
-  require(digest.bytes <= agreement.length * agreement.ring.width + kAround,
-          "a masked update of {} bytes, where {} numbers of {} bytes are expected", digest.bytes,
-          agreement.length, agreement.ring.width);
+  SiteMistake::unless(digest.bytes <= agreement.length * agreement.ring.width + kAround,
+                      "a masked update of {} bytes, where {} numbers of {} bytes are expected", digest.bytes,
+                      agreement.length, agreement.ring.width);
   const std::filesystem::path folder = folder_of(attempt), file = folder / (site + ".masked");
   const std::uint64_t upload = ++attempt_->uploads[site];
   lock.unlock();  // the upload reads what it already has; other calls need not wait for that
@@ -366,9 +366,11 @@ void SecureRound::Upload::finish(const std::function<void()>& meanwhile) {
   secure_aggregation::Bytes head(std::min<std::uint64_t>(file.bytes(), MaskedInput::kHead));
   file.read_at(head.data(), head.size(), 0);
   Coordinator& coordinator = round_.attempt_->coordinator;
-  const auto input = MaskedInput::decode(head);
-  require(input.sender == round_.member(site_, attempt_, Phase::mask), "a masked update of another site");
-  coordinator.arrive(input, file.bytes() - head.size());
+  SiteMistake::in([&] {
+    const auto input = MaskedInput::decode(head);
+    require(input.sender == round_.member(site_, attempt_, Phase::mask), "a masked update of another site");
+    coordinator.arrive(input, file.bytes() - head.size());
+  });
   // Adding takes as long as reading the file, and the other sites' calls need not wait for that. Until it is
   // done, the attempt neither ends its phase nor goes.
   ++round_.adding_;

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <ctime>
 #include <deque>
+#include <limits>
 #include <stdexcept>
 #include <thread>
 
@@ -232,14 +233,25 @@ struct MessageTrial::Parts {
       *header.mutable_update() = to_message(digest_of(std::as_bytes(std::span(data))));
   }
 
-  void call_coordinator(Kind kind, Messages messages, bool mended) const {
+  // Calls f() and records its status.
+  template <class F>
+  void call(F f) {
+    try {
+      f();
+      codes.push_back(grpc::StatusCode::OK);
+    } catch (const Error& error) {
+      codes.push_back(status_of(error).error_code());
+    }
+  }
+
+  void call_coordinator(Kind kind, Messages messages, bool mended) {
     fs::remove_all(directory / "updates");
     Database database(":memory:");
     RoundBoard board(directory, database);
     board.open(plan(false));
     SiteCalls calls(board, nullptr, {.steps = 1});
     const Caller caller{kSites[0], kits[0].certificate, [] { return false; }};
-    with_errors_allowed([&] {
+    call([&] {
       switch (kind) {
         case next:
           if (federated::NextRequest request; take(messages, request)) {
@@ -281,7 +293,7 @@ struct MessageTrial::Parts {
 
   // A round of secure aggregation in which the other sites are honest, up to the phase that the first
   // message's byte selects.
-  void call_secure_round(Messages messages) const {
+  void call_secure_round(Messages messages) {
     if (messages.empty() || messages.front().empty()) return;
     const auto phase = static_cast<SecureRound::Phase>(static_cast<std::uint8_t>(messages.front()[0]) % 5);
     messages.pop_front();
@@ -370,15 +382,15 @@ struct MessageTrial::Parts {
       federated::SecureMessage message;
       if (!message.ParseFromString(text)) continue;
       message.set_attempt(message.attempt() == 0 ? 0 : number);
-      with_errors_allowed([&] { calls.exchange(caller, message, 0); });
+      call([&] { calls.exchange(caller, message, 0); });
       std::string& body = *message.mutable_body();
       for (const Key& context : contexts)
         if (body.size() >= 2 + context.size()) {
           std::ranges::copy(std::string_view(reinterpret_cast<const char*>(context.data()), context.size()),
                             body.begin() + 2);
-          with_errors_allowed([&] { calls.exchange(caller, message, 0); });
+          call([&] { calls.exchange(caller, message, 0); });
           if (message.kind() != federated::SecureMessage::MASK) continue;
-          with_errors_allowed([&] {  // the masked input comes as a file
+          call([&] {  // the masked input comes as a file
             const auto file =
                 round.begin_upload(kSites[0], number, digest_of(std::as_bytes(std::span(body))));
             if (!file) return;
@@ -426,6 +438,7 @@ struct MessageTrial::Parts {
   fs::path directory;
   CertificateAuthority authority;
   std::vector<Kit> kits;
+  std::vector<int> codes;  // of the coordinator's answers
 };
 
 MessageTrial::MessageTrial(std::filesystem::path directory)
@@ -433,15 +446,100 @@ MessageTrial::MessageTrial(std::filesystem::path directory)
 
 MessageTrial::~MessageTrial() = default;
 
-void MessageTrial::run(std::string_view input) {
-  if (input.empty()) return;
+std::vector<int> MessageTrial::run(std::string_view input) {
+  parts_->codes.clear();
+  if (input.empty()) return {};
   const auto kind = static_cast<Kind>(static_cast<std::uint8_t>(input[0]) % kKinds);
   const Messages messages = messages_of(input.substr(1));
-  if (messages.size() > 16) return;
-  if (kind == secure) return parts_->call_secure_round(messages);
+  if (messages.size() > 16) return {};
+  if (kind == secure) {
+    parts_->call_secure_round(messages);
+    return parts_->codes;
+  }
   for (const bool mended : {false, true})
     kind == answers ? parts_->answer_site(messages, mended)
                     : parts_->call_coordinator(kind, messages, mended);
+  return parts_->codes;
+}
+
+const int MessageTrial::kInvalidArgument = grpc::StatusCode::INVALID_ARGUMENT;
+
+std::map<std::string, std::string> MessageTrial::mistakes() {
+  const auto model = to_message(digest_of(std::as_bytes(std::span(std::string_view("the model")))));
+  const auto update = to_message(digest_of(std::as_bytes(std::span(update_values()))));
+  std::map<std::string, std::string> inputs;
+  federated::NextRequest other_protocol;
+  other_protocol.set_protocol(kProtocol + 1);
+  inputs["another protocol"] = input_of(next, {other_protocol.SerializeAsString()});
+  for (const int offset : {-1, 1000}) {
+    federated::DownloadRequest beyond;
+    beyond.set_round(kRound);
+    beyond.set_offset(offset);
+    inputs["the model from byte " + std::to_string(offset)] =
+        input_of(download, {beyond.SerializeAsString()});
+  }
+
+  federated::UpdateHeader right;
+  right.set_round(kRound);
+  *right.mutable_base() = model;
+  *right.mutable_update() = update;
+  right.set_examples(5);
+  right.add_tokens(3);
+  const auto offered = [&](const std::string& wrong, const auto& change) {
+    federated::UpdateHeader header = right;
+    change(header);
+    inputs[wrong] = input_of(progress, {header.SerializeAsString()});
+  };
+  offered("a digest of the model that is none",
+          [](auto& header) { header.mutable_base()->set_xxh3("short"); });
+  offered("a digest of the update that is none", [](auto& header) { header.mutable_update()->clear_xxh3(); });
+  offered("an update of fewer than no bytes", [](auto& header) { header.mutable_update()->set_bytes(-1); });
+  offered("a shorter update", [](auto& header) { header.mutable_update()->set_bytes(4); });
+  offered("a round before the first", [](auto& header) { header.set_round(-1); });
+  offered("a last round", [](auto& header) { header.set_round(std::numeric_limits<std::int64_t>::max()); });
+  offered("no examples", [](auto& header) { header.set_examples(0); });
+  offered("tokens of other experts", [](auto& header) { header.add_tokens(3); });
+  offered("fewer tokens than none", [](auto& header) { header.set_tokens(0, -1); });
+  offered("a metric without a name", [](auto& header) { (*header.mutable_metrics())[""] = 1; });
+  offered("a sum where there is none", [](auto& header) { header.set_attempt(1); });
+
+  federated::UploadPart begin, chunk;
+  *begin.mutable_header() = right;
+  const auto sent = [&](const std::string& wrong, std::initializer_list<federated::UploadPart> parts) {
+    std::string& input = inputs[wrong] = input_of(upload, {});
+    for (const federated::UploadPart& part : parts)
+      input += input_of(upload, {part.SerializeAsString()}).substr(1);
+  };
+  const auto with = [&](std::string_view data, std::int64_t offset) {
+    chunk.mutable_chunk()->set_offset(offset);
+    chunk.mutable_chunk()->set_data(std::string(data));
+    chunk.mutable_chunk()->set_checksum(chunk_checksum(data));
+    return chunk;
+  };
+  const float infinite = std::numeric_limits<float>::infinity();
+  sent("an upload of nothing", {});
+  sent("an upload without a beginning", {with(text_of(update_values()), 0)});
+  sent("an upload that begins twice", {begin, begin});
+  sent("a chunk before the first byte", {begin, with(text_of(update_values()), -4)});
+  sent("a number cut in two", {begin, with("123", 0)});
+  sent("a number that is not finite", {begin, with(text_of(std::span(&infinite, 1)), 0)});
+
+  federated::SecureMessage message;
+  const auto exchanged = [&](const std::string& wrong, int kind, const std::string& body) {
+    message.set_round(kRound);
+    message.set_attempt(1);
+    message.set_kind(static_cast<federated::SecureMessage::Kind>(kind));
+    message.set_body(body);
+    inputs[wrong] = input_of(secure, {std::string(1, '\0'), message.SerializeAsString()});
+  };
+  right.mutable_update()->set_bytes(0);
+  right.mutable_base()->set_xxh3("short");
+  exchanged("ready with what cannot be read", federated::SecureMessage::READY, "\xff");
+  exchanged("ready with a digest that is none", federated::SecureMessage::READY, right.SerializeAsString());
+  exchanged("a message of no kind", 9, "");
+  exchanged("keys that cannot be read", federated::SecureMessage::ADVERTISE, "keys");
+  exchanged("shares before keys", federated::SecureMessage::SHARE, "");
+  return inputs;
 }
 
 std::map<std::string, std::string> MessageTrial::examples() {

@@ -8,6 +8,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace conclave {
 
@@ -19,10 +20,14 @@ class MessageTrial {
 
   /// The first byte selects what the messages are for. The messages follow, each after its length in two
   /// bytes, little-endian. A call that throws conclave::Error is as it should be. Throws std::logic_error if
-  /// an update counts that should not, or if a message is read or sent as another one.
-  void run(std::string_view input);
+  /// an update counts that should not, or if a message is read or sent as another one. Returns the gRPC
+  /// status codes by which a site's calls ended.
+  std::vector<int> run(std::string_view input);
   /// Inputs to begin with, by name. Most of them are valid.
   static std::map<std::string, std::string> examples();
+  /// Inputs in which a site makes one mistake, by what it is. Its first call must end by kInvalidArgument.
+  static std::map<std::string, std::string> mistakes();
+  static const int kInvalidArgument;  ///< gRPC's status code
 
  private:
   struct Parts;

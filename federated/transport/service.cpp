@@ -16,21 +16,14 @@ class NotAllowed : public Error {
   using Error::Error;
 };
 
-std::string refusal_of(const CertificateInfo& certificate) {
-  return fmt::format(
-      "the coordinator does not let in the certificate of \"{}\": {}; ask whoever provisions the "
-      "federation for another (`conclave federate provision --renew {}`)",
-      certificate.name,
-      certificate.not_after <= std::time(nullptr)
-          ? "it has expired"
-          : "it is not in the list of those let in, as after it was revoked, or renewed",
-      certificate.name);
+FileDigest read_digest(const federated::FileInfo& info) {
+  return SiteMistake::in([&] { return conclave::from_message(info); });
 }
 
 UpdateOffer from_message(const federated::UpdateHeader& header) {
   UpdateOffer offer{.round = header.round(),
-                    .base = conclave::from_message(header.base()),
-                    .update = conclave::from_message(header.update()),
+                    .base = read_digest(header.base()),
+                    .update = read_digest(header.update()),
                     .examples = header.examples(),
                     .metrics = {},
                     .tokens = {header.tokens().begin(), header.tokens().end()},
@@ -102,8 +95,8 @@ void SiteCalls::download(const Caller& caller, const federated::DownloadRequest&
                          const std::function<bool(const ChunkFrame&)>& write) {
   const RoundPlan plan = board_.model_of(request.round());
   const OutgoingFile file(plan.model);
-  require(request.offset() >= 0 && static_cast<std::uint64_t>(request.offset()) <= file.bytes(),
-          "byte {} of a model of {}", request.offset(), file.bytes());
+  SiteMistake::unless(request.offset() >= 0 && static_cast<std::uint64_t>(request.offset()) <= file.bytes(),
+                      "byte {} of a model of {}", request.offset(), file.bytes());
   for (auto at = static_cast<std::uint64_t>(request.offset()); at < file.bytes(); at += file.chunk_bytes(at))
     if (!write(read_chunk(file, at))) return;  // the site has gone, and will continue later
   board_.fetched(caller.site, request.round());
@@ -117,7 +110,7 @@ SecureRound& SiteCalls::secure() const {
 template <class F>
 void SiteCalls::with_upload(const std::string& site, const federated::UpdateHeader& header, F f) {
   if (header.attempt() > 0)
-    f(secure().begin_upload(site, header.attempt(), conclave::from_message(header.update())));
+    f(secure().begin_upload(site, header.attempt(), read_digest(header.update())));
   else
     f(board_.begin_upload(site, from_message(header)));
 }
@@ -135,13 +128,15 @@ federated::UploadState SiteCalls::upload(const Caller& caller,
                                          const std::function<bool(UploadFrame&)>& read) {
   federated::UploadState reply;
   UploadFrame first, next;
-  require(read(first) && std::holds_alternative<federated::UpdateHeader>(first),
-          "an upload must begin with a header");
+  const bool came = read(first);
+  require(came || !caller.has_gone(), "the connection broke before an upload began");
+  SiteMistake::unless(came && std::holds_alternative<federated::UpdateHeader>(first),
+                      "an upload must begin with a header");
   with_upload(caller.site, std::get<federated::UpdateHeader>(first), [&](const auto& upload) {
     // Releases each frame before waiting for the next one.
     for (; upload && read(next); next = {}) {
       const auto* chunk = std::get_if<ChunkFrame>(&next);
-      require(chunk != nullptr && chunk->offset >= 0, "an upload must continue with chunks");
+      SiteMistake::unless(chunk != nullptr && chunk->offset >= 0, "an upload must continue with chunks");
       upload->append(static_cast<std::uint64_t>(chunk->offset), chunk->pieces(), chunk->checksum);
     }
     // The stream also ends if the connection broke; the site then sends the rest in another call.
@@ -182,6 +177,15 @@ federated::SecureMessage SiteCalls::exchange(const Caller& caller, const federat
   return reply;
 }
 
+grpc::Status status_of(const std::exception& error) {
+  auto code = grpc::StatusCode::INTERNAL;  // which the site tries again
+  if (dynamic_cast<const NotAllowed*>(&error)) code = grpc::StatusCode::PERMISSION_DENIED;
+  if (dynamic_cast<const TooManyCalls*>(&error)) code = grpc::StatusCode::RESOURCE_EXHAUSTED;
+  if (dynamic_cast<const RoundOver*>(&error)) code = grpc::StatusCode::ABORTED;
+  if (dynamic_cast<const SiteMistake*>(&error)) code = grpc::StatusCode::INVALID_ARGUMENT;
+  return {code, error.what()};
+}
+
 template <class Work>
 grpc::Status FederationService::answer(grpc::ServerContext& context, Work work) {
   std::string site;
@@ -201,18 +205,14 @@ grpc::Status FederationService::answer(grpc::ServerContext& context, Work work) 
     work(Caller{site, certificate, [&] { return context.IsCancelled() || !watch_.lets_in(info); }}, call);
     check();
     return grpc::Status::OK;
-  } catch (const NotAllowed& error) {
-    return {grpc::StatusCode::PERMISSION_DENIED, error.what()};
-  } catch (const TooManyCalls& error) {
-    return {grpc::StatusCode::RESOURCE_EXHAUSTED, error.what()};
-  } catch (const RoundOver& error) {
-    return {grpc::StatusCode::ABORTED, error.what()};
   } catch (const SiteMistake& error) {
     say_(fmt::format("refused what {} sent: {}", site, error.what()));
-    return {grpc::StatusCode::INVALID_ARGUMENT, error.what()};
-  } catch (const std::exception& error) {  // the site will try again
-    say_(fmt::format("a call of {} failed: {}", site.empty() ? context.peer() : site, error.what()));
-    return {grpc::StatusCode::INTERNAL, error.what()};
+    return status_of(error);
+  } catch (const std::exception& error) {
+    const grpc::Status status = status_of(error);
+    if (status.error_code() == grpc::StatusCode::INTERNAL)
+      say_(fmt::format("a call of {} failed: {}", site.empty() ? context.peer() : site, error.what()));
+    return status;
   }
 }
 

@@ -65,6 +65,9 @@ class SiteCalls {
   LocalWork work_;
 };
 
+/// How a call that ends in this is answered.
+grpc::Status status_of(const std::exception& error);
+
 class FederationService final : public grpc::Service {
  public:
   using Say = std::function<void(const std::string&)>;

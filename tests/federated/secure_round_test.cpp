@@ -263,3 +263,71 @@ TEST_CASE("an attempt that is stopped while a masked update is added stays until
   test.loop.join();
   CHECK_FALSE(std::filesystem::exists(test.folder.path() + "/masked"));
 }
+
+TEST_CASE("what a site does wrong in a secure round is its mistake, and what comes too late is not") {
+  StartedRound test;
+  const auto refused = [&](std::size_t site, Phase phase, const Bytes& body) {
+    CAPTURE(static_cast<int>(phase));
+    CHECK_THROWS_AS(test.send(site, phase, body), SiteMistake);
+  };
+  const auto refused_file = [&](const Bytes& body) { CHECK_THROWS_AS(test.upload(0, body), SiteMistake); };
+  for (const Phase phase : {Phase::share, Phase::mask, Phase::consent, Phase::unmask})  // still to come
+    refused(0, phase, {});
+  const Bytes junk(40, std::byte{1});
+  const auto from_other = [](auto message) {
+    message.sender ^= 1;
+    return message.encode();
+  };
+  const auto of_other_round = [](auto message) {
+    message.context[0] ^= std::byte{1};
+    return message.encode();
+  };
+
+  const Advertisement keys = test.sites[0].advertise();
+  Advertisement of_low_order = keys;
+  of_low_order.masking_key = {};
+  of_low_order.signature = sign(test.kits[0], of_low_order.signed_text());
+  for (const Bytes& wrong : {junk, from_other(keys), of_other_round(keys), of_low_order.encode()})
+    refused(0, Phase::advertise, wrong);
+  std::vector<Bytes> advertised{keys.encode()};
+  for (std::size_t i = 1; i < kSites.size(); ++i) advertised.push_back(test.sites[i].advertise().encode());
+  const auto rosters = test.exchange(Phase::advertise, 0, [&](std::size_t i) { return advertised[i]; });
+
+  std::vector<SharesUpload> shares;
+  for (std::size_t i = 0; i < kSites.size(); ++i)
+    shares.push_back(test.sites[i].share(Roster::decode(rosters[i])));
+  SharesUpload too_few = shares[0];
+  too_few.shares.pop_back();
+  for (const Bytes& wrong : {junk, from_other(shares[0]), of_other_round(shares[0]), too_few.encode()})
+    refused(0, Phase::share, wrong);
+  const auto deliveries = test.exchange(Phase::share, 0, [&](std::size_t i) { return shares[i].encode(); });
+
+  std::vector<MaskedInput> masked;
+  for (std::size_t i = 0; i < kSites.size(); ++i)
+    masked.push_back(MaskedInput::decode(test.masked(i, deliveries[i])));
+  MaskedInput longer = masked[0];
+  longer.packed.resize(longer.packed.size() + 4);
+  for (const Bytes& wrong :
+       {Bytes(3), junk, from_other(masked[0]), of_other_round(masked[0]), longer.encode(), Bytes(1000)})
+    refused_file(wrong);
+  for (std::size_t i = 0; i < kSites.size(); ++i) test.upload(i, masked[i].encode());
+  const auto survivors = test.exchange(Phase::mask, 0, [](std::size_t) { return Bytes(); });
+
+  const Consent consent = test.sites[0].consent(Survivors::decode(survivors[0]));
+  for (const Bytes& wrong : {junk, from_other(consent), of_other_round(consent)})
+    refused(0, Phase::consent, wrong);
+  std::vector<Bytes> consented{consent.encode()};
+  for (std::size_t i = 1; i < kSites.size(); ++i)
+    consented.push_back(test.sites[i].consent(Survivors::decode(survivors[i])).encode());
+  const auto consents = test.exchange(Phase::consent, 0, [&](std::size_t i) { return consented[i]; });
+
+  const Unmasking unmasking = test.sites[0].unmask(Consents::decode(consents[0]));
+  Unmasking of_fewer = unmasking;
+  of_fewer.parts.pop_back();
+  for (const Bytes& wrong : {junk, from_other(unmasking), of_other_round(unmasking), of_fewer.encode()})
+    refused(0, Phase::unmask, wrong);
+  using State = SecureRound::Answer::State;
+  CHECK(test.send(0, Phase::unmask, unmasking.encode()).state == State::here);
+  CHECK(test.send(0, Phase::share, junk).state == State::here);  // what was told before is told again
+  CHECK_THROWS_AS(test.round.begin_upload(kSites[0], test.number + 1, digest_of(junk)), RoundOver);
+}

@@ -18,6 +18,19 @@ TEST_CASE("what the fuzzer begins with is in its corpus, and does no harm") {
   }
 }
 
+TEST_CASE("what a site does wrong is refused by a status after which it does not try again") {
+  const TemporaryDirectory folder;
+  MessageTrial trial(folder.path());
+  const auto mistakes = MessageTrial::mistakes();
+  CHECK(mistakes.size() > 20);
+  for (const auto& [what, input] : mistakes) {
+    CAPTURE(what);
+    const std::vector<int> answers = trial.run(input);
+    REQUIRE_FALSE(answers.empty());
+    CHECK(answers.front() == MessageTrial::kInvalidArgument);
+  }
+}
+
 TEST_CASE("a message in thousands of slices is read as any other") {
   const std::string input = MessageTrial::examples().at("upload");
   std::string padded(1, input[0]);
