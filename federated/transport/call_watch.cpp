@@ -37,9 +37,12 @@ bool CallWatch::lets_in(const CertificateInfo& certificate) const {
 void CallWatch::end_calls() try {
   const auto allowed = allowed_.read();
   const std::scoped_lock lock(mutex_);
-  for (const Call* call : calls_) {
+  for (Call* call : calls_) {
     const bool silent = call->waiting_since_ && Clock::now() - *call->waiting_since_ > silence_;
-    if (silent || !is_let_in(call->certificate_, allowed)) call->context_.TryCancel();
+    const bool let_in = is_let_in(call->certificate_, allowed);
+    if (silent || !let_in) call->context_.TryCancel();
+    // After that its site is told that the call broke, and not that it is refused: the next call tells.
+    if (!let_in) call->turned_out_ = true;
   }
 } catch (const Error&) {  // the list is being edited; new calls report the error
 }
@@ -47,8 +50,9 @@ void CallWatch::end_calls() try {
 CallWatch::Call::Call(CallWatch& watch, grpc::ServerContext& context, CertificateInfo certificate)
     : watch_(watch), context_(context), certificate_(std::move(certificate)) {
   const std::scoped_lock lock(watch_.mutex_);
-  const auto of_site = std::ranges::count_if(
-      watch_.calls_, [&](const Call* call) { return call->certificate_.name == certificate_.name; });
+  const auto of_site = std::ranges::count_if(watch_.calls_, [&](const Call* call) {
+    return call->certificate_.fingerprint == certificate_.fingerprint;
+  });
   if (static_cast<std::size_t>(of_site) >= kMostCalls)
     throw TooManyCalls(
         fmt::format("{} calls of {} are under way; there may be {}", of_site, certificate_.name, kMostCalls));

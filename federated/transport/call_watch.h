@@ -5,6 +5,7 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <atomic>
 #include <chrono>
 #include <list>
 #include <mutex>
@@ -18,7 +19,7 @@
 namespace conclave {
 
 /// A site makes one call at a time. Calls of its previous connection may hang until that connection is known
-/// to be lost.
+/// to be lost. Calls are counted by certificate, so that a revoked one uses none of those of its successor.
 inline constexpr std::size_t kMostCalls = 8;
 
 /// The site has kMostCalls calls in progress. When one of them has ended, it may call again.
@@ -32,6 +33,7 @@ class CallWatch {
   /// `silence`: how long a call may wait for its site to send or take one chunk.
   CallWatch(AllowList allowed, Clock::duration silence);
 
+  /// Reads the list.
   bool lets_in(const CertificateInfo& certificate) const;
 
   class Call {
@@ -41,6 +43,11 @@ class CallWatch {
     ~Call();
     Call(const Call&) = delete;
     Call& operator=(const Call&) = delete;
+
+    /// Whether the certificate was not in the list when the list was last read, which happens twice a second.
+    bool is_turned_out() const { return turned_out_; }
+    /// Whether the call is turned out or cancelled, or its connection lost. Reads no file.
+    bool has_ended() const { return turned_out_ || context_.IsCancelled(); }
 
     /// Calls f(), which waits for the site; CallWatch cancels the call if that takes too long.
     template <class F>
@@ -58,6 +65,7 @@ class CallWatch {
     grpc::ServerContext& context_;
     CertificateInfo certificate_;
     std::optional<Clock::time_point> waiting_since_;
+    std::atomic<bool> turned_out_{false};
     std::list<Call*>::iterator place_;
   };
 

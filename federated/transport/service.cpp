@@ -192,26 +192,28 @@ grpc::Status FederationService::answer(grpc::ServerContext& context, Work work) 
   try {
     const std::string certificate = peer_certificate(context);
     const CertificateInfo info = certificate_info(certificate);
-    const auto check = [&] {
-      if (watch_.lets_in(info)) return;
-      say_(fmt::format(
-          "refused \"{}\" at {}: its certificate is not in the list of those let in, or has expired",
-          info.name, context.peer()));
-      throw NotAllowed(refusal_of(info));
-    };
-    check();
     site = info.name;
+    const auto check = [&](bool let_in) {
+      if (!let_in)
+        throw NotAllowed(fmt::format("the coordinator does not let in the certificate of \"{}\"", site));
+    };
     CallWatch::Call call(watch_, context, info);
-    work(Caller{site, certificate, [&] { return context.IsCancelled() || !watch_.lets_in(info); }}, call);
-    check();
+    check(watch_.lets_in(info));
+    work(Caller{site, certificate, [&] { return call.has_ended(); }}, call);
+    check(!call.is_turned_out());
     return grpc::Status::OK;
-  } catch (const SiteMistake& error) {
-    say_(fmt::format("refused what {} sent: {}", site, error.what()));
-    return status_of(error);
   } catch (const std::exception& error) {
     const grpc::Status status = status_of(error);
+    if (status.error_code() == grpc::StatusCode::PERMISSION_DENIED)
+      log_.say(site, "refused",
+               fmt::format(
+                   "refused \"{}\" at {}: its certificate is not in the list of those let in, or has expired",
+                   site, context.peer()));
+    if (status.error_code() == grpc::StatusCode::INVALID_ARGUMENT)
+      log_.say(site, "mistake", fmt::format("refused what {} sent: {}", site, error.what()));
     if (status.error_code() == grpc::StatusCode::INTERNAL)
-      say_(fmt::format("a call of {} failed: {}", site.empty() ? context.peer() : site, error.what()));
+      log_.say(site, "failed",
+               fmt::format("a call of {} failed: {}", site.empty() ? context.peer() : site, error.what()));
     return status;
   }
 }
@@ -235,7 +237,7 @@ void FederationService::serve_one(const char* name, F f) {
 
 FederationService::FederationService(RoundBoard& board, SecureRound* secure, AllowList allowed,
                                      LocalWork work, Say say, Clock::duration silence)
-    : calls_(board, secure, std::move(work)), watch_(std::move(allowed), silence), say_(std::move(say)) {
+    : calls_(board, secure, std::move(work)), watch_(std::move(allowed), silence), log_(std::move(say)) {
   using namespace federated;
   using namespace grpc::internal;
   using Self = FederationService;

@@ -15,6 +15,7 @@
 #include "federated/secure_round.h"
 #include "federated/strategies/strategy.h"
 #include "federated/transport/call_watch.h"
+#include "federated/transport/rate_limited_log.h"
 #include "federated/transport/stub.h"
 #include "federated/transport/transport.h"
 
@@ -31,8 +32,9 @@ struct LocalWork {
 
 /// The caller, as identified by its connection.
 struct Caller {
-  std::string site, certificate;        // in PEM
-  std::function<bool()> has_gone = {};  // or its certificate is no longer accepted
+  std::string site, certificate;  // in PEM
+  /// Or its certificate is no longer accepted. Called under locks, so it must not wait.
+  std::function<bool()> has_gone = {};
 };
 
 /// The calls that sites can make, independent of their transport. Any thread. A call that cannot be answered
@@ -87,7 +89,7 @@ class FederationService final : public grpc::Service {
 
   SiteCalls calls_;
   CallWatch watch_;
-  Say say_;
+  RateLimitedLog log_;
 };
 
 }  // namespace conclave

@@ -1,9 +1,12 @@
 #include "federated/transport/upload_trial.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 
+#include <atomic>
 #include <ctime>
 #include <list>
+#include <thread>
 #include <vector>
 
 #include "federated/transport/service.h"
@@ -49,7 +52,7 @@ struct UploadTrial::Parts {
         database((folder / "rounds.sqlite").string()),
         board(folder, database),
         service(
-            board, nullptr, allowed(), {}, [](const auto&) {}, silence),
+            board, nullptr, allowed(), {}, [this](const auto&) { ++said; }, silence),
         server(start_server("127.0.0.1:0", leader, service, port)),
         bare_server(start_server("127.0.0.1:0", leader, bare, bare_port)),
         site(
@@ -65,7 +68,23 @@ struct UploadTrial::Parts {
 
   AllowList allowed() const { return AllowList(directory / "sites.txt"); }
 
+  std::unique_ptr<federated::Federation::Stub> stub_of(const Kit& kit) const {
+    return federated::Federation::NewStub(open_channel("127.0.0.1:" + std::to_string(port), kit));
+  }
+  SiteRound begin_round() {
+    SiteRound begun{.round = round++,
+                    .rounds = round,
+                    .model = "",
+                    .digest = {},
+                    .elements = static_cast<std::int64_t>(elements),
+                    .sharing = {}};
+    board.open(
+        {.round = begun.round, .rounds = begun.rounds, .model = update, .digest = {}, .elements = elements});
+    return begun;
+  }
+
   std::filesystem::path directory, update = directory / "update.f32";
+  std::atomic<std::size_t> said{0};
   std::uint64_t elements;
   FileDigest digest;
   CertificateAuthority authority;
@@ -92,18 +111,43 @@ UploadTrial::~UploadTrial() = default;
 void UploadTrial::deliver() {
   forget();
   Parts& parts = *parts_;
-  const SiteRound round{.round = parts.round++,
-                        .rounds = parts.round,
-                        .model = "",
-                        .digest = {},
-                        .elements = static_cast<std::int64_t>(parts.elements),
-                        .sharing = {}};
-  parts.board.open({.round = round.round,
-                    .rounds = round.rounds,
-                    .model = parts.update,
-                    .digest = {},
-                    .elements = parts.elements});
+  const SiteRound round = parts.begin_round();
   require(parts.site.deliver(round, {parts.update, parts.digest}, 1, {}, {}), "the trial's round was over");
+}
+
+std::string UploadTrial::deliver(const std::function<void()>& meanwhile) {
+  forget();
+  Parts& parts = *parts_;
+  const SiteRound round = parts.begin_round();
+  const auto stub = parts.stub_of(parts.member);
+  Upload upload;
+  upload.writer = stub->Upload(&upload.context, &upload.reply);
+  federated::UploadPart part;
+  auto* header = part.mutable_header();
+  header->set_round(round.round);
+  *header->mutable_base() = to_message(round.digest);
+  *header->mutable_update() = to_message(parts.digest);
+  header->set_examples(1);
+  upload.writer->Write(part);
+  const auto came = IncomingFile::part_of(
+      parts.directory / "updates" / fmt::format("member.{}.f32", round.round), parts.digest);
+  const OutgoingFile file(parts.update);
+  std::string data;
+  for (std::uint64_t at = 0; at < file.bytes(); at += data.size()) {
+    file.read(at, data);
+    if (at + data.size() == file.bytes()) {
+      std::error_code missing;
+      while (std::filesystem::file_size(came, missing) != at) std::this_thread::yield();
+      meanwhile();
+    }
+    auto* chunk = part.mutable_chunk();
+    chunk->set_offset(static_cast<std::int64_t>(at));
+    chunk->set_data(data);
+    chunk->set_checksum(chunk_checksum(data));
+    upload.writer->Write(part);
+  }
+  upload.writer->WritesDone();
+  return upload.writer->Finish().error_message();
 }
 
 void UploadTrial::forget() { parts_->board.clear(); }
@@ -138,6 +182,17 @@ void UploadTrial::hinder(std::size_t connections, std::size_t uploads) {
 }
 
 void UploadTrial::turn_out() { parts_->allowed().remove("hinderer"); }
+
+UploadTrial::Refusal UploadTrial::call_once() {
+  grpc::ClientContext context;
+  federated::Assignment reply;
+  const auto code = parts_->stub_of(parts_->hinderer)->Next(&context, {}, &reply).error_code();
+  return code == grpc::StatusCode::RESOURCE_EXHAUSTED  ? Refusal::too_many
+         : code == grpc::StatusCode::PERMISSION_DENIED ? Refusal::not_let_in
+                                                       : Refusal::other;
+}
+
+std::size_t UploadTrial::said() const { return parts_->said; }
 
 UploadTrial::Ended UploadTrial::wait_for_end() {
   Ended ended;

@@ -7,7 +7,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
+#include <string>
 
 namespace conclave {
 
@@ -24,12 +26,20 @@ class UploadTrial {
   void deliver();
   void forget();
   void stream();
+  /// Delivers an update as a single call, and calls meanwhile() when the coordinator has all but its last
+  /// chunk. Returns why the coordinator refused it; "" if it did not.
+  std::string deliver(const std::function<void()>& meanwhile);
 
   /// Another accepted site opens `connections` connections, and begins `uploads` uploads on each, which it
   /// does not continue.
   void hinder(std::size_t connections, std::size_t uploads);
   /// That site's certificate is no longer accepted.
   void turn_out();
+  /// That site makes one more call, which is invalid. Returns why it was refused.
+  enum class Refusal : std::uint8_t { too_many, not_let_in, other };
+  Refusal call_once();
+  /// Number of lines that the coordinator logged.
+  std::size_t said() const;
   /// Waits until that site's uploads are over. Returns how many the coordinator refused, because there were
   /// too many, and how many it cancelled.
   struct Ended {

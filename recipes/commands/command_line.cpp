@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "core/memory.h"
+#include "core/print_line.h"
 #include "core/spelling.h"
 #include "recipes/commands/commands.h"
 #include "recipes/recipe.h"
@@ -79,7 +80,7 @@ Run together(OnRanks<Arguments> command, const Arguments& arguments) {
 int with_output_written(int status) {
   errno = 0;
   if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return status;
-  fmt::print(stderr, "conclave: not all output could be written{}\n",
+  print_line(stderr, "conclave: not all output could be written",
              errno != 0 ? std::string(": ") + std::strerror(errno) : "");
   return status == 0 ? 1 : status;
 }

@@ -241,8 +241,8 @@ struct RecipeArguments {
 int recipe_check(const RecipeArguments& arguments);
 int recipe_show(const RecipeArguments& arguments);
 
-/// Prints a line on standard output, with the time of day.
-void say(const std::string& text);
+/// Prints a line on standard output, with the time of day. A line that cannot be written is lost.
+void say(const std::string& text) noexcept;
 
 /// Collective. All ranks, for `device`. Rank 0 prints why they compute on CPUs where they might use CUDA
 /// devices.

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/durable_file.h"
+#include "core/print_line.h"
 #include "core/text.h"
 #include "federated/transcript.h"
 #include "federated/transport/coordinator.h"
@@ -110,14 +111,13 @@ TranscriptCheck verified(const fs::path& transcript, const std::string& known_he
 
 }  // namespace
 
-void say(const std::string& text) {
+void say(const std::string& text) noexcept {
   std::time_t now = std::time(nullptr);
   std::tm broken{};
   localtime_r(&now, &broken);
   char clock[16];
-  std::strftime(clock, sizeof clock, "%H:%M:%S", &broken);
-  fmt::print("{} {}\n", clock, text);
-  std::fflush(stdout);
+  std::strftime(clock, sizeof clock, "%H:%M:%S ", &broken);
+  print_line(stdout, clock, text);
 }
 
 int federate_provision(const ProvisionArguments& arguments) {

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "core/clock.h"
+#include "core/print_line.h"
 #include "core/text.h"
 #include "data/file.h"
 #include "recipes/commands/commands.h"
@@ -75,8 +76,7 @@ bool renew(HttpService& service, const ServeArguments& arguments) {
     if (option.empty()) return false;
     try {
       again();
-      std::fputs(fmt::format("{} again, as asked by SIGHUP\n", what).c_str(), stdout);
-      std::fflush(stdout);
+      print_line(stdout, what, " again, as asked by SIGHUP");
     } catch (const std::exception& error) {
       complain(fmt::format("{}; the former stays in use", error.what()));
     }

@@ -237,6 +237,31 @@ def test_kills():
     run(coordinator("damaged"), 1, ["its transcript has rounds, and none of its checkpoints is whole"])
 
 
+def test_straggler():
+    """A round without its quorum says so; a site that the deadline cut off is waited for; a full log disk ends nothing."""
+    Path("straggler").mkdir()
+    options = ["--set=federation.rounds=1", "--set=federation.deadline_seconds=1"]
+    leader = Started("straggler/coordinator.log", coordinator("straggler", *options))
+    leader.until("listens at port")
+    north, south = [Started(f"straggler/{name}.log", site(name, "straggler")) for name in SITES]
+    while not Path("straggler/south/model-00000000.h5").exists():
+        time.sleep(0.002)
+    south.process.send_signal(signal.SIGSTOP)
+    north.until("round 1 of 1: delivered")
+    leader.until("is past its deadline and waits: 1 of 2 updates came; of the sites that began it, south did not deliver; 2 sites are let in")
+    assert "conclave_updates_waiting 1\n" in Path("straggler/metrics.prom").read_text()
+    leader.kill()
+    leader = Started("/dev/full", coordinator("straggler", *options, "--set=federation.quorum=1"))
+    while not Path("straggler/step-00000001.h5").exists():
+        time.sleep(0.01)
+    south.process.send_signal(signal.SIGCONT)
+    for one in (north, south):
+        one.ends()
+    assert leader.process.wait(timeout=120) == 1  # for what it could not print
+    (entry,) = entries("straggler")
+    assert list(entry["sites"]) == ["north"], entry
+
+
 def test_sharing():
     """Each site keeps the last expert and its row of the router; the others are averaged by their tokens."""
     options = ["--set=federation.rounds=2", "--set=sharing.private=*.moe.*[3]", "--set=sharing.by_tokens=*.moe.experts.*"]
@@ -1052,7 +1077,7 @@ def main():
         Path("secure.toml").write_text(SECURE.format(port=free_port()))
         run([PROGRAM, "federate", "provision", "secure.toml"], says=["secure_kits/west"])
         make_public_start()
-        of_one_port = [test_mean, test_repaired, test_ranks, test_kills, test_sharing, test_strategy, test_scaffold, test_buffer, test_private, test_audit]
+        of_one_port = [test_mean, test_repaired, test_ranks, test_kills, test_straggler, test_sharing, test_strategy, test_scaffold, test_buffer, test_private, test_audit]
         of_the_other = [test_secure_mean, test_secure_weights, test_secure_kills, test_one_sum, test_one_model, test_shared_noise, test_noise_again, test_drawn_again, test_noise_once]
         groups = [[*of_one_port, test_early_site, test_admission, test_provision, test_mistakes], of_the_other]
         with ThreadPoolExecutor(len(groups)) as pool:  # as they wait more than they work

@@ -1,8 +1,14 @@
 // What one site, or one that is silent, can take of a coordinator.
 #include <catch2/catch.hpp>
 #include <chrono>
+#include <filesystem>
+#include <string>
+#include <thread>
+#include <vector>
 
 #include "core/clock.h"
+#include "data/file.h"
+#include "federated/transport/rate_limited_log.h"
 #include "federated/transport/upload_trial.h"
 #include "tests/data/temporary_directory.h"
 
@@ -16,6 +22,12 @@ double seconds_of(auto f) {
   return seconds_since(began);
 }
 
+// In whose place it was is a whole list at any time.
+void replace_list(const TemporaryDirectory& folder, const std::string& text) {
+  std::filesystem::rename(folder.write("new_sites.txt", text), folder.path() + "/sites.txt");
+}
+
+constexpr const char* kEditedList = "member 12";     // as an editor leaves it half-way
 constexpr std::uint64_t kTrialElements = 3'000'000;  // three chunks
 
 }  // namespace
@@ -42,4 +54,49 @@ TEST_CASE("an upload that is not gone on with is ended; connections on which not
   trial.hinder(1, 2);
   CHECK(trial.wait_for_end().cut == 2);
   trial.deliver();
+}
+
+TEST_CASE("a call too many is refused before the list of those let in is looked at") {
+  const TemporaryDirectory folder;
+  UploadTrial trial(folder.path(), kTrialElements);
+  trial.hinder(1, 8);
+  while (trial.call_once() != UploadTrial::Refusal::too_many) std::this_thread::yield();  // all are under way
+  const std::string list = read_file(folder.path() + "/sites.txt", "");
+  replace_list(folder, kEditedList);
+  CHECK(trial.call_once() == UploadTrial::Refusal::too_many);
+  replace_list(folder, list);
+  trial.turn_out();
+  CHECK(trial.wait_for_end().cut == 8);
+}
+
+TEST_CASE("a list that is being edited ends no call under way") {
+  const TemporaryDirectory folder;
+  UploadTrial trial(folder.path(), kTrialElements);
+  CHECK(trial.deliver([&] { replace_list(folder, kEditedList); }) == "");
+}
+
+TEST_CASE("a site that is refused again and again has a line in ten seconds") {
+  const TemporaryDirectory folder;
+  UploadTrial trial(folder.path(), kTrialElements);
+  trial.turn_out();
+  const Clock::time_point began = Clock::now();
+  for (int call = 0; call < 50; ++call) CHECK(trial.call_once() == UploadTrial::Refusal::not_let_in);
+  CHECK(trial.said() >= 1);
+  CHECK(static_cast<double>(trial.said()) <= 1 + seconds_since(began) / 10);
+}
+
+TEST_CASE("of one site and kind a line is said in ten seconds, and how many were left out") {
+  std::vector<std::string> said;
+  RateLimitedLog log([&](const std::string& line) { said.push_back(line); });
+  const Clock::time_point began{};
+  const auto after = [&](double count) { return began + seconds(count); };
+  log.say("north", "refused", "no", after(0));
+  log.say("north", "refused", "no", after(1));
+  log.say("south", "refused", "nor south", after(1));
+  log.say("north", "mistake", "wrong", after(2));
+  log.say("north", "refused", "no", after(9.9));
+  log.say("north", "refused", "no", after(10));
+  log.say("north", "refused", "no", after(20));
+  CHECK(said == std::vector<std::string>{"no", "nor south", "wrong",
+                                         "no (and 2 times more since the last such line)", "no"});
 }
