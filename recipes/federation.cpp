@@ -169,14 +169,14 @@ SiteSettings read_site(const std::string& path, const std::vector<std::string>& 
   const bool any = std::ranges::any_of(settings.origin, [](const auto& key) {
     return key.first.starts_with("privacy.") && key.first != "privacy.ledger";
   });
-  check.unless(!any || said("unit"), {"privacy.unit"},
-               "a site with a [privacy] of its own must say its unit: none or record");
-  check.unless(
+  check.require(!any || said("unit"), {"privacy.unit"},
+                "a site with a [privacy] of its own must say its unit: none or record");
+  check.require(
       !any || !settings.privacy.is_on() || (said("delta") && (said("epsilon") || said("noise_multiplier"))),
       {"privacy.unit"}, "a site with a [privacy] of its own must say delta, and epsilon or noise_multiplier");
-  check.unless(has_port(settings.site.address), {"site.address"}, "{} has no port; expected host:port",
-               check.shown("site.address", settings.site.address));
-  check.unless(
+  check.require(has_port(settings.site.address), {"site.address"}, "{} has no port; expected host:port",
+                check.shown("site.address", settings.site.address));
+  check.require(
       settings.run.directory != settings.site.directory || !settings.origin.contains("run.directory"),
       {"run.directory", "site.directory"},
       "run.directory and site.directory are both \"{}\"; training needs a folder of its own",

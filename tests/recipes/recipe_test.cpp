@@ -424,7 +424,7 @@ TEST_CASE("privacy refuses options by which examples affect each other", "[recip
   CHECK_THAT(mistake("data.source = \"fashion_mnist\"\nmoe.balancer = \"none\"\nprivacy.unit = \"record\""),
              Contains("q.toml:3: privacy.unit = \"record\" wants noise"));
   CHECK_THAT(mistake(on + "data.source = \"fashion_mnist\""),
-             Contains("moe.balancer = \"bias\" (default) with privacy.unit = \"record\": it sends"));
+             Contains("moe.balancer = \"bias\" (default) with privacy.unit = \"record\": it routes"));
   for (const auto& [line, why] :
        {std::pair("image.norm = \"batch\"", "normalized together with the others of the batch"),
         std::pair("moe.gate = \"expert_choice\"", "choose among the tokens of all examples"),
