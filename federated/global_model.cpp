@@ -83,9 +83,15 @@ GlobalModel::GlobalModel(const std::string& path) {
 }
 
 void GlobalModel::add_control(const CheckpointReader& reader, bool goes_on) {
-  control_ = Tensor::zeros({static_cast<Index>(layout_.elements)});
-  for (const auto& [name, shape, sharded, offset] : layout_.parts) {
+  const auto elements = static_cast<Index>(layout_.elements);
+  const Tensor both = Tensor::zeros({2 * elements});
+  both.rows(0, elements).copy_from(values_);
+  values_ = both.rows(0, elements);
+  control_ = both.rows(elements, 2 * elements);
+  for (std::size_t i = 0; i < layout_.parts.size(); ++i) {
+    const auto& [name, shape, sharded, offset] = layout_.parts[i];
     const auto first = static_cast<Index>(offset);
+    entries_[i].values = values_.rows(first, first + shape.numel()).reshape(shape);
     const Tensor part = control_.rows(first, first + shape.numel()).reshape(shape);
     entries_.push_back({control_name(name), part, shape, 0, sharded});
     if (goes_on && reader.has(entries_.back().name)) reader.read(entries_.back());

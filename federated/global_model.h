@@ -51,6 +51,10 @@ class GlobalModel {
   void add_control(const CheckpointReader& reader, bool goes_on);
   bool has_control() const { return control_.defined(); }
   std::span<float> control() const { return control_.span<float>(); }  ///< laid out as values()
+  /// values() and, right behind them, control().
+  std::span<float> values_and_control() const {
+    return {values().data(), values().size() + (has_control() ? control().size() : 0)};
+  }
   /// The tensors that a checkpoint of this model consists of.
   const std::vector<TensorEntry>& entries() const { return entries_; }
   CheckpointState& state() { return state_; }

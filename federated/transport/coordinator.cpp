@@ -151,7 +151,6 @@ struct Coordinator::Parts {
       const auto& outcome = strategy_writer.wait();
       require(outcome && outcome->saved, "the state of strategy {} after round {} could not be saved: {}",
               strategy->name(), round, outcome ? outcome->message : "");
-      strategy_writer.release();
     }
     model->state().step = round;
     writer.save(model->entries(), model->state());
@@ -160,7 +159,6 @@ struct Coordinator::Parts {
             "the model after round {} could not be saved: {}; started again, the "
             "coordinator goes on with that round",
             round, outcome ? outcome->message : "");
-    writer.release();
     hash_model();
   }
 
@@ -244,7 +242,7 @@ struct Coordinator::Parts {
                       .deadline = options.deadline_seconds,
                       .tell = [this](const RoundBoard::Progress& progress) { tell(progress); }});
       if (!updates) return false;
-      malloc_trim(0);  // frees the memory of uploads, before a copy of the model is made for saving
+      malloc_trim(0);  // frees the memory of uploads, before there is a sum as long as the model
       if (!options.secure.enabled)
         end_round(*updates);
       else if (auto sum = secure.attempt(work(), policy->exchanged_elements(), *updates))
@@ -303,7 +301,7 @@ struct Coordinator::Parts {
         .weight = static_cast<double>(survivors.size()),
         .read = [&](std::size_t offset, std::span<float> out) { sum->read_mean(offset, out); }};
     aggregate(std::span(&update, 1), survivors.size());
-    sum.reset();  // as long as the model, of which a copy is made next, for saving
+    sum.reset();  // as long as the model
     finish_round(survivors);
   }
 
@@ -323,13 +321,14 @@ struct Coordinator::Parts {
     finish_round(updates);
   }
 
-  // If all parameters are shared, the model itself is the exchanged vector, and no second one is needed.
+  // If all parameters are shared, the model itself, with its control variate, is the exchanged vector, and no
+  // second one is needed.
   void aggregate(std::span<const SiteUpdate> sites, std::size_t took_part) {
     const RoundLimits limits{.sites = took_part,
                              .rate = rate_of_round(options.schedule, round, options.rounds)};
     const std::size_t elements = policy->exchanged_elements();
-    if (!model->has_control() && elements == policy->model_elements()) {
-      aggregate_round(*strategy, *policy, sites, model->values(), limits);
+    if (elements == policy->model_elements()) {
+      aggregate_round(*strategy, *policy, sites, model->values_and_control(), limits);
       return;
     }
     // The model's part, followed by the control variate's if there is one.

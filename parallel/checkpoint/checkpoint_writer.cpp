@@ -69,11 +69,6 @@ CheckpointWriter::~CheckpointWriter() {
   if (under_way_.valid()) under_way_.wait();
 }
 
-void CheckpointWriter::release() {
-  wait();
-  staging_ = Tensor();
-}
-
 const std::optional<SaveOutcome>& CheckpointWriter::wait() {
   if (under_way_.valid()) last_ = under_way_.get();
   return last_;
@@ -81,7 +76,15 @@ const std::optional<SaveOutcome>& CheckpointWriter::wait() {
 
 std::size_t CheckpointWriter::prepare(std::span<const TensorEntry> entries) {
   prepare(entries, 0);
-  return staging_.bytes();
+  return staging_.defined() ? staging_.bytes() : 0;
+}
+
+// Nothing changes what is in host memory while save() waits.
+bool CheckpointWriter::stages(std::span<const TensorEntry> entries) const {
+  return asynchronous_ || std::ranges::any_of(layout_.parts, [&](const CheckpointLayout::Part& part) {
+           const Tensor& values = entries[part.tensor].values;
+           return values.device() != Device::cpu || !values.contiguous();
+         });
 }
 
 void CheckpointWriter::prepare(std::span<const TensorEntry> entries, std::int64_t step) {
@@ -97,7 +100,7 @@ void CheckpointWriter::prepare(std::span<const TensorEntry> entries, std::int64_
     layout_ = CheckpointLayout::agree(entries, *group_);
     signature_ = signature;
   }
-  if (!staging_.defined() || staging_.bytes() < layout_.staging_bytes) {
+  if (stages(entries) && (!staging_.defined() || staging_.bytes() < layout_.staging_bytes)) {
     staging_ = Tensor();  // frees the old buffer first
     staging_ =
         Tensor::zeros({static_cast<Index>(std::max<std::size_t>(layout_.staging_bytes, 1))}, DType::u8);
@@ -107,11 +110,16 @@ void CheckpointWriter::prepare(std::span<const TensorEntry> entries, std::int64_
 
 void CheckpointWriter::save(std::span<const TensorEntry> entries, const CheckpointState& state) {
   prepare(entries, state.step);
+  const bool copies = stages(entries);
+  sources_.clear();
   for (const CheckpointLayout::Part& part : layout_.parts) {
     const Tensor& values = entries[part.tensor].values;
-    Tensor::borrow(static_cast<std::byte*>(staging_.raw()) + part.staging_offset, values.shape(),
-                   values.dtype())
-        .copy_from(values);
+    const Tensor source = copies
+                              ? Tensor::borrow(static_cast<std::byte*>(staging_.raw()) + part.staging_offset,
+                                               values.shape(), values.dtype())
+                              : values;
+    if (copies) source.copy_from(values);
+    sources_.push_back(static_cast<const std::byte*>(source.raw()));
   }
   state_ = state;
   under_way_ =
@@ -163,14 +171,14 @@ void CheckpointWriter::gather_checksums() {
     if (plan.shape.numel() == 0)  // no rank writes an empty tensor; rank 0 contributes its checksum
       if (group_->rank() == 0)
         std::fill_n(checksums_.begin() + plan.first_checksum, plan.checksums, xxh3_128("", 0));
-  for (const CheckpointLayout::Part& part : layout_.parts) {
+  for (std::size_t p = 0; p < layout_.parts.size(); ++p) {
+    const CheckpointLayout::Part& part = layout_.parts[p];
     const auto& plan = layout_.tensors[part.tensor];
     const bool whole = plan.checksums == 1;
     const std::size_t count = whole ? 1 : static_cast<std::size_t>(part.rows), bytes = part.bytes / count;
-    const auto* from = static_cast<const std::byte*>(staging_.raw()) + part.staging_offset;
     for (std::size_t i = 0; i < count; ++i)
       checksums_[static_cast<std::size_t>(plan.first_checksum + (whole ? 0 : part.first_row)) + i] =
-          xxh3_128(from + i * bytes, bytes);
+          xxh3_128(sources_[p] + i * bytes, bytes);
   }
   const Index bytes = static_cast<Index>(checksums_.size() * sizeof(Xxh3Digest));
   reduce_politely(Tensor::borrow(checksums_.data(), {bytes}, DType::u8),
@@ -209,15 +217,14 @@ std::string CheckpointWriter::write_parts(const std::string& path) {
   });
   error = error_of([&] {
     require(error.empty(), "{}", error);
-    for (const CheckpointLayout::Part& part : layout_.parts) {
+    for (std::size_t p = 0; p < layout_.parts.size(); ++p) {
       const Hdf5Lock lock;
+      const CheckpointLayout::Part& part = layout_.parts[p];
       const auto& plan = layout_.tensors[part.tensor];
       const std::string doing = fmt::format("{}: tensor {}", path, plan.name);
       const Hdf5Id dataset(H5Dopen2(*file, plan.name.c_str(), H5P_DEFAULT), H5Dclose, doing);
-      const std::string failed = error_of([&] {
-        write_rows(dataset, plan.shape, plan.dtype, part.first_row, part.rows,
-                   static_cast<const std::byte*>(staging_.raw()) + part.staging_offset);
-      });
+      const std::string failed = error_of(
+          [&] { write_rows(dataset, plan.shape, plan.dtype, part.first_row, part.rows, sources_[p]); });
       require(failed.empty(), "{}: {} (disk full, or a quota or limit on the size of files reached?)", doing,
               failed);
     }

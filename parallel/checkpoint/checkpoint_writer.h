@@ -1,7 +1,8 @@
 // Saves while training continues: save() copies this rank's part into a staging buffer and returns; a
-// background thread with its own communicator does the rest. A file appears under its final name only once
-// all of it is on disk. A save that fails (disk full, quota, permissions) fails on all ranks, leaves the
-// older checkpoints as they are, and does not stop training.
+// background thread with its own communicator does the rest. A synchronous save writes from the tensors
+// themselves if they are in host memory. A file appears under its final name only once all of it is on disk.
+// A save that fails (disk full, quota, permissions) fails on all ranks, leaves the older checkpoints as they
+// are, and does not stop training.
 //
 // Why files are not written with collective HDF5 throughout: in parallel HDF5 every rank takes part in every
 // change of metadata, and nothing guarantees that the other ranks return when the disk fills up under one of
@@ -58,14 +59,12 @@ class CheckpointWriter {
   /// inconsistent; later failures, which are not the caller's mistake, are reported in the SaveOutcome.
   void save(std::span<const TensorEntry> entries, const CheckpointState& state);
 
-  /// Waits, and frees the staging buffer until the next save: for programs with little memory and much time.
-  void release();
-
   /// Waits for the save under way, if any. Returns the outcome of the last save; empty if there was none.
   const std::optional<SaveOutcome>& wait();
 
  private:
   void prepare(std::span<const TensorEntry> entries, std::int64_t step);
+  bool stages(std::span<const TensorEntry> entries) const;
   SaveOutcome write();
   /// If the save fails, sets outcome.message to the reason.
   void write_or_explain(SaveOutcome& outcome);
@@ -90,7 +89,8 @@ class CheckpointWriter {
 
   std::optional<std::uint64_t> signature_;
   CheckpointLayout layout_;
-  Tensor staging_;
+  Tensor staging_;                         // undefined as long as no save needs it
+  std::vector<const std::byte*> sources_;  // where each of the layout's parts is read from during a save
   std::vector<Xxh3Digest> checksums_;  // of the whole file; allocated before a save begins
   CheckpointState state_;
   std::future<SaveOutcome> under_way_;

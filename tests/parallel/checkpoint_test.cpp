@@ -48,6 +48,14 @@ TEST_CASE("a checkpoint has the same bytes from any number of ranks, in backgrou
   CHECK(read_file(writer.wait()->path) == alone);
 }
 
+TEST_CASE("who waits for a save needs no memory for a copy") {
+  Communicator& world = test_world();
+  const SharedDirectory directory;
+  const auto entries = test_entries(world, world.size(), true);
+  CHECK(CheckpointWriter(directory.path(), world, 0, true).prepare(entries) > 0);
+  CHECK(CheckpointWriter(directory.path(), world, 0, false).prepare(entries) == 0);
+}
+
 TEST_CASE("the state comes back as it was saved") {
   const SharedDirectory directory;
   const CheckpointReader reader(save_on(test_world().size(), 1, directory.path(), 123456789));
