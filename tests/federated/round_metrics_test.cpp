@@ -2,6 +2,10 @@
 
 #include <catch2/catch.hpp>
 #include <limits>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
 
 using namespace conclave;
 
