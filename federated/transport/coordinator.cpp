@@ -341,17 +341,12 @@ struct Coordinator::Parts {
     if (model->has_control()) policy->scatter(exchanged.subspan(elements), model->control());
   }
 
-  // Means of what sites measured, weighted by their examples.
-  static std::map<std::string, double> means_of(const std::vector<ReceivedUpdate>& updates) {
-    std::map<std::string, std::pair<double, double>> metrics;  // weighted sum, and sum of weights
-    for (const ReceivedUpdate& update : updates)
-      for (const auto& [name, value] : update.metrics) {
-        metrics[name].first += update.examples * value;
-        metrics[name].second += update.examples;
-      }
-    std::map<std::string, double> means;
-    for (const auto& [name, sum] : metrics) means[name] = sum.first / sum.second;
-    return means;
+  // Weighted as the strategy weighs the sites' updates.
+  std::map<std::string, double> means_of(const std::vector<ReceivedUpdate>& updates) const {
+    const bool robust = !strategy->needs_mean_only() && strategy->buffer_size() == 0;
+    const bool by_examples = options.secure.enabled ? options.secure.most_examples > 0
+                                                    : !robust && !strategy->site_rules().control_variate;
+    return mean_metrics(updates, by_examples);
   }
 
   void finish_round(const std::vector<ReceivedUpdate>& updates) {
@@ -375,7 +370,7 @@ struct Coordinator::Parts {
   // `waiting`: updates of the present round that have come.
   void write_metrics(std::size_t waiting) const {
     Gauge examples{"conclave_examples", "Examples that a site trained on in the last round", {}};
-    Gauge means{"conclave_metric", "Mean by examples of what sites measured in the last round", {}};
+    Gauge means{"conclave_metric", "Mean of what sites measured in the last round", {}};
     for (const ReceivedUpdate& update : last)
       examples.values[prometheus_label("site", update.site)] += update.examples;
     for (const auto& [name, mean] : means_of(last)) means.values[prometheus_label("metric", name)] = mean;

@@ -16,6 +16,17 @@ class NotAllowed : public Error {
   using Error::Error;
 };
 
+// What a site is told whose certificate is not let in.
+std::string refusal_of(const CertificateInfo& certificate) {
+  const std::string why = certificate.not_after <= std::time(nullptr)
+                              ? "it has expired"
+                              : "it is not in the list of those let in, as after it was revoked or renewed";
+  return fmt::format(
+      "the coordinator does not let in the certificate of \"{}\": {}; ask whoever provisions the federation "
+      "for a new one (`conclave federate provision --renew {}`)",
+      certificate.name, why, certificate.name);
+}
+
 FileDigest read_digest(const federated::FileInfo& info) {
   return SiteMistake::in([&] { return conclave::from_message(info); });
 }
@@ -194,8 +205,7 @@ grpc::Status FederationService::answer(grpc::ServerContext& context, Work work) 
     const CertificateInfo info = certificate_info(certificate);
     site = info.name;
     const auto check = [&](bool let_in) {
-      if (!let_in)
-        throw NotAllowed(fmt::format("the coordinator does not let in the certificate of \"{}\"", site));
+      if (!let_in) throw NotAllowed(refusal_of(info));
     };
     CallWatch::Call call(watch_, context, info);
     check(watch_.lets_in(info));
