@@ -238,7 +238,7 @@ TEST_CASE("captions refuse invalid options and models that need whole sequences"
                     Contains("layer 0 of 1 is appended, where layer 1 is next in this pass"));
   CHECK_THROWS_WITH(cache.append(1, rows), Contains("layer 1 of 1"));
   Tape recording(arena);
-  CHECK_THROWS_WITH(cache.extend(recording, two, 1), Contains("this tape records"));
+  CHECK_THROWS_WITH(cache.extend(recording, two, 1), Contains("use a tape that does not record"));
 }
 
 }  // namespace
