@@ -27,7 +27,7 @@ Tensor gradient_of(const char* function, const Tensor& parameter) {
   return slot->gradient.reshape(parameter.shape());
 }
 
-// 0 times what is no finite number would not be 0.
+// Zeroes the rows of examples with factor 0: 0 times infinity or NaN would not be 0.
 void zero_left_out(const Tensor& x, const kernels::RowSegments& segments, std::span<const double> factors) {
   for (Index s = 0; s < segments.count(); ++s)
     if (factors[static_cast<std::size_t>(s)] == 0) x.rows(segments.begin(s), segments.end(s)).zero();

@@ -70,9 +70,9 @@ class ExampleGradients {
   /// [examples] squared norms of this rank's part of each example's gradient, complete after backward. Sum
   /// them over the ranks.
   std::span<double> squares() { return squares_; }
-  /// Adds to the parameters' gradients the sum of factors[i] times the gradient of example i, as far as it is
-  /// on this rank; of a factor of 0, nothing, whatever the example's numbers are: inputs of products are then
-  /// set to 0, too. Once.
+  /// Adds to the parameters' gradients the sum over i of factors[i] times this rank's part of example i's
+  /// gradient. An example with factor 0 adds nothing, even if its numbers are not finite; its rows of the
+  /// products' inputs are overwritten with 0. Call it once.
   void add_clipped(std::span<const double> factors);
 
  private:

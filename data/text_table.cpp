@@ -234,21 +234,22 @@ TextDataset read_text_table(const TextTableOptions& options, BadInputs& bad) {
       split.back().client =
           clients.emplace(row.client, static_cast<std::int32_t>(clients.size())).first->second;
   };
-  // A client is in one part, with all that is theirs.
+  // All rows of a client go to the same split.
   const bool by_client = !options.client_column.empty();
   for (Row& row : rows) {
     const std::string& by = by_client ? row.client : row.text;
     const auto bucket = one ? XXH3_64bits(by.data(), by.size()) % 20 : 0;
     append(train, row, bucket < 18 ? data.train : bucket == 18 ? data.validation : data.test);
   }
-  require(!data.train.empty(),
-          "{}: too few different {} to split (equal ones are in one part); name the files `train`, "
-          "`validation` and `test`",
-          train, by_client ? "clients" : "texts");
+  require(
+      !data.train.empty(),
+      "{}: too few different {} to split (rows with equal ones stay in one split); name the files `train`, "
+      "`validation` and `test`",
+      train, by_client ? "clients" : "texts");
   if (const auto untrained = untrained_classes(data.class_names, data.train); !untrained.empty())
     bad.warn(fmt::format(
-        "{}: {} of {} classes have no training example, as the hash of its {} puts each row in "
-        "its part; to divide them otherwise, name the files `train`, `validation` and `test`: {}",
+        "{}: {} of {} classes have no training example, because a hash of its {} assigns each row to a "
+        "split; to choose the splits yourself, name the files `train`, `validation` and `test`: {}",
         train, untrained.size(), data.class_names.size(), by_client ? "client" : "text", some_of(untrained)));
   for (const auto& [path, split] :
        {std::pair(&options.validation, &data.validation), std::pair(&options.test, &data.test)})

@@ -1,7 +1,7 @@
-// A user's own labelled texts, one per row of a .csv, .tsv or .jsonl file (the extension decides, in either
-// case). Either three files, or one that is split 90 / 5 / 5 by a hash of each text, so that a text's split
-// does not change when rows are added or reordered, and equal texts never stand on both sides. Where a column
-// names clients it is a hash of the client: all rows of one are in one part.
+// A user's own labelled texts, one per row of a .csv, .tsv or .jsonl file; the extension, in upper or lower
+// case, selects the format. The data are three files, or one file that is split 90 / 5 / 5 by a hash of each
+// text: adding rows changes no text's split, and equal texts are in the same split. If a column names
+// clients, the hash is of the client, and all rows of a client are in the same split.
 #pragma once
 
 #include <cstdint>

@@ -49,9 +49,10 @@ using BatchVisitor = std::function<void(const Batch& batch, std::span<const Tens
 
 class Evaluator {
  public:
-  /// Collective. All arguments but the recipe must outlive the evaluator; the recipe gives the batches' size.
-  /// The evaluator resets `activations` for every batch. `shuffle`: the seed of the batches' order; without
-  /// it, batches are ordered by length.
+  /// Collective. All arguments but the recipe must outlive the evaluator; the recipe gives the batches' size,
+  /// and its [data] says where the split is from, because GLUE has measures of its own. The evaluator resets
+  /// `activations` for every batch. `shuffle`: the seed of the batches' order; without it, batches are
+  /// ordered by length.
   Evaluator(Model& model, Task& task, const TokenizedSplit& split, const Recipe& recipe, Arena& activations,
             const ProcessGrid& grid, std::optional<std::uint64_t> shuffle = std::nullopt);
 

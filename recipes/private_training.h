@@ -47,13 +47,13 @@ class PrivateTraining {
   double epsilon(std::int64_t steps) const;
   /// Steps released so far.
   std::int64_t released() const { return released_; }
-  /// So many were before this run, and had that name; "" where they have none.
+  /// Sets how many steps were released before this run, and their name(); "" if they have none.
   void go_on_from(std::int64_t released, const std::string& name = "") {
     released_ = released;
     name_ = name;
   }
-  /// A random name of all that was released so far, by which a ledger knows it again. The same on every rank;
-  /// collective.
+  /// A name for all steps released so far, by which a ledger recognizes them: that of go_on_from(), else a
+  /// random one. The same on every rank. Collective.
   const std::string& name();
 
   /// Draws a step's examples and calls each(batch) for them, in batches for which memory was planned.
@@ -78,10 +78,11 @@ class PrivateTraining {
   std::int64_t units_;
   double expected_, rate_, noise_ = 0;
   std::int64_t steps_, released_ = 0;
-  std::string name_;                            // "" until somebody asks
-  std::vector<std::int64_t> drawn_, examples_;  // units of a step, and all their examples
-  std::vector<double> one_over_;                // [examples] the number of its client's, or none
-  std::vector<double> shares_;                  // those of a batch, over all ranks
+  std::string name_;                            // of what was released; "" until name() draws it
+  std::vector<std::int64_t> drawn_, examples_;  // units of a step, and their examples
+  // [examples]: 1 / (examples of the same client); empty if the unit is an example
+  std::vector<double> one_over_;
+  std::vector<double> shares_;  // one_over_ for a batch's examples, over all ranks
   std::vector<double> factors_;
   std::vector<std::int64_t> counts_;  // of each rank: sequences, rows, images, and examples still to come
   Batch batch_;

@@ -259,11 +259,10 @@ Recipe parse_recipe(const std::string& text, const std::string& name,
 /// Checks every field's limits and the relations between fields (heads divide hidden, top_k <= experts, ...);
 /// both readers call it. `name` stands for the file of keys left to their defaults.
 void check_recipe(const Recipe& recipe, const std::string& name);
-/// Throws RecipeError where a model of this recipe may be used, but cannot be trained; called by
-/// read_recipe().
+/// Throws RecipeError if a model of this recipe can be used but not trained. Called before training.
 void check_trained(const Recipe& recipe, const std::string& name);
-/// Throws RecipeError where what is asked for cannot be meant: a budget of privacy, say, and nothing hidden.
-/// Of a file that somebody wrote; called by read_recipe().
+/// Throws RecipeError if keys have no effect together, such as a privacy budget with privacy.unit = "none".
+/// Called by read_recipe() only, because its files are written by hand.
 void check_meant(const Recipe& recipe, const std::string& name);
 /// Checks what only `ranks`, the number of MPI ranks, decides: the expert-parallel size (0: all ranks) must
 /// divide `ranks` and moe.experts. Called once the ranks are known.

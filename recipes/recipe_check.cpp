@@ -298,8 +298,8 @@ void check_trained(const Recipe& recipe, const std::string& name) {
   Checker check(recipe, name);
   check.require(
       !recipe.privacy.is_on() || !recipe.quantization.enabled, {"quantization.enabled", "privacy.unit"},
-      "{} with {}: the gradient of a rounded weight is not told apart by examples; set it to false, "
-      "and quantize the model once it is trained (conclave quantize)",
+      "{} with {}: gradients of rounded weights are not available for each example; set it to false, and "
+      "quantize the trained model by conclave quantize",
       check.shown("quantization.enabled", recipe.quantization.enabled),
       check.shown("privacy.unit", recipe.privacy.unit));
   check.finish();

@@ -93,9 +93,8 @@ void fields(R& data, Visitor&& field) {
         "table: column (JSON key) that is neither empty, 0 nor false for texts to single out; empty for none",
         any_text());
   field("client_column", data.client_column,
-        "table: column (JSON key) of whose the row is, a person's name or number, for privacy.unit = "
-        "\"client\"; one path is then split by it, so that all of a person's rows are in one part; "
-        "empty for none",
+        "table: column (JSON key) that names the client of each row, such as a person's name or number, for "
+        "privacy.unit = \"client\"; a single file is then split by client; empty for none",
         any_text());
   field("inputs", data.inputs,
         "emoji, coco, fashion_gloss: what the model is shown: the picture (image); the name and keywords, "
@@ -385,7 +384,8 @@ void fields(R& privacy, Visitor&& field) {
   field("ledger", privacy.ledger,
         "File in which each run that names it records what its checkpoints spend, so that all runs on the "
         "same people's data, and runs that continue from their checkpoints, keep within epsilon together; "
-        "empty: each run counts for itself",
+        "a checkpoint that is not in it is recorded in full when training resumes from it; empty: each run "
+        "counts for itself",
         any_text());
 }
 

@@ -18,7 +18,8 @@ RunLedger::RunLedger(const Recipe& recipe, PrivateTraining& privacy, std::int64_
     create_durable_directories(std::filesystem::path(path).parent_path());
     const double budget =
         recipe.privacy.epsilon > 0 ? recipe.privacy.epsilon : std::numeric_limits<double>::infinity();
-    // The budget is held to below, for all steps to come: what was spent is recorded even beyond it.
+    // The ledger itself has no limit, because what was spent must be recorded even beyond the budget. The
+    // check below covers all steps to come.
     ledger_ = std::make_unique<PrivacyLedger>(
         path, recipe.privacy.unit,
         PrivacyBudget{std::numeric_limits<double>::infinity(), recipe.privacy.delta});
@@ -34,7 +35,9 @@ RunLedger::RunLedger(const Recipe& recipe, PrivateTraining& privacy, std::int64_
     told_ = fmt::format(
         "privacy: by {}, earlier runs spent an epsilon of {:.4f}{}; with this one it will be {:.4f}", path,
         before,
-        lacks ? fmt::format(", with the {} steps of the checkpoint, which it lacked and now has", recorded_)
+        lacks ? fmt::format(
+                    ", including the {} steps of the checkpoint, which were missing and are now recorded",
+                    recorded_)
               : "",
         after);
     return std::string();

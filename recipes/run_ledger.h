@@ -15,10 +15,10 @@ namespace conclave {
 
 class RunLedger {
  public:
-  /// Of a run that is to have released `steps` steps in the end. What it released until now is recorded where
-  /// the file does not have it, as of a checkpoint that was trained without this ledger. All but the recipe
-  /// must outlive it; the file is this process's as long as it lives. Throws Error where the steps to come
-  /// are more than the budget leaves it. Collective.
+  /// For a run that will have released `steps` steps at its end. If the ledger lacks the steps that were
+  /// released before (of a checkpoint trained without it), they are recorded first. All arguments but the
+  /// recipe must outlive the object, which locks the ledger's file while it exists. Throws Error if the steps
+  /// to come exceed what is left of the budget. Collective.
   RunLedger(const Recipe& recipe, PrivateTraining& privacy, std::int64_t steps, Communicator& world);
 
   /// What earlier runs spent and what it will be with this run, in a line; "" except on rank 0.
@@ -35,8 +35,8 @@ class RunLedger {
   PrivateTraining& privacy_;
   Communicator& world_;
   std::string run_, told_;
-  std::unique_ptr<PrivacyLedger> ledger_;  // rank 0
-  std::int64_t recorded_;                  // steps of this run that are in it
+  std::unique_ptr<PrivacyLedger> ledger_;  // on rank 0
+  std::int64_t recorded_;                  // steps of this run that the ledger has
 };
 
 }  // namespace conclave

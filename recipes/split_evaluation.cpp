@@ -68,8 +68,10 @@ SplitEvaluation::SplitEvaluation(const std::string& checkpoint, const EvaluatedD
           of_table ? examples.table : "the " + examples.split + " split");
   texts_ = chosen.examples;
   tokens_ = tokenize(task_->kind(), std::move(chosen), loaded_.tokenizer(), recipe.data);
+  Recipe read = recipe;
+  read.data = source;
   evaluator_ = std::make_unique<Evaluator>(
-      loaded_.model(), *task_, tokens_, recipe, activations_, grid,
+      loaded_.model(), *task_, tokens_, read, activations_, grid,
       calibrates ? std::optional(static_cast<std::uint64_t>(recipe.run.seed)) : std::nullopt);
   evaluator_->plan();
   activations_.seal(std::size_t{1} << 20);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string_view>
@@ -15,6 +16,7 @@ inline constexpr std::array kTrainedTasks{TaskKind::classify, TaskKind::caption,
 
 /// Indexed by TaskKind.
 inline constexpr std::array<std::string_view, 4> kTaskNames{"classify", "caption", "generate", "embed"};
+static_assert(kTaskNames.size() == static_cast<std::size_t>(TaskKind::embed) + 1);  // embed is the last
 inline constexpr std::string_view name_of(TaskKind task) {
   return kTaskNames[static_cast<std::size_t>(task)];
 }

@@ -11,6 +11,7 @@
 #include "core/kernels/activation.h"
 #include "core/kernels/reduction.h"
 #include "data/bigrams.h"
+#include "federated/sha256.h"
 #include "recipes/integer_state.h"
 #include "recipes/loaded_model.h"
 #include "recipes/model_state.h"
@@ -294,15 +295,19 @@ void Trainer::resume() {
     const auto& spent = metadata.at("privacy");
     require(spent.value("unit", "record") == recipe_.privacy.unit,
             "{}: its unit of privacy was a {}, and that of later steps would be a {}; resume with the recipe "
-            "as it was",
+            "and the data as they were",
             environment_.resume, spent.value("unit", "record"), recipe_.privacy.unit);
     require(spent.at("noise_multiplier") == privacy_->noise_multiplier() &&
                 spent.at("sampling_rate") == privacy_->sampling_rate(),
             "{}: its steps had noise of {} and a sampling rate of {}, and later steps would have {} and {}; "
-            "resume with the recipe as it was",
+            "resume with the recipe and the data as they were",
             environment_.resume, spent.at("noise_multiplier").dump(), spent.at("sampling_rate").dump(),
             privacy_->noise_multiplier(), privacy_->sampling_rate());
-    privacy_->go_on_from(spent.at("steps"), spent.value("name", ""));
+    std::string name = spent.value("name", "");
+    // Earlier versions gave no name. A name from the file lets a ledger recognize the steps when the same
+    // checkpoint is resumed again.
+    if (name.empty()) name = from_first(grid_.world(), [&] { return sha256_of(environment_.resume); });
+    privacy_->go_on_from(spent.at("steps"), name);
   }
   auto told = nlohmann::json::object();
   for (const char* what : {"metrics", "routing"})
@@ -494,8 +499,8 @@ void Trainer::step() {
   norm_squared += sums.message[StepSums::expert_norm];
   double loss = 0;
   for (std::size_t t = 0; t < tasks_.size(); ++t) loss += sums.task(t)[StepSums::loss];
-  // In a private step an example's loss may be no finite number: its gradient is left out of the sum. To end
-  // there would tell, without noise, that the example is among the data.
+  // In a private step, a loss may be infinite or NaN: that example is left out of the sum. Ending here would
+  // reveal, without noise, that the example is among the data.
   check_finite(privacy_ ? 0.0 : loss, norm_squared);
 
   ++step_;
@@ -503,6 +508,7 @@ void Trainer::step() {
   sums.learning_rate = schedule_.at(step_);
   optimizer_.update(step_ - optimizer_start_, sums.learning_rate,
                     clip_scale(sums.gradient_norm, recipe_.train.clip_norm));
+  if (privacy_) check_weights();
 
   if (ranges_) ranges_->learn();
 
@@ -538,6 +544,25 @@ void Trainer::check_finite(double loss, double norm_squared) {
     if (bad != parameters.rend())
       problem_ = fmt::format("rank {}: first that of {}", grid_.world().rank(), bad->first);
   }
+  end_not_finite(step_ + 1, std::isfinite(loss) ? "gradient is" : "loss is");
+}
+
+// If the weights are not finite, a private step leaves out every example, and its noisy gradient is finite.
+// So the weights are checked themselves. They are computed from noisy sums alone: ending because of them
+// reveals nothing more.
+void Trainer::check_weights() {
+  double bad = 0;
+  for (const auto& segment : parameters_.segments())
+    if (!kernels::all_finite(segment.values)) ++bad;
+  grid_.world().all_reduce(Tensor::borrow(&bad, {1}, DType::f64));
+  if (bad == 0) return;
+  for (const auto& [name, parameter] : model_.named_parameters())
+    if (problem_.empty() && !kernels::all_finite(parameter->value))
+      problem_ = fmt::format("rank {}: first those of {}", grid_.world().rank(), name);
+  end_not_finite(step_, "weights are");
+}
+
+void Trainer::end_not_finite(std::int64_t step, const std::string& what) {
   std::string where;
   for (const std::string& text : grid_.world().all_gather(problem_))
     if (!text.empty()) where += (where.empty() ? "" : "; ") + text;
@@ -545,8 +570,8 @@ void Trainer::check_finite(double loss, double norm_squared) {
   const std::string last =
       from_first(grid_.world(), [&] { return newest_checkpoint(recipe_.run.directory).value_or(""); });
   throw NotFiniteError(fmt::format(
-      "step {}: the {} is not finite{}{}. {}; try a lower train.learning_rate or a longer train.warmup",
-      step_ + 1, std::isfinite(loss) ? "gradient" : "loss", where.empty() ? "" : ", ", where,
+      "step {}: the {} not finite{}{}. {}; try a lower train.learning_rate or a longer train.warmup", step,
+      what, where.empty() ? "" : ", ", where,
       last.empty() ? "There is no checkpoint yet" : "The last good checkpoint is intact: " + last));
 }
 
@@ -590,7 +615,7 @@ CheckpointState Trainer::checkpoint_state() const {
   const auto state = [&]() -> CheckpointState {
     return {step_, to_toml(recipe_), metadata.dump(), corpus_.tokenizer ? corpus_.tokenizer->bytes() : ""};
   };
-  // What is measured on examples has no noise, and a private model is made to be given away.
+  // A private model may be published, so its checkpoint contains no measurements, which have no noise.
   if (privacy_) return state();
   if (last_validation_.empty() && !told_.empty()) metadata.update(nlohmann::json::parse(told_));
   for (const auto& [task, result] : last_validation_) {

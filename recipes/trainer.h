@@ -52,7 +52,7 @@ struct TrainResult {
   std::vector<std::pair<std::string, Evaluation>> validation, test;
 };
 
-/// The loss or a gradient stopped being a finite number.
+/// The loss, a gradient or, with privacy, a weight is not finite.
 class NotFiniteError : public Error {
  public:
   using Error::Error;
@@ -118,6 +118,8 @@ class Trainer {
   std::size_t task_of(std::int64_t micro_batch) const;
   void forward_backward(std::size_t task, const Batch& batch, std::int64_t micro_batch, bool last);
   void check_finite(double loss, double norm_squared);
+  void check_weights();
+  [[noreturn]] void end_not_finite(std::int64_t step, const std::string& what);
   void report(bool force);
   void save();
   std::string wait_for_save();

@@ -9,7 +9,7 @@ namespace {
 
 constexpr std::int64_t kApplication = 0x436f6e50;  // "ConP", which marks the file as a ledger
 constexpr std::int64_t kVersion = 2;
-constexpr std::string_view kMechanism = "sampled_gaussian";  // of every spend, as PrivacyEvent says
+constexpr std::string_view kMechanism = "sampled_gaussian";  // the mechanism of every spend; see PrivacyEvent
 
 std::int64_t pragma(const Database& database, std::string_view name) {
   Statement statement = database.prepare(fmt::format("PRAGMA {}", name));

@@ -53,8 +53,9 @@ class PrivacyLedger {
   /// Number of values recorded for a run's round.
   std::int64_t count(const std::string& run, std::int64_t round) const;
 
-  /// Of all that was recorded, at the budget's delta; by privacy loss distributions, or by Renyi divergences
-  /// where noise or rate differ: they may have been chosen by what came out.
+  /// Epsilon of all that was recorded, at the budget's delta. Computed from privacy loss distributions, or
+  /// from Renyi divergences if noise or rate differ between spends, because they may have been chosen
+  /// depending on earlier outputs.
   double epsilon() const;
   /// Epsilon of what was recorded and of `next`.
   double epsilon_with(const PrivacyEvent& next) const;

@@ -96,8 +96,8 @@ RdpAccountant::Bound least(const std::vector<PrivacyEvent>& events, const Bound&
 
 }  // namespace
 
-// Canonne, Kamath and Steinke 2020, proposition 12 (the same in Balle et al. 2020, theorem 21); and where the
-// divergence is tiny, delta <= sqrt(1 - exp(-KL)) (Bretagnolle and Huber), with KL at most the divergence.
+// Canonne, Kamath and Steinke 2020, proposition 12 (also in Balle et al. 2020, theorem 21). For tiny
+// divergences also delta <= sqrt(1 - exp(-KL)) (Bretagnolle and Huber), where KL is at most the divergence.
 RdpAccountant::Bound RdpAccountant::epsilon_bound(double delta) const {
   double best = HUGE_VAL;
   return least(events(), [&](double order, double divergence) {

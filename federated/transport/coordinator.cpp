@@ -71,8 +71,8 @@ struct Coordinator::Parts {
     }
     model.emplace(newest);
     if (anew) model->state().step = 0;
-    // Whoever has the model knows by this that it hides those it was trained on. Sites check that it stays as
-    // it is, so it is there from the first round on.
+    // Marks the model as private for whoever receives it. Sites require unchanged metadata, so the mark is
+    // set before the first round.
     if (anew && options.secure.privacy.is_on()) {
       auto notes = nlohmann::json::parse(model->state().metadata);
       notes["round_privacy"] = {{"unit", to_string(options.secure.privacy.unit)}};

@@ -417,7 +417,8 @@ class SiteJob {
     const FileDigest digest =
         kept_->save(trainer_->model_entries(), model, work.turn, file.string(), control, changes);
     if (!speaks_) return true;
-    const bool hides_clients = privacy_.of_clients();  // and so how many rows each of them has
+    // The number of rows would reveal how many each client has.
+    const bool hides_clients = privacy_.of_clients();
     const WaitingUpdate update{.round = work.number,
                                .base = round_.digest,
                                .file = file,

@@ -15,8 +15,8 @@ namespace {
 
 void print_experts(const nlohmann::json& metadata) {
   if (!metadata.contains("routing")) {
-    fmt::print("experts: {}\n", metadata.contains("privacy") || metadata.contains("client_privacy")
-                                    ? "a private model has nothing in it that was measured on examples"
+    fmt::print("experts: {}\n", is_private(metadata)
+                                    ? "none listed: a private model's checkpoint has no measurements"
                                     : "no evaluation was saved with this checkpoint yet");
     return;
   }

@@ -22,13 +22,7 @@ void expect_new(const std::string& directory, std::int64_t step, Communicator& w
   });
 }
 
-// By the notes of training, of rounds of a federation, or of a simulation.
-bool is_private(const nlohmann::json& metadata) {
-  return metadata.contains("privacy") || metadata.contains("round_privacy") ||
-         metadata.contains("client_privacy");
-}
-
-// Without what was measured of the model as it was.
+// The metadata without measurements of the model before.
 std::string notes_of(nlohmann::json metadata) {
   for (const char* measured : {"metrics", "routing"}) metadata.erase(measured);
   return metadata.dump();
@@ -50,8 +44,8 @@ int quantize(const QuantizeArguments& arguments, const Surroundings& surrounding
   const bool by_token = recipe.quantization.activations == "token";
   const auto metadata = nlohmann::json::parse(state.metadata);
   require(by_token || !is_private(metadata),
-          "{}: it hides those it was trained on, and ranges learned from their examples would have no noise; "
-          "set quantization.activations to \"token\"",
+          "{}: the model was trained with privacy, and ranges learned from its training examples would have "
+          "no noise; set quantization.activations to \"token\"",
           path);
   std::optional<SplitEvaluation> data;
   std::optional<LoadedModel> alone;

@@ -127,8 +127,7 @@ TEST_CASE("linear: per-example norms and clipped sum, by rows and by elements", 
   }
 }
 
-TEST_CASE("an example whose numbers are not finite is left out of the sum, and nothing else is",
-          "[example_gradients]") {
+TEST_CASE("an example that is not finite adds nothing to the clipped sum", "[example_gradients]") {
   for (const double wrong : {HUGE_VAL, -HUGE_VAL, std::nan("")})
     for (const auto& [in, out, rows] : {std::tuple(7, 5, 1), {70, 65, 4}, {4, 6, 30}}) {
       CAPTURE(wrong, in, out, rows);
@@ -160,7 +159,7 @@ TEST_CASE("an example whose numbers are not finite is left out of the sum, and n
     }
 }
 
-// Each layer's input is what the one before it made.
+// Layers in sequence: the output of one is the input of the next.
 struct Stack : Module {
   Stack() : first(6, 8), second(8, 5), third(5, 3), norm(8), normal(3, {.gelu = true}) {
     add_module("first", first);

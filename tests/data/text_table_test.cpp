@@ -253,8 +253,7 @@ TEST_CASE("one file is split 90 / 5 / 5 by its texts, whatever their order", "[d
   CHECK(texts(a.validation) == texts(b.validation));
 }
 
-TEST_CASE("one file that says whose its texts are is split by client, each of whom is in one part",
-          "[data]") {
+TEST_CASE("one file with a client column is split by client", "[data]") {
   const TemporaryDirectory folder;
   std::string rows = "text,who,label\n";
   for (int i = 0; i < 4000; ++i)
@@ -271,7 +270,7 @@ TEST_CASE("one file that says whose its texts are is split by client, each of wh
   CHECK(all.size() == 400);
   CHECK(data.train.size() == Approx(3600).margin(200));
 
-  const std::string few = "text,who,label\na,18,x\nb,18,x\n";  // whose hash has it tested
+  const std::string few = "text,who,label\na,18,x\nb,18,x\n";  // the hash of 18 puts it in the test split
   CHECK_THAT(error_of([&] { read_table({.path = folder.write("f.csv", few), .client_column = "who"}); }),
              Contains("too few different clients to split"));
 }

@@ -647,7 +647,7 @@ def test_shared_noise():
         expected = noise * changed_by_one * (4 / 3) ** 0.5
         assert abs(added.std() / expected - 1) < 0.05 and abs(added.mean()) < 0.1 * expected, (kind, added.std(), expected)
         ranges = ["--out", f"{directory}/ranges", "--set=quantization.activations=tensor"]
-        run([PROGRAM, "quantize", directory, *ranges], 1, ["it hides those it was trained on"])
+        run([PROGRAM, "quantize", directory, *ranges], 1, ["the model was trained with privacy"])
         assert entry["privacy"]["unit"] == kind and all(not site["metrics"] for site in entry["sites"].values()), entry
         for name in SECURE_SITES:
             with sqlite3.connect(f"{directory}/{name}/privacy.sqlite") as database:

@@ -64,6 +64,11 @@ def glue():
     one, other = (json.loads(line) for line in said.splitlines())
     assert one["text"] == "a cat\tsat" and one["probability"] != other["probability"], said
 
+    # A table of one's own has none of GLUE's measures.
+    Path("own.csv").write_text("text,label\na cat,0\nthe mat,1\n")
+    said = json.loads(run([PROGRAM, "eval", "cola1", "--data", "own.csv"]).splitlines()[-1])
+    assert said["texts"] == 2 and "accuracy" in said and "matthews" not in said, said
+
     with open("glue/CoLA/train.tsv", "a") as file:
         file.write("gj04\t1\n")
     train("glue.toml", "broken", *options, ranks=(1,), status=1, says=["glue/CoLA/train.tsv:151: 2 columns, expected 4"])

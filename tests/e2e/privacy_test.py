@@ -100,12 +100,15 @@ def main():
     train(1, "none", *PRIVATE, *little, status=1, says=["less than 0.05 is no privacy"])
     train(1, "none", *PRIVATE, *noise, "privacy.epsilon=0.01", status=1, says=["one step with privacy.noise_multiplier"])
 
-    # Training does not end where an example's loss is not finite, which would tell of the example.
+    # A loss that is not finite does not end training, which would reveal the example. Weights that are not finite do.
     overflow = ["train.learning_rate=10", "train.weight_decay=10", "train.warmup=0", "train.schedule=constant", "train.steps=25"]
-    train(1, "overflow", *PRIVATE, *noise, *overflow)
-    assert metrics("overflow", "train/loss")[25] is None
+    says = ["the weights are not finite, rank 0: first those of ", "train.learning_rate"]
+    for ranks in (1, 2):
+        train(ranks, f"overflow{ranks}", *PRIVATE, *noise, *overflow, status=1, says=says)
+    losses = list(metrics("overflow1", "train/loss").values())
+    assert losses[-2:] == [None, None], losses
 
-    # Nobody can say which examples were drawn, nor the noise, by the seed.
+    # The seed determines neither the sampled examples nor the noise.
     train(1, "again", *PRIVATE, "privacy.epsilon=5", "privacy.delta=1e-3")
     try:
         assert_same_weights("budget", "again")
@@ -114,11 +117,11 @@ def main():
     else:
         raise AssertionError("two private runs have the same weights")
 
-    # What is resumed goes on from what was spent, with the same noise.
+    # A resumed run continues with the spent epsilon and the same noise.
     # A ledger that it was not in gets its steps first, once however often it is resumed.
     late = ["privacy.epsilon=5", "privacy.delta=1e-3", "privacy.ledger=ledgers/late.sqlite"]
     halfway = metrics("budget", "privacy/epsilon")[20]
-    lacked = f"earlier runs spent an epsilon of {halfway:.4f}, with the 20 steps of the checkpoint, which it lacked"
+    lacked = f"earlier runs spent an epsilon of {halfway:.4f}, including the 20 steps of the checkpoint, which were missing"
     train(2, "again", *PRIVATE, *late, resume=checkpoints("budget")[0], says=["at step 20", lacked])
     train(1, "beyond", *PRIVATE, *late, resume=checkpoints("budget")[0], status=1, says=["and with the 20 steps of this one"])
     with sqlite3.connect("ledgers/late.sqlite") as database:
@@ -126,9 +129,9 @@ def main():
     database.close()
     # Nothing that was measured is in it, nor will be in what is made of it.
     assert not {"metrics", "routing"} & notes("again").keys()
-    run([PROGRAM, "inspect", "again"], says=["nothing in it that was measured on examples"])
+    run([PROGRAM, "inspect", "again"], says=["none listed: a private model's checkpoint has no measurements"])
     quantize = [PROGRAM, "quantize", "again", "--out", "integers"]
-    run([*quantize, "--set=quantization.activations=tensor"], status=1, says=["it hides those it was trained on"])
+    run([*quantize, "--set=quantization.activations=tensor"], status=1, says=["the model was trained with privacy"])
     run(quantize, says=["times smaller"])
     run([PROGRAM, "eval", "integers"])
     assert notes("integers")["privacy"] == notes("again")["privacy"]

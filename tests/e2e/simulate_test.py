@@ -129,7 +129,7 @@ def test_privacy():
 
     # Ranges for integers would be learned from clients' examples without noise.
     quantize = [PROGRAM, "quantize", "private", "--out", "integers"]
-    run([*quantize, "--set=quantization.activations=tensor"], status=1, says=["it hides those it was trained on"])
+    run([*quantize, "--set=quantization.activations=tensor"], status=1, says=["the model was trained with privacy"])
     run(quantize, says=["times smaller"])
 
     simulate(1, "budget", *PRIVATE, "simulation.rounds=6", "client_privacy.epsilon=3", says=["epsilon 2.99"])

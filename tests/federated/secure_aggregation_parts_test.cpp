@@ -196,7 +196,7 @@ TEST_CASE("rounding at random is unbiased, and refuses what cannot be added up")
     CHECK_THROWS_AS(FixedPoint::choose({4}, 10, clip), Error);
 }
 
-TEST_CASE("an update whose norm is in one number can be rounded once it is shortened to the clip") {
+TEST_CASE("an update with its norm in one number can be rounded after shortening") {
   const auto width = GENERATE(2u, 4u, 5u, 8u);
   const double clip = GENERATE(0.1, 0.3, 1.0, 1e-3);  // 0.1 as f32 is above 0.1
   std::vector<float> x{0, -7, 0};

@@ -208,8 +208,8 @@ TEST_CASE("images with texts: each example's gradient is clipped as if it were a
   check_private(recipe);
 }
 
-// Of the texts of some clients, the sum that noise would be added to. `wrong`: a token whose embedding is not
-// finite, or -1.
+// The sum of clipped per-client gradients to which noise would be added. Text i belongs to clients[i]; -1:
+// left out. `wrong`: a token whose embedding becomes infinite, or -1: none.
 std::vector<Tensor> sum_of(const std::vector<std::int32_t>& clients, double bound, const ProcessGrid& grid,
                            std::int32_t wrong = -1) {
   Recipe recipe = text_recipe();

@@ -1,4 +1,4 @@
-// Noise of simulated rounds is as large as epsilon is computed by.
+// The noise of simulated rounds is as large as epsilon assumes.
 #include "recipes/client_privacy.h"
 
 #include <algorithm>

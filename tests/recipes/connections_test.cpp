@@ -368,8 +368,7 @@ TEST_CASE("requests share a memory limit, including those being answered", "[ser
   CHECK(at_work.receive(6) == "[POST]");
 }
 
-TEST_CASE("where there is no memory for an answer, one connection is closed, and the others are served",
-          "[service]") {
+TEST_CASE("without memory for an answer, only that connection is closed", "[service]") {
   const auto no_memory = [](auto&&...) -> std::string { throw std::bad_alloc(); };
   Running running(
       {.port = 0, .threads = 1, .request_seconds = 0.5, .linger_seconds = 0.05},

@@ -441,8 +441,8 @@ TEST_CASE("privacy refuses options by which examples affect each other", "[recip
   // What a private model's becomes by conclave quantize: it is used, and not trained.
   const Recipe quantized = parse_recipe(images + "quantization.enabled = true", "q.toml");
   CHECK_THROWS_WITH(check_trained(quantized, "q.toml"),
-                    StartsWith("q.toml:5: quantization.enabled = true with privacy.unit = \"record\": the "
-                               "gradient of a rounded weight"));
+                    StartsWith("q.toml:5: quantization.enabled = true with privacy.unit = \"record\": "
+                               "gradients of rounded weights are not available for each example"));
   CHECK_NOTHROW(check_trained(parse_recipe(images, "q.toml"), "q.toml"));
   const std::string texts = on + "moe.balancer = \"none\"\ntrain.start_from = \"runs/public\"\n";
   CHECK(mistake(texts).empty());
