@@ -242,8 +242,12 @@ void RoundBoard::ready(const std::string& site, const UpdateOffer& offer) {
   check_round(offer);
   const std::scoped_lock lock(mutex_);
   if (phase_ == Phase::finished || offer.round < plan_.round)
-    throw RoundOver(fmt::format("round {} is over", offer.round));
-  if (phase_ != Phase::open || received_.contains({site, plan_.round})) return;
+    throw RoundOver(fmt::format("round {} is over", offer.round + 1));
+  if (phase_ != Phase::open) return;
+  if (const auto came = received_.find({site, plan_.round}); came != received_.end()) {
+    came->second.certificate = offer.certificate;  // it may have been renewed since
+    return;
+  }
   SiteMistake::unless(plan_.secure, "this federation is not by secure aggregation");
   if (offer.round != plan_.round || offer.base != plan_.digest)
     throw RoundOver("the update was trained from another model than this round's");

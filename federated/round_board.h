@@ -155,7 +155,8 @@ class RoundBoard {
   /// true.
   Assignment next(const std::string& site, double seconds, const std::function<bool()>& cancelled);
   /// In a secure round: `site` has an update, which counts as delivered. Has no effect while the round is not
-  /// open, so it is to be called again. Throws RoundOver, and Error if the offer is not valid for this round.
+  /// open, so it is to be called again. Of several calls the first offer counts, with the last certificate.
+  /// Throws RoundOver, and Error if the offer is not valid for this round.
   void ready(const std::string& site, const UpdateOffer& offer);
   /// The current round's model (or the result), to be sent. Throws RoundOver if the current round is not
   /// `round`.

@@ -224,7 +224,9 @@ std::optional<SecureTerms> SecureRound::ready(const std::string& site, const Upd
     // A site that was restarted has other keys than those it advertised, so it waits for the next attempt.
     if (!attempt_ || attempt_->number <= after || attempt_->phase != Phase::advertise) return false;
     const auto number = member(site, attempt_->number, Phase::advertise);
-    return number && attempt_->coordinator.awaited().contains(*number);
+    // So does one whose certificate was renewed, because the attempt has its old one.
+    return number && attempt_->coordinator.awaited().contains(*number) &&
+           attempt_->terms.certificates[*number] == offer.certificate;
   };
   while (true) {
     board_.ready(site, offer);  // repeated, because the board opens again after an attempt has failed

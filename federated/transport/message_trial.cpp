@@ -324,7 +324,8 @@ struct MessageTrial::Parts {
                             .update = {},
                             .examples = 1,
                             .metrics = {},
-                            .tokens = {1}};
+                            .tokens = {1},
+                            .certificate = kits[0].certificate};
     const auto terms = round.ready(kSites[0], offer, 0, kPatience, [] { return false; });
     if (!terms) throw std::logic_error("the trial's round does not begin");
 

@@ -242,6 +242,21 @@ TEST_CASE_METHOD(BoardFixture, "after the deadline a round waits for its quorum,
   }
 }
 
+TEST_CASE_METHOD(BoardFixture, "a site that is ready again has the certificate that it has now") {
+  plan.secure = true;
+  board.open(plan);
+  UpdateOffer offered = offer();
+  offered.update = {};
+  for (const char* certificate : {"the old one", "a renewed one"}) {
+    offered.certificate = certificate;
+    board.ready("north", offered);
+  }
+  const auto updates = board.wait({.quorum = 1, .everyone = 1});
+  REQUIRE(updates);
+  REQUIRE(updates->size() == 1);
+  CHECK(updates->front().certificate == "a renewed one");
+}
+
 TEST_CASE_METHOD(BoardFixture, "who waits for a round is told of each update that came") {
   std::vector<std::size_t> told;
   const std::vector<std::string> sites{"north", "south", "west"};

@@ -53,8 +53,15 @@ struct StartedRound {
                        .certificate = kits.back().certificate});
     }
     loop = std::jthread([this, ready] { round.attempt(kWork, kElements, ready); });
-    const UpdateOffer offer{
-        .round = 0, .base = digest_of(model), .update = {}, .examples = 1, .metrics = {}, .tokens = {}};
+    UpdateOffer offer{.round = 0,
+                      .base = digest_of(model),
+                      .update = {},
+                      .examples = 1,
+                      .metrics = {},
+                      .tokens = {},
+                      .certificate = "a renewed one"};
+    CHECK_FALSE(round.ready(kSites[0], offer, 0, 0, [] { return false; }));  // this attempt has another
+    offer.certificate = kits[0].certificate;
     const auto terms = round.ready(kSites[0], offer, 0, kPatience, [] { return false; });
     REQUIRE(terms);
     CHECK(terms->agreement.values == sum_values(kWork, terms->clip_norm, 0, privacy));
