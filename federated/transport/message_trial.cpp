@@ -50,6 +50,13 @@ std::string input_of(Kind kind, std::initializer_list<std::string> messages) {
   return input;
 }
 
+std::string download_from(std::int64_t offset) {
+  federated::DownloadRequest request;
+  request.set_round(kRound);
+  request.set_offset(offset);
+  return input_of(download, {request.SerializeAsString()});
+}
+
 template <class Message>
 bool take(Messages& messages, Message& message) {
   if (messages.empty()) return false;
@@ -209,15 +216,15 @@ struct MessageTrial::Parts {
       kits.push_back(Kit::read(directory / site, std::time(nullptr)));
     }
     write(directory / "model", "the model");
+    model = digest_of(directory / "model");
     write(directory / "update", text_of(update_values()));
   }
 
   RoundPlan plan(bool by_sum) const {
-    const fs::path model = directory / "model";
     return {.round = kRound,
             .rounds = kRounds,
-            .model = model,
-            .digest = digest_of(model),
+            .model = directory / "model",
+            .digest = model,
             .elements = kElements,
             .experts = 1,
             .secure = by_sum};
@@ -438,6 +445,7 @@ struct MessageTrial::Parts {
   google::protobuf::LogSilencer silence;  // of text that is not UTF-8
   fs::path directory;
   CertificateAuthority authority;
+  FileDigest model;
   std::vector<Kit> kits;
   std::vector<int> codes;  // of the coordinator's answers
 };
@@ -463,7 +471,13 @@ std::vector<int> MessageTrial::run(std::string_view input) {
   return parts_->codes;
 }
 
+void MessageTrial::truncate_model() { write(parts_->directory / "model", "the"); }
+
 const int MessageTrial::kInvalidArgument = grpc::StatusCode::INVALID_ARGUMENT;
+const int MessageTrial::kAborted = grpc::StatusCode::ABORTED;
+const int MessageTrial::kInternal = grpc::StatusCode::INTERNAL;
+
+std::string MessageTrial::download_beyond_end() { return download_from(1000); }
 
 std::map<std::string, std::string> MessageTrial::mistakes() {
   const auto model = to_message(digest_of(std::as_bytes(std::span(std::string_view("the model")))));
@@ -472,13 +486,7 @@ std::map<std::string, std::string> MessageTrial::mistakes() {
   federated::NextRequest other_protocol;
   other_protocol.set_protocol(kProtocol + 1);
   inputs["another protocol"] = input_of(next, {other_protocol.SerializeAsString()});
-  for (const int offset : {-1, 1000}) {
-    federated::DownloadRequest beyond;
-    beyond.set_round(kRound);
-    beyond.set_offset(offset);
-    inputs["the model from byte " + std::to_string(offset)] =
-        input_of(download, {beyond.SerializeAsString()});
-  }
+  inputs["the model from byte -1"] = download_from(-1);
 
   federated::UpdateHeader right;
   right.set_round(kRound);
@@ -551,10 +559,7 @@ std::map<std::string, std::string> MessageTrial::examples() {
   federated::NextRequest request;
   request.set_protocol(kProtocol);
   inputs["next"] = input_of(next, {request.SerializeAsString()});
-  federated::DownloadRequest from;
-  from.set_round(kRound);
-  from.set_offset(4);
-  inputs["download"] = input_of(download, {from.SerializeAsString()});
+  inputs["download"] = download_from(4);
 
   federated::UpdateHeader header;
   header.set_round(kRound);

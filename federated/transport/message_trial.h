@@ -27,7 +27,11 @@ class MessageTrial {
   static std::map<std::string, std::string> examples();
   /// Inputs in which a site makes one mistake, by what it is. Its first call must end by kInvalidArgument.
   static std::map<std::string, std::string> mistakes();
-  static const int kInvalidArgument;  ///< gRPC's status code
+  /// A download from behind the model's end, as of a site that has begun another model.
+  static std::string download_beyond_end();
+  /// Cuts the coordinator's model file short, as another program might.
+  void truncate_model();
+  static const int kInvalidArgument, kAborted, kInternal;  ///< gRPC's status codes
 
  private:
   struct Parts;

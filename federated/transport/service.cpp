@@ -105,10 +105,17 @@ federated::Assignment SiteCalls::next(const Caller& caller, const federated::Nex
 void SiteCalls::download(const Caller& caller, const federated::DownloadRequest& request,
                          const std::function<bool(const ChunkFrame&)>& write) {
   const RoundPlan plan = board_.model_of(request.round());
+  SiteMistake::unless(request.offset() >= 0, "byte {} of a model", request.offset());
+  const auto offset = static_cast<std::uint64_t>(request.offset());
+  if (offset > plan.digest.bytes)
+    throw RoundOver(
+        fmt::format("byte {} of a model of {}: the site has begun another model", offset, plan.digest.bytes));
   const OutgoingFile file(plan.model);
-  SiteMistake::unless(request.offset() >= 0 && static_cast<std::uint64_t>(request.offset()) <= file.bytes(),
-                      "byte {} of a model of {}", request.offset(), file.bytes());
-  for (auto at = static_cast<std::uint64_t>(request.offset()); at < file.bytes(); at += file.chunk_bytes(at))
+  require(file.bytes() == plan.digest.bytes,
+          "{}: it has {} bytes, and had {} when the round began, so another program changed it; start the "
+          "coordinator again",
+          plan.model.string(), file.bytes(), plan.digest.bytes);
+  for (auto at = offset; at < file.bytes(); at += file.chunk_bytes(at))
     if (!write(read_chunk(file, at))) return;  // the site has gone, and will continue later
   board_.fetched(caller.site, request.round());
 }

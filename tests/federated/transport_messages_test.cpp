@@ -31,6 +31,14 @@ TEST_CASE("what a site does wrong is refused by a status after which it does not
   }
 }
 
+TEST_CASE("another model, or the coordinator's own trouble with it, is not told as a site's mistake") {
+  const TemporaryDirectory folder;
+  MessageTrial trial(folder.path());
+  CHECK(trial.run(MessageTrial::download_beyond_end()).front() == MessageTrial::kAborted);
+  trial.truncate_model();
+  CHECK(trial.run(MessageTrial::examples().at("download")).front() == MessageTrial::kInternal);
+}
+
 TEST_CASE("a message in thousands of slices is read as any other") {
   const std::string input = MessageTrial::examples().at("upload");
   std::string padded(1, input[0]);
