@@ -404,6 +404,11 @@ std::map<std::string, std::string> AllowList::read() const {
   std::istringstream lines(read_file(file_, kMostListBytes));
   std::map<std::string, std::string> allowed;
   std::string line;
+  require(
+      lines.peek() == '#',
+      "{}: does not begin with a line of comment, as `conclave federate provision` writes one; it may have "
+      "been cut short",
+      file_.string());
   for (int number = 1; std::getline(lines, line); ++number) {
     if (line.empty() || line.front() == '#') continue;
     const std::size_t space = line.find(' ');

@@ -113,11 +113,12 @@ bool is_signed(std::string_view certificate, std::span<const std::byte> message,
 /// now, and its name is `site`.
 void check_site_certificate(std::string_view certificate, std::string_view authority, std::string_view site);
 
-/// The accepted certificates: fingerprint -> site. The file has one line "SITE FINGERPRINT" for each.
+/// The accepted certificates: fingerprint -> site. The file has a line of comment, and then one line "SITE
+/// FINGERPRINT" for each. An empty file, as some editors leave for a moment, is not taken to accept nobody.
 class AllowList {
  public:
   explicit AllowList(std::filesystem::path file) : file_(std::move(file)) {}
-  /// Reads the file as it is now; throws Error naming a line that is malformed.
+  /// Reads the file as it is now; throws Error naming a line that is malformed, and if the first is none.
   std::map<std::string, std::string> read() const;
   bool has(const std::string& site) const;
   /// Names of all sites that have an accepted certificate.

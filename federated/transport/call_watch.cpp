@@ -22,12 +22,19 @@ bool is_let_in(const CertificateInfo& certificate, const std::map<std::string, s
 
 }  // namespace
 
-CallWatch::CallWatch(AllowList allowed, Clock::duration silence)
-    : allowed_(std::move(allowed)), silence_(silence), thread_([this](const std::stop_token& stop) {
+CallWatch::CallWatch(AllowList allowed, Clock::duration silence, std::function<void()> after_look)
+    : allowed_(std::move(allowed)),
+      silence_(silence),
+      after_look_(std::move(after_look)),
+      thread_([this](const std::stop_token& stop) {
         std::mutex sleep;
         std::condition_variable_any wake;
         std::unique_lock lock(sleep);
-        while (!wake.wait_for(lock, stop, kBetweenLooks, [&] { return stop.stop_requested(); })) end_calls();
+        while (!wake.wait_for(lock, stop, kBetweenLooks, [&] { return stop.stop_requested(); })) {
+          end_calls();
+          ++looks_;
+          if (after_look_) after_look_();
+        }
       }) {}
 
 bool CallWatch::lets_in(const CertificateInfo& certificate) const {
@@ -57,6 +64,7 @@ CallWatch::Call::Call(CallWatch& watch, grpc::ServerContext& context, Certificat
     throw TooManyCalls(
         fmt::format("{} calls of {} are under way; there may be {}", of_site, certificate_.name, kMostCalls));
   place_ = watch_.calls_.insert(watch_.calls_.end(), this);
+  ++watch_.begun_;
 }
 
 CallWatch::Call::~Call() {

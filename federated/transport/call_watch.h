@@ -7,6 +7,8 @@
 
 #include <atomic>
 #include <chrono>
+#include <cstddef>
+#include <functional>
 #include <list>
 #include <mutex>
 #include <optional>
@@ -31,10 +33,15 @@ class TooManyCalls : public Error {
 class CallWatch {
  public:
   /// `silence`: how long a call may wait for its site to send or take one chunk.
-  CallWatch(AllowList allowed, Clock::duration silence);
+  /// `after_look` is called twice a second, by this object's thread.
+  CallWatch(AllowList allowed, Clock::duration silence, std::function<void()> after_look = {});
 
   /// Reads the list.
   bool lets_in(const CertificateInfo& certificate) const;
+
+  /// For tests: calls that were begun so far, and how often the list was looked at for those under way.
+  std::size_t begun() const { return begun_; }
+  std::size_t looks() const { return looks_; }
 
   class Call {
    public:
@@ -76,6 +83,8 @@ class CallWatch {
   Clock::duration silence_;
   std::mutex mutex_;
   std::list<Call*> calls_;
+  std::atomic<std::size_t> begun_{0}, looks_{0};
+  std::function<void()> after_look_;
   std::jthread thread_;  // last, so that it ends before the members that it uses
 };
 

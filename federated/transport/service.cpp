@@ -254,7 +254,9 @@ void FederationService::serve_one(const char* name, F f) {
 
 FederationService::FederationService(RoundBoard& board, SecureRound* secure, AllowList allowed,
                                      LocalWork work, Say say, Clock::duration silence)
-    : calls_(board, secure, std::move(work)), watch_(std::move(allowed), silence), log_(std::move(say)) {
+    : calls_(board, secure, std::move(work)),
+      log_(std::move(say)),
+      watch_(std::move(allowed), silence, [this] { log_.tell_left_out(); }) {
   using namespace federated;
   using namespace grpc::internal;
   using Self = FederationService;

@@ -78,6 +78,8 @@ class FederationService final : public grpc::Service {
   FederationService(RoundBoard& board, SecureRound* secure, AllowList allowed, LocalWork work, Say say,
                     Clock::duration silence = std::chrono::minutes(2));
 
+  const CallWatch& watch() const { return watch_; }
+
  private:
   template <class Handler, class F>
   void serve(const char* name, grpc::internal::RpcMethod::RpcType type, F f);
@@ -88,8 +90,8 @@ class FederationService final : public grpc::Service {
   grpc::Status answer(grpc::ServerContext& context, Work work);
 
   SiteCalls calls_;
-  CallWatch watch_;
   RateLimitedLog log_;
+  CallWatch watch_;  // last, because its thread uses log_
 };
 
 }  // namespace conclave

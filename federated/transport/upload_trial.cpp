@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <atomic>
 #include <ctime>
 #include <list>
@@ -31,6 +32,12 @@ Kit kit_of(const CertificateAuthority& authority, const std::filesystem::path& f
            const std::string& name) {
   authority.issue(folder / name, name, 1);
   return Kit::read(folder / name, std::time(nullptr));
+}
+
+// Throws Error if the condition does not hold after 20 seconds.
+void await(const char* what, const std::function<bool()>& condition) {
+  for (const auto until = Clock::now() + std::chrono::seconds(20); !condition(); std::this_thread::yield())
+    require(Clock::now() < until, "the trial waited 20 seconds until {}", what);
 }
 
 struct Upload {
@@ -137,7 +144,13 @@ std::string UploadTrial::deliver(const std::function<void()>& meanwhile) {
     file.read(at, data);
     if (at + data.size() == file.bytes()) {
       std::error_code missing;
-      while (std::filesystem::file_size(came, missing) != at) std::this_thread::yield();
+      try {
+        await("most of the update came", [&] { return std::filesystem::file_size(came, missing) == at; });
+      } catch (const Error&) {
+        upload.context.TryCancel();
+        upload.writer->Finish();
+        throw;
+      }
       meanwhile();
     }
     auto* chunk = part.mutable_chunk();
@@ -168,6 +181,7 @@ void UploadTrial::stream() {
 
 void UploadTrial::hinder(std::size_t connections, std::size_t uploads) {
   Parts& parts = *parts_;
+  const std::size_t before = parts.service.watch().begun();
   for (std::size_t i = 0; i < connections; ++i) {
     const auto channel = open_channel("127.0.0.1:" + std::to_string(parts.port), parts.hinderer);
     require(channel->WaitForConnected(std::chrono::system_clock::now() + std::chrono::seconds(20)),
@@ -179,6 +193,9 @@ void UploadTrial::hinder(std::size_t connections, std::size_t uploads) {
     }
     parts.channels.push_back(channel);
   }
+  await("the hindering calls had begun", [&] {
+    return parts.service.watch().begun() >= before + std::min(kMostCalls, connections * uploads);
+  });
 }
 
 void UploadTrial::turn_out() { parts_->allowed().remove("hinderer"); }
@@ -193,6 +210,12 @@ UploadTrial::Refusal UploadTrial::call_once() {
 }
 
 std::size_t UploadTrial::said() const { return parts_->said; }
+
+void UploadTrial::wait_for_look() {
+  const CallWatch& watch = parts_->service.watch();
+  // The first of these looks may have begun before.
+  await("the list was looked at", [&, two = watch.looks() + 2] { return watch.looks() >= two; });
+}
 
 UploadTrial::Ended UploadTrial::wait_for_end() {
   Ended ended;

@@ -31,7 +31,7 @@ class UploadTrial {
   std::string deliver(const std::function<void()>& meanwhile);
 
   /// Another accepted site opens `connections` connections, and begins `uploads` uploads on each, which it
-  /// does not continue.
+  /// does not continue. Returns when the coordinator serves as many of them as it does at a time.
   void hinder(std::size_t connections, std::size_t uploads);
   /// That site's certificate is no longer accepted.
   void turn_out();
@@ -40,6 +40,8 @@ class UploadTrial {
   Refusal call_once();
   /// Number of lines that the coordinator logged.
   std::size_t said() const;
+  /// Waits until the coordinator has looked once more, from the beginning, at who is accepted.
+  void wait_for_look();
   /// Waits until that site's uploads are over. Returns how many the coordinator refused, because there were
   /// too many, and how many it cancelled.
   struct Ended {

@@ -178,6 +178,10 @@ TEST_CASE("the list of those let in is what its lines say") {
   CHECK(list.read() == std::map<std::string, std::string>{{two, "south"}});
   std::ofstream(at / "sites.txt", std::ios::app) << "north 12\n";
   CHECK_THROWS_WITH(list.read(), Catch::Contains("sites.txt:3"));
+  for (const std::string& cut : {std::string(), "north " + one + "\n"}) {
+    std::ofstream(at / "sites.txt") << cut;
+    CHECK_THROWS_WITH(list.read(), Catch::Contains("may have been cut short"));
+  }
 }
 
 TEST_CASE("what a site signs is known by its certificate, which is known by its authority") {
