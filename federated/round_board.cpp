@@ -197,7 +197,8 @@ std::optional<std::vector<ReceivedUpdate>> RoundBoard::wait(const Patience& pati
   const auto tell = [&] {
     told = received_.size();
     if (!patience.tell) return;
-    const Progress progress{.updates = received_.size(), .missing = missing(), .overdue = overdue};
+    Progress progress{.updates = received_.size(), .missing = {}, .overdue = overdue};
+    if (overdue) progress.missing = missing();
     lock.unlock();
     patience.tell(progress);
     lock.lock();
@@ -327,7 +328,8 @@ std::int64_t RoundBoard::counted(const std::string& site) const {
 std::vector<std::string> RoundBoard::missing() const {
   std::vector<std::string> missing;
   for (const std::string& site : assigned_)
-    if (std::ranges::none_of(received_, [&](const auto& update) { return update.first.first == site; }))
+    if (const auto first = received_.lower_bound({site, std::numeric_limits<std::int64_t>::min()});
+        first == received_.end() || first->first.first != site)
       missing.push_back(site);
   return missing;
 }

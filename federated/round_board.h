@@ -109,7 +109,7 @@ class RoundBoard {
   /// How far an open round is.
   struct Progress {
     std::size_t updates = 0;                ///< that have come
-    std::vector<std::string> missing = {};  ///< sites that joined the round and have not delivered
+    std::vector<std::string> missing = {};  ///< if overdue: sites that joined the round, and did not deliver
     bool overdue = false;                   ///< the deadline is over, and there is no quorum
   };
   struct Patience {

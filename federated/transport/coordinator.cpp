@@ -5,6 +5,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <chrono>
@@ -15,6 +16,7 @@
 #include <set>
 #include <thread>
 
+#include "core/clock.h"
 #include "core/durable_file.h"
 #include "federated/global_model.h"
 #include "federated/prometheus_file.h"
@@ -28,6 +30,8 @@ namespace conclave {
 namespace {
 
 constexpr double kFarewellSeconds = 60;
+constexpr std::size_t kMostNamed = 20;    // of the sites that are missing
+constexpr double kBetweenLongLines = 10;  // seconds
 
 }  // namespace
 
@@ -261,14 +265,20 @@ struct Coordinator::Parts {
   void tell(const RoundBoard::Progress& progress) {
     write_metrics(progress.updates);
     if (!progress.overdue) return;
+    const std::size_t absent = progress.missing.size(), named = std::min(absent, kMostNamed);
+    if (absent > named && long_line && seconds_since(*long_line) < kBetweenLongLines) return;
+    if (absent > named) long_line = Clock::now();
     std::string missing;
-    for (const std::string& site : progress.missing) missing += (missing.empty() ? "" : ", ") + site;
+    for (std::size_t i = 0; i < named; ++i) missing += (i == 0 ? "" : ", ") + progress.missing[i];
+    if (absent > named) missing += fmt::format(" and {} more", absent - named);
+    const std::size_t admitted = everyone();
     say(fmt::format(
         "round {} of {} is past its deadline and waits: {} of {} updates came; of the sites that began it, "
-        "{} did not deliver; {} sites are let in. Start the sites that are missing, or start the coordinator "
-        "again with a lower federation.quorum",
+        "{} did not deliver; {}. Start the sites that are missing, or start the coordinator again with a "
+        "lower federation.quorum",
         round + 1, options.rounds, progress.updates, options.quorum, missing.empty() ? "none" : missing,
-        everyone()));
+        admitted > 0 ? fmt::format("{} sites are let in", admitted)
+                     : std::string("no site is let in, or the list of those let in cannot be read")));
   }
 
   // 0 if the list cannot be read; callers are told about that.
@@ -459,8 +469,9 @@ struct Coordinator::Parts {
   std::optional<SharingPolicy> policy;
   std::unique_ptr<Strategy> strategy;
   std::int64_t round = 0;
-  std::time_t began = 0;             // the round
-  std::vector<ReceivedUpdate> last;  // of the round before
+  std::time_t began = 0;                       // the round
+  std::optional<Clock::time_point> long_line;  // when more sites were missing than are named
+  std::vector<ReceivedUpdate> last;            // of the round before
   struct ModelFile {
     std::string path;
     FileState state;
