@@ -484,6 +484,14 @@ void add_bench(CLI::App& app, Chosen& chosen) {
       ->check(kAboveZero);
 }
 
+CLI::Validator is_sha256(const std::string& whose) {
+  return {[whose](const std::string& text) {
+            const bool is = text.size() == 64 && text.find_first_not_of("0123456789abcdef") == text.npos;
+            return is ? "" : "not 64 digits of " + whose;
+          },
+          "HEX"};
+}
+
 void add_members(CLI::App* federate, Chosen& chosen) {
   auto* provision =
       federate->add_subcommand("provision", "Make start-up kits: of the coordinator and of each site");
@@ -493,6 +501,10 @@ void add_members(CLI::App* federate, Chosen& chosen) {
   provision->add_option("--revoke", kits.revoke, "No longer let this site in");
   provision->add_option("--request", kits.requests,
                         "Sign what a site asks for by `federate request`: its key stays there");
+  provision
+      ->add_option("--key_sha256", kits.key_sha256,
+                   "Of the key that the --request is for, as the site tells it by another channel")
+      ->check(is_sha256("a key, as request prints it"));
   add_set(provision, kits.overrides);
 
   auto* request = federate->add_subcommand(
@@ -543,12 +555,7 @@ void add_federate(CLI::App& app, Chosen& chosen) {
   audit
       ->add_option("--head", audited.head,
                    "A head that an earlier audit printed; the transcript must still have it")
-      ->check(CLI::Validator(
-          [](const std::string& text) {
-            const bool is_head = text.size() == 64 && text.find_first_not_of("0123456789abcdef") == text.npos;
-            return is_head ? "" : "not 64 digits of a head, as audit prints it";
-          },
-          "HEX"));
+      ->check(is_sha256("a head, as audit prints it"));
 }
 
 // Adds options for all values but the one that is sought.

@@ -169,6 +169,7 @@ struct ProvisionArguments {
   std::string federation;
   std::vector<std::string> renew, revoke;  ///< sites
   std::vector<std::string> requests;       ///< files: sites' requests for certificates
+  std::vector<std::string> key_sha256;     ///< of the keys that the requests must be for
   std::vector<std::string> overrides;
 };
 int federate_provision(const ProvisionArguments& arguments);

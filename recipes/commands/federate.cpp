@@ -77,7 +77,12 @@ std::map<std::string, CertificateRequest> requests_of(const ProvisionArguments& 
             arguments.federation);
     require(!fs::exists(fs::path(federation.kits) / site / "certificate.pem") ||
                 std::ranges::find(arguments.renew, site) != arguments.renew.end(),
-            "{}: {} has a certificate; where it is to have another, give --renew {}, too", file, site, site);
+            "{}: {} already has a certificate; to replace it, add --renew {}", file, site, site);
+    require(std::ranges::find(arguments.key_sha256, request.key_sha256) != arguments.key_sha256.end(),
+            "{0}: it is for the key with SHA-256 {1}{2}. Ask {3} by telephone whether `conclave federate "
+            "request` printed the same there; if so, add --key_sha256 {1}, and else do not sign it",
+            file, request.key_sha256,
+            arguments.key_sha256.empty() ? "" : ", which --key_sha256 does not name", site);
     require(requests.emplace(site, std::move(request)).second, "{}: the second request of {}; give one", file,
             site);
   }
@@ -127,7 +132,9 @@ int federate_provision(const ProvisionArguments& arguments) {
   const FederationSettings settings = read_federation(arguments.federation, arguments.overrides);
   const FederationTable& federation = settings.federation;
   const fs::path kits = federation.kits;
-  const DirectoryLock lock(kits, kPatienceSeconds);  // the list of those let in is read, and written anew
+  // The list of those let in is read, and written anew. In `kits` itself a site's folder may be named lock,
+  // and a coordinator may be at work.
+  const DirectoryLock lock(kits / "authority", kPatienceSeconds);
   const AllowList allowed = allow_list(federation);
   const auto is_member = [&](const std::string& site) {
     return std::ranges::find(federation.sites, site) != federation.sites.end();
@@ -182,9 +189,8 @@ int federate_provision(const ProvisionArguments& arguments) {
     } else {
       authority.issue(kit, request->second, days, finish);
       fmt::print(
-          "{0}: a certificate for {1} days, for the key of SHA-256 {2}; compare that with what {3} was told, "
-          "and "
-          "send it authority.pem, certificate.pem and site.toml, to lie beside its key.pem\n",
+          "{0}: a certificate for {1} days, for the key with SHA-256 {2}; send {3} authority.pem, "
+          "certificate.pem and site.toml, which belong beside its key.pem\n",
           kit.string(), days, request->second.key_sha256, name);
     }
   }

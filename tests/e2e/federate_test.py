@@ -1021,10 +1021,16 @@ def test_provision():
 
     asked = run([PROGRAM, "federate", "request", "north", "--out", "made_at_north"], says=["request.pem: send this"])
     request = ["--request", "made_at_north/request.pem"]
-    run([*provision, *request], 1, ["give --renew north, too"])
+    run([*provision, *request], 1, ["add --renew north"])
     run([PROGRAM, "federate", "request", "stranger"])
     run([*provision, "--request", "stranger/request.pem"], 1, ["not one of federation.sites"])
-    run([*provision, *request, "--renew", "north"], says=[asked.split()[-1]])
+    let_in = Path("pieces/coordinator/sites.txt").read_text()
+    key = asked.split()[-1]
+    run([*provision, *request, "--renew", "north"], 1, [f"for the key with SHA-256 {key}. Ask north", f"add --key_sha256 {key}"])
+    other = hashlib.sha256(b"a forger's key").hexdigest()
+    run([*provision, *request, "--renew", "north", "--key_sha256", other], 1, [f"{key}, which --key_sha256 does not name"])
+    assert Path("pieces/coordinator/sites.txt").read_text() == let_in and Path("pieces/north/key.pem").exists()
+    run([*provision, *request, "--renew", "north", "--key_sha256", key], says=[key])
     is_whole()
     assert not Path("pieces/north/key.pem").exists()
     run([*provision, "--renew", "north"], 1, ["--request pieces/north/request.pem"])
@@ -1040,6 +1046,8 @@ def test_provision():
         assert f"pieces/{name}/site.toml: site.address is localhost:" in moved and "federation.address elsewhere:9" in moved, moved
     Path("fewer.toml").write_text(FEDERATION.format(port=1).replace('"north", "south"', '"north"'))
     provision[3] = "fewer.toml"
+    one = ["--set=federation.sites=lock", "--set=federation.kits=locked", "--set=federation.directory=locked"]
+    run([*provision, *one], says=["locked/lock: a certificate"])
     run([*provision, "--revoke", "south"], says=["south: 1 certificates are no longer let in"])
     assert "south" not in Path("pieces/coordinator/sites.txt").read_text()
     run([*provision, "--revoke", "south"], 1, ["no certificate of that name is let in"])
