@@ -99,33 +99,34 @@ std::filesystem::path SiteModel::private_file(std::int64_t round) const {
   return directory_ / fmt::format("private-{:08}.f32", round);
 }
 
-// The last round up to `round` after which it was kept: rounds without this site left it as it was. Without
-// one, the coordinator went back, and it is the first later one, but what `round` itself made is not what it
-// begins with when it is done again. 0 if none.
-std::int64_t SiteModel::kept_private(std::int64_t round) const {
-  std::int64_t kept = 0, later = 0;
+// The newest file of a round up to `round`, since rounds without this site change nothing. If there is none,
+// the coordinator went back: then the oldest later file, except that of `round` itself, which a repetition
+// must not begin with.
+std::optional<std::int64_t> SiteModel::kept_private(std::int64_t round) const {
+  std::optional<std::int64_t> kept, later;
   for (const auto& entry : std::filesystem::directory_iterator(directory_)) {
     const std::string name = entry.path().filename().string();
     long long number = 0;
     if (std::sscanf(name.c_str(), "private-%lld.f32", &number) != 1) continue;
     if (entry.path() != private_file(number)) continue;
     if (number <= round)
-      kept = std::max<std::int64_t>(kept, number);
-    else if (number > round + 1 && (later == 0 || number < later))
-      later = number;
+      kept = std::max<std::int64_t>(kept.value_or(0), number);
+    else if (number > round + 1)
+      later = std::min<std::int64_t>(later.value_or(number), number);
   }
-  return kept > 0 ? kept : later;
+  return kept ? kept : later;
 }
 
 std::filesystem::path SiteModel::control_file(std::int64_t round) const {
   return directory_ / fmt::format("control-{:08}.f32", round);
 }
 
-std::int64_t SiteModel::restore_private(std::span<const TensorEntry> entries, std::int64_t round) const {
-  if (!has_private_part()) return 0;
-  const std::int64_t kept = kept_private(round);
-  if (kept == 0) return 0;  // it begins as the global model does
-  const KeptNumbers numbers(private_file(kept), policy_.model_elements());
+std::optional<std::int64_t> SiteModel::restore_private(std::span<const TensorEntry> entries,
+                                                       std::int64_t round) const {
+  if (!has_private_part()) return std::nullopt;
+  const std::optional<std::int64_t> kept = kept_private(round);
+  if (!kept) return kept;  // it begins as the global model does
+  const KeptNumbers numbers(private_file(*kept), policy_.model_elements());
   for (const auto& [name, shape, sharded, offset] : layout_.parts) {
     const auto entry = std::ranges::find(entries, name, &TensorEntry::name);
     require(entry != entries.end(), "the model at this site has no {}", name);
@@ -215,8 +216,11 @@ FileDigest SiteModel::save(std::span<const TensorEntry> entries, const Checkpoin
 
 void SiteModel::save_private(std::span<const float> model, std::int64_t round) const {
   write(private_file(round).string(), model);
-  // A repetition of this round begins with the file before this one, of whichever round it is.
-  remove_others("private-", private_file(round), private_file(kept_private(round - 1)));
+  // A repetition of this round begins with the file before this one, of whichever round it is. If that is a
+  // later round, the coordinator went back, and the rounds that it left must not win over those to come.
+  const std::int64_t before = round - 1, kept = kept_private(before).value_or(before);
+  if (kept > before) std::filesystem::rename(private_file(kept), private_file(before));
+  remove_others("private-", private_file(round), private_file(std::min(kept, before)));
 }
 
 // Removes the files whose names begin with `prefix`, but for two.

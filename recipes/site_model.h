@@ -3,6 +3,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -33,8 +34,8 @@ class SiteModel {
 
   /// Gives this rank's `entries`, which hold the global model, what this site kept for `round`, or else for
   /// the last before it, or, where a coordinator went back by more rounds than there are files, after it.
-  /// Returns for which, 0 where it kept nothing.
-  std::int64_t restore_private(std::span<const TensorEntry> entries, std::int64_t round) const;
+  /// Returns for which; none where it kept nothing.
+  std::optional<std::int64_t> restore_private(std::span<const TensorEntry> entries, std::int64_t round) const;
 
   /// Collective. Sets this rank's `correction` ("control/...") to the control variate of `base` minus the
   /// site's own (federated/strategies/scaffold.h). The site's own is the one after round `counted`, from 1:
@@ -58,7 +59,7 @@ class SiteModel {
 
  private:
   std::filesystem::path private_file(std::int64_t round) const;
-  std::int64_t kept_private(std::int64_t round) const;
+  std::optional<std::int64_t> kept_private(std::int64_t round) const;
   std::filesystem::path control_file(std::int64_t round) const;
   /// Stores the model for `round`, and removes the files that no repetition of a round needs.
   void save_private(std::span<const float> model, std::int64_t round) const;

@@ -388,14 +388,15 @@ class SiteJob {
                                (work.number % every == 0 || work.number + 1 == work.rounds());
     if (tells_metrics) validate("validation", metrics);
     if (kept_->has_private_part()) {
-      const std::int64_t kept = kept_->restore_private(trainer_->model_entries(), work.turn);
-      if (kept > work.turn && speaks_)
+      const auto kept = kept_->restore_private(trainer_->model_entries(), work.turn);
+      if (kept && *kept > work.turn && speaks_)
         say(fmt::format(
-            "warning: {}: the coordinator went back to round {}, and what this site kept to itself of "
-            "so early a round is gone; it goes on with what it kept after round {} (if the "
-            "federation is to begin anew, end this site and remove private-*.f32)",
-            directory_.string(), work.turn + 1, kept));
-      if (tells_metrics && (work.turn > 0 || kept > 0)) validate("private_validation", metrics);
+            "warning: {}: the coordinator went back to round {}, and this site no longer has its private "
+            "part "
+            "of that round; it goes on with the one it kept after round {}. If the federation begins anew, "
+            "stop this site and remove private-*.f32",
+            directory_.string(), work.turn + 1, *kept));
+      if (tells_metrics && (work.turn > 0 || kept)) validate("private_validation", metrics);
     }
     SiteModel::Control control{.gradient = {}, .counted = work.counted};
     SiteTerms::ControlEntries controlled;  // `control` refers to it

@@ -142,8 +142,15 @@ TEST_CASE("a site's private tensors are restored for a round that is repeated") 
     train(2, 50);
     begins_with(2, 30);
     begins_with(3, 50);
+    begins_with(7, 50);  // however late the site's next round is
     train(3, 60);
     begins_with(3, 50);
+    CHECK(kept() == 2);
+
+    begins_with(0, 50);
+    train(0, 70);
+    begins_with(0, 50);
+    begins_with(7, 70);
     CHECK(kept() == 2);
     grid.world().barrier();
   }
