@@ -170,7 +170,7 @@ SiteSettings read_site(const std::string& path, const std::vector<std::string>& 
     return key.first.starts_with("privacy.") && key.first != "privacy.ledger";
   });
   check.require(!any || said("unit"), {"privacy.unit"},
-                "a site with a [privacy] of its own must say its unit: none or record");
+                "a site with a [privacy] of its own must say its unit: none, record or client");
   check.require(
       !any || !settings.privacy.is_on() || (said("delta") && (said("epsilon") || said("noise_multiplier"))),
       {"privacy.unit"}, "a site with a [privacy] of its own must say delta, and epsilon or noise_multiplier");

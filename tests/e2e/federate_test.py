@@ -894,7 +894,7 @@ def test_private():
     assert not Path("no_tokenizer/south/training").exists()
     leader.process.send_signal(signal.SIGTERM)
     leader.ends(130)
-    run([*site("north", "private"), "--set=privacy.epsilon=2"], 2, ["must say its unit"])
+    run([*site("north", "private"), "--set=privacy.epsilon=2"], 2, ["must say its unit: none, record or client"])
 
 
 def test_audit():
