@@ -1,4 +1,5 @@
-// Prints lines that are lost if they cannot be written, because the stream is closed or the disk is full.
+// Prints lines that are lost if they cannot be written, because the disk is full or nobody reads the pipe any
+// more (in a program that ignores SIGPIPE).
 // fmt::print() throws in that case, which would end the thread or the program.
 #pragma once
 

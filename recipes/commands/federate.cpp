@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <csignal>
 #include <ctime>
 #include <filesystem>
 #include <fstream>
@@ -225,7 +226,8 @@ int federate_initialize(const InitializeArguments& arguments, const Surroundings
 
 int federate_coordinator(const CoordinatorArguments& arguments, const Surroundings& surroundings,
                          const MpiSession& session) {
-  umask(0077);  // as for a site: the folder has counts and metrics of all sites
+  umask(0077);                    // as for a site: the folder has counts and metrics of all sites
+  std::signal(SIGPIPE, SIG_IGN);  // whoever reads the output may go before
   const FederationSettings settings = read_federation(arguments.federation, arguments.overrides);
   const FederationTable& federation = settings.federation;
   const auto world = session.world();

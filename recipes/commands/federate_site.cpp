@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cmath>
+#include <csignal>
 #include <ctime>
 #include <filesystem>
 #include <limits>
@@ -463,6 +464,7 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
                   const MpiSession& session) {
   // Hides updates, losses without noise, and what was spent from other users of this machine.
   umask(0077);
+  std::signal(SIGPIPE, SIG_IGN);  // whoever reads the output may go before
   return SiteJob(arguments, surroundings, session).run() ? 0 : 130;
 }
 

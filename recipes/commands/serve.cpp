@@ -94,6 +94,7 @@ bool renew(HttpService& service, const ServeArguments& arguments) {
 }  // namespace
 
 int serve(const ServeArguments& arguments, const Surroundings& surroundings, const MpiSession& session) {
+  std::signal(SIGPIPE, SIG_IGN);  // whoever reads the output may go before
   require(arguments.http.connections.certificate.empty() == arguments.http.connections.key.empty(),
           "--certificate and --key: give both, or neither");
   HttpOptions http = arguments.http;
