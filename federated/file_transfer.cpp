@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <exception>
 
 #include "core/error.h"
 
@@ -89,12 +90,18 @@ void IncomingFile::append(std::uint64_t offset, Pieces pieces, std::uint64_t che
   require(size <= expected_.bytes - received_, "a chunk of {} bytes at byte {} of a file of {}", size, offset,
           expected_.bytes);
   Xxh3 chunk, whole = digest_;
+  std::exception_ptr objection;
   for (const std::string_view piece : pieces) {  // all three while it is in the cache
-    if (inspect) inspect(piece);
+    try {
+      if (inspect && !objection) inspect(piece);
+    } catch (...) {
+      objection = std::current_exception();
+    }
     chunk.add(piece);
     whole.add(piece);
   }
   require(chunk.checksum() == checksum, "the chunk at byte {} was damaged on its way", offset);
+  if (objection) std::rethrow_exception(objection);
   descriptor_->write_at(pieces, offset);
   digest_ = whole;
   received_ += size;

@@ -62,7 +62,7 @@ class IncomingFile {
   std::uint64_t received() const { return received_; }
   /// Throws Error if the chunk is damaged, does not begin at received(), is larger than kChunkBytes, or goes
   /// beyond the file's end. `inspect` is called for each piece before the chunk is stored, and may throw to
-  /// reject the chunk.
+  /// reject the chunk. Of a damaged chunk only the damage is reported.
   void append(std::uint64_t offset, Pieces pieces, std::uint64_t checksum,
               const std::function<void(std::string_view)>& inspect = {});
   /// Returns when what was received is on the disk; its name is with sync_directory() after finish().

@@ -74,6 +74,8 @@ TEST_CASE("of a chunk that is refused nothing is kept") {
   };
   CHECK_THROWS_WITH(file.append(0, pieces, chunk_checksum(pieces), inspect), Contains("not this one"));
   CHECK(seen == whole.size());
+  const auto object = [](std::string_view) { throw Error("not this one"); };  // as to what the damage made
+  CHECK_THROWS_WITH(file.append(0, pieces, chunk_checksum(pieces) ^ 1, object), Contains("damaged"));
   CHECK(file.received() == 0);
   CHECK(std::filesystem::file_size(IncomingFile::part_of(path, digest_of_text(whole))) == 0);
   file.append(0, pieces, chunk_checksum(pieces));
