@@ -185,14 +185,21 @@ CertificateInfo certificate_info(std::string_view pem) {
   return info;
 }
 
+std::string renewal_of(const std::string& name) {
+  return fmt::format("`conclave federate provision --renew {}`{}", name,
+                     name == kCoordinatorName ? "" : ", with --request if the site made its own key");
+}
+
 std::optional<std::string> ExpiryNotice::due(std::int64_t now) {
   const std::int64_t left = info_.not_after - now;
   if (left > kNoticeDays * kDaySeconds || (told_ && now - *told_ < kDaySeconds)) return std::nullopt;
   told_ = now;
-  const std::string remedy = fmt::format(
-      "`conclave federate provision --renew {}` makes another, with which to start this again", info_.name);
+  const std::string remedy =
+      fmt::format("get another, and start this again with it: {}", renewal_of(info_.name));
   if (left <= 0) return fmt::format("warning: the certificate of \"{}\" has expired; {}", info_.name, remedy);
-  return fmt::format("warning: the certificate of \"{}\" ends in {} days; {}", info_.name, left / kDaySeconds,
+  const std::int64_t days = left / kDaySeconds;
+  return fmt::format("warning: the certificate of \"{}\" ends {}; {}", info_.name,
+                     days == 0 ? "within a day" : fmt::format("in {} day{}", days, days == 1 ? "" : "s"),
                      remedy);
 }
 
@@ -342,9 +349,8 @@ Kit Kit::read(const std::filesystem::path& folder, std::int64_t now) {
   } catch (const Error& error) {
     fail("{}: {}", folder.string(), error.what());
   }
-  require(kit.info.not_after > now,
-          "{}: its certificate has expired; `conclave federate provision --renew {}` makes another",
-          folder.string(), kit.info.name);
+  require(kit.info.not_after > now, "{}: its certificate has expired; get another: {}", folder.string(),
+          renewal_of(kit.info.name));
   return kit;
 }
 

@@ -52,7 +52,10 @@ struct CertificateRequest {
 /// At a site: writes request.pem into `folder`, for the key.pem that is there, or else a new one.
 CertificateRequest request_certificate(const std::filesystem::path& folder, const std::string& name);
 
-/// Tells in time, from two weeks before and once a day, that a certificate ends.
+/// The command by which whoever provisions the federation renews a certificate, for messages.
+std::string renewal_of(const std::string& name);
+
+/// Warns once a day, from two weeks before a certificate expires.
 class ExpiryNotice {
  public:
   explicit ExpiryNotice(CertificateInfo info) : info_(std::move(info)) {}

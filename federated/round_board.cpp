@@ -356,7 +356,7 @@ std::string RoundBoard::model_of_record(std::int64_t round) const {
 RoundPlan RoundBoard::model_of(std::int64_t round) {
   const std::scoped_lock lock(mutex_);
   if (plan_.model.empty() || plan_.round != round)
-    throw RoundOver(fmt::format("round {} is over; ask for the next", round));
+    throw RoundOver("the round of this model is over; ask for the next");
   return plan_;
 }
 

@@ -23,8 +23,8 @@ std::string refusal_of(const CertificateInfo& certificate) {
                               : "it is not in the list of those let in, as after it was revoked or renewed";
   return fmt::format(
       "the coordinator does not let in the certificate of \"{}\": {}; ask whoever provisions the federation "
-      "for a new one (`conclave federate provision --renew {}`)",
-      certificate.name, why, certificate.name);
+      "for a new one: {}",
+      certificate.name, why, renewal_of(certificate.name));
 }
 
 FileDigest read_digest(const federated::FileInfo& info) {

@@ -291,7 +291,8 @@ int federate_status(const StatusArguments& arguments) {
     for (const auto& update : fs::directory_iterator(folder / "updates")) {
       const fs::path name = update.path().stem();  // SITE.TURN; others than the round's are left over
       if (update.path().extension() != ".f32") continue;
-      if (asynchronous || name.extension() == fmt::format(".{}", over))
+      // Before a first round nothing is left over, and there may be turns of asynchronous rounds.
+      if (asynchronous || over == 0 || name.extension() == fmt::format(".{}", over))
         waiting += (waiting.empty() ? "" : ", ") + name.stem().string();
     }
   fmt::print("{} rounds are over; updates of the next are there from: {}\n", over,

@@ -73,6 +73,9 @@ TEST_CASE("who has a certificate is told from two weeks before its end, once a d
              Catch::Contains("\"north\" ends in 14 days") && Catch::Contains("provision --renew north"));
   CHECK_FALSE(notice.due(end - 13 * day - 1));
   CHECK_THAT(notice.due(end - 13 * day).value_or(""), Catch::Contains("ends in 13 days"));
+  CHECK_THAT(notice.due(end - day).value_or(""), Catch::Contains("ends in 1 day;"));
+  CHECK_THAT(ExpiryNotice({"", "north", end}).due(end - 1).value_or(""),
+             Catch::Contains("ends within a day") && Catch::Contains("--request"));
   CHECK_THAT(notice.due(end).value_or(""), Catch::Contains("has expired"));
 }
 
