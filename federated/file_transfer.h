@@ -65,10 +65,11 @@ class IncomingFile {
   /// reject the chunk. Of a damaged chunk only the damage is reported.
   void append(std::uint64_t offset, Pieces pieces, std::uint64_t checksum,
               const std::function<void(std::string_view)>& inspect = {});
-  /// Returns when what was received is on the disk; its name is with sync_directory() after finish().
+  /// Returns when the received bytes are on disk. After finish(), sync_directory() makes the new name
+  /// durable.
   void sync() { descriptor_->sync(); }
-  /// Once all was received: gives the file its name. Throws Error, and begins anew, where the whole is not
-  /// what was expected.
+  /// Gives the file its final name. Throws Error if bytes are missing; if the digest differs, also discards
+  /// what was received.
   void finish();
 
  private:

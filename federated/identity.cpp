@@ -216,9 +216,10 @@ CertificateRequest CertificateRequest::read(const std::filesystem::path& file) {
     expect_site_name(request.name);
     request.key.reset(X509_REQ_get_pubkey(asked.get()));
     require(request.key && is_on_p256(request.key.get()),
-            "its key is another than ECDSA's on P-256, which `conclave federate request` makes");
+            "its key is not an ECDSA key on P-256, as `conclave federate request` makes");
     require(X509_REQ_verify(asked.get(), request.key.get()) == 1,
-            "its signature is not that of its key: it was changed on its way; have it sent again");
+            "its signature does not fit its key: the request was changed on its way, or is not by the key's "
+            "owner; have it sent again");
   } catch (const Error& error) {
     ERR_clear_error();
     fail("{}: {}", file.string(), error.what());
@@ -301,7 +302,7 @@ CertificateInfo CertificateAuthority::issue(const std::filesystem::path& folder,
   const KeyPointer key = new_key();
   const CertificatePointer certificate = signed_for(key.get(), name, days);
   create_durable_directories(folder);
-  std::filesystem::remove(folder / "certificate.pem");  // an older one, which the key will not be of
+  std::filesystem::remove(folder / "certificate.pem");  // an older one, which would not match the new key
   write_file(folder / "key.pem", pem_of(key.get()), 0600);
   return finish(folder, certificate.get(), before);
 }

@@ -83,7 +83,7 @@ class CertificateAuthority {
   /// files do, too, even after a crash.
   CertificateInfo issue(const std::filesystem::path& folder, const std::string& name, int days,
                         const std::function<void(const CertificateInfo&)>& before = {}) const;
-  /// The same for the site and the key of a request, which becomes request.pem, and no key.pem.
+  /// The same for the site and key of a request. Writes request.pem in place of key.pem.
   CertificateInfo issue(const std::filesystem::path& folder, const CertificateRequest& request, int days,
                         const std::function<void(const CertificateInfo&)>& before = {}) const;
 
@@ -102,8 +102,8 @@ struct Kit {
   std::string authority, certificate, key;  ///< PEM
   CertificateInfo info;
 
-  /// Throws Error where a file is missing, is none, or others than its owner may read the key; where the key
-  /// is not the certificate's; and where that has expired at `now`, in seconds since 1970.
+  /// Throws Error if a file is missing or malformed, if others than its owner can read the key, if the key
+  /// does not belong to the certificate, or if the certificate has expired at `now`, in seconds since 1970.
   static Kit read(const std::filesystem::path& folder, std::int64_t now);
 };
 

@@ -18,7 +18,8 @@ constexpr double kRoomSeconds = 20;  // longest wait of an upload while the next
 constexpr std::size_t kMostMetrics = 64;
 constexpr double kMostExamples = 1e12;
 
-// Before anything is computed from the round that a site names: what is said of it is that number plus one.
+// Called before the round number that a site sent is used: messages print it plus one, which must not
+// overflow.
 void check_round(const UpdateOffer& offer) {
   SiteMistake::unless(offer.round >= 0 && offer.round < std::numeric_limits<std::int64_t>::max(),
                       "an update of round {}; rounds begin at 0", offer.round);
@@ -442,7 +443,7 @@ void RoundBoard::Upload::append(std::uint64_t offset, Pieces pieces, std::uint64
 
 void RoundBoard::Upload::finish() {
   std::unique_lock lock(board_.mutex_);
-  // Of a synchronous round, whose site still has its update, it is asked for again after a power cut.
+  // A synchronous round needs no fsync: the site still has its update and is asked again after a power cut.
   const bool durable = board_.is_asynchronous();
   if (durable) {
     lock.unlock();

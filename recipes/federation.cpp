@@ -285,7 +285,7 @@ Recipe site_recipe(const SiteSettings& site, const Recipe& model, const std::str
   const bool within_sites = rounds.is_within_sites();
   if (within_sites) recipe.privacy = {.delta = rounds.delta};  // the budget is the site's own, or none
   take_given(site.privacy, "privacy", site, recipe.privacy);
-  recipe.privacy.ledger.clear();  // a site has one of its rounds, not of steps
+  recipe.privacy.ledger.clear();  // a site's ledger counts rounds, not training steps
   require(
       !rounds.is_on() || !site.origin.contains("privacy.epsilon") || site.origin.contains("privacy.delta"),
       "{}: privacy.epsilon = {} without privacy.delta: with the coordinator's delta it might be anything; "

@@ -13,14 +13,18 @@
 // over all honest survivors. This is what n - 1 masking neighbours would give, whoever chooses which sites
 // drop out.
 //
-// Among many, the numbers follow from binomial tails over the random order (hypergeometric ones, exactly):
-// with probability 1 - 2^-20 every site has `threshold` neighbours left after n - least random sites dropped;
-// with 1 - 2^-100 no site has so many colluding neighbours that both of its secrets could be had
-// (2 * threshold - shares), and the honest survivors are connected, when the dropouts do not depend on the
-// order. The order follows from the roster, which the coordinator completes: it may try as many as it can
-// compute, with other keys of colluding sites, and 2^100 are too many. A coordinator that chooses who drops
-// can cut the ring in two places: it then learns the sums over two parts, each of no fewer than `threshold` -
-// colluding neighbours sites. Where no fewer neighbours would do, all share with all.
+// Above kMostSharingWithAll sites, the numbers follow from tails of the hypergeometric distribution, because
+// the order is random. With probability 1 - 2^-20, every site has `threshold` holders of its shares left
+// after n - least random sites dropped out. With probability 1 - 2^-100, no site has so many colluding
+// neighbours, 2 * threshold - shares, that both of its secrets could be reconstructed; and the honest
+// survivors are connected, if the dropouts do not depend on the order. A coordinator that chooses which sites
+// drop out can cut the ring in two places. It then learns the sums over two parts, each of at least
+// `threshold` sites less the colluding neighbours. If no smaller number of neighbours meets these bounds, all
+// sites share with all.
+//
+// These probabilities are for one random order. The order is derived from the roster's digest
+// (round_context.cpp), and the coordinator knows all other keys before a colluding site has to choose its
+// own. Colluding sites can try many rosters, and with them many orders; 2^100 are too many.
 #pragma once
 
 #include "federated/secure_aggregation/agreement.h"
@@ -40,7 +44,7 @@ Degrees choose_degrees(const Agreement& agreement, std::size_t sites);
 class NeighbourGraph {
  public:
   NeighbourGraph() = default;
-  /// `sites`: numbers, rising. `seed`: public, and of what all sites sign. Whoever completes that can try
+  /// `sites`: numbers, rising. `seed`: public; determines the order. Whoever completes the roster can try
   /// many.
   NeighbourGraph(std::span<const std::uint32_t> sites, const Degrees& degrees, const Key& seed);
 

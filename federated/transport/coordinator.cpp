@@ -187,7 +187,8 @@ struct Coordinator::Parts {
 
   std::size_t update_elements() const { return strategy->vectors() * policy->exchanged_elements(); }
 
-  // Of what is no more what the next round is made from, no site is to train.
+  // Sites must train from the model that the coordinator holds. If its file was changed or removed, it is
+  // saved again.
   void keep_model_file() {
     const std::string& path = model_file->path;
     const bool there = std::filesystem::exists(path);
@@ -501,7 +502,7 @@ double Coordinator::epsilon() const { return parts_->epsilon_in_the_end(); }
 bool Coordinator::run(const std::function<bool()>& interrupted) {
   Parts& parts = *parts_;
   std::atomic<bool> over{false};
-  std::jthread watch([&] {  // a signal's handler may set a flag and no more
+  std::jthread watch([&] {  // a signal handler may only set a flag
     while (!over && !interrupted()) {
       parts.tell_of_expiry();
       std::this_thread::sleep_for(std::chrono::milliseconds(50));

@@ -26,7 +26,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr double kPatienceSeconds = 10;  // with another that provisions the same kits
+constexpr double kPatienceSeconds = 10;  // how long to wait for another `provision` of the same kits
 
 AllowList allow_list(const FederationTable& federation) {
   return AllowList(fs::path(federation.kits) / kCoordinatorName / "sites.txt");
@@ -66,7 +66,7 @@ std::string site_toml(const FederationSettings& settings, const std::string& sit
       site, federation.name, federation.address, least);
 }
 
-// Of those that `requests` are, by site.
+// The requests in the files `arguments.requests`, by site.
 std::map<std::string, CertificateRequest> requests_of(const ProvisionArguments& arguments,
                                                       const FederationTable& federation) {
   std::map<std::string, CertificateRequest> requests;
@@ -90,7 +90,7 @@ std::map<std::string, CertificateRequest> requests_of(const ProvisionArguments& 
   return requests;
 }
 
-// All of it, or nothing after a crash.
+// Writes the whole file, or nothing after a crash.
 void write_whole(const fs::path& path, std::string_view text) {
   AtomicFile file(path.string());
   FileDescriptor(file.temporary(), O_WRONLY | O_CREAT | O_TRUNC).write(text.data(), text.size());
@@ -111,7 +111,7 @@ void warn_of_other_address(const fs::path& site, const std::string& address) {
   }
 }
 
-// Throws Error where it does not hold.
+// Throws Error if the transcript does not hold.
 TranscriptCheck verified(const fs::path& transcript, const std::string& known_head = "") {
   TranscriptCheck check = verify_transcript(transcript.string(), known_head);
   require(check.holds(), "{}: line {} {}", transcript.string(), check.lines + 1, check.problem);
@@ -162,7 +162,7 @@ int federate_provision(const ProvisionArguments& arguments) {
   if (anew) fmt::print("{}: the authority; keep authority.key offline\n", (kits / "authority").string());
 
   std::vector<std::string> all{
-      std::string(kCoordinatorName)};  // first: the list of those let in is in its kit
+      std::string(kCoordinatorName)};  // first, because its kit has the list of accepted certificates
   std::ranges::copy_if(federation.sites, std::back_inserter(all), [&](const std::string& site) {
     return requests.empty() || requests.contains(site) || is_renewed(site);
   });
@@ -176,7 +176,7 @@ int federate_provision(const ProvisionArguments& arguments) {
             "{0}: this site made its own key; give --request {0}/request.pem for the same key again, or the "
             "request that the site makes for another",
             kit.string());
-    if (renewed && name != kCoordinatorName) allowed.remove(name);  // the old key may be why
+    if (renewed && name != kCoordinatorName) allowed.remove(name);  // the old key may be the reason
     const auto finish = [&](const CertificateInfo& info) {
       if (name == kCoordinatorName) return;
       if (const fs::path file = kit / "site.toml"; !fs::exists(file))
@@ -201,12 +201,11 @@ int federate_provision(const ProvisionArguments& arguments) {
 int federate_request(const RequestArguments& arguments) {
   const fs::path folder = arguments.out.empty() ? arguments.site : arguments.out;
   const CertificateRequest request = request_certificate(folder, arguments.site);
-  fmt::print("{}: the key of {}, which is not to leave this folder\n", (folder / "key.pem").string(),
+  fmt::print("{}: the key of {}; it must not leave this folder\n", (folder / "key.pem").string(),
              request.name);
   fmt::print(
-      "{}: send this to whoever provisions the federation, and tell them on another way the SHA-256 of its "
-      "key: "
-      "{}\n",
+      "{}: send this to whoever provisions the federation, and tell them the key's SHA-256 by another "
+      "channel: {}\n",
       (folder / "request.pem").string(), request.key_sha256);
   return 0;
 }
@@ -289,7 +288,7 @@ int federate_status(const StatusArguments& arguments) {
   std::string waiting;
   if (fs::exists(folder / "updates"))
     for (const auto& update : fs::directory_iterator(folder / "updates")) {
-      const fs::path name = update.path().stem();  // SITE.TURN; others than the round's are left over
+      const fs::path name = update.path().stem();  // SITE.TURN; files of other rounds are leftovers
       if (update.path().extension() != ".f32") continue;
       // Before a first round nothing is left over, and there may be turns of asynchronous rounds.
       if (asynchronous || over == 0 || name.extension() == fmt::format(".{}", over))

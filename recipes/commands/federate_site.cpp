@@ -258,7 +258,8 @@ class SiteJob {
             privacy_.unit);
   }
 
-  // Of a new folder nothing was spent yet. Where one has rounds, a new ledger would give their epsilon back.
+  // A new folder has spent nothing. In a folder with earlier rounds, a new ledger would forget what they
+  // spent.
   fs::path ledger_file() const {
     const std::string& shared = settings_.privacy.ledger;
     const fs::path file = shared.empty() ? directory_ / "privacy.sqlite" : fs::path(shared);
@@ -276,7 +277,7 @@ class SiteJob {
     return file;
   }
 
-  // The result, with what this site shared with nobody.
+  // Saves the final model with this site's private part.
   void save_with_own_part(const Work& work) {
     trainer_->begin_round(work.model, work.number * work.steps(), 0);
     kept_->restore_private(trainer_->model_entries(), std::numeric_limits<std::int64_t>::max());

@@ -141,7 +141,7 @@ TEST_CASE("a request that is none of a site, or for a key that it does not prove
   write_request(file, one.get(), one.get(), "north");
   CHECK(CertificateRequest::read(file).name == "north");
   write_request(file, one.get(), other.get(), "north");
-  is_refused("its signature is not that of its key");
+  is_refused("its signature does not fit its key");
   write_request(file, rsa.get(), rsa.get(), "north");
   is_refused("P-256");
   write_request(file, longer.get(), longer.get(), "north");

@@ -22,7 +22,7 @@ double seconds_of(auto f) {
   return seconds_since(began);
 }
 
-// In whose place it was is a whole list at any time.
+// Replaces the list at once, so that no reader sees half of it.
 void replace_list(const TemporaryDirectory& folder, const std::string& text) {
   std::filesystem::rename(folder.write("new_sites.txt", text), folder.path() + "/sites.txt");
 }
