@@ -65,7 +65,7 @@ def glue():
     assert one["text"] == "a cat\tsat" and one["probability"] != other["probability"], said
 
     # A table of one's own has none of GLUE's measures.
-    Path("own.csv").write_text("text,label\na cat,0\nthe mat,1\n")
+    Path("own.csv").write_text("text,label\na cat,acceptable\nthe mat,unacceptable\n")
     said = json.loads(run([PROGRAM, "eval", "cola1", "--data", "own.csv"]).splitlines()[-1])
     assert said["texts"] == 2 and "accuracy" in said and "matthews" not in said, said
 
