@@ -91,7 +91,7 @@ class CheckpointWriter {
   CheckpointLayout layout_;
   Tensor staging_;                         // undefined as long as no save needs it
   std::vector<const std::byte*> sources_;  // where each of the layout's parts is read from during a save
-  std::vector<Xxh3Digest> checksums_;  // of the whole file; allocated before a save begins
+  std::vector<Xxh3Digest> checksums_;      // of the whole file; allocated before a save begins
   CheckpointState state_;
   std::future<SaveOutcome> under_way_;
   std::optional<SaveOutcome> last_;
