@@ -85,7 +85,7 @@ def main():
     refuses("captions", *files, "--beam=2", "--top-p=0.5", status=2, says=["--beam excludes --top-p"])
     refuses("captions", *files, "--temperature=2", status=2, says=["--temperature requires --top-p"])
     refuses("captions", "--image=no.png", says=["no.png", "give a PNG or JPEG file"])
-    refuses("captions", *files, "--max-tokens=13", says=["texts of 13 tokens", "at most 12"])
+    refuses("captions", *files, "--max-tokens=13", says=["captions of 13 tokens", "at most 12"])
     sets = [f"--set={option}" for option in ("run.directory=classes", "tasks.classify=1", "tasks.caption=0")]
     run([PROGRAM, "train", "captions.toml", *sets, "--set=train.steps=1"])
     refuses("classes", *files, says=["not trained to caption", "--set tasks.caption=1"])
