@@ -14,7 +14,7 @@
 namespace conclave {
 namespace {
 
-// What make_privacy.py had Google's dp-accounting say.
+// Reference values, which make_privacy.py computed with Google's dp-accounting.
 const nlohmann::json& reference() {
   static const nlohmann::json all = [] {
     std::ifstream file(CONCLAVE_FIXTURES "/privacy.json");
@@ -62,7 +62,7 @@ TEST_CASE("delta of an epsilon agrees with dp-accounting") {
   const auto accountant = make_accountant("pld");
   accountant->compose(event_of(known));
   const double delta = accountant->delta(known.at("epsilon"));
-  CHECK(delta == Approx(4.2435e-6).epsilon(0.0005));  // of both, and what is published
+  CHECK(delta == Approx(4.2435e-6).epsilon(0.0005));  // a published value
   CHECK(delta == Approx(known.at("delta").get<double>()).epsilon(0.0005));
   CHECK(accountant->epsilon(delta) == Approx(1.0).epsilon(0.0005));
 }
@@ -73,7 +73,7 @@ TEST_CASE("different releases compose, in any order") {
   const double delta = known.at("delta"), epsilon = epsilon_of("pld", {first, second}, delta);
   CHECK(epsilon == Approx(known.at("epsilon").get<double>()).epsilon(0.001));
   CHECK(epsilon_of("pld", {second, first}, delta) == Approx(epsilon).epsilon(1e-9));
-  // one release at a time is as many at once
+  // Releases composed one at a time count as the same number composed at once.
   std::vector<PrivacyEvent> single(500, {first.noise_multiplier, first.sampling_rate, 1});
   single.push_back(second);
   CHECK(epsilon_of("pld", single, delta) == epsilon);
@@ -84,7 +84,7 @@ TEST_CASE("without sampling, the losses' distribution gives the Gaussian mechani
   for (const double noise : {0.3, 1.0, 5.0, 40.0})
     for (const double epsilon : {0.01, 0.3, 1.0, 4.0}) {
       const double exact = gaussian_delta(noise, epsilon);
-      // four releases with twice the noise are one
+      // Four releases with twice the noise are equivalent to one.
       for (const PrivacyEvent& event : {PrivacyEvent{noise, 1, 1}, PrivacyEvent{2 * noise, 1, 4}}) {
         INFO(noise << " " << epsilon << " " << event.steps);
         if (exact < 1e-250) continue;
@@ -169,15 +169,16 @@ TEST_CASE("extremes give numbers, not below the truth, nor above Renyi's bound",
 }
 
 TEST_CASE("hardly any noise spends about what its normal distribution of losses does, and never nothing") {
-  // 12 releases: losses are N(mu^2 / 2, mu^2), mu^2 = 12 / noise^2, of which the quantile is below the truth
+  // The losses of 12 releases are distributed as N(mu^2 / 2, mu^2), where mu^2 = 12 / noise^2. For delta =
+  // 1e-5, epsilon is between 3 and 6 standard deviations above their mean.
   for (const double noise : {1e-6, 1e-3, 0.01, 0.02, 0.05, 0.2}) {
     const double mu = std::sqrt(12.0) / noise;
     for (const std::string accountant : {"rdp", "pld"}) {
       INFO(accountant << " at noise " << noise);
       const double epsilon = epsilon_of(accountant, {{noise, 1, 12}}, 1e-5);
       CHECK(epsilon > mu * mu / 2 + 3 * mu);
-      CHECK(epsilon <
-            1.012 * (mu * mu / 2 + 6 * mu));  // Renyi, whose orders begin a little above 1, is a percent off
+      // rdp is too large by a percent, because its orders begin a little above 1.
+      CHECK(epsilon < 1.012 * (mu * mu / 2 + 6 * mu));
     }
     const auto spent = make_accountant("pld");
     spent->compose({noise, 1, 12});

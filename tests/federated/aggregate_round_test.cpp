@@ -46,11 +46,11 @@ TEST_CASE("experts are averaged by the tokens that they served at each site, the
   REQUIRE(total == 6600);
   const TrialRound round(3, total);
   auto updates = updates_of(round);
-  updates[0].tokens = {100, 0, 0};  // expert 2 is nobody's
+  updates[0].tokens = {100, 0, 0};  // no site used expert 2
   updates[1].tokens = {300, 50, 0};
   updates[2].tokens = {0, 50, 0};
   const auto before = random_floats(total, 5);
-  const std::size_t memory = GENERATE(std::size_t{1} << 25, std::size_t{1});  // one block; blocks of a tile
+  const std::size_t memory = GENERATE(std::size_t{1} << 25, std::size_t{1});  // one block; one tile per block
   auto global = before;
   aggregate_round(*make_strategy({}, total), policy, updates, global, {.memory = memory});
   std::vector<double> expected(total);

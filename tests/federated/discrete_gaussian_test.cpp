@@ -14,7 +14,7 @@
 namespace conclave {
 namespace {
 
-// The same numbers each time, so that no test fails once in a while.
+// A fixed seed, so that statistical tests give the same result in every run.
 class Seeded : public RandomSource {
  public:
   void fill(std::span<std::byte> out) override {
@@ -96,20 +96,22 @@ TEST_CASE("the largest variance is drawn, and the least") {
   for (int i = 0; i < 1000; ++i) CHECK(narrow.draw(bits) == 0);
 }
 
-// What a draw is made of: slot, sign, which of the cell's numbers, and 32 digits of the number that decides.
+// The word that a draw begins with: slot, sign, position in the slot's cell, and the first 32 binary digits
+// of the uniform number that decides whether the draw is accepted.
 struct Word {
   std::uint64_t slot, negative = 0, low = 0, uniform = 0;
   std::uint64_t value() const { return slot | negative << 12 | low << 13 | uniform << 32; }
 };
 
-// The draw of that word, or a negative one if it is rejected. Whoever asks for more digits finds `digits`.
+// The number drawn from `word`. `digits` are the uniform number's further digits. If they are kOnes, the
+// result is negative when the word is rejected, because later words give no other numbers.
 std::int64_t drawn(const DiscreteGaussian& noise, const Word& word, std::uint64_t digits) {
   ScriptedRandom source({word.value(), digits, digits}, Word{.slot = 2500, .negative = 1}.value());
   RandomBits bits(source);
   return noise.draw(bits);
 }
 
-// Of how many of 2^32 beginnings of that number the word is kept.
+// For how many of the 2^32 values of `uniform` the word is accepted, found by bisection.
 std::uint64_t kept(const DiscreteGaussian& noise, Word word, std::uint64_t digits) {
   const std::int64_t number = drawn(noise, word, digits);
   std::uint64_t count = 0;
@@ -122,24 +124,24 @@ std::uint64_t kept(const DiscreteGaussian& noise, Word word, std::uint64_t digit
 
 constexpr std::uint64_t kOnes = ~std::uint64_t{0};
 
-// Not only about as many: none is missing.
+// Counts of all words, not estimates from draws.
 TEST_CASE("of all words those that give a number are as many as its probability says") {
   for (const int variance : {1, 7, 400, 1780}) {
     INFO("variance " << variance);
-    const double width = variance < 1024 ? 1 : 2;  // numbers of a cell, of which the first is seen
+    const double width = variance < 1024 ? 1 : 2;  // numbers per cell; low = 0 gives the first one
     const DiscreteGaussian noise(static_cast<std::uint64_t>(variance));
     std::map<std::int64_t, double> words, slots;
     for (std::uint64_t slot = 0; slot < 4096; ++slot) {
       const std::int64_t number = drawn(noise, {.slot = slot}, kOnes);
-      if (number < 0) continue;  // a slot that is none's
+      if (number < 0) continue;  // an unused slot
       ++slots[number];
       words[number] += static_cast<double>(kept(noise, {.slot = slot}, kOnes));
     }
-    const double cells = std::ceil(6 * std::sqrt(variance) / width);  // then the tail, of which one is seen
+    const double cells = std::ceil(6 * std::sqrt(variance) / width);  // one more for the tail
     REQUIRE(static_cast<double>(words.size()) == cells + 1);
     for (const auto& [number, count] : words) {
       const double square = static_cast<double>(number * number);
-      // Of the tail's first as many numbers, each has half of its slot, divided among them.
+      // The tail's number is chosen less often than one in a cell, by this factor, and accepted more often.
       const double share = static_cast<double>(number) < cells * width ? 1 : 2 * cells;
       const double wanted = share * words[0] * std::exp(-square / (2 * variance));
       INFO(number << ": " << count << " of " << wanted);
@@ -175,14 +177,14 @@ TEST_CASE("variances that would overflow are refused") {
   CHECK_THROWS_AS(DiscreteGaussian(1, (std::uint64_t{1} << 20) + 1), Error);
 }
 
-// unit_tests "[draws]"
+// A benchmark: unit_tests "[draws]"
 TEST_CASE("how fast the system's generator is made noise of", "[.][draws]") {
   SystemRandom system;
   RandomBits bits(system);
   for (const std::uint64_t variance : {1ull, 100ull, 10'000ull, 1ull << 20, 1ull << 40}) {
     const DiscreteGaussian noise(variance);
     std::vector<std::int64_t> values(30'000'000);
-    const std::clock_t start = std::clock();  // processor time, as others may be at work
+    const std::clock_t start = std::clock();  // processor time: other processes may be running
     for (std::int64_t& value : values) value = noise.draw(bits);
     const double taken = static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
     std::cout << "variance " << variance << ": " << static_cast<double>(values.size()) / taken / 1e6

@@ -22,7 +22,7 @@ double as_double(const FixedPointNumber& number) {
   return value;
 }
 
-// What of e^-1 comes first, and the rest of it as the source has it.
+// Whether e^-1 is above the number with the binary digits `words`, followed by `rest` again and again.
 bool below_inverse(std::vector<std::uint64_t> words, std::uint64_t rest) {
   const auto first = static_cast<std::uint32_t>(words.front() >> 32);
   words.front() <<= 32;
@@ -51,7 +51,7 @@ TEST_CASE("a power of e has as many digits as are asked for") {
   CHECK(as_double(exponential(std::uint64_t{1} << 60, 1, 2)) == 0);
 }
 
-// Of which the words that were compared first say nothing.
+// The first words are equal, so the comparison must draw more of them.
 TEST_CASE("numbers that begin with the digits of a power of e are told from it by those that follow") {
   for (std::size_t words = 1; words <= 8; ++words) {
     INFO(words << " words");

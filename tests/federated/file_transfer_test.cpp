@@ -1,4 +1,4 @@
-// Files in chunks that lie in several places, as they come over a connection.
+// Files whose chunks are in several pieces, as a connection delivers them.
 #include "federated/file_transfer.h"
 
 #include <xxhash.h>
@@ -19,7 +19,7 @@ std::string text(std::size_t size) {
   return text;
 }
 
-// Of sizes 0, 1, 2 ...
+// Pieces of 0, 1, 2, ... bytes.
 std::vector<std::string_view> cut(std::string_view text) {
   std::vector<std::string_view> pieces;
   for (std::size_t size = 0; !text.empty(); ++size) {
@@ -74,7 +74,8 @@ TEST_CASE("of a chunk that is refused nothing is kept") {
   };
   CHECK_THROWS_WITH(file.append(0, pieces, chunk_checksum(pieces), inspect), Contains("not this one"));
   CHECK(seen == whole.size());
-  const auto object = [](std::string_view) { throw Error("not this one"); };  // as to what the damage made
+  // Damage may also make the content invalid; then only the damage is reported.
+  const auto object = [](std::string_view) { throw Error("not this one"); };
   CHECK_THROWS_WITH(file.append(0, pieces, chunk_checksum(pieces) ^ 1, object), Contains("damaged"));
   CHECK(file.received() == 0);
   CHECK(std::filesystem::file_size(IncomingFile::part_of(path, digest_of_text(whole))) == 0);

@@ -81,7 +81,7 @@ TEST_CASE("who has a certificate is told from two weeks before its end, once a d
 
 namespace {
 
-// For the public key `key`, signed by `signer`.
+// Writes a certificate request for the public key `key`, signed by `signer`.
 void write_request(const std::filesystem::path& file, EVP_PKEY* key, EVP_PKEY* signer,
                    const std::string& name) {
   const RequestPointer request(X509_REQ_new());
@@ -103,7 +103,7 @@ TEST_CASE("a site's own key never leaves it, and its kit comes by request") {
   const CertificateRequest asked = request_certificate(at / "site", "north");
   CHECK((std::filesystem::status(at / "site/key.pem").permissions() & std::filesystem::perms::mask) ==
         (std::filesystem::perms::owner_read | std::filesystem::perms::owner_write));
-  authority.issue(at / "kit", "north", 90);  // with a key, which then goes
+  authority.issue(at / "kit", "north", 90);  // writes a key.pem, which the next call must remove
   const CertificateRequest request = CertificateRequest::read(at / "site/request.pem");
   CHECK(request.name == "north");
   CHECK(request.key_sha256 == asked.key_sha256);
@@ -119,7 +119,7 @@ TEST_CASE("a site's own key never leaves it, and its kit comes by request") {
   CHECK(kit.info.fingerprint == issued.fingerprint);
   CHECK_NOTHROW(check_site_certificate(kit.certificate, kit.authority, "north"));
 
-  CHECK(request_certificate(at / "site", "north").key_sha256 == asked.key_sha256);  // to renew it
+  CHECK(request_certificate(at / "site", "north").key_sha256 == asked.key_sha256);  // a renewal keeps the key
   CHECK(request_certificate(at / "new", "north").key_sha256 != asked.key_sha256);
   std::filesystem::copy(at / "new/key.pem", at / "site/key.pem",
                         std::filesystem::copy_options::overwrite_existing);

@@ -24,7 +24,7 @@ double epsilon_of(std::vector<PrivacyEvent> events, const std::string& by = "pld
 }
 
 // Runs `action` in a child process, which reports by writing to a pipe and is killed (-9) once it has written
-// `reports` bytes. How many bytes it wrote in all.
+// `reports` bytes. Returns how many bytes it wrote in all.
 template <class Action>
 int killed_after(int reports, const Action& action) {
   int ends[2];
@@ -33,7 +33,7 @@ int killed_after(int reports, const Action& action) {
   if (child == 0) {
     close(ends[0]);
     action([&] { (void)!write(ends[1], "r", 1); });
-    for (;;) pause();  // with what it would release at hand
+    for (;;) pause();  // as before a release
   }
   close(ends[1]);
   int written = 0;
@@ -69,7 +69,7 @@ TEST_CASE("spends of which one may have been chosen by what another told are cou
   const TemporaryDirectory directory;
   PrivacyLedger ledger(directory.path() + "/ledger", "record", kBudget);
   ledger.record(spend_of(1));
-  ledger.record({"ward", 2, "ab", {1, 0.01, 50}});  // as many steps as there were, whatever came out
+  ledger.record({"ward", 2, "ab", {1, 0.01, 50}});  // other steps, but the same noise and rate
   CHECK(ledger.epsilon() == epsilon_of({{1, 0.01, 150}}));
   const PrivacyEvent more_noise{2, 0.01, 100}, other_rate{1, 0.02, 100};
   CHECK(ledger.epsilon_with(more_noise) == epsilon_of({{1, 0.01, 150}, more_noise}, "rdp"));
@@ -103,10 +103,10 @@ TEST_CASE("a spend beyond the budget is refused, and not recorded") {
     CHECK_THROWS_WITH(ledger.record(spend_of(3)), Catch::Contains("round 4 (of the run ward)") &&
                                                       Catch::Contains("nothing was released"));
     CHECK_THROWS_AS(ledger.record(spend_of(4, "ab", 0)), BudgetExceeded);
-    CHECK_FALSE(ledger.record(spend_of(2)));  // may be sent again all the same
+    CHECK_FALSE(ledger.record(spend_of(2)));  // recorded before, so it may be sent again
     CHECK(ledger.epsilon() == two);
   }
-  // a smaller budget holds for what was spent before, too
+  // A smaller budget counts earlier spends, too.
   PrivacyLedger ledger(path, "record", {two / 2, 1e-5});
   CHECK_THROWS_AS(ledger.record(spend_of(3, "ab", 100)), BudgetExceeded);
 }
@@ -118,7 +118,7 @@ TEST_CASE("a site killed between recording and release has the spend in its ledg
     PrivacyLedger ledger(path, "record", kBudget);
     ledger.record(spend_of(7));
     report();
-    pause();  // the ledger is open, and nothing is sent
+    pause();  // the ledger is still open, and nothing has been sent
   });
   CHECK(reports == 1);
   PrivacyLedger ledger(path, "record", kBudget);
@@ -159,7 +159,7 @@ TEST_CASE("what hid one unit is not counted for another") {
         PrivacyLedger(path, other, kBudget),
         Catch::Contains("ledger: what was spent hid each record") && Catch::Contains("unit = \"record\""));
   CHECK(PrivacyLedger(path, "record", kBudget).epsilon() == epsilon_of({{1, 0.01, 100}}));
-  // Nothing was spent: another unit is as good.
+  // Without spends, the unit may change.
   { const PrivacyLedger ledger(directory.path() + "/empty", "record", kBudget); }
   CHECK(PrivacyLedger(directory.path() + "/empty", "client", kBudget).epsilon() == 0);
 }

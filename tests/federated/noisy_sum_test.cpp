@@ -22,7 +22,7 @@ TEST_CASE("noise has the deviation that was asked for, and no mean") {
     fourth += noise * noise * noise * noise;
     if (i > 0) neighbours += noise * (sums[i - 1] - 7.0) / release.deviation();
   }
-  // Six standard deviations of each.
+  // Six standard deviations of each estimate.
   const double root = std::sqrt(double{kCoordinates});
   CHECK(std::abs(sum / kCoordinates) < 6 / root);
   CHECK(std::abs(squares / kCoordinates - 1) < 6 * std::sqrt(2) / root);

@@ -17,20 +17,20 @@ TEST_CASE("each takes part with the rate, whoever else does, and nobody twice") 
   constexpr int kTimes = 20000;
   int both = 0;
   for (int i = 0; i < kTimes; ++i) {
-    poisson_sample(bits, 0.25, 1, 18, 4, drawn);  // of 1, 5, 9, 13, 17
+    poisson_sample(bits, 0.25, 1, 18, 4, drawn);  // from 1, 5, 9, 13, 17
     for (const std::int64_t one : drawn) ++taken[one];
     ++sizes[drawn.size()];
     CHECK(std::ranges::is_sorted(drawn));
     both += std::ranges::count(drawn, 1) + std::ranges::count(drawn, 17) == 2;
   }
-  // Six standard deviations.
+  // Within six standard deviations.
   const auto near = [](int count, double share) {
     return std::abs(count - share * kTimes) < 6 * std::sqrt(kTimes * share * (1 - share));
   };
   REQUIRE(taken.size() == 5);
   for (const auto& [one, times] : taken) CHECK(near(times, 0.25));
   CHECK(near(both, 0.0625));
-  CHECK(near(sizes[0], std::pow(0.75, 5)));  // nobody, too
+  CHECK(near(sizes[0], std::pow(0.75, 5)));  // empty samples count, too
   CHECK(near(sizes[2], 10 * std::pow(0.25, 2) * std::pow(0.75, 3)));
 }
 

@@ -26,7 +26,7 @@ TEST_CASE("gauges in the text format of Prometheus") {
   const TemporaryDirectory folder;
   const std::string path = folder.path() + "/metrics.prom";
   write_prometheus_file(path, gauges);
-  write_prometheus_file(path, gauges);  // in its own place
+  write_prometheus_file(path, gauges);  // replaces the first file
   std::stringstream written;
   written << std::ifstream(path).rdbuf();
   CHECK(written.str() == expected);

@@ -7,7 +7,7 @@
 
 namespace {
 
-// Hands out the given words, again and again.
+// Supplies the given words cyclically.
 class Scripted : public conclave::RandomSource {
  public:
   explicit Scripted(std::vector<std::uint64_t> words) : words_(std::move(words)) {}
@@ -29,7 +29,7 @@ TEST_CASE("the system's randomness fills every byte") {
   system.fill(bytes);
   std::vector<int> counts(256);
   for (const std::byte byte : bytes) ++counts[static_cast<std::size_t>(byte)];
-  // 256 expected of each, of a deviation of 16; ten of them happen to nobody
+  // Each value is expected 256 times, with a standard deviation of 16. Ten deviations do not occur by chance.
   for (const int count : counts) CHECK(std::abs(count - 256) < 160);
 }
 
@@ -43,7 +43,7 @@ TEST_CASE("words come in the source's order, and are not drawn twice") {
 
 TEST_CASE("numbers below a bound are exactly uniform") {
   constexpr std::uint64_t kMost = std::numeric_limits<std::uint64_t>::max();
-  // 2^64 = 3 * k + 1: the value 0 is the one too many
+  // 2^64 = 3 * k + 1, so one value must be rejected: 0.
   Scripted source({0, 1, 2, 3, kMost});
   conclave::RandomBits bits(source);
   CHECK(bits.below(3) == 1);

@@ -41,7 +41,7 @@ TEST_CASE("sorting by minima and maxima keeps equal values and zeros of both sig
   CHECK(of_one_element({.name = "median"}, TrialRound{2, 2, 2, -5, 7}) == 2);
   CHECK(of_one_element({.name = "median"}, TrialRound{-0.0f, 0.0f, -0.0f, 3, -3}) == 0);
   CHECK(of_one_element({.name = "trimmed_mean", .trimmed = 0.25}, TrialRound{4, 1, 2, 3}) == 2.5);
-  // a tenth of 30 sites is 3, and not 4 as 0.1 * 30 rounded up would be
+  // A tenth of 30 sites is cut off at either end: 3.
   std::vector<float> values(30);
   for (std::size_t i = 0; i < 30; ++i) values[i] = static_cast<float>(i * i);
   double sum = 0;
@@ -55,13 +55,13 @@ TEST_CASE("one site that sends a million moves robust strategies little, and fed
   for (std::size_t i = 0; i < sites; ++i) values[i] += 0.01f * static_cast<float>(i);
   values[1] = GENERATE(1e6f, -1e6f);
   TrialRound round(values);
-  round.weights[1] = 1e12;  // and says that it has all the data
+  round.weights[1] = 1e12;  // it also claims to have almost all the data
   const auto result = [&](const std::string& name) {
     return of_one_element({.name = name, .norm_bound = 2}, round);
   };
   CHECK(std::abs(result("median") - 1) < 0.1);
   CHECK(std::abs(result("trimmed_mean") - 1) < 0.1);
-  // moved by at most (1 + M) / n
+  // The site with a large update moves the result by at most (1 + M) / n, where M is the norm bound.
   CHECK(std::abs(result("norm_bound") - 1) < 0.1 + 3 / static_cast<double>(sites));
   CHECK(std::abs(result("fedavg")) > 1e5);
 }

@@ -1,5 +1,5 @@
-// Updates as a site that errs, or means harm, would send them: whoever sends what, and however often, an
-// update counts once or not at all, and what was refused leaves the round as it was.
+// Updates of faulty and hostile sites. Whatever a site sends, and however often, an update counts once or not
+// at all, and a refused one leaves the round as it was.
 #include "federated/round_board.h"
 
 #include <catch2/catch.hpp>
@@ -71,7 +71,7 @@ TEST_CASE_METHOD(BoardFixture, "an update of another round, or made from another
   offered.base.xxh3[0] ^= 1;
   CHECK_THROWS_AS(board.begin_upload("north", offered), RoundOver);
 
-  // Begun in time, and still under way when the round ends.
+  // An upload that began in time is still in progress when the round ends.
   const auto upload = board.begin_upload("north", offer());
   send("south");
   REQUIRE(board.wait({.quorum = 1}));
@@ -95,7 +95,7 @@ TEST_CASE_METHOD(BoardFixture, "numbers that are not finite are refused, whereve
     offered.examples = wrong;
     CHECK_THROWS_WITH(board.begin_upload("north", offered), Contains("examples"));
     offered = offer();
-    if (wrong == 0) continue;  // an expert may have served none
+    if (wrong == 0) continue;  // valid: an expert may have served no tokens
     offered.tokens = {wrong};
     CHECK_THROWS_WITH(board.begin_upload("north", offered), Contains("tokens"));
   }
@@ -179,7 +179,7 @@ TEST_CASE_METHOD(BoardFixture,
   REQUIRE(updates);
   CHECK(updates->size() == 2);
 
-  // A power cut has taken the file of what the table says is there: the site is asked again.
+  // A power cut truncated a file that the table lists as complete, so the site is asked to send it again.
   std::filesystem::resize_file(updates->front().file, 4);
   RoundBoard third(folder.path(), database);
   third.open(plan);
@@ -227,7 +227,7 @@ TEST_CASE_METHOD(BoardFixture, "after the deadline a round waits for its quorum,
   std::vector<RoundBoard::Progress> told;
   const auto tell = [&](const RoundBoard::Progress& progress) {
     told.push_back(progress);
-    if (told.size() == 3) send("south");  // that was the second time since the deadline
+    if (told.size() == 3) send("south");  // this was the second report after the deadline
     if (told.size() == 4) send("west");
   };
   const auto updates = board.wait({.quorum = 3, .deadline = 0.05, .remind = 0.01, .tell = tell});
@@ -274,7 +274,7 @@ TEST_CASE_METHOD(BoardFixture,
   const auto never = [] { return false; };
   for (const std::string site : {"north", "south"})
     REQUIRE(board.next(site, 0, never).work == RoundBoard::Work::train);
-  const bool delivered = GENERATE(true, false);  // else the round was skipped
+  const bool delivered = GENERATE(true, false);  // false: the round was skipped
   if (delivered) send("north");
   REQUIRE(board.wait({.quorum = 0}));
   if (!delivered) board.set_updates(plan.round, {});
@@ -300,7 +300,7 @@ TEST_CASE_METHOD(BoardFixture, "a site is told in which round its update last co
   CHECK(counted_of("north") == 0);
   send("north");
   board.wait({.quorum = 1});
-  for (const std::int64_t round : {3, 4}) {  // of which it has not yet sent one
+  for (const std::int64_t round : {3, 4}) {  // it has not sent an update for these rounds yet
     plan.round = round;
     board.open(plan);
     CHECK(counted_of("north") == 3);
@@ -308,7 +308,7 @@ TEST_CASE_METHOD(BoardFixture, "a site is told in which round its update last co
   }
 }
 
-// Two updates make a round, and a model may be one round old.
+// Two updates complete a round, and an update's model may be one round old.
 struct AsynchronousFixture : BoardFixture {
   std::map<std::int64_t, FileDigest> models;
 
@@ -373,13 +373,13 @@ TEST_CASE_METHOD(AsynchronousFixture, "an asynchronous round is of the first upd
   CHECK((again.work == RoundBoard::Work::train && again.plan.round == 2 && again.counted == 1));
   CHECK(begin("north", 0, 2) == nullptr);
   send("north", 1, 2);
-  CHECK(next("north").work == RoundBoard::Work::wait);  // the next model is soon there
+  CHECK(next("north").work == RoundBoard::Work::wait);  // the round is complete: wait for its model
   const auto first = end_round();
   REQUIRE(first.size() == 2);
   CHECK((first[0].turn == 0 && first[1].turn == 1 && first[0].file != first[1].file));
   CHECK(!std::filesystem::exists(first[0].file));
 
-  CHECK(begin("north", 1, 2) == nullptr);  // what was sent again, a round later
+  CHECK(begin("north", 1, 2) == nullptr);  // already counted, one round before
   send("south", 0, 2);
   CHECK((next("north").counted == 2 && next("south").counted == 1));
   send("north", 2, 3);
@@ -387,7 +387,7 @@ TEST_CASE_METHOD(AsynchronousFixture, "an asynchronous round is of the first upd
   REQUIRE(second.size() == 2);
   CHECK(
       (second[0].site == "north" && second[0].base == 3 && second[1].site == "south" && second[1].base == 2));
-  CHECK_THROWS_AS(begin("south", 1, 2), RoundOver);  // older than may be
+  CHECK_THROWS_AS(begin("south", 1, 2), RoundOver);  // its model is too old
   CHECK(begin("south", 1, 3));
 }
 
@@ -414,19 +414,19 @@ TEST_CASE_METHOD(AsynchronousFixture,
   const auto updates = end_round();
   waits.join();
   CHECK((updates.size() == 2 && counted() == 1));
-  CHECK(begin("east", 0, 2)->received() == 8);  // goes on across the rounds
+  CHECK(begin("east", 0, 2)->received() == 8);  // the upload continues in the next round
 }
 
 TEST_CASE_METHOD(AsynchronousFixture,
                  "a board that is opened again has its asynchronous updates, each once") {
   send("north", 0, 2);
   send("north", 1, 2);
-  RoundBoard again(folder.path(), database);  // killed before the model was there
+  RoundBoard again(folder.path(), database);  // after a kill before the next model was written
   open(again, 2);
   const auto updates = again.wait({.quorum = 0});
   REQUIRE(updates);
   CHECK((updates->size() == 2 && updates->front().turn == 0 && updates->back().base == 2));
-  RoundBoard after(folder.path(), database);  // and before it was said that the round is over
+  RoundBoard after(folder.path(), database);  // after a kill before clear()
   open(after, 3);
   CHECK(after.next("north", 0, [] { return false; }).counted == 2);
   UpdateOffer offered = offer();
@@ -486,7 +486,7 @@ TEST_CASE("of rounds before there was a record of strategies, nothing is known")
 
 TEST_CASE_METHOD(BoardFixture, "updates of before the strategy was changed are asked for again") {
   send("north");
-  plan.elements = 8;  // fedavg's, where scaffold's are twice as long
+  plan.elements = 8;  // as after a change from fedavg to scaffold, whose updates are twice as long
   RoundBoard longer(folder.path(), database);
   longer.open(plan);
   CHECK(counted() == 0);

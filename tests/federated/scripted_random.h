@@ -1,4 +1,4 @@
-// Random numbers that a test says.
+// A source of random words that a test chooses.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +11,7 @@ namespace conclave {
 
 class ScriptedRandom : public RandomSource {
  public:
-  /// The words, and then `rest` for ever.
+  /// Supplies `words`, then `rest` without end.
   explicit ScriptedRandom(std::vector<std::uint64_t> words, std::uint64_t rest = 0)
       : words_(std::move(words)), rest_(rest) {}
 

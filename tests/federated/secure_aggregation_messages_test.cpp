@@ -1,4 +1,4 @@
-// What is not a message is refused, of every kind.
+// Malformed messages of every kind are refused.
 #include <catch2/catch.hpp>
 
 #include "core/random.h"
@@ -64,7 +64,7 @@ TEST_CASE("a message that is cut, longer, of another version or with a wrong num
   for (std::size_t kind = 0; kind < messages.size(); ++kind) {
     CAPTURE(kind);
     const Bytes& good = messages[kind];
-    const bool any_length = kind == 4;  // a vector's is the coordinator's to check
+    const bool any_length = kind == 4;  // MaskedInput: the coordinator checks its length
     for (std::size_t size = 0; size < good.size(); ++size)
       if (!any_length || size < 38) CHECK_THROWS_AS(kDecode[kind](ByteView(good).first(size)), Error);
     Bytes bad = good;
@@ -73,7 +73,7 @@ TEST_CASE("a message that is cut, longer, of another version or with a wrong num
     bad = good;
     bad[0] = std::byte{2};
     CHECK_THROWS_WITH(kDecode[kind](bad), Catch::Contains("version 2"));
-    // four bytes of ones anywhere: a length or number that is beyond all, or bytes that may be anything
+    // Four bytes of 0xFF anywhere: a length or number out of range, or bytes that may have any value.
     for (std::size_t at = 34; at + 4 <= good.size(); ++at) {
       bad = good;
       std::fill_n(bad.begin() + static_cast<std::ptrdiff_t>(at), 4, std::byte{0xFF});

@@ -1,4 +1,4 @@
-// What secure aggregation is made of: keys, shares, ring, masks, fixed point, neighbours.
+// The parts of secure aggregation: keys, shares, ring, masks, fixed point, neighbours.
 #include <atomic>
 #include <catch2/catch.hpp>
 #include <cmath>
@@ -35,7 +35,7 @@ Agreement agreement_of(std::size_t sites, std::uint32_t least, std::uint32_t col
   return agreement;
 }
 
-// Whether those of `sites` who are not `out` hang together by masks.
+// Whether masks connect all sites that are not in `out`.
 bool connected(const NeighbourGraph& graph, std::size_t sites, const std::set<std::uint32_t>& out) {
   std::set<std::uint32_t> reached;
   std::vector<std::uint32_t> next;
@@ -94,7 +94,7 @@ TEST_CASE("any threshold of shares give the secret back, and one fewer say nothi
     if (some.size() == 4) CHECK(reconstruct(some).bytes() == secret.bytes());
     if (some.size() == 3) {
       CHECK(reconstruct(some).bytes() != secret.bytes());
-      // for any other secret there is a fourth share with which they give it
+      // The value at place 0 would be the secret itself, so no share may have this place.
       const Secret another(system_random);
       some.push_back({0, another});
       CHECK_THROWS_AS(reconstruct(some), Error);
@@ -107,7 +107,7 @@ TEST_CASE("any threshold of shares give the secret back, and one fewer say nothi
 }
 
 TEST_CASE("shares below the threshold are uniform whatever the secret") {
-  // the bytes of one share of secrets that are all zeros
+  // How often each byte value occurs in a share, for secrets that are all zeros.
   std::vector<double> counts(256);
   for (int i = 0; i < 2000; ++i) {
     const std::vector<Share> shares = share_secret(Secret(Key{}), 2, 3, system_random);
@@ -135,7 +135,7 @@ TEST_CASE("a seed's stream is AES-128-CTR, by OpenSSL as by wide instructions") 
     AesStream(seed, wide).fill(0xf8f9fafbfcfdfeff, blocks);
     CHECK(blocks == expected);
   }
-  // any stretch of a stream is the same, whichever computes it
+  // Any part of a stream is the same, whichever implementation computes it.
   seed = Secret(system_random);
   const AesStream openssl(seed, false), either(seed);
   for (const std::size_t size : {1u, 16u, 500u, 512u, 1000u, 40'000u})
@@ -163,7 +163,7 @@ TEST_CASE("a mask is the stream of its seed, on any number of threads, and goes 
   bool same = true;
   for (std::size_t i = 0; i < length; ++i) same = same && vector[i] == -2;
   CHECK(same);
-  // without a value, it is the stream itself
+  // If the values are 0, the masked vector is the stream itself.
   SeededRandom stream(mask.seed);
   Bytes expected(length * width);
   stream.fill(expected);
@@ -262,7 +262,7 @@ TEST_CASE("honest survivors hang together by masks, whoever of few sites is gone
     CHECK(degrees.threshold == least);
     CHECK(degrees.masking == std::min(n - 1, least));
     const NeighbourGraph graph(first(n), degrees, Key{});
-    // the worst that can be taken out: all but one neighbour of a site; and random ones
+    // Take out the worst set, all masking neighbours of a site but one; then a random set.
     RandomBits random(system_random);
     const std::size_t gone = n - least + colluding;
     for (std::uint32_t site = 0; site < n; ++site) {
@@ -293,8 +293,10 @@ TEST_CASE("among many sites neighbours are few, and the same for all who know th
   CHECK(graph.sharing(3) != other.sharing(3));
   CHECK(graph.sharing(3).size() == degrees.sharing);
   CHECK_THROWS_WITH(choose_degrees(agreement, 799), Catch::Contains("at least 800 are needed"));
-  // No order in which colluding neighbours have a site's secrets is found, though a coordinator may try many.
-  const auto colluding = [](std::size_t drawn, std::size_t hits) {  // log2 of the probability of so many
+  // Even a coordinator that tries many orders finds none in which a site's colluding neighbours can
+  // reconstruct both of its secrets.
+  // log2 of the probability of `hits` colluding sites among `drawn`.
+  const auto colluding = [](std::size_t drawn, std::size_t hits) {
     const auto log_choose = [](double n, double k) {
       return (std::lgamma(n + 1) - std::lgamma(k + 1) - std::lgamma(n - k + 1)) / std::log(2.0);
     };
@@ -302,5 +304,6 @@ TEST_CASE("among many sites neighbours are few, and the same for all who know th
     return log_choose(50, of) + log_choose(949, among - of) - log_choose(999, among);
   };
   CHECK(std::log2(1000) + colluding(degrees.sharing, 2 * degrees.threshold - degrees.sharing - 1) < -95);
-  CHECK(choose_degrees(agreement_of(200, 134, 67), 200).sharing == 199);  // too many for fewer neighbours
+  // So many colluding sites do not allow fewer neighbours than all.
+  CHECK(choose_degrees(agreement_of(200, 134, 67), 200).sharing == 199);
 }

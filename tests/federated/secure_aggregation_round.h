@@ -1,5 +1,5 @@
-// A round of secure aggregation in one process: sites with ECDSA P-256 identities, and everything they and
-// the coordinator send each other as bytes, so that what is tested is what travels.
+// A round of secure aggregation in one process. Sites have ECDSA P-256 identities, and every message is
+// encoded and decoded again, as on a connection.
 #pragma once
 
 #include <openssl/ec.h>
@@ -43,7 +43,7 @@ class SigningKey {
   std::unique_ptr<EVP_PKEY, void (*)(EVP_PKEY*)> key_;
 };
 
-/// After which phase a site is heard no more.
+/// When a site drops out.
 enum class Leaves {
   never,
   before_advertising,
@@ -67,7 +67,8 @@ class TestRound {
             }};
   }
 
-  // Each phase: what its sites send, and its end. `leaves` by site; who is not in it stays.
+  // Each function runs one phase: the sites that are left send their messages, and the phase ends. Sites that
+  // are not in `leaves` stay to the end.
   void advertise() {
     for_those_after(Leaves::before_advertising,
                     [&](Site& site) { coordinator.receive(sent(site.advertise())); });
@@ -107,7 +108,7 @@ class TestRound {
     return values;
   }
 
-  /// As its receiver has it.
+  /// The message as its receiver decodes it.
   template <class Message>
   static Message sent(const Message& message) {
     return Message::decode(message.encode());
@@ -121,7 +122,7 @@ class TestRound {
   Coordinator coordinator;
   std::vector<Site> sites;
   std::map<std::uint32_t, Leaves> leaves;
-  std::map<std::uint32_t, Bytes> seen;  // the vectors that the coordinator received
+  std::map<std::uint32_t, Bytes> seen;  // the masked vectors that the coordinator received
 
  private:
   std::uint32_t number_of(const Site& site) const { return static_cast<std::uint32_t>(&site - sites.data()); }

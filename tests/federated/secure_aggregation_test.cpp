@@ -1,4 +1,4 @@
-// What comes of a round: the exact sum, whoever drops out when; and no sum where somebody lies.
+// The result of a round: the exact sum, whichever sites drop out and when; no sum if anyone cheats.
 #include <catch2/catch.hpp>
 #include <numeric>
 
@@ -12,7 +12,7 @@ namespace {
 
 using Vectors = std::vector<std::vector<std::int64_t>>;
 
-// As large as the sum of all allows.
+// Random values, as large as they can be without an overflow of the sum.
 Vectors vectors_for(const Agreement& agreement, std::uint64_t seed) {
   const RandomStream random{.seed = seed};
   const std::int64_t most = agreement.ring.most_each(agreement.sites.size());
@@ -149,7 +149,7 @@ TEST_CASE("a coordinator that tells different sites of different survivors learn
   CHECK_THROWS_WITH(round.sites[0].consent(without_0), Catch::Contains("do not include this site"));
   for (std::uint32_t site = 1; site < 6; ++site)
     consents.push_back(round.sites[site].consent(site < 4 ? all : without_0));
-  // 1, 2 and 3 consented to one set, 4 and 5 to the other; 4 are needed for either
+  // Sites 1, 2 and 3 consented to one set, and sites 4 and 5 to the other. Either set needs 4 consents.
   for (std::uint32_t site = 1; site < 6; ++site) {
     Consents told{all.context, {}};
     SECTION("with all signatures, to site " + std::to_string(site)) {
@@ -185,7 +185,7 @@ TEST_CASE("a site helps with no sum over too few, and with no second one") {
     const Unmasking unmasking = round.sites[0].unmask(round.coordinator.consents(0));
     CHECK_THROWS_AS(round.sites[0].unmask(round.coordinator.consents(0)), Error);
     CHECK_THROWS_AS(round.sites[0].consent(round.coordinator.survivors()), Error);
-    // of each site one share: of the key of who is gone, of the seed of who is not
+    // One share for each site: of the masking key if the site dropped out, else of the seed.
     REQUIRE(unmasking.parts.size() == 6);
     for (const auto& part : unmasking.parts) CHECK(part.dropped == (part.owner == 5));
   }
@@ -225,7 +225,7 @@ TEST_CASE("a vector that cannot be read to its end leaves no sum that it is in p
   CHECK_THROWS_WITH(round.coordinator.add([](auto, auto) { fail("a bad sector"); }),
                     Catch::Contains("a bad sector"));
   for (const std::uint32_t site : {1u, 2u}) round.coordinator.receive(input(site));
-  const MaskedInput last = input(3);  // one that is read well mends nothing
+  const MaskedInput last = input(3);  // reading this one without an error does not repair the sum
   round.coordinator.arrive(last, size);
   round.coordinator.add([&](std::size_t offset, std::span<std::byte> out) {
     std::ranges::copy_n(last.packed.begin() + static_cast<std::ptrdiff_t>(offset),

@@ -1,5 +1,5 @@
-// What the coordinator sees of one site: an instrumented coordinator keeps every message, and colluding sites
-// tell it all they know.
+// What a coordinator can learn about one site if it keeps every message, and colluding sites tell it all they
+// know.
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <set>
@@ -20,7 +20,7 @@ RingNumbers words_of(const RingVector& vector) {
   return words;
 }
 
-// 255 degrees of freedom: of uniform bytes, below 436 but once in 10^11 times.
+// The statistic has 255 degrees of freedom. For uniform bytes it is above 436 only once in 10^11 times.
 double chi_square(ByteView bytes) {
   std::vector<double> counts(256);
   for (const std::byte byte : bytes) ++counts[static_cast<std::size_t>(byte)];
@@ -38,7 +38,7 @@ Bytes difference(const Bytes& a, const Bytes& b) {
   return result;
 }
 
-// Secrets of all sites of a round whose source of randomness is known: what each draws first.
+// The secrets of all sites of a round whose source of randomness is known. Each site draws its own first.
 struct Secrets {
   Secret encryption_key, masking_key, seed;
 };
@@ -67,7 +67,7 @@ TEST_CASE("a masked vector is uniform bytes whatever is in it, and others each t
   REQUIRE(seen.size() == 6);
   for (std::size_t i = 0; i < 6; ++i) {
     CHECK(chi_square(seen[i]) < kLikely);
-    // of another site with the same vector, and of the same site in another round
+    // Compare with other sites that have the same vector, and with the same site in another round.
     for (std::size_t j = 0; j < i; ++j) CHECK(chi_square(difference(seen[i], seen[j])) < kLikely);
   }
 }
@@ -91,8 +91,8 @@ TEST_CASE("all else that a site sends before the sum is uniform bytes, too") {
 TEST_CASE(
     "whatever else with the same sum the honest sites had sent, there are masks with which all looked "
     "alike") {
-  // 0 to 2 collude. 3 and 4 drop out after sharing keys, 5 later: of 3 and 4 the coordinator learns the
-  // masking keys, of all others the seeds.
+  // Sites 0 to 2 collude. Sites 3 and 4 drop out after sharing keys, and site 5 later. So the coordinator
+  // learns the masking keys of sites 3 and 4, and the seeds of all others.
   const std::size_t n = 14, length = 5;
   const Agreement agreement = agreement_among(n, length);
   REQUIRE(agreement.least == 10);
@@ -125,7 +125,7 @@ TEST_CASE(
           {static_cast<std::uint16_t>(place), part.share});
     }
   }
-  // of no site both secrets: of one at most as many shares as sites collude
+  // For each site, shares of one of its two secrets were revealed, and none of the other.
   for (std::uint32_t site = 0; site < n; ++site) {
     const bool dropped = site == 3 || site == 4;
     CHECK(learnt_seeds.contains(site) == !dropped);
@@ -135,8 +135,8 @@ TEST_CASE(
     CHECK(reconstruct(shares).bytes() == (dropped ? secrets[site].masking_key : secrets[site].seed).bytes());
   }
 
-  // What is left of each honest survivor's vector without the masks that the coordinator and its friends
-  // know.
+  // `left`: each honest survivor's masked vector, minus the masks that the coordinator and the colluding
+  // sites know.
   std::set<std::uint32_t> honest;
   std::map<std::uint32_t, RingNumbers> left;
   RingNumbers honest_sum(length);
@@ -147,7 +147,7 @@ TEST_CASE(
     for (const std::uint32_t other : context.graph().masking(site))
       if (other < 5 && other != site) {
         known.push_back(context.pair_mask(secrets[other].masking_key, other, site));
-        known.back().subtract = !known.back().subtract;  // as `site` adds it
+        known.back().subtract = !known.back().subtract;  // with the sign that `site` uses
       }
     for (Mask& mask : known) mask.subtract = !mask.subtract;
     RingVector vector(agreement.ring, length);
@@ -164,9 +164,10 @@ TEST_CASE(
     for (std::size_t i = 0; i < length; ++i) left_sum[i] += words[i];
   CHECK(left_sum == honest_sum);
 
-  // Other vectors of the same sum, and masks between honest sites that make of them what was seen: any for
-  // the pairs outside a spanning tree, and along the tree, from its leaves, what each site still needs.
-  std::map<std::uint32_t, RingNumbers> need;  // of masks, by site
+  // Find other vectors with the same sum, and masks between honest sites that give the same masked vectors.
+  // Pairs outside a spanning tree get random masks. Along the tree, from its leaves, each site gets the mask
+  // that it still needs.
+  std::map<std::uint32_t, RingNumbers> need;  // sum of the masks, by site
   RingNumbers rest = honest_sum;
   for (const std::uint32_t site : honest) {
     need[site] = left[site];
@@ -187,7 +188,7 @@ TEST_CASE(
     }
   REQUIRE(order.size() == honest.size());
   const auto give = [&](std::uint32_t from, std::uint32_t to, std::size_t i, std::uint32_t mask) {
-    need[from][i] -= mask;  // a mask is added by one and subtracted by the other
+    need[from][i] -= mask;  // one site adds the mask, and the other one subtracts it
     need[to][i] += mask;
   };
   for (const auto& [a, b] : pairs) {
@@ -198,5 +199,5 @@ TEST_CASE(
   for (std::size_t at = order.size(); at-- > 1;)
     for (std::size_t i = 0; i < length; ++i) give(order[at], parent[order[at]], i, need[order[at]][i]);
   for (const std::uint32_t site : honest)
-    CHECK(need[site] == RingNumbers(length));  // the last by the sum alone
+    CHECK(need[site] == RingNumbers(length));  // for the tree's root, because the sums are equal
 }

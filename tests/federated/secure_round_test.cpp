@@ -26,7 +26,7 @@ std::string_view text_of(const std::vector<std::byte>& bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
-// An attempt of all sites, up to its beginning.
+// An attempt with all sites, which has just begun.
 struct StartedRound {
   explicit StartedRound(RoundPrivacy privacy = {})
       : round(folder.path(), database, board,
@@ -60,7 +60,7 @@ struct StartedRound {
                       .metrics = {},
                       .tokens = {},
                       .certificate = "a renewed one"};
-    CHECK_FALSE(round.ready(kSites[0], offer, 0, 0, [] { return false; }));  // this attempt has another
+    CHECK_FALSE(round.ready(kSites[0], offer, 0, 0, [] { return false; }));  // the attempt has the old one
     offer.certificate = kits[0].certificate;
     const auto terms = round.ready(kSites[0], offer, 0, kPatience, [] { return false; });
     REQUIRE(terms);
@@ -80,7 +80,7 @@ struct StartedRound {
                            double seconds = 0) {
     return round.exchange(kSites[site], number, phase, text_of(body), seconds, [] { return false; });
   }
-  /// What the sites from `first` on are told once they have sent what `make` makes of their numbers.
+  /// Sends make(i) for each site i from `first` on. Returns the answers at the end of the phase, by site.
   std::vector<Bytes> exchange(Phase phase, std::size_t first, auto make) {
     std::vector<Bytes> bodies(kSites.size()), told(kSites.size());
     for (std::size_t i = first; i < kSites.size(); ++i) send(i, phase, bodies[i] = make(i));
@@ -92,7 +92,7 @@ struct StartedRound {
     file->append(0, text_of(masked), chunk_checksum(text_of(masked)));
     file->finish(meanwhile);
   }
-  /// All sites, up to what each is told of the others' shares.
+  /// Runs the first two phases with all sites. Returns the shares that each site is sent.
   std::vector<Bytes> deliveries() {
     const auto rosters =
         exchange(Phase::advertise, 0, [&](std::size_t i) { return sites[i].advertise().encode(); });
@@ -170,7 +170,7 @@ TEST_CASE("a site that does not sign drops out of a secure round, and the others
         test.sites[i]
             .mask(SharesDelivery::decode(deliveries[i]), std::vector<std::int64_t>(kElements, 5))
             .encode();
-    if (i == 1) {  // of several that it begins, one is kept
+    if (i == 1) {  // a site may begin several uploads, and one is kept
       for (const char begun : {'a', 'b'}) {
         const std::string other(100, begun);
         test.round.begin_upload(kSites[i], test.number, digest_of(std::as_bytes(std::span(other))))
@@ -189,7 +189,7 @@ TEST_CASE("a site that does not sign drops out of a secure round, and the others
     CHECK_THROWS_AS(test.send(0, Phase::consent, forged.encode()), SiteMistake);
   }
   const auto consents = test.exchange(Phase::consent, 1, [&](std::size_t i) { return consent(i).encode(); });
-  // Accounted for from when the sites are asked to unmask, and of the rounds that there are yet to be.
+  // The sum counts as spent once the sites are asked to unmask it. epsilon(n) includes n future sums.
   CHECK(test.round.unmasked_from(0) == 1);
   CHECK(test.round.unmasked_from(1) == 0);
   const double one = epsilon_of({1, 1, 1}, 1e-5, kAccountant);
@@ -209,13 +209,13 @@ TEST_CASE("a site that does not sign drops out of a secure round, and the others
                      .privacy = {.unit = RoundPrivacy::Unit::site, .noise_multiplier = 4, .delta = 1e-6}},
                     [](const auto&) {});
   CHECK(std::isfinite(other.epsilon(1)));
-  const RoundPrivacy had = other.privacy_of(0).value();  // whatever it is now
+  const RoundPrivacy had = other.privacy_of(0).value();  // as recorded, not the current options
   CHECK((had.unit == RoundPrivacy::Unit::site && had.noise_multiplier == 1 && had.delta == 1e-5));
   CHECK(other.epsilon(had) == Approx(one));
   CHECK_FALSE(other.privacy_of(1));
-  CHECK(other.epsilon(1) > one);  // what went before had less noise than what is to come
+  CHECK(other.epsilon(1) > one);  // the first sum had less noise than the second
   test.database.run(
-      "INSERT INTO secure_attempts(round, unmasked) VALUES(1, 1)");  // before there was any noise
+      "INSERT INTO secure_attempts(round, unmasked) VALUES(1, 1)");  // no noise is recorded for it
   CHECK(std::isinf(other.epsilon(1)));
 }
 
@@ -253,13 +253,13 @@ TEST_CASE("while a masked update is added to the sum, other sites are answered, 
   test.upload(1, masked[1], [&] {
     CHECK(test.round.begin_upload(kSites[1], test.number, digest_of(masked[1])) == nullptr);
     for (const std::size_t other : {0, 2, 3}) test.upload(other, masked[other]);
-    // All are there, and this one is not yet in the sum.
+    // All updates have arrived, but this one is not yet in the sum.
     CHECK(test.send(0, Phase::mask, {}, 0.1).state == State::not_yet);
   });
   const auto survivors = test.send(0, Phase::mask, {}, kPatience);
   REQUIRE(survivors.state == State::here);
   CHECK(Survivors::decode(survivors.body).sites.size() == kSites.size());
-  // What came is not asked for again, now that its phase is over.
+  // An update that arrived is not requested again after its phase.
   CHECK(test.round.begin_upload(kSites[1], test.number, digest_of(masked[1])) == nullptr);
 }
 
@@ -278,7 +278,7 @@ TEST_CASE("what a site does wrong in a secure round is its mistake, and what com
     CHECK_THROWS_AS(test.send(site, phase, body), SiteMistake);
   };
   const auto refused_file = [&](const Bytes& body) { CHECK_THROWS_AS(test.upload(0, body), SiteMistake); };
-  for (const Phase phase : {Phase::share, Phase::mask, Phase::consent, Phase::unmask})  // still to come
+  for (const Phase phase : {Phase::share, Phase::mask, Phase::consent, Phase::unmask})  // later phases
     refused(0, phase, {});
   const Bytes junk(40, std::byte{1});
   const auto from_other = [](auto message) {
@@ -335,6 +335,6 @@ TEST_CASE("what a site does wrong in a secure round is its mistake, and what com
     refused(0, Phase::unmask, wrong);
   using State = SecureRound::Answer::State;
   CHECK(test.send(0, Phase::unmask, unmasking.encode()).state == State::here);
-  CHECK(test.send(0, Phase::share, junk).state == State::here);  // what was told before is told again
+  CHECK(test.send(0, Phase::share, junk).state == State::here);  // an earlier phase's answer is repeated
   CHECK_THROWS_AS(test.round.begin_upload(kSites[0], test.number + 1, digest_of(junk)), RoundOver);
 }

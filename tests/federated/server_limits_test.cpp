@@ -1,4 +1,4 @@
-// What one site, or one that is silent, can take of a coordinator.
+// How much of a coordinator a site can occupy, by many calls or by silence.
 #include <catch2/catch.hpp>
 #include <chrono>
 #include <filesystem>
@@ -22,12 +22,12 @@ double seconds_of(auto f) {
   return seconds_since(began);
 }
 
-// Replaces the list at once, so that no reader sees half of it.
+// Replaces the list atomically, so that no reader sees half of it.
 void replace_list(const TemporaryDirectory& folder, const std::string& text) {
   std::filesystem::rename(folder.write("new_sites.txt", text), folder.path() + "/sites.txt");
 }
 
-constexpr const char* kEditedList = "# Certificates\nmember 12";  // as an editor leaves it half-way
+constexpr const char* kEditedList = "# Certificates\nmember 12";  // as an editor may leave it for a moment
 constexpr std::uint64_t kTrialElements = 3'000'000;               // three chunks
 
 }  // namespace
@@ -36,7 +36,7 @@ TEST_CASE("thousands of calls of one site do not stop another, and end when it i
   const TemporaryDirectory folder;
   UploadTrial trial(folder.path(), kTrialElements);
   trial.deliver();
-  trial.hinder(40, 100);  // more than the server has threads for
+  trial.hinder(40, 100);  // more calls than the server has threads
   CHECK(seconds_of([&] { trial.deliver(); }) < 20);
   trial.turn_out();
   UploadTrial::Ended ended;
@@ -116,7 +116,8 @@ TEST_CASE("a trivial line hides no other one of the same site and kind, of which
   CHECK(said == expected);
   log.tell_left_out(after(10.9));
   CHECK(said == expected);
-  for (const double later : {11.0, 12.0, 30.0}) log.tell_left_out(after(later));  // though no call comes
+  // Counted even without further calls, and only once.
+  for (const double later : {11.0, 12.0, 30.0}) log.tell_left_out(after(later));
   expected.push_back("3 other lines about north (failed) were left out");
   CHECK(said == expected);
 }

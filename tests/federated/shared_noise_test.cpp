@@ -24,7 +24,7 @@ TEST_CASE("the fewest sites' shares are noise enough for what a unit changes, ro
         const SharedNoise noise{.sensitivity = 0.5, .noise_multiplier = 1.7};
         const auto [format, variance] = NoisyFormat::choose(agreement, clip, noise);
         CAPTURE(sites, width, clip, format.scale, variance);
-        const double changed = format.scale * noise.sensitivity + 500;  // each number by one more
+        const double changed = format.scale * noise.sensitivity + 500;  // each of 250,000 numbers by one more
         const double deviation = std::sqrt(static_cast<double>(variance));
         CHECK(std::sqrt(agreement.least) * deviation >= noise.noise_multiplier * changed);
         CHECK(std::sqrt(agreement.least) * deviation <= 1.001 * noise.noise_multiplier * changed);
@@ -39,8 +39,8 @@ TEST_CASE("shares are wide enough that their sum spends what one Gaussian does",
   const Agreement agreement = among(10, 2, 10);
   CHECK_THROWS_WITH(NoisyFormat::choose(agreement, 1, {.sensitivity = 1, .noise_multiplier = 0.005}),
                     Contains("too small for the sum to be a Gaussian"));
-  // Of Kairouz, Liu and Steinke 2021, proposition 14: of so many sites' shares, each of this variance, a unit
-  // of this norm moves the sum by that many deviations.
+  // Kairouz, Liu and Steinke 2021, proposition 14. By how many standard deviations of the noise a unit of
+  // this norm moves the sum, if each of `sites` shares has this variance.
   const auto moved = [](double variance, double sites, double norm, double dimension) {
     double tau = 0;
     for (double k = 1; k < sites; ++k) tau += 10 * std::exp(-2 * M_PI * M_PI * variance * k / (k + 1));
@@ -71,7 +71,7 @@ TEST_CASE("a share has the variance that it is to have, and without noise there 
   const double squares = std::inner_product(
       numbers.begin(), numbers.end(), numbers.begin(), 0.0, std::plus<>(),
       [](std::int64_t a, std::int64_t b) { return static_cast<double>(a) * static_cast<double>(b); });
-  // of a chi-square with 10^5 degrees of freedom, five standard deviations
+  // The sum of squares is chi-square with 10^5 degrees of freedom. Five standard deviations.
   CHECK(squares / static_cast<double>(noisy.variance) / 1e5 == Approx(1).margin(5 * std::sqrt(2e-5)));
 }
 

@@ -25,7 +25,7 @@ constexpr std::size_t kModelElements = 10 + 6 + 12 + 6 + 6 + 12 + 4;
 
 SharingPolicy policy(const std::vector<SharingRule>& rules) { return {kModel, rules}; }
 
-// For each element of the model, the expert that it is weighted by, -1: by examples, -2: private.
+// For each element of the model, the expert whose tokens weight it; -1: weighted by examples; -2: private.
 std::vector<int> weighted_by(const SharingPolicy& policy) {
   std::vector<int> by(policy.model_elements(), -2);
   std::size_t exchanged = 0;
@@ -154,13 +154,13 @@ TEST_CASE("rules that match nothing, contradict each other, or ask for what ther
   CHECK_THROWS_WITH(policy({{"layers.0.moe.*[0-99999999999]", kPrivate}}), Contains("has an expert 3"));
   CHECK_THROWS_WITH(policy({{"layers.0.moe.*[99999999999999999999]", kPrivate}}),
                     Contains("no expert's number"));
-  CHECK_NOTHROW(policy({{"layers.*", kPrivate}, {"*experts*", kPrivate}}));  // they agree
+  CHECK_NOTHROW(policy({{"layers.*", kPrivate}, {"*experts*", kPrivate}}));  // the two rules agree
   CHECK_THROWS_WITH(parse_sharing("mine"), Contains("'mine'") && Contains("by_tokens"));
   for (const auto sharing : {Sharing::shared, kTokens, kPrivate})
     CHECK(parse_sharing(to_string(sharing)) == sharing);
 }
 
-// As a checkpoint has them: of each kind so many experts, and a router of so many.
+// A layer's parameters as in a checkpoint: the number of experts of each kind, and of rows of the router.
 std::vector<FlatParameter> layer_of(const std::map<std::string, Index>& kinds, Index router) {
   ModelLayout layout;
   for (const auto& [kind, experts] : kinds)

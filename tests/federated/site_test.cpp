@@ -1,4 +1,4 @@
-// What a coordinator can have a site fetch, keep on its disk, and do for nothing.
+// Limits on what a coordinator can make a site download, store, and repeat without a result.
 #include "federated/transport/site.h"
 
 #include <algorithm>
@@ -30,7 +30,7 @@ TEST_CASE_METHOD(OfferedSite, "a site has one model and, while another comes, th
   trial.offer(0, "a model");
   trial.site().next();
   CHECK(files() == std::set<std::string>{"model-00000000.h5"});
-  // As of a coordinator that begins round after round, and ends each before its model has come.
+  // Leftovers of rounds that the coordinator ended before their models were downloaded.
   for (const char* part : {"site/model-00000001.h5.aa.part", "site/model-00000003.h5.bb.part"})
     folder.write(part, "a mod");
   std::set<std::string> meanwhile;
@@ -41,7 +41,7 @@ TEST_CASE_METHOD(OfferedSite, "a site has one model and, while another comes, th
   CHECK(*meanwhile.begin() == "model-00000000.h5");
   CHECK_THAT(*meanwhile.rbegin(), Contains("model-00000003.h5.") && !Contains(".bb."));
   CHECK(files() == std::set<std::string>{"model-00000003.h5"});
-  // Nor does another stay where this one need not come again.
+  // Other models are removed even if this one need not be downloaded.
   folder.write("site/model-00000002.h5", "older");
   trial.offer(3, "the next");
   trial.site().next();

@@ -1,4 +1,4 @@
-// Rounds of random updates, and what a plain formula makes of them.
+// Rounds of random updates, with plain formulas as references.
 #pragma once
 
 #include <algorithm>
@@ -13,7 +13,7 @@
 
 namespace conclave {
 
-/// [count] values in [-scale, scale); another `number`, other values.
+/// [count] values in [-scale, scale), different for each `number`.
 inline std::vector<float> random_floats(std::size_t count, std::uint32_t number, double scale = 1) {
   const RandomStream stream{.seed = 7, .tensor = number};
   std::vector<float> values(count);
@@ -21,7 +21,7 @@ inline std::vector<float> random_floats(std::size_t count, std::uint32_t number,
   return values;
 }
 
-/// All but those that tests register.
+/// All strategies but those that tests register.
 inline std::vector<std::string> own_strategies() {
   auto kinds = strategy_kinds();
   std::erase_if(kinds, [](const std::string& name) { return name.starts_with("test_"); });
@@ -52,7 +52,7 @@ struct TrialRound {
     }
     return result;
   }
-  /// Of elements [offset, offset + n) of all updates.
+  /// Elements [offset, offset + n) of all updates.
   std::vector<std::span<const float>> block(std::size_t offset, std::size_t n) const {
     std::vector<std::span<const float>> spans;
     for (const auto& change : changes) spans.push_back(std::span(change).subspan(offset, n));
@@ -64,7 +64,7 @@ struct TrialRound {
     for (std::size_t i = 0; i < changes.size(); ++i) sum += weights[i] * changes[i][j], total += weights[i];
     return sum / total;
   }
-  /// A whole round, in blocks of `length` elements that do not reach over the ends of vectors.
+  /// Runs a whole round, in blocks of up to `length` elements, each within one vector.
   void run(Strategy& strategy, std::span<float> global, std::size_t length, RoundUpdates updates) const {
     const auto lengths = norms();
     if (strategy.needs_norms()) updates.norms = lengths;

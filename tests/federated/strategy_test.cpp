@@ -17,7 +17,7 @@ namespace {
 
 using Catch::Matchers::Contains;
 
-constexpr std::size_t kUpdateElements = 40'000;  // more than one thread takes
+constexpr std::size_t kUpdateElements = 40'000;  // enough for several threads
 constexpr float kMost = std::numeric_limits<float>::max();
 
 StrategyOptions options_of(const std::string& name) { return {.name = name, .sites = 9, .norm_bound = 50}; }
@@ -85,7 +85,7 @@ TEST_CASE("the adaptive strategies follow algorithm 2 of Reddi et al.") {
   std::vector<double> x(global.begin(), global.end()), m(kCount), v(kCount, tau * tau);
   for (std::uint32_t t = 0; t < 6; ++t) {
     TrialRound round(4, kCount, t);
-    for (auto& change : round.changes)  // rounds of little change after some of much, which Yogi is about
+    for (auto& change : round.changes)  // small changes after large ones, which Yogi treats differently
       for (float& value : change) value *= t < 3 ? 1.0f : 0.01f;
     round.run(*strategy, global);
     for (std::size_t j = 0; j < kCount; ++j) {
@@ -113,7 +113,7 @@ TEST_CASE("scaffold moves the model by the mean change, and the control variate 
   round.run(*strategy, global);
   std::vector<double> expected(2 * kCount);
   for (std::size_t j = 0; j < 2 * kCount; ++j) {
-    const double rate = j < kCount ? 0.5 : 3.0 / 12;  // of the mean in which each counts the same
+    const double rate = j < kCount ? 0.5 : 3.0 / 12;  // of the unweighted mean
     const double mean = (round.changes[0][j] + round.changes[1][j] + round.changes[2][j]) / 3.0;
     expected[j] = before[j] + rate * mean;
   }
@@ -195,7 +195,7 @@ TEST_CASE("neither blocks nor threads change a bit of what a strategy makes of i
     return global;
   };
   const auto whole = train(kUpdateElements, 2);
-  CHECK((train(kUpdateElements, 1) == whole));  // not printed, all of them
+  CHECK((train(kUpdateElements, 1) == whole));  // extra parentheses: a failure does not print all elements
   CHECK((train(1111, 2) == whole));
 }
 
@@ -229,7 +229,7 @@ TEST_CASE("results are finite whatever finite updates come, now and in rounds to
   std::vector<float> global(2 * strategy->vectors(), kMost);
   TrialRound huge(3, global.size());
   for (auto& change : huge.changes) std::ranges::fill(change, kMost);
-  for (auto& weight : huge.weights) weight = 1e308;  // whose sum is not finite, either
+  for (auto& weight : huge.weights) weight = 1e308;  // their sum is infinite
   for (int t = 0; t < 3; ++t) huge.run(*strategy, global);
   for (const float value : global) CHECK(std::isfinite(value));
   for (auto& change : huge.changes) std::ranges::fill(change, -kMost);
@@ -272,7 +272,7 @@ TEST_CASE("weights of a block replace the round's, and where all are 0 nothing c
   for (const auto& [vector, values] : fresh->state())
     for (const auto& [other, mine] : strategy->state())
       if (vector == other) CHECK(values[0] == mine[0]);
-  round.changes[1][0] = round.changes[2][0] = 1e6f;  // which those who have no weight say
+  round.changes[1][0] = round.changes[2][0] = 1e6f;  // from sites without weight in this block
   strategy->aggregate({0, x, round.block(0, 1), first});
   CHECK(x[0] > 5);
   CHECK(x[0] <= 6);

@@ -16,7 +16,7 @@ namespace {
 
 using Catch::Matchers::Contains;
 
-// A transcript of three rounds; its lines, each with its end.
+// Writes a transcript of three rounds. Returns its lines, each with its line feed.
 std::vector<std::string> three_rounds(const std::string& path) {
   Transcript transcript(path);
   for (int round = 1; round <= 3; ++round)
@@ -56,7 +56,7 @@ TEST_CASE("the hash is SHA-256 of the line without its end") {
   const std::string path = folder.path() + "/audit.jsonl";
   Transcript(path).append(7);
   CHECK(bytes_of(path) == R"({"entry":7,"number":1,"previous":")" + std::string(64, '0') + "\"}\n");
-  // by sha256sum
+  // computed with sha256sum
   CHECK(Transcript(path).head() == "e979239eb6574c7a191a98f3109841361168a3e5cbfd133fa190b55dd3a4c088");
 }
 
@@ -73,7 +73,7 @@ TEST_CASE("whatever byte of a line is changed, the first line that does not hold
     const std::size_t line = at < lines[0].size() ? 1 : at < lines[0].size() + lines[1].size() ? 2 : 3;
     CAPTURE(at, line, check.problem);
     CHECK_FALSE(check.known_head_at);
-    if (line == 3)  // nothing follows that would show it, but the head is another
+    if (line == 3)  // no later line can show the change, but the head can
       CHECK((!check.holds() || check.torn || check.head != head));
     else if (!check.holds())
       CHECK((check.lines + 1 == line || check.lines == line));
@@ -92,7 +92,7 @@ TEST_CASE("a line that is taken out, put in, doubled or swapped is told") {
     CHECK_THAT(check.problem, Contains(problem));
     CHECK_THROWS_WITH(Transcript(path),
                       Contains("line " + std::to_string(check.lines + 1)) && Contains(problem));
-    CHECK(bytes_of(path) == bytes);  // evidence stays
+    CHECK(bytes_of(path) == bytes);  // unchanged, because it is evidence
     return check.lines + 1;
   };
   CHECK(first_bad(lines[0] + lines[2], "does not have the number 2") == 2);

@@ -1,4 +1,4 @@
-// Messages of any bytes, to the coordinator and to a site (tests/fuzz/corpus/transport has more of them).
+// Arbitrary bytes as messages, to the coordinator and to a site (more of them: tests/fuzz/corpus/transport).
 #include <catch2/catch.hpp>
 
 #include "core/random.h"
@@ -45,7 +45,7 @@ TEST_CASE("a message in thousands of slices is read as any other") {
   for (std::size_t at = 1; at < input.size();) {
     const std::size_t size = static_cast<std::uint8_t>(input[at]) | static_cast<std::uint8_t>(input[at + 1])
                                                                         << 8;
-    // Field 15, which nobody knows, of 60,000 bytes; the trial cuts what comes into slices of 7.
+    // An unknown field, number 15, of 60,000 bytes. The trial cuts messages into slices of 7 bytes.
     const std::string message = input.substr(at + 2, size) + "\x7a\xe0\xd4\x03" + std::string(60'000, 'x');
     padded += static_cast<char>(message.size() & 0xFF);
     padded += static_cast<char>(message.size() >> 8);
