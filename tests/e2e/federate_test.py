@@ -1,5 +1,5 @@
-"""A federation of processes on this machine: what it computes, whom it lets in, and that whoever is killed in
-whichever moment, it reaches the same bits as one that was left alone."""
+"""A federation of processes on this machine: what it computes, which sites it accepts, and that it ends with the same bits as
+an undisturbed one whichever process is killed, at any moment."""
 
 import atexit
 import hashlib
@@ -45,7 +45,7 @@ def end_all():
 
 
 def free_port():
-    """Of those that no system gives to clients by itself, who might have it by the time it is listened at."""
+    """A port below the range from which systems assign ports to clients, so that no client takes it before a coordinator does."""
     while True:
         port = random.SystemRandom().randrange(10_000, 30_000)
         with socket.socket() as probe:
@@ -65,7 +65,7 @@ def site(name, directory, *options, ranks=1, sites=SITES):
 
 
 class Started:
-    """A process whose output is in a file. None outlives the test."""
+    """A process whose output goes to a file. All are killed at the end of the test."""
 
     all = []
 
@@ -132,7 +132,7 @@ def entries(directory):
 
 
 def federation(directory, members, *options, ranks=1):
-    """Runs one to its end, and returns the last checkpoint."""
+    """Runs a federation to its end, and returns the last checkpoint."""
     Path(directory).mkdir()
     leader = Started(f"{directory}/coordinator.log", coordinator(directory, *options))
     leader.until("listens at port")
@@ -148,7 +148,7 @@ def numbers(checkpoint):
 
 
 def test_mean():
-    """One round of two sites is the mean of what each makes of the same model, by their examples."""
+    """A round of two sites gives the mean of the models that each would make alone, weighted by examples."""
     alone = [
         numbers(federation(f"alone_{name}", [name], "--set=federation.rounds=1", "--set=federation.quorum=1"))
         for name in SITES
@@ -174,7 +174,7 @@ def test_mean():
 
 
 def test_repaired():
-    """A round that is missing in the transcript has there what it was, whatever the coordinator is to do next."""
+    """A round that is missing in the transcript is added as it was made, even if the coordinator now has other options."""
     shutil.copytree("both", "repaired")
     Path("repaired/transcript.jsonl").write_text("")
     noisy = ["--set=federation.rounds=1", "--set=privacy.unit=site", "--set=privacy.noise_multiplier=3", "--set=federation.listen=localhost:0"]
@@ -185,7 +185,7 @@ def test_repaired():
 
 
 def test_ranks():
-    """A site of two ranks, experts spread over both, makes the same of its data."""
+    """A site with two ranks, and experts divided between them, computes the same model up to rounding."""
     one, two = numbers(checkpoints("both")[-1]), numbers(federation("ranks", SITES, "--set=federation.rounds=1", ranks=2))
     worst = max(abs(two[name] - value).max() for name, value in one.items())
     assert worst < 1e-4, worst
@@ -198,11 +198,11 @@ def test_kills():
     leader = Started("killed/coordinator.log", coordinator("killed"))
     north = Started("killed/north.log", site("north", "killed"))
     north.until("round 1 of 3: delivered")
-    leader.kill()  # with one of two updates on its disk
+    leader.kill()  # it has one of two updates on its disk
     leader = Started("killed/coordinator.log", coordinator("killed"))
     south = Started("killed/south.log", site("south", "killed"))
     south.until("round 1 of 3: delivered")
-    south.kill()  # in the middle of round 2, or before
+    south.kill()  # in round 2 or before it
     leader.until("round 2 of 3 begins")
     leader.kill()
     south = Started("killed/south.log", site("south", "killed"))
@@ -215,7 +215,7 @@ def test_kills():
     assert_same_weights(calm, checkpoints("killed")[-1])
     run([PROGRAM, "federate", "audit", "killed"], says=["3 entries hold"])
 
-    # Where the newest model is damaged, its round is done again, of the same updates.
+    # If the newest model is damaged, its round is repeated with the same updates.
     shutil.copytree("calm", "damaged", ignore=shutil.ignore_patterns("*.log"))
     newest = checkpoints("damaged")[-1]
     with h5py.File(newest) as file:
@@ -238,7 +238,8 @@ def test_kills():
 
 
 def test_straggler():
-    """A round without its quorum says so; a site that the deadline cut off is waited for; lost output ends nothing."""
+    """A round without a quorum is reported; a site that missed the deadline still gets the result; a process whose output cannot be
+    written still does its work."""
     options = ["--set=federation.rounds=1", "--set=federation.deadline_seconds=1"]
     for _ in range(5):
         shutil.rmtree("straggler", ignore_errors=True)
@@ -254,7 +255,7 @@ def test_straggler():
             break
         south.kill()  # it was too fast
         leader.kill()
-    south.stdout.close()  # nobody reads what it says from now on
+    south.stdout.close()  # from now on its output has no reader
     north = Started("straggler/north.log", site("north", "straggler"))
     north.until("round 1 of 1: delivered")
     leader.until("is past its deadline and waits: 1 of 2 updates came; of the sites that began it, south did not deliver; 2 sites are let in")
@@ -265,13 +266,13 @@ def test_straggler():
         time.sleep(0.01)
     south.send_signal(signal.SIGCONT)
     north.ends()
-    assert south.wait(timeout=120) == leader.process.wait(timeout=120) == 1  # for what they could not print
+    assert south.wait(timeout=120) == leader.process.wait(timeout=120) == 1  # because they could not print
     (entry,) = entries("straggler")
     assert list(entry["sites"]) == ["north"], entry
 
 
 def test_sharing():
-    """Each site keeps the last expert and its row of the router; the others are averaged by their tokens."""
+    """Each site keeps its last expert with its router row; the other experts are averaged by their tokens."""
     options = ["--set=federation.rounds=2", "--set=sharing.private=*.moe.*[3]", "--set=sharing.by_tokens=*.moe.experts.*"]
     result, start = numbers(federation("sharing", SITES, *options)), numbers(checkpoints("start")[-1])
     seen = 0
@@ -288,7 +289,7 @@ def test_sharing():
     for told in last["sites"].values():
         assert "classify/private_validation_accuracy" in told["metrics"], told
     assert list(Path("sharing/north").glob("private-*.f32"))
-    # In the end each site has the model that is everybody's, with its own expert.
+    # In the end each site has the common model with its own last expert.
     own = {name: numbers(checkpoints(f"sharing/{name}/training")[-1]) for name in SITES}
     for name, value in result.items():
         for mine in own.values():
@@ -300,7 +301,7 @@ def test_sharing():
     run([PROGRAM, "eval", "sharing/north/training"], says=["accuracy"])
     run(coordinator("mistaken", "--set=sharing.private=*.nothing"), 1, ["*.nothing"])
 
-    # What a site keeps in any case it is not talked out of.
+    # A coordinator cannot make a site share what its own sharing.private names.
     Path("refused").mkdir()
     leader = Started("refused/coordinator.log", coordinator("refused", "--set=sharing.private=*.moe.*[3]"))
     leader.until("listens at port")
@@ -314,7 +315,7 @@ def test_sharing():
 
 
 def test_strategy():
-    """What FedAdam remembers of earlier rounds survives a restart, also between its own checkpoint and the model's."""
+    """FedAdam's state survives a restart, also one between writing its own checkpoint and the model's."""
     options = ["--set=strategy.name=fedadam", "--set=strategy.server_rate=0.01"]
     calm = federation("adam", SITES, *options)
     Path("adam2").mkdir()
@@ -329,7 +330,7 @@ def test_strategy():
     (end,) = checkpoints("adam2")
     assert_same_weights(calm, end)
 
-    # Killed before there was the last round's model; it is done again, and so is in the transcript twice.
+    # As after a kill before the last round's model was written: the round is repeated, and the transcript has it twice.
     end.unlink()
     shutil.copy(checkpoints("adam")[-2], "adam2")
     leader = Started("adam2/again.log", coordinator("adam2", *options, "--set=federation.keep=1"))
@@ -340,7 +341,7 @@ def test_strategy():
     assert_same_weights(calm, checkpoints("adam2")[-1])
     run([PROGRAM, "federate", "status", "adam2"], says=["3 rounds are over"])
     assert [entry["round"] for entry in entries("adam2")] == [1, 2, 3, 3]
-    # Killed before the last round was in the transcript: it is added as made by its own strategy, whichever is next.
+    # As after a kill before the last round was in the transcript: it is added with the strategy that made it, not the new one.
     transcript = Path("adam2/transcript.jsonl")
     transcript.write_text("".join(transcript.read_text().splitlines(keepends=True)[:-2]))
     leader = Started("adam2/repaired.log", coordinator("adam2", "--set=strategy.name=fedbuff", "--set=strategy.buffer=2"))
@@ -354,10 +355,10 @@ def test_strategy():
 
 
 def test_scaffold():
-    """Control variates begin at nothing, make up for how sites' data differs, and come through kills."""
+    """Control variates begin at zero, correct for differences between sites' data, and survive kills."""
     options = ["--set=strategy.name=scaffold", "--set=federation.keep=0"]
     calm = federation("scaffold", SITES, *options)
-    # The first round's steps are those of fedavg, but each site counts the same.
+    # The first round's steps are those of fedavg, but all sites count equally.
     first = numbers(federation("scaffold_first", SITES, *options, "--set=federation.rounds=1"))
     federation("first", SITES, "--set=federation.rounds=1")
     steps = []
@@ -371,12 +372,12 @@ def test_scaffold():
     plain, corrected = numbers(checkpoints("calm")[-1]), numbers(calm)
     assert max(abs(corrected[name] - value).max() for name, value in plain.items()) > 1e-3
 
-    # What a site sends of its control variate is by how much its own has changed.
+    # A site sends the change of its own control variate.
     changed = numpy.fromfile("scaffold/north/update.f32", numpy.float32)
     before, after = [numpy.fromfile(f"scaffold/north/control-{round:08}.f32", numpy.float32) for round in (2, 3)]
     assert len(changed) == 2 * len(after) and abs(after - before - changed[len(after) :]).max() < 1e-6 < abs(after).max()
 
-    # Sites of the same data have nothing to make up for.
+    # Between sites with the same data there is nothing to correct.
     one = federation("scaffold_one", ["north"], "--set=federation.quorum=1")
     Path("scaffold_alike").mkdir()
     leader = Started("scaffold_alike/coordinator.log", coordinator("scaffold_alike", *options))
@@ -389,10 +390,10 @@ def test_scaffold():
     leader = Started("scaffold_killed/coordinator.log", coordinator("scaffold_killed", *options))
     sites = {name: Started(f"scaffold_killed/{name}.log", site(name, "scaffold_killed")) for name in SITES}
     sites["south"].until("round 2 of 3: delivered")
-    sites["north"].kill()  # before it delivered, or after; or in the middle of its next control variate
+    sites["north"].kill()  # before or after its delivery, or while it writes its next control variate
     leader.kill()
     for path in Path("scaffold_killed/north").glob("update.json"):
-        path.unlink()  # what it has to do again, it does with the control variate of before
+        path.unlink()  # it repeats the update, with its previous control variate
     leader = Started("scaffold_killed/coordinator.log", coordinator("scaffold_killed", *options))
     sites["north"] = Started("scaffold_killed/north.log", site("north", "scaffold_killed"))
     for process in [*sites.values(), leader]:
@@ -405,7 +406,7 @@ def test_scaffold():
 
 
 def test_buffer():
-    """Asynchronous rounds: every update counts once, whichever of the processes is killed, and by its model's age."""
+    """Asynchronous rounds: every update counts once, whichever process is killed, with a weight by the age of its model."""
     options = ["--set=strategy.name=fedbuff", "--set=federation.keep=0", "--set=strategy.buffer=1"]
     assert_same_weights(checkpoints("scaffold_one")[-1], federation("buffer_one", ["north"], *options))
 
@@ -420,7 +421,7 @@ def test_buffer():
     calm = federation("buffer_calm", ["north"], *options, two)
     Path("buffer_killed").mkdir()
     leader, north = start("buffer_killed", "coordinator", two), start("buffer_killed", "north")
-    north.until("round 2 of 3: delivered")  # the first of two
+    north.until("round 2 of 3: delivered")  # the first of the round's two updates
     leader.kill()
     north.kill()
     leader, north = start("buffer_killed", "coordinator", two), start("buffer_killed", "north")
@@ -429,7 +430,7 @@ def test_buffer():
     assert_same_weights(calm, checkpoints("buffer_killed")[-1])
     assert models("buffer_killed") == [{"north": [number] * 2} for number in range(3)], models("buffer_killed")
 
-    # An update that waits at a site until two rounds are over is given 1 / sqrt(3).
+    # An update that waits at a site until two rounds are over counts with the factor 1 / sqrt(3).
     Path("buffer_stale").mkdir()
     leader, south = start("buffer_stale", "coordinator"), start("buffer_stale", "south")
     while not Path("buffer_stale/south/model-00000000.h5").exists():
@@ -440,7 +441,7 @@ def test_buffer():
     south.kill()
     leader, north = start("buffer_stale", "coordinator", "--set=federation.rounds=2"), start("buffer_stale", "north")
     north.ends()
-    leader.process.send_signal(signal.SIGTERM)  # it waits for the other
+    leader.process.send_signal(signal.SIGTERM)  # it would wait for the other site
     leader.ends()
     leader, south = start("buffer_stale", "coordinator"), start("buffer_stale", "south")
     south.ends()
@@ -452,7 +453,7 @@ def test_buffer():
     sent = numpy.fromfile("buffer_stale/south/update.f32", numpy.float32)
     assert abs(changed - sent / 3**0.5).max() < 1e-6 < 1e-3 < abs(sent).max()
 
-    # Sites side by side.
+    # Both sites at the same time.
     federation("buffer", SITES, *options, "--set=strategy.buffer=3", "--set=federation.rounds=4")
     with sqlite3.connect("buffer/rounds.sqlite") as database:
         counted = database.execute("SELECT round, site, turn, base FROM updates ORDER BY site, turn").fetchall()
@@ -465,7 +466,7 @@ def test_buffer():
 
 
 def no_update_in(directory, files):
-    """Fails where one of `files`, updates as sites had them, is anywhere in the coordinator's folder."""
+    """Fails if an unmasked update, one of the sites' `files`, is anywhere in the coordinator's folder."""
     plain = [Path(file).read_bytes() for file in files]
     for path in Path(directory).rglob("*"):
         if path.is_file() and path.parts[1] not in SECURE_SITES:
@@ -474,7 +475,7 @@ def no_update_in(directory, files):
 
 
 def test_secure_mean():
-    """The coordinator has the mean of what sites have, each counting the same, and of no site what it has."""
+    """The coordinator has the unweighted mean of the sites' updates, and no single update."""
     leader, sites = start_secure("secure", "--set=federation.rounds=1")
     for one in sites.values():
         one.ends()
@@ -488,7 +489,7 @@ def test_secure_mean():
     worst = abs(changed - expected).max()
     assert max(norms) < 10 and worst < 1e-6 < 1e-3 < abs(expected).max(), (norms, worst, abs(expected).max())
     no_update_in("secure", files)
-    for path in Path("secure").rglob("*"):  # but what a collector of figures reads, and what this test wrote
+    for path in Path("secure").rglob("*"):  # except metrics.prom, for other users, and this test's logs
         if path.suffix not in (".log", ".prom"):
             assert path.stat().st_mode & 0o077 == 0, path
     (entry,) = entries("secure")
@@ -504,7 +505,7 @@ def test_secure_mean():
 
 
 def test_secure_weights():
-    """Each site counts by its examples, up to a bound, and the coordinator learns how many there are together."""
+    """Each site counts by its examples, up to a bound, and the coordinator learns only their total."""
     start = numbers(checkpoints("start")[-1])
     for directory, most in {"weighted": 1000, "bounded": 135}.items():
         weights = [f"--set=secure_aggregation.{key}" for key in ["weights=examples", f"most_examples={most}"]]
@@ -531,7 +532,7 @@ def test_secure_weights():
 
 
 def test_secure_kills():
-    """Sites that are killed after they shared their keys are not in the sum; a coordinator that is killed goes on."""
+    """A site that is killed after sharing keys is not in the sum; a killed coordinator continues after its restart."""
 
     def stop_before_masking(name):
         os.mkfifo(f"secure_kills/{name}/masked.bin")  # opened for writing, it waits for a reader
@@ -563,8 +564,8 @@ def test_secure_kills():
 
 
 def test_one_sum():
-    """Of a round whose sum was unmasked there is no other: the coordinator skips it, sites refuse."""
-    with sqlite3.connect("secure_kills/rounds.sqlite") as database:  # as after a kill before the checkpoint
+    """A round whose sum was unmasked has no second sum: the coordinator skips the round, and sites refuse."""
+    with sqlite3.connect("secure_kills/rounds.sqlite") as database:  # as after a kill between unmasking and the checkpoint
         database.execute("INSERT INTO secure_attempts(round, unmasked) VALUES(2, 1)")
     database.close()
     run(secure_coordinator("secure_kills", "--set=federation.rounds=3"), says=["round 3 of 3 is skipped"])
@@ -582,12 +583,12 @@ def test_one_sum():
     leader.until("listens at port")
     sites = {name: Started(f"again/{name}.log", secure_site(name, "secure")) for name in SECURE_SITES}
     assert "the two would reveal their difference" in sites.pop("east").ends(1)
-    for one in sites.values():  # who helped with the same sum before, does so again
+    for one in sites.values():  # a site that helped with the same sum before helps again
         one.ends()
-    leader.process.send_signal(signal.SIGTERM)  # for it would wait a minute that "east" fetches the result
+    leader.process.send_signal(signal.SIGTERM)  # it would wait a minute for "east" to fetch the result
     leader.ends()
 
-    # By another clip_norm the longest updates alone are others, and the difference is theirs. Nor is a site in a sum of few.
+    # With another clip_norm only longer updates would change, so two sums would expose them. Sums over too few sites are refused, too.
     for option, message in {"secure_aggregation.clip_norm=1": "scaled, weighted or rounded in another way", "federation.quorum=3": "only into sums of 4 or more"}.items():
         directory = option.partition("=")[0]
         Path(directory).mkdir()
@@ -601,7 +602,8 @@ def test_one_sum():
 
 
 def test_one_model():
-    """Sites that began with a model from which nothing is learned make no update of another: that of who did not would be the sum."""
+    """Sites that began with a model from which nothing is learned refuse another one. Otherwise the sum would be the update of the
+    one site that did not begin with it."""
     run([PROGRAM, "federate", "initialize", "tiny.toml", "--out", "dead", "--set=train.learning_rate=0", "--set=train.final_learning_rate=0"])
     members = ["north", "south", "west"]
     leader, sites = start_secure("one_model", "--set=federation.start=dead", "--set=federation.quorum=4", members=members)
@@ -616,14 +618,14 @@ def test_one_model():
 
 
 def make_public_start(name="public", *options):
-    """Of a model in which no example changes another's gradient."""
+    """Initializes a model in which no example affects the gradient of another, as privacy requires."""
     if not Path(name).exists():
         sets = [f"--set={key}" for key in ["model.bigrams=0", "moe.balancer=none", "train.clip_norm=0", *options]]
         run([PROGRAM, "federate", "initialize", "tiny.toml", "--out", name, *sets])
 
 
 def test_shared_noise():
-    """Sites' shares make noise of the size that was told, in the sum alone; each has its spend in its ledger."""
+    """The sites' shares add up to noise of the configured size, in the sum only; each site's ledger has the spend."""
     make_public_start()
     make_public_start("public_clients", "data.client_column=who")
     start = numbers(checkpoints("public")[-1])
@@ -647,11 +649,11 @@ def test_shared_noise():
         end = numbers(checkpoints(directory)[-1])
         changed = numpy.concatenate([end[name].astype(float) - start[name] for name in sorted(start)])
         added = changed * (len(updates) if kind == "site" else examples) - sum(updates)
-        if kind == "client":  # each of whom has many texts, whose gradients are longer together
+        if kind == "client":  # a client has many texts, whose gradients together would exceed the norm
             for name, update in zip(SECURE_SITES, updates, strict=True):
                 clients = entry["sites"][name]["examples"]
                 assert clients == 10 and 0.01 < numpy.linalg.norm(update) <= clip_norm * clients * 1.001, (clients, update)
-        # Of four sites three must stay: theirs would be enough.
+        # Three of the four sites must stay, and the noise of three is enough. So four add more.
         expected = noise * changed_by_one * (4 / 3) ** 0.5
         assert abs(added.std() / expected - 1) < 0.05 and abs(added.mean()) < 0.1 * expected, (kind, added.std(), expected)
         ranges = ["--out", f"{directory}/ranges", "--set=quantization.activations=tensor"]
@@ -664,7 +666,7 @@ def test_shared_noise():
         log = leader.log.read_text()
         assert f"privacy of each {kind}: in 1 rounds" in log and f"epsilon {entry['privacy']['epsilon']:.4f}" in log, log
 
-    # A site has a budget of its own, and more noise than it is told of is not to be had by asking for it.
+    # A site may have its own budget. It refuses to start if it requires more noise than the federation has.
     Path("noisy_budget").mkdir()
     leader = Started("noisy_budget/coordinator.log", secure_coordinator("noisy_budget", *kinds["record"][1], *of_records, f"--set=privacy.noise_multiplier={noise}", "--set=federation.start=public"))
     leader.until("listens at port")
@@ -676,17 +678,17 @@ def test_shared_noise():
     leader.process.send_signal(signal.SIGTERM)
     leader.ends(130)
 
-    # Whose each row is, the site says: by a column with a name for each, a client would be a record.
+    # Only the site says which client a row belongs to: a column with another name in each row would make each record a client.
     Path("noisy_clients").mkdir()
     leader = Started("noisy_clients/coordinator.log", secure_coordinator("noisy_clients", *kinds["client"][1], *of_clients, f"--set=privacy.noise_multiplier={noise}"))
     leader.until("listens at port")
     run(secure_site("north", "noisy_clients"), 1, ["only this site may say which client a row belongs to"])
-    # What hid records is not counted for clients.
+    # A ledger with spends that hid records cannot be used for clients.
     run(secure_site("north", "noisy_record", "--set=data.client_column=who"), 1, ["what was spent hid each record", 'privacy.unit = "record"'])
     leader.kill()
     run([*secure_coordinator("noisy_record", *kinds["client"][1], *of_clients), "--set=privacy.noise_multiplier=3"], 1, ["earlier rounds hid each record"])
 
-    # At its own delta: by the coordinator's, epsilon would be 0.3.
+    # A site's budget is at its own delta. At the coordinator's delta, epsilon would be only 0.3.
     Path("noisy_delta").mkdir()
     leader = Started("noisy_delta/coordinator.log", secure_coordinator("noisy_delta", "--set=privacy.unit=site", "--set=privacy.delta=0.1", f"--set=privacy.noise_multiplier={noise}"))
     leader.until("listens at port")
@@ -703,7 +705,7 @@ def test_shared_noise():
 
 
 def are_ready(directory, sites):
-    """Each has its update, and waits for the others."""
+    """Waits until each of the sites has an update, and waits for other sites."""
     deadline = time.monotonic() + 60
     while not all(Path(directory, name, "update.json").exists() for name in sites):
         assert time.monotonic() < deadline, [one.log.read_text() for one in sites.values()]
@@ -711,7 +713,7 @@ def are_ready(directory, sites):
 
 
 def test_noise_again():
-    """An update that is sent to a second attempt has other noise, and is spent anew, as the first sum may have been unmasked."""
+    """An update in a second attempt has new noise and is spent again, because the first sum may have been unmasked."""
     make_public_start()
     Path("noisy_again/west").mkdir(parents=True)
     os.mkfifo("noisy_again/west/masked.bin")  # opened for writing, it waits for a reader
@@ -726,7 +728,7 @@ def test_noise_again():
     model = checkpoints("noisy_again")[-1]
     was = model.read_bytes()
     Path("other.h5").write_bytes(was + b"more")
-    os.replace("other.h5", model)  # sites go on with what the coordinator has, and have the right hash of it
+    os.replace("other.h5", model)  # the coordinator restores the model, so that sites have the right one
     leader.until("west is gone at sending masked updates")
     sites["west"] = Started("noisy_again/west.log", secure_site("west", "noisy_again"))
     for one in [*sites.values(), leader]:
@@ -741,7 +743,7 @@ def test_noise_again():
 
 
 def test_drawn_again():
-    """Records that were drawn by chance are in one noisy sum: for another attempt others are drawn, also after a kill."""
+    """Sampled records are in one noisy sum only: for another attempt, records are drawn anew, also after a kill."""
     make_public_start()
     Path("noisy_drawn/west").mkdir(parents=True)
     os.mkfifo("noisy_drawn/west/masked.bin")  # opened for writing, it waits for a reader
@@ -774,7 +776,7 @@ def test_drawn_again():
 
 
 def test_noise_once():
-    """A round's sum is told with one noise only, by the terms that sites began with; what is spent is what was asked for."""
+    """A round's sum is released with one noise only, under the terms that sites began with; an unmasked sum is spent."""
     start = ["--set=privacy.unit=site", "--set=federation.start=public", "--set=federation.rounds=1"]
     if not Path("noisy_site").exists():
         make_public_start()
@@ -787,12 +789,12 @@ def test_noise_once():
     for one in [Started(f"noisy_twice/{name}.log", secure_site(name, "noisy_site")) for name in SECURE_SITES]:
         assert "asks for its sum once more, with other noise" in one.ends(1)
     leader.kill()
-    for name in SECURE_SITES:  # the masked sum was sent, and not unmasked: a site cannot know that
+    for name in SECURE_SITES:  # the masked update was sent again, and a site cannot know whether it was unmasked
         with sqlite3.connect(f"noisy_site/{name}/privacy.sqlite") as database:
             assert database.execute("SELECT count(DISTINCT digest), noise FROM spends").fetchall() == [(2, 3.0)]
         database.close()
 
-    # One that was killed before a round was in its transcript finds that round's noise, whatever the next are to have.
+    # A coordinator that was killed before a round was in its transcript adds it with the noise that it had, not the new options'.
     before = entries("noisy_site")
     Path("noisy_site/transcript.jsonl").write_text("")
     leader = Started("noisy_site/again.log", secure_coordinator("noisy_site", *start, "--set=privacy.noise_multiplier=5"))
@@ -800,14 +802,14 @@ def test_noise_once():
     leader.kill()
     (entry,) = entries("noisy_site")
     assert [entry] == before and entry["privacy"]["noise_multiplier"] == 3 and sorted(entry["sites"]) == SECURE_SITES, (entry, before)
-    # Or if they are to have none, and no secure aggregation.
+    # Also if the new options have no noise and no secure aggregation.
     Path("noisy_site/transcript.jsonl").write_text("")
     leader = Started("noisy_site/plain.log", secure_coordinator("noisy_site", "--set=federation.rounds=1", "--set=secure_aggregation.enabled=false"))
     leader.until("listens at port")
     leader.kill()
     assert entries("noisy_site") == before
 
-    # Two of the three that it takes wait; the coordinator goes on with the next round, and with less noise.
+    # Two sites wait for the third one that a sum needs. Then the coordinator goes on with the next round, with less noise.
     start[-1] = "--set=federation.rounds=3"
     leader, sites = start_secure("noisy_less", *start, "--set=privacy.noise_multiplier=3", members=["north", "south"])
     are_ready("noisy_less", sites)
@@ -821,11 +823,11 @@ def test_noise_once():
     for one in sites.values():
         assert "other terms than this site began with" in one.ends(1)
     leader.kill()
-    # What the first round spent stays what it was.
+    # The first round's spend stays as recorded, although the noise is now larger.
     before = entries("noisy_less")[0]["privacy"]["epsilon"]
     run([*less, "--set=privacy.noise_multiplier=30", f"--set=privacy.epsilon={before}"], 1, ["what was summed up so far has spent", "it would be"])
 
-    # A round whose sum was lost while it was unmasked has been spent, once, and is skipped.
+    # If a sum is lost during unmasking, its privacy is spent once, and the round is skipped.
     spent = subprocess.run([PROGRAM, "privacy", "epsilon", "--noise=30", "--rate=1", "--steps=3", "--delta=1e-5"], capture_output=True, text=True, check=True)
     epsilon = float(re.search(r"epsilon ([\d.]+)", spent.stdout).group(1)) + 1e-4
     budgeted = secure_coordinator("noisy_skipped", *start, "--set=privacy.noise_multiplier=30", f"--set=privacy.epsilon={epsilon}")
@@ -840,7 +842,7 @@ def test_noise_once():
                 database.execute("INSERT INTO secure_noise VALUES(7, 30, 1, 'site', 1e-5)")
             database.close()
 
-    # One that is asked in the middle of an attempt whose keys are for other noise.
+    # Sites that expect other noise than the coordinator cannot take part in its attempt.
     leader, sites = start_secure("noisy_other", *start, "--set=privacy.noise_multiplier=3", members=["north", "south"])
     are_ready("noisy_other", sites)
     leader.kill()
@@ -852,8 +854,8 @@ def test_noise_once():
 
 
 def test_private():
-    """A site's own [privacy], of texts whose tokenizer came with the model, hides its clients, by whom it counts; its epsilon
-    goes on after a restart."""
+    """A site's own [privacy] hides its clients, and the site counts by its clients. The tokenizer comes with the model. Epsilon
+    continues after a restart."""
     make_public_start()
     Path("private").mkdir()
     options = ["--set=federation.start=public", "--set=federation.rounds=2", "--set=federation.quorum=1"]
@@ -872,11 +874,11 @@ def test_private():
     log = north.log.read_text()
     assert "privacy: of 8 steps" in log and f"epsilon {epsilon[8]:.3f} at delta" in log, (epsilon, log)
     sent = [line["entry"]["sites"]["north"] for line in map(json.loads, Path("private/transcript.jsonl").read_text().splitlines())]
-    assert [one["metrics"] for one in sent] == [{}, {}], sent  # without noise, nothing is told
+    assert [one["metrics"] for one in sent] == [{}, {}], sent  # metrics would have no noise, so none are sent
     clients = int(re.search(r"of (\d+) clients on average", log).group(1))
     assert [one["examples"] for one in sent] == [clients, clients] and clients <= 10, (sent, clients)
 
-    # A coordinator that begins again, at round 1, is not told more than the budget: the site's ledger has the rounds before.
+    # If a coordinator begins again at round 1, the site stays within its budget, because its ledger has the earlier rounds.
     spent = float(re.search(r"epsilon ([\d.]+) at delta 0.001 with this round", log.split("round 1 of 2: delivered")[1]).group(1))
     assert abs(spent - epsilon[8]) < 2e-3, (spent, epsilon)
     Path("again_private").mkdir()
@@ -891,7 +893,7 @@ def test_private():
     leader.process.send_signal(signal.SIGTERM)
     leader.ends(130)
 
-    # A model without a tokenizer has a site learn none from its texts.
+    # If the model has no tokenizer, a site does not learn one from its texts.
     images_test.prepare()
     run([PROGRAM, "federate", "initialize", "images.toml", "--out", "pictures"])
     Path("no_tokenizer").mkdir()
@@ -912,7 +914,7 @@ def test_audit():
     assert changed != lines[1]
     Path("changed.jsonl").write_text(lines[0] + changed + lines[2])
     run([PROGRAM, "federate", "audit", "changed.jsonl"], 1, ["line 3"])
-    # That its end was changed or left out shows by a head that somebody noted.
+    # A noted head shows that the transcript's end was changed or removed.
     head = re.search("head ([0-9a-f]{64})", run([PROGRAM, "federate", "audit", "calm"])).group(1)
     run([PROGRAM, "federate", "audit", "calm", "--head", head], says=["that of line 3"])
     Path("changed.jsonl").write_text("".join(lines[:2]))
@@ -922,11 +924,11 @@ def test_audit():
 
 
 def test_early_site():
-    """A site that was there first finds the coordinator soon after that begins to listen."""
+    """A site that starts before the coordinator finds it soon after it begins to listen."""
     Path("early").mkdir()
     north = Started("early/north.log", site("north", "early"))
     north.until("trying again")
-    # One of several on a machine: its threads do not spin for long.
+    # Several sites share this machine, so threads of a site do not spin for long while they wait.
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
         assert b"GOMP_SPINCOUNT=3000" in Path(f"/proc/{north.process.pid}/environ").read_bytes()
     run(site("north", "early"), 1, ["early/north: another process is at work in this folder"])
@@ -940,7 +942,7 @@ def test_early_site():
 
 
 def test_admission():
-    """Who has no certificate, an expired or revoked one, another authority's, or an old TLS, is not let in."""
+    """Refused are sites without a certificate, with an expired or revoked one or another authority's, and with an old TLS."""
     Path("guarded").mkdir()
     leader = Started("guarded/coordinator.log", coordinator("guarded"))
     leader.until("listens at port")
@@ -956,7 +958,7 @@ def test_admission():
     assert "Cipher is (NONE)" in handshake("-tls1_2", *kit)
 
     def answers(*certificate):
-        """Whether the coordinator talks HTTP/2 with whom it has shaken hands with."""
+        """Whether the coordinator answers in HTTP/2 after a TLS handshake with this certificate."""
         context = ssl.create_default_context(cafile="kits/authority/authority.pem")
         context.check_hostname = False
         context.set_alpn_protocols(["h2"])
@@ -999,7 +1001,7 @@ def test_admission():
 
 
 def test_provision():
-    """Where making kits was cut short, the next time makes what is missing; whoever is let in can be turned out."""
+    """If making kits was interrupted, the next call makes what is missing; every accepted certificate can be revoked."""
     provision = [PROGRAM, "federate", "provision", "federation.toml", "--set=federation.kits=pieces"]
 
     def cut_short(piece, *options):
@@ -1050,7 +1052,7 @@ def test_provision():
     run([*provision, "--renew", "south"], says=["pieces/south"])
 
     moved = run([*provision, "--set=federation.address=elsewhere:9"])
-    for name in SITES:  # whose kits it may have been sent to
+    for name in SITES:  # the kits may already be at the sites
         assert f"pieces/{name}/site.toml: site.address is localhost:" in moved and "federation.address elsewhere:9" in moved, moved
     Path("fewer.toml").write_text(FEDERATION.format(port=1).replace('"north", "south"', '"north"'))
     provision[3] = "fewer.toml"
@@ -1096,7 +1098,7 @@ def main():
         of_one_port = [test_mean, test_repaired, test_ranks, test_kills, test_straggler, test_sharing, test_strategy, test_scaffold, test_buffer, test_private, test_audit]
         of_the_other = [test_secure_mean, test_secure_weights, test_secure_kills, test_one_sum, test_one_model, test_shared_noise, test_noise_again, test_drawn_again, test_noise_once]
         groups = [[*of_one_port, test_early_site, test_admission, test_provision, test_mistakes], of_the_other]
-        with ThreadPoolExecutor(len(groups)) as pool:  # as they wait more than they work
+        with ThreadPoolExecutor(len(groups)) as pool:  # tests wait more than they compute
             list(pool.map(run_all, groups))
 
 

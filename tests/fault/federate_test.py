@@ -1,6 +1,6 @@
-"""A federation whose network is bad and whose processes are killed, whenever that is: it ends with the same bits as
-one that was left alone (where these do not depend on who is faster, or on noise), every update was counted once, and what was
-spent of privacy is in the ledgers. `scripts/federate_faults 100` does so a hundred times."""
+"""A federation with a faulty network, whose processes are killed at random moments. It ends with the same bits as an
+undisturbed one (unless the bits depend on noise or on which site is faster), every update counts once, and the ledgers have all
+spent privacy. `scripts/federate_faults 100` makes a hundred such runs."""
 
 import random
 import re
@@ -30,7 +30,7 @@ BUFFER = 3
 NOISE, DELTA = 3, 1e-5
 PLAIN = ["fedavg", "fedadam", "scaffold"]
 SECURE = ["secure_aggregation.enabled=true", "secure_aggregation.clip_norm=10", "secure_aggregation.phase_seconds=3"]
-# What a federation is told beside federation.toml, and its sites.
+# Options of the coordinator, in addition to federation.toml, and below those of the sites.
 COORDINATOR = {
     **{name: [f"strategy.name={name}"] for name in PLAIN},
     "fedbuff": ["strategy.name=fedbuff", f"strategy.buffer={BUFFER}"],
@@ -42,9 +42,9 @@ SITE = {
     "noisy": ["site.least_sites=3", "site.secure_only=true"],
     "private": ["privacy.unit=record", "privacy.noise_multiplier=1", "privacy.delta=1e-3", "privacy.batch=50"],
 }
-KINDS = ["noisy", "fedavg", "secure", "private", "fedbuff", "scaffold", "fedadam"]  # by seed, in this order
+KINDS = ["noisy", "fedavg", "secure", "private", "fedbuff", "scaffold", "fedadam"]  # in this order, by seed
 KILLS, FAULTS = 4, 8
-# What is there while something is being done in which a kill would be worst.
+# Files that exist during the operations that a kill can harm most.
 MOMENTS = {
     "upload": ["updates/*.part", "masked/*.part"],
     "checkpoint": ["*.tmp"],
@@ -60,7 +60,7 @@ def sets(*options):
 
 
 def rows(database, query):
-    """Of a database whose process has ended; none of one that is not there."""
+    """Result of a query on the database of a process that has ended; [] if there is no such file."""
     if not Path(database).exists():
         return []
     with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as opened:
@@ -105,14 +105,14 @@ class Federation:
         while not all([self.ended(name) for name in SITES]):
             assert time.monotonic() < deadline, f"it does not end:\n{self.told()}"
             if self.ended("coordinator"):
-                # A site that was killed asks for the result once more. The coordinator then waits a minute for those that have
-                # it, so that a second restart would be for a site that it did not wait for.
+                # A killed site asks for the result again, so the coordinator is started once more. It then waits up to
+                # a minute for all sites that were given the round, so a second restart would mean that it missed one.
                 restarts += 1
                 assert restarts <= 1, f"the coordinator left before its sites knew:\n{self.told()}"
                 self.start(["coordinator"])
             time.sleep(0.01)
         leader = self.processes["coordinator"].process
-        leader.terminate()  # else one that was started again waits a minute for sites that have the result
+        leader.terminate()  # a restarted one would wait a minute for sites that already have the result
         assert leader.wait(timeout=60) in (0, 130, -signal.SIGTERM), self.told()
 
     def close(self):
@@ -126,7 +126,7 @@ class Federation:
         return self.told().count(": delivered")
 
     def kill(self, choose):
-        """One process at one moment, and starts it again some time later. Returns what it was, in words."""
+        """Kills one process at one moment, and starts it again some time later. Returns a description."""
         victim, moment = choose.choice(list(self.commands)), choose.choice(list(MOMENTS))
         until = time.monotonic() + choose.uniform(0, 4)
         delivered = self.delivered()
@@ -134,7 +134,7 @@ class Federation:
             if any(any(self.directory.glob(pattern)) for pattern in MOMENTS[moment]):
                 break
             if moment == "delivered" and self.delivered() > delivered:
-                break  # in a secure round, while the sum is unmasked
+                break  # in a secure round, the sum is being unmasked
             time.sleep(0.001)
         else:
             moment = "whenever"
@@ -147,7 +147,7 @@ class Federation:
 
 
 def finished(directory):
-    """The entries of its transcript, of which there is one for each round."""
+    """Checks that the federation has ended. Returns the entries of its transcript, one for each round."""
     run([PROGRAM, "federate", "audit", directory], says=[f"{ROUNDS} entries hold;"])
     found = entries(directory)
     assert [entry["round"] for entry in found] == list(range(1, ROUNDS + 1)), found
@@ -156,7 +156,7 @@ def finished(directory):
 
 
 def counted_once(directory):
-    """That every round is of each site's update, once."""
+    """Checks that every round has one update of each site. Returns the entries of the transcript."""
     found = finished(directory)
     assert all(sorted(entry["sites"]) == SITES for entry in found), found
     counted = rows(f"{directory}/rounds.sqlite", "SELECT round, site FROM updates ORDER BY round, site")
@@ -165,7 +165,7 @@ def counted_once(directory):
 
 
 def check_plain(directory, kind):
-    """And that the model is the calm one's, bit by bit."""
+    """Checks that each update counted once, and that the model has the same bits as that of an undisturbed federation."""
     calm = calm_one(kind)
     told = [[entry["sites"] for entry in entries_of] for entries_of in (counted_once(directory), finished(calm))]
     assert told[0] == told[1], told
@@ -173,7 +173,7 @@ def check_plain(directory, kind):
 
 
 def check_fedbuff(directory, _):
-    """That every round is of as many updates as it is to be, and of a site each update counts once."""
+    """Checks that every round has BUFFER updates, and that each update of a site counted once."""
     finished(directory)
     counted = rows(f"{directory}/rounds.sqlite", "SELECT round, site, turn, base FROM updates ORDER BY site, turn")
     assert sorted(number for number, *_ in counted) == [number for number in range(ROUNDS) for _ in range(BUFFER)], counted
@@ -184,7 +184,7 @@ def check_fedbuff(directory, _):
 
 
 def skipped_rounds(directory):
-    """Those of which nobody has the sum. Of every other there is one sum, and each site that helped with it saw the same."""
+    """Returns the rounds without a sum. Checks that every other round has one sum, over the same sites in all records of it."""
     found = finished(directory)
     skipped = [entry["round"] for entry in found if entry["secure_aggregation"] == "skipped"]
     asked = rows(f"{directory}/rounds.sqlite", "SELECT round FROM secure_attempts WHERE unmasked ORDER BY round")
@@ -194,14 +194,14 @@ def skipped_rounds(directory):
         assert bool(there) == (entry["round"] not in skipped), entry
         for name in there:
             helped = rows(f"{directory}/{name}/unmasked.sqlite", f"SELECT sites FROM unmasked WHERE round = {entry['round'] - 1}")
-            # The coordinator may be done without the last of them, who then has not yet been told.
+            # The coordinator may finish without the last site, which then has no record of the sum yet.
             assert helped in ([(", ".join(there),)], []), (entry, helped)
     return skipped
 
 
 def check_secure(directory, _):
-    """That each round's sum is that of all sites' updates, to rounding, or was given up; and so the model the one of a calm
-    federation with the same rounds."""
+    """Checks that each round has the sum of all sites' updates, up to rounding, or was skipped: the model is close to that of an
+    undisturbed federation that skips the same rounds."""
     skipped = skipped_rounds(directory)
     assert all(sorted(entry["sites"]) == SITES for entry in entries(directory) if entry["round"] not in skipped)
     calm = calm_one("secure", skipped)
@@ -209,20 +209,20 @@ def check_secure(directory, _):
     far, near = (
         sum(((value - other[name].astype(float)) ** 2).sum() for name, value in expected.items()) ** 0.5 for other in (start, found)
     )
-    # By which way numbers are rounded is chance, on which small gradients' steps then depend.
+    # Numbers are rounded at random, and the steps of small gradients depend on that.
     assert near < 1e-3 * far or len(skipped) == ROUNDS and near == far == 0, (near, far)
 
 
 @cache
 def epsilon_of(releases):
-    """Rounded up by at most 1e-4 of it."""
+    """Epsilon of so many releases, too large by at most a ten-thousandth."""
     told = run([PROGRAM, "privacy", "epsilon", f"--noise={NOISE}", "--rate=1", f"--steps={releases}", f"--delta={DELTA}"])
     return float(re.match(r"epsilon ([\d.]+) at", told).group(1))
 
 
 def check_noisy(directory, _):
-    """That what a round spent was spent by each site that is in it, before it sent anything, and not more often than it was
-    asked; and that the coordinator counts each sum once, whose it has or not."""
+    """Checks that each site in a round's sum recorded a spend for it, and not more spends than there were attempts; and that the
+    coordinator counts each sum once, also a lost one."""
     skipped_rounds(directory)
     found = entries(directory)
     attempts = dict(rows(f"{directory}/rounds.sqlite", "SELECT round, count(*) FROM secure_attempts GROUP BY round"))
@@ -240,7 +240,7 @@ def check_noisy(directory, _):
 
 
 def check_private(directory, _):
-    """That what each site trained with noise was spent once, however often it was sent."""
+    """Checks that each update trained with noise was spent once, however often it was sent."""
     counted_once(directory)
     for name in SITES:
         spends = rows(f"{directory}/{name}/privacy.sqlite", "SELECT round FROM spends ORDER BY round")
@@ -251,7 +251,7 @@ CHECKS = {**{name: check_plain for name in PLAIN}, "fedbuff": check_fedbuff, "se
 
 
 def calm_one(kind, skipped=()):
-    """The folder of one that nobody disturbed, which skips the rounds of these numbers."""
+    """Runs an undisturbed federation that skips the rounds of these numbers. Returns its folder."""
     directory = "_".join(["calm", kind, *map(str, skipped)])
     if Path(directory).exists():
         return directory
@@ -263,7 +263,7 @@ def calm_one(kind, skipped=()):
         with sqlite3.connect(f"{directory}/rounds.sqlite") as database:
             for number in skipped:
                 database.execute("INSERT INTO secure_attempts(round, unmasked) VALUES(?, 1)", (number - 1,))
-                for name in SITES:  # they were given it before
+                for name in SITES:  # as if the round had been assigned to them
                     database.execute("INSERT INTO assigned VALUES(?, ?)", (number - 1, name))
         database.close()
     calm = Federation(directory, kind)
@@ -276,7 +276,7 @@ def calm_one(kind, skipped=()):
 
 def one_run(seed, kind):
     choose = random.Random(seed)
-    # Enough for each round once, and not for one more.
+    # A budget for one sum per round, and not for one more.
     budget = [f"privacy.epsilon={1.001 * epsilon_of(ROUNDS)}"] if kind == "noisy" else []
     federation = Federation("run", kind, seed, *budget)
     began = time.monotonic()
@@ -304,8 +304,8 @@ def main(runs="4", first="1", *kinds):
         prepare()
         Path("federation.toml").write_text(FEDERATION)
         run([PROGRAM, "federate", "provision", "federation.toml"], says=["kits/coordinator", "kits/south"])
-        # Every token goes to all experts: where two are nearly alike to it, which of them it took would be up to how sums
-        # were rounded, and models so many times as far apart.
+        # Every token goes to all experts. Otherwise rounding would decide between experts with nearly equal scores, and models
+        # would differ by much more than rounding.
         run([PROGRAM, "federate", "initialize", "tiny.toml", "--out", "start", "--set=moe.top_k=4"])
         make_public_start()
         for seed in range(int(first), int(first) + int(runs)):
