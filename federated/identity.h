@@ -49,17 +49,18 @@ struct CertificateRequest {
   static CertificateRequest read(const std::filesystem::path& file);
 };
 
-/// At a site: writes request.pem into `folder`, for the key.pem that is there, or else a new one.
+/// At a site: writes request.pem into `folder`, for the key in key.pem. Makes key.pem if there is none.
 CertificateRequest request_certificate(const std::filesystem::path& folder, const std::string& name);
 
-/// The command by which whoever provisions the federation renews a certificate, for messages.
+/// For messages: the command that renews a certificate, for the person who provisions the federation.
 std::string renewal_of(const std::string& name);
 
 /// Warns once a day, from two weeks before a certificate expires.
 class ExpiryNotice {
  public:
   explicit ExpiryNotice(CertificateInfo info) : info_(std::move(info)) {}
-  /// What is to be said at `now`, in seconds since 1970, and was not said within a day; nothing otherwise.
+  /// The warning that is due at `now`, in seconds since 1970; nothing if none is due, or if the last one is
+  /// less than a day old.
   std::optional<std::string> due(std::int64_t now);
 
  private:
@@ -83,7 +84,8 @@ class CertificateAuthority {
   /// files do, too, even after a crash.
   CertificateInfo issue(const std::filesystem::path& folder, const std::string& name, int days,
                         const std::function<void(const CertificateInfo&)>& before = {}) const;
-  /// The same for the site and key of a request. Writes request.pem in place of key.pem.
+  /// Issues a certificate for the site and key that the request names. Writes request.pem in place of
+  /// key.pem.
   CertificateInfo issue(const std::filesystem::path& folder, const CertificateRequest& request, int days,
                         const std::function<void(const CertificateInfo&)>& before = {}) const;
 
@@ -121,7 +123,7 @@ void check_site_certificate(std::string_view certificate, std::string_view autho
 class AllowList {
  public:
   explicit AllowList(std::filesystem::path file) : file_(std::move(file)) {}
-  /// Reads the file as it is now; throws Error naming a line that is malformed, and if the first is none.
+  /// Reads the current file. Throws Error if a line is malformed, naming it, or if the first is no comment.
   std::map<std::string, std::string> read() const;
   bool has(const std::string& site) const;
   /// Names of all sites that have an accepted certificate.

@@ -193,7 +193,7 @@ std::optional<std::vector<ReceivedUpdate>> RoundBoard::wait(const Patience& pati
   const auto nobody_else = [&] {
     return all() && patience.everyone > 0 && received_.size() >= patience.everyone;
   };
-  std::optional<std::size_t> told;  // updates
+  std::optional<std::size_t> told;  // number of updates at the last tell()
   bool overdue = false;
   const auto tell = [&] {
     told = received_.size();
@@ -204,7 +204,7 @@ std::optional<std::vector<ReceivedUpdate>> RoundBoard::wait(const Patience& pati
     patience.tell(progress);
     lock.lock();
   };
-  // False where it was not enough by then.
+  // Returns whether enough() became true before `until`; true also if stopped.
   const auto wait_until = [&](Clock::time_point until, const auto& enough) {
     while (
         changed_.wait_until(lock, until, [&] { return stopped_ || enough() || received_.size() != told; })) {

@@ -86,7 +86,7 @@ class SiteMistake : public Error {
     if (!holds) throw SiteMistake(fmt::format(format, std::forward<Args>(args)...));
   }
 
-  /// f(), which reads and checks what a site sent: its Errors are the site's mistakes.
+  /// Calls f(), which reads and checks a site's message. Throws SiteMistake in place of its Errors.
   template <class F>
   static auto in(F f) {
     try {

@@ -143,7 +143,7 @@ std::optional<SecureRound::Sum> SecureRound::attempt(const RoundWork& work, std:
     certificates.push_back(update.certificate);
   }
   const std::int64_t number = new_number(round);
-  std::error_code ignored;  // a call that comes too late may still write there
+  std::error_code ignored;  // a late call of a site may still write there
   std::filesystem::remove_all(directory_, ignored);
   std::filesystem::create_directories(folder_of(number));
 
@@ -311,7 +311,7 @@ SecureRound::Answer SecureRound::exchange(const std::string& site, std::int64_t 
     // The vector comes as a file. A message that has already been received is not taken again.
     if (phase != Phase::mask && attempt_->coordinator.awaited().contains(*number))
       SiteMistake::in([&] { receive(*number, phase, body); });
-    if (phase == Phase::unmask) return {Answer::State::here};  // the rest needs no site
+    if (phase == Phase::unmask) return {Answer::State::here};  // the coordinator completes the sum alone
     if (stopped_ || Clock::now() >= until || cancelled()) return {Answer::State::not_yet};
     changed_.wait_until(lock, std::min(until, Clock::now() + seconds(1)));
   }
@@ -373,8 +373,8 @@ void SecureRound::Upload::finish(const std::function<void()>& meanwhile) {
     require(input.sender == round_.member(site_, attempt_, Phase::mask), "a masked update of another site");
     coordinator.arrive(input, file.bytes() - head.size());
   });
-  // Adding takes as long as reading the file, and the other sites' calls need not wait for that. Until it is
-  // done, the attempt neither ends its phase nor goes.
+  // Adding takes as long as reading the file, so other sites' calls must not wait for it. While adding_ is
+  // above 0, the attempt does not end its phase and is not destroyed.
   ++round_.adding_;
   lock.unlock();
   struct Added {

@@ -134,7 +134,7 @@ class SecureRound {
     void append(std::uint64_t offset, std::string_view data, std::uint64_t checksum) {
       append(offset, Pieces(&data, 1), checksum);
     }
-    /// Adds it to the sum. Calls meanwhile() as soon as other sites' calls can go on beside that.
+    /// Adds the update to the sum. Calls meanwhile() just before, when other sites' calls need not wait.
     void finish(const std::function<void()>& meanwhile = {});
 
    private:
@@ -183,8 +183,8 @@ class SecureRound {
   std::condition_variable changed_;
   bool stopped_ = false;
   std::optional<Attempt> attempt_;
-  std::size_t adding_ = 0;  // masked updates on their way into its sum, during which it stays
-  std::mutex sum_mutex_;    // who adds; taken without mutex_
+  std::size_t adding_ = 0;  // masked updates that are being added; above 0, attempt_ stays
+  std::mutex sum_mutex_;    // for adding to the sum; taken without mutex_
 };
 
 }  // namespace conclave

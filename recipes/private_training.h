@@ -41,7 +41,7 @@ class PrivateTraining {
   double noise_multiplier() const { return noise_; }
   /// Steps that the budget allows, at most those asked for.
   std::int64_t steps() const { return steps_; }
-  /// This many steps, for the accountant.
+  /// The event of so many steps, for an accountant.
   PrivacyEvent event(std::int64_t steps) const { return {noise_, rate_, steps}; }
   /// Epsilon that this many steps spend, with the recipe's delta; infinity if the noise is negligible.
   double epsilon(std::int64_t steps) const;
@@ -78,7 +78,7 @@ class PrivateTraining {
   std::int64_t units_;
   double expected_, rate_, noise_ = 0;
   std::int64_t steps_, released_ = 0;
-  std::string name_;                            // of what was released; "" until name() draws it
+  std::string name_;                            // see name(); "" until it is drawn
   std::vector<std::int64_t> drawn_, examples_;  // units of a step, and their examples
   // [examples]: 1 / (examples of the same client); empty if the unit is an example
   std::vector<double> one_over_;

@@ -21,7 +21,7 @@ class RunLedger {
   /// to come exceed what is left of the budget. Collective.
   RunLedger(const Recipe& recipe, PrivateTraining& privacy, std::int64_t steps, Communicator& world);
 
-  /// What earlier runs spent and what it will be with this run, in a line; "" except on rank 0.
+  /// A line with the epsilon that earlier runs spent, and with this run's added; "" except on rank 0.
   const std::string& told() const { return told_; }
 
   /// Records what was released up to step `step`. Call it before a checkpoint is written, so that the record

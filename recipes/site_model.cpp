@@ -99,9 +99,9 @@ std::filesystem::path SiteModel::private_file(std::int64_t round) const {
   return directory_ / fmt::format("private-{:08}.f32", round);
 }
 
-// The newest file of a round up to `round`, since rounds without this site change nothing. If there is none,
-// the coordinator went back: then the oldest later file, except that of `round` itself, which a repetition
-// must not begin with.
+// The newest file for a round up to `round`, because rounds without this site do not change its numbers. If
+// there is none, the coordinator went back. Then the oldest later file, except the one for `round` + 1: it is
+// the result of `round`, with which a repetition of `round` must not begin.
 std::optional<std::int64_t> SiteModel::kept_private(std::int64_t round) const {
   std::optional<std::int64_t> kept, later;
   for (const auto& entry : std::filesystem::directory_iterator(directory_)) {
@@ -125,7 +125,7 @@ std::optional<std::int64_t> SiteModel::restore_private(std::span<const TensorEnt
                                                        std::int64_t round) const {
   if (!has_private_part()) return std::nullopt;
   const std::optional<std::int64_t> kept = kept_private(round);
-  if (!kept) return kept;  // it begins as the global model does
+  if (!kept) return kept;  // use the global model's numbers
   const KeptNumbers numbers(private_file(*kept), policy_.model_elements());
   for (const auto& [name, shape, sharded, offset] : layout_.parts) {
     const auto entry = std::ranges::find(entries, name, &TensorEntry::name);
@@ -216,14 +216,15 @@ FileDigest SiteModel::save(std::span<const TensorEntry> entries, const Checkpoin
 
 void SiteModel::save_private(std::span<const float> model, std::int64_t round) const {
   write(private_file(round).string(), model);
-  // A repetition of this round begins with the file before this one, of whichever round it is. If that is a
-  // later round, the coordinator went back, and the rounds that it left must not win over those to come.
+  // A repetition begins with the file that the round began with, so keep that one. If it is for a later
+  // round, the coordinator went back; rename it, so that it does not count as newer than the files of coming
+  // rounds.
   const std::int64_t before = round - 1, kept = kept_private(before).value_or(before);
   if (kept > before) std::filesystem::rename(private_file(kept), private_file(before));
   remove_others("private-", private_file(round), private_file(std::min(kept, before)));
 }
 
-// Removes the files whose names begin with `prefix`, but for two.
+// Removes the files whose names begin with `prefix`, except two.
 void SiteModel::remove_others(std::string_view prefix, const std::filesystem::path& kept,
                               const std::filesystem::path& also_kept) const {
   for (const auto& entry : std::filesystem::directory_iterator(directory_))

@@ -32,9 +32,10 @@ class SiteModel {
   void check_private(std::span<const SharingRule> never) const;
   bool has_private_part() const { return policy_.exchanged_elements() < policy_.model_elements(); }
 
-  /// Gives this rank's `entries`, which hold the global model, what this site kept for `round`, or else for
-  /// the last before it, or, where a coordinator went back by more rounds than there are files, after it.
-  /// Returns for which; none where it kept nothing.
+  /// Overwrites the private numbers in this rank's `entries`, which hold the global model, with those that
+  /// this site kept for `round`. If there are none, uses those for the last round before it; if a coordinator
+  /// went back by more rounds than there are files, those for a later round. Returns the round that was used;
+  /// nothing if the site has kept no numbers.
   std::optional<std::int64_t> restore_private(std::span<const TensorEntry> entries, std::int64_t round) const;
 
   /// Collective. Sets this rank's `correction` ("control/...") to the control variate of `base` minus the

@@ -24,14 +24,14 @@ CONCLAVE_WIDE_AES __m128i next_round_key(__m128i key) {
   return _mm_xor_si128(key, last);
 }
 
-constexpr std::size_t kVectors = 8;  // in flight, as a round's latency is 3 or 4 times its throughput
-constexpr __mmask16 kAll = 0xFFFF;   // GCC 12 warns, falsely, of the intrinsics without a mask
+constexpr std::size_t kVectors = 8;  // in flight; a round's latency is 3 or 4 of its issue intervals
+constexpr __mmask16 kAll = 0xFFFF;   // intrinsics without a mask cause a false warning of GCC 12
 
 }  // namespace
 
 bool WideAes::available() {
   static const bool has = [] {
-    unsigned eax, ebx, ecx = 0, edx;  // VAES by its bit, because Clang 14 does not know its name
+    unsigned eax, ebx, ecx = 0, edx;  // read the bit, because Clang 14 does not know "vaes"
     __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx);
     return (ecx >> 9 & 1) == 1 && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
   }();

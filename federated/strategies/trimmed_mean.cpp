@@ -59,7 +59,7 @@ void TrimmedMean::aggregate_block(const Block& block) {
   for (std::size_t i = 0; i < block.updates.size(); ++i)
     if (block.weights[i] > 0) present_.push_back(block.updates[i].data());
   const std::size_t count = present_.size();
-  // Slightly less, because 0.1 * 30 is above 3 in floating point.
+  // Slightly less, because in floating point a product may be too large: 0.07 * 100 is above 7.
   const auto share = static_cast<std::size_t>(std::ceil(share_ * static_cast<double>(count) - 1e-9));
   const std::size_t cut = std::min(share, (count - 1) / 2);
   const double rate = server_rate(1) / static_cast<double>(count - 2 * cut);

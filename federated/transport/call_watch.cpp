@@ -48,7 +48,7 @@ void CallWatch::end_calls() try {
     const bool silent = call->waiting_since_ && Clock::now() - *call->waiting_since_ > silence_;
     const bool let_in = is_let_in(call->certificate_, allowed);
     if (silent || !let_in) call->context_.TryCancel();
-    // After that its site is told that the call broke, and not that it is refused: the next call tells.
+    // Set after TryCancel(), so the site sees a broken call. Its next call gets the refusal.
     if (!let_in) call->turned_out_ = true;
   }
 } catch (const Error&) {  // the list is being edited; new calls report the error

@@ -39,7 +39,8 @@ class CallWatch {
   /// Reads the list.
   bool lets_in(const CertificateInfo& certificate) const;
 
-  /// For tests: calls that were begun so far, and how often the list was looked at for those under way.
+  /// For tests: number of calls begun so far, and how often the calls in progress were checked against the
+  /// list.
   std::size_t begun() const { return begun_; }
   std::size_t looks() const { return looks_; }
 
@@ -53,7 +54,7 @@ class CallWatch {
 
     /// Whether the certificate was not in the list when the list was last read, which happens twice a second.
     bool is_turned_out() const { return turned_out_; }
-    /// Whether the call is turned out or cancelled, or its connection lost. Reads no file.
+    /// Whether is_turned_out(), or the call was cancelled, or its connection is lost. Reads no file.
     bool has_ended() const { return turned_out_ || context_.IsCancelled(); }
 
     /// Calls f(), which waits for the site; CallWatch cancels the call if that takes too long.

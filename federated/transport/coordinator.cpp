@@ -30,7 +30,7 @@ namespace conclave {
 namespace {
 
 constexpr double kFarewellSeconds = 60;
-constexpr std::size_t kMostNamed = 20;    // of the sites that are missing
+constexpr std::size_t kMostNamed = 20;    // at most so many missing sites are named in a line
 constexpr double kBetweenLongLines = 10;  // seconds
 
 }  // namespace
@@ -54,8 +54,8 @@ struct Coordinator::Parts {
                  .privacy = options.secure.privacy},
                 say),
         writer(options.directory, world, static_cast<int>(options.keep), false),
-        // One more, because it writes first: the state for the newest model must stay until the next model is
-        // there.
+        // One more, because a state is written before its model: until that model exists, the state for the
+        // model before it must stay.
         strategy_writer(options.directory + "/strategy", world,
                         options.keep == 0 ? 0 : static_cast<int>(options.keep) + 1, false),
         transcript(options.directory + "/transcript.jsonl") {

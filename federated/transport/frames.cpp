@@ -27,7 +27,7 @@ constexpr auto kHeader = tag_of(UploadPart::kHeaderFieldNumber, WireFormatLite::
 constexpr auto kChunk = tag_of(UploadPart::kChunkFieldNumber, WireFormatLite::WIRETYPE_LENGTH_DELIMITED);
 
 constexpr std::size_t kBlock = 128 * 1024;  // bytes
-constexpr std::size_t kMostSlices = 4096;   // of a message; a chunk comes in some hundreds
+constexpr std::size_t kMostSlices = 4096;   // per message; a chunk usually has some hundreds
 
 // A range of bytes of a message.
 struct Extent {

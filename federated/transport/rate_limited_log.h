@@ -22,8 +22,9 @@ class RateLimitedLog {
   /// `say` must not throw.
   explicit RateLimitedLog(Say say) : say_(std::move(say)) {}
 
-  /// Logs the line, unless the same one, or five others, were logged of this site and kind in the ten seconds
-  /// that the first of them began. Any thread.
+  /// Logs the line, except if the same line, or five other lines, were logged for this site and kind since
+  /// the present span of ten seconds began. A span begins with a line after the last span is over. Any
+  /// thread.
   void say(const std::string& site, const std::string& kind, const std::string& text,
            Clock::time_point now = Clock::now());
   /// Logs how many lines were left out in each ten seconds that are over. To be called now and then.

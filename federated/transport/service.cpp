@@ -16,7 +16,7 @@ class NotAllowed : public Error {
   using Error::Error;
 };
 
-// What a site is told whose certificate is not let in.
+// The message to a site whose certificate is not accepted.
 std::string refusal_of(const CertificateInfo& certificate) {
   const std::string why = certificate.not_after <= std::time(nullptr)
                               ? "it has expired"
@@ -196,7 +196,7 @@ federated::SecureMessage SiteCalls::exchange(const Caller& caller, const federat
 }
 
 grpc::Status status_of(const std::exception& error) {
-  auto code = grpc::StatusCode::INTERNAL;  // which the site tries again
+  auto code = grpc::StatusCode::INTERNAL;  // after which the site tries again
   if (dynamic_cast<const NotAllowed*>(&error)) code = grpc::StatusCode::PERMISSION_DENIED;
   if (dynamic_cast<const TooManyCalls*>(&error)) code = grpc::StatusCode::RESOURCE_EXHAUSTED;
   if (dynamic_cast<const RoundOver*>(&error)) code = grpc::StatusCode::ABORTED;

@@ -33,7 +33,7 @@ struct LocalWork {
 /// The caller, as identified by its connection.
 struct Caller {
   std::string site, certificate;  // in PEM
-  /// Or its certificate is no longer accepted. Called under locks, so it must not wait.
+  /// Whether the caller has gone, or is no longer accepted. Called under locks, so it must not wait.
   std::function<bool()> has_gone = {};
 };
 
@@ -67,7 +67,7 @@ class SiteCalls {
   LocalWork work_;
 };
 
-/// How a call that ends in this is answered.
+/// The status that answers a call which ended with this exception.
 grpc::Status status_of(const std::exception& error);
 
 class FederationService final : public grpc::Service {

@@ -19,9 +19,9 @@ constexpr double kTransferSeconds = 3600;  // of one attempt at a transfer; the 
 constexpr int kMostRules = 1000;
 constexpr std::size_t kMostPattern = 1000;               // characters
 constexpr double kFirstPause = 0.25, kLongestPause = 5;  // seconds
-// A model's file has the numbers, which do not change in count, and a little that HDF5 adds.
+// A model's file has a constant count of numbers, and a little that HDF5 adds.
 constexpr std::uint64_t kMostGrowth = std::uint64_t{64} << 20;
-constexpr std::uint64_t kSpareRoom = std::uint64_t{64} << 20;  // to be left free, at most; see lacking_room()
+constexpr std::uint64_t kSpareRoom = std::uint64_t{64} << 20;  // stays free, at most; see lacking_room()
 constexpr double kMadeBytes = 4, kMaskedBytes = 8;             // per number of an update, at most
 
 bool may_pass(grpc::StatusCode code) {

@@ -38,7 +38,8 @@ void allow_many_connections() {
 
 // gRPC 1.51 has no public option for the lowest version of TLS, and sets it to 1.2. But it reads the list of
 // TLS 1.2's cipher suites, which does not affect 1.3, from this variable when it first needs it. A suite that
-// requires a pre-shared key, which nobody has, leaves only TLS 1.3. (tests: "TLS 1.2 is refused")
+// requires a pre-shared key, which nobody has, leaves only TLS 1.3. (Test: tests/e2e/federate_test.py,
+// test_admission)
 void refuse_tls_1_2() { setenv("GRPC_SSL_CIPHER_SUITES", "PSK-AES256-GCM-SHA384", 1); }
 
 }  // namespace

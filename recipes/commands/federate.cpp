@@ -111,7 +111,7 @@ void warn_of_other_address(const fs::path& site, const std::string& address) {
   }
 }
 
-// Throws Error if the transcript does not hold.
+// Throws Error if a line of the transcript is not valid.
 TranscriptCheck verified(const fs::path& transcript, const std::string& known_head = "") {
   TranscriptCheck check = verify_transcript(transcript.string(), known_head);
   require(check.holds(), "{}: line {} {}", transcript.string(), check.lines + 1, check.problem);
@@ -133,8 +133,8 @@ int federate_provision(const ProvisionArguments& arguments) {
   const FederationSettings settings = read_federation(arguments.federation, arguments.overrides);
   const FederationTable& federation = settings.federation;
   const fs::path kits = federation.kits;
-  // The list of those let in is read, and written anew. In `kits` itself a site's folder may be named lock,
-  // and a coordinator may be at work.
+  // The list of accepted certificates must not change between its reading and writing. The lock is not in
+  // `kits` itself: a site may have the name "lock", and a coordinator may use that folder.
   const DirectoryLock lock(kits / "authority", kPatienceSeconds);
   const AllowList allowed = allow_list(federation);
   const auto is_member = [&](const std::string& site) {
@@ -176,7 +176,7 @@ int federate_provision(const ProvisionArguments& arguments) {
             "{0}: this site made its own key; give --request {0}/request.pem for the same key again, or the "
             "request that the site makes for another",
             kit.string());
-    if (renewed && name != kCoordinatorName) allowed.remove(name);  // the old key may be the reason
+    if (renewed && name != kCoordinatorName) allowed.remove(name);  // the old key may be compromised
     const auto finish = [&](const CertificateInfo& info) {
       if (name == kCoordinatorName) return;
       if (const fs::path file = kit / "site.toml"; !fs::exists(file))
@@ -225,8 +225,8 @@ int federate_initialize(const InitializeArguments& arguments, const Surroundings
 
 int federate_coordinator(const CoordinatorArguments& arguments, const Surroundings& surroundings,
                          const MpiSession& session) {
-  umask(0077);                    // as for a site: the folder has counts and metrics of all sites
-  std::signal(SIGPIPE, SIG_IGN);  // whoever reads the output may go before
+  umask(0077);                    // hides counts and metrics of all sites from other users
+  std::signal(SIGPIPE, SIG_IGN);  // the reader of the output may end first
   const FederationSettings settings = read_federation(arguments.federation, arguments.overrides);
   const FederationTable& federation = settings.federation;
   const auto world = session.world();
@@ -290,7 +290,7 @@ int federate_status(const StatusArguments& arguments) {
     for (const auto& update : fs::directory_iterator(folder / "updates")) {
       const fs::path name = update.path().stem();  // SITE.TURN; files of other rounds are leftovers
       if (update.path().extension() != ".f32") continue;
-      // Before a first round nothing is left over, and there may be turns of asynchronous rounds.
+      // Before the end of the first round there are no leftovers, and an asynchronous one may have any turns.
       if (asynchronous || over == 0 || name.extension() == fmt::format(".{}", over))
         waiting += (waiting.empty() ? "" : ", ") + name.stem().string();
     }

@@ -127,7 +127,7 @@ Work heard(const nlohmann::json& told) {
           .terms = told.at("terms")};
 }
 
-// All members are collective, except those said to be for rank 0.
+// All members are collective, except those with the comment "for rank 0".
 class SiteJob {
  public:
   SiteJob(const SiteArguments& arguments, const Surroundings& surroundings, const MpiSession& session)
@@ -175,7 +175,7 @@ class SiteJob {
   }
 
  private:
-  // None if interrupted.
+  // The next work; nothing if interrupted.
   std::optional<Work> next() {
     nlohmann::json work;
     if (speaks_) try {
@@ -226,7 +226,7 @@ class SiteJob {
             "from a model of texts",
             work.model, name_);
     recipe.train.steps = work.steps() * work.rounds();
-    recipe.train.ema = 0;  // the coordinator's mean is an average already
+    recipe.train.ema = 0;  // the coordinator already averages
     grid_.emplace(grid_for(recipe, name_, surroundings_, std::move(device_.world)));
     trainer_.emplace(recipe, *grid_, trainer_environment(surroundings_));
     privacy_ = recipe.privacy;
@@ -295,11 +295,12 @@ class SiteJob {
 
   // The terms that an update is made under; it must not be delivered under others. For rank 0.
   std::string made_by(const Work& work) const {
-    nlohmann::json noise;  // from a budget it follows, and is more for more rounds
+    nlohmann::json noise;  // with a budget, it depends on the number of rounds
     if (const auto event = trainer_->privacy_event(work.steps()))
       noise = {event->noise_multiplier, event->sampling_rate, event->steps};
     nlohmann::json terms = work.terms;
-    if (!terms.at("secure")) terms.erase("rounds");  // then only the learning rate depends on it
+    // Without secure aggregation, only the learning rate depends on the number of rounds.
+    if (!terms.at("secure")) terms.erase("rounds");
     return nlohmann::json{
         {"federation", terms},
         {"model", round_.model_sha256},
@@ -351,7 +352,7 @@ class SiteJob {
                       ledger_->budget().delta));
     };
     if (ledger_ && of_sums_.is_on())
-      ledger_->check(spend_of(update, work));  // before other sites wait for this one
+      ledger_->check(spend_of(update, work));  // fails before other sites wait for this one
     else
       spend();
     SiteRound trained = round_;
@@ -371,7 +372,7 @@ class SiteJob {
   }
 
   void validate(const std::string& which, std::map<std::string, double>& metrics) {
-    // More digits would reveal more about single examples, and say nothing more about the model.
+    // Four digits describe the model well enough; more would reveal more about single examples.
     const auto rounded = [](double value) { return std::round(1e4 * value) / 1e4; };
     for (const auto& [task, result] : trainer_->validate()) {
       metrics[fmt::format("{}/{}_loss", task, which)] = rounded(result.loss);
@@ -401,7 +402,7 @@ class SiteJob {
       if (tells_metrics && (work.turn > 0 || kept)) validate("private_validation", metrics);
     }
     SiteModel::Control control{.gradient = {}, .counted = work.counted};
-    SiteTerms::ControlEntries controlled;  // `control` refers to it
+    SiteTerms::ControlEntries controlled;  // owns what `control` refers to
     if (work.rules().control_variate) {
       controlled = trainer_->control_entries();
       control.gradient = controlled.gradient;
@@ -420,7 +421,7 @@ class SiteJob {
     const FileDigest digest =
         kept_->save(trainer_->model_entries(), model, work.turn, file.string(), control, changes);
     if (!speaks_) return true;
-    // The number of rows would reveal how many each client has.
+    // A count of rows would reveal how many rows a client has, so the update counts clients.
     const bool hides_clients = privacy_.of_clients();
     const WaitingUpdate update{.round = work.number,
                                .base = round_.digest,
@@ -465,7 +466,7 @@ int federate_site(const SiteArguments& arguments, const Surroundings& surroundin
                   const MpiSession& session) {
   // Hides updates, losses without noise, and what was spent from other users of this machine.
   umask(0077);
-  std::signal(SIGPIPE, SIG_IGN);  // whoever reads the output may go before
+  std::signal(SIGPIPE, SIG_IGN);  // the reader of the output may end first
   return SiteJob(arguments, surroundings, session).run() ? 0 : 130;
 }
 
