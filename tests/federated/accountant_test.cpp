@@ -44,8 +44,7 @@ double gaussian_delta(double noise, double epsilon) {
 
 }  // namespace
 
-TEST_CASE("both accountants agree with dp-accounting on 200 series, and are not below what it certifies",
-          "[unsanitized]") {
+TEST_CASE("accountants agree with dp-accounting on 200 series, above its lower bounds", "[unsanitized]") {
   const nlohmann::json& cases = reference().at("cases");
   REQUIRE(cases.size() == 200);
   for (const std::string accountant : {"rdp", "pld"})
@@ -67,7 +66,7 @@ TEST_CASE("delta of an epsilon agrees with dp-accounting") {
   CHECK(accountant->epsilon(delta) == Approx(1.0).epsilon(0.0005));
 }
 
-TEST_CASE("different releases compose, in any order") {
+TEST_CASE("accountants compose different releases in any order") {
   const auto& known = reference().at("composed");
   const PrivacyEvent first = event_of(known.at("events")[0]), second = event_of(known.at("events")[1]);
   const double delta = known.at("delta"), epsilon = epsilon_of("pld", {first, second}, delta);
@@ -80,7 +79,7 @@ TEST_CASE("different releases compose, in any order") {
   CHECK(epsilon_of("rdp", {first, second}, delta) > epsilon);
 }
 
-TEST_CASE("without sampling, the losses' distribution gives the Gaussian mechanism's exact delta") {
+TEST_CASE("pld: without sampling, delta is that of the Gaussian mechanism") {
   for (const double noise : {0.3, 1.0, 5.0, 40.0})
     for (const double epsilon : {0.01, 0.3, 1.0, 4.0}) {
       const double exact = gaussian_delta(noise, epsilon);
@@ -97,7 +96,7 @@ TEST_CASE("without sampling, the losses' distribution gives the Gaussian mechani
     }
 }
 
-TEST_CASE("losses on a grid keep the probabilities of both neighbours, and delta at the grid's points") {
+TEST_CASE("pld: rounding losses to a grid keeps delta at the grid's points") {
   const double noise = 0.9, rate = 0.05, interval = 0.02;
   const auto [remove, add] = sampled_gaussian_losses(noise, rate, interval, 8);
   for (const PrivacyLoss& loss : {remove, add}) {
@@ -122,7 +121,7 @@ TEST_CASE("losses on a grid keep the probabilities of both neighbours, and delta
   CHECK(delta == Approx(p - std::exp(epsilon) * q).epsilon(1e-9));
 }
 
-TEST_CASE("the divergence of a sampled Gaussian is the sum that integer orders have") {
+TEST_CASE("rdp: at integer orders the divergence equals the closed form") {
   for (const double noise : {0.6, 1.0, 7.0})
     for (const double rate : {1e-4, 0.02, 0.6})
       for (const int order : {2, 3, 17, 100}) {
@@ -138,7 +137,7 @@ TEST_CASE("the divergence of a sampled Gaussian is the sum that integer orders h
       }
 }
 
-TEST_CASE("nothing spends nothing, and no noise spends everything") {
+TEST_CASE("accountants: no releases spend nothing and no noise spends everything") {
   for (const std::string name : {"rdp", "pld"}) {
     const auto accountant = make_accountant(name);
     accountant->compose({1, 0, 10});
@@ -151,7 +150,7 @@ TEST_CASE("nothing spends nothing, and no noise spends everything") {
   }
 }
 
-TEST_CASE("extremes give numbers, not below the truth, nor above Renyi's bound", "[unsanitized]") {
+TEST_CASE("accountants: extreme events give valid bounds, and pld is at most rdp", "[unsanitized]") {
   for (const double noise : {0.05, 1.0, 1e3, 1e6})
     for (const double rate : {1e-6, 0.3, 1.0})
       for (const std::int64_t steps : {1, 100'000}) {
@@ -168,7 +167,7 @@ TEST_CASE("extremes give numbers, not below the truth, nor above Renyi's bound",
       }
 }
 
-TEST_CASE("hardly any noise spends about what its normal distribution of losses does, and never nothing") {
+TEST_CASE("accountants: with very little noise epsilon is huge and about right") {
   // The losses of 12 releases are distributed as N(mu^2 / 2, mu^2), where mu^2 = 12 / noise^2. For delta =
   // 1e-5, epsilon is between 3 and 6 standard deviations above their mean.
   for (const double noise : {1e-6, 1e-3, 0.01, 0.02, 0.05, 0.2}) {
@@ -187,7 +186,7 @@ TEST_CASE("hardly any noise spends about what its normal distribution of losses 
   }
 }
 
-TEST_CASE("what an accountant cannot count is refused") {
+TEST_CASE("accountants refuse invalid events, deltas and epsilons") {
   const auto accountant = make_accountant("pld");
   CHECK_THROWS_WITH(accountant->compose({-1, 0.5, 1}), Catch::Contains("noise multiplier of -1"));
   CHECK_THROWS_WITH(accountant->compose({1, 1.5, 1}), Catch::Contains("sampling rate of 1.5"));
@@ -199,7 +198,7 @@ TEST_CASE("what an accountant cannot count is refused") {
   CHECK_THROWS_WITH(make_accountant("moments"), Catch::Contains("moments") && Catch::Contains("pld"));
 }
 
-TEST_CASE("the least noise is just enough, and so are the most steps") {
+TEST_CASE("calibration: the least noise and the most steps just meet the budget") {
   const PrivacyBudget budget{2, 1e-5};
   for (const std::string accountant : {"rdp", "pld"}) {
     const double noise = least_noise(budget, 0.02, 1500, accountant);

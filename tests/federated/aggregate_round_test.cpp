@@ -22,7 +22,7 @@ std::vector<SiteUpdate> updates_of(const TrialRound& round) {
   return updates;
 }
 
-TEST_CASE("a round read in blocks is the whole round's, for every strategy") {
+TEST_CASE("aggregate_round: reading updates in blocks does not change any strategy's result") {
   const std::string name = GENERATE(from_range(own_strategies()));
   CAPTURE(name);
   constexpr std::size_t kCount = 5000;
@@ -37,7 +37,7 @@ TEST_CASE("a round read in blocks is the whole round's, for every strategy") {
   CHECK((global == expected));
 }
 
-TEST_CASE("experts are averaged by the tokens that they served at each site, the rest by examples") {
+TEST_CASE("aggregate_round: experts are weighted by tokens and the rest by examples") {
   const std::vector<FlatParameter> model{
       {"weight", {3000}}, {"moe.experts.up", {3, 700}, "moe"}, {"bias", {1500}}};
   const std::vector<SharingRule> rules{{"*.experts.*", Sharing::by_tokens}};
@@ -68,7 +68,7 @@ TEST_CASE("experts are averaged by the tokens that they served at each site, the
   CHECK(std::equal(before.begin() + 4400, before.begin() + 5100, global.begin() + 4400));
 }
 
-TEST_CASE("a round that cannot be aggregated says why") {
+TEST_CASE("aggregate_round: an invalid round is refused with the reason") {
   const std::vector<FlatParameter> model{{"weight", {2000}}, {"moe.experts.up", {2, 10}, "moe"}};
   const std::vector<SharingRule> rules{{"*.experts.*", Sharing::by_tokens}};
   const SharingPolicy policy(model, rules);

@@ -29,7 +29,7 @@ class Seeded : public RandomSource {
 }  // namespace
 
 // 10^7 draws over all variances.
-TEST_CASE("draws have the discrete Gaussian's probabilities and moments") {
+TEST_CASE("DiscreteGaussian: draws have the right probabilities and moments") {
   struct Variance {
     std::uint64_t numerator, denominator;
   };
@@ -75,7 +75,7 @@ TEST_CASE("draws have the discrete Gaussian's probabilities and moments") {
   }
 }
 
-TEST_CASE("the largest variance is drawn, and the least") {
+TEST_CASE("DiscreteGaussian: the largest and the least variance work") {
   Seeded source;
   RandomBits bits(source);
   for (const double exponent : {44.0, 43.0, 30.0}) {
@@ -125,7 +125,7 @@ std::uint64_t kept(const DiscreteGaussian& noise, Word word, std::uint64_t digit
 constexpr std::uint64_t kOnes = ~std::uint64_t{0};
 
 // Counts of all words, not estimates from draws.
-TEST_CASE("of all words those that give a number are as many as its probability says") {
+TEST_CASE("DiscreteGaussian: the share of words that give a number is its probability") {
   for (const int variance : {1, 7, 400, 1780}) {
     INFO("variance " << variance);
     const double width = variance < 1024 ? 1 : 2;  // numbers per cell; low = 0 gives the first one
@@ -150,7 +150,7 @@ TEST_CASE("of all words those that give a number are as many as its probability 
   }
 }
 
-TEST_CASE("where 32 digits do not tell whether a number is kept, those behind them do") {
+TEST_CASE("DiscreteGaussian: further digits decide if the first 32 do not") {
   constexpr std::uint64_t kWidth = 1 << 15;
   const double s2 = 0x1p40 - 1;
   const DiscreteGaussian noise((std::uint64_t{1} << 40) - 1);
@@ -170,7 +170,7 @@ TEST_CASE("where 32 digits do not tell whether a number is kept, those behind th
   }
 }
 
-TEST_CASE("variances that would overflow are refused") {
+TEST_CASE("DiscreteGaussian: variances out of range are refused") {
   CHECK_THROWS_WITH(DiscreteGaussian(0), Catch::Contains("variance of 0 / 1"));
   CHECK_THROWS_AS(DiscreteGaussian(1, 0), Error);
   CHECK_THROWS_AS(DiscreteGaussian((std::uint64_t{1} << 44) + 1), Error);
@@ -178,7 +178,7 @@ TEST_CASE("variances that would overflow are refused") {
 }
 
 // A benchmark: unit_tests "[draws]"
-TEST_CASE("how fast the system's generator is made noise of", "[.][draws]") {
+TEST_CASE("DiscreteGaussian: speed of draws from the system's generator", "[.][draws]") {
   SystemRandom system;
   RandomBits bits(system);
   for (const std::uint64_t variance : {1ull, 100ull, 10'000ull, 1ull << 20, 1ull << 40}) {

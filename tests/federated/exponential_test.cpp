@@ -33,7 +33,7 @@ bool below_inverse(std::vector<std::uint64_t> words, std::uint64_t rest) {
 
 }  // namespace
 
-TEST_CASE("a power of e has as many digits as are asked for") {
+TEST_CASE("exponential: all requested digits are correct") {
   for (const int digits : {2, 4, 8}) {
     const FixedPointNumber inverse = exponential(7, 7, digits);
     for (int i = 1; i < digits; ++i)
@@ -52,7 +52,7 @@ TEST_CASE("a power of e has as many digits as are asked for") {
 }
 
 // The first words are equal, so the comparison must draw more of them.
-TEST_CASE("numbers that begin with the digits of a power of e are told from it by those that follow") {
+TEST_CASE("below_exponential: later digits decide if the first ones are equal") {
   for (std::size_t words = 1; words <= 8; ++words) {
     INFO(words << " words");
     const std::vector<std::uint64_t> same(kInverse.begin(),
@@ -69,7 +69,7 @@ TEST_CASE("numbers that begin with the digits of a power of e are told from it b
   }
 }
 
-TEST_CASE("a uniform number is compared with a rational multiple of a power of e") {
+TEST_CASE("below_exponential: compares with a rational multiple of a power of e") {
   const auto below = [](double number, std::uint64_t factor, std::uint64_t divisor) {
     ScriptedRandom source({}, 0);
     RandomBits bits(source);

@@ -33,7 +33,7 @@ FileDigest digest_of_text(const std::string& text) { return digest_of(std::as_by
 
 }  // namespace
 
-TEST_CASE("sums of what comes in pieces are XXH3's of the whole") {
+TEST_CASE("file transfer: the checksum of pieces is the checksum of the whole") {
   for (const std::size_t size : {std::size_t{0}, std::size_t{5}, std::size_t{240}, std::size_t{100'000}}) {
     const std::string whole = text(size);
     const auto pieces = cut(whole);
@@ -45,7 +45,7 @@ TEST_CASE("sums of what comes in pieces are XXH3's of the whole") {
   }
 }
 
-TEST_CASE("more pieces than the system writes at once become a file") {
+TEST_CASE("file transfer: more pieces than one system call writes become a file") {
   const TemporaryDirectory folder;
   const std::string whole = text(2'000'000);
   const auto pieces = cut(whole);
@@ -60,7 +60,7 @@ TEST_CASE("more pieces than the system writes at once become a file") {
   CHECK(digest_of(path) == digest_of_text(whole));
 }
 
-TEST_CASE("of a chunk that is refused nothing is kept") {
+TEST_CASE("file transfer: nothing of a refused chunk is stored") {
   const TemporaryDirectory folder;
   const std::string whole = text(1000);
   const auto pieces = cut(whole);

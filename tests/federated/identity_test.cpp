@@ -14,7 +14,7 @@
 
 using namespace conclave;
 
-TEST_CASE("a kit has what its certificate says, and a key for its owner alone") {
+TEST_CASE("a kit has the issued certificate, and only its owner can read the key") {
   const TemporaryDirectory folder;
   const std::filesystem::path at = folder.path();
   const CertificateAuthority authority = CertificateAuthority::create("hospitals");
@@ -34,7 +34,7 @@ TEST_CASE("a kit has what its certificate says, and a key for its owner alone") 
   CHECK_THROWS_WITH(Kit::read(at / "north", 0), Catch::Contains("chmod 600"));
 }
 
-TEST_CASE("a kit has its certificate once it has all else, also where it is renewed") {
+TEST_CASE("a kit's certificate is written last, also at a renewal") {
   const TemporaryDirectory folder;
   const std::filesystem::path at = folder.path();
   const CertificateAuthority authority = CertificateAuthority::create("hospitals");
@@ -51,7 +51,7 @@ TEST_CASE("a kit has its certificate once it has all else, also where it is rene
   }
 }
 
-TEST_CASE("an authority goes on where it was saved, and not with another's key") {
+TEST_CASE("an authority is loaded as saved and refused with another authority's key") {
   const TemporaryDirectory folder;
   const std::filesystem::path at = folder.path();
   CertificateAuthority::create("one").save(at / "one");
@@ -65,7 +65,7 @@ TEST_CASE("an authority goes on where it was saved, and not with another's key")
   CHECK_THROWS_WITH(CertificateAuthority::load(at), Catch::Contains("provision"));
 }
 
-TEST_CASE("who has a certificate is told from two weeks before its end, once a day") {
+TEST_CASE("ExpiryNotice warns once a day from two weeks before the end") {
   constexpr std::int64_t day = 86400, end = 100 * day;
   ExpiryNotice notice({.fingerprint = "", .name = "north", .not_after = end});
   CHECK_FALSE(notice.due(end - 14 * day - 1));
@@ -96,7 +96,7 @@ void write_request(const std::filesystem::path& file, EVP_PKEY* key, EVP_PKEY* s
 
 }  // namespace
 
-TEST_CASE("a site's own key never leaves it, and its kit comes by request") {
+TEST_CASE("a kit issued by request has no key, and fits the key at the site") {
   const TemporaryDirectory folder;
   const std::filesystem::path at = folder.path();
   const CertificateAuthority authority = CertificateAuthority::create("hospitals");
@@ -128,7 +128,7 @@ TEST_CASE("a site's own key never leaves it, and its kit comes by request") {
                     Catch::Contains("cannot be a site's name"));
 }
 
-TEST_CASE("a request that is none of a site, or for a key that it does not prove to have, is refused") {
+TEST_CASE("a certificate request without a site's name or a proof of the key is refused") {
   const TemporaryDirectory folder;
   const std::filesystem::path file = std::filesystem::path(folder.path()) / "request.pem";
   const KeyPointer one(EVP_EC_gen("P-256")), other(EVP_EC_gen("P-256")), longer(EVP_EC_gen("P-384"));
@@ -157,7 +157,7 @@ TEST_CASE("a request that is none of a site, or for a key that it does not prove
   is_refused("not a request");
 }
 
-TEST_CASE("names that do not fit a line or a file are refused") {
+TEST_CASE("a certificate for an invalid site name is refused") {
   const TemporaryDirectory folder;
   const std::filesystem::path at = folder.path();
   const CertificateAuthority authority = CertificateAuthority::create("hospitals");
@@ -165,7 +165,7 @@ TEST_CASE("names that do not fit a line or a file are refused") {
     CHECK_THROWS_WITH(authority.issue(at / "x", name, 1), Catch::Contains("cannot be a site's name"));
 }
 
-TEST_CASE("the list of those let in is what its lines say") {
+TEST_CASE("AllowList: adds, removes and reads certificates, and refuses malformed lines") {
   const TemporaryDirectory folder;
   const std::filesystem::path at = folder.path();
   const AllowList list(at / "sites.txt");
@@ -187,7 +187,7 @@ TEST_CASE("the list of those let in is what its lines say") {
   }
 }
 
-TEST_CASE("what a site signs is known by its certificate, which is known by its authority") {
+TEST_CASE("signatures are verified by certificate, and certificates by authority") {
   const TemporaryDirectory folder;
   const std::filesystem::path at = folder.path();
   const CertificateAuthority authority = CertificateAuthority::create("hospitals");

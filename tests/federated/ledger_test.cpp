@@ -48,7 +48,7 @@ int killed_after(int reports, const Action& action) {
 
 }  // namespace
 
-TEST_CASE("what was recorded is composed, also after the ledger is opened again") {
+TEST_CASE("PrivacyLedger: recorded spends are composed, also after reopening") {
   const TemporaryDirectory directory;
   const std::string path = directory.path() + "/ledger";
   {
@@ -65,7 +65,7 @@ TEST_CASE("what was recorded is composed, also after the ledger is opened again"
   CHECK(ledger.epsilon() == epsilon_of({{1, 0.01, 100}, {1.5, 0.01, 100}}, "rdp"));
 }
 
-TEST_CASE("spends of which one may have been chosen by what another told are counted by Renyi divergences") {
+TEST_CASE("PrivacyLedger: spends with different noise or rates are counted by rdp") {
   const TemporaryDirectory directory;
   PrivacyLedger ledger(directory.path() + "/ledger", "record", kBudget);
   ledger.record(spend_of(1));
@@ -76,7 +76,7 @@ TEST_CASE("spends of which one may have been chosen by what another told are cou
   CHECK(ledger.epsilon_with(other_rate) == epsilon_of({{1, 0.01, 150}, other_rate}, "rdp"));
 }
 
-TEST_CASE("the same value counts once; another value of the same round counts again") {
+TEST_CASE("PrivacyLedger: the same value counts once, and another one of the round again") {
   const TemporaryDirectory directory;
   PrivacyLedger ledger(directory.path() + "/ledger", "record", kBudget);
   CHECK(ledger.record(spend_of(1)));
@@ -91,7 +91,7 @@ TEST_CASE("the same value counts once; another value of the same round counts ag
   CHECK((ledger.count("ward", 2) == 0 && ledger.count("other", 1) == 0));
 }
 
-TEST_CASE("a spend beyond the budget is refused, and not recorded") {
+TEST_CASE("PrivacyLedger: a spend beyond the budget is refused and not recorded") {
   const TemporaryDirectory directory;
   const std::string path = directory.path() + "/ledger";
   const double two = epsilon_of({{1, 0.01, 200}});
@@ -111,7 +111,7 @@ TEST_CASE("a spend beyond the budget is refused, and not recorded") {
   CHECK_THROWS_AS(ledger.record(spend_of(3, "ab", 100)), BudgetExceeded);
 }
 
-TEST_CASE("a site killed between recording and release has the spend in its ledger") {
+TEST_CASE("PrivacyLedger: a kill between recording and release keeps the spend") {
   const TemporaryDirectory directory;
   const std::string path = directory.path() + "/ledger";
   const int reports = killed_after(1, [&](const auto& report) {
@@ -129,7 +129,7 @@ TEST_CASE("a site killed between recording and release has the spend in its ledg
   CHECK(ledger.epsilon() == epsilon_of({{1, 0.01, 200}}));
 }
 
-TEST_CASE("a site killed at any instant has all that it was told was recorded, and at most one spend more") {
+TEST_CASE("PrivacyLedger: after a kill at any moment all confirmed spends are there") {
   for (const int last : {1, 2, 3, 5, 8, 13}) {
     const TemporaryDirectory directory;
     const std::string path = directory.path() + "/ledger";
@@ -147,7 +147,7 @@ TEST_CASE("a site killed at any instant has all that it was told was recorded, a
   }
 }
 
-TEST_CASE("what hid one unit is not counted for another") {
+TEST_CASE("PrivacyLedger: spends for one unit are refused for another unit") {
   const TemporaryDirectory directory;
   const std::string path = directory.path() + "/ledger";
   {
@@ -164,7 +164,7 @@ TEST_CASE("what hid one unit is not counted for another") {
   CHECK(PrivacyLedger(directory.path() + "/empty", "client", kBudget).epsilon() == 0);
 }
 
-TEST_CASE("a ledger that did not note what its spends hid is for its owner to complete") {
+TEST_CASE("PrivacyLedger: an old file without a unit is refused until its owner adds it") {
   const TemporaryDirectory directory;
   const auto early = [&](const std::string& path) {
     Database database(path);
@@ -193,7 +193,7 @@ TEST_CASE("a ledger that did not note what its spends hid is for its owner to co
   CHECK(ledger.record(spend_of(1)));
 }
 
-TEST_CASE("a file that is no ledger, or another's, is refused") {
+TEST_CASE("PrivacyLedger: other files, and a ledger in use, are refused") {
   const TemporaryDirectory directory;
   CHECK_THROWS_AS(PrivacyLedger(directory.write("text", std::string(4096, 'x')), "record", kBudget), Error);
   const std::string other = directory.path() + "/other";

@@ -6,7 +6,7 @@
 
 using namespace conclave;
 
-TEST_CASE("noise has the deviation that was asked for, and no mean") {
+TEST_CASE("SumNoise: noise has the requested deviation and mean 0") {
   SystemRandom random;
   constexpr int kCoordinates = 400001;
   const NoisySum release{.bound = 0.5, .noise_multiplier = 3, .coordinates = kCoordinates};
@@ -30,7 +30,7 @@ TEST_CASE("noise has the deviation that was asked for, and no mean") {
   CHECK(std::abs(neighbours / kCoordinates) < 6 / root);
 }
 
-TEST_CASE("what is released lies on a grid, wherever the sum lay") {
+TEST_CASE("SumNoise: released sums are on the grid for any input") {
   SystemRandom random;
   const NoisySum release{.bound = 1, .noise_multiplier = 1, .coordinates = 100};
   CHECK(std::log2(release.step()) == std::floor(std::log2(release.step())));
@@ -45,7 +45,7 @@ TEST_CASE("what is released lies on a grid, wherever the sum lay") {
   CHECK(sums == before);
 }
 
-TEST_CASE("noise for whole steps is as large, and leaves them whole") {
+TEST_CASE("SumNoise: whole steps stay whole and get the same noise") {
   SystemRandom random;
   constexpr int kCoordinates = 100003;
   const NoisySum release{.bound = 2, .noise_multiplier = 0.5, .coordinates = kCoordinates};

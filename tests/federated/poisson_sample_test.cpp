@@ -8,7 +8,7 @@
 
 using namespace conclave;
 
-TEST_CASE("each takes part with the rate, whoever else does, and nobody twice") {
+TEST_CASE("poisson_sample: units are drawn independently, with the rate, at most once") {
   SystemRandom random;
   RandomBits bits(random);
   std::vector<std::int64_t> drawn{-1};
@@ -34,7 +34,7 @@ TEST_CASE("each takes part with the rate, whoever else does, and nobody twice") 
   CHECK(near(sizes[2], 10 * std::pow(0.25, 2) * std::pow(0.75, 3)));
 }
 
-TEST_CASE("a rate of 0 draws nobody, of 1 all, and others are refused") {
+TEST_CASE("poisson_sample: rate 0 draws nothing, 1 everything, and 1.5 is refused") {
   SystemRandom random;
   RandomBits bits(random);
   std::vector<std::int64_t> drawn;

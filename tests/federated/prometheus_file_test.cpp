@@ -8,7 +8,7 @@
 
 using namespace conclave;
 
-TEST_CASE("gauges in the text format of Prometheus") {
+TEST_CASE("prometheus file: gauges are written in the text format") {
   const std::vector<Gauge> gauges{
       {"conclave_round", "Rounds that are over", {{"", 3}}},
       {"conclave_examples",

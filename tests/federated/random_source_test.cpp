@@ -33,7 +33,7 @@ TEST_CASE("the system's randomness fills every byte") {
   for (const int count : counts) CHECK(std::abs(count - 256) < 160);
 }
 
-TEST_CASE("words come in the source's order, and are not drawn twice") {
+TEST_CASE("RandomBits: words come once, in the source's order") {
   std::vector<std::uint64_t> words(1000);
   for (std::size_t i = 0; i < words.size(); ++i) words[i] = i;
   Scripted source(words);
@@ -41,7 +41,7 @@ TEST_CASE("words come in the source's order, and are not drawn twice") {
   for (std::uint64_t i = 0; i < 1000; ++i) REQUIRE(bits.next() == i);
 }
 
-TEST_CASE("numbers below a bound are exactly uniform") {
+TEST_CASE("RandomBits: numbers below a bound are exactly uniform") {
   constexpr std::uint64_t kMost = std::numeric_limits<std::uint64_t>::max();
   // 2^64 = 3 * k + 1, so one value must be rejected: 0.
   Scripted source({0, 1, 2, 3, kMost});

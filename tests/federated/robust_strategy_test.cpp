@@ -14,7 +14,7 @@ double of_one_element(const StrategyOptions& options, const TrialRound& round) {
   return x[0];
 }
 
-TEST_CASE("the median and the trimmed mean of every element are those of its sorted values") {
+TEST_CASE("median and trimmed_mean agree with sorting each element's values") {
   const std::size_t sites = GENERATE(1, 2, 3, 4, 5, 7, 8, 12, 16, 31, 64, 100, 257);
   CAPTURE(sites);
   constexpr std::size_t kCount = 200;  // not a whole number of tiles
@@ -37,7 +37,7 @@ TEST_CASE("the median and the trimmed mean of every element are those of its sor
   CHECK(distance(Tensor::of<float>({kCount}, trimmed), Tensor::of<double>({kCount}, means)) < 1e-7);
 }
 
-TEST_CASE("sorting by minima and maxima keeps equal values and zeros of both signs") {
+TEST_CASE("median and trimmed_mean handle equal values and signed zeros") {
   CHECK(of_one_element({.name = "median"}, TrialRound{2, 2, 2, -5, 7}) == 2);
   CHECK(of_one_element({.name = "median"}, TrialRound{-0.0f, 0.0f, -0.0f, 3, -3}) == 0);
   CHECK(of_one_element({.name = "trimmed_mean", .trimmed = 0.25}, TrialRound{4, 1, 2, 3}) == 2.5);
@@ -49,7 +49,7 @@ TEST_CASE("sorting by minima and maxima keeps equal values and zeros of both sig
   CHECK(of_one_element({.name = "trimmed_mean", .trimmed = 0.1}, TrialRound(values)) == Approx(sum / 24));
 }
 
-TEST_CASE("one site that sends a million moves robust strategies little, and fedavg far") {
+TEST_CASE("one huge update moves robust strategies little and fedavg far") {
   const std::size_t sites = GENERATE(3, 10);
   std::vector<float> values(sites, 1.0f);
   for (std::size_t i = 0; i < sites; ++i) values[i] += 0.01f * static_cast<float>(i);
@@ -66,7 +66,7 @@ TEST_CASE("one site that sends a million moves robust strategies little, and fed
   CHECK(std::abs(result("fedavg")) > 1e5);
 }
 
-TEST_CASE("norm_bound shortens what is longer than its bound, and nothing else") {
+TEST_CASE("norm_bound scales down updates above its bound and no others") {
   constexpr std::size_t kCount = 5000;
   TrialRound round(4, kCount);
   for (float& value : round.changes[1]) value *= 0.01f;

@@ -50,7 +50,7 @@ struct BoardFixture {
   std::size_t counted() { return board.updates_of(plan.round).size(); }
 };
 
-TEST_CASE_METHOD(BoardFixture, "an update that is sent again counts once") {
+TEST_CASE_METHOD(BoardFixture, "RoundBoard: an update that is sent again counts once") {
   send("north");
   CHECK(board.begin_upload("north", offer()) == nullptr);
   UpdateOffer other = offer();
@@ -61,7 +61,7 @@ TEST_CASE_METHOD(BoardFixture, "an update that is sent again counts once") {
   CHECK(updates[0].examples == 10);
 }
 
-TEST_CASE_METHOD(BoardFixture, "an update of another round, or made from another model, is too late") {
+TEST_CASE_METHOD(BoardFixture, "RoundBoard: an update of another round or another model is refused") {
   for (const std::int64_t round : {1, 3}) {
     UpdateOffer offered = offer();
     offered.round = round;
@@ -80,7 +80,7 @@ TEST_CASE_METHOD(BoardFixture, "an update of another round, or made from another
   CHECK(counted() == 1);
 }
 
-TEST_CASE_METHOD(BoardFixture, "numbers that are not finite are refused, wherever they are") {
+TEST_CASE_METHOD(BoardFixture, "RoundBoard: numbers that are not finite are refused") {
   for (const float wrong : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
                             -std::numeric_limits<float>::infinity()})
     for (float& number : numbers) {
@@ -106,7 +106,7 @@ TEST_CASE_METHOD(BoardFixture, "numbers that are not finite are refused, whereve
   send("north");
 }
 
-TEST_CASE_METHOD(BoardFixture, "a number that is not finite is found wherever its bytes come") {
+TEST_CASE_METHOD(BoardFixture, "RoundBoard: an infinite number is found however its bytes are divided") {
   std::string data = bytes();
   const float infinite = std::numeric_limits<float>::infinity();
   std::memcpy(data.data() + 8, &infinite, sizeof infinite);
@@ -122,7 +122,7 @@ TEST_CASE_METHOD(BoardFixture, "a number that is not finite is found wherever it
     }
 }
 
-TEST_CASE_METHOD(BoardFixture, "an update of another size, and chunks that do not fit, are refused") {
+TEST_CASE_METHOD(BoardFixture, "RoundBoard: updates of a wrong size and wrong chunks are refused") {
   for (const std::uint64_t size :
        {std::uint64_t{0}, std::uint64_t{12}, std::uint64_t{20}, ~std::uint64_t{0}}) {
     UpdateOffer offered = offer();
@@ -147,7 +147,7 @@ TEST_CASE_METHOD(BoardFixture, "an update of another size, and chunks that do no
 }
 
 TEST_CASE_METHOD(BoardFixture,
-                 "what is not what was offered has to come again, and an older call is refused") {
+                 "RoundBoard: a wrong digest discards the update, and only the newest call counts") {
   UpdateOffer offered = offer();
   offered.update.xxh3[3] ^= 1;
   const auto wrong = board.begin_upload("north", offered);
@@ -163,8 +163,7 @@ TEST_CASE_METHOD(BoardFixture,
   CHECK(counted() == 1);
 }
 
-TEST_CASE_METHOD(BoardFixture,
-                 "a board that is opened again has what had arrived whole, and goes on with the rest") {
+TEST_CASE_METHOD(BoardFixture, "RoundBoard: after a restart complete updates count and others continue") {
   send("north");
   const auto cut = board.begin_upload("south", offer());
   cut->append(0, bytes().substr(0, 8), chunk_checksum(bytes().substr(0, 8)));
@@ -187,7 +186,7 @@ TEST_CASE_METHOD(BoardFixture,
   CHECK(third.next("south", 0, [] { return false; }).work == RoundBoard::Work::wait);
 }
 
-TEST_CASE_METHOD(BoardFixture, "a round waits for sites to find it, unless all there are have delivered") {
+TEST_CASE_METHOD(BoardFixture, "RoundBoard: a round waits for sites to join until all have delivered") {
   const auto seconds_of = [&](std::size_t everyone, double gather) {
     const auto began = Clock::now();
     REQUIRE(board.wait({.quorum = 1, .everyone = everyone, .gather = gather, .deadline = 600}));
@@ -202,8 +201,7 @@ TEST_CASE_METHOD(BoardFixture, "a round waits for sites to find it, unless all t
   CHECK(seconds_of(2, 60) < 10);
 }
 
-TEST_CASE_METHOD(BoardFixture,
-                 "after the deadline a quorum is enough, and a slower site's update is too late") {
+TEST_CASE_METHOD(BoardFixture, "RoundBoard: after the deadline a quorum ends the round") {
   const auto never = [] { return false; };
   for (const std::string site : {"north", "south"})
     REQUIRE(board.next(site, 0, never).work == RoundBoard::Work::train);
@@ -219,7 +217,7 @@ TEST_CASE_METHOD(BoardFixture,
   CHECK(counted() == 1);
 }
 
-TEST_CASE_METHOD(BoardFixture, "after the deadline a round waits for its quorum, and tells what it lacks") {
+TEST_CASE_METHOD(BoardFixture, "RoundBoard: without a quorum the round waits and names the missing sites") {
   const auto never = [] { return false; };
   for (const std::string site : {"north", "south", "west"})
     REQUIRE(board.next(site, 0, never).work == RoundBoard::Work::train);
@@ -243,7 +241,7 @@ TEST_CASE_METHOD(BoardFixture, "after the deadline a round waits for its quorum,
   }
 }
 
-TEST_CASE_METHOD(BoardFixture, "a site that is ready again has the certificate that it has now") {
+TEST_CASE_METHOD(BoardFixture, "RoundBoard: a repeated ready() replaces the site's certificate") {
   plan.secure = true;
   board.open(plan);
   UpdateOffer offered = offer();
@@ -258,7 +256,7 @@ TEST_CASE_METHOD(BoardFixture, "a site that is ready again has the certificate t
   CHECK(updates->front().certificate == "a renewed one");
 }
 
-TEST_CASE_METHOD(BoardFixture, "who waits for a round is told of each update that came") {
+TEST_CASE_METHOD(BoardFixture, "RoundBoard: wait() reports each update that arrives") {
   std::vector<std::size_t> told;
   const std::vector<std::string> sites{"north", "south", "west"};
   const auto tell = [&](const auto& progress) {
@@ -269,8 +267,7 @@ TEST_CASE_METHOD(BoardFixture, "who waits for a round is told of each update tha
   CHECK(told == std::vector<std::size_t>{0, 1, 2});
 }
 
-TEST_CASE_METHOD(BoardFixture,
-                 "the last round's end is waited for until all that were given it have the result") {
+TEST_CASE_METHOD(BoardFixture, "RoundBoard: finish() waits until the last round's sites have the result") {
   const auto never = [] { return false; };
   for (const std::string site : {"north", "south"})
     REQUIRE(board.next(site, 0, never).work == RoundBoard::Work::train);
@@ -293,7 +290,7 @@ TEST_CASE_METHOD(BoardFixture,
   CHECK((all ? waited < 10 : waited >= 0.1));
 }
 
-TEST_CASE_METHOD(BoardFixture, "a site is told in which round its update last counted") {
+TEST_CASE_METHOD(BoardFixture, "RoundBoard: a site is told in which round its update last counted") {
   const auto counted_of = [&](const std::string& site) {
     return board.next(site, 0, [] { return false; }).counted;
   };
@@ -348,8 +345,7 @@ struct AsynchronousFixture : BoardFixture {
   }
 };
 
-TEST_CASE_METHOD(AsynchronousFixture,
-                 "an update of a round that cannot be is a site's mistake, in every kind of round") {
+TEST_CASE_METHOD(AsynchronousFixture, "RoundBoard: an impossible round number is the site's mistake") {
   plan.buffer = GENERATE(0u, 2u);
   plan.secure = GENERATE(false, true);
   board.open(plan);
@@ -365,7 +361,7 @@ TEST_CASE_METHOD(AsynchronousFixture,
   CHECK_THROWS_AS(board.begin_upload("north", offered), RoundOver);
 }
 
-TEST_CASE_METHOD(AsynchronousFixture, "an asynchronous round is of the first updates, whoever sends them") {
+TEST_CASE_METHOD(AsynchronousFixture, "RoundBoard: the first updates complete an asynchronous round") {
   CHECK(next("north").work == RoundBoard::Work::train);
   CHECK(next("south").work == RoundBoard::Work::train);
   send("north", 0, 2);
@@ -392,7 +388,7 @@ TEST_CASE_METHOD(AsynchronousFixture, "an asynchronous round is of the first upd
 }
 
 TEST_CASE_METHOD(AsynchronousFixture,
-                 "an asynchronous update of a model that was not, or out of turn, is refused") {
+                 "RoundBoard: an asynchronous update of a wrong model or turn is refused") {
   open(board, 3);
   UpdateOffer offered = offer();
   offered.round = 2, offered.base = models.at(3);
@@ -405,7 +401,7 @@ TEST_CASE_METHOD(AsynchronousFixture,
 }
 
 TEST_CASE_METHOD(AsynchronousFixture,
-                 "an asynchronous update that comes while a model is made is of the next round") {
+                 "RoundBoard: an asynchronous update between rounds counts in the next one") {
   const auto late = begin("west", 0, 2), cut = begin("east", 0, 2);
   cut->append(0, bytes().substr(0, 8), chunk_checksum(bytes().substr(0, 8)));
   send("north", 0, 2);
@@ -417,8 +413,7 @@ TEST_CASE_METHOD(AsynchronousFixture,
   CHECK(begin("east", 0, 2)->received() == 8);  // the upload continues in the next round
 }
 
-TEST_CASE_METHOD(AsynchronousFixture,
-                 "a board that is opened again has its asynchronous updates, each once") {
+TEST_CASE_METHOD(AsynchronousFixture, "RoundBoard: after a restart asynchronous updates count once") {
   send("north", 0, 2);
   send("north", 1, 2);
   RoundBoard again(folder.path(), database);  // after a kill before the next model was written
@@ -436,7 +431,7 @@ TEST_CASE_METHOD(AsynchronousFixture,
   CHECK(after.begin_upload("north", offered) != nullptr);
 }
 
-TEST_CASE("a coordinator goes on from what one of before there was fedbuff has left") {
+TEST_CASE("RoundBoard: reads updates of a database from before fedbuff") {
   const TemporaryDirectory folder;
   Database database(folder.path() + "/rounds.sqlite");
   database.run(
@@ -454,7 +449,7 @@ TEST_CASE("a coordinator goes on from what one of before there was fedbuff has l
   }
 }
 
-TEST_CASE_METHOD(BoardFixture, "by what a round was made is on record, whoever asks later") {
+TEST_CASE_METHOD(BoardFixture, "RoundBoard: the method of a round is on record") {
   plan.strategy = "fedadam";
   board.open(plan);
   RoundBoard later(folder.path(), database);
@@ -470,7 +465,7 @@ TEST_CASE_METHOD(BoardFixture, "by what a round was made is on record, whoever a
   CHECK((!board.method_of(plan.round)->asynchronous && board.method_of(plan.round)->secure));
 }
 
-TEST_CASE("of rounds before there was a record of strategies, nothing is known") {
+TEST_CASE("RoundBoard: rounds before the record of methods have none") {
   const TemporaryDirectory folder;
   Database database(folder.path() + "/rounds.sqlite");
   database.run("CREATE TABLE models(round INTEGER PRIMARY KEY, digest TEXT)");
@@ -484,7 +479,7 @@ TEST_CASE("of rounds before there was a record of strategies, nothing is known")
   }
 }
 
-TEST_CASE_METHOD(BoardFixture, "updates of before the strategy was changed are asked for again") {
+TEST_CASE_METHOD(BoardFixture, "RoundBoard: updates of another length are asked for again") {
   send("north");
   plan.elements = 8;  // as after a change from fedavg to scaffold, whose updates are twice as long
   RoundBoard longer(folder.path(), database);
@@ -493,7 +488,8 @@ TEST_CASE_METHOD(BoardFixture, "updates of before the strategy was changed are a
   CHECK(longer.next("north", 0, [] { return false; }).work == RoundBoard::Work::train);
 }
 
-TEST_CASE_METHOD(AsynchronousFixture, "asynchronous updates are none of a round that all begin together") {
+TEST_CASE_METHOD(AsynchronousFixture,
+                 "RoundBoard: asynchronous updates do not count in a synchronous round") {
   send("north", 0, 2);
   RoundBoard synchronous(folder.path(), database);
   plan.buffer = 0;

@@ -20,7 +20,7 @@ ReceivedUpdate update_with(double examples, std::map<std::string, double> metric
 
 }  // namespace
 
-TEST_CASE("a round's metrics are means as its strategy counts sites, and no single site's to make up") {
+TEST_CASE("mean_metrics: means are weighted as asked, and one site's name is left out") {
   const std::vector<ReceivedUpdate> round{
       update_with(100, {{"loss", 1}, {"accuracy", 0.5}}),
       update_with(300, {{"loss", 2}, {"accuracy", 0.7}}),

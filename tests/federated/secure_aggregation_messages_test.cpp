@@ -47,7 +47,7 @@ bool refused_or_same(Decode decode, const Bytes& bytes) {
 
 }  // namespace
 
-TEST_CASE("a message is the same after its way, and no other kind") {
+TEST_CASE("secure messages: decoding keeps a message and refuses other kinds") {
   const auto messages = examples();
   for (std::size_t kind = 0; kind < messages.size(); ++kind)
     for (std::size_t as = 0; as < messages.size(); ++as) {
@@ -59,7 +59,7 @@ TEST_CASE("a message is the same after its way, and no other kind") {
     }
 }
 
-TEST_CASE("a message that is cut, longer, of another version or with a wrong number is refused") {
+TEST_CASE("secure messages: a wrong length, version or number is refused") {
   const auto messages = examples();
   for (std::size_t kind = 0; kind < messages.size(); ++kind) {
     CAPTURE(kind);
@@ -82,7 +82,7 @@ TEST_CASE("a message that is cut, longer, of another version or with a wrong num
   }
 }
 
-TEST_CASE("a list announces no more than there is, rises, and is not longer than its message") {
+TEST_CASE("secure messages: a list that is too long or does not rise is refused") {
   WireWriter huge;
   huge.u8(1).u8(6).raw(kContext).u32(0xFFFFFFFF);
   CHECK_THROWS_WITH(Survivors::decode(huge.view()), Catch::Contains("announces 4294967295 items"));
@@ -97,7 +97,7 @@ TEST_CASE("a list announces no more than there is, rises, and is not longer than
   CHECK_THROWS_WITH(Unmasking::decode(unmasking), Catch::Contains("of kind 2"));
 }
 
-TEST_CASE("bytes that change on their way are refused, or another message that is as well formed") {
+TEST_CASE("secure messages: changed bytes are refused or give a valid message") {
   const auto messages = examples();
   const RandomStream random{.seed = 6};
   for (std::uint64_t i = 0; i < 20'000; ++i) {

@@ -59,7 +59,7 @@ std::vector<std::uint32_t> first(std::size_t sites) {
 
 }  // namespace
 
-TEST_CASE("X25519 is that of RFC 7748, and has no secret with a key of low order") {
+TEST_CASE("X25519 follows RFC 7748 and refuses a key of low order") {
   // section 5.2
   const Secret alice(key_of("a546e36bf0527c9d3b16154b82465edd62144c0ac1fc5a18506a2244ba449ac4"));
   CHECK(agree(alice, key_of("e6db6867583030db3594c1a424b15f7c726624ec26b3353b10a903a6d0ab1c4c")).bytes() ==
@@ -69,7 +69,7 @@ TEST_CASE("X25519 is that of RFC 7748, and has no secret with a key of low order
   CHECK_THROWS_AS(agree(alice, Key{}), Error);
 }
 
-TEST_CASE("what is sealed opens with the same key and associated bytes only, and unaltered") {
+TEST_CASE("open() needs the same key, the same associated bytes and unaltered text") {
   const Secret key(system_random), other(system_random);
   const Bytes sealed = seal(key, text_bytes("1 to 2"), text_bytes("a secret"));
   const Bytes opened = open(key, text_bytes("1 to 2"), sealed);
@@ -84,7 +84,7 @@ TEST_CASE("what is sealed opens with the same key and associated bytes only, and
   CHECK_THROWS_AS(open(key, {}, Bytes(15)), Error);
 }
 
-TEST_CASE("any threshold of shares give the secret back, and one fewer say nothing") {
+TEST_CASE("secret sharing: any threshold of shares is enough, and one fewer is not") {
   const Secret secret(system_random);
   const std::vector<Share> shares = share_secret(secret, 4, 9, system_random);
   for (unsigned chosen = 0; chosen < 1 << 9; ++chosen) {
@@ -106,7 +106,7 @@ TEST_CASE("any threshold of shares give the secret back, and one fewer say nothi
   CHECK_THROWS_AS(reconstruct(std::vector<Share>{shares[1], shares[2], shares[1]}), Error);
 }
 
-TEST_CASE("shares below the threshold are uniform whatever the secret") {
+TEST_CASE("secret sharing: a single share is uniform") {
   // How often each byte value occurs in a share, for secrets that are all zeros.
   std::vector<double> counts(256);
   for (int i = 0; i < 2000; ++i) {
@@ -118,13 +118,13 @@ TEST_CASE("shares below the threshold are uniform whatever the secret") {
   CHECK(chi_square < 255 + 8 * std::sqrt(2.0 * 255));
 }
 
-TEST_CASE("secret sharing works with as many shares as there are elements") {
+TEST_CASE("secret sharing: works with 65,535 shares") {
   const Secret secret(system_random);
   std::vector<Share> shares = share_secret(secret, 2, 65'535, system_random);
   CHECK(reconstruct(std::vector<Share>{shares[65'534], shares[40'000]}).bytes() == secret.bytes());
 }
 
-TEST_CASE("a seed's stream is AES-128-CTR, by OpenSSL as by wide instructions") {
+TEST_CASE("AesStream: OpenSSL and wide instructions both give AES-128-CTR") {
   // NIST SP 800-38A, F.5.1: the first two output blocks
   Secret seed(key_of("2b7e151628aed2a6abf7158809cf4f3cf0f1f2f3f4f5f6f70000000000000000"));
   const Key expected = key_of("ec8cdf7398607cb0f2d21675ea9ea1e4362b7c3c6773516318a077d7fc5073ae");
@@ -147,7 +147,7 @@ TEST_CASE("a seed's stream is AES-128-CTR, by OpenSSL as by wide instructions") 
     }
 }
 
-TEST_CASE("a mask is the stream of its seed, on any number of threads, and goes away again") {
+TEST_CASE("masks are the streams of their seeds, and cancel when subtracted") {
   const auto width = GENERATE(2u, 3u, 4u, 5u, 6u, 7u, 8u);
   const std::size_t length = 3 * kGroupWords + 5 * kBlockWords + 13;
   const std::vector<std::int64_t> values(length, -2);
@@ -171,7 +171,7 @@ TEST_CASE("a mask is the stream of its seed, on any number of threads, and goes 
   CHECK(masked({width}, std::vector<std::int64_t>(length), std::vector{mask}) == expected);
 }
 
-TEST_CASE("rounding at random is unbiased, and refuses what cannot be added up") {
+TEST_CASE("quantize: rounding is unbiased, and values out of range are refused") {
   const FixedPoint format = FixedPoint::choose({2}, 10, 1.0);
   CHECK(format.levels == 3276);
   RandomBits random(system_random);
@@ -196,7 +196,7 @@ TEST_CASE("rounding at random is unbiased, and refuses what cannot be added up")
     CHECK_THROWS_AS(FixedPoint::choose({4}, 10, clip), Error);
 }
 
-TEST_CASE("an update with its norm in one number can be rounded after shortening") {
+TEST_CASE("shorten: an update with one large number can then be quantized") {
   const auto width = GENERATE(2u, 4u, 5u, 8u);
   const double clip = GENERATE(0.1, 0.3, 1.0, 1e-3);  // 0.1 as f32 is above 0.1
   std::vector<float> x{0, -7, 0};
@@ -211,7 +211,7 @@ TEST_CASE("an update with its norm in one number can be rounded after shortening
   CHECK(same == shorter);
 }
 
-TEST_CASE("the sum of the most extreme updates and noise does not wrap") {
+TEST_CASE("FixedPoint: the sum of extreme updates and noise does not wrap") {
   const auto width = GENERATE(2u, 4u, 5u, 8u);
   const FixedPoint format = FixedPoint::choose({width}, 7, 2.5, 100);
   RandomBits random(system_random);
@@ -228,7 +228,7 @@ TEST_CASE("the sum of the most extreme updates and noise does not wrap") {
   CHECK(values[1] == Approx(-17.5).margin(noise).epsilon(1e-6));
 }
 
-TEST_CASE("a vector is added in pieces from where it lies as it is from memory, and read so") {
+TEST_CASE("RingVector: adding in pieces equals adding from memory") {
   const Ring ring{GENERATE(2u, 4u, 5u)};
   constexpr std::size_t kLength = 3 * kGroupWords + 17;
   std::vector<std::int64_t> numbers(kLength);
@@ -253,7 +253,7 @@ TEST_CASE("a vector is added in pieces from where it lies as it is from memory, 
   CHECK(std::ranges::equal(some, std::span(values).subspan(70'000, 1000)));
 }
 
-TEST_CASE("honest survivors hang together by masks, whoever of few sites is gone or colludes") {
+TEST_CASE("NeighbourGraph: masks connect the honest survivors among few sites") {
   for (std::uint32_t n = 3; n <= 40; ++n) {
     const std::uint32_t least = (2 * n + 2) / 3, colluding = 2 * least - n - 1;
     const Agreement agreement = agreement_of(n, least, colluding);
@@ -281,7 +281,7 @@ TEST_CASE("honest survivors hang together by masks, whoever of few sites is gone
   }
 }
 
-TEST_CASE("among many sites neighbours are few, and the same for all who know the seed") {
+TEST_CASE("NeighbourGraph: many sites have few neighbours, which the seed determines") {
   const Agreement agreement = agreement_of(1000, 800, 50);
   const Degrees degrees = choose_degrees(agreement, 1000);
   CHECK(degrees.sharing < 200);

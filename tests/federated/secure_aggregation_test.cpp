@@ -33,7 +33,7 @@ std::vector<std::int64_t> plain_sum(const Vectors& vectors, const std::vector<st
 
 }  // namespace
 
-TEST_CASE("the sum is exact in every ring, with nobody gone") {
+TEST_CASE("secure aggregation: the sum of all sites is exact in every ring") {
   const auto width = GENERATE(2u, 3u, 4u, 5u, 6u, 7u, 8u);
   const Agreement agreement = agreement_among(5, 2 * kGroupWords + kBlockWords + 77, width);
   const Vectors vectors = vectors_for(agreement, width);
@@ -41,7 +41,7 @@ TEST_CASE("the sum is exact in every ring, with nobody gone") {
   CHECK(round.sum(vectors) == plain_sum(vectors, {0, 1, 2, 3, 4}));
 }
 
-TEST_CASE("the sum is of exactly those whose vectors came, whoever drops out in whichever phase") {
+TEST_CASE("secure aggregation: the sum has exactly the sites whose vectors arrived") {
   for (std::uint64_t seed = 0; seed < 60; ++seed) {
     CAPTURE(seed);
     const RandomStream random{.seed = seed, .tensor = 1};
@@ -62,7 +62,7 @@ TEST_CASE("the sum is of exactly those whose vectors came, whoever drops out in 
   }
 }
 
-TEST_CASE("with one more gone than may be, there is no sum") {
+TEST_CASE("secure aggregation: with too many dropouts there is no sum") {
   const auto when = GENERATE(Leaves::before_advertising, Leaves::after_advertising, Leaves::after_sharing,
                              Leaves::after_vector, Leaves::after_consent);
   TestRound round(agreement_among(6, 10));
@@ -70,7 +70,7 @@ TEST_CASE("with one more gone than may be, there is no sum") {
   CHECK_THROWS_WITH(round.sum(vectors_for(round.agreement, 1)), Catch::Contains("3 sites are left, and 4"));
 }
 
-TEST_CASE("among many sites, neighbours are enough") {
+TEST_CASE("secure aggregation: the sum is exact among many sites with few neighbours") {
   Agreement agreement = agreement_among(kMostSharingWithAll + 2, 50);
   agreement.least = 111;
   agreement.colluding = 4;
@@ -85,7 +85,7 @@ TEST_CASE("among many sites, neighbours are enough") {
   CHECK(round.sum(vectors) == plain_sum(vectors, counted));
 }
 
-TEST_CASE("a site takes no part in a roster that is not as its sites signed it") {
+TEST_CASE("secure aggregation: a site refuses a roster that its sites did not sign") {
   TestRound round(agreement_among(4, 3));
   round.advertise();
   Roster roster = round.coordinator.roster();
@@ -122,7 +122,7 @@ TEST_CASE("a site takes no part in a roster that is not as its sites signed it")
   }
 }
 
-TEST_CASE("sites that were told of different rosters cannot read each other's shares") {
+TEST_CASE("secure aggregation: sites with different rosters cannot exchange shares") {
   TestRound round(agreement_among(5, 3));
   round.advertise();
   const Roster all = round.coordinator.roster();
@@ -137,7 +137,7 @@ TEST_CASE("sites that were told of different rosters cannot read each other's sh
                     Catch::Contains("'site 0'") && Catch::Contains("altered"));
 }
 
-TEST_CASE("a coordinator that tells different sites of different survivors learns no share") {
+TEST_CASE("secure aggregation: naming different survivors to sites reveals no share") {
   TestRound round(agreement_among(6, 3));
   round.advertise();
   round.share();
@@ -169,7 +169,7 @@ TEST_CASE("a coordinator that tells different sites of different survivors learn
   }
 }
 
-TEST_CASE("a site helps with no sum over too few, and with no second one") {
+TEST_CASE("secure aggregation: a site refuses sums over too few, and a second sum") {
   TestRound round(agreement_among(6, 3));
   round.leaves[5] = Leaves::after_sharing;
   round.advertise();
@@ -210,7 +210,7 @@ TEST_CASE("a site helps with no sum over too few, and with no second one") {
   }
 }
 
-TEST_CASE("a vector that cannot be read to its end leaves no sum that it is in part of") {
+TEST_CASE("secure aggregation: a vector that fails while being added ends the round") {
   TestRound round(agreement_among(4, 100));
   round.advertise();
   round.share();
@@ -234,7 +234,7 @@ TEST_CASE("a vector that cannot be read to its end leaves no sum that it is in p
   CHECK_THROWS_WITH(round.coordinator.end_phase(), Catch::Contains("part of it is in the sum"));
 }
 
-TEST_CASE("the coordinator takes each message once, in its phase, of this round") {
+TEST_CASE("secure aggregation: the coordinator takes a message once, in its phase") {
   TestRound round(agreement_among(4, 3)), other(agreement_among(4, 3, 4, 2));
   const Vectors vectors = vectors_for(round.agreement, 1);
   Coordinator& coordinator = round.coordinator;
@@ -308,7 +308,7 @@ TEST_CASE("the coordinator takes each message once, in its phase, of this round"
   }
 }
 
-TEST_CASE("an agreement under which two sets of survivors could be agreed to is refused") {
+TEST_CASE("Agreement: terms that allow two sets of survivors are refused") {
   Agreement agreement = agreement_among(9, 3);
   CHECK(agreement.least == 6);
   CHECK(agreement.colluding == 2);

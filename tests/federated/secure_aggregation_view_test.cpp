@@ -54,7 +54,7 @@ std::vector<Secrets> secrets_of(const Secret& source, std::size_t sites) {
 
 }  // namespace
 
-TEST_CASE("a masked vector is uniform bytes whatever is in it, and others each time") {
+TEST_CASE("secure aggregation: masked vectors are uniform and differ each time") {
   const auto value = GENERATE(std::int64_t{0}, std::int64_t{1}, std::int64_t{1} << 28, -std::int64_t{12345});
   const std::size_t length = 300'000;
   const std::vector<std::vector<std::int64_t>> vectors(3, std::vector<std::int64_t>(length, value));
@@ -72,7 +72,7 @@ TEST_CASE("a masked vector is uniform bytes whatever is in it, and others each t
   }
 }
 
-TEST_CASE("all else that a site sends before the sum is uniform bytes, too") {
+TEST_CASE("secure aggregation: commitments and encrypted shares are uniform") {
   Bytes sent;
   for (std::uint64_t number = 0; number < 12; ++number) {
     TestRound round(agreement_among(12, 1, 4, number));
@@ -88,9 +88,7 @@ TEST_CASE("all else that a site sends before the sum is uniform bytes, too") {
   CHECK(chi_square(sent) < kLikely);
 }
 
-TEST_CASE(
-    "whatever else with the same sum the honest sites had sent, there are masks with which all looked "
-    "alike") {
+TEST_CASE("secure aggregation: any vectors with the same sum explain what was seen") {
   // Sites 0 to 2 collude. Sites 3 and 4 drop out after sharing keys, and site 5 later. So the coordinator
   // learns the masking keys of sites 3 and 4, and the seeds of all others.
   const std::size_t n = 14, length = 5;

@@ -124,7 +124,7 @@ struct StartedRound {
 
 }  // namespace
 
-TEST_CASE("what sites agree on is of one round, one clipping and one noise") {
+TEST_CASE("sum_values depends on the clip norm, the weights and the noise") {
   const RoundPrivacy noise{.unit = RoundPrivacy::Unit::site, .noise_multiplier = 1};
   const std::string values = sum_values(kWork, 10, 0, noise);
   CHECK(sum_values(kWork, 10, 0, noise) == values);
@@ -133,7 +133,7 @@ TEST_CASE("what sites agree on is of one round, one clipping and one noise") {
   CHECK(sum_values(kWork, 10, 0, {}) != values);
 }
 
-TEST_CASE("what sites agree on is all that the coordinator says of how updates are made, of the same model") {
+TEST_CASE("sum_values depends on the whole work of a round and its model") {
   std::vector<RoundWork> works(11, kWork);
   works[1].round = 1;
   works[2].rounds = 2;
@@ -150,7 +150,7 @@ TEST_CASE("what sites agree on is all that the coordinator says of how updates a
   CHECK(values.size() == works.size());
 }
 
-TEST_CASE("a site that does not sign drops out of a secure round, and the others go on") {
+TEST_CASE("SecureRound: a site with a wrong signature drops out and the others go on") {
   const bool at_consent = GENERATE(false, true);
   StartedRound test({.unit = RoundPrivacy::Unit::site, .noise_multiplier = 1});
   if (!at_consent) {
@@ -219,7 +219,7 @@ TEST_CASE("a site that does not sign drops out of a secure round, and the others
   CHECK(std::isinf(other.epsilon(1)));
 }
 
-TEST_CASE("of a sum by an earlier version, which noted no delta, its spend is known and its privacy is not") {
+TEST_CASE("SecureRound: a sum recorded without delta counts, but its privacy is unknown") {
   const TemporaryDirectory folder;
   Database database(folder.path() + "/rounds.sqlite");
   database.run("CREATE TABLE secure_attempts(number INTEGER PRIMARY KEY, round INTEGER, unmasked INTEGER)");
@@ -236,7 +236,7 @@ TEST_CASE("of a sum by an earlier version, which noted no delta, its spend is kn
   CHECK(round.epsilon() == Approx(epsilon_of({1, 1, 1}, 1e-5, kAccountant)));
 }
 
-TEST_CASE("a site that knows other settings than the coordinator is told so") {
+TEST_CASE("SecureRound: a site with other settings is told to start again") {
   StartedRound test;
   Advertisement other = test.sites[0].advertise();
   other.context[0] ^= std::byte{1};
@@ -244,7 +244,7 @@ TEST_CASE("a site that knows other settings than the coordinator is told so") {
   CHECK_THROWS_AS(test.send(0, Phase::advertise, other.encode()), SiteMistake);
 }
 
-TEST_CASE("while a masked update is added to the sum, other sites are answered, and the phase goes on") {
+TEST_CASE("SecureRound: other sites are served while a masked update is added") {
   StartedRound test;
   const auto deliveries = test.deliveries();
   std::vector<Bytes> masked;
@@ -263,7 +263,7 @@ TEST_CASE("while a masked update is added to the sum, other sites are answered, 
   CHECK(test.round.begin_upload(kSites[1], test.number, digest_of(masked[1])) == nullptr);
 }
 
-TEST_CASE("an attempt that is stopped while a masked update is added stays until that is done") {
+TEST_CASE("SecureRound: stop() waits until a masked update is added") {
   StartedRound test;
   const auto deliveries = test.deliveries();
   test.upload(1, test.masked(1, deliveries[1]), [&] { test.round.stop(); });
@@ -271,7 +271,7 @@ TEST_CASE("an attempt that is stopped while a masked update is added stays until
   CHECK_FALSE(std::filesystem::exists(test.folder.path() + "/masked"));
 }
 
-TEST_CASE("what a site does wrong in a secure round is its mistake, and what comes too late is not") {
+TEST_CASE("SecureRound: invalid messages are the site's mistake and late ones are not") {
   StartedRound test;
   const auto refused = [&](std::size_t site, Phase phase, const Bytes& body) {
     CAPTURE(static_cast<int>(phase));

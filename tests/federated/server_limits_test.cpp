@@ -32,7 +32,7 @@ constexpr std::uint64_t kTrialElements = 3'000'000;               // three chunk
 
 }  // namespace
 
-TEST_CASE("thousands of calls of one site do not stop another, and end when it is turned out") {
+TEST_CASE("thousands of calls of a site do not stop others, and end with its revocation") {
   const TemporaryDirectory folder;
   UploadTrial trial(folder.path(), kTrialElements);
   trial.deliver();
@@ -47,7 +47,7 @@ TEST_CASE("thousands of calls of one site do not stop another, and end when it i
   trial.deliver();
 }
 
-TEST_CASE("an upload that is not gone on with is ended; connections on which nothing happens harm nobody") {
+TEST_CASE("a stalled upload is cancelled, and idle connections do no harm") {
   const TemporaryDirectory folder;
   UploadTrial trial(folder.path(), kTrialElements, std::chrono::milliseconds(200));
   trial.hinder(200, 0);
@@ -56,7 +56,7 @@ TEST_CASE("an upload that is not gone on with is ended; connections on which not
   trial.deliver();
 }
 
-TEST_CASE("a call too many is refused before the list of those let in is looked at") {
+TEST_CASE("a call above the limit is refused before the list is read") {
   const TemporaryDirectory folder;
   UploadTrial trial(folder.path(), kTrialElements);
   trial.hinder(1, 8);
@@ -68,7 +68,7 @@ TEST_CASE("a call too many is refused before the list of those let in is looked 
   CHECK(trial.wait_for_end().cut == 8);
 }
 
-TEST_CASE("a list that is being edited ends no call under way") {
+TEST_CASE("a list of certificates that is being edited ends no call") {
   const TemporaryDirectory folder;
   UploadTrial trial(folder.path(), kTrialElements);
   const std::string edited = GENERATE(as<std::string>{}, kEditedList, "");
@@ -79,7 +79,7 @@ TEST_CASE("a list that is being edited ends no call under way") {
   CHECK(told == "");
 }
 
-TEST_CASE("a site that is refused again and again has a few lines in ten seconds") {
+TEST_CASE("a site that is refused repeatedly causes few lines in the log") {
   const TemporaryDirectory folder;
   UploadTrial trial(folder.path(), kTrialElements);
   trial.turn_out();
@@ -89,7 +89,7 @@ TEST_CASE("a site that is refused again and again has a few lines in ten seconds
   CHECK(static_cast<double>(trial.said()) <= 6 * (1 + seconds_since(began) / 10));
 }
 
-TEST_CASE("what is said again of a site in ten seconds is left out, and then counted") {
+TEST_CASE("RateLimitedLog: repeated lines are left out and counted") {
   std::vector<std::string> said;
   RateLimitedLog log([&](const std::string& line) { said.push_back(line); });
   const Clock::time_point began{};
@@ -105,7 +105,7 @@ TEST_CASE("what is said again of a site in ten seconds is left out, and then cou
                                          "2 other lines about north (refused) were left out", "no", "no"});
 }
 
-TEST_CASE("a trivial line hides no other one of the same site and kind, of which a few are said") {
+TEST_CASE("RateLimitedLog: different lines of a site and kind are logged, up to five") {
   std::vector<std::string> said;
   RateLimitedLog log([&](const std::string& line) { said.push_back(line); });
   const Clock::time_point began{};

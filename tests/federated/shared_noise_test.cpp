@@ -15,8 +15,7 @@ Agreement among(std::size_t sites, std::size_t width, std::uint64_t length) {
   return Agreement::among("test", 1, names, {width}, length);
 }
 
-TEST_CASE("the fewest sites' shares are noise enough for what a unit changes, rounding and all",
-          "[shared_noise]") {
+TEST_CASE("NoisyFormat: the fewest sites' shares are enough noise, with rounding", "[shared_noise]") {
   for (const std::size_t sites : {3, 10, 100})
     for (const std::size_t width : {4, 8})
       for (const double clip : {0.5, 100.0}) {
@@ -34,7 +33,7 @@ TEST_CASE("the fewest sites' shares are noise enough for what a unit changes, ro
       }
 }
 
-TEST_CASE("shares are wide enough that their sum spends what one Gaussian does", "[shared_noise]") {
+TEST_CASE("NoisyFormat: shares are large enough that their sum acts as one Gaussian", "[shared_noise]") {
   using Catch::Matchers::Contains;
   const Agreement agreement = among(10, 2, 10);
   CHECK_THROWS_WITH(NoisyFormat::choose(agreement, 1, {.sensitivity = 1, .noise_multiplier = 0.005}),
@@ -57,7 +56,7 @@ TEST_CASE("shares are wide enough that their sum spends what one Gaussian does",
   }
 }
 
-TEST_CASE("a share has the variance that it is to have, and without noise there is none", "[shared_noise]") {
+TEST_CASE("NoisyFormat: a share has the chosen variance, or is zero without noise", "[shared_noise]") {
   const Agreement agreement = among(5, 4, 100'000);
   SystemRandom source;
   RandomBits random(source);
@@ -75,7 +74,7 @@ TEST_CASE("a share has the variance that it is to have, and without noise there 
   CHECK(squares / static_cast<double>(noisy.variance) / 1e5 == Approx(1).margin(5 * std::sqrt(2e-5)));
 }
 
-TEST_CASE("words that are too narrow for the noise are refused, with what to do", "[shared_noise]") {
+TEST_CASE("NoisyFormat: words too narrow for the noise are refused with advice", "[shared_noise]") {
   using Catch::Matchers::Contains;
   const SharedNoise noise{.sensitivity = 0.1, .noise_multiplier = 1};
   CHECK_THROWS_WITH(NoisyFormat::choose(among(10, 2, 250'000), 100, noise), Contains("take wider words"));

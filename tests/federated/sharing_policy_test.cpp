@@ -44,7 +44,7 @@ std::vector<int> runs(std::initializer_list<std::pair<int, std::size_t>> values)
   return all;
 }
 
-TEST_CASE("without rules, all is shared, as one range") {
+TEST_CASE("SharingPolicy: without rules everything is shared as one range") {
   const auto all = policy({});
   CHECK(all.model_elements() == kModelElements);
   CHECK(all.exchanged_elements() == kModelElements);
@@ -52,7 +52,7 @@ TEST_CASE("without rules, all is shared, as one range") {
   CHECK(all.experts().empty());
 }
 
-TEST_CASE("experts are weighted by their own tokens, and some are private with their rows of the router") {
+TEST_CASE("SharingPolicy: experts by tokens, and private experts with router rows") {
   const auto mixed = policy({{"*.moe.experts.*", Sharing::by_tokens},
                              {"layers.*.moe.*[2]", Sharing::kept_private},
                              {"layers.0.moe.*[0]", Sharing::kept_private}});
@@ -77,7 +77,7 @@ TEST_CASE("experts are weighted by their own tokens, and some are private with t
                                     {-1, 4}}));
 }
 
-TEST_CASE("what a site keeps in any case, nobody may ask it for") {
+TEST_CASE("check_kept_private: asking for what a site keeps private is refused") {
   const auto check = [](const std::vector<SharingRule>& asked, const std::vector<SharingRule>& own) {
     check_kept_private(kModel, policy(asked), policy(own));
   };
@@ -109,7 +109,7 @@ TEST_CASE("what a site keeps in any case, nobody may ask it for") {
   CHECK_THAT(refusal({}, {"*.nothing", Sharing::kept_private}), Contains("*.nothing"));
 }
 
-TEST_CASE("lists and spans of experts are those experts") {
+TEST_CASE("SharingPolicy: lists and spans select the same experts") {
   const auto both = weighted_by(policy({{"layers.0.moe.*[0,2]", Sharing::kept_private}}));
   CHECK(weighted_by(policy({{"layers.0.moe.*[2,0-0,2-2,0]", Sharing::kept_private}})) == both);
   CHECK(weighted_by(policy({{"layers.0.moe.*[1-2,0,0-1]", Sharing::kept_private}})) ==
@@ -121,7 +121,7 @@ TEST_CASE("lists and spans of experts are those experts") {
         weighted_by(policy({{"layers.0.moe.*", Sharing::kept_private}})));
 }
 
-TEST_CASE("what is exchanged is gathered without gaps, and scattered to where it was") {
+TEST_CASE("SharingPolicy: gather packs shared elements and scatter restores them") {
   const auto mixed =
       policy({{"layers.0.moe.*[1]", Sharing::kept_private}, {"head.bias", Sharing::kept_private}});
   std::vector<float> model(kModelElements), exchanged(mixed.exchanged_elements()), other(kModelElements, -1);
@@ -134,7 +134,7 @@ TEST_CASE("what is exchanged is gathered without gaps, and scattered to where it
   CHECK_THROWS_WITH(mixed.gather(exchanged, model), Contains("expected"));
 }
 
-TEST_CASE("rules that match nothing, contradict each other, or ask for what there is not, say so") {
+TEST_CASE("SharingPolicy: invalid and contradictory rules are refused") {
   const auto kPrivate = Sharing::kept_private, kTokens = Sharing::by_tokens;
   CHECK_THROWS_WITH(policy({{"layers.0.moe.experts.up.wieght", kPrivate}}),
                     Contains("matches no parameter") && Contains("'layers.0.moe.experts.up.weight'"));
@@ -170,7 +170,7 @@ std::vector<FlatParameter> layer_of(const std::map<std::string, Index>& kinds, I
   return flat_parameters(layout);
 }
 
-TEST_CASE("experts of several kinds are shared whole: no checkpoint says which rows are whose") {
+TEST_CASE("SharingPolicy: rules cannot select experts in layers of several kinds") {
   const SharingRule third{"*.moe.*[2]", Sharing::kept_private}, by_tokens{"*.experts.*", Sharing::by_tokens};
   const auto of = [](const std::vector<FlatParameter>& parameters, const SharingRule& rule) {
     return SharingPolicy(parameters, std::span(&rule, 1));
@@ -188,7 +188,7 @@ TEST_CASE("experts of several kinds are shared whole: no checkpoint says which r
   }
 }
 
-TEST_CASE("a rule that another wrote takes no more time or memory than it should") {
+TEST_CASE("SharingPolicy: hostile rules take bounded time and memory") {
   const std::string name(60, 'a');
   const std::vector<FlatParameter> parameters{{name, {2, 2}, "layer"}};
   std::string stars;

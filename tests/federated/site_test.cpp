@@ -26,7 +26,7 @@ struct OfferedSite {
   }
 };
 
-TEST_CASE_METHOD(OfferedSite, "a site has one model and, while another comes, the part of that") {
+TEST_CASE_METHOD(OfferedSite, "Site: keeps one model and, during a download, the part of the next") {
   trial.offer(0, "a model");
   trial.site().next();
   CHECK(files() == std::set<std::string>{"model-00000000.h5"});
@@ -49,7 +49,7 @@ TEST_CASE_METHOD(OfferedSite, "a site has one model and, while another comes, th
   CHECK(trial.downloads() == 2);
 }
 
-TEST_CASE_METHOD(OfferedSite, "a model much larger than the one that a site began with is not fetched") {
+TEST_CASE_METHOD(OfferedSite, "Site: a model much larger than the first one is not downloaded") {
   trial.offer(0, "a model");
   trial.offer(1, "a model", (std::uint64_t{64} << 20) + 1);
   trial.site().next();
@@ -57,7 +57,7 @@ TEST_CASE_METHOD(OfferedSite, "a model much larger than the one that a site bega
   CHECK(trial.downloads() == 1);
 }
 
-TEST_CASE_METHOD(OfferedSite, "a model for which a site's disk has no room is not begun, but waited for") {
+TEST_CASE_METHOD(OfferedSite, "Site: without disk space it does not begin a download but waits") {
   for (int i = 0; i < 2; ++i) trial.offer(0, "a model", std::uint64_t{1} << 60);
   CHECK_THROWS_WITH(trial.site().next(), Contains("given up after") && Contains("must stay free; make room"));
   CHECK(trial.downloads() == 0);
@@ -65,16 +65,14 @@ TEST_CASE_METHOD(OfferedSite, "a model for which a site's disk has no room is no
   CHECK_THAT(trial.said()[0], Contains("there is room for") && Contains("trying again"));
 }
 
-TEST_CASE_METHOD(OfferedSite,
-                 "a site without room for a model is given another round's as soon as there is one") {
+TEST_CASE_METHOD(OfferedSite, "Site: without disk space it takes the next round's model when offered") {
   trial.offer(0, "a model", std::uint64_t{1} << 60);
   trial.offer(1, "a model");
   CHECK(trial.site().next().round == 1);
   CHECK(trial.downloads() == 1);
 }
 
-TEST_CASE_METHOD(OfferedSite,
-                 "a coordinator has a site do what comes to nothing once a second, and say little") {
+TEST_CASE_METHOD(OfferedSite, "Site: repeats fruitless work at most once a second and logs little") {
   const auto began = Clock::now();
   SECTION("rounds that are over before their model has come") {
     trial.end_download("the round\nis over" + std::string(10'000, '!'));

@@ -22,7 +22,7 @@ constexpr float kMost = std::numeric_limits<float>::max();
 
 StrategyOptions options_of(const std::string& name) { return {.name = name, .sites = 9, .norm_bound = 50}; }
 
-TEST_CASE("fedavg gives the weighted mean of the sites' models") {
+TEST_CASE("fedavg: the result is the weighted mean of the sites' models") {
   const TrialRound round(7, kUpdateElements);
   const auto before = random_floats(kUpdateElements, 500);
   const auto strategy = make_strategy({}, kUpdateElements);
@@ -42,7 +42,7 @@ TEST_CASE("fedavg gives the weighted mean of the sites' models") {
   CHECK(x[0] == Approx(0.5 + 0.5 * (0.6 * 1 + 0.2 * 2 + 0.2 * 6)));
 }
 
-TEST_CASE("a round moves the model by its rate of what server_rate says") {
+TEST_CASE("strategies: a round's rate scales server_rate") {
   const std::string name = GENERATE("fedavg", "fedadam", "norm_bound", "median");
   const TrialRound round(3, 100);
   const auto before = random_floats(100, 1);
@@ -63,7 +63,7 @@ TEST_CASE("a round moves the model by its rate of what server_rate says") {
   CHECK(rate_of_round(Schedule::Kind::cosine, 2, 4) == Approx(0.5));
 }
 
-TEST_CASE("fedprox aggregates as fedavg does, and hands its coefficient on") {
+TEST_CASE("fedprox: aggregates as fedavg, and passes its coefficient to sites") {
   const TrialRound round(5, 100);
   const auto averaging = make_strategy({}, 100),
              strategy = make_strategy({.name = "fedprox", .proximal = 0.3}, 100);
@@ -101,7 +101,7 @@ TEST_CASE("the adaptive strategies follow algorithm 2 of Reddi et al.") {
   CHECK(distance(Tensor::of<float>({kCount}, global), Tensor::of<double>({kCount}, x)) < 2e-6);
 }
 
-TEST_CASE("scaffold moves the model by the mean change, and the control variate by the mean times |S| / N") {
+TEST_CASE("scaffold: model and control variate follow eq. 5") {
   constexpr std::size_t kCount = 3000;
   const auto strategy = make_strategy({.name = "scaffold", .server_rate = 0.5, .sites = 12}, kCount);
   REQUIRE(strategy->vectors() == 2);
@@ -134,7 +134,7 @@ TEST_CASE("scaffold moves the model by the mean change, and the control variate 
 }
 
 // Sites of different curvature drift towards their own optima in K local steps. f_i = a_i / 2 (y - b_i)^2.
-TEST_CASE("scaffold finds the optimum that fedavg, whose sites drift, does not") {
+TEST_CASE("scaffold: finds the optimum although sites drift, unlike fedavg") {
   struct Site {
     double curvature, optimum, control = 0;
   };
@@ -167,7 +167,7 @@ TEST_CASE("scaffold finds the optimum that fedavg, whose sites drift, does not")
   CHECK(std::abs(train("fedavg") - best) > 0.2);
 }
 
-TEST_CASE("fedbuff weighs an update by 1 / sqrt(1 + staleness), and a fresh one by no more than that") {
+TEST_CASE("fedbuff: an update has the factor 1 / sqrt(1 + staleness)") {
   const auto strategy = make_strategy({.name = "fedbuff", .buffer = 3}, 1);
   CHECK(strategy->buffer_size() == 3);
   CHECK(make_strategy({}, 1)->buffer_size() == 0);
@@ -179,7 +179,7 @@ TEST_CASE("fedbuff weighs an update by 1 / sqrt(1 + staleness), and a fresh one 
   CHECK(x[0] == Approx((1.0 + 10 / 2.0 + 100 / 4.0) / 3));
 }
 
-TEST_CASE("neither blocks nor threads change a bit of what a strategy makes of its rounds") {
+TEST_CASE("strategies: results do not depend on blocks or threads") {
   const std::string name = GENERATE(from_range(own_strategies()));
   CAPTURE(name);
   const int threads = omp_get_max_threads();
@@ -199,7 +199,7 @@ TEST_CASE("neither blocks nor threads change a bit of what a strategy makes of i
   CHECK((train(1111, 2) == whole));
 }
 
-TEST_CASE("a strategy goes on from its saved state as if it had never stopped") {
+TEST_CASE("strategies: a restored state continues with the same bits") {
   const std::string name = GENERATE("fedadam", "fedyogi", "fedadagrad");
   constexpr std::size_t kCount = 500;
   const auto strategy = make_strategy(options_of(name), kCount),
@@ -222,7 +222,7 @@ TEST_CASE("a strategy goes on from its saved state as if it had never stopped") 
   CHECK(fresh != global);
 }
 
-TEST_CASE("results are finite whatever finite updates come, now and in rounds to come") {
+TEST_CASE("strategies: finite updates give finite results in all rounds") {
   const std::string name = GENERATE(from_range(own_strategies()));
   CAPTURE(name);
   const auto strategy = make_strategy(options_of(name), 2);
@@ -256,7 +256,7 @@ TEST_CASE("a squared norm is finite exactly where all values are") {
     }
 }
 
-TEST_CASE("weights of a block replace the round's, and where all are 0 nothing changes") {
+TEST_CASE("strategies: a block's weights replace the round's, and zeros change nothing") {
   const std::string name = GENERATE(from_range(own_strategies()));
   CAPTURE(name);
   const auto strategy = make_strategy(options_of(name), 1);
@@ -278,7 +278,7 @@ TEST_CASE("weights of a block replace the round's, and where all are 0 nothing c
   CHECK(x[0] <= 6);
 }
 
-TEST_CASE("what is impossible in a round is refused with the update's number") {
+TEST_CASE("strategies: impossible values are refused with the update's number") {
   const auto strategy = make_strategy({.name = "fedbuff"}, 4);
   const auto begin = [&](std::vector<double> weights, std::vector<double> staleness = {}) {
     strategy->begin_round({.weights = weights, .staleness = staleness});
@@ -305,7 +305,7 @@ TEST_CASE("what is impossible in a round is refused with the update's number") {
   CHECK_THROWS_WITH(scaffold->aggregate({1, x, two.block(1, 4)}), Contains("of two vectors of 4"));
 }
 
-TEST_CASE("options that make no sense are refused with the strategy's name") {
+TEST_CASE("strategies: invalid options are refused") {
   const auto made = [](const StrategyOptions& options) { make_strategy(options, 10); };
   CHECK_THROWS_WITH(made({.name = "fedavrg"}),
                     Contains("no kind of strategy is named 'fedavrg'") && Contains("fedavg"));
@@ -328,7 +328,7 @@ struct KeepsFirst : Strategy {
 };
 CONCLAVE_REGISTER_STRATEGY("test_keeps_first", KeepsFirst);
 
-TEST_CASE("a strategy of one's own is found by its name") {
+TEST_CASE("strategies: a registered strategy is found by its name") {
   const auto strategy = make_strategy({.name = "test_keeps_first"}, 1);
   CHECK(strategy->name() == "test_keeps_first");
   std::vector<float> x{1};

@@ -28,7 +28,7 @@ std::vector<std::string> three_rounds(const std::string& path) {
   return lines;
 }
 
-TEST_CASE("a transcript is lines of JSON, each with the SHA-256 of the one before, and is continued") {
+TEST_CASE("Transcript: lines are linked by hash, and a reopened file is continued") {
   TemporaryDirectory folder;
   const std::string path = folder.path() + "/audit.jsonl";
   const auto lines = three_rounds(path);
@@ -51,7 +51,7 @@ TEST_CASE("a transcript is lines of JSON, each with the SHA-256 of the one befor
   CHECK_THROWS_WITH(verify_transcript(folder.path() + "/none"), Contains("cannot be read"));
 }
 
-TEST_CASE("the hash is SHA-256 of the line without its end") {
+TEST_CASE("Transcript: a line's hash is SHA-256 without the line feed") {
   TemporaryDirectory folder;
   const std::string path = folder.path() + "/audit.jsonl";
   Transcript(path).append(7);
@@ -60,7 +60,7 @@ TEST_CASE("the hash is SHA-256 of the line without its end") {
   CHECK(Transcript(path).head() == "e979239eb6574c7a191a98f3109841361168a3e5cbfd133fa190b55dd3a4c088");
 }
 
-TEST_CASE("whatever byte of a line is changed, the first line that does not hold is told") {
+TEST_CASE("Transcript: any changed byte is found") {
   TemporaryDirectory folder;
   const std::string path = folder.path() + "/audit.jsonl";
   const auto lines = three_rounds(path);
@@ -82,7 +82,7 @@ TEST_CASE("whatever byte of a line is changed, the first line that does not hold
   }
 }
 
-TEST_CASE("a line that is taken out, put in, doubled or swapped is told") {
+TEST_CASE("Transcript: removed, inserted, doubled and swapped lines are found") {
   TemporaryDirectory folder;
   const std::string path = folder.path() + "/audit.jsonl";
   const auto lines = three_rounds(path);
@@ -108,7 +108,7 @@ TEST_CASE("a line that is taken out, put in, doubled or swapped is told") {
   CHECK(first_bad(first.dump() + "\n", "is not the first") == 1);
 }
 
-TEST_CASE("an append cut short anywhere is taken back at the next start, and nothing else is") {
+TEST_CASE("Transcript: only an incomplete last line is removed at the next start") {
   TemporaryDirectory folder;
   const std::string path = folder.path() + "/audit.jsonl";
   const auto lines = three_rounds(path);
@@ -130,7 +130,7 @@ TEST_CASE("an append cut short anywhere is taken back at the next start, and not
   CHECK(bytes_of(path) == whole);
 }
 
-TEST_CASE("a full disk costs the entry and not the transcript") {
+TEST_CASE("Transcript: a full disk loses the entry but not the file") {
   TemporaryDirectory folder;
   const std::string path = folder.path() + "/audit.jsonl";
   Transcript transcript(path);

@@ -9,7 +9,7 @@
 
 using namespace conclave;
 
-TEST_CASE("what the fuzzer begins with is in its corpus, and does no harm") {
+TEST_CASE("transport: the fuzzer's examples are in its corpus and do no harm") {
   const std::string corpus = CONCLAVE_SOURCE "/tests/fuzz/corpus/transport/";
   for (const auto& [name, input] : MessageTrial::examples()) {
     CAPTURE(name);
@@ -18,7 +18,7 @@ TEST_CASE("what the fuzzer begins with is in its corpus, and does no harm") {
   }
 }
 
-TEST_CASE("what a site does wrong is refused by a status after which it does not try again") {
+TEST_CASE("transport: a site's mistake gets a status that it does not retry") {
   const TemporaryDirectory folder;
   MessageTrial trial(folder.path());
   const auto mistakes = MessageTrial::mistakes();
@@ -31,7 +31,7 @@ TEST_CASE("what a site does wrong is refused by a status after which it does not
   }
 }
 
-TEST_CASE("another model, or the coordinator's own trouble with it, is not told as a site's mistake") {
+TEST_CASE("transport: the coordinator's problems are not reported as a site's mistake") {
   const TemporaryDirectory folder;
   MessageTrial trial(folder.path());
   CHECK(trial.run(MessageTrial::download_beyond_end()).front() == MessageTrial::kAborted);
@@ -39,7 +39,7 @@ TEST_CASE("another model, or the coordinator's own trouble with it, is not told 
   CHECK(trial.run(MessageTrial::examples().at("download")).front() == MessageTrial::kInternal);
 }
 
-TEST_CASE("a message in thousands of slices is read as any other") {
+TEST_CASE("transport: a message in thousands of slices is read") {
   const std::string input = MessageTrial::examples().at("upload");
   std::string padded(1, input[0]);
   for (std::size_t at = 1; at < input.size();) {
@@ -55,7 +55,7 @@ TEST_CASE("a message in thousands of slices is read as any other") {
   CHECK_NOTHROW(fuzz_transport(padded));
 }
 
-TEST_CASE("messages that change on their way end in an Error, or in an update as it should be") {
+TEST_CASE("transport: changed messages end in an Error or a valid update") {
   const auto examples = MessageTrial::examples();
   const RandomStream random{.seed = 7};
   std::uint64_t drawn = 0;
@@ -68,7 +68,7 @@ TEST_CASE("messages that change on their way end in an Error, or in an update as
   }
 }
 
-TEST_CASE("an update of other than the numbers that the coordinator asks for is not delivered, nor read") {
+TEST_CASE("transport: an update of the wrong length is not read or sent") {
   const TemporaryDirectory folder;
   const std::filesystem::path at = folder.path();
   CertificateAuthority::create("test").issue(at / "kit", "north", 1);
