@@ -470,8 +470,8 @@ struct Coordinator::Parts {
   std::optional<SharingPolicy> policy;
   std::unique_ptr<Strategy> strategy;
   std::int64_t round = 0;
-  std::time_t began = 0;                       // the round
-  std::optional<Clock::time_point> long_line;  // when more sites were missing than are named
+  std::time_t began = 0;                       // when the round began
+  std::optional<Clock::time_point> long_line;  // last time that a line named only some of the missing sites
   std::vector<ReceivedUpdate> last;            // of the round before
   struct ModelFile {
     std::string path;

@@ -81,7 +81,7 @@ nlohmann::json shared(const nlohmann::json& mine, Communicator& world) {
   return nlohmann::json::parse(world.broadcast(mine.dump(), 0));
 }
 
-// A unique name for a release whose noise is not drawn yet, so that no digest identifies it.
+// A unique name for a release. Its noise is not drawn yet, so there is no digest of its bytes.
 std::string random_name() {
   std::array<std::byte, 32> bytes;
   SystemRandom().fill(bytes);

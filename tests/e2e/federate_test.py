@@ -535,7 +535,7 @@ def test_secure_kills():
     """A site that is killed after sharing keys is not in the sum; a killed coordinator continues after its restart."""
 
     def stop_before_masking(name):
-        os.mkfifo(f"secure_kills/{name}/masked.bin")  # opened for writing, it waits for a reader
+        os.mkfifo(f"secure_kills/{name}/masked.bin")  # a FIFO: opening it for writing waits for a reader
 
     Path("secure_kills/west").mkdir(parents=True)
     stop_before_masking("west")
@@ -716,7 +716,7 @@ def test_noise_again():
     """An update in a second attempt has new noise and is spent again, because the first sum may have been unmasked."""
     make_public_start()
     Path("noisy_again/west").mkdir(parents=True)
-    os.mkfifo("noisy_again/west/masked.bin")  # opened for writing, it waits for a reader
+    os.mkfifo("noisy_again/west/masked.bin")  # a FIFO: opening it for writing waits for a reader
     options = ["--set=privacy.unit=site", "--set=privacy.noise_multiplier=3", "--set=federation.start=public", "--set=federation.rounds=1", "--set=federation.quorum=4"]
     leader = Started("noisy_again/coordinator.log", secure_coordinator("noisy_again", *options))
     leader.until("listens at port")
@@ -746,7 +746,7 @@ def test_drawn_again():
     """Sampled records are in one noisy sum only: for another attempt, records are drawn anew, also after a kill."""
     make_public_start()
     Path("noisy_drawn/west").mkdir(parents=True)
-    os.mkfifo("noisy_drawn/west/masked.bin")  # opened for writing, it waits for a reader
+    os.mkfifo("noisy_drawn/west/masked.bin")  # a FIFO: opening it for writing waits for a reader
     options = [f"--set=privacy.{key}" for key in ["unit=record", "rate=0.5", "noise_multiplier=3"]]
     options += ["--set=federation.local_steps=1", "--set=federation.start=public", "--set=federation.rounds=1", "--set=federation.quorum=4", "--set=secure_aggregation.phase_seconds=8"]
     leader = Started("noisy_drawn/coordinator.log", secure_coordinator("noisy_drawn", *options))
