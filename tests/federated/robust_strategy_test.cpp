@@ -47,6 +47,15 @@ TEST_CASE("median and trimmed_mean handle equal values and signed zeros") {
   double sum = 0;
   for (std::size_t i = 3; i < 27; ++i) sum += values[i];
   CHECK(of_one_element({.name = "trimmed_mean", .trimmed = 0.1}, TrialRound(values)) == Approx(sum / 24));
+  // In floating point, 0.14 * 50 is above 7: still, seven are left out on each side.
+  std::vector<float> squares(50);
+  double middle = 0;
+  for (std::size_t i = 0; i < 50; ++i) {
+    squares[i] = static_cast<float>(i * i);
+    if (i >= 7 && i < 43) middle += static_cast<double>(i * i);
+  }
+  CHECK(of_one_element({.name = "trimmed_mean", .trimmed = 0.14}, TrialRound(squares)) ==
+        Approx(middle / 36));
 }
 
 TEST_CASE("one huge update moves robust strategies little and fedavg far") {
