@@ -93,13 +93,15 @@ def ranks_of(mpirun, program=PROGRAM):
     for status in Path("/proc").glob("[0-9]*/status"):
         try:
             fields = dict(line.split(":\t", 1) for line in status.read_text().splitlines() if ":\t" in line)
-        except OSError:  # it has ended
+            environment = status.with_name("environ").read_bytes().split(b"\0")
+        except OSError:  # it has ended, or is another user's
             continue
         # A rank starts as a copy of mpirun, and mpirun does not survive every death of one at that time. Names in /proc
         # have 15 characters.
         if int(fields["PPid"]) == mpirun and fields["Name"] == Path(program).name[:15]:
-            found.append(int(fields["Pid"]))
-    return sorted(found)
+            rank = [value.partition(b"=")[2] for value in environment if value.startswith(b"OMPI_COMM_WORLD_RANK=")]
+            found.append((int(rank[0]), int(fields["Pid"])))
+    return [process for _, process in sorted(found)]
 
 
 @contextmanager
