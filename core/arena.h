@@ -45,6 +45,7 @@ class Arena {
   Tensor empty_on_host(const Shape& shape, DType dtype = DType::f32);
   /// Whether `tensor` lies in this arena's host memory.
   bool holds_on_host(const Tensor& tensor) const;
+  /// `bytes` uninitialized bytes of host memory, valid as long as a tensor of this arena.
   void* allocate(std::size_t bytes);
   /// `count` value-initialized elements in host memory. They are never destroyed, and valid as long as a
   /// tensor of this arena.

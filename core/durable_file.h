@@ -42,7 +42,8 @@ class FileDescriptor {
   std::uint64_t end_ = 0;  // where write() continues
 };
 
-/// Creates a directory and its missing parents, and syncs each of them; throws Error.
+/// Creates a directory and its missing parents, so that they survive a power cut: syncs the directory above
+/// each one that it creates. Throws Error.
 void create_durable_directories(const std::filesystem::path& directory);
 
 /// A lock on a directory that only one process at a time may write to. The system releases it when the
@@ -76,7 +77,8 @@ class AtomicFile {
   AtomicFile& operator=(const AtomicFile&) = delete;
 
   const std::string& temporary() const { return temporary_; }
-  /// Syncs the temporary file, which must be closed by now, and renames it to `path`; throws Error.
+  /// Syncs the temporary file, which must be closed by now, renames it to `path`, and syncs the directory;
+  /// throws Error.
   void commit();
 
  private:

@@ -17,8 +17,9 @@ namespace conclave {
 
 class Communicator;
 
-/// The most elements in one MPI message, because MPI's counts are ints. Blocking operations cut longer
-/// tensors into pieces themselves; callers of start_all_reduce() must do so.
+/// The most elements in one MPI reduction or broadcast, because MPI's counts are ints. all_reduce() and
+/// broadcast() cut longer tensors into pieces of this size; callers of start_all_reduce() must do so
+/// themselves. For the limits of the other operations see mpi_communicator.h.
 inline constexpr Index kMostElements = Index{1} << 30;
 
 enum class Reduction : std::uint8_t { sum, max, min };

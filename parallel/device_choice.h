@@ -17,9 +17,9 @@ struct DeviceChoice {
 
 /// Collective over all ranks of the job. Selects this thread's device: rank i of a node takes device i modulo
 /// the number of visible devices (a launcher may also show each rank only one device). Ranks that share a
-/// device are each limited to an equal part of its free memory (cuda::limit_memory). If a rank has no device,
-/// or CUDA cannot use it, throws the same Error on every rank, which names the ranks, the hosts and what to
-/// do.
+/// device each plan with an equal part of its free memory from then on (cuda::limit_memory). If a rank has no
+/// device, or CUDA cannot use it, throws the same Error on every rank, which names the ranks, the hosts and
+/// what to do.
 DeviceChoice choose_device(MpiCommunicator& world);
 
 /// Makes a stream on this thread's device the thread's current stream until the result is destroyed. CUDA's

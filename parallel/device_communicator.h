@@ -37,7 +37,8 @@ class DeviceCommunicator : public Communicator {
   Communicator& control() { return *control_; }
 
  private:
-  // The operations of the same names for engines. Arguments are checked, on the device, and of several ranks.
+  // The operations of the same names, for engines to implement. They are called only in groups of several
+  // ranks, with arguments that are checked and on the device.
   virtual void all_reduce_there(const Tensor& values, Reduction reduction) = 0;
   virtual Request start_all_reduce_there(const Tensor& values, Reduction reduction) = 0;
   virtual void broadcast_there(const Tensor& values, int root) = 0;

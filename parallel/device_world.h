@@ -18,8 +18,9 @@ struct DeviceWorld {
   std::string warning;  ///< says that ranks share devices and what this costs; else ""
 };
 
-/// Collective. `wanted`: "cpu"; "cuda", which throws the same Error on every rank if some rank has no device;
-/// or "auto", which takes CUDA devices if every rank has one, else processors.
+/// Collective. `wanted`: "cpu"; "cuda", which throws the same Error on every rank if some rank has no device
+/// that it can use, or the program was built without CUDA; or "auto", which takes CUDA devices if every rank
+/// has one, else processors. Throws Error on any other text.
 DeviceWorld world_on(const std::string& wanted, std::unique_ptr<MpiCommunicator> all);
 
 }  // namespace conclave

@@ -33,7 +33,7 @@ class MpiSession {
   MpiSession(const MpiSession&) = delete;
   MpiSession& operator=(const MpiSession&) = delete;
 
-  /// A new communicator of all ranks. Destroy it before the session.
+  /// A new communicator of all ranks. Destroy it before the session. Collective.
   std::unique_ptr<MpiCommunicator> world() const;
 
   /// Ends every rank, including this one, with `exit_code`. Flushes the standard streams and destroys
@@ -56,8 +56,9 @@ class MpiCommunicator final : public Communicator {
   int size() const override { return size_; }
   MPI_Comm handle() const { return handle_; }
 
-  // Tensors are in CPU memory. All-gather and all-to-all take at most 2^31 - 1 elements over all ranks, a
-  // started all-reduce at most kMostElements; other operations take any number.
+  // Tensors are in CPU memory. All-gather and all-to-all take at most 2^31 - 1 elements over all ranks, each
+  // block of an exchange at most 2^31 - 1, a started all-reduce at most kMostElements; other operations take
+  // any number.
   void barrier() override;
   void all_reduce(const Tensor& values, Reduction reduction) override;
   Request start_all_reduce(const Tensor& values, Reduction reduction) override;

@@ -10,7 +10,7 @@ namespace conclave {
 namespace {
 
 constexpr double kNothing = std::numeric_limits<double>::infinity();
-constexpr double kMostRows = 1 << 24;  // the largest count that f32 can increase by 1
+constexpr double kMostRows = 1 << 24;  // f32 can count up to this in steps of 1
 
 // Bins of positive numbers from 2^-24 to 2^8, 32 per power of two; smaller and larger numbers are in the
 // first and the last bin. Bins of negative numbers come before them, the most negative first.

@@ -16,7 +16,7 @@ namespace conclave {
 
 struct ObserverOptions {
   /// min_max: the smallest and largest number ever seen. moving_average: of each step's smallest and largest.
-  /// percentile: the range that excludes only the given share of numbers.
+  /// percentile: the range within which the given percentage of the numbers lies.
   enum class Kind : std::uint8_t { min_max, moving_average, percentile };
   Kind kind = Kind::moving_average;
   double momentum = 0.01;     ///< share of a step in the moving average, and in the percentile's counts

@@ -57,7 +57,8 @@ void set(const Owned<cublasLtMatmulPreference_t>& preference, cublasLtMatmulPref
         "describing what algorithm is wanted");
 }
 
-// The alignment of a pointer, at most 256 bytes: cudaMalloc gives no more, and no algorithm asks for more.
+// The alignment of a pointer, counted up to 256 bytes: cudaMalloc gives that much, and no algorithm asks for
+// more.
 std::uint32_t alignment(const void* pointer) {
   return 1u << std::countr_zero(reinterpret_cast<std::uintptr_t>(pointer) | 256);
 }

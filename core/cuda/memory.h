@@ -42,8 +42,8 @@ class PinnedMemory {
 /// Free bytes of the device, or what limit_memory() leaves this process if that is less.
 std::size_t free_memory();
 
-/// Limits this process to `bytes` of device memory beyond what it holds now, where other processes need the
-/// rest.
+/// From now on, free_memory() reports at most `bytes` beyond what this process holds now, so that it plans
+/// with no more: other processes need the rest. Allocations themselves are not limited.
 void limit_memory(std::size_t bytes);
 
 /// Waits for the current stream.

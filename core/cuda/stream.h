@@ -1,4 +1,5 @@
-// CUDA streams and events as owning objects. No stream waits for another stream, nor for the default stream.
+// CUDA streams and events as owning objects. No stream waits for another one or for the default stream,
+// except by wait_for().
 #pragma once
 
 #include <cuda_runtime.h>

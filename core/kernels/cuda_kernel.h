@@ -176,8 +176,8 @@ void for_items(const char* operation, Index items, const Body& body) {
          items, body);
 }
 
-/// Calls body.operator()<kWidth>() with the widest pack that divides rows of `columns` elements in these
-/// arrays.
+/// Calls body.operator()<kWidth>() with the width of a 16-byte pack if rows of `columns` elements consist of
+/// whole packs and these arrays are aligned to them, else with width 1.
 template <class T, class Body>
 void for_width(Index columns, std::initializer_list<const void*> arrays, Body body) {
   if (columns % kPackWidth<T> == 0 && aligned(arrays))

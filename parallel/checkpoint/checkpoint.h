@@ -28,7 +28,7 @@ struct TensorEntry {
   Tensor values;         ///< contiguous; this rank's rows of dimension 0 where sharded, else everything
   Shape global_shape;    ///< over all ranks
   Index first_row = 0;   ///< of `values` within the global tensor
-  bool sharded = false;  ///< divided along dimension 0 (experts); else equal on all ranks
+  bool sharded = false;  ///< divided along dimension 0 (experts); else the same bits on all ranks
 };
 
 /// Throws Error, naming the tensor, if name, values, global_shape and first_row are not consistent.

@@ -37,7 +37,7 @@ struct MoeOptions {
   bool balance_inference = false;  ///< balancers that correct each batch also do so in inference
   BalancerOptions balancing = {};
   RouterLosses router_losses = {};
-  double capacity_factor = 1.5;  ///< planned rows per rank and round, relative to the mean
+  double capacity_factor = 1.5;  ///< planned rows per rank and round, relative to the most that a rank sends
   Index dispatch_chunks = 0;     ///< chunks per round, see Dispatcher
   /// Whether passes may call Tape::tell_examples_apart; all rows then come in one round.
   bool tells_examples_apart = false;
@@ -63,9 +63,9 @@ class MoeLayer : public Module {
   MoeLayer(const MoeOptions& options, const ProcessGrid& grid);
 
   /// x [tokens, hidden] -> [tokens, hidden]; offsets [sequences + 1] i32, in host memory, divide the tokens
-  /// into sequences. Collective over the expert-parallel group and, with balancers that correct each batch,
-  /// over all ranks. A model may apply the layer several times in one forward pass, each time to the same
-  /// number of tokens; `use` is then 0, 1, ...
+  /// into sequences. Collective over the expert-parallel group and, with balancers that correct each batch
+  /// or have a gradient, and with the gate expert_choice, over all ranks. A model may apply the layer several
+  /// times in one forward pass, each time to the same number of tokens; `use` is then 0, 1, ...
   Tensor operator()(Tape& tape, ForwardContext& context, const Tensor& x, const Tensor& offsets,
                     Index use = 0);
 

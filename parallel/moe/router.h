@@ -34,7 +34,8 @@ class Router : public Module {
 
   /// scores(), plus noise in training; the result does not depend on the number of ranks. In inference with a
   /// `cache` (may be null), sequences seen before are looked up instead of computed, with scores equal to the
-  /// bit. Throws Error if a cache is given and the scope is token.
+  /// bit. Throws Error if it would look up in a cache, but the scope is token, or x is not f32 in host
+  /// memory.
   Tensor decisions(Tape& tape, ForwardContext& context, const Tensor& x, const Tensor& offsets,
                    RouteCache* cache = nullptr);
   /// Expands rows that belong to decisions to rows that belong to `tokens` tokens: for scope sequence,
