@@ -1,6 +1,6 @@
 // Tables that must survive a crash, in one SQLite file. A statement that changes data returns only when the
 // change is on disk (write-ahead log, synchronous = FULL). A Transaction groups statements: either all of
-// them take effect, or none.
+// them take effect, or none, and they are on disk when its commit() returns.
 #pragma once
 
 #include <sqlite3.h>

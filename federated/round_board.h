@@ -151,8 +151,8 @@ class RoundBoard {
     RoundPlan plan = {};
     std::int64_t counted = 0;  ///< turn after that of the site's last update that counted; 0: none counted
   };
-  /// Waits until there is something to do for `site`, for at most `seconds`, and until cancelled() returns
-  /// true.
+  /// Waits until there is something to do for `site`, but for at most `seconds`, and no longer once
+  /// cancelled() returns true.
   Assignment next(const std::string& site, double seconds, const std::function<bool()>& cancelled);
   /// In a secure round: `site` has an update, which counts as delivered. Has no effect while the round is not
   /// open, so it is to be called again. Of several calls the first offer counts, with the last certificate.

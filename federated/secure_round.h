@@ -109,8 +109,8 @@ class SecureRound {
   std::int64_t unmasked_from(std::int64_t round) const;
   void stop();
 
-  // For the calls of sites, on any thread. Each waits for at most `seconds`, and until cancelled() returns
-  // true.
+  // For the calls of sites, on any thread. Each waits for at most `seconds`, and no longer once cancelled()
+  // returns true.
 
   using Cancelled = std::function<bool()>;
   /// `site` is ready with an update. Returns the terms of the next attempt that includes it, with a number

@@ -53,9 +53,10 @@ void fields(R& strategy, Visitor&& field) {
   field("name", strategy.name,
         "fedavg: the mean of updates, weighted by examples; fedprox: as fedavg, and sites stay near the "
         "global model; fedadam, fedyogi, fedadagrad: the mean is the gradient of an adaptive optimizer; "
-        "scaffold: as fedavg, and sites correct their gradients for how their data differs; fedbuff: "
-        "asynchronous, each site trains as fast as it can, and quorum, gather_seconds and deadline_seconds "
-        "are not read; median, trimmed_mean, norm_bound: limit the effect of a few wrong or hostile updates",
+        "scaffold: the mean, in which all sites count equally, and sites correct their gradients for how "
+        "their data differs; fedbuff: asynchronous, each site trains as fast as it can, and quorum, "
+        "gather_seconds and deadline_seconds are not read; median, trimmed_mean, norm_bound: limit the "
+        "effect of a few wrong or hostile updates",
         one_of({"fedavg", "fedprox", "fedadam", "fedyogi", "fedadagrad", "scaffold", "fedbuff", "median",
                 "trimmed_mean", "norm_bound"}));
   field("server_rate", strategy.server_rate,
@@ -82,7 +83,7 @@ void fields(R& strategy, Visitor&& field) {
         between(1, 1e5));
   field("max_staleness", strategy.max_staleness,
         "fedbuff: most rounds that may have ended since a site got the model that it trained. An older "
-        "update does not count; others have the weight 1 / sqrt(1 + rounds)",
+        "update does not count; the weights of others are multiplied by 1 / sqrt(1 + rounds)",
         between(0, 1e6));
 }
 
@@ -127,7 +128,8 @@ void fields(R& privacy, Visitor&& field) {
   field("unit", privacy.unit,
         "Unit of differential privacy; each site adds a share of the noise to its masked update. none: off; "
         "site: each site; record: each record, where a round is a step of DP-SGD over all sites' records; "
-        "client: such steps over all records with the same value in data.client_column",
+        "client: all records of a site with the same value in data.client_column, where a round is such a "
+        "step over all sites' clients",
         one_of({"none", "site", "record", "client"}));
   field("clip_norm", privacy.clip_norm,
         "record, client: largest norm of an example's gradient; a longer one is scaled down to it. For unit "
@@ -159,7 +161,7 @@ void fields(R& site, Visitor&& field) {
         at_least(3));
   field("validate_every", site.validate_every,
         "Rounds between evaluations of the model on this site's validation split, which the coordinator is "
-        "told without noise; 0: no evaluations",
+        "told without noise; 0, or with privacy: no evaluations",
         between(0, 1e6));
 }
 

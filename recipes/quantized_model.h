@@ -15,7 +15,7 @@ std::unique_ptr<Quantization> make_quantization(const QuantizationRecipe& recipe
 bool quantizes(const QuantizationRecipe& recipe, std::string_view layers);
 
 /// Quantizes the layers in `module` that the recipe names. Experts are left out, because they are quantized
-/// when they are built; so are routers unless the recipe names them.
+/// when they are built. Routers are left out, too, unless the recipe names them.
 void quantize_layers(Module& module, const QuantizationRecipe& recipe, Quantization& quantization);
 
 /// Combines the observers' statistics over the ranks.

@@ -69,7 +69,8 @@ class Trainer {
 
   /// Loads the model of `checkpoint`, resets the optimizer, and continues with step `first_step` + 1 and with
   /// the examples that follow those of `seen` steps. The training that follows depends only on these three
-  /// and the recipe. Throws Error if the checkpoint does not fit the model.
+  /// and the recipe, and with privacy on random numbers. Throws Error if the checkpoint does not fit the
+  /// model.
   void begin_round(const std::string& checkpoint, std::int64_t first_step, std::int64_t seen);
   /// Call before take_steps() with a control variate.
   SiteTerms::ControlEntries control_entries() { return site_terms_.control_entries(); }

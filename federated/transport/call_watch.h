@@ -52,7 +52,8 @@ class CallWatch {
     Call(const Call&) = delete;
     Call& operator=(const Call&) = delete;
 
-    /// Whether the certificate was not in the list when the list was last read, which happens twice a second.
+    /// Whether the certificate was not in the list, or had expired, when calls were last checked, which
+    /// happens twice a second.
     bool is_turned_out() const { return turned_out_; }
     /// Whether is_turned_out(), or the call was cancelled, or its connection is lost. Reads no file.
     bool has_ended() const { return turned_out_ || context_.IsCancelled(); }

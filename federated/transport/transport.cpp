@@ -17,8 +17,8 @@ constexpr int kPingMilliseconds =
 constexpr int kPingTimeoutMilliseconds = 20'000;
 
 // Limits of what a server spends on all sites together, and on anybody else who can reach the port. A call
-// has a thread while it lasts. A site can have kMostCalls of them, and calls beyond that are refused at their
-// beginning.
+// has a thread while it lasts. A certificate can have kMostCalls of them, and calls beyond that are refused
+// at their beginning.
 constexpr int kMostThreads = 2048;
 // For data that has arrived and is not yet read, of all sites together. gRPC cuts streams when it is full. At
 // a gigabyte per second, 64 MiB are too little for a single stream, and 128 MiB for a few.

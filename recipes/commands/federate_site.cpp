@@ -381,7 +381,7 @@ class SiteJob {
   }
 
   // Makes the round's update of `model`, and delivers it. Returns false if interrupted; the round is then
-  // repeated, with the same result.
+  // repeated, with the same result unless privacy draws random numbers anew.
   bool train(const Work& work, const CheckpointReader& model) {
     trainer_->begin_round(work.model, work.number * work.steps(), work.turn * work.steps());
     std::map<std::string, double> metrics;

@@ -1,8 +1,8 @@
 // Text in, image out, by flow matching (Lipman et al. 2022, arXiv:2210.02747, on the straight paths of Liu et
 // al. 2022, arXiv:2209.03003). At time t between 0 and 1 an image is (1 - t) noise + t image. The trunk sees
-// it as a grid of patches after the text and learns the velocity, image - noise. Following the velocity from
-// noise leads to an image. In training some texts are hidden, so that guidance (Ho and Salimans 2022,
-// arXiv:2207.12598) can compare velocities with and without a text.
+// it as a grid of patches, followed by the text, and learns the velocity, image - noise. Following the
+// velocity from noise leads to an image. In training some texts are hidden, so that guidance (Ho and Salimans
+// 2022, arXiv:2207.12598) can compare velocities with and without a text.
 #pragma once
 
 #include <string>

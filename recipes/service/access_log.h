@@ -24,7 +24,8 @@ class AccessLog {
     double seconds = 0;         ///< from the last byte of the request to its answer
     std::size_t bytes_out = 0;  ///< bytes of the answer, including its head
   };
-  /// Thread-safe. An entry that cannot be written is lost; only the first loss prints a warning.
+  /// Thread-safe. An entry that cannot be written is lost; only the first loss since the log was opened
+  /// prints a warning.
   void note(const Entry& entry);
   /// Thread-safe. Opens the path again, for log rotation: later entries go to the file that is there now.
   /// Throws Error where it cannot be opened; the log then keeps the old file.
