@@ -612,11 +612,13 @@ CheckpointState Trainer::checkpoint_state() const {
                            {"epsilon", privacy_->epsilon(privacy_->released())},
                            {"delta", recipe_.privacy.delta}};
   if (image.size() > 0) metadata["image_shape"] = {image.height, image.width, image.channels};
-  const auto state = [&]() -> CheckpointState {
-    return {step_, to_toml(recipe_), metadata.dump(), corpus_.tokenizer ? corpus_.tokenizer->bytes() : ""};
-  };
   // A private model may be published, so its checkpoint contains no measurements, which have no noise.
-  if (privacy_) return state();
+  if (!privacy_) add_measurements(metadata);
+  return {step_, to_toml(recipe_), metadata.dump(), corpus_.tokenizer ? corpus_.tokenizer->bytes() : ""};
+}
+
+// Those of the last validation, or of the checkpoint from which training resumed.
+void Trainer::add_measurements(nlohmann::json& metadata) const {
   if (last_validation_.empty() && !told_.empty()) metadata.update(nlohmann::json::parse(told_));
   for (const auto& [task, result] : last_validation_) {
     auto& metrics = metadata["metrics"][task];
@@ -627,7 +629,6 @@ CheckpointState Trainer::checkpoint_state() const {
   }
   for (std::size_t l = 0; l < layers_.size() && !last_validation_.empty(); ++l)
     metadata["routing"][layers_[l].first] = last_validation_.front().second.expert_classes[l];
-  return state();
 }
 
 void Trainer::save() {

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <utility>
@@ -125,6 +126,7 @@ class Trainer {
   void save();
   std::string wait_for_save();
   CheckpointState checkpoint_state() const;
+  void add_measurements(nlohmann::json& metadata) const;
   // Evaluates all tasks. Before that, calibrates the selection for inference on this many batches, for
   // balancers that want it.
   std::vector<std::pair<std::string, Evaluation>> evaluate(std::unique_ptr<Evaluator> TrainedTask::*evaluator,

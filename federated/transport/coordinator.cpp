@@ -119,7 +119,8 @@ struct Coordinator::Parts {
       save();
     else
       hash_model();
-    last = board.updates_of(round - 1);
+    const std::vector<ReceivedUpdate> last = board.updates_of(round - 1);
+    note_reports(last);
     if (!is_recorded()) record(last);
     server = start_server(options.address, kit, service, port);
   }
@@ -295,7 +296,7 @@ struct Coordinator::Parts {
   // sites answered.
   void skip_round() {
     board.set_updates(round, {});
-    last.clear();
+    note_reports({});
     ++round;
     save();
     record({});
@@ -352,12 +353,18 @@ struct Coordinator::Parts {
     if (model->has_control()) policy->scatter(exchanged.subspan(elements), model->control());
   }
 
-  // Weighted as the strategy weighs the sites' updates.
-  std::map<std::string, double> means_of(const std::vector<ReceivedUpdate>& updates) const {
+  // Keeps what the last round's updates report, for metrics.prom, and returns the means of their metrics,
+  // weighted as the strategy weighs the sites' updates.
+  std::map<std::string, double> note_reports(const std::vector<ReceivedUpdate>& updates) {
     const bool robust = !strategy->needs_mean_only() && strategy->buffer_size() == 0;
     const bool by_examples = options.secure.enabled ? options.secure.most_examples > 0
                                                     : !robust && !strategy->site_rules().control_variate;
-    return mean_metrics(updates, by_examples);
+    const std::map<std::string, double> means = mean_metrics(updates, by_examples);
+    site_examples.values.clear(), metric_means.values.clear();
+    for (const ReceivedUpdate& update : updates)
+      site_examples.values[prometheus_label("site", update.site)] += update.examples;
+    for (const auto& [name, mean] : means) metric_means.values[prometheus_label("metric", name)] = mean;
+    return means;
   }
 
   void finish_round(const std::vector<ReceivedUpdate>& updates) {
@@ -371,20 +378,14 @@ struct Coordinator::Parts {
         fmt::format("round {} of {}: {} {}, {:.0f} {}", round, options.rounds, updates.size(),
                     asynchronous ? "updates" : "sites", examples,
                     options.secure.privacy.unit == RoundPrivacy::Unit::client ? "clients" : "examples");
-    for (const auto& [name, mean] : means_of(updates)) line += fmt::format(", {} {:.4f}", name, mean);
+    for (const auto& [name, mean] : note_reports(updates)) line += fmt::format(", {} {:.4f}", name, mean);
     if (epsilon) line += fmt::format(", epsilon {:.4f} at delta {}", *epsilon, options.secure.privacy.delta);
     say(line);
-    last = updates;
     write_metrics(0);
   }
 
   // `waiting`: updates of the present round that have come.
   void write_metrics(std::size_t waiting) const {
-    Gauge examples{"conclave_examples", "Examples that a site trained on in the last round", {}};
-    Gauge means{"conclave_metric", "Mean of what sites measured in the last round", {}};
-    for (const ReceivedUpdate& update : last)
-      examples.values[prometheus_label("site", update.site)] += update.examples;
-    for (const auto& [name, mean] : means_of(last)) means.values[prometheus_label("metric", name)] = mean;
     try {
       write_prometheus_file(
           options.directory + "/metrics.prom",
@@ -398,12 +399,12 @@ struct Coordinator::Parts {
             {{"", static_cast<double>(waiting)}}},
            {"conclave_sites",
             "Sites in the last round's model",
-            {{"", static_cast<double>(examples.values.size())}}},
+            {{"", static_cast<double>(site_examples.values.size())}}},
            {"conclave_certificate_end_seconds",
             "When the coordinator's certificate ends, in seconds since 1970",
             {{"", static_cast<double>(certificate.not_after)}}},
-           examples,
-           means});
+           site_examples,
+           metric_means});
     } catch (const Error& error) {  // this is no reason to stop training
       say(fmt::format("warning: {}", error.what()));
     }
@@ -472,7 +473,8 @@ struct Coordinator::Parts {
   std::int64_t round = 0;
   std::time_t began = 0;                       // when the round began
   std::optional<Clock::time_point> long_line;  // last time that a line named only some of the missing sites
-  std::vector<ReceivedUpdate> last;            // of the round before
+  Gauge site_examples{"conclave_examples", "Examples that a site trained on in the last round", {}};
+  Gauge metric_means{"conclave_metric", "Mean of what sites measured in the last round", {}};
   struct ModelFile {
     std::string path;
     FileState state;

@@ -66,6 +66,10 @@ std::string site_toml(const FederationSettings& settings, const std::string& sit
       site, federation.name, federation.address, least);
 }
 
+bool has_name(const std::vector<std::string>& names, const std::string& name) {
+  return std::ranges::find(names, name) != names.end();
+}
+
 // The requests in the files `arguments.requests`, by site.
 std::map<std::string, CertificateRequest> requests_of(const ProvisionArguments& arguments,
                                                       const FederationTable& federation) {
@@ -73,13 +77,13 @@ std::map<std::string, CertificateRequest> requests_of(const ProvisionArguments& 
   for (const std::string& file : arguments.requests) {
     CertificateRequest request = CertificateRequest::read(file);
     const std::string site = request.name;
-    require(std::ranges::find(federation.sites, site) != federation.sites.end(),
+    require(has_name(federation.sites, site),
             "{}: asks for a certificate of \"{}\", which is not one of federation.sites in {}", file, site,
             arguments.federation);
-    require(!fs::exists(fs::path(federation.kits) / site / "certificate.pem") ||
-                std::ranges::find(arguments.renew, site) != arguments.renew.end(),
-            "{}: {} already has a certificate; to replace it, add --renew {}", file, site, site);
-    require(std::ranges::find(arguments.key_sha256, request.key_sha256) != arguments.key_sha256.end(),
+    require(
+        !fs::exists(fs::path(federation.kits) / site / "certificate.pem") || has_name(arguments.renew, site),
+        "{}: {} already has a certificate; to replace it, add --renew {}", file, site, site);
+    require(has_name(arguments.key_sha256, request.key_sha256),
             "{0}: it is for the key with SHA-256 {1}{2}. Ask {3} by telephone whether `conclave federate "
             "request` printed the same there; if so, add --key_sha256 {1}, and else do not sign it",
             file, request.key_sha256,
@@ -137,17 +141,11 @@ int federate_provision(const ProvisionArguments& arguments) {
   // `kits` itself: a site may have the name "lock", and a coordinator may use that folder.
   const DirectoryLock lock(kits / "authority", kPatienceSeconds);
   const AllowList allowed = allow_list(federation);
-  const auto is_member = [&](const std::string& site) {
-    return std::ranges::find(federation.sites, site) != federation.sites.end();
-  };
-  const auto is_renewed = [&](const std::string& site) {
-    return std::ranges::find(arguments.renew, site) != arguments.renew.end();
-  };
   for (const std::string& name : arguments.renew)
-    require(is_member(name) || name == kCoordinatorName, "{}: not one of federation.sites in {}", name,
-            arguments.federation);
+    require(has_name(federation.sites, name) || name == kCoordinatorName,
+            "{}: not one of federation.sites in {}", name, arguments.federation);
   for (const std::string& name : arguments.revoke)
-    require(is_member(name) || allowed.has(name),
+    require(has_name(federation.sites, name) || allowed.has(name),
             "{}: not one of federation.sites in {}, and no certificate of that name is let in", name,
             arguments.federation);
   const auto requests = requests_of(arguments, federation);
@@ -164,11 +162,11 @@ int federate_provision(const ProvisionArguments& arguments) {
   std::vector<std::string> all{
       std::string(kCoordinatorName)};  // first, because its kit has the list of accepted certificates
   std::ranges::copy_if(federation.sites, std::back_inserter(all), [&](const std::string& site) {
-    return requests.empty() || requests.contains(site) || is_renewed(site);
+    return requests.empty() || requests.contains(site) || has_name(arguments.renew, site);
   });
   for (const std::string& name : all) {
     const fs::path kit = kits / name;
-    const bool renewed = is_renewed(name);
+    const bool renewed = has_name(arguments.renew, name);
     warn_of_other_address(kit / "site.toml", federation.address);
     if (fs::exists(kit / "certificate.pem") && !renewed) continue;
     const auto request = requests.find(name);
