@@ -8,8 +8,11 @@
 #include "federated/secure_aggregation/ring.h"
 #include "federated/strategies/strategy.h"
 #include "federated/transport/site.h"
+#include "recipes/federation_fields.h"
+#include "recipes/recipe_fields.h"
 #include "recipes/settings_check.h"
 #include "recipes/settings_reader.h"
+#include "recipes/settings_text.h"
 
 namespace conclave {
 namespace {
@@ -20,21 +23,20 @@ bool has_port(std::string_view address) {
          address.find_first_not_of("0123456789", colon + 1) == std::string_view::npos;
 }
 
-// Copies those keys of `from`, the site's table `table`, that the site's file gives.
-template <class Table>
-void take_given(const Table& from, std::string_view table, const SiteSettings& site, Table& to) {
-  recipe_fields::fields(from, [&](std::string_view key, const auto& given, auto, const auto&) {
-    if (!site.origin.contains(fmt::format("{}.{}", table, key))) return;
-    recipe_fields::fields(to, [&](std::string_view other, auto& member, auto, const auto&) {
-      if constexpr (std::same_as<std::remove_cvref_t<decltype(member)>, std::remove_cvref_t<decltype(given)>>)
-        if (other == key) member = given;
-    });
-  });
+// Copies those keys of the table `name` that the site's file gives.
+void take_given(SiteSettings site, std::string_view name, Recipe& to) {
+  const settings::Tables from = settings::tables_of(site), into = settings::tables_of(to);
+  const auto given = std::ranges::find(from, name, &settings::Table::name);
+  const auto taken = std::ranges::find(into, name, &settings::Table::name);
+  for (std::size_t i = 0; i < given->fields.size(); ++i) {  // both are the same table's
+    if (!site.origin.contains(fmt::format("{}.{}", name, given->fields[i].key))) continue;
+    std::visit([&](auto* value) { *std::get<decltype(value)>(taken->fields[i].member) = *value; },
+               given->fields[i].member);
+  }
 }
 
 // Checks what secure aggregation needs of the other settings.
-void check_secure_aggregation(const FederationSettings& settings,
-                              settings::Checker<FederationSettings>& check) {
+void check_secure_aggregation(const FederationSettings& settings, settings::Checker& check) {
   const SecureAggregationTable& secure = settings.secure_aggregation;
   const std::size_t sites = settings.federation.sites.size();
   check.require(secure.bits % 8 == 0, {"secure_aggregation.bits"}, "{}: must be a multiple of 8",
@@ -81,7 +83,7 @@ void check_secure_aggregation(const FederationSettings& settings,
 }
 
 // Checks what noise in sums needs of the other settings.
-void check_round_privacy(const FederationSettings& settings, settings::Checker<FederationSettings>& check) {
+void check_round_privacy(const FederationSettings& settings, settings::Checker& check) {
   const FederationPrivacyTable& privacy = settings.privacy;
   if (!privacy.is_on()) return;
   const std::string on = check.shown("privacy.unit", privacy.unit);
@@ -110,9 +112,7 @@ void check_round_privacy(const FederationSettings& settings, settings::Checker<F
                 check.shown("privacy.clip_norm", privacy.clip_norm), privacy.unit);
 }
 
-template <class Settings>
-void check_strategy(const Settings& settings, settings::Checker<Settings>& check) {
-  const StrategyTable& strategy = settings.strategy;
+void check_strategy(const StrategyTable& strategy, settings::Checker& check) {
   check.require(
       (strategy.name == "norm_bound") == (strategy.norm_bound > 0), {"strategy.norm_bound", "strategy.name"},
       "{} with {}: a norm above 0 is for norm_bound, which needs one",
@@ -123,8 +123,8 @@ void check_strategy(const Settings& settings, settings::Checker<Settings>& check
 
 FederationSettings read_federation(const std::string& path, const std::vector<std::string>& overrides) {
   auto settings = settings::parse<FederationSettings>(settings::file_text(path, nullptr), path, overrides);
-  settings::Checker check(settings, path);
-  check.check_limits();
+  settings::Checker check(settings.origin, path);
+  check.check_limits(settings::tables_of(settings));
   FederationTable& federation = settings.federation;
   check.require(!federation.sites.empty(), {"federation.sites"}, "federation.sites: there must be some");
   std::set<std::string> seen;
@@ -143,7 +143,7 @@ FederationSettings read_federation(const std::string& path, const std::vector<st
                 "{} with {} are more than the {} steps that a site takes in a federation at most",
                 check.shown("federation.rounds", federation.rounds),
                 check.shown("federation.local_steps", federation.local_steps), kMostFederatedSteps);
-  check_strategy(settings, check);
+  check_strategy(settings.strategy, check);
   check.require(has_port(federation.address), {"federation.address"}, "{} has no port; expected host:port",
                 check.shown("federation.address", federation.address));
   check.require(federation.listen.empty() || has_port(federation.listen), {"federation.listen"},
@@ -160,8 +160,8 @@ FederationSettings read_federation(const std::string& path, const std::vector<st
 SiteSettings read_site(const std::string& path, const std::vector<std::string>& overrides,
                        Communicator* world) {
   auto settings = settings::parse<SiteSettings>(settings::file_text(path, world), path, overrides);
-  settings::Checker check(settings, path);
-  check.check_limits();
+  settings::Checker check(settings.origin, path);
+  check.check_limits(settings::tables_of(settings));
   // A [privacy] with only some of its keys would leave the others to the coordinator.
   const auto said = [&](std::string_view key) {
     return settings.origin.contains(fmt::format("privacy.{}", key));
@@ -192,9 +192,9 @@ SiteSettings read_site(const std::string& path, const std::vector<std::string>& 
 SimulationSettings read_simulation(const std::string& path, const std::vector<std::string>& overrides,
                                    Communicator* world) {
   auto settings = settings::parse<SimulationSettings>(settings::file_text(path, world), path, overrides);
-  settings::Checker check(settings, path);
-  check.check_limits();
-  check_strategy(settings, check);
+  settings::Checker check(settings.origin, path);
+  check.check_limits(settings::tables_of(settings));
+  check_strategy(settings.strategy, check);
   SimulationTable& simulation = settings.simulation;
   check.require(simulation.cohort <= simulation.clients, {"simulation.cohort", "simulation.clients"},
                 "{} is more than {}", check.shown("simulation.cohort", simulation.cohort),
@@ -227,7 +227,8 @@ StrategyOptions strategy_options(const StrategyTable& strategy, std::int64_t sit
 }
 
 std::vector<std::string> take_simulation_keys(std::vector<std::string>& overrides) {
-  const auto tables = settings::table_names<SimulationSettings>();
+  SimulationSettings any;
+  const auto tables = settings::table_names(settings::tables_of(any));
   const auto rest = std::ranges::stable_partition(overrides, [&](const std::string& override) {
     return std::ranges::find(tables, override.substr(0, override.find('.'))) == tables.end();
   });
@@ -281,10 +282,10 @@ Recipe site_recipe(const SiteSettings& site, const Recipe& model, const std::str
   data.train = site.data.train;
   data.validation = site.data.validation;
   data.test = site.data.test;
-  take_given(site.data, "data", site, data);
+  take_given(site, "data", recipe);
   const bool within_sites = rounds.is_within_sites();
   if (within_sites) recipe.privacy = {.delta = rounds.delta};  // the budget is the site's own, or none
-  take_given(site.privacy, "privacy", site, recipe.privacy);
+  take_given(site, "privacy", recipe);
   recipe.privacy.ledger.clear();  // a site's ledger counts rounds, not training steps
   require(
       !rounds.is_on() || !site.origin.contains("privacy.epsilon") || site.origin.contains("privacy.delta"),

@@ -1,6 +1,6 @@
 // The settings of a federation: federation.toml, which its coordinator reads, and a site.toml for each site;
 // and those of a simulated federation, simulation.toml. Fields, units and limits are in
-// recipes/federation_fields.h, as those of recipes are in recipe_fields.h.
+// recipes/federation_fields.cpp, as those of recipes are in recipe_fields.cpp.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,3 @@
-// Recipes, read as documents of settings_reader.h.
 #include "recipes/recipe.h"
 
 #include <cerrno>
@@ -7,7 +6,10 @@
 #include <fstream>
 
 #include "parallel/communicator.h"
+#include "recipes/recipe_fields.h"
+#include "recipes/recipe_text.h"
 #include "recipes/settings_reader.h"
+#include "recipes/settings_text.h"
 
 namespace conclave {
 namespace {

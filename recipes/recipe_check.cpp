@@ -21,7 +21,7 @@ namespace {
 
 using namespace recipe_text;
 
-using Checker = settings::Checker<Recipe>;
+using settings::Checker;
 
 std::vector<std::int64_t> divisors(std::int64_t number) {
   std::vector<std::int64_t> found;
@@ -295,7 +295,7 @@ void check_privacy(const Recipe& recipe, Checker& check) {
 }  // namespace
 
 void check_trained(const Recipe& recipe, const std::string& name) {
-  Checker check(recipe, name);
+  Checker check(recipe.origin, name);
   check.require(
       !recipe.privacy.is_on() || !recipe.quantization.enabled, {"quantization.enabled", "privacy.unit"},
       "{} with {}: gradients of rounded weights are not available for each example; set it to false, and "
@@ -307,7 +307,7 @@ void check_trained(const Recipe& recipe, const std::string& name) {
 
 void check_meant(const Recipe& recipe, const std::string& name) {
   const PrivacyRecipe& privacy = recipe.privacy;
-  Checker check(recipe, name);
+  Checker check(recipe.origin, name);
   const auto without_unit = [&](std::string_view key, const auto& value, bool given) {
     check.require(privacy.is_on() || !given, {key, "privacy.unit"},
                   "{} with privacy.unit = \"none\": nothing would be hidden; set privacy.unit to \"record\", "
@@ -325,8 +325,9 @@ void check_meant(const Recipe& recipe, const std::string& name) {
 }
 
 void check_recipe(const Recipe& recipe, const std::string& name) {
-  Checker check(recipe, name);
-  check.check_limits();
+  Checker check(recipe.origin, name);
+  Recipe checked = recipe;  // tables are of settings that may be changed
+  check.check_limits(settings::tables_of(checked));
 
   check_model(recipe.model, check);
   check_routing(recipe.moe, recipe.model, check);
@@ -347,7 +348,7 @@ void check_expert_parallel(const Recipe& recipe, const std::string& name, int ra
   const bool divides_ranks = group <= ranks && ranks % group == 0;
   if (divides_ranks && experts % group == 0) return;
 
-  Checker check(recipe, name);
+  Checker check(recipe.origin, name);
   const std::string size = check.shown("parallel.expert_parallel", given) +
                            (given == 0 ? fmt::format(", which is all {} ranks,", ranks) : std::string());
   const std::string broken =

@@ -11,69 +11,74 @@ namespace conclave {
 namespace {
 
 using namespace recipe_text;
+using settings::Field;
+using settings::Rule;
+using settings::Table;
+using settings::Tables;
 
-std::string allowed(const recipe_fields::Rule& rule) {
+std::string allowed(const Rule& rule) {
   if (!rule.allowed.empty()) return fmt::format("One of {}; default", joined(rule.allowed));
   if (std::isinf(rule.least)) return "Default";
   if (std::isinf(rule.most)) return fmt::format("At least {}; default", rule.least);
   return fmt::format("{} to {}; default", rule.least, rule.most);
 }
 
-/// The default of every field as TOML, in the order of for_each_field.
-template <class Document>
-std::vector<std::string> defaults() {
-  std::vector<std::string> values;
-  const Document document;
-  recipe_fields::for_each_field(document, [&](auto, auto, const auto& member, auto, const auto&) {
-    values.push_back(toml_value(member));
-  });
-  return values;
+std::string value(const Field& field) {
+  return std::visit([](const auto* member) { return toml_value(*member); }, field.member);
 }
 
-template <class Document>
-std::string written(const Document& document, bool documented) {
-  const auto default_values = defaults<Document>();
-  auto default_value = default_values.begin();
+/// `tables` as TOML; with `defaults`, the same tables with their defaults, also with comments.
+std::string written(const Tables& tables, const Tables* defaults) {
   std::string out;
-  recipe_fields::tables(document, [&](std::string_view table, const auto& members, std::string_view about) {
-    if (!out.empty()) out += '\n';
-    if (documented) out += fmt::format("# {}\n", about);
-    out += fmt::format("[{}]\n", table);
-    recipe_fields::fields(members, [&](std::string_view key, const auto& member, std::string_view doc,
-                                       const recipe_fields::Rule& rule) {
-      if (documented) out += fmt::format("\n# {}. {} {}.\n", doc, allowed(rule), *default_value);
-      out += fmt::format("{} = {}\n", key, toml_value(member));
-      ++default_value;
-    });
-  });
+  for (std::size_t t = 0; t < tables.size(); ++t) {
+    if (t > 0) out += '\n';
+    const Table& table = tables[t];
+    if (defaults) out += fmt::format("# {}\n", table.about);
+    out += fmt::format("[{}]\n", table.name);
+    for (std::size_t f = 0; f < table.fields.size(); ++f) {
+      const Field& field = table.fields[f];
+      if (defaults)
+        out +=
+            fmt::format("\n# {}. {} {}.\n", field.doc, allowed(field.rule), value((*defaults)[t].fields[f]));
+      out += fmt::format("{} = {}\n", field.key, value(field));
+    }
+  }
   return out;
+}
+
+template <class Settings>
+std::string written_settings(Settings settings, bool documented) {
+  Settings standard;
+  const Tables defaults = settings::tables_of(standard);
+  return written(settings::tables_of(settings), documented ? &defaults : nullptr);
 }
 
 }  // namespace
 
-std::vector<std::string> changed_keys(const Recipe& before, const Recipe& now) {
-  std::vector<std::string> values, changed;
-  recipe_fields::for_each_field(before, [&](auto, auto, const auto& member, auto, const auto&) {
-    values.push_back(toml_value(member));
-  });
-  auto value = values.begin();
-  recipe_fields::for_each_field(
-      now, [&](std::string_view table, std::string_view key, const auto& member, auto, const auto&) {
-        const std::string is = toml_value(member), was = *value++;
-        const bool of_surroundings = table == "run" || table == "checkpoint" || table == "parallel";
-        if (is != was && !of_surroundings)
-          changed.push_back(fmt::format("{}.{} = {} ({} there)", table, key, is, was));
-      });
+std::vector<std::string> changed_keys(Recipe before, Recipe now) {
+  const Tables old = settings::tables_of(before), tables = settings::tables_of(now);
+  std::vector<std::string> changed;
+  for (std::size_t t = 0; t < tables.size(); ++t) {
+    const std::string_view table = tables[t].name;
+    if (table == "run" || table == "checkpoint" || table == "parallel") continue;  // how it runs, not what
+    for (std::size_t f = 0; f < tables[t].fields.size(); ++f) {
+      const Field& field = tables[t].fields[f];
+      const std::string is = value(field), was = value(old[t].fields[f]);
+      if (is != was) changed.push_back(fmt::format("{}.{} = {} ({} there)", table, field.key, is, was));
+    }
+  }
   return changed;
 }
 
-std::string to_toml(const Recipe& recipe, bool documented) { return written(recipe, documented); }
+std::string to_toml(const Recipe& recipe, bool documented) { return written_settings(recipe, documented); }
 std::string to_toml(const FederationSettings& settings, bool documented) {
-  return written(settings, documented);
+  return written_settings(settings, documented);
 }
-std::string to_toml(const SiteSettings& settings, bool documented) { return written(settings, documented); }
+std::string to_toml(const SiteSettings& settings, bool documented) {
+  return written_settings(settings, documented);
+}
 std::string to_toml(const SimulationSettings& settings, bool documented) {
-  return written(settings, documented);
+  return written_settings(settings, documented);
 }
 
 }  // namespace conclave

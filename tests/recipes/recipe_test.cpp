@@ -144,17 +144,17 @@ TEST_CASE("the numbers of experts of all kinds must add up to moe.experts", "[re
 
 TEST_CASE("every field is documented, unique, and in the written recipe", "[recipe]") {
   std::set<std::string> keys;
-  const Recipe recipe;
+  Recipe recipe;
   const std::string text = to_toml(recipe, true);
-  recipe_fields::for_each_field(recipe, [&](std::string_view table, std::string_view key, const auto&,
-                                            std::string_view doc, const auto&) {
-    INFO(table << "." << key);
-    CHECK(keys.insert(fmt::format("{}.{}", table, key)).second);
-    CHECK(doc.size() > 20);
-    CHECK(doc.back() != '.');
-    CHECK_THAT(text, Contains(fmt::format("\n# {}.", doc)));
-    CHECK_THAT(text, Contains(fmt::format("\n{} = ", key)));
-  });
+  for (const settings::Table& table : settings::tables_of(recipe))
+    for (const settings::Field& field : table.fields) {
+      INFO(table.name << "." << field.key);
+      CHECK(keys.insert(fmt::format("{}.{}", table.name, field.key)).second);
+      CHECK(field.doc.size() > 20);
+      CHECK(field.doc.back() != '.');
+      CHECK_THAT(text, Contains(fmt::format("\n# {}.", field.doc)));
+      CHECK_THAT(text, Contains(fmt::format("\n{} = ", field.key)));
+    }
 }
 
 TEST_CASE("the error for an unknown key has file, line, nearest key and all keys", "[recipe]") {
