@@ -205,6 +205,20 @@ TEST_CASE("a rank can wait for its device while other ranks wait for it by MPI")
   check_device();
 }
 
+TEST_CASE("a rank that only sends, and then waits by MPI, is not waited for forever") {
+  const auto world = any_world();
+  const auto size = static_cast<std::size_t>(world->size());
+  const bool receives = world->rank() == 0;
+  std::vector<Index> sent(size, 0), received(size, receives ? 1 : 0);
+  sent[0] = 1;
+  const Tensor from = cuda::to_device(Tensor::of<float>({1, 1}, {2}));
+  const Tensor into = cuda::to_device(Tensor::zeros({receives ? static_cast<Index>(size) : 0, 1}));
+  world->all_to_all(from, sent, into, received);
+  if (receives) CHECK(cuda::to_host(into).data<float>()[size - 1] == 2);
+  meet();
+  check_device();
+}
+
 TEST_CASE("a request may be destroyed while under way, or moved from") {
   const auto world = any_world();
   const Tensor values = cuda::to_device(Tensor::of<std::int64_t>({1}, {world->rank() + 1}));
