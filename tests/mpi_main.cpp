@@ -1,13 +1,14 @@
 // Runs the test cases on every rank of an mpirun (or on one rank without it). Rank 0 prints; another rank
 // prints only what it has to say about a failure. With several ranks the first failed test case ends the run
 // on all of them: the others may be waiting, inside that test, for the rank that left it.
-#define CATCH_CONFIG_RUNNER
+#define CATCH_CONFIG_EXTERNAL_INTERFACES
 #include <catch2/catch.hpp>
 #include <iostream>
 #include <sstream>
 
 #include "parallel/mpi_communicator.h"
 #include "tests/parallel/test_world.h"
+#include "tests/run_tests.h"
 
 namespace conclave {
 namespace {
@@ -49,7 +50,7 @@ int main(int argc, char** argv) {
   world = everyone.get();
   terminal = std::cout.rdbuf();
   if (world->rank() != 0) std::cout.rdbuf(captured.rdbuf());
-  const int failed = Catch::Session().run(argc, argv);
+  const int failed = run_tests(argc, argv);
   if (failed != 0) report_failure();
   std::cout.rdbuf(terminal);
   return world->max(Index{failed != 0});

@@ -66,7 +66,11 @@ endforeach()
 target_include_directories(conclave_emulated PRIVATE ${CONCLAVE_BOOST_INCLUDE})
 target_link_libraries(conclave_emulated PRIVATE ${CONCLAVE_BOOST_CONTEXT})
 
-add_executable(emulated_tests $<TARGET_OBJECTS:test_main> ${emulated_test_sources} ${test_values} cuda/operations.cpp)
+add_library(emulated_operations OBJECT cuda/operations.cpp)
+target_link_libraries(emulated_operations PRIVATE conclave_emulated conclave_flags)
+target_compile_options(emulated_operations PRIVATE -O0)
+add_executable(emulated_tests unit_main.cpp $<TARGET_OBJECTS:test_runner> ${emulated_test_sources} ${test_values}
+               $<TARGET_OBJECTS:emulated_operations>)
 conclave_emulate_kernels(${emulated_test_sources})
 target_link_libraries(emulated_tests PRIVATE conclave_emulated Catch2::Catch2 conclave_flags)
 target_compile_options(emulated_tests PRIVATE ${quickly})
@@ -78,7 +82,7 @@ if(CONCLAVE_SANITIZED_DEVICE)
 endif()
 
 # The program with which scripts/gpu_check measures; this test only checks that it runs.
-add_executable(emulated_roofline cuda/roofline.cpp cuda/operations.cpp cuda/peak.cu)
+add_executable(emulated_roofline cuda/roofline.cpp $<TARGET_OBJECTS:emulated_operations> cuda/peak.cu)
 conclave_emulate_kernels(cuda/peak.cu)
 target_link_libraries(emulated_roofline PRIVATE conclave_emulated conclave_flags)
 add_dependencies(emulated_tests emulated_roofline)

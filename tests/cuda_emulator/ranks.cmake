@@ -9,8 +9,11 @@ file(GLOB emulated_parallel CONFIGURE_DEPENDS ${parallel}/nccl_*.cpp ${parallel}
 if(CONCLAVE_COVERAGE)
   set_property(SOURCE ${emulated_parallel} APPEND PROPERTY COMPILE_OPTIONS --coverage -O0)
 endif()
-add_executable(emulated_mpi_tests mpi_main.cpp ${test_values} ${emulator}/nccl_test.cpp ${emulator}/nccl.cpp ${emulator}/mpi.cpp
-               ${emulated_parallel} ${parallel}/communicator.cpp ${parallel}/communicator_arguments.cpp
+add_library(emulated_parallel OBJECT ${emulator}/nccl.cpp ${emulator}/mpi.cpp ${emulated_parallel})
+target_link_libraries(emulated_parallel PRIVATE conclave_emulated MPI::MPI_C conclave_flags)
+target_compile_options(emulated_parallel PRIVATE -O1)
+add_executable(emulated_mpi_tests mpi_main.cpp $<TARGET_OBJECTS:test_runner> ${test_values} ${emulator}/nccl_test.cpp
+               $<TARGET_OBJECTS:emulated_parallel> ${parallel}/communicator.cpp ${parallel}/communicator_arguments.cpp
                ${parallel}/mpi_communicator.cpp ${parallel}/process_grid.cpp)
 target_link_libraries(emulated_mpi_tests PRIVATE conclave_emulated MPI::MPI_C Threads::Threads Catch2::Catch2
                       conclave_flags)
@@ -18,13 +21,12 @@ target_compile_options(emulated_mpi_tests PRIVATE -O1)
 
 # The conclave program on emulated devices. The sources compiled here, for CUDA, take precedence over the same ones
 # in the libraries.
-add_executable(emulated_conclave ${PROJECT_SOURCE_DIR}/recipes/conclave.cpp ${emulator}/nccl.cpp ${emulator}/mpi.cpp
-               ${emulated_parallel})
+add_executable(emulated_conclave ${PROJECT_SOURCE_DIR}/recipes/conclave.cpp $<TARGET_OBJECTS:emulated_parallel>)
 target_link_libraries(emulated_conclave PRIVATE $<LINK_LIBRARY:WHOLE_ARCHIVE,conclave_emulated> conclave_commands
                       conclave_flags)
 target_compile_definitions(emulated_conclave PRIVATE CONCLAVE_VERSION="${PROJECT_VERSION}")
 target_compile_options(emulated_conclave PRIVATE -O1)
-set_target_properties(emulated_mpi_tests emulated_conclave PROPERTIES UNITY_BUILD OFF)
+set_target_properties(emulated_parallel emulated_mpi_tests emulated_conclave PROPERTIES UNITY_BUILD OFF)
 
 foreach(ranks IN ITEMS 1 2 4)
   add_test(NAME emulated_mpi_${ranks}
