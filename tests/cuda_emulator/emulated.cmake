@@ -68,7 +68,7 @@ target_link_libraries(conclave_emulated PRIVATE ${CONCLAVE_BOOST_CONTEXT})
 
 add_library(emulated_operations OBJECT cuda/operations.cpp)
 target_link_libraries(emulated_operations PRIVATE conclave_emulated conclave_flags)
-target_compile_options(emulated_operations PRIVATE -O0)
+target_compile_options(emulated_operations PRIVATE ${quickly})
 add_executable(emulated_tests unit_main.cpp $<TARGET_OBJECTS:test_runner> ${emulated_test_sources} ${test_values}
                $<TARGET_OBJECTS:emulated_operations>)
 conclave_emulate_kernels(${emulated_test_sources})
