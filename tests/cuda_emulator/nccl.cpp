@@ -125,8 +125,10 @@ struct State {
   std::vector<int> world_ranks;        // rank in MPI_COMM_WORLD, by rank in this communicator
   std::uint64_t queued = 0, done = 0;  // pieces of work, which run in the order of their calls on any stream
   std::uint64_t collectives = 0;       // collectives so far
-  std::deque<bool> only_sends;  // of each piece that is not done: no peer's message announces such a piece
-  bool posted = false;          // whether the messages of the next piece were sent
+  // Of each piece that is not done: whether it sends to a rank from which it receives nothing, so that no
+  // message tells when that rank waits for it.
+  std::deque<bool> unannounced;
+  bool posted = false;  // whether the messages of the next piece were sent
   std::atomic<bool> aborted = false, failed = false, destroyed = false;
 };
 
@@ -147,8 +149,11 @@ class Piece final : public SharedWork {
       : state_(std::move(state)), calls_(std::move(calls)), number_(state_->queued++) {
     for (const Call& call : calls_)
       numbers_.push_back(collective(call.kind) ? ++state_->collectives : std::uint64_t{0});
-    state_->only_sends.push_back(
-        std::ranges::all_of(calls_, [](const Call& call) { return call.kind == Kind::send; }));
+    state_->unannounced.push_back(std::ranges::any_of(calls_, [this](const Call& call) {
+      return call.kind == Kind::send && std::ranges::none_of(calls_, [&](const Call& other) {
+               return other.kind == Kind::receive && other.parameter == call.parameter;
+             });
+    }));
   }
   ~Piece() override {
     if (complete_) return;
@@ -385,7 +390,7 @@ class Piece final : public SharedWork {
         if (const Range write = written_by(i); write.bytes > 0)
           std::memset(calls_[i].receive, kPoison, write.bytes);
     ++state_->done;
-    state_->only_sends.pop_front();
+    state_->unannounced.pop_front();
     state_->posted = false;
     complete_ = !state_->aborted;
     return true;
@@ -437,7 +442,8 @@ bool help_peers() {
              states,
              [](const auto& weak) {
                const auto state = weak.lock();
-               int there = state->posted || (state->queued > state->done && state->only_sends.front());
+               if (!state || state->failed || state->aborted) return false;
+               int there = state->posted || (state->queued > state->done && state->unannounced.front());
                if (state->queued > state->done && !there)
                  check_mpi(MPI_Iprobe(MPI_ANY_SOURCE, state->tag, MPI_COMM_WORLD, &there, MPI_STATUS_IGNORE),
                            "MPI_Iprobe");

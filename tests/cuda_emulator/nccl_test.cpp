@@ -4,8 +4,10 @@
 #include <nccl.h>
 #include <catch2/catch.hpp>
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <numeric>
 #include <random>
 #include <thread>
 #include <vector>
@@ -205,17 +207,24 @@ TEST_CASE("a rank can wait for its device while other ranks wait for it by MPI")
   check_device();
 }
 
-TEST_CASE("a rank that only sends, and then waits by MPI, is not waited for forever") {
+TEST_CASE("a rank that only receives gets what others send that wait by MPI") {
   const auto world = any_world();
   const auto size = static_cast<std::size_t>(world->size());
-  const bool receives = world->rank() == 0;
-  std::vector<Index> sent(size, 0), received(size, receives ? 1 : 0);
+  const bool first = world->rank() == 0;
+  // All send to rank 0, which sends to itself only; the others also exchange rows.
+  std::vector<Index> sent(size, first ? 0 : 1), received(size, 1);
   sent[0] = 1;
-  const Tensor from = cuda::to_device(Tensor::of<float>({1, 1}, {2}));
-  const Tensor into = cuda::to_device(Tensor::zeros({receives ? static_cast<Index>(size) : 0, 1}));
-  world->all_to_all(from, sent, into, received);
-  if (receives) CHECK(cuda::to_host(into).data<float>()[size - 1] == 2);
+  if (!first) received[0] = 0;
+  const auto rows = [](const std::vector<Index>& of) {
+    return std::accumulate(of.begin(), of.end(), Index{0});
+  };
+  const Tensor from = Tensor::zeros({rows(sent), 1});
+  std::ranges::fill(from.span<float>(), 2.0F);
+  const Tensor into = cuda::to_device(Tensor::zeros({rows(received), 1}));
+  world->all_to_all(cuda::to_device(from), sent, into, received);
+  if (first) CHECK(cuda::to_host(into).data<float>()[size - 1] == 2);
   meet();
+  CHECK(cuda::to_host(into).data<float>()[0] == 2);
   check_device();
 }
 

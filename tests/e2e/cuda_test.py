@@ -51,8 +51,9 @@ def main():
     del os.environ["CONCLAVE_CUDA_BUS_ID"]
 
     # Products in bf16 give nearly the same losses.
-    train(PROGRAM, "tiny.toml", "processors_two", "train.steps=2", *plain)
-    rounded = [*plain, "run.precision=bf16"]
+    larger = [*plain, "train.batch_tokens=256"]
+    train(PROGRAM, "tiny.toml", "processors_two", "train.steps=2", *larger)
+    rounded = [*larger, "run.precision=bf16"]
     train(DEVICES, "tiny.toml", "rounded", "train.steps=2", *rounded, says=", on cuda, products in bf16")
     assert_close("processors_two", "rounded", 2e-2)
     for step, loss in losses("processors_two").items():
