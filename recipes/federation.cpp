@@ -23,16 +23,17 @@ bool has_port(std::string_view address) {
          address.find_first_not_of("0123456789", colon + 1) == std::string_view::npos;
 }
 
-// Copies those keys of the table `name` that the site's file gives.
-void take_given(SiteSettings site, std::string_view name, Recipe& to) {
-  const settings::Tables from = settings::tables_of(site), into = settings::tables_of(to);
-  const auto given = std::ranges::find(from, name, &settings::Table::name);
-  const auto taken = std::ranges::find(into, name, &settings::Table::name);
-  for (std::size_t i = 0; i < given->fields.size(); ++i) {  // both are the same table's
-    if (!site.origin.contains(fmt::format("{}.{}", name, given->fields[i].key))) continue;
-    std::visit([&](auto* value) { *std::get<decltype(value)>(taken->fields[i].member) = *value; },
-               given->fields[i].member);
-  }
+// Copies those keys of `from`, the site's table `name`, that the site's file gives.
+template <class Members>
+void take_given(Members from, std::string_view name, const SiteSettings& site, Members& to) {
+  settings::TableList all;
+  all(name, from, "");
+  all(name, to, "");
+  const settings::Tables tables = std::move(all).take();
+  for (std::size_t i = 0; i < tables[0].fields.size(); ++i)
+    if (site.origin.contains(fmt::format("{}.{}", name, tables[0].fields[i].key)))
+      std::visit([&](auto* value) { *std::get<decltype(value)>(tables[1].fields[i].member) = *value; },
+                 tables[0].fields[i].member);
 }
 
 // Checks what secure aggregation needs of the other settings.
@@ -282,10 +283,10 @@ Recipe site_recipe(const SiteSettings& site, const Recipe& model, const std::str
   data.train = site.data.train;
   data.validation = site.data.validation;
   data.test = site.data.test;
-  take_given(site, "data", recipe);
+  take_given(site.data, "data", site, data);
   const bool within_sites = rounds.is_within_sites();
   if (within_sites) recipe.privacy = {.delta = rounds.delta};  // the budget is the site's own, or none
-  take_given(site, "privacy", recipe);
+  take_given(site.privacy, "privacy", site, recipe.privacy);
   recipe.privacy.ledger.clear();  // a site's ledger counts rounds, not training steps
   require(
       !rounds.is_on() || !site.origin.contains("privacy.epsilon") || site.origin.contains("privacy.delta"),

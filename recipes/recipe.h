@@ -268,7 +268,7 @@ void check_meant(const Recipe& recipe, const std::string& name);
 /// divide `ranks` and moe.experts. Called once the ranks are known.
 void check_expert_parallel(const Recipe& recipe, const std::string& name, int ranks);
 /// "moe.top_k = 1 (2 there)" for each key that affects training and differs from `before`.
-std::vector<std::string> changed_keys(Recipe before, Recipe now);
+std::vector<std::string> changed_keys(const Recipe& before, const Recipe& now);
 /// The complete recipe as TOML that reads back to the same values; with `documented`, a comment above each
 /// key.
 std::string to_toml(const Recipe& recipe, bool documented = false);

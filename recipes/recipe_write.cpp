@@ -48,15 +48,18 @@ std::string written(const Tables& tables, const Tables* defaults) {
 
 template <class Settings>
 std::string written_settings(Settings settings, bool documented) {
+  const Tables tables = settings::tables_of(settings);
+  if (!documented) return written(tables, nullptr);
   Settings standard;
   const Tables defaults = settings::tables_of(standard);
-  return written(settings::tables_of(settings), documented ? &defaults : nullptr);
+  return written(tables, &defaults);
 }
 
 }  // namespace
 
-std::vector<std::string> changed_keys(Recipe before, Recipe now) {
-  const Tables old = settings::tables_of(before), tables = settings::tables_of(now);
+std::vector<std::string> changed_keys(const Recipe& before, const Recipe& now) {
+  Recipe first = before, second = now;  // tables are of settings that may be changed
+  const Tables old = settings::tables_of(first), tables = settings::tables_of(second);
   std::vector<std::string> changed;
   for (std::size_t t = 0; t < tables.size(); ++t) {
     const std::string_view table = tables[t].name;
