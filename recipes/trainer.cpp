@@ -266,6 +266,7 @@ void Trainer::start_from() {
           start_);
   reader.load(entries);
   optimizer_.restart_average();
+  for (const auto& [name, layer] : layers_) layer->balancer().restart();
   log_.say(fmt::format(
       "started from {}: {} of {} tensors{}", start_, entries.size(), all,
       privacy_ ? "; what that model reveals about its examples is not counted: it is taken to be public"
@@ -350,11 +351,16 @@ void Trainer::take_folder() {
   const bool goes_on =
       !resumed.empty() &&
       std::filesystem::equivalent(std::filesystem::absolute(resumed).parent_path(), directory, ignored);
-  if (const SetAside aside = set_aside_checkpoints(directory, goes_on ? step_ : -1); aside.checkpoints > 0) {
-    (goes_on ? copy_metrics : move_metrics)(directory, aside.folder);
-    log_.say(fmt::format("{} checkpoints that this run does not go on from are now in {}", aside.checkpoints,
+  const auto with_metrics = [&](const std::string& folder) {
+    (goes_on ? copy_metrics : move_metrics)(directory, folder);
+  };
+  // Metrics without checkpoints are kept by a resumed run: somebody may have copied them for it.
+  const bool always = resumed.empty() && has_metrics(directory);
+  if (const SetAside aside = set_aside_checkpoints(directory, goes_on ? step_ : -1, with_metrics, always);
+      !aside.folder.empty())
+    log_.say(fmt::format("{} that this run does not go on from are now in {}",
+                         aside.checkpoints > 0 ? fmt::format("{} checkpoints", aside.checkpoints) : "metrics",
                          aside.folder));
-  }
   log_.write_metrics(directory, environment_.host, step_ == 0 ? 0 : step_ + 1);
 }
 
@@ -567,12 +573,19 @@ void Trainer::end_not_finite(std::int64_t step, const std::string& what) {
   for (const std::string& text : grid_.world().all_gather(problem_))
     if (!text.empty()) where += (where.empty() ? "" : "; ") + text;
   writer_.wait();
-  const std::string last =
-      from_first(grid_.world(), [&] { return newest_checkpoint(recipe_.run.directory).value_or(""); });
+  // What is not finite was computed with the weights of step_, which the checkpoint of that step has, too.
+  const std::string last = from_first(grid_.world(), [&] {
+    std::string before, of_step;
+    for (const CheckpointFile& file : list_checkpoints(recipe_.run.directory))
+      (file.step < step_ ? before : of_step) = file.path;
+    if (!before.empty()) return "The last checkpoint before that is intact: " + before;
+    return of_step.empty()
+               ? std::string("There is no checkpoint yet")
+               : "There is no checkpoint from before that; the weights of this one lead to it: " + of_step;
+  });
   throw NotFiniteError(fmt::format(
       "step {}: the {} not finite{}{}. {}; try a lower train.learning_rate or a longer train.warmup", step,
-      what, where.empty() ? "" : ", ", where,
-      last.empty() ? "There is no checkpoint yet" : "The last good checkpoint is intact: " + last));
+      what, where.empty() ? "" : ", ", where, last));
 }
 
 void Trainer::report(bool force) {
@@ -681,7 +694,7 @@ TrainResult Trainer::run() {
     step();
     const bool last = step_ == total_steps_;
     report(sums_.stop || last);
-    if (step_ % every == 0 || last) {
+    if ((step_ % every == 0 && !sums_.stop) || last) {  // whoever stops the run wants the checkpoint first
       const double began = now();
       last_validation_ = evaluate(&TrainedTask::validation, "validation",
                                   last ? kCalibrationBatches : kCalibrationBatches / 4);
@@ -701,6 +714,7 @@ TrainResult Trainer::run() {
     result.unsaved = wait_for_save();
   }
   result.steps = step_;
+  result.taken = step_ - first;
   result.seconds_per_step = (result.train_seconds - result.save_seconds) /
                             static_cast<double>(std::max<std::int64_t>(step_ - first, 1));
   result.interrupted = sums_.stop && step_ < total_steps_;
@@ -713,6 +727,7 @@ TrainResult Trainer::run() {
 void Trainer::begin_round(const std::string& checkpoint, std::int64_t first_step, std::int64_t seen) {
   CheckpointReader(checkpoint, grid_.world()).load(model_entries());
   optimizer_.restart();
+  for (const auto& [name, layer] : layers_) layer->balancer().restart();
   optimizer_start_ = first_step;
   // A round that is interrupted and repeated may release two updates. The site's ledger counts both.
   if (privacy_) privacy_->go_on_from(first_step);

@@ -41,7 +41,8 @@ struct TrainerEnvironment {
 };
 
 struct TrainResult {
-  std::int64_t steps = 0;
+  std::int64_t steps = 0;       ///< all that the model was trained for
+  std::int64_t taken = 0;       ///< those of this run, which may have been resumed
   double train_seconds = 0;     ///< stepping, without start-up and the final evaluation
   double seconds_per_step = 0;  ///< mean over this run, without the time for saving
   std::int64_t saves = 0;       ///< checkpoints begun

@@ -83,15 +83,17 @@ std::vector<CheckpointFile> list_checkpoints(const std::string& directory) {
   return found;
 }
 
-SetAside set_aside_checkpoints(const std::string& directory, std::int64_t step) {
+SetAside set_aside_checkpoints(const std::string& directory, std::int64_t step,
+                               const std::function<void(const std::string& folder)>& first, bool always) {
   auto files = list_checkpoints(directory);
   std::erase_if(files, [&](const CheckpointFile& file) {
     std::error_code ignored;
     return file.step <= step || !std::filesystem::is_regular_file(file.path, ignored);
   });
-  if (files.empty()) return {};
+  if (files.empty() && !always) return {};
   const std::filesystem::path aside = unused_folder(directory);
   create_durable_directories(aside);
+  if (first) first(aside.string());
   for (const CheckpointFile& file : files) {
     const std::filesystem::path from = file.path;
     std::error_code error;

@@ -12,6 +12,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -66,13 +67,16 @@ std::vector<CheckpointFile> list_checkpoints(const std::string& directory);
 
 struct SetAside {
   std::size_t checkpoints = 0;
-  std::string folder;  ///< where they are now; "" if there were none
+  std::string folder;  ///< where they are now; "" if nothing was set aside
 };
 
 /// Moves checkpoints of steps after `step` into the first of the folders "earlier", "earlier-2", ... of
 /// `directory` that does not exist yet. They belong to a run that the new run does not continue, and would
-/// later be taken for the new run's newest checkpoints. Throws Error. Call it on one rank.
-SetAside set_aside_checkpoints(const std::string& directory, std::int64_t step);
+/// later be taken for the new run's newest checkpoints. Before that, calls first(folder), for what else
+/// belongs there; `always`: also if there are no such checkpoints. Throws Error. Call it on one rank.
+SetAside set_aside_checkpoints(const std::string& directory, std::int64_t step,
+                               const std::function<void(const std::string& folder)>& first = {},
+                               bool always = false);
 
 /// Path of the checkpoint with the highest step that opens and is complete (sizes and state); if `verified`,
 /// also reads the file and checks every tensor against its checksum. Reports skipped files in `warnings`.

@@ -65,6 +65,9 @@ class Balancer {
   /// ranks.
   virtual void calibrate(std::span<const Index> /*load*/, Index /*number*/) {}
 
+  /// Begins training anew from the model's own tensors: what is training_only has its initial values again.
+  virtual void restart() {}
+
   /// A tensor that training changes, for checkpoints; the same on every rank.
   struct State {
     const char* name;

@@ -82,6 +82,13 @@ std::vector<Balancer::State> GradNormBalancer::state() const {
           {"gradient_target", target_, true}};
 }
 
+void GradNormBalancer::restart() {
+  training_factor_.copy_from(factor_);
+  for (const Tensor* ones : {&weights_, &target_}) ones->fill(1);
+  for (const Tensor* zeros : {&intensity_, &loss_, &first_loss_}) zeros->fill(0);
+  std::ranges::fill(wished_, 0);
+}
+
 kernels::Selection GradNormBalancer::select_batch(const CountLoad& count, bool training) {
   if (!moves_selection_) return selection();
   batch_factor_.copy_from(training ? training_factor_ : factor_);

@@ -50,6 +50,7 @@ class GradNormBalancer final : public Balancer {
   void update(const ExpertSignals& signals) override;
   bool calibrates() const override { return moves_selection_; }
   void calibrate(std::span<const Index> load, Index number) override;
+  void restart() override;
   std::vector<State> state() const override;
 
  private:

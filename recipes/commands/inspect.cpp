@@ -67,7 +67,8 @@ int inspect(const InspectArguments& arguments) {
   if (metadata.contains("metrics"))
     for (const auto& [task, metrics] : metadata.at("metrics").items())
       for (const auto& [name, value] : metrics.items())
-        fmt::print("{}: {} {:.4f}\n", task, name, value.get<double>());
+        fmt::print("{}: {} {}\n", task, name,
+                   value.is_number() ? fmt::format("{:.4f}", value.get<double>()) : "not finite");
   print_experts(metadata);
   if (arguments.verify) {
     reader.verify_all();

@@ -49,8 +49,9 @@ int train(const TrainArguments& arguments, const Surroundings& surroundings, con
   Trainer trainer(recipe, grid, trainer_environment(surroundings, arguments.resume));
   const TrainResult result = trainer.run();
   if (grid.world().rank() == 0) {
-    fmt::print("{} {} steps in {:.1f} s of training", result.interrupted ? "interrupted after" : "trained",
-               result.steps, result.train_seconds);
+    fmt::print("{} {} steps{} in {:.1f} s of training", result.interrupted ? "interrupted after" : "trained",
+               result.taken, result.taken < result.steps ? fmt::format(", to step {},", result.steps) : "",
+               result.train_seconds);
     for (const auto& [task, test] : result.test) {
       fmt::print("; {}test ", result.test.size() == 1 ? "" : task + " ");
       if (test.accuracy)
@@ -67,11 +68,13 @@ int train(const TrainArguments& arguments, const Surroundings& surroundings, con
     }
   }
   if (!result.unsaved.empty()) {
-    if (grid.world().rank() == 0)
+    if (grid.world().rank() == 0) {
+      const bool some = newest_checkpoint(recipe.run.directory).has_value();
       fmt::print(stderr,
-                 "conclave: what was trained since the newest checkpoint is lost: {}; when that is repaired, "
-                 "--resume auto continues from that checkpoint\n",
-                 result.unsaved);
+                 "conclave: what was trained{} is lost: {}; when that is repaired, --resume auto {}\n",
+                 some ? " since the newest checkpoint" : "", result.unsaved,
+                 some ? "continues from that checkpoint" : "begins anew, as there is no checkpoint");
+    }
     return 1;
   }
   return result.interrupted ? 130 : 0;

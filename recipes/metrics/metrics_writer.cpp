@@ -93,9 +93,15 @@ void move_metrics(const std::string& from, const std::string& to) {
 void copy_metrics(const std::string& from, const std::string& to) {
   const std::filesystem::path file = std::filesystem::path(from) / kLines;
   if (!std::filesystem::exists(file)) return;
+  const std::filesystem::path copy = std::filesystem::path(to) / kLines, part = copy.string() + ".tmp";
   std::error_code error;
-  std::filesystem::copy_file(file, std::filesystem::path(to) / kLines, error);
+  std::filesystem::copy_file(file, part, error);
+  if (!error) std::filesystem::rename(part, copy, error);
   require(!error, "{}: cannot be copied to {}: {}", file.string(), to, error.message());
+}
+
+bool has_metrics(const std::string& directory) {
+  return std::filesystem::exists(std::filesystem::path(directory) / kLines);
 }
 
 MetricsWriter::MetricsWriter(MetricsOptions options)

@@ -54,6 +54,7 @@ class MetricsWriter {
   bool warned_ = false;
 };
 
+bool has_metrics(const std::string& directory);
 /// Moves the files of an earlier run's writer from one folder to another; throws Error.
 void move_metrics(const std::string& from, const std::string& to);
 /// Copies metrics.jsonl, if there is one. A run that continues from one of its steps then drops the later

@@ -28,7 +28,7 @@ def goes_on(ranks, directory, reason, largest=None):
     lost = f"is lost: checkpoint of step 9 not saved: {Path(directory, 'step-00000009.h5')}"
     output = run(arguments, status=1, says=["at step 3", reason, "; test accuracy", lost])
     warnings = [output.count(f"warning: step {step} was not saved") for step in (6, 9)]
-    assert "trained 9 steps" in output and warnings == [1, 2], output
+    assert "trained 6 steps, to step 9, in" in output and warnings == [1, 2], output
     assert [path.name for path in checkpoints(directory)] == ["step-00000003.h5"], checkpoints(directory)
     assert not list(Path(directory).glob("*.tmp")), list(Path(directory).iterdir())
     run([PROGRAM, "inspect", directory, "--verify"], says=["step 3", "every tensor matches its checksum"])
@@ -111,6 +111,7 @@ def main():
         Path("stopped", f"step-{step:08d}.h5").mkdir(parents=True)
     output = stop_after(2, command(1, "stopped", "train.steps=1000"), "stopped", status=1)
     assert "is lost: checkpoint of step " in output and output.count("was not saved") == 2, output
+    assert "what was trained is lost: " in output and "--resume auto begins anew" in output, output
 
     if os.geteuid() != 0:  # root ignores permissions
         begin("read only")

@@ -101,7 +101,8 @@ def main():
                 if kills < KILLS:
                     continue
                 resumed = ["resumed from"] if newest("killed") else []
-                train(2, "killed", *RUN, resume="auto", says=[*resumed, f"trained {STEPS} steps"])
+                trained = f"steps, to step {STEPS}, in " if resumed else f"trained {STEPS} steps in "
+                train(2, "killed", *RUN, resume="auto", says=[*resumed, trained])
             # The run has ended, on a fast machine before the last kill: the next kills happen in another run.
             runs += 1
             assert runs <= KILLS, f"only {kills} kills came before the end of {runs} runs"

@@ -145,6 +145,21 @@ TEST_CASE("checkpoints that a run does not resume from are set aside, each time 
   }
   CHECK(directory.files() == Names{"earlier", "earlier-2", "earlier-3", "earlier-4", "notes.txt"});
   CHECK(read_file(directory.path() + "/earlier/step-00000002.h5") == "step-00000002.h5");
+
+  // Other files of the run get their turn before its checkpoints, and also without any.
+  const std::string fifth = directory.path() + "/earlier-5";
+  std::vector<std::string> told;
+  const auto first = [&](const std::string& folder) {
+    told.push_back(folder);
+    CHECK(std::filesystem::is_empty(folder));
+  };
+  write("step-00000001.h5");
+  CHECK(set_aside_checkpoints(directory.path(), 1, first).folder.empty());
+  CHECK(set_aside_checkpoints(directory.path(), -1, first).folder == fifth);
+  const SetAside nothing = set_aside_checkpoints(directory.path(), -1, first, true);
+  CHECK(nothing.checkpoints == 0);
+  CHECK(nothing.folder == directory.path() + "/earlier-6");
+  CHECK(told == std::vector{fifth, nothing.folder});
 }
 
 TEST_CASE("a semaphore that a killed job left locked does not block a save") {

@@ -243,5 +243,36 @@ TEST_CASE("gradient norms and losses of experts are the same on any number of ra
   }
 }
 
+TEST_CASE("restarted, grad_norm goes on as one that has only its selection factor") {
+  if (test_world().rank() != 0) return;
+  const BalancerOptions options;
+  const auto steps = [](Balancer& balancer, int count) {
+    std::vector<float> chosen;
+    for (int step = 0; step < count; ++step) {
+      const auto loads = [&](const kernels::Selection& selection, std::span<Index> load) {
+        for (std::size_t e = 0; e < load.size(); ++e)
+          load[e] =
+              10 + static_cast<Index>(100 * selection.factor.span<float>()[e] / static_cast<float>(e + 1));
+      };
+      const kernels::Selection selection = balancer.select_batch(loads, true);
+      for (const float factor : selection.factor.span<float>()) chosen.push_back(factor);
+      const double late = 1.0 + step;
+      balancer.update({std::vector<Index>{40, 30, 20, 10}, std::vector<double>{4 * late, 3, 2, 1},
+                       std::vector<double>{1, 1 / late, 1, 2}});
+    }
+    for (const double weight : balancer.gradient_weights()) chosen.push_back(static_cast<float>(weight));
+    return chosen;
+  };
+  GradNormBalancer used(4, options), kept(4, options), fresh(4, options);
+  steps(used, 5);
+  steps(kept, 5);
+  fresh.state()[0].values.copy_from(used.state()[0].values);  // as a checkpoint's model does
+  used.restart();
+  fresh.restart();
+  const auto expected = steps(fresh, 3);
+  CHECK(steps(used, 3) == expected);
+  CHECK(steps(kept, 3) != expected);
+}
+
 }  // namespace
 }  // namespace conclave
