@@ -33,6 +33,10 @@ class BadInputs {
 
   std::int64_t count() const { return count_; }
   const std::string& first() const { return first_; }  ///< the error of the first skipped input
+  /// For a message that nothing is left: why, if inputs were skipped.
+  std::string all_left_out() const {
+    return count_ > 0 ? "; all were left out, the first of them as " + first_ : "";
+  }
   const std::vector<std::string>& warnings() const { return warnings_; }
 
  private:

@@ -204,7 +204,8 @@ ImageDataset read_coco(const CocoOptions& options, BadInputs& bad) {
       });
     }
   }
-  require(!data.train.examples.empty(), "{}: no image to train on has an annotation", options.directory);
+  require(!data.train.examples.empty(), "{}: no image to train on has an annotation{}", options.directory,
+          bad.all_left_out());
   return data;
 }
 

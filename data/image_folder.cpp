@@ -141,7 +141,7 @@ ImageDataset read_image_folder(const std::string& folder, std::int64_t side, Bad
       read(folder + "/" + image, label, bucket == 9 ? data.test : bucket == 8 ? data.validation : data.train);
     });
   }
-  require(!data.train.examples.empty(), "{}: no image to train on", train);
+  require(!data.train.examples.empty(), "{}: no image to train on{}", train, bad.all_left_out());
   warn_of(left, folder, bad);
   if (const auto untrained = untrained_classes(data.class_names, data.train.examples); !untrained.empty())
     bad.warn(fmt::format("{}: {} of {} classes have no training image{}: {}", folder, untrained.size(),

@@ -82,9 +82,9 @@ std::vector<Row> read_delimited(const std::string& path, std::string_view conten
     const bool in_domain = has_domain && says_yes(fields[domain]);
     require(!has_client || !fields[client].empty(), "{}:{}: `{}` is empty; every row must name its client",
             path, reader.line(), options.client_column);
+    std::string whose = has_client ? fields[client] : "";  // a copy: the client may be the label, too
     add_row(path,
-            {std::move(fields[text]), std::move(fields[label]), reader.line(), in_domain,
-             has_client ? std::move(fields[client]) : ""},
+            {std::move(fields[text]), std::move(fields[label]), reader.line(), in_domain, std::move(whose)},
             rows);
   };
   while (reader.next(fields)) bad.attempt(add);
@@ -194,8 +194,7 @@ std::vector<std::string> sorted_labels(const std::string& path, const std::vecto
   for (const Row& row : rows) names.push_back(row.label);
   std::sort(names.begin(), names.end());
   names.erase(std::unique(names.begin(), names.end()), names.end());
-  require(!names.empty(), "{}: no rows to train on{}", path,
-          bad.count() > 0 ? "; all were left out, the first of them as " + bad.first() : "");
+  require(!names.empty(), "{}: no rows to train on{}", path, bad.all_left_out());
   require(names.size() <= kMostClasses,
           "{}: {} different labels, above the limit of {}; is label_column right?", path, names.size(),
           kMostClasses);

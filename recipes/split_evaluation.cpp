@@ -63,6 +63,12 @@ SplitEvaluation::SplitEvaluation(const std::string& checkpoint, const EvaluatedD
   ImageDataset data = read_examples(source, recipe.image, grid.world(), task_->kind() != TaskKind::classify);
   ImageSplit& split = of_table ? data.train : data.split(examples.split);
   number_as(loaded_.class_names(), loaded_.checkpoint(), data, split);
+  if (of_table && loaded_.tokenizer()->separator())  // a tab divides the two texts, as in `conclave predict`
+    for (TextExample& example : split.examples) {
+      TextExample pair = text_example(example.text, true);
+      example.text = std::move(pair.text);
+      example.pair = std::move(pair.pair);
+    }
   ImageSplit chosen = examples_for(task_->kind(), std::move(split), data.class_names);
   require(!chosen.examples.empty(), "{}: no examples",
           of_table ? examples.table : "the " + examples.split + " split");

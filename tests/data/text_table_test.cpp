@@ -220,6 +220,10 @@ TEST_CASE("a column may give the client of a text", "[data]") {
   CHECK_THROWS_WITH(read("t.jsonl", R"({"text":"a","label":"x","who":null})"), Contains("`who` is a null"));
   CHECK_THROWS_WITH(read("t.jsonl", R"({"text":"a","label":"x","who":""})"), Contains("empty string"));
   CHECK(read_table({.train = folder.write("n.csv", "text,label\na,x\n")}).train[0].client == -1);
+  const auto by_label =
+      read_table({.train = folder.write("l.csv", "text,label\na,x\nb,y\nc,x\n"), .client_column = "label"});
+  CHECK(by_label.train[1].client == 1);
+  CHECK(by_label.train[2].client == 0);
 }
 
 TEST_CASE("labels that training lacks are named by file and line", "[data]") {

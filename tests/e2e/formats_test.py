@@ -1,6 +1,7 @@
 """Trains the recipes for GLUE, COCO, image folders and tables on small data of these formats, on one rank and two."""
 
 import json
+import math
 import os
 import random
 import shutil
@@ -63,6 +64,10 @@ def glue():
     said = run([PROGRAM, "predict", "mnli1", "a cat\tsat", "a cat\tran on the mat"])
     one, other = (json.loads(line) for line in said.splitlines())
     assert one["text"] == "a cat\tsat" and one["probability"] != other["probability"], said
+    # In a table of one's own, too, a tab divides the two texts.
+    Path("pair.jsonl").write_text(json.dumps({"text": "a cat\tsat", "label": one["class"]}) + "\n")
+    said = json.loads(run([PROGRAM, "eval", "mnli1", "--data", "pair.jsonl"]).splitlines()[-1])
+    assert abs(said["loss"] + math.log(one["probability"])) < 1e-3, (said, one)
 
     # A table of one's own has none of GLUE's measures.
     Path("own.csv").write_text("text,label\na cat,acceptable\nthe mat,unacceptable\n")
