@@ -478,7 +478,7 @@ void add_bench(CLI::App& app, Chosen& chosen) {
   BenchArguments& arguments = on_ranks(command, chosen, commands::bench);
   command->add_option("names", arguments.names, "Which (none: all): " + bench_names());
   command->add_option("--checkpoint", arguments.checkpoint,
-                      "The model that latency is measured of: file, or folder");
+                      "The model that latency is measured of, of texts or of drawings: file, or folder");
   command
       ->add_option("--repetitions", arguments.repetitions, "Timings per figure, of which the median is taken")
       ->check(kAboveZero);

@@ -3,10 +3,10 @@ for scripts/bench_peers.
 
     python inference.py build/release/conclave --threads 2
 
-Prints seconds per image and captions per second of both, as medians over the rounds, and how many times faster Conclave
-is; for images also in INT8, by `conclave quantize`. Starting and reading a model are not timed. In each round, Conclave
-computes once; PyTorch computes once more before it is timed. torch_generate.py and torch_caption.py check that the
-results are the same.
+Prints seconds per image, of one image by itself and of many in batches, and captions per second of both, as medians over
+the rounds, and how many times faster Conclave is; for images also in INT8, by `conclave quantize`. Starting and reading a
+model are not timed. In each round, Conclave computes images in batches and captions once; PyTorch computes once more
+before it is timed. torch_generate.py and torch_caption.py check that the results are the same.
 """
 
 import argparse
@@ -23,6 +23,8 @@ HERE = pathlib.Path(__file__).parent
 RECIPES = HERE.parent.parent / "recipes"
 IMAGES = 192  # so many that Conclave's resolution of a tenth of a second is small
 DRAWING = ["--text", "ankle boot", "--count", IMAGES, "--steps", 12, "--guidance", 3]
+ALONE = 25  # images that are drawn one by one
+FIGURE = re.compile(r"one image of 12 steps, (\w+) \.+ median ([\d.]+) ms")
 WRITING = ["--split", "train"]  # over a thousand images, so that the first use of memory takes a small part
 # Training does not change the speed of generation, but it changes the length of captions.
 STEPS = {"fashion_generate": ["--set", "train.steps=4"], "emoji_caption": []}
@@ -60,29 +62,36 @@ def main():
             conclave("export", runs / recipe, work / f"{recipe}.safetensors")
         conclave("quantize", runs / "fashion_generate", "--out", work / "integers")
         found = []
-        print(f"{'':8} {'s/image, Conclave':>20} {'INT8':>10} {'PyTorch':>10} {'captions/s, Conclave':>22} {'PyTorch':>10}")
+        print(f"{'':8} {'s/image, Conclave':>20} {'INT8':>10} {'PyTorch':>10} {'one by one, Conclave':>22} {'INT8':>10} "
+              f"{'PyTorch':>10} {'captions/s, Conclave':>22} {'PyTorch':>10}")
         for number in range(1, arguments.rounds + 1):
             grid, captions = work / "grid.png", work / "captions.jsonl"
             in_integers = conclave("generate", work / "integers", *DRAWING, "--scale", 1, "--out", work / "integers.png")
             said = conclave("generate", runs / "fashion_generate", *DRAWING, "--scale", 1, "--out", grid)
             drawn = torch("torch_generate.py", "fashion_generate", *DRAWING, "--passes", 1,
                           "--compare", grid)
+            alone = dict(FIGURE.findall(conclave("bench", "latency", "--checkpoint", runs / "fashion_generate",
+                                                 "--repetitions", ALONE // 5)))
+            drawn_alone = torch("torch_generate.py", "fashion_generate", *DRAWING, "--count", 1, "--passes", ALONE)
             captions.write_text(conclave("caption", runs / "emoji_caption", *WRITING))
             summary = json.loads(captions.read_text().splitlines()[-1])
             written = torch("torch_caption.py", "emoji_caption", *WRITING, "--compare", captions)
             seconds = [float(re.search(r" in ([\d.]+) s", text)[1]) / IMAGES for text in (said, in_integers)]
-            found.append([*seconds, drawn["seconds_per_image"], summary["captions_per_second"],
+            found.append([*seconds, drawn["seconds_per_image"], float(alone["f32"]) / 1e3, float(alone["INT8"]) / 1e3,
+                          drawn_alone["seconds_per_image"], summary["captions_per_second"],
                           written["captions_per_second"]])
             row(number, found[-1])
-    image, integers, image_peer, caption, caption_peer = medians = [statistics.median(values) for values in zip(*found)]
+    medians = [statistics.median(values) for values in zip(*found)]
     row("median", medians)
-    print(f"Conclave is {image_peer / image:.2f} times as fast as PyTorch at images (target 2.4), "
-          f"{image_peer / integers:.2f} in INT8, and {caption / caption_peer:.2f} at captions (target 2)")
+    image, integers, image_peer, one, one_integers, one_peer, caption, caption_peer = medians
+    print(f"Conclave is {image_peer / image:.2f} times as fast as PyTorch at images in batches (target 2.4), "
+          f"{image_peer / integers:.2f} in INT8; {one_peer / one:.2f} at one image by itself, {one_peer / one_integers:.2f} in "
+          f"INT8; and {caption / caption_peer:.2f} at captions (target 2)")
     print(f"PyTorch's last: {json.dumps(drawn)} {json.dumps(written)}; {arguments.threads} threads")
 
 
 def row(name, values):
-    print("{:8} {:20.4f} {:10.4f} {:10.4f} {:22.0f} {:10.0f}".format(str(name), *values), flush=True)
+    print("{:8} {:20.4f} {:10.4f} {:10.4f} {:22.4f} {:10.4f} {:10.4f} {:22.0f} {:10.0f}".format(str(name), *values), flush=True)
 
 
 if __name__ == "__main__":
