@@ -23,7 +23,7 @@ class LatencyServer {
       : loaded_(checkpoint, grid,
                 {fmt::format("quantization.enabled={}", integers), "quantization.start_step=0"}) {
     const TasksRecipe& tasks = loaded_.recipe().tasks;
-    if (tasks.classify > 0 && loaded_.tokenizer()) {
+    if (tasks.classify > 0 && loaded_.recipe().data.has_texts()) {
       predictor_.emplace(loaded_, grid);
       const std::vector<std::int32_t> tokens =
           random_tokens(std::min<Index>(kRequestTokens, loaded_.recipe().data.max_length));

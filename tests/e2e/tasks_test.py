@@ -52,6 +52,9 @@ def main():
     a, b, c = (Path(f"{name}.png").read_bytes() for name in "abc")
     assert a == b != c, "the seed decides the images"
     run([*draw, "--out=a.gif"], status=1, says=["name the output *.png"])
+    said = run([PROGRAM, "bench", "latency", "--checkpoint", "one", "--repetitions=1"])
+    assert "one image of 12 steps, f32 " in said and "one image of 12 steps, INT8 " in said, said
+    assert "one text" not in said, said  # it classifies images alone
 
     narrow = ["model.embedding=8", "data.vocabulary=60", "data.max_length=16"]  # sizes of the text tables
     train(1, "alone", "tasks.classify=0", "tasks.generate=1", *narrow, "train.steps=2")
@@ -66,6 +69,8 @@ def main():
     for options in [["one.png"], ["a bag", "--image=one.png"]]:
         run([PROGRAM, "predict", "one", *options], status=1, says=["classifies images alone", "--image FILE"])
     train(1, "classes", "train.steps=2")
+    neither = ["neither classifies texts nor draws images"]
+    run([PROGRAM, "bench", "latency", "--checkpoint", "classes"], status=1, says=neither)
     run([PROGRAM, "generate", "classes", "--text=Bag"], status=1, says=["not trained to generate"])
     train(1, "wrong", "tasks.classify=0", status=2, says=["[tasks] has none with a weight above 0"])
     train(1, "wrong", *TASKS, "generate.patch=3", status=1, says=["does not divide images of 8 x 8"])
