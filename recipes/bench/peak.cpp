@@ -4,6 +4,8 @@
 #include "recipes/bench/bench.h"
 #include "recipes/bench/multiply_add.h"
 
+extern "C" char* openblas_get_corename();
+
 namespace conclave::bench {
 namespace {
 
@@ -33,6 +35,7 @@ void peak(std::int64_t repetitions) {
   print_figure(fmt::format("FMA peak, {} threads", threads),
                fmt::format("{:.0f} GFLOP/s, {:.2f} times as much", all.flops() / time.subject / 1e9,
                            threads * time.ratio));
+  print_figure("kernels of OpenBLAS", openblas_get_corename());
 }
 
 }  // namespace conclave::bench

@@ -93,6 +93,13 @@ conclave 1 federate audit .
 says "no coordinator has been at work in this folder"
 conclave 1 bench latency
 says "bench latency --checkpoint CHECKPOINT"
+# OpenBLAS's kernels are those of the processor, also of one that is newer than OpenBLAS.
+conclave 0 bench peak --repetitions 1
+says "kernels of OpenBLAS"
+if [[ $(uname -m) == x86_64 && $output =~ Prescott|Core2|Nehalem|Sandybridge ]]; then
+  echo "FAILED: these kernels are for processors without AVX2"
+  exit 1
+fi
 conclave 1 bench dispatch
 says "mpirun -n 2 conclave bench dispatch"
 conclave 1 privacy steps --epsilon 0.1 --noise 0.5 --delta 1e-5

@@ -36,10 +36,13 @@ def main():
     # Accumulating two batches per step agrees on every shape, with every kind of expert layer. train.epsilon: without
     # balancing, an expert may see only one token of a batch. AdamW would divide its tiny gradients by their own size
     # and turn rounding errors into whole steps, which in the end send a token to another expert.
-    more = ["train.accumulate=2", "train.batch_tokens=128", "train.ema=0.9", "moe.shared_experts=1", "train.epsilon=1e-5"]
+    # (These are values with which no token is so near to a tie between two experts that the rounding of a product, which
+    # depends on the processor and on the number of rows, decides.)
+    more = ["train.accumulate=2", "train.batch_tokens=128", "train.ema=0.9", "moe.shared_experts=1"]
     for ranks in (1, 2):
-        for balancer in ("aux_loss", "none", "grad_norm"):
-            train(ranks, f"{balancer}{ranks}", "train.steps=20", *more, f"moe.balancer={balancer}")
+        for balancer, epsilon in (("aux_loss", 1e-5), ("none", 1e-4), ("grad_norm", 1e-5)):
+            chosen = [*more, f"moe.balancer={balancer}", f"train.epsilon={epsilon}"]
+            train(ranks, f"{balancer}{ranks}", "train.steps=20", *chosen)
             if ranks > 1:
                 assert_same_losses(f"{balancer}1", f"{balancer}{ranks}")
 
