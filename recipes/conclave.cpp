@@ -1,5 +1,6 @@
 // The entry of the program, and what it reads from its environment. The commands are in
 // commands/command_line.cpp.
+#include <cblas.h>
 #include <sys/auxv.h>
 #include <unistd.h>
 
@@ -12,8 +13,6 @@
 #include <vector>
 
 #include "recipes/commands/command_line.h"
-
-extern "C" char* openblas_get_corename();
 
 namespace {
 

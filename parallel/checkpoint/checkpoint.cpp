@@ -106,9 +106,10 @@ SetAside set_aside_checkpoints(const std::string& directory, std::int64_t step,
 }
 
 std::optional<std::string> newest_checkpoint(const std::string& directory, std::vector<std::string>* warnings,
-                                             bool verified) {
+                                             bool verified, std::int64_t last) {
   const auto files = list_checkpoints(directory);
   for (auto file = files.rbegin(); file != files.rend(); ++file) {
+    if (file->step > last) continue;
     try {
       const CheckpointReader reader(file->path);
       if (verified) reader.verify_all();

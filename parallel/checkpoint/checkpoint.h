@@ -13,6 +13,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <optional>
 #include <string>
 #include <vector>
@@ -78,11 +79,12 @@ SetAside set_aside_checkpoints(const std::string& directory, std::int64_t step,
                                const std::function<void(const std::string& folder)>& first = {},
                                bool always = false);
 
-/// Path of the checkpoint with the highest step that opens and is complete (sizes and state); if `verified`,
-/// also reads the file and checks every tensor against its checksum. Reports skipped files in `warnings`.
-/// Call it on one rank and broadcast the result.
+/// Path of the checkpoint with the highest step, up to `last`, that opens and is complete (sizes and state);
+/// if `verified`, also reads the file and checks every tensor against its checksum. Reports skipped files in
+/// `warnings`. Call it on one rank and broadcast the result.
 std::optional<std::string> newest_checkpoint(const std::string& directory,
                                              std::vector<std::string>* warnings = nullptr,
-                                             bool verified = false);
+                                             bool verified = false,
+                                             std::int64_t last = std::numeric_limits<std::int64_t>::max());
 
 }  // namespace conclave

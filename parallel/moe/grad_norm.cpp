@@ -45,9 +45,9 @@ void move(const Tensor& factor, Change change) {
         static_cast<float>(std::exp(std::clamp(std::log(static_cast<double>(value)) - centre, -most, most)));
 }
 
-Tensor filled(Index experts, DType dtype, double value) {
-  Tensor tensor = Tensor::zeros({experts}, dtype);
-  tensor.fill(value);
+Tensor ones(Index experts) {
+  Tensor tensor = Tensor::empty({experts}, DType::f32);
+  tensor.fill(1);
   return tensor;
 }
 
@@ -59,18 +59,20 @@ GradNormBalancer::GradNormBalancer(Index experts, const BalancerOptions& options
       rounds_(options.grad_norm_rounds),
       moves_weights_(options.grad_norm_moves != "bias"),
       moves_selection_(options.grad_norm_moves != "weights"),
-      factor_(filled(experts, DType::f32, 1)),
-      training_factor_(filled(experts, DType::f32, 1)),
-      batch_factor_(filled(experts, DType::f32, 1)),
-      weights_(filled(experts, DType::f64, 1)),
-      intensity_(filled(experts, DType::f64, 0)),
-      loss_(filled(experts, DType::f64, 0)),
-      first_loss_(filled(experts, DType::f64, 0)),
-      target_(filled(experts, DType::f64, 1)),
+      factor_(ones(experts)),
+      training_factor_(Tensor::empty({experts}, DType::f32)),
+      batch_factor_(ones(experts)),
+      weights_(Tensor::empty({experts}, DType::f64)),
+      intensity_(Tensor::empty({experts}, DType::f64)),
+      loss_(Tensor::empty({experts}, DType::f64)),
+      first_loss_(Tensor::empty({experts}, DType::f64)),
+      target_(Tensor::empty({experts}, DType::f64)),
       wished_(static_cast<std::size_t>(experts)),
       load_(static_cast<std::size_t>(experts)),
       error_(static_cast<std::size_t>(experts)),
-      step_(static_cast<std::size_t>(experts)) {}
+      step_(static_cast<std::size_t>(experts)) {
+  GradNormBalancer::restart();
+}
 
 std::vector<Balancer::State> GradNormBalancer::state() const {
   return {{"selection_factor", factor_, false},
@@ -84,8 +86,8 @@ std::vector<Balancer::State> GradNormBalancer::state() const {
 
 void GradNormBalancer::restart() {
   training_factor_.copy_from(factor_);
-  for (const Tensor* ones : {&weights_, &target_}) ones->fill(1);
-  for (const Tensor* zeros : {&intensity_, &loss_, &first_loss_}) zeros->fill(0);
+  for (const Tensor* values : {&weights_, &target_}) values->fill(1);
+  for (const Tensor* values : {&intensity_, &loss_, &first_loss_}) values->fill(0);
   std::ranges::fill(wished_, 0);
 }
 

@@ -1,4 +1,5 @@
 // Compares the forward pass of experts with integer products with that of the same experts in f32.
+#include <cblas.h>
 #include <fmt/format.h>
 
 #include <vector>
@@ -7,8 +8,6 @@
 #include "recipes/bench/bench.h"
 
 // The name of the processor for which OpenBLAS chose its kernels.
-extern "C" char* openblas_get_corename();
-
 namespace conclave::bench {
 namespace {
 

@@ -1,10 +1,9 @@
+#include <cblas.h>
 #include <fmt/format.h>
 #include <omp.h>
 
 #include "recipes/bench/bench.h"
 #include "recipes/bench/multiply_add.h"
-
-extern "C" char* openblas_get_corename();
 
 namespace conclave::bench {
 namespace {
