@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -90,6 +91,12 @@ void FileDescriptor::reserve(std::uint64_t size) {
   while (result != 0 && errno == EINTR);
   require(result == 0 || errno == EOPNOTSUPP || errno == ENOSYS, "{}: no room for {} bytes: {}", path_, size,
           std::strerror(errno));
+}
+
+void* FileDescriptor::map(std::size_t size) const {
+  void* const mapped = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor_, 0);
+  require(mapped != MAP_FAILED, "{}: {} bytes of it cannot be mapped: {}", path_, size, std::strerror(errno));
+  return mapped;
 }
 
 std::uint64_t FileDescriptor::size() const {

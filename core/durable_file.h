@@ -33,6 +33,9 @@ class FileDescriptor {
   /// Allocates disk blocks for the first `size` bytes, so that later writes to them cannot run into a full
   /// disk or quota. Throws Error if there is no room; does nothing on file systems without fallocate.
   void reserve(std::uint64_t size);
+  /// The first `size` bytes, mapped for reading and writing and shared with the file; the caller unmaps them.
+  /// The file must be open for both. Throws Error.
+  void* map(std::size_t size) const;
   std::uint64_t size() const;
   void resize(std::uint64_t size);
 

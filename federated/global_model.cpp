@@ -66,36 +66,29 @@ std::vector<FlatParameter> flat_parameters(const ModelLayout& layout) {
 
 std::string control_name(const std::string& model) { return "control/" + model.substr(kModel.size()); }
 
-GlobalModel::GlobalModel(const std::string& path) {
+GlobalModel::GlobalModel(const std::string& path, ControlVariate control, const std::string& folder) {
   const CheckpointReader reader(path);
   layout_ = layout_of(reader);
   state_ = reader.state();
-  values_ = Tensor::empty({static_cast<Index>(layout_.elements)});
-  for (const auto& [name, shape, sharded, offset] : layout_.parts) {
-    const auto first = static_cast<Index>(offset);
-    const Tensor part = values_.rows(first, first + shape.numel()).reshape(shape);
-    entries_.push_back({name, part, shape, 0, sharded});
+  const std::size_t elements = layout_.elements;
+  vectors_.emplace(control == ControlVariate::none ? elements : 2 * elements, folder);
+  const auto add = [&](const std::string& name, const ModelLayout::Part& part, std::size_t vector) {
+    float* const first = &vectors()[vector * elements + part.offset];
+    entries_.push_back({name, Tensor::borrow(first, part.shape, DType::f32), part.shape, 0, part.sharded});
+  };
+  for (const ModelLayout::Part& part : layout_.parts) {
+    add(part.name, part, 0);
     reader.read(entries_.back());
   }
   for (const std::string& name : reader.names())  // tensors without gradients, such as bigrams
     if (name.starts_with(kModel) && reader.dtype(name) != DType::f32)
       entries_.push_back({name, reader.read(name), reader.shape(name), 0, reader.sharded(name)});
-}
-
-void GlobalModel::add_control(const CheckpointReader& reader, bool goes_on) {
-  const auto elements = static_cast<Index>(layout_.elements);
-  const Tensor both = Tensor::zeros({2 * elements});
-  both.rows(0, elements).copy_from(values_);
-  values_ = both.rows(0, elements);
-  control_ = both.rows(elements, 2 * elements);
-  for (std::size_t i = 0; i < layout_.parts.size(); ++i) {
-    const auto& [name, shape, sharded, offset] = layout_.parts[i];
-    const auto first = static_cast<Index>(offset);
-    entries_[i].values = values_.rows(first, first + shape.numel()).reshape(shape);
-    const Tensor part = control_.rows(first, first + shape.numel()).reshape(shape);
-    entries_.push_back({control_name(name), part, shape, 0, sharded});
-    if (goes_on && reader.has(entries_.back().name)) reader.read(entries_.back());
-  }
+  if (control != ControlVariate::none)
+    for (const ModelLayout::Part& part : layout_.parts) {
+      add(control_name(part.name), part, 1);
+      if (control == ControlVariate::stored && reader.has(entries_.back().name)) reader.read(entries_.back());
+    }
+  give_back();
 }
 
 }  // namespace conclave

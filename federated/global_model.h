@@ -4,10 +4,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "core/mapped_vector.h"
 #include "federated/policy.h"
 #include "parallel/checkpoint/checkpoint.h"
 #include "parallel/checkpoint/checkpoint_reader.h"
@@ -39,22 +41,22 @@ std::vector<FlatParameter> flat_parameters(const ModelLayout& layout);
 /// Name of a tensor's control variate: "control/layers/0/..." for "model/layers/0/...".
 std::string control_name(const std::string& model);
 
+/// A second vector beside the model (strategies/scaffold.h). `zero` where a federation begins; `stored`:
+/// those of its tensors that the checkpoint has are read from there.
+enum class ControlVariate : std::uint8_t { none, zero, stored };
+
 class GlobalModel {
  public:
-  /// Reads the checkpoint `path`: its state and the model's tensors.
-  explicit GlobalModel(const std::string& path);
+  /// Reads the checkpoint `path`: its state and the model's tensors. The vectors are mapped from files in
+  /// `folder` (core/mapped_vector.h).
+  GlobalModel(const std::string& path, ControlVariate control, const std::string& folder);
 
   const ModelLayout& layout() const { return layout_; }
-  std::span<float> values() const { return values_.span<float>(); }
-  /// Adds a control variate (strategies/scaffold.h). It is zero; but with `goes_on`, those of its tensors
-  /// that the checkpoint has are read from there.
-  void add_control(const CheckpointReader& reader, bool goes_on);
-  bool has_control() const { return control_.defined(); }
-  std::span<float> control() const { return control_.span<float>(); }  ///< laid out as values()
-  /// values() and, right behind them, control().
-  std::span<float> values_and_control() const {
-    return {values().data(), values().size() + (has_control() ? control().size() : 0)};
-  }
+  /// The model, followed by its control variate, if it has one, in the same layout.
+  std::span<float> vectors() const { return vectors_->values(); }
+  std::size_t bytes() const { return layout_.elements * sizeof(float); }  ///< of the model alone
+  /// Gives back the memory of vectors(), which stay in their file.
+  void give_back() const { vectors_->give_back(); }
   /// The tensors that a checkpoint of this model consists of.
   const std::vector<TensorEntry>& entries() const { return entries_; }
   CheckpointState& state() { return state_; }
@@ -62,7 +64,7 @@ class GlobalModel {
  private:
   ModelLayout layout_;
   CheckpointState state_;
-  Tensor values_, control_;
+  std::optional<MappedVector> vectors_;
   std::vector<TensorEntry> entries_;
 };
 

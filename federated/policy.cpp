@@ -213,14 +213,6 @@ void SharingPolicy::gather(std::span<const float> model, std::span<float> exchan
     std::ranges::copy(model.subspan(range.model, range.size), &exchanged[range.exchanged]);
 }
 
-void SharingPolicy::scatter(std::span<const float> exchanged, std::span<float> model) const {
-  require(model.size() == model_elements_ && exchanged.size() == exchanged_elements_,
-          "sharing: {} of {} elements, expected {} of {}", exchanged.size(), model.size(),
-          exchanged_elements_, model_elements_);
-  for (const Range& range : ranges_)
-    std::ranges::copy(exchanged.subspan(range.exchanged, range.size), &model[range.model]);
-}
-
 void check_kept_private(std::span<const FlatParameter> parameters, const SharingPolicy& asked,
                         const SharingPolicy& own) {
   const auto exchanged = [](const SharingPolicy& policy, std::size_t element) {

@@ -67,8 +67,6 @@ class SharingPolicy {
 
   /// Packs the shared elements: exchanged [exchanged_elements] from model [model_elements].
   void gather(std::span<const float> model, std::span<float> exchanged) const;
-  /// The reverse of gather(); private elements of `model` stay as they are.
-  void scatter(std::span<const float> exchanged, std::span<float> model) const;
 
  private:
   void add(std::size_t size, Sharing sharing, const Expert& expert);

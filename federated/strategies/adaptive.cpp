@@ -10,8 +10,8 @@ namespace conclave {
 AdaptiveServer::AdaptiveServer(Rule rule, const StrategyOptions& options, std::size_t elements)
     : MeanStrategy(options, elements),
       rule_(rule),
-      first_(elements),
-      second_(elements, strategies::bounded(options.adaptivity * options.adaptivity)) {
+      first_(elements, options.folder),
+      second_(elements, options.folder, strategies::bounded(options.adaptivity * options.adaptivity)) {
   for (const double beta : {options.beta1, options.beta2})
     require(beta >= 0 && beta < 1, "beta1 {} and beta2 {}, expected from 0 to below 1", options.beta1,
             options.beta2);
@@ -20,7 +20,7 @@ AdaptiveServer::AdaptiveServer(Rule rule, const StrategyOptions& options, std::s
 }
 
 void AdaptiveServer::apply(std::size_t offset, std::span<float> global, std::span<const double> mean) {
-  float *m = &first_[offset], *v = &second_[offset], *x = global.data();
+  float *m = &first_.values()[offset], *v = &second_.values()[offset], *x = global.data();
   const double rate = server_rate(0.01), b1 = options_.beta1, b2 = options_.beta2, tau = options_.adaptivity;
   const auto update = [&](const auto& second) {
 #pragma omp simd

@@ -8,6 +8,7 @@
 //   x = x + eta m / (sqrt(v) + tau)
 #pragma once
 
+#include "core/mapped_vector.h"
 #include "federated/strategies/mean_strategy.h"
 
 namespace conclave {
@@ -19,15 +20,16 @@ class AdaptiveServer final : public MeanStrategy {
   AdaptiveServer(Rule rule, const StrategyOptions& options, std::size_t elements);
 
   std::vector<std::pair<std::string, std::span<float>>> state() override {
-    return {{"first_moment", first_}, {"second_moment", second_}};
+    return {{"first_moment", first_.values()}, {"second_moment", second_.values()}};
   }
+  void give_back() override { first_.give_back(), second_.give_back(); }
 
  protected:
   void apply(std::size_t offset, std::span<float> global, std::span<const double> mean) override;
 
  private:
   Rule rule_;
-  std::vector<float> first_, second_;
+  MappedVector first_, second_;
 };
 
 }  // namespace conclave

@@ -73,9 +73,9 @@ double rate_of_round(Schedule::Kind kind, std::int64_t round, std::int64_t round
 void aggregate_round(Strategy& strategy, const SharingPolicy& policy, std::span<const SiteUpdate> updates,
                      std::span<float> global, const RoundLimits& limits) {
   const std::size_t elements = policy.exchanged_elements(), total = strategy.vectors() * elements;
-  require(strategy.elements() == elements && global.size() == total,
-          "{}: for a model of {} elements, a global vector of {} and a policy that shares {}",
-          strategy.name(), strategy.elements(), global.size(), elements);
+  require(strategy.elements() == elements && global.size() == strategy.vectors() * policy.model_elements(),
+          "{}: for {} shared elements, a global vector of {} and a policy that shares {} of {}",
+          strategy.name(), strategy.elements(), global.size(), elements, policy.model_elements());
   require(!updates.empty(), "{}: a round without updates", strategy.name());
   std::vector<double> weights, staleness, tokens(updates.size());
   for (std::size_t i = 0; i < updates.size(); ++i) {
@@ -93,7 +93,8 @@ void aggregate_round(Strategy& strategy, const SharingPolicy& policy, std::span<
   strategy.begin_round({weights, staleness, lengths, limits.sites, limits.rate});
 
   std::vector<std::span<const float>> changes(updates.size());
-  for (std::size_t vector = 0; vector < total; vector += elements) {
+  for (std::size_t v = 0; v < strategy.vectors(); ++v) {
+    const std::size_t vector = v * elements;
     auto range = policy.ranges().begin();
     for (std::size_t begin = 0; begin < elements; begin += blocks.length()) {
       const std::size_t end = std::min(begin + blocks.length(), elements);
@@ -105,11 +106,13 @@ void aggregate_round(Strategy& strategy, const SharingPolicy& policy, std::span<
           changes[i] = blocks.of(i, stop - begin).subspan(at - begin);
           if (range->expert >= 0) tokens[i] = updates[i].tokens[static_cast<std::size_t>(range->expert)];
         }
-        Block block{vector + at, global.subspan(vector + at, stop - at), changes};
+        const std::size_t in_model = v * policy.model_elements() + range->model + (at - range->exchanged);
+        Block block{vector + at, global.subspan(in_model, stop - at), changes};
         if (range->expert >= 0) block.weights = tokens;
         strategy.aggregate(block);
         at = stop;
       }
+      if (limits.passed) limits.passed();
     }
   }
 }

@@ -23,19 +23,20 @@ struct SiteUpdate {
 };
 
 struct RoundLimits {
-  std::size_t sites = 0;          ///< that took part (RoundUpdates::sites)
-  double rate = 1;                ///< RoundUpdates::rate
-  std::size_t memory = 32 << 20;  ///< bytes for the blocks of all updates together
+  std::size_t sites = 0;              ///< that took part (RoundUpdates::sites)
+  double rate = 1;                    ///< RoundUpdates::rate
+  std::size_t memory = 32 << 20;      ///< bytes for the blocks of all updates together
+  std::function<void()> passed = {};  ///< called after each block: may give back the vectors' memory
 };
 
 /// RoundLimits::rate in round number `round`, from 0, of `rounds`: 1 at first, and above 0 to the end.
 double rate_of_round(Schedule::Kind kind, std::int64_t round, std::int64_t rounds);
 
-/// Changes global [strategy.vectors() * policy.exchanged_elements()] by `updates` of the same length. Throws
-/// Error, and has changed nothing, if an update's numbers are impossible or, for a strategy that
-/// needs_norms(), if values are not finite (for other strategies this must have been checked when the updates
-/// arrived). If an update cannot be read later, throws Error and leaves `global` and the strategy's state()
-/// changed in part: both must be loaded again.
+/// Changes global, strategy.vectors() vectors of policy.model_elements(), by `updates`, as many vectors of
+/// policy.exchanged_elements(): what is not shared stays as it is. Throws Error, and has changed nothing, if
+/// an update's numbers are impossible or, for a strategy that needs_norms(), if values are not finite (for
+/// other strategies this must have been checked when the updates arrived). If an update cannot be read later,
+/// throws Error and leaves `global` and the strategy's state() changed in part: both must be loaded again.
 void aggregate_round(Strategy& strategy, const SharingPolicy& policy, std::span<const SiteUpdate> updates,
                      std::span<float> global, const RoundLimits& limits = {});
 

@@ -32,6 +32,7 @@ struct StrategyOptions {
   std::int64_t buffer = 10;          ///< K of fedbuff, updates
   double trimmed = 0.1;              ///< trimmed_mean: fraction of the sites cut off at either end
   double norm_bound = 0;             ///< M of norm_bound: largest norm of an update
+  std::string folder = {};  ///< for files of state() (core/mapped_vector.h); empty: state() is in memory
 };
 
 /// What is known of a round's updates as a whole. Under secure aggregation there is one update, the mean of
@@ -93,6 +94,8 @@ class Strategy {
 
   /// Flat vectors, as long as the model, that must survive a restart, by name.
   virtual std::vector<std::pair<std::string, std::span<float>>> state() { return {}; }
+  /// Gives back the memory of state(), which stays in options.folder.
+  virtual void give_back() {}
 
  protected:
   /// begin_round() after its checks. Allocates the memory that blocks need, so that aggregate_block() does

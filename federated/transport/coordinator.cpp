@@ -53,11 +53,12 @@ struct Coordinator::Parts {
                  .most_examples = options.secure.most_examples,
                  .privacy = options.secure.privacy},
                 say),
-        writer(options.directory, world, static_cast<int>(options.keep), false),
+        writer(options.directory, world, static_cast<int>(options.keep), false, {}, [this] { give_back(); }),
         // One more, because a state is written before its model: until that model exists, the state for the
         // model before it must stay.
         strategy_writer(options.directory + "/strategy", world,
-                        options.keep == 0 ? 0 : static_cast<int>(options.keep) + 1, false),
+                        options.keep == 0 ? 0 : static_cast<int>(options.keep) + 1, false, {},
+                        [this] { give_back(); }),
         transcript(options.directory + "/transcript.jsonl") {
     std::vector<std::string> warnings;
     std::string newest = newest_checkpoint(options.directory, &warnings, true).value_or("");
@@ -73,7 +74,14 @@ struct Coordinator::Parts {
               options.directory);
       newest = options.start;
     }
-    model.emplace(newest);
+    // A new federation begins without a control variate, whatever its first checkpoint has, because its sites
+    // have none.
+    const bool by_control = make_strategy(options.strategy, 1)->site_rules().control_variate;
+    model.emplace(newest,
+                  !by_control ? ControlVariate::none
+                  : anew      ? ControlVariate::zero
+                              : ControlVariate::stored,
+                  options.directory);
     if (anew) model->state().step = 0;
     // Marks the model as private for whoever receives it. Sites require unchanged metadata, so the mark is
     // set before the first round.
@@ -87,8 +95,8 @@ struct Coordinator::Parts {
             "{}: {} rounds are over, and federation.rounds = {}; give {}, with which it ends here, or more",
             options.directory, round, options.rounds, round);
     policy.emplace(flat_parameters(model->layout()), options.sharing);
+    options.strategy.folder = options.directory;
     strategy = make_strategy(options.strategy, policy->exchanged_elements());
-    const bool by_control = strategy->site_rules().control_variate;
     require(strategy->vectors() == (by_control ? 2 : 1) && (!by_control || strategy->buffer_size() == 0),
             "strategy {}: the coordinator supports sites that send an update and, in synchronous rounds "
             "only, the change of a control variate with it",
@@ -102,9 +110,6 @@ struct Coordinator::Parts {
             "strategy {}: all sites' control variates must count equally, and with sharing.by_tokens they "
             "would not; leave that out",
             strategy->name());
-    // A new federation begins without a control variate, whatever its first checkpoint has, because its sites
-    // have none.
-    if (by_control) model->add_control(CheckpointReader(newest), !anew);
     if (const double most = options.secure.most_epsilon; options.secure.privacy.is_on() && most > 0)
       if (const double all = epsilon_in_the_end(); all > most)
         fail(
@@ -147,7 +152,17 @@ struct Coordinator::Parts {
   void load_strategy() {
     const auto entries = strategy_entries();
     if (entries.empty() || round == 0) return;
-    CheckpointReader(checkpoint_path(options.directory + "/strategy", round)).load(entries);
+    const CheckpointReader reader(checkpoint_path(options.directory + "/strategy", round));
+    for (const TensorEntry& entry : entries) {
+      reader.read(entry);
+      give_back();
+    }
+  }
+
+  // Vectors as long as the model are in files, and in memory only where the coordinator is at work on them.
+  void give_back() const {
+    model->give_back();
+    if (strategy) strategy->give_back();
   }
 
   void save() {
@@ -260,7 +275,7 @@ struct Coordinator::Parts {
     getrusage(RUSAGE_SELF, &used);
     say(fmt::format("memory: {:.0f} MiB at most; the model has {:.0f} MiB",
                     static_cast<double>(used.ru_maxrss) / 1024,
-                    static_cast<double>(model->values().size_bytes()) / (1 << 20)));
+                    static_cast<double>(model->bytes()) / (1 << 20)));
     return true;
   }
 
@@ -333,24 +348,11 @@ struct Coordinator::Parts {
     finish_round(updates);
   }
 
-  // If all parameters are shared, the model itself, with its control variate, is the exchanged vector, and no
-  // second one is needed.
   void aggregate(std::span<const SiteUpdate> sites, std::size_t took_part) {
-    const RoundLimits limits{.sites = took_part,
-                             .rate = rate_of_round(options.schedule, round, options.rounds)};
-    const std::size_t elements = policy->exchanged_elements();
-    if (elements == policy->model_elements()) {
-      aggregate_round(*strategy, *policy, sites, model->values_and_control(), limits);
-      return;
-    }
-    // The model's part, followed by the control variate's if there is one.
-    const Tensor copy = Tensor::empty({static_cast<Index>(update_elements())});
-    const std::span<float> exchanged = copy.span<float>();
-    policy->gather(model->values(), exchanged.first(elements));
-    if (model->has_control()) policy->gather(model->control(), exchanged.subspan(elements));
-    aggregate_round(*strategy, *policy, sites, exchanged, limits);
-    policy->scatter(exchanged.first(elements), model->values());
-    if (model->has_control()) policy->scatter(exchanged.subspan(elements), model->control());
+    aggregate_round(*strategy, *policy, sites, model->vectors(),
+                    {.sites = took_part,
+                     .rate = rate_of_round(options.schedule, round, options.rounds),
+                     .passed = [this] { give_back(); }});
   }
 
   // Keeps what the last round's updates report, for metrics.prom, and returns the means of their metrics,

@@ -203,10 +203,11 @@ void UploadTrial::turn_out() { parts_->allowed().remove("hinderer"); }
 UploadTrial::Refusal UploadTrial::call_once() {
   grpc::ClientContext context;
   federated::Assignment reply;
-  const auto code = parts_->stub_of(parts_->hinderer)->Next(&context, {}, &reply).error_code();
-  return code == grpc::StatusCode::RESOURCE_EXHAUSTED  ? Refusal::too_many
-         : code == grpc::StatusCode::PERMISSION_DENIED ? Refusal::not_let_in
-                                                       : Refusal::other;
+  const grpc::Status status = parts_->stub_of(parts_->hinderer)->Next(&context, {}, &reply);
+  if (status.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED) return Refusal::too_many;
+  require(status.error_code() == grpc::StatusCode::PERMISSION_DENIED, "a call failed in another way: {}",
+          status.error_message());
+  return Refusal::not_let_in;
 }
 
 std::size_t UploadTrial::said() const { return parts_->said; }

@@ -35,8 +35,9 @@ class UploadTrial {
   void hinder(std::size_t connections, std::size_t uploads);
   /// That site's certificate is no longer accepted.
   void turn_out();
-  /// That site makes one more call, which is invalid. Returns why it was refused.
-  enum class Refusal : std::uint8_t { too_many, not_let_in, other };
+  /// That site makes one more call, which is invalid. Returns why it was refused; throws Error for any other
+  /// reason.
+  enum class Refusal : std::uint8_t { too_many, not_let_in };
   Refusal call_once();
   /// Number of lines that the coordinator logged.
   std::size_t said() const;

@@ -20,6 +20,9 @@ namespace {
 // Well below the time of a write, and well above the cost of a test for completion.
 constexpr auto kPollInterval = std::chrono::milliseconds(1);
 
+// Bytes that are hashed or written before passed() may give back their memory.
+constexpr std::size_t kPiece = std::size_t{16} << 20;
+
 MPI_Comm mpi_handle(Communicator& group) {
   const auto* mpi = dynamic_cast<const MpiCommunicator*>(&group.host());
   require(mpi != nullptr, "checkpoint writer: parallel HDF5 needs the MPI communicator of the ranks");
@@ -54,14 +57,15 @@ Hdf5Id open_on_all_ranks(const std::string& path, MPI_Comm handle) {
 }  // namespace
 
 CheckpointWriter::CheckpointWriter(std::string directory, Communicator& world, int keep, bool asynchronous,
-                                   Report report)
+                                   Report report, std::function<void()> passed)
     : directory_(std::move(directory)),
       group_(world.split(0)),
       mark_(new_mark(*group_)),
       handle_(mpi_handle(*group_)),
       keep_(keep),
       asynchronous_(asynchronous),
-      report_(std::move(report)) {
+      report_(std::move(report)),
+      passed_(std::move(passed)) {
   require(keep >= 0, "checkpoint writer: keep = {}; give how many checkpoints stay, or 0 for all", keep);
 }
 
@@ -165,6 +169,20 @@ void CheckpointWriter::write_or_explain(SaveOutcome& outcome) {
   if (first) retire_old();
 }
 
+template <class Work>
+void CheckpointWriter::for_pieces(std::size_t p, const Work& work) const {
+  const CheckpointLayout::Part& part = layout_.parts[p];
+  const std::size_t row = part.bytes / static_cast<std::size_t>(part.rows);
+  const auto most = static_cast<Index>(std::max<std::size_t>(kPiece / row, 1));
+  for (Index first = 0; first < part.rows; first += most) {
+    const Index rows = std::min(most, part.rows - first);
+    work(
+        first, rows,
+        std::span(sources_[p] + static_cast<std::size_t>(first) * row, static_cast<std::size_t>(rows) * row));
+    if (passed_) passed_();
+  }
+}
+
 void CheckpointWriter::gather_checksums() {
   std::ranges::fill(checksums_, Xxh3Digest{});
   for (const auto& plan : layout_.tensors)
@@ -174,11 +192,20 @@ void CheckpointWriter::gather_checksums() {
   for (std::size_t p = 0; p < layout_.parts.size(); ++p) {
     const CheckpointLayout::Part& part = layout_.parts[p];
     const auto& plan = layout_.tensors[part.tensor];
-    const bool whole = plan.checksums == 1;
-    const std::size_t count = whole ? 1 : static_cast<std::size_t>(part.rows), bytes = part.bytes / count;
-    for (std::size_t i = 0; i < count; ++i)
-      checksums_[static_cast<std::size_t>(plan.first_checksum + (whole ? 0 : part.first_row)) + i] =
-          xxh3_128(sources_[p] + i * bytes, bytes);
+    if (plan.checksums == 1) {
+      Xxh3 whole;
+      for_pieces(p, [&](Index, Index, std::span<const std::byte> piece) {
+        whole.add({reinterpret_cast<const char*>(piece.data()), piece.size()});
+      });
+      checksums_[static_cast<std::size_t>(plan.first_checksum)] = whole.digest();
+    } else {
+      for_pieces(p, [&](Index first, Index rows, std::span<const std::byte> piece) {
+        const std::size_t bytes = piece.size() / static_cast<std::size_t>(rows);
+        for (Index row = 0; row < rows; ++row)
+          checksums_[static_cast<std::size_t>(plan.first_checksum + part.first_row + first + row)] =
+              xxh3_128(piece.data() + static_cast<std::size_t>(row) * bytes, bytes);
+      });
+    }
   }
   const Index bytes = static_cast<Index>(checksums_.size() * sizeof(Xxh3Digest));
   reduce_politely(Tensor::borrow(checksums_.data(), {bytes}, DType::u8),
@@ -223,8 +250,11 @@ std::string CheckpointWriter::write_parts(const std::string& path) {
       const auto& plan = layout_.tensors[part.tensor];
       const std::string doing = fmt::format("{}: tensor {}", path, plan.name);
       const Hdf5Id dataset(H5Dopen2(*file, plan.name.c_str(), H5P_DEFAULT), H5Dclose, doing);
-      const std::string failed = error_of(
-          [&] { write_rows(dataset, plan.shape, plan.dtype, part.first_row, part.rows, sources_[p]); });
+      const std::string failed = error_of([&] {
+        for_pieces(p, [&](Index first, Index rows, std::span<const std::byte> piece) {
+          write_rows(dataset, plan.shape, plan.dtype, part.first_row + first, rows, piece.data());
+        });
+      });
       require(failed.empty(), "{}: {} (disk full, or a quota or limit on the size of files reached?)", doing,
               failed);
     }

@@ -41,8 +41,10 @@ class CheckpointWriter {
 
   /// Collective over `world` (MPI). `directory` must be shared by all ranks; it is created when needed.
   /// `keep`: how many checkpoints to keep, 0 for all. Writers of one process must not save at the same time.
+  /// `passed` is called while a save writes from the entries' tensors, after each part of them that was read:
+  /// it may give back their memory (core/mapped_vector.h).
   CheckpointWriter(std::string directory, Communicator& world, int keep, bool asynchronous,
-                   Report report = {});
+                   Report report = {}, std::function<void()> passed = {});
   /// Waits for a save under way.
   ~CheckpointWriter();
   CheckpointWriter(const CheckpointWriter&) = delete;
@@ -71,6 +73,10 @@ class CheckpointWriter {
   void lay_out(const std::string& path) const;
   std::string write_parts(const std::string& path);
   void gather_checksums();
+  /// Calls work(first, rows, bytes) for runs of rows of the layout's part `p`, and passed_() after each.
+  /// `first` is relative to the part, and `bytes` are those of the rows.
+  template <class Work>
+  void for_pieces(std::size_t p, const Work& work) const;
   void retire_old() const;
   void remove_temporaries() const;
   std::string temporary_of(const std::string& path) const { return path + "." + mark_ + ".tmp"; }
@@ -86,6 +92,7 @@ class CheckpointWriter {
   int keep_;
   bool asynchronous_;
   Report report_;
+  std::function<void()> passed_;
 
   std::optional<std::uint64_t> signature_;
   CheckpointLayout layout_;

@@ -1,10 +1,14 @@
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <cmath>
+#include <fstream>
 #include <limits>
 
 #include "core/error.h"
+#include "core/mapped_vector.h"
 #include "federated/strategies/round.h"
 #include "tests/core/values.h"
+#include "tests/data/temporary_directory.h"
 #include "tests/federated/strategy_fixture.h"
 
 namespace conclave {
@@ -66,6 +70,60 @@ TEST_CASE("aggregate_round: experts are weighted by tokens and the rest by examp
   }
   CHECK(distance(Tensor::of<float>({6600}, global), Tensor::of<double>({6600}, expected)) < 1e-7);
   CHECK(std::equal(before.begin() + 4400, before.begin() + 5100, global.begin() + 4400));
+}
+
+TEST_CASE("aggregate_round: what is private stays as it is in all vectors") {
+  const std::vector<FlatParameter> model{
+      {"head", {700}}, {"moe.experts.up", {3, 500}, "moe"}, {"bias", {300}}};
+  const std::vector<SharingRule> rules{{"*.experts.*[1]", Sharing::kept_private},
+                                       {"head", Sharing::kept_private}};
+  const SharingPolicy policy(model, rules);
+  const std::size_t all = 2500, shared = 1300;
+  REQUIRE(policy.exchanged_elements() == shared);
+  const std::size_t memory = GENERATE(std::size_t{1} << 25, std::size_t{1});
+  const auto strategy = make_strategy({.name = "scaffold", .sites = 4}, shared);
+  const TrialRound round(4, 2 * shared);
+  const auto before = random_floats(2 * all, 5);
+  auto global = before;
+  int passed = 0;
+  aggregate_round(*strategy, policy, updates_of(round), global,
+                  {.memory = memory, .passed = [&] { ++passed; }});
+  CHECK(passed == 2);
+  std::vector<float> expected = before, exchanged(2 * shared);
+  for (std::size_t v = 0; v < 2; ++v)
+    policy.gather(std::span(before).subspan(v * all, all), std::span(exchanged).subspan(v * shared, shared));
+  round.run(*make_strategy({.name = "scaffold", .sites = 4}, shared), exchanged);
+  for (std::size_t v = 0; v < 2; ++v)
+    for (const auto& range : policy.ranges())
+      std::copy_n(&exchanged[v * shared + range.exchanged], range.size, &expected[v * all + range.model]);
+  CHECK((global == expected));
+}
+
+TEST_CASE("aggregate_round: memory for blocks only, where vectors are in files") {
+  const TemporaryDirectory folder;
+  constexpr std::size_t kCount = std::size_t{12} << 20;  // 48 MiB for the model, and twice that for moments
+  const std::vector<FlatParameter> model{{"weight", {kCount}}};
+  const SharingPolicy policy(model, {});
+  const MappedVector global(kCount, folder.path());
+  const auto strategy = make_strategy({.name = "fedadam", .folder = folder.path()}, kCount);
+  const std::vector<SiteUpdate> updates(
+      2, {.read = [](std::size_t, std::span<float> out) { std::ranges::fill(out, 1.0F); }});
+  std::size_t most = 0;
+  const auto resident = [] {
+    std::ifstream pages("/proc/self/statm");
+    std::size_t all = 0, resident = 0;
+    pages >> all >> resident;
+    return resident * 4096 >> 20;
+  };
+  const std::size_t before = resident();
+  aggregate_round(*strategy, policy, updates, global.values(), {.memory = 4 << 20, .passed = [&] {
+                                                                  most = std::max(most, resident());
+                                                                  global.give_back();
+                                                                  strategy->give_back();
+                                                                }});
+  CHECK(most < before + 40);  // of 144 MiB
+  CHECK(resident() < before + 40);
+  CHECK(global.values()[kCount - 1] > 0);
 }
 
 TEST_CASE("aggregate_round: an invalid round is refused with the reason") {

@@ -10,6 +10,7 @@
 #include "federated/strategies/round.h"
 #include "federated/strategies/tiles.h"
 #include "tests/core/values.h"
+#include "tests/data/temporary_directory.h"
 #include "tests/federated/strategy_fixture.h"
 
 namespace conclave {
@@ -202,8 +203,10 @@ TEST_CASE("strategies: results do not depend on blocks or threads") {
 TEST_CASE("strategies: a restored state continues with the same bits") {
   const std::string name = GENERATE("fedadam", "fedyogi", "fedadagrad");
   constexpr std::size_t kCount = 500;
-  const auto strategy = make_strategy(options_of(name), kCount),
-             restored = make_strategy(options_of(name), kCount);
+  const TemporaryDirectory folder;
+  StrategyOptions in_files = options_of(name);
+  in_files.folder = folder.path();
+  const auto strategy = make_strategy(options_of(name), kCount), restored = make_strategy(in_files, kCount);
   auto global = random_floats(kCount, 3);
   for (std::uint32_t t = 0; t < 3; ++t) TrialRound(4, kCount, t).run(*strategy, global);
   std::size_t vectors = 0;
@@ -212,6 +215,7 @@ TEST_CASE("strategies: a restored state continues with the same bits") {
     for (const auto& [other, restore] : restored->state())
       if (other == vector) std::ranges::copy(values, restore.begin()), ++vectors;
   }
+  restored->give_back();
   CHECK(vectors == 2);
   auto after = global, fresh = global;
   const TrialRound next(4, kCount, 9);

@@ -1,14 +1,12 @@
 #include "federated/transcript.h"
 
-#include <sys/resource.h>
-
 #include <catch2/catch.hpp>
-#include <csignal>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "tests/data/full_disk.h"
 #include "tests/data/temporary_directory.h"
 
 namespace conclave {
@@ -135,14 +133,10 @@ TEST_CASE("Transcript: a full disk loses the entry but not the file") {
   const std::string path = folder.path() + "/audit.jsonl";
   Transcript transcript(path);
   transcript.append("before");
-  rlimit limits{};  // a limit on file sizes cuts a write short as a full disk does
-  ::getrlimit(RLIMIT_FSIZE, &limits);
-  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
-  const rlimit full{bytes_of(path).size() + 20, limits.rlim_max};
-  ::setrlimit(RLIMIT_FSIZE, &full);
-  const std::string problem = error_of([&] { transcript.append("lost"); });
-  ::setrlimit(RLIMIT_FSIZE, &limits);
-  std::signal(SIGXFSZ, handler);
+  const std::string problem = error_of([&] {
+    const FileSizeLimit full(bytes_of(path).size() + 20);
+    transcript.append("lost");
+  });
   CHECK_THAT(problem, Contains("audit.jsonl"));
   CHECK(transcript.lines() == 1);
   CHECK_FALSE(verify_transcript(path).torn);

@@ -1,13 +1,11 @@
 // Saves that cannot succeed: they fail on all ranks with the same error, keep the earlier checkpoints, and do
 // not prevent the next save.
 #include <sys/mount.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <catch2/catch.hpp>
 
-#include <csignal>
-
+#include "tests/data/full_disk.h"
 #include "tests/parallel/checkpoint_fixture.h"
 
 namespace conclave {
@@ -15,22 +13,6 @@ namespace {
 
 using Catch::Matchers::Contains;
 using Names = std::vector<std::string>;
-
-// While an object of this class exists, the process cannot write beyond the first `bytes` bytes of any file:
-// writes fail as on a full disk.
-class FileSizeLimit {
- public:
-  explicit FileSizeLimit(rlim_t bytes) {
-    std::signal(SIGXFSZ, SIG_IGN);
-    ::getrlimit(RLIMIT_FSIZE, &before_);
-    const rlimit limit{bytes, before_.rlim_max};
-    ::setrlimit(RLIMIT_FSIZE, &limit);
-  }
-  ~FileSizeLimit() { ::setrlimit(RLIMIT_FSIZE, &before_); }
-
- private:
-  rlimit before_{};
-};
 
 // Saves step 1, then step 2 under the conditions that `prepare` sets up on this rank, then step 3 without
 // them. Checks that only step 2 fails, and returns its outcome.

@@ -87,6 +87,23 @@ TEST_CASE("an empty state and a tensor of many shards are saved") {
   CHECK(reader.read("model/many").span<float>()[3 * 9999] == 2.5f);
 }
 
+TEST_CASE("a save passes what it has read of long tensors, so that their memory can be given back") {
+  Communicator& world = test_world();
+  const SharedDirectory directory;
+  const Index size = Index{9} << 20;  // 36 MiB: three pieces, which are hashed and written
+  const Tensor values = Tensor::zeros({size});
+  for (Index i = 0; i < size; i += 1001)
+    values.span<float>()[static_cast<std::size_t>(i)] = static_cast<float>(i);
+  int passed = 0;
+  CheckpointWriter writer(directory.path(), world, 0, false, {}, [&] { ++passed; });
+  writer.save(std::vector<TensorEntry>{{"model/long", values, {size}, 0, false}}, {});
+  INFO(writer.wait()->message);
+  REQUIRE(writer.wait()->saved);
+  CHECK(passed == (world.rank() == 0 ? 6 : 0));
+  const Tensor read = CheckpointReader(writer.wait()->path).read("model/long");
+  CHECK((std::ranges::equal(read.span<float>(), values.span<float>())));
+}
+
 TEST_CASE("background saves run one after another while the ranks communicate") {
   Communicator& world = test_world();
   const SharedDirectory directory;

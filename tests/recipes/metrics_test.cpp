@@ -1,11 +1,8 @@
 // The contents of metrics.jsonl and of the event file, also after a crash, a resume or a full disk.
 // tensorboard_check.py reads the same files with TensorBoard itself.
-#include <sys/resource.h>
-
 #include <array>
 #include <catch2/catch.hpp>
 #include <cmath>
-#include <csignal>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -16,6 +13,7 @@
 #include "core/error.h"
 #include "recipes/metrics/crc32c.h"
 #include "recipes/metrics/metrics_writer.h"
+#include "tests/data/full_disk.h"
 #include "tests/data/temporary_directory.h"
 
 using namespace conclave;
@@ -180,15 +178,10 @@ TEST_CASE("a full disk loses lines, gives one warning and leaves complete lines"
   MetricsWriter writer(options(folder.path(), &warnings));
   write_steps(writer, 0, 5);
 
-  rlimit before{};  // a limit on file sizes shortens a write as a full disk does
-  ::getrlimit(RLIMIT_FSIZE, &before);
-  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
-  const rlimit full{fs::file_size(writer.jsonl_path()) + 10, before.rlim_max};
-  ::setrlimit(RLIMIT_FSIZE, &full);
-  write_steps(writer, 5, 8);
-  ::setrlimit(RLIMIT_FSIZE, &before);
-  std::signal(SIGXFSZ, handler);
-
+  {
+    const FileSizeLimit full(fs::file_size(writer.jsonl_path()) + 10);
+    write_steps(writer, 5, 8);
+  }
   write_steps(writer, 8, 10);
   CHECK(steps_of(folder.path()) == std::vector<std::int64_t>{0, 1, 2, 3, 4, 8, 9});
   CHECK(records_of(writer.event_path()).size() <= 11);  // records_of checks that each is complete
