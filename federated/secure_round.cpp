@@ -292,7 +292,7 @@ SecureRound::Bytes SecureRound::told(std::uint32_t site, Phase phase) const {
     case Phase::share:
       return coordinator.delivery(site).encode();
     case Phase::mask:
-      return coordinator.survivors().encode();
+      return coordinator.survivors(site).encode();
     case Phase::consent:
       return coordinator.consents(site).encode();
     default:
@@ -325,8 +325,8 @@ std::unique_ptr<SecureRound::Upload> SecureRound::begin_upload(const std::string
   const bool awaited = attempt_->phase == Phase::mask && attempt_->coordinator.awaited().contains(*number);
   if (!awaited) return nullptr;
   const Agreement& agreement = attempt_->terms.agreement;
-  constexpr std::size_t kAround = 256;  // more than encode() adds to the vector
-  SiteMistake::unless(digest.bytes <= agreement.length * agreement.ring.width + kAround,
+  const std::size_t head = MaskedInput::most_head(agreement.sites.size());
+  SiteMistake::unless(digest.bytes <= agreement.length * agreement.ring.width + head,
                       "a masked update of {} bytes, where {} numbers of {} bytes are expected", digest.bytes,
                       agreement.length, agreement.ring.width);
   const std::filesystem::path folder = folder_of(attempt), file = folder / (site + ".masked");
@@ -365,12 +365,15 @@ void SecureRound::Upload::finish(const std::function<void()>& meanwhile) {
   file_.finish();
   const OutgoingFile file(path_);
   std::filesystem::remove(path_);  // `file` keeps its bytes until it is closed
-  secure_aggregation::Bytes head(std::min<std::uint64_t>(file.bytes(), MaskedInput::kHead));
-  file.read_at(head.data(), head.size(), 0);
   Coordinator& coordinator = round_.attempt_->coordinator;
+  const Agreement& agreement = round_.attempt_->terms.agreement;
+  const std::uint64_t vector = agreement.length * agreement.ring.width;
+  secure_aggregation::Bytes head(file.bytes() - std::min(file.bytes(), vector));
+  file.read_at(head.data(), head.size(), 0);
   SiteMistake::in([&] {
     const auto input = MaskedInput::decode(head);
     require(input.sender == round_.member(site_, attempt_, Phase::mask), "a masked update of another site");
+    require(input.packed.empty(), "a masked update with {} bytes too many", input.packed.size());
     coordinator.arrive(input, file.bytes() - head.size());
   });
   // Adding takes as long as reading the file, so other sites' calls must not wait for it. While adding_ is

@@ -79,7 +79,11 @@ void Coordinator::arrive(const MaskedInput& head, std::size_t size) {
   round_->check(head.context, head.sender);
   require(size == sum_.bytes(), "secure aggregation: a vector of {} bytes of site '{}', expected {}", size,
           agreement_.sites[head.sender], sum_.bytes());
+  require(std::ranges::all_of(head.tokens, [&](const MaskToken& token) { return round_->has(token.other); }),
+          "secure aggregation: site '{}' has masks in common with sites that are not in the roster",
+          agreement_.sites[head.sender]);
   arrive(Phase::mask, head.sender);
+  tokens_[head.sender] = head.tokens;
 }
 
 void Coordinator::receive(const MaskedInput& message) {
@@ -91,6 +95,19 @@ void Coordinator::add(const RingVector::ReadPacked& read) {
   const bool before = std::exchange(damaged_, true);
   sum_.add(read);
   damaged_ = before;
+}
+
+Survivors Coordinator::survivors(std::uint32_t site) const {
+  require(round_.has_value() && round_->has(site), "secure aggregation: no survivors are for site {}", site);
+  Survivors survivors = survivors_;
+  for (const std::uint32_t other : round_->graph().masking(site)) {
+    if (!survived(other)) continue;
+    const auto& tokens = tokens_.at(other);
+    if (const auto found = std::ranges::lower_bound(tokens, site, {}, &MaskToken::other);
+        found != tokens.end() && found->other == site)
+      survivors.tokens.push_back({other, found->token});
+  }
+  return survivors;
 }
 
 // The signature is not checked here: sites check it, and do not rely on the coordinator.

@@ -3,7 +3,7 @@
 //     phase       receives        then sends
 //     advertise   Advertisement   roster(), to all
 //     share       SharesUpload    delivery(site), to each
-//     mask        MaskedInput     survivors(), to all
+//     mask        MaskedInput     survivors(site), to each
 //     consent     Consent         consents(site), to each
 //     unmask      Unmasking       sum()
 //
@@ -49,7 +49,9 @@ class Coordinator {
 
   const Roster& roster() const { return roster_; }
   SharesDelivery delivery(std::uint32_t site) const;
+  /// The survivors alone, and with what `site` needs in order to consent.
   const Survivors& survivors() const { return survivors_; }
+  Survivors survivors(std::uint32_t site) const;
   Consents consents(std::uint32_t site) const;
 
   /// The sum of the survivors' vectors, [agreement.length]; available once, after the last phase has ended.
@@ -78,6 +80,7 @@ class Coordinator {
   std::map<std::uint32_t, SharesUpload> uploads_;
   RingVector sum_;
   bool damaged_ = false;  // part of a vector was added, and the rest was not
+  std::map<std::uint32_t, std::vector<MaskToken>> tokens_;  // by sender
   Survivors survivors_;
   std::map<std::uint32_t, Consent> consents_;
   std::map<std::uint32_t, Shares> shares_;  // by owner: shares of the one secret that unmasking asks for

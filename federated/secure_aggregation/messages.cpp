@@ -3,7 +3,7 @@
 namespace conclave::secure_aggregation {
 namespace {
 
-constexpr std::uint8_t kVersion = 1;
+constexpr std::uint8_t kVersion = 2;
 enum class Kind : std::uint8_t {
   advertisement = 1,
   roster,
@@ -88,6 +88,24 @@ std::vector<SealedShares> read_shares(WireReader& in) {
   return shares;
 }
 
+void write_tokens(WireWriter& out, const std::vector<MaskToken>& tokens) {
+  out.u32(static_cast<std::uint32_t>(tokens.size()));
+  for (const MaskToken& token : tokens) out.u32(token.other).raw(token.token);
+}
+std::vector<MaskToken> read_tokens(WireReader& in) {
+  std::vector<MaskToken> tokens(in.count(4 + 32));
+  Rising others;
+  for (MaskToken& token : tokens) token = {others.next(in), in.array<32>()};
+  return tokens;
+}
+
+WireWriter write_survivors(const Survivors& survivors) {
+  WireWriter out = begin(Kind::survivors, survivors.context);
+  out.u32(static_cast<std::uint32_t>(survivors.sites.size()));
+  for (const std::uint32_t site : survivors.sites) out.u32(site);
+  return out;
+}
+
 }  // namespace
 
 Bytes Advertisement::signed_text() const {
@@ -164,10 +182,13 @@ SharesDelivery SharesDelivery::decode(ByteView bytes) {
   return delivery;
 }
 
+std::size_t MaskedInput::most_head(std::size_t sites) { return 1 + 1 + 32 + 4 + 4 + sites * (4 + 32); }
 Bytes MaskedInput::encode() const {
   WireWriter out = begin(Kind::masked_input, context);
-  out.reserve(out.view().size() + 4 + packed.size());
-  out.u32(sender).raw(packed);
+  out.reserve(most_head(tokens.size()) + packed.size());
+  out.u32(sender);
+  write_tokens(out, tokens);
+  out.raw(packed);
   return out.take();
 }
 MaskedInput MaskedInput::decode(ByteView bytes) {
@@ -175,16 +196,16 @@ MaskedInput MaskedInput::decode(ByteView bytes) {
   MaskedInput input;
   input.context = read_context(in, Kind::masked_input);
   input.sender = in.u32();
+  input.tokens = read_tokens(in);
   const ByteView packed = in.rest();
   input.packed.assign(packed.begin(), packed.end());
   return input;
 }
 
-Bytes Survivors::signed_text() const { return signed_form(encode()); }
+Bytes Survivors::signed_text() const { return signed_form(write_survivors(*this).view()); }
 Bytes Survivors::encode() const {
-  WireWriter out = begin(Kind::survivors, context);
-  out.u32(static_cast<std::uint32_t>(sites.size()));
-  for (const std::uint32_t site : sites) out.u32(site);
+  WireWriter out = write_survivors(*this);
+  write_tokens(out, tokens);
   return out.take();
 }
 Survivors Survivors::decode(ByteView bytes) {
@@ -194,6 +215,7 @@ Survivors Survivors::decode(ByteView bytes) {
   survivors.sites.resize(in.count(4));
   Rising numbers;
   for (std::uint32_t& site : survivors.sites) site = numbers.next(in);
+  survivors.tokens = read_tokens(in);
   in.done();
   return survivors;
 }

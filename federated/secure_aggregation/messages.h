@@ -59,24 +59,34 @@ struct SharesDelivery {
   static SharesDelivery decode(ByteView bytes);
 };
 
+/// A site's word to one other site that its vector has a mask in common with that site's. Only these two
+/// sites can compute it, so the coordinator can pass it on or hold it back, and not make it up.
+struct MaskToken {
+  std::uint32_t other = 0;  ///< on the way to the coordinator: for whom; from the coordinator: whose
+  Key token{};
+};
+
 /// Phase 2, from a site: its vector plus its masks, packed as in ring.h.
 struct MaskedInput {
   Key context{};  ///< the roster's digest
   std::uint32_t sender = 0;
+  std::vector<MaskToken> tokens;  ///< for all sites with which the vector has a mask in common
   Bytes packed;
 
-  static constexpr std::size_t kHead = 38;  ///< bytes before `packed`, which is the rest
+  /// Bytes before `packed`, which is the rest, at most, in a round of `sites`.
+  static std::size_t most_head(std::size_t sites);
 
   Bytes encode() const;
   static MaskedInput decode(ByteView bytes);
 };
 
-/// Phase 2, from the coordinator to all: the sites whose vectors are in the sum.
+/// Phase 2, from the coordinator to one site: the sites whose vectors are in the sum.
 struct Survivors {
   Key context{};  ///< the roster's digest
   std::vector<std::uint32_t> sites;
+  std::vector<MaskToken> tokens = {};  ///< of the survivors that have a mask in common with the site
 
-  Bytes signed_text() const;  ///< what a site signs to consent to these survivors
+  Bytes signed_text() const;  ///< of `sites`: what a site signs to consent to these survivors
   Bytes encode() const;
   static Survivors decode(ByteView bytes);
 };

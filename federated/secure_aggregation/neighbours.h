@@ -8,10 +8,14 @@
 // reconstruct a secret, as in Bonawitz et al., "Practical Secure Aggregation for Privacy-Preserving Machine
 // Learning", CCS 2017. Fewer neighbours are enough for masks. Masks hide everything but the sum over a
 // connected part of the honest survivors. A ring whose sites reach r to each side stays connected whichever
-// 2r - 1 sites are taken out, and those taken out are the dropped and the colluding sites, n - least +
-// colluding at most. So with one masking neighbour more than that, the only sum without a mask is the one
-// over all honest survivors. This is what n - 1 masking neighbours would give, whoever chooses which sites
-// drop out.
+// 2r - 1 sites are taken out. Three kinds are: those that dropped out, the colluding ones, and honest
+// survivors between which a mask is missing, because the coordinator held back the shares of one from the
+// other. Of two such sites neither consents: one misses the shares, the other one the MaskToken (messages.h).
+// As `least` survivors must consent, the first and the last kind are n - least at most. So with n - least +
+// colluding + 1 masking neighbours the only sum without a mask is the one over all honest survivors: the
+// rest of the ring is connected; and a group of the last kind alone would have all its neighbours among those
+// taken out, which are too few. This is what n - 1 masking neighbours would give, whoever chooses which sites
+// drop out and which shares arrive.
 //
 // Above kMostSharingWithAll sites, the numbers follow from tails of the hypergeometric distribution, because
 // the order is random. With probability 1 - 2^-20, every site has `threshold` holders of its shares left

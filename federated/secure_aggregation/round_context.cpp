@@ -45,10 +45,20 @@ Key RoundContext::commitment(const Secret& seed, std::uint32_t site) const {
   return derive(seed, label("commitment", site, site)).bytes();
 }
 
+Secret RoundContext::key_between(const Secret& encryption_key, std::uint32_t self, std::uint32_t from,
+                                 std::uint32_t to, std::string_view use) const {
+  const Secret shared = agree(encryption_key, keys(self == from ? to : from).encryption_key);
+  return derive(shared, label(use, from, to));
+}
+
 Secret RoundContext::share_key(const Secret& encryption_key, std::uint32_t self, std::uint32_t from,
                                std::uint32_t to) const {
-  const Secret shared = agree(encryption_key, keys(self == from ? to : from).encryption_key);
-  return derive(shared, label("shares", from, to));
+  return key_between(encryption_key, self, from, to, "shares");
+}
+
+Key RoundContext::mask_token(const Secret& encryption_key, std::uint32_t self, std::uint32_t from,
+                             std::uint32_t to) const {
+  return key_between(encryption_key, self, from, to, "mask in common").bytes();
 }
 
 void RoundContext::check(const Key& context) const {

@@ -36,11 +36,18 @@ class RoundContext {
   Secret share_key(const Secret& encryption_key, std::uint32_t self, std::uint32_t from,
                    std::uint32_t to) const;
 
+  /// What `from` tells `to` by MaskToken, where one of them is `self`.
+  Key mask_token(const Secret& encryption_key, std::uint32_t self, std::uint32_t from,
+                 std::uint32_t to) const;
+
   /// Throws Error if a message has another context, or if its sender is not in the roster.
   void check(const Key& context, std::uint32_t sender) const;
   void check(const Key& context) const;
 
  private:
+  /// Of two sites, one of which is `self`, for messages from one to the other.
+  Secret key_between(const Secret& encryption_key, std::uint32_t self, std::uint32_t from, std::uint32_t to,
+                     std::string_view use) const;
   Bytes label(std::string_view use, std::uint32_t first, std::uint32_t second) const;
 
   Roster roster_;

@@ -106,11 +106,25 @@ MaskedInput Site::mask(const SharesDelivery& delivery, std::span<const std::int6
           graph.degrees().threshold);
 
   std::vector<Mask> masks = {round_->own_mask(seed_, self_)};
-  for (const std::uint32_t other : graph.masking(self_))
-    if (held_.contains(other)) masks.push_back(round_->pair_mask(masking_key_, self_, other));
-  MaskedInput input{round_->digest(), self_, masked(agreement_.ring, vector, masks)};
+  MaskedInput input{.context = round_->digest(), .sender = self_, .tokens = {}, .packed = {}};
+  for (const std::uint32_t other : graph.masking(self_)) {
+    if (!held_.contains(other)) continue;
+    masks.push_back(round_->pair_mask(masking_key_, self_, other));
+    input.tokens.push_back({other, round_->mask_token(encryption_key_, self_, self_, other)});
+  }
+  input.packed = masked(agreement_.ring, vector, masks);
   leave(Phase::consent);
   return input;
+}
+
+void Site::check_token(const Survivors& survivors, std::uint32_t other) const {
+  const auto told = std::ranges::find(survivors.tokens, other, &MaskToken::other);
+  const Key expected = round_->mask_token(encryption_key_, self_, other, self_);
+  require(told != survivors.tokens.end() &&
+              CRYPTO_memcmp(told->token.data(), expected.data(), expected.size()) == 0,
+          "secure aggregation: site '{}' is among the survivors, and does not confirm that its vector has a "
+          "mask in common with this site's; the coordinator may have held back this site's shares from it",
+          agreement_.sites[other]);
 }
 
 Consent Site::consent(const Survivors& survivors) {
@@ -128,6 +142,8 @@ Consent Site::consent(const Survivors& survivors) {
     require(held_.contains(other) || !std::ranges::binary_search(sites, other),
             "secure aggregation: site '{}' is among the survivors, and its shares never came",
             agreement_.sites[other]);
+  for (const std::uint32_t other : round_->graph().masking(self_))
+    if (std::ranges::binary_search(sites, other)) check_token(survivors, other);
   survivors_ = survivors;
   Consent consent{round_->digest(), self_, identity_.sign(survivors.signed_text())};
   leave(Phase::unmask);

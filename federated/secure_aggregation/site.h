@@ -38,7 +38,8 @@ class Site {
   /// Refuses shares that were altered, or that come from too few neighbours to reconstruct a secret.
   MaskedInput mask(const SharesDelivery& delivery, std::span<const std::int64_t> vector);
   /// Refuses survivors that lack this site, are fewer than `least`, or include a neighbour whose shares never
-  /// came.
+  /// came here, or to which this site's never came: one of the two has no mask for the other, as each of them
+  /// notices.
   Consent consent(const Survivors& survivors);
   /// Refuses unless at least `threshold` sites, itself included, signed the same survivors; no other set of
   /// survivors can then have as many, if no more sites collude than agreed. Returns one share for each
@@ -51,6 +52,7 @@ class Site {
   /// Throws Error unless `phase` is next. Until leave(), no phase is next.
   void enter(Phase phase);
   void leave(Phase next) { next_ = next; }
+  void check_token(const Survivors& survivors, std::uint32_t other) const;
 
   struct HeldShares {
     Secret seed, masking_key;

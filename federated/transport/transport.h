@@ -14,7 +14,7 @@
 namespace conclave {
 
 /// Version of the protocol. Site and coordinator must have the same one.
-inline constexpr int kProtocol = 6;
+inline constexpr int kProtocol = 7;
 
 /// A channel to `address`, which is host:port. It connects at the first call.
 std::shared_ptr<grpc::Channel> open_channel(const std::string& address, const Kit& kit);

@@ -80,7 +80,7 @@ class Round {
     site_seconds_ = {median(quantizing), median(masking)};
     onward.end_phase();
     for (std::uint32_t site = staying; site < kSites; ++site) {
-      consents_.push_back(sent(sites[site].consent(onward.survivors())));
+      consents_.push_back(sent(sites[site].consent(onward.survivors(static_cast<std::uint32_t>(site)))));
       onward.receive(consents_.back());
     }
     onward.end_phase();

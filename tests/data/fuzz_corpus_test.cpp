@@ -1,5 +1,6 @@
 #include <catch2/catch.hpp>
 #include <filesystem>
+#include <string>
 
 #include "data/file.h"
 #include "tests/fuzz/service.h"
@@ -28,4 +29,13 @@ TEST_CASE("the fuzzing corpora run without an error", "[data]") {
       ++files;
     }
   CHECK(files > 10);
+}
+
+TEST_CASE("the corpus of secure aggregation has a whole round's messages") {
+  const std::string corpus = CONCLAVE_SOURCE "/tests/fuzz/corpus/secure_aggregation/";
+  FuzzedRound([&](const std::string& name, const secure_aggregation::Bytes& message) {
+    CAPTURE(name);
+    const std::string text(reinterpret_cast<const char*>(message.data()), message.size());
+    CHECK(read_file(corpus + name, "") == text);
+  });
 }

@@ -88,7 +88,7 @@ class TestRound {
   }
   void consent() {
     for_those_after(Leaves::after_vector, [&](Site& site) {
-      coordinator.receive(sent(site.consent(sent(coordinator.survivors()))));
+      coordinator.receive(sent(site.consent(sent(coordinator.survivors(number_of(site))))));
     });
   }
   void unmask() {

@@ -1,6 +1,8 @@
 // The result of a round: the exact sum, whichever sites drop out and when; no sum if anyone cheats.
 #include <catch2/catch.hpp>
+#include <map>
 #include <numeric>
+#include <set>
 
 #include "core/random.h"
 #include "tests/federated/secure_aggregation_round.h"
@@ -142,16 +144,19 @@ TEST_CASE("secure aggregation: naming different survivors to sites reveals no sh
   round.advertise();
   round.share();
   round.mask(vectors_for(round.agreement, 1));
-  const Survivors all = round.coordinator.survivors();
-  Survivors without_0 = all;
-  without_0.sites.erase(without_0.sites.begin());
+  const auto all = [&](std::uint32_t site) { return round.coordinator.survivors(site); };
+  const auto without_0 = [&](std::uint32_t site) {
+    Survivors survivors = all(site);
+    survivors.sites.erase(survivors.sites.begin());
+    return survivors;
+  };
   std::vector<Consent> consents;
-  CHECK_THROWS_WITH(round.sites[0].consent(without_0), Catch::Contains("do not include this site"));
+  CHECK_THROWS_WITH(round.sites[0].consent(without_0(0)), Catch::Contains("do not include this site"));
   for (std::uint32_t site = 1; site < 6; ++site)
-    consents.push_back(round.sites[site].consent(site < 4 ? all : without_0));
+    consents.push_back(round.sites[site].consent(site < 4 ? all(site) : without_0(site)));
   // Sites 1, 2 and 3 consented to one set, and sites 4 and 5 to the other. Either set needs 4 consents.
   for (std::uint32_t site = 1; site < 6; ++site) {
-    Consents told{all.context, {}};
+    Consents told{all(site).context, {}};
     SECTION("with all signatures, to site " + std::to_string(site)) {
       told.sites = consents;
       CHECK_THROWS_WITH(round.sites[site].unmask(told),
@@ -178,13 +183,13 @@ TEST_CASE("secure aggregation: a site refuses sums over too few, and a second su
   SECTION("too few") {
     const Survivors few{round.coordinator.survivors().context, {0, 1, 2}};
     CHECK_THROWS_WITH(round.sites[0].consent(few), Catch::Contains("sums over at least 4"));
-    CHECK_THROWS_WITH(round.sites[0].consent(round.coordinator.survivors()), Catch::Contains("refused"));
+    CHECK_THROWS_WITH(round.sites[0].consent(round.coordinator.survivors(0)), Catch::Contains("refused"));
   }
   SECTION("a second time") {
     round.consent();
     const Unmasking unmasking = round.sites[0].unmask(round.coordinator.consents(0));
     CHECK_THROWS_AS(round.sites[0].unmask(round.coordinator.consents(0)), Error);
-    CHECK_THROWS_AS(round.sites[0].consent(round.coordinator.survivors()), Error);
+    CHECK_THROWS_AS(round.sites[0].consent(round.coordinator.survivors(0)), Error);
     // One share for each site: of the masking key if the site dropped out, else of the seed.
     REQUIRE(unmasking.parts.size() == 6);
     for (const auto& part : unmasking.parts) CHECK(part.dropped == (part.owner == 5));
@@ -208,6 +213,57 @@ TEST_CASE("secure aggregation: a site refuses sums over too few, and a second su
     CHECK_THROWS_WITH(other.sites[0].mask(delivery, std::vector<std::int64_t>(3)),
                       Catch::Contains("are needed"));
   }
+}
+
+// Few masking neighbours, and a coordinator that takes them from a site one by one: from some it holds back
+// shares, others it declares dropped, and the rest collude.
+TEST_CASE("secure aggregation: a site whose masks are taken from it is in no sum") {
+  const std::size_t n = GENERATE(6u, 9u, 12u, 18u);
+  TestRound round(agreement_among(n, 3));
+  round.advertise();
+  round.share();
+  const RoundContext context(round.agreement, round.coordinator.roster());
+  const std::uint32_t victim = 2;
+  const auto neighbours = context.graph().masking(victim);
+  REQUIRE(neighbours.size() < n - 1);
+  const std::size_t most = n - round.agreement.least;
+  std::set<std::uint32_t> held_back, dropped;
+  for (const std::uint32_t other : neighbours)
+    if (held_back.size() < most)
+      held_back.insert(other);
+    else if (dropped.size() + 1 < most)
+      dropped.insert(other);
+  REQUIRE(neighbours.size() <= held_back.size() + dropped.size() + round.agreement.colluding);  // the rest
+  Survivors survivors{context.digest(), {}};
+  std::map<std::uint32_t, std::vector<MaskToken>> tokens;
+  for (std::uint32_t site = 0; site < n; ++site) {
+    SharesDelivery delivery = round.coordinator.delivery(site);
+    if (site == victim)
+      std::erase_if(delivery.shares, [&](const auto& shares) { return held_back.contains(shares.other); });
+    tokens[site] = round.sites[site].mask(delivery, std::vector<std::int64_t>(3)).tokens;
+    if (!dropped.contains(site)) survivors.sites.push_back(site);
+  }
+  CHECK(tokens[victim].size() == neighbours.size() - held_back.size());
+  const bool forged = GENERATE(false, true);
+  std::size_t consents = 0;
+  for (const std::uint32_t site : survivors.sites) {
+    Survivors told = survivors;
+    for (const std::uint32_t other : survivors.sites)
+      for (const MaskToken& token : tokens[other])
+        if (token.other == site) told.tokens.push_back({other, token.token});
+    if (forged && held_back.contains(site)) told.tokens.push_back({victim, tokens[victim][0].token});
+    try {
+      round.sites[site].consent(told);
+      ++consents;
+    } catch (const Error& error) {
+      if (site == victim)
+        CHECK_THAT(error.what(), Catch::Contains("its shares never came"));
+      else
+        CHECK_THAT(error.what(), Catch::Contains("'site 2' is among the survivors, and does not confirm"));
+    }
+  }
+  CHECK(consents == survivors.sites.size() - 1 - held_back.size());
+  CHECK(consents < context.graph().degrees().threshold);
 }
 
 TEST_CASE("secure aggregation: a vector that fails while being added ends the round") {

@@ -40,8 +40,8 @@ class FuzzedRound {
     phase("masked_input", [&](auto site) {
       return sites[site].mask(coordinator.delivery(site), std::vector<std::int64_t>(kLength, 5));
     });
-    keep("survivors", coordinator.survivors().encode());
-    phase("consent", [&](auto site) { return sites[site].consent(coordinator.survivors()); });
+    keep("survivors", coordinator.survivors(0).encode());
+    phase("consent", [&](auto site) { return sites[site].consent(coordinator.survivors(site)); });
     keep("consents", coordinator.consents(0).encode());
     phase("unmasking", [&](auto site) { return sites[site].unmask(coordinator.consents(site)); });
   }
