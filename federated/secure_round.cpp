@@ -135,8 +135,9 @@ std::int64_t SecureRound::new_number(std::int64_t round) {
 }
 
 std::optional<SecureRound::Sum> SecureRound::attempt(const RoundWork& work, std::uint64_t elements,
-                                                     const std::vector<ReceivedUpdate>& ready) {
+                                                     std::vector<ReceivedUpdate> ready) {
   const std::int64_t round = work.round;
+  std::erase_if(ready, [&](const ReceivedUpdate& update) { return left_out_.contains(update.site); });
   std::vector<std::string> sites, certificates;
   for (const ReceivedUpdate& update : ready) {
     sites.push_back(update.site);
@@ -184,10 +185,23 @@ std::optional<SecureRound::Sum> SecureRound::attempt(const RoundWork& work, std:
     say_(fmt::format("round {}: the attempt at its sum failed: {}", round + 1, error.what()));
   }
   changed_.wait(lock, [&] { return adding_ == 0; });
+  if (attempt_) leave_out_cheaters(round);
   attempt_.reset();
   std::filesystem::remove_all(directory_, ignored);  // uploads that are not complete
   changed_.notify_all();
   return result;
+}
+
+void SecureRound::leave_out_cheaters(std::int64_t round) {
+  for (const std::uint32_t number : attempt_->coordinator.cheaters()) {
+    const std::string& site = attempt_->terms.agreement.sites[number];
+    left_out_.insert(site);
+    say_(
+        fmt::format("warning: round {}: {} has sent false shares, or said so of others' good ones; it is "
+                    "left out of sums "
+                    "until the coordinator is started again",
+                    round + 1, site));
+  }
 }
 
 void SecureRound::Sum::read_mean(std::size_t offset, std::span<float> out) const {

@@ -90,10 +90,10 @@ class SecureRound {
     /// `count` is the expected number of units in a round.
     void read_mean(std::size_t offset, std::span<float> out) const;
   };
-  /// Makes one attempt among the sites in `ready`. Returns nothing if it failed, which was reported, or after
-  /// stop().
+  /// Makes one attempt among the sites in `ready`, without those that are known to cheat. Returns nothing if
+  /// it failed, which was reported, or after stop().
   std::optional<Sum> attempt(const RoundWork& work, std::uint64_t elements,
-                             const std::vector<ReceivedUpdate>& ready);
+                             std::vector<ReceivedUpdate> ready);
   /// Whether sites were asked to unmask the round's sum: then there is no other attempt.
   bool unmasked(std::int64_t round) const;
   /// The privacy of that sum as it was recorded, whatever the options are now, except clip_norm, which is not
@@ -174,6 +174,9 @@ class SecureRound {
   std::int64_t new_number(std::int64_t round);
   void end_phases(std::unique_lock<std::mutex>& lock, std::int64_t round);
 
+  /// Says which sites have cheated in the attempt, and leaves them out of later ones.
+  void leave_out_cheaters(std::int64_t round);
+
   std::filesystem::path directory_;
   Database& database_;
   RoundBoard& board_;
@@ -183,8 +186,9 @@ class SecureRound {
   std::condition_variable changed_;
   bool stopped_ = false;
   std::optional<Attempt> attempt_;
-  std::size_t adding_ = 0;  // masked updates that are being added; above 0, attempt_ stays
-  std::mutex sum_mutex_;    // for adding to the sum; taken without mutex_
+  std::size_t adding_ = 0;          // masked updates that are being added; above 0, attempt_ stays
+  std::set<std::string> left_out_;  // sites that have cheated since the coordinator was started
+  std::mutex sum_mutex_;            // for adding to the sum; taken without mutex_
 };
 
 }  // namespace conclave

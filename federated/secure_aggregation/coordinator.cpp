@@ -1,11 +1,20 @@
 #include "federated/secure_aggregation/coordinator.h"
 
+#include <fmt/format.h>
+
+#include <numeric>
+#include <random>
 #include <utility>
 
 #include "federated/secure_aggregation/first_error.h"
 #include "federated/secure_aggregation/secret_sharing.h"
 
 namespace conclave::secure_aggregation {
+namespace {
+
+constexpr int kMostTries = 2000;  // choices of shares, until a secret is given up
+
+}  // namespace
 
 Coordinator::Coordinator(Agreement agreement)
     : agreement_((agreement.check(), std::move(agreement))), sum_(agreement_.ring, agreement_.length) {
@@ -37,6 +46,7 @@ void Coordinator::end_phase() {
     sharers_ = arrived_;
   } else if (phase_ == Phase::mask) {
     survivors_ = {round_->digest(), {arrived_.begin(), arrived_.end()}};
+    check_receipts();
   }
   phase_ = static_cast<Phase>(static_cast<int>(phase_) + 1);
   awaited_ = std::exchange(arrived_, {});
@@ -79,11 +89,12 @@ void Coordinator::arrive(const MaskedInput& head, std::size_t size) {
   round_->check(head.context, head.sender);
   require(size == sum_.bytes(), "secure aggregation: a vector of {} bytes of site '{}', expected {}", size,
           agreement_.sites[head.sender], sum_.bytes());
-  require(std::ranges::all_of(head.tokens, [&](const MaskToken& token) { return round_->has(token.other); }),
-          "secure aggregation: site '{}' has masks in common with sites that are not in the roster",
-          agreement_.sites[head.sender]);
+  require(
+      std::ranges::all_of(head.receipts, [&](const Receipt& receipt) { return round_->has(receipt.other); }),
+      "secure aggregation: site '{}' has shares of sites that are not in the roster",
+      agreement_.sites[head.sender]);
   arrive(Phase::mask, head.sender);
-  tokens_[head.sender] = head.tokens;
+  receipts_[head.sender] = head.receipts;
 }
 
 void Coordinator::receive(const MaskedInput& message) {
@@ -100,12 +111,12 @@ void Coordinator::add(const RingVector::ReadPacked& read) {
 Survivors Coordinator::survivors(std::uint32_t site) const {
   require(round_.has_value() && round_->has(site), "secure aggregation: no survivors are for site {}", site);
   Survivors survivors = survivors_;
-  for (const std::uint32_t other : round_->graph().masking(site)) {
+  for (const std::uint32_t other : round_->graph().sharing(site)) {
     if (!survived(other)) continue;
-    const auto& tokens = tokens_.at(other);
-    if (const auto found = std::ranges::lower_bound(tokens, site, {}, &MaskToken::other);
-        found != tokens.end() && found->other == site)
-      survivors.tokens.push_back({other, found->token});
+    const auto& receipts = receipts_.at(other);
+    if (const auto found = std::ranges::lower_bound(receipts, site, {}, &Receipt::other);
+        found != receipts.end() && found->other == site)
+      survivors.receipts.push_back({other, found->token});
   }
   return survivors;
 }
@@ -142,6 +153,36 @@ void Coordinator::receive(const Unmasking& message) {
   for (const Unmasking::Part& part : message.parts) shares_[part.owner][message.sender] = part.share;
 }
 
+// The two sites of a missing receipt would not consent. One of them has sent shares that nobody can open, or
+// says so of good ones; which one it is, is known if it disagrees with many.
+void Coordinator::check_receipts() {
+  std::map<std::uint32_t, std::set<std::uint32_t>> disagree;
+  for (const std::uint32_t site : survivors_.sites)
+    for (const std::uint32_t from : round_->graph().sharing(site))
+      if (survived(from) && !std::ranges::binary_search(receipts_.at(site), from, {}, &Receipt::other)) {
+        disagree[site].insert(from);
+        disagree[from].insert(site);
+      }
+  if (disagree.empty()) return;
+  std::string pairs;
+  for (const auto& [site, others] : disagree) {
+    if (others.size() > agreement_.colluding) cheaters_.insert(site);
+    for (const std::uint32_t other : others)
+      if (site < other && pairs.size() < 500)
+        pairs += fmt::format("{}'{}' and '{}'", pairs.empty() ? "" : ", ", agreement_.sites[site],
+                             agreement_.sites[other]);
+  }
+  fail(
+      "secure aggregation: shares were sent that cannot be opened, or that are said to be so, between sites "
+      "{}",
+      pairs);
+}
+
+bool Coordinator::is_secret_of(std::uint32_t owner, const Secret& secret) const {
+  return survived(owner) ? round_->commitment(secret, owner) == uploads_.at(owner).commitment
+                         : public_key(secret) == round_->keys(owner).masking_key;
+}
+
 Secret Coordinator::secret_of(std::uint32_t owner) {
   const std::size_t threshold = round_->graph().degrees().threshold;
   const std::vector<std::uint32_t> holders = round_->holders(owner);
@@ -149,11 +190,41 @@ Secret Coordinator::secret_of(std::uint32_t owner) {
   require(known.size() >= threshold,
           "secure aggregation: {} shares of a secret of site '{}' came, and {} are needed", known.size(),
           agreement_.sites[owner], threshold);
+  std::vector<std::uint32_t> senders;
   std::vector<Share> shares;
-  for (std::size_t i = 0; i < holders.size() && shares.size() < threshold; ++i)
-    if (const auto found = known.find(holders[i]); found != known.end())
-      shares.push_back({static_cast<std::uint16_t>(i + 1), found->second});
-  return reconstruct(shares);
+  // Those of sites that are known to send false ones come last.
+  for (const bool false_ones : {false, true})
+    for (std::size_t i = 0; i < holders.size(); ++i)
+      if (const auto found = known.find(holders[i]);
+          found != known.end() && cheaters_.contains(holders[i]) == false_ones) {
+        senders.push_back(holders[i]);
+        shares.push_back({static_cast<std::uint16_t>(i + 1), found->second});
+      }
+  std::vector<std::size_t> order(shares.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::vector<Share> some(threshold);
+  const auto secret_by = [&] {
+    for (std::size_t i = 0; i < threshold; ++i) some[i] = shares[order[i]];
+    return reconstruct(some);
+  };
+  // If shares are false, tries others: one in 40 choices has no false one if 3 of 32 sites sent such.
+  std::mt19937_64 choice{owner};
+  Secret secret = secret_by();
+  if (is_secret_of(owner, secret)) return secret;
+  for (int tries = 0; !is_secret_of(owner, secret); secret = secret_by()) {
+    require(order.size() > threshold && ++tries < kMostTries,
+            "secure aggregation: the shares of a secret of site '{}' do not match its commitment or public "
+            "key: that site or a neighbour sent false ones",
+            agreement_.sites[owner]);
+    std::ranges::shuffle(order, choice);
+  }
+  const std::vector<std::size_t> good = order;
+  for (std::size_t i = threshold; i < good.size(); ++i) {  // in place of a good share: is it one, too?
+    order = good;
+    std::swap(order[0], order[i]);
+    if (!is_secret_of(owner, secret_by())) cheaters_.insert(senders[good[i]]);
+  }
+  return secret;
 }
 
 std::vector<Mask> Coordinator::remaining_masks() {
@@ -164,13 +235,7 @@ std::vector<Mask> Coordinator::remaining_masks() {
   std::vector<Job> jobs;
   for (const std::uint32_t site : sharers_) {
     const Secret secret = secret_of(site);
-    const bool in_sum = survived(site);
-    require(in_sum ? round_->commitment(secret, site) == uploads_.at(site).commitment
-                   : public_key(secret) == round_->keys(site).masking_key,
-            "secure aggregation: the shares of a secret of site '{}' do not match its commitment or public "
-            "key: that site or a neighbour sent false ones",
-            agreement_.sites[site]);
-    if (in_sum) {
+    if (survived(site)) {
       jobs.push_back({secret, site, site});
       continue;
     }

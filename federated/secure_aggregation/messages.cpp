@@ -88,15 +88,15 @@ std::vector<SealedShares> read_shares(WireReader& in) {
   return shares;
 }
 
-void write_tokens(WireWriter& out, const std::vector<MaskToken>& tokens) {
-  out.u32(static_cast<std::uint32_t>(tokens.size()));
-  for (const MaskToken& token : tokens) out.u32(token.other).raw(token.token);
+void write_receipts(WireWriter& out, const std::vector<Receipt>& receipts) {
+  out.u32(static_cast<std::uint32_t>(receipts.size()));
+  for (const Receipt& receipt : receipts) out.u32(receipt.other).raw(receipt.token);
 }
-std::vector<MaskToken> read_tokens(WireReader& in) {
-  std::vector<MaskToken> tokens(in.count(4 + 32));
+std::vector<Receipt> read_receipts(WireReader& in) {
+  std::vector<Receipt> receipts(in.count(4 + 32));
   Rising others;
-  for (MaskToken& token : tokens) token = {others.next(in), in.array<32>()};
-  return tokens;
+  for (Receipt& receipt : receipts) receipt = {others.next(in), in.array<32>()};
+  return receipts;
 }
 
 WireWriter write_survivors(const Survivors& survivors) {
@@ -185,9 +185,9 @@ SharesDelivery SharesDelivery::decode(ByteView bytes) {
 std::size_t MaskedInput::most_head(std::size_t sites) { return 1 + 1 + 32 + 4 + 4 + sites * (4 + 32); }
 Bytes MaskedInput::encode() const {
   WireWriter out = begin(Kind::masked_input, context);
-  out.reserve(most_head(tokens.size()) + packed.size());
+  out.reserve(most_head(receipts.size()) + packed.size());
   out.u32(sender);
-  write_tokens(out, tokens);
+  write_receipts(out, receipts);
   out.raw(packed);
   return out.take();
 }
@@ -196,7 +196,7 @@ MaskedInput MaskedInput::decode(ByteView bytes) {
   MaskedInput input;
   input.context = read_context(in, Kind::masked_input);
   input.sender = in.u32();
-  input.tokens = read_tokens(in);
+  input.receipts = read_receipts(in);
   const ByteView packed = in.rest();
   input.packed.assign(packed.begin(), packed.end());
   return input;
@@ -205,7 +205,7 @@ MaskedInput MaskedInput::decode(ByteView bytes) {
 Bytes Survivors::signed_text() const { return signed_form(write_survivors(*this).view()); }
 Bytes Survivors::encode() const {
   WireWriter out = write_survivors(*this);
-  write_tokens(out, tokens);
+  write_receipts(out, receipts);
   return out.take();
 }
 Survivors Survivors::decode(ByteView bytes) {
@@ -215,7 +215,7 @@ Survivors Survivors::decode(ByteView bytes) {
   survivors.sites.resize(in.count(4));
   Rising numbers;
   for (std::uint32_t& site : survivors.sites) site = numbers.next(in);
-  survivors.tokens = read_tokens(in);
+  survivors.receipts = read_receipts(in);
   in.done();
   return survivors;
 }

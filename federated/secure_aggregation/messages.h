@@ -59,9 +59,10 @@ struct SharesDelivery {
   static SharesDelivery decode(ByteView bytes);
 };
 
-/// A site's word to one other site that its vector has a mask in common with that site's. Only these two
-/// sites can compute it, so the coordinator can pass it on or hold it back, and not make it up.
-struct MaskToken {
+/// A site's word to one of its sharing neighbours that the neighbour's shares have come, so that the two have
+/// a mask in common if they are masking neighbours. Only they can compute it: the coordinator can pass it on
+/// or hold it back, and not make it up.
+struct Receipt {
   std::uint32_t other = 0;  ///< on the way to the coordinator: for whom; from the coordinator: whose
   Key token{};
 };
@@ -70,7 +71,7 @@ struct MaskToken {
 struct MaskedInput {
   Key context{};  ///< the roster's digest
   std::uint32_t sender = 0;
-  std::vector<MaskToken> tokens;  ///< for all sites with which the vector has a mask in common
+  std::vector<Receipt> receipts;  ///< for all sites whose shares have come
   Bytes packed;
 
   /// Bytes before `packed`, which is the rest, at most, in a round of `sites`.
@@ -84,7 +85,7 @@ struct MaskedInput {
 struct Survivors {
   Key context{};  ///< the roster's digest
   std::vector<std::uint32_t> sites;
-  std::vector<MaskToken> tokens = {};  ///< of the survivors that have a mask in common with the site
+  std::vector<Receipt> receipts = {};  ///< of the survivors to which the site's shares have come
 
   Bytes signed_text() const;  ///< of `sites`: what a site signs to consent to these survivors
   Bytes encode() const;

@@ -10,7 +10,7 @@
 // connected part of the honest survivors. A ring whose sites reach r to each side stays connected whichever
 // 2r - 1 sites are taken out. Three kinds are: those that dropped out, the colluding ones, and honest
 // survivors between which a mask is missing, because the coordinator held back the shares of one from the
-// other. Of two such sites neither consents: one misses the shares, the other one the MaskToken (messages.h).
+// other. Of two such sites neither consents: one misses the shares, the other one the Receipt (messages.h).
 // As `least` survivors must consent, the first and the last kind are n - least at most. So with n - least +
 // colluding + 1 masking neighbours the only sum without a mask is the one over all honest survivors: the
 // rest of the ring is connected; and a group of the last kind alone would have all its neighbours among those

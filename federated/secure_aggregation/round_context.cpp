@@ -56,9 +56,9 @@ Secret RoundContext::share_key(const Secret& encryption_key, std::uint32_t self,
   return key_between(encryption_key, self, from, to, "shares");
 }
 
-Key RoundContext::mask_token(const Secret& encryption_key, std::uint32_t self, std::uint32_t from,
-                             std::uint32_t to) const {
-  return key_between(encryption_key, self, from, to, "mask in common").bytes();
+Key RoundContext::receipt(const Secret& encryption_key, std::uint32_t self, std::uint32_t from,
+                          std::uint32_t to) const {
+  return key_between(encryption_key, self, from, to, "receipt").bytes();
 }
 
 void RoundContext::check(const Key& context) const {

@@ -36,9 +36,8 @@ class RoundContext {
   Secret share_key(const Secret& encryption_key, std::uint32_t self, std::uint32_t from,
                    std::uint32_t to) const;
 
-  /// What `from` tells `to` by MaskToken, where one of them is `self`.
-  Key mask_token(const Secret& encryption_key, std::uint32_t self, std::uint32_t from,
-                 std::uint32_t to) const;
+  /// The token of the Receipt from `from` to `to`, one of which is `self`.
+  Key receipt(const Secret& encryption_key, std::uint32_t self, std::uint32_t from, std::uint32_t to) const;
 
   /// Throws Error if a message has another context, or if its sender is not in the roster.
   void check(const Key& context, std::uint32_t sender) const;

@@ -93,8 +93,8 @@ MaskedInput Site::mask(const SharesDelivery& delivery, std::span<const std::int6
     try {
       both =
           open(round_->share_key(encryption_key_, self_, from, self_), from_to(from, self_), shares.sealed);
-    } catch (const Error& error) {
-      fail("secure aggregation: shares of site '{}': {}", agreement_.sites[from], error.what());
+    } catch (const Error&) {  // they count as not come; the coordinator sees that there is no receipt
+      continue;
     }
     HeldShares& held = held_[from];
     std::copy_n(both.begin(), 32, held.seed.bytes().begin());
@@ -106,25 +106,26 @@ MaskedInput Site::mask(const SharesDelivery& delivery, std::span<const std::int6
           graph.degrees().threshold);
 
   std::vector<Mask> masks = {round_->own_mask(seed_, self_)};
-  MaskedInput input{.context = round_->digest(), .sender = self_, .tokens = {}, .packed = {}};
-  for (const std::uint32_t other : graph.masking(self_)) {
-    if (!held_.contains(other)) continue;
-    masks.push_back(round_->pair_mask(masking_key_, self_, other));
-    input.tokens.push_back({other, round_->mask_token(encryption_key_, self_, self_, other)});
-  }
+  MaskedInput input{.context = round_->digest(), .sender = self_, .receipts = {}, .packed = {}};
+  for (const std::uint32_t other : graph.masking(self_))
+    if (held_.contains(other)) masks.push_back(round_->pair_mask(masking_key_, self_, other));
+  for (const std::uint32_t other : owners)
+    if (held_.contains(other))
+      input.receipts.push_back({other, round_->receipt(encryption_key_, self_, self_, other)});
   input.packed = masked(agreement_.ring, vector, masks);
   leave(Phase::consent);
   return input;
 }
 
-void Site::check_token(const Survivors& survivors, std::uint32_t other) const {
-  const auto told = std::ranges::find(survivors.tokens, other, &MaskToken::other);
-  const Key expected = round_->mask_token(encryption_key_, self_, other, self_);
-  require(told != survivors.tokens.end() &&
-              CRYPTO_memcmp(told->token.data(), expected.data(), expected.size()) == 0,
-          "secure aggregation: site '{}' is among the survivors, and does not confirm that its vector has a "
-          "mask in common with this site's; the coordinator may have held back this site's shares from it",
-          agreement_.sites[other]);
+void Site::check_receipt(const Survivors& survivors, std::uint32_t other) const {
+  const auto told = std::ranges::find(survivors.receipts, other, &Receipt::other);
+  const Key expected = round_->receipt(encryption_key_, self_, other, self_);
+  require(
+      told != survivors.receipts.end() &&
+          CRYPTO_memcmp(told->token.data(), expected.data(), expected.size()) == 0,
+      "secure aggregation: site '{}' is among the survivors, and does not confirm that this site's shares "
+      "have come, so it may have no mask in common with this site; the coordinator may have held them back",
+      agreement_.sites[other]);
 }
 
 Consent Site::consent(const Survivors& survivors) {
@@ -138,12 +139,13 @@ Consent Site::consent(const Survivors& survivors) {
           "secure aggregation: the coordinator asks for the sum over {} sites; this site helps only with "
           "sums over at least {}",
           sites.size(), agreement_.least);
-  for (const std::uint32_t other : round_->graph().sharing(self_))
-    require(held_.contains(other) || !std::ranges::binary_search(sites, other),
+  std::vector<std::uint32_t> neighbours = round_->graph().sharing(self_);
+  std::erase_if(neighbours, [&](std::uint32_t site) { return !std::ranges::binary_search(sites, site); });
+  for (const std::uint32_t other : neighbours)
+    require(held_.contains(other),
             "secure aggregation: site '{}' is among the survivors, and its shares never came",
             agreement_.sites[other]);
-  for (const std::uint32_t other : round_->graph().masking(self_))
-    if (std::ranges::binary_search(sites, other)) check_token(survivors, other);
+  for (const std::uint32_t other : neighbours) check_receipt(survivors, other);
   survivors_ = survivors;
   Consent consent{round_->digest(), self_, identity_.sign(survivors.signed_text())};
   leave(Phase::unmask);

@@ -40,7 +40,6 @@ struct StartedRound {
                 .digest = digest_of(model),
                 .elements = kElements,
                 .secure = true});
-    std::vector<ReceivedUpdate> ready;
     for (const std::string& site : kSites) {
       authority.issue(folder.path() + "/" + site, site, 1);
       kits.push_back(Kit::read(folder.path() + "/" + site, std::time(nullptr)));
@@ -52,14 +51,14 @@ struct StartedRound {
                        .digest = "",
                        .certificate = kits.back().certificate});
     }
-    loop = std::jthread([this, ready] { round.attempt(kWork, kElements, ready); });
-    UpdateOffer offer{.round = 0,
-                      .base = digest_of(model),
-                      .update = {},
-                      .examples = 1,
-                      .metrics = {},
-                      .tokens = {},
-                      .certificate = "a renewed one"};
+    loop = std::jthread([this] { round.attempt(kWork, kElements, ready); });
+    offer = {.round = 0,
+             .base = digest_of(model),
+             .update = {},
+             .examples = 1,
+             .metrics = {},
+             .tokens = {},
+             .certificate = "a renewed one"};
     CHECK_FALSE(round.ready(kSites[0], offer, 0, 0, [] { return false; }));  // the attempt has the old one
     offer.certificate = kits[0].certificate;
     const auto terms = round.ready(kSites[0], offer, 0, kPatience, [] { return false; });
@@ -116,6 +115,8 @@ struct StartedRound {
   std::string said;
   SecureRound round;
   Kits kits;
+  std::vector<ReceivedUpdate> ready;
+  UpdateOffer offer;
   SystemRandom random;
   std::int64_t number = 0;
   std::vector<secure_aggregation::Site> sites;
@@ -261,6 +262,28 @@ TEST_CASE("SecureRound: other sites are served while a masked update is added") 
   CHECK(Survivors::decode(survivors.body).sites.size() == kSites.size());
   // An update that arrived is not requested again after its phase.
   CHECK(test.round.begin_upload(kSites[1], test.number, digest_of(masked[1])) == nullptr);
+}
+
+TEST_CASE("SecureRound: a site whose shares nobody can open is named, and left out of the next attempt") {
+  StartedRound test;
+  const auto rosters =
+      test.exchange(Phase::advertise, 0, [&](std::size_t i) { return test.sites[i].advertise().encode(); });
+  const auto deliveries = test.exchange(Phase::share, 0, [&](std::size_t i) {
+    SharesUpload upload = test.sites[i].share(Roster::decode(rosters[i]));
+    if (i == 0)
+      for (SealedShares& shares : upload.shares) shares.sealed[0] ^= std::byte{1};
+    return upload.encode();
+  });
+  for (std::size_t i = 0; i < kSites.size(); ++i) test.upload(i, test.masked(i, deliveries[i]));
+  test.loop.join();
+  CHECK_THAT(test.said, Catch::Contains("'east' and 'north', 'east' and 'south', 'east' and 'west'"));
+  CHECK_THAT(test.said, Catch::Contains("warning: round 1: east has sent false shares"));
+  CHECK_FALSE(test.round.unmasked(0));
+  test.loop = std::jthread([&] { test.round.attempt(kWork, kElements, test.ready); });
+  test.offer.certificate = test.kits[1].certificate;
+  const auto next = test.round.ready(kSites[1], test.offer, test.number, kPatience, [] { return false; });
+  REQUIRE(next);
+  CHECK(next->agreement.sites == std::vector<std::string>{"north", "south", "west"});
 }
 
 TEST_CASE("SecureRound: stop() waits until a masked update is added") {
