@@ -6,8 +6,8 @@
 #include <set>
 
 #include "core/clock.h"
-#include "federated/transport/offer_trial.h"
 #include "tests/data/temporary_directory.h"
+#include "tests/federated/transport/offer_trial.h"
 
 namespace conclave {
 namespace {

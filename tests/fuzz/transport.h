@@ -1,10 +1,10 @@
-// Fuzzes the messages between sites and a coordinator (federated/transport/message_trial.h).
+// Fuzzes the messages between sites and a coordinator (tests/federated/transport/message_trial.h).
 #pragma once
 
 #include <string_view>
 
-#include "federated/transport/message_trial.h"
 #include "tests/data/temporary_directory.h"
+#include "tests/federated/transport/message_trial.h"
 
 namespace conclave {
 

@@ -1,4 +1,4 @@
-#include "federated/transport/message_trial.h"
+#include "tests/federated/transport/message_trial.h"
 
 #include <fcntl.h>
 #include <google/protobuf/io/coded_stream.h>

@@ -1,4 +1,4 @@
-#include "federated/transport/offer_trial.h"
+#include "tests/federated/transport/offer_trial.h"
 
 #include <deque>
 
