@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <ctime>
 #include <thread>
 #include <utility>
 
@@ -78,7 +79,10 @@ bool Site::call(std::string_view what, double seconds,
     const auto attempted = Clock::now();
     const grpc::Status status = once(context);
     if (status.ok()) return true;
-    const std::string reason = as_told(status.error_message());
+    std::string reason = as_told(status.error_message());
+    if (status.error_code() == grpc::StatusCode::UNAVAILABLE && kit_.info.not_after <= std::time(nullptr))
+      reason += fmt::format(" (this site's certificate has expired, and no coordinator lets it in: {})",
+                            renewal_of(kit_.info.name));
     if (status.error_code() == grpc::StatusCode::ABORTED) {
       say_(reason);
       pause(kIdlePause);

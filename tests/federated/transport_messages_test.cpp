@@ -72,9 +72,12 @@ TEST_CASE("transport: an update of the wrong length is not read or sent") {
   const TemporaryDirectory folder;
   const std::filesystem::path at = folder.path();
   CertificateAuthority::create("test").issue(at / "kit", "north", 1);
+  Kit kit = Kit::read(at / "kit", 0);
+  const bool expired = GENERATE(false, true);
+  if (expired) kit.info.not_after = 1;
   Site site(
-      {.address = "127.0.0.1:1", .directory = at, .patience_seconds = 0.1}, Kit::read(at / "kit", 0),
-      [] { return false; }, [](const auto&) {});
+      {.address = "127.0.0.1:1", .directory = at, .patience_seconds = 0.1}, kit, [] { return false; },
+      [](const auto&) {});
   const std::string update = folder.write("update.f32", std::string(12, '\0'));
   SiteRound round;
   round.elements = std::int64_t{1} << 60;
@@ -84,4 +87,5 @@ TEST_CASE("transport: an update of the wrong length is not read or sent") {
       deliver(), Catch::Contains("wants updates of 1152921504606846976 numbers") && Catch::Contains("has 3"));
   round.elements = 3;
   CHECK_THROWS_WITH(deliver(), Catch::Contains("could not be reached"));
+  if (expired) CHECK_THROWS_WITH(deliver(), Catch::Contains("this site's certificate has expired"));
 }
