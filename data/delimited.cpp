@@ -49,11 +49,15 @@ std::string DelimitedReader::plain_field() {
   rest_.remove_prefix(end);
   const bool last = rest_.empty() || rest_[0] == '\n';
   if (last && field.ends_with('\r')) field.remove_suffix(1);
-  if (format_ == Format::csv)
-    require(field.find_first_of("\"\r") == std::string_view::npos,
-            "{}:{}: a quote or carriage return within an unquoted field; quote the whole field and write its "
-            "quotes as two",
-            path_, line_);
+  if (format_ == Format::csv && field.find_first_of("\"\r") != std::string_view::npos) {
+    const std::int64_t line = line_;
+    rest_.remove_prefix(std::min(rest_.find('\n'), rest_.size()));  // the record ends here
+    if (!rest_.empty()) rest_.remove_prefix(1), ++line_;
+    throw BadRecord(fmt::format(
+        "{}:{}: a quote or carriage return within an unquoted field; quote the whole field and write its "
+        "quotes as two",
+        path_, line));
+  }
   return std::string(field);
 }
 

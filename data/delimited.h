@@ -8,16 +8,24 @@
 #include <string_view>
 #include <vector>
 
+#include "core/error.h"
+
 namespace conclave {
 
 class DelimitedReader {
  public:
   enum class Format { csv, tsv };
+  /// A record that is not valid and whose end is known: next() goes on with the record after it.
+  class BadRecord : public Error {
+   public:
+    using Error::Error;
+  };
 
   /// `content` must outlive the reader; `path` is for messages.
   DelimitedReader(std::string_view content, std::string path, Format format);
 
-  /// Reads the next record into `fields`; false at the end. Throws Error with FILE:LINE for misplaced quotes.
+  /// Reads the next record into `fields`; false at the end. Throws Error with FILE:LINE for misplaced quotes,
+  /// which is a BadRecord within an unquoted field.
   bool next(std::vector<std::string>& fields);
 
   /// Number of the line on which the last record began, from 1.

@@ -24,7 +24,11 @@ struct Row {
   std::string client = {};
 };
 
-bool says_yes(std::string_view value) { return !value.empty() && value != "0" && value != "false"; }
+// "False" as pandas writes it, and "FALSE" as spreadsheets do, are no, too.
+bool says_yes(std::string_view value) {
+  return !value.empty() && value != "0" && !same_but_for_case(value, "false") &&
+         !same_but_for_case(value, "no");
+}
 
 void require_utf8_row(std::string_view text, const std::string& path, std::int64_t line) {
   require(find_invalid_utf8(text) == std::string_view::npos,
@@ -87,7 +91,14 @@ std::vector<Row> read_delimited(const std::string& path, std::string_view conten
             {std::move(fields[text]), std::move(fields[label]), reader.line(), in_domain, std::move(whose)},
             rows);
   };
-  while (reader.next(fields)) bad.attempt(add);
+  const auto next = [&] {
+    while (true) try {
+        return reader.next(fields);
+      } catch (const DelimitedReader::BadRecord& error) {
+        bad.attempt([&] { throw error; });
+      }
+  };
+  while (next()) bad.attempt(add);
   return rows;
 }
 
@@ -165,6 +176,16 @@ std::vector<Row> read_rows(const std::string& path, const TextTableOptions& opti
                         options, bad);
 }
 
+void warn_of_empty(const std::string& path, const std::vector<Row>& rows, BadInputs& bad) {
+  const auto empty = std::ranges::count_if(
+      rows, [](const Row& row) { return row.text.find_first_not_of(" \t\r\n") == std::string::npos; });
+  if (empty > 0)
+    bad.warn(
+        fmt::format("{}: {} of {} texts are empty, and nothing can be learned from them but their label's "
+                    "frequency; leave these rows out if this is not intended",
+                    path, empty, rows.size()));
+}
+
 // The integer if `label` is in canonical form: no plus sign, no leading zeros.
 std::optional<std::int64_t> as_integer(const std::string& label) {
   std::int64_t value = 0;
@@ -219,6 +240,7 @@ TextDataset read_text_table(const TextTableOptions& options, BadInputs& bad) {
   TextDataset data;
   data.class_names = sorted_labels(train, rows, bad);
   warn_of_blanks(train, data.class_names, bad);
+  warn_of_empty(train, rows, bad);
   std::map<std::string_view, std::int32_t> labels;
   for (const std::string& name : data.class_names)
     labels.emplace(name, static_cast<std::int32_t>(labels.size()));

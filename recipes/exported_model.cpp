@@ -4,6 +4,7 @@
 #include <array>
 #include <nlohmann/json.hpp>
 
+#include "autograd/nn/range_observer.h"
 #include "recipes/loaded_model.h"
 #include "recipes/recipe.h"
 
@@ -104,7 +105,10 @@ std::string quantization_of(const QuantizationRecipe& recipe) {
       recipe.weight_bits, highest,
       recipe.activations == "token"
           ? "each row's own range"
-          : "the range in input_range of the weight, by expert where they have one");
+          : fmt::format(
+                "the range in input_range of the weight. Where it has a range for each expert, an expert "
+                "with fewer than {} in input/rows has the lowest and the highest of all of them",
+                RangeObserver::kEnoughRows));
 }
 
 }  // namespace

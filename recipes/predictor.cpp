@@ -62,7 +62,8 @@ Predictor::Scores Predictor::scores(const Batch& batch) {
                          .global_sequences = batch.global_sequences,
                          .global_images = batch.global_images};
   const TaskOutput output = classifier_(tape, context, model_input(batch));
-  features_ = output.features.size(1);
+  // Written in the first pass only: other threads read it.
+  if (features_ == 0) features_ = output.features.size(1);
   return {tape.on_host(functions::softmax(tape, output.logits)), tape.on_host(output.features)};
 }
 

@@ -73,8 +73,8 @@ def attention(x, name):
 
 def experts(x, name):
     p = softmax(linear(x, f"{name}/router"))
-    bias = f"{name}/router/selection_bias"
-    best = np.argsort(-p - (read(bias) if bias in file else 0), 1)
+    bias, factor = f"{name}/router/selection_bias", f"{name}/router/selection_factor"
+    best = np.argsort(-p * (read(factor) if factor in file else 1) - (read(bias) if bias in file else 0), 1)
     weights = np.zeros_like(p)
     np.put_along_axis(weights, best[:, :recipe["moe"]["top_k"]], 1, 1)
     weights *= p / (weights * p).sum(1, keepdims=True)

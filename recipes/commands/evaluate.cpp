@@ -34,7 +34,8 @@ int evaluate(const EvaluateArguments& arguments, const Surroundings& surrounding
   set_threads(0, surroundings, *world);
   const ProcessGrid grid(std::move(world), 0);
   std::vector<std::string> overrides = arguments.overrides;
-  if (arguments.int8) overrides.insert(overrides.begin(), "quantization.enabled=true");
+  if (arguments.int8)
+    overrides.insert(overrides.begin(), {"quantization.enabled=true", "quantization.start_step=0"});
   const bool of_table = !arguments.data.empty();
   SplitEvaluation evaluation(arguments.checkpoint, {arguments.split, arguments.data}, arguments.task,
                              overrides, grid);
@@ -59,7 +60,7 @@ int evaluate(const EvaluateArguments& arguments, const Surroundings& surrounding
     for (const auto& [measure, value] : result.measures) summary[measure] = value;
     if (result.image_weight) summary["image_weight"] = *result.image_weight;
     if (!result.domain.empty()) summary["domain"] = domain_summary(evaluation, result);
-    fmt::print("{}\n", summary.dump());
+    fmt::print("{}\n", summary.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
     for (std::size_t c = 0; c < result.classes.size() && arguments.classes; ++c) {
       const ClassCount& count = result.classes[c];
       const nlohmann::ordered_json line{{"class", evaluation.class_names()[c]},

@@ -111,9 +111,9 @@ int serve(const ServeArguments& arguments, const Surroundings& surroundings, con
     return 0;
   }
 
-  // Threads for all requests that can wait or be computed, a quarter as many for images that wait to be
-  // decoded, and some for requests that need neither.
-  const auto queries = static_cast<std::size_t>(arguments.limits.waiting + arguments.limits.jobs);
+  // Threads for all requests that can wait or be computed (in two batches, one of which takes steps), a
+  // quarter as many for images that wait to be decoded, and some for requests that need neither.
+  const auto queries = static_cast<std::size_t>(arguments.limits.waiting + 2 * arguments.limits.jobs);
   const std::size_t images = (queries + 3) / 4;
   http.connections.threads = queries + images + 8;
   BatchQueue queue(arguments.limits);

@@ -283,8 +283,12 @@ class HttpService::Server : private httplib::Server {
     }
     const bool gets = method == "GET" || method == "HEAD";
     const std::string methods = methods_at(path);
-    if (methods.empty() ? gets || asks_model : (methods == "POST" ? method == "POST" : gets))
-      return std::nullopt;  // routing reports unknown paths
+    if (methods.empty() ? gets && !asks_model : (methods == "POST" ? method == "POST" : gets))
+      return std::nullopt;              // routing reports unknown paths
+    if (asks_model && methods.empty())  // not by routing, whose expression would recurse for each character
+      return Refused{
+          404, "unknown_task",
+          fmt::format("there is no task {}; there are {}", path.substr(4, 40), fmt::join(kTaskNames, ", "))};
     if (methods.empty()) return Refused{404, "not_found", fmt::format("there is nothing at {}", path)};
     return Refused{405, "method_not_allowed", fmt::format("allowed methods: {}", methods), "Allow", methods};
   }
@@ -302,10 +306,8 @@ class HttpService::Server : private httplib::Server {
   void answer_query(const httplib::Request& request, httplib::Response& answer) {
     try {
       const std::string name = request.matches[1];
-      const std::optional<TaskKind> task = task_named(name);
-      if (!task)
-        throw Refusal(404, "unknown_task",
-                      fmt::format("there is no task {}; there are {}", name, fmt::join(kTaskNames, ", ")));
+      const std::optional<TaskKind> task = task_named(name);  // refused_at_once() knows it, too
+      if (!task) throw Refusal(404, "unknown_task", "there is no such task");
       if (!engine_.facts().can(*task))
         throw Refusal(
             404, "task_not_served",

@@ -96,6 +96,12 @@ TEST_CASE("a header without the column gives an error with possible reasons", "[
   CHECK_THAT(table_error("t.csv", "text;,text,label,text\n"), !Contains("semicolons"));
 }
 
+TEST_CASE("empty texts of a table give a warning", "[data]") {
+  const auto warnings = table_warnings("text,label\na,x\n ,x\n\"\",x\nb,x\n");
+  REQUIRE(!warnings.empty());
+  CHECK_THAT(warnings[0], Contains("t.csv: 2 of 4 texts are empty"));
+}
+
 TEST_CASE("bad rows of a table are skipped and counted where that is allowed", "[data]") {
   const TemporaryDirectory folder;
   const auto read = [&](const std::string& name, const std::string& content, BadInputs& bad) {
@@ -103,8 +109,10 @@ TEST_CASE("bad rows of a table are skipped and counted where that is allowed", "
   };
   BadInputs csv(true);
   const auto data = read(
-      "t.csv", "text,label\na,x\nb\nc,d,e\nf,\ng\xFF,y\n\"h\ni\",y\nj," + std::string(2000, 'z') + "\n", csv);
-  CHECK(csv.count() == 5);
+      "t.csv",
+      "text,label\na,x\nb\nc,d,e\nf,\ng\xFF,y\n\"h\ni\",y\nj," + std::string(2000, 'z') + "\nk \"l\",x\n",
+      csv);
+  CHECK(csv.count() == 6);
   CHECK_THAT(csv.first(), Contains("t.csv:3: 1 fields"));
   REQUIRE(data.train.size() == 2);
   CHECK(data.train[1].text == "h\ni");
@@ -187,8 +195,10 @@ TEST_CASE("a column may say which texts are of the domain", "[data]") {
     for (const TextExample& example : data.train) marks += example.in_domain ? '1' : '0';
     return marks;
   };
-  CHECK(in_domain("t.csv", "text,urgent,label\na,,x\nb,0,x\nc,false,x\nd,1,x\ne,true,x\nf,law,x\n") ==
-        "000111");
+  CHECK(
+      in_domain("t.csv",
+                "text,urgent,label\na,,x\nb,0,x\nc,false,x\nd,FALSE,x\ne,No,x\nf,1,x\ng,True,x\nh,law,x\n") ==
+      "00000111");
   CHECK(in_domain("t.jsonl", R"({"text":"a","label":"x"}
 {"text":"b","label":"x","urgent":null}
 {"text":"c","label":"x","urgent":false}
@@ -284,6 +294,8 @@ TEST_CASE("malformed tables are named by file and line", "[data]") {
   CHECK_THAT(table_error("t.csv", "text,label\n"), Contains("no rows"));
   CHECK_THAT(table_error("t.csv", "text,label\na,b\nc\n"), Contains("t.csv:3: 1 fields"));
   CHECK_THAT(table_error("t.csv", "text,label\n\"a\nb\",x\nc,d,e\n"), Contains("t.csv:4: 3 fields"));
+  CHECK_THAT(table_error("t.csv", "text,label\na,x\nb \"c\",x\n"),
+             Contains("t.csv:3: a quote or carriage return within"));
   CHECK_THAT(table_error("t.csv", "text,label\na,b\n\"c\n,d\n"),
              Contains("t.csv:3: ") && Contains("never closed"));
   CHECK_THAT(table_error("t.csv", "text,label\n\"a\"b,c\n"),

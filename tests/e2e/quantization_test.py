@@ -107,6 +107,7 @@ def main():
     # A model trained without rounding can be quantized afterwards; ranges per tensor need examples.
     plain = loss("plain")
     assert 0 < abs(loss("plain", "--int8") - plain) < 0.03
+    assert loss("plain", "--int8", "--set=quantization.start_step=999") == plain  # of f32: set after --int8
     run([PROGRAM, "eval", "plain", "--int8", "--set=quantization.activations=tensor"], status=1, says=["conclave quantize"])
     for observer in ("min_max", "moving_average", "percentile"):
         options = ["quantization.activations=tensor", f"quantization.observer={observer}", "quantization.percentile=99.9"]

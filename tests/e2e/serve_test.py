@@ -91,6 +91,7 @@ def refusals(service):
         refused(415, "unsupported_encoding", packed, headers={"Content-Encoding": "gzip"})
     assert service.post("classify", {"text": TEXTS[0]}, headers={"Content-Encoding": "identity"})["class"]
     assert service.post("sing", {}, 404)["code"] == "unknown_task"
+    assert len(service.post("a" * 8000, {}, 404)["message"]) < 200
     assert service.post("caption", {}, 404)["code"] == "task_not_served"
     assert json.loads(service.ask("GET", "/nothing")[2])["error"]["code"] == "not_found"
     for method, path, allowed in (("GET", "/v1/classify", "POST"), ("DELETE", "/v1/embed", "POST"), ("PUT", "/v1", "GET, HEAD")):
