@@ -10,6 +10,8 @@
 namespace conclave {
 namespace {
 
+using Catch::Matchers::StartsWith;
+
 // Norm, attention with a residual connection, and a feed-forward layer with a residual connection.
 struct SmallModel : Module {
   SmallModel() {
@@ -171,6 +173,38 @@ TEST_CASE("a seed of another shape is an Error", "[tape]") {
   const Tensor y = functions::add(tape, x, x);
   CHECK_THROWS_WITH(tape.backward(y, Tensor::zeros({4}, DType::f64)), "backward: seed f64 [4], loss f64 [3]");
   CHECK_THROWS_WITH(tape.backward(y, Tensor::zeros({3})), "backward: seed f32 [3], loss f64 [3]");
+}
+
+TEST_CASE("a node with more inputs or outputs than it can hold is an Error", "[tape]") {
+  Arena arena("test");
+  Tape tape(arena);
+  Tensor x = kept(random_values({3}, 1));
+  tape.watch(x);
+  const std::vector<const Tensor*> inputs(Tape::kMostInputs + 1, &x);
+  const Tensor one = tape.output({3}, DType::f64, {&x}), two = one, three = one;
+  CHECK_THROWS_WITH(tape.record("mine", {&x}, {&one, &two, &three}, [](Tape&) {}),
+                    "mine: it records 3 outputs, but a node has at most 2; record several nodes");
+  CHECK_THROWS_WITH(tape.record("mine", std::span(inputs), {&one}, [](Tape&) {}),
+                    "mine: it records 17 inputs, but a node has at most 16; record several nodes");
+  CHECK_NOTHROW(tape.record("mine", std::span(inputs).first(Tape::kMostInputs), {&one, &two}, [](Tape&) {}));
+}
+
+TEST_CASE("the gradient of a tensor that has none is an Error with the function's name", "[tape]") {
+  Arena arena("test");
+  Tape tape(arena);
+  Tensor x = kept(random_values({3}, 1));
+  const Tensor constant = kept(random_values({3}, 2));
+  CHECK_THROWS_WITH(tape.into(constant), StartsWith("before backward(): Tape::into() was asked"));
+  tape.watch(x);
+  for (const bool writes : {false, true}) {
+    const Tensor y = tape.output({3}, DType::f64, {&x});
+    tape.record("mine", {&x, &constant}, {&y}, [writes, constant](Tape& walked) {
+      writes ? walked.into(constant).gradient : walked.gradient(constant);
+    });
+    CHECK_THROWS_WITH(tape.backward(y, random_values({3}, 3)),
+                      StartsWith(writes ? "mine: Tape::into() was asked to write the gradient of an input"
+                                        : "mine: Tape::gradient() was asked for the gradient of a tensor"));
+  }
 }
 
 TEST_CASE("branches that do not reach the loss cost nothing and give zero", "[tape]") {
