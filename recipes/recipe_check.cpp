@@ -193,7 +193,7 @@ void check_modalities(const Recipe& recipe, Checker& check) {
   check.require(tasks.caption == 0 || recipe.moe.gate == "top_k", {"moe.gate", "tasks.caption"},
                 "{} looks at later words, which captions have to predict; set moe.gate to \"top_k\"",
                 check.shown("moe.gate", recipe.moe.gate));
-  check.require((tasks.caption == 0 && tasks.generate == 0) || data.has_images(),
+  check.require(!tasks.read_captions() || data.has_images(),
                 {"tasks.caption", "tasks.generate", "data.source", "data.inputs"},
                 "tasks.caption and tasks.generate are for data with images, of which {}{} has none", source,
                 data.may_have_both() ? ", " + check.shown("data.inputs", data.inputs) + "," : "");

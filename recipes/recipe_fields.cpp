@@ -126,14 +126,24 @@ void fields(ImageRecipe& image, FieldList& field) {
 }
 
 void fields(TasksRecipe& tasks, FieldList& field) {
-  field("classify", tasks.classify, "Text, image or both in, class out: weight against the other tasks",
-        between(0, 1e6));
-  field("caption", tasks.caption,
-        "Image in, a caption out (the class's name if the data has no captions): weight against the other "
-        "tasks",
-        between(0, 1e6));
-  field("generate", tasks.generate, "Caption in, image out, by flow matching: weight against the other tasks",
-        between(0, 1e6));
+  for (const TaskTraits& task : kAllTasks) switch (task.kind) {
+      case TaskKind::classify:
+        field("classify", tasks.classify, "Text, image or both in, class out: weight against the other tasks",
+              between(0, 1e6));
+        break;
+      case TaskKind::caption:
+        field("caption", tasks.caption,
+              "Image in, a caption out (the class's name if the data has no captions): weight against the "
+              "other tasks",
+              between(0, 1e6));
+        break;
+      case TaskKind::generate:
+        field("generate", tasks.generate,
+              "Caption in, image out, by flow matching: weight against the other tasks", between(0, 1e6));
+        break;
+      case TaskKind::embed:  // not trained
+        break;
+    }
 }
 
 void fields(GenerateRecipe& generate, FieldList& field) {

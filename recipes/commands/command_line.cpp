@@ -363,9 +363,10 @@ void add_load(CLI::App& app, Chosen& chosen) {
   LoadArguments& arguments = in_one_process(command, chosen, commands::load_service);
   command->add_option("urls", arguments.urls, "http://HOST:PORT, one after the other")->required();
   command->add_option("--task", arguments.task, "What to ask for, of a text alone")
-      ->check(one_of_tasks(kTaskNames | std::views::filter([](std::string_view name) {
-                             return name != name_of(TaskKind::caption);
-                           })));
+      ->check(one_of_tasks(kAllTasks | std::views::filter([](const TaskTraits& task) {
+                             return task.input != TaskInput::image;
+                           }) |
+                           std::views::transform(&TaskTraits::name)));
   command->add_option("--texts", arguments.texts, "File with a text in each line (default: made up)");
   command->add_option("--words", arguments.words, "Words in each text that is made up")
       ->check(CLI::Range(1, 10000));
