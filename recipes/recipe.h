@@ -161,6 +161,8 @@ struct MoeRecipe {
 };
 
 struct TrainRecipe {
+  static constexpr std::int64_t kMostAccumulate = 65536;
+
   std::string start_from;
   std::int64_t epochs = 5;
   std::int64_t steps = 0;

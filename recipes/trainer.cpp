@@ -385,11 +385,12 @@ std::size_t Trainer::task_of(std::int64_t micro_batch) const {
   return tasks_.size() - 1;
 }
 
-// Streams are numbered within a step. Each micro-batch has a thousand numbers; task_of() uses the first.
+// task_of() uses the first number of a micro-batch.
 RandomStream Trainer::stream_of(std::int64_t micro_batch) const {
+  static_assert(TrainRecipe::kMostAccumulate <= kMostBatchesPerStep);
   return {.seed = privacy_ ? step_seed_ : static_cast<std::uint64_t>(recipe_.run.seed),
           .step = static_cast<std::uint32_t>(step_ + 1),
-          .tensor = static_cast<std::uint32_t>(micro_batch) * 1000};
+          .tensor = first_stream(micro_batch)};
 }
 
 void Trainer::forward_backward(std::size_t number, const Batch& batch, std::int64_t micro_batch, bool last) {

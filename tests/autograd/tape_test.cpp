@@ -286,6 +286,16 @@ TEST_CASE("dropout streams keep their numbers where dropout is off", "[tape]") {
   CHECK(evaluating.stream.tensor == 2);
 }
 
+TEST_CASE("each batch of a step has random streams of its own, and no more than those", "[tape]") {
+  ForwardContext first{.stream = {.seed = 1, .step = 2, .tensor = first_stream(0)}}, second = first;
+  second.stream.tensor = first_stream(1);
+  for (std::uint32_t i = 1; i < kStreamsPerBatch; ++i) first.next_stream();
+  CHECK(first.stream.tensor < second.next_stream().tensor);
+  CHECK_THROWS_WITH(first.next_stream(), StartsWith("a forward pass asks for more than 16383 streams"));
+  CHECK(first_stream(kMostBatchesPerStep - 1) == (1u << 31) - kStreamsPerBatch);
+  CHECK_THROWS_WITH(first_stream(kMostBatchesPerStep), StartsWith("batch 131072 of a step has no random"));
+}
+
 TEST_CASE("without recording, a part gives back all memory but its result", "[tape]") {
   for (const bool recording : {false, true}) {
     Arena arena("test");
