@@ -253,6 +253,10 @@ class RecipeError : public Error {
   using Error::Error;
 };
 
+/// Throws RecipeError where moe.balancer cannot be combined with other keys, and Error if no such kind is
+/// known. check_recipe() does the same for kinds that are known before the recipe's plug-ins are loaded.
+void check_balancer(const Recipe& recipe, const std::string& name);
+
 /// Reads `path` and applies `overrides` ("moe.experts=16") in order; throws RecipeError. With a `world`, it
 /// is collective, and every rank gets what rank 0 reads.
 Recipe read_recipe(const std::string& path, const std::vector<std::string>& overrides = {},

@@ -21,8 +21,8 @@ void fields(RunRecipe& run, FieldList& field) {
         one_of({"f32", "tf32", "bf16"}));
   field("log_every", run.log_every, "Steps between two lines of the log and of the metrics", between(1, 1e9));
   field("plugins", run.plugins,
-        "Shared libraries with your own kinds of experts or routers; relative paths are looked up beside the "
-        "recipe, then in the working directory",
+        "Shared libraries with your own kinds of experts, routers or balancers; relative paths are looked up "
+        "beside the recipe, then in the working directory",
         not_empty());
 }
 
@@ -239,8 +239,8 @@ void fields(MoeRecipe& moe, FieldList& field) {
         one_of({"shared", "separate"}));
   field("balancer", moe.balancer,
         "How the experts' loads are balanced: not at all (none), by a loss term (aux_loss), by a routing "
-        "bias that follows the loads (bias), or by gradient normalization (grad_norm)",
-        one_of({"none", "aux_loss", "bias", "grad_norm"}));
+        "bias that follows the loads (bias), or by gradient normalization (grad_norm); or a plug-in's kind",
+        not_empty());
   field("aux_coefficient", moe.aux_coefficient, "Weight of the balancing loss; read by balancer aux_loss",
         between(0, 100));
   field("bias_rate", moe.bias_rate, "Step of the routing bias per training step; read by balancer bias",
