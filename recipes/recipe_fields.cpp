@@ -291,7 +291,8 @@ void fields(TrainRecipe& train, FieldList& field) {
         "one of data.vocabulary, and those of its tensors that have the name and shape of one of this model; "
         "empty for none",
         any_text());
-  field("epochs", train.epochs, "Passes over the training split; unused where steps is given",
+  field("epochs", train.epochs,
+        "Passes over the training split, rounded up to whole steps; unused where steps is given",
         between(1, 1e6));
   field("steps", train.steps, "Optimizer steps to train; 0 leaves it to epochs", between(0, 1e12));
   field("batch_tokens", train.batch_tokens, "Most tokens in a global batch, over all ranks", between(2, 1e9));

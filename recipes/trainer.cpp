@@ -108,18 +108,16 @@ Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironme
     log_.describe(task, corpus_, splits, batches.batches_per_epoch(), batches.padding());
     const double share = recipe.tasks.weight(task.kind()) / weights;
     if (t == 0 && recipe.privacy.is_on())
-      steps_per_epoch_ = PrivateTraining::steps_per_epoch(recipe.privacy, splits.train);
+      steps_per_epoch_ = static_cast<double>(PrivateTraining::steps_per_epoch(recipe.privacy, splits.train));
     else if (t == 0)
-      steps_per_epoch_ = std::max<std::int64_t>(
-          static_cast<std::int64_t>(static_cast<double>(batches.batches_per_epoch()) /
-                                    static_cast<double>(recipe.train.accumulate) / share),
-          1);
+      steps_per_epoch_ = steps_of_epoch(recipe.train, batches.batches_per_epoch(), share);
     const std::int64_t batches_per_epoch = batches.batches_per_epoch();
     auto drawn = recipe.privacy.is_on() ? std::make_unique<DynamicBatcher>(batches) : nullptr;
     tasks_.push_back({&task, &splits, share, batches_per_epoch,
                       std::make_unique<Prefetcher>(std::move(batches)), std::move(drawn)});
   }
-  total_steps_ = recipe.train.steps > 0 ? recipe.train.steps : recipe.train.epochs * steps_per_epoch_;
+  total_steps_ =
+      recipe.train.steps > 0 ? recipe.train.steps : steps_of_epochs(recipe.train, steps_per_epoch_);
   if (recipe.privacy.is_on()) start_privacy();
   schedule_ = {.kind = schedule_from(recipe.train.schedule),
                .peak = recipe.train.learning_rate,
@@ -595,7 +593,7 @@ void Trainer::report(bool force) {
   StepReport so_far;
   so_far.step = step_;
   so_far.total_steps = total_steps_;
-  so_far.epoch = static_cast<double>(step_) / static_cast<double>(steps_per_epoch_);
+  so_far.epoch = static_cast<double>(step_) / steps_per_epoch_;
   const StepReport report = sums_.report(so_far);
   if (grid_.world().rank() == 0) {  // on rank 0 alone, because the accountant takes time
     const auto spent = privacy_ ? std::optional(privacy_->epsilon(privacy_->released())) : std::nullopt;
@@ -688,8 +686,9 @@ TrainResult Trainer::run() {
   const std::int64_t first = step_;
   double evaluating = 0;
   sums_.window_start = now();
-  const std::int64_t every =
-      recipe_.train.evaluate_every > 0 ? recipe_.train.evaluate_every : steps_per_epoch_;
+  const std::int64_t every = recipe_.train.evaluate_every > 0
+                                 ? recipe_.train.evaluate_every
+                                 : std::max<std::int64_t>(std::llround(steps_per_epoch_), 1);
   bool saved = false;
   while (step_ < total_steps_ && !sums_.stop) {
     step();

@@ -2,6 +2,7 @@
 same number of ranks, and with the same losses on another number."""
 
 import os
+import re
 import signal
 
 from runs import assert_same_losses, assert_same_weights, checkpoints, command, go_on, losses, prepare, stop_after, train
@@ -55,6 +56,11 @@ def main():
         assert_same_losses("others", f"others{ranks}")
     assert losses("others") == losses("others2")
     assert_same_weights("others", "others2")
+
+    # A pass over the data is rounded up to whole steps.
+    said = train(1, "passes", "train.steps=0", "train.epochs=3", "train.accumulate=5")
+    batches = int(re.search(r"in (\d+) batches", said).group(1))
+    assert batches % 5 != 0 and max(losses("passes")) == -(-3 * batches // 5) != 3 * (batches // 5), said
 
     constant = ["train.schedule=constant", "train.warmup=0"]
     RUN.extend(constant)  # makes the steps independent of the length of the run
