@@ -67,6 +67,12 @@ struct Trainer::TrainedTask {
   std::unique_ptr<Prefetcher> batches;
   std::unique_ptr<DynamicBatcher> drawn = {};  // in place of `batches`, if examples are drawn one by one
   std::unique_ptr<Evaluator> validation = {}, test = {};
+  std::uint64_t checksum = checksum_of(splits->train);
+
+  // By what a resumed run recognizes its data.
+  nlohmann::json data_mark() const {
+    return {{"examples", splits->train.size()}, {"xxh3", fmt::format("{:016x}", checksum)}};
+  }
 };
 
 Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironment environment)
@@ -323,6 +329,7 @@ void Trainer::resume() {
     one.batches->seek(position);
   }
   log_.say(fmt::format("resumed from {} at step {}", environment_.resume, step_));
+  if (!privacy_) warn_of_other_data(metadata.value("training_data", nlohmann::json::object()));
   try {
     const std::string name = environment_.resume + ":/state/recipe";
     const auto changed = changed_keys(parse_recipe(reader.state().recipe, name), recipe_);
@@ -338,6 +345,23 @@ void Trainer::resume() {
                                   : "train.epochs",
           total_steps_);
   if (step_ == total_steps_) log_.say("no steps are left; what follows is measured on the model as it is");
+}
+
+// `known` is what a checkpoint says of its training data; earlier versions' say nothing.
+void Trainer::warn_of_other_data(const nlohmann::json& known) {
+  for (const TrainedTask& one : tasks_) {
+    const auto found = known.find(one.task->name());
+    if (found == known.end()) continue;
+    const nlohmann::json read = one.data_mark();
+    if (*found == read) continue;
+    log_.say(fmt::format(
+        "warning: the data is not that of the checkpoint: for task {}, it had {} training examples, and {}; "
+        "the rest of the epoch is not what the checkpoint's run had left over",
+        one.task->name(), found->value("examples", 0),
+        found->value("examples", 0) == read["examples"]
+            ? std::string("now there are as many with other lengths or labels, or in another order")
+            : fmt::format("now there are {}", read["examples"].get<std::int64_t>())));
+  }
 }
 
 // Sets aside the checkpoints of an earlier run in the folder that this run does not continue.
@@ -614,6 +638,8 @@ CheckpointState Trainer::checkpoint_state() const {
   for (const TrainedTask& one : tasks_) {
     const DataPosition position = one.batches->position();
     metadata["data_position"][one.task->name()] = {{"epoch", position.epoch}, {"batch", position.batch}};
+    // A private model may be published, and this would tell of its data.
+    if (!privacy_) metadata["training_data"][one.task->name()] = one.data_mark();
   }
   if (privacy_)
     metadata["privacy"] = {{"unit", recipe_.privacy.unit},

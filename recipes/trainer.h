@@ -111,6 +111,7 @@ class Trainer {
   std::string tokenizer_hash() const;  // "" without texts
   void start_from();
   void resume();
+  void warn_of_other_data(const nlohmann::json& known);
   void take_folder();
   void draw_step_seed();
   void sum_clipped();
