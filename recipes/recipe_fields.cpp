@@ -68,12 +68,13 @@ void fields(DataRecipe& data, FieldList& field) {
         "privacy.unit = \"client\"; a single file is then split by client; empty for none",
         any_text());
   field("inputs", data.inputs,
-        "emoji, coco, fashion_gloss: what the model is shown: the picture (image); the name and keywords, "
-        "captions or definition (text); or both",
+        data_sources_that(&DataSource::has_both) +
+            ": what the model is shown: the picture (image); the name and keywords, captions or definition "
+            "(text); or both",
         one_of({"image", "text", "both"}));
   field("skip_bad", data.skip_bad,
-        "table, glue, image_folder, emoji, coco: leave out and count rows and images that cannot be read; "
-        "false: the first is an error",
+        data_sources_that(&DataSource::skips_bad) +
+            ": leave out and count rows and images that cannot be read; false: the first is an error",
         Rule{});
   field("parts", data.parts, "Number of sites that the examples are divided among, to try out a federation",
         between(1, 1e6));
