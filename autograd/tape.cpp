@@ -1,7 +1,6 @@
 #include "autograd/tape.h"
 
 #include <algorithm>
-#include <cassert>
 
 #include "core/kernels/activation.h"
 #include "core/kernels/reduction.h"
@@ -79,8 +78,13 @@ Tensor Tape::range(const Tensor& x, Index begin, Index end) {
 
 Tape::Node& Tape::add(const char* name, std::span<const Tensor* const> inputs,
                       std::initializer_list<const Tensor*> outputs) {
+  require(inputs.size() <= kMostInputs,
+          "{}: it records {} inputs, but a node has at most {}; record several nodes", name, inputs.size(),
+          kMostInputs);
+  require(outputs.size() <= kMostOutputs,
+          "{}: it records {} outputs, but a node has at most {}; record several nodes", name, outputs.size(),
+          kMostOutputs);
   Node* node = new (arena_.allocate(sizeof(Node))) Node{};
-  assert(inputs.size() <= node->inputs.size() && outputs.size() <= node->outputs.size());
   node->name = name;
   node->scope = scope_;
   std::size_t i = 0;
@@ -99,7 +103,10 @@ Tape::Node& Tape::add(const char* name, std::span<const Tensor* const> inputs,
 // A reshaped view may share its tensor's slot: it has the same elements in the same order. The gradient has
 // the shape of the handle that first asked for it, and is reshaped for the others.
 Tensor Tape::gradient(const Tensor& output) {
-  assert(output.slot);
+  require(output.slot != nullptr,
+          "{}: Tape::gradient() was asked for the gradient of a tensor that has none; pass an output that "
+          "Tape::output() made and Tape::record() was given",
+          walking_);
   GradientSlot& slot = *output.slot;
   if (!slot.gradient.defined()) {
     slot.gradient = gradient_memory(output.shape(), output.dtype());
@@ -109,7 +116,10 @@ Tensor Tape::gradient(const Tensor& output) {
 }
 
 GradientTarget Tape::into(const Tensor& input) {
-  assert(input.slot);
+  require(input.slot != nullptr,
+          "{}: Tape::into() was asked to write the gradient of an input that wants none; call it only "
+          "if (input.slot)",
+          walking_);
   GradientSlot& slot = *input.slot;
   require(!slot.parameter || !example_gradients(),
           "{}: it sums the gradients of all examples and has no gradients per example", walking_);

@@ -49,6 +49,7 @@ struct GradientTarget {
 class Tape {
  public:
   static constexpr std::size_t kMostInputs = 16;  ///< inputs of one node
+  static constexpr std::size_t kMostOutputs = 2;  ///< outputs of one node
 
   /// Activations and nodes are allocated from `arena`. With `recording` false, nothing is recorded
   /// (evaluation).
@@ -118,7 +119,8 @@ class Tape {
   /// Records how gradients flow from `outputs` to `inputs`. `backward` is called as backward(Tape&) if at
   /// least one output has a gradient. It is never destroyed, so it must be trivially destructible except for
   /// Tensor handles of memory that the arena owns or that lives longer. `name` must outlive the tape. Does
-  /// nothing if no output has a slot.
+  /// nothing if no output has a slot. Throws Error for more than kMostInputs inputs or kMostOutputs outputs;
+  /// a function with more records several nodes.
   template <class Backward>
   void record(const char* name, std::span<const Tensor* const> inputs,
               std::initializer_list<const Tensor*> outputs, Backward backward);
@@ -128,9 +130,11 @@ class Tape {
     record(name, std::span(inputs.begin(), inputs.size()), outputs, std::move(backward));
   }
 
-  /// The gradient that has arrived at an output; zeros if none reached this one of several outputs.
+  /// The gradient that has arrived at an output; zeros if none reached this one of several outputs. Throws
+  /// Error if the output has no slot.
   Tensor gradient(const Tensor& output);
-  /// The target for a function's contribution to the gradient of `input`, which must have a slot.
+  /// The target for a function's contribution to the gradient of `input`. Throws Error if `input` has no
+  /// slot: ask `if (input.slot)` first.
   GradientTarget into(const Tensor& input);
 
   /// Adds `dy` to `input`'s gradient, if `input` has a slot. The first contribution is not copied: `input`
@@ -159,7 +163,7 @@ class Tape {
     void (*run)(void* closure, Tape& tape);
     void* closure;
     std::array<GradientSlot*, kMostInputs> inputs;
-    std::array<GradientSlot*, 2> outputs;
+    std::array<GradientSlot*, kMostOutputs> outputs;
     Tensor first_output;
     Node* previous;
   };
@@ -178,7 +182,8 @@ class Tape {
   Node* last_ = nullptr;
   std::array<Tensor, 16> free_;  // memory of finished gradients, the latest last
   std::size_t free_count_ = 0;
-  const char *scope_ = "", *walking_ = "";  // labels of what is recorded, and of what is walked
+  const char *scope_ = "",
+             *walking_ = "before backward()";  // label of what is recorded; name of what is walked
   mutable const char* non_finite_scope_ = "";
 };
 

@@ -1,8 +1,8 @@
-// Plug-ins: shared libraries that add experts, routers and strategies. A plug-in is not linked to Conclave:
-// its symbols are resolved in the program that loads it. So there is one registry, and one instance of every
-// other global object. This requires that program and plug-in were built with compatible compilers from the
-// same declarations. A mark in the plug-in records both; load_plugin() reads it from the file before any code
-// of the plug-in runs.
+// Plug-ins: shared libraries that add experts, routers, balancers and strategies. A plug-in is not linked to
+// Conclave: its symbols are resolved in the program that loads it. So there is one registry, and one instance
+// of every other global object. This requires that program and plug-in were built with compatible compilers
+// from the same declarations. A mark in the plug-in records both; load_plugin() reads it from the file before
+// any code of the plug-in runs.
 #pragma once
 
 #include <functional>
@@ -11,7 +11,7 @@
 /// Increased with every change after which plug-ins must be compiled again, of a header of core, autograd,
 /// parallel or federated/strategies. Plug-ins include no others; those are for programs that are linked to
 /// the installed libraries.
-#define CONCLAVE_PLUGIN_ABI 8
+#define CONCLAVE_PLUGIN_ABI 9
 
 #define CONCLAVE_AS_TEXT(value) CONCLAVE_AS_TEXT_(value)
 #define CONCLAVE_AS_TEXT_(value) #value

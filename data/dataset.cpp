@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "core/xxh3.h"
+
 namespace conclave {
 
 TextExample text_example(const std::string& line, bool of_pairs) {
@@ -62,6 +64,12 @@ std::string some_of(std::span<const std::string> names) {
   const std::string more =
       names.size() > kNamed ? fmt::format(" and {} more", names.size() - kNamed) : std::string();
   return fmt::format("{}{}", fmt::join(named, ", "), more);
+}
+
+std::uint64_t checksum_of(const TokenizedSplit& split) {
+  const std::uint64_t of_lengths =
+      xxh3_64(split.offsets.data(), split.offsets.size() * sizeof(split.offsets[0]));
+  return xxh3_64(split.labels.data(), split.labels.size() * sizeof(split.labels[0]), of_lengths);
 }
 
 TokenizedSplit without_texts(ImageSplit split) {

@@ -84,6 +84,10 @@ struct TokenizedSplit {
   }
 };
 
+/// XXH3-64 of the examples' lengths and labels in their order: shows that data has changed, without reading
+/// all of it.
+std::uint64_t checksum_of(const TokenizedSplit& split);
+
 /// The names of the classes without an example in `train`.
 std::vector<std::string> untrained_classes(const std::vector<std::string>& class_names,
                                            std::span<const TextExample> train);

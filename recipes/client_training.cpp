@@ -10,7 +10,7 @@
 namespace conclave {
 namespace {
 
-// Numbers of streams: those from here on order examples; those below are for dropout, 1,000 for each step.
+// Numbers of streams: those from here on order examples; those below are for dropout, see first_stream().
 constexpr std::uint32_t kOrder = 1u << 31;
 
 BatcherOptions options_of(const SimulationTable& simulation, const Recipe& recipe, const Task& task,
@@ -90,7 +90,7 @@ ClientTraining::Result ClientTraining::train(std::span<const std::int64_t> examp
   const std::int64_t steps =
       simulation_.local_steps > 0 ? simulation_.local_steps : simulation_.local_epochs * per_epoch;
   order_.assign(examples.begin(), examples.end());
-  for (std::int64_t step = 0; step < steps; ++step) {
+  for (std::int64_t step = 0, batches = 0; step < steps; ++step) {
     const std::int64_t epoch = step / per_epoch, first = step % per_epoch * batch;
     if (first == 0 && per_epoch > 1) {
       stream.tensor = kOrder + static_cast<std::uint32_t>(epoch);
@@ -102,9 +102,9 @@ ClientTraining::Result ClientTraining::train(std::span<const std::int64_t> examp
         rest.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(std::min(batch, all - first)));
     const auto of_step = static_cast<std::int64_t>(rest.size());
     parameters_.zero_gradients();
-    for (std::uint32_t part = 0; !rest.empty(); ++part) {
+    while (!rest.empty()) {
       rest = rest.subspan(batcher_.fill_with(rest, round * 1000 + epoch, batch_));
-      stream.tensor = static_cast<std::uint32_t>(step) * 1000 + part * 100;
+      stream.tensor = first_stream(batches++);
       result.loss += forward_backward(batch_, stream, of_step);
     }
     descend(proximal, anchor);

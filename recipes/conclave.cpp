@@ -67,9 +67,9 @@ void choose_blas_kernels(std::vector<Setting>& settings) {
 }
 
 // Libraries read these settings before main(), so the program starts itself again to set them. If that is not
-// possible, nothing changes.
+// possible, or CONCLAVE_NO_RESTART=1 forbids it, nothing changes. core/README.md describes this.
 void start_again(const std::vector<Setting>& settings, char** argv) {
-  if (settings.empty()) return;
+  if (settings.empty() || environment("CONCLAVE_NO_RESTART") == "1") return;
   char path[4096];
   const ssize_t length = readlink("/proc/self/exe", path, sizeof path - 1);
   if (length <= 0) return;

@@ -56,7 +56,7 @@ ImageDataset read_examples(const DataRecipe& data, const ImageRecipe& image, Com
 }
 
 ImageSplit examples_for(TaskKind task, ImageSplit split, const std::vector<std::string>& class_names) {
-  if (task == TaskKind::classify) return split;
+  if (!traits_of(task).captions) return split;
   ImageSplit shown{{}, {split.images.shape, std::move(split.images.pixels), {}}};
   for (std::size_t i = 0; i < split.examples.size(); ++i) {
     const TextExample& example = split.examples[i];
@@ -74,7 +74,7 @@ ImageSplit examples_for(TaskKind task, ImageSplit split, const std::vector<std::
 
 TokenizedSplit tokenize(TaskKind task, ImageSplit split, const std::optional<Tokenizer>& tokenizer,
                         const DataRecipe& data) {
-  if (task == TaskKind::classify && !data.has_texts()) return without_texts(std::move(split));
+  if (!traits_of(task).captions && !data.has_texts()) return without_texts(std::move(split));
   if (split.images.size() == 0) return tokenizer->encode_split(split.examples, data.max_length);
   return tokenizer->encode_split(std::move(split), data.max_length);
 }
@@ -109,8 +109,7 @@ void expect_same_classes(const std::string& checkpoint, const std::vector<std::s
 Corpus load_corpus(const Recipe& recipe, Communicator& world, const std::string& cache_directory,
                    std::optional<Tokenizer> tokenizer) {
   const DataRecipe& data = recipe.data;
-  ImageDataset read =
-      read_examples(data, recipe.image, world, recipe.tasks.caption > 0 || recipe.tasks.generate > 0);
+  ImageDataset read = read_examples(data, recipe.image, world, recipe.tasks.read_captions());
   const bool in_domain = std::ranges::any_of(read.train.examples, &TextExample::in_domain);
   require(in_domain || data.domain_name().empty(),
           "data.{} = \"{}\": no training text belongs to this domain", data.domain_key(), data.domain_name());

@@ -113,7 +113,8 @@ const std::vector<DataSource>& data_sources() {
        .texts = true,
        .images = false,
        .read = from_table,
-       .keys = {"train", "validation", "test", "domain_column", "client_column"}},
+       .keys = {"train", "validation", "test", "domain_column", "client_column"},
+       .skips_bad = true},
       {.name = "glue",
        .description = "a task of GLUE",
        .texts = true,
@@ -121,6 +122,7 @@ const std::vector<DataSource>& data_sources() {
        .read = [](const Wanted& wanted,
                   BadInputs& bad) { return from_texts(read_glue(wanted.data.path, wanted.data.task, bad)); },
        .needs_path = "the folder of GLUE's tasks (CoLA, SST-2, ...), or of the task's train.tsv",
+       .skips_bad = true,
        .is_glue = true},
       {.name = "fashion_mnist",
        .description = "Fashion-MNIST's images",
@@ -137,6 +139,7 @@ const std::vector<DataSource>& data_sources() {
        .read = [](const Wanted& wanted,
                   BadInputs& bad) { return read_image_folder(wanted.data.path, wanted.side, bad); },
        .needs_path = "a folder of a folder of images for each class",
+       .skips_bad = true,
        .sizes_differ = true},
       {.name = "emoji",
        .description = "emoji with their names",
@@ -144,6 +147,7 @@ const std::vector<DataSource>& data_sources() {
        .images = true,
        .read = from_emoji,
        .classes = {"group", "subgroup"},
+       .skips_bad = true,
        .background = kWhiteBackground},
       {.name = "coco",
        .description = "COCO's images with their captions",
@@ -152,6 +156,7 @@ const std::vector<DataSource>& data_sources() {
        .read = from_coco,
        .needs_path = "the folder with COCO's annotations, train2017 and val2017",
        .classes = {"category", "supercategory"},
+       .skips_bad = true,
        .sizes_differ = true,
        .shares_images = true},
       {.name = "fashion_gloss",
@@ -176,6 +181,13 @@ const DataSource& data_source(std::string_view name) {
 std::vector<std::string_view> data_source_names() {
   std::vector<std::string_view> names;
   for (const DataSource& source : data_sources()) names.push_back(source.name);
+  return names;
+}
+
+std::string data_sources_that(const std::function<bool(const DataSource&)>& holds) {
+  std::string names;
+  for (const DataSource& source : data_sources())
+    if (holds(source)) names.append(names.empty() ? "" : ", ").append(source.name);
   return names;
 }
 

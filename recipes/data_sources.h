@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -33,6 +34,8 @@ struct DataSource {
   std::vector<std::string_view> classes = {};  ///< values of data.classes; empty: the key is not read
   /// Keys of [data] that are a mistake with sources that do not list them.
   std::vector<std::string_view> keys = {};
+  bool skips_bad =
+      false;  ///< leaves out what cannot be read and tells BadInputs, if data.skip_bad asks for it
   bool sizes_differ = false;   ///< of images, so image.size must be given
   bool shares_images = false;  ///< several examples may have the same image
   bool is_glue = false;        ///< data.task selects a task of GLUE, which has metrics of its own
@@ -48,6 +51,8 @@ const std::vector<DataSource>& data_sources();
 const DataSource& data_source(std::string_view name);
 
 std::vector<std::string_view> data_source_names();
+/// The names of the sources for which `holds` is true, as documentation lists them: "emoji, coco".
+std::string data_sources_that(const std::function<bool(const DataSource&)>& holds);
 /// The values that data.classes may have for some source.
 std::vector<std::string_view> data_source_classes();
 /// All descriptions: "WordNet's glosses, a table of texts and labels, [...] or [...]".

@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "core/plugin.h"
+#include "parallel/moe/balancer.h"
 #include "parallel/moe/mixed_experts.h"
 #include "parallel/moe/router.h"
 
@@ -47,6 +48,8 @@ void load(Recipe& recipe, const std::string& file) {
     }
   };
   known("moe.router", [&] { expect_router_kind(recipe.moe.router); });
+  known("moe.balancer", [&] { expect_balancer_kind(recipe.moe.balancer); });
+  check_balancer(recipe, file);
   known("moe.expert", [&] {
     for (const auto& [kind, count] : expert_shares(recipe.moe.expert, recipe.moe.experts))
       expect_expert_kind(kind);

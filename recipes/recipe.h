@@ -94,12 +94,16 @@ struct TasksRecipe {
     }
     return 0;
   }
-  /// The tasks with a weight above 0, in this order.
+  /// The tasks with a weight above 0, in the order of TaskKind.
   std::vector<TaskKind> trained() const {
     std::vector<TaskKind> tasks;
-    for (const TaskKind task : kTrainedTasks)
-      if (weight(task) > 0) tasks.push_back(task);
+    for (const TaskTraits& task : kAllTasks)
+      if (task.trained() && weight(task.kind) > 0) tasks.push_back(task.kind);
     return tasks;
+  }
+  /// Some task learns from pairs of an image and a caption.
+  bool read_captions() const {
+    return std::ranges::any_of(trained(), [](TaskKind task) { return traits_of(task).captions; });
   }
 };
 
@@ -157,6 +161,8 @@ struct MoeRecipe {
 };
 
 struct TrainRecipe {
+  static constexpr std::int64_t kMostAccumulate = 65536;
+
   std::string start_from;
   std::int64_t epochs = 5;
   std::int64_t steps = 0;
@@ -233,9 +239,7 @@ struct Recipe {
   CheckpointRecipe checkpoint;
 
   /// Some task reads or writes texts.
-  bool has_texts() const {
-    return tasks.caption > 0 || tasks.generate > 0 || (tasks.classify > 0 && data.has_texts());
-  }
+  bool has_texts() const { return tasks.read_captions() || (tasks.classify > 0 && data.has_texts()); }
 
   /// Where each key was given, for messages: "moe.experts" -> "recipes/quick.toml:7" or
   /// "--set moe.experts=16". A key left to its default is absent.
@@ -248,6 +252,10 @@ class RecipeError : public Error {
  public:
   using Error::Error;
 };
+
+/// Throws RecipeError where moe.balancer cannot be combined with other keys, and Error if no such kind is
+/// known. check_recipe() does the same for kinds that are known before the recipe's plug-ins are loaded.
+void check_balancer(const Recipe& recipe, const std::string& name);
 
 /// Reads `path` and applies `overrides` ("moe.experts=16") in order; throws RecipeError. With a `world`, it
 /// is collective, and every rank gets what rank 0 reads.

@@ -73,10 +73,6 @@ void check_routing(const MoeRecipe& moe, const ModelRecipe& model, Checker& chec
   check.require(moe.k_min <= moe.top_k, {"moe.k_min", "moe.top_k"},
                 "{} is more than {}; moe.k_min may be 1 to {}", check.shown("moe.k_min", moe.k_min),
                 check.shown("moe.top_k", moe.top_k), moe.top_k);
-  check.require(
-      !moe.balance_inference || moe.balancer == "grad_norm", {"moe.balance_inference", "moe.balancer"},
-      "{} is for balancer \"grad_norm\", but {}; set one of them to the other's",
-      check.shown("moe.balance_inference", moe.balance_inference), check.shown("moe.balancer", moe.balancer));
   const bool experts_choose = moe.gate == "expert_choice";
   check.require(!experts_choose || moe.balancer == "none", {"moe.gate", "moe.balancer"},
                 "{} with {}: loads are even by construction; set moe.balancer to \"none\"",
@@ -193,7 +189,7 @@ void check_modalities(const Recipe& recipe, Checker& check) {
   check.require(tasks.caption == 0 || recipe.moe.gate == "top_k", {"moe.gate", "tasks.caption"},
                 "{} looks at later words, which captions have to predict; set moe.gate to \"top_k\"",
                 check.shown("moe.gate", recipe.moe.gate));
-  check.require((tasks.caption == 0 && tasks.generate == 0) || data.has_images(),
+  check.require(!tasks.read_captions() || data.has_images(),
                 {"tasks.caption", "tasks.generate", "data.source", "data.inputs"},
                 "tasks.caption and tasks.generate are for data with images, of which {}{} has none", source,
                 data.may_have_both() ? ", " + check.shown("data.inputs", data.inputs) + "," : "");
@@ -225,14 +221,25 @@ void check_modality_experts(const Recipe& recipe, Checker& check) {
                 {"moe.modality_experts", "moe.experts", "moe.top_k"},
                 "{}: half of {} must be a whole number, and enough for {}", separate,
                 check.shown("moe.experts", moe.experts), check.shown("moe.top_k", moe.top_k));
-  check.require(moe.balancer == "none" || moe.balancer == "aux_loss",
-                {"moe.modality_experts", "moe.balancer"},
-                "{} with {}, which gives all experts the same load, but a modality uses only half of them; "
-                "set moe.balancer to \"aux_loss\" or \"none\"",
-                separate, check.shown("moe.balancer", moe.balancer));
   check.require(moe.gate == "top_k", {"moe.modality_experts", "moe.gate"},
                 "{} with {}, where experts choose rows of either; set moe.gate to \"top_k\"", separate,
                 check.shown("moe.gate", moe.gate));
+}
+
+// What a balancer's kind cannot be combined with. The kind must be known.
+void check_balancer_kind(const MoeRecipe& moe, Checker& check) {
+  const auto balancer = make_balancer(moe.balancer, 1, {});
+  check.require(
+      !moe.balance_inference || balancer->corrects_batches(), {"moe.balance_inference", "moe.balancer"},
+      "{} is for balancers that correct each batch, as \"grad_norm\" does, but {}; set one of them to the "
+      "other's",
+      check.shown("moe.balance_inference", moe.balance_inference), check.shown("moe.balancer", moe.balancer));
+  check.require(moe.modality_experts != "separate" || !balancer->follows_loads(),
+                {"moe.modality_experts", "moe.balancer"},
+                "{} with {}, which gives all experts the same load, but a modality uses only half of them; "
+                "set moe.balancer to \"aux_loss\" or \"none\"",
+                check.shown("moe.modality_experts", moe.modality_experts),
+                check.shown("moe.balancer", moe.balancer));
 }
 
 // Refuses what lets one example change the gradient of others, and what is learned from examples without
@@ -294,6 +301,12 @@ void check_privacy(const Recipe& recipe, Checker& check) {
 
 }  // namespace
 
+void check_balancer(const Recipe& recipe, const std::string& name) {
+  Checker check(recipe.origin, name);
+  check_balancer_kind(recipe.moe, check);
+  check.finish();
+}
+
 void check_trained(const Recipe& recipe, const std::string& name) {
   Checker check(recipe.origin, name);
   check.require(
@@ -337,6 +350,8 @@ void check_recipe(const Recipe& recipe, const std::string& name) {
   check_own_copy(recipe, check);
   check_modalities(recipe, check);
   check_modality_experts(recipe, check);
+  // A kind that is unknown here may be that of a plug-in, see load_plugins().
+  if (std::ranges::count(balancer_kinds(), recipe.moe.balancer) > 0) check_balancer_kind(recipe.moe, check);
   check_privacy(recipe, check);
   check.finish();
 }

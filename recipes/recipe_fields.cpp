@@ -21,8 +21,8 @@ void fields(RunRecipe& run, FieldList& field) {
         one_of({"f32", "tf32", "bf16"}));
   field("log_every", run.log_every, "Steps between two lines of the log and of the metrics", between(1, 1e9));
   field("plugins", run.plugins,
-        "Shared libraries with your own kinds of experts or routers; relative paths are looked up beside the "
-        "recipe, then in the working directory",
+        "Shared libraries with your own kinds of experts, routers or balancers; relative paths are looked up "
+        "beside the recipe, then in the working directory",
         not_empty());
 }
 
@@ -68,12 +68,13 @@ void fields(DataRecipe& data, FieldList& field) {
         "privacy.unit = \"client\"; a single file is then split by client; empty for none",
         any_text());
   field("inputs", data.inputs,
-        "emoji, coco, fashion_gloss: what the model is shown: the picture (image); the name and keywords, "
-        "captions or definition (text); or both",
+        data_sources_that(&DataSource::has_both) +
+            ": what the model is shown: the picture (image); the name and keywords, captions or definition "
+            "(text); or both",
         one_of({"image", "text", "both"}));
   field("skip_bad", data.skip_bad,
-        "table, glue, image_folder, emoji, coco: leave out and count rows and images that cannot be read; "
-        "false: the first is an error",
+        data_sources_that(&DataSource::skips_bad) +
+            ": leave out and count rows and images that cannot be read; false: the first is an error",
         Rule{});
   field("parts", data.parts, "Number of sites that the examples are divided among, to try out a federation",
         between(1, 1e6));
@@ -126,14 +127,24 @@ void fields(ImageRecipe& image, FieldList& field) {
 }
 
 void fields(TasksRecipe& tasks, FieldList& field) {
-  field("classify", tasks.classify, "Text, image or both in, class out: weight against the other tasks",
-        between(0, 1e6));
-  field("caption", tasks.caption,
-        "Image in, a caption out (the class's name if the data has no captions): weight against the other "
-        "tasks",
-        between(0, 1e6));
-  field("generate", tasks.generate, "Caption in, image out, by flow matching: weight against the other tasks",
-        between(0, 1e6));
+  for (const TaskTraits& task : kAllTasks) switch (task.kind) {
+      case TaskKind::classify:
+        field("classify", tasks.classify, "Text, image or both in, class out: weight against the other tasks",
+              between(0, 1e6));
+        break;
+      case TaskKind::caption:
+        field("caption", tasks.caption,
+              "Image in, a caption out (the class's name if the data has no captions): weight against the "
+              "other tasks",
+              between(0, 1e6));
+        break;
+      case TaskKind::generate:
+        field("generate", tasks.generate,
+              "Caption in, image out, by flow matching: weight against the other tasks", between(0, 1e6));
+        break;
+      case TaskKind::embed:  // not trained
+        break;
+    }
 }
 
 void fields(GenerateRecipe& generate, FieldList& field) {
@@ -229,8 +240,8 @@ void fields(MoeRecipe& moe, FieldList& field) {
         one_of({"shared", "separate"}));
   field("balancer", moe.balancer,
         "How the experts' loads are balanced: not at all (none), by a loss term (aux_loss), by a routing "
-        "bias that follows the loads (bias), or by gradient normalization (grad_norm)",
-        one_of({"none", "aux_loss", "bias", "grad_norm"}));
+        "bias that follows the loads (bias), or by gradient normalization (grad_norm); or a plug-in's kind",
+        not_empty());
   field("aux_coefficient", moe.aux_coefficient, "Weight of the balancing loss; read by balancer aux_loss",
         between(0, 100));
   field("bias_rate", moe.bias_rate, "Step of the routing bias per training step; read by balancer bias",
@@ -281,12 +292,13 @@ void fields(TrainRecipe& train, FieldList& field) {
         "one of data.vocabulary, and those of its tensors that have the name and shape of one of this model; "
         "empty for none",
         any_text());
-  field("epochs", train.epochs, "Passes over the training split; unused where steps is given",
+  field("epochs", train.epochs,
+        "Passes over the training split, rounded up to whole steps; unused where steps is given",
         between(1, 1e6));
   field("steps", train.steps, "Optimizer steps to train; 0 leaves it to epochs", between(0, 1e12));
   field("batch_tokens", train.batch_tokens, "Most tokens in a global batch, over all ranks", between(2, 1e9));
   field("accumulate", train.accumulate, "Batches whose gradients are summed for one optimizer step",
-        between(1, 65536));
+        between(1, TrainRecipe::kMostAccumulate));
   field("optimizer", train.optimizer,
         "adamw (Loshchilov and Hutter 2019), or sgd, which follows the running mean of the gradients (with "
         "beta1 = 0, the gradients themselves) and does not read beta2 and epsilon",

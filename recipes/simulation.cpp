@@ -35,7 +35,7 @@ const Recipe& for_clients(const Recipe& recipe, bool privately) {
       !recipe.quantization.enabled || recipe.quantization.activations == "token",
       "quantization.activations = \"tensor\": ranges are no part of clients' updates; set it to \"token\"");
   expect_counted_in_rounds(recipe);
-  require(recipe.moe.balancer == "none" || recipe.moe.balancer == "aux_loss",
+  require(!make_balancer(recipe.moe.balancer, 1, {})->follows_loads(),
           "moe.balancer = \"{}\" needs the loads of all clients' experts, which clients do not report; set "
           "it to \"none\" or \"aux_loss\"",
           recipe.moe.balancer);

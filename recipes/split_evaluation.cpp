@@ -60,7 +60,7 @@ SplitEvaluation::SplitEvaluation(const std::string& checkpoint, const EvaluatedD
           "{}: a table has texts and their classes, which this model's task \"{}\" does not read",
           loaded_.checkpoint(), task_->name());
   const DataRecipe source = of_table ? table_of(recipe.data, examples.table) : recipe.data;
-  ImageDataset data = read_examples(source, recipe.image, grid.world(), task_->kind() != TaskKind::classify);
+  ImageDataset data = read_examples(source, recipe.image, grid.world(), traits_of(task_->kind()).captions);
   ImageSplit& split = of_table ? data.train : data.split(examples.split);
   number_as(loaded_.class_names(), loaded_.checkpoint(), data, split);
   if (of_table && loaded_.tokenizer()->separator())  // a tab divides the two texts, as in `conclave predict`

@@ -67,6 +67,12 @@ struct Trainer::TrainedTask {
   std::unique_ptr<Prefetcher> batches;
   std::unique_ptr<DynamicBatcher> drawn = {};  // in place of `batches`, if examples are drawn one by one
   std::unique_ptr<Evaluator> validation = {}, test = {};
+  std::uint64_t checksum = checksum_of(splits->train);
+
+  // By what a resumed run recognizes its data.
+  nlohmann::json data_mark() const {
+    return {{"examples", splits->train.size()}, {"xxh3", fmt::format("{:016x}", checksum)}};
+  }
 };
 
 Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironment environment)
@@ -108,18 +114,16 @@ Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironme
     log_.describe(task, corpus_, splits, batches.batches_per_epoch(), batches.padding());
     const double share = recipe.tasks.weight(task.kind()) / weights;
     if (t == 0 && recipe.privacy.is_on())
-      steps_per_epoch_ = PrivateTraining::steps_per_epoch(recipe.privacy, splits.train);
+      steps_per_epoch_ = static_cast<double>(PrivateTraining::steps_per_epoch(recipe.privacy, splits.train));
     else if (t == 0)
-      steps_per_epoch_ = std::max<std::int64_t>(
-          static_cast<std::int64_t>(static_cast<double>(batches.batches_per_epoch()) /
-                                    static_cast<double>(recipe.train.accumulate) / share),
-          1);
+      steps_per_epoch_ = steps_of_epoch(recipe.train, batches.batches_per_epoch(), share);
     const std::int64_t batches_per_epoch = batches.batches_per_epoch();
     auto drawn = recipe.privacy.is_on() ? std::make_unique<DynamicBatcher>(batches) : nullptr;
     tasks_.push_back({&task, &splits, share, batches_per_epoch,
                       std::make_unique<Prefetcher>(std::move(batches)), std::move(drawn)});
   }
-  total_steps_ = recipe.train.steps > 0 ? recipe.train.steps : recipe.train.epochs * steps_per_epoch_;
+  total_steps_ =
+      recipe.train.steps > 0 ? recipe.train.steps : steps_of_epochs(recipe.train, steps_per_epoch_);
   if (recipe.privacy.is_on()) start_privacy();
   schedule_ = {.kind = schedule_from(recipe.train.schedule),
                .peak = recipe.train.learning_rate,
@@ -325,6 +329,7 @@ void Trainer::resume() {
     one.batches->seek(position);
   }
   log_.say(fmt::format("resumed from {} at step {}", environment_.resume, step_));
+  if (!privacy_) warn_of_other_data(metadata.value("training_data", nlohmann::json::object()));
   try {
     const std::string name = environment_.resume + ":/state/recipe";
     const auto changed = changed_keys(parse_recipe(reader.state().recipe, name), recipe_);
@@ -340,6 +345,23 @@ void Trainer::resume() {
                                   : "train.epochs",
           total_steps_);
   if (step_ == total_steps_) log_.say("no steps are left; what follows is measured on the model as it is");
+}
+
+// `known` is what a checkpoint says of its training data; earlier versions' say nothing.
+void Trainer::warn_of_other_data(const nlohmann::json& known) {
+  for (const TrainedTask& one : tasks_) {
+    const auto found = known.find(one.task->name());
+    if (found == known.end()) continue;
+    const nlohmann::json read = one.data_mark();
+    if (*found == read) continue;
+    log_.say(fmt::format(
+        "warning: the data is not that of the checkpoint: for task {}, it had {} training examples, and {}; "
+        "the rest of the epoch is not what the checkpoint's run had left over",
+        one.task->name(), found->value("examples", 0),
+        found->value("examples", 0) == read["examples"]
+            ? std::string("now there are as many with other lengths or labels, or in another order")
+            : fmt::format("now there are {}", read["examples"].get<std::int64_t>())));
+  }
 }
 
 // Sets aside the checkpoints of an earlier run in the folder that this run does not continue.
@@ -385,11 +407,12 @@ std::size_t Trainer::task_of(std::int64_t micro_batch) const {
   return tasks_.size() - 1;
 }
 
-// Streams are numbered within a step. Each micro-batch has a thousand numbers; task_of() uses the first.
+// task_of() uses the first number of a micro-batch.
 RandomStream Trainer::stream_of(std::int64_t micro_batch) const {
+  static_assert(TrainRecipe::kMostAccumulate <= kMostBatchesPerStep);
   return {.seed = privacy_ ? step_seed_ : static_cast<std::uint64_t>(recipe_.run.seed),
           .step = static_cast<std::uint32_t>(step_ + 1),
-          .tensor = static_cast<std::uint32_t>(micro_batch) * 1000};
+          .tensor = first_stream(micro_batch)};
 }
 
 void Trainer::forward_backward(std::size_t number, const Batch& batch, std::int64_t micro_batch, bool last) {
@@ -594,7 +617,7 @@ void Trainer::report(bool force) {
   StepReport so_far;
   so_far.step = step_;
   so_far.total_steps = total_steps_;
-  so_far.epoch = static_cast<double>(step_) / static_cast<double>(steps_per_epoch_);
+  so_far.epoch = static_cast<double>(step_) / steps_per_epoch_;
   const StepReport report = sums_.report(so_far);
   if (grid_.world().rank() == 0) {  // on rank 0 alone, because the accountant takes time
     const auto spent = privacy_ ? std::optional(privacy_->epsilon(privacy_->released())) : std::nullopt;
@@ -615,6 +638,8 @@ CheckpointState Trainer::checkpoint_state() const {
   for (const TrainedTask& one : tasks_) {
     const DataPosition position = one.batches->position();
     metadata["data_position"][one.task->name()] = {{"epoch", position.epoch}, {"batch", position.batch}};
+    // A private model may be published, and this would tell of its data.
+    if (!privacy_) metadata["training_data"][one.task->name()] = one.data_mark();
   }
   if (privacy_)
     metadata["privacy"] = {{"unit", recipe_.privacy.unit},
@@ -687,8 +712,9 @@ TrainResult Trainer::run() {
   const std::int64_t first = step_;
   double evaluating = 0;
   sums_.window_start = now();
-  const std::int64_t every =
-      recipe_.train.evaluate_every > 0 ? recipe_.train.evaluate_every : steps_per_epoch_;
+  const std::int64_t every = recipe_.train.evaluate_every > 0
+                                 ? recipe_.train.evaluate_every
+                                 : std::max<std::int64_t>(std::llround(steps_per_epoch_), 1);
   bool saved = false;
   while (step_ < total_steps_ && !sums_.stop) {
     step();

@@ -111,6 +111,7 @@ class Trainer {
   std::string tokenizer_hash() const;  // "" without texts
   void start_from();
   void resume();
+  void warn_of_other_data(const nlohmann::json& known);
   void take_folder();
   void draw_step_seed();
   void sum_clipped();
@@ -158,7 +159,8 @@ class Trainer {
   CheckpointWriter writer_;
   std::vector<TensorEntry> entries_;
   Schedule schedule_;
-  std::int64_t steps_per_epoch_ = 0, total_steps_ = 0, step_ = 0;
+  double steps_per_epoch_ = 0;  // of the first task's training split
+  std::int64_t total_steps_ = 0, step_ = 0;
   std::vector<std::pair<std::string, std::vector<double>>> served_;
   std::uint64_t step_seed_ = 0;       // for the randomness of a private step, except noise and sampling
   std::int64_t optimizer_start_ = 0;  // the step after which the optimizer was reset

@@ -1,5 +1,8 @@
 #include "recipes/training_batches.h"
 
+#include <algorithm>
+#include <cmath>
+
 #include "recipes/data_sources.h"
 
 namespace conclave {
@@ -21,6 +24,16 @@ BatcherOptions training_batches(const Recipe& recipe, const Task& task) {
           .seed = static_cast<std::uint64_t>(recipe.run.seed),
           .image_tokens = task.image_tokens(),
           .augmentation = task.augments() ? std::optional(changes_of(recipe)) : std::nullopt};
+}
+
+double steps_of_epoch(const TrainRecipe& train, std::int64_t batches_per_epoch, double share) {
+  return static_cast<double>(batches_per_epoch) / static_cast<double>(train.accumulate) / share;
+}
+
+std::int64_t steps_of_epochs(const TrainRecipe& train, double steps_per_epoch) {
+  constexpr double kRounding = 1e-9;  // shares such as 1/3 are rounded, which must not add a step
+  const double steps = static_cast<double>(train.epochs) * steps_per_epoch;
+  return std::max<std::int64_t>(static_cast<std::int64_t>(std::ceil(steps * (1 - kRounding))), 1);
 }
 
 }  // namespace conclave

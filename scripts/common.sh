@@ -14,15 +14,16 @@ fail() {
   exit 1
 }
 
-# build PRESET TARGET [CONFIGURE OPTIONS...]
+# build PRESET "TARGETS" [CONFIGURE OPTIONS...]
 build() {
-  local preset=$1 target=$2
+  local preset=$1 targets
+  read -ra targets <<<"$2"
   shift 2
   if [[ ! -f build/$preset/CMakeCache.txt ]] && command -v ninja >/dev/null; then
     export CMAKE_GENERATOR=Ninja
   fi
   run cmake --preset "$preset" --log-level=NOTICE "$@"
-  run cmake --build --preset "$preset" --target "$target" -j "$(nproc)"
+  run cmake --build --preset "$preset" --target "${targets[@]}" -j "$(nproc)"
 }
 
 # start_ranks OPTIONS... COMMAND...: runs mpirun with these arguments, then ends the script with its status.

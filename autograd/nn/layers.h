@@ -98,6 +98,20 @@ class CrossAttention : public Module {
   Index heads_;
 };
 
+/// RandomStream::tensor counts the uses of random numbers in a step. Each batch of the step (a micro-batch,
+/// or a part of a client's step) has a range of this many numbers, and its forward pass may take all but the
+/// first.
+inline constexpr std::uint32_t kStreamsPerBatch = 1u << 14;
+/// Batches that a step may have. Numbers from 2^31 on are left to other uses, such as the order of examples.
+inline constexpr std::int64_t kMostBatchesPerStep = (std::int64_t{1} << 31) / kStreamsPerBatch;
+/// The first number of batch 0, 1, ... of a step. Throws Error from kMostBatchesPerStep on.
+inline std::uint32_t first_stream(std::int64_t batch) {
+  require(batch >= 0 && batch < kMostBatchesPerStep,
+          "batch {} of a step has no random numbers of its own; a step may have {} batches", batch,
+          kMostBatchesPerStep);
+  return static_cast<std::uint32_t>(batch) * kStreamsPerBatch;
+}
+
 /// The randomness and position of one forward pass; dropout streams are numbered in order of use.
 struct ForwardContext {
   bool training = true;
@@ -116,8 +130,13 @@ struct ForwardContext {
   void* add_up_context = nullptr;
   Tensor router_scores = {};  ///< [tokens, experts], added to the scores of every router; undefined: none
 
+  /// Throws Error where the batch has used all its streams, because the next would be another batch's.
   RandomStream next_stream() {
     ++stream.tensor;
+    require(stream.tensor % kStreamsPerBatch != 0,
+            "a forward pass asks for more than {} streams of random numbers (two for each layer, and one for "
+            "its router's noise); make the model shallower, or let a plug-in ask for fewer",
+            kStreamsPerBatch - 1);
     return stream;
   }
 };

@@ -3,17 +3,22 @@
 #include <algorithm>
 #include <numeric>
 
+#include "core/registry.h"
 #include "parallel/moe/grad_norm.h"
 
 namespace conclave {
 namespace {
 
-class NoBalancer final : public Balancer {};
+class NoBalancer final : public Balancer {
+ public:
+  bool follows_loads() const override { return false; }
+};
 
 class AuxLossBalancer final : public Balancer {
  public:
   explicit AuxLossBalancer(double coefficient) : coefficient_(coefficient) {}
 
+  bool follows_loads() const override { return false; }
   bool has_gradient() const override { return true; }
   void probability_gradient(std::span<const Index> load, Index tokens,
                             std::span<double> gradient) const override {
@@ -52,6 +57,24 @@ class BiasBalancer final : public Balancer {
   float rate_;
 };
 
+Registry<BalancerFactory>& balancer_registry() {
+  static Registry<BalancerFactory> registry(
+      "balancer", "balancers",
+      {{"none", [](Index, const BalancerOptions&) { return std::make_unique<NoBalancer>(); }},
+       {"aux_loss",
+        [](Index, const BalancerOptions& options) {
+          return std::make_unique<AuxLossBalancer>(options.aux_coefficient);
+        }},
+       {"bias",
+        [](Index experts, const BalancerOptions& options) {
+          return std::make_unique<BiasBalancer>(experts, options.bias_rate);
+        }},
+       {"grad_norm", [](Index experts, const BalancerOptions& options) {
+          return std::make_unique<GradNormBalancer>(experts, options);
+        }}});
+  return registry;
+}
+
 }  // namespace
 
 void Balancer::probability_gradient(std::span<const Index>, Index, std::span<double> gradient) const {
@@ -60,12 +83,16 @@ void Balancer::probability_gradient(std::span<const Index>, Index, std::span<dou
 
 std::unique_ptr<Balancer> make_balancer(const std::string& name, Index experts,
                                         const BalancerOptions& options) {
-  if (name == "none") return std::make_unique<NoBalancer>();
-  if (name == "aux_loss") return std::make_unique<AuxLossBalancer>(options.aux_coefficient);
-  if (name == "bias") return std::make_unique<BiasBalancer>(experts, options.bias_rate);
-  if (name == "grad_norm") return std::make_unique<GradNormBalancer>(experts, options);
-  fail("no balancer is named '{}'; choose none, aux_loss, bias or grad_norm", name);
+  return balancer_registry().make(name, experts, options);
 }
+
+BalancerRegistration::BalancerRegistration(const std::string& name, BalancerFactory factory, const char*) {
+  register_kind([=](const std::string& plugin) { balancer_registry().add(name, factory, plugin); });
+}
+
+void expect_balancer_kind(const std::string& name) { balancer_registry().find(name); }
+
+std::vector<std::string> balancer_kinds() { return balancer_registry().names(); }
 
 double mean_load(std::span<const Index> load) {
   return static_cast<double>(std::accumulate(load.begin(), load.end(), Index{})) /

@@ -1,6 +1,7 @@
 // Keeps the experts of a layer equally busy. All methods share one interface: a bias or factor in the
 // selection of experts, a gradient on the router's probabilities, weights on the experts' gradients, and an
-// update after each step from what each expert did in it.
+// update after each step from what each expert did in it. A new kind is one subclass and one registration, as
+// for experts.
 #pragma once
 
 #include <functional>
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "core/kernels/gate.h"
+#include "core/plugin.h"
 
 namespace conclave {
 
@@ -45,6 +47,14 @@ class Balancer {
     return selection();
   }
 
+  /// True where select_batch() corrects the selection for each batch, so that moe.balance_inference has an
+  /// effect.
+  virtual bool corrects_batches() const { return false; }
+  /// False where update() does nothing and no expert is driven towards the load of the others by the
+  /// selection. Others need the loads of all examples in a step, and cannot serve layers whose experts are to
+  /// have different loads.
+  virtual bool follows_loads() const { return true; }
+
   /// True where probability_gradient() is to be called in every backward pass.
   virtual bool has_gradient() const { return false; }
   /// The gradient of the auxiliary loss with respect to a token's probabilities, which is the same for all
@@ -77,11 +87,37 @@ class Balancer {
   virtual std::vector<State> state() const { return {}; }
 };
 
-/// "none", "aux_loss" (Fedus et al. 2022, eq. 4: a E sum_e f_e P_e), "bias" (Wang et al. 2024, algorithm 1:
-/// b_e += gamma sign(mean load - load_e)), "grad_norm" (parallel/moe/grad_norm.h). Throws Error on any other
-/// name.
+using BalancerFactory =
+    std::function<std::unique_ptr<Balancer>(Index experts, const BalancerOptions& options)>;
+
+/// Makes `name` known to recipes (moe.balancer). Static objects of this type register a kind before main. The
+/// built-in kinds are:
+///   none       does nothing
+///   aux_loss   a loss on uneven loads (Fedus et al. 2022, eq. 4: a E sum_e f_e P_e)
+///   bias       a bias of the selection (Wang et al. 2024, algorithm 1: b_e += gamma sign(mean load -
+///   load_e)) grad_norm  gradient normalization (parallel/moe/grad_norm.h)
+struct BalancerRegistration {
+  BalancerRegistration(const std::string& name, BalancerFactory factory,
+                       const char* mark = conclave_plugin_abi);
+};
+
+/// At namespace scope: CONCLAVE_REGISTER_BALANCER("mine", MyBalancer); for `struct MyBalancer : Balancer`
+/// with the constructor MyBalancer(Index experts, const BalancerOptions& options).
+#define CONCLAVE_REGISTER_BALANCER(name, Kind)                                                    \
+  static const ::conclave::BalancerRegistration CONCLAVE_UNIQUE_NAME(conclave_balancer_) {        \
+    name,                                                                                         \
+        [](::conclave::Index experts,                                                             \
+           const ::conclave::BalancerOptions& options) -> std::unique_ptr<::conclave::Balancer> { \
+          return std::make_unique<Kind>(experts, options);                                        \
+        }                                                                                         \
+  }
+
+/// For a layer with this many experts. Throws Error, listing the known kinds, if `name` is unknown.
 std::unique_ptr<Balancer> make_balancer(const std::string& name, Index experts,
                                         const BalancerOptions& options);
+std::vector<std::string> balancer_kinds();
+/// Throws Error, listing the known kinds, if `name` is unknown.
+void expect_balancer_kind(const std::string& name);
 
 double mean_load(std::span<const Index> load);
 /// Mean load divided by the largest load: 1 when all experts are equally busy, 1/experts when one does

@@ -45,6 +45,7 @@ class GradNormBalancer final : public Balancer {
 
   kernels::Selection selection() const override { return {{}, factor_}; }
   kernels::Selection select_batch(const CountLoad& count, bool training) override;
+  bool corrects_batches() const override { return true; }
   bool wants_gradients() const override { return true; }
   std::span<const double> gradient_weights() const override { return weights_.span<double>(); }
   void update(const ExpertSignals& signals) override;

@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <cstring>
 #include <ranges>
+#include <span>
 #include <thread>
 
 #include "core/memory.h"
@@ -151,7 +152,7 @@ const CLI::Validator kSeconds(
     },
     "SECONDS");
 
-// --token_file "$UNSET" does not ask for a service without a token.
+// --token-file "$UNSET" does not ask for a service without a token.
 const CLI::Validator kNamed(
     [](std::string& text) { return text.empty() ? std::string("the name is empty") : std::string(); },
     "FILE");
@@ -189,29 +190,37 @@ void add_evaluate(CLI::App& app, Chosen& chosen) {
   auto* split_option =
       command->add_option("--split", arguments.split, "train, validation or test")->check(one_of_splits());
   command
-      ->add_option("--data", arguments.data,
-                   "Instead of a split: a table (*.csv, *.tsv, *.jsonl) of texts and labels, all of it; its "
-                   "classes are some of the model's")
+      ->add_option(
+          "--data", arguments.data,
+          "Evaluate on all rows of this table (*.csv, *.tsv, *.jsonl) of texts and labels instead of a "
+          "split; its classes must be classes of the model")
       ->check(kNamed)
       ->excludes(split_option);
-  command->add_option("--task", arguments.task,
-                      "classify, caption or generate; else the first that it was trained to do");
+  command->add_option(
+      "--task", arguments.task,
+      "Task to evaluate: classify, caption or generate (default: the first that the model was "
+      "trained for)");
   command->add_flag("--classes", arguments.classes,
-                    "A line for each class, too: how many examples, precision and recall");
+                    "Also print a line for each class, with its number of examples, precision and recall");
   command->add_flag("--int8", arguments.int8,
-                    "With products of integers, also where it was not trained for them");
-  add_set(command, arguments.overrides, "Change a key of its recipe: data.path=...");
+                    "Compute products in 8-bit integers, even if the model was not trained for that");
+  add_set(command, arguments.overrides, "Change a key of the model's recipe, as in data.path=...");
   add_device(command, arguments.device);
 }
 
 void add_quantize(CLI::App& app, Chosen& chosen) {
-  auto* command = app.add_subcommand("quantize", "A trained model in integers, in a checkpoint of its own");
+  auto* command =
+      app.add_subcommand("quantize", "Write a trained model with weights in integers, as a new checkpoint");
   QuantizeArguments& arguments = on_ranks(command, chosen, commands::quantize);
   add_checkpoint(command, arguments.checkpoint);
-  command->add_option("--out", arguments.out, "Folder for it; made where it is missing")->required();
   command
-      ->add_option("--batches", arguments.batches,
-                   "quantization.activations=tensor: batches of training examples that show the ranges")
+      ->add_option("--out", arguments.out, "Folder for the new checkpoint; it is made if it does not exist")
+      ->required();
+  command
+      ->add_option(
+          "--batches", arguments.batches,
+          "Number of batches of training examples from which the ranges of activations are taken, for "
+          "quantization.activations=tensor")
       ->check(CLI::Range(1, 1'000'000));
   add_set(command, arguments.overrides, "Change a key of its recipe: quantization.activations=tensor");
 }
@@ -222,15 +231,17 @@ void add_predict(CLI::App& app, Chosen& chosen) {
   add_checkpoint(command, arguments.checkpoint);
   command->add_option(
       "texts", arguments.texts,
-      "Texts, or pairs with a tab between the two. Without any, or images: lines of standard input, each a "
-      "text; an image's file where the model takes images alone; where it takes both, also FILE, a tab and "
-      "TEXT");
+      "Texts, or pairs of texts with a tab between the two. Without texts and images, each line of standard "
+      "input is an example: a text; the file of an image, if the model takes only images; or a file, a tab "
+      "and a text, if the model takes both");
   command
       ->add_option(
           "--image", arguments.images,
-          "PNG or JPEG file (repeatable); beside texts, the image of the text in its place, \"\" for none")
+          "PNG or JPEG file (repeatable). With texts, the first image belongs to the first text, and so on; "
+          "\"\" stands for no image")
       ->allow_extra_args(false);
-  command->add_option("--top", arguments.top, "How many classes to list")->check(kAboveZero);
+  command->add_option("--top", arguments.top, "Number of classes to list for each example")
+      ->check(kAboveZero);
   add_set(command, arguments.overrides, "Other plug-ins: run.plugins=libmine.so");
   add_device(command, arguments.device);
 }
@@ -239,25 +250,28 @@ void add_generate(CLI::App& app, Chosen& chosen) {
   auto* command = app.add_subcommand("generate", "Draw images of what texts say");
   GenerateArguments& arguments = on_ranks(command, chosen, commands::generate);
   add_checkpoint(command, arguments.checkpoint);
-  command->add_option("--text", arguments.texts, "What to draw (repeatable); none: every class by its name")
+  command
+      ->add_option("--text", arguments.texts, "What to draw (repeatable; default: every class, by its name)")
       ->allow_extra_args(false);
   command->add_option("--count", arguments.count, "Images for each text")->check(CLI::Range(1, 1'000'000));
-  command->add_option("--out", arguments.out, "*.png, with all of them in a grid");
+  command->add_option("--out", arguments.out, "PNG file to write, with all images in a grid");
   command
       ->add_option("--steps", arguments.options.steps,
-                   "Steps from noise to an image, of two passes of the model each")
+                   "Number of steps from noise to an image; each step takes two passes of the model")
       ->check(kAboveZero);
   command
       ->add_option("--guidance", arguments.options.guidance,
-                   "Strength of the text's effect: 1 draws as the model would, more exaggerates it, 0 "
-                   "ignores the text")
+                   "Strength of the text's effect: 1 draws as the model learned to, more than 1 follows the "
+                   "text more closely, and 0 ignores the text")
       ->check(CLI::NonNegativeNumber);
-  command->add_option("--seed", arguments.options.seed, "Other seeds, other images");
-  command->add_option("--scale", arguments.scale, "How many times as large to show a pixel")
+  command->add_option("--seed", arguments.options.seed,
+                      "Seed of the random numbers; another seed draws other images of the same texts");
+  command->add_option("--scale", arguments.scale, "Enlarge each pixel to a square of this many pixels a side")
       ->check(CLI::Range(1, 64));
-  command->add_option("--judge", arguments.judge,
-                      "Checkpoint of a classifier: how many images it recognises as what was asked for, and "
-                      "how near they are to the images that the generator was trained on");
+  command->add_option(
+      "--judge", arguments.judge,
+      "Checkpoint of a classifier, which judges the images: how many of them it recognizes as "
+      "what was asked for, and how near they are to the generator's training images");
   add_set(command, arguments.overrides, "Change a key of its recipe");
   add_device(command, arguments.device, "a CUDA device where there is one");
 }
@@ -266,36 +280,40 @@ void add_caption(CLI::App& app, Chosen& chosen) {
   auto* command = app.add_subcommand("caption", "Say what images show, one JSON object per line");
   CaptionArguments& arguments = on_ranks(command, chosen, commands::caption);
   add_checkpoint(command, arguments.checkpoint);
-  auto* caption_images = command->add_option("--image", arguments.images, "PNG or JPEG files");
+  auto* caption_images = command->add_option("--image", arguments.images, "PNG or JPEG files to describe");
   command
-      ->add_option("--split", arguments.split,
-                   "Instead of files: the images of the train, validation or test split of its data, and how "
-                   "well the captions fit those given there, by BLEU-4 and CIDEr-D")
+      ->add_option(
+          "--split", arguments.split,
+          "Describe the images of the train, validation or test split of the model's data instead of "
+          "files, and compare with the captions given there, by BLEU-4 and CIDEr-D")
       ->check(one_of_splits())
       ->excludes(caption_images);
-  auto* beam_option =
-      command->add_option("--beam", arguments.options.beam,
-                          "Number of texts to follow at once; 1 takes the likeliest token each time");
+  auto* beam_option = command->add_option(
+      "--beam", arguments.options.beam,
+      "Number of partial captions that beam search keeps; 1 takes the likeliest token each "
+      "time");
   beam_option->check(CLI::Range(1, 64));
   command
       ->add_option("--length-penalty", arguments.options.length_penalty,
-                   "For --beam: 0 prefers the likeliest text, more a longer one")
+                   "With --beam: 0 chooses the likeliest caption; larger values prefer longer captions")
       ->check(CLI::NonNegativeNumber)
       ->needs(beam_option);
   auto* top_p_option = command->add_option("--top-p", arguments.options.top_p,
-                                           "Draw tokens at random, of the likeliest that together have this "
-                                           "probability, above 0 and at most 1");
+                                           "Draw each token at random from the likeliest tokens whose "
+                                           "probabilities together reach this, above 0 and at most 1");
   top_p_option->check(CLI::Range(1e-9, 1.0))->excludes(beam_option)->default_str("");
   command
       ->add_option("--temperature", arguments.options.temperature,
-                   "For --top-p: above 1 the unlikely come more often, below 1 more rarely")
+                   "With --top-p: above 1, unlikely tokens are drawn more often; below 1, less often")
       ->check(kAboveZero)
       ->needs(top_p_option);
-  command->add_option("--seed", arguments.options.seed, "For --top-p: other seeds, other texts")
+  command
+      ->add_option("--seed", arguments.options.seed,
+                   "With --top-p: seed of the random numbers; another seed gives other captions")
       ->needs(top_p_option);
   command
       ->add_option("--max-tokens", arguments.options.max_tokens,
-                   "Where texts are cut off (default: data.max_length)")
+                   "Number of tokens after which a caption is cut off (default: data.max_length)")
       ->check(kAboveZero);
   add_set(command, arguments.overrides, "Change a key of its recipe: data.path=...");
   add_device(command, arguments.device, "a CUDA device where there is one");
@@ -306,53 +324,70 @@ void add_serve(CLI::App& app, Chosen& chosen) {
       "serve", "Answer by HTTP: [mpirun -n RANKS] conclave serve CHECKPOINT, and open the address it prints");
   ServeArguments& arguments = on_ranks(command, chosen, commands::serve, Heeds::end_and_renewal);
   add_checkpoint(command, arguments.checkpoint);
-  command->add_option("--tasks", arguments.tasks, "What to answer (default: all it can)")
+  command
+      ->add_option("--tasks", arguments.tasks,
+                   "Tasks to serve, separated by commas (default: all that the model can do)")
       ->delimiter(',')
       ->check(one_of_tasks(kTaskNames));
   service::ConnectionOptions& connections = arguments.http.connections;
-  command->add_option("--host", connections.host, "Address to listen at; 0.0.0.0: all of this machine's");
-  command->add_option("--port", connections.port, "0: any that is free")->check(CLI::Range(0, 65535));
-  command->add_option("--certificate", connections.certificate, "PEM file, for HTTPS (TLS 1.3)")
-      ->check(kNamed);
-  command->add_option("--key", connections.key, "PEM file with its key")->check(kNamed);
+  command->add_option("--host", connections.host,
+                      "Address to listen at; 0.0.0.0 listens at all addresses of this machine");
+  command->add_option("--port", connections.port, "Port to listen at; 0 takes any free port")
+      ->check(CLI::Range(0, 65535));
   command
-      ->add_option(
-          "--token_file", arguments.token_file,
-          "File with the token that every request to /v1/TASK must have: Authorization: Bearer TOKEN")
+      ->add_option("--certificate", connections.certificate,
+                   "PEM file with the server's certificate, for HTTPS (TLS 1.3)")
       ->check(kNamed);
-  command->add_option("--rate", arguments.http.rate, "Requests per second from one address (0: any number)")
+  command->add_option("--key", connections.key, "PEM file with the certificate's key")->check(kNamed);
+  command
+      ->add_option("--token-file", arguments.token_file,
+                   "File with a token. Every request to /v1/TASK must then have the header Authorization: "
+                   "Bearer TOKEN")
+      ->check(kNamed);
+  command
+      ->add_option("--rate", arguments.http.rate,
+                   "Requests per second that one address may send; 0: any number")
       ->check(CLI::NonNegativeNumber);
-  command->add_option("--burst", arguments.http.burst, "With --rate: how many may come at once")
+  command
+      ->add_option("--burst", arguments.http.burst, "With --rate: requests that one address may send at once")
       ->check(CLI::Range(1.0, 1e9));
   command
       ->add_option("--proxy", arguments.http.proxies,
                    "Address of a trusted proxy, whose X-Forwarded-For names the client (repeatable)")
       ->allow_extra_args(false);
   command
-      ->add_option("--log", arguments.http.log,
-                   "File to append a line of JSON to for every request: who, when, what, status, seconds")
+      ->add_option(
+          "--log", arguments.http.log,
+          "File to which a line of JSON is appended for every request: who, when, what, status, seconds")
       ->check(kNamed);
-  command->add_option("--most_body", connections.limits.body, "Bytes of a request's body at most")
+  command->add_option("--max-body", connections.limits.body, "Maximum number of bytes in a request's body")
       ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 30));
-  command->add_option("--most_connections", connections.connections, "Connections open at once, at most")
+  command->add_option("--max-connections", connections.connections, "Maximum number of open connections")
       ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 20));
-  command->add_option("--request_seconds", connections.request_seconds, "Seconds for a request to arrive")
+  command
+      ->add_option("--request-seconds", connections.request_seconds,
+                   "Seconds that a request may take to arrive")
       ->check(kSeconds);
   command
-      ->add_option("--drain_seconds", connections.drain_seconds,
-                   "At SIGTERM: seconds for requests under way to be answered, at most")
+      ->add_option("--drain-seconds", connections.drain_seconds,
+                   "Maximum number of seconds that the service goes on answering open requests after SIGTERM")
       ->check(kSeconds);
-  command->add_option("--batch_tokens", arguments.limits.rows, "Tokens and rows of images in a batch at most")
+  command
+      ->add_option("--batch-tokens", arguments.limits.rows,
+                   "Maximum number of tokens and rows of images in a batch")
       ->check(kAboveZero);
-  command->add_option("--most_batch", arguments.limits.jobs, "Requests in a batch at most; 1: no batches")
+  command
+      ->add_option("--max-batch", arguments.limits.jobs,
+                   "Maximum number of requests in a batch; 1: no batches")
       ->check(CLI::Range(1, 4096));
   command
-      ->add_option("--most_waiting", arguments.limits.waiting, "Requests that wait; others are refused (503)")
+      ->add_option("--max-waiting", arguments.limits.waiting,
+                   "Maximum number of waiting requests; others are refused (503)")
       ->check(CLI::Range(1, 4096));
   command
       ->add_option("--latency", arguments.limits.latency,
-                   "Seconds that an answer should take at most: a request that would take longer, because of "
-                   "those that wait already, is refused (503); 0: none is")
+                   "Maximum number of seconds that an answer should take. A request that would take longer, "
+                   "because of those that wait already, is refused (503); 0: none is refused")
       ->check(CLI::NonNegativeNumber);
   add_set(command, arguments.overrides, "Change a key of its recipe: moe.route_cache_mib=64");
   add_device(command, arguments.device);
@@ -362,31 +397,34 @@ void add_load(CLI::App& app, Chosen& chosen) {
   auto* command = app.add_subcommand("load", "Ask running services, and tell how long they take");
   LoadArguments& arguments = in_one_process(command, chosen, commands::load_service);
   command->add_option("urls", arguments.urls, "http://HOST:PORT, one after the other")->required();
-  command->add_option("--task", arguments.task, "What to ask for, of a text alone")
-      ->check(one_of_tasks(kTaskNames | std::views::filter([](std::string_view name) {
-                             return name != name_of(TaskKind::caption);
-                           })));
-  command->add_option("--texts", arguments.texts, "File with a text in each line (default: made up)");
-  command->add_option("--words", arguments.words, "Words in each text that is made up")
+  command->add_option("--task", arguments.task, "Task to ask for, with a text alone")
+      ->check(one_of_tasks(kAllTasks | std::views::filter([](const TaskTraits& task) {
+                             return task.input != TaskInput::image;
+                           }) |
+                           std::views::transform(&TaskTraits::name)));
+  command->add_option("--texts", arguments.texts,
+                      "File with a text in each line (default: texts of random words)");
+  command->add_option("--words", arguments.words, "Number of words in each random text")
       ->check(CLI::Range(1, 10000));
-  auto* clients_option =
-      command->add_option("--clients", arguments.clients,
-                          "Number of clients, each of which asks again as soon as it is answered");
+  auto* clients_option = command->add_option(
+      "--clients", arguments.clients,
+      "Number of clients, each of which sends its next request as soon as it is answered");
   clients_option->check(CLI::Range(1, 4096));
   auto* rate_option =
       command->add_option("--rate", arguments.options.rate,
-                          "Requests per second, at random times, whether or not those before were answered, "
-                          "over at most --clients connections (256)");
+                          "Send this many requests per second, at random times, whether or not earlier ones "
+                          "were answered, over at most --clients connections (256)");
   rate_option->check(kAboveZero)->default_str("");
   command->add_option("--seconds", arguments.options.seconds, "Seconds of measuring for each figure")
       ->check(kAboveZero);
   command
-      ->add_flag("--saturate", arguments.saturates,
-                 "Raise the number of clients: most answers per second, 99 of 100 within four times the time "
-                 "of a lone client")
+      ->add_flag(
+          "--saturate", arguments.saturates,
+          "Raise the number of clients, to find the most answers per second at which 99 of 100 take at "
+          "most four times as long as those of a single client")
       ->excludes(clients_option)
       ->excludes(rate_option);
-  command->add_option("--token_file", arguments.token_file, "File with the token that the services require")
+  command->add_option("--token-file", arguments.token_file, "File with the token that the services require")
       ->check(kNamed);
   auto* insecure = command->add_flag("--insecure", arguments.options.insecure,
                                      "Use HTTPS without checking the server's certificate");
@@ -413,10 +451,11 @@ void add_inspect(CLI::App& app, Chosen& chosen) {
   auto* experts_flag = command->add_flag(
       "--experts", arguments->of_experts,
       "Print and draw what each expert serves on a split of the data; mpirun for several ranks");
-  command->add_option("--split", arguments->experts.split, "For --experts: train, validation or test")
+  command->add_option("--split", arguments->experts.split, "With --experts: train, validation or test")
       ->check(one_of_splits())
       ->needs(experts_flag);
-  command->add_option("--out", arguments->experts.out, "For --experts: folder for experts-LAYER.svg and .png")
+  command
+      ->add_option("--out", arguments->experts.out, "With --experts: folder for experts-LAYER.svg and .png")
       ->needs(experts_flag);
   auto* cost_flag = command
                         ->add_flag("--cost", arguments->of_cost,
@@ -424,12 +463,12 @@ void add_inspect(CLI::App& app, Chosen& chosen) {
                         ->excludes(experts_flag);
   command
       ->add_option("--length", arguments->cost.length,
-                   "For --cost: tokens of a text (default: data.max_length)")
+                   "With --cost: number of tokens in a text (default: data.max_length)")
       ->check(kAboveZero)
       ->needs(cost_flag);
   command
       ->add_option("--set", arguments->experts.overrides,
-                   "For --experts and --cost: change a key: image.depthwise=false")
+                   "With --experts and --cost: change a key of the recipe, as in image.depthwise=false")
       ->allow_extra_args(false);
   command->parse_complete_callback([arguments] {
     if (!arguments->experts.overrides.empty() && !arguments->of_experts && !arguments->of_cost)
@@ -468,7 +507,9 @@ void add_export(CLI::App& app, Chosen& chosen) {
   ExportArguments& arguments = *shared;
   add_checkpoint(command, arguments.checkpoint);
   command->add_option("output", arguments.output, "*.h5, *.safetensors or *.onnx")->required();
-  command->add_option("--format", arguments.format, "Whatever the output's name says")
+  command
+      ->add_option("--format", arguments.format,
+                   "Format to write (default: by the ending of the output's name)")
       ->check(CLI::IsMember({"hdf5", "safetensors", "onnx"}));
   add_set(command, arguments.overrides, "Change a key of the model's recipe, for ONNX");
 }
@@ -476,11 +517,13 @@ void add_export(CLI::App& app, Chosen& chosen) {
 void add_bench(CLI::App& app, Chosen& chosen) {
   auto* command = app.add_subcommand("bench", "Measure this machine and the parts that decide the speed");
   BenchArguments& arguments = on_ranks(command, chosen, commands::bench);
-  command->add_option("names", arguments.names, "Which (none: all): " + bench_names());
-  command->add_option("--checkpoint", arguments.checkpoint,
-                      "The model that latency is measured of, of texts or of drawings: file, or folder");
+  command->add_option("names", arguments.names, "Names of what to measure (default: all): " + bench_names());
+  command->add_option(
+      "--checkpoint", arguments.checkpoint,
+      "Model whose latency is measured, of texts or of drawings: file, or folder with checkpoints");
   command
-      ->add_option("--repetitions", arguments.repetitions, "Timings per figure, of which the median is taken")
+      ->add_option("--repetitions", arguments.repetitions,
+                   "Number of timings for each figure, of which the median is printed")
       ->check(kAboveZero);
 }
 
@@ -498,12 +541,17 @@ void add_members(CLI::App* federate, Chosen& chosen) {
   ProvisionArguments& kits = in_one_process(provision, chosen, federate_provision);
   provision->add_option("federation", kits.federation, "TOML file")->required();
   provision->add_option("--renew", kits.renew, "Make a new certificate for this site's kit");
-  provision->add_option("--revoke", kits.revoke, "No longer let this site in");
-  provision->add_option("--request", kits.requests,
-                        "Sign what a site asks for by `federate request`: its key stays there");
+  provision->add_option("--revoke", kits.revoke,
+                        "Revoke this site's certificate, so that the coordinator refuses the site");
+  provision->add_option(
+      "--request", kits.requests,
+      "Request file that a site made with `federate request`; it is signed, and the site's key "
+      "stays at the site");
   provision
-      ->add_option("--key_sha256", kits.key_sha256,
-                   "Of the key that the --request is for, as the site tells it by another channel")
+      ->add_option(
+          "--key-sha256", kits.key_sha256,
+          "SHA-256 of the public key in the --request file, as the site told it over another channel, "
+          "for example by telephone")
       ->check(is_sha256("a key, as request prints it"));
   add_set(provision, kits.overrides);
 
@@ -511,8 +559,10 @@ void add_members(CLI::App* federate, Chosen& chosen) {
       "request", "At a site: make its key, and a request for a certificate, which provision signs");
   RequestArguments& asked = in_one_process(request, chosen, federate_request);
   request->add_option("site", asked.site, "Its name, as in federation.sites")->required();
-  request->add_option("--out", asked.out,
-                      "Folder; a key.pem that is there is used (default: named as the site)");
+  request->add_option(
+      "--out", asked.out,
+      "Folder for the key and the request; an existing key.pem in it is used (default: a folder "
+      "with the site's name)");
 
   auto* initialize = federate->add_subcommand(
       "initialize", "Save a recipe's model untrained, for a federation to start with");
@@ -553,8 +603,9 @@ void add_federate(CLI::App& app, Chosen& chosen) {
   AuditArguments& audited = in_one_process(audit, chosen, federate_audit);
   audit->add_option("transcript", audited.transcript, "File, or the coordinator's folder")->required();
   audit
-      ->add_option("--head", audited.head,
-                   "A head that an earlier audit printed; the transcript must still have it")
+      ->add_option(
+          "--head", audited.head,
+          "Head that an earlier audit printed; the audit fails if the transcript no longer contains it")
       ->check(is_sha256("a head, as audit prints it"));
 }
 
@@ -564,11 +615,13 @@ void add_sought(CLI::App* command, PrivacyArguments& privacy, const std::string&
     if (name != sought) command->add_option("--" + name, value, meaning)->required();
   };
   add("noise", privacy.noise, "Noise multiplier: the noise's standard deviation over the clipping norm");
-  add("steps", privacy.steps, "Releases: steps of training, or rounds");
-  add("epsilon", privacy.epsilon, "What may be spent");
-  add("delta", privacy.delta, "Well below one over the number of people: 1e-5, say");
+  add("steps", privacy.steps, "Number of releases, which are steps of training, or rounds");
+  add("epsilon", privacy.epsilon, "Budget: the epsilon that may be spent");
+  add("delta", privacy.delta, "Delta; choose it well below one over the number of people, for example 1e-5");
   command->add_option("--rate", privacy.rate, "Sampling rate: the probability to take part in a step");
-  command->add_option("--accountant", privacy.accountant, "pld, which is tight, or rdp")
+  command
+      ->add_option("--accountant", privacy.accountant,
+                   "Method of accounting: pld, which gives tight figures, or rdp")
       ->check(CLI::IsMember({"pld", "rdp"}));
 }
 
@@ -596,11 +649,11 @@ void add_recipe(CLI::App& app, Chosen& chosen) {
     return std::pair<CLI::App*, RecipeArguments&>(command, arguments);
   };
   const auto [check, checked] = add("check", "Find mistakes", recipe_check);
-  check->add_option("--ranks", checked.ranks, "Check also that this many ranks can run it")
+  check->add_option("--ranks", checked.ranks, "Also check that this many ranks can run the recipe")
       ->check(kAboveZero)
       ->default_str("");
-  const auto [show, shown] = add("show", "Print it with every default filled in", recipe_show);
-  show->add_flag("--documented", shown.documented, "With what each key means");
+  const auto [show, shown] = add("show", "Print a recipe with every default filled in", recipe_show);
+  show->add_flag("--documented", shown.documented, "Also print what each key means");
 }
 
 std::atomic<bool> interrupted{false}, hung_up{false};
@@ -609,6 +662,24 @@ std::atomic<bool> interrupted{false}, hung_up{false};
 void on_signal(int signal) {
   interrupted = true;
   std::signal(signal, SIG_DFL);
+}
+
+// The arguments with the names of options as --help has them: '-' in place of '_', and --max-... in place of
+// the --most_... of earlier versions. What follows "--" or an option's '=' stays as it is.
+std::vector<std::string> with_present_names(std::span<char* const> arguments) {
+  std::vector<std::string> renamed;
+  bool options = true;
+  for (std::string argument : arguments) {
+    options = options && argument != "--";
+    if (options && argument.starts_with("--")) {
+      const auto end =
+          argument.begin() + static_cast<std::ptrdiff_t>(std::min(argument.find('='), argument.size()));
+      std::replace(argument.begin(), end, '_', '-');
+      if (argument.starts_with("--most-")) argument.replace(2, 4, "max");
+    }
+    renamed.push_back(std::move(argument));
+  }
+  return renamed;
 }
 
 // Prints what is wrong with the arguments, and where to read more.
@@ -636,7 +707,8 @@ void print_mistake(const CLI::App& app, const std::vector<std::string>& argument
 }  // namespace
 
 int run_command_line(int argc, char** argv, const std::string& version, Surroundings surroundings) {
-  CLI::App app{"Conclave trains one mixture of experts across processes, machines and institutions."};
+  CLI::App app{"Conclave trains one mixture of experts across processes, machines and institutions.",
+               "conclave"};
   app.require_subcommand(1);
   app.option_defaults()->always_capture_default();
   app.set_version_flag("--version", version);
@@ -646,11 +718,13 @@ int run_command_line(int argc, char** argv, const std::string& version, Surround
         add_inspect, add_export, add_bench, add_federate, add_privacy, add_recipe})
     add(app, chosen);
   hide_empty_defaults(app);
+  const std::vector<std::string> arguments = with_present_names({argv + 1, argv + argc});
   try {
-    app.parse(argc, argv);
+    app.parse(
+        std::vector<std::string>(arguments.rbegin(), arguments.rend()));  // CLI11 takes the last one first
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return with_output_written(app.exit(error));  // for example, --help
-    print_mistake(app, {argv + 1, argv + argc}, error);
+    print_mistake(app, arguments, error);
     return 2;
   }
 

@@ -28,7 +28,7 @@ std::string token_in(const std::string& file) {
       "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~+/=";
   require(
       token.size() >= 16 && token.find_first_not_of(kOfTokens) == std::string::npos,
-      "--token_file {}: a token is one word of 16 characters or more, of letters, digits and -._~+/=", file);
+      "--token-file {}: a token is one word of 16 characters or more, of letters, digits and -._~+/=", file);
   return token;
 }
 
@@ -143,7 +143,7 @@ int serve(const ServeArguments& arguments, const Surroundings& surroundings, con
     queue.close();
     if (cut_off == 0) return;
     complain(fmt::format(
-        "{} connections were cut off before they had their answer, as --drain_seconds {:g} were over",
+        "{} connections were cut off before they had their answer, as --drain-seconds {:g} were over",
         cut_off, http.connections.drain_seconds));
     // No client waits for the engine's current work, which may take longer than a supervisor waits before it
     // kills the process.

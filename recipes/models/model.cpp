@@ -19,15 +19,24 @@ Model::Model(const Recipe& recipe, const ModelSizes& sizes, const ProcessGrid& g
       trunk_(recipe, sizes, encodes_images(recipe), drawn_rows(recipe, sizes.image), grid,
              quantizes(recipe.quantization, "experts") ? quantization_.get() : nullptr) {
   add_module("", trunk_);
-  const auto add = [&](auto& task, TaskKind kind) {
-    if (recipe.tasks.weight(kind) == 0) return;
+  const auto add = [&](auto& task, const std::string& name) {
     task.emplace(recipe, sizes, trunk_);
-    add_module(kind == TaskKind::classify ? "" : std::string(name_of(kind)), *task);
+    add_module(name, *task);
     tasks_.push_back(&*task);
   };
-  add(classifier_, TaskKind::classify);
-  add(captioner_, TaskKind::caption);
-  add(generator_, TaskKind::generate);
+  for (const TaskKind kind : recipe.tasks.trained()) switch (kind) {
+      case TaskKind::classify:
+        add(classifier_, "");
+        break;
+      case TaskKind::caption:
+        add(captioner_, "caption");
+        break;
+      case TaskKind::generate:
+        add(generator_, "generate");
+        break;
+      case TaskKind::embed:  // answered by the classifier
+        break;
+    }
   if (!quantization_) return;
   quantize_layers(trunk_, recipe.quantization, *quantization_);
   if (quantizes(recipe.quantization, "heads"))

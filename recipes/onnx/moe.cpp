@@ -12,12 +12,15 @@ void expect_exportable(const MoeLayer& layer) {
   require(!options.balance_inference,
           "ONNX export: with moe.balance_inference a text's experts depend on the other texts in the batch, "
           "which a graph cannot reproduce for single texts; export with --set moe.balance_inference=false");
-  require(options.router == "linear" || options.router == "attention" || options.router == "attention_token",
-          "ONNX export: router '{}' belongs to a plug-in, and its code cannot be written as ONNX operators",
-          options.router);
+  require(
+      options.router == "linear" || options.router == "attention" || options.router == "attention_token",
+      "ONNX export: router '{}' has no translation to ONNX operators; linear, attention and attention_token "
+      "have one (a new router that is not a plug-in's needs one in recipes/onnx/moe.cpp)",
+      options.router);
   for (const MixedExperts::Kind& kind : layer.experts().kinds())
     require(kind.experts->name() == "feed_forward" || kind.experts->name() == "gated",
-            "ONNX export: {} belong to a plug-in, and its code cannot be written as ONNX operators",
+            "ONNX export: {} have no translation to ONNX operators; feed_forward and gated have one (a new "
+            "kind that is not a plug-in's needs one in recipes/onnx/moe.cpp)",
             kind.experts->described());
 }
 

@@ -9,11 +9,19 @@ bool go_together(const Query& a, const Query& b) {
   if (a.experts || b.experts) return false;  // expert use is counted per batch, not per query
   if (!takes_steps(a.task) && !takes_steps(b.task)) return true;
   if (a.task != b.task) return false;
-  if (a.task == TaskKind::generate)
-    return a.sampling.steps == b.sampling.steps && a.sampling.guidance == b.sampling.guidance;
-  // With top_p, the random numbers for an image depend on its index in the batch.
-  return a.caption.top_p == 0 && b.caption.top_p == 0 && a.caption.beam == b.caption.beam &&
-         a.caption.length_penalty == b.caption.length_penalty && a.caption.max_tokens == b.caption.max_tokens;
+  switch (a.task) {
+    case TaskKind::classify:
+    case TaskKind::embed:
+      break;
+    case TaskKind::caption:
+      // With top_p, the random numbers for an image depend on its index in the batch.
+      return a.caption.top_p == 0 && b.caption.top_p == 0 && a.caption.beam == b.caption.beam &&
+             a.caption.length_penalty == b.caption.length_penalty &&
+             a.caption.max_tokens == b.caption.max_tokens;
+    case TaskKind::generate:
+      return a.sampling.steps == b.sampling.steps && a.sampling.guidance == b.sampling.guidance;
+  }
+  return true;
 }
 
 BatchQueue::BatchQueue(const BatchLimits& limits) : limits_(limits) {

@@ -231,7 +231,7 @@ Connections::Loop::Loop(const ConnectionOptions& options, Handler handler, Refus
   } catch (const std::system_error& error) {
     stop_work();
     fail(
-        "serve: needs {} threads, could start {}: {}; lower --most_waiting or --most_batch, or raise the "
+        "serve: needs {} threads, could start {}: {}; lower --max-waiting or --max-batch, or raise the "
         "system's limit",
         options_.threads, workers_.size(), error.what());
   }

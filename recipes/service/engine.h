@@ -50,7 +50,7 @@ class Engine {
 };
 
 /// Whether the engine answers this task in many steps instead of one.
-inline bool takes_steps(TaskKind task) { return task == TaskKind::caption || task == TaskKind::generate; }
+inline bool takes_steps(TaskKind task) { return traits_of(task).steps; }
 
 /// Whether one batch can answer both queries.
 bool go_together(const Query& a, const Query& b);

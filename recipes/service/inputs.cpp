@@ -217,20 +217,25 @@ Query Inputs::query_of(TaskKind task, const Fields& fields) const {
   const auto without = [&](bool given, const char* what, const char* why) {
     if (given) refuse("unwanted_field", fmt::format("{}: {} {}", what, name_of(task), why));
   };
-  if (task == TaskKind::caption) {
-    without(fields.text.has_value(), "text", "takes only an image");
-    if (!fields.image) refuse("missing_field", "image: caption needs one");
-  } else if (task == TaskKind::generate) {
-    without(fields.image.has_value(), "image", "takes only a text");
-    if (!fields.text) refuse("missing_field", "text: generate needs one");
-  } else {
-    without(fields.text.has_value() && !shape_.classifies_texts, "text",
-            "takes only images, with this model");
-    without(fields.image.has_value() && !shape_.classifies_images, "image",
-            "takes only texts, with this model");
-    if (!fields.text && !fields.image)
-      refuse("missing_field",
-             fmt::format("{}: {} needs one", shape_.classifies_texts ? "text" : "image", name_of(task)));
+  const auto needs = [&](bool given, const char* what) {
+    if (!given) refuse("missing_field", fmt::format("{}: {} needs one", what, name_of(task)));
+  };
+  switch (traits_of(task).input) {
+    case TaskInput::image:
+      without(fields.text.has_value(), "text", "takes only an image");
+      needs(fields.image.has_value(), "image");
+      break;
+    case TaskInput::text:
+      without(fields.image.has_value(), "image", "takes only a text");
+      needs(fields.text.has_value(), "text");
+      break;
+    case TaskInput::as_model:
+      without(fields.text.has_value() && !shape_.classifies_texts, "text",
+              "takes only images, with this model");
+      without(fields.image.has_value() && !shape_.classifies_images, "image",
+              "takes only texts, with this model");
+      needs(fields.text || fields.image, shape_.classifies_texts ? "text" : "image");
+      break;
   }
   read_options(fields, shape_.max_length, query);
   if (fields.text) {
@@ -243,8 +248,8 @@ Query Inputs::query_of(TaskKind task, const Fields& fields) const {
     if (invalid != std::string_view::npos)
       refuse("bad_text", fmt::format("text: not UTF-8 from byte {} on", invalid));
     // As in `conclave predict`, a tab separates the two texts for a model of text pairs.
-    const TextExample example =
-        text_example(text, task != TaskKind::generate && shape_.tokenizer->separator().has_value());
+    const TextExample example = text_example(
+        text, traits_of(task).input == TaskInput::as_model && shape_.tokenizer->separator().has_value());
     const TokenizedSplit split = shape_.tokenizer->encode_split(std::span(&example, 1), shape_.max_length);
     const auto tokens = split.sequence(0);
     query.tokens.assign(tokens.begin(), tokens.end());

@@ -31,11 +31,10 @@ std::size_t part(std::size_t count, int rank, int ranks) {
 }
 
 std::string missing_task(const Recipe& recipe, TaskKind task) {
-  const TaskKind trained = task == TaskKind::embed ? TaskKind::classify : task;
-  return fmt::format(
-      "the model has not learned to {0}{1}; train one with --set tasks.{0}=1{2}", name_of(trained),
-      task == TaskKind::embed ? ", which embed takes its vectors from" : "",
-      trained == TaskKind::classify || recipe.data.has_images() ? "" : ", on data that have images");
+  const TaskTraits &asked = traits_of(task), &head = traits_of(asked.head);
+  return fmt::format("the model has not learned to {0}{1}; train one with --set tasks.{0}=1{2}", head.name,
+                     asked.trained() ? "" : fmt::format(", which {} takes its vectors from", asked.name),
+                     head.captions && !recipe.data.has_images() ? ", on data that have images" : "");
 }
 
 }  // namespace
@@ -92,9 +91,10 @@ ModelEngine::ModelEngine(LoadedModel& model, const ProcessGrid& grid, const std:
 }
 
 void ModelEngine::choose_tasks(const std::vector<std::string>& wanted) {
-  Model& model = model_.model();
-  const std::array<bool, kTaskNames.size()> can{model.classifier() != nullptr, model.captioner() != nullptr,
-                                                model.generator() != nullptr, model.classifier() != nullptr};
+  std::array<bool, kTaskCount> can{};
+  for (const TaskTraits& task : kAllTasks)
+    can[static_cast<std::size_t>(task.kind)] =
+        std::ranges::find(model_.model().tasks(), task.head, &Task::kind) != model_.model().tasks().end();
   facts_.tasks = can;
   if (!wanted.empty()) facts_.tasks.fill(false);
   for (const std::string& name : wanted) {
@@ -105,9 +105,21 @@ void ModelEngine::choose_tasks(const std::vector<std::string>& wanted) {
     require(can[index], "--tasks {}: {}", name, missing_task(model_.recipe(), *task));
     facts_.tasks[index] = true;
   }
-  if (facts_.can(TaskKind::classify) || facts_.can(TaskKind::embed)) predictor_.emplace(model_, grid_);
-  if (facts_.can(TaskKind::caption)) captions_.emplace(model_, grid_);
-  if (facts_.can(TaskKind::generate)) images_.emplace(model_, grid_);
+  for (const TaskTraits& task : kAllTasks) {
+    if (!facts_.can(task.kind)) continue;
+    switch (task.kind) {
+      case TaskKind::classify:
+      case TaskKind::embed:
+        if (!predictor_) predictor_.emplace(model_, grid_);
+        break;
+      case TaskKind::caption:
+        captions_.emplace(model_, grid_);
+        break;
+      case TaskKind::generate:
+        images_.emplace(model_, grid_);
+        break;
+    }
+  }
 }
 
 // Plans the memory of the forward passes, then runs the largest possible batch of each task once, so that all
@@ -197,7 +209,15 @@ void ModelEngine::prepare(Job& job) const {
 }
 
 void ModelEngine::finish(Job& job) const {
-  if (job.query.task == TaskKind::caption) job.answer.caption = model_.tokenizer()->decode(job.answer.tokens);
+  switch (job.query.task) {
+    case TaskKind::classify:
+    case TaskKind::embed:
+    case TaskKind::generate:
+      break;
+    case TaskKind::caption:
+      job.answer.caption = model_.tokenizer()->decode(job.answer.tokens);
+      break;
+  }
 }
 
 void ModelEngine::step(EngineBatch& batch) {
@@ -229,7 +249,7 @@ ModelEngine::Round& ModelEngine::begin_round(std::span<Job* const> jobs) {
   round.items.clear(), round.tokens.clear(), round.pixels.clear();
   for (const Job* job : jobs) {
     const Query& query = job->query;
-    const Index images = query.task == TaskKind::generate ? query.count : 1;
+    const Index images = traits_of(query.task).draws ? query.count : 1;
     for (Index image = 0; image < images; ++image) {
       round.items.push_back({std::ssize(query.tokens), std::ssize(query.pixels), image, query.sampling.seed});
       round.tokens.insert(round.tokens.end(), query.tokens.begin(), query.tokens.end());

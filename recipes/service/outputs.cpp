@@ -110,13 +110,23 @@ std::string JsonWriter::write(const ModelFacts& model, const Query& query, const
 }
 
 std::string CsvWriter::write(const ModelFacts& model, const Query& query, const Answer& answer) const {
-  if (query.task == TaskKind::embed) return fmt::format("{}\r\n", fmt::join(answer.embedding, ","));
-  if (query.task == TaskKind::caption)
-    return fmt::format("caption,log_probability\r\n{},{}\r\n", csv_field(answer.caption),
-                       answer.log_probability);
-  std::string text = "class,probability\r\n";
-  for (const std::size_t c : likeliest(query, answer))
-    text += fmt::format("{},{}\r\n", csv_field(model.class_names.at(c)), answer.probabilities[c]);
+  std::string text;
+  switch (query.task) {
+    case TaskKind::classify:
+      text = "class,probability\r\n";
+      for (const std::size_t c : likeliest(query, answer))
+        text += fmt::format("{},{}\r\n", csv_field(model.class_names.at(c)), answer.probabilities[c]);
+      break;
+    case TaskKind::caption:
+      text = fmt::format("caption,log_probability\r\n{},{}\r\n", csv_field(answer.caption),
+                         answer.log_probability);
+      break;
+    case TaskKind::embed:
+      text = fmt::format("{}\r\n", fmt::join(answer.embedding, ","));
+      break;
+    case TaskKind::generate:  // not written, see writes()
+      break;
+  }
   return text;
 }
 

@@ -35,7 +35,7 @@ class CsvWriter : public AnswerWriter {
  public:
   std::string_view name() const override { return "csv"; }
   std::string_view type() const override { return "text/csv"; }
-  bool writes(TaskKind task) const override { return task != TaskKind::generate; }
+  bool writes(TaskKind task) const override { return !traits_of(task).draws; }
   std::string write(const ModelFacts& model, const Query& query, const Answer& answer) const override;
 };
 
@@ -44,7 +44,7 @@ class PngWriter : public AnswerWriter {
  public:
   std::string_view name() const override { return "png"; }
   std::string_view type() const override { return "image/png"; }
-  bool writes(TaskKind task) const override { return task == TaskKind::generate; }
+  bool writes(TaskKind task) const override { return traits_of(task).draws; }
   std::string write(const ModelFacts& model, const Query& query, const Answer& answer) const override;
 };
 

@@ -10,6 +10,8 @@
 namespace conclave {
 namespace {
 
+using Catch::Matchers::StartsWith;
+
 // Norm, attention with a residual connection, and a feed-forward layer with a residual connection.
 struct SmallModel : Module {
   SmallModel() {
@@ -173,6 +175,38 @@ TEST_CASE("a seed of another shape is an Error", "[tape]") {
   CHECK_THROWS_WITH(tape.backward(y, Tensor::zeros({3})), "backward: seed f32 [3], loss f64 [3]");
 }
 
+TEST_CASE("a node with more inputs or outputs than it can hold is an Error", "[tape]") {
+  Arena arena("test");
+  Tape tape(arena);
+  Tensor x = kept(random_values({3}, 1));
+  tape.watch(x);
+  const std::vector<const Tensor*> inputs(Tape::kMostInputs + 1, &x);
+  const Tensor one = tape.output({3}, DType::f64, {&x}), two = one, three = one;
+  CHECK_THROWS_WITH(tape.record("mine", {&x}, {&one, &two, &three}, [](Tape&) {}),
+                    "mine: it records 3 outputs, but a node has at most 2; record several nodes");
+  CHECK_THROWS_WITH(tape.record("mine", std::span(inputs), {&one}, [](Tape&) {}),
+                    "mine: it records 17 inputs, but a node has at most 16; record several nodes");
+  CHECK_NOTHROW(tape.record("mine", std::span(inputs).first(Tape::kMostInputs), {&one, &two}, [](Tape&) {}));
+}
+
+TEST_CASE("the gradient of a tensor that has none is an Error with the function's name", "[tape]") {
+  Arena arena("test");
+  Tape tape(arena);
+  Tensor x = kept(random_values({3}, 1));
+  const Tensor constant = kept(random_values({3}, 2));
+  CHECK_THROWS_WITH(tape.into(constant), StartsWith("before backward(): Tape::into() was asked"));
+  tape.watch(x);
+  for (const bool writes : {false, true}) {
+    const Tensor y = tape.output({3}, DType::f64, {&x});
+    tape.record("mine", {&x, &constant}, {&y}, [writes, constant](Tape& walked) {
+      writes ? walked.into(constant).gradient : walked.gradient(constant);
+    });
+    CHECK_THROWS_WITH(tape.backward(y, random_values({3}, 3)),
+                      StartsWith(writes ? "mine: Tape::into() was asked to write the gradient of an input"
+                                        : "mine: Tape::gradient() was asked for the gradient of a tensor"));
+  }
+}
+
 TEST_CASE("branches that do not reach the loss cost nothing and give zero", "[tape]") {
   Arena arena("test");
   Tape tape(arena);
@@ -250,6 +284,16 @@ TEST_CASE("dropout streams keep their numbers where dropout is off", "[tape]") {
   CHECK(distance(apply_dropout(tape, evaluating, x, x, 0.5, 0), plus(x, x)) == 0);
   CHECK(training.stream.tensor == 1);
   CHECK(evaluating.stream.tensor == 2);
+}
+
+TEST_CASE("each batch of a step has random streams of its own, and no more than those", "[tape]") {
+  ForwardContext first{.stream = {.seed = 1, .step = 2, .tensor = first_stream(0)}}, second = first;
+  second.stream.tensor = first_stream(1);
+  for (std::uint32_t i = 1; i < kStreamsPerBatch; ++i) first.next_stream();
+  CHECK(first.stream.tensor < second.next_stream().tensor);
+  CHECK_THROWS_WITH(first.next_stream(), StartsWith("a forward pass asks for more than 16383 streams"));
+  CHECK(first_stream(kMostBatchesPerStep - 1) == (1u << 31) - kStreamsPerBatch);
+  CHECK_THROWS_WITH(first_stream(kMostBatchesPerStep), StartsWith("batch 131072 of a step has no random"));
 }
 
 TEST_CASE("without recording, a part gives back all memory but its result", "[tape]") {

@@ -54,6 +54,23 @@ TEST_CASE("an example may lack its text or its image", "[data]") {
   CHECK(copy(split.images.of(2)) == std::vector<std::uint8_t>{7, 8});
 }
 
+TEST_CASE("a split's checksum depends on its examples' lengths, labels and order", "[data]") {
+  TokenizedSplit split;
+  split.offsets = {0, 1, 3};
+  split.labels = {4, 5};
+  const std::uint64_t checksum = checksum_of(split);
+  CHECK(checksum_of(split) == checksum);
+  split.labels = {5, 4};
+  CHECK(checksum_of(split) != checksum);
+  split.labels = {4, 5};
+  split.offsets = {0, 2, 3};
+  CHECK(checksum_of(split) != checksum);
+  split.offsets = {0, 1, 3};
+  CHECK(checksum_of(split) == checksum);
+  split.offsets.push_back(3), split.labels.push_back(0);
+  CHECK(checksum_of(split) != checksum);
+}
+
 TEST_CASE("images without texts need no tokenizer", "[data]") {
   const TokenizedSplit split = without_texts(some_of_each());
   REQUIRE(split.size() == 3);

@@ -15,6 +15,15 @@ if [[ $output == *"=[]"* ]]; then
   exit 1
 fi
 
+says "Usage: conclave serve" "--token-file" "--max-batch"
+# Names of earlier versions, and '_' in place of '-', are accepted; values are left alone.
+conclave 1 serve /nonexistent --token_file=a_b --most_batch 4 --max_waiting 4 --most-body=1000
+says "a_b: cannot be opened"
+conclave 2 serve /nonexistent --most_batch 0
+says "--max-batch"
+conclave 1 predict /nonexistent --top=1 -- --a_text
+says /nonexistent
+
 conclave 2
 conclave 2 trian
 says "no command is named 'trian'; the nearest is 'train'" "See conclave --help"
@@ -100,6 +109,21 @@ if [[ $(uname -m) == x86_64 && $output =~ Prescott|Core2|Nehalem|Sandybridge ]];
   echo "FAILED: these kernels are for processors without AVX2"
   exit 1
 fi
+# The program starts itself again to set what libraries read first, unless it is not to.
+for restarts in 0 1; do
+  mkfifo waiting.toml
+  env -u GOMP_SPINCOUNT -u OMP_WAIT_POLICY CONCLAVE_NO_RESTART=$((1 - restarts)) \
+    "$CONCLAVE_PROGRAM" recipe show waiting.toml >shown.toml &
+  exec 8>waiting.toml  # opens when the program does
+  [[ $(tr '\0' '\n' <"/proc/$!/environ" | grep -c '^GOMP_SPINCOUNT=3000$') == "$restarts" ]] || {
+    echo "FAILED: with CONCLAVE_NO_RESTART=$((1 - restarts)), the program was or was not started again"
+    exit 1
+  }
+  kill $!
+  wait $! || true
+  exec 8>&-
+  rm waiting.toml
+done
 conclave 1 bench dispatch
 says "mpirun -n 2 conclave bench dispatch"
 conclave 1 privacy steps --epsilon 0.1 --noise 0.5 --delta 1e-5

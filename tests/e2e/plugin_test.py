@@ -39,11 +39,12 @@ def trains():
         assert_same_losses(f"{router}1", f"{router}4x2")
         first, *_, last = losses(f"{router}1").values()
         assert last < first, "it learns nothing"
-    # Two plug-ins, one of which has a router.
-    both = ["run.plugins=['plugins/libmedical.so', 'plugins/libplain.so']", "moe.router=plain", *MIXED, STEPS]
+    # Three plug-ins, one of which has a router, and one a balancer.
+    three = "run.plugins=['plugins/libmedical.so', 'plugins/libplain.so', 'plugins/libleaning.so']"
+    chosen = [three, "moe.router=plain", "moe.balancer=leaning", *MIXED, STEPS]
     for ranks in (1, 2):
-        train(ranks, f"plain{ranks}", *both)
-    assert losses("plain1") == losses("linear1")  # the plug-in computes the same router
+        train(ranks, f"plain{ranks}", *chosen)
+    assert losses("plain1") == losses("linear1")  # the plug-ins compute the same router and the same bias
     assert_same_losses("plain1", "plain2")
 
 
@@ -94,9 +95,10 @@ def refused(ranks, plugins, *says, expert="faulty", router="linear", status=2):
 
 
 def mistakes():
+    own = re.search(r"#define CONCLAVE_PLUGIN_ABI (\d+)", Path(SOURCE, "core/plugin.h").read_text()).group(1)
     for ranks in (1, 2):
         refused(ranks, plugin("none"), "run.plugins", "plugins/libnone.so", "no such file")
-        refused(ranks, plugin("foreign"), "run.plugins", "ABI 99; GCC 99", "ABI 7; ", "compile it anew")
+        refused(ranks, plugin("foreign"), "run.plugins", "ABI 99; GCC 99", f"ABI {own}; ", "compile it anew")
     refused(1, "run.plugins=tiny.toml", "run.plugins", "is not a shared library")
     Path("torn.so").write_bytes(Path("plugins/libmedical.so").read_bytes()[:6000])
     refused(1, "run.plugins=torn.so", "run.plugins", "torn.so")
@@ -106,6 +108,8 @@ def mistakes():
     refused(1, plugin("nothing"), "run.plugins", "registers nothing")
     refused(1, plugin("taken"), "run.plugins", "'gated' already", "give it another name")
     refused(1, plugin("plain"), "moe.router", "'odd'", "linear", "plain (of libplain.so)", router="odd")
+    leaning = [plugin("leaning"), "moe.balancer=leaning", "moe.balance_inference=true"]
+    train(1, "never", *leaning, status=2, says=["moe.balance_inference = true", "for balancers that correct each batch"])
     refused(2, plugin("medical"), "moe.expert", "'faulty'", "feed_forward, gated, lstm_medical (of libmedical.so)")
     for name, *said in [
         ("factory", "cannot be made: the factory's own words"),

@@ -2,7 +2,9 @@
 same number of ranks, and with the same losses on another number."""
 
 import os
+import re
 import signal
+from pathlib import Path
 
 from runs import assert_same_losses, assert_same_weights, checkpoints, command, go_on, losses, prepare, stop_after, train
 
@@ -55,6 +57,20 @@ def main():
         assert_same_losses("others", f"others{ranks}")
     assert losses("others") == losses("others2")
     assert_same_weights("others", "others2")
+
+    # Other data is told, unless the checkpoint says nothing of its data.
+    told = "warning: the data is not that of the checkpoint: for task classify, it had "
+    rows = Path("texts.jsonl").read_text().splitlines(keepends=True)
+    for directory, changed, says in (("same", rows, None), ("swapped", [*rows[1:], rows[0]], "there are as many"), ("fewer", rows[:-9], "now there are ")):
+        Path("texts.jsonl").write_text("".join(changed))
+        said = train(1, directory, *RUN, "train.steps=29", resume="whole1/step-00000028.h5", says=["at step 28"])
+        assert (told in said and says in said) if says else told not in said, said
+    Path("texts.jsonl").write_text("".join(rows))
+
+    # A pass over the data is rounded up to whole steps.
+    said = train(1, "passes", "train.steps=0", "train.epochs=3", "train.accumulate=5")
+    batches = int(re.search(r"in (\d+) batches", said).group(1))
+    assert batches % 5 != 0 and max(losses("passes")) == -(-3 * batches // 5) != 3 * (batches // 5), said
 
     constant = ["train.schedule=constant", "train.warmup=0"]
     RUN.extend(constant)  # makes the steps independent of the length of the run

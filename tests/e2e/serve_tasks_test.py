@@ -117,7 +117,7 @@ def skewed():
     """All rows go to a few experts, more than their ranks can receive at a time, so they are sent in rounds."""
     write_png("black.png", 8, [(0,)] * 64)
     train(1, "skewed", *TASKS, "moe.experts=8", "model.ffn=2048", "model.layers=2", "train.steps=1")
-    tight = ["--tasks=classify,caption", "--batch_tokens=64", "--set", "moe.capacity_factor=0.25"]
+    tight = ["--tasks=classify,caption", "--batch-tokens=64", "--set", "moe.capacity_factor=0.25"]
     with serving("skewed", *tight, ranks=4) as service, ThreadPoolExecutor(48) as clients:
         question = {"image": base64_of("black.png")}
         answers = list(clients.map(lambda _: service.post("classify", question)["class"], range(384)))

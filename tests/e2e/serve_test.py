@@ -135,7 +135,7 @@ def crowds():
     """1,000 connections that send nothing and 1,000 that send a byte at a time do not delay other requests."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    with serving("one", "--request_seconds=500") as service:  # longer than the test takes on any machine
+    with serving("one", "--request-seconds=500") as service:  # longer than the test takes on any machine
         idle = [service.socket() for _ in range(1000)]
         slow = [service.socket() for _ in range(1000)]
         head = b"POST /v1/classify HTTP/1.1\r\nContent-Length: 5\r\n\r\n"
@@ -152,7 +152,7 @@ def crowds():
 
 def too_slow():
     """A slow request gets a 408, and its connection is closed. An idle connection is closed without an answer."""
-    with serving("one", "--request_seconds=2") as service:
+    with serving("one", "--request-seconds=2") as service:
         idle, slow = [service.socket() for _ in range(20)], []
         for _ in range(20):
             slow.append(service.socket())
@@ -236,8 +236,8 @@ def drain(service):
 
 
 def cut_off():
-    """After --drain_seconds, the service reports how many connections it cut off."""
-    with serving("one", "--drain_seconds=1.2") as service:
+    """After --drain-seconds, the service reports how many connections it cut off."""
+    with serving("one", "--drain-seconds=1.2") as service:
         half = service.socket()
         half.sendall(b"POST /v1/classify HTTP/1.1\r\n")
         time.sleep(0.1)
@@ -268,14 +268,14 @@ def secured():
     run(["openssl", "pkey", "-in", "key.pem", "-aes256", "-passout", "pass:secret", "-out", "locked.pem"])
     run([PROGRAM, "serve", "one", "--certificate=certificate.pem", "--key=locked.pem"], status=1, says=["it is encrypted"])
     run([PROGRAM, "serve", "one", "--log=nowhere/access.jsonl"], status=1, says=["nowhere/access.jsonl", "cannot be opened"])
-    for option in ("--token_file", "--key", "--certificate"):
+    for option in ("--token-file", "--key", "--certificate"):
         run([PROGRAM, "serve", "one", option, ""], status=2, says=["the name is empty"])
     Path("token").write_text("open%73esame-open-sesame\n")
-    run([PROGRAM, "serve", "one", "--token_file=token"], status=1, says=["of letters, digits and -._~+/="])
+    run([PROGRAM, "serve", "one", "--token-file=token"], status=1, says=["of letters, digits and -._~+/="])
     Path("token").write_text("open-sesame-open-sesame\n")
-    options = ["--certificate=certificate.pem", "--key=key.pem", "--token_file=token"]
+    options = ["--certificate=certificate.pem", "--key=key.pem", "--token-file=token"]
     with serving("one", *options) as service:
-        asks = [PROGRAM, "load", f"https://localhost:{service.port}", "--seconds=0.1", "--token_file=token"]
+        asks = [PROGRAM, "load", f"https://localhost:{service.port}", "--seconds=0.1", "--token-file=token"]
         run(asks, status=1, says=["its certificate is signed by an unknown authority"])
         for how in ("--insecure", "--ca=certificate.pem"):
             run([*asks, how], says=["0 refused, 0 failed"])
@@ -340,7 +340,7 @@ def renewed():
     old, new = "the-token-of-yesterday", "the-token-of-tomorrow"
     first = certificate("first")
     Path("renewed.token").write_text(old)
-    files = ["--certificate=renewed.pem", "--key=renewed.key", "--token_file=renewed.token", "--log=renewed.jsonl"]
+    files = ["--certificate=renewed.pem", "--key=renewed.key", "--token-file=renewed.token", "--log=renewed.jsonl"]
     with serving("one", *files) as service:
         kept = service.connect()
         assert shown(kept) == first
@@ -415,7 +415,7 @@ def ask_together(service, clients, texts):
 
 def busy():
     """When the queue is full, further requests get a 503 at once, and every request gets an answer."""
-    with serving("one", "--most_waiting=2", "--most_batch=1") as service:
+    with serving("one", "--max-waiting=2", "--max-batch=1") as service:
         answers = ask_together(service, 16, [" ".join(TEXTS[:30])] * 20)
         for status, headers, _ in answers:
             assert status == 200 or (status == 503 and headers["Retry-After"] == "1"), (status, headers)
@@ -423,9 +423,9 @@ def busy():
 
 
 def odd_batches():
-    """Memory suffices for every --batch_tokens, also one that is no multiple of the length of texts."""
+    """Memory suffices for every --batch-tokens, also one that is no multiple of the length of texts."""
     for tokens in (127, 250):
-        with serving("one", f"--batch_tokens={tokens}") as service:
+        with serving("one", f"--batch-tokens={tokens}") as service:
             for status, _, body in ask_together(service, 40, TEXTS[:10]):
                 assert status == 200, (tokens, body)
 

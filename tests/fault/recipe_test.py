@@ -41,7 +41,7 @@ def main():
     mistake("[moe]", '[moe]\nrouter = "attention"\nrouter_heads = 3', "moe.router_heads = 3 does not divide", "may be 1, 2, 4")
     mistake("[moe]", "[moe]\nroute_cache_mib = 8", "scores each token on its own", "set moe.route_cache_mib to 0")
     mistake("[moe]", '[moe]\ngate = "expert_choice"', 'moe.balancer = "bias" (default)', 'set moe.balancer to "none"')
-    mistake("[moe]", '[moe]\nbalancer = "gradnorm"', "the nearest is grad_norm")
+    mistake("[moe]", '[moe]\nbalancer = "gradnorm"', "moe.balancer: no kind of balancer is named 'gradnorm'", "aux_loss, bias, grad_norm, none")
 
     # Mistakes that depend on the number of ranks; all ranks end in order.
     mistake("experts = 4", "experts = 3", "does not divide moe.experts = 3", "may be 1", "a multiple of 2", ranks=2)

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <vector>
 
@@ -89,9 +90,47 @@ TEST_CASE("the balancer none has neither bias nor gradient", "[balancer]") {
   CHECK_FALSE(balancer->has_gradient());
 }
 
+// Lets the expert with the most rows rest for a step.
+class RestingBalancer final : public Balancer {
+ public:
+  RestingBalancer(Index experts, const BalancerOptions& options)
+      : bias_(Tensor::zeros({experts})), rate_(static_cast<float>(options.bias_rate)) {}
+  kernels::Selection selection() const override { return {bias_, {}}; }
+  void update(const ExpertSignals& signals) override {
+    bias_.zero();
+    bias_.span<float>()[std::ranges::max_element(signals.load) - signals.load.begin()] = -rate_;
+  }
+
+ private:
+  Tensor bias_;
+  float rate_;
+};
+
+CONCLAVE_REGISTER_BALANCER("test_resting", RestingBalancer);
+
+TEST_CASE("a balancer that is registered is made by its name, with the recipe's options", "[balancer]") {
+  const auto balancer = make_balancer("test_resting", 3, {.bias_rate = 0.5});
+  balancer->update({std::vector<Index>{2, 9, 4}, {}, {}});
+  CHECK(distance(balancer->selection().bias, Tensor::of<double>({3}, {0, -0.5, 0})) == 0);
+  CHECK(balancer->follows_loads());  // unless it says otherwise
+  CHECK_FALSE(balancer->corrects_batches());
+  CHECK_NOTHROW(expect_balancer_kind("test_resting"));
+}
+
 TEST_CASE("an unknown balancer is refused with the list of those there are", "[balancer]") {
+  CHECK(balancer_kinds() ==
+        std::vector<std::string>{"aux_loss", "bias", "grad_norm", "none", "test_resting"});
   CHECK_THROWS_WITH(make_balancer("switch", 4, {}),
-                    "no balancer is named 'switch'; choose none, aux_loss, bias or grad_norm");
+                    "no kind of balancer is named 'switch'; there are: aux_loss, bias, grad_norm, none, "
+                    "test_resting");
+}
+
+TEST_CASE("only gradient normalization corrects batches, and only two balancers ignore loads", "[balancer]") {
+  for (const std::string name : {"none", "aux_loss", "bias", "grad_norm"}) {
+    const auto balancer = make_balancer(name, 4, {});
+    CHECK(balancer->corrects_batches() == (name == "grad_norm"));
+    CHECK(balancer->follows_loads() == (name == "bias" || name == "grad_norm"));
+  }
 }
 
 }  // namespace

@@ -51,6 +51,13 @@ TEST_CASE("a recipe may name every data source, which then has a reader", "[data
   }
 }
 
+TEST_CASE("the documentation of keys lists the sources that the table says", "[data_sources]") {
+  CHECK(data_sources_that(&DataSource::has_both) == "emoji, coco, fashion_gloss");
+  CHECK(data_sources_that(&DataSource::skips_bad) == "table, glue, image_folder, emoji, coco");
+  const std::string shown = to_toml(Recipe(), true);
+  CHECK_THAT(shown, Catch::Matchers::Contains("emoji, coco, fashion_gloss: what the model is shown"));
+}
+
 TEST_CASE("a source that is not in the table is an error, and is not read as another", "[data_sources]") {
   DataRecipe data;
   data.source = "tabel";

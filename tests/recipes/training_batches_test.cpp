@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <catch2/catch.hpp>
+#include <cmath>
 
 namespace conclave {
 namespace {
@@ -43,6 +44,25 @@ TEST_CASE("parts of an image that are cut off in training get the background col
     }
   }
   CHECK(!training_batches(Recipe(), ImagesOnly(false)).augmentation);
+}
+
+TEST_CASE("the steps of the epochs see every batch, whatever a step has of them", "[training_batches]") {
+  TrainRecipe train;
+  train.epochs = 1;
+  train.accumulate = 4;
+  CHECK(steps_of_epoch(train, 7, 1) == 1.75);
+  CHECK(steps_of_epochs(train, 1.75) == 2);  // of 8 batches
+  train.epochs = 4;
+  CHECK(steps_of_epochs(train, 1.75) == 7);
+  CHECK(steps_of_epochs(train, 0.01) == 1);
+  // As before where a step has one batch of the only task.
+  train.accumulate = 1;
+  for (const std::int64_t batches : {1, 7, 310, 123456789}) {
+    CHECK(steps_of_epoch(train, batches, 1) == static_cast<double>(batches));
+    CHECK(steps_of_epochs(train, steps_of_epoch(train, batches, 1)) == 4 * batches);
+  }
+  for (const double share : {0.1, 1.0 / 3, 0.7})  // a share of two tasks: rounding adds no step
+    CHECK(steps_of_epochs(train, steps_of_epoch(train, 21, share)) == std::llround(84 / share));
 }
 
 }  // namespace conclave

@@ -1,0 +1,31 @@
+#include "recipes/task_kind.h"
+
+#include <catch2/catch.hpp>
+
+#include "recipes/recipe.h"
+
+namespace conclave {
+namespace {
+
+TEST_CASE("every task has a row of traits, a name, and a head that is trained", "[task_kind]") {
+  CHECK(kTaskCount == static_cast<std::size_t>(TaskKind::embed) + 1);
+  CHECK_FALSE(find_traits(static_cast<TaskKind>(kTaskCount)));
+  for (std::size_t i = 0; i < kTaskCount; ++i) {
+    const auto task = static_cast<TaskKind>(i);
+    CHECK(traits_of(task).kind == task);
+    CHECK(task_named(name_of(task)) == task);
+    CHECK(traits_of(traits_of(task).head).trained());
+  }
+  CHECK(task_named("draw") == std::nullopt);
+}
+
+TEST_CASE("a recipe's tasks read captions as their traits say", "[task_kind]") {
+  TasksRecipe tasks{.classify = 1, .caption = 0, .generate = 2};
+  CHECK(tasks.trained() == std::vector{TaskKind::classify, TaskKind::generate});
+  CHECK(tasks.read_captions());
+  tasks.generate = 0;
+  CHECK_FALSE(tasks.read_captions());
+}
+
+}  // namespace
+}  // namespace conclave
