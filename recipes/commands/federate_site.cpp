@@ -248,6 +248,7 @@ class SiteJob {
     for (const std::string& pattern : settings_.sharing.kept_private)
       never.push_back({pattern, Sharing::kept_private});
     kept_->check_private(never);
+    kept_->check_noise(of_sums_);
     require(!privacy_.is_on() || kept_->policy().experts().empty(),
             "the coordinator's sharing.by_tokens asks how many tokens each expert served, which reveals "
             "something about single records; a site with privacy.unit = \"{}\" does not report it",
