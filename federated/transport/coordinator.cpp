@@ -11,6 +11,7 @@
 #include <chrono>
 #include <ctime>
 #include <deque>
+#include <limits>
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -33,6 +34,25 @@ constexpr double kFarewellSeconds = 60;
 constexpr std::size_t kMostNamed = 20;    // at most so many missing sites are named in a line
 constexpr double kBetweenLongLines = 10;  // seconds
 
+// Without the database, what earlier sums spent would be forgotten. Call this before the database is made.
+void expect_database(const std::filesystem::path& directory) {
+  if (std::filesystem::exists(directory / "rounds.sqlite")) return;
+  std::string there;
+  for (const CheckpointFile& file : list_checkpoints(directory.string()))
+    if (file.step > 0) there = std::filesystem::path(file.path).filename().string();
+  const std::string transcript = (directory / "transcript.jsonl").string();
+  if (there.empty() && std::filesystem::exists(transcript)) {
+    const RoundHistory history = round_history(transcript, verify_transcript(transcript).lines);
+    if (!history.models.empty() && history.models.rbegin()->first > 0) there = "transcript.jsonl";
+  }
+  require(
+      there.empty(),
+      "{}: there were rounds here ({}), and rounds.sqlite, the record of the updates that count and of the "
+      "privacy that their sums spent, is missing; restore it, or begin another federation, in another "
+      "folder",
+      directory.string(), there);
+}
+
 }  // namespace
 
 struct Coordinator::Parts {
@@ -43,7 +63,7 @@ struct Coordinator::Parts {
         allowed(std::move(allow_list)),
         say(std::move(report)),
         lock(options.directory),
-        database(options.directory + "/rounds.sqlite"),
+        database((expect_database(options.directory), options.directory + "/rounds.sqlite")),
         board(options.directory, database),
         secure(options.directory, database, board, options.secure, say),
         service(board, options.secure.enabled ? &secure : nullptr, allowed,
@@ -59,7 +79,9 @@ struct Coordinator::Parts {
         strategy_writer(options.directory + "/strategy", world,
                         options.keep == 0 ? 0 : static_cast<int>(options.keep) + 1, false, {},
                         [this] { give_back(); }),
-        transcript(options.directory + "/transcript.jsonl") {
+        transcript(options.directory + "/transcript.jsonl"),
+        history(round_history(options.directory + "/transcript.jsonl", transcript.lines())) {
+    expect_spends();
     std::vector<std::string> warnings;
     std::string newest = newest_checkpoint(options.directory, &warnings, true).value_or("");
     for (const std::string& warning : warnings) say("warning: skipped " + warning);
@@ -133,6 +155,25 @@ struct Coordinator::Parts {
   void stop() {
     board.stop();
     secure.stop();
+  }
+
+  // Throws Error if the transcript has a larger epsilon than the database's sums give, as after an older copy
+  // of the database was restored.
+  void expect_spends() const {
+    const nlohmann::json& told = history.privacy;
+    if (told.is_null()) return;
+    constexpr double kRounding = 1e-3;  // versions of the accountant may differ by this much
+    const RoundPrivacy privacy{
+        .rate = told.at("rate"), .noise_multiplier = told.at("noise_multiplier"), .delta = told.at("delta")};
+    const nlohmann::json& recorded = told.at("epsilon");
+    const double before =
+        recorded.is_null() ? std::numeric_limits<double>::infinity() : recorded.get<double>();
+    const double spent = secure.epsilon(privacy);
+    require(
+        before <= spent * (1 + kRounding),
+        "{}: its transcript says that sums have spent epsilon {:.4f} at delta {}, and by rounds.sqlite it "
+        "is {:.4f}, so sums are missing there; restore the newest rounds.sqlite",
+        options.directory, before, privacy.delta, spent);
   }
 
   std::int64_t rounds_to_spend() const { return options.rounds - round - secure.unmasked_from(round); }
@@ -469,6 +510,7 @@ struct Coordinator::Parts {
   FederationService service;
   CheckpointWriter writer, strategy_writer;
   Transcript transcript;
+  RoundHistory history;  // the transcript's
   std::optional<GlobalModel> model;
   std::optional<SharingPolicy> policy;
   std::unique_ptr<Strategy> strategy;

@@ -809,6 +809,20 @@ def test_noise_once():
     leader.kill()
     assert entries("noisy_site") == before
 
+    # What sums have spent is on record in the database, so a coordinator does not begin without it, or with an older one.
+    noisy = secure_coordinator("forgotten", *start, "--set=privacy.noise_multiplier=3")
+    shutil.copytree("noisy_site", "forgotten", ignore=shutil.ignore_patterns("*.log", *SECURE_SITES))
+    with sqlite3.connect("forgotten/rounds.sqlite") as database:
+        database.execute("DELETE FROM secure_attempts")
+    database.close()
+    run(noisy, 1, [f"have spent epsilon {before[0]['privacy']['epsilon']:.4f} at delta 1e-05, and by rounds.sqlite it is 0.0000"])
+    for path in Path("forgotten").glob("rounds.sqlite*"):
+        path.unlink()
+    for _ in range(2):  # it makes none, with which it would begin the next time
+        run(noisy, 1, ["there were rounds here (step-00000001.h5), and rounds.sqlite, the record of"])
+    Path("forgotten/step-00000001.h5").unlink()
+    run(noisy, 1, ["there were rounds here (transcript.jsonl)"])
+
     # Two sites wait for the third one that a sum needs. Then the coordinator goes on with the next round, with less noise.
     start[-1] = "--set=federation.rounds=3"
     leader, sites = start_secure("noisy_less", *start, "--set=privacy.noise_multiplier=3", members=["north", "south"])
