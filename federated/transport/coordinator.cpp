@@ -82,6 +82,7 @@ struct Coordinator::Parts {
         transcript(options.directory + "/transcript.jsonl"),
         history(round_history(options.directory + "/transcript.jsonl", transcript.lines())) {
     expect_spends();
+    database.run("CREATE TABLE IF NOT EXISTS repeated(round INTEGER PRIMARY KEY, lines INTEGER)");
     std::vector<std::string> warnings;
     std::string newest = newest_checkpoint(options.directory, &warnings, true).value_or("");
     for (const std::string& warning : warnings) say("warning: skipped " + warning);
@@ -283,6 +284,7 @@ struct Coordinator::Parts {
 
   bool run_rounds() {
     while (round < options.rounds) {
+      note_repetition();
       if (options.secure.enabled && secure.unmasked(round)) {
         skip_round();
         continue;
@@ -453,12 +455,36 @@ struct Coordinator::Parts {
     }
   }
 
-  // True also if a later round is recorded, whose checkpoint is gone. False if this round was repeated after
-  // it was recorded.
+  // Before a round that the transcript already has, whose checkpoint is gone: its next checkpoint may be
+  // another one. (It is not if the same updates count.) This is kept for a coordinator that is killed before
+  // the round is in the transcript again.
+  void note_repetition() {
+    if (history.models.contains(round + 1))
+      database.prepare("INSERT OR REPLACE INTO repeated(round, lines) VALUES(?1, ?2)")
+          .bind(round, static_cast<std::int64_t>(transcript.lines()))
+          .run();
+  }
+
+  // Whether the round is being repeated, and is not in the transcript again.
+  bool is_repeated(std::int64_t number) const {
+    auto rows = database.prepare("SELECT 1 FROM repeated WHERE round = ?1 AND lines = ?2");
+    return rows.bind(number, static_cast<std::int64_t>(transcript.lines())).next();
+  }
+
+  // True also if only later rounds are recorded, whose checkpoints are gone. False if this round was repeated
+  // after it was recorded. Throws Error if the transcript has another checkpoint, and no repetition explains
+  // that.
   bool is_recorded() const {
-    const nlohmann::json last = transcript.last();
-    const std::int64_t done = last.is_null() ? 0 : last.at("round").get<std::int64_t>();
-    return done > round || (done == round && (round == 0 || last.at("model_sha256") == model_file->sha256));
+    if (round == 0) return true;
+    const auto found = history.models.find(round);
+    if (found == history.models.end()) return history.models.upper_bound(round) != history.models.end();
+    if (found->second == model_file->sha256) return true;
+    require(is_repeated(round - 1),
+            "{}: its SHA-256 is {}, and that of the model after round {} was {}, as the transcript says: "
+            "another file has taken its place. Restore the one that was there, or remove this one, and the "
+            "coordinator goes on from the checkpoint before it",
+            model_file->path, model_file->sha256, round, found->second);
+    return false;
   }
 
   // The checkpoint exists by now. If the coordinator is killed before this entry is written, it finds at its
@@ -490,7 +516,15 @@ struct Coordinator::Parts {
                           {"delta", privacy->delta}};
     }
     if (method.secure) entry["secure_aggregation"] = updates.empty() ? "skipped" : "survivors";
+    if (history.models.contains(round)) {
+      entry["repeated"] = true;
+      say(fmt::format(
+          "warning: round {} is in the transcript once more: its first checkpoint is gone, and the round was "
+          "repeated",
+          round));
+    }
     transcript.append(entry);
+    history.add(entry);
     return epsilon;
   }
 

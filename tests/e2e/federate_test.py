@@ -231,10 +231,36 @@ def test_kills():
     for one in [*(Started(f"damaged/{name}.log", site(name, "damaged")) for name in SITES), leader]:
         one.ends()
     assert_same_weights(calm, checkpoints("damaged")[-1])
-    run([PROGRAM, "federate", "audit", "damaged"], says=["4 entries hold"])
+    run([PROGRAM, "federate", "audit", "damaged"], says=["4 entries hold", "3 checkpoints are those of the transcript"])
+    assert [entry.get("repeated", False) for entry in entries("damaged")] == [False, False, False, True]
+    assert "warning: round 3 is in the transcript once more" in leader.log.read_text()
+    repeated_and_replaced(newest)
     for path in checkpoints("damaged"):
         path.write_text("something else")
     run(coordinator("damaged"), 1, ["its transcript has rounds, and none of its checkpoints is whole"])
+
+
+def repeated_and_replaced(newest):
+    """A checkpoint that differs from the transcript's is refused, unless its round was begun again after that entry."""
+    shutil.copytree("damaged", "replaced", ignore=shutil.ignore_patterns("*.log", *SITES))
+    path = Path("replaced", newest.name)
+    was = path.read_bytes()
+    path.write_bytes(was + b"more")  # which HDF5 does not mind
+    both = [hashlib.sha256(path.read_bytes()).hexdigest(), f"was {hashlib.sha256(was).hexdigest()}"]
+    run([PROGRAM, "federate", "audit", "replaced"], 1, [f"{path}: its SHA-256", *both])
+    run([PROGRAM, "federate", "audit", "replaced/transcript.jsonl"], says=["4 entries hold"])
+    run(coordinator("replaced", "--set=federation.keep=0"), 1, [f"{path}: its SHA-256", *both, "another file has taken its place"])
+    assert len(entries("replaced")) == 4
+    # As after a kill of a coordinator that had begun the third round again and saved its model.
+    with sqlite3.connect("replaced/rounds.sqlite") as database:
+        database.execute("INSERT OR REPLACE INTO repeated VALUES(2, 4)")
+    database.close()
+    leader = Started("replaced/coordinator.log", coordinator("replaced", "--set=federation.keep=0"))
+    leader.until("listens at port")
+    leader.kill()
+    last = entries("replaced")[-1]
+    assert len(entries("replaced")) == 5 and last["repeated"] and last["model_sha256"] == both[0], last
+    run([PROGRAM, "federate", "audit", "replaced"], says=["3 checkpoints are those of the transcript"])
 
 
 def test_straggler():
@@ -341,6 +367,10 @@ def test_strategy():
     assert_same_weights(calm, checkpoints("adam2")[-1])
     run([PROGRAM, "federate", "status", "adam2"], says=["3 rounds are over"])
     assert [entry["round"] for entry in entries("adam2")] == [1, 2, 3, 3]
+    # A coordinator that was killed before the repeated round was in the transcript would know that it was begun again.
+    with sqlite3.connect("adam2/rounds.sqlite") as database:
+        assert database.execute("SELECT round, lines FROM repeated").fetchall() == [(2, 3)]
+    database.close()
     # As after a kill before the last round was in the transcript: it is added with the strategy that made it, not the new one.
     transcript = Path("adam2/transcript.jsonl")
     transcript.write_text("".join(transcript.read_text().splitlines(keepends=True)[:-2]))
