@@ -331,7 +331,7 @@ std::unique_ptr<SecureRound::Upload> SecureRound::begin_upload(const std::string
                       agreement.length, agreement.ring.width);
   const std::filesystem::path folder = folder_of(attempt), file = folder / (site + ".masked");
   const std::uint64_t upload = ++attempt_->uploads[site];
-  lock.unlock();  // the upload reads what it already has; other calls need not wait for that
+  lock.unlock();
   IncomingFile::remove_other_parts(folder, site, IncomingFile::part_of(file, digest));
   return std::unique_ptr<Upload>(new Upload(*this, site, attempt, upload, file, digest));
 }
@@ -360,6 +360,7 @@ void SecureRound::Upload::append(std::uint64_t offset, Pieces pieces, std::uint6
 }
 
 void SecureRound::Upload::finish(const std::function<void()>& meanwhile) {
+  file_.read_back();  // other calls need not wait for that
   std::unique_lock lock(round_.mutex_);
   round_.check_current(*this);
   file_.finish();
