@@ -118,6 +118,10 @@ struct Coordinator::Parts {
             "{}: {} rounds are over, and federation.rounds = {}; give {}, with which it ends here, or more",
             options.directory, round, options.rounds, round);
     policy.emplace(flat_parameters(model->layout()), options.sharing);
+    if (options.secure.enabled)  // rather than after the sites have trained
+      for (const std::size_t sites : {static_cast<std::size_t>(options.quorum), everyone()})
+        if (sites >= static_cast<std::size_t>(options.quorum))
+          check_sums(options.secure, policy->exchanged_elements(), sites);
     options.strategy.folder = options.directory;
     strategy = make_strategy(options.strategy, policy->exchanged_elements());
     require(strategy->vectors() == (by_control ? 2 : 1) && (!by_control || strategy->buffer_size() == 0),

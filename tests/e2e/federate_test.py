@@ -732,6 +732,8 @@ def test_shared_noise():
                 "privacy.noise_multiplier=0": "wants noise", "secure_aggregation.clip_norm=0.1": "the largest norm of a site's sum"}
     for mistake, message in mistakes.items():
         run([*secure_coordinator("noisy_budget"), *kinds["record"][1], *of_records, "--set=privacy.noise_multiplier=1", f"--set={mistake}"], 2, [message])
+    narrow = ["--set=secure_aggregation.bits=16", "--set=privacy.unit=site", "--set=privacy.noise_multiplier=3", "--set=federation.start=public"]
+    run(secure_coordinator("narrow", *narrow), 1, ["no sum of the updates of 3 sites is possible", "take wider words"])
 
 
 def are_ready(directory, sites):
