@@ -106,13 +106,6 @@ struct Coordinator::Parts {
                               : ControlVariate::stored,
                   options.directory);
     if (anew) model->state().step = 0;
-    // Marks the model as private for whoever receives it. Sites require unchanged metadata, so the mark is
-    // set before the first round.
-    if (anew && options.secure.privacy.is_on()) {
-      auto notes = nlohmann::json::parse(model->state().metadata);
-      notes["round_privacy"] = {{"unit", to_string(options.secure.privacy.unit)}};
-      model->state().metadata = notes.dump();
-    }
     round = model->state().step;
     require(round <= options.rounds,
             "{}: {} rounds are over, and federation.rounds = {}; give {}, with which it ends here, or more",
@@ -147,6 +140,8 @@ struct Coordinator::Parts {
             "more noise by privacy.noise_multiplier",
             secure.epsilon(), options.secure.privacy.delta, rounds_to_spend(), all, most);
     load_strategy();
+    if (options.secure.privacy.is_on()) spent = secure.epsilon();
+    if (anew) begin_private();
     if (anew)
       save();
     else
@@ -209,6 +204,37 @@ struct Coordinator::Parts {
   void give_back() const {
     model->give_back();
     if (strategy) strategy->give_back();
+  }
+
+  // Marks the model as private for whoever receives it, if all its rounds are to have noise.
+  void begin_private() {
+    auto notes = nlohmann::json::parse(model->state().metadata);
+    const nlohmann::json before = notes.value("round_privacy", nlohmann::json());
+    if (before.is_null() && !options.secure.privacy.is_on()) return;
+    notes.erase("round_privacy");
+    if (options.secure.privacy.is_on())
+      notes["round_privacy"] = {{"unit", to_string(options.secure.privacy.unit)}};
+    if (!before.is_null()) notes["round_privacy"]["before"] = before;  // what its start had spent elsewhere
+    model->state().metadata = notes.dump();
+    note_privacy();
+  }
+
+  // Puts what was spent into the next checkpoint. It is in the database by then: a sum is recorded before it
+  // is unmasked. From the first round without noise on, epsilon is null: infinite.
+  void note_privacy() {
+    const RoundPrivacy& privacy = options.secure.privacy;
+    if (privacy.is_on()) spent = secure.epsilon();
+    auto notes = nlohmann::json::parse(model->state().metadata);
+    const auto found = notes.find("round_privacy");
+    if (found == notes.end() || !found->contains("unit")) return;
+    const bool without = found->contains("epsilon") && found->at("epsilon").is_null();
+    (*found)["epsilon"] = privacy.is_on() && !without ? nlohmann::json(spent) : nlohmann::json();
+    (*found)["rounds"] = secure.unmasked_from(0);
+    if (privacy.is_on()) {
+      (*found)["delta"] = privacy.delta;
+      (*found)["noise_multiplier"] = privacy.noise_multiplier;
+    }
+    model->state().metadata = notes.dump();
   }
 
   void save() {
@@ -360,12 +386,14 @@ struct Coordinator::Parts {
     board.set_updates(round, {});
     note_reports({});
     ++round;
+    note_privacy();
     save();
     record({});
     say(
         fmt::format("round {} of {} is skipped: its sum was lost while it was unmasked, and another one over "
-                    "other sites would reveal their difference",
-                    round, options.rounds));
+                    "other sites would reveal their difference{}",
+                    round, options.rounds, spent_text()));
+    write_metrics(0);
   }
 
   void end_secure_round(std::optional<SecureRound::Sum>& sum) {
@@ -420,17 +448,22 @@ struct Coordinator::Parts {
     double examples = 0;
     for (const ReceivedUpdate& update : updates) examples += update.examples;
     ++round;
+    note_privacy();
     save();
-    const std::optional<double> epsilon = record(updates);
+    record(updates);
     const bool asynchronous = strategy->buffer_size() > 0;
     std::string line =
         fmt::format("round {} of {}: {} {}, {:.0f} {}", round, options.rounds, updates.size(),
                     asynchronous ? "updates" : "sites", examples,
                     options.secure.privacy.unit == RoundPrivacy::Unit::client ? "clients" : "examples");
     for (const auto& [name, mean] : note_reports(updates)) line += fmt::format(", {} {:.4f}", name, mean);
-    if (epsilon) line += fmt::format(", epsilon {:.4f} at delta {}", *epsilon, options.secure.privacy.delta);
-    say(line);
+    say(line + spent_text());
     write_metrics(0);
+  }
+
+  std::string spent_text() const {
+    const RoundPrivacy& privacy = options.secure.privacy;
+    return privacy.is_on() ? fmt::format(", epsilon {:.4f} at delta {}", spent, privacy.delta) : "";
   }
 
   // `waiting`: updates of the present round that have come.
@@ -452,6 +485,9 @@ struct Coordinator::Parts {
            {"conclave_certificate_end_seconds",
             "When the coordinator's certificate ends, in seconds since 1970",
             {{"", static_cast<double>(certificate.not_after)}}},
+           {"conclave_epsilon", "Privacy that the rounds' sums have spent, at privacy.delta",
+            options.secure.privacy.is_on() ? std::map<std::string, double>{{"", spent}}
+                                           : std::map<std::string, double>{}},
            site_examples,
            metric_means});
     } catch (const Error& error) {  // this is no reason to stop training
@@ -493,8 +529,8 @@ struct Coordinator::Parts {
 
   // The checkpoint exists by now. If the coordinator is killed before this entry is written, it finds at its
   // next start that the entry is missing; by then it may have another strategy or other noise than the round
-  // had. Returns what was spent so far, if the round's sum is known to have had noise.
-  std::optional<double> record(const std::vector<ReceivedUpdate>& updates) {
+  // had.
+  void record(const std::vector<ReceivedUpdate>& updates) {
     const RoundMethod method = board.method_of(round - 1).value_or(
         RoundMethod{strategy->name(), strategy->buffer_size() > 0, options.secure.enabled});
     nlohmann::json sites = nlohmann::json::object();
@@ -509,14 +545,12 @@ struct Coordinator::Parts {
                          {"strategy", method.strategy},
                          {"sites", sites},
                          {"model_sha256", model_file->sha256}};
-    std::optional<double> epsilon;
     // Without privacy if the round was repeated without secure aggregation.
     if (const auto privacy = method.secure ? secure.privacy_of(round - 1) : std::nullopt) {
-      epsilon = secure.epsilon(*privacy);
       entry["privacy"] = {{"unit", to_string(privacy->unit)},
                           {"noise_multiplier", privacy->noise_multiplier},
                           {"rate", privacy->rate},
-                          {"epsilon", *epsilon},  // null if it is infinite
+                          {"epsilon", secure.epsilon(*privacy)},  // null if it is infinite
                           {"delta", privacy->delta}};
     }
     if (method.secure) entry["secure_aggregation"] = updates.empty() ? "skipped" : "survivors";
@@ -529,7 +563,6 @@ struct Coordinator::Parts {
     }
     transcript.append(entry);
     history.add(entry);
-    return epsilon;
   }
 
   void tell_of_expiry() {
@@ -553,6 +586,7 @@ struct Coordinator::Parts {
   std::optional<SharingPolicy> policy;
   std::unique_ptr<Strategy> strategy;
   std::int64_t round = 0;
+  double spent = 0;                            // epsilon of the sums so far, if the rounds have noise
   std::time_t began = 0;                       // when the round began
   std::optional<Clock::time_point> long_line;  // last time that a line named only some of the missing sites
   Gauge site_examples{"conclave_examples", "Examples that a site trained on in the last round", {}};

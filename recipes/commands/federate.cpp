@@ -281,8 +281,17 @@ int federate_status(const StatusArguments& arguments) {
       sites += (sites.empty() ? "" : ", ") + site;
       examples += said.at("examples").get<double>();
     }
-    fmt::print("round {}: {:.0f} examples of {}; model {}\n", entry.at("round").dump(), examples,
-               sites.empty() ? "nobody" : sites, entry.at("model_sha256").get<std::string>().substr(0, 16));
+    std::string spent;
+    if (entry.contains("privacy")) {
+      const auto& privacy = entry.at("privacy");
+      const auto& epsilon = privacy.at("epsilon");
+      spent = fmt::format("; epsilon {} at delta {}",
+                          epsilon.is_null() ? "infinite" : fmt::format("{:.4f}", epsilon.get<double>()),
+                          privacy.at("delta").dump());
+    }
+    fmt::print("round {}: {:.0f} examples of {}; model {}{}\n", entry.at("round").dump(), examples,
+               sites.empty() ? "nobody" : sites, entry.at("model_sha256").get<std::string>().substr(0, 16),
+               spent);
   }
   std::string waiting;
   if (fs::exists(folder / "updates"))

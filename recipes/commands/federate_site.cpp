@@ -208,7 +208,9 @@ class SiteJob {
   // this site's update.
   void check_recipe_of(const CheckpointReader& model) {
     const CheckpointState& state = model.state();
-    const std::array recipe{state.recipe, state.metadata, state.tokenizer};
+    auto notes = nlohmann::json::parse(state.metadata);
+    notes.erase("round_privacy");  // what was spent, of which the site has its own record
+    const std::array recipe{state.recipe, notes.dump(), state.tokenizer};
     if (!begun_with_) begun_with_ = recipe;
     require(recipe == begun_with_,
             "{}: the coordinator's model has another recipe, tokenizer or classes than this site began with; "

@@ -696,6 +696,13 @@ def test_shared_noise():
         log = leader.log.read_text()
         assert f"privacy of each {kind}: in 1 rounds" in log and f"epsilon {entry['privacy']['epsilon']:.4f}" in log, log
 
+        # What was spent is in the checkpoint, in the coordinator's status and in its gauges.
+        spent = f"{entry['privacy']['epsilon']:.4f}"
+        run([PROGRAM, "inspect", directory], says=[f"privacy of each {kind}: 1 rounds, epsilon {spent} at delta 1e-05, with noise of 3.0"])
+        run([PROGRAM, "federate", "status", directory], says=[f"; epsilon {spent} at delta 1e-05"])
+        gauge = re.search(r"\nconclave_epsilon ([\d.]+)\n", Path(directory, "metrics.prom").read_text())
+        assert f"{float(gauge.group(1)):.4f}" == spent, gauge
+
     # A site may have its own budget. It refuses to start if it requires more noise than the federation has.
     Path("noisy_budget").mkdir()
     leader = Started("noisy_budget/coordinator.log", secure_coordinator("noisy_budget", *kinds["record"][1], *of_records, f"--set=privacy.noise_multiplier={noise}", "--set=federation.start=public"))
@@ -772,6 +779,19 @@ def test_noise_again():
             assert database.execute("SELECT count(DISTINCT digest), count(*) FROM spends").fetchall() == [(times, times)], name
         database.close()
         assert ("round 1: privacy has now been spent for it 2 times" in sites[name].log.read_text()) == (times == 2), name
+
+
+    # What was spent changes in the model's metadata from round to round; sites expect that.
+    options[-2:] = ["--set=federation.rounds=2"]
+    leader, sites = start_secure("noisy_rounds", *options)
+    for one in [*sites.values(), leader]:
+        one.ends()
+    first, second = (entry["privacy"]["epsilon"] for entry in entries("noisy_rounds"))
+    assert second > first
+    for path, spent, rounds in zip(checkpoints("noisy_rounds"), (first, second), (1, 2), strict=True):
+        with h5py.File(path) as file:
+            told = json.loads(file["state/metadata"][()])["round_privacy"]
+        assert told == {"unit": "site", "epsilon": spent, "delta": 1e-5, "noise_multiplier": 3, "rounds": rounds}, told
 
 
 def test_drawn_again():
@@ -878,7 +898,8 @@ def test_noise_once():
     epsilon = float(re.search(r"epsilon ([\d.]+)", spent.stdout).group(1)) + 1e-4
     budgeted = secure_coordinator("noisy_skipped", *start, "--set=privacy.noise_multiplier=30", f"--set=privacy.epsilon={epsilon}")
     Path("noisy_skipped").mkdir()
-    for says in ["round 1 of 3 begins", "round 1 of 3 is skipped"]:
+    once = float(re.search(r"epsilon ([\d.]+)", subprocess.run([PROGRAM, "privacy", "epsilon", "--noise=30", "--rate=1", "--steps=1", "--delta=1e-5"], capture_output=True, text=True, check=True).stdout).group(1))
+    for says in ["round 1 of 3 begins", f"reveal their difference, epsilon {once:.4f}"]:
         leader = Started("noisy_skipped/coordinator.log", budgeted)
         leader.until(says)
         leader.kill()
