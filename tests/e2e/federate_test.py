@@ -815,6 +815,9 @@ def test_drawn_again():
     sites["west"].kill()
     Path("noisy_drawn/west/masked.bin").unlink()
     leader.until("west is gone at sending masked updates")
+    # What it sent was spent, although the attempt failed and the update is forgotten, so its ledger must not begin anew elsewhere.
+    run(secure_site("east", "noisy_drawn", "--set=privacy.ledger=elsewhere.sqlite"), 1, ["there were rounds here (spent.txt)", "elsewhere.sqlite, is missing"])
+    assert Path("noisy_drawn/east/spent.txt").read_text() == f"{Path('noisy_drawn/east/privacy.sqlite').absolute()}\n"
     for name in ["east", "west"]:
         sites[name] = Started(f"noisy_drawn/{name}.log", secure_site(name, "noisy_drawn"))
     for one in [*sites.values(), leader]:
