@@ -68,10 +68,13 @@ Shape::Shape(std::span<const Index> extents) : rank_(static_cast<int>(extents.si
 
 Index Shape::numel() const {
   Index product = 1;
-  for (Index extent : extents())  // called very often: builds text for an error only
-    if (extent < 0 || __builtin_mul_overflow(product, extent, &product)) [[unlikely]]
+  bool empty = false;
+  for (Index extent : extents()) {  // called very often: builds text for an error only
+    empty = empty || extent == 0;
+    if (extent < 0 || __builtin_mul_overflow(product, std::max<Index>(extent, 1), &product)) [[unlikely]]
       fail("shape: {} has a negative extent or more elements than can be counted", to_string());
-  return product;
+  }
+  return empty ? 0 : product;
 }
 
 std::string Shape::to_string() const {

@@ -34,7 +34,8 @@ class Shape {
   int rank() const { return rank_; }
   Index operator[](int dim) const { return extents_[static_cast<std::size_t>(dim)]; }
   Index& operator[](int dim) { return extents_[static_cast<std::size_t>(dim)]; }
-  /// Product of the extents, 1 for rank 0; throws Error if it overflows 63 bits or an extent is negative.
+  /// Product of the extents, 1 for rank 0. Throws Error if an extent is negative, or if the product of those
+  /// above 0 overflows 63 bits, because then there are no strides.
   Index numel() const;
   std::span<const Index> extents() const { return {extents_.data(), static_cast<std::size_t>(rank_)}; }
   std::string to_string() const;  ///< "[64, 256]"

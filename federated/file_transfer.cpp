@@ -68,17 +68,21 @@ IncomingFile::IncomingFile(std::filesystem::path file, const FileDigest& expecte
     return;
   }
   if (there % kUnit != 0) descriptor_->resize(there -= there % kUnit);
+  received_ = there;
+}
+
+void IncomingFile::read_back() {
   std::string data;
-  const OutgoingFile so_far(part_);
-  for (; received_ < there; received_ += data.size()) {
-    so_far.read(received_, data);
+  for (; digested_ < received_; digested_ += data.size()) {
+    data.resize(std::min<std::uint64_t>(kChunkBytes, received_ - digested_));
+    descriptor_->read_at(data.data(), data.size(), digested_);
     digest_.add(data);
   }
 }
 
 void IncomingFile::restart() {
   descriptor_->resize(0);
-  received_ = 0;
+  received_ = digested_ = 0;
   digest_ = {};
 }
 
@@ -89,6 +93,7 @@ void IncomingFile::append(std::uint64_t offset, Pieces pieces, std::uint64_t che
   require(offset == received_, "a chunk at byte {} came, and byte {} was expected", offset, received_);
   require(size <= expected_.bytes - received_, "a chunk of {} bytes at byte {} of a file of {}", size, offset,
           expected_.bytes);
+  read_back();
   Xxh3 chunk, whole = digest_;
   std::exception_ptr objection;
   for (const std::string_view piece : pieces) {  // all three while it is in the cache
@@ -104,12 +109,13 @@ void IncomingFile::append(std::uint64_t offset, Pieces pieces, std::uint64_t che
   if (objection) std::rethrow_exception(objection);
   descriptor_->write_at(pieces, offset);
   digest_ = whole;
-  received_ += size;
+  digested_ = received_ += size;
 }
 
 void IncomingFile::finish() {
   require(received_ == expected_.bytes, "{}: {} of {} bytes came", file_.string(), received_,
           expected_.bytes);
+  read_back();
   if (digest_.digest() != expected_.xxh3) {
     restart();
     fail("{}: the file that came does not have the announced digest; it must be sent again", file_.string());

@@ -48,7 +48,7 @@ std::uint64_t chunk_checksum(std::string_view data);
 class IncomingFile {
  public:
   /// Receives `file`, whose size and digest are `expected`. Continues with the part of it that is already on
-  /// disk.
+  /// disk, which is not read before read_back(): a sender may ask many times how much has arrived.
   IncomingFile(std::filesystem::path file, const FileDigest& expected);
 
   /// Path of the part of `file` that has arrived.
@@ -60,6 +60,8 @@ class IncomingFile {
 
   /// Bytes that have arrived and need not be sent again.
   std::uint64_t received() const { return received_; }
+  /// Reads that part, for the digest. append() and finish() do this if it was not done before.
+  void read_back();
   /// Throws Error if the chunk is damaged, does not begin at received(), is larger than kChunkBytes, or goes
   /// beyond the file's end. `inspect` is called for each piece before the chunk is stored, and may throw to
   /// reject the chunk. Of a damaged chunk only the damage is reported.
@@ -79,7 +81,7 @@ class IncomingFile {
   FileDigest expected_;
   Xxh3 digest_;
   std::optional<FileDescriptor> descriptor_;
-  std::uint64_t received_ = 0;
+  std::uint64_t received_ = 0, digested_ = 0;  // bytes; digest_ is of the latter
 };
 
 /// A file being sent.

@@ -442,6 +442,7 @@ void RoundBoard::Upload::append(std::uint64_t offset, Pieces pieces, std::uint64
 }
 
 void RoundBoard::Upload::finish() {
+  file_.read_back();  // other calls need not wait for that
   std::unique_lock lock(board_.mutex_);
   // A synchronous round needs no fsync: the site still has its update and is asked again after a power cut.
   const bool durable = board_.is_asynchronous();

@@ -17,6 +17,8 @@ using Phase = SecureRound::Phase;
 constexpr std::string_view kPhases[] = {"advertising keys", "sharing secrets", "sending masked updates",
                                         "consenting to the survivors", "unmasking the sum"};
 
+constexpr double kFirstPause = 1, kLongestPause = 60;  // seconds
+
 // Limits the colluding sites such that at least two sites of a sum are honest.
 Agreement agree_among(const SecureOptions& options, const RoundWork& work, std::int64_t number,
                       std::vector<std::string> sites, std::uint64_t elements) {
@@ -27,6 +29,16 @@ Agreement agree_among(const SecureOptions& options, const RoundWork& work, std::
   agreement.values = sum_values(work, options.clip_norm, options.most_examples, options.privacy);
   agreement.check();
   return agreement;
+}
+
+NoisyFormat format_of(const SecureOptions& options, const Agreement& agreement) {
+  const RoundPrivacy& privacy = options.privacy;
+  return NoisyFormat::choose(agreement, options.clip_norm, {privacy.clip_norm, privacy.noise_multiplier});
+}
+
+// Numbers that a site sends: its update's and, if weights are hidden, its weight.
+std::uint64_t elements_of(const SecureOptions& options, std::uint64_t elements) {
+  return elements + (options.most_examples > 0 ? 1 : 0);
 }
 
 }  // namespace
@@ -41,6 +53,16 @@ std::string sum_values(const RoundWork& work, double clip_norm, double most_exam
   return values + fmt::format(" clip {:a} examples {:a} unit {} clip {:a} rate {:a} noise {:a}", clip_norm,
                               most_examples, to_string(privacy.unit), privacy.clip_norm, privacy.rate,
                               privacy.noise_multiplier);
+}
+
+void check_sums(const SecureOptions& options, std::uint64_t elements, std::size_t sites) {
+  std::vector<std::string> names;
+  for (std::size_t i = 0; i < sites; ++i) names.push_back(std::to_string(i));
+  try {
+    format_of(options, agree_among(options, {}, 1, std::move(names), elements_of(options, elements)));
+  } catch (const Error& error) {
+    fail("no sum of the updates of {} sites is possible: {}", sites, error.what());
+  }
 }
 
 SecureRound::SecureRound(std::filesystem::path directory, Database& database, RoundBoard& board,
@@ -152,10 +174,9 @@ std::optional<SecureRound::Sum> SecureRound::attempt(const RoundWork& work, std:
   std::optional<Sum> result;
   try {
     const bool weighted = options_.most_examples > 0;
-    const Agreement agreement = agree_among(options_, work, number, sites, elements + (weighted ? 1 : 0));
+    const Agreement agreement = agree_among(options_, work, number, sites, elements_of(options_, elements));
     const RoundPrivacy& privacy = options_.privacy;
-    const auto format =
-        NoisyFormat::choose(agreement, options_.clip_norm, {privacy.clip_norm, privacy.noise_multiplier});
+    const NoisyFormat format = format_of(options_, agreement);
     attempt_.emplace(Attempt{number, {agreement, certificates, options_.clip_norm}, Coordinator(agreement)});
     changed_.notify_all();
     end_phases(lock, round);
@@ -186,6 +207,10 @@ std::optional<SecureRound::Sum> SecureRound::attempt(const RoundWork& work, std:
   }
   changed_.wait(lock, [&] { return adding_ == 0; });
   if (attempt_) leave_out_cheaters(round);
+  // The next attempt would probably fail in the same way.
+  const bool told = attempt_.has_value();
+  pause_ = told ? 0 : std::clamp(2 * pause_, kFirstPause, kLongestPause);
+  if (!told) changed_.wait_for(lock, seconds(pause_), [&] { return stopped_; });
   attempt_.reset();
   std::filesystem::remove_all(directory_, ignored);  // uploads that are not complete
   changed_.notify_all();
@@ -345,7 +370,7 @@ std::unique_ptr<SecureRound::Upload> SecureRound::begin_upload(const std::string
                       agreement.length, agreement.ring.width);
   const std::filesystem::path folder = folder_of(attempt), file = folder / (site + ".masked");
   const std::uint64_t upload = ++attempt_->uploads[site];
-  lock.unlock();  // the upload reads what it already has; other calls need not wait for that
+  lock.unlock();
   IncomingFile::remove_other_parts(folder, site, IncomingFile::part_of(file, digest));
   return std::unique_ptr<Upload>(new Upload(*this, site, attempt, upload, file, digest));
 }
@@ -374,6 +399,7 @@ void SecureRound::Upload::append(std::uint64_t offset, Pieces pieces, std::uint6
 }
 
 void SecureRound::Upload::finish(const std::function<void()>& meanwhile) {
+  file_.read_back();  // other calls need not wait for that
   std::unique_lock lock(round_.mutex_);
   round_.check_current(*this);
   file_.finish();

@@ -66,6 +66,10 @@ std::string sum_values(const RoundWork& work, double clip_norm, double most_exam
 /// more number, s * clip_norm * kWeightScale. A scale below 1 leaves room for rounding.
 inline constexpr double kWeightScale = 0.5;
 
+/// Throws Error if updates of `elements` numbers from `sites` sites cannot be summed: if words have no room
+/// for them and the noise.
+void check_sums(const SecureOptions& options, std::uint64_t elements, std::size_t sites);
+
 class SecureRound {
  public:
   using Say = std::function<void(const std::string&)>;
@@ -91,7 +95,8 @@ class SecureRound {
     void read_mean(std::size_t offset, std::span<float> out) const;
   };
   /// Makes one attempt among the sites in `ready`, without those that are known to cheat. Returns nothing if
-  /// it failed, which was reported, or after stop().
+  /// it failed, which was reported, or after stop(). Before it returns from an attempt that failed before any
+  /// site was told of it, it pauses: for a second, then for two, up to a minute.
   std::optional<Sum> attempt(const RoundWork& work, std::uint64_t elements,
                              std::vector<ReceivedUpdate> ready);
   /// Whether sites were asked to unmask the round's sum: then there is no other attempt.
@@ -185,6 +190,7 @@ class SecureRound {
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   bool stopped_ = false;
+  double pause_ = 0;  // seconds after the last attempt
   std::optional<Attempt> attempt_;
   std::size_t adding_ = 0;          // masked updates that are being added; above 0, attempt_ stays
   std::set<std::string> left_out_;  // sites that have cheated since the coordinator was started

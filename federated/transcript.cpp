@@ -50,6 +50,21 @@ TranscriptCheck verify_transcript(const std::string& path, const std::string& kn
   return check;
 }
 
+void RoundHistory::add(const nlohmann::json& entry) {
+  if (!entry.is_object() || !entry.contains("round")) return;
+  models[entry.at("round")] = entry.at("model_sha256");
+  if (entry.contains("privacy")) privacy = entry.at("privacy");
+}
+
+RoundHistory round_history(const std::string& path, std::size_t lines) {
+  std::ifstream file(path, std::ios::binary);
+  RoundHistory history;
+  std::string line;
+  for (std::size_t n = 0; n < lines && std::getline(file, line); ++n)
+    history.add(nlohmann::json::parse(line).at("entry"));
+  return history;
+}
+
 Transcript::Transcript(const std::string& path) : file_(path, O_RDWR | O_CREAT) {
   const TranscriptCheck found = verify_transcript(path);
   require(found.holds(), "{}: line {} {}; nothing is appended to a transcript that does not hold", path,

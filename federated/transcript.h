@@ -11,6 +11,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -34,6 +35,17 @@ struct TranscriptCheck {
 /// Reads all of `path`, and looks for a line whose hash is `known_head`. Throws Error if the file cannot be
 /// read.
 TranscriptCheck verify_transcript(const std::string& path, const std::string& known_head = "");
+
+/// What a federation's entries say of its rounds.
+struct RoundHistory {
+  std::map<std::int64_t, std::string> models = {};  ///< SHA-256 of the checkpoint after each round, by the
+                                                    ///< last entry of the round
+  nlohmann::json privacy = nullptr;                 ///< of the last entry that has some
+
+  void add(const nlohmann::json& entry);
+};
+/// Reads the first `lines` lines of `path`, which are valid.
+RoundHistory round_history(const std::string& path, std::size_t lines);
 
 class Transcript {
  public:

@@ -95,6 +95,15 @@ void SiteModel::check_private(std::span<const SharingRule> never) const {
   check_kept_private(parameters, policy_, SharingPolicy(parameters, never));
 }
 
+void SiteModel::check_noise(const RoundPrivacy& rounds) const {
+  require(!rounds.is_within_sites() || !has_private_part(),
+          "the coordinator's sharing.private keeps parameters at each site, and with privacy.unit = \"{}\" a "
+          "site would train them by its own sums, without noise: epsilon would not hold for them. A "
+          "coordinator does not start with both of these settings, so ask whoever runs it; until then, take "
+          "no part",
+          to_string(rounds.unit));
+}
+
 std::filesystem::path SiteModel::private_file(std::int64_t round) const {
   return directory_ / fmt::format("private-{:08}.f32", round);
 }

@@ -12,6 +12,7 @@
 #include "federated/file_transfer.h"
 #include "federated/global_model.h"
 #include "federated/policy.h"
+#include "federated/round_privacy.h"
 #include "parallel/process_grid.h"
 
 namespace conclave {
@@ -30,6 +31,9 @@ class SiteModel {
   /// Throws Error unless the rules keep everything private that `never` names, the parameters that never
   /// leave this site.
   void check_private(std::span<const SharingRule> never) const;
+  /// Throws Error if the rounds' noise hides records or clients and the rules keep something private: sites
+  /// would train that part by their own sums, which have no noise.
+  void check_noise(const RoundPrivacy& rounds) const;
   bool has_private_part() const { return policy_.exchanged_elements() < policy_.model_elements(); }
 
   /// Overwrites the private numbers in this rank's `entries`, which hold the global model, with those that

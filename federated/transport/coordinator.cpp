@@ -11,6 +11,7 @@
 #include <chrono>
 #include <ctime>
 #include <deque>
+#include <limits>
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -33,6 +34,25 @@ constexpr double kFarewellSeconds = 60;
 constexpr std::size_t kMostNamed = 20;    // at most so many missing sites are named in a line
 constexpr double kBetweenLongLines = 10;  // seconds
 
+// Without the database, what earlier sums spent would be forgotten. Call this before the database is made.
+void expect_database(const std::filesystem::path& directory) {
+  if (std::filesystem::exists(directory / "rounds.sqlite")) return;
+  std::string there;
+  for (const CheckpointFile& file : list_checkpoints(directory.string()))
+    if (file.step > 0) there = std::filesystem::path(file.path).filename().string();
+  const std::string transcript = (directory / "transcript.jsonl").string();
+  if (there.empty() && std::filesystem::exists(transcript)) {
+    const RoundHistory history = round_history(transcript, verify_transcript(transcript).lines);
+    if (!history.models.empty() && history.models.rbegin()->first > 0) there = "transcript.jsonl";
+  }
+  require(
+      there.empty(),
+      "{}: there were rounds here ({}), and rounds.sqlite, the record of the updates that count and of the "
+      "privacy that their sums spent, is missing; restore it, or begin another federation, in another "
+      "folder",
+      directory.string(), there);
+}
+
 }  // namespace
 
 struct Coordinator::Parts {
@@ -43,7 +63,7 @@ struct Coordinator::Parts {
         allowed(std::move(allow_list)),
         say(std::move(report)),
         lock(options.directory),
-        database(options.directory + "/rounds.sqlite"),
+        database((expect_database(options.directory), options.directory + "/rounds.sqlite")),
         board(options.directory, database),
         secure(options.directory, database, board, options.secure, say),
         service(board, options.secure.enabled ? &secure : nullptr, allowed,
@@ -59,7 +79,10 @@ struct Coordinator::Parts {
         strategy_writer(options.directory + "/strategy", world,
                         options.keep == 0 ? 0 : static_cast<int>(options.keep) + 1, false, {},
                         [this] { give_back(); }),
-        transcript(options.directory + "/transcript.jsonl") {
+        transcript(options.directory + "/transcript.jsonl"),
+        history(round_history(options.directory + "/transcript.jsonl", transcript.lines())) {
+    expect_spends();
+    database.run("CREATE TABLE IF NOT EXISTS repeated(round INTEGER PRIMARY KEY, lines INTEGER)");
     std::vector<std::string> warnings;
     std::string newest = newest_checkpoint(options.directory, &warnings, true).value_or("");
     for (const std::string& warning : warnings) say("warning: skipped " + warning);
@@ -83,18 +106,15 @@ struct Coordinator::Parts {
                               : ControlVariate::stored,
                   options.directory);
     if (anew) model->state().step = 0;
-    // Marks the model as private for whoever receives it. Sites require unchanged metadata, so the mark is
-    // set before the first round.
-    if (anew && options.secure.privacy.is_on()) {
-      auto notes = nlohmann::json::parse(model->state().metadata);
-      notes["round_privacy"] = {{"unit", to_string(options.secure.privacy.unit)}};
-      model->state().metadata = notes.dump();
-    }
     round = model->state().step;
     require(round <= options.rounds,
             "{}: {} rounds are over, and federation.rounds = {}; give {}, with which it ends here, or more",
             options.directory, round, options.rounds, round);
     policy.emplace(flat_parameters(model->layout()), options.sharing);
+    if (options.secure.enabled)  // rather than after the sites have trained
+      for (const std::size_t sites : {static_cast<std::size_t>(options.quorum), everyone()})
+        if (sites >= static_cast<std::size_t>(options.quorum))
+          check_sums(options.secure, policy->exchanged_elements(), sites);
     options.strategy.folder = options.directory;
     strategy = make_strategy(options.strategy, policy->exchanged_elements());
     require(strategy->vectors() == (by_control ? 2 : 1) && (!by_control || strategy->buffer_size() == 0),
@@ -120,6 +140,8 @@ struct Coordinator::Parts {
             "more noise by privacy.noise_multiplier",
             secure.epsilon(), options.secure.privacy.delta, rounds_to_spend(), all, most);
     load_strategy();
+    if (options.secure.privacy.is_on()) spent = secure.epsilon();
+    if (anew) begin_private();
     if (anew)
       save();
     else
@@ -133,6 +155,25 @@ struct Coordinator::Parts {
   void stop() {
     board.stop();
     secure.stop();
+  }
+
+  // Throws Error if the transcript has a larger epsilon than the database's sums give, as after an older copy
+  // of the database was restored.
+  void expect_spends() const {
+    const nlohmann::json& told = history.privacy;
+    if (told.is_null()) return;
+    constexpr double kRounding = 1e-3;  // versions of the accountant may differ by this much
+    const RoundPrivacy privacy{
+        .rate = told.at("rate"), .noise_multiplier = told.at("noise_multiplier"), .delta = told.at("delta")};
+    const nlohmann::json& recorded = told.at("epsilon");
+    const double before =
+        recorded.is_null() ? std::numeric_limits<double>::infinity() : recorded.get<double>();
+    const double spent = secure.epsilon(privacy);
+    require(
+        before <= spent * (1 + kRounding),
+        "{}: its transcript says that sums have spent epsilon {:.4f} at delta {}, and by rounds.sqlite it "
+        "is {:.4f}, so sums are missing there; restore the newest rounds.sqlite",
+        options.directory, before, privacy.delta, spent);
   }
 
   std::int64_t rounds_to_spend() const { return options.rounds - round - secure.unmasked_from(round); }
@@ -163,6 +204,37 @@ struct Coordinator::Parts {
   void give_back() const {
     model->give_back();
     if (strategy) strategy->give_back();
+  }
+
+  // Marks the model as private for whoever receives it, if all its rounds are to have noise.
+  void begin_private() {
+    auto notes = nlohmann::json::parse(model->state().metadata);
+    const nlohmann::json before = notes.value("round_privacy", nlohmann::json());
+    if (before.is_null() && !options.secure.privacy.is_on()) return;
+    notes.erase("round_privacy");
+    if (options.secure.privacy.is_on())
+      notes["round_privacy"] = {{"unit", to_string(options.secure.privacy.unit)}};
+    if (!before.is_null()) notes["round_privacy"]["before"] = before;  // what its start had spent elsewhere
+    model->state().metadata = notes.dump();
+    note_privacy();
+  }
+
+  // Puts what was spent into the next checkpoint. It is in the database by then: a sum is recorded before it
+  // is unmasked. From the first round without noise on, epsilon is null: infinite.
+  void note_privacy() {
+    const RoundPrivacy& privacy = options.secure.privacy;
+    if (privacy.is_on()) spent = secure.epsilon();
+    auto notes = nlohmann::json::parse(model->state().metadata);
+    const auto found = notes.find("round_privacy");
+    if (found == notes.end() || !found->contains("unit")) return;
+    const bool without = found->contains("epsilon") && found->at("epsilon").is_null();
+    (*found)["epsilon"] = privacy.is_on() && !without ? nlohmann::json(spent) : nlohmann::json();
+    (*found)["rounds"] = secure.unmasked_from(0);
+    if (privacy.is_on()) {
+      (*found)["delta"] = privacy.delta;
+      (*found)["noise_multiplier"] = privacy.noise_multiplier;
+    }
+    model->state().metadata = notes.dump();
   }
 
   void save() {
@@ -242,6 +314,7 @@ struct Coordinator::Parts {
 
   bool run_rounds() {
     while (round < options.rounds) {
+      note_repetition();
       if (options.secure.enabled && secure.unmasked(round)) {
         skip_round();
         continue;
@@ -313,12 +386,14 @@ struct Coordinator::Parts {
     board.set_updates(round, {});
     note_reports({});
     ++round;
+    note_privacy();
     save();
     record({});
     say(
         fmt::format("round {} of {} is skipped: its sum was lost while it was unmasked, and another one over "
-                    "other sites would reveal their difference",
-                    round, options.rounds));
+                    "other sites would reveal their difference{}",
+                    round, options.rounds, spent_text()));
+    write_metrics(0);
   }
 
   void end_secure_round(std::optional<SecureRound::Sum>& sum) {
@@ -373,17 +448,22 @@ struct Coordinator::Parts {
     double examples = 0;
     for (const ReceivedUpdate& update : updates) examples += update.examples;
     ++round;
+    note_privacy();
     save();
-    const std::optional<double> epsilon = record(updates);
+    record(updates);
     const bool asynchronous = strategy->buffer_size() > 0;
     std::string line =
         fmt::format("round {} of {}: {} {}, {:.0f} {}", round, options.rounds, updates.size(),
                     asynchronous ? "updates" : "sites", examples,
                     options.secure.privacy.unit == RoundPrivacy::Unit::client ? "clients" : "examples");
     for (const auto& [name, mean] : note_reports(updates)) line += fmt::format(", {} {:.4f}", name, mean);
-    if (epsilon) line += fmt::format(", epsilon {:.4f} at delta {}", *epsilon, options.secure.privacy.delta);
-    say(line);
+    say(line + spent_text());
     write_metrics(0);
+  }
+
+  std::string spent_text() const {
+    const RoundPrivacy& privacy = options.secure.privacy;
+    return privacy.is_on() ? fmt::format(", epsilon {:.4f} at delta {}", spent, privacy.delta) : "";
   }
 
   // `waiting`: updates of the present round that have come.
@@ -405,6 +485,9 @@ struct Coordinator::Parts {
            {"conclave_certificate_end_seconds",
             "When the coordinator's certificate ends, in seconds since 1970",
             {{"", static_cast<double>(certificate.not_after)}}},
+           {"conclave_epsilon", "Privacy that the rounds' sums have spent, at privacy.delta",
+            options.secure.privacy.is_on() ? std::map<std::string, double>{{"", spent}}
+                                           : std::map<std::string, double>{}},
            site_examples,
            metric_means});
     } catch (const Error& error) {  // this is no reason to stop training
@@ -412,18 +495,42 @@ struct Coordinator::Parts {
     }
   }
 
-  // True also if a later round is recorded, whose checkpoint is gone. False if this round was repeated after
-  // it was recorded.
+  // Before a round that the transcript already has, whose checkpoint is gone: its next checkpoint may be
+  // another one. (It is not if the same updates count.) This is kept for a coordinator that is killed before
+  // the round is in the transcript again.
+  void note_repetition() {
+    if (history.models.contains(round + 1))
+      database.prepare("INSERT OR REPLACE INTO repeated(round, lines) VALUES(?1, ?2)")
+          .bind(round, static_cast<std::int64_t>(transcript.lines()))
+          .run();
+  }
+
+  // Whether the round is being repeated, and is not in the transcript again.
+  bool is_repeated(std::int64_t number) const {
+    auto rows = database.prepare("SELECT 1 FROM repeated WHERE round = ?1 AND lines = ?2");
+    return rows.bind(number, static_cast<std::int64_t>(transcript.lines())).next();
+  }
+
+  // True also if only later rounds are recorded, whose checkpoints are gone. False if this round was repeated
+  // after it was recorded. Throws Error if the transcript has another checkpoint, and no repetition explains
+  // that.
   bool is_recorded() const {
-    const nlohmann::json last = transcript.last();
-    const std::int64_t done = last.is_null() ? 0 : last.at("round").get<std::int64_t>();
-    return done > round || (done == round && (round == 0 || last.at("model_sha256") == model_file->sha256));
+    if (round == 0) return true;
+    const auto found = history.models.find(round);
+    if (found == history.models.end()) return history.models.upper_bound(round) != history.models.end();
+    if (found->second == model_file->sha256) return true;
+    require(is_repeated(round - 1),
+            "{}: its SHA-256 is {}, and that of the model after round {} was {}, as the transcript says: "
+            "another file has taken its place. Restore the one that was there, or remove this one, and the "
+            "coordinator goes on from the checkpoint before it",
+            model_file->path, model_file->sha256, round, found->second);
+    return false;
   }
 
   // The checkpoint exists by now. If the coordinator is killed before this entry is written, it finds at its
   // next start that the entry is missing; by then it may have another strategy or other noise than the round
-  // had. Returns what was spent so far, if the round's sum is known to have had noise.
-  std::optional<double> record(const std::vector<ReceivedUpdate>& updates) {
+  // had.
+  void record(const std::vector<ReceivedUpdate>& updates) {
     const RoundMethod method = board.method_of(round - 1).value_or(
         RoundMethod{strategy->name(), strategy->buffer_size() > 0, options.secure.enabled});
     nlohmann::json sites = nlohmann::json::object();
@@ -438,19 +545,24 @@ struct Coordinator::Parts {
                          {"strategy", method.strategy},
                          {"sites", sites},
                          {"model_sha256", model_file->sha256}};
-    std::optional<double> epsilon;
     // Without privacy if the round was repeated without secure aggregation.
     if (const auto privacy = method.secure ? secure.privacy_of(round - 1) : std::nullopt) {
-      epsilon = secure.epsilon(*privacy);
       entry["privacy"] = {{"unit", to_string(privacy->unit)},
                           {"noise_multiplier", privacy->noise_multiplier},
                           {"rate", privacy->rate},
-                          {"epsilon", *epsilon},  // null if it is infinite
+                          {"epsilon", secure.epsilon(*privacy)},  // null if it is infinite
                           {"delta", privacy->delta}};
     }
     if (method.secure) entry["secure_aggregation"] = updates.empty() ? "skipped" : "survivors";
+    if (history.models.contains(round)) {
+      entry["repeated"] = true;
+      say(fmt::format(
+          "warning: round {} is in the transcript once more: its first checkpoint is gone, and the round was "
+          "repeated",
+          round));
+    }
     transcript.append(entry);
-    return epsilon;
+    history.add(entry);
   }
 
   void tell_of_expiry() {
@@ -469,10 +581,12 @@ struct Coordinator::Parts {
   FederationService service;
   CheckpointWriter writer, strategy_writer;
   Transcript transcript;
+  RoundHistory history;  // the transcript's
   std::optional<GlobalModel> model;
   std::optional<SharingPolicy> policy;
   std::unique_ptr<Strategy> strategy;
   std::int64_t round = 0;
+  double spent = 0;                            // epsilon of the sums so far, if the rounds have noise
   std::time_t began = 0;                       // when the round began
   std::optional<Clock::time_point> long_line;  // last time that a line named only some of the missing sites
   Gauge site_examples{"conclave_examples", "Examples that a site trained on in the last round", {}};

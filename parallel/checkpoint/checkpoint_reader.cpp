@@ -104,7 +104,9 @@ std::string CheckpointReader::read_state(const std::string& name, std::uint64_t 
     const Hdf5Id dataset = open_dataset(*file_, name);
     const Hdf5Id type(H5Dget_type(dataset), H5Tclose, "has no type");
     const bool text = H5Tget_class(type) == H5T_STRING;
-    require(!text || H5Tis_variable_str(type) == 0, "is not a text of fixed length");
+    // Other types may hold pointers, which HDF5 fills in as it reads.
+    require(text ? H5Tis_variable_str(type) == 0 : H5Tequal(type, H5T_STD_U8LE) > 0,
+            "is neither a text of fixed length nor bytes");
     const Hdf5Id space(H5Dget_space(dataset), H5Sclose, "has no shape");
     const hssize_t elements = H5Sget_simple_extent_npoints(space);
     const std::uint64_t room = std::min<std::uint64_t>(H5Dget_storage_size(dataset), file_bytes);

@@ -149,6 +149,9 @@ std::string read_text_attribute(hid_t object, const char* name) {
   const Hdf5Id type(H5Aget_type(attribute), H5Tclose, doing);
   require(H5Tget_class(type) == H5T_STRING && H5Tis_variable_str(type) == 0 && H5Tget_size(type) <= 4096,
           "{}: it is not a short string", doing);
+  // HDF5 writes all elements, however many the file says there are.
+  const Hdf5Id space(H5Aget_space(attribute), H5Sclose, doing);
+  require(H5Sget_simple_extent_npoints(space) == 1, "{}: it is not one text", doing);
   std::string text(H5Tget_size(type), '\0');
   check_hdf5(H5Aread(attribute, type, text.data()), doing);
   return text.substr(0, text.find('\0'));
@@ -176,7 +179,8 @@ std::vector<Xxh3Digest> read_checksums(hid_t object) {
   std::array<hsize_t, 2> extents{};
   require(H5Sget_simple_extent_ndims(space) == 2 &&
               H5Sget_simple_extent_dims(space, extents.data(), nullptr) == 2 &&
-              extents[1] == sizeof(Xxh3Digest) && extents[0] * extents[1] <= H5Aget_storage_size(attribute),
+              extents[1] == sizeof(Xxh3Digest) &&
+              extents[0] <= H5Aget_storage_size(attribute) / sizeof(Xxh3Digest),  // a product may wrap to 0
           "{}: it is not [checksums, {}]", doing, sizeof(Xxh3Digest));
   std::vector<Xxh3Digest> checksums(extents[0]);
   check_hdf5(H5Aread(attribute, H5T_STD_U8LE, checksums.data()), doing);

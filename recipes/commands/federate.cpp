@@ -15,6 +15,7 @@
 #include "core/durable_file.h"
 #include "core/print_line.h"
 #include "core/text.h"
+#include "federated/sha256.h"
 #include "federated/transcript.h"
 #include "federated/transport/coordinator.h"
 #include "recipes/commands/commands.h"
@@ -280,8 +281,17 @@ int federate_status(const StatusArguments& arguments) {
       sites += (sites.empty() ? "" : ", ") + site;
       examples += said.at("examples").get<double>();
     }
-    fmt::print("round {}: {:.0f} examples of {}; model {}\n", entry.at("round").dump(), examples,
-               sites.empty() ? "nobody" : sites, entry.at("model_sha256").get<std::string>().substr(0, 16));
+    std::string spent;
+    if (entry.contains("privacy")) {
+      const auto& privacy = entry.at("privacy");
+      const auto& epsilon = privacy.at("epsilon");
+      spent = fmt::format("; epsilon {} at delta {}",
+                          epsilon.is_null() ? "infinite" : fmt::format("{:.4f}", epsilon.get<double>()),
+                          privacy.at("delta").dump());
+    }
+    fmt::print("round {}: {:.0f} examples of {}; model {}{}\n", entry.at("round").dump(), examples,
+               sites.empty() ? "nobody" : sites, entry.at("model_sha256").get<std::string>().substr(0, 16),
+               spent);
   }
   std::string waiting;
   if (fs::exists(folder / "updates"))
@@ -297,6 +307,32 @@ int federate_status(const StatusArguments& arguments) {
   return 0;
 }
 
+// Throws Error if a checkpoint in the folder is not the one that the transcript has for its round.
+void compare_checkpoints(const fs::path& folder, const RoundHistory& history) {
+  std::size_t same = 0;
+  for (const auto& [round, path] : list_checkpoints(folder.string())) {
+    const auto recorded = history.models.find(round);
+    if (recorded == history.models.end()) {
+      if (round > 0)
+        fmt::print("{}: no entry has it; a coordinator adds it when it goes on from this checkpoint\n", path);
+      continue;
+    }
+    std::string found;
+    try {
+      found = sha256_of(path);
+    } catch (const Error&) {
+      if (!fs::exists(path)) continue;  // a coordinator is at work
+      throw;
+    }
+    require(found == recorded->second,
+            "{}: its SHA-256 is {}, and that of the model after round {} was {}, as the transcript says: "
+            "another file has taken its place",
+            path, found, round, recorded->second);
+    ++same;
+  }
+  fmt::print("{} checkpoints are those of the transcript\n", same);
+}
+
 int federate_audit(const AuditArguments& arguments) {
   const auto& [transcript, head] = arguments;
   const fs::path file =
@@ -305,6 +341,8 @@ int federate_audit(const AuditArguments& arguments) {
   const TranscriptCheck check = verified(file, head);
   fmt::print("{}: {} entries hold{}; head {}\n", file.string(), check.lines,
              check.torn ? ", and what follows was cut short" : "", check.head);
+  if (fs::is_directory(transcript))
+    compare_checkpoints(transcript, round_history(file.string(), check.lines));
   if (head.empty()) return 0;
   require(check.known_head_at.has_value(),
           "{}: none of its {} lines has the head {}: since that was noted, lines were changed or removed",

@@ -1,5 +1,6 @@
 // conclave federate site: trains the federation's model on this site's data, round by round. Rank 0 talks to
 // the coordinator, all ranks train.
+#include <fcntl.h>
 #include <sys/stat.h>
 
 #include <array>
@@ -7,6 +8,8 @@
 #include <csignal>
 #include <ctime>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <thread>
@@ -86,6 +89,21 @@ std::string random_name() {
   std::array<std::byte, 32> bytes;
   SystemRandom().fill(bytes);
   return hexadecimal(bytes);
+}
+
+// Says, in a site's folder, that privacy was spent there, and in which ledger that is. The ledger may be
+// elsewhere, and an attempt that failed after the update was sent leaves nothing else in the folder.
+constexpr const char* kSpentNote = "spent.txt";
+
+void note_spending(const fs::path& directory, const std::string& ledger) {
+  const fs::path note = directory / kSpentNote;
+  const std::string text = fs::absolute(ledger).string() + "\n";
+  if (std::ifstream file(note); file) {
+    if (const std::string old{std::istreambuf_iterator<char>(file), {}}; old == text) return;
+  }
+  AtomicFile written(note.string());
+  FileDescriptor(written.temporary(), O_WRONLY | O_CREAT | O_TRUNC).write(text.data(), text.size());
+  written.commit();
 }
 
 // What the coordinator asks of this site; the same on all ranks.
@@ -208,7 +226,9 @@ class SiteJob {
   // this site's update.
   void check_recipe_of(const CheckpointReader& model) {
     const CheckpointState& state = model.state();
-    const std::array recipe{state.recipe, state.metadata, state.tokenizer};
+    auto notes = nlohmann::json::parse(state.metadata);
+    notes.erase("round_privacy");  // what was spent, of which the site has its own record
+    const std::array recipe{state.recipe, notes.dump(), state.tokenizer};
     if (!begun_with_) begun_with_ = recipe;
     require(recipe == begun_with_,
             "{}: the coordinator's model has another recipe, tokenizer or classes than this site began with; "
@@ -232,7 +252,8 @@ class SiteJob {
     privacy_ = recipe.privacy;
     if (speaks_ && (of_sums_.is_on() || trainer_->privacy_event(work.steps())))
       ledger_.emplace(
-          ledger_file().string(), of_sums_.is_on() ? std::string(to_string(of_sums_.unit)) : privacy_.unit,
+          ledger_path_ = ledger_file().string(),
+          of_sums_.is_on() ? std::string(to_string(of_sums_.unit)) : privacy_.unit,
           PrivacyBudget{privacy_.epsilon > 0 ? privacy_.epsilon : std::numeric_limits<double>::infinity(),
                         privacy_.is_on() || settings_.origin.contains("privacy.delta") ? privacy_.delta
                                                                                        : of_sums_.delta});
@@ -248,6 +269,7 @@ class SiteJob {
     for (const std::string& pattern : settings_.sharing.kept_private)
       never.push_back({pattern, Sharing::kept_private});
     kept_->check_private(never);
+    kept_->check_noise(of_sums_);
     require(!privacy_.is_on() || kept_->policy().experts().empty(),
             "the coordinator's sharing.by_tokens asks how many tokens each expert served, which reveals "
             "something about single records; a site with privacy.unit = \"{}\" does not report it",
@@ -267,7 +289,8 @@ class SiteJob {
     for (const auto& entry : fs::directory_iterator(directory_)) {
       const std::string name = entry.path().filename().string();
       require(
-          name != "update.json" && name != "unmasked.sqlite" && !name.starts_with("private-"),
+          name != kSpentNote && name != "update.json" && name != "unmasked.sqlite" &&
+              !name.starts_with("private-"),
           "{}: there were rounds here ({}), and the ledger of what they spent, {}, is missing; put it back, "
           "or set privacy.ledger to where it is; if what was sent in them is not to count, begin in another "
           "site.directory",
@@ -338,6 +361,7 @@ class SiteJob {
       if (!ledger_) return;
       PrivacySpend spent = spend_of(update, work);
       if (of_sums_.is_on()) spent.digest = random_name();
+      note_spending(directory_, ledger_path_);
       // Two noisy sums of the same drawn units reveal more than two of units drawn anew, which the ledger
       // assumes. So a sampled update is used once.
       if (of_sums_.rate < 1) WaitingUpdate::forget(directory_);
@@ -451,6 +475,7 @@ class SiteJob {
   std::optional<Site> site_;
   SiteRound round_;
   std::optional<PrivacyLedger> ledger_;
+  std::string ledger_path_;
   nlohmann::json agreed_;                                 // the terms, once there are some
   std::optional<std::array<std::string, 3>> begun_with_;  // recipe, metadata and tokenizer of the model
   RoundPrivacy of_sums_;

@@ -60,6 +60,13 @@ int inspect(const InspectArguments& arguments) {
     fmt::print("privacy of clients: {} rounds, epsilon {:.4f} at delta {}\n", spent.at("rounds").dump(),
                spent.at("epsilon").get<double>(), spent.at("delta").dump());
   }
+  if (const auto spent = metadata.value("round_privacy", nlohmann::json()); spent.contains("epsilon"))
+    fmt::print(
+        "privacy of each {}: {} rounds, epsilon {} at delta {}, with noise of {} in the last\n",
+        spent.at("unit").get<std::string>(), spent.at("rounds").dump(),
+        spent.at("epsilon").is_null() ? "infinite" : fmt::format("{:.4f}", spent.at("epsilon").get<double>()),
+        spent.value("delta", nlohmann::json()).dump(),
+        spent.value("noise_multiplier", nlohmann::json()).dump());
   const auto positions = metadata.value("data_position", nlohmann::json::object());
   for (const auto& [task, position] : positions.items())
     fmt::print("{}: next is epoch {}, batch {}\n", task, position.at("epoch").get<Index>(),

@@ -27,6 +27,7 @@ TEST_CASE("a shape counts its elements and refuses an overflow", "[tensor]") {
   CHECK(Shape{2, 3} != Shape{2, 3, 1});
   CHECK((Shape{Index{1} << 31, Index{1} << 31}.numel()) == Index{1} << 62);
   CHECK_THROWS_AS((Shape{Index{1} << 32, Index{1} << 31}.numel()), Error);
+  CHECK_THROWS_AS((Shape{Index{1} << 32, Index{1} << 31, 0}.numel()), Error);
   CHECK_THROWS_WITH((Shape{2, -1}.numel()),
                     "shape: [2, -1] has a negative extent or more elements than can be counted");
   CHECK_THROWS_WITH((Shape{1, 1, 1, 1, 1, 1, 1}), "shape: 7 dimensions, at most 6 are supported");

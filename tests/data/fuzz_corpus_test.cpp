@@ -3,6 +3,7 @@
 #include <string>
 
 #include "data/file.h"
+#include "tests/fuzz/checkpoint.h"
 #include "tests/fuzz/service.h"
 #include "tests/fuzz/targets.h"
 #include "tests/fuzz/transport.h"
@@ -20,7 +21,7 @@ TEST_CASE("the fuzzing corpora run without an error", "[data]") {
                Target{fuzz_emoji_names, "emoji_names"}, Target{fuzz_annotations, "annotations"},
                Target{fuzz_glue, "glue"}, Target{fuzz_coco, "coco"},
                Target{fuzz_secure_aggregation, "secure_aggregation"}, Target{fuzz_transport, "transport"},
-               Target{fuzz_service, "service"});
+               Target{fuzz_service, "service"}, Target{fuzz_checkpoint, "checkpoint"});
   std::int64_t files = 0;
   for (const std::string& folder : {corpus + target.name, images})
     for (const auto& file : std::filesystem::directory_iterator(folder)) {

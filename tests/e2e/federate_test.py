@@ -231,10 +231,36 @@ def test_kills():
     for one in [*(Started(f"damaged/{name}.log", site(name, "damaged")) for name in SITES), leader]:
         one.ends()
     assert_same_weights(calm, checkpoints("damaged")[-1])
-    run([PROGRAM, "federate", "audit", "damaged"], says=["4 entries hold"])
+    run([PROGRAM, "federate", "audit", "damaged"], says=["4 entries hold", "3 checkpoints are those of the transcript"])
+    assert [entry.get("repeated", False) for entry in entries("damaged")] == [False, False, False, True]
+    assert "warning: round 3 is in the transcript once more" in leader.log.read_text()
+    repeated_and_replaced(newest)
     for path in checkpoints("damaged"):
         path.write_text("something else")
     run(coordinator("damaged"), 1, ["its transcript has rounds, and none of its checkpoints is whole"])
+
+
+def repeated_and_replaced(newest):
+    """A checkpoint that differs from the transcript's is refused, unless its round was begun again after that entry."""
+    shutil.copytree("damaged", "replaced", ignore=shutil.ignore_patterns("*.log", *SITES))
+    path = Path("replaced", newest.name)
+    was = path.read_bytes()
+    path.write_bytes(was + b"more")  # which HDF5 does not mind
+    both = [hashlib.sha256(path.read_bytes()).hexdigest(), f"was {hashlib.sha256(was).hexdigest()}"]
+    run([PROGRAM, "federate", "audit", "replaced"], 1, [f"{path}: its SHA-256", *both])
+    run([PROGRAM, "federate", "audit", "replaced/transcript.jsonl"], says=["4 entries hold"])
+    run(coordinator("replaced", "--set=federation.keep=0"), 1, [f"{path}: its SHA-256", *both, "another file has taken its place"])
+    assert len(entries("replaced")) == 4
+    # As after a kill of a coordinator that had begun the third round again and saved its model.
+    with sqlite3.connect("replaced/rounds.sqlite") as database:
+        database.execute("INSERT OR REPLACE INTO repeated VALUES(2, 4)")
+    database.close()
+    leader = Started("replaced/coordinator.log", coordinator("replaced", "--set=federation.keep=0"))
+    leader.until("listens at port")
+    leader.kill()
+    last = entries("replaced")[-1]
+    assert len(entries("replaced")) == 5 and last["repeated"] and last["model_sha256"] == both[0], last
+    run([PROGRAM, "federate", "audit", "replaced"], says=["3 checkpoints are those of the transcript"])
 
 
 def test_straggler():
@@ -341,6 +367,10 @@ def test_strategy():
     assert_same_weights(calm, checkpoints("adam2")[-1])
     run([PROGRAM, "federate", "status", "adam2"], says=["3 rounds are over"])
     assert [entry["round"] for entry in entries("adam2")] == [1, 2, 3, 3]
+    # A coordinator that was killed before the repeated round was in the transcript would know that it was begun again.
+    with sqlite3.connect("adam2/rounds.sqlite") as database:
+        assert database.execute("SELECT round, lines FROM repeated").fetchall() == [(2, 3)]
+    database.close()
     # As after a kill before the last round was in the transcript: it is added with the strategy that made it, not the new one.
     transcript = Path("adam2/transcript.jsonl")
     transcript.write_text("".join(transcript.read_text().splitlines(keepends=True)[:-2]))
@@ -666,6 +696,13 @@ def test_shared_noise():
         log = leader.log.read_text()
         assert f"privacy of each {kind}: in 1 rounds" in log and f"epsilon {entry['privacy']['epsilon']:.4f}" in log, log
 
+        # What was spent is in the checkpoint, in the coordinator's status and in its gauges.
+        spent = f"{entry['privacy']['epsilon']:.4f}"
+        run([PROGRAM, "inspect", directory], says=[f"privacy of each {kind}: 1 rounds, epsilon {spent} at delta 1e-05, with noise of 3.0"])
+        run([PROGRAM, "federate", "status", directory], says=[f"; epsilon {spent} at delta 1e-05"])
+        gauge = re.search(r"\nconclave_epsilon ([\d.]+)\n", Path(directory, "metrics.prom").read_text())
+        assert f"{float(gauge.group(1)):.4f}" == spent, gauge
+
     # A site may have its own budget. It refuses to start if it requires more noise than the federation has.
     Path("noisy_budget").mkdir()
     leader = Started("noisy_budget/coordinator.log", secure_coordinator("noisy_budget", *kinds["record"][1], *of_records, f"--set=privacy.noise_multiplier={noise}", "--set=federation.start=public"))
@@ -702,6 +739,8 @@ def test_shared_noise():
                 "privacy.noise_multiplier=0": "wants noise", "secure_aggregation.clip_norm=0.1": "the largest norm of a site's sum"}
     for mistake, message in mistakes.items():
         run([*secure_coordinator("noisy_budget"), *kinds["record"][1], *of_records, "--set=privacy.noise_multiplier=1", f"--set={mistake}"], 2, [message])
+    narrow = ["--set=secure_aggregation.bits=16", "--set=privacy.unit=site", "--set=privacy.noise_multiplier=3", "--set=federation.start=public"]
+    run(secure_coordinator("narrow", *narrow), 1, ["no sum of the updates of 3 sites is possible", "take wider words"])
 
 
 def are_ready(directory, sites):
@@ -742,6 +781,19 @@ def test_noise_again():
         assert ("round 1: privacy has now been spent for it 2 times" in sites[name].log.read_text()) == (times == 2), name
 
 
+    # What was spent changes in the model's metadata from round to round; sites expect that.
+    options[-2:] = ["--set=federation.rounds=2"]
+    leader, sites = start_secure("noisy_rounds", *options)
+    for one in [*sites.values(), leader]:
+        one.ends()
+    first, second = (entry["privacy"]["epsilon"] for entry in entries("noisy_rounds"))
+    assert second > first
+    for path, spent, rounds in zip(checkpoints("noisy_rounds"), (first, second), (1, 2), strict=True):
+        with h5py.File(path) as file:
+            told = json.loads(file["state/metadata"][()])["round_privacy"]
+        assert told == {"unit": "site", "epsilon": spent, "delta": 1e-5, "noise_multiplier": 3, "rounds": rounds}, told
+
+
 def test_drawn_again():
     """Sampled records are in one noisy sum only: for another attempt, records are drawn anew, also after a kill."""
     make_public_start()
@@ -763,6 +815,9 @@ def test_drawn_again():
     sites["west"].kill()
     Path("noisy_drawn/west/masked.bin").unlink()
     leader.until("west is gone at sending masked updates")
+    # What it sent was spent, although the attempt failed and the update is forgotten, so its ledger must not begin anew elsewhere.
+    run(secure_site("east", "noisy_drawn", "--set=privacy.ledger=elsewhere.sqlite"), 1, ["there were rounds here (spent.txt)", "elsewhere.sqlite, is missing"])
+    assert Path("noisy_drawn/east/spent.txt").read_text() == f"{Path('noisy_drawn/east/privacy.sqlite').absolute()}\n"
     for name in ["east", "west"]:
         sites[name] = Started(f"noisy_drawn/{name}.log", secure_site(name, "noisy_drawn"))
     for one in [*sites.values(), leader]:
@@ -809,6 +864,20 @@ def test_noise_once():
     leader.kill()
     assert entries("noisy_site") == before
 
+    # What sums have spent is on record in the database, so a coordinator does not begin without it, or with an older one.
+    noisy = secure_coordinator("forgotten", *start, "--set=privacy.noise_multiplier=3")
+    shutil.copytree("noisy_site", "forgotten", ignore=shutil.ignore_patterns("*.log", *SECURE_SITES))
+    with sqlite3.connect("forgotten/rounds.sqlite") as database:
+        database.execute("DELETE FROM secure_attempts")
+    database.close()
+    run(noisy, 1, [f"have spent epsilon {before[0]['privacy']['epsilon']:.4f} at delta 1e-05, and by rounds.sqlite it is 0.0000"])
+    for path in Path("forgotten").glob("rounds.sqlite*"):
+        path.unlink()
+    for _ in range(2):  # it makes none, with which it would begin the next time
+        run(noisy, 1, ["there were rounds here (step-00000001.h5), and rounds.sqlite, the record of"])
+    Path("forgotten/step-00000001.h5").unlink()
+    run(noisy, 1, ["there were rounds here (transcript.jsonl)"])
+
     # Two sites wait for the third one that a sum needs. Then the coordinator goes on with the next round, with less noise.
     start[-1] = "--set=federation.rounds=3"
     leader, sites = start_secure("noisy_less", *start, "--set=privacy.noise_multiplier=3", members=["north", "south"])
@@ -832,7 +901,8 @@ def test_noise_once():
     epsilon = float(re.search(r"epsilon ([\d.]+)", spent.stdout).group(1)) + 1e-4
     budgeted = secure_coordinator("noisy_skipped", *start, "--set=privacy.noise_multiplier=30", f"--set=privacy.epsilon={epsilon}")
     Path("noisy_skipped").mkdir()
-    for says in ["round 1 of 3 begins", "round 1 of 3 is skipped"]:
+    once = float(re.search(r"epsilon ([\d.]+)", subprocess.run([PROGRAM, "privacy", "epsilon", "--noise=30", "--rate=1", "--steps=1", "--delta=1e-5"], capture_output=True, text=True, check=True).stdout).group(1))
+    for says in ["round 1 of 3 begins", f"reveal their difference, epsilon {once:.4f}"]:
         leader = Started("noisy_skipped/coordinator.log", budgeted)
         leader.until(says)
         leader.kill()

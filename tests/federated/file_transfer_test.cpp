@@ -60,6 +60,27 @@ TEST_CASE("file transfer: more pieces than one system call writes become a file"
   CHECK(digest_of(path) == digest_of_text(whole));
 }
 
+TEST_CASE("file transfer: how much has arrived is known without reading it") {
+  const TemporaryDirectory folder;
+  const std::string path = folder.path() + "/file";
+  const FileDigest expected{.bytes = std::uint64_t{1} << 40, .xxh3 = {}};
+  const std::string part = folder.write(IncomingFile::part_of("file", expected).string(), "");
+  std::filesystem::resize_file(part, std::uint64_t{1} << 39);  // holes, which take minutes to read
+  for (int asked = 0; asked < 100; ++asked)
+    CHECK(IncomingFile(path, expected).received() == std::uint64_t{1} << 39);
+}
+
+TEST_CASE("file transfer: a part on disk is read back before it is continued") {
+  const TemporaryDirectory folder;
+  const std::string path = folder.path() + "/file", whole = text(100'000);
+  const FileDigest expected = digest_of_text(whole);
+  const std::string_view first(whole.data(), 60'000), rest(whole.data() + 60'000, 40'000);
+  IncomingFile(path, expected).append(0, std::span(&first, 1), chunk_checksum(first));
+  IncomingFile(path, expected).append(60'000, std::span(&rest, 1), chunk_checksum(rest));
+  IncomingFile(path, expected).finish();
+  CHECK(read_file(path, "") == whole);
+}
+
 TEST_CASE("file transfer: nothing of a refused chunk is stored") {
   const TemporaryDirectory folder;
   const std::string whole = text(1000);

@@ -6,6 +6,7 @@
 #include <set>
 #include <thread>
 
+#include "core/clock.h"
 #include "federated/identity.h"
 #include "federated/secure_aggregation/site.h"
 #include "tests/data/temporary_directory.h"
@@ -14,6 +15,8 @@ using namespace conclave;
 using namespace conclave::secure_aggregation;
 using Phase = SecureRound::Phase;
 using Kits = std::vector<Kit>;
+
+using Catch::Matchers::Contains;
 
 namespace {
 
@@ -124,6 +127,37 @@ struct StartedRound {
 };
 
 }  // namespace
+
+TEST_CASE("SecureRound: sums without room for their noise are refused, and attempts pause") {
+  SecureOptions options{.enabled = true,
+                        .federation = "test",
+                        .width = 2,
+                        .privacy = {.unit = RoundPrivacy::Unit::site, .noise_multiplier = 1}};
+  constexpr std::uint64_t kMany = 1'000'000;
+  CHECK_THROWS_WITH(check_sums(options, kMany, 10), Contains("the updates of 10 sites is possible: secure "
+                                                             "aggregation: in words of 2 bytes, rounding"));
+  options.width = 4;
+  CHECK_NOTHROW(check_sums(options, kMany, 10));
+  options.width = 2;
+
+  const TemporaryDirectory folder;
+  Database database{":memory:"};
+  RoundBoard board{folder.path(), database};
+  std::string said;
+  SecureRound round(folder.path(), database, board, options, [&](const std::string& text) { said += text; });
+  std::vector<ReceivedUpdate> ready(kSites.size());
+  for (std::size_t i = 0; i < ready.size(); ++i) ready[i].site = kSites[i];
+  const Clock::time_point began = Clock::now();
+  CHECK_FALSE(round.attempt(kWork, kMany, ready));
+  CHECK(seconds_since(began) >= 1);
+  CHECK_THAT(said, Contains("the attempt at its sum failed: secure aggregation: in words of 2 bytes"));
+  std::jthread stop([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    round.stop();
+  });
+  CHECK_FALSE(round.attempt(kWork, kMany, ready));
+  CHECK(seconds_since(began) < 3);  // the second pause would be two seconds
+}
 
 TEST_CASE("sum_values depends on the clip norm, the weights and the noise") {
   const RoundPrivacy noise{.unit = RoundPrivacy::Unit::site, .noise_multiplier = 1};

@@ -148,6 +148,32 @@ TEST_CASE("files that are not checkpoints of this schema are refused with the re
   CHECK_THROWS_WITH(CheckpointReader(path + ".absent"), Contains("No such file"));
 }
 
+TEST_CASE("attributes of more elements than memory is there for are refused unread") {
+  const SharedDirectory directory;
+  const std::string good = read_file(save_on(test_world().size(), 1, directory.path(), 1));
+  // A copy whose `object` has the attribute `name` of `type`, filled with ones, instead of its own.
+  const auto with = [&](const char* object, const char* name, hid_t type, std::array<hsize_t, 2> extents) {
+    const std::string path = private_copy(directory, good);
+    const Hdf5Id file = open_hdf5(path, true);
+    const Hdf5Id owner(H5Oopen(file, object, H5P_DEFAULT), H5Oclose, object);
+    const Hdf5Id space(H5Screate_simple(2, extents.data(), nullptr), H5Sclose, name);
+    check_hdf5(H5Adelete(owner, name), name);
+    const Hdf5Id made(H5Acreate2(owner, name, type, space, H5P_DEFAULT, H5P_DEFAULT), H5Aclose, name);
+    const std::size_t bytes = H5Tget_size(type) * extents[0] * extents[1];
+    if (bytes > 0) check_hdf5(H5Awrite(made, type, std::string(bytes, 'a').data()), name);
+    return path;
+  };
+  const Hdf5Lock lock;
+  CHECK_THROWS_WITH(CheckpointReader(with("/", "format", hdf5_string(4000), {15, 1})),
+                    Contains("attribute format cannot be read: it is not one text"));
+  CHECK_THROWS_WITH(CheckpointReader(with("model/scale", "dtype", hdf5_string(4000), {15, 1})),
+                    Contains("tensor model/scale: attribute dtype cannot be read: it is not one text"));
+  // 2^60 times 16 bytes is 0 in 64 bits.
+  CHECK_THROWS_WITH(
+      CheckpointReader(with("model/scale", "xxh3_128", H5T_STD_U8LE, {hsize_t{1} << 60, 16})),
+      Contains("tensor model/scale: attribute xxh3_128 cannot be read: it is not [checksums, 16]"));
+}
+
 TEST_CASE("a tensor that is missing or has another shape or type is named") {
   Communicator& world = test_world();
   const SharedDirectory directory;

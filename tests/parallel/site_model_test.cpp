@@ -42,6 +42,28 @@ std::vector<float> numbers_in(const std::string& path) {
   return numbers;
 }
 
+TEST_CASE("a site keeps nothing private where a round's noise hides records or clients") {
+  const ProcessGrid grid = grid_of(1);
+  const SharedDirectory folder;
+  CheckpointWriter writer(folder.path(), grid.world(), 0, false);
+  writer.save(entries_of(grid, "model", 0), test_state(3));
+  REQUIRE(writer.wait()->saved);
+  const CheckpointReader base(checkpoint_path(folder.path(), 3));
+  const SharingRule own_expert{"*.experts.up[7]", Sharing::kept_private};
+  const SiteModel keeps(base, std::span(&own_expert, 1), folder.path(), grid);
+  const SiteModel shares(base, {}, folder.path(), grid);
+  using Unit = RoundPrivacy::Unit;
+  for (const Unit unit : {Unit::none, Unit::site, Unit::record, Unit::client}) {
+    const RoundPrivacy rounds{.unit = unit};
+    CHECK_NOTHROW(shares.check_noise(rounds));
+    if (rounds.is_within_sites())
+      CHECK_THROWS_WITH(keeps.check_noise(rounds),
+                        Catch::Matchers::Contains("a site would train them by its own sums, without noise"));
+    else
+      CHECK_NOTHROW(keeps.check_noise(rounds));
+  }
+}
+
 TEST_CASE("a site's control variate continues from its last accepted update") {
   for (const int expert_parallel : grid_shapes()) {
     if (kSiteRows % expert_parallel != 0) continue;
