@@ -7,7 +7,7 @@
 #include <sstream>
 
 #include "parallel/mpi_communicator.h"
-#include "tests/parallel/test_world.h"
+#include "tests/ranks/test_world.h"
 #include "tests/run_tests.h"
 
 namespace conclave {

@@ -9,7 +9,7 @@
 #include "autograd/nn/parameter_set.h"
 #include "data/dynamic_batcher.h"
 #include "recipes/bench/bench.h"
-#include "recipes/corpus.h"
+#include "recipes/corpus/corpus.h"
 #include "recipes/models/model.h"
 
 namespace conclave::bench {

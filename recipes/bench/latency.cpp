@@ -7,8 +7,8 @@
 
 #include "core/random.h"
 #include "recipes/bench/bench.h"
-#include "recipes/image_sampler.h"
-#include "recipes/predictor.h"
+#include "recipes/inference/image_sampler.h"
+#include "recipes/inference/predictor.h"
 
 namespace conclave::bench {
 namespace {

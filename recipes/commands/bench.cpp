@@ -9,7 +9,7 @@
 #include <utility>
 
 #include "recipes/commands/commands.h"
-#include "recipes/loaded_model.h"
+#include "recipes/models/loaded_model.h"
 
 namespace conclave::commands {
 namespace {

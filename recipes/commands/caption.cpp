@@ -6,9 +6,9 @@
 #include "core/clock.h"
 #include "data/image_transform.h"
 #include "recipes/commands/commands.h"
-#include "recipes/corpus.h"
-#include "recipes/loaded_model.h"
+#include "recipes/corpus/corpus.h"
 #include "recipes/measures/captions.h"
+#include "recipes/models/loaded_model.h"
 
 namespace conclave::commands {
 namespace {

@@ -15,7 +15,7 @@
 #include "core/print_line.h"
 #include "core/spelling.h"
 #include "recipes/commands/commands.h"
-#include "recipes/recipe.h"
+#include "recipes/settings/recipe.h"
 
 namespace conclave::commands {
 namespace {

@@ -9,11 +9,11 @@
 
 #include "federated/privacy/accountant.h"
 #include "parallel/device_world.h"
-#include "recipes/caption_writer.h"
-#include "recipes/image_sampler.h"
+#include "recipes/inference/caption_writer.h"
+#include "recipes/inference/image_sampler.h"
 #include "recipes/service/http_service.h"
 #include "recipes/service/load.h"
-#include "recipes/trainer.h"
+#include "recipes/training/trainer.h"
 
 namespace conclave::commands {
 

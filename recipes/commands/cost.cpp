@@ -3,9 +3,9 @@
 #include <algorithm>
 
 #include "recipes/commands/commands.h"
-#include "recipes/corpus.h"
-#include "recipes/loaded_model.h"
-#include "recipes/plugins.h"
+#include "recipes/corpus/corpus.h"
+#include "recipes/models/loaded_model.h"
+#include "recipes/settings/plugins.h"
 
 namespace conclave::commands {
 namespace {

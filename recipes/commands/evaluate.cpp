@@ -3,7 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "recipes/commands/commands.h"
-#include "recipes/split_evaluation.h"
+#include "recipes/evaluation/split_evaluation.h"
 
 namespace conclave::commands {
 namespace {

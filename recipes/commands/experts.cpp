@@ -7,11 +7,11 @@
 #include "data/file.h"
 #include "parallel/moe/balancer.h"
 #include "recipes/commands/commands.h"
-#include "recipes/expert_table.h"
-#include "recipes/expert_usage.h"
+#include "recipes/evaluation/expert_table.h"
+#include "recipes/evaluation/expert_usage.h"
+#include "recipes/evaluation/text_line.h"
 #include "recipes/plot/heat_map.h"
-#include "recipes/progress.h"
-#include "recipes/text_line.h"
+#include "recipes/training/progress.h"
 
 namespace conclave::commands {
 namespace {

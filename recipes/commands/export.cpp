@@ -8,8 +8,8 @@
 #include "data/file.h"
 #include "parallel/checkpoint/safetensors.h"
 #include "recipes/commands/commands.h"
-#include "recipes/exported_model.h"
-#include "recipes/loaded_model.h"
+#include "recipes/inference/exported_model.h"
+#include "recipes/models/loaded_model.h"
 #include "recipes/onnx/classifier.h"
 
 namespace conclave::commands {

@@ -19,8 +19,8 @@
 #include "federated/transcript.h"
 #include "federated/transport/coordinator.h"
 #include "recipes/commands/commands.h"
-#include "recipes/federation.h"
-#include "recipes/loaded_model.h"
+#include "recipes/models/loaded_model.h"
+#include "recipes/settings/federation.h"
 
 namespace conclave::commands {
 namespace {

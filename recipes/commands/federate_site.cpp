@@ -21,11 +21,11 @@
 #include "federated/sha256.h"
 #include "federated/transport/site.h"
 #include "recipes/commands/commands.h"
-#include "recipes/corpus.h"
-#include "recipes/federation.h"
-#include "recipes/loaded_model.h"
-#include "recipes/site_model.h"
-#include "recipes/waiting_update.h"
+#include "recipes/corpus/corpus.h"
+#include "recipes/federated/site_model.h"
+#include "recipes/federated/waiting_update.h"
+#include "recipes/models/loaded_model.h"
+#include "recipes/settings/federation.h"
 
 namespace conclave::commands {
 namespace {

@@ -6,10 +6,10 @@
 #include "core/clock.h"
 #include "data/file.h"
 #include "recipes/commands/commands.h"
-#include "recipes/corpus.h"
-#include "recipes/generated_check.h"
-#include "recipes/image_grid.h"
-#include "recipes/image_sampler.h"
+#include "recipes/corpus/corpus.h"
+#include "recipes/evaluation/generated_check.h"
+#include "recipes/inference/image_grid.h"
+#include "recipes/inference/image_sampler.h"
 
 namespace conclave::commands {
 namespace {

@@ -7,8 +7,8 @@
 #include "parallel/checkpoint/checkpoint_reader.h"
 #include "parallel/moe/balancer.h"
 #include "recipes/commands/commands.h"
-#include "recipes/expert_table.h"
-#include "recipes/loaded_model.h"
+#include "recipes/evaluation/expert_table.h"
+#include "recipes/models/loaded_model.h"
 
 namespace conclave::commands {
 namespace {

@@ -6,7 +6,7 @@
 #include <numeric>
 
 #include "recipes/commands/commands.h"
-#include "recipes/predictor.h"
+#include "recipes/inference/predictor.h"
 
 namespace conclave::commands {
 namespace {

@@ -6,8 +6,8 @@
 
 #include "parallel/checkpoint/checkpoint_writer.h"
 #include "recipes/commands/commands.h"
-#include "recipes/integer_state.h"
-#include "recipes/split_evaluation.h"
+#include "recipes/evaluation/split_evaluation.h"
+#include "recipes/models/integer_state.h"
 
 namespace conclave::commands {
 namespace {

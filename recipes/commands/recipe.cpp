@@ -5,9 +5,9 @@
 
 #include "core/text.h"
 #include "recipes/commands/commands.h"
-#include "recipes/federation.h"
-#include "recipes/plugins.h"
-#include "recipes/settings_text.h"
+#include "recipes/settings/federation.h"
+#include "recipes/settings/plugins.h"
+#include "recipes/settings/settings_text.h"
 
 namespace conclave::commands {
 namespace {

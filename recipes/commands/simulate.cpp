@@ -1,11 +1,11 @@
 #include <omp.h>
 
 #include "recipes/commands/commands.h"
-#include "recipes/federation.h"
+#include "recipes/federated/simulation.h"
 #include "recipes/metrics/metrics_writer.h"
-#include "recipes/plugins.h"
-#include "recipes/simulation.h"
-#include "recipes/use_precision.h"
+#include "recipes/settings/federation.h"
+#include "recipes/settings/plugins.h"
+#include "recipes/training/use_precision.h"
 
 namespace conclave::commands {
 namespace {

@@ -1,8 +1,8 @@
 #include <omp.h>
 
 #include "recipes/commands/commands.h"
-#include "recipes/core_share.h"
-#include "recipes/plugins.h"
+#include "recipes/settings/plugins.h"
+#include "recipes/training/core_share.h"
 
 namespace conclave::commands {
 

@@ -8,7 +8,7 @@
 
 #include "recipes/models/task.h"
 #include "recipes/models/token_head.h"
-#include "recipes/recipe.h"
+#include "recipes/settings/recipe.h"
 
 namespace conclave {
 

@@ -10,7 +10,7 @@
 #include "recipes/models/task.h"
 #include "recipes/models/token_head.h"
 #include "recipes/models/wide_classifier.h"
-#include "recipes/recipe.h"
+#include "recipes/settings/recipe.h"
 
 namespace conclave {
 

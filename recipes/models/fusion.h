@@ -7,7 +7,7 @@
 
 #include "autograd/nn/layers.h"
 #include "recipes/models/model_input.h"
-#include "recipes/recipe.h"
+#include "recipes/settings/recipe.h"
 
 namespace conclave {
 

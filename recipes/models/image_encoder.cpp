@@ -4,7 +4,7 @@
 #include <sstream>
 
 #include "core/kernels/pixels.h"
-#include "recipes/recipe_text.h"
+#include "recipes/settings/recipe_text.h"
 
 namespace conclave {
 namespace {

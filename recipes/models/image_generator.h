@@ -9,7 +9,7 @@
 
 #include "core/random.h"
 #include "recipes/models/task.h"
-#include "recipes/recipe.h"
+#include "recipes/settings/recipe.h"
 
 namespace conclave {
 

@@ -10,8 +10,8 @@
 #include "recipes/models/captioner.h"
 #include "recipes/models/classifier.h"
 #include "recipes/models/image_generator.h"
+#include "recipes/models/quantized_model.h"
 #include "recipes/models/trunk.h"
-#include "recipes/quantized_model.h"
 
 namespace conclave {
 

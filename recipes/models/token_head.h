@@ -5,7 +5,7 @@
 #include <optional>
 
 #include "autograd/nn/layers.h"
-#include "recipes/recipe.h"
+#include "recipes/settings/recipe.h"
 
 namespace conclave {
 

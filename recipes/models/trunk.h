@@ -13,7 +13,7 @@
 #include "parallel/moe/moe_layer.h"
 #include "recipes/models/image_encoder.h"
 #include "recipes/models/model_input.h"
-#include "recipes/recipe.h"
+#include "recipes/settings/recipe.h"
 
 namespace conclave {
 

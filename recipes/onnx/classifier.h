@@ -4,7 +4,7 @@
 
 #include <string>
 
-#include "recipes/loaded_model.h"
+#include "recipes/models/loaded_model.h"
 
 namespace conclave::onnx {
 

@@ -7,10 +7,10 @@
 #include <span>
 #include <vector>
 
-#include "recipes/caption_writer.h"
-#include "recipes/image_sampler.h"
-#include "recipes/loaded_model.h"
-#include "recipes/predictor.h"
+#include "recipes/inference/caption_writer.h"
+#include "recipes/inference/image_sampler.h"
+#include "recipes/inference/predictor.h"
+#include "recipes/models/loaded_model.h"
 #include "recipes/service/batch_queue.h"
 #include "recipes/service/engine.h"
 #include "recipes/service/inputs.h"

@@ -9,7 +9,7 @@
 #include <span>
 
 #include "core/text.h"
-#include "recipes/image_grid.h"
+#include "recipes/inference/image_grid.h"
 #include "recipes/service/base64.h"
 
 namespace conclave::service {

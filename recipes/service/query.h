@@ -12,9 +12,9 @@
 
 #include "core/error.h"
 #include "data/image.h"
-#include "recipes/caption_options.h"
-#include "recipes/sampler_options.h"
-#include "recipes/task_kind.h"
+#include "recipes/inference/caption_options.h"
+#include "recipes/inference/sampler_options.h"
+#include "recipes/models/task_kind.h"
 
 namespace conclave::service {
 

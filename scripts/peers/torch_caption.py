@@ -1,6 +1,6 @@
 """Writes captions for test emoji with a model that Conclave trained, in PyTorch on the CPU: for scripts/bench_peers.
 
-It is optimized for speed: batches as large as those of recipes/caption_writer.cpp; greedy search with cached keys and
+It is optimized for speed: batches as large as those of recipes/inference/caption_writer.cpp; greedy search with cached keys and
 values; images with channels last; fused attention; rows sorted by expert; finished texts leave the batch.
 
     conclave export RUN weights.safetensors
@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from emoji import picture, read as read_emoji
 from trained import Linear, Trunk, argument_parser, opened, timed
 
-BATCH = 32  # images per forward pass: recipes/caption_writer.cpp's kTexts
+BATCH = 32  # images per forward pass: recipes/inference/caption_writer.cpp's kTexts
 
 
 def images_of(split, side):

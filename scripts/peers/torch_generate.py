@@ -1,6 +1,6 @@
 """Generates images with a model that Conclave trained, in PyTorch on the CPU: for scripts/bench_peers.
 
-It is optimized for speed: batches as large as those of recipes/image_sampler.cpp, with each image and its unconditional
+It is optimized for speed: batches as large as those of recipes/inference/image_sampler.cpp, with each image and its unconditional
 guide in the same pass; fused attention; rows sorted by expert; values that are equal in all steps are computed once.
 
     conclave export RUN weights.safetensors

@@ -1,4 +1,4 @@
-// Gradients of the gate against numerical derivatives. tests/parallel/dispatcher_test.cpp tests the dispatch
+// Gradients of the gate against numerical derivatives. tests/ranks/dispatcher_test.cpp tests the dispatch
 // to the experts.
 #include <catch2/catch.hpp>
 

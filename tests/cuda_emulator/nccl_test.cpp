@@ -22,7 +22,7 @@
 #include "parallel/staged_communicator.h"
 #include "tests/core/values.h"
 #include "tests/cuda_emulator/emulator.h"
-#include "tests/parallel/test_world.h"
+#include "tests/ranks/test_world.h"
 
 namespace conclave {
 namespace {

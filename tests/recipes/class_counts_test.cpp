@@ -1,4 +1,4 @@
-#include "recipes/class_counts.h"
+#include "recipes/evaluation/class_counts.h"
 
 #include <catch2/catch.hpp>
 

@@ -1,5 +1,5 @@
 // The noise of simulated rounds is as large as epsilon assumes.
-#include "recipes/client_privacy.h"
+#include "recipes/federated/client_privacy.h"
 
 #include <algorithm>
 #include <catch2/catch.hpp>

@@ -1,5 +1,5 @@
 // Threads per rank for ranks on separate, equal and overlapping sets of cores.
-#include "recipes/core_share.h"
+#include "recipes/training/core_share.h"
 
 #include <catch2/catch.hpp>
 #include <vector>

@@ -1,8 +1,8 @@
-#include "recipes/corpus.h"
+#include "recipes/corpus/corpus.h"
 
 #include <catch2/catch.hpp>
 
-#include "recipes/expert_table.h"
+#include "recipes/evaluation/expert_table.h"
 #include "tests/data/temporary_directory.h"
 
 using namespace conclave;

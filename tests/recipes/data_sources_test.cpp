@@ -1,11 +1,11 @@
-#include "recipes/data_sources.h"
+#include "recipes/corpus/data_sources.h"
 
 #include <catch2/catch.hpp>
 #include <set>
 
 #include "data/bad_inputs.h"
 #include "data/dataset.h"
-#include "recipes/recipe.h"
+#include "recipes/settings/recipe.h"
 #include "tests/data/temporary_directory.h"
 
 namespace conclave {

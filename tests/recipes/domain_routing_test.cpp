@@ -1,4 +1,4 @@
-#include "recipes/domain_routing.h"
+#include "recipes/evaluation/domain_routing.h"
 
 #include <catch2/catch.hpp>
 

@@ -1,4 +1,4 @@
-#include "recipes/expert_table.h"
+#include "recipes/evaluation/expert_table.h"
 
 #include <catch2/catch.hpp>
 

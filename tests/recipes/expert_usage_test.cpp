@@ -1,4 +1,4 @@
-#include "recipes/expert_usage.h"
+#include "recipes/evaluation/expert_usage.h"
 
 #include <algorithm>
 #include <catch2/catch.hpp>

@@ -1,5 +1,5 @@
 // Lines of a log, and progress bars on terminals of many widths.
-#include "recipes/progress.h"
+#include "recipes/training/progress.h"
 
 #include <fcntl.h>
 #include <stdlib.h>

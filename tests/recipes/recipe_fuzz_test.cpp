@@ -2,7 +2,7 @@
 #include <catch2/catch.hpp>
 #include <random>
 
-#include "recipes/recipe.h"
+#include "recipes/settings/recipe.h"
 
 using namespace conclave;
 

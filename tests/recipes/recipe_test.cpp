@@ -1,5 +1,5 @@
 // Valid recipes, and the messages for mistakes in recipes.
-#include "recipes/recipe.h"
+#include "recipes/settings/recipe.h"
 
 #include <catch2/catch.hpp>
 #include <filesystem>
@@ -7,8 +7,8 @@
 #include <set>
 
 #include "data/glue.h"
-#include "recipes/recipe_fields.h"
-#include "recipes/recipe_text.h"
+#include "recipes/settings/recipe_fields.h"
+#include "recipes/settings/recipe_text.h"
 
 using namespace conclave;
 using Catch::Matchers::Contains;

@@ -1,7 +1,7 @@
 #include <catch2/catch.hpp>
 #include <filesystem>
 
-#include "recipes/federation.h"
+#include "recipes/settings/federation.h"
 
 using namespace conclave;
 namespace fs = std::filesystem;

@@ -1,8 +1,8 @@
-#include "recipes/task_kind.h"
+#include "recipes/models/task_kind.h"
 
 #include <catch2/catch.hpp>
 
-#include "recipes/recipe.h"
+#include "recipes/settings/recipe.h"
 
 namespace conclave {
 namespace {

@@ -1,4 +1,4 @@
-#include "recipes/text_line.h"
+#include "recipes/evaluation/text_line.h"
 
 #include <catch2/catch.hpp>
 

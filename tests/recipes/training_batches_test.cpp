@@ -1,4 +1,4 @@
-#include "recipes/training_batches.h"
+#include "recipes/corpus/training_batches.h"
 
 #include <algorithm>
 #include <catch2/catch.hpp>

@@ -1,4 +1,4 @@
-#include "recipes/use_precision.h"
+#include "recipes/training/use_precision.h"
 
 #include <catch2/catch.hpp>
 

@@ -1,4 +1,4 @@
-#include "recipes/waiting_update.h"
+#include "recipes/federated/waiting_update.h"
 
 #include <catch2/catch.hpp>
 #include <fstream>

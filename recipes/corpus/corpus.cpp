@@ -1,0 +1,142 @@
+#include "recipes/corpus/corpus.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "data/bad_inputs.h"
+#include "data/parts.h"
+#include "recipes/corpus/data_sources.h"
+#include "recipes/evaluation/text_line.h"
+#include "recipes/settings/recipe_text.h"
+
+namespace conclave {
+
+namespace {
+
+constexpr std::size_t kLongestWarning = 1000;  // code points; a warning may contain long names from the data
+
+ImageDataset read_source(const DataRecipe& data, const ImageRecipe& image, bool captions, BadInputs& bad) {
+  ImageDataset read =
+      data_source(data.source).read({.data = data, .side = image.size, .captions = captions}, bad);
+  for (ImageSplit* split : {&read.train, &read.validation, &read.test}) {
+    if (!data.has_images()) split->images = {};
+    if (!data.has_texts())
+      for (TextExample& example : split->examples) example.text.clear();
+  }
+  return read;
+}
+
+}  // namespace
+
+ImageDataset read_examples(const DataRecipe& data, const ImageRecipe& image, Communicator& world,
+                           bool captions) {
+  BadInputs bad(data.skip_bad);
+  ImageDataset read = read_source(data, image, captions, bad);
+  const auto warn = [&](std::string_view warning) {
+    if (world.rank() == 0) fmt::print(stderr, "conclave: warning: {}\n", one_line(warning, kLongestWarning));
+  };
+  for (const std::string& warning : bad.warnings()) warn(warning);
+  if (data.parts > 1)
+    keep_part(read,
+              {.parts = data.parts,
+               .by = data.parts_by,
+               .alpha = data.parts_alpha,
+               .seed = static_cast<std::uint64_t>(data.parts_seed)},
+              data.part);
+  if (!data.skip_bad) return read;
+  const std::string count = std::to_string(bad.count()), of_first = world.broadcast(count, 0);
+  require(
+      count == of_first,
+      "{} rows or images cannot be read here, but {} on rank 0; every rank needs the same data. The first "
+      "here: {}",
+      count, of_first, bad.count() > 0 ? bad.first() : "none");
+  if (bad.count() > 0)
+    warn(fmt::format("{} left out that cannot be read; the first: {}", count, bad.first()));
+  return read;
+}
+
+ImageSplit examples_for(TaskKind task, ImageSplit split, const std::vector<std::string>& class_names) {
+  if (!traits_of(task).captions) return split;
+  ImageSplit shown{{}, {split.images.shape, std::move(split.images.pixels), {}}};
+  for (std::size_t i = 0; i < split.examples.size(); ++i) {
+    const TextExample& example = split.examples[i];
+    const std::int32_t row = split.images.rows.empty() ? -1 : split.images.rows[i];
+    if (row < 0) continue;
+    const auto add = [&](const std::string& text) {
+      shown.examples.push_back({.text = text, .label = example.label});
+      shown.images.rows.push_back(row);
+    };
+    if (example.captions.empty()) add(class_names[static_cast<std::size_t>(example.label)]);
+    for (const std::string& caption : example.captions) add(caption);
+  }
+  return shown;
+}
+
+TokenizedSplit tokenize(TaskKind task, ImageSplit split, const std::optional<Tokenizer>& tokenizer,
+                        const DataRecipe& data) {
+  if (!traits_of(task).captions && !data.has_texts()) return without_texts(std::move(split));
+  if (split.images.size() == 0) return tokenizer->encode_split(split.examples, data.max_length);
+  return tokenizer->encode_split(std::move(split), data.max_length);
+}
+
+ModelSizes model_sizes(const DataRecipe& recipe, std::size_t classes,
+                       const std::optional<Tokenizer>& tokenizer, const ImageShape& image) {
+  return {.vocabulary = tokenizer ? tokenizer->vocabulary() : 0,
+          .max_length = recipe.max_length,
+          .classes = static_cast<Index>(classes),
+          .unknown_token = tokenizer ? tokenizer->unknown() : 0,
+          .end_token = tokenizer ? tokenizer->end() : 0,
+          .image = image};
+}
+
+ModelSizes Corpus::sizes(const DataRecipe& recipe) const {
+  return model_sizes(recipe, class_names.size(), tokenizer, tasks.front().train.images.shape);
+}
+
+void expect_same_classes(const std::string& checkpoint, const std::vector<std::string>& of_model,
+                         const std::vector<std::string>& of_data) {
+  const auto [one, other] = std::ranges::mismatch(of_model, of_data);
+  const auto name = [](const std::vector<std::string>& classes, auto at) {
+    return at == classes.end() ? std::string("none") : fmt::format("\"{}\"", recipe_text::readable(*at));
+  };
+  require(one == of_model.end() && other == of_data.end(),
+          "{}: the model has {} classes, and the data has {}; class {} is {} in the model and {} in the "
+          "data: give data with the same classes in the same order",
+          checkpoint, of_model.size(), of_data.size(), one - of_model.begin(), name(of_model, one),
+          name(of_data, other));
+}
+
+Corpus load_corpus(const Recipe& recipe, Communicator& world, const std::string& cache_directory,
+                   std::optional<Tokenizer> tokenizer) {
+  const DataRecipe& data = recipe.data;
+  ImageDataset read = read_examples(data, recipe.image, world, recipe.tasks.read_captions());
+  const bool in_domain = std::ranges::any_of(read.train.examples, &TextExample::in_domain);
+  require(in_domain || data.domain_name().empty(),
+          "data.{} = \"{}\": no training text belongs to this domain", data.domain_key(), data.domain_name());
+  std::vector<std::pair<TaskKind, ImageDataset>> tasks;
+  const std::vector<TaskKind> trained = recipe.tasks.trained();
+  for (const TaskKind task : trained) {
+    // The last task, mostly the only one, takes the data itself; the others take copies.
+    const auto take = [&](ImageSplit& split) {
+      return examples_for(task, task == trained.back() ? std::move(split) : split, read.class_names);
+    };
+    tasks.push_back({task, {{}, take(read.train), take(read.validation), take(read.test)}});
+  }
+  if (!tokenizer && recipe.has_texts()) {
+    tokenizer = Tokenizer::from_bytes(from_first(world, [&] {
+      std::vector<TextExample> texts;
+      for (const auto& [task, examples] : tasks)
+        std::ranges::copy_if(examples.train.examples, std::back_inserter(texts),
+                             [](const TextExample& example) { return !example.text.empty(); });
+      return Tokenizer::train(texts, data.vocabulary, cache_directory).bytes();
+    }));
+  }
+  Corpus corpus{std::move(read.class_names), tokenizer, {}};
+  for (auto& [task, examples] : tasks)
+    corpus.tasks.push_back({tokenize(task, std::move(examples.train), tokenizer, data),
+                            tokenize(task, std::move(examples.validation), tokenizer, data),
+                            tokenize(task, std::move(examples.test), tokenizer, data)});
+  return corpus;
+}
+
+}  // namespace conclave

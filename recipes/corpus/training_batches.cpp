@@ -1,0 +1,39 @@
+#include "recipes/corpus/training_batches.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "recipes/corpus/data_sources.h"
+
+namespace conclave {
+namespace {
+
+AugmentationOptions changes_of(const Recipe& recipe) {
+  const auto [red, green, blue] = data_source(recipe.data.source).background;
+  return {.padding = recipe.image.shift,
+          .flip = recipe.image.flip,
+          .erase = recipe.image.erase,
+          .fill = {red, green, blue},
+          .seed = static_cast<std::uint64_t>(recipe.run.seed)};
+}
+
+}  // namespace
+
+BatcherOptions training_batches(const Recipe& recipe, const Task& task) {
+  return {.tokens = recipe.train.batch_tokens,
+          .seed = static_cast<std::uint64_t>(recipe.run.seed),
+          .image_tokens = task.image_tokens(),
+          .augmentation = task.augments() ? std::optional(changes_of(recipe)) : std::nullopt};
+}
+
+double steps_of_epoch(const TrainRecipe& train, std::int64_t batches_per_epoch, double share) {
+  return static_cast<double>(batches_per_epoch) / static_cast<double>(train.accumulate) / share;
+}
+
+std::int64_t steps_of_epochs(const TrainRecipe& train, double steps_per_epoch) {
+  constexpr double kRounding = 1e-9;  // shares such as 1/3 are rounded, which must not add a step
+  const double steps = static_cast<double>(train.epochs) * steps_per_epoch;
+  return std::max<std::int64_t>(static_cast<std::int64_t>(std::ceil(steps * (1 - kRounding))), 1);
+}
+
+}  // namespace conclave

@@ -1,0 +1,86 @@
+#include "recipes/evaluation/split_evaluation.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "recipes/settings/recipe_text.h"
+
+namespace conclave {
+namespace {
+
+Task* task_of(Model& model, const std::string& name) {
+  std::string names;
+  for (Task* task : model.tasks()) {
+    if (name.empty() || task->name() == name) return task;
+    names.append(names.empty() ? "" : ", ").append(task->name());
+  }
+  fail("--task {}: the model was trained to {}", name, names);
+}
+
+// Numbers labels as the model does, which may have more classes than the data.
+void number_as(const std::vector<std::string>& of_model, const std::string& checkpoint, ImageDataset& data,
+               ImageSplit& split) {
+  if (data.class_names == of_model) return;
+  std::vector<std::int32_t> number;
+  for (const std::string& name : data.class_names) {
+    const auto found = std::ranges::find(of_model, name);
+    require(found != of_model.end(), "{}: the data has a class \"{}\", but the model was trained on: {}",
+            checkpoint, recipe_text::readable(name), fmt::join(of_model, ", "));
+    number.push_back(static_cast<std::int32_t>(found - of_model.begin()));
+  }
+  for (TextExample& example : split.examples) example.label = number[static_cast<std::size_t>(example.label)];
+  data.class_names = of_model;
+}
+
+// A table of texts as one split, with the recipe's column names but none of the settings of its source.
+DataRecipe table_of(const DataRecipe& data, const std::string& file) {
+  DataRecipe table;
+  table.source = "table";
+  table.train = file;
+  table.text_column = data.text_column;
+  table.label_column = data.label_column;
+  table.skip_bad = data.skip_bad;
+  table.max_length = data.max_length;
+  return table;
+}
+
+}  // namespace
+
+SplitEvaluation::SplitEvaluation(const std::string& checkpoint, const EvaluatedData& examples,
+                                 const std::string& task, const std::vector<std::string>& overrides,
+                                 const ProcessGrid& grid, bool calibrates)
+    : activations_("activations", 0, grid.device()),
+      loaded_(checkpoint, grid, overrides, calibrates),
+      task_(task_of(loaded_.model(), task)) {
+  const Recipe& recipe = loaded_.recipe();
+  const bool of_table = !examples.table.empty();
+  require(!of_table || (task_->kind() == TaskKind::classify && recipe.data.has_texts()),
+          "{}: a table has texts and their classes, which this model's task \"{}\" does not read",
+          loaded_.checkpoint(), task_->name());
+  const DataRecipe source = of_table ? table_of(recipe.data, examples.table) : recipe.data;
+  ImageDataset data = read_examples(source, recipe.image, grid.world(), traits_of(task_->kind()).captions);
+  ImageSplit& split = of_table ? data.train : data.split(examples.split);
+  number_as(loaded_.class_names(), loaded_.checkpoint(), data, split);
+  if (of_table && loaded_.tokenizer()->separator())  // a tab divides the two texts, as in `conclave predict`
+    for (TextExample& example : split.examples) {
+      TextExample pair = text_example(example.text, true);
+      example.text = std::move(pair.text);
+      example.pair = std::move(pair.pair);
+    }
+  ImageSplit chosen = examples_for(task_->kind(), std::move(split), data.class_names);
+  require(!chosen.examples.empty(), "{}: no examples",
+          of_table ? examples.table : "the " + examples.split + " split");
+  texts_ = chosen.examples;
+  tokens_ = tokenize(task_->kind(), std::move(chosen), loaded_.tokenizer(), recipe.data);
+  Recipe read = recipe;
+  read.data = source;
+  evaluator_ = std::make_unique<Evaluator>(
+      loaded_.model(), *task_, tokens_, read, activations_, grid,
+      calibrates ? std::optional(static_cast<std::uint64_t>(recipe.run.seed)) : std::nullopt);
+  evaluator_->plan();
+  activations_.seal(std::size_t{1} << 20);
+}
+
+}  // namespace conclave

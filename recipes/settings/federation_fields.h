@@ -1,0 +1,12 @@
+#pragma once
+
+#include "recipes/settings/federation.h"
+#include "recipes/settings/settings_tables.h"
+
+namespace conclave::settings {
+
+Tables tables_of(FederationSettings& settings);
+Tables tables_of(SiteSettings& settings);
+Tables tables_of(SimulationSettings& settings);
+
+}  // namespace conclave::settings
