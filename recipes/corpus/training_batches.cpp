@@ -26,6 +26,13 @@ BatcherOptions training_batches(const Recipe& recipe, const Task& task) {
           .augmentation = task.augments() ? std::optional(changes_of(recipe)) : std::nullopt};
 }
 
+BatcherOptions training_batches(const Recipe& recipe, const Task& task, const Communicator& world) {
+  BatcherOptions options = training_batches(recipe, task);
+  options.rank = world.rank();
+  options.ranks = world.size();
+  return options;
+}
+
 double steps_of_epoch(const TrainRecipe& train, std::int64_t batches_per_epoch, double share) {
   return static_cast<double>(batches_per_epoch) / static_cast<double>(train.accumulate) / share;
 }

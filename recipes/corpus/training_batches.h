@@ -2,6 +2,7 @@
 #pragma once
 
 #include "data/dynamic_batcher.h"
+#include "parallel/communicator.h"
 #include "recipes/models/task.h"
 #include "recipes/settings/recipe.h"
 
@@ -9,6 +10,8 @@ namespace conclave {
 
 /// As the recipe says: shuffled, with random changes of images if the task allows them; for one rank.
 BatcherOptions training_batches(const Recipe& recipe, const Task& task);
+/// The same for this rank of `world`.
+BatcherOptions training_batches(const Recipe& recipe, const Task& task, const Communicator& world);
 
 /// Steps in which a task with a `share` of the micro-batches sees each of its batches once, on average. Not a
 /// whole number in general: a step has train.accumulate micro-batches.

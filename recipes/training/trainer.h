@@ -1,5 +1,6 @@
 // Trains a model from a recipe: reads the data, plans the memory, steps, evaluates, saves, and says
-// how it goes. One object per run, on every rank; all of it is collective.
+// how it goes. One object per run, on every rank; all of it is collective. Its parts are in trainer.cpp
+// (start and loop), trainer_memory.cpp, trainer_step.cpp, trainer_checkpoints.cpp and trainer_rounds.cpp.
 #pragma once
 
 #include <atomic>
@@ -62,9 +63,14 @@ class NotFiniteError : public Error {
 
 class Trainer {
  public:
+  /// Reads the data, builds the model, plans the memory and, if environment.resume says so, loads a
+  /// checkpoint. `grid` must outlive this. Throws Error if the recipe, the data, the checkpoint or the folder
+  /// do not fit.
   Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironment environment);
   ~Trainer();
 
+  /// Trains to the last step, or until interrupted; then evaluates on the test splits. A checkpoint that
+  /// cannot be saved is a warning, and at the end is in TrainResult::unsaved. Throws NotFiniteError.
   TrainResult run();
 
   // The following is for a site of a federation, round by round, in place of run().
@@ -116,6 +122,9 @@ class Trainer {
   void draw_step_seed();
   void sum_clipped();
   void step();
+  void compute_gradients();
+  double sum_over_ranks();
+  void balance();
   void choose_rounding();
   double domain_strength() const;
   RandomStream stream_of(std::int64_t micro_batch) const;

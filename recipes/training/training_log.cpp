@@ -10,6 +10,10 @@
 
 namespace conclave {
 
+void warn_unsaved(std::int64_t step, const std::string& why) {
+  fmt::print(stderr, "conclave: warning: step {} was not saved: {}\n", step, why);
+}
+
 TrainingLog::TrainingLog(const Recipe& recipe, Model& model, Communicator& world,
                          const ProgressOptions& progress)
     : recipe_(recipe), model_(model), first_(world.rank() == 0), progress_(progress) {

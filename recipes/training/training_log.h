@@ -18,6 +18,9 @@
 
 namespace conclave {
 
+/// Says on standard error that a step's checkpoint was not saved; any thread.
+void warn_unsaved(std::int64_t step, const std::string& why);
+
 class TrainingLog {
  public:
   /// All arguments but the options must outlive the object.
