@@ -94,8 +94,8 @@ using BalancerFactory =
 /// built-in kinds are:
 ///   none       does nothing
 ///   aux_loss   a loss on uneven loads (Fedus et al. 2022, eq. 4: a E sum_e f_e P_e)
-///   bias       a bias of the selection (Wang et al. 2024, algorithm 1: b_e += gamma sign(mean load -
-///   load_e)) grad_norm  gradient normalization (parallel/moe/grad_norm.h)
+///   bias       a bias of the selection (Wang et al. 2024, algorithm 1: b += gamma sign(mean load - load))
+///   grad_norm  gradient normalization (parallel/moe/grad_norm.h)
 struct BalancerRegistration {
   BalancerRegistration(const std::string& name, BalancerFactory factory,
                        const char* mark = conclave_plugin_abi);
