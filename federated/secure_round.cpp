@@ -6,6 +6,7 @@
 
 #include "core/clock.h"
 #include "federated/identity.h"
+#include "federated/random_source.h"
 #include "federated/secure_aggregation/shared_noise.h"
 
 namespace conclave {
@@ -159,7 +160,7 @@ std::int64_t SecureRound::new_number(std::int64_t round) {
 std::optional<SecureRound::Sum> SecureRound::attempt(const RoundWork& work, std::uint64_t elements,
                                                      std::vector<ReceivedUpdate> ready) {
   const std::int64_t round = work.round;
-  std::erase_if(ready, [&](const ReceivedUpdate& update) { return left_out_.contains(update.site); });
+  leave_out(ready);
   std::vector<std::string> sites, certificates;
   for (const ReceivedUpdate& update : ready) {
     sites.push_back(update.site);
@@ -174,6 +175,20 @@ std::optional<SecureRound::Sum> SecureRound::attempt(const RoundWork& work, std:
   std::optional<Sum> result;
   try {
     const bool weighted = options_.most_examples > 0;
+    require(std::ssize(ready) >= options_.least,
+            "without the sites that lied, or one of each two that disagree, {} sites are ready, and "
+            "federation.quorum "
+            "needs {}: provision the federation without the sites named above, or start the coordinator "
+            "again with a "
+            "lower quorum",
+            ready.size(), options_.least);
+    require(std::ssize(ready) >= options_.least,
+            "without the sites that lied, or one of each two that disagree, {} sites are ready, and "
+            "federation.quorum "
+            "needs {}: provision the federation without the sites named above, or start the coordinator "
+            "again with a "
+            "lower quorum",
+            ready.size(), options_.least);
     const Agreement agreement = agree_among(options_, work, number, sites, elements_of(options_, elements));
     const RoundPrivacy& privacy = options_.privacy;
     const NoisyFormat format = format_of(options_, agreement);
@@ -206,7 +221,7 @@ std::optional<SecureRound::Sum> SecureRound::attempt(const RoundWork& work, std:
     say_(fmt::format("round {}: the attempt at its sum failed: {}", round + 1, error.what()));
   }
   changed_.wait(lock, [&] { return adding_ == 0; });
-  if (attempt_) leave_out_cheaters(round);
+  if (attempt_) note_liars(round);
   // The next attempt would probably fail in the same way.
   const bool told = attempt_.has_value();
   pause_ = told ? 0 : std::clamp(2 * pause_, kFirstPause, kLongestPause);
@@ -217,15 +232,45 @@ std::optional<SecureRound::Sum> SecureRound::attempt(const RoundWork& work, std:
   return result;
 }
 
-void SecureRound::leave_out_cheaters(std::int64_t round) {
-  for (const std::uint32_t number : attempt_->coordinator.cheaters()) {
-    const std::string& site = attempt_->terms.agreement.sites[number];
-    left_out_.insert(site);
-    say_(
-        fmt::format("warning: round {}: {} has sent false shares, or said so of others' good ones; it is "
-                    "left out of sums "
-                    "until the coordinator is started again",
-                    round + 1, site));
+void SecureRound::note_liars(std::int64_t round) {
+  const Coordinator& coordinator = attempt_->coordinator;
+  const auto& names = attempt_->terms.agreement.sites;
+  std::set<std::string> liars;
+  for (const std::uint32_t site : coordinator.cheaters()) liars.insert(names[site]);
+  for (const auto& [site, others] : coordinator.disagreements()) {
+    auto& all = disagreements_[names[site]];
+    for (const std::uint32_t other : others) all.insert(names[other]);
+    if (all.size() > coordinator.most_liars()) liars.insert(names[site]);
+  }
+  for (const std::string& site : liars)
+    if (left_out_.insert(site).second)
+      say_(fmt::format(
+          "warning: round {}: {} sent false shares, or said so of others' good ones; it is left out of "
+          "sums until the coordinator is started again",
+          round + 1, site));
+}
+
+void SecureRound::leave_out(std::vector<ReceivedUpdate>& ready) {
+  std::erase_if(ready, [&](const ReceivedUpdate& update) { return left_out_.contains(update.site); });
+  const auto weight = [&](const std::string& site) {
+    const auto found = disagreements_.find(site);
+    return found == disagreements_.end() ? std::size_t{0} : found->second.size();
+  };
+  SystemRandom random;
+  RandomBits bits(random);
+  for (std::size_t i = 0; i < ready.size();) {
+    const auto other = std::ranges::find_if(ready, [&](const ReceivedUpdate& update) {
+      const auto found = disagreements_.find(ready[i].site);
+      return found != disagreements_.end() && found->second.contains(update.site);
+    });
+    if (other == ready.end()) {
+      ++i;
+      continue;
+    }
+    const std::size_t mine = weight(ready[i].site), theirs = weight(other->site);
+    const bool me = mine != theirs ? mine > theirs : bits.below(2) == 0;
+    ready.erase(me ? ready.begin() + static_cast<std::ptrdiff_t>(i) : other);
+    i = 0;
   }
 }
 

@@ -179,8 +179,10 @@ class SecureRound {
   std::int64_t new_number(std::int64_t round);
   void end_phases(std::unique_lock<std::mutex>& lock, std::int64_t round);
 
-  /// Says which sites have cheated in the attempt, and leaves them out of later ones.
-  void leave_out_cheaters(std::int64_t round);
+  /// Notes which sites have lied in the attempt, or disagree; says which are left out of later ones.
+  void note_liars(std::int64_t round);
+  /// Takes sites out of `ready` that have lied, and of each two that disagree, one.
+  void leave_out(std::vector<ReceivedUpdate>& ready);
 
   std::filesystem::path directory_;
   Database& database_;
@@ -193,8 +195,9 @@ class SecureRound {
   double pause_ = 0;  // seconds after the last attempt
   std::optional<Attempt> attempt_;
   std::size_t adding_ = 0;          // masked updates that are being added; above 0, attempt_ stays
-  std::set<std::string> left_out_;  // sites that have cheated since the coordinator was started
-  std::mutex sum_mutex_;            // for adding to the sum; taken without mutex_
+  std::set<std::string> left_out_;  // sites that have lied since the coordinator was started
+  std::map<std::string, std::set<std::string>> disagreements_;  // by site, since the coordinator was started
+  std::mutex sum_mutex_;                                        // for adding to the sum; taken without mutex_
 };
 
 }  // namespace conclave

@@ -2,20 +2,12 @@
 
 #include <fmt/format.h>
 
-#include <numeric>
-#include <random>
 #include <utility>
 
 #include "federated/secure_aggregation/first_error.h"
 #include "federated/secure_aggregation/secret_sharing.h"
 
 namespace conclave::secure_aggregation {
-namespace {
-
-constexpr int kMostTries = 2000;  // choices of shares, until a secret is given up
-
-}  // namespace
-
 Coordinator::Coordinator(Agreement agreement)
     : agreement_((agreement.check(), std::move(agreement))), sum_(agreement_.ring, agreement_.length) {
   for (std::uint32_t site = 0; site < agreement_.sites.size(); ++site) awaited_.insert(awaited_.end(), site);
@@ -77,9 +69,9 @@ SharesDelivery Coordinator::delivery(std::uint32_t site) const {
   SharesDelivery delivery{round_->digest(), {}};
   for (const std::uint32_t from : round_->graph().sharing(site)) {
     if (!sharers_.contains(from)) continue;
-    const auto& shares = uploads_.at(from).shares;
-    delivery.shares.push_back(
-        {from, std::ranges::lower_bound(shares, site, {}, &SealedShares::other)->sealed});
+    SealedShares shares = *std::ranges::lower_bound(uploads_.at(from).shares, site, {}, &SealedShares::other);
+    shares.other = from;
+    delivery.shares.push_back(shares);
   }
   return delivery;
 }
@@ -89,12 +81,15 @@ void Coordinator::arrive(const MaskedInput& head, std::size_t size) {
   round_->check(head.context, head.sender);
   require(size == sum_.bytes(), "secure aggregation: a vector of {} bytes of site '{}', expected {}", size,
           agreement_.sites[head.sender], sum_.bytes());
-  require(
-      std::ranges::all_of(head.receipts, [&](const Receipt& receipt) { return round_->has(receipt.other); }),
-      "secure aggregation: site '{}' has shares of sites that are not in the roster",
-      agreement_.sites[head.sender]);
+  const auto owners = round_->graph().sharing(head.sender);
+  for (const auto* list : {&head.receipts, &head.expected})
+    require(std::ranges::all_of(
+                *list, [&](const Receipt& one) { return std::ranges::binary_search(owners, one.other); }),
+            "secure aggregation: site '{}' has receipts for sites that are not its neighbours",
+            agreement_.sites[head.sender]);
   arrive(Phase::mask, head.sender);
   receipts_[head.sender] = head.receipts;
+  expected_[head.sender] = head.expected;
 }
 
 void Coordinator::receive(const MaskedInput& message) {
@@ -150,31 +145,53 @@ void Coordinator::receive(const Unmasking& message) {
           "secure aggregation: site '{}' has other shares to unmask with than those asked for",
           agreement_.sites[message.sender]);
   arrive(Phase::unmask, message.sender);
-  for (const Unmasking::Part& part : message.parts) shares_[part.owner][message.sender] = part.share;
+  for (const Unmasking::Part& part : message.parts)
+    if (part.owner == message.sender || is_dealt(part, message.sender))
+      shares_[part.owner][message.sender] = part.share;
+    else
+      cheaters_.insert(message.sender);
 }
 
-// The two sites of a missing receipt would not consent. One of them has sent shares that nobody can open, or
-// says so of good ones; which one it is, is known if it disagrees with many.
+// Of an owner that has the share's holder among its neighbours, as receive() has checked.
+bool Coordinator::is_dealt(const Unmasking::Part& part, std::uint32_t holder) const {
+  const auto dealt =
+      std::ranges::lower_bound(uploads_.at(part.owner).shares, holder, {}, &SealedShares::other);
+  return dealt->commitments[part.dropped ? 1 : 0] ==
+         round_->share_commitment(part.share, part.dropped, part.owner, holder);
+}
+
+bool Coordinator::has_receipt(std::uint32_t from, std::uint32_t owner) const {
+  const auto find = [](const std::vector<Receipt>& list, std::uint32_t other) -> const Key* {
+    const auto found = std::ranges::lower_bound(list, other, {}, &Receipt::other);
+    return found != list.end() && found->other == other ? &found->token : nullptr;
+  };
+  const Key* const receipt = find(receipts_.at(from), owner);
+  if (!receipt || !survived(owner)) return receipt != nullptr;
+  const Key* const expected = find(expected_.at(owner), from);
+  return expected && *expected == sha256({*receipt});
+}
+
+std::size_t Coordinator::most_liars() const {
+  const Degrees& degrees = round_->graph().degrees();
+  return std::max<std::size_t>(
+      std::min<std::size_t>(agreement_.colluding, 2 * degrees.threshold - (degrees.sharing + 1) - 1), 1);
+}
+
+// The two sites of a missing receipt would not consent, or could not unmask. One of them has sent shares that
+// are none, or says so of good ones.
 void Coordinator::check_receipts() {
-  std::map<std::uint32_t, std::set<std::uint32_t>> disagree;
-  for (const std::uint32_t site : survivors_.sites)
-    for (const std::uint32_t from : round_->graph().sharing(site))
-      if (survived(from) && !std::ranges::binary_search(receipts_.at(site), from, {}, &Receipt::other)) {
-        disagree[site].insert(from);
-        disagree[from].insert(site);
-      }
-  if (disagree.empty()) return;
   std::string pairs;
-  for (const auto& [site, others] : disagree) {
-    if (others.size() > agreement_.colluding) cheaters_.insert(site);
-    for (const std::uint32_t other : others)
-      if (site < other && pairs.size() < 500)
-        pairs += fmt::format("{}'{}' and '{}'", pairs.empty() ? "" : ", ", agreement_.sites[site],
-                             agreement_.sites[other]);
-  }
-  fail(
-      "secure aggregation: shares were sent that cannot be opened, or that are said to be so, between sites "
-      "{}",
+  for (const std::uint32_t site : survivors_.sites)
+    for (const std::uint32_t from : round_->graph().sharing(site)) {
+      if (!sharers_.contains(from) || has_receipt(site, from)) continue;
+      disagreements_[from].insert(site);
+      if (!disagreements_[site].insert(from).second || pairs.size() > 500) continue;
+      pairs += fmt::format("{}'{}' and '{}'", pairs.empty() ? "" : ", ",
+                           agreement_.sites[std::min(site, from)], agreement_.sites[std::max(site, from)]);
+    }
+  require(
+      disagreements_.empty(),
+      "secure aggregation: shares were sent that cannot be used, or that are said to be so, between sites {}",
       pairs);
 }
 
@@ -190,41 +207,18 @@ Secret Coordinator::secret_of(std::uint32_t owner) {
   require(known.size() >= threshold,
           "secure aggregation: {} shares of a secret of site '{}' came, and {} are needed", known.size(),
           agreement_.sites[owner], threshold);
-  std::vector<std::uint32_t> senders;
   std::vector<Share> shares;
-  // Those of sites that are known to send false ones come last.
-  for (const bool false_ones : {false, true})
-    for (std::size_t i = 0; i < holders.size(); ++i)
-      if (const auto found = known.find(holders[i]);
-          found != known.end() && cheaters_.contains(holders[i]) == false_ones) {
-        senders.push_back(holders[i]);
+  for (const bool own : {false, true})  // there is no commitment to the owner's own share
+    for (std::size_t i = 0; i < holders.size() && shares.size() < threshold; ++i)
+      if (const auto found = known.find(holders[i]); found != known.end() && (holders[i] == owner) == own)
         shares.push_back({static_cast<std::uint16_t>(i + 1), found->second});
-      }
-  std::vector<std::size_t> order(shares.size());
-  std::iota(order.begin(), order.end(), std::size_t{0});
-  std::vector<Share> some(threshold);
-  const auto secret_by = [&] {
-    for (std::size_t i = 0; i < threshold; ++i) some[i] = shares[order[i]];
-    return reconstruct(some);
-  };
-  // If shares are false, tries others: one in 40 choices has no false one if 3 of 32 sites sent such.
-  std::mt19937_64 choice{owner};
-  Secret secret = secret_by();
+  const Secret secret = reconstruct(shares);
   if (is_secret_of(owner, secret)) return secret;
-  for (int tries = 0; !is_secret_of(owner, secret); secret = secret_by()) {
-    require(order.size() > threshold && ++tries < kMostTries,
-            "secure aggregation: the shares of a secret of site '{}' do not match its commitment or public "
-            "key: that site or a neighbour sent false ones",
-            agreement_.sites[owner]);
-    std::ranges::shuffle(order, choice);
-  }
-  const std::vector<std::size_t> good = order;
-  for (std::size_t i = threshold; i < good.size(); ++i) {  // in place of a good share: is it one, too?
-    order = good;
-    std::swap(order[0], order[i]);
-    if (!is_secret_of(owner, secret_by())) cheaters_.insert(senders[good[i]]);
-  }
-  return secret;
+  cheaters_.insert(owner);
+  fail(
+      "secure aggregation: the shares that site '{}' dealt of a secret do not match its commitment or public "
+      "key: it dealt false ones",
+      agreement_.sites[owner]);
 }
 
 std::vector<Mask> Coordinator::remaining_masks() {

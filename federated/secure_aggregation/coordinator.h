@@ -46,10 +46,15 @@ class Coordinator {
   const std::set<std::uint32_t>& arrived() const { return arrived_; }
   const std::set<std::uint32_t>& awaited() const { return awaited_; }
   void end_phase();
-  /// By rising number: sites that have shown that they do not keep to the protocol, if no more sites collude
-  /// than agreed. After `mask`: those that disagree with more than `colluding` other sites on whether shares
-  /// have come; after sum(): those that sent false shares to unmask with.
+  /// Sites that lied, after sum() or what it threw: they sent other shares to unmask with than they had, or
+  /// dealt shares of another secret than the one that they committed to. No site can make another one one of
+  /// these.
   const std::set<std::uint32_t>& cheaters() const { return cheaters_; }
+  /// By site: those with which it disagrees on whether shares have come; after `mask`. One of each two lies.
+  const std::map<std::uint32_t, std::set<std::uint32_t>>& disagreements() const { return disagreements_; }
+  /// A site that disagrees with more than so many others is the one that lies, if no more sites collude than
+  /// agreed.
+  std::size_t most_liars() const;
 
   const Roster& roster() const { return roster_; }
   SharesDelivery delivery(std::uint32_t site) const;
@@ -70,9 +75,12 @@ class Coordinator {
   bool survived(std::uint32_t site) const { return std::ranges::binary_search(survivors_.sites, site); }
   /// Holders, and the share that each sent.
   using Shares = std::map<std::uint32_t, Secret>;
-  /// The secret of which unmasking gave shares, although up to shares - `threshold` of them may be false.
+  /// The secret of which unmasking gave shares.
   Secret secret_of(std::uint32_t owner);
   bool is_secret_of(std::uint32_t owner, const Secret& secret) const;
+  bool is_dealt(const Unmasking::Part& part, std::uint32_t holder) const;
+  /// Whether `from` says that it has the shares of `owner`, and `owner`, if it has survived, that it says so.
+  bool has_receipt(std::uint32_t from, std::uint32_t owner) const;
   /// Throws Error if shares that were passed on have not come, according to their receiver.
   void check_receipts();
   /// The masks to add to the sum of the survivors' vectors, so that no mask is left in it.
@@ -88,10 +96,11 @@ class Coordinator {
   std::map<std::uint32_t, SharesUpload> uploads_;
   RingVector sum_;
   bool damaged_ = false;  // part of a vector was added, and the rest was not
-  std::map<std::uint32_t, std::vector<Receipt>> receipts_;  // by sender
+  std::map<std::uint32_t, std::vector<Receipt>> receipts_, expected_;  // by sender
   Survivors survivors_;
   std::map<std::uint32_t, Consent> consents_;
   std::set<std::uint32_t> cheaters_;
+  std::map<std::uint32_t, std::set<std::uint32_t>> disagreements_;
   std::map<std::uint32_t, Shares> shares_;  // by owner: shares of the one secret that unmasking asks for
 };
 

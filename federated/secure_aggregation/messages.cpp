@@ -79,12 +79,17 @@ Advertisement read_advertisement(WireReader& in, const Key& context, std::uint32
 
 void write_shares(WireWriter& out, const std::vector<SealedShares>& shares) {
   out.u32(static_cast<std::uint32_t>(shares.size()));
-  for (const SealedShares& share : shares) out.u32(share.other).raw(share.sealed);
+  for (const SealedShares& share : shares)
+    out.u32(share.other).raw(share.sealed).raw(share.commitments[0]).raw(share.commitments[1]);
 }
 std::vector<SealedShares> read_shares(WireReader& in) {
-  std::vector<SealedShares> shares(in.count(4 + kSealedShares));
+  std::vector<SealedShares> shares(in.count(4 + kSealedShares + 2 * 32));
   Rising others;
-  for (SealedShares& share : shares) share = {others.next(in), in.array<kSealedShares>()};
+  for (SealedShares& share : shares) {
+    share.other = others.next(in);
+    share.sealed = in.array<kSealedShares>();
+    for (Key& commitment : share.commitments) commitment = in.array<32>();
+  }
   return shares;
 }
 
@@ -182,12 +187,13 @@ SharesDelivery SharesDelivery::decode(ByteView bytes) {
   return delivery;
 }
 
-std::size_t MaskedInput::most_head(std::size_t sites) { return 1 + 1 + 32 + 4 + 4 + sites * (4 + 32); }
+std::size_t MaskedInput::most_head(std::size_t sites) { return 1 + 1 + 32 + 4 + 2 * (4 + sites * (4 + 32)); }
 Bytes MaskedInput::encode() const {
   WireWriter out = begin(Kind::masked_input, context);
-  out.reserve(most_head(receipts.size()) + packed.size());
+  out.reserve(most_head(std::max(receipts.size(), expected.size())) + packed.size());
   out.u32(sender);
   write_receipts(out, receipts);
+  write_receipts(out, expected);
   out.raw(packed);
   return out.take();
 }
@@ -197,6 +203,7 @@ MaskedInput MaskedInput::decode(ByteView bytes) {
   input.context = read_context(in, Kind::masked_input);
   input.sender = in.u32();
   input.receipts = read_receipts(in);
+  input.expected = read_receipts(in);
   const ByteView packed = in.rest();
   input.packed.assign(packed.begin(), packed.end());
   return input;

@@ -32,11 +32,14 @@ struct Roster {
   static Roster decode(ByteView bytes);
 };
 
-/// One site's shares of its two secrets for one other site, encrypted.
+/// One site's shares of its two secrets for one other site, encrypted, and commitments to them
+/// (RoundContext::share_commitment): whoever opens the shares, or is shown one at the end, knows whether they
+/// are those that were dealt.
 inline constexpr std::size_t kSealedShares = 2 * 32 + kSealBytes;
 struct SealedShares {
   std::uint32_t other = 0;  ///< on the way to the coordinator: the recipient; from the coordinator: the owner
   std::array<std::byte, kSealedShares> sealed{};
+  std::array<Key, 2> commitments{};  ///< to the share of the seed, and of the masking key
 };
 
 /// Phase 1, from a site: shares of its two secrets, for its sharing neighbours.
@@ -60,8 +63,8 @@ struct SharesDelivery {
 };
 
 /// A site's word to one of its sharing neighbours that the neighbour's shares have come, so that the two have
-/// a mask in common if they are masking neighbours. Only they can compute it: the coordinator can pass it on
-/// or hold it back, and not make it up.
+/// a mask in common if they are masking neighbours. Only they can compute the token: the coordinator can pass
+/// it on or hold it back, and not make it up.
 struct Receipt {
   std::uint32_t other = 0;  ///< on the way to the coordinator: for whom; from the coordinator: whose
   Key token{};
@@ -72,6 +75,7 @@ struct MaskedInput {
   Key context{};  ///< the roster's digest
   std::uint32_t sender = 0;
   std::vector<Receipt> receipts;  ///< for all sites whose shares have come
+  std::vector<Receipt> expected;  ///< of all sharing neighbours, with the SHA-256 of their tokens
   Bytes packed;
 
   /// Bytes before `packed`, which is the rest, at most, in a round of `sites`.

@@ -22,7 +22,8 @@
 // after n - least random sites dropped out. With probability 1 - 2^-100, no site has so many colluding
 // neighbours, 2 * threshold - shares, that both of its secrets could be reconstructed; and the honest
 // survivors are connected, if the dropouts do not depend on the order. A coordinator that chooses which sites
-// drop out can cut the ring in two places. It then learns the sums over two parts, each of at least
+// drop out, whose shares arrive, and who is told of which survivors, can cut the ring into parts, because a
+// site asks for the consent of its neighbours only. It then learns the sums over the parts, each of at least
 // `threshold` sites less the colluding neighbours. If no smaller number of neighbours meets these bounds, all
 // sites share with all.
 //

@@ -56,6 +56,12 @@ Secret RoundContext::share_key(const Secret& encryption_key, std::uint32_t self,
   return key_between(encryption_key, self, from, to, "shares");
 }
 
+Key RoundContext::share_commitment(const Secret& share, bool of_masking_key, std::uint32_t owner,
+                                   std::uint32_t holder) const {
+  const Bytes what = label(of_masking_key ? "share of a masking key" : "share of a seed", owner, holder);
+  return sha256({what, share.bytes()});
+}
+
 Key RoundContext::receipt(const Secret& encryption_key, std::uint32_t self, std::uint32_t from,
                           std::uint32_t to) const {
   return key_between(encryption_key, self, from, to, "receipt").bytes();

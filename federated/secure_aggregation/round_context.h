@@ -36,6 +36,10 @@ class RoundContext {
   Secret share_key(const Secret& encryption_key, std::uint32_t self, std::uint32_t from,
                    std::uint32_t to) const;
 
+  /// A commitment to the share of one of the owner's secrets that is for `holder`. It hides the share, which
+  /// is random.
+  Key share_commitment(const Secret& share, bool of_masking_key, std::uint32_t owner,
+                       std::uint32_t holder) const;
   /// The token of the Receipt from `from` to `to`, one of which is `self`.
   Key receipt(const Secret& encryption_key, std::uint32_t self, std::uint32_t from, std::uint32_t to) const;
 

@@ -73,6 +73,8 @@ SharesUpload Site::share(const Roster& roster) {
     SealedShares& shares = upload.shares.emplace_back();
     shares.other = holders[i];
     std::ranges::copy(sealed, shares.sealed.begin());
+    shares.commitments = {round_->share_commitment(seeds[i].value, false, self_, holders[i]),
+                          round_->share_commitment(keys[i].value, true, self_, holders[i])};
   }
   leave(Phase::mask);
   return upload;
@@ -96,22 +98,28 @@ MaskedInput Site::mask(const SharesDelivery& delivery, std::span<const std::int6
     } catch (const Error&) {  // they count as not come; the coordinator sees that there is no receipt
       continue;
     }
-    HeldShares& held = held_[from];
+    HeldShares held;
     std::copy_n(both.begin(), 32, held.seed.bytes().begin());
     std::copy_n(both.begin() + 32, 32, held.masking_key.bytes().begin());
     OPENSSL_cleanse(both.data(), both.size());
+    if (shares.commitments[0] == round_->share_commitment(held.seed, false, from, self_) &&
+        shares.commitments[1] == round_->share_commitment(held.masking_key, true, from, self_))
+      held_[from] = held;
   }
   require(held_.size() >= graph.degrees().threshold,
           "secure aggregation: shares of {} sites came, and {} are needed", held_.size(),
           graph.degrees().threshold);
 
   std::vector<Mask> masks = {round_->own_mask(seed_, self_)};
-  MaskedInput input{.context = round_->digest(), .sender = self_, .receipts = {}, .packed = {}};
+  MaskedInput input{
+      .context = round_->digest(), .sender = self_, .receipts = {}, .expected = {}, .packed = {}};
   for (const std::uint32_t other : graph.masking(self_))
     if (held_.contains(other)) masks.push_back(round_->pair_mask(masking_key_, self_, other));
-  for (const std::uint32_t other : owners)
+  for (const std::uint32_t other : owners) {
     if (held_.contains(other))
       input.receipts.push_back({other, round_->receipt(encryption_key_, self_, self_, other)});
+    input.expected.push_back({other, sha256({round_->receipt(encryption_key_, self_, other, self_)})});
+  }
   input.packed = masked(agreement_.ring, vector, masks);
   leave(Phase::consent);
   return input;

@@ -35,8 +35,8 @@ class Site {
   /// Refuses a roster that lacks this site's own keys, has a wrong signature, or has too few sites.
   SharesUpload share(const Roster& roster);
   /// `vector` [agreement.length]: integers, with noise already added; only their values modulo 2^bits matter.
-  /// Shares that were altered count as not come. Refuses shares of too few neighbours to reconstruct a
-  /// secret.
+  /// Shares that cannot be opened, or are not those that were committed to, count as not come. Refuses shares
+  /// of too few neighbours to reconstruct a secret.
   MaskedInput mask(const SharesDelivery& delivery, std::span<const std::int64_t> vector);
   /// Refuses survivors that lack this site, are fewer than `least`, or include a neighbour whose shares never
   /// came here, or to which this site's never came: one of the two has no mask for the other, as each of them

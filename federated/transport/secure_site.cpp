@@ -128,6 +128,11 @@ class Unmasked {
     if (!database_.has_column("unmasked", "made"))  // a file of an earlier version
       database_.run("ALTER TABLE unmasked ADD COLUMN made TEXT DEFAULT ''");
   }
+  /// Before anything is sent: a sum with noise is over if this site has helped with one.
+  void check_first(bool noisy) const {
+    auto rows = database_.prepare("SELECT 1 FROM unmasked WHERE round = ?1");
+    if (noisy && rows.bind(round_).next()) refuse_other_noise();
+  }
   void check(const std::string& sites, const std::string& made, bool noisy) const {
     auto rows = database_.prepare("SELECT sites, made FROM unmasked WHERE round = ?1");
     rows.bind(round_);
@@ -142,17 +147,22 @@ class Unmasked {
             "weighted or rounded in another way, and this site helped with one before: the two would reveal "
             "their difference. If you know that this is another federation, remove {}",
             round_ + 1, file_);
-    require(!noisy,
-            "round {}: the coordinator asks for its sum once more, with other noise, and this site helped "
-            "with one before: the two together would reveal more than was accounted for. If you know that "
-            "this is another federation, remove {}",
-            round_ + 1, file_);
+    if (noisy) refuse_other_noise();
   }
   void add(const std::string& sites, const std::string& made) {
     database_.prepare("INSERT OR IGNORE INTO unmasked VALUES(?1, ?2, ?3)").bind(round_, sites, made).run();
   }
 
  private:
+  [[noreturn]] void refuse_other_noise() const {
+    fail(
+        "round {}: the coordinator asks for its sum once more, with other noise, and this site helped with "
+        "one "
+        "before: the two together would reveal more than was accounted for. If you know that this is another "
+        "federation, remove {}",
+        round_ + 1, file_);
+  }
+
   std::string file_;
   Database database_;
   std::int64_t round_;
@@ -232,6 +242,8 @@ void Site::take_part(const SiteRound& round, const std::filesystem::path& update
   const auto told = [&](Message::Kind kind, const Bytes& body) {
     return exchange(round, terms.attempt(), kind, text_of(body));
   };
+  Unmasked unmasked(options_.directory, round.round);
+  unmasked.check_first(round.privacy.is_on());
   secure_aggregation::Site site(agreement, static_cast<std::uint32_t>(self), identity, source_);
   const auto roster = Roster::decode(bytes_of(told(Message::ADVERTISE, site.advertise().encode())));
   const Bytes shares = of_others([&] { return site.share(roster).encode(); });
@@ -268,9 +280,9 @@ void Site::take_part(const SiteRound& round, const std::filesystem::path& update
   for (const std::uint32_t one : survivors.sites)
     names += (names.empty() ? "" : ", ") + (one < agreement.sites.size() ? agreement.sites[one] : "?");
   const std::string made = fmt::format("{} bytes {}", agreement.values, agreement.ring.width);
-  Unmasked unmasked(options_.directory, round.round);
   unmasked.check(names, made, round.privacy.is_on());
-  const auto consents = Consents::decode(bytes_of(told(Message::CONSENT, site.consent(survivors).encode())));
+  const Bytes consent = of_others([&] { return site.consent(survivors).encode(); });
+  const auto consents = Consents::decode(bytes_of(told(Message::CONSENT, consent)));
   const Unmasking unmasking = of_others([&] { return site.unmask(consents); });
   unmasked.add(names, made);
   told(Message::UNMASK, unmasking.encode());

@@ -1124,6 +1124,8 @@ def test_provision():
     moved = run([*provision, "--set=federation.address=elsewhere:9"])
     for name in SITES:  # the kits may already be at the sites
         assert f"pieces/{name}/site.toml: site.address is localhost:" in moved and "federation.address elsewhere:9" in moved, moved
+    low = ["--set=secure_aggregation.enabled=true", '--set=federation.sites=["a", "b", "c", "d", "e", "f"]', "--set=federation.quorum=3", "--set=federation.kits=low"]
+    assert "federation.quorum = 3 of 6 sites" in run([*provision, *low]) and "4 or more" in run([*provision, *low])
     Path("fewer.toml").write_text(FEDERATION.format(port=1).replace('"north", "south"', '"north"'))
     provision[3] = "fewer.toml"
     one = ["--set=federation.sites=lock", "--set=federation.kits=locked", "--set=federation.directory=locked"]

@@ -16,16 +16,18 @@ std::vector<Bytes> examples() {
   Advertisement others = keys;
   others.sender = 9;
   others.signature.clear();
-  const std::vector<SealedShares> shares = {{1, {}}, {4, {}}};
-  return {keys.encode(),
-          Roster{kContext, {keys, others}}.encode(),
-          SharesUpload{kContext, 3, Key{}, shares}.encode(),
-          SharesDelivery{kContext, shares}.encode(),
-          MaskedInput{kContext, 3, {{1, kContext}, {4, {}}}, Bytes(12, std::byte{1})}.encode(),
-          Survivors{kContext, {0, 2, 3}, {{0, kContext}, {3, {}}}}.encode(),
-          Consent{kContext, 3, Bytes(70)}.encode(),
-          Consents{kContext, {{kContext, 1, Bytes(70)}, {kContext, 2, Bytes(71)}}}.encode(),
-          Unmasking{kContext, 3, {{1, false, Secret(kContext)}, {2, true, Secret()}}}.encode()};
+  const std::vector<SealedShares> shares = {{1, {}, {kContext, Key{}}}, {4, {}, {}}};
+  return {
+      keys.encode(),
+      Roster{kContext, {keys, others}}.encode(),
+      SharesUpload{kContext, 3, Key{}, shares}.encode(),
+      SharesDelivery{kContext, shares}.encode(),
+      MaskedInput{kContext, 3, {{1, kContext}, {4, {}}}, {{1, {}}, {4, kContext}}, Bytes(12, std::byte{1})}
+          .encode(),
+      Survivors{kContext, {0, 2, 3}, {{0, kContext}, {3, {}}}}.encode(),
+      Consent{kContext, 3, Bytes(70)}.encode(),
+      Consents{kContext, {{kContext, 1, Bytes(70)}, {kContext, 2, Bytes(71)}}}.encode(),
+      Unmasking{kContext, 3, {{1, false, Secret(kContext)}, {2, true, Secret()}}}.encode()};
 }
 
 using Decode = Bytes (*)(ByteView);

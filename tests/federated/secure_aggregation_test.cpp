@@ -139,31 +139,47 @@ TEST_CASE("secure aggregation: sites with different rosters cannot exchange shar
                     Catch::Contains("shares of 1 sites came, and 4 are needed"));
 }
 
-TEST_CASE("secure aggregation: shares that nobody can open, or a site that says so, are found out") {
+// Site 3 of 6 lies about shares, to one site or to all, and may leave afterwards.
+TEST_CASE("secure aggregation: who lies about shares disagrees with the others before anything is unmasked") {
+  enum class Lie { unopenable, not_committed, no_receipt, false_receipt, false_expectation };
+  const auto lie = GENERATE(Lie::unopenable, Lie::not_committed, Lie::no_receipt, Lie::false_receipt,
+                            Lie::false_expectation);
+  const bool to_all = GENERATE(true, false), of_shares = lie == Lie::unopenable || lie == Lie::not_committed;
+  const bool leaves = of_shares && GENERATE(true, false);
+  const auto concerns = [&](std::uint32_t other) { return to_all || other == 5; };
   TestRound round(agreement_among(6, 3));
   round.advertise();
-  const bool false_shares = GENERATE(true, false), of_all = GENERATE(true, false);
   for (Site& site : round.sites) {
     SharesUpload upload = site.share(round.coordinator.roster());
-    if (false_shares && upload.sender == 3)
-      for (SealedShares& shares : upload.shares)
-        if (of_all || shares.other == 5) shares.sealed[7] ^= std::byte{1};
+    for (SealedShares& shares : upload.shares)
+      if (of_shares && upload.sender == 3 && concerns(shares.other))
+        (lie == Lie::unopenable ? shares.sealed[7] : shares.commitments[1][7]) ^= std::byte{1};
     round.coordinator.receive(upload);
   }
   round.coordinator.end_phase();
   for (std::uint32_t site = 0; site < 6; ++site) {
     MaskedInput input =
         round.sites[site].mask(round.coordinator.delivery(site), std::vector<std::int64_t>(3));
-    if (!false_shares && site == 3)
-      std::erase_if(input.receipts, [&](const Receipt& receipt) { return of_all || receipt.other == 5; });
-    round.coordinator.receive(input);
+    if (site == 3 && leaves) continue;
+    if (site == 3 && lie == Lie::no_receipt)
+      std::erase_if(input.receipts, [&](const Receipt& receipt) { return concerns(receipt.other); });
+    for (Receipt& receipt : lie == Lie::false_receipt ? input.receipts : input.expected)
+      if (site == 3 && (lie == Lie::false_receipt || lie == Lie::false_expectation) &&
+          concerns(receipt.other))
+        receipt.token[9] ^= std::byte{1};
+    round.coordinator.receive(TestRound::sent(input));
   }
   CHECK_THROWS_WITH(round.coordinator.end_phase(), Catch::Contains("'site 3' and 'site 5'"));
-  // One of six may collude, so a site that disagrees with one other may be the honest one.
-  CHECK(round.coordinator.cheaters() == (of_all ? std::set<std::uint32_t>{3} : std::set<std::uint32_t>{}));
+  const auto& disagreements = round.coordinator.disagreements();
+  REQUIRE(disagreements.size() == (to_all ? 6 : 2));
+  CHECK(disagreements.at(3).size() == (to_all ? 5 : 1));
+  CHECK(disagreements.at(5) == std::set<std::uint32_t>{3});
+  CHECK(round.coordinator.most_liars() == 1);
+  CHECK(round.coordinator.cheaters().empty());
 }
 
-TEST_CASE("secure aggregation: false shares to unmask with are found out, and the sum is exact") {
+TEST_CASE(
+    "secure aggregation: holders that send false shares to unmask with are named, and the sum is exact") {
   const std::size_t n = GENERATE(6u, 32u);
   const Agreement agreement = agreement_among(n, 3);
   TestRound round(agreement);
@@ -173,21 +189,36 @@ TEST_CASE("secure aggregation: false shares to unmask with are found out, and th
   round.share();
   round.mask(vectors);
   round.consent();
-  const std::set<std::uint32_t> liars =
-      n == 6 ? std::set<std::uint32_t>{0} : std::set<std::uint32_t>{0, 7, 9};
+  std::set<std::uint32_t> liars{0};
+  for (std::uint32_t site = 20; site + 1 < n - agreement.least + 20 && n == 32; ++site) liars.insert(site);
   std::vector<std::uint32_t> counted;
   for (std::uint32_t site = 0; site < n; ++site) {
     if (site == 1) continue;
     counted.push_back(site);
     Unmasking parts = round.sites[site].unmask(round.coordinator.consents(site));
-    if (liars.contains(site))
-      for (auto& part : parts.parts) part.share.bytes()[5] ^= std::byte{1};
+    if (liars.contains(site)) parts.parts[site == 0 ? 2 : 5].share.bytes()[5] ^= std::byte{1};
     round.coordinator.receive(parts);
   }
   round.coordinator.end_phase();
   const RingVector sum = round.coordinator.sum();
   for (std::size_t i = 0; i < 3; ++i) CHECK(sum[i] == plain_sum(vectors, counted)[i]);
   CHECK(round.coordinator.cheaters() == liars);
+}
+
+TEST_CASE("secure aggregation: a site that deals shares of another secret is named, and nobody else") {
+  TestRound round(agreement_among(6, 3));
+  round.advertise();
+  for (Site& site : round.sites) {
+    SharesUpload upload = site.share(round.coordinator.roster());
+    if (upload.sender == 3) upload.commitment[0] ^= std::byte{1};
+    round.coordinator.receive(upload);
+  }
+  round.coordinator.end_phase();
+  round.mask(Vectors(6, std::vector<std::int64_t>(3)));
+  round.consent();
+  round.unmask();
+  CHECK_THROWS_WITH(round.coordinator.sum(), Catch::Contains("'site 3' dealt"));
+  CHECK(round.coordinator.cheaters() == std::set<std::uint32_t>{3});
 }
 
 TEST_CASE("secure aggregation: naming different survivors to sites reveals no share") {
@@ -394,14 +425,16 @@ TEST_CASE("secure aggregation: the coordinator takes a message once, in its phas
   unmasking.parts.pop_back();
   CHECK_THROWS_WITH(coordinator.receive(unmasking), Catch::Contains("than those asked for"));
   coordinator.receive(whole);
-  SECTION("false shares are noticed") {
+  SECTION("false shares are noticed, and others must be enough") {
     for (std::uint32_t site = 1; site < 3; ++site) {
       Unmasking parts = round.sites[site].unmask(coordinator.consents(site));
       if (site == 1) parts.parts[0].share.bytes()[5] ^= std::byte{1};
       coordinator.receive(parts);
     }
+    CHECK(coordinator.cheaters() == std::set<std::uint32_t>{1});
     coordinator.end_phase();
-    CHECK_THROWS_WITH(coordinator.sum(), Catch::Contains("'site 0' do not match"));
+    CHECK_THROWS_WITH(coordinator.sum(),
+                      Catch::Contains("2 shares of a secret of site 'site 0' came, and 3"));
   }
   SECTION("and the sum is given once") {
     for (std::uint32_t site = 1; site < 3; ++site)

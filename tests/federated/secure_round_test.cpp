@@ -311,7 +311,7 @@ TEST_CASE("SecureRound: a site whose shares nobody can open is named, and left o
   for (std::size_t i = 0; i < kSites.size(); ++i) test.upload(i, test.masked(i, deliveries[i]));
   test.loop.join();
   CHECK_THAT(test.said, Catch::Contains("'east' and 'north', 'east' and 'south', 'east' and 'west'"));
-  CHECK_THAT(test.said, Catch::Contains("warning: round 1: east has sent false shares"));
+  CHECK_THAT(test.said, Catch::Contains("warning: round 1: east sent false shares"));
   CHECK_FALSE(test.round.unmasked(0));
   test.loop = std::jthread([&] { test.round.attempt(kWork, kElements, test.ready); });
   test.offer.certificate = test.kits[1].certificate;
