@@ -20,6 +20,7 @@ def train(program, recipe, directory, *options, says=""):
     said = run([*RANKS, program, "train", recipe, "--device", "cuda" if program == DEVICES else "cpu", *sets])
     assert f"threads each, on {'cuda' if program == DEVICES else 'cpu'}" in said, said
     assert not says or said.count(says) == 1, said
+    assert ("  moe " in said) == (program != DEVICES), f"times of layers are measured on processors only: {said}"
     return counts.read_text().splitlines() if counts.exists() else []
 
 
